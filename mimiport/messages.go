@@ -1,0 +1,273 @@
+// Package mimiport holds the seven messages of draft-kohbrok-mimi-portability-04, the structures that
+// docs/profile.md adds to them, their signatures, identifiers and errors. It does no I/O, reads no clock and draws no
+// randomness.
+//
+// Every Unmarshal function refuses trailing bytes, non-minimal lengths and anything it would not encode identically, and
+// returns slices of its input. Every Marshal method fails only when a field is longer than its vector can state.
+package mimiport
+
+import (
+	"fmt"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+// NonceSize is the length in bytes of a MigrationResponse's nonce.
+const NonceSize = 32
+
+// Nonce names one offer of a target (draft, "Requesting a migration").
+type Nonce [NonceSize]byte
+
+// MigrationRequest is what a client sends to the target (draft, "Requesting a migration").
+type MigrationRequest struct {
+	SourceDomain string
+	TargetDomain string
+	GroupID      []byte
+	Epoch        uint64
+}
+
+// MigrationResponse is the target's offer, signed by it (draft, "Requesting a migration").
+type MigrationResponse struct {
+	Request   MigrationRequest
+	Nonce     Nonce
+	Signature []byte
+}
+
+// MigrationInit is what the client sends to the source, signed with its leaf key (draft, "Initiating a migration").
+type MigrationInit struct {
+	Response  MigrationResponse
+	Signature []byte
+}
+
+// MigrationCommitAAD is the authenticated_data of a migration Commit (draft, "Initiating a migration").
+type MigrationCommitAAD struct {
+	TargetDomain string
+}
+
+// MigrationContent carries the group from source to target, signed by the source (draft, "Initiating a migration").
+type MigrationContent struct {
+	Response   MigrationResponse
+	GroupState []byte
+	Signature  []byte
+}
+
+// TargetMigrationComplete is the target's vote, signed by it (draft, "Initiating a migration").
+type TargetMigrationComplete struct {
+	ContentHash []byte
+	Signature   []byte
+}
+
+// MigrationConfirmation is the source's decision, signed by it (draft, "Initiating a migration"). DomainName is the target's
+// name: where the group now is (profile, section 1).
+type MigrationConfirmation struct {
+	DomainName string
+	Nonce      Nonce
+	GroupID    []byte
+	Signature  []byte
+}
+
+// MigrationAbort is the source's other decision, signed by it (profile, section 1).
+type MigrationAbort struct {
+	MigrationID  MigrationID
+	SourceDomain string
+	Signature    []byte
+}
+
+// message is one wire structure: how its fields are written and read, in order. The two functions stand side by side
+// so that neither changes alone.
+type message interface {
+	encode(*cryptobyte.Builder)
+	decode(*cryptobyte.String) bool
+}
+
+// signed is a message whose last field is a signature over all fields before it.
+type signed interface {
+	message
+	name() string
+	signature() *[]byte
+	encodeUnsigned(*cryptobyte.Builder)
+}
+
+func encodeSigned(b *cryptobyte.Builder, m signed) {
+	m.encodeUnsigned(b)
+	wire.AddOpaque(b, *m.signature())
+}
+
+func marshal(m message) ([]byte, error) {
+	var b cryptobyte.Builder
+	m.encode(&b)
+	return b.Bytes()
+}
+
+func unmarshal[M any, P interface {
+	*M
+	message
+}](data []byte) (P, error) {
+	m := P(new(M))
+	s := cryptobyte.String(data)
+	if !m.decode(&s) || !s.Empty() {
+		return nil, &Error{Op: "decode", Kind: KindBadMessage, Err: fmt.Errorf("not a well-formed %T", *m)}
+	}
+	return m, nil
+}
+
+func readString(s *cryptobyte.String, v *string) bool {
+	var b []byte
+	if !wire.ReadOpaque(s, &b) {
+		return false
+	}
+	*v = string(b)
+	return true
+}
+
+func addString(b *cryptobyte.Builder, v string) { wire.AddOpaque(b, []byte(v)) }
+
+func (m *MigrationRequest) encode(b *cryptobyte.Builder) {
+	addString(b, m.SourceDomain)
+	addString(b, m.TargetDomain)
+	wire.AddOpaque(b, m.GroupID)
+	b.AddUint64(m.Epoch)
+}
+
+func (m *MigrationRequest) decode(s *cryptobyte.String) bool {
+	return readString(s, &m.SourceDomain) && readString(s, &m.TargetDomain) &&
+		wire.ReadOpaque(s, &m.GroupID) && s.ReadUint64(&m.Epoch)
+}
+
+func (m *MigrationResponse) name() string       { return "MigrationResponse" }
+func (m *MigrationResponse) signature() *[]byte { return &m.Signature }
+func (m *MigrationResponse) encodeUnsigned(b *cryptobyte.Builder) {
+	m.Request.encode(b)
+	b.AddBytes(m.Nonce[:])
+}
+func (m *MigrationResponse) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
+func (m *MigrationResponse) decode(s *cryptobyte.String) bool {
+	return m.Request.decode(s) && s.CopyBytes(m.Nonce[:]) && wire.ReadOpaque(s, &m.Signature)
+}
+
+func (m *MigrationInit) name() string                         { return "MigrationInit" }
+func (m *MigrationInit) signature() *[]byte                   { return &m.Signature }
+func (m *MigrationInit) encodeUnsigned(b *cryptobyte.Builder) { m.Response.encode(b) }
+func (m *MigrationInit) encode(b *cryptobyte.Builder)         { encodeSigned(b, m) }
+func (m *MigrationInit) decode(s *cryptobyte.String) bool {
+	return m.Response.decode(s) && wire.ReadOpaque(s, &m.Signature)
+}
+
+func (m *MigrationCommitAAD) encode(b *cryptobyte.Builder)     { addString(b, m.TargetDomain) }
+func (m *MigrationCommitAAD) decode(s *cryptobyte.String) bool { return readString(s, &m.TargetDomain) }
+
+func (m *MigrationContent) name() string       { return "MigrationContent" }
+func (m *MigrationContent) signature() *[]byte { return &m.Signature }
+func (m *MigrationContent) encodeUnsigned(b *cryptobyte.Builder) {
+	m.Response.encode(b)
+	wire.AddOpaque(b, m.GroupState)
+}
+func (m *MigrationContent) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
+func (m *MigrationContent) decode(s *cryptobyte.String) bool {
+	return m.Response.decode(s) && wire.ReadOpaque(s, &m.GroupState) && wire.ReadOpaque(s, &m.Signature)
+}
+
+func (m *TargetMigrationComplete) name() string       { return "TargetMigrationComplete" }
+func (m *TargetMigrationComplete) signature() *[]byte { return &m.Signature }
+func (m *TargetMigrationComplete) encodeUnsigned(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, m.ContentHash)
+}
+func (m *TargetMigrationComplete) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
+func (m *TargetMigrationComplete) decode(s *cryptobyte.String) bool {
+	return wire.ReadOpaque(s, &m.ContentHash) && wire.ReadOpaque(s, &m.Signature)
+}
+
+func (m *MigrationConfirmation) name() string       { return "MigrationConfirmation" }
+func (m *MigrationConfirmation) signature() *[]byte { return &m.Signature }
+func (m *MigrationConfirmation) encodeUnsigned(b *cryptobyte.Builder) {
+	addString(b, m.DomainName)
+	b.AddBytes(m.Nonce[:])
+	wire.AddOpaque(b, m.GroupID)
+}
+func (m *MigrationConfirmation) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
+func (m *MigrationConfirmation) decode(s *cryptobyte.String) bool {
+	return readString(s, &m.DomainName) && s.CopyBytes(m.Nonce[:]) &&
+		wire.ReadOpaque(s, &m.GroupID) && wire.ReadOpaque(s, &m.Signature)
+}
+
+func (m *MigrationAbort) name() string       { return "MigrationAbort" }
+func (m *MigrationAbort) signature() *[]byte { return &m.Signature }
+func (m *MigrationAbort) encodeUnsigned(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, m.MigrationID[:])
+	addString(b, m.SourceDomain)
+}
+func (m *MigrationAbort) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
+func (m *MigrationAbort) decode(s *cryptobyte.String) bool {
+	var id []byte
+	if !wire.ReadOpaque(s, &id) || len(id) != len(m.MigrationID) {
+		return false
+	}
+	copy(m.MigrationID[:], id)
+	return readString(s, &m.SourceDomain) && wire.ReadOpaque(s, &m.Signature)
+}
+
+// Marshal encodes the message.
+func (m *MigrationRequest) Marshal() ([]byte, error) { return marshal(m) }
+
+// Marshal encodes the message.
+func (m *MigrationResponse) Marshal() ([]byte, error) { return marshal(m) }
+
+// Marshal encodes the message.
+func (m *MigrationInit) Marshal() ([]byte, error) { return marshal(m) }
+
+// Marshal encodes the message.
+func (m *MigrationCommitAAD) Marshal() ([]byte, error) { return marshal(m) }
+
+// Marshal encodes the message.
+func (m *MigrationContent) Marshal() ([]byte, error) { return marshal(m) }
+
+// Marshal encodes the message.
+func (m *TargetMigrationComplete) Marshal() ([]byte, error) { return marshal(m) }
+
+// Marshal encodes the message.
+func (m *MigrationConfirmation) Marshal() ([]byte, error) { return marshal(m) }
+
+// Marshal encodes the message.
+func (m *MigrationAbort) Marshal() ([]byte, error) { return marshal(m) }
+
+// UnmarshalMigrationRequest decodes data, or returns a KindBadMessage error.
+func UnmarshalMigrationRequest(data []byte) (*MigrationRequest, error) {
+	return unmarshal[MigrationRequest](data)
+}
+
+// UnmarshalMigrationResponse decodes data, or returns a KindBadMessage error.
+func UnmarshalMigrationResponse(data []byte) (*MigrationResponse, error) {
+	return unmarshal[MigrationResponse](data)
+}
+
+// UnmarshalMigrationInit decodes data, or returns a KindBadMessage error.
+func UnmarshalMigrationInit(data []byte) (*MigrationInit, error) {
+	return unmarshal[MigrationInit](data)
+}
+
+// UnmarshalMigrationCommitAAD decodes data, or returns a KindBadMessage error.
+func UnmarshalMigrationCommitAAD(data []byte) (*MigrationCommitAAD, error) {
+	return unmarshal[MigrationCommitAAD](data)
+}
+
+// UnmarshalMigrationContent decodes data, or returns a KindBadMessage error.
+func UnmarshalMigrationContent(data []byte) (*MigrationContent, error) {
+	return unmarshal[MigrationContent](data)
+}
+
+// UnmarshalTargetMigrationComplete decodes data, or returns a KindBadMessage error.
+func UnmarshalTargetMigrationComplete(data []byte) (*TargetMigrationComplete, error) {
+	return unmarshal[TargetMigrationComplete](data)
+}
+
+// UnmarshalMigrationConfirmation decodes data, or returns a KindBadMessage error.
+func UnmarshalMigrationConfirmation(data []byte) (*MigrationConfirmation, error) {
+	return unmarshal[MigrationConfirmation](data)
+}
+
+// UnmarshalMigrationAbort decodes data, or returns a KindBadMessage error.
+func UnmarshalMigrationAbort(data []byte) (*MigrationAbort, error) {
+	return unmarshal[MigrationAbort](data)
+}

@@ -1,0 +1,165 @@
+// Package mls follows MLS groups from the outside, as a Delivery Service must: it knows what is public about a group,
+// checks what can be checked without the group's secrets, and refuses the rest.
+//
+// The package holds the interface that every engine satisfies and the engine for RFC 9420 groups.
+package mls
+
+import "iter"
+
+// Engine opens groups of one protocol. Every method is safe for concurrent use, bounded in time and memory by its
+// input, and never panics on it.
+type Engine interface {
+	// Protocol is the name under which rooms, tables and messages refer to this engine: "mls10" for RFC 9420.
+	Protocol() string
+
+	// Parse reads the framing of one message, of any kind, without judging its contents. It refuses trailing bytes and
+	// anything that would not be encoded identically.
+	Parse(message []byte) (*Message, error)
+
+	// Open validates a whole group: tree, leaves, GroupInfo. groupInfo is a message of kind GroupInfo; tree is the
+	// encoded ratchet tree, which may be empty when groupInfo carries it as an extension.
+	Open(groupInfo, tree []byte) (Group, error)
+}
+
+// Group is the public state of a group at one epoch, with the proposals received in it. It is immutable: the methods that
+// change something return a new Group that shares structure with the old one.
+type Group interface {
+	Protocol() string
+	ID() []byte
+	Epoch() uint64
+	CipherSuite() uint16
+
+	// TreeHash, ConfirmedTranscriptHash and ConfirmationTag are those of the GroupContext and GroupInfo of this epoch.
+	TreeHash() []byte
+	ConfirmedTranscriptHash() []byte
+	ConfirmationTag() []byte
+
+	// GroupInfo is the message that describes this epoch, without a ratchet_tree extension where the signer left it out.
+	GroupInfo() []byte
+
+	// RatchetTree is the encoded tree of this epoch.
+	RatchetTree() []byte
+
+	// Members yields the members in the order of their leaves.
+	Members() iter.Seq[Member]
+	NumMembers() int
+
+	// Member is the member at a leaf; false where the leaf is blank or out of range.
+	Member(leaf uint32) (Member, bool)
+
+	// ExternalSenders lists the entries of the group's external_senders extension, nil without one.
+	ExternalSenders() []ExternalSender
+
+	// Proposals lists the proposals that a Commit of this epoch may reference, in the order they were received.
+	Proposals() []Proposal
+
+	// Propose checks a proposal message of this epoch and adds it. A repeated message changes nothing.
+	Propose(message []byte) (Group, *Proposal, error)
+
+	// Commit checks a Commit of this epoch and applies it. groupInfo describes the next epoch; it is verified with the
+	// signer's leaf there, and its GroupContext and confirmation tag must be the computed ones. The returned group has no
+	// proposals.
+	Commit(message, groupInfo []byte) (Group, *Effects, error)
+
+	// VerifyMember checks a member's signature by the protocol's labelled scheme (SignWithLabel in RFC 9420).
+	VerifyMember(leaf uint32, label string, content, signature []byte) error
+
+	// Hash is the hash function of the group's cipher suite.
+	Hash(data []byte) []byte
+
+	// Size is roughly how many bytes of memory the group holds on its own.
+	Size() int
+}
+
+// Kind is the kind of a message.
+type Kind uint8
+
+// The kinds of message. Application is any encrypted message: a Delivery Service refuses handshakes it cannot read, and cannot
+// tell an encrypted one from application data.
+const (
+	KindProposal Kind = iota + 1
+	KindCommit
+	KindApplication
+	KindWelcome
+	KindGroupInfo
+	KindKeyPackage
+)
+
+// Message is the readable framing of a message. Fields that the kind lacks are zero.
+type Message struct {
+	Kind              Kind
+	GroupID           []byte
+	Epoch             uint64
+	Sender            Sender
+	AuthenticatedData []byte
+}
+
+// SenderType is the type of a sender (RFC 9420, section 6).
+type SenderType uint8
+
+// The sender types of RFC 9420, with its values.
+const (
+	SenderMember            SenderType = 1
+	SenderExternal          SenderType = 2
+	SenderNewMemberProposal SenderType = 3
+	SenderNewMemberCommit   SenderType = 4
+)
+
+// Sender says who sent a handshake message. Index is the leaf of a member, or the index into external_senders.
+type Sender struct {
+	Type  SenderType
+	Index uint32
+}
+
+// Member is one leaf of the tree.
+type Member struct {
+	Leaf         uint32
+	Identity     []byte // the identity of a basic credential, nil for any other type
+	SignatureKey []byte
+}
+
+// ExternalSender is an entry of the external_senders extension (RFC 9420, section 12.1.8.1).
+type ExternalSender struct {
+	SignatureKey []byte
+	Identity     []byte // as in Member
+}
+
+// ProposalType is a proposal type (RFC 9420, section 17.4).
+type ProposalType uint16
+
+// The proposal types of RFC 9420.
+const (
+	ProposalAdd                    ProposalType = 1
+	ProposalUpdate                 ProposalType = 2
+	ProposalRemove                 ProposalType = 3
+	ProposalPSK                    ProposalType = 4
+	ProposalReInit                 ProposalType = 5
+	ProposalExternalInit           ProposalType = 6
+	ProposalGroupContextExtensions ProposalType = 7
+)
+
+// Proposal is a proposal, by reference or by value.
+type Proposal struct {
+	Ref     []byte // ProposalRef; nil for one by value
+	Message []byte // the message it came in; nil for one by value
+	Type    ProposalType
+	Sender  Sender
+	Add     *Member // an Add: who; Leaf is unset until committed
+	Remove  *Member // a Remove: who
+}
+
+// Effects says what a Commit did.
+type Effects struct {
+	Sender            Sender
+	Committer         Member // the sender's leaf in the new tree
+	AuthenticatedData []byte
+	HasPath           bool
+	Proposals         []Proposal // in the order of the Commit
+	Added             []Member   // with their new leaves
+	Removed           []Member   // as they were
+	Updated           []Member   // as they are now
+	// SameCredential is whether the committer's credential is, byte for byte, what it was before.
+	SameCredential bool
+	// ExtensionsBefore and ExtensionsAfter are the group's GroupContext extensions, encoded; equal when unchanged.
+	ExtensionsBefore, ExtensionsAfter []byte
+}
