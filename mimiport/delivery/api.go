@@ -1,0 +1,228 @@
+// Package delivery is the Delivery Service: it loads a group or a migration, lets the engine or the machine take one step,
+// commits the outcome in one transaction, and wakes the outbox. It declares the interfaces it needs and knows neither HTTP
+// nor Dendrite.
+package delivery
+
+import (
+	"context"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// API is what a user can ask of a Delivery Service. Service answers for this server; the federation client carries the same
+// calls to another one. Every method returns a *mimiport.Error for what the caller can act on.
+type API interface {
+	// ReserveGroup hands out the id of a new group in a room (profile, section 3).
+	ReserveGroup(ctx context.Context, c Caller, req *ReserveGroupRequest) (*ReserveGroupResponse, error)
+
+	// BindGroup binds a reserved id to the group that a client has created under it. Repeating it changes nothing.
+	BindGroup(ctx context.Context, c Caller, groupID []byte, req *BindGroupRequest) (*GroupResponse, error)
+
+	// Group describes the group at its current epoch.
+	Group(ctx context.Context, c Caller, groupID []byte) (*GroupResponse, error)
+
+	// Host says where the group is, also when that is not here.
+	Host(ctx context.Context, c Caller, groupID []byte) (*HostResponse, error)
+
+	// RatchetTree is the encoded ratchet tree of the current epoch or the one before.
+	RatchetTree(ctx context.Context, c Caller, groupID []byte, epoch uint64) ([]byte, error)
+
+	// Submit accepts a proposal, a Commit with its GroupInfo and Welcome, or an application message. A repeated submit gets
+	// the first answer.
+	Submit(ctx context.Context, c Caller, groupID []byte, req *SubmitRequest) (*SubmitResponse, error)
+
+	// Messages reads the log.
+	Messages(ctx context.Context, c Caller, groupID []byte, q MessagesQuery) (*MessagesResponse, error)
+
+	// RequestMigration asks this server, as the target, for an offer.
+	RequestMigration(ctx context.Context, c Caller, req *MigrationRequestRequest) (*MigrationOffer, error)
+
+	// InitMigration asks this server, as the source, to hand the group over. It answers when the migration has ended, or
+	// after a while with the state it is in.
+	InitMigration(ctx context.Context, c Caller, id mimiport.MigrationID, req *MigrationInitRequest) (*MigrationStatus, error)
+
+	// Migration tells how a migration stands here.
+	Migration(ctx context.Context, c Caller, id mimiport.MigrationID) (*MigrationStatus, error)
+
+	// AbortMigration asks this server, as the source, to give up a migration that it has not decided.
+	AbortMigration(ctx context.Context, c Caller, id mimiport.MigrationID) (*MigrationStatus, error)
+
+	// ConfirmMigration shows this server, as the target, the source's decision.
+	ConfirmMigration(ctx context.Context, c Caller, id mimiport.MigrationID, req *SignedRequest) (*MigrationStatus, error)
+}
+
+// Caller is who asks, as the edge verified it.
+type Caller struct {
+	UserID string // a full Matrix user id; empty for a server asking for itself
+	Server string // the server that vouches for the user: this one, or the origin of a federation request
+	Admin  bool   // a server administrator of this server
+}
+
+// ReserveGroupRequest names the room that the group will belong to.
+type ReserveGroupRequest struct {
+	RoomID string `json:"room_id"`
+}
+
+// ReserveGroupResponse is the id and what it is the hash of.
+type ReserveGroupResponse struct {
+	GroupID  spec.Base64Bytes `json:"group_id"`
+	Preimage Preimage         `json:"preimage"`
+}
+
+// Preimage is mimiport.GroupIDPreimage for JSON.
+type Preimage struct {
+	CreatingServer string           `json:"creating_server"`
+	RoomID         string           `json:"room_id"`
+	Nonce          spec.Base64Bytes `json:"nonce"`
+}
+
+// BindGroupRequest is a new group's public state. RatchetTree may be empty where GroupInfo carries the tree.
+type BindGroupRequest struct {
+	Protocol    string           `json:"protocol"`
+	GroupInfo   spec.Base64Bytes `json:"group_info"`
+	RatchetTree spec.Base64Bytes `json:"ratchet_tree,omitempty"`
+}
+
+// GroupResponse describes a group at its current epoch.
+type GroupResponse struct {
+	GroupID                 spec.Base64Bytes `json:"group_id"`
+	RoomID                  string           `json:"room_id"`
+	Protocol                string           `json:"protocol"`
+	CipherSuite             uint16           `json:"cipher_suite"`
+	Preimage                *Preimage        `json:"preimage,omitempty"` // absent for a foreign id
+	CreatingServer          string           `json:"creating_server"`
+	DeliveryService         string           `json:"delivery_service"`
+	State                   string           `json:"state"` // active, frozen, moved
+	Term                    uint64           `json:"term"`
+	Epoch                   uint64           `json:"epoch"`
+	NextSeq                 uint64           `json:"next_seq"` // the number the next log message will have
+	GroupInfo               spec.Base64Bytes `json:"group_info"`
+	TreeHash                spec.Base64Bytes `json:"tree_hash"`
+	ConfirmedTranscriptHash spec.Base64Bytes `json:"confirmed_transcript_hash"`
+	Members                 int              `json:"members"`
+}
+
+// HostResponse says where a group is and how it came there.
+type HostResponse struct {
+	GroupID         spec.Base64Bytes `json:"group_id"`
+	DeliveryService string           `json:"delivery_service"`
+	Term            uint64           `json:"term"`
+	Moved           *MovedInfo       `json:"moved,omitempty"`   // when it is not here any more
+	Lineage         spec.Base64Bytes `json:"lineage,omitempty"` // mimiport.Lineage, encoded
+}
+
+// MovedInfo is mimiport.Moved for JSON. It also stands in every M_GROUP_MOVED error.
+type MovedInfo struct {
+	DeliveryService       string           `json:"delivery_service"`
+	Term                  uint64           `json:"term"`
+	MigrationResponse     spec.Base64Bytes `json:"migration_response"`
+	MigrationConfirmation spec.Base64Bytes `json:"migration_confirmation"`
+	KeyID                 string           `json:"key_id"`
+}
+
+// SubmitRequest is one message for the group. GroupInfo and Welcome go with a Commit: the GroupInfo of the next epoch always,
+// without a ratchet_tree extension; the Welcome when the Commit adds.
+type SubmitRequest struct {
+	Message   spec.Base64Bytes `json:"message"`
+	GroupInfo spec.Base64Bytes `json:"group_info,omitempty"`
+	Welcome   spec.Base64Bytes `json:"welcome,omitempty"`
+}
+
+// SubmitResponse is where the message stands in the log. Epoch is the group's epoch after it.
+type SubmitResponse struct {
+	Term  uint64 `json:"term"`
+	Seq   uint64 `json:"seq"`
+	Epoch uint64 `json:"epoch"`
+}
+
+// MessagesQuery asks for the messages of a term numbered From and up. Without a term, the current one.
+type MessagesQuery struct {
+	Term  *uint64
+	From  uint64
+	Limit int
+}
+
+// MessagesResponse is a piece of the log. Next is where to go on; End says that this was the last of it so far.
+type MessagesResponse struct {
+	Term     uint64       `json:"term"`
+	Messages []LogMessage `json:"messages"`
+	Next     uint64       `json:"next"`
+	End      bool         `json:"end"`
+	Moved    *MovedInfo   `json:"moved,omitempty"` // at the end of a term that is over
+}
+
+// LogMessage is a message of the log, in answers and in fan-out. In fan-out, Message is absent above 32 KiB and is fetched
+// from the log by its number.
+type LogMessage struct {
+	Seq       uint64           `json:"seq"`
+	Epoch     uint64           `json:"epoch"` // the epoch it was sent in; of a Welcome, the one it leads to
+	Kind      string           `json:"kind"`  // proposal, commit, application, welcome
+	Sender    string           `json:"sender"`
+	Message   spec.Base64Bytes `json:"message,omitempty"`
+	Migration *MovedInfo       `json:"migration,omitempty"` // with a migration Commit: the evidence for it
+}
+
+// FanOut is the content of the to-device events by which messages reach members (profile, section 7).
+type FanOut struct {
+	GroupID  spec.Base64Bytes `json:"group_id"`
+	RoomID   string           `json:"room_id"`
+	Protocol string           `json:"protocol"`
+	Term     uint64           `json:"term"`
+	LogMessage
+}
+
+// MigrationRequestRequest carries the draft's MigrationRequest and the room, which the draft's message lacks.
+type MigrationRequestRequest struct {
+	MigrationRequest spec.Base64Bytes `json:"migration_request"`
+	RoomID           string           `json:"room_id"`
+}
+
+// MigrationOffer carries the target's MigrationResponse.
+type MigrationOffer struct {
+	MigrationID       string           `json:"migration_id"`
+	MigrationResponse spec.Base64Bytes `json:"migration_response"`
+	KeyID             string           `json:"key_id"`
+	ExpiresAt         int64            `json:"expires_at"` // milliseconds since 1970
+}
+
+// MigrationInitRequest carries the MigrationInit with its Commit bundle. KeyID is the target's key of the MigrationResponse inside.
+type MigrationInitRequest struct {
+	MigrationInit spec.Base64Bytes `json:"migration_init"`
+	KeyID         string           `json:"key_id"`
+	SubmitRequest
+}
+
+// SignedRequest carries a signed message: a MigrationConfirmation or a MigrationAbort.
+type SignedRequest struct {
+	Message spec.Base64Bytes `json:"message"`
+	KeyID   string           `json:"key_id"`
+}
+
+// MigrationStatus is how a migration stands on one side.
+type MigrationStatus struct {
+	MigrationID       string           `json:"migration_id"`
+	Role              string           `json:"role"`
+	State             string           `json:"state"`
+	GroupID           spec.Base64Bytes `json:"group_id"`
+	RoomID            string           `json:"room_id"`
+	Source            string           `json:"source"`
+	Target            string           `json:"target"`
+	User              string           `json:"user"`
+	Term              uint64           `json:"term"` // the term that begins at the target
+	Epoch             uint64           `json:"epoch"`
+	ExpiresAt         int64            `json:"expires_at,omitempty"` // milliseconds since 1970
+	DecideBy          int64            `json:"decide_by,omitempty"`  // milliseconds since 1970
+	MigrationResponse *SignedInfo      `json:"migration_response,omitempty"`
+	Complete          *SignedInfo      `json:"target_migration_complete,omitempty"`
+	Confirmation      *SignedInfo      `json:"migration_confirmation,omitempty"`
+	Abort             *SignedInfo      `json:"migration_abort,omitempty"`
+	Reason            string           `json:"reason,omitempty"`
+}
+
+// SignedInfo is mimiport.SignedMessage for JSON, without the key object.
+type SignedInfo struct {
+	Message spec.Base64Bytes `json:"message"`
+	KeyID   string           `json:"key_id"`
+}

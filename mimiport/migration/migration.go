@@ -1,0 +1,71 @@
+// Package migration holds the two machines of the hand-over (profile, section 6) as pure functions: a state and an event
+// give the next state and what is to be done about it. It does no I/O, reads no clock and signs nothing: times and signed
+// messages arrive in events, prepared by the caller, and leave the server only with the state that Step returned.
+package migration
+
+import (
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// State is where a migration stands, on the side that keeps the record.
+type State string
+
+// The states of profile, section 6. A source record begins FROZEN: before that the group is simply active.
+const (
+	// Source.
+	Frozen  State = "frozen"  // content is on its way; S waits for T's vote until DecideBy
+	Decided State = "decided" // the confirmation is signed; T may not know yet
+	Moved   State = "moved"   // T has acknowledged
+	Aborted State = "aborted" // ended without a move, for good
+
+	// Target.
+	Offered State = "offered" // a response was given out
+	Staged  State = "staged"  // voted: T activates when it is shown the confirmation
+	Active  State = "active"  // T hosts the group
+	Dropped State = "dropped" // expired, or S's signed abort was shown
+)
+
+// Ended says whether the outcome is final: no event changes a record in such a state.
+func (s State) Ended() bool { return s == Moved || s == Aborted || s == Active || s == Dropped }
+
+// Role is the side that keeps the record.
+type Role string
+
+// The two sides.
+const (
+	Source Role = "source"
+	Target Role = "target"
+)
+
+// Migration is one side's record of one migration, kept for good.
+type Migration struct {
+	ID      mimiport.MigrationID
+	Role    Role
+	State   State
+	Version uint64 // of the stored row; the store counts it
+
+	GroupID []byte
+	RoomID  string
+	Term    uint64 // the term that begins at the target
+	Source  string
+	Target  string
+	User    string // the migrating user
+	Epoch   uint64 // n: the epoch the migration Commit ends
+
+	ExpiresAt time.Time // of the offer
+	DecideBy  time.Time // zero while offered
+
+	CommitHash  []byte // SHA-256 of the migration Commit message
+	ContentHash []byte // migration_content_hash: the suite's hash of the MigrationContent
+
+	Response     Signed // MigrationResponse, by the target
+	Complete     Signed // TargetMigrationComplete, by the target: the vote
+	Confirmation Signed // MigrationConfirmation, by the source: the decision
+	Abort        Signed // MigrationAbort, by the source
+	Reason       string // why it was aborted or dropped, for people
+}
+
+// Signed is a signed message and the key it was signed with; empty until there is one.
+type Signed = mimiport.SignedMessage
