@@ -1,0 +1,52 @@
+// Package edge turns calls on a Delivery Service into HTTP: limits first, then authentication, then one call that knows no
+// HTTP, then one table from errors to status and code. The client, federation and admin APIs are tables of its routes.
+package edge
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// Namespace is the unstable name of this project's protocol, with its wire version (profile, section 1).
+const Namespace = "io.github.mimiport.v0"
+
+// Authenticate says who sends a request, or returns a *Denied. It may read the body, which is already limited in size; for a
+// route with a raw body it is given a request without one.
+type Authenticate func(r *http.Request) (delivery.Caller, error)
+
+// Denied is a refusal in the words of the homeserver: it is written as it is.
+type Denied struct {
+	Status int
+	Body   any // marshalled to JSON
+}
+
+func (d *Denied) Error() string { return http.StatusText(d.Status) }
+
+// Request is an authenticated request.
+type Request struct {
+	Caller delivery.Caller
+	Vars   map[string]string // path variables, unescaped
+	Query  url.Values
+	Length int64     // of the body as stated, in bytes; -1 where it is not
+	Body   io.Reader // at most Route.MaxBody bytes
+}
+
+// Raw is an answer that is not JSON but application/octet-stream.
+type Raw []byte
+
+// Route is one row of a table: the route and the call behind it.
+type Route struct {
+	Name    string // of the metric and in the API document, e.g. "submit"
+	Method  string
+	Path    string // below the mount point, as gorilla/mux templates: "/groups/{groupId}"
+	MaxBody int64  // bytes; 0 for none
+	RawBody bool   // the body is authenticated by a hash in the signed URI and streamed
+
+	Federation bool // asked by another server, which must never see a 5xx for what is not a fault of this one
+
+	Serve func(ctx context.Context, r *Request) (answer any, err error)
+}

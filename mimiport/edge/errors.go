@@ -1,0 +1,149 @@
+package edge
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// codePrefix starts the error codes that Matrix does not have (profile, section 1).
+const codePrefix = "IO.GITHUB.MIMIPORT."
+
+// refusals maps every kind of error to its status and code. A peer must see neither 401 nor 5xx: it would back off from the
+// whole server (profile, section 8).
+var refusals = map[mimiport.Kind]struct {
+	status int
+	code   string
+}{
+	mimiport.KindInternal:         {http.StatusInternalServerError, "M_UNKNOWN"},
+	mimiport.KindBadMessage:       {http.StatusBadRequest, codePrefix + "M_BAD_MESSAGE"},
+	mimiport.KindTooLarge:         {http.StatusRequestEntityTooLarge, "M_TOO_LARGE"},
+	mimiport.KindUnsupported:      {http.StatusBadRequest, codePrefix + "M_UNSUPPORTED"},
+	mimiport.KindInvalid:          {http.StatusBadRequest, codePrefix + "M_INVALID"},
+	mimiport.KindBadSignature:     {http.StatusForbidden, codePrefix + "M_BAD_SIGNATURE"},
+	mimiport.KindForbidden:        {http.StatusForbidden, "M_FORBIDDEN"},
+	mimiport.KindQuota:            {http.StatusTooManyRequests, "M_LIMIT_EXCEEDED"},
+	mimiport.KindUnknownGroup:     {http.StatusNotFound, codePrefix + "M_UNKNOWN_GROUP"},
+	mimiport.KindUnknownMigration: {http.StatusNotFound, codePrefix + "M_UNKNOWN_MIGRATION"},
+	mimiport.KindWrongEpoch:       {http.StatusConflict, codePrefix + "M_WRONG_EPOCH"},
+	mimiport.KindConflict:         {http.StatusConflict, codePrefix + "M_CONFLICT"},
+	mimiport.KindInProgress:       {http.StatusConflict, codePrefix + "M_MIGRATION_IN_PROGRESS"},
+	mimiport.KindMoved:            {http.StatusGone, codePrefix + "M_GROUP_MOVED"},
+	mimiport.KindOfferExpired:     {http.StatusGone, codePrefix + "M_OFFER_EXPIRED"},
+	mimiport.KindEnded:            {http.StatusConflict, codePrefix + "M_MIGRATION_ENDED"},
+	mimiport.KindPeer:             {http.StatusBadGateway, codePrefix + "M_PEER_UNREACHABLE"},
+}
+
+// kinds is the same table the other way round.
+var kinds = func() map[string]mimiport.Kind {
+	m := make(map[string]mimiport.Kind, len(refusals))
+	for kind, row := range refusals {
+		m[row.code] = kind
+	}
+	delete(m, "M_UNKNOWN")                         // a fault of theirs, not of ours
+	m["M_UNRECOGNIZED"] = mimiport.KindUnsupported // a homeserver without this module
+	return m
+}()
+
+// errorBody is a Matrix error with what this project adds to it.
+type errorBody struct {
+	Code       string              `json:"errcode"`
+	Text       string              `json:"error"`
+	Epoch      *uint64             `json:"epoch,omitempty"`
+	RetryAfter int64               `json:"retry_after_ms,omitempty"`
+	Moved      *delivery.MovedInfo `json:"moved,omitempty"`
+	Rule       string              `json:"rule,omitempty"`
+}
+
+// errorAnswer is what the caller is told. Internal faults, and what went wrong between this server and another, are not
+// described: that would show strangers around in our network.
+func errorAnswer(err error, federation bool) (status int, body errorBody) {
+	var e *mimiport.Error
+	if !errors.As(err, &e) {
+		e = new(mimiport.Error)
+	}
+	row := refusals[e.Kind]
+	body = errorBody{
+		Code:       row.code,
+		Text:       e.Error(),
+		Epoch:      e.Info.Epoch,
+		RetryAfter: e.Info.RetryAfter.Milliseconds(),
+		Moved:      movedInfo(e.Info.Moved),
+		Rule:       e.Info.Rule,
+	}
+	switch e.Kind {
+	case mimiport.KindInternal:
+		body.Text = "Internal server error"
+	case mimiport.KindPeer:
+		body.Text = e.Op + ": the other server cannot be reached or makes no sense"
+		if federation {
+			row.status = http.StatusFailedDependency
+		}
+	}
+	return row.status, body
+}
+
+// setRetryAfter states the time in whole seconds, rounded up.
+func setRetryAfter(h http.Header, ms int64) {
+	if ms > 0 {
+		h.Set("Retry-After", strconv.FormatInt((ms+999)/1000, 10))
+	}
+}
+
+// ParseError is the inverse of what routes answer: the error that another server told, as if it had happened here. An answer
+// that is no such error is KindPeer.
+func ParseError(op string, status int, header http.Header, body []byte) *mimiport.Error {
+	var b errorBody
+	kind, known := mimiport.KindPeer, false
+	if json.Unmarshal(body, &b) == nil {
+		kind, known = kinds[b.Code]
+	}
+	if !known || kind == mimiport.KindMoved && b.Moved == nil || kind == mimiport.KindWrongEpoch && b.Epoch == nil {
+		kind, b = mimiport.KindPeer, errorBody{Text: "answered " + strconv.Itoa(status), RetryAfter: b.RetryAfter}
+	}
+	e := &mimiport.Error{Op: op, Kind: kind, Err: errors.New(b.Text)}
+	e.Info = mimiport.Info{Epoch: b.Epoch, RetryAfter: retryAfter(b.RetryAfter, header), Moved: moved(b.Moved), Rule: b.Rule}
+	return e
+}
+
+// maxRetryAfter bounds what another server can make us wait.
+const maxRetryAfter = time.Hour
+
+func retryAfter(ms int64, header http.Header) time.Duration {
+	if seconds, err := strconv.ParseInt(header.Get("Retry-After"), 10, 64); ms <= 0 && err == nil && seconds > 0 {
+		ms = min(seconds, math.MaxInt64/1000) * 1000
+	}
+	return time.Duration(min(max(ms, 0), maxRetryAfter.Milliseconds())) * time.Millisecond
+}
+
+func movedInfo(m *mimiport.Moved) *delivery.MovedInfo {
+	if m == nil {
+		return nil
+	}
+	return &delivery.MovedInfo{
+		DeliveryService:       m.Server,
+		Term:                  m.Term,
+		MigrationResponse:     m.Response,
+		MigrationConfirmation: m.Confirmation,
+		KeyID:                 m.KeyID,
+	}
+}
+
+func moved(m *delivery.MovedInfo) *mimiport.Moved {
+	if m == nil {
+		return nil
+	}
+	return &mimiport.Moved{
+		Server:       m.DeliveryService,
+		Term:         m.Term,
+		Response:     m.MigrationResponse,
+		Confirmation: m.MigrationConfirmation,
+		KeyID:        m.KeyID,
+	}
+}

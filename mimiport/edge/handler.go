@@ -1,0 +1,160 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// Pending is the answer to a request that is being worked on: 202 with the time after which to ask again.
+type Pending struct {
+	RetryAfter time.Duration
+}
+
+// Mount adds the routes to a router that keeps paths encoded (mux.Router.UseEncodedPath), as the homeserver's do. CORS and the
+// answers to unknown paths and methods, pre-flight requests among them, stay with the router it is given.
+func Mount(router *mux.Router, routes []Route, auth Authenticate) {
+	for _, rt := range routes {
+		router.Handle(rt.Path, rt.Handler(auth)).Methods(rt.Method).Name(rt.Name)
+	}
+}
+
+// Handler serves the route: limits, then authentication, then the call, then its answer or error.
+func (rt Route) Handler(auth Authenticate) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, err := rt.call(w, r, auth)
+		if err != nil {
+			rt.refuse(w, r, err)
+			return
+		}
+		write(w, answer)
+	})
+}
+
+func (rt Route) call(w http.ResponseWriter, r *http.Request, auth Authenticate) (any, error) {
+	if r.ContentLength > rt.MaxBody {
+		return nil, tooLarge(rt.MaxBody)
+	}
+	vars, err := unescape(mux.Vars(r))
+	if err != nil {
+		return nil, err
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, mimiport.Errorf("read query", mimiport.KindBadMessage, "malformed: %w", err)
+	}
+	req := &Request{Vars: vars, Query: query, Length: r.ContentLength}
+	req.Caller, req.Body, err = rt.authenticate(r, http.MaxBytesReader(w, r.Body, rt.MaxBody), auth)
+	if err != nil {
+		return nil, err
+	}
+	return rt.Serve(r.Context(), req)
+}
+
+// authenticate runs auth and returns the caller with the whole body, whether auth has read it or not: a signature over the
+// body needs it, an access token does not, and then nothing is held in memory for a stranger.
+func (rt Route) authenticate(r *http.Request, body io.ReadCloser, auth Authenticate) (caller delivery.Caller, whole io.Reader, err error) {
+	clone := r.Clone(r.Context())
+	if rt.RawBody {
+		clone.Body, clone.ContentLength = http.NoBody, 0
+		caller, err = auth(clone)
+		return caller, body, err
+	}
+	seen := &recorder{ReadCloser: body}
+	clone.Body = seen
+	caller, err = auth(clone)
+	if seen.err != nil {
+		return caller, nil, bodyError(seen.err)
+	}
+	return caller, io.MultiReader(&seen.data, body), err
+}
+
+// recorder keeps what was read through it.
+type recorder struct {
+	io.ReadCloser
+	data bytes.Buffer
+	err  error // that ended the reading, other than EOF
+}
+
+func (b *recorder) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.data.Write(p[:n])
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+func unescape(vars map[string]string) (map[string]string, error) {
+	plain := make(map[string]string, len(vars))
+	for name, v := range vars {
+		p, err := url.PathUnescape(v)
+		if err != nil {
+			return nil, mimiport.Errorf("read path", mimiport.KindBadMessage, "%s: %w", name, err)
+		}
+		plain[name] = p
+	}
+	return plain, nil
+}
+
+func write(w http.ResponseWriter, answer any) {
+	switch a := answer.(type) {
+	case Raw:
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_, _ = w.Write(a) // the peer has gone: there is nobody left to tell
+	case Pending:
+		writeJSON(w, http.StatusAccepted, pendingBody{RetryAfter: a.RetryAfter.Milliseconds()})
+	default:
+		writeJSON(w, http.StatusOK, a)
+	}
+}
+
+type pendingBody struct {
+	RetryAfter int64 `json:"retry_after_ms"`
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		slog.Error("an answer cannot be encoded", "err", err)
+		status, data = http.StatusInternalServerError, []byte(`{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(data) // as above
+}
+
+// refuse writes an error: the homeserver's own words, or the table's.
+func (rt Route) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var denied *Denied
+	if errors.As(err, &denied) {
+		writeJSON(w, denied.Status, denied.Body)
+		return
+	}
+	rt.log(r.Context(), err)
+	status, body := errorAnswer(err, rt.Federation)
+	setRetryAfter(w.Header(), body.RetryAfter)
+	writeJSON(w, status, body)
+}
+
+// log keeps what the answer does not tell: faults of ours, and why a peer could not be reached.
+func (rt Route) log(ctx context.Context, err error) {
+	switch kind := mimiport.KindOf(err); {
+	case ctx.Err() != nil:
+	case kind == mimiport.KindInternal:
+		slog.ErrorContext(ctx, "request failed", "route", rt.Name, "err", err)
+	case kind == mimiport.KindPeer:
+		slog.WarnContext(ctx, "peer failed", "route", rt.Name, "err", err)
+	}
+}

@@ -1,0 +1,82 @@
+package edge
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// maxInteger is the largest integer that JSON carries between any two implementations (profile, section 1).
+const maxInteger = 1<<53 - 1
+
+// maxGroupID is the length in bytes of the longest group id (profile, section 3).
+const maxGroupID = 255
+
+// Decode reads the request's body as one JSON value, or returns a KindBadMessage or KindTooLarge error. Unknown fields are
+// ignored, as everywhere in Matrix.
+func Decode[T any](r *Request) (*T, error) {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	v := new(T)
+	if err := json.Unmarshal(data, v); err != nil {
+		return nil, mimiport.Errorf("read body", mimiport.KindBadMessage, "%w", err)
+	}
+	return v, nil
+}
+
+// bodyError is the typed error for a failed read of a request's body.
+func bodyError(err error) error {
+	var over *http.MaxBytesError
+	if errors.As(err, &over) {
+		return tooLarge(over.Limit)
+	}
+	return mimiport.Errorf("read body", mimiport.KindBadMessage, "%w", err)
+}
+
+func tooLarge(limit int64) error {
+	return mimiport.Errorf("read body", mimiport.KindTooLarge, "the limit is %d bytes", limit)
+}
+
+// GroupID is the path variable groupId: 1 to 255 bytes in unpadded base64url. Anything else is a KindBadMessage error.
+func GroupID(r *Request) ([]byte, error) {
+	id, err := base64.RawURLEncoding.Strict().DecodeString(r.Vars["groupId"])
+	if err != nil || len(id) == 0 || len(id) > maxGroupID {
+		return nil, mimiport.Errorf("read group id", mimiport.KindBadMessage, "not 1 to %d bytes in unpadded base64url", maxGroupID)
+	}
+	return id, nil
+}
+
+// MigrationID is the path variable migrationId, or a KindBadMessage error.
+func MigrationID(r *Request) (mimiport.MigrationID, error) {
+	return mimiport.ParseMigrationID(r.Vars["migrationId"])
+}
+
+// Uint is the query parameter of that name, nil where there is none. Anything but one decimal number up to 2^53-1 is a
+// KindBadMessage error.
+func Uint(r *Request, name string) (*uint64, error) {
+	s, err := Param(r, name)
+	if err != nil || s == "" {
+		return nil, err
+	}
+	v, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || v > maxInteger {
+		return nil, mimiport.Errorf("read query", mimiport.KindBadMessage, "%s is not a number up to 2^53-1", name)
+	}
+	return &v, nil
+}
+
+// Param is the query parameter of that name, empty where there is none. One that stands there twice is a KindBadMessage
+// error: whoever checked the first might not be whoever uses the second.
+func Param(r *Request, name string) (string, error) {
+	if len(r.Query[name]) > 1 {
+		return "", mimiport.Errorf("read query", mimiport.KindBadMessage, "%s stands there more than once", name)
+	}
+	return r.Query.Get(name), nil
+}
