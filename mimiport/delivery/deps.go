@@ -154,7 +154,7 @@ type MigrationFilter struct {
 	Role    migration.Role
 	States  []migration.State
 	User    string
-	Since   time.Time // created or changed at or after
+	Since   time.Time // created at or after
 }
 
 // Store keeps everything this module must not forget. Reads return ErrNotFound for a single thing that is not there.
@@ -165,6 +165,8 @@ type Store interface {
 	Group(ctx context.Context, id []byte) (*Group, error) // of the highest term
 	GroupAt(ctx context.Context, key GroupKey) (*Group, error)
 	Groups(ctx context.Context, after []byte, limit int) ([]Group, error) // highest terms, by id
+	// CountGroups counts the groups active or frozen here, and the ids that a user has reserved and not bound.
+	CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error)
 	// Snapshot is the latest of the term at or before an epoch.
 	Snapshot(ctx context.Context, key GroupKey, epoch uint64) (*Snapshot, error)
 	// Entries are those numbered from and up, in order, at most limit.

@@ -54,6 +54,7 @@ type Migration struct {
 	User    string // the migrating user
 	Epoch   uint64 // n: the epoch the migration Commit ends
 
+	CreatedAt time.Time
 	ExpiresAt time.Time // of the offer
 	DecideBy  time.Time // zero while offered
 

@@ -1,0 +1,374 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// ReserveGroup implements API. Only the room's members who may create groups here are given an id.
+func (s *Service) ReserveGroup(ctx context.Context, c Caller, req *ReserveGroupRequest) (*ReserveGroupResponse, error) {
+	if err := s.member(ctx, c, req.RoomID); err != nil {
+		return nil, err
+	}
+	if err := s.mayCreate(ctx, c); err != nil {
+		return nil, err
+	}
+	pre := mimiport.GroupIDPreimage{CreatingServer: s.serverFor(c), RoomID: req.RoomID}
+	if _, err := io.ReadFull(s.Rand, pre.Nonce[:]); err != nil {
+		return nil, err
+	}
+	lineage := mimiport.Lineage{CreatingServer: pre.CreatingServer, Preimage: &pre, RoomID: req.RoomID}
+	encoded, err := lineage.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{
+		ID: pre.GroupID(), State: GroupReserved, Server: pre.CreatingServer, RoomID: req.RoomID, Creator: c.UserID,
+		NextSeq: 1, Lineage: encoded, CreatedAt: s.Now(),
+	}
+	if err := s.apply(ctx, &Change{Group: g}); err != nil {
+		return nil, err
+	}
+	return &ReserveGroupResponse{GroupID: g.ID, Preimage: *preimage(&lineage)}, nil
+}
+
+// mayCreate fails unless the caller may create groups here, within the quota.
+func (s *Service) mayCreate(ctx context.Context, c Caller) error {
+	p, err := s.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	local := false
+	if s.IsLocal(c.Server) {
+		if local, err = s.Rooms.LocalAccount(ctx, c.UserID); err != nil {
+			return err
+		}
+	}
+	if !p.MayCreate(local, c.Server) {
+		return mimiport.Errorf("reserve group", mimiport.KindForbidden, "%s may not create groups on this server", c.UserID)
+	}
+	hosted, reserved, err := s.Store.CountGroups(ctx, c.UserID)
+	if err != nil {
+		return err
+	}
+	if p.Quotas.Groups > 0 && (hosted >= p.Quotas.Groups || reserved >= maxReserved) {
+		return mimiport.Errorf("reserve group", mimiport.KindQuota, "too many groups")
+	}
+	return nil
+}
+
+// maxReserved bounds the ids that one user may hold without binding a group to them.
+const maxReserved = 100
+
+// serverFor is the local server name that acts for a caller: their own homeserver's where that is one of ours.
+func (s *Service) serverFor(c Caller) string {
+	if s.IsLocal(c.Server) {
+		return c.Server
+	}
+	return s.Server
+}
+
+// BindGroup implements API.
+func (s *Service) BindGroup(ctx context.Context, c Caller, id []byte, req *BindGroupRequest) (*GroupResponse, error) {
+	defer s.locks.lock(id)()
+	g, err := s.group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.member(ctx, c, g.RoomID); err != nil {
+		return nil, err
+	}
+	if g.Creator != c.UserID {
+		return nil, &mimiport.Error{Op: "bind", Kind: mimiport.KindForbidden, Group: id, Err: errors.New("the id was given to another user")}
+	}
+	engine, err := s.engine(req.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	state, err := engine.Open(req.GroupInfo, req.RatchetTree)
+	if err != nil {
+		return nil, err
+	}
+	if g.State != GroupReserved {
+		return s.rebind(ctx, g, req)
+	}
+	if string(state.ID()) != string(id) {
+		return nil, mimiport.Errorf("bind", mimiport.KindInvalid, "the GroupInfo is of another group")
+	}
+	l := &live{mls: state, seq: g.NextSeq}
+	if l.roster, err = newRoster(state); err != nil {
+		return nil, err
+	}
+	if !l.roster.has(c.UserID) {
+		return nil, mimiport.Errorf("bind", mimiport.KindForbidden, "%s is not in the group", c.UserID)
+	}
+	if err := s.rosterJoined(ctx, g.RoomID, l.roster); err != nil {
+		return nil, err
+	}
+	next := *g
+	next.State, next.Protocol, next.CipherSuite, next.Epoch = GroupActive, req.Protocol, state.CipherSuite(), state.Epoch()
+	change := &Change{Group: &next, Snapshots: []Snapshot{snapshotOf(&next, l)}}
+	if err := s.apply(ctx, change); err != nil {
+		return nil, err
+	}
+	next.Version++
+	return s.describe(&next, l)
+}
+
+// rebind answers a repeated bind: the first answer when it is the same group, as it is now.
+func (s *Service) rebind(ctx context.Context, g *Group, req *BindGroupRequest) (*GroupResponse, error) {
+	first, err := s.Store.Snapshot(ctx, GroupKey{g.ID, g.Term}, math.MaxInt64)
+	if err != nil {
+		return nil, err
+	}
+	if g.Term != 0 || first.Seq != 1 || string(first.GroupInfo) != string(req.GroupInfo) {
+		return nil, &mimiport.Error{Op: "bind", Kind: mimiport.KindConflict, Group: g.ID, Err: errors.New("the id is bound already")}
+	}
+	if err := s.here(ctx, g); err != nil {
+		return nil, err
+	}
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	return s.describe(g, l)
+}
+
+func (s *Service) rosterJoined(ctx context.Context, roomID string, r roster) error {
+	var users []string
+	for _, byUser := range r {
+		for user := range byUser {
+			users = append(users, user)
+		}
+	}
+	return s.joined(ctx, roomID, users)
+}
+
+func snapshotOf(g *Group, l *live) Snapshot {
+	return Snapshot{
+		GroupID: g.ID, Term: g.Term, Epoch: l.mls.Epoch(), Seq: l.seq,
+		GroupInfo: l.mls.GroupInfo(), RatchetTree: l.mls.RatchetTree(),
+	}
+}
+
+// here fails with the redirect when the group has moved, and as unknown while nothing is bound to the id.
+func (s *Service) here(ctx context.Context, g *Group) error {
+	switch g.State {
+	case GroupMoved:
+		moved, err := s.moved(ctx, g)
+		if err != nil {
+			return err
+		}
+		return &mimiport.Error{
+			Op: "find group", Kind: mimiport.KindMoved, Group: g.ID,
+			Info: mimiport.Info{Moved: moved}, Err: fmt.Errorf("the group is at %s", moved.Server),
+		}
+	case GroupReserved:
+		return &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: g.ID, Err: errors.New("no group is bound to the id")}
+	}
+	return nil
+}
+
+// moved is the redirect of a group that has moved.
+func (s *Service) moved(ctx context.Context, g *Group) (*mimiport.Moved, error) {
+	m, err := s.record(ctx, g.Migration)
+	if err != nil {
+		return nil, err
+	}
+	return &mimiport.Moved{
+		Server: m.Target, Term: m.Term, Response: m.Response.Message,
+		Confirmation: m.Confirmation.Message, KeyID: m.Confirmation.KeyID,
+	}, nil
+}
+
+// Info is the redirect for JSON.
+func movedInfo(m *mimiport.Moved) *MovedInfo {
+	return &MovedInfo{
+		DeliveryService: m.Server, Term: m.Term, MigrationResponse: m.Response,
+		MigrationConfirmation: m.Confirmation, KeyID: m.KeyID,
+	}
+}
+
+// view loads a group for a member to read. A group that has moved can be read: what was accepted here is served.
+func (s *Service) view(ctx context.Context, c Caller, id []byte) (*Group, error) {
+	g, err := s.group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if g.State == GroupReserved {
+		return nil, s.here(ctx, g)
+	}
+	return g, s.member(ctx, c, g.RoomID)
+}
+
+// Group implements API. Of a group that has moved it is told only to where.
+func (s *Service) Group(ctx context.Context, c Caller, id []byte) (*GroupResponse, error) {
+	g, err := s.view(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.here(ctx, g); err != nil {
+		return nil, err
+	}
+	defer s.locks.lock(id)()
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	return s.describe(g, l)
+}
+
+func (s *Service) describe(g *Group, l *live) (*GroupResponse, error) {
+	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	return &GroupResponse{
+		GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
+		Preimage: preimage(lineage), CreatingServer: lineage.CreatingServer, DeliveryService: g.Server,
+		State: string(g.State), Term: g.Term, Epoch: l.mls.Epoch(), NextSeq: l.seq, GroupInfo: l.mls.GroupInfo(),
+		TreeHash: l.mls.TreeHash(), ConfirmedTranscriptHash: l.mls.ConfirmedTranscriptHash(), Members: l.mls.NumMembers(),
+	}, nil
+}
+
+func preimage(l *mimiport.Lineage) *Preimage {
+	if l.Preimage == nil {
+		return nil
+	}
+	return &Preimage{CreatingServer: l.Preimage.CreatingServer, RoomID: l.Preimage.RoomID, Nonce: l.Preimage.Nonce[:]}
+}
+
+// Host implements API.
+func (s *Service) Host(ctx context.Context, c Caller, id []byte) (*HostResponse, error) {
+	g, err := s.view(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	res := &HostResponse{GroupID: g.ID, DeliveryService: g.Server, Term: g.Term, Lineage: g.Lineage}
+	if g.State == GroupMoved {
+		moved, err := s.moved(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		res.DeliveryService, res.Term, res.Moved = moved.Server, moved.Term, movedInfo(moved)
+	}
+	return res, nil
+}
+
+// RatchetTree implements API. Epochs before the oldest snapshot are KindWrongEpoch.
+func (s *Service) RatchetTree(ctx context.Context, c Caller, id []byte, epoch uint64) ([]byte, error) {
+	g, err := s.view(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	wrong := &mimiport.Error{
+		Op: "read tree", Kind: mimiport.KindWrongEpoch, Group: id,
+		Info: mimiport.Info{Epoch: &g.Epoch}, Err: fmt.Errorf("no tree of epoch %d", epoch),
+	}
+	if epoch > g.Epoch {
+		return nil, wrong
+	}
+	l, err := s.stateAt(ctx, g, epoch)
+	if errors.Is(err, ErrNotFound) {
+		return nil, wrong
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.mls.RatchetTree(), nil
+}
+
+func (s *Service) stateAt(ctx context.Context, g *Group, epoch uint64) (*live, error) {
+	if epoch < g.Epoch {
+		return s.at(ctx, g, epoch)
+	}
+	defer s.locks.lock(g.ID)()
+	return s.live(ctx, g)
+}
+
+// The sizes of a piece of the log.
+const (
+	defaultMessages = 100
+	maxMessages     = 500
+	maxMessageBytes = 4 << 20
+)
+
+// Messages implements API. Welcomes are shown to those they are for.
+func (s *Service) Messages(ctx context.Context, c Caller, id []byte, q MessagesQuery) (*MessagesResponse, error) {
+	g, err := s.view(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	if q.Term != nil && *q.Term != g.Term {
+		if g, err = s.Store.GroupAt(ctx, GroupKey{id, *q.Term}); errors.Is(err, ErrNotFound) {
+			return nil, mimiport.Errorf("read messages", mimiport.KindUnknownGroup, "the group was not here in term %d", *q.Term)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	if q.Limit <= 0 {
+		q.Limit = defaultMessages
+	}
+	entries, err := s.Store.Entries(ctx, GroupKey{id, g.Term}, max(q.From, 1), min(q.Limit, maxMessages))
+	if err != nil {
+		return nil, err
+	}
+	res := &MessagesResponse{Term: g.Term, Messages: []LogMessage{}, Next: max(q.From, 1)}
+	size := 0
+	for i := range entries {
+		e := &entries[i]
+		if size += len(e.Message); size > maxMessageBytes && i > 0 {
+			break
+		}
+		res.Next = e.Seq + 1
+		if e.visibleTo(c.UserID) {
+			m, err := s.logMessage(ctx, e)
+			if err != nil {
+				return nil, err
+			}
+			res.Messages = append(res.Messages, *m)
+		}
+	}
+	if res.End = res.Next >= g.NextSeq; res.End && g.State == GroupMoved {
+		moved, err := s.moved(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		res.Moved = movedInfo(moved)
+	}
+	return res, nil
+}
+
+func (e *Entry) visibleTo(userID string) bool {
+	if e.Kind != EntryWelcome {
+		return true
+	}
+	for _, r := range e.Recipients {
+		if r.UserID == userID {
+			return true
+		}
+	}
+	return false
+}
+
+// logMessage is an entry as members see it. With a migration Commit goes the evidence for it.
+func (s *Service) logMessage(ctx context.Context, e *Entry) (*LogMessage, error) {
+	m := &LogMessage{Seq: e.Seq, Epoch: e.Epoch, Kind: string(e.Kind), Sender: e.Sender, Message: e.Message}
+	if e.Migration == nil {
+		return m, nil
+	}
+	rec, err := s.record(ctx, *e.Migration)
+	if err != nil {
+		return nil, err
+	}
+	m.Migration = &MovedInfo{
+		DeliveryService: rec.Target, Term: rec.Term, MigrationResponse: rec.Response.Message,
+		MigrationConfirmation: rec.Confirmation.Message, KeyID: rec.Confirmation.KeyID,
+	}
+	return m, nil
+}
