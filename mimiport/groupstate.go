@@ -1,6 +1,9 @@
 package mimiport
 
 import (
+	"cmp"
+	"slices"
+
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
@@ -25,52 +28,63 @@ const (
 	sectionCritical SectionType = 0x8000
 )
 
-// GroupState is what moves (profile, section 4). Absent optional sections are empty slices.
+// maxElements bounds the elements of every list in a group state, so that decoding it takes a small multiple of its size in
+// memory (profile, section 4).
+const maxElements = 1<<16 - 1
+
+// GroupState is what moves (profile, section 4). An optional section is present when its list is not empty.
 type GroupState struct {
-	Base      BaseState
-	Commit    CommitState
-	Proposals [][]byte // messages, in the order received
-	Lineage   Lineage
-	Welcomes  []Joiners  // ascending epochs
-	Log       []LogEntry // ascending
+	Base      BaseState   `json:"base"`
+	Commit    CommitState `json:"commit"`
+	Proposals [][]byte    `json:"proposals"` // messages, in the order received
+	Lineage   Lineage     `json:"lineage"`
+	Welcomes  []Joiners   `json:"welcomes"` // ascending epochs
+	Log       []LogEntry  `json:"log"`      // ascending epochs, in the order accepted
+	Unknown   []Section   `json:"unknown"`  // optional sections of later versions: kept to encode identically, never passed on
+}
+
+// Section is a section as it stands on the wire.
+type Section struct {
+	Type SectionType `json:"type"`
+	Data []byte      `json:"data"`
 }
 
 // BaseState is the group at the epoch of the MigrationRequest.
 type BaseState struct {
-	Protocol    string
-	GroupInfo   []byte // MLSMessage
-	RatchetTree []byte
+	Protocol    string `json:"protocol"`
+	GroupInfo   []byte `json:"group_info"` // MLSMessage
+	RatchetTree []byte `json:"ratchet_tree"`
 }
 
 // CommitState is the migration Commit as the client sent it.
 type CommitState struct {
-	Commit    []byte // MLSMessage
-	GroupInfo []byte // MLSMessage, of the next epoch
+	Commit    []byte `json:"commit"`     // MLSMessage
+	GroupInfo []byte `json:"group_info"` // MLSMessage, of the next epoch
 }
 
 // Joiners is what those need who were added in one epoch's beginning and have not yet joined.
 type Joiners struct {
-	Epoch       uint64 // the epoch the Welcomes lead to
-	RatchetTree []byte // empty for the last two epochs, which the base and commit sections hold
-	Welcomes    []JoinerWelcome
+	Epoch       uint64          `json:"epoch"`        // the epoch the Welcomes lead to
+	RatchetTree []byte          `json:"ratchet_tree"` // empty for the last two epochs, which the base and commit sections hold
+	Welcomes    []JoinerWelcome `json:"welcomes"`
 }
 
 // JoinerWelcome is a Welcome for one client.
 type JoinerWelcome struct {
-	Identity LeafIdentity
-	Welcome  []byte // MLSMessage
+	Identity LeafIdentity `json:"identity"`
+	Welcome  []byte       `json:"welcome"` // MLSMessage
 }
 
 // LogEntry is one message of the source's log.
 type LogEntry struct {
-	Epoch   uint64
-	Message []byte // MLSMessage
+	Epoch   uint64 `json:"epoch"`
+	Message []byte `json:"message"` // MLSMessage
 }
 
 // LeafIdentity is the identity in a member's basic credential (profile, section 7).
 type LeafIdentity struct {
-	UserID   string
-	DeviceID string
+	UserID   string `json:"user_id"`
+	DeviceID string `json:"device_id"`
 }
 
 func (i *LeafIdentity) encode(b *cryptobyte.Builder) {
@@ -79,7 +93,7 @@ func (i *LeafIdentity) encode(b *cryptobyte.Builder) {
 }
 
 func (i *LeafIdentity) decode(s *cryptobyte.String) bool {
-	return readString(s, &i.UserID) && readString(s, &i.DeviceID)
+	return readString(s, &i.UserID) && i.UserID != "" && readString(s, &i.DeviceID) && i.DeviceID != ""
 }
 
 // Marshal encodes the identity.
@@ -88,41 +102,50 @@ func (i *LeafIdentity) Marshal() ([]byte, error) { return marshal(i) }
 // UnmarshalLeafIdentity decodes data, or returns a KindBadMessage error.
 func UnmarshalLeafIdentity(data []byte) (*LeafIdentity, error) { return unmarshal[LeafIdentity](data) }
 
-// section is one part of the group state: its type and its contents.
-type section struct {
+func (m *Section) encode(b *cryptobyte.Builder) {
+	b.AddUint16(uint16(m.Type))
+	wire.AddOpaque(b, m.Data)
+}
+
+func (m *Section) decode(s *cryptobyte.String) bool {
+	return s.ReadUint16((*uint16)(&m.Type)) && wire.ReadOpaque(s, &m.Data)
+}
+
+// part is a section that this version knows: its type, what is in it, and whether that is nothing.
+type part struct {
 	typ SectionType
 	message
+	empty bool
 }
 
-// sections lists all sections in the order of their types. The optional ones come last, so that an empty one can be left out.
-func (g *GroupState) sections() []section {
-	return []section{
-		{SectionWelcomes, vectorOf[Joiners](&g.Welcomes)},
-		{SectionLog, vectorOf[LogEntry](&g.Log)},
-		{SectionBase, &g.Base},
-		{SectionCommit, &g.Commit},
-		{SectionProposals, opaques{&g.Proposals}},
-		{SectionLineage, &g.Lineage},
+func (g *GroupState) parts() []part {
+	return []part{
+		{SectionBase, &g.Base, false},
+		{SectionCommit, &g.Commit, false},
+		{SectionProposals, opaques{&g.Proposals}, false},
+		{SectionLineage, &g.Lineage, false},
+		{SectionWelcomes, vectorOf[Joiners](&g.Welcomes), len(g.Welcomes) == 0},
+		{SectionLog, vectorOf[LogEntry](&g.Log), len(g.Log) == 0},
 	}
-}
-
-func (g *GroupState) optional(t SectionType) (absent bool) {
-	return t == SectionWelcomes && len(g.Welcomes) == 0 || t == SectionLog && len(g.Log) == 0
 }
 
 // Marshal encodes the state; empty optional sections are left out.
 func (g *GroupState) Marshal() ([]byte, error) {
+	sections := slices.Clone(g.Unknown)
+	for _, p := range g.parts() {
+		if p.empty {
+			continue
+		}
+		data, err := marshal(p)
+		if err != nil {
+			return nil, err
+		}
+		sections = append(sections, Section{p.typ, data})
+	}
+	slices.SortFunc(sections, func(a, b Section) int { return cmp.Compare(a.Type, b.Type) })
 	var b cryptobyte.Builder
 	b.AddUint16(groupStateVersion)
-	wire.AddVector(&b, func(b *cryptobyte.Builder) {
-		for _, sec := range g.sections() {
-			if g.optional(sec.typ) {
-				continue
-			}
-			b.AddUint16(uint16(sec.typ))
-			wire.AddVector(b, sec.encode)
-		}
-	})
+	vectorOf[Section](&sections).encode(&b)
 	return b.Bytes()
 }
 
@@ -132,50 +155,53 @@ func UnmarshalGroupState(data []byte) (*GroupState, error) {
 	const op = "decode group_state"
 	s := cryptobyte.String(data)
 	var version uint16
-	var rest cryptobyte.String
 	if !s.ReadUint16(&version) {
 		return nil, Errorf(op, KindBadMessage, "no version")
 	}
 	if version != groupStateVersion {
 		return nil, Errorf(op, KindUnsupported, "version %d", version)
 	}
-	if !wire.ReadVector(&s, &rest) || !s.Empty() {
-		return nil, Errorf(op, KindBadMessage, "sections are not a vector")
+	var sections []Section
+	if !vectorOf[Section](&sections).decode(&s) || !s.Empty() {
+		return nil, Errorf(op, KindBadMessage, "not a list of sections")
 	}
 	g := new(GroupState)
-	known := make(map[SectionType]message)
-	for _, sec := range g.sections() {
-		known[sec.typ] = sec.message
+	absent := make(map[SectionType]message)
+	for _, p := range g.parts() {
+		absent[p.typ] = p.message
 	}
 	last := -1
-	for !rest.Empty() {
-		var typ uint16
-		var body cryptobyte.String
-		if !rest.ReadUint16(&typ) || !wire.ReadVector(&rest, &body) {
-			return nil, Errorf(op, KindBadMessage, "truncated section")
+	for _, sec := range sections {
+		if int(sec.Type) <= last {
+			return nil, Errorf(op, KindBadMessage, "section %#04x out of order", uint16(sec.Type))
 		}
-		if int(typ) <= last {
-			return nil, Errorf(op, KindBadMessage, "section %#04x out of order", typ)
+		last = int(sec.Type)
+		m, known := absent[sec.Type]
+		switch {
+		case known && !decodeAll(m, sec.Data):
+			return nil, Errorf(op, KindBadMessage, "malformed section %#04x", uint16(sec.Type))
+		case !known && sec.Type&sectionCritical != 0:
+			return nil, Errorf(op, KindUnsupported, "section %#04x", uint16(sec.Type))
+		case !known:
+			g.Unknown = append(g.Unknown, sec)
 		}
-		last = int(typ)
-		m, ok := known[SectionType(typ)]
-		if !ok {
-			if SectionType(typ)&sectionCritical != 0 {
-				return nil, Errorf(op, KindUnsupported, "section %#04x", typ)
-			}
-			continue
-		}
-		if !m.decode(&body) || !body.Empty() || g.optional(SectionType(typ)) {
-			return nil, Errorf(op, KindBadMessage, "malformed section %#04x", typ)
-		}
-		delete(known, SectionType(typ))
+		delete(absent, sec.Type)
 	}
-	for typ := range known {
-		if typ&sectionCritical != 0 {
-			return nil, Errorf(op, KindBadMessage, "section %#04x is missing", uint16(typ))
+	for _, p := range g.parts() {
+		if _, ok := absent[p.typ]; ok != p.empty {
+			return nil, Errorf(op, KindBadMessage, "section %#04x is missing, or there and empty", uint16(p.typ))
 		}
+	}
+	if !g.ordered() {
+		return nil, Errorf(op, KindBadMessage, "epochs out of order")
 	}
 	return g, nil
+}
+
+// ordered says whether the lists by epoch are as documented: one Joiners an epoch, the log as it was accepted.
+func (g *GroupState) ordered() bool {
+	return slices.IsSortedFunc(g.Welcomes, func(a, b Joiners) int { return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), -1) }) &&
+		slices.IsSortedFunc(g.Log, func(a, b LogEntry) int { return cmp.Compare(a.Epoch, b.Epoch) })
 }
 
 func (m *BaseState) encode(b *cryptobyte.Builder) {
@@ -185,7 +211,7 @@ func (m *BaseState) encode(b *cryptobyte.Builder) {
 }
 
 func (m *BaseState) decode(s *cryptobyte.String) bool {
-	return readString(s, &m.Protocol) && wire.ReadOpaque(s, &m.GroupInfo) && wire.ReadOpaque(s, &m.RatchetTree)
+	return readString(s, &m.Protocol) && readMessage(s, &m.GroupInfo) && wire.ReadOpaque(s, &m.RatchetTree)
 }
 
 func (m *CommitState) encode(b *cryptobyte.Builder) {
@@ -194,7 +220,7 @@ func (m *CommitState) encode(b *cryptobyte.Builder) {
 }
 
 func (m *CommitState) decode(s *cryptobyte.String) bool {
-	return wire.ReadOpaque(s, &m.Commit) && wire.ReadOpaque(s, &m.GroupInfo)
+	return readMessage(s, &m.Commit) && readMessage(s, &m.GroupInfo)
 }
 
 func (m *Joiners) encode(b *cryptobyte.Builder) {
@@ -204,7 +230,7 @@ func (m *Joiners) encode(b *cryptobyte.Builder) {
 }
 
 func (m *Joiners) decode(s *cryptobyte.String) bool {
-	return s.ReadUint64(&m.Epoch) && wire.ReadOpaque(s, &m.RatchetTree) && vectorOf[JoinerWelcome](&m.Welcomes).decode(s)
+	return readEpoch(s, &m.Epoch) && wire.ReadOpaque(s, &m.RatchetTree) && vectorOf[JoinerWelcome](&m.Welcomes).decode(s)
 }
 
 func (m *JoinerWelcome) encode(b *cryptobyte.Builder) {
@@ -213,7 +239,7 @@ func (m *JoinerWelcome) encode(b *cryptobyte.Builder) {
 }
 
 func (m *JoinerWelcome) decode(s *cryptobyte.String) bool {
-	return m.Identity.decode(s) && wire.ReadOpaque(s, &m.Welcome)
+	return m.Identity.decode(s) && readMessage(s, &m.Welcome)
 }
 
 func (m *LogEntry) encode(b *cryptobyte.Builder) {
@@ -222,10 +248,13 @@ func (m *LogEntry) encode(b *cryptobyte.Builder) {
 }
 
 func (m *LogEntry) decode(s *cryptobyte.String) bool {
-	return s.ReadUint64(&m.Epoch) && wire.ReadOpaque(s, &m.Message)
+	return readEpoch(s, &m.Epoch) && readMessage(s, &m.Message)
 }
 
-// opaques is `opaque x<V> list<V>`.
+// readMessage reads a message, which is never empty.
+func readMessage(s *cryptobyte.String, v *[]byte) bool { return wire.ReadOpaque(s, v) && len(*v) > 0 }
+
+// opaques is `opaque x<V> list<V>`, each a message.
 type opaques struct{ list *[][]byte }
 
 func (o opaques) encode(b *cryptobyte.Builder) {
@@ -243,7 +272,7 @@ func (o opaques) decode(s *cryptobyte.String) bool {
 	}
 	for !list.Empty() {
 		var v []byte
-		if !wire.ReadOpaque(&list, &v) {
+		if len(*o.list) == maxElements || !readMessage(&list, &v) {
 			return false
 		}
 		*o.list = append(*o.list, v)
@@ -279,117 +308,10 @@ func (v vector[M, P]) decode(s *cryptobyte.String) bool {
 	}
 	for !list.Empty() {
 		var m M
-		if !P(&m).decode(&list) {
+		if len(*v.list) == maxElements || !P(&m).decode(&list) {
 			return false
 		}
 		*v.list = append(*v.list, m)
 	}
-	return true
-}
-
-// StepKind is how a group came to its next Delivery Service (profile, section 3).
-type StepKind uint8
-
-// StepMigration is a step by the hand-over of profile, section 6.
-const StepMigration StepKind = 1
-
-// Lineage is who hosted the group, from its creation on (profile, section 3).
-type Lineage struct {
-	CreatingServer string
-	Preimage       *GroupIDPreimage // nil for a foreign id
-	RoomID         string           // the room it is bound to now
-	Steps          []LineageStep
-}
-
-// Term is the number of steps: the term of the present host.
-func (l *Lineage) Term() uint64 { return uint64(len(l.Steps)) }
-
-// LineageStep is the proof of one step: the target's offer and the source's decision, supported by the target's vote.
-type LineageStep struct {
-	Kind         StepKind
-	Response     SignedMessage // MigrationResponse, by the step's target
-	Confirmation SignedMessage // MigrationConfirmation, by the step's source
-	Complete     SignedMessage // TargetMigrationComplete, by the step's target
-}
-
-// SignedMessage is a message with what a later reader needs to verify it.
-type SignedMessage struct {
-	Message   []byte
-	KeyID     string
-	KeyObject []byte // the signer's signed Matrix key object (JSON), as archived at the time
-}
-
-func (m *SignedMessage) encode(b *cryptobyte.Builder) {
-	wire.AddOpaque(b, m.Message)
-	addString(b, m.KeyID)
-	wire.AddOpaque(b, m.KeyObject)
-}
-
-func (m *SignedMessage) decode(s *cryptobyte.String) bool {
-	return wire.ReadOpaque(s, &m.Message) && readString(s, &m.KeyID) && wire.ReadOpaque(s, &m.KeyObject)
-}
-
-func (m *LineageStep) encode(b *cryptobyte.Builder) {
-	b.AddUint8(uint8(m.Kind))
-	m.Response.encode(b)
-	m.Confirmation.encode(b)
-	m.Complete.encode(b)
-}
-
-func (m *LineageStep) decode(s *cryptobyte.String) bool {
-	return s.ReadUint8((*uint8)(&m.Kind)) && m.Kind == StepMigration &&
-		m.Response.decode(s) && m.Confirmation.decode(s) && m.Complete.decode(s)
-}
-
-// Marshal encodes the step.
-func (m *LineageStep) Marshal() ([]byte, error) { return marshal(m) }
-
-// UnmarshalLineageStep decodes data, or returns a KindBadMessage error.
-func UnmarshalLineageStep(data []byte) (*LineageStep, error) { return unmarshal[LineageStep](data) }
-
-func (l *Lineage) encode(b *cryptobyte.Builder) {
-	addString(b, l.CreatingServer)
-	if l.Preimage == nil {
-		b.AddUint8(0)
-	} else {
-		b.AddUint8(1)
-		l.Preimage.encode(b)
-	}
-	addString(b, l.RoomID)
-	vectorOf[LineageStep](&l.Steps).encode(b)
-}
-
-func (l *Lineage) decode(s *cryptobyte.String) bool {
-	var present uint8
-	if !readString(s, &l.CreatingServer) || !s.ReadUint8(&present) || present > 1 {
-		return false
-	}
-	if present == 1 {
-		l.Preimage = new(GroupIDPreimage)
-		if !l.Preimage.decode(s) {
-			return false
-		}
-	}
-	return readString(s, &l.RoomID) && vectorOf[LineageStep](&l.Steps).decode(s)
-}
-
-// Marshal encodes the lineage.
-func (l *Lineage) Marshal() ([]byte, error) { return marshal(l) }
-
-// UnmarshalLineage decodes data, or returns a KindBadMessage error.
-func UnmarshalLineage(data []byte) (*Lineage, error) { return unmarshal[Lineage](data) }
-
-func (p *GroupIDPreimage) encode(b *cryptobyte.Builder) {
-	addString(b, p.CreatingServer)
-	addString(b, p.RoomID)
-	wire.AddOpaque(b, p.Nonce[:])
-}
-
-func (p *GroupIDPreimage) decode(s *cryptobyte.String) bool {
-	var nonce []byte
-	if !readString(s, &p.CreatingServer) || !readString(s, &p.RoomID) || !wire.ReadOpaque(s, &nonce) || len(nonce) != NonceSize {
-		return false
-	}
-	copy(p.Nonce[:], nonce)
 	return true
 }

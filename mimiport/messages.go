@@ -3,7 +3,8 @@
 // randomness.
 //
 // Every Unmarshal function refuses trailing bytes, non-minimal lengths and anything it would not encode identically, and
-// returns slices of its input. Every Marshal method fails only when a field is longer than its vector can state.
+// returns slices of its input. Every Marshal method fails only when a field is longer than its vector can state. The json tags are
+// the field names of the draft, for tools: on the wire the structures are binary.
 package mimiport
 
 import (
@@ -17,62 +18,68 @@ import (
 // NonceSize is the length in bytes of a MigrationResponse's nonce.
 const NonceSize = 32
 
+// MaxEpoch is the largest epoch there is: databases store 64-bit integers with a sign (profile, section 1).
+const MaxEpoch = 1<<63 - 1
+
+// MaxGroupID is the length in bytes of the longest group id; the shortest is 1 (profile, section 3).
+const MaxGroupID = 255
+
 // Nonce names one offer of a target (draft, "Requesting a migration").
 type Nonce [NonceSize]byte
 
 // MigrationRequest is what a client sends to the target (draft, "Requesting a migration").
 type MigrationRequest struct {
-	SourceDomain string
-	TargetDomain string
-	GroupID      []byte
-	Epoch        uint64
+	SourceDomain string `json:"source_domain_name"`
+	TargetDomain string `json:"target_domain_name"`
+	GroupID      []byte `json:"group_id"`
+	Epoch        uint64 `json:"epoch"`
 }
 
 // MigrationResponse is the target's offer, signed by it (draft, "Requesting a migration").
 type MigrationResponse struct {
-	Request   MigrationRequest
-	Nonce     Nonce
-	Signature []byte
+	Request   MigrationRequest `json:"migration_request"`
+	Nonce     Nonce            `json:"nonce"`
+	Signature []byte           `json:"signature"`
 }
 
 // MigrationInit is what the client sends to the source, signed with its leaf key (draft, "Initiating a migration").
 type MigrationInit struct {
-	Response  MigrationResponse
-	Signature []byte
+	Response  MigrationResponse `json:"migration_response"`
+	Signature []byte            `json:"signature"`
 }
 
 // MigrationCommitAAD is the authenticated_data of a migration Commit (draft, "Initiating a migration").
 type MigrationCommitAAD struct {
-	TargetDomain string
+	TargetDomain string `json:"target_ds_domain"`
 }
 
 // MigrationContent carries the group from source to target, signed by the source (draft, "Initiating a migration").
 type MigrationContent struct {
-	Response   MigrationResponse
-	GroupState []byte
-	Signature  []byte
+	Response   MigrationResponse `json:"migration_response"`
+	GroupState []byte            `json:"group_state"`
+	Signature  []byte            `json:"signature"`
 }
 
 // TargetMigrationComplete is the target's vote, signed by it (draft, "Initiating a migration").
 type TargetMigrationComplete struct {
-	ContentHash []byte
-	Signature   []byte
+	ContentHash []byte `json:"migration_content_hash"`
+	Signature   []byte `json:"signature"`
 }
 
 // MigrationConfirmation is the source's decision, signed by it (draft, "Initiating a migration"). DomainName is the target's
 // name: where the group now is (profile, section 1).
 type MigrationConfirmation struct {
-	DomainName string
-	Nonce      Nonce
-	GroupID    []byte
-	Signature  []byte
+	DomainName string `json:"domain_name"`
+	Nonce      Nonce  `json:"nonce"`
+	GroupID    []byte `json:"group_id"`
+	Signature  []byte `json:"signature"`
 }
 
 // MigrationAbort is the source's other decision, signed by it (profile, section 1).
 type MigrationAbort struct {
-	MigrationID  MigrationID
-	SourceDomain string
-	Signature    []byte
+	MigrationID  MigrationID `json:"migration_id"`
+	SourceDomain string      `json:"source_domain"`
+	Signature    []byte      `json:"signature"`
 }
 
 // message is one wire structure: how its fields are written and read, in order. The two functions stand side by side
@@ -106,11 +113,16 @@ func unmarshal[M any, P interface {
 	message
 }](data []byte) (P, error) {
 	m := P(new(M))
-	s := cryptobyte.String(data)
-	if !m.decode(&s) || !s.Empty() {
+	if !decodeAll(m, data) {
 		return nil, &Error{Op: "decode", Kind: KindBadMessage, Err: fmt.Errorf("not a well-formed %T", *m)}
 	}
 	return m, nil
+}
+
+// decodeAll decodes data into a zero m and reports whether that is all there is.
+func decodeAll(m message, data []byte) bool {
+	s := cryptobyte.String(data)
+	return m.decode(&s) && s.Empty()
 }
 
 func readString(s *cryptobyte.String, v *string) bool {
@@ -121,6 +133,8 @@ func readString(s *cryptobyte.String, v *string) bool {
 	*v = string(b)
 	return true
 }
+
+func readEpoch(s *cryptobyte.String, v *uint64) bool { return s.ReadUint64(v) && *v <= MaxEpoch }
 
 func addString(b *cryptobyte.Builder, v string) { wire.AddOpaque(b, []byte(v)) }
 
@@ -133,7 +147,28 @@ func (m *MigrationRequest) encode(b *cryptobyte.Builder) {
 
 func (m *MigrationRequest) decode(s *cryptobyte.String) bool {
 	return readString(s, &m.SourceDomain) && readString(s, &m.TargetDomain) &&
-		wire.ReadOpaque(s, &m.GroupID) && s.ReadUint64(&m.Epoch)
+		wire.ReadOpaque(s, &m.GroupID) && readEpoch(s, &m.Epoch)
+}
+
+// Validate checks what a MigrationRequest says by itself: two different, well-formed server names, a group id of 1 to
+// MaxGroupID bytes, an epoch of at most MaxEpoch. It returns a KindBadMessage error.
+func (m *MigrationRequest) Validate() error {
+	const op = "validate MigrationRequest"
+	if err := ValidateServerName(m.SourceDomain); err != nil {
+		return Errorf(op, KindBadMessage, "source_domain_name: %w", err)
+	}
+	if err := ValidateServerName(m.TargetDomain); err != nil {
+		return Errorf(op, KindBadMessage, "target_domain_name: %w", err)
+	}
+	switch {
+	case m.SourceDomain == m.TargetDomain:
+		return Errorf(op, KindBadMessage, "the source is the target")
+	case len(m.GroupID) == 0 || len(m.GroupID) > MaxGroupID:
+		return Errorf(op, KindBadMessage, "a group id of %d bytes", len(m.GroupID))
+	case m.Epoch > MaxEpoch:
+		return Errorf(op, KindBadMessage, "epoch %d", m.Epoch)
+	}
+	return nil
 }
 
 func (m *MigrationResponse) name() string       { return "MigrationResponse" }

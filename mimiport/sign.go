@@ -17,8 +17,8 @@ const labelPrefix = "MIMI Portability 1.0 "
 // MigrationInitLabel is the SignWithLabel label of a client's signature on a MigrationInit (profile, section 2).
 const MigrationInitLabel = "MigrationInitTBS"
 
-// signContent encodes SignContent{label, content} of profile, section 2. Its first byte is a vector length below 0x44, so
-// it never starts like the JSON that Matrix signs with the same keys.
+// signContent encodes SignContent{label, content} of profile, section 2. Its first byte is the length of a label
+// shorter than 64 bytes, so it never is the '{' (0x7b) of the JSON that Matrix signs with the same keys.
 func signContent(m signed) ([]byte, error) {
 	content, err := unsigned(m)
 	if err != nil {
@@ -101,18 +101,23 @@ func ParseMigrationID(s string) (id MigrationID, err error) {
 
 // GroupIDPreimage is what a group id created by this profile is the hash of (profile, section 3).
 type GroupIDPreimage struct {
-	CreatingServer string
-	RoomID         string
-	Nonce          Nonce
+	CreatingServer string `json:"creating_server"`
+	RoomID         string `json:"room_id"`
+	Nonce          Nonce  `json:"nonce"`
 }
 
-// GroupID is the 32-byte id: SHA-256 over the label and the parts, each as a vector (profile, section 3).
+// GroupID is the 32-byte id: SHA-256 over the label and the parts, each as a vector (profile, section 3). It is nil where a
+// part is longer than its vector can state: no group has that id.
 func (p *GroupIDPreimage) GroupID() []byte {
 	var b cryptobyte.Builder
 	addString(&b, labelPrefix+"GroupID")
 	addString(&b, p.CreatingServer)
 	addString(&b, p.RoomID)
 	wire.AddOpaque(&b, p.Nonce[:])
-	sum := sha256.Sum256(b.BytesOrPanic()) // Matrix names are 255 bytes at most
+	parts, err := b.Bytes()
+	if err != nil {
+		return nil
+	}
+	sum := sha256.Sum256(parts)
 	return sum[:]
 }
