@@ -1,0 +1,64 @@
+package memory
+
+import (
+	"slices"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// The clones share no memory with their originals, and are in the form that a database gives back: empty bytes are nil,
+// times are as storage.Millis keeps them.
+
+func clone[B ~[]byte](b B) B {
+	if len(b) == 0 {
+		return nil
+	}
+	return slices.Clone(b)
+}
+
+func stamp(t time.Time) time.Time { return storage.Time(storage.Millis(t)) }
+
+func cloneGroup(g *delivery.Group, version uint64) *delivery.Group {
+	c := *g
+	c.Version = version
+	c.ID, c.Lineage, c.CreatedAt = clone(g.ID), clone(g.Lineage), stamp(g.CreatedAt)
+	return &c
+}
+
+func cloneMigration(m *migration.Migration, version uint64) *migration.Migration {
+	c := *m
+	c.Version = version
+	c.GroupID, c.CommitHash, c.ContentHash = clone(m.GroupID), clone(m.CommitHash), clone(m.ContentHash)
+	c.ExpiresAt, c.DecideBy = stamp(m.ExpiresAt), stamp(m.DecideBy)
+	for _, s := range []*migration.Signed{&c.Response, &c.Complete, &c.Confirmation, &c.Abort} {
+		s.Message, s.KeyObject = clone(s.Message), clone(s.KeyObject)
+	}
+	return &c
+}
+
+func cloneSnapshot(s *delivery.Snapshot) *delivery.Snapshot {
+	c := *s
+	c.GroupID, c.GroupInfo, c.RatchetTree = clone(s.GroupID), clone(s.GroupInfo), clone(s.RatchetTree)
+	return &c
+}
+
+func cloneEntry(e *delivery.Entry) *delivery.Entry {
+	c := *e
+	c.GroupID, c.Message, c.GroupInfo = clone(e.GroupID), clone(e.Message), clone(e.GroupInfo)
+	c.Recipients = append(c.Recipients[:0:0], e.Recipients...)
+	if e.Migration != nil {
+		id := *e.Migration
+		c.Migration = &id
+	}
+	c.At = stamp(e.At)
+	return &c
+}
+
+func cloneRow(r *delivery.Row) *delivery.Row {
+	c := *r
+	c.GroupID, c.Due = clone(r.GroupID), stamp(r.Due)
+	return &c
+}

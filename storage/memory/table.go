@@ -1,0 +1,83 @@
+package memory
+
+import (
+	"slices"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// table holds rows sorted by their key, one row a key. Rows are never changed in place.
+type table[K, V any] struct {
+	key     func(*V) K
+	compare func(a, b K) int
+	rows    []*V
+}
+
+// find is where the row of a key is, or would be.
+func (t *table[K, V]) find(k K) (int, bool) {
+	return slices.BinarySearchFunc(t.rows, k, func(row *V, k K) int { return t.compare(t.key(row), k) })
+}
+
+// get is the row of a key, or ErrNotFound.
+func (t *table[K, V]) get(k K) (*V, error) {
+	i, ok := t.find(k)
+	if !ok {
+		return nil, delivery.ErrNotFound
+	}
+	return t.rows[i], nil
+}
+
+// from lists the rows whose key is k or greater.
+func (t *table[K, V]) from(k K) []*V {
+	i, _ := t.find(k)
+	return t.rows[i:]
+}
+
+// transaction remembers how to take back what it did, so that a change that fails half-way leaves nothing behind.
+type transaction struct{ undo []func() }
+
+func (tx *transaction) rollback() {
+	for _, f := range slices.Backward(tx.undo) {
+		f()
+	}
+}
+
+// put stores a row under its key and takes note of what was there. A nil row deletes.
+func put[K, V any](tx *transaction, t *table[K, V], k K, row *V) {
+	i, found := t.find(k)
+	switch {
+	case found && row == nil:
+		old := t.rows[i]
+		t.rows = slices.Delete(t.rows, i, i+1)
+		tx.undo = append(tx.undo, func() { t.rows = slices.Insert(t.rows, i, old) })
+	case found:
+		old := t.rows[i]
+		t.rows[i] = row
+		tx.undo = append(tx.undo, func() { t.rows[i] = old })
+	case row != nil:
+		t.rows = slices.Insert(t.rows, i, row)
+		tx.undo = append(tx.undo, func() { t.rows = slices.Delete(t.rows, i, i+1) })
+	}
+}
+
+// insert stores a row whose key must be new.
+func insert[K, V any](tx *transaction, t *table[K, V], row *V) error {
+	if _, found := t.find(t.key(row)); found {
+		return delivery.ErrConflict
+	}
+	put(tx, t, t.key(row), row)
+	return nil
+}
+
+// replace stores the next version of a row: version is the one it was made from, 0 when there must be none.
+func replace[K, V any](tx *transaction, t *table[K, V], row *V, version uint64, versionOf func(*V) uint64) error {
+	if version == 0 {
+		return insert(tx, t, row)
+	}
+	old, err := t.get(t.key(row))
+	if err != nil || versionOf(old) != version {
+		return delivery.ErrConflict
+	}
+	put(tx, t, t.key(row), row)
+	return nil
+}
