@@ -1,0 +1,169 @@
+// The HTTP API of a Delivery Service, reached through the caller's own homeserver. Binary fields are unpadded base64.
+import type { Matrix } from "./matrix.js";
+import { MatrixError } from "./matrix.js";
+
+const BASE = "/_matrix/client/unstable/io.github.mimiport.v0/ds";
+
+export interface Signed {
+  message: string;
+  key_id: string;
+}
+
+/** A redirect: where the group went, and the source's word for it. */
+export interface MovedInfo {
+  delivery_service: string;
+  term: number;
+  migration_response: string;
+  migration_confirmation: string;
+  key_id: string;
+}
+
+export interface GroupResponse {
+  group_id: string;
+  room_id: string;
+  protocol: string;
+  cipher_suite: number;
+  creating_server: string;
+  delivery_service: string;
+  state: "active" | "frozen" | "moved";
+  term: number;
+  epoch: number;
+  next_seq: number;
+  group_info: string;
+  tree_hash: string;
+  confirmed_transcript_hash: string;
+  members: number;
+}
+
+export interface LogMessage {
+  seq: number;
+  epoch: number;
+  kind: "proposal" | "commit" | "application" | "welcome";
+  sender: string;
+  message?: string;
+  migration?: MovedInfo;
+}
+
+/** The content of the to-device events by which messages reach members. */
+export interface FanOut extends LogMessage {
+  group_id: string;
+  room_id: string;
+  protocol: string;
+  term: number;
+}
+
+export interface MessagesResponse {
+  term: number;
+  messages: LogMessage[] | null;
+  next: number;
+  end: boolean;
+  moved?: MovedInfo;
+}
+
+export interface Submission {
+  message: string;
+  group_info?: string;
+  welcome?: string;
+}
+
+export interface Submitted {
+  term: number;
+  seq: number;
+  epoch: number;
+}
+
+export interface MigrationOffer {
+  migration_id: string;
+  migration_response: string;
+  key_id: string;
+  expires_at: number;
+  external_sender?: string;
+}
+
+export interface MigrationStatus {
+  migration_id: string;
+  role: "source" | "target";
+  state: string;
+  source: string;
+  target: string;
+  term: number;
+  epoch: number;
+  migration_response?: Signed;
+  migration_confirmation?: Signed;
+  migration_abort?: Signed;
+  reason?: string;
+}
+
+/** The errors that a client acts on. */
+export const WRONG_EPOCH = "M_WRONG_EPOCH";
+export const IN_PROGRESS = "M_MIGRATION_IN_PROGRESS";
+export const MOVED = "M_GROUP_MOVED";
+
+/** Whether e is a Delivery Service's refusal with the given code, without its prefix. */
+export function refused(e: unknown, code: string): e is MatrixError {
+  return e instanceof MatrixError && e.body.errcode === `IO.GITHUB.MIMIPORT.${code}`;
+}
+
+/** One Delivery Service, by its server name. Group and migration ids are base64url. Refusals are MatrixErrors. */
+export class DeliveryService {
+  constructor(
+    private readonly matrix: Matrix,
+    readonly server: string,
+  ) {}
+
+  private ask(method: string, path: string, body?: unknown): Promise<any> {
+    return this.matrix.request(method, this.path(path), body);
+  }
+
+  private path(path: string): string {
+    return `${BASE}/${encodeURIComponent(this.server)}${path}`;
+  }
+
+  reserve(roomId: string): Promise<{ group_id: string; external_sender?: string }> {
+    return this.ask("POST", "/groups", { room_id: roomId });
+  }
+
+  bind(group: string, groupInfo: string, ratchetTree: string): Promise<GroupResponse> {
+    return this.ask("PUT", `/groups/${group}`, { protocol: "mls10", group_info: groupInfo, ratchet_tree: ratchetTree });
+  }
+
+  group(group: string): Promise<GroupResponse> {
+    return this.ask("GET", `/groups/${group}`);
+  }
+
+  host(group: string): Promise<{ delivery_service: string; term: number; moved?: MovedInfo }> {
+    return this.ask("GET", `/groups/${group}/host`);
+  }
+
+  tree(group: string, epoch: bigint): Promise<Uint8Array> {
+    return this.matrix.bytes(this.path(`/groups/${group}/tree?epoch=${epoch}`));
+  }
+
+  submit(group: string, submission: Submission): Promise<Submitted> {
+    return this.ask("POST", `/groups/${group}/messages`, submission);
+  }
+
+  messages(group: string, term: number, from: number): Promise<MessagesResponse> {
+    return this.ask("GET", `/groups/${group}/messages?term=${term}&from=${from}`);
+  }
+
+  requestMigration(request: string, roomId: string): Promise<MigrationOffer> {
+    return this.ask("POST", "/migrations", { migration_request: request, room_id: roomId });
+  }
+
+  initMigration(id: string, init: string, keyId: string, submission: Submission): Promise<MigrationStatus> {
+    return this.ask("PUT", `/migrations/${id}/init`, { migration_init: init, key_id: keyId, ...submission });
+  }
+
+  migration(id: string): Promise<MigrationStatus> {
+    return this.ask("GET", `/migrations/${id}`);
+  }
+
+  abortMigration(id: string): Promise<MigrationStatus> {
+    return this.ask("DELETE", `/migrations/${id}`);
+  }
+
+  confirmMigration(id: string, confirmation: Signed): Promise<MigrationStatus> {
+    return this.ask("PUT", `/migrations/${id}/confirmation`, confirmation);
+  }
+}

@@ -1,0 +1,184 @@
+// The part of the Matrix client-server API that the client needs.
+import { verify, createPublicKey } from "node:crypto";
+import { request as httpRequest } from "node:http";
+import { request as httpsRequest } from "node:https";
+import type { LeafIdentity } from "./wire.js";
+import { fromBase64, toBase64, toBase64url } from "./wire.js";
+
+/** A refusal by a server: its HTTP status and its Matrix error. */
+export class MatrixError extends Error {
+  override name = "MatrixError";
+
+  constructor(
+    readonly status: number,
+    readonly body: { errcode?: string; error?: string } & Record<string, unknown>,
+  ) {
+    super(`${status} ${body.errcode ?? ""}: ${body.error ?? ""}`);
+  }
+}
+
+export interface MatrixEvent {
+  type: string;
+  sender: string;
+  content: any;
+}
+
+/** What one /sync brought, and the token that asks for the next. */
+export interface SyncResult {
+  next: string;
+  toDevice: MatrixEvent[];
+  /** How many one-time keys of each algorithm are left on the server. */
+  keyCounts: Record<string, number>;
+}
+
+/** A logged-in device. */
+export interface Session extends LeafIdentity {
+  homeserver: string;
+  token: string;
+}
+
+const KEY_PACKAGE = "io.github.mimiport.key_package";
+
+async function answer(response: Response): Promise<any> {
+  const body = await response.text();
+  let json;
+  try {
+    json = JSON.parse(body);
+  } catch {
+    json = { error: body.slice(0, 200) };
+  }
+  if (!response.ok) throw new MatrixError(response.status, json);
+  return json;
+}
+
+/** The server name of a user id: everything after its first colon. */
+export const serverOf = (userId: string) => userId.slice(userId.indexOf(":") + 1);
+
+/** Logs in by password. The device id is reused when given, so that a restarted client keeps its place in the tree. */
+export async function login(homeserver: string, user: string, password: string, deviceId?: string): Promise<Session> {
+  const json = await answer(
+    await fetch(`${homeserver}/_matrix/client/v3/login`, {
+      method: "POST",
+      body: JSON.stringify({
+        type: "m.login.password",
+        identifier: { type: "m.id.user", user },
+        password,
+        ...(deviceId === undefined ? {} : { device_id: deviceId }),
+      }),
+    }),
+  );
+  return { homeserver, token: json.access_token, userId: json.user_id, deviceId: json.device_id };
+}
+
+/** Takes over a session that somebody else has opened. */
+export async function withToken(homeserver: string, token: string): Promise<Session> {
+  const headers = { authorization: `Bearer ${token}` };
+  const json = await answer(await fetch(`${homeserver}/_matrix/client/v3/account/whoami`, { headers }));
+  return { homeserver, token, userId: json.user_id, deviceId: json.device_id };
+}
+
+/** One device's requests to its homeserver. */
+export class Matrix {
+  constructor(readonly session: Session) {}
+
+  /** Makes an authenticated request; a MatrixError when it is refused. path begins after the homeserver's base URL. */
+  async request(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<any> {
+    return answer(await this.send(method, path, body, signal));
+  }
+
+  /** Fetches bytes. */
+  async bytes(path: string): Promise<Uint8Array> {
+    const response = await this.send("GET", path);
+    if (!response.ok) await answer(response);
+    return new Uint8Array(await response.arrayBuffer());
+  }
+
+  private send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
+    const init: RequestInit = { method, headers: { authorization: `Bearer ${this.session.token}` } };
+    if (body !== undefined) init.body = JSON.stringify(body);
+    if (signal !== undefined) init.signal = signal;
+    return fetch(this.session.homeserver + path, init);
+  }
+
+  /** Waits up to `wait` milliseconds for anything new. Asking with a token tells the server to drop what came before it. */
+  async sync(since: string | undefined, wait: number, signal?: AbortSignal): Promise<SyncResult> {
+    const query = new URLSearchParams({ timeout: String(wait), set_presence: "offline" });
+    if (since !== undefined) query.set("since", since);
+    const json = await this.request("GET", `/_matrix/client/v3/sync?${query}`, undefined, signal);
+    return {
+      next: json.next_batch,
+      toDevice: json.to_device?.events ?? [],
+      keyCounts: json.device_one_time_keys_count ?? {},
+    };
+  }
+
+  /** The content of a state event with an empty state key, undefined where there is none. */
+  async roomState(roomId: string, type: string): Promise<any> {
+    try {
+      return await this.request("GET", `/_matrix/client/v3/rooms/${encodeURIComponent(roomId)}/state/${type}/`);
+    } catch (e) {
+      if (e instanceof MatrixError && e.status === 404) return undefined;
+      throw e;
+    }
+  }
+
+  /** Publishes KeyPackages (MLSMessages by the hash that names them) as one-time keys, and the device itself so that others find it. */
+  async uploadKeyPackages(packages: { ref: Uint8Array; message: Uint8Array }[]): Promise<void> {
+    const { userId, deviceId } = this.session;
+    await this.request("POST", "/_matrix/client/v3/keys/upload", {
+      device_keys: { user_id: userId, device_id: deviceId, algorithms: [KEY_PACKAGE], keys: {}, signatures: {} },
+      one_time_keys: Object.fromEntries(
+        packages.map(({ ref, message }) => [`${KEY_PACKAGE}:${toBase64url(ref.subarray(0, 12))}`, { key: toBase64(message) }]),
+      ),
+    });
+  }
+
+  /** Claims one KeyPackage for each device of a user that has published any, also of a user elsewhere. */
+  async claimKeyPackages(userId: string): Promise<{ deviceId: string; message: Uint8Array }[]> {
+    const found = await this.request("POST", "/_matrix/client/v3/keys/query", { device_keys: { [userId]: [] } });
+    const devices = Object.entries<any>(found.device_keys?.[userId] ?? {})
+      .filter(([, keys]) => keys.algorithms?.includes(KEY_PACKAGE))
+      .map(([deviceId]) => [deviceId, KEY_PACKAGE]);
+    if (devices.length === 0) return [];
+    const claimed = await this.request("POST", "/_matrix/client/v3/keys/claim", {
+      one_time_keys: { [userId]: Object.fromEntries(devices) },
+    });
+    return Object.entries<any>(claimed.one_time_keys?.[userId] ?? {}).flatMap(([deviceId, keys]) =>
+      Object.values<any>(keys).map((k) => ({ deviceId, message: fromBase64(k.key) })),
+    );
+  }
+
+  /**
+   * Checks a server's Ed25519 signature over text with its current key of that id, which the own homeserver vouches for as a
+   * notary. False for an unknown, expired or unreachable key too. now is in milliseconds since 1970.
+   */
+  async verifyServer(server: string, keyId: string, text: Uint8Array, signature: Uint8Array, now: number): Promise<boolean> {
+    const criteria = { [keyId]: { minimum_valid_until_ts: now } };
+    const answer = await this.askNotary({ server_keys: { [server]: criteria } });
+    const keys = (answer.server_keys ?? []).filter((k: any) => k.server_name === server && k.valid_until_ts > now);
+    const key = keys.map((k: any) => k.verify_keys?.[keyId]?.key).find((k: unknown) => typeof k === "string");
+    if (key === undefined) return false;
+    const jwk = { kty: "OKP", crv: "Ed25519", x: toBase64url(fromBase64(key)) };
+    return verify(null, text, createPublicKey({ key: jwk, format: "jwk" }), signature);
+  }
+
+  /** A homeserver answers as a notary only under its own name, and fetch lets nobody set the Host header. */
+  private askNotary(body: unknown): Promise<any> {
+    const url = new URL("/_matrix/key/v2/query", this.session.homeserver);
+    const request = url.protocol === "https:" ? httpsRequest : httpRequest;
+    const headers = { host: serverOf(this.session.userId), "content-type": "application/json" };
+    return new Promise((resolve, reject) => {
+      const req = request(url, { method: "POST", headers }, (res) => {
+        const chunks: Buffer[] = [];
+        res.on("data", (c: Buffer) => chunks.push(c));
+        res.on("error", reject);
+        res.on("end", () => {
+          const response = new Response(Buffer.concat(chunks), { status: res.statusCode ?? 500 });
+          answer(response).then(resolve, reject);
+        });
+      });
+      req.on("error", reject);
+      req.end(JSON.stringify(body));
+    });
+  }
+}

@@ -1,0 +1,202 @@
+// The draft's messages and the profile's, in TLS presentation language (RFC 9420, section 2.1.2; profile, section 1).
+// Decoding is strict: minimal lengths, no trailing bytes, nothing that would not be encoded identically.
+
+/** Thrown for bytes that are not a well-formed message, and for values that no message can carry. */
+export class WireError extends Error {
+  override name = "WireError";
+}
+
+/** The largest length a vector can state, in bytes (RFC 9420, section 2.1.2). */
+const MAX_VECTOR = 2 ** 30 - 1;
+
+class Writer {
+  private parts: Uint8Array[] = [];
+
+  bytes(b: Uint8Array): void {
+    this.parts.push(b);
+  }
+
+  uint(value: bigint, size: number): void {
+    const b = new Uint8Array(size);
+    for (let i = size - 1; i >= 0; i--, value >>= 8n) b[i] = Number(value & 0xffn);
+    if (value !== 0n) throw new WireError("integer out of range");
+    this.bytes(b);
+  }
+
+  vector(b: Uint8Array): void {
+    const n = BigInt(b.length);
+    if (n < 1n << 6n) this.uint(n, 1);
+    else if (n < 1n << 14n) this.uint(n | (1n << 14n), 2);
+    else if (n <= MAX_VECTOR) this.uint(n | (2n << 30n), 4);
+    else throw new WireError("vector longer than 2^30-1 bytes");
+    this.bytes(b);
+  }
+
+  done(): Uint8Array {
+    return new Uint8Array(Buffer.concat(this.parts));
+  }
+}
+
+class Reader {
+  private at = 0;
+
+  constructor(private readonly data: Uint8Array) {}
+
+  bytes(n: number): Uint8Array {
+    if (n > this.data.length - this.at) throw new WireError("truncated");
+    return this.data.subarray(this.at, (this.at += n));
+  }
+
+  uint(size: number): bigint {
+    return this.bytes(size).reduce((value, b) => (value << 8n) | BigInt(b), 0n);
+  }
+
+  vector(): Uint8Array {
+    const first = this.bytes(1)[0]!;
+    const size = 2 ** (first >> 6);
+    if (size === 8) throw new WireError("reserved vector length");
+    const low = this.bytes(size - 1).reduce((n, b) => n * 256 + b, first & 0x3f);
+    if (size > 1 && low < 2 ** (4 * size - 2)) throw new WireError("vector length is not minimal");
+    return this.bytes(low);
+  }
+
+  get empty(): boolean {
+    return this.at === this.data.length;
+  }
+}
+
+/** How one type is written and read; the two stand side by side so that neither changes alone. */
+export interface Codec<T> {
+  write(w: Writer, value: T): void;
+  read(r: Reader): T;
+}
+
+export type TypeOf<C> = C extends Codec<infer T> ? T : never;
+
+/** Encodes a value; a WireError for what does not fit its field. */
+export function encode<T>(codec: Codec<T>, value: T): Uint8Array {
+  const w = new Writer();
+  codec.write(w, value);
+  return w.done();
+}
+
+/** Decodes all of data, or throws a WireError. Byte fields are slices of data. */
+export function decode<T>(codec: Codec<T>, data: Uint8Array): T {
+  const r = new Reader(data);
+  const value = codec.read(r);
+  if (!r.empty) throw new WireError("trailing bytes");
+  return value;
+}
+
+const opaque: Codec<Uint8Array> = {
+  write: (w, v) => w.vector(v),
+  read: (r) => r.vector(),
+};
+
+// ignoreBOM keeps a leading byte order mark, so that every name is encoded again as it was read.
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+const text: Codec<string> = {
+  write: (w, v) => w.vector(new TextEncoder().encode(v)),
+  read: (r) => {
+    try {
+      return utf8.decode(r.vector());
+    } catch (e) {
+      throw e instanceof WireError ? e : new WireError("a name is not UTF-8");
+    }
+  },
+};
+
+const uint64: Codec<bigint> = {
+  write: (w, v) => w.uint(v, 8),
+  read: (r) => r.uint(8),
+};
+
+const nonce: Codec<Uint8Array> = {
+  write: (w, v) => {
+    if (v.length !== 32) throw new WireError("a nonce has 32 bytes");
+    w.bytes(v);
+  },
+  read: (r) => r.bytes(32),
+};
+
+function struct<F extends Record<string, Codec<any>>>(fields: F): Codec<{ [K in keyof F]: TypeOf<F[K]> }> {
+  const entries = Object.entries(fields);
+  return {
+    write: (w, value) => entries.forEach(([name, codec]) => codec.write(w, value[name])),
+    read: (r) => Object.fromEntries(entries.map(([name, codec]) => [name, codec.read(r)])) as any,
+  };
+}
+
+/** A message whose last field is a signature over all fields before it. */
+export interface SignedCodec<T> extends Codec<T & { signature: Uint8Array }> {
+  readonly name: string;
+  /** All fields but the signature. */
+  readonly unsigned: Codec<T>;
+}
+
+function signed<F extends Record<string, Codec<any>>>(
+  name: string,
+  fields: F,
+): SignedCodec<{ [K in keyof F]: TypeOf<F[K]> }> {
+  return { ...struct({ ...fields, signature: opaque }), name, unsigned: struct(fields) } as any;
+}
+
+/** Draft, "Requesting a migration": what a client sends to the target. */
+export const migrationRequest = struct({ source: text, target: text, groupId: opaque, epoch: uint64 });
+export type MigrationRequest = TypeOf<typeof migrationRequest>;
+
+/** Draft, "Requesting a migration": the target's offer. */
+export const migrationResponse = signed("MigrationResponse", { request: migrationRequest, nonce });
+export type MigrationResponse = TypeOf<typeof migrationResponse>;
+
+/** Draft, "Initiating a migration": what the client sends to the source, signed with its leaf key. */
+export const migrationInit = signed("MigrationInit", { response: migrationResponse });
+
+/** Draft, "Initiating a migration": the authenticated_data of a migration Commit. */
+export const migrationCommitAAD = struct({ target: text });
+
+/** Draft, "Initiating a migration": the group on its way from source to target. */
+export const migrationContent = signed("MigrationContent", { response: migrationResponse, groupState: opaque });
+
+/** Draft, "Initiating a migration": the target's vote. */
+export const targetMigrationComplete = signed("TargetMigrationComplete", { contentHash: opaque });
+
+/** Draft, "Initiating a migration": the source's decision; domainName is the target (profile, section 1). */
+export const migrationConfirmation = signed("MigrationConfirmation", { domainName: text, nonce, groupId: opaque });
+export type MigrationConfirmation = TypeOf<typeof migrationConfirmation>;
+
+/** Profile, section 1: the source's other decision. */
+export const migrationAbort = signed("MigrationAbort", { migrationId: opaque, source: text });
+export type MigrationAbort = TypeOf<typeof migrationAbort>;
+
+/** Profile, section 7: the identity in a leaf's basic credential. */
+export const leafIdentity = struct({ userId: text, deviceId: text });
+export type LeafIdentity = TypeOf<typeof leafIdentity>;
+
+const signContent = struct({ label: text, content: opaque });
+
+/** What a Delivery Service signs with its federation key: SignContent of profile, section 2. */
+export function serverSigned<T>(codec: SignedCodec<T>, message: T): Uint8Array {
+  return encode(signContent, {
+    label: `MIMI Portability 1.0 ${codec.name}`,
+    content: encode(codec.unsigned, message),
+  });
+}
+
+/** Unpadded standard base64, as in JSON bodies (profile, section 1). */
+export function toBase64(b: Uint8Array): string {
+  return Buffer.from(b).toString("base64").replace(/=+$/, "");
+}
+
+/** Unpadded base64url, as in paths (profile, section 1). */
+export function toBase64url(b: Uint8Array): string {
+  return Buffer.from(b).toString("base64url");
+}
+
+/** Reads unpadded standard base64; a WireError for anything else. */
+export function fromBase64(s: string): Uint8Array {
+  const b = new Uint8Array(Buffer.from(s, "base64"));
+  if (toBase64(b) !== s) throw new WireError("not unpadded base64");
+  return b;
+}
