@@ -75,7 +75,7 @@ func (rt Route) authenticate(r *http.Request, body io.ReadCloser, auth Authentic
 	clone.Body = seen
 	caller, err = auth(clone)
 	if seen.err != nil {
-		return caller, nil, bodyError(seen.err)
+		return caller, nil, BodyError(seen.err)
 	}
 	return caller, io.MultiReader(&seen.data, body), err
 }

@@ -22,7 +22,7 @@ const maxGroupID = 255
 func Decode[T any](r *Request) (*T, error) {
 	data, err := io.ReadAll(r.Body)
 	if err != nil {
-		return nil, bodyError(err)
+		return nil, BodyError(err)
 	}
 	v := new(T)
 	if err := json.Unmarshal(data, v); err != nil {
@@ -31,8 +31,8 @@ func Decode[T any](r *Request) (*T, error) {
 	return v, nil
 }
 
-// bodyError is the typed error for a failed read of a request's body.
-func bodyError(err error) error {
+// BodyError is the typed error for a failed read of a request's body: KindTooLarge past the limit, else KindBadMessage.
+func BodyError(err error) error {
 	var over *http.MaxBytesError
 	if errors.As(err, &over) {
 		return tooLarge(over.Limit)

@@ -1,0 +1,175 @@
+package federation
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+)
+
+// maxAnswer and maxRawAnswer are the limits in bytes of what another server can make this one read: a JSON answer, and a ratchet tree.
+const (
+	maxAnswer    = 16 << 20
+	maxRawAnswer = 64 << 20
+)
+
+// Doer sends requests to matrix:// URLs, as *fclient.Client does.
+type Doer interface {
+	DoHTTPRequest(ctx context.Context, r *http.Request) (*http.Response, error)
+}
+
+// Client calls the routes of other servers. What they refuse is the *mimiport.Error they told; what fails on the way, or makes
+// no sense, is KindPeer.
+type Client struct {
+	identity func(server string) (*fclient.SigningIdentity, error)
+	http     Doer
+	now      func() time.Time
+}
+
+// NewClient makes a client that signs with the identity of the local server it speaks for.
+func NewClient(identity func(server string) (*fclient.SigningIdentity, error), http Doer, now func() time.Time) *Client {
+	return &Client{identity, http, now}
+}
+
+// request is one request from a local server to another.
+type request struct {
+	from, to string
+	op       string
+	method   string
+	uri      string
+	content  any    // JSON; nil for none
+	raw      []byte // a body that the URI authenticates
+	limit    int64  // of the answer, in bytes
+}
+
+var pathVariable = regexp.MustCompile(`\{[^}]*\}`)
+
+// to addresses a route: key takes the place of its path variable.
+func to(rt edge.Route, from, server, key string, query url.Values) request {
+	uri := PathPrefix + pathVariable.ReplaceAllLiteralString(rt.Path, key)
+	if len(query) > 0 {
+		uri += "?" + query.Encode()
+	}
+	return request{from: from, to: server, op: rt.Name, method: rt.Method, uri: uri, limit: maxAnswer}
+}
+
+// do sends the request and returns the body of a 200 or 202 answer.
+func (c *Client) do(ctx context.Context, q request) (status int, body []byte, err error) {
+	hr, err := c.sign(q)
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := c.http.DoHTTPRequest(ctx, hr)
+	if err != nil {
+		return 0, nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, err)
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, q.limit+1))
+	if err == nil && int64(len(body)) > q.limit {
+		err = fmt.Errorf("the answer is longer than %d bytes", q.limit)
+	}
+	if err != nil {
+		return 0, nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, err)
+	}
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted {
+		return 0, nil, edge.ParseError(q.op, resp.StatusCode, resp.Header, body)
+	}
+	return resp.StatusCode, body, nil
+}
+
+func (c *Client) sign(q request) (*http.Request, error) {
+	id, err := c.identity(q.from)
+	if err != nil {
+		return nil, err
+	}
+	fr := fclient.NewFederationRequest(q.method, id.ServerName, spec.ServerName(q.to), q.uri)
+	if q.content != nil {
+		if err := fr.SetContent(q.content); err != nil {
+			return nil, err
+		}
+	}
+	if err := fr.Sign(id.ServerName, id.KeyID, id.PrivateKey); err != nil {
+		return nil, err
+	}
+	hr, err := fr.HTTPRequest()
+	if err != nil {
+		return nil, err
+	}
+	if q.raw != nil {
+		hr.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(q.raw)), nil }
+		hr.Body, _ = hr.GetBody()
+		hr.ContentLength = int64(len(q.raw))
+		hr.Header.Set("Content-Type", "application/octet-stream")
+	}
+	return hr, nil
+}
+
+// ask sends the request and decodes its answer.
+func ask[A any](ctx context.Context, c *Client, q request) (*A, error) {
+	status, body, err := c.do(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if status != http.StatusOK {
+		return nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s answered %d", q.to, status)
+	}
+	return decodeAnswer[A](q, body)
+}
+
+func decodeAnswer[A any](q request, body []byte) (*A, error) {
+	a := new(A)
+	if err := json.Unmarshal(body, a); err != nil {
+		return nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, err)
+	}
+	return a, nil
+}
+
+// PutContent hands the content to the target and returns its vote; nil while it is at work.
+func (c *Client) PutContent(ctx context.Context, from, server string, up *delivery.ContentUpload) (*delivery.SignedRequest, error) {
+	q := to(putContent, from, server, up.ID.String(), contentQuery(up))
+	q.raw = up.Data
+	status, body, err := c.do(ctx, q)
+	if err != nil || status == http.StatusAccepted {
+		return nil, err
+	}
+	return decodeAnswer[delivery.SignedRequest](q, body)
+}
+
+// PutConfirmation hands the target the source's decision.
+func (c *Client) PutConfirmation(ctx context.Context, from, server string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+	q := to(confirmMigration, from, server, id.String(), nil)
+	q.content = m
+	_, err := ask[delivery.MigrationStatus](ctx, c, q)
+	return err
+}
+
+// PutAbort hands the target the source's signed abort.
+func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+	q := to(putAbort, from, server, id.String(), nil)
+	q.content = m
+	_, err := ask[struct{}](ctx, c, q)
+	return err
+}
+
+// AskStatus asks how a migration stands at another server.
+func (c *Client) AskStatus(ctx context.Context, from, server string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+	return ask[delivery.MigrationStatus](ctx, c, to(getMigration, from, server, id.String(), nil))
+}
+
+// API is another server's Delivery Service, for users of the local server from.
+func (c *Client) API(from, server string) delivery.API { return &remote{c, from, server} }
+
+func uintParam(v uint64) []string { return []string{strconv.FormatUint(v, 10)} }

@@ -1,0 +1,116 @@
+package federation
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"io"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+)
+
+// pollContent is when the source asks again for the vote of a target that is at work.
+const pollContent = time.Second
+
+// contentRoute takes a MigrationContent as a raw body, whose SHA-256 the signed URI states: it is authenticated before a byte
+// of it is read (profile, section 1).
+func contentRoute(svc Service, maxContent int64) edge.Route {
+	rt := putContent
+	rt.MaxBody = maxContent
+	rt.Serve = func(ctx context.Context, r *edge.Request) (any, error) {
+		up, err := parseContentURI(r)
+		if err != nil {
+			return nil, err
+		}
+		// Whoever has no offer here is refused before this server holds a large body for them.
+		if _, err := svc.Migration(ctx, r.Caller, up.ID); err != nil {
+			return nil, err
+		}
+		if up.Data, err = readContent(r, up.SHA256, maxContent); err != nil {
+			return nil, err
+		}
+		vote, err := svc.PutContent(ctx, r.Caller.Server, up)
+		if err == nil && vote == nil {
+			return edge.Pending{RetryAfter: pollContent}, nil
+		}
+		return vote, err
+	}
+	return rt
+}
+
+// contentQuery and parseContentURI are a pair: what the URI of a content request states.
+func contentQuery(c *delivery.ContentUpload) url.Values {
+	return url.Values{
+		"sha256":    {base64.RawURLEncoding.EncodeToString(c.SHA256[:])},
+		"key_id":    {c.KeyID},
+		"decide_by": {strconv.FormatInt(c.DecideBy.UnixMilli(), 10)},
+	}
+}
+
+func parseContentURI(r *edge.Request) (*delivery.ContentUpload, error) {
+	const op = "read content URI"
+	id, err := edge.MigrationID(r)
+	if err != nil {
+		return nil, err
+	}
+	up := &delivery.ContentUpload{ID: id}
+	digest, err := edge.Param(r, "sha256")
+	if err != nil {
+		return nil, err
+	}
+	sum, err := base64.RawURLEncoding.Strict().DecodeString(digest)
+	if err != nil || len(sum) != len(up.SHA256) {
+		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "sha256 is not 43 characters of base64url")
+	}
+	copy(up.SHA256[:], sum)
+	if up.KeyID, err = edge.Param(r, "key_id"); err != nil {
+		return nil, err
+	}
+	decideBy, err := edge.Uint(r, "decide_by")
+	if err != nil {
+		return nil, err
+	}
+	if up.KeyID == "" || decideBy == nil {
+		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "key_id or decide_by is missing")
+	}
+	up.DecideBy = time.UnixMilli(int64(*decideBy))
+	return up, nil
+}
+
+// readContent reads the body and checks its hash. It trusts the stated length for the first allocation only up to the limit.
+func readContent(r *edge.Request, want [sha256.Size]byte, limit int64) ([]byte, error) {
+	var data bytes.Buffer
+	if 0 < r.Length && r.Length <= limit {
+		data.Grow(int(r.Length) + bytes.MinRead) // room to see the end without growing again
+	}
+	h := sha256.New()
+	if _, err := data.ReadFrom(io.TeeReader(r.Body, h)); err != nil {
+		return nil, edge.BodyError(err)
+	}
+	if [sha256.Size]byte(h.Sum(nil)) != want {
+		return nil, mimiport.Errorf("read content", mimiport.KindBadMessage, "the body is not what the URI was signed for")
+	}
+	return data.Bytes(), nil
+}
+
+func abortRoute(svc Service) edge.Route {
+	rt := putAbort
+	rt.Serve = func(ctx context.Context, r *edge.Request) (any, error) {
+		id, err := edge.MigrationID(r)
+		if err != nil {
+			return nil, err
+		}
+		m, err := edge.Decode[delivery.SignedRequest](r)
+		if err != nil {
+			return nil, err
+		}
+		return struct{}{}, svc.AbortFromSource(ctx, r.Caller.Server, id, m)
+	}
+	return rt
+}
