@@ -7,6 +7,8 @@
 // the field names of the draft, for tools: on the wire the structures are binary.
 package mimiport
 
+//go:generate go run ./internal/vectors testdata
+
 import (
 	"fmt"
 

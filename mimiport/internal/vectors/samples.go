@@ -1,0 +1,153 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+const (
+	sourceName = "source.example:8448"
+	targetName = "target.example"
+	roomID     = "!room:source.example:8448"
+)
+
+// derive is a fixed, random-looking value for a name.
+func derive(name string) [32]byte { return sha256.Sum256([]byte("mimiport test vector " + name)) }
+
+func keyOf(signer string) ed25519.PrivateKey {
+	seed := derive("key " + signer)
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+// samples is one valid value of every structure, all of one migration.
+type samples struct {
+	preimage     mimiport.GroupIDPreimage
+	request      mimiport.MigrationRequest
+	response     mimiport.MigrationResponse
+	init         mimiport.MigrationInit
+	aad          mimiport.MigrationCommitAAD
+	content      mimiport.MigrationContent
+	complete     mimiport.TargetMigrationComplete
+	confirmation mimiport.MigrationConfirmation
+	abort        mimiport.MigrationAbort
+	identity     mimiport.LeafIdentity
+	step         mimiport.LineageStep
+	lineage      mimiport.Lineage
+	state        mimiport.GroupState
+}
+
+func newSamples() (*samples, error) {
+	s := &samples{
+		preimage: mimiport.GroupIDPreimage{CreatingServer: sourceName, RoomID: roomID, Nonce: derive("group nonce")},
+		aad:      mimiport.MigrationCommitAAD{TargetDomain: targetName},
+		identity: mimiport.LeafIdentity{UserID: "@alice:source.example:8448", DeviceID: "ALICEPHONE"},
+	}
+	s.request = mimiport.MigrationRequest{SourceDomain: sourceName, TargetDomain: targetName, GroupID: s.preimage.GroupID(), Epoch: 7}
+	s.lineage = mimiport.Lineage{CreatingServer: sourceName, Preimage: &s.preimage, RoomID: roomID}
+	s.state = groupState(s)
+	for _, build := range []func(*samples) error{signResponse, signInit, signContent, signDecisions, recordStep} {
+		if err := build(s); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// groupState holds stand-ins where MLS messages belong: to this package they are opaque.
+func groupState(s *samples) mimiport.GroupState {
+	return mimiport.GroupState{
+		Base: mimiport.BaseState{
+			Protocol: "mls10", GroupInfo: []byte("GroupInfo of epoch 7"), RatchetTree: []byte("ratchet tree of epoch 7"),
+		},
+		Commit:    mimiport.CommitState{Commit: []byte("migration Commit"), GroupInfo: []byte("GroupInfo of epoch 8")},
+		Proposals: [][]byte{[]byte("first proposal"), []byte("second proposal")},
+		Lineage:   s.lineage,
+		Welcomes: []mimiport.Joiners{{
+			Epoch: 6, RatchetTree: []byte("ratchet tree of epoch 6"),
+			Welcomes: []mimiport.JoinerWelcome{{Identity: s.identity, Welcome: []byte("Welcome to epoch 6")}},
+		}},
+		Log: []mimiport.LogEntry{{Epoch: 5, Message: []byte("Commit of epoch 5")}, {Epoch: 6, Message: []byte("Commit of epoch 6")}},
+	}
+}
+
+func signResponse(s *samples) error {
+	s.response = mimiport.MigrationResponse{Request: s.request, Nonce: derive("offer nonce")}
+	return mimiport.Sign(&s.response, keyOf("target"))
+}
+
+func signInit(s *samples) error {
+	s.init = mimiport.MigrationInit{Response: s.response}
+	tbs, err := s.init.TBS()
+	if err != nil {
+		return err
+	}
+	s.init.Signature = signWith("client", mlsPrefix+mimiport.MigrationInitLabel, tbs)
+	return nil
+}
+
+func signContent(s *samples) (err error) {
+	s.content = mimiport.MigrationContent{Response: s.response}
+	if s.content.GroupState, err = s.state.Marshal(); err != nil {
+		return err
+	}
+	return mimiport.Sign(&s.content, keyOf("source"))
+}
+
+func signDecisions(s *samples) error {
+	content, err := s.content.Marshal()
+	if err != nil {
+		return err
+	}
+	hash := sha256.Sum256(content) // cipher suite 1
+	s.complete = mimiport.TargetMigrationComplete{ContentHash: hash[:]}
+	s.confirmation = mimiport.MigrationConfirmation{DomainName: targetName, Nonce: s.response.Nonce, GroupID: s.request.GroupID}
+	s.abort = mimiport.MigrationAbort{MigrationID: s.response.ID(), SourceDomain: sourceName}
+	if err := mimiport.Sign(&s.complete, keyOf("target")); err != nil {
+		return err
+	}
+	if err := mimiport.Sign(&s.confirmation, keyOf("source")); err != nil {
+		return err
+	}
+	return mimiport.Sign(&s.abort, keyOf("source"))
+}
+
+func recordStep(s *samples) (err error) {
+	record := func(m interface{ Marshal() ([]byte, error) }) mimiport.SignedMessage {
+		data, marshalErr := m.Marshal()
+		if marshalErr != nil {
+			err = marshalErr
+		}
+		return mimiport.SignedMessage{Message: data, KeyID: "ed25519:a", KeyObject: []byte(`{"server_name":"a stand-in"}`)}
+	}
+	s.step = mimiport.LineageStep{
+		Kind:         mimiport.StepMigration,
+		Response:     record(&s.response),
+		Confirmation: record(&s.confirmation),
+		Complete:     record(&s.complete),
+	}
+	s.lineage.Steps = []mimiport.LineageStep{s.step}
+	return err
+}
+
+// The prefixes of the labels of profile, section 2, and of RFC 9420, section 5.1.2.
+const (
+	portabilityPrefix = "MIMI Portability 1.0 "
+	mlsPrefix         = "MLS 1.0 "
+)
+
+// signedContent is written here again, apart from package mimiport, so that the vectors check it.
+func signedContent(label string, content []byte) []byte {
+	var b cryptobyte.Builder
+	wire.AddOpaque(&b, []byte(label))
+	wire.AddOpaque(&b, content)
+	return b.BytesOrPanic()
+}
+
+func signWith(signer, label string, content []byte) []byte {
+	return ed25519.Sign(keyOf(signer), signedContent(label, content))
+}

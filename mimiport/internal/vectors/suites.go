@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+// suites lists the structures in the order of the draft, then the profile's own.
+func suites(s *samples) []*suite {
+	return []*suite{
+		requestSuite(s),
+		serverSuite("migration_response.json", "MigrationResponse", "target", &s.response, "MigrationConfirmation"),
+		initSuite(s),
+		{fileName: "migration_commit_aad.json", name: "MigrationCommitAAD", valid: []named{{"valid", &s.aad}}},
+		serverSuite("migration_content.json", "MigrationContent", "source", &s.content, "MigrationResponse"),
+		serverSuite("target_migration_complete.json", "TargetMigrationComplete", "target", &s.complete, "MigrationContent"),
+		serverSuite("migration_confirmation.json", "MigrationConfirmation", "source", &s.confirmation, "MigrationResponse"),
+		abortSuite(s),
+		identitySuite(s),
+		groupStateSuite(s),
+		lineageSuite(s),
+		stepSuite(s),
+	}
+}
+
+func serverSuite(fileName, name, signer string, valid structure, otherStruct string) *suite {
+	label := portabilityPrefix + name
+	return &suite{
+		fileName: fileName, name: name, valid: []named{{"valid", valid}}, signer: signer, label: label,
+		wrongLabels: []string{portabilityPrefix + otherStruct, name, mlsPrefix + name},
+	}
+}
+
+func requestSuite(s *samples) *suite {
+	with := func(change func(*mimiport.MigrationRequest)) *mimiport.MigrationRequest {
+		r := s.request
+		change(&r)
+		return &r
+	}
+	longest := with(func(r *mimiport.MigrationRequest) {
+		r.GroupID, r.Epoch = bytes.Repeat([]byte{0xff}, mimiport.MaxGroupID), mimiport.MaxEpoch
+	})
+	shortest := with(func(r *mimiport.MigrationRequest) { r.GroupID, r.Epoch = []byte{0}, 0 })
+	invalid := func(name string, change func(*mimiport.MigrationRequest)) testCase {
+		return newCase(name, "invalid-request", mustMarshal(with(change)))
+	}
+	return &suite{
+		fileName: "migration_request.json", name: "MigrationRequest",
+		valid: []named{{"valid", &s.request}, {"largest id and epoch", longest}, {"smallest id and epoch", shortest}},
+		more: []testCase{
+			newCase("epoch 2^63", "epoch-too-large", replaced(&s.request, epochBytes(7), epochBytes(1<<63))),
+			invalid("source is target", func(r *mimiport.MigrationRequest) { r.TargetDomain = r.SourceDomain }),
+			invalid("no source", func(r *mimiport.MigrationRequest) { r.SourceDomain = "" }),
+			invalid("no target", func(r *mimiport.MigrationRequest) { r.TargetDomain = "" }),
+			invalid("source is no server name", func(r *mimiport.MigrationRequest) { r.SourceDomain = "source example" }),
+			invalid("target is no server name", func(r *mimiport.MigrationRequest) { r.TargetDomain = "https://target.example" }),
+			invalid("no group id", func(r *mimiport.MigrationRequest) { r.GroupID = nil }),
+			invalid("group id of 256 bytes", func(r *mimiport.MigrationRequest) { r.GroupID = make([]byte, 256) }),
+		},
+	}
+}
+
+func epochBytes(epoch uint64) []byte { return binary.BigEndian.AppendUint64(nil, epoch) }
+
+func initSuite(s *samples) *suite {
+	return &suite{
+		fileName: "migration_init.json", name: "MigrationInit", valid: []named{{"valid", &s.init}},
+		signer: "client", label: mlsPrefix + mimiport.MigrationInitLabel,
+		wrongLabels: []string{portabilityPrefix + "MigrationInit", mimiport.MigrationInitLabel, mlsPrefix + "LeafNodeTBS"},
+	}
+}
+
+func abortSuite(s *samples) *suite {
+	suite := serverSuite("migration_abort.json", "MigrationAbort", "source", &s.abort, "MigrationConfirmation")
+	id := s.abort.MigrationID[:]
+	short := append([]byte{31}, id[:31]...)
+	long := append([]byte{33}, append(bytes.Clone(id), 0)...)
+	whole := append([]byte{32}, id...)
+	suite.more = []testCase{
+		newCase("id of 31 bytes", "wrong-length", replaced(&s.abort, whole, short)),
+		newCase("id of 33 bytes", "wrong-length", replaced(&s.abort, whole, long)),
+	}
+	return suite
+}
+
+func identitySuite(s *samples) *suite {
+	return &suite{
+		fileName: "leaf_identity.json", name: "LeafIdentity", valid: []named{{"valid", &s.identity}},
+		more: []testCase{
+			newCase("no user", "empty", mustMarshal(&mimiport.LeafIdentity{DeviceID: "A"})),
+			newCase("no device", "empty", mustMarshal(&mimiport.LeafIdentity{UserID: "@a:a.example"})),
+		},
+	}
+}
+
+func stepSuite(s *samples) *suite {
+	other := s.step
+	other.Kind = 2
+	unsaid := s.step
+	unsaid.Confirmation.Message = nil
+	return &suite{
+		fileName: "lineage_step.json", name: "LineageStep", valid: []named{{"valid", &s.step}}, firstLength: 1,
+		more: []testCase{
+			newCase("kind 2", "unknown-kind", mustMarshal(&other)),
+			newCase("no confirmation", "empty", mustMarshal(&unsaid)),
+		},
+	}
+}
+
+func lineageSuite(s *samples) *suite {
+	native := s.lineage
+	native.Steps = nil
+	foreign := s.lineage
+	foreign.Preimage = nil
+	twice := s.lineage
+	twice.Steps = []mimiport.LineageStep{s.step, s.step}
+	disagreeing := s.lineage
+	disagreeing.CreatingServer = targetName
+	flag := len(sourceName) + 1
+	flagTwo := mustMarshal(&s.lineage)
+	flagTwo[flag] = 2
+	return &suite{
+		fileName: "lineage.json", name: "Lineage",
+		valid: []named{{"valid", &s.lineage}, {"no steps", &native}, {"no preimage", &foreign}, {"two steps", &twice}},
+		more: []testCase{
+			newCase("presence octet 2", "bad-optional", flagTwo),
+			newCase("preimage of another server", "inconsistent", mustMarshal(&disagreeing)),
+		},
+	}
+}
+
+func groupStateSuite(s *samples) *suite {
+	minimal := s.state
+	minimal.Welcomes, minimal.Log, minimal.Proposals = nil, nil, nil
+	later := s.state
+	later.Unknown = []mimiport.Section{{Type: 0x0001, Data: []byte("first")}, {Type: 0x7fff}}
+	welcome := s.state.Welcomes[0]
+	inOrder := func(change func(*mimiport.GroupState)) []byte {
+		g := s.state
+		change(&g)
+		return mustMarshal(&g)
+	}
+	sections := sectionsOf(&s.state) // welcomes, log, base, commit, proposals, lineage
+	encode := func(parts ...[]mimiport.Section) []byte { return encodeSections(1, slices.Concat(parts...)) }
+	one := func(t mimiport.SectionType, data ...byte) []mimiport.Section {
+		return []mimiport.Section{{Type: t, Data: data}}
+	}
+	longBase := one(mimiport.SectionBase, append(bytes.Clone(sections[2].Data), 0)...)
+	return &suite{
+		fileName: "group_state.json", name: "GroupState", firstLength: 2,
+		valid: []named{{"valid", &s.state}, {"only what is required", &minimal}, {"unknown optional sections", &later}},
+		more: []testCase{
+			newCase("version 2", "unsupported", encodeSections(2, sections)),
+			newCase("unknown critical section", "unsupported", encode(sections, one(0x8005))),
+			newCase("sections out of order", "bad-order", encode(sections[1:], sections[:1])),
+			newCase("a section twice", "bad-order", encode(sections[:1], sections)),
+			newCase("no base", "missing-section", encode(sections[:2], sections[3:])),
+			newCase("no sections", "missing-section", encode()),
+			newCase("empty log", "empty", encode(one(mimiport.SectionLog, 0), sections[2:])),
+			newCase("bytes after the base", "trailing-bytes", encode(sections[:2], longBase, sections[3:])),
+			newCase("empty proposal", "empty", inOrder(func(g *mimiport.GroupState) { g.Proposals = [][]byte{{}} })),
+			newCase("no Commit", "empty", inOrder(func(g *mimiport.GroupState) { g.Commit.Commit = nil })),
+			newCase("an epoch's joiners twice", "bad-order", inOrder(func(g *mimiport.GroupState) {
+				g.Welcomes = []mimiport.Joiners{welcome, welcome}
+			})),
+			newCase("log out of order", "bad-order", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{s.state.Log[1], s.state.Log[0]}
+			})),
+			newCase("log of epoch 2^63", "epoch-too-large", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Epoch: 1 << 63, Message: []byte("Commit")}}
+			})),
+		},
+	}
+}
+
+// sectionsOf takes a group state's encoding apart.
+func sectionsOf(g *mimiport.GroupState) (sections []mimiport.Section) {
+	rest := cryptobyte.String(mustMarshal(g))
+	var version uint16
+	rest.ReadUint16(&version)
+	wire.ReadVector(&rest, &rest)
+	for !rest.Empty() {
+		var s mimiport.Section
+		rest.ReadUint16((*uint16)(&s.Type))
+		wire.ReadOpaque(&rest, &s.Data)
+		sections = append(sections, s)
+	}
+	return sections
+}
+
+func encodeSections(version uint16, sections []mimiport.Section) []byte {
+	var b cryptobyte.Builder
+	b.AddUint16(version)
+	wire.AddVector(&b, func(b *cryptobyte.Builder) {
+		for _, s := range sections {
+			b.AddUint16(uint16(s.Type))
+			wire.AddOpaque(b, s.Data)
+		}
+	})
+	return b.BytesOrPanic()
+}

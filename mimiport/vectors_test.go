@@ -1,0 +1,254 @@
+package mimiport_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+type structure interface{ Marshal() ([]byte, error) }
+
+// codecs decodes every structure that has test vectors.
+var codecs = map[string]func([]byte) (structure, error){
+	"MigrationRequest":        codec(mimiport.UnmarshalMigrationRequest),
+	"MigrationResponse":       codec(mimiport.UnmarshalMigrationResponse),
+	"MigrationInit":           codec(mimiport.UnmarshalMigrationInit),
+	"MigrationCommitAAD":      codec(mimiport.UnmarshalMigrationCommitAAD),
+	"MigrationContent":        codec(mimiport.UnmarshalMigrationContent),
+	"TargetMigrationComplete": codec(mimiport.UnmarshalTargetMigrationComplete),
+	"MigrationConfirmation":   codec(mimiport.UnmarshalMigrationConfirmation),
+	"MigrationAbort":          codec(mimiport.UnmarshalMigrationAbort),
+	"LeafIdentity":            codec(mimiport.UnmarshalLeafIdentity),
+	"GroupState":              codec(mimiport.UnmarshalGroupState),
+	"Lineage":                 codec(mimiport.UnmarshalLineage),
+	"LineageStep":             codec(mimiport.UnmarshalLineageStep),
+}
+
+func codec[M structure](unmarshal func([]byte) (M, error)) func([]byte) (structure, error) {
+	return func(data []byte) (structure, error) { return unmarshal(data) }
+}
+
+type hexBytes []byte
+
+func (h *hexBytes) UnmarshalText(text []byte) (err error) {
+	*h, err = hex.DecodeString(string(text))
+	return err
+}
+
+type vectorFile struct {
+	Struct string       `json:"struct"`
+	Cases  []vectorCase `json:"cases"`
+}
+
+type vectorCase struct {
+	Name          string          `json:"name"`
+	Outcome       string          `json:"outcome"`
+	Encoded       hexBytes        `json:"encoded"`
+	Fields        json.RawMessage `json:"fields"`
+	PublicKey     hexBytes        `json:"public_key"`
+	SignedContent hexBytes        `json:"signed_content"`
+}
+
+func readJSON(t testing.TB, path string, v any) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// vectorFiles reads all files of structures by the name of the structure.
+func vectorFiles(t testing.TB) map[string]vectorFile {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := make(map[string]vectorFile)
+	for _, path := range paths {
+		var f vectorFile
+		readJSON(t, path, &f)
+		if f.Struct != "" {
+			files[f.Struct] = f
+		}
+	}
+	if len(files) != len(codecs) {
+		t.Fatalf("vectors of %d structures, want %d", len(files), len(codecs))
+	}
+	return files
+}
+
+func TestVectors(t *testing.T) {
+	for name, f := range vectorFiles(t) {
+		for _, c := range f.Cases {
+			t.Run(name+"/"+c.Name, func(t *testing.T) { replay(t, codecs[name], &c) })
+		}
+		t.Logf("%s: %d cases", name, len(f.Cases))
+	}
+}
+
+func replay(t *testing.T, decode func([]byte) (structure, error), c *vectorCase) {
+	m, err := decode(c.Encoded)
+	switch c.Outcome {
+	case "valid":
+		reencodes(t, m, err, c)
+		checkFields(t, m, c)
+		if c.PublicKey != nil {
+			if err := verify(m, c); err != nil {
+				t.Error(err)
+			}
+			if !ed25519.Verify(ed25519.PublicKey(c.PublicKey), c.SignedContent, c.Encoded[len(c.Encoded)-ed25519.SignatureSize:]) {
+				t.Error("the signature is not over signed_content")
+			}
+		}
+		if r, ok := m.(*mimiport.MigrationRequest); ok && r.Validate() != nil {
+			t.Error(r.Validate())
+		}
+	case "invalid-request":
+		reencodes(t, m, err, c)
+		wantKind(t, m.(*mimiport.MigrationRequest).Validate(), mimiport.KindBadMessage)
+	case "bad-signature", "wrong-signer", "wrong-label":
+		reencodes(t, m, err, c)
+		wantKind(t, verify(m, c), mimiport.KindBadSignature)
+	case "unsupported":
+		wantKind(t, err, mimiport.KindUnsupported)
+	default:
+		wantKind(t, err, mimiport.KindBadMessage)
+	}
+}
+
+func wantKind(t *testing.T, err error, want mimiport.Kind) {
+	t.Helper()
+	if err == nil || mimiport.KindOf(err) != want {
+		t.Errorf("error %v of kind %d, want kind %d", err, mimiport.KindOf(err), want)
+	}
+}
+
+func reencodes(t *testing.T, m structure, err error, c *vectorCase) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.Marshal()
+	if err != nil || !bytes.Equal(got, c.Encoded) {
+		t.Errorf("encodes to %x, %v", got, err)
+	}
+}
+
+func checkFields(t *testing.T, m structure, c *vectorCase) {
+	t.Helper()
+	got, err := hexjson.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want bytes.Buffer
+	if err := json.Compact(&want, c.Fields); err != nil || !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("fields %s, %v", got, err)
+	}
+}
+
+// verify checks a signature as the structure's receiver does.
+func verify(m structure, c *vectorCase) error {
+	switch m := m.(type) {
+	case mimiport.Signed:
+		return mimiport.Verify(m, ed25519.PublicKey(c.PublicKey))
+	case *mimiport.MigrationInit:
+		return verifyInit(m, ed25519.PublicKey(c.PublicKey))
+	}
+	return nil
+}
+
+// verifyInit is VerifyWithLabel of RFC 9420, section 5.1.2, for cipher suite 1.
+func verifyInit(m *mimiport.MigrationInit, key ed25519.PublicKey) error {
+	tbs, err := m.TBS()
+	if err != nil {
+		return err
+	}
+	var b cryptobyte.Builder
+	wire.AddOpaque(&b, []byte("MLS 1.0 "+mimiport.MigrationInitLabel))
+	wire.AddOpaque(&b, tbs)
+	if !ed25519.Verify(key, b.BytesOrPanic(), m.Signature) {
+		return mimiport.Errorf("verify MigrationInit", mimiport.KindBadSignature, "the signature does not verify")
+	}
+	return nil
+}
+
+func TestVectorsDerivations(t *testing.T) {
+	var f struct {
+		GroupIDs []struct {
+			CreatingServer string   `json:"creating_server"`
+			RoomID         string   `json:"room_id"`
+			Nonce          hexBytes `json:"nonce"`
+			Hashed         hexBytes `json:"hashed"`
+			GroupID        hexBytes `json:"group_id"`
+		} `json:"group_ids"`
+		MigrationIDs []struct {
+			Response hexBytes `json:"migration_response"`
+			ID       string   `json:"migration_id"`
+		} `json:"migration_ids"`
+	}
+	readJSON(t, "testdata/derivations.json", &f)
+	if len(f.GroupIDs) == 0 || len(f.MigrationIDs) == 0 {
+		t.Fatal("no cases")
+	}
+	for _, c := range f.GroupIDs {
+		p := mimiport.GroupIDPreimage{CreatingServer: c.CreatingServer, RoomID: c.RoomID, Nonce: mimiport.Nonce(c.Nonce)}
+		if sum := sha256.Sum256(c.Hashed); !bytes.Equal(p.GroupID(), c.GroupID) || !bytes.Equal(sum[:], c.GroupID) {
+			t.Errorf("group id %x, want %x", p.GroupID(), []byte(c.GroupID))
+		}
+	}
+	for _, c := range f.MigrationIDs {
+		m, err := mimiport.UnmarshalMigrationResponse(c.Response)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := mimiport.ParseMigrationID(c.ID)
+		if err != nil || m.ID() != id || id.String() != c.ID {
+			t.Errorf("migration id %s, want %s (%v)", m.ID(), c.ID, err)
+		}
+	}
+}
+
+func TestVectorsServerNames(t *testing.T) {
+	var f struct {
+		Valid      []string `json:"valid"`
+		IPLiterals []string `json:"ip_literals"`
+		Invalid    []string `json:"invalid"`
+	}
+	readJSON(t, "testdata/server_names.json", &f)
+	if len(f.Valid) == 0 || len(f.IPLiterals) == 0 || len(f.Invalid) == 0 {
+		t.Fatal("no cases")
+	}
+	for _, name := range append(f.Valid, f.IPLiterals...) {
+		if err := mimiport.ValidateServerName(name); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range f.Valid {
+		if mimiport.IsIPLiteral(name) {
+			t.Errorf("%q is taken for an IP literal", name)
+		}
+	}
+	for _, name := range f.IPLiterals {
+		if !mimiport.IsIPLiteral(name) {
+			t.Errorf("%q is not taken for an IP literal", name)
+		}
+	}
+	for _, name := range append(f.Invalid, string(bytes.Repeat([]byte{'a'}, 256))) {
+		wantKind(t, mimiport.ValidateServerName(name), mimiport.KindBadMessage)
+	}
+}
