@@ -62,17 +62,12 @@ type CommitState struct {
 	GroupInfo []byte `json:"group_info"` // MLSMessage, of the next epoch
 }
 
-// Joiners is what those need who were added in one epoch's beginning and have not yet joined.
+// Joiners is what those need who were added by one Commit and have not yet joined. A Commit has one Welcome for all it adds.
 type Joiners struct {
-	Epoch       uint64          `json:"epoch"`        // the epoch the Welcomes lead to
-	RatchetTree []byte          `json:"ratchet_tree"` // empty for the last two epochs, which the base and commit sections hold
-	Welcomes    []JoinerWelcome `json:"welcomes"`
-}
-
-// JoinerWelcome is a Welcome for one client.
-type JoinerWelcome struct {
-	Identity LeafIdentity `json:"identity"`
-	Welcome  []byte       `json:"welcome"` // MLSMessage
+	Epoch       uint64         `json:"epoch"`        // the epoch the Welcome leads to
+	RatchetTree []byte         `json:"ratchet_tree"` // may be empty: then it is in the Welcome, or read from the source
+	Welcome     []byte         `json:"welcome"`      // MLSMessage
+	Identities  []LeafIdentity `json:"identities"`   // whom it is for
 }
 
 // LogEntry is one message of the source's log.
@@ -226,20 +221,13 @@ func (m *CommitState) decode(s *cryptobyte.String) bool {
 func (m *Joiners) encode(b *cryptobyte.Builder) {
 	b.AddUint64(m.Epoch)
 	wire.AddOpaque(b, m.RatchetTree)
-	vectorOf[JoinerWelcome](&m.Welcomes).encode(b)
+	wire.AddOpaque(b, m.Welcome)
+	vectorOf[LeafIdentity](&m.Identities).encode(b)
 }
 
 func (m *Joiners) decode(s *cryptobyte.String) bool {
-	return readEpoch(s, &m.Epoch) && wire.ReadOpaque(s, &m.RatchetTree) && vectorOf[JoinerWelcome](&m.Welcomes).decode(s)
-}
-
-func (m *JoinerWelcome) encode(b *cryptobyte.Builder) {
-	m.Identity.encode(b)
-	wire.AddOpaque(b, m.Welcome)
-}
-
-func (m *JoinerWelcome) decode(s *cryptobyte.String) bool {
-	return m.Identity.decode(s) && readMessage(s, &m.Welcome)
+	return readEpoch(s, &m.Epoch) && wire.ReadOpaque(s, &m.RatchetTree) && readMessage(s, &m.Welcome) &&
+		vectorOf[LeafIdentity](&m.Identities).decode(s)
 }
 
 func (m *LogEntry) encode(b *cryptobyte.Builder) {

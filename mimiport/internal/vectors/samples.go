@@ -69,7 +69,7 @@ func groupState(s *samples) mimiport.GroupState {
 		Lineage:   s.lineage,
 		Welcomes: []mimiport.Joiners{{
 			Epoch: 6, RatchetTree: []byte("ratchet tree of epoch 6"),
-			Welcomes: []mimiport.JoinerWelcome{{Identity: s.identity, Welcome: []byte("Welcome to epoch 6")}},
+			Welcome: []byte("Welcome to epoch 6"), Identities: []mimiport.LeafIdentity{s.identity},
 		}},
 		Log: []mimiport.LogEntry{{Epoch: 5, Message: []byte("Commit of epoch 5")}, {Epoch: 6, Message: []byte("Commit of epoch 6")}},
 	}
