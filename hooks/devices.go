@@ -1,0 +1,42 @@
+package hooks
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/matrix-org/dendrite/clientapi/producers"
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/setup/jetstream"
+)
+
+// devices is federation.Local: it gives to-device events for this server's own users to Dendrite's sync API.
+type devices struct {
+	producer *producers.SyncAPIProducer
+}
+
+var _ federation.Local = (*devices)(nil)
+
+func newDevices(d *Deps) *devices {
+	js := &d.Config.Global.JetStream
+	stream, _ := d.NATS.Prepare(d.Process, js)
+	return &devices{&producers.SyncAPIProducer{
+		TopicSendToDeviceEvent: js.Prefixed(jetstream.OutputSendToDeviceEvent),
+		JetStream:              stream,
+		ServerName:             d.Config.Global.ServerName,
+		UserAPI:                d.Users,
+	}}
+}
+
+// ToDevice implements federation.Local. Dendrite keeps no transaction ids for its own events: one that is repeated after an error
+// arrives twice, and the client knows it by its number in the log.
+func (d *devices) ToDevice(ctx context.Context, from, _, _ string, to map[string][]string, content json.RawMessage) error {
+	for user, ids := range to {
+		for _, id := range ids {
+			if err := d.producer.SendToDevice(ctx, federation.SenderID(from), user, id, delivery.EventMessage, content); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/internal/eventutil"
+	rsapi "github.com/matrix-org/dendrite/roomserver/api"
+	"github.com/matrix-org/dendrite/roomserver/types"
+	"github.com/matrix-org/dendrite/setup/config"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+)
+
+// rooms is delivery.Rooms over Dendrite's room server and accounts.
+type rooms struct {
+	config *config.Global
+	api    rsapi.RoomserverInternalAPI
+	users  userapi.UserInternalAPI
+	now    func() time.Time
+	sends  stripes
+}
+
+var _ delivery.Rooms = (*rooms)(nil)
+
+// Standing implements delivery.Rooms.
+func (r *rooms) Standing(ctx context.Context, roomID, userID string) (delivery.Standing, error) {
+	user, err := spec.NewUserID(userID, true)
+	if err != nil {
+		return delivery.Standing{}, nil // a room has no such member
+	}
+	if here, err := r.ServerJoined(ctx, roomID, ""); err != nil || !here {
+		return delivery.Standing{}, err
+	}
+	var member rsapi.QueryMembershipForUserResponse
+	err = r.api.QueryMembershipForUser(ctx, &rsapi.QueryMembershipForUserRequest{RoomID: roomID, UserID: *user}, &member)
+	if err != nil {
+		return delivery.Standing{}, err
+	}
+	levels, err := r.powerLevels(ctx, roomID)
+	if err != nil {
+		return delivery.Standing{}, err
+	}
+	st := delivery.Standing{Exists: true, Joined: member.IsInRoom, PointerLevel: levels.EventLevel(delivery.EventPointer, true)}
+	if member.SenderID != nil {
+		st.Power = levels.UserLevel(*member.SenderID)
+	}
+	return st, nil
+}
+
+// powerLevels are the room's, or what the specification says of a room that has none.
+func (r *rooms) powerLevels(ctx context.Context, roomID string) (levels gomatrixserverlib.PowerLevelContent, err error) {
+	create, err := r.stateEvent(ctx, roomID, spec.MRoomCreate)
+	if err != nil {
+		return levels, err
+	}
+	if create == nil {
+		return levels, errors.New("the room has no create event")
+	}
+	auth := gomatrixserverlib.NewAuthEvents(nil)
+	event, err := r.stateEvent(ctx, roomID, spec.MRoomPowerLevels)
+	if err == nil && event != nil {
+		err = auth.AddEvent(event.PDU)
+	}
+	if err != nil {
+		return levels, err
+	}
+	return gomatrixserverlib.NewPowerLevelContentFromAuthEvents(&auth, string(create.SenderID()))
+}
+
+// NotJoined implements delivery.Rooms.
+func (r *rooms) NotJoined(ctx context.Context, roomID string, userIDs []string) ([]string, error) {
+	var members rsapi.QueryMembershipsForRoomResponse
+	err := r.api.QueryMembershipsForRoom(ctx, &rsapi.QueryMembershipsForRoomRequest{RoomID: roomID, JoinedOnly: true}, &members)
+	if err != nil {
+		return nil, err
+	}
+	joined := make(map[string]bool, len(members.JoinEvents))
+	for _, event := range members.JoinEvents {
+		joined[*event.StateKey] = true
+	}
+	return slices.DeleteFunc(slices.Clone(userIDs), func(u string) bool { return joined[u] }), nil
+}
+
+// ServerJoined implements delivery.Rooms. An empty name is this server.
+func (r *rooms) ServerJoined(ctx context.Context, roomID, server string) (bool, error) {
+	var answer rsapi.QueryServerJoinedToRoomResponse
+	err := r.api.QueryServerJoinedToRoom(ctx, &rsapi.QueryServerJoinedToRoomRequest{RoomID: roomID, ServerName: spec.ServerName(server)}, &answer)
+	return answer.RoomExists && answer.IsInRoom, err
+}
+
+// ServerAllowed implements delivery.Rooms.
+func (r *rooms) ServerAllowed(ctx context.Context, roomID, server string) (bool, error) {
+	var answer rsapi.QueryServerBannedFromRoomResponse
+	err := r.api.QueryServerBannedFromRoom(ctx, &rsapi.QueryServerBannedFromRoomRequest{RoomID: roomID, ServerName: spec.ServerName(server)}, &answer)
+	return err == nil && !answer.Banned, err
+}
+
+// State implements delivery.Rooms.
+func (r *rooms) State(ctx context.Context, roomID, eventType string) (json.RawMessage, error) {
+	event, err := r.stateEvent(ctx, roomID, eventType)
+	if err != nil || event == nil {
+		return nil, err
+	}
+	return json.RawMessage(event.Content()), nil
+}
+
+// stateEvent is nil where the room, or such an event in it, is unknown.
+func (r *rooms) stateEvent(ctx context.Context, roomID, eventType string) (*types.HeaderedEvent, error) {
+	if known, err := r.ServerJoined(ctx, roomID, ""); err != nil || !known {
+		return nil, err // the room server would answer an unknown room with an error
+	}
+	key := gomatrixserverlib.StateKeyTuple{EventType: eventType}
+	var state rsapi.QueryCurrentStateResponse
+	err := r.api.QueryCurrentState(ctx, &rsapi.QueryCurrentStateRequest{RoomID: roomID, StateTuples: []gomatrixserverlib.StateKeyTuple{key}}, &state)
+	return state.StateEvents[key], err
+}
+
+// SendState implements delivery.Rooms. Content that the room already has is not sent again.
+func (r *rooms) SendState(ctx context.Context, roomID, userID, eventType string, content any) error {
+	const op = "send state event"
+	user, err := spec.NewUserID(userID, true)
+	if err != nil {
+		return mimiport.Errorf(op, mimiport.KindForbidden, "%w", err)
+	}
+	room, err := spec.NewRoomID(roomID)
+	if err != nil {
+		return mimiport.Errorf(op, mimiport.KindForbidden, "%w", err)
+	}
+	if !r.config.IsLocalServerName(user.Domain()) {
+		return mimiport.Errorf(op, mimiport.KindForbidden, "%s is not a user of this server", userID)
+	}
+	defer r.sends.lock(roomID)()
+	if same, err := r.hasContent(ctx, roomID, eventType, content); err != nil || same {
+		return err
+	}
+	event, err := r.buildState(ctx, room, user, eventType, content)
+	if err != nil {
+		return err
+	}
+	domain := user.Domain()
+	// Once it is on its way, the event must not be lost with the request.
+	return rsapi.SendEvents(context.WithoutCancel(ctx), r.api, rsapi.KindNew, []*types.HeaderedEvent{event}, domain, domain, domain, nil, false)
+}
+
+func (r *rooms) hasContent(ctx context.Context, roomID, eventType string, content any) (bool, error) {
+	present, err := r.State(ctx, roomID, eventType)
+	if err != nil || present == nil {
+		return false, err
+	}
+	wanted, err := json.Marshal(content)
+	if err != nil {
+		return false, err
+	}
+	return bytes.Equal(gomatrixserverlib.CanonicalJSONAssumeValid(present), gomatrixserverlib.CanonicalJSONAssumeValid(wanted)), nil
+}
+
+// buildState makes a state event that the room's rules allow, or returns a KindForbidden error.
+func (r *rooms) buildState(
+	ctx context.Context, room *spec.RoomID, user *spec.UserID, eventType string, content any,
+) (*types.HeaderedEvent, error) {
+	const op = "send state event"
+	sender, err := r.api.QuerySenderIDForUser(ctx, *room, *user)
+	if err != nil {
+		return nil, err
+	}
+	if sender == nil {
+		return nil, mimiport.Errorf(op, mimiport.KindForbidden, "%s is not in the room", user)
+	}
+	identity, err := r.api.SigningIdentityFor(ctx, *room, *user)
+	if err != nil {
+		return nil, err
+	}
+	var noKey string
+	proto := &gomatrixserverlib.ProtoEvent{SenderID: string(*sender), RoomID: room.String(), Type: eventType, StateKey: &noKey}
+	if err := proto.SetContent(content); err != nil {
+		return nil, err
+	}
+	var state rsapi.QueryLatestEventsAndStateResponse
+	event, err := eventutil.QueryAndBuildEvent(ctx, proto, &identity, r.now(), r.api, &state)
+	var invalid gomatrixserverlib.EventValidationError
+	switch {
+	case errors.As(err, &eventutil.ErrRoomNoExists{}):
+		return nil, mimiport.Errorf(op, mimiport.KindForbidden, "%w", err)
+	case errors.As(err, &invalid) && invalid.Code == gomatrixserverlib.EventValidationTooLarge:
+		return nil, mimiport.Errorf(op, mimiport.KindTooLarge, "%w", err)
+	case err != nil:
+		return nil, err
+	}
+	if err := r.allowed(ctx, event, &state); err != nil {
+		return nil, mimiport.Errorf(op, mimiport.KindForbidden, "%w", err)
+	}
+	return event, nil
+}
+
+func (r *rooms) allowed(ctx context.Context, event *types.HeaderedEvent, state *rsapi.QueryLatestEventsAndStateResponse) error {
+	auth := gomatrixserverlib.NewAuthEvents(gomatrixserverlib.ToPDUs(state.StateEvents))
+	return gomatrixserverlib.Allowed(event.PDU, &auth, func(room spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
+		return r.api.QueryUserIDForSender(ctx, room, sender)
+	})
+}
+
+// LocalAccount implements delivery.Rooms. Deactivating an account deletes its devices, and Dendrite tells of it in no other
+// way; an application service's user has none to begin with.
+func (r *rooms) LocalAccount(ctx context.Context, userID string) (bool, error) {
+	user, err := spec.NewUserID(userID, true)
+	if err != nil || !r.config.IsLocalServerName(user.Domain()) {
+		return false, nil // not one of ours
+	}
+	var found userapi.QueryAccountByLocalpartResponse
+	err = r.users.QueryAccountByLocalpart(ctx, &userapi.QueryAccountByLocalpartRequest{Localpart: user.Local(), ServerName: user.Domain()}, &found)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return false, nil
+	case err != nil:
+		return false, err
+	case found.Account.AccountType == userapi.AccountTypeGuest:
+		return false, nil
+	case found.Account.AccountType == userapi.AccountTypeAppService:
+		return true, nil
+	}
+	var devices userapi.QueryDevicesResponse
+	err = r.users.QueryDevices(ctx, &userapi.QueryDevicesRequest{UserID: userID}, &devices)
+	return len(devices.Devices) > 0, err
+}
+
+// stripes is a fixed number of locks, shared by any number of names.
+type stripes struct {
+	locks [64]sync.Mutex
+}
+
+var stripeSeed = maphash.MakeSeed()
+
+func (s *stripes) lock(name string) (unlock func()) {
+	m := &s.locks[maphash.String(stripeSeed, name)%uint64(len(s.locks))]
+	m.Lock()
+	return m.Unlock
+}
