@@ -15,11 +15,12 @@ import (
 // PathPrefix is where Routes are mounted.
 const PathPrefix = "/_matrix/federation/unstable/" + edge.Namespace
 
-// maxJSON is the limit in bytes of a request's JSON body. Authenticating a signed JSON body takes 25 times its size in memory.
-const maxJSON = 1 << 20
-
-// maxBind is the limit in bytes for binding a group over federation, whose tree travels in the signed JSON.
-const maxBind = 8 << 20
+// The limits in bytes of JSON bodies: 1 MiB in base64 with room to spare, and for binding a group, whose ratchet tree is in
+// it, more. Both are small because it takes 20 times the size in memory to check who has signed a JSON body.
+const (
+	maxJSON = 3 << 19
+	maxBind = 8 << 20
+)
 
 // The routes, as server and client must agree on them; what serves them is added below. Names are those of openapi.yaml.
 var (

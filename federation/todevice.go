@@ -11,12 +11,11 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
-// EventType is the type of the to-device events by which messages reach members (profile, section 7).
-const EventType = "io.github.mimiport.message"
-
-// SenderID is the reserved user who sends them for a Delivery Service (profile, section 7).
+// SenderID is the reserved user who sends to devices for a Delivery Service (profile, section 7).
 func SenderID(server string) string { return "@_mimiport:" + server }
 
 // What is sent at once: the bytes of an EDU's messages, the EDUs of a transaction (Matrix specification, server-server API,
@@ -86,7 +85,7 @@ func toDeviceEDUs(from, server, txnID string, devices map[string][]string, conte
 		}
 		data, err := json.Marshal(gomatrixserverlib.ToDeviceMessage{
 			Sender:    SenderID(from),
-			Type:      EventType,
+			Type:      delivery.EventMessage,
 			MessageID: messageID(txnID, payload),
 			Messages:  m,
 		})

@@ -24,19 +24,21 @@ type Pending struct {
 
 // Mount adds the routes to a router that keeps paths encoded (mux.Router.UseEncodedPath), as the homeserver's do. CORS and the
 // answers to unknown paths and methods, pre-flight requests among them, stay with the router it is given.
-func Mount(router *mux.Router, routes []Route, auth Authenticate) {
+//
+// The log gets what the answers do not tell: faults of this server, and why a peer failed.
+func Mount(router *mux.Router, routes []Route, auth Authenticate, log *slog.Logger) {
 	for _, rt := range routes {
-		router.Handle(rt.Path, rt.Handler(auth)).Methods(rt.Method).Name(rt.Name)
+		router.Handle(rt.Path, rt.Handler(auth, log)).Methods(rt.Method).Name(rt.Name)
 	}
 }
 
 // Handler serves the route: limits, then authentication, then the call, then its answer or error.
-func (rt Route) Handler(auth Authenticate) http.Handler {
+func (rt Route) Handler(auth Authenticate, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer, err := rt.call(w, r, auth)
 		if err != nil {
-			rt.refuse(w, r, err)
-			return
+			logFault(r.Context(), log.With("route", rt.Name), err)
+			answer = rt.refusal(w.Header(), err)
 		}
 		write(w, answer)
 	})
@@ -108,13 +110,21 @@ func unescape(vars map[string]string) (map[string]string, error) {
 	return plain, nil
 }
 
+// reply is an answer in JSON with a status of its own.
+type reply struct {
+	status int
+	body   any
+}
+
 func write(w http.ResponseWriter, answer any) {
 	switch a := answer.(type) {
 	case Raw:
 		w.Header().Set("Content-Type", "application/octet-stream")
-		_, _ = w.Write(a) // the peer has gone: there is nobody left to tell
+		_, _ = w.Write(a) // an error means that the caller has gone: there is nobody left to tell
 	case Pending:
 		writeJSON(w, http.StatusAccepted, pendingBody{RetryAfter: a.RetryAfter.Milliseconds()})
+	case reply:
+		writeJSON(w, a.status, a.body)
 	default:
 		writeJSON(w, http.StatusOK, a)
 	}
@@ -125,36 +135,30 @@ type pendingBody struct {
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
-	data, err := json.Marshal(body)
-	if err != nil {
-		slog.Error("an answer cannot be encoded", "err", err)
-		status, data = http.StatusInternalServerError, []byte(`{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(data) // as above
+	_ = json.NewEncoder(w).Encode(body) // as above
 }
 
-// refuse writes an error: the homeserver's own words, or the table's.
-func (rt Route) refuse(w http.ResponseWriter, r *http.Request, err error) {
+// refusal is the answer to an error: the homeserver's own words, or the table's.
+func (rt Route) refusal(h http.Header, err error) reply {
 	var denied *Denied
 	if errors.As(err, &denied) {
-		writeJSON(w, denied.Status, denied.Body)
-		return
+		return reply{denied.Status, denied.Body}
 	}
-	rt.log(r.Context(), err)
 	status, body := errorAnswer(err, rt.Federation)
-	setRetryAfter(w.Header(), body.RetryAfter)
-	writeJSON(w, status, body)
+	setRetryAfter(h, body.RetryAfter)
+	return reply{status, body}
 }
 
-// log keeps what the answer does not tell: faults of ours, and why a peer could not be reached.
-func (rt Route) log(ctx context.Context, err error) {
+// logFault keeps what the answer does not tell: faults of this server, and why a peer failed.
+func logFault(ctx context.Context, log *slog.Logger, err error) {
+	var denied *Denied
 	switch kind := mimiport.KindOf(err); {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil || errors.As(err, &denied):
 	case kind == mimiport.KindInternal:
-		slog.ErrorContext(ctx, "request failed", "route", rt.Name, "err", err)
+		log.ErrorContext(ctx, "request failed", "err", err)
 	case kind == mimiport.KindPeer:
-		slog.WarnContext(ctx, "peer failed", "route", rt.Name, "err", err)
+		log.WarnContext(ctx, "peer failed", "err", err)
 	}
 }

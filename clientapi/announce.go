@@ -1,0 +1,203 @@
+package clientapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"maps"
+	"strconv"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// binding is the content of delivery.EventGroup.
+type binding struct {
+	RoomID         string             `json:"room_id"`
+	GroupID        spec.Base64Bytes   `json:"group_id"`
+	Protocol       string             `json:"protocol"`
+	CipherSuite    uint16             `json:"cipher_suite"`
+	Preimage       *delivery.Preimage `json:"preimage,omitempty"`
+	CreatingServer string             `json:"creating_server"`
+}
+
+// pointer is the content of delivery.EventPointer.
+type pointer struct {
+	Via         string    `json:"via"`
+	Term        uint64    `json:"term"`
+	Epoch       uint64    `json:"epoch"`
+	MigrationID string    `json:"migration_id,omitempty"`
+	Evidence    *evidence `json:"evidence,omitempty"`
+}
+
+type evidence struct {
+	MigrationResponse     spec.Base64Bytes `json:"migration_response"`
+	ResponseKeyID         string           `json:"response_key_id"`
+	MigrationConfirmation spec.Base64Bytes `json:"migration_confirmation"`
+	ConfirmationKeyID     string           `json:"confirmation_key_id"`
+}
+
+// mayAnnounce fails unless the user can send the state events that name a group in the room, and, the first time, reserve
+// them to announceLevel.
+func (h *Home) mayAnnounce(ctx context.Context, userID, roomID string) error {
+	const op = "announce group"
+	st, err := h.Rooms.Standing(ctx, roomID, userID)
+	if err != nil {
+		return err
+	}
+	if !st.Joined {
+		return mimiport.Errorf(op, mimiport.KindForbidden, "%s is not joined to the room", userID)
+	}
+	levels, err := h.reservingLevels(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	need := st.PointerLevel
+	if levels != nil {
+		need = max(need, announceLevel)
+	}
+	if st.Power < need {
+		return mimiport.Errorf(op, mimiport.KindForbidden, "%s has power level %d, announcing a group needs %d", userID, st.Power, need)
+	}
+	return nil
+}
+
+// announceGroup makes the room name a group, as the user. The binding comes last: where it is, the rest was once there.
+func (h *Home) announceGroup(ctx context.Context, userID string, g *delivery.GroupResponse) error {
+	if err := h.mayAnnounce(ctx, userID, g.RoomID); err != nil {
+		return err
+	}
+	bound, err := stateOf[binding](ctx, h, g.RoomID, delivery.EventGroup)
+	if err != nil {
+		return err
+	}
+	present, err := stateOf[pointer](ctx, h, g.RoomID, delivery.EventPointer)
+	if err != nil {
+		return err
+	}
+	if err := h.reserve(ctx, userID, g.RoomID); err != nil {
+		return err
+	}
+	named := bound != nil && bound.names(g.RoomID, g.GroupID)
+	if !named || present == nil {
+		p := pointer{Via: g.DeliveryService, Term: g.Term, Epoch: g.Epoch}
+		if err := h.Rooms.SendState(ctx, g.RoomID, userID, delivery.EventPointer, p); err != nil {
+			return err
+		}
+	}
+	if named {
+		return nil
+	}
+	return h.Rooms.SendState(ctx, g.RoomID, userID, delivery.EventGroup, binding{
+		RoomID: g.RoomID, GroupID: g.GroupID, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
+		Preimage: g.Preimage, CreatingServer: g.CreatingServer,
+	})
+}
+
+// names says whether the binding is of this room and group. One that a room upgrade has copied is void: it names the old room.
+func (b *binding) names(roomID string, groupID []byte) bool {
+	return b.RoomID == roomID && bytes.Equal(b.GroupID, groupID)
+}
+
+// announceMove points the room to the target of a migration, as the migrating user. Whoever told of the migration may have made it
+// up: the room must name the group, the pointer must go forward, and the signatures of both servers must verify.
+func (h *Home) announceMove(ctx context.Context, userID string, id mimiport.MigrationID, st *delivery.MigrationStatus) error {
+	bound, err := stateOf[binding](ctx, h, st.RoomID, delivery.EventGroup)
+	if err != nil {
+		return err
+	}
+	present, err := stateOf[pointer](ctx, h, st.RoomID, delivery.EventPointer)
+	if err != nil {
+		return err
+	}
+	if bound == nil || !bound.names(st.RoomID, st.GroupID) {
+		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
+	}
+	if present != nil && present.Term >= st.Term {
+		return nil
+	}
+	if err := h.verify(ctx, id, st); err != nil {
+		return err
+	}
+	return h.Rooms.SendState(ctx, st.RoomID, userID, delivery.EventPointer, pointer{
+		Via: st.Target, Term: st.Term, Epoch: st.Epoch + 1, MigrationID: id.String(),
+		Evidence: &evidence{
+			MigrationResponse:     st.MigrationResponse.Message,
+			ResponseKeyID:         st.MigrationResponse.KeyID,
+			MigrationConfirmation: st.Confirmation.Message,
+			ConfirmationKeyID:     st.Confirmation.KeyID,
+		},
+	})
+}
+
+// verify checks that source and target have signed what the status says.
+func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *delivery.MigrationStatus) error {
+	offer, err := mimiport.UnmarshalMigrationResponse(st.MigrationResponse.Message)
+	if err != nil {
+		return err
+	}
+	decision, err := mimiport.UnmarshalMigrationConfirmation(st.Confirmation.Message)
+	if err != nil {
+		return err
+	}
+	q := offer.Request
+	if offer.ID() != id || q.SourceDomain != st.Source || q.TargetDomain != st.Target || q.Epoch != st.Epoch ||
+		!bytes.Equal(q.GroupID, st.GroupID) || decision.DomainName != st.Target || decision.Nonce != offer.Nonce ||
+		!bytes.Equal(decision.GroupID, st.GroupID) {
+		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the evidence is of something else")
+	}
+	if err := h.Keys.Verify(ctx, st.Target, st.MigrationResponse.KeyID, offer); err != nil {
+		return err
+	}
+	return h.Keys.Verify(ctx, st.Source, st.Confirmation.KeyID, decision)
+}
+
+// reserve sets the power levels of both state events explicitly, where they are not.
+func (h *Home) reserve(ctx context.Context, userID, roomID string) error {
+	levels, err := h.reservingLevels(ctx, roomID)
+	if err != nil || levels == nil {
+		return err
+	}
+	return h.Rooms.SendState(ctx, roomID, userID, spec.MRoomPowerLevels, levels)
+}
+
+// reservingLevels is the room's m.room.power_levels with announceLevel for both state events where they have no level of
+// their own, else whoever may send any state could move the room's group; nil where they have. The rest stays as it is.
+func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]json.RawMessage, error) {
+	levels, err := stateOf[map[string]json.RawMessage](ctx, h, roomID, spec.MRoomPowerLevels)
+	if err != nil {
+		return nil, err
+	}
+	if levels == nil || *levels == nil {
+		return nil, mimiport.Errorf("announce group", mimiport.KindInvalid, "the room has no power levels")
+	}
+	var events map[string]json.RawMessage
+	if raw, ok := (*levels)["events"]; ok {
+		if err := json.Unmarshal(raw, &events); err != nil {
+			return nil, mimiport.Errorf("announce group", mimiport.KindInvalid, "the room's power levels: %w", err)
+		}
+	}
+	level := json.RawMessage(strconv.Itoa(announceLevel))
+	own := map[string]json.RawMessage{delivery.EventGroup: level, delivery.EventPointer: level}
+	maps.Copy(own, events)
+	if len(own) == len(events) {
+		return nil, nil
+	}
+	(*levels)["events"], err = json.Marshal(own)
+	return *levels, err
+}
+
+// stateOf is the content of a state event of the room, nil where there is none that makes sense.
+func stateOf[T any](ctx context.Context, h *Home, roomID, eventType string) (*T, error) {
+	raw, err := h.Rooms.State(ctx, roomID, eventType)
+	if err != nil || raw == nil {
+		return nil, err
+	}
+	v := new(T)
+	if json.Unmarshal(raw, v) != nil {
+		return nil, nil // anybody with the power can put anything there
+	}
+	return v, nil
+}

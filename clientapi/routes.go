@@ -1,0 +1,52 @@
+// Package clientapi is the API for this server's own users. They reach every Delivery Service through it, by its server name:
+// the one on this server, and those on others over federation.
+package clientapi
+
+import (
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+)
+
+// PathPrefix is where Routes are mounted.
+const PathPrefix = "/_matrix/client/unstable/" + edge.Namespace
+
+// Services finds Delivery Services.
+type Services struct {
+	IsLocal func(server string) bool
+	Local   delivery.API
+	Remote  func(from, server string) delivery.API // as the local server from
+	// AllowIPLiterals lets users name servers by their IP address.
+	AllowIPLiterals bool
+}
+
+// Routes is the API of users, each route below /ds/{serverName}. home is told what comes of the calls; maxGroupState is the
+// largest group this server takes, in bytes.
+func Routes(services Services, home *Home, maxGroupState int64) []edge.Route {
+	resolve := func(r *edge.Request) (delivery.API, error) {
+		api, err := services.find(r.Caller.Server, r.Vars["serverName"])
+		if err != nil {
+			return nil, err
+		}
+		return home.At(api), nil
+	}
+	routes := federation.UserRoutes(resolve, maxGroupState/3*4+1<<16)
+	for i := range routes {
+		routes[i].Path = "/ds/{serverName}" + routes[i].Path
+	}
+	return routes
+}
+
+func (s *Services) find(from, server string) (delivery.API, error) {
+	if err := mimiport.ValidateServerName(server); err != nil {
+		return nil, err
+	}
+	if s.IsLocal(server) {
+		return s.Local, nil
+	}
+	if mimiport.IsIPLiteral(server) && !s.AllowIPLiterals {
+		return nil, mimiport.Errorf("find Delivery Service", mimiport.KindForbidden, "%s is an IP address", server)
+	}
+	return s.Remote(from, server), nil
+}
