@@ -1,0 +1,247 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/template"
+	"time"
+)
+
+// Patience is how long the harness waits for a process to start or stop.
+const Patience = 30 * time.Second
+
+// Section is the default section mimi_portability of a server: on, with loopback in reach.
+const Section = `
+mimi_portability:
+  enabled: true
+  database: {connection_string: "file:{{.Dir}}/mimi_portability.db"}
+  federation: {allow_private_networks: true}
+`
+
+// Server is one homeserver. Its process may come and go.
+type Server struct {
+	Name string // the Matrix server name, localhost:PORT
+	Dir  string
+	URL  string // of the client API, http://localhost:PORT
+
+	network *Network
+	process *process
+}
+
+// process is one life of a server.
+type process struct {
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the process is gone
+	err    error         // how; valid once exited is closed
+}
+
+// Start starts a new homeserver and waits until it serves. section is its section mimi_portability: YAML, and a template in which
+// {{.Dir}} is the server's directory.
+func (n *Network) Start(ctx context.Context, section string) (*Server, error) {
+	s, err := n.prepare(ctx, section)
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	n.servers = append(n.servers, s)
+	n.mu.Unlock()
+	return s, s.Start(ctx)
+}
+
+// prepare writes what a server needs before its first start.
+func (n *Network) prepare(ctx context.Context, section string) (*Server, error) {
+	plain, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	secure, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		Name:    fmt.Sprintf("localhost:%d", secure),
+		Dir:     filepath.Join(n.dir, fmt.Sprintf("server-%d", secure)),
+		URL:     fmt.Sprintf("http://localhost:%d", plain),
+		network: n,
+	}
+	if err := os.Mkdir(s.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	return s, errors.Join(s.writeSigningKey(), s.writeConfig(section))
+}
+
+func (s *Server) writeSigningKey() error {
+	id, seed := make([]byte, 4), make([]byte, 32)
+	_, _ = rand.Read(id) // crypto/rand does not fail
+	_, _ = rand.Read(seed)
+	keyID := "ed25519:" + strings.NewReplacer("-", "a", "_", "b").Replace(base64.RawURLEncoding.EncodeToString(id))
+	return writePEM(filepath.Join(s.Dir, "matrix_key.pem"), &pem.Block{
+		Type: "MATRIX PRIVATE KEY", Headers: map[string]string{"Key-ID": keyID}, Bytes: seed,
+	})
+}
+
+func (s *Server) writeConfig(section string) error {
+	text, err := template.New("dendrite.yaml").Parse(baseConfig + section)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	if err := text.Execute(&out, s); err != nil {
+		return err
+	}
+	return os.WriteFile(s.configFile(), out.Bytes(), 0o600)
+}
+
+func (s *Server) configFile() string { return filepath.Join(s.Dir, "dendrite.yaml") }
+func (s *Server) logFile() string    { return filepath.Join(s.Dir, "dendrite.log") }
+
+// Start starts a stopped server again and waits until it serves.
+func (s *Server) Start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	if err := s.launch(); err != nil {
+		return err
+	}
+	return s.awaitReady(ctx)
+}
+
+func (s *Server) launch() error {
+	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close() // the process has its own descriptor
+	cmd := exec.Command(s.network.binary,
+		"-config", s.configFile(),
+		"-http-bind-address", strings.TrimPrefix(s.URL, "http://"),
+		"-https-bind-address", s.Name,
+		"-tls-cert", s.network.certFile(), "-tls-key", s.network.keyFile())
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.Dir, log, log
+	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+s.network.certFile())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p := &process{cmd: cmd, exited: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.exited)
+	}()
+	s.process = p
+	return nil
+}
+
+// awaitReady polls until both listeners answer.
+func (s *Server) awaitReady(ctx context.Context) error {
+	const up = "/_dendrite/monitor/up"
+	client := s.network.Client()
+	defer client.CloseIdleConnections()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if answers(ctx, client, s.URL+up) && answers(ctx, client, "https://"+s.Name+up) {
+			return nil
+		}
+		select {
+		case <-s.process.exited:
+			return fmt.Errorf("%s ended at its start: %w\n%s", s.Name, s.process.err, s.Log())
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not serve: %w\n%s", s.Name, ctx.Err(), s.Log())
+		case <-tick.C:
+		}
+	}
+}
+
+func answers(ctx context.Context, client *http.Client, url string) bool {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return false
+	}
+	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+}
+
+// Kill ends the process and its children at once, as a power cut does.
+func (s *Server) Kill() error {
+	if s.process == nil {
+		return nil
+	}
+	err := syscall.Kill(-s.process.cmd.Process.Pid, syscall.SIGKILL)
+	if errors.Is(err, syscall.ESRCH) {
+		err = nil // it has ended by itself
+	}
+	<-s.process.exited
+	s.process = nil
+	return err
+}
+
+// Stop asks the process to end and waits until it has. A process that ends with an error, or too late, is an error.
+func (s *Server) Stop() error {
+	p := s.process
+	if p == nil {
+		return nil
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	late := time.NewTimer(Patience)
+	defer late.Stop()
+	select {
+	case <-p.exited:
+		s.process = nil
+		return p.err
+	case <-late.C:
+		return errors.Join(fmt.Errorf("%s does not stop", s.Name), s.Kill())
+	}
+}
+
+// Log is the end of what the server has written, at most 16 KiB.
+func (s *Server) Log() string {
+	const limit = 16 << 10
+	text, err := os.ReadFile(s.logFile())
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-limit):])
+}
+
+// SharedSecret is what the servers of the harness let accounts be registered with.
+const SharedSecret = "harness"
+
+// baseConfig is a complete dendrite.yaml on SQLite. The limits that it lifts are there against strangers.
+const baseConfig = `version: 2
+global:
+  server_name: "{{.Name}}"
+  private_key: {{.Dir}}/matrix_key.pem
+  cache: {max_size_estimated: 32mb, max_age: 1h}
+  jetstream: {storage_path: {{.Dir}}/jetstream, topic_prefix: Dendrite}
+client_api:
+  registration_disabled: true
+  registration_shared_secret: ` + SharedSecret + `
+  rate_limiting: {enabled: false}
+federation_api:
+  database: {connection_string: "file:{{.Dir}}/federationapi.db"}
+  prefer_direct_fetch: true
+key_server: {database: {connection_string: "file:{{.Dir}}/keyserver.db"}}
+media_api: {database: {connection_string: "file:{{.Dir}}/mediaapi.db"}, base_path: {{.Dir}}/media}
+mscs: {database: {connection_string: "file:{{.Dir}}/mscs.db"}}
+room_server: {database: {connection_string: "file:{{.Dir}}/roomserver.db"}, default_room_version: "11"}
+sync_api: {database: {connection_string: "file:{{.Dir}}/syncapi.db"}, fulltext: {enabled: false}}
+relay_api: {database: {connection_string: "file:{{.Dir}}/relayapi.db"}}
+user_api: {account_database: {connection_string: "file:{{.Dir}}/userapi.db"}, bcrypt_cost: 4}
+logging: [{type: std, level: info}]
+`

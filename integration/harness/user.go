@@ -1,0 +1,230 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha1"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// User is a logged-in Matrix user with one device.
+type User struct {
+	Server   *Server
+	ID       string
+	DeviceID string
+	Token    string
+}
+
+// Error is an answer other than 200.
+type Error struct {
+	Status int
+	Code   string         // errcode
+	Fields map[string]any // the whole body
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("HTTP %d: %v", e.Status, e.Fields) }
+
+// Register makes an account with a device, by the shared secret.
+func (s *Server) Register(ctx context.Context, localpart string, admin bool) (*User, error) {
+	const path = "/_synapse/admin/v1/register"
+	anybody := &User{Server: s}
+	var nonce struct {
+		Nonce string `json:"nonce"`
+	}
+	if err := anybody.Do(ctx, http.MethodGet, path, nil, &nonce); err != nil {
+		return nil, err
+	}
+	role, password := "notadmin", rand.Text()
+	if admin {
+		role = "admin"
+	}
+	mac := hmac.New(sha1.New, []byte(SharedSecret))
+	fmt.Fprintf(mac, "%s\x00%s\x00%s\x00%s", nonce.Nonce, localpart, password, role)
+	var account struct {
+		UserID      string `json:"user_id"`
+		DeviceID    string `json:"device_id"`
+		AccessToken string `json:"access_token"`
+	}
+	err := anybody.Do(ctx, http.MethodPost, path, map[string]any{
+		"nonce": nonce.Nonce, "username": localpart, "password": password, "admin": admin, "mac": hex.EncodeToString(mac.Sum(nil)),
+	}, &account)
+	if err != nil {
+		return nil, fmt.Errorf("register %s at %s: %w", localpart, s.Name, err)
+	}
+	return &User{Server: s, ID: account.UserID, DeviceID: account.DeviceID, Token: account.AccessToken}, nil
+}
+
+// Do sends one request to the user's homeserver, with the user's token, and decodes the answer into out unless that is nil. An
+// answer other than 200 is an *Error.
+func (u *User) Do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, u.Server.URL+path, body)
+	if err != nil {
+		return err
+	}
+	if u.Token != "" {
+		r.Header.Set("Authorization", "Bearer "+u.Token)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return parseError(resp.StatusCode, answer)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(answer, out)
+}
+
+func parseError(status int, body []byte) error {
+	e := &Error{Status: status, Fields: map[string]any{}}
+	if json.Unmarshal(body, &e.Fields) != nil {
+		e.Fields["body"] = string(body)
+	}
+	e.Code, _ = e.Fields["errcode"].(string)
+	return e
+}
+
+func (u *User) roomPath(roomID string, rest ...string) string {
+	path := "/_matrix/client/v3/rooms/" + url.PathEscape(roomID)
+	for _, part := range rest {
+		path += "/" + url.PathEscape(part)
+	}
+	return path
+}
+
+// CreateRoom makes a room that one joins by invitation, and returns its id.
+func (u *User) CreateRoom(ctx context.Context) (roomID string, err error) {
+	var room struct {
+		RoomID string `json:"room_id"`
+	}
+	err = u.Do(ctx, http.MethodPost, "/_matrix/client/v3/createRoom", map[string]any{"preset": "private_chat"}, &room)
+	return room.RoomID, err
+}
+
+// Invite invites another user.
+func (u *User) Invite(ctx context.Context, roomID, userID string) error {
+	return u.Do(ctx, http.MethodPost, u.roomPath(roomID, "invite"), map[string]any{"user_id": userID}, nil)
+}
+
+// Join joins a room that this user is invited to, by way of the server via.
+func (u *User) Join(ctx context.Context, roomID, via string) error {
+	path := "/_matrix/client/v3/join/" + url.PathEscape(roomID) + "?server_name=" + url.QueryEscape(via)
+	return u.Do(ctx, http.MethodPost, path, map[string]any{}, nil)
+}
+
+// Leave leaves the room.
+func (u *User) Leave(ctx context.Context, roomID string) error {
+	return u.Do(ctx, http.MethodPost, u.roomPath(roomID, "leave"), map[string]any{}, nil)
+}
+
+// Kick removes another user from the room.
+func (u *User) Kick(ctx context.Context, roomID, userID string) error {
+	return u.Do(ctx, http.MethodPost, u.roomPath(roomID, "kick"), map[string]any{"user_id": userID}, nil)
+}
+
+// Send sends a message event and returns its id.
+func (u *User) Send(ctx context.Context, roomID, eventType string, content any) (eventID string, err error) {
+	var sent struct {
+		EventID string `json:"event_id"`
+	}
+	err = u.Do(ctx, http.MethodPut, u.roomPath(roomID, "send", eventType, rand.Text()), content, &sent)
+	return sent.EventID, err
+}
+
+// SetState sends a state event with an empty state key.
+func (u *User) SetState(ctx context.Context, roomID, eventType string, content any) error {
+	return u.Do(ctx, http.MethodPut, u.roomPath(roomID, "state", eventType), content, nil)
+}
+
+// State reads the content of a state event with an empty state key.
+func (u *User) State(ctx context.Context, roomID, eventType string, content any) error {
+	return u.Do(ctx, http.MethodGet, u.roomPath(roomID, "state", eventType), nil, content)
+}
+
+// SetPowerLevel gives another user a power level.
+func (u *User) SetPowerLevel(ctx context.Context, roomID, userID string, level int) error {
+	const eventType = "m.room.power_levels"
+	var content map[string]any
+	if err := u.State(ctx, roomID, eventType, &content); err != nil {
+		return err
+	}
+	users, ok := content["users"].(map[string]any)
+	if !ok {
+		users = map[string]any{}
+		content["users"] = users
+	}
+	users[userID] = level
+	return u.SetState(ctx, roomID, eventType, content)
+}
+
+// Sync is an answer of /sync, as far as the harness looks at it.
+type Sync struct {
+	NextBatch string `json:"next_batch"`
+	ToDevice  struct {
+		Events []Event `json:"events"`
+	} `json:"to_device"`
+	Rooms struct {
+		Join map[string]struct {
+			State    struct{ Events []Event } `json:"state"`
+			Timeline struct{ Events []Event } `json:"timeline"`
+		} `json:"join"`
+		Invite map[string]json.RawMessage `json:"invite"`
+	} `json:"rooms"`
+}
+
+// Event is a Matrix event.
+type Event struct {
+	ID       string          `json:"event_id"`
+	Type     string          `json:"type"`
+	Sender   string          `json:"sender"`
+	StateKey *string         `json:"state_key"`
+	Content  json.RawMessage `json:"content"`
+}
+
+// Sync asks for news since a token, empty for all, and waits for some for at most the given time.
+func (u *User) Sync(ctx context.Context, since string, wait time.Duration) (*Sync, error) {
+	query := url.Values{"timeout": {fmt.Sprint(wait.Milliseconds())}}
+	if since != "" {
+		query.Set("since", since)
+	}
+	var s Sync
+	return &s, u.Do(ctx, http.MethodGet, "/_matrix/client/v3/sync?"+query.Encode(), nil, &s)
+}
+
+// Await syncs from a token on until found says that it has seen what it looks for, and returns the token to go on from. The
+// context bounds how long.
+func (u *User) Await(ctx context.Context, since string, found func(*Sync) bool) (next string, err error) {
+	for {
+		s, err := u.Sync(ctx, since, time.Second)
+		if err != nil {
+			return since, fmt.Errorf("%s waits: %w", u.ID, err)
+		}
+		since = s.NextBatch
+		if found(s) {
+			return since, nil
+		}
+	}
+}

@@ -1,0 +1,127 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+)
+
+func TestMain(m *testing.M) { os.Exit(harness.Run(m)) }
+
+// Two homeservers with the module federate as Dendrite does: the plug breaks nothing.
+func TestServersFederate(t *testing.T) {
+	servers := harness.StartServers(t, 2)
+	alice := harness.RegisterUser(t, servers[0], "alice", false)
+	bob := harness.RegisterUser(t, servers[1], "bob", false)
+	room := sharedRoom(t, alice, bob)
+
+	sent, err := alice.Send(t.Context(), room, "m.room.message", map[string]string{"msgtype": "m.text", "body": "hello"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = bob.Await(harness.Within(t), "", func(s *harness.Sync) bool {
+		for _, e := range s.Rooms.Join[room].Timeline.Events {
+			if e.ID == sent {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sharedRoom makes a room of the first user that all others join.
+func sharedRoom(t *testing.T, creator *harness.User, others ...*harness.User) (roomID string) {
+	t.Helper()
+	room, err := creator.CreateRoom(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range others {
+		if err := creator.Invite(t.Context(), room, u.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Join(t.Context(), room, creator.Server.Name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return room
+}
+
+func TestVersionsAdvertiseTheFeature(t *testing.T) {
+	network := harness.NewTestNetwork(t)
+	for name, want := range map[string]bool{harness.Section: true, "mimi_portability: {enabled: false}": false, "": false} {
+		if got := features(t, network.StartServer(t, name))[edge.Namespace]; got != want {
+			t.Errorf("with section %q the feature is advertised: %v", name, got)
+		}
+	}
+}
+
+func features(t *testing.T, s *harness.Server) map[string]bool {
+	t.Helper()
+	var versions struct {
+		Versions []string        `json:"versions"`
+		Features map[string]bool `json:"unstable_features"`
+	}
+	anybody := &harness.User{Server: s}
+	if err := anybody.Do(t.Context(), http.MethodGet, "/_matrix/client/versions", nil, &versions); err != nil {
+		t.Fatal(err)
+	}
+	if len(versions.Versions) == 0 {
+		t.Error("Dendrite's own versions are gone")
+	}
+	return versions.Features
+}
+
+func TestDisabledAddsNothing(t *testing.T) {
+	s := harness.NewTestNetwork(t).StartServer(t, strings.Replace(harness.Section, "enabled: true", "enabled: false", 1))
+	alice := harness.RegisterUser(t, s, "alice", true)
+	for _, path := range []string{
+		"/_matrix/client/unstable/io.github.mimiport.v0/ds/" + s.Name + "/groups/AAAA",
+		"/_matrix/federation/unstable/io.github.mimiport.v0/groups/AAAA",
+		"/_dendrite/admin/mimiport/policy",
+	} {
+		var refused *harness.Error
+		err := alice.Do(t.Context(), http.MethodGet, path, nil, &json.RawMessage{})
+		if !errors.As(err, &refused) || refused.Status != http.StatusNotFound || refused.Code != "M_UNRECOGNIZED" {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := os.Stat(s.Dir + "/mimi_portability.db"); !os.IsNotExist(err) {
+		t.Errorf("there is a database: %v", err)
+	}
+}
+
+func TestUnknownKeyRefusesToStart(t *testing.T) {
+	network := harness.NewTestNetwork(t)
+	_, err := network.Start(t.Context(), "mimi_portability: {enabled: true, max_group_state_bites: 1}")
+	if err == nil || !strings.Contains(err.Error(), "max_group_state_bites") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The database survives kill -9, and a server stops cleanly.
+func TestKillStopRestart(t *testing.T) {
+	s := harness.StartServers(t, 1)[0]
+	alice := harness.RegisterUser(t, s, "alice", false)
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alice.CreateRoom(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := s.Stop(); err != nil {
+		t.Error(err)
+	}
+}
