@@ -1,0 +1,130 @@
+package storage
+
+import (
+	"bytes"
+	"database/sql/driver"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+// The types below are how fields are written to and read from columns, where database/sql would not do it by itself. Each is
+// used through a pointer into the struct that is stored, both as an argument and as a destination.
+
+// blob is bytes; empty ones are read as nil.
+type blob []byte
+
+func (b *blob) Value() (driver.Value, error) { return notNull(*b), nil }
+
+func (b *blob) Scan(src any) error {
+	data, err := bytesOf(src)
+	*b = bytes.Clone(data) // the driver's memory is only lent
+	return err
+}
+
+// notNull is the bytes as a column takes them: nil would be null.
+func notNull(data []byte) []byte {
+	if data == nil {
+		return []byte{}
+	}
+	return data
+}
+
+// bytesOf is the bytes of a column, nil for none.
+func bytesOf(src any) ([]byte, error) {
+	data, ok := src.([]byte)
+	if !ok && src != nil {
+		return nil, fmt.Errorf("a column of %T in the place of bytes", src)
+	}
+	if len(data) == 0 {
+		return nil, nil
+	}
+	return data, nil
+}
+
+// hash is 32 bytes: a SHA-256 or a migration id.
+type hash [32]byte
+
+func (h *hash) Value() (driver.Value, error) { return h[:], nil }
+
+func (h *hash) Scan(src any) error {
+	data, err := bytesOf(src)
+	if err == nil && len(data) != len(h) {
+		err = fmt.Errorf("%d bytes in the place of %d", len(data), len(h))
+	}
+	copy(h[:], data)
+	return err
+}
+
+// optionalID is a migration id that may be absent: null.
+type optionalID struct{ id **mimiport.MigrationID }
+
+func (o optionalID) Value() (driver.Value, error) {
+	if *o.id == nil {
+		return nil, nil
+	}
+	return (*o.id)[:], nil
+}
+
+func (o optionalID) Scan(src any) error {
+	if src == nil {
+		*o.id = nil
+		return nil
+	}
+	*o.id = new(mimiport.MigrationID)
+	return (*hash)(*o.id).Scan(src)
+}
+
+// millis is a time as Millis keeps it.
+type millis time.Time
+
+func (m *millis) Value() (driver.Value, error) { return Millis(time.Time(*m)), nil }
+
+func (m *millis) Scan(src any) error {
+	ms, ok := src.(int64)
+	if !ok {
+		return fmt.Errorf("a column of %T in the place of a time", src)
+	}
+	*m = millis(Time(ms))
+	return nil
+}
+
+// identities is a list of leaf identities: encoded, each as a vector.
+type identities []mimiport.LeafIdentity
+
+func (l *identities) Value() (driver.Value, error) {
+	var b cryptobyte.Builder
+	for i := range *l {
+		identity, err := (*l)[i].Marshal()
+		if err != nil {
+			return nil, err
+		}
+		wire.AddOpaque(&b, identity)
+	}
+	data, err := b.Bytes()
+	return notNull(data), err
+}
+
+func (l *identities) Scan(src any) error {
+	data, err := bytesOf(src)
+	if err != nil {
+		return err
+	}
+	*l = nil
+	for s := cryptobyte.String(data); !s.Empty(); {
+		var encoded []byte
+		if !wire.ReadOpaque(&s, &encoded) {
+			return mimiport.Errorf("read recipients", mimiport.KindInternal, "a truncated list")
+		}
+		identity, err := mimiport.UnmarshalLeafIdentity(encoded)
+		if err != nil {
+			return err
+		}
+		*l = append(*l, *identity)
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+package storage
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// applyRows deletes what is done and adds what is to be done. Each queue's first row is kept up to date in the table of
+// queues, whose row a transaction holds from before it looks until it commits: without that, one that removes the last row and
+// one that adds another would not see each other, and the new row would never become due.
+func (tx *tx) applyRows(ctx context.Context, c *delivery.Change) error {
+	for _, key := range slices.SortedFunc(slices.Values(c.Done), compareKeys) {
+		if err := tx.remove(ctx, key); err != nil {
+			return err
+		}
+	}
+	// One order for everybody, so that two transactions seldom wait for each other in a circle.
+	rows := slices.SortedFunc(slices.Values(c.Rows), func(a, b delivery.Row) int { return compareKeys(a.Key(), b.Key()) })
+	if err := insert(ctx, tx, &outbox, rows, ""); err != nil {
+		return err
+	}
+	heads := slices.CompactFunc(rows, func(a, b delivery.Row) bool { return a.Destination == b.Destination && a.Queue == b.Queue })
+	return insert(ctx, tx, &queues, heads, ` ON CONFLICT (destination, queue) DO UPDATE SET
+		row_order = excluded.row_order, due_at = excluded.due_at WHERE excluded.row_order < mimiport_queues.row_order`)
+}
+
+func compareKeys(a, b delivery.RowKey) int {
+	return cmp.Or(strings.Compare(a.Destination, b.Destination), strings.Compare(a.Queue, b.Queue), cmp.Compare(a.Order, b.Order))
+}
+
+// remove deletes a row, and makes the next one the first of the queue.
+func (tx *tx) remove(ctx context.Context, key delivery.RowKey) error {
+	const ofQueue = " WHERE destination = $1 AND queue = $2"
+	for _, query := range []string{
+		"UPDATE mimiport_queues SET row_order = row_order" + ofQueue, // holds the queue
+		"DELETE FROM mimiport_outbox" + ofQueue + " AND row_order = $3",
+		"DELETE FROM mimiport_queues" + ofQueue + " AND NOT EXISTS (SELECT 1 FROM mimiport_outbox" + ofQueue + ")",
+		"UPDATE mimiport_queues SET (row_order, due_at) = (SELECT row_order, due_at FROM mimiport_outbox" + ofQueue +
+			" ORDER BY row_order LIMIT 1)" + ofQueue,
+	} {
+		args := []any{key.Destination, key.Queue, clamp(key.Order)}
+		if _, err := tx.exec(ctx, query, args[:strings.Count(query, "$3")+2]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Due implements delivery.Store. The destinations take turns in the list, so that one with much to do hides none: the first of
+// every destination precedes the second of any. When more is due than listed, next is now.
+func (s *Store) Due(ctx context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error) {
+	rows, err = list(ctx, s, &outbox, `JOIN (
+			SELECT destination, queue, row_order, row_number() OVER (PARTITION BY destination ORDER BY due_at, queue) AS turn
+			FROM mimiport_queues WHERE due_at <= $1 ORDER BY turn, due_at, destination LIMIT $2
+		) AS heads USING (destination, queue, row_order) ORDER BY turn, due_at, destination`, Millis(now), limit+1)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	if len(rows) > limit {
+		return rows[:limit], Time(Millis(now)), nil
+	}
+	err = s.read.QueryRowContext(ctx, s.bind("SELECT coalesce(min(due_at), 0) FROM mimiport_queues WHERE due_at > $1"), Millis(now)).
+		Scan((*millis)(&next))
+	return rows, next, err
+}
+
+// Retry implements delivery.Store.
+func (s *Store) Retry(ctx context.Context, key delivery.RowKey, attempts int, due time.Time) error {
+	return s.transact(ctx, "retry", func(tx *tx) error {
+		const ofRow = " WHERE destination = $1 AND queue = $2 AND row_order = $3"
+		if _, err := tx.exec(ctx, "UPDATE mimiport_queues SET due_at = $4"+ofRow,
+			key.Destination, key.Queue, clamp(key.Order), Millis(due)); err != nil {
+			return err
+		}
+		_, err := tx.exec(ctx, "UPDATE mimiport_outbox SET due_at = $4, attempts = $5"+ofRow,
+			key.Destination, key.Queue, clamp(key.Order), Millis(due), attempts)
+		return err
+	})
+}

@@ -1,0 +1,78 @@
+// Package sqlite opens the store in an SQLite file.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/mattn/go-sqlite3"
+	"github.com/pressly/goose/v3/database"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// maxReaders bounds the connections that read.
+const maxReaders = 8
+
+// Open opens, or creates, the file that a connection string of the homeserver's form names: "file:mimi.db", relative to the
+// working directory, or "file:/var/lib/mimi.db". What has been committed survives a power cut. The file must be on a local
+// disk: writers do not hold back readers, and for that SQLite shares memory between connections. See storage.Open.
+func Open(ctx context.Context, connection string, now func() time.Time) (*storage.Store, error) {
+	file, err := parse(connection)
+	if err != nil {
+		return nil, err
+	}
+	write, err := open(file, 1, url.Values{"_journal_mode": {"WAL"}, "_txlock": {"immediate"}}) // fails early, never in mid-transaction
+	if err != nil {
+		return nil, err
+	}
+	read, err := open(file, maxReaders, url.Values{"_query_only": {"1"}})
+	if err != nil {
+		return nil, errors.Join(err, write.Close())
+	}
+	return storage.Open(ctx, engine, write, read, now)
+}
+
+// parse is the file's path from its connection string. As the homeserver does, it takes nothing else from there.
+func parse(connection string) (string, error) {
+	u, err := url.Parse(connection)
+	if err != nil {
+		return "", fmt.Errorf("sqlite: connection string: %w", err)
+	}
+	path := u.Path
+	if u.Opaque != "" {
+		path, err = url.PathUnescape(u.Opaque)
+	}
+	if err != nil || u.Scheme != "file" || u.Host != "" || path == "" || path == ":memory:" {
+		return "", fmt.Errorf("sqlite: connection string %q is not of the form file:name.db or file:/directory/name.db", connection)
+	}
+	return path, nil
+}
+
+func open(path string, connections int, options url.Values) (*sql.DB, error) {
+	options.Set("_busy_timeout", "10000") // milliseconds; only another process can hold the file that long
+	options.Set("_synchronous", "FULL")
+	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: options.Encode()}
+	db, err := sql.Open("sqlite3", dsn.String())
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	return db, nil
+}
+
+var engine = storage.Engine{
+	Dialect:   database.DialectSQLite3,
+	Parameter: "?",
+	Duplicate: func(err error) bool {
+		failure, ok := errors.AsType[sqlite3.Error](err)
+		return ok && slices.Contains([]sqlite3.ErrNoExtended{sqlite3.ErrConstraintPrimaryKey, sqlite3.ErrConstraintUnique}, failure.ExtendedCode)
+	},
+	Transient: func(error) bool { return false }, // there is one writer, and it waits for its turn before it begins
+}

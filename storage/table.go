@@ -1,0 +1,219 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+// table is how a struct is kept: the columns, and pointers to the fields that go there, in the same order.
+type table[T any] struct {
+	name    string
+	columns []string // the key first, then what never changes, then the rest
+	key     int      // how many columns identify a row
+	fixed   int      // how many columns an update leaves alone, the key included
+	fields  func(*T) []any
+}
+
+func columns(list string) []string { return strings.Split(list, ", ") }
+
+var groups = table[delivery.Group]{
+	name: "mimiport_groups",
+	columns: columns("group_id, term, created_at, version, state, server, room_id, creator, protocol, cipher_suite, epoch, " +
+		"next_seq, migration_id, lineage"),
+	key: 2, fixed: 3,
+	fields: func(g *delivery.Group) []any {
+		return []any{(*blob)(&g.ID), &g.Term, (*millis)(&g.CreatedAt), &g.Version, &g.State, &g.Server, &g.RoomID, &g.Creator, &g.Protocol,
+			&g.CipherSuite, &g.Epoch, &g.NextSeq, (*hash)(&g.Migration), (*blob)(&g.Lineage)}
+	},
+}
+
+var snapshots = table[delivery.Snapshot]{
+	name:    "mimiport_snapshots",
+	columns: columns("group_id, term, epoch, seq, group_info, ratchet_tree"),
+	fields: func(s *delivery.Snapshot) []any {
+		return []any{(*blob)(&s.GroupID), &s.Term, &s.Epoch, &s.Seq, (*blob)(&s.GroupInfo), (*blob)(&s.RatchetTree)}
+	},
+}
+
+var entries = table[delivery.Entry]{
+	name: "mimiport_entries",
+	columns: columns("group_id, term, seq, epoch, kind, sender, hash, message, group_info, recipients, migration_id, " +
+		"accepted_at"),
+	fields: func(e *delivery.Entry) []any {
+		return []any{(*blob)(&e.GroupID), &e.Term, &e.Seq, &e.Epoch, &e.Kind, &e.Sender, (*hash)(&e.Hash), (*blob)(&e.Message),
+			(*blob)(&e.GroupInfo), (*identities)(&e.Recipients), optionalID{&e.Migration}, (*millis)(&e.At)}
+	},
+}
+
+// record is a migration and when it was first stored.
+type record struct {
+	migration.Migration
+	createdAt time.Time
+}
+
+var migrations = table[record]{
+	name: "mimiport_migrations",
+	columns: columns("migration_id, created_at, role, state, version, group_id, room_id, term, source, target, user_id, epoch, " +
+		"expires_at, decide_by, commit_hash, content_hash, response, response_key_id, response_key_object, " +
+		"complete, complete_key_id, complete_key_object, confirmation, confirmation_key_id, confirmation_key_object, " +
+		"abort, abort_key_id, abort_key_object, reason"),
+	key: 1, fixed: 2,
+	fields: func(r *record) []any {
+		f := []any{(*hash)(&r.ID), (*millis)(&r.createdAt), &r.Role, &r.State, &r.Version, (*blob)(&r.GroupID), &r.RoomID, &r.Term,
+			&r.Source, &r.Target, &r.User, &r.Epoch, (*millis)(&r.ExpiresAt), (*millis)(&r.DecideBy), (*blob)(&r.CommitHash),
+			(*blob)(&r.ContentHash)}
+		for _, s := range []*migration.Signed{&r.Response, &r.Complete, &r.Confirmation, &r.Abort} {
+			f = append(f, (*blob)(&s.Message), &s.KeyID, (*blob)(&s.KeyObject))
+		}
+		return append(f, &r.Reason)
+	},
+}
+
+var contents = table[delivery.Content]{
+	name:    "mimiport_contents",
+	columns: columns("migration_id, data"),
+	fields:  func(c *delivery.Content) []any { return []any{(*hash)(&c.ID), (*blob)(&c.Data)} },
+}
+
+var outbox = table[delivery.Row]{
+	name:    "mimiport_outbox",
+	columns: columns("destination, queue, row_order, kind, group_id, term, seq, migration_id, due_at, attempts"),
+	fields: func(r *delivery.Row) []any {
+		return []any{&r.Destination, &r.Queue, &r.Order, &r.Kind, (*blob)(&r.GroupID), &r.Term, &r.Seq, (*hash)(&r.Migration),
+			(*millis)(&r.Due), &r.Attempts}
+	},
+}
+
+// queues keeps of each queue its first row.
+var queues = table[delivery.Row]{
+	name:    "mimiport_queues",
+	columns: columns("destination, queue, row_order, due_at"),
+	fields: func(r *delivery.Row) []any {
+		return []any{&r.Destination, &r.Queue, &r.Order, (*millis)(&r.Due)}
+	},
+}
+
+// setting is one named value.
+type setting struct {
+	name  string
+	value []byte
+}
+
+var settings = table[setting]{
+	name:    "mimiport_settings",
+	columns: columns("name, value"),
+	fields:  func(s *setting) []any { return []any{&s.name, (*blob)(&s.value)} },
+}
+
+// maxParameters bounds the parameters of one statement, well below the 32,766 of SQLite and the 65,535 of PostgreSQL.
+const maxParameters = 4096
+
+// insert writes rows, as many at a time as a statement holds. The clause says what becomes of a row that exists; with an
+// empty one it is a conflict.
+func insert[T any](ctx context.Context, tx *tx, t *table[T], rows []T, onConflict string) error {
+	for atOnce := maxParameters / len(t.columns); len(rows) > 0; {
+		chunk := rows[:min(atOnce, len(rows))]
+		rows = rows[len(chunk):]
+		var args []any
+		for i := range chunk {
+			args = append(args, t.fields(&chunk[i])...)
+		}
+		if _, err := tx.exec(ctx, t.insertion(len(chunk))+onConflict, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertion is the statement that inserts n rows.
+func (t *table[T]) insertion(n int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "INSERT INTO %s (%s) VALUES ", t.name, strings.Join(t.columns, ", "))
+	for i := range n * len(t.columns) {
+		switch {
+		case i == 0:
+			b.WriteString("(")
+		case i%len(t.columns) == 0:
+			b.WriteString("), (")
+		default:
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "$%d", i+1)
+	}
+	b.WriteString(")")
+	return b.String()
+}
+
+// replace writes the next version of a row: version is the one it was made from, 0 when there must be none.
+func replace[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uint64) error {
+	if version == 0 {
+		return insert(ctx, tx, t, []T{*row}, "")
+	}
+	return update(ctx, tx, t, row, version)
+}
+
+// update writes a row over the given version of it. Another version, or no row, is ErrConflict.
+func update[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uint64) error {
+	var b strings.Builder
+	var args []any
+	assign := func(separator, column string, value any) {
+		args = append(args, value)
+		fmt.Fprintf(&b, "%s%s = $%d", separator, column, len(args))
+	}
+	fields := t.fields(row)
+	fmt.Fprintf(&b, "UPDATE %s", t.name)
+	separator := " SET "
+	for i := t.fixed; i < len(fields); i++ {
+		assign(separator, t.columns[i], fields[i])
+		separator = ", "
+	}
+	assign(" WHERE ", "version", version)
+	for i := range t.key {
+		assign(" AND ", t.columns[i], fields[i])
+	}
+	result, err := tx.exec(ctx, b.String(), args...)
+	if err != nil {
+		return err
+	}
+	n, err := result.RowsAffected()
+	if err == nil && n != 1 {
+		return delivery.ErrConflict
+	}
+	return err
+}
+
+// list reads the rows that the tail of the SELECT says.
+func list[T any](ctx context.Context, s *Store, t *table[T], tail string, args ...any) ([]T, error) {
+	query := "SELECT " + strings.Join(t.columns, ", ") + " FROM " + t.name + " " + tail
+	rows, err := s.read.QueryContext(ctx, s.bind(query), args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var found []T
+	for rows.Next() {
+		var row T
+		if err := rows.Scan(t.fields(&row)...); err != nil {
+			return nil, err
+		}
+		found = append(found, row)
+	}
+	return found, rows.Err()
+}
+
+// one reads the first row that the tail of the SELECT says, or returns ErrNotFound.
+func one[T any](ctx context.Context, s *Store, t *table[T], tail string, args ...any) (*T, error) {
+	rows, err := list(ctx, s, t, tail+" LIMIT 1", args...)
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) == 0 {
+		return nil, delivery.ErrNotFound
+	}
+	return &rows[0], nil
+}
