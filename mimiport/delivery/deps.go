@@ -24,8 +24,10 @@ type GroupState string
 const (
 	GroupReserved GroupState = "reserved" // the id is handed out, no group is bound to it
 	GroupActive   GroupState = "active"
-	GroupFrozen   GroupState = "frozen" // a migration awaits its decision
-	GroupMoved    GroupState = "moved"  // decided; the redirect is kept for good
+	GroupFrozen   GroupState = "frozen"  // a migration awaits its decision
+	GroupMoved    GroupState = "moved"   // decided; the redirect is kept for good
+	GroupStaged   GroupState = "staged"  // voted for: waits for the source's decision
+	GroupDropped  GroupState = "dropped" // was staged and is not coming
 )
 
 // Group is one group in one term on this server. Rows are kept for good.
@@ -162,7 +164,7 @@ type MigrationFilter struct {
 type Store interface {
 	Apply(ctx context.Context, c *Change) error
 
-	Group(ctx context.Context, id []byte) (*Group, error) // of the highest term
+	Group(ctx context.Context, id []byte) (*Group, error) // of the highest term that is not dropped
 	GroupAt(ctx context.Context, key GroupKey) (*Group, error)
 	Groups(ctx context.Context, after []byte, limit int) ([]Group, error) // highest terms, by id
 	// CountGroups counts the groups active or frozen here, and the ids that a user has reserved and not bound.

@@ -8,6 +8,7 @@ import (
 	"math"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
 // ReserveGroup implements API. Only the room's members who may create groups here are given an id.
@@ -100,6 +101,9 @@ func (s *Service) BindGroup(ctx context.Context, c Caller, id []byte, req *BindG
 	if string(state.ID()) != string(id) {
 		return nil, mimiport.Errorf("bind", mimiport.KindInvalid, "the GroupInfo is of another group")
 	}
+	if len(ownEntries(g.Server, state)) > 0 {
+		return nil, broken(ruleOwnEntry, "external_senders names this server, which has given out no key")
+	}
 	l := &live{mls: state, seq: g.NextSeq}
 	if l.roster, err = newRoster(state); err != nil {
 		return nil, err
@@ -116,8 +120,7 @@ func (s *Service) BindGroup(ctx context.Context, c Caller, id []byte, req *BindG
 	if err := s.apply(ctx, change); err != nil {
 		return nil, err
 	}
-	next.Version++
-	return s.describe(&next, l)
+	return s.describe(&next, state)
 }
 
 // rebind answers a repeated bind: the first answer when it is the same group, as it is now.
@@ -136,7 +139,7 @@ func (s *Service) rebind(ctx context.Context, g *Group, req *BindGroupRequest) (
 	if err != nil {
 		return nil, err
 	}
-	return s.describe(g, l)
+	return s.describe(g, l.mls)
 }
 
 func (s *Service) rosterJoined(ctx context.Context, roomID string, r roster) error {
@@ -156,7 +159,8 @@ func snapshotOf(g *Group, l *live) Snapshot {
 	}
 }
 
-// here fails with the redirect when the group has moved, and as unknown while nothing is bound to the id.
+// here fails unless the group is hosted here: with the redirect when it has moved, with a time to try again while it is staged,
+// and as unknown while nothing is bound to the id.
 func (s *Service) here(ctx context.Context, g *Group) error {
 	switch g.State {
 	case GroupMoved:
@@ -167,6 +171,11 @@ func (s *Service) here(ctx context.Context, g *Group) error {
 		return &mimiport.Error{
 			Op: "find group", Kind: mimiport.KindMoved, Group: g.ID,
 			Info: mimiport.Info{Moved: moved}, Err: fmt.Errorf("the group is at %s", moved.Server),
+		}
+	case GroupStaged:
+		return &mimiport.Error{
+			Op: "find group", Kind: mimiport.KindInProgress, Group: g.ID,
+			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("the group is being moved here"),
 		}
 	case GroupReserved:
 		return &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: g.ID, Err: errors.New("no group is bound to the id")}
@@ -186,7 +195,7 @@ func (s *Service) moved(ctx context.Context, g *Group) (*mimiport.Moved, error) 
 	}, nil
 }
 
-// Info is the redirect for JSON.
+// movedInfo is the redirect for JSON.
 func movedInfo(m *mimiport.Moved) *MovedInfo {
 	return &MovedInfo{
 		DeliveryService: m.Server, Term: m.Term, MigrationResponse: m.Response,
@@ -200,10 +209,30 @@ func (s *Service) view(ctx context.Context, c Caller, id []byte) (*Group, error)
 	if err != nil {
 		return nil, err
 	}
-	if g.State == GroupReserved {
-		return nil, s.here(ctx, g)
+	return g, s.readable(ctx, c, g)
+}
+
+// readable fails unless the caller may read what was accepted here: also after the group has moved.
+func (s *Service) readable(ctx context.Context, c Caller, g *Group) error {
+	if err := s.member(ctx, c, g.RoomID); err != nil || g.State == GroupMoved {
+		return err
 	}
-	return g, s.member(ctx, c, g.RoomID)
+	return s.here(ctx, g)
+}
+
+// viewTerm is view for a group in a term that may be over; nil is the present one.
+func (s *Service) viewTerm(ctx context.Context, c Caller, id []byte, term *uint64) (*Group, error) {
+	if term == nil {
+		return s.view(ctx, c, id)
+	}
+	g, err := s.Store.GroupAt(ctx, GroupKey{id, *term})
+	if errors.Is(err, ErrNotFound) {
+		return nil, &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: id, Err: fmt.Errorf("not here in term %d", *term)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return g, s.readable(ctx, c, g)
 }
 
 // Group implements API. Of a group that has moved it is told only to where.
@@ -215,15 +244,14 @@ func (s *Service) Group(ctx context.Context, c Caller, id []byte) (*GroupRespons
 	if err := s.here(ctx, g); err != nil {
 		return nil, err
 	}
-	defer s.locks.lock(id)()
-	l, err := s.live(ctx, g)
+	state, err := s.current(ctx, g)
 	if err != nil {
 		return nil, err
 	}
-	return s.describe(g, l)
+	return s.describe(g, state)
 }
 
-func (s *Service) describe(g *Group, l *live) (*GroupResponse, error) {
+func (s *Service) describe(g *Group, state mls.Group) (*GroupResponse, error) {
 	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return nil, err
@@ -231,8 +259,8 @@ func (s *Service) describe(g *Group, l *live) (*GroupResponse, error) {
 	return &GroupResponse{
 		GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
 		Preimage: preimage(lineage), CreatingServer: lineage.CreatingServer, DeliveryService: g.Server,
-		State: string(g.State), Term: g.Term, Epoch: l.mls.Epoch(), NextSeq: l.seq, GroupInfo: l.mls.GroupInfo(),
-		TreeHash: l.mls.TreeHash(), ConfirmedTranscriptHash: l.mls.ConfirmedTranscriptHash(), Members: l.mls.NumMembers(),
+		State: string(g.State), Term: g.Term, Epoch: state.Epoch(), NextSeq: g.NextSeq, GroupInfo: state.GroupInfo(),
+		TreeHash: state.TreeHash(), ConfirmedTranscriptHash: state.ConfirmedTranscriptHash(), Members: state.NumMembers(),
 	}, nil
 }
 
@@ -273,22 +301,35 @@ func (s *Service) RatchetTree(ctx context.Context, c Caller, id []byte, epoch ui
 	if epoch > g.Epoch {
 		return nil, wrong
 	}
-	l, err := s.stateAt(ctx, g, epoch)
+	state, err := s.stateAt(ctx, g, epoch)
 	if errors.Is(err, ErrNotFound) {
 		return nil, wrong
 	}
 	if err != nil {
 		return nil, err
 	}
-	return l.mls.RatchetTree(), nil
+	return state.RatchetTree(), nil
 }
 
-func (s *Service) stateAt(ctx context.Context, g *Group, epoch uint64) (*live, error) {
-	if epoch < g.Epoch {
-		return s.at(ctx, g, epoch)
+func (s *Service) stateAt(ctx context.Context, g *Group, epoch uint64) (mls.Group, error) {
+	if epoch == g.Epoch {
+		return s.current(ctx, g)
 	}
+	l, err := s.at(ctx, g, epoch)
+	if err != nil {
+		return nil, err
+	}
+	return l.mls, nil
+}
+
+// current is the group's state after its last entry.
+func (s *Service) current(ctx context.Context, g *Group) (mls.Group, error) {
 	defer s.locks.lock(g.ID)()
-	return s.live(ctx, g)
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	return l.mls, nil
 }
 
 // The sizes of a piece of the log.
@@ -300,16 +341,9 @@ const (
 
 // Messages implements API. Welcomes are shown to those they are for.
 func (s *Service) Messages(ctx context.Context, c Caller, id []byte, q MessagesQuery) (*MessagesResponse, error) {
-	g, err := s.view(ctx, c, id)
+	g, err := s.viewTerm(ctx, c, id, q.Term)
 	if err != nil {
 		return nil, err
-	}
-	if q.Term != nil && *q.Term != g.Term {
-		if g, err = s.Store.GroupAt(ctx, GroupKey{id, *q.Term}); errors.Is(err, ErrNotFound) {
-			return nil, mimiport.Errorf("read messages", mimiport.KindUnknownGroup, "the group was not here in term %d", *q.Term)
-		} else if err != nil {
-			return nil, err
-		}
 	}
 	if q.Limit <= 0 {
 		q.Limit = defaultMessages

@@ -52,6 +52,7 @@ type Migration struct {
 	Source  string
 	Target  string
 	User    string // the migrating user
+	ByAdmin bool   // who was an administrator of the source then
 	Epoch   uint64 // n: the epoch the migration Commit ends
 
 	CreatedAt time.Time
@@ -60,6 +61,7 @@ type Migration struct {
 
 	CommitHash  []byte // SHA-256 of the migration Commit message
 	ContentHash []byte // migration_content_hash: the suite's hash of the MigrationContent
+	ContentKey  string // the source's key that the MigrationContent is signed with
 
 	Response     Signed // MigrationResponse, by the target
 	Complete     Signed // TargetMigrationComplete, by the target: the vote

@@ -1,0 +1,579 @@
+package delivery
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+)
+
+// InitMigration implements API. A repeated Init, also for a migration that has ended, gets the outcome and never a second freeze.
+func (s *Service) InitMigration(ctx context.Context, c Caller, id mimiport.MigrationID, req *MigrationInitRequest) (*MigrationStatus, error) {
+	if n := len(req.Message) + len(req.GroupInfo) + len(req.Welcome); int64(n) > s.Limits.MessageBytes {
+		return nil, mimiport.Errorf("init", mimiport.KindTooLarge, "%d bytes, %d are allowed", n, s.Limits.MessageBytes)
+	}
+	init, err := mimiport.UnmarshalMigrationInit(req.MigrationInit)
+	if err != nil {
+		return nil, err
+	}
+	if init.Response.ID() != id {
+		return nil, mimiport.Errorf("init", mimiport.KindBadMessage, "the MigrationInit is for migration %s", init.Response.ID())
+	}
+	rec, err := s.Store.Migration(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		err = s.init(ctx, c, init, req)
+	} else if err == nil && rec.User != c.UserID {
+		err = mimiport.Errorf("init", mimiport.KindForbidden, "the migration is another user's")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.outcome(ctx, id)
+}
+
+// outcome waits for a migration to be decided, for a while, and tells how it stands.
+func (s *Service) outcome(ctx context.Context, id mimiport.MigrationID) (*MigrationStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.Limits.Wait)
+	defer cancel()
+	for {
+		changed := s.waits.changed(id)
+		rec, err := s.record(context.WithoutCancel(ctx), id)
+		if err != nil {
+			return nil, err
+		}
+		if rec.State != migration.Frozen {
+			return status(rec), nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return status(rec), nil
+		}
+	}
+}
+
+// init freezes the group for a migration. What needs another server comes before the group's lock is taken.
+func (s *Service) init(ctx context.Context, c Caller, init *mimiport.MigrationInit, req *MigrationInitRequest) error {
+	r := &init.Response.Request
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	if !s.IsLocal(r.SourceDomain) || s.IsLocal(r.TargetDomain) {
+		return mimiport.Errorf("init", mimiport.KindInvalid, "the migration is not from this server to another one")
+	}
+	g, err := s.group(ctx, r.GroupID)
+	if err != nil {
+		return err
+	}
+	if err := s.member(ctx, c, g.RoomID); err != nil {
+		return err
+	}
+	id := init.Response.ID()
+	rec, err := s.newSource(g, init, id, c, req)
+	if err != nil {
+		return err
+	}
+	if err := s.decide(ctx, migration.Source, rec, c, &quotaFacts{starting: true}); err != nil {
+		return err // before the target's name is dialled
+	}
+	if err := s.Keys.Verify(ctx, r.TargetDomain, req.KeyID, &init.Response); err != nil {
+		return err
+	}
+	if err := s.probe(ctx, r, id); err != nil {
+		return err
+	}
+	defer s.locks.lock(r.GroupID)()
+	return retryConflicts(func() error { return s.freeze(ctx, c, init, id, req) })
+}
+
+// probe asks the target, before anything freezes, whether it is there and knows of its offer.
+func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, id mimiport.MigrationID) error {
+	there, err := s.Sender.AskStatus(ctx, r.SourceDomain, r.TargetDomain, id)
+	if err != nil {
+		return err
+	}
+	if there.State != string(migration.Offered) {
+		return mimiport.Errorf("probe target", mimiport.KindOfferExpired, "the target says that its offer is %s", there.State)
+	}
+	return nil
+}
+
+// freeze checks everything against the group as it is now and stores the migration with its content. The caller holds the
+// group's lock.
+func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.MigrationInit, id mimiport.MigrationID, req *MigrationInitRequest) error {
+	r := &init.Response.Request
+	g, err := s.group(ctx, r.GroupID)
+	if err != nil {
+		return err
+	}
+	if err := s.here(ctx, g); err != nil {
+		return err
+	}
+	if g.Server != r.SourceDomain {
+		return mimiport.Errorf("init", mimiport.KindInvalid, "the group is hosted by %s", g.Server)
+	}
+	engine, err := s.engine(g.Protocol)
+	if err != nil {
+		return err
+	}
+	msg, err := engine.Parse(req.Message)
+	if err != nil {
+		return err
+	}
+	if msg.Kind != mls.KindCommit || r.Epoch != msg.Epoch {
+		return broken(ruleMigrationCommit, "the message is not a Commit of epoch %d", r.Epoch)
+	}
+	if err := s.admits(g, msg); err != nil {
+		return err
+	}
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return err
+	}
+	st, err := s.migrationStep(ctx, c, g, l, init, req)
+	if err != nil {
+		return err
+	}
+	rec, err := s.newSource(g, init, id, c, req)
+	if err != nil {
+		return err
+	}
+	content, err := s.content(ctx, g, l, st, init, req)
+	if err != nil {
+		return err
+	}
+	signed, err := s.sign(g.Server, content)
+	if err != nil {
+		return err
+	}
+	rec.ContentKey = signed.KeyID
+	rec.ContentHash = l.mls.Hash(signed.Message)
+	rec.DecideBy = s.Now().Add(s.decideBy(len(signed.Message)))
+	next, actions, err := rec.Step(migration.Init{})
+	if err != nil {
+		return err
+	}
+	change := s.sourceChange(g, &next, actions)
+	change.Content = &Content{ID: id, Data: signed.Message}
+	return s.apply(ctx, change)
+}
+
+// migrationStep checks the migration Commit and the client's signature on the Init.
+func (s *Service) migrationStep(ctx context.Context, c Caller, g *Group, l *live, init *mimiport.MigrationInit, req *MigrationInitRequest) (*step, error) {
+	st, err := s.commit(ctx, c, g, l, &req.SubmitRequest)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrationCommit(g.Server, init.Response.Request.TargetDomain, l.mls, st); err != nil {
+		return nil, err
+	}
+	tbs, err := init.TBS()
+	if err != nil {
+		return nil, err
+	}
+	return st, l.mls.VerifyMember(st.effects.Sender.Index, mimiport.MigrationInitLabel, tbs, init.Signature)
+}
+
+// decideBy is how long S waits for the vote: longer for more to send and to verify, ten minutes at most (profile, section 6).
+func (s *Service) decideBy(bytes int) time.Duration {
+	const perMiB, most = 2 * time.Second, 10 * time.Minute
+	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB, most)
+}
+
+func (s *Service) newSource(g *Group, init *mimiport.MigrationInit, id mimiport.MigrationID, c Caller, req *MigrationInitRequest) (*migration.Migration, error) {
+	response, err := init.Response.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	h := hash(req.Message)
+	return &migration.Migration{
+		ID: id, GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
+		Source: g.Server, Target: init.Response.Request.TargetDomain, User: c.UserID, ByAdmin: c.Admin, Epoch: g.Epoch,
+		CreatedAt: s.Now(), CommitHash: h[:],
+		Response: migration.Signed{Message: response, KeyID: req.KeyID},
+	}, nil
+}
+
+// sourceChange is what S writes for a transition of a record.
+func (s *Service) sourceChange(g *Group, m *migration.Migration, actions []migration.Action) *Change {
+	next := *g
+	change := &Change{Group: &next, Migration: m}
+	for _, a := range actions {
+		switch a {
+		case migration.Freeze:
+			next.State, next.Migration = GroupFrozen, m.ID
+		case migration.Unfreeze:
+			next.State = GroupActive
+		case migration.SetDeadline:
+			change.Rows = append(change.Rows, s.deadline(m, m.DecideBy))
+		case migration.SendContent:
+			change.Rows = append(change.Rows, s.toTarget(m, RowContent))
+		case migration.SendConfirmation:
+			change.Rows = append(change.Rows, s.toTarget(m, RowConfirmation))
+		case migration.SendAbort:
+			change.Rows = append(change.Rows, s.toTarget(m, RowAbort))
+		}
+	}
+	return change
+}
+
+// The numbers of a migration's rows to the target: the content first, then its outcome.
+var targetOrder = map[RowKind]uint64{RowContent: 1, RowConfirmation: 2, RowAbort: 2}
+
+func (s *Service) toTarget(m *migration.Migration, kind RowKind) Row {
+	return Row{
+		Destination: m.Target, Queue: "migration/" + m.ID.String(), Order: targetOrder[kind], Kind: kind,
+		GroupID: m.GroupID, Migration: m.ID, Due: s.Now(),
+	}
+}
+
+// deadline is a row by which this server reminds itself of a record.
+func (s *Service) deadline(m *migration.Migration, at time.Time) Row {
+	return Row{
+		Destination: s.Server, Queue: "deadline/" + m.ID.String(), Order: 1, Kind: RowDeadline,
+		GroupID: m.GroupID, Migration: m.ID, Due: at,
+	}
+}
+
+// content is the MigrationContent for a migration Commit, unsigned.
+func (s *Service) content(ctx context.Context, g *Group, l *live, st *step, init *mimiport.MigrationInit, req *MigrationInitRequest) (*mimiport.MigrationContent, error) {
+	state, err := s.groupState(ctx, g, l, st, req)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(state)) > s.Limits.GroupStateBytes {
+		return nil, mimiport.Errorf("init", mimiport.KindTooLarge, "the group_state has %d bytes, %d are allowed", len(state), s.Limits.GroupStateBytes)
+	}
+	return &mimiport.MigrationContent{Response: init.Response, GroupState: state}, nil
+}
+
+// sendContent hands the content to the target and takes its answer.
+func (s *Service) sendContent(ctx context.Context, row *Row) error {
+	m, err := s.record(ctx, row.Migration)
+	if err != nil {
+		return err
+	}
+	if m.State != migration.Frozen {
+		return s.done(ctx, row)
+	}
+	if err := s.decide(ctx, migration.Source, m, Caller{}, nil); err != nil {
+		return s.giveUp(ctx, row.Migration, row, err)
+	}
+	data, err := s.Store.Content(ctx, m.ID)
+	if err != nil {
+		return err
+	}
+	vote, err := s.Sender.PutContent(ctx, m.Source, m.Target, &ContentUpload{
+		ID: m.ID, SHA256: sha256.Sum256(data), KeyID: m.ContentKey, DecideBy: m.DecideBy, Data: data,
+	})
+	switch {
+	case finalRefusal(err):
+		return s.giveUp(ctx, m.ID, row, err)
+	case err != nil:
+		return err
+	case vote == nil:
+		return &mimiport.Error{
+			Op: "send content", Kind: mimiport.KindInProgress,
+			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("the target is at work"),
+		}
+	}
+	return s.voted(ctx, row, vote)
+}
+
+// finalRefusal says whether the target will never take this content. Anything that may pass is not: the deadline ends it.
+func finalRefusal(err error) bool {
+	switch mimiport.KindOf(err) {
+	case mimiport.KindBadMessage, mimiport.KindTooLarge, mimiport.KindUnsupported, mimiport.KindInvalid, mimiport.KindBadSignature,
+		mimiport.KindForbidden, mimiport.KindUnknownMigration, mimiport.KindConflict, mimiport.KindOfferExpired, mimiport.KindEnded:
+		return true
+	}
+	return false
+}
+
+// voted verifies the target's vote and decides. The decision, the fan-out of the Commit and the redirect are one transaction.
+func (s *Service) voted(ctx context.Context, row *Row, answer *SignedRequest) error {
+	complete, err := mimiport.UnmarshalTargetMigrationComplete(answer.Message)
+	if err != nil {
+		return err
+	}
+	m, err := s.record(ctx, row.Migration)
+	if err != nil {
+		return err
+	}
+	if err := s.Keys.Verify(ctx, m.Target, answer.KeyID, complete); err != nil {
+		return err
+	}
+	if err := s.decide(ctx, migration.Source, m, Caller{}, nil); err != nil {
+		return s.giveUp(ctx, m.ID, row, err)
+	}
+	defer s.locks.lock(m.GroupID)()
+	return retryConflicts(func() error {
+		return s.stepSource(ctx, row, row.Migration, func(m *migration.Migration) (migration.Event, error) {
+			confirmation, err := s.confirmation(m)
+			if err != nil {
+				return nil, err
+			}
+			abort, err := s.abortion(m)
+			return migration.Vote{
+				Complete:     migration.Signed{Message: answer.Message, KeyID: answer.KeyID},
+				ContentHash:  complete.ContentHash,
+				Confirmation: confirmation, Abort: abort, At: s.Now(),
+			}, err
+		})
+	})
+}
+
+// stepSource lets S's record take one step and stores all that follows from it; row is done with it. The caller holds the
+// group's lock.
+func (s *Service) stepSource(ctx context.Context, row *Row, id mimiport.MigrationID, event func(*migration.Migration) (migration.Event, error)) error {
+	m, err := s.record(ctx, id)
+	if err != nil {
+		return err
+	}
+	e, err := event(m)
+	if err != nil {
+		return err
+	}
+	next, actions, err := m.Step(e)
+	if err != nil {
+		return err
+	}
+	change := &Change{}
+	after := func() {}
+	if len(actions) > 0 {
+		if change, after, err = s.sourceStep(ctx, &next, actions); err != nil {
+			return err
+		}
+	} else if next.State != m.State {
+		change.Migration = &next
+	}
+	if row != nil {
+		change.Done = []RowKey{row.Key()}
+	}
+	if change.Migration == nil && change.Done == nil {
+		return nil
+	}
+	if err := s.apply(ctx, change); err != nil {
+		return err
+	}
+	after()
+	return nil
+}
+
+// sourceStep is the change for a step that concerns the group. after is to be called when it is stored.
+func (s *Service) sourceStep(ctx context.Context, m *migration.Migration, actions []migration.Action) (*Change, func(), error) {
+	g, err := s.Store.GroupAt(ctx, GroupKey{m.GroupID, m.Term - 1})
+	if err != nil {
+		return nil, nil, err
+	}
+	change := s.sourceChange(g, m, actions)
+	if m.State != migration.Decided {
+		return change, func() {}, nil
+	}
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := s.decidedStep(ctx, m, l)
+	if err != nil {
+		return nil, nil, err
+	}
+	next, log := s.extend(g, l, st)
+	next.State = GroupMoved
+	change.Group, change.Entries, change.Rows = next, log.Entries, append(change.Rows, log.Rows...)
+	return change, func() { s.advance(next, l, st) }, nil
+}
+
+// decidedStep is the step of the migration Commit, read back from the stored content: what was sent is what is accepted.
+func (s *Service) decidedStep(ctx context.Context, m *migration.Migration, l *live) (*step, error) {
+	data, err := s.Store.Content(ctx, m.ID)
+	if err != nil {
+		return nil, err
+	}
+	content, err := mimiport.UnmarshalMigrationContent(data)
+	if err != nil {
+		return nil, err
+	}
+	state, err := mimiport.UnmarshalGroupState(content.GroupState)
+	if err != nil {
+		return nil, err
+	}
+	next, effects, err := l.mls.Commit(state.Commit.Commit, state.Commit.GroupInfo)
+	if err != nil {
+		return nil, err
+	}
+	removed, err := identities(effects.Removed)
+	if err != nil {
+		return nil, err
+	}
+	entries := []Entry{{
+		Kind: EntryCommit, Epoch: m.Epoch, Sender: m.User, Message: state.Commit.Commit, GroupInfo: state.Commit.GroupInfo,
+		Recipients: removed, Migration: &m.ID,
+	}}
+	if n := len(state.Welcomes); n > 0 && state.Welcomes[n-1].Epoch == m.Epoch+1 {
+		entries = append(entries, welcomeEntry(&state.Welcomes[n-1], m.User))
+	}
+	return &step{next, effects, entries}, nil
+}
+
+// confirmation is S's signed decision to move.
+func (s *Service) confirmation(m *migration.Migration) (migration.Signed, error) {
+	response, err := mimiport.UnmarshalMigrationResponse(m.Response.Message)
+	if err != nil {
+		return migration.Signed{}, err
+	}
+	return s.sign(m.Source, &mimiport.MigrationConfirmation{DomainName: m.Target, Nonce: response.Nonce, GroupID: m.GroupID})
+}
+
+// abortion is S's signed decision not to move.
+func (s *Service) abortion(m *migration.Migration) (migration.Signed, error) {
+	return s.sign(m.Source, &mimiport.MigrationAbort{MigrationID: m.ID, SourceDomain: m.Source})
+}
+
+// sign signs a message as a local server and encodes it.
+func (s *Service) sign(server string, message interface {
+	mimiport.Signed
+	Marshal() ([]byte, error)
+}) (migration.Signed, error) {
+	keyID, err := s.Keys.Sign(server, message)
+	if err != nil {
+		return migration.Signed{}, err
+	}
+	data, err := message.Marshal()
+	return migration.Signed{Message: data, KeyID: keyID}, err
+}
+
+// giveUp aborts a migration that is not decided, for a reason to tell.
+func (s *Service) giveUp(ctx context.Context, id mimiport.MigrationID, row *Row, reason error) error {
+	m, err := s.record(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer s.locks.lock(m.GroupID)()
+	return retryConflicts(func() error {
+		return s.stepSource(ctx, row, id, func(m *migration.Migration) (migration.Event, error) {
+			abort, err := s.abortion(m)
+			return migration.GiveUp{Abort: abort, Reason: reason.Error()}, err
+		})
+	})
+}
+
+// AbortMigration implements API: for the migrating user, or whoever may migrate the group.
+func (s *Service) AbortMigration(ctx context.Context, c Caller, id mimiport.MigrationID) (*MigrationStatus, error) {
+	m, err := s.record(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if m.Role != migration.Source {
+		return nil, mimiport.Errorf("abort", mimiport.KindForbidden, "only the source aborts a migration")
+	}
+	if err := s.member(ctx, c, m.RoomID); err != nil {
+		return nil, err
+	}
+	if c.UserID != m.User {
+		if err := s.decide(ctx, migration.Source, m, c, nil); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.giveUp(ctx, id, nil, fmt.Errorf("aborted by %s", c.UserID)); err != nil {
+		return nil, err
+	}
+	if m, err = s.record(ctx, id); err != nil {
+		return nil, err
+	}
+	return status(m), nil
+}
+
+// sendDecision hands the target the confirmation or the signed abort, until it has taken it.
+func (s *Service) sendDecision(ctx context.Context, row *Row) error {
+	m, err := s.record(ctx, row.Migration)
+	if err != nil {
+		return err
+	}
+	if row.Kind == RowAbort {
+		err := s.Sender.PutAbort(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: m.Abort.Message, KeyID: m.Abort.KeyID})
+		if err != nil && mimiport.KindOf(err) != mimiport.KindUnknownMigration {
+			return err
+		}
+		return s.done(ctx, row)
+	}
+	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: m.Confirmation.Message, KeyID: m.Confirmation.KeyID})
+	if err != nil {
+		return err
+	}
+	return s.stepSource(ctx, row, m.ID, func(*migration.Migration) (migration.Event, error) { return migration.Ack{}, nil })
+}
+
+// logBytes and logEntries bound what of the log moves along.
+const (
+	logEntries = 1000
+	logBytes   = 1 << 20
+)
+
+// groupState is the encoded group_state (profile, section 4).
+func (s *Service) groupState(ctx context.Context, g *Group, l *live, st *step, req *MigrationInitRequest) ([]byte, error) {
+	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	state := &mimiport.GroupState{
+		Base:    mimiport.BaseState{Protocol: g.Protocol, GroupInfo: l.mls.GroupInfo(), RatchetTree: l.mls.RatchetTree()},
+		Commit:  mimiport.CommitState{Commit: req.Message, GroupInfo: req.GroupInfo},
+		Lineage: *lineage,
+	}
+	for _, p := range st.effects.Proposals {
+		if p.Ref != nil {
+			state.Proposals = append(state.Proposals, p.Message)
+		}
+	}
+	var from uint64 = 1
+	if g.NextSeq > logEntries {
+		from = g.NextSeq - logEntries
+	}
+	entries, err := s.Store.Entries(ctx, GroupKey{g.ID, g.Term}, from, math.MaxInt32)
+	if err != nil {
+		return nil, err
+	}
+	s.addLog(state, entries)
+	for i := range st.entries[1:] {
+		state.Welcomes = append(state.Welcomes, joiners(&st.entries[1+i])) // its own Welcome travels whatever the size
+	}
+	return state.Marshal()
+}
+
+// addLog puts the last handshake messages and Welcomes into the state, as many as the bound allows.
+func (s *Service) addLog(state *mimiport.GroupState, entries []Entry) {
+	size, first := 0, len(entries)
+	for ; first > 0; first-- {
+		e := &entries[first-1]
+		if e.Kind == EntryApplication {
+			continue
+		}
+		if size += len(e.Message); size > logBytes {
+			break
+		}
+	}
+	for i := range entries[first:] {
+		switch e := &entries[first+i]; e.Kind {
+		case EntryProposal, EntryCommit:
+			state.Log = append(state.Log, mimiport.LogEntry{Epoch: e.Epoch, Message: e.Message})
+		case EntryWelcome:
+			state.Welcomes = append(state.Welcomes, joiners(e))
+		}
+	}
+}
+
+func joiners(e *Entry) mimiport.Joiners {
+	return mimiport.Joiners{Epoch: e.Epoch, Welcome: e.Message, Identities: e.Recipients}
+}
+
+// welcomeEntry is the log entry for a Welcome that came with a group's state.
+func welcomeEntry(j *mimiport.Joiners, sender string) Entry {
+	return Entry{Kind: EntryWelcome, Epoch: j.Epoch, Sender: sender, Message: j.Welcome, Recipients: j.Identities}
+}

@@ -1,0 +1,489 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+)
+
+// RequestMigration implements API. The nonce is stored before the offer leaves.
+func (s *Service) RequestMigration(ctx context.Context, c Caller, req *MigrationRequestRequest) (*MigrationOffer, error) {
+	r, err := mimiport.UnmarshalMigrationRequest(req.MigrationRequest)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	if !s.IsLocal(r.TargetDomain) || s.IsLocal(r.SourceDomain) {
+		return nil, mimiport.Errorf("request migration", mimiport.KindInvalid, "the migration is not from another server to this one")
+	}
+	if c.UserID == "" {
+		return nil, mimiport.Errorf("request migration", mimiport.KindForbidden, "this needs a user")
+	}
+	response := &mimiport.MigrationResponse{Request: *r}
+	if _, err := io.ReadFull(s.Rand, response.Nonce[:]); err != nil {
+		return nil, err
+	}
+	signed, err := s.sign(r.TargetDomain, response)
+	if err != nil {
+		return nil, err
+	}
+	now := s.Now()
+	rec := migration.Migration{
+		ID: response.ID(), GroupID: r.GroupID, RoomID: req.RoomID, Source: r.SourceDomain, Target: r.TargetDomain,
+		User: c.UserID, Epoch: r.Epoch, CreatedAt: now, ExpiresAt: now.Add(s.Limits.OfferLife), Response: signed,
+	}
+	if err := s.decide(ctx, migration.Target, &rec, c, &quotaFacts{starting: true}); err != nil {
+		return nil, err
+	}
+	next, actions, err := rec.Step(migration.Offer{})
+	if err != nil {
+		return nil, err
+	}
+	change := &Change{Migration: &next}
+	if len(actions) > 0 {
+		change.Rows = []Row{s.deadline(&next, next.ExpiresAt)}
+	}
+	if err := s.apply(ctx, change); err != nil {
+		return nil, err
+	}
+	return &MigrationOffer{
+		MigrationID: next.ID.String(), MigrationResponse: signed.Message, KeyID: signed.KeyID, ExpiresAt: next.ExpiresAt.UnixMilli(),
+	}, nil
+}
+
+// PutContent is the source's MigrationContent. It returns the vote, the same one each time; no vote and no error while
+// another request works on the content.
+func (s *Service) PutContent(ctx context.Context, origin string, up *ContentUpload) (*SignedRequest, error) {
+	end, ok := s.inWork.begin(up.ID)
+	if !ok {
+		return nil, nil
+	}
+	defer end()
+	m, err := s.record(ctx, up.ID)
+	if err != nil {
+		return nil, err
+	}
+	if m.Role != migration.Target || m.Source != origin {
+		return nil, mimiport.Errorf("stage", mimiport.KindForbidden, "the migration is not from %s", origin)
+	}
+	if m.State != migration.Offered {
+		return s.vote(m, up)
+	}
+	if !s.Now().Before(m.ExpiresAt) {
+		return nil, mimiport.Errorf("stage", mimiport.KindOfferExpired, "the offer expired")
+	}
+	arrival, err := s.verifyContent(ctx, m, up)
+	if err != nil {
+		return nil, err
+	}
+	return s.stage(ctx, m, up, arrival)
+}
+
+// vote repeats the vote for the same content.
+func (s *Service) vote(m *migration.Migration, up *ContentUpload) (*SignedRequest, error) {
+	switch m.State {
+	case migration.Staged, migration.Active:
+		if !bytes.Equal(hashAs(m.ContentHash, up.Data), m.ContentHash) {
+			s.Log.Warn("a second content for one offer", "migration", m.ID, "source", m.Source)
+			return nil, mimiport.Errorf("stage", mimiport.KindConflict, "another content was voted for")
+		}
+		return &SignedRequest{Message: m.Complete.Message, KeyID: m.Complete.KeyID}, nil
+	}
+	return nil, mimiport.Errorf("stage", mimiport.KindEnded, "the migration has ended: %s", m.Reason)
+}
+
+// hashAs hashes data with the hash function of a cipher suite's hash value, which its length tells.
+func hashAs(value, data []byte) []byte {
+	switch len(value) {
+	case sha512.Size:
+		h := sha512.Sum512(data)
+		return h[:]
+	case sha512.Size384:
+		h := sha512.Sum384(data)
+		return h[:]
+	}
+	h := sha256.Sum256(data)
+	return h[:]
+}
+
+// arrival is a content that has passed every check.
+type arrival struct {
+	state *mimiport.GroupState
+	next  mls.Group // of the epoch that begins here
+	hash  []byte
+}
+
+// verifyContent checks all of a MigrationContent: it trusts the source only for "this is the branch I accepted" (profile, section 4).
+func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up *ContentUpload) (*arrival, error) {
+	content, err := mimiport.UnmarshalMigrationContent(up.Data)
+	if err != nil {
+		return nil, err
+	}
+	response, err := content.Response.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(response, m.Response.Message) {
+		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the MigrationResponse is not the one given out")
+	}
+	if err := s.Keys.Verify(ctx, m.Source, up.KeyID, content); err != nil {
+		return nil, err
+	}
+	if int64(len(content.GroupState)) > s.Limits.GroupStateBytes {
+		return nil, mimiport.Errorf("stage", mimiport.KindTooLarge, "the group_state has %d bytes, %d are allowed", len(content.GroupState), s.Limits.GroupStateBytes)
+	}
+	state, err := mimiport.UnmarshalGroupState(content.GroupState)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkLineage(ctx, m, &state.Lineage); err != nil {
+		return nil, err
+	}
+	next, err := s.derive(m, state)
+	if err != nil {
+		return nil, err
+	}
+	q := &quotaFacts{members: next.NumMembers(), foreignID: state.Lineage.Preimage == nil}
+	if err := s.decide(ctx, migration.Target, m, Caller{}, q); err != nil {
+		return nil, err
+	}
+	return &arrival{state, next, next.Hash(up.Data)}, nil
+}
+
+// derive opens the group at the epoch of the request and applies the migration Commit itself.
+func (s *Service) derive(m *migration.Migration, state *mimiport.GroupState) (mls.Group, error) {
+	engine, err := s.engine(state.Base.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	base, err := engine.Open(state.Base.GroupInfo, state.Base.RatchetTree)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(base.ID(), m.GroupID) || base.Epoch() != m.Epoch {
+		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the base is not the group and epoch of the offer")
+	}
+	for _, p := range state.Proposals {
+		if base, _, err = base.Propose(p); err != nil {
+			return nil, err
+		}
+	}
+	next, effects, err := base.Commit(state.Commit.Commit, state.Commit.GroupInfo)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrationCommit(m.Source, m.Target, base, &step{next: next, effects: effects}); err != nil {
+		return nil, err
+	}
+	if err := s.speaksFor(Caller{UserID: m.User}, effects.Committer); err != nil {
+		return nil, err
+	}
+	_, err = newRoster(next)
+	return next, err
+}
+
+// stage stores what was derived and votes.
+func (s *Service) stage(ctx context.Context, m *migration.Migration, up *ContentUpload, a *arrival) (*SignedRequest, error) {
+	complete, err := s.sign(m.Target, &mimiport.TargetMigrationComplete{ContentHash: a.hash})
+	if err != nil {
+		return nil, err
+	}
+	commitHash := hash(a.state.Commit.Commit)
+	next, actions, err := m.Step(migration.Content{
+		ContentHash: a.hash, CommitHash: commitHash[:], RoomID: a.state.Lineage.RoomID, Term: a.state.Lineage.Term() + 1,
+		DecideBy: up.DecideBy, Complete: complete, At: s.Now(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(actions) == 0 {
+		return nil, mimiport.Errorf("stage", mimiport.KindOfferExpired, "%s", next.Reason)
+	}
+	change, err := s.stageChange(ctx, &next, a)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.apply(ctx, change); errors.Is(err, ErrConflict) {
+		return nil, nil // the record has moved on meanwhile: the next request is told
+	} else if err != nil {
+		return nil, err
+	}
+	return &SignedRequest{Message: complete.Message, KeyID: complete.KeyID}, nil
+}
+
+// stageChange writes the group as it will be, unreachable until the decision.
+func (s *Service) stageChange(ctx context.Context, m *migration.Migration, a *arrival) (*Change, error) {
+	g, err := s.stagedRow(ctx, m, a)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := s.importedLog(g, m, a)
+	if err != nil {
+		return nil, err
+	}
+	g.NextSeq = uint64(len(entries)) + 1
+	return &Change{
+		Group: g, Migration: m, Entries: entries,
+		Snapshots: []Snapshot{snapshotOf(g, &live{mls: a.next, seq: g.NextSeq})},
+		Rows: []Row{{
+			Destination: s.Server, Queue: "ask/" + m.ID.String(), Order: 1, Kind: RowAsk,
+			GroupID: m.GroupID, Migration: m.ID, Due: m.DecideBy,
+		}},
+	}, nil
+}
+
+func (s *Service) stagedRow(ctx context.Context, m *migration.Migration, a *arrival) (*Group, error) {
+	lineage, err := a.state.Lineage.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{
+		ID: m.GroupID, Term: m.Term, State: GroupStaged, Server: m.Target, RoomID: m.RoomID, Creator: m.User,
+		Protocol: a.next.Protocol(), CipherSuite: a.next.CipherSuite(), Epoch: a.next.Epoch(), Migration: m.ID,
+		Lineage: lineage, CreatedAt: s.Now(),
+	}
+	old, err := s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term})
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return g, nil
+	case err != nil:
+		return nil, err
+	case old.State == GroupStaged:
+		return nil, &mimiport.Error{
+			Op: "stage", Kind: mimiport.KindInProgress, Group: g.ID,
+			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("another migration of the group is staged here"),
+		}
+	case old.State != GroupDropped:
+		return nil, mimiport.Errorf("stage", mimiport.KindConflict, "the group has been here in that term")
+	}
+	g.Version = old.Version
+	return g, nil
+}
+
+// importedLog is the log that members find here: what the source sent along, then the migration Commit and its Welcome.
+func (s *Service) importedLog(g *Group, m *migration.Migration, a *arrival) ([]Entry, error) {
+	engine, err := s.engine(g.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[[32]byte]bool)
+	var entries []Entry
+	add := func(e Entry) {
+		e.GroupID, e.Term, e.Seq, e.Hash, e.At = g.ID, g.Term, uint64(len(entries))+1, hash(e.Message), s.Now()
+		if !seen[e.Hash] {
+			seen[e.Hash] = true
+			entries = append(entries, e)
+		}
+	}
+	welcomes := a.state.Welcomes
+	for _, old := range a.state.Log {
+		for len(welcomes) > 0 && welcomes[0].Epoch <= old.Epoch {
+			add(welcomeEntry(&welcomes[0], ""))
+			welcomes = welcomes[1:]
+		}
+		e, err := loggedEntry(engine, m, &old)
+		if err != nil {
+			return nil, err
+		}
+		add(*e)
+	}
+	add(Entry{
+		Kind: EntryCommit, Epoch: m.Epoch, Sender: m.User, Message: a.state.Commit.Commit,
+		GroupInfo: a.state.Commit.GroupInfo, Migration: &m.ID,
+	})
+	for i := range welcomes {
+		add(welcomeEntry(&welcomes[i], m.User))
+	}
+	return entries, nil
+}
+
+// loggedEntry is a handshake message of the source's log. Members verify it themselves; here it must only be what it is said to be.
+func loggedEntry(engine mls.Engine, m *migration.Migration, old *mimiport.LogEntry) (*Entry, error) {
+	msg, err := engine.Parse(old.Message)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(msg.GroupID, m.GroupID) || msg.Epoch != old.Epoch || msg.Epoch > m.Epoch {
+		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the log has a message of another group or epoch")
+	}
+	e := &Entry{Epoch: msg.Epoch, Message: old.Message, Kind: EntryProposal}
+	switch msg.Kind {
+	case mls.KindProposal:
+	case mls.KindCommit:
+		e.Kind = EntryCommit
+	default:
+		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the log has a message that is no handshake")
+	}
+	return e, nil
+}
+
+// ConfirmMigration implements API. The decision counts whoever shows it.
+func (s *Service) ConfirmMigration(ctx context.Context, c Caller, id mimiport.MigrationID, req *SignedRequest) (*MigrationStatus, error) {
+	m, err := s.targetRecord(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.confirm(ctx, m, req); err != nil {
+		return nil, err
+	}
+	if m, err = s.record(ctx, id); err != nil {
+		return nil, err
+	}
+	return status(m), nil
+}
+
+func (s *Service) targetRecord(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
+	m, err := s.record(ctx, id)
+	if err == nil && m.Role != migration.Target {
+		return nil, mimiport.Errorf("decide", mimiport.KindInvalid, "this server is the migration's source")
+	}
+	return m, err
+}
+
+// confirm verifies S's decision against the own record first, then its signature, and activates the group.
+func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *SignedRequest) error {
+	confirmation, err := mimiport.UnmarshalMigrationConfirmation(req.Message)
+	if err != nil {
+		return err
+	}
+	response, err := mimiport.UnmarshalMigrationResponse(m.Response.Message)
+	if err != nil {
+		return err
+	}
+	if confirmation.DomainName != m.Target || confirmation.Nonce != response.Nonce || !bytes.Equal(confirmation.GroupID, m.GroupID) {
+		return mimiport.Errorf("confirm", mimiport.KindInvalid, "the MigrationConfirmation is for another migration")
+	}
+	if m.State == migration.Offered {
+		return mimiport.Errorf("confirm", mimiport.KindConflict, "no content has come for this migration")
+	}
+	if err := s.Keys.Verify(ctx, m.Source, req.KeyID, confirmation); err != nil {
+		return err
+	}
+	signed := migration.Signed{Message: req.Message, KeyID: req.KeyID}
+	if signed.KeyObject, err = s.Keys.KeyObject(ctx, m.Source, req.KeyID); err != nil {
+		// The archive is for later readers; a source that is gone by now must not keep its group from going on.
+		s.Log.Warn("no key object for the lineage", "server", m.Source, "error", err)
+	}
+	if err := s.stepTarget(ctx, m, migration.Confirm{Confirmation: signed}); err != nil {
+		return err
+	}
+	if m, err = s.record(ctx, m.ID); err != nil {
+		return err
+	}
+	if m.State != migration.Active { // the source must not believe that it is
+		return mimiport.Errorf("confirm", mimiport.KindEnded, "the migration has ended: %s", m.Reason)
+	}
+	return nil
+}
+
+// AbortFromSource is the source's signed abort.
+func (s *Service) AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, req *SignedRequest) error {
+	m, err := s.targetRecord(ctx, id)
+	if err != nil {
+		return err
+	}
+	if m.Source != origin {
+		return mimiport.Errorf("abort", mimiport.KindForbidden, "the migration is not from %s", origin)
+	}
+	return s.takeAbort(ctx, m, req)
+}
+
+func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *SignedRequest) error {
+	abort, err := mimiport.UnmarshalMigrationAbort(req.Message)
+	if err != nil {
+		return err
+	}
+	if abort.MigrationID != m.ID || abort.SourceDomain != m.Source {
+		return mimiport.Errorf("abort", mimiport.KindInvalid, "the MigrationAbort is for another migration")
+	}
+	if err := s.Keys.Verify(ctx, m.Source, req.KeyID, abort); err != nil {
+		return err
+	}
+	return s.stepTarget(ctx, m, migration.SourceAbort{Abort: migration.Signed{Message: req.Message, KeyID: req.KeyID}})
+}
+
+// stepTarget lets T's record take one step and stores all that follows from it.
+func (s *Service) stepTarget(ctx context.Context, m *migration.Migration, e migration.Event) error {
+	defer s.locks.lock(m.GroupID)()
+	return retryConflicts(func() error {
+		m, err := s.record(ctx, m.ID)
+		if err != nil {
+			return err
+		}
+		next, actions, err := m.Step(e)
+		if errors.Is(err, migration.ErrEquivocation) {
+			s.Log.Warn("the source contradicts itself", "migration", m.ID, "source", m.Source)
+			return mimiport.Errorf("decide", mimiport.KindConflict, "%w", err)
+		}
+		if err != nil || next.State == m.State {
+			return err
+		}
+		change, err := s.targetChange(ctx, &next, actions)
+		if err != nil {
+			return err
+		}
+		return s.apply(ctx, change)
+	})
+}
+
+// targetChange is what T writes for a transition of a record.
+func (s *Service) targetChange(ctx context.Context, m *migration.Migration, actions []migration.Action) (*Change, error) {
+	change := &Change{Migration: m}
+	for _, a := range actions {
+		g, err := s.Store.GroupAt(ctx, GroupKey{m.GroupID, m.Term})
+		if err != nil {
+			return nil, err
+		}
+		change.Group = g
+		switch a {
+		case migration.ActivateGroup:
+			g.State = GroupActive
+			if g.Lineage, err = s.extendLineage(ctx, g.Lineage, m); err != nil {
+				return nil, err
+			}
+		case migration.Discard:
+			g.State = GroupDropped
+			change.Drop = &GroupKey{g.ID, g.Term}
+		default:
+			return nil, fmt.Errorf("delivery: unexpected action %d", a)
+		}
+	}
+	return change, nil
+}
+
+// ask asks the source how a staged migration ended. An answer is a hint: only signed bytes move the record.
+func (s *Service) ask(ctx context.Context, row *Row) error {
+	m, err := s.record(ctx, row.Migration)
+	if err != nil {
+		return err
+	}
+	if m.State != migration.Staged {
+		return s.done(ctx, row)
+	}
+	there, err := s.Sender.AskStatus(ctx, m.Target, m.Source, m.ID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case there.Confirmation != nil:
+		err = s.confirm(ctx, m, &SignedRequest{Message: there.Confirmation.Message, KeyID: there.Confirmation.KeyID})
+	case there.Abort != nil:
+		err = s.takeAbort(ctx, m, &SignedRequest{Message: there.Abort.Message, KeyID: there.Abort.KeyID})
+	default:
+		err = mimiport.Errorf("ask source", mimiport.KindInProgress, "the source says that the migration is %s", there.State)
+	}
+	if err != nil {
+		return err
+	}
+	return s.done(ctx, row)
+}

@@ -1,0 +1,220 @@
+package delivery
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+// Do does what a row asks for and deletes it in the transaction that stores the outcome. With an error the row stays and is
+// to be tried again later. Doing a row twice does no harm.
+func (s *Service) Do(ctx context.Context, row Row) error {
+	switch row.Kind {
+	case RowFanOut:
+		return s.fanOut(ctx, &row)
+	case RowContent:
+		return s.sendContent(ctx, &row)
+	case RowConfirmation, RowAbort:
+		return s.sendDecision(ctx, &row)
+	case RowDeadline:
+		return s.deadlineCame(ctx, &row)
+	case RowAsk:
+		return s.ask(ctx, &row)
+	}
+	return fmt.Errorf("delivery: unknown kind of row %q", row.Kind)
+}
+
+// done deletes a row.
+func (s *Service) done(ctx context.Context, row *Row) error {
+	return s.apply(ctx, &Change{Done: []RowKey{row.Key()}})
+}
+
+// deadlineCame ends what has waited too long.
+func (s *Service) deadlineCame(ctx context.Context, row *Row) error {
+	m, err := s.record(ctx, row.Migration)
+	if err != nil {
+		return err
+	}
+	if m.Role == migration.Target {
+		if err := s.stepTarget(ctx, m, migration.Deadline{At: s.Now()}); err != nil {
+			return err
+		}
+		return s.done(ctx, row)
+	}
+	defer s.locks.lock(m.GroupID)()
+	return retryConflicts(func() error {
+		return s.stepSource(ctx, row, row.Migration, func(m *migration.Migration) (migration.Event, error) {
+			abort, err := s.abortion(m)
+			return migration.Deadline{At: s.Now(), Abort: abort}, err
+		})
+	})
+}
+
+// maxInline is the largest message that travels inside its fan-out event; a larger one is fetched from the log (profile, section 7).
+const maxInline = 32 << 10
+
+// fanOut delivers one log entry to the members on one server.
+func (s *Service) fanOut(ctx context.Context, row *Row) error {
+	g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+	if err != nil {
+		return err
+	}
+	entries, err := s.Store.Entries(ctx, GroupKey{g.ID, g.Term}, row.Seq, 1)
+	if err != nil {
+		return err
+	}
+	if len(entries) == 0 || entries[0].Seq != row.Seq {
+		return s.done(ctx, row) // dropped from the log: too late to deliver
+	}
+	devices, err := s.recipients(ctx, g, &entries[0], row.Destination)
+	if err != nil {
+		return err
+	}
+	if len(devices) > 0 {
+		content, err := s.fanOutContent(ctx, g, &entries[0])
+		if err != nil {
+			return err
+		}
+		txn := fmt.Sprintf("%s/%d", row.Queue, row.Order)
+		if err := s.Sender.ToDevice(ctx, g.Server, row.Destination, txn, devices, content); err != nil {
+			return err
+		}
+	}
+	return s.done(ctx, row)
+}
+
+func (s *Service) fanOutContent(ctx context.Context, g *Group, e *Entry) (json.RawMessage, error) {
+	m, err := s.logMessage(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	if len(m.Message) > maxInline {
+		m.Message = nil
+	}
+	return json.Marshal(&FanOut{GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, Term: g.Term, LogMessage: *m})
+}
+
+// recipients lists the devices at a server that an entry goes to: those a Welcome is for; else the members there as they are
+// now, and those whom the entry itself removes. Whoever has left the room gets nothing.
+func (s *Service) recipients(ctx context.Context, g *Group, e *Entry, server string) (map[string][]string, error) {
+	to := make(roster)
+	if e.Kind != EntryWelcome {
+		members, err := s.membersAt(ctx, g, server)
+		if err != nil {
+			return nil, err
+		}
+		to[server] = members
+	}
+	for i := range e.Recipients {
+		to.add(&e.Recipients[i])
+	}
+	var users []string
+	for user := range to[server] {
+		users = append(users, user)
+	}
+	gone, err := s.Rooms.NotJoined(ctx, g.RoomID, users)
+	if err != nil {
+		return nil, err
+	}
+	for _, user := range gone {
+		delete(to[server], user)
+	}
+	devices := make(map[string][]string, len(to[server]))
+	for user, ids := range to[server] {
+		for id := range ids {
+			devices[user] = append(devices[user], id)
+		}
+	}
+	return devices, nil
+}
+
+// membersAt is a copy of the group's roster for one server.
+func (s *Service) membersAt(ctx context.Context, g *Group, server string) (map[string]map[string]int, error) {
+	defer s.locks.lock(g.ID)()
+	g, err := s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term}) // as it is now that the lock is held
+	if err != nil {
+		return nil, err
+	}
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	members := make(map[string]map[string]int, len(l.roster[server]))
+	for user, devices := range l.roster[server] {
+		members[user] = make(map[string]int, len(devices))
+		for device, n := range devices {
+			members[user][device] = n
+		}
+	}
+	return members, nil
+}
+
+// Migration implements API: for the two servers, the migrating user and the room's members.
+func (s *Service) Migration(ctx context.Context, c Caller, id mimiport.MigrationID) (*MigrationStatus, error) {
+	m, err := s.record(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case c.UserID == "" && (c.Server == m.Source || c.Server == m.Target):
+	case c.UserID != "" && c.UserID == m.User:
+	default:
+		if err := s.member(ctx, c, m.RoomID); err != nil {
+			return nil, err
+		}
+	}
+	return status(m), nil
+}
+
+func status(m *migration.Migration) *MigrationStatus {
+	st := &MigrationStatus{
+		MigrationID: m.ID.String(), Role: string(m.Role), State: string(m.State), GroupID: m.GroupID, RoomID: m.RoomID,
+		Source: m.Source, Target: m.Target, User: m.User, Term: m.Term, Epoch: m.Epoch, Reason: m.Reason,
+		MigrationResponse: signedInfo(m.Response), Complete: signedInfo(m.Complete),
+		Confirmation: signedInfo(m.Confirmation), Abort: signedInfo(m.Abort),
+	}
+	if !m.ExpiresAt.IsZero() {
+		st.ExpiresAt = m.ExpiresAt.UnixMilli()
+	}
+	if !m.DecideBy.IsZero() {
+		st.DecideBy = m.DecideBy.UnixMilli()
+	}
+	return st
+}
+
+func signedInfo(m migration.Signed) *SignedInfo {
+	if m.Message == nil {
+		return nil
+	}
+	return &SignedInfo{Message: m.Message, KeyID: m.KeyID}
+}
+
+// AdminGroups lists groups for an operator, by id.
+func (s *Service) AdminGroups(ctx context.Context, after []byte, limit int) ([]Group, error) {
+	return s.Store.Groups(ctx, after, limit)
+}
+
+// AdminGroup is one group for an operator, or a KindUnknownGroup error.
+func (s *Service) AdminGroup(ctx context.Context, id []byte) (*Group, error) { return s.group(ctx, id) }
+
+// AdminMigrations lists migrations for an operator, by id.
+func (s *Service) AdminMigrations(ctx context.Context, f MigrationFilter, after mimiport.MigrationID, limit int) ([]*MigrationStatus, error) {
+	found, err := s.Store.Migrations(ctx, f, after, limit)
+	list := make([]*MigrationStatus, len(found))
+	for i := range found {
+		list[i] = status(&found[i])
+	}
+	return list, err
+}
+
+// AdminMigration is one migration for an operator, or a KindUnknownMigration error.
+func (s *Service) AdminMigration(ctx context.Context, id mimiport.MigrationID) (*MigrationStatus, error) {
+	m, err := s.record(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return status(m), nil
+}
