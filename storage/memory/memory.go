@@ -162,3 +162,249 @@ func (s *Store) applyLog(tx *transaction, c *delivery.Change) error {
 	return nil
 }
 
+func (s *Store) drop(tx *transaction, key *delivery.GroupKey) {
+	term := numbered{string(key.ID), key.Term, 0}
+	for _, e := range slices.Clone(s.entries.from(term)) {
+		if !inTerm(e.GroupID, e.Term, *key) {
+			break
+		}
+		put(tx, &s.hashes, s.hashes.key(e), nil)
+		put(tx, &s.entries, s.entries.key(e), nil)
+	}
+	for _, snap := range slices.Clone(s.snapshots.from(term)) {
+		if !inTerm(snap.GroupID, snap.Term, *key) {
+			break
+		}
+		put(tx, &s.snapshots, s.snapshots.key(snap), nil)
+	}
+}
+
+func inTerm(id []byte, term uint64, key delivery.GroupKey) bool {
+	return bytes.Equal(id, key.ID) && term == key.Term
+}
+
+// Group implements delivery.Store.
+func (s *Store) Group(_ context.Context, id []byte) (*delivery.Group, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, _ := s.groups.find(numbered{string(id), math.MaxUint64, 0})
+	if i == 0 || !bytes.Equal(s.groups.rows[i-1].ID, id) {
+		return nil, delivery.ErrNotFound
+	}
+	g := s.groups.rows[i-1]
+	return cloneGroup(g, g.Version), nil
+}
+
+// GroupAt implements delivery.Store.
+func (s *Store) GroupAt(_ context.Context, key delivery.GroupKey) (*delivery.Group, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, err := s.groups.get(numbered{string(key.ID), key.Term, 0})
+	if err != nil {
+		return nil, err
+	}
+	return cloneGroup(g, g.Version), nil
+}
+
+// Groups implements delivery.Store.
+func (s *Store) Groups(_ context.Context, after []byte, limit int) ([]delivery.Group, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var groups []delivery.Group
+	for _, g := range s.groups.from(numbered{string(after), math.MaxUint64, 0}) {
+		if n := len(groups); n > 0 && bytes.Equal(groups[n-1].ID, g.ID) {
+			groups = groups[:n-1] // a later term
+		}
+		if len(groups) >= limit {
+			break
+		}
+		groups = append(groups, *cloneGroup(g, g.Version))
+	}
+	return groups, nil
+}
+
+// CountGroups implements delivery.Store.
+func (s *Store) CountGroups(_ context.Context, creator string) (hosted, reserved int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups.rows {
+		switch {
+		case g.State == delivery.GroupActive || g.State == delivery.GroupFrozen:
+			hosted++
+		case g.State == delivery.GroupReserved && g.Creator == creator:
+			reserved++
+		}
+	}
+	return hosted, reserved, nil
+}
+
+// Snapshot implements delivery.Store.
+func (s *Store) Snapshot(_ context.Context, key delivery.GroupKey, epoch uint64) (*delivery.Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, found := s.snapshots.find(numbered{string(key.ID), key.Term, epoch})
+	if !found {
+		i-- // the one before
+	}
+	if i < 0 || !inTerm(s.snapshots.rows[i].GroupID, s.snapshots.rows[i].Term, key) {
+		return nil, delivery.ErrNotFound
+	}
+	return cloneSnapshot(s.snapshots.rows[i]), nil
+}
+
+// Entries implements delivery.Store.
+func (s *Store) Entries(_ context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var entries []delivery.Entry
+	for _, e := range s.entries.from(numbered{string(key.ID), key.Term, from}) {
+		if len(entries) >= limit || !inTerm(e.GroupID, e.Term, key) {
+			break
+		}
+		entries = append(entries, *cloneEntry(e))
+	}
+	return entries, nil
+}
+
+// EntryByHash implements delivery.Store.
+func (s *Store) EntryByHash(_ context.Context, key delivery.GroupKey, hash [32]byte) (*delivery.Entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, err := s.hashes.get(hashed{string(key.ID), key.Term, hash})
+	if err != nil {
+		return nil, err
+	}
+	return cloneEntry(e), nil
+}
+
+// Migration implements delivery.Store.
+func (s *Store) Migration(_ context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.migrations.get(id)
+	if err != nil {
+		return nil, err
+	}
+	return cloneMigration(&r.Migration, r.Version), nil
+}
+
+// Migrations implements delivery.Store.
+func (s *Store) Migrations(_ context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var migrations []migration.Migration
+	for _, r := range s.migrations.from(after) {
+		if len(migrations) >= limit {
+			break
+		}
+		if r.ID != after && selected(r, &f) {
+			migrations = append(migrations, *cloneMigration(&r.Migration, r.Version))
+		}
+	}
+	return migrations, nil
+}
+
+func selected(r *record, f *delivery.MigrationFilter) bool {
+	return (len(f.GroupID) == 0 || bytes.Equal(r.GroupID, f.GroupID)) &&
+		(f.Role == "" || r.Role == f.Role) &&
+		(len(f.States) == 0 || slices.Contains(f.States, r.State)) &&
+		(f.User == "" || r.User == f.User) &&
+		r.createdAt >= storage.Millis(f.Since)
+}
+
+// CommitAborted implements delivery.Store.
+func (s *Store) CommitAborted(_ context.Context, groupID []byte, hash []byte) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.migrations.rows, func(r *record) bool {
+		return bytes.Equal(r.GroupID, groupID) && bytes.Equal(r.CommitHash, hash) &&
+			r.Role == migration.Source && r.State == migration.Aborted
+	}), nil
+}
+
+// Content implements delivery.Store.
+func (s *Store) Content(_ context.Context, id mimiport.MigrationID) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, err := s.contents.get(id)
+	if err != nil {
+		return nil, err
+	}
+	return clone(c.Data), nil
+}
+
+// Due implements delivery.Store.
+func (s *Store) Due(_ context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now = stamp(now)
+	for _, h := range s.heads() {
+		switch due := h.row.Due; {
+		case !due.After(now) && len(rows) < limit:
+			rows = append(rows, *cloneRow(h.row))
+		case !due.After(now):
+			next = now
+		case next.IsZero() || due.Before(next):
+			next = due
+		}
+	}
+	return rows, next, nil
+}
+
+// head is the first row of a queue, and how many of the same destination come before it.
+type head struct {
+	row  *delivery.Row
+	turn int
+}
+
+// heads lists the first row of every queue by when they are due, the destinations taking turns.
+func (s *Store) heads() []head {
+	var heads []head
+	for i, r := range s.rows.rows {
+		if i == 0 || s.rows.rows[i-1].Destination != r.Destination || s.rows.rows[i-1].Queue != r.Queue {
+			heads = append(heads, head{row: r})
+		}
+	}
+	slices.SortStableFunc(heads, func(a, b head) int { return a.row.Due.Compare(b.row.Due) })
+	turns := make(map[string]int)
+	for i := range heads {
+		destination := heads[i].row.Destination
+		heads[i].turn = turns[destination]
+		turns[destination]++
+	}
+	slices.SortStableFunc(heads, func(a, b head) int { return cmp.Compare(a.turn, b.turn) })
+	return heads
+}
+
+// Retry implements delivery.Store.
+func (s *Store) Retry(_ context.Context, key delivery.RowKey, attempts int, due time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.rows.get(key)
+	if err != nil {
+		return nil // done in the meantime
+	}
+	later := *r
+	later.Attempts, later.Due = attempts, stamp(due)
+	put(new(transaction), &s.rows, key, &later)
+	return nil
+}
+
+// Setting implements delivery.Store.
+func (s *Store) Setting(_ context.Context, name string) (json.RawMessage, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	value, ok := s.settings[name]
+	if !ok {
+		return nil, delivery.ErrNotFound
+	}
+	return clone(value), nil
+}
+
+// PutSetting implements delivery.Store.
+func (s *Store) PutSetting(_ context.Context, name string, value json.RawMessage) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settings[name] = clone(value)
+	return nil
+}
