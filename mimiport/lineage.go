@@ -45,7 +45,7 @@ func (m *SignedMessage) encode(b *cryptobyte.Builder) {
 }
 
 func (m *SignedMessage) decode(s *cryptobyte.String) bool {
-	return readMessage(s, &m.Message) && readString(s, &m.KeyID) && wire.ReadOpaque(s, &m.KeyObject)
+	return readMessage(s, &m.Message) && readString(s, &m.KeyID) && m.KeyID != "" && wire.ReadOpaque(s, &m.KeyObject)
 }
 
 func (m *LineageStep) encode(b *cryptobyte.Builder) {

@@ -92,7 +92,7 @@ func (id MigrationID) String() string { return base64.RawURLEncoding.EncodeToStr
 // ParseMigrationID reads what String prints, or returns a KindBadMessage error.
 func ParseMigrationID(s string) (id MigrationID, err error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) != len(id) {
+	if err != nil || len(b) != len(id) || len(s) != base64.RawURLEncoding.EncodedLen(len(id)) { // the decoder skips line ends
 		return id, &Error{Op: "parse migration id", Kind: KindBadMessage, Err: errors.New("not 43 characters of base64url")}
 	}
 	copy(id[:], b)

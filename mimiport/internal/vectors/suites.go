@@ -104,11 +104,14 @@ func stepSuite(s *samples) *suite {
 	other.Kind = 2
 	unsaid := s.step
 	unsaid.Confirmation.Message = nil
+	nameless := s.step
+	nameless.Complete.KeyID = ""
 	return &suite{
 		fileName: "lineage_step.json", name: "LineageStep", valid: []named{{"valid", &s.step}}, firstLength: 1,
 		more: []testCase{
 			newCase("kind 2", "unknown-kind", mustMarshal(&other)),
 			newCase("no confirmation", "empty", mustMarshal(&unsaid)),
+			newCase("no key id", "empty", mustMarshal(&nameless)),
 		},
 	}
 }

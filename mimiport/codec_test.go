@@ -1,0 +1,308 @@
+package mimiport
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func draw[M any](t *rapid.T, gen func(*rapid.T) M) *M {
+	m := gen(t)
+	return &m
+}
+
+func genBytes(t *rapid.T) []byte   { return rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "bytes") }
+func genMessage(t *rapid.T) []byte { return rapid.SliceOfN(rapid.Byte(), 1, 100).Draw(t, "message") }
+func genName(t *rapid.T) string    { return string(genBytes(t)) }
+func genEpoch(t *rapid.T) uint64   { return rapid.Uint64Range(0, MaxEpoch).Draw(t, "epoch") }
+func genNonce(t *rapid.T) Nonce {
+	return Nonce(rapid.SliceOfN(rapid.Byte(), NonceSize, NonceSize).Draw(t, "nonce"))
+}
+
+func genList[M any](t *rapid.T, gen func(*rapid.T) M) []M {
+	return rapid.SliceOfN(rapid.Custom(gen), 0, 4).Draw(t, "list")
+}
+
+func genRequest(t *rapid.T) MigrationRequest {
+	return MigrationRequest{genName(t), genName(t), genBytes(t), genEpoch(t)}
+}
+
+func genResponse(t *rapid.T) MigrationResponse {
+	return MigrationResponse{genRequest(t), genNonce(t), genBytes(t)}
+}
+
+func genInit(t *rapid.T) MigrationInit { return MigrationInit{genResponse(t), genBytes(t)} }
+
+func genAAD(t *rapid.T) MigrationCommitAAD { return MigrationCommitAAD{genName(t)} }
+
+func genContent(t *rapid.T) MigrationContent {
+	return MigrationContent{genResponse(t), genBytes(t), genBytes(t)}
+}
+
+func genComplete(t *rapid.T) TargetMigrationComplete {
+	return TargetMigrationComplete{genBytes(t), genBytes(t)}
+}
+
+func genConfirmation(t *rapid.T) MigrationConfirmation {
+	return MigrationConfirmation{genName(t), genNonce(t), genBytes(t), genBytes(t)}
+}
+
+func genAbort(t *rapid.T) MigrationAbort {
+	return MigrationAbort{MigrationID(genNonce(t)), genName(t), genBytes(t)}
+}
+
+func genIdentity(t *rapid.T) LeafIdentity {
+	return LeafIdentity{string(genMessage(t)), string(genMessage(t))}
+}
+
+func genSigned(t *rapid.T) SignedMessage {
+	return SignedMessage{genMessage(t), string(genMessage(t)), genBytes(t)}
+}
+
+func genStep(t *rapid.T) LineageStep {
+	return LineageStep{StepMigration, genSigned(t), genSigned(t), genSigned(t)}
+}
+
+func genLineage(t *rapid.T) Lineage {
+	l := Lineage{CreatingServer: genName(t), RoomID: genName(t), Steps: genList(t, genStep)}
+	if rapid.Bool().Draw(t, "native") {
+		l.Preimage = &GroupIDPreimage{l.CreatingServer, genName(t), genNonce(t)}
+	}
+	return l
+}
+
+func genJoiners(t *rapid.T) Joiners {
+	return Joiners{genEpoch(t), genBytes(t), genMessage(t), genList(t, genIdentity)}
+}
+
+func genLogEntry(t *rapid.T) LogEntry { return LogEntry{genEpoch(t), genMessage(t)} }
+
+func genUnknown(t *rapid.T) Section {
+	return Section{SectionType(rapid.Uint16Range(7, 0x7fff).Draw(t, "type")), genBytes(t)}
+}
+
+func genGroupState(t *rapid.T) GroupState {
+	g := GroupState{
+		Base:      BaseState{genName(t), genMessage(t), genBytes(t)},
+		Commit:    CommitState{genMessage(t), genMessage(t)},
+		Proposals: genList(t, genMessage),
+		Lineage:   genLineage(t),
+		Welcomes:  genList(t, genJoiners),
+		Log:       genList(t, genLogEntry),
+		Unknown:   genList(t, genUnknown),
+	}
+	slices.SortFunc(g.Welcomes, func(a, b Joiners) int { return cmp.Compare(a.Epoch, b.Epoch) })
+	g.Welcomes = slices.CompactFunc(g.Welcomes, func(a, b Joiners) bool { return a.Epoch == b.Epoch })
+	slices.SortFunc(g.Log, func(a, b LogEntry) int { return cmp.Compare(a.Epoch, b.Epoch) })
+	slices.SortFunc(g.Unknown, func(a, b Section) int { return cmp.Compare(a.Type, b.Type) })
+	g.Unknown = slices.CompactFunc(g.Unknown, func(a, b Section) bool { return a.Type == b.Type })
+	return g
+}
+
+type marshaler interface{ Marshal() ([]byte, error) }
+
+// codecs is a generator and a decoder for every structure.
+var codecs = []struct {
+	name   string
+	draw   func(*rapid.T) marshaler
+	decode func([]byte) (marshaler, error)
+}{
+	{"MigrationRequest", drawn(genRequest), decoder(UnmarshalMigrationRequest)},
+	{"MigrationResponse", drawn(genResponse), decoder(UnmarshalMigrationResponse)},
+	{"MigrationInit", drawn(genInit), decoder(UnmarshalMigrationInit)},
+	{"MigrationCommitAAD", drawn(genAAD), decoder(UnmarshalMigrationCommitAAD)},
+	{"MigrationContent", drawn(genContent), decoder(UnmarshalMigrationContent)},
+	{"TargetMigrationComplete", drawn(genComplete), decoder(UnmarshalTargetMigrationComplete)},
+	{"MigrationConfirmation", drawn(genConfirmation), decoder(UnmarshalMigrationConfirmation)},
+	{"MigrationAbort", drawn(genAbort), decoder(UnmarshalMigrationAbort)},
+	{"LeafIdentity", drawn(genIdentity), decoder(UnmarshalLeafIdentity)},
+	{"LineageStep", drawn(genStep), decoder(UnmarshalLineageStep)},
+	{"Lineage", drawn(genLineage), decoder(UnmarshalLineage)},
+	{"GroupState", drawn(genGroupState), decoder(UnmarshalGroupState)},
+}
+
+func drawn[M any, P interface {
+	*M
+	marshaler
+}](gen func(*rapid.T) M) func(*rapid.T) marshaler {
+	return func(t *rapid.T) marshaler { return P(draw(t, gen)) }
+}
+
+func decoder[M marshaler](unmarshal func([]byte) (M, error)) func([]byte) (marshaler, error) {
+	return func(data []byte) (marshaler, error) { return unmarshal(data) }
+}
+
+// TestRoundTrip: every value encodes, decodes to a value that encodes the same, and neither a part of the encoding nor more than
+// it decodes.
+func TestRoundTrip(t *testing.T) {
+	for _, c := range codecs {
+		t.Run(c.name, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				want, err := c.draw(t).Marshal()
+				if err != nil {
+					t.Fatal(err)
+				}
+				m, err := c.decode(want)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, err := m.Marshal(); err != nil || !bytes.Equal(got, want) {
+					t.Fatalf("%x encodes to %x, %v", want, got, err)
+				}
+				cut := rapid.IntRange(0, len(want)-1).Draw(t, "cut")
+				for _, bad := range [][]byte{want[:cut], append(want[:len(want):len(want)], 0)} {
+					if _, err := c.decode(bad); KindOf(err) != KindBadMessage {
+						t.Fatalf("%d of %d bytes: %v", len(bad), len(want), err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// FuzzDecode: what decodes encodes to the same bytes; what does not is refused with a typed error.
+func FuzzDecode(f *testing.F) {
+	for i, c := range codecs {
+		gen := rapid.Custom(c.draw)
+		for seed := range 3 {
+			if data, err := gen.Example(seed).Marshal(); err == nil {
+				f.Add(uint8(i), data)
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, i uint8, data []byte) {
+		c := codecs[int(i)%len(codecs)]
+		m, err := c.decode(data)
+		if err != nil {
+			if kind := KindOf(err); kind != KindBadMessage && kind != KindUnsupported {
+				t.Fatalf("%s: kind %d: %v", c.name, kind, err)
+			}
+			return
+		}
+		if got, err := m.Marshal(); err != nil || !bytes.Equal(got, data) {
+			t.Fatalf("%s: %x encodes to %x, %v", c.name, data, got, err)
+		}
+		if r, ok := m.(*MigrationRequest); ok && r.Validate() != nil && KindOf(r.Validate()) != KindBadMessage {
+			t.Fatal(r.Validate())
+		}
+	})
+}
+
+// allocated is how many bytes f allocates.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// liveAfter is by how many bytes f makes the live heap grow.
+func liveAfter(f func()) int64 {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	return int64(after.HeapAlloc) - int64(before.HeapAlloc)
+}
+
+// TestDecodingIsBounded: a stated length allocates nothing before it is checked, and the worst lists take at most 16
+// times their size.
+func TestDecodingIsBounded(t *testing.T) {
+	for _, c := range codecs {
+		if n := allocated(func() { c.decode([]byte{0xbf, 0xff, 0xff, 0xff}) }); n > 1<<14 {
+			t.Errorf("%s: four bytes allocate %d", c.name, n)
+		}
+		if n := allocated(func() { c.decode([]byte{0x00, 0x01, 0xbf, 0xff, 0xff, 0xff}) }); n > 1<<14 {
+			t.Errorf("%s: six bytes allocate %d", c.name, n)
+		}
+	}
+	for name, g := range worstLists(maxElements) {
+		data, err := g.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got *GroupState
+		live := liveAfter(func() { got, err = UnmarshalGroupState(data) })
+		if err != nil || live > 16*int64(len(data)) {
+			t.Errorf("%s: %d bytes take %d (%v)", name, len(data), live, err)
+		}
+		runtime.KeepAlive(got)
+	}
+	for name, g := range worstLists(maxElements + 1) {
+		data, err := g.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := UnmarshalGroupState(data); KindOf(err) != KindBadMessage {
+			t.Errorf("%s of %d: %v", name, maxElements+1, err)
+		}
+	}
+}
+
+// worstLists are group states with one list of n elements as short as can be.
+func worstLists(n int) map[string]*GroupState {
+	with := func(change func(*GroupState)) *GroupState {
+		g := &GroupState{Base: BaseState{GroupInfo: []byte{0}}, Commit: CommitState{[]byte{0}, []byte{0}}}
+		change(g)
+		return g
+	}
+	signed := SignedMessage{Message: []byte{0}, KeyID: "a"}
+	return map[string]*GroupState{
+		"proposals": with(func(g *GroupState) { g.Proposals = slices.Repeat([][]byte{{0}}, n) }),
+		"log":       with(func(g *GroupState) { g.Log = slices.Repeat([]LogEntry{{0, []byte{0}}}, n) }),
+		"steps": with(func(g *GroupState) {
+			g.Lineage.Steps = slices.Repeat([]LineageStep{{StepMigration, signed, signed, signed}}, n)
+		}),
+		"joiners": with(func(g *GroupState) {
+			g.Welcomes = []Joiners{{Welcome: []byte{0}, Identities: slices.Repeat([]LeafIdentity{{"u", "d"}}, n)}}
+		}),
+	}
+}
+
+func TestValidateRequest(t *testing.T) {
+	valid := MigrationRequest{"a.example", "b.example:8448", []byte{0}, MaxEpoch}
+	if err := valid.Validate(); err != nil {
+		t.Error(err)
+	}
+	for name, change := range map[string]func(*MigrationRequest){
+		"source":       func(m *MigrationRequest) { m.SourceDomain = "a b" },
+		"target":       func(m *MigrationRequest) { m.TargetDomain = "" },
+		"same":         func(m *MigrationRequest) { m.TargetDomain = m.SourceDomain },
+		"no group id":  func(m *MigrationRequest) { m.GroupID = nil },
+		"long id":      func(m *MigrationRequest) { m.GroupID = make([]byte, MaxGroupID+1) },
+		"epoch":        func(m *MigrationRequest) { m.Epoch = MaxEpoch + 1 },
+		"invalid UTF8": func(m *MigrationRequest) { m.SourceDomain = "\xff.example" },
+	} {
+		m := valid
+		change(&m)
+		if err := m.Validate(); KindOf(err) != KindBadMessage {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	sameButForCase := MigrationRequest{"a.example", "A.example", []byte{0}, 0}
+	if err := sameButForCase.Validate(); err != nil {
+		t.Errorf("names are compared byte for byte: %v", err)
+	}
+}
+
+func TestError(t *testing.T) {
+	cause := errors.New("cause")
+	err := &Error{Op: "submit", Kind: KindInvalid, Group: []byte{0xff, 0xfe}, Info: Info{Rule: "ValSem201", RetryAfter: time.Second}, Err: cause}
+	if got, want := err.Error(), "submit (group __4): ValSem201: cause"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	wrapped := fmt.Errorf("outer: %w", err)
+	if !errors.Is(wrapped, cause) || KindOf(wrapped) != KindInvalid || KindOf(cause) != KindInternal || KindOf(nil) != KindInternal {
+		t.Error("the kind or the cause is lost")
+	}
+}
