@@ -27,8 +27,8 @@ export interface MatrixEvent {
 export interface SyncResult {
   next: string;
   toDevice: MatrixEvent[];
-  /** How many one-time keys of each algorithm are left on the server. */
-  keyCounts: Record<string, number>;
+  /** The pointer events of rooms that have changed. */
+  pointers: { roomId: string; content: any }[];
 }
 
 /** A logged-in device. */
@@ -37,6 +37,8 @@ export interface Session extends LeafIdentity {
   token: string;
 }
 
+/** The state event that says where a room's group is. */
+export const POINTER = "io.github.mimiport.delivery_service";
 const KEY_PACKAGE = "io.github.mimiport.key_package";
 
 async function answer(response: Response): Promise<any> {
@@ -70,6 +72,22 @@ export async function login(homeserver: string, user: string, password: string, 
   return { homeserver, token: json.access_token, userId: json.user_id, deviceId: json.device_id };
 }
 
+/** Makes an account where registration is open, and logs in. */
+export async function register(homeserver: string, user: string, password: string, deviceId?: string): Promise<Session> {
+  const json = await answer(
+    await fetch(`${homeserver}/_matrix/client/v3/register`, {
+      method: "POST",
+      body: JSON.stringify({
+        auth: { type: "m.login.dummy" },
+        username: user,
+        password,
+        ...(deviceId === undefined ? {} : { device_id: deviceId }),
+      }),
+    }),
+  );
+  return { homeserver, token: json.access_token, userId: json.user_id, deviceId: json.device_id };
+}
+
 /** Takes over a session that somebody else has opened. */
 export async function withToken(homeserver: string, token: string): Promise<Session> {
   const headers = { authorization: `Bearer ${token}` };
@@ -86,6 +104,17 @@ export class Matrix {
     return answer(await this.send(method, path, body, signal));
   }
 
+  /** Makes an authenticated request with a body of any kind, text as it is, and gives the answer whatever its status. */
+  async raw(method: string, path: string, body?: unknown): Promise<{ status: number; body: unknown }> {
+    const response = await this.send(method, path, body);
+    const text = await response.text();
+    try {
+      return { status: response.status, body: JSON.parse(text) };
+    } catch {
+      return { status: response.status, body: text };
+    }
+  }
+
   /** Fetches bytes. */
   async bytes(path: string): Promise<Uint8Array> {
     const response = await this.send("GET", path);
@@ -95,7 +124,7 @@ export class Matrix {
 
   private send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
     const init: RequestInit = { method, headers: { authorization: `Bearer ${this.session.token}` } };
-    if (body !== undefined) init.body = JSON.stringify(body);
+    if (body !== undefined) init.body = typeof body === "string" ? body : JSON.stringify(body);
     if (signal !== undefined) init.signal = signal;
     return fetch(this.session.homeserver + path, init);
   }
@@ -105,11 +134,12 @@ export class Matrix {
     const query = new URLSearchParams({ timeout: String(wait), set_presence: "offline" });
     if (since !== undefined) query.set("since", since);
     const json = await this.request("GET", `/_matrix/client/v3/sync?${query}`, undefined, signal);
-    return {
-      next: json.next_batch,
-      toDevice: json.to_device?.events ?? [],
-      keyCounts: json.device_one_time_keys_count ?? {},
-    };
+    const pointers = Object.entries<any>(json.rooms?.join ?? {}).flatMap(([roomId, room]) =>
+      [...(room.state?.events ?? []), ...(room.timeline?.events ?? [])]
+        .filter((e) => e.type === POINTER && e.state_key === "")
+        .map(({ content }) => ({ roomId, content })),
+    );
+    return { next: json.next_batch, toDevice: json.to_device?.events ?? [], pointers };
   }
 
   /** The content of a state event with an empty state key, undefined where there is none. */

@@ -66,8 +66,10 @@ export function cipherSuite(id: number): Promise<CiphersuiteImpl> {
   return getCiphersuiteImpl(getCiphersuiteFromName(name));
 }
 
-/** The primitives of a group's suite. */
-const suiteOf = (state: ClientState) => cipherSuite(ciphersuites[state.groupContext.cipherSuite]);
+/** The number of a group's suite (RFC 9420, section 17.1). */
+export const suiteId = (state: ClientState): number => ciphersuites[state.groupContext.cipherSuite];
+
+const suiteOf = (state: ClientState) => cipherSuite(suiteId(state));
 
 export async function newIdentity(device: LeafIdentity, suite: number): Promise<Identity> {
   const { signature } = await cipherSuite(suite);
@@ -141,7 +143,7 @@ export async function groupInfo(state: ClientState): Promise<Uint8Array> {
 export const ratchetTree = (state: ClientState): Uint8Array => encodeRatchetTree(state.ratchetTree);
 
 /** Makes a Commit of by-reference and by-value proposals. The given state stays the group's until it is accepted. */
-export async function commit(state: ClientState, proposals: ProposalOrRef[], authenticatedData = new Uint8Array()): Promise<Commit> {
+export async function commit(state: ClientState, proposals: ProposalOrRef[], authenticatedData: Uint8Array = new Uint8Array()): Promise<Commit> {
   const made = await createCommit(state, proposals, authenticatedData, await suiteOf(state));
   return {
     message: encodeMlsMessage(made.commit),
@@ -169,11 +171,13 @@ export function pendingProposals(state: ClientState, wanted: (p: Proposal, sende
     .map(([ref]) => ({ proposalOrRefType: "reference", reference: new Uint8Array(Buffer.from(ref, "base64")) }));
 }
 
-/** Whether a pending Remove, by anybody, is for the caller's own leaf. */
-export function removalPending(state: ClientState): boolean {
-  const self = state.privatePath.leafIndex;
-  return Object.values(state.unappliedProposals).some(({ proposal: p }) => p.proposalType === "remove" && p.remove.removed === self);
+/** The leaves that pending proposals remove. */
+export function pendingRemovals(state: ClientState): number[] {
+  return Object.values(state.unappliedProposals).flatMap(({ proposal: p }) => (p.proposalType === "remove" ? [p.remove.removed] : []));
 }
+
+/** Whether a pending Remove, by anybody, is for the caller's own leaf. */
+export const removalPending = (state: ClientState): boolean => pendingRemovals(state).includes(state.privatePath.leafIndex);
 
 /** A proposal is the Delivery Service's own Remove when an external sender sent it. */
 export const isExternalRemove = (p: Proposal, sender: number | undefined) => p.proposalType === "remove" && sender === undefined;
@@ -217,6 +221,13 @@ export async function join(welcome: Uint8Array, own: OwnKeyPackage, fetchTree: (
 export function welcomeRefs(welcome: Uint8Array): Uint8Array[] {
   const message = parse(welcome);
   return message.wireformat === "mls_welcome" ? message.welcome.secrets.map((s) => s.newMember) : [];
+}
+
+/** The epoch that a message of a group was sent in; undefined for what is no such message. */
+export function messageEpoch(bytes: Uint8Array): bigint | undefined {
+  const message = parse(bytes);
+  if (message.wireformat === "mls_public_message") return message.publicMessage.content.epoch;
+  return message.wireformat === "mls_private_message" ? message.privateMessage.epoch : undefined;
 }
 
 /** What a received message did. */

@@ -1,5 +1,6 @@
 // The draft's messages and the profile's, in TLS presentation language (RFC 9420, section 2.1.2; profile, section 1).
 // Decoding is strict: minimal lengths, no trailing bytes, nothing that would not be encoded identically.
+import { createHash } from "node:crypto";
 
 /** Thrown for bytes that are not a well-formed message, and for values that no message can carry. */
 export class WireError extends Error {
@@ -128,8 +129,11 @@ function struct<F extends Record<string, Codec<any>>>(fields: F): Codec<{ [K in 
   };
 }
 
+export type Signature = TypeOf<typeof signature>;
+const signature = struct({ signature: opaque });
+
 /** A message whose last field is a signature over all fields before it. */
-export interface SignedCodec<T> extends Codec<T & { signature: Uint8Array }> {
+export interface SignedCodec<T> extends Codec<T & Signature> {
   readonly name: string;
   /** All fields but the signature. */
   readonly unsigned: Codec<T>;
@@ -182,6 +186,11 @@ export function serverSigned<T>(codec: SignedCodec<T>, message: T): Uint8Array {
     label: `MIMI Portability 1.0 ${codec.name}`,
     content: encode(codec.unsigned, message),
   });
+}
+
+/** base64url(SHA-256(the MigrationResponse without its signature)) (profile, section 1). */
+export function migrationId(response: MigrationResponse): string {
+  return createHash("sha256").update(encode(migrationResponse.unsigned, response)).digest("base64url");
 }
 
 /** Unpadded standard base64, as in JSON bodies (profile, section 1). */

@@ -1,0 +1,175 @@
+// A client as a process: one JSON command per line of standard input, {id, cmd, ...arguments}, is answered by one line
+// {id, ok: true, result} or {id, ok: false, error}; what happens meanwhile comes as lines {event, ...}. See README.md.
+import { createInterface } from "node:readline";
+import { setTimeout as pause } from "node:timers/promises";
+import { Client, type ClientEvent, type Group } from "./client.js";
+import { DeliveryService } from "./ds.js";
+import { login, Matrix, MatrixError, register, withToken } from "./matrix.js";
+import * as mls from "./mls.js";
+import { emptyStore, loadStore, saveStore } from "./store.js";
+
+const DEFAULT_WAIT = 30_000;
+
+type Arguments = Record<string, any>;
+
+/** An event that a wait_for has not yet taken. */
+const events: ClientEvent[] = [];
+const waiting = new Set<() => void>();
+const plaintexts: { group: string; sender: string; epoch: number; text: string }[] = [];
+let client: Client | undefined;
+
+const write = (line: unknown) => process.stdout.write(`${JSON.stringify(line)}\n`);
+const hex = (b: Uint8Array) => Buffer.from(b).toString("hex");
+
+function emit(event: ClientEvent): void {
+  write(event);
+  events.push(event);
+  if (event.event === "message") {
+    const { event: _, ...message } = event;
+    plaintexts.push(message);
+  }
+  wake();
+}
+
+/** Lets every wait_for look again. */
+const wake = () => waiting.forEach((look) => look());
+
+function current(): Client {
+  if (client === undefined) throw new Error("log in first");
+  return client;
+}
+
+const groupOf = ({ group }: Arguments): Group => current().group(group);
+
+function state(g: Group) {
+  const { groupContext, keySchedule, groupActiveState } = g.state;
+  return {
+    group: g.key,
+    room: g.roomId,
+    ds: g.ds,
+    term: g.term,
+    next_seq: g.next,
+    epoch: Number(groupContext.epoch),
+    cipher_suite: mls.suiteId(g.state),
+    active: groupActiveState.kind === "active",
+    epoch_authenticator: hex(keySchedule.epochAuthenticator),
+    tree_hash: hex(groupContext.treeHash),
+    confirmed_transcript_hash: hex(groupContext.confirmedTranscriptHash),
+    members: mls.members(g.state).map((m) => ({ leaf: m.leaf, user: m.userId, device: m.deviceId })),
+    pending_commit: g.pending !== undefined,
+    pending_proposals: Object.keys(g.state.unappliedProposals).length,
+    migration: g.migration?.id ?? null,
+  };
+}
+
+/** Every wanted field is there: a number at least as large, anything else equal. */
+const fits = (have: Arguments, wanted: Arguments) =>
+  Object.entries(wanted).every(([k, v]) => (typeof v === "number" ? have[k] >= v : have[k] === v));
+
+/** Takes the first event of a kind with the wanted fields; for the kind "state", waits until the group's state has them. */
+function waitFor({ kind, timeout = DEFAULT_WAIT, ...wanted }: Arguments): Promise<unknown> {
+  const look = (): unknown => {
+    if (kind === "state") return fits(state(groupOf(wanted)), wanted) ? state(groupOf(wanted)) : undefined;
+    const i = events.findIndex((e) => e.event === kind && fits(e, wanted));
+    return i < 0 ? undefined : events.splice(i, 1)[0];
+  };
+  return new Promise((resolve, reject) => {
+    const done = () => {
+      clearTimeout(timer);
+      waiting.delete(again);
+    };
+    const again = () => {
+      try {
+        const found = look();
+        if (found === undefined) return;
+        done();
+        resolve(found);
+      } catch (e) {
+        done();
+        reject(e);
+      }
+    };
+    const timer = setTimeout(() => {
+      done();
+      reject(new Error(`nothing like ${JSON.stringify({ kind, ...wanted })} within ${timeout} ms`));
+    }, timeout);
+    waiting.add(again);
+    again();
+  });
+}
+
+/** Begins a session and follows /sync from then on. With `store`, state is kept in that file and taken up again. */
+async function begin({ homeserver, user, password, device, token, store }: Arguments, enter: typeof login) {
+  const session = token === undefined ? await enter(homeserver, user, password, device) : await withToken(homeserver, token);
+  const stored = store === undefined ? emptyStore() : loadStore(store);
+  const save = store === undefined ? () => undefined : () => saveStore(store, stored);
+  client = new Client(new Matrix(session), stored, { now: Date.now, pause: (ms) => pause(ms), emit, save });
+  client.run(new AbortController().signal).catch((e) => write({ event: "stopped", reason: String(e) }));
+  return { user: session.userId, device: session.deviceId, token: session.token, groups: [...stored.groups.keys()] };
+}
+
+const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
+  login: (a) => begin(a, login),
+  register: (a) => begin(a, register),
+  identity: async ({ suite = 1 }) => {
+    const { userId, deviceId, publicKey } = await current().createIdentity(suite);
+    return { user: userId, device: deviceId, suite, signature_key: hex(publicKey) };
+  },
+  publish_key_packages: async ({ n = 1 }) => current().publishKeyPackages(n),
+  create_group: async ({ room, ds = current().homeServer }) => state(await current().createGroup(room, ds)),
+  join: async (a) => {
+    await waitFor({ ...a, kind: "joined" });
+    return state(groupOf(a));
+  },
+  add: async ({ user, ...a }) => current().add(groupOf(a), user).then(() => state(groupOf(a))),
+  remove: async ({ user, ...a }) => current().remove(groupOf(a), user).then(() => state(groupOf(a))),
+  update: async (a) => current().update(groupOf(a)).then(() => state(groupOf(a))),
+  send: async ({ text, ...a }) => current().send(groupOf(a), text),
+  sync: async (a) => current().bringUpToDate(groupOf(a)).then(() => state(groupOf(a))),
+  wait_for: waitFor,
+  state: async (a) => state(groupOf(a)),
+  messages: async () => plaintexts,
+  migrate: async ({ target, ...a }) => current().migrate(groupOf(a), target),
+  migration_finish: async (a) => current().finishMigration(groupOf(a)),
+  migration_status: async ({ id, ds, ...a }) => {
+    if (id !== undefined) return new DeliveryService(current().matrix, ds).migration(id);
+    const { migration } = groupOf(a);
+    return migration === undefined ? null : current().migrationStatus(migration);
+  },
+  abort: async (a) => current().abortMigration(groupOf(a)),
+  ds_info: async ({ ds, ...a }) => {
+    const g = groupOf(a);
+    return new DeliveryService(current().matrix, ds ?? g.ds).group(g.key);
+  },
+  host: async ({ ds, ...a }) => {
+    const g = groupOf(a);
+    return new DeliveryService(current().matrix, ds ?? g.ds).host(g.key);
+  },
+  raw: async ({ method, path, body }) => current().matrix.raw(method, path, body),
+};
+
+function failure(e: unknown) {
+  const error = e instanceof Error ? e.message : String(e);
+  return e instanceof MatrixError ? { error, status: e.status, body: e.body } : { error };
+}
+
+async function run(line: string): Promise<void> {
+  let id: unknown;
+  try {
+    const { cmd, ...rest } = JSON.parse(line);
+    id = rest.id;
+    const { id: _, ...given } = rest;
+    const command = Object.hasOwn(commands, cmd) ? commands[cmd] : undefined;
+    if (command === undefined) throw new Error(`no command ${cmd}`);
+    const result = await command(given);
+    wake();
+    write({ id, ok: true, result: result ?? null });
+  } catch (e) {
+    write({ id, ok: false, ...failure(e) });
+  }
+}
+
+// Commands may overlap: abort can be given while migrate waits. The end of standard input ends the process.
+createInterface({ input: process.stdin })
+  .on("line", (line) => void run(line))
+  .on("close", () => process.exit(0));

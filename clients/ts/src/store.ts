@@ -1,0 +1,63 @@
+// What a client keeps between runs, as one JSON file. It holds secrets: group states, signature and KeyPackage keys.
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import type { Group, Stored } from "./client.js";
+import * as mls from "./mls.js";
+import { fromBase64, toBase64 } from "./wire.js";
+
+/** A client that has nothing yet. */
+export const emptyStore = (): Stored => ({ identity: undefined, keyPackages: new Map(), groups: new Map(), invitations: [], since: undefined });
+
+const saveGroup = ({ id, state, pending, migration, sent, held: _, behind: __, ...plain }: Group) => ({
+  ...plain,
+  id: toBase64(id),
+  state: mls.saveState(state),
+  sent: [...sent],
+  pending: pending && {
+    message: toBase64(pending.message),
+    groupInfo: toBase64(pending.groupInfo),
+    welcome: pending.welcome && toBase64(pending.welcome),
+    next: mls.saveState(pending.next),
+  },
+  migration: migration && { ...migration, response: toBase64(migration.response) },
+});
+
+const loadGroup = ({ id, state, pending, migration, sent, ...plain }: any): Group => ({
+  ...plain,
+  id: fromBase64(id),
+  state: mls.loadState(state),
+  sent: new Set(sent),
+  held: [],
+  pending: pending && {
+    message: fromBase64(pending.message),
+    groupInfo: fromBase64(pending.groupInfo),
+    welcome: pending.welcome && fromBase64(pending.welcome),
+    next: mls.loadState(pending.next),
+  },
+  migration: migration && { ...migration, response: fromBase64(migration.response) },
+});
+
+/** Writes the store; after a crash the file holds the old contents or the new. */
+export function saveStore(path: string, { identity, keyPackages, groups, invitations, since }: Stored): void {
+  const text = JSON.stringify({
+    identity: identity && { ...identity, signKey: toBase64(identity.signKey), publicKey: toBase64(identity.publicKey) },
+    keyPackages: [...keyPackages].map(([ref, own]) => [ref, mls.saveKeyPackage(own)]),
+    groups: [...groups.values()].map(saveGroup),
+    invitations,
+    since,
+  });
+  writeFileSync(`${path}.new`, text, { mode: 0o600, flush: true });
+  renameSync(`${path}.new`, path);
+}
+
+/** Reads the store, an empty one where there is no file. */
+export function loadStore(path: string): Stored {
+  if (!existsSync(path)) return emptyStore();
+  const { identity, keyPackages, groups, invitations, since } = JSON.parse(readFileSync(path, "utf8"));
+  return {
+    identity: identity && { ...identity, signKey: fromBase64(identity.signKey), publicKey: fromBase64(identity.publicKey) },
+    keyPackages: new Map(keyPackages.map(([ref, saved]: [string, string[]]) => [ref, mls.loadKeyPackage(saved)])),
+    groups: new Map(groups.map(loadGroup).map((g: Group) => [g.key, g])),
+    invitations,
+    since,
+  };
+}
