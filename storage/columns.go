@@ -93,6 +93,25 @@ func (m *millis) Scan(src any) error {
 	return nil
 }
 
+// flag is a boolean: 0 or 1, which both engines have.
+type flag bool
+
+func (f *flag) Value() (driver.Value, error) {
+	if *f {
+		return int64(1), nil
+	}
+	return int64(0), nil
+}
+
+func (f *flag) Scan(src any) error {
+	n, ok := src.(int64)
+	if !ok || n != 0 && n != 1 {
+		return fmt.Errorf("%v in the place of 0 or 1", src)
+	}
+	*f = n == 1
+	return nil
+}
+
 // identities is a list of leaf identities: encoded, each as a vector.
 type identities []mimiport.LeafIdentity
 

@@ -58,15 +58,15 @@ type record struct {
 
 var migrations = table[record]{
 	name: "mimiport_migrations",
-	columns: columns("migration_id, created_at, role, state, version, group_id, room_id, term, source, target, user_id, epoch, " +
-		"expires_at, decide_by, commit_hash, content_hash, response, response_key_id, response_key_object, " +
+	columns: columns("migration_id, created_at, role, state, version, group_id, room_id, term, source, target, user_id, by_admin, epoch, " +
+		"expires_at, decide_by, commit_hash, content_hash, content_key_id, response, response_key_id, response_key_object, " +
 		"complete, complete_key_id, complete_key_object, confirmation, confirmation_key_id, confirmation_key_object, " +
 		"abort, abort_key_id, abort_key_object, reason"),
 	key: 1, fixed: 2,
 	fields: func(r *record) []any {
 		f := []any{(*hash)(&r.ID), (*millis)(&r.createdAt), &r.Role, &r.State, &r.Version, (*blob)(&r.GroupID), &r.RoomID, &r.Term,
-			&r.Source, &r.Target, &r.User, &r.Epoch, (*millis)(&r.ExpiresAt), (*millis)(&r.DecideBy), (*blob)(&r.CommitHash),
-			(*blob)(&r.ContentHash)}
+			&r.Source, &r.Target, &r.User, (*flag)(&r.ByAdmin), &r.Epoch, (*millis)(&r.ExpiresAt), (*millis)(&r.DecideBy), (*blob)(&r.CommitHash),
+			(*blob)(&r.ContentHash), &r.ContentKey}
 		for _, s := range []*migration.Signed{&r.Response, &r.Complete, &r.Confirmation, &r.Abort} {
 			f = append(f, (*blob)(&s.Message), &s.KeyID, (*blob)(&s.KeyObject))
 		}

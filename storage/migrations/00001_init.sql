@@ -63,11 +63,13 @@ CREATE TABLE mimiport_migrations (
 	source                  TEXT   NOT NULL,
 	target                  TEXT   NOT NULL,
 	user_id                 TEXT   NOT NULL,
+	by_admin                BIGINT NOT NULL, -- 0 or 1
 	epoch                   BIGINT NOT NULL,
 	expires_at              BIGINT NOT NULL,
 	decide_by               BIGINT NOT NULL,
 	commit_hash             BYTEA  NOT NULL,
 	content_hash            BYTEA  NOT NULL,
+	content_key_id          TEXT   NOT NULL,
 	response                BYTEA  NOT NULL,
 	response_key_id         TEXT   NOT NULL,
 	response_key_object     BYTEA  NOT NULL,
