@@ -4,7 +4,11 @@
 // The package holds the interface that every engine satisfies and the engine for RFC 9420 groups.
 package mls
 
-import "iter"
+import (
+	"iter"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+)
 
 // Engine opens groups of one protocol. Every method is safe for concurrent use, bounded in time and memory by its
 // input, and never panics on it.
@@ -17,8 +21,12 @@ type Engine interface {
 	Parse(message []byte) (*Message, error)
 
 	// Open validates a whole group: tree, leaves, GroupInfo. groupInfo is a message of kind GroupInfo; tree is the
-	// encoded ratchet tree, which may be empty when groupInfo carries it as an extension.
+	// encoded ratchet tree, which is empty when groupInfo carries it as an extension. The group keeps slices of both.
 	Open(groupInfo, tree []byte) (Group, error)
+
+	// CheckWelcomes checks that the Welcomes sent with a Commit are for the clients that it added: each for one of them, none
+	// left out.
+	CheckWelcomes(commit *Effects, welcomes [][]byte) error
 }
 
 // Group is the public state of a group at one epoch, with the proposals received in it. It is immutable: the methods that
@@ -56,9 +64,9 @@ type Group interface {
 	// Propose checks a proposal message of this epoch and adds it. A repeated message changes nothing.
 	Propose(message []byte) (Group, *Proposal, error)
 
-	// Commit checks a Commit of this epoch and applies it. groupInfo describes the next epoch; it is verified with the
-	// signer's leaf there, and its GroupContext and confirmation tag must be the computed ones. The returned group has no
-	// proposals.
+	// Commit checks a Commit of this epoch and applies it. groupInfo describes the next epoch, without the tree; it is
+	// verified with the signer's leaf there, and its GroupContext and confirmation tag must be the computed ones. The
+	// returned group has no proposals.
 	Commit(message, groupInfo []byte) (Group, *Effects, error)
 
 	// VerifyMember checks a member's signature by the protocol's labelled scheme (SignWithLabel in RFC 9420).
@@ -95,27 +103,27 @@ type Message struct {
 }
 
 // SenderType is the type of a sender (RFC 9420, section 6).
-type SenderType uint8
+type SenderType = rfc9420.SenderType
 
 // The sender types of RFC 9420, with its values.
 const (
-	SenderMember            SenderType = 1
-	SenderExternal          SenderType = 2
-	SenderNewMemberProposal SenderType = 3
-	SenderNewMemberCommit   SenderType = 4
+	SenderMember            = rfc9420.SenderMember
+	SenderExternal          = rfc9420.SenderExternal
+	SenderNewMemberProposal = rfc9420.SenderNewMemberProposal
+	SenderNewMemberCommit   = rfc9420.SenderNewMemberCommit
 )
 
 // Sender says who sent a handshake message. Index is the leaf of a member, or the index into external_senders.
-type Sender struct {
-	Type  SenderType
-	Index uint32
-}
+type Sender = rfc9420.Sender
 
 // Member is one leaf of the tree.
 type Member struct {
 	Leaf         uint32
 	Identity     []byte // the identity of a basic credential, nil for any other type
 	SignatureKey []byte
+	// NotBefore and NotAfter are the lifetime of a leaf that still is the one of its key package, in seconds since 1970; zero
+	// for any other leaf. The engine, which knows no time, reports it and enforces nothing.
+	NotBefore, NotAfter uint64
 }
 
 // ExternalSender is an entry of the external_senders extension (RFC 9420, section 12.1.8.1).
@@ -125,17 +133,17 @@ type ExternalSender struct {
 }
 
 // ProposalType is a proposal type (RFC 9420, section 17.4).
-type ProposalType uint16
+type ProposalType = rfc9420.ProposalType
 
 // The proposal types of RFC 9420.
 const (
-	ProposalAdd                    ProposalType = 1
-	ProposalUpdate                 ProposalType = 2
-	ProposalRemove                 ProposalType = 3
-	ProposalPSK                    ProposalType = 4
-	ProposalReInit                 ProposalType = 5
-	ProposalExternalInit           ProposalType = 6
-	ProposalGroupContextExtensions ProposalType = 7
+	ProposalAdd                    = rfc9420.ProposalAdd
+	ProposalUpdate                 = rfc9420.ProposalUpdate
+	ProposalRemove                 = rfc9420.ProposalRemove
+	ProposalPSK                    = rfc9420.ProposalPSK
+	ProposalReInit                 = rfc9420.ProposalReInit
+	ProposalExternalInit           = rfc9420.ProposalExternalInit
+	ProposalGroupContextExtensions = rfc9420.ProposalGroupContextExtensions
 )
 
 // Proposal is a proposal, by reference or by value.
@@ -146,6 +154,8 @@ type Proposal struct {
 	Sender  Sender
 	Add     *Member // an Add: who; Leaf is unset until committed
 	Remove  *Member // a Remove: who
+	// KeyPackageRef is under which name a Welcome addresses whom an Add adds.
+	KeyPackageRef []byte
 }
 
 // Effects says what a Commit did.
@@ -155,11 +165,11 @@ type Effects struct {
 	AuthenticatedData []byte
 	HasPath           bool
 	Proposals         []Proposal // in the order of the Commit
-	Added             []Member   // with their new leaves
+	Added             []Member   // by Add proposals, with their new leaves; the sender of an external Commit is Committer only
 	Removed           []Member   // as they were
 	Updated           []Member   // as they are now
 	// SameCredential is whether the committer's credential is, byte for byte, what it was before.
 	SameCredential bool
-	// ExtensionsBefore and ExtensionsAfter are the group's GroupContext extensions, encoded; equal when unchanged.
+	// ExtensionsBefore and ExtensionsAfter are the group's GroupContext extensions as one encoded vector; equal when unchanged.
 	ExtensionsBefore, ExtensionsAfter []byte
 }

@@ -1,0 +1,548 @@
+package mls
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+func (g *group) Commit(message, groupInfo []byte) (Group, *Effects, error) {
+	next, effects, err := g.commit(message, groupInfo)
+	if err != nil {
+		return nil, nil, failed("commit", g.ID(), err)
+	}
+	return next, effects, nil
+}
+
+func (g *group) commit(message, groupInfo []byte) (*group, *Effects, error) {
+	m, err := g.handshake(message, rfc9420.ContentCommit)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := g.newTransition(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, step := range []func() error{t.collect, t.checkList, t.applyProposals, t.applyPath, t.checkMembers} {
+		if err := step(); err != nil {
+			return nil, nil, err
+		}
+	}
+	next, err := t.finish(m, groupInfo)
+	if err != nil {
+		return nil, nil, err
+	}
+	return next, t.effects(m, next), nil
+}
+
+// transition is a Commit while it is applied: what it covers, and the group as it becomes.
+type transition struct {
+	*edit
+	checker
+	g         *group
+	external  bool   // an external Commit
+	committer uint32 // where the committer's leaf is, or will be
+	commit    *rfc9420.Commit
+
+	list    []*received // in the order of the Commit
+	adds    []*received
+	updates []leafChange // sorted, as are the others
+	removes []leafChange
+	added   []leafChange
+
+	tree       tree
+	keys       keys
+	extensions rfc9420.Extensions
+	required   rfc9420.RequiredCapabilities
+}
+
+// newTransition checks the sender of a Commit and its signature (RFC 9420, sections 6.1 and 12.4.2).
+func (g *group) newTransition(m *rfc9420.PublicMessage) (*transition, error) {
+	c := &m.Content
+	t := &transition{
+		edit: newEdit(g.suite), checker: g.checker, g: g,
+		external: c.Sender.Type == SenderNewMemberCommit, committer: c.Sender.Index, commit: c.Commit,
+		tree: g.tree, keys: g.keys, extensions: g.context.Extensions, required: g.required,
+	}
+	if err := g.require(t.external || c.Sender.Type == SenderMember, ruleSenderType); err != nil {
+		return nil, err
+	}
+	if t.external && c.Commit.Path == nil {
+		return nil, refuse(ruleExternalPath)
+	}
+	if c.Commit.NumProposals > g.limits.Proposals {
+		return nil, errMany
+	}
+	return t, g.verifySender(m)
+}
+
+// collect resolves references and checks the proposals by value.
+func (t *transition) collect() error {
+	known := make(map[string]*received, len(t.g.received))
+	for _, r := range t.g.received {
+		known[string(r.ref)] = r
+	}
+	t.list = make([]*received, 0, t.commit.NumProposals)
+	for p := range t.commit.Proposals.All() {
+		r, err := t.resolve(p, known)
+		if err != nil {
+			return err
+		}
+		t.list = append(t.list, r)
+	}
+	return nil
+}
+
+func (t *transition) resolve(p rfc9420.ProposalOrRef, known map[string]*received) (*received, error) {
+	if p.Proposal == nil {
+		if err := t.require(!t.external, ruleExternalReference); err != nil {
+			return nil, err
+		}
+		r := known[string(p.Ref)]
+		if r == nil {
+			return nil, refuse(ruleReference)
+		}
+		return r, nil
+	}
+	r := &received{sender: rfc9420.Sender{Type: SenderMember, Index: t.committer}, proposal: p.Proposal}
+	if t.external {
+		r.sender = rfc9420.Sender{Type: SenderNewMemberCommit}
+	}
+	if err := t.require(!t.external || externalProposal(p.Proposal.Type), ruleExternalProposals); err != nil {
+		return nil, err
+	}
+	if err := t.require(t.external || p.Proposal.Type != ProposalExternalInit, ruleExternalInit); err != nil {
+		return nil, err
+	}
+	if err := t.require(p.Proposal.Type != ProposalUpdate, ruleUpdateSelf); err != nil {
+		return nil, err
+	}
+	return r, t.g.checkProposal(t.supports, r)
+}
+
+// externalProposal reports whether an external Commit may cover a type (RFC 9420, section 12.4.3.2).
+func externalProposal(typ ProposalType) bool {
+	return typ == ProposalExternalInit || typ == ProposalRemove || typ == ProposalPSK
+}
+
+// checkList enforces the rules of a list of proposals (RFC 9420, section 12.2) and sorts the list out.
+func (t *transition) checkList() error {
+	count := make(map[ProposalType]int)
+	psks := make(map[string]bool)
+	pathRequired := len(t.list) == 0
+	for _, r := range t.list {
+		p := r.proposal
+		count[p.Type]++
+		switch p.Type {
+		case ProposalAdd:
+			t.adds = append(t.adds, r)
+		case ProposalUpdate:
+			t.updates = append(t.updates, leafChange{r.sender.Index, p.Update.Raw, t.supportOf(p.Update)})
+		case ProposalRemove:
+			t.removes = append(t.removes, leafChange{leaf: p.Remove})
+		case ProposalPSK:
+			if err := t.require(!psks[string(p.PSK.Raw)], rulePSKUnique); err != nil {
+				return err
+			}
+			psks[string(p.PSK.Raw)] = true
+		case ProposalGroupContextExtensions:
+			t.extensions = bytes.Clone(p.Extensions)
+		}
+		pathRequired = pathRequired || requiresPath(p.Type)
+	}
+	if err := t.require(t.commit.Path != nil || !pathRequired, rulePathRequired); err != nil {
+		return err
+	}
+	if err := t.require(count[ProposalReInit] == 0 || len(t.list) == 1, ruleReInitAlone); err != nil {
+		return err
+	}
+	if err := t.require(count[ProposalGroupContextExtensions] <= 1, ruleExtensionsOnce); err != nil {
+		return err
+	}
+	if t.external {
+		return t.checkExternalList(count)
+	}
+	return t.checkTargets()
+}
+
+// requiresPath reports whether a proposal makes a path necessary (RFC 9420, section 17.4). What a custom proposal requires
+// only its members know.
+func requiresPath(typ ProposalType) bool {
+	switch typ {
+	case ProposalUpdate, ProposalRemove, ProposalExternalInit, ProposalGroupContextExtensions:
+		return true
+	}
+	return false
+}
+
+func (t *transition) checkExternalList(count map[ProposalType]int) error {
+	if err := t.require(count[ProposalExternalInit] > 0, ruleExternalInitMissing); err != nil {
+		return err
+	}
+	if err := t.require(count[ProposalExternalInit] <= 1, ruleExternalInitOnce); err != nil {
+		return err
+	}
+	return t.require(count[ProposalRemove] <= 1, ruleExternalRemove)
+}
+
+// checkTargets sorts the leaves that a member's Commit changes and checks that it may.
+func (t *transition) checkTargets() error {
+	byLeaf := func(a, b leafChange) int { return cmp.Compare(a.leaf, b.leaf) }
+	slices.SortStableFunc(t.updates, byLeaf)
+	slices.SortStableFunc(t.removes, byLeaf)
+	isCommitter := func(c leafChange) bool { return c.leaf == t.committer }
+	if err := t.require(!slices.ContainsFunc(t.updates, isCommitter), ruleUpdateSelf); err != nil {
+		return err
+	}
+	if err := t.require(!slices.ContainsFunc(t.removes, isCommitter), ruleSelfRemove); err != nil {
+		return err
+	}
+	changes := slices.Concat(t.updates, t.removes)
+	slices.SortStableFunc(changes, byLeaf)
+	once := slices.CompactFunc(changes, func(a, b leafChange) bool { return a.leaf == b.leaf })
+	return t.require(len(once) == len(t.updates)+len(t.removes), ruleRemoveUnique)
+}
+
+// applyProposals makes the tree that the path is for (RFC 9420, section 12.3).
+func (t *transition) applyProposals() error {
+	var err error
+	if t.required, _, err = t.readExtensions(t.extensions); err != nil {
+		return err
+	}
+	changes := slices.Concat(t.updates, t.removes)
+	slices.SortFunc(changes, func(a, b leafChange) int { return cmp.Compare(a.leaf, b.leaf) })
+	for _, c := range changes {
+		t.dropLeaf(c.leaf)
+	}
+	t.tree = truncate(t.set(t.tree, changes, t.dropParent))
+	for _, r := range t.list {
+		if err := t.require(child(t.tree.root).support.proposal(r.proposal.Type), ruleProposalSupported); err != nil {
+			return err
+		}
+	}
+	for _, u := range t.updates {
+		if err := t.require(u.caps.required(&t.required), ruleRequiredUpdate); err != nil {
+			return err
+		}
+		if err := t.insertLeaf(decodeLeaf(u.raw), ruleUpdateKeyUnique); err != nil {
+			return err
+		}
+	}
+	return t.applyAdds()
+}
+
+// dropLeaf takes the keys of a leaf out of the sets.
+func (t *transition) dropLeaf(leaf uint32) {
+	l := decodeLeaf(t.tree.find(leaf).raw)
+	t.keys.signature = t.keys.signature.without(idOf(l.SignatureKey))
+	t.keys.encryption = t.keys.encryption.without(idOf(l.EncryptionKey))
+}
+
+// dropParent takes the key of a parent out of the set.
+func (t *transition) dropParent(n *node) {
+	if !n.isBlank() {
+		t.keys.encryption = t.keys.encryption.without(idOf(decodeParent(n.raw).EncryptionKey))
+	}
+}
+
+// insertLeaf puts a new leaf's keys into the sets.
+func (t *transition) insertLeaf(l rfc9420.LeafNode, broken *rule) error {
+	if err := t.insertSignatureKey(l.SignatureKey); err != nil {
+		return err
+	}
+	return t.insertEncryptionKey(l.EncryptionKey, broken)
+}
+
+func (t *transition) insertSignatureKey(key []byte) error {
+	id := idOf(key)
+	if err := t.require(!t.keys.signature.has(id), ruleSignatureKeyUnique); err != nil {
+		return err
+	}
+	t.keys.signature = t.keys.signature.with(id)
+	return nil
+}
+
+func (t *transition) insertEncryptionKey(key []byte, broken *rule) error {
+	id := idOf(key)
+	if err := t.require(!t.keys.encryption.has(id), broken); err != nil {
+		return err
+	}
+	t.keys.encryption = t.keys.encryption.with(id)
+	return nil
+}
+
+// applyAdds puts the added leaves into the leftmost blank places, in the order of the Commit (RFC 9420, section 12.1.1).
+func (t *transition) applyAdds() error {
+	if len(t.adds) == 0 {
+		return nil
+	}
+	initKeys := make(map[string]bool, len(t.adds))
+	for leaf := range t.tree.blanks() {
+		k := t.adds[len(t.added)].proposal.Add
+		caps := t.supportOf(&k.Leaf)
+		if err := t.require(caps.required(&t.required), ruleRequiredAdd); err != nil {
+			return err
+		}
+		if err := t.require(!initKeys[string(k.InitKey)], ruleInitKeyUnique); err != nil {
+			return err
+		}
+		initKeys[string(k.InitKey)] = true
+		if err := t.insertLeaf(k.Leaf, ruleEncryptionKeyUnique); err != nil {
+			return err
+		}
+		t.added = append(t.added, leafChange{leaf, bytes.Clone(k.Leaf.Raw), caps})
+		if len(t.added) == len(t.adds) {
+			break
+		}
+	}
+	if err := t.g.checkSize(t.added[len(t.added)-1].leaf); err != nil {
+		return err
+	}
+	t.tree = t.add(t.tree, t.added)
+	return nil
+}
+
+// checkSize refuses a tree with a leaf beyond its suite's limit.
+func (g *group) checkSize(leaf uint32) error {
+	if uint64(leaf) >= uint64(g.limits.Leaves[g.suite.ID]) {
+		return errLeaves
+	}
+	return nil
+}
+
+// applyPath puts the committer's path into the tree (RFC 9420, sections 7.5 and 12.4.2).
+func (t *transition) applyPath() error {
+	path := t.commit.Path
+	if path == nil {
+		return nil
+	}
+	if err := t.placeJoiner(); err != nil {
+		return err
+	}
+	l := &path.Leaf
+	if err := t.require(l.Source == rfc9420.SourceCommit, ruleLeafSource); err != nil {
+		return err
+	}
+	caps := t.supportOf(l)
+	if err := t.checkLeaf(t.g.suite, l, caps); err != nil {
+		return err
+	}
+	if err := t.require(caps.required(&t.required), ruleRequiredUpdate); err != nil {
+		return err
+	}
+	if err := t.verifyLeaf(t.g.suite, l, t.g.context.GroupID, t.committer); err != nil {
+		return err
+	}
+	steps := t.tree.path(t.committer)
+	if err := t.require(t.pathFits(steps), rulePathLength); err != nil {
+		return err
+	}
+	if err := t.replaceKeys(steps); err != nil {
+		return err
+	}
+	return t.placePath(steps, caps)
+}
+
+// placeJoiner finds the place of an external Commit's sender (RFC 9420, section 12.4.3.2).
+func (t *transition) placeJoiner() error {
+	if !t.external {
+		return nil
+	}
+	for t.committer = range t.tree.blanks() {
+		break
+	}
+	if err := t.g.checkSize(t.committer); err != nil {
+		return err
+	}
+	t.tree = t.extend(t.tree, t.committer)
+	return nil
+}
+
+// step is one node of a direct path with its child on the copath (RFC 9420, section 4.1.2).
+type step struct {
+	node, sibling *node
+	place         span // the sibling's
+}
+
+// onPath reports whether the node is in the filtered direct path.
+func (s *step) onPath() bool { return s.sibling.resolution > 0 }
+
+// path is the direct path of a leaf, from the root down.
+func (t tree) path(leaf uint32) []step {
+	steps := make([]step, 0, t.height)
+	n := child(t.root)
+	for at := t.span(); at.height > 0; {
+		if leaf < at.middle() {
+			steps = append(steps, step{n, child(n.right), at.right()})
+			n, at = child(n.left), at.left()
+		} else {
+			steps = append(steps, step{n, child(n.left), at.left()})
+			n, at = child(n.right), at.right()
+		}
+	}
+	return steps
+}
+
+// pathFits reports whether the path has a node for each of the filtered direct path and a ciphertext for each node of the
+// resolutions beside it, except the leaves that this Commit adds (RFC 9420, section 7.5).
+func (t *transition) pathFits(steps []step) bool {
+	nodes := t.commit.Path.Nodes
+	for _, s := range slices.Backward(steps) {
+		if !s.onPath() {
+			continue
+		}
+		if len(nodes) == 0 || nodes[0].Count != int(s.sibling.resolution)-t.addedBelow(s.place) {
+			return false
+		}
+		nodes = nodes[1:]
+	}
+	return len(nodes) == 0
+}
+
+// addedBelow is how many leaves this Commit adds below a place.
+func (t *transition) addedBelow(at span) int {
+	position := func(leaf uint64) int {
+		i, _ := slices.BinarySearchFunc(t.added, leaf, func(c leafChange, leaf uint64) int { return cmp.Compare(uint64(c.leaf), leaf) })
+		return i
+	}
+	return position(uint64(at.first)+1<<at.height) - position(uint64(at.first))
+}
+
+// replaceKeys puts the path's keys into the sets and takes those out that the path replaces. No key of the path may be one of
+// the tree before, not even one it replaces (RFC 9420, section 12.4.2).
+func (t *transition) replaceKeys(steps []step) error {
+	path := t.commit.Path
+	if err := t.insertEncryptionKey(path.Leaf.EncryptionKey, rulePathLeafKeyUnique); err != nil {
+		return err
+	}
+	for i := range path.Nodes {
+		key := path.Nodes[i].EncryptionKey
+		if err := t.require(t.g.suite.ValidEncryptionKey(key), ruleEncryptionKey); err != nil {
+			return err
+		}
+		if err := t.insertEncryptionKey(key, rulePathKeyUnique); err != nil {
+			return err
+		}
+	}
+	for _, s := range steps {
+		t.dropParent(s.node)
+	}
+	if !t.external {
+		t.dropLeaf(t.committer)
+	}
+	return t.insertSignatureKey(path.Leaf.SignatureKey)
+}
+
+// placePath makes the path's nodes, from the root down as each holds the hash of the one above, and checks that the leaf holds
+// the last (RFC 9420, section 7.9).
+func (t *transition) placePath(steps []step, caps *support) error {
+	path := t.commit.Path
+	raws := make([][]byte, len(steps))
+	rest := path.Nodes
+	var sum digest
+	hash := sum[:0]
+	for i, s := range steps {
+		if !s.onPath() || len(rest) == 0 {
+			continue
+		}
+		p := rfc9420.ParentNode{EncryptionKey: rest[len(rest)-1].EncryptionKey, ParentHash: hash}
+		rest = rest[:len(rest)-1]
+		raws[i] = encode(&p)
+		hash = t.parentHash(&sum, &p, t.treeHash(s.sibling, s.place))
+	}
+	if err := t.require(bytes.Equal(path.Leaf.ParentHash, hash), rulePathParentHash); err != nil {
+		return err
+	}
+	n := makeLeaf(bytes.Clone(path.Leaf.Raw), caps) // a clone does not keep the whole message in memory
+	for i, s := range slices.Backward(steps) {
+		if s.place.first > t.committer {
+			n = t.join(n, s.sibling, raws[i], 0)
+		} else {
+			n = t.join(s.sibling, n, raws[i], 0)
+		}
+	}
+	t.tree.root = n
+	return nil
+}
+
+// checkMembers enforces the rules about all members of the new epoch.
+func (t *transition) checkMembers() error {
+	return t.checkSupport(t.tree.root.support, t.extensions, &t.required, ruleExtensionsSupport)
+}
+
+// finish makes the next epoch and checks that groupInfo describes it (RFC 9420, sections 8.2 and 12.4.3).
+func (t *transition) finish(m *rfc9420.PublicMessage, groupInfo []byte) (*group, error) {
+	g := t.g
+	decoded, err := g.decode(groupInfo, g.limits.Message)
+	if err != nil {
+		return nil, err
+	}
+	info := decoded.GroupInfo
+	if info == nil {
+		return nil, errMessage
+	}
+	_, hasTree := info.Extensions.Find(rfc9420.ExtensionRatchetTree)
+	if err := t.require(!hasTree, ruleInfoTree); err != nil {
+		return nil, err
+	}
+	context := g.context
+	context.Epoch++
+	context.TreeHash = bytes.Clone(t.treeHash(t.tree.root, t.tree.span()))
+	context.ConfirmedTranscriptHash = g.suite.Sum(g.interim, m.TranscriptInput())
+	context.Extensions = t.extensions
+	next := &group{engine: g.engine, suite: g.suite, tree: t.tree, keys: t.keys}
+	if err := next.setContext(&context, groupInfo, bytes.Clone(m.ConfirmationTag)); err != nil {
+		return nil, err
+	}
+	if err := t.require(bytes.HasPrefix(info.Raw, next.encodedContext), ruleInfoContext); err != nil {
+		return nil, err
+	}
+	if err := t.require(bytes.Equal(info.ConfirmationTag, m.ConfirmationTag), ruleInfoConfirmationTag); err != nil {
+		return nil, err
+	}
+	return next, next.checkInfo(info)
+}
+
+// effects says what the Commit did.
+func (t *transition) effects(m *rfc9420.PublicMessage, next *group) *Effects {
+	g := t.g
+	e := &Effects{
+		Sender:            m.Content.Sender,
+		Committer:         memberAt(t.committer, t.tree.find(t.committer).raw),
+		AuthenticatedData: m.Content.AuthenticatedData,
+		HasPath:           t.commit.Path != nil,
+		SameCredential:    !t.external && t.sameCredential(),
+		ExtensionsBefore:  encodeExtensions(g.context.Extensions),
+		ExtensionsAfter:   encodeExtensions(next.context.Extensions),
+	}
+	for _, r := range t.list {
+		e.Proposals = append(e.Proposals, r.describe(g.suite, g.tree))
+	}
+	for _, c := range t.added {
+		e.Added = append(e.Added, memberAt(c.leaf, c.raw))
+	}
+	for _, c := range t.removes {
+		e.Removed = append(e.Removed, memberAt(c.leaf, g.tree.find(c.leaf).raw))
+	}
+	for _, c := range t.updates {
+		e.Updated = append(e.Updated, memberAt(c.leaf, c.raw))
+	}
+	return e
+}
+
+func (t *transition) sameCredential() bool {
+	before := decodeLeaf(t.g.tree.find(t.committer).raw).Credential
+	after := decodeLeaf(t.tree.find(t.committer).raw).Credential
+	return before.Type == after.Type && bytes.Equal(before.Contents, after.Contents)
+}
+
+func encodeExtensions(e rfc9420.Extensions) []byte {
+	var b cryptobyte.Builder
+	wire.AddOpaque(&b, e)
+	return b.BytesOrPanic() // they came in a shorter vector
+}

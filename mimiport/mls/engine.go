@@ -1,0 +1,210 @@
+package mls
+
+import (
+	"errors"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+)
+
+// ProtocolMLS10 is the protocol name of RFC 9420 groups.
+const ProtocolMLS10 = "mls10"
+
+// Limits bounds what the engine looks at. Each is checked before any work that grows with it.
+type Limits struct {
+	Leaves    map[uint16]int // leaves of a tree, blank ones too, by cipher suite; an absent suite is unsupported
+	Message   int            // bytes of one message without its ratchet tree
+	Tree      int            // bytes of an encoded ratchet tree
+	Proposals int            // received in one epoch, and in one Commit
+}
+
+// DefaultLimits allows groups that one core verifies in some seconds: a P-521 signature costs 35 times an Ed25519 one.
+func DefaultLimits() Limits {
+	return Limits{
+		Leaves:    map[uint16]int{1: 1 << 16, 2: 1 << 16, 3: 1 << 16, 4: 1 << 14, 5: 1 << 11, 6: 1 << 14, 7: 1 << 12},
+		Message:   8 << 20,
+		Tree:      64 << 20,
+		Proposals: 4096,
+	}
+}
+
+// engine is the RFC 9420 engine.
+type engine struct {
+	checker
+	limits Limits
+}
+
+// RFC9420 is the engine for RFC 9420 groups.
+func RFC9420(limits Limits) Engine { return &engine{limits: limits} }
+
+func (e *engine) Protocol() string { return ProtocolMLS10 }
+
+// What is wrong with input that breaks no rule by name.
+var (
+	errMessage = &mimiport.Error{Kind: mimiport.KindBadMessage, Err: errors.New("not a well-formed MLSMessage of the kind wanted")}
+	errVersion = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("another protocol version or wire format")}
+	errPrivate = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("handshake messages must not be encrypted")}
+	errSuite   = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("the cipher suite is not supported")}
+	errSize    = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the message is too long")}
+	errTree    = &mimiport.Error{Kind: mimiport.KindBadMessage, Err: errors.New("not a well-formed ratchet tree")}
+	errLeaves  = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the tree has too many leaves for its cipher suite")}
+	errMany    = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("too many proposals")}
+)
+
+// failed names the operation and the group of an error that a step of it returned.
+func failed(op string, group []byte, err error) error {
+	out := mimiport.Error{Op: op, Group: group, Err: err}
+	var cause *mimiport.Error
+	if errors.As(err, &cause) {
+		out.Kind, out.Info, out.Err = cause.Kind, cause.Info, cause.Err
+	}
+	return &out
+}
+
+// decode decodes one message of at most limit bytes.
+func (e *engine) decode(message []byte, limit int) (*rfc9420.Message, error) {
+	if len(message) > limit {
+		return nil, errSize
+	}
+	m := new(rfc9420.Message)
+	if rfc9420.Unmarshal(message, m) {
+		return m, nil
+	}
+	s := cryptobyte.String(message)
+	var version, format uint16
+	if s.ReadUint16(&version) && s.ReadUint16(&format) &&
+		(version != rfc9420.VersionMLS10 || format == 0 || format > uint16(rfc9420.WireKeyPackage)) {
+		return nil, errVersion
+	}
+	return nil, errMessage
+}
+
+func (e *engine) Parse(message []byte) (*Message, error) {
+	m, err := e.parse(message)
+	if err != nil {
+		return nil, failed("parse message", nil, err)
+	}
+	return m, nil
+}
+
+func (e *engine) parse(message []byte) (*Message, error) {
+	m, err := e.decode(message, e.limits.Message+e.limits.Tree) // a GroupInfo may carry its tree
+	if err != nil {
+		return nil, err
+	}
+	switch m.WireFormat {
+	case rfc9420.WirePublicMessage:
+		c := &m.Public.Content
+		out := &Message{GroupID: c.GroupID, Epoch: c.Epoch, Sender: c.Sender, AuthenticatedData: c.AuthenticatedData}
+		switch c.ContentType {
+		case rfc9420.ContentProposal:
+			out.Kind = KindProposal
+		case rfc9420.ContentCommit:
+			out.Kind = KindCommit
+		default:
+			return nil, e.require(false, ruleApplication)
+		}
+		return out, nil
+	case rfc9420.WirePrivateMessage:
+		p := m.Private
+		if p.ContentType != rfc9420.ContentApplication {
+			return nil, errPrivate
+		}
+		return &Message{Kind: KindApplication, GroupID: p.GroupID, Epoch: p.Epoch, AuthenticatedData: p.AuthenticatedData}, nil
+	case rfc9420.WireGroupInfo:
+		c := &m.GroupInfo.Context
+		return &Message{Kind: KindGroupInfo, GroupID: c.GroupID, Epoch: c.Epoch}, nil
+	case rfc9420.WireWelcome:
+		return &Message{Kind: KindWelcome}, nil
+	}
+	return &Message{Kind: KindKeyPackage}, nil
+}
+
+func (e *engine) Open(groupInfo, tree []byte) (Group, error) {
+	g, err := e.open(groupInfo, tree)
+	if err != nil {
+		return nil, failed("open group", nil, err)
+	}
+	return g, nil
+}
+
+func (e *engine) open(message, encodedTree []byte) (*group, error) {
+	m, err := e.decode(message, e.limits.Message+e.limits.Tree)
+	if err != nil {
+		return nil, err
+	}
+	info := m.GroupInfo
+	if info == nil {
+		return nil, errMessage
+	}
+	suite, maxLeaves, err := e.suite(&info.Context)
+	if err != nil {
+		return nil, err
+	}
+	inside, isInside := info.Extensions.Find(rfc9420.ExtensionRatchetTree)
+	if err := e.require(!isInside || len(encodedTree) == 0, ruleInfoTree); err != nil {
+		return nil, err
+	}
+	if len(encodedTree) == 0 {
+		encodedTree = inside
+	}
+	if len(encodedTree) > e.limits.Tree || len(message)-len(inside) > e.limits.Message {
+		return nil, errSize
+	}
+	contents, nodes, err := e.scanTree(encodedTree, maxLeaves)
+	if err != nil {
+		return nil, err
+	}
+	ed := newEdit(suite)
+	g := &group{engine: e, suite: suite, tree: ed.build(contents, nodes)}
+	if err := g.setContext(&info.Context, message, info.ConfirmationTag); err != nil {
+		return nil, err
+	}
+	return g, g.checkAll(ed, info)
+}
+
+// suite is the context's cipher suite and how many leaves it may have.
+func (e *engine) suite(c *rfc9420.GroupContext) (*rfc9420.Suite, int, error) {
+	suite, maxLeaves := rfc9420.SuiteByID(c.CipherSuite), e.limits.Leaves[c.CipherSuite]
+	switch {
+	case c.Version != rfc9420.VersionMLS10:
+		return nil, 0, errVersion
+	case suite == nil || maxLeaves == 0:
+		return nil, 0, errSuite
+	}
+	return suite, maxLeaves, nil
+}
+
+func (e *engine) CheckWelcomes(commit *Effects, welcomes [][]byte) error {
+	if err := e.checkWelcomes(commit, welcomes); err != nil {
+		return failed("check welcomes", nil, err)
+	}
+	return nil
+}
+
+func (e *engine) checkWelcomes(commit *Effects, welcomes [][]byte) error {
+	waiting := make(map[string]bool)
+	for i := range commit.Proposals {
+		if p := &commit.Proposals[i]; p.Type == ProposalAdd {
+			waiting[string(p.KeyPackageRef)] = true
+		}
+	}
+	for _, message := range welcomes {
+		m, err := e.decode(message, e.limits.Message)
+		if err != nil {
+			return err
+		}
+		if m.Welcome == nil {
+			return errMessage
+		}
+		for secrets := range m.Welcome.Secrets.All() {
+			if err := e.require(waiting[string(secrets.NewMember)], ruleWelcomeMembers); err != nil {
+				return err
+			}
+			delete(waiting, string(secrets.NewMember))
+		}
+	}
+	return e.require(len(waiting) == 0, ruleWelcomeMembers)
+}

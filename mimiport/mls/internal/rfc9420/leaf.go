@@ -1,0 +1,315 @@
+package rfc9420
+
+import (
+	"iter"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+// Credential types of RFC 9420, section 17.5.
+const (
+	CredentialBasic uint16 = 1
+	CredentialX509  uint16 = 2
+)
+
+// Credential is a credential (RFC 9420, section 5.3). The contents of an unknown type are taken for one vector, as
+// deployed implementations do; nothing else could be skipped.
+type Credential struct {
+	Type     uint16
+	Contents []byte // a basic credential's identity
+}
+
+// Encode writes the credential.
+func (c *Credential) Encode(b *cryptobyte.Builder) {
+	b.AddUint16(c.Type)
+	wire.AddOpaque(b, c.Contents)
+}
+
+// Decode reads the credential.
+func (c *Credential) Decode(s *cryptobyte.String) bool {
+	if !s.ReadUint16(&c.Type) || !wire.ReadOpaque(s, &c.Contents) {
+		return false
+	}
+	return c.Type != CredentialX509 || checkList(c.Contents, func(s *cryptobyte.String) bool {
+		var certificate []byte
+		return wire.ReadOpaque(s, &certificate)
+	})
+}
+
+// Identity is the identity of a basic credential, nil for another type.
+func (c *Credential) Identity() []byte {
+	if c.Type != CredentialBasic {
+		return nil
+	}
+	return c.Contents
+}
+
+// Capabilities says what a member supports (RFC 9420, section 7.2).
+type Capabilities struct {
+	Raw          []byte `describe:"-"` // the whole encoding
+	Versions     Uint16s
+	CipherSuites Uint16s
+	Extensions   Uint16s
+	Proposals    Uint16s
+	Credentials  Uint16s
+}
+
+// Encode writes the capabilities from their fields; Raw plays no part.
+func (c *Capabilities) Encode(b *cryptobyte.Builder) {
+	c.Versions.encode(b)
+	c.CipherSuites.encode(b)
+	c.Extensions.encode(b)
+	c.Proposals.encode(b)
+	c.Credentials.encode(b)
+}
+
+// Decode reads the capabilities.
+func (c *Capabilities) Decode(s *cryptobyte.String) bool {
+	start := *s
+	ok := c.Versions.decode(s) && c.CipherSuites.decode(s) && c.Extensions.decode(s) &&
+		c.Proposals.decode(s) && c.Credentials.decode(s)
+	c.Raw = consumed(start, *s)
+	return ok
+}
+
+// Extension types of RFC 9420, section 17.3.
+const (
+	ExtensionApplicationID        uint16 = 1
+	ExtensionRatchetTree          uint16 = 2
+	ExtensionRequiredCapabilities uint16 = 3
+	ExtensionExternalPub          uint16 = 4
+	ExtensionExternalSenders      uint16 = 5
+)
+
+// DefaultExtension reports whether every member supports the type without saying so (RFC 9420, section 7.2).
+func DefaultExtension(typ uint16) bool {
+	return typ >= ExtensionApplicationID && typ <= ExtensionExternalSenders
+}
+
+// Extensions is a list of extensions, encoded, without its length (RFC 9420, section 13.4).
+type Extensions []byte
+
+func (e Extensions) encode(b *cryptobyte.Builder) { wire.AddOpaque(b, e) }
+
+func (e *Extensions) decode(s *cryptobyte.String) bool {
+	return wire.ReadOpaque(s, (*[]byte)(e)) && checkList(*e, func(s *cryptobyte.String) bool {
+		var typ uint16
+		var data []byte
+		return readExtension(s, &typ, &data)
+	})
+}
+
+func readExtension(s *cryptobyte.String, typ *uint16, data *[]byte) bool {
+	return s.ReadUint16(typ) && wire.ReadOpaque(s, data)
+}
+
+// All yields the extensions in order: type and contents.
+func (e Extensions) All() iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		var typ uint16
+		var data []byte
+		for s := cryptobyte.String(e); readExtension(&s, &typ, &data); {
+			if !yield(typ, data) {
+				return
+			}
+		}
+	}
+}
+
+// Find is the contents of the first extension of a type.
+func (e Extensions) Find(typ uint16) (data []byte, found bool) {
+	for t, data := range e.All() {
+		if t == typ {
+			return data, true
+		}
+	}
+	return nil, false
+}
+
+// With is the list with one more extension at its end.
+func (e Extensions) With(typ uint16, data []byte) (Extensions, error) {
+	b := cryptobyte.NewBuilder(append(Extensions(nil), e...))
+	b.AddUint16(typ)
+	wire.AddOpaque(b, data)
+	return b.Bytes()
+}
+
+// RequiredCapabilities is the extension of that name (RFC 9420, section 11.1).
+type RequiredCapabilities struct {
+	Extensions  Uint16s
+	Proposals   Uint16s
+	Credentials Uint16s
+}
+
+// Encode writes the extension's contents.
+func (r *RequiredCapabilities) Encode(b *cryptobyte.Builder) {
+	r.Extensions.encode(b)
+	r.Proposals.encode(b)
+	r.Credentials.encode(b)
+}
+
+// Decode reads the extension's contents.
+func (r *RequiredCapabilities) Decode(s *cryptobyte.String) bool {
+	return r.Extensions.decode(s) && r.Proposals.decode(s) && r.Credentials.decode(s)
+}
+
+// ExternalSender is one entry of the external_senders extension (RFC 9420, section 12.1.8.1).
+type ExternalSender struct {
+	SignatureKey []byte
+	Credential   Credential
+}
+
+// Encode writes the entry.
+func (e *ExternalSender) Encode(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, e.SignatureKey)
+	e.Credential.Encode(b)
+}
+
+// Decode reads the entry.
+func (e *ExternalSender) Decode(s *cryptobyte.String) bool {
+	return wire.ReadOpaque(s, &e.SignatureKey) && e.Credential.Decode(s)
+}
+
+// ExternalSenders is the contents of the external_senders extension.
+type ExternalSenders []ExternalSender
+
+// Encode writes the extension's contents.
+func (e *ExternalSenders) Encode(b *cryptobyte.Builder) {
+	wire.AddVector(b, func(b *cryptobyte.Builder) {
+		for i := range *e {
+			(*e)[i].Encode(b)
+		}
+	})
+}
+
+// Decode reads the extension's contents.
+func (e *ExternalSenders) Decode(s *cryptobyte.String) bool {
+	var list cryptobyte.String
+	return wire.ReadVector(s, &list) && checkList(list, func(s *cryptobyte.String) bool {
+		var sender ExternalSender
+		if !sender.Decode(s) {
+			return false
+		}
+		*e = append(*e, sender)
+		return true
+	})
+}
+
+// LeafNodeSource says how a leaf came into the tree (RFC 9420, section 7.2).
+type LeafNodeSource uint8
+
+// The sources of a leaf.
+const (
+	SourceKeyPackage LeafNodeSource = 1
+	SourceUpdate     LeafNodeSource = 2
+	SourceCommit     LeafNodeSource = 3
+)
+
+// Lifetime is when a key package may be used, in seconds since 1970 (RFC 9420, section 7.2).
+type Lifetime struct {
+	NotBefore, NotAfter uint64
+}
+
+// LeafNode is a leaf of the ratchet tree (RFC 9420, section 7.2).
+type LeafNode struct {
+	Raw           []byte `describe:"-"` // the whole encoding
+	EncryptionKey []byte
+	SignatureKey  []byte
+	Credential    Credential
+	Capabilities  Capabilities
+	Source        LeafNodeSource
+	Lifetime      Lifetime // of SourceKeyPackage
+	ParentHash    []byte   // of SourceCommit
+	Extensions    Extensions
+	Signature     []byte
+}
+
+// Encode writes the leaf from its fields; Raw plays no part.
+func (l *LeafNode) Encode(b *cryptobyte.Builder) {
+	l.EncodeUnsigned(b)
+	wire.AddOpaque(b, l.Signature)
+}
+
+// EncodeUnsigned writes the leaf without its signature.
+func (l *LeafNode) EncodeUnsigned(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, l.EncryptionKey)
+	wire.AddOpaque(b, l.SignatureKey)
+	l.Credential.Encode(b)
+	l.Capabilities.Encode(b)
+	b.AddUint8(uint8(l.Source))
+	switch l.Source {
+	case SourceKeyPackage:
+		b.AddUint64(l.Lifetime.NotBefore)
+		b.AddUint64(l.Lifetime.NotAfter)
+	case SourceCommit:
+		wire.AddOpaque(b, l.ParentHash)
+	}
+	l.Extensions.encode(b)
+}
+
+// Decode reads the leaf.
+func (l *LeafNode) Decode(s *cryptobyte.String) bool {
+	start := *s
+	ok := wire.ReadOpaque(s, &l.EncryptionKey) && wire.ReadOpaque(s, &l.SignatureKey) &&
+		l.Credential.Decode(s) && l.Capabilities.Decode(s) &&
+		s.ReadUint8((*uint8)(&l.Source)) && l.decodeSource(s) &&
+		l.Extensions.decode(s) && wire.ReadOpaque(s, &l.Signature)
+	l.Raw = consumed(start, *s)
+	return ok
+}
+
+func (l *LeafNode) decodeSource(s *cryptobyte.String) bool {
+	switch l.Source {
+	case SourceKeyPackage:
+		return s.ReadUint64(&l.Lifetime.NotBefore) && s.ReadUint64(&l.Lifetime.NotAfter)
+	case SourceUpdate:
+		return true
+	case SourceCommit:
+		return wire.ReadOpaque(s, &l.ParentHash)
+	}
+	return false
+}
+
+// SignContent is what the leaf's signature covers: for a leaf in a tree, the group and the place too (RFC 9420,
+// section 7.2).
+func (l *LeafNode) SignContent(groupID []byte, leaf uint32) []byte {
+	unsigned := without(l.Raw, l.Signature)
+	if l.Source == SourceKeyPackage {
+		return SignContent(LabelLeafNode, unsigned)
+	}
+	place := cryptobyte.NewBuilder(make([]byte, 0, len(groupID)+8))
+	wire.AddOpaque(place, groupID)
+	place.AddUint32(leaf)
+	return SignContent(LabelLeafNode, unsigned, place.BytesOrPanic()) // a group id came in a message: it is no longer than a vector
+}
+
+// ParentNode is an inner node of the ratchet tree (RFC 9420, section 7.1).
+type ParentNode struct {
+	Raw            []byte `describe:"-"` // the whole encoding
+	EncryptionKey  []byte
+	ParentHash     []byte
+	UnmergedLeaves Uint32s
+}
+
+// Encode writes the node from its fields; Raw plays no part.
+func (p *ParentNode) Encode(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, p.EncryptionKey)
+	wire.AddOpaque(b, p.ParentHash)
+	p.UnmergedLeaves.encode(b)
+}
+
+// Decode reads the node.
+func (p *ParentNode) Decode(s *cryptobyte.String) bool {
+	start := *s
+	ok := wire.ReadOpaque(s, &p.EncryptionKey) && wire.ReadOpaque(s, &p.ParentHash) && p.UnmergedLeaves.decode(s)
+	p.Raw = consumed(start, *s)
+	return ok
+}
+
+// Node types of RFC 9420, section 7.8.
+const (
+	NodeTypeLeaf   uint8 = 1
+	NodeTypeParent uint8 = 2
+)

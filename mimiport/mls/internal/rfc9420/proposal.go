@@ -1,0 +1,392 @@
+package rfc9420
+
+import (
+	"iter"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+// KeyPackage is a key package (RFC 9420, section 10).
+type KeyPackage struct {
+	Raw         []byte `describe:"-"` // the whole encoding
+	Version     uint16
+	CipherSuite uint16
+	InitKey     []byte
+	Leaf        LeafNode
+	Extensions  Extensions
+	Signature   []byte
+}
+
+// Encode writes the key package from its fields; Raw plays no part.
+func (k *KeyPackage) Encode(b *cryptobyte.Builder) {
+	k.EncodeUnsigned(b)
+	wire.AddOpaque(b, k.Signature)
+}
+
+// EncodeUnsigned writes the key package without its signature.
+func (k *KeyPackage) EncodeUnsigned(b *cryptobyte.Builder) {
+	b.AddUint16(k.Version)
+	b.AddUint16(k.CipherSuite)
+	wire.AddOpaque(b, k.InitKey)
+	k.Leaf.Encode(b)
+	k.Extensions.encode(b)
+}
+
+// Decode reads the key package.
+func (k *KeyPackage) Decode(s *cryptobyte.String) bool {
+	start := *s
+	ok := s.ReadUint16(&k.Version) && s.ReadUint16(&k.CipherSuite) && wire.ReadOpaque(s, &k.InitKey) &&
+		k.Leaf.Decode(s) && k.Extensions.decode(s) && wire.ReadOpaque(s, &k.Signature)
+	k.Raw = consumed(start, *s)
+	return ok
+}
+
+// SignContent is what the key package's signature covers.
+func (k *KeyPackage) SignContent() []byte {
+	return SignContent(LabelKeyPackage, without(k.Raw, k.Signature))
+}
+
+// PSKType is a kind of pre-shared key (RFC 9420, section 8.4).
+type PSKType uint8
+
+// The kinds of pre-shared key.
+const (
+	PSKExternal   PSKType = 1
+	PSKResumption PSKType = 2
+)
+
+// ResumptionUsage says what a resumption PSK is for (RFC 9420, section 8.4).
+type ResumptionUsage uint8
+
+// The usages of a resumption PSK.
+const (
+	UsageApplication ResumptionUsage = 1
+	UsageReInit      ResumptionUsage = 2
+	UsageBranch      ResumptionUsage = 3
+)
+
+// PreSharedKeyID names a pre-shared key (RFC 9420, section 8.4).
+type PreSharedKeyID struct {
+	Raw     []byte `describe:"-"` // the whole encoding
+	Type    PSKType
+	ID      []byte          // of PSKExternal
+	Usage   ResumptionUsage // of PSKResumption
+	GroupID []byte          // of PSKResumption
+	Epoch   uint64          // of PSKResumption
+	Nonce   []byte
+}
+
+// Encode writes the id from its fields; Raw plays no part.
+func (p *PreSharedKeyID) Encode(b *cryptobyte.Builder) {
+	b.AddUint8(uint8(p.Type))
+	switch p.Type {
+	case PSKExternal:
+		wire.AddOpaque(b, p.ID)
+	case PSKResumption:
+		b.AddUint8(uint8(p.Usage))
+		wire.AddOpaque(b, p.GroupID)
+		b.AddUint64(p.Epoch)
+	}
+	wire.AddOpaque(b, p.Nonce)
+}
+
+// Decode reads the id.
+func (p *PreSharedKeyID) Decode(s *cryptobyte.String) bool {
+	start := *s
+	ok := s.ReadUint8((*uint8)(&p.Type)) && p.decodeType(s) && wire.ReadOpaque(s, &p.Nonce)
+	p.Raw = consumed(start, *s)
+	return ok
+}
+
+func (p *PreSharedKeyID) decodeType(s *cryptobyte.String) bool {
+	switch p.Type {
+	case PSKExternal:
+		return wire.ReadOpaque(s, &p.ID)
+	case PSKResumption:
+		return s.ReadUint8((*uint8)(&p.Usage)) && p.Usage >= UsageApplication && p.Usage <= UsageBranch &&
+			wire.ReadOpaque(s, &p.GroupID) && s.ReadUint64(&p.Epoch)
+	}
+	return false
+}
+
+// ReInit is a ReInit proposal (RFC 9420, section 12.1.5).
+type ReInit struct {
+	GroupID     []byte
+	Version     uint16
+	CipherSuite uint16
+	Extensions  Extensions
+}
+
+// Encode writes the proposal's contents.
+func (r *ReInit) Encode(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, r.GroupID)
+	b.AddUint16(r.Version)
+	b.AddUint16(r.CipherSuite)
+	r.Extensions.encode(b)
+}
+
+// Decode reads the proposal's contents.
+func (r *ReInit) Decode(s *cryptobyte.String) bool {
+	return wire.ReadOpaque(s, &r.GroupID) && s.ReadUint16(&r.Version) && s.ReadUint16(&r.CipherSuite) && r.Extensions.decode(s)
+}
+
+// ProposalType is a proposal type (RFC 9420, section 17.4).
+type ProposalType uint16
+
+// The proposal types of RFC 9420.
+const (
+	ProposalAdd                    ProposalType = 1
+	ProposalUpdate                 ProposalType = 2
+	ProposalRemove                 ProposalType = 3
+	ProposalPSK                    ProposalType = 4
+	ProposalReInit                 ProposalType = 5
+	ProposalExternalInit           ProposalType = 6
+	ProposalGroupContextExtensions ProposalType = 7
+)
+
+// DefaultProposal reports whether every member supports the type without saying so (RFC 9420, section 7.2).
+func DefaultProposal(t ProposalType) bool {
+	return t >= ProposalAdd && t <= ProposalGroupContextExtensions
+}
+
+// Proposal is a proposal (RFC 9420, section 12.1); the field of its type is set. The contents of an unknown type are
+// taken for one vector, as deployed implementations do.
+type Proposal struct {
+	Type       ProposalType
+	Add        *KeyPackage
+	Update     *LeafNode
+	Remove     uint32
+	PSK        *PreSharedKeyID
+	ReInit     *ReInit
+	KEMOutput  []byte // of an ExternalInit
+	Extensions Extensions
+	Custom     []byte
+}
+
+// body is the codec of the contents, where they are a structure of their own.
+func (p *Proposal) body() Value {
+	switch p.Type {
+	case ProposalAdd:
+		return p.Add
+	case ProposalUpdate:
+		return p.Update
+	case ProposalPSK:
+		return p.PSK
+	case ProposalReInit:
+		return p.ReInit
+	}
+	return nil
+}
+
+// Encode writes the proposal.
+func (p *Proposal) Encode(b *cryptobyte.Builder) {
+	b.AddUint16(uint16(p.Type))
+	switch p.Type {
+	case ProposalAdd, ProposalUpdate, ProposalPSK, ProposalReInit:
+		p.body().Encode(b)
+	case ProposalRemove:
+		b.AddUint32(p.Remove)
+	case ProposalExternalInit:
+		wire.AddOpaque(b, p.KEMOutput)
+	case ProposalGroupContextExtensions:
+		p.Extensions.encode(b)
+	default:
+		wire.AddOpaque(b, p.Custom)
+	}
+}
+
+// Decode reads the proposal.
+func (p *Proposal) Decode(s *cryptobyte.String) bool {
+	if !s.ReadUint16((*uint16)(&p.Type)) {
+		return false
+	}
+	switch p.Type {
+	case ProposalAdd:
+		p.Add = new(KeyPackage)
+	case ProposalUpdate:
+		p.Update = new(LeafNode)
+	case ProposalPSK:
+		p.PSK = new(PreSharedKeyID)
+	case ProposalReInit:
+		p.ReInit = new(ReInit)
+	case ProposalRemove:
+		return s.ReadUint32(&p.Remove)
+	case ProposalExternalInit:
+		return wire.ReadOpaque(s, &p.KEMOutput)
+	case ProposalGroupContextExtensions:
+		return p.Extensions.decode(s)
+	default:
+		return wire.ReadOpaque(s, &p.Custom)
+	}
+	return p.body().Decode(s)
+}
+
+// ProposalOrRef is an element of a Commit's list (RFC 9420, section 12.4).
+type ProposalOrRef struct {
+	Proposal *Proposal // nil for a reference
+	Ref      []byte    // nil for a proposal
+}
+
+// Encode writes the element.
+func (p *ProposalOrRef) Encode(b *cryptobyte.Builder) {
+	if p.Proposal != nil {
+		b.AddUint8(1)
+		p.Proposal.Encode(b)
+	} else {
+		b.AddUint8(2)
+		wire.AddOpaque(b, p.Ref)
+	}
+}
+
+// Decode reads the element.
+func (p *ProposalOrRef) Decode(s *cryptobyte.String) bool {
+	var kind uint8
+	if !s.ReadUint8(&kind) {
+		return false
+	}
+	switch kind {
+	case 1:
+		p.Proposal = new(Proposal)
+		return p.Proposal.Decode(s)
+	case 2:
+		return wire.ReadOpaque(s, &p.Ref)
+	}
+	return false
+}
+
+// ProposalList is the encoded list of a Commit, without its length.
+type ProposalList []byte
+
+// MakeProposalList encodes a list.
+func MakeProposalList(list ...ProposalOrRef) (ProposalList, error) {
+	var b cryptobyte.Builder
+	for i := range list {
+		list[i].Encode(&b)
+	}
+	return b.Bytes()
+}
+
+// All yields the elements in order.
+func (l ProposalList) All() iter.Seq[ProposalOrRef] {
+	return func(yield func(ProposalOrRef) bool) {
+		for s := cryptobyte.String(l); !s.Empty(); {
+			var p ProposalOrRef
+			if !p.Decode(&s) || !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// UpdatePathNode is one node of an UpdatePath (RFC 9420, section 7.6). The ciphertexts stay encoded: only their number
+// can be checked.
+type UpdatePathNode struct {
+	EncryptionKey []byte
+	Ciphertexts   []byte `describe:"-"` // the contents of the vector of HPKECiphertext
+	Count         int    // how many there are
+}
+
+// Encode writes the node; Count plays no part.
+func (n *UpdatePathNode) Encode(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, n.EncryptionKey)
+	wire.AddOpaque(b, n.Ciphertexts)
+}
+
+// Decode reads the node.
+func (n *UpdatePathNode) Decode(s *cryptobyte.String) bool {
+	return wire.ReadOpaque(s, &n.EncryptionKey) && wire.ReadOpaque(s, &n.Ciphertexts) &&
+		checkList(n.Ciphertexts, func(s *cryptobyte.String) bool {
+			n.Count++
+			var c HPKECiphertext
+			return c.Decode(s)
+		})
+}
+
+// HPKECiphertext is a ciphertext for one public key (RFC 9420, section 7.6).
+type HPKECiphertext struct {
+	KEMOutput  []byte
+	Ciphertext []byte
+}
+
+// Encode writes the ciphertext.
+func (c *HPKECiphertext) Encode(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, c.KEMOutput)
+	wire.AddOpaque(b, c.Ciphertext)
+}
+
+// Decode reads the ciphertext.
+func (c *HPKECiphertext) Decode(s *cryptobyte.String) bool {
+	return wire.ReadOpaque(s, &c.KEMOutput) && wire.ReadOpaque(s, &c.Ciphertext)
+}
+
+// maxPath is the length of the longest direct path there can be: leaf indices have 32 bits.
+const maxPath = 32
+
+// UpdatePath is a committer's new leaf and path (RFC 9420, section 7.6).
+type UpdatePath struct {
+	Leaf  LeafNode
+	Nodes []UpdatePathNode // from the leaf's parent up
+}
+
+// Encode writes the path.
+func (p *UpdatePath) Encode(b *cryptobyte.Builder) {
+	p.Leaf.Encode(b)
+	wire.AddVector(b, func(b *cryptobyte.Builder) {
+		for i := range p.Nodes {
+			p.Nodes[i].Encode(b)
+		}
+	})
+}
+
+// Decode reads the path.
+func (p *UpdatePath) Decode(s *cryptobyte.String) bool {
+	var nodes cryptobyte.String
+	return p.Leaf.Decode(s) && wire.ReadVector(s, &nodes) && checkList(nodes, func(s *cryptobyte.String) bool {
+		var n UpdatePathNode
+		if len(p.Nodes) == maxPath || !n.Decode(s) {
+			return false
+		}
+		p.Nodes = append(p.Nodes, n)
+		return true
+	})
+}
+
+// Commit is a Commit (RFC 9420, section 12.4).
+type Commit struct {
+	Proposals    ProposalList
+	NumProposals int
+	Path         *UpdatePath // nil without one
+}
+
+// Encode writes the Commit; NumProposals plays no part.
+func (c *Commit) Encode(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, c.Proposals)
+	addOptional(b, c.Path != nil)
+	if c.Path != nil {
+		c.Path.Encode(b)
+	}
+}
+
+// Decode reads the Commit.
+func (c *Commit) Decode(s *cryptobyte.String) bool {
+	if !wire.ReadOpaque(s, (*[]byte)(&c.Proposals)) {
+		return false
+	}
+	var p ProposalOrRef
+	for list := cryptobyte.String(c.Proposals); !list.Empty(); c.NumProposals++ {
+		if !p.Decode(&list) {
+			return false
+		}
+	}
+	var hasPath bool
+	if !readOptional(s, &hasPath) {
+		return false
+	}
+	if !hasPath {
+		return true
+	}
+	c.Path = new(UpdatePath)
+	return c.Path.Decode(s)
+}

@@ -1,0 +1,256 @@
+package mls
+
+import (
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+)
+
+// checkTree enforces the rules of a whole tree that need no signatures (RFC 9420, sections 7.9 and 12.4.3.1). Hashes below
+// the root are known.
+func (c checker) checkTree(h *hasher, t tree) error {
+	if err := c.require(t.height == 0 || child(t.root.right).members > 0, ruleTreeSize); err != nil {
+		return err
+	}
+	var walk func(*node, span) error
+	walk = func(n *node, at span) error {
+		if at.height == 0 {
+			return nil
+		}
+		if !n.isBlank() {
+			p := decodeParent(n.raw)
+			if err := c.checkUnmerged(n, at, p.UnmergedLeaves); err != nil {
+				return err
+			}
+			if err := c.require(h.parentHashValid(n, at, &p), ruleParentHash); err != nil {
+				return err
+			}
+		}
+		if n.left == nil && n.right == nil {
+			return nil
+		}
+		if err := walk(n.left, at.left()); err != nil {
+			return err
+		}
+		return walk(n.right, at.right())
+	}
+	return walk(t.root, t.span())
+}
+
+// checkUnmerged checks one node's list against what is below it.
+func (c checker) checkUnmerged(n *node, at span, list rfc9420.Uint32s) error {
+	for i := range list.Len() {
+		if err := c.require(i == 0 || list.At(i-1) < list.At(i), ruleUnmergedOrder); err != nil {
+			return err
+		}
+		if err := c.require(at.contains(list.At(i)), ruleUnmergedRange); err != nil {
+			return err
+		}
+	}
+	return c.checkUnmergedBelow(n, at, list)
+}
+
+// checkUnmergedBelow checks that the nearest node on the way to each leaf of a list has it: the rest follows from that node's
+// own check.
+func (c checker) checkUnmergedBelow(n *node, at span, list rfc9420.Uint32s) error {
+	if list.Len() == 0 {
+		return nil
+	}
+	if n.members == 0 {
+		return c.require(false, ruleUnmergedBlank)
+	}
+	if at.height == 0 {
+		return nil
+	}
+	before, after := split(list, at.middle())
+	if err := c.checkUnmergedHalf(n.left, at.left(), before); err != nil {
+		return err
+	}
+	return c.checkUnmergedHalf(n.right, at.right(), after)
+}
+
+func (c checker) checkUnmergedHalf(n *node, at span, list rfc9420.Uint32s) error {
+	if at.height == 0 || n.isBlank() {
+		return c.checkUnmergedBelow(n, at, list)
+	}
+	p := decodeParent(n.raw)
+	return c.require(subset(list, p.UnmergedLeaves), ruleUnmergedBetween)
+}
+
+// subset reports whether a sorted list has all numbers of another.
+func subset(list, of rfc9420.Uint32s) bool {
+	j := 0
+	for i := range list.Len() {
+		for j < of.Len() && of.At(j) < list.At(i) {
+			j++
+		}
+		if j == of.Len() || of.At(j) != list.At(i) {
+			return false
+		}
+	}
+	return true
+}
+
+// parentHashValid reports whether the node set together with p is below it (RFC 9420, section 7.9.2).
+func (h *hasher) parentHashValid(n *node, at span, p *rfc9420.ParentNode) bool {
+	if n.left == nil && n.right == nil {
+		return false
+	}
+	return h.linked(n.left, at.left(), n.right, at.right(), p) || h.linked(n.right, at.right(), n.left, at.left(), p)
+}
+
+// linked reports whether the node set together with p is at or below side.
+func (h *hasher) linked(side *node, place span, sibling *node, siblingPlace span, p *rfc9420.ParentNode) bool {
+	below, ok := descendant(side, place, within(p.UnmergedLeaves, place))
+	if !ok {
+		return false
+	}
+	var original, want digest
+	sum := h.originalHash(&original, sibling, siblingPlace, within(p.UnmergedLeaves, siblingPlace))
+	return string(below) == string(h.parentHash(&want, p, sum))
+}
+
+// descendant is the parent hash of the one node in n's resolution that is not among the unmerged leaves of an ancestor. Those
+// were checked: all of them are in the resolution, so counting is enough.
+func descendant(n *node, at span, unmerged rfc9420.Uint32s) (parentHash []byte, ok bool) {
+	for {
+		if uint64(n.resolution) != uint64(unmerged.Len())+1 {
+			return nil, false
+		}
+		if at.height == 0 {
+			l := decodeLeaf(n.raw)
+			return l.ParentHash, l.Source == rfc9420.SourceCommit
+		}
+		if !n.isBlank() {
+			return decodeParent(n.raw).ParentHash, true
+		}
+		before, after := split(unmerged, at.middle())
+		if uint64(n.left.resolution) > uint64(before.Len()) {
+			n, at, unmerged = n.left, at.left(), before
+		} else {
+			n, at, unmerged = n.right, at.right(), after
+		}
+	}
+}
+
+// keys are the public keys of a group, for the rules that they be unique.
+type keys struct{ signature, encryption *keySet }
+
+// keysOf is the keys of a whole tree.
+func (c checker) keysOf(suite *rfc9420.Suite, t tree) (k keys, err error) {
+	signature := make([]keyID, 0, child(t.root).members)
+	encryption := make([]keyID, 0, 2*cap(signature))
+	t.each(func(raw []byte, typ uint8) {
+		switch {
+		case raw == nil || err != nil:
+			return
+		case typ == rfc9420.NodeTypeLeaf:
+			l := decodeLeaf(raw)
+			signature = append(signature, idOf(l.SignatureKey))
+			encryption = append(encryption, idOf(l.EncryptionKey))
+			err = c.require(suite.ValidEncryptionKey(l.EncryptionKey), ruleEncryptionKey)
+		default:
+			p := decodeParent(raw)
+			encryption = append(encryption, idOf(p.EncryptionKey))
+			err = c.require(suite.ValidEncryptionKey(p.EncryptionKey), ruleEncryptionKey)
+		}
+	})
+	if err != nil {
+		return keys{}, err
+	}
+	var distinct bool
+	if k.signature, distinct = makeKeySet(signature); !distinct {
+		if err := c.require(false, ruleTreeSigKeyUnique); err != nil {
+			return keys{}, err
+		}
+	}
+	if k.encryption, distinct = makeKeySet(encryption); !distinct {
+		err = c.require(false, ruleTreeKeyUnique)
+	}
+	return k, err
+}
+
+// checkLeaf enforces the rules of one leaf by itself, wherever it comes from (RFC 9420, section 7.3).
+func (c checker) checkLeaf(suite *rfc9420.Suite, l *rfc9420.LeafNode, caps *support) error {
+	if err := c.require(suite.ValidEncryptionKey(l.EncryptionKey), ruleEncryptionKey); err != nil {
+		return err
+	}
+	for t := range l.Extensions.All() {
+		if err := c.require(caps.extension(t), ruleLeafExtensions); err != nil {
+			return err
+		}
+	}
+	return c.require(uniqueTypes(l.Extensions), ruleExtensionsUnique)
+}
+
+// uniqueTypes reports whether no two extensions of a list have one type (RFC 9420, section 13.4).
+func uniqueTypes(e rfc9420.Extensions) bool {
+	var types []uint16
+	for t := range e.All() {
+		types = append(types, t)
+	}
+	slices.Sort(types)
+	return len(slices.Compact(types)) == len(types)
+}
+
+// verifyLeaf checks a leaf's signature in its group and place.
+func (c checker) verifyLeaf(suite *rfc9420.Suite, l *rfc9420.LeafNode, groupID []byte, leaf uint32) error {
+	content := l.SignContent(groupID, leaf)
+	return c.require(suite.Verify(l.SignatureKey, content, l.Signature), ruleLeafSignature)
+}
+
+// place is a leaf and where it is.
+type place struct {
+	leaf uint32
+	node *node
+}
+
+// leafBatch is how many leaves a worker takes at a time.
+const leafBatch = 32
+
+// checkLeaves checks every leaf of a tree on all cores, while the calling goroutine does something else first: the rest of
+// the checks, whose error comes before any of a leaf.
+func (c checker) checkLeaves(suite *rfc9420.Suite, t tree, groupID []byte, first func() error) error {
+	places := make([]place, 0, child(t.root).members)
+	for leaf, n := range t.leaves() {
+		places = append(places, place{leaf, n})
+	}
+	var next atomic.Int64
+	var failed atomic.Pointer[error]
+	work := func() {
+		for failed.Load() == nil {
+			end := int(next.Add(leafBatch))
+			for i := end - leafBatch; i < min(end, len(places)); i++ {
+				l := decodeLeaf(places[i].node.raw)
+				err := c.checkLeaf(suite, &l, places[i].node.support)
+				if err == nil {
+					err = c.verifyLeaf(suite, &l, groupID, places[i].leaf)
+				}
+				if err != nil {
+					failed.CompareAndSwap(nil, &err)
+					return
+				}
+			}
+			if end >= len(places) {
+				return
+			}
+		}
+	}
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), 1+len(places)/leafBatch) - 1 {
+		workers.Go(work)
+	}
+	err := first()
+	if err != nil {
+		failed.Store(&err)
+	}
+	work()
+	workers.Wait()
+	if err == nil && failed.Load() != nil {
+		err = *failed.Load()
+	}
+	return err
+}
