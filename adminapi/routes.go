@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"time"
 
@@ -21,23 +20,21 @@ const PathPrefix = "/_dendrite/admin/mimiport"
 // maxPolicy is the limit in bytes of a policy with its lists of servers.
 const maxPolicy = 1 << 20
 
-// Policies keeps the policy in force, as *delivery.Service does.
-type Policies interface {
+// Service is what operators can ask of a Delivery Service, as *delivery.Service answers it.
+type Service interface {
 	Policy(ctx context.Context) (delivery.Policy, error)
 	SetPolicy(ctx context.Context, patch json.RawMessage) (delivery.Policy, error)
+	AdminGroups(ctx context.Context, after []byte, limit int) ([]delivery.Group, error)
+	AdminGroup(ctx context.Context, id []byte) (*delivery.Group, error)
+	AdminMigrations(ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]*delivery.MigrationStatus, error)
+	AdminMigration(ctx context.Context, id mimiport.MigrationID) (*delivery.MigrationStatus, error)
 }
 
-// Records are the stored groups and migrations, as in delivery.Store.
-type Records interface {
-	Group(ctx context.Context, id []byte) (*delivery.Group, error)
-	Groups(ctx context.Context, after []byte, limit int) ([]delivery.Group, error)
-	Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error)
-	Migrations(ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error)
-}
+var _ Service = (*delivery.Service)(nil)
 
-// Routes is the admin API. Authenticate must let nobody but administrators pass.
-func Routes(policies Policies, records Records) []edge.Route {
-	a := &admin{policies, records}
+// Routes is the admin API of svc. Authenticate must let nobody but administrators pass.
+func Routes(svc Service) []edge.Route {
+	a := &admin{svc}
 	return []edge.Route{
 		{Name: "getPolicy", Method: http.MethodGet, Path: "/policy", Serve: a.getPolicy},
 		{Name: "putPolicy", Method: http.MethodPut, Path: "/policy", MaxBody: maxPolicy, Serve: a.putPolicy},
@@ -48,13 +45,10 @@ func Routes(policies Policies, records Records) []edge.Route {
 	}
 }
 
-type admin struct {
-	policies Policies
-	records  Records
-}
+type admin struct{ svc Service }
 
 func (a *admin) getPolicy(ctx context.Context, _ *edge.Request) (any, error) {
-	return a.policies.Policy(ctx)
+	return a.svc.Policy(ctx)
 }
 
 func (a *admin) putPolicy(ctx context.Context, r *edge.Request) (any, error) {
@@ -62,7 +56,7 @@ func (a *admin) putPolicy(ctx context.Context, r *edge.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.policies.SetPolicy(ctx, *patch)
+	return a.svc.SetPolicy(ctx, *patch)
 }
 
 func (a *admin) showGroup(ctx context.Context, r *edge.Request) (any, error) {
@@ -70,14 +64,11 @@ func (a *admin) showGroup(ctx context.Context, r *edge.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := a.records.Group(ctx, id)
-	if errors.Is(err, delivery.ErrNotFound) {
-		return nil, mimiport.Errorf("show group", mimiport.KindUnknownGroup, "no such group here")
-	}
+	g, err := a.svc.AdminGroup(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	return viewGroup(g), nil
+	return view(g), nil
 }
 
 func (a *admin) showMigration(ctx context.Context, r *edge.Request) (any, error) {
@@ -85,14 +76,7 @@ func (a *admin) showMigration(ctx context.Context, r *edge.Request) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	m, err := a.records.Migration(ctx, id)
-	if errors.Is(err, delivery.ErrNotFound) {
-		return nil, mimiport.Errorf("show migration", mimiport.KindUnknownMigration, "no migration %s here", id)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return viewMigration(m), nil
+	return a.svc.AdminMigration(ctx, id)
 }
 
 // Page is a piece of a list. Next is what to ask for as "after"; it is absent after the last piece.
@@ -112,14 +96,11 @@ func pageSize(r *edge.Request) (int, error) {
 	return int(min(*limit, maxPage)), nil
 }
 
-// page shows the rows; a full one may not be the last.
-func page[R, T any](rows []R, limit int, view func(*R) T, id func(*R) string) Page[T] {
-	p := Page[T]{Items: make([]T, len(rows))}
-	for i := range rows {
-		p.Items[i] = view(&rows[i])
-	}
-	if len(rows) == limit {
-		p.Next = id(&rows[limit-1])
+// page is full unless it is the last; a full one may be the last, too.
+func page[T any](items []T, limit int, id func(T) string) Page[T] {
+	p := Page[T]{Items: items}
+	if len(items) == limit {
+		p.Next = id(items[limit-1])
 	}
 	return p
 }
@@ -133,11 +114,15 @@ func (a *admin) listGroups(ctx context.Context, r *edge.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := a.records.Groups(ctx, after, limit)
+	rows, err := a.svc.AdminGroups(ctx, after, limit)
 	if err != nil {
 		return nil, err
 	}
-	return page(rows, limit, viewGroup, func(g *delivery.Group) string { return base64.RawURLEncoding.EncodeToString(g.ID) }), nil
+	groups := make([]Group, len(rows))
+	for i := range rows {
+		groups[i] = view(&rows[i])
+	}
+	return page(groups, limit, func(g Group) string { return base64.RawURLEncoding.EncodeToString(g.GroupID) }), nil
 }
 
 func (a *admin) listMigrations(ctx context.Context, r *edge.Request) (any, error) {
@@ -149,19 +134,15 @@ func (a *admin) listMigrations(ctx context.Context, r *edge.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	var after mimiport.MigrationID
-	if s, err := edge.Param(r, "after"); err != nil {
-		return nil, err
-	} else if s != "" {
-		if after, err = mimiport.ParseMigrationID(s); err != nil {
-			return nil, err
-		}
-	}
-	rows, err := a.records.Migrations(ctx, f, after, limit)
+	after, err := migrationParam(r, "after")
 	if err != nil {
 		return nil, err
 	}
-	return page(rows, limit, viewMigration, func(m *migration.Migration) string { return m.ID.String() }), nil
+	rows, err := a.svc.AdminMigrations(ctx, f, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	return page(rows, limit, func(m *delivery.MigrationStatus) string { return m.MigrationID }), nil
 }
 
 // filter reads group_id, role, user, since (milliseconds since 1970) and any number of states. A role or state that there is
@@ -198,4 +179,12 @@ func bytesParam(r *edge.Request, name string) ([]byte, error) {
 		return nil, mimiport.Errorf("read query", mimiport.KindBadMessage, "%s is not base64url", name)
 	}
 	return b, nil
+}
+
+func migrationParam(r *edge.Request, name string) (id mimiport.MigrationID, err error) {
+	s, err := edge.Param(r, name)
+	if err != nil || s == "" {
+		return id, err
+	}
+	return mimiport.ParseMigrationID(s)
 }

@@ -1,0 +1,35 @@
+package adminapi
+
+import (
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// Group is a stored group as operators see it. CreatedAt is in milliseconds since 1970.
+type Group struct {
+	GroupID     spec.Base64Bytes `json:"group_id"`
+	Term        uint64           `json:"term"`
+	State       string           `json:"state"`
+	Server      string           `json:"server"`
+	RoomID      string           `json:"room_id"`
+	Creator     string           `json:"creator"`
+	Protocol    string           `json:"protocol,omitempty"`
+	CipherSuite uint16           `json:"cipher_suite,omitempty"`
+	Epoch       uint64           `json:"epoch"`
+	NextSeq     uint64           `json:"next_seq"`
+	MigrationID string           `json:"migration_id,omitempty"`
+	CreatedAt   int64            `json:"created_at"`
+}
+
+func view(g *delivery.Group) Group {
+	v := Group{
+		GroupID: g.ID, Term: g.Term, State: string(g.State), Server: g.Server, RoomID: g.RoomID, Creator: g.Creator,
+		Protocol: g.Protocol, CipherSuite: g.CipherSuite, Epoch: g.Epoch, NextSeq: g.NextSeq, CreatedAt: g.CreatedAt.UnixMilli(),
+	}
+	if g.Migration != (mimiport.MigrationID{}) {
+		v.MigrationID = g.Migration.String()
+	}
+	return v
+}
