@@ -102,7 +102,10 @@ function waitFor({ kind, timeout = DEFAULT_WAIT, ...wanted }: Arguments): Promis
 async function begin({ homeserver, user, password, device, token, store }: Arguments, enter: typeof login) {
   const session = token === undefined ? await enter(homeserver, user, password, device) : await withToken(homeserver, token);
   const stored = store === undefined ? emptyStore() : loadStore(store);
-  const save = store === undefined ? () => undefined : () => saveStore(store, stored);
+  const save = () => {
+    if (store !== undefined) saveStore(store, stored);
+    wake();
+  };
   client = new Client(new Matrix(session), stored, { now: Date.now, pause: (ms) => pause(ms), emit, save });
   client.run(new AbortController().signal).catch((e) => write({ event: "stopped", reason: String(e) }));
   return { user: session.userId, device: session.deviceId, token: session.token, groups: [...stored.groups.keys()] };
@@ -168,6 +171,9 @@ async function run(line: string): Promise<void> {
     write({ id, ok: false, ...failure(e) });
   }
 }
+
+// ts-mls abandons the promise of one bad Add when a Commit has two; the Commit itself is refused all the same.
+process.on("unhandledRejection", (e) => write({ event: "failed", reason: String(e) }));
 
 // Commands may overlap: abort can be given while migrate waits. The end of standard input ends the process.
 createInterface({ input: process.stdin })
