@@ -1,0 +1,50 @@
+# The two commands of the README are `make demo` and `make test`. Both install the TypeScript client's packages when they are missing.
+
+GO     ?= go
+TS     := clients/ts
+DRIVER := $(TS)/dist/src/driver.js
+# Packages that are tested with the race detector: all but those that start real processes.
+UNITS   = $(shell $(GO) list ./... | grep -v /integration)
+# How long each fuzz target runs.
+FUZZTIME ?= 5s
+
+.PHONY: demo test test-go test-ts test-integration lint fuzz clean
+
+demo: $(DRIVER) ## move a live group between two real homeservers, step by step
+	$(GO) run ./integration/demo
+
+test: test-ts test-go test-integration ## everything
+
+test-ts: $(DRIVER)
+	cd $(TS) && npm run -s check && npm test -s
+
+test-go:
+	$(GO) test -race $(UNITS)
+
+test-integration: $(DRIVER)
+	$(GO) test -count=1 -timeout 15m ./integration/...
+
+$(DRIVER): $(TS)/node_modules/.package-lock.json $(wildcard $(TS)/src/*.ts) $(TS)/tsconfig.json
+	cd $(TS) && npm run -s build
+	@touch $@
+
+$(TS)/node_modules/.package-lock.json: $(TS)/package-lock.json
+	cd $(TS) && npm ci --no-audit --no-fund
+	@touch $@
+
+lint: ## formatting, vet, staticcheck, module files
+	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	$(GO) mod tidy -diff
+
+fuzz: ## every fuzz target for FUZZTIME
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || test $$? -eq 1); do \
+	    echo "$$pkg $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+clean:
+	rm -rf $(TS)/dist $(TS)/node_modules
