@@ -1,0 +1,242 @@
+package hooks
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+func newRoom(t *testing.T, creator *harness.User) string {
+	t.Helper()
+	room, err := creator.CreateRoom(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return room
+}
+
+func join(t *testing.T, inviter, u *harness.User, room string) {
+	t.Helper()
+	if err := inviter.Invite(t.Context(), room, u.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Join(t.Context(), room, inviter.Server.Name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func standing(t *testing.T, r *rooms, room, user string) delivery.Standing {
+	t.Helper()
+	st, err := r.Standing(t.Context(), room, user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func TestStanding(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice, bob, carol := s.register(t, "alice"), s.register(t, "bob"), s.register(t, "carol")
+	room := newRoom(t, alice)
+	join(t, alice, bob, room)
+	wantNone(t, alice.Invite(t.Context(), room, carol.ID))
+	r := s.rooms()
+
+	for user, want := range map[string]delivery.Standing{
+		alice.ID:            {Exists: true, Joined: true, Power: 100, PointerLevel: 50},
+		bob.ID:              {Exists: true, Joined: true, Power: 0, PointerLevel: 50},
+		carol.ID:            {Exists: true, Power: 0, PointerLevel: 50},
+		"@nobody:x.example": {Exists: true, Power: 0, PointerLevel: 50},
+		"not a user":        {},
+	} {
+		if got := standing(t, r, room, user); got != want {
+			t.Errorf("%s: got %+v, want %+v", user, got, want)
+		}
+	}
+	for _, unknown := range []string{"!unknown:s.example", "not a room", ""} {
+		if got := standing(t, r, unknown, alice.ID); got != (delivery.Standing{}) {
+			t.Errorf("%q: got %+v", unknown, got)
+		}
+	}
+
+	wantNone(t, alice.SetPowerLevel(t.Context(), room, bob.ID, 60))
+	if got := standing(t, r, room, bob.ID); got.Power != 60 {
+		t.Errorf("after the change: %+v", got)
+	}
+	wantNone(t, alice.Kick(t.Context(), room, bob.ID))
+	if got := standing(t, r, room, bob.ID); got.Joined {
+		t.Errorf("after the kick: %+v", got)
+	}
+	wantNone(t, alice.Leave(t.Context(), room))
+	if got := standing(t, r, room, alice.ID); got.Exists {
+		t.Errorf("when nobody of this server is left: %+v", got)
+	}
+}
+
+func TestPointerLevel(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice := s.register(t, "alice")
+	room := newRoom(t, alice)
+	levels := map[string]any{"users": map[string]any{alice.ID: 100}, "events": map[string]any{delivery.EventPointer: 90}}
+	wantNone(t, alice.SetState(t.Context(), room, "m.room.power_levels", levels))
+	if got := standing(t, s.rooms(), room, alice.ID); got.PointerLevel != 90 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestMembersAndServers(t *testing.T) {
+	net := newFabric()
+	s, tt := start(t, "s.example", net), start(t, "t.example", net)
+	alice, bob := s.register(t, "alice"), tt.register(t, "bob")
+	room := newRoom(t, alice)
+	join(t, alice, bob, room)
+	for name, r := range map[string]*rooms{"resident": s.rooms(), "joining": tt.rooms()} {
+		t.Run(name, func(t *testing.T) {
+			missing, err := r.NotJoined(t.Context(), room, []string{bob.ID, "@carol:s.example", alice.ID})
+			if want := []string{"@carol:s.example"}; err != nil || !slices.Equal(missing, want) {
+				t.Errorf("not joined: %v, %v", missing, err)
+			}
+			for server, want := range map[string]bool{s.Name: true, tt.Name: true, "u.example": false, "": true} {
+				if got, err := r.ServerJoined(t.Context(), room, server); err != nil || got != want {
+					t.Errorf("%s joined: %v, %v", server, got, err)
+				}
+			}
+		})
+	}
+	nobody, err := s.rooms().NotJoined(t.Context(), "!unknown:s.example", []string{alice.ID})
+	if err != nil || !slices.Equal(nobody, []string{alice.ID}) {
+		t.Errorf("an unknown room: %v, %v", nobody, err)
+	}
+}
+
+func TestServerACL(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice := s.register(t, "alice")
+	room := newRoom(t, alice)
+	wantNone(t, alice.SetState(t.Context(), room, "m.room.server_acl", map[string]any{"allow": []string{"*"}, "deny": []string{"evil.example"}}))
+	// The room server learns of an ACL after it has answered who set it.
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		allowed, err := s.rooms().ServerAllowed(t.Context(), room, "evil.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !allowed {
+			break
+		}
+		<-tick.C
+	}
+	if good, err := s.rooms().ServerAllowed(t.Context(), room, "good.example"); err != nil || !good {
+		t.Errorf("a good server: %v, %v", good, err)
+	}
+}
+
+func TestSendState(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice, bob := s.register(t, "alice"), s.register(t, "bob")
+	room := newRoom(t, alice)
+	join(t, alice, bob, room)
+	r := s.rooms()
+	const eventType = delivery.EventPointer
+	if got, err := r.State(t.Context(), room, eventType); err != nil || got != nil {
+		t.Errorf("before: %s, %v", got, err)
+	}
+	content := map[string]any{"via": "t.example", "term": 1}
+	wantNone(t, r.SendState(t.Context(), room, alice.ID, eventType, content))
+	got, err := r.State(t.Context(), room, eventType)
+	if want := `{"term":1,"via":"t.example"}`; err != nil || string(got) != want {
+		t.Errorf("got %s, %v", got, err)
+	}
+
+	wantNone(t, r.SendState(t.Context(), room, alice.ID, eventType, content))
+	wantNone(t, r.SendState(t.Context(), room, alice.ID, eventType, map[string]any{"via": "u.example", "term": 2}))
+	if n := countEvents(t, alice, room, eventType); n != 2 {
+		t.Errorf("there are %d events: the same content was sent again", n)
+	}
+
+	for name, user := range map[string]string{
+		"without power": bob.ID, "not in the room": s.register(t, "carol").ID, "of another server": "@alice:t.example", "no user": "alice",
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantKind(t, r.SendState(t.Context(), room, user, eventType, map[string]any{"by": name}), mimiport.KindForbidden)
+		})
+	}
+	wantKind(t, r.SendState(t.Context(), "!unknown:s.example", alice.ID, eventType, content), mimiport.KindForbidden)
+	wantKind(t, r.SendState(t.Context(), room, alice.ID, eventType, map[string]any{"big": strings.Repeat("x", 1<<16)}), mimiport.KindTooLarge)
+}
+
+func countEvents(t *testing.T, u *harness.User, room, eventType string) (n int) {
+	t.Helper()
+	var page struct {
+		Chunk []harness.Event `json:"chunk"`
+	}
+	path := "/_matrix/client/v3/rooms/" + room + "/messages?dir=b&limit=100"
+	if err := u.Do(t.Context(), http.MethodGet, path, nil, &page); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range page.Chunk {
+		if e.Type == eventType {
+			n++
+		}
+	}
+	return n
+}
+
+func TestLocalAccount(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice, bob := s.register(t, "alice"), s.register(t, "bob")
+	r := s.rooms()
+	deactivate(t, s, bob)
+	for user, want := range map[string]bool{
+		alice.ID: true, bob.ID: false, "@carol:s.example": false, "@alice:t.example": false, "alice": false,
+		federation.SenderID(s.Name): false,
+	} {
+		if got, err := r.LocalAccount(t.Context(), user); err != nil || got != want {
+			t.Errorf("%s: %v, %v", user, got, err)
+		}
+	}
+}
+
+func TestToDevice(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice := s.register(t, "alice")
+	d := newDevices(&s.Deps)
+	content := json.RawMessage(`{"seq":7}`)
+	to := map[string][]string{alice.ID: {alice.DeviceID}}
+	wantNone(t, d.ToDevice(t.Context(), s.Name, s.Name, "txn", to, content))
+	var seen harness.Event
+	_, err := alice.Await(harness.Within(t), "", func(sync *harness.Sync) bool {
+		for _, seen = range sync.ToDevice.Events {
+			return true
+		}
+		return false
+	})
+	if err != nil || seen.Type != delivery.EventMessage || seen.Sender != "@_mimiport:s.example" || string(seen.Content) != string(content) {
+		t.Errorf("got %+v, %v", seen, err)
+	}
+}
+
+// Profile, section 7: "the reserved user @_mimiport:<DS> (nobody can register it ...)".
+func TestReservedUser(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	s.Config.ClientAPI.RegistrationDisabled = false
+	if _, err := s.Server.Register(t.Context(), "_mimiport", false); errorStatus(err) != http.StatusBadRequest {
+		t.Errorf("by the shared secret: %v", err)
+	}
+	stranger := &harness.User{Server: s.Server}
+	err := stranger.Do(t.Context(), http.MethodPost, "/_matrix/client/v3/register", map[string]any{
+		"username": "_mimiport", "password": "long enough 1", "auth": map[string]any{"type": "m.login.dummy"},
+	}, nil)
+	if errorStatus(err) != http.StatusBadRequest {
+		t.Errorf("by registration: %v", err)
+	}
+}
