@@ -1,0 +1,140 @@
+// Package openapitest lets tests check real requests and answers against the document of the APIs: every answer must be
+// what the document says, and so must be every request that is not refused.
+package openapitest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/getkin/kin-openapi/routers/gorillamux"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+)
+
+// Checker reports whatever the document does not say as errors of a test.
+type Checker struct {
+	t      testing.TB
+	router routers.Router
+}
+
+// New makes a checker of federation.OpenAPI.
+func New(t testing.TB) *Checker {
+	t.Helper()
+	router, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Checker{t, router}
+}
+
+func load() (routers.Router, error) {
+	doc, err := openapi3.NewLoader().LoadFromData(federation.OpenAPI)
+	if err != nil {
+		return nil, err
+	}
+	if err := doc.Validate(context.Background()); err != nil {
+		return nil, err
+	}
+	for _, item := range doc.Paths.Map() {
+		if item.Servers == nil {
+			item.Servers = doc.Servers // the router would take those of the path before it
+		}
+	}
+	return gorillamux.NewRouter(doc)
+}
+
+// Handler checks what next is asked and what it answers.
+func (c *Checker) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := c.read(&r.Body)
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(rec, r)
+		c.check(r, body, rec.Code, rec.Header(), rec.Body.Bytes())
+		for name, values := range rec.Header() {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(rec.Code)
+		if _, err := w.Write(rec.Body.Bytes()); err != nil {
+			c.t.Error(err)
+		}
+	})
+}
+
+// RoundTripper checks what is asked through next and what comes back.
+func (c *Checker) RoundTripper(next http.RoundTripper) http.RoundTripper { return &transport{c, next} }
+
+type transport struct {
+	*Checker
+	next http.RoundTripper
+}
+
+func (c *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	body := c.read(&r.Body)
+	resp, err := c.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	c.check(r, body, resp.StatusCode, resp.Header, c.read(&resp.Body))
+	return resp, nil
+}
+
+// read reads a body and puts an unread one in its place.
+func (c *Checker) read(body *io.ReadCloser) []byte {
+	if *body == nil {
+		return nil
+	}
+	data, err := io.ReadAll(*body)
+	if err != nil {
+		c.t.Error(err)
+	}
+	*body = io.NopCloser(bytes.NewReader(data))
+	return data
+}
+
+func (c *Checker) check(r *http.Request, body []byte, status int, header http.Header, answer []byte) {
+	c.t.Helper()
+	if err := c.verify(r, body, status, header, answer); err != nil {
+		c.t.Errorf("%s %s → %d: %v", r.Method, r.URL, status, err)
+	}
+}
+
+func (c *Checker) verify(r *http.Request, body []byte, status int, header http.Header, answer []byte) error {
+	asked := r.Clone(r.Context())
+	asked.Body = io.NopCloser(bytes.NewReader(body))
+	route, vars, err := c.router.FindRoute(asked)
+	if errors.Is(err, routers.ErrPathNotFound) || errors.Is(err, routers.ErrMethodNotAllowed) {
+		return outside(r, status)
+	}
+	if err != nil {
+		return err
+	}
+	options := &openapi3filter.Options{IncludeResponseStatus: true, AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
+	input := &openapi3filter.RequestValidationInput{Request: asked, PathParams: vars, Route: route, Options: options}
+	if status < 300 {
+		if err := openapi3filter.ValidateRequest(r.Context(), input); err != nil {
+			return fmt.Errorf("accepted, but: %w", err)
+		}
+	}
+	return openapi3filter.ValidateResponse(r.Context(), &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: input, Status: status, Header: header, Options: options,
+		Body: io.NopCloser(bytes.NewReader(answer)),
+	})
+}
+
+// outside is an error when something answers that the document does not know.
+func outside(r *http.Request, status int) error {
+	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
+		return nil
+	}
+	return fmt.Errorf("%s %s is not in the document", r.Method, r.URL.Path)
+}
