@@ -19,7 +19,24 @@ func (g *group) Commit(message, groupInfo []byte) (Group, *Effects, error) {
 	return next, effects, nil
 }
 
+// Follow applies a Commit without the GroupInfo of the next epoch. The group it returns has an empty GroupInfo.
+func (g *group) Follow(message []byte) (Group, *Effects, error) {
+	next, effects, err := g.follow(message)
+	if err != nil {
+		return nil, nil, failed("follow", g.ID(), err)
+	}
+	return next, effects, nil
+}
+
 func (g *group) commit(message, groupInfo []byte) (*group, *Effects, error) {
+	next, effects, err := g.follow(message)
+	if err != nil {
+		return nil, nil, err
+	}
+	return next, effects, next.takeInfo(groupInfo)
+}
+
+func (g *group) follow(message []byte) (*group, *Effects, error) {
 	m, err := g.handshake(message, rfc9420.ContentCommit)
 	if err != nil {
 		return nil, nil, err
@@ -33,7 +50,7 @@ func (g *group) commit(message, groupInfo []byte) (*group, *Effects, error) {
 			return nil, nil, err
 		}
 	}
-	next, err := t.finish(m, groupInfo)
+	next, err := t.finish(m)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -476,36 +493,39 @@ func (t *transition) checkMembers() error {
 }
 
 // finish makes the next epoch and checks that groupInfo describes it (RFC 9420, sections 8.2 and 12.4.3).
-func (t *transition) finish(m *rfc9420.PublicMessage, groupInfo []byte) (*group, error) {
+func (t *transition) finish(m *rfc9420.PublicMessage) (*group, error) {
 	g := t.g
-	decoded, err := g.decode(groupInfo, g.limits.Message)
-	if err != nil {
-		return nil, err
-	}
-	info := decoded.GroupInfo
-	if info == nil {
-		return nil, errMessage
-	}
-	_, hasTree := info.Extensions.Find(rfc9420.ExtensionRatchetTree)
-	if err := t.require(!hasTree, ruleInfoTree); err != nil {
-		return nil, err
-	}
 	context := g.context
 	context.Epoch++
 	context.TreeHash = bytes.Clone(t.treeHash(t.tree.root, t.tree.span()))
 	context.ConfirmedTranscriptHash = g.suite.Sum(g.interim, m.TranscriptInput())
 	context.Extensions = t.extensions
 	next := &group{engine: g.engine, suite: g.suite, tree: t.tree, keys: t.keys}
-	if err := next.setContext(&context, groupInfo, bytes.Clone(m.ConfirmationTag)); err != nil {
-		return nil, err
+	return next, next.setContext(&context, nil, bytes.Clone(m.ConfirmationTag))
+}
+
+// takeInfo checks the GroupInfo that comes with the Commit to this epoch, and keeps it.
+func (g *group) takeInfo(groupInfo []byte) error {
+	decoded, err := g.decode(groupInfo, g.limits.Message)
+	if err != nil {
+		return err
 	}
-	if err := t.require(bytes.HasPrefix(info.Raw, next.encodedContext), ruleInfoContext); err != nil {
-		return nil, err
+	info := decoded.GroupInfo
+	if info == nil {
+		return errMessage
 	}
-	if err := t.require(bytes.Equal(info.ConfirmationTag, m.ConfirmationTag), ruleInfoConfirmationTag); err != nil {
-		return nil, err
+	_, hasTree := info.Extensions.Find(rfc9420.ExtensionRatchetTree)
+	if err := g.require(!hasTree, ruleInfoTree); err != nil {
+		return err
 	}
-	return next, next.checkInfo(info)
+	if err := g.require(bytes.HasPrefix(info.Raw, g.encodedContext), ruleInfoContext); err != nil {
+		return err
+	}
+	if err := g.require(bytes.Equal(info.ConfirmationTag, g.confirmationTag), ruleInfoConfirmationTag); err != nil {
+		return err
+	}
+	g.groupInfo = groupInfo
+	return g.checkInfo(info)
 }
 
 // effects says what the Commit did.

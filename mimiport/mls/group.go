@@ -79,6 +79,13 @@ type Group interface {
 	Size() int
 }
 
+// Follower is a Group that can be followed by its Commits alone, as tools do with a log. A Delivery Service wants the
+// GroupInfo too: joiners need it.
+type Follower interface {
+	// Follow is Group.Commit without the GroupInfo of the next epoch. The group it returns has an empty GroupInfo.
+	Follow(commit []byte) (Group, *Effects, error)
+}
+
 // Kind is the kind of a message.
 type Kind uint8
 
