@@ -1,0 +1,200 @@
+package harness
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// Client is the TypeScript reference client as a process of its own. It shares nothing with other clients but the homeservers:
+// commands go in, answers and what it has decrypted come out, one JSON line each.
+type Client struct {
+	User *User
+	Name string // the user's localpart
+
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	stderr tail
+
+	mu      sync.Mutex
+	nextID  int
+	pending map[int]chan answer
+	err     error // why there are no more answers
+}
+
+type answer struct {
+	ID     int             `json:"id"`
+	OK     bool            `json:"ok"`
+	Result json.RawMessage `json:"result"`
+	Error  string          `json:"error"`
+	Status int             `json:"status"`
+	Body   map[string]any  `json:"body"`
+}
+
+// Args are the arguments of a command.
+type Args map[string]any
+
+// GroupState is what a client knows of its group.
+type GroupState struct {
+	Group                   string `json:"group"` // the id in base64url
+	Room                    string `json:"room"`
+	DS                      string `json:"ds"`
+	Term                    uint64 `json:"term"`
+	Epoch                   uint64 `json:"epoch"`
+	EpochAuthenticator      string `json:"epoch_authenticator"`
+	TreeHash                string `json:"tree_hash"`
+	ConfirmedTranscriptHash string `json:"confirmed_transcript_hash"`
+	Members                 []struct {
+		User string `json:"user"`
+	} `json:"members"`
+}
+
+// StartClient starts a client process for a user and logs it in with the user's token. store is the file it keeps its state in;
+// empty for none.
+func StartClient(ctx context.Context, u *User, store string) (*Client, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(u.ID, "@"), ":")
+	c := &Client{User: u, Name: name, pending: map[int]chan answer{}}
+	c.cmd = exec.Command("node", filepath.Join(root, "clients", "ts", "dist", "src", "driver.js"))
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	c.cmd.Stderr = &c.stderr
+	if c.in, err = c.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the TypeScript client (is Node installed?): %w", err)
+	}
+	go c.read(out)
+	args := Args{"homeserver": u.Server.URL, "token": u.Token}
+	if store != "" {
+		args["store"] = store
+	}
+	return c, errors.Join(c.Do(ctx, "login", args, nil), c.Do(ctx, "identity", nil, nil))
+}
+
+// moduleRoot is the directory of go.mod.
+var moduleRoot = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	return filepath.Dir(strings.TrimSpace(string(out))), err
+})
+
+// read hands each answer to whoever waits for it. What the client tells unasked is kept by the client too, for wait_for.
+func (c *Client) read(out io.Reader) {
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 64<<20)
+	for lines.Scan() {
+		var a answer
+		if json.Unmarshal(lines.Bytes(), &a) != nil || a.ID == 0 {
+			continue
+		}
+		c.mu.Lock()
+		ch := c.pending[a.ID]
+		delete(c.pending, a.ID)
+		c.mu.Unlock()
+		if ch != nil {
+			ch <- a
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = fmt.Errorf("the client of %s has ended: %s", c.Name, c.stderr.String())
+	for _, ch := range c.pending {
+		close(ch)
+	}
+}
+
+// Do gives the client a command and decodes the result into out unless that is nil. A homeserver's refusal is an *Error.
+func (c *Client) Do(ctx context.Context, cmd string, args Args, out any) error {
+	ch, err := c.send(cmd, args)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %s: %w", c.Name, cmd, ctx.Err())
+	case a, ok := <-ch:
+		switch {
+		case !ok:
+			return c.err
+		case !a.OK && a.Body != nil:
+			code, _ := a.Body["errcode"].(string)
+			return &Error{Status: a.Status, Code: code, Fields: a.Body}
+		case !a.OK:
+			return fmt.Errorf("%s: %s: %s", c.Name, cmd, a.Error)
+		case out == nil:
+			return nil
+		}
+		return json.Unmarshal(a.Result, out)
+	}
+}
+
+func (c *Client) send(cmd string, args Args) (<-chan answer, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return nil, c.err
+	}
+	c.nextID++
+	line := Args{"id": c.nextID, "cmd": cmd}
+	for k, v := range args {
+		line[k] = v
+	}
+	data, err := json.Marshal(line)
+	if err != nil {
+		return nil, err
+	}
+	ch := make(chan answer, 1)
+	c.pending[c.nextID] = ch
+	_, err = c.in.Write(append(data, '\n'))
+	return ch, err
+}
+
+// Kill ends the process at once.
+func (c *Client) Kill() error {
+	err := c.cmd.Process.Kill()
+	_ = c.cmd.Wait() // how it ended is known
+	return err
+}
+
+// Close lets the process end.
+func (c *Client) Close() error {
+	return errors.Join(c.in.Close(), c.cmd.Wait())
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	const most = 4 << 10
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if len(t.b) > most {
+		t.b = t.b[len(t.b)-most:]
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.b)
+}
