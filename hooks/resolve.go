@@ -32,6 +32,7 @@ const (
 type resolver struct {
 	allowIPLiterals bool
 	web             *http.Client // guarded; for well-known
+	lookUpSRV       func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
 	now             func() time.Time
 
 	mu    sync.Mutex
@@ -81,7 +82,7 @@ func (r *resolver) discover(ctx context.Context, server string) ([]fclient.Resol
 		}
 		server = delegate
 	}
-	if targets := lookUpSRV(ctx, server); len(targets) > 0 {
+	if targets := r.srv(ctx, server); len(targets) > 0 {
 		return targets, nil
 	}
 	return []fclient.ResolutionResult{{Destination: server + ":8448", Host: spec.ServerName(server), TLSServerName: server}}, nil
@@ -117,9 +118,9 @@ func (r *resolver) wellKnown(ctx context.Context, server string) (delegate strin
 	return string(answer.NewAddress), nil
 }
 
-func lookUpSRV(ctx context.Context, server string) (targets []fclient.ResolutionResult) {
+func (r *resolver) srv(ctx context.Context, server string) (targets []fclient.ResolutionResult) {
 	for _, service := range []string{"matrix-fed", "matrix"} {
-		_, records, err := net.DefaultResolver.LookupSRV(ctx, service, "tcp", server)
+		_, records, err := r.lookUpSRV(ctx, service, "tcp", server)
 		if err != nil {
 			continue // as good as none: the next step of the specification follows
 		}

@@ -3,6 +3,7 @@ package hooks
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -39,6 +40,7 @@ func newTransport(cfg *Federation, skipVerify bool, now func() time.Time) *trans
 		resolver: &resolver{
 			allowIPLiterals: cfg.AllowIPLiterals,
 			web:             &http.Client{Transport: web, Timeout: 10 * time.Second},
+			lookUpSRV:       net.DefaultResolver.LookupSRV,
 			now:             now,
 		},
 		template: template,

@@ -1,0 +1,70 @@
+package hooks
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func load(t *testing.T, text string) (*Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "dendrite.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return loadConfig(path)
+}
+
+func TestConfigDefaults(t *testing.T) {
+	want := defaultConfig()
+	for _, text := range []string{"", "version: 2\nglobal: {typo: 1, nested: {x: [1]}}\n", "mimi_portability: {}", "mimi_portability: {enabled: false}"} {
+		got, err := load(t, text)
+		if diff := cmp.Diff(&want, got); err != nil || diff != "" {
+			t.Errorf("%q: %v %s", text, err, diff)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	got, err := load(t, `
+version: 2
+mimi_portability:
+  enabled: true
+  database: {connection_string: "file:/x.db"}
+  max_group_state_bytes: 1000
+  federation: {allow_private_networks: true, allow_ip_literals: true}
+client_api: {registration_disabled: true}
+`)
+	want := defaultConfig()
+	want.Enabled = true
+	want.Database.ConnectionString = "file:/x.db"
+	want.MaxGroupStateBytes = 1000
+	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
+	if diff := cmp.Diff(&want, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+}
+
+func TestConfigRefusals(t *testing.T) {
+	for text, want := range map[string]string{
+		"mimi_portability: {enable: true}":                         "enable",
+		"mimi_portability: {enabled: perhaps}":                     "perhaps",
+		"mimi_portability: {database: {connection: x}}":            "connection",
+		"mimi_portability: {federation: {allow_everything: true}}": "allow_everything",
+		"mimi_portability: {max_group_state_bytes: 0}":             "max_group_state_bytes",
+		"mimi_portability: {max_group_state_bytes: 64MiB}":         "64MiB",
+		"mimi_portability: true":                                   "true",
+		"mimi_portability: {enabled: true\n":                       "yaml",
+		"mimi_portability: {enabled: true, enabled: false}":        "enabled",
+	} {
+		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "mimi_portability") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if _, err := loadConfig(filepath.Join(t.TempDir(), "none.yaml")); err == nil {
+		t.Error("no file, no error")
+	}
+}

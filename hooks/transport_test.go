@@ -1,0 +1,142 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+func serverName(s string) spec.ServerName { return spec.ServerName(s) }
+
+// echo is a TLS server on loopback that answers what it is sent, and its Matrix name.
+func echo(t *testing.T) (s *httptest.Server, name string) {
+	t.Helper()
+	s = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Host+" ")
+		_, _ = io.Copy(w, r.Body)
+	}))
+	t.Cleanup(s.Close)
+	return s, strings.Replace(s.Listener.Addr().String(), "127.0.0.1", "localhost", 1)
+}
+
+func newRequest(t *testing.T, server, body string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "matrix://"+server+"/path", bytes.NewReader([]byte(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// Profile, section 7: "A server name in a request is attacker-chosen: validate it, refuse IP literals unless configured, dial
+// through a guarded transport."
+func TestTransportRefusesPrivateNetworks(t *testing.T) {
+	_, name := echo(t)
+	guarded := newTransport(&Federation{AllowIPLiterals: true}, true, time.Now)
+	for _, server := range []string{name, strings.Replace(name, "localhost", "127.0.0.1", 1), "[::1]:1", "[::ffff:127.0.0.1]:1"} {
+		if _, err := guarded.RoundTrip(newRequest(t, server, "")); !errors.Is(err, errPrivate) {
+			t.Errorf("%s: %v", server, err)
+		}
+	}
+	if _, err := guarded.resolver.wellKnown(t.Context(), name); !errors.Is(err, errPrivate) {
+		t.Errorf("well-known: %v", err)
+	}
+}
+
+func TestTransportSends(t *testing.T) {
+	_, name := echo(t)
+	open := newTransport(&Federation{AllowPrivateNetworks: true}, true, time.Now)
+	resp, err := open.RoundTrip(newRequest(t, name, "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || string(got) != name+" hello" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestTransportValidatesCertificates(t *testing.T) {
+	_, name := echo(t)
+	strict := newTransport(&Federation{AllowPrivateNetworks: true}, false, time.Now)
+	if _, err := strict.RoundTrip(newRequest(t, name, "")); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("got %v", err)
+	}
+	lenient := newTransport(&Federation{AllowPrivateNetworks: true}, true, time.Now)
+	if _, err := lenient.resolver.wellKnown(t.Context(), name); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("well-known: %v", err)
+	}
+}
+
+// When the first of two addresses is dead, the second gets the whole body.
+func TestTransportTriesAllAddresses(t *testing.T) {
+	s, _ := echo(t)
+	open := newTransport(&Federation{AllowPrivateNetworks: true}, true, time.Now)
+	open.resolver.web = &http.Client{Transport: &web{}}
+	open.resolver.lookUpSRV = func(context.Context, string, string, string) (string, []*net.SRV, error) {
+		return "", []*net.SRV{{Target: "localhost.", Port: closedPort(t)}, {Target: "localhost.", Port: port(t, s.Listener.Addr())}}, nil
+	}
+	resp, err := open.RoundTrip(newRequest(t, "s.example", "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || string(got) != "s.example hello" {
+		t.Errorf("got %q, %v", got, err)
+	}
+
+	once := newRequest(t, "s.example", "hello")
+	once.GetBody = nil
+	if _, err := open.RoundTrip(once); err == nil {
+		t.Error("sent a body that was read before")
+	}
+	if open.resolver.cached("s.example") != nil {
+		t.Error("addresses that failed are still believed")
+	}
+}
+
+func port(t *testing.T, a net.Addr) uint16 {
+	t.Helper()
+	_, digits, err := net.SplitHostPort(a.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(n)
+}
+
+func closedPort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return port(t, l.Addr())
+}
+
+func TestPoolsAreBounded(t *testing.T) {
+	tr := newTransport(&Federation{}, false, time.Now)
+	for i := range 2 * maxTransports {
+		tr.pool(strconv.Itoa(i) + ".example")
+	}
+	if len(tr.pools) != maxTransports {
+		t.Errorf("%d pools", len(tr.pools))
+	}
+	if tr.pool("s.example") != tr.pool("s.example") {
+		t.Error("connections are not reused")
+	}
+}
