@@ -96,13 +96,12 @@ const isOut = (g: Group) => g.state.groupActiveState.kind !== "active";
 /** A server's refusal that repeating the request will not change. */
 const isFinal = (e: unknown): e is MatrixError =>
   e instanceof MatrixError && e.status < 500 && e.status !== 429 && !refused(e, IN_PROGRESS);
-const serverName = /^[A-Za-z0-9.\-:[\]]{1,255}$/;
 
 /** The target that a Commit's authenticated_data names, when it is that of a migration Commit (profile, section 5). */
 function migrationTarget(authenticatedData: Uint8Array): string | undefined {
   try {
-    const { target } = decode(wire.migrationCommitAAD, authenticatedData);
-    return serverName.test(target) ? target : undefined;
+    const { targetDsDomain } = decode(wire.migrationCommitAAD, authenticatedData);
+    return wire.isServerName(targetDsDomain) ? targetDsDomain : undefined;
   } catch {
     return undefined;
   }
@@ -438,9 +437,9 @@ export class Client {
 
   /** Whether a MigrationConfirmation is the source's, for the offer in a MigrationResponse, of this group and target. */
   private async confirms(response: Uint8Array, signed: Signed, g: Group, source: string, target: string): Promise<boolean> {
-    const { request, nonce } = decode(wire.migrationResponse, response);
+    const { migrationRequest: request, nonce } = decode(wire.migrationResponse, response);
     const confirmation = decode(wire.migrationConfirmation, fromBase64(signed.message));
-    const matches = request.source === source && request.target === target && confirmation.domainName === target &&
+    const matches = request.sourceDomainName === source && request.targetDomainName === target && confirmation.domainName === target &&
       same(request.groupId, g.id) && same(confirmation.groupId, g.id) && same(confirmation.nonce, nonce);
     return matches && this.signedBy(source, signed.key_id, wire.migrationConfirmation, confirmation);
   }
@@ -473,19 +472,19 @@ export class Client {
     if (g.pending !== undefined) await this.submitPending(g, g.pending);
     if (mls.removalPending(g.state)) throw new Error("this device is about to be removed: it cannot migrate");
     const { ds: source, state } = g;
-    const request = { source, target, groupId: g.id, epoch: state.groupContext.epoch };
+    const request = { sourceDomainName: source, targetDomainName: target, groupId: g.id, epoch: state.groupContext.epoch };
     const offer = await this.ds(target).requestMigration(toBase64(encode(wire.migrationRequest, request)), g.roomId);
     const encoded = fromBase64(offer.migration_response);
     const response = decode(wire.migrationResponse, encoded);
-    const asked = same(encode(wire.migrationRequest, response.request), encode(wire.migrationRequest, request));
+    const asked = same(encode(wire.migrationRequest, response.migrationRequest), encode(wire.migrationRequest, request));
     if (!asked || !(await this.signedBy(target, offer.key_id, wire.migrationResponse, response)))
       throw new Error("the offer is not the target's, or not for this request");
 
     const swap = mls.swapExternalSender(state, source, target, externalSender(offer.external_sender));
     const proposals = [...mls.pendingProposals(state, mls.isExternalRemove), ...(swap === undefined ? [] : [mls.byValue(swap)])];
-    const pending = await mls.commit(state, proposals, encode(wire.migrationCommitAAD, { target }));
-    const signature = await mls.sign(state, "MigrationInitTBS", encode(wire.migrationInit.unsigned, { response }));
-    const init = toBase64(encode(wire.migrationInit, { response, signature }));
+    const pending = await mls.commit(state, proposals, encode(wire.migrationCommitAAD, { targetDsDomain: target }));
+    const signature = await mls.sign(state, "MigrationInitTBS", encode(wire.migrationInit.unsigned, { migrationResponse: response }));
+    const init = toBase64(encode(wire.migrationInit, { migrationResponse: response, signature }));
     g.pending = pending;
     g.migration = { id: wire.migrationId(response), source, target, response: encoded, keyId: offer.key_id };
     this.save();
@@ -551,7 +550,7 @@ export class Client {
   private async aborted(m: OwnMigration, { migration_abort: signed }: MigrationStatus): Promise<boolean> {
     if (signed === undefined) return false;
     const abort = decode(wire.migrationAbort, fromBase64(signed.message));
-    const matches = toBase64url(abort.migrationId) === m.id && abort.source === m.source;
+    const matches = toBase64url(abort.migrationId) === m.id && abort.sourceDomain === m.source;
     return matches && this.signedBy(m.source, signed.key_id, wire.migrationAbort, abort);
   }
 

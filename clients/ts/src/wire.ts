@@ -1,10 +1,15 @@
 // The draft's messages and the profile's, in TLS presentation language (RFC 9420, section 2.1.2; profile, section 1).
 // Decoding is strict: minimal lengths, no trailing bytes, nothing that would not be encoded identically.
 import { createHash } from "node:crypto";
+import { isIPv6 } from "node:net";
 
 /** Thrown for bytes that are not a well-formed message, and for values that no message can carry. */
 export class WireError extends Error {
   override name = "WireError";
+}
+
+function fail(why: string): never {
+  throw new WireError(why);
 }
 
 /** The largest length a vector can state, in bytes (RFC 9420, section 2.1.2). */
@@ -20,7 +25,7 @@ class Writer {
   uint(value: bigint, size: number): void {
     const b = new Uint8Array(size);
     for (let i = size - 1; i >= 0; i--, value >>= 8n) b[i] = Number(value & 0xffn);
-    if (value !== 0n) throw new WireError("integer out of range");
+    if (value !== 0n) fail("integer out of range");
     this.bytes(b);
   }
 
@@ -29,7 +34,7 @@ class Writer {
     if (n < 1n << 6n) this.uint(n, 1);
     else if (n < 1n << 14n) this.uint(n | (1n << 14n), 2);
     else if (n <= MAX_VECTOR) this.uint(n | (2n << 30n), 4);
-    else throw new WireError("vector longer than 2^30-1 bytes");
+    else fail("vector longer than 2^30-1 bytes");
     this.bytes(b);
   }
 
@@ -108,17 +113,36 @@ const text: Codec<string> = {
   },
 };
 
-const uint64: Codec<bigint> = {
-  write: (w, v) => w.uint(v, 8),
-  read: (r) => r.uint(8),
+/** A name that is not empty. */
+const name: Codec<string> = {
+  write: text.write,
+  read: (r) => text.read(r) || fail("a name is empty"),
 };
 
-const nonce: Codec<Uint8Array> = {
-  write: (w, v) => {
-    if (v.length !== 32) throw new WireError("a nonce has 32 bytes");
-    w.bytes(v);
+/** Epochs of 2^63 and more are refused (profile, section 1). */
+const epoch: Codec<bigint> = {
+  write: (w, v) => w.uint(v, 8),
+  read: (r) => {
+    const v = r.uint(8);
+    return v < 1n << 63n ? v : fail("an epoch of 2^63 or more");
   },
-  read: (r) => r.bytes(32),
+};
+
+const NONCE_SIZE = 32;
+const HASH_SIZE = 32;
+
+const nonce: Codec<Uint8Array> = {
+  write: (w, v) => (v.length === NONCE_SIZE ? w.bytes(v) : fail("a nonce has 32 bytes")),
+  read: (r) => r.bytes(NONCE_SIZE),
+};
+
+/** A SHA-256 in a vector. */
+const hash: Codec<Uint8Array> = {
+  write: opaque.write,
+  read: (r) => {
+    const v = r.vector();
+    return v.length === HASH_SIZE ? v : fail("a hash has 32 bytes");
+  },
 };
 
 function struct<F extends Record<string, Codec<any>>>(fields: F): Codec<{ [K in keyof F]: TypeOf<F[K]> }> {
@@ -147,36 +171,43 @@ function signed<F extends Record<string, Codec<any>>>(
 }
 
 /** Draft, "Requesting a migration": what a client sends to the target. */
-export const migrationRequest = struct({ source: text, target: text, groupId: opaque, epoch: uint64 });
+export const migrationRequest = struct({ sourceDomainName: text, targetDomainName: text, groupId: opaque, epoch });
 export type MigrationRequest = TypeOf<typeof migrationRequest>;
 
 /** Draft, "Requesting a migration": the target's offer. */
-export const migrationResponse = signed("MigrationResponse", { request: migrationRequest, nonce });
+export const migrationResponse = signed("MigrationResponse", { migrationRequest, nonce });
 export type MigrationResponse = TypeOf<typeof migrationResponse>;
 
 /** Draft, "Initiating a migration": what the client sends to the source, signed with its leaf key. */
-export const migrationInit = signed("MigrationInit", { response: migrationResponse });
+export const migrationInit = signed("MigrationInit", { migrationResponse });
 
 /** Draft, "Initiating a migration": the authenticated_data of a migration Commit. */
-export const migrationCommitAAD = struct({ target: text });
+export const migrationCommitAAD = struct({ targetDsDomain: text });
 
 /** Draft, "Initiating a migration": the group on its way from source to target. */
-export const migrationContent = signed("MigrationContent", { response: migrationResponse, groupState: opaque });
+export const migrationContent = signed("MigrationContent", { migrationResponse, groupState: opaque });
 
 /** Draft, "Initiating a migration": the target's vote. */
-export const targetMigrationComplete = signed("TargetMigrationComplete", { contentHash: opaque });
+export const targetMigrationComplete = signed("TargetMigrationComplete", { migrationContentHash: opaque });
 
 /** Draft, "Initiating a migration": the source's decision; domainName is the target (profile, section 1). */
 export const migrationConfirmation = signed("MigrationConfirmation", { domainName: text, nonce, groupId: opaque });
 export type MigrationConfirmation = TypeOf<typeof migrationConfirmation>;
 
 /** Profile, section 1: the source's other decision. */
-export const migrationAbort = signed("MigrationAbort", { migrationId: opaque, source: text });
+export const migrationAbort = signed("MigrationAbort", { migrationId: hash, sourceDomain: text });
 export type MigrationAbort = TypeOf<typeof migrationAbort>;
 
 /** Profile, section 7: the identity in a leaf's basic credential. */
-export const leafIdentity = struct({ userId: text, deviceId: text });
+export const leafIdentity = struct({ userId: name, deviceId: name });
 export type LeafIdentity = TypeOf<typeof leafIdentity>;
+
+/** Whether a text is a Matrix server name: a host name or an IP literal, with or without a port, at most 255 bytes. */
+export function isServerName(text: string): boolean {
+  const [, host = "", port] = /^(\[[^\]]*\]|[^:]*)(?::([0-9]{1,5}))?$/.exec(text) ?? [];
+  const literal = host.startsWith("[") && isIPv6(host.slice(1, -1));
+  return text.length <= 255 && (literal || /^[A-Za-z0-9.-]+$/.test(host)) && Number(port ?? 0) <= 65535;
+}
 
 const signContent = struct({ label: text, content: opaque });
 

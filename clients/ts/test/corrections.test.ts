@@ -151,7 +151,7 @@ test("a joiner refuses a tree that breaks the rules", async () => {
   await assert.rejects(check((t) => (t[listing].parent.unmergedLeaves = [])), /parent hash|GroupContext/);
   await assert.rejects(check((t) => (t[listing].parent.unmergedLeaves = [0])), /no descendant/);
   await assert.rejects(check((t) => (t[listing].parent.unmergedLeaves = [2 ** 31])), /no descendant/);
-  await assert.rejects(check((t) => (t[0].leaf.hpkePublicKey = t[2].leaf.hpkePublicKey)), /used twice/);
+  await assert.rejects(check((t) => (t[2].leaf.hpkePublicKey = t[0].leaf.hpkePublicKey)), /used twice/);
   await assert.rejects(check((t) => (t[0].leaf.signature[0] ^= 1)), /does not verify/);
   await assert.rejects(check((t) => (t[0] = t[1])), /changed places/);
   await assert.rejects(check((t) => (t[0] = undefined)), /parent hash|GroupContext/);
