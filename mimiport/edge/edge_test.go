@@ -1,0 +1,243 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// anybody authenticates without a look at the body, as access tokens do; signed reads it first, as X-Matrix does.
+func anybody(*http.Request) (delivery.Caller, error) { return delivery.Caller{UserID: "@a:hs"}, nil }
+
+func signed(r *http.Request) (delivery.Caller, error) {
+	if _, err := io.ReadAll(r.Body); err != nil {
+		return delivery.Caller{}, &Denied{Status: http.StatusBadRequest, Body: "Bad Request"}
+	}
+	return delivery.Caller{Server: "hs"}, nil
+}
+
+func router(auth Authenticate, routes ...Route) *mux.Router {
+	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
+	Mount(r, routes, auth, quiet)
+	return r
+}
+
+func do(h http.Handler, method, uri string, body io.Reader) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, uri, body))
+	return w
+}
+
+type note struct {
+	Text string `json:"text"`
+	Key  []byte `json:"key,omitempty"`
+}
+
+// echo answers with what it was asked.
+func echo(maxBody int64) Route {
+	return Route{Name: "echo", Method: http.MethodPut, Path: "/echo/{groupId}", MaxBody: maxBody,
+		Serve: func(_ context.Context, r *Request) (any, error) {
+			id, err := GroupID(r)
+			if err != nil {
+				return nil, err
+			}
+			n, err := Decode[note](r)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := Uint(r, "n"); err != nil {
+				return nil, err
+			}
+			n.Key = id
+			return n, nil
+		}}
+}
+
+func TestRequests(t *testing.T) {
+	long := `{"text":"` + strings.Repeat("x", 100) + `"}`
+	chunked := func() io.Reader { return struct{ io.Reader }{strings.NewReader(long)} }
+	tests := []struct {
+		name, method, uri string
+		body              io.Reader
+		status            int
+		code              string
+	}{
+		{"good", "PUT", "/echo/AQID", strings.NewReader(`{"text":"x"}`), 200, ""},
+		{"unknown fields are ignored", "PUT", "/echo/AQID", strings.NewReader(`{"text":"x","y":1}`), 200, ""},
+		{"unknown path", "PUT", "/other", nil, 404, ""},
+		{"unknown method", "POST", "/echo/AQID", nil, 405, ""},
+		{"stated too large", "PUT", "/echo/AQID", strings.NewReader(long), 413, "M_TOO_LARGE"},
+		{"unstated too large", "PUT", "/echo/AQID", chunked(), 413, "M_TOO_LARGE"},
+		{"no body", "PUT", "/echo/AQID", nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"not JSON", "PUT", "/echo/AQID", strings.NewReader(`text`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"trailing data", "PUT", "/echo/AQID", strings.NewReader(`{"text":"x"}{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"wrong type", "PUT", "/echo/AQID", strings.NewReader(`{"text":1}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"padded id", "PUT", "/echo/AQI%3D", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"standard base64 id", "PUT", "/echo/%2F%2F8", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"id with loose bits", "PUT", "/echo/AQI9", strings.NewReader(`{}`), 200, ""},
+		{"id that encodes two ways", "PUT", "/echo/AR", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"id of 256 bytes", "PUT", "/echo/" + strings.Repeat("A", 342), strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"bad escape in query", "PUT", "/echo/AQID?n=%zz", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"not a number", "PUT", "/echo/AQID?n=-1", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"2^53", "PUT", "/echo/AQID?n=9007199254740992", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"twice", "PUT", "/echo/AQID?n=1&n=2", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for name, auth := range map[string]Authenticate{"token": anybody, "signature": signed} {
+				if s, ok := tt.body.(io.Seeker); ok {
+					_, _ = s.Seek(0, io.SeekStart)
+				} else if tt.body != nil {
+					tt.body = chunked()
+				}
+				w := do(router(auth, echo(64)), tt.method, tt.uri, tt.body)
+				var e errorBody
+				if w.Code == 404 || w.Code == 405 {
+					// The host's router answers.
+				} else if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil {
+					t.Errorf("%s: %v in %q", name, err, w.Body)
+				}
+				if w.Code != tt.status || e.Code != tt.code {
+					t.Errorf("%s: got %d %s, want %d %s", name, w.Code, e.Code, tt.status, tt.code)
+				}
+			}
+		})
+	}
+}
+
+// "path vars must be unescaped exactly once"
+func TestPathVariableIsUnescapedOnce(t *testing.T) {
+	var got string
+	rt := Route{Method: http.MethodGet, Path: "/x/{name}", Serve: func(_ context.Context, r *Request) (any, error) {
+		got = r.Vars["name"]
+		return struct{}{}, nil
+	}}
+	if do(router(anybody, rt), "GET", "/x/a%2Fb%253A", nil); got != "a/b%3A" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// A raw body is not given to authentication, and not read before it has passed.
+func TestRawBodyIsReadAfterAuthentication(t *testing.T) {
+	body := &countingReader{Reader: strings.NewReader("raw content")}
+	rt := Route{Method: http.MethodPut, Path: "/raw", MaxBody: 64, RawBody: true,
+		Serve: func(_ context.Context, r *Request) (any, error) {
+			data, err := io.ReadAll(r.Body)
+			return Raw(data), err
+		}}
+	deny := func(r *http.Request) (delivery.Caller, error) {
+		if data, err := io.ReadAll(r.Body); err != nil || len(data) > 0 {
+			t.Errorf("authentication saw %q, %v", data, err)
+		}
+		return delivery.Caller{}, &Denied{Status: http.StatusUnauthorized, Body: map[string]string{"message": "no"}}
+	}
+	w := do(router(deny, rt), "PUT", "/raw", body)
+	if w.Code != http.StatusUnauthorized || strings.TrimSpace(w.Body.String()) != `{"message":"no"}` || body.n != 0 {
+		t.Errorf("got %d %s after reading %d bytes", w.Code, w.Body, body.n)
+	}
+	w = do(router(anybody, rt), "PUT", "/raw", body)
+	if w.Body.String() != "raw content" || w.Header().Get("Content-Type") != "application/octet-stream" {
+		t.Errorf("got %q as %s", w.Body, w.Header().Get("Content-Type"))
+	}
+}
+
+type countingReader struct {
+	io.Reader
+	n int
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.n += n
+	return n, err
+}
+
+// Without a signature over the body, a stranger's body is not held in memory.
+func TestBodyIsNotReadForStrangers(t *testing.T) {
+	body := &countingReader{Reader: strings.NewReader(`{"text":"x"}`)}
+	deny := func(*http.Request) (delivery.Caller, error) {
+		return delivery.Caller{}, mimiport.Errorf("authenticate", mimiport.KindForbidden, "no")
+	}
+	if w := do(router(deny, echo(64)), "PUT", "/echo/AQID", body); w.Code != http.StatusForbidden || body.n != 0 {
+		t.Errorf("got %d after reading %d bytes", w.Code, body.n)
+	}
+}
+
+func TestPending(t *testing.T) {
+	rt := Route{Method: http.MethodGet, Path: "/x", Serve: func(context.Context, *Request) (any, error) {
+		return Pending{RetryAfter: 1500 * time.Millisecond}, nil
+	}}
+	w := do(router(anybody, rt), "GET", "/x", nil)
+	if w.Code != http.StatusAccepted || strings.TrimSpace(w.Body.String()) != `{"retry_after_ms":1500}` {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// What fails inside is told to the log and to nobody else.
+func TestFaultsAreLoggedAndNotTold(t *testing.T) {
+	for _, err := range []error{
+		errors.New("secret path"),
+		&mimiport.Error{Op: "load", Err: errors.New("secret path")},
+		mimiport.Errorf("ask", mimiport.KindPeer, "secret path"),
+	} {
+		var log bytes.Buffer
+		rt := Route{Name: "fault", Method: http.MethodGet, Path: "/x", Serve: func(context.Context, *Request) (any, error) { return nil, err }}
+		r := mux.NewRouter()
+		Mount(r, []Route{rt}, anybody, slog.New(slog.NewTextHandler(&log, nil)))
+		w := do(r, "GET", "/x", nil)
+		if w.Code < 500 || strings.Contains(w.Body.String(), "secret") {
+			t.Errorf("told %d %s", w.Code, w.Body)
+		}
+		if !strings.Contains(log.String(), "secret path") || !strings.Contains(log.String(), "route=fault") {
+			t.Errorf("logged %q", &log)
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m, err := NewMetrics(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewMetrics(reg); err == nil {
+		t.Error("registered twice")
+	}
+	r := router(anybody, echo(64))
+	r.Use(m.Middleware("client"))
+	do(r, "PUT", "/echo/AQID", strings.NewReader(`{}`))
+	do(r, "PUT", "/echo/AQID", strings.NewReader(`{`))
+	do(r, "PUT", "/nowhere", nil)
+	want := `
+		# HELP mimiport_http_requests_total Requests answered, by API, route and HTTP status.
+		# TYPE mimiport_http_requests_total counter
+		mimiport_http_requests_total{api="client",code="200",route="echo"} 1
+		mimiport_http_requests_total{api="client",code="400",route="echo"} 1
+	`
+	if err := testutil.CollectAndCompare(m.requests, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+	if n := testutil.CollectAndCount(m.seconds); n != 2 {
+		t.Errorf("%d histograms", n)
+	}
+	if _, err := NewMetrics(nil); err != nil {
+		t.Error(err)
+	}
+}
