@@ -492,7 +492,7 @@ func (t *transition) checkMembers() error {
 	return t.checkSupport(t.tree.root.support, t.extensions, &t.required, ruleExtensionsSupport)
 }
 
-// finish makes the next epoch and checks that groupInfo describes it (RFC 9420, sections 8.2 and 12.4.3).
+// finish makes the next epoch (RFC 9420, section 8.2).
 func (t *transition) finish(m *rfc9420.PublicMessage) (*group, error) {
 	g := t.g
 	context := g.context
@@ -504,7 +504,7 @@ func (t *transition) finish(m *rfc9420.PublicMessage) (*group, error) {
 	return next, next.setContext(&context, nil, bytes.Clone(m.ConfirmationTag))
 }
 
-// takeInfo checks the GroupInfo that comes with the Commit to this epoch, and keeps it.
+// takeInfo checks the GroupInfo that comes with the Commit to this epoch (RFC 9420, section 12.4.3), and keeps it.
 func (g *group) takeInfo(groupInfo []byte) error {
 	decoded, err := g.decode(groupInfo, g.limits.Message)
 	if err != nil {
