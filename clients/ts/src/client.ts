@@ -604,13 +604,17 @@ export class Client {
     this.world.emit({ event: "failed", group, reason: String(e) });
   }
 
+  private ignored(group: string, from: string, reason: string): void {
+    this.world.emit({ event: "ignored", group, from, reason });
+  }
+
   /** One to-device event. Only the reserved user of the current Delivery Service is heard (profile, section 7). */
   private async fannedOut({ sender, content }: MatrixEvent): Promise<void> {
     const fanOut = content as FanOut;
     const key = toBase64url(fromBase64(fanOut.group_id));
     const g = this.stored.groups.get(key);
     const server = sender.startsWith(RESERVED_USER) ? sender.slice(RESERVED_USER.length) : undefined;
-    const ignore = (reason: string) => this.world.emit({ event: "ignored", group: key, from: sender, reason });
+    const ignore = (reason: string) => this.ignored(key, sender, reason);
     if (server === undefined) return ignore("not from a Delivery Service");
     if (fanOut.kind === "welcome" && (g === undefined || isOut(g))) return this.welcomed(server, fanOut);
     if (g === undefined) return ignore("no such group");
@@ -674,7 +678,7 @@ export class Client {
     const message = f.message ?? (await this.ds(server).messages(key, f.term, f.seq)).messages?.find((m) => m.seq === f.seq)?.message;
     const welcome = fromBase64(message ?? "");
     const ref = mls.welcomeRefs(welcome).map(toBase64url).find((r) => this.stored.keyPackages.has(r));
-    if (ref === undefined) return this.failed(key, "the Welcome is for no KeyPackage of this device");
+    if (ref === undefined) return this.ignored(key, server, "the Welcome is for no KeyPackage of this device");
     const state = await mls.join(welcome, this.stored.keyPackages.get(ref)!, () => this.ds(server).tree(key, BigInt(f.epoch)));
     if (toBase64url(state.groupContext.groupId) !== key) return this.failed(key, "the Welcome is for another group");
     const g: Group = { id: state.groupContext.groupId, key, roomId: f.room_id, ds: server, term: f.term, next: f.seq + 1, state, sent: new Set(), held: [] };

@@ -1,0 +1,331 @@
+// Clients against Delivery Services in memory: races, lost and forged fan-out, migrations and their ends.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { Client, type ClientEvent, type Group } from "../src/client.js";
+import { login, Matrix } from "../src/matrix.js";
+import { loadStore, saveStore, emptyStore } from "../src/store.js";
+import { type FakeDs, FakeNetwork } from "./fake.js";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+let net: FakeNetwork;
+let homeserver: string;
+
+before(async () => {
+  net = new FakeNetwork();
+  homeserver = await net.listen();
+});
+after(() => net.close());
+
+let rooms = 0;
+
+class User {
+  readonly events: ClientEvent[] = [];
+
+  private constructor(readonly client: Client) {}
+
+  static async create(name: string, stored = emptyStore(), save: (s: typeof stored) => void = () => undefined): Promise<User> {
+    const session = await login(homeserver, name, "password");
+    const emit = (e: ClientEvent) => void user.events.push(e);
+    const user: User = new User(new Client(new Matrix(session), stored, { now: Date.now, pause: async () => undefined, emit, save }));
+    if (stored.identity === undefined) await user.client.createIdentity(1);
+    return user;
+  }
+
+  get id(): string {
+    return this.client.matrix.session.userId;
+  }
+
+  get group(): Group {
+    return this.client.group();
+  }
+
+  /** Takes in what has arrived, as the sync loop would. */
+  async sync(): Promise<void> {
+    await this.client.synced(await this.client.matrix.sync(undefined, 0));
+  }
+
+  texts(): string[] {
+    return this.events.flatMap((e) => (e.event === "message" ? [e.text] : []));
+  }
+
+  take(kind: string): ClientEvent[] {
+    return this.events.filter((e) => e.event === kind);
+  }
+}
+
+const authenticator = (u: User) => Buffer.from(u.group.state.keySchedule.epochAuthenticator).toString("hex");
+
+function together(...users: User[]): void {
+  for (const u of users) {
+    const { ds, term, state } = u.group;
+    const expected = users[0]!.group;
+    assert.deepEqual([ds, term, state.groupContext.epoch], [expected.ds, expected.term, expected.state.groupContext.epoch], u.id);
+    assert.equal(authenticator(u), authenticator(users[0]!), u.id);
+  }
+}
+
+/** A room's group at s<n>.example with some members, none of which has anything to read. */
+async function party(...names: string[]): Promise<{ users: User[]; s: string; t: string; room: string }> {
+  const n = ++rooms;
+  const [room, s, t] = [`!room${n}`, `s${n}.example`, `t${n}.example`];
+  const users: User[] = [];
+  for (const name of names) users.push(await User.create(`${name}${n}`));
+  const [founder, ...others] = users;
+  await founder!.client.createGroup(room, s);
+  for (const user of others) {
+    await user.client.publishKeyPackages(2);
+    await founder!.client.add(founder!.group, user.id);
+    for (const u of users.slice(0, users.indexOf(user) + 1)) await u.sync();
+  }
+  together(...users);
+  return { users, s, t, room };
+}
+
+describe("a group at one Delivery Service", () => {
+  test("create, add, send, remove", async () => {
+    const { users: [alice, bob, carol] } = await party("alice", "bob", "carol") as { users: User[] } as any;
+    await bob.client.send(bob.group, "hello");
+    await alice.sync();
+    await carol.sync();
+    await bob.sync();
+    assert.deepEqual([alice, bob, carol].map((u: User) => u.texts()), [["hello"], [], ["hello"]]);
+    await alice.client.remove(alice.group, carol.id);
+    await bob.sync();
+    await carol.sync();
+    together(alice, bob);
+    assert.equal(carol.take("removed").length, 1);
+    assert.deepEqual([...alice.take("failed"), ...bob.take("failed"), ...carol.take("failed")], []);
+  });
+
+  test("a removed user is added again", async () => {
+    const { users } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    await alice.client.remove(alice.group, bob.id);
+    await bob.sync();
+    await alice.client.add(alice.group, bob.id);
+    await bob.sync();
+    together(alice, bob);
+  });
+
+  test("a lost race is caught up and tried again", async () => {
+    const { users } = await party("alice", "bob", "carol");
+    const [alice, bob, carol] = users as [User, User, User];
+    await bob.client.update(bob.group); // alice has not heard of it
+    await alice.client.update(alice.group);
+    await bob.sync();
+    await carol.sync();
+    together(alice, bob, carol);
+    assert.equal(Number(alice.group.state.groupContext.epoch), 4);
+  });
+
+  test("a message that came too late for its epoch is encrypted again", async () => {
+    const { users } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    await bob.client.update(bob.group);
+    await alice.client.send(alice.group, "late");
+    await bob.sync();
+    assert.deepEqual(bob.texts(), ["late"]);
+  });
+
+  test("fan-out in any order, twice, or not at all", async () => {
+    const { users } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    net.held = [];
+    for (const text of ["one", "two"]) await alice.client.send(alice.group, text);
+    await alice.client.update(alice.group);
+    await alice.client.send(alice.group, "three");
+    const held = net.held;
+    net.held = undefined;
+    for (const deliver of [...held.reverse(), ...held]) deliver();
+    await bob.sync();
+    assert.deepEqual(bob.texts(), ["one", "two", "three"]);
+    together(alice, bob);
+
+    await alice.client.send(alice.group, "four");
+    net.lose(bob.id);
+    await alice.client.send(alice.group, "five");
+    await bob.sync();
+    assert.deepEqual(bob.texts(), ["one", "two", "three", "four", "five"]);
+  });
+
+  test("fan-out from anybody but the Delivery Service does not count", async () => {
+    const { users, t, room } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    net.held = [];
+    await alice.client.update(alice.group);
+    const commit = net.ds(alice.group.ds).groups.get(alice.group.key)!.log.at(-1)!;
+    net.held = undefined;
+    const content = { group_id: Buffer.from(bob.group.id).toString("base64").replace(/=+$/, ""), room_id: room, protocol: "mls10", term: 0, ...commit };
+    const before = authenticator(bob);
+    for (const sender of [alice.id, `@_mimiport:${t}`, "@_mimiport:", `@_mimiport:${bob.group.ds}x`]) {
+      net.toDevice(bob.id, sender, content);
+      net.toDevice(bob.id, sender, { ...content, kind: "welcome" });
+    }
+    net.toDevice(bob.id, `@_mimiport:${t}`, { group_id: "%" });
+    await bob.sync();
+    assert.equal(authenticator(bob), before);
+    assert.ok(bob.take("ignored").length >= 4);
+    net.toDevice(bob.id, `@_mimiport:${bob.group.ds}`, content);
+    await bob.sync();
+    together(alice, bob);
+  });
+});
+
+/** Waits until the source has taken an Init, while somebody reads. */
+async function frozen(source: FakeDs, reader: User): Promise<void> {
+  while (![...source.migrations.values()].some((m) => m.submission !== undefined)) await reader.sync();
+}
+
+describe("a migration", () => {
+  test("every member follows, and life goes on at the target", async () => {
+    const { users, t, s } = await party("alice", "bob", "carol");
+    const [alice, bob, carol] = users as [User, User, User];
+    assert.deepEqual(await alice.client.migrate(alice.group, t), { state: "moved", ds: t, term: 1 });
+    await bob.sync();
+    await carol.sync();
+    together(alice, bob, carol);
+    assert.equal(bob.group.ds, t);
+    await bob.client.send(bob.group, "we are here");
+    await carol.sync();
+    await alice.sync();
+    assert.deepEqual(carol.texts(), ["we are here"]);
+    await carol.client.update(carol.group);
+    await alice.sync();
+    assert.deepEqual(await alice.client.migrate(alice.group, s), { state: "moved", ds: s, term: 2 }); // and back again
+    for (const u of [bob, carol]) await u.sync();
+    together(alice, bob, carol);
+  });
+
+  test("one who was away follows by the log, also when the target speaks first", async () => {
+    const { users, t } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    await alice.client.update(alice.group);
+    await alice.client.migrate(alice.group, t);
+    net.lose(bob.id);
+    await alice.client.send(alice.group, "from the target");
+    await bob.sync();
+    together(alice, bob);
+    assert.deepEqual(bob.texts(), ["from the target"]);
+  });
+
+  test("one who writes to the source is redirected", async () => {
+    const { users, t } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    await alice.client.migrate(alice.group, t);
+    await bob.client.update(bob.group);
+    await alice.sync();
+    together(alice, bob);
+    assert.equal(bob.group.ds, t);
+  });
+
+  test("an aborted migration leaves everything as it was", async () => {
+    const { users, s, t } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    net.ds(s).outcome = "abort";
+    assert.equal((await alice.client.migrate(alice.group, t)).state, "aborted");
+    assert.equal(alice.group.ds, s);
+    await alice.client.send(alice.group, "still here");
+    await bob.client.update(bob.group);
+    await alice.sync();
+    together(alice, bob);
+    net.ds(s).outcome = "confirm";
+    assert.equal((await alice.client.migrate(alice.group, t)).state, "moved");
+  });
+
+  test("a lost race is tried again with a new offer", async () => {
+    const { users, t } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    const target = net.ds(t);
+    const answer = target.answer.bind(target);
+    let raced: Promise<void> | undefined;
+    target.answer = (method, path, ...rest) => {
+      const offer = answer(method, path, ...rest);
+      if (path[0] !== "migrations" || path.length > 1 || raced !== undefined) return offer;
+      raced = bob.client.update(bob.group); // between the offer and the Init
+      return raced.then(() => offer);
+    };
+    assert.equal((await alice.client.migrate(alice.group, t)).state, "moved");
+    await bob.sync();
+    together(alice, bob);
+    assert.equal(target.migrations.size, 2);
+  });
+
+  test("a Commit of another waits for the end of a freeze", async () => {
+    const { users, s, t } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    net.ds(s).outcome = "wait";
+    const migrating = alice.client.migrate(alice.group, t);
+    const source = net.ds(s);
+    await frozen(source, bob);
+    const answer = source.answer.bind(source);
+    let refused = 0;
+    source.answer = (method, path, ...rest) => {
+      const [migration] = source.migrations.values();
+      if (path[2] === "messages" && method === "POST" && ++refused === 3) source.decide(migration!, "confirm", alice.id);
+      return answer(method, path, ...rest);
+    };
+    await bob.client.update(bob.group);
+    await migrating;
+    await bob.client.bringUpToDate(bob.group);
+    await alice.client.bringUpToDate(alice.group);
+    together(alice, bob);
+    assert.equal(bob.group.ds, t);
+    assert.ok(refused >= 3);
+  });
+
+  test("evidence that does not verify moves nobody, the right one does without the source", async () => {
+    const { users, s, t, room } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    await alice.client.migrate(alice.group, t);
+    net.lose(bob.id);
+    const moved = net.ds(s).groups.get(alice.group.key)!.moved!;
+    const stranger = net.ds(`evil${s}`);
+    const { log, ...old } = net.ds(s).groups.get(alice.group.key)!;
+    net.ds(t).answer = ((answer) => (method, path, query, ...rest) =>
+      path[2] === "messages" && method === "GET" && query.get("term") === "0" ? { messages: log, next: log.length + 1, end: true } : answer(method, path, query, ...rest)
+    )(net.ds(t).answer.bind(net.ds(t)));
+    net.ds(s).down = true;
+    const evidence = (confirmation: string) => ({ via: t, term: 1, epoch: old.epoch, evidence: { migration_response: moved.migration_response, response_key_id: "ed25519:1", migration_confirmation: confirmation, confirmation_key_id: "ed25519:1" } });
+    const { nonce, groupId, domainName } = (await import("../src/wire.js")).decode((await import("../src/wire.js")).migrationConfirmation, Buffer.from(moved.migration_confirmation, "base64"));
+    const forged = stranger.key.sign((await import("../src/wire.js")).migrationConfirmation, { nonce, groupId, domainName });
+    net.point(room, evidence(forged.message));
+    await bob.sync();
+    assert.equal(bob.group.ds, s);
+    net.point(room, evidence(moved.migration_confirmation));
+    await bob.sync();
+    together(alice, bob);
+    assert.equal(bob.group.ds, t);
+  });
+
+  test("a client killed in the middle takes up where it was", async (t_) => {
+    const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
+    t_.after(() => rmSync(dir, { recursive: true }));
+    const file = join(dir, "alice.json");
+    const n = ++rooms;
+    const [s, t] = [`s${n}.example`, `t${n}.example`];
+    const stored = loadStore(file);
+    const alice = await User.create(`alice${n}`, stored, (x) => saveStore(file, x));
+    const bob = await User.create(`bob${n}`);
+    await alice.client.createGroup(`!room${n}`, s);
+    await bob.client.publishKeyPackages(1);
+    await alice.client.add(alice.group, bob.id);
+    await bob.sync();
+    await alice.client.send(alice.group, "before");
+    net.ds(s).outcome = "wait";
+    const lost = alice.client.migrate(alice.group, t);
+    lost.catch(() => undefined);
+    await frozen(net.ds(s), bob);
+
+    const again = await User.create(`alice${n}`, loadStore(file), (x) => saveStore(file, x));
+    net.ds(s).decide([...net.ds(s).migrations.values()][0]!, "confirm", alice.id);
+    assert.equal((await again.client.finishMigration(again.group)).state, "moved");
+    await bob.sync();
+    together(again, bob);
+    await again.client.send(again.group, "after");
+    await bob.sync();
+    assert.deepEqual(bob.texts(), ["before", "after"]);
+    await lost;
+  });
+});

@@ -1,0 +1,330 @@
+// A homeserver with Delivery Services in memory, just enough of both to test a client: one process plays all servers.
+import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
+import { createServer, type IncomingMessage, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { LogMessage, MigrationStatus, MovedInfo } from "../src/ds.js";
+import * as mls from "../src/mls.js";
+import * as wire from "../src/wire.js";
+import { fromBase64, toBase64, toBase64url } from "../src/wire.js";
+
+const KEY_ID = "ed25519:1";
+const FAN_OUT = "io.github.mimiport.message";
+
+class Refusal extends Error {
+  constructor(readonly status: number, readonly body: Record<string, unknown>) {
+    super(String(body.errcode));
+  }
+}
+
+const refuse = (status: number, code: string, more = {}): never => {
+  throw new Refusal(status, { errcode: `IO.GITHUB.MIMIPORT.${code}`, error: code, ...more });
+};
+
+/** A signing key as a server has it. */
+class SigningKey {
+  private readonly pair = generateKeyPairSync("ed25519");
+  readonly public = toBase64(Buffer.from(this.pair.publicKey.export({ format: "jwk" }).x!, "base64url"));
+
+  sign<T>(codec: wire.SignedCodec<T>, message: T): { message: string; key_id: string } {
+    const signature = new Uint8Array(sign(null, wire.serverSigned(codec, message), this.pair.privateKey));
+    return { message: toBase64(wire.encode(codec, { ...message, signature })), key_id: KEY_ID };
+  }
+}
+
+interface Migration {
+  response: wire.MigrationResponse;
+  signed: { message: string; key_id: string };
+  status: MigrationStatus;
+  submission?: { message: string; group_info: string };
+}
+
+/** A group at one Delivery Service in one term. */
+interface Hosted {
+  id: string;
+  room: string;
+  term: number;
+  epoch: number;
+  log: LogMessage[];
+  state: "active" | "frozen" | "staged" | "moved";
+  moved?: MovedInfo;
+  tree?: string;
+}
+
+export class FakeDs {
+  readonly key = new SigningKey();
+  readonly groups = new Map<string, Hosted>();
+  readonly migrations = new Map<string, Migration>();
+  /** What the source does with an Init: decide at once, leave it frozen, or give up. */
+  outcome: "confirm" | "wait" | "abort" = "confirm";
+  /** No answers at all, as if the server were gone. */
+  down = false;
+
+  constructor(
+    readonly name: string,
+    private readonly net: FakeNetwork,
+  ) {}
+
+  /** Answers one request of the client API. */
+  answer(method: string, path: string[], query: URLSearchParams, body: any, user: string): unknown {
+    const [kind, id = "", part] = path;
+    if (kind === "groups" && method === "POST" && id === "") return this.reserve(body.room_id);
+    if (kind === "groups" && part === undefined) return method === "PUT" ? this.bind(id, body) : this.describe(this.group(id));
+    if (kind === "groups" && part === "host") return { delivery_service: this.group(id).moved?.delivery_service ?? this.name, term: this.group(id).term };
+    if (kind === "groups" && part === "messages") return method === "POST" ? this.submit(id, body, user) : this.read(id, query);
+    if (kind === "migrations" && id === "") return this.offer(body);
+    const migration = this.migrations.get(id) ?? refuse(404, "M_UNKNOWN_MIGRATION");
+    if (part === "init") return this.init(migration, body, user);
+    if (part === "confirmation") return this.activate(migration, body);
+    if (method === "DELETE") this.decide(migration, "abort");
+    return migration.status;
+  }
+
+  private group(id: string): Hosted {
+    return this.groups.get(id) ?? refuse(404, "M_UNKNOWN_GROUP");
+  }
+
+  private reserve(room: string) {
+    const id = toBase64url(randomBytes(32));
+    this.groups.set(id, { id, room, term: 0, epoch: 0, log: [], state: "active" });
+    return { group_id: toBase64(Buffer.from(id, "base64url")) };
+  }
+
+  private bind(id: string, { group_info, ratchet_tree }: any) {
+    const g = this.group(id);
+    mls.parse(fromBase64(group_info));
+    g.tree = ratchet_tree;
+    const group_id = toBase64(Buffer.from(id, "base64url"));
+    this.net.state.set(`${g.room} io.github.mimiport.group`, { room_id: g.room, group_id, creating_server: this.name });
+    return this.describe(g);
+  }
+
+  private describe(g: Hosted) {
+    return { group_id: g.id, state: g.state, term: g.term, epoch: g.epoch, next_seq: g.log.length + 1, delivery_service: this.name };
+  }
+
+  private submit(id: string, body: any, user: string) {
+    const g = this.group(id);
+    const repeated = g.log.find((m) => m.message === body.message);
+    if (repeated !== undefined) return { term: g.term, seq: repeated.seq, epoch: g.epoch };
+    if (g.state === "moved") refuse(410, "M_GROUP_MOVED", { moved: g.moved });
+    const message = mls.parse(fromBase64(body.message));
+    const handshake = message.wireformat === "mls_public_message";
+    if (g.state === "staged" || (g.state === "frozen" && handshake)) refuse(409, "M_MIGRATION_IN_PROGRESS", { retry_after_ms: 1 });
+    if (mls.messageEpoch(fromBase64(body.message)) !== BigInt(g.epoch)) refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
+    return this.accept(g, body, handshake ? message.publicMessage.content.contentType : "application", user);
+  }
+
+  private accept(g: Hosted, body: any, kind: string, user: string, migration?: MovedInfo) {
+    const seq = g.log.length + 1;
+    this.append(g, { seq, epoch: g.epoch, kind: kind as "commit", sender: user, message: body.message, ...(migration && { migration }) });
+    if (kind === "commit") {
+      const info = mls.parse(fromBase64(body.group_info));
+      const isNext = info.wireformat === "mls_group_info" && info.groupInfo.groupContext.epoch === BigInt(g.epoch + 1);
+      if (!isNext) throw new Error("the GroupInfo is not of the next epoch");
+      g.epoch += 1;
+    }
+    if (body.welcome !== undefined) this.append(g, { seq: seq + 1, epoch: g.epoch, kind: "welcome", sender: user, message: body.welcome });
+    return { term: g.term, seq, epoch: g.epoch };
+  }
+
+  private append(g: Hosted, m: LogMessage): void {
+    g.log.push(m);
+    const group_id = toBase64(Buffer.from(g.id, "base64url"));
+    this.net.fanOut(`@_mimiport:${this.name}`, { group_id, room_id: g.room, protocol: "mls10", term: g.term, ...m });
+  }
+
+  private read(id: string, query: URLSearchParams) {
+    const g = this.group(id);
+    if (Number(query.get("term") ?? g.term) !== g.term) refuse(404, "M_UNKNOWN_GROUP");
+    const messages = g.log.filter((m) => m.seq >= Number(query.get("from") ?? 1)).slice(0, 3);
+    const next = (messages.at(-1)?.seq ?? g.log.length) + 1;
+    const end = next > g.log.length;
+    return { term: g.term, messages, next, end, ...(end && g.moved && { moved: g.moved }) };
+  }
+
+  private offer({ migration_request, room_id }: any) {
+    const migrationRequest = wire.decode(wire.migrationRequest, fromBase64(migration_request));
+    const unsigned = { migrationRequest, nonce: new Uint8Array(randomBytes(32)) };
+    const signed = this.key.sign(wire.migrationResponse, unsigned);
+    const response = wire.decode(wire.migrationResponse, fromBase64(signed.message));
+    const id = wire.migrationId(response);
+    const { sourceDomainName: source, targetDomainName: target, groupId } = migrationRequest;
+    const status = { migration_id: id, role: "target", state: "offered", source, target, term: 0, epoch: Number(migrationRequest.epoch) } as MigrationStatus;
+    this.migrations.set(id, { response, signed, status });
+    const key = toBase64url(groupId);
+    const mine = this.net.ds(source);
+    mine.migrations.set(id, { response, signed, status: { ...status, role: "source" } });
+    const from = mine.group(key);
+    const term = from.term + 1;
+    this.groups.set(key, { id: key, room: room_id, term, epoch: from.epoch + 1, log: [], state: "staged" });
+    return { migration_id: id, migration_response: signed.message, key_id: KEY_ID, expires_at: Date.now() + 600_000 };
+  }
+
+  private init(m: Migration, body: any, user: string): MigrationStatus {
+    const g = this.group(toBase64url(m.response.migrationRequest.groupId));
+    wire.decode(wire.migrationInit, fromBase64(body.migration_init));
+    if (m.submission !== undefined) return m.status;
+    if (mls.messageEpoch(fromBase64(body.message)) !== BigInt(g.epoch)) refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
+    m.submission = body;
+    m.status.state = "frozen";
+    g.state = "frozen";
+    if (this.outcome !== "wait") this.decide(m, this.outcome, user);
+    return m.status;
+  }
+
+  /** The source's decision. */
+  decide(m: Migration, outcome: "confirm" | "abort", user = ""): void {
+    const { groupId, targetDomainName: target } = m.response.migrationRequest;
+    const g = this.group(toBase64url(groupId));
+    if (outcome === "abort") {
+      const migrationId = new Uint8Array(Buffer.from(m.status.migration_id, "base64url"));
+      Object.assign(m.status, { state: "aborted", reason: "no", migration_abort: this.key.sign(wire.migrationAbort, { migrationId, sourceDomain: this.name }) });
+      g.state = "active";
+      return;
+    }
+    const confirmation = this.key.sign(wire.migrationConfirmation, { domainName: target, nonce: m.response.nonce, groupId });
+    const moved = { delivery_service: target, term: g.term + 1, migration_response: m.signed.message, migration_confirmation: confirmation.message, key_id: KEY_ID };
+    Object.assign(m.status, { state: "moved", migration_confirmation: confirmation });
+    this.accept(g, m.submission, "commit", user, moved);
+    g.state = "moved";
+    g.moved = moved;
+  }
+
+  private activate(m: Migration, { message }: any): MigrationStatus {
+    const confirmation = wire.decode(wire.migrationConfirmation, fromBase64(message));
+    if (Buffer.compare(confirmation.nonce, m.response.nonce) !== 0) refuse(403, "M_BAD_SIGNATURE");
+    this.group(toBase64url(confirmation.groupId)).state = "active";
+    m.status.state = "active";
+    return m.status;
+  }
+}
+
+interface ToDevice {
+  type: string;
+  sender: string;
+  content: unknown;
+}
+
+/** All servers of a test and the homeserver through which every client speaks to them. */
+export class FakeNetwork {
+  readonly services = new Map<string, FakeDs>();
+  readonly state = new Map<string, any>();
+  private readonly inboxes = new Map<string, ToDevice[]>();
+  private readonly pointers: { roomId: string; content: unknown }[] = [];
+  private readonly oneTimeKeys = new Map<string, Map<string, Record<string, unknown>>>();
+  /** Fan-out waits here while there is an array. */
+  held: (() => void)[] | undefined;
+  private server: Server | undefined;
+
+  async listen(): Promise<string> {
+    this.server = createServer((req, res) => {
+      void this.serve(req).then(({ status, body }) => {
+        const bytes = body instanceof Uint8Array ? body : JSON.stringify(body);
+        res.writeHead(status).end(bytes);
+      });
+    });
+    await new Promise<void>((resolve) => this.server!.listen(0, "127.0.0.1", resolve));
+    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+  }
+
+  close(): void {
+    this.server?.close();
+    this.server?.closeAllConnections();
+  }
+
+  ds(name: string): FakeDs {
+    const known = this.services.get(name) ?? new FakeDs(name, this);
+    this.services.set(name, known);
+    return known;
+  }
+
+  fanOut(sender: string, content: unknown): void {
+    const deliver = () => [...this.inboxes.keys()].forEach((user) => this.toDevice(user, sender, content));
+    if (this.held === undefined) deliver();
+    else this.held.push(deliver);
+  }
+
+  toDevice(user: string, sender: string, content: unknown): void {
+    this.inboxes.get(user)!.push({ type: FAN_OUT, sender, content });
+  }
+
+  /** Forgets the fan-out that a user has not read yet, as an unreliable network may. */
+  lose(user: string): void {
+    this.inboxes.set(user, []);
+  }
+
+  point(roomId: string, content: unknown): void {
+    this.state.set(`${roomId} io.github.mimiport.delivery_service`, content);
+    this.pointers.push({ roomId, content });
+  }
+
+  private async serve(req: IncomingMessage): Promise<{ status: number; body: unknown }> {
+    try {
+      let text = "";
+      for await (const chunk of req) text += chunk;
+      const url = new URL(req.url!, "http://fake");
+      const user = (req.headers.authorization ?? "").replace("Bearer ", "");
+      const body = await this.route(req, url, text === "" ? undefined : JSON.parse(text), user);
+      return { status: 200, body };
+    } catch (e) {
+      if (e instanceof Refusal) return { status: e.status, body: e.body };
+      return { status: 400, body: { errcode: "M_UNKNOWN", error: String(e) } };
+    }
+  }
+
+  private route(req: IncomingMessage, url: URL, body: any, user: string): unknown {
+    const path = url.pathname.split("/").slice(1).map(decodeURIComponent);
+    if (url.pathname === "/_matrix/key/v2/query") return this.notary(body);
+    const [, , , operation, ...rest] = path;
+    if (operation === "login") return this.login(body.identifier.user);
+    if (operation === "sync") return this.sync(user);
+    if (operation === "keys") return this.keys(rest[0]!, body, user);
+    if (operation === "rooms") return this.state.get(`${rest[0]} ${rest[2]}`) ?? refuse(404, "M_NOT_FOUND");
+    const [, name, ...call] = rest;
+    const ds = this.ds(name!);
+    if (ds.down) throw new Refusal(502, { errcode: "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE" });
+    return ds.answer(req.method!, call, url.searchParams, body, user);
+  }
+
+  private login(name: string) {
+    const user = `@${name}:h.example`;
+    this.inboxes.set(user, []);
+    return { access_token: user, user_id: user, device_id: name.toUpperCase() };
+  }
+
+  private sync(user: string) {
+    const events = this.inboxes.get(user)!.splice(0);
+    const join = Object.fromEntries(this.pointers.map(({ roomId, content }) =>
+      [roomId, { timeline: { events: [{ type: "io.github.mimiport.delivery_service", state_key: "", content }] } }]));
+    return { next_batch: "t", to_device: { events }, rooms: { join } };
+  }
+
+  private keys(operation: string, body: any, user: string) {
+    if (operation === "upload") {
+      const had = this.oneTimeKeys.get(user)?.get(body.device_keys.device_id) ?? {};
+      this.oneTimeKeys.set(user, new Map([[body.device_keys.device_id, { ...had, ...body.one_time_keys }]]));
+      return {};
+    }
+    const wanted = Object.keys(operation === "query" ? body.device_keys : body.one_time_keys)[0]!;
+    const devices = [...(this.oneTimeKeys.get(wanted) ?? [])];
+    if (operation === "query") {
+      const found = devices.map(([id]) => [id, { algorithms: ["io.github.mimiport.key_package"] }]);
+      return { device_keys: { [wanted]: Object.fromEntries(found) } };
+    }
+    const claimed = devices.map(([id, keys]) => {
+      const [name, key] = Object.entries(keys)[0] ?? [];
+      if (name === undefined) return [id, {}];
+      delete keys[name];
+      return [id, { [name]: key }];
+    });
+    return { one_time_keys: { [wanted]: Object.fromEntries(claimed) } };
+  }
+
+  private notary({ server_keys }: any) {
+    const [server] = Object.keys(server_keys);
+    const ds = this.services.get(server!);
+    const verify_keys = { [KEY_ID]: { key: ds?.key.public } };
+    return { server_keys: ds === undefined ? [] : [{ server_name: server, valid_until_ts: Date.now() + 1e6, verify_keys }] };
+  }
+}
+
