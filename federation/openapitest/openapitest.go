@@ -37,6 +37,7 @@ func New(t testing.TB) *Checker {
 }
 
 func load() (routers.Router, error) {
+	openapi3.SchemaErrorDetailsDisabled = true // they fill pages
 	doc, err := openapi3.NewLoader().LoadFromData(federation.OpenAPI)
 	if err != nil {
 		return nil, err
@@ -109,6 +110,9 @@ func (c *Checker) check(r *http.Request, body []byte, status int, header http.He
 }
 
 func (c *Checker) verify(r *http.Request, body []byte, status int, header http.Header, answer []byte) error {
+	if status == http.StatusUnauthorized {
+		return nil // in the words of the homeserver
+	}
 	asked := r.Clone(r.Context())
 	asked.Body = io.NopCloser(bytes.NewReader(body))
 	route, vars, err := c.router.FindRoute(asked)

@@ -1,0 +1,245 @@
+package federation_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"pgregory.net/rapid"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// doer is what is on the other side of the network.
+type doer func(*http.Request) (*http.Response, error)
+
+func (f doer) DoHTTPRequest(_ context.Context, r *http.Request) (*http.Response, error) { return f(r) }
+
+func answers(status int, body io.Reader) doer {
+	return func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {"5"}}, Body: io.NopCloser(body)}, nil
+	}
+}
+
+// endless is an answer that never ends.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// What fails on the way, or makes no sense, is KindPeer.
+func TestPeerFailures(t *testing.T) {
+	down := doer(func(*http.Request) (*http.Response, error) { return nil, errors.New("no route") })
+	for name, d := range map[string]federation.Doer{
+		"unreachable":       down,
+		"not JSON":          answers(200, strings.NewReader("<html>")),
+		"another shape":     answers(200, strings.NewReader("[]")),
+		"cut":               answers(200, io.MultiReader(strings.NewReader(`{"term"`), brokenReader{})),
+		"endless":           answers(200, endless{}),
+		"202 for no reason": answers(202, strings.NewReader("{}")),
+		"an internal fault": answers(500, strings.NewReader(`{"errcode":"M_UNKNOWN","error":"x"}`)),
+		"a proxy":           answers(504, strings.NewReader("Gateway Timeout")),
+	} {
+		if _, err := client(d).AskStatus(context.Background(), source, target, id); mimiport.KindOf(err) != mimiport.KindPeer {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestRetryAfterIsHeard(t *testing.T) {
+	_, err := client(answers(503, strings.NewReader("busy"))).AskStatus(context.Background(), source, target, id)
+	var e *mimiport.Error
+	if !errors.As(err, &e) || e.Info.RetryAfter != 5*time.Second {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The client signs for local servers only.
+func TestForeignIdentity(t *testing.T) {
+	refuse := func(string) (*fclient.SigningIdentity, error) { return nil, errors.New("not ours") }
+	c := federation.NewClient(refuse, answers(200, strings.NewReader("{}")), clock)
+	if _, err := c.AskStatus(context.Background(), "other.example", target, id); err == nil {
+		t.Error("asked")
+	}
+}
+
+func TestSenderRoutes(t *testing.T) {
+	var local []string
+	s := &federation.Sender{
+		Client:  client(answers(200, strings.NewReader("{}"))),
+		IsLocal: func(server string) bool { return server == source },
+		Local:   localFunc(func(to string) { local = append(local, to) }),
+	}
+	for _, to := range []string{source, target} {
+		if err := s.ToDevice(context.Background(), source, to, "1", map[string][]string{"@a:" + to: {"D"}}, json.RawMessage("{}")); err != nil {
+			t.Error(err)
+		}
+	}
+	if !slices.Equal(local, []string{source}) {
+		t.Errorf("delivered here: %v", local)
+	}
+}
+
+type localFunc func(to string)
+
+func (f localFunc) ToDevice(_ context.Context, _, to, _ string, _ map[string][]string, _ json.RawMessage) error {
+	f(to)
+	return nil
+}
+
+// mailbox is a homeserver's /send.
+type mailbox struct {
+	transactions map[string]gomatrixserverlib.Transaction // by path
+	messageIDs   map[string]bool
+	got          map[string]map[string][]string // user id → device id → contents
+	largest      int
+}
+
+func (m *mailbox) DoHTTPRequest(_ context.Context, r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	var txn gomatrixserverlib.Transaction
+	if err := json.Unmarshal(body, &txn); err != nil {
+		return nil, err
+	}
+	m.largest = max(m.largest, len(body))
+	m.transactions[r.URL.Path] = txn
+	for _, edu := range txn.EDUs {
+		var msg gomatrixserverlib.ToDeviceMessage
+		if err := json.Unmarshal(edu.Content, &msg); err != nil {
+			return nil, err
+		}
+		m.receive(msg)
+	}
+	return answers(200, strings.NewReader(`{"pdus":{}}`))(r)
+}
+
+func (m *mailbox) receive(msg gomatrixserverlib.ToDeviceMessage) {
+	m.messageIDs[msg.MessageID] = true
+	for user, byDevice := range msg.Messages {
+		for device, content := range byDevice {
+			if m.got[user] == nil {
+				m.got[user] = make(map[string][]string)
+			}
+			m.got[user][device] = append(m.got[user][device], string(content))
+		}
+	}
+}
+
+func newMailbox() *mailbox {
+	return &mailbox{map[string]gomatrixserverlib.Transaction{}, map[string]bool{}, map[string]map[string][]string{}, 0}
+}
+
+// However many devices there are: each gets the event once, in transactions that a homeserver takes.
+func TestToDeviceSplitting(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.StringMatching(`[A-Z"\\<\n]{1,12}`)
+		devices := rapid.MapOfN(name, rapid.SliceOfN(name, 0, 20), 0, 5).Draw(t, "devices")
+		size := rapid.SampledFrom([]int{0, 200, 10_000, 44_000}).Draw(t, "size")
+		content, err := json.Marshal(map[string]string{"message": strings.Repeat("A", size)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		box := newMailbox()
+		for range 2 { // repeating it repeats the same transactions
+			clear(box.got)
+			if err := client(box).ToDevice(context.Background(), source, target, "txn", devices, content); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := map[string]map[string][]string{}
+		for user, ids := range devices {
+			for _, device := range ids {
+				if want[user] == nil {
+					want[user] = map[string][]string{}
+				}
+				want[user][device] = []string{string(content)}
+			}
+		}
+		if diff := cmp.Diff(want, box.got); diff != "" {
+			t.Fatal(diff)
+		}
+		checkTransactions(t, box)
+	})
+}
+
+func checkTransactions(t *rapid.T, box *mailbox) {
+	edus := 0
+	for _, txn := range box.transactions {
+		edus += len(txn.EDUs)
+		if len(txn.EDUs) == 0 || len(txn.EDUs) > 100 || len(txn.PDUs) > 0 || txn.Origin != source {
+			t.Fatalf("a transaction of %d EDUs from %s", len(txn.EDUs), txn.Origin)
+		}
+		for _, edu := range txn.EDUs {
+			if edu.Type != "m.direct_to_device" || len(edu.Content) > 1<<16 {
+				t.Fatalf("%s of %d bytes", edu.Type, len(edu.Content))
+			}
+		}
+	}
+	if len(box.messageIDs) != edus {
+		t.Fatalf("%d message ids for %d EDUs", len(box.messageIDs), edus)
+	}
+	for id := range box.messageIDs {
+		if len(id) > 32 {
+			t.Fatalf("message id of %d characters", len(id))
+		}
+	}
+	if box.largest > 520<<10 {
+		t.Fatalf("a transaction of %d bytes", box.largest)
+	}
+}
+
+// A receiver drops transactions that it has seen. When a device has gone between two attempts, those behind it move up: the
+// transactions that changed must have another name.
+func TestToDeviceAfterChange(t *testing.T) {
+	devices := map[string][]string{"@a:x": make([]string, 40)}
+	for i := range devices["@a:x"] {
+		devices["@a:x"][i] = strings.Repeat("D", i+1)
+	}
+	content := json.RawMessage(`"` + strings.Repeat("A", 40_000) + `"`)
+	first, second := newMailbox(), newMailbox()
+	for _, box := range []*mailbox{first, second} {
+		if err := client(box).ToDevice(context.Background(), source, target, "txn", devices, content); err != nil {
+			t.Fatal(err)
+		}
+		devices["@a:x"] = devices["@a:x"][1:]
+	}
+	for path, txn := range second.transactions {
+		if before, ok := first.transactions[path]; ok && !cmp.Equal(before, txn) {
+			t.Errorf("two transactions are called %s", path)
+		}
+	}
+	if len(first.transactions) < 3 {
+		t.Errorf("%v", slices.Collect(maps.Keys(first.transactions)))
+	}
+}
+
+func TestToDeviceFailure(t *testing.T) {
+	devices := map[string][]string{"@a:x": {"D"}}
+	err := client(answers(502, strings.NewReader(""))).ToDevice(context.Background(), source, target, "txn", devices, json.RawMessage("{}"))
+	if mimiport.KindOf(err) != mimiport.KindPeer {
+		t.Errorf("got %v", err)
+	}
+	if err := client(answers(502, strings.NewReader(""))).ToDevice(context.Background(), source, target, "txn", nil, json.RawMessage("{}")); err != nil {
+		t.Errorf("nobody to deliver to: %v", err)
+	}
+}
+
+var _ delivery.Sender = (*federation.Sender)(nil)

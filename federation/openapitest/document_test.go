@@ -1,0 +1,98 @@
+package openapitest_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+)
+
+func document(t *testing.T) *openapi3.T {
+	t.Helper()
+	doc, err := openapi3.NewLoader().LoadFromData(federation.OpenAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// operations is operation id → the methods and full paths at which the document has it.
+func operations(doc *openapi3.T) map[string][]string {
+	ops := make(map[string][]string)
+	for path, item := range doc.Paths.Map() {
+		servers := item.Servers
+		if servers == nil {
+			servers = doc.Servers
+		}
+		for method, op := range item.Operations() {
+			for _, s := range servers {
+				ops[op.OperationID] = append(ops[op.OperationID], method+" "+strings.TrimSuffix(s.URL, "/")+path)
+			}
+		}
+	}
+	return ops
+}
+
+// The document has every route, and no other.
+func TestRoutesAreInTheDocument(t *testing.T) {
+	routes := make(map[string]map[string]bool)
+	add := func(prefix string, table []edge.Route) {
+		for _, rt := range table {
+			if routes[rt.Name] == nil {
+				routes[rt.Name] = make(map[string]bool)
+			}
+			routes[rt.Name][rt.Method+" "+prefix+rt.Path] = true
+		}
+	}
+	add(federation.PathPrefix, federation.Routes(nil, 0))
+	add(clientapi.PathPrefix, clientapi.Routes(clientapi.Services{}, nil, 0))
+	add(adminapi.PathPrefix, adminapi.Routes(nil))
+	ops := operations(document(t))
+	for name, at := range routes {
+		if len(ops[name]) != len(at) {
+			t.Errorf("%s: the document has %v, the tables %v", name, ops[name], at)
+		}
+		for _, op := range ops[name] {
+			if !at[op] {
+				t.Errorf("%s: the document has %s", name, op)
+			}
+		}
+	}
+	if len(ops) != len(routes) {
+		t.Errorf("the document has %d operations, the tables %d", len(ops), len(routes))
+	}
+}
+
+// The document has every error code, with its status.
+func TestErrorsAreInTheDocument(t *testing.T) {
+	documented := document(t).Components.Schemas["Error"].Value.Extensions["x-statuses"].(map[string]any)
+	for kind := mimiport.KindInternal; kind <= mimiport.KindPeer; kind++ {
+		rt := edge.Route{Serve: func(context.Context, *edge.Request) (any, error) {
+			return nil, &mimiport.Error{Op: "op", Kind: kind, Err: errors.New("why")}
+		}}
+		w := httptest.NewRecorder()
+		anybody := func(*http.Request) (delivery.Caller, error) { return delivery.Caller{}, nil }
+		rt.Handler(anybody, slog.New(slog.DiscardHandler)).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		_, rest, _ := strings.Cut(w.Body.String(), `"errcode":"`)
+		code, _, _ := strings.Cut(rest, `"`)
+		if documented[code] != float64(w.Code) {
+			t.Errorf("%s is %d, in the document %v", code, w.Code, documented[code])
+		}
+		delete(documented, code)
+	}
+	for code := range documented {
+		t.Errorf("only the document has %s", code)
+	}
+}
