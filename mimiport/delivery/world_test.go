@@ -1,0 +1,240 @@
+package delivery_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
+)
+
+const (
+	serverA = "a.example"
+	serverB = "b.example"
+	room    = "!room:a.example"
+	alice   = "@alice:a.example"
+	bob     = "@bob:b.example"
+)
+
+// world is two Delivery Services with in-memory stores, one room that both see, and a network between them that a test can cut.
+type world struct {
+	t        *testing.T
+	now      time.Time
+	rooms    *fakeRooms
+	services map[string]*delivery.Service
+	stores   map[string]delivery.Store
+	keys     map[string]ed25519.PrivateKey
+	got      []delivered // what devices received, in order
+	refuse   func(to, what string) error
+}
+
+// delivered is a fan-out event that reached a device.
+type delivered struct {
+	user, device string
+	delivery.FanOut
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{
+		t: t, now: time.Unix(1_700_000_000, 0).UTC(), services: map[string]*delivery.Service{},
+		stores: map[string]delivery.Store{}, keys: map[string]ed25519.PrivateKey{},
+		rooms: &fakeRooms{joined: map[string]bool{alice: true, bob: true}, power: map[string]int64{alice: 100, bob: 100}},
+	}
+	w.refuse = func(string, string) error { return nil }
+	limits := delivery.DefaultLimits()
+	limits.Wait = 0 // the outbox runs when the test says so, not while a request waits
+	for i, name := range []string{serverA, serverB} {
+		seed := sha256.Sum256([]byte(name))
+		w.keys[name] = ed25519.NewKeyFromSeed(seed[:])
+		w.stores[name] = memory.New()
+		w.services[name] = delivery.New(delivery.Deps{
+			Server: name, IsLocal: func(s string) bool { return s == name },
+			Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits())},
+			Store:   w.stores[name], Keys: fakeKeys{w, name}, Rooms: w.rooms, Sender: fakeSender{w},
+			Now: func() time.Time { return w.now }, Rand: rand.NewChaCha8([32]byte{byte(i)}), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+			DefaultPolicy: delivery.DefaultPolicy(), Limits: limits,
+		})
+	}
+	return w
+}
+
+// run does due rows, everywhere, until nothing is due. Rows that fail are tried again when time has passed.
+func (w *world) run() {
+	w.t.Helper()
+	for range 1000 {
+		if !w.runOnce() {
+			return
+		}
+	}
+	w.t.Fatal("the outbox does not come to rest")
+}
+
+func (w *world) runOnce() (worked bool) {
+	w.t.Helper()
+	for _, name := range slices.Sorted(maps.Keys(w.services)) {
+		rows, _, err := w.stores[name].Due(w.t.Context(), w.now, 100)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, row := range rows {
+			worked = true
+			if err := w.services[name].Do(w.t.Context(), row); err != nil {
+				w.t.Logf("%s: %s to %s: %v", name, row.Kind, row.Destination, err)
+				if err := w.stores[name].Retry(w.t.Context(), row.Key(), row.Attempts+1, w.now.Add(time.Second)); err != nil {
+					w.t.Fatal(err)
+				}
+			}
+		}
+	}
+	return worked
+}
+
+// caller is a user as their own homeserver vouches for them.
+func caller(user string) delivery.Caller {
+	_, server, _ := strings.Cut(user, ":")
+	return delivery.Caller{UserID: user, Server: server}
+}
+
+// fakeRooms is one room.
+type fakeRooms struct {
+	mu     sync.Mutex
+	joined map[string]bool
+	power  map[string]int64
+	denied []string // servers that the room's ACL excludes
+}
+
+func (r *fakeRooms) Standing(_ context.Context, roomID, userID string) (delivery.Standing, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if roomID != room {
+		return delivery.Standing{}, nil
+	}
+	return delivery.Standing{Exists: true, Joined: r.joined[userID], Power: r.power[userID], PointerLevel: 100}, nil
+}
+
+func (r *fakeRooms) NotJoined(_ context.Context, roomID string, users []string) (missing []string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, u := range users {
+		if roomID != room || !r.joined[u] {
+			missing = append(missing, u)
+		}
+	}
+	return missing, nil
+}
+
+func (r *fakeRooms) ServerJoined(_ context.Context, roomID, server string) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for u, in := range r.joined {
+		if in && roomID == room && strings.HasSuffix(u, ":"+server) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (r *fakeRooms) ServerAllowed(_ context.Context, _, server string) (bool, error) {
+	return !slices.Contains(r.denied, server), nil
+}
+
+func (r *fakeRooms) State(context.Context, string, string) (json.RawMessage, error) { return nil, nil }
+
+func (r *fakeRooms) SendState(context.Context, string, string, string, any) error { return nil }
+
+func (r *fakeRooms) LocalAccount(context.Context, string) (bool, error) { return true, nil }
+
+// fakeKeys signs with the world's keys; each server has one, with the id ed25519:1.
+type fakeKeys struct {
+	w      *world
+	server string
+}
+
+func (k fakeKeys) Sign(server string, m mimiport.Signed) (string, error) {
+	if server != k.server {
+		return "", fmt.Errorf("%s has no key of %s", k.server, server)
+	}
+	return "ed25519:1", mimiport.Sign(m, k.w.keys[server])
+}
+
+func (k fakeKeys) Verify(_ context.Context, server, keyID string, m mimiport.Signed) error {
+	key, ok := k.w.keys[server]
+	if !ok || keyID != "ed25519:1" {
+		return mimiport.Errorf("verify", mimiport.KindBadSignature, "no key %s of %s", keyID, server)
+	}
+	return mimiport.Verify(m, key.Public().(ed25519.PublicKey))
+}
+
+func (k fakeKeys) VerifyArchived(ctx context.Context, server, keyID string, _ []byte, m mimiport.Signed) error {
+	return k.Verify(ctx, server, keyID, m)
+}
+
+func (k fakeKeys) KeyObject(_ context.Context, server, _ string) ([]byte, error) {
+	return []byte(`{"server_name":"` + server + `"}`), nil
+}
+
+// fakeSender calls the other service directly.
+type fakeSender struct{ w *world }
+
+func (s fakeSender) ToDevice(_ context.Context, _, to, _ string, devices map[string][]string, content json.RawMessage) error {
+	if err := s.w.refuse(to, "to-device"); err != nil {
+		return err
+	}
+	for _, user := range slices.Sorted(maps.Keys(devices)) {
+		for _, device := range devices[user] {
+			d := delivered{user: user, device: device}
+			if err := json.Unmarshal(content, &d.FanOut); err != nil {
+				return err
+			}
+			s.w.got = append(s.w.got, d)
+		}
+	}
+	return nil
+}
+
+func (s fakeSender) PutContent(ctx context.Context, from, to string, up *delivery.ContentUpload) (*delivery.SignedRequest, error) {
+	if err := s.w.refuse(to, "content"); err != nil {
+		return nil, err
+	}
+	vote, err := s.w.services[to].PutContent(ctx, from, up)
+	if err == nil {
+		err = s.w.refuse(from, "vote")
+	}
+	return vote, err
+}
+
+func (s fakeSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+	if err := s.w.refuse(to, "confirmation"); err != nil {
+		return err
+	}
+	_, err := s.w.services[to].ConfirmMigration(ctx, delivery.Caller{Server: from}, id, m)
+	return err
+}
+
+func (s fakeSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+	if err := s.w.refuse(to, "abort"); err != nil {
+		return err
+	}
+	return s.w.services[to].AbortFromSource(ctx, from, id, m)
+}
+
+func (s fakeSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+	if err := s.w.refuse(to, "status"); err != nil {
+		return nil, err
+	}
+	return s.w.services[to].Migration(ctx, delivery.Caller{Server: from}, id)
+}
