@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"strings"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// structures are what decode knows, in the order in which it tries them.
+var structures = []struct {
+	name     string
+	describe func(data []byte) (json.RawMessage, error)
+}{
+	{"MigrationRequest", describe(mimiport.UnmarshalMigrationRequest)},
+	{"MigrationResponse", describe(mimiport.UnmarshalMigrationResponse)},
+	{"MigrationInit", describe(mimiport.UnmarshalMigrationInit)},
+	{"MigrationCommitAAD", describe(mimiport.UnmarshalMigrationCommitAAD)},
+	{"MigrationContent", describe(mimiport.UnmarshalMigrationContent)},
+	{"TargetMigrationComplete", describe(mimiport.UnmarshalTargetMigrationComplete)},
+	{"MigrationConfirmation", describe(mimiport.UnmarshalMigrationConfirmation)},
+	{"MigrationAbort", describe(mimiport.UnmarshalMigrationAbort)},
+	{"GroupState", describe(mimiport.UnmarshalGroupState)},
+	{"Lineage", describe(mimiport.UnmarshalLineage)},
+	{"LineageStep", describe(mimiport.UnmarshalLineageStep)},
+}
+
+func typeNames() (names []string) {
+	for _, s := range structures {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+func describe[M any](unmarshal func([]byte) (*M, error)) func([]byte) (json.RawMessage, error) {
+	return func(data []byte) (json.RawMessage, error) {
+		m, err := unmarshal(data)
+		if err != nil {
+			return nil, err
+		}
+		return hexjson.Marshal(m)
+	}
+}
+
+// decoded is an input under one of its readings.
+type decoded struct {
+	Type  string          `json:"type"`
+	Value json.RawMessage `json:"value"`
+}
+
+func decodeCommand(args []string, io stdio) error {
+	flags := flag.NewFlagSet("decode", flag.ContinueOnError)
+	asJSON := flags.Bool("json", false, "")
+	only := flags.String("type", "", "")
+	file, err := parseFlags(flags, args)
+	if err != nil {
+		return err
+	}
+	if *only != "" && !known(*only) {
+		return misused("unknown type %q", *only)
+	}
+	input, err := read(file, io)
+	if err != nil {
+		return err
+	}
+	d, err := decode(input, *only)
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		return json.NewEncoder(io.out).Encode(d)
+	}
+	return writeText(io.out, d)
+}
+
+func known(name string) bool {
+	for _, s := range structures {
+		if s.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// decode finds what the input is, as text first: binary that looks like text is rarer than the other way round.
+func decode(input []byte, only string) (*decoded, error) {
+	data, encoded := fromText(string(input))
+	matches, err := match(data, only)
+	if len(matches) == 0 && encoded {
+		matches, err = match(input, only)
+	}
+	switch {
+	case len(matches) == 1:
+		return &matches[0], nil
+	case len(matches) > 1:
+		var names []string
+		for _, m := range matches {
+			names = append(names, m.Type)
+		}
+		return nil, &failure{fmt.Errorf("the input can be any of: %s", strings.Join(names, " ")), 2, []string{"choose one with -type"}}
+	case only != "":
+		return nil, err
+	}
+	return nil, &failure{fmt.Errorf("%d bytes of no known structure", len(input)), 1, []string{"-type NAME says why it is not that one"}}
+}
+
+// match lists what the data decodes as; the error is that of the last structure tried.
+func match(data []byte, only string) (matches []decoded, err error) {
+	for _, s := range structures {
+		if only != "" && only != s.name {
+			continue
+		}
+		var value json.RawMessage
+		if value, err = s.describe(data); err == nil {
+			matches = append(matches, decoded{s.name, value})
+		}
+	}
+	return matches, err
+}
+
+// fromText reads hexadecimal or base64 of either alphabet, padded or not, with white space anywhere. It returns anything else
+// as it is, and false.
+func fromText(text string) ([]byte, bool) {
+	compact := strings.Join(strings.Fields(text), "")
+	if data, err := hex.DecodeString(compact); err == nil && compact != "" {
+		return data, true
+	}
+	alphabet := strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(compact, "="))
+	if data, err := base64.RawStdEncoding.DecodeString(alphabet); err == nil && compact != "" {
+		return data, true
+	}
+	return []byte(text), false
+}
+
+// binary is bytes in JSON, in any text that fromText reads.
+type binary []byte
+
+func (b *binary) UnmarshalText(text []byte) error {
+	data, ok := fromText(string(text))
+	if !ok && len(bytes.TrimSpace(text)) > 0 {
+		return fmt.Errorf("%.20q is neither hexadecimal nor base64", text)
+	}
+	*b = data
+	return nil
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"mimictl": main})
+}
+
+func TestScripts(t *testing.T) { testscript.Run(t, testscript.Params{Dir: "testdata"}) }
+
+func TestExitStatus(t *testing.T) {
+	for _, c := range []struct {
+		args   string
+		input  string
+		status int
+	}{
+		{"-h", "", 0},
+		{"decode -", "00", 0},
+		{"decode -", "nothing at all", 1},
+		{"decode absent", "", 1},
+		{"mls replay -", "{}", 1},
+		{"mls replay -", "", 1},
+		{"decode -", "0021" + strings.Repeat("00", 33), 2},
+		{"", "", 2},
+		{"decode", "", 2},
+	} {
+		var out, stderr bytes.Buffer
+		status := run(strings.Fields(c.args), stdio{strings.NewReader(c.input), &out}, &stderr)
+		if status != c.status || (status == 0) != (stderr.Len() == 0) {
+			t.Errorf("mimictl %s: status %d, want %d: %s", c.args, status, c.status, &stderr)
+		}
+	}
+}
+
+// TestDecodeEncodings reads one message in every text that people paste.
+func TestDecodeEncodings(t *testing.T) {
+	message := append([]byte{0x3f}, bytes.Repeat([]byte{0xfb, 0xff, 0xbf}, 21)...)
+	for _, text := range []string{
+		hex.EncodeToString(message), strings.ToUpper(hex.EncodeToString(message)) + "\n",
+		base64.StdEncoding.EncodeToString(message), base64.RawStdEncoding.EncodeToString(message) + "\r\n",
+		base64.URLEncoding.EncodeToString(message) + "\n", base64.RawURLEncoding.EncodeToString(message),
+		base64.StdEncoding.EncodeToString(message)[:40] + "\n  " + base64.StdEncoding.EncodeToString(message)[40:], string(message),
+	} {
+		d, err := decode([]byte(text), "")
+		if err != nil || d.Type != "MigrationCommitAAD" {
+			t.Errorf("%q: %v, %v", text, d, err)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte("0021" + strings.Repeat("00", 33)))
+	f.Add([]byte("not one of them"))
+	f.Fuzz(func(t *testing.T, input []byte) {
+		d, err := decode(input, "")
+		if err == nil {
+			err = writeText(io.Discard, d)
+		}
+		var f *failure
+		if err != nil && !errors.As(err, &f) {
+			t.Error(err)
+		}
+	})
+}

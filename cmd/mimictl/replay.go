@@ -1,0 +1,110 @@
+package main
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+)
+
+// recording is the input of mls replay.
+type recording struct {
+	GroupInfo   binary   `json:"group_info"`
+	RatchetTree binary   `json:"ratchet_tree"`
+	Messages    []binary `json:"messages"`
+}
+
+// replayed is the line for one message: what it is, and the group after it.
+type replayed struct {
+	Index                   int    `json:"i"`
+	Kind                    string `json:"kind"`
+	Epoch                   uint64 `json:"epoch"`
+	TreeHash                string `json:"tree_hash"`
+	ConfirmedTranscriptHash string `json:"confirmed_transcript_hash"`
+	Members                 int    `json:"members"`
+	Error                   string `json:"error"`
+}
+
+func replayCommand(args []string, io stdio) error {
+	file, err := parseFlags(flag.NewFlagSet("mls replay", flag.ContinueOnError), args)
+	if err != nil {
+		return err
+	}
+	input, err := read(file, io)
+	if err != nil {
+		return err
+	}
+	var r recording
+	if err := json.Unmarshal(input, &r); err != nil {
+		return fmt.Errorf("read recording: %w", err)
+	}
+	engine := mls.RFC9420(mls.DefaultLimits())
+	group, err := engine.Open(r.GroupInfo, r.RatchetTree)
+	if err != nil {
+		return err
+	}
+	out := json.NewEncoder(io.out)
+	for i, message := range r.Messages {
+		kind, next, err := follow(engine, group, message)
+		line := replayed{Index: i, Kind: kind}
+		if err != nil {
+			line.Error = err.Error()
+		} else {
+			group = next
+		}
+		line.Epoch, line.Members = group.Epoch(), group.NumMembers()
+		line.TreeHash = hex.EncodeToString(group.TreeHash())
+		line.ConfirmedTranscriptHash = hex.EncodeToString(group.ConfirmedTranscriptHash())
+		if err := out.Encode(&line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kinds names the kinds of messages.
+var kinds = map[mls.Kind]string{
+	mls.KindProposal:    "proposal",
+	mls.KindCommit:      "commit",
+	mls.KindApplication: "application",
+	mls.KindWelcome:     "welcome",
+	mls.KindGroupInfo:   "group_info",
+	mls.KindKeyPackage:  "key_package",
+}
+
+// follow says what kind of message it is, and what group comes after it.
+func follow(engine mls.Engine, group mls.Group, message []byte) (kind string, next mls.Group, err error) {
+	m, err := engine.Parse(message)
+	if err != nil {
+		return "unknown", nil, err
+	}
+	switch next = group; m.Kind {
+	case mls.KindProposal:
+		next, _, err = group.Propose(message)
+	case mls.KindCommit:
+		follower, ok := group.(mls.Follower)
+		if !ok {
+			return kinds[m.Kind], nil, errors.New("this kind of group cannot be followed by Commits alone")
+		}
+		next, _, err = follower.Follow(message)
+	case mls.KindApplication:
+		err = ofEpoch(group, m)
+	}
+	return kinds[m.Kind], next, err
+}
+
+// ofEpoch checks what can be checked of an encrypted message.
+func ofEpoch(group mls.Group, m *mls.Message) error {
+	const op = "receive application message"
+	if string(m.GroupID) != string(group.ID()) {
+		return mimiport.Errorf(op, mimiport.KindInvalid, "it is of another group")
+	}
+	if m.Epoch != group.Epoch() {
+		return mimiport.Errorf(op, mimiport.KindWrongEpoch, "the group is at epoch %d, the message at %d", group.Epoch(), m.Epoch)
+	}
+	return nil
+}

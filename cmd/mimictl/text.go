@@ -1,0 +1,77 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// writeText writes what was decoded for people to read: a line for each field, indented by its depth.
+func writeText(w io.Writer, d *decoded) error {
+	var b bytes.Buffer
+	b.WriteString(d.Type)
+	dec := json.NewDecoder(bytes.NewReader(d.Value))
+	dec.UseNumber()
+	if err := writeValue(&b, dec, 1); err != nil {
+		return err
+	}
+	_, err := b.WriteTo(w)
+	return err
+}
+
+// writeValue writes the next value, after its name on the same line.
+func writeValue(b *bytes.Buffer, dec *json.Decoder, depth int) error {
+	token, err := dec.Token()
+	if err != nil {
+		return err
+	}
+	delim, composite := token.(json.Delim)
+	if !composite {
+		fmt.Fprintf(b, " %s\n", scalar(token))
+		return nil
+	}
+	if !dec.More() {
+		b.WriteString(" none")
+	}
+	b.WriteByte('\n')
+	for n := 1; dec.More(); n++ {
+		name := strconv.Itoa(n)
+		if delim == '{' {
+			key, err := dec.Token()
+			if err != nil {
+				return err
+			}
+			name = scalar(key)
+		}
+		b.WriteString(strings.Repeat("  ", depth) + name + ":")
+		if err := writeValue(b, dec, depth+1); err != nil {
+			return err
+		}
+	}
+	_, err = dec.Token() // the closing bracket
+	return err
+}
+
+// maxShown is how many characters of a value the text shows.
+const maxShown = 160
+
+// scalar is a value that does nothing to a terminal: names in messages are chosen by strangers.
+func scalar(token json.Token) string {
+	switch v := token.(type) {
+	case nil:
+		return "none"
+	case string:
+		shown := v[:min(len(v), maxShown)]
+		if quoted := strconv.QuoteToGraphic(shown); shown == "" || quoted != `"`+shown+`"` {
+			shown = quoted
+		}
+		if len(v) > maxShown {
+			shown += fmt.Sprintf("… (%d characters)", len(v))
+		}
+		return shown
+	}
+	return fmt.Sprint(token)
+}
