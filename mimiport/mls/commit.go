@@ -382,12 +382,13 @@ func (t *transition) placeJoiner() error {
 
 // step is one node of a direct path with its child on the copath (RFC 9420, section 4.1.2).
 type step struct {
-	node, sibling *node
-	place         span // the sibling's
+	node    *node
+	sibling *node // nil for a blank that is not there
+	place   span  // the sibling's
 }
 
 // onPath reports whether the node is in the filtered direct path.
-func (s *step) onPath() bool { return s.sibling.resolution > 0 }
+func (s *step) onPath() bool { return child(s.sibling).resolution > 0 }
 
 // path is the direct path of a leaf, from the root down.
 func (t tree) path(leaf uint32) []step {
@@ -395,10 +396,10 @@ func (t tree) path(leaf uint32) []step {
 	n := child(t.root)
 	for at := t.span(); at.height > 0; {
 		if leaf < at.middle() {
-			steps = append(steps, step{n, child(n.right), at.right()})
+			steps = append(steps, step{n, n.right, at.right()})
 			n, at = child(n.left), at.left()
 		} else {
-			steps = append(steps, step{n, child(n.left), at.left()})
+			steps = append(steps, step{n, n.left, at.left()})
 			n, at = child(n.right), at.right()
 		}
 	}

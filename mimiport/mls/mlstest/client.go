@@ -1,0 +1,101 @@
+package mlstest
+
+import (
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+)
+
+// Client is one device with a signature key: a member, an external sender, or somebody about to join.
+type Client struct {
+	identity   []byte
+	signer     signer
+	keyPackage *rfc9420.KeyPackage // nil for a member that has none left
+}
+
+// NewClient makes a client of its own seed, for a cipher suite.
+func NewClient(seed uint64, cipherSuite uint16, identity []byte) *Client {
+	return newClient(cipherSuite, newRandom(seed), identity)
+}
+
+func newClient(suite uint16, r random, identity []byte) *Client {
+	c := newMember(suite, r, identity)
+	c.keyPackage = c.newKeyPackage(suite, r)
+	return c
+}
+
+// newMember makes a client without a key package.
+func newMember(suite uint16, r random, identity []byte) *Client {
+	return &Client{identity: identity, signer: newSigner(suite, r)}
+}
+
+func (c *Client) newKeyPackage(suite uint16, r random) *rfc9420.KeyPackage {
+	k := &rfc9420.KeyPackage{
+		Version:     rfc9420.VersionMLS10,
+		CipherSuite: suite,
+		InitKey:     r.encryptionKey(suite),
+		Leaf:        *c.signLeaf(c.unsignedLeaf(rfc9420.SourceKeyPackage, r.encryptionKey(suite)), nil, 0),
+	}
+	return c.signKeyPackage(k)
+}
+
+func (c *Client) signKeyPackage(k *rfc9420.KeyPackage) *rfc9420.KeyPackage {
+	k.Signature = c.signer.sign(reread(k).SignContent())
+	return reread(k)
+}
+
+// unsignedLeaf makes a leaf without its signature and, for a Commit, its parent hash.
+func (c *Client) unsignedLeaf(source rfc9420.LeafNodeSource, key []byte) *rfc9420.LeafNode {
+	return &rfc9420.LeafNode{
+		EncryptionKey: key,
+		SignatureKey:  c.signer.public,
+		Credential:    c.credential(),
+		Capabilities:  capabilities(),
+		Source:        source,
+		Lifetime:      rfc9420.Lifetime{NotBefore: 1_700_000_000, NotAfter: 4_000_000_000},
+	}
+}
+
+// signLeaf signs a leaf. The group's context and the place count only for a leaf that does not come from a key package.
+func (c *Client) signLeaf(l *rfc9420.LeafNode, context *rfc9420.GroupContext, place uint32) *rfc9420.LeafNode {
+	var groupID []byte
+	if context != nil {
+		groupID = context.GroupID
+	}
+	l.Signature = c.signer.sign(reread(l).SignContent(groupID, place))
+	return reread(l)
+}
+
+func (c *Client) credential() rfc9420.Credential {
+	return rfc9420.Credential{Type: rfc9420.CredentialBasic, Contents: c.identity}
+}
+
+// greaseValue is one of the values that nobody may choke on (RFC 9420, section 13.5).
+const greaseValue = 0x2a2a
+
+// capabilities are those of every client: all suites, basic credentials, GREASE.
+func capabilities() rfc9420.Capabilities {
+	return rfc9420.Capabilities{
+		Versions:     rfc9420.MakeUint16s(rfc9420.VersionMLS10, greaseValue),
+		CipherSuites: rfc9420.MakeUint16s(1, 2, 3, 4, 5, 6, 7, greaseValue),
+		Extensions:   rfc9420.MakeUint16s(greaseValue),
+		Proposals:    rfc9420.MakeUint16s(greaseValue),
+		Credentials:  rfc9420.MakeUint16s(rfc9420.CredentialBasic, greaseValue),
+	}
+}
+
+// SignatureKey is the public key.
+func (c *Client) SignatureKey() []byte { return c.signer.public }
+
+// Sign is SignWithLabel.
+func (c *Client) Sign(label string, content []byte) []byte {
+	return c.signer.sign(rfc9420.SignContent(label, content))
+}
+
+// KeyPackage is the message with which the client can be added.
+func (c *Client) KeyPackage() []byte {
+	return marshal(&rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WireKeyPackage, KeyPackage: c.keyPackage})
+}
+
+// ExternalSender is the client's encoded entry for an external_senders extension.
+func (c *Client) ExternalSender() []byte {
+	return marshal(&rfc9420.ExternalSender{SignatureKey: c.signer.public, Credential: c.credential()})
+}

@@ -1,0 +1,292 @@
+package mlstest
+
+import (
+	"slices"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+)
+
+// Add proposes to add a client.
+func (g *Group) Add(c *Client) *Proposal {
+	g.known[string(c.signer.public)] = c
+	return &Proposal{Type: rfc9420.ProposalAdd, Add: c.keyPackage}
+}
+
+// Remove proposes to remove a member.
+func (g *Group) Remove(leaf uint32) *Proposal {
+	return &Proposal{Type: rfc9420.ProposalRemove, Remove: leaf}
+}
+
+// Update proposes a new encryption key for a member's own leaf.
+func (g *Group) Update(leaf uint32) *Proposal {
+	c := g.clients[leaf]
+	l := c.unsignedLeaf(rfc9420.SourceUpdate, g.random.encryptionKey(g.suite.ID))
+	return &Proposal{Type: rfc9420.ProposalUpdate, Update: c.signLeaf(l, &g.context, leaf)}
+}
+
+// SetExtensions proposes other GroupContext extensions, encoded without their length.
+func (g *Group) SetExtensions(extensions []byte) *Proposal {
+	return &Proposal{Type: rfc9420.ProposalGroupContextExtensions, Extensions: extensions}
+}
+
+// PSK proposes an external pre-shared key.
+func (g *Group) PSK(id []byte) *Proposal {
+	return &Proposal{Type: rfc9420.ProposalPSK, PSK: reread(&rfc9420.PreSharedKeyID{
+		Type: rfc9420.PSKExternal, ID: id, Nonce: g.random.bytes(g.suite.Hash.Size()),
+	})}
+}
+
+// ReInit proposes to begin anew under another group id.
+func (g *Group) ReInit(groupID []byte) *Proposal {
+	return &Proposal{Type: rfc9420.ProposalReInit, ReInit: &rfc9420.ReInit{
+		GroupID: groupID, Version: rfc9420.VersionMLS10, CipherSuite: g.suite.ID,
+	}}
+}
+
+// Propose is a member's proposal message.
+func (g *Group) Propose(leaf uint32, p *Proposal) []byte {
+	return g.propose(rfc9420.Sender{Type: rfc9420.SenderMember, Index: leaf}, g.clients[leaf], p)
+}
+
+// ProposeExternal is the proposal message of an external sender, which index is in external_senders.
+func (g *Group) ProposeExternal(index uint32, c *Client, p *Proposal) []byte {
+	return g.propose(rfc9420.Sender{Type: rfc9420.SenderExternal, Index: index}, c, p)
+}
+
+// ProposeSelf is the proposal message of a client that asks to be added.
+func (g *Group) ProposeSelf(c *Client) []byte {
+	return g.propose(rfc9420.Sender{Type: rfc9420.SenderNewMemberProposal}, c, g.Add(c))
+}
+
+func (g *Group) propose(sender rfc9420.Sender, c *Client, p *Proposal) []byte {
+	return marshal(g.sign(c, &rfc9420.FramedContent{
+		GroupID: g.context.GroupID, Epoch: g.context.Epoch, Sender: sender,
+		ContentType: rfc9420.ContentProposal, Proposal: p,
+	}, nil))
+}
+
+// sign makes a public message of its content.
+func (g *Group) sign(c *Client, content *rfc9420.FramedContent, edit func(*rfc9420.PublicMessage)) *rfc9420.Message {
+	m := &rfc9420.PublicMessage{AuthenticatedContent: rfc9420.AuthenticatedContent{
+		WireFormat: rfc9420.WirePublicMessage, Content: *content,
+	}}
+	m.Signature = c.signer.sign(reread(&m.AuthenticatedContent).SignContent(g.Context()))
+	m.ConfirmationTag = g.random.bytes(g.suite.Hash.Size())
+	m.MembershipTag = g.random.bytes(g.suite.Hash.Size())
+	if edit != nil {
+		edit(m)
+	}
+	return reread(&rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WirePublicMessage, Public: m})
+}
+
+// CommitOptions describes a Commit to make.
+type CommitOptions struct {
+	Sender            uint32   // the member that commits
+	Joiner            *Client  // commits instead, from outside
+	References        [][]byte // proposal messages
+	Proposals         []*Proposal
+	Path              bool // even where the proposals require none; an external Commit always has one
+	AuthenticatedData []byte
+
+	// Edit changes parts before they are signed, to make what the engine must refuse.
+	Edit Edit
+}
+
+// Edit changes parts of a Commit just before each is signed or encoded. Nil leaves a part as it is.
+type Edit struct {
+	Leaf    func(*rfc9420.LeafNode) // the path's
+	Path    func(*rfc9420.UpdatePath)
+	Content func(*rfc9420.FramedContent)
+	Message func(*rfc9420.PublicMessage)
+	Info    func(*rfc9420.GroupInfo)
+	Owner   *Client // whose key the path's leaf has, the committer's if nil
+	NoPath  bool
+}
+
+// Commit is a Commit with all that goes with it.
+type Commit struct {
+	Message   []byte
+	GroupInfo []byte // of the next epoch
+	Welcome   []byte // nil if nobody is added
+	Next      *Group
+}
+
+// Commit makes a Commit and the epoch that it leads to.
+func (g *Group) Commit(o CommitOptions) *Commit {
+	next := *g
+	next.tree = g.tree.clone()
+	next.clients = slices.Clone(g.clients)
+	next.context.Epoch++
+	sender, committer, own := rfc9420.Sender{Type: rfc9420.SenderMember, Index: o.Sender}, o.Joiner, o.Sender
+	if committer == nil {
+		committer = g.clients[o.Sender]
+	} else {
+		sender = rfc9420.Sender{Type: rfc9420.SenderNewMemberCommit}
+		init := &Proposal{Type: rfc9420.ProposalExternalInit, KEMOutput: g.random.bytes(32)}
+		o.Proposals = append([]*Proposal{init}, o.Proposals...)
+	}
+	c := &rfc9420.Commit{}
+	var list []sent
+	var entries []rfc9420.ProposalOrRef
+	for _, message := range o.References {
+		m := new(rfc9420.Message)
+		if !rfc9420.Unmarshal(message, m) || m.Public == nil {
+			panic("mlstest: not a proposal message")
+		}
+		list = append(list, sent{m.Public.Content.Sender, m.Public.Content.Proposal})
+		entries = append(entries, rfc9420.ProposalOrRef{Ref: g.suite.Ref(rfc9420.LabelProposalRef, m.Public.Raw)})
+	}
+	for _, p := range o.Proposals {
+		list = append(list, sent{sender, p})
+		entries = append(entries, rfc9420.ProposalOrRef{Proposal: p})
+	}
+	c.Proposals = must(rfc9420.MakeProposalList(entries...))
+	added := next.apply(list)
+	if !o.Edit.NoPath && (o.Path || o.Joiner != nil || needsPath(list)) {
+		if o.Joiner != nil {
+			own = next.tree.free()
+		}
+		owner := committer
+		if o.Edit.Owner != nil {
+			owner = o.Edit.Owner
+		}
+		next.place(own, owner)
+		c.Path = next.makePath(own, added, o.Edit)
+	}
+	content := &rfc9420.FramedContent{
+		GroupID: g.context.GroupID, Epoch: g.context.Epoch, Sender: sender,
+		AuthenticatedData: o.AuthenticatedData, ContentType: rfc9420.ContentCommit, Commit: c,
+	}
+	if o.Edit.Content != nil {
+		o.Edit.Content(content)
+	}
+	m := g.sign(committer, content, o.Edit.Message)
+	next.context.TreeHash = next.tree.treeHash(next.tree.root(), nil)
+	next.context.ConfirmedTranscriptHash = g.suite.Sum(g.interim, m.Public.TranscriptInput())
+	next.seal(m.Public.ConfirmationTag, own, o.Edit.Info)
+	return &Commit{Message: marshal(m), GroupInfo: next.groupInfo, Welcome: g.welcome(list), Next: &next}
+}
+
+// sent is a proposal and who sent it.
+type sent struct {
+	sender   rfc9420.Sender
+	proposal *Proposal
+}
+
+func needsPath(list []sent) bool {
+	return len(list) == 0 || slices.ContainsFunc(list, func(s sent) bool {
+		switch s.proposal.Type {
+		case rfc9420.ProposalUpdate, rfc9420.ProposalRemove, rfc9420.ProposalExternalInit, rfc9420.ProposalGroupContextExtensions:
+			return true
+		}
+		return false
+	})
+}
+
+// apply applies proposals in the order of RFC 9420, section 12.3, and returns the new leaves.
+func (g *Group) apply(list []sent) (added []uint32) {
+	for _, s := range list {
+		switch p := s.proposal; p.Type {
+		case rfc9420.ProposalGroupContextExtensions:
+			g.context.Extensions = p.Extensions
+		case rfc9420.ProposalUpdate:
+			g.tree.replace(s.sender.Index, p.Update)
+		}
+	}
+	for _, s := range list {
+		if p := s.proposal; p.Type == rfc9420.ProposalRemove {
+			g.tree.replace(p.Remove, nil)
+			g.clients[p.Remove] = nil
+		}
+	}
+	g.tree.truncate()
+	g.clients = g.clients[:min(len(g.clients), g.tree.width())]
+	for _, s := range list {
+		if p := s.proposal; p.Type == rfc9420.ProposalAdd {
+			leaf := g.tree.add(&p.Add.Leaf)
+			g.place(leaf, g.known[string(p.Add.Leaf.SignatureKey)])
+			added = append(added, leaf)
+		}
+	}
+	return added
+}
+
+// place notes who is at a leaf.
+func (g *Group) place(leaf uint32, c *Client) {
+	for len(g.clients) <= int(leaf) {
+		g.clients = append(g.clients, nil)
+	}
+	g.clients[leaf] = c
+}
+
+// makePath makes the path of a member in a tree to which the proposals have been applied, and sets it.
+func (g *Group) makePath(own uint32, added []uint32, edit Edit) *rfc9420.UpdatePath {
+	path := new(rfc9420.UpdatePath)
+	_, copath := g.tree.filteredPath(own)
+	for _, x := range copath {
+		to := slices.DeleteFunc(g.tree.resolution(x), func(x int) bool { return x%2 == 0 && slices.Contains(added, uint32(x/2)) })
+		path.Nodes = append(path.Nodes, rfc9420.UpdatePathNode{
+			EncryptionKey: g.random.encryptionKey(g.suite.ID),
+			Ciphertexts:   g.ciphertexts(len(to)),
+		})
+	}
+	if edit.Path != nil {
+		edit.Path(path)
+	}
+	owner := g.clients[own]
+	l := owner.unsignedLeaf(rfc9420.SourceCommit, g.random.encryptionKey(g.suite.ID))
+	l.ParentHash = g.tree.setPath(own, path.Nodes)
+	if edit.Leaf != nil {
+		edit.Leaf(l)
+	}
+	path.Leaf = *owner.signLeaf(l, &g.context, own)
+	g.tree.set(2*int(own), node{leaf: &path.Leaf})
+	return path
+}
+
+// ciphertexts are as many stand-ins for HPKE ciphertexts.
+func (g *Group) ciphertexts(n int) []byte {
+	var b cryptobyte.Builder
+	for range n {
+		c := g.ciphertext()
+		c.Encode(&b)
+	}
+	return b.BytesOrPanic()
+}
+
+func (g *Group) ciphertext() rfc9420.HPKECiphertext {
+	return rfc9420.HPKECiphertext{KEMOutput: g.random.bytes(32), Ciphertext: g.random.bytes(48)}
+}
+
+// Welcome is a Welcome for clients to be added.
+func (g *Group) Welcome(clients ...*Client) []byte {
+	var b cryptobyte.Builder
+	for _, c := range clients {
+		secrets := rfc9420.EncryptedGroupSecrets{
+			NewMember: g.suite.Ref(rfc9420.LabelKeyPackageRef, c.keyPackage.Raw),
+			Secrets:   g.ciphertext(),
+		}
+		secrets.Encode(&b)
+	}
+	return marshal(&rfc9420.Message{
+		Version:    rfc9420.VersionMLS10,
+		WireFormat: rfc9420.WireWelcome,
+		Welcome:    &rfc9420.Welcome{CipherSuite: g.suite.ID, Secrets: b.BytesOrPanic(), EncryptedGroupInfo: g.random.bytes(300)},
+	})
+}
+
+// welcome is the Welcome that goes with a Commit.
+func (g *Group) welcome(list []sent) []byte {
+	var clients []*Client
+	for _, s := range list {
+		if p := s.proposal; p.Type == rfc9420.ProposalAdd {
+			clients = append(clients, g.known[string(p.Add.Leaf.SignatureKey)])
+		}
+	}
+	if len(clients) == 0 {
+		return nil
+	}
+	return g.Welcome(clients...)
+}

@@ -1,0 +1,117 @@
+package mlstest
+
+import (
+	"crypto"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"math/rand/v2"
+
+	"github.com/cloudflare/circl/sign/ed448"
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+// random draws bytes from a seed: the same seed and the same calls give the same groups.
+type random struct{ source *rand.ChaCha8 }
+
+func newRandom(seed uint64) random {
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(seed >> (8 * i))
+	}
+	return random{rand.NewChaCha8(key)}
+}
+
+func (r random) bytes(n int) []byte {
+	b := make([]byte, n)
+	r.source.Read(b)
+	return b
+}
+
+// signer is a signature key of one suite. All signatures are deterministic.
+type signer struct {
+	public []byte
+	sign   func(content []byte) []byte
+}
+
+func newSigner(suite uint16, r random) signer {
+	switch suite {
+	case 1, 3:
+		key := ed25519.NewKeyFromSeed(r.bytes(ed25519.SeedSize))
+		return signer{key.Public().(ed25519.PublicKey), func(content []byte) []byte { return ed25519.Sign(key, content) }}
+	case 4, 6:
+		key := ed448.NewKeyFromSeed(r.bytes(ed448.SeedSize))
+		return signer{key.Public().(ed448.PublicKey), func(content []byte) []byte { return ed448.Sign(key, content, "") }}
+	case 2:
+		return newECDSA(elliptic.P256(), crypto.SHA256, r)
+	case 5:
+		return newECDSA(elliptic.P521(), crypto.SHA512, r)
+	default:
+		return newECDSA(elliptic.P384(), crypto.SHA384, r)
+	}
+}
+
+func newECDSA(curve elliptic.Curve, hash crypto.Hash, r random) signer {
+	key := must(ecdsa.ParseRawPrivateKey(curve, r.scalar(curve.Params().BitSize)))
+	return signer{must(key.PublicKey.Bytes()), func(content []byte) []byte {
+		h := hash.New()
+		h.Write(content)
+		return must(key.Sign(nil, h.Sum(nil), hash))
+	}}
+}
+
+// scalar is a number below the order of a curve, as long as the order in bytes.
+func (r random) scalar(bits int) []byte {
+	b := r.bytes((bits + 7) / 8)
+	b[0] = 0
+	return b
+}
+
+// encryptionKey is a public key of a suite's KEM. Nobody has the private key.
+func (r random) encryptionKey(suite uint16) []byte {
+	switch suite {
+	case 1, 3:
+		return r.bytes(32)
+	case 4, 6:
+		return r.bytes(56)
+	case 2:
+		return must(ecdh.P256().NewPrivateKey(r.scalar(256))).PublicKey().Bytes()
+	case 5:
+		return must(ecdh.P521().NewPrivateKey(r.scalar(521))).PublicKey().Bytes()
+	default:
+		return must(ecdh.P384().NewPrivateKey(r.scalar(384))).PublicKey().Bytes()
+	}
+}
+
+// must is for what cannot fail but by a mistake in the test that asked for it.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func marshal(v rfc9420.Value) []byte { return must(rfc9420.Marshal(v)) }
+
+// reread decodes what was just encoded, so that it knows its own encoding.
+func reread[T any, P interface {
+	*T
+	rfc9420.Value
+}](v P) P {
+	out := P(new(T))
+	if !rfc9420.Unmarshal(marshal(v), out) {
+		panic("mlstest: not well-formed")
+	}
+	return out
+}
+
+// vector is contents with their length before them.
+func vector(contents []byte) []byte {
+	var b cryptobyte.Builder
+	wire.AddOpaque(&b, contents)
+	return must(b.Bytes())
+}
