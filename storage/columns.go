@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"time"
 
@@ -93,36 +94,14 @@ func (m *millis) Scan(src any) error {
 	return nil
 }
 
-// flag is a boolean: 0 or 1, which both engines have.
-type flag bool
-
-func (f *flag) Value() (driver.Value, error) {
-	if *f {
-		return int64(1), nil
-	}
-	return int64(0), nil
-}
-
-func (f *flag) Scan(src any) error {
-	n, ok := src.(int64)
-	if !ok || n != 0 && n != 1 {
-		return fmt.Errorf("%v in the place of 0 or 1", src)
-	}
-	*f = n == 1
-	return nil
-}
-
-// identities is a list of leaf identities: encoded, each as a vector.
+// identities is a list of leaf identities: of each the user and the device id, as vectors.
 type identities []mimiport.LeafIdentity
 
 func (l *identities) Value() (driver.Value, error) {
 	var b cryptobyte.Builder
-	for i := range *l {
-		identity, err := (*l)[i].Marshal()
-		if err != nil {
-			return nil, err
-		}
-		wire.AddOpaque(&b, identity)
+	for _, identity := range *l {
+		wire.AddOpaque(&b, []byte(identity.UserID))
+		wire.AddOpaque(&b, []byte(identity.DeviceID))
 	}
 	data, err := b.Bytes()
 	return notNull(data), err
@@ -135,15 +114,11 @@ func (l *identities) Scan(src any) error {
 	}
 	*l = nil
 	for s := cryptobyte.String(data); !s.Empty(); {
-		var encoded []byte
-		if !wire.ReadOpaque(&s, &encoded) {
-			return mimiport.Errorf("read recipients", mimiport.KindInternal, "a truncated list")
+		var userID, deviceID []byte
+		if !wire.ReadOpaque(&s, &userID) || !wire.ReadOpaque(&s, &deviceID) {
+			return errors.New("a truncated list of identities")
 		}
-		identity, err := mimiport.UnmarshalLeafIdentity(encoded)
-		if err != nil {
-			return err
-		}
-		*l = append(*l, *identity)
+		*l = append(*l, mimiport.LeafIdentity{UserID: string(userID), DeviceID: string(deviceID)})
 	}
 	return nil
 }

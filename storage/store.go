@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"time"
 
 	"github.com/pressly/goose/v3/database"
 
@@ -32,16 +31,14 @@ type Engine struct {
 type Store struct {
 	engine      Engine
 	write, read *sql.DB
-	now         func() time.Time
 }
 
 var _ delivery.Store = (*Store)(nil)
 
 // Open makes a Store that writes and reads through two pools, which may be the same one, and which it closes in the end, also
-// when it fails. It brings the schema to this binary's version, or refuses one that is newer. New migrations are stamped with
-// the time that now tells.
-func Open(ctx context.Context, engine Engine, write, read *sql.DB, now func() time.Time) (*Store, error) {
-	s := &Store{engine: engine, write: write, read: read, now: now}
+// when it fails. It brings the schema to this binary's version, or refuses one that is newer.
+func Open(ctx context.Context, engine Engine, write, read *sql.DB) (*Store, error) {
+	s := &Store{engine: engine, write: write, read: read}
 	if err := migrate(ctx, write, engine.Dialect); err != nil {
 		return nil, fmt.Errorf("storage: %w", errors.Join(err, s.Close()))
 	}
@@ -136,9 +133,9 @@ func (tx *tx) applyMigration(ctx context.Context, c *delivery.Change) error {
 	if c.Migration == nil {
 		return nil
 	}
-	r := record{*c.Migration, tx.store.now()}
-	r.Version++
-	return replace(ctx, tx, &migrations, &r, c.Migration.Version)
+	m := *c.Migration
+	m.Version++
+	return replace(ctx, tx, &migrations, &m, c.Migration.Version)
 }
 
 func (tx *tx) applyContent(ctx context.Context, c *delivery.Change) error {
@@ -167,7 +164,7 @@ func clamp(n uint64) uint64 { return min(n, math.MaxInt64) }
 
 // Group implements delivery.Store.
 func (s *Store) Group(ctx context.Context, id []byte) (*delivery.Group, error) {
-	return one(ctx, s, &groups, "WHERE group_id = $1 ORDER BY term DESC", id)
+	return one(ctx, s, &groups, "WHERE group_id = $1 AND state <> $2 ORDER BY term DESC", id, delivery.GroupDropped)
 }
 
 // GroupAt implements delivery.Store.
@@ -178,7 +175,8 @@ func (s *Store) GroupAt(ctx context.Context, key delivery.GroupKey) (*delivery.G
 // Groups implements delivery.Store.
 func (s *Store) Groups(ctx context.Context, after []byte, limit int) ([]delivery.Group, error) {
 	return list(ctx, s, &groups, `AS g WHERE group_id > $1
-		AND term = (SELECT max(term) FROM mimiport_groups WHERE group_id = g.group_id) ORDER BY group_id LIMIT $2`, notNull(after), limit)
+		AND term = (SELECT max(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> $2)
+		ORDER BY group_id LIMIT $3`, notNull(after), delivery.GroupDropped, limit)
 }
 
 // CountGroups implements delivery.Store.
@@ -209,11 +207,7 @@ func (s *Store) EntryByHash(ctx context.Context, key delivery.GroupKey, sum [32]
 
 // Migration implements delivery.Store.
 func (s *Store) Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
-	r, err := one(ctx, s, &migrations, "WHERE migration_id = $1", (*hash)(&id))
-	if err != nil {
-		return nil, err
-	}
-	return &r.Migration, nil
+	return one(ctx, s, &migrations, "WHERE migration_id = $1", (*hash)(&id))
 }
 
 // Migrations implements delivery.Store.
@@ -244,15 +238,7 @@ func (s *Store) Migrations(ctx context.Context, f delivery.MigrationFilter, afte
 		and(" AND created_at >= ?", (*millis)(&f.Since))
 	}
 	and(" ORDER BY migration_id LIMIT ?", limit)
-	records, err := list(ctx, s, &migrations, where.String(), args...)
-	if err != nil {
-		return nil, err
-	}
-	found := make([]migration.Migration, len(records))
-	for i := range records {
-		found[i] = records[i].Migration
-	}
-	return found, nil
+	return list(ctx, s, &migrations, where.String(), args...)
 }
 
 func anys[T any](values []T) []any {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -50,27 +49,21 @@ var entries = table[delivery.Entry]{
 	},
 }
 
-// record is a migration and when it was first stored.
-type record struct {
-	migration.Migration
-	createdAt time.Time
-}
-
-var migrations = table[record]{
+var migrations = table[migration.Migration]{
 	name: "mimiport_migrations",
 	columns: columns("migration_id, created_at, role, state, version, group_id, room_id, term, source, target, user_id, by_admin, epoch, " +
 		"expires_at, decide_by, commit_hash, content_hash, content_key_id, response, response_key_id, response_key_object, " +
 		"complete, complete_key_id, complete_key_object, confirmation, confirmation_key_id, confirmation_key_object, " +
 		"abort, abort_key_id, abort_key_object, reason"),
 	key: 1, fixed: 2,
-	fields: func(r *record) []any {
-		f := []any{(*hash)(&r.ID), (*millis)(&r.createdAt), &r.Role, &r.State, &r.Version, (*blob)(&r.GroupID), &r.RoomID, &r.Term,
-			&r.Source, &r.Target, &r.User, (*flag)(&r.ByAdmin), &r.Epoch, (*millis)(&r.ExpiresAt), (*millis)(&r.DecideBy), (*blob)(&r.CommitHash),
-			(*blob)(&r.ContentHash), &r.ContentKey}
-		for _, s := range []*migration.Signed{&r.Response, &r.Complete, &r.Confirmation, &r.Abort} {
+	fields: func(m *migration.Migration) []any {
+		f := []any{(*hash)(&m.ID), (*millis)(&m.CreatedAt), &m.Role, &m.State, &m.Version, (*blob)(&m.GroupID), &m.RoomID, &m.Term,
+			&m.Source, &m.Target, &m.User, &m.ByAdmin, &m.Epoch, (*millis)(&m.ExpiresAt), (*millis)(&m.DecideBy), (*blob)(&m.CommitHash),
+			(*blob)(&m.ContentHash), &m.ContentKey}
+		for _, s := range []*migration.Signed{&m.Response, &m.Complete, &m.Confirmation, &m.Abort} {
 			f = append(f, (*blob)(&s.Message), &s.KeyID, (*blob)(&s.KeyObject))
 		}
-		return append(f, &r.Reason)
+		return append(f, &m.Reason)
 	},
 }
 

@@ -21,14 +21,12 @@ import (
 
 // Store is safe for concurrent use.
 type Store struct {
-	now func() time.Time
-
 	mu         sync.Mutex
 	groups     table[numbered, delivery.Group]
 	snapshots  table[numbered, delivery.Snapshot]
 	entries    table[numbered, delivery.Entry]
 	hashes     table[hashed, delivery.Entry]
-	migrations table[mimiport.MigrationID, record]
+	migrations table[mimiport.MigrationID, migration.Migration]
 	contents   table[mimiport.MigrationID, delivery.Content]
 	rows       table[delivery.RowKey, delivery.Row]
 	settings   map[string]json.RawMessage
@@ -49,17 +47,10 @@ type hashed struct {
 	hash  [32]byte
 }
 
-// record is a migration and when it was first written.
-type record struct {
-	migration.Migration
-	createdAt int64 // milliseconds since 1970
-}
-
-// New makes an empty store. It stamps new migrations with the time that now tells.
-func New(now func() time.Time) *Store {
+// New makes an empty store.
+func New() *Store {
 	compareIDs := func(a, b mimiport.MigrationID) int { return bytes.Compare(a[:], b[:]) }
 	return &Store{
-		now: now,
 		groups: table[numbered, delivery.Group]{compare: compareNumbered,
 			key: func(g *delivery.Group) numbered { return numbered{string(g.ID), g.Term, 0} }},
 		snapshots: table[numbered, delivery.Snapshot]{compare: compareNumbered,
@@ -68,8 +59,8 @@ func New(now func() time.Time) *Store {
 			key: func(e *delivery.Entry) numbered { return numbered{string(e.GroupID), e.Term, e.Seq} }},
 		hashes: table[hashed, delivery.Entry]{compare: compareHashed,
 			key: func(e *delivery.Entry) hashed { return hashed{string(e.GroupID), e.Term, e.Hash} }},
-		migrations: table[mimiport.MigrationID, record]{compare: compareIDs,
-			key: func(r *record) mimiport.MigrationID { return r.ID }},
+		migrations: table[mimiport.MigrationID, migration.Migration]{compare: compareIDs,
+			key: func(m *migration.Migration) mimiport.MigrationID { return m.ID }},
 		contents: table[mimiport.MigrationID, delivery.Content]{compare: compareIDs,
 			key: func(c *delivery.Content) mimiport.MigrationID { return c.ID }},
 		rows:     table[delivery.RowKey, delivery.Row]{compare: compareRowKeys, key: (*delivery.Row).Key},
@@ -119,11 +110,7 @@ func (s *Store) apply(tx *transaction, c *delivery.Change) error {
 		}
 	}
 	if m := c.Migration; m != nil {
-		r := &record{*cloneMigration(m, m.Version+1), storage.Millis(s.now())}
-		if old, err := s.migrations.get(m.ID); err == nil {
-			r.createdAt = old.createdAt
-		}
-		if err := replace(tx, &s.migrations, r, m.Version, func(r *record) uint64 { return r.Version }); err != nil {
+		if err := replace(tx, &s.migrations, cloneMigration(m, m.Version+1), m.Version, func(m *migration.Migration) uint64 { return m.Version }); err != nil {
 			return err
 		}
 	}
@@ -188,11 +175,12 @@ func (s *Store) Group(_ context.Context, id []byte) (*delivery.Group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i, _ := s.groups.find(numbered{string(id), math.MaxUint64, 0})
-	if i == 0 || !bytes.Equal(s.groups.rows[i-1].ID, id) {
-		return nil, delivery.ErrNotFound
+	for i--; i >= 0 && bytes.Equal(s.groups.rows[i].ID, id); i-- {
+		if g := s.groups.rows[i]; g.State != delivery.GroupDropped {
+			return cloneGroup(g, g.Version), nil
+		}
 	}
-	g := s.groups.rows[i-1]
-	return cloneGroup(g, g.Version), nil
+	return nil, delivery.ErrNotFound
 }
 
 // GroupAt implements delivery.Store.
@@ -212,6 +200,9 @@ func (s *Store) Groups(_ context.Context, after []byte, limit int) ([]delivery.G
 	defer s.mu.Unlock()
 	var groups []delivery.Group
 	for _, g := range s.groups.from(numbered{string(after), math.MaxUint64, 0}) {
+		if g.State == delivery.GroupDropped {
+			continue
+		}
 		if n := len(groups); n > 0 && bytes.Equal(groups[n-1].ID, g.ID) {
 			groups = groups[:n-1] // a later term
 		}
@@ -281,11 +272,11 @@ func (s *Store) EntryByHash(_ context.Context, key delivery.GroupKey, hash [32]b
 func (s *Store) Migration(_ context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r, err := s.migrations.get(id)
+	m, err := s.migrations.get(id)
 	if err != nil {
 		return nil, err
 	}
-	return cloneMigration(&r.Migration, r.Version), nil
+	return cloneMigration(m, m.Version), nil
 }
 
 // Migrations implements delivery.Store.
@@ -293,32 +284,32 @@ func (s *Store) Migrations(_ context.Context, f delivery.MigrationFilter, after 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var migrations []migration.Migration
-	for _, r := range s.migrations.from(after) {
+	for _, m := range s.migrations.from(after) {
 		if len(migrations) >= limit {
 			break
 		}
-		if r.ID != after && selected(r, &f) {
-			migrations = append(migrations, *cloneMigration(&r.Migration, r.Version))
+		if m.ID != after && selected(m, &f) {
+			migrations = append(migrations, *cloneMigration(m, m.Version))
 		}
 	}
 	return migrations, nil
 }
 
-func selected(r *record, f *delivery.MigrationFilter) bool {
-	return (len(f.GroupID) == 0 || bytes.Equal(r.GroupID, f.GroupID)) &&
-		(f.Role == "" || r.Role == f.Role) &&
-		(len(f.States) == 0 || slices.Contains(f.States, r.State)) &&
-		(f.User == "" || r.User == f.User) &&
-		r.createdAt >= storage.Millis(f.Since)
+func selected(m *migration.Migration, f *delivery.MigrationFilter) bool {
+	return (len(f.GroupID) == 0 || bytes.Equal(m.GroupID, f.GroupID)) &&
+		(f.Role == "" || m.Role == f.Role) &&
+		(len(f.States) == 0 || slices.Contains(f.States, m.State)) &&
+		(f.User == "" || m.User == f.User) &&
+		!m.CreatedAt.Before(stamp(f.Since))
 }
 
 // CommitAborted implements delivery.Store.
 func (s *Store) CommitAborted(_ context.Context, groupID []byte, hash []byte) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.ContainsFunc(s.migrations.rows, func(r *record) bool {
-		return bytes.Equal(r.GroupID, groupID) && bytes.Equal(r.CommitHash, hash) &&
-			r.Role == migration.Source && r.State == migration.Aborted
+	return slices.ContainsFunc(s.migrations.rows, func(m *migration.Migration) bool {
+		return bytes.Equal(m.GroupID, groupID) && bytes.Equal(m.CommitHash, hash) &&
+			m.Role == migration.Source && m.State == migration.Aborted
 	}), nil
 }
 

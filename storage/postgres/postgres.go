@@ -5,7 +5,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"time"
 
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
@@ -19,7 +18,7 @@ const maxConnections = 10
 
 // Open opens the database that a connection string of the homeserver's form names: "postgres://user@host/database". The tables
 // are named so that it may be the homeserver's own. See storage.Open.
-func Open(ctx context.Context, connection string, now func() time.Time) (*storage.Store, error) {
+func Open(ctx context.Context, connection string) (*storage.Store, error) {
 	config, err := pq.NewConfig(connection)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: connection string: %w", err)
@@ -32,7 +31,7 @@ func Open(ctx context.Context, connection string, now func() time.Time) (*storag
 	db := sql.OpenDB(connector)
 	db.SetMaxOpenConns(maxConnections)
 	db.SetMaxIdleConns(maxConnections)
-	return storage.Open(ctx, engine, db, db, now)
+	return storage.Open(ctx, engine, db, db)
 }
 
 var engine = storage.Engine{

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
-	"time"
 
 	"github.com/mattn/go-sqlite3"
 	"github.com/pressly/goose/v3/database"
@@ -22,7 +21,7 @@ const maxReaders = 8
 // Open opens, or creates, the file that a connection string of the homeserver's form names: "file:mimi.db", relative to the
 // working directory, or "file:/var/lib/mimi.db". What has been committed survives a power cut. The file must be on a local
 // disk: writers do not hold back readers, and for that SQLite shares memory between connections. See storage.Open.
-func Open(ctx context.Context, connection string, now func() time.Time) (*storage.Store, error) {
+func Open(ctx context.Context, connection string) (*storage.Store, error) {
 	file, err := parse(connection)
 	if err != nil {
 		return nil, err
@@ -35,7 +34,7 @@ func Open(ctx context.Context, connection string, now func() time.Time) (*storag
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	return storage.Open(ctx, engine, write, read, now)
+	return storage.Open(ctx, engine, write, read)
 }
 
 // parse is the file's path from its connection string. As the homeserver does, it takes nothing else from there.

@@ -1,0 +1,238 @@
+package storagetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+// everything is a change with all its parts, made from the versions given. The name is in every key that it inserts.
+func everything(name string, number, groupVersion, migrationVersion uint64) *delivery.Change {
+	g, m := sampleGroup("group", 1), sampleMigration(1)
+	g.Version, g.RoomID = groupVersion, name
+	m.Version, m.Reason = migrationVersion, name
+	e := sampleEntry("group", 1, number)
+	return &delivery.Change{
+		Group: &g, Migration: &m, Content: &delivery.Content{ID: migrationID(number), Data: bytesOf(name)},
+		Snapshots: []delivery.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []delivery.Entry{e},
+		Rows: []delivery.Row{sampleRow("b.example", name, 1)},
+	}
+}
+
+// state is all that a store of these tests can tell.
+type state struct {
+	Groups     []delivery.Group
+	Migrations []migration.Migration
+	Contents   [][]byte
+	Snapshots  []delivery.Snapshot
+	Entries    map[string][]delivery.Entry
+	Rows       []delivery.Row
+}
+
+// dump reads all: groups and terms up to maxTerm, contents and snapshots up to maxNumber.
+func dump(t testing.TB, s delivery.Store) (all state) {
+	const maxTerm, maxNumber, limit = 3, 3, 1000
+	ctx := t.Context()
+	check := func(err error) {
+		if err != nil && !errors.Is(err, delivery.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	latest, err := s.Groups(ctx, nil, limit)
+	check(err)
+	all.Migrations, err = s.Migrations(ctx, delivery.MigrationFilter{}, mimiport.MigrationID{}, limit)
+	check(err)
+	all.Rows, _, err = s.Due(ctx, epoch.AddDate(1, 0, 0), limit)
+	check(err)
+	all.Entries = make(map[string][]delivery.Entry)
+	for _, id := range []string{"group", "other"} {
+		for term := range uint64(maxTerm) {
+			k := key(id, term)
+			if g, err := s.GroupAt(ctx, k); err == nil {
+				all.Groups = append(all.Groups, *g)
+			} else {
+				check(err)
+			}
+			entries, err := s.Entries(ctx, k, 0, limit)
+			check(err)
+			all.Entries[fmt.Sprint(id, term)] = entries
+			for n := range uint64(maxNumber) {
+				if snapshot, err := s.Snapshot(ctx, k, n); err == nil {
+					all.Snapshots = append(all.Snapshots, *snapshot)
+				} else {
+					check(err)
+				}
+			}
+		}
+	}
+	for n := range uint64(maxNumber) {
+		content, err := s.Content(ctx, migrationID(n))
+		check(err)
+		all.Contents = append(all.Contents, content)
+	}
+	all.Groups = append(all.Groups, latest...)
+	return all
+}
+
+// testAtomic demands that a change of which any one part conflicts leaves nothing behind.
+func testAtomic(t *testing.T, f *fixture) {
+	f.apply(everything("before", 1, 0, 0))
+	before := dump(t, f)
+	conflicts := map[string]func(c *delivery.Change){
+		"group":       func(c *delivery.Change) { c.Group.Version = 7 },
+		"migration":   func(c *delivery.Change) { c.Migration.Version = 7 },
+		"content":     func(c *delivery.Change) { c.Content.ID = migrationID(1) },
+		"entry":       func(c *delivery.Change) { c.Entries = append(c.Entries, sampleEntry("group", 1, 1)) },
+		"entry twice": func(c *delivery.Change) { c.Entries = append(c.Entries, c.Entries[0]) },
+		"row":         func(c *delivery.Change) { c.Rows = append(c.Rows, sampleRow("b.example", "unfinished", 1)) },
+		"row twice":   func(c *delivery.Change) { c.Rows = append(c.Rows, c.Rows[0]) },
+	}
+	unfinished := sampleRow("b.example", "unfinished", 1)
+	f.apply(&delivery.Change{Rows: []delivery.Row{unfinished}})
+	before.Rows = append(before.Rows, unfinished)
+	drop := key("group", 1)
+	for name, spoil := range conflicts {
+		c := everything("after", 2, 1, 1)
+		c.Done = []delivery.RowKey{{Destination: "b.example", Queue: "before", Order: 1}}
+		c.Drop = &drop
+		if name == "entry" {
+			c.Drop = nil // or there would be no conflict
+		}
+		spoil(c)
+		f.refuse(c)
+		expect(t, name, dump(t, f), nil, before)
+	}
+	c := everything("after", 2, 1, 1)
+	c.Drop = &drop
+	f.apply(c) // as it was before it was spoiled
+}
+
+func testRange(t *testing.T, f *fixture) {
+	const tooLarge = math.MaxInt64 + 1
+	for name, spoil := range map[string]func(c *delivery.Change){
+		"term":      func(c *delivery.Change) { c.Group.Term = tooLarge },
+		"epoch":     func(c *delivery.Change) { c.Migration.Epoch = tooLarge },
+		"entry":     func(c *delivery.Change) { c.Entries[0].Epoch = tooLarge },
+		"snapshot":  func(c *delivery.Change) { c.Snapshots[0].Seq = tooLarge },
+		"row order": func(c *delivery.Change) { c.Rows[0].Order = tooLarge },
+	} {
+		c := everything("change", 1, 0, 0)
+		spoil(c)
+		err := f.Apply(t.Context(), c)
+		if e, ok := errors.AsType[*mimiport.Error](err); !ok || e.Kind != mimiport.KindInternal {
+			t.Fatalf("%s: %v, want a mimiport.Error", name, err)
+		}
+		if got := dump(t, f); len(got.Groups)+len(got.Rows) > 0 {
+			t.Fatalf("%s: wrote %v", name, got)
+		}
+	}
+}
+
+func testCanceled(t *testing.T, f *fixture) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := f.Apply(ctx, everything("change", 1, 0, 0)); !errors.Is(err, context.Canceled) {
+		t.Fatalf("apply: %v, want that it was canceled", err)
+	}
+	if got := dump(t, f); len(got.Groups)+len(got.Rows) > 0 {
+		t.Fatalf("wrote %v", got)
+	}
+}
+
+// testRacingGroup demands that of those who race for a version exactly one wins.
+func testRacingGroup(t *testing.T, f *fixture) {
+	const racers, each = 8, 10
+	ctx := t.Context()
+	g := sampleGroup("group", 1)
+	g.Epoch = 0
+	f.apply(&delivery.Change{Group: &g})
+	race := func(racer int) error {
+		for won := 0; won < each; {
+			g, err := f.Group(ctx, []byte("group"))
+			if err != nil {
+				return err
+			}
+			g.Epoch++
+			entry := sampleEntry("group", 1, g.Epoch)
+			entry.Sender = fmt.Sprint(racer)
+			row := sampleRow("b.example", "queue", g.Epoch)
+			switch err := f.Apply(ctx, &delivery.Change{Group: g, Entries: []delivery.Entry{entry}, Rows: []delivery.Row{row}}); {
+			case err == nil:
+				won++
+			case !errors.Is(err, delivery.ErrConflict):
+				return err
+			}
+		}
+		return nil
+	}
+	var wait sync.WaitGroup
+	for racer := range racers {
+		wait.Go(func() {
+			if err := race(racer); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	got, err := f.Group(ctx, g.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "epoch and version", []uint64{got.Epoch, got.Version}, nil, []uint64{racers * each, racers*each + 1})
+	log, err := f.Entries(ctx, key("group", 1), 0, 1000)
+	expect(t, "log", len(log), err, racers*each)
+}
+
+// testRacingQueue demands that a row which is added while the last one is removed becomes due all the same, and in order.
+func testRacingQueue(t *testing.T, f *fixture) {
+	const writers, each = 4, 25
+	ctx := t.Context()
+	var next, added atomic.Uint64
+	var wait sync.WaitGroup
+	for range writers {
+		wait.Go(func() {
+			for range each {
+				rows := []delivery.Row{sampleRow("b.example", "queue", next.Add(1)), sampleRow("b.example", "other", next.Add(1))}
+				if err := f.Apply(ctx, &delivery.Change{Rows: rows}); err != nil {
+					t.Error(err)
+				}
+				added.Add(uint64(len(rows)))
+			}
+		})
+	}
+	for removed := uint64(0); removed < 2*writers*each && !t.Failed(); {
+		before := added.Load()
+		rows, _, err := f.Due(ctx, epoch, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rows) == 0 && before == 2*writers*each {
+			t.Fatalf("nothing is due when %d of %d rows are removed", removed, before)
+		}
+		for _, row := range rows {
+			if err := f.Apply(ctx, &delivery.Change{Done: []delivery.RowKey{row.Key()}}); err != nil {
+				t.Fatal(err)
+			}
+			removed++
+		}
+	}
+	wait.Wait()
+	f.expectDue(1, 10, -1)
+}
+
+func testReopen(t *testing.T, f *fixture) {
+	f.apply(everything("before", 1, 0, 0))
+	before := dump(t, f)
+	f.stop()
+	f.start()
+	expect(t, "reopened", dump(t, f), nil, before)
+	f.apply(everything("after", 2, 1, 1))
+}

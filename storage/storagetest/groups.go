@@ -1,0 +1,220 @@
+package storagetest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+func key(id string, term uint64) delivery.GroupKey {
+	return delivery.GroupKey{ID: []byte(id), Term: term}
+}
+
+func testGroup(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	_, err := f.Group(ctx, []byte("group"))
+	absent(t, "no group", err)
+
+	first := sampleGroup("group", 1)
+	f.apply(&delivery.Change{Group: &first})
+	if first.Version != 0 {
+		t.Fatal("Apply changed its argument")
+	}
+	stored := first
+	stored.Version = 1
+	complete(t, stored)
+	got, err := f.Group(ctx, first.ID)
+	expect(t, "inserted", got, err, &stored)
+
+	f.refuse(&delivery.Change{Group: &first}) // it exists
+	stale := stored
+	stale.Version = 2
+	f.refuse(&delivery.Change{Group: &stale}) // not that version
+	other := sampleGroup("other", 1)
+	other.Version = 1
+	f.refuse(&delivery.Change{Group: &other}) // nothing to replace
+
+	next := delivery.Group{ID: first.ID, Term: 1, Version: 1, State: delivery.GroupMoved, CreatedAt: epoch}
+	f.apply(&delivery.Change{Group: &next})
+	next.Version = 2
+	got, err = f.Group(ctx, first.ID)
+	expect(t, "replaced", got, err, &next)
+
+	later := sampleGroup("group", 10)
+	f.apply(&delivery.Change{Group: &later})
+	later.Version = 1
+	dropped := sampleGroup("group", 11)
+	dropped.State = delivery.GroupDropped
+	f.apply(&delivery.Change{Group: &dropped})
+	got, err = f.Group(ctx, first.ID)
+	expect(t, "highest term", got, err, &later)
+	got, err = f.GroupAt(ctx, key("group", 1))
+	expect(t, "first term", got, err, &next)
+	for _, term := range []uint64{0, 2, math.MaxUint64} {
+		_, err = f.GroupAt(ctx, key("group", term))
+		absent(t, fmt.Sprint("term ", term), err)
+	}
+}
+
+func testGroups(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	for _, id := range []string{"b", "\xff", "a", "\x00", "ab"} {
+		for term := range uint64(2) {
+			g := sampleGroup(id, term)
+			f.apply(&delivery.Change{Group: &g})
+		}
+	}
+	dropped := sampleGroup("a", 2)
+	dropped.State = delivery.GroupDropped
+	f.apply(&delivery.Change{Group: &dropped})
+	dropped.ID = []byte("never")
+	f.apply(&delivery.Change{Group: &dropped})
+	var after []byte
+	var got []string
+	for {
+		page, err := f.Groups(ctx, after, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		for _, g := range page {
+			got = append(got, fmt.Sprintf("%s %d", g.ID, g.Term))
+			after = g.ID
+		}
+	}
+	expect(t, "groups by id", got, nil, []string{"\x00 1", "a 1", "ab 1", "b 1", "\xff 1"})
+}
+
+func testCountGroups(t *testing.T, f *fixture) {
+	states := []delivery.GroupState{delivery.GroupActive, delivery.GroupFrozen, delivery.GroupMoved, delivery.GroupReserved, delivery.GroupReserved}
+	for _, creator := range []string{"@a:a.example", "@b:a.example"} {
+		for i, state := range states {
+			g := sampleGroup(fmt.Sprint(creator, i), 0)
+			g.State, g.Creator = state, creator
+			f.apply(&delivery.Change{Group: &g})
+		}
+	}
+	hosted, reserved, err := f.CountGroups(t.Context(), "@b:a.example")
+	expect(t, "count", []int{hosted, reserved}, err, []int{4, 2})
+	hosted, reserved, err = f.CountGroups(t.Context(), "@c:a.example")
+	expect(t, "count of a stranger", []int{hosted, reserved}, err, []int{4, 0})
+}
+
+func testSnapshot(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	five, nine, elsewhere := sampleSnapshot("group", 1, 5), sampleSnapshot("group", 1, 9), sampleSnapshot("group", 2, 1)
+	complete(t, five)
+	f.apply(&delivery.Change{Snapshots: []delivery.Snapshot{nine, five, elsewhere}})
+
+	again := five
+	again.GroupInfo = bytesOf("another")
+	f.apply(&delivery.Change{Snapshots: []delivery.Snapshot{again}}) // left as it is
+
+	for epoch, want := range map[uint64]*delivery.Snapshot{5: &five, 8: &five, 9: &nine, math.MaxUint64: &nine} {
+		got, err := f.Snapshot(ctx, key("group", 1), epoch)
+		expect(t, fmt.Sprint("at ", epoch), got, err, want)
+	}
+	for _, k := range []delivery.GroupKey{key("group", 1), key("group", 0), key("grou", 2), key("groupe", 1), key("group", math.MaxUint64)} {
+		_, err := f.Snapshot(ctx, k, 4)
+		absent(t, fmt.Sprint(k), err)
+	}
+}
+
+func testEntries(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	var log []delivery.Entry
+	for seq := range uint64(5) {
+		log = append(log, sampleEntry("group", 1, seq+1))
+	}
+	log[1] = delivery.Entry{GroupID: []byte("group"), Term: 1, Seq: 2, Kind: delivery.EntryWelcome} // with as little as can be
+	complete(t, log[0])
+	f.apply(&delivery.Change{Entries: []delivery.Entry{log[3], log[0], log[1]}})
+	f.apply(&delivery.Change{Entries: []delivery.Entry{log[2], log[4], sampleEntry("group", 2, 1), sampleEntry("groups", 1, 2)}})
+
+	got, err := f.Entries(ctx, key("group", 1), 0, 100)
+	expect(t, "all", got, err, log)
+	got, err = f.Entries(ctx, key("group", 1), 2, 2)
+	expect(t, "from 2, at most 2", got, err, log[1:3])
+	got, err = f.Entries(ctx, key("group", 1), 6, 2)
+	expect(t, "beyond the end", got, err, nil)
+	got, err = f.Entries(ctx, key("group", 1), math.MaxUint64, 2)
+	expect(t, "far beyond the end", got, err, nil)
+	got, err = f.Entries(ctx, key("group", math.MaxUint64), 0, 2)
+	expect(t, "of a term that cannot be", got, err, nil)
+	got, err = f.Entries(ctx, key("group", 1), 0, 0)
+	expect(t, "at most none", got, err, nil)
+
+	one, err := f.EntryByHash(ctx, key("group", 1), log[2].Hash)
+	expect(t, "by hash", one, err, &log[2])
+	_, err = f.EntryByHash(ctx, key("group", 3), log[2].Hash)
+	absent(t, "by hash in another term", err)
+
+	sameSeq := sampleEntry("group", 1, 5)
+	sameSeq.Hash = [32]byte{1}
+	f.refuse(&delivery.Change{Entries: []delivery.Entry{sameSeq}})
+	sameHash := sampleEntry("group", 1, 5)
+	sameHash.Seq = 6
+	f.refuse(&delivery.Change{Entries: []delivery.Entry{sameHash}})
+	f.refuse(&delivery.Change{Entries: []delivery.Entry{sampleEntry("group", 1, 7), sampleEntry("group", 1, 7)}})
+	got, err = f.Entries(ctx, key("group", 1), 0, 100)
+	expect(t, "all, still", got, err, log)
+}
+
+func testDrop(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	for _, k := range []delivery.GroupKey{key("group", 1), key("group", 2), key("other", 1)} {
+		f.apply(&delivery.Change{
+			Entries:   []delivery.Entry{sampleEntry(string(k.ID), k.Term, 1), sampleEntry(string(k.ID), k.Term, 2)},
+			Snapshots: []delivery.Snapshot{sampleSnapshot(string(k.ID), k.Term, 1), sampleSnapshot(string(k.ID), k.Term, 2)},
+		})
+	}
+	kept := sampleEntry("group", 1, 1)
+	dropped := key("group", 1)
+	f.apply(&delivery.Change{Drop: &dropped, Entries: []delivery.Entry{kept}})
+	got, err := f.Entries(ctx, dropped, 0, 10)
+	expect(t, "what came with the drop", got, err, []delivery.Entry{kept})
+	_, err = f.Snapshot(ctx, dropped, 9)
+	absent(t, "snapshots", err)
+	_, err = f.EntryByHash(ctx, dropped, sampleEntry("group", 1, 2).Hash)
+	absent(t, "by hash", err)
+	for _, k := range []delivery.GroupKey{key("group", 2), key("other", 1)} {
+		got, err = f.Entries(ctx, k, 0, 10)
+		expect(t, "another term or group", len(got), err, 2)
+		_, err = f.Snapshot(ctx, k, 9)
+		expect(t, "another's snapshot", 0, err, 0)
+	}
+}
+
+// testLargeChange writes more than one statement holds, and large bytes.
+func testLargeChange(t *testing.T, f *fixture) {
+	const members, size = 3000, 4 << 20
+	ctx := t.Context()
+	e := sampleEntry("group", 1, 1)
+	e.Message = bytes.Repeat(bytesOf("message"), size/32)
+	e.Hash = sha256.Sum256(e.Message)
+	c := &delivery.Change{Entries: []delivery.Entry{e}, Content: &delivery.Content{ID: migrationID(1), Data: e.Message}}
+	for i := range uint64(members) {
+		c.Rows = append(c.Rows, sampleRow(fmt.Sprintf("%04d.example", i), "queue", 1))
+		c.Entries = append(c.Entries, delivery.Entry{
+			GroupID: []byte("group"), Term: 1, Seq: i + 2, Hash: [32]byte(bytesOf(fmt.Sprint(i))),
+			Recipients: []mimiport.LeafIdentity{{UserID: "@u:a.example", DeviceID: fmt.Sprint(i)}},
+		})
+	}
+	f.apply(c)
+	got, err := f.Entries(ctx, key("group", 1), 1, 1)
+	expect(t, "large entry", got, err, c.Entries[:1])
+	got, err = f.Entries(ctx, key("group", 1), members+1, 1)
+	expect(t, "last entry", got, err, c.Entries[members:])
+	content, err := f.Content(ctx, migrationID(1))
+	expect(t, "large content", bytes.Equal(content, e.Message), err, true)
+	rows, next, err := f.Due(ctx, epoch, members)
+	expect(t, "rows", rows, err, c.Rows)
+	expect(t, "next", next.IsZero(), err, true)
+}

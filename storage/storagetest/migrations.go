@@ -1,0 +1,127 @@
+package storagetest
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+func testMigration(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	m := sampleMigration(1)
+	_, err := f.Migration(ctx, m.ID)
+	absent(t, "no migration", err)
+
+	f.apply(&delivery.Change{Migration: &m})
+	f.refuse(&delivery.Change{Migration: &m}) // it exists
+	m.Version = 1
+	complete(t, m)
+	got, err := f.Migration(ctx, m.ID)
+	expect(t, "inserted", got, err, &m)
+
+	next := migration.Migration{ID: m.ID, Version: 1, State: migration.Aborted, Role: migration.Target, CreatedAt: m.CreatedAt}
+	f.apply(&delivery.Change{Migration: &next})
+	f.refuse(&delivery.Change{Migration: &next}) // not that version any more
+	next.Version = 2
+	got, err = f.Migration(ctx, m.ID)
+	expect(t, "replaced", got, err, &next)
+
+	other := sampleMigration(2)
+	other.Version = 1
+	f.refuse(&delivery.Change{Migration: &other}) // nothing to replace
+}
+
+func testMigrations(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	for n := range uint64(4) {
+		m := sampleMigration(n + 1)
+		if n%2 == 1 {
+			m.GroupID, m.Role, m.State, m.User = []byte("other"), migration.Target, migration.Offered, "@other:b.example"
+		}
+		if n == 2 {
+			m.State = migration.Decided
+		}
+		f.apply(&delivery.Change{Migration: &m})
+	}
+	for _, test := range []struct {
+		name   string
+		filter delivery.MigrationFilter
+		after  uint64
+		limit  int
+		want   []uint64
+	}{
+		{"all", delivery.MigrationFilter{}, 0, 10, []uint64{1, 2, 3, 4}},
+		{"after, at most", delivery.MigrationFilter{}, 1, 2, []uint64{2, 3}},
+		{"after the last", delivery.MigrationFilter{}, 4, 10, nil},
+		{"at most none", delivery.MigrationFilter{}, 0, 0, nil},
+		{"group", delivery.MigrationFilter{GroupID: []byte("other")}, 0, 10, []uint64{2, 4}},
+		{"role", delivery.MigrationFilter{Role: migration.Source}, 0, 10, []uint64{1, 3}},
+		{"state", delivery.MigrationFilter{States: []migration.State{migration.Decided}}, 0, 10, []uint64{3}},
+		{"states", delivery.MigrationFilter{States: []migration.State{migration.Offered, migration.Frozen}}, 0, 10, []uint64{1, 2, 4}},
+		{"user", delivery.MigrationFilter{User: "@user:a.example"}, 0, 10, []uint64{1, 3}},
+		{"since", delivery.MigrationFilter{Since: epoch.Add(3 * time.Second)}, 0, 10, []uint64{3, 4}},
+		{"all of these", delivery.MigrationFilter{GroupID: []byte("other"), Role: migration.Target,
+			States: []migration.State{migration.Offered}, User: "@other:b.example", Since: epoch}, 2, 10, []uint64{4}},
+	} {
+		found, err := f.Migrations(ctx, test.filter, migrationID(test.after), test.limit)
+		var got []mimiport.MigrationID
+		for i := range found {
+			got = append(got, found[i].ID)
+		}
+		var want []mimiport.MigrationID
+		for _, n := range test.want {
+			want = append(want, migrationID(n))
+		}
+		expect(t, test.name, got, err, want)
+	}
+}
+
+func testCommitAborted(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	for n, change := range []func(*migration.Migration){
+		func(m *migration.Migration) { m.CommitHash = bytesOf("frozen") },
+		func(m *migration.Migration) { m.CommitHash, m.State = bytesOf("aborted"), migration.Aborted },
+		func(m *migration.Migration) { m.CommitHash, m.State = bytesOf("moved"), migration.Moved },
+		func(m *migration.Migration) {
+			m.CommitHash, m.State, m.Role = bytesOf("at the target"), migration.Aborted, migration.Target
+		},
+	} {
+		m := sampleMigration(uint64(n))
+		change(&m)
+		f.apply(&delivery.Change{Migration: &m})
+	}
+	for _, name := range []string{"frozen", "aborted", "moved", "at the target", "unknown"} {
+		got, err := f.CommitAborted(ctx, []byte("group"), bytesOf(name))
+		expect(t, name, got, err, name == "aborted")
+	}
+	got, err := f.CommitAborted(ctx, []byte("other"), bytesOf("aborted"))
+	expect(t, "another group", got, err, false)
+}
+
+func testContent(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	_, err := f.Content(ctx, migrationID(1))
+	absent(t, "no content", err)
+	c := &delivery.Change{Content: &delivery.Content{ID: migrationID(1), Data: []byte("a\x00b\xff")}}
+	f.apply(c)
+	f.refuse(c)
+	got, err := f.Content(ctx, migrationID(1))
+	expect(t, "content", got, err, c.Content.Data)
+}
+
+func testSettings(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	_, err := f.Setting(ctx, "policy")
+	absent(t, "no setting", err)
+	for _, value := range []string{`{"a": 1}`, ` {"b":"\u0000"}`} {
+		if err := f.PutSetting(ctx, "policy", json.RawMessage(value)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := f.Setting(ctx, "policy")
+		expect(t, "setting", string(got), err, value)
+	}
+}

@@ -1,0 +1,119 @@
+package storagetest
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
+)
+
+// RunModel applies random changes to the stores that fresh makes and to one in memory, and demands that they never differ.
+func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
+	rapid.Check(t, func(rt *rapid.T) {
+		store := newFixture(t, fresh)
+		defer store.stop()
+		model := memory.New()
+		rt.Repeat(map[string]func(*rapid.T){
+			"apply": func(rt *rapid.T) {
+				c := drawChange(t, rt, model)
+				got, want := store.Apply(t.Context(), c), model.Apply(t.Context(), c)
+				if !errors.Is(got, want) {
+					rt.Fatalf("apply: %v, the model says %v", got, want)
+				}
+			},
+			"retry": func(rt *rapid.T) {
+				row, at := drawRow(rt), drawTime(rt)
+				if err := errors.Join(store.Retry(t.Context(), row.Key(), 3, at), model.Retry(t.Context(), row.Key(), 3, at)); err != nil {
+					rt.Fatal(err)
+				}
+			},
+			"observe": func(rt *rapid.T) {
+				now, limit := drawTime(rt), rapid.IntRange(1, 4).Draw(rt, "limit")
+				want, got := observe(t, model, now, limit), observe(t, store, now, limit)
+				if !reflect.DeepEqual(want, got) { // in haste: a difference is for people
+					rt.Fatalf("the store differs from the model (-model +store):\n%s", cmp.Diff(want, got))
+				}
+			},
+		})
+	})
+}
+
+// observation is all that a store tells, and what is due.
+type observation struct {
+	State state
+	Due   []delivery.Row
+	Next  time.Time
+}
+
+func observe(t testing.TB, s delivery.Store, now time.Time, limit int) observation {
+	t.Helper()
+	rows, next, err := s.Due(t.Context(), now, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return observation{dump(t, s), rows, next}
+}
+
+// The draws come from few values, so that they often meet.
+
+func drawID(rt *rapid.T) string { return rapid.SampledFrom([]string{"group", "other"}).Draw(rt, "id") }
+
+func drawSmall(rt *rapid.T) uint64 { return rapid.Uint64Range(0, 2).Draw(rt, "number") }
+
+func drawTime(rt *rapid.T) time.Time {
+	return epoch.Add(time.Duration(rapid.Int64Range(0, 5).Draw(rt, "ms")) * time.Millisecond)
+}
+
+func drawRow(rt *rapid.T) delivery.Row {
+	row := sampleRow(rapid.SampledFrom([]string{"a.example", "b.example"}).Draw(rt, "destination"), drawID(rt), drawSmall(rt))
+	row.Due = drawTime(rt)
+	return row
+}
+
+// drawChange draws a change to what the model holds; one part in a few is stale.
+func drawChange(t testing.TB, rt *rapid.T, model delivery.Store) *delivery.Change {
+	c := new(delivery.Change)
+	term := drawSmall(rt)
+	with := func(part string) bool { return rapid.Bool().Draw(rt, part) }
+	if with("group") {
+		g := sampleGroup(drawID(rt), term)
+		g.Version = drawSmall(rt)
+		if stored, err := model.GroupAt(t.Context(), delivery.GroupKey{ID: g.ID, Term: term}); err == nil && with("current") {
+			g.Version = stored.Version
+		}
+		c.Group = &g
+	}
+	if with("migration") {
+		m := sampleMigration(drawSmall(rt))
+		m.State = rapid.SampledFrom([]migration.State{migration.Frozen, migration.Aborted}).Draw(rt, "state")
+		m.Version = drawSmall(rt)
+		if stored, err := model.Migration(t.Context(), m.ID); err == nil && with("current") {
+			m.Version = stored.Version
+		}
+		c.Migration = &m
+	}
+	if with("content") {
+		c.Content = &delivery.Content{ID: migrationID(drawSmall(rt)), Data: bytesOf("content")}
+	}
+	if with("drop") {
+		dropped := key(drawID(rt), term)
+		c.Drop = &dropped
+	}
+	few := func(draw func()) {
+		for range rapid.IntRange(0, 2).Draw(rt, "count") {
+			draw()
+		}
+	}
+	few(func() { c.Snapshots = append(c.Snapshots, sampleSnapshot(drawID(rt), term, drawSmall(rt))) })
+	few(func() { c.Entries = append(c.Entries, sampleEntry(drawID(rt), term, drawSmall(rt))) })
+	few(func() { c.Rows = append(c.Rows, drawRow(rt)) })
+	few(func() { row := drawRow(rt); c.Done = append(c.Done, row.Key()) })
+	return c
+}

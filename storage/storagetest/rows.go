@@ -1,0 +1,93 @@
+package storagetest
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// due is sampleRow, due so many seconds after epoch.
+func due(destination, queue string, order uint64, seconds int) delivery.Row {
+	r := sampleRow(destination, queue, order)
+	r.Due = epoch.Add(time.Duration(seconds) * time.Second)
+	return r
+}
+
+// expectDue compares what is due so many seconds after epoch, and what is next; -1 for never.
+func (f *fixture) expectDue(seconds, limit int, next int, want ...delivery.Row) {
+	f.t.Helper()
+	rows, at, err := f.Due(f.t.Context(), epoch.Add(time.Duration(seconds)*time.Second), limit)
+	expect(f.t, fmt.Sprintf("due after %d s", seconds), rows, err, want)
+	var wantNext time.Time
+	if next >= 0 {
+		wantNext = epoch.Add(time.Duration(next) * time.Second)
+	}
+	expect(f.t, fmt.Sprintf("next after %d s", seconds), at, nil, wantNext)
+}
+
+func testDue(t *testing.T, f *fixture) {
+	f.expectDue(100, 10, -1)
+	complete(t, due("b.example", "q", 5, 3))
+	last, head, other := due("b.example", "q", 9, 1), due("b.example", "q", 5, 3), due("b.example", "r", 7, 4)
+	f.apply(&delivery.Change{Rows: []delivery.Row{last, head, other}})
+	f.refuse(&delivery.Change{Rows: []delivery.Row{due("b.example", "q", 5, 0)}})
+	f.refuse(&delivery.Change{Rows: []delivery.Row{due("b.example", "s", 1, 0), due("b.example", "s", 1, 0)}})
+
+	f.expectDue(2, 10, 3) // the last of the queue is due, its first is not
+	f.expectDue(3, 10, 4, head)
+	f.expectDue(4, 10, -1, head, other)
+	f.expectDue(4, 1, 4, head) // more is due now
+
+	first := due("b.example", "q", 2, 8)
+	f.apply(&delivery.Change{Rows: []delivery.Row{first}}) // holds back what was the head
+	f.expectDue(5, 10, 8, other)
+	f.apply(&delivery.Change{Done: []delivery.RowKey{first.Key(), first.Key(), {Destination: "b.example", Queue: "none", Order: 1}}})
+	f.expectDue(5, 10, -1, head, other)
+	f.apply(&delivery.Change{Done: []delivery.RowKey{last.Key()}}) // not the head
+	f.expectDue(5, 10, -1, head, other)
+	f.apply(&delivery.Change{Done: []delivery.RowKey{head.Key(), other.Key()}})
+	f.expectDue(5, 10, -1)
+
+	again := due("b.example", "q", 5, 6)
+	f.apply(&delivery.Change{Rows: []delivery.Row{again}})
+	later := due("b.example", "q", 5, 7)
+	f.apply(&delivery.Change{Done: []delivery.RowKey{again.Key()}, Rows: []delivery.Row{later}}) // in its place
+	f.expectDue(6, 10, 7)
+	f.expectDue(7, 10, -1, later)
+}
+
+// testDueTurns demands that a destination with much to do hides no other.
+func testDueTurns(t *testing.T, f *fixture) {
+	var busy []delivery.Row
+	for i := range 20 {
+		busy = append(busy, due("busy.example", fmt.Sprintf("q%02d", i), 1, i/10))
+	}
+	quiet, slow := due("quiet.example", "q", 1, 2), due("slow.example", "q", 1, 9)
+	f.apply(&delivery.Change{Rows: append([]delivery.Row{quiet, slow}, busy...)})
+	f.expectDue(3, 3, 3, busy[0], quiet, busy[1])
+	f.expectDue(3, 100, 9, append([]delivery.Row{busy[0], quiet}, busy[1:]...)...)
+}
+
+func testRetry(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	head, behind := due("b.example", "q", 1, 0), due("b.example", "q", 2, 0)
+	f.apply(&delivery.Change{Rows: []delivery.Row{head, behind}})
+	put := func(row *delivery.Row, attempts, seconds int) {
+		row.Attempts, row.Due = attempts, epoch.Add(time.Duration(seconds)*time.Second)
+		if err := f.Retry(ctx, row.Key(), row.Attempts, row.Due); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(&head, 5, 10)
+	f.expectDue(9, 10, 10) // nothing overtakes
+	f.expectDue(10, 10, -1, head)
+	put(&behind, 6, 20)
+	f.expectDue(10, 10, -1, head)
+	f.apply(&delivery.Change{Done: []delivery.RowKey{head.Key()}})
+	f.expectDue(10, 10, 20)
+	f.expectDue(20, 10, -1, behind)
+	put(&head, 7, 30) // is done already
+	f.expectDue(20, 10, -1, behind)
+}

@@ -1,0 +1,190 @@
+// Package storagetest is the suite that every delivery.Store must pass.
+package storagetest
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"math"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+// Opener opens a store, the same one each time. It is closed by whoever opened it.
+type Opener func() (delivery.Store, error)
+
+// Run checks the stores that fresh makes: each an empty one, gone when the test ends.
+func Run(t *testing.T, fresh func(testing.TB) Opener) {
+	tests := []struct {
+		name string
+		run  func(*testing.T, *fixture)
+	}{
+		{"Group", testGroup},
+		{"Groups", testGroups},
+		{"CountGroups", testCountGroups},
+		{"Snapshot", testSnapshot},
+		{"Entries", testEntries},
+		{"Drop", testDrop},
+		{"Migration", testMigration},
+		{"Migrations", testMigrations},
+		{"CommitAborted", testCommitAborted},
+		{"Content", testContent},
+		{"Settings", testSettings},
+		{"Due", testDue},
+		{"DueTurns", testDueTurns},
+		{"Retry", testRetry},
+		{"LargeChange", testLargeChange},
+		{"Atomic", testAtomic},
+		{"Range", testRange},
+		{"Canceled", testCanceled},
+		{"RacingGroup", testRacingGroup},
+		{"RacingQueue", testRacingQueue},
+		{"Reopen", testReopen},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) { test.run(t, newFixture(t, fresh)) })
+	}
+}
+
+// fixture is one test's store.
+type fixture struct {
+	delivery.Store
+	t    testing.TB
+	open Opener
+}
+
+func newFixture(t testing.TB, fresh func(testing.TB) Opener) *fixture {
+	f := &fixture{t: t, open: fresh(t)}
+	f.start()
+	t.Cleanup(f.stop)
+	return f
+}
+
+func (f *fixture) start() {
+	f.t.Helper()
+	store, err := f.open()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.Store = store
+}
+
+func (f *fixture) stop() {
+	if err := f.Close(); err != nil {
+		f.t.Errorf("close: %v", err)
+	}
+}
+
+// epoch is when the tests begin.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// apply commits a change that must succeed.
+func (f *fixture) apply(c *delivery.Change) {
+	f.t.Helper()
+	if err := f.Apply(f.t.Context(), c); err != nil {
+		f.t.Fatalf("apply: %v", err)
+	}
+}
+
+// refuse commits a change that must be a conflict.
+func (f *fixture) refuse(c *delivery.Change) {
+	f.t.Helper()
+	if err := f.Apply(f.t.Context(), c); !errors.Is(err, delivery.ErrConflict) {
+		f.t.Fatalf("apply: %v, want a conflict", err)
+	}
+}
+
+// expect compares what was read.
+func expect[T any](t testing.TB, what string, got T, err error, want T) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if reflect.DeepEqual(want, got) {
+		return // in haste: a difference is for people
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+// absent demands ErrNotFound.
+func absent(t testing.TB, what string, err error) {
+	t.Helper()
+	if !errors.Is(err, delivery.ErrNotFound) {
+		t.Fatalf("%s: %v, want not found", what, err)
+	}
+}
+
+// complete demands that a sample has no zero field, so that a field which a store forgets is missed.
+func complete[T any](t testing.TB, sample T) T {
+	t.Helper()
+	v := reflect.ValueOf(sample)
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			t.Fatalf("the sample of %T says nothing of %s", sample, v.Type().Field(i).Name)
+		}
+	}
+	return sample
+}
+
+// bytesOf are bytes that follow from their name.
+func bytesOf(name string) []byte {
+	sum := sha256.Sum256([]byte(name))
+	return sum[:]
+}
+
+func migrationID(n uint64) (id mimiport.MigrationID) {
+	binary.BigEndian.PutUint64(id[:], n)
+	return id
+}
+
+func sampleGroup(id string, term uint64) delivery.Group {
+	return delivery.Group{
+		ID: []byte(id), Term: term, State: delivery.GroupActive, Server: "a.example", RoomID: "!room:a.example",
+		Creator: "@creator:a.example", Protocol: "mls10", CipherSuite: math.MaxUint16, Epoch: math.MaxInt64, NextSeq: 2,
+		Migration: migrationID(7), Lineage: bytesOf("lineage"), CreatedAt: epoch,
+	}
+}
+
+func sampleSnapshot(id string, term, epoch uint64) delivery.Snapshot {
+	return delivery.Snapshot{GroupID: []byte(id), Term: term, Epoch: epoch, Seq: 3 * epoch, GroupInfo: bytesOf("info"), RatchetTree: bytesOf("tree")}
+}
+
+func sampleEntry(id string, term, seq uint64) delivery.Entry {
+	message := binary.BigEndian.AppendUint64([]byte(id), seq)
+	m := migrationID(9)
+	return delivery.Entry{
+		GroupID: []byte(id), Term: term, Seq: seq, Epoch: 4, Kind: delivery.EntryCommit, Sender: "@sender:b.example",
+		Hash: sha256.Sum256(message), Message: message, GroupInfo: bytesOf("info"),
+		Recipients: []mimiport.LeafIdentity{{UserID: "@a:a.example", DeviceID: "A"}, {UserID: "@b:b.example", DeviceID: "B \x00\xff"}},
+		Migration:  &m, At: epoch.Add(time.Duration(seq) * time.Millisecond),
+	}
+}
+
+func sampleMigration(n uint64) migration.Migration {
+	signed := func(name string) migration.Signed {
+		return migration.Signed{Message: bytesOf(name), KeyID: "ed25519:" + name, KeyObject: bytesOf(name + " key")}
+	}
+	return migration.Migration{
+		ID: migrationID(n), Role: migration.Source, State: migration.Frozen, GroupID: []byte("group"), RoomID: "!room:a.example",
+		Term: 1, Source: "a.example", Target: "b.example", User: "@user:a.example", ByAdmin: true, Epoch: 5,
+		CreatedAt: epoch.Add(time.Duration(n) * time.Second), ContentKey: "ed25519:content", ExpiresAt: epoch.Add(time.Minute),
+		DecideBy: epoch.Add(time.Second), CommitHash: bytesOf("commit"), ContentHash: bytesOf("content"), Response: signed("response"),
+		Complete: signed("complete"), Confirmation: signed("confirmation"), Abort: signed("abort"), Reason: "за́чем? \"'\n",
+	}
+}
+
+func sampleRow(destination, queue string, order uint64) delivery.Row {
+	return delivery.Row{
+		Destination: destination, Queue: queue, Order: order, Kind: delivery.RowFanOut, GroupID: []byte("group"), Term: 1, Seq: 2,
+		Migration: migrationID(3), Due: epoch, Attempts: 4,
+	}
+}
