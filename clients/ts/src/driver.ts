@@ -134,10 +134,10 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
   messages: async () => plaintexts,
   migrate: async ({ target, ...a }) => current().migrate(groupOf(a), target),
   migration_finish: async (a) => current().finishMigration(groupOf(a)),
-  migration_status: async ({ id, ds, ...a }) => {
-    if (id !== undefined) return new DeliveryService(current().matrix, ds).migration(id);
-    const { migration } = groupOf(a);
-    return migration === undefined ? null : current().migrationStatus(migration);
+  migration_status: async ({ migration, ds, ...a }) => {
+    const own = migration === undefined ? groupOf(a).migration : undefined;
+    if (own !== undefined) return current().migrationStatus(own);
+    return migration === undefined ? null : new DeliveryService(current().matrix, ds).migration(migration);
   },
   abort: async (a) => current().abortMigration(groupOf(a)),
   ds_info: async ({ ds, ...a }) => {
@@ -159,12 +159,11 @@ function failure(e: unknown) {
 async function run(line: string): Promise<void> {
   let id: unknown;
   try {
-    const { cmd, ...rest } = JSON.parse(line);
-    id = rest.id;
-    const { id: _, ...given } = rest;
+    const { id: given, cmd, ...args } = JSON.parse(line);
+    id = given;
     const command = Object.hasOwn(commands, cmd) ? commands[cmd] : undefined;
     if (command === undefined) throw new Error(`no command ${cmd}`);
-    const result = await command(given);
+    const result = await command(args);
     wake();
     write({ id, ok: true, result: result ?? null });
   } catch (e) {

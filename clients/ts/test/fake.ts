@@ -210,6 +210,8 @@ export class FakeNetwork {
   readonly services = new Map<string, FakeDs>();
   readonly state = new Map<string, any>();
   private readonly inboxes = new Map<string, ToDevice[]>();
+  /** Users who wait for something to arrive. */
+  private readonly readers = new Map<string, () => void>();
   private readonly pointers: { roomId: string; content: unknown }[] = [];
   private readonly oneTimeKeys = new Map<string, Map<string, Record<string, unknown>>>();
   /** Fan-out waits here while there is an array. */
@@ -246,6 +248,7 @@ export class FakeNetwork {
 
   toDevice(user: string, sender: string, content: unknown): void {
     this.inboxes.get(user)!.push({ type: FAN_OUT, sender, content });
+    this.readers.get(user)?.();
   }
 
   /** Forgets the fan-out that a user has not read yet, as an unreliable network may. */
@@ -277,7 +280,7 @@ export class FakeNetwork {
     if (url.pathname === "/_matrix/key/v2/query") return this.notary(body);
     const [, , , operation, ...rest] = path;
     if (operation === "login") return this.login(body.identifier.user);
-    if (operation === "sync") return this.sync(user);
+    if (operation === "sync") return this.sync(user, Number(url.searchParams.get("timeout")));
     if (operation === "keys") return this.keys(rest[0]!, body, user);
     if (operation === "rooms") return this.state.get(`${rest[0]} ${rest[2]}`) ?? refuse(404, "M_NOT_FOUND");
     const [, name, ...call] = rest;
@@ -292,7 +295,8 @@ export class FakeNetwork {
     return { access_token: user, user_id: user, device_id: name.toUpperCase() };
   }
 
-  private sync(user: string) {
+  private async sync(user: string, wait: number) {
+    if (wait > 0 && this.inboxes.get(user)!.length === 0) await new Promise<void>((arrival) => this.readers.set(user, arrival));
     const events = this.inboxes.get(user)!.splice(0);
     const join = Object.fromEntries(this.pointers.map(({ roomId, content }) =>
       [roomId, { timeline: { events: [{ type: "io.github.mimiport.delivery_service", state_key: "", content }] } }]));

@@ -1,0 +1,96 @@
+// The driver as tests of other parts use it: processes that are told what to do line by line.
+import assert from "node:assert/strict";
+import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { test, type TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
+import { FakeNetwork } from "./fake.js";
+
+class Driver {
+  private readonly process: ChildProcessWithoutNullStreams = spawn(process.execPath, [fileURLToPath(new URL("../src/driver.js", import.meta.url))]);
+  private readonly answers = new Map<number, (line: any) => void>();
+  private last = 0;
+
+  constructor(t: TestContext) {
+    this.process.stderr.pipe(process.stderr);
+    createInterface({ input: this.process.stdout }).on("line", (text) => {
+      const line = JSON.parse(text);
+      this.answers.get(line.id)?.(line);
+    });
+    t.after(() => this.kill());
+  }
+
+  kill(): Promise<unknown> {
+    const gone = this.process.exitCode ?? this.process.signalCode;
+    if (gone !== null) return Promise.resolve();
+    const exit = new Promise((resolve) => this.process.once("exit", resolve));
+    this.process.kill("SIGKILL");
+    return exit;
+  }
+
+  /** Sends a line as it is and gives the answer with this id. */
+  line(id: number, text: string): Promise<any> {
+    this.process.stdin.write(`${text}\n`);
+    return new Promise((resolve) => this.answers.set(id, resolve));
+  }
+
+  async ask(cmd: string, given: Record<string, unknown> = {}): Promise<any> {
+    const id = ++this.last;
+    const answer = await this.line(id, JSON.stringify({ id, cmd, ...given }));
+    assert.ok(answer.ok, `${cmd}: ${answer.error}`);
+    return answer.result;
+  }
+}
+
+async function network(t: TestContext) {
+  const net = new FakeNetwork();
+  const homeserver = await net.listen();
+  t.after(() => net.close());
+  return { net, homeserver };
+}
+
+test("two drivers, a group, a migration and a restart", async (t) => {
+  const { homeserver } = await network(t);
+  const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
+  t.after(() => rmSync(dir, { recursive: true }));
+  const [alice, bob] = [new Driver(t), new Driver(t)];
+  await alice.ask("login", { homeserver, user: "alice", password: "x" });
+  const session = await bob.ask("login", { homeserver, user: "bob", password: "x", store: join(dir, "bob") });
+  for (const d of [alice, bob]) await d.ask("identity");
+  await bob.ask("publish_key_packages", { n: 3 });
+  const created = await alice.ask("create_group", { room: "!r", ds: "s.example" });
+  assert.deepEqual([created.epoch, created.term, created.ds], [0, 0, "s.example"]);
+  await alice.ask("add", { user: session.user });
+  assert.equal((await bob.ask("join", { group: created.group })).epoch, 1);
+  await alice.ask("send", { text: "hello" });
+  assert.equal((await bob.ask("wait_for", { kind: "message", text: "hello" })).sender, "@alice:h.example");
+
+  assert.deepEqual(await alice.ask("migrate", { target: "t.example" }), { state: "moved", ds: "t.example", term: 1 });
+  const there = await bob.ask("wait_for", { kind: "state", ds: "t.example", epoch: 2 });
+  const { epoch_authenticator } = await alice.ask("state");
+  assert.equal(there.epoch_authenticator, epoch_authenticator);
+
+  await bob.kill();
+  const again = new Driver(t);
+  assert.deepEqual((await again.ask("login", { homeserver, user: "bob", password: "x", store: join(dir, "bob") })).groups, [created.group]);
+  await alice.ask("send", { text: "welcome back" });
+  await again.ask("wait_for", { kind: "message", text: "welcome back" });
+  assert.deepEqual((await again.ask("messages")).map((m: any) => m.text), ["welcome back"]);
+});
+
+test("a bad command is answered, and changes nothing", async (t) => {
+  const { homeserver } = await network(t);
+  const alice = new Driver(t);
+  const refusal = (text: string, id: number) => alice.line(id, text);
+  assert.match((await refusal('{"id":1,"cmd":"send","text":"x"}', 1)).error, /log in first/);
+  assert.match((await refusal('{"id":2,"cmd":"toString"}', 2)).error, /no command/);
+  await alice.ask("login", { homeserver, user: "alice", password: "x" });
+  const raw = await alice.ask("raw", { method: "GET", path: "/_matrix/client/unstable/io.github.mimiport.v0/ds/s.example/groups/none" });
+  assert.deepEqual([raw.status, raw.body.errcode], [404, "IO.GITHUB.MIMIPORT.M_UNKNOWN_GROUP"]);
+  assert.match((await refusal('{"id":9,"cmd":"wait_for","kind":"joined","timeout":1}', 9)).error, /within 1 ms/);
+  const missing = await refusal('{"id":10,"cmd":"migration_status","ds":"s.example","migration":"none"}', 10);
+  assert.deepEqual([missing.status, missing.body.errcode], [404, "IO.GITHUB.MIMIPORT.M_UNKNOWN_MIGRATION"]);
+});
