@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// TestReplay follows a group through a proposal, a Commit that references it, a Commit that was tampered with, and a message of
+// the past: what is refused leaves the group as it was.
+func TestReplay(t *testing.T) {
+	before := mlstest.New(mlstest.Options{
+		GroupID: []byte("group"), Epoch: 4,
+		Members: [][]byte{mlstest.Identity("@a:a.example", "A"), mlstest.Identity("@b:b.example", "B"), mlstest.Identity("@c:a.example", "C")},
+	})
+	proposal := before.Propose(0, before.Remove(2))
+	commit := before.Commit(mlstest.CommitOptions{Sender: 1, References: [][]byte{proposal}})
+	after := commit.Next
+	tampered := after.Commit(mlstest.CommitOptions{Sender: 0, Path: true}).Message
+	tampered[len(tampered)/2] ^= 1
+
+	got := replay(t, before,
+		base64.RawStdEncoding.EncodeToString(proposal),
+		base64.URLEncoding.EncodeToString(commit.Message),
+		hex.EncodeToString(tampered),
+		hex.EncodeToString(before.Application(nil, 20)),
+		hex.EncodeToString(after.Application(nil, 20)),
+		hex.EncodeToString(commit.GroupInfo),
+		"00",
+	)
+	for i, want := range []struct {
+		kind    string
+		group   *mlstest.Group
+		refused bool
+	}{
+		{"proposal", before, false}, {"commit", after, false}, {"commit", after, true}, {"application", after, true},
+		{"application", after, false}, {"group_info", after, false}, {"unknown", after, true},
+	} {
+		g, err := mls.RFC9420(mls.DefaultLimits()).Open(want.group.GroupInfo(), want.group.RatchetTree())
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := replayed{
+			Index: i, Kind: want.kind, Epoch: g.Epoch(), TreeHash: hex.EncodeToString(g.TreeHash()),
+			ConfirmedTranscriptHash: hex.EncodeToString(g.ConfirmedTranscriptHash()), Members: g.NumMembers(), Error: got[i].Error,
+		}
+		if got[i] != line || (got[i].Error != "") != want.refused {
+			t.Errorf("got %+v, want %+v, refused %v", got[i], line, want.refused)
+		}
+	}
+}
+
+// replay runs mls replay on a group and messages, and returns its lines.
+func replay(t *testing.T, g *mlstest.Group, messages ...string) (lines []replayed) {
+	t.Helper()
+	input, err := json.Marshal(map[string]any{
+		"group_info":   hex.EncodeToString(g.GroupInfo()),
+		"ratchet_tree": base64.StdEncoding.EncodeToString(g.RatchetTree()),
+		"messages":     messages,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, stderr bytes.Buffer
+	if status := run([]string{"mls", "replay", "-"}, stdio{bytes.NewReader(input), &out}, &stderr); status != 0 {
+		t.Fatalf("status %d: %s", status, &stderr)
+	}
+	for line := range strings.Lines(out.String()) {
+		var r replayed
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, r)
+	}
+	if len(lines) != len(messages) {
+		t.Fatalf("%d lines for %d messages", len(lines), len(messages))
+	}
+	return lines
+}
