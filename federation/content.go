@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -23,6 +24,7 @@ const pollContent = time.Second
 func contentRoute(svc Service, maxContent int64) edge.Route {
 	rt := putContent
 	rt.MaxBody = maxContent
+	var open uploads
 	rt.Serve = func(ctx context.Context, r *edge.Request) (any, error) {
 		up, err := parseContentURI(r)
 		if err != nil {
@@ -32,6 +34,11 @@ func contentRoute(svc Service, maxContent int64) edge.Route {
 		if _, err := svc.Migration(ctx, r.Caller, up.ID); err != nil {
 			return nil, err
 		}
+		end, ok := open.begin(up.ID)
+		if !ok {
+			return edge.Pending{RetryAfter: pollContent}, nil
+		}
+		defer end()
 		if up.Data, err = readContent(r, up.SHA256, maxContent); err != nil {
 			return nil, err
 		}
@@ -42,6 +49,37 @@ func contentRoute(svc Service, maxContent int64) edge.Route {
 		return vote, err
 	}
 	return rt
+}
+
+// maxUploads is how many uploads of one migration this server holds at a time: one, and another when the first hangs.
+const maxUploads = 2
+
+// uploads counts what each migration's source has open here, so that an offer is no licence to fill this server's memory.
+type uploads struct {
+	mu sync.Mutex
+	n  map[mimiport.MigrationID]int
+}
+
+// begin reports false when there are too many; otherwise end must be called.
+func (u *uploads) begin(id mimiport.MigrationID) (end func(), ok bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.n[id] == maxUploads {
+		return nil, false
+	}
+	if u.n == nil {
+		u.n = make(map[mimiport.MigrationID]int)
+	}
+	u.n[id]++
+	return func() { u.end(id) }, true
+}
+
+func (u *uploads) end(id mimiport.MigrationID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.n[id]--; u.n[id] == 0 {
+		delete(u.n, id)
+	}
 }
 
 // contentQuery and parseContentURI are a pair: what the URI of a content request states.

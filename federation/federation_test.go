@@ -11,7 +11,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -311,23 +313,54 @@ func TestBadContent(t *testing.T) {
 	}
 }
 
+// contentRequest is a content request as the route sees it.
+func contentRequest(body io.Reader) *edge.Request {
+	return &edge.Request{
+		Caller: server, Vars: map[string]string{"migrationId": id.String()}, Body: body,
+		Query: map[string][]string{"sha256": {id.String()}, "key_id": {"a"}, "decide_by": {"1"}},
+	}
+}
+
+func contentRoute(t *testing.T, svc *service) edge.Route {
+	t.Helper()
+	routes := federation.Routes(svc, maxContent)
+	i := slices.IndexFunc(routes, func(rt edge.Route) bool { return rt.Name == "putContent" })
+	return routes[i]
+}
+
 // Whoever has no offer here cannot make this server hold a large body.
 func TestContentWithoutOfferIsNotRead(t *testing.T) {
-	n := newNetwork(t)
-	n.service.err = mimiport.Errorf("load", mimiport.KindUnknownMigration, "none")
-	rt := federation.Routes(n.service, maxContent)
-	for _, rt := range rt {
-		if rt.Name != "putContent" {
-			continue
+	rt := contentRoute(t, &service{err: mimiport.Errorf("load", mimiport.KindUnknownMigration, "none")})
+	body := strings.NewReader("content")
+	_, err := rt.Serve(context.Background(), contentRequest(body))
+	if mimiport.KindOf(err) != mimiport.KindUnknownMigration || body.Len() != len("content") {
+		t.Errorf("got %v, %d bytes left", err, body.Len())
+	}
+}
+
+// Nor can whoever has one do so any number of times.
+func TestUploadsOfOneMigrationAreBounded(t *testing.T) {
+	rt := contentRoute(t, &service{})
+	var serving sync.WaitGroup
+	var senders []*io.PipeWriter
+	for range 2 {
+		body, sender := io.Pipe()
+		serving.Go(func() { _, _ = rt.Serve(context.Background(), contentRequest(body)) })
+		if _, err := sender.Write([]byte("x")); err != nil { // returns when it has been read
+			t.Fatal(err)
 		}
-		body := strings.NewReader("content")
-		_, err := rt.Serve(context.Background(), &edge.Request{
-			Caller: server, Vars: map[string]string{"migrationId": id.String()}, Body: body,
-			Query: map[string][]string{"sha256": {id.String()}, "key_id": {"a"}, "decide_by": {"1"}},
-		})
-		if mimiport.KindOf(err) != mimiport.KindUnknownMigration || body.Len() != len("content") {
-			t.Errorf("got %v, %d bytes left", err, body.Len())
-		}
+		senders = append(senders, sender)
+	}
+	got, err := rt.Serve(context.Background(), contentRequest(strings.NewReader("x")))
+	if _, ok := got.(edge.Pending); !ok || err != nil {
+		t.Errorf("a third upload: %v, %v", got, err)
+	}
+	for _, s := range senders {
+		s.Close()
+	}
+	serving.Wait()
+	if got, err := rt.Serve(context.Background(), contentRequest(strings.NewReader("x"))); mimiport.KindOf(err) != mimiport.KindBadMessage {
+		t.Errorf("after the first two: %v, %v", got, err)
 	}
 }
 
