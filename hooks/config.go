@@ -1,11 +1,15 @@
 package hooks
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"gopkg.in/yaml.v2"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
 // Config is the section mimi_portability of dendrite.yaml. Every key but enabled may be left out.
@@ -18,6 +22,10 @@ import (
 //	  federation:
 //	    allow_private_networks: false
 //	    allow_ip_literals: false
+//	  decide_by: 60s
+//	  policy:
+//	    source: power_level
+//	    target: local_users
 type Config struct {
 	// Enabled turns MIMI Portability on. When it is false or the section is absent, there is no route, no table and no worker.
 	Enabled bool `yaml:"enabled"`
@@ -30,11 +38,56 @@ type Config struct {
 
 	// Federation bounds which servers this one talks to when a client or a peer names them.
 	Federation Federation `yaml:"federation"`
+
+	// DecideBy is how long a group stays frozen before this server gives its migration up: at least 1s, at most 10m. It grows by
+	// itself with the size of the group.
+	DecideBy time.Duration `yaml:"decide_by"`
+
+	// Policy holds the defaults for who may move groups from and to here. What the admin API sets wins over it.
+	Policy Policy `yaml:"policy"`
+}
+
+// Policy is a delivery.Policy under the names that the admin API gives its fields, or "draft" or "default" for all of them.
+type Policy struct{ delivery.Policy }
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (p *Policy) UnmarshalYAML(unmarshal func(any) error) error {
+	var preset string
+	var fields map[string]any
+	if unmarshal(&preset) == nil {
+		fields = map[string]any{"preset": preset}
+	} else if err := unmarshal(&fields); err != nil {
+		return err
+	}
+	patch, err := json.Marshal(jsonable(fields))
+	if err != nil {
+		return err
+	}
+	p.Policy, err = delivery.DefaultPolicy().Merge(patch)
+	return err
+}
+
+// jsonable gives every map the keys that JSON needs. YAML decodes maps within maps with keys of any type.
+func jsonable(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, value := range v {
+			v[key] = jsonable(value)
+		}
+	case map[any]any:
+		plain := make(map[string]any, len(v))
+		for key, value := range v {
+			plain[fmt.Sprint(key)] = jsonable(value)
+		}
+		return plain
+	}
+	return v
 }
 
 // Database says which database to use.
 type Database struct {
-	// ConnectionString is file:PATH for SQLite. A relative path is relative to the working directory, as in the rest of the file.
+	// ConnectionString is file:PATH for SQLite, relative to the working directory as in the rest of the file, or
+	// postgres://USER:PASSWORD@HOST/DATABASE.
 	ConnectionString string `yaml:"connection_string"`
 }
 
@@ -47,11 +100,23 @@ type Federation struct {
 	AllowIPLiterals bool `yaml:"allow_ip_literals"`
 }
 
+// maxDecideBy is the longest that a group may be frozen (profile, section 6).
+const maxDecideBy = 10 * time.Minute
+
 func defaultConfig() Config {
+	limits := delivery.DefaultLimits()
 	return Config{
 		Database:           Database{ConnectionString: "file:mimi_portability.db"},
-		MaxGroupStateBytes: 64 << 20,
+		MaxGroupStateBytes: limits.GroupStateBytes,
+		DecideBy:           limits.DecideBy,
+		Policy:             Policy{delivery.DefaultPolicy()},
 	}
+}
+
+func (c *Config) limits() delivery.Limits {
+	limits := delivery.DefaultLimits()
+	limits.GroupStateBytes, limits.DecideBy = c.MaxGroupStateBytes, c.DecideBy
+	return limits
 }
 
 // loadConfig reads the section from the homeserver's configuration file. A key it does not know is an error that names it, for
@@ -74,6 +139,9 @@ func loadConfig(path string) (*Config, error) {
 func (c *Config) verify() error {
 	if c.MaxGroupStateBytes <= 0 {
 		return errors.New("mimi_portability: max_group_state_bytes must be positive")
+	}
+	if c.DecideBy < time.Second || c.DecideBy > maxDecideBy {
+		return fmt.Errorf("mimi_portability: decide_by must be between 1s and %s", maxDecideBy)
 	}
 	return nil
 }

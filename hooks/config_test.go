@@ -5,8 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
 func load(t *testing.T, text string) (*Config, error) {
@@ -36,6 +39,8 @@ mimi_portability:
   database: {connection_string: "file:/x.db"}
   max_group_state_bytes: 1000
   federation: {allow_private_networks: true, allow_ip_literals: true}
+  decide_by: 2m
+  policy: {source: any_member, deny_servers: [evil.example], quotas: {groups: 5}}
 client_api: {registration_disabled: true}
 `)
 	want := defaultConfig()
@@ -43,8 +48,23 @@ client_api: {registration_disabled: true}
 	want.Database.ConnectionString = "file:/x.db"
 	want.MaxGroupStateBytes = 1000
 	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
+	want.DecideBy = 2 * time.Minute
+	want.Policy.Source = delivery.SourceAnyMember
+	want.Policy.DenyServers = []string{"evil.example"}
+	want.Policy.Quotas.Groups = 5
 	if diff := cmp.Diff(&want, got); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)
+	}
+}
+
+// Profile, section 8: "policy: draft".
+func TestConfigDraftPolicy(t *testing.T) {
+	got, err := load(t, "mimi_portability: {policy: draft}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(delivery.DraftPolicy(), got.Policy.Policy); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -56,6 +76,13 @@ func TestConfigRefusals(t *testing.T) {
 		"mimi_portability: {federation: {allow_everything: true}}": "allow_everything",
 		"mimi_portability: {max_group_state_bytes: 0}":             "max_group_state_bytes",
 		"mimi_portability: {max_group_state_bytes: 64MiB}":         "64MiB",
+		"mimi_portability: {decide_by: 0s}":                        "decide_by",
+		"mimi_portability: {decide_by: 11m}":                       "decide_by",
+		"mimi_portability: {decide_by: 60}":                        "decide_by",
+		"mimi_portability: {policy: strict}":                       "strict",
+		"mimi_portability: {policy: {sauce: x}}":                   "sauce",
+		"mimi_portability: {policy: {source: everybody}}":          "everybody",
+		"mimi_portability: {policy: {quotas: {grops: 1}}}":         "grops",
 		"mimi_portability: true":                                   "true",
 		"mimi_portability: {enabled: true\n":                       "yaml",
 		"mimi_portability: {enabled: true, enabled: false}":        "enabled",

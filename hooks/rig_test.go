@@ -3,7 +3,6 @@ package hooks
 import (
 	"bytes"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -226,15 +225,6 @@ func (h *homeserver) rotate(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.KeyID, g.PrivateKey = gomatrixserverlib.KeyID(fmt.Sprintf("ed25519:after%d", len(g.OldVerifyKeys))), private
-}
-
-// errorStatus is the HTTP status of a refusal that a user of the harness was given.
-func errorStatus(err error) int {
-	var refused *harness.Error
-	if errors.As(err, &refused) {
-		return refused.Status
-	}
-	return 0
 }
 
 func deactivate(t *testing.T, h *homeserver, u *harness.User) {

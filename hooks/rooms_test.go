@@ -224,19 +224,3 @@ func TestToDevice(t *testing.T) {
 		t.Errorf("got %+v, %v", seen, err)
 	}
 }
-
-// Profile, section 7: "the reserved user @_mimiport:<DS> (nobody can register it ...)".
-func TestReservedUser(t *testing.T) {
-	s := start(t, "s.example", newFabric())
-	s.Config.ClientAPI.RegistrationDisabled = false
-	if _, err := s.Server.Register(t.Context(), "_mimiport", false); errorStatus(err) != http.StatusBadRequest {
-		t.Errorf("by the shared secret: %v", err)
-	}
-	stranger := &harness.User{Server: s.Server}
-	err := stranger.Do(t.Context(), http.MethodPost, "/_matrix/client/v3/register", map[string]any{
-		"username": "_mimiport", "password": "long enough 1", "auth": map[string]any{"type": "m.login.dummy"},
-	}, nil)
-	if errorStatus(err) != http.StatusBadRequest {
-		t.Errorf("by registration: %v", err)
-	}
-}

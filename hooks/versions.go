@@ -3,7 +3,6 @@ package hooks
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"net/http"
 
 	"github.com/gorilla/mux"
@@ -12,21 +11,9 @@ import (
 )
 
 // advertise adds this project to the unstable features in Dendrite's answer to /_matrix/client/versions. Dendrite keeps its
-// feature map to itself and its route matches first, so the route's handler is wrapped.
+// feature map to itself.
 func advertise(client *mux.Router) error {
-	found := false
-	err := client.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
-		if path, err := route.GetPathTemplate(); err != nil || path != "/_matrix/client/versions" {
-			return nil // a route without a path is not the one
-		}
-		found = true
-		route.Handler(withFeature(route.GetHandler()))
-		return nil
-	})
-	if err == nil && !found {
-		err = errors.New("mimi_portability: the homeserver has no route /_matrix/client/versions")
-	}
-	return err
+	return wrap(client, "/_matrix/client/versions", withFeature)
 }
 
 func withFeature(versions http.Handler) http.Handler {

@@ -1,0 +1,47 @@
+package hooks
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/gorilla/mux"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+	"github.com/matrix-org/dendrite/internal/httputil"
+)
+
+// api is a table of routes with its place in Dendrite's.
+type api struct {
+	name         string // in metrics
+	router       *mux.Router
+	root, prefix string // where the router is mounted, and where the routes are to be
+	routes       []edge.Route
+	auth         edge.Authenticate
+}
+
+func (a *api) mount(metrics *edge.Metrics, log *slog.Logger) {
+	sub := a.router.PathPrefix("/" + strings.TrimPrefix(a.prefix, a.root)).Subrouter()
+	sub.Use(cors, metrics.Middleware(a.name))
+	edge.Mount(sub, a.routes, a.auth, log)
+}
+
+// cors lets web clients in, as Dendrite does on its own routes.
+func cors(next http.Handler) http.Handler { return httputil.WrapHandlerInCORS(next) }
+
+// wrap puts a handler around that of one of Dendrite's routes. A second route of that path would never match.
+func wrap(router *mux.Router, path string, around func(http.Handler) http.Handler) error {
+	found := false
+	err := router.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		if template, err := route.GetPathTemplate(); err == nil && template == path {
+			found = true
+			route.Handler(around(route.GetHandler()))
+		}
+		return nil
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("the homeserver has no route %s", path)
+	}
+	return err
+}
