@@ -107,6 +107,9 @@ func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, id mi
 // freeze checks everything against the group as it is now and stores the migration with its content. The caller holds the
 // group's lock.
 func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.MigrationInit, id mimiport.MigrationID, req *MigrationInitRequest) error {
+	if _, err := s.Store.Migration(ctx, id); !errors.Is(err, ErrNotFound) {
+		return err // the same Init has come twice at once: the outcome of the first is the answer
+	}
 	r := &init.Response.Request
 	g, err := s.group(ctx, r.GroupID)
 	if err != nil {

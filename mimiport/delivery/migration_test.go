@@ -1,0 +1,507 @@
+package delivery_test
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// TestClientAbort: while frozen the group takes messages and no handshakes; an abort makes it as it was, for good.
+func TestClientAbort(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	if st, err := p.initiate(a); err != nil || st.State != "frozen" {
+		t.Fatalf("the Init gives %+v, %v", st, err)
+	}
+	p.say(serverA, alice)
+	other := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
+	_, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: other.Message, GroupInfo: other.GroupInfo})
+	expectKind(t, err, mimiport.KindInProgress)
+	if asError(err).Info.RetryAfter <= 0 {
+		t.Error("no time to try again")
+	}
+	if _, err := p.services[serverA].AbortMigration(t.Context(), caller("@eve:a.example"), a.id); mimiport.KindOf(err) != mimiport.KindForbidden {
+		t.Errorf("a stranger's abort gives %v", err)
+	}
+	if st, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil || st.State != "aborted" {
+		t.Fatalf("the abort gives %+v, %v", st, err)
+	}
+	p.run()
+	p.expect(a, "aborted", "dropped")
+	p.expectHosted(serverA, 0)
+	p.expectAbortedForGood(a)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	p.move(serverA, serverB, bob) // a new Response, and all is well
+}
+
+// expectAbortedForGood: a repeated Init gets the outcome, and the dropped Commit is refused on every path.
+func (p *play) expectAbortedForGood(a *attempt) {
+	p.t.Helper()
+	if st, err := p.initiate(a); err != nil || st.State != "aborted" || st.Abort == nil {
+		p.t.Errorf("the Init again gives %+v, %v", st, err)
+	}
+	_, err := p.submit(a.from, a.user, &a.init.SubmitRequest)
+	expectKind(p.t, err, mimiport.KindInvalid)
+}
+
+// TestDecideBy: S aborts by its own clock, and a vote that comes later changes nothing.
+func TestDecideBy(t *testing.T) {
+	p := newPlay(t)
+	p.refuse = func(to, what string) error {
+		if what == "vote" { // B votes, and A does not hear of it
+			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
+		}
+		return nil
+	}
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "frozen", "staged")
+	p.now = p.now.Add(2 * time.Minute)
+	p.run()
+	p.expect(a, "aborted", "dropped")
+	p.expectHosted(serverA, 0)
+	p.expectAbortedForGood(a)
+}
+
+// TestLateVote: the vote's answer and the deadline meet; the clock decides, not the order in which rows are done.
+func TestLateVote(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.now = p.now.Add(2 * time.Minute)
+	rows, _, err := p.stores[serverA].Due(t.Context(), p.now, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range rows {
+		if row.Kind == delivery.RowContent {
+			if err := p.services[serverA].Do(t.Context(), row); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p.run()
+	p.expect(a, "aborted", "dropped")
+}
+
+// TestTargetRefuses: a final refusal by T aborts at once.
+func TestTargetRefuses(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"target":"nobody"}`)); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "aborted", "dropped")
+	p.expectHosted(serverA, 0)
+}
+
+// TestSourcePolicyBeforeContent: S asks its policy again just before the content leaves.
+func TestSourcePolicyBeforeContent(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.rooms.power[bob] = 0
+	p.refuse = func(to, what string) error {
+		if what == "content" {
+			t.Error("content left")
+		}
+		return nil
+	}
+	p.run()
+	p.expect(a, "aborted", "dropped")
+}
+
+// TestConfirmationLost: T asks when it has voted and hears nothing, and never guesses.
+func TestConfirmationLost(t *testing.T) {
+	p := newPlay(t)
+	silent := true
+	p.refuse = func(to, what string) error {
+		if silent && (what == "confirmation" || what == "status" && to == serverA) {
+			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
+		}
+		return nil
+	}
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "decided", "staged")
+	_, err := p.submit(serverB, bob, &delivery.SubmitRequest{Message: a.commit.Next.Application(nil, 10)})
+	expectKind(t, err, mimiport.KindInProgress)
+	p.now = p.now.Add(24 * time.Hour)
+	p.run()
+	p.expect(a, "decided", "staged")
+	silent = false
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	p.expect(a, "moved", "active")
+	p.group = a.commit.Next
+	p.expectHosted(serverB, 1)
+}
+
+// TestMemberShowsConfirmation: any member's copy of the decision activates T, when S cannot be reached.
+func TestMemberShowsConfirmation(t *testing.T) {
+	p := newPlay(t)
+	p.refuse = func(to, what string) error {
+		if what == "confirmation" {
+			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
+		}
+		return nil
+	}
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	st, err := p.initiate(a) // the answer to a repeated Init carries the confirmation
+	if err != nil || st.State != "decided" || st.Confirmation == nil {
+		t.Fatalf("the Init gives %+v, %v", st, err)
+	}
+	shown := &delivery.SignedRequest{Message: st.Confirmation.Message, KeyID: st.Confirmation.KeyID}
+	if st, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, shown); err != nil || st.State != "active" {
+		t.Fatalf("T says %+v, %v", st, err)
+	}
+	p.group = a.commit.Next
+	p.expectHosted(serverB, 1)
+	if _, err := p.services[serverB].ConfirmMigration(t.Context(), caller(bob), a.id, shown); err != nil {
+		t.Errorf("shown again: %v", err)
+	}
+}
+
+// TestEachStepRepeats: every message of the hand-over may come twice, also after the end, and changes nothing.
+func TestEachStepRepeats(t *testing.T) {
+	p := newPlay(t)
+	seen := map[string]int{}
+	p.refuse = func(to, what string) error {
+		if seen[what]++; seen[what] == 1 && what != "status" && what != "to-device" {
+			return mimiport.Errorf("network", mimiport.KindPeer, "lost")
+		}
+		return nil
+	}
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		p.run()
+		p.now = p.now.Add(2 * time.Second)
+	}
+	p.expect(a, "moved", "active")
+	data, err := p.stores[serverA].Content(t.Context(), a.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vote, err := p.services[serverB].PutContent(t.Context(), serverA, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
+	if err != nil || vote == nil {
+		t.Errorf("the content again gives %+v, %v", vote, err)
+	}
+	if st, err := p.initiate(a); err != nil || st.State != "moved" {
+		t.Errorf("the Init again gives %+v, %v", st, err)
+	}
+	p.group = a.commit.Next
+	p.expectHosted(serverB, 1)
+}
+
+// TestInitRefusals: a bad Init is refused with the right kind, freezes nothing, and uses up neither the offer nor the epoch.
+func TestInitRefusals(t *testing.T) {
+	const mallory = "@mallory:b.example"
+	p := newPlay(t)
+	p.rooms.joined[mallory], p.rooms.power[mallory] = true, 100
+	good := p.mustRequest(serverA, serverB, bob)
+	variant := func(edit func(*mlstest.CommitOptions)) *delivery.MigrationInitRequest {
+		a, err := p.request(serverA, serverB, bob, edit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		init := *a.init
+		init.MigrationInit = good.init.MigrationInit // of the same offer
+		return &init
+	}
+	with := func(edit func(*delivery.MigrationInitRequest)) *delivery.MigrationInitRequest {
+		init := *good.init
+		edit(&init)
+		return &init
+	}
+	response, err := mimiport.UnmarshalMigrationResponse(good.offer.MigrationResponse)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := *response
+	forged.Signature = append([]byte(nil), response.Signature...)
+	forged.Signature[0] ^= 1
+	elsewhere, err := (&mimiport.MigrationCommitAAD{TargetDomain: "c.example"}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		user string
+		init *delivery.MigrationInitRequest
+		want mimiport.Kind
+	}{
+		"not the sender of the Commit": {mallory, good.init, mimiport.KindForbidden},
+		"not in the room":              {"@eve:b.example", good.init, mimiport.KindForbidden},
+		"garbage":                      {bob, with(func(r *delivery.MigrationInitRequest) { r.MigrationInit = []byte("garbage") }), mimiport.KindBadMessage},
+		"signed by another leaf":       {bob, with(func(r *delivery.MigrationInitRequest) { r.MigrationInit = p.signInit(response, 0) }), mimiport.KindBadSignature},
+		"forged response":              {bob, with(func(r *delivery.MigrationInitRequest) { r.MigrationInit = p.signInit(&forged, 1) }), mimiport.KindBadSignature},
+		"unknown key":                  {bob, with(func(r *delivery.MigrationInitRequest) { r.KeyID = "ed25519:2" }), mimiport.KindBadSignature},
+		"wrong target in the AAD":      {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = elsewhere }), mimiport.KindInvalid},
+		"no AAD":                       {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = nil }), mimiport.KindInvalid},
+		"a longer AAD":                 {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = append(o.AuthenticatedData, 0) }), mimiport.KindInvalid},
+		"a Remove by value": {bob, variant(func(o *mlstest.CommitOptions) {
+			o.Proposals = []*mlstest.Proposal{p.group.Remove(0)}
+		}), mimiport.KindInvalid},
+		"an application message": {bob, with(func(r *delivery.MigrationInitRequest) { r.Message = p.group.Application(nil, 10) }), mimiport.KindInvalid},
+		"too large":              {bob, with(func(r *delivery.MigrationInitRequest) { r.Welcome = make([]byte, 2<<20) }), mimiport.KindTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := p.services[serverA].InitMigration(t.Context(), caller(c.user), good.id, c.init)
+			expectKind(t, err, c.want)
+			p.expectHosted(serverA, 0)
+		})
+	}
+	if _, err := p.initiate(good); err != nil {
+		t.Fatalf("the good Init after all these: %v", err)
+	}
+	p.run()
+	p.expect(good, "moved", "active")
+}
+
+// TestRequestRefusals: T gives no offer to whom its policy does not allow, nor for what is not a migration to it.
+func TestRequestRefusals(t *testing.T) {
+	p := newPlay(t)
+	_, err := p.request(serverA, serverB, alice, nil)
+	expectKind(t, err, mimiport.KindForbidden) // local_users
+	request := func(r *mimiport.MigrationRequest) error {
+		data, err := r.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob), &delivery.MigrationRequestRequest{MigrationRequest: data, RoomID: room})
+		return err
+	}
+	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: serverB, TargetDomain: serverB, GroupID: p.id}), mimiport.KindBadMessage)
+	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: "c.example", GroupID: p.id}), mimiport.KindInvalid)
+	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: "not a name", TargetDomain: serverB, GroupID: p.id}), mimiport.KindBadMessage)
+	_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob), &delivery.MigrationRequestRequest{MigrationRequest: []byte("garbage"), RoomID: room})
+	expectKind(t, err, mimiport.KindBadMessage)
+	p.rooms.denied = []string{serverA}
+	_, err = p.request(serverA, serverB, bob, nil)
+	expectKind(t, err, mimiport.KindForbidden) // the room's ACL
+}
+
+// TestOfferExpires: an offer past its time is worth nothing, at S's probe and at T itself.
+func TestOfferExpires(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	p.now = p.now.Add(11 * time.Minute)
+	p.run()
+	_, err := p.initiate(a)
+	expectKind(t, err, mimiport.KindOfferExpired)
+	p.expectHosted(serverA, 0)
+}
+
+// TestOfferIsBound: an offer is for its user, its epoch and one use.
+func TestOfferIsBound(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	_, err := p.initiate(a)
+	expectKind(t, err, mimiport.KindWrongEpoch)
+	b := p.move(serverA, serverB, bob)
+	stolen := *b
+	stolen.user = alice
+	_, err = p.initiate(&stolen)
+	expectKind(t, err, mimiport.KindForbidden)
+}
+
+// TestTamperedContent: T votes for nothing but what S signed about the group that the offer names.
+func TestTamperedContent(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	data, err := p.stores[serverA].Content(t.Context(), a.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(origin string, data []byte) error {
+		_, err := p.services[serverB].PutContent(t.Context(), origin, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
+		return err
+	}
+	expectKind(t, put("c.example", data), mimiport.KindForbidden)
+	expectKind(t, put(serverA, data[:len(data)-1]), mimiport.KindBadMessage)
+	flipped := append([]byte(nil), data...)
+	flipped[len(flipped)/2] ^= 1
+	expectKind(t, put(serverA, flipped), mimiport.KindBadSignature)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Lineage.CreatingServer = serverB })), mimiport.KindBadMessage)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Lineage.Preimage.Nonce[0] ^= 1 })), mimiport.KindInvalid)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Lineage.RoomID = "!other:a.example" })), mimiport.KindInvalid)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Base.Protocol = "mls11" })), mimiport.KindUnsupported)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Commit.GroupInfo = s.Base.GroupInfo })), mimiport.KindInvalid)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) {
+		s.Log = append(s.Log, mimiport.LogEntry{Epoch: 0, Message: s.Base.GroupInfo})
+	})), mimiport.KindInvalid)
+	p.expect(a, "frozen", "offered")
+	if err := put(serverA, data); err != nil {
+		t.Fatal(err)
+	}
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Log = nil; s.Lineage.RoomID = "!x:y" })), mimiport.KindConflict)
+	p.expect(a, "frozen", "staged")
+}
+
+// resign spoils a content's group_state and signs it as S would.
+func (p *play) resign(data []byte, edit func(*mimiport.GroupState)) []byte {
+	p.t.Helper()
+	content, err := mimiport.UnmarshalMigrationContent(data)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	state, err := mimiport.UnmarshalGroupState(content.GroupState)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	edit(state)
+	if content.GroupState, err = state.Marshal(); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := mimiport.Sign(content, p.keys[serverA]); err != nil {
+		p.t.Fatal(err)
+	}
+	out, err := content.Marshal()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return out
+}
+
+// TestForgedDecisions: a confirmation or an abort counts only when it is for this migration and signed by S.
+func TestForgedDecisions(t *testing.T) {
+	p := newPlay(t)
+	p.refuse = func(to, what string) error {
+		if what == "confirmation" {
+			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
+		}
+		return nil
+	}
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	response, err := mimiport.UnmarshalMigrationResponse(a.offer.MigrationResponse)
+	if err != nil {
+		t.Fatal(err)
+	}
+	confirm := func(signer string, edit func(*mimiport.MigrationConfirmation)) error {
+		c := &mimiport.MigrationConfirmation{DomainName: serverB, Nonce: response.Nonce, GroupID: p.id}
+		edit(c)
+		if err := mimiport.Sign(c, p.keys[signer]); err != nil {
+			t.Fatal(err)
+		}
+		data, err := c.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &delivery.SignedRequest{Message: data, KeyID: "ed25519:1"})
+		return err
+	}
+	expectKind(t, confirm(serverB, func(*mimiport.MigrationConfirmation) {}), mimiport.KindBadSignature)
+	expectKind(t, confirm(serverA, func(c *mimiport.MigrationConfirmation) { c.Nonce[0] ^= 1 }), mimiport.KindInvalid)
+	expectKind(t, confirm(serverA, func(c *mimiport.MigrationConfirmation) { c.DomainName = serverA }), mimiport.KindInvalid)
+	expectKind(t, confirm(serverA, func(c *mimiport.MigrationConfirmation) { c.GroupID = []byte("other") }), mimiport.KindInvalid)
+
+	abort := func(signer, origin string, m *mimiport.MigrationAbort) error {
+		if err := mimiport.Sign(m, p.keys[signer]); err != nil {
+			t.Fatal(err)
+		}
+		data, err := m.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.services[serverB].AbortFromSource(t.Context(), origin, a.id, &delivery.SignedRequest{Message: data, KeyID: "ed25519:1"})
+	}
+	real := &mimiport.MigrationAbort{MigrationID: a.id, SourceDomain: serverA}
+	expectKind(t, abort(serverB, serverA, real), mimiport.KindBadSignature)
+	expectKind(t, abort(serverA, "c.example", real), mimiport.KindForbidden)
+	expectKind(t, abort(serverA, serverA, &mimiport.MigrationAbort{SourceDomain: serverA}), mimiport.KindInvalid)
+	p.expect(a, "decided", "staged")
+}
+
+// TestRacingInits: two members begin at once; one freezes the group, the other is told to wait.
+func TestRacingInits(t *testing.T) {
+	p := newPlay(t)
+	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"preset":"draft","creators":["a.example"]}`)); err != nil {
+		t.Fatal(err)
+	}
+	one := p.mustRequest(serverA, serverB, bob)
+	two := p.mustRequest(serverA, serverB, alice)
+	if _, err := p.initiate(one); err != nil {
+		t.Fatal(err)
+	}
+	_, err := p.initiate(two)
+	expectKind(t, err, mimiport.KindInProgress)
+	p.run()
+	p.expect(one, "moved", "active")
+	_, err = p.initiate(two)
+	expectKind(t, err, mimiport.KindMoved)
+}
+
+// TestKicked: whoever leaves the room is refused at once, though the leaf is still there.
+func TestKicked(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	p.rooms.joined[bob] = false
+	_, err := p.submit(serverA, bob, &delivery.SubmitRequest{Message: p.group.Application(nil, 10)})
+	expectKind(t, err, mimiport.KindForbidden)
+	_, err = p.initiate(a)
+	expectKind(t, err, mimiport.KindForbidden)
+	_, err = p.services[serverA].Messages(t.Context(), caller(bob), p.id, delivery.MessagesQuery{})
+	expectKind(t, err, mimiport.KindForbidden)
+	p.say(serverA, alice)
+	p.run()
+	for _, d := range p.got {
+		if d.user == bob {
+			t.Error("a message reached a user who has left the room")
+		}
+	}
+}
+
+// TestConcurrentRequests: the same Init and the same Commit many times at once are accepted once.
+func TestConcurrentRequests(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	errs := make(chan error)
+	for range 8 {
+		go func() {
+			_, err := p.services[serverA].InitMigration(context.WithoutCancel(t.Context()), caller(bob), a.id, a.init)
+			errs <- err
+		}()
+	}
+	for range 8 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	p.run()
+	p.expect(a, "moved", "active")
+	p.group = a.commit.Next
+	p.expectHosted(serverB, 1)
+}
