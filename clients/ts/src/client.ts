@@ -178,10 +178,12 @@ export class Client {
     return g;
   }
 
-  /** Makes the device's signature key for a cipher suite (1 or 3). */
+  /** The device's signature key for a cipher suite (1 or 3), made the first time. */
   async createIdentity(suite: number): Promise<mls.Identity> {
-    this.stored.identity = await mls.newIdentity(this.matrix.session, suite);
-    this.save();
+    if (this.stored.identity?.suite !== suite) {
+      this.stored.identity = await mls.newIdentity(this.matrix.session, suite);
+      this.save();
+    }
     return this.stored.identity;
   }
 

@@ -14,13 +14,12 @@ class Driver {
   private readonly answers = new Map<number, (line: any) => void>();
   private last = 0;
 
-  constructor(t: TestContext) {
+  constructor() {
     this.process.stderr.pipe(process.stderr);
     createInterface({ input: this.process.stdout }).on("line", (text) => {
       const line = JSON.parse(text);
       this.answers.get(line.id)?.(line);
     });
-    t.after(() => this.kill());
   }
 
   kill(): Promise<unknown> {
@@ -45,18 +44,26 @@ class Driver {
   }
 }
 
-async function network(t: TestContext) {
+/** A homeserver, a directory and drivers, all gone after the test. */
+async function world(t: TestContext) {
   const net = new FakeNetwork();
-  const homeserver = await net.listen();
-  t.after(() => net.close());
-  return { net, homeserver };
+  const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
+  const drivers: Driver[] = [];
+  t.after(async () => {
+    await Promise.all(drivers.map((d) => d.kill()));
+    net.close();
+    rmSync(dir, { recursive: true });
+  });
+  const start = () => {
+    drivers.push(new Driver());
+    return drivers.at(-1)!;
+  };
+  return { homeserver: await net.listen(), dir, start };
 }
 
 test("two drivers, a group, a migration and a restart", async (t) => {
-  const { homeserver } = await network(t);
-  const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
-  t.after(() => rmSync(dir, { recursive: true }));
-  const [alice, bob] = [new Driver(t), new Driver(t)];
+  const { homeserver, dir, start } = await world(t);
+  const [alice, bob] = [start(), start()];
   await alice.ask("login", { homeserver, user: "alice", password: "x" });
   const session = await bob.ask("login", { homeserver, user: "bob", password: "x", store: join(dir, "bob") });
   for (const d of [alice, bob]) await d.ask("identity");
@@ -74,7 +81,7 @@ test("two drivers, a group, a migration and a restart", async (t) => {
   assert.equal(there.epoch_authenticator, epoch_authenticator);
 
   await bob.kill();
-  const again = new Driver(t);
+  const again = start();
   assert.deepEqual((await again.ask("login", { homeserver, user: "bob", password: "x", store: join(dir, "bob") })).groups, [created.group]);
   await alice.ask("send", { text: "welcome back" });
   await again.ask("wait_for", { kind: "message", text: "welcome back" });
@@ -82,8 +89,8 @@ test("two drivers, a group, a migration and a restart", async (t) => {
 });
 
 test("a bad command is answered, and changes nothing", async (t) => {
-  const { homeserver } = await network(t);
-  const alice = new Driver(t);
+  const { homeserver, start } = await world(t);
+  const alice = start();
   const refusal = (text: string, id: number) => alice.line(id, text);
   assert.match((await refusal('{"id":1,"cmd":"send","text":"x"}', 1)).error, /log in first/);
   assert.match((await refusal('{"id":2,"cmd":"toString"}', 2)).error, /no command/);
