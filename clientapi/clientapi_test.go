@@ -1,0 +1,228 @@
+package clientapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/mux"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/federation/openapitest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+)
+
+const (
+	here   = "hs.example"
+	other  = "ds.example"
+	alice  = "@alice:hs.example"
+	roomID = "!room"
+)
+
+var group = []byte{1, 2, 3}
+
+// service is a Delivery Service that answers what the test has put there. What is not overridden is not called.
+type service struct {
+	delivery.API
+	server   string
+	reserved int
+	bound    *delivery.GroupResponse
+	status   *delivery.MigrationStatus
+	err      error
+}
+
+func (s *service) ReserveGroup(_ context.Context, _ delivery.Caller, q *delivery.ReserveGroupRequest) (*delivery.ReserveGroupResponse, error) {
+	s.reserved++
+	return &delivery.ReserveGroupResponse{GroupID: group, Preimage: delivery.Preimage{CreatingServer: s.server, RoomID: q.RoomID, Nonce: []byte{1}}}, s.err
+}
+
+func (s *service) BindGroup(context.Context, delivery.Caller, []byte, *delivery.BindGroupRequest) (*delivery.GroupResponse, error) {
+	return s.bound, s.err
+}
+
+func (s *service) Migration(context.Context, delivery.Caller, mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+	return s.status, s.err
+}
+
+func (s *service) InitMigration(context.Context, delivery.Caller, mimiport.MigrationID, *delivery.MigrationInitRequest) (*delivery.MigrationStatus, error) {
+	return s.status, s.err
+}
+
+func (s *service) ConfirmMigration(context.Context, delivery.Caller, mimiport.MigrationID, *delivery.SignedRequest) (*delivery.MigrationStatus, error) {
+	return s.status, s.err
+}
+
+// rooms is one room. What is sent is remembered by type; sending fails once for each type in fail.
+type rooms struct {
+	delivery.Rooms
+	standing delivery.Standing
+	state    map[string]json.RawMessage
+	sent     []string
+	fail     map[string]error
+}
+
+func (r *rooms) Standing(_ context.Context, room, user string) (delivery.Standing, error) {
+	if room != roomID || user != alice {
+		return delivery.Standing{}, nil
+	}
+	return r.standing, nil
+}
+
+func (r *rooms) State(_ context.Context, room, eventType string) (json.RawMessage, error) {
+	if room != roomID {
+		return nil, nil
+	}
+	return r.state[eventType], nil
+}
+
+func (r *rooms) SendState(_ context.Context, room, user, eventType string, content any) error {
+	if err := r.fail[eventType]; err != nil {
+		delete(r.fail, eventType)
+		return err
+	}
+	if room != roomID || user != alice {
+		return fmt.Errorf("sent to %s as %s", room, user)
+	}
+	raw, err := json.Marshal(content)
+	r.state[eventType] = raw
+	r.sent = append(r.sent, eventType)
+	return err
+}
+
+// keys believes every signature that says "signed by" and the server.
+type keys struct{ delivery.Keys }
+
+func (keys) Verify(_ context.Context, server, _ string, m mimiport.Signed) error {
+	var sig []byte
+	switch m := m.(type) {
+	case *mimiport.MigrationResponse:
+		sig = m.Signature
+	case *mimiport.MigrationConfirmation:
+		sig = m.Signature
+	}
+	if string(sig) != "signed by "+server {
+		return mimiport.Errorf("verify", mimiport.KindBadSignature, "not by %s", server)
+	}
+	return nil
+}
+
+// world is a homeserver with a Delivery Service, another Delivery Service, and a room.
+type world struct {
+	t             *testing.T
+	local, remote *service
+	rooms         *rooms
+	log           bytes.Buffer
+	handler       http.Handler
+	asked         []string // servers, as whom
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, local: &service{server: here}, remote: &service{server: other}}
+	w.rooms = &rooms{
+		standing: delivery.Standing{Exists: true, Joined: true, Power: 100, PointerLevel: 50},
+		state:    map[string]json.RawMessage{"m.room.power_levels": json.RawMessage(`{"users":{"@alice:hs.example":100},"events":{"m.room.name":50}}`)},
+		fail:     map[string]error{},
+	}
+	services := clientapi.Services{
+		IsLocal: func(server string) bool { return server == here },
+		Local:   w.local,
+		Remote: func(from, server string) delivery.API {
+			w.asked = append(w.asked, from+" → "+server)
+			return w.remote
+		},
+	}
+	home := &clientapi.Home{Rooms: w.rooms, Keys: keys{}, Log: slog.New(slog.NewTextHandler(&w.log, nil))}
+	auth := func(*http.Request) (delivery.Caller, error) { return delivery.Caller{UserID: alice, Server: here}, nil }
+	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
+	edge.Mount(router.PathPrefix(clientapi.PathPrefix).Subrouter(), clientapi.Routes(services, home, 1<<20), auth, home.Log)
+	w.handler = openapitest.New(t).Handler(router)
+	return w
+}
+
+// call asks a Delivery Service and returns the status and the error code.
+func (w *world) call(server, method, path string, body any) (int, string) {
+	w.t.Helper()
+	data, err := json.Marshal(body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r := httptest.NewRequest(method, clientapi.PathPrefix+"/ds/"+url.PathEscape(server)+path, bytes.NewReader(data))
+	if body == nil {
+		r = httptest.NewRequest(method, clientapi.PathPrefix+"/ds/"+url.PathEscape(server)+path, nil)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	rec := httptest.NewRecorder()
+	w.handler.ServeHTTP(rec, r)
+	var e struct {
+		Code string `json:"errcode"`
+	}
+	_ = json.Unmarshal(rec.Body.Bytes(), &e)
+	return rec.Code, e.Code
+}
+
+func (w *world) expect(name string, status int, code string) func(int, string) {
+	return func(gotStatus int, gotCode string) {
+		w.t.Helper()
+		if gotStatus != status || gotCode != code {
+			w.t.Errorf("%s: got %d %s, want %d %s", name, gotStatus, gotCode, status, code)
+		}
+	}
+}
+
+func (w *world) ok(name string) func(int, string) { return w.expect(name, 200, "") }
+
+func (w *world) expectSent(types ...string) {
+	w.t.Helper()
+	if !slices.Equal(w.rooms.sent, types) {
+		w.t.Errorf("sent %v, want %v", w.rooms.sent, types)
+	}
+	w.rooms.sent = nil
+}
+
+func (w *world) expectState(eventType, want string) {
+	w.t.Helper()
+	var got, exp any
+	if err := errors.Join(json.Unmarshal(w.rooms.state[eventType], &got), json.Unmarshal([]byte(want), &exp)); err != nil {
+		w.t.Fatal(err)
+	}
+	if diff := cmp.Diff(exp, got); diff != "" {
+		w.t.Error(eventType, diff)
+	}
+}
+
+func TestServerName(t *testing.T) {
+	for server, want := range map[string]struct {
+		status int
+		code   string
+	}{
+		here:                     {200, ""},
+		other:                    {200, ""},
+		other + ":8448":          {200, ""},
+		"a/b":                    {400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		"user@ds.example":        {400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		"10.0.0.1:8008":          {403, "M_FORBIDDEN"},
+		"[::1]":                  {403, "M_FORBIDDEN"},
+		strings.Repeat("a", 300): {400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+	} {
+		w := newWorld(t)
+		w.expect(server, want.status, want.code)(w.call(server, "POST", "/groups", &delivery.ReserveGroupRequest{RoomID: roomID}))
+		if want.status == 200 && server != here && !slices.Equal(w.asked, []string{here + " → " + server}) {
+			t.Errorf("asked %v", w.asked)
+		}
+		if server == here && w.local.reserved != 1 {
+			t.Error("the local service was not asked")
+		}
+	}
+}

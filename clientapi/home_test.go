@@ -1,0 +1,227 @@
+package clientapi_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+const (
+	levels  = "m.room.power_levels"
+	bindURI = "/groups/AQID"
+)
+
+var (
+	bind      = &delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: []byte{1}}
+	forbidden = mimiport.Errorf("send", mimiport.KindForbidden, "no")
+)
+
+func described() *delivery.GroupResponse {
+	return &delivery.GroupResponse{
+		GroupID: group, RoomID: roomID, Protocol: "mls10", CipherSuite: 1, CreatingServer: other, DeliveryService: other, State: "active",
+		Preimage:  &delivery.Preimage{CreatingServer: other, RoomID: roomID, Nonce: []byte{1}},
+		GroupInfo: []byte{1}, TreeHash: []byte{2}, ConfirmedTranscriptHash: []byte{3}, Members: 1,
+	}
+}
+
+// Whoever could not announce a group is given no id for one.
+func TestReserveNeedsPower(t *testing.T) {
+	reserve := &delivery.ReserveGroupRequest{RoomID: roomID}
+	for name, change := range map[string]func(*rooms){
+		"not joined":                      func(r *rooms) { r.standing.Joined = false },
+		"less than the pointer needs":     func(r *rooms) { r.standing.Power, r.standing.PointerLevel = 40, 50 },
+		"less than the room will ask for": func(r *rooms) { r.standing.Power = 99 },
+		"no power levels in the room":     func(r *rooms) { delete(r.state, levels) },
+		"power levels that make no sense": func(r *rooms) { r.state[levels] = json.RawMessage(`{"events":1}`) },
+		"power levels that are null":      func(r *rooms) { r.state[levels] = json.RawMessage(`null`) },
+		"power levels that are no object": func(r *rooms) { r.state[levels] = json.RawMessage(`[]`) },
+	} {
+		w := newWorld(t)
+		change(w.rooms)
+		if status, _ := w.call(other, "POST", "/groups", reserve); status != 403 && status != 400 {
+			t.Errorf("%s: got %d", name, status)
+		}
+		if w.remote.reserved != 0 {
+			t.Errorf("%s: reserved", name)
+		}
+	}
+	w := newWorld(t)
+	w.rooms.standing.Power = 50
+	w.rooms.state[levels] = json.RawMessage(`{"events":{"io.github.mimiport.group":50,"io.github.mimiport.delivery_service":50}}`)
+	w.ok("levels set already")(w.call(other, "POST", "/groups", reserve))
+}
+
+// After a bind the room names the group, and asks for power level 100 to change that.
+func TestBindAnnounces(t *testing.T) {
+	w := newWorld(t)
+	w.remote.bound = described()
+	w.ok("bind")(w.call(other, "PUT", bindURI, bind))
+	w.expectSent(levels, delivery.EventPointer, delivery.EventGroup)
+	w.expectState(levels, `{"users":{"@alice:hs.example":100},"events":{
+		"m.room.name":50,"io.github.mimiport.group":100,"io.github.mimiport.delivery_service":100}}`)
+	w.expectState(delivery.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
+	w.expectState(delivery.EventGroup, `{"room_id":"!room","group_id":"AQID","protocol":"mls10","cipher_suite":1,
+		"preimage":{"creating_server":"ds.example","room_id":"!room","nonce":"AQ"},"creating_server":"ds.example"}`)
+	w.ok("again")(w.call(other, "PUT", bindURI, bind))
+	w.expectSent()
+}
+
+// "repeated bind repairs missing events"
+func TestBindRepairs(t *testing.T) {
+	for _, failing := range []string{levels, delivery.EventPointer, delivery.EventGroup} {
+		w := newWorld(t)
+		w.remote.bound = described()
+		w.rooms.fail[failing] = forbidden
+		w.expect("failing at "+failing, 403, "M_FORBIDDEN")(w.call(other, "PUT", bindURI, bind))
+		w.ok("again")(w.call(other, "PUT", bindURI, bind))
+		w.expectState(delivery.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
+		for _, eventType := range []string{levels, delivery.EventPointer, delivery.EventGroup} {
+			if w.rooms.state[eventType] == nil || !strings.Contains(string(w.rooms.state[levels]), `"io.github.mimiport.group":100`) {
+				t.Errorf("after failing at %s, %s is missing", failing, eventType)
+			}
+		}
+	}
+}
+
+// A new group in the room begins at term 0, whatever the pointer said of the one before; a repeated bind of the same group
+// leaves a pointer alone that has gone forward.
+func TestBindAndOldPointers(t *testing.T) {
+	w := newWorld(t)
+	w.remote.bound = described()
+	w.rooms.state[delivery.EventGroup] = json.RawMessage(`{"room_id":"!room","group_id":"CQkJ"}`)
+	w.rooms.state[delivery.EventPointer] = json.RawMessage(`{"via":"old.example","term":4,"epoch":9}`)
+	w.ok("another group")(w.call(other, "PUT", bindURI, bind))
+	w.expectState(delivery.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
+
+	w.rooms.state[delivery.EventPointer] = json.RawMessage(`{"via":"new.example","term":1,"epoch":9}`)
+	w.rooms.sent = nil
+	w.ok("the same group")(w.call(other, "PUT", bindURI, bind))
+	w.expectSent()
+}
+
+// "A binding copied by a room upgrade is void: its room_id must be the room's."
+func TestBindReplacesACopiedBinding(t *testing.T) {
+	w := newWorld(t)
+	w.remote.bound = described()
+	w.rooms.state[delivery.EventGroup] = json.RawMessage(`{"room_id":"!before","group_id":"AQID"}`)
+	w.rooms.state[delivery.EventPointer] = json.RawMessage(`"nonsense"`)
+	w.ok("bind")(w.call(other, "PUT", bindURI, bind))
+	w.expectSent(levels, delivery.EventPointer, delivery.EventGroup)
+}
+
+// Without a bound group nothing is announced.
+func TestFailedBindAnnouncesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.remote.err = mimiport.Errorf("bind", mimiport.KindConflict, "bound already")
+	w.expect("bind", 409, "IO.GITHUB.MIMIPORT.M_CONFLICT")(w.call(other, "PUT", bindURI, bind))
+	w.expectSent()
+}
+
+// migrated is a finished migration from ds.example to hs.example, with evidence that verifies.
+func migrated(t *testing.T) (mimiport.MigrationID, *delivery.MigrationStatus) {
+	t.Helper()
+	offer := &mimiport.MigrationResponse{
+		Request:   mimiport.MigrationRequest{SourceDomain: other, TargetDomain: here, GroupID: group, Epoch: 7},
+		Nonce:     mimiport.Nonce{5},
+		Signature: []byte("signed by " + here),
+	}
+	decision := &mimiport.MigrationConfirmation{DomainName: here, Nonce: offer.Nonce, GroupID: group, Signature: []byte("signed by " + other)}
+	response, err1 := offer.Marshal()
+	confirmation, err2 := decision.Marshal()
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	return offer.ID(), &delivery.MigrationStatus{
+		MigrationID: offer.ID().String(), Role: "target", State: "active", GroupID: group, RoomID: roomID, Source: other, Target: here, User: alice,
+		Term: 1, Epoch: 7,
+		MigrationResponse: &delivery.SignedInfo{Message: response, KeyID: "ed25519:t"},
+		Confirmation:      &delivery.SignedInfo{Message: confirmation, KeyID: "ed25519:s"},
+	}
+}
+
+func newMovedWorld(t *testing.T) (*world, string, *delivery.MigrationStatus) {
+	w := newWorld(t)
+	id, status := migrated(t)
+	w.rooms.state[delivery.EventGroup] = json.RawMessage(`{"room_id":"!room","group_id":"AQID"}`)
+	w.rooms.state[delivery.EventPointer] = json.RawMessage(`{"via":"ds.example","term":0,"epoch":0}`)
+	w.local.status = status
+	return w, "/migrations/" + id.String(), status
+}
+
+// "H sends it as the migrating user after success."
+func TestMoveIsAnnounced(t *testing.T) {
+	for _, state := range []string{"decided", "moved", "active"} {
+		for _, call := range []struct {
+			method, suffix string
+			body           any
+		}{
+			{"GET", "", nil},
+			{"PUT", "/confirmation", &delivery.SignedRequest{Message: []byte{1}, KeyID: "ed25519:s"}},
+			{"PUT", "/init", &delivery.MigrationInitRequest{
+				MigrationInit: []byte{1}, KeyID: "ed25519:t", SubmitRequest: delivery.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}}}},
+		} {
+			w, uri, status := newMovedWorld(t)
+			status.State = state
+			w.ok(call.method + call.suffix)(w.call(here, call.method, uri+call.suffix, call.body))
+			w.expectSent(delivery.EventPointer)
+			w.expectState(delivery.EventPointer, fmt.Sprintf(`{"via":"hs.example","term":1,"epoch":8,"migration_id":%q,"evidence":{
+				"migration_response":%q,"response_key_id":"ed25519:t","migration_confirmation":%q,"confirmation_key_id":"ed25519:s"}}`,
+				status.MigrationID, status.MigrationResponse.Message.Encode(), status.Confirmation.Message.Encode()))
+			w.ok("again")(w.call(here, call.method, uri+call.suffix, call.body))
+			w.expectSent()
+		}
+	}
+}
+
+// "The pointer is advisory …; one that goes backwards or fails to verify is ignored": none is sent, and the request succeeds.
+func TestMoveIsNotAnnounced(t *testing.T) {
+	for name, change := range map[string]func(*world, *delivery.MigrationStatus){
+		"not decided":                     func(_ *world, st *delivery.MigrationStatus) { st.State = "frozen" },
+		"aborted":                         func(_ *world, st *delivery.MigrationStatus) { st.State = "aborted" },
+		"another user's":                  func(_ *world, st *delivery.MigrationStatus) { st.User = "@bob:hs.example" },
+		"no confirmation":                 func(_ *world, st *delivery.MigrationStatus) { st.Confirmation = nil },
+		"no offer":                        func(_ *world, st *delivery.MigrationStatus) { st.MigrationResponse = nil },
+		"an older term":                   func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"x","term":2,"epoch":8}`) },
+		"the same term":                   func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"x","term":1,"epoch":8}`) },
+		"another room":                    func(_ *world, st *delivery.MigrationStatus) { st.RoomID = "!other" },
+		"another group":                   func(_ *world, st *delivery.MigrationStatus) { st.GroupID = []byte{9, 9, 9} },
+		"a room without a group":          func(w *world, _ *delivery.MigrationStatus) { delete(w.rooms.state, delivery.EventGroup) },
+		"a target that signed no offer":   func(_ *world, st *delivery.MigrationStatus) { st.Target = "evil.example" },
+		"a source that did not decide":    func(_ *world, st *delivery.MigrationStatus) { st.Source = "evil.example" },
+		"another epoch":                   func(_ *world, st *delivery.MigrationStatus) { st.Epoch++ },
+		"an offer that is none":           func(_ *world, st *delivery.MigrationStatus) { st.MigrationResponse.Message = []byte{1} },
+		"a confirmation that is none":     func(_ *world, st *delivery.MigrationStatus) { st.Confirmation.Message = []byte{1} },
+		"an offer signed by nobody":       func(_ *world, st *delivery.MigrationStatus) { last(st.MigrationResponse)[0] ^= 1 },
+		"a confirmation signed by nobody": func(_ *world, st *delivery.MigrationStatus) { last(st.Confirmation)[0] ^= 1 },
+		"no power in the room":            func(w *world, _ *delivery.MigrationStatus) { w.rooms.fail[delivery.EventPointer] = forbidden },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, uri, status := newMovedWorld(t)
+			change(w, status)
+			w.ok(name)(w.call(here, "GET", uri, nil))
+			w.expectSent()
+		})
+	}
+}
+
+func (w *world) pointer(content string) {
+	w.rooms.state[delivery.EventPointer] = json.RawMessage(content)
+}
+
+// last is the last byte of a signed message: of its signature.
+func last(m *delivery.SignedInfo) []byte { return m.Message[len(m.Message)-1:] }
+
+// What is not announced for a reason is logged.
+func TestUnannouncedMoveIsLogged(t *testing.T) {
+	w, uri, _ := newMovedWorld(t)
+	w.rooms.fail[delivery.EventPointer] = forbidden
+	w.ok("status")(w.call(here, "GET", uri, nil))
+	if !strings.Contains(w.log.String(), "the room was not told") {
+		t.Errorf("logged %q", &w.log)
+	}
+}
