@@ -1,0 +1,190 @@
+package adminapi_test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/mux"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/federation/openapitest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+var id = mimiport.MigrationID{1}
+
+// service has five groups and one migration.
+type service struct {
+	policy delivery.Policy
+	filter delivery.MigrationFilter
+}
+
+func (s *service) Policy(context.Context) (delivery.Policy, error) { return s.policy, nil }
+
+func (s *service) SetPolicy(_ context.Context, patch json.RawMessage) (p delivery.Policy, err error) {
+	if p, err = s.policy.Merge(patch); err == nil {
+		s.policy = p
+	}
+	return p, err
+}
+
+func (s *service) AdminGroups(_ context.Context, after []byte, limit int) (groups []delivery.Group, err error) {
+	for b := byte(1); b <= 5 && len(groups) < limit; b++ {
+		if string([]byte{b}) > string(after) {
+			groups = append(groups, delivery.Group{
+				ID: []byte{b}, State: delivery.GroupMoved, Server: "hs.example", RoomID: "!r", Creator: "@a:hs.example", Protocol: "mls10",
+				CipherSuite: 1, Epoch: 7, NextSeq: 9, Migration: id, CreatedAt: time.UnixMilli(5),
+			})
+		}
+	}
+	return groups, nil
+}
+
+func (s *service) AdminGroup(ctx context.Context, id []byte) (*delivery.Group, error) {
+	if len(id) != 1 {
+		return nil, mimiport.Errorf("load group", mimiport.KindUnknownGroup, "none")
+	}
+	return &delivery.Group{ID: id, State: delivery.GroupReserved, CreatedAt: time.UnixMilli(5)}, nil
+}
+
+func (s *service) AdminMigrations(_ context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, _ int) ([]*delivery.MigrationStatus, error) {
+	s.filter = f
+	if after == id {
+		return []*delivery.MigrationStatus{}, nil
+	}
+	return []*delivery.MigrationStatus{status()}, nil
+}
+
+func (s *service) AdminMigration(_ context.Context, asked mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+	if asked != id {
+		return nil, mimiport.Errorf("load migration", mimiport.KindUnknownMigration, "none")
+	}
+	return status(), nil
+}
+
+func status() *delivery.MigrationStatus {
+	return &delivery.MigrationStatus{MigrationID: id.String(), Role: "source", State: "frozen", GroupID: []byte{1}}
+}
+
+// call asks a fresh server and returns its answer.
+func call(t *testing.T, svc *service, method, uri, body string) (int, map[string]any) {
+	t.Helper()
+	admin := func(*http.Request) (delivery.Caller, error) {
+		return delivery.Caller{UserID: "@a:hs.example", Admin: true}, nil
+	}
+	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
+	edge.Mount(router.PathPrefix(adminapi.PathPrefix).Subrouter(), adminapi.Routes(svc), admin, slog.New(slog.DiscardHandler))
+	r := httptest.NewRequest(method, adminapi.PathPrefix+uri, strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	openapitest.New(t).Handler(router).ServeHTTP(w, r)
+	var answer map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+		t.Fatalf("%s %s: %v in %q", method, uri, err, w.Body)
+	}
+	return w.Code, answer
+}
+
+func TestPolicy(t *testing.T) {
+	svc := &service{policy: delivery.DefaultPolicy()}
+	code, got := call(t, svc, "PUT", "/policy", `{"source":"any_member","deny_servers":["spam.example"],"quotas":{"moves_per_hour":7}}`)
+	if code != 200 || got["source"] != "any_member" || got["target"] != "local_users" {
+		t.Errorf("got %d %v", code, got)
+	}
+	if svc.policy.Quotas.MovesPerHour != 7 || svc.policy.Quotas.Groups != delivery.DefaultPolicy().Quotas.Groups {
+		t.Errorf("got %+v", svc.policy)
+	}
+	code, again := call(t, svc, "GET", "/policy", "")
+	if code != 200 || !cmp.Equal(got, again) {
+		t.Errorf("got %d %v", code, again)
+	}
+}
+
+func TestBadPolicyChangesNothing(t *testing.T) {
+	svc := &service{policy: delivery.DefaultPolicy()}
+	for _, body := range []string{``, `[]`, `{"sauce":"nobody"}`, `{"source":"everybody"}`, `{"quotas":{"groups":-1}}`, `{"source":"nobody"}{}`} {
+		if code, got := call(t, svc, "PUT", "/policy", body); code != 400 || got["errcode"] != "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE" {
+			t.Errorf("%s: got %d %v", body, code, got)
+		}
+	}
+	if !cmp.Equal(svc.policy, delivery.DefaultPolicy()) {
+		t.Errorf("now %+v", svc.policy)
+	}
+}
+
+func TestGroupsArePaged(t *testing.T) {
+	var ids []any
+	uri := "/groups?limit=2"
+	for range 3 {
+		_, got := call(t, &service{}, "GET", uri, "")
+		for _, g := range got["items"].([]any) {
+			ids = append(ids, g.(map[string]any)["group_id"])
+		}
+		uri = "/groups?limit=2&after=" + asString(got["next"])
+	}
+	if !cmp.Equal(ids, []any{"AQ", "Ag", "Aw", "BA", "BQ"}) {
+		t.Errorf("got %v", ids)
+	}
+}
+
+func asString(v any) string { s, _ := v.(string); return s }
+
+func TestShow(t *testing.T) {
+	_, got := call(t, &service{}, "GET", "/groups/AQ", "")
+	want := map[string]any{
+		"group_id": "AQ", "term": 0., "state": "reserved", "server": "", "room_id": "", "creator": "", "epoch": 0., "next_seq": 0., "created_at": 5.,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if _, got := call(t, &service{}, "GET", "/migrations/"+id.String(), ""); got["migration_id"] != id.String() {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestMigrationsAreFiltered(t *testing.T) {
+	svc := &service{}
+	_, got := call(t, svc, "GET", "/migrations?limit=1&group_id=AQ&role=source&state=frozen&state=decided&user=%40a%3Ax&since=5", "")
+	want := delivery.MigrationFilter{
+		GroupID: []byte{1}, Role: migration.Source, States: []migration.State{migration.Frozen, migration.Decided}, User: "@a:x", Since: time.UnixMilli(5),
+	}
+	if diff := cmp.Diff(want, svc.filter); diff != "" {
+		t.Error(diff)
+	}
+	if got["next"] != id.String() {
+		t.Errorf("got %v", got)
+	}
+	if _, got := call(t, svc, "GET", "/migrations?after="+id.String(), ""); got["next"] != nil {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	for uri, want := range map[string]string{
+		"/groups?limit=x":                        "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		"/groups?after=%21":                      "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		"/groups/A":                              "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		"/groups/AQID":                           "IO.GITHUB.MIMIPORT.M_UNKNOWN_GROUP",
+		"/migrations?limit=-1":                   "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		"/migrations?after=AQ":                   "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		"/migrations?since=now":                  "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		"/migrations?role=a&role=b":              "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		"/migrations?user=a&user=b":              "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		"/migrations/AQID":                       "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		"/migrations/" + strings.Repeat("A", 43): "IO.GITHUB.MIMIPORT.M_UNKNOWN_MIGRATION",
+	} {
+		if code, got := call(t, &service{}, "GET", uri, ""); asString(got["errcode"]) != want {
+			t.Errorf("%s: got %d %v", uri, code, got)
+		}
+	}
+}
