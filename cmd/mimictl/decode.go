@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
 // structures are what decode knows, in the order in which it tries them.
@@ -29,6 +31,7 @@ var structures = []struct {
 	{"GroupState", describe(mimiport.UnmarshalGroupState)},
 	{"Lineage", describe(mimiport.UnmarshalLineage)},
 	{"LineageStep", describe(mimiport.UnmarshalLineageStep)},
+	{"MLSMessage", describeMLS},
 }
 
 func typeNames() (names []string) {
@@ -48,13 +51,21 @@ func describe[M any](unmarshal func([]byte) (*M, error)) func([]byte) (json.RawM
 	}
 }
 
+func describeMLS(data []byte) (json.RawMessage, error) {
+	m, err := mls.Describe(data)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(m)
+}
+
 // decoded is an input under one of its readings.
 type decoded struct {
 	Type  string          `json:"type"`
 	Value json.RawMessage `json:"value"`
 }
 
-func decodeCommand(args []string, io stdio) error {
+func decodeCommand(args []string, std stdio) error {
 	flags := flag.NewFlagSet("decode", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
 	only := flags.String("type", "", "")
@@ -65,7 +76,7 @@ func decodeCommand(args []string, io stdio) error {
 	if *only != "" && !known(*only) {
 		return misused("unknown type %q", *only)
 	}
-	input, err := read(file, io)
+	input, err := read(file, std)
 	if err != nil {
 		return err
 	}
@@ -73,10 +84,14 @@ func decodeCommand(args []string, io stdio) error {
 	if err != nil {
 		return err
 	}
-	if *asJSON {
-		return json.NewEncoder(io.out).Encode(d)
+	return d.write(std.out, *asJSON)
+}
+
+func (d *decoded) write(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(w).Encode(d)
 	}
-	return writeText(io.out, d)
+	return writeText(w, d)
 }
 
 func known(name string) bool {

@@ -2,6 +2,7 @@
 //
 //	mimictl decode [-json] [-type NAME] FILE|-
 //	mimictl mls replay FILE|-
+//	mimictl mls verify [-json] FILE|-
 //
 // It exits with 0 when it did what it was asked, with 1 when the input is not acceptable or cannot be read, and with 2 when
 // it was called wrongly or the input can be more than one thing.
@@ -14,11 +15,13 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 )
 
 const usage = `Usage:
     mimictl decode [-json] [-type NAME] FILE|-
     mimictl mls replay FILE|-
+    mimictl mls verify [-json] FILE|-
 
 decode prints a message of MIMI Portability or of MLS (RFC 9420). The input is
 binary, hexadecimal or base64 of any kind.
@@ -35,30 +38,36 @@ them. The input is JSON, bytes in base64 or hexadecimal:
 ratchet_tree may be absent when group_info carries the tree. It prints one line
 of JSON for each message; one that is refused leaves the group as it was.
 
+mls verify checks all that a Delivery Service can check of a group, and reports
+its members and whose key packages have expired. The input is as for replay, or
+a GroupInfo that carries its tree.
+
 A FILE of - is standard input.
 
 Exit status: 0 done; 1 the input is not acceptable or cannot be read; 2 called
 wrongly, or the input can be more than one thing.
 `
 
-// stdio is where a command reads and writes.
+// stdio is what a command has of the world, besides files.
 type stdio struct {
 	in  io.Reader
 	out io.Writer
+	now time.Time
 }
 
 // commands are the verbs, each of one or two words.
-var commands = map[string]func(args []string, io stdio) error{
+var commands = map[string]func(args []string, std stdio) error{
 	"decode":     decodeCommand,
 	"mls replay": replayCommand,
+	"mls verify": verifyCommand,
 }
 
-func main() { os.Exit(run(os.Args[1:], stdio{os.Stdin, os.Stdout}, os.Stderr)) }
+func main() { os.Exit(run(os.Args[1:], stdio{os.Stdin, os.Stdout, time.Now()}, os.Stderr)) }
 
-func run(args []string, io stdio, stderr io.Writer) int {
-	err := dispatch(args, io)
+func run(args []string, std stdio, stderr io.Writer) int {
+	err := dispatch(args, std)
 	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintf(io.out, usage, strings.Join(typeNames(), " "))
+		fmt.Fprintf(std.out, usage, strings.Join(typeNames(), " "))
 		return 0
 	}
 	if err == nil {
@@ -75,10 +84,10 @@ func run(args []string, io stdio, stderr io.Writer) int {
 	return f.status
 }
 
-func dispatch(args []string, io stdio) error {
+func dispatch(args []string, std stdio) error {
 	for words := 1; words <= min(2, len(args)); words++ {
 		if command, ok := commands[strings.Join(args[:words], " ")]; ok {
-			return command(args[words:], io)
+			return command(args[words:], std)
 		}
 	}
 	switch {
@@ -119,9 +128,9 @@ func parseFlags(flags *flag.FlagSet, args []string) (file string, err error) {
 const maxInput = 256 << 20
 
 // read reads a file, or standard input for "-".
-func read(file string, io stdio) ([]byte, error) {
+func read(file string, std stdio) ([]byte, error) {
 	if file == "-" {
-		return readAll(io.in)
+		return readAll(std.in)
 	}
 	f, err := os.Open(file)
 	if err != nil {

@@ -35,7 +35,7 @@ func TestExitStatus(t *testing.T) {
 		{"decode", "", 2},
 	} {
 		var out, stderr bytes.Buffer
-		status := run(strings.Fields(c.args), stdio{strings.NewReader(c.input), &out}, &stderr)
+		status := run(strings.Fields(c.args), stdio{strings.NewReader(c.input), &out, testTime}, &stderr)
 		if status != c.status || (status == 0) != (stderr.Len() == 0) {
 			t.Errorf("mimictl %s: status %d, want %d: %s", c.args, status, c.status, &stderr)
 		}

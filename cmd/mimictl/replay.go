@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -11,11 +12,32 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// recording is the input of mls replay.
+// recording is a group at one epoch, and what came after.
 type recording struct {
 	GroupInfo   binary   `json:"group_info"`
 	RatchetTree binary   `json:"ratchet_tree"`
 	Messages    []binary `json:"messages"`
+}
+
+// readRecording reads the file that the arguments name: a recording in JSON, or a GroupInfo alone.
+func readRecording(flags *flag.FlagSet, args []string, std stdio) (*recording, error) {
+	file, err := parseFlags(flags, args)
+	if err != nil {
+		return nil, err
+	}
+	input, err := read(file, std)
+	if err != nil {
+		return nil, err
+	}
+	r := new(recording)
+	if text := bytes.TrimSpace(input); len(text) == 0 || text[0] != '{' {
+		r.GroupInfo, _ = fromText(string(input))
+		return r, nil
+	}
+	if err := json.Unmarshal(input, r); err != nil {
+		return nil, fmt.Errorf("read %s: %w", file, err)
+	}
+	return r, nil
 }
 
 // replayed is the line for one message: what it is, and the group after it.
@@ -29,25 +51,17 @@ type replayed struct {
 	Error                   string `json:"error"`
 }
 
-func replayCommand(args []string, io stdio) error {
-	file, err := parseFlags(flag.NewFlagSet("mls replay", flag.ContinueOnError), args)
+func replayCommand(args []string, std stdio) error {
+	r, err := readRecording(flag.NewFlagSet("mls replay", flag.ContinueOnError), args, std)
 	if err != nil {
 		return err
-	}
-	input, err := read(file, io)
-	if err != nil {
-		return err
-	}
-	var r recording
-	if err := json.Unmarshal(input, &r); err != nil {
-		return fmt.Errorf("read recording: %w", err)
 	}
 	engine := mls.RFC9420(mls.DefaultLimits())
 	group, err := engine.Open(r.GroupInfo, r.RatchetTree)
 	if err != nil {
 		return err
 	}
-	out := json.NewEncoder(io.out)
+	out := json.NewEncoder(std.out)
 	for i, message := range r.Messages {
 		kind, next, err := follow(engine, group, message)
 		line := replayed{Index: i, Kind: kind}

@@ -5,12 +5,17 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
+
+// testTime is after the lifetime of all key packages of mlstest.
+var testTime = time.Unix(5_000_000_000, 0)
 
 // TestReplay follows a group through a proposal, a Commit that references it, a Commit that was tampered with, and a message of
 // the past: what is refused leaves the group as it was.
@@ -67,11 +72,7 @@ func replay(t *testing.T, g *mlstest.Group, messages ...string) (lines []replaye
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out, stderr bytes.Buffer
-	if status := run([]string{"mls", "replay", "-"}, stdio{bytes.NewReader(input), &out}, &stderr); status != 0 {
-		t.Fatalf("status %d: %s", status, &stderr)
-	}
-	for line := range strings.Lines(out.String()) {
+	for line := range strings.Lines(mustRun(t, input, "mls", "replay", "-")) {
 		var r replayed
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			t.Fatal(err)
@@ -82,4 +83,49 @@ func replay(t *testing.T, g *mlstest.Group, messages ...string) (lines []replaye
 		t.Fatalf("%d lines for %d messages", len(lines), len(messages))
 	}
 	return lines
+}
+
+// mustRun runs a command that succeeds on an input, and returns its output.
+func mustRun(t *testing.T, input []byte, args ...string) string {
+	t.Helper()
+	var out, stderr bytes.Buffer
+	if status := run(args, stdio{bytes.NewReader(input), &out, testTime}, &stderr); status != 0 {
+		t.Fatalf("status %d: %s", status, &stderr)
+	}
+	return out.String()
+}
+
+func TestVerify(t *testing.T) {
+	g := mlstest.New(mlstest.Options{
+		GroupID: []byte{0xab}, Epoch: 4,
+		Members: [][]byte{mlstest.Identity("@a:a.example", "A"), []byte("no Matrix device")},
+	})
+	input := fmt.Sprintf(`{"group_info":"%x","ratchet_tree":"%x"}`, g.GroupInfo(), g.RatchetTree())
+	got := mustRun(t, []byte(input), "mls", "verify", "-")
+	for _, want := range []string{
+		"Group\n  group_id: ab\n  epoch: 4\n  cipher_suite: 1\n", "  expired_leaves: 2\n",
+		"      leaf: 0\n      user_id: @a:a.example\n      device_id: A\n", "      leaf: 1\n      user_id: \"\"\n", "lifetime: expired\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+	var out, stderr bytes.Buffer
+	broken := strings.Replace(input, fmt.Sprintf("%x", mlstest.Identity("@a:a.example", "A")), fmt.Sprintf("%x", mlstest.Identity("@e:a.example", "A")), 1)
+	if status := run([]string{"mls", "verify", "-"}, stdio{strings.NewReader(broken), &out, testTime}, &stderr); status != 1 {
+		t.Errorf("another's name in a leaf: status %d: %s", status, &stderr)
+	}
+	if !strings.Contains(stderr.String(), "tree-hash") {
+		t.Errorf("the report does not say what failed: %s", &stderr)
+	}
+}
+
+func TestDecodeMLSMessage(t *testing.T) {
+	g := mlstest.New(mlstest.Options{GroupID: []byte{0xab}, Members: [][]byte{mlstest.Identity("@a:a.example", "A")}})
+	for _, message := range [][]byte{g.GroupInfo(), g.Propose(0, g.PSK([]byte("id"))), g.Application(nil, 10)} {
+		got := mustRun(t, message, "decode", "-")
+		if !strings.HasPrefix(got, "MLSMessage\n") || !strings.Contains(got, "GroupID: ab\n") {
+			t.Errorf("decoded as:\n%s", got)
+		}
+	}
 }
