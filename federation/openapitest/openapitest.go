@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -36,7 +37,7 @@ func New(t testing.TB) *Checker {
 	return &Checker{t, router}
 }
 
-func load() (routers.Router, error) {
+var load = sync.OnceValues(func() (routers.Router, error) {
 	openapi3.SchemaErrorDetailsDisabled = true // they fill pages
 	doc, err := openapi3.NewLoader().LoadFromData(federation.OpenAPI)
 	if err != nil {
@@ -51,7 +52,7 @@ func load() (routers.Router, error) {
 		}
 	}
 	return gorillamux.NewRouter(doc)
-}
+})
 
 // Handler checks what next is asked and what it answers.
 func (c *Checker) Handler(next http.Handler) http.Handler {
