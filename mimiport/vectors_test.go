@@ -106,6 +106,11 @@ func replay(t *testing.T, decode func([]byte) (structure, error), c *vectorCase)
 	switch c.Outcome {
 	case "valid":
 		reencodes(t, m, err, c)
+		for n := range c.Encoded {
+			if _, err := decode(c.Encoded[:n]); mimiport.KindOf(err) != mimiport.KindBadMessage {
+				t.Fatalf("the first %d bytes decode: %v", n, err)
+			}
+		}
 		checkFields(t, m, c)
 		if c.PublicKey != nil {
 			if err := verify(m, c); err != nil {
