@@ -1,0 +1,199 @@
+// Package outbox works off what the Delivery Service has stored to be done: it hands each row that is due to a handler, in
+// the order of its queue, and puts off what fails. What a crash interrupts is done again, so a handler must bear repetition.
+package outbox
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// How many rows are handled at a time. The bound for one destination keeps a slow or dead one from taking all.
+const (
+	concurrency    = 64
+	perDestination = 8
+)
+
+// listed is how many rows are asked for at a time. The store lets destinations take turns, and of a list twice as long as what
+// can be at work, one row at least can start as long as one that is due can: at most half of the list is at work itself, and
+// the destinations at their bound have no more than the other half.
+const listed = 2 * concurrency
+
+// storePause is how long the worker waits when the store fails.
+const storePause = time.Second
+
+// Store is what a Worker needs of delivery.Store.
+type Store interface {
+	Due(ctx context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error)
+	Retry(ctx context.Context, key delivery.RowKey, attempts int, due time.Time) error
+}
+
+// Handler does what a row asks for, and removes the row from the store. When it fails, the row is put off by Backoff.
+type Handler func(ctx context.Context, row delivery.Row) error
+
+// errKept is for a row that its handler left as it was: it must not be handed over again and again.
+var errKept = errors.New("the handler neither failed nor removed the row")
+
+// Worker hands rows to a Handler.
+type Worker struct {
+	store   Store
+	handler Handler
+	jitter  func() float64
+	log     *slog.Logger
+	wake    chan struct{}
+}
+
+// New makes a Worker. The jitter function gives random numbers from 0 to 1; it may be called by several goroutines.
+func New(store Store, handler Handler, jitter func() float64, log *slog.Logger) *Worker {
+	return &Worker{store: store, handler: handler, jitter: jitter, log: log, wake: make(chan struct{}, 1)}
+}
+
+// Wake tells that rows may have become due. It never blocks.
+func (w *Worker) Wake() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // the one before has not been heard yet
+	}
+}
+
+// Run works until the context ends and what is at work has returned.
+func (w *Worker) Run(ctx context.Context) {
+	var handlers sync.WaitGroup
+	defer handlers.Wait()
+	r := &run{worker: w, queues: make(map[queue]bool), destinations: make(map[string]int), kept: make(map[delivery.RowKey]delivery.Row),
+		finished: make(chan result, concurrency)}
+	for ctx.Err() == nil {
+		next := r.start(ctx, &handlers)
+		r.wait(ctx, next)
+	}
+}
+
+// queue is what is done in order.
+type queue struct{ destination, name string }
+
+// result is a row that its handler is done with.
+type result struct {
+	row     delivery.Row
+	handled bool // without an error
+}
+
+// run is the state of one Run; only its goroutine touches it, but for the channel.
+type run struct {
+	worker       *Worker
+	queues       map[queue]bool                   // at work
+	destinations map[string]int                   // how many queues of each are at work
+	kept         map[delivery.RowKey]delivery.Row // handled since the store was last asked
+	finished     chan result
+}
+
+// start hands over what is due and has a place. It returns when to look again if nothing happens before, zero for never.
+func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Time {
+	now := time.Now()
+	rows, next, err := r.worker.store.Due(ctx, now, listed)
+	if err != nil {
+		r.worker.log.ErrorContext(ctx, "outbox: cannot read what is due", "error", err)
+		return now.Add(storePause)
+	}
+	for _, row := range rows {
+		q := queue{row.Destination, row.Queue}
+		if len(r.queues) == concurrency {
+			break
+		}
+		if r.queues[q] || r.destinations[q.destination] == perDestination {
+			continue
+		}
+		handle := r.worker.handler
+		if before, ok := r.kept[row.Key()]; ok && before.Attempts == row.Attempts && before.Due.Equal(row.Due) {
+			handle = func(context.Context, delivery.Row) error { return errKept }
+		}
+		r.queues[q] = true
+		r.destinations[q.destination]++
+		handlers.Go(func() { r.finished <- result{row, r.worker.handle(ctx, handle, row)} })
+	}
+	clear(r.kept)
+	if !next.After(now) {
+		return time.Time{} // the rest of what is due waits for a place
+	}
+	return next
+}
+
+// wait returns when there may be something to start.
+func (r *run) wait(ctx context.Context, next time.Time) {
+	var timer <-chan time.Time
+	if !next.IsZero() {
+		timer = time.After(time.Until(next))
+	}
+	select {
+	case <-ctx.Done():
+	case <-timer:
+	case <-r.worker.wake:
+	case done := <-r.finished:
+		r.finish(done)
+	}
+	for { // all that has happened by now is one reason to look
+		select {
+		case done := <-r.finished:
+			r.finish(done)
+		default:
+			return
+		}
+	}
+}
+
+func (r *run) finish(done result) {
+	q := queue{done.row.Destination, done.row.Queue}
+	delete(r.queues, q)
+	if r.destinations[q.destination]--; r.destinations[q.destination] == 0 {
+		delete(r.destinations, q.destination)
+	}
+	if done.handled {
+		r.kept[done.row.Key()] = done.row
+	}
+}
+
+// handle has one row handled, and puts it off when that fails.
+func (w *Worker) handle(ctx context.Context, handler Handler, row delivery.Row) (handled bool) {
+	err := handler(ctx, row)
+	if err == nil || ctx.Err() != nil { // a row that the end of the Run interrupted is as good as new
+		return err == nil
+	}
+	delay := Backoff(row.Attempts, err, w.jitter())
+	log := w.log.With("kind", row.Kind, "destination", row.Destination, "queue", row.Queue, "order", row.Order)
+	log.InfoContext(ctx, "outbox: put off", "attempts", row.Attempts+1, "delay", delay, "error", err)
+	if err := w.store.Retry(ctx, row.Key(), row.Attempts+1, time.Now().Add(delay)); err != nil {
+		log.ErrorContext(ctx, "outbox: cannot put off", "error", err)
+		pause(ctx, storePause) // the row is still due
+	}
+	return false
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// The bounds of Backoff.
+const (
+	minDelay = time.Second
+	maxDelay = 5 * time.Minute
+)
+
+// Backoff is how long to wait after a failure that so many others preceded: from one to two seconds after the first, twice as
+// long after each further one, five minutes at most, spread by the jitter from 0 to 1. What the error says of a later time (the
+// Info.RetryAfter of a mimiport.Error) counts up to the same five minutes.
+func Backoff(attempts int, err error, jitter float64) time.Duration {
+	const enough = 10 // doublings; more would only overflow
+	half := min(minDelay<<min(uint(attempts), enough), maxDelay/2)
+	delay := half + time.Duration(float64(half)*jitter)
+	if e, ok := errors.AsType[*mimiport.Error](err); ok {
+		delay = max(delay, min(e.Info.RetryAfter, maxDelay))
+	}
+	return delay
+}

@@ -1,0 +1,323 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// bench is a worker at work in a bubble of its own time.
+type bench struct {
+	t       *testing.T
+	store   delivery.Store
+	worker  *outbox.Worker
+	begin   time.Time
+	stop    func() // ends the run and waits for it
+	mu      sync.Mutex
+	events  []string // "destination/queue/order @seconds"
+	running map[string]int
+	most    map[string]int // by destination, at a time
+}
+
+// newBench starts a worker whose rows behave as the function says, and are removed when it returns nil.
+func newBench(t *testing.T, behave func(ctx context.Context, row delivery.Row) error) *bench {
+	return newBenchOn(t, memory.New(), behave)
+}
+
+func newBenchOn(t *testing.T, store delivery.Store, behave outbox.Handler) *bench {
+	b := &bench{t: t, store: store, begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
+	b.worker = outbox.New(b.store, b.handler(behave), func() float64 { return 0 }, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.worker.Run(ctx)
+	}()
+	b.stop = func() {
+		cancel()
+		<-done
+	}
+	t.Cleanup(b.stop)
+	return b
+}
+
+func (b *bench) handler(behave outbox.Handler) outbox.Handler {
+	return func(ctx context.Context, row delivery.Row) error {
+		b.enter(row)
+		err := behave(ctx, row)
+		b.leave(row)
+		if err != nil {
+			return err
+		}
+		return b.store.Apply(ctx, &delivery.Change{Done: []delivery.RowKey{row.Key()}})
+	}
+}
+
+func (b *bench) enter(row delivery.Row) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.events = append(b.events, fmt.Sprintf("%s/%s/%d @%v", row.Destination, row.Queue, row.Order, time.Since(b.begin).Round(time.Second)))
+	b.running[row.Destination]++
+	b.most[row.Destination] = max(b.most[row.Destination], b.running[row.Destination])
+}
+
+func (b *bench) leave(row delivery.Row) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.running[row.Destination]--
+}
+
+// put stores rows and wakes the worker.
+func (b *bench) put(rows ...delivery.Row) {
+	b.t.Helper()
+	if err := b.store.Apply(b.t.Context(), &delivery.Change{Rows: rows}); err != nil {
+		b.t.Fatal(err)
+	}
+	b.worker.Wake()
+}
+
+// expect compares what has been handed over, when all that can happen by now has.
+func (b *bench) expect(want ...string) {
+	b.t.Helper()
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.Equal(b.events, want) {
+		b.t.Fatalf("handed over:\n%s\nwant:\n%s", strings.Join(b.events, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// after lets the time pass until so long after the beginning.
+func (b *bench) after(d time.Duration) { <-time.After(time.Until(b.begin.Add(d))) }
+
+func row(destination, queue string, order uint64, due time.Time) delivery.Row {
+	return delivery.Row{Destination: destination, Queue: queue, Order: order, Kind: delivery.RowFanOut, Due: due}
+}
+
+func succeed(context.Context, delivery.Row) error { return nil }
+
+func TestQueueInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(context.Context, delivery.Row) error {
+			<-time.After(time.Second)
+			return nil
+		})
+		b.put(row("b", "q", 3, b.begin), row("b", "q", 1, b.begin), row("b", "q", 2, b.begin))
+		b.after(10 * time.Second)
+		b.expect("b/q/1 @0s", "b/q/2 @1s", "b/q/3 @2s")
+	})
+}
+
+func TestNothingOvertakesAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failures := 3
+		b := newBench(t, func(_ context.Context, row delivery.Row) error {
+			if row.Queue == "q" && row.Order == 1 && failures > 0 {
+				failures--
+				return errors.New("no")
+			}
+			return nil
+		})
+		b.put(row("b", "q", 1, b.begin), row("b", "q", 2, b.begin))
+		b.after(time.Minute)
+		b.expect("b/q/1 @0s", "b/q/1 @1s", "b/q/1 @3s", "b/q/1 @7s", "b/q/2 @7s")
+	})
+}
+
+func TestQueuesKnowNoOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(_ context.Context, row delivery.Row) error {
+			if row.Queue == "stuck" {
+				return errors.New("no")
+			}
+			return nil
+		})
+		b.put(row("b", "stuck", 1, b.begin))
+		synctest.Wait()
+		b.put(row("b", "free", 2, b.begin))
+		b.expect("b/stuck/1 @0s", "b/free/2 @0s")
+	})
+}
+
+// A destination that never answers takes its own places and no more, however much there is for it.
+func TestDeadDestinationStarvesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const dead, queues = 7, 500 // with one more they would take every place there is
+		b := newBench(t, func(ctx context.Context, row delivery.Row) error {
+			if row.Destination != "alive" {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		})
+		var rows []delivery.Row
+		for d := range dead {
+			for q := range queues {
+				rows = append(rows, row(fmt.Sprint("dead", d), fmt.Sprint(q), 1, b.begin.Add(-time.Hour)))
+			}
+		}
+		b.put(rows...)
+		synctest.Wait()
+		b.put(row("alive", "q", 1, b.begin))
+		synctest.Wait()
+		if len(b.events) != dead*8+1 || !slices.Contains(b.events, "alive/q/1 @0s") || b.most["dead0"] != 8 {
+			t.Fatalf("%d rows were handed over, at most %v at a time, the last %v", len(b.events), b.most, b.events[len(b.events)-1])
+		}
+	})
+}
+
+func TestSleepsUntilDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, succeed)
+		b.put(row("b", "q", 1, b.begin.Add(5*time.Second)), row("b", "r", 1, b.begin.Add(9*time.Second)))
+		b.after(time.Minute)
+		b.expect("b/q/1 @5s", "b/r/1 @9s")
+		b.put(row("b", "q", 2, b.begin)) // woken, with nothing to wait for
+		b.expect("b/q/1 @5s", "b/r/1 @9s", "b/q/2 @1m0s")
+	})
+}
+
+func TestRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failures := 1
+		b := newBench(t, func(context.Context, delivery.Row) error {
+			failures--
+			if failures < 0 {
+				return nil
+			}
+			return fmt.Errorf("sending: %w", &mimiport.Error{Kind: mimiport.KindInProgress, Info: mimiport.Info{RetryAfter: 40 * time.Second}})
+		})
+		b.put(row("b", "q", 1, b.begin))
+		b.after(time.Hour)
+		b.expect("b/q/1 @0s", "b/q/1 @40s")
+	})
+}
+
+// A handler that leaves its row as it was is not asked again at once, and again, and again.
+func TestKeptRow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{t: t, store: memory.New(), begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
+		b.worker = outbox.New(b.store, func(_ context.Context, row delivery.Row) error {
+			b.enter(row)
+			return nil
+		}, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		b.put(row("b", "q", 1, b.begin))
+		b.worker.Run(ctx)
+		b.expect("b/q/1 @0s", "b/q/1 @1s", "b/q/1 @3s")
+	})
+}
+
+func TestShutdownWaitsForHandlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, func(ctx context.Context, _ delivery.Row) error {
+			<-ctx.Done()
+			<-time.After(time.Second) // cleaning up
+			return ctx.Err()
+		})
+		b.put(row("b", "q", 1, b.begin), row("b", "q", 2, b.begin))
+		b.expect("b/q/1 @0s")
+		b.stop()
+		if running := b.running["b"]; running != 0 {
+			t.Fatalf("%d handlers still run", running)
+		}
+		rows, _, err := b.store.Due(t.Context(), time.Now(), 10)
+		if err != nil || len(rows) != 1 || rows[0].Order != 1 || rows[0].Attempts != 0 {
+			t.Fatalf("the interrupted row is %+v, %v; want it as it was", rows, err)
+		}
+	})
+}
+
+// failing is a store whose reads or deferrals fail for a while.
+type failing struct {
+	delivery.Store
+	until time.Time
+}
+
+var errDown = errors.New("the database is down")
+
+func (f *failing) Due(ctx context.Context, now time.Time, limit int) ([]delivery.Row, time.Time, error) {
+	if now.Before(f.until) {
+		return nil, time.Time{}, errDown
+	}
+	return f.Store.Due(ctx, now, limit)
+}
+
+func (f *failing) Retry(context.Context, delivery.RowKey, int, time.Time) error { return errDown }
+
+func TestStoreDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBenchOn(t, &failing{memory.New(), time.Now().Add(10 * time.Second)}, func(_ context.Context, row delivery.Row) error {
+			if row.Queue == "bad" {
+				return errors.New("no")
+			}
+			return nil
+		})
+		b.put(row("b", "q", 1, b.begin))
+		b.after(20 * time.Second)
+		b.expect("b/q/1 @10s")
+		b.put(row("b", "bad", 1, b.begin)) // cannot be put off, and yet does not spin
+		b.after(22500 * time.Millisecond)
+		b.expect("b/q/1 @10s", "b/bad/1 @20s", "b/bad/1 @21s", "b/bad/1 @22s")
+	})
+}
+
+// A commit whose outcome the handler did not learn makes it do the row again: at least once, never not at all.
+func TestUnknownOutcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &storagetest.Faulty{Store: memory.New()}
+		b := newBenchOn(t, store, succeed)
+		store.FailBefore(2) // the first Apply puts the rows
+		store.FailAfter(4)
+		b.put(row("b", "q", 1, b.begin), row("b", "q", 2, b.begin))
+		b.after(time.Minute)
+		b.expect("b/q/1 @0s", "b/q/1 @1s", "b/q/2 @1s")
+	})
+}
+
+func TestBackoff(t *testing.T) {
+	quota := func(after time.Duration) error {
+		return fmt.Errorf("x: %w", &mimiport.Error{Kind: mimiport.KindQuota, Info: mimiport.Info{RetryAfter: after}})
+	}
+	failure := errors.New("no")
+	for _, test := range []struct {
+		attempts int
+		err      error
+		jitter   float64
+		want     time.Duration
+	}{
+		{0, failure, 0, time.Second},
+		{0, failure, 0.5, 1500 * time.Millisecond},
+		{1, failure, 0, 2 * time.Second},
+		{7, failure, 0, 128 * time.Second},
+		{8, failure, 0, 150 * time.Second},
+		{8, failure, 1, 5 * time.Minute},
+		{1 << 62, failure, 1, 5 * time.Minute},
+		{-1, failure, 1, 5 * time.Minute},
+		{0, quota(time.Minute), 0, time.Minute},
+		{8, quota(time.Minute), 0, 150 * time.Second},
+		{0, quota(24 * time.Hour), 1, 5 * time.Minute},
+		{0, quota(-time.Hour), 0, time.Second},
+	} {
+		if got := outbox.Backoff(test.attempts, test.err, test.jitter); got != test.want {
+			t.Errorf("Backoff(%d, %v, %v) = %v, want %v", test.attempts, test.err, test.jitter, got, test.want)
+		}
+	}
+}
