@@ -1,12 +1,33 @@
 // Package hooks plugs MIMI Portability into a Dendrite monolith: configuration, keys, rooms, authentication, delivery to devices,
-// routes and the worker. It is the only package below cmd/ that knows Dendrite.
+// routes and the worker. Nothing but this package and the command knows Dendrite.
 package hooks
 
 import (
+	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net/http"
+	"strings"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
 	fedapi "github.com/matrix-org/dendrite/federationapi/api"
 	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/internal/httputil"
@@ -32,15 +53,112 @@ type Deps struct {
 }
 
 // Enable plugs MIMI Portability in when the section mimi_portability of the configuration file says so, and otherwise changes nothing. Call it
-// once, after Dendrite has added its routes and before its listeners start. It returns an error, and has started nothing, when the
-// section has a key it does not know or the database cannot be opened.
+// once, after Dendrite has added its routes and before its listeners start. It returns an error, and no worker runs, when the
+// section has a key it does not know, the database cannot be opened, or something of Dendrite's is in the way.
 func Enable(d Deps) error {
 	cfg, err := loadConfig(d.ConfigPath)
 	if err != nil || !cfg.Enabled {
 		return err
 	}
-	if err := advertise(d.Routers.Client); err != nil {
+	if err := enable(&d, cfg); err != nil {
 		return fmt.Errorf("mimi_portability: %w", err)
 	}
 	return nil
+}
+
+func enable(d *Deps, cfg *Config) error {
+	log := newLogger()
+	metrics, err := newMetrics(&d.Config.Global.Metrics)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(advertise(d.Routers.Client), reserveSender(d.Routers.Client, d.Config.Global.ServerName)); err != nil {
+		return err
+	}
+	store, err := openStore(d.Process.Context(), cfg.Database.ConnectionString)
+	if err != nil {
+		return err
+	}
+	global := &d.Config.Global
+	isLocal := func(server string) bool { return global.IsLocalServerName(spec.ServerName(server)) }
+	web := newClient(global, cfg, d.Config.FederationAPI.DisableTLSValidation)
+	keys := &keys{config: &d.Config.FederationAPI, ring: d.Federation, client: web, now: time.Now, log: log}
+	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: time.Now}
+	remote := federation.NewClient(keys.identity, web, time.Now)
+	service := delivery.New(delivery.Deps{
+		Server: string(global.ServerName), IsLocal: isLocal,
+		Engines: engines(),
+		Store:   store, Keys: keys, Rooms: rooms,
+		Sender:        &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)},
+		Now:           time.Now,
+		Rand:          rand.Reader,
+		Log:           log,
+		DefaultPolicy: cfg.Policy.Policy,
+		Limits:        cfg.limits(),
+	})
+	services := clientapi.Services{IsLocal: isLocal, Local: service, Remote: remote.API, AllowIPLiterals: cfg.Federation.AllowIPLiterals}
+	home := &clientapi.Home{Rooms: rooms, Keys: keys, Log: log}
+
+	auth := &authenticator{config: global, users: d.Users, ring: d.KeyRing, wakeups: d.Wakeups, now: time.Now}
+	for _, a := range []api{
+		{"client", d.Routers.Client, httputil.PublicClientPathPrefix, clientapi.PathPrefix,
+			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), auth.client},
+		{"federation", d.Routers.Federation, httputil.PublicFederationPathPrefix, federation.PathPrefix,
+			federation.Routes(service, cfg.MaxGroupStateBytes), auth.federation},
+		{"admin", d.Routers.DendriteAdmin, httputil.DendriteAdminPathPrefix, adminapi.PathPrefix,
+			adminapi.Routes(service), auth.admin},
+	} {
+		a.mount(metrics, log)
+	}
+	run(d.Process, service, store, log)
+	return nil
+}
+
+func newMetrics(cfg *config.Metrics) (*edge.Metrics, error) {
+	if !cfg.Enabled {
+		return edge.NewMetrics(nil)
+	}
+	return edge.NewMetrics(prometheus.DefaultRegisterer)
+}
+
+func openStore(ctx context.Context, connection string) (*storage.Store, error) {
+	if strings.HasPrefix(connection, "file:") {
+		return sqlite.Open(ctx, connection)
+	}
+	return postgres.Open(ctx, connection)
+}
+
+// newClient is for requests to servers that others name. It may wait long: a target verifies whole groups before it answers.
+func newClient(global *config.Global, cfg *Config, skipVerify bool) *fclient.Client {
+	var transport http.RoundTripper = newTransport(&cfg.Federation, skipVerify, time.Now)
+	if global.DisableFederation {
+		transport = noFederation{}
+	}
+	return fclient.NewClient(fclient.WithTransport(transport), fclient.WithTimeout(2*time.Minute), fclient.WithUserAgent("dendrite-mimi"))
+}
+
+// noFederation is the transport of a homeserver that keeps to itself.
+type noFederation struct{}
+
+func (noFederation) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("federation is disabled on this homeserver")
+}
+
+func engines() map[string]mls.Engine {
+	rfc9420 := mls.RFC9420(mls.DefaultLimits())
+	return map[string]mls.Engine{rfc9420.Protocol(): rfc9420}
+}
+
+// run works off what is due until the homeserver shuts down.
+func run(pc *process.ProcessContext, service *delivery.Service, store *storage.Store, log *slog.Logger) {
+	worker := outbox.New(store, service.Do, mathrand.Float64, log)
+	service.SetWake(worker.Wake)
+	pc.ComponentStarted()
+	go func() {
+		defer pc.ComponentFinished()
+		worker.Run(pc.Context())
+		if err := store.Close(); err != nil {
+			log.Error("the database was not closed", "err", err)
+		}
+	}()
 }

@@ -136,7 +136,7 @@ func TestPoolsAreBounded(t *testing.T) {
 	if len(tr.pools) != maxTransports {
 		t.Errorf("%d pools", len(tr.pools))
 	}
-	if tr.pool("s.example") != tr.pool("s.example") {
+	if first, second := tr.pool("s.example"), tr.pool("s.example"); first != second {
 		t.Error("connections are not reused")
 	}
 }

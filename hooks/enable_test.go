@@ -1,0 +1,282 @@
+package hooks
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+	"github.com/matrix-org/dendrite/setup/config"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+)
+
+// plug enables the module on a homeserver, with more lines of its section.
+func plug(t *testing.T, h *homeserver, lines string) error {
+	t.Helper()
+	dir := t.TempDir()
+	h.ConfigPath = filepath.Join(dir, "dendrite.yaml")
+	section := "mimi_portability:\n  enabled: true\n  database: {connection_string: \"file:" + dir + "/mimi.db\"}\n" + lines
+	if err := os.WriteFile(h.ConfigPath, []byte(section), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Enable(h.Deps)
+}
+
+func plugged(t *testing.T, name string, net *fabric) *homeserver {
+	t.Helper()
+	h := start(t, name, net)
+	if err := plug(t, h, ""); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+const aGroup = "/groups/AAAA"
+
+func get(t *testing.T, u *harness.User, path string) *harness.Error {
+	t.Helper()
+	answer := &harness.Error{Status: http.StatusOK}
+	if err := u.Do(t.Context(), http.MethodGet, path, nil, nil); err != nil && !errors.As(err, &answer) {
+		t.Fatal(err)
+	}
+	return answer
+}
+
+func wantAnswer(t *testing.T, got *harness.Error, status int, code string) {
+	t.Helper()
+	if got.Status != status || got.Code != code {
+		t.Errorf("got %v, want %d %s", got, status, code)
+	}
+}
+
+func TestClientAuthentication(t *testing.T) {
+	s := plugged(t, "s.example", newFabric())
+	alice := s.register(t, "alice")
+	path := clientapi.PathPrefix + "/ds/s.example" + aGroup
+	wantAnswer(t, get(t, alice, path), http.StatusNotFound, "IO.GITHUB.MIMIPORT.M_UNKNOWN_GROUP")
+	wantAnswer(t, get(t, &harness.User{Server: s.Server}, path), http.StatusUnauthorized, "M_MISSING_TOKEN")
+	wantAnswer(t, get(t, &harness.User{Server: s.Server, Token: "x"}, path), http.StatusUnauthorized, "M_UNKNOWN_TOKEN")
+	wantAnswer(t, get(t, guest(t, s), path), http.StatusForbidden, "M_GUEST_ACCESS_FORBIDDEN")
+	wantAnswer(t, get(t, alice, clientapi.PathPrefix+"/ds/s.example/nothing"), http.StatusNotFound, "M_UNRECOGNIZED")
+}
+
+func guest(t *testing.T, s *homeserver) *harness.User {
+	t.Helper()
+	var account userapi.PerformAccountCreationResponse
+	err := s.Users.PerformAccountCreation(t.Context(), &userapi.PerformAccountCreationRequest{
+		AccountType: userapi.AccountTypeGuest, ServerName: spec.ServerName(s.Name),
+	}, &account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var device userapi.PerformDeviceCreationResponse
+	const token = "a guest's"
+	err = s.Users.PerformDeviceCreation(t.Context(), &userapi.PerformDeviceCreationRequest{
+		Localpart: account.Account.Localpart, ServerName: spec.ServerName(s.Name), AccessToken: token, FromRegistration: true,
+	}, &device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &harness.User{Server: s.Server, ID: account.Account.UserID, Token: token}
+}
+
+func TestAdminAuthentication(t *testing.T) {
+	s := plugged(t, "s.example", newFabric())
+	const path = adminapi.PathPrefix + "/policy"
+	wantAnswer(t, get(t, harness.RegisterUser(t, s.Server, "root", true), path), http.StatusOK, "")
+	wantAnswer(t, get(t, s.register(t, "alice"), path), http.StatusForbidden, "M_FORBIDDEN")
+	wantAnswer(t, get(t, &harness.User{Server: s.Server}, path), http.StatusUnauthorized, "M_MISSING_TOKEN")
+}
+
+func TestPreflight(t *testing.T) {
+	s := plugged(t, "s.example", newFabric())
+	r := httptest.NewRequest(http.MethodOptions, clientapi.PathPrefix+"/ds/s.example"+aGroup, nil)
+	r.Header.Set("Access-Control-Request-Method", http.MethodGet)
+	for _, r := range []*http.Request{r, httptest.NewRequest(http.MethodGet, r.URL.Path, nil)} {
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, r)
+		if w.Header().Get("Access-Control-Allow-Origin") != "*" || (r.Method == http.MethodOptions && w.Code != http.StatusOK) {
+			t.Errorf("%s: %d %v", r.Method, w.Code, w.Header())
+		}
+	}
+}
+
+// ask sends one federation request as one server to another and returns the status and the error code.
+func ask(t *testing.T, from, to *homeserver, uri string, change func(*http.Request)) (status int, code string) {
+	t.Helper()
+	id := from.Config.Global.SigningIdentity
+	fr := fclient.NewFederationRequest(http.MethodGet, id.ServerName, spec.ServerName(to.Name), uri)
+	if err := fr.Sign(id.ServerName, id.KeyID, id.PrivateKey); err != nil {
+		t.Fatal(err)
+	}
+	r, err := fr.HTTPRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(r)
+	resp, err := to.fabric.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Code string `json:"errcode"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, answer.Code
+}
+
+func TestFederationAuthentication(t *testing.T) {
+	net := newFabric()
+	s, tt := plugged(t, "s.example", net), plugged(t, "t.example", net)
+	asBob := federation.PathPrefix + aGroup + "?user_id=%40bob%3At.example"
+	asAlice := federation.PathPrefix + aGroup + "?user_id=%40alice%3As.example"
+	as := func(*http.Request) {}
+	unsigned := func(r *http.Request) { r.Header.Del("Authorization") }
+	tampered := func(r *http.Request) { r.URL.RawQuery += "&x=y" }
+	for _, c := range []struct {
+		name, uri string
+		change    func(*http.Request)
+		status    int
+		code      string
+	}{
+		{"signed", asBob, as, http.StatusNotFound, "IO.GITHUB.MIMIPORT.M_UNKNOWN_GROUP"},
+		{"without a user", federation.PathPrefix + aGroup, as, http.StatusForbidden, "M_FORBIDDEN"},
+		{"for another server's user", asAlice, as, http.StatusForbidden, "M_FORBIDDEN"},
+		{"unsigned", asBob, unsigned, http.StatusUnauthorized, ""},
+		{"tampered with", asBob, tampered, http.StatusUnauthorized, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if status, code := ask(t, tt, s, c.uri, c.change); status != c.status || code != c.code {
+				t.Errorf("got %d %s", status, code)
+			}
+		})
+	}
+}
+
+// Profile, section 1: large binary is "authenticated before a byte of it is read".
+func TestUnsignedContentIsNotRead(t *testing.T) {
+	s := plugged(t, "s.example", newFabric())
+	body := &countingReader{data: bytes.NewReader(make([]byte, 1<<20))}
+	uri := federation.PathPrefix + "/migrations/" + strings.Repeat("A", 43) + "/content"
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, httptest.NewRequest(http.MethodPut, uri, body))
+	if w.Code != http.StatusUnauthorized || body.read != 0 {
+		t.Errorf("%d after %d bytes", w.Code, body.read)
+	}
+}
+
+type countingReader struct {
+	data *bytes.Reader
+	read int
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.data.Read(p)
+	c.read += n
+	return n, err
+}
+
+// Profile, section 7: "the reserved user @_mimiport:<DS> (nobody can register it ...)".
+func TestReservedUser(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	s.Config.ClientAPI.RegistrationDisabled = false
+	s.Config.Derived.ApplicationServices = []config.ApplicationService{{
+		ID: "bridge", ASToken: "bridge",
+		NamespaceMap: map[string][]config.ApplicationServiceNamespace{
+			"users": {{Regex: "@.*", RegexpObject: regexp.MustCompile("@.*")}},
+		},
+	}}
+	if err := plug(t, s, ""); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Server.Register(t.Context(), "_mimiport", false)
+	wantRefused(t, "by the shared secret", err, "M_INVALID_USERNAME")
+	bridge := &harness.User{Server: s.Server, Token: "bridge"}
+	for _, name := range []string{"_mimiport", "@_mimiport:s.example", "_MimiPort"} {
+		wantRefused(t, "by an application service as "+name, register(t, bridge, name, "m.login.application_service"), "M_EXCLUSIVE")
+		wantRefused(t, "by anybody as "+name, register(t, &harness.User{Server: s.Server}, name, "m.login.dummy"), "M_EXCLUSIVE")
+	}
+	if err := register(t, bridge, "_bridged", "m.login.application_service"); err != nil {
+		t.Errorf("other users of the application service: %v", err)
+	}
+	wantRefused(t, "with a huge body", register(t, bridge, strings.Repeat("x", maxRegistration), "m.login.application_service"), "M_TOO_LARGE")
+}
+
+func register(t *testing.T, u *harness.User, name, flow string) error {
+	t.Helper()
+	return u.Do(t.Context(), http.MethodPost, "/_matrix/client/v3/register", map[string]any{
+		"username": name, "type": flow, "auth": map[string]any{"type": flow},
+	}, nil)
+}
+
+func wantRefused(t *testing.T, how string, err error, code string) {
+	t.Helper()
+	var refused *harness.Error
+	if !errors.As(err, &refused) || refused.Code != code {
+		t.Errorf("%s: %v", how, err)
+	}
+}
+
+func TestFeatureIsAdvertised(t *testing.T) {
+	s := plugged(t, "s.example", newFabric())
+	var versions struct {
+		Versions []string        `json:"versions"`
+		Features map[string]bool `json:"unstable_features"`
+	}
+	anybody := &harness.User{Server: s.Server}
+	if err := anybody.Do(t.Context(), http.MethodGet, "/_matrix/client/versions", nil, &versions); err != nil {
+		t.Fatal(err)
+	}
+	if !versions.Features[edge.Namespace] || len(versions.Features) < 2 || len(versions.Versions) < 10 {
+		t.Errorf("got %+v", versions)
+	}
+}
+
+func TestEnableRefusals(t *testing.T) {
+	for name, lines := range map[string]string{
+		"unknown key":  "  colour: red\n",
+		"bad database": "  database: {connection_string: \"mysql://x\"}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, "s.example", newFabric())
+			if err := plug(t, s, lines); err == nil || !strings.Contains(err.Error(), "mimi_portability") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// Shutting the homeserver down ends the worker: the cleanup of start waits for it.
+func TestWorkerEndsWithTheProcess(t *testing.T) {
+	s := plugged(t, "s.example", newFabric())
+	s.quiesce(t)
+	s.Process.ShutdownDendrite()
+	done := make(chan struct{})
+	go func() {
+		s.Process.WaitForComponentsToFinish()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(harness.Patience):
+		t.Error("something goes on")
+	}
+}
