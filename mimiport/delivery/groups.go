@@ -195,11 +195,25 @@ func (s *Service) moved(ctx context.Context, g *Group) (*mimiport.Moved, error) 
 	}, nil
 }
 
-// movedInfo is the redirect for JSON.
-func movedInfo(m *mimiport.Moved) *MovedInfo {
+// RedirectInfo is a redirect for JSON, nil for none.
+func RedirectInfo(m *mimiport.Moved) *MovedInfo {
+	if m == nil {
+		return nil
+	}
 	return &MovedInfo{
 		DeliveryService: m.Server, Term: m.Term, MigrationResponse: m.Response,
 		MigrationConfirmation: m.Confirmation, KeyID: m.KeyID,
+	}
+}
+
+// Redirect is the inverse of RedirectInfo.
+func (m *MovedInfo) Redirect() *mimiport.Moved {
+	if m == nil {
+		return nil
+	}
+	return &mimiport.Moved{
+		Server: m.DeliveryService, Term: m.Term, Response: m.MigrationResponse,
+		Confirmation: m.MigrationConfirmation, KeyID: m.KeyID,
 	}
 }
 
@@ -283,7 +297,7 @@ func (s *Service) Host(ctx context.Context, c Caller, id []byte) (*HostResponse,
 		if err != nil {
 			return nil, err
 		}
-		res.DeliveryService, res.Term, res.Moved = moved.Server, moved.Term, movedInfo(moved)
+		res.DeliveryService, res.Term, res.Moved = moved.Server, moved.Term, RedirectInfo(moved)
 	}
 	return res, nil
 }
@@ -373,7 +387,7 @@ func (s *Service) Messages(ctx context.Context, c Caller, id []byte, q MessagesQ
 		if err != nil {
 			return nil, err
 		}
-		res.Moved = movedInfo(moved)
+		res.Moved = RedirectInfo(moved)
 	}
 	return res, nil
 }

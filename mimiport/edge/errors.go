@@ -74,7 +74,7 @@ func errorAnswer(err error, federation bool) (status int, body errorBody) {
 		Text:       e.Error(),
 		Epoch:      e.Info.Epoch,
 		RetryAfter: e.Info.RetryAfter.Milliseconds(),
-		Moved:      movedInfo(e.Info.Moved),
+		Moved:      delivery.RedirectInfo(e.Info.Moved),
 		Rule:       e.Info.Rule,
 	}
 	switch e.Kind {
@@ -108,7 +108,7 @@ func ParseError(op string, status int, header http.Header, body []byte) *mimipor
 		kind, b = mimiport.KindPeer, errorBody{Text: "answered " + strconv.Itoa(status), RetryAfter: b.RetryAfter}
 	}
 	e := &mimiport.Error{Op: op, Kind: kind, Err: errors.New(b.Text)}
-	e.Info = mimiport.Info{Epoch: b.Epoch, RetryAfter: retryAfter(b.RetryAfter, header), Moved: moved(b.Moved), Rule: b.Rule}
+	e.Info = mimiport.Info{Epoch: b.Epoch, RetryAfter: retryAfter(b.RetryAfter, header), Moved: b.Moved.Redirect(), Rule: b.Rule}
 	return e
 }
 
@@ -120,30 +120,4 @@ func retryAfter(ms int64, header http.Header) time.Duration {
 		ms = min(seconds, math.MaxInt64/1000) * 1000
 	}
 	return time.Duration(min(max(ms, 0), maxRetryAfter.Milliseconds())) * time.Millisecond
-}
-
-func movedInfo(m *mimiport.Moved) *delivery.MovedInfo {
-	if m == nil {
-		return nil
-	}
-	return &delivery.MovedInfo{
-		DeliveryService:       m.Server,
-		Term:                  m.Term,
-		MigrationResponse:     m.Response,
-		MigrationConfirmation: m.Confirmation,
-		KeyID:                 m.KeyID,
-	}
-}
-
-func moved(m *delivery.MovedInfo) *mimiport.Moved {
-	if m == nil {
-		return nil
-	}
-	return &mimiport.Moved{
-		Server:       m.DeliveryService,
-		Term:         m.Term,
-		Response:     m.MigrationResponse,
-		Confirmation: m.MigrationConfirmation,
-		KeyID:        m.KeyID,
-	}
 }

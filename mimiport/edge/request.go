@@ -14,9 +14,6 @@ import (
 // maxInteger is the largest integer that JSON carries between any two implementations (profile, section 1).
 const maxInteger = 1<<53 - 1
 
-// maxGroupID is the length in bytes of the longest group id (profile, section 3).
-const maxGroupID = 255
-
 // Decode reads the request's body as one JSON value, or returns a KindBadMessage or KindTooLarge error. Unknown fields are
 // ignored, as everywhere in Matrix.
 func Decode[T any](r *Request) (*T, error) {
@@ -47,8 +44,8 @@ func tooLarge(limit int64) error {
 // GroupID is the path variable groupId: 1 to 255 bytes in unpadded base64url. Anything else is a KindBadMessage error.
 func GroupID(r *Request) ([]byte, error) {
 	id, err := base64.RawURLEncoding.Strict().DecodeString(r.Vars["groupId"])
-	if err != nil || len(id) == 0 || len(id) > maxGroupID {
-		return nil, mimiport.Errorf("read group id", mimiport.KindBadMessage, "not 1 to %d bytes in unpadded base64url", maxGroupID)
+	if err != nil || len(id) == 0 || len(id) > mimiport.MaxGroupID {
+		return nil, mimiport.Errorf("read group id", mimiport.KindBadMessage, "not 1 to %d bytes in unpadded base64url", mimiport.MaxGroupID)
 	}
 	return id, nil
 }
