@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"slices"
 
 	"github.com/mattn/go-sqlite3"
@@ -26,11 +27,11 @@ func Open(ctx context.Context, connection string) (*storage.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	write, err := open(file, 1, url.Values{"_journal_mode": {"WAL"}, "_txlock": {"immediate"}}) // fails early, never in mid-transaction
+	write, err := open(file, 1, "_txlock=immediate") // waits for its turn before it reads: it never fails midway
 	if err != nil {
 		return nil, err
 	}
-	read, err := open(file, maxReaders, url.Values{"_query_only": {"1"}})
+	read, err := open(file, maxReaders, "_query_only=1")
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
@@ -50,13 +51,14 @@ func parse(connection string) (string, error) {
 	if err != nil || u.Scheme != "file" || u.Host != "" || path == "" || path == ":memory:" {
 		return "", fmt.Errorf("sqlite: connection string %q is not of the form file:name.db or file:/directory/name.db", connection)
 	}
-	return path, nil
+	return filepath.Clean(path), nil
 }
 
-func open(path string, connections int, options url.Values) (*sql.DB, error) {
-	options.Set("_busy_timeout", "10000") // milliseconds; only another process can hold the file that long
-	options.Set("_synchronous", "FULL")
-	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: options.Encode()}
+// pragmas make a commit reach the disk, and let readers go on meanwhile. Another process may hold the file for ten seconds.
+const pragmas = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000"
+
+func open(path string, connections int, more string) (*sql.DB, error) {
+	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: pragmas + "&" + more}
 	db, err := sql.Open("sqlite3", dsn.String())
 	if err != nil {
 		return nil, err

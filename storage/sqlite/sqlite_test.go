@@ -1,7 +1,10 @@
 package sqlite_test
 
 import (
+	"database/sql"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
@@ -13,9 +16,53 @@ func TestStore(t *testing.T) { storagetest.Run(t, fresh) }
 
 func TestModel(t *testing.T) { storagetest.RunModel(t, fresh) }
 
+func BenchmarkStore(b *testing.B) { storagetest.Benchmark(b, fresh) }
+
 func fresh(tb testing.TB) storagetest.Opener {
 	file := "file:" + filepath.Join(tb.TempDir(), "a file%20?.db")
 	return func() (delivery.Store, error) {
 		return sqlite.Open(tb.Context(), file)
+	}
+}
+
+func TestConnectionString(t *testing.T) {
+	for _, connection := range []string{"", "mimi.db", "file:", "file::memory:", "file://host/mimi.db", "postgres://host/mimi", "file:%zz"} {
+		if store, err := sqlite.Open(t.Context(), connection); err == nil {
+			t.Errorf("%q: opened", connection)
+			store.Close()
+		}
+	}
+	t.Chdir(t.TempDir())
+	for _, connection := range []string{"file:relative.db", "file:./relative.db?mode=memory", "file://" + t.TempDir() + "/absolute.db"} {
+		store, err := sqlite.Open(t.Context(), connection)
+		if err != nil {
+			t.Errorf("%q: %v", connection, err)
+			continue
+		}
+		store.Close()
+	}
+	if _, err := os.Stat("relative.db"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNewerSchema(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mimi.db")
+	store, err := sqlite.Open(t.Context(), "file:"+file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	db, err := sql.Open("sqlite3", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("INSERT INTO mimiport_schema_version (version_id, is_applied) VALUES (1000, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = sqlite.Open(t.Context(), "file:"+file)
+	if err == nil || !strings.Contains(err.Error(), "the database has schema version 1000 and this program knows only version 1") {
+		t.Fatalf("opened a newer schema: %v", err)
 	}
 }

@@ -1,0 +1,59 @@
+package storagetest
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// Benchmark measures the stores that fresh makes.
+func Benchmark(b *testing.B, fresh func(testing.TB) Opener) {
+	b.Run("Commit", func(b *testing.B) { benchmarkCommit(b, newFixture(b, fresh)) })
+	b.Run("Due", func(b *testing.B) { benchmarkDue(b, newFixture(b, fresh)) })
+}
+
+// benchmarkCommit accepts Commits of 2 KiB with a GroupInfo of 1 KiB, fanned out to ten servers.
+func benchmarkCommit(b *testing.B, f *fixture) {
+	const servers = 10
+	g := sampleGroup("group", 1)
+	f.apply(&delivery.Change{Group: &g})
+	g.Version = 1
+	message := make([]byte, 2<<10)
+	b.ReportAllocs()
+	for seq := uint64(1); b.Loop(); seq++ {
+		copy(message, fmt.Sprint(seq))
+		e := delivery.Entry{GroupID: g.ID, Term: 1, Seq: seq, Epoch: seq, Kind: delivery.EntryCommit, Sender: g.Creator,
+			Hash: sha256.Sum256(message), Message: message, GroupInfo: message[:1<<10], At: epoch}
+		c := &delivery.Change{Group: &g, Entries: []delivery.Entry{e}}
+		for i := range servers {
+			c.Rows = append(c.Rows, sampleRow(fmt.Sprintf("%d.example", i), "group", seq))
+		}
+		f.apply(c)
+		g.Version++
+	}
+}
+
+// benchmarkDue lists what is due of 100,000 rows in 1,000 queues of 100 servers, of which one server is not dead.
+func benchmarkDue(b *testing.B, f *fixture) {
+	const queues, rows = 1000, 100
+	for order := range uint64(rows) {
+		c := new(delivery.Change)
+		for q := range queues {
+			row := sampleRow(fmt.Sprintf("%d.example", q%100), fmt.Sprint(q), order)
+			if order == 0 && q%100 != 0 {
+				row.Due = epoch.Add(time.Hour)
+			}
+			c.Rows = append(c.Rows, row)
+		}
+		f.apply(c)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if due, _, err := f.Due(b.Context(), epoch, 128); err != nil || len(due) != queues/100 {
+			b.Fatal(len(due), err)
+		}
+	}
+}
