@@ -14,6 +14,8 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
@@ -224,6 +226,31 @@ func TestVectorsDerivations(t *testing.T) {
 		id, err := mimiport.ParseMigrationID(c.ID)
 		if err != nil || m.ID() != id || id.String() != c.ID {
 			t.Errorf("migration id %s, want %s (%v)", m.ID(), c.ID, err)
+		}
+	}
+}
+
+// TestVectorsContentHashes: "`migration_content_hash` = the suite's hash over the exact MigrationContent bytes" (profile, section 2).
+func TestVectorsContentHashes(t *testing.T) {
+	var f struct {
+		Cases []struct {
+			CipherSuite uint16   `json:"cipher_suite"`
+			Content     hexBytes `json:"migration_content"`
+			Hash        hexBytes `json:"migration_content_hash"`
+		} `json:"migration_content_hashes"`
+	}
+	readJSON(t, "testdata/derivations.json", &f)
+	if len(f.Cases) != 7 {
+		t.Fatalf("%d cases", len(f.Cases))
+	}
+	for _, c := range f.Cases {
+		made := mlstest.New(mlstest.Options{CipherSuite: c.CipherSuite, GroupID: []byte{1}, Members: [][]byte{[]byte("a member")}})
+		g, err := mls.RFC9420(mls.DefaultLimits()).Open(made.GroupInfo(), made.RatchetTree())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := g.Hash(c.Content); !bytes.Equal(got, c.Hash) {
+			t.Errorf("cipher suite %d: %x, want %x", c.CipherSuite, got, []byte(c.Hash))
 		}
 	}
 }
