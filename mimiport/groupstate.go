@@ -147,36 +147,22 @@ func (g *GroupState) Marshal() ([]byte, error) {
 // UnmarshalGroupState decodes a group state. It returns a KindUnsupported error for another version or an unknown critical
 // section, and a KindBadMessage error for anything else that is wrong: order, repetition, a missing section.
 func UnmarshalGroupState(data []byte) (*GroupState, error) {
-	const op = "decode group_state"
-	s := cryptobyte.String(data)
-	var version uint16
-	if !s.ReadUint16(&version) {
-		return nil, Errorf(op, KindBadMessage, "no version")
-	}
-	if version != groupStateVersion {
-		return nil, Errorf(op, KindUnsupported, "version %d", version)
-	}
-	var sections []Section
-	if !vectorOf[Section](&sections).decode(&s) || !s.Empty() {
-		return nil, Errorf(op, KindBadMessage, "not a list of sections")
+	sections, err := splitGroupState(data)
+	if err != nil {
+		return nil, err
 	}
 	g := new(GroupState)
 	absent := make(map[SectionType]message)
 	for _, p := range g.parts() {
 		absent[p.typ] = p.message
 	}
-	last := -1
 	for _, sec := range sections {
-		if int(sec.Type) <= last {
-			return nil, Errorf(op, KindBadMessage, "section %#04x out of order", uint16(sec.Type))
-		}
-		last = int(sec.Type)
 		m, known := absent[sec.Type]
 		switch {
 		case known && !decodeAll(m, sec.Data):
-			return nil, Errorf(op, KindBadMessage, "malformed section %#04x", uint16(sec.Type))
+			return nil, Errorf(opGroupState, KindBadMessage, "malformed section %#04x", uint16(sec.Type))
 		case !known && sec.Type&sectionCritical != 0:
-			return nil, Errorf(op, KindUnsupported, "section %#04x", uint16(sec.Type))
+			return nil, Errorf(opGroupState, KindUnsupported, "section %#04x", uint16(sec.Type))
 		case !known:
 			g.Unknown = append(g.Unknown, sec)
 		}
@@ -184,13 +170,37 @@ func UnmarshalGroupState(data []byte) (*GroupState, error) {
 	}
 	for _, p := range g.parts() {
 		if _, ok := absent[p.typ]; ok != p.empty {
-			return nil, Errorf(op, KindBadMessage, "section %#04x is missing, or there and empty", uint16(p.typ))
+			return nil, Errorf(opGroupState, KindBadMessage, "section %#04x is missing, or there and empty", uint16(p.typ))
 		}
 	}
 	if !g.ordered() {
-		return nil, Errorf(op, KindBadMessage, "epochs out of order")
+		return nil, Errorf(opGroupState, KindBadMessage, "epochs out of order")
 	}
 	return g, nil
+}
+
+const opGroupState = "decode group_state"
+
+// splitGroupState takes a group state apart into its sections, which are of ascending types.
+func splitGroupState(data []byte) ([]Section, error) {
+	s := cryptobyte.String(data)
+	var version uint16
+	if !s.ReadUint16(&version) {
+		return nil, Errorf(opGroupState, KindBadMessage, "no version")
+	}
+	if version != groupStateVersion {
+		return nil, Errorf(opGroupState, KindUnsupported, "version %d", version)
+	}
+	var sections []Section
+	if !decodeAll(vectorOf[Section](&sections), s) {
+		return nil, Errorf(opGroupState, KindBadMessage, "not a list of sections")
+	}
+	for i := 1; i < len(sections); i++ {
+		if sections[i].Type <= sections[i-1].Type {
+			return nil, Errorf(opGroupState, KindBadMessage, "section %#04x out of order", uint16(sections[i].Type))
+		}
+	}
+	return sections, nil
 }
 
 // ordered says whether the lists by epoch are as documented: one Joiners an epoch, the log as it was accepted.
