@@ -102,6 +102,21 @@ func (m Migration) abort(signed Signed, reason string) (Migration, []Action, err
 	return m, []Action{Unfreeze, SendAbort}, nil
 }
 
+// Recall is S's own verified confirmation, shown to S: it has signed what it does not remember, as after the restore of a
+// backup. Its signature beats its database (profile, section 3).
+type Recall struct{ Confirmation Signed }
+
+func (e Recall) step(m Migration) (Migration, []Action, error) {
+	switch m.State {
+	case Frozen:
+		m.State, m.Confirmation = Decided, e.Confirmation
+		return m, []Action{MoveGroup, SendConfirmation}, nil
+	case Aborted:
+		return m, nil, ErrEquivocation
+	}
+	return m, nil, nil
+}
+
 // Ack is T's word that it has the confirmation.
 type Ack struct{}
 
@@ -149,30 +164,47 @@ func (e Content) step(m Migration) (Migration, []Action, error) {
 }
 
 // Confirm is S's verified MigrationConfirmation, from whomever T has it. A vote is a promise: T activates whatever has changed
-// since.
-type Confirm struct{ Confirmation Signed }
+// since, even an abort: if S signed both, the confirmation wins (profile, section 6), as long as what was staged is kept.
+type Confirm struct {
+	Confirmation Signed
+	Kept         bool // what was staged is still here
+}
 
 func (e Confirm) step(m Migration) (Migration, []Action, error) {
-	if m.State != Staged {
-		return m, nil, nil
+	switch {
+	case m.State == Staged, m.State == Dropped && e.Kept:
+		m.State, m.Confirmation = Active, e.Confirmation
+		return m, []Action{ActivateGroup}, nil
+	case m.State == Dropped && m.Abort.Message != nil:
+		return m, nil, ErrEquivocation
 	}
-	m.State, m.Confirmation = Active, e.Confirmation
-	return m, []Action{ActivateGroup}, nil
+	return m, nil, nil
 }
 
 // SourceAbort is S's verified MigrationAbort.
 type SourceAbort struct{ Abort Signed }
 
 func (e SourceAbort) step(m Migration) (Migration, []Action, error) {
-	switch m.State {
-	case Offered, Staged:
-		staged := m.State == Staged
-		m.State, m.Abort, m.Reason = Dropped, e.Abort, "aborted by the source"
-		if staged {
-			return m, []Action{Discard}, nil
-		}
-	case Active:
+	if m.State == Active {
 		return m, nil, ErrEquivocation // the confirmation wins
+	}
+	return m.drop(e.Abort, "aborted by the source")
+}
+
+// Superseded is a verified lineage in which S's step of this term is another migration.
+type Superseded struct{}
+
+func (Superseded) step(m Migration) (Migration, []Action, error) {
+	return m.drop(Signed{}, "the group went elsewhere in that term")
+}
+
+func (m Migration) drop(abort Signed, reason string) (Migration, []Action, error) {
+	switch m.State {
+	case Offered:
+		m.State, m.Abort, m.Reason = Dropped, abort, reason
+	case Staged:
+		m.State, m.Abort, m.Reason = Dropped, abort, reason
+		return m, []Action{Discard}, nil
 	}
 	return m, nil, nil
 }

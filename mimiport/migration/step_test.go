@@ -39,14 +39,20 @@ var events = []struct {
 	{"content too late", migration.Content{ContentHash: hash, Complete: signed("vote"), At: decideBy}},
 	{"another content", migration.Content{ContentHash: []byte("other"), Complete: signed("vote"), At: start}},
 	{"confirmation", migration.Confirm{Confirmation: signed("confirmation")}},
+	{"confirmation, data kept", migration.Confirm{Confirmation: signed("confirmation"), Kept: true}},
 	{"source's abort", migration.SourceAbort{Abort: signed("abort")}},
+	{"own confirmation shown", migration.Recall{Confirmation: signed("confirmation")}},
+	{"another step of the term", migration.Superseded{}},
 }
 
 // in is a record in a state, as it comes to it.
 func in(s migration.State) migration.Migration {
 	m := migration.Migration{State: s, DecideBy: decideBy, ExpiresAt: decideBy, ContentHash: hash}
-	if s == migration.Offered {
+	switch s {
+	case migration.Offered:
 		m.ContentHash, m.DecideBy = nil, time.Time{}
+	case migration.Dropped:
+		m.Abort = signed("abort")
 	}
 	return m
 }
@@ -100,7 +106,7 @@ func outcome(from migration.State, next migration.Migration, actions []migration
 	for _, a := range actions {
 		names = append(names, actionNames[a])
 	}
-	return strings.TrimSpace(fmt.Sprintf("→ %s: %s", next.State, strings.Join(names, ", ")))
+	return strings.TrimSuffix(fmt.Sprintf("→ %s: %s", next.State, strings.Join(names, ", ")), ": ")
 }
 
 // TestEndedStates: "A migration_id ends once" (profile, section 6): no event changes an ended record in any field.
@@ -110,6 +116,9 @@ func TestEndedStates(t *testing.T) {
 			continue
 		}
 		for _, e := range events {
+			if c, ok := e.event.(migration.Confirm); ok && c.Kept && s == migration.Dropped {
+				continue // if S signed both, the confirmation wins
+			}
 			before := in(s)
 			next, actions, _ := before.Step(e.event)
 			if fmt.Sprint(next) != fmt.Sprint(before) || len(actions) > 0 {
