@@ -24,6 +24,10 @@ const (
 // the destinations at their bound have no more than the other half.
 const listed = 2 * concurrency
 
+// maxRest bounds how long the store is left alone after it was asked: four times as long as the answer took. What is due where
+// nobody answers can pile up, and makes answers slow; yet it must not take a processor for itself whenever something is done.
+const maxRest = 50 * time.Millisecond
+
 // storePause is how long the worker waits when the store fails.
 const storePause = time.Second
 
@@ -68,8 +72,12 @@ func (w *Worker) Run(ctx context.Context) {
 	r := &run{worker: w, queues: make(map[queue]bool), destinations: make(map[string]int), kept: make(map[delivery.RowKey]delivery.Row),
 		finished: make(chan result, concurrency)}
 	for ctx.Err() == nil {
+		begin := time.Now()
 		next := r.start(ctx, &handlers)
+		rest := min(4*time.Since(begin), maxRest)
 		r.wait(ctx, next)
+		pause(ctx, rest)
+		r.gather()
 	}
 }
 
@@ -135,8 +143,13 @@ func (r *run) wait(ctx context.Context, next time.Time) {
 	case done := <-r.finished:
 		r.finish(done)
 	}
-	for { // all that has happened by now is one reason to look
+}
+
+// gather makes all that has happened by now one reason to look.
+func (r *run) gather() {
+	for {
 		select {
+		case <-r.worker.wake:
 		case done := <-r.finished:
 			r.finish(done)
 		default:
