@@ -14,6 +14,7 @@ require (
 )
 
 require (
+	git.schwanenlied.me/yawning/x448.git v0.0.0-20170617130356-01b048fb03d6 // indirect
 	github.com/Arceliar/phony v0.0.0-20220903101357-530938a4b13d // indirect
 	github.com/MFAshby/stdemuxerhook v1.0.0 // indirect
 	github.com/RoaringBitmap/roaring v1.2.3 // indirect
@@ -38,6 +39,9 @@ require (
 	github.com/blevesearch/zapx/v15 v15.3.13 // indirect
 	github.com/blevesearch/zapx/v16 v16.0.12 // indirect
 	github.com/cespare/xxhash/v2 v2.2.0 // indirect
+	github.com/cisco/go-hpke v0.0.0-20200603153819-0a6c8374cd9a // indirect
+	github.com/cisco/go-mls v0.0.0-20210331162924-158a3829b839 // indirect
+	github.com/cisco/go-tls-syntax v0.0.0-20200615170901-cc95af012391 // indirect
 	github.com/cloudflare/circl v1.6.3 // indirect
 	github.com/cockroachdb/datadriven v1.0.2 // indirect
 	github.com/davecgh/go-spew v1.1.1 // indirect
@@ -113,3 +117,5 @@ require (
 	gopkg.in/yaml.v3 v3.0.1 // indirect
 	pgregory.net/rapid v1.2.0 // indirect
 )
+
+replace git.schwanenlied.me/yawning/x448.git => ./internal/x448
