@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
 	"testing"
@@ -137,21 +138,12 @@ func TestArchive(t *testing.T) {
 // forge makes a signature in a server's name with a key of one's own, and a key object to go with it.
 func forge(t *testing.T, server string) (keyID string, m *mimiport.MigrationAbort, object []byte) {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
+	_, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const id = "ed25519:forged"
-	fields, err := json.Marshal(gomatrixserverlib.ServerKeyFields{
-		ServerName:    spec.ServerName(server),
-		VerifyKeys:    map[gomatrixserverlib.KeyID]gomatrixserverlib.VerifyKey{id: {Key: spec.Base64Bytes(public)}},
-		ValidUntilTS:  spec.AsTimestamp(time.Now().Add(time.Hour)),
-		OldVerifyKeys: map[gomatrixserverlib.KeyID]gomatrixserverlib.OldVerifyKey{},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if object, err = gomatrixserverlib.SignJSON(server, id, private, fields); err != nil {
+	if object, err = selfSigned(server, id, private); err != nil {
 		t.Fatal(err)
 	}
 	m = abort(server)
@@ -159,6 +151,21 @@ func forge(t *testing.T, server string) (keyID string, m *mimiport.MigrationAbor
 		t.Fatal(err)
 	}
 	return id, m, object
+}
+
+// selfSigned is a key object that publishes one key, in any server's name.
+func selfSigned(server, keyID string, private ed25519.PrivateKey) ([]byte, error) {
+	public := private.Public().(ed25519.PublicKey)
+	fields, err := json.Marshal(gomatrixserverlib.ServerKeyFields{
+		ServerName:    spec.ServerName(server),
+		VerifyKeys:    map[gomatrixserverlib.KeyID]gomatrixserverlib.VerifyKey{gomatrixserverlib.KeyID(keyID): {Key: spec.Base64Bytes(public)}},
+		ValidUntilTS:  spec.AsTimestamp(time.Now().Add(time.Hour)),
+		OldVerifyKeys: map[gomatrixserverlib.KeyID]gomatrixserverlib.OldVerifyKey{},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return gomatrixserverlib.SignJSON(server, gomatrixserverlib.KeyID(keyID), private, fields)
 }
 
 func otherObject(t *testing.T, h *homeserver) []byte {
@@ -198,4 +205,26 @@ func TestKeyObject(t *testing.T) {
 	net.set(s.Name, nil)
 	_, err := tt.keys().KeyObject(t.Context(), s.Name, "ed25519:now")
 	wantKind(t, err, mimiport.KindPeer)
+}
+
+// FuzzArchived feeds what a lineage may carry as an archived key object. One that is accepted holds a whole key.
+func FuzzArchived(f *testing.F) {
+	const server, keyID = "s.example", "ed25519:forged"
+	_, private, err := ed25519.GenerateKey(bytes.NewReader(make([]byte, ed25519.SeedSize)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	object, err := selfSigned(server, keyID, private)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(object)
+	f.Add([]byte(`{"server_name":"s.example","verify_keys":{"ed25519:forged":{"key":""}},"valid_until_ts":1}`))
+	f.Add([]byte(`{"server_name":"s.example","signatures":{"s.example":{"ed25519:forged":"\ud800"}}}`))
+	f.Fuzz(func(t *testing.T, object []byte) {
+		key, err := archived(server, keyID, object)
+		if (err == nil) != (len(key) == ed25519.PublicKeySize) {
+			t.Errorf("key %x, error %v", key, err)
+		}
+	})
 }
