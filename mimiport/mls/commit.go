@@ -76,18 +76,20 @@ type transition struct {
 	keys       keys
 	extensions rfc9420.Extensions
 	required   rfc9420.RequiredCapabilities
+
+	newExtensions bool // the Commit sets extensions
 }
 
 // newTransition checks the sender of a Commit and its signature (RFC 9420, sections 6.1 and 12.4.2).
 func (g *group) newTransition(m *rfc9420.PublicMessage) (*transition, error) {
 	c := &m.Content
 	t := &transition{
-		edit: newEdit(g.suite), checker: g.checker, g: g,
+		edit: newEdit(g.suite, g.tree.root.support), checker: g.checker, g: g,
 		external: c.Sender.Type == SenderNewMemberCommit, committer: c.Sender.Index, commit: c.Commit,
 		tree: g.tree, keys: g.keys, extensions: g.context.Extensions, required: g.required,
 	}
-	if err := g.require(t.external || c.Sender.Type == SenderMember, ruleSenderType); err != nil {
-		return nil, err
+	if !t.external && c.Sender.Type != SenderMember {
+		return nil, refuse(ruleSenderType)
 	}
 	if t.external && c.Commit.Path == nil {
 		return nil, refuse(ruleExternalPath)
@@ -159,7 +161,7 @@ func (t *transition) checkList() error {
 		case ProposalAdd:
 			t.adds = append(t.adds, r)
 		case ProposalUpdate:
-			t.updates = append(t.updates, leafChange{r.sender.Index, p.Update.Raw, t.supportOf(p.Update)})
+			t.updates = append(t.updates, leafChange{r.sender.Index, bytes.Clone(p.Update.Raw), t.supportOf(p.Update)})
 		case ProposalRemove:
 			t.removes = append(t.removes, leafChange{leaf: p.Remove})
 		case ProposalPSK:
@@ -168,7 +170,7 @@ func (t *transition) checkList() error {
 			}
 			psks[string(p.PSK.Raw)] = true
 		case ProposalGroupContextExtensions:
-			t.extensions = bytes.Clone(p.Extensions)
+			t.extensions, t.newExtensions = bytes.Clone(p.Extensions), true
 		}
 		pathRequired = pathRequired || requiresPath(p.Type)
 	}
@@ -207,9 +209,10 @@ func (t *transition) checkExternalList(count map[ProposalType]int) error {
 	return t.require(count[ProposalRemove] <= 1, ruleExternalRemove)
 }
 
+func byLeaf(a, b leafChange) int { return cmp.Compare(a.leaf, b.leaf) }
+
 // checkTargets sorts the leaves that a member's Commit changes and checks that it may.
 func (t *transition) checkTargets() error {
-	byLeaf := func(a, b leafChange) int { return cmp.Compare(a.leaf, b.leaf) }
 	slices.SortStableFunc(t.updates, byLeaf)
 	slices.SortStableFunc(t.removes, byLeaf)
 	isCommitter := func(c leafChange) bool { return c.leaf == t.committer }
@@ -232,15 +235,13 @@ func (t *transition) applyProposals() error {
 		return err
 	}
 	changes := slices.Concat(t.updates, t.removes)
-	slices.SortFunc(changes, func(a, b leafChange) int { return cmp.Compare(a.leaf, b.leaf) })
+	slices.SortStableFunc(changes, byLeaf)
 	for _, c := range changes {
 		t.dropLeaf(c.leaf)
 	}
 	t.tree = truncate(t.set(t.tree, changes, t.dropParent))
-	for _, r := range t.list {
-		if err := t.require(child(t.tree.root).support.proposal(r.proposal.Type), ruleProposalSupported); err != nil {
-			return err
-		}
+	if err := t.checkStaying(child(t.tree.root).support); err != nil {
+		return err
 	}
 	for _, u := range t.updates {
 		if err := t.require(u.caps.required(&t.required), ruleRequiredUpdate); err != nil {
@@ -253,9 +254,23 @@ func (t *transition) applyProposals() error {
 	return t.applyAdds()
 }
 
-// dropLeaf takes the keys of a leaf out of the sets.
+// checkStaying checks what all members must support that are neither added nor removed (RFC 9420, section 12.2).
+func (t *transition) checkStaying(s *support) error {
+	for _, r := range t.list {
+		if err := t.require(rfc9420.DefaultProposal(r.proposal.Type) || s.proposal(r.proposal.Type), ruleProposalSupported); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropLeaf takes the keys of a leaf, if it is not blank, out of the sets.
 func (t *transition) dropLeaf(leaf uint32) {
-	l := decodeLeaf(t.tree.find(leaf).raw)
+	n := t.tree.find(leaf)
+	if n == nil {
+		return
+	}
+	l := decodeLeaf(n.raw)
 	t.keys.signature = t.keys.signature.without(idOf(l.SignatureKey))
 	t.keys.encryption = t.keys.encryption.without(idOf(l.EncryptionKey))
 }
@@ -450,9 +465,7 @@ func (t *transition) replaceKeys(steps []step) error {
 	for _, s := range steps {
 		t.dropParent(s.node)
 	}
-	if !t.external {
-		t.dropLeaf(t.committer)
-	}
+	t.dropLeaf(t.committer)
 	return t.insertSignatureKey(path.Leaf.SignatureKey)
 }
 
@@ -490,7 +503,11 @@ func (t *transition) placePath(steps []step, caps *support) error {
 
 // checkMembers enforces the rules about all members of the new epoch.
 func (t *transition) checkMembers() error {
-	return t.checkSupport(t.tree.root.support, t.extensions, &t.required, ruleExtensionsSupport)
+	s := t.tree.root.support
+	if err := t.require(!t.newExtensions || s.required(&t.required), ruleExtensionsSupport); err != nil {
+		return err
+	}
+	return t.checkSupport(s, t.extensions)
 }
 
 // finish makes the next epoch (RFC 9420, section 8.2).

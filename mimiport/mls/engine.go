@@ -104,7 +104,7 @@ func (e *engine) parse(message []byte) (*Message, error) {
 		case rfc9420.ContentCommit:
 			out.Kind = KindCommit
 		default:
-			return nil, e.require(false, ruleApplication)
+			return nil, refuse(ruleApplication)
 		}
 		return out, nil
 	case rfc9420.WirePrivateMessage:
@@ -157,7 +157,7 @@ func (e *engine) open(message, encodedTree []byte) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	ed := newEdit(suite)
+	ed := newEdit(suite, nil)
 	g := &group{engine: e, suite: suite, tree: ed.build(contents, nodes)}
 	if err := g.setContext(&info.Context, message, info.ConfirmationTag); err != nil {
 		return nil, err

@@ -115,7 +115,7 @@ func FuzzTree(f *testing.F) {
 		if err != nil {
 			return
 		}
-		e := newEdit(suite)
+		e := newEdit(suite, nil)
 		tree := e.build(contents, nodes)
 		if again := tree.encode(); !bytes.Equal(again, data) {
 			t.Fatalf("encodes to %x, not %x", again, data)

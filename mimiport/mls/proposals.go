@@ -65,7 +65,7 @@ func (g *group) propose(message []byte) (*group, *received, error) {
 	if err := g.verifySender(m); err != nil {
 		return nil, nil, err
 	}
-	if err := g.checkProposal(newSupports(), r); err != nil {
+	if err := g.checkProposal(newSupports(g.tree.root.support), r); err != nil {
 		return nil, nil, err
 	}
 	next := *g
@@ -93,10 +93,11 @@ func (g *group) handshake(message []byte, content rfc9420.ContentType) (*rfc9420
 	if err := g.requireEpoch(c.Epoch); err != nil {
 		return nil, err
 	}
-	if err := g.require(c.ContentType != rfc9420.ContentApplication, ruleApplication); err != nil {
-		return nil, err
-	}
-	if c.ContentType != content {
+	switch c.ContentType {
+	case content:
+	case rfc9420.ContentApplication:
+		return nil, refuse(ruleApplication)
+	default:
 		return nil, errMessage
 	}
 	size := g.suite.Hash.Size()
@@ -145,8 +146,10 @@ func (c checker) checkProposer(r *received) error {
 	if err := c.require(typ != ProposalExternalInit, ruleExternalInit); err != nil {
 		return err
 	}
-	allowed := sender == SenderMember || sender == SenderExternal || sender == SenderNewMemberProposal && typ == ProposalAdd
-	return c.require(allowed, ruleSenderType)
+	if sender == SenderNewMemberCommit || sender == SenderNewMemberProposal && typ != ProposalAdd {
+		return refuse(ruleSenderType)
+	}
+	return nil
 }
 
 // checkProposal enforces the rules of one proposal by itself, in the group as it is (RFC 9420, section 12.1). Those that

@@ -71,7 +71,10 @@ func (g *group) checkAll(e *edit, info *rfc9420.GroupInfo) error {
 		if err := g.checkTree(e.hasher, g.tree); err != nil {
 			return err
 		}
-		if err := g.checkSupport(g.tree.root.support, g.context.Extensions, &g.required, ruleLeafRequired); err != nil {
+		if err := g.require(g.tree.root.support.required(&g.required), ruleLeafRequired); err != nil {
+			return err
+		}
+		if err := g.checkSupport(g.tree.root.support, g.context.Extensions); err != nil {
 			return err
 		}
 		g.keys, err = g.keysOf(g.suite, g.tree)
@@ -80,10 +83,7 @@ func (g *group) checkAll(e *edit, info *rfc9420.GroupInfo) error {
 }
 
 // checkSupport checks the members against the group and each other (RFC 9420, section 7.3).
-func (c checker) checkSupport(s *support, e rfc9420.Extensions, required *rfc9420.RequiredCapabilities, missing *rule) error {
-	if err := c.require(s.required(required), missing); err != nil {
-		return err
-	}
+func (c checker) checkSupport(s *support, e rfc9420.Extensions) error {
 	for t := range e.All() {
 		if err := c.require(s.extension(t), ruleExtensionsSupport); err != nil {
 			return err

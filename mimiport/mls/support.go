@@ -17,6 +17,7 @@ type support struct {
 
 // supports makes each distinct support once: most groups have a handful.
 type supports struct {
+	common *support // that of a whole group, which a new leaf mostly shares
 	leaves map[supportKey]*support
 	merged map[[2]*support]*support
 }
@@ -26,8 +27,8 @@ type supportKey struct {
 	capabilities string // encoded
 }
 
-func newSupports() *supports {
-	return &supports{map[supportKey]*support{}, map[[2]*support]*support{}}
+func newSupports(common *support) *supports {
+	return &supports{common, map[supportKey]*support{}, map[[2]*support]*support{}}
 }
 
 // supportOf is the support of one leaf.
@@ -41,6 +42,9 @@ func (s *supports) supportOf(l *rfc9420.LeafNode) *support {
 		proposals:   sorted(c.Proposals),
 		credentials: sorted(c.Credentials),
 		used:        []uint16{l.Credential.Type},
+	}
+	if s.common != nil && out.equal(s.common) {
+		out = s.common
 	}
 	s.leaves[supportKey{l.Credential.Type, string(c.Raw)}] = out
 	return out

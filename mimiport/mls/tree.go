@@ -145,8 +145,9 @@ type edit struct {
 	*supports
 }
 
-func newEdit(suite *rfc9420.Suite) *edit {
-	return &edit{newHasher(suite), newSupports()}
+// newEdit is for trees of a suite; common is the support of all members so far, nil without any.
+func newEdit(suite *rfc9420.Suite, common *support) *edit {
+	return &edit{newHasher(suite), newSupports(common)}
 }
 
 // join makes a parent, unhashed, of two children and its own encoding.
@@ -170,7 +171,7 @@ func makeLeaf(raw []byte, caps *support) *node {
 	return &node{raw: raw, support: caps, members: 1, size: uint32(len(raw)), resolution: 1}
 }
 
-// replace applies changes, which are sorted by leaf and within the tree. The encoding of each parent above a change is what
+// replace applies changes, which are sorted by leaf and within the tree; the last of one leaf counts. The encoding of each parent above a change is what
 // parent makes of it, given the leaves that change below.
 func (e *edit) replace(t tree, changes []leafChange, parent func(n *node, below []leafChange) (raw []byte, unmerged int)) tree {
 	var walk func(*node, span, []leafChange) *node
@@ -179,7 +180,8 @@ func (e *edit) replace(t tree, changes []leafChange, parent func(n *node, below 
 		case len(below) == 0:
 			return n
 		case at.height == 0:
-			return makeLeaf(below[0].raw, below[0].caps)
+			last := below[len(below)-1]
+			return makeLeaf(last.raw, last.caps)
 		}
 		n = child(n)
 		split := 0

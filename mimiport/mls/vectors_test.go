@@ -256,7 +256,7 @@ func openTree(suite *rfc9420.Suite, data []byte) (tree, error) {
 	if err != nil {
 		return tree{}, err
 	}
-	return newEdit(suite).build(contents, nodes), nil
+	return newEdit(suite, nil).build(contents, nodes), nil
 }
 
 func testTreeValidation(t *testing.T) {
@@ -344,7 +344,7 @@ func testTreeOperations(t *testing.T) {
 			t.Errorf("case %d: %v", i, err)
 			continue
 		}
-		e := newEdit(suite)
+		e := newEdit(suite, nil)
 		if !bytes.Equal(e.treeHash(before.root, before.span()), c.TreeHashBefore) {
 			t.Errorf("case %d: tree hash before", i)
 		}
@@ -397,7 +397,7 @@ func testTreeKEM(t *testing.T) {
 			t.Errorf("case %d: %v", i, err)
 			continue
 		}
-		e := newEdit(suite)
+		e := newEdit(suite, nil)
 		e.treeHash(before.root, before.span())
 		g := &group{suite: suite, tree: before, engine: &engine{limits: DefaultLimits()}}
 		g.context.GroupID = c.GroupID

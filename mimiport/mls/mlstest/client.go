@@ -99,3 +99,16 @@ func (c *Client) KeyPackage() []byte {
 func (c *Client) ExternalSender() []byte {
 	return marshal(&rfc9420.ExternalSender{SignatureKey: c.signer.public, Credential: c.credential()})
 }
+
+// SignContent signs content that has its label already.
+func (c *Client) SignContent(content []byte) []byte { return c.signer.sign(content) }
+
+// As is a client with another's signature key and a key package of its own.
+func (c *Client) As(other *Client) *Client {
+	out := &Client{identity: c.identity, signer: other.signer, keyPackage: c.keyPackage}
+	k := *c.keyPackage
+	k.Leaf.SignatureKey = other.signer.public
+	k.Leaf = *out.signLeaf(&k.Leaf, nil, 0)
+	out.keyPackage = out.signKeyPackage(&k)
+	return out
+}

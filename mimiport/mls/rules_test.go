@@ -1,0 +1,476 @@
+package mls
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// offence is input that breaks one rule and no other. It is made of valid input, changed and signed again.
+type offence struct {
+	rule *rule
+	// commit hands the input to an engine.
+	commit func(*engine) error
+	// why says why nothing could be accepted with the rule masked: what it protects is needed to go on. Empty for other rules,
+	// of which the same input must then be accepted.
+	why string
+}
+
+func (e *engine) with(masked ...*rule) *engine {
+	out := *e
+	out.masked = make(map[*rule]bool)
+	for _, r := range masked {
+		out.masked[r] = true
+	}
+	return &out
+}
+
+func TestRules(t *testing.T) {
+	e := &engine{limits: DefaultLimits()}
+	tested := make(map[*rule]bool)
+	for i, o := range offences() {
+		t.Run(fmt.Sprintf("%s/%d", o.rule.name, i), func(t *testing.T) {
+			tested[o.rule] = true
+			err := o.commit(e)
+			var typed *mimiport.Error
+			if !errors.As(err, &typed) || typed.Info.Rule != o.rule.name || typed.Kind != o.rule.kind {
+				t.Fatalf("refused with: %v", err)
+			}
+			if o.why != "" {
+				return
+			}
+			if err := o.commit(e.with(o.rule)); err != nil {
+				t.Errorf("with the rule masked: %v", err)
+			}
+		})
+	}
+	for _, name := range declaredRules(t) {
+		found := false
+		for r := range tested {
+			found = found || r.name == name
+		}
+		if !found {
+			t.Errorf("no test of rule %s", name)
+		}
+	}
+}
+
+// declaredRules lists the names of all rules in rules.go.
+func declaredRules(t *testing.T) (names []string) {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "rules.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || !strings.HasPrefix(spec.Names[0].Name, "rule") {
+			return true
+		}
+		ast.Inspect(spec, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok {
+				names = append(names, strings.Trim(lit.Value, `"`))
+				return false
+			}
+			return true
+		})
+		return false
+	})
+	var out []string
+	for i := 0; i < len(names); i += 3 { // name, section, text
+		out = append(out, names[i])
+	}
+	return out
+}
+
+// TestRulesDocument checks that docs/mls-rules.md has a row for each rule, as the code has it.
+func TestRulesDocument(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "mls-rules.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range offences() {
+		accepted := o.why
+		if accepted == "" {
+			accepted = "accepted with the rule masked"
+		}
+		row := fmt.Sprintf("| %s | %s | %s | `TestRules/%s`: %s |", o.rule.name, o.rule.section, o.rule.text, o.rule.name, accepted)
+		if !bytes.Contains(text, []byte(row+"\n")) {
+			t.Errorf("lacks the row\n%s", row)
+		}
+	}
+}
+
+// Values that no default capability lists.
+const (
+	unknownExtension  = 0xf001
+	unknownProposal   = 0xf002
+	unknownCredential = 0xf003
+	grease            = 0x2a2a // listed by every synthetic client
+)
+
+// scene is the group that the offences are about: six members, all parents set, one external sender.
+type scene struct {
+	*mlstest.Group
+	ds *mlstest.Client
+}
+
+func newScene(extensions rfc9420.Extensions) scene {
+	ds := mlstest.NewClient(99, 1, []byte("example.org"))
+	return scene{mlstest.New(mlstest.Options{
+		Seed: 1, GroupID: []byte("group"), Members: identities(6), Populated: true, ExternalSenders: []*mlstest.Client{ds}, Extensions: extensions,
+	}), ds}
+}
+
+func (s scene) client(name string) *mlstest.Client {
+	return s.NewClient(mlstest.Identity("@"+name+":example.org", "DEVICE"))
+}
+
+// commits is the offence of a Commit, after the proposals that it references.
+func (s scene) commits(r *rule, o mlstest.CommitOptions) offence {
+	return s.submits(r, s.Commit(o), o.References...)
+}
+
+func (s scene) submits(r *rule, c *mlstest.Commit, references ...[]byte) offence {
+	return offence{rule: r, commit: func(e *engine) error {
+		g, err := e.Open(s.GroupInfo(), s.RatchetTree())
+		for _, message := range references {
+			if err == nil {
+				g, _, err = g.Propose(message)
+			}
+		}
+		if err == nil {
+			_, _, err = g.Commit(c.Message, c.GroupInfo)
+		}
+		return err
+	}}
+}
+
+// commitsValue is the offence of a Commit of some proposals by value.
+func (s scene) commitsValue(r *rule, list ...*mlstest.Proposal) offence {
+	return s.commits(r, mlstest.CommitOptions{Proposals: list})
+}
+
+// joins is the offence of an external Commit.
+func (s scene) joins(r *rule, edit mlstest.Edit, list ...*mlstest.Proposal) offence {
+	return s.commits(r, mlstest.CommitOptions{Joiner: s.client("joiner"), Proposals: list, Edit: edit})
+}
+
+// proposes is the offence of a proposal message.
+func (s scene) proposes(r *rule, message []byte) offence {
+	return offence{rule: r, commit: func(e *engine) error {
+		g, err := e.Open(s.GroupInfo(), s.RatchetTree())
+		if err == nil {
+			_, _, err = g.Propose(message)
+		}
+		return err
+	}}
+}
+
+func opens(r *rule, groupInfo, tree []byte) offence {
+	return offence{rule: r, commit: func(e *engine) error {
+		_, err := e.Open(groupInfo, tree)
+		return err
+	}}
+}
+
+func (o offence) because(why string) offence {
+	o.why = why
+	return o
+}
+
+// add is an Add of a new client whose key package was changed before it was signed: its leaf first, then the rest.
+func (s scene) add(editLeaf func(*rfc9420.LeafNode), edit func(*rfc9420.KeyPackage)) *mlstest.Proposal {
+	return s.addOf(s.client("added"), editLeaf, edit)
+}
+
+func (s scene) addOf(c *mlstest.Client, editLeaf func(*rfc9420.LeafNode), edit func(*rfc9420.KeyPackage)) *mlstest.Proposal {
+	p := s.Add(c)
+	k := *p.Add
+	if editLeaf != nil {
+		editLeaf(&k.Leaf)
+		k.Leaf = *signLeaf(c, &k.Leaf, nil, 0)
+	}
+	if edit != nil {
+		edit(&k)
+	}
+	k.Signature = resign(c, &k, (*rfc9420.KeyPackage).SignContent)
+	p.Add = reread(&k)
+	return p
+}
+
+func signLeaf(c *mlstest.Client, l *rfc9420.LeafNode, groupID []byte, place uint32) *rfc9420.LeafNode {
+	l.Signature = resign(c, l, func(l *rfc9420.LeafNode) []byte { return l.SignContent(groupID, place) })
+	return reread(l)
+}
+
+// resign is a client's signature over what v is now.
+func resign[T any, P interface {
+	*T
+	rfc9420.Value
+}](c *mlstest.Client, v P, content func(P) []byte) []byte {
+	return c.SignContent(content(reread(v)))
+}
+
+// reread decodes what v encodes to, so that it knows its own encoding.
+func reread[T any, P interface {
+	*T
+	rfc9420.Value
+}](v P) P {
+	raw, err := rfc9420.Marshal(v)
+	out := P(new(T))
+	if err != nil || !rfc9420.Unmarshal(raw, out) {
+		panic("not well-formed")
+	}
+	return out
+}
+
+func flip(b []byte) []byte {
+	b = bytes.Clone(b)
+	b[len(b)-1] ^= 1
+	return b
+}
+
+func extensions(list ...any) (e rfc9420.Extensions) {
+	for i := 0; i < len(list); i += 2 {
+		e, _ = e.With(uint16(list[i].(int)), list[i+1].([]byte))
+	}
+	return e
+}
+
+func required(types ...uint16) []byte {
+	data, _ := rfc9420.Marshal(&rfc9420.RequiredCapabilities{Extensions: rfc9420.MakeUint16s(types...)})
+	return data
+}
+
+func offences() []offence {
+	s := newScene(nil)
+	needsGrease := newScene(extensions(int(rfc9420.ExtensionRequiredCapabilities), required(grease)))
+	list := framingOffences(s)
+	list = append(list, proposalOffences(s)...)
+	list = append(list, capabilityOffences(s, needsGrease)...)
+	list = append(list, commitOffences(s)...)
+	list = append(list, externalOffences(s)...)
+	list = append(list, infoOffences(s)...)
+	return append(list, treeOffences(s)...)
+}
+
+func framingOffences(s scene) []offence {
+	content := func(f func(*rfc9420.FramedContent)) mlstest.CommitOptions {
+		return mlstest.CommitOptions{Edit: mlstest.Edit{Content: f}}
+	}
+	message := func(f func(*rfc9420.PublicMessage)) mlstest.CommitOptions {
+		return mlstest.CommitOptions{Edit: mlstest.Edit{Message: f}}
+	}
+	late := mlstest.New(mlstest.Options{Epoch: 1 << 63, GroupID: []byte("late"), Members: identities(2)})
+	application := s.Commit(content(func(c *rfc9420.FramedContent) { c.ContentType = rfc9420.ContentApplication }))
+	return []offence{
+		s.commits(ruleGroupID, content(func(c *rfc9420.FramedContent) { c.GroupID = []byte("other") })),
+		s.commits(ruleEpoch, content(func(c *rfc9420.FramedContent) { c.Epoch++ })),
+		s.commits(ruleSender, content(func(c *rfc9420.FramedContent) { c.Sender.Index = 7 })).because("a blank leaf has no key"),
+		s.submits(ruleApplication, application).because("it holds no handshake"),
+		s.commits(ruleMembershipTag, message(func(m *rfc9420.PublicMessage) { m.MembershipTag = nil })),
+		s.commits(ruleConfirmationTag, message(func(m *rfc9420.PublicMessage) { m.ConfirmationTag = nil })),
+		s.commits(ruleSignature, message(func(m *rfc9420.PublicMessage) { m.Signature = flip(m.Signature) })),
+		s.commits(ruleSenderType, content(func(c *rfc9420.FramedContent) {
+			c.Sender = Sender{Type: SenderExternal}
+		})).because("it has no leaf to commit for"),
+		s.proposes(ruleExternalSender, s.ProposeExternal(1, s.ds, s.Remove(1))).because("there is no key"),
+		opens(ruleEpochRange, late.GroupInfo(), late.RatchetTree()),
+	}
+}
+
+func proposalOffences(s scene) []offence {
+	alice, bob := s.client("alice"), s.client("bob")
+	key := s.Update(4).Update.EncryptionKey
+	used := s.leaf(3).EncryptionKey
+	psk := func(edit func(*rfc9420.PreSharedKeyID)) *mlstest.Proposal {
+		p := s.PSK([]byte("psk"))
+		edit(p.PSK)
+		p.PSK = reread(p.PSK)
+		return p
+	}
+	same := s.PSK([]byte("psk"))
+	reinit := s.ReInit([]byte("next"))
+	reinit.ReInit.Version = 0
+	update := s.Update(2)
+	update.Update = signLeaf(s.Client(2), edited(update.Update, func(l *rfc9420.LeafNode) { l.EncryptionKey = used }), s.ID(), 2)
+	forged := s.add(nil, nil)
+	forged.Add.Signature = flip(forged.Add.Signature)
+	return []offence{
+		s.commitsValue(ruleSignatureKeyUnique, s.addOf(s.NewClient(nil).As(s.Client(3)), nil, nil)),
+		s.commitsValue(ruleInitKeyUnique,
+			s.addOf(alice, nil, func(k *rfc9420.KeyPackage) { k.InitKey = key }),
+			s.addOf(bob, nil, func(k *rfc9420.KeyPackage) { k.InitKey = key })),
+		s.commitsValue(ruleEncryptionKeyUnique, s.add(func(l *rfc9420.LeafNode) { l.EncryptionKey = used }, nil)),
+		s.commitsValue(ruleInitKeyDistinct, s.add(nil, func(k *rfc9420.KeyPackage) { k.InitKey = k.Leaf.EncryptionKey })),
+		s.commitsValue(ruleKeyPackageSuite, s.add(nil, func(k *rfc9420.KeyPackage) { k.CipherSuite = 3 })),
+		s.commitsValue(ruleKeyPackageSuite, s.add(nil, func(k *rfc9420.KeyPackage) { k.Version = 2 })),
+		s.commitsValue(ruleRemoveUnique, s.Remove(4), s.Remove(4)),
+		s.commits(ruleRemoveUnique, mlstest.CommitOptions{
+			References: [][]byte{s.Propose(4, s.Update(4))}, Proposals: []*mlstest.Proposal{s.Remove(4)},
+		}),
+		s.proposes(ruleRemoveMember, s.Propose(0, s.Remove(7))).because("there is nothing to remove"),
+		s.proposes(ruleRemoveMember, s.Propose(0, s.Remove(1<<31))).because("there is nothing to remove"),
+		s.proposes(ruleUpdateKeyUnique, s.Propose(2, update)),
+		s.commits(ruleUpdateSelf, mlstest.CommitOptions{References: [][]byte{s.Propose(0, s.Update(0))}}),
+		s.proposes(ruleUpdateSender, s.ProposeExternal(0, s.ds, s.Update(0))),
+		s.commitsValue(ruleProposalSupported, &mlstest.Proposal{Type: unknownProposal, Custom: []byte("custom")}),
+		s.commitsValue(ruleKeyPackageSignature, forged),
+		s.commitsValue(rulePSKNonce, psk(func(p *rfc9420.PreSharedKeyID) { p.Nonce = p.Nonce[1:] })),
+		s.commitsValue(rulePSKUsage, psk(func(p *rfc9420.PreSharedKeyID) {
+			p.Type, p.Usage = rfc9420.PSKResumption, rfc9420.UsageBranch
+		})),
+		s.commitsValue(rulePSKUnique, same, same),
+		s.commitsValue(ruleReInitAlone, s.ReInit([]byte("next")), same),
+		s.commitsValue(ruleReInitVersion, reinit),
+		s.commitsValue(ruleExternalInit, &mlstest.Proposal{Type: ProposalExternalInit, KEMOutput: key}),
+		s.submits(ruleReference, s.Commit(mlstest.CommitOptions{References: [][]byte{s.Propose(1, s.Remove(2))}})).
+			because("there is nothing to apply"),
+	}
+}
+
+// leaf is a member's leaf.
+func (s scene) leaf(leaf uint32) rfc9420.LeafNode {
+	t, err := openTree(rfc9420.SuiteByID(1), s.RatchetTree())
+	if err != nil {
+		panic(err)
+	}
+	return decodeLeaf(t.find(leaf).raw)
+}
+
+func edited[T any](v *T, edit func(*T)) *T {
+	out := *v
+	edit(&out)
+	return &out
+}
+
+func capabilityOffences(s, needsGrease scene) []offence {
+	dull := func(l *rfc9420.LeafNode) { l.Capabilities.Extensions = nil }
+	update := needsGrease.Update(2)
+	update.Update = signLeaf(needsGrease.Client(2), edited(update.Update, dull), needsGrease.ID(), 2)
+	undecodable := s.SetExtensions(extensions(int(rfc9420.ExtensionExternalSenders), []byte{1}))
+	return []offence{
+		needsGrease.commitsValue(ruleRequiredAdd, needsGrease.add(dull, nil)),
+		needsGrease.commits(ruleRequiredUpdate, mlstest.CommitOptions{References: [][]byte{needsGrease.Propose(2, update)}}),
+		needsGrease.commits(ruleRequiredUpdate, mlstest.CommitOptions{Edit: mlstest.Edit{Leaf: dull}}),
+		s.commitsValue(ruleExtensionsSupport, s.SetExtensions(extensions(unknownExtension, []byte{}))),
+		s.commits(ruleExtensionsSupport, mlstest.CommitOptions{
+			Proposals: []*mlstest.Proposal{s.SetExtensions(extensions(int(rfc9420.ExtensionRequiredCapabilities), required(unknownExtension)))},
+			Edit:      mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Capabilities.Extensions = rfc9420.MakeUint16s(unknownExtension) }},
+		}),
+		s.commitsValue(ruleExtensionsUnique, s.SetExtensions(extensions(grease, []byte{}, grease, []byte{}))),
+		s.commitsValue(ruleExtensionEncoding, undecodable),
+		s.commitsValue(ruleLeafExtensions, s.add(func(l *rfc9420.LeafNode) { l.Extensions = extensions(unknownExtension, []byte{}) }, nil)),
+		s.commitsValue(ruleLeafCredential, s.add(func(l *rfc9420.LeafNode) {
+			l.Credential.Type = unknownCredential
+			l.Capabilities.Credentials = rfc9420.MakeUint16s(unknownCredential, rfc9420.CredentialBasic)
+		}, nil)),
+		s.commitsValue(ruleLeafCredential, s.add(func(l *rfc9420.LeafNode) { l.Capabilities.Credentials = nil }, nil)),
+		s.commitsValue(ruleLeafSource, s.add(func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceUpdate }, nil)),
+		s.commits(ruleLeafSource, mlstest.CommitOptions{
+			Edit: mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Source, l.ParentHash = rfc9420.SourceUpdate, nil }},
+		}).because("such a leaf has no parent hash"),
+	}
+}
+
+func commitOffences(s scene) []offence {
+	used := s.leaf(3).EncryptionKey
+	edit := func(e mlstest.Edit) mlstest.CommitOptions { return mlstest.CommitOptions{Edit: e} }
+	twice := s.SetExtensions(extensions(grease, []byte{}))
+	return []offence{
+		s.commitsValue(ruleSelfRemove, s.Remove(0)),
+		s.commits(rulePathRequired, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{s.Remove(1)}, Edit: mlstest.Edit{NoPath: true}}),
+		s.commits(rulePathRequired, edit(mlstest.Edit{NoPath: true})),
+		s.commits(rulePathLength, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes[1].Ciphertexts = nil }})),
+		s.commits(rulePathLength, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes = p.Nodes[1:] }})),
+		s.commits(rulePathLength, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) {
+			p.Nodes = append([]rfc9420.UpdatePathNode{{EncryptionKey: s.Update(1).Update.EncryptionKey}}, p.Nodes...)
+		}})),
+		s.commits(rulePathLeafKeyUnique, edit(mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.EncryptionKey = used }})),
+		s.commits(rulePathKeyUnique, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes[0].EncryptionKey = used }})),
+		s.commits(rulePathKeyUnique, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes[0].EncryptionKey = p.Nodes[1].EncryptionKey }})),
+		s.commitsValue(ruleExtensionsOnce, twice, twice),
+		s.commits(rulePathParentHash, edit(mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.ParentHash = flip(l.ParentHash) }})),
+		s.commits(ruleSignatureKeyUnique, edit(mlstest.Edit{Owner: s.Client(3)})),
+	}
+}
+
+func externalOffences(s scene) []offence {
+	init := &mlstest.Proposal{Type: ProposalExternalInit, KEMOutput: []byte("kem")}
+	noInit := func(c *rfc9420.FramedContent) { c.Commit.Proposals = nil }
+	noPath := mlstest.Edit{NoPath: true}
+	forge := mlstest.Edit{Message: func(m *rfc9420.PublicMessage) { m.Signature = flip(m.Signature) }}
+	self := new(rfc9420.Message)
+	rfc9420.Unmarshal(s.ProposeSelf(s.client("self")), self)
+	self.Public.Signature = flip(self.Public.Signature)
+	forged, _ := rfc9420.Marshal(self)
+	return []offence{
+		s.joins(ruleExternalInitMissing, mlstest.Edit{Content: noInit}),
+		s.joins(ruleExternalInitOnce, mlstest.Edit{}, init),
+		s.joins(ruleExternalProposals, mlstest.Edit{}, s.Add(s.client("other"))),
+		s.joins(ruleExternalRemove, mlstest.Edit{}, s.Remove(1), s.Remove(2)),
+		s.commits(ruleExternalReference, mlstest.CommitOptions{
+			Joiner: s.client("joiner"), References: [][]byte{s.Propose(1, s.PSK([]byte("psk")))},
+		}),
+		s.joins(ruleExternalPath, noPath).because("there is no leaf to verify with"),
+		s.joins(ruleExternalSignature, forge),
+		s.proposes(ruleNewMemberAddSignature, forged),
+	}
+}
+
+func infoOffences(s scene) []offence {
+	edit := func(f func(*rfc9420.GroupInfo)) mlstest.CommitOptions {
+		return mlstest.CommitOptions{Edit: mlstest.Edit{Info: f}}
+	}
+	forged := s.Commit(mlstest.CommitOptions{})
+	forged.GroupInfo = flip(forged.GroupInfo)
+	added := s.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{s.Add(s.client("a"))}})
+	welcomes := func(list ...[]byte) offence {
+		return offence{rule: ruleWelcomeMembers, commit: func(e *engine) error {
+			g, err := e.Open(s.GroupInfo(), s.RatchetTree())
+			if err != nil {
+				return err
+			}
+			_, effects, err := g.Commit(added.Message, added.GroupInfo)
+			if err != nil {
+				return err
+			}
+			return e.CheckWelcomes(effects, list)
+		}}
+	}
+	return []offence{
+		s.commits(ruleInfoTree, edit(func(i *rfc9420.GroupInfo) {
+			i.Extensions = extensions(int(rfc9420.ExtensionRatchetTree), s.RatchetTree())
+		})),
+		opens(ruleInfoSigner, s.unsigned(func(i *rfc9420.GroupInfo) { i.Signer = 6 }), s.RatchetTree()).because("a blank leaf has no key"),
+		s.submits(ruleInfoSignature, forged),
+		s.commits(ruleInfoContext, edit(func(i *rfc9420.GroupInfo) { i.Context.Epoch++ })),
+		s.commits(ruleInfoConfirmationTag, edit(func(i *rfc9420.GroupInfo) { i.ConfirmationTag = flip(i.ConfirmationTag) })),
+		welcomes(),
+		welcomes(added.Welcome, added.Welcome),
+		welcomes(added.Welcome, s.Welcome(s.client("b"))),
+	}
+}
+
+// unsigned is the group's GroupInfo, changed, under its old signature.
+func (s scene) unsigned(edit func(*rfc9420.GroupInfo)) []byte {
+	m := new(rfc9420.Message)
+	if !rfc9420.Unmarshal(s.GroupInfo(), m) {
+		panic("not well-formed")
+	}
+	edit(m.GroupInfo)
+	out, _ := rfc9420.Marshal(m)
+	return out
+}
