@@ -139,6 +139,11 @@ func (tx *tx) applyMigration(ctx context.Context, c *delivery.Change) error {
 }
 
 func (tx *tx) applyContent(ctx context.Context, c *delivery.Change) error {
+	if id := c.DropContent; id != nil {
+		if _, err := tx.exec(ctx, "DELETE FROM "+contents.name+" WHERE migration_id = $1", (*hash)(id)); err != nil {
+			return err
+		}
+	}
 	if c.Content == nil {
 		return nil
 	}
@@ -154,6 +159,9 @@ func (tx *tx) applyLog(ctx context.Context, c *delivery.Change) error {
 		}
 	}
 	if err := insert(ctx, tx, &snapshots, c.Snapshots, " ON CONFLICT DO NOTHING"); err != nil {
+		return err
+	}
+	if err := insert(ctx, tx, &evidence, c.Evidence, " ON CONFLICT DO NOTHING"); err != nil {
 		return err
 	}
 	return insert(ctx, tx, &entries, c.Entries, "")
@@ -266,6 +274,11 @@ func (s *Store) Content(ctx context.Context, id mimiport.MigrationID) ([]byte, e
 	return c.Data, nil
 }
 
+// Evidence implements delivery.Store.
+func (s *Store) Evidence(ctx context.Context, groupID []byte) ([]delivery.Evidence, error) {
+	return list(ctx, s, &evidence, "WHERE group_id = $1 ORDER BY found_at, kind, migration_id", groupID)
+}
+
 // Setting implements delivery.Store.
 func (s *Store) Setting(ctx context.Context, name string) (json.RawMessage, error) {
 	set, err := one(ctx, s, &settings, "WHERE name = $1", name)
@@ -280,4 +293,15 @@ func (s *Store) PutSetting(ctx context.Context, name string, value json.RawMessa
 	return s.transact(ctx, "put setting", func(tx *tx) error {
 		return insert(ctx, tx, &settings, []setting{{name, value}}, " ON CONFLICT (name) DO UPDATE SET value = excluded.value")
 	})
+}
+
+// AddSetting implements delivery.Store.
+func (s *Store) AddSetting(ctx context.Context, name string, value json.RawMessage) (json.RawMessage, error) {
+	err := s.transact(ctx, "add setting", func(tx *tx) error {
+		return insert(ctx, tx, &settings, []setting{{name, value}}, " ON CONFLICT DO NOTHING")
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.Setting(ctx, name)
 }

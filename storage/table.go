@@ -91,6 +91,14 @@ var queues = table[delivery.Row]{
 	},
 }
 
+var evidence = table[delivery.Evidence]{
+	name:    "mimiport_evidence",
+	columns: columns("group_id, kind, migration_id, data, key_id, found_at"),
+	fields: func(e *delivery.Evidence) []any {
+		return []any{(*blob)(&e.GroupID), &e.Kind, (*hash)(&e.Migration), (*blob)(&e.Data), &e.KeyID, (*millis)(&e.At)}
+	},
+}
+
 // setting is one named value.
 type setting struct {
 	name  string

@@ -140,9 +140,35 @@ type Change struct {
 	Snapshots []Snapshot // inserted; one that exists is left as it is
 	Entries   []Entry
 	Rows      []Row
-	Done      []RowKey  // rows to delete; absent ones are ignored
-	Drop      *GroupKey // entries and snapshots to delete
+	Evidence  []Evidence // inserted; of one kind and migration the first is kept
+
+	// What is deleted; absent things are ignored. Deletions come before insertions.
+	Done        []RowKey              // rows
+	Drop        *GroupKey             // entries and snapshots
+	DropContent *mimiport.MigrationID // a content
 }
+
+// Evidence is something that another server has signed and should not have, or that this server has and does not remember. It is
+// kept for people.
+type Evidence struct {
+	GroupID   []byte
+	Migration mimiport.MigrationID
+	Kind      EvidenceKind
+	Data      []byte // the signed message or lineage
+	KeyID     string
+	At        time.Time
+}
+
+// EvidenceKind says what the evidence shows.
+type EvidenceKind string
+
+// The kinds of evidence.
+const (
+	EvidenceSecondContent EvidenceKind = "second-content" // a source sent two contents for one offer
+	EvidenceBothOutcomes  EvidenceKind = "both-outcomes"  // a source signed the confirmation and the abort
+	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server signed what it does not remember
+	EvidenceHigherTerm    EvidenceKind = "higher-term"    // the group is elsewhere in a later term
+)
 
 // Content is the exact MigrationContent that a source sends or a target has voted for.
 type Content struct {
@@ -186,9 +212,14 @@ type Store interface {
 	// Retry puts a row off.
 	Retry(ctx context.Context, key RowKey, attempts int, due time.Time) error
 
-	// Settings are small named JSON values: the policy an operator has set.
+	// Evidence lists what is kept about a group, oldest first.
+	Evidence(ctx context.Context, groupID []byte) ([]Evidence, error)
+
+	// Settings are small named JSON values: the policy an operator has set, this server's keys. AddSetting stores a value unless
+	// there is one, and returns what is stored.
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	PutSetting(ctx context.Context, name string, value json.RawMessage) error
+	AddSetting(ctx context.Context, name string, value json.RawMessage) (json.RawMessage, error)
 
 	Close() error
 }

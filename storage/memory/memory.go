@@ -29,6 +29,7 @@ type Store struct {
 	migrations table[mimiport.MigrationID, migration.Migration]
 	contents   table[mimiport.MigrationID, delivery.Content]
 	rows       table[delivery.RowKey, delivery.Row]
+	evidence   table[found, delivery.Evidence]
 	settings   map[string]json.RawMessage
 }
 
@@ -47,6 +48,13 @@ type hashed struct {
 	hash  [32]byte
 }
 
+// found is the key of a piece of evidence.
+type found struct {
+	group     string
+	kind      delivery.EvidenceKind
+	migration mimiport.MigrationID
+}
+
 // New makes an empty store.
 func New() *Store {
 	compareIDs := func(a, b mimiport.MigrationID) int { return bytes.Compare(a[:], b[:]) }
@@ -63,13 +71,19 @@ func New() *Store {
 			key: func(m *migration.Migration) mimiport.MigrationID { return m.ID }},
 		contents: table[mimiport.MigrationID, delivery.Content]{compare: compareIDs,
 			key: func(c *delivery.Content) mimiport.MigrationID { return c.ID }},
-		rows:     table[delivery.RowKey, delivery.Row]{compare: compareRowKeys, key: (*delivery.Row).Key},
+		rows: table[delivery.RowKey, delivery.Row]{compare: compareRowKeys, key: (*delivery.Row).Key},
+		evidence: table[found, delivery.Evidence]{compare: compareFound,
+			key: func(e *delivery.Evidence) found { return found{string(e.GroupID), e.Kind, e.Migration} }},
 		settings: make(map[string]json.RawMessage),
 	}
 }
 
 func compareNumbered(a, b numbered) int {
 	return cmp.Or(strings.Compare(a.group, b.group), cmp.Compare(a.term, b.term), cmp.Compare(a.number, b.number))
+}
+
+func compareFound(a, b found) int {
+	return cmp.Or(strings.Compare(a.group, b.group), cmp.Compare(a.kind, b.kind), bytes.Compare(a.migration[:], b.migration[:]))
 }
 
 func compareHashed(a, b hashed) int {
@@ -114,6 +128,9 @@ func (s *Store) apply(tx *transaction, c *delivery.Change) error {
 			return err
 		}
 	}
+	if c.DropContent != nil {
+		put(tx, &s.contents, *c.DropContent, nil)
+	}
 	if c.Content != nil {
 		if err := insert(tx, &s.contents, &delivery.Content{ID: c.Content.ID, Data: clone(c.Content.Data)}); err != nil {
 			return err
@@ -139,6 +156,11 @@ func (s *Store) applyLog(tx *transaction, c *delivery.Change) error {
 	}
 	for i := range c.Snapshots {
 		_ = insert(tx, &s.snapshots, cloneSnapshot(&c.Snapshots[i])) // one that exists is left as it is
+	}
+	for i := range c.Evidence {
+		e := c.Evidence[i]
+		e.GroupID, e.Data, e.At = clone(e.GroupID), clone(e.Data), stamp(e.At)
+		_ = insert(tx, &s.evidence, &e) // the first is kept
 	}
 	for i := range c.Entries {
 		e := cloneEntry(&c.Entries[i])
@@ -381,6 +403,22 @@ func (s *Store) Retry(_ context.Context, key delivery.RowKey, attempts int, due 
 	return nil
 }
 
+// Evidence implements delivery.Store.
+func (s *Store) Evidence(_ context.Context, groupID []byte) ([]delivery.Evidence, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []delivery.Evidence
+	for _, e := range s.evidence.rows {
+		if bytes.Equal(e.GroupID, groupID) {
+			copied := *e
+			copied.GroupID, copied.Data = clone(e.GroupID), clone(e.Data)
+			list = append(list, copied)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b delivery.Evidence) int { return a.At.Compare(b.At) })
+	return list, nil
+}
+
 // Setting implements delivery.Store.
 func (s *Store) Setting(_ context.Context, name string) (json.RawMessage, error) {
 	s.mu.Lock()
@@ -398,4 +436,14 @@ func (s *Store) PutSetting(_ context.Context, name string, value json.RawMessage
 	defer s.mu.Unlock()
 	s.settings[name] = clone(value)
 	return nil
+}
+
+// AddSetting implements delivery.Store.
+func (s *Store) AddSetting(_ context.Context, name string, value json.RawMessage) (json.RawMessage, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.settings[name]; !ok {
+		s.settings[name] = clone(value)
+	}
+	return clone(s.settings[name]), nil
 }

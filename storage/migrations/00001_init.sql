@@ -116,6 +116,16 @@ CREATE TABLE mimiport_queues (
 );
 CREATE INDEX mimiport_queues_due ON mimiport_queues (due_at, destination, queue, row_order);
 
+CREATE TABLE mimiport_evidence (
+	group_id     BYTEA  NOT NULL,
+	kind         TEXT   NOT NULL,
+	migration_id BYTEA  NOT NULL,
+	data         BYTEA  NOT NULL,
+	key_id       TEXT   NOT NULL,
+	found_at     BIGINT NOT NULL,
+	PRIMARY KEY (group_id, kind, migration_id)
+);
+
 CREATE TABLE mimiport_settings (
 	name  TEXT  NOT NULL PRIMARY KEY,
 	value BYTEA NOT NULL

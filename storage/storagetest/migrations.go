@@ -111,6 +111,27 @@ func testContent(t *testing.T, f *fixture) {
 	f.refuse(c)
 	got, err := f.Content(ctx, migrationID(1))
 	expect(t, "content", got, err, c.Content.Data)
+	id := migrationID(1)
+	f.apply(&delivery.Change{DropContent: &id})
+	_, err = f.Content(ctx, id)
+	absent(t, "dropped content", err)
+	f.apply(&delivery.Change{DropContent: &id, Content: c.Content}) // nothing there to drop, and then there is
+}
+
+func testEvidence(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	none, err := f.Evidence(ctx, []byte("group"))
+	expect(t, "no evidence", none, err, nil)
+	sample := func(kind delivery.EvidenceKind, data string, at time.Duration) delivery.Evidence {
+		return delivery.Evidence{
+			GroupID: []byte("group"), Migration: migrationID(1), Kind: kind, Data: []byte(data), KeyID: "ed25519:1", At: epoch.Add(at),
+		}
+	}
+	later, first := sample(delivery.EvidenceHigherTerm, "lineage", time.Hour), sample(delivery.EvidenceBothOutcomes, "abort", 0)
+	f.apply(&delivery.Change{Evidence: []delivery.Evidence{later, first}})
+	f.apply(&delivery.Change{Evidence: []delivery.Evidence{sample(delivery.EvidenceHigherTerm, "another", 2*time.Hour)}})
+	got, err := f.Evidence(ctx, []byte("group"))
+	expect(t, "evidence, the first of each kind", got, err, []delivery.Evidence{first, later})
 }
 
 func testSettings(t *testing.T, f *fixture) {
@@ -123,5 +144,9 @@ func testSettings(t *testing.T, f *fixture) {
 		}
 		got, err := f.Setting(ctx, "policy")
 		expect(t, "setting", string(got), err, value)
+	}
+	for _, name := range []string{"policy", "key"} {
+		got, err := f.AddSetting(ctx, name, json.RawMessage(`"added"`))
+		expect(t, "added setting", string(got), err, map[string]string{"policy": ` {"b":"\u0000"}`, "key": `"added"`}[name])
 	}
 }

@@ -36,6 +36,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"Migrations", testMigrations},
 		{"CommitAborted", testCommitAborted},
 		{"Content", testContent},
+		{"Evidence", testEvidence},
 		{"Settings", testSettings},
 		{"Due", testDue},
 		{"DueTurns", testDueTurns},
