@@ -3,7 +3,6 @@ package federation
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -131,7 +130,7 @@ func ask[A any](ctx context.Context, c *Client, q request) (*A, error) {
 
 func decodeAnswer[A any](q request, body []byte) (*A, error) {
 	a := new(A)
-	if err := json.Unmarshal(body, a); err != nil {
+	if err := edge.Unmarshal(body, a); err != nil {
 		return nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, err)
 	}
 	return a, nil

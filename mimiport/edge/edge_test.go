@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -89,6 +90,11 @@ func TestRequests(t *testing.T) {
 		{"not JSON", "PUT", "/echo/AQID", strings.NewReader(`text`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"trailing data", "PUT", "/echo/AQID", strings.NewReader(`{"text":"x"}{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"wrong type", "PUT", "/echo/AQID", strings.NewReader(`{"text":1}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"2^53-1 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":[-9007199254740991,9007199254740991,1e99]}`), 200, ""},
+		{"2^53 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":9007199254740992}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"-2^53 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":-9007199254740992}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"2^64 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":18446744073709551616}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"digits in a string", "PUT", "/echo/AQID", strings.NewReader(`{"y\\\"":"\"18446744073709551616"}`), 200, ""},
 		{"padded id", "PUT", "/echo/AQI%3D", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"standard base64 id", "PUT", "/echo/%2F%2F8", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"id with loose bits", "PUT", "/echo/AQI9", strings.NewReader(`{}`), 200, ""},
@@ -239,5 +245,33 @@ func TestMetrics(t *testing.T) {
 	}
 	if _, err := NewMetrics(nil); err != nil {
 		t.Error(err)
+	}
+}
+
+func FuzzUnmarshal(f *testing.F) {
+	f.Add([]byte(`{"a":"\\\"1\\","b":[-1,2.5e3,9007199254740992,true]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		want := json.Unmarshal(data, new(any)) != nil || hasLongInteger(data)
+		if refused := Unmarshal(data, new(any)) != nil; refused != want {
+			t.Fatalf("%q: refused %v", data, refused)
+		}
+	})
+}
+
+// hasLongInteger is the slow and plain form of what Unmarshal looks for.
+func hasLongInteger(data []byte) bool {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	for {
+		token, err := dec.Token()
+		if err != nil {
+			return false
+		}
+		if n, ok := token.(json.Number); ok {
+			i, ok := new(big.Int).SetString(n.String(), 10)
+			if ok && i.CmpAbs(big.NewInt(maxInteger)) > 0 {
+				return true
+			}
+		}
 	}
 }

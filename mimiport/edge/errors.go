@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"encoding/json"
 	"errors"
 	"math"
 	"net/http"
@@ -101,7 +100,7 @@ func setRetryAfter(h http.Header, ms int64) {
 func ParseError(op string, status int, header http.Header, body []byte) *mimiport.Error {
 	var b errorBody
 	kind, known := mimiport.KindPeer, false
-	if json.Unmarshal(body, &b) == nil {
+	if Unmarshal(body, &b) == nil {
 		kind, known = kinds[b.Code]
 	}
 	if !known || kind == mimiport.KindMoved && b.Moved == nil || kind == mimiport.KindWrongEpoch && b.Epoch == nil {

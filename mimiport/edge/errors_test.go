@@ -107,7 +107,7 @@ func TestParseErrorOfStrangers(t *testing.T) {
 		{"no module there", `{"errcode":"M_UNRECOGNIZED","error":"x"}`, "", 404, mimiport.KindUnsupported, 0},
 		{"a rate limit in a header", `{"errcode":"M_LIMIT_EXCEEDED","error":"x"}`, "30", 429, mimiport.KindQuota, 30 * time.Second},
 		{"a rate limit of a proxy", `slow down`, "30", 429, mimiport.KindPeer, 30 * time.Second},
-		{"a wait without end", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":9223372036854775807}`, "", 429, mimiport.KindQuota, maxRetryAfter},
+		{"a wait without end", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":9007199254740991}`, "", 429, mimiport.KindQuota, maxRetryAfter},
 		{"a header without end", `{}`, "9223372036854775807", 429, mimiport.KindPeer, maxRetryAfter},
 		{"a wait before now", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":-5}`, "-7", 429, mimiport.KindQuota, 0},
 		{"moved to nowhere", `{"errcode":"IO.GITHUB.MIMIPORT.M_GROUP_MOVED"}`, "", 410, mimiport.KindPeer, 0},

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -22,10 +23,54 @@ func Decode[T any](r *Request) (*T, error) {
 		return nil, BodyError(err)
 	}
 	v := new(T)
-	if err := json.Unmarshal(data, v); err != nil {
+	if err := Unmarshal(data, v); err != nil {
 		return nil, mimiport.Errorf("read body", mimiport.KindBadMessage, "%w", err)
 	}
 	return v, nil
+}
+
+// Unmarshal is json.Unmarshal for JSON whose integers are all between -(2^53-1) and 2^53-1, and an error for any other
+// (profile, section 1).
+func Unmarshal(data []byte, v any) error {
+	if err := json.Unmarshal(data, v); err != nil {
+		return err
+	}
+	for rest := data; len(rest) > 0; {
+		n := tokenLength(rest)
+		if tooLong(rest[:n]) {
+			return errors.New("an integer is beyond 2^53-1")
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// tokenLength is the length in bytes of what valid JSON begins with: a string, a number, or one byte of anything else.
+func tokenLength(data []byte) int {
+	switch c := data[0]; {
+	case c == '"':
+		i := 1
+		for ; data[i] != '"'; i++ {
+			if data[i] == '\\' {
+				i++
+			}
+		}
+		return i + 1
+	case numeric(c):
+		return len(data) - len(bytes.TrimLeft(data, "0123456789+-.eE"))
+	}
+	return 1
+}
+
+func numeric(first byte) bool { return first == '-' || '0' <= first && first <= '9' }
+
+// tooLong says whether a token is an integer beyond maxInteger.
+func tooLong(token []byte) bool {
+	if !numeric(token[0]) || bytes.ContainsAny(token, ".eE") {
+		return false
+	}
+	i, err := strconv.ParseInt(string(token), 10, 64)
+	return err != nil || i > maxInteger || i < -maxInteger
 }
 
 // BodyError is the typed error for a failed read of a request's body: KindTooLarge past the limit, else KindBadMessage.
