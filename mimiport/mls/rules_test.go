@@ -360,6 +360,7 @@ func capabilityOffences(s, needsGrease scene) []offence {
 	dull := func(l *rfc9420.LeafNode) { l.Capabilities.Extensions = nil }
 	update := needsGrease.Update(2)
 	update.Update = signLeaf(needsGrease.Client(2), edited(update.Update, dull), needsGrease.ID(), 2)
+	alone := scene{mlstest.New(mlstest.Options{GroupID: []byte("alone"), Members: identities(1)}), s.ds}
 	undecodable := s.SetExtensions(extensions(int(rfc9420.ExtensionExternalSenders), []byte{1}))
 	return []offence{
 		needsGrease.commitsValue(ruleRequiredAdd, needsGrease.add(dull, nil)),
@@ -379,9 +380,9 @@ func capabilityOffences(s, needsGrease scene) []offence {
 		}, nil)),
 		s.commitsValue(ruleLeafCredential, s.add(func(l *rfc9420.LeafNode) { l.Capabilities.Credentials = nil }, nil)),
 		s.commitsValue(ruleLeafSource, s.add(func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceUpdate }, nil)),
-		s.commits(ruleLeafSource, mlstest.CommitOptions{
-			Edit: mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Source, l.ParentHash = rfc9420.SourceUpdate, nil }},
-		}).because("such a leaf has no parent hash"),
+		alone.commits(ruleLeafSource, mlstest.CommitOptions{ // with others, the leaf would lack a parent hash too
+			Edit: mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceUpdate }},
+		}),
 	}
 }
 
