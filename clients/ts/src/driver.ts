@@ -2,8 +2,9 @@
 // {id, ok: true, result} or {id, ok: false, error}; what happens meanwhile comes as lines {event, ...}. See README.md.
 import { createInterface } from "node:readline";
 import { setTimeout as pause } from "node:timers/promises";
-import { Client, type ClientEvent, type Group } from "./client.js";
+import { Client } from "./client.js";
 import { DeliveryService } from "./ds.js";
+import type { ClientEvent, Group } from "./group.js";
 import { login, Matrix, MatrixError, register, withToken } from "./matrix.js";
 import * as mls from "./mls.js";
 import { emptyStore, loadStore, saveStore } from "./store.js";
@@ -135,9 +136,9 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
   migrate: async ({ target, ...a }) => current().migrate(groupOf(a), target),
   migration_finish: async (a) => current().finishMigration(groupOf(a)),
   migration_status: async ({ migration, ds, ...a }) => {
-    const own = migration === undefined ? groupOf(a).migration : undefined;
-    if (own !== undefined) return current().migrationStatus(own);
-    return migration === undefined ? null : new DeliveryService(current().matrix, ds).migration(migration);
+    const own = groupOf(a).migration;
+    const [id, server] = [migration ?? own?.id, ds ?? own?.source];
+    return id === undefined ? null : new DeliveryService(current().matrix, server).migration(id);
   },
   abort: async (a) => current().abortMigration(groupOf(a)),
   ds_info: async ({ ds, ...a }) => {

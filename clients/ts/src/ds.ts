@@ -54,7 +54,7 @@ export interface FanOut extends LogMessage {
 
 export interface MessagesResponse {
   term: number;
-  messages: LogMessage[] | null;
+  messages: LogMessage[];
   next: number;
   end: boolean;
   moved?: MovedInfo;
@@ -95,6 +95,8 @@ export interface MigrationStatus {
 }
 
 /** The errors that a client acts on. */
+export const OFFER_EXPIRED = "M_OFFER_EXPIRED";
+export const UNKNOWN_MIGRATION = "M_UNKNOWN_MIGRATION";
 export const WRONG_EPOCH = "M_WRONG_EPOCH";
 export const IN_PROGRESS = "M_MIGRATION_IN_PROGRESS";
 export const MOVED = "M_GROUP_MOVED";
@@ -135,7 +137,7 @@ export class DeliveryService {
     return this.ask("GET", `/groups/${group}/host`);
   }
 
-  tree(group: string, epoch: bigint): Promise<Uint8Array> {
+  tree(group: string, epoch: number): Promise<Uint8Array> {
     return this.matrix.bytes(this.path(`/groups/${group}/tree?epoch=${epoch}`));
   }
 

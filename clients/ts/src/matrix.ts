@@ -37,7 +37,9 @@ export interface Session extends LeafIdentity {
   token: string;
 }
 
-/** The state event that says where a room's group is. */
+/** The events of profile, section 12: the binding of a room to its group, the pointer to where that is, and fan-out. */
+export const BINDING = "io.github.mimiport.group";
+export const FAN_OUT = "io.github.mimiport.message";
 export const POINTER = "io.github.mimiport.delivery_service";
 const KEY_PACKAGE = "io.github.mimiport.key_package";
 

@@ -7,7 +7,7 @@ import type { KeyPackage, MLSMessage, PrivateKeyPackage, Proposal, ProposalOrRef
 import { defaultClientConfig } from "ts-mls/clientConfig.js";
 import { signWithLabel } from "ts-mls/crypto/signature.js";
 import type { Extension } from "ts-mls/extension.js";
-import { decodeKeyPackage, encodeKeyPackage, makeKeyPackageRef } from "ts-mls/keyPackage.js";
+import { makeKeyPackageRef } from "ts-mls/keyPackage.js";
 import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
 import { createCommit, createGroup, encodeExternalSenders, externalSenders, joinGroup, MlsRuleError, processHandshake } from "./corrections.js";
 import { decode, encode, fromBase64, leafIdentity, type LeafIdentity, toBase64 } from "./wire.js";
@@ -121,7 +121,8 @@ export function parseKeyPackage(bytes: Uint8Array): { keyPackage: KeyPackage; de
   return { keyPackage: message.keyPackage, device };
 }
 
-export function encodeOwn(keyPackage: KeyPackage): Uint8Array {
+/** A KeyPackage as an MLSMessage. */
+export function encodeKeyPackage(keyPackage: KeyPackage): Uint8Array {
   return encodeMlsMessage({ version: "mls10", wireformat: "mls_key_package", keyPackage });
 }
 
@@ -230,6 +231,15 @@ export function messageEpoch(bytes: Uint8Array): bigint | undefined {
   return message.wireformat === "mls_private_message" ? message.privateMessage.epoch : undefined;
 }
 
+/** Whether a message is of an epoch before the state's; false for what is no message of a group. */
+export function isOlder(state: ClientState, bytes: Uint8Array): boolean {
+  try {
+    return (messageEpoch(bytes) ?? state.groupContext.epoch) < state.groupContext.epoch;
+  } catch {
+    return false;
+  }
+}
+
 /** What a received message did. */
 export interface Processed {
   state: ClientState;
@@ -285,8 +295,7 @@ export const saveKeyPackage = (own: OwnKeyPackage): string[] =>
   [encodeKeyPackage(own.publicPackage), own.privatePackage.initPrivateKey, own.privatePackage.hpkePrivateKey, own.privatePackage.signaturePrivateKey].map(toBase64);
 
 export function loadKeyPackage(saved: string[]): OwnKeyPackage {
-  const [kp, initPrivateKey, hpkePrivateKey, signaturePrivateKey] = saved.map(fromBase64);
-  const publicPackage = decodeKeyPackage(kp!, 0)?.[0];
-  if (publicPackage === undefined) throw new MlsRuleError("malformed saved KeyPackage");
+  const [message, initPrivateKey, hpkePrivateKey, signaturePrivateKey] = saved.map(fromBase64);
+  const { keyPackage: publicPackage } = parseKeyPackage(message!);
   return { publicPackage, privatePackage: { initPrivateKey: initPrivateKey!, hpkePrivateKey: hpkePrivateKey!, signaturePrivateKey: signaturePrivateKey! } };
 }

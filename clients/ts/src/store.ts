@@ -1,24 +1,35 @@
 // What a client keeps between runs, as one JSON file. It holds secrets: group states, signature and KeyPackage keys.
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import type { Group, Stored } from "./client.js";
+import type { Group, PendingCommit, Stored } from "./group.js";
 import * as mls from "./mls.js";
 import { fromBase64, toBase64 } from "./wire.js";
 
 /** A client that has nothing yet. */
 export const emptyStore = (): Stored => ({ identity: undefined, keyPackages: new Map(), groups: new Map(), invitations: [], since: undefined });
 
+const saveCommit = (c: PendingCommit | undefined) =>
+  c && {
+    message: toBase64(c.message),
+    groupInfo: toBase64(c.groupInfo),
+    welcome: c.welcome && toBase64(c.welcome),
+    next: mls.saveState(c.next),
+  };
+
+const loadCommit = (c: any): PendingCommit | undefined =>
+  c && {
+    message: fromBase64(c.message),
+    groupInfo: fromBase64(c.groupInfo),
+    welcome: c.welcome && fromBase64(c.welcome),
+    next: mls.loadState(c.next),
+  };
+
 const saveGroup = ({ id, state, pending, migration, sent, held: _, behind: __, ...plain }: Group) => ({
   ...plain,
   id: toBase64(id),
   state: mls.saveState(state),
   sent: [...sent],
-  pending: pending && {
-    message: toBase64(pending.message),
-    groupInfo: toBase64(pending.groupInfo),
-    welcome: pending.welcome && toBase64(pending.welcome),
-    next: mls.saveState(pending.next),
-  },
-  migration: migration && { ...migration, response: toBase64(migration.response) },
+  pending: saveCommit(pending),
+  migration: migration && { ...migration, response: toBase64(migration.response), commit: saveCommit(migration.commit) },
 });
 
 const loadGroup = ({ id, state, pending, migration, sent, ...plain }: any): Group => ({
@@ -27,13 +38,8 @@ const loadGroup = ({ id, state, pending, migration, sent, ...plain }: any): Grou
   state: mls.loadState(state),
   sent: new Set(sent),
   held: [],
-  pending: pending && {
-    message: fromBase64(pending.message),
-    groupInfo: fromBase64(pending.groupInfo),
-    welcome: pending.welcome && fromBase64(pending.welcome),
-    next: mls.loadState(pending.next),
-  },
-  migration: migration && { ...migration, response: fromBase64(migration.response) },
+  pending: loadCommit(pending),
+  migration: migration && { ...migration, response: fromBase64(migration.response), commit: loadCommit(migration.commit) },
 });
 
 /** Writes the store; after a crash the file holds the old contents or the new. */

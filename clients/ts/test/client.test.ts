@@ -1,7 +1,8 @@
 // Clients against Delivery Services in memory: races, lost and forged fan-out, migrations and their ends.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { Client, type ClientEvent, type Group } from "../src/client.js";
+import { Client } from "../src/client.js";
+import type { ClientEvent, Group } from "../src/group.js";
 import { login, Matrix } from "../src/matrix.js";
 import { loadStore, saveStore, emptyStore } from "../src/store.js";
 import { type FakeDs, FakeNetwork } from "./fake.js";
@@ -25,7 +26,7 @@ class User {
 
   private constructor(readonly client: Client) {}
 
-  static async create(name: string, stored = emptyStore(), save: (s: typeof stored) => void = () => undefined): Promise<User> {
+  static async create(name: string, stored = emptyStore(), save: () => void = () => undefined): Promise<User> {
     const session = await login(homeserver, name, "password");
     const emit = (e: ClientEvent) => void user.events.push(e);
     const user: User = new User(new Client(new Matrix(session), stored, { now: Date.now, pause: async () => undefined, emit, save }));
@@ -306,7 +307,7 @@ describe("a migration", () => {
     const n = ++rooms;
     const [s, t] = [`s${n}.example`, `t${n}.example`];
     const stored = loadStore(file);
-    const alice = await User.create(`alice${n}`, stored, (x) => saveStore(file, x));
+    const alice = await User.create(`alice${n}`, stored, () => saveStore(file, stored));
     const bob = await User.create(`bob${n}`);
     await alice.client.createGroup(`!room${n}`, s);
     await bob.client.publishKeyPackages(1);
@@ -318,7 +319,7 @@ describe("a migration", () => {
     lost.catch(() => undefined);
     await frozen(net.ds(s), bob);
 
-    const again = await User.create(`alice${n}`, loadStore(file), (x) => saveStore(file, x));
+    const again = await User.create(`alice${n}`, loadStore(file));
     net.ds(s).decide([...net.ds(s).migrations.values()][0]!, "confirm", alice.id);
     assert.equal((await again.client.finishMigration(again.group)).state, "moved");
     await bob.sync();

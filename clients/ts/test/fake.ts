@@ -74,6 +74,7 @@ export class FakeDs {
     if (kind === "migrations" && id === "") return this.offer(body);
     const migration = this.migrations.get(id) ?? refuse(404, "M_UNKNOWN_MIGRATION");
     if (part === "init") return this.init(migration, body, user);
+    if (migration.status.role === "source" && migration.submission === undefined) refuse(404, "M_UNKNOWN_MIGRATION");
     if (part === "confirmation") return this.activate(migration, body);
     if (method === "DELETE") this.decide(migration, "abort");
     return migration.status;

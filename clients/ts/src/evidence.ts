@@ -1,0 +1,48 @@
+// What servers have signed, checked under their current keys (profile, section 2).
+import type { MovedInfo, Signed } from "./ds.js";
+import { type Group, type OwnMigration, same } from "./group.js";
+import type { Matrix } from "./matrix.js";
+import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse } from "./wire.js";
+import { serverSigned, type Signature, type SignedCodec, toBase64url } from "./wire.js";
+
+export class Evidence {
+  /** now gives milliseconds since 1970. */
+  constructor(
+    private readonly matrix: Matrix,
+    private readonly now: () => number,
+  ) {}
+
+  /** Whether a server has signed a message. */
+  signedBy<T>(server: string, keyId: string, codec: SignedCodec<T>, message: T & Signature): Promise<boolean> {
+    return this.matrix.verifyServer(server, keyId, serverSigned(codec, message), message.signature, this.now());
+  }
+
+  /** Whether a redirect proves the group's next step: from the current Delivery Service, in the next term. */
+  async provesStep(g: Group, moved: MovedInfo): Promise<boolean> {
+    if (moved.term !== g.term + 1) return false;
+    const signed = { message: moved.migration_confirmation, key_id: moved.key_id };
+    const step = { source: g.ds, target: moved.delivery_service, response: fromBase64(moved.migration_response) };
+    return this.confirms(g, step, signed);
+  }
+
+  /** Whether a MigrationConfirmation is the source's word for this group, this offer and this target. */
+  async confirms(g: Group, step: Pick<OwnMigration, "source" | "target" | "response">, signed: Signed): Promise<boolean> {
+    const { migrationRequest: request, nonce } = decode(migrationResponse, step.response);
+    const confirmation = decode(migrationConfirmation, fromBase64(signed.message));
+    const fits =
+      request.sourceDomainName === step.source &&
+      request.targetDomainName === step.target &&
+      confirmation.domainName === step.target &&
+      same(request.groupId, g.id) &&
+      same(confirmation.groupId, g.id) &&
+      same(confirmation.nonce, nonce);
+    return fits && this.signedBy(step.source, signed.key_id, migrationConfirmation, confirmation);
+  }
+
+  /** Whether a MigrationAbort is the source's word for this migration. */
+  async aborts(m: OwnMigration, signed: Signed): Promise<boolean> {
+    const abort = decode(migrationAbort, fromBase64(signed.message));
+    const fits = toBase64url(abort.migrationId) === m.id && abort.sourceDomain === m.source;
+    return fits && this.signedBy(m.source, signed.key_id, migrationAbort, abort);
+  }
+}

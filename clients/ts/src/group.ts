@@ -1,0 +1,84 @@
+// A group as this client sees it, and what the client as a whole keeps.
+import type { ClientState } from "ts-mls";
+import type { FanOut } from "./ds.js";
+import type * as mls from "./mls.js";
+
+/** A Commit that has been sent, or is about to be, and the state it leads to. */
+export interface PendingCommit extends mls.Commit {
+  /** Whether it has been accepted; kept for whoever waits for it. */
+  accepted?: boolean;
+}
+
+/** A migration that this client has begun, until the target has its confirmation or it has ended otherwise. */
+export interface OwnMigration {
+  id: string;
+  source: string;
+  target: string;
+  /** The target's MigrationResponse and the key it is signed with. */
+  response: Uint8Array;
+  keyId: string;
+  /** The MigrationInit, base64. */
+  init: string;
+  /** The migration Commit, until its epoch is over: then it was accepted, or another one was. */
+  commit?: PendingCommit | undefined;
+}
+
+/** A group and where it stands. */
+export interface Group {
+  id: Uint8Array;
+  /** The id in base64url. */
+  key: string;
+  roomId: string;
+  /** The Delivery Service held as current, and its term. */
+  ds: string;
+  term: number;
+  /** The first log number of the term that is not yet handled. */
+  next: number;
+  state: ClientState;
+  /** A Commit of this client that may have been accepted, until its epoch is over. */
+  pending?: PendingCommit | undefined;
+  migration?: OwnMigration | undefined;
+  /** Hashes of own application messages that the log has not shown yet: nobody can decrypt their own. */
+  sent: Set<string>;
+  /** Fan-out of Delivery Services that may become the current one. */
+  held: { server: string; fanOut: FanOut }[];
+  /** The log could not be read to its end the last time. */
+  behind?: boolean;
+}
+
+/** What a client keeps from one run to the next. */
+export interface Stored {
+  identity: mls.Identity | undefined;
+  /** By KeyPackageRef in base64url. */
+  keyPackages: Map<string, mls.OwnKeyPackage>;
+  groups: Map<string, Group>;
+  /** Welcomes for groups that their rooms do not name yet. */
+  invitations: { server: string; fanOut: FanOut }[];
+  /** Where /sync goes on. */
+  since: string | undefined;
+}
+
+/** What happened, for the application. */
+export type ClientEvent =
+  | { event: "message"; group: string; sender: string; epoch: number; text: string }
+  | { event: "epoch" | "joined" | "removed"; group: string; epoch: number }
+  | { event: "moved"; group: string; ds: string; term: number }
+  | { event: "ignored"; group: string; from: string; reason: string }
+  | { event: "failed"; group: string; reason: string };
+
+/** What a client needs from its surroundings. */
+export interface Surroundings {
+  /** Milliseconds since 1970. */
+  now(): number;
+  pause(ms: number): Promise<void>;
+  emit(event: ClientEvent): void;
+  /** Makes what is stored durable; called before anything is sent that depends on it. */
+  save(): void;
+}
+
+export const epochOf = (g: Group): number => Number(g.state.groupContext.epoch);
+
+/** Whether this device has been removed from the group. */
+export const isOut = (g: Group): boolean => g.state.groupActiveState.kind !== "active";
+
+export const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;

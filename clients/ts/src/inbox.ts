@@ -1,0 +1,276 @@
+// What comes in: fan-out, the log and room state, and who is believed (profile, sections 6 and 7).
+import { createHash } from "node:crypto";
+import { DeliveryService, type FanOut, type LogMessage, type MovedInfo } from "./ds.js";
+import { Evidence } from "./evidence.js";
+import { epochOf, type Group, isOut, type PendingCommit, same, type Stored, type Surroundings } from "./group.js";
+import { BINDING, FAN_OUT, type Matrix, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
+import * as mls from "./mls.js";
+import { decode, fromBase64, isServerName, migrationCommitAAD, toBase64url } from "./wire.js";
+
+/** How many messages are kept of Delivery Services that are not the current one, and how many Welcomes. */
+const MAX_HELD = 256;
+
+/** The start of the user id from which a Delivery Service sends; its server name follows. */
+const RESERVED_USER = "@_mimiport:";
+
+/** As much of a message of the log as it takes to handle it. */
+type Arrived = Pick<LogMessage, "seq" | "message"> & Partial<LogMessage>;
+
+const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
+
+/** The hash by which an own message is known again. */
+export const messageHash = (message: Uint8Array): string => createHash("sha256").update(message).digest("hex");
+
+/** The target that a Commit's authenticated_data names, when it is that of a migration Commit (profile, section 5). */
+function migrationTarget(authenticatedData: Uint8Array): string | undefined {
+  try {
+    const { targetDsDomain } = decode(migrationCommitAAD, authenticatedData);
+    return isServerName(targetDsDomain) ? targetDsDomain : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The content of a fan-out event, or undefined when it is not well-formed. */
+function parseFanOut(content: any): { key: string; fanOut: FanOut } | undefined {
+  const { group_id, room_id, term, seq } = content ?? {};
+  if (typeof group_id !== "string" || typeof room_id !== "string" || !isCount(term) || !isCount(seq)) return undefined;
+  try {
+    return { key: toBase64url(fromBase64(group_id)), fanOut: content };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Brings groups forward by what arrives. Its methods must not run two at a time. */
+export class Inbox {
+  readonly evidence: Evidence;
+
+  constructor(
+    private readonly matrix: Matrix,
+    private readonly stored: Stored,
+    private readonly world: Surroundings,
+  ) {
+    this.evidence = new Evidence(matrix, world.now);
+  }
+
+  private ds(server: string): DeliveryService {
+    return new DeliveryService(this.matrix, server);
+  }
+
+  /** Handles what one /sync brought. Its token is kept only after that, so a crash in between loses nothing. */
+  async synced(result: SyncResult): Promise<void> {
+    const invitations = this.stored.invitations.splice(0);
+    for (const { server, fanOut } of invitations) await this.welcomed(server, fanOut);
+    for (const event of result.toDevice) if (event.type === FAN_OUT) await this.fannedOut(event);
+    for (const { roomId, content } of result.pointers) await this.pointedTo(roomId, content);
+    await this.catchUpAll();
+    this.stored.since = result.next;
+    this.world.save();
+  }
+
+  /** Reads the log of every group whose log was not read to its end. */
+  async catchUpAll(): Promise<void> {
+    for (const g of this.stored.groups.values()) if (g.behind) await this.orFail(g.key, this.catchUp(g));
+  }
+
+  /** Reads the log from where this client stands, over a migration if there is one. moved is a redirect that was given. */
+  async catchUp(g: Group, moved?: MovedInfo): Promise<void> {
+    g.behind = true;
+    let redirect: MovedInfo | undefined;
+    try {
+      redirect = (await this.readLog(g)) ?? moved;
+    } catch (e) {
+      if (moved === undefined || !(await this.follow(g, moved))) throw e;
+      redirect = await this.readLog(g);
+    }
+    while (redirect !== undefined && (await this.follow(g, redirect))) redirect = await this.readLog(g);
+    g.behind = false;
+    await this.release(g);
+  }
+
+  /** Reads to the end of the current Delivery Service's log, and gives the redirect that stands there. */
+  private async readLog(g: Group): Promise<MovedInfo | undefined> {
+    for (;;) {
+      const { ds, term, next } = g;
+      const page = await this.ds(ds).messages(g.key, term, next);
+      for (const m of page.messages) if (g.term === term) await this.handle(g, m);
+      if (g.term !== term) continue;
+      g.next = Math.max(g.next, page.next);
+      if (page.end) return page.moved;
+      if (!(g.next > next)) throw new Error(`the log of ${ds} does not go on`);
+    }
+  }
+
+  /**
+   * Goes to the target by the source's confirmation, and reads the end of the old term there (profile, section 6, "What members
+   * do"). False when the redirect proves nothing for this group now, or the target cannot help.
+   */
+  private async follow(g: Group, moved: MovedInfo): Promise<boolean> {
+    const { term, migration } = g;
+    if (!(await this.evidence.provesStep(g, moved))) return false;
+    if (migration?.commit !== undefined && same(migration.response, fromBase64(moved.migration_response))) {
+      this.merge(g, migration.commit);
+      return true;
+    }
+    const target = this.ds(moved.delivery_service);
+    for (let from = 1, end = false; !end && g.term === term; ) {
+      const page = await target.messages(g.key, term, from);
+      for (const m of page.messages) if (g.term === term) await this.process(g, m);
+      end = page.end || !(page.next > from);
+      from = page.next;
+    }
+    return g.term !== term;
+  }
+
+  /** An own message has been accepted under a number: it and all before it are handled. */
+  async accepted(g: Group, seq: number, message: string): Promise<void> {
+    if (seq === g.next) await this.handle(g, { seq, message });
+    else await this.catchUp(g);
+  }
+
+  /** Handles a message of the current Delivery Service, in the order of its log. */
+  private async handle(g: Group, m: Arrived): Promise<void> {
+    if (m.seq < g.next) return;
+    g.next = m.seq + 1;
+    await this.process(g, m);
+  }
+
+  private async process(g: Group, { kind, sender = "", message: encoded }: Arrived): Promise<void> {
+    if (kind === "welcome" || encoded === undefined) return;
+    const message = fromBase64(encoded);
+    const own = [g.pending, g.migration?.commit].find((c) => c !== undefined && same(c.message, message));
+    if (own !== undefined) this.merge(g, own);
+    else if (!g.sent.delete(messageHash(message))) await this.received(g, sender, message);
+    this.world.save();
+  }
+
+  /** A message of another member. One that is not valid changes nothing; the application is told unless it is only old. */
+  private async received(g: Group, sender: string, message: Uint8Array): Promise<void> {
+    try {
+      const { state, plaintext, committed } = await mls.process(g.state, message);
+      g.state = state;
+      if (plaintext !== undefined) {
+        const text = Buffer.from(plaintext).toString();
+        this.world.emit({ event: "message", group: g.key, sender, epoch: epochOf(g), text });
+      }
+      if (committed !== undefined) this.entered(g, migrationTarget(committed));
+    } catch (e) {
+      if (!mls.isOlder(g.state, message)) this.failed(g.key, e);
+    }
+  }
+
+  /** A Commit of this client has been accepted. */
+  merge(g: Group, commit: PendingCommit): void {
+    g.state = commit.next;
+    commit.accepted = true;
+    this.entered(g, commit === g.migration?.commit ? g.migration.target : undefined);
+    this.world.save();
+  }
+
+  /** The group is in its next epoch, and at the target if a migration Commit led there. */
+  private entered(g: Group, target: string | undefined): void {
+    g.pending = undefined;
+    if (g.migration !== undefined) g.migration.commit = undefined;
+    if (isOut(g)) {
+      this.world.emit({ event: "removed", group: g.key, epoch: epochOf(g) });
+      return;
+    }
+    this.world.emit({ event: "epoch", group: g.key, epoch: epochOf(g) });
+    if (target === undefined || target === g.ds) return;
+    g.ds = target;
+    g.term += 1;
+    g.next = 1;
+    this.world.emit({ event: "moved", group: g.key, ds: target, term: g.term });
+  }
+
+  private failed(group: string, e: unknown): void {
+    this.world.emit({ event: "failed", group, reason: String(e) });
+  }
+
+  private orFail(group: string, step: Promise<void>): Promise<void> {
+    return step.catch((e) => this.failed(group, e));
+  }
+
+  private ignored(group: string, from: string, reason: string): void {
+    this.world.emit({ event: "ignored", group, from, reason });
+  }
+
+  /** One to-device event. Only the reserved user of the current Delivery Service is heard. */
+  private async fannedOut({ sender, content }: MatrixEvent): Promise<void> {
+    const parsed = parseFanOut(content);
+    if (parsed === undefined) return this.ignored("", sender, "malformed");
+    const { key, fanOut } = parsed;
+    if (!sender.startsWith(RESERVED_USER)) return this.ignored(key, sender, "not a Delivery Service");
+    const server = sender.slice(RESERVED_USER.length);
+    const g = this.stored.groups.get(key);
+    if (fanOut.kind === "welcome" && (g === undefined || isOut(g))) return this.welcomed(server, fanOut);
+    if (g === undefined || isOut(g)) return this.ignored(key, sender, "no such group");
+    if (server === g.ds && fanOut.term === g.term) return this.orFail(key, this.arrived(g, fanOut));
+    if (fanOut.term <= g.term || g.held.length >= MAX_HELD) return this.ignored(key, sender, "not the current Delivery Service");
+    g.held.push({ server, fanOut });
+    this.ignored(key, sender, "not yet the current Delivery Service");
+    await this.orFail(key, this.catchUp(g)); // perhaps the migration Commit is only late
+  }
+
+  private async arrived(g: Group, fanOut: FanOut): Promise<void> {
+    if (fanOut.seq > g.next || fanOut.message === undefined) await this.catchUp(g);
+    else await this.handle(g, fanOut);
+    await this.release(g);
+  }
+
+  /** Handles what was held back from the Delivery Service that is now the current one. */
+  private async release(g: Group): Promise<void> {
+    const due = g.held.filter(({ server, fanOut }) => server === g.ds && fanOut.term === g.term);
+    g.held = g.held.filter(({ fanOut }) => fanOut.term > g.term);
+    due.sort((a, b) => a.fanOut.seq - b.fanOut.seq);
+    for (const { fanOut } of due) if (fanOut.seq >= g.next) await this.arrived(g, fanOut);
+  }
+
+  /** The room's pointer is a hint: its evidence must verify, and only the group's next step counts. */
+  private async pointedTo(roomId: string, content: any): Promise<void> {
+    const { via, term, evidence } = content ?? {};
+    if (typeof via !== "string" || typeof evidence !== "object" || evidence === null) return;
+    const { migration_response, migration_confirmation, confirmation_key_id: key_id } = evidence;
+    const moved = { delivery_service: via, term, migration_response, migration_confirmation, key_id };
+    for (const g of this.stored.groups.values()) {
+      if (g.roomId === roomId && term === g.term + 1 && !isOut(g)) await this.orFail(g.key, this.catchUp(g, moved));
+    }
+  }
+
+  /** A Welcome. It is kept for later when the room does not name the group yet: state may travel slower. */
+  private async welcomed(server: string, fanOut: FanOut): Promise<void> {
+    const key = toBase64url(fromBase64(fanOut.group_id));
+    const known = await this.isHost(server, fanOut).catch(() => false);
+    if (known) await this.orFail(key, this.join(server, key, fanOut));
+    else if (this.stored.invitations.length < MAX_HELD) this.stored.invitations.push({ server, fanOut });
+  }
+
+  /** Whether the room names the group, and the server as its Delivery Service. */
+  private async isHost(server: string, { room_id, group_id }: FanOut): Promise<boolean> {
+    const binding = await this.matrix.roomState(room_id, BINDING);
+    if (binding?.room_id !== room_id || binding.group_id !== group_id) return false;
+    const pointer = await this.matrix.roomState(room_id, POINTER);
+    const named = pointer?.via ?? binding.creating_server;
+    if (named === server) return true;
+    const host = await this.ds(named).host(toBase64url(fromBase64(group_id)));
+    return host.delivery_service === server;
+  }
+
+  private async join(server: string, key: string, f: FanOut): Promise<void> {
+    const ds = this.ds(server);
+    const logged = async () => (await ds.messages(key, f.term, f.seq)).messages.find((m) => m.seq === f.seq)?.message;
+    const welcome = fromBase64(f.message ?? (await logged()) ?? "");
+    const ref = mls.welcomeRefs(welcome).map(toBase64url).find((r) => this.stored.keyPackages.has(r));
+    if (ref === undefined) return this.ignored(key, server, "the Welcome is for no KeyPackage of this device");
+    const state = await mls.join(welcome, this.stored.keyPackages.get(ref)!, () => ds.tree(key, f.epoch));
+    const id = state.groupContext.groupId;
+    if (toBase64url(id) !== key) throw new Error("the Welcome is for another group");
+    const g: Group = { id, key, roomId: f.room_id, ds: server, term: f.term, next: f.seq + 1, state, sent: new Set(), held: [] };
+    this.stored.groups.set(key, g);
+    this.stored.keyPackages.delete(ref);
+    this.world.save();
+    this.world.emit({ event: "joined", group: key, epoch: epochOf(g) });
+    await this.catchUp(g);
+  }
+}
