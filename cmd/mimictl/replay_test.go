@@ -6,6 +6,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,8 +64,33 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestReplayRecordings replays groups of ts-mls 1.6.4 clients: adds, removes, paths, a proposal by reference, leaves reused.
+// "expected" is what the clients computed.
+func TestReplayRecordings(t *testing.T) {
+	paths, err := filepath.Glob("testdata/recordings/*.json")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no recordings (%v)", err)
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var recorded struct {
+			Expected []replayed `json:"expected"`
+		}
+		if err := json.Unmarshal(data, &recorded); err != nil {
+			t.Fatal(err)
+		}
+		got := readLines(t, mustRun(t, nil, "mls", "replay", path))
+		if len(got) == 0 || !slices.Equal(got, recorded.Expected) {
+			t.Errorf("%s: got %+v, want %+v", path, got, recorded.Expected)
+		}
+	}
+}
+
 // replay runs mls replay on a group and messages, and returns its lines.
-func replay(t *testing.T, g *mlstest.Group, messages ...string) (lines []replayed) {
+func replay(t *testing.T, g *mlstest.Group, messages ...string) []replayed {
 	t.Helper()
 	input, err := json.Marshal(map[string]any{
 		"group_info":   hex.EncodeToString(g.GroupInfo()),
@@ -72,15 +100,21 @@ func replay(t *testing.T, g *mlstest.Group, messages ...string) (lines []replaye
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(mustRun(t, input, "mls", "replay", "-")) {
+	lines := readLines(t, mustRun(t, input, "mls", "replay", "-"))
+	if len(lines) != len(messages) {
+		t.Fatalf("%d lines for %d messages", len(lines), len(messages))
+	}
+	return lines
+}
+
+func readLines(t *testing.T, text string) (lines []replayed) {
+	t.Helper()
+	for line := range strings.Lines(text) {
 		var r replayed
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			t.Fatal(err)
 		}
 		lines = append(lines, r)
-	}
-	if len(lines) != len(messages) {
-		t.Fatalf("%d lines for %d messages", len(lines), len(messages))
 	}
 	return lines
 }
