@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -283,4 +284,20 @@ func TestVectorsServerNames(t *testing.T) {
 	for _, name := range append(f.Invalid, string(bytes.Repeat([]byte{'a'}, 256))) {
 		wantKind(t, mimiport.ValidateServerName(name), mimiport.KindBadMessage)
 	}
+}
+
+// FuzzServerName: whatever passes for a server name can stand in a URL and in a user id.
+func FuzzServerName(f *testing.F) {
+	for _, name := range []string{"a.example:8448", "[::1]", "127.1", "0x7f.1", "a.example/x", "a@b", "\x00", "."} {
+		f.Add(name)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		_ = mimiport.IsIPLiteral(name)
+		if mimiport.ValidateServerName(name) != nil {
+			return
+		}
+		if len(name) > 255 || strings.ContainsAny(name, "/@?#% \t\r\n\x00\\\"{") {
+			t.Errorf("%q is taken for a server name", name)
+		}
+	})
 }
