@@ -64,8 +64,7 @@ func (s *Store) Due(ctx context.Context, now time.Time, limit int) (rows []deliv
 	if len(rows) > limit {
 		return rows[:limit], Time(Millis(now)), nil
 	}
-	err = s.read.QueryRowContext(ctx, s.bind("SELECT coalesce(min(due_at), 0) FROM mimiport_queues WHERE due_at > $1"), Millis(now)).
-		Scan((*millis)(&next))
+	err = s.answer(ctx, []any{(*millis)(&next)}, "SELECT coalesce(min(due_at), 0) FROM mimiport_queues WHERE due_at > $1", Millis(now))
 	return rows, next, err
 }
 

@@ -170,6 +170,29 @@ func (tx *tx) applyLog(ctx context.Context, c *delivery.Change) error {
 // clamp keeps a number that a caller only asks for within what a column can hold. Nothing is stored beyond.
 func clamp(n uint64) uint64 { return min(n, math.MaxInt64) }
 
+// query reads and has each row scanned.
+func (s *Store) query(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
+	rows, err := s.read.QueryContext(ctx, s.bind(query), args...)
+	if err != nil {
+		return fmt.Errorf("storage: read: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return fmt.Errorf("storage: read: %w", err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("storage: read: %w", err)
+	}
+	return nil
+}
+
+// answer reads the one row that the query has.
+func (s *Store) answer(ctx context.Context, into []any, query string, args ...any) error {
+	return s.query(ctx, query, args, func(rows *sql.Rows) error { return rows.Scan(into...) })
+}
+
 // Group implements delivery.Store.
 func (s *Store) Group(ctx context.Context, id []byte) (*delivery.Group, error) {
 	return one(ctx, s, &groups, "WHERE group_id = $1 AND state <> $2 ORDER BY term DESC", id, delivery.GroupDropped)
@@ -189,10 +212,10 @@ func (s *Store) Groups(ctx context.Context, after []byte, limit int) ([]delivery
 
 // CountGroups implements delivery.Store.
 func (s *Store) CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error) {
-	err = s.read.QueryRowContext(ctx, s.bind(`SELECT
+	err = s.answer(ctx, []any{&hosted, &reserved}, `SELECT
 		(SELECT count(*) FROM mimiport_groups WHERE state IN ($1, $2)),
-		(SELECT count(*) FROM mimiport_groups WHERE state = $3 AND creator = $4)`),
-		delivery.GroupActive, delivery.GroupFrozen, delivery.GroupReserved, creator).Scan(&hosted, &reserved)
+		(SELECT count(*) FROM mimiport_groups WHERE state = $3 AND creator = $4)`,
+		delivery.GroupActive, delivery.GroupFrozen, delivery.GroupReserved, creator)
 	return hosted, reserved, err
 }
 
@@ -259,9 +282,9 @@ func anys[T any](values []T) []any {
 
 // CommitAborted implements delivery.Store.
 func (s *Store) CommitAborted(ctx context.Context, groupID []byte, commitHash []byte) (aborted bool, err error) {
-	err = s.read.QueryRowContext(ctx, s.bind(`SELECT EXISTS (SELECT 1 FROM mimiport_migrations
-		WHERE group_id = $1 AND commit_hash = $2 AND role = $3 AND state = $4)`),
-		groupID, commitHash, migration.Source, migration.Aborted).Scan(&aborted)
+	err = s.answer(ctx, []any{&aborted}, `SELECT EXISTS (SELECT 1 FROM mimiport_migrations
+		WHERE group_id = $1 AND commit_hash = $2 AND role = $3 AND state = $4)`,
+		groupID, commitHash, migration.Source, migration.Aborted)
 	return aborted, err
 }
 

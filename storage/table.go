@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"strings"
 
@@ -191,20 +192,17 @@ func update[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uin
 // list reads the rows that the tail of the SELECT says.
 func list[T any](ctx context.Context, s *Store, t *table[T], tail string, args ...any) ([]T, error) {
 	query := "SELECT " + strings.Join(t.columns, ", ") + " FROM " + t.name + " " + tail
-	rows, err := s.read.QueryContext(ctx, s.bind(query), args...)
+	var found []T
+	err := s.query(ctx, query, args, func(rows *sql.Rows) error {
+		var row T
+		err := rows.Scan(t.fields(&row)...)
+		found = append(found, row)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var found []T
-	for rows.Next() {
-		var row T
-		if err := rows.Scan(t.fields(&row)...); err != nil {
-			return nil, err
-		}
-		found = append(found, row)
-	}
-	return found, rows.Err()
+	return found, nil
 }
 
 // one reads the first row that the tail of the SELECT says, or returns ErrNotFound.

@@ -46,6 +46,37 @@ func TestConnectionString(t *testing.T) {
 	}
 }
 
+// What is committed is found again in a copy of the files as they are when the power goes.
+func TestPowerCut(t *testing.T) {
+	alive, dead := t.TempDir(), t.TempDir()
+	store, err := sqlite.Open(t.Context(), "file:"+filepath.Join(alive, "mimi.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	content := &delivery.Content{Data: []byte("committed")}
+	if err := store.Apply(t.Context(), &delivery.Change{Content: content}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"mimi.db", "mimi.db-wal"} {
+		data, err := os.ReadFile(filepath.Join(alive, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dead, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revived, err := sqlite.Open(t.Context(), "file:"+filepath.Join(dead, "mimi.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer revived.Close()
+	if got, err := revived.Content(t.Context(), content.ID); err != nil || string(got) != "committed" {
+		t.Fatalf("found %q, %v", got, err)
+	}
+}
+
 func TestNewerSchema(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "mimi.db")
 	store, err := sqlite.Open(t.Context(), "file:"+file)

@@ -23,7 +23,7 @@ func everything(name string, number, groupVersion, migrationVersion uint64) *del
 	return &delivery.Change{
 		Group: &g, Migration: &m, Content: &delivery.Content{ID: migrationID(number), Data: bytesOf(name)},
 		Snapshots: []delivery.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []delivery.Entry{e},
-		Rows: []delivery.Row{sampleRow("b.example", name, 1)},
+		Rows: []delivery.Row{sampleRow("b.example", name, 1)}, Evidence: []delivery.Evidence{sampleEvidence("group", number)},
 	}
 }
 
@@ -35,6 +35,7 @@ type state struct {
 	Snapshots  []delivery.Snapshot
 	Entries    map[string][]delivery.Entry
 	Rows       []delivery.Row
+	Evidence   []delivery.Evidence
 }
 
 // dump reads all: groups and terms up to maxTerm, contents and snapshots up to maxNumber.
@@ -54,6 +55,9 @@ func dump(t testing.TB, s delivery.Store) (all state) {
 	check(err)
 	all.Entries = make(map[string][]delivery.Entry)
 	for _, id := range []string{"group", "other"} {
+		found, err := s.Evidence(ctx, []byte(id))
+		check(err)
+		all.Evidence = append(all.Evidence, found...)
 		for term := range uint64(maxTerm) {
 			k := key(id, term)
 			if g, err := s.GroupAt(ctx, k); err == nil {
@@ -98,13 +102,16 @@ func testAtomic(t *testing.T, f *fixture) {
 	unfinished := sampleRow("b.example", "unfinished", 1)
 	f.apply(&delivery.Change{Rows: []delivery.Row{unfinished}})
 	before.Rows = append(before.Rows, unfinished)
-	drop := key("group", 1)
+	drop, dropped := key("group", 1), migrationID(1)
 	for name, spoil := range conflicts {
 		c := everything("after", 2, 1, 1)
 		c.Done = []delivery.RowKey{{Destination: "b.example", Queue: "before", Order: 1}}
-		c.Drop = &drop
+		c.Drop, c.DropContent = &drop, &dropped
 		if name == "entry" {
 			c.Drop = nil // or there would be no conflict
+		}
+		if name == "content" {
+			c.DropContent = nil
 		}
 		spoil(c)
 		f.refuse(c)

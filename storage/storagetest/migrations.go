@@ -122,14 +122,12 @@ func testEvidence(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	none, err := f.Evidence(ctx, []byte("group"))
 	expect(t, "no evidence", none, err, nil)
-	sample := func(kind delivery.EvidenceKind, data string, at time.Duration) delivery.Evidence {
-		return delivery.Evidence{
-			GroupID: []byte("group"), Migration: migrationID(1), Kind: kind, Data: []byte(data), KeyID: "ed25519:1", At: epoch.Add(at),
-		}
-	}
-	later, first := sample(delivery.EvidenceHigherTerm, "lineage", time.Hour), sample(delivery.EvidenceBothOutcomes, "abort", 0)
+	later, first, another := sampleEvidence("group", 1), sampleEvidence("group", 1), sampleEvidence("group", 1)
+	first.Kind = delivery.EvidenceBothOutcomes
+	later.At, another.At = epoch.Add(time.Hour), epoch.Add(2*time.Hour)
+	complete(t, later)
 	f.apply(&delivery.Change{Evidence: []delivery.Evidence{later, first}})
-	f.apply(&delivery.Change{Evidence: []delivery.Evidence{sample(delivery.EvidenceHigherTerm, "another", 2*time.Hour)}})
+	f.apply(&delivery.Change{Evidence: []delivery.Evidence{another, sampleEvidence("other", 1)}})
 	got, err := f.Evidence(ctx, []byte("group"))
 	expect(t, "evidence, the first of each kind", got, err, []delivery.Evidence{first, later})
 }

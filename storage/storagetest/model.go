@@ -102,6 +102,10 @@ func drawChange(t testing.TB, rt *rapid.T, model delivery.Store) *delivery.Chang
 	if with("content") {
 		c.Content = &delivery.Content{ID: migrationID(drawSmall(rt)), Data: bytesOf("content")}
 	}
+	if with("drop content") {
+		dropped := migrationID(drawSmall(rt))
+		c.DropContent = &dropped
+	}
 	if with("drop") {
 		dropped := key(drawID(rt), term)
 		c.Drop = &dropped
@@ -113,6 +117,11 @@ func drawChange(t testing.TB, rt *rapid.T, model delivery.Store) *delivery.Chang
 	}
 	few(func() { c.Snapshots = append(c.Snapshots, sampleSnapshot(drawID(rt), term, drawSmall(rt))) })
 	few(func() { c.Entries = append(c.Entries, sampleEntry(drawID(rt), term, drawSmall(rt))) })
+	few(func() {
+		e := sampleEvidence(drawID(rt), drawSmall(rt))
+		e.At = drawTime(rt)
+		c.Evidence = append(c.Evidence, e)
+	})
 	few(func() { c.Rows = append(c.Rows, drawRow(rt)) })
 	few(func() { row := drawRow(rt); c.Done = append(c.Done, row.Key()) })
 	return c

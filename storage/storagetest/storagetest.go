@@ -183,6 +183,12 @@ func sampleMigration(n uint64) migration.Migration {
 	}
 }
 
+func sampleEvidence(id string, n uint64) delivery.Evidence {
+	return delivery.Evidence{
+		GroupID: []byte(id), Migration: migrationID(n), Kind: delivery.EvidenceHigherTerm, Data: bytesOf("evidence"), KeyID: "ed25519:e", At: epoch,
+	}
+}
+
 func sampleRow(destination, queue string, order uint64) delivery.Row {
 	return delivery.Row{
 		Destination: destination, Queue: queue, Order: order, Kind: delivery.RowFanOut, GroupID: []byte("group"), Term: 1, Seq: 2,
