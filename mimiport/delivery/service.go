@@ -49,6 +49,7 @@ type Limits struct {
 	MessageBytes    int64         // of one submitted message with its GroupInfo and Welcome
 	OfferLife       time.Duration // from MigrationResponse to content
 	DecideBy        time.Duration // from the freeze to S's abort, for a small group
+	Retention       time.Duration // of the state of what has moved away or was dropped
 	Wait            time.Duration // how long InitMigration waits for the outcome before it answers
 	CacheBytes      int           // of loaded groups
 }
@@ -60,6 +61,7 @@ func DefaultLimits() Limits {
 		MessageBytes:    1 << 20,
 		OfferLife:       10 * time.Minute,
 		DecideBy:        time.Minute,
+		Retention:       7 * 24 * time.Hour,
 		Wait:            20 * time.Second,
 		CacheBytes:      256 << 20,
 	}

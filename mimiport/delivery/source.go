@@ -212,7 +212,15 @@ func (s *Service) sourceChange(g *Group, m *migration.Migration, actions []migra
 		case migration.Freeze:
 			next.State, next.Migration = GroupFrozen, m.ID
 		case migration.Unfreeze:
-			next.State = GroupActive
+			if g.State == GroupFrozen && g.Migration == m.ID {
+				next.State = GroupActive
+			}
+			change.DropContent = &m.ID
+		case migration.MoveGroup:
+			change.DropContent = &m.ID
+			change.Rows = append(change.Rows, s.purgeRow(m, m.Term-1))
+		case migration.StopGroup:
+			next.State, next.Migration = GroupMoved, m.ID
 		case migration.SetDeadline:
 			change.Rows = append(change.Rows, s.deadline(m, m.DecideBy))
 		case migration.SendContent:
@@ -233,6 +241,14 @@ func (s *Service) toTarget(m *migration.Migration, kind RowKind) Row {
 	return Row{
 		Destination: m.Target, Queue: "migration/" + m.ID.String(), Order: targetOrder[kind], Kind: kind,
 		GroupID: m.GroupID, Migration: m.ID, Due: s.Now(),
+	}
+}
+
+// purgeRow is a row by which this server forgets the state of a group in a term, when its retention ends.
+func (s *Service) purgeRow(m *migration.Migration, term uint64) Row {
+	return Row{
+		Destination: s.Server, Queue: "purge/" + m.ID.String(), Order: 1, Kind: RowPurge,
+		GroupID: m.GroupID, Term: term, Migration: m.ID, Due: s.Now().Add(s.Limits.Retention),
 	}
 }
 

@@ -77,7 +77,7 @@ func (s *Service) PutContent(ctx context.Context, origin string, up *ContentUplo
 		return nil, mimiport.Errorf("stage", mimiport.KindForbidden, "the migration is not from %s", origin)
 	}
 	if m.State != migration.Offered {
-		return s.vote(m, up)
+		return s.vote(ctx, m, up)
 	}
 	if !s.Now().Before(m.ExpiresAt) {
 		return nil, mimiport.Errorf("stage", mimiport.KindOfferExpired, "the offer expired")
@@ -90,16 +90,36 @@ func (s *Service) PutContent(ctx context.Context, origin string, up *ContentUplo
 }
 
 // vote repeats the vote for the same content.
-func (s *Service) vote(m *migration.Migration, up *ContentUpload) (*SignedRequest, error) {
+func (s *Service) vote(ctx context.Context, m *migration.Migration, up *ContentUpload) (*SignedRequest, error) {
 	switch m.State {
 	case migration.Staged, migration.Active:
 		if !bytes.Equal(hashAs(m.ContentHash, up.Data), m.ContentHash) {
-			s.Log.Warn("a second content for one offer", "migration", m.ID, "source", m.Source)
+			if err := s.keepSecondContent(ctx, m, up); err != nil {
+				return nil, err
+			}
 			return nil, mimiport.Errorf("stage", mimiport.KindConflict, "another content was voted for")
 		}
 		return &SignedRequest{Message: m.Complete.Message, KeyID: m.Complete.KeyID}, nil
 	}
 	return nil, mimiport.Errorf("stage", mimiport.KindEnded, "the migration has ended: %s", m.Reason)
+}
+
+// keepSecondContent keeps a second content for one offer, when the source has signed it.
+func (s *Service) keepSecondContent(ctx context.Context, m *migration.Migration, up *ContentUpload) error {
+	content, err := mimiport.UnmarshalMigrationContent(up.Data)
+	if err != nil {
+		return err
+	}
+	if err := s.Keys.Verify(ctx, m.Source, up.KeyID, content); err != nil {
+		return err
+	}
+	return s.apply(ctx, &Change{Evidence: []Evidence{s.evidence(m, EvidenceSecondContent, up.Data, up.KeyID)}})
+}
+
+// evidence is a piece of evidence about a migration, and the alarm that goes with it.
+func (s *Service) evidence(m *migration.Migration, kind EvidenceKind, data []byte, keyID string) Evidence {
+	s.Log.Error("evidence kept: see the admin API", "kind", kind, "migration", m.ID, "source", m.Source, "target", m.Target)
+	return Evidence{GroupID: m.GroupID, Migration: m.ID, Kind: kind, Data: data, KeyID: keyID, At: s.Now()}
 }
 
 // hashAs hashes data with the hash function of a cipher suite's hash value, which its length tells.
@@ -233,6 +253,7 @@ func (s *Service) stageChange(ctx context.Context, m *migration.Migration, a *ar
 	}
 	g.NextSeq = uint64(len(entries)) + 1
 	return &Change{
+		Drop:  &GroupKey{g.ID, g.Term}, // what an earlier migration of that term has staged
 		Group: g, Migration: m, Entries: entries,
 		Snapshots: []Snapshot{snapshotOf(g, &live{mls: a.next, seq: g.NextSeq})},
 		Rows: []Row{{
@@ -374,7 +395,10 @@ func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *Sign
 		// The archive is for later readers; a source that is gone by now must not keep its group from going on.
 		s.Log.Warn("no key object for the lineage", "server", m.Source, "error", err)
 	}
-	if err := s.stepTarget(ctx, m, migration.Confirm{Confirmation: signed}); err != nil {
+	err = s.stepTarget(ctx, m, func(kept bool) migration.Event {
+		return migration.Confirm{Confirmation: signed, Kept: kept}
+	}, req)
+	if err != nil {
 		return err
 	}
 	if m, err = s.record(ctx, m.ID); err != nil {
@@ -409,51 +433,68 @@ func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *Si
 	if err := s.Keys.Verify(ctx, m.Source, req.KeyID, abort); err != nil {
 		return err
 	}
-	return s.stepTarget(ctx, m, migration.SourceAbort{Abort: migration.Signed{Message: req.Message, KeyID: req.KeyID}})
+	return s.stepTarget(ctx, m, func(bool) migration.Event {
+		return migration.SourceAbort{Abort: migration.Signed{Message: req.Message, KeyID: req.KeyID}}
+	}, req)
 }
 
-// stepTarget lets T's record take one step and stores all that follows from it.
-func (s *Service) stepTarget(ctx context.Context, m *migration.Migration, e migration.Event) error {
+// stepTarget lets T's record take one step and stores all that follows from it. event is told whether what was staged is kept.
+// shown is the signed message behind the event, if any: should it contradict another one, both are kept.
+func (s *Service) stepTarget(ctx context.Context, m *migration.Migration, event func(kept bool) migration.Event, shown *SignedRequest) error {
 	defer s.locks.lock(m.GroupID)()
 	return retryConflicts(func() error {
 		m, err := s.record(ctx, m.ID)
 		if err != nil {
 			return err
 		}
-		next, actions, err := m.Step(e)
+		g, err := s.Store.GroupAt(ctx, GroupKey{m.GroupID, m.Term})
+		if errors.Is(err, ErrNotFound) {
+			g = nil
+		} else if err != nil {
+			return err
+		}
+		next, actions, err := m.Step(event(g != nil && g.State == GroupDropped && g.Migration == m.ID))
 		if errors.Is(err, migration.ErrEquivocation) {
-			s.Log.Warn("the source contradicts itself", "migration", m.ID, "source", m.Source)
-			return mimiport.Errorf("decide", mimiport.KindConflict, "%w", err)
+			return s.keepContradiction(ctx, m, shown, err)
 		}
 		if err != nil || next.State == m.State {
 			return err
 		}
-		change, err := s.targetChange(ctx, &next, actions)
+		change, err := s.targetChange(ctx, g, &next, actions)
 		if err != nil {
 			return err
+		}
+		if next.State == migration.Active && m.State == migration.Dropped {
+			change.Evidence = []Evidence{s.evidence(m, EvidenceBothOutcomes, m.Abort.Message, m.Abort.KeyID)}
 		}
 		return s.apply(ctx, change)
 	})
 }
 
-// targetChange is what T writes for a transition of a record.
-func (s *Service) targetChange(ctx context.Context, m *migration.Migration, actions []migration.Action) (*Change, error) {
+// keepContradiction keeps a signed message that contradicts the record, which has the other one.
+func (s *Service) keepContradiction(ctx context.Context, m *migration.Migration, shown *SignedRequest, cause error) error {
+	kept := &Change{Evidence: []Evidence{s.evidence(m, EvidenceBothOutcomes, shown.Message, shown.KeyID)}}
+	if err := s.apply(ctx, kept); err != nil {
+		return err
+	}
+	return mimiport.Errorf("decide", mimiport.KindConflict, "%w", cause)
+}
+
+// targetChange is what T writes for a transition of a record whose group is g.
+func (s *Service) targetChange(ctx context.Context, g *Group, m *migration.Migration, actions []migration.Action) (*Change, error) {
 	change := &Change{Migration: m}
 	for _, a := range actions {
-		g, err := s.Store.GroupAt(ctx, GroupKey{m.GroupID, m.Term})
-		if err != nil {
-			return nil, err
-		}
 		change.Group = g
 		switch a {
 		case migration.ActivateGroup:
-			g.State = GroupActive
-			if g.Lineage, err = s.extendLineage(ctx, g.Lineage, m); err != nil {
+			lineage, err := s.extendLineage(ctx, g.Lineage, m)
+			if err != nil {
 				return nil, err
 			}
+			g.State, g.Lineage = GroupActive, lineage
 		case migration.Discard:
 			g.State = GroupDropped
-			change.Drop = &GroupKey{g.ID, g.Term}
+			change.Rows = append(change.Rows, s.purgeRow(m, m.Term))
 		default:
 			return nil, fmt.Errorf("delivery: unexpected action %d", a)
 		}

@@ -23,6 +23,8 @@ func (s *Service) Do(ctx context.Context, row Row) error {
 		return s.deadlineCame(ctx, &row)
 	case RowAsk:
 		return s.ask(ctx, &row)
+	case RowPurge:
+		return s.purge(ctx, &row)
 	}
 	return fmt.Errorf("delivery: unknown kind of row %q", row.Kind)
 }
@@ -32,6 +34,32 @@ func (s *Service) done(ctx context.Context, row *Row) error {
 	return s.apply(ctx, &Change{Done: []RowKey{row.Key()}})
 }
 
+// purge forgets the log and the trees of a group that has moved away or was dropped. The redirect stays, for good.
+func (s *Service) purge(ctx context.Context, row *Row) error {
+	m, err := s.record(ctx, row.Migration)
+	if err != nil {
+		return err
+	}
+	if m.State == migration.Decided {
+		return mimiport.Errorf("purge", mimiport.KindInProgress, "the target has not taken the group yet")
+	}
+	defer s.locks.lock(row.GroupID)()
+	return retryConflicts(func() error {
+		g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+		if err != nil {
+			return err
+		}
+		change := &Change{Done: []RowKey{row.Key()}}
+		if g.Migration == m.ID && (g.State == GroupMoved || g.State == GroupDropped) {
+			change.Group, change.Drop = g, &GroupKey{g.ID, g.Term}
+			if g.State == GroupDropped {
+				g.Migration = mimiport.MigrationID{} // nothing is kept for it any more
+			}
+		}
+		return s.apply(ctx, change)
+	})
+}
+
 // deadlineCame ends what has waited too long.
 func (s *Service) deadlineCame(ctx context.Context, row *Row) error {
 	m, err := s.record(ctx, row.Migration)
@@ -39,7 +67,8 @@ func (s *Service) deadlineCame(ctx context.Context, row *Row) error {
 		return err
 	}
 	if m.Role == migration.Target {
-		if err := s.stepTarget(ctx, m, migration.Deadline{At: s.Now()}); err != nil {
+		at := s.Now()
+		if err := s.stepTarget(ctx, m, func(bool) migration.Event { return migration.Deadline{At: at} }, nil); err != nil {
 			return err
 		}
 		return s.done(ctx, row)

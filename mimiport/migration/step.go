@@ -17,12 +17,13 @@ const (
 	Freeze                             // S: the group takes no handshakes
 	MoveGroup                          // S: accept the migration Commit into the log, fan it out, redirect
 	Unfreeze                           // S: the group is as it was; the Commit is dropped
+	StopGroup                          // S: the group redirects; its Commit is lost
 	SendConfirmation                   // S: hand the decision to T
 	SendAbort                          // S: hand the signed abort to T
 	Stage                              // T: keep the content and what was derived from it
 	AskSource                          // T: from DecideBy on, ask S how it ended
 	ActivateGroup                      // T: the group is live here
-	Discard                            // T: drop what was staged
+	Discard                            // T: hide what was staged; it is kept through retention
 )
 
 // ErrEquivocation is returned for a second, different content for one offer, or a decision against an earlier one. The
@@ -103,7 +104,7 @@ func (m Migration) abort(signed Signed, reason string) (Migration, []Action, err
 }
 
 // Recall is S's own verified confirmation, shown to S: it has signed what it does not remember, as after the restore of a
-// backup. Its signature beats its database (profile, section 3).
+// backup. Its signature beats its database, its own abort included (profile, section 3).
 type Recall struct{ Confirmation Signed }
 
 func (e Recall) step(m Migration) (Migration, []Action, error) {
@@ -112,7 +113,8 @@ func (e Recall) step(m Migration) (Migration, []Action, error) {
 		m.State, m.Confirmation = Decided, e.Confirmation
 		return m, []Action{MoveGroup, SendConfirmation}, nil
 	case Aborted:
-		return m, nil, ErrEquivocation
+		m.State, m.Confirmation = Moved, e.Confirmation
+		return m, []Action{StopGroup}, nil
 	}
 	return m, nil, nil
 }
