@@ -50,7 +50,7 @@ func ReadVarint(s *cryptobyte.String, n *uint32) bool {
 func ReadVector(s, contents *cryptobyte.String) bool {
 	var n uint32
 	var b []byte
-	if !ReadVarint(s, &n) || uint64(n) > uint64(len(*s)) || !s.ReadBytes(&b, int(n)) {
+	if !ReadVarint(s, &n) || !s.ReadBytes(&b, int(n)) {
 		return false
 	}
 	*contents = b
