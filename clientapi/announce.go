@@ -64,8 +64,9 @@ func (h *Home) mayAnnounce(ctx context.Context, userID, roomID string) error {
 	return nil
 }
 
-// announceGroup makes the room name a group, as the user. The binding comes last: where it is, the rest was once there.
-func (h *Home) announceGroup(ctx context.Context, userID string, g *delivery.GroupResponse) error {
+// announceGroup makes the room name a group at the Delivery Service that made its id, as the user. The binding comes last:
+// where it is, the rest was once there.
+func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *delivery.GroupResponse) error {
 	if err := h.mayAnnounce(ctx, userID, g.RoomID); err != nil {
 		return err
 	}
@@ -80,9 +81,9 @@ func (h *Home) announceGroup(ctx context.Context, userID string, g *delivery.Gro
 	if err := h.reserve(ctx, userID, g.RoomID); err != nil {
 		return err
 	}
-	named := bound != nil && bound.names(g.RoomID, g.GroupID)
+	named := bound != nil && bound.names(g.RoomID, id)
 	if !named || present == nil {
-		p := pointer{Via: g.DeliveryService, Term: g.Term, Epoch: g.Epoch}
+		p := pointer{Via: g.Preimage.CreatingServer, Term: g.Term, Epoch: g.Epoch}
 		if err := h.Rooms.SendState(ctx, g.RoomID, userID, delivery.EventPointer, p); err != nil {
 			return err
 		}
@@ -91,8 +92,8 @@ func (h *Home) announceGroup(ctx context.Context, userID string, g *delivery.Gro
 		return nil
 	}
 	return h.Rooms.SendState(ctx, g.RoomID, userID, delivery.EventGroup, binding{
-		RoomID: g.RoomID, GroupID: g.GroupID, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
-		Preimage: g.Preimage, CreatingServer: g.CreatingServer,
+		RoomID: g.RoomID, GroupID: id, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
+		Preimage: g.Preimage, CreatingServer: g.Preimage.CreatingServer,
 	})
 }
 
@@ -101,27 +102,32 @@ func (b *binding) names(roomID string, groupID []byte) bool {
 	return b.RoomID == roomID && bytes.Equal(b.GroupID, groupID)
 }
 
-// announceMove points the room to the target of a migration, as the migrating user. Whoever told of the migration may have made it
-// up: the room must name the group, the pointer must go forward, and the signatures of both servers must verify.
-func (h *Home) announceMove(ctx context.Context, userID string, id mimiport.MigrationID, st *delivery.MigrationStatus) error {
-	bound, err := stateOf[binding](ctx, h, st.RoomID, delivery.EventGroup)
+// announceMove points the room to the target of a migration, as the migrating user. The room must name the group and the pointer
+// go forward; what another server says must also begin where the pointer is, and be signed by both.
+func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport.MigrationID, st *delivery.MigrationStatus) error {
+	bound, err := stateOf[binding](ctx, a.home, st.RoomID, delivery.EventGroup)
 	if err != nil {
 		return err
 	}
-	present, err := stateOf[pointer](ctx, h, st.RoomID, delivery.EventPointer)
+	present, err := stateOf[pointer](ctx, a.home, st.RoomID, delivery.EventPointer)
 	if err != nil {
 		return err
 	}
 	if bound == nil || !bound.names(st.RoomID, st.GroupID) {
 		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
 	}
-	if present != nil && present.Term >= st.Term {
+	if present == nil {
+		present = &pointer{Via: bound.CreatingServer}
+	}
+	if present.Term >= st.Term {
 		return nil
 	}
-	if err := h.verify(ctx, id, st); err != nil {
-		return err
+	if !a.local {
+		if err := a.home.verify(ctx, id, st, present.Via); err != nil {
+			return err
+		}
 	}
-	return h.Rooms.SendState(ctx, st.RoomID, userID, delivery.EventPointer, pointer{
+	return a.home.Rooms.SendState(ctx, st.RoomID, userID, delivery.EventPointer, pointer{
 		Via: st.Target, Term: st.Term, Epoch: st.Epoch + 1, MigrationID: id.String(),
 		Evidence: &evidence{
 			MigrationResponse:     st.MigrationResponse.Message,
@@ -132,8 +138,8 @@ func (h *Home) announceMove(ctx context.Context, userID string, id mimiport.Migr
 	})
 }
 
-// verify checks that source and target have signed what the status says.
-func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *delivery.MigrationStatus) error {
+// verify checks that the migration is from the server named, and that source and target have signed what the status says.
+func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *delivery.MigrationStatus, from string) error {
 	offer, err := mimiport.UnmarshalMigrationResponse(st.MigrationResponse.Message)
 	if err != nil {
 		return err
@@ -143,7 +149,7 @@ func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *delivery
 		return err
 	}
 	q := offer.Request
-	if offer.ID() != id || q.SourceDomain != st.Source || q.TargetDomain != st.Target || q.Epoch != st.Epoch ||
+	if st.Source != from || offer.ID() != id || q.SourceDomain != st.Source || q.TargetDomain != st.Target || q.Epoch != st.Epoch ||
 		!bytes.Equal(q.GroupID, st.GroupID) || decision.DomainName != st.Target || decision.Nonce != offer.Nonce ||
 		!bytes.Equal(decision.GroupID, st.GroupID) {
 		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the evidence is of something else")

@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 
@@ -20,12 +21,12 @@ type Home struct {
 	Log   *slog.Logger
 }
 
-// At is a Delivery Service as this homeserver's users see it.
-func (h *Home) At(api delivery.API) delivery.API { return &announcer{api, h} }
-
+// announcer is a Delivery Service as this homeserver's users see it.
 type announcer struct {
 	delivery.API
-	home *Home
+	home   *Home
+	server string
+	local  bool
 }
 
 // ReserveGroup refuses whoever could not announce the group to come: a group that its room does not name is lost.
@@ -33,7 +34,11 @@ func (a *announcer) ReserveGroup(ctx context.Context, c delivery.Caller, req *de
 	if err := a.home.mayAnnounce(ctx, c.UserID, req.RoomID); err != nil {
 		return nil, err
 	}
-	return a.API.ReserveGroup(ctx, c, req)
+	res, err := a.API.ReserveGroup(ctx, c, req)
+	if err != nil {
+		return nil, err
+	}
+	return res, a.checkID(res.GroupID, &res.Preimage, req.RoomID)
 }
 
 // BindGroup answers when the room names the group; repeating it repairs what is missing.
@@ -42,33 +47,53 @@ func (a *announcer) BindGroup(ctx context.Context, c delivery.Caller, id []byte,
 	if err != nil {
 		return nil, err
 	}
-	return g, a.home.announceGroup(ctx, c.UserID, g)
+	if err := a.checkID(id, g.Preimage, g.RoomID); err != nil {
+		return nil, err
+	}
+	return g, a.home.announceGroup(ctx, c.UserID, id, g)
+}
+
+// checkID returns a KindPeer error unless the id is of the Delivery Service's making, for a group in the room. Without it another
+// server could have a user announce its group in any room of theirs.
+func (a *announcer) checkID(id []byte, p *delivery.Preimage, roomID string) error {
+	if p != nil && (a.local || a.server == p.CreatingServer && roomID == p.RoomID && hashesTo(p, id)) {
+		return nil
+	}
+	return mimiport.Errorf("check group id", mimiport.KindPeer, "%s did not make this id for the room", a.server)
+}
+
+func hashesTo(p *delivery.Preimage, id []byte) bool {
+	if len(p.Nonce) != mimiport.NonceSize {
+		return false
+	}
+	pre := mimiport.GroupIDPreimage{CreatingServer: p.CreatingServer, RoomID: p.RoomID, Nonce: mimiport.Nonce(p.Nonce)}
+	return bytes.Equal(pre.GroupID(), id)
 }
 
 func (a *announcer) InitMigration(ctx context.Context, c delivery.Caller, id mimiport.MigrationID, req *delivery.MigrationInitRequest) (*delivery.MigrationStatus, error) {
 	st, err := a.API.InitMigration(ctx, c, id, req)
-	return a.home.told(ctx, c, id, st, err)
+	return a.told(ctx, c, id, st, err)
 }
 
 func (a *announcer) Migration(ctx context.Context, c delivery.Caller, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
 	st, err := a.API.Migration(ctx, c, id)
-	return a.home.told(ctx, c, id, st, err)
+	return a.told(ctx, c, id, st, err)
 }
 
 func (a *announcer) ConfirmMigration(ctx context.Context, c delivery.Caller, id mimiport.MigrationID, req *delivery.SignedRequest) (*delivery.MigrationStatus, error) {
 	st, err := a.API.ConfirmMigration(ctx, c, id, req)
-	return a.home.told(ctx, c, id, st, err)
+	return a.told(ctx, c, id, st, err)
 }
 
 // told passes on how a migration stands. After success the migrating user points the room to the target; that this fails is
 // no failure of the migration, because the pointer is advisory.
-func (h *Home) told(ctx context.Context, c delivery.Caller, id mimiport.MigrationID, st *delivery.MigrationStatus, err error) (*delivery.MigrationStatus, error) {
+func (a *announcer) told(ctx context.Context, c delivery.Caller, id mimiport.MigrationID, st *delivery.MigrationStatus, err error) (*delivery.MigrationStatus, error) {
 	if err != nil {
 		return nil, err
 	}
 	if st.User == c.UserID && succeeded(st) {
-		if err := h.announceMove(ctx, c.UserID, id, st); err != nil {
-			h.Log.WarnContext(ctx, "the room was not told of a migration", "migration", id, "room", st.RoomID, "err", err)
+		if err := a.announceMove(ctx, c.UserID, id, st); err != nil {
+			a.home.Log.WarnContext(ctx, "the room was not told of a migration", "migration", id, "room", st.RoomID, "err", err)
 		}
 	}
 	return st, nil

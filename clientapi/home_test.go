@@ -1,22 +1,27 @@
 package clientapi_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
 const (
-	levels  = "m.room.power_levels"
-	bindURI = "/groups/AQID"
+	levels = "m.room.power_levels"
 )
 
 var (
+	groupID   = spec.Base64Bytes(group).Encode()
+	bindURI   = "/groups/" + base64.RawURLEncoding.EncodeToString(group)
+	nonce     = spec.Base64Bytes(pre.Nonce[:]).Encode()
 	bind      = &delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: []byte{1}}
 	forbidden = mimiport.Errorf("send", mimiport.KindForbidden, "no")
 )
@@ -24,8 +29,7 @@ var (
 func described() *delivery.GroupResponse {
 	return &delivery.GroupResponse{
 		GroupID: group, RoomID: roomID, Protocol: "mls10", CipherSuite: 1, CreatingServer: other, DeliveryService: other, State: "active",
-		Preimage:  &delivery.Preimage{CreatingServer: other, RoomID: roomID, Nonce: []byte{1}},
-		GroupInfo: []byte{1}, TreeHash: []byte{2}, ConfirmedTranscriptHash: []byte{3}, Members: 1,
+		Preimage: preimage(), GroupInfo: []byte{1}, TreeHash: []byte{2}, ConfirmedTranscriptHash: []byte{3}, Members: 1,
 	}
 }
 
@@ -65,8 +69,8 @@ func TestBindAnnounces(t *testing.T) {
 	w.expectState(levels, `{"users":{"@alice:hs.example":100},"events":{
 		"m.room.name":50,"io.github.mimiport.group":100,"io.github.mimiport.delivery_service":100}}`)
 	w.expectState(delivery.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
-	w.expectState(delivery.EventGroup, `{"room_id":"!room","group_id":"AQID","protocol":"mls10","cipher_suite":1,
-		"preimage":{"creating_server":"ds.example","room_id":"!room","nonce":"AQ"},"creating_server":"ds.example"}`)
+	w.expectState(delivery.EventGroup, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"protocol":"mls10","cipher_suite":1,
+		"preimage":{"creating_server":"ds.example","room_id":"!room","nonce":%q},"creating_server":"ds.example"}`, groupID, nonce))
 	w.ok("again")(w.call(other, "PUT", bindURI, bind))
 	w.expectSent()
 }
@@ -108,7 +112,7 @@ func TestBindAndOldPointers(t *testing.T) {
 func TestBindReplacesACopiedBinding(t *testing.T) {
 	w := newWorld(t)
 	w.remote.bound = described()
-	w.rooms.state[delivery.EventGroup] = json.RawMessage(`{"room_id":"!before","group_id":"AQID"}`)
+	w.rooms.state[delivery.EventGroup] = json.RawMessage(fmt.Sprintf(`{"room_id":"!before","group_id":%q}`, groupID))
 	w.rooms.state[delivery.EventPointer] = json.RawMessage(`"nonsense"`)
 	w.ok("bind")(w.call(other, "PUT", bindURI, bind))
 	w.expectSent(levels, delivery.EventPointer, delivery.EventGroup)
@@ -119,6 +123,32 @@ func TestFailedBindAnnouncesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.remote.err = mimiport.Errorf("bind", mimiport.KindConflict, "bound already")
 	w.expect("bind", 409, "IO.GITHUB.MIMIPORT.M_CONFLICT")(w.call(other, "PUT", bindURI, bind))
+	w.expectSent()
+}
+
+// Another server cannot have a user announce a group in a room that the user did not mean.
+func TestIDsOfAnothersMaking(t *testing.T) {
+	for name, change := range map[string]func(*delivery.Preimage){
+		"another room":   func(p *delivery.Preimage) { p.RoomID = "!other" },
+		"another server": func(p *delivery.Preimage) { p.CreatingServer = here },
+		"another nonce":  func(p *delivery.Preimage) { p.Nonce = make([]byte, mimiport.NonceSize) },
+		"a short nonce":  func(p *delivery.Preimage) { p.Nonce = p.Nonce[:5] },
+	} {
+		w := newWorld(t)
+		w.remote.bound = described()
+		change(w.remote.preimage)
+		change(w.remote.bound.Preimage)
+		w.expect(name, 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "POST", "/groups", &delivery.ReserveGroupRequest{RoomID: roomID}))
+		w.expect(name, 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "PUT", bindURI, bind))
+		w.expectSent()
+	}
+	w := newWorld(t)
+	w.remote.bound = described()
+	w.remote.bound.Preimage = nil
+	w.expect("no preimage", 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "PUT", bindURI, bind))
+	w.remote.bound = described()
+	w.remote.bound.RoomID = "!other"
+	w.expect("another room", 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "PUT", bindURI, bind))
 	w.expectSent()
 }
 
@@ -147,66 +177,107 @@ func migrated(t *testing.T) (mimiport.MigrationID, *delivery.MigrationStatus) {
 func newMovedWorld(t *testing.T) (*world, string, *delivery.MigrationStatus) {
 	w := newWorld(t)
 	id, status := migrated(t)
-	w.rooms.state[delivery.EventGroup] = json.RawMessage(`{"room_id":"!room","group_id":"AQID"}`)
+	w.rooms.state[delivery.EventGroup] = json.RawMessage(fmt.Sprintf(`{"room_id":"!room","group_id":%q,"creating_server":"ds.example"}`, groupID))
 	w.rooms.state[delivery.EventPointer] = json.RawMessage(`{"via":"ds.example","term":0,"epoch":0}`)
-	w.local.status = status
+	w.local.status, w.remote.status = status, status
 	return w, "/migrations/" + id.String(), status
 }
 
 // "H sends it as the migrating user after success."
 func TestMoveIsAnnounced(t *testing.T) {
 	for _, state := range []string{"decided", "moved", "active"} {
-		for _, call := range []struct {
-			method, suffix string
-			body           any
-		}{
-			{"GET", "", nil},
-			{"PUT", "/confirmation", &delivery.SignedRequest{Message: []byte{1}, KeyID: "ed25519:s"}},
-			{"PUT", "/init", &delivery.MigrationInitRequest{
-				MigrationInit: []byte{1}, KeyID: "ed25519:t", SubmitRequest: delivery.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}}}},
-		} {
-			w, uri, status := newMovedWorld(t)
-			status.State = state
-			w.ok(call.method + call.suffix)(w.call(here, call.method, uri+call.suffix, call.body))
-			w.expectSent(delivery.EventPointer)
-			w.expectState(delivery.EventPointer, fmt.Sprintf(`{"via":"hs.example","term":1,"epoch":8,"migration_id":%q,"evidence":{
-				"migration_response":%q,"response_key_id":"ed25519:t","migration_confirmation":%q,"confirmation_key_id":"ed25519:s"}}`,
-				status.MigrationID, status.MigrationResponse.Message.Encode(), status.Confirmation.Message.Encode()))
-			w.ok("again")(w.call(here, call.method, uri+call.suffix, call.body))
-			w.expectSent()
+		for _, server := range []string{here, other} {
+			for _, call := range []struct {
+				method, suffix string
+				body           any
+			}{
+				{"GET", "", nil},
+				{"PUT", "/confirmation", &delivery.SignedRequest{Message: []byte{1}, KeyID: "ed25519:s"}},
+				{"PUT", "/init", &delivery.MigrationInitRequest{
+					MigrationInit: []byte{1}, KeyID: "ed25519:t", SubmitRequest: delivery.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}}}},
+			} {
+				w, uri, status := newMovedWorld(t)
+				status.State = state
+				w.ok(call.method + call.suffix)(w.call(server, call.method, uri+call.suffix, call.body))
+				w.expectMoved(status)
+				w.ok("again")(w.call(server, call.method, uri+call.suffix, call.body))
+				w.expectSent()
+			}
 		}
 	}
+}
+
+func (w *world) expectMoved(status *delivery.MigrationStatus) {
+	w.t.Helper()
+	w.expectSent(delivery.EventPointer)
+	w.expectState(delivery.EventPointer, fmt.Sprintf(`{"via":"hs.example","term":1,"epoch":8,"migration_id":%q,"evidence":{
+		"migration_response":%q,"response_key_id":"ed25519:t","migration_confirmation":%q,"confirmation_key_id":"ed25519:s"}}`,
+		status.MigrationID, status.MigrationResponse.Message.Encode(), status.Confirmation.Message.Encode()))
+}
+
+// Where the pointer is missing, the group is at its creating server.
+func TestMoveIsAnnouncedWithoutPointer(t *testing.T) {
+	w, uri, status := newMovedWorld(t)
+	delete(w.rooms.state, delivery.EventPointer)
+	w.ok("status")(w.call(other, "GET", uri, nil))
+	w.expectMoved(status)
+}
+
+// This server's own service has checked how the group came to it; a pointer that has missed a move does not stop it.
+func TestMoveIsAnnouncedAfterAMissedOne(t *testing.T) {
+	w, uri, status := newMovedWorld(t)
+	w.pointer(`{"via":"older.example","term":0,"epoch":0}`)
+	w.ok("status")(w.call(here, "GET", uri, nil))
+	w.expectMoved(status)
 }
 
 // "The pointer is advisory …; one that goes backwards or fails to verify is ignored": none is sent, and the request succeeds.
 func TestMoveIsNotAnnounced(t *testing.T) {
 	for name, change := range map[string]func(*world, *delivery.MigrationStatus){
-		"not decided":                     func(_ *world, st *delivery.MigrationStatus) { st.State = "frozen" },
-		"aborted":                         func(_ *world, st *delivery.MigrationStatus) { st.State = "aborted" },
-		"another user's":                  func(_ *world, st *delivery.MigrationStatus) { st.User = "@bob:hs.example" },
-		"no confirmation":                 func(_ *world, st *delivery.MigrationStatus) { st.Confirmation = nil },
-		"no offer":                        func(_ *world, st *delivery.MigrationStatus) { st.MigrationResponse = nil },
-		"an older term":                   func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"x","term":2,"epoch":8}`) },
-		"the same term":                   func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"x","term":1,"epoch":8}`) },
-		"another room":                    func(_ *world, st *delivery.MigrationStatus) { st.RoomID = "!other" },
-		"another group":                   func(_ *world, st *delivery.MigrationStatus) { st.GroupID = []byte{9, 9, 9} },
-		"a room without a group":          func(w *world, _ *delivery.MigrationStatus) { delete(w.rooms.state, delivery.EventGroup) },
-		"a target that signed no offer":   func(_ *world, st *delivery.MigrationStatus) { st.Target = "evil.example" },
-		"a source that did not decide":    func(_ *world, st *delivery.MigrationStatus) { st.Source = "evil.example" },
+		"not decided":          func(_ *world, st *delivery.MigrationStatus) { st.State = "frozen" },
+		"aborted":              func(_ *world, st *delivery.MigrationStatus) { st.State = "aborted" },
+		"another user's":       func(_ *world, st *delivery.MigrationStatus) { st.User = "@bob:hs.example" },
+		"no confirmation":      func(_ *world, st *delivery.MigrationStatus) { st.Confirmation = nil },
+		"no offer":             func(_ *world, st *delivery.MigrationStatus) { st.MigrationResponse = nil },
+		"an older term":        func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"ds.example","term":2,"epoch":8}`) },
+		"the same term":        func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"ds.example","term":1,"epoch":8}`) },
+		"another room":         func(_ *world, st *delivery.MigrationStatus) { st.RoomID = "!other" },
+		"another group":        func(_ *world, st *delivery.MigrationStatus) { st.GroupID = []byte{9, 9, 9} },
+		"no group in the room": func(w *world, _ *delivery.MigrationStatus) { delete(w.rooms.state, delivery.EventGroup) },
+		"no power":             func(w *world, _ *delivery.MigrationStatus) { w.rooms.fail[delivery.EventPointer] = forbidden },
+	} {
+		for _, server := range []string{here, other} {
+			testNotAnnounced(t, name+" says "+server, server, change)
+		}
+	}
+}
+
+// What another server says must also verify.
+func TestMoveThatDoesNotVerifyIsNotAnnounced(t *testing.T) {
+	for name, change := range map[string]func(*world, *delivery.MigrationStatus){
+		"another source than the pointer's": func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"x","term":0,"epoch":0}`) },
+		"a target that signed no offer":     func(_ *world, st *delivery.MigrationStatus) { st.Target = "evil.example" },
+		"a source that did not decide": func(w *world, st *delivery.MigrationStatus) {
+			w.pointer(`{"via":"evil.example","term":0,"epoch":0}`)
+			st.Source = "evil.example"
+		},
 		"another epoch":                   func(_ *world, st *delivery.MigrationStatus) { st.Epoch++ },
 		"an offer that is none":           func(_ *world, st *delivery.MigrationStatus) { st.MigrationResponse.Message = []byte{1} },
 		"a confirmation that is none":     func(_ *world, st *delivery.MigrationStatus) { st.Confirmation.Message = []byte{1} },
 		"an offer signed by nobody":       func(_ *world, st *delivery.MigrationStatus) { last(st.MigrationResponse)[0] ^= 1 },
 		"a confirmation signed by nobody": func(_ *world, st *delivery.MigrationStatus) { last(st.Confirmation)[0] ^= 1 },
-		"no power in the room":            func(w *world, _ *delivery.MigrationStatus) { w.rooms.fail[delivery.EventPointer] = forbidden },
 	} {
-		t.Run(name, func(t *testing.T) {
-			w, uri, status := newMovedWorld(t)
-			change(w, status)
-			w.ok(name)(w.call(here, "GET", uri, nil))
-			w.expectSent()
-		})
+		testNotAnnounced(t, name, other, change)
 	}
+}
+
+func testNotAnnounced(t *testing.T, name, server string, change func(*world, *delivery.MigrationStatus)) {
+	t.Run(name, func(t *testing.T) {
+		w, uri, status := newMovedWorld(t)
+		change(w, status)
+		w.ok(name)(w.call(server, "GET", uri, nil))
+		w.expectSent()
+	})
 }
 
 func (w *world) pointer(content string) {

@@ -25,11 +25,7 @@ type Services struct {
 // largest group this server takes, in bytes.
 func Routes(services Services, home *Home, maxGroupState int64) []edge.Route {
 	resolve := func(r *edge.Request) (delivery.API, error) {
-		api, err := services.find(r.Caller.Server, r.Vars["serverName"])
-		if err != nil {
-			return nil, err
-		}
-		return home.At(api), nil
+		return services.find(r.Caller.Server, r.Vars["serverName"], home)
 	}
 	routes := federation.UserRoutes(resolve, maxGroupState/3*4+1<<16)
 	for i := range routes {
@@ -38,15 +34,15 @@ func Routes(services Services, home *Home, maxGroupState int64) []edge.Route {
 	return routes
 }
 
-func (s *Services) find(from, server string) (delivery.API, error) {
+func (s *Services) find(from, server string, home *Home) (delivery.API, error) {
 	if err := mimiport.ValidateServerName(server); err != nil {
 		return nil, err
 	}
 	if s.IsLocal(server) {
-		return s.Local, nil
+		return &announcer{s.Local, home, server, true}, nil
 	}
 	if mimiport.IsIPLiteral(server) && !s.AllowIPLiterals {
 		return nil, mimiport.Errorf("find Delivery Service", mimiport.KindForbidden, "%s is an IP address", server)
 	}
-	return s.Remote(from, server), nil
+	return &announcer{s.Remote(from, server), home, server, false}, nil
 }
