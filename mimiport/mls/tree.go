@@ -21,7 +21,8 @@ type node struct {
 	raw         []byte // LeafNode or ParentNode; nil for a blank
 	support     *support
 	members     uint32 // non-blank leaves at and below this node
-	size        uint32 // bytes of raw at and below this node
+	filled      uint32 // non-blank nodes at and below this node
+	size        uint32 // bytes of their encodings
 	resolution  uint32 // length of its resolution (RFC 9420, section 4.1.1)
 	hashed      bool
 	hash        digest // tree hash, once hashed (RFC 9420, section 7.8)
@@ -154,9 +155,12 @@ func newEdit(suite *rfc9420.Suite, common *support) *edit {
 func (e *edit) join(left, right *node, raw []byte, unmerged int) *node {
 	n := &node{left: left, right: right, raw: raw}
 	n.members = child(left).members + child(right).members
-	n.size = child(left).size + child(right).size + uint32(len(raw))
+	n.filled = child(left).filled + child(right).filled
+	n.size = child(left).size + child(right).size
 	n.support = e.merge(child(left).support, child(right).support)
 	if raw != nil {
+		n.filled++
+		n.size += uint32(len(raw))
 		n.resolution = 1 + uint32(unmerged)
 	} else {
 		n.resolution = child(left).resolution + child(right).resolution
@@ -168,7 +172,7 @@ func makeLeaf(raw []byte, caps *support) *node {
 	if raw == nil {
 		return &node{}
 	}
-	return &node{raw: raw, support: caps, members: 1, size: uint32(len(raw)), resolution: 1}
+	return &node{raw: raw, support: caps, members: 1, filled: 1, size: uint32(len(raw)), resolution: 1}
 }
 
 // replace applies changes, which are sorted by leaf and within the tree; the last of one leaf counts. The encoding of each parent above a change is what
@@ -348,49 +352,66 @@ func (e *edit) build(contents cryptobyte.String, nodes int) tree {
 
 // encode writes the tree without its trailing blanks (RFC 9420, section 12.4.3.3).
 func (t tree) encode() []byte {
-	end := t.encodedSize()
-	b := cryptobyte.NewBuilder(make([]byte, 0, end+4))
-	wire.AddVarint(b, end)
-	t.each(func(raw []byte, typ uint8) {
-		switch {
-		case raw != nil:
-			b.AddUint8(1)
-			b.AddUint8(typ)
-			b.AddBytes(raw)
-			end -= 2 + len(raw)
-		case end > 0:
-			b.AddUint8(0)
-			end--
-		}
-	})
-	return b.BytesOrPanic() // every part came in a shorter vector, and the number of leaves is limited
+	root := child(t.root)
+	trailing := root.trailing(t.height)
+	size := 2<<t.height - 1 - trailing + int(root.filled) + int(root.size)
+	b := cryptobyte.NewBuilder(make([]byte, 0, 4+size+trailing))
+	wire.AddVarint(b, size)
+	header := b.BytesOrPanic() // every part came in a shorter vector, and the number of leaves is limited
+	end := len(header) + size
+	return root.append(header, t.height)[:end:end]
 }
 
-// encodedSize is the length of the contents of the encoded tree, in bytes.
-func (t tree) encodedSize() (end int) {
-	size := 0
-	t.each(func(raw []byte, _ uint8) {
-		size++
-		if raw != nil {
-			size += 1 + len(raw)
-			end = size
-		}
-	})
-	return end
+// trailing is how many blank nodes there are after the last other one, at and below n.
+func (n *node) trailing(height uint) int {
+	switch {
+	case n.filled == 0:
+		return 2<<height - 1
+	case child(n.right).filled > 0:
+		return n.right.trailing(height - 1)
+	case height == 0:
+		return 0
+	}
+	blanks := 1<<height - 1 // all of the right half
+	if n.isBlank() {
+		blanks += 1 + child(n.left).trailing(height-1)
+	}
+	return blanks
 }
 
-// each calls f for the encodings of all nodes, blank ones too, in the order of the array form (RFC 9420, appendix C).
+// append writes the nodes at and below n in the order of the array form (RFC 9420, appendix C).
+func (n *node) append(out []byte, height uint) []byte {
+	if n.filled == 0 {
+		return append(out, make([]byte, 2<<height-1)...)
+	}
+	if height == 0 {
+		return append(append(out, 1, rfc9420.NodeTypeLeaf), n.raw...)
+	}
+	out = child(n.left).append(out, height-1)
+	if n.isBlank() {
+		out = append(out, 0)
+	} else {
+		out = append(append(out, 1, rfc9420.NodeTypeParent), n.raw...)
+	}
+	return child(n.right).append(out, height-1)
+}
+
+// each calls f for the encodings of all nodes that are not blank.
 func (t tree) each(f func(raw []byte, typ uint8)) {
 	var walk func(*node, uint)
 	walk = func(n *node, height uint) {
-		n = child(n)
-		if height == 0 {
-			f(n.raw, rfc9420.NodeTypeLeaf)
+		switch {
+		case n == nil:
 			return
+		case height == 0 && !n.isBlank():
+			f(n.raw, rfc9420.NodeTypeLeaf)
+		case !n.isBlank():
+			f(n.raw, rfc9420.NodeTypeParent)
 		}
-		walk(n.left, height-1)
-		f(n.raw, rfc9420.NodeTypeParent)
-		walk(n.right, height-1)
+		if height > 0 {
+			walk(n.left, height-1)
+			walk(n.right, height-1)
+		}
 	}
 	walk(t.root, t.height)
 }

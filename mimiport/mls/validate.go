@@ -145,7 +145,7 @@ func (c checker) keysOf(suite *rfc9420.Suite, t tree) (k keys, err error) {
 	encryption := make([]keyID, 0, 2*cap(signature))
 	t.each(func(raw []byte, typ uint8) {
 		switch {
-		case raw == nil || err != nil:
+		case err != nil:
 			return
 		case typ == rfc9420.NodeTypeLeaf:
 			l := decodeLeaf(raw)

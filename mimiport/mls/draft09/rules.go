@@ -1,0 +1,80 @@
+package draft09
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+func broken(kind mimiport.Kind, rule, text string) *mimiport.Error {
+	return &mimiport.Error{Kind: kind, Info: mimiport.Info{Rule: rule}, Err: errors.New(text)}
+}
+
+func invalid(rule, text string) *mimiport.Error { return broken(mimiport.KindInvalid, rule, text) }
+
+func signature(rule, text string) *mimiport.Error {
+	return broken(mimiport.KindBadSignature, rule, text)
+}
+
+// What may be wrong with well-formed input. A rule that RFC 9420 has too bears the name that it has in package mls.
+var (
+	errGroupID     = broken(mimiport.KindUnknownGroup, "ValSem002", "the message is of another group")
+	errEpoch       = broken(mimiport.KindWrongEpoch, "ValSem003", "the message is of another epoch")
+	errSender      = invalid("ValSem004", "the sender's leaf is blank or out of range")
+	errApplication = invalid("ValSem005", "application data must be encrypted")
+	errSignature   = signature("ValSem010", "the sender's signature does not verify")
+	errSenderType  = invalid("sender-type", "only members may send handshake messages")
+	errEpochRange  = broken(mimiport.KindUnsupported, "epoch-range", "epochs from 2^63 on are not supported")
+	errPrivate     = broken(mimiport.KindUnsupported, "", "handshake messages must not be encrypted")
+	errMany        = broken(mimiport.KindTooLarge, "", "too many proposals")
+
+	errSignatureKeyUnique  = invalid("ValSem101", "two members would have the same signature key")
+	errEncryptionKeyUnique = invalid("ValSem103", "two nodes would have the same encryption key")
+	errSuite               = invalid("ValSem105", "a key package is for another cipher suite")
+	errRequired            = invalid("ValSem106", "a key package lacks an extension that every one must have, or does not list its own version and suite")
+	errExtensions          = invalid("extensions-unique", "a key package has two extensions of one type, or one that is not well-formed")
+	errLeafSignature       = signature("leaf-signature", "a key package's signature does not verify")
+	errTargets             = invalid("ValSem107", "two proposals update or remove the same leaf")
+	errRemove              = invalid("ValSem108", "the removed leaf is blank or out of range")
+	errUpdateKey           = invalid("ValSem110", "an updated leaf's encryption key is already in the tree")
+	errUpdateSelf          = invalid("ValSem111", "a Commit covers an Update of its own sender")
+	errReference           = invalid("proposal-reference", "a reference to no proposal of this epoch, one of another type, or a repeated one")
+
+	errSelfRemove     = invalid("ValSem200", "a Commit removes its own sender")
+	errPathRequired   = invalid("ValSem201", "the proposals require a path")
+	errPathLength     = invalid("ValSem202", "the path does not fit the tree")
+	errPathKey        = invalid("ValSem206", "a key of the path is already in the tree, or twice in the path")
+	errPathParentHash = invalid("path-parent-hash", "the parent hash of the path's leaf is wrong")
+	errLeaves         = broken(mimiport.KindTooLarge, "", "go-mls cannot commit in a group of more than 128 leaves")
+
+	errTree            = broken(mimiport.KindBadMessage, "tree-shape", "a tree has an odd number of nodes: leaves at even places, parents at odd ones")
+	errUnmerged        = invalid("unmerged-leaves", "an unmerged leaf is out of order, not a member below its node, or not listed on the way there")
+	errTwoTrees        = invalid("ratchet-tree", "the tree is not the one in the GroupInfo")
+	errGroupIDLength   = invalid("group-id", "a group id has 1 to 255 bytes")
+	errTranscript      = invalid("transcript-hash", "a transcript hash is not as long as the suite's hash")
+	errGroupExtensions = broken(mimiport.KindUnsupported, "group-extensions", "go-mls leaves a group's extensions unsigned and loses them with the first Commit")
+	errInfoSigner      = invalid("group-info-signer", "the signer's leaf is blank or out of range")
+	errInfoContext     = invalid("group-info-context", "the GroupInfo does not describe the epoch to which the Commit leads")
+	errInfoSignature   = signature("group-info-signature", "the GroupInfo's signature does not verify")
+	errWelcome         = invalid("welcome-members", "the Welcomes are not for the clients that the Commit adds")
+)
+
+// guard, deferred, names the operation and the group of the error that a method returns. Should go-mls panic in spite of all checks,
+// the input is to blame.
+func guard(op string, group []byte, err *error) {
+	out := &mimiport.Error{Op: op, Group: group}
+	if fault := recover(); fault != nil {
+		out.Kind, out.Err = mimiport.KindInvalid, fmt.Errorf("go-mls: %v", fault)
+		*err = out
+	}
+	if *err == nil || *err == error(out) {
+		return
+	}
+	out.Err = *err
+	var cause *mimiport.Error
+	if errors.As(*err, &cause) {
+		out.Kind, out.Info, out.Err = cause.Kind, cause.Info, cause.Err
+	}
+	*err = out
+}
