@@ -382,7 +382,7 @@ func (s *Service) Messages(ctx context.Context, c Caller, id []byte, q MessagesQ
 			res.Messages = append(res.Messages, *m)
 		}
 	}
-	if res.End = res.Next >= g.NextSeq; res.End && g.State == GroupMoved {
+	if res.End = len(entries) == 0 || res.Next >= g.NextSeq; res.End && g.State == GroupMoved {
 		moved, err := s.moved(ctx, g)
 		if err != nil {
 			return nil, err

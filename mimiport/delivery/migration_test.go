@@ -199,15 +199,15 @@ func TestEachStepRepeats(t *testing.T) {
 	if _, err := p.initiate(a); err != nil {
 		t.Fatal(err)
 	}
+	data, err := p.stores[serverA].Content(t.Context(), a.id)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range 5 {
 		p.run()
 		p.now = p.now.Add(2 * time.Second)
 	}
 	p.expect(a, "moved", "active")
-	data, err := p.stores[serverA].Content(t.Context(), a.id)
-	if err != nil {
-		t.Fatal(err)
-	}
 	vote, err := p.services[serverB].PutContent(t.Context(), serverA, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
 	if err != nil || vote == nil {
 		t.Errorf("the content again gives %+v, %v", vote, err)
@@ -363,7 +363,12 @@ func TestTamperedContent(t *testing.T) {
 	if err := put(serverA, data); err != nil {
 		t.Fatal(err)
 	}
-	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Log = nil; s.Lineage.RoomID = "!x:y" })), mimiport.KindConflict)
+	second := p.resign(data, func(s *mimiport.GroupState) { s.Lineage.RoomID = "!x:y" })
+	expectKind(t, put(serverA, second), mimiport.KindConflict)
+	kept, err := p.stores[serverB].Evidence(t.Context(), p.id)
+	if err != nil || len(kept) != 1 || kept[0].Kind != delivery.EvidenceSecondContent || string(kept[0].Data) != string(second) {
+		t.Errorf("the evidence is %+v, %v", kept, err)
+	}
 	p.expect(a, "frozen", "staged")
 }
 
@@ -504,4 +509,87 @@ func TestConcurrentRequests(t *testing.T) {
 	p.expect(a, "moved", "active")
 	p.group = a.commit.Next
 	p.expectHosted(serverB, 1)
+}
+
+// TestBothOutcomes: should S sign the confirmation and the abort, the confirmation wins as long as what was staged is kept, and
+// both are kept as evidence.
+func TestBothOutcomes(t *testing.T) {
+	for name, c := range map[string]struct {
+		after  time.Duration
+		want   mimiport.Kind
+		target string
+	}{
+		"within retention": {time.Hour, mimiport.KindInternal, "active"},
+		"after retention":  {8 * 24 * time.Hour, mimiport.KindConflict, "dropped"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlay(t)
+			a := p.mustRequest(serverA, serverB, bob)
+			p.refuse = func(_, what string) error {
+				if what == "vote" {
+					return mimiport.Errorf("network", mimiport.KindPeer, "cut")
+				}
+				return nil
+			}
+			if _, err := p.initiate(a); err != nil {
+				t.Fatal(err)
+			}
+			p.run()
+			if _, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil {
+				t.Fatal(err)
+			}
+			p.run()
+			p.expect(a, "aborted", "dropped")
+			p.now = p.now.Add(c.after)
+			p.run()
+			_, err := p.services[serverB].ConfirmMigration(t.Context(), caller(bob), a.id, p.confirmation(a))
+			if mimiport.KindOf(err) != c.want {
+				t.Errorf("the confirmation gives %v", err)
+			}
+			p.expect(a, "aborted", c.target)
+			kept, err := p.stores[serverB].Evidence(t.Context(), p.id)
+			if err != nil || len(kept) != 1 || kept[0].Kind != delivery.EvidenceBothOutcomes {
+				t.Errorf("the evidence is %+v, %v", kept, err)
+			}
+		})
+	}
+}
+
+// confirmation is the decision to move, signed by the source whatever its records say.
+func (p *play) confirmation(a *attempt) *delivery.SignedRequest {
+	p.t.Helper()
+	response, err := mimiport.UnmarshalMigrationResponse(a.offer.MigrationResponse)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	c := &mimiport.MigrationConfirmation{DomainName: a.to, Nonce: response.Nonce, GroupID: p.id}
+	if err := mimiport.Sign(c, p.keys[a.from]); err != nil {
+		p.t.Fatal(err)
+	}
+	data, err := c.Marshal()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return &delivery.SignedRequest{Message: data, KeyID: "ed25519:1"}
+}
+
+// TestRetention: what was accepted is served until the retention ends; the redirect stays, and the group can come back.
+func TestRetention(t *testing.T) {
+	p := newPlay(t)
+	epoch := p.group.Epoch()
+	p.move(serverA, serverB, bob)
+	if _, err := p.services[serverA].RatchetTree(t.Context(), caller(alice), p.id, epoch); err != nil {
+		t.Errorf("the tree before the move: %v", err)
+	}
+	p.now = p.now.Add(8 * 24 * time.Hour)
+	p.run()
+	_, err := p.services[serverA].RatchetTree(t.Context(), caller(alice), p.id, epoch)
+	expectKind(t, err, mimiport.KindWrongEpoch)
+	log, err := p.services[serverA].Messages(t.Context(), caller(alice), p.id, delivery.MessagesQuery{})
+	if err != nil || len(log.Messages) != 0 || log.Moved == nil {
+		t.Errorf("the log is %+v, %v", log, err)
+	}
+	p.expectMoved(serverA, serverB)
+	p.move(serverB, serverA, alice)
+	p.expectHosted(serverA, 2)
 }

@@ -207,6 +207,10 @@ func (s *Service) newSource(g *Group, init *mimiport.MigrationInit, id mimiport.
 func (s *Service) sourceChange(g *Group, m *migration.Migration, actions []migration.Action) *Change {
 	next := *g
 	change := &Change{Group: &next, Migration: m}
+	if m.State != migration.Frozen { // what a frozen record waits for must not hold back its outcome
+		content, deadline := s.toTarget(m, RowContent), s.deadline(m, m.DecideBy)
+		change.Done = []RowKey{content.Key(), deadline.Key()}
+	}
 	for _, a := range actions {
 		switch a {
 		case migration.Freeze:
@@ -373,7 +377,7 @@ func (s *Service) stepSource(ctx context.Context, row *Row, id mimiport.Migratio
 		change.Migration = &next
 	}
 	if row != nil {
-		change.Done = []RowKey{row.Key()}
+		change.Done = append(change.Done, row.Key())
 	}
 	if change.Migration == nil && change.Done == nil {
 		return nil
