@@ -261,6 +261,16 @@ func TestMoveThatDoesNotVerifyIsNotAnnounced(t *testing.T) {
 			w.pointer(`{"via":"evil.example","term":0,"epoch":0}`)
 			st.Source = "evil.example"
 		},
+		"a confirmation of another offer": func(_ *world, st *delivery.MigrationStatus) {
+			decision, err := mimiport.UnmarshalMigrationConfirmation(st.Confirmation.Message)
+			if err != nil {
+				t.Fatal(err)
+			}
+			decision.Nonce[0] ^= 1
+			if st.Confirmation.Message, err = decision.Marshal(); err != nil {
+				t.Fatal(err)
+			}
+		},
 		"another epoch":                   func(_ *world, st *delivery.MigrationStatus) { st.Epoch++ },
 		"an offer that is none":           func(_ *world, st *delivery.MigrationStatus) { st.MigrationResponse.Message = []byte{1} },
 		"a confirmation that is none":     func(_ *world, st *delivery.MigrationStatus) { st.Confirmation.Message = []byte{1} },

@@ -1,6 +1,7 @@
 package federation_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,10 +34,10 @@ func answers(status int, body io.Reader) doer {
 	}
 }
 
-// endless is an answer that never ends.
+// endless is white space that never ends.
 type endless struct{}
 
-func (endless) Read(p []byte) (int, error) { return len(p), nil }
+func (endless) Read(p []byte) (int, error) { return copy(p, bytes.Repeat([]byte{' '}, len(p))), nil }
 
 // What fails on the way, or makes no sense, is KindPeer.
 func TestPeerFailures(t *testing.T) {
@@ -46,7 +47,7 @@ func TestPeerFailures(t *testing.T) {
 		"not JSON":          answers(200, strings.NewReader("<html>")),
 		"another shape":     answers(200, strings.NewReader("[]")),
 		"cut":               answers(200, io.MultiReader(strings.NewReader(`{"term"`), brokenReader{})),
-		"endless":           answers(200, endless{}),
+		"endless":           answers(200, io.MultiReader(strings.NewReader("{}"), endless{})),
 		"202 for no reason": answers(202, strings.NewReader("{}")),
 		"an internal fault": answers(500, strings.NewReader(`{"errcode":"M_UNKNOWN","error":"x"}`)),
 		"a proxy":           answers(504, strings.NewReader("Gateway Timeout")),

@@ -186,6 +186,21 @@ func TestBodyIsNotReadForStrangers(t *testing.T) {
 	}
 }
 
+// A length that is stated too large is refused before anybody looks at the request.
+func TestLimitComesFirst(t *testing.T) {
+	auth := func(*http.Request) (delivery.Caller, error) {
+		t.Error("authentication was asked")
+		return delivery.Caller{}, nil
+	}
+	r := httptest.NewRequest("PUT", "/echo/AQID", strings.NewReader(`{}`))
+	r.ContentLength = 65
+	w := httptest.NewRecorder()
+	router(auth, echo(64)).ServeHTTP(w, r)
+	if w.Code != http.StatusRequestEntityTooLarge {
+		t.Errorf("got %d", w.Code)
+	}
+}
+
 func TestPending(t *testing.T) {
 	rt := Route{Method: http.MethodGet, Path: "/x", Serve: func(context.Context, *Request) (any, error) {
 		return Pending{RetryAfter: 1500 * time.Millisecond}, nil
