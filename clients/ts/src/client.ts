@@ -15,7 +15,7 @@ const MAX_RACES = 10;
 /** How often a request is repeated while a server fails, with doubling pauses from RETRY_PAUSE milliseconds. */
 const MAX_RETRIES = 6;
 const RETRY_PAUSE = 200;
-/** How long a request waits for a migration under way, in milliseconds: above the longest freeze of the profile, section 6. */
+/** How long a request waits for a migration under way, in milliseconds: longer than any freeze (profile, section 6). */
 const MAX_FROZEN = 11 * 60_000;
 const POLL_PAUSE = 500;
 /** How long one /sync waits for news, in milliseconds. */
@@ -24,9 +24,9 @@ const SYNC_WAIT = 20_000;
 /** How a migration of this client has ended; "overtaken" by a Commit of another member in the same epoch. */
 export type Outcome = { state: "moved"; ds: string; term: number } | { state: "aborted" | "overtaken"; reason: string };
 
-/** A server's refusal that repeating the request will not change. */
+/** A server's refusal that repeating the request will not change: not its fault, and without a time to try again. */
 const isFinal = (e: unknown): e is MatrixError =>
-  e instanceof MatrixError && e.status < 500 && e.status !== 429 && !refused(e, IN_PROGRESS);
+  e instanceof MatrixError && e.status < 500 && e.body.retry_after_ms === undefined && !refused(e, IN_PROGRESS);
 
 /** The redirect in a refusal. */
 const redirectOf = (e: MatrixError) => e.body.moved as MovedInfo | undefined;
@@ -133,7 +133,17 @@ export class Client {
       const reserved = await this.ds(server).reserve(roomId);
       const id = fromBase64(reserved.group_id);
       const state = await mls.newGroup(this.identity, id, externalSender(reserved.external_sender), this.seconds());
-      const g: Group = { id, key: toBase64url(id), roomId, ds: server, term: 0, next: 1, state, sent: new Set(), held: [] };
+      const g: Group = {
+        id,
+        key: toBase64url(id),
+        roomId,
+        ds: server,
+        term: 0,
+        next: 1,
+        state,
+        sent: new Set(),
+        held: [],
+      };
       const groupInfo = toBase64(await mls.groupInfo(state));
       await this.patiently(() => this.ds(server).bind(g.key, groupInfo, toBase64(mls.ratchetTree(state))));
       this.stored.groups.set(g.key, g);
@@ -151,7 +161,12 @@ export class Client {
     });
     if (devices.length === 0) throw new Error(`${userId} has no usable KeyPackage`);
     await this.commit(g, (state) => {
-      const present = new Set(mls.members(state).filter((m) => m.userId === userId).map((m) => m.deviceId));
+      const present = new Set(
+        mls
+          .members(state)
+          .filter((m) => m.userId === userId)
+          .map((m) => m.deviceId),
+      );
       const missing = devices.filter((d) => !present.has(d.deviceId));
       return missing.map(({ keyPackage }) => mls.byValue({ proposalType: "add", add: { keyPackage } }));
     });
@@ -251,21 +266,41 @@ export class Client {
     if (mls.removalPending(g.state)) throw new Error("this device is about to be removed: it cannot migrate");
     const { ds: source, state } = g;
     const { epoch } = state.groupContext;
-    const request = encode(wire.migrationRequest, { sourceDomainName: source, targetDomainName: target, groupId: g.id, epoch });
+    const request = encode(wire.migrationRequest, {
+      sourceDomainName: source,
+      targetDomainName: target,
+      groupId: g.id,
+      epoch,
+    });
     const offer = await this.ds(target).requestMigration(toBase64(request), g.roomId);
     const response = fromBase64(offer.migration_response);
     const migrationResponse = decode(wire.migrationResponse, response);
     const answers = same(encode(wire.migrationRequest, migrationResponse.migrationRequest), request);
-    if (!answers || !(await this.inbox.evidence.signedBy(target, offer.key_id, wire.migrationResponse, migrationResponse)))
+    if (
+      !answers ||
+      !(await this.inbox.evidence.signedBy(target, offer.key_id, wire.migrationResponse, migrationResponse))
+    )
       throw new Error("the offer is not the target's, or not for this request");
 
     const swap = mls.swapExternalSender(state, source, target, externalSender(offer.external_sender));
     const proposals = mls.pendingProposals(state, mls.isExternalRemove);
     if (swap !== undefined) proposals.push(mls.byValue(swap));
     const commit = await mls.commit(state, proposals, encode(wire.migrationCommitAAD, { targetDsDomain: target }));
-    const signature = await mls.sign(state, "MigrationInitTBS", encode(wire.migrationInit.unsigned, { migrationResponse }));
+    const signature = await mls.sign(
+      state,
+      "MigrationInitTBS",
+      encode(wire.migrationInit.unsigned, { migrationResponse }),
+    );
     const init = toBase64(encode(wire.migrationInit, { migrationResponse, signature }));
-    g.migration = { id: wire.migrationId(migrationResponse), source, target, response, keyId: offer.key_id, init, commit };
+    g.migration = {
+      id: wire.migrationId(migrationResponse),
+      source,
+      target,
+      response,
+      keyId: offer.key_id,
+      init,
+      commit,
+    };
     this.world.save();
   }
 
@@ -281,7 +316,7 @@ export class Client {
     }
   }
 
-  /** How a migration stands. A source that does not know it gets the Init; the target is asked when the source is no help. */
+  /** How a migration stands. A source that does not know it gets the Init; without its help the target is asked. */
   private async initOrStatus(g: Group, m: OwnMigration): Promise<MigrationStatus> {
     try {
       return await this.ds(m.source).migration(m.id);

@@ -10,13 +10,14 @@ import * as mls from "./mls.js";
 import { emptyStore, loadStore, saveStore } from "./store.js";
 
 const DEFAULT_WAIT = 30_000;
+const MAX_KEPT = 10_000;
 
 type Arguments = Record<string, any>;
 
-/** An event that a wait_for has not yet taken. */
+/** Events that no wait_for has taken yet, and everything received. */
 const events: ClientEvent[] = [];
 const waiting = new Set<() => void>();
-const plaintexts: { group: string; sender: string; epoch: number; text: string }[] = [];
+const plaintexts: ClientEvent[] = [];
 let client: Client | undefined;
 
 const write = (line: unknown) => process.stdout.write(`${JSON.stringify(line)}\n`);
@@ -24,12 +25,15 @@ const hex = (b: Uint8Array) => Buffer.from(b).toString("hex");
 
 function emit(event: ClientEvent): void {
   write(event);
-  events.push(event);
-  if (event.event === "message") {
-    const { event: _, ...message } = event;
-    plaintexts.push(message);
-  }
+  keep(events, event);
+  if (event.event === "message") keep(plaintexts, event);
   wake();
+}
+
+/** Adds to a list, of which only the last are kept. */
+function keep<T>(list: T[], entry: T): void {
+  list.push(entry);
+  if (list.length > MAX_KEPT) list.shift();
 }
 
 /** Lets every wait_for look again. */
@@ -101,7 +105,8 @@ function waitFor({ kind, timeout = DEFAULT_WAIT, ...wanted }: Arguments): Promis
 
 /** Begins a session and follows /sync from then on. With `store`, state is kept in that file and taken up again. */
 async function begin({ homeserver, user, password, device, token, store }: Arguments, enter: typeof login) {
-  const session = token === undefined ? await enter(homeserver, user, password, device) : await withToken(homeserver, token);
+  const session =
+    token === undefined ? await enter(homeserver, user, password, device) : await withToken(homeserver, token);
   const stored = store === undefined ? emptyStore() : loadStore(store);
   const save = () => {
     if (store !== undefined) saveStore(store, stored);
@@ -125,11 +130,23 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
     await waitFor({ ...a, kind: "joined" });
     return state(groupOf(a));
   },
-  add: async ({ user, ...a }) => current().add(groupOf(a), user).then(() => state(groupOf(a))),
-  remove: async ({ user, ...a }) => current().remove(groupOf(a), user).then(() => state(groupOf(a))),
-  update: async (a) => current().update(groupOf(a)).then(() => state(groupOf(a))),
+  add: async ({ user, ...a }) =>
+    current()
+      .add(groupOf(a), user)
+      .then(() => state(groupOf(a))),
+  remove: async ({ user, ...a }) =>
+    current()
+      .remove(groupOf(a), user)
+      .then(() => state(groupOf(a))),
+  update: async (a) =>
+    current()
+      .update(groupOf(a))
+      .then(() => state(groupOf(a))),
   send: async ({ text, ...a }) => current().send(groupOf(a), text),
-  sync: async (a) => current().bringUpToDate(groupOf(a)).then(() => state(groupOf(a))),
+  sync: async (a) =>
+    current()
+      .bringUpToDate(groupOf(a))
+      .then(() => state(groupOf(a))),
   wait_for: waitFor,
   state: async (a) => state(groupOf(a)),
   messages: async () => plaintexts,

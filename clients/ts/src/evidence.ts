@@ -26,7 +26,11 @@ export class Evidence {
   }
 
   /** Whether a MigrationConfirmation is the source's word for this group, this offer and this target. */
-  async confirms(g: Group, step: Pick<OwnMigration, "source" | "target" | "response">, signed: Signed): Promise<boolean> {
+  async confirms(
+    g: Group,
+    step: Pick<OwnMigration, "source" | "target" | "response">,
+    signed: Signed,
+  ): Promise<boolean> {
     const { migrationRequest: request, nonce } = decode(migrationResponse, step.response);
     const confirmation = decode(migrationConfirmation, fromBase64(signed.message));
     const fits =

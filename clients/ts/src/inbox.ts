@@ -103,8 +103,8 @@ export class Inbox {
   }
 
   /**
-   * Goes to the target by the source's confirmation, and reads the end of the old term there (profile, section 6, "What members
-   * do"). False when the redirect proves nothing for this group now, or the target cannot help.
+   * Goes to the target by the source's confirmation, and reads the end of the old term there (profile, section 6, "What
+   * members do"). False when the redirect proves nothing for this group now, or the target cannot help.
    */
   private async follow(g: Group, moved: MovedInfo): Promise<boolean> {
     const { term, migration } = g;
@@ -207,7 +207,8 @@ export class Inbox {
     if (fanOut.kind === "welcome" && (g === undefined || isOut(g))) return this.welcomed(server, fanOut);
     if (g === undefined || isOut(g)) return this.ignored(key, sender, "no such group");
     if (server === g.ds && fanOut.term === g.term) return this.orFail(key, this.arrived(g, fanOut));
-    if (fanOut.term <= g.term || g.held.length >= MAX_HELD) return this.ignored(key, sender, "not the current Delivery Service");
+    if (fanOut.term <= g.term || g.held.length >= MAX_HELD)
+      return this.ignored(key, sender, "not the current Delivery Service");
     g.held.push({ server, fanOut });
     this.ignored(key, sender, "not yet the current Delivery Service");
     await this.orFail(key, this.catchUp(g)); // perhaps the migration Commit is only late
@@ -261,12 +262,25 @@ export class Inbox {
     const ds = this.ds(server);
     const logged = async () => (await ds.messages(key, f.term, f.seq)).messages.find((m) => m.seq === f.seq)?.message;
     const welcome = fromBase64(f.message ?? (await logged()) ?? "");
-    const ref = mls.welcomeRefs(welcome).map(toBase64url).find((r) => this.stored.keyPackages.has(r));
+    const ref = mls
+      .welcomeRefs(welcome)
+      .map(toBase64url)
+      .find((r) => this.stored.keyPackages.has(r));
     if (ref === undefined) return this.ignored(key, server, "the Welcome is for no KeyPackage of this device");
     const state = await mls.join(welcome, this.stored.keyPackages.get(ref)!, () => ds.tree(key, f.epoch));
     const id = state.groupContext.groupId;
     if (toBase64url(id) !== key) throw new Error("the Welcome is for another group");
-    const g: Group = { id, key, roomId: f.room_id, ds: server, term: f.term, next: f.seq + 1, state, sent: new Set(), held: [] };
+    const g: Group = {
+      id,
+      key,
+      roomId: f.room_id,
+      ds: server,
+      term: f.term,
+      next: f.seq + 1,
+      state,
+      sent: new Set(),
+      held: [],
+    };
     this.stored.groups.set(key, g);
     this.stored.keyPackages.delete(ref);
     this.world.save();

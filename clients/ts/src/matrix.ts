@@ -75,7 +75,12 @@ export async function login(homeserver: string, user: string, password: string, 
 }
 
 /** Makes an account where registration is open, and logs in. */
-export async function register(homeserver: string, user: string, password: string, deviceId?: string): Promise<Session> {
+export async function register(
+  homeserver: string,
+  user: string,
+  password: string,
+  deviceId?: string,
+): Promise<Session> {
   const json = await answer(
     await fetch(`${homeserver}/_matrix/client/v3/register`, {
       method: "POST",
@@ -154,13 +159,16 @@ export class Matrix {
     }
   }
 
-  /** Publishes KeyPackages (MLSMessages by the hash that names them) as one-time keys, and the device itself so that others find it. */
+  /** Publishes KeyPackages (MLSMessages) as one-time keys, and the device itself so that others find it. */
   async uploadKeyPackages(packages: { ref: Uint8Array; message: Uint8Array }[]): Promise<void> {
     const { userId, deviceId } = this.session;
     await this.request("POST", "/_matrix/client/v3/keys/upload", {
       device_keys: { user_id: userId, device_id: deviceId, algorithms: [KEY_PACKAGE], keys: {}, signatures: {} },
       one_time_keys: Object.fromEntries(
-        packages.map(({ ref, message }) => [`${KEY_PACKAGE}:${toBase64url(ref.subarray(0, 12))}`, { key: toBase64(message) }]),
+        packages.map(({ ref, message }) => [
+          `${KEY_PACKAGE}:${toBase64url(ref.subarray(0, 12))}`,
+          { key: toBase64(message) },
+        ]),
       ),
     });
   }
@@ -184,7 +192,13 @@ export class Matrix {
    * Checks a server's Ed25519 signature over text with its current key of that id, which the own homeserver vouches for as a
    * notary. False for an unknown, expired or unreachable key too. now is in milliseconds since 1970.
    */
-  async verifyServer(server: string, keyId: string, text: Uint8Array, signature: Uint8Array, now: number): Promise<boolean> {
+  async verifyServer(
+    server: string,
+    keyId: string,
+    text: Uint8Array,
+    signature: Uint8Array,
+    now: number,
+  ): Promise<boolean> {
     const criteria = { [keyId]: { minimum_valid_until_ts: now } };
     const answer = await this.askNotary({ server_keys: { [server]: criteria } });
     const keys = (answer.server_keys ?? []).filter((k: any) => k.server_name === server && k.valid_until_ts > now);

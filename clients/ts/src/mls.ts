@@ -1,5 +1,11 @@
 // A device's view of MLS: identities, KeyPackages, Commits and the state of a group, on ts-mls.
-import { ciphersuites, createApplicationMessage, createGroupInfoWithExternalPub, decodeGroupState, decodeMlsMessage } from "ts-mls";
+import {
+  ciphersuites,
+  createApplicationMessage,
+  createGroupInfoWithExternalPub,
+  decodeGroupState,
+  decodeMlsMessage,
+} from "ts-mls";
 import { encodeGroupState, encodeMlsMessage, generateKeyPackageWithKey } from "ts-mls";
 import { getCiphersuiteFromName, getCiphersuiteImpl, makePskIndex, processPrivateMessage } from "ts-mls";
 import type { CiphersuiteImpl, CiphersuiteName, ClientConfig, ClientState, Credential, ExternalSender } from "ts-mls";
@@ -9,7 +15,15 @@ import { signWithLabel } from "ts-mls/crypto/signature.js";
 import type { Extension } from "ts-mls/extension.js";
 import { makeKeyPackageRef } from "ts-mls/keyPackage.js";
 import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
-import { createCommit, createGroup, encodeExternalSenders, externalSenders, joinGroup, MlsRuleError, processHandshake } from "./corrections.js";
+import { createCommit } from "./corrections/commit.js";
+import {
+  createGroup,
+  encodeExternalSenders,
+  externalSenders,
+  processHandshake,
+} from "./corrections/external-senders.js";
+import { joinGroup } from "./corrections/join.js";
+import { MlsRuleError } from "./corrections/rules.js";
 import { decode, encode, fromBase64, leafIdentity, type LeafIdentity, toBase64 } from "./wire.js";
 
 /** The cipher suites that ts-mls speaks as RFC 9420 has them. */
@@ -116,8 +130,10 @@ export function parse(bytes: Uint8Array): MLSMessage {
 /** The KeyPackage in an MLSMessage, and the device it says it is for. */
 export function parseKeyPackage(bytes: Uint8Array): { keyPackage: KeyPackage; device: LeafIdentity } {
   const message = parse(bytes);
-  const device = message.wireformat === "mls_key_package" ? identityOf(message.keyPackage.leafNode.credential) : undefined;
-  if (message.wireformat !== "mls_key_package" || device === undefined) throw new MlsRuleError("not a KeyPackage of a device");
+  const device =
+    message.wireformat === "mls_key_package" ? identityOf(message.keyPackage.leafNode.credential) : undefined;
+  if (message.wireformat !== "mls_key_package" || device === undefined)
+    throw new MlsRuleError("not a KeyPackage of a device");
   return { keyPackage: message.keyPackage, device };
 }
 
@@ -127,12 +143,23 @@ export function encodeKeyPackage(keyPackage: KeyPackage): Uint8Array {
 }
 
 /** A new group of one, at epoch 0. sender is the Delivery Service's entry in external_senders. */
-export async function newGroup(identity: Identity, groupId: Uint8Array, sender: ExternalSender | undefined, now: bigint): Promise<ClientState> {
+export async function newGroup(
+  identity: Identity,
+  groupId: Uint8Array,
+  sender: ExternalSender | undefined,
+  now: bigint,
+): Promise<ClientState> {
   const own = await newKeyPackage(identity, now);
-  const extensions: Extension[] = sender === undefined
-    ? []
-    : [{ extensionType: "external_senders", extensionData: encodeExternalSenders([sender]) }];
-  return createGroup(groupId, own.publicPackage, own.privatePackage, extensions, await cipherSuite(identity.suite), config);
+  const extensions: Extension[] =
+    sender === undefined ? [] : [{ extensionType: "external_senders", extensionData: encodeExternalSenders([sender]) }];
+  return createGroup(
+    groupId,
+    own.publicPackage,
+    own.privatePackage,
+    extensions,
+    await cipherSuite(identity.suite),
+    config,
+  );
 }
 
 /** GroupInfo of the state's epoch with external_pub and without a ratchet tree, as an MLSMessage. */
@@ -144,7 +171,11 @@ export async function groupInfo(state: ClientState): Promise<Uint8Array> {
 export const ratchetTree = (state: ClientState): Uint8Array => encodeRatchetTree(state.ratchetTree);
 
 /** Makes a Commit of by-reference and by-value proposals. The given state stays the group's until it is accepted. */
-export async function commit(state: ClientState, proposals: ProposalOrRef[], authenticatedData: Uint8Array = new Uint8Array()): Promise<Commit> {
+export async function commit(
+  state: ClientState,
+  proposals: ProposalOrRef[],
+  authenticatedData: Uint8Array = new Uint8Array(),
+): Promise<Commit> {
   const made = await createCommit(state, proposals, authenticatedData, await suiteOf(state));
   return {
     message: encodeMlsMessage(made.commit),
@@ -156,8 +187,11 @@ export async function commit(state: ClientState, proposals: ProposalOrRef[], aut
 
 export const byValue = (proposal: Proposal): ProposalOrRef => ({ proposalOrRefType: "proposal", proposal });
 
-/** References to the pending proposals that the caller may commit: all but its own Updates, Removes of itself and conflicts. */
-export function pendingProposals(state: ClientState, wanted: (p: Proposal, sender: number | undefined) => boolean = () => true): ProposalOrRef[] {
+/** References to the wanted pending proposals that the caller may commit: no own Updates, Removes of itself or conflicts. */
+export function pendingProposals(
+  state: ClientState,
+  wanted: (p: Proposal, sender: number | undefined) => boolean = () => true,
+): ProposalOrRef[] {
   const self = state.privatePath.leafIndex;
   const touched = new Set([self]);
   const rank = (p: Proposal) => (p.proposalType === "remove" ? 0 : 1); // RFC 9420, 12.4.1: prefer a Remove to an Update
@@ -165,7 +199,12 @@ export function pendingProposals(state: ClientState, wanted: (p: Proposal, sende
     .sort(([, a], [, b]) => rank(a.proposal) - rank(b.proposal))
     .filter(([, { proposal, senderLeafIndex: sender }]) => {
       if (!wanted(proposal, sender)) return false;
-      const leaf = proposal.proposalType === "remove" ? proposal.remove.removed : proposal.proposalType === "update" ? sender : undefined;
+      const leaf =
+        proposal.proposalType === "remove"
+          ? proposal.remove.removed
+          : proposal.proposalType === "update"
+            ? sender
+            : undefined;
       if (leaf === undefined) return true;
       return touched.size < touched.add(leaf).size;
     })
@@ -174,38 +213,56 @@ export function pendingProposals(state: ClientState, wanted: (p: Proposal, sende
 
 /** The leaves that pending proposals remove. */
 export function pendingRemovals(state: ClientState): number[] {
-  return Object.values(state.unappliedProposals).flatMap(({ proposal: p }) => (p.proposalType === "remove" ? [p.remove.removed] : []));
+  return Object.values(state.unappliedProposals).flatMap(({ proposal: p }) =>
+    p.proposalType === "remove" ? [p.remove.removed] : [],
+  );
 }
 
 /** Whether a pending Remove, by anybody, is for the caller's own leaf. */
-export const removalPending = (state: ClientState): boolean => pendingRemovals(state).includes(state.privatePath.leafIndex);
+export const removalPending = (state: ClientState): boolean =>
+  pendingRemovals(state).includes(state.privatePath.leafIndex);
 
 /** A proposal is the Delivery Service's own Remove when an external sender sent it. */
-export const isExternalRemove = (p: Proposal, sender: number | undefined) => p.proposalType === "remove" && sender === undefined;
+export const isExternalRemove = (p: Proposal, sender: number | undefined) =>
+  p.proposalType === "remove" && sender === undefined;
 
 const isServer = (s: ExternalSender, name: string) =>
   s.credential.credentialType === "basic" && Buffer.compare(s.credential.identity, Buffer.from(name)) === 0;
 
 /**
- * The GroupContextExtensions proposal that a migration Commit needs: the target's entry takes the place of the source's first
- * one, further entries of both go, everything else stays byte for byte (profile, section 5). Undefined without such an entry.
+ * The GroupContextExtensions proposal that a migration Commit needs: the target's entry takes the place of the source's
+ * first one, further entries of both go, the rest stays byte for byte (profile, section 5). Undefined without such an entry.
  */
-export function swapExternalSender(state: ClientState, source: string, target: string, entry: ExternalSender | undefined): Proposal | undefined {
+export function swapExternalSender(
+  state: ClientState,
+  source: string,
+  target: string,
+  entry: ExternalSender | undefined,
+): Proposal | undefined {
   const { extensions } = state.groupContext;
   const senders = externalSenders(extensions);
   const first = senders.findIndex((s) => isServer(s, source));
   if (first < 0) return undefined;
-  if (entry === undefined || !isServer(entry, target)) throw new MlsRuleError("the target gave no external sender of its own");
-  const swapped = senders.flatMap((s, i) => (i === first ? [entry] : isServer(s, source) || isServer(s, target) ? [] : [s]));
+  if (entry === undefined || !isServer(entry, target))
+    throw new MlsRuleError("the target gave no external sender of its own");
+  const swapped = senders.flatMap((s, i) =>
+    i === first ? [entry] : isServer(s, source) || isServer(s, target) ? [] : [s],
+  );
   const extensionData = encodeExternalSenders(swapped);
   return {
     proposalType: "group_context_extensions",
-    groupContextExtensions: { extensions: extensions.map((e) => (e.extensionType === "external_senders" ? { ...e, extensionData } : e)) },
+    groupContextExtensions: {
+      extensions: extensions.map((e) => (e.extensionType === "external_senders" ? { ...e, extensionData } : e)),
+    },
   };
 }
 
 /** Joins by a Welcome (an MLSMessage) with one of the caller's KeyPackages. */
-export async function join(welcome: Uint8Array, own: OwnKeyPackage, fetchTree: () => Promise<Uint8Array>): Promise<ClientState> {
+export async function join(
+  welcome: Uint8Array,
+  own: OwnKeyPackage,
+  fetchTree: () => Promise<Uint8Array>,
+): Promise<ClientState> {
   const message = parse(welcome);
   if (message.wireformat !== "mls_welcome") throw new MlsRuleError("not a Welcome");
   const cs = await cipherSuite(ciphersuites[message.welcome.cipherSuite]);
@@ -264,9 +321,15 @@ export async function process(state: ClientState, bytes: Uint8Array): Promise<Pr
 }
 
 /** Encrypts application data (a PrivateMessage, as an MLSMessage). The new state must be kept before the message is sent. */
-export async function encrypt(state: ClientState, plaintext: Uint8Array): Promise<{ state: ClientState; message: Uint8Array }> {
+export async function encrypt(
+  state: ClientState,
+  plaintext: Uint8Array,
+): Promise<{ state: ClientState; message: Uint8Array }> {
   const { newState, privateMessage } = await createApplicationMessage(state, plaintext, await suiteOf(state));
-  return { state: newState, message: encodeMlsMessage({ version: "mls10", wireformat: "mls_private_message", privateMessage }) };
+  return {
+    state: newState,
+    message: encodeMlsMessage({ version: "mls10", wireformat: "mls_private_message", privateMessage }),
+  };
 }
 
 /** Signs by the group's scheme with the caller's leaf key (RFC 9420, section 5.1.2: SignWithLabel). */
@@ -292,10 +355,22 @@ export function loadState(saved: string): ClientState {
 
 /** A KeyPackage with its private keys as text. */
 export const saveKeyPackage = (own: OwnKeyPackage): string[] =>
-  [encodeKeyPackage(own.publicPackage), own.privatePackage.initPrivateKey, own.privatePackage.hpkePrivateKey, own.privatePackage.signaturePrivateKey].map(toBase64);
+  [
+    encodeKeyPackage(own.publicPackage),
+    own.privatePackage.initPrivateKey,
+    own.privatePackage.hpkePrivateKey,
+    own.privatePackage.signaturePrivateKey,
+  ].map(toBase64);
 
 export function loadKeyPackage(saved: string[]): OwnKeyPackage {
   const [message, initPrivateKey, hpkePrivateKey, signaturePrivateKey] = saved.map(fromBase64);
   const { keyPackage: publicPackage } = parseKeyPackage(message!);
-  return { publicPackage, privatePackage: { initPrivateKey: initPrivateKey!, hpkePrivateKey: hpkePrivateKey!, signaturePrivateKey: signaturePrivateKey! } };
+  return {
+    publicPackage,
+    privatePackage: {
+      initPrivateKey: initPrivateKey!,
+      hpkePrivateKey: hpkePrivateKey!,
+      signaturePrivateKey: signaturePrivateKey!,
+    },
+  };
 }

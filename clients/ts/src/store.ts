@@ -5,7 +5,13 @@ import * as mls from "./mls.js";
 import { fromBase64, toBase64 } from "./wire.js";
 
 /** A client that has nothing yet. */
-export const emptyStore = (): Stored => ({ identity: undefined, keyPackages: new Map(), groups: new Map(), invitations: [], since: undefined });
+export const emptyStore = (): Stored => ({
+  identity: undefined,
+  keyPackages: new Map(),
+  groups: new Map(),
+  invitations: [],
+  since: undefined,
+});
 
 const saveCommit = (c: PendingCommit | undefined) =>
   c && {
@@ -29,7 +35,11 @@ const saveGroup = ({ id, state, pending, migration, sent, held: _, behind: __, .
   state: mls.saveState(state),
   sent: [...sent],
   pending: saveCommit(pending),
-  migration: migration && { ...migration, response: toBase64(migration.response), commit: saveCommit(migration.commit) },
+  migration: migration && {
+    ...migration,
+    response: toBase64(migration.response),
+    commit: saveCommit(migration.commit),
+  },
 });
 
 const loadGroup = ({ id, state, pending, migration, sent, ...plain }: any): Group => ({
@@ -39,7 +49,11 @@ const loadGroup = ({ id, state, pending, migration, sent, ...plain }: any): Grou
   sent: new Set(sent),
   held: [],
   pending: loadCommit(pending),
-  migration: migration && { ...migration, response: fromBase64(migration.response), commit: loadCommit(migration.commit) },
+  migration: migration && {
+    ...migration,
+    response: fromBase64(migration.response),
+    commit: loadCommit(migration.commit),
+  },
 });
 
 /** Writes the store; after a crash the file holds the old contents or the new. */
@@ -60,7 +74,11 @@ export function loadStore(path: string): Stored {
   if (!existsSync(path)) return emptyStore();
   const { identity, keyPackages, groups, invitations, since } = JSON.parse(readFileSync(path, "utf8"));
   return {
-    identity: identity && { ...identity, signKey: fromBase64(identity.signKey), publicKey: fromBase64(identity.publicKey) },
+    identity: identity && {
+      ...identity,
+      signKey: fromBase64(identity.signKey),
+      publicKey: fromBase64(identity.publicKey),
+    },
     keyPackages: new Map(keyPackages.map(([ref, saved]: [string, string[]]) => [ref, mls.loadKeyPackage(saved)])),
     groups: new Map(groups.map(loadGroup).map((g: Group) => [g.key, g])),
     invitations,

@@ -29,7 +29,9 @@ class User {
   static async create(name: string, stored = emptyStore(), save: () => void = () => undefined): Promise<User> {
     const session = await login(homeserver, name, "password");
     const emit = (e: ClientEvent) => void user.events.push(e);
-    const user: User = new User(new Client(new Matrix(session), stored, { now: Date.now, pause: async () => undefined, emit, save }));
+    const user: User = new User(
+      new Client(new Matrix(session), stored, { now: Date.now, pause: async () => undefined, emit, save }),
+    );
     if (stored.identity === undefined) await user.client.createIdentity(1);
     return user;
   }
@@ -62,7 +64,11 @@ function together(...users: User[]): void {
   for (const u of users) {
     const { ds, term, state } = u.group;
     const expected = users[0]!.group;
-    assert.deepEqual([ds, term, state.groupContext.epoch], [expected.ds, expected.term, expected.state.groupContext.epoch], u.id);
+    assert.deepEqual(
+      [ds, term, state.groupContext.epoch],
+      [expected.ds, expected.term, expected.state.groupContext.epoch],
+      u.id,
+    );
     assert.equal(authenticator(u), authenticator(users[0]!), u.id);
   }
 }
@@ -86,12 +92,17 @@ async function party(...names: string[]): Promise<{ users: User[]; s: string; t:
 
 describe("a group at one Delivery Service", () => {
   test("create, add, send, remove", async () => {
-    const { users: [alice, bob, carol] } = await party("alice", "bob", "carol") as { users: User[] } as any;
+    const {
+      users: [alice, bob, carol],
+    } = (await party("alice", "bob", "carol")) as { users: User[] } as any;
     await bob.client.send(bob.group, "hello");
     await alice.sync();
     await carol.sync();
     await bob.sync();
-    assert.deepEqual([alice, bob, carol].map((u: User) => u.texts()), [["hello"], [], ["hello"]]);
+    assert.deepEqual(
+      [alice, bob, carol].map((u: User) => u.texts()),
+      [["hello"], [], ["hello"]],
+    );
     await alice.client.remove(alice.group, carol.id);
     await bob.sync();
     await carol.sync();
@@ -158,7 +169,13 @@ describe("a group at one Delivery Service", () => {
     await alice.client.update(alice.group);
     const commit = net.ds(alice.group.ds).groups.get(alice.group.key)!.log.at(-1)!;
     net.held = undefined;
-    const content = { group_id: Buffer.from(bob.group.id).toString("base64").replace(/=+$/, ""), room_id: room, protocol: "mls10", term: 0, ...commit };
+    const content = {
+      group_id: Buffer.from(bob.group.id).toString("base64").replace(/=+$/, ""),
+      room_id: room,
+      protocol: "mls10",
+      term: 0,
+      ...commit,
+    };
     const before = authenticator(bob);
     for (const sender of [alice.id, `@_mimiport:${t}`, "@_mimiport:", `@_mimiport:${bob.group.ds}x`]) {
       net.toDevice(bob.id, sender, content);
@@ -264,7 +281,8 @@ describe("a migration", () => {
     let refused = 0;
     source.answer = (method, path, ...rest) => {
       const [migration] = source.migrations.values();
-      if (path[2] === "messages" && method === "POST" && ++refused === 3) source.decide(migration!, "confirm", alice.id);
+      if (path[2] === "messages" && method === "POST" && ++refused === 3)
+        source.decide(migration!, "confirm", alice.id);
       return answer(method, path, ...rest);
     };
     await bob.client.update(bob.group);
@@ -284,13 +302,34 @@ describe("a migration", () => {
     const moved = net.ds(s).groups.get(alice.group.key)!.moved!;
     const stranger = net.ds(`evil${s}`);
     const { log, ...old } = net.ds(s).groups.get(alice.group.key)!;
-    net.ds(t).answer = ((answer) => (method, path, query, ...rest) =>
-      path[2] === "messages" && method === "GET" && query.get("term") === "0" ? { messages: log, next: log.length + 1, end: true } : answer(method, path, query, ...rest)
+    net.ds(t).answer = (
+      (answer) =>
+      (method, path, query, ...rest) =>
+        path[2] === "messages" && method === "GET" && query.get("term") === "0"
+          ? { messages: log, next: log.length + 1, end: true }
+          : answer(method, path, query, ...rest)
     )(net.ds(t).answer.bind(net.ds(t)));
     net.ds(s).down = true;
-    const evidence = (confirmation: string) => ({ via: t, term: 1, epoch: old.epoch, evidence: { migration_response: moved.migration_response, response_key_id: "ed25519:1", migration_confirmation: confirmation, confirmation_key_id: "ed25519:1" } });
-    const { nonce, groupId, domainName } = (await import("../src/wire.js")).decode((await import("../src/wire.js")).migrationConfirmation, Buffer.from(moved.migration_confirmation, "base64"));
-    const forged = stranger.key.sign((await import("../src/wire.js")).migrationConfirmation, { nonce, groupId, domainName });
+    const evidence = (confirmation: string) => ({
+      via: t,
+      term: 1,
+      epoch: old.epoch,
+      evidence: {
+        migration_response: moved.migration_response,
+        response_key_id: "ed25519:1",
+        migration_confirmation: confirmation,
+        confirmation_key_id: "ed25519:1",
+      },
+    });
+    const { nonce, groupId, domainName } = (await import("../src/wire.js")).decode(
+      (await import("../src/wire.js")).migrationConfirmation,
+      Buffer.from(moved.migration_confirmation, "base64"),
+    );
+    const forged = stranger.key.sign((await import("../src/wire.js")).migrationConfirmation, {
+      nonce,
+      groupId,
+      domainName,
+    });
     net.point(room, evidence(forged.message));
     await bob.sync();
     assert.equal(bob.group.ds, s);

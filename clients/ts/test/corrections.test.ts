@@ -1,10 +1,19 @@
 // Every correction: what RFC 9420 says, that the original ts-mls does otherwise, that ours does it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createCommit, createGroup, encodeMlsMessage, type ExternalSender, joinGroup, makePskIndex, processPublicMessage } from "ts-mls";
+import {
+  createCommit,
+  createGroup,
+  encodeMlsMessage,
+  type ExternalSender,
+  joinGroup,
+  makePskIndex,
+  processPublicMessage,
+} from "ts-mls";
 import type { Extension, MLSMessage, Proposal } from "ts-mls";
 import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
-import { decodeExternalSenders, encodeExternalSenders, externalSenders } from "../src/corrections.js";
+import { decodeExternalSenders, encodeExternalSenders, externalSenders } from "../src/corrections/external-senders.js";
+import { validateTree } from "../src/corrections/join.js";
 import * as mls from "../src/mls.js";
 import { device, NOW, TestGroup, utf8 } from "./group.js";
 
@@ -48,7 +57,12 @@ test('"ExternalSender external_senders<V>;" in a Commit, made and received', asy
   const cs = await mls.cipherSuite(1);
   const swap = groupContextExtensions([sendersExtension(t, s)]);
   const before = group.state("bob");
-  await assert.rejects(createCommit({ state: group.state("alice"), cipherSuite: cs }, { extraProposals: [swap], wireAsPublicMessage: true }));
+  await assert.rejects(
+    createCommit(
+      { state: group.state("alice"), cipherSuite: cs },
+      { extraProposals: [swap], wireAsPublicMessage: true },
+    ),
+  );
 
   const { message } = await group.commit("alice", [swap]);
   await assert.rejects(processPublicMessage(before, publicMessage(message), makePskIndex(before, {}), cs));
@@ -64,7 +78,14 @@ test('"sender_index" is the index into external_senders', async () => {
   const cs = await mls.cipherSuite(1);
   const remove: Proposal = { proposalType: "remove", remove: { removed: group.state("carol").privatePath.leafIndex } };
   const propose = async (senderIndex: number) =>
-    protectExternalProposalPublic(s.signKey, group.state("alice").groupContext, new Uint8Array(), remove, { senderType: "external", senderIndex }, cs);
+    protectExternalProposalPublic(
+      s.signKey,
+      group.state("alice").groupContext,
+      new Uint8Array(),
+      remove,
+      { senderType: "external", senderIndex },
+      cs,
+    );
   const { publicMessage } = await propose(1);
   const encoded = encodeMlsMessage({ version: "mls10", wireformat: "mls_public_message", publicMessage });
   const alice = group.state("alice");
@@ -86,18 +107,27 @@ test('"sender_index" is the index into external_senders', async () => {
 test("an external_senders extension is read strictly", async () => {
   const good = encodeExternalSenders([await server("s.example")]);
   assert.deepEqual(encodeExternalSenders(decodeExternalSenders(good)), good);
-  for (const bad of [good.subarray(0, -1), Uint8Array.of(...good, 0), Uint8Array.of(0x40, ...good), new Uint8Array(), good.subarray(1)]) {
+  for (const bad of [
+    good.subarray(0, -1),
+    Uint8Array.of(...good, 0),
+    Uint8Array.of(0x40, ...good),
+    new Uint8Array(),
+    good.subarray(1),
+  ]) {
     assert.throws(() => decodeExternalSenders(bad));
   }
 });
 
-test('a Commit has a path if it "covers at least one Proposal that requires an updated path": GroupContextExtensions', async () => {
+test('"If the path field is required [...] then it MUST be populated": GroupContextExtensions alone', async () => {
   const group = await TestGroup.create("alice");
   await group.add("alice", "bob");
   const state = group.state("alice");
   const capabilities: Extension = { extensionType: "required_capabilities", extensionData: new Uint8Array(3) };
   const proposal = groupContextExtensions([capabilities]);
-  const original = await createCommit({ state, cipherSuite: await mls.cipherSuite(1) }, { extraProposals: [proposal], wireAsPublicMessage: true });
+  const original = await createCommit(
+    { state, cipherSuite: await mls.cipherSuite(1) },
+    { extraProposals: [proposal], wireAsPublicMessage: true },
+  );
   const pathOf = (message: Uint8Array) => {
     const { content } = publicMessage(message);
     return content.contentType === "commit" ? content.commit.path : undefined;
@@ -121,7 +151,10 @@ for (const suite of [1, 3]) {
     const message = mls.parse(welcome);
     assert.equal(message.wireformat, "mls_welcome");
     if (message.wireformat === "mls_welcome")
-      await assert.rejects(joinGroup(message.welcome, publicPackage, privatePackage, makePskIndex(undefined, {}), cs), /unmerged_leaves/);
+      await assert.rejects(
+        joinGroup(message.welcome, publicPackage, privatePackage, makePskIndex(undefined, {}), cs),
+        /unmerged_leaves/,
+      );
 
     await group.commit("i");
     await group.commit("g");
@@ -138,7 +171,6 @@ test("a joiner refuses a tree that breaks the rules", async () => {
   await group.remove("a", "h");
   await group.commit("e");
   await group.add("a", "i");
-  const { validateTree } = await import("../src/corrections.js");
   const { groupContext, ratchetTree, clientConfig } = group.state("i");
   const cs = await mls.cipherSuite(1);
   const listing = ratchetTree.findIndex((n) => n?.nodeType === "parent" && n.parent.unmergedLeaves.length > 0);
@@ -148,11 +180,32 @@ test("a joiner refuses a tree that breaks the rules", async () => {
     return validateTree(tree, groupContext, cs, clientConfig);
   };
   await check(() => undefined);
-  await assert.rejects(check((t) => (t[listing].parent.unmergedLeaves = [])), /parent hash|GroupContext/);
-  await assert.rejects(check((t) => (t[listing].parent.unmergedLeaves = [0])), /no descendant/);
-  await assert.rejects(check((t) => (t[listing].parent.unmergedLeaves = [2 ** 31])), /no descendant/);
-  await assert.rejects(check((t) => (t[2].leaf.hpkePublicKey = t[0].leaf.hpkePublicKey)), /used twice/);
-  await assert.rejects(check((t) => (t[0].leaf.signature[0] ^= 1)), /does not verify/);
-  await assert.rejects(check((t) => (t[0] = t[1])), /changed places/);
-  await assert.rejects(check((t) => (t[0] = undefined)), /parent hash|GroupContext/);
+  await assert.rejects(
+    check((t) => (t[listing].parent.unmergedLeaves = [])),
+    /parent hash|GroupContext/,
+  );
+  await assert.rejects(
+    check((t) => (t[listing].parent.unmergedLeaves = [0])),
+    /no descendant/,
+  );
+  await assert.rejects(
+    check((t) => (t[listing].parent.unmergedLeaves = [2 ** 31])),
+    /no descendant/,
+  );
+  await assert.rejects(
+    check((t) => (t[2].leaf.hpkePublicKey = t[0].leaf.hpkePublicKey)),
+    /used twice/,
+  );
+  await assert.rejects(
+    check((t) => (t[0].leaf.signature[0] ^= 1)),
+    /does not verify/,
+  );
+  await assert.rejects(
+    check((t) => (t[0] = t[1])),
+    /changed places/,
+  );
+  await assert.rejects(
+    check((t) => (t[0] = undefined)),
+    /parent hash|GroupContext/,
+  );
 });

@@ -10,7 +10,9 @@ import { fileURLToPath } from "node:url";
 import { FakeNetwork } from "./fake.js";
 
 class Driver {
-  private readonly process: ChildProcessWithoutNullStreams = spawn(process.execPath, [fileURLToPath(new URL("../src/driver.js", import.meta.url))]);
+  private readonly process: ChildProcessWithoutNullStreams = spawn(process.execPath, [
+    fileURLToPath(new URL("../src/driver.js", import.meta.url)),
+  ]);
   private readonly answers = new Map<number, (line: any) => void>();
   private last = 0;
 
@@ -82,10 +84,16 @@ test("two drivers, a group, a migration and a restart", async (t) => {
 
   await bob.kill();
   const again = start();
-  assert.deepEqual((await again.ask("login", { homeserver, user: "bob", password: "x", store: join(dir, "bob") })).groups, [created.group]);
+  assert.deepEqual(
+    (await again.ask("login", { homeserver, user: "bob", password: "x", store: join(dir, "bob") })).groups,
+    [created.group],
+  );
   await alice.ask("send", { text: "welcome back" });
   await again.ask("wait_for", { kind: "message", text: "welcome back" });
-  assert.deepEqual((await again.ask("messages")).map((m: any) => m.text), ["welcome back"]);
+  assert.deepEqual(
+    (await again.ask("messages")).map((m: any) => m.text),
+    ["welcome back"],
+  );
 });
 
 test("a bad command is answered, and changes nothing", async (t) => {
@@ -95,7 +103,10 @@ test("a bad command is answered, and changes nothing", async (t) => {
   assert.match((await refusal('{"id":1,"cmd":"send","text":"x"}', 1)).error, /log in first/);
   assert.match((await refusal('{"id":2,"cmd":"toString"}', 2)).error, /no command/);
   await alice.ask("login", { homeserver, user: "alice", password: "x" });
-  const raw = await alice.ask("raw", { method: "GET", path: "/_matrix/client/unstable/io.github.mimiport.v0/ds/s.example/groups/none" });
+  const raw = await alice.ask("raw", {
+    method: "GET",
+    path: "/_matrix/client/unstable/io.github.mimiport.v0/ds/s.example/groups/none",
+  });
   assert.deepEqual([raw.status, raw.body.errcode], [404, "IO.GITHUB.MIMIPORT.M_UNKNOWN_GROUP"]);
   assert.match((await refusal('{"id":9,"cmd":"wait_for","kind":"joined","timeout":1}', 9)).error, /within 1 ms/);
 });

@@ -11,7 +11,10 @@ const KEY_ID = "ed25519:1";
 const FAN_OUT = "io.github.mimiport.message";
 
 class Refusal extends Error {
-  constructor(readonly status: number, readonly body: Record<string, unknown>) {
+  constructor(
+    readonly status: number,
+    readonly body: Record<string, unknown>,
+  ) {
     super(String(body.errcode));
   }
 }
@@ -68,9 +71,12 @@ export class FakeDs {
   answer(method: string, path: string[], query: URLSearchParams, body: any, user: string): unknown {
     const [kind, id = "", part] = path;
     if (kind === "groups" && method === "POST" && id === "") return this.reserve(body.room_id);
-    if (kind === "groups" && part === undefined) return method === "PUT" ? this.bind(id, body) : this.describe(this.group(id));
-    if (kind === "groups" && part === "host") return { delivery_service: this.group(id).moved?.delivery_service ?? this.name, term: this.group(id).term };
-    if (kind === "groups" && part === "messages") return method === "POST" ? this.submit(id, body, user) : this.read(id, query);
+    if (kind === "groups" && part === undefined)
+      return method === "PUT" ? this.bind(id, body) : this.describe(this.group(id));
+    if (kind === "groups" && part === "host")
+      return { delivery_service: this.group(id).moved?.delivery_service ?? this.name, term: this.group(id).term };
+    if (kind === "groups" && part === "messages")
+      return method === "POST" ? this.submit(id, body, user) : this.read(id, query);
     if (kind === "migrations" && id === "") return this.offer(body);
     const migration = this.migrations.get(id) ?? refuse(404, "M_UNKNOWN_MIGRATION");
     if (part === "init") return this.init(migration, body, user);
@@ -100,7 +106,14 @@ export class FakeDs {
   }
 
   private describe(g: Hosted) {
-    return { group_id: g.id, state: g.state, term: g.term, epoch: g.epoch, next_seq: g.log.length + 1, delivery_service: this.name };
+    return {
+      group_id: g.id,
+      state: g.state,
+      term: g.term,
+      epoch: g.epoch,
+      next_seq: g.log.length + 1,
+      delivery_service: this.name,
+    };
   }
 
   private submit(id: string, body: any, user: string) {
@@ -110,21 +123,31 @@ export class FakeDs {
     if (g.state === "moved") refuse(410, "M_GROUP_MOVED", { moved: g.moved });
     const message = mls.parse(fromBase64(body.message));
     const handshake = message.wireformat === "mls_public_message";
-    if (g.state === "staged" || (g.state === "frozen" && handshake)) refuse(409, "M_MIGRATION_IN_PROGRESS", { retry_after_ms: 1 });
-    if (mls.messageEpoch(fromBase64(body.message)) !== BigInt(g.epoch)) refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
+    if (g.state === "staged" || (g.state === "frozen" && handshake))
+      refuse(409, "M_MIGRATION_IN_PROGRESS", { retry_after_ms: 1 });
+    if (mls.messageEpoch(fromBase64(body.message)) !== BigInt(g.epoch))
+      refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
     return this.accept(g, body, handshake ? message.publicMessage.content.contentType : "application", user);
   }
 
   private accept(g: Hosted, body: any, kind: string, user: string, migration?: MovedInfo) {
     const seq = g.log.length + 1;
-    this.append(g, { seq, epoch: g.epoch, kind: kind as "commit", sender: user, message: body.message, ...(migration && { migration }) });
+    this.append(g, {
+      seq,
+      epoch: g.epoch,
+      kind: kind as "commit",
+      sender: user,
+      message: body.message,
+      ...(migration && { migration }),
+    });
     if (kind === "commit") {
       const info = mls.parse(fromBase64(body.group_info));
       const isNext = info.wireformat === "mls_group_info" && info.groupInfo.groupContext.epoch === BigInt(g.epoch + 1);
       if (!isNext) throw new Error("the GroupInfo is not of the next epoch");
       g.epoch += 1;
     }
-    if (body.welcome !== undefined) this.append(g, { seq: seq + 1, epoch: g.epoch, kind: "welcome", sender: user, message: body.welcome });
+    if (body.welcome !== undefined)
+      this.append(g, { seq: seq + 1, epoch: g.epoch, kind: "welcome", sender: user, message: body.welcome });
     return { term: g.term, seq, epoch: g.epoch };
   }
 
@@ -150,7 +173,15 @@ export class FakeDs {
     const response = wire.decode(wire.migrationResponse, fromBase64(signed.message));
     const id = wire.migrationId(response);
     const { sourceDomainName: source, targetDomainName: target, groupId } = migrationRequest;
-    const status = { migration_id: id, role: "target", state: "offered", source, target, term: 0, epoch: Number(migrationRequest.epoch) } as MigrationStatus;
+    const status = {
+      migration_id: id,
+      role: "target",
+      state: "offered",
+      source,
+      target,
+      term: 0,
+      epoch: Number(migrationRequest.epoch),
+    } as MigrationStatus;
     this.migrations.set(id, { response, signed, status });
     const key = toBase64url(groupId);
     const mine = this.net.ds(source);
@@ -165,7 +196,8 @@ export class FakeDs {
     const g = this.group(toBase64url(m.response.migrationRequest.groupId));
     wire.decode(wire.migrationInit, fromBase64(body.migration_init));
     if (m.submission !== undefined) return m.status;
-    if (mls.messageEpoch(fromBase64(body.message)) !== BigInt(g.epoch)) refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
+    if (mls.messageEpoch(fromBase64(body.message)) !== BigInt(g.epoch))
+      refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
     m.submission = body;
     m.status.state = "frozen";
     g.state = "frozen";
@@ -179,12 +211,26 @@ export class FakeDs {
     const g = this.group(toBase64url(groupId));
     if (outcome === "abort") {
       const migrationId = new Uint8Array(Buffer.from(m.status.migration_id, "base64url"));
-      Object.assign(m.status, { state: "aborted", reason: "no", migration_abort: this.key.sign(wire.migrationAbort, { migrationId, sourceDomain: this.name }) });
+      Object.assign(m.status, {
+        state: "aborted",
+        reason: "no",
+        migration_abort: this.key.sign(wire.migrationAbort, { migrationId, sourceDomain: this.name }),
+      });
       g.state = "active";
       return;
     }
-    const confirmation = this.key.sign(wire.migrationConfirmation, { domainName: target, nonce: m.response.nonce, groupId });
-    const moved = { delivery_service: target, term: g.term + 1, migration_response: m.signed.message, migration_confirmation: confirmation.message, key_id: KEY_ID };
+    const confirmation = this.key.sign(wire.migrationConfirmation, {
+      domainName: target,
+      nonce: m.response.nonce,
+      groupId,
+    });
+    const moved = {
+      delivery_service: target,
+      term: g.term + 1,
+      migration_response: m.signed.message,
+      migration_confirmation: confirmation.message,
+      key_id: KEY_ID,
+    };
     Object.assign(m.status, { state: "moved", migration_confirmation: confirmation });
     this.accept(g, m.submission, "commit", user, moved);
     g.state = "moved";
@@ -297,10 +343,15 @@ export class FakeNetwork {
   }
 
   private async sync(user: string, wait: number) {
-    if (wait > 0 && this.inboxes.get(user)!.length === 0) await new Promise<void>((arrival) => this.readers.set(user, arrival));
+    if (wait > 0 && this.inboxes.get(user)!.length === 0)
+      await new Promise<void>((arrival) => this.readers.set(user, arrival));
     const events = this.inboxes.get(user)!.splice(0);
-    const join = Object.fromEntries(this.pointers.map(({ roomId, content }) =>
-      [roomId, { timeline: { events: [{ type: "io.github.mimiport.delivery_service", state_key: "", content }] } }]));
+    const join = Object.fromEntries(
+      this.pointers.map(({ roomId, content }) => [
+        roomId,
+        { timeline: { events: [{ type: "io.github.mimiport.delivery_service", state_key: "", content }] } },
+      ]),
+    );
     return { next_batch: "t", to_device: { events }, rooms: { join } };
   }
 
@@ -329,7 +380,8 @@ export class FakeNetwork {
     const [server] = Object.keys(server_keys);
     const ds = this.services.get(server!);
     const verify_keys = { [KEY_ID]: { key: ds?.key.public } };
-    return { server_keys: ds === undefined ? [] : [{ server_name: server, valid_until_ts: Date.now() + 1e6, verify_keys }] };
+    return {
+      server_keys: ds === undefined ? [] : [{ server_name: server, valid_until_ts: Date.now() + 1e6, verify_keys }],
+    };
   }
 }
-

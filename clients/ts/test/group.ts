@@ -6,7 +6,8 @@ import * as mls from "../src/mls.js";
 export const NOW = BigInt(Math.floor(Date.now() / 1000));
 export const utf8 = (s: string) => new TextEncoder().encode(s);
 
-export const device = (name: string, suite = 1) => mls.newIdentity({ userId: `@${name}:one.example`, deviceId: name.toUpperCase() }, suite);
+export const device = (name: string, suite = 1) =>
+  mls.newIdentity({ userId: `@${name}:one.example`, deviceId: name.toUpperCase() }, suite);
 
 /** The members' states by name, kept in step. */
 export class TestGroup {
@@ -25,7 +26,11 @@ export class TestGroup {
   /** A Commit by `by`, handled by every member. */
   async commit(by: string, proposals: Proposal[] = [], authenticatedData?: Uint8Array): Promise<mls.Commit> {
     const before = this.state(by);
-    const made = await mls.commit(before, [...mls.pendingProposals(before), ...proposals.map(mls.byValue)], authenticatedData);
+    const made = await mls.commit(
+      before,
+      [...mls.pendingProposals(before), ...proposals.map(mls.byValue)],
+      authenticatedData,
+    );
     for (const [name, state] of this.states) {
       this.states.set(name, name === by ? made.next : (await mls.process(state, made.message)).state);
     }
@@ -34,7 +39,9 @@ export class TestGroup {
 
   /** Adds members by one Commit, and gives the Welcome and their KeyPackages. */
   async add(by: string, ...names: string[]) {
-    const packages = await Promise.all(names.map(async (name) => mls.newKeyPackage(await device(name, mls.suiteId(this.state(by))), NOW)));
+    const packages = await Promise.all(
+      names.map(async (name) => mls.newKeyPackage(await device(name, mls.suiteId(this.state(by))), NOW)),
+    );
     const adds = packages.map((p): Proposal => ({ proposalType: "add", add: { keyPackage: p.publicPackage } }));
     const { welcome } = await this.commit(by, adds);
     for (const [i, name] of names.entries()) this.states.set(name, await mls.join(welcome!, packages[i]!, noTree));

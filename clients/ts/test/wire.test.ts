@@ -7,7 +7,8 @@ import { verifyWithLabel } from "ts-mls/crypto/signature.js";
 import { cipherSuite } from "../src/mls.js";
 import * as wire from "../src/wire.js";
 
-const load = (name: string) => JSON.parse(readFileSync(new URL(`../../../../mimiport/testdata/${name}.json`, import.meta.url), "utf8"));
+const load = (name: string) =>
+  JSON.parse(readFileSync(new URL(`../../../../mimiport/testdata/${name}.json`, import.meta.url), "utf8"));
 const bytes = (hex: string) => new Uint8Array(Buffer.from(hex, "hex"));
 
 const codecs: Record<string, wire.Codec<any>> = {
@@ -28,7 +29,9 @@ function plain(value: any): any {
   if (value instanceof Uint8Array) return Buffer.from(value).toString("hex");
   if (typeof value === "bigint") return value > Number.MAX_SAFE_INTEGER ? String(value) : Number(value);
   if (typeof value !== "object") return value;
-  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`), plain(v)]));
+  return Object.fromEntries(
+    Object.entries(value).map(([k, v]) => [k.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`), plain(v)]),
+  );
 }
 
 async function verifies(codec: any, value: any, key: Uint8Array): Promise<boolean> {
@@ -52,7 +55,8 @@ for (const [name, codec] of Object.entries(codecs)) {
       const value = wire.decode(codec, encoded);
       assert.deepEqual(wire.encode(codec, value), encoded);
       if (c.outcome === "valid") assert.deepEqual(plain(value), c.fields);
-      if (c.public_key !== undefined) assert.equal(await verifies(codec, value, bytes(c.public_key)), c.outcome === "valid");
+      if (c.public_key !== undefined)
+        assert.equal(await verifies(codec, value, bytes(c.public_key)), c.outcome === "valid");
     });
   }
 }
@@ -70,16 +74,30 @@ test("server names", () => {
 });
 
 test("what no message can carry is not encoded", () => {
-  const aad = (epoch: bigint) => wire.encode(wire.migrationRequest, { sourceDomainName: "s", targetDomainName: "t", groupId: new Uint8Array(1), epoch });
+  const aad = (epoch: bigint) =>
+    wire.encode(wire.migrationRequest, {
+      sourceDomainName: "s",
+      targetDomainName: "t",
+      groupId: new Uint8Array(1),
+      epoch,
+    });
   assert.throws(() => aad(1n << 64n), wire.WireError);
   assert.throws(() => aad(-1n), wire.WireError);
-  const short = { domainName: "t", nonce: new Uint8Array(31), groupId: new Uint8Array(1), signature: new Uint8Array(64) };
+  const short = {
+    domainName: "t",
+    nonce: new Uint8Array(31),
+    groupId: new Uint8Array(1),
+    signature: new Uint8Array(64),
+  };
   assert.throws(() => wire.encode(wire.migrationConfirmation, short), wire.WireError);
 });
 
 test("a name is read back as it was written", () => {
   for (const target of ["\uFEFFt.example", "", "täget"]) {
-    assert.deepEqual(wire.decode(wire.migrationCommitAAD, wire.encode(wire.migrationCommitAAD, { targetDsDomain: target })), { targetDsDomain: target });
+    assert.deepEqual(
+      wire.decode(wire.migrationCommitAAD, wire.encode(wire.migrationCommitAAD, { targetDsDomain: target })),
+      { targetDsDomain: target },
+    );
   }
   assert.throws(() => wire.decode(wire.migrationCommitAAD, Uint8Array.of(1, 0xff)), wire.WireError);
 });
@@ -88,4 +106,3 @@ test("base64 is unpadded and standard", () => {
   assert.deepEqual(wire.fromBase64("+/8"), Uint8Array.of(0xfb, 0xff));
   for (const bad of ["+/8=", "-_8", "+/9", "a", "+ /8"]) assert.throws(() => wire.fromBase64(bad), wire.WireError);
 });
-
