@@ -62,6 +62,15 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
+// Trees are larger than other answers.
+func TestLargeTree(t *testing.T) {
+	large := bytes.Repeat([]byte{1}, 17<<20)
+	tree, err := client(answers(200, bytes.NewReader(large))).API(source, target).RatchetTree(context.Background(), alice, group, 7)
+	if err != nil || !bytes.Equal(tree, large) {
+		t.Errorf("got %d bytes, %v", len(tree), err)
+	}
+}
+
 func TestRetryAfterIsHeard(t *testing.T) {
 	_, err := client(answers(503, strings.NewReader("busy"))).AskStatus(context.Background(), source, target, id)
 	var e *mimiport.Error

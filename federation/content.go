@@ -16,14 +16,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
+// maxEnvelope is what a MigrationContent has besides the group_state, at most, in bytes.
+const maxEnvelope = 64 << 10
+
 // pollContent is when the source asks again for the vote of a target that is at work.
 const pollContent = time.Second
 
 // contentRoute takes a MigrationContent as a raw body, whose SHA-256 the signed URI states: it is authenticated before a byte
 // of it is read (profile, section 1).
-func contentRoute(svc Service, maxContent int64) edge.Route {
+func contentRoute(svc Service, maxGroupState int64) edge.Route {
 	rt := putContent
-	rt.MaxBody = maxContent
+	rt.MaxBody = maxGroupState + maxEnvelope
 	var open uploads
 	rt.Serve = func(ctx context.Context, r *edge.Request) (any, error) {
 		up, err := parseContentURI(r)
@@ -39,7 +42,7 @@ func contentRoute(svc Service, maxContent int64) edge.Route {
 			return edge.Pending{RetryAfter: pollContent}, nil
 		}
 		defer end()
-		if up.Data, err = readContent(r, up.SHA256, maxContent); err != nil {
+		if up.Data, err = readContent(r, up.SHA256); err != nil {
 			return nil, err
 		}
 		vote, err := svc.PutContent(ctx, r.Caller.Server, up)
@@ -121,12 +124,10 @@ func parseContentURI(r *edge.Request) (*delivery.ContentUpload, error) {
 	return up, nil
 }
 
-// readContent reads the body and checks its hash. It trusts the stated length for the first allocation only up to the limit.
-func readContent(r *edge.Request, want [sha256.Size]byte, limit int64) ([]byte, error) {
+// readContent reads the body and checks its hash.
+func readContent(r *edge.Request, want [sha256.Size]byte) ([]byte, error) {
 	var data bytes.Buffer
-	if 0 < r.Length && r.Length <= limit {
-		data.Grow(int(r.Length) + bytes.MinRead) // room to see the end without growing again
-	}
+	data.Grow(int(max(r.Length, 0)) + bytes.MinRead) // within the limit, and enough to see the end without growing again
 	h := sha256.New()
 	if _, err := data.ReadFrom(io.TeeReader(r.Body, h)); err != nil {
 		return nil, edge.BodyError(err)

@@ -35,7 +35,7 @@ const (
 	target = "t.example"
 	user   = "@alice:s.example:8448"
 
-	maxContent = 1 << 10
+	maxGroupState = 1 << 10
 )
 
 var (
@@ -58,7 +58,7 @@ type network struct {
 func newNetwork(t *testing.T) *network {
 	n := &network{t: t, service: &service{}}
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	edge.Mount(router.PathPrefix(federation.PathPrefix).Subrouter(), federation.Routes(n.service, maxContent), n.authenticate, slog.New(slog.DiscardHandler))
+	edge.Mount(router.PathPrefix(federation.PathPrefix).Subrouter(), federation.Routes(n.service, maxGroupState), n.authenticate, slog.New(slog.DiscardHandler))
 	n.handler = openapitest.New(t).Handler(router)
 	return n
 }
@@ -276,7 +276,7 @@ func TestBadContent(t *testing.T) {
 	const bad = "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"
 	content := []byte("content")
 	sum := sha256.Sum256(content)
-	large := make([]byte, maxContent+1)
+	large := make([]byte, maxGroupState+64<<10+1)
 	largeSum := sha256.Sum256(large)
 	uri := func(sum [32]byte, rest string) string {
 		return "/migrations/" + id.String() + "/content?sha256=" + mimiport.MigrationID(sum).String() + rest
@@ -323,7 +323,7 @@ func contentRequest(body io.Reader) *edge.Request {
 
 func contentRoute(t *testing.T, svc *service) edge.Route {
 	t.Helper()
-	routes := federation.Routes(svc, maxContent)
+	routes := federation.Routes(svc, maxGroupState)
 	i := slices.IndexFunc(routes, func(rt edge.Route) bool { return rt.Name == "putContent" })
 	return routes[i]
 }

@@ -21,14 +21,14 @@ import (
 
 // Whatever a server sends, it is answered, and never with 401 or 5xx.
 func FuzzRoutes(f *testing.F) {
-	for _, rt := range federation.Routes(&service{}, maxContent) {
+	for _, rt := range federation.Routes(&service{}, maxGroupState) {
 		f.Add(rt.Method, strings.NewReplacer("{groupId}", "AQID", "{migrationId}", id.String()).Replace(rt.Path)+"?user_id=%40alice%3As.example%3A8448", []byte(`{}`))
 	}
 	f.Add("GET", "/groups/AQID/messages?from=1&limit=2&term=3&user_id=%40alice%3As.example%3A8448", []byte{})
 	f.Add("PUT", "/migrations/"+id.String()+"/content?sha256="+id.String()+"&key_id=a&decide_by=1", []byte("x"))
 	auth := func(r *http.Request) (delivery.Caller, error) { return federation.Caller(source, r) }
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	edge.Mount(router, federation.Routes(&service{}, maxContent), auth, slog.New(slog.DiscardHandler))
+	edge.Mount(router, federation.Routes(&service{}, maxGroupState), auth, slog.New(slog.DiscardHandler))
 	f.Fuzz(func(t *testing.T, method, uri string, body []byte) {
 		u, err := url.ParseRequestURI(uri)
 		if err != nil {

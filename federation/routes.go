@@ -51,10 +51,10 @@ type Service interface {
 	AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, m *delivery.SignedRequest) error
 }
 
-// Routes is the federation API of svc. maxContent is the largest MigrationContent it takes, in bytes.
-func Routes(svc Service, maxContent int64) []edge.Route {
+// Routes is the federation API of svc. maxGroupState is the largest group_state it takes, in bytes.
+func Routes(svc Service, maxGroupState int64) []edge.Route {
 	routes := append(UserRoutes(func(*edge.Request) (delivery.API, error) { return svc, nil }, maxBind),
-		contentRoute(svc, maxContent), abortRoute(svc))
+		contentRoute(svc, maxGroupState), abortRoute(svc))
 	for i, rt := range routes {
 		routes[i].Federation = true
 		switch rt.Name {

@@ -31,7 +31,7 @@ type Request struct {
 	Caller delivery.Caller
 	Vars   map[string]string // path variables, unescaped
 	Query  url.Values
-	Length int64     // of the body as stated, in bytes; -1 where it is not
+	Length int64     // of the body as stated, in bytes, at most Route.MaxBody; -1 where it is not stated
 	Body   io.Reader // at most Route.MaxBody bytes
 }
 
