@@ -14,13 +14,13 @@ import (
 // queues, whose row a transaction holds from before it looks until it commits: without that, one that removes the last row and
 // one that adds another would not see each other, and the new row would never become due.
 func (tx *tx) applyRows(ctx context.Context, c *delivery.Change) error {
-	for _, key := range slices.SortedFunc(slices.Values(c.Done), compareKeys) {
+	for _, key := range slices.SortedFunc(slices.Values(c.Done), CompareKeys) {
 		if err := tx.remove(ctx, key); err != nil {
 			return err
 		}
 	}
 	// One order for everybody, so that two transactions seldom wait for each other in a circle.
-	rows := slices.SortedFunc(slices.Values(c.Rows), func(a, b delivery.Row) int { return compareKeys(a.Key(), b.Key()) })
+	rows := slices.SortedFunc(slices.Values(c.Rows), func(a, b delivery.Row) int { return CompareKeys(a.Key(), b.Key()) })
 	if err := insert(ctx, tx, &outbox, rows, ""); err != nil {
 		return err
 	}
@@ -29,22 +29,26 @@ func (tx *tx) applyRows(ctx context.Context, c *delivery.Change) error {
 		row_order = excluded.row_order, due_at = excluded.due_at WHERE excluded.row_order < mimiport_queues.row_order`)
 }
 
-func compareKeys(a, b delivery.RowKey) int {
+// CompareKeys orders rows by destination, queue and number.
+func CompareKeys(a, b delivery.RowKey) int {
 	return cmp.Or(strings.Compare(a.Destination, b.Destination), strings.Compare(a.Queue, b.Queue), cmp.Compare(a.Order, b.Order))
 }
 
 // remove deletes a row, and makes the next one the first of the queue.
 func (tx *tx) remove(ctx context.Context, key delivery.RowKey) error {
 	const ofQueue = " WHERE destination = $1 AND queue = $2"
-	for _, query := range []string{
-		"UPDATE mimiport_queues SET row_order = row_order" + ofQueue, // holds the queue
-		"DELETE FROM mimiport_outbox" + ofQueue + " AND row_order = $3",
-		"DELETE FROM mimiport_queues" + ofQueue + " AND NOT EXISTS (SELECT 1 FROM mimiport_outbox" + ofQueue + ")",
-		"UPDATE mimiport_queues SET (row_order, due_at) = (SELECT row_order, due_at FROM mimiport_outbox" + ofQueue +
-			" ORDER BY row_order LIMIT 1)" + ofQueue,
+	queue := []any{key.Destination, key.Queue}
+	for _, step := range []struct {
+		query string
+		args  []any
+	}{
+		{"UPDATE mimiport_queues SET row_order = row_order" + ofQueue, queue}, // holds the queue
+		{"DELETE FROM mimiport_outbox" + ofQueue + " AND row_order = $3", append(queue, clamp(key.Order))},
+		{"DELETE FROM mimiport_queues" + ofQueue + " AND NOT EXISTS (SELECT 1 FROM mimiport_outbox" + ofQueue + ")", queue},
+		{"UPDATE mimiport_queues SET (row_order, due_at) = (SELECT row_order, due_at FROM mimiport_outbox" + ofQueue +
+			" ORDER BY row_order LIMIT 1)" + ofQueue, queue},
 	} {
-		args := []any{key.Destination, key.Queue, clamp(key.Order)}
-		if _, err := tx.exec(ctx, query, args[:strings.Count(query, "$3")+2]...); err != nil {
+		if _, err := tx.exec(ctx, step.query, step.args...); err != nil {
 			return err
 		}
 	}

@@ -135,6 +135,7 @@ func (tx *tx) applyMigration(ctx context.Context, c *delivery.Change) error {
 	}
 	m := *c.Migration
 	m.Version++
+	m.Reason = Text(m.Reason)
 	return replace(ctx, tx, &migrations, &m, c.Migration.Version)
 }
 
@@ -242,7 +243,9 @@ func (s *Store) Migration(ctx context.Context, id mimiport.MigrationID) (*migrat
 }
 
 // Migrations implements delivery.Store.
-func (s *Store) Migrations(ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error) {
+func (s *Store) Migrations(
+	ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int,
+) ([]migration.Migration, error) {
 	var where strings.Builder
 	var args []any
 	and := func(condition string, values ...any) {

@@ -10,7 +10,7 @@ import (
 )
 
 // The clones share no memory with their originals, and are in the form that a database gives back: empty bytes are nil,
-// times are as storage.Millis keeps them.
+// times are as storage.Millis keeps them, text for people is as storage.Text.
 
 func clone[B ~[]byte](b B) B {
 	if len(b) == 0 {
@@ -31,6 +31,7 @@ func cloneGroup(g *delivery.Group, version uint64) *delivery.Group {
 func cloneMigration(m *migration.Migration, version uint64) *migration.Migration {
 	c := *m
 	c.Version = version
+	c.Reason = storage.Text(m.Reason)
 	c.GroupID, c.CommitHash, c.ContentHash = clone(m.GroupID), clone(m.CommitHash), clone(m.ContentHash)
 	c.CreatedAt, c.ExpiresAt, c.DecideBy = stamp(m.CreatedAt), stamp(m.ExpiresAt), stamp(m.DecideBy)
 	for _, s := range []*migration.Signed{&c.Response, &c.Complete, &c.Confirmation, &c.Abort} {

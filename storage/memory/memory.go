@@ -71,7 +71,7 @@ func New() *Store {
 			key: func(m *migration.Migration) mimiport.MigrationID { return m.ID }},
 		contents: table[mimiport.MigrationID, delivery.Content]{compare: compareIDs,
 			key: func(c *delivery.Content) mimiport.MigrationID { return c.ID }},
-		rows: table[delivery.RowKey, delivery.Row]{compare: compareRowKeys, key: (*delivery.Row).Key},
+		rows: table[delivery.RowKey, delivery.Row]{compare: storage.CompareKeys, key: (*delivery.Row).Key},
 		evidence: table[found, delivery.Evidence]{compare: compareFound,
 			key: func(e *delivery.Evidence) found { return found{string(e.GroupID), e.Kind, e.Migration} }},
 		settings: make(map[string]json.RawMessage),
@@ -88,10 +88,6 @@ func compareFound(a, b found) int {
 
 func compareHashed(a, b hashed) int {
 	return cmp.Or(strings.Compare(a.group, b.group), cmp.Compare(a.term, b.term), bytes.Compare(a.hash[:], b.hash[:]))
-}
-
-func compareRowKeys(a, b delivery.RowKey) int {
-	return cmp.Or(strings.Compare(a.Destination, b.Destination), strings.Compare(a.Queue, b.Queue), cmp.Compare(a.Order, b.Order))
 }
 
 // Close does nothing: what is in memory stays readable.
@@ -119,12 +115,14 @@ func (s *Store) Apply(ctx context.Context, c *delivery.Change) error {
 // removes.
 func (s *Store) apply(tx *transaction, c *delivery.Change) error {
 	if g := c.Group; g != nil {
-		if err := replace(tx, &s.groups, cloneGroup(g, g.Version+1), g.Version, func(g *delivery.Group) uint64 { return g.Version }); err != nil {
+		versionOf := func(g *delivery.Group) uint64 { return g.Version }
+		if err := replace(tx, &s.groups, cloneGroup(g, g.Version+1), g.Version, versionOf); err != nil {
 			return err
 		}
 	}
 	if m := c.Migration; m != nil {
-		if err := replace(tx, &s.migrations, cloneMigration(m, m.Version+1), m.Version, func(m *migration.Migration) uint64 { return m.Version }); err != nil {
+		versionOf := func(m *migration.Migration) uint64 { return m.Version }
+		if err := replace(tx, &s.migrations, cloneMigration(m, m.Version+1), m.Version, versionOf); err != nil {
 			return err
 		}
 	}
@@ -302,10 +300,11 @@ func (s *Store) Migration(_ context.Context, id mimiport.MigrationID) (*migratio
 }
 
 // Migrations implements delivery.Store.
-func (s *Store) Migrations(_ context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error) {
+func (s *Store) Migrations(
+	_ context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int,
+) (migrations []migration.Migration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var migrations []migration.Migration
 	for _, m := range s.migrations.from(after) {
 		if len(migrations) >= limit {
 			break

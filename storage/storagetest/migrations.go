@@ -30,6 +30,12 @@ func testMigration(t *testing.T, f *fixture) {
 	got, err = f.Migration(ctx, m.ID)
 	expect(t, "replaced", got, err, &next)
 
+	next.Reason = "b.example said: \x00\xff"
+	f.apply(&delivery.Change{Migration: &next})
+	next.Version, next.Reason = 3, "b.example said: \uFFFD\uFFFD"
+	got, err = f.Migration(ctx, m.ID)
+	expect(t, "with what cannot be text", got, err, &next)
+
 	other := sampleMigration(2)
 	other.Version = 1
 	f.refuse(&delivery.Change{Migration: &other}) // nothing to replace

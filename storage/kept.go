@@ -2,10 +2,36 @@ package storage
 
 import (
 	"math"
+	"strings"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
+
+// Millis is how every store keeps a time: milliseconds since 1970, rounded down, 0 for the zero time. The protocol's own
+// times are milliseconds, and unlike nanoseconds they hold any year that a peer may name.
+func Millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// Time is what Millis kept, in UTC.
+func Time(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// Text is how every store keeps what is for people to read: as valid UTF-8 without NUL, or PostgreSQL would refuse it. It may
+// repeat what another server said, which must not be able to keep a change from being stored.
+func Text(s string) string {
+	const replacement = "\uFFFD"
+	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", replacement), replacement)
+}
 
 // CheckRange refuses a change with a number that the databases' 64-bit integers with a sign cannot hold. The protocol
 // refuses such epochs itself; this keeps a slip from wrapping around. It returns a KindInternal error.
