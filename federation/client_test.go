@@ -20,7 +20,6 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
 // doer is what is on the other side of the network.
@@ -251,5 +250,3 @@ func TestToDeviceFailure(t *testing.T) {
 		t.Errorf("nobody to deliver to: %v", err)
 	}
 }
-
-var _ delivery.Sender = (*federation.Sender)(nil)
