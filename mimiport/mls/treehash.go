@@ -10,11 +10,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// hasher computes tree hashes and parent hashes in one buffer that it uses again and again.
+// hasher computes tree hashes and parent hashes in buffers that it uses again and again.
 type hasher struct {
 	suite *rfc9420.Suite
 	h     hash.Hash
 	buf   []byte
+	raw   []byte          // a parent as it was
+	list  rfc9420.Uint32s // its unmerged leaves
+	pairs []*[2]digest    // by height
 }
 
 func newHasher(suite *rfc9420.Suite) *hasher {
@@ -23,6 +26,14 @@ func newHasher(suite *rfc9420.Suite) *hasher {
 
 // digest is a hash of any suite, as long as the suite's hash is.
 type digest [maxHash]byte
+
+// pair is the place for the hashes of the two children of the one node at a height that is being hashed.
+func (h *hasher) pair(height uint) (left, right *digest) {
+	for uint(len(h.pairs)) <= height {
+		h.pairs = append(h.pairs, new([2]digest))
+	}
+	return &h.pairs[height][0], &h.pairs[height][1]
+}
 
 func (h *hasher) sum(out *digest, b *cryptobyte.Builder) []byte {
 	h.buf = b.BytesOrPanic() // every vector in it came in a shorter one
@@ -99,8 +110,8 @@ func (h *hasher) blankHash(out *digest, at span) []byte {
 	if at.height == 0 {
 		return h.leafHash(out, at.first, nil)
 	}
-	var left, right digest
-	return h.innerHash(out, nil, h.blankHash(&left, at.left()), h.blankHash(&right, at.right()))
+	left, right := h.pair(at.height)
+	return h.innerHash(out, nil, h.blankHash(left, at.left()), h.blankHash(right, at.right()))
 }
 
 // originalHash is what n's tree hash was before some leaves below n, a sorted list, were added to the tree unmerged
@@ -112,15 +123,13 @@ func (h *hasher) originalHash(out *digest, n *node, at span, added rfc9420.Uint3
 	case at.height == 0:
 		return h.leafHash(out, at.first, nil)
 	}
-	var left, right digest
+	left, right := h.pair(at.height)
 	before, after := split(added, at.middle())
-	leftHash := h.originalHash(&left, n.left, at.left(), before)
-	rightHash := h.originalHash(&right, n.right, at.right(), after)
+	leftHash := h.originalHash(left, n.left, at.left(), before)
+	rightHash := h.originalHash(right, n.right, at.right(), after)
 	raw := n.raw
 	if raw != nil {
-		p := decodeParent(n.raw)
-		p.UnmergedLeaves = removeLeaves(p.UnmergedLeaves, added)
-		raw = encode(&p)
+		raw = h.parentWithout(n.raw, added)
 	}
 	return h.innerHash(out, raw, leftHash, rightHash)
 }
@@ -138,16 +147,26 @@ func within(list rfc9420.Uint32s, at span) rfc9420.Uint32s {
 	return list.Slice(0, i)
 }
 
-// removeLeaves is a sorted list without the numbers of another.
-func removeLeaves(list, remove rfc9420.Uint32s) rfc9420.Uint32s {
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(list)))
+// parentWithout is a parent without some of its unmerged leaves, until the next call.
+func (h *hasher) parentWithout(raw []byte, leaves rfc9420.Uint32s) []byte {
+	p := decodeParent(raw)
+	h.list = appendWithout(h.list[:0], p.UnmergedLeaves, leaves)
+	p.UnmergedLeaves = h.list
+	b := cryptobyte.NewBuilder(h.raw[:0])
+	p.Encode(b)
+	h.raw = b.BytesOrPanic() // shorter than raw
+	return h.raw
+}
+
+// appendWithout appends to out a sorted list without the numbers of another.
+func appendWithout(out, list, remove rfc9420.Uint32s) rfc9420.Uint32s {
 	for i, j := 0, 0; i < list.Len(); i++ {
 		for j < remove.Len() && remove.At(j) < list.At(i) {
 			j++
 		}
 		if j == remove.Len() || remove.At(j) != list.At(i) {
-			b.AddUint32(list.At(i))
+			out = append(out, list.Slice(i, i+1)...)
 		}
 	}
-	return b.BytesOrPanic()
+	return out
 }

@@ -108,9 +108,9 @@ func (h *hasher) linked(side *node, place span, sibling *node, siblingPlace span
 	if !ok {
 		return false
 	}
-	var original, want digest
-	sum := h.originalHash(&original, sibling, siblingPlace, within(p.UnmergedLeaves, siblingPlace))
-	return string(below) == string(h.parentHash(&want, p, sum))
+	original, want := h.pair(place.height + 1)
+	sum := h.originalHash(original, sibling, siblingPlace, within(p.UnmergedLeaves, siblingPlace))
+	return string(below) == string(h.parentHash(want, p, sum))
 }
 
 // descendant is the parent hash of the one node in n's resolution that is not among the unmerged leaves of an ancestor. Those

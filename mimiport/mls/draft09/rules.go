@@ -19,15 +19,16 @@ func signature(rule, text string) *mimiport.Error {
 
 // What may be wrong with well-formed input. A rule that RFC 9420 has too bears the name that it has in package mls.
 var (
-	errGroupID     = broken(mimiport.KindUnknownGroup, "ValSem002", "the message is of another group")
-	errEpoch       = broken(mimiport.KindWrongEpoch, "ValSem003", "the message is of another epoch")
-	errSender      = invalid("ValSem004", "the sender's leaf is blank or out of range")
-	errApplication = invalid("ValSem005", "application data must be encrypted")
-	errSignature   = signature("ValSem010", "the sender's signature does not verify")
-	errSenderType  = invalid("sender-type", "only members may send handshake messages")
-	errEpochRange  = broken(mimiport.KindUnsupported, "epoch-range", "epochs from 2^63 on are not supported")
-	errPrivate     = broken(mimiport.KindUnsupported, "", "handshake messages must not be encrypted")
-	errMany        = broken(mimiport.KindTooLarge, "", "too many proposals")
+	errGroupID         = broken(mimiport.KindUnknownGroup, "ValSem002", "the message is of another group")
+	errEpoch           = broken(mimiport.KindWrongEpoch, "ValSem003", "the message is of another epoch")
+	errMemberSignature = signature("", "the signature does not verify")
+	errSender          = invalid("ValSem004", "the sender's leaf is blank or out of range")
+	errApplication     = invalid("ValSem005", "application data must be encrypted")
+	errSignature       = signature("ValSem010", "the sender's signature does not verify")
+	errSenderType      = invalid("sender-type", "only members may send handshake messages")
+	errEpochRange      = broken(mimiport.KindUnsupported, "epoch-range", "epochs from 2^63 on are not supported")
+	errPrivate         = broken(mimiport.KindUnsupported, "", "handshake messages must not be encrypted")
+	errMany            = broken(mimiport.KindTooLarge, "", "too many proposals")
 
 	errSignatureKeyUnique  = invalid("ValSem101", "two members would have the same signature key")
 	errEncryptionKeyUnique = invalid("ValSem103", "two nodes would have the same encryption key")
@@ -63,15 +64,13 @@ var (
 // guard, deferred, names the operation and the group of the error that a method returns. Should go-mls panic in spite of all checks,
 // the input is to blame.
 func guard(op string, group []byte, err *error) {
-	out := &mimiport.Error{Op: op, Group: group}
 	if fault := recover(); fault != nil {
-		out.Kind, out.Err = mimiport.KindInvalid, fmt.Errorf("go-mls: %v", fault)
-		*err = out
+		*err = &mimiport.Error{Kind: mimiport.KindInvalid, Err: fmt.Errorf("go-mls: %v", fault)}
 	}
-	if *err == nil || *err == error(out) {
+	if *err == nil {
 		return
 	}
-	out.Err = *err
+	out := &mimiport.Error{Op: op, Group: group, Err: *err}
 	var cause *mimiport.Error
 	if errors.As(*err, &cause) {
 		out.Kind, out.Info, out.Err = cause.Kind, cause.Info, cause.Err

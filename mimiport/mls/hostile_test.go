@@ -1,0 +1,212 @@
+package mls
+
+import (
+	"bytes"
+	"hash"
+	"runtime"
+	"slices"
+	"testing"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+// counter is a hash that counts the bytes it is given.
+type counter struct {
+	hash.Hash
+	bytes int
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.bytes += len(p)
+	return c.Hash.Write(p)
+}
+
+// allocated is how many bytes f allocates.
+func allocated(f func()) int {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return int(after.TotalAlloc - before.TotalAlloc)
+}
+
+// encodeNodes is a tree of nodes that write themselves, nil for a blank.
+func encodeNodes(nodes []rfc9420.Value) []byte {
+	var b cryptobyte.Builder
+	wire.AddVector(&b, func(b *cryptobyte.Builder) {
+		for i, n := range nodes {
+			if n == nil {
+				b.AddUint8(0)
+				continue
+			}
+			b.AddUint8(1)
+			b.AddUint8(uint8(1 + i%2))
+			n.Encode(b)
+		}
+	})
+	return b.BytesOrPanic()
+}
+
+// unmergedTree is a full tree whose parents list as unmerged what list says.
+func unmergedTree(height uint, list func(at span) rfc9420.Uint32s) []rfc9420.Value {
+	nodes := make([]rfc9420.Value, 2<<height-1)
+	var fill func(span)
+	fill = func(at span) {
+		if at.height == 0 {
+			nodes[at.index()] = &rfc9420.LeafNode{Source: rfc9420.SourceCommit, ParentHash: make([]byte, 32)}
+			return
+		}
+		nodes[at.index()] = &rfc9420.ParentNode{EncryptionKey: make([]byte, 32), ParentHash: make([]byte, 32), UnmergedLeaves: list(at)}
+		fill(at.left())
+		fill(at.right())
+	}
+	fill(span{height: height})
+	return nodes
+}
+
+func TestHostileUnmergedLeaves(t *testing.T) {
+	allButLast := func(at span) rfc9420.Uint32s {
+		var list []uint32
+		for leaf := at.first; leaf < at.first+1<<at.height-1; leaf++ {
+			list = append(list, leaf)
+		}
+		return numbers(list...)
+	}
+	sparse := func(at span) rfc9420.Uint32s { return numbers(at.first) }
+	for name, list := range map[string]func(span) rfc9420.Uint32s{"all but the last": allButLast, "sparse": sparse} {
+		const height = 11
+		data := encodeNodes(unmergedTree(height, list))
+		suite := rfc9420.SuiteByID(1)
+		c := unsigned()
+		c.masked[ruleUnmergedBetween] = true
+		counted := &counter{Hash: suite.Hash.New()}
+		memory := allocated(func() {
+			contents, nodes, err := c.scanTree(data, 1<<height)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := newEdit(suite, nil)
+			e.h = counted
+			tree := e.build(contents, nodes)
+			e.treeHash(tree.root, tree.span())
+			if err := c.checkTree(e.hasher, tree); err != nil {
+				t.Fatal(err)
+			}
+		})
+		t.Logf("%s: %d bytes of tree, %d bytes hashed, %d allocated", name, len(data), counted.bytes, memory)
+		if counted.bytes > 4*height*len(data) {
+			t.Errorf("%s: hashed %d bytes for a tree of %d", name, counted.bytes, len(data))
+		}
+		if memory > 4*height*len(data) {
+			t.Errorf("%s: allocated %d bytes for a tree of %d", name, memory, len(data))
+		}
+	}
+}
+
+func TestHostileBlanks(t *testing.T) {
+	suite := rfc9420.SuiteByID(1)
+	nodes := make([]rfc9420.Value, 1<<17-1)
+	nodes[len(nodes)-1] = &rfc9420.LeafNode{Source: rfc9420.SourceUpdate}
+	data := encodeNodes(nodes)
+	memory := allocated(func() {
+		tree, err := openTree(suite, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		newHasher(suite).treeHash(tree.root, tree.span())
+	})
+	if memory > len(data) {
+		t.Errorf("allocated %d bytes for %d", memory, len(data))
+	}
+}
+
+func TestHostileSizes(t *testing.T) {
+	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(4)})
+	g := open(t, m)
+	limits := DefaultLimits()
+	var vector cryptobyte.Builder
+	wire.AddOpaque(&vector, make([]byte, 4<<20))
+	long := append(bytes.Clone(m.Propose(0, m.Remove(1))), make([]byte, limits.Message)...)
+	suites := DefaultLimits()
+	suites.Leaves = map[uint16]int{1: 3}
+	for name, c := range map[string]struct {
+		kind mimiport.Kind
+		do   func() error
+	}{
+		"blanks beyond the limit": {mimiport.KindTooLarge, func() error {
+			_, err := RFC9420(limits).Open(m.GroupInfo(), vector.BytesOrPanic())
+			return err
+		}},
+		"a tree beyond its suite's limit": {mimiport.KindTooLarge, func() error {
+			_, err := RFC9420(suites).Open(m.GroupInfo(), m.RatchetTree())
+			return err
+		}},
+		"a tree beyond the limit in bytes": {mimiport.KindTooLarge, func() error {
+			_, err := RFC9420(limits).Open(m.GroupInfo(), make([]byte, limits.Tree+1))
+			return err
+		}},
+		"a message beyond the limit": {mimiport.KindTooLarge, func() error {
+			_, _, err := g.Propose(long)
+			return err
+		}},
+		"a vector that says it has 2^30-1 bytes": {mimiport.KindBadMessage, func() error {
+			_, err := RFC9420(limits).Parse([]byte{0, 1, 0, 1, 0xbf, 0xff, 0xff, 0xff})
+			return err
+		}},
+		"a tree that says it has 2^30-1 bytes": {mimiport.KindBadMessage, func() error {
+			_, err := RFC9420(limits).Open(m.GroupInfo(), []byte{0xbf, 0xff, 0xff, 0xff, 0})
+			return err
+		}},
+		"an unlisted suite": {mimiport.KindUnsupported, func() error {
+			_, err := RFC9420(Limits{Tree: 1 << 20, Message: 1 << 20}).Open(m.GroupInfo(), m.RatchetTree())
+			return err
+		}},
+	} {
+		memory := allocated(func() {
+			if err := c.do(); mimiport.KindOf(err) != c.kind {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+		if memory > 64<<10 && !bytes.Contains([]byte(name), []byte("limit in bytes")) {
+			t.Errorf("%s: allocated %d bytes", name, memory)
+		}
+	}
+}
+
+func TestHostileProposals(t *testing.T) {
+	limits := DefaultLimits()
+	limits.Proposals = 1000
+	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(1200)})
+	g, err := RFC9420(limits).Open(m.GroupInfo(), m.RatchetTree())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var removes []*mlstest.Proposal
+	for leaf := range uint32(1001) {
+		removes = append(removes, m.Remove(leaf+1))
+	}
+	slices.Reverse(removes)
+	c := m.Commit(mlstest.CommitOptions{Proposals: removes})
+	if _, _, err := g.Commit(c.Message, c.GroupInfo); mimiport.KindOf(err) != mimiport.KindTooLarge {
+		t.Errorf("1,001 proposals: %v", err)
+	}
+	c = m.Commit(mlstest.CommitOptions{Proposals: removes[1:]})
+	memory := allocated(func() { g, _ = commit(t, g, c) })
+	if g.NumMembers() != 200 {
+		t.Errorf("%d members left", g.NumMembers())
+	}
+	if limit := 4000 * len(removes); memory > limit {
+		t.Errorf("allocated %d bytes for %d proposals", memory, len(removes))
+	}
+	for i := range limits.Proposals {
+		g = propose(t, g, c.Next.Propose(uint32(1001+i%190), c.Next.PSK([]byte{byte(i)})))
+	}
+	if _, _, err := g.Propose(c.Next.Propose(0, c.Next.PSK(nil))); mimiport.KindOf(err) != mimiport.KindTooLarge {
+		t.Errorf("a proposal too many: %v", err)
+	}
+}
