@@ -67,7 +67,23 @@ func genSigned(t *rapid.T) SignedMessage {
 }
 
 func genStep(t *rapid.T) LineageStep {
-	return LineageStep{StepMigration, genSigned(t), genSigned(t), genSigned(t)}
+	kind := rapid.SampledFrom([]StepKind{StepMigration, StepReclaim, StepRecover}).Draw(t, "kind")
+	if kind != StepMigration {
+		claim := genSigned(t)
+		return LineageStep{Kind: kind, Claim: &claim}
+	}
+	step := LineageStep{Kind: kind, Response: genSigned(t), Confirmation: genSigned(t)}
+	if rapid.Bool().Draw(t, "voted") {
+		step.Complete = genSigned(t)
+	}
+	return step
+}
+
+func genClaim(t *rapid.T) LineageClaim {
+	return LineageClaim{
+		Kind: rapid.SampledFrom([]StepKind{StepReclaim, StepRecover}).Draw(t, "kind"), DomainName: rapid.String().Draw(t, "name"),
+		GroupID: genBytes(t), Term: genEpoch(t), Epoch: genEpoch(t), Signature: genBytes(t),
+	}
 }
 
 func genLineage(t *rapid.T) Lineage {
@@ -124,6 +140,7 @@ var codecs = []struct {
 	{"MigrationAbort", drawn(genAbort), decoder(UnmarshalMigrationAbort)},
 	{"LeafIdentity", drawn(genIdentity), decoder(UnmarshalLeafIdentity)},
 	{"LineageStep", drawn(genStep), decoder(UnmarshalLineageStep)},
+	{"LineageClaim", drawn(genClaim), decoder(UnmarshalLineageClaim)},
 	{"Lineage", drawn(genLineage), decoder(UnmarshalLineage)},
 	{"GroupState", drawn(genGroupState), decoder(UnmarshalGroupState)},
 }
@@ -261,7 +278,7 @@ func worstLists(n int) map[string]*GroupState {
 		"proposals": with(func(g *GroupState) { g.Proposals = slices.Repeat([][]byte{{0}}, n) }),
 		"log":       with(func(g *GroupState) { g.Log = slices.Repeat([]LogEntry{{0, []byte{0}}}, n) }),
 		"steps": with(func(g *GroupState) {
-			g.Lineage.Steps = slices.Repeat([]LineageStep{{StepMigration, signed, signed, signed}}, n)
+			g.Lineage.Steps = slices.Repeat([]LineageStep{{Kind: StepMigration, Response: signed, Confirmation: signed, Complete: signed}}, n)
 		}),
 		"joiners": with(func(g *GroupState) {
 			g.Welcomes = []Joiners{{Welcome: []byte{0}, Identities: slices.Repeat([]LeafIdentity{{"u", "d"}}, n)}}

@@ -1,6 +1,8 @@
 package mimiport
 
 import (
+	"bytes"
+
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
@@ -9,8 +11,12 @@ import (
 // StepKind is how a group came to its next Delivery Service (profile, section 3).
 type StepKind uint8
 
-// StepMigration is a step by the hand-over of profile, section 6. No other kind decodes.
-const StepMigration StepKind = 1
+// The kinds of steps. No other decodes.
+const (
+	StepMigration StepKind = 1 // the hand-over of profile, section 6
+	StepReclaim   StepKind = 2 // a former host takes the group back from a target that is lost
+	StepRecover   StepKind = 3 // a server takes the group on from what members hold, because its host is lost
+)
 
 // Lineage is who hosted the group, from its creation on (profile, section 3).
 type Lineage struct {
@@ -23,13 +29,46 @@ type Lineage struct {
 // Term is the number of steps: the term of the present host.
 func (l *Lineage) Term() uint64 { return uint64(len(l.Steps)) }
 
-// LineageStep is the proof of one step: the target's offer and the source's decision, supported by the target's vote.
+// LineageStep is the proof of one step. A migration is proved by the target's offer and the source's decision, supported by the
+// target's vote; a reclaim or recover by the claim of the server that takes the group.
 type LineageStep struct {
-	Kind         StepKind      `json:"kind"`
-	Response     SignedMessage `json:"migration_response"`        // by the step's target
-	Confirmation SignedMessage `json:"migration_confirmation"`    // by the step's source
-	Complete     SignedMessage `json:"target_migration_complete"` // by the step's target
+	Kind         StepKind       `json:"kind"`
+	Response     SignedMessage  `json:"migration_response,omitzero"`        // by the step's target
+	Confirmation SignedMessage  `json:"migration_confirmation,omitzero"`    // by the step's source
+	Complete     SignedMessage  `json:"target_migration_complete,omitzero"` // by the step's target; empty where it is not known
+	Claim        *SignedMessage `json:"lineage_claim,omitempty"`            // LineageClaim, of any other kind but a migration
 }
+
+// LineageClaim is a server's word that it hosts the group in a term, signed by it (profile, section 3).
+type LineageClaim struct {
+	Kind       StepKind `json:"kind"` // StepReclaim or StepRecover
+	DomainName string   `json:"domain_name"`
+	GroupID    []byte   `json:"group_id"`
+	Term       uint64   `json:"term"`
+	Epoch      uint64   `json:"epoch"` // that the term begins with
+	Signature  []byte   `json:"signature"`
+}
+
+func (m *LineageClaim) name() string       { return "LineageClaim" }
+func (m *LineageClaim) signature() *[]byte { return &m.Signature }
+func (m *LineageClaim) encodeUnsigned(b *cryptobyte.Builder) {
+	b.AddUint8(uint8(m.Kind))
+	addString(b, m.DomainName)
+	wire.AddOpaque(b, m.GroupID)
+	b.AddUint64(m.Term)
+	b.AddUint64(m.Epoch)
+}
+func (m *LineageClaim) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
+func (m *LineageClaim) decode(s *cryptobyte.String) bool {
+	return s.ReadUint8((*uint8)(&m.Kind)) && (m.Kind == StepReclaim || m.Kind == StepRecover) && readString(s, &m.DomainName) &&
+		wire.ReadOpaque(s, &m.GroupID) && readEpoch(s, &m.Term) && readEpoch(s, &m.Epoch) && wire.ReadOpaque(s, &m.Signature)
+}
+
+// Marshal encodes the claim.
+func (m *LineageClaim) Marshal() ([]byte, error) { return marshal(m) }
+
+// UnmarshalLineageClaim decodes data, or returns a KindBadMessage error.
+func UnmarshalLineageClaim(data []byte) (*LineageClaim, error) { return unmarshal[LineageClaim](data) }
 
 // SignedMessage is a message with what a later reader needs to verify it.
 type SignedMessage struct {
@@ -48,16 +87,34 @@ func (m *SignedMessage) decode(s *cryptobyte.String) bool {
 	return readMessage(s, &m.Message) && readString(s, &m.KeyID) && m.KeyID != "" && wire.ReadOpaque(s, &m.KeyObject)
 }
 
+// decodeAbsent reads a message that is not there: three empty vectors.
+func (m *SignedMessage) decodeAbsent(s *cryptobyte.String) bool {
+	return bytes.HasPrefix(*s, []byte{0, 0, 0}) && s.Skip(3)
+}
+
 func (m *LineageStep) encode(b *cryptobyte.Builder) {
 	b.AddUint8(uint8(m.Kind))
+	if m.Kind != StepMigration {
+		m.Claim.encode(b)
+		return
+	}
 	m.Response.encode(b)
 	m.Confirmation.encode(b)
 	m.Complete.encode(b)
 }
 
 func (m *LineageStep) decode(s *cryptobyte.String) bool {
-	return s.ReadUint8((*uint8)(&m.Kind)) && m.Kind == StepMigration &&
-		m.Response.decode(s) && m.Confirmation.decode(s) && m.Complete.decode(s)
+	if !s.ReadUint8((*uint8)(&m.Kind)) {
+		return false
+	}
+	switch m.Kind {
+	case StepMigration:
+		return m.Response.decode(s) && m.Confirmation.decode(s) && (m.Complete.decodeAbsent(s) || m.Complete.decode(s))
+	case StepReclaim, StepRecover:
+		m.Claim = new(SignedMessage)
+		return m.Claim.decode(s)
+	}
+	return false
 }
 
 // Marshal encodes the step.

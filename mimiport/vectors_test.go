@@ -36,6 +36,7 @@ var codecs = map[string]func([]byte) (structure, error){
 	"GroupState":              codec(mimiport.UnmarshalGroupState),
 	"Lineage":                 codec(mimiport.UnmarshalLineage),
 	"LineageStep":             codec(mimiport.UnmarshalLineageStep),
+	"LineageClaim":            codec(mimiport.UnmarshalLineageClaim),
 }
 
 func codec[M structure](unmarshal func([]byte) (M, error)) func([]byte) (structure, error) {

@@ -31,6 +31,7 @@ var structures = []struct {
 	{"GroupState", describe(mimiport.UnmarshalGroupState)},
 	{"Lineage", describe(mimiport.UnmarshalLineage)},
 	{"LineageStep", describe(mimiport.UnmarshalLineageStep)},
+	{"LineageClaim", describe(mimiport.UnmarshalLineageClaim)},
 	{"MLSMessage", describeMLS},
 }
 

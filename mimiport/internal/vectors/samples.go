@@ -37,6 +37,8 @@ type samples struct {
 	abort        mimiport.MigrationAbort
 	identity     mimiport.LeafIdentity
 	step         mimiport.LineageStep
+	claim        mimiport.LineageClaim
+	reclaim      mimiport.LineageStep
 	lineage      mimiport.Lineage
 	state        mimiport.GroupState
 }
@@ -130,6 +132,14 @@ func recordStep(s *samples) (err error) {
 		Confirmation: record(&s.confirmation),
 		Complete:     record(&s.complete),
 	}
+	s.claim = mimiport.LineageClaim{
+		Kind: mimiport.StepReclaim, DomainName: sourceName, GroupID: s.request.GroupID, Term: 2, Epoch: s.request.Epoch + 1,
+	}
+	if err := mimiport.Sign(&s.claim, keyOf("source")); err != nil {
+		return err
+	}
+	claim := record(&s.claim)
+	s.reclaim = mimiport.LineageStep{Kind: mimiport.StepReclaim, Claim: &claim}
 	s.lineage.Steps = []mimiport.LineageStep{s.step}
 	return err
 }

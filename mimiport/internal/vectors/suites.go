@@ -26,6 +26,7 @@ func suites(s *samples) []*suite {
 		groupStateSuite(s),
 		lineageSuite(s),
 		stepSuite(s),
+		claimSuite(s),
 	}
 }
 
@@ -101,19 +102,31 @@ func identitySuite(s *samples) *suite {
 
 func stepSuite(s *samples) *suite {
 	other := s.step
-	other.Kind = 2
+	other.Kind = 4
+	other.Claim = s.reclaim.Claim
 	unsaid := s.step
 	unsaid.Confirmation.Message = nil
+	unvoted := s.step
+	unvoted.Complete = mimiport.SignedMessage{}
 	nameless := s.step
 	nameless.Complete.KeyID = ""
 	return &suite{
-		fileName: "lineage_step.json", name: "LineageStep", valid: []named{{"valid", &s.step}}, firstLength: 1,
+		fileName: "lineage_step.json", name: "LineageStep", valid: []named{{"valid", &s.step}, {"no vote", &unvoted}, {"reclaim", &s.reclaim}}, firstLength: 1,
 		more: []testCase{
-			newCase("kind 2", "unknown-kind", mustMarshal(&other)),
+			newCase("kind 4", "unknown-kind", mustMarshal(&other)),
 			newCase("no confirmation", "empty", mustMarshal(&unsaid)),
 			newCase("no key id", "empty", mustMarshal(&nameless)),
 		},
 	}
+}
+
+func claimSuite(s *samples) *suite {
+	suite := serverSuite("lineage_claim.json", "LineageClaim", "source", &s.claim, "MigrationConfirmation")
+	migration := s.claim
+	migration.Kind = mimiport.StepMigration
+	suite.firstLength = 1
+	suite.more = []testCase{newCase("kind 1", "unknown-kind", mustMarshal(&migration))}
+	return suite
 }
 
 func lineageSuite(s *samples) *suite {
