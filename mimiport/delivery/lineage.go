@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -13,37 +14,21 @@ import (
 const maxSteps = 1000
 
 // checkLineage checks who hosted the group before the source claims to (profile, section 3): the chain starts at the
-// creating server, each step is proved by both sides, epochs rise, it ends at the source, and what this server knows of the
-// group is its beginning.
+// creating server, each step is proved, epochs rise, it ends at the source, and what this server knows of the group is its
+// beginning.
 func (s *Service) checkLineage(ctx context.Context, m *migration.Migration, l *mimiport.Lineage) error {
-	fail := func(format string, args ...any) error {
-		err := mimiport.Errorf("check lineage", mimiport.KindInvalid, format, args...)
-		err.Group, err.Info.Rule = m.GroupID, "lineage"
+	if l.RoomID != m.RoomID {
+		return badLineage(m.GroupID, "the group is bound to another room than the offer is for")
+	}
+	host, epoch, err := s.checkChain(ctx, m.GroupID, l)
+	if err != nil {
 		return err
 	}
-	switch {
-	case l.Preimage != nil && !bytes.Equal(l.Preimage.GroupID(), m.GroupID):
-		return fail("the preimage is not the group id's")
-	case l.Preimage != nil && l.Preimage.CreatingServer != l.CreatingServer:
-		return fail("the group id names another creating server")
-	case l.RoomID != m.RoomID:
-		return fail("the group is bound to another room than the offer is for")
-	case len(l.Steps) > maxSteps:
-		return fail("more than %d steps", maxSteps)
+	if host != m.Source || len(l.Steps) > 0 && m.Epoch < epoch {
+		return badLineage(m.GroupID, "the chain does not end at %s before epoch %d", m.Source, m.Epoch)
 	}
-	host, epoch := l.CreatingServer, uint64(0)
-	for i := range l.Steps {
-		r, err := s.checkStep(ctx, m.GroupID, host, &l.Steps[i])
-		if err != nil {
-			return fail("step %d: %w", i+1, err)
-		}
-		if i > 0 && r.Epoch <= epoch {
-			return fail("step %d: epochs do not rise", i+1)
-		}
-		host, epoch = r.TargetDomain, r.Epoch
-	}
-	if host != m.Source || len(l.Steps) > 0 && m.Epoch <= epoch {
-		return fail("the chain does not end at %s before epoch %d", m.Source, m.Epoch)
+	if err := s.claimsAccepted(ctx, m.GroupID, l); err != nil {
+		return err
 	}
 	known, err := s.Store.Group(ctx, m.GroupID)
 	if errors.Is(err, ErrNotFound) {
@@ -52,48 +37,106 @@ func (s *Service) checkLineage(ctx context.Context, m *migration.Migration, l *m
 	if err != nil {
 		return err
 	}
-	return s.continues(ctx, known, l, fail)
+	return s.continues(ctx, known, l)
 }
 
-// checkStep verifies both proofs of a step and returns its request.
-func (s *Service) checkStep(ctx context.Context, groupID []byte, host string, step *mimiport.LineageStep) (*mimiport.MigrationRequest, error) {
+func badLineage(groupID []byte, format string, args ...any) error {
+	err := mimiport.Errorf("check lineage", mimiport.KindInvalid, format, args...)
+	err.Group, err.Info.Rule = groupID, "lineage"
+	return err
+}
+
+// checkChain verifies a lineage by itself and returns the host it ends at, and the epoch that host's term begins with.
+func (s *Service) checkChain(ctx context.Context, groupID []byte, l *mimiport.Lineage) (host string, epoch uint64, err error) {
+	switch {
+	case l.Preimage != nil && !bytes.Equal(l.Preimage.GroupID(), groupID):
+		return "", 0, badLineage(groupID, "the preimage is not the group id's")
+	case len(l.Steps) > maxSteps:
+		return "", 0, badLineage(groupID, "more than %d steps", maxSteps)
+	}
+	host, before := l.CreatingServer, ""
+	for i := range l.Steps {
+		next, from, err := s.checkStep(ctx, groupID, uint64(i)+1, host, before, &l.Steps[i])
+		if err != nil {
+			return "", 0, badLineage(groupID, "step %d: %w", i+1, err)
+		}
+		if from < epoch || from == epoch && l.Steps[i].Kind == mimiport.StepMigration {
+			return "", 0, badLineage(groupID, "step %d: epochs do not rise", i+1)
+		}
+		host, before, epoch = next, host, from
+	}
+	return host, epoch, nil
+}
+
+// checkStep verifies the proof of the step that begins a term: from host, which had the group from before. It returns the next host
+// and the epoch that its term begins with.
+func (s *Service) checkStep(ctx context.Context, groupID []byte, term uint64, host, before string, step *mimiport.LineageStep) (string, uint64, error) {
+	if step.Kind != mimiport.StepMigration {
+		return s.checkClaim(ctx, groupID, term, before, step)
+	}
 	response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 	if err != nil {
-		return nil, err
+		return "", 0, err
 	}
 	confirmation, err := mimiport.UnmarshalMigrationConfirmation(step.Confirmation.Message)
 	if err != nil {
-		return nil, err
+		return "", 0, err
 	}
 	r := &response.Request
 	switch {
 	case r.SourceDomain != host:
-		return nil, errors.New("it does not start where the one before ends")
+		return "", 0, errors.New("it does not start where the one before ends")
 	case !bytes.Equal(r.GroupID, groupID), !bytes.Equal(confirmation.GroupID, groupID):
-		return nil, errors.New("it is of another group")
+		return "", 0, errors.New("it is of another group")
 	case confirmation.DomainName != r.TargetDomain, confirmation.Nonce != response.Nonce:
-		return nil, errors.New("the confirmation is not for the response")
+		return "", 0, errors.New("the confirmation is not for the response")
 	}
 	if err := s.Keys.VerifyArchived(ctx, r.TargetDomain, step.Response.KeyID, step.Response.KeyObject, response); err != nil {
-		return nil, err
+		return "", 0, err
 	}
-	return r, s.Keys.VerifyArchived(ctx, r.SourceDomain, step.Confirmation.KeyID, step.Confirmation.KeyObject, confirmation)
+	err = s.Keys.VerifyArchived(ctx, r.SourceDomain, step.Confirmation.KeyID, step.Confirmation.KeyObject, confirmation)
+	return r.TargetDomain, r.Epoch + 1, err
+}
+
+// checkClaim verifies a reclaim or recover.
+func (s *Service) checkClaim(ctx context.Context, groupID []byte, term uint64, before string, step *mimiport.LineageStep) (string, uint64, error) {
+	claim, err := mimiport.UnmarshalLineageClaim(step.Claim.Message)
+	if err != nil {
+		return "", 0, err
+	}
+	switch {
+	case claim.Kind != step.Kind, claim.Term != term, !bytes.Equal(claim.GroupID, groupID):
+		return "", 0, errors.New("the claim is for another step")
+	case step.Kind == mimiport.StepReclaim && claim.DomainName != before:
+		return "", 0, errors.New("only the host before reclaims a group")
+	}
+	return claim.DomainName, claim.Epoch, s.Keys.VerifyArchived(ctx, claim.DomainName, step.Claim.KeyID, step.Claim.KeyObject, claim)
+}
+
+// claimsAccepted fails for a lineage with claims where the policy does not accept them.
+func (s *Service) claimsAccepted(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
+	claimed := slices.ContainsFunc(l.Steps, func(step mimiport.LineageStep) bool { return step.Kind != mimiport.StepMigration })
+	if !claimed {
+		return nil
+	}
+	p, err := s.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	if !p.AcceptClaims {
+		return &mimiport.Error{Op: "check lineage", Kind: mimiport.KindForbidden, Group: groupID, Err: errors.New("the group was reclaimed or recovered, which this server's policy does not accept")}
+	}
+	return nil
 }
 
 // continues checks that the chain goes on from what this server knows of the group.
-func (s *Service) continues(ctx context.Context, known *Group, l *mimiport.Lineage, fail func(string, ...any) error) error {
+func (s *Service) continues(ctx context.Context, known *Group, l *mimiport.Lineage) error {
 	own, err := mimiport.UnmarshalLineage(known.Lineage)
 	if err != nil {
 		return err
 	}
-	if own.CreatingServer != l.CreatingServer || len(own.Steps) > len(l.Steps) {
-		return fail("it is not the lineage known here")
-	}
-	for i := range own.Steps {
-		if !bytes.Equal(own.Steps[i].Response.Message, l.Steps[i].Response.Message) ||
-			!bytes.Equal(own.Steps[i].Confirmation.Message, l.Steps[i].Confirmation.Message) {
-			return fail("step %d is not the one known here", i+1)
-		}
+	if !begins(own, l) {
+		return badLineage(known.ID, "it is not the lineage known here")
 	}
 	if known.State != GroupMoved {
 		return nil // staged here before, or reserved: storing it decides
@@ -103,9 +146,33 @@ func (s *Service) continues(ctx context.Context, known *Group, l *mimiport.Linea
 		return err
 	}
 	if len(l.Steps) <= len(own.Steps) || !bytes.Equal(l.Steps[len(own.Steps)].Response.Message, moved.Response) {
-		return fail("it does not go on where the group left this server")
+		return badLineage(known.ID, "it does not go on where the group left this server")
 	}
 	return nil
+}
+
+// begins says whether one lineage is the beginning of another.
+func begins(own, l *mimiport.Lineage) bool {
+	if own.CreatingServer != l.CreatingServer || len(own.Steps) > len(l.Steps) {
+		return false
+	}
+	for i := range own.Steps {
+		if !sameStep(&own.Steps[i], &l.Steps[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// sameStep says whether two proofs are of one step. A signature that was made again with a newer key is no other step.
+func sameStep(a, b *mimiport.LineageStep) bool {
+	if a.Kind != b.Kind {
+		return false
+	}
+	if a.Kind != mimiport.StepMigration {
+		return bytes.Equal(a.Claim.Message, b.Claim.Message)
+	}
+	return bytes.Equal(a.Response.Message, b.Response.Message)
 }
 
 // extendLineage adds the step that a migration was.

@@ -40,7 +40,9 @@ type Policy struct {
 	Creators     []string   `json:"creators"`      // servers whose users may create groups here, besides local accounts
 	AllowServers []string   `json:"allow_servers"` // when not empty, groups move to and from these only
 	DenyServers  []string   `json:"deny_servers"`
-	RequireRoom  bool       `json:"require_room"` // the target must have a joined user in the room
+	RequireRoom  bool       `json:"require_room"`  // the target must have a joined user in the room
+	AcceptClaims bool       `json:"accept_claims"` // import groups that were reclaimed or recovered on their way
+	Recover      bool       `json:"recover"`       // an administrator may take on a group whose host is lost
 	Quotas       Quotas     `json:"quotas"`
 }
 
