@@ -125,7 +125,7 @@ func (c *Client) Protect(data []byte) ([]byte, error) {
 	return framing.Encode(ct)
 }
 
-// Unprotect decrypts an application message.
+// Unprotect decrypts an application message of another member.
 func (c *Client) Unprotect(message []byte) ([]byte, error) {
 	m, err := framing.Decode(message)
 	if err != nil {

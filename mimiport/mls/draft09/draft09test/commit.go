@@ -2,8 +2,8 @@ package draft09test
 
 import (
 	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
-	"slices"
 
 	gomls "github.com/cisco/go-mls"
 	syntax "github.com/cisco/go-tls-syntax"
@@ -58,27 +58,13 @@ type Commit struct {
 	next      *gomls.State
 }
 
-// Commit commits all proposals of this epoch that the client knows, except its own Updates. The client stays where it is until Merge,
-// or until Handle gets the Commit; Discard drops it.
-func (c *Client) Commit(authenticatedData []byte) (*Commit, error) {
+// Commit commits some proposal messages of this epoch, also such as it should not. The client stays where it is until Merge, or until
+// Handle gets the Commit.
+func (c *Client) Commit(authenticatedData []byte, proposals ...[]byte) (*Commit, error) {
 	s, err := branch(c.state)
 	if err != nil {
 		return nil, err
 	}
-	s.PendingProposals = slices.DeleteFunc(slices.Clone(s.PendingProposals), func(pt gomls.MLSPlaintext) bool {
-		return pt.Content.Proposal.Update != nil && pt.Sender.Sender == uint32(s.Index)
-	})
-	return commit(s, authenticatedData, newSecret())
-}
-
-// CommitProposals is Commit of just these proposal messages, also such as no client should commit. It is not pending: the client
-// never merges it.
-func (c *Client) CommitProposals(proposals [][]byte, authenticatedData []byte) (*Commit, error) {
-	s, err := branch(c.state)
-	if err != nil {
-		return nil, err
-	}
-	s.PendingProposals = nil
 	for _, message := range proposals {
 		pt, err := decodePlaintext(message)
 		if err != nil {
@@ -86,5 +72,107 @@ func (c *Client) CommitProposals(proposals [][]byte, authenticatedData []byte) (
 		}
 		s.PendingProposals = append(s.PendingProposals, *pt)
 	}
-	return commit(s, authenticatedData, newSecret())
+	context, err := encodeContext(s)
+	if err != nil {
+		return nil, err
+	}
+	pt, welcome, next, err := s.Commit(newSecret())
+	if err != nil {
+		return nil, err
+	}
+	if err := authenticate(pt, authenticatedData, context, s, next); err != nil {
+		return nil, err
+	}
+	c.pending, err = assemble(pt, welcome, next)
+	return c.pending, err
+}
+
+// Merge moves the client to the epoch of its own Commit.
+func (c *Client) Merge() { c.state, c.pending = c.pending.next, nil }
+
+// branch copies a state without its proposals. go-mls forgets the transcript when it clones, and shares the extensions of leaves, which
+// it changes when it commits.
+func branch(s *gomls.State) (*gomls.State, error) {
+	out := s.Clone()
+	out.ConfirmedTranscriptHash = s.ConfirmedTranscriptHash
+	out.PendingProposals = nil
+	encoded, err := syntax.Marshal(s.Tree)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := syntax.Unmarshal(encoded, &out.Tree); err != nil {
+		return nil, err
+	}
+	return out, out.Tree.SetHashAll()
+}
+
+func encodeContext(s *gomls.State) ([]byte, error) {
+	return syntax.Marshal(gomls.GroupContext{
+		GroupID: s.GroupID, Epoch: s.Epoch, TreeHash: s.Tree.RootHash(), ConfirmedTranscriptHash: s.ConfirmedTranscriptHash,
+	})
+}
+
+// authenticate sets the authenticated data of a Commit: signs it again and corrects what covers the signature.
+func authenticate(pt *gomls.MLSPlaintext, authenticatedData, context []byte, s, next *gomls.State) error {
+	pt.AuthenticatedData = authenticatedData
+	body, err := syntax.Marshal(pt)
+	if err != nil {
+		return err
+	}
+	if pt.Signature.Data, err = s.Scheme.Sign(&s.IdentityPriv, framing.PlaintextContent(context, body)); err != nil {
+		return err
+	}
+	next.InterimTranscriptHash, err = framing.InterimTranscriptHash(s.CipherSuite, next.ConfirmedTranscriptHash, pt)
+	return err
+}
+
+// assemble encodes a Commit with the GroupInfo that goes with it, also in the Welcome.
+func assemble(pt *gomls.MLSPlaintext, welcome *gomls.Welcome, next *gomls.State) (c *Commit, err error) {
+	c = &Commit{next: next}
+	if c.Message, err = framing.Encode(pt); err != nil {
+		return nil, err
+	}
+	if c.GroupInfo, err = groupInfo(next); err != nil || len(welcome.Secrets) == 0 {
+		return c, err
+	}
+	if welcome.EncryptedGroupInfo, err = seal(next, c.GroupInfo[1:]); err != nil {
+		return nil, err
+	}
+	c.Welcome, err = framing.Encode(welcome)
+	return c, err
+}
+
+// seal encrypts a GroupInfo for a Welcome (draft-ietf-mls-protocol-09, section 11.2.2).
+func seal(s *gomls.State, groupInfo []byte) ([]byte, error) {
+	sizes := s.CipherSuite.Constants()
+	secret, err := expandLabel(s.Keys.EpochSecret, "group info", sizes.SecretSize)
+	if err != nil {
+		return nil, err
+	}
+	key, err := expandLabel(secret, "key", sizes.KeySize)
+	if err != nil {
+		return nil, err
+	}
+	nonce, err := expandLabel(secret, "nonce", sizes.NonceSize)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := s.CipherSuite.NewAEAD(key)
+	if err != nil {
+		return nil, err
+	}
+	return aead.Seal(nil, nonce, groupInfo, nil), nil
+}
+
+// expandLabel is HKDF-Expand-Label with an empty context (draft-ietf-mls-protocol-09, section 8).
+func expandLabel(secret []byte, label string, size int) ([]byte, error) {
+	info, err := syntax.Marshal(struct {
+		Length  uint16
+		Label   []byte `tls:"head=1"`
+		Context []byte `tls:"head=4"`
+	}{uint16(size), []byte("mls10 " + label), nil})
+	if err != nil {
+		return nil, err
+	}
+	return hkdf.Expand(sha256.New, secret, string(info), size)
 }
