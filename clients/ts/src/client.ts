@@ -3,7 +3,15 @@ import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
 import { DeliveryService, IN_PROGRESS, MOVED, type MigrationStatus, type MovedInfo, OFFER_EXPIRED } from "./ds.js";
 import { refused, type Submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
-import { type Group, type OwnMigration, type PendingCommit, same, type Stored, type Surroundings } from "./group.js";
+import {
+  type Group,
+  newGroup,
+  type OwnMigration,
+  type PendingCommit,
+  same,
+  type Stored,
+  type Surroundings,
+} from "./group.js";
 import { Inbox, messageHash } from "./inbox.js";
 import { type Matrix, MatrixError, serverOf, type SyncResult } from "./matrix.js";
 import * as mls from "./mls.js";
@@ -133,22 +141,34 @@ export class Client {
       const reserved = await this.ds(server).reserve(roomId);
       const id = fromBase64(reserved.group_id);
       const state = await mls.newGroup(this.identity, id, externalSender(reserved.external_sender), this.seconds());
-      const g: Group = {
-        id,
-        key: toBase64url(id),
-        roomId,
-        ds: server,
-        term: 0,
-        next: 1,
-        state,
-        sent: new Set(),
-        held: [],
-      };
+      const g = newGroup(roomId, server, { term: 0, seq: 0 }, state);
       const groupInfo = toBase64(await mls.groupInfo(state));
       await this.patiently(() => this.ds(server).bind(g.key, groupInfo, toBase64(mls.ratchetTree(state))));
       this.stored.groups.set(g.key, g);
       this.world.save();
       return g;
+    });
+  }
+
+  /**
+   * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2): as a new device, or anew with state that was
+   * lost or has gone wrong.
+   */
+  rejoin(roomId: string): Promise<Group> {
+    return this.exclusive(async () => {
+      for (let races = 0; races < MAX_RACES; races++) {
+        const { key, server } = await this.inbox.hostOf(roomId);
+        const { group_info, epoch, term } = await this.ds(server).group(key);
+        const tree = await this.ds(server).tree(key, epoch);
+        const commit = await mls.externalCommit(this.identity, fromBase64(group_info), tree, this.seconds());
+        try {
+          const { seq } = await this.patiently(() => this.ds(server).submit(key, submission(commit)));
+          return await this.inbox.enter(key, roomId, server, { term, seq }, commit.next);
+        } catch (e) {
+          if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
+        }
+      }
+      throw new Error("other members' Commits kept coming first");
     });
   }
 

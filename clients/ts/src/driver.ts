@@ -126,6 +126,7 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
   },
   publish_key_packages: async ({ n = 1 }) => current().publishKeyPackages(n),
   create_group: async ({ room, ds = current().homeServer }) => state(await current().createGroup(room, ds)),
+  rejoin: async ({ room }) => state(await current().rejoin(room)),
   join: async (a) => {
     await waitFor({ ...a, kind: "joined" });
     return state(groupOf(a));

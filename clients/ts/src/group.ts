@@ -2,6 +2,7 @@
 import type { ClientState } from "ts-mls";
 import type { FanOut } from "./ds.js";
 import type * as mls from "./mls.js";
+import { toBase64url } from "./wire.js";
 
 /** A Commit that has been sent, or is about to be, and the state it leads to. */
 export interface PendingCommit extends mls.Commit {
@@ -74,6 +75,17 @@ export interface Surroundings {
   emit(event: ClientEvent): void;
   /** Makes what is stored durable; called before anything is sent that depends on it. */
   save(): void;
+}
+
+/** A group whose log is handled up to a number. */
+export function newGroup(
+  roomId: string,
+  ds: string,
+  { term, seq }: { term: number; seq: number },
+  state: ClientState,
+): Group {
+  const id = state.groupContext.groupId;
+  return { id, key: toBase64url(id), roomId, ds, term, next: seq + 1, state, sent: new Set(), held: [] };
 }
 
 export const epochOf = (g: Group): number => Number(g.state.groupContext.epoch);

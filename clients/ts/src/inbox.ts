@@ -1,8 +1,18 @@
 // What comes in: fan-out, the log and room state, and who is believed (profile, sections 6 and 7).
 import { createHash } from "node:crypto";
+import type { ClientState } from "ts-mls";
 import { DeliveryService, type FanOut, type LogMessage, type MovedInfo } from "./ds.js";
 import { Evidence } from "./evidence.js";
-import { epochOf, type Group, isOut, type PendingCommit, same, type Stored, type Surroundings } from "./group.js";
+import {
+  epochOf,
+  type Group,
+  isOut,
+  newGroup,
+  type PendingCommit,
+  same,
+  type Stored,
+  type Surroundings,
+} from "./group.js";
 import { BINDING, FAN_OUT, type Matrix, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
 import * as mls from "./mls.js";
 import { decode, fromBase64, isServerName, migrationCommitAAD, toBase64url } from "./wire.js";
@@ -242,49 +252,47 @@ export class Inbox {
   /** A Welcome. It is kept for later when the room does not name the group yet: state may travel slower. */
   private async welcomed(server: string, fanOut: FanOut): Promise<void> {
     const key = toBase64url(fromBase64(fanOut.group_id));
-    const known = await this.isHost(server, fanOut).catch(() => false);
-    if (known) await this.orFail(key, this.join(server, key, fanOut));
+    const host = await this.hostOf(fanOut.room_id).catch(() => undefined);
+    if (host?.key === key && host.server === server) await this.orFail(key, this.join(server, key, fanOut));
     else if (this.stored.invitations.length < MAX_HELD) this.stored.invitations.push({ server, fanOut });
   }
 
-  /** Whether the room names the group, and the server as its Delivery Service. */
-  private async isHost(server: string, { room_id, group_id }: FanOut): Promise<boolean> {
-    const binding = await this.matrix.roomState(room_id, BINDING);
-    if (binding?.room_id !== room_id || binding.group_id !== group_id) return false;
-    const pointer = await this.matrix.roomState(room_id, POINTER);
-    const named = pointer?.via ?? binding.creating_server;
-    if (named === server) return true;
-    const host = await this.ds(named).host(toBase64url(fromBase64(group_id)));
-    return host.delivery_service === server;
+  /** The group that a room names and where it is: the pointer's Delivery Service, or where that one redirects to. */
+  async hostOf(roomId: string): Promise<{ key: string; server: string }> {
+    const binding = await this.matrix.roomState(roomId, BINDING);
+    if (binding?.room_id !== roomId) throw new Error("the room names no group");
+    const pointer = await this.matrix.roomState(roomId, POINTER);
+    const key = toBase64url(fromBase64(binding.group_id));
+    const { delivery_service } = await this.ds(pointer?.via ?? binding.creating_server).host(key);
+    return { key, server: delivery_service };
   }
 
   private async join(server: string, key: string, f: FanOut): Promise<void> {
     const ds = this.ds(server);
     const logged = async () => (await ds.messages(key, f.term, f.seq)).messages.find((m) => m.seq === f.seq)?.message;
     const welcome = fromBase64(f.message ?? (await logged()) ?? "");
-    const ref = mls
-      .welcomeRefs(welcome)
-      .map(toBase64url)
-      .find((r) => this.stored.keyPackages.has(r));
+    const refs = mls.welcomeRefs(welcome).map(toBase64url);
+    const ref = refs.find((r) => this.stored.keyPackages.has(r));
     if (ref === undefined) return this.ignored(key, server, "the Welcome is for no KeyPackage of this device");
     const state = await mls.join(welcome, this.stored.keyPackages.get(ref)!, () => ds.tree(key, f.epoch));
-    const id = state.groupContext.groupId;
-    if (toBase64url(id) !== key) throw new Error("the Welcome is for another group");
-    const g: Group = {
-      id,
-      key,
-      roomId: f.room_id,
-      ds: server,
-      term: f.term,
-      next: f.seq + 1,
-      state,
-      sent: new Set(),
-      held: [],
-    };
-    this.stored.groups.set(key, g);
     this.stored.keyPackages.delete(ref);
+    await this.enter(key, f.room_id, server, f, state);
+  }
+
+  /** The device is in a group from a message of its log on. */
+  async enter(
+    key: string,
+    roomId: string,
+    ds: string,
+    at: { term: number; seq: number },
+    state: ClientState,
+  ): Promise<Group> {
+    const g = newGroup(roomId, ds, at, state);
+    if (g.key !== key) throw new Error("the Welcome or GroupInfo is for another group");
+    this.stored.groups.set(key, g);
     this.world.save();
     this.world.emit({ event: "joined", group: key, epoch: epochOf(g) });
     await this.catchUp(g);
+    return g;
   }
 }

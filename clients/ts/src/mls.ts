@@ -9,20 +9,22 @@ import {
 import { encodeGroupState, encodeMlsMessage, generateKeyPackageWithKey } from "ts-mls";
 import { getCiphersuiteFromName, getCiphersuiteImpl, makePskIndex, processPrivateMessage } from "ts-mls";
 import type { CiphersuiteImpl, CiphersuiteName, ClientConfig, ClientState, Credential, ExternalSender } from "ts-mls";
-import type { KeyPackage, MLSMessage, PrivateKeyPackage, Proposal, ProposalOrRef } from "ts-mls";
+import type { KeyPackage, MLSMessage, PrivateKeyPackage, Proposal, ProposalOrRef, RatchetTree } from "ts-mls";
 import { defaultClientConfig } from "ts-mls/clientConfig.js";
 import { signWithLabel } from "ts-mls/crypto/signature.js";
 import type { Extension } from "ts-mls/extension.js";
 import { makeKeyPackageRef } from "ts-mls/keyPackage.js";
 import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
-import { createCommit } from "./corrections/commit.js";
+import { toLeafIndex } from "ts-mls/treemath.js";
+import { createCommit, type PendingCommit } from "./corrections/commit.js";
+import { createExternalCommit } from "./corrections/external-commit.js";
 import {
   createGroup,
   encodeExternalSenders,
   externalSenders,
   processHandshake,
 } from "./corrections/external-senders.js";
-import { joinGroup } from "./corrections/join.js";
+import { joinGroup, NO_TREE } from "./corrections/join.js";
 import { MlsRuleError } from "./corrections/rules.js";
 import { decode, encode, fromBase64, leafIdentity, type LeafIdentity, toBase64 } from "./wire.js";
 
@@ -176,12 +178,35 @@ export async function commit(
   proposals: ProposalOrRef[],
   authenticatedData: Uint8Array = new Uint8Array(),
 ): Promise<Commit> {
-  const made = await createCommit(state, proposals, authenticatedData, await suiteOf(state));
+  return encodeCommit(await createCommit(state, proposals, authenticatedData, await suiteOf(state)));
+}
+
+/** Makes an external Commit by which a device enters a group, in place of its former leaf if it has one there. */
+export async function externalCommit(
+  identity: Identity,
+  info: Uint8Array,
+  encodedTree: Uint8Array,
+  now: bigint,
+): Promise<Commit> {
+  const message = parse(info);
+  if (message.wireformat !== "mls_group_info") throw new MlsRuleError("not a GroupInfo");
+  const tree = parseTree(encodedTree);
+  const former = membersOf(tree).find((m) => m.userId === identity.userId && m.deviceId === identity.deviceId);
+  const own = await newKeyPackage(identity, now);
+  const cs = await cipherSuite(identity.suite);
+  const { publicPackage, privatePackage } = own;
+  const leaf = former && toLeafIndex(former.leaf);
+  return encodeCommit(
+    await createExternalCommit(message.groupInfo, tree, leaf, publicPackage, privatePackage, cs, config),
+  );
+}
+
+async function encodeCommit({ commit, welcome, newState }: PendingCommit): Promise<Commit> {
   return {
-    message: encodeMlsMessage(made.commit),
-    groupInfo: await groupInfo(made.newState),
-    welcome: made.welcome && encodeMlsMessage({ version: "mls10", wireformat: "mls_welcome", welcome: made.welcome }),
-    next: made.newState,
+    message: encodeMlsMessage(commit),
+    groupInfo: await groupInfo(newState),
+    welcome: welcome && encodeMlsMessage({ version: "mls10", wireformat: "mls_welcome", welcome }),
+    next: newState,
   };
 }
 
@@ -269,10 +294,16 @@ export async function join(
   try {
     return await joinGroup(message.welcome, own.publicPackage, own.privatePackage, cs, config);
   } catch (e) {
-    if (!(e instanceof MlsRuleError) || e.message !== "no ratchet tree") throw e;
+    if (!(e instanceof MlsRuleError) || e.message !== NO_TREE) throw e;
   }
-  const tree = decodeRatchetTree(await fetchTree(), 0)?.[0];
+  const tree = parseTree(await fetchTree());
   return joinGroup(message.welcome, own.publicPackage, own.privatePackage, cs, config, tree);
+}
+
+function parseTree(encoded: Uint8Array): RatchetTree {
+  const tree = decodeRatchetTree(encoded, 0)?.[0];
+  if (tree === undefined) throw new MlsRuleError("malformed ratchet tree");
+  return tree;
 }
 
 /** Which KeyPackages a Welcome is for. */
@@ -337,8 +368,10 @@ export async function sign(state: ClientState, label: string, content: Uint8Arra
   return signWithLabel(state.signaturePrivateKey, label, content, (await suiteOf(state)).signature);
 }
 
-export function members(state: ClientState): Member[] {
-  return state.ratchetTree.flatMap((node, i) => {
+export const members = (state: ClientState): Member[] => membersOf(state.ratchetTree);
+
+function membersOf(tree: RatchetTree): Member[] {
+  return tree.flatMap((node, i) => {
     const identity = node?.nodeType === "leaf" ? identityOf(node.leaf.credential) : undefined;
     return identity === undefined ? [] : [{ leaf: i / 2, ...identity }];
   });

@@ -5,7 +5,10 @@ import { Client } from "../src/client.js";
 import type { ClientEvent, Group } from "../src/group.js";
 import { login, Matrix } from "../src/matrix.js";
 import { loadStore, saveStore, emptyStore } from "../src/store.js";
-import { type FakeDs, FakeNetwork } from "./fake.js";
+import { members, ratchetTree } from "../src/mls.js";
+import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse, toBase64 } from "../src/wire.js";
+import type { MigrationResponse } from "../src/wire.js";
+import { type FakeDs, FakeNetwork, refuse } from "./fake.js";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -189,6 +192,23 @@ describe("a group at one Delivery Service", () => {
     await bob.sync();
     together(alice, bob);
   });
+
+  test("a device that has lost its state enters by an external Commit, and so does a new one", async () => {
+    const { users, s, room } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    const hosted = net.ds(s).groups.get(alice.group.key)!;
+    for (const name of [bob.id.slice(1, bob.id.indexOf(":")), `dave${rooms}`]) {
+      hosted.tree = toBase64(ratchetTree(alice.group.state));
+      const device = await User.create(name);
+      await device.client.rejoin(room);
+      await alice.sync();
+      together(alice, device);
+      await device.client.send(device.group, `from ${name}`);
+      await alice.sync();
+    }
+    assert.equal(alice.texts().length, 2);
+    assert.equal(members(alice.group.state).length, 3);
+  });
 });
 
 /** Waits until the source has taken an Init, while somebody reads. */
@@ -250,6 +270,88 @@ describe("a migration", () => {
     together(alice, bob);
     net.ds(s).outcome = "confirm";
     assert.equal((await alice.client.migrate(alice.group, t)).state, "moved");
+  });
+
+  test("its client can give it up while the group is frozen", async () => {
+    const { users, s, t } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    net.ds(s).outcome = "wait";
+    const outcome = alice.client.migrate(alice.group, t);
+    await frozen(net.ds(s), bob);
+    await alice.client.abortMigration(alice.group);
+    assert.equal((await outcome).state, "aborted");
+    await bob.client.update(bob.group);
+    await alice.sync();
+    together(alice, bob);
+  });
+
+  test("an outcome counts only with the source's signature", async () => {
+    const { users, s, t } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    const source = net.ds(s);
+    source.outcome = "wait";
+    const stranger = net.ds(`evil${s}`);
+    const migrating = alice.client.migrate(alice.group, t);
+    await frozen(source, bob);
+    const [migration] = source.migrations.values();
+    const { nonce, migrationRequest } = migration!.response;
+    const { groupId } = migrationRequest;
+    const confirm = (domainName: string, by = source) =>
+      by.key.sign(migrationConfirmation, { domainName, nonce, groupId });
+    const id = new Uint8Array(Buffer.from(migration!.status.migration_id, "base64url"));
+    const lies = [
+      { migration_confirmation: confirm(t, stranger) },
+      { migration_confirmation: confirm(s) },
+      { migration_confirmation: source.key.sign(migrationConfirmation, { domainName: t, nonce: id, groupId }) },
+      { migration_confirmation: { ...confirm(t), key_id: "ed25519:old" } },
+      { migration_abort: stranger.key.sign(migrationAbort, { migrationId: id, sourceDomain: s }) },
+      { migration_abort: source.key.sign(migrationAbort, { migrationId: nonce, sourceDomain: s }) },
+    ];
+    for (const lie of lies) {
+      Object.assign(migration!.status, { migration_confirmation: undefined, migration_abort: undefined }, lie);
+      for (let i = 0; i < 5; i++) await bob.sync();
+      assert.equal(alice.group.ds, s);
+      assert.notEqual(alice.group.migration?.commit, undefined);
+    }
+    source.decide(migration!, "confirm", alice.id);
+    assert.equal((await migrating).state, "moved");
+  });
+
+  test("an offer counts only with the target's signature on what was asked", async () => {
+    const { users, t } = await party("alice");
+    const [alice] = users as [User];
+    const target = net.ds(t);
+    const honest = target.answer.bind(target);
+    for (const forge of [
+      (response: MigrationResponse) => net.ds(`evil${t}`).key.sign(migrationResponse, response),
+      (response: MigrationResponse) => {
+        const migrationRequest = { ...response.migrationRequest, epoch: 7n };
+        return target.key.sign(migrationResponse, { ...response, migrationRequest });
+      },
+    ]) {
+      target.answer = (...request) => {
+        const offer = honest(...request) as any;
+        if (offer.migration_response === undefined) return offer;
+        const { message } = forge(decode(migrationResponse, fromBase64(offer.migration_response)));
+        return { ...offer, migration_response: message };
+      };
+      await assert.rejects(alice.client.migrate(alice.group, t), /the offer is not the target's/);
+      assert.equal(alice.group.migration, undefined);
+    }
+  });
+
+  test("a refusal leaves the group as it was", async () => {
+    const { users, s, t } = await party("alice");
+    const [alice] = users as [User];
+    const source = net.ds(s);
+    const honest = source.answer.bind(source);
+    source.answer = (method, path, ...rest) => {
+      if (path[2] === "init") refuse(403, "M_FORBIDDEN");
+      return honest(method, path, ...rest);
+    };
+    await assert.rejects(alice.client.migrate(alice.group, t), { status: 403 });
+    await alice.client.update(alice.group);
+    assert.deepEqual([alice.group.ds, alice.group.migration, alice.group.pending], [s, undefined, undefined]);
   });
 
   test("a lost race is tried again with a new offer", async () => {
@@ -321,15 +423,8 @@ describe("a migration", () => {
         confirmation_key_id: "ed25519:1",
       },
     });
-    const { nonce, groupId, domainName } = (await import("../src/wire.js")).decode(
-      (await import("../src/wire.js")).migrationConfirmation,
-      Buffer.from(moved.migration_confirmation, "base64"),
-    );
-    const forged = stranger.key.sign((await import("../src/wire.js")).migrationConfirmation, {
-      nonce,
-      groupId,
-      domainName,
-    });
+    const genuine = decode(migrationConfirmation, fromBase64(moved.migration_confirmation));
+    const forged = stranger.key.sign(migrationConfirmation, genuine);
     net.point(room, evidence(forged.message));
     await bob.sync();
     assert.equal(bob.group.ds, s);

@@ -7,6 +7,7 @@ import {
   encodeMlsMessage,
   type ExternalSender,
   joinGroup,
+  joinGroupExternal,
   makePskIndex,
   processPublicMessage,
 } from "ts-mls";
@@ -164,6 +165,34 @@ for (const suite of [1, 3]) {
     assert.deepEqual((await mls.process(group.state("b"), sent)).plaintext, utf8("hello"));
   });
 }
+
+test("an external Commit into such a tree, in place of a former leaf", async () => {
+  const group = await TestGroup.create("a");
+  await group.add("a", "b", "c", "d", "e", "f", "g", "h");
+  await group.remove("a", "h");
+  await group.commit("e");
+  await group.add("a", "i");
+  const state = group.state("a");
+  const info = await mls.groupInfo(state);
+  const message = mls.parse(info);
+  assert.equal(message.wireformat, "mls_group_info");
+  const own = await mls.newKeyPackage(await device("i"), NOW);
+  const cs = await mls.cipherSuite(1);
+  if (message.wireformat === "mls_group_info")
+    await assert.rejects(
+      joinGroupExternal(message.groupInfo, own.publicPackage, own.privatePackage, false, cs, state.ratchetTree),
+      /unmerged_leaves/,
+    );
+
+  const commit = await mls.externalCommit(await device("i"), info, mls.ratchetTree(state), NOW);
+  group.states.delete("i");
+  for (const [name, s] of group.states) group.states.set(name, (await mls.process(s, commit.message)).state);
+  group.states.set("i", commit.next);
+  assert.equal(group.authenticators().size, 1);
+  assert.equal(mls.members(group.state("b")).length, 8);
+  await group.commit("b");
+  assert.equal(group.authenticators().size, 1);
+});
 
 test("a joiner refuses a tree that breaks the rules", async () => {
   const group = await TestGroup.create("a");

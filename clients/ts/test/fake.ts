@@ -19,7 +19,7 @@ class Refusal extends Error {
   }
 }
 
-const refuse = (status: number, code: string, more = {}): never => {
+export const refuse = (status: number, code: string, more = {}): never => {
   throw new Refusal(status, { errcode: `IO.GITHUB.MIMIPORT.${code}`, error: code, ...more });
 };
 
@@ -50,6 +50,8 @@ interface Hosted {
   log: LogMessage[];
   state: "active" | "frozen" | "staged" | "moved";
   moved?: MovedInfo;
+  groupInfo?: string;
+  /** The ratchet tree, base64, where a test has put it: this server cannot follow one. */
   tree?: string;
 }
 
@@ -75,6 +77,7 @@ export class FakeDs {
       return method === "PUT" ? this.bind(id, body) : this.describe(this.group(id));
     if (kind === "groups" && part === "host")
       return { delivery_service: this.group(id).moved?.delivery_service ?? this.name, term: this.group(id).term };
+    if (kind === "groups" && part === "tree") return fromBase64(this.group(id).tree!);
     if (kind === "groups" && part === "messages")
       return method === "POST" ? this.submit(id, body, user) : this.read(id, query);
     if (kind === "migrations" && id === "") return this.offer(body);
@@ -99,6 +102,7 @@ export class FakeDs {
   private bind(id: string, { group_info, ratchet_tree }: any) {
     const g = this.group(id);
     mls.parse(fromBase64(group_info));
+    g.groupInfo = group_info;
     g.tree = ratchet_tree;
     const group_id = toBase64(Buffer.from(id, "base64url"));
     this.net.state.set(`${g.room} io.github.mimiport.group`, { room_id: g.room, group_id, creating_server: this.name });
@@ -113,6 +117,7 @@ export class FakeDs {
       epoch: g.epoch,
       next_seq: g.log.length + 1,
       delivery_service: this.name,
+      group_info: g.groupInfo,
     };
   }
 
@@ -145,6 +150,7 @@ export class FakeDs {
       const isNext = info.wireformat === "mls_group_info" && info.groupInfo.groupContext.epoch === BigInt(g.epoch + 1);
       if (!isNext) throw new Error("the GroupInfo is not of the next epoch");
       g.epoch += 1;
+      g.groupInfo = body.group_info;
     }
     if (body.welcome !== undefined)
       this.append(g, { seq: seq + 1, epoch: g.epoch, kind: "welcome", sender: user, message: body.welcome });

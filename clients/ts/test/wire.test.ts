@@ -61,6 +61,31 @@ for (const [name, codec] of Object.entries(codecs)) {
   }
 }
 
+/** A small generator of pseudo-random numbers below n, the same in every run. */
+function generator(seed: number): (n: number) => number {
+  return (n) => {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    return Math.floor((seed / 2 ** 32) * n);
+  };
+}
+
+for (const [name, codec] of Object.entries(codecs)) {
+  test(`${name}: whatever decodes encodes to the same bytes`, () => {
+    const random = generator(1);
+    const valid = load(name).cases.filter((c: any) => c.outcome === "valid");
+    for (let i = 0; i < 2000; i++) {
+      const mutated = bytes(valid[random(valid.length)].encoded);
+      for (let n = random(3); n >= 0; n--) mutated[random(Math.min(mutated.length, 64))] = random(256);
+      const cut = mutated.subarray(0, random(4) === 0 ? random(mutated.length) : mutated.length);
+      try {
+        assert.deepEqual(wire.encode(codec, wire.decode(codec, cut)), cut);
+      } catch (e) {
+        if (!(e instanceof wire.WireError)) throw e;
+      }
+    }
+  });
+}
+
 test("migration ids", () => {
   for (const { migration_response, migration_id } of load("derivations").migration_ids) {
     assert.equal(wire.migrationId(wire.decode(wire.migrationResponse, bytes(migration_response))), migration_id);

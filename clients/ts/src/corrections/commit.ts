@@ -1,30 +1,26 @@
 // ts-mls 1.6.4 makes a Commit of GroupContextExtensions alone without a path, which section 17.4 of RFC 9420 requires for
-// that type, and encrypts a path beside one for the old extensions. RFC 9420, section 12.4.1: "If the path field is required
-// based on the proposals that are in the Commit (see above), then it MUST be populated. Otherwise, the sender MAY omit the
-// path field at its discretion", and of the provisional GroupContext: "extensions: The new GroupContext extensions
+// that type, and encrypts a path beside one for the old extensions. RFC 9420, section 12.4.1: "If the path field is
+// required based on the proposals that are in the Commit (see above), then it MUST be populated. Otherwise, the sender MAY
+// omit the path field at its discretion", and of the provisional GroupContext: "extensions: The new GroupContext extensions
 // (possibly updated by a GroupContextExtensions proposal)". Every Commit made here has a path.
-import {
-  type CiphersuiteImpl,
-  type ClientState,
-  makePskIndex,
-  type MLSMessage,
-  type ProposalOrRef,
-  type Welcome,
-} from "ts-mls";
+import type { CiphersuiteImpl, ClientState, GroupContext, KeyPackage, MLSMessage } from "ts-mls";
+import { makePskIndex, type ProposalOrRef, type RatchetTree, type Welcome } from "ts-mls";
 import { addHistoricalReceiverData, applyProposals, nextEpochContext } from "ts-mls/clientState.js";
+import type { Commit } from "ts-mls/commit.js";
 import { createGroupInfo } from "ts-mls/createCommit.js";
 import type { Extension } from "ts-mls/extension.js";
 import { createConfirmationTag, createContentCommitSignature } from "ts-mls/framedContent.js";
 import { makeKeyPackageRef } from "ts-mls/keyPackage.js";
-import { initializeEpoch } from "ts-mls/keySchedule.js";
+import { type EpochSecrets, initializeEpoch } from "ts-mls/keySchedule.js";
 import { protectPublicMessage } from "ts-mls/messageProtectionPublic.js";
 import { getCommitSecret, pathToPathSecrets } from "ts-mls/pathSecrets.js";
-import { mergePrivateKeyPaths, toPrivateKeyPath, updateLeafKey } from "ts-mls/privateKeyPath.js";
+import { mergePrivateKeyPaths, type PrivateKeyPath, toPrivateKeyPath, updateLeafKey } from "ts-mls/privateKeyPath.js";
 import { encodeRatchetTree } from "ts-mls/ratchetTree.js";
 import { createSecretTree } from "ts-mls/secretTree.js";
+import type { Sender } from "ts-mls/sender.js";
 import { treeHashRoot } from "ts-mls/treeHash.js";
-import { leafToNodeIndex, leafWidth, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
-import { createUpdatePath, firstCommonAncestor } from "ts-mls/updatePath.js";
+import { type LeafIndex, leafToNodeIndex, leafWidth, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
+import { createUpdatePath, firstCommonAncestor, type PathSecret } from "ts-mls/updatePath.js";
 import { encryptGroupInfo, encryptGroupSecrets } from "ts-mls/welcome.js";
 import { inCommit, named } from "./external-senders.js";
 import { must } from "./rules.js";
@@ -36,6 +32,90 @@ export interface PendingCommit {
   newState: ClientState;
 }
 
+/** What a Commit starts from and what its proposals make of it. */
+export interface Basis {
+  context: GroupContext;
+  confirmationTag: Uint8Array;
+  signKey: Uint8Array;
+  sender: Sender;
+  self: LeafIndex;
+  /** The tree and the extensions with the proposals applied. */
+  tree: RatchetTree;
+  extensions: Extension[];
+  /** The leaves that the proposals add: their path secrets are in the Welcome. */
+  newLeaves: LeafIndex[];
+  initSecret: Uint8Array;
+  pskSecret: Uint8Array;
+  /** None where the sender is no member. */
+  membershipKey: Uint8Array;
+  /** The private keys known so far. */
+  keys: PrivateKeyPath;
+}
+
+export interface Concluded {
+  commit: MLSMessage;
+  secrets: PathSecret[];
+  epoch: EpochSecrets;
+  /** As much of the next state as follows from the Commit. */
+  next: Pick<
+    ClientState,
+    "groupContext" | "ratchetTree" | "keySchedule" | "confirmationTag" | "secretTree" | "privatePath"
+  >;
+}
+
+/** Gives the sender a new path, signs, enters the next epoch and frames the Commit: alike for members and joiners. */
+export async function conclude(
+  b: Basis,
+  proposals: ProposalOrRef[],
+  aad: Uint8Array,
+  cs: CiphersuiteImpl,
+): Promise<Concluded> {
+  const provisional = { ...b.context, extensions: b.extensions };
+  const excluded = b.newLeaves.map(leafToNodeIndex);
+  const [tree, path, secrets, leafKey] = await createUpdatePath(b.tree, b.self, provisional, b.signKey, cs, excluded);
+  const commit: Commit = { proposals, path };
+  const { framedContent: content, signature } = await createContentCommitSignature(
+    b.context,
+    "mls_public_message",
+    commit,
+    b.sender,
+    aad,
+    b.signKey,
+    cs.signature,
+  );
+  const treeHash = await treeHashRoot(tree, cs.hash);
+  const { confirmationTag: tag } = b;
+  const context = await nextEpochContext(provisional, "mls_public_message", content, signature, treeHash, tag, cs.hash);
+  const commitSecret = await commitSecretOf(tree, secrets, cs);
+  const epoch = await initializeEpoch(b.initSecret, commitSecret, context, b.pskSecret, cs.kdf);
+  const { keySchedule, encryptionSecret } = epoch;
+  const transcript = context.confirmedTranscriptHash;
+  const confirmationTag = await createConfirmationTag(keySchedule.confirmationKey, transcript, cs.hash);
+  const auth = { contentType: "commit" as const, signature, confirmationTag };
+  const framed = { wireformat: "mls_public_message" as const, content, auth };
+  const publicMessage = await protectPublicMessage(b.membershipKey, b.context, framed, cs);
+  const ownKeys = updateLeafKey(b.keys, await cs.hpke.exportPrivateKey(leafKey));
+  return {
+    commit: { version: "mls10", wireformat: "mls_public_message", publicMessage },
+    secrets,
+    epoch,
+    next: {
+      groupContext: context,
+      ratchetTree: tree,
+      keySchedule,
+      confirmationTag,
+      secretTree: await createSecretTree(leafWidth(tree.length), encryptionSecret, cs.kdf),
+      privatePath: mergePrivateKeyPaths(ownKeys, await toPrivateKeyPath(pathToPathSecrets(secrets), b.self, cs)),
+    },
+  };
+}
+
+async function commitSecretOf(tree: RatchetTree, secrets: PathSecret[], cs: CiphersuiteImpl): Promise<Uint8Array> {
+  const last = secrets.at(-1);
+  if (last === undefined) return new Uint8Array(cs.kdf.size);
+  return getCommitSecret(tree, toNodeIndex(last.nodeIndex), last.secret, cs.kdf);
+}
+
 /** createCommit with a path, as a PublicMessage (RFC 9420, section 12.4.1). The Welcome carries the ratchet tree. */
 export async function createCommit(
   state: ClientState,
@@ -43,96 +123,51 @@ export async function createCommit(
   authenticatedData: Uint8Array,
   cs: CiphersuiteImpl,
 ): Promise<PendingCommit> {
-  const { groupContext, privatePath, signaturePrivateKey: signKey, keySchedule } = state;
-  const self = toLeafIndex(privatePath.leafIndex);
+  const self = toLeafIndex(state.privatePath.leafIndex);
   const proposals = given.map(inCommit);
   const applied = await applyProposals(state, proposals, self, makePskIndex(state, {}), true, cs);
   must(applied.additionalResult.kind === "memberCommit", "not an ordinary Commit");
   const { addedLeafNodes: added, extensions } = applied.additionalResult;
-  const provisional = extensions.length > 0 ? { ...groupContext, extensions } : groupContext;
-
-  const newLeaves = added.map(([leaf]) => leafToNodeIndex(leaf));
-  const [tree, path, secrets, leafKey] = await createUpdatePath(
-    applied.tree,
+  const basis: Basis = {
+    context: state.groupContext,
+    confirmationTag: state.confirmationTag,
+    signKey: state.signaturePrivateKey,
+    sender: { senderType: "member", leafIndex: self },
     self,
-    provisional,
-    signKey,
-    cs,
-    newLeaves,
-  );
-  const last = secrets.at(-1);
-  const commitSecret =
-    last === undefined
-      ? new Uint8Array(cs.kdf.size)
-      : await getCommitSecret(tree, toNodeIndex(last.nodeIndex), last.secret, cs.kdf);
-  const { framedContent, signature } = await createContentCommitSignature(
-    groupContext,
-    "mls_public_message",
-    { proposals, path },
-    { senderType: "member", leafIndex: self },
-    authenticatedData,
-    signKey,
-    cs.signature,
-  );
-  const next = await nextEpochContext(
-    provisional,
-    "mls_public_message",
-    framedContent,
-    signature,
-    await treeHashRoot(tree, cs.hash),
-    state.confirmationTag,
-    cs.hash,
-  );
-  const epoch = await initializeEpoch(keySchedule.initSecret, commitSecret, next, applied.pskSecret, cs.kdf);
-  const confirmationTag = await createConfirmationTag(
-    epoch.keySchedule.confirmationKey,
-    next.confirmedTranscriptHash,
-    cs.hash,
-  );
-
-  const publicMessage = await protectPublicMessage(
-    keySchedule.membershipKey,
-    groupContext,
-    {
-      wireformat: "mls_public_message",
-      content: framedContent,
-      auth: { contentType: "commit", signature, confirmationTag },
-    },
-    cs,
-  );
-  const ownKeys = updateLeafKey(privatePath, await cs.hpke.exportPrivateKey(leafKey));
-  const newState = named({
-    ...state,
-    groupContext: next,
-    ratchetTree: tree,
-    keySchedule: epoch.keySchedule,
-    confirmationTag,
-    secretTree: await createSecretTree(leafWidth(tree.length), epoch.encryptionSecret, cs.kdf),
-    privatePath: mergePrivateKeyPaths(ownKeys, await toPrivateKeyPath(pathToPathSecrets(secrets), self, cs)),
-    unappliedProposals: {},
-    historicalReceiverData: addHistoricalReceiverData(state)[0],
-  });
-
-  const treeExtension: Extension = { extensionType: "ratchet_tree", extensionData: encodeRatchetTree(tree) };
-  const info = await createGroupInfo(next, confirmationTag, state, [treeExtension], cs);
-  const encryptedGroupInfo = await encryptGroupInfo(info, epoch.welcomeSecret, cs);
-  const invite = async ([leaf, kp]: (typeof added)[number]) => {
-    const ancestor = firstCommonAncestor(tree, leaf, self);
-    const pathSecret = secrets.find((s) => s.nodeIndex === ancestor)?.secret;
-    const { enc, ct } = await encryptGroupSecrets(
-      await cs.hpke.importPublicKey(kp.initKey),
-      encryptedGroupInfo,
-      { joinerSecret: epoch.joinerSecret, pathSecret, psks: applied.pskIds },
-      cs.hpke,
-    );
-    return {
-      newMember: await makeKeyPackageRef(kp, cs.hash),
-      encryptedGroupSecrets: { kemOutput: enc, ciphertext: ct },
-    };
+    tree: applied.tree,
+    extensions: extensions.length > 0 ? extensions : state.groupContext.extensions,
+    newLeaves: added.map(([leaf]) => leaf),
+    initSecret: state.keySchedule.initSecret,
+    pskSecret: applied.pskSecret,
+    membershipKey: state.keySchedule.membershipKey,
+    keys: state.privatePath,
   };
-  const welcome =
-    added.length === 0
-      ? undefined
-      : { cipherSuite: next.cipherSuite, secrets: await Promise.all(added.map(invite)), encryptedGroupInfo };
-  return { commit: { version: "mls10", wireformat: "mls_public_message", publicMessage }, welcome, newState };
+  const concluded = await conclude(basis, proposals, authenticatedData, cs);
+  const [historicalReceiverData] = addHistoricalReceiverData(state);
+  const newState = named({ ...state, ...concluded.next, unappliedProposals: {}, historicalReceiverData });
+  const welcome = added.length === 0 ? undefined : await createWelcome(newState, concluded, added, cs);
+  return { commit: concluded.commit, welcome, newState };
+}
+
+/** The Welcome for the leaves that a Commit without PSKs adds (RFC 9420, section 12.4.3.1). */
+async function createWelcome(
+  state: ClientState,
+  { epoch, secrets }: Concluded,
+  added: [LeafIndex, KeyPackage][],
+  cs: CiphersuiteImpl,
+): Promise<Welcome> {
+  const { groupContext, confirmationTag, ratchetTree: tree } = state;
+  const treeExtension: Extension = { extensionType: "ratchet_tree", extensionData: encodeRatchetTree(tree) };
+  const info = await createGroupInfo(groupContext, confirmationTag, state, [treeExtension], cs);
+  const encryptedGroupInfo = await encryptGroupInfo(info, epoch.welcomeSecret, cs);
+  const invite = async ([leaf, kp]: [LeafIndex, KeyPackage]) => {
+    const ancestor = firstCommonAncestor(tree, leaf, toLeafIndex(state.privatePath.leafIndex));
+    const pathSecret = secrets.find((s) => s.nodeIndex === ancestor)?.secret;
+    const initKey = await cs.hpke.importPublicKey(kp.initKey);
+    const groupSecrets = { joinerSecret: epoch.joinerSecret, pathSecret, psks: [] };
+    const { enc, ct } = await encryptGroupSecrets(initKey, encryptedGroupInfo, groupSecrets, cs.hpke);
+    const newMember = await makeKeyPackageRef(kp, cs.hash);
+    return { newMember, encryptedGroupSecrets: { kemOutput: enc, ciphertext: ct } };
+  };
+  return { cipherSuite: groupContext.cipherSuite, secrets: await Promise.all(added.map(invite)), encryptedGroupInfo };
 }

@@ -1,16 +1,8 @@
 // ts-mls 1.6.4 refuses a tree in which two nodes of one direct path list different unmerged leaves. RFC 9420, section
 // 12.4.3.1: "Verify that every non-blank intermediate node between the leaf node and the parent node also has an entry for
 // the leaf node in its unmerged_leaves." Nodes above the parent are no part of that.
-import type {
-  CiphersuiteImpl,
-  ClientConfig,
-  ClientState,
-  KeyPackage,
-  PrivateKeyPackage,
-  RatchetTree,
-  Welcome,
-} from "ts-mls";
-import { makePskIndex } from "ts-mls";
+import type { CiphersuiteImpl, ClientConfig, ClientState, GroupInfo, KeyPackage } from "ts-mls";
+import { makePskIndex, type PrivateKeyPackage, type RatchetTree, type Welcome } from "ts-mls";
 import { validateLeafNodeUpdateOrCommit } from "ts-mls/clientState.js";
 import {
   ratchetTreeFromExtension,
@@ -31,6 +23,9 @@ import { directPath, isLeaf, leafToNodeIndex, leafWidth, toLeafIndex, toNodeInde
 import { firstCommonAncestor } from "ts-mls/updatePath.js";
 import { decryptGroupInfo, decryptGroupSecrets } from "ts-mls/welcome.js";
 import { equal, must } from "./rules.js";
+
+/** What joinGroup says when it needs the tree from elsewhere. */
+export const NO_TREE = "no ratchet tree";
 
 /** Checks a tree as received (RFC 9420, section 12.4.3.1), save for lifetimes; an MlsRuleError says what is wrong. */
 export async function validateTree(
@@ -73,6 +68,20 @@ export async function validateTree(
   must(equal(context.treeHash, await treeHashRoot(tree, cs.hash)), "the tree is not the one of the GroupContext");
 }
 
+/** Checks a GroupInfo's signature and the tree that belongs to it. */
+export async function verifyGroup(
+  info: GroupInfo,
+  tree: RatchetTree,
+  cs: CiphersuiteImpl,
+  config: ClientConfig,
+): Promise<void> {
+  const signer = tree[leafToNodeIndex(toLeafIndex(info.signer))];
+  must(signer?.nodeType === "leaf", "the GroupInfo's signer is no member");
+  const { signaturePublicKey } = signer.leaf;
+  must(await verifyGroupInfoSignature(info, signaturePublicKey, cs.signature), "the GroupInfo does not verify");
+  await validateTree(tree, info.groupContext, cs, config);
+}
+
 /** joinGroup with the tree checked as above. The tree comes with the Welcome, or from the Delivery Service. */
 export async function joinGroup(
   welcome: Welcome,
@@ -85,31 +94,21 @@ export async function joinGroup(
   const initKey = await cs.hpke.importPrivateKey(keys.initPrivateKey);
   const secrets = await decryptGroupSecrets(initKey, await makeKeyPackageRef(kp, cs.hash), welcome, cs.hpke);
   must(secrets !== undefined, "malformed group secrets");
+  const { joinerSecret, pathSecret } = secrets;
   const [psk] = await accumulatePskSecret(secrets.psks, makePskIndex(undefined, {}), cs, new Uint8Array(cs.kdf.size));
-  const info = await decryptGroupInfo(welcome, secrets.joinerSecret, psk, cs);
+  const info = await decryptGroupInfo(welcome, joinerSecret, psk, cs);
   must(info !== undefined && info.groupContext.cipherSuite === kp.cipherSuite, "malformed GroupInfo");
   const tree = ratchetTreeFromExtension(info) ?? fetched;
-  must(tree !== undefined, "no ratchet tree");
-  const signer = tree[leafToNodeIndex(toLeafIndex(info.signer))];
-  must(signer?.nodeType === "leaf", "the GroupInfo's signer is no member");
-  must(
-    await verifyGroupInfoSignature(info, signer.leaf.signaturePublicKey, cs.signature),
-    "the GroupInfo's signature does not verify",
-  );
-  must(
-    await verifyGroupInfoConfirmationTag(info, secrets.joinerSecret, psk, cs),
-    "the confirmation tag does not verify",
-  );
-  await validateTree(tree, info.groupContext, cs, config);
+  must(tree !== undefined, NO_TREE);
+  await verifyGroup(info, tree, cs, config);
+  must(await verifyGroupInfoConfirmationTag(info, joinerSecret, psk, cs), "the confirmation tag does not verify");
 
   const self = findLeafIndex(tree, kp.leafNode);
   must(self !== undefined, "the Welcome is for another leaf");
+  const ancestor = firstCommonAncestor(tree, self, toLeafIndex(info.signer));
+  const path = pathSecret === undefined ? {} : await pathToRoot(tree, ancestor, pathSecret, cs.kdf);
   const own = { leafIndex: self, privateKeys: { [leafToNodeIndex(self)]: keys.hpkePrivateKey } };
-  const path =
-    secrets.pathSecret === undefined
-      ? {}
-      : await pathToRoot(tree, firstCommonAncestor(tree, self, toLeafIndex(info.signer)), secrets.pathSecret, cs.kdf);
-  const [keySchedule, encryptionSecret] = await deriveKeySchedule(secrets.joinerSecret, psk, info.groupContext, cs.kdf);
+  const [keySchedule, encryptionSecret] = await deriveKeySchedule(joinerSecret, psk, info.groupContext, cs.kdf);
   return {
     groupContext: info.groupContext,
     ratchetTree: tree,
