@@ -167,7 +167,11 @@ func (l *live) accept(next mls.Group, effects *mls.Effects) error {
 	if err != nil {
 		return err
 	}
-	added, err := identities(effects.Added)
+	joined := effects.Added
+	if effects.Sender.Type == mls.SenderNewMemberCommit {
+		joined = append(joined[:len(joined):len(joined)], effects.Committer)
+	}
+	added, err := identities(joined)
 	if err != nil {
 		return err
 	}
