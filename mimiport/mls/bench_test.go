@@ -2,12 +2,15 @@ package mls
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
@@ -22,19 +25,19 @@ var sized = func() func(n int) *mlstest.Group {
 	}
 }()
 
-// verifications is the floor under everything the engine does: n Ed25519 signatures over contents as long as a leaf, verified on
-// some cores with nothing else.
-func verifications(n, cores int) time.Duration {
+// floor is what the engine cannot do without: n Ed25519 signatures over contents as long as a leaf's, verified on some cores with
+// nothing else.
+func floor(n, cores int, verify func([]rfc9420.Signed) bool) time.Duration {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
-	content := make([]byte, 250)
-	signature := ed25519.Sign(key, content)
-	public := key.Public().(ed25519.PublicKey)
+	content := make([]byte, 330)
+	one := rfc9420.Signed{Key: key.Public().(ed25519.PublicKey), Content: content, Signature: ed25519.Sign(key, content)}
+	list := slices.Repeat([]rfc9420.Signed{one}, (n+cores-1)/cores)
 	var workers sync.WaitGroup
 	start := time.Now()
-	for i := range cores {
+	for range cores {
 		workers.Go(func() {
-			for range (n + i) / cores {
-				ed25519.Verify(public, content, signature)
+			for some := range slices.Chunk(list, batchedLeaves) {
+				verify(some)
 			}
 		})
 	}
@@ -42,38 +45,49 @@ func verifications(n, cores int) time.Duration {
 	return time.Since(start)
 }
 
+var suite1 = rfc9420.SuiteByID(1)
+
+func batched(list []rfc9420.Signed) bool { return suite1.VerifyBatch(list, rand.Reader) }
+
 // againstFloor runs op beside its floor and reports how much longer it takes.
-func againstFloor(b *testing.B, signatures, cores int, op func()) {
+func againstFloor(b *testing.B, signatures, cores int, verify func([]rfc9420.Signed) bool, op func()) {
 	b.ReportAllocs()
-	var floor, total time.Duration
+	var least, total time.Duration
 	for b.Loop() {
 		b.StopTimer()
-		floor += verifications(signatures, cores)
+		least += floor(signatures, cores, verify)
 		b.StartTimer()
 		start := time.Now()
 		op()
 		total += time.Since(start)
 	}
-	b.ReportMetric(float64(total)/float64(floor), "x-floor")
+	b.ReportMetric(float64(total)/float64(least), "x-floor")
 }
 
-// BenchmarkImport opens whole groups, on all cores and on one.
+// BenchmarkImport opens whole groups, on all cores and on one, with signatures one by one and in batches.
 func BenchmarkImport(b *testing.B) {
 	for _, n := range []int{100, 1_000, 10_000} {
 		for _, cores := range []int{runtime.NumCPU(), 1} {
-			b.Run(fmt.Sprintf("members=%d/cores=%d", n, cores), func(b *testing.B) {
-				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(cores))
-				m := sized(n)
-				e, info, tree := RFC9420(DefaultLimits()), m.GroupInfo(), m.RatchetTree()
-				againstFloor(b, n+1, cores, func() {
-					if _, err := e.Open(info, tree); err != nil {
-						b.Fatal(err)
-					}
-				})
-				b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "µs/member")
+			b.Run(fmt.Sprintf("members=%d/cores=%d/single", n, cores), func(b *testing.B) {
+				benchmarkImport(b, RFC9420(DefaultLimits()), n, cores, suite1.VerifyAll)
+			})
+			b.Run(fmt.Sprintf("members=%d/cores=%d/batched", n, cores), func(b *testing.B) {
+				benchmarkImport(b, RFC9420Batched(DefaultLimits(), rand.Reader), n, cores, batched)
 			})
 		}
 	}
+}
+
+func benchmarkImport(b *testing.B, e Engine, n, cores int, verify func([]rfc9420.Signed) bool) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(cores))
+	m := sized(n)
+	info, tree := m.GroupInfo(), m.RatchetTree()
+	againstFloor(b, n+1, cores, verify, func() {
+		if _, err := e.Open(info, tree); err != nil {
+			b.Fatal(err)
+		}
+	})
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "µs/member")
 }
 
 // BenchmarkCommit applies a member's Commit with a full path: three signatures, of the message, the leaf and the GroupInfo.
@@ -83,7 +97,7 @@ func BenchmarkCommit(b *testing.B) {
 			m := sized(n)
 			g := open(b, m)
 			c := m.Commit(mlstest.CommitOptions{Sender: uint32(n / 3)})
-			againstFloor(b, 3, 1, func() {
+			againstFloor(b, 3, 1, suite1.VerifyAll, func() {
 				if _, _, err := g.Commit(c.Message, c.GroupInfo); err != nil {
 					b.Fatal(err)
 				}
@@ -119,18 +133,22 @@ func BenchmarkMembers(b *testing.B) {
 // BenchmarkMemory measures the heap that a group of 10,000 keeps, by the member, and what each of 100 Commits adds to it.
 func BenchmarkMemory(b *testing.B) {
 	m := sized(10_000)
+	var commits []*mlstest.Commit
+	for i := range 100 {
+		commits = append(commits, m.Commit(mlstest.CommitOptions{Sender: uint32(i * 97)}))
+		m = commits[i].Next
+		commits[i].Next = nil
+	}
 	for b.Loop() {
 		before := liveHeap()
-		g := open(b, m)
+		groups := []Group{open(b, sized(10_000))}
 		opened := liveHeap()
-		groups := []Group{g}
-		for i := range 100 {
-			b.StopTimer()
-			c := m.Commit(mlstest.CommitOptions{Sender: uint32(i * 97)})
-			m = c.Next
-			b.StartTimer()
-			g, _ = commit(b, g, c)
-			groups = append(groups, g)
+		for i, c := range commits {
+			next, _, err := groups[i].Commit(c.Message, c.GroupInfo)
+			if err != nil {
+				b.Fatal(err)
+			}
+			groups = append(groups, next)
 		}
 		b.ReportMetric(float64(opened-before)/10_000, "B/member")
 		b.ReportMetric(float64(liveHeap()-opened)/100, "B/version")

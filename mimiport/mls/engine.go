@@ -2,6 +2,7 @@ package mls
 
 import (
 	"errors"
+	"io"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -38,6 +39,16 @@ type engine struct {
 
 // RFC9420 is the engine for RFC 9420 groups.
 func RFC9420(limits Limits) Engine { return &engine{limits: limits} }
+
+// RFC9420Batched is RFC9420 with a faster Open: it verifies the Ed25519 signatures of leaves in batches, with coefficients from
+// random, which must be safe for concurrent use.
+//
+// A batch is verified with the cofactor (RFC 8032, section 5.1.7 and ZIP 215), single signatures, as by most clients, without.
+// An honest signature passes both. A member can craft a leaf that only a batch accepts: then this server opens a group that
+// others refuse.
+func RFC9420Batched(limits Limits, random io.Reader) Engine {
+	return &engine{checker{random: random}, limits}
+}
 
 func (e *engine) Protocol() string { return ProtocolMLS10 }
 

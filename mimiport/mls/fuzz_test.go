@@ -19,7 +19,7 @@ func unsigned() checker {
 	} {
 		masked[r] = true
 	}
-	return checker{masked}
+	return checker{masked: masked}
 }
 
 // smallLimits keeps a fuzzer from spending its time on size.

@@ -2,6 +2,7 @@ package mls
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
@@ -117,7 +118,10 @@ var (
 )
 
 // checker enforces rules. Tests mask some, to show that no other rule refuses the same bytes.
-type checker struct{ masked map[*rule]bool }
+type checker struct {
+	masked map[*rule]bool
+	random io.Reader // for verifying leaves in batches; nil to verify them one by one
+}
 
 // require refuses where a rule is broken.
 func (c checker) require(ok bool, r *rule) error {

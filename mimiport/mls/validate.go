@@ -208,8 +208,27 @@ type place struct {
 	node *node
 }
 
-// leafBatch is how many leaves a worker takes at a time.
-const leafBatch = 32
+// How many leaves a worker takes at a time: a batch is the cheaper by the leaf the larger it is.
+const (
+	singleLeaves  = 32
+	batchedLeaves = 512
+)
+
+// checkSome checks leaves and their signatures.
+func (c checker) checkSome(suite *rfc9420.Suite, groupID []byte, some []place) error {
+	list := make([]rfc9420.Signed, len(some))
+	for i, p := range some {
+		l := decodeLeaf(p.node.raw)
+		if err := c.checkLeaf(suite, &l, p.node.support); err != nil {
+			return err
+		}
+		list[i] = rfc9420.Signed{Key: l.SignatureKey, Content: l.SignContent(groupID, p.leaf), Signature: l.Signature}
+	}
+	if c.random != nil {
+		return c.require(suite.VerifyBatch(list, c.random), ruleLeafSignature)
+	}
+	return c.require(suite.VerifyAll(list), ruleLeafSignature)
+}
 
 // checkLeaves checks every leaf of a tree on all cores, while the calling goroutine does something else first: the rest of
 // the checks, whose error comes before any of a leaf.
@@ -218,29 +237,25 @@ func (c checker) checkLeaves(suite *rfc9420.Suite, t tree, groupID []byte, first
 	for leaf, n := range t.leaves() {
 		places = append(places, place{leaf, n})
 	}
+	some := singleLeaves
+	if c.random != nil {
+		some = batchedLeaves
+	}
 	var next atomic.Int64
 	var failed atomic.Pointer[error]
 	work := func() {
 		for failed.Load() == nil {
-			end := int(next.Add(leafBatch))
-			for i := end - leafBatch; i < min(end, len(places)); i++ {
-				l := decodeLeaf(places[i].node.raw)
-				err := c.checkLeaf(suite, &l, places[i].node.support)
-				if err == nil {
-					err = c.verifyLeaf(suite, &l, groupID, places[i].leaf)
-				}
-				if err != nil {
-					failed.CompareAndSwap(nil, &err)
-					return
-				}
-			}
-			if end >= len(places) {
+			end := int(next.Add(int64(some)))
+			if end-some >= len(places) {
 				return
+			}
+			if err := c.checkSome(suite, groupID, places[end-some:min(end, len(places))]); err != nil {
+				failed.CompareAndSwap(nil, &err)
 			}
 		}
 	}
 	var workers sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), 1+len(places)/leafBatch) - 1 {
+	for range min(runtime.GOMAXPROCS(0), 1+len(places)/some) - 1 {
 		workers.Go(work)
 	}
 	err := first()
