@@ -23,6 +23,7 @@ import (
 //	    allow_private_networks: false
 //	    allow_ip_literals: false
 //	  decide_by: 60s
+//	  offer_life: 10m
 //	  policy:
 //	    source: power_level
 //	    target: local_users
@@ -42,6 +43,9 @@ type Config struct {
 	// DecideBy is how long a group stays frozen before this server gives its migration up: at least 1s, at most 10m. It grows by
 	// itself with the size of the group.
 	DecideBy time.Duration `yaml:"decide_by"`
+
+	// OfferLife is how long an offer of this server, as the target, waits for the group: at least 1s, at most 10m.
+	OfferLife time.Duration `yaml:"offer_life"`
 
 	// Policy holds the defaults for who may move groups from and to here. What the admin API sets wins over it.
 	Policy Policy `yaml:"policy"`
@@ -100,8 +104,8 @@ type Federation struct {
 	AllowIPLiterals bool `yaml:"allow_ip_literals"`
 }
 
-// maxDecideBy is the longest that a group may be frozen (profile, section 6).
-const maxDecideBy = 10 * time.Minute
+// maxTime is the longest that a group may be frozen, and that an offer may last (profile, section 6).
+const maxTime = 10 * time.Minute
 
 func defaultConfig() Config {
 	limits := delivery.DefaultLimits()
@@ -109,13 +113,14 @@ func defaultConfig() Config {
 		Database:           Database{ConnectionString: "file:mimi_portability.db"},
 		MaxGroupStateBytes: limits.GroupStateBytes,
 		DecideBy:           limits.DecideBy,
+		OfferLife:          limits.OfferLife,
 		Policy:             Policy{delivery.DefaultPolicy()},
 	}
 }
 
 func (c *Config) limits() delivery.Limits {
 	limits := delivery.DefaultLimits()
-	limits.GroupStateBytes, limits.DecideBy = c.MaxGroupStateBytes, c.DecideBy
+	limits.GroupStateBytes, limits.DecideBy, limits.OfferLife = c.MaxGroupStateBytes, c.DecideBy, c.OfferLife
 	return limits
 }
 
@@ -140,8 +145,10 @@ func (c *Config) verify() error {
 	if c.MaxGroupStateBytes <= 0 {
 		return errors.New("mimi_portability: max_group_state_bytes must be positive")
 	}
-	if c.DecideBy < time.Second || c.DecideBy > maxDecideBy {
-		return fmt.Errorf("mimi_portability: decide_by must be between 1s and %s", maxDecideBy)
+	for key, d := range map[string]time.Duration{"decide_by": c.DecideBy, "offer_life": c.OfferLife} {
+		if d < time.Second || d > maxTime {
+			return fmt.Errorf("mimi_portability: %s must be between 1s and %s", key, maxTime)
+		}
 	}
 	return nil
 }

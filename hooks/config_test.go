@@ -40,6 +40,7 @@ mimi_portability:
   max_group_state_bytes: 1000
   federation: {allow_private_networks: true, allow_ip_literals: true}
   decide_by: 2m
+  offer_life: 5m
   policy: {source: any_member, deny_servers: [evil.example], quotas: {groups: 5}}
 client_api: {registration_disabled: true}
 `)
@@ -49,6 +50,7 @@ client_api: {registration_disabled: true}
 	want.MaxGroupStateBytes = 1000
 	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
 	want.DecideBy = 2 * time.Minute
+	want.OfferLife = 5 * time.Minute
 	want.Policy.Source = delivery.SourceAnyMember
 	want.Policy.DenyServers = []string{"evil.example"}
 	want.Policy.Quotas.Groups = 5
@@ -79,6 +81,8 @@ func TestConfigRefusals(t *testing.T) {
 		"mimi_portability: {decide_by: 0s}":                        "decide_by",
 		"mimi_portability: {decide_by: 11m}":                       "decide_by",
 		"mimi_portability: {decide_by: 60}":                        "decide_by",
+		"mimi_portability: {offer_life: 0s}":                       "offer_life",
+		"mimi_portability: {offer_life: 11m}":                      "offer_life",
 		"mimi_portability: {policy: strict}":                       "strict",
 		"mimi_portability: {policy: {sauce: x}}":                   "sauce",
 		"mimi_portability: {policy: {source: everybody}}":          "everybody",
