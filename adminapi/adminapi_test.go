@@ -72,6 +72,18 @@ func (s *service) AdminMigration(_ context.Context, asked mimiport.MigrationID) 
 	return status(), nil
 }
 
+func (s *service) AdminEvidence(_ context.Context, id []byte) ([]delivery.Evidence, error) {
+	return []delivery.Evidence{{GroupID: id, Kind: delivery.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}}, nil
+}
+
+func (s *service) Reclaim(_ context.Context, id []byte) (*delivery.HostResponse, error) {
+	return &delivery.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: []byte{1}}, nil
+}
+
+func (s *service) Recover(_ context.Context, id []byte, req *delivery.RecoverRequest) (*delivery.HostResponse, error) {
+	return &delivery.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: req.Lineage}, nil
+}
+
 func status() *delivery.MigrationStatus {
 	return &delivery.MigrationStatus{MigrationID: id.String(), Role: "source", State: "frozen", GroupID: []byte{1}}
 }
@@ -184,6 +196,20 @@ func TestBadRequests(t *testing.T) {
 		"/migrations/" + strings.Repeat("A", 43): "IO.GITHUB.MIMIPORT.M_UNKNOWN_MIGRATION",
 	} {
 		if code, got := call(t, &service{}, "GET", uri, ""); asString(got["errcode"]) != want {
+			t.Errorf("%s: got %d %v", uri, code, got)
+		}
+	}
+}
+
+// TestClaims: evidence is listed, and what a reclaim or recover answers is passed on.
+func TestClaims(t *testing.T) {
+	_, got := call(t, &service{}, "GET", "/groups/AQ/evidence", "")
+	want := map[string]any{"items": []any{map[string]any{"group_id": "AQ", "kind": "higher-term", "data": "AQ", "at": 5.}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for uri, body := range map[string]string{"/reclaim": "", "/recover": `{"protocol":"mls10","group_info":"AQ","lineage":"AQ"}`} {
+		if code, got := call(t, &service{}, "POST", "/groups/AQ"+uri, body); code != 200 || got["term"] != 2. || got["lineage"] != "AQ" {
 			t.Errorf("%s: got %d %v", uri, code, got)
 		}
 	}

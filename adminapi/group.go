@@ -23,6 +23,24 @@ type Group struct {
 	CreatedAt   int64            `json:"created_at"`
 }
 
+// Evidence is kept evidence as operators see it. At is in milliseconds since 1970.
+type Evidence struct {
+	GroupID     spec.Base64Bytes `json:"group_id"`
+	MigrationID string           `json:"migration_id,omitempty"`
+	Kind        string           `json:"kind"`
+	Data        spec.Base64Bytes `json:"data"`
+	KeyID       string           `json:"key_id,omitempty"`
+	At          int64            `json:"at"`
+}
+
+func viewEvidence(e *delivery.Evidence) Evidence {
+	v := Evidence{GroupID: e.GroupID, Kind: string(e.Kind), Data: e.Data, KeyID: e.KeyID, At: e.At.UnixMilli()}
+	if e.Migration != (mimiport.MigrationID{}) {
+		v.MigrationID = e.Migration.String()
+	}
+	return v
+}
+
 func view(g *delivery.Group) Group {
 	v := Group{
 		GroupID: g.ID, Term: g.Term, State: string(g.State), Server: g.Server, RoomID: g.RoomID, Creator: g.Creator,

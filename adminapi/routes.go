@@ -20,12 +20,18 @@ const PathPrefix = "/_dendrite/admin/mimiport"
 // maxPolicy is the limit in bytes of a policy with its lists of servers.
 const maxPolicy = 1 << 20
 
+// maxRecover is the limit in bytes of a group's public state with its tree, in base64.
+const maxRecover = 90 << 20
+
 // Service is what operators can ask of a Delivery Service, as *delivery.Service answers it.
 type Service interface {
 	Policy(ctx context.Context) (delivery.Policy, error)
 	SetPolicy(ctx context.Context, patch json.RawMessage) (delivery.Policy, error)
 	AdminGroups(ctx context.Context, after []byte, limit int) ([]delivery.Group, error)
 	AdminGroup(ctx context.Context, id []byte) (*delivery.Group, error)
+	AdminEvidence(ctx context.Context, id []byte) ([]delivery.Evidence, error)
+	Reclaim(ctx context.Context, id []byte) (*delivery.HostResponse, error)
+	Recover(ctx context.Context, id []byte, req *delivery.RecoverRequest) (*delivery.HostResponse, error)
 	AdminMigrations(ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]*delivery.MigrationStatus, error)
 	AdminMigration(ctx context.Context, id mimiport.MigrationID) (*delivery.MigrationStatus, error)
 }
@@ -40,6 +46,9 @@ func Routes(svc Service) []edge.Route {
 		{Name: "putPolicy", Method: http.MethodPut, Path: "/policy", MaxBody: maxPolicy, Serve: a.putPolicy},
 		{Name: "listGroups", Method: http.MethodGet, Path: "/groups", Serve: a.listGroups},
 		{Name: "showGroup", Method: http.MethodGet, Path: "/groups/{groupId}", Serve: a.showGroup},
+		{Name: "listEvidence", Method: http.MethodGet, Path: "/groups/{groupId}/evidence", Serve: a.listEvidence},
+		{Name: "reclaimGroup", Method: http.MethodPost, Path: "/groups/{groupId}/reclaim", Serve: a.reclaim},
+		{Name: "recoverGroup", Method: http.MethodPost, Path: "/groups/{groupId}/recover", MaxBody: maxRecover, Serve: a.recoverGroup},
 		{Name: "listMigrations", Method: http.MethodGet, Path: "/migrations", Serve: a.listMigrations},
 		{Name: "showMigration", Method: http.MethodGet, Path: "/migrations/{migrationId}", Serve: a.showMigration},
 	}
@@ -69,6 +78,47 @@ func (a *admin) showGroup(ctx context.Context, r *edge.Request) (any, error) {
 		return nil, err
 	}
 	return view(g), nil
+}
+
+// EvidenceList is all the evidence about a group.
+type EvidenceList struct {
+	Items []Evidence `json:"items"`
+}
+
+func (a *admin) listEvidence(ctx context.Context, r *edge.Request) (any, error) {
+	id, err := edge.GroupID(r)
+	if err != nil {
+		return nil, err
+	}
+	kept, err := a.svc.AdminEvidence(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	list := EvidenceList{Items: make([]Evidence, len(kept))}
+	for i := range kept {
+		list.Items[i] = viewEvidence(&kept[i])
+	}
+	return list, nil
+}
+
+func (a *admin) reclaim(ctx context.Context, r *edge.Request) (any, error) {
+	id, err := edge.GroupID(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.svc.Reclaim(ctx, id)
+}
+
+func (a *admin) recoverGroup(ctx context.Context, r *edge.Request) (any, error) {
+	id, err := edge.GroupID(r)
+	if err != nil {
+		return nil, err
+	}
+	req, err := edge.Decode[delivery.RecoverRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	return a.svc.Recover(ctx, id, req)
 }
 
 func (a *admin) showMigration(ctx context.Context, r *edge.Request) (any, error) {

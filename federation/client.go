@@ -163,6 +163,14 @@ func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.
 	return err
 }
 
+// PutLineage shows another server how a group went on.
+func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []byte, req *delivery.LineageRequest) error {
+	q := to(showLineage, from, server, groupKey(groupID), nil)
+	q.content = req
+	_, err := ask[delivery.HostResponse](ctx, c, q)
+	return err
+}
+
 // AskStatus asks how a migration stands at another server.
 func (c *Client) AskStatus(ctx context.Context, from, server string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
 	return ask[delivery.MigrationStatus](ctx, c, to(getMigration, from, server, id.String(), nil))

@@ -45,6 +45,7 @@ var (
 	group   = []byte{0xfb, 0xff, 3} // "-_8D": not the same in both alphabets of base64
 	alice   = delivery.Caller{UserID: user, Server: source}
 	server  = delivery.Caller{Server: source}
+	lineage = &delivery.LineageRequest{Lineage: []byte("lineage")}
 	message = &delivery.SignedRequest{Message: []byte("signed"), KeyID: "ed25519:a"}
 )
 
@@ -128,6 +129,11 @@ func TestClientAgainstRoutes(t *testing.T) {
 		"BindGroup": {func() (any, error) { return api.BindGroup(ctx, alice, group, bind) }, recorded{"BindGroup", alice, group, bind}, described},
 		"Group":     {func() (any, error) { return api.Group(ctx, alice, group) }, recorded{"Group", alice, group}, described},
 		"Host":      {func() (any, error) { return api.Host(ctx, alice, group) }, recorded{"Host", alice, group}, hosted},
+		"ShowLineage": {
+			func() (any, error) { return api.ShowLineage(ctx, alice, group, lineage) }, recorded{"ShowLineage", alice, group, lineage}, hosted},
+		"PutLineage": {
+			func() (any, error) { return nil, c.PutLineage(ctx, source, target, group, lineage) },
+			recorded{"ShowLineage", server, group, lineage}, nil},
 		"RatchetTree": {
 			func() (any, error) { return api.RatchetTree(ctx, alice, group, 7) }, recorded{"RatchetTree", alice, group, uint64(7)}, []byte("tree")},
 		"Submit": {func() (any, error) { return api.Submit(ctx, alice, group, &commit) }, recorded{"Submit", alice, group, &commit}, submitted},

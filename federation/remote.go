@@ -51,6 +51,10 @@ func (a *remote) Host(ctx context.Context, c delivery.Caller, id []byte) (*deliv
 	return ask[delivery.HostResponse](ctx, a.client, a.to(getHost, c, groupKey(id), nil))
 }
 
+func (a *remote) ShowLineage(ctx context.Context, c delivery.Caller, id []byte, req *delivery.LineageRequest) (*delivery.HostResponse, error) {
+	return send[delivery.HostResponse](ctx, a, a.to(showLineage, c, groupKey(id), nil), req)
+}
+
 func (a *remote) RatchetTree(ctx context.Context, c delivery.Caller, id []byte, epoch uint64) ([]byte, error) {
 	q := a.to(getTree, c, groupKey(id), url.Values{"epoch": uintParam(epoch)})
 	q.limit = maxRawAnswer

@@ -28,6 +28,7 @@ var (
 	bindGroup        = edge.Route{Name: "bindGroup", Method: http.MethodPut, Path: "/groups/{groupId}", MaxBody: maxBind}
 	getGroup         = edge.Route{Name: "getGroup", Method: http.MethodGet, Path: "/groups/{groupId}"}
 	getHost          = edge.Route{Name: "getHost", Method: http.MethodGet, Path: "/groups/{groupId}/host"}
+	showLineage      = edge.Route{Name: "showLineage", Method: http.MethodPut, Path: "/groups/{groupId}/lineage", MaxBody: maxJSON}
 	getTree          = edge.Route{Name: "getTree", Method: http.MethodGet, Path: "/groups/{groupId}/tree"}
 	submit           = edge.Route{Name: "submit", Method: http.MethodPost, Path: "/groups/{groupId}/messages", MaxBody: maxJSON}
 	getMessages      = edge.Route{Name: "getMessages", Method: http.MethodGet, Path: "/groups/{groupId}/messages"}
@@ -58,7 +59,7 @@ func Routes(svc Service, maxGroupState int64) []edge.Route {
 	for i, rt := range routes {
 		routes[i].Federation = true
 		switch rt.Name {
-		case getMigration.Name, confirmMigration.Name: // for users and for servers
+		case getMigration.Name, confirmMigration.Name, showLineage.Name: // for users and for servers
 		case putContent.Name, putAbort.Name:
 			routes[i].Serve = require(rt.Serve, func(c delivery.Caller) bool { return c.UserID == "" }, "this is for servers, not for users")
 		default:
@@ -91,6 +92,7 @@ func UserRoutes(resolve Resolve, maxBind int64) []edge.Route {
 		with(bind, resolve, edge.GroupID, edge.Decode[delivery.BindGroupRequest], delivery.API.BindGroup),
 		of(getGroup, resolve, edge.GroupID, delivery.API.Group),
 		of(getHost, resolve, edge.GroupID, delivery.API.Host),
+		with(showLineage, resolve, edge.GroupID, edge.Decode[delivery.LineageRequest], delivery.API.ShowLineage),
 		with(getTree, resolve, edge.GroupID, epoch, ratchetTree),
 		with(submit, resolve, edge.GroupID, edge.Decode[delivery.SubmitRequest], delivery.API.Submit),
 		with(getMessages, resolve, edge.GroupID, messagesQuery, delivery.API.Messages),

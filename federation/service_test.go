@@ -68,6 +68,10 @@ func (s *service) Host(_ context.Context, c delivery.Caller, id []byte) (*delive
 	return answer(s, hosted, "Host", c, id)
 }
 
+func (s *service) ShowLineage(_ context.Context, c delivery.Caller, id []byte, q *delivery.LineageRequest) (*delivery.HostResponse, error) {
+	return answer(s, hosted, "ShowLineage", c, id, q)
+}
+
 func (s *service) RatchetTree(_ context.Context, c delivery.Caller, id []byte, epoch uint64) ([]byte, error) {
 	return answer(s, []byte("tree"), "RatchetTree", c, id, epoch)
 }

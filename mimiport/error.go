@@ -56,7 +56,8 @@ type Moved struct {
 	Term         uint64 // the term that began there
 	Response     []byte // MigrationResponse
 	Confirmation []byte // MigrationConfirmation, signed by the source
-	KeyID        string // the key the source signed it with
+	Claim        []byte // instead of both: LineageClaim, signed by Server
+	KeyID        string // the key that the confirmation or claim is signed with
 }
 
 func (e *Error) Error() string {

@@ -26,6 +26,9 @@ type API interface {
 	// Host says where the group is, also when that is not here.
 	Host(ctx context.Context, c Caller, groupID []byte) (*HostResponse, error)
 
+	// ShowLineage shows this server how the group went on elsewhere: it stops when that is so, and says where the group is.
+	ShowLineage(ctx context.Context, c Caller, groupID []byte, req *LineageRequest) (*HostResponse, error)
+
 	// RatchetTree is the encoded ratchet tree of the current epoch or the one before.
 	RatchetTree(ctx context.Context, c Caller, groupID []byte, epoch uint64) ([]byte, error)
 
@@ -117,9 +120,21 @@ type HostResponse struct {
 type MovedInfo struct {
 	DeliveryService       string           `json:"delivery_service"`
 	Term                  uint64           `json:"term"`
-	MigrationResponse     spec.Base64Bytes `json:"migration_response"`
-	MigrationConfirmation spec.Base64Bytes `json:"migration_confirmation"`
+	MigrationResponse     spec.Base64Bytes `json:"migration_response,omitempty"`
+	MigrationConfirmation spec.Base64Bytes `json:"migration_confirmation,omitempty"`
+	LineageClaim          spec.Base64Bytes `json:"lineage_claim,omitempty"` // instead of both, after a reclaim or recover
 	KeyID                 string           `json:"key_id"`
+}
+
+// LineageRequest carries a mimiport.Lineage, encoded.
+type LineageRequest struct {
+	Lineage spec.Base64Bytes `json:"lineage"`
+}
+
+// RecoverRequest is what a member holds of a group whose host is lost: the public state of an epoch, and the lineage.
+type RecoverRequest struct {
+	BindGroupRequest
+	Lineage spec.Base64Bytes `json:"lineage"`
 }
 
 // SubmitRequest is one message for the group. GroupInfo and Welcome go with a Commit: the GroupInfo of the next epoch always,

@@ -112,6 +112,7 @@ const (
 	RowDeadline     RowKind = "deadline"     // the offer expires, or decide_by has come
 	RowAsk          RowKind = "ask"          // ask the source how a staged migration ended
 	RowPurge        RowKind = "purge"        // drop the state of a group that has moved
+	RowLineage      RowKind = "lineage"      // show a server from which the group was reclaimed that it was
 )
 
 // RowKey identifies a row.
@@ -209,6 +210,9 @@ type Store interface {
 
 	// Due lists the first row of every queue that has one due, at most limit; and when the next one is due after that, zero for never.
 	Due(ctx context.Context, now time.Time, limit int) (rows []Row, next time.Time, err error)
+	// Claim keeps a listed row, and its queue, from other processes on the same database until it is released or this process ends.
+	// It returns ErrConflict while another process has the queue, and ErrNotFound when the row is no longer the first of it.
+	Claim(ctx context.Context, key RowKey) (release func(), err error)
 	// Retry puts a row off.
 	Retry(ctx context.Context, key RowKey, attempts int, due time.Time) error
 
@@ -284,6 +288,9 @@ type Sender interface {
 	// PutConfirmation and PutAbort hand the target the source's decision.
 	PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *SignedRequest) error
 	PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *SignedRequest) error
+
+	// PutLineage shows another server how a group went on.
+	PutLineage(ctx context.Context, from, to string, groupID []byte, req *LineageRequest) error
 
 	// AskStatus asks another server, as this one, how a migration stands there.
 	AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*MigrationStatus, error)

@@ -185,6 +185,9 @@ func (s *Service) here(ctx context.Context, g *Group) error {
 
 // moved is the redirect of a group that has moved.
 func (s *Service) moved(ctx context.Context, g *Group) (*mimiport.Moved, error) {
+	if g.Migration == (mimiport.MigrationID{}) {
+		return movedByClaim(g)
+	}
 	m, err := s.record(ctx, g.Migration)
 	if err != nil {
 		return nil, err
@@ -195,6 +198,23 @@ func (s *Service) moved(ctx context.Context, g *Group) (*mimiport.Moved, error) 
 	}, nil
 }
 
+// movedByClaim is the redirect of a group that has yielded: the last step of its lineage is the claim.
+func movedByClaim(g *Group) (*mimiport.Moved, error) {
+	l, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	if len(l.Steps) == 0 || l.Steps[len(l.Steps)-1].Claim == nil {
+		return nil, errors.New("delivery: a group has moved nowhere")
+	}
+	signed := l.Steps[len(l.Steps)-1].Claim
+	claim, err := mimiport.UnmarshalLineageClaim(signed.Message)
+	if err != nil {
+		return nil, err
+	}
+	return &mimiport.Moved{Server: claim.DomainName, Term: claim.Term, Claim: signed.Message, KeyID: signed.KeyID}, nil
+}
+
 // RedirectInfo is a redirect for JSON, nil for none.
 func RedirectInfo(m *mimiport.Moved) *MovedInfo {
 	if m == nil {
@@ -202,7 +222,7 @@ func RedirectInfo(m *mimiport.Moved) *MovedInfo {
 	}
 	return &MovedInfo{
 		DeliveryService: m.Server, Term: m.Term, MigrationResponse: m.Response,
-		MigrationConfirmation: m.Confirmation, KeyID: m.KeyID,
+		MigrationConfirmation: m.Confirmation, LineageClaim: m.Claim, KeyID: m.KeyID,
 	}
 }
 
@@ -213,7 +233,7 @@ func (m *MovedInfo) Redirect() *mimiport.Moved {
 	}
 	return &mimiport.Moved{
 		Server: m.DeliveryService, Term: m.Term, Response: m.MigrationResponse,
-		Confirmation: m.MigrationConfirmation, KeyID: m.KeyID,
+		Confirmation: m.MigrationConfirmation, Claim: m.LineageClaim, KeyID: m.KeyID,
 	}
 }
 
@@ -287,7 +307,15 @@ func preimage(l *mimiport.Lineage) *Preimage {
 
 // Host implements API.
 func (s *Service) Host(ctx context.Context, c Caller, id []byte) (*HostResponse, error) {
-	g, err := s.view(ctx, c, id)
+	if _, err := s.view(ctx, c, id); err != nil {
+		return nil, err
+	}
+	return s.host(ctx, id)
+}
+
+// host says where a group is, whoever asks.
+func (s *Service) host(ctx context.Context, id []byte) (*HostResponse, error) {
+	g, err := s.group(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -138,8 +138,8 @@ func (s *Service) continues(ctx context.Context, known *Group, l *mimiport.Linea
 	if !begins(own, l) {
 		return badLineage(known.ID, "it is not the lineage known here")
 	}
-	if known.State != GroupMoved {
-		return nil // staged here before, or reserved: storing it decides
+	if known.State != GroupMoved || known.Migration == (mimiport.MigrationID{}) {
+		return nil // staged here before, or reserved: storing it decides; or yielded: the claim is in the lineage
 	}
 	moved, err := s.moved(ctx, known)
 	if err != nil {

@@ -25,6 +25,8 @@ func (s *Service) Do(ctx context.Context, row Row) error {
 		return s.ask(ctx, &row)
 	case RowPurge:
 		return s.purge(ctx, &row)
+	case RowLineage:
+		return s.showLineage(ctx, &row)
 	}
 	return fmt.Errorf("delivery: unknown kind of row %q", row.Kind)
 }
@@ -228,6 +230,11 @@ func (s *Service) AdminGroups(ctx context.Context, after []byte, limit int) ([]G
 
 // AdminGroup is one group for an operator, or a KindUnknownGroup error.
 func (s *Service) AdminGroup(ctx context.Context, id []byte) (*Group, error) { return s.group(ctx, id) }
+
+// AdminEvidence lists the evidence kept about a group, oldest first.
+func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]Evidence, error) {
+	return s.Store.Evidence(ctx, id)
+}
 
 // AdminMigrations lists migrations for an operator, by id.
 func (s *Service) AdminMigrations(ctx context.Context, f MigrationFilter, after mimiport.MigrationID, limit int) ([]*MigrationStatus, error) {

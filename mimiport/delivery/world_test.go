@@ -58,8 +58,7 @@ func newWorld(t *testing.T) *world {
 	limits := delivery.DefaultLimits()
 	limits.Wait = 0 // the outbox runs when the test says so, not while a request waits
 	for i, name := range []string{serverA, serverB} {
-		seed := sha256.Sum256([]byte(name))
-		w.keys[name] = ed25519.NewKeyFromSeed(seed[:])
+		w.keys[name] = w.keyOf(name)
 		w.stores[name] = memory.New()
 		w.services[name] = delivery.New(delivery.Deps{
 			Server: name, IsLocal: func(s string) bool { return s == name },
@@ -70,6 +69,12 @@ func newWorld(t *testing.T) *world {
 		})
 	}
 	return w
+}
+
+// keyOf is a server's signing key.
+func (w *world) keyOf(server string) ed25519.PrivateKey {
+	seed := sha256.Sum256([]byte(server))
+	return ed25519.NewKeyFromSeed(seed[:])
 }
 
 // run does due rows, everywhere, until nothing is due. Rows that fail are tried again when time has passed.
@@ -230,6 +235,14 @@ func (s fakeSender) PutAbort(ctx context.Context, from, to string, id mimiport.M
 		return err
 	}
 	return s.w.services[to].AbortFromSource(ctx, from, id, m)
+}
+
+func (s fakeSender) PutLineage(ctx context.Context, from, to string, groupID []byte, req *delivery.LineageRequest) error {
+	if err := s.w.refuse(to, "lineage"); err != nil {
+		return err
+	}
+	_, err := s.w.services[to].ShowLineage(ctx, delivery.Caller{Server: from}, groupID, req)
+	return err
 }
 
 func (s fakeSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {

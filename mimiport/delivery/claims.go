@@ -1,0 +1,302 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+)
+
+// ShowLineage implements API: whoever shows a verified later term stops this server (profile, section 3). A lineage that says
+// nothing new changes nothing.
+func (s *Service) ShowLineage(ctx context.Context, c Caller, id []byte, req *LineageRequest) (*HostResponse, error) {
+	g, err := s.group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.mayShow(ctx, c, g); err != nil {
+		return nil, err
+	}
+	l, err := mimiport.UnmarshalLineage(req.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := s.checkChain(ctx, id, l); err != nil {
+		return nil, err
+	}
+	own, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	if len(l.Steps) > len(own.Steps) {
+		if !begins(own, l) {
+			return nil, badLineage(id, "it is not the lineage known here")
+		}
+		if err := s.learn(ctx, g, &l.Steps[len(own.Steps)], req); err != nil {
+			return nil, err
+		}
+	}
+	return s.host(ctx, id)
+}
+
+// mayShow fails unless the caller has to do with the group's room.
+func (s *Service) mayShow(ctx context.Context, c Caller, g *Group) error {
+	if c.UserID != "" {
+		return s.member(ctx, c, g.RoomID)
+	}
+	in, err := s.Rooms.ServerJoined(ctx, g.RoomID, c.Server)
+	if err == nil && !in {
+		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not in the room", c.Server)
+	}
+	return err
+}
+
+// learn takes the verified step that follows what this server knows of a group.
+func (s *Service) learn(ctx context.Context, g *Group, step *mimiport.LineageStep, req *LineageRequest) error {
+	switch g.State {
+	case GroupStaged:
+		return s.learnOutcome(ctx, g, step)
+	case GroupActive, GroupFrozen:
+		if step.Kind == mimiport.StepMigration {
+			return s.recall(ctx, g, step, req)
+		}
+		return s.yield(ctx, g, step, req)
+	}
+	return nil
+}
+
+// learnOutcome settles a staged migration: the step is it, or it is another one of the same term.
+func (s *Service) learnOutcome(ctx context.Context, g *Group, step *mimiport.LineageStep) error {
+	m, err := s.record(ctx, g.Migration)
+	if err != nil {
+		return err
+	}
+	if step.Kind == mimiport.StepMigration && string(step.Response.Message) == string(m.Response.Message) {
+		return s.confirm(ctx, m, &SignedRequest{Message: step.Confirmation.Message, KeyID: step.Confirmation.KeyID})
+	}
+	return s.stepTarget(ctx, m, func(bool) migration.Event { return migration.Superseded{} }, nil)
+}
+
+// recall stops a group that this server has confirmed away and does not remember: its signature beats its database.
+func (s *Service) recall(ctx context.Context, g *Group, step *mimiport.LineageStep, req *LineageRequest) error {
+	response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
+	if err != nil {
+		return err
+	}
+	id := response.ID()
+	_, err = s.Store.Migration(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return s.stop(ctx, g, s.forgotten(g, response, step), EvidenceOwnForgotten, req)
+	}
+	if err != nil {
+		return err
+	}
+	defer s.locks.lock(g.ID)()
+	return retryConflicts(func() error {
+		return s.stepSource(ctx, nil, id, func(*migration.Migration) (migration.Event, error) {
+			return migration.Recall{Confirmation: step.Confirmation}, nil
+		})
+	})
+}
+
+// forgotten is the record that this server must once have had of a migration that it confirmed.
+func (s *Service) forgotten(g *Group, r *mimiport.MigrationResponse, step *mimiport.LineageStep) *migration.Migration {
+	return &migration.Migration{
+		ID: r.ID(), Role: migration.Source, State: migration.Moved, GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
+		Source: r.Request.SourceDomain, Target: r.Request.TargetDomain, Epoch: r.Request.Epoch, CreatedAt: s.Now(),
+		Response: step.Response, Confirmation: step.Confirmation, Complete: step.Complete,
+		Reason: "learnt from a lineage: this server does not remember it",
+	}
+}
+
+// yield stops a group that another server has claimed: the host before, or, where the policy accepts it, anybody who recovers it.
+func (s *Service) yield(ctx context.Context, g *Group, step *mimiport.LineageStep, req *LineageRequest) error {
+	p, err := s.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	if step.Kind == mimiport.StepRecover && !p.AcceptClaims {
+		return &mimiport.Error{Op: "yield", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("this server's policy does not accept that a group hosted here is recovered elsewhere")}
+	}
+	return s.stop(ctx, g, nil, EvidenceHigherTerm, req)
+}
+
+// stop makes a group redirect by the lineage that was shown: nothing more is accepted here in its term.
+func (s *Service) stop(ctx context.Context, g *Group, m *migration.Migration, kind EvidenceKind, req *LineageRequest) error {
+	defer s.locks.lock(g.ID)()
+	return retryConflicts(func() error {
+		g, err := s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term})
+		if err != nil {
+			return err
+		}
+		if g.State != GroupActive && g.State != GroupFrozen {
+			return nil
+		}
+		s.Log.Error("the group is elsewhere in a later term: this server stops", "group", fmt.Sprintf("%x", g.ID), "term", g.Term)
+		g.State, g.Migration = GroupMoved, mimiport.MigrationID{}
+		change := &Change{Group: g, Migration: m, Evidence: []Evidence{{GroupID: g.ID, Kind: kind, Data: req.Lineage, At: s.Now()}}}
+		if m != nil {
+			g.Migration = m.ID
+		} else if g.Lineage, err = truncated(req.Lineage, g.Term+1); err != nil {
+			return err
+		}
+		return s.apply(ctx, change)
+	})
+}
+
+// truncated is the beginning of an encoded lineage, up to a term.
+func truncated(encoded []byte, term uint64) ([]byte, error) {
+	l, err := mimiport.UnmarshalLineage(encoded)
+	if err != nil {
+		return nil, err
+	}
+	l.Steps = l.Steps[:term]
+	return l.Marshal()
+}
+
+// Reclaim takes back a group from a target that is lost for good after the decision: a new term begins here, with the state that
+// the target was given (profile, section 6). It is unsafe if the target is only unreachable: what it accepts is lost. It is for
+// operators.
+func (s *Service) Reclaim(ctx context.Context, id []byte) (*HostResponse, error) {
+	defer s.locks.lock(id)()
+	g, err := s.group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if g.State != GroupMoved {
+		return nil, &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: errors.New("the group has not moved away from here")}
+	}
+	m, err := s.record(ctx, g.Migration)
+	if err != nil {
+		return nil, err
+	}
+	if m.Role != migration.Source || m.Epoch+1 != g.Epoch {
+		return nil, &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: errors.New("what the target was given is not here")}
+	}
+	l, err := s.live(ctx, g)
+	if errors.Is(err, ErrNotFound) {
+		return nil, &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: errors.New("the group's state is past its retention")}
+	}
+	if err != nil {
+		return nil, err
+	}
+	encoded, err := s.extendLineage(ctx, g.Lineage, m)
+	if err != nil {
+		return nil, err
+	}
+	confirmation := s.toTarget(m, RowConfirmation)
+	change := &Change{
+		Done: []RowKey{confirmation.Key()},
+		Rows: []Row{{
+			Destination: m.Target, Queue: "lineage/" + m.ID.String(), Order: 1, Kind: RowLineage,
+			GroupID: id, Term: m.Term + 1, Migration: m.ID, Due: s.Now(),
+		}},
+	}
+	if err := s.claim(ctx, mimiport.StepReclaim, g, encoded, l.mls, change); err != nil {
+		return nil, err
+	}
+	return s.host(ctx, id)
+}
+
+// showLineage shows the server that a group was reclaimed from how it went on, should it come back.
+func (s *Service) showLineage(ctx context.Context, row *Row) error {
+	g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+	if err != nil {
+		return err
+	}
+	err = s.Sender.PutLineage(ctx, g.Server, row.Destination, g.ID, &LineageRequest{Lineage: g.Lineage})
+	if err != nil && mimiport.KindOf(err) != mimiport.KindUnknownGroup {
+		return err
+	}
+	return s.done(ctx, row)
+}
+
+// Recover takes on a group whose host is lost for good, from what a member holds: the public state of an epoch and the lineage
+// (profile, section 6). Commits that only the lost host knew are lost. It is for operators, and off unless the policy says recover.
+func (s *Service) Recover(ctx context.Context, id []byte, req *RecoverRequest) (*HostResponse, error) {
+	p, err := s.Policy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !p.Recover {
+		return nil, &mimiport.Error{Op: "recover", Kind: mimiport.KindForbidden, Group: id, Err: errors.New("this server's policy does not allow recovering groups")}
+	}
+	l, err := mimiport.UnmarshalLineage(req.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := s.checkChain(ctx, id, l); err != nil {
+		return nil, err
+	}
+	engine, err := s.engine(req.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	state, err := engine.Open(req.GroupInfo, req.RatchetTree)
+	if err != nil {
+		return nil, err
+	}
+	if string(state.ID()) != string(id) {
+		return nil, badLineage(id, "the GroupInfo is of another group")
+	}
+	if _, err := newRoster(state); err != nil {
+		return nil, err
+	}
+	defer s.locks.lock(id)()
+	if err := s.mayRecover(ctx, id, l); err != nil {
+		return nil, err
+	}
+	g := &Group{ID: id, Term: l.Term(), Server: s.Server, RoomID: l.RoomID, Protocol: req.Protocol, CipherSuite: state.CipherSuite()}
+	if err := s.claim(ctx, mimiport.StepRecover, g, req.Lineage, state, &Change{}); err != nil {
+		return nil, err
+	}
+	return s.host(ctx, id)
+}
+
+// mayRecover fails for a group that is hosted here, or whose lineage here is another one or longer.
+func (s *Service) mayRecover(ctx context.Context, id []byte, l *mimiport.Lineage) error {
+	known, err := s.Store.Group(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	own, err := mimiport.UnmarshalLineage(known.Lineage)
+	if err != nil {
+		return err
+	}
+	if known.State != GroupMoved && known.State != GroupStaged || !begins(own, l) {
+		return &mimiport.Error{Op: "recover", Kind: mimiport.KindConflict, Group: id, Err: errors.New("the group is here, or another lineage of it is known")}
+	}
+	return nil
+}
+
+// claim begins a new term here: old's lineage, encoded, ends at the host that is lost.
+func (s *Service) claim(ctx context.Context, kind mimiport.StepKind, old *Group, encoded []byte, state mls.Group, change *Change) error {
+	l, err := mimiport.UnmarshalLineage(encoded)
+	if err != nil {
+		return err
+	}
+	term := l.Term() + 1
+	signed, err := s.sign(old.Server, &mimiport.LineageClaim{Kind: kind, DomainName: old.Server, GroupID: old.ID, Term: term, Epoch: state.Epoch()})
+	if err != nil {
+		return err
+	}
+	if signed.KeyObject, err = s.Keys.KeyObject(ctx, old.Server, signed.KeyID); err != nil {
+		s.Log.Warn("no own key object for the lineage", "key", signed.KeyID, "error", err)
+	}
+	l.Steps = append(l.Steps, mimiport.LineageStep{Kind: kind, Claim: &signed})
+	if encoded, err = l.Marshal(); err != nil {
+		return err
+	}
+	g := *old
+	g.Term, g.Version, g.State, g.Epoch, g.NextSeq = term, 0, GroupActive, state.Epoch(), 1
+	g.Migration, g.Lineage, g.CreatedAt = mimiport.MigrationID{}, encoded, s.Now()
+	change.Group = &g
+	change.Snapshots = []Snapshot{snapshotOf(&g, &live{mls: state, seq: 1})}
+	return s.apply(ctx, change)
+}

@@ -1,0 +1,363 @@
+package delivery_test
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
+)
+
+// lineage is what a server says of how the group came to it.
+func (p *play) lineage(ds string) *delivery.LineageRequest {
+	p.t.Helper()
+	host, err := p.services[ds].Host(p.t.Context(), caller(alice), p.id)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return &delivery.LineageRequest{Lineage: host.Lineage}
+}
+
+func (p *play) show(ds string, l *delivery.LineageRequest) error {
+	_, err := p.services[ds].ShowLineage(p.t.Context(), caller(alice), p.id, l)
+	return err
+}
+
+// copyOf is a store with what another holds about the group now, outbox apart: a backup, restored.
+func (p *play) copyOf(ds string, migrations ...mimiport.MigrationID) delivery.Store {
+	p.t.Helper()
+	from, to := p.stores[ds], memory.New()
+	g, err := from.Group(p.t.Context(), p.id)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	key := delivery.GroupKey{ID: p.id, Term: g.Term}
+	snap, err := from.Snapshot(p.t.Context(), key, g.Epoch)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	entries, err := from.Entries(p.t.Context(), key, 0, 1000)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	g.Version = 0
+	changes := []*delivery.Change{{Group: g, Snapshots: []delivery.Snapshot{*snap}, Entries: entries}}
+	for _, id := range migrations {
+		m, err := from.Migration(p.t.Context(), id)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		m.Version = 0
+		c := &delivery.Change{Migration: m}
+		if data, err := from.Content(p.t.Context(), id); err == nil {
+			c.Content = &delivery.Content{ID: id, Data: data}
+		}
+		changes = append(changes, c)
+	}
+	for _, c := range changes {
+		if err := to.Apply(p.t.Context(), c); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	return to
+}
+
+// restore lets a server start on another store.
+func (p *play) restore(ds string, store delivery.Store) {
+	deps := p.services[ds].Deps
+	deps.Store = store
+	p.stores[ds], p.services[ds] = store, delivery.New(deps)
+}
+
+// TestRestoredBeforeMove: "Own signature beats own database": a source restored from before the migration hosts the group again until
+// it is shown its own confirmation; then it stops, for good, and redirects.
+func TestRestoredBeforeMove(t *testing.T) {
+	p := newPlay(t)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	backup, before := p.copyOf(serverA), p.group
+	p.move(serverA, serverB, bob)
+	p.restore(serverA, backup)
+	if g, err := p.services[serverA].Group(t.Context(), caller(alice), p.id); err != nil || g.State != "active" || g.Epoch != before.Epoch() {
+		t.Fatalf("the restored server says %+v, %v", g, err)
+	}
+	l := p.lineage(serverB)
+	forged := *l
+	forged.Lineage = append([]byte(nil), l.Lineage...)
+	forged.Lineage[len(forged.Lineage)/2] ^= 1
+	if err := p.show(serverA, &forged); err == nil {
+		t.Error("a forged lineage was taken")
+	}
+	for range 2 {
+		if err := p.show(serverA, l); err != nil {
+			t.Fatal(err)
+		}
+		p.expectMoved(serverA, serverB)
+	}
+	kept, err := p.stores[serverA].Evidence(t.Context(), p.id)
+	if err != nil || len(kept) != 1 || kept[0].Kind != delivery.EvidenceOwnForgotten {
+		t.Errorf("the evidence is %+v, %v", kept, err)
+	}
+	p.expectHosted(serverB, 1)
+	p.move(serverB, serverA, alice) // and the group can come back
+	p.expectHosted(serverA, 2)
+}
+
+// TestRestoredWhileFrozen: restored from the middle of a migration, a source that is shown its own confirmation completes the move
+// instead of aborting at decide_by.
+func TestRestoredWhileFrozen(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	backup := p.copyOf(serverA, a.id)
+	p.run()
+	p.expect(a, "moved", "active")
+	p.restore(serverA, backup)
+	p.expect(a, "frozen", "active")
+	if err := p.show(serverA, p.lineage(serverB)); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "moved", "active")
+	p.group = a.commit.Next
+	p.expectMoved(serverA, serverB)
+	log, err := p.services[serverA].Messages(t.Context(), caller(alice), p.id, delivery.MessagesQuery{})
+	if err != nil || len(log.Messages) != 1 || log.Messages[0].Migration == nil {
+		t.Errorf("the log is %+v, %v", log, err)
+	}
+}
+
+// TestRestoredAndAborted: a source that was restored and has aborted what it had confirmed stops when it is shown the confirmation.
+func TestRestoredAndAborted(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	backup := p.copyOf(serverA, a.id)
+	p.run()
+	p.restore(serverA, backup)
+	if st, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil || st.State != "aborted" {
+		t.Fatalf("the abort gives %+v, %v", st, err)
+	}
+	p.run() // B is active and keeps the abort as evidence
+	kept, err := p.stores[serverB].Evidence(t.Context(), p.id)
+	if err != nil || len(kept) != 1 || kept[0].Kind != delivery.EvidenceBothOutcomes {
+		t.Errorf("the evidence is %+v, %v", kept, err)
+	}
+	if err := p.show(serverA, p.lineage(serverB)); err != nil {
+		t.Fatal(err)
+	}
+	p.group = a.commit.Next
+	p.expectMoved(serverA, serverB)
+	p.expectHosted(serverB, 1)
+}
+
+// TestStagedLearnsFromLineage: a target that waits for the decision takes it from a lineage: it was this migration, or another one.
+func TestStagedLearnsFromLineage(t *testing.T) {
+	p := newPlay(t)
+	lost := p.mustRequest(serverA, serverB, bob)
+	p.refuse = func(_, what string) error {
+		if what == "vote" || what == "abort" {
+			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
+		}
+		return nil
+	}
+	if _, err := p.initiate(lost); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(lost, "frozen", "staged")
+	if _, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), lost.id); err != nil {
+		t.Fatal(err)
+	}
+
+	// Meanwhile the group goes to a third server.
+	const serverC, carol = "c.example", "@carol:c.example"
+	p.addServer(serverC)
+	p.rooms.joined[carol], p.rooms.power[carol] = true, 100
+	p.commit(serverA, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL")))}})
+	leafOf[carol] = 2
+	defer delete(leafOf, carol)
+	p.refuse = func(to, _ string) error {
+		if to == serverB {
+			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
+		}
+		return nil
+	}
+	a := p.mustRequest(serverA, serverC, carol)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "moved", "active")
+	p.expect(lost, "aborted", "staged")
+	expectKind(t, p.show(serverB, p.lineage(serverC)), mimiport.KindUnknownGroup) // it is not here, and will not be
+	p.expect(lost, "aborted", "dropped")
+}
+
+// addServer adds a Delivery Service to the world.
+func (p *play) addServer(name string) {
+	deps := p.services[serverA].Deps
+	deps.Server, deps.IsLocal, deps.Store, deps.Keys = name, func(s string) bool { return s == name }, memory.New(), fakeKeys{p.world, name}
+	p.keys[name] = p.keyOf(name)
+	p.stores[name], p.services[name] = deps.Store, delivery.New(deps)
+}
+
+// TestReclaim: an operator takes the group back from a target that is lost after the decision. Should the target come back, it
+// yields to the higher term.
+func TestReclaim(t *testing.T) {
+	p := newPlay(t)
+	_, err := p.services[serverA].Reclaim(t.Context(), p.id)
+	expectKind(t, err, mimiport.KindConflict) // it is here
+	p.move(serverA, serverB, bob)
+	down := true
+	p.refuse = func(to, _ string) error {
+		if down && to == serverB {
+			return mimiport.Errorf("network", mimiport.KindPeer, "lost")
+		}
+		return nil
+	}
+	host, err := p.services[serverA].Reclaim(t.Context(), p.id)
+	if err != nil || host.DeliveryService != serverA || host.Term != 2 {
+		t.Fatalf("the reclaim gives %+v, %v", host, err)
+	}
+	_, err = p.services[serverA].Reclaim(t.Context(), p.id)
+	expectKind(t, err, mimiport.KindConflict)
+	p.run()
+	p.expectHosted(serverA, 2)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+
+	down = false
+	p.now = p.now.Add(time.Hour)
+	p.run() // A shows B the lineage
+	_, err = p.submit(serverB, bob, &delivery.SubmitRequest{Message: p.group.Application(nil, 10)})
+	expectKind(t, err, mimiport.KindMoved)
+	if moved := asError(err).Info.Moved; moved == nil || moved.Server != serverA || moved.Term != 2 || len(moved.Claim) == 0 {
+		t.Errorf("B redirects to %+v", moved)
+	}
+
+	// The group can move on from there only to where such a lineage is accepted.
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "aborted", "dropped")
+	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"accept_claims":true}`)); err != nil {
+		t.Fatal(err)
+	}
+	p.move(serverA, serverB, bob)
+	p.expectHosted(serverB, 3)
+}
+
+// TestReclaimUndecidedTarget: a reclaim while the target has not taken the confirmation withdraws it from the outbox.
+func TestReclaimUndecidedTarget(t *testing.T) {
+	p := newPlay(t)
+	down := true
+	p.refuse = func(to, what string) error {
+		if down && to == serverB && what != "content" && what != "status" {
+			return mimiport.Errorf("network", mimiport.KindPeer, "lost")
+		}
+		return nil
+	}
+	a := p.mustRequest(serverA, serverB, bob)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "decided", "staged")
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	p.group = a.commit.Next
+	p.expectHosted(serverA, 2)
+}
+
+// TestRecover: an operator takes on a group whose host is lost, from what a member holds, and only where the policy says so.
+func TestRecover(t *testing.T) {
+	p := newPlay(t)
+	held := p.lineage(serverA)
+	req := &delivery.RecoverRequest{
+		BindGroupRequest: delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()},
+		Lineage:          held.Lineage,
+	}
+	svc := p.services[serverB]
+	_, err := svc.Recover(t.Context(), p.id, req)
+	expectKind(t, err, mimiport.KindForbidden)
+	if _, err := svc.SetPolicy(t.Context(), json.RawMessage(`{"recover":true}`)); err != nil {
+		t.Fatal(err)
+	}
+	bad := *req
+	bad.GroupInfo = []byte("garbage")
+	if _, err := svc.Recover(t.Context(), p.id, &bad); err == nil {
+		t.Error("garbage was recovered")
+	}
+	if _, err := svc.Recover(t.Context(), p.id, req); err != nil {
+		t.Fatal(err)
+	}
+	p.expectHosted(serverB, 1)
+	_, err = svc.Recover(t.Context(), p.id, req)
+	expectKind(t, err, mimiport.KindConflict)
+	p.commit(serverB, bob, mlstest.CommitOptions{})
+
+	// The host was not lost after all. It yields only where its policy accepts that anybody recovers its groups.
+	err = p.show(serverA, p.lineage(serverB))
+	expectKind(t, err, mimiport.KindForbidden)
+	if _, err := p.services[serverA].SetPolicy(t.Context(), json.RawMessage(`{"accept_claims":true}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.show(serverA, p.lineage(serverB)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.submit(serverA, alice, &delivery.SubmitRequest{Message: p.group.Application(nil, 10)})
+	expectKind(t, err, mimiport.KindMoved)
+}
+
+// TestForeignClaims: a claim counts only when it follows from what came before it.
+func TestForeignClaims(t *testing.T) {
+	p := newPlay(t)
+	p.addServer("c.example")
+	p.move(serverA, serverB, bob)
+	encoded := p.lineage(serverB).Lineage
+	claimed := func(edit func(*mimiport.LineageClaim)) *delivery.LineageRequest {
+		l, err := mimiport.UnmarshalLineage(encoded)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &mimiport.LineageClaim{Kind: mimiport.StepReclaim, DomainName: serverA, GroupID: p.id, Term: 2, Epoch: p.group.Epoch()}
+		edit(c)
+		if err := mimiport.Sign(c, p.keyOf(c.DomainName)); err != nil {
+			t.Fatal(err)
+		}
+		data, err := c.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Steps = append(l.Steps, mimiport.LineageStep{Kind: c.Kind, Claim: &migration.Signed{Message: data, KeyID: "ed25519:1"}})
+		out, err := l.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &delivery.LineageRequest{Lineage: out}
+	}
+	for name, edit := range map[string]func(*mimiport.LineageClaim){
+		"by a server that never had the group": func(c *mimiport.LineageClaim) { c.DomainName = "c.example" },
+		"of another group":                     func(c *mimiport.LineageClaim) { c.GroupID = []byte("other") },
+		"of another term":                      func(c *mimiport.LineageClaim) { c.Term = 3 },
+		"of an earlier epoch":                  func(c *mimiport.LineageClaim) { c.Epoch = 0 },
+	} {
+		if err := p.show(serverB, claimed(edit)); err == nil {
+			t.Errorf("a reclaim %s was taken", name)
+		}
+		p.expectHosted(serverB, 1)
+	}
+	if err := p.show(serverB, claimed(func(*mimiport.LineageClaim) {})); err != nil {
+		t.Errorf("the reclaim by the host before: %v", err)
+	}
+}
