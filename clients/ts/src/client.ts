@@ -13,7 +13,7 @@ import {
   type Surroundings,
 } from "./group.js";
 import { Inbox, messageHash } from "./inbox.js";
-import { type Matrix, MatrixError, serverOf, type SyncResult } from "./matrix.js";
+import { type Matrix, MatrixError, serverOf, type SyncResult, Unreachable } from "./matrix.js";
 import * as mls from "./mls.js";
 import * as wire from "./wire.js";
 import { decode, encode, fromBase64, toBase64, toBase64url } from "./wire.js";
@@ -92,8 +92,7 @@ export class Client {
       try {
         return await request();
       } catch (e) {
-        // fetch throws a TypeError when it gets no answer.
-        if (isFinal(e) || !(e instanceof MatrixError || e instanceof TypeError)) throw e;
+        if (isFinal(e) || !(e instanceof MatrixError || e instanceof Unreachable)) throw e;
         const frozen = refused(e, IN_PROGRESS);
         if (frozen ? this.world.now() > until : ++failures > MAX_RETRIES) throw e;
         const asked = e instanceof MatrixError ? Number(e.body.retry_after_ms ?? 0) : 0;
@@ -121,55 +120,49 @@ export class Client {
   }
 
   /** Makes n KeyPackages and publishes them as Matrix one-time keys. */
-  publishKeyPackages(n: number): Promise<void> {
-    return this.exclusive(async () => {
-      const published = [];
-      for (let i = 0; i < n; i++) {
-        const own = await mls.newKeyPackage(this.identity, this.seconds());
-        const ref = await mls.keyPackageRef(own.publicPackage);
-        this.stored.keyPackages.set(toBase64url(ref), own);
-        published.push({ ref, message: mls.encodeKeyPackage(own.publicPackage) });
-      }
-      this.world.save();
-      await this.matrix.uploadKeyPackages(published);
-    });
+  async publishKeyPackages(n: number): Promise<void> {
+    const published = [];
+    for (let i = 0; i < n; i++) {
+      const own = await mls.newKeyPackage(this.identity, this.seconds());
+      const ref = await mls.keyPackageRef(own.publicPackage);
+      this.stored.keyPackages.set(toBase64url(ref), own);
+      published.push({ ref, message: mls.encodeKeyPackage(own.publicPackage) });
+    }
+    this.world.save();
+    await this.matrix.uploadKeyPackages(published);
   }
 
   /** Creates the group of a room at a Delivery Service: reserve an id, create the group under it, bind. */
-  createGroup(roomId: string, server: string): Promise<Group> {
-    return this.exclusive(async () => {
-      const reserved = await this.ds(server).reserve(roomId);
-      const id = fromBase64(reserved.group_id);
-      const state = await mls.newGroup(this.identity, id, externalSender(reserved.external_sender), this.seconds());
-      const g = newGroup(roomId, server, { term: 0, seq: 0 }, state);
-      const groupInfo = toBase64(await mls.groupInfo(state));
-      await this.patiently(() => this.ds(server).bind(g.key, groupInfo, toBase64(mls.ratchetTree(state))));
-      this.stored.groups.set(g.key, g);
-      this.world.save();
-      return g;
-    });
+  async createGroup(roomId: string, server: string): Promise<Group> {
+    const reserved = await this.ds(server).reserve(roomId);
+    const id = fromBase64(reserved.group_id);
+    const state = await mls.newGroup(this.identity, id, externalSender(reserved.external_sender), this.seconds());
+    const g = newGroup(roomId, server, { term: 0, seq: 0 }, state);
+    const groupInfo = toBase64(await mls.groupInfo(state));
+    await this.patiently(() => this.ds(server).bind(g.key, groupInfo, toBase64(mls.ratchetTree(state))));
+    this.stored.groups.set(g.key, g);
+    this.world.save();
+    return g;
   }
 
   /**
    * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2): as a new device, or anew with state that was
    * lost or has gone wrong.
    */
-  rejoin(roomId: string): Promise<Group> {
-    return this.exclusive(async () => {
-      for (let races = 0; races < MAX_RACES; races++) {
-        const { key, server } = await this.inbox.hostOf(roomId);
-        const { group_info, epoch, term } = await this.ds(server).group(key);
-        const tree = await this.ds(server).tree(key, epoch);
-        const commit = await mls.externalCommit(this.identity, fromBase64(group_info), tree, this.seconds());
-        try {
-          const { seq } = await this.patiently(() => this.ds(server).submit(key, submission(commit)));
-          return await this.inbox.enter(key, roomId, server, { term, seq }, commit.next);
-        } catch (e) {
-          if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
-        }
+  async rejoin(roomId: string): Promise<Group> {
+    for (let races = 0; races < MAX_RACES; races++) {
+      const { key, server } = await this.inbox.hostOf(roomId);
+      const { group_info, epoch, term } = await this.ds(server).group(key);
+      const tree = await this.ds(server).tree(key, epoch);
+      const commit = await mls.externalCommit(this.identity, fromBase64(group_info), tree, this.seconds());
+      try {
+        const { seq } = await this.patiently(() => this.ds(server).submit(key, submission(commit)));
+        return await this.exclusive(() => this.inbox.enter(key, roomId, server, { term, seq }, commit.next));
+      } catch (e) {
+        if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
       }
-      throw new Error("other members' Commits kept coming first");
-    });
+    }
+    throw new Error("other members' Commits kept coming first");
   }
 
   /** Adds all devices of a user that have published KeyPackages and are not members yet. */
@@ -181,13 +174,8 @@ export class Client {
     });
     if (devices.length === 0) throw new Error(`${userId} has no usable KeyPackage`);
     await this.commit(g, (state) => {
-      const present = new Set(
-        mls
-          .members(state)
-          .filter((m) => m.userId === userId)
-          .map((m) => m.deviceId),
-      );
-      const missing = devices.filter((d) => !present.has(d.deviceId));
+      const present = mls.members(state).filter((m) => m.userId === userId);
+      const missing = devices.filter((d) => !present.some((m) => m.deviceId === d.deviceId));
       return missing.map(({ keyPackage }) => mls.byValue({ proposalType: "add", add: { keyPackage } }));
     });
   }
@@ -206,16 +194,20 @@ export class Client {
     return this.commit(g, () => []);
   }
 
-  /** Makes a Commit of the pending proposals and those that `propose` gives for the current state, and gets it accepted. */
+  /** Makes a Commit of the pending proposals and those that `propose` gives for the current state; gets it accepted. */
   private async commit(g: Group, propose: (state: ClientState) => ProposalOrRef[]): Promise<void> {
     for (let races = 0; races < MAX_RACES; races++) {
+      let made = false;
       const commit = await this.exclusive(async () => {
-        g.pending ??= await mls.commit(g.state, [...mls.pendingProposals(g.state), ...propose(g.state)]);
+        // One that got no answer comes first: it may have been accepted.
+        if (g.pending !== undefined) return g.pending;
+        g.pending = await mls.commit(g.state, [...mls.pendingProposals(g.state), ...propose(g.state)]);
         this.world.save();
+        made = true;
         return g.pending;
       });
       await this.patiently(() => this.exclusive(() => this.submitPending(g, commit)));
-      if (commit.accepted) return;
+      if (made && commit.accepted) return;
     }
     throw new Error("other members' Commits kept coming first");
   }
@@ -240,10 +232,22 @@ export class Client {
       await this.inbox.accepted(g, seq, what.message);
       return true;
     } catch (e) {
+      if (refused(e, IN_PROGRESS)) await this.showEvidence(g);
       if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
       await this.inbox.catchUp(g, redirectOf(e));
       return false;
     }
+  }
+
+  /** A target that has voted but not heard the decision may hear it from any member (profile, section 6). */
+  private async showEvidence(g: Group): Promise<void> {
+    if (g.evidence === undefined) return;
+    const { migration_response, migration_confirmation: message, key_id } = g.evidence;
+    const id = wire.migrationId(decode(wire.migrationResponse, fromBase64(migration_response)));
+    g.evidence = undefined;
+    await this.ds(g.ds)
+      .confirmMigration(id, { message, key_id })
+      .catch(() => undefined); // the refusal says to try again
   }
 
   /** Sends application data. Pending proposals are committed first (RFC 9420, section 12.4). */
@@ -280,60 +284,49 @@ export class Client {
     throw new Error("other members' Commits kept coming first");
   }
 
-  /** Gets the target's offer and makes the migration Commit and the MigrationInit for it. */
+  /** Makes the migration Commit and the MigrationInit for an offer of the target. */
   private async beginMigration(g: Group, target: string): Promise<void> {
     await this.inbox.catchUp(g);
     if (mls.removalPending(g.state)) throw new Error("this device is about to be removed: it cannot migrate");
     const { ds: source, state } = g;
-    const { epoch } = state.groupContext;
-    const request = encode(wire.migrationRequest, {
-      sourceDomainName: source,
-      targetDomainName: target,
-      groupId: g.id,
-      epoch,
-    });
-    const offer = await this.ds(target).requestMigration(toBase64(request), g.roomId);
-    const response = fromBase64(offer.migration_response);
-    const migrationResponse = decode(wire.migrationResponse, response);
-    const answers = same(encode(wire.migrationRequest, migrationResponse.migrationRequest), request);
-    if (
-      !answers ||
-      !(await this.inbox.evidence.signedBy(target, offer.key_id, wire.migrationResponse, migrationResponse))
-    )
-      throw new Error("the offer is not the target's, or not for this request");
-
-    const swap = mls.swapExternalSender(state, source, target, externalSender(offer.external_sender));
+    const { response, migrationResponse, keyId, sender } = await this.offer(g, target);
+    const swap = mls.swapExternalSender(state, source, target, sender);
     const proposals = mls.pendingProposals(state, mls.isExternalRemove);
     if (swap !== undefined) proposals.push(mls.byValue(swap));
     const commit = await mls.commit(state, proposals, encode(wire.migrationCommitAAD, { targetDsDomain: target }));
-    const signature = await mls.sign(
-      state,
-      "MigrationInitTBS",
-      encode(wire.migrationInit.unsigned, { migrationResponse }),
-    );
+    const tbs = encode(wire.migrationInit.unsigned, { migrationResponse });
+    const signature = await mls.sign(state, "MigrationInitTBS", tbs);
     const init = toBase64(encode(wire.migrationInit, { migrationResponse, signature }));
-    g.migration = {
-      id: wire.migrationId(migrationResponse),
-      source,
-      target,
-      response,
-      keyId: offer.key_id,
-      init,
-      commit,
-    };
+    g.migration = { id: wire.migrationId(migrationResponse), source, target, response, keyId, init, commit };
     this.world.save();
+  }
+
+  /** Gets an offer and checks that it is the target's, for the group as it is now. */
+  private async offer(g: Group, target: string) {
+    const { epoch } = g.state.groupContext;
+    const migrationRequest = { sourceDomainName: g.ds, targetDomainName: target, groupId: g.id, epoch };
+    const request = encode(wire.migrationRequest, migrationRequest);
+    const offer = await this.ds(target).requestMigration(toBase64(request), g.roomId);
+    const response = fromBase64(offer.migration_response);
+    const migrationResponse = decode(wire.migrationResponse, response);
+    const genuine =
+      same(encode(wire.migrationRequest, migrationResponse.migrationRequest), request) &&
+      (await this.inbox.evidence.signedBy(target, offer.key_id, wire.migrationResponse, migrationResponse));
+    if (!genuine) throw new Error("the offer is not the target's, or not for this request");
+    return { response, migrationResponse, keyId: offer.key_id, sender: externalSender(offer.external_sender) };
   }
 
   /** Brings this client's migration to its end, from wherever it is; also after a restart. */
   async finishMigration(g: Group): Promise<Outcome> {
     const { migration } = g;
     if (migration === undefined) throw new Error("no migration of this client is under way");
-    for (;;) {
+    while (!migration.over || migration.commit.accepted) {
       const status = await this.patiently(() => this.initOrStatus(g, migration));
       const outcome = await this.patiently(() => this.exclusive(() => this.settle(g, migration, status)));
       if (outcome !== undefined) return outcome;
       await this.world.pause(POLL_PAUSE);
     }
+    return this.end(g, { state: "overtaken", reason: "another Commit came first" });
   }
 
   /** How a migration stands. A source that does not know it gets the Init; without its help the target is asked. */
@@ -341,7 +334,7 @@ export class Client {
     try {
       return await this.ds(m.source).migration(m.id);
     } catch (e) {
-      if (!refused(e, UNKNOWN_MIGRATION) || m.commit === undefined) return this.ds(m.target).migration(m.id);
+      if (!refused(e, UNKNOWN_MIGRATION) || m.over) return this.ds(m.target).migration(m.id);
     }
     try {
       return await this.ds(m.source).initMigration(m.id, m.init, m.keyId, submission(m.commit));
@@ -362,20 +355,16 @@ export class Client {
   private async settle(g: Group, m: OwnMigration, status: MigrationStatus): Promise<Outcome | undefined> {
     const { migration_confirmation: confirmation, migration_abort: abort, reason = "" } = status;
     const decided = confirmation !== undefined && (await this.inbox.evidence.confirms(g, m, confirmation));
-    if (m.commit !== undefined && decided) {
-      await this.inbox.catchUp(g).catch(() => undefined); // what came before the Commit; the source may be gone by now
-      if (m.commit !== undefined) this.inbox.merge(g, m.commit);
+    if (!decided) {
+      const aborted = !m.over && abort !== undefined && (await this.inbox.evidence.aborts(m, abort));
+      return aborted ? this.end(g, { state: "aborted", reason }) : undefined;
     }
-    if (m.commit !== undefined) {
-      if (abort === undefined || !(await this.inbox.evidence.aborts(m, abort))) return undefined;
-      return this.end(g, { state: "aborted", reason });
-    }
-    if (g.ds === m.source) return this.end(g, { state: "overtaken", reason: "another Commit came first" });
-    if (!decided) return undefined;
+    if (!m.over) await this.inbox.catchUp(g).catch(() => undefined); // what came before; the source may be gone by now
+    if (!m.over) this.inbox.merge(g, m.commit);
+    if (!m.commit.accepted) return undefined; // the source has accepted another Commit besides
     await this.ds(m.target).confirmMigration(m.id, confirmation);
-    const outcome = this.end(g, { state: "moved", ds: m.target, term: g.term });
     await this.inbox.catchUp(g);
-    return outcome;
+    return this.end(g, { state: "moved", ds: m.target, term: g.term });
   }
 
   private end(g: Group, outcome: Outcome): Outcome {

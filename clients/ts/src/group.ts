@@ -1,6 +1,6 @@
 // A group as this client sees it, and what the client as a whole keeps.
 import type { ClientState } from "ts-mls";
-import type { FanOut } from "./ds.js";
+import type { FanOut, MovedInfo } from "./ds.js";
 import type * as mls from "./mls.js";
 import { toBase64url } from "./wire.js";
 
@@ -20,8 +20,9 @@ export interface OwnMigration {
   keyId: string;
   /** The MigrationInit, base64. */
   init: string;
-  /** The migration Commit, until its epoch is over: then it was accepted, or another one was. */
-  commit?: PendingCommit | undefined;
+  commit: PendingCommit;
+  /** The Commit's epoch is over: it was accepted, or another one was. */
+  over?: boolean;
 }
 
 /** A group and where it stands. */
@@ -43,8 +44,16 @@ export interface Group {
   sent: Set<string>;
   /** Fan-out of Delivery Services that may become the current one. */
   held: { server: string; fanOut: FanOut }[];
+  /** The proof of the step to the current Delivery Service, for one that does not have it yet. */
+  evidence?: MovedInfo | undefined;
   /** The log could not be read to its end the last time. */
   behind?: boolean;
+}
+
+export interface Invitation {
+  server: string;
+  fanOut: FanOut;
+  until: number;
 }
 
 /** What a client keeps from one run to the next. */
@@ -53,8 +62,8 @@ export interface Stored {
   /** By KeyPackageRef in base64url. */
   keyPackages: Map<string, mls.OwnKeyPackage>;
   groups: Map<string, Group>;
-  /** Welcomes for groups that their rooms do not name yet. */
-  invitations: { server: string; fanOut: FanOut }[];
+  /** Welcomes for groups that their rooms do not name yet; until when they are kept, in milliseconds since 1970. */
+  invitations: Invitation[];
   /** Where /sync goes on. */
   since: string | undefined;
 }

@@ -17,8 +17,11 @@ import { BINDING, FAN_OUT, type Matrix, type MatrixEvent, POINTER, type SyncResu
 import * as mls from "./mls.js";
 import { decode, fromBase64, isServerName, migrationCommitAAD, toBase64url } from "./wire.js";
 
-/** How many messages are kept of Delivery Services that are not the current one, and how many Welcomes. */
+/** How many messages are kept of Delivery Services that are not the current one. */
 const MAX_HELD = 256;
+/** How many Welcomes are kept that no room accounts for, and how long, in milliseconds. */
+const MAX_INVITATIONS = 16;
+const INVITED = 10 * 60_000;
 
 /** The start of the user id from which a Delivery Service sends; its server name follows. */
 const RESERVED_USER = "@_mimiport:";
@@ -71,7 +74,7 @@ export class Inbox {
   /** Handles what one /sync brought. Its token is kept only after that, so a crash in between loses nothing. */
   async synced(result: SyncResult): Promise<void> {
     const invitations = this.stored.invitations.splice(0);
-    for (const { server, fanOut } of invitations) await this.welcomed(server, fanOut);
+    for (const { server, fanOut, until } of invitations) await this.welcomed(server, fanOut, until);
     for (const event of result.toDevice) if (event.type === FAN_OUT) await this.fannedOut(event);
     for (const { roomId, content } of result.pointers) await this.pointedTo(roomId, content);
     await this.catchUpAll();
@@ -81,7 +84,7 @@ export class Inbox {
 
   /** Reads the log of every group whose log was not read to its end. */
   async catchUpAll(): Promise<void> {
-    for (const g of this.stored.groups.values()) if (g.behind) await this.orFail(g.key, this.catchUp(g));
+    for (const g of this.stored.groups.values()) if (g.behind && !isOut(g)) await this.orFail(g.key, this.catchUp(g));
   }
 
   /** Reads the log from where this client stands, over a migration if there is one. moved is a redirect that was given. */
@@ -119,18 +122,23 @@ export class Inbox {
   private async follow(g: Group, moved: MovedInfo): Promise<boolean> {
     const { term, migration } = g;
     if (!(await this.evidence.provesStep(g, moved))) return false;
-    if (migration?.commit !== undefined && same(migration.response, fromBase64(moved.migration_response))) {
-      this.merge(g, migration.commit);
-      return true;
-    }
-    const target = this.ds(moved.delivery_service);
+    const own = migration !== undefined && same(migration.response, fromBase64(moved.migration_response));
+    if (own && !migration.over) this.merge(g, migration.commit);
+    else await this.readOldTerm(g, this.ds(moved.delivery_service));
+    if (g.term === term) return false;
+    g.evidence = moved;
+    return true;
+  }
+
+  /** Reads at the target what the current term still brings. */
+  private async readOldTerm(g: Group, target: DeliveryService): Promise<void> {
+    const { term } = g;
     for (let from = 1, end = false; !end && g.term === term; ) {
       const page = await target.messages(g.key, term, from);
       for (const m of page.messages) if (g.term === term) await this.process(g, m);
       end = page.end || !(page.next > from);
       from = page.next;
     }
-    return g.term !== term;
   }
 
   /** An own message has been accepted under a number: it and all before it are handled. */
@@ -146,12 +154,14 @@ export class Inbox {
     await this.process(g, m);
   }
 
-  private async process(g: Group, { kind, sender = "", message: encoded }: Arrived): Promise<void> {
-    if (kind === "welcome" || encoded === undefined) return;
+  private async process(g: Group, { kind, sender = "", message: encoded, migration }: Arrived): Promise<void> {
+    if (kind === "welcome" || encoded === undefined || isOut(g)) return;
+    const { term } = g;
     const message = fromBase64(encoded);
     const own = [g.pending, g.migration?.commit].find((c) => c !== undefined && same(c.message, message));
-    if (own !== undefined) this.merge(g, own);
+    if (own !== undefined && !own.accepted) this.merge(g, own);
     else if (!g.sent.delete(messageHash(message))) await this.received(g, sender, message);
+    if (g.term !== term) g.evidence = migration;
     this.world.save();
   }
 
@@ -181,7 +191,7 @@ export class Inbox {
   /** The group is in its next epoch, and at the target if a migration Commit led there. */
   private entered(g: Group, target: string | undefined): void {
     g.pending = undefined;
-    if (g.migration !== undefined) g.migration.commit = undefined;
+    if (g.migration !== undefined) g.migration.over = true;
     if (isOut(g)) {
       this.world.emit({ event: "removed", group: g.key, epoch: epochOf(g) });
       return;
@@ -250,11 +260,12 @@ export class Inbox {
   }
 
   /** A Welcome. It is kept for later when the room does not name the group yet: state may travel slower. */
-  private async welcomed(server: string, fanOut: FanOut): Promise<void> {
+  private async welcomed(server: string, fanOut: FanOut, until = this.world.now() + INVITED): Promise<void> {
     const key = toBase64url(fromBase64(fanOut.group_id));
     const host = await this.hostOf(fanOut.room_id).catch(() => undefined);
     if (host?.key === key && host.server === server) await this.orFail(key, this.join(server, key, fanOut));
-    else if (this.stored.invitations.length < MAX_HELD) this.stored.invitations.push({ server, fanOut });
+    else if (this.stored.invitations.length < MAX_INVITATIONS && this.world.now() < until)
+      this.stored.invitations.push({ server, fanOut, until });
   }
 
   /** The group that a room names and where it is: the pointer's Delivery Service, or where that one redirects to. */

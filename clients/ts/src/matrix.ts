@@ -43,35 +43,59 @@ export const FAN_OUT = "io.github.mimiport.message";
 export const POINTER = "io.github.mimiport.delivery_service";
 const KEY_PACKAGE = "io.github.mimiport.key_package";
 
-async function answer(response: Response): Promise<any> {
-  const body = await response.text();
-  let json;
+/** No answer, or half of one. */
+export class Unreachable extends Error {
+  override name = "Unreachable";
+}
+
+interface Answer {
+  status: number;
+  body: Uint8Array;
+}
+
+async function call(url: string, init: RequestInit): Promise<Answer> {
   try {
-    json = JSON.parse(body);
-  } catch {
-    json = { error: body.slice(0, 200) };
+    const response = await fetch(url, init);
+    return { status: response.status, body: new Uint8Array(await response.arrayBuffer()) };
+  } catch (e) {
+    throw init.signal?.aborted ? e : new Unreachable(`${url}: ${e}`);
   }
-  if (!response.ok) throw new MatrixError(response.status, json);
-  return json;
+}
+
+/** The JSON of an answer; text in its place where it is none. */
+function json({ body }: Answer): any {
+  const text = Buffer.from(body).toString();
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/** The answer unless it is a refusal. */
+function granted(answer: Answer): Answer {
+  if (answer.status < 300) return answer;
+  const body = json(answer);
+  throw new MatrixError(answer.status, typeof body === "object" ? body : { error: String(body).slice(0, 200) });
+}
+
+async function post(url: string, body: unknown): Promise<any> {
+  return json(granted(await call(url, { method: "POST", body: JSON.stringify(body) })));
 }
 
 /** The server name of a user id: everything after its first colon. */
 export const serverOf = (userId: string) => userId.slice(userId.indexOf(":") + 1);
 
 /** Logs in by password. The device id is reused when given, so that a restarted client keeps its place in the tree. */
-export async function login(homeserver: string, user: string, password: string, deviceId?: string): Promise<Session> {
-  const json = await answer(
-    await fetch(`${homeserver}/_matrix/client/v3/login`, {
-      method: "POST",
-      body: JSON.stringify({
-        type: "m.login.password",
-        identifier: { type: "m.id.user", user },
-        password,
-        ...(deviceId === undefined ? {} : { device_id: deviceId }),
-      }),
-    }),
-  );
-  return { homeserver, token: json.access_token, userId: json.user_id, deviceId: json.device_id };
+export async function login(
+  homeserver: string,
+  user: string,
+  password: string,
+  deviceId: string | undefined,
+): Promise<Session> {
+  const identifier = { type: "m.id.user", user };
+  const body = { type: "m.login.password", identifier, password, device_id: deviceId };
+  return session(homeserver, await post(`${homeserver}/_matrix/client/v3/login`, body));
 }
 
 /** Makes an account where registration is open, and logs in. */
@@ -79,27 +103,21 @@ export async function register(
   homeserver: string,
   user: string,
   password: string,
-  deviceId?: string,
+  deviceId: string | undefined,
 ): Promise<Session> {
-  const json = await answer(
-    await fetch(`${homeserver}/_matrix/client/v3/register`, {
-      method: "POST",
-      body: JSON.stringify({
-        auth: { type: "m.login.dummy" },
-        username: user,
-        password,
-        ...(deviceId === undefined ? {} : { device_id: deviceId }),
-      }),
-    }),
-  );
-  return { homeserver, token: json.access_token, userId: json.user_id, deviceId: json.device_id };
+  const body = { auth: { type: "m.login.dummy" }, username: user, password, device_id: deviceId };
+  return session(homeserver, await post(`${homeserver}/_matrix/client/v3/register`, body));
 }
 
 /** Takes over a session that somebody else has opened. */
 export async function withToken(homeserver: string, token: string): Promise<Session> {
   const headers = { authorization: `Bearer ${token}` };
-  const json = await answer(await fetch(`${homeserver}/_matrix/client/v3/account/whoami`, { headers }));
-  return { homeserver, token, userId: json.user_id, deviceId: json.device_id };
+  const answer = json(granted(await call(`${homeserver}/_matrix/client/v3/account/whoami`, { headers })));
+  return session(homeserver, { ...answer, access_token: token });
+}
+
+function session(homeserver: string, { access_token, user_id, device_id }: any): Session {
+  return { homeserver, token: access_token, userId: user_id, deviceId: device_id };
 }
 
 /** One device's requests to its homeserver. */
@@ -108,45 +126,38 @@ export class Matrix {
 
   /** Makes an authenticated request; a MatrixError when it is refused. path begins after the homeserver's base URL. */
   async request(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<any> {
-    return answer(await this.send(method, path, body, signal));
+    return json(granted(await this.send(method, path, body, signal)));
   }
 
   /** Makes an authenticated request with a body of any kind, text as it is, and gives the answer whatever its status. */
   async raw(method: string, path: string, body?: unknown): Promise<{ status: number; body: unknown }> {
-    const response = await this.send(method, path, body);
-    const text = await response.text();
-    try {
-      return { status: response.status, body: JSON.parse(text) };
-    } catch {
-      return { status: response.status, body: text };
-    }
+    const answer = await this.send(method, path, body);
+    return { status: answer.status, body: json(answer) };
   }
 
   /** Fetches bytes. */
   async bytes(path: string): Promise<Uint8Array> {
-    const response = await this.send("GET", path);
-    if (!response.ok) await answer(response);
-    return new Uint8Array(await response.arrayBuffer());
+    return granted(await this.send("GET", path)).body;
   }
 
-  private send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
+  private send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Answer> {
     const init: RequestInit = { method, headers: { authorization: `Bearer ${this.session.token}` } };
     if (body !== undefined) init.body = typeof body === "string" ? body : JSON.stringify(body);
     if (signal !== undefined) init.signal = signal;
-    return fetch(this.session.homeserver + path, init);
+    return call(this.session.homeserver + path, init);
   }
 
   /** Waits up to `wait` milliseconds for anything new. Asking with a token tells the server to drop what came before it. */
   async sync(since: string | undefined, wait: number, signal?: AbortSignal): Promise<SyncResult> {
     const query = new URLSearchParams({ timeout: String(wait), set_presence: "offline" });
     if (since !== undefined) query.set("since", since);
-    const json = await this.request("GET", `/_matrix/client/v3/sync?${query}`, undefined, signal);
-    const pointers = Object.entries<any>(json.rooms?.join ?? {}).flatMap(([roomId, room]) =>
+    const news = await this.request("GET", `/_matrix/client/v3/sync?${query}`, undefined, signal);
+    const pointers = Object.entries<any>(news.rooms?.join ?? {}).flatMap(([roomId, room]) =>
       [...(room.state?.events ?? []), ...(room.timeline?.events ?? [])]
         .filter((e) => e.type === POINTER && e.state_key === "")
         .map(({ content }) => ({ roomId, content })),
     );
-    return { next: json.next_batch, toDevice: json.to_device?.events ?? [], pointers };
+    return { next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers };
   }
 
   /** The content of a state event with an empty state key, undefined where there is none. */
@@ -200,8 +211,8 @@ export class Matrix {
     now: number,
   ): Promise<boolean> {
     const criteria = { [keyId]: { minimum_valid_until_ts: now } };
-    const answer = await this.askNotary({ server_keys: { [server]: criteria } });
-    const keys = (answer.server_keys ?? []).filter((k: any) => k.server_name === server && k.valid_until_ts > now);
+    const { server_keys } = json(granted(await this.askNotary({ server_keys: { [server]: criteria } })));
+    const keys = (server_keys ?? []).filter((k: any) => k.server_name === server && k.valid_until_ts > now);
     const key = keys.map((k: any) => k.verify_keys?.[keyId]?.key).find((k: unknown) => typeof k === "string");
     if (key === undefined) return false;
     const jwk = { kty: "OKP", crv: "Ed25519", x: toBase64url(fromBase64(key)) };
@@ -209,7 +220,7 @@ export class Matrix {
   }
 
   /** A homeserver answers as a notary only under its own name, and fetch lets nobody set the Host header. */
-  private askNotary(body: unknown): Promise<any> {
+  private askNotary(body: unknown): Promise<Answer> {
     const url = new URL("/_matrix/key/v2/query", this.session.homeserver);
     const request = url.protocol === "https:" ? httpsRequest : httpRequest;
     const headers = { host: serverOf(this.session.userId), "content-type": "application/json" };
@@ -218,12 +229,9 @@ export class Matrix {
         const chunks: Buffer[] = [];
         res.on("data", (c: Buffer) => chunks.push(c));
         res.on("error", reject);
-        res.on("end", () => {
-          const response = new Response(Buffer.concat(chunks), { status: res.statusCode ?? 500 });
-          answer(response).then(resolve, reject);
-        });
+        res.on("end", () => resolve({ status: res.statusCode ?? 0, body: Buffer.concat(chunks) }));
       });
-      req.on("error", reject);
+      req.on("error", (e) => reject(new Unreachable(`${url}: ${e}`)));
       req.end(JSON.stringify(body));
     });
   }

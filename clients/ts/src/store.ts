@@ -15,6 +15,7 @@ export const emptyStore = (): Stored => ({
 
 const saveCommit = (c: PendingCommit | undefined) =>
   c && {
+    accepted: c.accepted,
     message: toBase64(c.message),
     groupInfo: toBase64(c.groupInfo),
     welcome: c.welcome && toBase64(c.welcome),
@@ -23,6 +24,7 @@ const saveCommit = (c: PendingCommit | undefined) =>
 
 const loadCommit = (c: any): PendingCommit | undefined =>
   c && {
+    accepted: c.accepted,
     message: fromBase64(c.message),
     groupInfo: fromBase64(c.groupInfo),
     welcome: c.welcome && fromBase64(c.welcome),
