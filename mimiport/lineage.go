@@ -2,6 +2,7 @@ package mimiport
 
 import (
 	"bytes"
+	"errors"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -36,7 +37,7 @@ type LineageStep struct {
 	Response     SignedMessage  `json:"migration_response,omitzero"`        // by the step's target
 	Confirmation SignedMessage  `json:"migration_confirmation,omitzero"`    // by the step's source
 	Complete     SignedMessage  `json:"target_migration_complete,omitzero"` // by the step's target; empty where it is not known
-	Claim        *SignedMessage `json:"lineage_claim,omitempty"`            // LineageClaim, of any other kind but a migration
+	Claim        *SignedMessage `json:"lineage_claim,omitzero"`             // LineageClaim, of any other kind but a migration
 }
 
 // LineageClaim is a server's word that it hosts the group in a term, signed by it (profile, section 3).
@@ -92,9 +93,15 @@ func (m *SignedMessage) decodeAbsent(s *cryptobyte.String) bool {
 	return bytes.HasPrefix(*s, []byte{0, 0, 0}) && s.Skip(3)
 }
 
+var errNoClaim = errors.New("mimiport: a step of this kind needs a claim")
+
 func (m *LineageStep) encode(b *cryptobyte.Builder) {
 	b.AddUint8(uint8(m.Kind))
 	if m.Kind != StepMigration {
+		if m.Claim == nil {
+			b.SetError(errNoClaim)
+			return
+		}
 		m.Claim.encode(b)
 		return
 	}

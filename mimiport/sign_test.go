@@ -21,7 +21,7 @@ func publicKey(key ed25519.PrivateKey) ed25519.PublicKey { return key.Public().(
 // allSigned draws one of each structure that a server signs.
 func allSigned(t *rapid.T) []Signed {
 	return []Signed{
-		draw(t, genResponse), draw(t, genContent), draw(t, genComplete), draw(t, genConfirmation), draw(t, genAbort),
+		draw(t, genResponse), draw(t, genContent), draw(t, genComplete), draw(t, genConfirmation), draw(t, genAbort), draw(t, genClaim),
 	}
 }
 

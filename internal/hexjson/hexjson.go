@@ -1,5 +1,5 @@
 // Package hexjson writes decoded structures as JSON for people and for test vectors: fields in their order and under the
-// names of their json tags, bytes in hexadecimal. It is for output only.
+// names of their json tags, without those of option omitzero that are zero, bytes in hexadecimal. It is for output only.
 package hexjson
 
 import (
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
+	"strings"
 )
 
 // maxInteger is the largest integer that every JSON reader keeps exactly (RFC 8259, section 6).
@@ -42,15 +43,27 @@ func write(b *bytes.Buffer, v reflect.Value) error {
 		}
 		return writeList(b, '[', ']', v.Len(), func(i int) error { return write(b, v.Index(i)) })
 	case reflect.Struct:
-		return writeList(b, '{', '}', v.NumField(), func(i int) error {
-			if err := writeString(b, v.Type().Field(i).Tag.Get("json")); err != nil {
-				return err
-			}
-			b.WriteByte(':')
-			return write(b, v.Field(i))
-		})
+		return writeStruct(b, v)
 	}
 	return fmt.Errorf("hexjson: cannot write a %s", v.Type())
+}
+
+func writeStruct(b *bytes.Buffer, v reflect.Value) error {
+	var names []string
+	var fields []reflect.Value
+	for i := range v.NumField() {
+		name, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		if option != "omitzero" || !v.Field(i).IsZero() {
+			names, fields = append(names, name), append(fields, v.Field(i))
+		}
+	}
+	return writeList(b, '{', '}', len(fields), func(i int) error {
+		if err := writeString(b, names[i]); err != nil {
+			return err
+		}
+		b.WriteByte(':')
+		return write(b, fields[i])
+	})
 }
 
 func writeList(b *bytes.Buffer, begin, end byte, n int, element func(int) error) error {

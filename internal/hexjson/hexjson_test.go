@@ -13,10 +13,12 @@ func TestMarshal(t *testing.T) {
 		List  [][]byte `json:"list"`
 		Inner []inner  `json:"inner"`
 		None  *inner   `json:"none"`
+		Zero  *inner   `json:"zero,omitzero"`
+		Some  string   `json:"some,omitzero"`
 	}
-	got, err := Marshal(&outer{"a\"b", []byte{0xab}, [][]byte{{1}, nil}, []inner{{[2]byte{0xff, 0}, 1<<53 - 1}, {Epoch: 1 << 53}}, nil})
+	got, err := Marshal(&outer{"a\"b", []byte{0xab}, [][]byte{{1}, nil}, []inner{{[2]byte{0xff, 0}, 1<<53 - 1}, {Epoch: 1 << 53}}, nil, nil, "x"})
 	const want = `{"name":"a\"b","data":"ab","list":["01",""],"inner":[{"nonce":"ff00","epoch":9007199254740991},` +
-		`{"nonce":"0000","epoch":"9007199254740992"}],"none":null}`
+		`{"nonce":"0000","epoch":"9007199254740992"}],"none":null,"some":"x"}`
 	if err != nil || string(got) != want {
 		t.Errorf("got %s, %v\nwant %s", got, err, want)
 	}
