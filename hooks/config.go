@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"gopkg.in/yaml.v2"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/setup/config"
 )
 
 // Config is the section mimi_portability of dendrite.yaml. Every key but enabled may be left out.
@@ -18,6 +20,14 @@ import (
 //	  enabled: true
 //	  database:
 //	    connection_string: file:mimi_portability.db
+//	    max_open_conns: 10
+//	    max_idle_conns: 10
+//	    conn_max_lifetime: -1
+//	  retention:
+//	    moved: 168h
+//	    log: 0s
+//	    offers: 720h
+//	    evidence: 0s
 //	  max_group_state_bytes: 67108864
 //	  federation:
 //	    allow_private_networks: false
@@ -31,8 +41,14 @@ type Config struct {
 	// Enabled turns MIMI Portability on. When it is false or the section is absent, there is no route, no table and no worker.
 	Enabled bool `yaml:"enabled"`
 
-	// Database is where groups, logs and migrations are kept. It is never shared with one of Dendrite's SQLite files.
-	Database Database `yaml:"database"`
+	// Database is where groups, logs and migrations are kept, under the keys of Dendrite's own databases: connection_string is file:PATH
+	// for SQLite, relative to the working directory as in the rest of the file, or postgres://USER:PASSWORD@HOST/DATABASE. Without
+	// one it is the homeserver's global database if that has a connection string, else file:mimi_portability.db. It may be a PostgreSQL
+	// database that Dendrite uses too, but not one of its SQLite files. The limits are for PostgreSQL.
+	Database config.DatabaseOptions `yaml:"database"`
+
+	// Retention is how long things are kept.
+	Retention Retention `yaml:"retention"`
 
 	// MaxGroupStateBytes is the largest group, exported, that this server takes over or hands over.
 	MaxGroupStateBytes int64 `yaml:"max_group_state_bytes"`
@@ -88,11 +104,19 @@ func jsonable(v any) any {
 	return v
 }
 
-// Database says which database to use.
-type Database struct {
-	// ConnectionString is file:PATH for SQLite, relative to the working directory as in the rest of the file, or
-	// postgres://USER:PASSWORD@HOST/DATABASE.
-	ConnectionString string `yaml:"connection_string"`
+// Retention says how long is kept what nobody needs any more but may still ask for. 0 is for good.
+type Retention struct {
+	// Moved is how long the messages and trees of a group that has moved away are served. Its redirect is kept for good.
+	Moved time.Duration `yaml:"moved"`
+
+	// Log is how long accepted messages are kept for devices that were away. A device that is away for longer must join anew.
+	Log time.Duration `yaml:"log"`
+
+	// Offers is how long an offer that nobody took up is remembered after it has expired.
+	Offers time.Duration `yaml:"offers"`
+
+	// Evidence is how long it is kept for people that another server signed what it should not have.
+	Evidence time.Duration `yaml:"evidence"`
 }
 
 // Federation bounds outgoing requests. A server name in a request is chosen by whoever sends it.
@@ -110,7 +134,8 @@ const maxTime = 10 * time.Minute
 func defaultConfig() Config {
 	limits := delivery.DefaultLimits()
 	return Config{
-		Database:           Database{ConnectionString: "file:mimi_portability.db"},
+		Database:           config.DatabaseOptions{MaxOpenConnections: 10, MaxIdleConnections: 10, ConnMaxLifetimeSeconds: -1},
+		Retention:          Retention{Moved: limits.Retention, Offers: 30 * 24 * time.Hour},
 		MaxGroupStateBytes: limits.GroupStateBytes,
 		DecideBy:           limits.DecideBy,
 		OfferLife:          limits.OfferLife,
@@ -121,7 +146,13 @@ func defaultConfig() Config {
 func (c *Config) limits() delivery.Limits {
 	limits := delivery.DefaultLimits()
 	limits.GroupStateBytes, limits.DecideBy, limits.OfferLife = c.MaxGroupStateBytes, c.DecideBy, c.OfferLife
+	limits.Retention, limits.LogRetention = c.Retention.Moved, c.Retention.Log
 	return limits
+}
+
+// connection is the connection string to use on a homeserver with a global database, or none.
+func (c *Config) connection(global config.DataSource) string {
+	return string(cmp.Or(c.Database.ConnectionString, global, "file:mimi_portability.db"))
 }
 
 // loadConfig reads the section from the homeserver's configuration file. A key it does not know is an error that names it, for
@@ -149,6 +180,9 @@ func (c *Config) verify() error {
 		if d < time.Second || d > maxTime {
 			return fmt.Errorf("mimi_portability: %s must be between 1s and %s", key, maxTime)
 		}
+	}
+	if r := &c.Retention; min(r.Moved, r.Log, r.Offers, r.Evidence) < 0 || r.Moved == 0 {
+		return errors.New("mimi_portability: retention must not be negative, nor 0 for what has moved")
 	}
 	return nil
 }

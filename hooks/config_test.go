@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/setup/config"
 )
 
 func load(t *testing.T, text string) (*Config, error) {
@@ -36,7 +37,8 @@ func TestConfig(t *testing.T) {
 version: 2
 mimi_portability:
   enabled: true
-  database: {connection_string: "file:/x.db"}
+  database: {connection_string: "file:/x.db", max_open_conns: 7, max_idle_conns: 3, conn_max_lifetime: 60}
+  retention: {moved: 24h, log: 2160h, offers: 48h, evidence: 8760h}
   max_group_state_bytes: 1000
   federation: {allow_private_networks: true, allow_ip_literals: true}
   decide_by: 2m
@@ -46,7 +48,8 @@ client_api: {registration_disabled: true}
 `)
 	want := defaultConfig()
 	want.Enabled = true
-	want.Database.ConnectionString = "file:/x.db"
+	want.Database = config.DatabaseOptions{ConnectionString: "file:/x.db", MaxOpenConnections: 7, MaxIdleConnections: 3, ConnMaxLifetimeSeconds: 60}
+	want.Retention = Retention{Moved: 24 * time.Hour, Log: 90 * 24 * time.Hour, Offers: 48 * time.Hour, Evidence: 365 * 24 * time.Hour}
 	want.MaxGroupStateBytes = 1000
 	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
 	want.DecideBy = 2 * time.Minute
@@ -75,6 +78,8 @@ func TestConfigRefusals(t *testing.T) {
 		"mimi_portability: {enable: true}":                         "enable",
 		"mimi_portability: {enabled: perhaps}":                     "perhaps",
 		"mimi_portability: {database: {connection: x}}":            "connection",
+		"mimi_portability: {retention: {moved: 0s}}":               "retention",
+		"mimi_portability: {retention: {log: -1h}}":                "retention",
 		"mimi_portability: {federation: {allow_everything: true}}": "allow_everything",
 		"mimi_portability: {max_group_state_bytes: 0}":             "max_group_state_bytes",
 		"mimi_portability: {max_group_state_bytes: 64MiB}":         "64MiB",
@@ -97,5 +102,20 @@ func TestConfigRefusals(t *testing.T) {
 	}
 	if _, err := loadConfig(filepath.Join(t.TempDir(), "none.yaml")); err == nil {
 		t.Error("no file, no error")
+	}
+}
+
+// The module's own database comes first, then the homeserver's, then a file.
+func TestConfigConnection(t *testing.T) {
+	for _, test := range []struct{ own, global, want string }{
+		{"file:own.db", "postgres:///global", "file:own.db"},
+		{"", "postgres:///global", "postgres:///global"},
+		{"", "", "file:mimi_portability.db"},
+	} {
+		cfg := defaultConfig()
+		cfg.Database.ConnectionString = config.DataSource(test.own)
+		if got := cfg.connection(config.DataSource(test.global)); got != test.want {
+			t.Errorf("%+v: %s", test, got)
+		}
 	}
 }

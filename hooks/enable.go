@@ -75,7 +75,7 @@ func enable(d *Deps, cfg *Config) error {
 	if err := errors.Join(advertise(d.Routers.Client), reserveSender(d.Routers.Client, d.Config.Global.ServerName)); err != nil {
 		return err
 	}
-	store, err := openStore(d.Process.Context(), cfg.Database.ConnectionString)
+	store, err := openStore(d.Process.Context(), cfg.connection(d.Config.Global.DatabaseOptions.ConnectionString), &cfg.Database)
 	if err != nil {
 		return err
 	}
@@ -121,11 +121,13 @@ func newMetrics(cfg *config.Metrics) (*edge.Metrics, error) {
 	return edge.NewMetrics(prometheus.DefaultRegisterer)
 }
 
-func openStore(ctx context.Context, connection string) (*storage.Store, error) {
+func openStore(ctx context.Context, connection string, limits *config.DatabaseOptions) (*storage.Store, error) {
 	if strings.HasPrefix(connection, "file:") {
 		return sqlite.Open(ctx, connection)
 	}
-	return postgres.Open(ctx, connection)
+	return postgres.Open(ctx, connection, postgres.Pool{
+		MaxOpen: limits.MaxOpenConns(), MaxIdle: limits.MaxIdleConns(), MaxLifetime: limits.ConnMaxLifetime(),
+	})
 }
 
 // newClient is for requests to servers that others name. It may wait long: a target verifies whole groups before it answers.

@@ -3,6 +3,7 @@ package storage
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -84,4 +85,30 @@ func (s *Store) Retry(ctx context.Context, key delivery.RowKey, attempts int, du
 			key.Destination, key.Queue, clamp(key.Order), Millis(due), attempts)
 		return err
 	})
+}
+
+// Claim implements delivery.Store.
+func (s *Store) Claim(ctx context.Context, key delivery.RowKey) (release func(), err error) {
+	if s.engine.Locks == nil {
+		return func() {}, nil
+	}
+	name := key.Destination + "\x1f" + key.Queue // neither has control characters
+	switch ok, err := s.engine.Locks.TryLock(ctx, name); {
+	case err != nil:
+		return nil, fmt.Errorf("storage: claim: %w", err)
+	case !ok:
+		return nil, delivery.ErrConflict
+	}
+	release = func() { _ = s.engine.Locks.Unlock(ctx, name) } // or the session has ended, and its locks with it
+	var first bool
+	err = s.answer(ctx, []any{&first}, `SELECT EXISTS (SELECT 1 FROM mimiport_queues
+		WHERE destination = $1 AND queue = $2 AND row_order = $3)`, key.Destination, key.Queue, clamp(key.Order))
+	if err == nil && !first {
+		err = delivery.ErrNotFound // another process was done with it since it was listed
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }

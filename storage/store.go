@@ -25,6 +25,16 @@ type Engine struct {
 
 	Duplicate func(error) bool // the key of an inserted row exists
 	Transient func(error) bool // the database gave the transaction up, for no fault of its own
+
+	Locks Locks // nil for a database that one process uses at a time
+}
+
+// Locks are locks by name that processes on one database share. They end with the process.
+type Locks interface {
+	// TryLock takes a lock unless another process has it.
+	TryLock(ctx context.Context, name string) (ok bool, err error)
+	Unlock(ctx context.Context, name string) error
+	Close() error
 }
 
 // Store implements delivery.Store. It is safe for concurrent use. Times are kept as Millis.
@@ -47,10 +57,14 @@ func Open(ctx context.Context, engine Engine, write, read *sql.DB) (*Store, erro
 
 // Close waits for running transactions and closes the database.
 func (s *Store) Close() error {
-	if s.read == s.write {
-		return s.write.Close()
+	err := s.write.Close()
+	if s.read != s.write {
+		err = errors.Join(s.read.Close(), err)
 	}
-	return errors.Join(s.read.Close(), s.write.Close())
+	if s.engine.Locks != nil {
+		err = errors.Join(err, s.engine.Locks.Close())
+	}
+	return err
 }
 
 // bind puts the engine's parameters into a statement.

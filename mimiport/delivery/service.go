@@ -50,6 +50,7 @@ type Limits struct {
 	OfferLife       time.Duration // from MigrationResponse to content
 	DecideBy        time.Duration // from the freeze to S's abort, for a small group
 	Retention       time.Duration // of the state of what has moved away or was dropped
+	LogRetention    time.Duration // of messages that no snapshot needs; 0 is for good
 	Wait            time.Duration // how long InitMigration waits for the outcome before it answers
 	CacheBytes      int           // of loaded groups
 }

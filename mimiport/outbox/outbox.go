@@ -1,5 +1,6 @@
 // Package outbox works off what the Delivery Service has stored to be done: it hands each row that is due to a handler, in
-// the order of its queue, and puts off what fails. What a crash interrupts is done again, so a handler must bear repetition.
+// the order of its queue, and puts off what fails. What a crash interrupts is done again, so a handler must bear repetition. Of
+// several processes on one database, one at a time works at a queue.
 package outbox
 
 import (
@@ -28,12 +29,13 @@ const listed = 2 * concurrency
 // nobody answers can pile up, and makes answers slow; yet it must not take a processor for itself whenever something is done.
 const maxRest = 50 * time.Millisecond
 
-// storePause is how long the worker waits when the store fails.
+// storePause is how long the worker waits when the store fails, and leaves a queue alone that another process is at.
 const storePause = time.Second
 
 // Store is what a Worker needs of delivery.Store.
 type Store interface {
 	Due(ctx context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error)
+	Claim(ctx context.Context, key delivery.RowKey) (release func(), err error)
 	Retry(ctx context.Context, key delivery.RowKey, attempts int, due time.Time) error
 }
 
@@ -171,7 +173,20 @@ func (r *run) finish(done result) {
 
 // handle has one row handled, and puts it off when that fails.
 func (w *Worker) handle(ctx context.Context, handler Handler, row delivery.Row) (handled bool) {
-	err := handler(ctx, row)
+	release, err := w.store.Claim(ctx, row.Key())
+	switch {
+	case errors.Is(err, delivery.ErrNotFound):
+		return false // another process was faster
+	case errors.Is(err, delivery.ErrConflict):
+		pause(ctx, storePause) // nobody tells when that process is done with it
+		return false
+	case err != nil:
+		w.log.ErrorContext(ctx, "outbox: cannot claim", "error", err)
+		pause(ctx, storePause)
+		return false
+	}
+	defer release()
+	err = handler(ctx, row)
 	if err == nil || ctx.Err() != nil { // a row that the end of the Run interrupted is as good as new
 		return err == nil
 	}

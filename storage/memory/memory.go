@@ -388,6 +388,11 @@ func (s *Store) heads() []head {
 	return heads
 }
 
+// Claim implements delivery.Store.
+func (s *Store) Claim(context.Context, delivery.RowKey) (release func(), err error) {
+	return func() {}, nil
+}
+
 // Retry implements delivery.Store.
 func (s *Store) Retry(_ context.Context, key delivery.RowKey, attempts int, due time.Time) error {
 	s.mu.Lock()

@@ -12,11 +12,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
+var pool = postgres.Pool{MaxOpen: 10, MaxIdle: 10}
+
 // on makes stores in databases of a server's.
 func on(server *pgtest.Server) func(testing.TB) storagetest.Opener {
 	return func(tb testing.TB) storagetest.Opener {
 		database := server.Database(tb)
-		return func() (delivery.Store, error) { return postgres.Open(tb.Context(), database) }
+		return func() (delivery.Store, error) { return postgres.Open(tb.Context(), database, pool) }
 	}
 }
 
@@ -27,7 +29,7 @@ func TestStore(t *testing.T) {
 		database := server.Database(t) // one for all: to create a hundred takes longer than the test
 		storagetest.RunModel(t, func(tb testing.TB) storagetest.Opener {
 			return func() (delivery.Store, error) {
-				store, err := postgres.Open(tb.Context(), database)
+				store, err := postgres.Open(tb.Context(), database, pool)
 				empty(tb, database)
 				return store, err
 			}
@@ -54,7 +56,7 @@ func BenchmarkStore(b *testing.B) { storagetest.Benchmark(b, on(pgtest.Start(b))
 
 func TestConnectionString(t *testing.T) {
 	for _, connection := range []string{"postgres://%zz", "nonsense", "postgres://nobody@/nowhere?host=" + t.TempDir() + "&sslmode=disable"} {
-		if store, err := postgres.Open(t.Context(), connection); err == nil {
+		if store, err := postgres.Open(t.Context(), connection, pool); err == nil {
 			t.Errorf("%q: opened", connection)
 			store.Close()
 		}
@@ -65,7 +67,7 @@ func TestConnectionString(t *testing.T) {
 // point where it has come to the queue and not yet to its end.
 func TestRemovalWaitsForAddition(t *testing.T) {
 	database := pgtest.Start(t).Database(t)
-	store, err := postgres.Open(t.Context(), database)
+	store, err := postgres.Open(t.Context(), database, pool)
 	if err != nil {
 		t.Fatal(err)
 	}
