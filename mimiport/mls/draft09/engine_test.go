@@ -161,7 +161,9 @@ func (m *members) agree() {
 	}
 }
 
-func (m *members) Application(by uint32) []byte { return must(m.clients[by].Protect([]byte("hello")))(m) }
+func (m *members) Application(by uint32) []byte {
+	return must(m.clients[by].Protect([]byte("hello")))(m)
+}
 
 func (m *members) Sign(by uint32, label string, content []byte) []byte {
 	return must(m.clients[by].Sign(label, content))(m)

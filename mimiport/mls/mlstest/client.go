@@ -74,7 +74,7 @@ const greaseValue = 0x2a2a
 // capabilities are those of every client: all suites, basic credentials, GREASE.
 func capabilities() rfc9420.Capabilities {
 	return rfc9420.Capabilities{
-		Versions:     rfc9420.MakeUint16s(rfc9420.VersionMLS10, greaseValue),
+		Versions:     rfc9420.MakeUint16s(rfc9420.VersionMLS10),
 		CipherSuites: rfc9420.MakeUint16s(1, 2, 3, 4, 5, 6, 7, greaseValue),
 		Extensions:   rfc9420.MakeUint16s(greaseValue),
 		Proposals:    rfc9420.MakeUint16s(greaseValue),

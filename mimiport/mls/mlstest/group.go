@@ -183,3 +183,17 @@ func (g *Group) Application(authenticatedData []byte, size int) []byte {
 		},
 	})
 }
+
+// Follow is one epoch of a group that others made, for members here to propose in: it knows the encoded GroupContext and the members
+// at some leaves, and has no tree.
+func Follow(seed uint64, context []byte, members map[uint32]*Client) *Group {
+	g := &Group{random: newRandom(seed), known: map[string]*Client{}}
+	if !rfc9420.Unmarshal(context, &g.context) {
+		panic("mlstest: not a GroupContext")
+	}
+	g.suite = rfc9420.SuiteByID(g.context.CipherSuite)
+	for leaf, c := range members {
+		g.place(leaf, c)
+	}
+	return g
+}

@@ -97,18 +97,10 @@ func (c *Client) GroupInfo() ([]byte, error) { return groupInfo(c.state) }
 func groupInfo(s *gomls.State) ([]byte, error) {
 	mac := s.CipherSuite.NewHMAC(s.Keys.ConfirmationKey)
 	mac.Write(s.ConfirmedTranscriptHash)
-	info := &gomls.GroupInfo{
+	return signGroupInfo(s, &gomls.GroupInfo{
 		GroupID: s.GroupID, Epoch: s.Epoch, Tree: s.Tree, ConfirmedTranscriptHash: s.ConfirmedTranscriptHash,
 		InterimTranscriptHash: s.InterimTranscriptHash, Confirmation: mac.Sum(nil), SignerIndex: s.Index,
-	}
-	content, err := framing.GroupInfoContent(info)
-	if err != nil {
-		return nil, err
-	}
-	if info.Signature, err = s.Scheme.Sign(&s.IdentityPriv, content); err != nil {
-		return nil, err
-	}
-	return framing.Encode(info)
+	})
 }
 
 // Sign signs as VerifyMember of the engine verifies: the SignContent of RFC 9420, section 5.1.2, with the leaf's key.

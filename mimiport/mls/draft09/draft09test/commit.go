@@ -113,13 +113,9 @@ func encodeContext(s *gomls.State) ([]byte, error) {
 }
 
 // authenticate sets the authenticated data of a Commit: signs it again and corrects what covers the signature.
-func authenticate(pt *gomls.MLSPlaintext, authenticatedData, context []byte, s, next *gomls.State) error {
+func authenticate(pt *gomls.MLSPlaintext, authenticatedData, context []byte, s, next *gomls.State) (err error) {
 	pt.AuthenticatedData = authenticatedData
-	body, err := syntax.Marshal(pt)
-	if err != nil {
-		return err
-	}
-	if pt.Signature.Data, err = s.Scheme.Sign(&s.IdentityPriv, framing.PlaintextContent(context, body)); err != nil {
+	if err := signPlaintext(s, context, pt); err != nil {
 		return err
 	}
 	next.InterimTranscriptHash, err = framing.InterimTranscriptHash(s.CipherSuite, next.ConfirmedTranscriptHash, pt)

@@ -1,0 +1,326 @@
+package draft09_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	gomls "github.com/cisco/go-mls"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/draft09test"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/internal/framing"
+)
+
+// wantRule checks that an error is typed, and which rule it names.
+func wantRule(t testing.TB, err error, kind mimiport.Kind, rule string) {
+	t.Helper()
+	var e *mimiport.Error
+	if !errors.As(err, &e) || e.Kind != kind || e.Info.Rule != rule || e.Op == "" {
+		t.Errorf("error %v, want kind %d and rule %q", err, kind, rule)
+	}
+}
+
+// plaintext decodes a handshake message.
+func (m *members) plaintext(message []byte) *gomls.MLSPlaintext {
+	m.Helper()
+	return must(framing.Decode(slices.Clone(message)))(m).Plaintext // edits must not reach the message
+}
+
+// edit changes a handshake message of a member, who signs it again.
+func (m *members) edit(by uint32, message []byte, change func(*gomls.MLSPlaintext)) []byte {
+	m.Helper()
+	pt := m.plaintext(message)
+	change(pt)
+	return must(m.clients[by].SignPlaintext(pt))(m)
+}
+
+// path changes the path of a member's Commit, whose parent hash and signature are made anew.
+func (m *members) path(by uint32, change func(*gomls.DirectPath)) func(*gomls.Commit) {
+	return func(c *gomls.Commit) {
+		m.Helper()
+		change(c.Path)
+		if err := m.clients[by].SignPath(c.Path); err != nil {
+			m.Fatal(err)
+		}
+	}
+}
+
+// editKeyPackage changes a client's key package, which it signs again.
+func (m *members) editKeyPackage(c *draft09test.Client, change func(*gomls.KeyPackage)) []byte {
+	m.Helper()
+	k := must(framing.Decode(must(c.KeyPackage())(m)))(m).KeyPackage
+	change(k)
+	if err := c.SignKeyPackage(k); err != nil {
+		m.Fatal(err)
+	}
+	return must(framing.Encode(k))(m)
+}
+
+// proposeAll hands proposals to a group.
+func proposeAll(t testing.TB, g mls.Group, proposals ...[]byte) mls.Group {
+	t.Helper()
+	for _, message := range proposals {
+		next, _, err := g.Propose(message)
+		g = must(next, err)(t)
+	}
+	return g
+}
+
+// setExtension replaces or appends an extension.
+func setExtension(k *gomls.KeyPackage, typ gomls.ExtensionType, data []byte) {
+	k.Extensions.Entries = slices.DeleteFunc(k.Extensions.Entries, func(e gomls.Extension) bool { return e.ExtensionType == typ })
+	k.Extensions.Entries = append(k.Extensions.Entries, gomls.Extension{ExtensionType: typ, ExtensionData: data})
+}
+
+func TestHandshakeRules(t *testing.T) {
+	m := newMembers(t, 1, []byte("group"), 3)
+	g := proposeAll(t, m.open(), m.Remove(0, 2))
+	update := m.Update(1)
+	for _, c := range []struct {
+		rule   string
+		kind   mimiport.Kind
+		change func(*gomls.MLSPlaintext)
+	}{
+		{"ValSem004", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) { pt.Sender.Sender = 3 }},
+		{"ValSem004", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) { pt.Sender.Sender = 1 << 31 }},
+		{"ValSem005", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) {
+			pt.Content = gomls.MLSPlaintextContent{Application: &gomls.ApplicationData{Data: []byte("x")}}
+		}},
+		{"sender-type", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) { pt.Sender.Type = gomls.SenderTypePreconfigured }},
+		{"sender-type", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) { pt.Sender.Type = gomls.SenderTypeNewMember }},
+		{"ValSem010", mimiport.KindBadSignature, func(pt *gomls.MLSPlaintext) { pt.Sender.Sender = 0 }},
+		{"ValSem108", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) {
+			pt.Content.Proposal = &gomls.Proposal{Remove: &gomls.RemoveProposal{Removed: 3}}
+		}},
+		{"ValSem108", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) {
+			pt.Content.Proposal = &gomls.Proposal{Remove: &gomls.RemoveProposal{Removed: 1<<32 - 1}}
+		}},
+		{"leaf-signature", mimiport.KindBadSignature, func(pt *gomls.MLSPlaintext) {
+			pt.Content.Proposal.Update.KeyPackage.Credential.Basic.Identity = []byte("mallory")
+		}},
+		{"ValSem110", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) {
+			pt.Content.Proposal.Update.KeyPackage = *must(framing.Decode(m.GroupInfo()))(t).GroupInfo.Tree.Nodes[2].Node.Leaf
+		}},
+	} {
+		_, _, err := g.Propose(m.edit(1, update, c.change))
+		wantRule(t, err, c.kind, c.rule)
+	}
+	sealed := must(framing.Encode(&gomls.MLSCiphertext{GroupID: []byte("group"), Epoch: 1, ContentType: gomls.ContentTypeCommit}))(t)
+	_, err := draft09.New().Parse(sealed)
+	wantRule(t, err, mimiport.KindUnsupported, "")
+	_, _, err = g.Propose(sealed)
+	wantRule(t, err, mimiport.KindUnsupported, "")
+	_, err = draft09.New().Parse(m.edit(1, update, func(pt *gomls.MLSPlaintext) {
+		pt.Content = gomls.MLSPlaintextContent{Application: &gomls.ApplicationData{}}
+	}))
+	wantRule(t, err, mimiport.KindInvalid, "ValSem005")
+}
+
+func TestKeyPackageRules(t *testing.T) {
+	m := newMembers(t, 1, []byte("group"), 1)
+	g := m.open()
+	add := func(keyPackage []byte) error {
+		_, _, err := g.Propose(must(m.clients[0].Add(keyPackage))(t))
+		return err
+	}
+	for _, c := range []struct {
+		rule   string
+		change func(*gomls.KeyPackage)
+	}{
+		{"ValSem105", func(k *gomls.KeyPackage) { k.CipherSuite = 3 }},
+		{"ValSem106", func(k *gomls.KeyPackage) { k.Extensions.Entries = k.Extensions.Entries[1:] }},
+		{"ValSem106", func(k *gomls.KeyPackage) { k.Extensions.Entries = k.Extensions.Entries[:2] }},
+		{"ValSem106", func(k *gomls.KeyPackage) { setExtension(k, gomls.ExtensionTypeSupportedVersions, []byte{1, 9}) }},
+		{"ValSem106", func(k *gomls.KeyPackage) { setExtension(k, gomls.ExtensionTypeSupportedCipherSuites, []byte{2, 0, 3}) }},
+		{"extensions-unique", func(k *gomls.KeyPackage) {
+			k.Extensions.Entries = append(k.Extensions.Entries, k.Extensions.Entries[0])
+		}},
+		{"extensions-unique", func(k *gomls.KeyPackage) {
+			setExtension(k, gomls.ExtensionTypeSupportedCipherSuites, []byte{3, 0, 1, 0})
+		}},
+		{"extensions-unique", func(k *gomls.KeyPackage) { setExtension(k, gomls.ExtensionTypeLifetime, make([]byte, 15)) }},
+		{"extensions-unique", func(k *gomls.KeyPackage) { setExtension(k, gomls.ExtensionTypeLifetime, make([]byte, 17)) }},
+		{"extensions-unique", func(k *gomls.KeyPackage) { setExtension(k, gomls.ExtensionTypeParentHash, nil) }},
+	} {
+		wantRule(t, add(m.editKeyPackage(m.client(), c.change)), mimiport.KindInvalid, c.rule)
+	}
+	// An unknown extension is nobody's business.
+	if err := add(m.editKeyPackage(m.client(), func(k *gomls.KeyPackage) { setExtension(k, 0x2a2a, nil) })); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCommitRules(t *testing.T) {
+	m := newMembers(t, 1, []byte("group"), 4)
+	add, update, remove := m.Add(0), m.Update(1), m.Remove(0, 2)
+	again := m.edit(0, update, func(pt *gomls.MLSPlaintext) {
+		pt.Sender.Sender = 0
+		pt.Content.Proposal = m.plaintext(remove).Content.Proposal
+		pt.AuthenticatedData = []byte("again")
+	})
+	ownUpdate, removeCommitter := m.Update(3), m.Remove(0, 3)
+	g := proposeAll(t, m.open(), add, update, remove, again, ownUpdate, removeCommitter)
+	commit := m.Commit(3, nil, add, update, remove)
+	if _, _, err := g.Commit(commit.Message, commit.GroupInfo); err != nil {
+		t.Fatal(err)
+	}
+	idOf := func(message []byte) gomls.ProposalID {
+		return gomls.ProposalID{Hash: gomls.CipherSuite(1).Digest(message[1:])}
+	}
+	for _, c := range []struct {
+		rule   string
+		kind   mimiport.Kind
+		change func(*gomls.Commit)
+	}{
+		{"proposal-reference", mimiport.KindInvalid, func(c *gomls.Commit) { c.Adds[0].Hash[0] ^= 1 }},
+		{"proposal-reference", mimiport.KindInvalid, func(c *gomls.Commit) { c.Adds = append(c.Adds, c.Adds[0]) }},
+		{"proposal-reference", mimiport.KindInvalid, func(c *gomls.Commit) { c.Adds, c.Updates = nil, c.Adds }},
+		{"ValSem107", mimiport.KindInvalid, func(c *gomls.Commit) { c.Removes = append(c.Removes, idOf(again)) }},
+		{"ValSem111", mimiport.KindInvalid, func(c *gomls.Commit) { c.Updates = append(c.Updates, idOf(ownUpdate)) }},
+		{"ValSem200", mimiport.KindInvalid, func(c *gomls.Commit) { c.Removes = append(c.Removes, idOf(removeCommitter)) }},
+		{"ValSem201", mimiport.KindInvalid, func(c *gomls.Commit) { c.Path = nil }},
+		{"ValSem202", mimiport.KindInvalid, func(c *gomls.Commit) { c.Path.Steps = c.Path.Steps[1:] }},
+		{"ValSem202", mimiport.KindInvalid, func(c *gomls.Commit) { c.Path.Steps = append(c.Path.Steps, c.Path.Steps[0]) }},
+		{"ValSem202", mimiport.KindInvalid, func(c *gomls.Commit) { c.Path.Steps[1].EncryptedPathSecrets = nil }},
+		{"ValSem202", mimiport.KindInvalid, func(c *gomls.Commit) { c.Adds = nil }},
+		{"leaf-signature", mimiport.KindBadSignature, func(c *gomls.Commit) { c.Path.LeafKeyPackage.Signature.Data[0] ^= 1 }},
+		{"path-parent-hash", mimiport.KindInvalid, func(c *gomls.Commit) { c.Path.Steps[1].PublicKey.Data[0] ^= 1 }},
+		{"ValSem206", mimiport.KindInvalid, m.path(3, func(p *gomls.DirectPath) { p.Steps[0].PublicKey = p.LeafKeyPackage.InitKey })},
+		{"ValSem206", mimiport.KindInvalid, m.path(3, func(p *gomls.DirectPath) {
+			p.LeafKeyPackage.InitKey = m.plaintext(update).Content.Proposal.Update.KeyPackage.InitKey
+			p.Steps[0].PublicKey = must(framing.Decode(m.GroupInfo()))(t).GroupInfo.Tree.Nodes[0].Node.Leaf.InitKey
+		})},
+		{"ValSem103", mimiport.KindInvalid, m.path(3, func(p *gomls.DirectPath) {
+			p.Steps[0].PublicKey = m.plaintext(update).Content.Proposal.Update.KeyPackage.InitKey
+		})},
+	} {
+		message := m.edit(3, commit.Message, func(pt *gomls.MLSPlaintext) { c.change(&pt.Content.Commit.Commit) })
+		_, _, err := g.Commit(message, commit.GroupInfo)
+		wantRule(t, err, c.kind, c.rule)
+	}
+}
+
+// TestUniqueKeys: nobody is added twice, nor with a key that a member has.
+func TestUniqueKeys(t *testing.T) {
+	m := newMembers(t, 1, []byte("group"), 2)
+	client := m.client()
+	addWith := func(by uint32, change func(*gomls.KeyPackage)) []byte {
+		return must(m.clients[by].Add(m.editKeyPackage(client, change)))(t)
+	}
+	first, second := addWith(0, func(*gomls.KeyPackage) {}), addWith(1, func(*gomls.KeyPackage) {})
+	otherInitKey := addWith(0, func(k *gomls.KeyPackage) { k.InitKey.Data = make([]byte, 32) })
+	g := proposeAll(t, m.open(), first, second, otherInitKey)
+	_, _, err := g.Commit(m.Commit(0, nil, first, second).Message, nil)
+	wantRule(t, err, mimiport.KindInvalid, "ValSem103")
+	_, _, err = g.Commit(m.Commit(0, nil, first, otherInitKey).Message, nil)
+	wantRule(t, err, mimiport.KindInvalid, "ValSem101")
+}
+
+func TestTooManyProposals(t *testing.T) {
+	m := newMembers(t, 1, []byte("group"), 2)
+	g, remove := m.open(), m.Remove(0, 1)
+	next := func(i int) []byte {
+		return m.edit(0, remove, func(pt *gomls.MLSPlaintext) { pt.AuthenticatedData = fmt.Append(nil, i) })
+	}
+	for i := range framing.MaxProposals {
+		g = proposeAll(t, g, next(i))
+	}
+	_, _, err := g.Propose(next(framing.MaxProposals))
+	wantRule(t, err, mimiport.KindTooLarge, "")
+}
+
+// TestLargestGroup fills a group, in which a member can still commit a path, and adds one too many.
+func TestLargestGroup(t *testing.T) {
+	m := newMembers(t, 1, []byte("group"), 1)
+	g := m.open()
+	var adds [][]byte
+	for range framing.MaxLeaves - 1 {
+		adds = append(adds, m.Add(0))
+	}
+	g = proposeAll(t, g, adds...)
+	full := m.Commit(0, nil, adds...)
+	next, e, err := g.Commit(full.Message, full.GroupInfo)
+	if must(next, err)(t); next.NumMembers() != framing.MaxLeaves || e.Added[126].Leaf != 127 {
+		t.Errorf("%d members", next.NumMembers())
+	}
+	last := m.Add(0)
+	_, _, err = proposeAll(t, g, last).Commit(m.Commit(0, nil, append(adds, last)...).Message, nil)
+	wantRule(t, err, mimiport.KindTooLarge, "")
+
+	m.Commit(0, nil, adds...)
+	m.clients[0].Merge()
+	path := m.Commit(0, nil)
+	after, e, err := m.open().Commit(path.Message, path.GroupInfo)
+	if must(after, err)(t); !e.HasPath {
+		t.Error("no path")
+	}
+}
+
+func TestGroupInfoRules(t *testing.T) {
+	m := newMembers(t, 1, []byte("group"), 4)
+	m.Commit(1, nil)
+	m.Advance()
+	m.Commit(0, nil, m.Add(0))
+	m.Advance()
+	for _, c := range []struct {
+		rule   string
+		kind   mimiport.Kind
+		change func(*gomls.GroupInfo)
+	}{
+		{"tree-shape", mimiport.KindBadMessage, func(i *gomls.GroupInfo) { i.Tree.Nodes = nil }},
+		{"tree-shape", mimiport.KindBadMessage, func(i *gomls.GroupInfo) { i.Tree.Nodes = append(i.Tree.Nodes, gomls.OptionalNode{}) }},
+		{"tree-shape", mimiport.KindBadMessage, func(i *gomls.GroupInfo) { i.Tree.Nodes[0] = i.Tree.Nodes[1] }},
+		{"tree-shape", mimiport.KindBadMessage, func(i *gomls.GroupInfo) { i.Tree.Nodes[1] = i.Tree.Nodes[0] }},
+		{"unmerged-leaves", mimiport.KindInvalid, unmerged(3, 3, 2)},
+		{"unmerged-leaves", mimiport.KindInvalid, unmerged(3, 2, 2)},
+		{"unmerged-leaves", mimiport.KindInvalid, unmerged(3, 4)},
+		{"unmerged-leaves", mimiport.KindInvalid, unmerged(3, 1<<32-1)},
+		{"unmerged-leaves", mimiport.KindInvalid, unmerged(3, 0)},
+		{"unmerged-leaves", mimiport.KindInvalid, func(i *gomls.GroupInfo) {
+			i.Tree.Nodes[6].Node = nil
+			unmerged(3, 3)(i)
+		}},
+		{"ValSem103", mimiport.KindInvalid, func(i *gomls.GroupInfo) {
+			i.Tree.Nodes[3].Node.Parent.PublicKey = i.Tree.Nodes[1].Node.Parent.PublicKey
+		}},
+		{"ValSem103", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.Tree.Nodes[6] = i.Tree.Nodes[4] }},
+		{"group-info-signer", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.Tree.Nodes[0].Node = nil }},
+		{"leaf-signature", mimiport.KindBadSignature, func(i *gomls.GroupInfo) { i.Tree.Nodes[2].Node.Leaf.Signature.Data[0] ^= 1 }},
+		{"group-id", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.GroupID = nil }},
+		{"epoch-range", mimiport.KindUnsupported, func(i *gomls.GroupInfo) { i.Epoch = 1 << 63 }},
+		{"transcript-hash", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.Epoch = 0 }},
+		{"transcript-hash", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.ConfirmedTranscriptHash = i.ConfirmedTranscriptHash[1:] }},
+		{"transcript-hash", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.InterimTranscriptHash = nil }},
+		{"group-extensions", mimiport.KindUnsupported, func(i *gomls.GroupInfo) { i.Extensions.Entries = make([]gomls.Extension, 1) }},
+	} {
+		info := must(framing.Decode(m.GroupInfo()))(t).GroupInfo
+		c.change(info)
+		_, err := draft09.New().Open(must(m.clients[0].SignGroupInfo(info))(t), nil)
+		wantRule(t, err, c.kind, c.rule)
+	}
+	for _, c := range []struct {
+		rule   string
+		kind   mimiport.Kind
+		change func(*gomls.GroupInfo)
+	}{
+		{"group-info-signer", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.SignerIndex = 1 << 31 }},
+		{"group-info-signature", mimiport.KindBadSignature, func(i *gomls.GroupInfo) { i.SignerIndex = 1 }},
+		{"group-info-signature", mimiport.KindBadSignature, func(i *gomls.GroupInfo) { i.Signature[0] ^= 1 }},
+	} {
+		info := must(framing.Decode(m.GroupInfo()))(t).GroupInfo
+		c.change(info)
+		_, err := draft09.New().Open(must(framing.Encode(info))(t), nil)
+		wantRule(t, err, c.kind, c.rule)
+	}
+	_, err := draft09.New().Open(m.GroupInfo(), newMembers(t, 1, []byte("other"), 2).RatchetTree())
+	wantRule(t, err, mimiport.KindInvalid, "ratchet-tree")
+}
+
+// unmerged sets the unmerged leaves of a parent.
+func unmerged(node int, list ...gomls.LeafIndex) func(*gomls.GroupInfo) {
+	return func(i *gomls.GroupInfo) { i.Tree.Nodes[node].Node.Parent.UnmergedLeaves = list }
+}

@@ -1,0 +1,153 @@
+package mls
+
+import (
+	"io"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+// ExternalSenders is what an Engine besides does whose protocol lets a Delivery Service propose removals (RFC 9420, section
+// 12.1.8.1). The Delivery Service has one key for each signature scheme.
+type ExternalSenders interface {
+	// Scheme is the name of a cipher suite's signature scheme, KindUnsupported for an unknown suite.
+	Scheme(cipherSuite uint16) (string, error)
+
+	// GenerateKey draws a private signature key for a cipher suite.
+	GenerateKey(cipherSuite uint16, random io.Reader) (private []byte, err error)
+
+	// Entry is the encoded ExternalSender of a key, with a basic credential.
+	Entry(cipherSuite uint16, private, identity []byte) ([]byte, error)
+
+	// ProposeRemove is the message by which the external sender at an index proposes to remove a member.
+	ProposeRemove(g Group, private []byte, index, leaf uint32) (message []byte, err error)
+
+	// Swap gives the extensions of a group whose Delivery Service changes from one server to another: the first entry that names the
+	// source becomes the target's, further ones of either go, all else stays byte for byte (profile, section 5). Without an
+	// entry that names the source nothing changes.
+	Swap(extensions []byte, source, target, entry []byte) ([]byte, error)
+}
+
+var _ ExternalSenders = (*engine)(nil)
+
+func suiteOf(op string, id uint16) (*rfc9420.Suite, error) {
+	suite := rfc9420.SuiteByID(id)
+	if suite == nil {
+		return nil, mimiport.Errorf(op, mimiport.KindUnsupported, "cipher suite %d", id)
+	}
+	return suite, nil
+}
+
+// Scheme implements ExternalSenders.
+func (e *engine) Scheme(cipherSuite uint16) (string, error) {
+	suite, err := suiteOf("find signature scheme", cipherSuite)
+	if err != nil {
+		return "", err
+	}
+	return suite.Scheme.Name, nil
+}
+
+// GenerateKey implements ExternalSenders.
+func (e *engine) GenerateKey(cipherSuite uint16, random io.Reader) ([]byte, error) {
+	suite, err := suiteOf("generate key", cipherSuite)
+	if err != nil {
+		return nil, err
+	}
+	return suite.GenerateSigningKey(random)
+}
+
+// Entry implements ExternalSenders.
+func (e *engine) Entry(cipherSuite uint16, private, identity []byte) ([]byte, error) {
+	suite, err := suiteOf("make external_senders entry", cipherSuite)
+	if err != nil {
+		return nil, err
+	}
+	key, err := suite.SigningKey(private)
+	if err != nil {
+		return nil, err
+	}
+	return rfc9420.Marshal(&rfc9420.ExternalSender{
+		SignatureKey: key.Public, Credential: rfc9420.Credential{Type: rfc9420.CredentialBasic, Contents: identity},
+	})
+}
+
+// ProposeRemove implements ExternalSenders.
+func (e *engine) ProposeRemove(to Group, private []byte, index, leaf uint32) ([]byte, error) {
+	g, ok := to.(*group)
+	if !ok {
+		return nil, mimiport.Errorf("propose remove", mimiport.KindUnsupported, "a group of another engine")
+	}
+	key, err := g.suite.SigningKey(private)
+	if err != nil {
+		return nil, err
+	}
+	m := &rfc9420.PublicMessage{AuthenticatedContent: rfc9420.AuthenticatedContent{
+		WireFormat: rfc9420.WirePublicMessage,
+		Content: rfc9420.FramedContent{
+			GroupID: g.ID(), Epoch: g.Epoch(), Sender: rfc9420.Sender{Type: rfc9420.SenderExternal, Index: index},
+			ContentType: rfc9420.ContentProposal, Proposal: rfc9420.NewRemove(leaf),
+		},
+	}}
+	encoded, err := rfc9420.Marshal(&m.AuthenticatedContent)
+	if err != nil {
+		return nil, err
+	}
+	reread := new(rfc9420.AuthenticatedContent) // which knows its own encoding, as SignContent needs
+	if !rfc9420.Unmarshal(encoded, reread) {
+		return nil, mimiport.Errorf("propose remove", mimiport.KindInternal, "the proposal does not decode")
+	}
+	if m.Signature, err = key.Sign(reread.SignContent(g.contextBytes())); err != nil {
+		return nil, err
+	}
+	return rfc9420.Marshal(&rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WirePublicMessage, Public: m})
+}
+
+// Swap implements ExternalSenders.
+func (e *engine) Swap(extensions []byte, source, target, entry []byte) ([]byte, error) {
+	var b cryptobyte.Builder
+	for typ, data := range rfc9420.Extensions(extensions).All() {
+		if typ == rfc9420.ExtensionExternalSenders {
+			swapped, err := swapEntries(data, string(source), string(target), entry)
+			if err != nil {
+				return nil, err
+			}
+			data = swapped
+		}
+		b.AddUint16(typ)
+		wire.AddOpaque(&b, data)
+	}
+	return b.Bytes()
+}
+
+func swapEntries(data []byte, source, target string, entry []byte) ([]byte, error) {
+	var senders rfc9420.ExternalSenders
+	if !rfc9420.Unmarshal(data, &senders) {
+		return nil, mimiport.Errorf("swap external_senders", mimiport.KindBadMessage, "not a list of external senders")
+	}
+	index := -1
+	for i := range senders {
+		if string(senders[i].Credential.Identity()) == source {
+			index = i
+			break
+		}
+	}
+	if index < 0 {
+		return data, nil
+	}
+	var b cryptobyte.Builder
+	wire.AddVector(&b, func(b *cryptobyte.Builder) {
+		for i := range senders {
+			name := string(senders[i].Credential.Identity())
+			switch {
+			case i == index:
+				b.AddBytes(entry)
+			case name != source && name != target:
+				senders[i].Encode(b)
+			}
+		}
+	})
+	return b.Bytes()
+}
