@@ -86,7 +86,7 @@ func (s *Server) writeSigningKey() error {
 	_, _ = rand.Read(id) // crypto/rand does not fail
 	_, _ = rand.Read(seed)
 	keyID := "ed25519:" + strings.NewReplacer("-", "a", "_", "b").Replace(base64.RawURLEncoding.EncodeToString(id))
-	return writePEM(filepath.Join(s.Dir, "matrix_key.pem"), &pem.Block{
+	return writePEM(s.signingKeyFile(), &pem.Block{
 		Type: "MATRIX PRIVATE KEY", Headers: map[string]string{"Key-ID": keyID}, Bytes: seed,
 	})
 }
@@ -222,7 +222,8 @@ func (s *Server) Log() string {
 // SharedSecret is what the servers of the harness let accounts be registered with.
 const SharedSecret = "harness"
 
-// baseConfig is a complete dendrite.yaml on SQLite. The limits that it lifts are there against strangers.
+// baseConfig is a complete dendrite.yaml on SQLite. The limits that it lifts are there against strangers. Guests may register:
+// Dendrite lets them where anybody could, given a captcha that nobody here will solve.
 const baseConfig = `version: 2
 global:
   server_name: "{{.Name}}"
@@ -230,7 +231,10 @@ global:
   cache: {max_size_estimated: 32mb, max_age: 1h}
   jetstream: {storage_path: {{.Dir}}/jetstream, topic_prefix: Dendrite}
 client_api:
-  registration_disabled: true
+  registration_disabled: false
+  enable_registration_captcha: true
+  recaptcha_public_key: none
+  recaptcha_private_key: none
   registration_shared_secret: ` + SharedSecret + `
   rate_limiting: {enabled: false}
 federation_api:

@@ -48,18 +48,33 @@ func (s *Server) Register(ctx context.Context, localpart string, admin bool) (*U
 	}
 	mac := hmac.New(sha1.New, []byte(SharedSecret))
 	fmt.Fprintf(mac, "%s\x00%s\x00%s\x00%s", nonce.Nonce, localpart, password, role)
-	var account struct {
-		UserID      string `json:"user_id"`
-		DeviceID    string `json:"device_id"`
-		AccessToken string `json:"access_token"`
-	}
+	var u account
 	err := anybody.Do(ctx, http.MethodPost, path, map[string]any{
 		"nonce": nonce.Nonce, "username": localpart, "password": password, "admin": admin, "mac": hex.EncodeToString(mac.Sum(nil)),
-	}, &account)
+	}, &u)
 	if err != nil {
 		return nil, fmt.Errorf("register %s at %s: %w", localpart, s.Name, err)
 	}
-	return &User{Server: s, ID: account.UserID, DeviceID: account.DeviceID, Token: account.AccessToken}, nil
+	return u.at(s), nil
+}
+
+// account is the homeserver's answer to a registration.
+type account struct {
+	UserID      string `json:"user_id"`
+	DeviceID    string `json:"device_id"`
+	AccessToken string `json:"access_token"`
+}
+
+func (a *account) at(s *Server) *User {
+	return &User{Server: s, ID: a.UserID, DeviceID: a.DeviceID, Token: a.AccessToken}
+}
+
+// RegisterGuest makes a guest account.
+func (s *Server) RegisterGuest(ctx context.Context) (*User, error) {
+	var u account
+	anybody := &User{Server: s}
+	err := anybody.Do(ctx, http.MethodPost, "/_matrix/client/v3/register?kind=guest", map[string]any{}, &u)
+	return u.at(s), err
 }
 
 // Do sends one request to the user's homeserver, with the user's token, and decodes the answer into out unless that is nil. An

@@ -28,6 +28,8 @@ func (s *Service) InitMigration(ctx context.Context, c Caller, id mimiport.Migra
 	rec, err := s.Store.Migration(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		err = s.init(ctx, c, init, req)
+	} else if err == nil && rec.Role != migration.Source {
+		err = mimiport.Errorf("init", mimiport.KindInvalid, "this server is the migration's target")
 	} else if err == nil && rec.User != c.UserID {
 		err = mimiport.Errorf("init", mimiport.KindForbidden, "the migration is another user's")
 	}
