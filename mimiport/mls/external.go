@@ -25,7 +25,7 @@ type ExternalSenders interface {
 	// ProposeRemove is the message by which the external sender at an index proposes to remove a member.
 	ProposeRemove(g Group, private []byte, index, leaf uint32) (message []byte, err error)
 
-	// Swap gives the extensions of a group whose Delivery Service changes from one server to another: the first entry that names the
+	// Swap gives the extensions (Effects.ExtensionsBefore) of a group whose Delivery Service changes from one server to another: the first entry that names the
 	// source becomes the target's, further ones of either go, all else stays byte for byte (profile, section 5). Without an
 	// entry that names the source nothing changes.
 	Swap(extensions []byte, source, target, entry []byte) ([]byte, error)
@@ -88,7 +88,7 @@ func (e *engine) ProposeRemove(to Group, private []byte, index, leaf uint32) ([]
 		WireFormat: rfc9420.WirePublicMessage,
 		Content: rfc9420.FramedContent{
 			GroupID: g.ID(), Epoch: g.Epoch(), Sender: rfc9420.Sender{Type: rfc9420.SenderExternal, Index: index},
-			ContentType: rfc9420.ContentProposal, Proposal: rfc9420.NewRemove(leaf),
+			ContentType: rfc9420.ContentProposal, Proposal: &rfc9420.Proposal{Type: rfc9420.ProposalRemove, Remove: leaf},
 		},
 	}}
 	encoded, err := rfc9420.Marshal(&m.AuthenticatedContent)
@@ -99,7 +99,7 @@ func (e *engine) ProposeRemove(to Group, private []byte, index, leaf uint32) ([]
 	if !rfc9420.Unmarshal(encoded, reread) {
 		return nil, mimiport.Errorf("propose remove", mimiport.KindInternal, "the proposal does not decode")
 	}
-	if m.Signature, err = key.Sign(reread.SignContent(g.contextBytes())); err != nil {
+	if m.Signature, err = key.Sign(reread.SignContent(g.encodedContext)); err != nil {
 		return nil, err
 	}
 	return rfc9420.Marshal(&rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WirePublicMessage, Public: m})
@@ -107,8 +107,13 @@ func (e *engine) ProposeRemove(to Group, private []byte, index, leaf uint32) ([]
 
 // Swap implements ExternalSenders.
 func (e *engine) Swap(extensions []byte, source, target, entry []byte) ([]byte, error) {
-	var b cryptobyte.Builder
-	for typ, data := range rfc9420.Extensions(extensions).All() {
+	var list []byte
+	in := cryptobyte.String(extensions)
+	if !wire.ReadOpaque(&in, &list) || !in.Empty() {
+		return nil, mimiport.Errorf("swap external_senders", mimiport.KindBadMessage, "not a list of extensions")
+	}
+	var out cryptobyte.Builder
+	for typ, data := range rfc9420.Extensions(list).All() {
 		if typ == rfc9420.ExtensionExternalSenders {
 			swapped, err := swapEntries(data, string(source), string(target), entry)
 			if err != nil {
@@ -116,9 +121,15 @@ func (e *engine) Swap(extensions []byte, source, target, entry []byte) ([]byte, 
 			}
 			data = swapped
 		}
-		b.AddUint16(typ)
-		wire.AddOpaque(&b, data)
+		out.AddUint16(typ)
+		wire.AddOpaque(&out, data)
 	}
+	list, err := out.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	var b cryptobyte.Builder
+	wire.AddOpaque(&b, list)
 	return b.Bytes()
 }
 
