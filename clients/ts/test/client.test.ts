@@ -5,6 +5,7 @@ import { Client } from "../src/client.js";
 import type { ClientEvent, Group } from "../src/group.js";
 import { login, Matrix } from "../src/matrix.js";
 import { loadStore, saveStore, emptyStore } from "../src/store.js";
+import { externalSenders } from "../src/corrections/external-senders.js";
 import { members, ratchetTree } from "../src/mls.js";
 import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse, toBase64 } from "../src/wire.js";
 import type { MigrationResponse } from "../src/wire.js";
@@ -59,6 +60,13 @@ class User {
   take(kind: string): ClientEvent[] {
     return this.events.filter((e) => e.event === kind);
   }
+}
+
+/** A user who can be added. */
+async function published(name: string): Promise<User> {
+  const user = await User.create(name);
+  await user.client.publishKeyPackages(1);
+  return user;
 }
 
 const authenticator = (u: User) => Buffer.from(u.group.state.keySchedule.epochAuthenticator).toString("hex");
@@ -142,6 +150,41 @@ describe("a group at one Delivery Service", () => {
     await alice.client.send(alice.group, "late");
     await bob.sync();
     assert.deepEqual(bob.texts(), ["late"]);
+  });
+
+  test("an answer that is lost loses nothing", async () => {
+    const { users, s } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    const ds = net.ds(s);
+    const honest = ds.answer.bind(ds);
+    let lost = 0;
+    ds.answer = (method, path, ...rest) => {
+      const answer = honest(method, path, ...rest);
+      if (path[2] === "messages" && method === "POST" && lost++ < 8) refuse(502, "M_PEER_UNREACHABLE");
+      return answer;
+    };
+    await assert.rejects(alice.client.update(alice.group), { status: 502 }); // it was accepted all the same
+    await alice.client.add(alice.group, (await published(`carol${rooms}`)).id);
+    await bob.sync();
+    together(alice, bob);
+    assert.equal(members(alice.group.state).length, 3);
+    assert.equal(Number(alice.group.state.groupContext.epoch), 3);
+  });
+
+  test("the Delivery Service proposes a Remove: it is committed before anything else", async () => {
+    const n = rooms + 1;
+    await net.ds(`s${n}.example`).becomeSender();
+    const { users, s } = await party("alice", "bob", "carol");
+    const [alice, bob, carol] = users as [User, User, User];
+    await net.ds(s).proposeRemove(alice.group.key, carol.group.state.privatePath.leafIndex);
+    for (const u of users) await u.sync();
+    await assert.rejects(carol.client.migrate(carol.group, `t${n}.example`), /about to be removed/);
+    await bob.client.send(bob.group, "without carol");
+    await alice.sync();
+    await carol.sync();
+    assert.deepEqual(alice.texts(), ["without carol"]);
+    assert.equal(carol.take("removed").length, 1);
+    together(alice, bob);
   });
 
   test("fan-out in any order, twice, or not at all", async () => {
@@ -234,6 +277,41 @@ describe("a migration", () => {
     assert.deepEqual(await alice.client.migrate(alice.group, s), { state: "moved", ds: s, term: 2 }); // and back again
     for (const u of [bob, carol]) await u.sync();
     together(alice, bob, carol);
+  });
+
+  test("the target's entry in external_senders takes the place of the source's", async () => {
+    const n = rooms + 1;
+    for (const name of [`s${n}.example`, `t${n}.example`]) await net.ds(name).becomeSender();
+    const { users, t } = await party("alice", "bob", "carol");
+    const [alice, bob, carol] = users as [User, User, User];
+    await net.ds(`s${n}.example`).proposeRemove(alice.group.key, carol.group.state.privatePath.leafIndex);
+    await alice.client.migrate(alice.group, t); // commits the Remove too
+    await bob.sync();
+    await carol.sync();
+    together(alice, bob);
+    assert.equal(carol.take("removed").length, 1);
+    assert.deepEqual(
+      externalSenders(bob.group.state.groupContext.extensions).map((e) => e.signaturePublicKey),
+      [net.ds(t).sender!.signaturePublicKey],
+    );
+    await net.ds(t).proposeRemove(alice.group.key, bob.group.state.privatePath.leafIndex);
+    await alice.client.bringUpToDate(alice.group);
+    await alice.client.update(alice.group);
+    await bob.sync();
+    assert.equal(bob.take("removed").length, 1);
+  });
+
+  test("a member shows the target the decision that nobody else has", async () => {
+    const { users, s, t } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    net.ds(s).outcome = "wait";
+    const migrating = alice.client.migrate(alice.group, t).catch(() => undefined);
+    await frozen(net.ds(s), bob);
+    net.ds(t).deaf = alice.id;
+    net.ds(s).decide([...net.ds(s).migrations.values()][0]!, "confirm", alice.id);
+    await bob.client.update(bob.group);
+    assert.equal(net.ds(t).groups.get(bob.group.key)!.state, "active");
+    await migrating;
   });
 
   test("one who was away follows by the log, also when the target speaks first", async () => {

@@ -3,6 +3,9 @@ import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { LogMessage, MigrationStatus, MovedInfo } from "../src/ds.js";
+import { encodeExternalSender, encodeMlsMessage, type ExternalSender } from "ts-mls";
+import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
+import { externalSenders } from "../src/corrections/external-senders.js";
 import * as mls from "../src/mls.js";
 import * as wire from "../src/wire.js";
 import { fromBase64, toBase64, toBase64url } from "../src/wire.js";
@@ -61,6 +64,8 @@ export class FakeDs {
   readonly migrations = new Map<string, Migration>();
   /** What the source does with an Init: decide at once, leave it frozen, or give up. */
   outcome: "confirm" | "wait" | "abort" = "confirm";
+  /** The Delivery Service's entry in external_senders, for tests that give it one. */
+  sender: (ExternalSender & { signKey: Uint8Array }) | undefined;
   /** No answers at all, as if the server were gone. */
   down = false;
 
@@ -68,6 +73,9 @@ export class FakeDs {
     readonly name: string,
     private readonly net: FakeNetwork,
   ) {}
+
+  /** A user whose confirmations do not arrive. */
+  deaf: string | undefined;
 
   /** Answers one request of the client API. */
   answer(method: string, path: string[], query: URLSearchParams, body: any, user: string): unknown {
@@ -84,6 +92,7 @@ export class FakeDs {
     const migration = this.migrations.get(id) ?? refuse(404, "M_UNKNOWN_MIGRATION");
     if (part === "init") return this.init(migration, body, user);
     if (migration.status.role === "source" && migration.submission === undefined) refuse(404, "M_UNKNOWN_MIGRATION");
+    if (part === "confirmation" && user === this.deaf) refuse(502, "M_PEER_UNREACHABLE");
     if (part === "confirmation") return this.activate(migration, body);
     if (method === "DELETE") this.decide(migration, "abort");
     return migration.status;
@@ -96,7 +105,39 @@ export class FakeDs {
   private reserve(room: string) {
     const id = toBase64url(randomBytes(32));
     this.groups.set(id, { id, room, term: 0, epoch: 0, log: [], state: "active" });
-    return { group_id: toBase64(Buffer.from(id, "base64url")) };
+    return { group_id: toBase64(Buffer.from(id, "base64url")), ...this.entry() };
+  }
+
+  private entry() {
+    return this.sender && { external_sender: toBase64(encodeExternalSender(this.sender)) };
+  }
+
+  /** Lets the Delivery Service propose things from now on. */
+  async becomeSender(): Promise<void> {
+    const { signKey, publicKey } = await (await mls.cipherSuite(1)).signature.keygen();
+    const identity = new TextEncoder().encode(this.name);
+    this.sender = { signKey, signaturePublicKey: publicKey, credential: { credentialType: "basic", identity } };
+  }
+
+  /** Proposes to remove a leaf, as after a kick. */
+  async proposeRemove(id: string, removed: number): Promise<void> {
+    const g = this.group(id);
+    const info = mls.parse(fromBase64(g.groupInfo!));
+    if (info.wireformat !== "mls_group_info") throw new Error("no GroupInfo");
+    const { groupContext } = info.groupInfo;
+    const senderIndex = externalSenders(groupContext.extensions).findIndex((s) =>
+      s.signaturePublicKey.every((b, i) => b === this.sender!.signaturePublicKey[i]),
+    );
+    const { publicMessage } = await protectExternalProposalPublic(
+      this.sender!.signKey,
+      groupContext,
+      new Uint8Array(),
+      { proposalType: "remove", remove: { removed } },
+      { senderType: "external", senderIndex },
+      await mls.cipherSuite(1),
+    );
+    const message = toBase64(encodeMlsMessage({ version: "mls10", wireformat: "mls_public_message", publicMessage }));
+    this.append(g, { seq: g.log.length + 1, epoch: g.epoch, kind: "proposal", sender: "", message });
   }
 
   private bind(id: string, { group_info, ratchet_tree }: any) {
@@ -195,7 +236,8 @@ export class FakeDs {
     const from = mine.group(key);
     const term = from.term + 1;
     this.groups.set(key, { id: key, room: room_id, term, epoch: from.epoch + 1, log: [], state: "staged" });
-    return { migration_id: id, migration_response: signed.message, key_id: KEY_ID, expires_at: Date.now() + 600_000 };
+    const expires_at = Date.now() + 600_000;
+    return { migration_id: id, migration_response: signed.message, key_id: KEY_ID, expires_at, ...this.entry() };
   }
 
   private init(m: Migration, body: any, user: string): MigrationStatus {
@@ -241,6 +283,7 @@ export class FakeDs {
     this.accept(g, m.submission, "commit", user, moved);
     g.state = "moved";
     g.moved = moved;
+    this.net.ds(target).group(g.id).groupInfo = m.submission!.group_info;
   }
 
   private activate(m: Migration, { message }: any): MigrationStatus {
