@@ -20,7 +20,7 @@ func TestGroupMovesAndComesBack(t *testing.T) {
 func TestCrashesWhileMoving(t *testing.T) {
 	p := newPair(t)
 	moved := 0
-	for round := range 24 {
+	for round := range 12 {
 		ds := p.settle(t)
 		mover, other := p.alice, p.bob
 		if ds.DS == p.alice.User.Server.Name {
@@ -31,7 +31,7 @@ func TestCrashesWhileMoving(t *testing.T) {
 			victim = other
 		}
 		end := p.migrate(t, mover)
-		after(t, time.Duration(round/2)*10*time.Millisecond)
+		after(t, time.Duration(round/2)*20*time.Millisecond)
 		restart(t, victim.User.Server)
 		if out := end(t); out.State == "moved" {
 			moved++
