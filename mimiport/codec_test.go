@@ -79,6 +79,10 @@ func genStep(t *rapid.T) LineageStep {
 	return step
 }
 
+func genSenderOffer(t *rapid.T) ExternalSenderOffer {
+	return ExternalSenderOffer{MigrationID(genNonce(t)), genMessage(t), genBytes(t)}
+}
+
 func genClaim(t *rapid.T) LineageClaim {
 	return LineageClaim{
 		Kind: rapid.SampledFrom([]StepKind{StepReclaim, StepRecover}).Draw(t, "kind"), DomainName: genName(t),
@@ -141,6 +145,7 @@ var codecs = []struct {
 	{"LeafIdentity", drawn(genIdentity), decoder(UnmarshalLeafIdentity)},
 	{"LineageStep", drawn(genStep), decoder(UnmarshalLineageStep)},
 	{"LineageClaim", drawn(genClaim), decoder(UnmarshalLineageClaim)},
+	{"ExternalSenderOffer", drawn(genSenderOffer), decoder(UnmarshalExternalSenderOffer)},
 	{"Lineage", drawn(genLineage), decoder(UnmarshalLineage)},
 	{"GroupState", drawn(genGroupState), decoder(UnmarshalGroupState)},
 }

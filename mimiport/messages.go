@@ -84,6 +84,43 @@ type MigrationAbort struct {
 	Signature    []byte      `json:"signature"`
 }
 
+// ExternalSenderOffer is the external_senders entry that a migration Commit puts in the place of the source's, signed by the target
+// (profile, section 5). It travels beside the MigrationResponse.
+type ExternalSenderOffer struct {
+	MigrationID    MigrationID `json:"migration_id"`
+	ExternalSender []byte      `json:"external_sender"` // encoded as the group's protocol has it
+	Signature      []byte      `json:"signature"`
+}
+
+func (m *ExternalSenderOffer) name() string       { return "ExternalSenderOffer" }
+func (m *ExternalSenderOffer) signature() *[]byte { return &m.Signature }
+func (m *ExternalSenderOffer) encodeUnsigned(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, m.MigrationID[:])
+	wire.AddOpaque(b, m.ExternalSender)
+}
+func (m *ExternalSenderOffer) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
+func (m *ExternalSenderOffer) decode(s *cryptobyte.String) bool {
+	return readID(s, &m.MigrationID) && readMessage(s, &m.ExternalSender) && wire.ReadOpaque(s, &m.Signature)
+}
+
+// readID reads a migration id, as a vector.
+func readID(s *cryptobyte.String, id *MigrationID) bool {
+	var b []byte
+	if !wire.ReadOpaque(s, &b) || len(b) != len(id) {
+		return false
+	}
+	copy(id[:], b)
+	return true
+}
+
+// Marshal encodes the message.
+func (m *ExternalSenderOffer) Marshal() ([]byte, error) { return marshal(m) }
+
+// UnmarshalExternalSenderOffer decodes data, or returns a KindBadMessage error.
+func UnmarshalExternalSenderOffer(data []byte) (*ExternalSenderOffer, error) {
+	return unmarshal[ExternalSenderOffer](data)
+}
+
 // message is one wire structure: how its fields are written and read, in order. The two functions stand side by side
 // so that neither changes alone.
 type message interface {
@@ -237,12 +274,7 @@ func (m *MigrationAbort) encodeUnsigned(b *cryptobyte.Builder) {
 }
 func (m *MigrationAbort) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
 func (m *MigrationAbort) decode(s *cryptobyte.String) bool {
-	var id []byte
-	if !wire.ReadOpaque(s, &id) || len(id) != len(m.MigrationID) {
-		return false
-	}
-	copy(m.MigrationID[:], id)
-	return readString(s, &m.SourceDomain) && wire.ReadOpaque(s, &m.Signature)
+	return readID(s, &m.MigrationID) && readString(s, &m.SourceDomain) && wire.ReadOpaque(s, &m.Signature)
 }
 
 // Marshal encodes the message.

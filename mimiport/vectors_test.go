@@ -37,6 +37,7 @@ var codecs = map[string]func([]byte) (structure, error){
 	"Lineage":                 codec(mimiport.UnmarshalLineage),
 	"LineageStep":             codec(mimiport.UnmarshalLineageStep),
 	"LineageClaim":            codec(mimiport.UnmarshalLineageClaim),
+	"ExternalSenderOffer":     codec(mimiport.UnmarshalExternalSenderOffer),
 }
 
 func codec[M structure](unmarshal func([]byte) (M, error)) func([]byte) (structure, error) {

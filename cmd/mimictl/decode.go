@@ -32,6 +32,7 @@ var structures = []struct {
 	{"Lineage", describe(mimiport.UnmarshalLineage)},
 	{"LineageStep", describe(mimiport.UnmarshalLineageStep)},
 	{"LineageClaim", describe(mimiport.UnmarshalLineageClaim)},
+	{"ExternalSenderOffer", describe(mimiport.UnmarshalExternalSenderOffer)},
 	{"MLSMessage", describeMLS},
 }
 

@@ -19,8 +19,8 @@ type ExternalSenders interface {
 	// GenerateKey draws a private signature key for a cipher suite.
 	GenerateKey(cipherSuite uint16, random io.Reader) (private []byte, err error)
 
-	// Entry is the encoded ExternalSender of a key, with a basic credential.
-	Entry(cipherSuite uint16, private, identity []byte) ([]byte, error)
+	// Entry is the ExternalSender of a key, with a basic credential, and its encoding.
+	Entry(cipherSuite uint16, private, identity []byte) (entry ExternalSender, encoded []byte, err error)
 
 	// ProposeRemove is the message by which the external sender at an index proposes to remove a member.
 	ProposeRemove(g Group, private []byte, index, leaf uint32) (message []byte, err error)
@@ -60,18 +60,19 @@ func (e *engine) GenerateKey(cipherSuite uint16, random io.Reader) ([]byte, erro
 }
 
 // Entry implements ExternalSenders.
-func (e *engine) Entry(cipherSuite uint16, private, identity []byte) ([]byte, error) {
+func (e *engine) Entry(cipherSuite uint16, private, identity []byte) (entry ExternalSender, encoded []byte, err error) {
 	suite, err := suiteOf("make external_senders entry", cipherSuite)
 	if err != nil {
-		return nil, err
+		return entry, nil, err
 	}
 	key, err := suite.SigningKey(private)
 	if err != nil {
-		return nil, err
+		return entry, nil, err
 	}
-	return rfc9420.Marshal(&rfc9420.ExternalSender{
+	encoded, err = rfc9420.Marshal(&rfc9420.ExternalSender{
 		SignatureKey: key.Public, Credential: rfc9420.Credential{Type: rfc9420.CredentialBasic, Contents: identity},
 	})
+	return ExternalSender{SignatureKey: key.Public, Identity: identity}, encoded, err
 }
 
 // ProposeRemove implements ExternalSenders.

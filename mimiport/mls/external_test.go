@@ -53,7 +53,7 @@ func TestExternalRemove(t *testing.T) {
 	if _, err := e.GenerateKey(0x0a0a, rand.Reader); err == nil {
 		t.Error("a key for an unknown suite")
 	}
-	if _, err := e.Entry(1, []byte("short"), nil); err == nil {
+	if _, _, err := e.Entry(1, []byte("short"), nil); err == nil {
 		t.Error("an entry of a key of the wrong length")
 	}
 }
@@ -64,7 +64,7 @@ func newKey(t *testing.T, e *engine, suite uint16) (private, entry []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if entry, err = e.Entry(suite, private, []byte("a.example")); err != nil {
+	if _, entry, err = e.Entry(suite, private, []byte("a.example")); err != nil {
 		t.Fatal(err)
 	}
 	return private, entry

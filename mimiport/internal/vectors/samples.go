@@ -38,6 +38,7 @@ type samples struct {
 	identity     mimiport.LeafIdentity
 	step         mimiport.LineageStep
 	claim        mimiport.LineageClaim
+	senderOffer  mimiport.ExternalSenderOffer
 	reclaim      mimiport.LineageStep
 	lineage      mimiport.Lineage
 	state        mimiport.GroupState
@@ -136,6 +137,10 @@ func recordStep(s *samples) (err error) {
 		Kind: mimiport.StepReclaim, DomainName: sourceName, GroupID: s.request.GroupID, Term: 2, Epoch: s.request.Epoch + 1,
 	}
 	if err := mimiport.Sign(&s.claim, keyOf("source")); err != nil {
+		return err
+	}
+	s.senderOffer = mimiport.ExternalSenderOffer{MigrationID: s.response.ID(), ExternalSender: []byte("a stand-in for an ExternalSender")}
+	if err := mimiport.Sign(&s.senderOffer, keyOf("target")); err != nil {
 		return err
 	}
 	claim := record(&s.claim)

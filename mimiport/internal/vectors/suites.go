@@ -27,6 +27,7 @@ func suites(s *samples) []*suite {
 		lineageSuite(s),
 		stepSuite(s),
 		claimSuite(s),
+		serverSuite("external_sender_offer.json", "ExternalSenderOffer", "target", &s.senderOffer, "MigrationResponse"),
 	}
 }
 
