@@ -1,6 +1,9 @@
 // Every correction: what RFC 9420 says, that the original ts-mls does otherwise, that ours does it.
 import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
 import {
   createCommit,
   createGroup,
@@ -12,6 +15,10 @@ import {
   processPublicMessage,
 } from "ts-mls";
 import type { Extension, MLSMessage, Proposal } from "ts-mls";
+import { defaultClientConfig } from "ts-mls/clientConfig.js";
+import { validateRatchetTree } from "ts-mls/clientState.js";
+import { decodeRatchetTree } from "ts-mls/ratchetTree.js";
+import { treeHashRoot } from "ts-mls/treeHash.js";
 import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
 import { decodeExternalSenders, encodeExternalSenders, externalSenders } from "../src/corrections/external-senders.js";
 import { validateTree } from "../src/corrections/join.js";
@@ -165,6 +172,28 @@ for (const suite of [1, 3]) {
     assert.deepEqual((await mls.process(group.state("b"), sent)).plaintext, utf8("hello"));
   });
 }
+
+/** MLS_TEST_VECTORS, or the folder of the working group's test vectors beside the repository. */
+const vectors =
+  process.env.MLS_TEST_VECTORS ?? fileURLToPath(new URL("../../../../../shared/vectors/mls", import.meta.url));
+const skip =
+  existsSync(vectors) || process.env.CI !== undefined ? false : `no test vectors at ${vectors}: set MLS_TEST_VECTORS`;
+
+test("the working group's valid trees, of which the original refuses some", { skip }, async () => {
+  const { lifetimeConfig, authService } = defaultClientConfig;
+  let refused = 0;
+  for (const v of JSON.parse(readFileSync(join(vectors, "tree-validation.json"), "utf8"))) {
+    if (v.cipher_suite !== 1 && v.cipher_suite !== 3) continue;
+    const cs = await mls.cipherSuite(v.cipher_suite);
+    const tree = decodeRatchetTree(Buffer.from(v.tree, "hex"), 0)![0];
+    const treeHash = await treeHashRoot(tree, cs.hash);
+    const { groupContext } = (await TestGroup.create("a", undefined, v.cipher_suite)).state("a");
+    const context = { ...groupContext, groupId: new Uint8Array(Buffer.from(v.group_id, "hex")), treeHash };
+    await validateTree(tree, context, cs, defaultClientConfig);
+    if (await validateRatchetTree(tree, context, lifetimeConfig, authService, treeHash, cs)) refused++;
+  }
+  assert.ok(refused > 0);
+});
 
 test("an external Commit into such a tree, in place of a former leaf", async () => {
   const group = await TestGroup.create("a");
