@@ -173,6 +173,12 @@ func (tx *tx) applyLog(ctx context.Context, c *delivery.Change) error {
 			}
 		}
 	}
+	if e := c.DropBefore; e != nil {
+		if _, err := tx.exec(ctx, "DELETE FROM mimiport_snapshots WHERE group_id = $1 AND term = $2 AND epoch < $3",
+			e.ID, clamp(e.Term), clamp(e.Epoch)); err != nil {
+			return err
+		}
+	}
 	if err := insert(ctx, tx, &snapshots, c.Snapshots, " ON CONFLICT DO NOTHING"); err != nil {
 		return err
 	}
@@ -246,6 +252,15 @@ func (s *Store) Entries(ctx context.Context, key delivery.GroupKey, from uint64,
 		key.ID, clamp(key.Term), clamp(from), limit)
 }
 
+// handshake is the condition of an index: it is found by its text.
+const handshake = "kind IN ('proposal', 'commit')"
+
+// Handshakes implements delivery.Store.
+func (s *Store) Handshakes(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
+	return list(ctx, s, &entries, "WHERE "+handshake+" AND group_id = $1 AND term = $2 AND seq >= $3 ORDER BY seq LIMIT $4",
+		key.ID, clamp(key.Term), clamp(from), limit)
+}
+
 // EntryByHash implements delivery.Store.
 func (s *Store) EntryByHash(ctx context.Context, key delivery.GroupKey, sum [32]byte) (*delivery.Entry, error) {
 	return one(ctx, s, &entries, "WHERE group_id = $1 AND term = $2 AND hash = $3", key.ID, clamp(key.Term), (*hash)(&sum))
@@ -312,6 +327,12 @@ func (s *Store) Content(ctx context.Context, id mimiport.MigrationID) ([]byte, e
 		return nil, err
 	}
 	return c.Data, nil
+}
+
+// GroupsInRoom implements delivery.Store.
+func (s *Store) GroupsInRoom(ctx context.Context, roomID string) ([]delivery.Group, error) {
+	return list(ctx, s, &groups, `AS g WHERE room_id = $1 AND state <> $2 AND term = (
+		SELECT MAX(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> $2) ORDER BY group_id`, roomID, delivery.GroupDropped)
 }
 
 // Evidence implements delivery.Store.

@@ -112,6 +112,8 @@ const (
 	RowDeadline     RowKind = "deadline"     // the offer expires, or decide_by has come
 	RowAsk          RowKind = "ask"          // ask the source how a staged migration ended
 	RowPurge        RowKind = "purge"        // drop the state of a group that has moved
+	RowCompact      RowKind = "compact"      // store a snapshot, so that the log before it need not be replayed
+	RowExpel        RowKind = "expel"        // propose to remove members who are not in the room
 	RowLineage      RowKind = "lineage"      // show a server from which the group was reclaimed that it was
 )
 
@@ -131,6 +133,19 @@ type GroupKey struct {
 	Term uint64
 }
 
+// Epoch is one epoch of a group in one term.
+type Epoch struct {
+	GroupKey
+	Epoch uint64
+}
+
+// Horizon says what a store may forget: what is older. A zero time is for nothing.
+type Horizon struct {
+	Log      time.Time // messages accepted before, but for the handshakes that a group is replayed from
+	Offers   time.Time // this server's offers that expired before and that nobody took up
+	Evidence time.Time // evidence found before
+}
+
 // Change is one atomic transition: all of it is written, durably, or none. A Group or Migration whose Version is 0 is
 // inserted and must not exist; any other replaces the stored row of that version; either is stored with Version+1. Entries,
 // Snapshots, Content and Rows are inserted and must not exist. Anything unmet is ErrConflict.
@@ -146,6 +161,7 @@ type Change struct {
 	// What is deleted; absent things are ignored. Deletions come before insertions.
 	Done        []RowKey              // rows
 	Drop        *GroupKey             // entries and snapshots
+	DropBefore  *Epoch                // snapshots of earlier epochs than this one
 	DropContent *mimiport.MigrationID // a content
 }
 
@@ -194,12 +210,16 @@ type Store interface {
 	Group(ctx context.Context, id []byte) (*Group, error) // of the highest term that is not dropped
 	GroupAt(ctx context.Context, key GroupKey) (*Group, error)
 	Groups(ctx context.Context, after []byte, limit int) ([]Group, error) // highest terms, by id
+	// GroupsInRoom lists the groups bound to a room, highest terms.
+	GroupsInRoom(ctx context.Context, roomID string) ([]Group, error)
 	// CountGroups counts the groups active or frozen here, and the ids that a user has reserved and not bound.
 	CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error)
 	// Snapshot is the latest of the term at or before an epoch.
 	Snapshot(ctx context.Context, key GroupKey, epoch uint64) (*Snapshot, error)
 	// Entries are those numbered from and up, in order, at most limit.
 	Entries(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
+	// Handshakes are Entries without all but the proposals and Commits.
+	Handshakes(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
 	EntryByHash(ctx context.Context, key GroupKey, hash [32]byte) (*Entry, error)
 
 	Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error)
@@ -224,6 +244,9 @@ type Store interface {
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	PutSetting(ctx context.Context, name string, value json.RawMessage) error
 	AddSetting(ctx context.Context, name string, value json.RawMessage) (json.RawMessage, error)
+
+	// Forget deletes what lies before a horizon. It holds nobody up for long.
+	Forget(ctx context.Context, before Horizon) error
 
 	Close() error
 }

@@ -3,7 +3,7 @@ package delivery
 import (
 	"container/list"
 	"context"
-	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -17,6 +17,11 @@ type live struct {
 	mls    mls.Group
 	seq    uint64
 	roster roster
+	before mls.Group // the epoch before as it ended; nil until a Commit has been followed
+	begun  mls.Group // this epoch as it began, which was before the log entry begunSeq
+	stored stored
+
+	begunSeq uint64
 }
 
 // roster counts the leaves of each device, by server and user: who gets the fan-out.
@@ -62,6 +67,15 @@ func (r roster) remove(id *mimiport.LeafIdentity) {
 
 func (r roster) has(userID string) bool { return len(r[serverOf(userID)][userID]) > 0 }
 
+func (r roster) users() (users []string) {
+	for _, byUser := range r {
+		for user := range byUser {
+			users = append(users, user)
+		}
+	}
+	return users
+}
+
 func (r roster) servers() []string {
 	servers := make([]string, 0, len(r))
 	for s := range r {
@@ -81,21 +95,35 @@ func (s *Service) live(ctx context.Context, g *Group) (*live, error) {
 			return nil, err
 		}
 	}
-	if err := s.follow(ctx, g, l, func(*live) bool { return l.seq < g.NextSeq }); err != nil {
+	if err := s.follow(ctx, g, l, g.Epoch); err != nil {
 		s.cache.drop(key) // what is in memory may be half a step on
 		return nil, err
 	}
+	l.seq = g.NextSeq
 	s.cache.put(key, l)
 	return l, nil
 }
 
-// at returns the group's state at an epoch in the past, apart from the cache.
-func (s *Service) at(ctx context.Context, g *Group, epoch uint64) (*live, error) {
+// at returns the group's state at an epoch in the past. One before the last is apart from the cache.
+func (s *Service) at(ctx context.Context, g *Group, epoch uint64) (mls.Group, error) {
+	if before, err := s.beforeLast(ctx, g); err != nil || before != nil && before.Epoch() == epoch {
+		return before, err
+	}
 	l, err := s.open(ctx, g, epoch)
 	if err != nil {
 		return nil, err
 	}
-	return l, s.follow(ctx, g, l, func(l *live) bool { return l.mls.Epoch() < epoch && l.seq < g.NextSeq })
+	return l.mls, s.follow(ctx, g, l, epoch)
+}
+
+// beforeLast is the epoch before the present one, nil where it is not at hand.
+func (s *Service) beforeLast(ctx context.Context, g *Group) (mls.Group, error) {
+	defer s.locks.lock(g.ID)()
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	return l.before, nil
 }
 
 // open loads the latest snapshot at or before an epoch.
@@ -113,56 +141,57 @@ func (s *Service) open(ctx context.Context, g *Group, epoch uint64) (*live, erro
 		return nil, err
 	}
 	r, err := newRoster(state)
-	return &live{mls: state, seq: snap.Seq, roster: r}, err
+	return &live{mls: state, seq: snap.Seq, roster: r, begun: state, begunSeq: snap.Seq, stored: storedAs(snap)}, err
 }
 
-// follow replays the log while more says so.
-func (s *Service) follow(ctx context.Context, g *Group, l *live, more func(*live) bool) error {
+// follow replays the handshakes up to an epoch: all of them to that of the group's row, else to where it begins.
+func (s *Service) follow(ctx context.Context, g *Group, l *live, epoch uint64) error {
 	const batch = 256
-	for more(l) {
-		entries, err := s.Store.Entries(ctx, GroupKey{g.ID, g.Term}, l.seq, batch)
+	for more := true; more && l.seq < g.NextSeq; {
+		entries, err := s.Store.Handshakes(ctx, GroupKey{g.ID, g.Term}, l.seq, batch)
 		if err != nil {
 			return err
 		}
-		if len(entries) == 0 {
-			return errors.New("delivery: the log ends before the group's row says")
-		}
 		for i := range entries {
-			if !more(l) {
+			if entries[i].Seq >= g.NextSeq || l.mls.Epoch() == epoch && epoch < g.Epoch {
 				return nil
 			}
 			if err := l.replay(&entries[i]); err != nil {
 				return err
 			}
 		}
+		more = len(entries) == batch
+	}
+	if l.mls.Epoch() != epoch {
+		return fmt.Errorf("delivery: the log ends at epoch %d before epoch %d", l.mls.Epoch(), epoch)
 	}
 	return nil
 }
 
-// replay takes one accepted entry into account.
+// replay takes one accepted handshake into account.
 func (l *live) replay(e *Entry) error {
-	switch e.Kind {
-	case EntryProposal:
+	if e.Kind == EntryProposal {
 		next, _, err := l.mls.Propose(e.Message)
 		if err != nil {
 			return err
 		}
 		l.mls = next
-	case EntryCommit:
+	} else {
 		next, effects, err := l.mls.Commit(e.Message, e.GroupInfo)
 		if err != nil {
 			return err
 		}
-		if err := l.accept(next, effects); err != nil {
+		if err := l.accept(next, effects, e.Seq+1); err != nil {
 			return err
 		}
 	}
 	l.seq = e.Seq + 1
+	l.stored.log += e.replayed()
 	return nil
 }
 
-// accept takes a Commit's outcome into account.
-func (l *live) accept(next mls.Group, effects *mls.Effects) error {
+// accept takes a Commit's outcome into account: the group as it is before a log entry.
+func (l *live) accept(next mls.Group, effects *mls.Effects, seq uint64) error {
 	removed, err := identities(effects.Removed)
 	if err != nil {
 		return err
@@ -181,7 +210,7 @@ func (l *live) accept(next mls.Group, effects *mls.Effects) error {
 	for i := range added {
 		l.roster.add(&added[i])
 	}
-	l.mls = next
+	l.before, l.mls, l.begun, l.begunSeq = l.mls, next, next, seq
 	return nil
 }
 

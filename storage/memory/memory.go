@@ -152,6 +152,9 @@ func (s *Store) applyLog(tx *transaction, c *delivery.Change) error {
 	if c.Drop != nil {
 		s.drop(tx, c.Drop)
 	}
+	if e := c.DropBefore; e != nil {
+		s.dropSnapshots(tx, e.GroupKey, e.Epoch)
+	}
 	for i := range c.Snapshots {
 		_ = insert(tx, &s.snapshots, cloneSnapshot(&c.Snapshots[i])) // one that exists is left as it is
 	}
@@ -178,8 +181,13 @@ func (s *Store) drop(tx *transaction, key *delivery.GroupKey) {
 		put(tx, &s.hashes, s.hashes.key(e), nil)
 		put(tx, &s.entries, s.entries.key(e), nil)
 	}
-	for _, snap := range slices.Clone(s.snapshots.from(term)) {
-		if !inTerm(snap.GroupID, snap.Term, *key) {
+	s.dropSnapshots(tx, *key, math.MaxUint64)
+}
+
+// dropSnapshots deletes the snapshots of a term before an epoch.
+func (s *Store) dropSnapshots(tx *transaction, key delivery.GroupKey, before uint64) {
+	for _, snap := range slices.Clone(s.snapshots.from(numbered{string(key.ID), key.Term, 0})) {
+		if !inTerm(snap.GroupID, snap.Term, key) || snap.Epoch >= before {
 			break
 		}
 		put(tx, &s.snapshots, s.snapshots.key(snap), nil)
@@ -275,6 +283,17 @@ func (s *Store) Entries(_ context.Context, key delivery.GroupKey, from uint64, l
 		entries = append(entries, *cloneEntry(e))
 	}
 	return entries, nil
+}
+
+// Handshakes implements delivery.Store.
+func (s *Store) Handshakes(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
+	all, err := s.Entries(ctx, key, from, math.MaxInt)
+	found := slices.DeleteFunc(all, func(e delivery.Entry) bool { return !handshake(&e) })
+	return found[:min(limit, len(found))], err
+}
+
+func handshake(e *delivery.Entry) bool {
+	return e.Kind == delivery.EntryProposal || e.Kind == delivery.EntryCommit
 }
 
 // EntryByHash implements delivery.Store.
@@ -407,6 +426,17 @@ func (s *Store) Retry(_ context.Context, key delivery.RowKey, attempts int, due 
 	return nil
 }
 
+// GroupsInRoom implements delivery.Store.
+func (s *Store) GroupsInRoom(ctx context.Context, roomID string) (found []delivery.Group, err error) {
+	all, err := s.Groups(ctx, nil, math.MaxInt)
+	for _, g := range all {
+		if g.RoomID == roomID {
+			found = append(found, g)
+		}
+	}
+	return found, err
+}
+
 // Evidence implements delivery.Store.
 func (s *Store) Evidence(_ context.Context, groupID []byte) ([]delivery.Evidence, error) {
 	s.mu.Lock()
@@ -421,6 +451,39 @@ func (s *Store) Evidence(_ context.Context, groupID []byte) ([]delivery.Evidence
 	}
 	slices.SortStableFunc(list, func(a, b delivery.Evidence) int { return a.At.Compare(b.At) })
 	return list, nil
+}
+
+// Forget implements delivery.Store.
+func (s *Store) Forget(_ context.Context, before delivery.Horizon) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tx := new(transaction)
+	for _, e := range slices.Clone(s.entries.rows) {
+		if e.At.Before(before.Log) && (!handshake(e) || e.Seq < s.replayedFrom(e)) {
+			put(tx, &s.hashes, s.hashes.key(e), nil)
+			put(tx, &s.entries, s.entries.key(e), nil)
+		}
+	}
+	for _, m := range slices.Clone(s.migrations.rows) {
+		if m.Role == migration.Target && m.State == migration.Dropped && len(m.Complete.Message) == 0 && m.ExpiresAt.Before(before.Offers) {
+			put(tx, &s.migrations, m.ID, nil)
+		}
+	}
+	for _, e := range slices.Clone(s.evidence.rows) {
+		if e.At.Before(before.Evidence) {
+			put(tx, &s.evidence, s.evidence.key(e), nil)
+		}
+	}
+	return nil
+}
+
+// replayedFrom is the first log number that the oldest snapshot of an entry's group leaves to be replayed.
+func (s *Store) replayedFrom(e *delivery.Entry) uint64 {
+	later := s.snapshots.from(numbered{string(e.GroupID), e.Term, 0})
+	if len(later) == 0 || !inTerm(later[0].GroupID, later[0].Term, delivery.GroupKey{ID: e.GroupID, Term: e.Term}) {
+		return 0
+	}
+	return later[0].Seq
 }
 
 // Setting implements delivery.Store.

@@ -1,0 +1,103 @@
+package delivery
+
+import (
+	"context"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+)
+
+// stored is how a live group lies in the store: the snapshot that it would be loaded from, and what would be replayed on it.
+type stored struct {
+	epoch    uint64 // of the snapshot
+	snapshot int    // its bytes
+	log      int    // bytes of the handshakes since
+}
+
+func storedAs(snap *Snapshot) stored {
+	return stored{epoch: snap.Epoch, snapshot: len(snap.GroupInfo) + len(snap.RatchetTree)}
+}
+
+// minLog keeps a small group from being written whole with every Commit, in bytes.
+const minLog = 64 << 10
+
+// outgrown says whether the log, with some more bytes, outweighs the snapshot before it. A group is then written whole as often
+// as its size in handshakes has been written: at most as much again.
+func (s *stored) outgrown(more int) bool { return s.log+more > max(s.snapshot, minLog) }
+
+// grow counts what was appended to the log. A log that has outgrown its snapshot starts again: extend has asked for a new one.
+func (s *stored) grow(more int) {
+	if s.log += more; s.outgrown(0) {
+		s.log = 0
+	}
+}
+
+// replayed is how much of an entry is read when its group is loaded, in bytes.
+func (e *Entry) replayed() int {
+	if e.Kind != EntryProposal && e.Kind != EntryCommit {
+		return 0
+	}
+	return len(e.Message) + len(e.GroupInfo)
+}
+
+func replayed(entries []Entry) (bytes int) {
+	for i := range entries {
+		bytes += entries[i].replayed()
+	}
+	return bytes
+}
+
+// compaction is the row by which this server stores a snapshot some time after a log entry.
+func (s *Service) compaction(e *Entry) Row {
+	g := &Group{ID: e.GroupID, Term: e.Term}
+	return Row{
+		Destination: s.Server, Queue: "compact/" + fanOutQueue(g), Order: e.Seq, Kind: RowCompact,
+		GroupID: e.GroupID, Term: e.Term, Seq: e.Seq, Due: e.At,
+	}
+}
+
+// compact stores a snapshot of the present epoch as it began. Of the older ones the last stays, for the epochs between. Requests
+// go on meanwhile: a state never changes.
+func (s *Service) compact(ctx context.Context, row *Row) error {
+	g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+	if err != nil {
+		return err
+	}
+	change := &Change{Done: []RowKey{row.Key()}}
+	if g.State != GroupActive && g.State != GroupFrozen {
+		return s.apply(ctx, change) // it is on its way to be purged
+	}
+	state, seq, last, err := s.begun(ctx, g)
+	if err != nil {
+		return err
+	}
+	if state.Epoch() == last {
+		return s.apply(ctx, change)
+	}
+	snap := Snapshot{
+		GroupID: g.ID, Term: g.Term, Epoch: state.Epoch(), Seq: seq, GroupInfo: state.GroupInfo(), RatchetTree: state.RatchetTree(),
+	}
+	change.Snapshots, change.DropBefore = []Snapshot{snap}, &Epoch{GroupKey{g.ID, g.Term}, last}
+	if err := s.apply(ctx, change); err != nil {
+		return err
+	}
+	defer s.locks.lock(g.ID)()
+	if l := s.cache.get(cacheKey{string(g.ID), g.Term}); l != nil {
+		log := l.stored.log
+		l.stored = storedAs(&snap)
+		l.stored.log = log
+	}
+	return nil
+}
+
+// begun is the present epoch as it began, the number of the log entry to replay on it first, and the epoch of the last snapshot.
+func (s *Service) begun(ctx context.Context, g *Group) (state mls.Group, seq, last uint64, err error) {
+	defer s.locks.lock(g.ID)()
+	if g, err = s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term}); err != nil { // as it is now that the lock is held
+		return nil, 0, 0, err
+	}
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	return l.begun, l.begunSeq, l.stored.epoch, nil
+}
