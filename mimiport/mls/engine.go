@@ -1,6 +1,7 @@
 package mls
 
 import (
+	"bytes"
 	"errors"
 	"io"
 
@@ -170,7 +171,10 @@ func (e *engine) open(message, encodedTree []byte) (*group, error) {
 	}
 	ed := newEdit(suite, nil)
 	g := &group{engine: e, suite: suite, tree: ed.build(contents, nodes)}
-	if err := g.setContext(&info.Context, message, info.ConfirmationTag); err != nil {
+	context := info.Context
+	context.GroupID = bytes.Clone(context.GroupID) // outlives the message, which may hold a tree
+	context.Extensions = bytes.Clone(context.Extensions)
+	if err := g.setContext(&context, message, info.ConfirmationTag); err != nil {
 		return nil, err
 	}
 	return g, g.checkAll(ed, info)

@@ -2,9 +2,15 @@ package mls
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
+	mathrand "math/rand/v2"
+	"runtime"
+	"slices"
 	"testing"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
@@ -105,4 +111,143 @@ func live(t *testing.T, m *mlstest.Group, ds *mlstest.Client) {
 		t.Errorf("effects of a ReInit: %+v", e)
 	}
 	open(t, m)
+}
+
+// TestUnknownValues carries types that the engine does not know through a group: a Commit of a custom proposal, by value and by
+// reference, and of a custom group extension.
+func TestUnknownValues(t *testing.T) {
+	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(4)})
+	g := open(t, m)
+	custom := &mlstest.Proposal{Type: grease, Custom: []byte("custom")}
+	reference := m.Propose(1, custom)
+	g = propose(t, g, reference)
+	contents := extensions(grease, []byte("contents"))
+	c := m.Commit(mlstest.CommitOptions{References: [][]byte{reference}, Proposals: []*mlstest.Proposal{custom, m.SetExtensions(contents)}})
+	g, effects := commit(t, g, c)
+	if len(effects.Proposals) != 3 || effects.Proposals[0].Type != grease || effects.Proposals[1].Type != grease {
+		t.Errorf("proposals %+v", effects.Proposals)
+	}
+	if len(effects.ExtensionsBefore) != 1 || !bytes.HasSuffix(effects.ExtensionsAfter, contents) {
+		t.Errorf("extensions from %x to %x", effects.ExtensionsBefore, effects.ExtensionsAfter)
+	}
+	if opened := open(t, c.Next); !bytes.Equal(opened.TreeHash(), g.TreeHash()) {
+		t.Error("the group opens otherwise")
+	}
+}
+
+// TestTreeInGroupInfo opens a group whose GroupInfo carries the tree.
+func TestTreeInGroupInfo(t *testing.T) {
+	c := fourClients()
+	f := forgery{leaves: c}
+	_, tree := f.make()
+	f.editInfo = func(i *rfc9420.GroupInfo) { i.Extensions = extensions(int(rfc9420.ExtensionRatchetTree), tree) }
+	info, _ := f.make()
+	e := RFC9420(DefaultLimits())
+	g, err := e.Open(info, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(g.RatchetTree(), tree) || !bytes.Equal(g.GroupInfo(), info) || g.NumMembers() != 4 {
+		t.Error("not the group that was given")
+	}
+	if _, err := e.Open(info, tree); mimiport.KindOf(err) != mimiport.KindInvalid {
+		t.Errorf("with the tree given twice: %v", err)
+	}
+	if _, err := e.Open(c[0].KeyPackage(), tree); mimiport.KindOf(err) != mimiport.KindBadMessage {
+		t.Errorf("with another message for the GroupInfo: %v", err)
+	}
+}
+
+// TestBatched opens groups of all suites with leaves verified in batches, and finds the one bad leaf.
+func TestBatched(t *testing.T) {
+	e := RFC9420Batched(DefaultLimits(), rand.Reader)
+	for suite := uint16(1); suite <= 7; suite++ {
+		m := mlstest.New(mlstest.Options{CipherSuite: suite, Members: identities(5), Populated: true})
+		if _, err := e.Open(m.GroupInfo(), m.RatchetTree()); err != nil {
+			t.Errorf("suite %d: %v", suite, err)
+		}
+	}
+	info, tree := forgery{leaves: fourClients(), spoilLeaf: func(i int, l *rfc9420.LeafNode) {
+		if i == 2 {
+			l.Signature = flip(l.Signature)
+		}
+	}}.make()
+	if _, err := e.Open(info, tree); mimiport.KindOf(err) != mimiport.KindBadSignature {
+		t.Errorf("a leaf with a bad signature: %v", err)
+	}
+}
+
+// TestSharing checks that a hundred epochs of a group cost little more than one.
+func TestSharing(t *testing.T) {
+	const members = 2000
+	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(members), Populated: true})
+	var commits []*mlstest.Commit
+	for i := range 100 {
+		commits = append(commits, m.Commit(mlstest.CommitOptions{Sender: uint32(i * 17)}))
+		m, commits[i].Next = commits[i].Next, nil
+	}
+	m = mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(members), Populated: true})
+	before := liveHeap()
+	groups := []Group{open(t, m)}
+	opened := liveHeap()
+	for i, c := range commits {
+		next, _, err := groups[i].Commit(c.Message, c.GroupInfo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		groups = append(groups, next)
+	}
+	after := liveHeap()
+	runtime.KeepAlive(groups)
+	runtime.KeepAlive(m)
+	runtime.KeepAlive(commits)
+	if perMember := (opened - before) / members; perMember > 1000 {
+		t.Errorf("%d bytes a member", perMember)
+	}
+	if after-opened > 2*(opened-before) {
+		t.Errorf("100 epochs take %d bytes, the first %d", after-opened, opened-before)
+	}
+}
+
+// TestSupports checks the summary of capabilities against its definition.
+func TestSupports(t *testing.T) {
+	random := mathrand.New(mathrand.NewPCG(1, 2))
+	some := func() (out []uint16) {
+		for range random.IntN(6) {
+			out = append(out, uint16(random.IntN(8)))
+		}
+		return out
+	}
+	for range 200 {
+		s := newSupports(nil)
+		var all *support
+		var leaves []rfc9420.LeafNode
+		for range 1 + random.IntN(5) {
+			l := reread(&rfc9420.LeafNode{
+				Source:     rfc9420.SourceUpdate,
+				Credential: rfc9420.Credential{Type: uint16(1 + random.IntN(3)), Contents: nil},
+				Capabilities: rfc9420.Capabilities{
+					Proposals: rfc9420.MakeUint16s(some()...), Credentials: rfc9420.MakeUint16s(some()...), Extensions: rfc9420.MakeUint16s(some()...),
+				},
+			})
+			leaves = append(leaves, *l)
+			all = s.merge(all, s.supportOf(l))
+		}
+		lists := func(list func(*rfc9420.LeafNode) rfc9420.Uint16s, v uint16) bool {
+			for i := range leaves {
+				if !slices.Contains(slices.Collect(list(&leaves[i]).All()), v) {
+					return false
+				}
+			}
+			return true
+		}
+		for v := range uint16(8) {
+			if has(all.proposals, v) != lists(func(l *rfc9420.LeafNode) rfc9420.Uint16s { return l.Capabilities.Proposals }, v) ||
+				has(all.extensions, v) != lists(func(l *rfc9420.LeafNode) rfc9420.Uint16s { return l.Capabilities.Extensions }, v) ||
+				has(all.credentials, v) != lists(func(l *rfc9420.LeafNode) rfc9420.Uint16s { return l.Capabilities.Credentials }, v) ||
+				has(all.used, v) != slices.ContainsFunc(leaves, func(l rfc9420.LeafNode) bool { return l.Credential.Type == v }) {
+				t.Fatalf("%+v of %+v", all, leaves)
+			}
+		}
+	}
 }

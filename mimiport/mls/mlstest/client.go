@@ -7,7 +7,7 @@ import (
 // Client is one device with a signature key: a member, an external sender, or somebody about to join.
 type Client struct {
 	identity   []byte
-	signer     signer
+	key        *rfc9420.SigningKey
 	keyPackage *rfc9420.KeyPackage // nil for a member that has none left
 }
 
@@ -24,7 +24,7 @@ func newClient(suite uint16, r random, identity []byte) *Client {
 
 // newMember makes a client without a key package.
 func newMember(suite uint16, r random, identity []byte) *Client {
-	return &Client{identity: identity, signer: newSigner(suite, r)}
+	return &Client{identity: identity, key: r.signingKey(rfc9420.SuiteByID(suite))}
 }
 
 func (c *Client) newKeyPackage(suite uint16, r random) *rfc9420.KeyPackage {
@@ -38,7 +38,7 @@ func (c *Client) newKeyPackage(suite uint16, r random) *rfc9420.KeyPackage {
 }
 
 func (c *Client) signKeyPackage(k *rfc9420.KeyPackage) *rfc9420.KeyPackage {
-	k.Signature = c.signer.sign(reread(k).SignContent())
+	k.Signature = c.SignContent(reread(k).SignContent())
 	return reread(k)
 }
 
@@ -46,7 +46,7 @@ func (c *Client) signKeyPackage(k *rfc9420.KeyPackage) *rfc9420.KeyPackage {
 func (c *Client) unsignedLeaf(source rfc9420.LeafNodeSource, key []byte) *rfc9420.LeafNode {
 	return &rfc9420.LeafNode{
 		EncryptionKey: key,
-		SignatureKey:  c.signer.public,
+		SignatureKey:  c.key.Public,
 		Credential:    c.credential(),
 		Capabilities:  capabilities(),
 		Source:        source,
@@ -60,7 +60,7 @@ func (c *Client) signLeaf(l *rfc9420.LeafNode, context *rfc9420.GroupContext, pl
 	if context != nil {
 		groupID = context.GroupID
 	}
-	l.Signature = c.signer.sign(reread(l).SignContent(groupID, place))
+	l.Signature = c.SignContent(reread(l).SignContent(groupID, place))
 	return reread(l)
 }
 
@@ -83,11 +83,11 @@ func capabilities() rfc9420.Capabilities {
 }
 
 // SignatureKey is the public key.
-func (c *Client) SignatureKey() []byte { return c.signer.public }
+func (c *Client) SignatureKey() []byte { return c.key.Public }
 
 // Sign is SignWithLabel.
 func (c *Client) Sign(label string, content []byte) []byte {
-	return c.signer.sign(rfc9420.SignContent(label, content))
+	return c.SignContent(rfc9420.SignContent(label, content))
 }
 
 // KeyPackage is the message with which the client can be added.
@@ -97,17 +97,17 @@ func (c *Client) KeyPackage() []byte {
 
 // ExternalSender is the client's encoded entry for an external_senders extension.
 func (c *Client) ExternalSender() []byte {
-	return marshal(&rfc9420.ExternalSender{SignatureKey: c.signer.public, Credential: c.credential()})
+	return marshal(&rfc9420.ExternalSender{SignatureKey: c.key.Public, Credential: c.credential()})
 }
 
 // SignContent signs content that has its label already.
-func (c *Client) SignContent(content []byte) []byte { return c.signer.sign(content) }
+func (c *Client) SignContent(content []byte) []byte { return must(c.key.Sign(content)) }
 
 // As is a client with another's signature key and a key package of its own.
 func (c *Client) As(other *Client) *Client {
-	out := &Client{identity: c.identity, signer: other.signer, keyPackage: c.keyPackage}
+	out := &Client{identity: c.identity, key: other.key, keyPackage: c.keyPackage}
 	k := *c.keyPackage
-	k.Leaf.SignatureKey = other.signer.public
+	k.Leaf.SignatureKey = other.key.Public
 	k.Leaf = *out.signLeaf(&k.Leaf, nil, 0)
 	out.keyPackage = out.signKeyPackage(&k)
 	return out

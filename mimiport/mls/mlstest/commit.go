@@ -10,7 +10,7 @@ import (
 
 // Add proposes to add a client.
 func (g *Group) Add(c *Client) *Proposal {
-	g.known[string(c.signer.public)] = c
+	g.known[string(c.key.Public)] = c
 	return &Proposal{Type: rfc9420.ProposalAdd, Add: c.keyPackage}
 }
 
@@ -72,7 +72,7 @@ func (g *Group) sign(c *Client, content *rfc9420.FramedContent, edit func(*rfc94
 	m := &rfc9420.PublicMessage{AuthenticatedContent: rfc9420.AuthenticatedContent{
 		WireFormat: rfc9420.WirePublicMessage, Content: *content,
 	}}
-	m.Signature = c.signer.sign(reread(&m.AuthenticatedContent).SignContent(g.Context()))
+	m.Signature = c.SignContent(reread(&m.AuthenticatedContent).SignContent(g.Context()))
 	m.ConfirmationTag = g.random.bytes(g.suite.Hash.Size())
 	m.MembershipTag = g.random.bytes(g.suite.Hash.Size())
 	if edit != nil {

@@ -83,7 +83,7 @@ func withSenders(e rfc9420.Extensions, clients []*Client) rfc9420.Extensions {
 	}
 	var senders rfc9420.ExternalSenders
 	for _, c := range clients {
-		senders = append(senders, rfc9420.ExternalSender{SignatureKey: c.signer.public, Credential: c.credential()})
+		senders = append(senders, rfc9420.ExternalSender{SignatureKey: c.key.Public, Credential: c.credential()})
 	}
 	return must(e.With(rfc9420.ExtensionExternalSenders, marshal(&senders)))
 }
@@ -126,7 +126,7 @@ func (g *Group) seal(tag []byte, signer uint32, edit func(*rfc9420.GroupInfo)) {
 	if edit != nil {
 		edit(info)
 	}
-	info.Signature = g.clients[info.Signer].signer.sign(reread(info).SignContent())
+	info.Signature = g.clients[info.Signer].SignContent(reread(info).SignContent())
 	g.groupInfo = marshal(&rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WireGroupInfo, GroupInfo: info})
 }
 

@@ -1,14 +1,9 @@
 package mlstest
 
 import (
-	"crypto"
 	"crypto/ecdh"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
 	"math/rand/v2"
 
-	"github.com/cloudflare/circl/sign/ed448"
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
@@ -32,36 +27,9 @@ func (r random) bytes(n int) []byte {
 	return b
 }
 
-// signer is a signature key of one suite. All signatures are deterministic.
-type signer struct {
-	public []byte
-	sign   func(content []byte) []byte
-}
-
-func newSigner(suite uint16, r random) signer {
-	switch suite {
-	case 1, 3:
-		key := ed25519.NewKeyFromSeed(r.bytes(ed25519.SeedSize))
-		return signer{key.Public().(ed25519.PublicKey), func(content []byte) []byte { return ed25519.Sign(key, content) }}
-	case 4, 6:
-		key := ed448.NewKeyFromSeed(r.bytes(ed448.SeedSize))
-		return signer{key.Public().(ed448.PublicKey), func(content []byte) []byte { return ed448.Sign(key, content, "") }}
-	case 2:
-		return newECDSA(elliptic.P256(), crypto.SHA256, r)
-	case 5:
-		return newECDSA(elliptic.P521(), crypto.SHA512, r)
-	default:
-		return newECDSA(elliptic.P384(), crypto.SHA384, r)
-	}
-}
-
-func newECDSA(curve elliptic.Curve, hash crypto.Hash, r random) signer {
-	key := must(ecdsa.ParseRawPrivateKey(curve, r.scalar(curve.Params().BitSize)))
-	return signer{must(key.PublicKey.Bytes()), func(content []byte) []byte {
-		h := hash.New()
-		h.Write(content)
-		return must(key.Sign(nil, h.Sum(nil), hash))
-	}}
+// signingKey draws a signature key of a suite. All signatures are deterministic.
+func (r random) signingKey(suite *rfc9420.Suite) *rfc9420.SigningKey {
+	return must(suite.SigningKey(must(suite.GenerateSigningKey(r.source))))
 }
 
 // scalar is a number below the order of a curve, as long as the order in bytes.
