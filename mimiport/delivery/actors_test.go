@@ -89,6 +89,12 @@ func (p *play) request(from, to, user string, edit func(*mlstest.CommitOptions))
 	if err != nil {
 		return nil, err
 	}
+	return p.prepare(from, to, user, offer, edit), nil
+}
+
+// prepare makes the Init for an offer.
+func (p *play) prepare(from, to, user string, offer *delivery.MigrationOffer, edit func(*mlstest.CommitOptions)) *attempt {
+	p.t.Helper()
 	response, err := mimiport.UnmarshalMigrationResponse(offer.MigrationResponse)
 	if err != nil {
 		p.t.Fatal(err)
@@ -106,7 +112,7 @@ func (p *play) request(from, to, user string, edit func(*mlstest.CommitOptions))
 		MigrationInit: p.signInit(response, leafOf[user]), KeyID: offer.KeyID,
 		SubmitRequest: delivery.SubmitRequest{Message: a.commit.Message, GroupInfo: a.commit.GroupInfo, Welcome: a.commit.Welcome},
 	}
-	return a, nil
+	return a
 }
 
 func (p *play) signInit(response *mimiport.MigrationResponse, leaf uint32) []byte {

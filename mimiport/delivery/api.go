@@ -66,12 +66,22 @@ type Caller struct {
 // ReserveGroupRequest names the room that the group will belong to.
 type ReserveGroupRequest struct {
 	RoomID string `json:"room_id"`
+	SuiteRequest
+}
+
+// SuiteRequest names a group's protocol and cipher suite, to be given the server's external_senders entry for it. Without a suite none
+// is given.
+type SuiteRequest struct {
+	Protocol    string `json:"protocol,omitempty"`
+	CipherSuite uint16 `json:"cipher_suite,omitempty"`
 }
 
 // ReserveGroupResponse is the id and what it is the hash of.
 type ReserveGroupResponse struct {
 	GroupID  spec.Base64Bytes `json:"group_id"`
 	Preimage Preimage         `json:"preimage"`
+	// ExternalSender is the entry for external_senders with which this server can propose to remove members who leave the room.
+	ExternalSender spec.Base64Bytes `json:"external_sender,omitempty"`
 }
 
 // Preimage is mimiport.GroupIDPreimage for JSON.
@@ -192,6 +202,7 @@ type FanOut struct {
 type MigrationRequestRequest struct {
 	MigrationRequest spec.Base64Bytes `json:"migration_request"`
 	RoomID           string           `json:"room_id"`
+	SuiteRequest
 }
 
 // MigrationOffer carries the target's MigrationResponse.
@@ -200,12 +211,16 @@ type MigrationOffer struct {
 	MigrationResponse spec.Base64Bytes `json:"migration_response"`
 	KeyID             string           `json:"key_id"`
 	ExpiresAt         int64            `json:"expires_at"` // milliseconds since 1970
+	// ExternalSenderOffer is the target's signed entry for external_senders, where the request names a suite.
+	ExternalSenderOffer spec.Base64Bytes `json:"external_sender_offer,omitempty"`
 }
 
 // MigrationInitRequest carries the MigrationInit with its Commit bundle. KeyID is the target's key of the MigrationResponse inside.
 type MigrationInitRequest struct {
 	MigrationInit spec.Base64Bytes `json:"migration_init"`
 	KeyID         string           `json:"key_id"`
+	// ExternalSenderOffer is the target's, needed where an entry of external_senders names the source.
+	ExternalSenderOffer spec.Base64Bytes `json:"external_sender_offer,omitempty"`
 	SubmitRequest
 }
 

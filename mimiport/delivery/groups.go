@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
@@ -23,6 +22,10 @@ func (s *Service) ReserveGroup(ctx context.Context, c Caller, req *ReserveGroupR
 	if _, err := io.ReadFull(s.Rand, pre.Nonce[:]); err != nil {
 		return nil, err
 	}
+	entry, err := s.senderEntry(ctx, pre.CreatingServer, req.SuiteRequest)
+	if err != nil {
+		return nil, err
+	}
 	lineage := mimiport.Lineage{CreatingServer: pre.CreatingServer, Preimage: &pre, RoomID: req.RoomID}
 	encoded, err := lineage.Marshal()
 	if err != nil {
@@ -35,7 +38,7 @@ func (s *Service) ReserveGroup(ctx context.Context, c Caller, req *ReserveGroupR
 	if err := s.apply(ctx, &Change{Group: g}); err != nil {
 		return nil, err
 	}
-	return &ReserveGroupResponse{GroupID: g.ID, Preimage: *preimage(&lineage)}, nil
+	return &ReserveGroupResponse{GroupID: g.ID, Preimage: *preimage(&lineage), ExternalSender: entry}, nil
 }
 
 // mayCreate fails unless the caller may create groups here, within the quota.
@@ -96,13 +99,13 @@ func (s *Service) BindGroup(ctx context.Context, c Caller, id []byte, req *BindG
 		return nil, err
 	}
 	if g.State != GroupReserved {
-		return s.rebind(ctx, g, req)
+		return s.rebind(ctx, g, state.Epoch(), req)
 	}
 	if string(state.ID()) != string(id) {
 		return nil, mimiport.Errorf("bind", mimiport.KindInvalid, "the GroupInfo is of another group")
 	}
-	if len(ownEntries(g.Server, state)) > 0 {
-		return nil, broken(ruleOwnEntry, "external_senders names this server, which has given out no key")
+	if err := s.checkOwnEntries(ctx, g.Server, state); err != nil {
+		return nil, err
 	}
 	l := &live{mls: state, seq: g.NextSeq}
 	if l.roster, err = newRoster(state); err != nil {
@@ -124,8 +127,11 @@ func (s *Service) BindGroup(ctx context.Context, c Caller, id []byte, req *BindG
 }
 
 // rebind answers a repeated bind: the first answer when it is the same group, as it is now.
-func (s *Service) rebind(ctx context.Context, g *Group, req *BindGroupRequest) (*GroupResponse, error) {
-	first, err := s.Store.Snapshot(ctx, GroupKey{g.ID, g.Term}, math.MaxInt64)
+func (s *Service) rebind(ctx context.Context, g *Group, epoch uint64, req *BindGroupRequest) (*GroupResponse, error) {
+	first, err := s.Store.Snapshot(ctx, GroupKey{g.ID, g.Term}, epoch)
+	if errors.Is(err, ErrNotFound) {
+		first, err = new(Snapshot), nil // bound to a later epoch, or so long ago that it is not known any more
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -143,13 +149,7 @@ func (s *Service) rebind(ctx context.Context, g *Group, req *BindGroupRequest) (
 }
 
 func (s *Service) rosterJoined(ctx context.Context, roomID string, r roster) error {
-	var users []string
-	for _, byUser := range r {
-		for user := range byUser {
-			users = append(users, user)
-		}
-	}
-	return s.joined(ctx, roomID, users)
+	return s.joined(ctx, roomID, r.users())
 }
 
 func snapshotOf(g *Group, l *live) Snapshot {
@@ -357,11 +357,7 @@ func (s *Service) stateAt(ctx context.Context, g *Group, epoch uint64) (mls.Grou
 	if epoch == g.Epoch {
 		return s.current(ctx, g)
 	}
-	l, err := s.at(ctx, g, epoch)
-	if err != nil {
-		return nil, err
-	}
-	return l.mls, nil
+	return s.at(ctx, g, epoch)
 }
 
 // current is the group's state after its last entry.

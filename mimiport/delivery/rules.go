@@ -3,8 +3,10 @@ package delivery
 import (
 	"bytes"
 	"context"
+	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
@@ -14,6 +16,7 @@ const (
 	ruleAbortedCommit   = "aborted-commit"
 	ruleOwnEntry        = "external-senders"
 	ruleMigrationCommit = "migration-commit"
+	rulePendingRemove   = "pending-remove"
 )
 
 func broken(rule, format string, args ...any) error {
@@ -39,57 +42,27 @@ func (s *Service) plainCommit(ctx context.Context, g *Group, msg *mls.Message, r
 	return nil
 }
 
-// ownEntries lists the external_senders entries that name a server.
-func ownEntries(server string, g mls.Group) [][]byte {
-	var keys [][]byte
-	for _, e := range g.ExternalSenders() {
-		if string(e.Identity) == server {
-			keys = append(keys, e.SignatureKey)
-		}
-	}
-	return keys
-}
-
-// keepsOwnEntry fails for a Commit that changes the external_senders entries of the server itself.
-func keepsOwnEntry(server string, before, after mls.Group) error {
-	a, b := ownEntries(server, before), ownEntries(server, after)
-	same := len(a) == len(b)
-	for i := 0; same && i < len(a); i++ {
-		same = bytes.Equal(a[i], b[i])
-	}
-	if !same {
-		return broken(ruleOwnEntry, "the Commit changes the external_senders entry of %s", server)
-	}
-	return nil
-}
-
-// migrationCommit fails unless the step is a migration Commit to target as profile, section 5 has it.
-func migrationCommit(source, target string, before mls.Group, st *step) error {
+// migrationCommit fails unless the step is a migration Commit as profile, section 5 has it. entry is the target's external_senders
+// entry, nil where there is none.
+func (s *Service) migrationCommit(m *migration.Migration, before mls.Group, st *step, entry []byte) error {
 	e := st.effects
-	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: target}).Marshal()
+	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: m.Target}).Marshal()
 	switch {
 	case err != nil:
 		return err
 	case e.Sender.Type != mls.SenderMember:
 		return broken(ruleMigrationCommit, "the sender is not a member")
 	case !bytes.Equal(e.AuthenticatedData, aad):
-		return broken(ruleMigrationCommit, "authenticated_data is not MigrationCommitAAD{%s}", target)
+		return broken(ruleMigrationCommit, "authenticated_data is not MigrationCommitAAD{%s}", m.Target)
 	case !e.HasPath:
 		return broken(ruleMigrationCommit, "the Commit has no path")
 	case !e.SameCredential:
 		return broken(ruleMigrationCommit, "the path changes the credential")
-	case !bytes.Equal(e.ExtensionsBefore, e.ExtensionsAfter):
-		return broken(ruleMigrationCommit, "the Commit changes the group's extensions")
-	case len(ownEntries(source, before)) > 0 || len(ownEntries(target, st.next)) > 0:
-		return broken(ruleOwnEntry, "external_senders names a Delivery Service that has given out no key")
+	case slices.Contains(pendingRemoves(m.Source, before), e.Sender.Index):
+		return broken(rulePendingRemove, "the sender's removal is proposed")
 	}
-	for _, p := range e.Proposals {
-		if p.Ref == nil {
-			return broken(ruleMigrationCommit, "the Commit has a proposal by value")
-		}
-		if p.Type == mls.ProposalReInit {
-			return broken(ruleMigrationCommit, "the Commit references a ReInit")
-		}
+	if err := removesThem(m.Source, before, e); err != nil {
+		return err
 	}
-	return nil
+	return s.swapped(m, before, st, entry)
 }

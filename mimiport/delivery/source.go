@@ -141,11 +141,11 @@ func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.Migration
 	if err != nil {
 		return err
 	}
-	st, err := s.migrationStep(ctx, c, g, l, init, req)
+	rec, err := s.newSource(g, init, id, c, req)
 	if err != nil {
 		return err
 	}
-	rec, err := s.newSource(g, init, id, c, req)
+	st, err := s.migrationStep(ctx, c, g, l, rec, init, req)
 	if err != nil {
 		return err
 	}
@@ -170,12 +170,16 @@ func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.Migration
 }
 
 // migrationStep checks the migration Commit and the client's signature on the Init.
-func (s *Service) migrationStep(ctx context.Context, c Caller, g *Group, l *live, init *mimiport.MigrationInit, req *MigrationInitRequest) (*step, error) {
+func (s *Service) migrationStep(ctx context.Context, c Caller, g *Group, l *live, rec *migration.Migration, init *mimiport.MigrationInit, req *MigrationInitRequest) (*step, error) {
 	st, err := s.commit(ctx, c, g, l, &req.SubmitRequest)
 	if err != nil {
 		return nil, err
 	}
-	if err := migrationCommit(g.Server, init.Response.Request.TargetDomain, l.mls, st); err != nil {
+	entry, err := s.offeredEntry(ctx, rec.ID, rec.Target, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.migrationCommit(rec, l.mls, st, entry); err != nil {
 		return nil, err
 	}
 	tbs, err := init.TBS()
@@ -220,6 +224,7 @@ func (s *Service) sourceChange(g *Group, m *migration.Migration, actions []migra
 		case migration.Unfreeze:
 			if g.State == GroupFrozen && g.Migration == m.ID {
 				next.State = GroupActive
+				change.Rows = append(change.Rows, s.expelRow(g, g.Version)) // who left meanwhile
 			}
 			change.DropContent = &m.ID
 		case migration.MoveGroup:

@@ -129,7 +129,10 @@ func (s *Service) step(ctx context.Context, c Caller, g *Group, l *live, msg *ml
 		if err != nil {
 			return nil, err
 		}
-		return st, keepsOwnEntry(g.Server, l.mls, st.next)
+		if err := removesThem(g.Server, l.mls, st.effects); err != nil {
+			return nil, err
+		}
+		return st, s.keepsOwnEntries(ctx, g.Server, l.mls, st.next)
 	}
 	entry.Kind = EntryApplication
 	if !l.roster.has(c.UserID) {
@@ -258,6 +261,9 @@ func (s *Service) welcomes(g *Group, welcome []byte, effects *mls.Effects) error
 // append writes a step to the log with its fan-out, in one transaction.
 func (s *Service) append(ctx context.Context, g *Group, l *live, st *step) (*SubmitResponse, error) {
 	next, change := s.extend(g, l, st)
+	if st.effects != nil && st.effects.Sender.Type == mls.SenderNewMemberCommit {
+		change.Rows = append(change.Rows, s.expelRow(g, g.Version)) // such a Commit drops what was proposed
+	}
 	if err := s.apply(ctx, change); err != nil {
 		return nil, err
 	}
@@ -285,6 +291,9 @@ func (s *Service) extend(g *Group, l *live, st *step) (*Group, *Change) {
 			})
 		}
 	}
+	if size := replayed(change.Entries); size > 0 && l.stored.outgrown(size) {
+		change.Rows = append(change.Rows, s.compaction(&change.Entries[0]))
+	}
 	return &next, change
 }
 
@@ -311,11 +320,12 @@ func (s *Service) advance(g *Group, l *live, st *step) {
 	var err error
 	switch {
 	case st.effects != nil:
-		err = l.accept(st.next, st.effects)
+		err = l.accept(st.next, st.effects, g.NextSeq)
 	case st.next != nil:
 		l.mls = st.next
 	}
 	l.seq = g.NextSeq
+	l.stored.grow(replayed(st.entries))
 	key := cacheKey{string(g.ID), g.Term}
 	if err != nil {
 		s.cache.drop(key)

@@ -49,6 +49,10 @@ func (s *Service) RequestMigration(ctx context.Context, c Caller, req *Migration
 	if err != nil {
 		return nil, err
 	}
+	offer, err := s.senderOffer(ctx, &next, req.SuiteRequest)
+	if err != nil {
+		return nil, err
+	}
 	change := &Change{Migration: &next}
 	if len(actions) > 0 {
 		change.Rows = []Row{s.deadline(&next, next.ExpiresAt)}
@@ -58,7 +62,18 @@ func (s *Service) RequestMigration(ctx context.Context, c Caller, req *Migration
 	}
 	return &MigrationOffer{
 		MigrationID: next.ID.String(), MigrationResponse: signed.Message, KeyID: signed.KeyID, ExpiresAt: next.ExpiresAt.UnixMilli(),
+		ExternalSenderOffer: offer,
 	}, nil
+}
+
+// senderOffer is the encoded, signed entry for external_senders, nil where none is asked for.
+func (s *Service) senderOffer(ctx context.Context, m *migration.Migration, req SuiteRequest) ([]byte, error) {
+	entry, err := s.senderEntry(ctx, m.Target, req)
+	if len(entry) == 0 || err != nil {
+		return nil, err
+	}
+	offer, err := s.sign(m.Target, &mimiport.ExternalSenderOffer{MigrationID: m.ID, ExternalSender: entry})
+	return offer.Message, err
 }
 
 // PutContent is the source's MigrationContent. It returns the vote, the same one each time; no vote and no error while
@@ -169,7 +184,7 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 	if err := s.checkLineage(ctx, m, &state.Lineage); err != nil {
 		return nil, err
 	}
-	next, err := s.derive(m, state)
+	next, err := s.derive(ctx, m, state)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +196,7 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 }
 
 // derive opens the group at the epoch of the request and applies the migration Commit itself.
-func (s *Service) derive(m *migration.Migration, state *mimiport.GroupState) (mls.Group, error) {
+func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mimiport.GroupState) (mls.Group, error) {
 	engine, err := s.engine(state.Base.Protocol)
 	if err != nil {
 		return nil, err
@@ -202,7 +217,14 @@ func (s *Service) derive(m *migration.Migration, state *mimiport.GroupState) (ml
 	if err != nil {
 		return nil, err
 	}
-	if err := migrationCommit(m.Source, m.Target, base, &step{next: next, effects: effects}); err != nil {
+	entry, err := s.senderEntry(ctx, m.Target, SuiteRequest{Protocol: base.Protocol(), CipherSuite: base.CipherSuite()})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.migrationCommit(m, base, &step{next: next, effects: effects}, entry); err != nil {
+		return nil, err
+	}
+	if err := s.checkOwnEntries(ctx, m.Target, next); err != nil {
 		return nil, err
 	}
 	if err := s.speaksFor(Caller{UserID: m.User}, effects.Committer); err != nil {
@@ -492,6 +514,7 @@ func (s *Service) targetChange(ctx context.Context, g *Group, m *migration.Migra
 				return nil, err
 			}
 			g.State, g.Lineage = GroupActive, lineage
+			change.Rows = append(change.Rows, s.expelRow(g, g.Version))
 		case migration.Discard:
 			g.State = GroupDropped
 			change.Rows = append(change.Rows, s.purgeRow(m, m.Term))

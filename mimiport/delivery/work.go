@@ -25,6 +25,8 @@ func (s *Service) Do(ctx context.Context, row Row) error {
 		return s.ask(ctx, &row)
 	case RowPurge:
 		return s.purge(ctx, &row)
+	case RowExpel:
+		return s.expel(ctx, &row)
 	case RowLineage:
 		return s.showLineage(ctx, &row)
 	}
@@ -57,6 +59,7 @@ func (s *Service) purge(ctx context.Context, row *Row) error {
 			if g.State == GroupDropped {
 				g.Migration = mimiport.MigrationID{} // nothing is kept for it any more
 			}
+			s.cache.drop(cacheKey{string(g.ID), g.Term})
 		}
 		return s.apply(ctx, change)
 	})

@@ -1,0 +1,288 @@
+package delivery_test
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+const carol = "@carol:b.example"
+
+var suite = delivery.SuiteRequest{Protocol: "mls10", CipherSuite: 1}
+
+// newExternalPlay is a play of alice, bob and carol whose group lists A as an external sender.
+func newExternalPlay(t *testing.T) *play {
+	t.Helper()
+	p := &play{world: newWorld(t)}
+	p.rooms.joined[carol] = true
+	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room, SuiteRequest: suite})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.id = reserved.GroupID
+	p.group = p.groupWith(reserved.ExternalSender)
+	p.bind(serverA)
+	return p
+}
+
+func (p *play) groupWith(entries ...[]byte) *mlstest.Group {
+	return mlstest.New(mlstest.Options{
+		Seed: 1, GroupID: p.id, Extensions: externalSenders(entries...),
+		Members: [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB"), mlstest.Identity(carol, "CAROL")},
+	})
+}
+
+// externalSenders is the encoded extension that lists entries.
+func externalSenders(entries ...[]byte) []byte {
+	const extensionExternalSenders = 5
+	var b cryptobyte.Builder
+	b.AddUint16(extensionExternalSenders)
+	wire.AddVector(&b, func(b *cryptobyte.Builder) { wire.AddOpaque(b, bytes.Join(entries, nil)) })
+	return b.BytesOrPanic()
+}
+
+// leave lets a user leave the room and the servers notice.
+func (p *play) leave(ds, user string) {
+	p.t.Helper()
+	p.rooms.joined[user] = false
+	if err := p.services[ds].RoomChanged(p.t.Context(), room); err != nil {
+		p.t.Fatal(err)
+	}
+	p.run()
+}
+
+// proposals lists the proposals in a server's log.
+func (p *play) proposals(ds string) (messages [][]byte) {
+	p.t.Helper()
+	log, err := p.services[ds].Messages(p.t.Context(), caller(alice), p.id, delivery.MessagesQuery{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, m := range log.Messages {
+		if m.Kind == "proposal" && m.Epoch == p.group.Epoch() {
+			messages = append(messages, m.Message)
+		}
+	}
+	return messages
+}
+
+// TestOwnEntry: a group may list the server that hosts it, with the key that it has given out and no other, and may not drop it.
+func TestOwnEntry(t *testing.T) {
+	p := newExternalPlay(t)
+	forged := p.group.NewClient([]byte(serverA))
+	other := &play{world: p.world}
+	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(reserved.ExternalSender) != 0 {
+		t.Error("an entry that was not asked for")
+	}
+	other.id = reserved.GroupID
+	other.group = other.groupWith(forged.ExternalSender())
+	_, err = p.services[serverA].BindGroup(t.Context(), caller(alice), other.id, &delivery.BindGroupRequest{
+		Protocol: "mls10", GroupInfo: other.group.GroupInfo(), RatchetTree: other.group.RatchetTree(),
+	})
+	expectRule(t, err, "external-senders")
+
+	for name, extensions := range map[string][]byte{"dropped": nil, "forged": externalSenders(forged.ExternalSender())} {
+		c := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true, Proposals: []*mlstest.Proposal{p.group.SetExtensions(extensions)}})
+		_, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+		if err == nil {
+			t.Errorf("the entry was %s", name)
+		}
+		expectRule(t, err, "external-senders")
+	}
+}
+
+func expectRule(t *testing.T, err error, rule string) {
+	t.Helper()
+	if got := asError(err).Info.Rule; got != rule {
+		t.Errorf("got %v (rule %q), want rule %q", err, got, rule)
+	}
+}
+
+// TestRemoveProposed: when a user leaves the room the server proposes the removal of their leaves, once, and the next member Commit must
+// remove them.
+func TestRemoveProposed(t *testing.T) {
+	p := newExternalPlay(t)
+	p.leave(serverA, carol)
+	p.leave(serverA, carol)
+	proposed := p.proposals(serverA)
+	if len(proposed) != 1 {
+		t.Fatalf("%d proposals", len(proposed))
+	}
+	without := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
+	_, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: without.Message, GroupInfo: without.GroupInfo})
+	expectRule(t, err, "pending-remove")
+	p.commit(serverA, alice, mlstest.CommitOptions{References: proposed})
+	p.expectHosted(serverA, 0)
+	p.leave(serverA, carol)
+	if again := p.proposals(serverA); len(again) != 0 {
+		t.Error("a removal was proposed of somebody who is not in the group")
+	}
+}
+
+// TestNoEntry: without an entry nothing can be proposed, and the removed are just not served any more.
+func TestNoEntry(t *testing.T) {
+	p := newPlay(t)
+	p.leave(serverA, bob)
+	if proposed := p.proposals(serverA); len(proposed) != 0 {
+		t.Errorf("%d proposals", len(proposed))
+	}
+}
+
+// TestMostLeave: when most leaves would go at once, as after a state reset, nothing is proposed.
+func TestMostLeave(t *testing.T) {
+	p := newExternalPlay(t)
+	p.rooms.joined[bob] = false
+	p.leave(serverA, carol)
+	if proposed := p.proposals(serverA); len(proposed) != 0 {
+		t.Errorf("%d proposals", len(proposed))
+	}
+	p.rooms.joined[bob] = true
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	if proposed := p.proposals(serverA); len(proposed) != 1 {
+		t.Errorf("%d proposals when it is one of three", len(proposed))
+	}
+}
+
+// swapRequest asks for a move to B with a Commit that gives the external_senders entry to it. edit may spoil it.
+func (p *play) swapRequest(user string, edit func(*mlstest.CommitOptions, []byte)) *attempt {
+	p.t.Helper()
+	req, err := (&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id, Epoch: p.group.Epoch()}).Marshal()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	offer, err := p.services[serverB].RequestMigration(p.t.Context(), caller(user), &delivery.MigrationRequestRequest{
+		MigrationRequest: req, RoomID: room, SuiteRequest: suite,
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	sender, err := mimiport.UnmarshalExternalSenderOffer(offer.ExternalSenderOffer)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	a := p.prepare(serverA, serverB, user, offer, func(o *mlstest.CommitOptions) { edit(o, sender.ExternalSender) })
+	a.init.ExternalSenderOffer = offer.ExternalSenderOffer
+	return a
+}
+
+// TestSwap: a migration Commit of a group that lists the source gives the entry to the target, exactly; then the target proposes.
+func TestSwap(t *testing.T) {
+	p := newExternalPlay(t)
+	good := func(o *mlstest.CommitOptions, entry []byte) {
+		o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry))}
+	}
+	for name, edit := range map[string]func(*mlstest.CommitOptions, []byte){
+		"no swap": func(*mlstest.CommitOptions, []byte) {},
+		"both": func(o *mlstest.CommitOptions, entry []byte) {
+			o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry, entry))}
+		},
+		"another key": func(o *mlstest.CommitOptions, _ []byte) {
+			o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(p.group.NewClient([]byte(serverB)).ExternalSender()))}
+		},
+		"besides a Remove by value": func(o *mlstest.CommitOptions, entry []byte) {
+			good(o, entry)
+			o.Proposals = append(o.Proposals, p.group.Remove(2))
+		},
+	} {
+		if _, err := p.initiate(p.swapRequest(bob, edit)); mimiport.KindOf(err) != mimiport.KindInvalid {
+			t.Errorf("%s: %v", name, err)
+		}
+		p.expectHosted(serverA, 0)
+	}
+	unsigned := p.swapRequest(bob, good)
+	unsigned.init.ExternalSenderOffer = append([]byte(nil), unsigned.init.ExternalSenderOffer...)
+	unsigned.init.ExternalSenderOffer[len(unsigned.init.ExternalSenderOffer)-1] ^= 1
+	_, err := p.initiate(unsigned)
+	expectKind(t, err, mimiport.KindBadSignature)
+
+	a := p.swapRequest(bob, good)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "moved", "active")
+	p.group = a.commit.Next
+	p.expectHosted(serverB, 1)
+	p.leave(serverB, carol)
+	if proposed := p.proposals(serverB); len(proposed) != 1 {
+		t.Errorf("the target has made %d proposals", len(proposed))
+	}
+}
+
+// TestRemovesInMigration: the migration Commit references every Remove that the source has proposed; whoever is to be removed cannot
+// migrate; after an abort and after an activation the server proposes again.
+func TestRemovesInMigration(t *testing.T) {
+	p := newExternalPlay(t)
+	p.leave(serverA, carol)
+	proposed := p.proposals(serverA)
+	swap := func(references [][]byte) func(*mlstest.CommitOptions, []byte) {
+		return func(o *mlstest.CommitOptions, entry []byte) {
+			o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry))}
+			o.References = references
+		}
+	}
+	_, err := p.initiate(p.swapRequest(bob, swap(nil)))
+	expectRule(t, err, "pending-remove")
+
+	a := p.swapRequest(bob, swap(proposed))
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "moved", "active")
+	p.group = a.commit.Next
+	p.expectHosted(serverB, 1)
+}
+
+// TestLeftWhileFrozen: the set of proposals is closed at the freeze; who leaves meanwhile is proposed after an abort, and by the target
+// after an activation.
+func TestLeftWhileFrozen(t *testing.T) {
+	p := newExternalPlay(t)
+	swap := func(o *mlstest.CommitOptions, entry []byte) {
+		o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry))}
+	}
+	a := p.swapRequest(bob, swap)
+	if _, err := p.initiate(a); err != nil {
+		t.Fatal(err)
+	}
+	p.rooms.joined[carol] = false
+	if err := p.services[serverA].RoomChanged(t.Context(), room); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	if proposed := p.proposals(serverA); len(proposed) != 1 {
+		t.Errorf("%d proposals after the abort", len(proposed))
+	}
+
+	p.rooms.joined[carol] = true
+	p.commit(serverA, alice, mlstest.CommitOptions{References: p.proposals(serverA)})
+	dave := "@dave:b.example"
+	p.rooms.joined[dave] = true
+	p.commit(serverA, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(dave, "DAVE")))}})
+	b := p.swapRequest(bob, swap)
+	if _, err := p.initiate(b); err != nil {
+		t.Fatal(err)
+	}
+	p.rooms.joined[dave] = false
+	p.run()
+	p.expect(b, "moved", "active")
+	p.group = b.commit.Next
+	if proposed := p.proposals(serverB); len(proposed) != 1 {
+		t.Errorf("%d proposals after the activation", len(proposed))
+	}
+}
