@@ -15,26 +15,36 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// structures are what decode knows, in the order in which it tries them.
+// structures are what decode knows, in the order in which it tries them. Where two look the same, likely tells them apart.
 var structures = []struct {
 	name     string
 	describe func(data []byte) (json.RawMessage, error)
+	likely   func(data []byte) bool
 }{
-	{"MigrationRequest", describe(mimiport.UnmarshalMigrationRequest)},
-	{"MigrationResponse", describe(mimiport.UnmarshalMigrationResponse)},
-	{"MigrationInit", describe(mimiport.UnmarshalMigrationInit)},
-	{"MigrationCommitAAD", describe(mimiport.UnmarshalMigrationCommitAAD)},
-	{"MigrationContent", describe(mimiport.UnmarshalMigrationContent)},
-	{"TargetMigrationComplete", describe(mimiport.UnmarshalTargetMigrationComplete)},
-	{"MigrationConfirmation", describe(mimiport.UnmarshalMigrationConfirmation)},
-	{"MigrationAbort", describe(mimiport.UnmarshalMigrationAbort)},
-	{"GroupState", describe(mimiport.UnmarshalGroupState)},
-	{"Lineage", describe(mimiport.UnmarshalLineage)},
-	{"LineageStep", describe(mimiport.UnmarshalLineageStep)},
-	{"LineageClaim", describe(mimiport.UnmarshalLineageClaim)},
-	{"ExternalSenderOffer", describe(mimiport.UnmarshalExternalSenderOffer)},
-	{"MLSMessage", describeMLS},
+	{"MigrationRequest", describe(mimiport.UnmarshalMigrationRequest), nil},
+	{"MigrationResponse", describe(mimiport.UnmarshalMigrationResponse), nil},
+	{"MigrationInit", describe(mimiport.UnmarshalMigrationInit), nil},
+	{"MigrationCommitAAD", describe(mimiport.UnmarshalMigrationCommitAAD), nil},
+	{"MigrationContent", describe(mimiport.UnmarshalMigrationContent), nil},
+	{"TargetMigrationComplete", describe(mimiport.UnmarshalTargetMigrationComplete), nil},
+	{"MigrationConfirmation", describe(mimiport.UnmarshalMigrationConfirmation), nil},
+	{"MigrationAbort", describe(mimiport.UnmarshalMigrationAbort), namesServer},
+	{"GroupState", describe(mimiport.UnmarshalGroupState), nil},
+	{"Lineage", describe(mimiport.UnmarshalLineage), nil},
+	{"LineageStep", describe(mimiport.UnmarshalLineageStep), nil},
+	{"LineageClaim", describe(mimiport.UnmarshalLineageClaim), nil},
+	{"ExternalSenderOffer", describe(mimiport.UnmarshalExternalSenderOffer), namesNoServer},
+	{"MLSMessage", describeMLS, nil},
 }
+
+// namesServer says whether a MigrationAbort names a source. The offer of an external sender, which has the same shape, holds a
+// key there.
+func namesServer(data []byte) bool {
+	m, err := mimiport.UnmarshalMigrationAbort(data)
+	return err == nil && mimiport.ValidateServerName(m.SourceDomain) == nil
+}
+
+func namesNoServer(data []byte) bool { return !namesServer(data) }
 
 func typeNames() (names []string) {
 	for _, s := range structures {
@@ -130,7 +140,7 @@ func decode(input []byte, only string) (*decoded, error) {
 // match lists what the data decodes as; the error is that of the last structure tried.
 func match(data []byte, only string) (matches []decoded, err error) {
 	for _, s := range structures {
-		if only != "" && only != s.name {
+		if only != "" && only != s.name || only == "" && s.likely != nil && !s.likely(data) {
 			continue
 		}
 		var value json.RawMessage

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -54,6 +57,35 @@ func TestDecodeEncodings(t *testing.T) {
 		d, err := decode([]byte(text), "")
 		if err != nil || d.Type != "MigrationCommitAAD" {
 			t.Errorf("%q: %v, %v", text, d, err)
+		}
+	}
+}
+
+// TestDecodeVectors: every structure that has vectors is known for what it is.
+func TestDecodeVectors(t *testing.T) {
+	paths, err := filepath.Glob("../../mimiport/testdata/*.json")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no vectors (%v)", err)
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var f struct {
+			Struct string
+			Cases  []struct{ Name, Outcome, Encoded string }
+		}
+		if err := json.Unmarshal(data, &f); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range f.Cases {
+			if c.Outcome != "valid" || f.Struct == "LeafIdentity" { // it looks like TargetMigrationComplete, and never travels alone
+				continue
+			}
+			if d, err := decode([]byte(c.Encoded), ""); err != nil || d.Type != f.Struct {
+				t.Errorf("%s, %s: %v, %v", f.Struct, c.Name, d, err)
+			}
 		}
 	}
 }
