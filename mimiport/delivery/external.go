@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -191,6 +192,9 @@ func (s *Service) swapped(m *migration.Migration, before mls.Group, st *step, en
 	return nil
 }
 
+// settle is how long after the news of a change the room's state is asked: the host tells it before it has committed it.
+const settle = time.Second
+
 // RoomChanged is to be called when somebody has left a room, as often as one likes: this server looks after the groups bound to it.
 func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 	groups, err := s.Store.GroupsInRoom(ctx, roomID)
@@ -201,7 +205,9 @@ func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 		if groups[i].State != GroupActive {
 			continue
 		}
-		err := s.apply(ctx, &Change{Rows: []Row{s.expelRow(&groups[i], uint64(s.Now().UnixNano()))}})
+		row := s.expelRow(&groups[i], uint64(s.Now().UnixNano()))
+		row.Due = row.Due.Add(settle)
+		err := s.apply(ctx, &Change{Rows: []Row{row}})
 		if err != nil && !errors.Is(err, ErrConflict) {
 			return err
 		}

@@ -55,6 +55,7 @@ func (p *play) leave(ds, user string) {
 	if err := p.services[ds].RoomChanged(p.t.Context(), room); err != nil {
 		p.t.Fatal(err)
 	}
+	p.now = p.now.Add(2 * time.Second)
 	p.run()
 }
 
