@@ -28,7 +28,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
-	fedapi "github.com/matrix-org/dendrite/federationapi/api"
 	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/internal/httputil"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
@@ -46,9 +45,8 @@ type Deps struct {
 	Routers    httputil.Routers
 	NATS       *jetstream.NATSInstance
 	Rooms      rsapi.RoomserverInternalAPI
-	Federation fedapi.FederationInternalAPI
 	Users      userapi.UserInternalAPI
-	KeyRing    gomatrixserverlib.JSONVerifier
+	KeyRing    *gomatrixserverlib.KeyRing
 	Wakeups    *fedrouting.FederationWakeups
 }
 
@@ -82,7 +80,7 @@ func enable(d *Deps, cfg *Config) error {
 	global := &d.Config.Global
 	isLocal := func(server string) bool { return global.IsLocalServerName(spec.ServerName(server)) }
 	web := newClient(global, cfg, d.Config.FederationAPI.DisableTLSValidation)
-	keys := &keys{config: &d.Config.FederationAPI, ring: d.Federation, client: web, now: time.Now, log: log}
+	keys := &keys{config: &d.Config.FederationAPI, ring: d.KeyRing, client: web, now: time.Now, log: log}
 	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: time.Now}
 	remote := federation.NewClient(keys.identity, web, time.Now)
 	service := delivery.New(delivery.Deps{
@@ -111,7 +109,7 @@ func enable(d *Deps, cfg *Config) error {
 		a.mount(metrics, log)
 	}
 	run(d.Process, service, store, log)
-	return nil
+	return watchRooms(d, service.RoomChanged, log)
 }
 
 func newMetrics(cfg *config.Metrics) (*edge.Metrics, error) {

@@ -24,10 +24,11 @@ import (
 // maxKeyObject bounds a server's signed key object, in bytes. Dendrite's own, with one key, has 300.
 const maxKeyObject = 64 << 10
 
-// keys is delivery.Keys over Dendrite's signing keys and key ring.
+// keys is delivery.Keys over Dendrite's signing keys and the keys of others that Dendrite has stored. It fetches new ones itself:
+// Dendrite would go to any address for them, and servers are named here by whoever asks.
 type keys struct {
 	config *config.FederationAPI
-	ring   gomatrixserverlib.KeyFetcher // Dendrite's cache, notaries and direct requests
+	ring   *gomatrixserverlib.KeyRing // Dendrite's store of keys, and its notaries
 	client federation.Doer
 	now    func() time.Time
 	log    *slog.Logger
@@ -62,24 +63,10 @@ func (k *keys) current(ctx context.Context, server, keyID string) (ed25519.Publi
 	if k.isLocal(server) {
 		return k.ownCurrent(server, keyID)
 	}
-	cached, err := k.lookUp(ctx, server, keyID)
-	if err != nil {
-		return nil, err
-	}
 	now := spec.AsTimestamp(k.now())
-	if cached != nil && cached.ExpiredTS == gomatrixserverlib.PublicKeyNotExpired &&
-		cached.WasValidAt(now, gomatrixserverlib.StrictValiditySignatureCheck) {
-		return ed25519.PublicKey(cached.Key), nil
-	}
-	// The ring does not tell a server without this key from one that cannot be asked.
-	object, err := k.fetchObject(ctx, server)
-	if err != nil {
-		return nil, err
-	}
-	if key, ok := object.VerifyKeys[gomatrixserverlib.KeyID(keyID)]; ok {
-		return ed25519.PublicKey(key.Key), nil
-	}
-	return nil, unknownKey(server, keyID)
+	return k.lookUp(ctx, request(server, keyID), func(key gomatrixserverlib.PublicKeyLookupResult) bool {
+		return key.ExpiredTS == gomatrixserverlib.PublicKeyNotExpired && key.WasValidAt(now, gomatrixserverlib.StrictValiditySignatureCheck)
+	})
 }
 
 // VerifyArchived implements delivery.Keys. The archived object counts only when the server itself cannot be asked: whoever
@@ -101,21 +88,7 @@ func (k *keys) ever(ctx context.Context, server, keyID string) (ed25519.PublicKe
 	if k.isLocal(server) {
 		return k.ownEver(server, keyID)
 	}
-	cached, err := k.lookUp(ctx, server, keyID)
-	if err != nil {
-		return nil, err
-	}
-	if cached != nil {
-		return ed25519.PublicKey(cached.Key), nil
-	}
-	object, err := k.fetchObject(ctx, server)
-	if err != nil {
-		return nil, err
-	}
-	if key, ok := publishedKey(object, keyID); ok {
-		return key, nil
-	}
-	return nil, unknownKey(server, keyID)
+	return k.lookUp(ctx, request(server, keyID), func(gomatrixserverlib.PublicKeyLookupResult) bool { return true })
 }
 
 // KeyObject implements delivery.Keys.
@@ -124,7 +97,7 @@ func (k *keys) KeyObject(ctx context.Context, server, keyID string) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := publishedKey(object, keyID); !ok {
+	if _, ok := published(object)[request(server, keyID)]; !ok {
 		return nil, unknownKey(server, keyID)
 	}
 	return object.Raw, nil
@@ -167,28 +140,65 @@ func (k *keys) ownEver(server, keyID string) (ed25519.PublicKey, error) {
 	return k.ownCurrent(server, keyID)
 }
 
-// lookUp asks Dendrite's key ring, which ignores contexts, for a key of any age. It returns nil where there is none to be had.
-func (k *keys) lookUp(ctx context.Context, server, keyID string) (*gomatrixserverlib.PublicKeyLookupResult, error) {
-	type outcome struct {
-		key *gomatrixserverlib.PublicKeyLookupResult
-		err error
+// lookUp finds a usable key of another server: stored, at the server, or at a notary when the server cannot be asked. It returns
+// KindBadSignature where the server has no such key, KindPeer where that cannot be known.
+func (k *keys) lookUp(
+	ctx context.Context, r gomatrixserverlib.PublicKeyLookupRequest, usable func(gomatrixserverlib.PublicKeyLookupResult) bool,
+) (ed25519.PublicKey, error) {
+	stored, err := k.ring.KeyDatabase.FetchKeys(ctx, wanted(r))
+	if err != nil {
+		return nil, err
 	}
-	done := make(chan outcome, 1)
-	go func() {
-		req := gomatrixserverlib.PublicKeyLookupRequest{ServerName: spec.ServerName(server), KeyID: gomatrixserverlib.KeyID(keyID)}
-		found, err := k.ring.FetchKeys(ctx, map[gomatrixserverlib.PublicKeyLookupRequest]spec.Timestamp{req: spec.AsTimestamp(k.now())})
-		if key, ok := found[req]; ok && len(key.Key) == ed25519.PublicKeySize {
-			done <- outcome{&key, err}
-			return
+	if key, ok := stored[r]; ok && usable(key) {
+		return ed25519.PublicKey(key.Key), nil
+	}
+	found, err := k.fetch(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.ring.KeyDatabase.StoreKeys(ctx, found); err != nil {
+		return nil, err
+	}
+	if key, ok := found[r]; ok && usable(key) {
+		return ed25519.PublicKey(key.Key), nil
+	}
+	return nil, unknownKey(string(r.ServerName), string(r.KeyID))
+}
+
+// lookedUp is how Dendrite passes keys around.
+type lookedUp = map[gomatrixserverlib.PublicKeyLookupRequest]gomatrixserverlib.PublicKeyLookupResult
+
+func (k *keys) fetch(ctx context.Context, r gomatrixserverlib.PublicKeyLookupRequest) (lookedUp, error) {
+	object, err := k.fetchObject(ctx, string(r.ServerName))
+	if err == nil {
+		return published(object), nil
+	}
+	if mimiport.KindOf(err) == mimiport.KindPeer {
+		for _, notary := range k.notaries() {
+			if found, notaryErr := notary.FetchKeys(ctx, wanted(r)); notaryErr == nil && len(found) > 0 {
+				return found, nil
+			}
 		}
-		done <- outcome{nil, err}
-	}()
-	select {
-	case o := <-done:
-		return o.key, o.err
-	case <-ctx.Done():
-		return nil, mimiport.Errorf("look up key", mimiport.KindPeer, "keys of %s: %w", server, ctx.Err())
 	}
+	return nil, err
+}
+
+func (k *keys) notaries() (ns []*gomatrixserverlib.PerspectiveKeyFetcher) {
+	for _, f := range k.ring.KeyFetchers {
+		if n, ok := f.(*gomatrixserverlib.PerspectiveKeyFetcher); ok {
+			ns = append(ns, n)
+		}
+	}
+	return ns
+}
+
+func request(server, keyID string) gomatrixserverlib.PublicKeyLookupRequest {
+	return gomatrixserverlib.PublicKeyLookupRequest{ServerName: spec.ServerName(server), KeyID: gomatrixserverlib.KeyID(keyID)}
+}
+
+// wanted is a request for a key of any age. It is made anew for each fetcher, since some delete from it.
+func wanted(r gomatrixserverlib.PublicKeyLookupRequest) map[gomatrixserverlib.PublicKeyLookupRequest]spec.Timestamp {
+	return map[gomatrixserverlib.PublicKeyLookupRequest]spec.Timestamp{r: 0}
 }
 
 // fetchObject asks a server for its key object and checks it. A server that cannot be asked is KindPeer, an answer that does not hold KindBadSignature.
@@ -235,20 +245,27 @@ func archived(server, keyID string, raw []byte) (ed25519.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if key, ok := publishedKey(object, keyID); ok {
-		return key, nil
+	if key, ok := published(object)[request(server, keyID)]; ok {
+		return ed25519.PublicKey(key.Key), nil
 	}
 	return nil, unknownKey(server, keyID)
 }
 
-// publishedKey finds a current or old key in a checked object.
-func publishedKey(object *gomatrixserverlib.ServerKeys, keyID string) (ed25519.PublicKey, bool) {
-	id := gomatrixserverlib.KeyID(keyID)
-	key, ok := object.VerifyKeys[id]
-	if !ok {
-		key = object.OldVerifyKeys[id].VerifyKey
+// published are the current and old keys in a checked object.
+func published(object *gomatrixserverlib.ServerKeys) lookedUp {
+	all := make(lookedUp)
+	add := func(id gomatrixserverlib.KeyID, key gomatrixserverlib.PublicKeyLookupResult) {
+		if len(key.Key) == ed25519.PublicKeySize {
+			all[gomatrixserverlib.PublicKeyLookupRequest{ServerName: object.ServerName, KeyID: id}] = key
+		}
 	}
-	return ed25519.PublicKey(key.Key), len(key.Key) == ed25519.PublicKeySize
+	for id, key := range object.OldVerifyKeys {
+		add(id, gomatrixserverlib.PublicKeyLookupResult{VerifyKey: key.VerifyKey, ExpiredTS: key.ExpiredTS})
+	}
+	for id, key := range object.VerifyKeys {
+		add(id, gomatrixserverlib.PublicKeyLookupResult{VerifyKey: key, ValidUntilTS: object.ValidUntilTS})
+	}
+	return all
 }
 
 func unknownKey(server, keyID string) error {

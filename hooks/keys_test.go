@@ -3,7 +3,11 @@ package hooks
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +15,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/setup/config"
 )
 
 func abort(source string) *mimiport.MigrationAbort {
@@ -58,15 +63,6 @@ func TestOwnSignatures(t *testing.T) {
 	wantNone(t, k.Verify(t.Context(), s.Name, newID, fresh))
 }
 
-// The pitfall that the code avoids is real: Dendrite's key ring knows our key under every id.
-func TestKeyRingKnowsOwnKeyUnderAnyID(t *testing.T) {
-	s := start(t, "s.example", newFabric())
-	found, err := s.keys().lookUp(t.Context(), s.Name, "ed25519:invented")
-	if err != nil || found == nil {
-		t.Errorf("got %v, %v: the special case can go", found, err)
-	}
-}
-
 func TestSignAsStranger(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	if _, err := s.keys().Sign("t.example", abort("t.example")); err == nil {
@@ -106,6 +102,25 @@ func TestRemoteRotation(t *testing.T) {
 	wantKind(t, k.Verify(t.Context(), s.Name, oldID, old), mimiport.KindBadSignature)
 	wantNone(t, k.VerifyArchived(t.Context(), s.Name, oldID, nil, old))
 	wantNone(t, k.Verify(t.Context(), s.Name, newID, fresh))
+}
+
+func TestNotary(t *testing.T) {
+	net := newFabric()
+	s, n := start(t, "s.example", net), start(t, "n.example", net)
+	query := strings.NewReader(`{"server_keys": {"s.example": {"ed25519:now": {}}}}`)
+	asked, err := net.RoundTrip(httptest.NewRequest(http.MethodPost, "matrix://n.example/_matrix/key/v2/query", query))
+	if err != nil || asked.StatusCode != http.StatusOK {
+		t.Fatalf("the notary learns of the key: %v, %v", asked, err)
+	}
+	id, m := signed(t, s.keys(), s.Name)
+	net.set(s.Name, nil)
+	notary := config.KeyPerspective{ServerName: spec.ServerName(n.Name), Keys: []config.KeyPerspectiveTrustKey{{
+		KeyID:     n.Config.Global.KeyID,
+		PublicKey: base64.RawStdEncoding.EncodeToString(n.Config.Global.PrivateKey.Public().(ed25519.PublicKey)),
+	}}}
+	k := start(t, "t.example", net, func(cfg *config.Dendrite) { cfg.FederationAPI.KeyPerspectives = config.KeyPerspectives{notary} }).keys()
+	wantNone(t, k.Verify(t.Context(), s.Name, id, m))
+	wantNone(t, k.VerifyArchived(t.Context(), s.Name, id, nil, m))
 }
 
 // Profile, section 3: "Keys come from the server, else a notary, else the archive".

@@ -84,10 +84,14 @@ type homeserver struct {
 	handler http.Handler
 }
 
-// start boots a homeserver and connects it to the fabric.
-func start(t *testing.T, name string, net *fabric) *homeserver {
+// start boots a homeserver, with a changed configuration if need be, and connects it to the fabric.
+func start(t *testing.T, name string, net *fabric, changes ...func(*config.Dendrite)) *homeserver {
 	t.Helper()
-	d := boot(t, testConfig(t, name), net)
+	cfg := testConfig(t, name)
+	for _, change := range changes {
+		change(cfg)
+	}
+	d := boot(t, cfg, net)
 	h := &homeserver{Deps: d, fabric: net, handler: handlerOf(d.Routers)}
 	listener := httptest.NewServer(h.handler)
 	h.Server = &harness.Server{Name: name, URL: listener.URL}
@@ -155,7 +159,7 @@ func boot(t *testing.T, cfg *config.Dendrite, net *fabric) Deps {
 	}
 	m.AddAllPublicRoutes(pc, cfg, routers, cm, &stream, caches, caching.DisableMetrics)
 	return Deps{
-		Config: cfg, Process: pc, Routers: routers, NATS: &stream, Rooms: rs, Federation: fs, Users: users, KeyRing: fs.KeyRing(),
+		Config: cfg, Process: pc, Routers: routers, NATS: &stream, Rooms: rs, Users: users, KeyRing: fs.KeyRing(),
 		Wakeups: &fedrouting.FederationWakeups{FsAPI: fs},
 	}
 }
@@ -202,7 +206,7 @@ func (h *homeserver) register(t *testing.T, localpart string) *harness.User {
 
 func (h *homeserver) keys() *keys {
 	return &keys{
-		config: &h.Config.FederationAPI, ring: h.Federation, client: fclient.NewClient(fclient.WithTransport(h.fabric)),
+		config: &h.Config.FederationAPI, ring: h.KeyRing, client: fclient.NewClient(fclient.WithTransport(h.fabric)),
 		now: time.Now, log: newLogger(),
 	}
 }

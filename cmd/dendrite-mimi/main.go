@@ -145,7 +145,6 @@ func enableMIMI(
 		Routers:    routers,
 		NATS:       nats,
 		Rooms:      m.RoomserverAPI,
-		Federation: m.FederationAPI,
 		Users:      m.UserAPI,
 		KeyRing:    m.KeyRing,
 		Wakeups:    wakeups,
