@@ -8,6 +8,3 @@ CREATE INDEX mimiport_groups_room ON mimiport_groups (room_id);
 
 -- What the retention of the log has passed over.
 CREATE INDEX mimiport_entries_accepted ON mimiport_entries (accepted_at);
-
--- The groups of a room that somebody has left.
-CREATE INDEX mimiport_groups_room ON mimiport_groups (room_id);
