@@ -55,9 +55,16 @@ func (a *authenticator) admin(r *http.Request) (delivery.Caller, error) {
 func (a *authenticator) federation(r *http.Request) (delivery.Caller, error) {
 	request, denial := fclient.VerifyHTTPRequest(r, a.now(), a.config.ServerName, a.config.IsLocalServerName, a.ring)
 	if request == nil {
-		return delivery.Caller{}, &edge.Denied{Status: denial.Code, Body: denial.JSON}
+		return delivery.Caller{}, &edge.Denied{Status: denial.Code, Body: unsigned[denial.Code]}
 	}
 	// As for every authenticated request: whoever speaks to us is alive, and Dendrite may send it what it has kept back.
 	go a.wakeups.Wakeup(r.Context(), request.Origin())
 	return federation.Caller(string(request.Origin()), r)
+}
+
+// unsigned is what fclient's refusals, by status, are in the form that Matrix errors have. It logs the reason of each.
+var unsigned = map[int]spec.MatrixError{
+	http.StatusBadRequest:          {ErrCode: spec.ErrorBadJSON, Err: "The request is malformed or for another server."},
+	http.StatusUnauthorized:        {ErrCode: "M_UNAUTHORIZED", Err: "The request is not signed by its origin."},
+	http.StatusInternalServerError: {ErrCode: spec.ErrorUnknown, Err: "The signature could not be checked."},
 }

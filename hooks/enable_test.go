@@ -160,8 +160,8 @@ func TestFederationAuthentication(t *testing.T) {
 		{"signed", asBob, as, http.StatusNotFound, "IO.GITHUB.MIMIPORT.M_UNKNOWN_GROUP"},
 		{"without a user", federation.PathPrefix + aGroup, as, http.StatusForbidden, "M_FORBIDDEN"},
 		{"for another server's user", asAlice, as, http.StatusForbidden, "M_FORBIDDEN"},
-		{"unsigned", asBob, unsigned, http.StatusUnauthorized, ""},
-		{"tampered with", asBob, tampered, http.StatusUnauthorized, ""},
+		{"unsigned", asBob, unsigned, http.StatusUnauthorized, "M_UNAUTHORIZED"},
+		{"tampered with", asBob, tampered, http.StatusUnauthorized, "M_UNAUTHORIZED"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if status, code := ask(t, tt, s, c.uri, c.change); status != c.status || code != c.code {

@@ -35,6 +35,15 @@ func TestRefusals(t *testing.T) {
 	t.Run("requests", x.badRequests)
 	t.Run("inits", x.badInits)
 	t.Run("admins", x.badAdmins)
+	t.Run("peers", x.badPeers)
+	t.Run("contents", x.badContents)
+	do(t, x.bob, "migrate", harness.Args{"target": x.b.Name}, nil)
+	x.talk(t)
+	t.Run("replays", x.badReplays)
+	x.talk(t)
+	if ds := x.settle(t); ds.DS != x.b.Name || ds.Term != 1 {
+		t.Errorf("the group is at %+v", ds)
+	}
 }
 
 func (x *trio) badUsers(t *testing.T) {
@@ -162,17 +171,17 @@ func (x *trio) badInits(t *testing.T) {
 		{"deep", put(bob, a, good.id, deep), 400, prefix + "M_BAD_MESSAGE"},
 		{"large", put(bob, a, good.id, large), 413, "M_TOO_LARGE"},
 		{"no MigrationInit", put(bob, a, good.id, `{"migration_init":"AAEC","key_id":"x","message":"AA","group_info":"AA"}`), 400, prefix + "M_BAD_MESSAGE"},
-		{"another migration's id", put(bob, a, digest, initBody(t, good, commit, nil)), 400, prefix + "M_BAD_MESSAGE"},
-		{"a malformed id", put(bob, a, "AAEC", initBody(t, good, commit, nil)), 400, prefix + "M_BAD_MESSAGE"},
-		{"at the target", put(bob, x.b.Name, good.id, initBody(t, good, commit, nil)), 400, prefix + "M_INVALID"},
-		{"unknown group", put(bob, a, unknown.id, initBody(t, unknown, commit, nil)), 404, prefix + "M_UNKNOWN_GROUP"},
-		{"too little power", put(weak, a, good.id, initBody(t, good, commit, nil)), 403, "M_FORBIDDEN"},
-		{"a forged offer", put(bob, a, good.id, initBody(t, forged, commit, nil)), 403, prefix + "M_BAD_SIGNATURE"},
-		{"an offer by an unknown key", put(bob, a, good.id, initBody(t, otherKey, commit, nil)), 403, prefix + "M_BAD_SIGNATURE"},
-		{"no Commit", put(bob, a, good.id, initBody(t, good, []byte{1}, nil)), 400, prefix + "M_BAD_MESSAGE"},
-		{"a Commit of another epoch", put(bob, a, good.id, initBody(t, good, commit, nil)), 400, prefix + "M_INVALID"},
-		{"an epoch that is over", put(bob, a, past.id, initBody(t, past, commit, nil)), 409, prefix + "M_WRONG_EPOCH"},
-		{"a forged Commit", put(bob, a, good.id, initBody(t, good, altered(commit, x.id(t), byte(epoch)), []byte{0})), 403, prefix + "M_BAD_SIGNATURE"},
+		{"another migration's id", put(bob, a, digest, initBody(t, good, commit)), 400, prefix + "M_BAD_MESSAGE"},
+		{"a malformed id", put(bob, a, "AAEC", initBody(t, good, commit)), 400, prefix + "M_BAD_MESSAGE"},
+		{"at the target", put(bob, x.b.Name, good.id, initBody(t, good, commit)), 400, prefix + "M_INVALID"},
+		{"unknown group", put(bob, a, unknown.id, initBody(t, unknown, commit)), 404, prefix + "M_UNKNOWN_GROUP"},
+		{"too little power", put(weak, a, good.id, initBody(t, good, commit)), 403, "M_FORBIDDEN"},
+		{"a forged offer", put(bob, a, good.id, initBody(t, forged, commit)), 403, prefix + "M_BAD_SIGNATURE"},
+		{"an offer by an unknown key", put(bob, a, good.id, initBody(t, otherKey, commit)), 403, prefix + "M_BAD_SIGNATURE"},
+		{"no Commit", put(bob, a, good.id, initBody(t, good, []byte{1})), 400, prefix + "M_BAD_MESSAGE"},
+		{"a Commit of another epoch", put(bob, a, good.id, initBody(t, good, commit)), 400, prefix + "M_INVALID"},
+		{"an epoch that is over", put(bob, a, past.id, initBody(t, past, commit)), 409, prefix + "M_WRONG_EPOCH"},
+		{"a forged Commit", put(bob, a, good.id, initBody(t, good, altered(commit, x.id(t), byte(epoch)))), 403, prefix + "M_BAD_SIGNATURE"},
 		{"an unknown migration", status("GET", a, digest, "", ""), 404, prefix + "M_UNKNOWN_MIGRATION"},
 		{"abort an unknown migration", status("DELETE", a, digest, "", ""), 404, prefix + "M_UNKNOWN_MIGRATION"},
 		{"abort at the target", status("DELETE", x.b.Name, good.id, "", ""), 403, "M_FORBIDDEN"},

@@ -114,15 +114,15 @@ func (x *trio) hosting(t *testing.T, host string) map[string]any {
 	return seen
 }
 
-// attempt is a request that is refused.
+// attempt is a request that changes nothing.
 type attempt struct {
 	name    string
 	request *http.Request
-	status  int
-	code    string // errcode; empty for a refusal in the words of the homeserver that has none
+	status  int    // 200 where the answer is what has been settled before
+	code    string // errcode
 }
 
-// refused makes each attempt and checks the refusal, and that nothing changes. The group is at the server host.
+// refused makes each attempt and checks its answer, and that nothing changes. The group is at the server host.
 func (x *trio) refused(t *testing.T, host string, attempts []attempt) {
 	t.Helper()
 	before := x.hosting(t, host)
@@ -167,12 +167,12 @@ func requestBody(t *testing.T, r *mimiport.MigrationRequest, room string) string
 	return toJSON(t, delivery.MigrationRequestRequest{MigrationRequest: encode(t, r), RoomID: room})
 }
 
-// initBody is an Init without the client's signature.
-func initBody(t *testing.T, o *offer, commit, groupInfo []byte) string {
+// initBody is an Init without the client's signature, with a Commit and what is no GroupInfo.
+func initBody(t *testing.T, o *offer, commit []byte) string {
 	return toJSON(t, delivery.MigrationInitRequest{
 		MigrationInit: encode(t, &mimiport.MigrationInit{Response: *o.response, Signature: make([]byte, 64)}),
 		KeyID:         o.keyID,
-		SubmitRequest: delivery.SubmitRequest{Message: commit, GroupInfo: groupInfo},
+		SubmitRequest: delivery.SubmitRequest{Message: commit, GroupInfo: []byte{0}},
 	})
 }
 
