@@ -20,8 +20,8 @@ import (
 // testTime is after the lifetime of all key packages of mlstest.
 var testTime = time.Unix(5_000_000_000, 0)
 
-// TestReplay follows a group through a proposal, a Commit that references it, a Commit that was tampered with, and a message of
-// the past: what is refused leaves the group as it was.
+// TestReplay follows a group through a proposal, a Commit that references it, a Commit that was tampered with, a message of the
+// past, and "Handshakes must be PublicMessage" (profile, section 9): what is refused leaves the group as it was.
 func TestReplay(t *testing.T) {
 	before := mlstest.New(mlstest.Options{
 		GroupID: []byte("group"), Epoch: 4,
@@ -33,6 +33,9 @@ func TestReplay(t *testing.T) {
 	tampered := after.Commit(mlstest.CommitOptions{Sender: 0, Path: true}).Message
 	tampered[len(tampered)/2] ^= 1
 
+	encrypted := after.Application(nil, 20)
+	encrypted[len("..")+len("..")+len(".group")+8] = 3 // content_type: a Commit, which nobody but members could check
+
 	got := replay(t, before,
 		base64.RawStdEncoding.EncodeToString(proposal),
 		base64.URLEncoding.EncodeToString(commit.Message),
@@ -40,6 +43,7 @@ func TestReplay(t *testing.T) {
 		hex.EncodeToString(before.Application(nil, 20)),
 		hex.EncodeToString(after.Application(nil, 20)),
 		hex.EncodeToString(commit.GroupInfo),
+		hex.EncodeToString(encrypted),
 		"00",
 	)
 	for i, want := range []struct {
@@ -48,7 +52,7 @@ func TestReplay(t *testing.T) {
 		refused bool
 	}{
 		{"proposal", before, false}, {"commit", after, false}, {"commit", after, true}, {"application", after, true},
-		{"application", after, false}, {"group_info", after, false}, {"unknown", after, true},
+		{"application", after, false}, {"group_info", after, false}, {"unknown", after, true}, {"unknown", after, true},
 	} {
 		g, err := mls.RFC9420(mls.DefaultLimits()).Open(want.group.GroupInfo(), want.group.RatchetTree())
 		if err != nil {
