@@ -332,15 +332,15 @@ func (t *transition) applyAdds() error {
 			break
 		}
 	}
-	if err := t.g.checkSize(t.added[len(t.added)-1].leaf); err != nil {
+	if err := t.g.checkPlace(t.added[len(t.added)-1].leaf); err != nil {
 		return err
 	}
 	t.tree = t.add(t.tree, t.added)
 	return nil
 }
 
-// checkSize refuses a tree with a leaf beyond its suite's limit.
-func (g *group) checkSize(leaf uint32) error {
+// checkPlace refuses a leaf beyond the suite's limit.
+func (g *group) checkPlace(leaf uint32) error {
 	if uint64(leaf) >= uint64(g.limits.Leaves[g.suite.ID]) {
 		return errLeaves
 	}
@@ -388,7 +388,7 @@ func (t *transition) placeJoiner() error {
 	for t.committer = range t.tree.blanks() {
 		break
 	}
-	if err := t.g.checkSize(t.committer); err != nil {
+	if err := t.g.checkPlace(t.committer); err != nil {
 		return err
 	}
 	t.tree = t.extend(t.tree, t.committer)
@@ -501,8 +501,11 @@ func (t *transition) placePath(steps []step, caps *support) error {
 	return nil
 }
 
-// checkMembers enforces the rules about all members of the new epoch.
+// checkMembers enforces the rules about all members of the new epoch, and the limit on their tree.
 func (t *transition) checkMembers() error {
+	if size, _ := t.tree.encodedSize(); size > min(t.g.limits.Tree, wire.MaxVector) {
+		return errSize
+	}
 	s := t.tree.root.support
 	if err := t.require(!t.newExtensions || s.required(&t.required), ruleExtensionsSupport); err != nil {
 		return err

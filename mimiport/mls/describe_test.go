@@ -17,7 +17,9 @@ func TestDescribe(t *testing.T) {
 		message []byte
 		parts   []string
 	}{
-		"commit":      {c.Message, []string{`"GroupID":"67726f7570"`, `"ContentType":3`, `"Add":{`, `"Path":{"Leaf":{`, `"CipherSuites":[1,2,3,4,5,6,7,10794]`}},
+		"commit": {c.Message, []string{
+			`"GroupID":"67726f7570"`, `"ContentType":3`, `"Add":{`, `"Path":{"Leaf":{`, `"CipherSuites":[1,2,3,4,5,6,7,10794]`,
+		}},
 		"group info":  {c.GroupInfo, []string{`"Epoch":1`, `"Signer":0`}},
 		"welcome":     {c.Welcome, []string{`"Secrets":[{"NewMember":"`}},
 		"key package": {bob.KeyPackage(), []string{`"Lifetime":{"NotAfter":4000000000,"NotBefore":1700000000}`}},

@@ -59,7 +59,7 @@ var (
 	errVersion = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("another protocol version or wire format")}
 	errPrivate = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("handshake messages must not be encrypted")}
 	errSuite   = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("the cipher suite is not supported")}
-	errSize    = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the message is too long")}
+	errSize    = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the message or the tree is too long")}
 	errTree    = &mimiport.Error{Kind: mimiport.KindBadMessage, Err: errors.New("not a well-formed ratchet tree")}
 	errLeaves  = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the tree has too many leaves for its cipher suite")}
 	errMany    = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("too many proposals")}

@@ -179,6 +179,7 @@ func treeOffences(s scene) []offence {
 	wire.ReadVector(&contents, &nodes)
 	var trailing cryptobyte.Builder
 	wire.AddOpaque(&trailing, append(nodes[:len(nodes):len(nodes)], 0))
+	twice := extensions(int(rfc9420.ExtensionApplicationID), []byte{}, int(rfc9420.ExtensionApplicationID), []byte{})
 	between := parent()
 	between.EncryptionKey = key(240)
 	return []offence{
@@ -190,16 +191,20 @@ func treeOffences(s scene) []offence {
 		forgery{leaves: twoOnRight, root: parent(1<<32 - 1)}.breaks(ruleUnmergedRange),
 		forgery{leaves: []*mlstest.Client{c[0], nil, c[2], nil}, root: parent(3)}.breaks(ruleUnmergedBlank),
 		forgery{leaves: twoOnRight, root: parent(3), right: between}.breaks(ruleUnmergedBetween),
-		forgery{leaves: twoOnRight, root: parent(), editLeaf: leafEdit(0, func(l *rfc9420.LeafNode) { l.ParentHash = flip(l.ParentHash) })}.breaks(ruleParentHash),
+		forgery{leaves: twoOnRight, root: parent(), editLeaf: leafEdit(0, func(l *rfc9420.LeafNode) {
+			l.ParentHash = flip(l.ParentHash)
+		})}.breaks(ruleParentHash),
 		forgery{leaves: c, root: parent()}.breaks(ruleParentHash),
 		forgery{leaves: c, editLeaf: leafEdit(1, func(l *rfc9420.LeafNode) { l.EncryptionKey = key(100) })}.breaks(ruleTreeKeyUnique),
 		forgery{leaves: []*mlstest.Client{c[0], c[0], c[2]}}.breaks(ruleTreeSigKeyUnique),
 		forgery{leaves: c, editLeaf: leafEdit(1, func(l *rfc9420.LeafNode) { l.EncryptionKey = key(1)[1:] })}.breaks(ruleEncryptionKey),
 		forgery{leaves: c, spoilLeaf: leafEdit(3, func(l *rfc9420.LeafNode) { l.Signature = flip(l.Signature) })}.breaks(ruleLeafSignature),
-		forgery{leaves: c, editLeaf: leafEdit(2, func(l *rfc9420.LeafNode) { l.Extensions = extensions(unknownExtension, []byte{}) })}.breaks(ruleLeafExtensions),
+		forgery{leaves: c, editLeaf: leafEdit(2, func(l *rfc9420.LeafNode) {
+			l.Extensions = extensions(unknownExtension, []byte{})
+		})}.breaks(ruleLeafExtensions),
 		forgery{leaves: c, editLeaf: leafEdit(2, func(l *rfc9420.LeafNode) { l.Credential.Type = unknownCredential })}.breaks(ruleLeafCredential),
 		forgery{leaves: c, context: extensions(int(rfc9420.ExtensionRequiredCapabilities), required(unknownExtension))}.breaks(ruleLeafRequired),
 		forgery{leaves: c, context: extensions(unknownExtension, []byte{})}.breaks(ruleExtensionsSupport),
-		forgery{leaves: c, context: extensions(int(rfc9420.ExtensionApplicationID), []byte{}, int(rfc9420.ExtensionApplicationID), []byte{})}.breaks(ruleExtensionsUnique),
+		forgery{leaves: c, context: twice}.breaks(ruleExtensionsUnique),
 	}
 }

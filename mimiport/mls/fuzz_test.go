@@ -36,7 +36,8 @@ func fuzzGroup() (m *mlstest.Group, messages [][]byte) {
 		Seed: 1, GroupID: []byte("group"), Members: identities(6), Populated: true, ExternalSenders: []*mlstest.Client{ds},
 	})
 	m = m.Commit(mlstest.CommitOptions{Sender: 3, Proposals: []*mlstest.Proposal{m.Remove(1)}}).Next
-	m = m.Commit(mlstest.CommitOptions{Sender: 3, Proposals: []*mlstest.Proposal{m.Add(m.NewClient([]byte("a"))), m.Add(m.NewClient([]byte("b")))}}).Next
+	a, b := m.NewClient([]byte("a")), m.NewClient([]byte("b"))
+	m = m.Commit(mlstest.CommitOptions{Sender: 3, Proposals: []*mlstest.Proposal{m.Add(a), m.Add(b)}}).Next
 	add := m.Add(m.NewClient([]byte("c")))
 	messages = [][]byte{
 		m.Propose(0, m.Update(0)), m.Propose(0, m.Remove(5)), m.ProposeExternal(0, ds, m.Remove(2)), m.ProposeSelf(m.NewClient([]byte("d"))),
@@ -51,7 +52,8 @@ func fuzzGroup() (m *mlstest.Group, messages [][]byte) {
 // FuzzMessage decodes any message. What decodes must encode identically, and its framing must be readable.
 func FuzzMessage(f *testing.F) {
 	m, messages := fuzzGroup()
-	seeds := append(messages, m.GroupInfo(), m.Application([]byte("aad"), 100), m.NewClient([]byte("g")).KeyPackage(), m.Welcome(m.NewClient([]byte("h"))))
+	client := m.NewClient([]byte("client"))
+	seeds := append(messages, m.GroupInfo(), m.Application([]byte("aad"), 100), client.KeyPackage(), m.Welcome(client))
 	for _, seed := range seeds {
 		f.Add(seed)
 	}

@@ -12,6 +12,11 @@ import (
 
 // Engine opens groups of one protocol. Every method is safe for concurrent use, bounded in time and memory by its
 // input, and never panics on it.
+//
+// Methods of engines and groups return a *mimiport.Error: KindBadMessage for what does not decode or would not encode identically,
+// KindUnsupported for another version, cipher suite or message format, KindTooLarge beyond a limit, KindUnknownGroup and
+// KindWrongEpoch (with Info.Epoch) for a message of another group or epoch, KindBadSignature, and KindInvalid for any other rule of
+// the protocol. Info.Rule names the rule that is broken. An error changes nothing.
 type Engine interface {
 	// Protocol is the name under which rooms, tables and messages refer to this engine: "mls10" for RFC 9420.
 	Protocol() string
@@ -89,8 +94,7 @@ type Follower interface {
 // Kind is the kind of a message.
 type Kind uint8
 
-// The kinds of message. Application is any encrypted message: a Delivery Service refuses handshakes it cannot read, and cannot
-// tell an encrypted one from application data.
+// The kinds of message. Application is an encrypted message: handshakes must not be encrypted for a Delivery Service.
 const (
 	KindProposal Kind = iota + 1
 	KindCommit

@@ -175,9 +175,11 @@ func makeLeaf(raw []byte, caps *support) *node {
 	return &node{raw: raw, support: caps, members: 1, filled: 1, size: uint32(len(raw)), resolution: 1}
 }
 
-// replace applies changes, which are sorted by leaf and within the tree; the last of one leaf counts. The encoding of each parent above a change is what
-// parent makes of it, given the leaves that change below.
-func (e *edit) replace(t tree, changes []leafChange, parent func(n *node, below []leafChange) (raw []byte, unmerged int)) tree {
+// replace applies changes, which are sorted by leaf and within the tree; the last of one leaf counts. The encoding of each parent
+// above a change is what parent makes of it, given the leaves that change below.
+func (e *edit) replace(
+	t tree, changes []leafChange, parent func(n *node, below []leafChange) (raw []byte, unmerged int),
+) tree {
 	var walk func(*node, span, []leafChange) *node
 	walk = func(n *node, at span, below []leafChange) *node {
 		switch {
@@ -224,13 +226,11 @@ func (e *edit) add(t tree, changes []leafChange) tree {
 	})
 }
 
-// encode is the encoding of a node that is no longer than what came in one message.
-func encode(v rfc9420.Value) []byte {
-	raw, err := rfc9420.Marshal(v)
-	if err != nil {
-		return nil
-	}
-	return raw
+// encode is the encoding of a parent.
+func encode(p *rfc9420.ParentNode) []byte {
+	var b cryptobyte.Builder
+	p.Encode(&b)
+	return b.BytesOrPanic() // its parts came in messages, and the number of leaves is limited
 }
 
 // insertLeaves merges leaves into a sorted list that does not have them.
@@ -353,13 +353,19 @@ func (e *edit) build(contents cryptobyte.String, nodes int) tree {
 // encode writes the tree without its trailing blanks (RFC 9420, section 12.4.3.3).
 func (t tree) encode() []byte {
 	root := child(t.root)
-	trailing := root.trailing(t.height)
-	size := 2<<t.height - 1 - trailing + int(root.filled) + int(root.size)
+	size, trailing := t.encodedSize()
 	b := cryptobyte.NewBuilder(make([]byte, 0, 4+size+trailing))
 	wire.AddVarint(b, size)
-	header := b.BytesOrPanic() // every part came in a shorter vector, and the number of leaves is limited
+	header := b.BytesOrPanic() // the size was checked when the tree was made
 	end := len(header) + size
 	return root.append(header, t.height)[:end:end]
+}
+
+// encodedSize is how many bytes the contents of the encoded tree take, and how many blanks would follow.
+func (t tree) encodedSize() (size, trailing int) {
+	root := child(t.root)
+	trailing = root.trailing(t.height)
+	return 2<<t.height - 1 - trailing + int(root.filled) + int(root.size), trailing
 }
 
 // trailing is how many blank nodes there are after the last other one, at and below n.

@@ -421,5 +421,6 @@ func testTreeKEM(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("treekem.json: %d cases, %d paths; of the fields, leaves_private, path_secrets and commit_secret are secrets: skipped", len(cases), paths)
+	t.Logf("treekem.json: %d cases, %d paths; of the fields, leaves_private, path_secrets and commit_secret are secrets: skipped",
+		len(cases), paths)
 }
