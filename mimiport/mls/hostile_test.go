@@ -221,3 +221,35 @@ func TestHostileProposals(t *testing.T) {
 		t.Errorf("a proposal too many: %v", err)
 	}
 }
+
+// TestHostileBytes cuts every message short at every place, and puts the largest length at every place. Nothing may be accepted that
+// would not encode identically, and no length may be believed before it is there.
+func TestHostileBytes(t *testing.T) {
+	m, messages := fuzzGroup()
+	client := m.NewClient([]byte("client"))
+	messages = append(messages, m.GroupInfo(), m.Application(nil, 50), client.KeyPackage(), m.Welcome(client))
+	e := RFC9420(DefaultLimits())
+	for i, message := range messages {
+		for at := range message {
+			if _, err := e.Parse(message[:at]); mimiport.KindOf(err) != mimiport.KindBadMessage {
+				t.Fatalf("message %d cut at %d: %v", i, at, err)
+			}
+			long := slices.Concat(message[:at], []byte{0xbf, 0xff, 0xff, 0xff}, message[at:])
+			memory := allocated(func() {
+				var decoded rfc9420.Message
+				if rfc9420.Unmarshal(long, &decoded) {
+					checkSame(t, long, &decoded)
+				}
+			})
+			if memory > 16*len(long)+16<<10 {
+				t.Fatalf("message %d with a length at %d: allocated %d bytes for %d", i, at, memory, len(long))
+			}
+		}
+	}
+	tree := m.RatchetTree()
+	for at := range tree {
+		if _, err := openTree(rfc9420.SuiteByID(1), tree[:at]); mimiport.KindOf(err) != mimiport.KindBadMessage {
+			t.Fatalf("the tree cut at %d: %v", at, err)
+		}
+	}
+}
