@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"mimiport":                  {"mimiport/wire"},
 	"mimiport/internal/vectors": {"mimiport/wire", "mimiport", "internal/hexjson"},
 	"mimiport/mls":              {"mimiport/wire", "mimiport"},
+	"mimiport/mls/draft09":      {"mimiport/wire", "mimiport", "mimiport/mls"}, // for commands alone
 	"mimiport/migration":        {"mimiport"},
 	"mimiport/delivery":         {"mimiport", "mimiport/mls", "mimiport/migration"},
 	"mimiport/outbox":           {"mimiport", "mimiport/delivery"},
@@ -35,11 +36,14 @@ var mayImport = map[string][]string{
 	"clientapi":                 {"mimiport", "mimiport/migration", "mimiport/delivery", "mimiport/edge", "federation"},
 	"adminapi":                  {"mimiport", "mimiport/migration", "mimiport/delivery", "mimiport/edge"},
 	"cmd/mimictl":               {"mimiport/wire", "mimiport", "mimiport/mls", "internal/hexjson"},
-	"cmd/dendrite-mimi":         {"hooks"},
-	"hooks":                     {anybody},
-	"integration":               {anybody},
-	"internal/hexjson":          {},
-	"internal/houserules":       {},
+	"cmd/dendrite-mimi":         {"hooks", "mimiport/mls", "mimiport/mls/draft09"},
+	"hooks": {
+		"mimiport", "mimiport/mls", "mimiport/migration", "mimiport/delivery", "mimiport/outbox", "mimiport/edge", "storage", "federation",
+		"clientapi", "adminapi",
+	},
+	"integration":         {anybody},
+	"internal/hexjson":    {},
+	"internal/houserules": {},
 }
 
 // knowsHost lists the only places that depend on Dendrite.
