@@ -237,7 +237,7 @@ func (p *Play) traces(ctx context.Context, _ *harness.Network) error {
 		return err
 	}
 	if host.DeliveryService != p.b.Name {
-		return fmt.Errorf("A says that the group is at %s", host.DeliveryService)
+		return fmt.Errorf("the redirect at A names %s", host.DeliveryService)
 	}
 	p.say("A redirects: the group is at %s since term %d, and here is A's signed word for it", p.label(host.DeliveryService), host.Term)
 	var pointer struct {
