@@ -115,20 +115,74 @@ type Commit struct {
 
 // Commit makes a Commit and the epoch that it leads to.
 func (g *Group) Commit(o CommitOptions) *Commit {
+	by := g.author(&o)
+	list, encoded := g.collect(o, by.sender)
+	next := g.following()
+	added := next.apply(list)
+	commit := &rfc9420.Commit{Proposals: encoded}
+	if !o.Edit.NoPath && (o.Path || o.Joiner != nil || needsPath(list)) {
+		if o.Joiner != nil {
+			by.leaf = next.tree.free()
+		}
+		next.place(by.leaf, by.owner)
+		commit.Path = next.makePath(by.leaf, added, o.Edit)
+	}
+	content := &rfc9420.FramedContent{
+		GroupID: g.context.GroupID, Epoch: g.context.Epoch, Sender: by.sender,
+		AuthenticatedData: o.AuthenticatedData, ContentType: rfc9420.ContentCommit, Commit: commit,
+	}
+	if o.Edit.Content != nil {
+		o.Edit.Content(content)
+	}
+	m := g.sign(by.client, content, o.Edit.Message)
+	next.context.TreeHash = next.tree.treeHash(next.tree.root(), nil)
+	next.context.ConfirmedTranscriptHash = g.suite.Sum(g.interim, m.Public.TranscriptInput())
+	next.seal(m.Public.ConfirmationTag, by.leaf, o.Edit.Info)
+	return &Commit{Message: marshal(m), GroupInfo: next.groupInfo, Welcome: g.welcome(list), Next: next}
+}
+
+// author is who makes a Commit.
+type author struct {
+	sender rfc9420.Sender
+	leaf   uint32
+	client *Client // signs the message
+	owner  *Client // has the leaf afterwards
+}
+
+// author is who the options say, with the ExternalInit of one who joins.
+func (g *Group) author(o *CommitOptions) author {
+	by := author{sender: rfc9420.Sender{Type: rfc9420.SenderMember, Index: o.Sender}, leaf: o.Sender, client: o.Joiner}
+	if o.Joiner != nil {
+		by.sender = rfc9420.Sender{Type: rfc9420.SenderNewMemberCommit}
+		init := &Proposal{Type: rfc9420.ProposalExternalInit, KEMOutput: g.random.bytes(32)}
+		o.Proposals = append([]*Proposal{init}, o.Proposals...)
+	} else {
+		by.client = g.clients[o.Sender]
+	}
+	by.owner = by.client
+	if o.Edit.Owner != nil {
+		by.owner = o.Edit.Owner
+	}
+	return by
+}
+
+// following is a copy of the group, one epoch on.
+func (g *Group) following() *Group {
 	next := *g
 	next.tree = g.tree.clone()
 	next.clients = slices.Clone(g.clients)
 	next.context.Epoch++
-	sender, committer, own := rfc9420.Sender{Type: rfc9420.SenderMember, Index: o.Sender}, o.Joiner, o.Sender
-	if committer == nil {
-		committer = g.clients[o.Sender]
-	} else {
-		sender = rfc9420.Sender{Type: rfc9420.SenderNewMemberCommit}
-		init := &Proposal{Type: rfc9420.ProposalExternalInit, KEMOutput: g.random.bytes(32)}
-		o.Proposals = append([]*Proposal{init}, o.Proposals...)
-	}
-	c := &rfc9420.Commit{}
-	var list []sent
+	return &next
+}
+
+// sent is a proposal and who sent it.
+type sent struct {
+	sender   rfc9420.Sender
+	proposal *Proposal
+}
+
+// collect lists what a Commit covers, references first.
+func (g *Group) collect(o CommitOptions, sender rfc9420.Sender) (list []sent, encoded rfc9420.ProposalList) {
 	var entries []rfc9420.ProposalOrRef
 	for _, message := range o.References {
 		m := new(rfc9420.Message)
@@ -142,39 +196,10 @@ func (g *Group) Commit(o CommitOptions) *Commit {
 		list = append(list, sent{sender, p})
 		entries = append(entries, rfc9420.ProposalOrRef{Proposal: p})
 	}
-	c.Proposals = must(rfc9420.MakeProposalList(entries...))
-	added := next.apply(list)
-	if !o.Edit.NoPath && (o.Path || o.Joiner != nil || needsPath(list)) {
-		if o.Joiner != nil {
-			own = next.tree.free()
-		}
-		owner := committer
-		if o.Edit.Owner != nil {
-			owner = o.Edit.Owner
-		}
-		next.place(own, owner)
-		c.Path = next.makePath(own, added, o.Edit)
-	}
-	content := &rfc9420.FramedContent{
-		GroupID: g.context.GroupID, Epoch: g.context.Epoch, Sender: sender,
-		AuthenticatedData: o.AuthenticatedData, ContentType: rfc9420.ContentCommit, Commit: c,
-	}
-	if o.Edit.Content != nil {
-		o.Edit.Content(content)
-	}
-	m := g.sign(committer, content, o.Edit.Message)
-	next.context.TreeHash = next.tree.treeHash(next.tree.root(), nil)
-	next.context.ConfirmedTranscriptHash = g.suite.Sum(g.interim, m.Public.TranscriptInput())
-	next.seal(m.Public.ConfirmationTag, own, o.Edit.Info)
-	return &Commit{Message: marshal(m), GroupInfo: next.groupInfo, Welcome: g.welcome(list), Next: &next}
+	return list, must(rfc9420.MakeProposalList(entries...))
 }
 
-// sent is a proposal and who sent it.
-type sent struct {
-	sender   rfc9420.Sender
-	proposal *Proposal
-}
-
+// needsPath reports whether proposals require a path (RFC 9420, section 17.4).
 func needsPath(list []sent) bool {
 	return len(list) == 0 || slices.ContainsFunc(list, func(s sent) bool {
 		switch s.proposal.Type {
