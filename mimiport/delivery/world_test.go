@@ -19,6 +19,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
@@ -62,7 +63,7 @@ func newWorld(t *testing.T) *world {
 		w.stores[name] = memory.New()
 		w.services[name] = delivery.New(delivery.Deps{
 			Server: name, IsLocal: func(s string) bool { return s == name },
-			Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits())},
+			Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits()), draft09.Protocol: draft09.New()},
 			Store:   w.stores[name], Keys: fakeKeys{w, name}, Rooms: w.rooms, Sender: fakeSender{w},
 			Now: func() time.Time { return w.now }, Rand: rand.NewChaCha8([32]byte{byte(i)}), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 			DefaultPolicy: delivery.DefaultPolicy(), Limits: limits,
