@@ -26,7 +26,6 @@ var mayImport = map[string][]string{
 	"mimiport":                  {"mimiport/wire"},
 	"mimiport/internal/vectors": {"mimiport/wire", "mimiport", "internal/hexjson"},
 	"mimiport/mls":              {"mimiport/wire", "mimiport"},
-	"mimiport/mls/draft09":      {"mimiport", "mimiport/mls"},
 	"mimiport/mls/draft09":      {"mimiport/wire", "mimiport", "mimiport/mls"}, // for commands alone
 	"mimiport/migration":        {"mimiport"},
 	"mimiport/delivery":         {"mimiport", "mimiport/mls", "mimiport/migration"},
