@@ -45,4 +45,12 @@ func (l *locks) ask(ctx context.Context, answer *bool, query, name string) (err 
 }
 
 // Close frees all locks.
-func (l *locks) Close() error { return l.db.Close() }
+func (l *locks) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session != nil {
+		_ = l.session.Close() // into the pool, which ends it
+		l.session = nil
+	}
+	return l.db.Close()
+}

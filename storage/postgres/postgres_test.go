@@ -2,6 +2,8 @@ package postgres_test
 
 import (
 	"database/sql"
+	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,34 +24,146 @@ func on(server *pgtest.Server) func(testing.TB) storagetest.Opener {
 	}
 }
 
-func TestStore(t *testing.T) {
+// To start a server takes longer than most of the tests.
+func TestPostgres(t *testing.T) {
 	server := pgtest.Start(t)
-	t.Run("Suite", func(t *testing.T) { storagetest.Run(t, on(server)) })
-	t.Run("Model", func(t *testing.T) {
-		database := server.Database(t) // one for all: to create a hundred takes longer than the test
-		storagetest.RunModel(t, func(tb testing.TB) storagetest.Opener {
-			return func() (delivery.Store, error) {
-				store, err := postgres.Open(tb.Context(), database, pool)
-				empty(tb, database)
-				return store, err
-			}
-		})
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *pgtest.Server)
+	}{
+		{"Store", func(t *testing.T, server *pgtest.Server) { storagetest.Run(t, on(server)) }},
+		{"Model", testModel},
+		{"Upgrades", testUpgrades},
+		{"RacingMigrations", testRacingMigrations},
+		{"NewerSchema", testNewerSchema},
+		{"Claims", testClaims},
+		{"RemovalWaitsForAddition", testRemovalWaitsForAddition},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, server) })
+	}
+}
+
+func testModel(t *testing.T, server *pgtest.Server) {
+	database := server.Database(t) // one for all: to create a hundred takes longer than the test
+	store, err := postgres.Open(t.Context(), database, pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	db := connect(t, database)
+	storagetest.RunModel(t, func(tb testing.TB) storagetest.Opener {
+		return func() (delivery.Store, error) { return unclosed{store}, empty(db) }
 	})
 }
 
-// empty deletes all rows but the schema's version.
-func empty(tb testing.TB, database string) {
+// unclosed is a store that outlives who uses it.
+type unclosed struct{ delivery.Store }
+
+func (unclosed) Close() error { return nil }
+
+func testUpgrades(t *testing.T, server *pgtest.Server) {
+	storagetest.RunUpgrades(t, "postgres", func(t *testing.T, dump string) storagetest.Opener {
+		database := server.Database(t)
+		db := connect(t, database)
+		if _, err := db.Exec(dump); err != nil {
+			t.Fatal(err)
+		}
+		return func() (delivery.Store, error) { return postgres.Open(t.Context(), database, pool) }
+	})
+}
+
+// Several processes may begin at once on an empty database.
+func testRacingMigrations(t *testing.T, server *pgtest.Server) {
+	database := server.Database(t)
+	var wait sync.WaitGroup
+	for range 4 {
+		wait.Go(func() {
+			store, err := postgres.Open(t.Context(), database, pool)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			store.Close()
+		})
+	}
+	wait.Wait()
+}
+
+func testNewerSchema(t *testing.T, server *pgtest.Server) {
+	database := server.Database(t)
+	store, err := postgres.Open(t.Context(), database, pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	if _, err := connect(t, database).Exec("INSERT INTO mimiport_schema_version (version_id, is_applied) VALUES (1000, true)"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := postgres.Open(t.Context(), database, pool); err == nil || !strings.Contains(err.Error(), "schema version 1000") {
+		t.Fatalf("opened a newer schema: %v", err)
+	}
+}
+
+// Claims are one process's at a time, and end with it.
+func testClaims(t *testing.T, server *pgtest.Server) {
+	database := server.Database(t)
+	open := func() delivery.Store {
+		store, err := postgres.Open(t.Context(), database, pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store
+	}
+	one, other := open(), open()
+	defer other.Close()
+	first, second := delivery.Row{Destination: "a", Queue: "q", Order: 1}, delivery.Row{Destination: "a", Queue: "q", Order: 2}
+	elsewhere := delivery.Row{Destination: "b", Queue: "q", Order: 1}
+	if err := one.Apply(t.Context(), &delivery.Change{Rows: []delivery.Row{first, second, elsewhere}}); err != nil {
+		t.Fatal(err)
+	}
+	claim := func(s delivery.Store, row delivery.Row, want error) func() {
+		t.Helper()
+		release, err := s.Claim(t.Context(), row.Key())
+		if !errors.Is(err, want) {
+			t.Fatalf("claimed with %v, want %v", err, want)
+		}
+		return release
+	}
+	release := claim(one, first, nil)
+	claim(other, first, delivery.ErrConflict)
+	claim(other, elsewhere, nil)
+	claim(one, elsewhere, delivery.ErrConflict)
+	release()
+	claim(other, second, delivery.ErrNotFound) // it is not its turn
+	claim(one, first, nil)
+	if err := one.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for err := delivery.ErrConflict; errors.Is(err, delivery.ErrConflict); { // the server needs a moment to notice
+		_, err = other.Claim(t.Context(), first.Key())
+		if err != nil && !errors.Is(err, delivery.ErrConflict) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// connect opens a database beside the store.
+func connect(tb testing.TB, database string) *sql.DB {
+	tb.Helper()
 	db, err := sql.Open("postgres", database)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer db.Close()
-	const each = `DO $$ DECLARE name text; BEGIN
+	tb.Cleanup(func() { db.Close() })
+	return db
+}
+
+// empty deletes all rows but the schema's version.
+func empty(db *sql.DB) error {
+	_, err := db.Exec(`DO $$ DECLARE name text; BEGIN
 		FOR name IN SELECT tablename FROM pg_tables WHERE tablename LIKE 'mimiport_%' AND tablename <> 'mimiport_schema_version'
-		LOOP EXECUTE 'DELETE FROM ' || name; END LOOP; END $$`
-	if _, err := db.Exec(each); err != nil {
-		tb.Fatal(err)
-	}
+		LOOP EXECUTE 'DELETE FROM ' || name; END LOOP; END $$`)
+	return err
 }
 
 func BenchmarkStore(b *testing.B) { storagetest.Benchmark(b, on(pgtest.Start(b))) }
@@ -65,18 +179,14 @@ func TestConnectionString(t *testing.T) {
 
 // A row that is added to a queue while its only row is removed must become due. The test holds the transaction that adds at a
 // point where it has come to the queue and not yet to its end.
-func TestRemovalWaitsForAddition(t *testing.T) {
-	database := pgtest.Start(t).Database(t)
+func testRemovalWaitsForAddition(t *testing.T, server *pgtest.Server) {
+	database := server.Database(t)
 	store, err := postgres.Open(t.Context(), database, pool)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	db, err := sql.Open("postgres", database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := connect(t, database)
 	apply := func(c *delivery.Change) {
 		if err := store.Apply(t.Context(), c); err != nil {
 			t.Error(err)

@@ -16,6 +16,21 @@ func TestStore(t *testing.T) { storagetest.Run(t, fresh) }
 
 func TestModel(t *testing.T) { storagetest.RunModel(t, fresh) }
 
+func TestUpgrades(t *testing.T) {
+	storagetest.RunUpgrades(t, "sqlite", func(t *testing.T, dump string) storagetest.Opener {
+		file := filepath.Join(t.TempDir(), "mimi.db")
+		db, err := sql.Open("sqlite3", file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if _, err := db.Exec(dump); err != nil {
+			t.Fatal(err)
+		}
+		return func() (delivery.Store, error) { return sqlite.Open(t.Context(), "file:"+file) }
+	})
+}
+
 func BenchmarkStore(b *testing.B) { storagetest.Benchmark(b, fresh) }
 
 func fresh(tb testing.TB) storagetest.Opener {

@@ -1,0 +1,67 @@
+package storagetest
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
+)
+
+// Dumps of databases as programs of the past have written them, one of each schema and engine, with one row in every table.
+//
+//go:embed testdata/schema-*.sql
+var frozen embed.FS
+
+// RunUpgrades opens every frozen dump of an engine ("sqlite" or "postgres") with the present program and demands that all of it is
+// there. restore makes a database of a dump's SQL.
+func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump string) Opener) {
+	dumps, err := fs.Glob(frozen, "testdata/schema-*."+engine+".sql")
+	if err != nil || len(dumps) == 0 {
+		t.Fatal("no dumps", err)
+	}
+	want := &fixture{Store: memory.New(), t: t}
+	want.apply(everything("frozen", 1, 0, 0))
+	for _, name := range dumps {
+		t.Run(name, func(t *testing.T) {
+			sql, err := frozen.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			upgraded := newFixture(t, func(testing.TB) Opener { return restore(t, string(sql)) })
+			expect(t, "upgraded", dump(t, upgraded), nil, dump(t, want))
+			value, err := upgraded.Setting(t.Context(), "name")
+			expect(t, "setting", string(value), err, `{"a":1}`)
+			upgraded.apply(everything("after", 2, 1, 1))
+		})
+	}
+}
+
+func testHandshakes(t *testing.T, f *fixture) {
+	kinds := []delivery.EntryKind{
+		delivery.EntryApplication, delivery.EntryProposal, delivery.EntryCommit, delivery.EntryWelcome, delivery.EntryApplication, delivery.EntryCommit,
+	}
+	var log, handshakes []delivery.Entry
+	for i, kind := range kinds {
+		e := sampleEntry("group", 1, uint64(i)+1)
+		e.Kind = kind
+		log = append(log, e)
+		if kind == delivery.EntryProposal || kind == delivery.EntryCommit {
+			handshakes = append(handshakes, e)
+		}
+	}
+	f.apply(&delivery.Change{Entries: append(log, sampleEntry("other", 1, 3))})
+	for _, test := range []struct {
+		from  uint64
+		limit int
+		want  []delivery.Entry
+	}{{0, 9, handshakes}, {0, 2, handshakes[:2]}, {3, 9, handshakes[1:]}, {7, 9, nil}} {
+		got, err := f.Handshakes(t.Context(), key("group", 1), test.from, test.limit)
+		if len(got) == 0 {
+			got = nil
+		}
+		expect(t, fmt.Sprint(test.from, test.limit), got, err, test.want)
+	}
+}
