@@ -139,6 +139,16 @@ func (p *play) mustRequest(from, to, user string) *attempt {
 	return a
 }
 
+// begin lets a migration begin; the outbox has not run when it returns.
+func (p *play) begin(from, to, user string) *attempt {
+	p.t.Helper()
+	a := p.mustRequest(from, to, user)
+	if _, err := p.initiate(a); err != nil {
+		p.t.Fatal(err)
+	}
+	return a
+}
+
 // initiate sends the Init; the outbox has not run when it returns.
 func (p *play) initiate(a *attempt) (*delivery.MigrationStatus, error) {
 	return p.services[a.from].InitMigration(p.t.Context(), caller(a.user), a.id, a.init)
@@ -147,10 +157,7 @@ func (p *play) initiate(a *attempt) (*delivery.MigrationStatus, error) {
 // move lets a migration run to its end.
 func (p *play) move(from, to, user string) *attempt {
 	p.t.Helper()
-	a := p.mustRequest(from, to, user)
-	if _, err := p.initiate(a); err != nil {
-		p.t.Fatal(err)
-	}
+	a := p.begin(from, to, user)
 	p.run()
 	p.expect(a, "moved", "active")
 	p.group = a.commit.Next

@@ -110,10 +110,7 @@ func TestRestoredBeforeMove(t *testing.T) {
 // instead of aborting at decide_by.
 func TestRestoredWhileFrozen(t *testing.T) {
 	p := newPlay(t)
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	a := p.begin(serverA, serverB, bob)
 	backup := p.copyOf(serverA, a.id)
 	p.run()
 	p.expect(a, "moved", "active")
@@ -135,10 +132,7 @@ func TestRestoredWhileFrozen(t *testing.T) {
 // TestRestoredAndAborted: a source that was restored and has aborted what it had confirmed stops when it is shown the confirmation.
 func TestRestoredAndAborted(t *testing.T) {
 	p := newPlay(t)
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	a := p.begin(serverA, serverB, bob)
 	backup := p.copyOf(serverA, a.id)
 	p.run()
 	p.restore(serverA, backup)
@@ -162,12 +156,7 @@ func TestRestoredAndAborted(t *testing.T) {
 func TestStagedLearnsFromLineage(t *testing.T) {
 	p := newPlay(t)
 	lost := p.mustRequest(serverA, serverB, bob)
-	p.refuse = func(_, what string) error {
-		if what == "vote" || what == "abort" {
-			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
-		}
-		return nil
-	}
+	p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }
 	if _, err := p.initiate(lost); err != nil {
 		t.Fatal(err)
 	}
@@ -184,16 +173,8 @@ func TestStagedLearnsFromLineage(t *testing.T) {
 	p.commit(serverA, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL")))}})
 	leafOf[carol] = 2
 	defer delete(leafOf, carol)
-	p.refuse = func(to, _ string) error {
-		if to == serverB {
-			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
-		}
-		return nil
-	}
-	a := p.mustRequest(serverA, serverC, carol)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	p.lost = func(to, _ string) bool { return to == serverB }
+	a := p.begin(serverA, serverC, carol)
 	p.run()
 	p.expect(a, "moved", "active")
 	p.expect(lost, "aborted", "staged")
@@ -217,12 +198,7 @@ func TestReclaim(t *testing.T) {
 	expectKind(t, err, mimiport.KindConflict) // it is here
 	p.move(serverA, serverB, bob)
 	down := true
-	p.refuse = func(to, _ string) error {
-		if down && to == serverB {
-			return mimiport.Errorf("network", mimiport.KindPeer, "lost")
-		}
-		return nil
-	}
+	p.lost = func(to, _ string) bool { return down && to == serverB }
 	host, err := p.services[serverA].Reclaim(t.Context(), p.id)
 	if err != nil || host.DeliveryService != serverA || host.Term != 2 {
 		t.Fatalf("the reclaim gives %+v, %v", host, err)
@@ -243,10 +219,7 @@ func TestReclaim(t *testing.T) {
 	}
 
 	// The group can move on from there only to where such a lineage is accepted.
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "aborted", "dropped")
 	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"accept_claims":true}`)); err != nil {
@@ -260,16 +233,8 @@ func TestReclaim(t *testing.T) {
 func TestReclaimUndecidedTarget(t *testing.T) {
 	p := newPlay(t)
 	down := true
-	p.refuse = func(to, what string) error {
-		if down && to == serverB && what != "content" && what != "status" {
-			return mimiport.Errorf("network", mimiport.KindPeer, "lost")
-		}
-		return nil
-	}
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	p.lost = func(to, what string) bool { return down && to == serverB && what != "content" && what != "status" }
+	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "decided", "staged")
 	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {

@@ -52,16 +52,9 @@ func (p *play) expectAbortedForGood(a *attempt) {
 // TestDecideBy: S aborts by its own clock, and a vote that comes later changes nothing.
 func TestDecideBy(t *testing.T) {
 	p := newPlay(t)
-	p.refuse = func(to, what string) error {
-		if what == "vote" { // B votes, and A does not hear of it
-			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
-		}
-		return nil
-	}
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	// B votes, and A does not hear of it
+	p.lost = func(_, what string) bool { return what == "vote" }
+	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "frozen", "staged")
 	p.now = p.now.Add(2 * time.Minute)
@@ -74,10 +67,7 @@ func TestDecideBy(t *testing.T) {
 // TestLateVote: the vote's answer and the deadline meet; the clock decides, not the order in which rows are done.
 func TestLateVote(t *testing.T) {
 	p := newPlay(t)
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	a := p.begin(serverA, serverB, bob)
 	p.now = p.now.Add(2 * time.Minute)
 	rows, _, err := p.stores[serverA].Due(t.Context(), p.now, 100)
 	if err != nil {
@@ -97,10 +87,7 @@ func TestLateVote(t *testing.T) {
 // TestTargetRefuses: a final refusal by T aborts at once.
 func TestTargetRefuses(t *testing.T) {
 	p := newPlay(t)
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	a := p.begin(serverA, serverB, bob)
 	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"target":"nobody"}`)); err != nil {
 		t.Fatal(err)
 	}
@@ -112,16 +99,13 @@ func TestTargetRefuses(t *testing.T) {
 // TestSourcePolicyBeforeContent: S asks its policy again just before the content leaves.
 func TestSourcePolicyBeforeContent(t *testing.T) {
 	p := newPlay(t)
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	a := p.begin(serverA, serverB, bob)
 	p.rooms.power[bob] = 0
-	p.refuse = func(to, what string) error {
+	p.lost = func(_, what string) bool {
 		if what == "content" {
 			t.Error("content left")
 		}
-		return nil
+		return false
 	}
 	p.run()
 	p.expect(a, "aborted", "dropped")
@@ -131,16 +115,8 @@ func TestSourcePolicyBeforeContent(t *testing.T) {
 func TestConfirmationLost(t *testing.T) {
 	p := newPlay(t)
 	silent := true
-	p.refuse = func(to, what string) error {
-		if silent && (what == "confirmation" || what == "status" && to == serverA) {
-			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
-		}
-		return nil
-	}
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	p.lost = func(to, what string) bool { return silent && (what == "confirmation" || what == "status" && to == serverA) }
+	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "decided", "staged")
 	_, err := p.submit(serverB, bob, &delivery.SubmitRequest{Message: a.commit.Next.Application(nil, 10)})
@@ -159,16 +135,8 @@ func TestConfirmationLost(t *testing.T) {
 // TestMemberShowsConfirmation: any member's copy of the decision activates T, when S cannot be reached.
 func TestMemberShowsConfirmation(t *testing.T) {
 	p := newPlay(t)
-	p.refuse = func(to, what string) error {
-		if what == "confirmation" {
-			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
-		}
-		return nil
-	}
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	p.lost = func(_, what string) bool { return what == "confirmation" }
+	a := p.begin(serverA, serverB, bob)
 	p.run()
 	st, err := p.initiate(a) // the answer to a repeated Init carries the confirmation
 	if err != nil || st.State != "decided" || st.Confirmation == nil {
@@ -189,16 +157,11 @@ func TestMemberShowsConfirmation(t *testing.T) {
 func TestEachStepRepeats(t *testing.T) {
 	p := newPlay(t)
 	seen := map[string]int{}
-	p.refuse = func(to, what string) error {
-		if seen[what]++; seen[what] == 1 && what != "status" && what != "to-device" {
-			return mimiport.Errorf("network", mimiport.KindPeer, "lost")
-		}
-		return nil
+	p.lost = func(_, what string) bool {
+		seen[what]++
+		return seen[what] == 1 && what != "status" && what != "to-device"
 	}
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	a := p.begin(serverA, serverB, bob)
 	data, err := p.stores[serverA].Content(t.Context(), a.id)
 	if err != nil {
 		t.Fatal(err)
@@ -334,10 +297,7 @@ func TestOfferIsBound(t *testing.T) {
 // TestTamperedContent: T votes for nothing but what S signed about the group that the offer names.
 func TestTamperedContent(t *testing.T) {
 	p := newPlay(t)
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	a := p.begin(serverA, serverB, bob)
 	data, err := p.stores[serverA].Content(t.Context(), a.id)
 	if err != nil {
 		t.Fatal(err)
@@ -400,16 +360,8 @@ func (p *play) resign(data []byte, edit func(*mimiport.GroupState)) []byte {
 // TestForgedDecisions: a confirmation or an abort counts only when it is for this migration and signed by S.
 func TestForgedDecisions(t *testing.T) {
 	p := newPlay(t)
-	p.refuse = func(to, what string) error {
-		if what == "confirmation" {
-			return mimiport.Errorf("network", mimiport.KindPeer, "cut")
-		}
-		return nil
-	}
-	a := p.mustRequest(serverA, serverB, bob)
-	if _, err := p.initiate(a); err != nil {
-		t.Fatal(err)
-	}
+	p.lost = func(_, what string) bool { return what == "confirmation" }
+	a := p.begin(serverA, serverB, bob)
 	p.run()
 	response, err := mimiport.UnmarshalMigrationResponse(a.offer.MigrationResponse)
 	if err != nil {
@@ -525,12 +477,7 @@ func TestBothOutcomes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPlay(t)
 			a := p.mustRequest(serverA, serverB, bob)
-			p.refuse = func(_, what string) error {
-				if what == "vote" {
-					return mimiport.Errorf("network", mimiport.KindPeer, "cut")
-				}
-				return nil
-			}
+			p.lost = func(_, what string) bool { return what == "vote" }
 			if _, err := p.initiate(a); err != nil {
 				t.Fatal(err)
 			}

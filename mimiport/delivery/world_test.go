@@ -40,7 +40,7 @@ type world struct {
 	stores   map[string]delivery.Store
 	keys     map[string]ed25519.PrivateKey
 	got      []delivered // what devices received, in order
-	refuse   func(to, what string) error
+	lost     func(to, what string) bool // what the network swallows
 }
 
 // delivered is a fan-out event that reached a device.
@@ -55,7 +55,7 @@ func newWorld(t *testing.T) *world {
 		stores: map[string]delivery.Store{}, keys: map[string]ed25519.PrivateKey{},
 		rooms: &fakeRooms{joined: map[string]bool{alice: true, bob: true}, power: map[string]int64{alice: 100, bob: 100}},
 	}
-	w.refuse = func(string, string) error { return nil }
+	w.lost = func(string, string) bool { return false }
 	limits := delivery.DefaultLimits()
 	limits.Wait = 0 // the outbox runs when the test says so, not while a request waits
 	for i, name := range []string{serverA, serverB} {
@@ -193,11 +193,19 @@ func (k fakeKeys) KeyObject(_ context.Context, server, _ string) ([]byte, error)
 	return []byte(`{"server_name":"` + server + `"}`), nil
 }
 
+// carry takes something to a server, unless the network swallows it.
+func (w *world) carry(to, what string) error {
+	if w.lost(to, what) {
+		return mimiport.Errorf("network", mimiport.KindPeer, "%s was lost", what)
+	}
+	return nil
+}
+
 // fakeSender calls the other service directly.
 type fakeSender struct{ w *world }
 
 func (s fakeSender) ToDevice(_ context.Context, _, to, _ string, devices map[string][]string, content json.RawMessage) error {
-	if err := s.w.refuse(to, "to-device"); err != nil {
+	if err := s.w.carry(to, "to-device"); err != nil {
 		return err
 	}
 	for _, user := range slices.Sorted(maps.Keys(devices)) {
@@ -213,18 +221,18 @@ func (s fakeSender) ToDevice(_ context.Context, _, to, _ string, devices map[str
 }
 
 func (s fakeSender) PutContent(ctx context.Context, from, to string, up *delivery.ContentUpload) (*delivery.SignedRequest, error) {
-	if err := s.w.refuse(to, "content"); err != nil {
+	if err := s.w.carry(to, "content"); err != nil {
 		return nil, err
 	}
 	vote, err := s.w.services[to].PutContent(ctx, from, up)
 	if err == nil {
-		err = s.w.refuse(from, "vote")
+		err = s.w.carry(from, "vote")
 	}
 	return vote, err
 }
 
 func (s fakeSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
-	if err := s.w.refuse(to, "confirmation"); err != nil {
+	if err := s.w.carry(to, "confirmation"); err != nil {
 		return err
 	}
 	_, err := s.w.services[to].ConfirmMigration(ctx, delivery.Caller{Server: from}, id, m)
@@ -232,14 +240,14 @@ func (s fakeSender) PutConfirmation(ctx context.Context, from, to string, id mim
 }
 
 func (s fakeSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
-	if err := s.w.refuse(to, "abort"); err != nil {
+	if err := s.w.carry(to, "abort"); err != nil {
 		return err
 	}
 	return s.w.services[to].AbortFromSource(ctx, from, id, m)
 }
 
 func (s fakeSender) PutLineage(ctx context.Context, from, to string, groupID []byte, req *delivery.LineageRequest) error {
-	if err := s.w.refuse(to, "lineage"); err != nil {
+	if err := s.w.carry(to, "lineage"); err != nil {
 		return err
 	}
 	_, err := s.w.services[to].ShowLineage(ctx, delivery.Caller{Server: from}, groupID, req)
@@ -247,7 +255,7 @@ func (s fakeSender) PutLineage(ctx context.Context, from, to string, groupID []b
 }
 
 func (s fakeSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
-	if err := s.w.refuse(to, "status"); err != nil {
+	if err := s.w.carry(to, "status"); err != nil {
 		return nil, err
 	}
 	return s.w.services[to].Migration(ctx, delivery.Caller{Server: from}, id)
