@@ -115,7 +115,9 @@ func TestSourcePolicyBeforeContent(t *testing.T) {
 func TestConfirmationLost(t *testing.T) {
 	p := newPlay(t)
 	silent := true
-	p.lost = func(to, what string) bool { return silent && (what == "confirmation" || what == "status" && to == serverA) }
+	p.lost = func(to, what string) bool {
+		return silent && (what == "confirmation" || what == "status" && to == serverA)
+	}
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "decided", "staged")

@@ -39,7 +39,7 @@ type world struct {
 	services map[string]*delivery.Service
 	stores   map[string]delivery.Store
 	keys     map[string]ed25519.PrivateKey
-	got      []delivered // what devices received, in order
+	got      []delivered                // what devices received, in order
 	lost     func(to, what string) bool // what the network swallows
 }
 
