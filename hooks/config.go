@@ -119,6 +119,17 @@ type Retention struct {
 	Evidence time.Duration `yaml:"evidence"`
 }
 
+// horizon is what is past its retention.
+func (r *Retention) horizon(now time.Time) delivery.Horizon {
+	ago := func(d time.Duration) time.Time {
+		if d == 0 {
+			return time.Time{}
+		}
+		return now.Add(-d)
+	}
+	return delivery.Horizon{Log: ago(r.Log), Offers: ago(r.Offers), Evidence: ago(r.Evidence)}
+}
+
 // Federation bounds outgoing requests. A server name in a request is chosen by whoever sends it.
 type Federation struct {
 	// AllowPrivateNetworks permits requests to loopback, private, link-local and other addresses that are not public.

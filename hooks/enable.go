@@ -11,6 +11,7 @@ import (
 	mathrand "math/rand/v2"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -108,7 +109,7 @@ func enable(d *Deps, cfg *Config) error {
 	} {
 		a.mount(metrics, log)
 	}
-	run(d.Process, service, store, log)
+	run(d.Process, service, store, cfg.Retention, log)
 	return watchRooms(d, service.RoomChanged, log)
 }
 
@@ -149,16 +150,34 @@ func engines() map[string]mls.Engine {
 	return map[string]mls.Engine{rfc9420.Protocol(): rfc9420}
 }
 
-// run works off what is due until the homeserver shuts down.
-func run(pc *process.ProcessContext, service *delivery.Service, store *storage.Store, log *slog.Logger) {
+// run works off what is due, and forgets what is past its retention, until the homeserver shuts down.
+func run(pc *process.ProcessContext, service *delivery.Service, store *storage.Store, keep Retention, log *slog.Logger) {
 	worker := outbox.New(store, service.Do, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
 	pc.ComponentStarted()
 	go func() {
 		defer pc.ComponentFinished()
-		worker.Run(pc.Context())
+		var work sync.WaitGroup
+		work.Go(func() { worker.Run(pc.Context()) })
+		work.Go(func() { forget(pc.Context(), store, keep, log) })
+		work.Wait()
 		if err := store.Close(); err != nil {
 			log.Error("the database was not closed", "err", err)
 		}
 	}()
+}
+
+// forget looks once an hour for what is past its retention.
+func forget(ctx context.Context, store *storage.Store, keep Retention, log *slog.Logger) {
+	hour := time.NewTicker(time.Hour)
+	defer hour.Stop()
+	for ctx.Err() == nil {
+		if err := store.Forget(ctx, keep.horizon(time.Now())); err != nil && ctx.Err() == nil {
+			log.Error("what is past its retention was not deleted", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-hour.C:
+		}
+	}
 }

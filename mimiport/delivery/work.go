@@ -29,6 +29,8 @@ func (s *Service) Do(ctx context.Context, row Row) error {
 		return s.expel(ctx, &row)
 	case RowLineage:
 		return s.showLineage(ctx, &row)
+	case RowCompact:
+		return s.compact(ctx, &row)
 	}
 	return fmt.Errorf("delivery: unknown kind of row %q", row.Kind)
 }

@@ -1,0 +1,68 @@
+package delivery_test
+
+import (
+	"errors"
+	"math"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// A log that outweighs its snapshot is compacted by the outbox, and nobody notices but who loads the group.
+func TestCompaction(t *testing.T) {
+	p := newPlay(t)
+	key := delivery.GroupKey{ID: p.id}
+	bound := p.group
+	const commits = 300 // of some 700 bytes each: more than twice what is compacted
+	for range commits {
+		p.commit(serverA, alice, mlstest.CommitOptions{})
+		p.say(serverA, bob)
+		if p.group.Epoch()%20 == 0 {
+			p.run()
+		}
+	}
+	p.run()
+	snap, err := p.stores[serverA].Snapshot(t.Context(), key, math.MaxInt64)
+	if err != nil || snap.Epoch+commits/2 < p.group.Epoch() {
+		t.Fatalf("at epoch %d the last snapshot is %+v, %v", p.group.Epoch(), snap, err)
+	}
+	if first, err := p.stores[serverA].Snapshot(t.Context(), key, bound.Epoch()); !errors.Is(err, delivery.ErrNotFound) {
+		t.Errorf("the first snapshot is still there: %+v, %v", first, err)
+	}
+
+	p.restart(serverA)
+	p.expectHosted(serverA, 0)
+	for _, epoch := range []uint64{p.group.Epoch() - 1, snap.Epoch, snap.Epoch - 1} {
+		if _, err := p.services[serverA].RatchetTree(t.Context(), caller(alice), p.id, epoch); err != nil {
+			t.Errorf("the tree of epoch %d: %v", epoch, err)
+		}
+	}
+	log, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, delivery.MessagesQuery{Limit: 2})
+	if err != nil || len(log.Messages) != 2 || log.Messages[0].Seq != 1 {
+		t.Errorf("the log begins with %+v, %v", log, err)
+	}
+	p.commit(serverA, bob, mlstest.CommitOptions{})
+}
+
+// A snapshot is of an epoch as it began: what was proposed in it is in the log after it.
+func TestCompactionKeepsProposals(t *testing.T) {
+	p := newPlay(t)
+	for range 120 {
+		p.commit(serverA, alice, mlstest.CommitOptions{})
+	}
+	proposal := p.group.Propose(1, p.group.Update(1))
+	if _, err := p.submit(serverA, bob, &delivery.SubmitRequest{Message: proposal}); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.restart(serverA)
+	p.commit(serverA, alice, mlstest.CommitOptions{References: [][]byte{proposal}})
+	p.restart(serverA)
+	p.expectHosted(serverA, 0)
+}
+
+// restart makes a server forget what is in memory only.
+func (p *play) restart(server string) {
+	p.services[server] = delivery.New(p.services[server].Deps)
+}
