@@ -251,8 +251,7 @@ func TestLargestGroup(t *testing.T) {
 	_, _, err = proposeAll(t, g, last).Commit(m.Commit(0, nil, append(adds, last)...).Message, nil)
 	wantRule(t, err, mimiport.KindTooLarge, "")
 
-	m.Commit(0, nil, adds...)
-	m.clients[0].Merge()
+	m = grow(t, framing.MaxLeaves)
 	path := m.Commit(0, nil)
 	after, e, err := m.open().Commit(path.Message, path.GroupInfo)
 	if must(after, err)(t); !e.HasPath {
