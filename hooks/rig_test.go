@@ -179,7 +179,7 @@ func (h *homeserver) quiesce(t *testing.T) {
 	js, _ := h.NATS.Prepare(h.Process, &h.Config.Global.JetStream)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for calm := 0; calm < 2; <-tick.C {
+	for calm := 0; calm < 2 && h.Process.Context().Err() == nil; <-tick.C {
 		if busy(t, js) {
 			calm = 0
 		} else {
