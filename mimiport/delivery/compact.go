@@ -91,13 +91,9 @@ func (s *Service) compact(ctx context.Context, row *Row) error {
 
 // begun is the present epoch as it began, the number of the log entry to replay on it first, and the epoch of the last snapshot.
 func (s *Service) begun(ctx context.Context, g *Group) (state mls.Group, seq, last uint64, err error) {
-	defer s.locks.lock(g.ID)()
-	if g, err = s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term}); err != nil { // as it is now that the lock is held
-		return nil, 0, 0, err
-	}
-	l, err := s.live(ctx, g)
-	if err != nil {
-		return nil, 0, 0, err
-	}
-	return l.begun, l.begunSeq, l.stored.epoch, nil
+	err = s.locked(ctx, GroupKey{g.ID, g.Term}, func(_ *Group, l *live) error {
+		state, seq, last = l.begun, l.begunSeq, l.stored.epoch
+		return nil
+	})
+	return state, seq, last, err
 }

@@ -278,11 +278,12 @@ func (s *Service) Group(ctx context.Context, c Caller, id []byte) (*GroupRespons
 	if err := s.here(ctx, g); err != nil {
 		return nil, err
 	}
-	state, err := s.current(ctx, g)
-	if err != nil {
-		return nil, err
-	}
-	return s.describe(g, state)
+	var res *GroupResponse
+	err = s.locked(ctx, GroupKey{g.ID, g.Term}, func(g *Group, l *live) (err error) {
+		res, err = s.describe(g, l.mls)
+		return err
+	})
+	return res, err
 }
 
 func (s *Service) describe(g *Group, state mls.Group) (*GroupResponse, error) {
@@ -353,21 +354,20 @@ func (s *Service) RatchetTree(ctx context.Context, c Caller, id []byte, epoch ui
 	return state.RatchetTree(), nil
 }
 
-func (s *Service) stateAt(ctx context.Context, g *Group, epoch uint64) (mls.Group, error) {
-	if epoch == g.Epoch {
-		return s.current(ctx, g)
+func (s *Service) stateAt(ctx context.Context, g *Group, epoch uint64) (state mls.Group, err error) {
+	err = s.locked(ctx, GroupKey{g.ID, g.Term}, func(_ *Group, l *live) error {
+		switch {
+		case l.mls.Epoch() == epoch:
+			state = l.mls
+		case l.before != nil && l.before.Epoch() == epoch:
+			state = l.before
+		}
+		return nil
+	})
+	if err != nil || state != nil {
+		return state, err
 	}
 	return s.at(ctx, g, epoch)
-}
-
-// current is the group's state after its last entry.
-func (s *Service) current(ctx context.Context, g *Group) (mls.Group, error) {
-	defer s.locks.lock(g.ID)()
-	l, err := s.live(ctx, g)
-	if err != nil {
-		return nil, err
-	}
-	return l.mls, nil
 }
 
 // The sizes of a piece of the log.

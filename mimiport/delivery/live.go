@@ -85,7 +85,8 @@ func (r roster) servers() []string {
 	return servers
 }
 
-// live returns the group's state after its last entry. The caller holds the group's lock.
+// live returns the group's state after its last entry. The caller has held the group's lock since before it loaded g: an older row
+// would take the group back.
 func (s *Service) live(ctx context.Context, g *Group) (*live, error) {
 	key := cacheKey{string(g.ID), g.Term}
 	l := s.cache.get(key)
@@ -104,26 +105,27 @@ func (s *Service) live(ctx context.Context, g *Group) (*live, error) {
 	return l, nil
 }
 
-// at returns the group's state at an epoch in the past. One before the last is apart from the cache.
-func (s *Service) at(ctx context.Context, g *Group, epoch uint64) (mls.Group, error) {
-	if before, err := s.beforeLast(ctx, g); err != nil || before != nil && before.Epoch() == epoch {
-		return before, err
+// locked gives f the group as it is while its lock is held.
+func (s *Service) locked(ctx context.Context, key GroupKey, f func(*Group, *live) error) error {
+	defer s.locks.lock(key.ID)()
+	g, err := s.Store.GroupAt(ctx, key)
+	if err != nil {
+		return err
 	}
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return err
+	}
+	return f(g, l)
+}
+
+// at returns the group's state at an epoch in the past, apart from the cache.
+func (s *Service) at(ctx context.Context, g *Group, epoch uint64) (mls.Group, error) {
 	l, err := s.open(ctx, g, epoch)
 	if err != nil {
 		return nil, err
 	}
 	return l.mls, s.follow(ctx, g, l, epoch)
-}
-
-// beforeLast is the epoch before the present one, nil where it is not at hand.
-func (s *Service) beforeLast(ctx context.Context, g *Group) (mls.Group, error) {
-	defer s.locks.lock(g.ID)()
-	l, err := s.live(ctx, g)
-	if err != nil {
-		return nil, err
-	}
-	return l.before, nil
 }
 
 // open loads the latest snapshot at or before an epoch.

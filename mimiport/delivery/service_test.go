@@ -255,3 +255,35 @@ func TestReservedIDs(t *testing.T) {
 	_, err = svc.Group(t.Context(), caller(alice), reserved.GroupID)
 	expectKind(t, err, mimiport.KindUnknownGroup)
 }
+
+// TestReadersMeetWriters: while members commit, whoever reads the group is told one epoch as it is or was, and nobody is disturbed.
+func TestReadersMeetWriters(t *testing.T) {
+	p := newPlay(t)
+	svc := p.services[serverA]
+	done := make(chan error)
+	for range 4 {
+		go func() {
+			for range 200 {
+				g, err := svc.Group(t.Context(), caller(bob), p.id)
+				if err == nil {
+					_, err = svc.RatchetTree(t.Context(), caller(bob), p.id, g.Epoch)
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	for range 50 {
+		p.commit(serverA, alice, mlstest.CommitOptions{})
+		p.say(serverA, bob)
+	}
+	for range 4 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	p.expectHosted(serverA, 0)
+}

@@ -21,10 +21,11 @@ func (s *Service) Submit(ctx context.Context, c Caller, id []byte, req *SubmitRe
 	}
 	defer s.locks.lock(id)()
 	var res *SubmitResponse
-	return res, retryConflicts(func() (err error) {
+	err := retryConflicts(func() (err error) {
 		res, err = s.submit(ctx, c, id, req)
 		return err
 	})
+	return res, err
 }
 
 // submit accepts one message into the log, by a compare-and-set on the group's row. The caller holds the group's lock.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -168,24 +169,15 @@ func (s *Service) recipients(ctx context.Context, g *Group, e *Entry, server str
 }
 
 // membersAt is a copy of the group's roster for one server.
-func (s *Service) membersAt(ctx context.Context, g *Group, server string) (map[string]map[string]int, error) {
-	defer s.locks.lock(g.ID)()
-	g, err := s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term}) // as it is now that the lock is held
-	if err != nil {
-		return nil, err
-	}
-	l, err := s.live(ctx, g)
-	if err != nil {
-		return nil, err
-	}
-	members := make(map[string]map[string]int, len(l.roster[server]))
-	for user, devices := range l.roster[server] {
-		members[user] = make(map[string]int, len(devices))
-		for device, n := range devices {
-			members[user][device] = n
+func (s *Service) membersAt(ctx context.Context, g *Group, server string) (members map[string]map[string]int, err error) {
+	err = s.locked(ctx, GroupKey{g.ID, g.Term}, func(_ *Group, l *live) error {
+		members = make(map[string]map[string]int, len(l.roster[server]))
+		for user, devices := range l.roster[server] {
+			members[user] = maps.Clone(devices)
 		}
-	}
-	return members, nil
+		return nil
+	})
+	return members, err
 }
 
 // Migration implements API: for the two servers, the migrating user and the room's members.

@@ -1,0 +1,235 @@
+package delivery_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
+)
+
+// engines are the databases that a server may have, here with all that makes them durable.
+var engines = []struct {
+	name string
+	open func(testing.TB) (delivery.Store, error)
+}{
+	{"sqlite", func(tb testing.TB) (delivery.Store, error) {
+		return sqlite.Open(tb.Context(), "file:"+filepath.Join(tb.TempDir(), "mimi.db"))
+	}},
+	{"postgres", func(tb testing.TB) (delivery.Store, error) {
+		return postgres.Open(tb.Context(), pgtest.Start(tb).Database(tb), postgres.Pool{MaxOpen: 10, MaxIdle: 10})
+	}},
+}
+
+// onEngines runs a benchmark on a service with a fresh database of each kind.
+func onEngines(b *testing.B, run func(*testing.B, *delivery.Service)) {
+	for _, engine := range engines {
+		b.Run(engine.name, func(b *testing.B) {
+			store, err := engine.open(b)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { store.Close() })
+			run(b, serviceOn(store))
+		})
+	}
+}
+
+// everybody is a room that all have joined.
+type everybody struct{ delivery.Rooms }
+
+func (everybody) Standing(context.Context, string, string) (delivery.Standing, error) {
+	return delivery.Standing{Exists: true, Joined: true}, nil
+}
+
+func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
+
+func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }
+
+func serviceOn(store delivery.Store) *delivery.Service {
+	limits := delivery.DefaultLimits()
+	limits.MessageBytes, limits.CacheBytes = 64<<20, 1<<30 // a group of 50,000 is bound whole
+	policy := delivery.DefaultPolicy()
+	policy.Quotas.Groups = 0
+	return delivery.New(delivery.Deps{
+		Server: serverA, IsLocal: func(s string) bool { return s == serverA },
+		Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits())},
+		Store:   store, Rooms: everybody{}, Now: time.Now, Rand: rand.NewChaCha8([32]byte{}),
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), DefaultPolicy: policy, Limits: limits,
+	})
+}
+
+// crowd is a group on a service, whose members all are on a few servers. Its creator is leaf 0.
+type crowd struct {
+	service *delivery.Service
+	id      []byte
+	group   *mlstest.Group
+}
+
+// users are those of a crowd. The first is local.
+func users(n int) []string {
+	const servers = 10
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("@user%d:%c.example", i, 'a'+i%servers)
+	}
+	return list
+}
+
+func newCrowd(tb testing.TB, service *delivery.Service, members int) *crowd {
+	tb.Helper()
+	creator := caller("@user0:a.example")
+	reserved, err := service.ReserveGroup(tb.Context(), creator, &delivery.ReserveGroupRequest{RoomID: room})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c := &crowd{service: service, id: reserved.GroupID}
+	var identities [][]byte
+	for _, user := range users(members) {
+		identities = append(identities, mlstest.Identity(user, "DEVICE"))
+	}
+	c.group = mlstest.New(mlstest.Options{GroupID: c.id, Members: identities, Populated: true})
+	if _, err := service.BindGroup(tb.Context(), creator, c.id, &delivery.BindGroupRequest{
+		Protocol: "mls10", GroupInfo: c.group.GroupInfo(), RatchetTree: c.group.RatchetTree(),
+	}); err != nil {
+		tb.Fatal(err)
+	}
+	return c
+}
+
+// next is a Commit with a full path by one member after the other, and the request for it.
+func (c *crowd) next(i, members int) (delivery.Caller, *delivery.SubmitRequest) {
+	leaf := i * 7919 % members
+	commit := c.group.Commit(mlstest.CommitOptions{Sender: uint32(leaf), Path: true})
+	c.group = commit.Next
+	user := users(leaf + 1)[leaf]
+	return caller(user), &delivery.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo}
+}
+
+// BenchmarkCommit accepts Commits one after the other in groups of growing size, each one with its fan-out to ten servers stored.
+func BenchmarkCommit(b *testing.B) {
+	onEngines(b, func(b *testing.B, service *delivery.Service) {
+		for _, members := range []int{100, 1_000, 10_000, 50_000} {
+			b.Run(fmt.Sprintf("members=%d", members), func(b *testing.B) {
+				c := newCrowd(b, service, members)
+				from, warm := c.next(0, members)
+				if _, err := service.Submit(b.Context(), from, c.id, warm); err != nil { // loads the group
+					b.Fatal(err)
+				}
+				var took []time.Duration
+				bytes := 0
+				b.ReportAllocs()
+				b.ResetTimer()
+				for i := range b.N {
+					b.StopTimer()
+					from, req := c.next(i+1, members)
+					b.StartTimer()
+					begin := time.Now()
+					if _, err := service.Submit(b.Context(), from, c.id, req); err != nil {
+						b.Fatal(err)
+					}
+					took = append(took, time.Since(begin))
+					bytes += len(req.Message) + len(req.GroupInfo)
+				}
+				report(b, took)
+				b.ReportMetric(float64(bytes)/float64(b.N), "written-B/op")
+			})
+		}
+	})
+}
+
+func report(b *testing.B, took []time.Duration) {
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
+}
+
+// BenchmarkGroups accepts Commits in 1,000 groups of ten members at once, 64 requests at a time.
+func BenchmarkGroups(b *testing.B) {
+	const groups, members, atOnce = 1_000, 10, 64
+	onEngines(b, func(b *testing.B, service *delivery.Service) {
+		crowds := make(chan *crowd, groups)
+		for range groups {
+			crowds <- newCrowd(b, service, members)
+		}
+		var wait sync.WaitGroup
+		work := make(chan int)
+		b.ResetTimer()
+		for range atOnce {
+			wait.Go(func() {
+				for i := range work {
+					c := <-crowds
+					from, req := c.next(i, members)
+					if _, err := service.Submit(b.Context(), from, c.id, req); err != nil {
+						b.Error(err)
+					}
+					crowds <- c
+				}
+			})
+		}
+		for i := range b.N {
+			work <- i
+		}
+		close(work)
+		wait.Wait()
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "Commits/s")
+	})
+}
+
+// BenchmarkColdLoad answers for a group of 10,000 that is not in memory.
+func BenchmarkColdLoad(b *testing.B) {
+	onEngines(b, func(b *testing.B, service *delivery.Service) {
+		c := newCrowd(b, service, 10_000)
+		for b.Loop() {
+			cold := delivery.New(service.Deps)
+			if _, err := cold.Group(b.Context(), caller("@user0:a.example"), c.id); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkIdle measures the heap that 10,000 groups of ten members take while they are loaded.
+func BenchmarkIdle(b *testing.B) {
+	const groups, members = 10_000, 10
+	service := serviceOn(memory.New())
+	var crowds []*crowd
+	for range groups {
+		c := newCrowd(b, service, members)
+		c.group = nil
+		crowds = append(crowds, c)
+	}
+	for b.Loop() {
+		loaded := delivery.New(service.Deps)
+		before := heap()
+		for _, c := range crowds {
+			if _, err := loaded.Group(b.Context(), caller("@user0:a.example"), c.id); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(heap()-before)/groups, "B/group")
+		runtime.KeepAlive(loaded)
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc)
+}
