@@ -8,7 +8,7 @@ UNITS   = $(shell $(GO) list ./... | grep -v /integration)
 # How long each fuzz target runs.
 FUZZTIME ?= 5s
 
-.PHONY: demo test test-go test-ts test-integration lint fuzz clean
+.PHONY: demo test test-go test-ts test-integration lint fuzz bench clean
 
 demo: $(DRIVER) ## move a live group between two real homeservers, step by step
 	$(GO) run ./integration/demo
@@ -45,6 +45,9 @@ fuzz: ## every fuzz target for FUZZTIME
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; \
 	done
+
+bench: ## import, Commit, export and memory of large groups, beside what their signatures alone cost
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./mimiport/mls
 
 clean:
 	rm -rf $(TS)/dist $(TS)/node_modules

@@ -97,6 +97,9 @@ func (g *group) checkInfo(info *rfc9420.GroupInfo) error {
 	if err := g.require(len(info.ConfirmationTag) == g.suite.Hash.Size(), ruleConfirmationTag); err != nil {
 		return err
 	}
+	if err := g.require(uniqueTypes(info.Extensions), ruleExtensionsUnique); err != nil {
+		return err
+	}
 	signer := g.tree.find(info.Signer)
 	if signer == nil {
 		return refuse(ruleInfoSigner)

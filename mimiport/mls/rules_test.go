@@ -456,6 +456,9 @@ func infoOffences(s scene) []offence {
 			i.Extensions = extensions(int(rfc9420.ExtensionRatchetTree), s.RatchetTree())
 		})),
 		opens(ruleInfoSigner, s.unsigned(func(i *rfc9420.GroupInfo) { i.Signer = 6 }), s.RatchetTree()).because("a blank leaf has no key"),
+		s.commits(ruleExtensionsUnique, edit(func(i *rfc9420.GroupInfo) {
+			i.Extensions = extensions(grease, []byte{}, grease, []byte{})
+		})),
 		s.submits(ruleInfoSignature, forged),
 		s.commits(ruleInfoContext, edit(func(i *rfc9420.GroupInfo) { i.Context.Epoch++ })),
 		s.commits(ruleInfoConfirmationTag, edit(func(i *rfc9420.GroupInfo) { i.ConfirmationTag = flip(i.ConfirmationTag) })),
