@@ -84,11 +84,12 @@ func enable(d *Deps, cfg *Config) error {
 	keys := &keys{config: &d.Config.FederationAPI, ring: d.KeyRing, client: web, now: time.Now, log: log}
 	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: time.Now}
 	remote := federation.NewClient(keys.identity, web, time.Now)
+	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)})
 	service := delivery.New(delivery.Deps{
 		Server: string(global.ServerName), IsLocal: isLocal,
 		Engines: engines(),
-		Store:   store, Keys: keys, Rooms: rooms,
-		Sender:        &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)},
+		Store:   kept, Keys: keys, Rooms: rooms,
+		Sender:        sender,
 		Now:           time.Now,
 		Rand:          rand.Reader,
 		Log:           log,
@@ -109,7 +110,7 @@ func enable(d *Deps, cfg *Config) error {
 	} {
 		a.mount(metrics, log)
 	}
-	run(d.Process, service, store, cfg.Retention, log)
+	run(d.Process, service, kept, cfg.Retention, log)
 	return watchRooms(d, service.RoomChanged, log)
 }
 
@@ -151,7 +152,7 @@ func engines() map[string]mls.Engine {
 }
 
 // run works off what is due, and forgets what is past its retention, until the homeserver shuts down.
-func run(pc *process.ProcessContext, service *delivery.Service, store *storage.Store, keep Retention, log *slog.Logger) {
+func run(pc *process.ProcessContext, service *delivery.Service, store delivery.Store, keep Retention, log *slog.Logger) {
 	worker := outbox.New(store, service.Do, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
 	pc.ComponentStarted()
@@ -168,7 +169,7 @@ func run(pc *process.ProcessContext, service *delivery.Service, store *storage.S
 }
 
 // forget looks once an hour for what is past its retention.
-func forget(ctx context.Context, store *storage.Store, keep Retention, log *slog.Logger) {
+func forget(ctx context.Context, store delivery.Store, keep Retention, log *slog.Logger) {
 	hour := time.NewTicker(time.Hour)
 	defer hour.Stop()
 	for ctx.Err() == nil {

@@ -33,7 +33,8 @@ mimi_portability:
 type Server struct {
 	Name string // the Matrix server name, localhost:PORT
 	Dir  string
-	URL  string // of the client API, http://localhost:PORT
+	URL  string   // of the client API, http://localhost:PORT
+	Env  []string // besides the test's own environment, from the next start on
 
 	network *Network
 	process *process
@@ -128,7 +129,7 @@ func (s *Server) launch() error {
 		"-https-bind-address", s.Name,
 		"-tls-cert", s.network.certFile(), "-tls-key", s.network.keyFile())
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.Dir, log, log
-	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+s.network.certFile())
+	cmd.Env = append(append(os.Environ(), "SSL_CERT_FILE="+s.network.certFile()), s.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return err
@@ -188,6 +189,15 @@ func (s *Server) Kill() error {
 	s.process = nil
 	return err
 }
+
+// Exited is closed when the process, which must have been started, is gone.
+func (s *Server) Exited() <-chan struct{} { return s.process.exited }
+
+// Pause stops the process where it stands until Resume, as a machine does that is out of memory.
+func (s *Server) Pause() error { return syscall.Kill(-s.process.cmd.Process.Pid, syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (s *Server) Resume() error { return syscall.Kill(-s.process.cmd.Process.Pid, syscall.SIGCONT) }
 
 // Stop asks the process to end and waits until it has. A process that ends with an error, or too late, is an error.
 func (s *Server) Stop() error {

@@ -1,0 +1,174 @@
+//go:build failpoints
+
+package hooks
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+// failpointEnv names the environment variable that says where this process is to end, and at which time it comes there:
+// "apply/frozen:before:1". Each durable write and each send is such a point, before and after. Every point that is passed is written
+// to standard error, so that a test knows that it knows them all.
+const failpointEnv = "MIMI_FAILPOINT"
+
+// instrument puts fail points around the store and the sender.
+func instrument(store delivery.Store, sender delivery.Sender) (delivery.Store, delivery.Sender) {
+	f := new(failpoints)
+	if at := strings.LastIndex(os.Getenv(failpointEnv), ":"); at >= 0 {
+		n, err := strconv.ParseInt(os.Getenv(failpointEnv)[at+1:], 10, 64)
+		if err != nil {
+			panic(err) // a test that is written wrongly
+		}
+		f.point = os.Getenv(failpointEnv)[:at]
+		f.left.Store(n)
+	}
+	return &failingStore{reads: store, store: store, at: f}, &failingSender{sender, f}
+}
+
+// failpoints is the one point at which the process is to end.
+type failpoints struct {
+	point string
+	left  atomic.Int64
+}
+
+// around does something that leaves a trace outside of this process's memory.
+func (f *failpoints) around(name string, do func() error) error {
+	f.pass(name + ":before")
+	err := do()
+	if err == nil { // what has failed has left no trace: that is the point before
+		f.pass(name + ":after")
+	}
+	return err
+}
+
+func (f *failpoints) pass(point string) {
+	fmt.Fprintln(os.Stderr, "failpoint", point)
+	if point == f.point && f.left.Add(-1) == 0 {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // until it arrives
+	}
+}
+
+// reads are the methods of a delivery.Store that leave no trace. A method that is neither here nor below does not compile.
+type reads interface {
+	Group(ctx context.Context, id []byte) (*delivery.Group, error)
+	GroupAt(ctx context.Context, key delivery.GroupKey) (*delivery.Group, error)
+	Groups(ctx context.Context, after []byte, limit int) ([]delivery.Group, error)
+	GroupsInRoom(ctx context.Context, roomID string) ([]delivery.Group, error)
+	CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error)
+	Snapshot(ctx context.Context, key delivery.GroupKey, epoch uint64) (*delivery.Snapshot, error)
+	Entries(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error)
+	Handshakes(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error)
+	EntryByHash(ctx context.Context, key delivery.GroupKey, hash [32]byte) (*delivery.Entry, error)
+	Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error)
+	Migrations(ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error)
+	CommitAborted(ctx context.Context, groupID []byte, hash []byte) (bool, error)
+	Content(ctx context.Context, id mimiport.MigrationID) ([]byte, error)
+	Due(ctx context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error)
+	Claim(ctx context.Context, key delivery.RowKey) (release func(), err error)
+	Evidence(ctx context.Context, groupID []byte) ([]delivery.Evidence, error)
+	Setting(ctx context.Context, name string) (json.RawMessage, error)
+	Close() error
+}
+
+// failingStore is a delivery.Store with a point before and after each transaction that writes.
+type failingStore struct {
+	reads
+	store delivery.Store
+	at    *failpoints
+}
+
+func (s *failingStore) Apply(ctx context.Context, c *delivery.Change) error {
+	return s.at.around("apply/"+transition(c), func() error { return s.store.Apply(ctx, c) })
+}
+
+// transition names a change by what it does to a migration, else by what it does to a group.
+func transition(c *delivery.Change) string {
+	switch {
+	case c.Migration != nil:
+		return string(c.Migration.State)
+	case len(c.Entries) > 0:
+		return string(c.Entries[0].Kind)
+	case len(c.Evidence) > 0:
+		return "evidence"
+	case c.Drop != nil:
+		return "purge"
+	case c.Group != nil:
+		return string(c.Group.State)
+	case len(c.Snapshots) > 0:
+		return "snapshot"
+	case len(c.Rows) > 0:
+		return "rows"
+	}
+	return "done"
+}
+
+func (s *failingStore) Retry(ctx context.Context, key delivery.RowKey, attempts int, due time.Time) error {
+	return s.at.around("retry", func() error { return s.store.Retry(ctx, key, attempts, due) })
+}
+
+func (s *failingStore) PutSetting(ctx context.Context, name string, value json.RawMessage) error {
+	return s.at.around("setting", func() error { return s.store.PutSetting(ctx, name, value) })
+}
+
+func (s *failingStore) AddSetting(ctx context.Context, name string, value json.RawMessage) (stored json.RawMessage, err error) {
+	err = s.at.around("setting", func() error {
+		stored, err = s.store.AddSetting(ctx, name, value)
+		return err
+	})
+	return stored, err
+}
+
+func (s *failingStore) Forget(ctx context.Context, before delivery.Horizon) error {
+	return s.at.around("forget", func() error { return s.store.Forget(ctx, before) })
+}
+
+// failingSender is a delivery.Sender with a point before and after each request.
+type failingSender struct {
+	sender delivery.Sender
+	at     *failpoints
+}
+
+func (s *failingSender) ToDevice(ctx context.Context, from, to, txn string, devices map[string][]string, content json.RawMessage) error {
+	return s.at.around("send/to-device", func() error { return s.sender.ToDevice(ctx, from, to, txn, devices, content) })
+}
+
+func (s *failingSender) PutContent(ctx context.Context, from, to string, c *delivery.ContentUpload) (vote *delivery.SignedRequest, err error) {
+	err = s.at.around("send/content", func() error {
+		vote, err = s.sender.PutContent(ctx, from, to, c)
+		return err
+	})
+	return vote, err
+}
+
+func (s *failingSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+	return s.at.around("send/confirmation", func() error { return s.sender.PutConfirmation(ctx, from, to, id, m) })
+}
+
+func (s *failingSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+	return s.at.around("send/abort", func() error { return s.sender.PutAbort(ctx, from, to, id, m) })
+}
+
+func (s *failingSender) PutLineage(ctx context.Context, from, to string, groupID []byte, req *delivery.LineageRequest) error {
+	return s.at.around("send/lineage", func() error { return s.sender.PutLineage(ctx, from, to, groupID, req) })
+}
+
+func (s *failingSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *delivery.MigrationStatus, err error) {
+	err = s.at.around("send/status", func() error {
+		st, err = s.sender.AskStatus(ctx, from, to, id)
+		return err
+	})
+	return st, err
+}
