@@ -51,8 +51,11 @@ func Start(tb testing.TB) *Server {
 	}
 	data := filepath.Join(directory, "data")
 	run("initdb", "-D", data, "-U", "mimi", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync")
-	const hasty = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off" // nothing here outlives the power
-	run("pg_ctl", "-D", data, "-w", "-o", fmt.Sprintf("-k %s -c listen_addresses='' -c max_connections=200 %s", directory, hasty), "start")
+	options := fmt.Sprintf("-k %s -c listen_addresses='' -c max_connections=200", directory)
+	if _, measured := tb.(*testing.B); !measured {
+		options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off" // nothing here outlives the power
+	}
+	run("pg_ctl", "-D", data, "-w", "-o", options, "start")
 	tb.Cleanup(func() { run("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop") })
 	return &Server{directory: directory}
 }
