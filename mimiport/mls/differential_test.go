@@ -183,6 +183,7 @@ func (d *duet) step() {
 		{"external joins", d.enters},
 		{"resyncs", d.resyncs},
 		{"offences", d.offends},
+		{"forgeries", d.forges},
 	}
 	s := steps[d.random.IntN(len(steps))]
 	d.count[s.name]++
@@ -200,11 +201,11 @@ func (d *duet) keyPackage() string {
 	return hexOf(c.KeyPackage())
 }
 
-// outsider is the leaf of a random member that a client does not own, and whether there is one.
-func (d *duet) outsider(name string) (uint32, bool) {
+// outsider is the leaf of a random member that is none of some clients, and whether there is one.
+func (d *duet) outsider(names ...string) (uint32, bool) {
 	var leaves []uint32
 	for m := range d.engine.Members() {
-		if d.clients[string(m.Identity)] != name {
+		if !slices.Contains(names, d.clients[string(m.Identity)]) {
 			leaves = append(leaves, m.Leaf)
 		}
 	}
@@ -250,7 +251,7 @@ func (d *duet) proposes(p fields) {
 func (d *duet) proposesAdd() { d.proposes(fields{"add": d.keyPackage()}) }
 
 func (d *duet) proposesRemove() {
-	if leaf, ok := d.outsider(""); ok {
+	if leaf, ok := d.outsider(); ok {
 		d.proposes(fields{"remove": leaf})
 	}
 }
@@ -278,7 +279,7 @@ func (d *duet) proposesUpdate() {
 }
 
 func (d *duet) proposesExternally() {
-	if leaf, ok := d.outsider(""); ok {
+	if leaf, ok := d.outsider(); ok {
 		g, _ := d.follow()
 		d.sends("", g.ProposeExternal(0, d.ds, g.Remove(leaf)))
 	}
@@ -372,6 +373,42 @@ func (d *duet) offends() {
 			d.t.Errorf("the engine accepts %x", message)
 		}
 		d.compare(nil, message, err, d.try("judge", fields{"name": name, "message": hexOf(message)}).Error)
+	}
+}
+
+// forges has a client make Commits of lists that nobody may commit, complete with their next epoch.
+func (d *duet) forges() {
+	if len(d.live) < 2 {
+		return
+	}
+	by, other := d.live[0], d.live[1]
+	leaf, ok := d.outsider(by, other)
+	if !ok {
+		return
+	}
+	var self uint32
+	for m := range d.engine.Members() {
+		if d.clients[string(m.Identity)] == by {
+			self = m.Leaf
+		}
+	}
+	add := fields{"add": d.keyPackage()}
+	for name, f := range map[string]fields{
+		"no offence":         {"proposals": []fields{{"remove": leaf}, add}}, // shows that the others are refused for theirs
+		"removes itself":     {"proposals": []fields{{"remove": self}}},
+		"removes twice":      {"proposals": []fields{{"remove": leaf}, {"remove": leaf}}},
+		"removes nobody":     {"proposals": []fields{{"remove": 1 << 20}}},
+		"adds twice":         {"proposals": []fields{add, add}},
+		"has no such member": {"proposals": []fields{}, "reference": hexOf(key(1))},
+		"enters from inside": {"proposals": []fields{{"init": hexOf(key(1))}}},
+	} {
+		f["name"] = by
+		c := d.do("forge", f)
+		_, _, err := d.engine.Commit(c.Message, c.GroupInfo)
+		if (err == nil) != (name == "no offence") {
+			d.t.Errorf("%s: %v", name, err)
+		}
+		d.compare(nil, c.Message, err, d.try("judge", fields{"name": other, "message": hexOf(c.Message)}).Error)
 	}
 }
 

@@ -9,6 +9,9 @@ const ts = (name) => load(`node_modules/ts-mls/dist/src/${name}.js`);
 const { createProposal, decodeMlsMessage, encodeMlsMessage } = await ts("index");
 const { encodeGroupContext } = await ts("groupContext");
 const { protectPublicMessage } = await ts("messageProtectionPublic");
+const { addLeafNode, removeLeafNode } = await ts("ratchetTree");
+const { nodeToLeafIndex, toLeafIndex } = await ts("treemath");
+const { conclude } = await load("dist/src/corrections/commit.js");
 
 const NOW = BigInt(Math.floor(Date.now() / 1000));
 const bytes = (hex) => new Uint8Array(Buffer.from(hex ?? "", "hex"));
@@ -32,10 +35,11 @@ async function byName(name, suite) {
   return clients.get(name);
 }
 
-const proposal = ({ add, remove }) =>
-  add !== undefined
-    ? { proposalType: "add", add: { keyPackage: decode(add).keyPackage } }
-    : { proposalType: "remove", remove: { removed: remove } };
+function proposal({ add, remove, init }) {
+  if (add !== undefined) return { proposalType: "add", add: { keyPackage: decode(add).keyPackage } };
+  if (init !== undefined) return { proposalType: "external_init", externalInit: { kemOutput: bytes(init) } };
+  return { proposalType: "remove", remove: { removed: remove } };
+}
 
 const commands = {
   async create({ name, group, suite, sender }) {
@@ -58,6 +62,42 @@ const commands = {
     const list = [...mls.pendingProposals(c.state), ...proposals.map((p) => mls.byValue(proposal(p)))];
     c.pending = await mls.commit(c.state, list, bytes(aad));
     return offer(c.pending);
+  },
+  // A Commit of any list, made without looking whether it may be: sealed as its sender would seal a valid one.
+  async forge({ name, proposals, reference }) {
+    const { state, suite } = clients.get(name);
+    const cs = await mls.cipherSuite(suite);
+    let tree = state.ratchetTree;
+    const newLeaves = [];
+    for (const { remove } of proposals) {
+      if (remove !== undefined && remove !== state.privatePath.leafIndex && tree[2 * remove] !== undefined)
+        tree = removeLeafNode(tree, toLeafIndex(remove));
+    }
+    for (const { add } of proposals) {
+      if (add === undefined) continue;
+      const [grown, node] = addLeafNode(tree, decode(add).keyPackage.leafNode);
+      tree = grown;
+      newLeaves.push(nodeToLeafIndex(node));
+    }
+    const self = toLeafIndex(state.privatePath.leafIndex);
+    const basis = {
+      context: state.groupContext,
+      confirmationTag: state.confirmationTag,
+      signKey: state.signaturePrivateKey,
+      sender: { senderType: "member", leafIndex: self },
+      self,
+      tree,
+      extensions: state.groupContext.extensions,
+      newLeaves,
+      initSecret: state.keySchedule.initSecret,
+      pskSecret: new Uint8Array(cs.kdf.size),
+      membershipKey: state.keySchedule.membershipKey,
+      keys: state.privatePath,
+    };
+    const list = proposals.map((p) => mls.byValue(proposal(p)));
+    if (reference) list.push({ proposalOrRefType: "reference", reference: bytes(reference) });
+    const { commit, next } = await conclude(basis, list, bytes(), cs);
+    return { message: hex(encodeMlsMessage(commit)), groupInfo: hex(await mls.groupInfo({ ...state, ...next })) };
   },
   async external({ name, suite, groupInfo, tree }) {
     const c = await byName(name, suite);
