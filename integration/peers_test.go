@@ -63,6 +63,7 @@ func (x *trio) badPeers(t *testing.T) {
 		{"for a malformed user", get(b, group+"?user_id=bob"), 400, prefix + "M_BAD_MESSAGE"},
 		{"for a user who is not in the room", get(c, group+as(carol)), 403, "M_FORBIDDEN"},
 		{"a group that is not there", get(b, "/groups/"+digest+as(x.bob.User)), 404, prefix + "M_UNKNOWN_GROUP"},
+		{"a lineage from a server that is not in the room", call(t, c, x.a, "PUT", group+"/lineage", delivery.LineageRequest{Lineage: []byte{0}}), 403, "M_FORBIDDEN"},
 		{"another body than was signed", post(`{"message":"AAED"}`), 401, "M_UNAUTHORIZED"},
 		{"garbage", post("garbage"), 400, "M_BAD_JSON"},
 		{"deep", post(deep), 400, "M_BAD_JSON"},

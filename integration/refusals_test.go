@@ -78,6 +78,8 @@ func (x *trio) badUsers(t *testing.T) {
 		{"a number twice", read(alice, group+"/messages?from=1&from=2"), 400, prefix + "M_BAD_MESSAGE"},
 		{"no epoch", read(alice, group+"/tree"), 400, prefix + "M_BAD_MESSAGE"},
 		{"an epoch to come", read(alice, group+"/tree?epoch=9"), 409, prefix + "M_WRONG_EPOCH"},
+		{"not in the room: lineage", ask(t, mallory, "PUT", group+"/lineage", `{"lineage":"AA"}`), 403, "M_FORBIDDEN"},
+		{"no lineage", ask(t, alice, "PUT", group+"/lineage", `{"lineage":"AA"}`), 400, prefix + "M_BAD_MESSAGE"},
 		{"bind, but another's id", ask(t, x.bob.User, "PUT", group, `{"protocol":"mls10","group_info":"AAEC"}`), 403, "M_FORBIDDEN"},
 		{"bind garbage", ask(t, alice, "PUT", group, `{"protocol":"mls10","group_info":"AAEC"}`), 400, prefix + "M_BAD_MESSAGE"},
 		{"bind another protocol", ask(t, alice, "PUT", group, `{"protocol":"mls99","group_info":"AAEC"}`), 400, prefix + "M_UNSUPPORTED"},
@@ -207,6 +209,7 @@ func (x *trio) badAdmins(t *testing.T) {
 	const policy = adminapi.PathPrefix + "/policy"
 	put := func(body string) *http.Request { return ask(t, root, "PUT", policy, body) }
 	read := func(path string) *http.Request { return ask(t, root, "GET", adminapi.PathPrefix+path, "") }
+	post := func(path, body string) *http.Request { return ask(t, root, "POST", adminapi.PathPrefix+path, body) }
 	x.refused(t, x.a.Name, []attempt{
 		{"no token", ask(t, &harness.User{Server: x.a}, "GET", policy, ""), 401, "M_MISSING_TOKEN"},
 		{"not an administrator: read", ask(t, x.alice.User, "GET", policy, ""), 403, "M_FORBIDDEN"},
@@ -224,6 +227,10 @@ func (x *trio) badAdmins(t *testing.T) {
 		{"large", put(large), 413, "M_TOO_LARGE"},
 		{"unknown group", read("/groups/" + digest), 404, prefix + "M_UNKNOWN_GROUP"},
 		{"malformed group", read("/groups/A"), 400, prefix + "M_BAD_MESSAGE"},
+		{"reclaim what is here", post("/groups/"+x.group+"/reclaim", ""), 409, prefix + "M_CONFLICT"},
+		{"reclaim an unknown group", post("/groups/"+digest+"/reclaim", ""), 404, prefix + "M_UNKNOWN_GROUP"},
+		{"recover against the policy", post("/groups/"+digest+"/recover", `{"protocol":"mls10","group_info":"AA","lineage":"AA"}`), 403, "M_FORBIDDEN"},
+		{"recover with garbage", post("/groups/"+digest+"/recover", "garbage"), 400, prefix + "M_BAD_MESSAGE"},
 		{"unknown migration", read("/migrations/" + digest), 404, prefix + "M_UNKNOWN_MIGRATION"},
 		{"malformed migration", read("/migrations/A"), 400, prefix + "M_BAD_MESSAGE"},
 		{"malformed page", read("/groups?after=!"), 400, prefix + "M_BAD_MESSAGE"},
