@@ -35,7 +35,8 @@ type Engine interface {
 }
 
 // Group is the public state of a group at one epoch, with the proposals received in it. It is immutable: the methods that
-// change something return a new Group that shares structure with the old one.
+// change something return a new Group that shares structure with the old one. Byte slices that it takes and returns are shared
+// too, and must not be changed.
 type Group interface {
 	Protocol() string
 	ID() []byte

@@ -253,3 +253,21 @@ func TestHostileBytes(t *testing.T) {
 		}
 	}
 }
+
+// TestCommitCost checks that what a Commit makes grows with the height of the tree, not with the tree.
+func TestCommitCost(t *testing.T) {
+	cost := func(members int) int {
+		m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(members), Populated: true})
+		g, c := open(t, m), m.Commit(mlstest.CommitOptions{Sender: uint32(members / 3)})
+		return allocated(func() {
+			if _, _, err := g.Commit(c.Message, c.GroupInfo); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	small, large := cost(1<<6), cost(1<<12)
+	t.Logf("a Commit allocates %d bytes among 64 members, %d among 4096", small, large)
+	if large > 3*small { // the height is twice as much
+		t.Errorf("a Commit allocates %d bytes among 64 members, %d among 4096", small, large)
+	}
+}
