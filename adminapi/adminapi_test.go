@@ -76,6 +76,14 @@ func (s *service) AdminEvidence(_ context.Context, id []byte) ([]delivery.Eviden
 	return []delivery.Evidence{{GroupID: id, Kind: delivery.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}}, nil
 }
 
+func (s *service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+	st, err := s.AdminMigration(ctx, id)
+	if err == nil {
+		st.State = "dropped"
+	}
+	return st, err
+}
+
 func (s *service) Reclaim(_ context.Context, id []byte) (*delivery.HostResponse, error) {
 	return &delivery.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: []byte{1}}, nil
 }
@@ -198,6 +206,13 @@ func TestBadRequests(t *testing.T) {
 		if code, got := call(t, &service{}, "GET", uri, ""); asString(got["errcode"]) != want {
 			t.Errorf("%s: got %d %v", uri, code, got)
 		}
+	}
+}
+
+// TestDrop: an operator ends a migration that waits.
+func TestDrop(t *testing.T) {
+	if code, got := call(t, &service{}, "DELETE", "/migrations/"+id.String(), ""); code != 200 || got["state"] != "dropped" {
+		t.Errorf("got %d %v", code, got)
 	}
 }
 

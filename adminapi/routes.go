@@ -33,6 +33,7 @@ type Service interface {
 	Reclaim(ctx context.Context, id []byte) (*delivery.HostResponse, error)
 	Recover(ctx context.Context, id []byte, req *delivery.RecoverRequest) (*delivery.HostResponse, error)
 	AdminMigrations(ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]*delivery.MigrationStatus, error)
+	DropStaged(ctx context.Context, id mimiport.MigrationID) (*delivery.MigrationStatus, error)
 	AdminMigration(ctx context.Context, id mimiport.MigrationID) (*delivery.MigrationStatus, error)
 }
 
@@ -51,6 +52,7 @@ func Routes(svc Service) []edge.Route {
 		{Name: "recoverGroup", Method: http.MethodPost, Path: "/groups/{groupId}/recover", MaxBody: maxRecover, Serve: a.recoverGroup},
 		{Name: "listMigrations", Method: http.MethodGet, Path: "/migrations", Serve: a.listMigrations},
 		{Name: "showMigration", Method: http.MethodGet, Path: "/migrations/{migrationId}", Serve: a.showMigration},
+		{Name: "dropMigration", Method: http.MethodDelete, Path: "/migrations/{migrationId}", Serve: a.dropMigration},
 	}
 }
 
@@ -127,6 +129,14 @@ func (a *admin) showMigration(ctx context.Context, r *edge.Request) (any, error)
 		return nil, err
 	}
 	return a.svc.AdminMigration(ctx, id)
+}
+
+func (a *admin) dropMigration(ctx context.Context, r *edge.Request) (any, error) {
+	id, err := edge.MigrationID(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.svc.DropStaged(ctx, id)
 }
 
 // Page is a piece of a list. Next is what to ask for as "after"; it is absent after the last piece.

@@ -69,6 +69,17 @@ func (k *keys) current(ctx context.Context, server, keyID string) (ed25519.Publi
 	})
 }
 
+// VerifySince implements delivery.Keys.
+func (k *keys) VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error {
+	key, err := k.lookUp(ctx, request(server, keyID), func(key gomatrixserverlib.PublicKeyLookupResult) bool {
+		return key.ExpiredTS == gomatrixserverlib.PublicKeyNotExpired || key.ExpiredTS.Time().After(since)
+	})
+	if err != nil {
+		return err
+	}
+	return mimiport.Verify(m, key)
+}
+
 // VerifyArchived implements delivery.Keys. The archived object counts only when the server itself cannot be asked: whoever
 // wants to forge a server's past can make a key object in its name, signed by itself.
 func (k *keys) VerifyArchived(ctx context.Context, server, keyID string, keyObject []byte, m mimiport.Signed) error {

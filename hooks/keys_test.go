@@ -101,6 +101,8 @@ func TestRemoteRotation(t *testing.T) {
 	k := tt.keys()
 	wantKind(t, k.Verify(t.Context(), s.Name, oldID, old), mimiport.KindBadSignature)
 	wantNone(t, k.VerifyArchived(t.Context(), s.Name, oldID, nil, old))
+	wantNone(t, k.VerifySince(t.Context(), s.Name, oldID, old, time.Now().Add(-time.Hour)))
+	wantKind(t, k.VerifySince(t.Context(), s.Name, oldID, old, time.Now().Add(time.Hour)), mimiport.KindBadSignature)
 	wantNone(t, k.Verify(t.Context(), s.Name, newID, fresh))
 }
 

@@ -249,6 +249,13 @@ type MigrationStatus struct {
 	Confirmation      *SignedInfo      `json:"migration_confirmation,omitempty"`
 	Abort             *SignedInfo      `json:"migration_abort,omitempty"`
 	Reason            string           `json:"reason,omitempty"`
+	Limits            *TargetLimits    `json:"limits,omitempty"` // of an offer: what the target takes
+}
+
+// TargetLimits is what a target takes, so that nothing freezes for what it would refuse.
+type TargetLimits struct {
+	GroupStateBytes int64    `json:"group_state_bytes"`
+	Protocols       []string `json:"protocols"`
 }
 
 // SignedInfo is mimiport.SignedMessage for JSON, without the key object.

@@ -260,6 +260,9 @@ type Keys interface {
 	// are KindBadSignature; a server that cannot be asked is KindPeer.
 	Verify(ctx context.Context, server, keyID string, m mimiport.Signed) error
 
+	// VerifySince does the same for a key that may have been rotated away since a time, but was current then or later.
+	VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error
+
 	// VerifyArchived does the same for a key that may since have been rotated away: asked of the server, else a notary, else taken from the
 	// archived key object.
 	VerifyArchived(ctx context.Context, server, keyID string, keyObject []byte, m mimiport.Signed) error

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -87,28 +88,38 @@ func (s *Service) init(ctx context.Context, c Caller, init *mimiport.MigrationIn
 	if err := s.Keys.Verify(ctx, r.TargetDomain, req.KeyID, &init.Response); err != nil {
 		return err
 	}
-	if err := s.probe(ctx, r, id); err != nil {
-		return err
-	}
-	defer s.locks.lock(r.GroupID)()
-	return retryConflicts(func() error { return s.freeze(ctx, c, init, id, req) })
-}
-
-// probe asks the target, before anything freezes, whether it is there and knows of its offer.
-func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, id mimiport.MigrationID) error {
-	there, err := s.Sender.AskStatus(ctx, r.SourceDomain, r.TargetDomain, id)
+	limits, err := s.probe(ctx, r, g, id)
 	if err != nil {
 		return err
 	}
-	if there.State != string(migration.Offered) {
-		return mimiport.Errorf("probe target", mimiport.KindOfferExpired, "the target says that its offer is %s", there.State)
+	defer s.locks.lock(r.GroupID)()
+	return retryConflicts(func() error { return s.freeze(ctx, c, init, id, req, limits) })
+}
+
+// probe asks the target, before anything freezes, whether it is there, knows of its offer, and speaks the group's protocol. It
+// returns what the target takes.
+func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, g *Group, id mimiport.MigrationID) (*TargetLimits, error) {
+	const op = "probe target"
+	there, err := s.Sender.AskStatus(ctx, r.SourceDomain, r.TargetDomain, id)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if there.State != string(migration.Offered) {
+		return nil, mimiport.Errorf(op, mimiport.KindOfferExpired, "the target says that its offer is %s", there.State)
+	}
+	limits := there.Limits
+	if limits == nil { // a target that does not say is left to refuse the content
+		return &TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
+	}
+	if !slices.Contains(limits.Protocols, g.Protocol) {
+		return nil, mimiport.Errorf(op, mimiport.KindUnsupported, "the target does not speak %q", g.Protocol)
+	}
+	return limits, nil
 }
 
 // freeze checks everything against the group as it is now and stores the migration with its content. The caller holds the
 // group's lock.
-func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.MigrationInit, id mimiport.MigrationID, req *MigrationInitRequest) error {
+func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.MigrationInit, id mimiport.MigrationID, req *MigrationInitRequest, limits *TargetLimits) error {
 	if _, err := s.Store.Migration(ctx, id); !errors.Is(err, ErrNotFound) {
 		return err // the same Init has come twice at once: the outcome of the first is the answer
 	}
@@ -149,7 +160,7 @@ func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.Migration
 	if err != nil {
 		return err
 	}
-	content, err := s.content(ctx, g, l, st, init, req)
+	content, err := s.content(ctx, g, l, st, init, req, min(s.Limits.GroupStateBytes, limits.GroupStateBytes))
 	if err != nil {
 		return err
 	}
@@ -159,7 +170,7 @@ func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.Migration
 	}
 	rec.ContentKey = signed.KeyID
 	rec.ContentHash = l.mls.Hash(signed.Message)
-	rec.DecideBy = s.Now().Add(s.decideBy(len(signed.Message)))
+	rec.DecideBy = s.Now().Add(s.decideBy(len(signed.Message), g.CipherSuite, l.mls.NumMembers()))
 	next, actions, err := rec.Step(migration.Init{})
 	if err != nil {
 		return err
@@ -189,10 +200,22 @@ func (s *Service) migrationStep(ctx context.Context, c Caller, g *Group, l *live
 	return st, l.mls.VerifyMember(st.effects.Sender.Index, mimiport.MigrationInitLabel, tbs, init.Signature)
 }
 
-// decideBy is how long S waits for the vote: longer for more to send and to verify, ten minutes at most (profile, section 6).
-func (s *Service) decideBy(bytes int) time.Duration {
+// decideBy is how long S waits for the vote: longer for more to send and for slower signatures to verify, ten minutes at most
+// (profile, section 6).
+func (s *Service) decideBy(bytes int, cipherSuite uint16, members int) time.Duration {
 	const perMiB, most = 2 * time.Second, 10 * time.Minute
-	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB, most)
+	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(members)*verifying(cipherSuite), most)
+}
+
+// verifying is generously how long a target takes to verify one leaf of a group.
+func verifying(cipherSuite uint16) time.Duration {
+	switch cipherSuite {
+	case 5: // P-521
+		return 6 * time.Millisecond
+	case 7: // P-384
+		return 2 * time.Millisecond
+	}
+	return 500 * time.Microsecond
 }
 
 func (s *Service) newSource(g *Group, init *mimiport.MigrationInit, id mimiport.MigrationID, c Caller, req *MigrationInitRequest) (*migration.Migration, error) {
@@ -272,13 +295,13 @@ func (s *Service) deadline(m *migration.Migration, at time.Time) Row {
 }
 
 // content is the MigrationContent for a migration Commit, unsigned.
-func (s *Service) content(ctx context.Context, g *Group, l *live, st *step, init *mimiport.MigrationInit, req *MigrationInitRequest) (*mimiport.MigrationContent, error) {
+func (s *Service) content(ctx context.Context, g *Group, l *live, st *step, init *mimiport.MigrationInit, req *MigrationInitRequest, most int64) (*mimiport.MigrationContent, error) {
 	state, err := s.groupState(ctx, g, l, st, req)
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(state)) > s.Limits.GroupStateBytes {
-		return nil, mimiport.Errorf("init", mimiport.KindTooLarge, "the group_state has %d bytes, %d are allowed", len(state), s.Limits.GroupStateBytes)
+	if int64(len(state)) > most {
+		return nil, mimiport.Errorf("init", mimiport.KindTooLarge, "the group_state has %d bytes, %d are allowed", len(state), most)
 	}
 	return &mimiport.MigrationContent{Response: init.Response, GroupState: state}, nil
 }
@@ -527,13 +550,21 @@ func (s *Service) sendDecision(ctx context.Context, row *Row) error {
 		return err
 	}
 	if row.Kind == RowAbort {
-		err := s.Sender.PutAbort(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: m.Abort.Message, KeyID: m.Abort.KeyID})
+		abort, err := s.abortion(m) // signed again: the key may have been rotated since
+		if err != nil {
+			return err
+		}
+		err = s.Sender.PutAbort(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: abort.Message, KeyID: abort.KeyID})
 		if err != nil && mimiport.KindOf(err) != mimiport.KindUnknownMigration {
 			return err
 		}
 		return s.done(ctx, row)
 	}
-	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: m.Confirmation.Message, KeyID: m.Confirmation.KeyID})
+	confirmation, err := s.confirmation(m)
+	if err != nil {
+		return err
+	}
+	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID})
 	if err != nil {
 		return err
 	}

@@ -409,7 +409,7 @@ func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *Sign
 	if m.State == migration.Offered {
 		return mimiport.Errorf("confirm", mimiport.KindConflict, "no content has come for this migration")
 	}
-	if err := s.Keys.Verify(ctx, m.Source, req.KeyID, confirmation); err != nil {
+	if err := s.Keys.VerifySince(ctx, m.Source, req.KeyID, confirmation, m.CreatedAt); err != nil {
 		return err
 	}
 	signed := migration.Signed{Message: req.Message, KeyID: req.KeyID}
@@ -452,7 +452,7 @@ func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *Si
 	if abort.MigrationID != m.ID || abort.SourceDomain != m.Source {
 		return mimiport.Errorf("abort", mimiport.KindInvalid, "the MigrationAbort is for another migration")
 	}
-	if err := s.Keys.Verify(ctx, m.Source, req.KeyID, abort); err != nil {
+	if err := s.Keys.VerifySince(ctx, m.Source, req.KeyID, abort, m.CreatedAt); err != nil {
 		return err
 	}
 	return s.stepTarget(ctx, m, func(bool) migration.Event {
@@ -523,6 +523,20 @@ func (s *Service) targetChange(ctx context.Context, g *Group, m *migration.Migra
 		}
 	}
 	return change, nil
+}
+
+// DropStaged ends a migration at its target that waits for a source which will not answer any more. A vote is a promise: this is for
+// operators, and unsafe unless the source is known to have aborted or to be lost before it decided.
+func (s *Service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*MigrationStatus, error) {
+	m, err := s.targetRecord(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	s.Log.Warn("an operator drops a migration", "migration", id, "state", m.State, "source", m.Source)
+	if err := s.stepTarget(ctx, m, func(bool) migration.Event { return migration.OperatorDrop{} }, nil); err != nil {
+		return nil, err
+	}
+	return s.AdminMigration(ctx, id)
 }
 
 // ask asks the source how a staged migration ended. An answer is a hint: only signed bytes move the record.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -194,7 +195,11 @@ func (s *Service) Migration(ctx context.Context, c Caller, id mimiport.Migration
 			return nil, err
 		}
 	}
-	return status(m), nil
+	st := status(m)
+	if m.State == migration.Offered {
+		st.Limits = &TargetLimits{s.Limits.GroupStateBytes, slices.Sorted(maps.Keys(s.Engines))}
+	}
+	return st, nil
 }
 
 func status(m *migration.Migration) *MigrationStatus {

@@ -185,6 +185,10 @@ func (k fakeKeys) Verify(_ context.Context, server, keyID string, m mimiport.Sig
 	return mimiport.Verify(m, key.Public().(ed25519.PublicKey))
 }
 
+func (k fakeKeys) VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, _ time.Time) error {
+	return k.Verify(ctx, server, keyID, m)
+}
+
 func (k fakeKeys) VerifyArchived(ctx context.Context, server, keyID string, _ []byte, m mimiport.Signed) error {
 	return k.Verify(ctx, server, keyID, m)
 }

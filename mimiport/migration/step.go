@@ -200,6 +200,14 @@ func (Superseded) step(m Migration) (Migration, []Action, error) {
 	return m.drop(Signed{}, "the group went elsewhere in that term")
 }
 
+// OperatorDrop is an operator's decision to wait no longer for S. It breaks the promise that a vote is: should S have decided, what is
+// staged is kept through retention for the confirmation.
+type OperatorDrop struct{}
+
+func (OperatorDrop) step(m Migration) (Migration, []Action, error) {
+	return m.drop(Signed{}, "dropped by an operator")
+}
+
 func (m Migration) drop(abort Signed, reason string) (Migration, []Action, error) {
 	switch m.State {
 	case Offered:

@@ -43,6 +43,7 @@ var events = []struct {
 	{"source's abort", migration.SourceAbort{Abort: signed("abort")}},
 	{"own confirmation shown", migration.Recall{Confirmation: signed("confirmation")}},
 	{"another step of the term", migration.Superseded{}},
+	{"operator's drop", migration.OperatorDrop{}},
 }
 
 // in is a record in a state, as it comes to it.

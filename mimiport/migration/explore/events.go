@@ -1,0 +1,143 @@
+package explore
+
+// event is an action on a migration and what befalls it.
+type event struct {
+	action, slot uint8
+	fate         fate
+	rival        uint8 // raced: the action on the same migration that comes between reading and writing
+}
+
+type fate uint8
+
+const (
+	fine        fate = iota
+	repeated         // the message arrives and will arrive once more
+	lost             // the message does not arrive
+	crashBefore      // the server crashes before it saves
+	crashAfter       // the server crashes after it has saved, before it sends
+	raced            // only with NoCompareAndSet: otherwise the loser writes nothing and starts anew
+)
+
+// events calls visit with each event that can happen in a world, and the world after it.
+func (m *model) events(w *world, visit func(event, *world)) {
+	for i := range slot(m.bounds.Terms * members) {
+		for n := range actions {
+			if a := &actions[n]; a.can(m, w, i) {
+				m.outcomes(w, uint8(n), i, visit)
+			}
+		}
+	}
+}
+
+// outcomes are the ways in which one action can end.
+func (m *model) outcomes(w *world, n uint8, i slot, visit func(event, *world)) {
+	a := &actions[n]
+	taken := *w
+	taken.moves[i].net &^= a.takes
+	saved := taken
+	sent := a.do(m, &saved, i)
+	emit := func(f fate, next world) {
+		if next != *w {
+			visit(event{action: n, slot: uint8(i), fate: f}, &next)
+		}
+	}
+	next := saved
+	next.moves[i].net |= sent
+	emit(fine, next)
+	if a.takes != 0 && w.left.duplicates > 0 {
+		next.moves[i].net |= a.takes
+		next.left.duplicates--
+		emit(repeated, next)
+	}
+	if a.takes != 0 && w.left.losses > 0 {
+		next = taken
+		next.left.losses--
+		emit(lost, next)
+	}
+	if a.by != byMember && w.left.crashes > 0 {
+		m.crashes(a, i, &taken, &saved, sent, emit)
+	}
+	if m.bug == NoCompareAndSet && a.by == bySource {
+		m.races(w, n, i, &saved, visit)
+	}
+}
+
+// crashes are the worlds after a crash of the server during an action. One that changes nothing but the count is none.
+func (m *model) crashes(a *action, i slot, taken, saved *world, sent messages, emit func(fate, world)) {
+	early := m.bug == SendsBeforeSaving || m.bug == AcksEarly && sent&ack != 0
+	if a.takes != 0 || early {
+		next := *taken
+		if early {
+			next.moves[i].net |= sent
+		}
+		m.restart(&next, a.server(i))
+		emit(crashBefore, next)
+	}
+	if sent != 0 || m.bug == SplitsTransaction || m.bug == RowsInMemory {
+		next := *saved
+		if m.bug == SplitsTransaction {
+			next.groups = taken.groups
+		}
+		m.restart(&next, a.server(i))
+		emit(crashAfter, next)
+	}
+}
+
+// restart takes away what a server holds in memory: nothing, if it is sound.
+func (m *model) restart(w *world, s server) {
+	w.left.crashes--
+	if m.bug != RowsInMemory {
+		return
+	}
+	for i := range w.moves {
+		if slot(i).source() == s {
+			w.moves[i].source.rows = 0
+		} else {
+			w.moves[i].target.rows = 0
+		}
+	}
+}
+
+// races are the worlds after another action of the same server has come between the reading and the writing of one.
+func (m *model) races(w *world, n uint8, i slot, stale *world, visit func(event, *world)) {
+	for r := range actions {
+		rival := &actions[r]
+		if rival.by != bySource || !rival.can(m, w, i) {
+			continue
+		}
+		next := *w
+		next.moves[i].net &^= rival.takes | actions[n].takes
+		next.moves[i].net |= rival.do(m, &next, i)
+		if next.moves[i].source != w.moves[i].source && stale.moves[i].source != w.moves[i].source {
+			next.moves[i].source, *next.sourceGroup(i) = stale.moves[i].source, *stale.sourceGroup(i)
+			visit(event{action: n, slot: uint8(i), fate: raced, rival: uint8(r)}, &next)
+		}
+	}
+}
+
+// server is where an action is done.
+func (a *action) server(i slot) server {
+	if a.by == byTarget {
+		return i.target()
+	}
+	return i.source()
+}
+
+// String says what happens.
+func (e event) String() string {
+	a, i := &actions[e.action], slot(e.slot)
+	name := a.name(i)
+	switch e.fate {
+	case repeated:
+		return name + ", not for the last time"
+	case lost:
+		return "lost: " + name
+	case crashBefore:
+		return name + "; " + a.server(i).String() + " crashes before it saves"
+	case crashAfter:
+		return name + "; " + a.server(i).String() + " crashes when it has saved"
+	case raced:
+		return name + ", having read before: " + actions[e.rival].name(i)
+	}
+	return name
+}

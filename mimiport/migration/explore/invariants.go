@@ -1,0 +1,161 @@
+package explore
+
+// invariants are what holds in every world, by the sentence of the profile's section 6 (or 3) that asks for it.
+var invariants = []struct {
+	name  string
+	holds func(m *model, w *world) bool
+}{
+	{"at most one server accepts Commits", oneHost},
+	{"the accepted Commits are one chain", oneChain},
+	{"members merge accepted Commits only", membersFollow},
+	{"a vote is a promise: what is confirmed stays at the target until it activates", each(promiseKept)},
+	{"the target activates what the source confirmed, nothing else", each(activeIsConfirmed)},
+	{"the source signs one outcome", each(oneOutcome)},
+	{"what is signed was saved before", each(savedBeforeSent)},
+	{"the target acknowledges what it has activated", each(ackedIsActive)},
+}
+
+// steps are what holds of every step from one world to the next.
+var steps = []struct {
+	name  string
+	holds func(before, after *move) bool
+}{
+	{"a migration ends once", endsOnce},
+	{"the source's clock decides: no vote counts from decide_by on", noLateVote},
+}
+
+// check names an invariant that a step to a world violates, or none.
+func (m *model) check(before, after *world) string {
+	for _, inv := range invariants {
+		if !inv.holds(m, after) {
+			return inv.name
+		}
+	}
+	for _, s := range steps {
+		for i := range after.moves {
+			if !s.holds(&before.moves[i], &after.moves[i]) {
+				return s.name
+			}
+		}
+	}
+	return ""
+}
+
+// each makes an invariant of one that is about a single migration.
+func each(holds func(w *world, i slot) bool) func(*model, *world) bool {
+	return func(m *model, w *world) bool {
+		for i := range slot(m.bounds.Terms * members) {
+			if !holds(w, i) {
+				return false
+			}
+		}
+		return true
+	}
+}
+
+func oneHost(_ *model, w *world) bool {
+	n := 0
+	for _, g := range w.groups {
+		if g.state == groupActive {
+			n++
+		}
+	}
+	return n <= 1
+}
+
+// accepted says whether the server of a group's row has accepted its history.
+func (g *group) accepted() bool {
+	return g.state == groupActive || g.state == groupFrozen || g.state == groupMoved
+}
+
+func oneChain(_ *model, w *world) bool {
+	for t := range maxTerms {
+		g, next := &w.groups[t], &w.groups[t+1]
+		if next.accepted() && (g.state != groupMoved || !g.history.begins(next.history)) {
+			return false
+		}
+	}
+	return true
+}
+
+func membersFollow(_ *model, w *world) bool {
+	for _, h := range w.members {
+		g := &w.groups[h.term()]
+		before := h.term() > 0 && h.begins(w.groups[h.term()-1].history) // as the server before knows it
+		if !before && !(g.accepted() && h.begins(g.history)) {
+			return false
+		}
+	}
+	return true
+}
+
+func promiseKept(w *world, i slot) bool {
+	mv := &w.moves[i]
+	return mv.source.holds&confirmation == 0 || mv.target.state == staged || mv.target.state == active
+}
+
+func activeIsConfirmed(w *world, i slot) bool {
+	mv := &w.moves[i]
+	return mv.target.state != active || mv.source.holds&confirmation != 0
+}
+
+func oneOutcome(w *world, i slot) bool {
+	return w.moves[i].source.holds&(confirmation|abort) != confirmation|abort
+}
+
+// savedBeforeSent: each signed message that is on its way, or in another party's hands, is in the record of who signed it.
+func savedBeforeSent(w *world, i slot) bool {
+	mv := &w.moves[i]
+	out := mv.net | mv.source.holds&vote | mv.target.holds&(confirmation|abort)
+	for _, h := range w.members {
+		if h.has(moveCommit(i)) {
+			out |= confirmation
+		}
+	}
+	switch {
+	case (out&(offer|initiation) != 0 || mv.pending) && mv.target.state == none,
+		out&content != 0 && mv.source.state == none,
+		out&vote&^mv.target.holds != 0,
+		out&(confirmation|abort)&^mv.source.holds != 0:
+		return false
+	}
+	return true
+}
+
+func ackedIsActive(w *world, i slot) bool {
+	mv := &w.moves[i]
+	return mv.net&ack == 0 && mv.source.state != moved || mv.target.state == active
+}
+
+func endsOnce(before, after *move) bool {
+	a, b := before.source.state, after.source.state
+	if a == decided && b != decided && b != moved || (a == moved || a == aborted) && b != a {
+		return false
+	}
+	a, b = before.target.state, after.target.state
+	return (a != active && a != dropped) || b == a
+}
+
+func noLateVote(before, after *move) bool {
+	return !(before.late && before.source.state == frozen && after.source.state == decided)
+}
+
+// settled says whether all is over: the group is active at one server and no migration is under way.
+func (w *world) settled() bool {
+	hosts := 0
+	for _, g := range w.groups {
+		switch g.state {
+		case groupActive:
+			hosts++
+		case groupFrozen, groupStaged:
+			return false
+		}
+	}
+	for i := range w.moves {
+		s, t := w.moves[i].source.state, w.moves[i].target.state
+		if s == frozen || s == decided || t == offered || t == staged {
+			return false
+		}
+	}
+	return hosts == 1
+}

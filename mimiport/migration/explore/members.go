@@ -1,0 +1,85 @@
+package explore
+
+// What members do. A member holds one server for current: that of the last term it has received a Commit of.
+
+// mayRequest: a member asks once for each term, from the term before.
+func (m *model) mayRequest(w *world, i slot) bool {
+	return w.moves[i].target.state == none && w.members[i.member()].term() == i.term()-1
+}
+
+// start makes the migration Commit for the epoch of the offer and sends it with the Init.
+func (m *model) start(w *world, i slot) messages {
+	mv := &w.moves[i]
+	if w.members[i.member()].epoch() != int(mv.epoch) {
+		return 0 // the offer is for an epoch that is over
+	}
+	mv.pending = true
+	return initiation
+}
+
+// current is the row of the server that a member holds for current.
+func (w *world) current(member int) *group { return &w.groups[w.members[member].term()] }
+
+func (m *model) mayReceive(w *world, i slot) bool {
+	h := w.members[i.member()]
+	g := w.current(i.member())
+	return once(i) && g.state != groupStaged && g.state != groupDropped && h.epoch() < g.history.epoch() && h.begins(g.history)
+}
+
+// receive merges the next Commit of the log, a migration's as well: with it comes the confirmation. Own Commits for epochs that
+// are over by then are dropped.
+func (m *model) receive(w *world, i slot) messages {
+	h := &w.members[i.member()]
+	*h = w.current(i.member()).history.prefix(h.epoch() + 1)
+	for j := range w.moves {
+		if slot(j).member() == i.member() && int(w.moves[j].epoch) < h.epoch() {
+			w.moves[j].pending = false
+		}
+	}
+	return 0
+}
+
+// mayCommit: a member makes one Commit of its own, and none while it waits for a migration.
+func (m *model) mayCommit(w *world, i slot) bool {
+	g := w.current(i.member())
+	for j := range w.moves {
+		if slot(j).member() == i.member() && w.moves[j].pending {
+			return false
+		}
+	}
+	return once(i) && !m.bounds.NoCommits && g.state == groupActive && w.here(server(w.members[i.member()].term()%2)) == g &&
+		g.history == w.members[i.member()] && !g.history.has(ownCommit(i.member()))
+}
+
+func (m *model) commit(w *world, i slot) messages {
+	g := w.current(i.member())
+	g.history = g.history.add(ownCommit(i.member()))
+	return 0
+}
+
+// mayShow: any member that has received a migration's Commit has the confirmation, and may show it to its target for any migration.
+func (m *model) mayShow(w *world, i slot) bool {
+	state := w.moves[i].target.state
+	if state != staged && state != dropped {
+		return false
+	}
+	for _, h := range w.members {
+		for n := range h.epoch() {
+			if c := h.at(n); c >= firstMove && m.accepts(slot(c-firstMove), i) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// accepts says whether T takes the confirmation of one migration for another: with the same two servers in the same roles its nonce
+// is all that tells them apart.
+func (m *model) accepts(shown, i slot) bool {
+	return shown == i || shown.target() == i.target() && (m.bug == ReusesNonce || m.bug == IgnoresNonce)
+}
+
+func (m *model) show(w *world, i slot) messages {
+	m.confirm(w, i)
+	return 0 // the answer goes to the member
+}

@@ -1,0 +1,68 @@
+package explore
+
+// tidy lets happen at once what need not wait, so that worlds that differ in it only are one: a row's message is on its way as long as the
+// row is there, and what comes to a record that has ended is taken as soon as it is sent. None of this is taken on trust: the
+// machine is asked, and where it changes anything but rows and messages the step is left to the search.
+func (m *model) tidy(w *world) {
+	for i := range slot(m.bounds.Terms * members) {
+		mv := &w.moves[i]
+		for again := mv.net != 0 || mv.source.rows|mv.target.rows != 0; again; {
+			again = false
+			for n := range actions {
+				if a := &actions[n]; a.fair && a.can(m, w, i) && m.past(a, mv) {
+					next := *w
+					next.moves[i].net &^= a.takes
+					next.moves[i].net |= a.do(m, &next, i)
+					if next != *w && quiet(w, &next, i) {
+						*w, again = next, true
+					}
+				}
+			}
+		}
+		m.forget(w, i)
+	}
+}
+
+// past says whether the action is by a party for which the migration has ended, or only sends what a row asks for.
+func (m *model) past(a *action, mv *move) bool {
+	switch {
+	case a.takes == initiation:
+		return mv.source.state != none || mv.target.ended()
+	case a.sends:
+		return mv.net&(vote|refusal|ack|abortAck) == 0 // no answer is on its way
+	case a.by == bySource:
+		return mv.source.ended()
+	}
+	return a.by == byTarget && mv.target.ended()
+}
+
+func (r *record) ended() bool { return states[r.state].Ended() }
+
+// quiet says whether a step changed no more than the rows and messages of a migration.
+func quiet(before, after *world, i slot) bool {
+	b, a := *before, *after
+	for _, w := range []*world{&b, &a} {
+		mv := &w.moves[i]
+		mv.net, mv.source.rows, mv.target.rows, mv.expired = 0, 0, 0, false
+	}
+	return a == b
+}
+
+// forget takes away what nobody can use: an offer that has ended, its epoch, the rows that wait for its expiry, what was staged for it.
+func (m *model) forget(w *world, i slot) {
+	mv := &w.moves[i]
+	if mv.target.state != offered && m.bug != ExpiresStaged {
+		mv.expired = false
+		mv.target.rows &^= rowDeadline
+	}
+	if !mv.target.ended() {
+		return
+	}
+	mv.net &^= offer
+	if g := w.targetGroup(i); g.state == groupDropped {
+		g.history = 0
+	}
+	if !mv.pending && (mv.source.state == none || mv.source.ended()) {
+		mv.epoch = 0
+	}
+}
