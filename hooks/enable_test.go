@@ -13,13 +13,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/mux"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/setup/config"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
@@ -279,4 +282,31 @@ func TestWorkerEndsWithTheProcess(t *testing.T) {
 	case <-time.After(harness.Patience):
 		t.Error("something goes on")
 	}
+}
+
+func TestMetrics(t *testing.T) {
+	if _, err := newMetrics(&config.Metrics{}); err != nil {
+		t.Fatal(err)
+	}
+	metrics, err := newMetrics(&config.Metrics{Enabled: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	router := mux.NewRouter()
+	a := &api{name: "client", router: router, root: "/", prefix: "/x", routes: []edge.Route{{Name: "ping", Method: http.MethodGet, Path: "/ping"}},
+		auth: func(*http.Request) (delivery.Caller, error) {
+			return delivery.Caller{}, &edge.Denied{Status: http.StatusForbidden}
+		}}
+	a.mount(metrics, newLogger())
+	router.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/x/ping", nil))
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "mimiport_http_requests_total" && len(f.GetMetric()) == 1 {
+			return
+		}
+	}
+	t.Error("the request was not counted")
 }
