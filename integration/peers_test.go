@@ -8,10 +8,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"testing"
 
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -201,6 +203,21 @@ func (x *trio) badReplays(t *testing.T) {
 		{"an Init with an expired offer", put(alice, x.b.Name, expired), 410, prefix + "M_OFFER_EXPIRED"},
 		{"a content for an expired offer", upload(t, b, x.a, expired.id, content(t, b, expired, good), nil), 409, prefix + "M_MIGRATION_ENDED"},
 	})
+	want := []string{string(delivery.EvidenceBothOutcomes), string(delivery.EvidenceSecondContent)}
+	if got := x.evidence(t); !slices.Equal(got, want) {
+		t.Errorf("the target has kept %v as evidence, want %v", got, want)
+	}
+}
+
+// evidence is what b has kept about the group: the kinds, sorted.
+func (x *trio) evidence(t *testing.T) (kinds []string) {
+	t.Helper()
+	list := get[adminapi.EvidenceList](t, x, ask(t, x.admins[1], "GET", adminapi.PathPrefix+"/groups/"+x.group+"/evidence", ""))
+	for i := range list.Items {
+		kinds = append(kinds, list.Items[i].Kind)
+	}
+	slices.Sort(kinds)
+	return kinds
 }
 
 // lastMigration is the one by which the group came to where it is, as its user sees it at the source.
