@@ -17,6 +17,12 @@ type play struct {
 
 func newPlay(t *testing.T) *play {
 	t.Helper()
+	return newPlayOf(t, 1)
+}
+
+// newPlayOf is newPlay for another cipher suite.
+func newPlayOf(t *testing.T, suite uint16) *play {
+	t.Helper()
 	p := &play{world: newWorld(t)}
 	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room})
 	if err != nil {
@@ -24,7 +30,7 @@ func newPlay(t *testing.T) *play {
 	}
 	p.id = reserved.GroupID
 	p.group = mlstest.New(mlstest.Options{
-		Seed: 1, GroupID: p.id, Members: [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB")},
+		Seed: 1, CipherSuite: suite, GroupID: p.id, Members: [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB")},
 	})
 	p.bind(serverA)
 	return p

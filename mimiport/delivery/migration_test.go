@@ -337,6 +337,11 @@ func TestTamperedContent(t *testing.T) {
 // resign spoils a content's group_state and signs it as S would.
 func (p *play) resign(data []byte, edit func(*mimiport.GroupState)) []byte {
 	p.t.Helper()
+	return p.resignAs(serverA, data, edit)
+}
+
+func (p *play) resignAs(source string, data []byte, edit func(*mimiport.GroupState)) []byte {
+	p.t.Helper()
 	content, err := mimiport.UnmarshalMigrationContent(data)
 	if err != nil {
 		p.t.Fatal(err)
@@ -349,7 +354,7 @@ func (p *play) resign(data []byte, edit func(*mimiport.GroupState)) []byte {
 	if content.GroupState, err = state.Marshal(); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := mimiport.Sign(content, p.keys[serverA]); err != nil {
+	if err := mimiport.Sign(content, p.keys[source]); err != nil {
 		p.t.Fatal(err)
 	}
 	out, err := content.Marshal()

@@ -117,10 +117,11 @@ func caller(user string) delivery.Caller {
 
 // fakeRooms is one room.
 type fakeRooms struct {
-	mu     sync.Mutex
-	joined map[string]bool
-	power  map[string]int64
-	denied []string // servers that the room's ACL excludes
+	mu        sync.Mutex
+	joined    map[string]bool
+	power     map[string]int64
+	denied    []string // servers that the room's ACL excludes
+	strangers []string // users without a local account
 }
 
 func (r *fakeRooms) Standing(_ context.Context, roomID, userID string) (delivery.Standing, error) {
@@ -162,7 +163,9 @@ func (r *fakeRooms) State(context.Context, string, string) (json.RawMessage, err
 
 func (r *fakeRooms) SendState(context.Context, string, string, string, any) error { return nil }
 
-func (r *fakeRooms) LocalAccount(context.Context, string) (bool, error) { return true, nil }
+func (r *fakeRooms) LocalAccount(_ context.Context, userID string) (bool, error) {
+	return !slices.Contains(r.strangers, userID), nil
+}
 
 // fakeKeys signs with the world's keys; each server has one, with the id ed25519:1.
 type fakeKeys struct {
