@@ -106,7 +106,7 @@ func transition(c *delivery.Change) string {
 	case c.Drop != nil:
 		return "purge"
 	case c.Group != nil:
-		return string(c.Group.State)
+		return "group-" + string(c.Group.State)
 	case len(c.Snapshots) > 0:
 		return "snapshot"
 	case len(c.Rows) > 0:

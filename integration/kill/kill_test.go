@@ -1,0 +1,190 @@
+package kill
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+)
+
+// The sides of a migration.
+const (
+	source = "source"
+	target = "target"
+)
+
+// death is a server that is killed where it comes to a point; without a point it is only started, if it is down.
+type death struct {
+	side  string
+	point string // with :before, :after or both of them for %s
+}
+
+// plot is a story of servers that die during a migration, one after the other. Who is dead starts again with its next death, or
+// in the end.
+type plot []death
+
+// plots lead to every point of a hand-over, and so does each with before and after in place of %s.
+var plots = []plot{
+	{{source, "send/status:%s:1"}},
+	{{source, "apply/frozen:%s:1"}},
+	{{source, "send/content:%s:1"}},
+	{{source, "apply/decided:%s:1"}},
+	{{source, "send/confirmation:%s:1"}},
+	{{source, "apply/moved:%s:1"}},
+	{{source, "apply/application:%s:3"}},
+	{{source, "apply/commit:%s:1"}},
+	{{source, "send/to-device:%s:4"}},
+	{{source, "apply/done:%s:4"}},
+	{{target, "apply/offered:%s:1"}},
+	{{target, "apply/staged:%s:1"}},
+	{{target, "apply/active:%s:1"}},
+	{{target, "apply/application:%s:3"}},
+	{{target, "apply/commit:%s:1"}},
+	{{target, "send/to-device:%s:4"}},
+	{{target, "apply/done:%s:2"}},
+	// The source waits in vain for the vote, and the target for the outcome.
+	{{target, "apply/staged:before:1"}, {source, "retry:%s:1"}},
+	{{target, "apply/staged:after:1"}, {source, "apply/aborted:%s:1"}},
+	{{target, "apply/staged:after:1"}, {source, "apply/aborted:after:1"}, {target, ""}, {source, "send/abort:%s:1"}},
+	{{target, "apply/staged:after:1"}, {source, "apply/aborted:after:1"}, {source, ""}, {target, "apply/dropped:%s:1"}},
+	{{source, "apply/decided:after:1"}, {target, "send/status:before:1"}},
+	{{source, "apply/decided:after:1"}, {target, "retry:%s:1"}},
+}
+
+// sample are the plots, by number, that are always tried, with what is in place of %s.
+var sample = map[int]string{1: "after", 2: "after", 3: "before", 4: "after", 11: "after", 12: "before", 20: "before"}
+
+// elsewhere are points that are no part of a hand-over: what precedes it, and what is for later.
+var elsewhere = []string{"apply/group-reserved", "apply/group-active", "setting", "forget", "apply/rows", "apply/evidence", "apply/snapshot", "apply/purge"}
+
+// Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes after a crash
+// is the one that runs every time." A server is killed at each durable write and each send, before and after it, while both members
+// send and commit. When all is up again, the members and exactly one Delivery Service agree, and nothing that was acknowledged is lost.
+func TestKilledAtEveryPoint(t *testing.T) {
+	p := newPair(t, [2]string{section, section})
+	all := os.Getenv(soakEnv) != ""
+	known := map[string]bool{}
+	for i, pl := range plots {
+		for _, when := range []string{"before", "after"} {
+			name, full := pl.at(when)
+			for _, d := range full {
+				known[d.point] = true
+			}
+			if !all && sample[i] != when || when == "after" && slices.Equal(full, pl) {
+				continue
+			}
+			if !t.Run(name, func(t *testing.T) { p.play(t, full) }) {
+				return // the pair is not what the next one needs
+			}
+		}
+	}
+	p.census(t, known)
+}
+
+// at is the plot before or after its last point, and its name.
+func (pl plot) at(when string) (name string, full plot) {
+	for _, d := range pl {
+		if strings.Contains(d.point, "%s") {
+			d.point = fmt.Sprintf(d.point, when)
+		}
+		full = append(full, d)
+		name += "_" + d.side + "_" + d.point
+	}
+	return name[1:], full
+}
+
+// play lets a plot happen in the middle of a migration.
+func (p *pair) play(t *testing.T, pl plot) {
+	began := time.Now()
+	from := p.settle(t)
+	side := map[string]int{source: from, target: 1 - from}
+	first := p.servers[side[pl[0].side]]
+	p.arm(t, first, pl[0].point)
+	stop := p.traffic(t)
+	dead := make(chan struct{})
+	end := p.migrate(t, 1-from, dead)
+	for i, d := range pl {
+		s := p.servers[side[d.side]]
+		if i > 0 {
+			p.arm(t, s, d.point)
+		}
+		if d.point != "" {
+			awaitDeath(t, s, d)
+		}
+	}
+	close(dead)
+	for _, s := range p.servers {
+		p.arm(t, s, "")
+	}
+	outcome := end(t)
+	stop()
+	p.settle(t)
+	n := p.collect(t)
+	_ = p
+	t.Logf("%s; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
+}
+
+// arm starts a server that will die at a point. One that runs without a point, and shall, runs on.
+func (p *pair) arm(t *testing.T, s *harness.Server, point string) {
+	t.Helper()
+	env := []string{"MIMI_FAILPOINT=" + point}
+	if slices.Equal(s.Env, env) || s.Env == nil && point == "" {
+		return
+	}
+	s.Env = env
+	if err := errors.Join(s.Kill(), s.Start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func awaitDeath(t *testing.T, s *harness.Server, d death) {
+	t.Helper()
+	late := time.NewTimer(2 * harness.Patience)
+	defer late.Stop()
+	select {
+	case <-s.Exited():
+	case <-late.C:
+		t.Fatalf("the %s never comes to %s", d.side, d.point)
+	}
+}
+
+var passed = regexp.MustCompile(`(?m)^failpoint (.*)$`)
+
+// census checks that every point that any server has come to is known here.
+func (p *pair) census(t *testing.T, known map[string]bool) {
+	t.Helper()
+	seen := map[string]int{}
+	for _, s := range p.servers {
+		log, err := os.ReadFile(filepath.Join(s.Dir, "dendrite.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range passed.FindAllSubmatch(log, -1) {
+			seen[string(m[1])]++
+		}
+	}
+	for point := range known {
+		if name := point[:max(0, strings.LastIndex(point, ":"))]; name != "" {
+			seen[name] += 0
+		}
+	}
+	for _, point := range slices.Sorted(maps.Keys(seen)) {
+		t.Logf("%6d × %s", seen[point], point)
+		name, _, _ := strings.Cut(point, ":")
+		isKnown := slices.Contains(elsewhere, name)
+		for k := range known {
+			isKnown = isKnown || strings.HasPrefix(k, point+":")
+		}
+		if !isKnown {
+			t.Errorf("no plot leads to %s", point)
+		}
+	}
+}

@@ -1,0 +1,35 @@
+// Package kill shows that the hand-over survives anything: real homeservers are killed at every durable write and every send, are
+// paused, cut off and run out of disk, while a group that is in use moves between them.
+package kill
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+)
+
+// soakEnv names the environment variable that asks for all there is to try, which takes many minutes, and not for a sample.
+const soakEnv = "MIMI_SOAK"
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+// run builds the server command with fail points, which no other build has.
+func run(m *testing.M) int {
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("dendrite-mimi-failpoints-%d", os.Getpid()))
+	defer os.RemoveAll(dir) // nolint: errcheck // in the temporary directory
+	path := filepath.Join(dir, "dendrite-mimi")
+	build := exec.Command("go", "build", "-tags", "failpoints", "-o", path, "github.com/matrix-org/dendrite/contrib/mimi/cmd/dendrite-mimi")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build dendrite-mimi: %v\n%s", err, out)
+		return 1
+	}
+	if err := os.Setenv(harness.BinaryEnv, path); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
