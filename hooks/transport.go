@@ -53,6 +53,9 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	server := r.URL.Host
 	targets, err := t.resolver.resolve(r.Context(), server)
 	if err != nil {
+		if r.Body != nil {
+			_ = r.Body.Close() // as every RoundTripper must
+		}
 		return nil, err
 	}
 	for i, target := range targets {

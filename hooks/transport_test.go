@@ -53,6 +53,25 @@ func TestTransportRefusesPrivateNetworks(t *testing.T) {
 	}
 }
 
+func TestTransportClosesTheBody(t *testing.T) {
+	r := newRequest(t, "127.0.0.1:8448", "hello")
+	body := &closer{ReadCloser: r.Body}
+	r.Body = body
+	if _, err := newTransport(&Federation{}, true, time.Now).RoundTrip(r); err == nil || !body.closed {
+		t.Errorf("closed: %v, error %v", body.closed, err)
+	}
+}
+
+type closer struct {
+	io.ReadCloser
+	closed bool
+}
+
+func (c *closer) Close() error {
+	c.closed = true
+	return c.ReadCloser.Close()
+}
+
 func TestTransportSends(t *testing.T) {
 	_, name := echo(t)
 	open := newTransport(&Federation{AllowPrivateNetworks: true}, true, time.Now)
