@@ -18,6 +18,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
 // call is a request of a server to another one, below the prefix of the federation API.
@@ -236,10 +237,7 @@ func (x *trio) lastMigration(t *testing.T, u *harness.User) *delivery.MigrationS
 func (x *trio) awaitExpiry(t *testing.T, u *harness.User, o *offer) {
 	t.Helper()
 	ctx := harness.Within(t)
-	for {
-		status, body := x.send(t, ask(t, u, "GET", at(u.Server.Name, "/migrations/"+o.id), "").WithContext(ctx))
-		if status != http.StatusOK || !bytes.Contains(body, []byte(`"state":"offered"`)) {
-			return
-		}
+	path := at(u.Server.Name, "/migrations/"+o.id)
+	for get[delivery.MigrationStatus](t, x, ask(t, u, "GET", path, "").WithContext(ctx)).State == string(migration.Offered) {
 	}
 }
