@@ -44,9 +44,7 @@ function submission({ message, groupInfo, welcome }: mls.Commit): Submission {
   return welcome === undefined ? body : { ...body, welcome: toBase64(welcome) };
 }
 
-function externalSender(encoded: string | undefined): ExternalSender | undefined {
-  return encoded === undefined ? undefined : decodeExternalSender(fromBase64(encoded), 0)?.[0];
-}
+const externalSender = (encoded: Uint8Array): ExternalSender | undefined => decodeExternalSender(encoded, 0)?.[0];
 
 export class Client {
   private readonly inbox: Inbox;
@@ -134,9 +132,10 @@ export class Client {
 
   /** Creates the group of a room at a Delivery Service: reserve an id, create the group under it, bind. */
   async createGroup(roomId: string, server: string): Promise<Group> {
-    const reserved = await this.ds(server).reserve(roomId);
+    const reserved = await this.ds(server).reserve(roomId, this.identity.suite);
     const id = fromBase64(reserved.group_id);
-    const state = await mls.newGroup(this.identity, id, externalSender(reserved.external_sender), this.seconds());
+    const sender = reserved.external_sender === undefined ? undefined : externalSender(fromBase64(reserved.external_sender));
+    const state = await mls.newGroup(this.identity, id, sender, this.seconds());
     const g = newGroup(roomId, server, { term: 0, seq: 0 }, state);
     const groupInfo = toBase64(await mls.groupInfo(state));
     await this.patiently(() => this.ds(server).bind(g.key, groupInfo, toBase64(mls.ratchetTree(state))));
@@ -289,7 +288,7 @@ export class Client {
     await this.inbox.catchUp(g);
     if (mls.removalPending(g.state)) throw new Error("this device is about to be removed: it cannot migrate");
     const { ds: source, state } = g;
-    const { response, migrationResponse, keyId, sender } = await this.offer(g, target);
+    const { response, migrationResponse, keyId, sender, senderOffer } = await this.offer(g, target);
     const swap = mls.swapExternalSender(state, source, target, sender);
     const proposals = mls.pendingProposals(state, mls.isExternalRemove);
     if (swap !== undefined) proposals.push(mls.byValue(swap));
@@ -297,7 +296,8 @@ export class Client {
     const tbs = encode(wire.migrationInit.unsigned, { migrationResponse });
     const signature = await mls.sign(state, "MigrationInitTBS", tbs);
     const init = toBase64(encode(wire.migrationInit, { migrationResponse, signature }));
-    g.migration = { id: wire.migrationId(migrationResponse), source, target, response, keyId, init, commit };
+    const id = wire.migrationId(migrationResponse);
+    g.migration = { id, source, target, response, keyId, init, commit, ...(senderOffer && { senderOffer }) };
     this.world.save();
   }
 
@@ -306,14 +306,26 @@ export class Client {
     const { epoch } = g.state.groupContext;
     const migrationRequest = { sourceDomainName: g.ds, targetDomainName: target, groupId: g.id, epoch };
     const request = encode(wire.migrationRequest, migrationRequest);
-    const offer = await this.ds(target).requestMigration(toBase64(request), g.roomId);
+    const offer = await this.ds(target).requestMigration(toBase64(request), g.roomId, mls.suiteId(g.state));
     const response = fromBase64(offer.migration_response);
     const migrationResponse = decode(wire.migrationResponse, response);
     const genuine =
       same(encode(wire.migrationRequest, migrationResponse.migrationRequest), request) &&
       (await this.inbox.evidence.signedBy(target, offer.key_id, wire.migrationResponse, migrationResponse));
     if (!genuine) throw new Error("the offer is not the target's, or not for this request");
-    return { response, migrationResponse, keyId: offer.key_id, sender: externalSender(offer.external_sender) };
+    const senderOffer = offer.external_sender_offer;
+    const sender = senderOffer && (await this.offeredSender(target, offer.key_id, migrationResponse, senderOffer));
+    return { response, migrationResponse, keyId: offer.key_id, sender: sender || undefined, senderOffer };
+  }
+
+  /** The target's entry for external_senders, which it has signed for this migration. */
+  private async offeredSender(target: string, keyId: string, response: wire.MigrationResponse, encoded: string) {
+    const offer = decode(wire.externalSenderOffer, fromBase64(encoded));
+    const genuine =
+      toBase64url(offer.migrationId) === wire.migrationId(response) &&
+      (await this.inbox.evidence.signedBy(target, keyId, wire.externalSenderOffer, offer));
+    if (!genuine) throw new Error("the external sender is not the target's, or not for this migration");
+    return externalSender(offer.externalSender);
   }
 
   /** Brings this client's migration to its end, from wherever it is; also after a restart. */
@@ -337,7 +349,12 @@ export class Client {
       if (!refused(e, UNKNOWN_MIGRATION) || m.over) return this.ds(m.target).migration(m.id);
     }
     try {
-      return await this.ds(m.source).initMigration(m.id, m.init, m.keyId, submission(m.commit));
+      return await this.ds(m.source).initMigration(m.id, {
+        migration_init: m.init,
+        key_id: m.keyId,
+        ...(m.senderOffer && { external_sender_offer: m.senderOffer }),
+        ...submission(m.commit),
+      });
     } catch (e) {
       if (isFinal(e)) await this.exclusive(() => this.initRefused(g, e));
       throw e;

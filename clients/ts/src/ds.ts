@@ -77,7 +77,7 @@ export interface MigrationOffer {
   migration_response: string;
   key_id: string;
   expires_at: number;
-  external_sender?: string;
+  external_sender_offer?: string;
 }
 
 export interface MigrationStatus {
@@ -93,6 +93,15 @@ export interface MigrationStatus {
   migration_abort?: Signed;
   reason?: string;
 }
+
+export interface MigrationInitRequest extends Submission {
+  migration_init: string;
+  key_id: string;
+  external_sender_offer?: string;
+}
+
+/** The protocol of the groups of this client: RFC 9420. */
+const PROTOCOL = "mls10";
 
 /** The errors that a client acts on. */
 export const OFFER_EXPIRED = "M_OFFER_EXPIRED";
@@ -121,12 +130,12 @@ export class DeliveryService {
     return `${BASE}/${encodeURIComponent(this.server)}${path}`;
   }
 
-  reserve(roomId: string): Promise<{ group_id: string; external_sender?: string }> {
-    return this.ask("POST", "/groups", { room_id: roomId });
+  reserve(roomId: string, suite: number): Promise<{ group_id: string; external_sender?: string }> {
+    return this.ask("POST", "/groups", { room_id: roomId, protocol: PROTOCOL, cipher_suite: suite });
   }
 
   bind(group: string, groupInfo: string, ratchetTree: string): Promise<GroupResponse> {
-    return this.ask("PUT", `/groups/${group}`, { protocol: "mls10", group_info: groupInfo, ratchet_tree: ratchetTree });
+    return this.ask("PUT", `/groups/${group}`, { protocol: PROTOCOL, group_info: groupInfo, ratchet_tree: ratchetTree });
   }
 
   group(group: string): Promise<GroupResponse> {
@@ -149,12 +158,13 @@ export class DeliveryService {
     return this.ask("GET", `/groups/${group}/messages?term=${term}&from=${from}`);
   }
 
-  requestMigration(request: string, roomId: string): Promise<MigrationOffer> {
-    return this.ask("POST", "/migrations", { migration_request: request, room_id: roomId });
+  requestMigration(request: string, roomId: string, suite: number): Promise<MigrationOffer> {
+    const body = { migration_request: request, room_id: roomId, protocol: PROTOCOL, cipher_suite: suite };
+    return this.ask("POST", "/migrations", body);
   }
 
-  initMigration(id: string, init: string, keyId: string, submission: Submission): Promise<MigrationStatus> {
-    return this.ask("PUT", `/migrations/${id}/init`, { migration_init: init, key_id: keyId, ...submission });
+  initMigration(id: string, init: MigrationInitRequest): Promise<MigrationStatus> {
+    return this.ask("PUT", `/migrations/${id}/init`, init);
   }
 
   migration(id: string): Promise<MigrationStatus> {

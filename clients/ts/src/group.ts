@@ -20,6 +20,8 @@ export interface OwnMigration {
   keyId: string;
   /** The MigrationInit, base64. */
   init: string;
+  /** The target's ExternalSenderOffer, base64. */
+  senderOffer?: string;
   commit: PendingCommit;
   /** The Commit's epoch is over: it was accepted, or another one was. */
   over?: boolean;

@@ -198,6 +198,10 @@ export type MigrationConfirmation = TypeOf<typeof migrationConfirmation>;
 export const migrationAbort = signed("MigrationAbort", { migrationId: hash, sourceDomain: text });
 export type MigrationAbort = TypeOf<typeof migrationAbort>;
 
+/** Profile, section 5: the target's entry for external_senders, which takes the place of the source's. */
+export const externalSenderOffer = signed("ExternalSenderOffer", { migrationId: hash, externalSender: opaque });
+export type ExternalSenderOffer = TypeOf<typeof externalSenderOffer>;
+
 /** Profile, section 7: the identity in a leaf's basic credential. */
 export const leafIdentity = struct({ userId: name, deviceId: name });
 export type LeafIdentity = TypeOf<typeof leafIdentity>;

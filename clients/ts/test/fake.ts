@@ -112,6 +112,13 @@ export class FakeDs {
     return this.sender && { external_sender: toBase64(encodeExternalSender(this.sender)) };
   }
 
+  private entryOffer(response: wire.MigrationResponse) {
+    if (this.sender === undefined) return {};
+    const migrationId = new Uint8Array(Buffer.from(wire.migrationId(response), "base64url"));
+    const offer = { migrationId, externalSender: encodeExternalSender(this.sender) };
+    return { external_sender_offer: this.key.sign(wire.externalSenderOffer, offer).message };
+  }
+
   /** Lets the Delivery Service propose things from now on. */
   async becomeSender(): Promise<void> {
     const { signKey, publicKey } = await (await mls.cipherSuite(1)).signature.keygen();
@@ -237,7 +244,7 @@ export class FakeDs {
     const term = from.term + 1;
     this.groups.set(key, { id: key, room: room_id, term, epoch: from.epoch + 1, log: [], state: "staged" });
     const expires_at = Date.now() + 600_000;
-    return { migration_id: id, migration_response: signed.message, key_id: KEY_ID, expires_at, ...this.entry() };
+    return { migration_id: id, migration_response: signed.message, key_id: KEY_ID, expires_at, ...this.entryOffer(response) };
   }
 
   private init(m: Migration, body: any, user: string): MigrationStatus {
