@@ -24,7 +24,7 @@ test-go:
 test-integration: $(DRIVER)
 	$(GO) test -count=1 -timeout 15m ./integration/...
 
-$(DRIVER): $(TS)/node_modules/.package-lock.json $(wildcard $(TS)/src/*.ts) $(TS)/tsconfig.json
+$(DRIVER): $(TS)/node_modules/.package-lock.json $(wildcard $(TS)/src/*.ts $(TS)/src/*/*.ts) $(TS)/tsconfig.json
 	cd $(TS) && npm run -s build
 	@touch $@
 
