@@ -179,6 +179,7 @@ func treeOffences(s scene) []offence {
 	wire.ReadVector(&contents, &nodes)
 	var trailing cryptobyte.Builder
 	wire.AddOpaque(&trailing, append(nodes[:len(nodes):len(nodes)], 0))
+	const wants = int(rfc9420.ExtensionRequiredCapabilities)
 	twice := extensions(int(rfc9420.ExtensionApplicationID), []byte{}, int(rfc9420.ExtensionApplicationID), []byte{})
 	between := parent()
 	between.EncryptionKey = key(240)
@@ -203,7 +204,13 @@ func treeOffences(s scene) []offence {
 			l.Extensions = extensions(unknownExtension, []byte{})
 		})}.breaks(ruleLeafExtensions),
 		forgery{leaves: c, editLeaf: leafEdit(2, func(l *rfc9420.LeafNode) { l.Credential.Type = unknownCredential })}.breaks(ruleLeafCredential),
-		forgery{leaves: c, context: extensions(int(rfc9420.ExtensionRequiredCapabilities), required(unknownExtension))}.breaks(ruleLeafRequired),
+		forgery{leaves: c, context: extensions(wants, required(unknownExtension))}.breaks(ruleLeafRequired),
+		forgery{leaves: c, context: extensions(wants, requires(rfc9420.RequiredCapabilities{
+			Proposals: rfc9420.MakeUint16s(unknownProposal),
+		}))}.breaks(ruleLeafRequired),
+		forgery{leaves: c, context: extensions(wants, requires(rfc9420.RequiredCapabilities{
+			Credentials: rfc9420.MakeUint16s(unknownCredential),
+		}))}.breaks(ruleLeafRequired),
 		forgery{leaves: c, context: extensions(unknownExtension, []byte{})}.breaks(ruleExtensionsSupport),
 		forgery{leaves: c, context: twice}.breaks(ruleExtensionsUnique),
 	}

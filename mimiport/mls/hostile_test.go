@@ -138,9 +138,18 @@ func TestHostileSizes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	four := DefaultLimits()
+	four.Leaves = map[uint16]int{1: 4}
+	full, err := RFC9420(four).Open(m.GroupInfo(), m.RatchetTree())
+	if err != nil {
+		t.Fatal(err)
+	}
+	enters := m.Commit(mlstest.CommitOptions{Joiner: m.NewClient([]byte("b"))})
+	basic, x509 := []byte{0, 1, 3, 1, 'c', 2}, []byte{0, 2, 3, 1, 'c', 2} // a credential; the 2 begins a certificate that is not there
+	chain := bytes.Replace(m.NewClient(basic[3:]).KeyPackage(), basic, x509, 1)
 	adds := m.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{m.Add(m.NewClient([]byte("a")))}})
-	suites := DefaultLimits()
-	suites.Leaves = map[uint16]int{1: 3}
+	small := DefaultLimits()
+	small.Leaves = map[uint16]int{1: 3}
 	for name, c := range map[string]struct {
 		kind mimiport.Kind
 		do   func() error
@@ -150,11 +159,23 @@ func TestHostileSizes(t *testing.T) {
 			return err
 		}},
 		"a tree beyond its suite's limit": {mimiport.KindTooLarge, func() error {
-			_, err := RFC9420(suites).Open(m.GroupInfo(), m.RatchetTree())
+			_, err := RFC9420(small).Open(m.GroupInfo(), m.RatchetTree())
 			return err
 		}},
 		"a tree beyond the limit in bytes": {mimiport.KindTooLarge, func() error {
 			_, err := RFC9420(limits).Open(m.GroupInfo(), make([]byte, limits.Tree+1))
+			return err
+		}},
+		"an Add beyond the suite's limit": {mimiport.KindTooLarge, func() error {
+			_, _, err := full.Commit(adds.Message, adds.GroupInfo)
+			return err
+		}},
+		"an external Commit beyond the suite's limit": {mimiport.KindTooLarge, func() error {
+			_, _, err := full.Commit(enters.Message, enters.GroupInfo)
+			return err
+		}},
+		"a certificate chain that is none": {mimiport.KindBadMessage, func() error {
+			_, err := RFC9420(limits).Parse(chain)
 			return err
 		}},
 		"a Commit that makes the tree too long": {mimiport.KindTooLarge, func() error {

@@ -249,8 +249,13 @@ func extensions(list ...any) (e rfc9420.Extensions) {
 	return e
 }
 
+// required is a required_capabilities extension that wants some extensions.
 func required(types ...uint16) []byte {
-	data, _ := rfc9420.Marshal(&rfc9420.RequiredCapabilities{Extensions: rfc9420.MakeUint16s(types...)})
+	return requires(rfc9420.RequiredCapabilities{Extensions: rfc9420.MakeUint16s(types...)})
+}
+
+func requires(r rfc9420.RequiredCapabilities) []byte {
+	data, _ := rfc9420.Marshal(&r)
 	return data
 }
 
@@ -360,6 +365,8 @@ func capabilityOffences(s, needsGrease scene) []offence {
 	dull := func(l *rfc9420.LeafNode) { l.Capabilities.Extensions = nil }
 	update := needsGrease.Update(2)
 	update.Update = signLeaf(needsGrease.Client(2), edited(update.Update, dull), needsGrease.ID(), 2)
+	committed := s.Update(2)
+	committed.Update = signLeaf(s.Client(2), edited(committed.Update, func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceCommit }), s.ID(), 2)
 	alone := scene{mlstest.New(mlstest.Options{GroupID: []byte("alone"), Members: identities(1)}), s.ds}
 	undecodable := s.SetExtensions(extensions(int(rfc9420.ExtensionExternalSenders), []byte{1}))
 	return []offence{
@@ -380,6 +387,7 @@ func capabilityOffences(s, needsGrease scene) []offence {
 		}, nil)),
 		s.commitsValue(ruleLeafCredential, s.add(func(l *rfc9420.LeafNode) { l.Capabilities.Credentials = nil }, nil)),
 		s.commitsValue(ruleLeafSource, s.add(func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceUpdate }, nil)),
+		s.proposes(ruleLeafSource, s.Propose(2, committed)),
 		alone.commits(ruleLeafSource, mlstest.CommitOptions{ // with others, the leaf would lack a parent hash too
 			Edit: mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceUpdate }},
 		}),
