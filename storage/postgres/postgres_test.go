@@ -37,6 +37,7 @@ func TestPostgres(t *testing.T) {
 		{"RacingMigrations", testRacingMigrations},
 		{"NewerSchema", testNewerSchema},
 		{"Claims", testClaims},
+		{"Overlap", testOverlap},
 		{"RemovalWaitsForAddition", testRemovalWaitsForAddition},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, server) })

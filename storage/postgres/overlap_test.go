@@ -1,0 +1,164 @@
+package postgres_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
+)
+
+// testOverlap lets two processes of one homeserver work on one database, as when one takes over before the other has ended: never
+// is more than one Commit accepted in an epoch, and no server gets messages out of order.
+func testOverlap(t *testing.T, server *pgtest.Server) {
+	const epochs = 40
+	database := server.Database(t)
+	got := &receiver{last: make(map[string]uint64), t: t, want: 2 * epochs, done: make(chan struct{})}
+	first, second := startProcess(t, database, got), startProcess(t, database, got)
+	group, id := bindGroup(t, first)
+	for range epochs {
+		var accepted []*mlstest.Commit
+		var wait sync.WaitGroup
+		var mu sync.Mutex
+		for leaf, service := range []*delivery.Service{first, second} { // each with a Commit of its own for the same epoch
+			commit := group.Commit(mlstest.CommitOptions{Sender: uint32(leaf), Path: true})
+			wait.Go(func() {
+				_, err := service.Submit(t.Context(), members[leaf], id, &delivery.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo})
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					accepted = append(accepted, commit)
+				} else if kind := mimiport.KindOf(err); kind != mimiport.KindWrongEpoch {
+					t.Errorf("refused with %v", err)
+				}
+			})
+		}
+		wait.Wait()
+		if len(accepted) != 1 {
+			t.Fatalf("%d Commits of epoch %d are accepted", len(accepted), group.Epoch())
+		}
+		group = accepted[0].Next
+	}
+	for _, service := range []*delivery.Service{first, second} {
+		tree, err := service.RatchetTree(t.Context(), members[0], id, group.Epoch())
+		if err != nil || string(tree) != string(group.RatchetTree()) {
+			t.Errorf("a process has another tree than the members: %v", err)
+		}
+	}
+	select {
+	case <-got.done:
+	case <-time.After(time.Minute):
+		t.Error("not all messages have arrived")
+	}
+}
+
+// members of the group, by their leaves. Their messages go to two servers.
+var members = []delivery.Caller{{UserID: "@a:a.example", Server: "a.example"}, {UserID: "@b:b.example", Server: "b.example"}}
+
+const room = "!room:a.example"
+
+// startProcess is one process of the homeserver a.example: its service and its worker.
+func startProcess(t *testing.T, database string, got *receiver) *delivery.Service {
+	t.Helper()
+	store, err := postgres.Open(t.Context(), database, pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	service := delivery.New(delivery.Deps{
+		Server: "a.example", IsLocal: func(s string) bool { return s == "a.example" },
+		Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits())},
+		Store:   store, Rooms: everybody{}, Sender: got, Now: time.Now, Rand: io.Reader(rand.NewChaCha8([32]byte{})),
+		Log: log, DefaultPolicy: delivery.DefaultPolicy(), Limits: delivery.DefaultLimits(),
+	})
+	worker := outbox.New(store, service.Do, func() float64 { return 0 }, log)
+	service.SetWake(worker.Wake)
+	ctx, cancel := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	run.Go(func() { worker.Run(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		run.Wait()
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return service
+}
+
+func bindGroup(t *testing.T, service *delivery.Service) (*mlstest.Group, []byte) {
+	t.Helper()
+	reserved, err := service.ReserveGroup(t.Context(), members[0], &delivery.ReserveGroupRequest{RoomID: room})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var identities [][]byte
+	for _, m := range members {
+		identities = append(identities, mlstest.Identity(m.UserID, "DEVICE"))
+	}
+	group := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: identities})
+	_, err = service.BindGroup(t.Context(), members[0], reserved.GroupID, &delivery.BindGroupRequest{
+		Protocol: "mls10", GroupInfo: group.GroupInfo(), RatchetTree: group.RatchetTree(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return group, reserved.GroupID
+}
+
+// everybody is a room that all have joined.
+type everybody struct{ delivery.Rooms }
+
+func (everybody) Standing(context.Context, string, string) (delivery.Standing, error) {
+	return delivery.Standing{Exists: true, Joined: true}, nil
+}
+
+func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
+
+func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }
+
+// receiver is the other end of the outbox. It demands that each server gets its messages one after the other, and in order; the
+// same one may come again.
+type receiver struct {
+	delivery.Sender
+	t    *testing.T
+	want int
+	done chan struct{}
+
+	mu       sync.Mutex
+	received int
+	last     map[string]uint64
+}
+
+func (r *receiver) ToDevice(_ context.Context, _, to, _ string, _ map[string][]string, content json.RawMessage) error {
+	var message delivery.FanOut
+	if err := json.Unmarshal(content, &message); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch last := r.last[to]; {
+	case message.Seq == last:
+		return nil
+	case message.Seq != last+1:
+		r.t.Errorf("%s gets message %d after %d", to, message.Seq, last)
+		return errors.New("out of order")
+	}
+	r.last[to] = message.Seq
+	if r.received++; r.received == r.want {
+		close(r.done)
+	}
+	return nil
+}
