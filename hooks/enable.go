@@ -49,6 +49,7 @@ type Deps struct {
 	Users      userapi.UserInternalAPI
 	KeyRing    *gomatrixserverlib.KeyRing
 	Wakeups    *fedrouting.FederationWakeups
+	Engines    []mls.Engine // for groups of other protocols than that of RFC 9420
 }
 
 // Enable plugs MIMI Portability in when the section mimi_portability of the configuration file says so, and otherwise changes nothing. Call it
@@ -87,7 +88,7 @@ func enable(d *Deps, cfg *Config) error {
 	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)})
 	service := delivery.New(delivery.Deps{
 		Server: string(global.ServerName), IsLocal: isLocal,
-		Engines: engines(),
+		Engines: engines(d.Engines),
 		Store:   kept, Keys: keys, Rooms: rooms,
 		Sender:        sender,
 		Now:           time.Now,
@@ -146,9 +147,13 @@ func (noFederation) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, errors.New("federation is disabled on this homeserver")
 }
 
-func engines() map[string]mls.Engine {
-	rfc9420 := mls.RFC9420(mls.DefaultLimits())
-	return map[string]mls.Engine{rfc9420.Protocol(): rfc9420}
+// engines are RFC 9420's and more, by protocol.
+func engines(more []mls.Engine) map[string]mls.Engine {
+	byProtocol := map[string]mls.Engine{mls.ProtocolMLS10: mls.RFC9420(mls.DefaultLimits())}
+	for _, e := range more {
+		byProtocol[e.Protocol()] = e
+	}
+	return byProtocol
 }
 
 // run works off what is due, and forgets what is past its retention, until the homeserver shuts down.

@@ -1,10 +1,7 @@
 // Command dendrite-mimi is Dendrite's monolith with MIMI Portability plugged in: the same flags, the same dendrite.yaml, plus
 // the section mimi_portability, which package hooks documents. Without that section it is Dendrite and nothing else.
 //
-// To plug MIMI Portability into a build of your own, add one call of hooks.Enable to your main, after AddAllPublicRoutes and
-// before the HTTP listeners start, as enableMIMI does here. It needs Dendrite's own APIs, which every monolith main holds,
-// and a FederationWakeups, which must be built where the concrete federation API is at hand. Your module must have a path
-// below github.com/matrix-org/dendrite/, as this one has: Go lets nobody else name the types of Dendrite's internal packages.
+// docs/embedding.md says how to plug MIMI Portability into a build of your own.
 package main
 
 import (
@@ -19,6 +16,8 @@ import (
 
 	"github.com/matrix-org/dendrite/appservice"
 	"github.com/matrix-org/dendrite/contrib/mimi/hooks"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
 	"github.com/matrix-org/dendrite/federationapi"
 	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/internal"
@@ -148,6 +147,7 @@ func enableMIMI(
 		Users:      m.UserAPI,
 		KeyRing:    m.KeyRing,
 		Wakeups:    wakeups,
+		Engines:    []mls.Engine{draft09.New()}, // groups of go-mls
 	})
 }
 
