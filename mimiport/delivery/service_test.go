@@ -173,6 +173,9 @@ func TestSubmitRefusals(t *testing.T) {
 	p := newPlay(t)
 	p.rooms.joined[mallory] = true
 	good := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
+	adding := p.group.Commit(mlstest.CommitOptions{
+		Sender: 0, Path: true, Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(bob, "OTHER")))},
+	})
 	aad, _ := (&mimiport.MigrationCommitAAD{TargetDomain: serverB}).Marshal()
 	announced := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true, AuthenticatedData: aad})
 	tampered := append([]byte(nil), good.Message...)
@@ -195,7 +198,8 @@ func TestSubmitRefusals(t *testing.T) {
 		"no GroupInfo":                {alice, &delivery.SubmitRequest{Message: good.Message}, mimiport.KindBadMessage},
 		"GroupInfo of another commit": {alice, &delivery.SubmitRequest{Message: good.Message, GroupInfo: announced.GroupInfo}, mimiport.KindInvalid},
 		"tampered":                    {alice, &delivery.SubmitRequest{Message: tampered, GroupInfo: good.GroupInfo}, mimiport.KindBadSignature},
-		"Welcome without an add":      {alice, &delivery.SubmitRequest{Message: good.Message, GroupInfo: good.GroupInfo, Welcome: []byte{1}}, mimiport.KindInvalid},
+		"Welcome without an add":      {alice, &delivery.SubmitRequest{Message: good.Message, GroupInfo: good.GroupInfo, Welcome: adding.Welcome}, mimiport.KindInvalid},
+		"garbage as a Welcome":        {alice, &delivery.SubmitRequest{Message: adding.Message, GroupInfo: adding.GroupInfo, Welcome: []byte{1}}, mimiport.KindBadMessage},
 		"announces a migration":       {alice, commit(announced), mimiport.KindInvalid},
 		"a GroupInfo as a message":    {alice, &delivery.SubmitRequest{Message: good.GroupInfo}, mimiport.KindInvalid},
 		"future epoch":                {alice, &delivery.SubmitRequest{Message: good.Next.Application(nil, 10)}, mimiport.KindWrongEpoch},

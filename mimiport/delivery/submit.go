@@ -234,29 +234,17 @@ func users(lists ...[]mimiport.LeafIdentity) []string {
 	return users
 }
 
-// welcomes fails unless a Welcome comes exactly with a Commit that adds.
+// welcomes fails unless the Welcome is for just those that the Commit adds.
 func (s *Service) welcomes(g *Group, welcome []byte, effects *mls.Effects) error {
-	adds := len(effects.Added) > 0 && effects.Sender.Type == mls.SenderMember
-	switch {
-	case adds && len(welcome) == 0:
-		return mimiport.Errorf("submit", mimiport.KindInvalid, "the Commit adds members and comes without a Welcome")
-	case !adds && len(welcome) > 0:
-		return mimiport.Errorf("submit", mimiport.KindInvalid, "a Welcome comes with a Commit that adds nobody")
-	case !adds:
-		return nil
-	}
 	engine, err := s.engine(g.Protocol)
 	if err != nil {
 		return err
 	}
-	msg, err := engine.Parse(welcome)
-	if err != nil {
-		return err
+	var all [][]byte
+	if len(welcome) > 0 {
+		all = [][]byte{welcome}
 	}
-	if msg.Kind != mls.KindWelcome {
-		return mimiport.Errorf("submit", mimiport.KindInvalid, "the Welcome is another kind of message")
-	}
-	return nil
+	return engine.CheckWelcomes(effects, all)
 }
 
 // append writes a step to the log with its fan-out, in one transaction.
