@@ -161,6 +161,12 @@ func (x *trio) badInits(t *testing.T) {
 	put := func(u *harness.User, ds, id, body string) *http.Request {
 		return ask(t, u, "PUT", at(ds, "/migrations/"+id+"/init"), body)
 	}
+	to := func(target string) *http.Request {
+		r := *good.response
+		r.Request.TargetDomain = target
+		id := r.ID().String()
+		return put(x.bob.User, x.a.Name, id, initBody(t, &offer{id, &r, good.keyID}, commit))
+	}
 	bob, a := x.bob.User, x.a.Name
 	status := func(method, ds, id, what, body string) *http.Request {
 		return ask(t, bob, method, at(ds, "/migrations/"+id+what), body)
@@ -180,6 +186,9 @@ func (x *trio) badInits(t *testing.T) {
 		{"too little power", put(weak, a, good.id, initBody(t, good, commit)), 403, "M_FORBIDDEN"},
 		{"a forged offer", put(bob, a, good.id, initBody(t, forged, commit)), 403, prefix + "M_BAD_SIGNATURE"},
 		{"an offer by an unknown key", put(bob, a, good.id, initBody(t, otherKey, commit)), 403, prefix + "M_BAD_SIGNATURE"},
+		{"to an IP address", to("127.0.0.1:1"), 403, "M_FORBIDDEN"},
+		{"to a server that is not in the room", to("localhost:1"), 403, "M_FORBIDDEN"},
+		{"to itself", to(a), 400, prefix + "M_BAD_MESSAGE"},
 		{"no Commit", put(bob, a, good.id, initBody(t, good, []byte{1})), 400, prefix + "M_BAD_MESSAGE"},
 		{"a Commit of another epoch", put(bob, a, good.id, initBody(t, good, commit)), 400, prefix + "M_INVALID"},
 		{"an epoch that is over", put(bob, a, past.id, initBody(t, past, commit)), 409, prefix + "M_WRONG_EPOCH"},
