@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,8 +26,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
 	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/internal/httputil"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
@@ -123,10 +122,7 @@ func newMetrics(cfg *config.Metrics) (*edge.Metrics, error) {
 }
 
 func openStore(ctx context.Context, connection string, limits *config.DatabaseOptions) (*storage.Store, error) {
-	if strings.HasPrefix(connection, "file:") {
-		return sqlite.Open(ctx, connection)
-	}
-	return postgres.Open(ctx, connection, postgres.Pool{
+	return engine.Open(ctx, connection, postgres.Pool{
 		MaxOpen: limits.MaxOpenConns(), MaxIdle: limits.MaxIdleConns(), MaxLifetime: limits.ConnMaxLifetime(),
 	})
 }

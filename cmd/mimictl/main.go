@@ -3,6 +3,7 @@
 //	mimictl decode [-json] [-type NAME] FILE|-
 //	mimictl mls replay FILE|-
 //	mimictl mls verify [-json] FILE|-
+//	mimictl db copy -from DATABASE -to DATABASE
 //
 // It exits with 0 when it did what it was asked, with 1 when the input is not acceptable or cannot be read, and with 2 when
 // it was called wrongly or the input can be more than one thing.
@@ -22,6 +23,7 @@ const usage = `Usage:
     mimictl decode [-json] [-type NAME] FILE|-
     mimictl mls replay FILE|-
     mimictl mls verify [-json] FILE|-
+    mimictl db copy -from DATABASE -to DATABASE
 
 decode prints a message of MIMI Portability or of MLS (RFC 9420). The input is
 binary, hexadecimal or base64 of any kind.
@@ -42,6 +44,10 @@ mls verify checks all that a Delivery Service can check of a group, and reports
 its members and whose key packages have expired. The input is as for replay, or
 a GroupInfo that carries its tree.
 
+db copy copies all that a homeserver has stored to an empty database and compares
+the two. A DATABASE is file:PATH or postgres://USER:PASSWORD@HOST/NAME. Stop the
+homeserver first, and let it start again on the new database.
+
 A FILE of - is standard input.
 
 Exit status: 0 done; 1 the input is not acceptable or cannot be read; 2 called
@@ -60,6 +66,7 @@ var commands = map[string]func(args []string, std stdio) error{
 	"decode":     decodeCommand,
 	"mls replay": replayCommand,
 	"mls verify": verifyCommand,
+	"db copy":    copyCommand,
 }
 
 func main() { os.Exit(run(os.Args[1:], stdio{os.Stdin, os.Stdout, time.Now()}, os.Stderr)) }

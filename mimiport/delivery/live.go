@@ -85,6 +85,12 @@ func (r roster) servers() []string {
 	return servers
 }
 
+// rosterSize is what the roster takes of memory for each member, in bytes, as measured.
+const rosterSize = 700
+
+// size is roughly how many bytes of memory the group takes.
+func (l *live) size() int { return l.mls.Size() + l.mls.NumMembers()*rosterSize }
+
 // live returns the group's state after its last entry. The caller has held the group's lock since before it loaded g: an older row
 // would take the group back.
 func (s *Service) live(ctx context.Context, g *Group) (*live, error) {
@@ -266,7 +272,7 @@ func (c *cache) put(key cacheKey, l *live) {
 	if c.byKey == nil {
 		c.byKey = make(map[cacheKey]*list.Element)
 	}
-	entry := &cached{key, l, l.mls.Size()}
+	entry := &cached{key, l, l.size()}
 	c.byKey[key] = c.order.PushFront(entry)
 	c.used += entry.size
 	for c.used > c.max && c.order.Len() > 1 {

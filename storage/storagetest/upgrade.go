@@ -39,6 +39,20 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 	}
 }
 
+// Fill puts a row into every table of an empty store, and returns what Dump says of it.
+func Fill(t testing.TB, s delivery.Store) any {
+	t.Helper()
+	f := &fixture{Store: s, t: t}
+	f.apply(everything("filled", 1, 0, 0))
+	if err := s.PutSetting(t.Context(), "name", []byte(`{"a":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	return dump(t, s)
+}
+
+// Dump is all that a store says of what Fill put there, for a comparison.
+func Dump(t testing.TB, s delivery.Store) any { return dump(t, s) }
+
 func testHandshakes(t *testing.T, f *fixture) {
 	kinds := []delivery.EntryKind{
 		delivery.EntryApplication, delivery.EntryProposal, delivery.EntryCommit, delivery.EntryWelcome, delivery.EntryApplication, delivery.EntryCommit,

@@ -1,0 +1,56 @@
+package engine_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
+)
+
+func open(t *testing.T, connection string) *storage.Store {
+	t.Helper()
+	store, err := engine.Open(t.Context(), connection, postgres.Pool{MaxOpen: 4, MaxIdle: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return store
+}
+
+// Everything goes from SQLite to PostgreSQL and back to another SQLite file, and is what it was.
+func TestCopy(t *testing.T) {
+	file := "file:" + filepath.Join(t.TempDir(), "mimi.db")
+	from := open(t, file)
+	want := storagetest.Fill(t, from)
+	var sums [][]storage.Copied
+	for _, connection := range []string{pgtest.Start(t).Database(t), "file:" + filepath.Join(t.TempDir(), "back.db")} {
+		to := open(t, connection)
+		copied, err := storage.Copy(t.Context(), from, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range copied {
+			if c.Rows == 0 {
+				t.Errorf("nothing of %s was there to be copied", c.Table)
+			}
+		}
+		if diff := cmp.Diff(want, storagetest.Dump(t, to)); diff != "" {
+			t.Errorf("the copy differs (-want +got):\n%s", diff)
+		}
+		if again, err := storage.Copy(t.Context(), from, to); err == nil || !strings.Contains(err.Error(), "not empty") {
+			t.Errorf("copied onto a full database: %v, %v", again, err)
+		}
+		sums = append(sums, copied)
+		from = to
+	}
+	if diff := cmp.Diff(sums[0], sums[1]); diff != "" {
+		t.Errorf("the engines sum up differently:\n%s", diff)
+	}
+}

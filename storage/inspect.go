@@ -1,0 +1,44 @@
+package storage
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// Outbox lists at most limit rows that follow a key, in the order of their keys, whether due or not.
+func (s *Store) Outbox(ctx context.Context, after delivery.RowKey, limit int) ([]delivery.Row, error) {
+	return list(ctx, s, &outbox, `WHERE (destination, queue, row_order) > ($1, $2, $3)
+		ORDER BY destination, queue, row_order LIMIT $4`, after.Destination, after.Queue, clamp(after.Order), limit)
+}
+
+// loose are queries for what the tables' constraints allow and this package never writes. Each gives one text a row.
+var loose = []string{
+	`SELECT 'the queue ' || queue || ' to ' || destination || ' does not begin with its first row' FROM mimiport_queues AS q
+		WHERE row_order <> coalesce((SELECT min(row_order) FROM mimiport_outbox WHERE destination = q.destination AND queue = q.queue), -1)`,
+	`SELECT DISTINCT 'the queue ' || queue || ' to ' || destination || ' is never due' FROM mimiport_outbox AS o
+		WHERE NOT EXISTS (SELECT 1 FROM mimiport_queues WHERE destination = o.destination AND queue = o.queue)`,
+	`SELECT count(*) || ' messages are of no group' FROM mimiport_entries AS e WHERE NOT EXISTS (
+		SELECT 1 FROM mimiport_groups WHERE group_id = e.group_id AND term = e.term) HAVING count(*) > 0`,
+	`SELECT count(*) || ' snapshots are of no group' FROM mimiport_snapshots AS s WHERE NOT EXISTS (
+		SELECT 1 FROM mimiport_groups WHERE group_id = s.group_id AND term = s.term) HAVING count(*) > 0`,
+	`SELECT count(*) || ' contents are of no frozen migration' FROM mimiport_contents AS c WHERE NOT EXISTS (
+		SELECT 1 FROM mimiport_migrations WHERE migration_id = c.migration_id AND state = 'frozen') HAVING count(*) > 0`,
+}
+
+// Loose tells, for people, what in the tables belongs to nothing or is never found.
+func (s *Store) Loose(ctx context.Context) (problems []string, err error) {
+	for _, query := range loose {
+		err := s.query(ctx, query, nil, func(rows *sql.Rows) error {
+			var problem string
+			err := rows.Scan(&problem)
+			problems = append(problems, problem)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return problems, nil
+}

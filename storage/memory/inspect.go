@@ -1,0 +1,19 @@
+package memory
+
+import (
+	"context"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// Outbox lists at most limit rows that follow a key, in the order of their keys, whether due or not.
+func (s *Store) Outbox(_ context.Context, after delivery.RowKey, limit int) (rows []delivery.Row, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, row := range s.rows.from(after) {
+		if row.Key() != after && len(rows) < limit {
+			rows = append(rows, *row)
+		}
+	}
+	return rows, nil
+}
