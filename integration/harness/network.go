@@ -24,6 +24,9 @@ import (
 
 // Network is a set of homeservers that trust one certificate.
 type Network struct {
+	// Postgres makes an empty PostgreSQL database for each server and returns its connection string. Nil: the servers use SQLite.
+	Postgres func() string
+
 	dir    string
 	binary string
 	roots  *x509.CertPool

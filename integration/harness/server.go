@@ -21,11 +21,12 @@ import (
 // Patience is how long the harness waits for a process to start or stop.
 const Patience = 30 * time.Second
 
-// Section is the default section mimi_portability of a server: on, with loopback in reach.
+// Section is the default section mimi_portability of a server: on, with loopback in reach. Its database is a file, or the
+// homeserver's own where that is on PostgreSQL.
 const Section = `
 mimi_portability:
   enabled: true
-  database: {connection_string: "file:{{.Dir}}/mimi_portability.db"}
+  database: {connection_string: "{{.Database "mimi_portability"}}"}
   federation: {allow_private_networks: true}
 `
 
@@ -36,8 +37,18 @@ type Server struct {
 	URL  string   // of the client API, http://localhost:PORT
 	Env  []string // besides the test's own environment, from the next start on
 
+	Postgres string // the connection string of its one database; empty for SQLite files
+
 	network *Network
 	process *process
+}
+
+// Database is the connection string of a component's own database, empty where the server has one for all.
+func (s *Server) Database(component string) string {
+	if s.Postgres != "" {
+		return ""
+	}
+	return "file:" + filepath.Join(s.Dir, component+".db")
 }
 
 // process is one life of a server.
@@ -48,7 +59,7 @@ type process struct {
 }
 
 // Start starts a new homeserver and waits until it serves. section is its section mimi_portability: YAML, and a template in which
-// {{.Dir}} is the server's directory.
+// {{.Dir}} is the server's directory and {{.Database "name"}} the connection string of a database.
 func (n *Network) Start(ctx context.Context, section string) (*Server, error) {
 	s, err := n.prepare(ctx, section)
 	if err != nil {
@@ -75,6 +86,9 @@ func (n *Network) prepare(ctx context.Context, section string) (*Server, error) 
 		Dir:     filepath.Join(n.dir, fmt.Sprintf("server-%d", secure)),
 		URL:     fmt.Sprintf("http://localhost:%d", plain),
 		network: n,
+	}
+	if n.Postgres != nil {
+		s.Postgres = n.Postgres()
 	}
 	if err := os.Mkdir(s.Dir, 0o700); err != nil {
 		return nil, err
@@ -232,7 +246,7 @@ func (s *Server) Log() string {
 // SharedSecret is what the servers of the harness let accounts be registered with.
 const SharedSecret = "harness"
 
-// baseConfig is a complete dendrite.yaml on SQLite. The limits that it lifts are there against strangers. Guests may register:
+// baseConfig is a complete dendrite.yaml. The limits that it lifts are there against strangers. Guests may register:
 // Dendrite lets them where anybody could, given a captcha that nobody here will solve.
 const baseConfig = `version: 2
 global:
@@ -240,7 +254,8 @@ global:
   private_key: {{.Dir}}/matrix_key.pem
   cache: {max_size_estimated: 32mb, max_age: 1h}
   jetstream: {storage_path: {{.Dir}}/jetstream, topic_prefix: Dendrite}
-client_api:
+{{if .Postgres}}  database: {connection_string: "{{.Postgres}}", max_open_conns: 20, max_idle_conns: 5, conn_max_lifetime: -1}
+{{end}}client_api:
   registration_disabled: false
   enable_registration_captcha: true
   recaptcha_public_key: none
@@ -248,14 +263,14 @@ client_api:
   registration_shared_secret: ` + SharedSecret + `
   rate_limiting: {enabled: false}
 federation_api:
-  database: {connection_string: "file:{{.Dir}}/federationapi.db"}
+  database: {connection_string: "{{.Database "federationapi"}}"}
   prefer_direct_fetch: true
-key_server: {database: {connection_string: "file:{{.Dir}}/keyserver.db"}}
-media_api: {database: {connection_string: "file:{{.Dir}}/mediaapi.db"}, base_path: {{.Dir}}/media}
-mscs: {database: {connection_string: "file:{{.Dir}}/mscs.db"}}
-room_server: {database: {connection_string: "file:{{.Dir}}/roomserver.db"}, default_room_version: "11"}
-sync_api: {database: {connection_string: "file:{{.Dir}}/syncapi.db"}, fulltext: {enabled: false}}
-relay_api: {database: {connection_string: "file:{{.Dir}}/relayapi.db"}}
-user_api: {account_database: {connection_string: "file:{{.Dir}}/userapi.db"}, bcrypt_cost: 4}
+key_server: {database: {connection_string: "{{.Database "keyserver"}}"}}
+media_api: {database: {connection_string: "{{.Database "mediaapi"}}"}, base_path: {{.Dir}}/media}
+mscs: {database: {connection_string: "{{.Database "mscs"}}"}}
+room_server: {database: {connection_string: "{{.Database "roomserver"}}"}, default_room_version: "11"}
+sync_api: {database: {connection_string: "{{.Database "syncapi"}}"}, fulltext: {enabled: false}}
+relay_api: {database: {connection_string: "{{.Database "relayapi"}}"}}
+user_api: {account_database: {connection_string: "{{.Database "userapi"}}"}, bcrypt_cost: 4}
 logging: [{type: std, level: info}]
 `
