@@ -1,6 +1,7 @@
 // Command mimictl is the tool of operators and implementers of MIMI Portability. It needs no server.
 //
 //	mimictl decode [-json] [-type NAME] FILE|-
+//	mimictl fsck -db DATABASE
 //	mimictl mls replay FILE|-
 //	mimictl mls verify [-json] FILE|-
 //	mimictl db copy -from DATABASE -to DATABASE
@@ -21,6 +22,7 @@ import (
 
 const usage = `Usage:
     mimictl decode [-json] [-type NAME] FILE|-
+    mimictl fsck -db DATABASE
     mimictl mls replay FILE|-
     mimictl mls verify [-json] FILE|-
     mimictl db copy -from DATABASE -to DATABASE
@@ -31,6 +33,11 @@ binary, hexadecimal or base64 of any kind.
     -json        Print JSON. Bytes are hexadecimal, nothing is cut short.
     -type NAME   Decode as this structure. Without it, all are tried:
                  %s
+
+fsck checks a server's database, given as in the server's configuration, by
+deriving every group from its log and every migration from what was signed. The
+server must not run meanwhile. It brings an older schema up to date, and changes
+nothing else. It prints a line for each problem.
 
 mls replay follows a group through its messages, as a Delivery Service sees
 them. The input is JSON, bytes in base64 or hexadecimal:
@@ -64,6 +71,7 @@ type stdio struct {
 // commands are the verbs, each of one or two words.
 var commands = map[string]func(args []string, std stdio) error{
 	"decode":     decodeCommand,
+	"fsck":       fsckCommand,
 	"mls replay": replayCommand,
 	"mls verify": verifyCommand,
 	"db copy":    copyCommand,

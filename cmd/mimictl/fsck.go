@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
+)
+
+// fsckCommand checks a server's database and prints what is wrong with it, a problem a line.
+func fsckCommand(args []string, std stdio) error {
+	flags := flag.NewFlagSet("fsck", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	connection := flags.String("db", "", "")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return err
+	case err != nil:
+		return misused("%w", err)
+	case *connection == "" || flags.NArg() > 0:
+		return misused("fsck takes -db and nothing else")
+	}
+	ctx := context.Background()
+	if path, isFile := strings.CutPrefix(*connection, "file:"); isFile {
+		if _, err := os.Stat(path); err != nil {
+			return err // or it would be created
+		}
+	}
+	store, err := engine.Open(ctx, *connection, postgres.Pool{MaxOpen: 2, MaxIdle: 2})
+	if err != nil {
+		return err
+	}
+	problems, err := check(ctx, store, std.out)
+	if err := errors.Join(err, store.Close()); err != nil {
+		return err
+	}
+	if problems > 0 {
+		return fmt.Errorf("%d problems", problems)
+	}
+	return nil
+}
+
+func check(ctx context.Context, store *storage.Store, out io.Writer) (problems int, err error) {
+	rfc9420 := mls.RFC9420(mls.DefaultLimits())
+	report, err := fsck.Check(ctx, store, map[string]mls.Engine{rfc9420.Protocol(): rfc9420})
+	if err != nil {
+		return 0, err
+	}
+	loose, err := store.Loose(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range report.Problems {
+		fmt.Fprintln(out, p)
+	}
+	for _, p := range loose {
+		fmt.Fprintln(out, p)
+	}
+	fmt.Fprintf(out, "checked %d terms of groups, %d migrations, %d rows of the outbox\n", report.Groups, report.Migrations, report.Rows)
+	return len(report.Problems) + len(loose), nil
+}

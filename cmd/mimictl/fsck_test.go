@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bytes"
+	"database/sql"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
+)
+
+const (
+	serverA = "a.example"
+	serverB = "b.example"
+	alice   = "@alice:a.example"
+	bob     = "@bob:b.example"
+)
+
+// play is two servers with SQLite files, and what gets lost between them.
+type play struct {
+	*deliverytest.World
+	t    *testing.T
+	lose func(to string, answer bool) bool
+}
+
+func nothing(string, bool) bool              { return false }
+func toB(to string, _ bool) bool             { return to == serverB }
+func answersOfB(to string, answer bool) bool { return to == serverB && answer }
+
+// members are alice and bob, by the server that takes a group for them.
+type members map[string]*deliverytest.Member
+
+func (p *play) check(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// begin makes a group at A.
+func (p *play) begin() members {
+	p.t.Helper()
+	_, m, err := deliverytest.NewGroup(p.t.Context(), p.World, serverA, alice, bob)
+	p.check(err)
+	both := members{serverA: m[0], serverB: m[1]}
+	p.talk(both)
+	return both
+}
+
+// talk lets both commit and send.
+func (p *play) talk(both members) {
+	p.t.Helper()
+	for _, name := range p.Servers() {
+		m := both[name]
+		p.check(m.Sync(p.t.Context()))
+		p.check(m.Submit(p.t.Context(), m.NewCommit()))
+		p.check(m.Sync(p.t.Context()))
+		p.check(m.Send(p.t.Context(), m.NewMessage()))
+	}
+	p.work(nothing)
+}
+
+// move begins to move a group, and lets the servers do what can be done while something gets lost.
+func (p *play) move(both members, target string, lose func(string, bool) bool) {
+	p.t.Helper()
+	m := both[target]
+	p.check(m.Sync(p.t.Context()))
+	proposed, err := m.NewMigration(p.t.Context(), target)
+	p.check(err)
+	_, err = m.Initiate(p.t.Context(), proposed)
+	p.check(err)
+	p.work(lose)
+}
+
+// work lets both servers do what is due.
+func (p *play) work(lose func(string, bool) bool) {
+	p.t.Helper()
+	p.lose = lose
+	defer func() { p.lose = nothing }()
+	for worked := true; worked; {
+		worked = false
+		for _, name := range p.Servers() {
+			worked = p.workAt(name) || worked
+		}
+	}
+}
+
+func (p *play) workAt(name string) bool {
+	p.t.Helper()
+	worked, err := p.Work(p.t.Context(), name)
+	p.check(err)
+	return worked
+}
+
+// fill makes a group that has come back, and one in each state in which a crash can leave a migration.
+func (p *play) fill() {
+	p.t.Helper()
+	back := p.begin()
+	p.move(back, serverB, nothing)
+	p.talk(back)
+	p.move(back, serverA, nothing)
+	p.talk(back)
+
+	aborted := p.begin()
+	p.move(aborted, serverB, toB)
+	p.Pass(2 * time.Minute)
+	p.work(nothing)
+	p.talk(aborted)
+
+	frozen, staged, decided := p.begin(), p.begin(), p.begin()
+	p.move(decided, serverB, toB)
+	p.Pass(time.Second)
+	p.workAt(serverA)
+	p.move(frozen, serverB, toB)
+	p.move(staged, serverB, answersOfB)
+}
+
+// databases makes the files of A and B.
+func databases(t *testing.T) map[string]string {
+	t.Helper()
+	files, stores := map[string]string{}, map[string]delivery.Store{}
+	for _, name := range []string{serverA, serverB} {
+		files[name] = filepath.Join(t.TempDir(), name+".db")
+		store, err := sqlite.Open(t.Context(), "file:"+files[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		stores[name] = store
+	}
+	p := &play{World: deliverytest.New(1, stores), t: t, lose: nothing}
+	p.Lose = func(_, to string, answer bool) bool { return p.lose(to, answer) }
+	p.fill()
+	for _, store := range stores {
+		p.check(store.Close())
+	}
+	return files
+}
+
+func runFsck(file string) (status int, out string) {
+	var stdout, stderr bytes.Buffer
+	status = run([]string{"fsck", "-db", "file:" + file}, stdio{nil, &stdout, time.Time{}}, &stderr)
+	return status, stdout.String() + stderr.String()
+}
+
+// corruptions are made by hand: what a disk, a bug or an impatient operator does to a database.
+var corruptions = []struct {
+	name, server, sql, want string
+}{
+	{"a message has another byte", serverA, `UPDATE mimiport_entries SET message = CAST(message || 'x' AS BLOB) WHERE kind = 'application' AND seq = 2`, "does not have its hash"},
+	{"a Commit is another one", serverA, `UPDATE mimiport_entries SET (message, group_info) = (SELECT message, group_info FROM mimiport_entries
+		WHERE kind = 'commit' AND seq = 3) WHERE kind = 'commit' AND seq = 1`, "message 1: "},
+	{"a message is gone", serverA, `DELETE FROM mimiport_entries WHERE seq = 3`, "are missing"},
+	{"the last message is gone", serverA, `DELETE FROM mimiport_entries WHERE seq = 4`, "are missing"},
+	{"a group is an epoch ahead", serverA, `UPDATE mimiport_groups SET epoch = epoch + 1 WHERE state = 'active'`, "the log ends at epoch"},
+	{"numbers are given out twice", serverA, `UPDATE mimiport_groups SET next_seq = next_seq - 1 WHERE state = 'active'`, "the next to come is"},
+	{"a snapshot has another tree", serverA, `UPDATE mimiport_snapshots SET ratchet_tree = substr(ratchet_tree, 2)`, "the snapshot of epoch 0"},
+	{"a snapshot is gone", serverA, `DELETE FROM mimiport_snapshots`, "has no snapshot"},
+	{"a frozen group accepts Commits", serverA, `UPDATE mimiport_groups SET state = 'active' WHERE state = 'frozen'`, "it is frozen, and the group is active"},
+	{"a group is at two servers", serverA, `UPDATE mimiport_groups SET state = 'active' WHERE state = 'moved'`, "the group is active"},
+	{"a group is here twice", serverA, `UPDATE mimiport_groups SET state = 'active' WHERE term = 0`, "the group is also here in term 2"},
+	{"a lineage is cut", serverA, `UPDATE mimiport_groups SET lineage = (SELECT lineage FROM mimiport_groups AS first
+		WHERE first.group_id = mimiport_groups.group_id AND first.term = 0)`, "its lineage has 0 steps, not 2"},
+	{"a lineage is another group's", serverA, `UPDATE mimiport_groups SET lineage = (SELECT lineage FROM mimiport_groups WHERE term = 0
+		ORDER BY group_id LIMIT 1) WHERE term = 0`, "the preimage is not the group id's"},
+	{"a decision is not handed out", serverA, `DELETE FROM mimiport_outbox WHERE kind = 'confirmation'`, "no row of kind confirmation"},
+	{"nobody asks for the outcome", serverB, `DELETE FROM mimiport_outbox WHERE kind = 'ask'`, "no row of kind ask"},
+	{"nothing is ever due", serverA, `DELETE FROM mimiport_queues`, "is never due"},
+	{"a queue begins in the middle", serverA, `UPDATE mimiport_queues SET row_order = row_order + 1`, "does not begin with its first row"},
+	{"an offer is given out twice", serverB, `UPDATE mimiport_migrations SET response = (SELECT response FROM mimiport_migrations
+		ORDER BY migration_id LIMIT 1) WHERE role = 'target'`, "it has the nonce of migration"},
+	{"a content has another byte", serverA, `UPDATE mimiport_contents SET data = CAST(data || 'x' AS BLOB)`, "the content to send does not have its hash"},
+	{"a decision is not signed", serverA, `UPDATE mimiport_migrations SET confirmation = x'' WHERE state = 'moved'`, "it is moved without a confirmation"},
+	{"both outcomes are signed", serverA, `UPDATE mimiport_migrations SET abort = x'00' WHERE state = 'decided'`, "its abort is not for it"},
+	{"a record is gone", serverA, `DELETE FROM mimiport_migrations`, "by a migration that is not known"},
+	{"a group is gone", serverA, `DELETE FROM mimiport_groups WHERE term = 0`, "are of no group"},
+}
+
+func TestFsck(t *testing.T) {
+	files := databases(t)
+	for name, file := range files {
+		if status, out := runFsck(file); status != 0 || strings.Count(out, "\n") != 1 {
+			t.Fatalf("%s: status %d\n%s", name, status, out)
+		}
+	}
+	for _, c := range corruptions {
+		t.Run(c.name, func(t *testing.T) {
+			file := corrupted(t, files[c.server], c.sql)
+			if status, out := runFsck(file); status != 1 || !strings.Contains(out, c.want) {
+				t.Errorf("status %d, without %q:\n%s", status, c.want, out)
+			}
+		})
+	}
+	if status, out := runFsck(filepath.Join(t.TempDir(), "none.db")); status != 1 {
+		t.Errorf("a database that is not there: status %d\n%s", status, out)
+	}
+}
+
+// corrupted is a copy of a database in which something has been changed.
+func corrupted(t *testing.T, file, statement string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := filepath.Join(t.TempDir(), "damaged.db")
+	if err := os.WriteFile(damaged, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite3", damaged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	result, err := db.ExecContext(t.Context(), statement)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := result.RowsAffected(); n == 0 || err != nil {
+		t.Fatalf("%d rows were changed: %v", n, err)
+	}
+	return damaged
+}

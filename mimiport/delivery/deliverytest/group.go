@@ -1,0 +1,202 @@
+package deliverytest
+
+import (
+	"context"
+	"crypto/sha256"
+	"strings"
+	"sync"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// Group is a group in a World. Its members run concurrently.
+type Group struct {
+	ID []byte
+
+	w     *World
+	mu    sync.Mutex                  // for all that mlstest does
+	after map[[32]byte]*mlstest.Group // by the hash of a Commit: the epoch that it leads to
+}
+
+// Member is a member with what they have learnt so far. Only the methods that send may be called while another of them runs.
+type Member struct {
+	*Group
+	User string
+	DS   string
+	Term uint64
+	Head [32]byte // the hash of the last Commit; zero before the first
+
+	leaf  uint32
+	next  uint64 // the number of the next message to read
+	state *mlstest.Group
+}
+
+// NewGroup makes a group of some users at a server, which the first of them binds.
+func NewGroup(ctx context.Context, w *World, host string, users ...string) (*Group, []*Member, error) {
+	reserved, err := w.Service(host).ReserveGroup(ctx, Caller(users[0]), &delivery.ReserveGroupRequest{RoomID: Room})
+	if err != nil {
+		return nil, nil, err
+	}
+	g := &Group{ID: reserved.GroupID, w: w, after: map[[32]byte]*mlstest.Group{}}
+	o := mlstest.Options{Seed: w.seed, GroupID: g.ID}
+	for _, u := range users {
+		o.Members = append(o.Members, mlstest.Identity(u, "DEVICE"))
+	}
+	state := mlstest.New(o)
+	_, err = w.Service(host).BindGroup(ctx, Caller(users[0]), g.ID, &delivery.BindGroupRequest{
+		Protocol: "mls10", GroupInfo: state.GroupInfo(), RatchetTree: state.RatchetTree(),
+	})
+	members := make([]*Member, len(users))
+	for i, u := range users {
+		members[i] = &Member{Group: g, User: u, DS: host, leaf: uint32(i), next: 1, state: state}
+	}
+	return g, members, err
+}
+
+// Epoch is the member's.
+func (m *Member) Epoch() uint64 { return m.state.Epoch() }
+
+// ask makes a request to a server through the member's homeserver.
+func (m *Member) ask(server string, request func(*delivery.Service) error) error {
+	_, home, _ := strings.Cut(m.User, ":")
+	return sender{m.w}.exchange(home, server, request)
+}
+
+// Sync reads the log and goes where it leads.
+func (m *Member) Sync(ctx context.Context) error {
+	for {
+		var log *delivery.MessagesResponse
+		err := m.ask(m.DS, func(d *delivery.Service) (err error) {
+			log, err = d.Messages(ctx, Caller(m.User), m.ID, delivery.MessagesQuery{From: m.next, Term: &m.Term})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if log.Term == m.Term {
+			m.next = log.Next
+		}
+		if moved := m.read(log.Messages); !moved && log.End {
+			return nil
+		}
+	}
+}
+
+// read takes messages of the log in, up to the Commit that moves the group.
+func (m *Member) read(log []delivery.LogMessage) (moved bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range log {
+		e := &log[i]
+		if delivery.EntryKind(e.Kind) != delivery.EntryCommit || e.Epoch != m.state.Epoch() {
+			continue
+		}
+		m.Head = sha256.Sum256(e.Message)
+		m.state = m.after[m.Head]
+		if e.Migration != nil {
+			m.DS, m.Term, m.next = e.Migration.DeliveryService, e.Migration.Term, 1
+			return true
+		}
+	}
+	return false
+}
+
+// Proposed is a Commit that a member has made.
+type Proposed struct {
+	Parent, Head [32]byte // the hash of the Commit before, and of this one
+
+	from    string // the Delivery Service
+	message *mlstest.Commit
+	init    *delivery.MigrationInitRequest
+	id      mimiport.MigrationID
+}
+
+// commit makes a Commit on the member's epoch.
+func (m *Member) commit(authenticatedData []byte) *Proposed {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.state.Commit(mlstest.CommitOptions{Sender: m.leaf, Path: true, AuthenticatedData: authenticatedData})
+	p := &Proposed{Parent: m.Head, Head: sha256.Sum256(c.Message), from: m.DS, message: c}
+	m.after[p.Head] = c.Next
+	return p
+}
+
+func (p *Proposed) submission() delivery.SubmitRequest {
+	return delivery.SubmitRequest{Message: p.message.Message, GroupInfo: p.message.GroupInfo}
+}
+
+// NewCommit makes a Commit to submit.
+func (m *Member) NewCommit() *Proposed { return m.commit(nil) }
+
+// Submit submits a Commit.
+func (m *Member) Submit(ctx context.Context, p *Proposed) error {
+	req := p.submission()
+	return m.submit(ctx, p.from, &req)
+}
+
+func (m *Member) submit(ctx context.Context, ds string, req *delivery.SubmitRequest) error {
+	return m.ask(ds, func(d *delivery.Service) error {
+		_, err := d.Submit(ctx, Caller(m.User), m.ID, req)
+		return err
+	})
+}
+
+// NewMessage makes an application message of the member's epoch.
+func (m *Member) NewMessage() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state.Application(nil, 32)
+}
+
+// Send submits an application message.
+func (m *Member) Send(ctx context.Context, message []byte) error {
+	return m.submit(ctx, m.DS, &delivery.SubmitRequest{Message: message})
+}
+
+// NewMigration gets an offer from a target and makes the migration Commit for it.
+func (m *Member) NewMigration(ctx context.Context, target string) (*Proposed, error) {
+	request, err := (&mimiport.MigrationRequest{SourceDomain: m.DS, TargetDomain: target, GroupID: m.ID, Epoch: m.Epoch()}).Marshal()
+	if err != nil {
+		return nil, err
+	}
+	var offer *delivery.MigrationOffer
+	err = m.ask(target, func(d *delivery.Service) (err error) {
+		offer, err = d.RequestMigration(ctx, Caller(m.User), &delivery.MigrationRequestRequest{MigrationRequest: request, RoomID: Room})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	response, err := mimiport.UnmarshalMigrationResponse(offer.MigrationResponse)
+	if err != nil {
+		return nil, err
+	}
+	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: target}).Marshal()
+	if err != nil {
+		return nil, err
+	}
+	p := m.commit(aad)
+	p.id = response.ID()
+	init := &mimiport.MigrationInit{Response: *response}
+	tbs, err := init.TBS()
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	init.Signature = m.state.Sign(m.leaf, mimiport.MigrationInitLabel, tbs)
+	encoded, err := init.Marshal()
+	p.init = &delivery.MigrationInitRequest{MigrationInit: encoded, KeyID: offer.KeyID, SubmitRequest: p.submission()}
+	return p, err
+}
+
+// Initiate sends the MigrationInit, again if need be, and returns how the migration stands at the source.
+func (m *Member) Initiate(ctx context.Context, p *Proposed) (st *delivery.MigrationStatus, err error) {
+	err = m.ask(p.from, func(d *delivery.Service) (err error) {
+		st, err = d.InitMigration(ctx, Caller(m.User), p.id, p.init)
+		return err
+	})
+	return st, err
+}

@@ -1,0 +1,248 @@
+// Package fsck derives again, from what a Delivery Service has stored, what must be true of it: every group from its snapshots and
+// its log, every migration from what was signed. It changes nothing.
+package fsck
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+)
+
+// Store is what is checked. Nothing may write to it meanwhile: a row that goes while its group is read looks like a problem.
+type Store interface {
+	delivery.Store
+
+	// Outbox lists at most limit rows that follow a key, in the order of their keys.
+	Outbox(ctx context.Context, after delivery.RowKey, limit int) ([]delivery.Row, error)
+}
+
+// Problem is something that a Delivery Service never stores.
+type Problem struct {
+	Group     []byte
+	Term      uint64
+	Migration mimiport.MigrationID // where it is a migration that has the problem
+	What      string
+}
+
+func (p Problem) String() string {
+	if p.Migration != (mimiport.MigrationID{}) {
+		return fmt.Sprintf("migration %s: %s", p.Migration, p.What)
+	}
+	return fmt.Sprintf("group %s in term %d: %s", base64.RawURLEncoding.EncodeToString(p.Group), p.Term, p.What)
+}
+
+// Report is what a check has seen.
+type Report struct {
+	Groups, Migrations, Rows int
+	Problems                 []Problem
+}
+
+// page is how much is read at a time.
+const page = 256
+
+// Check looks at everything in a store. It returns an error only when the store cannot be read.
+func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Report, error) {
+	c := &checker{
+		store: store, engines: engines, report: new(Report),
+		todo: map[task]bool{}, records: map[mimiport.MigrationID]*migration.Migration{}, last: map[string]uint64{},
+		nonces: map[mimiport.Nonce]mimiport.MigrationID{},
+	}
+	for _, step := range []func(context.Context) error{c.readGroups, c.readMigrations, c.readOutbox, c.checkGroups, c.checkMigrations} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return c.report, nil
+}
+
+// task is what a row of the outbox is there for.
+type task struct {
+	kind      delivery.RowKind
+	migration mimiport.MigrationID
+}
+
+// checker is one check.
+type checker struct {
+	store   Store
+	engines map[string]mls.Engine
+	report  *Report
+
+	todo    map[task]bool
+	records map[mimiport.MigrationID]*migration.Migration
+	last    map[string]uint64 // by group: the latest term that anything tells of
+	nonces  map[mimiport.Nonce]mimiport.MigrationID
+}
+
+func (c *checker) readGroups(ctx context.Context) error {
+	for after := []byte(nil); ; {
+		groups, err := c.store.Groups(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for i := range groups {
+			c.last[string(groups[i].ID)] = groups[i].Term
+		}
+		if len(groups) < page {
+			return nil
+		}
+		after = groups[page-1].ID
+	}
+}
+
+func (c *checker) readMigrations(ctx context.Context) error {
+	for after := (mimiport.MigrationID{}); ; {
+		records, err := c.store.Migrations(ctx, delivery.MigrationFilter{}, after, page)
+		if err != nil {
+			return err
+		}
+		for i := range records {
+			m := &records[i]
+			c.records[m.ID] = m
+			id := string(m.GroupID)
+			c.last[id] = max(c.last[id], min(m.Term, c.last[id]+1)) // a false term must not make this endless
+		}
+		c.report.Migrations += len(records)
+		if len(records) < page {
+			return nil
+		}
+		after = records[page-1].ID
+	}
+}
+
+func (c *checker) readOutbox(ctx context.Context) error {
+	for after := (delivery.RowKey{}); ; {
+		rows, err := c.store.Outbox(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for i := range rows {
+			if err := c.row(ctx, &rows[i]); err != nil {
+				return err
+			}
+		}
+		c.report.Rows += len(rows)
+		if len(rows) < page {
+			return nil
+		}
+		after = rows[page-1].Key()
+	}
+}
+
+// row checks that what a row tells to do can be done.
+func (c *checker) row(ctx context.Context, r *delivery.Row) error {
+	c.todo[task{r.Kind, r.Migration}] = true
+	if r.Migration != (mimiport.MigrationID{}) {
+		if c.records[r.Migration] == nil {
+			c.found(Problem{Migration: r.Migration, What: fmt.Sprintf("a row of kind %s is for it, and it is not known", r.Kind)})
+		}
+		return nil
+	}
+	g, err := c.store.GroupAt(ctx, delivery.GroupKey{ID: r.GroupID, Term: r.Term})
+	switch {
+	case errors.Is(err, delivery.ErrNotFound):
+		c.found(Problem{Group: r.GroupID, Term: r.Term, What: fmt.Sprintf("a row of kind %s is for it, and it is not known", r.Kind)})
+		return nil
+	case err == nil && r.Kind == delivery.RowFanOut && r.Seq >= g.NextSeq:
+		c.group(g, "message %d is to be delivered, and the next to come is %d", r.Seq, g.NextSeq)
+	}
+	return err
+}
+
+func (c *checker) found(p Problem) { c.report.Problems = append(c.report.Problems, p) }
+
+func (c *checker) group(g *delivery.Group, format string, args ...any) {
+	c.found(Problem{Group: g.ID, Term: g.Term, What: fmt.Sprintf(format, args...)})
+}
+
+// checkGroups checks each term of each group: all before the last must be over.
+func (c *checker) checkGroups(ctx context.Context) error {
+	ids := make([]string, 0, len(c.last))
+	for id := range c.last {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		var live *delivery.Group // the latest term that is not over
+		for term := range c.last[id] + 1 {
+			g, err := c.store.GroupAt(ctx, delivery.GroupKey{ID: []byte(id), Term: term})
+			if errors.Is(err, delivery.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if live != nil {
+				c.group(live, "it is %s, and the group is also here in term %d", live.State, g.Term)
+			}
+			if live = g; g.State == delivery.GroupMoved || g.State == delivery.GroupDropped {
+				live = nil
+			}
+			c.report.Groups++
+			c.checkLineage(g)
+			c.checkState(g)
+			if err := c.checkLog(ctx, g); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkState checks a group against the migration that it names, and that one against the outbox.
+func (c *checker) checkState(g *delivery.Group) {
+	if g.State == delivery.GroupActive || g.State == delivery.GroupReserved || g.Migration == (mimiport.MigrationID{}) {
+		return
+	}
+	m := c.records[g.Migration]
+	if m == nil {
+		c.group(g, "it is %s by a migration that is not known", g.State)
+		return
+	}
+	allowed := map[delivery.GroupState][]migration.State{
+		delivery.GroupFrozen:  {migration.Frozen},
+		delivery.GroupMoved:   {migration.Decided, migration.Moved},
+		delivery.GroupStaged:  {migration.Staged},
+		delivery.GroupDropped: {migration.Dropped},
+	}[g.State]
+	if !slices.Contains(allowed, m.State) || !bytes.Equal(m.GroupID, g.ID) {
+		c.group(g, "it is %s by migration %s, which is %s", g.State, m.ID, m.State)
+	}
+	if g.State == delivery.GroupFrozen && m.Epoch != g.Epoch {
+		c.group(g, "it is frozen at epoch %d for a migration of epoch %d", g.Epoch, m.Epoch)
+	}
+}
+
+// checkLineage checks that the chain leads to this server in this term.
+func (c *checker) checkLineage(g *delivery.Group) {
+	l, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		c.group(g, "its lineage: %v", err)
+		return
+	}
+	want := g.Term
+	switch {
+	case g.State == delivery.GroupStaged || g.State == delivery.GroupDropped:
+		want-- // the step that leads here is not confirmed
+	case g.State == delivery.GroupMoved && g.Migration == (mimiport.MigrationID{}):
+		want = max(want, l.Term()) // yielded: the claim is part of it
+	}
+	host, err := walk(g.ID, l)
+	switch {
+	case err != nil:
+		c.group(g, "its lineage: %v", err)
+	case l.Term() != want:
+		c.group(g, "its lineage has %d steps, not %d", l.Term(), want)
+	case l.RoomID != g.RoomID:
+		c.group(g, "its lineage is of the room %s, and it is bound to %s", l.RoomID, g.RoomID)
+	case want == g.Term && l.Term() == want && host != g.Server:
+		c.group(g, "its lineage leads to %s, and it is at %s", host, g.Server)
+	}
+}

@@ -1,0 +1,181 @@
+package fsck
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+)
+
+// checkLog replays a group from its oldest snapshot and compares it with each later one and with the group's row.
+func (c *checker) checkLog(ctx context.Context, g *delivery.Group) error {
+	snapshots, err := c.snapshots(ctx, g)
+	if err != nil {
+		return err
+	}
+	purged := g.State == delivery.GroupMoved || g.State == delivery.GroupDropped || g.State == delivery.GroupReserved
+	engine := c.engines[g.Protocol]
+	switch {
+	case len(snapshots) == 0 && !purged:
+		c.group(g, "it is %s and has no snapshot", g.State)
+		return nil
+	case engine == nil && !purged:
+		c.group(g, "it is of the protocol %q, which is unknown here", g.Protocol)
+		return nil
+	}
+	r := &replay{checker: c, g: g, engine: engine, snapshots: snapshots}
+	if len(snapshots) > 0 && engine != nil {
+		r.open()
+	}
+	for from := uint64(0); ; {
+		entries, err := c.store.Entries(ctx, delivery.GroupKey{ID: g.ID, Term: g.Term}, from, page)
+		if err != nil {
+			return err
+		}
+		for i := range entries {
+			r.entry(&entries[i])
+		}
+		if len(entries) < page {
+			break
+		}
+		from = entries[page-1].Seq + 1
+	}
+	r.end()
+	return r.content(ctx)
+}
+
+// snapshots lists a group's snapshots, the oldest first.
+func (c *checker) snapshots(ctx context.Context, g *delivery.Group) (found []delivery.Snapshot, err error) {
+	for epoch := ^uint64(0); ; {
+		s, err := c.store.Snapshot(ctx, delivery.GroupKey{ID: g.ID, Term: g.Term}, epoch)
+		if errors.Is(err, delivery.ErrNotFound) {
+			return found, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = append([]delivery.Snapshot{*s}, found...)
+		if s.Epoch == 0 {
+			return found, nil
+		}
+		epoch = s.Epoch - 1
+	}
+}
+
+// replay is a group on its way through its log.
+type replay struct {
+	*checker
+	g         *delivery.Group
+	engine    mls.Engine
+	snapshots []delivery.Snapshot // that are still to come
+	begin     uint64              // the number of the message to go on with
+	state     mls.Group           // nil where there is none, or it has failed
+
+	last  uint64 // the number of the message before; 0 for none
+	epoch uint64 // of that
+	whole bool   // from here on nothing may be missing: only what is old is forgotten
+}
+
+// open begins with the oldest snapshot.
+func (r *replay) open() {
+	s := &r.snapshots[0]
+	r.snapshots = r.snapshots[1:]
+	state, err := r.engine.Open(s.GroupInfo, s.RatchetTree)
+	switch {
+	case err != nil:
+		r.group(r.g, "the snapshot of epoch %d: %v", s.Epoch, err)
+	case state.Epoch() != s.Epoch || !bytes.Equal(state.ID(), r.g.ID):
+		r.group(r.g, "the snapshot of epoch %d is of epoch %d of another group", s.Epoch, state.Epoch())
+	default:
+		r.state, r.begin = state, s.Seq
+	}
+}
+
+// entry takes the next message.
+func (r *replay) entry(e *delivery.Entry) {
+	// From the oldest snapshot on all handshakes are kept. What else is missing was forgotten for its age, and so was all of it
+	// that is older than what is there.
+	if gap := e.Seq != r.last+1; gap && r.whole {
+		r.group(r.g, "messages %d to %d are missing", r.last+1, e.Seq-1)
+	}
+	if e.Kind == delivery.EntryApplication || e.Kind == delivery.EntryWelcome {
+		r.whole = true
+	}
+	if sha256.Sum256(e.Message) != e.Hash {
+		r.group(r.g, "message %d does not have its hash", e.Seq)
+	}
+	if e.Epoch < r.epoch || e.Epoch > r.g.Epoch {
+		r.group(r.g, "message %d is of epoch %d after epoch %d", e.Seq, e.Epoch, r.epoch)
+	}
+	if e.Seq >= r.g.NextSeq {
+		r.group(r.g, "message %d is there, and the next to come is %d", e.Seq, r.g.NextSeq)
+	}
+	r.last, r.epoch = e.Seq, e.Epoch
+	if r.state != nil && e.Seq >= r.begin {
+		r.step(e)
+	}
+}
+
+// step replays a handshake.
+func (r *replay) step(e *delivery.Entry) {
+	var next mls.Group
+	var err error
+	switch e.Kind {
+	case delivery.EntryProposal:
+		next, _, err = r.state.Propose(e.Message)
+	case delivery.EntryCommit:
+		next, _, err = r.state.Commit(e.Message, e.GroupInfo)
+	default:
+		return
+	}
+	if err != nil {
+		r.group(r.g, "message %d: %v", e.Seq, err)
+		r.state = nil
+		return
+	}
+	r.state = next
+	for len(r.snapshots) > 0 && r.snapshots[0].Epoch <= next.Epoch() {
+		s := &r.snapshots[0]
+		r.snapshots = r.snapshots[1:]
+		if s.Seq != e.Seq+1 || s.Epoch != next.Epoch() || !bytes.Equal(s.GroupInfo, next.GroupInfo()) || !bytes.Equal(s.RatchetTree, next.RatchetTree()) {
+			r.group(r.g, "the snapshot of epoch %d is not what the log leads to", s.Epoch)
+		}
+	}
+}
+
+// end compares the outcome with the group's row.
+func (r *replay) end() {
+	if r.whole && r.last+1 != r.g.NextSeq {
+		r.group(r.g, "messages %d to %d are missing", r.last+1, r.g.NextSeq-1)
+	}
+	if r.state == nil {
+		return
+	}
+	if r.state.Epoch() != r.g.Epoch || r.state.CipherSuite() != r.g.CipherSuite {
+		r.group(r.g, "it is said to be at epoch %d with cipher suite %d, and the log ends at epoch %d with %d",
+			r.g.Epoch, r.g.CipherSuite, r.state.Epoch(), r.state.CipherSuite())
+	}
+	for i := range r.snapshots {
+		r.group(r.g, "a snapshot is of epoch %d, which the log does not reach", r.snapshots[i].Epoch)
+	}
+}
+
+// content checks that what a frozen group's source is to send is what it has signed.
+func (r *replay) content(ctx context.Context) error {
+	m := r.records[r.g.Migration]
+	if r.g.State != delivery.GroupFrozen || m == nil || r.state == nil {
+		return nil
+	}
+	data, err := r.store.Content(ctx, m.ID)
+	if errors.Is(err, delivery.ErrNotFound) {
+		r.group(r.g, "it is frozen, and the content to send is not here")
+		return nil
+	}
+	if err == nil && !bytes.Equal(r.state.Hash(data), m.ContentHash) {
+		r.group(r.g, "the content to send does not have its hash")
+	}
+	return err
+}
