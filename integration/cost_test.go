@@ -1,0 +1,84 @@
+package integration
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
+)
+
+// BenchmarkCommitBesideMessage lets a user of a real server commit and send a message of the same size, in turns.
+func BenchmarkCommitBesideMessage(b *testing.B) {
+	b.Run("sqlite", func(b *testing.B) { besideMessage(b, nil) })
+	b.Run("postgres", func(b *testing.B) {
+		server := pgtest.Start(b)
+		besideMessage(b, func() string { return server.Database(b) })
+	})
+}
+
+func besideMessage(b *testing.B, postgres func() string) {
+	network, err := harness.NewNetwork(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer network.Close()
+	network.Postgres = postgres
+	server, err := network.Start(b.Context(), harness.Section)
+	if err != nil {
+		b.Fatal(err)
+	}
+	alice, err := server.Register(b.Context(), "alice", false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	room, err := alice.CreateRoom(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	ask := func(method, path string, in, out any) {
+		b.Helper()
+		if err := alice.Do(b.Context(), method, clientapi.PathPrefix+"/ds/"+server.Name+path, in, out); err != nil {
+			b.Fatal(err)
+		}
+	}
+	const members = 100 // devices of alice's
+	var reserved delivery.ReserveGroupResponse
+	ask(http.MethodPost, "/groups", &delivery.ReserveGroupRequest{RoomID: room}, &reserved)
+	var identities [][]byte
+	for i := range members {
+		identities = append(identities, mlstest.Identity(alice.ID, fmt.Sprint("DEVICE", i)))
+	}
+	group := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: identities, Populated: true})
+	path := "/groups/" + url.PathEscape(base64.RawURLEncoding.EncodeToString(reserved.GroupID))
+	ask(http.MethodPut, path, &delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: group.GroupInfo(), RatchetTree: group.RatchetTree()}, nil)
+
+	var commits, messages []time.Duration
+	for i := range b.N {
+		c := group.Commit(mlstest.CommitOptions{Sender: uint32(i % members), Path: true})
+		group = c.Next
+		begin := time.Now()
+		ask(http.MethodPost, path+"/messages", &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}, nil)
+		commits = append(commits, time.Since(begin))
+
+		text := base64.RawStdEncoding.EncodeToString(append(c.Message, c.GroupInfo...))
+		begin = time.Now()
+		if _, err := alice.Send(b.Context(), room, "m.room.message", map[string]string{"msgtype": "m.text", "body": text}); err != nil {
+			b.Fatal(err)
+		}
+		messages = append(messages, time.Since(begin))
+	}
+	for name, took := range map[string][]time.Duration{"Commit": commits, "message": messages} {
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Microseconds()), name+"-p50-µs")
+		b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), name+"-p99-µs")
+	}
+}
