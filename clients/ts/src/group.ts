@@ -48,6 +48,8 @@ export interface Group {
   held: { server: string; fanOut: FanOut }[];
   /** The proof of the step to the current Delivery Service, for one that does not have it yet. */
   evidence?: MovedInfo | undefined;
+  /** Logs of former Delivery Services whose end this client has not seen: it has gone on without them. */
+  former?: { ds: string; term: number; next: number }[];
   /** The log could not be read to its end the last time. */
   behind?: boolean;
 }

@@ -13,12 +13,14 @@ import {
   type Stored,
   type Surroundings,
 } from "./group.js";
-import { BINDING, FAN_OUT, type Matrix, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
+import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
 import * as mls from "./mls.js";
 import { decode, fromBase64, isServerName, migrationCommitAAD, toBase64url } from "./wire.js";
 
 /** How many messages are kept of Delivery Services that are not the current one. */
 const MAX_HELD = 256;
+/** How many terms of a group are remembered that this client left before it had seen all: no older message could be decrypted. */
+const MAX_FORMER = 4;
 /** How many Welcomes are kept that no room accounts for, and how long, in milliseconds. */
 const MAX_INVITATIONS = 16;
 const INVITED = 10 * 60_000;
@@ -100,6 +102,26 @@ export class Inbox {
     while (redirect !== undefined && (await this.follow(g, redirect))) redirect = await this.readLog(g);
     g.behind = false;
     await this.release(g);
+    await this.readFormer(g);
+  }
+
+  /** Reads what former Delivery Services had accepted before they handed the group over. One that is away keeps it for later. */
+  private async readFormer(g: Group): Promise<void> {
+    const former = g.former?.splice(0) ?? [];
+    for (const f of former) {
+      try {
+        for (let end = false; !end; ) {
+          const page = await this.ds(f.ds).messages(g.key, f.term, f.next);
+          for (const m of page.messages) await this.process(g, m);
+          end = page.end || !(page.next > f.next);
+          f.next = page.next;
+        }
+      } catch (e) {
+        const forgotten = e instanceof MatrixError && e.status < 500 && e.body.retry_after_ms === undefined;
+        if (!forgotten) g.former!.push(f);
+      }
+    }
+    this.world.save();
   }
 
   /** Reads to the end of the current Delivery Service's log, and gives the redirect that stands there. */
@@ -151,7 +173,9 @@ export class Inbox {
   private async handle(g: Group, m: Arrived): Promise<void> {
     if (m.seq < g.next) return;
     g.next = m.seq + 1;
+    const { term } = g;
     await this.process(g, m);
+    if (g.term !== term) g.former?.pop(); // its log ends with this message
   }
 
   private async process(g: Group, { kind, sender = "", message: encoded, migration }: Arrived): Promise<void> {
@@ -198,6 +222,7 @@ export class Inbox {
     }
     this.world.emit({ event: "epoch", group: g.key, epoch: epochOf(g) });
     if (target === undefined || target === g.ds) return;
+    g.former = [...(g.former ?? []), { ds: g.ds, term: g.term, next: g.next }].slice(-MAX_FORMER);
     g.ds = target;
     g.term += 1;
     g.next = 1;
@@ -227,6 +252,7 @@ export class Inbox {
     if (fanOut.kind === "welcome" && (g === undefined || isOut(g))) return this.welcomed(server, fanOut);
     if (g === undefined || isOut(g)) return this.ignored(key, sender, "no such group");
     if (server === g.ds && fanOut.term === g.term) return this.orFail(key, this.arrived(g, fanOut));
+    if (g.former?.some((f) => f.ds === server && f.term === fanOut.term)) return this.readFormer(g);
     if (fanOut.term <= g.term || g.held.length >= MAX_HELD)
       return this.ignored(key, sender, "not the current Delivery Service");
     g.held.push({ server, fanOut });
