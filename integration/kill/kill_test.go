@@ -126,9 +126,9 @@ func (p *pair) play(t *testing.T, pl plot) {
 	}
 	outcome := end(t)
 	stop()
-	p.settle(t)
+	host := p.settle(t)
 	n := p.collect(t)
-	_ = p
+	p.audit(t, host)
 	t.Logf("%s; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
 }
 

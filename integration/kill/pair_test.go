@@ -149,9 +149,9 @@ func (p *pair) traffic(t *testing.T) (stop func()) {
 	}
 }
 
-// act sends a message, or each fifth time a Commit.
+// act sends a message, or each third time a Commit.
 func (p *pair) act(ctx context.Context, mu *sync.Mutex, i int, c *harness.Client, n int) {
-	if n%5 == 0 {
+	if n%3 == 0 {
 		var st harness.GroupState
 		if c.Do(ctx, "update", nil, &st) == nil {
 			mu.Lock()

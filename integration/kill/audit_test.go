@@ -1,0 +1,61 @@
+package kill
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
+)
+
+// audit kills both servers, checks what they have stored, and starts them again. Exactly one of them, host, has the group.
+func (p *pair) audit(t *testing.T, host int) {
+	t.Helper()
+	for i, s := range p.servers {
+		if err := s.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		state := audit(t, s)
+		if want := i == host; (state == delivery.GroupActive) != want {
+			t.Errorf("at %s the group is %s", s.Name, state)
+		}
+	}
+	for _, s := range p.servers {
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// audit checks a server that is down, and returns the state of its only group, empty where it has none.
+func audit(t *testing.T, s *harness.Server) (state delivery.GroupState) {
+	t.Helper()
+	store, err := sqlite.Open(t.Context(), "file:"+filepath.Join(s.Dir, "mimi_portability.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	rfc9420 := mls.RFC9420(mls.DefaultLimits())
+	report, err := fsck.Check(t.Context(), store, map[string]mls.Engine{rfc9420.Protocol(): rfc9420})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range report.Problems {
+		t.Errorf("%s: %s", s.Name, problem)
+	}
+	loose, err := store.Loose(t.Context())
+	if err != nil || len(loose) > 0 {
+		t.Errorf("%s: %q %v", s.Name, loose, err)
+	}
+	groups, err := store.Groups(t.Context(), nil, 2)
+	if err != nil || len(groups) > 1 {
+		t.Fatal(len(groups), err)
+	}
+	if len(groups) == 1 {
+		state = groups[0].State
+	}
+	return state
+}
