@@ -7,6 +7,7 @@ type event struct {
 	rival        uint8 // raced: the action on the same migration that comes between reading and writing
 }
 
+// fate is what befalls an action; all but fine and raced count against the bounds.
 type fate uint8
 
 const (
@@ -44,17 +45,12 @@ func (m *model) outcomes(w *world, n uint8, i slot, visit func(event, *world)) {
 	next := saved
 	next.moves[i].net |= sent
 	emit(fine, next)
-	if a.takes != 0 && w.left.duplicates > 0 {
+	if a.takes != 0 {
 		next.moves[i].net |= a.takes
-		next.left.duplicates--
 		emit(repeated, next)
+		emit(lost, taken)
 	}
-	if a.takes != 0 && w.left.losses > 0 {
-		next = taken
-		next.left.losses--
-		emit(lost, next)
-	}
-	if a.by != byMember && w.left.crashes > 0 {
+	if a.by != byMember {
 		m.crashes(a, i, &taken, &saved, sent, emit)
 	}
 	if m.bug == NoCompareAndSet && a.by == bySource {
@@ -62,7 +58,7 @@ func (m *model) outcomes(w *world, n uint8, i slot, visit func(event, *world)) {
 	}
 }
 
-// crashes are the worlds after a crash of the server during an action. One that changes nothing but the count is none.
+// crashes are the worlds after a crash of the server during an action. One that changes nothing is none.
 func (m *model) crashes(a *action, i slot, taken, saved *world, sent messages, emit func(fate, world)) {
 	early := m.bug == SendsBeforeSaving || m.bug == AcksEarly && sent&ack != 0
 	if a.takes != 0 || early {
@@ -85,7 +81,6 @@ func (m *model) crashes(a *action, i slot, taken, saved *world, sent messages, e
 
 // restart takes away what a server holds in memory: nothing, if it is sound.
 func (m *model) restart(w *world, s server) {
-	w.left.crashes--
 	if m.bug != RowsInMemory {
 		return
 	}
@@ -108,6 +103,7 @@ func (m *model) races(w *world, n uint8, i slot, stale *world, visit func(event,
 		next := *w
 		next.moves[i].net &^= rival.takes | actions[n].takes
 		next.moves[i].net |= rival.do(m, &next, i)
+		m.tidy(&next) // what it sends is on its way
 		if next.moves[i].source != w.moves[i].source && stale.moves[i].source != w.moves[i].source {
 			next.moves[i].source, *next.sourceGroup(i) = stale.moves[i].source, *stale.sourceGroup(i)
 			visit(event{action: n, slot: uint8(i), fate: raced, rival: uint8(r)}, &next)

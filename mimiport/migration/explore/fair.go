@@ -1,6 +1,9 @@
 package explore
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // schedule is an order in which to choose among the fair actions that change something.
 type schedule []uint8
@@ -45,44 +48,55 @@ func (m *model) next(w *world, order schedule) (event, world) {
 // mostFair is more steps than any fair schedule should need.
 const mostFair = 100
 
-// live follows each schedule from each world to its end. A step of it is one of the search as well, so each is taken once.
-func (m *model) live(s *space, res *Result) {
+// live follows each schedule from each state to its end. A step of it is one of the search as well, so each is taken once.
+func (s *search) live() {
 	for _, order := range schedules {
 		left := make([]uint8, s.len()) // 1 + the steps to the end, 0 where not known yet
-		var path []uint32
 		for n := range uint32(s.len()) {
-			path = path[:0]
-			at := n
-			for left[at] == 0 {
-				w := decode(s.key(at), m.bounds.Terms)
-				_, next := m.next(w, order)
-				if next == *w && w.settled() {
-					left[at] = 1
-					break
-				}
-				path = append(path, at)
-				if next == *w || len(path) > mostFair {
-					res.Violation = "fair delivery ends with the group active at one server"
-					res.Trace = m.trace(s, n, nil) + m.fairTrace(s, n, order)
-					return
-				}
-				at = *s.place(next.key(nil, m.bounds.Terms)) - 1
+			if !s.follow(order, n, left) {
+				s.result.Violation = "fair delivery ends with the group active at one server"
+				s.result.Trace = s.trace(s.nodeOf(n), nil) + s.fairTrace(s.nodeOf(n), order)
+				return
 			}
-			for k := len(path) - 1; k >= 0; k-- {
-				left[path[k]] = left[at] + 1
-				at = path[k]
-			}
-			res.Fair = max(res.Fair, int(left[n])-1)
+			s.result.Fair = max(s.result.Fair, int(left[n])-1)
 		}
 	}
 }
 
-// fairTrace writes a fair schedule from the world of number n.
-func (m *model) fairTrace(s *space, n uint32, order schedule) string {
+// follow goes on from a state until the end of the schedule, or a state from which the end is known. It reports whether it is a good one.
+func (s *search) follow(order schedule, n uint32, left []uint8) bool {
+	var path []uint32
+	for left[n] == 0 {
+		w := decode(s.key(n), s.bounds.Terms)
+		_, next := s.next(w, order)
+		switch {
+		case next != *w:
+			path = append(path, n)
+			n = *s.place(next.key(nil, s.bounds.Terms)) - 1
+		case w.settled():
+			left[n] = 1
+		}
+		if next == *w && left[n] == 0 || len(path) > mostFair {
+			return false
+		}
+	}
+	for k, p := range slices.Backward(path) {
+		left[p] = left[n] + uint8(len(path)-k)
+	}
+	return true
+}
+
+// nodeOf finds the first node of a state.
+func (s *search) nodeOf(state uint32) uint32 {
+	return uint32(slices.IndexFunc(s.nodes, func(n node) bool { return n.state == state }))
+}
+
+// fairTrace writes a fair schedule from a node.
+func (s *search) fairTrace(n uint32, order schedule) string {
 	var out strings.Builder
-	w := decode(s.key(n), m.bounds.Terms)
+	w := decode(s.key(s.nodes[n].state), s.bounds.Terms)
 	for n := range mostFair {
-		e, next := m.next(w, order)
+		e, next := s.next(w, order)
 		if next == *w {
 			break
 		}

@@ -10,12 +10,11 @@ const (
 	moveSize    = 5
 	groupSize   = 4
 	historySize = 3
-	faultsSize  = 1
 )
 
 // keySize is the length in bytes of the keys of worlds with so many terms.
 func keySize(terms int) int {
-	return terms*members*moveSize + (terms+1)*groupSize + members*historySize + faultsSize
+	return terms*members*moveSize + (terms+1)*groupSize + members*historySize
 }
 
 // key appends what is one for all worlds that differ only in the members' names.
@@ -40,7 +39,7 @@ func (w *world) encode(b []byte, terms int) []byte {
 	for _, h := range w.members {
 		b = append(b, byte(h>>16), byte(h>>8), byte(h))
 	}
-	return append(b, w.left.crashes<<4|w.left.losses<<2|w.left.duplicates)
+	return b
 }
 
 // decode is the inverse of encode.
@@ -59,14 +58,13 @@ func decode(k []byte, terms int) *world {
 		w.members[m] = history(k[0])<<16 | history(k[1])<<8 | history(k[2])
 		k = k[historySize:]
 	}
-	w.left = faults{k[0] >> 4, k[0] >> 2 & 3, k[0] & 3}
 	return w
 }
 
 // bits packs a move into 37 bits.
 func (m *move) bits() uint64 {
 	v := uint64(m.net)<<3 | uint64(m.epoch)
-	v = v<<3 | flag(m.pending)<<2 | flag(m.late)<<1 | flag(m.expired)
+	v = v<<3 | bit(m.pending)<<2 | bit(m.late)<<1 | bit(m.expired)
 	return v<<22 | m.source.bits()<<11 | m.target.bits()
 }
 
@@ -83,7 +81,7 @@ func (r *record) bits() uint64 { return uint64(r.state)<<7 | uint64(r.holds)<<4 
 
 func recordOf(v uint64) record { return record{state(v >> 7 & 15), messages(v >> 4 & 7), rows(v & 15)} }
 
-func flag(b bool) uint64 {
+func bit(b bool) uint64 {
 	if b {
 		return 1
 	}

@@ -2,7 +2,6 @@ package explore
 
 import (
 	"fmt"
-	"hash/maphash"
 	"slices"
 	"strings"
 )
@@ -26,124 +25,101 @@ type Result struct {
 }
 
 // first is the world in which all begins.
-func (m *model) first() *world {
-	w := &world{left: faults{uint8(m.bounds.Crashes), uint8(m.bounds.Losses), uint8(m.bounds.Duplicates)}}
+func first() *world {
+	w := new(world)
 	w.groups[0].state = groupActive
 	return w
 }
 
-// space holds the keys of all worlds found, in order, and how each was reached.
-type space struct {
-	size    int // of a key
-	keys    []byte
-	parents []uint32
-	table   []uint32 // open addressing: numbers + 1
-	seed    maphash.Seed
+// search is a search under way.
+type search struct {
+	*model
+	space
+	covered []uint64 // of each state: the budgets with which, or with more, it has been reached
+	nodes   []node
+	queues  [][]uint32 // nodes to go on from, by the number of faults on the way
+	buf     []byte
+	result  Result
 }
 
-func newSpace(size int) *space {
-	return &space{size: size, table: make([]uint32, 1<<16), seed: maphash.MakeSeed()}
+// node is a state reached with a budget that no other way to it has had.
+type node struct {
+	state, parent uint32
+	left          budget
+	depth         uint8
 }
 
-func (s *space) len() int { return len(s.parents) }
-
-func (s *space) key(n uint32) []byte { return s.keys[int(n)*s.size:][:s.size] }
-
-// place is where the number of a key is, or belongs, in the table.
-func (s *space) place(k []byte) *uint32 {
-	mask := uint64(len(s.table) - 1)
-	for at := maphash.Bytes(s.seed, k) & mask; ; at = (at + 1) & mask {
-		if n := s.table[at]; n == 0 || string(s.key(n-1)) == string(k) {
-			return &s.table[at]
-		}
-	}
-}
-
-// add reports whether a key is new.
-func (s *space) add(k []byte, parent uint32) bool {
-	p := s.place(k)
-	if *p != 0 {
-		return false
-	}
-	s.keys = append(s.keys, k...)
-	s.parents = append(s.parents, parent)
-	*p = uint32(s.len())
-	if 2*s.len() > len(s.table) {
-		s.grow()
-	}
-	return true
-}
-
-func (s *space) grow() {
-	s.table = make([]uint32, 2*len(s.table))
-	for n := range uint32(s.len()) {
-		*s.place(s.key(n)) = n + 1
-	}
-}
-
-// Explore searches all worlds within the bounds, breadth first, and then follows fair schedules from each.
+// Explore searches all states within the bounds, those with the fewest faults on the way first, breadth first among these; then it follows
+// fair schedules from each.
 func Explore(b Bounds, bug Bug) Result {
-	m := &model{b, bug}
-	s := newSpace(keySize(b.Terms))
-	var res Result
-	s.add(m.first().key(nil, b.Terms), 0)
-	var buf []byte
-	for n, level := uint32(0), uint32(1); n < uint32(s.len()); n++ {
-		if n == level {
-			level = uint32(s.len())
-			res.Depth++
+	s := &search{model: &model{b, bug}, space: newSpace(keySize(b.Terms)), queues: make([][]uint32, b.Crashes+b.Losses+b.Duplicates+1)}
+	s.reach(first(), node{left: budget{int8(b.Crashes), int8(b.Losses), int8(b.Duplicates)}})
+	for used := range s.queues {
+		for n := 0; n < len(s.queues[used]) && s.result.Violation == ""; n++ {
+			s.expand(s.queues[used][n])
 		}
-		w := decode(s.key(n), b.Terms)
-		m.events(w, func(_ event, next *world) {
-			if res.Violation != "" {
-				return
-			}
-			res.Violation = m.check(w, next)
-			m.tidy(next)
-			buf = next.key(buf[:0], b.Terms)
-			s.add(buf, n)
-			if res.Violation != "" {
-				res.Trace = m.trace(s, n, buf)
-			}
-		})
-		if res.Violation != "" {
-			break
-		}
+		s.queues[used] = nil
 	}
-	if res.States = s.len(); res.Violation == "" {
-		m.live(s, &res)
+	if s.result.States = s.len(); s.result.Violation == "" {
+		s.live()
 	}
-	return res
+	return s.result
 }
 
-// path lists the keys from the first world to one.
-func (s *space) path(n uint32) [][]byte {
-	path := [][]byte{s.key(n)}
-	for n != 0 {
-		n = s.parents[n]
-		path = append(path, s.key(n))
+// expand goes one step on from a node in all ways that its budget allows.
+func (s *search) expand(n uint32) {
+	from := s.nodes[n]
+	w := decode(s.key(from.state), s.bounds.Terms)
+	s.events(w, func(e event, next *world) {
+		left, ok := from.left.after(e.fate)
+		if !ok || s.result.Violation != "" {
+			return
+		}
+		violation := s.check(w, next)
+		s.tidy(next)
+		s.reach(next, node{parent: n, left: left, depth: from.depth + 1})
+		if violation != "" {
+			s.result.Violation, s.result.Trace = violation, s.trace(n, next)
+		}
+	})
+}
+
+// reach notes a world, to go on from unless it has been reached with as large a budget.
+func (s *search) reach(w *world, n node) {
+	s.buf = w.key(s.buf[:0], s.bounds.Terms)
+	n.state = s.add(s.buf)
+	if int(n.state) == len(s.covered) {
+		s.covered = append(s.covered, 0)
+	}
+	if s.covered[n.state]&n.left.bit() != 0 {
+		return
+	}
+	s.covered[n.state] |= n.left.below()
+	used := len(s.queues) - 1 - n.left.sum()
+	s.queues[used] = append(s.queues[used], uint32(len(s.nodes)))
+	s.nodes = append(s.nodes, n)
+	s.result.Depth = max(s.result.Depth, int(n.depth))
+}
+
+// trace writes the events from the first world to a node, and on to the last world, unless it is nil.
+func (s *search) trace(n uint32, last *world) string {
+	terms := s.bounds.Terms
+	var path [][]byte
+	if last != nil {
+		path = append(path, last.key(nil, terms))
+	}
+	for ; n != 0; n = s.nodes[n].parent {
+		path = append(path, s.key(s.nodes[n].state))
 	}
 	slices.Reverse(path)
-	return path
-}
-
-// trace writes the events from the first world to that of number n, and on to the one with key last, if any.
-func (m *model) trace(s *space, n uint32, last []byte) string {
-	path := s.path(n)
-	if last != nil {
-		path = append(path, last)
-	}
 	var out strings.Builder
-	w := m.first()
-	for n, k := range path[1:] {
-		found := false
-		at := *w
-		m.events(&at, func(e event, next *world) {
-			m.tidy(next)
-			if !found && string(next.key(nil, m.bounds.Terms)) == string(k) {
-				found = true
-				writeStep(&out, n+1, e.String(), &at, next)
-				w = next
+	at := *first()
+	for n, k := range path {
+		before, found := at, false
+		s.events(&before, func(e event, next *world) {
+			if s.tidy(next); !found && string(next.key(nil, terms)) == string(k) {
+				found, at = true, *next
+				writeStep(&out, n+1, e.String(), &before, next)
 			}
 		})
 	}

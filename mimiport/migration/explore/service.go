@@ -161,11 +161,12 @@ func (m *model) takeContent(w *world, i slot) messages {
 		mv.target.state = offered
 	}
 	if mv.target.state == offered {
-		switch g.state {
-		case groupNone, groupDropped:
-		case groupStaged:
+		switch {
+		case mv.expired:
+			return refusal
+		case g.state == groupStaged:
 			return 0 // in progress: to be tried again
-		default:
+		case g.accepted():
 			return refusal
 		}
 	}

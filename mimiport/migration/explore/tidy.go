@@ -48,9 +48,13 @@ func quiet(before, after *world, i slot) bool {
 	return a == b
 }
 
-// forget takes away what nobody can use: an offer that has ended, its epoch, the rows that wait for its expiry, what was staged for it.
+// forget takes away what nobody can use any more.
 func (m *model) forget(w *world, i slot) {
-	mv := &w.moves[i]
+	mv, g := &w.moves[i], w.sourceGroup(i)
+	asked := mv.target.state != none
+	if mv.source.state == none && (g.state == groupMoved || asked && g.history.epoch() > int(mv.epoch)) {
+		*mv = move{target: record{state: dropped}} // its epoch is over: the source will refuse the Init
+	}
 	if mv.target.state != offered && m.bug != ExpiresStaged {
 		mv.expired = false
 		mv.target.rows &^= rowDeadline
@@ -62,7 +66,7 @@ func (m *model) forget(w *world, i slot) {
 	if g := w.targetGroup(i); g.state == groupDropped {
 		g.history = 0
 	}
-	if !mv.pending && (mv.source.state == none || mv.source.ended()) {
+	if !mv.pending && mv.source.ended() {
 		mv.epoch = 0
 	}
 }

@@ -161,15 +161,11 @@ type move struct {
 	expired        bool  // the offer has expired on T's clock
 }
 
-// faults are those that may still happen.
-type faults struct{ crashes, losses, duplicates uint8 }
-
 // world is one state of everything there is.
 type world struct {
 	groups  [maxTerms + 1]group
 	moves   [maxSlots]move
 	members [members]history
-	left    faults
 }
 
 // The two times there are: before and at a deadline.
@@ -185,12 +181,15 @@ func clock(passed bool) time.Time {
 	return before
 }
 
+// someBytes are enough to tell a migration's signed messages and content hashes from another's.
+var someBytes = []byte("0123456789abcdef0123456789abcdef")
+
 // signed is a signed message about a migration, contentHash the hash of its content.
 func signed(m messages, i slot) migration.Signed {
-	return migration.Signed{Message: []byte{byte(m), byte(m >> 8), byte(i)}}
+	return migration.Signed{Message: someBytes[i : uint16(i)+uint16(m)]}
 }
 
-func contentHash(i slot) []byte { return []byte{byte(i)} }
+func contentHash(i slot) []byte { return someBytes[i : i+1] }
 
 // load gives the record as the machine knows it.
 func (r *record) load(i slot) migration.Migration {

@@ -1,0 +1,56 @@
+// Package explore searches everything that can happen to the hand-over of profile, section 6, within bounds, and checks in each state
+// what must hold. Decisions are not modelled: they are those of package migration, whose Step runs in every step of the search.
+//
+// # The model
+//
+// A world is two servers, A and B, the group, which A hosts in the beginning, two members, x and y, and the network. Each member
+// may, for each term, ask for one migration; 1x is the one towards term 1 that x asked for, 2y leads back from B to A. What happens
+// is listed in one table (actions.go), each line with the function that does it:
+//
+//   - A member asks the target, starts with a Commit and an Init, sends the Init again, aborts, learns of an abort, receives the next
+//     Commit of the server it holds for current, commits for itself once, or shows the target a confirmation it has received.
+//   - A server takes a message, works off a row of its outbox, or minds a deadline. What it stores for each migration.Action stands
+//     in a second table (service.go), and mirrors what package delivery writes for it: group rows, outbox rows, records.
+//   - S asks T before it freezes; T asks S how a staged migration ended, at any time, since T's clock decides nothing.
+//   - decide_by passes on S's clock, and the offer expires on T's, at any time. T may refuse any content.
+//
+// Any message can be late by any time, so they overtake each other at will, and be lost or arrive twice. A server can crash at
+// any time: what counts is before it has saved and when it has saved and not sent. A lost compare-and-set is no step of its own:
+// the loser writes nothing and starts anew. Servers and members are honest; keys, policy, retention and the tree are left out, and
+// so are backups and the operator's claims, which are documented as unsafe.
+//
+// # Bounds
+//
+// Two members, there and back, two crashes, two losses, one duplicate; one Commit of its own for each member. Within them the search
+// is complete, breadth first, those states first that need the fewest faults. `make explore` does it; `go test` does one migration.
+//
+// A state has no ids, clocks or counters. Worlds that differ in the names of the two members are one. So are those that differ
+// in what cannot matter: a row's message is on its way as long as the row is there; what reaches a record that has ended is taken at once
+// (tidy.go asks the machine whether it is indeed without effect, and leaves it to the search when it is not); and a
+// migration for an epoch that is over, which can freeze nothing any more, counts as dropped. How many faults it took is no part
+// of a state: it is searched again only with faults left that it was not searched with before.
+//
+// # Invariants
+//
+// invariants.go lists what holds in every state and of every step: one server at most accepts Commits; the accepted Commits are one
+// chain, and members merge no others; what is confirmed is never undone, what is aborted never activates; a migration ends once;
+// the source signs one outcome, by its own clock; whatever is signed and sent is in its signer's record. From every state two fair
+// schedules without further faults, in which members do nothing more, end with the group active at one server and no migration
+// under way: one in which everything arrives before time passes, and one in which time passes first.
+//
+// That these would notice is shown by bugs put into the model (bugs.go), each of which is caught.
+//
+// # Reading a trace
+//
+// A violation comes with a shortest way to it. Each step is numbered, with what it ended (-) and what it began (+):
+//
+//	6 A takes the vote on 1x
+//	    - 1x: decide_by has passed
+//	    - A: 1x is frozen
+//	    + A: 1x is aborted
+//	    + A, term 0: the group is active, Commits []
+//
+// "A: 1x is frozen" is A's record of migration 1x; "A has to …" is a row of A's outbox; "… is on its way" is a message. Commits are
+// named by who made them. A crash or a loss stands in the line of what it befell. The files in testdata are such traces too, of
+// the courses of a hand-over that are worth reading.
+package explore
