@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"hash/maphash"
 	"io"
 	"log/slog"
 	"strings"
@@ -195,18 +194,40 @@ func serverOf(userID string) string {
 
 func hash(message []byte) [32]byte { return sha256.Sum256(message) }
 
-// locks serialises what this process does to one group, so that concurrent submits queue up instead of losing races. The
-// store's compare-and-set is what makes it correct.
+// locks serialises what this process does to one group, so that concurrent submits queue up instead of losing races, and a group
+// is loaded once for all who wait for it. The store's compare-and-set is what makes it correct.
 type locks struct {
-	stripes [256]sync.Mutex
+	mu     sync.Mutex
+	groups map[string]*groupLock
 }
 
-var lockSeed = maphash.MakeSeed()
+type groupLock struct {
+	sync.Mutex
+	wanted int // by how many, the holder included
+}
 
 func (l *locks) lock(groupID []byte) (unlock func()) {
-	m := &l.stripes[maphash.Bytes(lockSeed, groupID)%uint64(len(l.stripes))]
-	m.Lock()
-	return m.Unlock
+	id := string(groupID)
+	l.mu.Lock()
+	if l.groups == nil {
+		l.groups = make(map[string]*groupLock)
+	}
+	g := l.groups[id]
+	if g == nil {
+		g = new(groupLock)
+		l.groups[id] = g
+	}
+	g.wanted++
+	l.mu.Unlock()
+	g.Lock()
+	return func() {
+		g.Unlock()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if g.wanted--; g.wanted == 0 {
+			delete(l.groups, id)
+		}
+	}
 }
 
 // waits lets requests wait for a migration to change.
