@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -24,6 +25,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
+	"github.com/matrix-org/dendrite/internal/sqlutil"
 	"github.com/matrix-org/dendrite/setup/config"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
@@ -264,6 +267,35 @@ func TestEnableRefusals(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// A database of a newer version is left alone, and the homeserver does not start.
+func TestNewerSchemaRefusesToStart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mimi.db")
+	store, err := sqlite.Open(t.Context(), "file:"+file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open(sqlutil.SQLITE_DRIVER_NAME, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("INSERT INTO mimiport_schema_version (version_id, is_applied) VALUES (1000, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, "s.example", newFabric())
+	s.ConfigPath = filepath.Join(t.TempDir(), "dendrite.yaml")
+	section := "mimi_portability: {enabled: true, database: {connection_string: \"file:" + file + "\"}}"
+	if err := os.WriteFile(s.ConfigPath, []byte(section), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Enable(s.Deps); err == nil || !strings.Contains(err.Error(), "start the newer program that wrote it, or restore a backup") {
+		t.Errorf("got %v", err)
 	}
 }
 
