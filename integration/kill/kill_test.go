@@ -129,7 +129,7 @@ func (p *pair) play(t *testing.T, pl plot) {
 	host := p.settle(t)
 	n := p.collect(t)
 	p.audit(t, host)
-	t.Logf("%s; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
+	t.Logf("the last migration: %s; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
 }
 
 // arm starts a server that will die at a point. One that runs without a point, and shall, runs on.

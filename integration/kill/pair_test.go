@@ -194,12 +194,13 @@ func (p *pair) collect(t *testing.T) (messages int) {
 	return messages
 }
 
-// migrate lets the member at the target move the group, again and again until it is there or enough says that it need not be.
+// migrate lets the members move the group, first to a target, then back, and so on until enough says that the last move need not
+// be followed by another one.
 func (p *pair) migrate(t *testing.T, target int, enough <-chan struct{}) (end func(t *testing.T) string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*harness.Patience)
 	t.Cleanup(cancel)
 	outcome := make(chan string, 1)
-	go func() { outcome <- p.persist(ctx, target, enough) }()
+	go func() { outcome <- p.shuttle(ctx, target, enough) }()
 	return func(t *testing.T) string {
 		t.Helper()
 		got := <-outcome
@@ -210,29 +211,37 @@ func (p *pair) migrate(t *testing.T, target int, enough <-chan struct{}) (end fu
 	}
 }
 
-func (p *pair) persist(ctx context.Context, target int, enough <-chan struct{}) string {
+func (p *pair) shuttle(ctx context.Context, target int, enough <-chan struct{}) string {
 	for {
-		var out struct {
-			State string `json:"state"`
-		}
-		err := p.members[target].Do(ctx, "migrate", harness.Args{"target": p.servers[target].Name}, &out)
-		if err == nil && out.State == "moved" {
-			return out.State
-		}
-		var st harness.GroupState
-		if p.members[target].Do(ctx, "state", nil, &st) == nil && st.DS == p.servers[target].Name {
-			return "moved" // and what failed came after that
-		}
+		state, err := p.move(ctx, target)
+		over := false
 		select {
 		case <-enough:
-			if err == nil {
-				return out.State
-			}
+			over = true
 		default:
 		}
-		if ctx.Err() != nil {
-			return fmt.Sprint(out.State, err)
+		switch {
+		case over && err == nil || ctx.Err() != nil:
+			return fmt.Sprint(state, err)
+		case state == "moved":
+			target = 1 - target
 		}
 		breathe(ctx)
 	}
+}
+
+// move lets the member at the target move the group there, and returns how that ended.
+func (p *pair) move(ctx context.Context, target int) (state string, err error) {
+	var out struct {
+		State string `json:"state"`
+	}
+	err = p.members[target].Do(ctx, "migrate", harness.Args{"target": p.servers[target].Name}, &out)
+	if err == nil {
+		return out.State, nil
+	}
+	var st harness.GroupState
+	if p.members[target].Do(ctx, "state", nil, &st) == nil && st.DS == p.servers[target].Name {
+		return "moved", nil // and what failed came after that
+	}
+	return "", err
 }

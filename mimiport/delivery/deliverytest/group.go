@@ -26,7 +26,6 @@ type Member struct {
 	User string
 	DS   string
 	Term uint64
-	Head [32]byte // the hash of the last Commit; zero before the first
 
 	leaf  uint32
 	next  uint64 // the number of the next message to read
@@ -55,8 +54,20 @@ func NewGroup(ctx context.Context, w *World, host string, users ...string) (*Gro
 	return g, members, err
 }
 
-// Epoch is the member's.
-func (m *Member) Epoch() uint64 { return m.state.Epoch() }
+// State tells the member's epoch from every other, also of another branch: it is the hash of its GroupInfo.
+func (m *Member) State() [32]byte { return sha256.Sum256(m.state.GroupInfo()) }
+
+// Look asks where the group stands at the Delivery Service that the member holds as current, as State tells it.
+func (m *Member) Look(ctx context.Context) (state [32]byte, err error) {
+	err = m.ask(m.DS, func(d *delivery.Service) error {
+		g, err := d.Group(ctx, Caller(m.User), m.ID)
+		if err == nil {
+			state = sha256.Sum256(g.GroupInfo)
+		}
+		return err
+	})
+	return state, err
+}
 
 // ask makes a request to a server through the member's homeserver.
 func (m *Member) ask(server string, request func(*delivery.Service) error) error {
@@ -93,8 +104,7 @@ func (m *Member) read(log []delivery.LogMessage) (moved bool) {
 		if delivery.EntryKind(e.Kind) != delivery.EntryCommit || e.Epoch != m.state.Epoch() {
 			continue
 		}
-		m.Head = sha256.Sum256(e.Message)
-		m.state = m.after[m.Head]
+		m.state = m.after[sha256.Sum256(e.Message)]
 		if e.Migration != nil {
 			m.DS, m.Term, m.next = e.Migration.DeliveryService, e.Migration.Term, 1
 			return true
@@ -105,7 +115,7 @@ func (m *Member) read(log []delivery.LogMessage) (moved bool) {
 
 // Proposed is a Commit that a member has made.
 type Proposed struct {
-	Parent, Head [32]byte // the hash of the Commit before, and of this one
+	Before, After [32]byte // the states that it leads from and to
 
 	from    string // the Delivery Service
 	message *mlstest.Commit
@@ -118,9 +128,8 @@ func (m *Member) commit(authenticatedData []byte) *Proposed {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := m.state.Commit(mlstest.CommitOptions{Sender: m.leaf, Path: true, AuthenticatedData: authenticatedData})
-	p := &Proposed{Parent: m.Head, Head: sha256.Sum256(c.Message), from: m.DS, message: c}
-	m.after[p.Head] = c.Next
-	return p
+	m.after[sha256.Sum256(c.Message)] = c.Next
+	return &Proposed{Before: m.State(), After: sha256.Sum256(c.GroupInfo), from: m.DS, message: c}
 }
 
 func (p *Proposed) submission() delivery.SubmitRequest {
@@ -157,7 +166,7 @@ func (m *Member) Send(ctx context.Context, message []byte) error {
 
 // NewMigration gets an offer from a target and makes the migration Commit for it.
 func (m *Member) NewMigration(ctx context.Context, target string) (*Proposed, error) {
-	request, err := (&mimiport.MigrationRequest{SourceDomain: m.DS, TargetDomain: target, GroupID: m.ID, Epoch: m.Epoch()}).Marshal()
+	request, err := (&mimiport.MigrationRequest{SourceDomain: m.DS, TargetDomain: target, GroupID: m.ID, Epoch: m.state.Epoch()}).Marshal()
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,410 @@
+// Package history lets members commit, send and move their group at random between Delivery Services that lose requests, fail to
+// store, restart and have wrong clocks, and checks what the members have seen: it must be the history of one register.
+package history
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
+)
+
+// historiesEnv names the environment variable that says how many histories there are to be.
+const historiesEnv = "MIMI_HISTORIES"
+
+// users are the members; a server takes a group for its own users.
+var users = []string{"@alice:a.example", "@bob:b.example", "@carol:c.example"}
+
+// What members do.
+const (
+	read   = "read"
+	commit = "commit" // a compare-and-set; migration Commits too
+)
+
+// Outcomes of a Commit.
+const (
+	accepted = "accepted"
+	refused  = "refused"
+	unknown  = "unknown"
+)
+
+// input is what a member asks for: to read, or to go from one state of the group to another.
+type input struct {
+	kind          string
+	before, after [32]byte
+}
+
+// output is what the member is told.
+type output struct {
+	commit string   // how a Commit ended
+	state  [32]byte // of a read
+}
+
+// register is what a group is: one register, compare-and-set by Commits, wherever it is hosted (profile, section 7: "One Commit
+// per epoch"). A Commit whose outcome is not known may have been accepted at any later time; one that was not goes last.
+func register(first [32]byte) porcupine.Model {
+	return porcupine.Model{
+		Init: func() any { return first },
+		Step: func(state, in, out any) (bool, any) {
+			now, i, o := state.([32]byte), in.(input), out.(output)
+			switch {
+			case i.kind == read:
+				return o.state == now, now
+			case o.commit == accepted:
+				return i.before == now, i.after
+			case o.commit == unknown && i.before == now:
+				return true, i.after
+			}
+			return true, now
+		},
+		DescribeOperation: func(in, out any) string {
+			i, o := in.(input), out.(output)
+			return fmt.Sprintf("%s %x → %x: %s %x", i.kind, i.before[:2], i.after[:2], o.commit, o.state[:2])
+		},
+	}
+}
+
+// play is one history in the making.
+type play struct {
+	t       *testing.T
+	w       *deliverytest.World
+	members []*deliverytest.Member
+	stores  map[string]*storagetest.Faulty
+	inside  map[string]*memory.Store
+	loss    atomic.Uint64 // of 1000 requests
+	clock   atomic.Int64
+	rounds  *rounds
+
+	mu   sync.Mutex
+	ops  []porcupine.Operation
+	owed [][]byte // messages whose sending was acknowledged
+}
+
+func newPlay(t *testing.T, seed uint64) *play {
+	t.Helper()
+	p := &play{t: t, stores: map[string]*storagetest.Faulty{}, inside: map[string]*memory.Store{}, rounds: newRounds()}
+	stores := map[string]delivery.Store{}
+	for _, name := range []string{"a.example", "b.example", "c.example"} {
+		p.inside[name] = memory.New()
+		p.stores[name] = &storagetest.Faulty{Store: p.inside[name]}
+		stores[name] = p.stores[name]
+	}
+	p.w = deliverytest.New(seed, stores)
+	p.w.Lose = func(string, string, bool) bool { return rand.Uint64N(1000) < p.loss.Load() }
+	_, members, err := deliverytest.NewGroup(t.Context(), p.w, "a.example", users...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.members = members
+	return p
+}
+
+// rounds lets members wait for the servers to do something.
+type rounds struct {
+	mu   sync.Mutex
+	next chan struct{}
+}
+
+func newRounds() *rounds { return &rounds{next: make(chan struct{})} }
+
+func (r *rounds) wait() {
+	r.mu.Lock()
+	next := r.next
+	r.mu.Unlock()
+	<-next
+}
+
+func (r *rounds) over() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.next)
+	r.next = make(chan struct{})
+}
+
+// record does an operation and notes what it saw. What is not known may come to pass at any time.
+func (p *play) record(member int, in input, do func() output) {
+	call := p.clock.Add(1)
+	out := do()
+	op := porcupine.Operation{ClientId: member, Input: in, Call: call, Output: out, Return: p.clock.Add(1)}
+	if out.commit == unknown {
+		op.Return = math.MaxInt64
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ops = append(p.ops, op)
+}
+
+// live is a member's life.
+func (p *play) live(ctx context.Context, i int, random *rand.Rand) {
+	const actions = 10
+	m := p.members[i]
+	for range actions {
+		switch n := random.IntN(10); {
+		case n < 2:
+			p.move(ctx, i, p.w.Servers()[i])
+		case n < 5:
+			p.send(ctx, m)
+		case n < 6:
+			p.look(ctx, i)
+		default:
+			c := m.NewCommit()
+			p.record(i, input{kind: commit, before: c.Before, after: c.After}, func() output {
+				return output{commit: p.insist(func() (bool, error) { return true, m.Submit(ctx, c) })}
+			})
+		}
+		_ = m.Sync(ctx) // or later
+		p.rounds.wait()
+	}
+}
+
+// insist asks until it is told how a Commit ended, but not for ever.
+func (p *play) insist(try func() (ended bool, err error)) string {
+	for range 30 {
+		ended, err := try()
+		switch mimiport.KindOf(err) {
+		case mimiport.KindWrongEpoch, mimiport.KindMoved, mimiport.KindInProgress, mimiport.KindOfferExpired, mimiport.KindForbidden, mimiport.KindInvalid,
+			mimiport.KindEnded, mimiport.KindUnknownGroup:
+			return refused
+		}
+		if err == nil && ended {
+			return accepted
+		}
+		p.rounds.wait()
+	}
+	return unknown
+}
+
+func (p *play) send(ctx context.Context, m *deliverytest.Member) {
+	if message := m.NewMessage(); m.Send(ctx, message) == nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.owed = append(p.owed, message)
+	}
+}
+
+func (p *play) look(ctx context.Context, i int) {
+	call := p.clock.Add(1)
+	state, err := p.members[i].Look(ctx)
+	if err != nil {
+		return
+	}
+	op := porcupine.Operation{ClientId: i, Input: input{kind: read}, Call: call, Output: output{state: state}, Return: p.clock.Add(1)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ops = append(p.ops, op)
+}
+
+// move has the group moved to the member's server, unless it is there.
+func (p *play) move(ctx context.Context, i int, target string) {
+	m := p.members[i]
+	if m.DS == target {
+		return
+	}
+	c, err := m.NewMigration(ctx, target)
+	if err != nil {
+		return
+	}
+	p.record(i, input{kind: commit, before: c.Before, after: c.After}, func() output {
+		aborted := false
+		end := p.insist(func() (bool, error) {
+			st, err := m.Initiate(ctx, c)
+			aborted = err == nil && st.State == "aborted"
+			return aborted || err == nil && st.State != "frozen", err
+		})
+		if aborted {
+			end = refused
+		}
+		return output{commit: end}
+	})
+}
+
+// disturb is what happens to the servers while the members live.
+func (p *play) disturb(ctx context.Context, random *rand.Rand, done <-chan struct{}) {
+	p.loss.Store(random.Uint64N(200))
+	for {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		name := p.w.Servers()[random.IntN(len(p.stores))]
+		switch random.IntN(8) {
+		case 0:
+			p.w.Restart(name)
+		case 1:
+			p.stores[name].FailBefore(1 + random.IntN(3))
+		case 2:
+			p.stores[name].FailAfter(1 + random.IntN(3))
+		case 3:
+			p.w.Jump(name, time.Duration(random.IntN(600)-300)*time.Second)
+		}
+		p.round(ctx, time.Duration(random.IntN(5000))*time.Millisecond)
+	}
+}
+
+// round lets time pass and each server do what is due.
+func (p *play) round(ctx context.Context, d time.Duration) {
+	p.w.Pass(d)
+	for _, name := range p.w.Servers() {
+		_, _ = p.w.Work(ctx, name) // what fails is tried again
+	}
+	p.rounds.over()
+	runtime.Gosched()
+}
+
+// heal ends all faults and waits until everybody agrees and has everything.
+func (p *play) heal(ctx context.Context) error {
+	p.loss.Store(0)
+	for name, store := range p.stores {
+		store.FailBefore(0)
+		store.FailAfter(0)
+		p.w.Jump(name, 0)
+	}
+	var err error
+	for range 1000 {
+		p.round(ctx, time.Second)
+		if err = p.settled(ctx); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (p *play) settled(ctx context.Context) error {
+	first := p.members[0]
+	for _, m := range p.members {
+		if err := m.Sync(ctx); err != nil {
+			return fmt.Errorf("%s: %w", m.User, err)
+		}
+		if state, err := m.Look(ctx); err != nil || state != first.State() || m.State() != first.State() || m.DS != first.DS || m.Term != first.Term {
+			return fmt.Errorf("%s is at %s in term %d, %s in term %d (%w)", m.User, m.DS, m.Term, first.DS, first.Term, err)
+		}
+		for n, message := range p.owed {
+			if !p.w.Received(m.User, message) {
+				return fmt.Errorf("%s has not received message %d", m.User, n)
+			}
+		}
+	}
+	return nil
+}
+
+// audit checks what the servers have stored: it fits together, and one of them has the group.
+func (p *play) audit(ctx context.Context) {
+	p.t.Helper()
+	hosts := 0
+	for name, store := range p.inside {
+		report, err := fsck.Check(ctx, store, deliverytest.Engines())
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		for _, problem := range report.Problems {
+			p.t.Errorf("%s: %s", name, problem)
+		}
+		if g, err := store.Group(ctx, p.members[0].ID); err == nil && (g.State == delivery.GroupActive || g.State == delivery.GroupFrozen) {
+			hosts++
+		}
+	}
+	if hosts != 1 {
+		p.t.Errorf("%d servers have the group", hosts)
+	}
+}
+
+// The model is not blind: two Commits accepted on one state, or a state that is read when another one has followed, are seen.
+func TestForksAreSeen(t *testing.T) {
+	a, b, c := [32]byte{1}, [32]byte{2}, [32]byte{3}
+	at := func(time int64, in input, out output) porcupine.Operation {
+		return porcupine.Operation{Input: in, Call: time, Output: out, Return: time}
+	}
+	first := at(1, input{commit, a, b}, output{commit: accepted})
+	for name, second := range map[string]porcupine.Operation{
+		"fork":       at(2, input{commit, a, c}, output{commit: accepted}),
+		"stale read": at(2, input{kind: read}, output{state: a}),
+	} {
+		if porcupine.CheckOperations(register(a), []porcupine.Operation{first, second}) {
+			t.Errorf("%s: not seen", name)
+		}
+	}
+}
+
+// Profile, section 7: "One Commit per epoch: accepting one is a compare-and-set of the epoch in one transaction with tree, log and
+// fan-out." Whatever fails, the Commits that members were told of are one history, wherever the group was; every message whose
+// sending was acknowledged reaches everybody; and exactly one server has the group in the end.
+func TestHistories(t *testing.T) {
+	n := uint64(100)
+	if s := os.Getenv(historiesEnv); s != "" {
+		var err error
+		if n, err = strconv.ParseUint(s, 10, 32); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var commits, moves, messages atomic.Int64
+	t.Run("each", func(t *testing.T) {
+		for seed := range n {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				t.Parallel()
+				p := history(t, seed)
+				commits.Add(int64(p.count(accepted)))
+				moves.Add(int64(p.members[0].Term))
+				messages.Add(int64(len(p.owed)))
+			})
+		}
+	})
+	t.Logf("%d histories: %d Commits, %d moves, %d messages", n, commits.Load(), moves.Load(), messages.Load())
+	if commits.Load() == 0 || moves.Load() == 0 || messages.Load() == 0 {
+		t.Error("nothing has happened")
+	}
+}
+
+func history(t *testing.T, seed uint64) *play {
+	p := newPlay(t, seed)
+	first := p.members[0].State()
+	random := func(n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(n))) }
+	var lives sync.WaitGroup
+	for i := range p.members {
+		lives.Go(func() { p.live(t.Context(), i, random(i)) })
+	}
+	done := make(chan struct{})
+	go func() {
+		lives.Wait()
+		close(done)
+	}()
+	p.disturb(t.Context(), random(len(users)), done)
+	if err := p.heal(t.Context()); err != nil {
+		t.Error(err)
+	}
+	p.audit(t.Context())
+	result, info := porcupine.CheckOperationsVerbose(register(first), p.ops, time.Minute)
+	if result != porcupine.Ok {
+		t.Errorf("this is not the history of one register: %s\n%v", result, info.PartialLinearizationsOperations())
+		for _, op := range p.ops {
+			t.Logf("%d: %d to %d: %s", op.ClientId, op.Call, op.Return, register(first).DescribeOperation(op.Input, op.Output))
+		}
+	}
+	return p
+}
+
+// count is how many Commits ended in one way.
+func (p *play) count(outcome string) (n int) {
+	for _, op := range p.ops {
+		if op.Output.(output).commit == outcome {
+			n++
+		}
+	}
+	return n
+}
