@@ -279,6 +279,36 @@ func TestStoreDown(t *testing.T) {
 	})
 }
 
+// claimed is a store that another process works on as well: it has a queue for a while, or is done with its row.
+type claimed struct {
+	delivery.Store
+	until time.Time
+}
+
+func (c *claimed) Claim(ctx context.Context, key delivery.RowKey) (func(), error) {
+	switch {
+	case key.Queue == "theirs" && time.Now().Before(c.until):
+		return nil, delivery.ErrConflict
+	case key.Queue == "done" && time.Now().Before(c.until):
+		return nil, errors.Join(delivery.ErrNotFound, c.Apply(ctx, &delivery.Change{Done: []delivery.RowKey{key}}))
+	case key.Queue == "broken" && time.Now().Before(c.until.Add(time.Second)):
+		return nil, errDown
+	}
+	return c.Store.Claim(ctx, key)
+}
+
+func TestClaimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBenchOn(t, &claimed{memory.New(), time.Now().Add(2500 * time.Millisecond)}, succeed)
+		b.put(row("b", "theirs", 1, b.begin), row("b", "done", 1, b.begin), row("b", "broken", 1, b.begin))
+		b.put(row("b", "ours", 1, b.begin), row("b", "ours", 2, b.begin))
+		b.after(2 * time.Second)
+		b.expect("b/ours/1 @0s", "b/ours/2 @0s")
+		b.after(time.Minute)
+		b.expect("b/ours/1 @0s", "b/ours/2 @0s", "b/theirs/1 @3s", "b/broken/1 @4s")
+	})
+}
+
 // A commit whose outcome the handler did not learn makes it do the row again: at least once, never not at all.
 func TestUnknownOutcome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
