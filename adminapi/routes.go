@@ -234,11 +234,7 @@ func bytesParam(r *edge.Request, name string) ([]byte, error) {
 	if err != nil || s == "" {
 		return nil, err
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil {
-		return nil, mimiport.Errorf("read query", mimiport.KindBadMessage, "%s is not base64url", name)
-	}
-	return b, nil
+	return edge.Base64URL(s)
 }
 
 func migrationParam(r *edge.Request, name string) (id mimiport.MigrationID, err error) {

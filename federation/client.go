@@ -3,6 +3,7 @@ package federation
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -72,6 +73,10 @@ func (c *Client) do(ctx context.Context, q request) (status int, body []byte, er
 		return 0, nil, err
 	}
 	resp, err := c.http.DoHTTPRequest(ctx, hr)
+	var refused *mimiport.Error
+	if errors.As(err, &refused) { // by this server's own transport: the name is not one to dial
+		return 0, nil, refused
+	}
 	if err != nil {
 		return 0, nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, err)
 	}

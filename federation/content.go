@@ -105,7 +105,7 @@ func parseContentURI(r *edge.Request) (*delivery.ContentUpload, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum, err := base64.RawURLEncoding.Strict().DecodeString(digest)
+	sum, err := edge.Base64URL(digest)
 	if err != nil || len(sum) != len(up.SHA256) {
 		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "sha256 is not 43 characters of base64url")
 	}

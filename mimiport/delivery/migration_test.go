@@ -96,6 +96,17 @@ func TestTargetRefuses(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
+// TestTargetQuota: a quota that only the content shows to be exceeded aborts at once, too.
+func TestTargetQuota(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"quotas":{"members":1}}`)); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "aborted", "dropped")
+}
+
 // TestSourcePolicyBeforeContent: S asks its policy again just before the content leaves.
 func TestSourcePolicyBeforeContent(t *testing.T) {
 	p := newPlay(t)

@@ -343,8 +343,12 @@ func (s *Service) sendContent(ctx context.Context, row *Row) error {
 func finalRefusal(err error) bool {
 	switch mimiport.KindOf(err) {
 	case mimiport.KindBadMessage, mimiport.KindTooLarge, mimiport.KindUnsupported, mimiport.KindInvalid, mimiport.KindBadSignature,
-		mimiport.KindForbidden, mimiport.KindUnknownMigration, mimiport.KindConflict, mimiport.KindOfferExpired, mimiport.KindEnded:
+		mimiport.KindForbidden, mimiport.KindUnknownMigration, mimiport.KindConflict, mimiport.KindOfferExpired, mimiport.KindEnded,
+		mimiport.KindWrongEpoch:
 		return true
+	case mimiport.KindQuota: // unless it is a rate limit
+		var e *mimiport.Error
+		return errors.As(err, &e) && e.Info.RetryAfter == 0
 	}
 	return false
 }

@@ -233,8 +233,11 @@ func (s *Service) AdminGroups(ctx context.Context, after []byte, limit int) ([]G
 // AdminGroup is one group for an operator, or a KindUnknownGroup error.
 func (s *Service) AdminGroup(ctx context.Context, id []byte) (*Group, error) { return s.group(ctx, id) }
 
-// AdminEvidence lists the evidence kept about a group, oldest first.
+// AdminEvidence lists the evidence kept about a group, oldest first, or returns a KindUnknownGroup error.
 func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]Evidence, error) {
+	if _, err := s.group(ctx, id); err != nil {
+		return nil, err
+	}
 	return s.Store.Evidence(ctx, id)
 }
 

@@ -86,9 +86,18 @@ func tooLarge(limit int64) error {
 	return mimiport.Errorf("read body", mimiport.KindTooLarge, "the limit is %d bytes", limit)
 }
 
+// Base64URL reads unpadded base64url, or returns a KindBadMessage error. Nothing else is taken for the same bytes.
+func Base64URL(s string) ([]byte, error) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil || base64.RawURLEncoding.EncodedLen(len(b)) != len(s) { // the decoder skips line ends
+		return nil, mimiport.Errorf("read base64url", mimiport.KindBadMessage, "not unpadded base64url")
+	}
+	return b, nil
+}
+
 // GroupID is the path variable groupId: 1 to 255 bytes in unpadded base64url. Anything else is a KindBadMessage error.
 func GroupID(r *Request) ([]byte, error) {
-	id, err := base64.RawURLEncoding.Strict().DecodeString(r.Vars["groupId"])
+	id, err := Base64URL(r.Vars["groupId"])
 	if err != nil || len(id) == 0 || len(id) > mimiport.MaxGroupID {
 		return nil, mimiport.Errorf("read group id", mimiport.KindBadMessage, "not 1 to %d bytes in unpadded base64url", mimiport.MaxGroupID)
 	}
