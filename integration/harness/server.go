@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -34,8 +35,11 @@ mimi_portability:
 type Server struct {
 	Name string // the Matrix server name, localhost:PORT
 	Dir  string
-	URL  string   // of the client API, http://localhost:PORT
-	Env  []string // besides the test's own environment, from the next start on
+	URL  string // of the client API, http://localhost:PORT
+
+	// From the next start on:
+	Env    []string // besides the test's own environment
+	Listen string   // where the server listens for its peers, if not at its name: somebody else listens there
 
 	Postgres string // the connection string of its one database; empty for SQLite files
 
@@ -140,7 +144,7 @@ func (s *Server) launch() error {
 	cmd := exec.Command(s.network.binary,
 		"-config", s.configFile(),
 		"-http-bind-address", strings.TrimPrefix(s.URL, "http://"),
-		"-https-bind-address", s.Name,
+		"-https-bind-address", cmp.Or(s.Listen, s.Name),
 		"-tls-cert", s.network.certFile(), "-tls-key", s.network.keyFile())
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.Dir, log, log
 	cmd.Env = append(append(os.Environ(), "SSL_CERT_FILE="+s.network.certFile()), s.Env...)
