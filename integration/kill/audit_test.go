@@ -1,10 +1,8 @@
 package kill
 
 import (
-	"path/filepath"
 	"testing"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
@@ -18,7 +16,7 @@ func (p *pair) audit(t *testing.T, host int) {
 		if err := s.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		state := audit(t, s)
+		state := audit(t, s.Name, p.files[i])
 		if want := i == host; (state == delivery.GroupActive) != want {
 			t.Errorf("at %s the group is %s", s.Name, state)
 		}
@@ -30,10 +28,10 @@ func (p *pair) audit(t *testing.T, host int) {
 	}
 }
 
-// audit checks a server that is down, and returns the state of its only group, empty where it has none.
-func audit(t *testing.T, s *harness.Server) (state delivery.GroupState) {
+// audit checks the database of a server that is down, and returns the state of its only group, empty where it has none.
+func audit(t *testing.T, server, file string) (state delivery.GroupState) {
 	t.Helper()
-	store, err := sqlite.Open(t.Context(), "file:"+filepath.Join(s.Dir, "mimi_portability.db"))
+	store, err := sqlite.Open(t.Context(), "file:"+file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,11 +42,11 @@ func audit(t *testing.T, s *harness.Server) (state delivery.GroupState) {
 		t.Fatal(err)
 	}
 	for _, problem := range report.Problems {
-		t.Errorf("%s: %s", s.Name, problem)
+		t.Errorf("%s: %s", server, problem)
 	}
 	loose, err := store.Loose(t.Context())
 	if err != nil || len(loose) > 0 {
-		t.Errorf("%s: %q %v", s.Name, loose, err)
+		t.Errorf("%s: %q %v", server, loose, err)
 	}
 	groups, err := store.Groups(t.Context(), nil, 2)
 	if err != nil || len(groups) > 1 {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -19,9 +20,13 @@ const section = harness.Section + `
   policy: {quotas: {moves_per_hour: 0, aborts_an_hour: 0, offers: 0}}
 `
 
+// database is the name of a server's database in its directory.
+const database = "mimi_portability.db"
+
 // pair is a group of two members on two homeservers, who may both move it.
 type pair struct {
 	servers [2]*harness.Server
+	files   [2]string // their databases
 	members [2]*harness.Client
 	said    int
 	owed    [2][]string // by member: what the other has to receive, for its sending was acknowledged
@@ -35,6 +40,7 @@ func newPair(t *testing.T, sections [2]string) *pair {
 	var users [2]*harness.User
 	for i, name := range []string{"alice", "bob"} {
 		p.servers[i] = network.StartServer(t, sections[i])
+		p.files[i] = filepath.Join(p.servers[i].Dir, database)
 		users[i] = harness.RegisterUser(t, p.servers[i], name, false)
 	}
 	ctx := harness.Within(t)
@@ -172,14 +178,7 @@ func (p *pair) act(ctx context.Context, mu *sync.Mutex, i int, c *harness.Client
 }
 
 // breathe keeps the members from taking every processor for themselves.
-func breathe(ctx context.Context) {
-	timer := time.NewTimer(50 * time.Millisecond)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
+func breathe(ctx context.Context) { wait(ctx, 50*time.Millisecond) }
 
 // collect checks that each member has received what was acknowledged to the other.
 func (p *pair) collect(t *testing.T) (messages int) {
@@ -221,8 +220,10 @@ func (p *pair) shuttle(ctx context.Context, target int, enough <-chan struct{}) 
 		default:
 		}
 		switch {
-		case over && err == nil || ctx.Err() != nil:
-			return fmt.Sprint(state, err)
+		case over && err == nil:
+			return state
+		case ctx.Err() != nil:
+			return ctx.Err().Error()
 		case state == "moved":
 			target = 1 - target
 		}
