@@ -9,7 +9,7 @@ import (
 )
 
 func TestGroupMovesAndComesBack(t *testing.T) {
-	if err := scenario.Move(harness.Within(t), harness.NewTestNetwork(t).Network, func(line string) { t.Log(line) }); err != nil {
+	if err := scenario.Move(harness.Within(t), harness.NewTestNetwork(t).Network, scenario.TypeScript, func(line string) { t.Log(line) }); err != nil {
 		t.Fatal(err)
 	}
 }

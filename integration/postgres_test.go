@@ -13,7 +13,7 @@ func TestGroupMovesOnPostgres(t *testing.T) {
 	server := pgtest.Start(t)
 	network := harness.NewTestNetwork(t)
 	network.Postgres = func() string { return server.Database(t) }
-	if err := scenario.Move(harness.Within(t), network.Network, func(line string) { t.Log(line) }); err != nil {
+	if err := scenario.Move(harness.Within(t), network.Network, scenario.TypeScript, func(line string) { t.Log(line) }); err != nil {
 		t.Fatal(err)
 	}
 }

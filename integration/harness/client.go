@@ -14,8 +14,8 @@ import (
 	"syscall"
 )
 
-// Client is the TypeScript reference client as a process of its own. It shares nothing with other clients but the homeservers:
-// commands go in, answers and what it has decrypted come out, one JSON line each.
+// Client is a client as a process of its own: the TypeScript reference client, or one that takes the same commands. It shares nothing
+// with other clients but the homeservers: commands go in, answers and what it has decrypted come out, one JSON line each.
 type Client struct {
 	User *User
 	Name string // the user's localpart
@@ -44,17 +44,20 @@ type Args map[string]any
 
 // GroupState is what a client knows of its group.
 type GroupState struct {
-	Group                   string `json:"group"` // the id in base64url
-	Room                    string `json:"room"`
-	DS                      string `json:"ds"`
-	Term                    uint64 `json:"term"`
-	Epoch                   uint64 `json:"epoch"`
-	EpochAuthenticator      string `json:"epoch_authenticator"`
-	TreeHash                string `json:"tree_hash"`
-	ConfirmedTranscriptHash string `json:"confirmed_transcript_hash"`
-	Members                 []struct {
-		User string `json:"user"`
-	} `json:"members"`
+	Group                   string   `json:"group"` // the id in base64url
+	Room                    string   `json:"room"`
+	DS                      string   `json:"ds"`
+	Term                    uint64   `json:"term"`
+	Epoch                   uint64   `json:"epoch"`
+	EpochAuthenticator      string   `json:"epoch_authenticator"`
+	TreeHash                string   `json:"tree_hash"`
+	ConfirmedTranscriptHash string   `json:"confirmed_transcript_hash"`
+	Members                 []Member `json:"members"`
+}
+
+// Member is a leaf of a group.
+type Member struct {
+	User string `json:"user"`
 }
 
 // StartClient starts a client process for a user and logs it in with the user's token. store is the file it keeps its state in;
@@ -64,9 +67,13 @@ func StartClient(ctx context.Context, u *User, store string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return StartProgram(ctx, u, exec.Command("node", filepath.Join(root, "clients", "ts", "dist", "src", "driver.js")), store)
+}
+
+// StartProgram is StartClient with another program, which takes the same commands.
+func StartProgram(ctx context.Context, u *User, program *exec.Cmd, store string) (c *Client, err error) {
 	name, _, _ := strings.Cut(strings.TrimPrefix(u.ID, "@"), ":")
-	c := &Client{User: u, Name: name, pending: map[int]chan answer{}}
-	c.cmd = exec.Command("node", filepath.Join(root, "clients", "ts", "dist", "src", "driver.js"))
+	c = &Client{User: u, Name: name, cmd: program, pending: map[int]chan answer{}}
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	c.cmd.Stderr = &c.stderr
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
@@ -77,7 +84,7 @@ func StartClient(ctx context.Context, u *User, store string) (*Client, error) {
 		return nil, err
 	}
 	if err := c.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the TypeScript client (is Node installed?): %w", err)
+		return nil, fmt.Errorf("start the client (is it installed?): %w", err)
 	}
 	go c.read(out)
 	args := Args{"homeserver": u.Server.URL, "token": u.Token}

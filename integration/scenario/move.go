@@ -15,6 +15,7 @@ import (
 
 // Play is a story in progress: two homeservers, two clients, one group.
 type Play struct {
+	Start StartClient
 	Print func(line string)
 
 	began      time.Time
@@ -27,10 +28,18 @@ type Play struct {
 	moves      int
 }
 
+// StartClient starts a client process for a user.
+type StartClient func(ctx context.Context, u *harness.User) (*harness.Client, error)
+
+// TypeScript starts the reference client.
+func TypeScript(ctx context.Context, u *harness.User) (*harness.Client, error) {
+	return harness.StartClient(ctx, u, "")
+}
+
 // Move lets a group be created at A, live, move to B, live on, and move back to A. Both servers are on the default policy all
 // the while. It returns the first thing that is not as it should be.
-func Move(ctx context.Context, n *harness.Network, print func(line string)) error {
-	p := &Play{Print: print, began: time.Now()}
+func Move(ctx context.Context, n *harness.Network, start StartClient, print func(line string)) error {
+	p := &Play{Start: start, Print: print, began: time.Now()}
 	defer p.close()
 	for _, act := range []func(context.Context, *harness.Network) error{
 		p.servers, p.clients, p.create, p.talk, p.refusals, p.moveToB, p.liveAtB, p.traces, p.moveBack,
@@ -96,10 +105,10 @@ func (p *Play) clients(ctx context.Context, _ *harness.Network) error {
 		return err
 	}
 	p.say("%s and %s are in the room %s", alice.ID, bob.ID, p.room)
-	if p.alice, err = harness.StartClient(ctx, alice, ""); err != nil {
+	if p.alice, err = p.Start(ctx, alice); err != nil {
 		return err
 	}
-	if p.bob, err = harness.StartClient(ctx, bob, ""); err != nil {
+	if p.bob, err = p.Start(ctx, bob); err != nil {
 		return err
 	}
 	if err := p.bob.Do(ctx, "publish_key_packages", harness.Args{"n": 5}, nil); err != nil {
