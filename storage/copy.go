@@ -7,7 +7,6 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"io"
-	"strings"
 )
 
 // Copied is what a table holds after Copy.
@@ -61,7 +60,7 @@ type querier interface {
 // scan calls f for every row and sums the rows up.
 func (t *table[T]) scan(ctx context.Context, db querier, f func(*T) error) (Copied, error) {
 	c := Copied{Table: t.name}
-	rows, err := db.QueryContext(ctx, "SELECT "+strings.Join(t.columns, ", ")+" FROM "+t.name)
+	rows, err := db.QueryContext(ctx, t.selection(""))
 	if err != nil {
 		return c, err
 	}

@@ -191,7 +191,10 @@ func (tx *tx) applyLog(ctx context.Context, c *delivery.Change) error {
 // clamp keeps a number that a caller only asks for within what a column can hold. Nothing is stored beyond.
 func clamp(n uint64) uint64 { return min(n, math.MaxInt64) }
 
-// query reads and has each row scanned.
+// errEnough is what a scan returns that wants no more rows.
+var errEnough = errors.New("enough")
+
+// query reads and has each row scanned, until there is none or errEnough.
 func (s *Store) query(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
 	rows, err := s.read.QueryContext(ctx, s.bind(query), args...)
 	if err != nil {
@@ -199,7 +202,9 @@ func (s *Store) query(ctx context.Context, query string, args []any, scan func(*
 	}
 	defer rows.Close()
 	for rows.Next() {
-		if err := scan(rows); err != nil {
+		if err := scan(rows); errors.Is(err, errEnough) {
+			return nil
+		} else if err != nil {
 			return fmt.Errorf("storage: read: %w", err)
 		}
 	}
@@ -248,8 +253,7 @@ func (s *Store) Snapshot(ctx context.Context, key delivery.GroupKey, epoch uint6
 
 // Entries implements delivery.Store.
 func (s *Store) Entries(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
-	return list(ctx, s, &entries, "WHERE group_id = $1 AND term = $2 AND seq >= $3 ORDER BY seq LIMIT $4",
-		key.ID, clamp(key.Term), clamp(from), limit)
+	return s.log(ctx, "", key, from, limit)
 }
 
 // handshake is the condition of an index: it is found by its text.
@@ -257,8 +261,25 @@ const handshake = "kind IN ('proposal', 'commit')"
 
 // Handshakes implements delivery.Store.
 func (s *Store) Handshakes(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
-	return list(ctx, s, &entries, "WHERE "+handshake+" AND group_id = $1 AND term = $2 AND seq >= $3 ORDER BY seq LIMIT $4",
-		key.ID, clamp(key.Term), clamp(from), limit)
+	return s.log(ctx, handshake+" AND ", key, from, limit)
+}
+
+// log reads entries until there are enough of them, or of their bytes.
+func (s *Store) log(ctx context.Context, condition string, key delivery.GroupKey, from uint64, limit int) (found []delivery.Entry, err error) {
+	query := entries.selection("WHERE " + condition + "group_id = $1 AND term = $2 AND seq >= $3 ORDER BY seq LIMIT $4")
+	size := 0
+	err = s.query(ctx, query, []any{key.ID, clamp(key.Term), clamp(from), limit}, func(rows *sql.Rows) error {
+		var e delivery.Entry
+		if err := rows.Scan(entries.fields(&e)...); err != nil {
+			return err
+		}
+		found = append(found, e)
+		if size += e.Bytes(); size >= delivery.EntriesBytes {
+			return errEnough
+		}
+		return nil
+	})
+	return found, err
 }
 
 // EntryByHash implements delivery.Store.

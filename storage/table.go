@@ -189,11 +189,15 @@ func update[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uin
 	return err
 }
 
+// selection is the statement that reads whole rows, with a tail.
+func (t *table[T]) selection(tail string) string {
+	return "SELECT " + strings.Join(t.columns, ", ") + " FROM " + t.name + " " + tail
+}
+
 // list reads the rows that the tail of the SELECT says.
 func list[T any](ctx context.Context, s *Store, t *table[T], tail string, args ...any) ([]T, error) {
-	query := "SELECT " + strings.Join(t.columns, ", ") + " FROM " + t.name + " " + tail
 	var found []T
-	err := s.query(ctx, query, args, func(rows *sql.Rows) error {
+	err := s.query(ctx, t.selection(tail), args, func(rows *sql.Rows) error {
 		var row T
 		err := rows.Scan(t.fields(&row)...)
 		found = append(found, row)

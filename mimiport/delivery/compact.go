@@ -36,7 +36,7 @@ func (e *Entry) replayed() int {
 	if e.Kind != EntryProposal && e.Kind != EntryCommit {
 		return 0
 	}
-	return len(e.Message) + len(e.GroupInfo)
+	return e.Bytes()
 }
 
 func replayed(entries []Entry) (bytes int) {

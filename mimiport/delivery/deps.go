@@ -58,6 +58,12 @@ type Snapshot struct {
 	RatchetTree []byte
 }
 
+// EntriesBytes is how much of messages and GroupInfos, in bytes, a store reads of a log at a time, give or take one entry.
+const EntriesBytes = 8 << 20
+
+// Bytes is what of an entry counts towards EntriesBytes.
+func (e *Entry) Bytes() int { return len(e.Message) + len(e.GroupInfo) }
+
 // EntryKind is the kind of a log entry.
 type EntryKind string
 
@@ -216,7 +222,7 @@ type Store interface {
 	CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error)
 	// Snapshot is the latest of the term at or before an epoch.
 	Snapshot(ctx context.Context, key GroupKey, epoch uint64) (*Snapshot, error)
-	// Entries are those numbered from and up, in order, at most limit.
+	// Entries are those numbered from and up, in order, at most limit, and none after those that have EntriesBytes together.
 	Entries(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
 	// Handshakes are Entries without all but the proposals and Commits.
 	Handshakes(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)

@@ -168,7 +168,7 @@ func (s *Service) follow(ctx context.Context, g *Group, l *live, epoch uint64) e
 				return err
 			}
 		}
-		more = len(entries) == batch
+		more = len(entries) > 0
 	}
 	if l.mls.Epoch() != epoch {
 		return fmt.Errorf("delivery: the log ends at epoch %d before epoch %d", l.mls.Epoch(), epoch)

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -597,35 +596,46 @@ func (s *Service) groupState(ctx context.Context, g *Group, l *live, st *step, r
 			state.Proposals = append(state.Proposals, p.Message)
 		}
 	}
-	var from uint64 = 1
-	if g.NextSeq > logEntries {
-		from = g.NextSeq - logEntries
-	}
-	entries, err := s.Store.Entries(ctx, GroupKey{g.ID, g.Term}, from, math.MaxInt32)
+	entries, err := s.recent(ctx, g)
 	if err != nil {
 		return nil, err
 	}
-	s.addLog(state, entries)
+	addLog(state, entries)
 	for i := range st.entries[1:] {
 		state.Welcomes = append(state.Welcomes, joiners(&st.entries[1+i])) // its own Welcome travels whatever the size
 	}
 	return state.Marshal()
 }
 
-// addLog puts the last handshake messages and Welcomes into the state, as many as the bound allows.
-func (s *Service) addLog(state *mimiport.GroupState, entries []Entry) {
-	size, first := 0, len(entries)
-	for ; first > 0; first-- {
-		e := &entries[first-1]
-		if e.Kind == EntryApplication {
-			continue
-		}
-		if size += len(e.Message); size > logBytes {
-			break
-		}
+// recent is the end of the log without application messages, as much of it as the bounds allow. It is never all in memory.
+func (s *Service) recent(ctx context.Context, g *Group) (tail []Entry, err error) {
+	from, size := uint64(1), 0
+	if g.NextSeq > logEntries {
+		from = g.NextSeq - logEntries
 	}
-	for i := range entries[first:] {
-		switch e := &entries[first+i]; e.Kind {
+	for {
+		page, err := s.Store.Entries(ctx, GroupKey{g.ID, g.Term}, from, logEntries)
+		if err != nil || len(page) == 0 {
+			return tail, err
+		}
+		for _, e := range page {
+			if e.Kind != EntryApplication {
+				e.GroupInfo = nil // it does not travel
+				tail, size = append(tail, e), size+len(e.Message)
+			}
+		}
+		for size > logBytes {
+			size -= len(tail[0].Message)
+			tail = tail[1:]
+		}
+		from = page[len(page)-1].Seq + 1
+	}
+}
+
+// addLog puts log entries into the state.
+func addLog(state *mimiport.GroupState, entries []Entry) {
+	for i := range entries {
+		switch e := &entries[i]; e.Kind {
 		case EntryProposal, EntryCommit:
 			state.Log = append(state.Log, mimiport.LogEntry{Epoch: e.Epoch, Message: e.Message})
 		case EntryWelcome:

@@ -273,23 +273,29 @@ func (s *Store) Snapshot(_ context.Context, key delivery.GroupKey, epoch uint64)
 
 // Entries implements delivery.Store.
 func (s *Store) Entries(_ context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var entries []delivery.Entry
-	for _, e := range s.entries.from(numbered{string(key.ID), key.Term, from}) {
-		if len(entries) >= limit || !inTerm(e.GroupID, e.Term, key) {
-			break
-		}
-		entries = append(entries, *cloneEntry(e))
-	}
-	return entries, nil
+	return s.log(key, from, limit, func(*delivery.Entry) bool { return true }), nil
 }
 
 // Handshakes implements delivery.Store.
-func (s *Store) Handshakes(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
-	all, err := s.Entries(ctx, key, from, math.MaxInt)
-	found := slices.DeleteFunc(all, func(e delivery.Entry) bool { return !handshake(&e) })
-	return found[:min(limit, len(found))], err
+func (s *Store) Handshakes(_ context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
+	return s.log(key, from, limit, handshake), nil
+}
+
+// log lists entries of a kind until there are enough of them, or of their bytes.
+func (s *Store) log(key delivery.GroupKey, from uint64, limit int, of func(*delivery.Entry) bool) (found []delivery.Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	size := 0
+	for _, e := range s.entries.from(numbered{string(key.ID), key.Term, from}) {
+		if len(found) >= limit || size >= delivery.EntriesBytes || !inTerm(e.GroupID, e.Term, key) {
+			break
+		}
+		if of(e) {
+			found = append(found, *cloneEntry(e))
+			size += e.Bytes()
+		}
+	}
+	return found
 }
 
 func handshake(e *delivery.Entry) bool {

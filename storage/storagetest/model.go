@@ -110,6 +110,9 @@ func drawChange(t testing.TB, rt *rapid.T, model delivery.Store) *delivery.Chang
 		dropped := key(drawID(rt), term)
 		c.Drop = &dropped
 	}
+	if with("drop before") {
+		c.DropBefore = &delivery.Epoch{GroupKey: key(drawID(rt), term), Epoch: drawSmall(rt)}
+	}
 	few := func(draw func()) {
 		for range rapid.IntRange(0, 2).Draw(rt, "count") {
 			draw()

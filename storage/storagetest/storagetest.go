@@ -32,6 +32,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"Snapshot", testSnapshot},
 		{"Entries", testEntries},
 		{"Handshakes", testHandshakes},
+		{"EntriesBytes", testEntriesBytes},
 		{"Drop", testDrop},
 		{"DropBefore", testDropBefore},
 		{"Forget", testForget},

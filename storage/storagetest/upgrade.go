@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"context"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -73,9 +74,26 @@ func testHandshakes(t *testing.T, f *fixture) {
 		want  []delivery.Entry
 	}{{0, 9, handshakes}, {0, 2, handshakes[:2]}, {3, 9, handshakes[1:]}, {7, 9, nil}} {
 		got, err := f.Handshakes(t.Context(), key("group", 1), test.from, test.limit)
-		if len(got) == 0 {
-			got = nil
-		}
 		expect(t, fmt.Sprint(test.from, test.limit), got, err, test.want)
+	}
+}
+
+// testEntriesBytes demands that a store does not read more of a log at a time than is asked for in bytes.
+func testEntriesBytes(t *testing.T, f *fixture) {
+	const large = delivery.EntriesBytes/2 - 1
+	for seq := range uint64(4) {
+		e := sampleEntry("group", 1, seq)
+		e.Message = append(make([]byte, large), byte(seq))
+		e.GroupInfo = nil
+		e.Hash[0] = byte(seq)
+		f.apply(&delivery.Change{Entries: []delivery.Entry{e}})
+	}
+	for name, read := range map[string]func(context.Context, delivery.GroupKey, uint64, int) ([]delivery.Entry, error){
+		"entries": f.Entries, "handshakes": f.Handshakes,
+	} {
+		got, err := read(t.Context(), key("group", 1), 0, 100)
+		expect(t, name, len(got), err, 2)
+		got, err = read(t.Context(), key("group", 1), 3, 100)
+		expect(t, name+", the last", len(got), err, 1)
 	}
 }
