@@ -4,14 +4,16 @@ GO     ?= go
 TS     := clients/ts
 DRIVER := $(TS)/dist/src/driver.js
 # Packages that are tested with the race detector: all but those that start real processes.
-UNITS   = $(shell $(GO) list ./... | grep -v /integration)
+UNITS   = $(shell $(GO) list ./... | grep -v /integration) git.schwanenlied.me/yawning/x448.git
 # How long each fuzz target runs.
 FUZZTIME ?= 5s
+# The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
+PROTOCOL ?= mls10
 
 .PHONY: demo test test-go test-ts test-integration lint fuzz bench clean
 
 demo: $(DRIVER) ## move a live group between two real homeservers, step by step
-	$(GO) run ./integration/demo
+	$(GO) run ./integration/demo -protocol $(PROTOCOL)
 
 test: test-ts test-go test-integration ## everything
 
@@ -42,7 +44,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || test $$? -eq 1); do \
 	    echo "$$pkg $$target"; \
-	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
 	  done; \
 	done
 
