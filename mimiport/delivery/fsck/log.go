@@ -38,10 +38,10 @@ func (c *checker) checkLog(ctx context.Context, g *delivery.Group) error {
 		for i := range entries {
 			r.entry(&entries[i])
 		}
-		if len(entries) < page {
+		if len(entries) == 0 {
 			break
 		}
-		from = entries[page-1].Seq + 1
+		from = entries[len(entries)-1].Seq + 1
 	}
 	r.end()
 	return r.content(ctx)
