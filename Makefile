@@ -7,10 +7,12 @@ DRIVER := $(TS)/dist/src/driver.js
 UNITS   = $(shell $(GO) list ./... | grep -v /integration) git.schwanenlied.me/yawning/x448.git
 # How long each fuzz target runs.
 FUZZTIME ?= 5s
+# How many random histories a soak checks.
+HISTORIES ?= 10000
 # The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
 PROTOCOL ?= mls10
 
-.PHONY: demo test test-go test-ts test-integration lint fuzz bench clean
+.PHONY: demo test test-go test-ts test-integration lint fuzz bench soak clean
 
 demo: $(DRIVER) ## move a live group between two real homeservers, step by step
 	$(GO) run ./integration/demo -protocol $(PROTOCOL)
@@ -47,6 +49,10 @@ fuzz: ## every fuzz target for FUZZTIME
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
 	  done; \
 	done
+
+soak: $(DRIVER) ## servers killed at every write and send, every fault, and HISTORIES random histories: a quarter of an hour
+	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m ./integration/kill
+	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m ./integration/history
 
 bench: ## what things cost: the module's own, and a Commit beside a message event of Dendrite's
 	$(GO) test -run '^$$' -bench . -timeout 60m ./...
