@@ -242,18 +242,14 @@ func (s *Service) expel(ctx context.Context, row *Row) error {
 			return s.done(ctx, row)
 		}
 		leaves, err := s.strangers(ctx, g, l)
-		if err != nil || len(leaves) == 0 {
-			return errors.Join(err, s.doneUnless(ctx, err, row))
+		if err != nil {
+			return err
+		}
+		if len(leaves) == 0 {
+			return s.done(ctx, row)
 		}
 		return s.proposeRemoves(ctx, g, l, own[0], leaves, row)
 	})
-}
-
-func (s *Service) doneUnless(ctx context.Context, err error, row *Row) error {
-	if err != nil {
-		return nil
-	}
-	return s.done(ctx, row)
 }
 
 // expelShare is the share of a group's leaves above which nothing is proposed at once: rather has the room's state been reset.

@@ -34,6 +34,23 @@ func TestSuites(t *testing.T) {
 	}
 }
 
+// TestDecideByGrows: "`decide_by` … grows with size and suite" (profile, section 6): more time for slower signatures.
+func TestDecideByGrows(t *testing.T) {
+	wait := func(suite uint16) int64 {
+		p := newPlayOf(t, suite)
+		a := p.begin(serverA, serverB, bob)
+		st, err := p.services[serverA].Migration(t.Context(), caller(bob), a.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.DecideBy - p.now.UnixMilli()
+	}
+	ed25519, p384, p521 := wait(1), wait(7), wait(5)
+	if ed25519 < 60_000 || ed25519 >= p384 || p384 >= p521 {
+		t.Errorf("S waits %d ms with Ed25519, %d ms with P-384, %d ms with P-521", ed25519, p384, p521)
+	}
+}
+
 // TestMissingMemberProposal: "a missing member proposal is never a reason to refuse" (profile, section 5).
 func TestMissingMemberProposal(t *testing.T) {
 	p := newPlay(t)
