@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/internal/eventutil"
@@ -79,18 +81,26 @@ func (r *rooms) powerLevels(ctx context.Context, roomID string) (levels gomatrix
 	return gomatrixserverlib.NewPowerLevelContentFromAuthEvents(&auth, string(create.SenderID()))
 }
 
-// NotJoined implements delivery.Rooms.
+// atOnce is how many users one query of the room server is about: SQLite bounds its parameters.
+const atOnce = 10_000
+
+// NotJoined implements delivery.Rooms. It asks the room server's table of members, not for their events: those of a large room
+// are megabytes, and every message that is delivered asks.
 func (r *rooms) NotJoined(ctx context.Context, roomID string, userIDs []string) ([]string, error) {
-	var members rsapi.QueryMembershipsForRoomResponse
-	err := r.api.QueryMembershipsForRoom(ctx, &rsapi.QueryMembershipsForRoomRequest{RoomID: roomID, JoinedOnly: true}, &members)
-	if err != nil {
-		return nil, err
+	joined := make(map[string]int, len(userIDs))
+	for users := range slices.Chunk(userIDs, atOnce) {
+		var shared rsapi.QuerySharedUsersResponse
+		err := r.api.QuerySharedUsers(ctx, &rsapi.QuerySharedUsersRequest{
+			UserID:         federation.SenderID(string(r.config.ServerName)), // who is in no room: in which of these rooms are those users?
+			IncludeRoomIDs: []string{roomID},
+			OtherUserIDs:   users,
+		}, &shared)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(joined, shared.UserIDsToCount)
 	}
-	joined := make(map[string]bool, len(members.JoinEvents))
-	for _, event := range members.JoinEvents {
-		joined[*event.StateKey] = true
-	}
-	return slices.DeleteFunc(slices.Clone(userIDs), func(u string) bool { return joined[u] }), nil
+	return slices.DeleteFunc(slices.Clone(userIDs), func(u string) bool { return joined[u] > 0 }), nil
 }
 
 // ServerJoined implements delivery.Rooms. An empty name is this server.
