@@ -4,6 +4,11 @@ package explore
 // row is there, and what comes to a record that has ended is taken as soon as it is sent. None of this is taken on trust: the
 // machine is asked, and where it changes anything but rows and messages the step is left to the search.
 func (m *model) tidy(w *world) {
+	for i := range slot(members) {
+		for m.mayReceive(w, i) {
+			m.receive(w, i)
+		}
+	}
 	for i := range slot(m.bounds.Terms * members) {
 		mv := &w.moves[i]
 		for again := mv.net != 0 || mv.source.rows|mv.target.rows != 0; again; {
@@ -68,5 +73,8 @@ func (m *model) forget(w *world, i slot) {
 	}
 	if !mv.pending && mv.source.ended() {
 		mv.epoch = 0
+	}
+	if mv.target.state == dropped && mv.net == 0 && (mv.source.state == none || mv.source.ended()) {
+		mv.target.holds = 0
 	}
 }
