@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
@@ -15,12 +16,20 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// structures are what decode knows, in the order in which it tries them. Where two look the same, likely tells them apart.
-var structures = []struct {
+// structure is one that decode knows. Where two look the same, likely tells them apart.
+type structure struct {
 	name     string
 	describe func(data []byte) (json.RawMessage, error)
 	likely   func(data []byte) bool
-}{
+}
+
+// structuresOf are what decode knows, in the order in which it tries them.
+func structuresOf(engine mls.Engine) []structure {
+	return append(slices.Clip(structures), structure{"MLSMessage", describeMLS(engine), nil})
+}
+
+// structures are those that are the same for every protocol.
+var structures = []structure{
 	{"MigrationRequest", describe(mimiport.UnmarshalMigrationRequest), nil},
 	{"MigrationResponse", describe(mimiport.UnmarshalMigrationResponse), nil},
 	{"MigrationInit", describe(mimiport.UnmarshalMigrationInit), nil},
@@ -34,7 +43,6 @@ var structures = []struct {
 	{"LineageStep", describe(mimiport.UnmarshalLineageStep), nil},
 	{"LineageClaim", describe(mimiport.UnmarshalLineageClaim), nil},
 	{"ExternalSenderOffer", describe(mimiport.UnmarshalExternalSenderOffer), namesNoServer},
-	{"MLSMessage", describeMLS, nil},
 }
 
 // namesServer says whether a MigrationAbort names a source. The offer of an external sender, which has the same shape, holds a
@@ -47,7 +55,7 @@ func namesServer(data []byte) bool {
 func namesNoServer(data []byte) bool { return !namesServer(data) }
 
 func typeNames() (names []string) {
-	for _, s := range structures {
+	for _, s := range structuresOf(engines[mls.ProtocolMLS10]) {
 		names = append(names, s.name)
 	}
 	return names
@@ -63,14 +71,6 @@ func describe[M any](unmarshal func([]byte) (*M, error)) func([]byte) (json.RawM
 	}
 }
 
-func describeMLS(data []byte) (json.RawMessage, error) {
-	m, err := mls.Describe(data)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(m)
-}
-
 // decoded is an input under one of its readings.
 type decoded struct {
 	Type  string          `json:"type"`
@@ -81,18 +81,19 @@ func decodeCommand(args []string, std stdio) error {
 	flags := flag.NewFlagSet("decode", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
 	only := flags.String("type", "", "")
+	engine := protocolFlag(flags)
 	file, err := parseFlags(flags, args)
 	if err != nil {
 		return err
 	}
-	if *only != "" && !known(*only) {
+	if *only != "" && !slices.Contains(typeNames(), *only) {
 		return misused("unknown type %q", *only)
 	}
 	input, err := read(file, std)
 	if err != nil {
 		return err
 	}
-	d, err := decode(input, *only)
+	d, err := decode(input, *only, structuresOf(*engine))
 	if err != nil {
 		return err
 	}
@@ -106,21 +107,12 @@ func (d *decoded) write(w io.Writer, asJSON bool) error {
 	return writeText(w, d)
 }
 
-func known(name string) bool {
-	for _, s := range structures {
-		if s.name == name {
-			return true
-		}
-	}
-	return false
-}
-
 // decode finds what the input is, as text first: binary that looks like text is rarer than the other way round.
-func decode(input []byte, only string) (*decoded, error) {
+func decode(input []byte, only string, structures []structure) (*decoded, error) {
 	data, encoded := fromText(string(input))
-	matches, err := match(data, only)
+	matches, err := match(data, only, structures)
 	if len(matches) == 0 && encoded {
-		matches, err = match(input, only)
+		matches, err = match(input, only, structures)
 	}
 	switch {
 	case len(matches) == 1:
@@ -138,7 +130,7 @@ func decode(input []byte, only string) (*decoded, error) {
 }
 
 // match lists what the data decodes as; the error is that of the last structure tried.
-func match(data []byte, only string) (matches []decoded, err error) {
+func match(data []byte, only string, structures []structure) (matches []decoded, err error) {
 	for _, s := range structures {
 		if only != "" && only != s.name || only == "" && s.likely != nil && !s.likely(data) {
 			continue

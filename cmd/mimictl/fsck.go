@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
@@ -50,8 +49,7 @@ func fsckCommand(args []string, std stdio) error {
 }
 
 func check(ctx context.Context, store *storage.Store, out io.Writer) (problems int, err error) {
-	rfc9420 := mls.RFC9420(mls.DefaultLimits())
-	report, err := fsck.Check(ctx, store, map[string]mls.Engine{rfc9420.Protocol(): rfc9420})
+	report, err := fsck.Check(ctx, store, engines)
 	if err != nil {
 		return 0, err
 	}

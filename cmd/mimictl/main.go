@@ -1,9 +1,9 @@
 // Command mimictl is the tool of operators and implementers of MIMI Portability. It needs no server.
 //
-//	mimictl decode [-json] [-type NAME] FILE|-
+//	mimictl decode [-json] [-type NAME] [-protocol NAME] FILE|-
 //	mimictl fsck -db DATABASE
-//	mimictl mls replay FILE|-
-//	mimictl mls verify [-json] FILE|-
+//	mimictl mls replay [-protocol NAME] FILE|-
+//	mimictl mls verify [-json] [-protocol NAME] FILE|-
 //	mimictl db copy -from DATABASE -to DATABASE
 //
 // It exits with 0 when it did what it was asked, with 1 when the input is not acceptable or cannot be read, and with 2 when
@@ -21,14 +21,14 @@ import (
 )
 
 const usage = `Usage:
-    mimictl decode [-json] [-type NAME] FILE|-
+    mimictl decode [-json] [-type NAME] [-protocol NAME] FILE|-
     mimictl fsck -db DATABASE
-    mimictl mls replay FILE|-
-    mimictl mls verify [-json] FILE|-
+    mimictl mls replay [-protocol NAME] FILE|-
+    mimictl mls verify [-json] [-protocol NAME] FILE|-
     mimictl db copy -from DATABASE -to DATABASE
 
-decode prints a message of MIMI Portability or of MLS (RFC 9420). The input is
-binary, hexadecimal or base64 of any kind.
+decode prints a message of MIMI Portability or of MLS. The input is binary,
+hexadecimal or base64 of any kind.
 
     -json        Print JSON. Bytes are hexadecimal, nothing is cut short.
     -type NAME   Decode as this structure. Without it, all are tried:
@@ -54,6 +54,10 @@ a GroupInfo that carries its tree.
 db copy copies all that a homeserver has stored to an empty database and compares
 the two. A DATABASE is file:PATH or postgres://USER:PASSWORD@HOST/NAME. Stop the
 homeserver first, and let it start again on the new database.
+
+-protocol names the kind of group: mls10, which is the default, for RFC 9420, or
+mls-draft09 for github.com/cisco/go-mls. Of messages of the latter, decode prints
+the framing.
 
 A FILE of - is standard input.
 

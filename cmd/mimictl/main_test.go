@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
 func TestMain(m *testing.M) {
@@ -36,6 +38,7 @@ func TestExitStatus(t *testing.T) {
 		{"decode -", "0021" + strings.Repeat("00", 33), 2},
 		{"", "", 2},
 		{"decode", "", 2},
+		{"mls replay -protocol mls11 -", "{}", 2},
 	} {
 		var out, stderr bytes.Buffer
 		status := run(strings.Fields(c.args), stdio{strings.NewReader(c.input), &out, testTime}, &stderr)
@@ -54,7 +57,7 @@ func TestDecodeEncodings(t *testing.T) {
 		base64.URLEncoding.EncodeToString(message) + "\n", base64.RawURLEncoding.EncodeToString(message),
 		base64.StdEncoding.EncodeToString(message)[:40] + "\n  " + base64.StdEncoding.EncodeToString(message)[40:], string(message),
 	} {
-		d, err := decode([]byte(text), "")
+		d, err := decode([]byte(text), "", structures)
 		if err != nil || d.Type != "MigrationCommitAAD" {
 			t.Errorf("%q: %v, %v", text, d, err)
 		}
@@ -83,7 +86,7 @@ func TestDecodeVectors(t *testing.T) {
 			if c.Outcome != "valid" || f.Struct == "LeafIdentity" { // it looks like TargetMigrationComplete, and never travels alone
 				continue
 			}
-			if d, err := decode([]byte(c.Encoded), ""); err != nil || d.Type != f.Struct {
+			if d, err := decode([]byte(c.Encoded), "", structures); err != nil || d.Type != f.Struct {
 				t.Errorf("%s, %s: %v, %v", f.Struct, c.Name, d, err)
 			}
 		}
@@ -94,7 +97,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("0021" + strings.Repeat("00", 33)))
 	f.Add([]byte("not one of them"))
 	f.Fuzz(func(t *testing.T, input []byte) {
-		d, err := decode(input, "")
+		d, err := decode(input, "", structuresOf(engines[mls.ProtocolMLS10]))
 		if err == nil {
 			err = writeText(io.Discard, d)
 		}

@@ -52,18 +52,19 @@ type replayed struct {
 }
 
 func replayCommand(args []string, std stdio) error {
-	r, err := readRecording(flag.NewFlagSet("mls replay", flag.ContinueOnError), args, std)
+	flags := flag.NewFlagSet("mls replay", flag.ContinueOnError)
+	engine := protocolFlag(flags)
+	r, err := readRecording(flags, args, std)
 	if err != nil {
 		return err
 	}
-	engine := mls.RFC9420(mls.DefaultLimits())
-	group, err := engine.Open(r.GroupInfo, r.RatchetTree)
+	group, err := (*engine).Open(r.GroupInfo, r.RatchetTree)
 	if err != nil {
 		return err
 	}
 	out := json.NewEncoder(std.out)
 	for i, message := range r.Messages {
-		kind, next, err := follow(engine, group, message)
+		kind, next, err := follow(*engine, group, message)
 		line := replayed{Index: i, Kind: kind}
 		if err != nil {
 			line.Error = err.Error()

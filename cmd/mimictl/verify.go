@@ -36,11 +36,12 @@ type memberReport struct {
 func verifyCommand(args []string, std stdio) error {
 	flags := flag.NewFlagSet("mls verify", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "")
+	engine := protocolFlag(flags)
 	r, err := readRecording(flags, args, std)
 	if err != nil {
 		return err
 	}
-	group, err := mls.RFC9420(mls.DefaultLimits()).Open(r.GroupInfo, r.RatchetTree)
+	group, err := (*engine).Open(r.GroupInfo, r.RatchetTree)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
+)
+
+// engines are the kinds of groups that the tool knows, by protocol.
+var engines = map[string]mls.Engine{
+	mls.ProtocolMLS10: mls.RFC9420(mls.DefaultLimits()),
+	draft09.Protocol:  draft09.New(),
+}
+
+// protocolFlag adds the flag -protocol, and returns the engine that it will have chosen.
+func protocolFlag(flags *flag.FlagSet) *mls.Engine {
+	chosen := engines[mls.ProtocolMLS10]
+	flags.Func("protocol", "", func(name string) error {
+		engine, ok := engines[name]
+		if !ok {
+			return errors.New("there is no such protocol")
+		}
+		chosen = engine
+		return nil
+	})
+	return &chosen
+}
+
+// framing is what every protocol shows of a message.
+type framing struct {
+	Protocol          string `json:"protocol"`
+	Kind              string `json:"kind"`
+	GroupID           []byte `json:"group_id"`
+	Epoch             uint64 `json:"epoch"`
+	Sender            uint32 `json:"sender"`
+	AuthenticatedData []byte `json:"authenticated_data"`
+}
+
+// describeMLS describes a message whole where the protocol is RFC 9420, else its framing.
+func describeMLS(engine mls.Engine) func(data []byte) (json.RawMessage, error) {
+	return func(data []byte) (json.RawMessage, error) {
+		if engine.Protocol() == mls.ProtocolMLS10 {
+			m, err := mls.Describe(data)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(m)
+		}
+		m, err := engine.Parse(data)
+		if err != nil {
+			return nil, err
+		}
+		return hexjson.Marshal(&framing{engine.Protocol(), kinds[m.Kind], m.GroupID, m.Epoch, m.Sender.Index, m.AuthenticatedData})
+	}
+}
