@@ -3,10 +3,12 @@ package delivery_test
 import (
 	"errors"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 )
 
 // A log that outweighs its snapshot is compacted by the outbox, and nobody notices but who loads the group.
@@ -60,6 +62,42 @@ func TestCompactionKeepsProposals(t *testing.T) {
 	p.commit(serverA, alice, mlstest.CommitOptions{References: [][]byte{proposal}})
 	p.restart(serverA)
 	p.expectHosted(serverA, 0)
+}
+
+// A compaction that failed, before or after it was stored, is done again and harms nothing.
+func TestCompactionAfterAFailure(t *testing.T) {
+	for name, fail := range map[string]func(*storagetest.Faulty, int){
+		"before": (*storagetest.Faulty).FailBefore, "after": (*storagetest.Faulty).FailAfter,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlay(t)
+			for range 120 {
+				p.commit(serverA, alice, mlstest.CommitOptions{})
+			}
+			rows, _, err := p.stores[serverA].Due(t.Context(), p.now, 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(rows, func(r delivery.Row) bool { return r.Kind == delivery.RowCompact })
+			if i < 0 {
+				t.Fatal("nothing is to be compacted")
+			}
+			faulty := &storagetest.Faulty{Store: p.stores[serverA]}
+			deps := p.services[serverA].Deps
+			deps.Store = faulty
+			p.services[serverA] = delivery.New(deps)
+			fail(faulty, 1)
+			if err := p.services[serverA].Do(t.Context(), rows[i]); !errors.Is(err, storagetest.ErrInjected) {
+				t.Errorf("got %v", err)
+			}
+			if err := p.services[serverA].Do(t.Context(), rows[i]); err != nil {
+				t.Error(err)
+			}
+			p.restart(serverA)
+			p.expectHosted(serverA, 0)
+			p.commit(serverA, bob, mlstest.CommitOptions{})
+		})
+	}
 }
 
 // restart makes a server forget what is in memory only.
