@@ -12,7 +12,7 @@ HISTORIES ?= 10000
 # The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
 PROTOCOL ?= mls10
 
-.PHONY: demo test test-go test-ts test-integration lint fuzz bench soak clean
+.PHONY: demo test test-go test-ts test-integration lint fuzz bench soak explore clean
 
 demo: $(DRIVER) ## move a live group between two real homeservers, step by step
 	$(GO) run ./integration/demo -protocol $(PROTOCOL)
@@ -56,6 +56,9 @@ soak: $(DRIVER) ## servers killed at every write and send, every fault, and HIST
 
 bench: ## what things cost: the module's own, and a Commit beside a message event of Dendrite's
 	$(GO) test -run '^$$' -bench . -timeout 60m ./...
+
+explore: ## every course of a hand-over, within the bounds that the package states: minutes, and 2 GiB at most
+	$(GO) test -count=1 -timeout 2h -v -run '^TestExplore$$' ./mimiport/migration/explore -full
 
 clean:
 	rm -rf $(TS)/dist $(TS)/node_modules
