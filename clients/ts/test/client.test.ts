@@ -477,16 +477,18 @@ describe("a migration", () => {
   test("evidence that does not verify moves nobody, the right one does without the source", async () => {
     const { users, s, t, room } = await party("alice", "bob");
     const [alice, bob] = users as [User, User];
+    await alice.client.send(alice.group, "before the move");
     await alice.client.migrate(alice.group, t);
     net.lose(bob.id);
     const moved = net.ds(s).groups.get(alice.group.key)!.moved!;
     const stranger = net.ds(`evil${s}`);
     const { log, ...old } = net.ds(s).groups.get(alice.group.key)!;
+    const handshakes = log.filter((m) => m.kind !== "application"); // the target gets no others
     net.ds(t).answer = (
       (answer) =>
       (method, path, query, ...rest) =>
         path[2] === "messages" && method === "GET" && query.get("term") === "0"
-          ? { messages: log, next: log.length + 1, end: true }
+          ? { messages: handshakes, next: log.length + 1, end: true }
           : answer(method, path, query, ...rest)
     )(net.ds(t).answer.bind(net.ds(t)));
     net.ds(s).down = true;
@@ -510,6 +512,11 @@ describe("a migration", () => {
     await bob.sync();
     together(alice, bob);
     assert.equal(bob.group.ds, t);
+    assert.deepEqual(bob.texts(), []);
+    net.ds(s).down = false;
+    await bob.client.bringUpToDate(bob.group);
+    assert.deepEqual(bob.texts(), ["before the move"]);
+    assert.deepEqual(bob.group.former, []);
   });
 
   test("a client killed in the middle takes up where it was", async (t_) => {
