@@ -29,13 +29,13 @@ type pair struct {
 	files   [2]string // their databases
 	members [2]*harness.Client
 	said    int
-	owed    [2][]string // by member: what the other has to receive, for its sending was acknowledged
-	epoch   uint64      // the latest that a Commit was acknowledged to lead to
+	owed    [2][]string       // by member: what the other has to receive, for its sending was acknowledged
+	epochs  map[uint64]string // the transcript of each epoch that a Commit was acknowledged to lead to
 }
 
 func newPair(t *testing.T, sections [2]string) *pair {
 	t.Helper()
-	p := new(pair)
+	p := &pair{epochs: map[uint64]string{}}
 	network := harness.NewTestNetwork(t)
 	var users [2]*harness.User
 	for i, name := range []string{"alice", "bob"} {
@@ -123,8 +123,13 @@ func (p *pair) settle(t *testing.T) (host int) {
 		}
 		a, b := states[0], states[1]
 		if a.EpochAuthenticator != b.EpochAuthenticator || a.DS != b.DS || a.Term != b.Term || a.Term != ds.Term ||
-			a.Epoch != ds.Epoch || a.Epoch < p.epoch || a.TreeHash != hex.EncodeToString(tree) {
-			return fmt.Errorf("they differ:\n%+v\n%+v\n%+v\nthe last Commit led to epoch %d", a, b, ds, p.epoch)
+			a.Epoch != ds.Epoch || a.TreeHash != hex.EncodeToString(tree) {
+			return fmt.Errorf("they differ:\n%+v\n%+v\n%+v", a, b, ds)
+		}
+		for epoch := range p.epochs {
+			if epoch > a.Epoch {
+				return fmt.Errorf("a Commit that led to epoch %d is lost: this is epoch %d", epoch, a.Epoch)
+			}
 		}
 		host = 0
 		if a.DS == p.servers[1].Name {
@@ -141,10 +146,10 @@ func (p *pair) traffic(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var both sync.WaitGroup
 	var mu sync.Mutex
-	for i, c := range p.members {
+	for i := range p.members {
 		both.Go(func() {
 			for n := 1; ctx.Err() == nil; n++ {
-				p.act(ctx, &mu, i, c, n)
+				p.act(ctx, t, &mu, i, n)
 				breathe(ctx)
 			}
 		})
@@ -156,14 +161,19 @@ func (p *pair) traffic(t *testing.T) (stop func()) {
 }
 
 // act sends a message, or each third time a Commit.
-func (p *pair) act(ctx context.Context, mu *sync.Mutex, i int, c *harness.Client, n int) {
+func (p *pair) act(ctx context.Context, t *testing.T, mu *sync.Mutex, i, n int) {
+	c := p.members[i]
 	if n%3 == 0 {
 		var st harness.GroupState
-		if c.Do(ctx, "update", nil, &st) == nil {
-			mu.Lock()
-			defer mu.Unlock()
-			p.epoch = max(p.epoch, st.Epoch)
+		if c.Do(ctx, "update", nil, &st) != nil {
+			return
 		}
+		mu.Lock()
+		defer mu.Unlock()
+		if other, ok := p.epochs[st.Epoch]; ok && other != st.ConfirmedTranscriptHash {
+			t.Errorf("there are two epochs %d", st.Epoch)
+		}
+		p.epochs[st.Epoch] = st.ConfirmedTranscriptHash
 		return
 	}
 	mu.Lock()
