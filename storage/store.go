@@ -191,10 +191,7 @@ func (tx *tx) applyLog(ctx context.Context, c *delivery.Change) error {
 // clamp keeps a number that a caller only asks for within what a column can hold. Nothing is stored beyond.
 func clamp(n uint64) uint64 { return min(n, math.MaxInt64) }
 
-// errEnough is what a scan returns that wants no more rows.
-var errEnough = errors.New("enough")
-
-// query reads and has each row scanned, until there is none or errEnough.
+// query reads and has each row scanned.
 func (s *Store) query(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
 	rows, err := s.read.QueryContext(ctx, s.bind(query), args...)
 	if err != nil {
@@ -202,9 +199,7 @@ func (s *Store) query(ctx context.Context, query string, args []any, scan func(*
 	}
 	defer rows.Close()
 	for rows.Next() {
-		if err := scan(rows); errors.Is(err, errEnough) {
-			return nil
-		} else if err != nil {
+		if err := scan(rows); err != nil {
 			return fmt.Errorf("storage: read: %w", err)
 		}
 	}
@@ -264,22 +259,15 @@ func (s *Store) Handshakes(ctx context.Context, key delivery.GroupKey, from uint
 	return s.log(ctx, handshake+" AND ", key, from, limit)
 }
 
-// log reads entries until there are enough of them, or of their bytes.
-func (s *Store) log(ctx context.Context, condition string, key delivery.GroupKey, from uint64, limit int) (found []delivery.Entry, err error) {
-	query := entries.selection("WHERE " + condition + "group_id = $1 AND term = $2 AND seq >= $3 ORDER BY seq LIMIT $4")
-	size := 0
-	err = s.query(ctx, query, []any{key.ID, clamp(key.Term), clamp(from), limit}, func(rows *sql.Rows) error {
-		var e delivery.Entry
-		if err := rows.Scan(entries.fields(&e)...); err != nil {
-			return err
-		}
-		found = append(found, e)
-		if size += e.Bytes(); size >= delivery.EntriesBytes {
-			return errEnough
-		}
-		return nil
-	})
-	return found, err
+// log reads entries until there are enough of them, or of their bytes. The sizes are looked at first: what is not wanted must not
+// come from the database at all.
+func (s *Store) log(ctx context.Context, condition string, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
+	return list(ctx, s, &entries, `JOIN (
+			SELECT group_id, term, seq, sum(length(message) + length(group_info)) OVER (ORDER BY seq)
+				- length(message) - length(group_info) AS preceding
+			FROM mimiport_entries WHERE `+condition+`group_id = $1 AND term = $2 AND seq >= $3 ORDER BY seq LIMIT $4
+		) AS page USING (group_id, term, seq) WHERE preceding < $5 ORDER BY seq`,
+		key.ID, clamp(key.Term), clamp(from), limit, delivery.EntriesBytes)
 }
 
 // EntryByHash implements delivery.Store.

@@ -86,7 +86,7 @@ func (r roster) servers() []string {
 }
 
 // rosterSize is what the roster takes of memory for each member, in bytes, as measured.
-const rosterSize = 700
+const rosterSize = 400
 
 // size is roughly how many bytes of memory the group takes.
 func (l *live) size() int { return l.mls.Size() + l.mls.NumMembers()*rosterSize }
