@@ -6,7 +6,7 @@ import "strings"
 type party uint8
 
 const (
-	byMember party = iota
+	byMember party = iota // or by the clock
 	bySource
 	byTarget
 )
@@ -24,7 +24,7 @@ type action struct {
 	sends bool                                      // does no more than send what a row asks for
 }
 
-// arrives is the condition of an action that takes a message, whenItHas that of one that works off a row.
+// arrives, sourceHas and targetHas are the conditions of taking a message and of working off a row.
 func arrives(kind messages) func(*model, *world, slot) bool {
 	return func(_ *model, w *world, i slot) bool { return w.moves[i].net&kind != 0 }
 }

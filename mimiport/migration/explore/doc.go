@@ -25,10 +25,10 @@
 // is complete, breadth first, those states first that need the fewest faults. `make explore` does it; `go test` does one migration.
 //
 // A state has no ids, clocks or counters. Worlds that differ in the names of the two members are one. So are those that differ
-// in what cannot matter: a row's message is on its way as long as the row is there; what reaches a record that has ended is taken at once
-// (tidy.go asks the machine whether it is indeed without effect, and leaves it to the search when it is not); and a
-// migration for an epoch that is over, which can freeze nothing any more, counts as dropped. How many faults it took is no part
-// of a state: it is searched again only with faults left that it was not searched with before.
+// in what cannot matter (tidy.go): members receive at once what was accepted; a row's message is on its way as long as the row is
+// there; what reaches a record that has ended is taken at once, if the machine, when asked, says that it is without effect; and
+// of an offer for an epoch that is over, which can freeze nothing any more, nothing is kept. How many faults it took is no
+// part of a state: it is searched again only with faults left that it was not searched with before.
 //
 // # Invariants
 //

@@ -62,3 +62,21 @@ func TestBugs(t *testing.T) {
 		})
 	}
 }
+
+// TestKeys: a key is decoded to the world it was made of or to its mirror image, and these two have one key.
+func TestKeys(t *testing.T) {
+	m := &model{bounds: Bounds{Terms: 2}}
+	worlds := []world{*first()}
+	for n := 0; n < len(worlds) && n < 1000; n++ {
+		w := worlds[n]
+		mirrored := w.mirror()
+		k := w.key(nil, m.bounds.Terms)
+		if got := *decode(k, m.bounds.Terms); got != w && got != mirrored {
+			t.Fatalf("%+v comes back as %+v", w, got)
+		}
+		if string(mirrored.key(nil, m.bounds.Terms)) != string(k) || mirrored.mirror() != w {
+			t.Fatalf("the mirror image of %+v is %+v", w, mirrored)
+		}
+		m.events(&w, func(_ event, next *world) { worlds = append(worlds, *next) })
+	}
+}

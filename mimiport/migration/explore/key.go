@@ -61,18 +61,18 @@ func decode(k []byte, terms int) *world {
 	return w
 }
 
-// bits packs a move into 37 bits.
+// bits packs a move into 38 bits.
 func (m *move) bits() uint64 {
 	v := uint64(m.net)<<3 | uint64(m.epoch)
-	v = v<<3 | bit(m.pending)<<2 | bit(m.late)<<1 | bit(m.expired)
+	v = v<<4 | bit(m.pending)<<3 | bit(m.late)<<2 | bit(m.expired)<<1 | bit(m.over)
 	return v<<22 | m.source.bits()<<11 | m.target.bits()
 }
 
 func moveOf(v uint64) move {
 	return move{
 		source: recordOf(v >> 11), target: recordOf(v),
-		net: messages(v >> 28), epoch: uint8(v >> 25 & 7),
-		pending: v>>24&1 != 0, late: v>>23&1 != 0, expired: v>>22&1 != 0,
+		net: messages(v >> 29), epoch: uint8(v >> 26 & 7),
+		pending: v>>25&1 != 0, late: v>>24&1 != 0, expired: v>>23&1 != 0, over: v>>22&1 != 0,
 	}
 }
 

@@ -4,7 +4,7 @@ package explore
 
 // mayRequest: a member asks once for each term, from the term before.
 func (m *model) mayRequest(w *world, i slot) bool {
-	return w.moves[i].target.state == none && w.members[i.member()].term() == i.term()-1
+	return w.moves[i].target.state == none && !w.moves[i].over && w.members[i.member()].term() == i.term()-1
 }
 
 // start makes the migration Commit for the epoch of the offer and sends it with the Init.

@@ -159,6 +159,7 @@ type move struct {
 	pending        bool  // the member has sent the Init and waits
 	late           bool  // decide_by has passed on S's clock
 	expired        bool  // the offer has expired on T's clock
+	over           bool  // S will refuse its Init, if there ever is one: the epoch of the request is over
 }
 
 // world is one state of everything there is.
