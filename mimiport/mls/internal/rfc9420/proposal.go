@@ -356,7 +356,7 @@ func (p *UpdatePath) Decode(s *cryptobyte.String) bool {
 // Commit is a Commit (RFC 9420, section 12.4).
 type Commit struct {
 	Proposals    ProposalList
-	NumProposals int `describe:"-"`
+	NumProposals int         `describe:"-"`
 	Path         *UpdatePath // nil without one
 }
 
