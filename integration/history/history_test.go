@@ -87,7 +87,8 @@ type play struct {
 	members []*deliverytest.Member
 	stores  map[string]*storagetest.Faulty
 	inside  map[string]*memory.Store
-	loss    atomic.Uint64 // of 1000 requests
+	loss    atomic.Uint64          // of 1000 requests
+	cut     atomic.Pointer[string] // a server that nothing reaches or leaves
 	clock   atomic.Int64
 	rounds  *rounds
 
@@ -106,7 +107,10 @@ func newPlay(t *testing.T, seed uint64) *play {
 		stores[name] = p.stores[name]
 	}
 	p.w = deliverytest.New(seed, stores)
-	p.w.Lose = func(string, string, bool) bool { return rand.Uint64N(1000) < p.loss.Load() }
+	p.w.Lose = func(from, to string, _ bool) bool {
+		cut := p.cut.Load()
+		return rand.Uint64N(1000) < p.loss.Load() || cut != nil && (from == *cut || to == *cut)
+	}
 	_, members, err := deliverytest.NewGroup(t.Context(), p.w, "a.example", users...)
 	if err != nil {
 		t.Fatal(err)
@@ -244,7 +248,8 @@ func (p *play) disturb(ctx context.Context, random *rand.Rand, done <-chan struc
 		default:
 		}
 		name := p.w.Servers()[random.IntN(len(p.stores))]
-		switch random.IntN(8) {
+		pause := 5 * time.Second
+		switch random.IntN(16) {
 		case 0:
 			p.w.Restart(name)
 		case 1:
@@ -253,8 +258,14 @@ func (p *play) disturb(ctx context.Context, random *rand.Rand, done <-chan struc
 			p.stores[name].FailAfter(1 + random.IntN(3))
 		case 3:
 			p.w.Jump(name, time.Duration(random.IntN(600)-300)*time.Second)
+		case 4:
+			p.cut.Store(&name)
+		case 5, 6:
+			p.cut.Store(nil)
+		case 7:
+			pause = 15 * time.Minute // offers expire
 		}
-		p.round(ctx, time.Duration(random.IntN(5000))*time.Millisecond)
+		p.round(ctx, time.Duration(random.Int64N(int64(pause))))
 	}
 }
 
@@ -271,6 +282,7 @@ func (p *play) round(ctx context.Context, d time.Duration) {
 // heal ends all faults and waits until everybody agrees and has everything.
 func (p *play) heal(ctx context.Context) error {
 	p.loss.Store(0)
+	p.cut.Store(nil)
 	for name, store := range p.stores {
 		store.FailBefore(0)
 		store.FailAfter(0)
