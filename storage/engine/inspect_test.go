@@ -1,0 +1,41 @@
+package engine_test
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
+)
+
+// Both engines list all of the outbox, page by page, and tell what belongs to nothing.
+func TestInspect(t *testing.T) {
+	for name, connection := range map[string]string{
+		"SQLite": "file:" + filepath.Join(t.TempDir(), "mimi.db"), "PostgreSQL": pgtest.Start(t).Database(t),
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := open(t, connection)
+			keys := []delivery.RowKey{{Destination: "a", Queue: "p", Order: 1}, {Destination: "a", Queue: "p", Order: 2}, {Destination: "b", Queue: "a", Order: 1}}
+			change := &delivery.Change{Entries: []delivery.Entry{{GroupID: []byte("none"), Seq: 1, Kind: delivery.EntryCommit}}}
+			for _, k := range keys {
+				change.Rows = append(change.Rows, delivery.Row{Destination: k.Destination, Queue: k.Queue, Order: k.Order, Due: time.Unix(1, 0)})
+			}
+			if err := store.Apply(t.Context(), change); err != nil {
+				t.Fatal(err)
+			}
+			var after delivery.RowKey
+			for _, want := range keys {
+				rows, err := store.Outbox(t.Context(), after, 1)
+				if err != nil || len(rows) != 1 || rows[0].Key() != want {
+					t.Fatalf("after %v comes %v (%v), want %v", after, rows, err, want)
+				}
+				after = want
+			}
+			problems, err := store.Loose(t.Context())
+			if err != nil || len(problems) != 1 || problems[0] != "1 messages are of no group" {
+				t.Errorf("%q (%v)", problems, err)
+			}
+		})
+	}
+}
