@@ -104,7 +104,7 @@ func (c *client) take(m *delivery.LogMessage) error {
 		return c.member.Handle(m.Message)
 	case delivery.EntryCommit:
 		if err := c.member.Handle(m.Message); err != nil {
-			return fmt.Errorf("Commit of %s: %w", m.Sender, err)
+			return fmt.Errorf("the Commit of %s: %w", m.Sender, err)
 		}
 		return g.entered(m.Message)
 	}
@@ -117,7 +117,7 @@ func (c *client) read(m *delivery.LogMessage) error {
 	}
 	text, err := c.member.Unprotect(m.Message)
 	if err != nil {
-		return fmt.Errorf("message of %s: %w", m.Sender, err)
+		return fmt.Errorf("the message of %s: %w", m.Sender, err)
 	}
 	c.inbox = append(c.inbox, received{m.Sender, string(text)})
 	return nil

@@ -1,6 +1,7 @@
 package draft09_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
@@ -13,7 +14,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/scenario"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	engine "github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
+	storage "github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
@@ -153,6 +158,7 @@ func (x *trio) live() {
 	x.move(x.alice)
 	x.agree(x.a, 2, x.alice, x.bob)
 	x.talk(x.alice, x.bob)
+	x.audit()
 }
 
 // outside checks that one who was removed can send nothing any more: their last epoch is over, and they get no keys of the next.
@@ -162,6 +168,27 @@ func (x *trio) outside(c *harness.Client) {
 	var refused *harness.Error
 	if !errors.As(err, &refused) || refused.Code != "IO.GITHUB.MIMIPORT.M_WRONG_EPOCH" {
 		x.Fatalf("%s sends after their removal: %v", c.Name, err)
+	}
+}
+
+// audit stops the servers and derives anew all that they have stored.
+func (x *trio) audit() {
+	x.Helper()
+	for _, s := range []*harness.Server{x.a, x.b} {
+		if err := s.Stop(); err != nil {
+			x.Fatal(err)
+		}
+		store, err := storage.Open(x.Context(), cmp.Or(s.Postgres, s.Database("mimi_portability")), postgres.Pool{MaxOpen: 2, MaxIdle: 2})
+		if err != nil {
+			x.Fatal(err)
+		}
+		report, err := fsck.Check(x.Context(), store, map[string]mls.Engine{engine.Protocol: engine.New()})
+		if err := errors.Join(err, store.Close()); err != nil {
+			x.Fatal(err)
+		}
+		if report.Groups == 0 || len(report.Problems) > 0 {
+			x.Errorf("%s: %+v", s.Name, report)
+		}
 	}
 }
 
