@@ -14,7 +14,7 @@ PROTOCOL ?= mls10
 
 .PHONY: demo test test-go test-ts test-integration lint fuzz bench soak explore clean
 
-demo: $(DRIVER) ## move a live group between two real homeservers, step by step
+demo: $(if $(filter draft09,$(PROTOCOL)),,$(DRIVER)) ## move a live group between two real homeservers, step by step
 	$(GO) run ./integration/demo -protocol $(PROTOCOL)
 
 test: test-ts test-go test-integration ## everything
