@@ -55,7 +55,7 @@ func (s *search) live() {
 		for n := range uint32(s.len()) {
 			if !s.follow(order, n, left) {
 				s.result.Violation = "fair delivery ends with the group active at one server"
-				s.result.Trace = s.trace(s.nodeOf(n), nil) + s.fairTrace(s.nodeOf(n), order)
+				s.result.Trace = s.trace(s.nodeOf(n)) + s.fairTrace(s.nodeOf(n), order)
 				return
 			}
 			s.result.Fair = max(s.result.Fair, int(left[n])-1)

@@ -53,7 +53,7 @@ type node struct {
 // fair schedules from each.
 func Explore(b Bounds, bug Bug) Result {
 	s := &search{model: &model{b, bug}, space: newSpace(keySize(b.Terms)), queues: make([][]uint32, b.Crashes+b.Losses+b.Duplicates+1)}
-	s.reach(first(), node{left: budget{int8(b.Crashes), int8(b.Losses), int8(b.Duplicates)}})
+	s.reach(node{state: s.number(first()), left: budget{int8(b.Crashes), int8(b.Losses), int8(b.Duplicates)}})
 	for used := range s.queues {
 		for n := 0; n < len(s.queues[used]) && s.result.Violation == ""; n++ {
 			s.expand(s.queues[used][n])
@@ -77,20 +77,28 @@ func (s *search) expand(n uint32) {
 		}
 		violation := s.check(w, next)
 		s.tidy(next)
-		s.reach(next, node{parent: n, left: left, depth: from.depth + 1})
-		if violation != "" {
-			s.result.Violation, s.result.Trace = violation, s.trace(n, next)
+		to := node{s.number(next), n, left, from.depth + 1}
+		if violation == "" {
+			s.reach(to)
+			return
 		}
+		s.nodes = append(s.nodes, to)
+		s.result.Violation, s.result.Trace = violation, s.trace(uint32(len(s.nodes)-1))
 	})
 }
 
-// reach notes a world, to go on from unless it has been reached with as large a budget.
-func (s *search) reach(w *world, n node) {
+// number gives the number of a world's state.
+func (s *search) number(w *world) uint32 {
 	s.buf = w.key(s.buf[:0], s.bounds.Terms)
-	n.state = s.add(s.buf)
-	if int(n.state) == len(s.covered) {
+	n := s.add(s.buf)
+	if int(n) == len(s.covered) {
 		s.covered = append(s.covered, 0)
 	}
+	return n
+}
+
+// reach notes a node to go on from, unless its state has been reached with as large a budget.
+func (s *search) reach(n node) {
 	if s.covered[n.state]&n.left.bit() != 0 {
 		return
 	}
@@ -101,27 +109,25 @@ func (s *search) reach(w *world, n node) {
 	s.result.Depth = max(s.result.Depth, int(n.depth))
 }
 
-// trace writes the events from the first world to a node, and on to the last world, unless it is nil.
-func (s *search) trace(n uint32, last *world) string {
-	terms := s.bounds.Terms
-	var path [][]byte
-	if last != nil {
-		path = append(path, last.key(nil, terms))
-	}
+// trace writes the events from the first world to a node.
+func (s *search) trace(n uint32) string {
+	var path []node
 	for ; n != 0; n = s.nodes[n].parent {
-		path = append(path, s.key(s.nodes[n].state))
+		path = append(path, s.nodes[n])
 	}
 	slices.Reverse(path)
 	var out strings.Builder
-	at := *first()
-	for n, k := range path {
+	at, left := *first(), s.nodes[0].left
+	for n, to := range path {
 		before, found := at, false
 		s.events(&before, func(e event, next *world) {
-			if s.tidy(next); !found && string(next.key(nil, terms)) == string(k) {
+			after, _ := left.after(e.fate)
+			if s.tidy(next); !found && after == to.left && s.number(next) == to.state {
 				found, at = true, *next
 				writeStep(&out, n+1, e.String(), &before, next)
 			}
 		})
+		left = to.left
 	}
 	return out.String()
 }

@@ -3,7 +3,7 @@ package explore
 import "github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 
 // effects says what the service stores for each action of the machine, in the transaction that stores the record: the
-// counterpart of sourceChange, stageChange and targetChange in package delivery.
+// counterpart of sourceChange, stageChange and targetChange in package delivery. StopGroup is missing: it follows a restored backup.
 var effects = [...]func(w *world, i slot, r *record){
 	migration.Freeze:      func(w *world, i slot, _ *record) { g := w.sourceGroup(i); g.state, g.move = groupFrozen, i },
 	migration.Unfreeze:    func(w *world, i slot, _ *record) { w.unfreeze(i) },
