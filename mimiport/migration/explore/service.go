@@ -67,8 +67,8 @@ func (m *model) step(w *world, i slot, r *record, e migration.Event) {
 		return // the evidence is kept, the record is as it was
 	}
 	r.save(&next)
-	if r.state != frozen {
-		w.moves[i].late = false
+	if w.moves[i].source.state != frozen {
+		w.moves[i].late = false // nobody looks at that clock any more
 	}
 	if r.state == decided || r.state == aborted { // what a frozen record waits for must not hold back its outcome
 		r.rows &^= rowContent | rowDeadline
