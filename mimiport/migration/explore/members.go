@@ -73,10 +73,18 @@ func (m *model) mayShow(w *world, i slot) bool {
 	return false
 }
 
-// accepts says whether T takes the confirmation of one migration for another: with the same two servers in the same roles its nonce
-// is all that tells them apart.
+// accepts says whether T takes the confirmation of one migration for another. Of the same two servers in the same roles its nonce is
+// all that tells them apart.
 func (m *model) accepts(shown, i slot) bool {
-	return shown == i || shown.target() == i.target() && (m.bug == ReusesNonce || m.bug == IgnoresNonce)
+	return shown.target() == i.target() && (m.nonce(shown) == m.nonce(i) || m.bug == IgnoresNonce)
+}
+
+// nonce is the one in the offer of a migration.
+func (m *model) nonce(i slot) uint8 {
+	if m.bug == ReusesNonce {
+		return uint8(i.target())
+	}
+	return uint8(i)
 }
 
 func (m *model) show(w *world, i slot) messages {
