@@ -138,12 +138,12 @@ func (c *client) proposeUpdate(ctx context.Context, _ *command) (any, error) {
 	return c.state()
 }
 
-// propose makes a proposal in the group's present epoch and gets it accepted.
-func (c *client) propose(ctx context.Context, make func() ([]byte, error)) error {
+// propose gets a proposal accepted, which is made when the client is up to date.
+func (c *client) propose(ctx context.Context, proposal func() ([]byte, error)) error {
 	if err := c.catchUp(ctx); err != nil {
 		return err
 	}
-	message, err := make()
+	message, err := proposal()
 	if err != nil {
 		return err
 	}

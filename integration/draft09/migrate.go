@@ -21,52 +21,42 @@ func (c *client) migrate(ctx context.Context, cmd *command) (any, error) {
 	if err := c.catchUp(ctx); err != nil {
 		return nil, err
 	}
-	source := c.group.ds
-	offer, err := c.offer(ctx, source, cmd.Target)
+	offer, keyID, err := c.offer(ctx, cmd.Target)
 	if err != nil {
 		return nil, err
 	}
-	init, err := c.init(offer, cmd.Target)
+	init, err := c.init(offer, keyID)
 	if err != nil {
 		return nil, err
 	}
-	route := "/migrations/" + offer.MigrationID
-	status := new(delivery.MigrationStatus)
-	if err := c.ask(ctx, source, http.MethodPut, route+"/init", init, status); err != nil {
+	status, err := c.decision(ctx, offer, init)
+	if err != nil {
 		return nil, err
-	}
-	for status.Confirmation == nil && status.Abort == nil {
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
-			return nil, err
-		}
-		if err := c.ask(ctx, source, http.MethodGet, route, nil, status); err != nil {
-			return nil, err
-		}
 	}
 	if status.Confirmation == nil {
 		return &outcome{"aborted", status.Reason}, nil
 	}
-	return &outcome{State: "moved"}, c.confirm(ctx, cmd.Target, route, status.Confirmation)
+	return &outcome{State: "moved"}, c.confirm(ctx, offer, status.Confirmation)
 }
 
 // offer asks the target for an offer.
-func (c *client) offer(ctx context.Context, source, target string) (*delivery.MigrationOffer, error) {
-	request, err := (&mimiport.MigrationRequest{SourceDomain: source, TargetDomain: target, GroupID: c.group.id, Epoch: c.member.Epoch()}).Marshal()
+func (c *client) offer(ctx context.Context, target string) (response *mimiport.MigrationResponse, keyID string, err error) {
+	request, err := (&mimiport.MigrationRequest{SourceDomain: c.group.ds, TargetDomain: target, GroupID: c.group.id, Epoch: c.member.Epoch()}).Marshal()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	offer := new(delivery.MigrationOffer)
-	return offer, c.ask(ctx, target, http.MethodPost, "/migrations",
-		&delivery.MigrationRequestRequest{MigrationRequest: request, RoomID: c.group.room}, offer)
+	var offer delivery.MigrationOffer
+	body := &delivery.MigrationRequestRequest{MigrationRequest: request, RoomID: c.group.room}
+	if err := c.ask(ctx, target, http.MethodPost, "/migrations", body, &offer); err != nil {
+		return nil, "", err
+	}
+	response, err = c.offered(ctx, request, &offer)
+	return response, offer.KeyID, err
 }
 
 // init makes the MigrationInit and the Commit that goes with it.
-func (c *client) init(offer *delivery.MigrationOffer, target string) (*delivery.MigrationInitRequest, error) {
-	response, err := mimiport.UnmarshalMigrationResponse(offer.MigrationResponse)
-	if err != nil {
-		return nil, err
-	}
-	init := &mimiport.MigrationInit{Response: *response}
+func (c *client) init(offer *mimiport.MigrationResponse, keyID string) (*delivery.MigrationInitRequest, error) {
+	init := &mimiport.MigrationInit{Response: *offer}
 	tbs, err := init.TBS()
 	if err != nil {
 		return nil, err
@@ -78,7 +68,7 @@ func (c *client) init(offer *delivery.MigrationOffer, target string) (*delivery.
 	if err != nil {
 		return nil, err
 	}
-	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: target}).Marshal()
+	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: offer.Request.TargetDomain}).Marshal()
 	if err != nil {
 		return nil, err
 	}
@@ -86,18 +76,36 @@ func (c *client) init(offer *delivery.MigrationOffer, target string) (*delivery.
 	if err != nil {
 		return nil, err
 	}
-	return &delivery.MigrationInitRequest{MigrationInit: encoded, KeyID: offer.KeyID, SubmitRequest: *submission(commit)}, nil
+	return &delivery.MigrationInitRequest{MigrationInit: encoded, KeyID: keyID, SubmitRequest: *submission(commit)}, nil
 }
 
+// decision has the source begin, and waits for how it decides.
+func (c *client) decision(ctx context.Context, offer *mimiport.MigrationResponse, init *delivery.MigrationInitRequest) (*delivery.MigrationStatus, error) {
+	source, status := offer.Request.SourceDomain, new(delivery.MigrationStatus)
+	err := c.ask(ctx, source, http.MethodPut, route(offer)+"/init", init, status)
+	for err == nil && status.Confirmation == nil && status.Abort == nil {
+		if err = pause(ctx, 100*time.Millisecond); err == nil {
+			err = c.ask(ctx, source, http.MethodGet, route(offer), nil, status)
+		}
+	}
+	return status, err
+}
+
+func route(offer *mimiport.MigrationResponse) string { return "/migrations/" + offer.ID().String() }
+
 // confirm goes to the target and shows it the source's decision.
-func (c *client) confirm(ctx context.Context, target, route string, confirmation *delivery.SignedInfo) error {
+func (c *client) confirm(ctx context.Context, offer *mimiport.MigrationResponse, confirmation *delivery.SignedInfo) error {
+	if err := c.confirmed(ctx, offer, confirmation); err != nil {
+		return err
+	}
 	if err := c.catchUp(ctx); err != nil {
 		return err
 	}
+	target := offer.Request.TargetDomain
 	if c.group.ds != target {
 		return fmt.Errorf("the log of %s ends without the migration Commit", c.group.ds)
 	}
-	return c.ask(ctx, target, http.MethodPut, route+"/confirmation", (*delivery.SignedRequest)(confirmation), nil)
+	return c.ask(ctx, target, http.MethodPut, route(offer)+"/confirmation", (*delivery.SignedRequest)(confirmation), nil)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -1,5 +1,5 @@
 // Package draft09 is a Matrix client for groups of github.com/cisco/go-mls: a process that takes the commands of the TypeScript client,
-// and so can play the same stories. It believes homeservers what clients/ts asks proof for: it verifies no signatures of theirs.
+// and so can play the same stories. It keeps to what a story needs: one group, nothing that outlives the process, no second attempt.
 package draft09
 
 import (

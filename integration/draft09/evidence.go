@@ -1,0 +1,89 @@
+package draft09
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// offered checks that an offer is the target's, and for the request.
+func (c *client) offered(ctx context.Context, request []byte, offer *delivery.MigrationOffer) (*mimiport.MigrationResponse, error) {
+	response, err := mimiport.UnmarshalMigrationResponse(offer.MigrationResponse)
+	if err != nil {
+		return nil, err
+	}
+	answered, err := response.Request.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(answered, request) {
+		return nil, errors.New("the offer is for another request")
+	}
+	return response, c.verify(ctx, response.Request.TargetDomain, offer.KeyID, response)
+}
+
+// confirmed checks that a MigrationConfirmation is the source's word for an offer.
+func (c *client) confirmed(ctx context.Context, offer *mimiport.MigrationResponse, signed *delivery.SignedInfo) error {
+	m, err := mimiport.UnmarshalMigrationConfirmation(signed.Message)
+	if err != nil {
+		return err
+	}
+	if m.DomainName != offer.Request.TargetDomain || m.Nonce != offer.Nonce || !bytes.Equal(m.GroupID, offer.Request.GroupID) {
+		return errors.New("the confirmation is for another offer")
+	}
+	return c.verify(ctx, offer.Request.SourceDomain, signed.KeyID, m)
+}
+
+// verify checks a server's signature by its present key.
+func (c *client) verify(ctx context.Context, server, keyID string, m mimiport.Signed) error {
+	key, err := c.serverKey(ctx, server, keyID)
+	if err != nil {
+		return fmt.Errorf("key of %s: %w", server, err)
+	}
+	return mimiport.Verify(m, key)
+}
+
+// serverKey asks the user's own homeserver, as a notary, for a key that is valid now (Matrix specification, server-server API, "Querying
+// keys through another server"). Dendrite is one only under its server's name.
+func (c *client) serverKey(ctx context.Context, server, keyID string) (ed25519.PublicKey, error) {
+	now := spec.AsTimestamp(time.Now())
+	criteria := map[string]map[string]spec.Timestamp{keyID: {"minimum_valid_until_ts": now}}
+	query, err := json.Marshal(map[string]any{"server_keys": map[string]any{server: criteria}})
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.user.Server.URL+"/_matrix/key/v2/query", bytes.NewReader(query))
+	if err != nil {
+		return nil, err
+	}
+	r.Host = c.user.Server.Name
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		ServerKeys []gomatrixserverlib.ServerKeys `json:"server_keys"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return nil, err
+	}
+	for _, k := range answer.ServerKeys {
+		key, ok := k.VerifyKeys[gomatrixserverlib.KeyID(keyID)]
+		if ok && string(k.ServerName) == server && k.ValidUntilTS > now && len(key.Key) == ed25519.PublicKeySize {
+			return ed25519.PublicKey(key.Key), nil
+		}
+	}
+	return nil, fmt.Errorf("no key %s that is valid now", keyID)
+}
