@@ -104,7 +104,7 @@ func (c *client) take(m *delivery.LogMessage) error {
 		return c.member.Handle(m.Message)
 	case delivery.EntryCommit:
 		if err := c.member.Handle(m.Message); err != nil {
-			return fmt.Errorf("the Commit of %s: %w", m.Sender, err)
+			return fmt.Errorf("a Commit of %s: %w", m.Sender, err)
 		}
 		return g.entered(m.Message)
 	}
