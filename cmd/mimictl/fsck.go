@@ -19,14 +19,21 @@ import (
 func fsckCommand(args []string, std stdio) error {
 	flags := flag.NewFlagSet("fsck", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	connection := flags.String("db", "", "")
+	connection, key := flags.String("db", "", ""), flags.String("peers", "", "")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return err
 	case err != nil:
 		return misused("%w", err)
 	case *connection == "" || flags.NArg() > 0:
-		return misused("fsck takes -db and nothing else")
+		return misused("fsck takes -db, and -peers, and nothing else")
+	}
+	var ask fsck.Ask
+	if *key != "" {
+		var err error
+		if ask, err = asker(*key); err != nil {
+			return err
+		}
 	}
 	ctx := context.Background()
 	if path, isFile := strings.CutPrefix(*connection, "file:"); isFile {
@@ -38,7 +45,7 @@ func fsckCommand(args []string, std stdio) error {
 	if err != nil {
 		return err
 	}
-	problems, err := check(ctx, store, std.out)
+	problems, err := check(ctx, store, ask, std.out)
 	if err := errors.Join(err, store.Close()); err != nil {
 		return err
 	}
@@ -48,7 +55,8 @@ func fsckCommand(args []string, std stdio) error {
 	return nil
 }
 
-func check(ctx context.Context, store *storage.Store, out io.Writer) (problems int, err error) {
+// check prints what is wrong with a database; with ask, also where other servers contradict it.
+func check(ctx context.Context, store *storage.Store, ask fsck.Ask, out io.Writer) (problems int, err error) {
 	report, err := fsck.Check(ctx, store, engines)
 	if err != nil {
 		return 0, err
@@ -57,12 +65,20 @@ func check(ctx context.Context, store *storage.Store, out io.Writer) (problems i
 	if err != nil {
 		return 0, err
 	}
-	for _, p := range report.Problems {
+	found := report.Problems
+	if ask != nil {
+		contradictions, err := fsck.Peers(ctx, store, ask)
+		if err != nil {
+			return 0, err
+		}
+		found = append(found, contradictions...)
+	}
+	for _, p := range found {
 		fmt.Fprintln(out, p)
 	}
 	for _, p := range loose {
 		fmt.Fprintln(out, p)
 	}
 	fmt.Fprintf(out, "checked %d terms of groups, %d migrations, %d rows of the outbox\n", report.Groups, report.Migrations, report.Rows)
-	return len(report.Problems) + len(loose), nil
+	return len(found) + len(loose), nil
 }

@@ -141,9 +141,9 @@ func databases(t *testing.T) map[string]string {
 	return files
 }
 
-func runFsck(file string) (status int, out string) {
+func runFsck(file string, more ...string) (status int, out string) {
 	var stdout, stderr bytes.Buffer
-	status = run([]string{"fsck", "-db", "file:" + file}, stdio{nil, &stdout, time.Time{}}, &stderr)
+	status = run(append([]string{"fsck", "-db", "file:" + file}, more...), stdio{nil, &stdout, time.Time{}}, &stderr)
 	return status, stdout.String() + stderr.String()
 }
 
@@ -197,6 +197,9 @@ func TestFsck(t *testing.T) {
 	}
 	if status, out := runFsck(filepath.Join(t.TempDir(), "none.db")); status != 1 {
 		t.Errorf("a database that is not there: status %d\n%s", status, out)
+	}
+	if status, out := runFsck(files[serverA], "-peers", files[serverA]); status != 1 || !strings.Contains(out, "is not the private key of a homeserver") {
+		t.Errorf("a key that is none: status %d\n%s", status, out)
 	}
 }
 

@@ -1,7 +1,7 @@
 // Command mimictl is the tool of operators and implementers of MIMI Portability. It needs no server.
 //
 //	mimictl decode [-json] [-type NAME] [-protocol NAME] FILE|-
-//	mimictl fsck -db DATABASE
+//	mimictl fsck -db DATABASE [-peers KEYFILE]
 //	mimictl mls replay [-protocol NAME] FILE|-
 //	mimictl mls verify [-json] [-protocol NAME] FILE|-
 //	mimictl db copy -from DATABASE -to DATABASE
@@ -22,7 +22,7 @@ import (
 
 const usage = `Usage:
     mimictl decode [-json] [-type NAME] [-protocol NAME] FILE|-
-    mimictl fsck -db DATABASE
+    mimictl fsck -db DATABASE [-peers KEYFILE]
     mimictl mls replay [-protocol NAME] FILE|-
     mimictl mls verify [-json] [-protocol NAME] FILE|-
     mimictl db copy -from DATABASE -to DATABASE
@@ -38,6 +38,9 @@ fsck checks a server's database, given as in the server's configuration, by
 deriving every group from its log and every migration from what was signed. The
 server must not run meanwhile. It brings an older schema up to date, and changes
 nothing else. It prints a line for each problem.
+
+    -peers KEYFILE   Ask the other server of each migration how it stands there,
+                     with requests signed by the homeserver's private_key.
 
 mls replay follows a group through its messages, as a Delivery Service sees
 them. The input is JSON, bytes in base64 or hexadecimal:

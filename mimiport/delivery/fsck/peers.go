@@ -1,0 +1,66 @@
+package fsck
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+// Ask asks another server, as one of this server's names, how a migration stands there: delivery.Sender.AskStatus.
+type Ask func(ctx context.Context, from, to string, id mimiport.MigrationID) (*delivery.MigrationStatus, error)
+
+// together says which states of a target go with one of the source (profile, section 6).
+var together = map[migration.State][]migration.State{
+	migration.Frozen:  {migration.Offered, migration.Staged, migration.Dropped},
+	migration.Decided: {migration.Staged, migration.Active},
+	migration.Moved:   {migration.Active},
+	migration.Aborted: {migration.Offered, migration.Staged, migration.Dropped},
+}
+
+// Peers asks the other server of each migration how it stands there, and returns where the two sides contradict each other. Whom
+// it cannot ask is a problem too. It returns an error only when the store cannot be read.
+func Peers(ctx context.Context, store Store, ask Ask) (problems []Problem, err error) {
+	for after := (mimiport.MigrationID{}); ; {
+		records, err := store.Migrations(ctx, delivery.MigrationFilter{}, after, page)
+		if err != nil {
+			return nil, err
+		}
+		for i := range records {
+			if what := compare(ctx, &records[i], ask); what != "" {
+				m := &records[i]
+				problems = append(problems, Problem{Group: m.GroupID, Term: m.Term, Migration: m.ID, What: what})
+			}
+		}
+		if len(records) < page {
+			return problems, nil
+		}
+		after = records[page-1].ID
+	}
+}
+
+// compare says what is wrong between the two sides of a migration, nothing for nothing.
+func compare(ctx context.Context, m *migration.Migration, ask Ask) string {
+	own, peer := m.Source, m.Target
+	if m.Role == migration.Target {
+		own, peer = peer, own
+	}
+	there, err := ask(ctx, own, peer, m.ID)
+	if mimiport.KindOf(err) == mimiport.KindUnknownMigration && slices.Contains([]migration.State{migration.Offered, migration.Dropped, migration.Aborted}, m.State) {
+		return "" // it never came there, or is forgotten
+	}
+	if err != nil {
+		return fmt.Sprintf("it is %s, and %s says: %v", m.State, peer, err)
+	}
+	source, target := m.State, migration.State(there.State)
+	if m.Role == migration.Target {
+		source, target = target, source
+	}
+	if !slices.Contains(together[source], target) {
+		return fmt.Sprintf("it is %s at the source and %s at the target", source, target)
+	}
+	return ""
+}
