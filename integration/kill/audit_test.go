@@ -1,6 +1,9 @@
 package kill
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
@@ -56,4 +59,23 @@ func audit(t *testing.T, server, file string) (state delivery.GroupState) {
 		state = groups[0].State
 	}
 	return state
+}
+
+// askPeers lets each server that is down ask the other one, as an operator does before it starts again.
+func (p *pair) askPeers(t *testing.T) {
+	t.Helper()
+	for i, s := range p.servers {
+		if err := s.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		fsck := exec.CommandContext(t.Context(), "go", "run", "github.com/matrix-org/dendrite/contrib/mimi/cmd/mimictl",
+			"fsck", "-db", "file:"+p.files[i], "-peers", filepath.Join(s.Dir, "matrix_key.pem"))
+		fsck.Env = append(os.Environ(), "SSL_CERT_FILE="+filepath.Join(filepath.Dir(s.Dir), "tls.crt"))
+		if out, err := fsck.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", s.Name, err, out)
+		}
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

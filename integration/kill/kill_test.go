@@ -86,6 +86,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 		}
 	}
 	p.census(t, known)
+	p.askPeers(t)
 }
 
 // at is the plot before or after its last point, and its name.
