@@ -177,6 +177,7 @@ var corruptions = []struct {
 	{"a decision is not signed", serverA, `UPDATE mimiport_migrations SET confirmation = x'' WHERE state = 'moved'`, "it is moved without a confirmation"},
 	{"both outcomes are signed", serverA, `UPDATE mimiport_migrations SET abort = x'00' WHERE state = 'decided'`, "its abort is not for it"},
 	{"a record is gone", serverA, `DELETE FROM mimiport_migrations`, "by a migration that is not known"},
+	{"a term is absurd", serverA, `UPDATE mimiport_groups SET term = 1 << 60 WHERE term = 2`, "no group has moved so often"},
 	{"a group is gone", serverA, `DELETE FROM mimiport_groups WHERE term = 0`, "are of no group"},
 }
 

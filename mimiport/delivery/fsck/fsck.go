@@ -48,6 +48,9 @@ type Report struct {
 // page is how much is read at a time.
 const page = 256
 
+// maxTerm is beyond what servers accept of a group's moves: a term that is wrong must not make a check endless.
+const maxTerm = 10_000
+
 // Check looks at everything in a store. It returns an error only when the store cannot be read.
 func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Report, error) {
 	c := &checker{
@@ -88,7 +91,12 @@ func (c *checker) readGroups(ctx context.Context) error {
 			return err
 		}
 		for i := range groups {
-			c.last[string(groups[i].ID)] = groups[i].Term
+			g := &groups[i]
+			if g.Term > maxTerm {
+				c.group(g, "no group has moved so often")
+				continue
+			}
+			c.last[string(g.ID)] = g.Term
 		}
 		if len(groups) < page {
 			return nil
@@ -107,7 +115,7 @@ func (c *checker) readMigrations(ctx context.Context) error {
 			m := &records[i]
 			c.records[m.ID] = m
 			id := string(m.GroupID)
-			c.last[id] = max(c.last[id], min(m.Term, c.last[id]+1)) // a false term must not make this endless
+			c.last[id] = max(c.last[id], min(m.Term, maxTerm))
 		}
 		c.report.Migrations += len(records)
 		if len(records) < page {
