@@ -50,7 +50,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	  done; \
 	done
 
-soak: $(DRIVER) ## servers killed at every write and send, every fault, and HISTORIES random histories: a quarter of an hour
+soak: $(DRIVER) ## servers killed at every write and send, every fault, and HISTORIES random histories: ten minutes
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m ./integration/kill
 	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m ./integration/history
 
