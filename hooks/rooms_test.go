@@ -159,6 +159,7 @@ func TestSendState(t *testing.T) {
 
 	wantNone(t, r.SendState(t.Context(), room, alice.ID, eventType, content))
 	wantNone(t, r.SendState(t.Context(), room, alice.ID, eventType, map[string]any{"via": "u.example", "term": 2}))
+	s.quiesce(t) // the sync API, which /messages asks, follows the room server
 	if n := countEvents(t, alice, room, eventType); n != 2 {
 		t.Errorf("there are %d events: the same content was sent again", n)
 	}

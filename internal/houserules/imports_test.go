@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"federation":                {"mimiport", "mimiport/delivery", "mimiport/edge"},
 	"clientapi":                 {"mimiport", "mimiport/migration", "mimiport/delivery", "mimiport/edge", "federation"},
 	"adminapi":                  {"mimiport", "mimiport/migration", "mimiport/delivery", "mimiport/edge"},
-	"cmd/mimictl":               {"mimiport/wire", "mimiport", "mimiport/mls", "mimiport/mls/draft09", "mimiport/delivery", "storage", "internal/hexjson"},
+	"cmd/mimictl":               {"mimiport/wire", "mimiport", "mimiport/mls", "mimiport/mls/draft09", "mimiport/delivery", "storage", "federation", "internal/hexjson"},
 	"cmd/dendrite-mimi":         {"hooks", "mimiport/mls", "mimiport/mls/draft09"},
 	"hooks": {
 		"mimiport", "mimiport/mls", "mimiport/migration", "mimiport/delivery", "mimiport/outbox", "mimiport/edge", "storage", "federation",
