@@ -23,22 +23,6 @@ type binding struct {
 	CreatingServer string             `json:"creating_server"`
 }
 
-// pointer is the content of delivery.EventPointer.
-type pointer struct {
-	Via         string    `json:"via"`
-	Term        uint64    `json:"term"`
-	Epoch       uint64    `json:"epoch"`
-	MigrationID string    `json:"migration_id,omitempty"`
-	Evidence    *evidence `json:"evidence,omitempty"`
-}
-
-type evidence struct {
-	MigrationResponse     spec.Base64Bytes `json:"migration_response"`
-	ResponseKeyID         string           `json:"response_key_id"`
-	MigrationConfirmation spec.Base64Bytes `json:"migration_confirmation"`
-	ConfirmationKeyID     string           `json:"confirmation_key_id"`
-}
-
 // mayAnnounce fails unless the user can send the state events that name a group in the room, and, the first time, reserve
 // them to announceLevel.
 func (h *Home) mayAnnounce(ctx context.Context, userID, roomID string) error {
@@ -74,7 +58,7 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *d
 	if err != nil {
 		return err
 	}
-	present, err := stateOf[pointer](ctx, h, g.RoomID, delivery.EventPointer)
+	present, err := stateOf[delivery.Pointer](ctx, h, g.RoomID, delivery.EventPointer)
 	if err != nil {
 		return err
 	}
@@ -83,7 +67,7 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *d
 	}
 	named := bound != nil && bound.names(g.RoomID, id)
 	if !named || present == nil {
-		p := pointer{Via: g.Preimage.CreatingServer, Term: g.Term, Epoch: g.Epoch}
+		p := delivery.Pointer{Via: g.Preimage.CreatingServer, Term: g.Term, Epoch: g.Epoch}
 		if err := h.Rooms.SendState(ctx, g.RoomID, userID, delivery.EventPointer, p); err != nil {
 			return err
 		}
@@ -109,7 +93,7 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 	if err != nil {
 		return err
 	}
-	present, err := stateOf[pointer](ctx, a.home, st.RoomID, delivery.EventPointer)
+	present, err := stateOf[delivery.Pointer](ctx, a.home, st.RoomID, delivery.EventPointer)
 	if err != nil {
 		return err
 	}
@@ -117,7 +101,7 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
 	}
 	if present == nil {
-		present = &pointer{Via: bound.CreatingServer}
+		present = &delivery.Pointer{Via: bound.CreatingServer}
 	}
 	if present.Term >= st.Term {
 		return nil
@@ -127,9 +111,9 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 			return err
 		}
 	}
-	return a.home.Rooms.SendState(ctx, st.RoomID, userID, delivery.EventPointer, pointer{
+	return a.home.Rooms.SendState(ctx, st.RoomID, userID, delivery.EventPointer, delivery.Pointer{
 		Via: st.Target, Term: st.Term, Epoch: st.Epoch + 1, MigrationID: id.String(),
-		Evidence: &evidence{
+		Evidence: &delivery.PointerEvidence{
 			MigrationResponse:     st.MigrationResponse.Message,
 			ResponseKeyID:         st.MigrationResponse.KeyID,
 			MigrationConfirmation: st.Confirmation.Message,

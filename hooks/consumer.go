@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats.go"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/setup/jetstream"
 )
@@ -17,7 +18,7 @@ import (
 // durableName is the consumer's name. It is kept by the stream between restarts; docs/operator.md says how to remove it.
 const durableName = "MimiportRoomServerConsumer"
 
-// roomWatcher tells the Delivery Service of rooms that somebody has left.
+// roomWatcher tells the Delivery Service of rooms that somebody has left, or whose group is said to be elsewhere.
 type roomWatcher struct {
 	changed func(ctx context.Context, roomID string) error
 	log     *slog.Logger
@@ -41,7 +42,7 @@ func watchRooms(d *Deps, changed func(ctx context.Context, roomID string) error,
 
 // onMessage reports whether the message is dealt with; another one is delivered again at once.
 func (w *roomWatcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
-	roomID, ok := leftRoom(msgs[0])
+	roomID, ok := changedRoom(msgs[0])
 	if !ok {
 		return true
 	}
@@ -57,8 +58,9 @@ func (w *roomWatcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
 	return false
 }
 
-// leftRoom is the room of an event by which members may have left it. What cannot be read is of no concern here.
-func leftRoom(msg *nats.Msg) (roomID string, left bool) {
+// changedRoom is the room of an event by which members may have left it, or its pointer changed. What cannot be read is of no concern
+// here.
+func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
 	if rsapi.OutputType(msg.Header.Get(jetstream.RoomEventType)) != rsapi.OutputTypeNewRoomEvent {
 		return "", false
 	}
@@ -67,9 +69,13 @@ func leftRoom(msg *nats.Msg) (roomID string, left bool) {
 		return "", false
 	}
 	event := out.NewRoomEvent
-	if event.RewritesState {
-		return event.Event.RoomID().String(), true
+	roomID = event.Event.RoomID().String()
+	switch {
+	case event.RewritesState, event.Event.Type() == delivery.EventPointer:
+		return roomID, true
+	case event.Event.Type() != spec.MRoomMember:
+		return "", false
 	}
 	membership, err := event.Event.Membership()
-	return event.Event.RoomID().String(), event.Event.Type() == spec.MRoomMember && err == nil && membership != spec.Join && membership != spec.Invite
+	return roomID, err == nil && membership != spec.Join && membership != spec.Invite
 }

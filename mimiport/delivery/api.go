@@ -198,6 +198,23 @@ type FanOut struct {
 	LogMessage
 }
 
+// Pointer is the content of EventPointer: where a room's group is, and the source's word for the step that brought it there.
+type Pointer struct {
+	Via         string           `json:"via"`
+	Term        uint64           `json:"term"`
+	Epoch       uint64           `json:"epoch"` // the first one at Via
+	MigrationID string           `json:"migration_id,omitempty"`
+	Evidence    *PointerEvidence `json:"evidence,omitempty"`
+}
+
+// PointerEvidence is the proof of a step without its archive.
+type PointerEvidence struct {
+	MigrationResponse     spec.Base64Bytes `json:"migration_response"`
+	ResponseKeyID         string           `json:"response_key_id"`
+	MigrationConfirmation spec.Base64Bytes `json:"migration_confirmation"`
+	ConfirmationKeyID     string           `json:"confirmation_key_id"`
+}
+
 // MigrationRequestRequest carries the draft's MigrationRequest and the room, which the draft's message lacks.
 type MigrationRequestRequest struct {
 	MigrationRequest spec.Base64Bytes `json:"migration_request"`

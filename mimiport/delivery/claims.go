@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -40,6 +41,37 @@ func (s *Service) ShowLineage(ctx context.Context, c Caller, id []byte, req *Lin
 		}
 	}
 	return s.host(ctx, id)
+}
+
+// heedPointer looks at where the room says that its group is: shown there a confirmation of its own that it does not remember, this
+// server stops. The pointer is advisory: what does not verify is passed over.
+func (s *Service) heedPointer(ctx context.Context, g *Group) error {
+	content, err := s.Rooms.State(ctx, g.RoomID, EventPointer)
+	if err != nil || content == nil {
+		return err
+	}
+	var p Pointer
+	if json.Unmarshal(content, &p) != nil || p.Evidence == nil || p.Term != g.Term+1 {
+		return nil
+	}
+	l, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return err
+	}
+	l.Steps = append(l.Steps, mimiport.LineageStep{
+		Kind:         mimiport.StepMigration,
+		Response:     mimiport.SignedMessage{Message: p.Evidence.MigrationResponse, KeyID: p.Evidence.ResponseKeyID},
+		Confirmation: mimiport.SignedMessage{Message: p.Evidence.MigrationConfirmation, KeyID: p.Evidence.ConfirmationKeyID},
+	})
+	encoded, err := l.Marshal()
+	if err != nil {
+		return err
+	}
+	if _, _, err := s.checkChain(ctx, g.ID, l); err != nil {
+		s.Log.Warn("a room's pointer does not verify", "room", g.RoomID, "err", err)
+		return nil
+	}
+	return s.learn(ctx, g, &l.Steps[len(l.Steps)-1], &LineageRequest{Lineage: encoded})
 }
 
 // mayShow fails unless the caller has to do with the group's room.
@@ -132,7 +164,7 @@ func (s *Service) stop(ctx context.Context, g *Group, m *migration.Migration, ki
 		if err != nil {
 			return err
 		}
-		if g.State != GroupActive && g.State != GroupFrozen {
+		if !hosted(g) {
 			return nil
 		}
 		s.Log.Error("the group is elsewhere in a later term: this server stops", "group", fmt.Sprintf("%x", g.ID), "term", g.Term)

@@ -106,6 +106,42 @@ func TestRestoredBeforeMove(t *testing.T) {
 	p.expectHosted(serverA, 2)
 }
 
+// TestPointerStops: a restored source learns from the room's pointer, too, that it has confirmed the group away; a pointer that does not
+// verify is passed over.
+func TestPointerStops(t *testing.T) {
+	p := newPlay(t)
+	backup := p.copyOf(serverA)
+	a := p.move(serverA, serverB, bob)
+	after := p.group
+	p.restore(serverA, backup)
+	st, err := p.services[serverB].Migration(t.Context(), caller(bob), a.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pointer := delivery.Pointer{Via: serverB, Term: 1, Epoch: after.Epoch(), Evidence: &delivery.PointerEvidence{
+		MigrationResponse: st.MigrationResponse.Message, ResponseKeyID: st.MigrationResponse.KeyID,
+		MigrationConfirmation: append([]byte(nil), st.Confirmation.Message...), ConfirmationKeyID: st.Confirmation.KeyID,
+	}}
+	last := len(pointer.Evidence.MigrationConfirmation) - 1
+	for _, forged := range []byte{1, 0} {
+		pointer.Evidence.MigrationConfirmation[last] = st.Confirmation.Message[last] ^ forged
+		content, err := json.Marshal(pointer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.rooms.state = map[string]json.RawMessage{delivery.EventPointer: content}
+		if err := p.services[serverA].RoomChanged(t.Context(), room); err != nil {
+			t.Fatal(err)
+		}
+		p.now = p.now.Add(2 * time.Second)
+		p.run()
+		host, err := p.services[serverA].Host(t.Context(), caller(alice), p.id)
+		if want := map[byte]string{1: serverA, 0: serverB}[forged]; err != nil || host.DeliveryService != want {
+			t.Errorf("the group is at %+v, %v; want %s", host, err, want)
+		}
+	}
+}
+
 // TestRestoredWhileFrozen: restored from the middle of a migration, a source that is shown its own confirmation completes the move
 // instead of aborting at decide_by.
 func TestRestoredWhileFrozen(t *testing.T) {

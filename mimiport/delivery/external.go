@@ -195,14 +195,15 @@ func (s *Service) swapped(m *migration.Migration, before mls.Group, st *step, en
 // settle is how long after the news of a change the room's state is asked: the host tells it before it has committed it.
 const settle = time.Second
 
-// RoomChanged is to be called when somebody has left a room, as often as one likes: this server looks after the groups bound to it.
+// RoomChanged is to be called when somebody has left a room or its pointer has changed, as often as one likes: this server looks after
+// the groups bound to it.
 func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 	groups, err := s.Store.GroupsInRoom(ctx, roomID)
 	if err != nil {
 		return err
 	}
 	for i := range groups {
-		if groups[i].State != GroupActive {
+		if !hosted(&groups[i]) {
 			continue
 		}
 		row := s.expelRow(&groups[i], uint64(s.Now().UnixNano()))
@@ -215,11 +216,28 @@ func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 	return nil
 }
 
-// expelRow is a row by which this server proposes the removal of members who are not in the room.
+// hosted says whether a group lives here, in this term.
+func hosted(g *Group) bool { return g.State == GroupActive || g.State == GroupFrozen }
+
+// expelRow is a row by which this server looks after a group: whether it is still here, and who of its members is not in the room.
 func (s *Service) expelRow(g *Group, order uint64) Row {
 	return Row{
 		Destination: s.Server, Queue: "expel/" + fanOutQueue(g), Order: order, Kind: RowExpel, GroupID: g.ID, Term: g.Term, Due: s.Now(),
 	}
+}
+
+// lookAfter does what a change of the room asks for.
+func (s *Service) lookAfter(ctx context.Context, row *Row) error {
+	g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+	if err != nil {
+		return err
+	}
+	if hosted(g) {
+		if err := s.heedPointer(ctx, g); err != nil {
+			return err
+		}
+	}
+	return s.expel(ctx, row)
 }
 
 // expel proposes to remove the leaves of users who are not joined to the room, where the group lets this server propose.

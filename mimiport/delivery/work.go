@@ -28,7 +28,7 @@ func (s *Service) Do(ctx context.Context, row Row) error {
 	case RowPurge:
 		return s.purge(ctx, &row)
 	case RowExpel:
-		return s.expel(ctx, &row)
+		return s.lookAfter(ctx, &row)
 	case RowLineage:
 		return s.showLineage(ctx, &row)
 	case RowCompact:

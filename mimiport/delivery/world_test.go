@@ -122,6 +122,7 @@ type fakeRooms struct {
 	power     map[string]int64
 	denied    []string // servers that the room's ACL excludes
 	strangers []string // users without a local account
+	state     map[string]json.RawMessage
 }
 
 func (r *fakeRooms) Standing(_ context.Context, roomID, userID string) (delivery.Standing, error) {
@@ -159,7 +160,9 @@ func (r *fakeRooms) ServerAllowed(_ context.Context, _, server string) (bool, er
 	return !slices.Contains(r.denied, server), nil
 }
 
-func (r *fakeRooms) State(context.Context, string, string) (json.RawMessage, error) { return nil, nil }
+func (r *fakeRooms) State(_ context.Context, _, eventType string) (json.RawMessage, error) {
+	return r.state[eventType], nil
+}
 
 func (r *fakeRooms) SendState(context.Context, string, string, string, any) error { return nil }
 
