@@ -186,6 +186,11 @@ func TestRestoredAndAborted(t *testing.T) {
 	p.group = a.commit.Next
 	p.expectMoved(serverA, serverB)
 	p.expectHosted(serverB, 1)
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	if rows, _, err := p.stores[serverA].Due(t.Context(), p.now.Add(time.Hour), 10); err != nil || len(rows) != 0 {
+		t.Errorf("A goes on with %+v, %v", rows, err)
+	}
 }
 
 // TestStagedLearnsFromLineage: a target that waits for the decision takes it from a lineage: it was this migration, or another one.

@@ -553,6 +553,9 @@ func (s *Service) sendDecision(ctx context.Context, row *Row) error {
 		return err
 	}
 	if row.Kind == RowAbort {
+		if m.State != migration.Aborted { // it has been shown its own confirmation since: that is what it stands by
+			return s.done(ctx, row)
+		}
 		abort, err := s.abortion(m) // signed again: the key may have been rotated since
 		if err != nil {
 			return err
