@@ -308,3 +308,37 @@ func TestSignedAgain(t *testing.T) {
 	p.run()
 	p.expect(a, "moved", "active")
 }
+
+// TestDraftTarget: "A target that speaks only the draft (activates on import) is safe while S and members keep these rules; after an abort it
+// keeps a dead copy" (profile, section 6).
+func TestDraftTarget(t *testing.T) {
+	t.Run("moves", func(t *testing.T) {
+		p := newPlay(t)
+		p.draft = serverB
+		p.move(serverA, serverB, bob)
+		p.expectHosted(serverB, 1)
+		p.expectMoved(serverA, serverB)
+	})
+	t.Run("dead copy", func(t *testing.T) {
+		p := newPlay(t)
+		p.draft = serverB
+		p.lost = func(_, what string) bool { return what == "vote" }
+		a := p.begin(serverA, serverB, bob)
+		p.run()
+		p.now = p.now.Add(2 * time.Minute)
+		p.run()
+		p.expect(a, "aborted", "active")
+		p.commit(serverA, alice, mlstest.CommitOptions{}) // the group goes on where its members are
+		p.expectHosted(serverA, 0)
+		p.lost = func(string, string) bool { return false }
+		p.now = p.now.Add(time.Hour)
+		b := p.begin(serverA, serverB, bob) // the copy is in the way, and freezes nothing for good
+		p.run()
+		p.now = p.now.Add(2 * time.Minute)
+		p.run()
+		if st, err := p.services[serverA].Migration(t.Context(), caller(bob), b.id); err != nil || st.State != "aborted" {
+			t.Errorf("the second migration is %+v, %v", st, err)
+		}
+		p.expectHosted(serverA, 0)
+	})
+}

@@ -100,6 +100,9 @@ func (s *Service) init(ctx context.Context, c Caller, init *mimiport.MigrationIn
 func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, g *Group, id mimiport.MigrationID) (*TargetLimits, error) {
 	const op = "probe target"
 	there, err := s.Sender.AskStatus(ctx, r.SourceDomain, r.TargetDomain, id)
+	if mimiport.KindOf(err) == mimiport.KindUnsupported { // a target that speaks only the draft: it can say nothing
+		return &TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -561,7 +564,7 @@ func (s *Service) sendDecision(ctx context.Context, row *Row) error {
 			return err
 		}
 		err = s.Sender.PutAbort(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: abort.Message, KeyID: abort.KeyID})
-		if err != nil && mimiport.KindOf(err) != mimiport.KindUnknownMigration {
+		if kind := mimiport.KindOf(err); err != nil && kind != mimiport.KindUnknownMigration && kind != mimiport.KindUnsupported {
 			return err
 		}
 		return s.done(ctx, row)
@@ -571,7 +574,7 @@ func (s *Service) sendDecision(ctx context.Context, row *Row) error {
 		return err
 	}
 	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID})
-	if err != nil {
+	if err != nil && mimiport.KindOf(err) != mimiport.KindUnsupported { // one that speaks only the draft is active since it voted
 		return err
 	}
 	return s.stepSource(ctx, row, m.ID, func(*migration.Migration) (migration.Event, error) { return migration.Ack{}, nil })

@@ -41,6 +41,7 @@ type world struct {
 	keys     map[string]ed25519.PrivateKey
 	got      []delivered                // what devices received, in order
 	lost     func(to, what string) bool // what the network swallows
+	draft    string                     // a server that speaks only the draft: it activates what it imports
 }
 
 // delivered is a fan-out event that reached a device.
@@ -211,6 +212,36 @@ func (w *world) carry(to, what string) error {
 	return nil
 }
 
+// says fails for what the draft does not have, at a server that speaks nothing else.
+func (w *world) says(to, what string) error {
+	if to == w.draft {
+		return mimiport.Errorf(what, mimiport.KindUnsupported, "no such route")
+	}
+	return w.carry(to, what)
+}
+
+// activate makes a target active as the draft has it, without a decision: by one that the world signs for the source.
+func (w *world) activate(ctx context.Context, from, to string, id mimiport.MigrationID) error {
+	st, err := w.services[to].Migration(ctx, delivery.Caller{Server: to}, id)
+	if err != nil {
+		return err
+	}
+	response, err := mimiport.UnmarshalMigrationResponse(st.MigrationResponse.Message)
+	if err != nil {
+		return err
+	}
+	c := &mimiport.MigrationConfirmation{DomainName: to, Nonce: response.Nonce, GroupID: st.GroupID}
+	if err := mimiport.Sign(c, w.keys[from]); err != nil {
+		return err
+	}
+	data, err := c.Marshal()
+	if err != nil {
+		return err
+	}
+	_, err = w.services[to].ConfirmMigration(ctx, delivery.Caller{Server: from}, id, &delivery.SignedRequest{Message: data, KeyID: "ed25519:1"})
+	return err
+}
+
 // fakeSender calls the other service directly.
 type fakeSender struct{ w *world }
 
@@ -235,6 +266,9 @@ func (s fakeSender) PutContent(ctx context.Context, from, to string, up *deliver
 		return nil, err
 	}
 	vote, err := s.w.services[to].PutContent(ctx, from, up)
+	if err == nil && to == s.w.draft {
+		err = s.w.activate(ctx, from, to, up.ID)
+	}
 	if err == nil {
 		err = s.w.carry(from, "vote")
 	}
@@ -242,7 +276,7 @@ func (s fakeSender) PutContent(ctx context.Context, from, to string, up *deliver
 }
 
 func (s fakeSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
-	if err := s.w.carry(to, "confirmation"); err != nil {
+	if err := s.w.says(to, "confirmation"); err != nil {
 		return err
 	}
 	_, err := s.w.services[to].ConfirmMigration(ctx, delivery.Caller{Server: from}, id, m)
@@ -250,7 +284,7 @@ func (s fakeSender) PutConfirmation(ctx context.Context, from, to string, id mim
 }
 
 func (s fakeSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
-	if err := s.w.carry(to, "abort"); err != nil {
+	if err := s.w.says(to, "abort"); err != nil {
 		return err
 	}
 	return s.w.services[to].AbortFromSource(ctx, from, id, m)
@@ -265,7 +299,7 @@ func (s fakeSender) PutLineage(ctx context.Context, from, to string, groupID []b
 }
 
 func (s fakeSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
-	if err := s.w.carry(to, "status"); err != nil {
+	if err := s.w.says(to, "status"); err != nil {
 		return nil, err
 	}
 	return s.w.services[to].Migration(ctx, delivery.Caller{Server: from}, id)
