@@ -9,7 +9,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
 
 // audit kills both servers, checks what they have stored, and starts them again. Exactly one of them, host, has the group.
@@ -19,7 +20,7 @@ func (p *pair) audit(t *testing.T, host int) {
 		if err := s.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		state := audit(t, s.Name, p.files[i])
+		state := audit(t, s.Name, p.stores[i])
 		if want := i == host; (state == delivery.GroupActive) != want {
 			t.Errorf("at %s the group is %s", s.Name, state)
 		}
@@ -32,9 +33,9 @@ func (p *pair) audit(t *testing.T, host int) {
 }
 
 // audit checks the database of a server that is down, and returns the state of its only group, empty where it has none.
-func audit(t *testing.T, server, file string) (state delivery.GroupState) {
+func audit(t *testing.T, server, connection string) (state delivery.GroupState) {
 	t.Helper()
-	store, err := sqlite.Open(t.Context(), "file:"+file)
+	store, err := engine.Open(t.Context(), connection, postgres.Pool{MaxOpen: 2, MaxIdle: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +70,7 @@ func (p *pair) askPeers(t *testing.T) {
 			t.Fatal(err)
 		}
 		fsck := exec.CommandContext(t.Context(), "go", "run", "github.com/matrix-org/dendrite/contrib/mimi/cmd/mimictl",
-			"fsck", "-db", "file:"+p.files[i], "-peers", filepath.Join(s.Dir, "matrix_key.pem"))
+			"fsck", "-db", p.stores[i], "-peers", filepath.Join(s.Dir, "matrix_key.pem"))
 		fsck.Env = append(os.Environ(), "SSL_CERT_FILE="+filepath.Join(filepath.Dir(s.Dir), "tls.crt"))
 		if out, err := fsck.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", s.Name, err, out)

@@ -23,7 +23,7 @@ type link struct {
 
 func newLink(t *testing.T) *link {
 	t.Helper()
-	l := &link{pair: newPair(t, [2]string{section, section})}
+	l := &link{pair: newPair(t, nil, [2]string{section, section})}
 	for i, s := range l.servers {
 		free, err := net.Listen("tcp", "localhost:0") // nolint: noctx // nothing is waited for
 		if err != nil {
@@ -139,9 +139,10 @@ func TestFullDisk(t *testing.T) {
 			t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
 			sections := [2]string{section, section}
 			i := map[string]int{source: 0, target: 1}[full]
-			sections[i] = strings.Replace(section, `{{.Database "mimi_portability"}}`, "file:"+filepath.Join(disk, database), 1)
-			p := newPair(t, sections)
-			p.files[i] = filepath.Join(disk, database)
+			store := "file:" + filepath.Join(disk, "mimi_portability.db")
+			sections[i] = strings.Replace(section, `{{.Database "mimi_portability"}}`, store, 1)
+			p := newPair(t, nil, sections)
+			p.stores[i] = store
 			p.suffer(t, func(int) func() { return fill(t, disk) })
 		})
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
 // The sides of a migration.
@@ -67,8 +68,16 @@ var elsewhere = []string{"apply/group-reserved", "apply/group-active", "setting"
 // Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes after a crash
 // is the one that runs every time." A server is killed at each durable write and each send, before and after it, while both members
 // send and commit. When all is up again, the members and exactly one Delivery Service agree, and nothing that was acknowledged is lost.
-func TestKilledAtEveryPoint(t *testing.T) {
-	p := newPair(t, [2]string{section, section})
+func TestKilledAtEveryPoint(t *testing.T) { killedAtEveryPoint(t, nil) }
+
+// TestKilledOnPostgres is TestKilledAtEveryPoint on PostgreSQL.
+func TestKilledOnPostgres(t *testing.T) {
+	server := pgtest.Start(t)
+	killedAtEveryPoint(t, func() string { return server.Database(t) })
+}
+
+func killedAtEveryPoint(t *testing.T, postgres func() string) {
+	p := newPair(t, postgres, [2]string{section, section})
 	all := os.Getenv(soakEnv) != ""
 	known := map[string]bool{}
 	for i, pl := range plots {

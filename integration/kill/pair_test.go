@@ -1,12 +1,12 @@
 package kill
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -20,27 +20,26 @@ const section = harness.Section + `
   policy: {quotas: {moves_per_hour: 0, aborts_an_hour: 0, offers: 0}}
 `
 
-// database is the name of a server's database in its directory.
-const database = "mimi_portability.db"
-
 // pair is a group of two members on two homeservers, who may both move it.
 type pair struct {
 	servers [2]*harness.Server
-	files   [2]string // their databases
+	stores  [2]string // the connection strings of the module's databases
 	members [2]*harness.Client
 	said    int
 	owed    [2][]string       // by member: what the other has to receive, for its sending was acknowledged
 	epochs  map[uint64]string // the transcript of each epoch that a Commit was acknowledged to lead to
 }
 
-func newPair(t *testing.T, sections [2]string) *pair {
+// newPair makes a pair on servers with a PostgreSQL database each, or with SQLite files where there is no function that makes one.
+func newPair(t *testing.T, postgres func() string, sections [2]string) *pair {
 	t.Helper()
 	p := &pair{epochs: map[uint64]string{}}
 	network := harness.NewTestNetwork(t)
+	network.Postgres = postgres
 	var users [2]*harness.User
 	for i, name := range []string{"alice", "bob"} {
 		p.servers[i] = network.StartServer(t, sections[i])
-		p.files[i] = filepath.Join(p.servers[i].Dir, database)
+		p.stores[i] = cmp.Or(p.servers[i].Postgres, p.servers[i].Database("mimi_portability"))
 		users[i] = harness.RegisterUser(t, p.servers[i], name, false)
 	}
 	ctx := harness.Within(t)
