@@ -49,24 +49,26 @@ func (s *Service) sender(ctx context.Context, server, protocol string, cipherSui
 func (s *Service) senderKey(ctx context.Context, external mls.ExternalSenders, cipherSuite uint16, setting string) (private []byte, err error) {
 	stored, err := s.Store.Setting(ctx, setting)
 	if errors.Is(err, ErrNotFound) {
-		drawn, err := external.GenerateKey(cipherSuite, s.Rand)
-		if err != nil {
-			return nil, err
-		}
-		value, err := json.Marshal(drawn)
-		if err != nil {
-			return nil, err
-		}
-		stored, err = s.Store.AddSetting(context.WithoutCancel(ctx), setting, value)
-		if err != nil {
-			return nil, err
-		}
-		return private, json.Unmarshal(stored, &private)
+		stored, err = s.drawKey(ctx, external, cipherSuite, setting)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return private, json.Unmarshal(stored, &private)
+	err = json.Unmarshal(stored, &private)
+	return private, err
+}
+
+// drawKey stores a new key and returns what is stored: another one, if that came first.
+func (s *Service) drawKey(ctx context.Context, external mls.ExternalSenders, cipherSuite uint16, setting string) (json.RawMessage, error) {
+	drawn, err := external.GenerateKey(cipherSuite, s.Rand)
+	if err != nil {
+		return nil, err
+	}
+	value, err := json.Marshal(drawn)
+	if err != nil {
+		return nil, err
+	}
+	return s.Store.AddSetting(context.WithoutCancel(ctx), setting, value)
 }
 
 // senderEntry is the encoded entry to hand out, nil where none is asked for.

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
@@ -192,10 +193,15 @@ func (s *Service) moved(ctx context.Context, g *Group) (*mimiport.Moved, error) 
 	if err != nil {
 		return nil, err
 	}
+	return redirect(m), nil
+}
+
+// redirect is the redirect that a migration leaves, with the evidence for it.
+func redirect(m *migration.Migration) *mimiport.Moved {
 	return &mimiport.Moved{
 		Server: m.Target, Term: m.Term, Response: m.Response.Message,
 		Confirmation: m.Confirmation.Message, KeyID: m.Confirmation.KeyID,
-	}, nil
+	}
 }
 
 // movedByClaim is the redirect of a group that has yielded: the last step of its lineage is the claim.
@@ -438,9 +444,6 @@ func (s *Service) logMessage(ctx context.Context, e *Entry) (*LogMessage, error)
 	if err != nil {
 		return nil, err
 	}
-	m.Migration = &MovedInfo{
-		DeliveryService: rec.Target, Term: rec.Term, MigrationResponse: rec.Response.Message,
-		MigrationConfirmation: rec.Confirmation.Message, KeyID: rec.Confirmation.KeyID,
-	}
+	m.Migration = RedirectInfo(redirect(rec))
 	return m, nil
 }

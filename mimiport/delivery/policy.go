@@ -231,7 +231,8 @@ func (s *Service) Policy(ctx context.Context) (Policy, error) {
 		return Policy{}, err
 	}
 	var p Policy
-	return p, json.Unmarshal(raw, &p)
+	err = json.Unmarshal(raw, &p)
+	return p, err
 }
 
 // SetPolicy merges patch into the policy in force and keeps the result across restarts. It counts from the next decision on.

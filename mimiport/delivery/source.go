@@ -15,8 +15,8 @@ import (
 
 // InitMigration implements API. A repeated Init, also for a migration that has ended, gets the outcome and never a second freeze.
 func (s *Service) InitMigration(ctx context.Context, c Caller, id mimiport.MigrationID, req *MigrationInitRequest) (*MigrationStatus, error) {
-	if n := len(req.Message) + len(req.GroupInfo) + len(req.Welcome); int64(n) > s.Limits.MessageBytes {
-		return nil, mimiport.Errorf("init", mimiport.KindTooLarge, "%d bytes, %d are allowed", n, s.Limits.MessageBytes)
+	if err := s.checkSize("init", &req.SubmitRequest); err != nil {
+		return nil, err
 	}
 	init, err := mimiport.UnmarshalMigrationInit(req.MigrationInit)
 	if err != nil {

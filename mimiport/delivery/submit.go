@@ -16,8 +16,8 @@ const frozenRetry = time.Second
 
 // Submit implements API.
 func (s *Service) Submit(ctx context.Context, c Caller, id []byte, req *SubmitRequest) (*SubmitResponse, error) {
-	if n := len(req.Message) + len(req.GroupInfo) + len(req.Welcome); int64(n) > s.Limits.MessageBytes {
-		return nil, mimiport.Errorf("submit", mimiport.KindTooLarge, "%d bytes, %d are allowed", n, s.Limits.MessageBytes)
+	if err := s.checkSize("submit", req); err != nil {
+		return nil, err
 	}
 	defer s.locks.lock(id)()
 	var res *SubmitResponse
@@ -26,6 +26,14 @@ func (s *Service) Submit(ctx context.Context, c Caller, id []byte, req *SubmitRe
 		return err
 	})
 	return res, err
+}
+
+// checkSize fails for a message that is larger, with what goes along, than this server takes.
+func (s *Service) checkSize(op string, req *SubmitRequest) error {
+	if n := len(req.Message) + len(req.GroupInfo) + len(req.Welcome); int64(n) > s.Limits.MessageBytes {
+		return mimiport.Errorf(op, mimiport.KindTooLarge, "%d bytes, %d are allowed", n, s.Limits.MessageBytes)
+	}
+	return nil
 }
 
 // submit accepts one message into the log, by a compare-and-set on the group's row. The caller holds the group's lock.
