@@ -81,16 +81,16 @@ func enable(d *Deps, cfg *Config) error {
 	global := &d.Config.Global
 	isLocal := func(server string) bool { return global.IsLocalServerName(spec.ServerName(server)) }
 	web := newClient(global, cfg, d.Config.FederationAPI.DisableTLSValidation)
-	keys := &keys{config: &d.Config.FederationAPI, ring: d.KeyRing, client: web, now: time.Now, log: log}
-	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: time.Now}
-	remote := federation.NewClient(keys.identity, web, time.Now)
+	keys := &keys{config: &d.Config.FederationAPI, ring: d.KeyRing, client: web, now: clock, log: log}
+	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: clock}
+	remote := federation.NewClient(keys.identity, web, clock)
 	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)})
 	service := delivery.New(delivery.Deps{
 		Server: string(global.ServerName), IsLocal: isLocal,
 		Engines: engines(d.Engines),
 		Store:   kept, Keys: keys, Rooms: rooms,
 		Sender:        sender,
-		Now:           time.Now,
+		Now:           clock,
 		Rand:          rand.Reader,
 		Log:           log,
 		DefaultPolicy: cfg.Policy.Policy,
@@ -99,7 +99,7 @@ func enable(d *Deps, cfg *Config) error {
 	services := clientapi.Services{IsLocal: isLocal, Local: service, Remote: remote.API, AllowIPLiterals: cfg.Federation.AllowIPLiterals}
 	home := &clientapi.Home{Rooms: rooms, Keys: keys, Log: log}
 
-	auth := &authenticator{config: global, users: d.Users, ring: d.KeyRing, wakeups: d.Wakeups, now: time.Now}
+	auth := &authenticator{config: global, users: d.Users, ring: d.KeyRing, wakeups: d.Wakeups, now: clock}
 	for _, a := range []api{
 		{"client", d.Routers.Client, httputil.PublicClientPathPrefix, clientapi.PathPrefix,
 			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), auth.client},
@@ -129,7 +129,7 @@ func openStore(ctx context.Context, connection string, limits *config.DatabaseOp
 
 // newClient is for requests to servers that others name. It may wait long: a target verifies whole groups before it answers.
 func newClient(global *config.Global, cfg *Config, skipVerify bool) *fclient.Client {
-	var transport http.RoundTripper = newTransport(&cfg.Federation, skipVerify, time.Now)
+	var transport http.RoundTripper = newTransport(&cfg.Federation, skipVerify, clock)
 	if global.DisableFederation {
 		transport = noFederation{}
 	}
@@ -154,7 +154,7 @@ func engines(more []mls.Engine) map[string]mls.Engine {
 
 // run works off what is due, and forgets what is past its retention, until the homeserver shuts down.
 func run(pc *process.ProcessContext, service *delivery.Service, store delivery.Store, keep Retention, log *slog.Logger) {
-	worker := outbox.New(store, service.Do, mathrand.Float64, log)
+	worker := outbox.New(store, service.Do, clock, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
 	pc.ComponentStarted()
 	go func() {
@@ -174,7 +174,7 @@ func forget(ctx context.Context, store delivery.Store, keep Retention, log *slog
 	hour := time.NewTicker(time.Hour)
 	defer hour.Stop()
 	for ctx.Err() == nil {
-		if err := store.Forget(ctx, keep.horizon(time.Now())); err != nil && ctx.Err() == nil {
+		if err := store.Forget(ctx, keep.horizon(clock())); err != nil && ctx.Err() == nil {
 			log.Error("what is past its retention was not deleted", "err", err)
 		}
 		select {

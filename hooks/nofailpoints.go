@@ -2,9 +2,16 @@
 
 package hooks
 
-import "github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+import (
+	"time"
 
-// instrument is for a build that tests crashes: see failpoints.go.
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// clock is what all of the module goes by, but for how long something takes. It can be set in a build that tests failures: see failpoints.go.
+func clock() time.Time { return time.Now() }
+
+// instrument is for the same build.
 func instrument(store delivery.Store, sender delivery.Sender) (delivery.Store, delivery.Sender) {
 	return store, sender
 }

@@ -49,14 +49,16 @@ var errKept = errors.New("the handler neither failed nor removed the row")
 type Worker struct {
 	store   Store
 	handler Handler
+	now     func() time.Time
 	jitter  func() float64
 	log     *slog.Logger
 	wake    chan struct{}
 }
 
-// New makes a Worker. The jitter function gives random numbers from 0 to 1; it may be called by several goroutines.
-func New(store Store, handler Handler, jitter func() float64, log *slog.Logger) *Worker {
-	return &Worker{store: store, handler: handler, jitter: jitter, log: log, wake: make(chan struct{}, 1)}
+// New makes a Worker. What is due is so by the clock now; the jitter function gives random numbers from 0 to 1. Several goroutines
+// may call either.
+func New(store Store, handler Handler, now func() time.Time, jitter func() float64, log *slog.Logger) *Worker {
+	return &Worker{store: store, handler: handler, now: now, jitter: jitter, log: log, wake: make(chan struct{}, 1)}
 }
 
 // Wake tells that rows may have become due. It never blocks.
@@ -103,7 +105,7 @@ type run struct {
 
 // start hands over what is due and has a place. It returns when to look again if nothing happens before, zero for never.
 func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Time {
-	now := time.Now()
+	now := r.worker.now()
 	rows, next, err := r.worker.store.Due(ctx, now, listed)
 	if err != nil {
 		r.worker.log.ErrorContext(ctx, "outbox: cannot read what is due", "error", err)
@@ -136,7 +138,7 @@ func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Time {
 func (r *run) wait(ctx context.Context, next time.Time) {
 	var timer <-chan time.Time
 	if !next.IsZero() {
-		timer = time.After(time.Until(next))
+		timer = time.After(next.Sub(r.worker.now()))
 	}
 	select {
 	case <-ctx.Done():
@@ -193,7 +195,7 @@ func (w *Worker) handle(ctx context.Context, handler Handler, row delivery.Row) 
 	delay := Backoff(row.Attempts, err, w.jitter())
 	log := w.log.With("kind", row.Kind, "destination", row.Destination, "queue", row.Queue, "order", row.Order)
 	log.InfoContext(ctx, "outbox: put off", "attempts", row.Attempts+1, "delay", delay, "error", err)
-	if err := w.store.Retry(ctx, row.Key(), row.Attempts+1, time.Now().Add(delay)); err != nil {
+	if err := w.store.Retry(ctx, row.Key(), row.Attempts+1, w.now().Add(delay)); err != nil {
 		log.ErrorContext(ctx, "outbox: cannot put off", "error", err)
 		pause(ctx, storePause) // the row is still due
 	}

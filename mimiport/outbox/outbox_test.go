@@ -43,7 +43,7 @@ func newBench(t *testing.T, behave func(ctx context.Context, row delivery.Row) e
 
 func newBenchOn(t *testing.T, store delivery.Store, behave outbox.Handler) *bench {
 	b := &bench{t: t, store: store, begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
-	b.worker = outbox.New(b.store, b.handler(behave), func() float64 { return 0 }, slog.New(slog.DiscardHandler))
+	b.worker = outbox.New(b.store, b.handler(behave), time.Now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -216,7 +216,7 @@ func TestKeptRow(t *testing.T) {
 		b.worker = outbox.New(b.store, func(_ context.Context, row delivery.Row) error {
 			b.enter(row)
 			return nil
-		}, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
+		}, time.Now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		b.put(row("b", "q", 1, b.begin))
