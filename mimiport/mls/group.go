@@ -78,6 +78,10 @@ type Group interface {
 	// VerifyMember checks a member's signature by the protocol's labelled scheme (SignWithLabel in RFC 9420).
 	VerifyMember(leaf uint32, label string, content, signature []byte) error
 
+	// VerifyGroupInfo checks the signature of a GroupInfo of this group, of any epoch, by the leaf that its signer has in this one, and
+	// returns its epoch and the signer. What else it says is not checked.
+	VerifyGroupInfo(message []byte) (epoch uint64, signer Member, err error)
+
 	// Hash is the hash function of the group's cipher suite.
 	Hash(data []byte) []byte
 

@@ -1,6 +1,7 @@
 package mls
 
 import (
+	"bytes"
 	"errors"
 	"iter"
 
@@ -188,6 +189,36 @@ func (g *group) VerifyMember(leaf uint32, label string, content, signature []byt
 		return &mimiport.Error{Op: op, Kind: mimiport.KindBadSignature, Group: g.ID(), Err: errors.New("the signature does not verify")}
 	}
 	return nil
+}
+
+func (g *group) VerifyGroupInfo(message []byte) (epoch uint64, signer Member, err error) {
+	info, err := g.decodeInfo(message)
+	if err == nil {
+		err = g.checkInfo(info)
+	}
+	if err != nil {
+		return 0, Member{}, failed("verify GroupInfo", g.ID(), err)
+	}
+	return info.Context.Epoch, memberAt(info.Signer, g.tree.find(info.Signer).raw), nil
+}
+
+// decodeInfo decodes a GroupInfo of this group.
+func (g *group) decodeInfo(message []byte) (*rfc9420.GroupInfo, error) {
+	m, err := g.decode(message, g.limits.Message)
+	if err != nil {
+		return nil, err
+	}
+	if m.GroupInfo == nil {
+		return nil, errMessage
+	}
+	c := &m.GroupInfo.Context
+	if err := g.require(bytes.Equal(c.GroupID, g.context.GroupID), ruleGroupID); err != nil {
+		return nil, err
+	}
+	if c.Version != g.context.Version || c.CipherSuite != g.context.CipherSuite {
+		return nil, errSuite
+	}
+	return m.GroupInfo, nil
 }
 
 // memberSize is roughly what a member takes in memory besides the encodings of its nodes: two nodes and three keys, in bytes.

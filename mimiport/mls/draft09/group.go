@@ -147,6 +147,34 @@ func memberOf(leaf uint32, k *gomls.KeyPackage) mls.Member {
 	return m
 }
 
+func (g *group) VerifyGroupInfo(message []byte) (epoch uint64, signer mls.Member, err error) {
+	defer guard("verify GroupInfo", g.id, &err)
+	m, err := framing.Decode(message)
+	if err != nil {
+		return 0, mls.Member{}, err
+	}
+	info := m.GroupInfo
+	switch {
+	case info == nil:
+		return 0, mls.Member{}, framing.ErrMessage
+	case !bytes.Equal(info.GroupID, g.id):
+		return 0, mls.Member{}, errGroupID
+	}
+	leaf := uint32(info.SignerIndex)
+	k := g.leaf(leaf)
+	if k == nil {
+		return 0, mls.Member{}, errInfoSigner
+	}
+	content, err := framing.GroupInfoContent(info)
+	switch {
+	case err != nil:
+		return 0, mls.Member{}, err
+	case !verify(k, content, info.Signature):
+		return 0, mls.Member{}, errInfoSignature
+	}
+	return uint64(info.Epoch), memberOf(leaf, k), nil
+}
+
 // VerifyMember checks a signature over the SignContent of RFC 9420, section 5.1.2: draft-09 has no labelled signatures.
 func (g *group) VerifyMember(leaf uint32, label string, content, signature []byte) (err error) {
 	defer guard("verify member", g.id, &err)

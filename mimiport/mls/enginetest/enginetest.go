@@ -53,7 +53,8 @@ func Run(t *testing.T, engine mls.Engine, newGroup NewGroup) {
 		"Parse": testParse, "Open": testOpen, "Life": testLife, "Follow": testFollow, "RepeatedProposal": testRepeatedProposal,
 		"WrongEpoch": testWrongEpoch, "OtherGroup": testOtherGroup, "WrongKind": testWrongKind, "UnknownReference": testUnknownReference,
 		"OtherGroupInfo": testOtherGroupInfo, "Immutable": testImmutable, "Concurrent": testConcurrent, "VerifyMember": testVerifyMember,
-		"Welcomes": testWelcomes, "Mutations": testMutations,
+		"VerifyGroupInfo": testVerifyGroupInfo,
+		"Welcomes":        testWelcomes, "Mutations": testMutations,
 	} {
 		t.Run(name, func(t *testing.T) {
 			members := newGroup(t, []byte("group"), 5)
@@ -376,6 +377,33 @@ func testVerifyMember(s *suite) {
 	s.refused(s.group.VerifyMember(2, label, content, sig[1:]), mimiport.KindBadSignature)
 	s.refused(s.group.VerifyMember(2, label, content, nil), mimiport.KindBadSignature)
 	s.refused(s.group.VerifyMember(1<<31, label, content, sig), mimiport.KindInvalid)
+}
+
+func testVerifyGroupInfo(s *suite) {
+	first, before := s.members.Commit(1, nil), s.group
+	s.members.Advance()
+	later := s.members.Commit(2, nil)
+	for epoch, by := range map[uint64]struct {
+		leaf uint32
+		info []byte
+	}{before.Epoch() + 1: {1, first.GroupInfo}, before.Epoch() + 2: {2, later.GroupInfo}} {
+		if got, signer, err := before.VerifyGroupInfo(by.info); err != nil || got != epoch || signer.Leaf != by.leaf {
+			s.Errorf("the GroupInfo of epoch %d is of epoch %d by leaf %d: %v", epoch, got, signer.Leaf, err)
+		}
+	}
+	_, _, err := before.VerifyGroupInfo(s.newGroup(s, []byte("other"), 5).GroupInfo())
+	s.refused(err, mimiport.KindUnknownGroup)
+	_, _, err = before.VerifyGroupInfo(s.newGroup(s, []byte("group"), 5).Commit(2, nil).GroupInfo) // other members with the same names
+	s.refused(err, mimiport.KindBadSignature)
+	_, _, err = before.VerifyGroupInfo(later.Message)
+	s.refused(err, mimiport.KindBadMessage)
+	for message := range mutations(later.GroupInfo) {
+		_, _, err := before.VerifyGroupInfo(message)
+		s.typed(err)
+		if err == nil {
+			s.Fatal("a changed GroupInfo was verified")
+		}
+	}
 }
 
 func testWelcomes(s *suite) {
