@@ -1,11 +1,8 @@
-// Package history lets members commit, send and move their group at random between Delivery Services that lose requests, fail to
-// store, restart and have wrong clocks, and checks what the members have seen: it must be the history of one register.
 package history
 
 import (
 	"context"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -14,8 +11,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/anishathalye/porcupine"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
@@ -31,55 +26,6 @@ const historiesEnv = "MIMI_HISTORIES"
 // users are the members; a server takes a group for its own users.
 var users = []string{"@alice:a.example", "@bob:b.example", "@carol:c.example"}
 
-// What members do.
-const (
-	read   = "read"
-	commit = "commit" // a compare-and-set; migration Commits too
-)
-
-// Outcomes of a Commit.
-const (
-	accepted = "accepted"
-	refused  = "refused"
-	unknown  = "unknown"
-)
-
-// input is what a member asks for: to read, or to go from one state of the group to another.
-type input struct {
-	kind          string
-	before, after [32]byte
-}
-
-// output is what the member is told.
-type output struct {
-	commit string   // how a Commit ended
-	state  [32]byte // of a read
-}
-
-// register is what a group is: one register, compare-and-set by Commits, wherever it is hosted (profile, section 7: "One Commit
-// per epoch"). A Commit whose outcome is not known may have been accepted at any later time; one that was not goes last.
-func register(first [32]byte) porcupine.Model {
-	return porcupine.Model{
-		Init: func() any { return first },
-		Step: func(state, in, out any) (bool, any) {
-			now, i, o := state.([32]byte), in.(input), out.(output)
-			switch {
-			case i.kind == read:
-				return o.state == now, now
-			case o.commit == accepted:
-				return i.before == now, i.after
-			case o.commit == unknown && i.before == now:
-				return true, i.after
-			}
-			return true, now
-		},
-		DescribeOperation: func(in, out any) string {
-			i, o := in.(input), out.(output)
-			return fmt.Sprintf("%s %x → %x: %s %x", i.kind, i.before[:2], i.after[:2], o.commit, o.state[:2])
-		},
-	}
-}
-
 // play is one history in the making.
 type play struct {
 	t       *testing.T
@@ -89,11 +35,10 @@ type play struct {
 	inside  map[string]*memory.Store
 	loss    atomic.Uint64          // of 1000 requests
 	cut     atomic.Pointer[string] // a server that nothing reaches or leaves
-	clock   atomic.Int64
 	rounds  *rounds
+	seen    Recorder
 
 	mu   sync.Mutex
-	ops  []porcupine.Operation
 	owed [][]byte // messages whose sending was acknowledged
 }
 
@@ -141,17 +86,10 @@ func (r *rounds) over() {
 	r.next = make(chan struct{})
 }
 
-// record does an operation and notes what it saw. What is not known may come to pass at any time.
-func (p *play) record(member int, in input, do func() output) {
-	call := p.clock.Add(1)
-	out := do()
-	op := porcupine.Operation{ClientId: member, Input: in, Call: call, Output: out, Return: p.clock.Add(1)}
-	if out.commit == unknown {
-		op.Return = math.MaxInt64
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ops = append(p.ops, op)
+// commit submits a Commit and notes how it ended.
+func (p *play) commit(member int, c *deliverytest.Proposed, submit func() Outcome) {
+	call := p.seen.Call()
+	p.seen.Return(member, call, Input{Kind: Commit, Before: c.Before, After: c.After}, Output{Outcome: submit()})
 }
 
 // live is a member's life.
@@ -168,9 +106,7 @@ func (p *play) live(ctx context.Context, i int, random *rand.Rand) {
 			p.look(ctx, i)
 		default:
 			c := m.NewCommit()
-			p.record(i, input{kind: commit, before: c.Before, after: c.After}, func() output {
-				return output{commit: p.insist(func() (bool, error) { return true, m.Submit(ctx, c) })}
-			})
+			p.commit(i, c, func() Outcome { return p.insist(func() (bool, error) { return true, m.Submit(ctx, c) }) })
 		}
 		_ = m.Sync(ctx) // or later
 		p.rounds.wait()
@@ -178,20 +114,20 @@ func (p *play) live(ctx context.Context, i int, random *rand.Rand) {
 }
 
 // insist asks until it is told how a Commit ended, but not for ever.
-func (p *play) insist(try func() (ended bool, err error)) string {
+func (p *play) insist(try func() (ended bool, err error)) Outcome {
 	for range 30 {
 		ended, err := try()
 		switch mimiport.KindOf(err) {
 		case mimiport.KindWrongEpoch, mimiport.KindMoved, mimiport.KindInProgress, mimiport.KindOfferExpired, mimiport.KindForbidden, mimiport.KindInvalid,
 			mimiport.KindEnded, mimiport.KindUnknownGroup:
-			return refused
+			return Refused
 		}
 		if err == nil && ended {
-			return accepted
+			return Accepted
 		}
 		p.rounds.wait()
 	}
-	return unknown
+	return Unknown
 }
 
 func (p *play) send(ctx context.Context, m *deliverytest.Member) {
@@ -203,15 +139,10 @@ func (p *play) send(ctx context.Context, m *deliverytest.Member) {
 }
 
 func (p *play) look(ctx context.Context, i int) {
-	call := p.clock.Add(1)
-	state, err := p.members[i].Look(ctx)
-	if err != nil {
-		return
+	call := p.seen.Call()
+	if state, err := p.members[i].Look(ctx); err == nil {
+		p.seen.Return(i, call, Input{Kind: Read}, Output{State: state})
 	}
-	op := porcupine.Operation{ClientId: i, Input: input{kind: read}, Call: call, Output: output{state: state}, Return: p.clock.Add(1)}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ops = append(p.ops, op)
 }
 
 // move has the group moved to the member's server, unless it is there.
@@ -224,7 +155,7 @@ func (p *play) move(ctx context.Context, i int, target string) {
 	if err != nil {
 		return
 	}
-	p.record(i, input{kind: commit, before: c.Before, after: c.After}, func() output {
+	p.commit(i, c, func() Outcome {
 		aborted := false
 		end := p.insist(func() (bool, error) {
 			st, err := m.Initiate(ctx, c)
@@ -232,9 +163,9 @@ func (p *play) move(ctx context.Context, i int, target string) {
 			return aborted || err == nil && st.State != "frozen", err
 		})
 		if aborted {
-			end = refused
+			return Refused
 		}
-		return output{commit: end}
+		return end
 	})
 }
 
@@ -339,16 +270,18 @@ func (p *play) audit(ctx context.Context) {
 
 // The model is not blind: two Commits accepted on one state, or a state that is read when another one has followed, are seen.
 func TestForksAreSeen(t *testing.T) {
-	a, b, c := [32]byte{1}, [32]byte{2}, [32]byte{3}
-	at := func(time int64, in input, out output) porcupine.Operation {
-		return porcupine.Operation{Input: in, Call: time, Output: out, Return: time}
-	}
-	first := at(1, input{commit, a, b}, output{commit: accepted})
-	for name, second := range map[string]porcupine.Operation{
-		"fork":       at(2, input{commit, a, c}, output{commit: accepted}),
-		"stale read": at(2, input{kind: read}, output{state: a}),
+	a, b, c := State{1}, State{2}, State{3}
+	for name, second := range map[string]struct {
+		in  Input
+		out Output
+	}{
+		"fork":       {Input{Commit, a, c}, Output{Outcome: Accepted}},
+		"stale read": {Input{Kind: Read}, Output{State: a}},
 	} {
-		if porcupine.CheckOperations(register(a), []porcupine.Operation{first, second}) {
+		var seen Recorder
+		seen.Return(0, seen.Call(), Input{Commit, a, b}, Output{Outcome: Accepted})
+		seen.Return(1, seen.Call(), second.in, second.out)
+		if Possible(a, seen.Operations()) {
 			t.Errorf("%s: not seen", name)
 		}
 	}
@@ -371,7 +304,7 @@ func TestHistories(t *testing.T) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				p := history(t, seed)
-				commits.Add(int64(p.count(accepted)))
+				commits.Add(int64(p.seen.Count(Accepted)))
 				moves.Add(int64(p.members[0].Term))
 				messages.Add(int64(len(p.owed)))
 			})
@@ -401,22 +334,6 @@ func history(t *testing.T, seed uint64) *play {
 		t.Error(err)
 	}
 	p.audit(t.Context())
-	result, info := porcupine.CheckOperationsVerbose(register(first), p.ops, time.Minute)
-	if result != porcupine.Ok {
-		t.Errorf("this is not the history of one register: %s\n%v", result, info.PartialLinearizationsOperations())
-		for _, op := range p.ops {
-			t.Logf("%d: %d to %d: %s", op.ClientId, op.Call, op.Return, register(first).DescribeOperation(op.Input, op.Output))
-		}
-	}
+	p.seen.Check(t, first)
 	return p
-}
-
-// count is how many Commits ended in one way.
-func (p *play) count(outcome string) (n int) {
-	for _, op := range p.ops {
-		if op.Output.(output).commit == outcome {
-			n++
-		}
-	}
-	return n
 }
