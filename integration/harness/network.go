@@ -26,6 +26,8 @@ import (
 type Network struct {
 	// Postgres makes an empty PostgreSQL database for each server and returns its connection string. Nil: the servers use SQLite.
 	Postgres func() string
+	// Links are the ways by which the servers reach each other. Nil: directly.
+	Links *Links
 
 	dir    string
 	binary string
@@ -52,6 +54,9 @@ func (n *Network) Close() error {
 	var errs []error
 	for _, s := range n.servers {
 		errs = append(errs, s.Kill())
+	}
+	if n.Links != nil {
+		errs = append(errs, n.Links.close())
 	}
 	return errors.Join(errs...)
 }

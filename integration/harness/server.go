@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"text/template"
 	"time"
@@ -37,14 +38,14 @@ type Server struct {
 	Dir  string
 	URL  string // of the client API, http://localhost:PORT
 
-	// From the next start on:
-	Env    []string // besides the test's own environment
-	Listen string   // where the server listens for its peers, if not at its name: somebody else listens there
+	Env    []string // besides the test's own environment, from the next start on
+	Listen string   // where the server listens for its peers, if not at its name: its network's Links do
 
 	Postgres string // the connection string of its one database; empty for SQLite files
 
 	network *Network
 	process *process
+	pid     atomic.Int64 // of the latest process
 }
 
 // Database is the connection string of a component's own database, empty where the server has one for all.
@@ -93,6 +94,16 @@ func (n *Network) prepare(ctx context.Context, section string) (*Server, error) 
 	}
 	if n.Postgres != nil {
 		s.Postgres = n.Postgres()
+	}
+	if n.Links != nil {
+		behind, err := freePort(ctx)
+		if err != nil {
+			return nil, err
+		}
+		s.Listen = fmt.Sprintf("localhost:%d", behind)
+		if err := n.Links.listen(ctx, s); err != nil {
+			return nil, err
+		}
 	}
 	if err := os.Mkdir(s.Dir, 0o700); err != nil {
 		return nil, err
@@ -158,6 +169,7 @@ func (s *Server) launch() error {
 		close(p.exited)
 	}()
 	s.process = p
+	s.pid.Store(int64(cmd.Process.Pid))
 	return nil
 }
 

@@ -1,0 +1,53 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
+)
+
+func TestMain(m *testing.M) { os.Exit(Run(m)) }
+
+// Each fault befalls one direction between two servers, and nothing else; and ends.
+func TestLinks(t *testing.T) {
+	n := NewTestNetwork(t)
+	n.Links = NewLinks()
+	a, b := n.StartServer(t, Section), n.StartServer(t, Section)
+	alice, bob := RegisterUser(t, a, "alice", false), RegisterUser(t, b, "bob", false)
+	outside := n.Client()
+	defer outside.CloseIdleConnections()
+	asked := func(u *User, ds *Server, patience time.Duration) bool {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		var refusal *Error
+		err := u.Do(ctx, http.MethodGet, clientapi.PathPrefix+"/ds/"+ds.Name+"/groups/AAAA", nil, nil)
+		return errors.As(err, &refusal) && refusal.Status == http.StatusNotFound
+	}
+	if !asked(alice, b, Patience) || !asked(bob, a, Patience) { // which also makes them get each other's keys
+		t.Fatal("no answer")
+	}
+	for _, f := range []Fault{Refused, BlackHole, AnswersLost, Slow} {
+		for range 2 { // on a new connection, and on one that there is
+			n.Links.Set(a, b, f)
+			patience := 2 * lostAnswers
+			if f == Slow {
+				patience = Patience
+			}
+			if asked(alice, b, patience) != (f == Slow) {
+				t.Errorf("fault %d does not befall whom it should", f)
+			}
+			if !asked(bob, a, Patience) || !answers(t.Context(), outside, "https://"+b.Name+"/_dendrite/monitor/up") {
+				t.Errorf("fault %d befalls others, too", f)
+			}
+			n.Links.Mend()
+			if !asked(alice, b, Patience) {
+				t.Errorf("fault %d does not end", f)
+			}
+		}
+	}
+}
