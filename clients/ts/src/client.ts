@@ -201,6 +201,7 @@ export class Client {
         // One that got no answer comes first: it may have been accepted.
         if (g.pending !== undefined) return g.pending;
         g.pending = await mls.commit(g.state, [...mls.pendingProposals(g.state), ...propose(g.state)]);
+        this.inbox.made(g, g.pending);
         this.world.save();
         made = true;
         return g.pending;
@@ -218,10 +219,10 @@ export class Client {
       await this.submit(g, submission(commit));
     } catch (e) {
       if (!isFinal(e)) throw e; // it may have been accepted
-      g.pending = undefined;
+      this.inbox.endPending(g);
       throw e;
     }
-    if (g.pending === commit) g.pending = undefined;
+    if (g.pending === commit) this.inbox.endPending(g);
   }
 
   /** Submits a message and handles the log up to it. False when the group is in another epoch, or elsewhere. */
@@ -298,6 +299,7 @@ export class Client {
     const init = toBase64(encode(wire.migrationInit, { migrationResponse, signature }));
     const id = wire.migrationId(migrationResponse);
     g.migration = { id, source, target, response, keyId, init, commit, ...(senderOffer && { senderOffer }) };
+    this.inbox.made(g, commit);
     this.world.save();
   }
 
@@ -363,8 +365,7 @@ export class Client {
 
   /** A refused Init uses up neither the epoch nor the offer (profile, section 5): the attempt is over. */
   private async initRefused(g: Group, e: MatrixError): Promise<void> {
-    g.migration = undefined;
-    this.world.save();
+    this.forget(g);
     if (refused(e, WRONG_EPOCH) || refused(e, MOVED)) await this.inbox.catchUp(g, redirectOf(e));
   }
 
@@ -385,9 +386,14 @@ export class Client {
   }
 
   private end(g: Group, outcome: Outcome): Outcome {
+    this.forget(g);
+    return outcome;
+  }
+
+  private forget(g: Group): void {
+    this.inbox.endMigrationCommit(g);
     g.migration = undefined;
     this.world.save();
-    return outcome;
   }
 
   /** Asks the source to give up this client's migration; finishMigration tells how it ended. */

@@ -59,7 +59,7 @@ function state(g: Group) {
     active: groupActiveState.kind === "active",
     epoch_authenticator: hex(keySchedule.epochAuthenticator),
     tree_hash: hex(groupContext.treeHash),
-    confirmed_transcript_hash: hex(groupContext.confirmedTranscriptHash),
+    confirmed_transcript_hash: mls.transcript(g.state),
     members: mls.members(g.state).map((m) => ({ leaf: m.leaf, user: m.userId, device: m.deviceId })),
     pending_commit: g.pending !== undefined,
     pending_proposals: Object.keys(g.state.unappliedProposals).length,
@@ -101,6 +101,13 @@ function waitFor({ kind, timeout = DEFAULT_WAIT, ...wanted }: Arguments): Promis
     waiting.add(again);
     again();
   });
+}
+
+/** Takes all events of some kinds that there are. */
+function takeAll(kinds: string[]): ClientEvent[] {
+  const kept = events.splice(0);
+  events.push(...kept.filter((e) => !kinds.includes(e.event)));
+  return kept.filter((e) => kinds.includes(e.event));
 }
 
 /** Begins a session and follows /sync from then on. With `store`, state is kept in that file and taken up again. */
@@ -151,6 +158,7 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
   wait_for: waitFor,
   state: async (a) => state(groupOf(a)),
   messages: async () => plaintexts,
+  take: async ({ kinds }) => takeAll(kinds),
   migrate: async ({ target, ...a }) => current().migrate(groupOf(a), target),
   migration_finish: async (a) => current().finishMigration(groupOf(a)),
   migration_status: async ({ migration, ds, ...a }) => {

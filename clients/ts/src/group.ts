@@ -77,6 +77,10 @@ export type ClientEvent =
   | { event: "message"; group: string; sender: string; epoch: number; text: string }
   | { event: "epoch" | "joined" | "removed"; group: string; epoch: number }
   | { event: "moved"; group: string; ds: string; term: number }
+  // A Commit of this client between two epochs, which their confirmed transcript hashes name: before it is sent, and when
+  // it is known for good whether it was accepted.
+  | { event: "commit"; group: string; from: string; to: string }
+  | { event: "commit_ended"; group: string; to: string; accepted: boolean }
   | { event: "ignored"; group: string; from: string; reason: string }
   | { event: "failed"; group: string; reason: string };
 

@@ -204,6 +204,28 @@ export class Inbox {
     }
   }
 
+  /** A Commit of this client is about to be kept, and then sent. */
+  made(g: Group, commit: PendingCommit): void {
+    this.world.emit({ event: "commit", group: g.key, from: mls.transcript(g.state), to: mls.transcript(commit.next) });
+  }
+
+  private ended(g: Group, { next, accepted = false }: PendingCommit): void {
+    this.world.emit({ event: "commit_ended", group: g.key, to: mls.transcript(next), accepted });
+  }
+
+  /** The pending Commit, if there is one, was accepted or will not be. */
+  endPending(g: Group): void {
+    if (g.pending !== undefined) this.ended(g, g.pending);
+    g.pending = undefined;
+  }
+
+  /** The migration Commit of this client, if there is one, was accepted or will not be. */
+  endMigrationCommit(g: Group): void {
+    if (g.migration === undefined || g.migration.over) return;
+    this.ended(g, g.migration.commit);
+    g.migration.over = true;
+  }
+
   /** A Commit of this client has been accepted. */
   merge(g: Group, commit: PendingCommit): void {
     g.state = commit.next;
@@ -214,8 +236,8 @@ export class Inbox {
 
   /** The group is in its next epoch, and at the target if a migration Commit led there. */
   private entered(g: Group, target: string | undefined): void {
-    g.pending = undefined;
-    if (g.migration !== undefined) g.migration.over = true;
+    this.endPending(g);
+    this.endMigrationCommit(g);
     if (isOut(g)) {
       this.world.emit({ event: "removed", group: g.key, epoch: epochOf(g) });
       return;

@@ -170,6 +170,10 @@ export async function groupInfo(state: ClientState): Promise<Uint8Array> {
   return encodeMlsMessage({ version: "mls10", wireformat: "mls_group_info", groupInfo: info });
 }
 
+/** What names a group's epoch among all that it could have come to: the confirmed transcript hash, in hexadecimal. */
+export const transcript = (state: ClientState): string =>
+  Buffer.from(state.groupContext.confirmedTranscriptHash).toString("hex");
+
 export const ratchetTree = (state: ClientState): Uint8Array => encodeRatchetTree(state.ratchetTree);
 
 /** Makes a Commit of by-reference and by-value proposals. The given state stays the group's until it is accepted. */

@@ -6,7 +6,7 @@ import type { ClientEvent, Group } from "../src/group.js";
 import { login, Matrix } from "../src/matrix.js";
 import { loadStore, saveStore, emptyStore } from "../src/store.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
-import { members, ratchetTree } from "../src/mls.js";
+import { members, ratchetTree, transcript } from "../src/mls.js";
 import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse, toBase64 } from "../src/wire.js";
 import type { MigrationResponse } from "../src/wire.js";
 import { type FakeDs, FakeNetwork, refuse } from "./fake.js";
@@ -60,6 +60,13 @@ class User {
   take(kind: string): ClientEvent[] {
     return this.events.filter((e) => e.event === kind);
   }
+}
+
+/** Whether each Commit that a user has made was accepted, undefined while they cannot know. */
+function fates({ events }: User): (boolean | undefined)[] {
+  const ended = new Map<string, boolean>();
+  for (const e of events) if (e.event === "commit_ended") ended.set(e.to, e.accepted);
+  return events.flatMap((e) => (e.event === "commit" ? [ended.get(e.to)] : []));
 }
 
 /** A user who can be added. */
@@ -141,6 +148,10 @@ describe("a group at one Delivery Service", () => {
     await carol.sync();
     together(alice, bob, carol);
     assert.equal(Number(alice.group.state.groupContext.epoch), 4);
+    assert.deepEqual(fates(alice), [true, true, false, true]);
+    const steps = alice.events.flatMap((e) => (e.event === "commit" ? [[e.from, e.to]] : []));
+    const [raced] = bob.events.flatMap((e) => (e.event === "commit" ? [[e.from, e.to]] : []));
+    assert.deepEqual([steps[2]![0], steps[3]], [raced![0], [raced![1], transcript(alice.group.state)]]);
   });
 
   test("a message that came too late for its epoch is encrypted again", async () => {
@@ -164,11 +175,13 @@ describe("a group at one Delivery Service", () => {
       return answer;
     };
     await assert.rejects(alice.client.update(alice.group), { status: 502 }); // it was accepted all the same
+    assert.deepEqual(fates(alice), [true, undefined]);
     await alice.client.add(alice.group, (await published(`carol${rooms}`)).id);
     await bob.sync();
     together(alice, bob);
     assert.equal(members(alice.group.state).length, 3);
     assert.equal(Number(alice.group.state.groupContext.epoch), 3);
+    assert.deepEqual(fates(alice), [true, true, true]);
   });
 
   test("the Delivery Service proposes a Remove: it is committed before anything else", async () => {
@@ -348,6 +361,7 @@ describe("a migration", () => {
     together(alice, bob);
     net.ds(s).outcome = "confirm";
     assert.equal((await alice.client.migrate(alice.group, t)).state, "moved");
+    assert.deepEqual(fates(alice), [true, false, true]);
   });
 
   test("its client can give it up while the group is frozen", async () => {
@@ -430,6 +444,7 @@ describe("a migration", () => {
     await assert.rejects(alice.client.migrate(alice.group, t), { status: 403 });
     await alice.client.update(alice.group);
     assert.deepEqual([alice.group.ds, alice.group.migration, alice.group.pending], [s, undefined, undefined]);
+    assert.deepEqual(fates(alice), [false, true]);
   });
 
   test("a lost race is tried again with a new offer", async () => {

@@ -74,6 +74,16 @@ test("two drivers, a group, a migration and a restart", async (t) => {
   assert.deepEqual([created.epoch, created.term, created.ds], [0, 0, "s.example"]);
   await alice.ask("add", { user: session.user });
   assert.equal((await bob.ask("join", { group: created.group })).epoch, 1);
+  const own = await alice.ask("take", { kinds: ["commit", "commit_ended"] });
+  assert.deepEqual(
+    own.map((e: any) => [e.event, e.to, e.accepted]),
+    [
+      ["commit", own[0].to, undefined],
+      ["commit_ended", own[0].to, true],
+    ],
+  );
+  assert.deepEqual(await alice.ask("take", { kinds: ["commit", "commit_ended"] }), []);
+  assert.equal((await alice.ask("state")).confirmed_transcript_hash, own[0].to);
   await alice.ask("send", { text: "hello" });
   assert.equal((await bob.ask("wait_for", { kind: "message", text: "hello" })).sender, "@alice:h.example");
 
