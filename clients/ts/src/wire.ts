@@ -128,22 +128,65 @@ const epoch: Codec<bigint> = {
   },
 };
 
+/** The kinds of steps in a lineage (profile, section 10). */
+const MIGRATION = 1;
+const RECLAIM = 2;
+const RECOVER = 3;
+
+const claimKind: Codec<typeof RECLAIM | typeof RECOVER> = {
+  write: (w, v) => w.uint(BigInt(v), 1),
+  read: (r) => {
+    const v = Number(r.uint(1));
+    return v === RECLAIM || v === RECOVER ? v : fail("a claim of unknown kind");
+  },
+};
+
 const NONCE_SIZE = 32;
-const HASH_SIZE = 32;
 
 const nonce: Codec<Uint8Array> = {
   write: (w, v) => (v.length === NONCE_SIZE ? w.bytes(v) : fail("a nonce has 32 bytes")),
   read: (r) => r.bytes(NONCE_SIZE),
 };
 
-/** A SHA-256 in a vector. */
-const hash: Codec<Uint8Array> = {
+/** A SHA-256 or a nonce in a vector. */
+const opaque32: Codec<Uint8Array> = {
   write: opaque.write,
   read: (r) => {
     const v = r.vector();
-    return v.length === HASH_SIZE ? v : fail("a hash has 32 bytes");
+    return v.length === 32 ? v : fail("not 32 bytes");
   },
 };
+
+/** Items one after another in a vector. */
+function list<T>(item: Codec<T>): Codec<T[]> {
+  return {
+    write: (w, values) => {
+      const items = new Writer();
+      for (const v of values) item.write(items, v);
+      w.vector(items.done());
+    },
+    read: (r) => {
+      const items = new Reader(r.vector());
+      const values: T[] = [];
+      while (!items.empty) values.push(item.read(items));
+      return values;
+    },
+  };
+}
+
+function optional<T>(item: Codec<T>): Codec<T | undefined> {
+  return {
+    write: (w, v) => {
+      w.uint(v === undefined ? 0n : 1n, 1);
+      if (v !== undefined) item.write(w, v);
+    },
+    read: (r) => {
+      const present = r.uint(1);
+      if (present > 1n) fail("a presence octet above 1");
+      return present === 1n ? item.read(r) : undefined;
+    },
+  };
+}
 
 function struct<F extends Record<string, Codec<any>>>(fields: F): Codec<{ [K in keyof F]: TypeOf<F[K]> }> {
   const entries = Object.entries(fields);
@@ -195,12 +238,85 @@ export const migrationConfirmation = signed("MigrationConfirmation", { domainNam
 export type MigrationConfirmation = TypeOf<typeof migrationConfirmation>;
 
 /** Profile, section 1: the source's other decision. */
-export const migrationAbort = signed("MigrationAbort", { migrationId: hash, sourceDomain: text });
+export const migrationAbort = signed("MigrationAbort", { migrationId: opaque32, sourceDomain: text });
 export type MigrationAbort = TypeOf<typeof migrationAbort>;
 
 /** Profile, section 5: the target's entry for external_senders, which takes the place of the source's. */
-export const externalSenderOffer = signed("ExternalSenderOffer", { migrationId: hash, externalSender: opaque });
+export const externalSenderOffer = signed("ExternalSenderOffer", { migrationId: opaque32, externalSender: opaque });
 export type ExternalSenderOffer = TypeOf<typeof externalSenderOffer>;
+
+/** Profile, section 10: a server's word that it hosts the group from an epoch on, in a term that no migration led to. */
+export const lineageClaim = signed("LineageClaim", {
+  kind: claimKind,
+  domainName: text,
+  groupId: opaque,
+  term: epoch,
+  epoch,
+});
+export type LineageClaim = TypeOf<typeof lineageClaim>;
+
+const archived = struct({ message: opaque, keyId: text, keyObject: opaque });
+
+/** Profile, section 10: a message with what a later reader needs to verify it. Absent is three empty vectors. */
+export type SignedMessage = TypeOf<typeof archived>;
+
+const maybeSignedMessage: Codec<SignedMessage | undefined> = {
+  write: (w, v) => archived.write(w, v ?? { message: new Uint8Array(), keyId: "", keyObject: new Uint8Array() }),
+  read: (r) => {
+    const v = archived.read(r);
+    if (v.message.length === 0 && v.keyId === "" && v.keyObject.length === 0) return undefined;
+    return v.message.length > 0 && v.keyId !== "" ? v : fail("a signed message without message or key id");
+  },
+};
+
+const signedMessage: Codec<SignedMessage> = {
+  write: archived.write,
+  read: (r) => maybeSignedMessage.read(r) ?? fail("a signed message is missing"),
+};
+
+/** Profile, section 10: how a group came to its next Delivery Service. */
+export type LineageStep =
+  | {
+      kind: typeof MIGRATION;
+      migrationResponse: SignedMessage;
+      migrationConfirmation: SignedMessage;
+      targetMigrationComplete?: SignedMessage;
+    }
+  | { kind: typeof RECLAIM | typeof RECOVER; lineageClaim: SignedMessage };
+
+export const lineageStep: Codec<LineageStep> = {
+  write: (w, step) => {
+    w.uint(BigInt(step.kind), 1);
+    if (step.kind !== MIGRATION) return signedMessage.write(w, step.lineageClaim);
+    signedMessage.write(w, step.migrationResponse);
+    signedMessage.write(w, step.migrationConfirmation);
+    maybeSignedMessage.write(w, step.targetMigrationComplete);
+  },
+  read: (r) => {
+    const kind = Number(r.uint(1));
+    if (kind === RECLAIM || kind === RECOVER) return { kind, lineageClaim: signedMessage.read(r) };
+    if (kind !== MIGRATION) fail("a step of unknown kind");
+    const migrationResponse = signedMessage.read(r);
+    const migrationConfirmation = signedMessage.read(r);
+    const targetMigrationComplete = maybeSignedMessage.read(r);
+    return { kind, migrationResponse, migrationConfirmation, ...(targetMigrationComplete && { targetMigrationComplete }) };
+  },
+};
+
+const preimage = struct({ creatingServer: text, roomId: text, nonce: opaque32 });
+const anyLineage = struct({ creatingServer: text, preimage: optional(preimage), roomId: text, steps: list(lineageStep) });
+
+/** Profile, section 10: who hosted the group, from its creation on; the term is the number of steps. */
+export type Lineage = TypeOf<typeof anyLineage>;
+
+export const lineage: Codec<Lineage> = {
+  write: anyLineage.write,
+  read: (r) => {
+    const v = anyLineage.read(r);
+    const own = v.preimage === undefined || v.preimage.creatingServer === v.creatingServer;
+    return own ? v : fail("a preimage of another creating server");
+  },
+};
 
 /** Profile, section 7: the identity in a leaf's basic credential. */
 export const leafIdentity = struct({ userId: name, deviceId: name });

@@ -20,12 +20,18 @@ const codecs: Record<string, wire.Codec<any>> = {
   target_migration_complete: wire.targetMigrationComplete,
   migration_confirmation: wire.migrationConfirmation,
   migration_abort: wire.migrationAbort,
+  external_sender_offer: wire.externalSenderOffer,
+  lineage: wire.lineage,
+  lineage_step: wire.lineageStep,
+  lineage_claim: wire.lineageClaim,
   leaf_identity: wire.leafIdentity,
 };
 const decodes = ["valid", "invalid-request", "bad-signature", "wrong-signer", "wrong-label"];
 
 /** A decoded value as the vectors write it: the draft's names, hexadecimal bytes. */
 function plain(value: any): any {
+  if (value === undefined) return null;
+  if (Array.isArray(value)) return value.map(plain);
   if (value instanceof Uint8Array) return Buffer.from(value).toString("hex");
   if (typeof value === "bigint") return value > Number.MAX_SAFE_INTEGER ? String(value) : Number(value);
   if (typeof value !== "object") return value;
