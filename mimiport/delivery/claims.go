@@ -28,19 +28,28 @@ func (s *Service) ShowLineage(ctx context.Context, c Caller, id []byte, req *Lin
 	if _, _, err := s.checkChain(ctx, id, l); err != nil {
 		return nil, err
 	}
-	own, err := mimiport.UnmarshalLineage(g.Lineage)
-	if err != nil {
-		return nil, err
-	}
-	if len(l.Steps) > len(own.Steps) {
-		if !begins(own, l) {
-			return nil, badLineage(id, "it is not the lineage known here")
-		}
-		if err := s.learn(ctx, g, &l.Steps[len(own.Steps)], req); err != nil {
+	for range 2 { // what was staged here may have gone on from here, too
+		if err := s.heed(ctx, id, l, req); err != nil {
 			return nil, err
 		}
 	}
 	return s.host(ctx, id)
+}
+
+// heed takes the step of a verified lineage that follows what this server knows of the group, if there is one.
+func (s *Service) heed(ctx context.Context, id []byte, l *mimiport.Lineage, req *LineageRequest) error {
+	g, err := s.group(ctx, id)
+	if err != nil {
+		return err
+	}
+	own, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil || len(l.Steps) <= len(own.Steps) {
+		return err
+	}
+	if !begins(own, l) {
+		return badLineage(id, "it is not the lineage known here")
+	}
+	return s.learn(ctx, g, &l.Steps[len(own.Steps)], req)
 }
 
 // heedPointer looks at where the room says that its group is: shown there a confirmation of its own that it does not remember, this
@@ -91,7 +100,7 @@ func (s *Service) learn(ctx context.Context, g *Group, step *mimiport.LineageSte
 	switch g.State {
 	case GroupStaged:
 		return s.learnOutcome(ctx, g, step)
-	case GroupActive, GroupFrozen:
+	case GroupActive, GroupFrozen, GroupStopped:
 		if step.Kind == mimiport.StepMigration {
 			return s.recall(ctx, g, step, req)
 		}
@@ -118,17 +127,19 @@ func (s *Service) recall(ctx context.Context, g *Group, step *mimiport.LineageSt
 	if err != nil {
 		return err
 	}
-	id := response.ID()
-	_, err = s.Store.Migration(ctx, id)
+	m, err := s.Store.Migration(ctx, response.ID())
 	if errors.Is(err, ErrNotFound) {
 		return s.stop(ctx, g, s.forgotten(g, response, step), EvidenceOwnForgotten, req)
 	}
 	if err != nil {
 		return err
 	}
+	if err := s.apply(ctx, &Change{Evidence: []Evidence{s.evidence(m, EvidenceOwnForgotten, req.Lineage, "")}}); err != nil {
+		return err
+	}
 	defer s.locks.lock(g.ID)()
 	return retryConflicts(func() error {
-		return s.stepSource(ctx, nil, id, func(*migration.Migration) (migration.Event, error) {
+		return s.stepSource(ctx, nil, m.ID, func(*migration.Migration) (migration.Event, error) {
 			return migration.Recall{Confirmation: step.Confirmation}, nil
 		})
 	})
@@ -164,10 +175,18 @@ func (s *Service) stop(ctx context.Context, g *Group, m *migration.Migration, ki
 		if err != nil {
 			return err
 		}
-		if !hosted(g) {
+		if !mine(g) {
 			return nil
 		}
 		s.Log.Error("the group is elsewhere in a later term: this server stops", "group", fmt.Sprintf("%x", g.ID), "term", g.Term)
+		if g.State == GroupFrozen { // or a vote could still have it confirm a move that nobody waits for
+			if err := s.stepSource(ctx, nil, g.Migration, s.givesUp(errors.New("the group is elsewhere in a later term"))); err != nil {
+				return err
+			}
+			if g, err = s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term}); err != nil {
+				return err
+			}
+		}
 		g.State, g.Migration = GroupMoved, mimiport.MigrationID{}
 		change := &Change{Group: g, Migration: m, Evidence: []Evidence{{GroupID: g.ID, Kind: kind, Data: req.Lineage, At: s.Now()}}}
 		if m != nil {
@@ -190,47 +209,62 @@ func truncated(encoded []byte, term uint64) ([]byte, error) {
 }
 
 // Reclaim takes back a group from a target that is lost for good after the decision: a new term begins here, with the state that
-// the target was given (profile, section 6). It is unsafe if the target is only unreachable: what it accepts is lost. It is for
-// operators.
+// the target was given (profile, section 6). It is unsafe if the target is only unreachable: what it accepts is lost. A group that was
+// stopped goes on from where it is here: what its members have seen since is lost. It is for operators.
 func (s *Service) Reclaim(ctx context.Context, id []byte) (*HostResponse, error) {
 	defer s.locks.lock(id)()
 	g, err := s.group(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if g.State != GroupMoved {
-		return nil, &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: errors.New("the group has not moved away from here")}
-	}
-	m, err := s.record(ctx, g.Migration)
+	encoded, change, err := s.reclaimed(ctx, g)
 	if err != nil {
 		return nil, err
-	}
-	if m.Role != migration.Source || m.Epoch+1 != g.Epoch {
-		return nil, &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: errors.New("what the target was given is not here")}
 	}
 	l, err := s.live(ctx, g)
 	if errors.Is(err, ErrNotFound) {
-		return nil, &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: errors.New("the group's state is past its retention")}
+		return nil, cannotReclaim(id, "the group's state is past its retention")
 	}
 	if err != nil {
 		return nil, err
-	}
-	encoded, err := s.extendLineage(ctx, g.Lineage, m)
-	if err != nil {
-		return nil, err
-	}
-	confirmation := s.toTarget(m, RowConfirmation)
-	change := &Change{
-		Done: []RowKey{confirmation.Key()},
-		Rows: []Row{{
-			Destination: m.Target, Queue: "lineage/" + m.ID.String(), Order: 1, Kind: RowLineage,
-			GroupID: id, Term: m.Term + 1, Migration: m.ID, Due: s.Now(),
-		}},
 	}
 	if err := s.claim(ctx, mimiport.StepReclaim, g, encoded, l.mls, change); err != nil {
 		return nil, err
 	}
 	return s.host(ctx, id)
+}
+
+func cannotReclaim(id []byte, why string) error {
+	return &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: errors.New(why)}
+}
+
+// reclaimed is the lineage of a group up to the term that a reclaim ends, and what goes with the claim: the target, should it come back,
+// is shown how the group went on, and no confirmation any more.
+func (s *Service) reclaimed(ctx context.Context, g *Group) (lineage []byte, change *Change, err error) {
+	switch g.State {
+	case GroupStopped:
+		return g.Lineage, &Change{}, nil
+	case GroupMoved:
+	default:
+		return nil, nil, cannotReclaim(g.ID, "the group has not moved away from here, nor was it stopped")
+	}
+	m, err := s.record(ctx, g.Migration)
+	if err != nil {
+		return nil, nil, err
+	}
+	if m.Role != migration.Source || m.Epoch+1 != g.Epoch {
+		return nil, nil, cannotReclaim(g.ID, "what the target was given is not here")
+	}
+	confirmation := s.toTarget(m, RowConfirmation)
+	change = &Change{
+		Done: []RowKey{confirmation.Key()},
+		Rows: []Row{{
+			Destination: m.Target, Queue: "lineage/" + m.ID.String(), Order: 1, Kind: RowLineage,
+			GroupID: g.ID, Term: m.Term + 1, Migration: m.ID, Due: s.Now(),
+		}},
+	}
+	lineage, err = s.extendLineage(ctx, g.Lineage, m)
+	return lineage, change, err
 }
 
 // showLineage shows the server that a group was reclaimed from how it went on, should it come back.
@@ -288,7 +322,8 @@ func (s *Service) Recover(ctx context.Context, id []byte, req *RecoverRequest) (
 	return s.host(ctx, id)
 }
 
-// mayRecover fails for a group that is hosted here, or whose lineage here is another one or longer.
+// mayRecover fails for a group that is here or on its way, or where the lineage does not go on from what this server knows: what it has
+// confirmed itself included.
 func (s *Service) mayRecover(ctx context.Context, id []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, id)
 	if errors.Is(err, ErrNotFound) {
@@ -297,14 +332,10 @@ func (s *Service) mayRecover(ctx context.Context, id []byte, l *mimiport.Lineage
 	if err != nil {
 		return err
 	}
-	own, err := mimiport.UnmarshalLineage(known.Lineage)
-	if err != nil {
-		return err
+	if known.State != GroupMoved {
+		return &mimiport.Error{Op: "recover", Kind: mimiport.KindConflict, Group: id, Err: fmt.Errorf("the group is %s here", known.State)}
 	}
-	if known.State != GroupMoved && known.State != GroupStaged || !begins(own, l) {
-		return &mimiport.Error{Op: "recover", Kind: mimiport.KindConflict, Group: id, Err: errors.New("the group is here, or another lineage of it is known")}
-	}
-	return nil
+	return s.continues(ctx, known, l)
 }
 
 // claim begins a new term here: old's lineage, encoded, ends at the host that is lost.
@@ -325,10 +356,15 @@ func (s *Service) claim(ctx context.Context, kind mimiport.StepKind, old *Group,
 	if encoded, err = l.Marshal(); err != nil {
 		return err
 	}
+	key := GroupKey{old.ID, term}
+	version, err := s.vacant(ctx, key)
+	if err != nil {
+		return err
+	}
 	g := *old
-	g.Term, g.Version, g.State, g.Epoch, g.NextSeq = term, 0, GroupActive, state.Epoch(), 1
+	g.Term, g.Version, g.State, g.Epoch, g.NextSeq = term, version, GroupActive, state.Epoch(), 1
 	g.Migration, g.Lineage, g.CreatedAt = mimiport.MigrationID{}, encoded, s.Now()
-	change.Group = &g
+	change.Group, change.Drop = &g, &key // what a migration of that term has staged
 	change.Snapshots = []Snapshot{snapshotOf(&g, &live{mls: state, seq: 1})}
 	return s.apply(ctx, change)
 }

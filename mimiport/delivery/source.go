@@ -516,11 +516,15 @@ func (s *Service) giveUp(ctx context.Context, id mimiport.MigrationID, row *Row,
 	}
 	defer s.locks.lock(m.GroupID)()
 	return retryConflicts(func() error {
-		return s.stepSource(ctx, row, id, func(m *migration.Migration) (migration.Event, error) {
-			abort, err := s.abortion(m)
-			return migration.GiveUp{Abort: abort, Reason: reason.Error()}, err
-		})
+		return s.stepSource(ctx, row, id, s.givesUp(reason))
 	})
+}
+
+func (s *Service) givesUp(reason error) func(*migration.Migration) (migration.Event, error) {
+	return func(m *migration.Migration) (migration.Event, error) {
+		abort, err := s.abortion(m)
+		return migration.GiveUp{Abort: abort, Reason: reason.Error()}, err
+	}
 }
 
 // AbortMigration implements API: for the migrating user, or whoever may migrate the group.

@@ -295,22 +295,27 @@ func (s *Service) stagedRow(ctx context.Context, m *migration.Migration, a *arri
 		Protocol: a.next.Protocol(), CipherSuite: a.next.CipherSuite(), Epoch: a.next.Epoch(), Migration: m.ID,
 		Lineage: lineage, CreatedAt: s.Now(),
 	}
-	old, err := s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term})
+	g.Version, err = s.vacant(ctx, GroupKey{g.ID, g.Term})
+	return g, err
+}
+
+// vacant gives the version of the row that a group's row in a new term takes the place of: zero, or that of one that was dropped.
+func (s *Service) vacant(ctx context.Context, key GroupKey) (version uint64, err error) {
+	old, err := s.Store.GroupAt(ctx, key)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return g, nil
+		return 0, nil
 	case err != nil:
-		return nil, err
+		return 0, err
 	case old.State == GroupStaged:
-		return nil, &mimiport.Error{
-			Op: "stage", Kind: mimiport.KindInProgress, Group: g.ID,
+		return 0, &mimiport.Error{
+			Op: "stage", Kind: mimiport.KindInProgress, Group: key.ID,
 			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("another migration of the group is staged here"),
 		}
 	case old.State != GroupDropped:
-		return nil, mimiport.Errorf("stage", mimiport.KindConflict, "the group has been here in that term")
+		return 0, mimiport.Errorf("stage", mimiport.KindConflict, "the group has been here in that term")
 	}
-	g.Version = old.Version
-	return g, nil
+	return old.Version, nil
 }
 
 // importedLog is the log that members find here: what the source sent along, then the migration Commit and its Welcome.

@@ -1,0 +1,165 @@
+package delivery_test
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// held is what a member holds, to recover a group from.
+func (p *play) held(l *delivery.LineageRequest) *delivery.RecoverRequest {
+	return &delivery.RecoverRequest{
+		BindGroupRequest: delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()},
+		Lineage:          l.Lineage,
+	}
+}
+
+func (p *play) allow(ds, policy string) {
+	p.t.Helper()
+	if _, err := p.services[ds].SetPolicy(p.t.Context(), json.RawMessage(policy)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// expectAt checks where a server says that the group is.
+func (p *play) expectAt(ds, at string, term uint64) {
+	p.t.Helper()
+	host, err := p.services[ds].Host(p.t.Context(), caller(alice), p.id)
+	if err != nil || host.DeliveryService != at || host.Term != term {
+		p.t.Errorf("%s says that the group is at %+v, %v; want %s in term %d", ds, host, err, at, term)
+	}
+}
+
+// expectKept checks the one piece of evidence that a server keeps.
+func (p *play) expectKept(ds string, kind delivery.EvidenceKind) {
+	p.t.Helper()
+	kept, err := p.stores[ds].Evidence(p.t.Context(), p.id)
+	if err != nil || len(kept) != 1 || kept[0].Kind != kind {
+		p.t.Errorf("the evidence at %s is %+v, %v", ds, kept, err)
+	}
+}
+
+// TestReclaimedWhileStaged: a target that waits for the decision, and is shown it together with the reclaim, does not accept: not even
+// until it is told once more.
+func TestReclaimedWhileStaged(t *testing.T) {
+	p := newPlay(t)
+	down := true
+	p.lost = func(to, what string) bool { return down && to == serverB && what != "content" && what != "status" }
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	p.expect(a, "decided", "staged")
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	p.group = a.commit.Next
+	down = false
+	p.now = p.now.Add(time.Hour)
+	if err := p.show(serverB, p.lineage(serverA)); err != nil {
+		t.Fatal(err)
+	}
+	p.expectAt(serverB, serverA, 2)
+	p.expectKept(serverB, delivery.EvidenceHigherTerm)
+	p.run()
+	p.expectAt(serverB, serverA, 2)
+	p.expectHosted(serverA, 2)
+}
+
+// TestReclaimAfterDrop: a reclaim takes the place of what a migration back has staged here and left, and its confirmation, should it come
+// after all, revives nothing.
+func TestReclaimAfterDrop(t *testing.T) {
+	p := newPlay(t)
+	p.move(serverA, serverB, bob)
+	p.lost = func(_, what string) bool { return what == "vote" }
+	back := p.begin(serverB, serverA, alice)
+	p.run()
+	p.expect(back, "frozen", "staged")
+	if _, err := p.services[serverA].DropStaged(t.Context(), back.id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	p.expectHosted(serverA, 2)
+	_, err := p.services[serverA].ConfirmMigration(t.Context(), caller(alice), back.id, p.confirmation(back))
+	expectKind(t, err, mimiport.KindEnded)
+	p.expectHosted(serverA, 2)
+
+	// The server that the group was taken from gives up its own migration as soon as it hears: no vote can decide it any more.
+	p.lost = func(_, what string) bool { return what == "content" }
+	p.now = p.now.Add(time.Second)
+	p.run()
+	p.expect(back, "aborted", "dropped")
+	p.expectAt(serverB, serverA, 2)
+	p.now = p.now.Add(time.Hour)
+	p.lost = func(string, string) bool { return false }
+	p.run()
+	p.expect(back, "aborted", "dropped")
+	p.expectAt(serverB, serverA, 2)
+}
+
+// TestRecoverAfterDrop: a group whose source is lost is recovered at the target that waited for its decision, once that waits no more.
+func TestRecoverAfterDrop(t *testing.T) {
+	p := newPlay(t)
+	p.allow(serverB, `{"recover":true}`)
+	p.lost = func(_, what string) bool { return what == "vote" }
+	a := p.begin(serverA, serverB, bob)
+	held := p.held(p.lineage(serverA))
+	p.run()
+	p.expect(a, "frozen", "staged")
+	_, err := p.services[serverB].Recover(t.Context(), p.id, held)
+	expectKind(t, err, mimiport.KindConflict)
+	if _, err := p.services[serverB].DropStaged(t.Context(), a.id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.services[serverB].Recover(t.Context(), p.id, held); err != nil {
+		t.Fatal(err)
+	}
+	p.expectHosted(serverB, 1)
+	_, err = p.services[serverB].ConfirmMigration(t.Context(), caller(bob), a.id, p.confirmation(a))
+	expectKind(t, err, mimiport.KindEnded)
+
+	// A was not lost after all, and still waits for the vote when it hears.
+	p.allow(serverA, `{"accept_claims":true}`)
+	if err := p.show(serverA, p.lineage(serverB)); err != nil {
+		t.Fatal(err)
+	}
+	p.lost = func(string, string) bool { return false }
+	p.now = p.now.Add(10 * time.Second)
+	p.run()
+	p.expect(a, "aborted", "dropped")
+	p.expectAt(serverA, serverB, 1)
+	p.expectKept(serverA, delivery.EvidenceHigherTerm)
+}
+
+// TestRecoverBehind: a server that has confirmed a group away does not recover it from before: that would be a second host of one term.
+func TestRecoverBehind(t *testing.T) {
+	p := newPlay(t)
+	p.allow(serverA, `{"recover":true}`)
+	held := p.held(p.lineage(serverA))
+	p.move(serverA, serverB, bob)
+	_, err := p.services[serverA].Recover(t.Context(), p.id, held)
+	expectKind(t, err, mimiport.KindInvalid)
+	if _, err := p.services[serverA].Recover(t.Context(), p.id, p.held(p.lineage(serverB))); err != nil {
+		t.Error(err)
+	}
+	p.expectHosted(serverA, 2)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+}
+
+// TestRestoredKeepsEvidence: whatever a restored source has done about a migration that it had confirmed, shown its confirmation it keeps
+// the evidence.
+func TestRestoredKeepsEvidence(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	backup := p.copyOf(serverA, a.id)
+	p.run()
+	p.restore(serverA, backup)
+	if err := p.show(serverA, p.lineage(serverB)); err != nil {
+		t.Fatal(err)
+	}
+	p.expectKept(serverA, delivery.EvidenceOwnForgotten)
+}
