@@ -69,20 +69,41 @@ func (e Vote) step(m Migration) (Migration, []Action, error) {
 	return m, []Action{MoveGroup, SendConfirmation}, nil
 }
 
-// Deadline is the time that a record waits for: S's decide_by, or the expiry of T's offer.
+// Deadline ends a record that has nothing Left to wait for: S's decide_by or the expiry of T's offer has come. Another record does not change.
 type Deadline struct {
 	At    time.Time
 	Abort Signed // S only
 }
 
 func (e Deadline) step(m Migration) (Migration, []Action, error) {
-	switch {
-	case m.State == Frozen && !e.At.Before(m.DecideBy):
+	if m.Left(e.At) > 0 {
+		return m, nil, nil
+	}
+	switch m.State {
+	case Frozen:
 		return m.abort(e.Abort, "no vote before decide_by")
-	case m.State == Offered && !e.At.Before(m.ExpiresAt):
+	case Offered:
 		m.State, m.Reason = Dropped, "the offer expired"
 	}
 	return m, nil, nil
+}
+
+// Left is how long a record waits yet, by a clock that is at a time: S for the vote, T for the content; 0 for what waits no more. Nor
+// is anything left by a clock from before the record: it has gone back, and might do so again. Until the end has been written, a vote
+// or a content counts all the same.
+func (m Migration) Left(at time.Time) time.Duration {
+	deadline := m.ExpiresAt
+	switch m.State {
+	case Frozen:
+		deadline = m.DecideBy
+	case Offered:
+	default:
+		return 0
+	}
+	if at.Before(m.CreatedAt) {
+		return 0
+	}
+	return max(deadline.Sub(at), 0)
 }
 
 // GiveUp aborts before the decision: T refused for good, policy changed, or the client asked.

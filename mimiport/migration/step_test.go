@@ -16,7 +16,8 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 var (
-	start    = time.Unix(1_700_000_000, 0)
+	created  = time.Unix(1_700_000_000, 0)
+	start    = created.Add(time.Second)
 	decideBy = start.Add(time.Minute)
 	hash     = []byte("content hash")
 )
@@ -33,6 +34,9 @@ var events = []struct {
 	{"vote for another content", migration.Vote{ContentHash: []byte("other"), Complete: signed("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"), At: start}},
 	{"clock before the deadline", migration.Deadline{At: start, Abort: signed("abort")}},
 	{"clock at the deadline", migration.Deadline{At: decideBy, Abort: signed("abort")}},
+	{"clock before the record", migration.Deadline{At: created.Add(-1), Abort: signed("abort")}},
+	{"vote before the record", migration.Vote{ContentHash: hash, Complete: signed("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"), At: created.Add(-1)}},
+	{"content before the record", migration.Content{ContentHash: hash, Complete: signed("vote"), At: created.Add(-1)}},
 	{"giving up", migration.GiveUp{Abort: signed("abort"), Reason: "asked to"}},
 	{"acknowledgement", migration.Ack{}},
 	{"content in time", migration.Content{ContentHash: hash, Complete: signed("vote"), At: start}},
@@ -48,7 +52,7 @@ var events = []struct {
 
 // in is a record in a state, as it comes to it.
 func in(s migration.State) migration.Migration {
-	m := migration.Migration{State: s, DecideBy: decideBy, ExpiresAt: decideBy, ContentHash: hash}
+	m := migration.Migration{State: s, CreatedAt: created, DecideBy: decideBy, ExpiresAt: decideBy, ContentHash: hash}
 	switch s {
 	case migration.Offered:
 		m.ContentHash, m.DecideBy = nil, time.Time{}
