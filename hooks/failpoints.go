@@ -142,6 +142,10 @@ func (s *failingStore) Retry(ctx context.Context, key delivery.RowKey, attempts 
 	return s.at.around("retry", func() error { return s.store.Retry(ctx, key, attempts, due) })
 }
 
+func (s *failingStore) Hasten(ctx context.Context, now time.Time) error {
+	return s.at.around("hasten", func() error { return s.store.Hasten(ctx, now) })
+}
+
 func (s *failingStore) PutSetting(ctx context.Context, name string, value json.RawMessage) error {
 	return s.at.around("setting", func() error { return s.store.PutSetting(ctx, name, value) })
 }

@@ -87,6 +87,22 @@ func (s *Store) Retry(ctx context.Context, key delivery.RowKey, attempts int, du
 	})
 }
 
+// Hasten implements delivery.Store. It finds the queues by their index: most of what is far ahead is purges.
+func (s *Store) Hasten(ctx context.Context, now time.Time) error {
+	return s.transact(ctx, "hasten", func(tx *tx) error {
+		ahead := Millis(now.Add(delivery.MaxWait))
+		if _, err := tx.exec(ctx, `UPDATE mimiport_outbox SET due_at = $1 WHERE due_at > $2 AND kind <> $3
+			AND (destination, queue) IN (SELECT destination, queue FROM mimiport_queues WHERE due_at > $2)`,
+			Millis(now), ahead, delivery.RowPurge); err != nil {
+			return err
+		}
+		_, err := tx.exec(ctx, `UPDATE mimiport_queues AS q SET due_at = $1 WHERE due_at > $2 AND EXISTS (
+			SELECT 1 FROM mimiport_outbox WHERE destination = q.destination AND queue = q.queue AND row_order = q.row_order AND due_at <= $2)`,
+			Millis(now), ahead)
+		return err
+	})
+}
+
 // Claim implements delivery.Store.
 func (s *Store) Claim(ctx context.Context, key delivery.RowKey) (release func(), err error) {
 	if s.engine.Locks == nil {

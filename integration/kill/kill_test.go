@@ -63,7 +63,7 @@ var plots = []plot{
 var sample = map[int]string{1: "after", 2: "after", 3: "before", 4: "after", 11: "after", 12: "before", 20: "before"}
 
 // elsewhere are points that are no part of a hand-over: what precedes it, and what is for later.
-var elsewhere = []string{"apply/group-reserved", "apply/group-active", "setting", "forget", "apply/rows", "apply/evidence", "apply/snapshot", "apply/purge"}
+var elsewhere = []string{"apply/group-reserved", "apply/group-active", "setting", "forget", "hasten", "apply/rows", "apply/evidence", "apply/snapshot", "apply/purge"}
 
 // Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes after a crash
 // is the one that runs every time." A server is killed at each durable write and each send, before and after it, while both members

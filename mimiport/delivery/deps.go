@@ -25,6 +25,7 @@ const (
 	GroupReserved GroupState = "reserved" // the id is handed out, no group is bound to it
 	GroupActive   GroupState = "active"
 	GroupFrozen   GroupState = "frozen"  // a migration awaits its decision
+	GroupStopped  GroupState = "stopped" // its members are in a later epoch: a backup was restored; an operator decides
 	GroupMoved    GroupState = "moved"   // decided; the redirect is kept for good
 	GroupStaged   GroupState = "staged"  // voted for: waits for the source's decision
 	GroupDropped  GroupState = "dropped" // was staged and is not coming
@@ -90,6 +91,10 @@ type Entry struct {
 	Migration  *mimiport.MigrationID   // of a migration Commit
 	At         time.Time
 }
+
+// MaxWait is the longest that a group may be frozen and an offer may last (profile, section 6), and the furthest ahead that a row
+// is due, but for purges.
+const MaxWait = 10 * time.Minute
 
 // Row is one thing to do, once, not before its time: a message to deliver or a deadline to keep. Rows of one destination
 // and queue are done in the order of their numbers; different queues know no order.
@@ -191,6 +196,8 @@ const (
 	EvidenceBothOutcomes  EvidenceKind = "both-outcomes"  // a source signed the confirmation and the abort
 	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server signed what it does not remember
 	EvidenceHigherTerm    EvidenceKind = "higher-term"    // the group is elsewhere in a later term
+	EvidenceLaterEpoch    EvidenceKind = "later-epoch"    // a member is in a later epoch than this server
+	EvidenceStopped       EvidenceKind = "stopped"        // so is another one: the group was stopped
 )
 
 // Content is the exact MigrationContent that a source sends or a target has voted for.
@@ -241,6 +248,10 @@ type Store interface {
 	Claim(ctx context.Context, key RowKey) (release func(), err error)
 	// Retry puts a row off.
 	Retry(ctx context.Context, key RowKey, attempts int, due time.Time) error
+
+	// Hasten makes due now what is further ahead than MaxWait, but purges: this server's clock has gone back. It looks at the first
+	// row of each queue, and at the others where that one is ahead.
+	Hasten(ctx context.Context, now time.Time) error
 
 	// Evidence lists what is kept about a group, oldest first.
 	Evidence(ctx context.Context, groupID []byte) ([]Evidence, error)

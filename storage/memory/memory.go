@@ -432,6 +432,29 @@ func (s *Store) Retry(_ context.Context, key delivery.RowKey, attempts int, due 
 	return nil
 }
 
+// Hasten implements delivery.Store.
+func (s *Store) Hasten(_ context.Context, now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	limit := stamp(now.Add(delivery.MaxWait))
+	for _, h := range s.heads() {
+		if !h.row.Due.After(limit) {
+			continue
+		}
+		for _, r := range s.rows.from(delivery.RowKey{Destination: h.row.Destination, Queue: h.row.Queue}) {
+			if r.Destination != h.row.Destination || r.Queue != h.row.Queue {
+				break
+			}
+			if r.Due.After(limit) && r.Kind != delivery.RowPurge {
+				sooner := *r
+				sooner.Due = stamp(now)
+				put(new(transaction), &s.rows, r.Key(), &sooner)
+			}
+		}
+	}
+	return nil
+}
+
 // GroupsInRoom implements delivery.Store.
 func (s *Store) GroupsInRoom(ctx context.Context, roomID string) (found []delivery.Group, err error) {
 	all, err := s.Groups(ctx, nil, math.MaxInt)

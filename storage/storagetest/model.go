@@ -34,6 +34,12 @@ func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 					rt.Fatal(err)
 				}
 			},
+			"hasten": func(rt *rapid.T) {
+				now := drawTime(rt)
+				if err := errors.Join(store.Hasten(t.Context(), now), model.Hasten(t.Context(), now)); err != nil {
+					rt.Fatal(err)
+				}
+			},
 			"observe": func(rt *rapid.T) {
 				now, limit := drawTime(rt), rapid.IntRange(1, 4).Draw(rt, "limit")
 				want, got := observe(t, model, now, limit), observe(t, store, now, limit)
@@ -73,7 +79,10 @@ func drawTime(rt *rapid.T) time.Time {
 
 func drawRow(rt *rapid.T) delivery.Row {
 	row := sampleRow(rapid.SampledFrom([]string{"a.example", "b.example"}).Draw(rt, "destination"), drawID(rt), drawSmall(rt))
-	row.Due = drawTime(rt)
+	row.Due, row.Kind = drawTime(rt), rapid.SampledFrom([]delivery.RowKind{delivery.RowFanOut, delivery.RowPurge}).Draw(rt, "kind")
+	if rapid.Bool().Draw(rt, "ahead") {
+		row.Due = row.Due.Add(delivery.MaxWait)
+	}
 	return row
 }
 

@@ -91,3 +91,32 @@ func testRetry(t *testing.T, f *fixture) {
 	put(&head, 7, 30) // is done already
 	f.expectDue(20, 10, -1, behind)
 }
+
+// testHasten demands that nothing but purges is further ahead than MaxWait.
+func testHasten(t *testing.T, f *fixture) {
+	const far = 3600
+	most := int(delivery.MaxWait.Seconds())
+	head, behind := due("b.example", "ahead", 1, far), due("b.example", "ahead", 2, far)
+	soon, later := due("b.example", "soon", 1, 5), due("b.example", "soon", 2, far)
+	allowed, purge := due("b.example", "allowed", 1, most), due("b.example", "purge", 1, far)
+	purge.Kind = delivery.RowPurge
+	f.apply(&delivery.Change{Rows: []delivery.Row{head, behind, soon, later, allowed, purge}})
+	hasten := func() {
+		if err := f.Hasten(t.Context(), epoch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		hasten()
+		head.Due, behind.Due = epoch, epoch
+		f.expectDue(0, 10, 5, head)
+	}
+	f.apply(&delivery.Change{Done: []delivery.RowKey{head.Key(), soon.Key()}})
+	f.expectDue(0, 10, most, behind)
+	hasten()
+	later.Due = epoch
+	f.expectDue(0, 10, most, behind, later)
+	f.apply(&delivery.Change{Done: []delivery.RowKey{behind.Key(), later.Key()}})
+	f.expectDue(most, 10, far, allowed)
+	f.expectDue(far, 10, -1, allowed, purge)
+}

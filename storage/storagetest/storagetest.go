@@ -45,6 +45,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"Due", testDue},
 		{"DueTurns", testDueTurns},
 		{"Retry", testRetry},
+		{"Hasten", testHasten},
 		{"LargeChange", testLargeChange},
 		{"Atomic", testAtomic},
 		{"Range", testRange},
