@@ -28,6 +28,7 @@ const (
 	KindConflict              // the thing already exists, or another request won
 	KindInProgress            // frozen or staged: try again after Info.RetryAfter
 	KindMoved                 // the group is at Info.Moved.Server
+	KindStopped               // this server is behind the group's members and accepts nothing until its operator decides
 	KindOfferExpired          // the offer is past its time, or used
 	KindEnded                 // the migration has ended with another outcome
 	KindPeer                  // another server cannot be reached or answers nonsense

@@ -332,7 +332,7 @@ func (s *Service) mayRecover(ctx context.Context, id []byte, l *mimiport.Lineage
 	if err != nil {
 		return err
 	}
-	if known.State != GroupMoved {
+	if known.State != GroupMoved && known.State != GroupStopped {
 		return &mimiport.Error{Op: "recover", Kind: mimiport.KindConflict, Group: id, Err: fmt.Errorf("the group is %s here", known.State)}
 	}
 	return s.continues(ctx, known, l)

@@ -221,6 +221,9 @@ func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 // hosted says whether a group lives here, in this term.
 func hosted(g *Group) bool { return g.State == GroupActive || g.State == GroupFrozen }
 
+// mine says whether this server is a group's host for all that it knows, whether it accepts or not.
+func mine(g *Group) bool { return hosted(g) || g.State == GroupStopped }
+
 // expelRow is a row by which this server looks after a group: whether it is still here, and who of its members is not in the room.
 func (s *Service) expelRow(g *Group, order uint64) Row {
 	return Row{
@@ -234,7 +237,7 @@ func (s *Service) lookAfter(ctx context.Context, row *Row) error {
 	if err != nil {
 		return err
 	}
-	if hosted(g) {
+	if mine(g) {
 		if err := s.heedPointer(ctx, g); err != nil {
 			return err
 		}

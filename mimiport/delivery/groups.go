@@ -161,7 +161,7 @@ func snapshotOf(g *Group, l *live) Snapshot {
 }
 
 // here fails unless the group is hosted here: with the redirect when it has moved, with a time to try again while it is staged,
-// and as unknown while nothing is bound to the id.
+// as stopped when it is behind its members, and as unknown while nothing is bound to the id.
 func (s *Service) here(ctx context.Context, g *Group) error {
 	switch g.State {
 	case GroupMoved:
@@ -178,6 +178,8 @@ func (s *Service) here(ctx context.Context, g *Group) error {
 			Op: "find group", Kind: mimiport.KindInProgress, Group: g.ID,
 			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("the group is being moved here"),
 		}
+	case GroupStopped:
+		return &mimiport.Error{Op: "find group", Kind: mimiport.KindStopped, Group: g.ID, Err: errors.New("members are in a later epoch than this server, whose operator has to decide")}
 	case GroupReserved:
 		return &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: g.ID, Err: errors.New("no group is bound to the id")}
 	}
@@ -252,9 +254,9 @@ func (s *Service) view(ctx context.Context, c Caller, id []byte) (*Group, error)
 	return g, s.readable(ctx, c, g)
 }
 
-// readable fails unless the caller may read what was accepted here: also after the group has moved.
+// readable fails unless the caller may read what was accepted here: also after the group has moved or was stopped.
 func (s *Service) readable(ctx context.Context, c Caller, g *Group) error {
-	if err := s.member(ctx, c, g.RoomID); err != nil || g.State == GroupMoved {
+	if err := s.member(ctx, c, g.RoomID); err != nil || g.State == GroupMoved || g.State == GroupStopped {
 		return err
 	}
 	return s.here(ctx, g)

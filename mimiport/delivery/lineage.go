@@ -72,7 +72,7 @@ func (s *Service) checkChain(ctx context.Context, groupID []byte, l *mimiport.Li
 // and the epoch that its term begins with.
 func (s *Service) checkStep(ctx context.Context, groupID []byte, term uint64, host, before string, step *mimiport.LineageStep) (string, uint64, error) {
 	if step.Kind != mimiport.StepMigration {
-		return s.checkClaim(ctx, groupID, term, before, step)
+		return s.checkClaim(ctx, groupID, term, host, before, step)
 	}
 	response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 	if err != nil {
@@ -98,8 +98,8 @@ func (s *Service) checkStep(ctx context.Context, groupID []byte, term uint64, ho
 	return r.TargetDomain, r.Epoch + 1, err
 }
 
-// checkClaim verifies a reclaim or recover.
-func (s *Service) checkClaim(ctx context.Context, groupID []byte, term uint64, before string, step *mimiport.LineageStep) (string, uint64, error) {
+// checkClaim verifies a reclaim or recover: from host, which had the group from before.
+func (s *Service) checkClaim(ctx context.Context, groupID []byte, term uint64, host, before string, step *mimiport.LineageStep) (string, uint64, error) {
 	claim, err := mimiport.UnmarshalLineageClaim(step.Claim.Message)
 	if err != nil {
 		return "", 0, err
@@ -107,8 +107,8 @@ func (s *Service) checkClaim(ctx context.Context, groupID []byte, term uint64, b
 	switch {
 	case claim.Kind != step.Kind, claim.Term != term, !bytes.Equal(claim.GroupID, groupID):
 		return "", 0, errors.New("the claim is for another step")
-	case step.Kind == mimiport.StepReclaim && claim.DomainName != before:
-		return "", 0, errors.New("only the host before reclaims a group")
+	case step.Kind == mimiport.StepReclaim && claim.DomainName != before && claim.DomainName != host:
+		return "", 0, errors.New("only the host and the one before reclaim a group")
 	}
 	return claim.DomainName, claim.Epoch, s.Keys.VerifyArchived(ctx, claim.DomainName, step.Claim.KeyID, step.Claim.KeyObject, claim)
 }

@@ -20,6 +20,7 @@ type live struct {
 	before mls.Group // the epoch before as it ended; nil until a Commit has been followed
 	begun  mls.Group // this epoch as it began, which was before the log entry begunSeq
 	stored stored
+	ahead  string // a user who has shown to be in a later epoch
 
 	begunSeq uint64
 }

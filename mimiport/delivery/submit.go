@@ -60,6 +60,9 @@ func (s *Service) submit(ctx context.Context, c Caller, id []byte, req *SubmitRe
 		return nil, err
 	}
 	if err := s.admits(g, msg); err != nil {
+		if failed := s.notice(ctx, c, g, msg, req); failed != nil {
+			err = failed
+		}
 		return nil, err
 	}
 	l, err := s.live(ctx, g)

@@ -190,7 +190,7 @@ func (c *checker) checkGroups(ctx context.Context) error {
 			if live != nil {
 				c.group(live, "it is %s, and the group is also here in term %d", live.State, g.Term)
 			}
-			if live = g; g.State == delivery.GroupMoved || g.State == delivery.GroupDropped {
+			if live = g; g.State == delivery.GroupMoved || g.State == delivery.GroupStopped || g.State == delivery.GroupDropped {
 				live = nil
 			}
 			c.report.Groups++
@@ -206,7 +206,7 @@ func (c *checker) checkGroups(ctx context.Context) error {
 
 // checkState checks a group against the migration that it names, and that one against the outbox.
 func (c *checker) checkState(g *delivery.Group) {
-	if g.State == delivery.GroupActive || g.State == delivery.GroupReserved || g.Migration == (mimiport.MigrationID{}) {
+	if g.State == delivery.GroupActive || g.State == delivery.GroupStopped || g.State == delivery.GroupReserved || g.Migration == (mimiport.MigrationID{}) {
 		return
 	}
 	m := c.records[g.Migration]
