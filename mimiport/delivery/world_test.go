@@ -42,6 +42,7 @@ type world struct {
 	got      []delivered                // what devices received, in order
 	lost     func(to, what string) bool // what the network swallows
 	draft    string                     // a server that speaks only the draft: it activates what it imports
+	verified func()                     // called when a server verifies a message of another, if not nil
 }
 
 // delivered is a fan-out event that reached a device.
@@ -185,6 +186,9 @@ func (k fakeKeys) Sign(server string, m mimiport.Signed) (string, error) {
 }
 
 func (k fakeKeys) Verify(_ context.Context, server, keyID string, m mimiport.Signed) error {
+	if k.w.verified != nil {
+		k.w.verified()
+	}
 	key, ok := k.w.keys[server]
 	if !ok || keyID != "ed25519:1" {
 		return mimiport.Errorf("verify", mimiport.KindBadSignature, "no key %s of %s", keyID, server)

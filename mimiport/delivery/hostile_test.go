@@ -1,0 +1,356 @@
+package delivery_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// hostile is a server's way to others which answer as a test says.
+type hostile struct {
+	delivery.Sender
+	vote   func(*delivery.ContentUpload) (*delivery.SignedRequest, error)
+	status func() (*delivery.MigrationStatus, error)
+}
+
+func (h hostile) PutContent(ctx context.Context, from, to string, c *delivery.ContentUpload) (*delivery.SignedRequest, error) {
+	if h.vote == nil {
+		return h.Sender.PutContent(ctx, from, to, c)
+	}
+	return h.vote(c)
+}
+
+func (h hostile) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+	if h.status == nil {
+		return h.Sender.AskStatus(ctx, from, to, id)
+	}
+	return h.status()
+}
+
+// meet lets a server meet a hostile one.
+func (p *play) meet(ds string, h hostile) {
+	h.Sender = fakeSender{p.world}
+	deps := p.services[ds].Deps
+	deps.Sender = h
+	p.services[ds] = delivery.New(deps)
+}
+
+// encoded signs a message as a server and encodes it.
+func (p *play) encoded(signer string, m interface {
+	mimiport.Signed
+	Marshal() ([]byte, error)
+}) []byte {
+	p.t.Helper()
+	if err := mimiport.Sign(m, p.keys[signer]); err != nil {
+		p.t.Fatal(err)
+	}
+	return must(m.Marshal())(p.t)
+}
+
+// put hands a target a content, as its source would.
+func (p *play) put(a *attempt, data []byte) error {
+	_, err := p.services[a.to].PutContent(p.t.Context(), a.from, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
+	return err
+}
+
+// TestFinalRefusals: FROZEN ends with "a typed final refusal (not 5xx, time-out or rate limit)" (profile, section 6).
+func TestFinalRefusals(t *testing.T) {
+	for kind, want := range map[mimiport.Kind]string{
+		mimiport.KindBadMessage: "aborted", mimiport.KindTooLarge: "aborted", mimiport.KindUnsupported: "aborted", mimiport.KindInvalid: "aborted",
+		mimiport.KindBadSignature: "aborted", mimiport.KindForbidden: "aborted", mimiport.KindUnknownMigration: "aborted",
+		mimiport.KindConflict: "aborted", mimiport.KindOfferExpired: "aborted", mimiport.KindEnded: "aborted", mimiport.KindWrongEpoch: "aborted",
+		mimiport.KindQuota: "aborted", mimiport.KindInternal: "frozen", mimiport.KindPeer: "frozen", mimiport.KindInProgress: "frozen",
+	} {
+		p := newPlay(t)
+		p.meet(serverA, hostile{vote: func(*delivery.ContentUpload) (*delivery.SignedRequest, error) {
+			return nil, mimiport.Errorf("stage", kind, "no")
+		}})
+		a := p.begin(serverA, serverB, bob)
+		p.run()
+		if st, err := p.services[serverA].Migration(t.Context(), caller(bob), a.id); err != nil || st.State != want {
+			t.Errorf("a refusal of kind %d: %+v, %v; want %s", kind, st, err, want)
+		}
+	}
+	p := newPlay(t)
+	p.meet(serverA, hostile{vote: func(*delivery.ContentUpload) (*delivery.SignedRequest, error) {
+		return nil, &mimiport.Error{Kind: mimiport.KindQuota, Info: mimiport.Info{RetryAfter: time.Second}}
+	}})
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	p.expect(a, "frozen", "offered") // a rate limit passes
+}
+
+// TestForgedVotes: S, "for its answer, first look[s] up [its] own row and compare[s] every field before trusting a signature" (profile,
+// section 2), and decides only for T's vote on the content that it has sent.
+func TestForgedVotes(t *testing.T) {
+	for name, vote := range map[string]func(p *play, honest *mimiport.TargetMigrationComplete) *delivery.SignedRequest{
+		"by another server": func(p *play, m *mimiport.TargetMigrationComplete) *delivery.SignedRequest {
+			return &delivery.SignedRequest{Message: p.encoded(serverA, m), KeyID: "ed25519:1"}
+		},
+		"for another content": func(p *play, m *mimiport.TargetMigrationComplete) *delivery.SignedRequest {
+			m.ContentHash[0] ^= 1
+			return &delivery.SignedRequest{Message: p.encoded(serverB, m), KeyID: "ed25519:1"}
+		},
+		"with an unknown key": func(p *play, m *mimiport.TargetMigrationComplete) *delivery.SignedRequest {
+			return &delivery.SignedRequest{Message: p.encoded(serverB, m), KeyID: "ed25519:2"}
+		},
+		"garbage": func(*play, *mimiport.TargetMigrationComplete) *delivery.SignedRequest {
+			return &delivery.SignedRequest{Message: []byte("garbage"), KeyID: "ed25519:1"}
+		},
+		"none yet": func(*play, *mimiport.TargetMigrationComplete) *delivery.SignedRequest { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlay(t)
+			p.meet(serverA, hostile{vote: func(up *delivery.ContentUpload) (*delivery.SignedRequest, error) {
+				honest, err := p.services[serverB].PutContent(t.Context(), serverA, up)
+				if err != nil {
+					return nil, err
+				}
+				return vote(p, must(mimiport.UnmarshalTargetMigrationComplete(honest.Message))(t)), nil
+			}})
+			a := p.begin(serverA, serverB, bob)
+			p.run()
+			p.expect(a, "frozen", "staged")
+			p.now = p.now.Add(2 * time.Minute)
+			p.run()
+			p.expect(a, "aborted", "dropped")
+			p.expectHosted(serverA, 0)
+		})
+	}
+}
+
+// TestPolicyBeforeDecision: the policy is asked "by S in the deciding transaction; never after" (profile, section 8).
+func TestPolicyBeforeDecision(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(_, what string) bool {
+		if what == "vote" {
+			p.rooms.power[bob] = 0
+		}
+		return false
+	}
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	p.expect(a, "aborted", "dropped")
+}
+
+// TestDecidedForGood: "A `migration_id` ends once" (profile, section 6): when S has decided, neither its client, nor its clock, nor a
+// refusal of the target, nor a row that is done twice takes the decision back.
+func TestDecidedForGood(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(_, what string) bool { return what == "confirmation" || what == "status" }
+	a := p.mustRequest(serverA, serverB, bob)
+	p.lost = func(_, what string) bool { return what == "confirmation" }
+	must(p.initiate(a))(t)
+	p.now = p.now.Add(59 * time.Second)
+	m := must(p.stores[serverA].Migration(t.Context(), a.id))(t)
+	before := must2(p.stores[serverA].Due(t.Context(), m.DecideBy.Add(time.Hour), 100))(t)
+	p.run()
+	p.expect(a, "decided", "staged")
+
+	if st, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil || st.State != "decided" || st.Abort != nil {
+		t.Errorf("its client's abort gives %+v, %v", st, err)
+	}
+	p.now = p.now.Add(24 * time.Hour)
+	p.meet(serverA, hostile{vote: func(*delivery.ContentUpload) (*delivery.SignedRequest, error) {
+		t.Error("content was sent after the decision")
+		return nil, mimiport.Errorf("stage", mimiport.KindForbidden, "no")
+	}})
+	for _, row := range before { // the content, and the clock at decide_by
+		if err := p.services[serverA].Do(t.Context(), row); err != nil {
+			t.Errorf("%s again: %v", row.Kind, err)
+		}
+	}
+	p.expectMoved(serverA, serverB)
+	p.lost = func(string, string) bool { return false }
+	p.run()
+	p.expect(a, "moved", "active")
+	p.group = a.commit.Next
+	p.expectHosted(serverB, 1)
+}
+
+func must2[V, W any](v V, _ W, err error) func(*testing.T) V { return must(v, err) }
+
+// TestStagedForGood: STAGED ends by nothing that is not signed by S: "it never infers an abort from silence", and "status answers are hints:
+// only signed bytes move a row" (profile, sections 6 and 2). The time of the offer does not count any more.
+func TestStagedForGood(t *testing.T) {
+	for name, status := range map[string]func() (*delivery.MigrationStatus, error){
+		"aborted, it says": func() (*delivery.MigrationStatus, error) { return &delivery.MigrationStatus{State: "aborted"}, nil },
+		"frozen, it says":  func() (*delivery.MigrationStatus, error) { return &delivery.MigrationStatus{State: "frozen"}, nil },
+		"moved, it says":   func() (*delivery.MigrationStatus, error) { return &delivery.MigrationStatus{State: "moved"}, nil },
+		"it does not know of it": func() (*delivery.MigrationStatus, error) {
+			return nil, mimiport.Errorf("", mimiport.KindUnknownMigration, "no")
+		},
+		"it refuses": func() (*delivery.MigrationStatus, error) {
+			return nil, mimiport.Errorf("", mimiport.KindForbidden, "no")
+		},
+		"an unsigned abort": func() (*delivery.MigrationStatus, error) {
+			return &delivery.MigrationStatus{State: "aborted", Abort: &delivery.SignedInfo{Message: []byte("garbage"), KeyID: "ed25519:1"}}, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlay(t)
+			p.lost = func(_, what string) bool { return what == "vote" || what == "abort" || what == "confirmation" }
+			a := p.begin(serverA, serverB, bob)
+			p.run()
+			p.meet(serverB, hostile{status: status})
+			for range 3 {
+				p.now = p.now.Add(20 * time.Minute)
+				p.run()
+				p.expect(a, "aborted", "staged")
+			}
+		})
+	}
+}
+
+// TestStagedAsks: "after `decide_by` it asks S" (profile, section 6), and not before; what S has signed settles it.
+func TestStagedAsks(t *testing.T) {
+	p := newPlay(t)
+	asked := 0
+	p.lost = func(to, what string) bool {
+		if to == serverA && what == "status" {
+			asked++
+		}
+		return what == "confirmation"
+	}
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	p.now = p.now.Add(59 * time.Second)
+	p.run()
+	p.expect(a, "decided", "staged")
+	if asked != 0 {
+		t.Error("T asks before decide_by")
+	}
+	p.now = p.now.Add(2 * time.Second)
+	p.run()
+	p.expect(a, "decided", "active")
+	p.lost = func(string, string) bool { return false }
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	p.expect(a, "moved", "active")
+}
+
+// TestRowsTwice: "the worker that resumes after a crash is the one that runs every time" (profile, section 6): each row of a hand-over may be
+// done again after its end, and changes nothing.
+func TestRowsTwice(t *testing.T) {
+	p := newPlay(t)
+	done := map[string][]delivery.Row{}
+	p.lost = func(to, what string) bool {
+		for server, store := range p.stores {
+			done[server] = append(done[server], must2(store.Due(t.Context(), p.now.Add(time.Hour), 100))(t)...)
+		}
+		return false
+	}
+	p.move(serverA, serverB, bob)
+	p.lost = func(string, string) bool { return false }
+	for server, rows := range done {
+		for _, row := range rows {
+			if err := p.services[server].Do(t.Context(), row); err != nil {
+				t.Errorf("%s at %s: %v", row.Kind, server, err)
+			}
+		}
+	}
+	p.expectHosted(serverB, 1)
+	p.expectMoved(serverA, serverB)
+}
+
+// TestContentAtWork: while T is at work on a content, the same one again is told to wait, and is not verified a second time.
+func TestContentAtWork(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
+	again := func() (*delivery.SignedRequest, error) {
+		return p.services[serverB].PutContent(t.Context(), serverA, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
+	}
+	at := 0
+	p.verified = func() {
+		if at++; at > 1 {
+			return
+		}
+		if vote, err := again(); vote != nil || err != nil {
+			t.Errorf("meanwhile: %+v, %v", vote, err)
+		}
+	}
+	if vote, err := again(); vote == nil || err != nil {
+		t.Errorf("got %+v, %v", vote, err)
+	}
+	p.verified = nil
+}
+
+// TestSecondMigrationWaits: STAGED has the group's "id and quota reserved" (profile, section 6): another migration of the same term waits for
+// the end of the first, and takes its place then.
+func TestSecondMigrationWaits(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }
+	first := p.begin(serverA, serverB, bob)
+	p.run()
+	must(p.services[serverA].AbortMigration(t.Context(), caller(bob), first.id))(t)
+	p.run()
+	p.expect(first, "aborted", "staged")
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	p.lost = func(_, what string) bool { return what == "abort" }
+	second := p.begin(serverA, serverB, bob)
+	p.run()
+	p.expect(first, "aborted", "staged")
+	p.expect(second, "frozen", "offered")
+	p.lost = func(string, string) bool { return false }
+	p.now = p.now.Add(10 * time.Second)
+	p.run()
+	p.now = p.now.Add(10 * time.Second)
+	p.run()
+	p.expect(first, "aborted", "dropped")
+	p.expect(second, "moved", "active")
+	p.group = second.commit.Next
+	p.expectHosted(serverB, 1)
+}
+
+// TestAbortIsDelivered: T is told of an abort until it has heard; one that knows nothing of the migration has nothing to drop.
+func TestAbortIsDelivered(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	must(p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id))(t)
+	p.run()
+	p.expect(a, "aborted", "staged")
+	p.lost = func(string, string) bool { return false }
+	p.now = p.now.Add(5 * time.Second) // before T asks
+	p.run()
+	p.expect(a, "aborted", "dropped")
+
+	p.lost = func(_, what string) bool { return what == "abort" }
+	b := p.begin(serverA, serverB, bob)
+	must(p.services[serverA].AbortMigration(t.Context(), caller(bob), b.id))(t)
+	p.run()
+	p.restore(serverB, newWorld(t).stores[serverB]) // T has lost everything
+	p.lost = func(string, string) bool { return false }
+	p.now = p.now.Add(5 * time.Second)
+	p.run()
+	if rows := must2(p.stores[serverA].Due(t.Context(), p.now.Add(time.Hour), 10))(t); len(rows) != 0 {
+		t.Errorf("S goes on with %+v", rows)
+	}
+}
+
+// TestWhoAborts: "Client abort: C, or whoever may migrate, in FROZEN only" (profile, section 6), at the source alone.
+func TestWhoAborts(t *testing.T) {
+	p := newPlay(t)
+	p.rooms.joined[carol] = true
+	a := p.begin(serverA, serverB, bob)
+	abort := func(ds, user string) error {
+		_, err := p.services[ds].AbortMigration(t.Context(), caller(user), a.id)
+		return err
+	}
+	expectKind(t, abort(serverA, carol), mimiport.KindForbidden) // no power
+	expectKind(t, abort(serverB, bob), mimiport.KindForbidden)   // the target
+	p.rooms.joined[bob] = false
+	expectKind(t, abort(serverA, bob), mimiport.KindForbidden)
+	p.rooms.joined[bob] = true
+	p.expect(a, "frozen", "offered")
+	if err := abort(serverA, alice); err != nil {
+		t.Error(err)
+	}
+	p.expect(a, "aborted", "offered")
+}
