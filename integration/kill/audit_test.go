@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
 
-// audit kills both servers, checks what they have stored, and starts them again. Exactly one of them, host, has the group.
-func (p *pair) audit(t *testing.T, host int) {
+// audit kills all servers, checks what they have stored, and starts them again. Exactly one of them, host, has the group.
+func (p *party) audit(t *testing.T, host int) {
 	t.Helper()
 	for i, s := range p.servers {
 		if err := s.Kill(); err != nil {
@@ -62,8 +62,8 @@ func audit(t *testing.T, server, connection string) (state delivery.GroupState) 
 	return state
 }
 
-// askPeers lets each server that is down ask the other one, as an operator does before it starts again.
-func (p *pair) askPeers(t *testing.T) {
+// askPeers lets each server that is down ask the others, as an operator does before it starts again.
+func (p *party) askPeers(t *testing.T) {
 	t.Helper()
 	for i, s := range p.servers {
 		if err := s.Kill(); err != nil {

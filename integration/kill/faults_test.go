@@ -4,9 +4,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,105 +15,120 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// link is a pair whose servers reach each other through proxies only.
-type link struct {
-	*pair
-	proxies [2]*proxy // to each server
+// roles are the servers of a party when the first migration begins: S has the group, T is where it goes, and H is home to who moves it
+// if that is none of the two.
+type roles map[byte]*harness.Server
+
+func (p *party) roles(host int) roles {
+	return roles{'S': p.servers[host], 'T': p.servers[1-host], 'H': p.servers[len(p.servers)-1]}
 }
 
-func newLink(t *testing.T) *link {
-	t.Helper()
-	l := &link{pair: newPair(t, nil, [2]string{section, section})}
-	for i, s := range l.servers {
-		free, err := net.Listen("tcp", "localhost:0") // nolint: noctx // nothing is waited for
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Listen = free.Addr().String()
-		if err := errors.Join(free.Close(), s.Kill()); err != nil {
-			t.Fatal(err)
-		}
-		l.proxies[i] = newProxy(t, s.Name, s.Listen)
-		if err := s.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return l
-}
-
-// faults are what befalls servers or the network between them. Each strikes while the group moves back and forth, and lasts longer than
-// there is time to decide; host has the group when the first migration begins.
-var faults = []struct {
+// fault is what befalls servers or the network between them. It strikes while the group moves back and forth, and lasts longer than there
+// is time to decide.
+type fault struct {
 	name   string
-	sample bool // always tried
-	strike func(t *testing.T, l *link, host int) (relieve func())
-}{
-	{"the source stands still", true, func(t *testing.T, l *link, host int) func() { return pause(t, l.servers[host]) }},
-	{"the target stands still", false, func(t *testing.T, l *link, host int) func() { return pause(t, l.servers[1-host]) }},
-	{"nothing reaches the source", false, func(_ *testing.T, l *link, host int) func() { return l.cut(host) }},
-	{"nothing reaches the target", false, func(_ *testing.T, l *link, host int) func() { return l.cut(1 - host) }},
-	{"the network is cut", true, func(_ *testing.T, l *link, _ int) func() { return l.cut(0, 1) }},
-	{"the network is slow", false, func(_ *testing.T, l *link, _ int) func() {
-		for _, p := range l.proxies {
-			p.set(false, 150*time.Millisecond)
-		}
-		return l.mend
-	}},
+	strike strike
 }
 
-func pause(t *testing.T, s *harness.Server) (resume func()) {
+type strike func(t *testing.T, p *party, r roles) (relieve func(t *testing.T))
+
+// serverFaults are those of one server.
+func serverFaults() (all []fault) {
+	for _, who := range []byte("STH") {
+		all = append(all,
+			fault{string(who) + " stands still", func(t *testing.T, _ *party, r roles) func(*testing.T) { return pause(t, r[who]) }},
+			fault{string(who) + " is killed", func(t *testing.T, _ *party, r roles) func(*testing.T) { return kill(t, r[who]) }})
+	}
+	return all
+}
+
+func pause(t *testing.T, s *harness.Server) (resume func(*testing.T)) {
 	t.Helper()
 	if err := s.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	return func() {
+	return func(t *testing.T) {
 		if err := s.Resume(); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func (l *link) cut(servers ...int) (mend func()) {
-	for _, i := range servers {
-		l.proxies[i].set(true, 0)
+func kill(t *testing.T, s *harness.Server) (start func(*testing.T)) {
+	t.Helper()
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
 	}
-	return l.mend
+	return func(t *testing.T) {
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
-func (l *link) mend() {
-	for _, p := range l.proxies {
-		p.set(false, 0)
+// networkFaults are each fault of the network in each direction between two servers, in both, and everywhere.
+func networkFaults() (all []fault) {
+	for _, f := range []struct {
+		name string
+		harness.Fault
+	}{
+		{"connections are refused", harness.Refused}, {"a black hole", harness.BlackHole},
+		{"answers are lost", harness.AnswersLost}, {"it is slow", harness.Slow},
+	} {
+		for _, where := range []struct {
+			name string
+			ways []string // from, to
+		}{
+			{"from S to T", []string{"ST"}}, {"from T to S", []string{"TS"}}, {"between S and T", []string{"ST", "TS"}},
+			{"from H to S", []string{"HS"}}, {"from S to H", []string{"SH"}}, {"between H and S", []string{"HS", "SH"}},
+			{"from H to T", []string{"HT"}}, {"from T to H", []string{"TH"}}, {"between H and T", []string{"HT", "TH"}},
+			{"everywhere", []string{"ST", "TS", "HS", "SH", "HT", "TH"}},
+		} {
+			all = append(all, fault{f.name + " " + where.name, func(_ *testing.T, p *party, r roles) func(*testing.T) {
+				for _, way := range where.ways {
+					p.links.Set(r[way[0]], r[way[1]], f.Fault)
+				}
+				return func(*testing.T) { p.links.Mend() }
+			}})
+		}
 	}
+	return all
+}
+
+// sampledFaults are the faults that are always tried.
+var sampledFaults = []string{
+	"S stands still", "a black hole between S and T", "answers are lost from S to T", "connections are refused between H and S",
 }
 
 // lasting is how long a fault lasts: longer than decide_by in section.
 const lasting = 5 * time.Second
 
-// Profile, section 6: "S's clock alone decides", and T "never infers an abort from silence". Servers stand still and the network fails
-// across decide_by: the members and one Delivery Service agree afterwards, and nothing that was acknowledged is lost.
+// Profile, section 6: "S's clock alone decides", and T "never infers an abort from silence". Servers stand still or die and the network
+// fails across decide_by: the members and one Delivery Service agree afterwards, and nothing that was acknowledged is lost.
 func TestFaults(t *testing.T) {
-	l := newLink(t)
+	p := newTrio(t)
 	all := os.Getenv(soakEnv) != ""
-	for _, f := range faults {
-		if !all && !f.sample {
+	for _, f := range slices.Concat(serverFaults(), networkFaults()) {
+		if !all && !slices.Contains(sampledFaults, f.name) {
 			continue
 		}
-		if !t.Run(f.name, func(t *testing.T) { l.suffer(t, func(host int) func() { return f.strike(t, l, host) }) }) {
+		if !t.Run(f.name, func(t *testing.T) { p.suffer(t, f.strike) }) {
 			return
 		}
 	}
 }
 
 // suffer lets a fault strike while the group is in use and moves back and forth.
-func (p *pair) suffer(t *testing.T, strike func(host int) (relieve func())) {
+func (p *party) suffer(t *testing.T, strike strike) {
+	began := time.Now()
 	host := p.settle(t)
 	stop := p.traffic(t)
 	enough := make(chan struct{})
 	end := p.migrate(t, 1-host, enough)
 	wait(t.Context(), 300*time.Millisecond) // somewhere in a migration
-	relieve := strike(host)
+	relieve := strike(t, p, p.roles(host))
 	wait(t.Context(), lasting)
-	relieve()
+	relieve(t)
 	wait(t.Context(), time.Second)
 	close(enough)
 	outcome := end(t)
@@ -121,7 +136,7 @@ func (p *pair) suffer(t *testing.T, strike func(host int) (relieve func())) {
 	host = p.settle(t)
 	n := p.collect(t)
 	p.audit(t, host)
-	t.Logf("the last migration: %s; %d messages", outcome, n)
+	t.Logf("the last migration: %s; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
 }
 
 // A disk that is full: nothing is accepted that cannot be stored, and when there is room again everything goes on. It takes the right
@@ -137,19 +152,19 @@ func TestFullDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
-			sections := [2]string{section, section}
+			sections := []string{section, section}
 			i := map[string]int{source: 0, target: 1}[full]
 			store := "file:" + filepath.Join(disk, "mimi_portability.db")
 			sections[i] = strings.Replace(section, `{{.Database "mimi_portability"}}`, store, 1)
-			p := newPair(t, nil, sections)
+			p := newParty(t, harness.NewTestNetwork(t), sections...)
 			p.stores[i] = store
-			p.suffer(t, func(int) func() { return fill(t, disk) })
+			p.suffer(t, func(t *testing.T, _ *party, _ roles) func(*testing.T) { return fill(t, disk) })
 		})
 	}
 }
 
 // fill leaves no room on a disk.
-func fill(t *testing.T, disk string) (empty func()) {
+func fill(t *testing.T, disk string) (empty func(*testing.T)) {
 	t.Helper()
 	ballast := filepath.Join(disk, "ballast")
 	f, err := os.Create(ballast)
@@ -163,7 +178,7 @@ func fill(t *testing.T, disk string) (empty func()) {
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
-	return func() {
+	return func(t *testing.T) {
 		if err := os.Remove(ballast); err != nil {
 			t.Fatal(err)
 		}

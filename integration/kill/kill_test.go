@@ -77,7 +77,9 @@ func TestKilledOnPostgres(t *testing.T) {
 }
 
 func killedAtEveryPoint(t *testing.T, postgres func() string) {
-	p := newPair(t, postgres, [2]string{section, section})
+	network := harness.NewTestNetwork(t)
+	network.Postgres = postgres
+	p := newParty(t, network, section, section)
 	all := os.Getenv(soakEnv) != ""
 	known := map[string]bool{}
 	for i, pl := range plots {
@@ -90,7 +92,7 @@ func killedAtEveryPoint(t *testing.T, postgres func() string) {
 				continue
 			}
 			if !t.Run(name, func(t *testing.T) { p.play(t, full) }) {
-				return // the pair is not what the next one needs
+				return // the party is not what the next one needs
 			}
 		}
 	}
@@ -111,7 +113,7 @@ func (pl plot) at(when string) (name string, full plot) {
 }
 
 // play lets a plot happen in the middle of a migration.
-func (p *pair) play(t *testing.T, pl plot) {
+func (p *party) play(t *testing.T, pl plot) {
 	began := time.Now()
 	from := p.settle(t)
 	side := map[string]int{source: from, target: 1 - from}
@@ -142,7 +144,7 @@ func (p *pair) play(t *testing.T, pl plot) {
 }
 
 // arm starts a server that will die at a point. One that runs without a point, and shall, runs on.
-func (p *pair) arm(t *testing.T, s *harness.Server, point string) {
+func (p *party) arm(t *testing.T, s *harness.Server, point string) {
 	t.Helper()
 	env := []string{"MIMI_FAILPOINT=" + point}
 	if slices.Equal(s.Env, env) || s.Env == nil && point == "" {
@@ -180,7 +182,7 @@ func awaitDeath(t *testing.T, s *harness.Server, d death) {
 var passed = regexp.MustCompile(`(?m)^failpoint (.*)$`)
 
 // census checks that every point that any server has come to is known here.
-func (p *pair) census(t *testing.T, known map[string]bool) {
+func (p *party) census(t *testing.T, known map[string]bool) {
 	t.Helper()
 	seen := map[string]int{}
 	for _, s := range p.servers {

@@ -1,8 +1,10 @@
 // Package kill shows that the hand-over survives anything: real homeservers are killed at every durable write and every send, are
-// paused, cut off and run out of disk, while a group that is in use moves between them.
+// paused, run out of disk, and have wrong clocks, and what goes between them is cut, held up and lost, while a group that is in use
+// moves between them.
 package kill
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +16,13 @@ import (
 
 // soakEnv names the environment variable that asks for all there is to try, which takes many minutes, and not for a sample.
 const soakEnv = "MIMI_SOAK"
+
+// clockEnv names the environment variable with the file that says how far a server's clock is ahead; here one in each server's own
+// directory, where it runs.
+const (
+	clockEnv  = "MIMI_CLOCK"
+	clockFile = "clock"
+)
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -27,7 +36,7 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "build dendrite-mimi: %v\n%s", err, out)
 		return 1
 	}
-	if err := os.Setenv(harness.BinaryEnv, path); err != nil {
+	if err := errors.Join(os.Setenv(harness.BinaryEnv, path), os.Setenv(clockEnv, clockFile)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
