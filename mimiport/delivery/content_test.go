@@ -198,6 +198,14 @@ func TestLogIsBounded(t *testing.T) {
 	if n := sent(p); n != 3 {
 		t.Errorf("of five Commits of 300 KiB each %d are sent", n)
 	}
+	p = newPlay(t)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	for range 30 {
+		must(p.submit(serverA, alice, &delivery.SubmitRequest{Message: p.group.Application(nil, 40<<10)}))(t)
+	}
+	if n := sent(p); n != 1 {
+		t.Errorf("application messages take a Commit's place: %d are sent", n)
+	}
 }
 
 // TestContentIsForgotten: once a migration has ended, its source keeps the content no longer.

@@ -328,6 +328,9 @@ func TestDraftTarget(t *testing.T) {
 		p.now = p.now.Add(2 * time.Minute)
 		p.run()
 		p.expect(a, "aborted", "active")
+		if rows, _, err := p.stores[serverA].Due(t.Context(), p.now.Add(time.Hour), 10); err != nil || len(rows) != 0 {
+			t.Errorf("A goes on with %+v, %v", rows, err) // what it cannot be told of
+		}
 		p.commit(serverA, alice, mlstest.CommitOptions{}) // the group goes on where its members are
 		p.expectHosted(serverA, 0)
 		p.lost = func(string, string) bool { return false }

@@ -25,21 +25,23 @@ func broken(rule, format string, args ...any) error {
 	return err
 }
 
-// plainCommit fails for a Commit that may not come outside a MigrationInit, or may not come at all (profile, section 5).
-func (s *Service) plainCommit(ctx context.Context, g *Group, msg *mls.Message, req *SubmitRequest) error {
+// plainCommit fails for a Commit that may not come outside a MigrationInit (profile, section 5): an aborted one is among them.
+func plainCommit(msg *mls.Message) error {
 	aad, err := mimiport.UnmarshalMigrationCommitAAD(msg.AuthenticatedData)
 	if err == nil && mimiport.ValidateServerName(aad.TargetDomain) == nil {
 		return broken(ruleOutsideInit, "the Commit announces a migration to %s", aad.TargetDomain)
 	}
-	h := hash(req.Message)
+	return nil
+}
+
+// notAborted fails for a Commit of a migration that was aborted: a retry needs a Commit of its own (profile, section 5).
+func (s *Service) notAborted(ctx context.Context, g *Group, commit []byte) error {
+	h := hash(commit)
 	aborted, err := s.Store.CommitAborted(ctx, g.ID, h[:])
-	if err != nil {
-		return err
-	}
-	if aborted {
+	if err == nil && aborted {
 		return broken(ruleAbortedCommit, "the Commit belongs to a migration that was aborted")
 	}
-	return nil
+	return err
 }
 
 // migrationCommit fails unless the step is a migration Commit as profile, section 5 has it. entry is the target's external_senders

@@ -184,6 +184,9 @@ func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.Migration
 
 // migrationStep checks the migration Commit and the client's signature on the Init.
 func (s *Service) migrationStep(ctx context.Context, c Caller, g *Group, l *live, rec *migration.Migration, init *mimiport.MigrationInit, req *MigrationInitRequest) (*step, error) {
+	if err := s.notAborted(ctx, g, req.Message); err != nil {
+		return nil, err
+	}
 	st, err := s.commit(ctx, c, g, l, &req.SubmitRequest)
 	if err != nil {
 		return nil, err

@@ -134,7 +134,7 @@ func (s *Service) step(ctx context.Context, c Caller, g *Group, l *live, msg *ml
 		next, err := s.propose(ctx, c, g, l, req.Message)
 		return &step{next: next, entries: []Entry{entry}}, err
 	case mls.KindCommit:
-		if err := s.plainCommit(ctx, g, msg, req); err != nil {
+		if err := plainCommit(msg); err != nil {
 			return nil, err
 		}
 		st, err := s.commit(ctx, c, g, l, req)
