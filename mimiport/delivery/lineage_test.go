@@ -1,0 +1,294 @@
+package delivery_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+const serverC = "c.example"
+
+// addThird adds a third server with a policy and a user in the room.
+func (p *play) addThird(policy string) {
+	p.t.Helper()
+	p.addServer(serverC)
+	p.rooms.joined["@carol:c.example"] = true
+	p.allow(serverC, policy)
+}
+
+// forge changes the proof of a step and signs it again, the response as one server, the confirmation as another.
+func (p *play) forge(step *mimiport.LineageStep, target, source string, edit func(*mimiport.MigrationResponse, *mimiport.MigrationConfirmation)) {
+	p.t.Helper()
+	response := must(mimiport.UnmarshalMigrationResponse(step.Response.Message))(p.t)
+	confirmation := must(mimiport.UnmarshalMigrationConfirmation(step.Confirmation.Message))(p.t)
+	edit(response, confirmation)
+	step.Response.Message, step.Confirmation.Message = p.encoded(target, response), p.encoded(source, confirmation)
+}
+
+// shown is a lineage to show, after an edit.
+func (p *play) shown(l *delivery.LineageRequest, edit func(*mimiport.Lineage)) *delivery.LineageRequest {
+	p.t.Helper()
+	decoded := must(mimiport.UnmarshalLineage(l.Lineage))(p.t)
+	edit(decoded)
+	return &delivery.LineageRequest{Lineage: must(decoded.Marshal())(p.t)}
+}
+
+// TestChain: "T checks the chain before it imports: starts at the creating server, ends at S, epochs rise strictly", each step proved by
+// both servers' signatures (profile, section 3).
+func TestChain(t *testing.T) {
+	type (
+		response     = *mimiport.MigrationResponse
+		confirmation = *mimiport.MigrationConfirmation
+	)
+	p := newPlay(t)
+	p.addServer(serverC)
+	p.move(serverA, serverB, bob)
+	p.move(serverB, serverA, alice)
+	real := p.lineage(serverA)
+	for name, edit := range map[string]func(*mimiport.Lineage){
+		"from another host": func(l *mimiport.Lineage) {
+			p.forge(&l.Steps[1], serverA, serverC, func(r response, _ confirmation) { r.Request.SourceDomain = serverC })
+		},
+		"from another creator": func(l *mimiport.Lineage) { l.CreatingServer, l.Preimage = serverC, nil },
+		"an offer of another group": func(l *mimiport.Lineage) {
+			p.forge(&l.Steps[1], serverA, serverB, func(r response, _ confirmation) { r.Request.GroupID = []byte("other") })
+		},
+		"a decision of another group": func(l *mimiport.Lineage) {
+			p.forge(&l.Steps[1], serverA, serverB, func(_ response, c confirmation) { c.GroupID = []byte("other") })
+		},
+		"a decision for another target": func(l *mimiport.Lineage) {
+			p.forge(&l.Steps[1], serverA, serverB, func(_ response, c confirmation) { c.DomainName = serverC })
+		},
+		"a decision on another offer": func(l *mimiport.Lineage) {
+			p.forge(&l.Steps[1], serverA, serverB, func(_ response, c confirmation) { c.Nonce[0] ^= 1 })
+		},
+		"an offer not by its target": func(l *mimiport.Lineage) {
+			p.forge(&l.Steps[1], serverC, serverB, func(response, confirmation) {})
+		},
+		"a decision not by its source": func(l *mimiport.Lineage) {
+			p.forge(&l.Steps[1], serverA, serverC, func(response, confirmation) {})
+		},
+		"two steps of one epoch": func(l *mimiport.Lineage) {
+			p.forge(&l.Steps[1], serverA, serverB, func(r response, _ confirmation) { r.Request.Epoch-- })
+		},
+		"another id's preimage": func(l *mimiport.Lineage) { l.Preimage.Nonce[0] ^= 1 },
+		"a claim of another kind": func(l *mimiport.Lineage) {
+			l.Steps = append(l.Steps, p.claim(serverB, &mimiport.LineageClaim{Kind: mimiport.StepRecover, DomainName: serverB, GroupID: p.id, Term: 3, Epoch: 9}))
+			l.Steps[2].Kind = mimiport.StepReclaim
+		},
+		"a claim by another": func(l *mimiport.Lineage) {
+			l.Steps = append(l.Steps, p.claim(serverC, &mimiport.LineageClaim{Kind: mimiport.StepReclaim, DomainName: serverB, GroupID: p.id, Term: 3, Epoch: 9}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := p.show(serverA, p.shown(real, edit)); err == nil {
+				t.Error("it was taken")
+			}
+			p.expectHosted(serverA, 2)
+		})
+	}
+	long := p.shown(real, func(l *mimiport.Lineage) {
+		for len(l.Steps) <= 1000 {
+			l.Steps = append(l.Steps, l.Steps[0])
+		}
+	})
+	if err := p.show(serverA, long); err == nil || !strings.Contains(err.Error(), "more than 1000 steps") {
+		t.Errorf("a long chain: %v", err) // it is not looked at
+	}
+	if err := p.show(serverA, real); err != nil {
+		t.Error(err)
+	}
+}
+
+// claim is a step by which a server takes a group, signed by another perhaps.
+func (p *play) claim(signer string, c *mimiport.LineageClaim) mimiport.LineageStep {
+	return mimiport.LineageStep{Kind: c.Kind, Claim: &migration.Signed{Message: p.encoded(signer, c), KeyID: "ed25519:1"}}
+}
+
+// TestChainEndsAtSource: the chain of what T imports "ends at S" and before the epoch of the request (profile, section 3).
+func TestChainEndsAtSource(t *testing.T) {
+	p := newPlay(t)
+	p.addThird(`{"target":"joined_servers"}`)
+	p.move(serverA, serverB, bob)
+	a := p.begin(serverB, serverC, bob)
+	data := must(p.stores[serverB].Content(t.Context(), a.id))(t)
+	for name, edit := range map[string]func(*mimiport.GroupState){
+		"at another server": func(s *mimiport.GroupState) { s.Lineage.Steps = nil },
+		"in a later epoch": func(s *mimiport.GroupState) {
+			p.forge(&s.Lineage.Steps[0], serverB, serverA, func(r *mimiport.MigrationResponse, _ *mimiport.MigrationConfirmation) { r.Request.Epoch = 100 })
+		},
+		"in another room": func(s *mimiport.GroupState) { s.Lineage.RoomID = "!other:a.example" },
+	} {
+		err := p.put(a, p.resignAs(serverB, data, edit))
+		if asError(err).Info.Rule != "lineage" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := p.put(a, data); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSquattedID: "Another lineage for a known id is refused" (profile, section 3): an id that this server has handed out comes from nowhere else.
+func TestSquattedID(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
+	own := &delivery.Group{
+		ID: p.id, State: delivery.GroupReserved, Server: serverB, RoomID: room, Creator: bob, NextSeq: 1,
+		Lineage: must((&mimiport.Lineage{CreatingServer: serverB, RoomID: room}).Marshal())(t), CreatedAt: p.now,
+	}
+	if err := p.stores[serverB].Apply(t.Context(), &delivery.Change{Group: own}); err != nil {
+		t.Fatal(err)
+	}
+	err := p.put(a, data)
+	expectRule(t, err, "lineage")
+}
+
+// TestAnotherBranch: a lineage that goes on elsewhere than where this server has the group is none of it, whatever its kinds of steps.
+func TestAnotherBranch(t *testing.T) {
+	p := newPlay(t)
+	p.addServer(serverC)
+	p.move(serverA, serverB, bob)
+	elsewhere := p.shown(p.lineage(serverB), func(l *mimiport.Lineage) {
+		l.Steps = append(l.Steps, l.Steps[0])
+		p.forge(&l.Steps[0], serverC, serverA, func(r *mimiport.MigrationResponse, c *mimiport.MigrationConfirmation) {
+			r.Request.TargetDomain, c.DomainName = serverC, serverC
+		})
+		p.forge(&l.Steps[1], serverB, serverC, func(r *mimiport.MigrationResponse, _ *mimiport.MigrationConfirmation) {
+			r.Request.SourceDomain, r.Request.Epoch = serverC, 1
+		})
+	})
+	err := p.show(serverB, elsewhere)
+	expectRule(t, err, "lineage")
+	p.expectHosted(serverB, 1)
+
+	must(p.services[serverA].Reclaim(t.Context(), p.id))(t)
+	claimed := p.shown(elsewhere, func(l *mimiport.Lineage) {
+		third := l.Steps[1]
+		p.forge(&third, serverC, serverB, func(r *mimiport.MigrationResponse, c *mimiport.MigrationConfirmation) {
+			r.Request.SourceDomain, r.Request.TargetDomain, c.DomainName, r.Request.Epoch = serverB, serverC, serverC, 2
+		})
+		l.Steps = append(l.Steps, third)
+	})
+	err = p.show(serverA, claimed)
+	expectRule(t, err, "lineage")
+	p.expectAt(serverA, serverA, 2)
+}
+
+// TestWhoShows: a lineage counts from whoever has to do with the group's room.
+func TestWhoShows(t *testing.T) {
+	p := newPlay(t)
+	backup := p.copyOf(serverA)
+	p.move(serverA, serverB, bob)
+	p.restore(serverA, backup)
+	l := p.lineage(serverB)
+	show := func(c delivery.Caller) error {
+		_, err := p.services[serverA].ShowLineage(t.Context(), c, p.id, l)
+		return err
+	}
+	expectKind(t, show(caller("@eve:a.example")), mimiport.KindForbidden)
+	expectKind(t, show(delivery.Caller{Server: serverC}), mimiport.KindForbidden)
+	p.expectAt(serverA, serverA, 0)
+	if err := show(delivery.Caller{Server: serverB}); err != nil {
+		t.Error(err)
+	}
+	p.expectAt(serverA, serverB, 1)
+}
+
+// TestStagedLearnsTheDecision: a lineage in which S's step of the term is the staged migration is the decision, as well as the confirmation by
+// itself.
+func TestStagedLearnsTheDecision(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(_, what string) bool { return what == "confirmation" }
+	before := p.lineage(serverA)
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	p.expect(a, "decided", "staged")
+	m := must(p.stores[serverA].Migration(t.Context(), a.id))(t)
+	l := p.shown(before, func(l *mimiport.Lineage) {
+		l.Steps = append(l.Steps, mimiport.LineageStep{Kind: mimiport.StepMigration, Response: m.Response, Confirmation: m.Confirmation})
+	})
+	if err := p.show(serverB, l); err != nil {
+		t.Error(err)
+	}
+	p.expect(a, "decided", "active")
+}
+
+// TestReclaimTooLate: a reclaim needs "the state that the target was given", which the source keeps through retention.
+func TestReclaimTooLate(t *testing.T) {
+	p := newPlay(t)
+	p.move(serverA, serverB, bob)
+	p.now = p.now.Add(8 * 24 * time.Hour)
+	p.run()
+	_, err := p.services[serverA].Reclaim(t.Context(), p.id)
+	expectKind(t, err, mimiport.KindConflict)
+	p.expectMoved(serverA, serverB)
+}
+
+// TestRedirectByClaim: a host that yields redirects to the one that has claimed the group from it, wherever that has gone since.
+func TestRedirectByClaim(t *testing.T) {
+	p := newPlay(t)
+	p.addThird(`{"target":"joined_servers","accept_claims":true}`)
+	p.move(serverA, serverB, bob)
+	down := true
+	p.lost = func(to, _ string) bool { return down && to == serverB }
+	must(p.services[serverA].Reclaim(t.Context(), p.id))(t)
+	a := p.begin(serverA, serverC, bob)
+	p.run()
+	p.expect(a, "moved", "active")
+	down = false
+	if err := p.show(serverB, p.lineage(serverC)); err != nil {
+		t.Fatal(err)
+	}
+	host := must(p.services[serverB].Host(t.Context(), caller(alice), p.id))(t)
+	if host.Moved == nil || len(host.Moved.LineageClaim) == 0 {
+		t.Errorf("B redirects to %+v", host.Moved)
+	}
+}
+
+// TestRecoverRefusals: what a member holds counts for a recover only when it is the group's and its lineage is proved.
+func TestRecoverRefusals(t *testing.T) {
+	p := newPlay(t)
+	p.allow(serverB, `{"recover":true}`)
+	held := p.held(p.lineage(serverA))
+	other := mlstest.New(mlstest.Options{GroupID: []byte("other"), Members: [][]byte{mlstest.Identity(alice, "ALICE")}})
+	for name, edit := range map[string]func(*delivery.RecoverRequest){
+		"another group": func(r *delivery.RecoverRequest) {
+			r.GroupInfo, r.RatchetTree = other.GroupInfo(), other.RatchetTree()
+		},
+		"another preimage": func(r *delivery.RecoverRequest) {
+			r.Lineage = p.shown(&delivery.LineageRequest{Lineage: held.Lineage}, func(l *mimiport.Lineage) { l.Preimage.Nonce[0] ^= 1 }).Lineage
+		},
+		"no lineage": func(r *delivery.RecoverRequest) { r.Lineage = nil },
+	} {
+		req := *held
+		edit(&req)
+		if _, err := p.services[serverB].Recover(t.Context(), p.id, &req); err == nil {
+			t.Errorf("%s was recovered", name)
+		}
+	}
+}
+
+// TestYieldsWhileFrozen: a host that yields while its own migration awaits the decision does not accept again when that one is aborted.
+func TestYieldsWhileFrozen(t *testing.T) {
+	p := newPlay(t)
+	p.addThird(`{"target":"joined_servers"}`)
+	p.move(serverA, serverB, bob)
+	p.lost = func(to, what string) bool { return to == serverB || to == serverC && what == "content" }
+	a := p.begin(serverB, serverC, bob)
+	must(p.services[serverA].Reclaim(t.Context(), p.id))(t)
+	if err := p.show(serverB, p.lineage(serverA)); err != nil {
+		t.Fatal(err)
+	}
+	p.expectAt(serverB, serverA, 2)
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	p.expect(a, "aborted", "dropped")
+	p.expectAt(serverB, serverA, 2)
+}
