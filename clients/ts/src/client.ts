@@ -2,24 +2,25 @@
 import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
 import { DeliveryService, IN_PROGRESS, MOVED, type MigrationStatus, type MovedInfo, OFFER_EXPIRED } from "./ds.js";
-import { refused, type Submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
+import { PROTOCOL, refused, type Submission, submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
 import {
+  epochOf,
   type Group,
   newGroup,
   type OwnMigration,
+  ownIdentity,
   type PendingCommit,
   same,
+  seconds,
   type Stored,
   type Surroundings,
 } from "./group.js";
-import { Inbox, messageHash } from "./inbox.js";
+import { Inbox, MAX_RACES, messageHash } from "./inbox.js";
 import { type Matrix, MatrixError, serverOf, type SyncResult, Unreachable } from "./matrix.js";
 import * as mls from "./mls.js";
 import * as wire from "./wire.js";
 import { decode, encode, fromBase64, toBase64, toBase64url } from "./wire.js";
 
-/** How many Commits of others may come first before an operation gives up. */
-const MAX_RACES = 10;
 /** How often a request is repeated while a server fails, with doubling pauses from RETRY_PAUSE milliseconds. */
 const MAX_RETRIES = 6;
 const RETRY_PAUSE = 200;
@@ -32,17 +33,18 @@ const SYNC_WAIT = 20_000;
 /** How a migration of this client has ended; "overtaken" by a Commit of another member in the same epoch. */
 export type Outcome = { state: "moved"; ds: string; term: number } | { state: "aborted" | "overtaken"; reason: string };
 
+/** The Delivery Service has forgotten Commits that it had accepted: it was restored from a backup. Its operator has to act. */
+export class Behind extends Error {
+  override name = "Behind";
+}
+
 /** A server's refusal that repeating the request will not change: not its fault, and without a time to try again. */
-const isFinal = (e: unknown): e is MatrixError =>
-  e instanceof MatrixError && e.status < 500 && e.body.retry_after_ms === undefined && !refused(e, IN_PROGRESS);
+const isFinal = (e: unknown): e is MatrixError | Behind =>
+  e instanceof Behind ||
+  (e instanceof MatrixError && e.status < 500 && e.body.retry_after_ms === undefined && !refused(e, IN_PROGRESS));
 
 /** The redirect in a refusal. */
 const redirectOf = (e: MatrixError) => e.body.moved as MovedInfo | undefined;
-
-function submission({ message, groupInfo, welcome }: mls.Commit): Submission {
-  const body = { message: toBase64(message), group_info: toBase64(groupInfo) };
-  return welcome === undefined ? body : { ...body, welcome: toBase64(welcome) };
-}
 
 const externalSender = (encoded: Uint8Array): ExternalSender | undefined => decodeExternalSender(encoded, 0)?.[0];
 
@@ -99,15 +101,6 @@ export class Client {
     }
   }
 
-  private get identity(): mls.Identity {
-    if (this.stored.identity === undefined) throw new Error("the device has no MLS identity yet");
-    return this.stored.identity;
-  }
-
-  private seconds(): bigint {
-    return BigInt(Math.floor(this.world.now() / 1000));
-  }
-
   /** The device's signature key for a cipher suite (1 or 3), made the first time. */
   async createIdentity(suite: number): Promise<mls.Identity> {
     if (this.stored.identity?.suite !== suite) {
@@ -121,7 +114,7 @@ export class Client {
   async publishKeyPackages(n: number): Promise<void> {
     const published = [];
     for (let i = 0; i < n; i++) {
-      const own = await mls.newKeyPackage(this.identity, this.seconds());
+      const own = await mls.newKeyPackage(ownIdentity(this.stored), seconds(this.world));
       const ref = await mls.keyPackageRef(own.publicPackage);
       this.stored.keyPackages.set(toBase64url(ref), own);
       published.push({ ref, message: mls.encodeKeyPackage(own.publicPackage) });
@@ -132,10 +125,11 @@ export class Client {
 
   /** Creates the group of a room at a Delivery Service: reserve an id, create the group under it, bind. */
   async createGroup(roomId: string, server: string): Promise<Group> {
-    const reserved = await this.ds(server).reserve(roomId, this.identity.suite);
+    const identity = ownIdentity(this.stored);
+    const reserved = await this.ds(server).reserve(roomId, identity.suite);
     const id = fromBase64(reserved.group_id);
     const sender = reserved.external_sender === undefined ? undefined : externalSender(fromBase64(reserved.external_sender));
-    const state = await mls.newGroup(this.identity, id, sender, this.seconds());
+    const state = await mls.newGroup(identity, id, sender, seconds(this.world));
     const g = newGroup(roomId, server, { term: 0, seq: 0 }, state);
     const groupInfo = toBase64(await mls.groupInfo(state));
     await this.patiently(() => this.ds(server).bind(g.key, groupInfo, toBase64(mls.ratchetTree(state))));
@@ -148,20 +142,12 @@ export class Client {
    * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2): as a new device, or anew with state that was
    * lost or has gone wrong.
    */
-  async rejoin(roomId: string): Promise<Group> {
-    for (let races = 0; races < MAX_RACES; races++) {
+  rejoin(roomId: string): Promise<Group> {
+    const enter = async () => {
       const { key, server } = await this.inbox.hostOf(roomId);
-      const { group_info, epoch, term } = await this.ds(server).group(key);
-      const tree = await this.ds(server).tree(key, epoch);
-      const commit = await mls.externalCommit(this.identity, fromBase64(group_info), tree, this.seconds());
-      try {
-        const { seq } = await this.patiently(() => this.ds(server).submit(key, submission(commit)));
-        return await this.exclusive(() => this.inbox.enter(key, roomId, server, { term, seq }, commit.next));
-      } catch (e) {
-        if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
-      }
-    }
-    throw new Error("other members' Commits kept coming first");
+      return this.inbox.enterAnew(key, roomId, server);
+    };
+    return this.patiently(() => this.exclusive(enter));
   }
 
   /** Adds all devices of a user that have published KeyPackages and are not members yet. */
@@ -200,6 +186,7 @@ export class Client {
       const commit = await this.exclusive(async () => {
         // One that got no answer comes first: it may have been accepted.
         if (g.pending !== undefined) return g.pending;
+        await this.inbox.prove(g);
         g.pending = await mls.commit(g.state, [...mls.pendingProposals(g.state), ...propose(g.state)]);
         this.inbox.made(g, g.pending);
         this.world.save();
@@ -228,15 +215,23 @@ export class Client {
   /** Submits a message and handles the log up to it. False when the group is in another epoch, or elsewhere. */
   private async submit(g: Group, what: Submission): Promise<boolean> {
     try {
-      const { seq } = await this.ds(g.ds).submit(g.key, what);
-      await this.inbox.accepted(g, seq, what.message);
-      return true;
+      const accepted = await this.ds(g.ds).submit(g.key, what);
+      return await this.inbox.accepted(g, accepted, what.message);
     } catch (e) {
       if (refused(e, IN_PROGRESS)) await this.showEvidence(g);
       if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
-      await this.inbox.catchUp(g, redirectOf(e));
+      await this.overtaken(g, e);
       return false;
     }
+  }
+
+  /** The group is in another epoch, or elsewhere. A Behind when the Delivery Service has less than it once accepted. */
+  private async overtaken(g: Group, e: MatrixError): Promise<void> {
+    const { term } = g;
+    await this.inbox.catchUp(g, redirectOf(e));
+    const [there, here] = [Number(e.body.epoch), epochOf(g)];
+    if (refused(e, WRONG_EPOCH) && g.term === term && there < here)
+      throw new Behind(`the Delivery Service is behind: it is in epoch ${there}, this device in ${here}`);
   }
 
   /** A target that has voted but not heard the decision may hear it from any member (profile, section 6). */
@@ -260,6 +255,7 @@ export class Client {
   }
 
   private async encryptAndSubmit(g: Group, text: string): Promise<boolean> {
+    await this.inbox.prove(g);
     const { state, message } = await mls.encrypt(g.state, Buffer.from(text));
     const hash = messageHash(message);
     g.state = state;
@@ -358,7 +354,7 @@ export class Client {
         ...submission(m.commit),
       });
     } catch (e) {
-      if (isFinal(e)) await this.exclusive(() => this.initRefused(g, e));
+      if (e instanceof MatrixError && isFinal(e)) await this.exclusive(() => this.initRefused(g, e));
       throw e;
     }
   }
@@ -366,7 +362,7 @@ export class Client {
   /** A refused Init uses up neither the epoch nor the offer (profile, section 5): the attempt is over. */
   private async initRefused(g: Group, e: MatrixError): Promise<void> {
     this.forget(g);
-    if (refused(e, WRONG_EPOCH) || refused(e, MOVED)) await this.inbox.catchUp(g, redirectOf(e));
+    if (refused(e, WRONG_EPOCH) || refused(e, MOVED)) await this.overtaken(g, e);
   }
 
   /** Does what follows from a status, of which only signed parts count. Undefined while the migration is undecided. */
@@ -402,6 +398,20 @@ export class Client {
     return this.ds(g.migration.source).abortMigration(g.migration.id);
   }
 
+  /** Goes to a server that has reclaimed or recovered the group: the user says that its Delivery Service is lost. */
+  follow(g: Group, server: string): Promise<void> {
+    return this.patiently(() => this.exclusive(() => this.inbox.followClaim(g, server)));
+  }
+
+  /** What an operator needs who recovers the group as this device holds it (profile, section 6). Nothing in it is secret. */
+  async export(g: Group): Promise<{ protocol: string; group_info: string; ratchet_tree: string; lineage: string }> {
+    const { state, lineage, term } = g;
+    if (lineage === undefined || decode(wire.lineage, fromBase64(lineage)).steps.length !== term || g.unproven)
+      throw new Error("this device has not been told how the group came to its Delivery Service");
+    const group_info = toBase64(await mls.groupInfo(state));
+    return { protocol: PROTOCOL, group_info, ratchet_tree: toBase64(mls.ratchetTree(state)), lineage };
+  }
+
   /** Reads a group's log to its end. */
   bringUpToDate(g: Group): Promise<void> {
     return this.exclusive(() => this.inbox.catchUp(g));
@@ -414,7 +424,6 @@ export class Client {
 
   /** Follows /sync until the signal ends it. After a start every group is brought up to date from its log. */
   async run(signal: AbortSignal): Promise<void> {
-    for (const g of this.stored.groups.values()) g.behind = true;
     await this.exclusive(() => this.inbox.catchUpAll());
     while (!signal.aborted) {
       try {

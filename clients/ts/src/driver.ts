@@ -175,6 +175,11 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
     const g = groupOf(a);
     return new DeliveryService(current().matrix, ds ?? g.ds).host(g.key);
   },
+  follow: async ({ ds, ...a }) =>
+    current()
+      .follow(groupOf(a), ds)
+      .then(() => state(groupOf(a))),
+  export: async (a) => current().export(groupOf(a)),
   raw: async ({ method, path, body }) => current().matrix.raw(method, path, body),
 };
 

@@ -1,6 +1,8 @@
 // The HTTP API of a Delivery Service, reached through the caller's own homeserver. Binary fields are unpadded base64.
 import type { Matrix } from "./matrix.js";
 import { MatrixError } from "./matrix.js";
+import type { Commit } from "./mls.js";
+import { toBase64 } from "./wire.js";
 
 const BASE = "/_matrix/client/unstable/io.github.mimiport.v0/ds";
 
@@ -9,14 +11,25 @@ export interface Signed {
   key_id: string;
 }
 
-/** A redirect: where the group went, and the source's word for it. */
-export interface MovedInfo {
+interface Redirect {
   delivery_service: string;
   term: number;
-  migration_response: string;
-  migration_confirmation: string;
   key_id: string;
 }
+
+/** A redirect after a migration, with the source's word for it. */
+export interface Migrated extends Redirect {
+  migration_response: string;
+  migration_confirmation: string;
+}
+
+/** A redirect after a reclaim or recover, with the word of the server that has taken the group. */
+export interface Claimed extends Redirect {
+  lineage_claim: string;
+}
+
+/** Where the group went. */
+export type MovedInfo = Migrated | Claimed;
 
 export interface GroupResponse {
   group_id: string;
@@ -41,7 +54,7 @@ export interface LogMessage {
   kind: "proposal" | "commit" | "application" | "welcome";
   sender: string;
   message?: string;
-  migration?: MovedInfo;
+  migration?: Migrated;
 }
 
 /** The content of the to-device events by which messages reach members. */
@@ -64,6 +77,12 @@ export interface Submission {
   message: string;
   group_info?: string;
   welcome?: string;
+}
+
+/** A Commit as it is submitted. */
+export function submission({ message, groupInfo, welcome }: Commit): Submission {
+  const body = { message: toBase64(message), group_info: toBase64(groupInfo) };
+  return welcome === undefined ? body : { ...body, welcome: toBase64(welcome) };
 }
 
 export interface Submitted {
@@ -100,11 +119,20 @@ export interface MigrationInitRequest extends Submission {
   external_sender_offer?: string;
 }
 
+/** Where a group is, and its encoded lineage up to the server that is asked. */
+export interface HostResponse {
+  delivery_service: string;
+  term: number;
+  moved?: MovedInfo;
+  lineage?: string;
+}
+
 /** The protocol of the groups of this client: RFC 9420. */
-const PROTOCOL = "mls10";
+export const PROTOCOL = "mls10";
 
 /** The errors that a client acts on. */
 export const OFFER_EXPIRED = "M_OFFER_EXPIRED";
+export const UNKNOWN_GROUP = "M_UNKNOWN_GROUP";
 export const UNKNOWN_MIGRATION = "M_UNKNOWN_MIGRATION";
 export const WRONG_EPOCH = "M_WRONG_EPOCH";
 export const IN_PROGRESS = "M_MIGRATION_IN_PROGRESS";
@@ -142,8 +170,12 @@ export class DeliveryService {
     return this.ask("GET", `/groups/${group}`);
   }
 
-  host(group: string): Promise<{ delivery_service: string; term: number; moved?: MovedInfo }> {
+  host(group: string): Promise<HostResponse> {
     return this.ask("GET", `/groups/${group}/host`);
+  }
+
+  showLineage(group: string, lineage: string): Promise<HostResponse> {
+    return this.ask("PUT", `/groups/${group}/lineage`, { lineage });
   }
 
   tree(group: string, epoch: number): Promise<Uint8Array> {

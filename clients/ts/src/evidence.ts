@@ -1,8 +1,8 @@
 // What servers have signed, checked under their current keys (profile, section 2).
-import type { MovedInfo, Signed } from "./ds.js";
+import type { Claimed, Migrated, Signed } from "./ds.js";
 import { type Group, type OwnMigration, same } from "./group.js";
 import type { Matrix } from "./matrix.js";
-import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse } from "./wire.js";
+import { decode, fromBase64, lineageClaim, migrationAbort, migrationConfirmation, migrationResponse } from "./wire.js";
 import { serverSigned, type Signature, type SignedCodec, toBase64url } from "./wire.js";
 
 export class Evidence {
@@ -17,12 +17,19 @@ export class Evidence {
     return this.matrix.verifyServer(server, keyId, serverSigned(codec, message), message.signature, this.now());
   }
 
-  /** Whether a redirect proves the group's next step: from the current Delivery Service, in the next term. */
-  async provesStep(g: Group, moved: MovedInfo): Promise<boolean> {
-    if (moved.term !== g.term + 1) return false;
+  /** Whether a redirect proves a step of the group from the current Delivery Service. */
+  async provesMove(g: Group, moved: Migrated): Promise<boolean> {
     const signed = { message: moved.migration_confirmation, key_id: moved.key_id };
     const step = { source: g.ds, target: moved.delivery_service, response: fromBase64(moved.migration_response) };
     return this.confirms(g, step, signed);
+  }
+
+  /** Whether a redirect is the word of the server that it names for taking this group in this term. */
+  async provesClaim(g: Group, moved: Claimed): Promise<boolean> {
+    const claim = decode(lineageClaim, fromBase64(moved.lineage_claim));
+    const fits =
+      claim.domainName === moved.delivery_service && Number(claim.term) === moved.term && same(claim.groupId, g.id);
+    return fits && this.signedBy(claim.domainName, moved.key_id, lineageClaim, claim);
   }
 
   /** Whether a MigrationConfirmation is the source's word for this group, this offer and this target. */

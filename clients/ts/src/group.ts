@@ -1,6 +1,6 @@
 // A group as this client sees it, and what the client as a whole keeps.
 import type { ClientState } from "ts-mls";
-import type { FanOut, MovedInfo } from "./ds.js";
+import type { FanOut, Migrated } from "./ds.js";
 import type * as mls from "./mls.js";
 import { toBase64url } from "./wire.js";
 
@@ -47,11 +47,15 @@ export interface Group {
   /** Fan-out of Delivery Services that may become the current one. */
   held: { server: string; fanOut: FanOut }[];
   /** The proof of the step to the current Delivery Service, for one that does not have it yet. */
-  evidence?: MovedInfo | undefined;
+  evidence?: Migrated | undefined;
   /** Logs of former Delivery Services whose end this client has not seen: it has gone on without them. */
-  former?: { ds: string; term: number; next: number }[];
-  /** The log could not be read to its end the last time. */
-  behind?: boolean;
+  former?: { ds: string; term: number; next: number }[] | undefined;
+  /** The log of the current Delivery Service has not been read to its end. */
+  behind: boolean;
+  /** How the group came to a Delivery Service, as one told it last (base64): what a server needs that recovers the group. */
+  lineage?: string | undefined;
+  /** The current Delivery Service has claimed the group, and may go on with another branch than that of the state here. */
+  unproven?: boolean | undefined;
 }
 
 export interface Invitation {
@@ -94,7 +98,7 @@ export interface Surroundings {
   save(): void;
 }
 
-/** A group whose log is handled up to a number. */
+/** A group whose log is handled up to a number. Every field is there: it also takes the place of what was known before. */
 export function newGroup(
   roomId: string,
   ds: string,
@@ -102,7 +106,24 @@ export function newGroup(
   state: ClientState,
 ): Group {
   const id = state.groupContext.groupId;
-  return { id, key: toBase64url(id), roomId, ds, term, next: seq + 1, state, sent: new Set(), held: [] };
+  const forgotten = {
+    pending: undefined,
+    migration: undefined,
+    evidence: undefined,
+    former: undefined,
+    lineage: undefined,
+    unproven: undefined,
+  };
+  const key = toBase64url(id);
+  return { ...forgotten, id, key, roomId, ds, term, next: seq + 1, state, sent: new Set(), held: [], behind: true };
+}
+
+/** The time in seconds since 1970, as MLS counts it. */
+export const seconds = ({ now }: Surroundings): bigint => BigInt(Math.floor(now() / 1000));
+
+export function ownIdentity({ identity }: Stored): mls.Identity {
+  if (identity === undefined) throw new Error("the device has no MLS identity yet");
+  return identity;
 }
 
 export const epochOf = (g: Group): number => Number(g.state.groupContext.epoch);

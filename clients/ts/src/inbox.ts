@@ -1,22 +1,29 @@
 // What comes in: fan-out, the log and room state, and who is believed (profile, sections 6 and 7).
 import { createHash } from "node:crypto";
 import type { ClientState } from "ts-mls";
-import { DeliveryService, type FanOut, type LogMessage, type MovedInfo } from "./ds.js";
+import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage, type Migrated } from "./ds.js";
+import { type MovedInfo, refused, submission, type Submitted, UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
 import { Evidence } from "./evidence.js";
 import {
   epochOf,
   type Group,
   isOut,
   newGroup,
+  ownIdentity,
   type PendingCommit,
   same,
+  seconds,
   type Stored,
   type Surroundings,
 } from "./group.js";
+import { claimIn, goesOn } from "./lineage.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
 import * as mls from "./mls.js";
-import { decode, fromBase64, isServerName, migrationCommitAAD, toBase64url } from "./wire.js";
+import { decode, encode, fromBase64, isServerName, lineage, type Lineage, lineageClaim, migrationCommitAAD } from "./wire.js";
+import { toBase64, toBase64url } from "./wire.js";
 
+/** How many Commits of others may come first before an operation gives up. */
+export const MAX_RACES = 10;
 /** How many messages are kept of Delivery Services that are not the current one. */
 const MAX_HELD = 256;
 /** How many terms of a group are remembered that this client left before it had seen all: no older message could be decrypted. */
@@ -89,20 +96,44 @@ export class Inbox {
     for (const g of this.stored.groups.values()) if (g.behind && !isOut(g)) await this.orFail(g.key, this.catchUp(g));
   }
 
-  /** Reads the log from where this client stands, over a migration if there is one. moved is a redirect that was given. */
+  /** Reads the log from where this client stands, over every step to the next term. moved is a redirect that was given. */
   async catchUp(g: Group, moved?: MovedInfo): Promise<void> {
     g.behind = true;
-    let redirect: MovedInfo | undefined;
-    try {
-      redirect = (await this.readLog(g)) ?? moved;
-    } catch (e) {
-      if (moved === undefined || !(await this.follow(g, moved))) throw e;
-      redirect = await this.readLog(g);
-    }
-    while (redirect !== undefined && (await this.follow(g, redirect))) redirect = await this.readLog(g);
+    let step = await this.nextStep(g, moved);
+    while (step !== undefined && (await this.follow(g, step))) step = await this.nextStep(g);
+    await this.prove(g);
     g.behind = false;
     await this.release(g);
     await this.readFormer(g);
+  }
+
+  /** Reads the current log to its end, and gives what leads on from there: a redirect, or a claim of the same server. */
+  private async nextStep(g: Group, moved?: MovedInfo): Promise<MovedInfo | undefined> {
+    try {
+      return (await this.readLog(g)) ?? moved ?? (await this.askHost(g));
+    } catch (e) {
+      const step = moved ?? (refused(e, UNKNOWN_GROUP) ? await this.askHost(g) : undefined);
+      if (step === undefined || !(await this.follow(g, step))) throw e;
+      return this.nextStep(g);
+    }
+  }
+
+  /**
+   * Keeps what the current Delivery Service says of how the group came there, and gives its claim to the next term if there is
+   * one: a server that was restored from a backup goes on so. Without an answer it is asked the next time.
+   */
+  private async askHost(g: Group): Promise<Claimed | undefined> {
+    const told = await this.toldBy(g, g.ds).catch(() => undefined);
+    if (told === undefined) return undefined;
+    if (told.steps.length === g.term) g.lineage = toBase64(encode(lineage, told));
+    return claimIn(told.steps[g.term]);
+  }
+
+  /** What a server says of how the group came there; undefined if it does not go on from what this client knows. */
+  private async toldBy(g: Group, server: string): Promise<Lineage | undefined> {
+    const host = await this.ds(server).host(g.key);
+    const told = host.lineage === undefined ? undefined : decode(lineage, fromBase64(host.lineage));
+    return told && goesOn(g, told) ? told : undefined;
   }
 
   /** Reads what former Delivery Services had accepted before they handed the group over. One that is away keeps it for later. */
@@ -112,9 +143,11 @@ export class Inbox {
       try {
         for (let end = false; !end; ) {
           const page = await this.ds(f.ds).messages(g.key, f.term, f.next);
-          for (const m of page.messages) await this.process(g, m);
+          // Handshakes have come by the way that the group took; those on a branch that was lost must not count.
+          for (const m of page.messages) if (mls.isPrivate(fromBase64(m.message ?? ""))) await this.process(g, m);
           end = page.end || !(page.next > f.next);
           f.next = page.next;
+          if (end && page.moved === undefined) await this.tell(g, f.ds);
         }
       } catch (e) {
         const forgotten = e instanceof MatrixError && e.status < 500 && e.body.retry_after_ms === undefined;
@@ -122,6 +155,14 @@ export class Inbox {
       }
     }
     this.world.save();
+  }
+
+  /** Shows a former Delivery Service that does not know it how the group went on: it must stop (profile, section 3). */
+  private async tell(g: Group, server: string): Promise<void> {
+    if (g.lineage === undefined || server === g.ds) return;
+    await this.ds(server)
+      .showLineage(g.key, g.lineage)
+      .catch(() => undefined); // its operator's policy may not let it
   }
 
   /** Reads to the end of the current Delivery Service's log, and gives the redirect that stands there. */
@@ -137,19 +178,75 @@ export class Inbox {
     }
   }
 
+  /** Takes the step to the next term that a redirect proves. False when it proves nothing for this group now. */
+  private async follow(g: Group, moved: MovedInfo): Promise<boolean> {
+    if (moved.term !== g.term + 1) return false;
+    if (!("lineage_claim" in moved)) return this.followMove(g, moved);
+    if (!(await this.evidence.provesClaim(g, moved))) return false;
+    await this.goTo(g, moved);
+    return true;
+  }
+
   /**
    * Goes to the target by the source's confirmation, and reads the end of the old term there (profile, section 6, "What
-   * members do"). False when the redirect proves nothing for this group now, or the target cannot help.
+   * members do"). False when the target cannot help, too.
    */
-  private async follow(g: Group, moved: MovedInfo): Promise<boolean> {
+  private async followMove(g: Group, moved: Migrated): Promise<boolean> {
     const { term, migration } = g;
-    if (!(await this.evidence.provesStep(g, moved))) return false;
+    if (!(await this.evidence.provesMove(g, moved))) return false;
     const own = migration !== undefined && same(migration.response, fromBase64(moved.migration_response));
     if (own && !migration.over) this.merge(g, migration.commit);
     else await this.readOldTerm(g, this.ds(moved.delivery_service));
     if (g.term === term) return false;
     g.evidence = moved;
     return true;
+  }
+
+  /** Goes to a server that has claimed the group, because the user says that the one before is lost (profile, section 6). */
+  async followClaim(g: Group, server: string): Promise<void> {
+    const told = await this.toldBy(g, server);
+    const claim = claimIn(told?.steps.at(-1));
+    const fits = claim?.delivery_service === server && claim.term === told!.steps.length && claim.term > g.term;
+    if (!fits || !(await this.evidence.provesClaim(g, claim)))
+      throw new Error(`${server} shows no claim to the group that goes on from what this device knows`);
+    await this.goTo(g, claim);
+    await this.catchUp(g);
+  }
+
+  /** Goes on at the server of a verified claim. What had only reached the host before is not in the new term. */
+  private async goTo(g: Group, claim: Claimed): Promise<void> {
+    this.endMigrationCommit(g);
+    g.migration = undefined;
+    if (g.pending !== undefined && mls.refersToProposals(g.pending.message)) this.endPending(g);
+    g.state = mls.withoutProposals(g.state);
+    g.evidence = undefined;
+    g.unproven = true;
+    this.moveTo(g, claim.delivery_service, claim.term);
+    this.world.save();
+    await this.point(g.roomId, claim).catch(() => undefined); // not every member may
+  }
+
+  /** Points the room to the server of a claim, which no homeserver does: who joins later looks there. */
+  private async point(roomId: string, { delivery_service: via, term, lineage_claim }: Claimed): Promise<void> {
+    const pointer = await this.matrix.roomState(roomId, POINTER);
+    if (pointer?.term >= term) return;
+    const { epoch } = decode(lineageClaim, fromBase64(lineage_claim));
+    await this.matrix.setRoomState(roomId, POINTER, { via, term, epoch: Number(epoch) });
+  }
+
+  /** After a claim: goes on with the own state if the Delivery Service has it, enters anew if its branch was lost. */
+  async prove(g: Group): Promise<void> {
+    if (!g.unproven || isOut(g)) return;
+    const there = await this.ds(g.ds).group(g.key);
+    if (there.epoch > epochOf(g)) await this.readLog(g); // perhaps only now
+    if (!g.unproven) return;
+    const { confirmedTranscriptHash } = g.state.groupContext;
+    if (there.epoch !== epochOf(g) || there.confirmed_transcript_hash !== toBase64(confirmedTranscriptHash)) {
+      await this.enterAnew(g.key, g.roomId, g.ds);
+      return;
+    }
+    g.unproven = undefined;
+    this.world.save();
   }
 
   /** Reads at the target what the current term still brings. */
@@ -163,10 +260,15 @@ export class Inbox {
     }
   }
 
-  /** An own message has been accepted under a number: it and all before it are handled. */
-  async accepted(g: Group, seq: number, message: string): Promise<void> {
-    if (seq === g.next) await this.handle(g, { seq, message });
+  /**
+   * An own message has been accepted under a number: it and all before it are handled. False when that showed that it was of a
+   * branch that was lost, so that nobody can read it.
+   */
+  async accepted(g: Group, { term, seq }: Submitted, message: string): Promise<boolean> {
+    const { sent } = g;
+    if (term === g.term && seq === g.next) await this.handle(g, { seq, message });
     else await this.catchUp(g);
+    return g.sent === sent; // who enters anew has sent nothing yet
   }
 
   /** Handles a message of the current Delivery Service, in the order of its log. */
@@ -238,17 +340,23 @@ export class Inbox {
   private entered(g: Group, target: string | undefined): void {
     this.endPending(g);
     this.endMigrationCommit(g);
+    g.unproven = undefined; // the next epoch follows on from the own state
     if (isOut(g)) {
       this.world.emit({ event: "removed", group: g.key, epoch: epochOf(g) });
       return;
     }
     this.world.emit({ event: "epoch", group: g.key, epoch: epochOf(g) });
-    if (target === undefined || target === g.ds) return;
+    if (target !== undefined && target !== g.ds) this.moveTo(g, target, g.term + 1);
+  }
+
+  /** A new term begins. Its Delivery Service is read soon also when it has nothing to say: it knows the lineage. */
+  private moveTo(g: Group, ds: string, term: number): void {
     g.former = [...(g.former ?? []), { ds: g.ds, term: g.term, next: g.next }].slice(-MAX_FORMER);
-    g.ds = target;
-    g.term += 1;
+    g.ds = ds;
+    g.term = term;
     g.next = 1;
-    this.world.emit({ event: "moved", group: g.key, ds: target, term: g.term });
+    g.behind = true;
+    this.world.emit({ event: "moved", group: g.key, ds, term });
   }
 
   private failed(group: string, e: unknown): void {
@@ -256,7 +364,7 @@ export class Inbox {
   }
 
   private orFail(group: string, step: Promise<void>): Promise<void> {
-    return step.catch((e) => this.failed(group, e));
+    return step.catch((e) => (refused(e, IN_PROGRESS) ? undefined : this.failed(group, e)));
   }
 
   private ignored(group: string, from: string, reason: string): void {
@@ -338,16 +446,36 @@ export class Inbox {
     await this.enter(key, f.room_id, server, f, state);
   }
 
-  /** The device is in a group from a message of its log on. */
-  async enter(
+  /** Enters a group by an external Commit, which removes the own former leaf (RFC 9420, section 12.4.3.2). */
+  async enterAnew(key: string, roomId: string, server: string): Promise<Group> {
+    const ds = this.ds(server);
+    for (let races = 0; ; races++) {
+      const { group_info, epoch } = await ds.group(key);
+      const tree = await ds.tree(key, epoch);
+      const identity = ownIdentity(this.stored);
+      const commit = await mls.externalCommit(identity, fromBase64(group_info), tree, seconds(this.world));
+      try {
+        return await this.enter(key, roomId, server, await ds.submit(key, submission(commit)), commit.next);
+      } catch (e) {
+        if (!refused(e, WRONG_EPOCH) || races === MAX_RACES) throw e;
+      }
+    }
+  }
+
+  /** The device is in a group from a message of its log on. What it knew of the group before is over. */
+  private async enter(
     key: string,
     roomId: string,
     ds: string,
     at: { term: number; seq: number },
     state: ClientState,
   ): Promise<Group> {
-    const g = newGroup(roomId, ds, at, state);
-    if (g.key !== key) throw new Error("the Welcome or GroupInfo is for another group");
+    const fresh = newGroup(roomId, ds, at, state);
+    if (fresh.key !== key) throw new Error("the Welcome or GroupInfo is for another group");
+    const known = this.stored.groups.get(key);
+    if (known !== undefined) this.endMigrationCommit(known);
+    if (known !== undefined) this.endPending(known);
+    const g: Group = Object.assign(known ?? {}, fresh); // whoever waits for the group holds this object
     this.stored.groups.set(key, g);
     this.world.save();
     this.world.emit({ event: "joined", group: key, epoch: epochOf(g) });

@@ -160,10 +160,19 @@ export class Matrix {
     return { next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers };
   }
 
+  private statePath(roomId: string, type: string): string {
+    return `/_matrix/client/v3/rooms/${encodeURIComponent(roomId)}/state/${type}/`;
+  }
+
+  /** Sends a state event with an empty state key. */
+  async setRoomState(roomId: string, type: string, content: unknown): Promise<void> {
+    await this.request("PUT", this.statePath(roomId, type), content);
+  }
+
   /** The content of a state event with an empty state key, undefined where there is none. */
   async roomState(roomId: string, type: string): Promise<any> {
     try {
-      return await this.request("GET", `/_matrix/client/v3/rooms/${encodeURIComponent(roomId)}/state/${type}/`);
+      return await this.request("GET", this.statePath(roomId, type));
     } catch (e) {
       if (e instanceof MatrixError && e.status === 404) return undefined;
       throw e;

@@ -323,6 +323,26 @@ export function messageEpoch(bytes: Uint8Array): bigint | undefined {
   return message.wireformat === "mls_private_message" ? message.privateMessage.epoch : undefined;
 }
 
+/** Whether a message is encrypted, and so no handshake. */
+export function isPrivate(bytes: Uint8Array): boolean {
+  try {
+    return parse(bytes).wireformat === "mls_private_message";
+  } catch {
+    return false;
+  }
+}
+
+/** Whether a message is a Commit that refers to proposals sent before it. */
+export function refersToProposals(bytes: Uint8Array): boolean {
+  const message = parse(bytes);
+  if (message.wireformat !== "mls_public_message") return false;
+  const { content } = message.publicMessage;
+  return content.contentType === "commit" && content.commit.proposals.some((p) => p.proposalOrRefType === "reference");
+}
+
+/** The state without the proposals of its epoch. */
+export const withoutProposals = (state: ClientState): ClientState => ({ ...state, unappliedProposals: {} });
+
 /** Whether a message is of an epoch before the state's; false for what is no message of a group. */
 export function isOlder(state: ClientState, bytes: Uint8Array): boolean {
   try {

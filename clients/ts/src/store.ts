@@ -50,6 +50,7 @@ const loadGroup = ({ id, state, pending, migration, sent, ...plain }: any): Grou
   state: mls.loadState(state),
   sent: new Set(sent),
   held: [],
+  behind: true,
   pending: loadCommit(pending),
   migration: migration && {
     ...migration,

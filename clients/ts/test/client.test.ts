@@ -1,111 +1,23 @@
 // Clients against Delivery Services in memory: races, lost and forged fan-out, migrations and their ends.
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
-import { Client } from "../src/client.js";
-import type { ClientEvent, Group } from "../src/group.js";
-import { login, Matrix } from "../src/matrix.js";
-import { loadStore, saveStore, emptyStore } from "../src/store.js";
+import { describe, test } from "node:test";
+import type { Migrated } from "../src/ds.js";
+import { loadStore, saveStore } from "../src/store.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
 import { members, ratchetTree, transcript } from "../src/mls.js";
 import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse, toBase64 } from "../src/wire.js";
 import type { MigrationResponse } from "../src/wire.js";
-import { type FakeDs, FakeNetwork, refuse } from "./fake.js";
+import { type FakeDs, refuse } from "./fake.js";
+import { authenticator, net, nextRoom, party, published, rooms, together, User } from "./party.js";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-
-let net: FakeNetwork;
-let homeserver: string;
-
-before(async () => {
-  net = new FakeNetwork();
-  homeserver = await net.listen();
-});
-after(() => net.close());
-
-let rooms = 0;
-
-class User {
-  readonly events: ClientEvent[] = [];
-
-  private constructor(readonly client: Client) {}
-
-  static async create(name: string, stored = emptyStore(), save: () => void = () => undefined): Promise<User> {
-    const session = await login(homeserver, name, "password", undefined);
-    const emit = (e: ClientEvent) => void user.events.push(e);
-    const user: User = new User(
-      new Client(new Matrix(session), stored, { now: Date.now, pause: async () => undefined, emit, save }),
-    );
-    if (stored.identity === undefined) await user.client.createIdentity(1);
-    return user;
-  }
-
-  get id(): string {
-    return this.client.matrix.session.userId;
-  }
-
-  get group(): Group {
-    return this.client.group();
-  }
-
-  /** Takes in what has arrived, as the sync loop would. */
-  async sync(): Promise<void> {
-    await this.client.synced(await this.client.matrix.sync(undefined, 0));
-  }
-
-  texts(): string[] {
-    return this.events.flatMap((e) => (e.event === "message" ? [e.text] : []));
-  }
-
-  take(kind: string): ClientEvent[] {
-    return this.events.filter((e) => e.event === kind);
-  }
-}
 
 /** Whether each Commit that a user has made was accepted, undefined while they cannot know. */
 function fates({ events }: User): (boolean | undefined)[] {
   const ended = new Map<string, boolean>();
   for (const e of events) if (e.event === "commit_ended") ended.set(e.to, e.accepted);
   return events.flatMap((e) => (e.event === "commit" ? [ended.get(e.to)] : []));
-}
-
-/** A user who can be added. */
-async function published(name: string): Promise<User> {
-  const user = await User.create(name);
-  await user.client.publishKeyPackages(1);
-  return user;
-}
-
-const authenticator = (u: User) => Buffer.from(u.group.state.keySchedule.epochAuthenticator).toString("hex");
-
-function together(...users: User[]): void {
-  for (const u of users) {
-    const { ds, term, state } = u.group;
-    const expected = users[0]!.group;
-    assert.deepEqual(
-      [ds, term, state.groupContext.epoch],
-      [expected.ds, expected.term, expected.state.groupContext.epoch],
-      u.id,
-    );
-    assert.equal(authenticator(u), authenticator(users[0]!), u.id);
-  }
-}
-
-/** A room's group at s<n>.example with some members, none of which has anything to read. */
-async function party(...names: string[]): Promise<{ users: User[]; s: string; t: string; room: string }> {
-  const n = ++rooms;
-  const [room, s, t] = [`!room${n}`, `s${n}.example`, `t${n}.example`];
-  const users: User[] = [];
-  for (const name of names) users.push(await User.create(`${name}${n}`));
-  const [founder, ...others] = users;
-  await founder!.client.createGroup(room, s);
-  for (const user of others) {
-    await user.client.publishKeyPackages(2);
-    await founder!.client.add(founder!.group, user.id);
-    for (const u of users.slice(0, users.indexOf(user) + 1)) await u.sync();
-  }
-  together(...users);
-  return { users, s, t, room };
 }
 
 describe("a group at one Delivery Service", () => {
@@ -495,7 +407,7 @@ describe("a migration", () => {
     await alice.client.send(alice.group, "before the move");
     await alice.client.migrate(alice.group, t);
     net.lose(bob.id);
-    const moved = net.ds(s).groups.get(alice.group.key)!.moved!;
+    const moved = net.ds(s).groups.get(alice.group.key)!.moved as Migrated;
     const stranger = net.ds(`evil${s}`);
     const { log, ...old } = net.ds(s).groups.get(alice.group.key)!;
     const handshakes = log.filter((m) => m.kind !== "application"); // the target gets no others
@@ -538,7 +450,7 @@ describe("a migration", () => {
     const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
     t_.after(() => rmSync(dir, { recursive: true }));
     const file = join(dir, "alice.json");
-    const n = ++rooms;
+    const n = nextRoom();
     const [s, t] = [`s${n}.example`, `t${n}.example`];
     const stored = loadStore(file);
     const alice = await User.create(`alice${n}`, stored, () => saveStore(file, stored));

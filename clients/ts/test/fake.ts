@@ -2,9 +2,10 @@
 import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import type { LogMessage, MigrationStatus, MovedInfo } from "../src/ds.js";
+import type { LogMessage, Migrated, MigrationStatus, MovedInfo } from "../src/ds.js";
 import { encodeExternalSender, encodeMlsMessage, type ExternalSender } from "ts-mls";
 import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
+import { claimIn } from "../src/lineage.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
 import * as mls from "../src/mls.js";
 import * as wire from "../src/wire.js";
@@ -37,6 +38,12 @@ class SigningKey {
   }
 }
 
+const archived = ({ message, key_id }: { message: string; key_id: string }): wire.SignedMessage => ({
+  message: fromBase64(message),
+  keyId: key_id,
+  keyObject: new Uint8Array(),
+});
+
 interface Migration {
   response: wire.MigrationResponse;
   signed: { message: string; key_id: string };
@@ -54,6 +61,7 @@ interface Hosted {
   state: "active" | "frozen" | "staged" | "moved";
   moved?: MovedInfo;
   groupInfo?: string;
+  lineage: wire.Lineage;
   /** The ratchet tree, base64, where a test has put it: this server cannot follow one. */
   tree?: string;
 }
@@ -83,8 +91,8 @@ export class FakeDs {
     if (kind === "groups" && method === "POST" && id === "") return this.reserve(body.room_id);
     if (kind === "groups" && part === undefined)
       return method === "PUT" ? this.bind(id, body) : this.describe(this.group(id));
-    if (kind === "groups" && part === "host")
-      return { delivery_service: this.group(id).moved?.delivery_service ?? this.name, term: this.group(id).term };
+    if (kind === "groups" && part === "host") return this.host(id);
+    if (kind === "groups" && part === "lineage") return this.shown(id, body.lineage);
     if (kind === "groups" && part === "tree") return fromBase64(this.group(id).tree!);
     if (kind === "groups" && part === "messages")
       return method === "POST" ? this.submit(id, body, user) : this.read(id, query);
@@ -102,9 +110,40 @@ export class FakeDs {
     return this.groups.get(id) ?? refuse(404, "M_UNKNOWN_GROUP");
   }
 
+  private host(id: string) {
+    const { term, moved, lineage } = this.group(id);
+    const encoded = toBase64(wire.encode(wire.lineage, lineage));
+    return { delivery_service: moved?.delivery_service ?? this.name, term: moved?.term ?? term, lineage: encoded };
+  }
+
+  /** A lineage that goes on where this server thinks that the group is here stops it; only those with a claim do. */
+  private shown(id: string, encoded: string) {
+    const g = this.group(id);
+    const claim = claimIn(wire.decode(wire.lineage, fromBase64(encoded)).steps[g.term]);
+    if (claim !== undefined) Object.assign(g, { state: "moved", moved: claim });
+    return this.host(id);
+  }
+
+  /** Takes a group on from what a member has exported: 2 for a reclaim, 3 for a recover. */
+  claim(kind: 2 | 3, held: { group_info: string; ratchet_tree: string; lineage: string }): void {
+    const info = mls.parse(fromBase64(held.group_info));
+    if (info.wireformat !== "mls_group_info") throw new Error("no GroupInfo");
+    const { groupId, epoch } = info.groupInfo.groupContext;
+    const lineage = wire.decode(wire.lineage, fromBase64(held.lineage));
+    const term = lineage.steps.length + 1;
+    const claim = { kind, domainName: this.name, groupId, term: BigInt(term), epoch };
+    lineage.steps.push({ kind, lineageClaim: archived(this.key.sign(wire.lineageClaim, claim)) });
+    const id = toBase64url(groupId);
+    this.groups.set(id, {
+      ...{ id, room: lineage.roomId, term, epoch: Number(epoch), log: [], state: "active", lineage },
+      ...{ groupInfo: held.group_info, tree: held.ratchet_tree },
+    });
+  }
+
   private reserve(room: string) {
     const id = toBase64url(randomBytes(32));
-    this.groups.set(id, { id, room, term: 0, epoch: 0, log: [], state: "active" });
+    const lineage = { creatingServer: this.name, preimage: undefined, roomId: room, steps: [] };
+    this.groups.set(id, { id, room, term: 0, epoch: 0, log: [], state: "active", lineage });
     return { group_id: toBase64(Buffer.from(id, "base64url")), ...this.entry() };
   }
 
@@ -158,7 +197,11 @@ export class FakeDs {
   }
 
   private describe(g: Hosted) {
+    if (g.state === "moved") refuse(410, "M_GROUP_MOVED", { moved: g.moved });
+    const info = mls.parse(fromBase64(g.groupInfo!));
+    const context = info.wireformat === "mls_group_info" ? info.groupInfo.groupContext : undefined;
     return {
+      confirmed_transcript_hash: toBase64(context!.confirmedTranscriptHash),
       group_id: g.id,
       state: g.state,
       term: g.term,
@@ -183,7 +226,7 @@ export class FakeDs {
     return this.accept(g, body, handshake ? message.publicMessage.content.contentType : "application", user);
   }
 
-  private accept(g: Hosted, body: any, kind: string, user: string, migration?: MovedInfo) {
+  private accept(g: Hosted, body: any, kind: string, user: string, migration?: Migrated) {
     const seq = g.log.length + 1;
     this.append(g, {
       seq,
@@ -242,7 +285,7 @@ export class FakeDs {
     mine.migrations.set(id, { response, signed, status: { ...status, role: "source" } });
     const from = mine.group(key);
     const term = from.term + 1;
-    this.groups.set(key, { id: key, room: room_id, term, epoch: from.epoch + 1, log: [], state: "staged" });
+    this.groups.set(key, { id: key, room: room_id, term, epoch: from.epoch + 1, log: [], state: "staged", lineage: from.lineage });
     const expires_at = Date.now() + 600_000;
     return { migration_id: id, migration_response: signed.message, key_id: KEY_ID, expires_at, ...this.entryOffer(response) };
   }
@@ -290,7 +333,13 @@ export class FakeDs {
     this.accept(g, m.submission, "commit", user, moved);
     g.state = "moved";
     g.moved = moved;
-    this.net.ds(target).group(g.id).groupInfo = m.submission!.group_info;
+    const step = {
+      kind: 1 as const,
+      migrationResponse: archived(m.signed),
+      migrationConfirmation: archived(confirmation),
+    };
+    const lineage = { ...g.lineage, steps: [...g.lineage.steps, step] };
+    Object.assign(this.net.ds(target).group(g.id), { groupInfo: m.submission!.group_info, lineage });
   }
 
   private activate(m: Migration, { message }: any): MigrationStatus {
@@ -385,6 +434,7 @@ export class FakeNetwork {
     if (operation === "login") return this.login(body.identifier.user);
     if (operation === "sync") return this.sync(user, Number(url.searchParams.get("timeout")));
     if (operation === "keys") return this.keys(rest[0]!, body, user);
+    if (operation === "rooms" && req.method === "PUT") return this.state.set(`${rest[0]} ${rest[2]}`, body) && {};
     if (operation === "rooms") return this.state.get(`${rest[0]} ${rest[2]}`) ?? refuse(404, "M_NOT_FOUND");
     const [, name, ...call] = rest;
     const ds = this.ds(name!);

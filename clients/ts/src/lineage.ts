@@ -1,0 +1,36 @@
+// Who hosted a group, from its creation on, as servers tell it (profile, sections 3 and 10).
+import type { Claimed } from "./ds.js";
+import { type Group, same } from "./group.js";
+import { decode, fromBase64, lineage, type Lineage, lineageClaim, type LineageStep, migrationConfirmation } from "./wire.js";
+import { toBase64 } from "./wire.js";
+
+/** The claim in a step as the redirect that it is; undefined for none, or another step. */
+export function claimIn(step: LineageStep | undefined): Claimed | undefined {
+  if (step === undefined || !("lineageClaim" in step)) return undefined;
+  const { message, keyId } = step.lineageClaim;
+  const { domainName, term } = decode(lineageClaim, message);
+  return { delivery_service: domainName, term: Number(term), lineage_claim: toBase64(message), key_id: keyId };
+}
+
+/** The Delivery Service of a term, which the lineage must reach. */
+function hostIn({ creatingServer, steps }: Lineage, term: number): string {
+  const step = steps[term - 1];
+  if (step === undefined) return creatingServer;
+  if ("lineageClaim" in step) return decode(lineageClaim, step.lineageClaim.message).domainName;
+  return decode(migrationConfirmation, step.migrationConfirmation.message).domainName;
+}
+
+/** What makes two proofs be of one step: a signature that was made again with a newer key is no other step. */
+const proof = (step: LineageStep): Uint8Array =>
+  "lineageClaim" in step ? step.lineageClaim.message : step.migrationResponse.message;
+
+const begins = (known: Lineage, told: Lineage): boolean =>
+  known.creatingServer === told.creatingServer &&
+  known.steps.length <= told.steps.length &&
+  known.steps.every((step, i) => same(proof(step), proof(told.steps[i]!)));
+
+/** Whether a lineage begins with what the client knows of its group: who hosts it in its term, and how it came there. */
+export function goesOn(g: Group, told: Lineage): boolean {
+  if (told.steps.length < g.term || hostIn(told, g.term) !== g.ds) return false;
+  return g.lineage === undefined || begins(decode(lineage, fromBase64(g.lineage)), told);
+}

@@ -1,0 +1,96 @@
+// Users of a homeserver with Delivery Services in memory, and groups of them.
+import assert from "node:assert/strict";
+import { after, before } from "node:test";
+import { Client } from "../src/client.js";
+import type { ClientEvent, Group } from "../src/group.js";
+import { login, Matrix } from "../src/matrix.js";
+import { emptyStore } from "../src/store.js";
+import { FakeNetwork } from "./fake.js";
+
+export const net = new FakeNetwork();
+let homeserver: string;
+
+before(async () => {
+  homeserver = await net.listen();
+});
+after(() => net.close());
+
+/** How many rooms there are; the last one's number is in the names of its Delivery Services and users. */
+export let rooms = 0;
+export const nextRoom = (): number => ++rooms;
+
+export class User {
+  readonly events: ClientEvent[] = [];
+
+  private constructor(readonly client: Client) {}
+
+  static async create(name: string, stored = emptyStore(), save: () => void = () => undefined): Promise<User> {
+    const session = await login(homeserver, name, "password", undefined);
+    const emit = (e: ClientEvent) => void user.events.push(e);
+    const user: User = new User(
+      new Client(new Matrix(session), stored, { now: Date.now, pause: async () => undefined, emit, save }),
+    );
+    if (stored.identity === undefined) await user.client.createIdentity(1);
+    return user;
+  }
+
+  get id(): string {
+    return this.client.matrix.session.userId;
+  }
+
+  get group(): Group {
+    return this.client.group();
+  }
+
+  /** Takes in what has arrived, as the sync loop would. */
+  async sync(): Promise<void> {
+    await this.client.synced(await this.client.matrix.sync(undefined, 0));
+  }
+
+  texts(): string[] {
+    return this.events.flatMap((e) => (e.event === "message" ? [e.text] : []));
+  }
+
+  take(kind: string): ClientEvent[] {
+    return this.events.filter((e) => e.event === kind);
+  }
+}
+
+/** A user who can be added. */
+export async function published(name: string): Promise<User> {
+  const user = await User.create(name);
+  await user.client.publishKeyPackages(1);
+  return user;
+}
+
+export const authenticator = (u: User) => Buffer.from(u.group.state.keySchedule.epochAuthenticator).toString("hex");
+
+export function together(...users: User[]): void {
+  for (const u of users) {
+    const { ds, term, state } = u.group;
+    const expected = users[0]!.group;
+    assert.deepEqual(
+      [ds, term, state.groupContext.epoch],
+      [expected.ds, expected.term, expected.state.groupContext.epoch],
+      u.id,
+    );
+    assert.equal(authenticator(u), authenticator(users[0]!), u.id);
+  }
+}
+
+/** A room's group at s<n>.example with some members, none of which has anything to read. */
+export async function party(...names: string[]): Promise<{ users: User[]; s: string; t: string; room: string }> {
+  const n = nextRoom();
+  const [room, s, t] = [`!room${n}`, `s${n}.example`, `t${n}.example`];
+  const users: User[] = [];
+  for (const name of names) users.push(await User.create(`${name}${n}`));
+  const [founder, ...others] = users;
+  await founder!.client.createGroup(room, s);
+  for (const user of others) {
+    await user.client.publishKeyPackages(2);
+    await founder!.client.add(founder!.group, user.id);
+    for (const u of users.slice(0, users.indexOf(user) + 1)) await u.sync();
+  }
+  together(...users);
+  return { users, s, t, room };
+}
