@@ -29,9 +29,11 @@ type party struct {
 	stores  []string // the connection strings of the module's databases
 	members []*harness.Client
 	movers  [2]int // by target: the member who moves the group there
-	said    int
-	owed    [][]string        // by member: what they have to receive, for its sending was acknowledged
-	epochs  map[uint64]string // the transcript of each epoch that a Commit was acknowledged to lead to
+
+	mu     sync.Mutex // guards what follows
+	said   int
+	owed   [][]string        // by member: what they have to receive, for its sending was acknowledged
+	epochs map[uint64]string // the transcript of each epoch that a Commit was acknowledged to lead to
 }
 
 // newParty makes a party on servers with a section each. The first server has the group.
@@ -164,11 +166,10 @@ func (p *party) settle(t *testing.T) (host int) {
 func (p *party) traffic(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
-	var mu sync.Mutex
 	for i := range p.members {
 		all.Go(func() {
 			for n := 1; ctx.Err() == nil; n++ {
-				p.act(ctx, t, &mu, i, n)
+				p.act(ctx, t, i, n)
 				breathe(ctx)
 			}
 		})
@@ -180,32 +181,38 @@ func (p *party) traffic(t *testing.T) (stop func()) {
 }
 
 // act sends a message, or each third time a Commit.
-func (p *party) act(ctx context.Context, t *testing.T, mu *sync.Mutex, i, n int) {
+func (p *party) act(ctx context.Context, t *testing.T, i, n int) {
 	c := p.members[i]
 	if n%3 == 0 {
 		var st harness.GroupState
 		if c.Do(ctx, "update", nil, &st) != nil {
 			return
 		}
-		mu.Lock()
-		defer mu.Unlock()
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		if other, ok := p.epochs[st.Epoch]; ok && other != st.ConfirmedTranscriptHash {
 			t.Errorf("there are two epochs %d", st.Epoch)
 		}
 		p.epochs[st.Epoch] = st.ConfirmedTranscriptHash
 		return
 	}
-	mu.Lock()
+	p.say(i, func(text string) error { return c.Do(ctx, "send", harness.Args{"text": text}, nil) })
+}
+
+// say lets a member send something new. Once that is acknowledged, all others have to receive it.
+func (p *party) say(i int, send func(text string) error) {
+	p.mu.Lock()
 	p.said++
 	text := fmt.Sprintf("message %d", p.said)
-	mu.Unlock()
-	if c.Do(ctx, "send", harness.Args{"text": text}, nil) == nil {
-		mu.Lock()
-		defer mu.Unlock()
-		for j := range p.owed {
-			if j != i {
-				p.owed[j] = append(p.owed[j], text)
-			}
+	p.mu.Unlock()
+	if send(text) != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for j := range p.owed {
+		if j != i {
+			p.owed[j] = append(p.owed[j], text)
 		}
 	}
 }
