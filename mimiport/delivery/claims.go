@@ -139,6 +139,9 @@ func (s *Service) recall(ctx context.Context, g *Group, step *mimiport.LineageSt
 	}
 	defer s.locks.lock(g.ID)()
 	return retryConflicts(func() error {
+		if _, err := s.thawed(ctx, g, m.ID); err != nil {
+			return err
+		}
 		return s.stepSource(ctx, nil, m.ID, func(*migration.Migration) (migration.Event, error) {
 			return migration.Recall{Confirmation: step.Confirmation}, nil
 		})
@@ -171,7 +174,7 @@ func (s *Service) yield(ctx context.Context, g *Group, step *mimiport.LineageSte
 func (s *Service) stop(ctx context.Context, g *Group, m *migration.Migration, kind EvidenceKind, req *LineageRequest) error {
 	defer s.locks.lock(g.ID)()
 	return retryConflicts(func() error {
-		g, err := s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term})
+		g, err := s.thawed(ctx, g, mimiport.MigrationID{})
 		if err != nil {
 			return err
 		}
@@ -179,14 +182,6 @@ func (s *Service) stop(ctx context.Context, g *Group, m *migration.Migration, ki
 			return nil
 		}
 		s.Log.Error("the group is elsewhere in a later term: this server stops", "group", fmt.Sprintf("%x", g.ID), "term", g.Term)
-		if g.State == GroupFrozen { // or a vote could still have it confirm a move that nobody waits for
-			if err := s.stepSource(ctx, nil, g.Migration, s.givesUp(errors.New("the group is elsewhere in a later term"))); err != nil {
-				return err
-			}
-			if g, err = s.Store.GroupAt(ctx, GroupKey{g.ID, g.Term}); err != nil {
-				return err
-			}
-		}
 		g.State, g.Migration = GroupMoved, mimiport.MigrationID{}
 		change := &Change{Group: g, Migration: m, Evidence: []Evidence{{GroupID: g.ID, Kind: kind, Data: req.Lineage, At: s.Now()}}}
 		if m != nil {
@@ -196,6 +191,20 @@ func (s *Service) stop(ctx context.Context, g *Group, m *migration.Migration, ki
 		}
 		return s.apply(ctx, change)
 	})
+}
+
+// thawed gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's row as it is then. A vote
+// could otherwise still have this server confirm it, against what it has been shown.
+func (s *Service) thawed(ctx context.Context, g *Group, meant mimiport.MigrationID) (*Group, error) {
+	key := GroupKey{g.ID, g.Term}
+	g, err := s.Store.GroupAt(ctx, key)
+	if err != nil || g.State != GroupFrozen || g.Migration == meant {
+		return g, err
+	}
+	if err := s.stepSource(ctx, nil, g.Migration, s.givesUp(errors.New("the group is elsewhere in a later term"))); err != nil {
+		return nil, err
+	}
+	return s.Store.GroupAt(ctx, key)
 }
 
 // truncated is the beginning of an encoded lineage, up to a term.
@@ -274,7 +283,10 @@ func (s *Service) showLineage(ctx context.Context, row *Row) error {
 		return err
 	}
 	err = s.Sender.PutLineage(ctx, g.Server, row.Destination, g.ID, &LineageRequest{Lineage: g.Lineage})
-	if err != nil && mimiport.KindOf(err) != mimiport.KindUnknownGroup {
+	if mimiport.KindOf(err) == mimiport.KindUnknownGroup && !s.Now().Before(g.CreatedAt.Add(s.Limits.Retention)) {
+		err = nil // until then it may take up again what it had staged and dropped
+	}
+	if err != nil {
 		return err
 	}
 	return s.done(ctx, row)

@@ -2,12 +2,14 @@ package delivery_test
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
 // held is what a member holds, to recover a group from.
@@ -162,4 +164,78 @@ func TestRestoredKeepsEvidence(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.expectKept(serverA, delivery.EvidenceOwnForgotten)
+}
+
+// TestReclaimToldAgain: a target that has dropped what it staged does not know the group when it is told of the reclaim. Should it take the
+// group up by a confirmation later, it is told again.
+func TestReclaimToldAgain(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(to, what string) bool {
+		return to == serverB && what == "confirmation" || to == serverA && what == "status"
+	}
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	p.expect(a, "decided", "staged")
+	if _, err := p.services[serverB].DropStaged(t.Context(), a.id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	if _, err := p.services[serverB].ConfirmMigration(t.Context(), caller(bob), a.id, p.confirmation(a)); err != nil {
+		t.Fatal(err)
+	}
+	p.expectAt(serverB, serverB, 1)
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	p.expectAt(serverB, serverA, 2)
+}
+
+// TestReclaimForgotten: the server that a group was reclaimed from is told until the retention ends, should it never know the group again.
+func TestReclaimForgotten(t *testing.T) {
+	p := newPlay(t)
+	p.move(serverA, serverB, bob)
+	p.restore(serverB, memory.New())
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	for _, wait := range []struct {
+		time.Duration
+		rows bool
+	}{{time.Hour, true}, {8 * 24 * time.Hour, false}} {
+		p.now = p.now.Add(wait.Duration)
+		p.run()
+		rows, _, err := p.stores[serverA].Due(t.Context(), p.now.Add(time.Hour), 10)
+		told := slices.ContainsFunc(rows, func(r delivery.Row) bool { return r.Kind == delivery.RowLineage })
+		if err != nil || told != wait.rows {
+			t.Errorf("after %s A has to do %+v, %v", wait.Duration, rows, err)
+		}
+	}
+}
+
+// TestRecalledWhileFrozen: a source that was restored, has aborted what it had confirmed and is frozen for another migration when it is
+// shown its confirmation, confirms no other.
+func TestRecalledWhileFrozen(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	backup := p.copyOf(serverA, a.id)
+	p.run()
+	l := p.lineage(serverB)
+	p.restore(serverA, backup)
+	p.restore(serverB, memory.New()) // or it would refuse another migration
+	p.allow(serverB, `{"target":"joined_servers"}`)
+	if _, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil {
+		t.Fatal(err)
+	}
+	other := p.begin(serverA, serverB, alice)
+	if err := p.show(serverA, l); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expectAt(serverA, serverB, 1)
+	st, err := p.services[serverA].Migration(t.Context(), caller(alice), other.id)
+	if err != nil || st.State != "aborted" || st.Confirmation != nil {
+		t.Errorf("the other migration is %+v, %v", st, err)
+	}
 }
