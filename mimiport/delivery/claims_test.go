@@ -73,8 +73,8 @@ func (p *play) restore(ds string, store delivery.Store) {
 	p.stores[ds], p.services[ds] = store, delivery.New(deps)
 }
 
-// TestRestoredBeforeMove: "Own signature beats own database": a source restored from before the migration hosts the group again until
-// it is shown its own confirmation; then it stops, for good, and redirects.
+// TestRestoredBeforeMove: "Own signature beats own database" (profile, section 3): a source restored from before the migration hosts the group
+// again until it is shown its own confirmation; then it stops, for good, and redirects.
 func TestRestoredBeforeMove(t *testing.T) {
 	p := newPlay(t)
 	p.commit(serverA, alice, mlstest.CommitOptions{})
@@ -193,7 +193,8 @@ func TestRestoredAndAborted(t *testing.T) {
 	}
 }
 
-// TestStagedLearnsFromLineage: a target that waits for the decision takes it from a lineage: it was this migration, or another one.
+// TestStagedLearnsFromLineage: STAGED ends with "a verified lineage in which S's step of that term is another migration → DROPPED" (profile,
+// section 6).
 func TestStagedLearnsFromLineage(t *testing.T) {
 	p := newPlay(t)
 	lost := p.mustRequest(serverA, serverB, bob)
@@ -231,8 +232,8 @@ func (p *play) addServer(name string) {
 	p.stores[name], p.services[name] = deps.Store, delivery.New(deps)
 }
 
-// TestReclaim: an operator takes the group back from a target that is lost after the decision. Should the target come back, it
-// yields to the higher term.
+// TestReclaim: "Target lost for good after the decision: operator `reclaim` at S, a new term …; T yields to the higher term" (profile, section
+// 6).
 func TestReclaim(t *testing.T) {
 	p := newPlay(t)
 	_, err := p.services[serverA].Reclaim(t.Context(), p.id)
@@ -285,7 +286,7 @@ func TestReclaimUndecidedTarget(t *testing.T) {
 	p.expectHosted(serverA, 2)
 }
 
-// TestRecover: an operator takes on a group whose host is lost, from what a member holds, and only where the policy says so.
+// TestRecover: "Source lost for good: operator `recover` at T from what members hold, off by default" (profile, section 6).
 func TestRecover(t *testing.T) {
 	p := newPlay(t)
 	held := p.lineage(serverA)

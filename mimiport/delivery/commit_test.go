@@ -98,6 +98,11 @@ func TestInitIsForOneMigration(t *testing.T) {
 		t.Error("a target was asked of what cannot be")
 	}
 
+	// "A client that knows only the draft sends two messages: it cannot migrate from us" (profile, section 5).
+	alone := *a.init
+	alone.SubmitRequest = delivery.SubmitRequest{}
+	expectKind(t, init(serverA, a.id, &alone), mimiport.KindBadMessage)
+
 	// An offer for another epoch than the Commit's.
 	request := must((&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id, Epoch: p.group.Epoch() + 1}).Marshal())(t)
 	offer := must(p.services[serverB].RequestMigration(t.Context(), caller(bob), &delivery.MigrationRequestRequest{MigrationRequest: request, RoomID: room}))(t)

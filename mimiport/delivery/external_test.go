@@ -74,7 +74,8 @@ func (p *play) proposals(ds string) (messages [][]byte) {
 	return messages
 }
 
-// TestOwnEntry: a group may list the server that hosts it, with the key that it has given out and no other, and may not drop it.
+// TestOwnEntry: the DS refuses a Commit "that changes or drops the DS's own entry" (profile, section 5); a group may list the server with the key
+// that it has given out and no other.
 func TestOwnEntry(t *testing.T) {
 	p := newExternalPlay(t)
 	forged := p.group.NewClient([]byte(serverA))
@@ -178,7 +179,8 @@ func (p *play) swapRequest(user string, edit func(*mlstest.CommitOptions, []byte
 	return a
 }
 
-// TestSwap: a migration Commit of a group that lists the source gives the entry to the target, exactly; then the target proposes.
+// TestSwap: where an entry is for S, "the Commit has one by-value GroupContextExtensions that puts T's entry at the first such index, drops
+// further entries of S or T, and leaves every other entry and extension byte for byte" (profile, section 5); then T proposes.
 func TestSwap(t *testing.T) {
 	p := newExternalPlay(t)
 	good := func(o *mlstest.CommitOptions, entry []byte) {
@@ -222,8 +224,7 @@ func TestSwap(t *testing.T) {
 	}
 }
 
-// TestRemovesInMigration: the migration Commit references every Remove that the source has proposed; whoever is to be removed cannot
-// migrate; after an abort and after an activation the server proposes again.
+// TestRemovesInMigration: the migration Commit "references every Remove the DS itself proposed at epoch n" (profile, section 5).
 func TestRemovesInMigration(t *testing.T) {
 	p := newExternalPlay(t)
 	p.leave(serverA, carol)

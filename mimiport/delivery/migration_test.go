@@ -11,7 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// TestClientAbort: while frozen the group takes messages and no handshakes; an abort makes it as it was, for good.
+// TestClientAbort: FROZEN ends with "client abort", and while it lasts "other handshakes get M_MIGRATION_IN_PROGRESS; application messages still
+// flow" (profile, section 6). The abort makes the group as it was, for good.
 func TestClientAbort(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
@@ -49,7 +50,8 @@ func (p *play) expectAbortedForGood(a *attempt) {
 	expectKind(p.t, err, mimiport.KindInvalid)
 }
 
-// TestDecideBy: S aborts by its own clock, and a vote that comes later changes nothing.
+// TestDecideBy: FROZEN ends with "`decide_by` → ACTIVE, the Commit dropped, a durable abort record, C told" (profile, section 6), and a vote that
+// comes later changes nothing.
 func TestDecideBy(t *testing.T) {
 	p := newPlay(t)
 	// B votes, and A does not hear of it
@@ -64,7 +66,8 @@ func TestDecideBy(t *testing.T) {
 	p.expectAbortedForGood(a)
 }
 
-// TestLateVote: the vote's answer and the deadline meet; the clock decides, not the order in which rows are done.
+// TestLateVote: "S's clock alone decides" (profile, section 6), not the order in which rows are done, when the vote's answer and the deadline
+// meet.
 func TestLateVote(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -84,7 +87,8 @@ func TestLateVote(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestTargetRefuses: a final refusal by T aborts at once.
+// TestTargetRefuses: "The Target Delivery Service MUST ensure that the client is authorized … before issuing a MigrationResponse and importing
+// the MLS group state" (draft): its policy is asked "by T before it votes" (profile, section 8), and its final refusal aborts at once.
 func TestTargetRefuses(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -107,7 +111,8 @@ func TestTargetQuota(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestSourcePolicyBeforeContent: S asks its policy again just before the content leaves.
+// TestSourcePolicyBeforeContent: "The Source Delivery Service MUST NOT allow a client to migrate an MLS group if the client is not authorized to
+// do so" (draft): S asks its policy again "just before content leaves" (profile, section 8).
 func TestSourcePolicyBeforeContent(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -122,7 +127,8 @@ func TestSourcePolicyBeforeContent(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestConfirmationLost: T asks when it has voted and hears nothing, and never guesses.
+// TestConfirmationLost: while STAGED, "handshakes [are] refused with a retry time; after `decide_by` it asks S; it never infers an abort from
+// silence" (profile, section 6).
 func TestConfirmationLost(t *testing.T) {
 	p := newPlay(t)
 	silent := true
@@ -145,7 +151,8 @@ func TestConfirmationLost(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestMemberShowsConfirmation: any member's copy of the decision activates T, when S cannot be reached.
+// TestMemberShowsConfirmation: STAGED ends with "MigrationConfirmation, from S or shown by any member → ACTIVE" (profile, section 6), also when S
+// cannot be reached.
 func TestMemberShowsConfirmation(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -166,7 +173,8 @@ func TestMemberShowsConfirmation(t *testing.T) {
 	}
 }
 
-// TestEachStepRepeats: every message of the hand-over may come twice, also after the end, and changes nothing.
+// TestEachStepRepeats: "Content is stored and resent byte for byte, signature included", and "An Init for an ended id gets that outcome, never a
+// second freeze" (profile, section 6): every message of the hand-over may come twice, also after the end, and changes nothing.
 func TestEachStepRepeats(t *testing.T) {
 	p := newPlay(t)
 	seen := map[string]int{}
@@ -195,7 +203,8 @@ func TestEachStepRepeats(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestInitRefusals: a bad Init is refused with the right kind, freezes nothing, and uses up neither the offer nor the epoch.
+// TestInitRefusals: "A refused Init uses up neither the Response nor the epoch" (profile, section 5): a bad one is refused with the right kind
+// and freezes nothing.
 func TestInitRefusals(t *testing.T) {
 	const mallory = "@mallory:b.example"
 	p := newPlay(t)
@@ -259,7 +268,8 @@ func TestInitRefusals(t *testing.T) {
 	p.expect(good, "moved", "active")
 }
 
-// TestRequestRefusals: T gives no offer to whom its policy does not allow, nor for what is not a migration to it.
+// TestRequestRefusals: "The Target Delivery Service MUST NOT allow a client to import an MLS group if the client is not authorized to do so"
+// (draft): T gives no offer to whom its policy does not allow, nor for what is not a migration to it.
 func TestRequestRefusals(t *testing.T) {
 	p := newPlay(t)
 	_, err := p.request(serverA, serverB, alice, nil)
@@ -293,7 +303,7 @@ func TestOfferExpires(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestOfferIsBound: an offer is for its user, its epoch and one use.
+// TestOfferIsBound: the nonce is "single use, bound to source, target, group, epoch, user" (profile, section 6).
 func TestOfferIsBound(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
@@ -307,7 +317,8 @@ func TestOfferIsBound(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden)
 }
 
-// TestTamperedContent: T votes for nothing but what S signed about the group that the offer names.
+// TestTamperedContent: T votes for nothing but what S signed about the group that the offer names; "a second, different content for one nonce is
+// refused and kept as evidence" (profile, section 6).
 func TestTamperedContent(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -375,7 +386,8 @@ func (p *play) resignAs(source string, data []byte, edit func(*mimiport.GroupSta
 	return out
 }
 
-// TestForgedDecisions: a confirmation or an abort counts only when it is for this migration and signed by S.
+// TestForgedDecisions: T "first look[s] up [its] own row and compare[s] every field before trusting a signature" (profile, section 2): a
+// confirmation or an abort counts only when it is for this migration and signed by S.
 func TestForgedDecisions(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -417,10 +429,12 @@ func TestForgedDecisions(t *testing.T) {
 	expectKind(t, abort(serverB, serverA, real), mimiport.KindBadSignature)
 	expectKind(t, abort(serverA, "c.example", real), mimiport.KindForbidden)
 	expectKind(t, abort(serverA, serverA, &mimiport.MigrationAbort{SourceDomain: serverA}), mimiport.KindInvalid)
+	expectKind(t, abort(serverA, serverA, &mimiport.MigrationAbort{MigrationID: a.id, SourceDomain: "c.example"}), mimiport.KindInvalid)
 	p.expect(a, "decided", "staged")
 }
 
-// TestRacingInits: two members begin at once; one freezes the group, the other is told to wait.
+// TestRacingInits: "S decides by compare-and-set" (profile, section 6): of two members who begin at once one freezes the group, and the other is
+// told to wait.
 func TestRacingInits(t *testing.T) {
 	p := newPlay(t)
 	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"preset":"draft","creators":["a.example"]}`)); err != nil {
@@ -439,7 +453,7 @@ func TestRacingInits(t *testing.T) {
 	expectKind(t, err, mimiport.KindMoved)
 }
 
-// TestKicked: whoever leaves the room is refused at once, though the leaf is still there.
+// TestKicked: "a removed user is refused at once" (profile, section 6), though the leaf is still there.
 func TestKicked(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
@@ -481,8 +495,8 @@ func TestConcurrentRequests(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestBothOutcomes: should S sign the confirmation and the abort, the confirmation wins as long as what was staged is kept, and
-// both are kept as evidence.
+// TestBothOutcomes: "If S signed both, the confirmation wins and both are kept as evidence" (profile, section 6), as long as what was staged is
+// kept.
 func TestBothOutcomes(t *testing.T) {
 	for name, c := range map[string]struct {
 		after  time.Duration
@@ -538,7 +552,8 @@ func (p *play) confirmation(a *attempt) *delivery.SignedRequest {
 	return &delivery.SignedRequest{Message: data, KeyID: "ed25519:1"}
 }
 
-// TestRetention: what was accepted is served until the retention ends; the redirect stays, and the group can come back.
+// TestRetention: MOVED ends with "retention → state purged, redirect kept"; until then "reads of what S accepted … are served" (profile, section
+// 6). The group can come back.
 func TestRetention(t *testing.T) {
 	p := newPlay(t)
 	epoch := p.group.Epoch()

@@ -22,7 +22,8 @@ func expectKind(t *testing.T, err error, want mimiport.Kind) {
 	}
 }
 
-// TestMoveThereAndBack is the whole life: a group at A, to B, back to A, with messages and Commits at each place.
+// TestMoveThereAndBack is the whole life: a group at A, to B, back to A, with messages and Commits at each place. "Clients can now send messages
+// to the group using the Target Delivery Service" (draft); "Moving back to a former host works, at once" (profile, section 3).
 func TestMoveThereAndBack(t *testing.T) {
 	p := newPlay(t)
 	p.commit(serverA, bob, mlstest.CommitOptions{})
