@@ -141,10 +141,8 @@ func TestPolicyBeforeDecision(t *testing.T) {
 // refusal of the target, nor a row that is done twice takes the decision back.
 func TestDecidedForGood(t *testing.T) {
 	p := newPlay(t)
-	p.lost = func(_, what string) bool { return what == "confirmation" || what == "status" }
-	a := p.mustRequest(serverA, serverB, bob)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
-	must(p.initiate(a))(t)
+	a := p.begin(serverA, serverB, bob)
 	p.now = p.now.Add(59 * time.Second)
 	m := must(p.stores[serverA].Migration(t.Context(), a.id))(t)
 	before := must2(p.stores[serverA].Due(t.Context(), m.DecideBy.Add(time.Hour), 100))(t)
@@ -353,4 +351,55 @@ func TestWhoAborts(t *testing.T) {
 		t.Error(err)
 	}
 	p.expect(a, "aborted", "offered")
+}
+
+// TestNoPurgeBeforeTheEnd: "retention → state purged" (profile, section 6) is for what has ended: neither a decision that T has not taken, nor
+// what a second migration has staged, is purged.
+func TestNoPurgeBeforeTheEnd(t *testing.T) {
+	p := newPlay(t)
+	epoch := p.group.Epoch()
+	p.lost = func(_, what string) bool { return what == "vote" }
+	first := p.begin(serverA, serverB, bob)
+	p.run()
+	must(p.services[serverA].AbortMigration(t.Context(), caller(bob), first.id))(t)
+	p.run()
+	p.expect(first, "aborted", "dropped") // to be purged in a week
+	p.lost = func(to, what string) bool { return what == "confirmation" || what == "status" && to == serverA }
+	second := p.begin(serverA, serverB, bob)
+	p.run()
+	p.now = p.now.Add(8 * 24 * time.Hour)
+	p.run()
+	p.expect(second, "decided", "staged")
+	if _, err := p.services[serverA].RatchetTree(t.Context(), caller(alice), p.id, epoch); err != nil {
+		t.Errorf("S has purged what T has not taken: %v", err)
+	}
+	p.lost = func(string, string) bool { return false }
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	p.expect(second, "moved", "active")
+	p.group = second.commit.Next
+	p.expectHosted(serverB, 1)
+	p.now = p.now.Add(time.Minute)
+	p.run()
+	_, err := p.services[serverA].RatchetTree(t.Context(), caller(alice), p.id, epoch)
+	expectKind(t, err, mimiport.KindWrongEpoch)
+}
+
+// TestClosedAtTheFreeze: "The proposal set is closed at the freeze" (profile, section 7): the DS proposes nothing either.
+func TestClosedAtTheFreeze(t *testing.T) {
+	p := newExternalPlay(t)
+	p.lost = func(_, what string) bool { return what == "vote" }
+	a := p.swapRequest(bob, func(o *mlstest.CommitOptions, entry []byte) {
+		o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry))}
+	})
+	must(p.initiate(a))(t)
+	p.leave(serverA, carol)
+	p.expect(a, "frozen", "staged")
+	if n := len(p.proposals(serverA)); n != 0 {
+		t.Errorf("%d proposals while frozen", n)
+	}
+	p.lost = func(string, string) bool { return false }
+	p.now = p.now.Add(10 * time.Second)
+	p.run()
+	p.expect(a, "moved", "active")
 }

@@ -169,14 +169,17 @@ func TestAnotherBranch(t *testing.T) {
 	p.expectHosted(serverB, 1)
 
 	must(p.services[serverA].Reclaim(t.Context(), p.id))(t)
-	claimed := p.shown(elsewhere, func(l *mimiport.Lineage) {
-		third := l.Steps[1]
-		p.forge(&third, serverC, serverB, func(r *mimiport.MigrationResponse, c *mimiport.MigrationConfirmation) {
-			r.Request.SourceDomain, r.Request.TargetDomain, c.DomainName, r.Request.Epoch = serverB, serverC, serverC, 2
-		})
-		l.Steps = append(l.Steps, third)
+	onward := p.shown(p.lineage(serverB), func(l *mimiport.Lineage) {
+		step := func(from, to string, epoch uint64) mimiport.LineageStep {
+			next := l.Steps[0]
+			p.forge(&next, to, from, func(r *mimiport.MigrationResponse, c *mimiport.MigrationConfirmation) {
+				r.Request.SourceDomain, r.Request.TargetDomain, c.DomainName, r.Request.Epoch = from, to, to, epoch
+			})
+			return next
+		}
+		l.Steps = append(l.Steps, step(serverB, serverC, 1), step(serverC, serverB, 2))
 	})
-	err = p.show(serverA, claimed)
+	err = p.show(serverA, onward) // where B would have moved it, instead of A's reclaim
 	expectRule(t, err, "lineage")
 	p.expectAt(serverA, serverA, 2)
 }
@@ -264,6 +267,10 @@ func TestRecoverRefusals(t *testing.T) {
 		},
 		"another preimage": func(r *delivery.RecoverRequest) {
 			r.Lineage = p.shown(&delivery.LineageRequest{Lineage: held.Lineage}, func(l *mimiport.Lineage) { l.Preimage.Nonce[0] ^= 1 }).Lineage
+		},
+		"a leaf of nobody": func(r *delivery.RecoverRequest) {
+			g := mlstest.New(mlstest.Options{GroupID: p.id, Members: [][]byte{[]byte("nobody")}})
+			r.GroupInfo, r.RatchetTree = g.GroupInfo(), g.RatchetTree()
 		},
 		"no lineage": func(r *delivery.RecoverRequest) { r.Lineage = nil },
 	} {

@@ -530,6 +530,13 @@ func TestBothOutcomes(t *testing.T) {
 			if err != nil || len(kept) != 1 || kept[0].Kind != delivery.EvidenceBothOutcomes {
 				t.Errorf("the evidence is %+v, %v", kept, err)
 			}
+			if c.target == "active" { // for good: what was to be purged is alive
+				p.group = a.commit.Next
+				p.now = p.now.Add(30 * 24 * time.Hour)
+				p.run()
+				p.restart(serverB)
+				p.expectHosted(serverB, 1)
+			}
 		})
 	}
 }

@@ -302,11 +302,57 @@ func TestSignedAgain(t *testing.T) {
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "decided", "staged")
-	p.keys[serverA] = p.keyOf("another key of A")
-	p.lost = func(string, string) bool { return false }
+	p.rotate(serverA)
+	p.lost = func(_, what string) bool { return what == "status" } // T asks nothing: it is told
 	p.now = p.now.Add(time.Hour)
 	p.run()
 	p.expect(a, "moved", "active")
+}
+
+// TestRotatedKeys: "for a row T has STAGED, confirmation and abort are accepted under any key of S that was current at any time since T made
+// the offer" (profile, section 2), and under no other.
+func TestRotatedKeys(t *testing.T) {
+	p := newPlay(t)
+	p.rotate(serverA)
+	p.now = p.now.Add(time.Second)
+	p.lost = func(_, what string) bool { return what == "vote" || what == "confirmation" || what == "abort" }
+	aborted := p.begin(serverA, serverB, bob)
+	p.run()
+	must(p.services[serverA].AbortMigration(t.Context(), caller(bob), aborted.id))(t)
+	abort := must(p.stores[serverA].Migration(t.Context(), aborted.id))(t).Abort
+	p.rotate(serverA)
+	drop := func(keyID string, message []byte) error {
+		return p.services[serverB].AbortFromSource(t.Context(), serverA, aborted.id, &delivery.SignedRequest{Message: message, KeyID: keyID})
+	}
+	early := &mimiport.MigrationAbort{MigrationID: aborted.id, SourceDomain: serverA}
+	if err := mimiport.Sign(early, p.retired[serverA][0].key); err != nil {
+		t.Fatal(err)
+	}
+	expectKind(t, drop("ed25519:1", must(early.Marshal())(t)), mimiport.KindBadSignature)
+	if err := drop(abort.KeyID, abort.Message); err != nil {
+		t.Error(err)
+	}
+	p.expect(aborted, "aborted", "dropped")
+
+	p.now = p.now.Add(time.Second)
+	p.lost = func(_, what string) bool { return what == "confirmation" }
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	decision := must(p.stores[serverA].Migration(t.Context(), a.id))(t).Confirmation
+	p.rotate(serverA)
+	show := func(keyID string, message []byte) error {
+		_, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &delivery.SignedRequest{Message: message, KeyID: keyID})
+		return err
+	}
+	old := must(mimiport.UnmarshalMigrationConfirmation(decision.Message))(t)
+	if err := mimiport.Sign(old, p.retired[serverA][1].key); err != nil {
+		t.Fatal(err)
+	}
+	expectKind(t, show("ed25519:2", must(old.Marshal())(t)), mimiport.KindBadSignature) // rotated away before this offer
+	if err := show(decision.KeyID, decision.Message); err != nil {
+		t.Error(err)
+	}
+	p.expect(a, "decided", "active")
 }
 
 // TestDraftTarget: "A target that speaks only the draft (activates on import) is safe while S and members keep these rules; after an abort it

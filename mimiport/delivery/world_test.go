@@ -39,6 +39,7 @@ type world struct {
 	services map[string]*delivery.Service
 	stores   map[string]delivery.Store
 	keys     map[string]ed25519.PrivateKey
+	retired  map[string][]retired       // keys that were rotated away, the oldest first
 	got      []delivered                // what devices received, in order
 	lost     func(to, what string) bool // what the network swallows
 	draft    string                     // a server that speaks only the draft: it activates what it imports
@@ -172,7 +173,27 @@ func (r *fakeRooms) LocalAccount(_ context.Context, userID string) (bool, error)
 	return !slices.Contains(r.strangers, userID), nil
 }
 
-// fakeKeys signs with the world's keys; each server has one, with the id ed25519:1.
+// retired is a key that was current until a time.
+type retired struct {
+	key   ed25519.PrivateKey
+	until time.Time
+}
+
+// rotate gives a server another key.
+func (w *world) rotate(server string) {
+	if w.retired == nil {
+		w.retired = map[string][]retired{}
+	}
+	w.retired[server] = append(w.retired[server], retired{w.keys[server], w.now})
+	w.keys[server] = w.keyOf(server + w.keyID(server))
+}
+
+// keyID is the id of a server's current key: ed25519:1 for its first.
+func (w *world) keyID(server string) string {
+	return fmt.Sprintf("ed25519:%d", len(w.retired[server])+1)
+}
+
+// fakeKeys signs with the world's keys; each server has one at a time.
 type fakeKeys struct {
 	w      *world
 	server string
@@ -182,7 +203,7 @@ func (k fakeKeys) Sign(server string, m mimiport.Signed) (string, error) {
 	if server != k.server {
 		return "", fmt.Errorf("%s has no key of %s", k.server, server)
 	}
-	return "ed25519:1", mimiport.Sign(m, k.w.keys[server])
+	return k.w.keyID(server), mimiport.Sign(m, k.w.keys[server])
 }
 
 func (k fakeKeys) Verify(_ context.Context, server, keyID string, m mimiport.Signed) error {
@@ -190,18 +211,23 @@ func (k fakeKeys) Verify(_ context.Context, server, keyID string, m mimiport.Sig
 		k.w.verified()
 	}
 	key, ok := k.w.keys[server]
-	if !ok || keyID != "ed25519:1" {
+	if !ok || keyID != k.w.keyID(server) {
 		return mimiport.Errorf("verify", mimiport.KindBadSignature, "no key %s of %s", keyID, server)
 	}
 	return mimiport.Verify(m, key.Public().(ed25519.PublicKey))
 }
 
-func (k fakeKeys) VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, _ time.Time) error {
+func (k fakeKeys) VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error {
+	for i, old := range k.w.retired[server] {
+		if keyID == fmt.Sprintf("ed25519:%d", i+1) && !old.until.Before(since) {
+			return mimiport.Verify(m, old.key.Public().(ed25519.PublicKey))
+		}
+	}
 	return k.Verify(ctx, server, keyID, m)
 }
 
 func (k fakeKeys) VerifyArchived(ctx context.Context, server, keyID string, _ []byte, m mimiport.Signed) error {
-	return k.Verify(ctx, server, keyID, m)
+	return k.VerifySince(ctx, server, keyID, m, time.Time{})
 }
 
 func (k fakeKeys) KeyObject(_ context.Context, server, _ string) ([]byte, error) {
