@@ -30,12 +30,30 @@ func (s *Service) checkLineage(ctx context.Context, m *migration.Migration, l *m
 	if err := s.claimsAccepted(ctx, m.GroupID, l); err != nil {
 		return err
 	}
-	known, err := s.Store.Group(ctx, m.GroupID)
+	return s.taken(ctx, m.GroupID, l)
+}
+
+// taken checks that the chain goes on from what this server knows, and heeds it: it may have signed one of the steps itself and not
+// remember.
+func (s *Service) taken(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
+	known, err := s.Store.Group(ctx, groupID)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
+	}
+	if mine(known) {
+		encoded, err := l.Marshal()
+		if err != nil {
+			return err
+		}
+		if err := s.heed(ctx, groupID, l, &LineageRequest{Lineage: encoded}); err != nil {
+			return err
+		}
+		if known, err = s.group(ctx, groupID); err != nil {
+			return err
+		}
 	}
 	return s.continues(ctx, known, l)
 }

@@ -239,3 +239,22 @@ func TestRecalledWhileFrozen(t *testing.T) {
 		t.Errorf("the other migration is %+v, %v", st, err)
 	}
 }
+
+// TestRestoredTakesBack: a restored source that is offered the group back finds its own confirmation in the lineage: whatever becomes of that
+// migration, it does not go on in the term that it had confirmed away.
+func TestRestoredTakesBack(t *testing.T) {
+	p := newPlay(t)
+	backup := p.copyOf(serverA)
+	p.move(serverA, serverB, bob)
+	p.restore(serverA, backup)
+	p.lost = func(_, what string) bool { return what == "vote" }
+	back := p.begin(serverB, serverA, alice)
+	p.run()
+	p.expect(back, "frozen", "staged")
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	p.expect(back, "aborted", "dropped")
+	p.expectMoved(serverA, serverB)
+	p.expectKept(serverA, delivery.EvidenceOwnForgotten)
+	p.expectHosted(serverB, 1)
+}
