@@ -20,4 +20,15 @@ const (
 	FreezesAgain      Bug = "the source freezes again for an Init that has ended"
 	UndoesDecision    Bug = "the source aborts what it has decided"
 	MergesEarly       Bug = "a member merges its Commit when the source freezes"
+
+	DatabaseFirst  Bug = "a restored server believes its database rather than its signature"
+	HeedsOneStep   Bug = "a server heeds only the first step that it is shown"
+	StaysFrozen    Bug = "a server that stops leaves a migration frozen"
+	KeepsNothing   Bug = "a server that stops keeps no evidence"
+	YieldsToLower  Bug = "a server yields to a lower term"
+	ClaimsSameTerm Bug = "a reclaim begins no term"
+	TellsOnce      Bug = "a reclaim is not told again to a target that does not know the group"
+	HidesReclaim   Bug = "a reclaim is not told to the target"
+	RecoversBehind Bug = "a server recovers a group from before it confirmed it away"
+	RevivesDropped Bug = "a claim leaves what was dropped in its term"
 )

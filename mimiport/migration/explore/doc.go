@@ -16,8 +16,36 @@
 //
 // Any message can be late by any time, so they overtake each other at will, and be lost or arrive twice. A server can crash at
 // any time: what counts is before it has saved and when it has saved and not sent. A lost compare-and-set is no step of its own:
-// the loser writes nothing and starts anew. Servers and members are honest; keys, policy, retention and the tree are left out, and
-// so are backups and the operator's claims, which are documented as unsafe.
+// the loser writes nothing and starts anew. Servers and members are honest; keys, policy, retention and the tree are left out.
+//
+// # Backups and claims
+//
+// Two further kinds of faults have searches of their own (faults.go). A server can be backed up at any time, and once be put back to
+// that, with all its rows, records and nonces. An operator can reclaim the group where it left, or recover it at either server from
+// what a member holds, once; and drop what is staged. Members and operators show what they know: the server takes the steps that follow
+// what it has, and stops. A claim is accepted by all; that a server's policy may refuse it is not modelled.
+//
+// These faults break, by their nature, some of what holds without them, and the invariants leave out just that:
+//
+//   - Until it is shown what it has forgotten, a restored server accepts Commits in a term that is over, from members who do not know
+//     either; it may abort what it had confirmed, and confirm another migration of that term. So for it alone "the source signs one
+//     outcome" and the like are not asked.
+//   - Until it is shown the claim, the server that the group was claimed from accepts as well, in its earlier term. So one server at most
+//     accepts in each term, not in all terms together, and what it accepts is lost to the claim.
+//   - A recover goes on from what one member holds, be it behind. Once a server has forgotten, the operator is taken to have looked
+//     for the longest lineage that there is: what nobody shows cannot be known.
+//   - An operator who drops what is staged breaks the promise that the vote was. A confirmation may still revive it, also at a server that was
+//     shown a later term while it had dropped it; it is shown again then.
+//   - A restored host of the latest term, shown nothing later, goes on from the backup. What it has forgotten of that term is told by
+//     handshakes of a later epoch, which are not modelled.
+//
+// What holds all the same: no server accepts in a term once it was shown a later one, or while its records have its own confirmation
+// of one; it signs nothing against what it was shown, and keeps the evidence; no member goes back, or merges but what the server that
+// it holds for current has accepted after its own Commits.
+//
+// From every state fair delivery ends with the group active at one server, in the latest term that anybody knows of, and the other one
+// redirects or has nothing. Here members show what they know, and a server that reclaims tells the other one. Where that does not suffice,
+// because the only one to know has forgotten or a promise was broken, the operator drops, reclaims or recovers.
 //
 // # Bounds
 //

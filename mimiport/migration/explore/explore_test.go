@@ -2,22 +2,28 @@ package explore
 
 import (
 	"flag"
+	"slices"
 	"testing"
 )
 
 var full = flag.Bool("full", false, "explore within the stated bounds, for minutes, instead of smaller ones")
 
-// stated are the bounds that the package comment states.
-var stated = Bounds{Terms: 2, Crashes: 2, Losses: 2, Duplicates: 1}
+// stated are the bounds that the package comment states, also of the searches with claims and with restored backups.
+var (
+	stated   = Bounds{Terms: 2, Crashes: 2, Losses: 2, Duplicates: 1}
+	claims   = []Bounds{{Terms: 1, Crashes: 1, Losses: 1, Claims: true}, {Terms: 2, NoCommits: true, Alone: true, Claims: true}}
+	restores = []Bounds{{Terms: 1, Crashes: 1, Losses: 1, Alone: true, Restores: true}}
+)
 
 // TestExplore searches the model as it is to the end.
 func TestExplore(t *testing.T) {
 	searches := []Bounds{
 		{Terms: 1, Crashes: 2, Losses: 2, Duplicates: 1, NoCommits: true},
 		{Terms: 1, NoCommits: false},
+		{Terms: 1, NoCommits: true, Alone: true, Claims: true},
 	}
 	if *full {
-		searches = []Bounds{stated}
+		searches = slices.Concat([]Bounds{stated}, claims, restores)
 	}
 	for _, b := range searches {
 		r := Explore(b, "")
@@ -31,6 +37,9 @@ func TestExplore(t *testing.T) {
 // TestBugs: each bug is caught, by an invariant that it breaks.
 func TestBugs(t *testing.T) {
 	short := Bounds{Terms: 1, Crashes: 1, Losses: 1, Duplicates: 1, NoCommits: true}
+	claim := Bounds{Terms: 1, NoCommits: true, Claims: true}
+	claimBack := Bounds{Terms: 2, NoCommits: true, Alone: true, Claims: true}
+	restore := Bounds{Terms: 1, NoCommits: true, Alone: true, Restores: true}
 	thereAgain := Bounds{Terms: 3, NoCommits: true} // a confirmation of the first time is shown the second time
 	for _, c := range []struct {
 		bug     Bug
@@ -52,6 +61,17 @@ func TestBugs(t *testing.T) {
 		{FreezesAgain, short, "a migration ends once"},
 		{UndoesDecision, short, "the source signs one outcome"},
 		{MergesEarly, short, "members merge accepted Commits only"},
+
+		{DatabaseFirst, restore, "no server accepts in a term that it knows to be over"},
+		{HeedsOneStep, claim, "no server accepts in a term that it knows to be over"},
+		{StaysFrozen, claim, "nothing is signed against what was shown"},
+		{KeepsNothing, restore, "a server that stops for what it is shown keeps it"},
+		{YieldsToLower, claim, "fair delivery ends with the group active at one server"},
+		{ClaimsSameTerm, claim, "at most one server accepts Commits"},
+		{HidesReclaim, claim, "fair delivery ends with the group active at one server"},
+		{TellsOnce, claim, "fair delivery ends with the group active at one server"},
+		{RecoversBehind, claimBack, "at most one server accepts Commits in a term"},
+		{RevivesDropped, claim, "at most one server accepts Commits in a term"},
 	} {
 		t.Run(string(c.bug), func(t *testing.T) {
 			r := Explore(c.bounds, c.bug)
@@ -70,11 +90,11 @@ func TestKeys(t *testing.T) {
 	for n := 0; n < len(worlds) && n < 1000; n++ {
 		w := worlds[n]
 		mirrored := w.mirror()
-		k := w.key(nil, m.bounds.Terms)
-		if got := *decode(k, m.bounds.Terms); got != w && got != mirrored {
+		k := w.key(nil, m.bounds)
+		if got := *decode(k, m.bounds); got != w && got != mirrored {
 			t.Fatalf("%+v comes back as %+v", w, got)
 		}
-		if string(mirrored.key(nil, m.bounds.Terms)) != string(k) || mirrored.mirror() != w {
+		if string(mirrored.key(nil, m.bounds)) != string(k) || mirrored.mirror() != w {
 			t.Fatalf("the mirror image of %+v is %+v", w, mirrored)
 		}
 		m.events(&w, func(_ event, next *world) { worlds = append(worlds, *next) })

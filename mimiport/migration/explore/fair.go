@@ -10,9 +10,12 @@ type schedule []uint8
 
 // schedules are the two extremes: everything arrives before any time passes, and all time passes before anything arrives.
 var schedules = func() []schedule {
-	var prompt, clocks, rest schedule
+	var prompt, clocks, rest, last schedule
 	for n := range actions {
 		a := &actions[n]
+		if a.last {
+			last = append(last, uint8(n))
+		}
 		if !a.fair {
 			continue
 		}
@@ -23,7 +26,7 @@ var schedules = func() []schedule {
 			rest = append(rest, uint8(n))
 		}
 	}
-	return []schedule{prompt, append(clocks, rest...)}
+	return []schedule{append(prompt, last...), slices.Concat(clocks, rest, last)}
 }()
 
 // next is the first fair step in a world, the world itself when there is none.
@@ -31,7 +34,7 @@ func (m *model) next(w *world, order schedule) (event, world) {
 	for _, n := range order {
 		a := &actions[n]
 		for i := range slot(m.bounds.Terms * members) {
-			if !a.can(m, w, i) {
+			if !a.can(m, w, i) || a.last && w.settled() || a.sends && m.inVain(a, w, i) {
 				continue
 			}
 			next := *w
@@ -43,6 +46,18 @@ func (m *model) next(w *world, order schedule) (event, world) {
 		}
 	}
 	return event{}, *w
+}
+
+// inVain says whether what is sent changes nothing when it arrives: then it is sent again and again, and nobody waits for it.
+func (m *model) inVain(a *action, w *world, i slot) bool {
+	after := *w
+	sent := a.do(m, &after, i)
+	for n := range actions {
+		if take := &actions[n]; take.fair && take.takes&sent != 0 {
+			return take.do(m, &after, i) == 0 && after == *w
+		}
+	}
+	return false
 }
 
 // mostFair is more steps than any fair schedule should need.
@@ -67,12 +82,12 @@ func (s *search) live() {
 func (s *search) follow(order schedule, n uint32, left []uint8) bool {
 	var path []uint32
 	for left[n] == 0 {
-		w := decode(s.key(n), s.bounds.Terms)
+		w := decode(s.key(n), s.bounds)
 		_, next := s.next(w, order)
 		switch {
 		case next != *w:
 			path = append(path, n)
-			n = *s.place(next.key(nil, s.bounds.Terms)) - 1
+			n = *s.place(next.key(nil, s.bounds)) - 1
 		case w.settled():
 			left[n] = 1
 		}
@@ -94,7 +109,7 @@ func (s *search) nodeOf(state uint32) uint32 {
 // fairTrace writes a fair schedule from a node.
 func (s *search) fairTrace(n uint32, order schedule) string {
 	var out strings.Builder
-	w := decode(s.key(s.nodes[n].state), s.bounds.Terms)
+	w := decode(s.key(s.nodes[n].state), s.bounds)
 	for n := range mostFair {
 		e, next := s.next(w, order)
 		if next == *w {

@@ -8,20 +8,26 @@ var invariants = []struct {
 	{"at most one server accepts Commits", oneHost},
 	{"the accepted Commits are one chain", oneChain},
 	{"members merge accepted Commits only", membersFollow},
-	{"a vote is a promise: what is confirmed stays at the target until it activates", each(promiseKept)},
+	{"a vote is a promise: what is confirmed stays at the target until it activates", promisesKept},
 	{"the target activates what the source confirmed, nothing else", each(activeIsConfirmed)},
 	{"the source signs one outcome", each(oneOutcome)},
 	{"what is signed was saved before", each(savedBeforeSent)},
 	{"the target acknowledges what it has activated", each(ackedIsActive)},
+
+	{"at most one server accepts Commits in a term", oneHostOfTerm},
+	{"no server accepts in a term that it knows to be over", acceptsInLast},
+	{"a server that stops for what it is shown keeps it", evidenceKept},
 }
 
 // steps are what holds of every step from one world to the next.
 var steps = []struct {
 	name  string
-	holds func(before, after *move) bool
+	holds func(before, after *world, i slot) bool
 }{
 	{"a migration ends once", endsOnce},
 	{"the source's clock decides: no vote counts from decide_by on", noLateVote},
+	{"nothing is signed against what was shown", nothingContrary},
+	{"members go on from where they are", neverBack},
 }
 
 // check names an invariant that a step to a world violates, or none.
@@ -31,9 +37,12 @@ func (m *model) check(before, after *world) string {
 			return inv.name
 		}
 	}
+	if before.restored() != after.restored() {
+		return "" // as if what is forgotten had never been
+	}
 	for _, s := range steps {
-		for i := range after.moves {
-			if !s.holds(&before.moves[i], &after.moves[i]) {
+		for i := range slot(m.bounds.Terms * members) {
+			if !s.holds(before, after, i) {
 				return s.name
 			}
 		}
@@ -54,6 +63,9 @@ func each(holds func(w *world, i slot) bool) func(*model, *world) bool {
 }
 
 func oneHost(_ *model, w *world) bool {
+	if w.apart() {
+		return true
+	}
 	n := 0
 	for _, g := range w.groups {
 		if g.state == groupActive {
@@ -69,6 +81,9 @@ func (g *group) accepted() bool {
 }
 
 func oneChain(_ *model, w *world) bool {
+	if w.apart() {
+		return true
+	}
 	for t := range maxTerms {
 		g, next := &w.groups[t], &w.groups[t+1]
 		if next.accepted() && (g.state != groupMoved || !g.history.begins(next.history)) {
@@ -79,6 +94,9 @@ func oneChain(_ *model, w *world) bool {
 }
 
 func membersFollow(_ *model, w *world) bool {
+	if w.apart() {
+		return true
+	}
 	for _, h := range w.members {
 		g := &w.groups[h.term()]
 		before := h.term() > 0 && h.begins(w.groups[h.term()-1].history) // as the server before knows it
@@ -89,6 +107,9 @@ func membersFollow(_ *model, w *world) bool {
 	return true
 }
 
+// promisesKept: unless an operator may break it.
+func promisesKept(m *model, w *world) bool { return m.mayAct(w) || each(promiseKept)(m, w) }
+
 func promiseKept(w *world, i slot) bool {
 	mv := &w.moves[i]
 	return mv.source.holds&confirmation == 0 || mv.target.state == staged || mv.target.state == active
@@ -96,15 +117,18 @@ func promiseKept(w *world, i slot) bool {
 
 func activeIsConfirmed(w *world, i slot) bool {
 	mv := &w.moves[i]
-	return mv.target.state != active || mv.source.holds&confirmation != 0
+	return mv.target.state != active || mv.source.holds&confirmation != 0 || w.forgot(i.source())
 }
 
 func oneOutcome(w *world, i slot) bool {
-	return w.moves[i].source.holds&(confirmation|abort) != confirmation|abort
+	return w.moves[i].source.holds&(confirmation|abort) != confirmation|abort || w.forgot(i.source())
 }
 
 // savedBeforeSent: each signed message that is on its way, or in another party's hands, is in the record of who signed it.
 func savedBeforeSent(w *world, i slot) bool {
+	if w.restored() {
+		return true
+	}
 	mv := &w.moves[i]
 	out := mv.net | mv.source.holds&vote | mv.target.holds&(confirmation|abort)
 	for _, h := range w.members {
@@ -124,36 +148,93 @@ func savedBeforeSent(w *world, i slot) bool {
 
 func ackedIsActive(w *world, i slot) bool {
 	mv := &w.moves[i]
-	return mv.net&ack == 0 && mv.source.state != moved || mv.target.state == active
+	return mv.net&ack == 0 && mv.source.state != moved || mv.target.state == active || w.restored()
 }
 
-func endsOnce(before, after *move) bool {
-	a, b := before.source.state, after.source.state
-	if a == decided && b != decided && b != moved || (a == moved || a == aborted) && b != a {
+func oneHostOfTerm(_ *model, w *world) bool {
+	t := w.claim.history.term()
+	return w.claim.state != groupActive || t > maxTerms || w.groups[t].state != groupActive
+}
+
+func acceptsInLast(m *model, w *world) bool {
+	for s := range server(2) {
+		g := w.here(s)
+		if g.state != groupActive {
+			continue
+		}
+		last := int(w.shown[s])
+		for i := range slot(m.bounds.Terms * members) {
+			if i.source() == s && w.moves[i].source.holds&confirmation != 0 {
+				last = max(last, i.term())
+			}
+		}
+		if g.history.term() < last {
+			return false
+		}
+	}
+	return true
+}
+
+// evidenceKept: a confirmation without a vote is one that the source was shown.
+func evidenceKept(m *model, w *world) bool {
+	for s := range server(2) {
+		g := w.here(s)
+		stopped := g.state == groupMoved && g.move == byClaim
+		for i := range slot(m.bounds.Terms * members) {
+			stopped = stopped || i.source() == s && w.moves[i].source.holds&(confirmation|vote) == confirmation
+		}
+		if stopped && !w.kept[s] {
+			return false
+		}
+	}
+	return true
+}
+
+// endsOnce: against an end that is not the move only the confirmation counts.
+func endsOnce(before, after *world, i slot) bool {
+	a, b := before.moves[i].source.state, after.moves[i].source.state
+	if (a == decided || a == aborted) && b != a && b != moved || a == moved && b != moved {
 		return false
 	}
-	a, b = before.target.state, after.target.state
-	return (a != active && a != dropped) || b == a
+	a, b = before.moves[i].target.state, after.moves[i].target.state
+	return a != active && a != dropped || b == a || b == active
 }
 
-func noLateVote(before, after *move) bool {
-	return !(before.late && before.source.state == frozen && after.source.state == decided)
+func noLateVote(before, after *world, i slot) bool {
+	b, a := &before.moves[i], &after.moves[i].source
+	return !(b.late && b.source.state == frozen && a.state == decided && a.holds&vote != 0)
 }
 
-// settled says whether all is over: the group is active at one server and no migration is under way.
+// nothingContrary: once shown how its term ended the source neither confirms another migration of it nor aborts that one.
+func nothingContrary(before, after *world, i slot) bool {
+	b, a := &before.moves[i].source, &after.moves[i].source
+	signed := a.holds &^ b.holds
+	confirms := signed&confirmation != 0 && a.holds&vote != 0 && int(before.shown[i.source()]) >= i.term()
+	return !confirms && (signed&abort == 0 || b.holds&confirmation == 0)
+}
+
+func neverBack(before, after *world, i slot) bool {
+	return before.members[i.member()].begins(after.members[i.member()])
+}
+
+// settled says whether all is over: the group is active at one server, in the latest term that anybody knows of, and no migration is under
+// way. What was decided may stay so when its target has forgotten it, or has the group by a claim.
 func (w *world) settled() bool {
 	hosts := 0
-	for _, g := range w.groups {
-		switch g.state {
+	for s := range server(2) {
+		switch g := w.here(s); g.state {
 		case groupActive:
 			hosts++
+			if g.history.term() != w.highest() {
+				return false
+			}
 		case groupFrozen, groupStaged:
 			return false
 		}
 	}
 	for i := range w.moves {
 		s, t := w.moves[i].source.state, w.moves[i].target.state
-		if s == frozen || s == decided || t == offered || t == staged {
+		if s == frozen || s == decided && !w.apart() || t == offered || t == staged {
 			return false
 		}
 	}

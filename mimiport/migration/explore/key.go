@@ -7,63 +7,91 @@ import (
 
 // The sizes of the parts of a key, in bytes.
 const (
-	moveSize    = 5
+	moveSize    = 8
 	groupSize   = 4
 	historySize = 3
+	recordSize  = 2
+	flagsSize   = 2
 )
 
-// keySize is the length in bytes of the keys of worlds with so many terms.
-func keySize(terms int) int {
-	return terms*members*moveSize + (terms+1)*groupSize + members*historySize
+// keySize is the length in bytes of the keys of the worlds within bounds.
+func keySize(b Bounds) int {
+	slots := b.Terms * members
+	n := slots*moveSize + (b.Terms+1)*groupSize + members*historySize
+	if b.faulty() {
+		n += flagsSize + 3*groupSize + slots*recordSize
+	}
+	return n
 }
 
 // key appends what is one for all worlds that differ only in the members' names.
-func (w *world) key(buf []byte, terms int) []byte {
+func (w *world) key(buf []byte, bounds Bounds) []byte {
 	m := w.mirror()
-	mid, n := len(buf)+keySize(terms), len(buf)
-	buf = m.encode(w.encode(buf, terms), terms)
+	mid, n := len(buf)+keySize(bounds), len(buf)
+	buf = m.encode(w.encode(buf, bounds), bounds)
 	if bytes.Compare(buf[mid:], buf[n:mid]) < 0 {
 		copy(buf[n:mid], buf[mid:])
 	}
 	return buf[:mid]
 }
 
-func (w *world) encode(b []byte, terms int) []byte {
-	for i := range w.moves[:terms*members] {
-		v := w.moves[i].bits()
-		b = append(b, byte(v>>32), byte(v>>24), byte(v>>16), byte(v>>8), byte(v))
+func (w *world) encode(b []byte, bounds Bounds) []byte {
+	for i := range w.moves[:bounds.Terms*members] {
+		b = binary.BigEndian.AppendUint64(b, w.moves[i].bits())
 	}
-	for _, g := range w.groups[:terms+1] {
-		b = binary.BigEndian.AppendUint32(b, uint32(g.state)<<28|uint32(g.move)<<24|uint32(g.history))
+	for _, g := range w.groups[:bounds.Terms+1] {
+		b = binary.BigEndian.AppendUint32(b, g.bits())
 	}
 	for _, h := range w.members {
 		b = append(b, byte(h>>16), byte(h>>8), byte(h))
+	}
+	if !bounds.faulty() {
+		return b
+	}
+	b = binary.BigEndian.AppendUint16(b, w.faults.bits())
+	for _, g := range []*group{&w.claim.group, &w.backup.groups[0], &w.backup.groups[1]} {
+		b = binary.BigEndian.AppendUint32(b, g.bits())
+	}
+	for _, r := range w.backup.records[:bounds.Terms*members] {
+		b = binary.BigEndian.AppendUint16(b, uint16(r.bits()))
 	}
 	return b
 }
 
 // decode is the inverse of encode.
-func decode(k []byte, terms int) *world {
+func decode(k []byte, bounds Bounds) *world {
 	w := new(world)
-	for i := range w.moves[:terms*members] {
-		w.moves[i] = moveOf(uint64(k[0])<<32 | uint64(binary.BigEndian.Uint32(k[1:])))
+	for i := range w.moves[:bounds.Terms*members] {
+		w.moves[i] = moveOf(binary.BigEndian.Uint64(k))
 		k = k[moveSize:]
 	}
-	for t := range w.groups[:terms+1] {
-		v := binary.BigEndian.Uint32(k)
-		w.groups[t] = group{groupState(v >> 28), slot(v >> 24 & 0xf), history(v & 0xffffff)}
+	for t := range w.groups[:bounds.Terms+1] {
+		w.groups[t] = groupOf(binary.BigEndian.Uint32(k))
 		k = k[groupSize:]
 	}
 	for m := range w.members {
 		w.members[m] = history(k[0])<<16 | history(k[1])<<8 | history(k[2])
 		k = k[historySize:]
 	}
+	if !bounds.faulty() {
+		return w
+	}
+	w.faults = faultsOf(binary.BigEndian.Uint16(k))
+	k = k[flagsSize:]
+	for _, g := range []*group{&w.claim.group, &w.backup.groups[0], &w.backup.groups[1]} {
+		*g = groupOf(binary.BigEndian.Uint32(k))
+		k = k[groupSize:]
+	}
+	for i := range w.backup.records[:bounds.Terms*members] {
+		w.backup.records[i] = recordOf(uint64(binary.BigEndian.Uint16(k)))
+		k = k[recordSize:]
+	}
 	return w
 }
 
-// bits packs a move into 38 bits.
+// bits packs a move into 59 bits.
 func (m *move) bits() uint64 {
-	v := uint64(m.net)<<3 | uint64(m.epoch)
+	v := uint64(m.net)<<24 | uint64(m.base)
 	v = v<<4 | bit(m.pending)<<3 | bit(m.late)<<2 | bit(m.expired)<<1 | bit(m.over)
 	return v<<22 | m.source.bits()<<11 | m.target.bits()
 }
@@ -71,8 +99,29 @@ func (m *move) bits() uint64 {
 func moveOf(v uint64) move {
 	return move{
 		source: recordOf(v >> 11), target: recordOf(v),
-		net: messages(v >> 29), epoch: uint8(v >> 26 & 7),
+		net: messages(v >> 50), base: history(v >> 26 & 0xffffff),
 		pending: v>>25&1 != 0, late: v>>24&1 != 0, expired: v>>23&1 != 0, over: v>>22&1 != 0,
+	}
+}
+
+func (g *group) bits() uint32 { return uint32(g.state)<<28 | uint32(g.move)<<24 | uint32(g.history) }
+
+func groupOf(v uint32) group {
+	return group{groupState(v >> 28), slot(v >> 24 & 0xf), history(v & 0xffffff)}
+}
+
+// bits packs what is in no group and no record into 13 bits.
+func (f *faults) bits() uint16 {
+	v := uint64(f.backup.state)<<1 | uint64(f.backup.of)
+	v = v<<2 | uint64(f.claim.by)<<1 | bit(f.claim.untold)
+	return uint16(v<<8 | uint64(f.shown[0])<<5 | uint64(f.shown[1])<<2 | bit(f.kept[0])<<1 | bit(f.kept[1]))
+}
+
+func faultsOf(v uint16) faults {
+	return faults{
+		backup: backup{state: backupState(v >> 11), of: server(v >> 10 & 1)},
+		claim:  claim{by: server(v >> 9 & 1), untold: v>>8&1 != 0},
+		shown:  [2]uint8{uint8(v >> 5 & 7), uint8(v >> 2 & 7)}, kept: [2]bool{v>>1&1 != 0, v&1 != 0},
 	}
 }
 

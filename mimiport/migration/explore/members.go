@@ -4,13 +4,17 @@ package explore
 
 // mayRequest: a member asks once for each term, from the term before.
 func (m *model) mayRequest(w *world, i slot) bool {
-	return w.moves[i].target.state == none && !w.moves[i].over && w.members[i.member()].term() == i.term()-1
+	h := w.members[i.member()]
+	if m.bounds.Alone && !w.apart() && w.moves[i.mirror()] != (move{}) {
+		return false
+	}
+	return w.moves[i].target.state == none && !w.moves[i].over && h.term() == i.term()-1 && !h.has(claimed) && !w.used(i)
 }
 
 // start makes the migration Commit for the epoch of the offer and sends it with the Init.
 func (m *model) start(w *world, i slot) messages {
 	mv := &w.moves[i]
-	if w.members[i.member()].epoch() != int(mv.epoch) {
+	if w.members[i.member()] != mv.base {
 		return 0 // the offer is for an epoch that is over
 	}
 	mv.pending = true
@@ -18,7 +22,22 @@ func (m *model) start(w *world, i slot) messages {
 }
 
 // current is the row of the server that a member holds for current.
-func (w *world) current(member int) *group { return &w.groups[w.members[member].term()] }
+func (w *world) current(member int) *group {
+	h := w.members[member]
+	if h.has(claimed) {
+		return &w.claim.group
+	}
+	return &w.groups[h.term()]
+}
+
+// host is the server that a member holds for current.
+func (w *world) host(member int) server {
+	h := w.members[member]
+	if h.has(claimed) {
+		return w.claim.by
+	}
+	return server(h.term() % 2)
+}
 
 func (m *model) mayReceive(w *world, i slot) bool {
 	h := w.members[i.member()]
@@ -32,7 +51,7 @@ func (m *model) receive(w *world, i slot) messages {
 	h := &w.members[i.member()]
 	*h = w.current(i.member()).history.prefix(h.epoch() + 1)
 	for j := range w.moves {
-		if slot(j).member() == i.member() && int(w.moves[j].epoch) < h.epoch() {
+		if slot(j).member() == i.member() && w.moves[j].base.epoch() < h.epoch() {
 			w.moves[j].pending = false
 		}
 	}
@@ -47,7 +66,7 @@ func (m *model) mayCommit(w *world, i slot) bool {
 			return false
 		}
 	}
-	return once(i) && !m.bounds.NoCommits && g.state == groupActive && w.here(server(w.members[i.member()].term()%2)) == g &&
+	return once(i) && !m.bounds.NoCommits && g.state == groupActive && w.here(w.host(i.member())) == g &&
 		g.history == w.members[i.member()] && !g.history.has(ownCommit(i.member()))
 }
 

@@ -13,6 +13,9 @@ type Bounds struct {
 	Losses     int  // of messages, at most 3
 	Duplicates int  // of messages, at most 3
 	NoCommits  bool // members make no Commits but those that move the group
+	Alone      bool // of each term only one member asks to be moved on, until a server is restored or a term is claimed
+	Restores   bool // a server is restored from a backup once, and then an operator may begin a term
+	Claims     bool // an operator may begin a term, once
 }
 
 // Result is what a search has found.
@@ -52,7 +55,7 @@ type node struct {
 // Explore searches all states within the bounds, those with the fewest faults on the way first, breadth first among these; then it follows
 // fair schedules from each.
 func Explore(b Bounds, bug Bug) Result {
-	s := &search{model: &model{b, bug}, space: newSpace(keySize(b.Terms)), queues: make([][]uint32, b.Crashes+b.Losses+b.Duplicates+1)}
+	s := &search{model: &model{b, bug}, space: newSpace(keySize(b)), queues: make([][]uint32, b.Crashes+b.Losses+b.Duplicates+1)}
 	s.reach(node{state: s.number(first()), left: budget{int8(b.Crashes), int8(b.Losses), int8(b.Duplicates)}})
 	for used := range s.queues {
 		for n := 0; n < len(s.queues[used]) && s.result.Violation == ""; n++ {
@@ -69,7 +72,7 @@ func Explore(b Bounds, bug Bug) Result {
 // expand goes one step on from a node in all ways that its budget allows.
 func (s *search) expand(n uint32) {
 	from := s.nodes[n]
-	w := decode(s.key(from.state), s.bounds.Terms)
+	w := decode(s.key(from.state), s.bounds)
 	s.events(w, func(e event, next *world) {
 		left, ok := from.left.after(e.fate)
 		if !ok || s.result.Violation != "" {
@@ -89,7 +92,7 @@ func (s *search) expand(n uint32) {
 
 // number gives the number of a world's state.
 func (s *search) number(w *world) uint32 {
-	s.buf = w.key(s.buf[:0], s.bounds.Terms)
+	s.buf = w.key(s.buf[:0], s.bounds)
 	n := s.add(s.buf)
 	if int(n) == len(s.covered) {
 		s.covered = append(s.covered, 0)

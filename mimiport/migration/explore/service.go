@@ -3,11 +3,12 @@ package explore
 import "github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 
 // effects says what the service stores for each action of the machine, in the transaction that stores the record: the
-// counterpart of sourceChange, stageChange and targetChange in package delivery. StopGroup is missing: it follows a restored backup.
+// counterpart of sourceChange, stageChange and targetChange in package delivery.
 var effects = [...]func(w *world, i slot, r *record){
 	migration.Freeze:      func(w *world, i slot, _ *record) { g := w.sourceGroup(i); g.state, g.move = groupFrozen, i },
 	migration.Unfreeze:    func(w *world, i slot, _ *record) { w.unfreeze(i) },
 	migration.MoveGroup:   func(w *world, i slot, _ *record) { w.moveGroup(i) },
+	migration.StopGroup:   func(w *world, i slot, _ *record) { g := w.sourceGroup(i); g.state, g.move = groupMoved, i },
 	migration.SetDeadline: func(_ *world, _ slot, r *record) { r.rows |= rowDeadline },
 	migration.SendContent: func(_ *world, _ slot, r *record) { r.rows |= rowContent },
 
@@ -37,11 +38,14 @@ func (w *world) moveGroup(i slot) {
 
 // moved is the history that the content of a migration ends in.
 func (w *world) moved(i slot) history {
-	return w.sourceGroup(i).history.prefix(int(w.moves[i].epoch)).add(moveCommit(i))
+	return w.moves[i].base.add(moveCommit(i))
 }
 
 // here is the row by which a server answers for the group: of the highest term that is not dropped.
 func (w *world) here(s server) *group {
+	if w.claim.by == s && w.claim.state != groupNone {
+		return &w.claim.group
+	}
 	for t := maxTerms; t >= 0; t-- {
 		if g := &w.groups[t]; server(t%2) == s && g.state != groupNone && g.state != groupDropped {
 			return g
@@ -85,7 +89,7 @@ func (m *model) initiate(w *world, i slot) messages {
 	mv, g := &w.moves[i], w.sourceGroup(i)
 	again := mv.source.state != none && !(m.bug == FreezesAgain && mv.source.state == aborted)
 	probed := mv.target.state == offered
-	if again || !probed || w.here(i.source()) != g || g.state != groupActive || g.history.epoch() != int(mv.epoch) {
+	if again || !probed || w.here(i.source()) != g || g.state != groupActive || g.history != mv.base {
 		return 0
 	}
 	m.step(w, i, &mv.source, migration.Init{})
@@ -129,7 +133,12 @@ func (m *model) sendContent(w *world, i slot) messages {
 
 // sendOutcome is sendDecision.
 func (m *model) sendOutcome(w *world, i slot) messages {
-	return w.moves[i].source.holds & (confirmation | abort)
+	r := &w.moves[i].source
+	if r.state == moved { // it has been shown its own confirmation since it signed the abort
+		r.rows &^= rowOutcome
+		return 0
+	}
+	return r.holds & (confirmation | abort)
 }
 
 func (m *model) takeAck(w *world, i slot) messages {
@@ -149,7 +158,7 @@ func (m *model) takeAbortAck(w *world, i slot) messages {
 // request is RequestMigration.
 func (m *model) request(w *world, i slot) messages {
 	mv := &w.moves[i]
-	mv.epoch = uint8(w.members[i.member()].epoch())
+	mv.base = w.members[i.member()]
 	m.step(w, i, &mv.target, migration.Offer{})
 	return offer
 }
@@ -161,8 +170,11 @@ func (m *model) takeContent(w *world, i slot) messages {
 		mv.target.state = offered
 	}
 	if mv.target.state == offered {
+		if !mv.expired {
+			m.heed(w, i.target(), mv.base.steps())
+		}
 		switch {
-		case mv.expired:
+		case mv.expired, !w.continues(i):
 			return refusal
 		case g.state == groupStaged:
 			return 0 // in progress: to be tried again

@@ -3,15 +3,19 @@ package explore
 // tidy lets happen at once what need not wait, so that worlds that differ in it only are one. Members receive what was accepted: one
 // that lags behind can do nothing that counts. A row's message is on its way as long as the row is there, and what comes to a record
 // that has ended is taken as soon as it is sent: the machine is asked, and where it changes anything but rows and messages the step
-// is left to the search.
+// is left to the search. None of it can wait where a backup or a claim can come between.
 func (m *model) tidy(w *world) {
 	for i := range slot(members) {
-		for m.mayReceive(w, i) {
+		for !m.bounds.faulty() && m.mayReceive(w, i) {
 			m.receive(w, i)
 		}
 	}
 	for i := range slot(m.bounds.Terms * members) {
 		mv := &w.moves[i]
+		m.forgetClock(mv)
+		if m.bounds.Restores && !w.restored() {
+			continue
+		}
 		for again := mv.net != 0 || mv.source.rows|mv.target.rows != 0; again; {
 			again = false
 			for n := range actions {
@@ -25,7 +29,9 @@ func (m *model) tidy(w *world) {
 				}
 			}
 		}
-		m.forget(w, i)
+		if !m.bounds.faulty() {
+			m.forget(w, i)
+		}
 	}
 }
 
@@ -35,7 +41,7 @@ func (m *model) past(a *action, mv *move) bool {
 	case a.takes == initiation:
 		return mv.source.state != none || mv.target.ended()
 	case a.sends:
-		return mv.net&(vote|refusal|ack|abortAck) == 0 // no answer is on its way
+		return !m.bounds.faulty() && mv.net&(vote|refusal|ack|abortAck) == 0 // no answer is on its way
 	case a.by == bySource:
 		return mv.source.ended()
 	}
@@ -54,17 +60,21 @@ func quiet(before, after *world, i slot) bool {
 	return a == b
 }
 
+// forgetClock takes away the clock of an offer that has been taken up or has ended.
+func (m *model) forgetClock(mv *move) {
+	if mv.target.state != offered && m.bug != ExpiresStaged {
+		mv.expired = false
+		mv.target.rows &^= rowDeadline
+	}
+}
+
 // forget takes away what nobody can use any more.
 func (m *model) forget(w *world, i slot) {
 	mv, g := &w.moves[i], w.sourceGroup(i)
 	asked := mv.target.state != none
-	if mv.source.state == none && (g.state == groupMoved || asked && g.history.epoch() > int(mv.epoch)) {
+	if mv.source.state == none && (g.state == groupMoved || asked && g.history.epoch() > mv.base.epoch()) {
 		*mv = move{over: true}
 		return
-	}
-	if mv.target.state != offered && m.bug != ExpiresStaged {
-		mv.expired = false
-		mv.target.rows &^= rowDeadline
 	}
 	if !mv.target.ended() {
 		return
@@ -74,7 +84,7 @@ func (m *model) forget(w *world, i slot) {
 		g.history = 0
 	}
 	if !mv.pending && mv.source.ended() {
-		mv.epoch = 0
+		mv.base = 0
 	}
 	if mv.target.state == dropped && mv.net == 0 && (mv.source.state == none || mv.source.ended()) {
 		mv.target.holds = 0

@@ -26,11 +26,19 @@ func (i slot) member() int    { return int(i) % members }
 func (i slot) source() server { return server(i.term()-1) % 2 }
 func (i slot) target() server { return server(i.term()) % 2 }
 
+// byClaim stands, where a migration could, for the operator's claim that began a term.
+const byClaim slot = 12
+
 // mirror is the slot of the other member.
-func (i slot) mirror() slot { return i ^ 1 }
+func (i slot) mirror() slot {
+	if i == byClaim {
+		return i
+	}
+	return i ^ 1
+}
 
 // history is a sequence of Commits, four bits for each, the first lowest. Its length is the epoch. A member's own Commit is
-// 1 + the member, a migration's is firstMove + its slot.
+// 1 + the member, a migration's is firstMove + its slot. A claim stands where its term begins, as if it were a Commit.
 type history uint32
 
 const firstMove = 1 + members
@@ -62,6 +70,17 @@ func (h history) term() int {
 		}
 	}
 	return n
+}
+
+// steps is the lineage: what began the terms.
+func (h history) steps() history {
+	var steps history
+	for ; h != 0; h >>= 4 {
+		if h&0xf >= firstMove {
+			steps = steps.add(h & 0xf)
+		}
+	}
+	return steps
 }
 
 // mirror is the history with the two members exchanged.
@@ -155,11 +174,11 @@ type record struct {
 type move struct {
 	source, target record
 	net            messages
-	epoch          uint8 // of the request
-	pending        bool  // the member has sent the Init and waits
-	late           bool  // decide_by has passed on S's clock
-	expired        bool  // the offer has expired on T's clock
-	over           bool  // S will refuse its Init, if there ever is one: the epoch of the request is over
+	base           history // of the member when it asked: what the migration Commit follows
+	pending        bool    // the member has sent the Init and waits
+	late           bool    // decide_by has passed on S's clock
+	expired        bool    // the offer has expired on T's clock
+	over           bool    // S will refuse its Init, if there ever is one: the epoch of the request is over
 }
 
 // world is one state of everything there is.
@@ -167,6 +186,7 @@ type world struct {
 	groups  [maxTerms + 1]group
 	moves   [maxSlots]move
 	members [members]history
+	faults
 }
 
 // The two times there are: before and at a deadline.
@@ -225,18 +245,24 @@ func signedFields(m *migration.Migration) [3]signedField {
 	return [...]signedField{{vote, &m.Complete}, {confirmation, &m.Confirmation}, {abort, &m.Abort}}
 }
 
+func (g group) mirror() group {
+	if g.history = g.history.mirror(); g.state > groupActive {
+		g.move = g.move.mirror()
+	}
+	return g
+}
+
 // mirror is the world with the two members exchanged: nothing tells one from the other.
 func (w *world) mirror() world {
 	m := *w
 	for i := range m.moves {
 		m.moves[i] = w.moves[slot(i).mirror()]
+		m.moves[i].base = m.moves[i].base.mirror()
 	}
 	for t := range m.groups {
-		g := &m.groups[t]
-		if g.history = g.history.mirror(); g.state > groupActive {
-			g.move = g.move.mirror()
-		}
+		m.groups[t] = w.groups[t].mirror()
 	}
+	m.faults = w.faults.mirror()
 	m.members = [members]history{w.members[1].mirror(), w.members[0].mirror()}
 	return m
 }
