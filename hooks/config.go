@@ -139,9 +139,6 @@ type Federation struct {
 	AllowIPLiterals bool `yaml:"allow_ip_literals"`
 }
 
-// maxTime is the longest that a group may be frozen, and that an offer may last (profile, section 6).
-const maxTime = 10 * time.Minute
-
 func defaultConfig() Config {
 	limits := delivery.DefaultLimits()
 	return Config{
@@ -188,8 +185,8 @@ func (c *Config) verify() error {
 		return errors.New("mimi_portability: max_group_state_bytes must be positive")
 	}
 	for key, d := range map[string]time.Duration{"decide_by": c.DecideBy, "offer_life": c.OfferLife} {
-		if d < time.Second || d > maxTime {
-			return fmt.Errorf("mimi_portability: %s must be between 1s and %s", key, maxTime)
+		if d < time.Second || d > delivery.MaxWait {
+			return fmt.Errorf("mimi_portability: %s must be between 1s and %s", key, delivery.MaxWait)
 		}
 	}
 	if r := &c.Retention; min(r.Moved, r.Log, r.Offers, r.Evidence) < 0 || r.Moved == 0 {

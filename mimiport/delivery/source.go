@@ -205,11 +205,11 @@ func (s *Service) migrationStep(ctx context.Context, c Caller, g *Group, l *live
 	return st, l.mls.VerifyMember(st.effects.Sender.Index, mimiport.MigrationInitLabel, tbs, init.Signature)
 }
 
-// decideBy is how long S waits for the vote: longer for more to send and for slower signatures to verify, ten minutes at most
+// decideBy is how long S waits for the vote: longer for more to send and for slower signatures to verify, MaxWait at most
 // (profile, section 6).
 func (s *Service) decideBy(bytes int, cipherSuite uint16, members int) time.Duration {
-	const perMiB, most = 2 * time.Second, 10 * time.Minute
-	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(members)*verifying(cipherSuite), most)
+	const perMiB = 2 * time.Second
+	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(members)*verifying(cipherSuite), MaxWait)
 }
 
 // verifying is generously how long a target takes to verify one leaf of a group.

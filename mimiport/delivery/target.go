@@ -274,13 +274,17 @@ func (s *Service) stageChange(ctx context.Context, m *migration.Migration, a *ar
 		return nil, err
 	}
 	g.NextSeq = uint64(len(entries)) + 1
+	ask := m.DecideBy
+	if latest := s.Now().Add(MaxWait); ask.After(latest) { // S's clock is ahead
+		ask = latest
+	}
 	return &Change{
 		Drop:  &GroupKey{g.ID, g.Term}, // what an earlier migration of that term has staged
 		Group: g, Migration: m, Entries: entries,
 		Snapshots: []Snapshot{snapshotOf(g, &live{mls: a.next, seq: g.NextSeq})},
 		Rows: []Row{{
 			Destination: s.Server, Queue: "ask/" + m.ID.String(), Order: 1, Kind: RowAsk,
-			GroupID: m.GroupID, Migration: m.ID, Due: m.DecideBy,
+			GroupID: m.GroupID, Migration: m.ID, Due: ask,
 		}},
 	}, nil
 }

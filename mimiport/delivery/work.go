@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -75,8 +76,13 @@ func (s *Service) deadlineCame(ctx context.Context, row *Row) error {
 	if err != nil {
 		return err
 	}
+	at := s.Now()
+	if left := m.Left(at); left > 0 {
+		return &mimiport.Error{
+			Op: "keep deadline", Kind: mimiport.KindInProgress, Info: mimiport.Info{RetryAfter: left}, Err: errors.New("the clock has gone back"),
+		}
+	}
 	if m.Role == migration.Target {
-		at := s.Now()
 		if err := s.stepTarget(ctx, m, func(bool) migration.Event { return migration.Deadline{At: at} }, nil); err != nil {
 			return err
 		}
@@ -86,7 +92,7 @@ func (s *Service) deadlineCame(ctx context.Context, row *Row) error {
 	return retryConflicts(func() error {
 		return s.stepSource(ctx, row, row.Migration, func(m *migration.Migration) (migration.Event, error) {
 			abort, err := s.abortion(m)
-			return migration.Deadline{At: s.Now(), Abort: abort}, err
+			return migration.Deadline{At: at, Abort: abort}, err
 		})
 	})
 }

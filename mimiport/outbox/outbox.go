@@ -29,6 +29,10 @@ const listed = 2 * concurrency
 // nobody answers can pile up, and makes answers slow; yet it must not take a processor for itself whenever something is done.
 const maxRest = 50 * time.Millisecond
 
+// lookAgain is how long the worker waits at most, and how often it looks for rows that are too far ahead: a clock jumps without
+// telling.
+const lookAgain = time.Minute
+
 // storePause is how long the worker waits when the store fails, and leaves a queue alone that another process is at.
 const storePause = time.Second
 
@@ -37,6 +41,7 @@ type Store interface {
 	Due(ctx context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error)
 	Claim(ctx context.Context, key delivery.RowKey) (release func(), err error)
 	Retry(ctx context.Context, key delivery.RowKey, attempts int, due time.Time) error
+	Hasten(ctx context.Context, now time.Time) error
 }
 
 // Handler does what a row asks for, and removes the row from the store. When it fails, the row is put off by Backoff.
@@ -77,9 +82,9 @@ func (w *Worker) Run(ctx context.Context) {
 		finished: make(chan result, concurrency)}
 	for ctx.Err() == nil {
 		begin := time.Now()
-		next := r.start(ctx, &handlers)
+		idle := r.start(ctx, &handlers)
 		rest := min(4*time.Since(begin), maxRest)
-		r.wait(ctx, next)
+		r.wait(ctx, idle)
 		pause(ctx, rest)
 		r.gather()
 	}
@@ -101,15 +106,16 @@ type run struct {
 	destinations map[string]int                   // how many queues of each are at work
 	kept         map[delivery.RowKey]delivery.Row // handled since the store was last asked
 	finished     chan result
+	hastened     time.Time // when the store was last asked to
 }
 
-// start hands over what is due and has a place. It returns when to look again if nothing happens before, zero for never.
-func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Time {
-	now := r.worker.now()
-	rows, next, err := r.worker.store.Due(ctx, now, listed)
+// start hands over what is due and has a place. It returns how long to wait when nothing happens before.
+func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Duration {
+	now := r.worker.now().Round(0) // without the monotonic clock, which shows no jumps
+	rows, next, err := r.due(ctx, now)
 	if err != nil {
 		r.worker.log.ErrorContext(ctx, "outbox: cannot read what is due", "error", err)
-		return now.Add(storePause)
+		return storePause
 	}
 	for _, row := range rows {
 		q := queue{row.Destination, row.Queue}
@@ -129,20 +135,27 @@ func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Time {
 	}
 	clear(r.kept)
 	if !next.After(now) {
-		return time.Time{} // the rest of what is due waits for a place
+		return lookAgain // there is nothing, or the rest of what is due waits for a place
 	}
-	return next
+	return min(next.Sub(now), lookAgain)
+}
+
+// due lists what is due. At first, after a jump and now and then it has brought forward what is too far ahead.
+func (r *run) due(ctx context.Context, now time.Time) (rows []delivery.Row, next time.Time, err error) {
+	if now.Sub(r.hastened).Abs() >= lookAgain {
+		if err := r.worker.store.Hasten(ctx, now); err != nil {
+			return nil, time.Time{}, err
+		}
+		r.hastened = now
+	}
+	return r.worker.store.Due(ctx, now, listed)
 }
 
 // wait returns when there may be something to start.
-func (r *run) wait(ctx context.Context, next time.Time) {
-	var timer <-chan time.Time
-	if !next.IsZero() {
-		timer = time.After(next.Sub(r.worker.now()))
-	}
+func (r *run) wait(ctx context.Context, idle time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-timer:
+	case <-time.After(idle):
 	case <-r.worker.wake:
 	case done := <-r.finished:
 		r.finish(done)
