@@ -95,6 +95,9 @@ func (w *world) run() {
 func (w *world) runOnce() (worked bool) {
 	w.t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(w.services)) {
+		if err := w.stores[name].Hasten(w.t.Context(), w.now); err != nil {
+			w.t.Fatal(err)
+		}
 		rows, _, err := w.stores[name].Due(w.t.Context(), w.now, 100)
 		if err != nil {
 			w.t.Fatal(err)

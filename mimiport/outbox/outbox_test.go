@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +30,8 @@ type bench struct {
 	store   delivery.Store
 	worker  *outbox.Worker
 	begin   time.Time
-	stop    func() // ends the run and waits for it
+	ahead   atomic.Int64 // by how many nanoseconds the worker's clock is
+	stop    func()       // ends the run and waits for it
 	mu      sync.Mutex
 	events  []string // "destination/queue/order @seconds"
 	running map[string]int
@@ -43,7 +45,7 @@ func newBench(t *testing.T, behave func(ctx context.Context, row delivery.Row) e
 
 func newBenchOn(t *testing.T, store delivery.Store, behave outbox.Handler) *bench {
 	b := &bench{t: t, store: store, begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
-	b.worker = outbox.New(b.store, b.handler(behave), time.Now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
+	b.worker = outbox.New(b.store, b.handler(behave), b.now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -57,6 +59,9 @@ func newBenchOn(t *testing.T, store delivery.Store, behave outbox.Handler) *benc
 	t.Cleanup(b.stop)
 	return b
 }
+
+// now is the worker's clock; what is expected stands at the true time.
+func (b *bench) now() time.Time { return time.Now().Add(time.Duration(b.ahead.Load())) }
 
 func (b *bench) handler(behave outbox.Handler) outbox.Handler {
 	return func(ctx context.Context, row delivery.Row) error {
@@ -193,6 +198,53 @@ func TestSleepsUntilDue(t *testing.T) {
 	})
 }
 
+// A clock that goes back keeps nothing waiting: what was put off, and what became due before it was done, is done within a minute.
+// Purges, which are far ahead on purpose, wait.
+func TestClockGoesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failures := 1
+		b := newBench(t, func(_ context.Context, row delivery.Row) error {
+			if row.Queue == "q" && failures > 0 {
+				failures--
+				return errors.New("no")
+			}
+			return nil
+		})
+		purge := row("b", "purge", 1, b.begin.Add(24*time.Hour))
+		purge.Kind = delivery.RowPurge
+		b.put(row("b", "q", 1, b.begin), row("b", "q", 2, b.begin), purge)
+		b.expect("b/q/1 @0s")
+		b.ahead.Store(int64(-time.Hour))
+		b.after(2 * time.Minute)
+		b.expect("b/q/1 @0s", "b/q/1 @1s", "b/q/2 @1s")
+	})
+}
+
+// A clock that was set back while nobody worked is noticed at the start.
+func TestClockWentBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memory.New()
+		ahead := row("b", "q", 1, time.Now().Add(time.Hour))
+		if err := store.Apply(t.Context(), &delivery.Change{Rows: []delivery.Row{ahead}}); err != nil {
+			t.Fatal(err)
+		}
+		b := newBenchOn(t, store, succeed)
+		b.expect("b/q/1 @0s")
+	})
+}
+
+// A clock that goes forward is noticed within a minute, though the worker went to sleep for longer.
+func TestClockGoesForward(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, succeed)
+		b.put(row("b", "q", 1, b.begin.Add(9*time.Minute)), row("b", "r", 1, b.begin.Add(30*time.Second)))
+		b.after(time.Second)
+		b.ahead.Store(int64(time.Hour))
+		b.after(10 * time.Minute)
+		b.expect("b/q/1 @30s", "b/r/1 @30s")
+	})
+}
+
 func TestRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failures := 1
@@ -216,7 +268,7 @@ func TestKeptRow(t *testing.T) {
 		b.worker = outbox.New(b.store, func(_ context.Context, row delivery.Row) error {
 			b.enter(row)
 			return nil
-		}, time.Now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
+		}, b.now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		b.put(row("b", "q", 1, b.begin))

@@ -135,6 +135,9 @@ func (w *World) Received(user string, message []byte) bool {
 // Work does once what is due at a server, and says whether there was any. What fails is put off for a second.
 func (w *World) Work(ctx context.Context, name string) (worked bool, err error) {
 	store, now := w.stores[name], w.Now(name)
+	if err := store.Hasten(ctx, now); err != nil {
+		return false, err
+	}
 	due, _, err := store.Due(ctx, now, 100)
 	if err != nil {
 		return false, err

@@ -1,0 +1,125 @@
+package delivery_test
+
+import (
+	"crypto/sha256"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// TestClockBack: the clock goes back while the group is frozen. S decides if the vote comes first, else it aborts as soon as it looks:
+// it does not stay frozen for as long as the clock went back.
+func TestClockBack(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	content := p.due(serverA, delivery.RowContent)
+	p.now = p.now.Add(-time.Hour)
+	if err := p.services[serverA].Do(t.Context(), content); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	p.expect(a, "moved", "active")
+
+	p.group = a.commit.Next
+	p.lost = func(_, what string) bool { return what == "content" }
+	a = p.begin(serverB, serverA, alice)
+	p.now = p.now.Add(-time.Hour)
+	p.runOnce()
+	p.expect(a, "aborted", "dropped")
+	p.expectHosted(serverB, 1)
+}
+
+// due is the row of a kind that waits at a server.
+func (p *play) due(server string, kind delivery.RowKind) delivery.Row {
+	p.t.Helper()
+	rows, _, err := p.stores[server].Due(p.t.Context(), p.now.AddDate(200, 0, 0), 100)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	i := slices.IndexFunc(rows, func(r delivery.Row) bool { return r.Kind == kind })
+	if i < 0 {
+		p.t.Fatalf("no row of kind %s at %s", kind, server)
+	}
+	return rows[i]
+}
+
+// TestDeadlineTooEarly: a deadline that is looked at before its time, by a clock that went back a little, is kept.
+func TestDeadlineTooEarly(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(_, what string) bool { return what == "content" || what == "abort" }
+	a := p.begin(serverA, serverB, bob)
+	for _, server := range []string{serverA, serverB} {
+		early := p.due(server, delivery.RowDeadline)
+		err := p.services[server].Do(t.Context(), early)
+		expectKind(t, err, mimiport.KindInProgress)
+		if left := asError(err).Info.RetryAfter; left <= 0 || left > delivery.MaxWait {
+			t.Errorf("%s: to be tried again after %v", server, left)
+		}
+	}
+	p.expect(a, "frozen", "offered")
+	p.now = p.now.Add(delivery.MaxWait)
+	p.lost = func(_, what string) bool { return what == "content" }
+	p.run()
+	p.expect(a, "aborted", "dropped")
+}
+
+// TestSourceAhead: a source whose clock is far ahead does not keep its target from asking.
+func TestSourceAhead(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	data, err := p.stores[serverA].Content(t.Context(), a.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.services[serverB].PutContent(t.Context(), serverA, &delivery.ContentUpload{
+		ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now.AddDate(100, 0, 0),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ask := p.due(serverB, delivery.RowAsk); ask.Due.After(p.now.Add(delivery.MaxWait)) {
+		t.Errorf("the target asks at %v", ask.Due)
+	}
+}
+
+// TestClockYearsAhead: a clock that leaps ahead ends what is kept for a time, and nothing that is kept for good: redirects, the lineage,
+// Commits that were aborted, nonces that were used.
+func TestClockYearsAhead(t *testing.T) {
+	p := newPlay(t)
+	dropped := p.begin(serverA, serverB, bob)
+	if _, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), dropped.id); err != nil {
+		t.Fatal(err)
+	}
+	p.run()
+	moved := p.move(serverA, serverB, bob)
+	right := p.now
+	p.now = p.now.AddDate(50, 0, 0)
+	p.run()
+	for _, store := range p.stores {
+		if err := store.Forget(t.Context(), delivery.Horizon{Log: p.now, Offers: p.now, Evidence: p.now}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.now = right
+	p.run()
+	p.expectMoved(serverA, serverB)
+	p.expectHosted(serverB, 1)
+	if st, err := p.initiate(dropped); err != nil || st.State != "aborted" || st.Abort == nil {
+		t.Errorf("the Init of the aborted migration gives %+v, %v", st, err)
+	}
+	sum := sha256.Sum256(dropped.init.Message)
+	if aborted, err := p.stores[serverA].CommitAborted(t.Context(), p.id, sum[:]); err != nil || !aborted {
+		t.Errorf("the aborted Commit is forgotten (%v)", err)
+	}
+	if st, err := p.initiate(moved); err != nil || st.State != "moved" {
+		t.Errorf("the Init of the last migration gives %+v, %v", st, err)
+	}
+	again := p.move(serverB, serverA, alice)
+	p.expectMoved(serverB, serverA)
+	if again.id == moved.id {
+		t.Error("a migration has come twice")
+	}
+}
