@@ -32,8 +32,8 @@
 //     outcome" and the like are not asked.
 //   - Until it is shown the claim, the server that the group was claimed from accepts as well, in its earlier term. So one server at most
 //     accepts in each term, not in all terms together, and what it accepts is lost to the claim.
-//   - A recover goes on from what one member holds, be it behind. Once a server has forgotten, the operator is taken to have looked
-//     for the longest lineage that there is: what nobody shows cannot be known.
+//   - A recover goes on from what one member holds, be it behind. Once a server has forgotten, operators are taken to claim only what no
+//     server has or waits for, by the longest lineage that there is: what nobody shows cannot be known.
 //   - An operator who drops what is staged breaks the promise that the vote was. A confirmation may still revive it, also at a server that was
 //     shown a later term while it had dropped it; it is shown again then.
 //   - A restored host of the latest term, shown nothing later, goes on from the backup. What it has forgotten of that term is told by
@@ -51,7 +51,8 @@
 //
 // Two members, there and back, two crashes, two losses, one duplicate; one Commit of its own for each member. Within them the search
 // is complete, breadth first, those states first that need the fewest faults. `make explore` does it: seven million states, eight minutes
-// of one core, 1.2 GB. `go test` does one migration.
+// of one core, 1.2 GB. `go test` does one migration. The searches with a claim or a restore are of one migration by either member and their
+// Commits, one crash and one loss, and further ones by all after the fault.
 //
 // A state has no ids, clocks or counters. Worlds that differ in the names of the two members are one. So are those that differ
 // in what cannot matter (tidy.go): members receive at once what was accepted; a row's message is on its way as long as the row is

@@ -85,9 +85,14 @@ func TestBugs(t *testing.T) {
 
 // TestKeys: a key is decoded to the world it was made of or to its mirror image, and these two have one key.
 func TestKeys(t *testing.T) {
-	m := &model{bounds: Bounds{Terms: 2}}
+	for _, b := range []Bounds{{Terms: 2}, {Terms: 2, Claims: true}, {Terms: 1, Restores: true}} {
+		testKeys(t, &model{bounds: b})
+	}
+}
+
+func testKeys(t *testing.T, m *model) {
 	worlds := []world{*first()}
-	for n := 0; n < len(worlds) && n < 1000; n++ {
+	for n := 0; n < len(worlds) && n < 10000; n++ {
 		w := worlds[n]
 		mirrored := w.mirror()
 		k := w.key(nil, m.bounds)

@@ -221,10 +221,25 @@ func (m *model) stop(w *world, s server, g *group, by slot) {
 // mayAct says whether operators do what is theirs: they do when a server has forgotten.
 func (m *model) mayAct(w *world) bool { return m.bounds.Claims || w.restored() }
 
-// mayClaim says whether an operator may begin a term after a lineage. When a server has forgotten, the operator has looked for the longest
-// that there is.
+// mayClaim says whether an operator may begin a term after a lineage. When a server has forgotten, the operator has asked the other one,
+// and looked for the longest lineage that there is.
 func (m *model) mayClaim(w *world, l history) bool {
-	return m.mayAct(w) && w.claim.state == groupNone && (!w.restored() || l.epoch() == w.highest())
+	return m.mayAct(w) && w.claim.state == groupNone && (!w.restored() || w.nowhere() && l.epoch() == w.highest())
+}
+
+// nowhere says whether no server has the group, nor may still get it by a confirmation that is on its way.
+func (w *world) nowhere() bool {
+	for i := range w.moves {
+		if w.moves[i].net&confirmation != 0 {
+			return false
+		}
+	}
+	for s := range server(2) {
+		if g := w.here(s); g.state != groupNone && g.state != groupMoved {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *model) mayReclaim(w *world, i slot) bool {
