@@ -176,6 +176,19 @@ func TestLogTravels(t *testing.T) {
 	}
 }
 
+// TestLogRepeats: a message that a source's log has twice is one to T's members.
+func TestLogRepeats(t *testing.T) {
+	p := newPlay(t)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	a := p.begin(serverA, serverB, bob)
+	data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
+	twice := p.resign(data, func(s *mimiport.GroupState) { s.Log = append(s.Log, s.Log[0]) })
+	if err := p.put(a, twice); err != nil {
+		t.Error(err)
+	}
+	p.expect(a, "frozen", "staged")
+}
+
 // TestLogIsBounded: only the end of a log moves along.
 func TestLogIsBounded(t *testing.T) {
 	sent := func(p *play) int {

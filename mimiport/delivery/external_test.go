@@ -121,6 +121,9 @@ func TestRemoveProposed(t *testing.T) {
 	if len(proposed) != 1 {
 		t.Fatalf("%d proposals", len(proposed))
 	}
+	if rows, _, err := p.stores[serverA].Due(t.Context(), p.now.Add(time.Hour), 10); err != nil || len(rows) != 0 {
+		t.Errorf("it is still to be done: %+v, %v", rows, err)
+	}
 	without := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
 	_, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: without.Message, GroupInfo: without.GroupInfo})
 	expectRule(t, err, "pending-remove")

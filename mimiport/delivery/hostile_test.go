@@ -385,6 +385,31 @@ func TestNoPurgeBeforeTheEnd(t *testing.T) {
 	expectKind(t, err, mimiport.KindWrongEpoch)
 }
 
+// TestPurgeIsOfItsOwn: what was dropped is "kept through retention" (profile, section 6), counted from its own end, not from that of an earlier
+// migration to the same term.
+func TestPurgeIsOfItsOwn(t *testing.T) {
+	const day = 24 * time.Hour
+	p := newPlay(t)
+	p.lost = func(_, what string) bool { return what == "vote" }
+	dropped := func() *attempt {
+		a := p.begin(serverA, serverB, bob)
+		p.run()
+		must(p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id))(t)
+		p.run()
+		p.expect(a, "aborted", "dropped")
+		return a
+	}
+	dropped()
+	p.now = p.now.Add(5 * day)
+	second := dropped()
+	p.now = p.now.Add(4 * day)
+	p.run()
+	if _, err := p.services[serverB].ConfirmMigration(t.Context(), caller(bob), second.id, p.confirmation(second)); err != nil {
+		t.Error(err)
+	}
+	p.expect(second, "aborted", "active")
+}
+
 // TestClosedAtTheFreeze: "The proposal set is closed at the freeze" (profile, section 7): the DS proposes nothing either.
 func TestClosedAtTheFreeze(t *testing.T) {
 	p := newExternalPlay(t)

@@ -570,8 +570,10 @@ func TestRetention(t *testing.T) {
 	}
 	p.now = p.now.Add(8 * 24 * time.Hour)
 	p.run()
-	_, err := p.services[serverA].RatchetTree(t.Context(), caller(alice), p.id, epoch)
-	expectKind(t, err, mimiport.KindWrongEpoch)
+	for _, gone := range []uint64{epoch, epoch + 10} {
+		_, err := p.services[serverA].RatchetTree(t.Context(), caller(alice), p.id, gone)
+		expectKind(t, err, mimiport.KindWrongEpoch)
+	}
 	log, err := p.services[serverA].Messages(t.Context(), caller(alice), p.id, delivery.MessagesQuery{})
 	if err != nil || len(log.Messages) != 0 || log.Moved == nil {
 		t.Errorf("the log is %+v, %v", log, err)

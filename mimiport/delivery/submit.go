@@ -111,7 +111,7 @@ func (s *Service) admits(g *Group, msg *mls.Message) error {
 	switch {
 	case string(msg.GroupID) != string(g.ID):
 		return fail(mimiport.KindInvalid, mimiport.Info{}, "the message is for another group")
-	case g.State == GroupStaged, g.State == GroupFrozen && msg.Kind != mls.KindApplication:
+	case g.State == GroupFrozen && msg.Kind != mls.KindApplication:
 		return fail(mimiport.KindInProgress, mimiport.Info{RetryAfter: frozenRetry}, "the group is being moved")
 	case msg.Epoch != g.Epoch:
 		return fail(mimiport.KindWrongEpoch, mimiport.Info{Epoch: &g.Epoch}, "the group is at epoch %d, the message at %d", g.Epoch, msg.Epoch)
