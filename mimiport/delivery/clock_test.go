@@ -123,3 +123,20 @@ func TestClockYearsAhead(t *testing.T) {
 		t.Error("a migration has come twice")
 	}
 }
+
+// TestQuotaOfTheFuture: aborts from when the clock was ahead keep no group where it is when the clock is right again.
+func TestQuotaOfTheFuture(t *testing.T) {
+	p := newPlay(t)
+	p.now = p.now.AddDate(1, 0, 0)
+	for range delivery.DefaultPolicy().Quotas.AbortsAnHour {
+		a := p.begin(serverA, serverB, bob)
+		if _, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil {
+			t.Fatal(err)
+		}
+		p.run()
+	}
+	_, err := p.initiate(p.mustRequest(serverA, serverB, bob))
+	expectKind(t, err, mimiport.KindQuota)
+	p.now = p.now.AddDate(-1, 0, 0)
+	p.move(serverA, serverB, bob)
+}

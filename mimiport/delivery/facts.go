@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -68,7 +69,8 @@ func (s *Service) facts(ctx context.Context, side migration.Role, m *migration.M
 const countLimit = 10_000
 
 func (s *Service) count(ctx context.Context, f *Facts, m *migration.Migration, q *quotaFacts) (err error) {
-	hourAgo := s.Now().Add(-time.Hour)
+	now := s.Now()
+	hourAgo := now.Add(-time.Hour)
 	own := 0
 	if q.starting {
 		own = 1
@@ -79,6 +81,9 @@ func (s *Service) count(ctx context.Context, f *Facts, m *migration.Migration, q
 		}
 		var found []migration.Migration
 		found, err = s.Store.Migrations(ctx, filter, mimiport.MigrationID{}, countLimit)
+		if !filter.Since.IsZero() { // what a clock that was ahead has dated must not count until it is past
+			found = slices.DeleteFunc(found, func(m migration.Migration) bool { return m.CreatedAt.After(now) })
+		}
 		*n = len(found) + own
 	}
 	tally(&f.Moves, own, MigrationFilter{Role: f.Side, User: m.User, Since: hourAgo})
