@@ -10,7 +10,7 @@ FUZZTIME ?= 20000x
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
-# How many random histories a soak checks.
+# How many random histories in memory a soak checks.
 HISTORIES ?= 10000
 # The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
 PROTOCOL ?= mls10
@@ -53,9 +53,10 @@ fuzz: ## every fuzz target for FUZZTIME
 	  done; \
 	done
 
-soak: $(DRIVER) ## servers killed at every write and send, every fault, and HISTORIES random histories: ten minutes
-	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m ./integration/kill
-	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m ./integration/history
+soak: $(DRIVER) ## servers killed at every write and send, every fault, random histories of processes and HISTORIES in memory, explore: an hour
+	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -artifacts ./integration/kill
+	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m -artifacts ./integration/history
+	$(MAKE) explore
 
 bench: ## what things cost: the module's own, and a Commit beside a message event of Dendrite's
 	$(GO) test -run '^$$' -bench . -timeout 60m ./...
