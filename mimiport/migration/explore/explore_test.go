@@ -2,7 +2,6 @@ package explore
 
 import (
 	"flag"
-	"slices"
 	"testing"
 )
 
@@ -11,8 +10,8 @@ var full = flag.Bool("full", false, "explore within the stated bounds, for minut
 // stated are the bounds that the package comment states, also of the searches with claims and with restored backups.
 var (
 	stated   = Bounds{Terms: 2, Crashes: 2, Losses: 2, Duplicates: 1}
-	claims   = []Bounds{{Terms: 1, Crashes: 1, Losses: 1, Claims: true}, {Terms: 2, NoCommits: true, Alone: true, Claims: true}}
-	restores = []Bounds{{Terms: 1, Crashes: 1, Losses: 1, Alone: true, Restores: true}}
+	claims   = Bounds{Terms: 1, Crashes: 1, Losses: 1, Claims: true}
+	restores = Bounds{Terms: 1, Crashes: 1, Losses: 1, NoCommits: true, Alone: true, Restores: true}
 )
 
 // TestExplore searches the model as it is to the end.
@@ -23,7 +22,7 @@ func TestExplore(t *testing.T) {
 		{Terms: 1, NoCommits: true, Alone: true, Claims: true},
 	}
 	if *full {
-		searches = slices.Concat([]Bounds{stated}, claims, restores)
+		searches = []Bounds{stated, claims, restores}
 	}
 	for _, b := range searches {
 		r := Explore(b, "")

@@ -18,7 +18,7 @@ func TestScenarios(t *testing.T) {
 }
 
 // courses are the searches that a course is of, by the command in its file.
-var courses = map[string]Bounds{"play": stated, "claim": claims[0], "restore": restores[0]}
+var courses = map[string]Bounds{"play": stated, "claim": claims, "restore": {Terms: 1, Restores: true}}
 
 func play(t *testing.T, b Bounds, events []string) string {
 	m := &model{bounds: b}
