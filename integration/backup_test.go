@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,29 +17,11 @@ func TestRestoredBackup(t *testing.T) {
 	servers := harness.StartServers(t, 2)
 	a, b := servers[0], servers[1]
 	p := newPairAt(t, a, b)
-	if err := a.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	database := filepath.Join(a.Dir, "mimi_portability.db")
-	backup, err := os.ReadFile(database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	putBack := backUp(t, a)
 	do(t, p.bob, "migrate", harness.Args{"target": b.Name}, nil)
 	p.settle(t)
 
-	if err := a.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(database, backup, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	putBack()
 	host := func(ds string) (h delivery.HostResponse) {
 		t.Helper()
 		if err := p.bob.User.Do(harness.Within(t), http.MethodGet, at(ds, "/groups/"+p.group+"/host"), nil, &h); err != nil {
@@ -60,5 +43,28 @@ func TestRestoredBackup(t *testing.T) {
 	do(t, p.alice, "migrate", harness.Args{"target": a.Name}, nil)
 	if ds := p.settle(t); ds.DS != a.Name || ds.Term != 2 {
 		t.Errorf("the group is at %s in term %d", ds.DS, ds.Term)
+	}
+}
+
+// backUp stops a server, keeps its module's database as it is, and starts it again. The result puts the database back in the same way.
+func backUp(t *testing.T, s *harness.Server) (putBack func()) {
+	t.Helper()
+	database := filepath.Join(s.Dir, "mimi_portability.db")
+	var backup []byte
+	stopped(t, s, func() (err error) {
+		backup, err = os.ReadFile(database)
+		return err
+	})
+	return func() {
+		t.Helper()
+		stopped(t, s, func() error { return os.WriteFile(database, backup, 0o600) })
+	}
+}
+
+// stopped does something while a server is down.
+func stopped(t *testing.T, s *harness.Server, do func() error) {
+	t.Helper()
+	if err := errors.Join(s.Stop(), do(), s.Start(t.Context())); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -187,28 +185,5 @@ func refusedAs(t *testing.T, code string, err error) {
 	var refused *harness.Error
 	if !errors.As(err, &refused) || refused.Code != code {
 		t.Errorf("got %v, want %s", err, code)
-	}
-}
-
-// backUp stops a server, keeps its module's database as it is, and starts it again. The result puts the database back in the same way.
-func backUp(t *testing.T, s *harness.Server) (putBack func()) {
-	t.Helper()
-	database := filepath.Join(s.Dir, "mimi_portability.db")
-	var backup []byte
-	stopped(t, s, func() (err error) {
-		backup, err = os.ReadFile(database)
-		return err
-	})
-	return func() {
-		t.Helper()
-		stopped(t, s, func() error { return os.WriteFile(database, backup, 0o600) })
-	}
-}
-
-// stopped does something while a server is down.
-func stopped(t *testing.T, s *harness.Server, do func() error) {
-	t.Helper()
-	if err := errors.Join(s.Stop(), do(), s.Start(t.Context())); err != nil {
-		t.Fatal(err)
 	}
 }
