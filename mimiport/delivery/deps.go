@@ -249,8 +249,7 @@ type Store interface {
 	// Retry puts a row off.
 	Retry(ctx context.Context, key RowKey, attempts int, due time.Time) error
 
-	// Hasten makes due now what is further ahead than MaxWait, but purges: this server's clock has gone back. It looks at the first
-	// row of each queue, and at the others where that one is ahead.
+	// Hasten makes due now what is further ahead than MaxWait, but purges. It is for a clock that has gone back, and looks at all rows.
 	Hasten(ctx context.Context, now time.Time) error
 
 	// Evidence lists what is kept about a group, oldest first.

@@ -29,8 +29,7 @@ const listed = 2 * concurrency
 // nobody answers can pile up, and makes answers slow; yet it must not take a processor for itself whenever something is done.
 const maxRest = 50 * time.Millisecond
 
-// lookAgain is how long the worker waits at most, and how often it looks for rows that are too far ahead: a clock jumps without
-// telling.
+// lookAgain is how long the worker waits at most: a clock jumps without telling.
 const lookAgain = time.Minute
 
 // storePause is how long the worker waits when the store fails, and leaves a queue alone that another process is at.
@@ -106,7 +105,7 @@ type run struct {
 	destinations map[string]int                   // how many queues of each are at work
 	kept         map[delivery.RowKey]delivery.Row // handled since the store was last asked
 	finished     chan result
-	hastened     time.Time // when the store was last asked to
+	looked       time.Time // when the store was last asked
 }
 
 // start hands over what is due and has a place. It returns how long to wait when nothing happens before.
@@ -140,14 +139,14 @@ func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Duration
 	return min(next.Sub(now), lookAgain)
 }
 
-// due lists what is due. At first, after a jump and now and then it has brought forward what is too far ahead.
+// due lists what is due. At first, and when the clock has gone back, it has what is too far ahead brought forward.
 func (r *run) due(ctx context.Context, now time.Time) (rows []delivery.Row, next time.Time, err error) {
-	if now.Sub(r.hastened).Abs() >= lookAgain {
+	if r.looked.IsZero() || now.Before(r.looked) {
 		if err := r.worker.store.Hasten(ctx, now); err != nil {
 			return nil, time.Time{}, err
 		}
-		r.hastened = now
 	}
+	r.looked = now
 	return r.worker.store.Due(ctx, now, listed)
 }
 

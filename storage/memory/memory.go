@@ -437,19 +437,11 @@ func (s *Store) Hasten(_ context.Context, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	limit := stamp(now.Add(delivery.MaxWait))
-	for _, h := range s.heads() {
-		if !h.row.Due.After(limit) {
-			continue
-		}
-		for _, r := range s.rows.from(delivery.RowKey{Destination: h.row.Destination, Queue: h.row.Queue}) {
-			if r.Destination != h.row.Destination || r.Queue != h.row.Queue {
-				break
-			}
-			if r.Due.After(limit) && r.Kind != delivery.RowPurge {
-				sooner := *r
-				sooner.Due = stamp(now)
-				put(new(transaction), &s.rows, r.Key(), &sooner)
-			}
+	for i, r := range s.rows.rows {
+		if r.Due.After(limit) && r.Kind != delivery.RowPurge {
+			sooner := *r
+			sooner.Due = stamp(now)
+			s.rows.rows[i] = &sooner
 		}
 	}
 	return nil

@@ -101,20 +101,14 @@ func testHasten(t *testing.T, f *fixture) {
 	allowed, purge := due("b.example", "allowed", 1, most), due("b.example", "purge", 1, far)
 	purge.Kind = delivery.RowPurge
 	f.apply(&delivery.Change{Rows: []delivery.Row{head, behind, soon, later, allowed, purge}})
-	hasten := func() {
+	for range 2 {
 		if err := f.Hasten(t.Context(), epoch); err != nil {
 			t.Fatal(err)
 		}
-	}
-	for range 2 {
-		hasten()
-		head.Due, behind.Due = epoch, epoch
+		head.Due, behind.Due, later.Due = epoch, epoch, epoch
 		f.expectDue(0, 10, 5, head)
 	}
 	f.apply(&delivery.Change{Done: []delivery.RowKey{head.Key(), soon.Key()}})
-	f.expectDue(0, 10, most, behind)
-	hasten()
-	later.Due = epoch
 	f.expectDue(0, 10, most, behind, later)
 	f.apply(&delivery.Change{Done: []delivery.RowKey{behind.Key(), later.Key()}})
 	f.expectDue(most, 10, far, allowed)
