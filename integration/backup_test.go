@@ -29,9 +29,7 @@ func TestRestoredBackup(t *testing.T) {
 		}
 		return h
 	}
-	if h := host(a.Name); h.DeliveryService != a.Name {
-		t.Errorf("the restored server says that the group is at %s", h.DeliveryService)
-	}
+	// A client that had not seen the end of its former host's log may have shown it by now, unasked.
 	shown := delivery.LineageRequest{Lineage: host(b.Name).Lineage}
 	if err := p.bob.User.Do(harness.Within(t), http.MethodPut, at(a.Name, "/groups/"+p.group+"/lineage"), shown, nil); err != nil {
 		t.Fatal(err)
