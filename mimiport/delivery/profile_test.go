@@ -340,6 +340,7 @@ func TestRotatedKeys(t *testing.T) {
 	p.run()
 	decision := must(p.stores[serverA].Migration(t.Context(), a.id))(t).Confirmation
 	p.rotate(serverA)
+	p.now = p.now.Add(time.Second)
 	show := func(keyID string, message []byte) error {
 		_, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &delivery.SignedRequest{Message: message, KeyID: keyID})
 		return err
