@@ -288,6 +288,9 @@ func (s *Service) Group(ctx context.Context, c Caller, id []byte) (*GroupRespons
 	}
 	var res *GroupResponse
 	err = s.locked(ctx, GroupKey{g.ID, g.Term}, func(g *Group, l *live) (err error) {
+		if err := s.here(ctx, g); err != nil { // it may have moved meanwhile
+			return err
+		}
 		res, err = s.describe(g, l.mls)
 		return err
 	})

@@ -199,15 +199,14 @@ export class Client {
     throw new Error("other members' Commits kept coming first");
   }
 
-  /** Submits a pending Commit unless its epoch is over by now. A final refusal drops it. */
+  /** Submits a pending Commit unless its epoch is over by now. After a final refusal it is not sent again. */
   private async submitPending(g: Group, commit: PendingCommit): Promise<void> {
     if (g.pending !== commit) return;
     try {
       await this.submit(g, submission(commit));
     } catch (e) {
-      if (!isFinal(e)) throw e; // it may have been accepted
-      this.inbox.endPending(g);
-      throw e;
+      if (isFinal(e)) this.inbox.refuse(g, commit);
+      throw e; // without a final refusal it may have been accepted
     }
     if (g.pending === commit) this.inbox.endPending(g);
   }
@@ -289,7 +288,8 @@ export class Client {
     const swap = mls.swapExternalSender(state, source, target, sender);
     const proposals = mls.pendingProposals(state, mls.isExternalRemove);
     if (swap !== undefined) proposals.push(mls.byValue(swap));
-    const commit = await mls.commit(state, proposals, encode(wire.migrationCommitAAD, { targetDsDomain: target }));
+    const made = await mls.commit(state, proposals, encode(wire.migrationCommitAAD, { targetDsDomain: target }));
+    const commit = { ...made, target };
     const tbs = encode(wire.migrationInit.unsigned, { migrationResponse });
     const signature = await mls.sign(state, "MigrationInitTBS", tbs);
     const init = toBase64(encode(wire.migrationInit, { migrationResponse, signature }));
@@ -354,14 +354,14 @@ export class Client {
         ...submission(m.commit),
       });
     } catch (e) {
-      if (e instanceof MatrixError && isFinal(e)) await this.exclusive(() => this.initRefused(g, e));
+      if (e instanceof MatrixError && isFinal(e)) await this.exclusive(() => this.initRefused(g, m, e));
       throw e;
     }
   }
 
   /** A refused Init uses up neither the epoch nor the offer (profile, section 5): the attempt is over. */
-  private async initRefused(g: Group, e: MatrixError): Promise<void> {
-    this.forget(g);
+  private async initRefused(g: Group, m: OwnMigration, e: MatrixError): Promise<void> {
+    this.inbox.refuse(g, m.commit);
     if (refused(e, WRONG_EPOCH) || refused(e, MOVED)) await this.overtaken(g, e);
   }
 

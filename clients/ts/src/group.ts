@@ -8,6 +8,8 @@ import { toBase64url } from "./wire.js";
 export interface PendingCommit extends mls.Commit {
   /** Whether it has been accepted; kept for whoever waits for it. */
   accepted?: boolean;
+  /** Of a migration Commit: the server that it leads to. */
+  target?: string;
 }
 
 /** A migration that this client has begun, until the target has its confirmation or it has ended otherwise. */
@@ -42,6 +44,8 @@ export interface Group {
   /** A Commit of this client that may have been accepted, until its epoch is over. */
   pending?: PendingCommit | undefined;
   migration?: OwnMigration | undefined;
+  /** Commits of this client that were refused, until their epoch is over: a late copy of one may yet be accepted. */
+  refused?: PendingCommit[] | undefined;
   /** Hashes of own application messages that the log has not shown yet: nobody can decrypt their own. */
   sent: Set<string>;
   /** Fan-out of Delivery Services that may become the current one. */
@@ -109,6 +113,7 @@ export function newGroup(
   const forgotten = {
     pending: undefined,
     migration: undefined,
+    refused: undefined,
     evidence: undefined,
     former: undefined,
     lineage: undefined,

@@ -28,6 +28,8 @@ export const MAX_RACES = 10;
 const MAX_HELD = 256;
 /** How many terms of a group are remembered that this client left before it had seen all: no older message could be decrypted. */
 const MAX_FORMER = 4;
+/** How many refused Commits of one epoch are kept. */
+const MAX_REFUSED = 8;
 /** How many Welcomes are kept that no room accounts for, and how long, in milliseconds. */
 const MAX_INVITATIONS = 16;
 const INVITED = 10 * 60_000;
@@ -284,7 +286,7 @@ export class Inbox {
     if (kind === "welcome" || encoded === undefined || isOut(g)) return;
     const { term } = g;
     const message = fromBase64(encoded);
-    const own = [g.pending, g.migration?.commit].find((c) => c !== undefined && same(c.message, message));
+    const own = [g.pending, g.migration?.commit, ...(g.refused ?? [])].find((c) => c !== undefined && same(c.message, message));
     if (own !== undefined && !own.accepted) this.merge(g, own);
     else if (!g.sent.delete(messageHash(message))) await this.received(g, sender, message);
     if (g.term !== term) g.evidence = migration;
@@ -321,6 +323,11 @@ export class Inbox {
     g.pending = undefined;
   }
 
+  private endRefused(g: Group): void {
+    for (const commit of g.refused ?? []) this.ended(g, commit);
+    g.refused = undefined;
+  }
+
   /** The migration Commit of this client, if there is one, was accepted or will not be. */
   endMigrationCommit(g: Group): void {
     if (g.migration === undefined || g.migration.over) return;
@@ -328,11 +335,20 @@ export class Inbox {
     g.migration.over = true;
   }
 
+  /** A Commit of this client was refused for good: it is not sent again, but a copy that is late may yet be accepted. */
+  refuse(g: Group, commit: PendingCommit): void {
+    if (g.pending === commit) g.pending = undefined;
+    if (g.migration?.commit === commit) g.migration = undefined;
+    g.refused = [...(g.refused ?? []), commit];
+    for (const c of g.refused.splice(0, g.refused.length - MAX_REFUSED)) this.ended(g, c);
+    this.world.save();
+  }
+
   /** A Commit of this client has been accepted. */
   merge(g: Group, commit: PendingCommit): void {
     g.state = commit.next;
     commit.accepted = true;
-    this.entered(g, commit === g.migration?.commit ? g.migration.target : undefined);
+    this.entered(g, commit.target);
     this.world.save();
   }
 
@@ -340,6 +356,7 @@ export class Inbox {
   private entered(g: Group, target: string | undefined): void {
     this.endPending(g);
     this.endMigrationCommit(g);
+    this.endRefused(g);
     g.unproven = undefined; // the next epoch follows on from the own state
     if (isOut(g)) {
       this.world.emit({ event: "removed", group: g.key, epoch: epochOf(g) });
@@ -475,6 +492,7 @@ export class Inbox {
     const known = this.stored.groups.get(key);
     if (known !== undefined) this.endMigrationCommit(known);
     if (known !== undefined) this.endPending(known);
+    if (known !== undefined) this.endRefused(known);
     const g: Group = Object.assign(known ?? {}, fresh); // whoever waits for the group holds this object
     this.stored.groups.set(key, g);
     this.world.save();

@@ -16,6 +16,7 @@ export const emptyStore = (): Stored => ({
 const saveCommit = (c: PendingCommit | undefined) =>
   c && {
     accepted: c.accepted,
+    target: c.target,
     message: toBase64(c.message),
     groupInfo: toBase64(c.groupInfo),
     welcome: c.welcome && toBase64(c.welcome),
@@ -25,18 +26,20 @@ const saveCommit = (c: PendingCommit | undefined) =>
 const loadCommit = (c: any): PendingCommit | undefined =>
   c && {
     accepted: c.accepted,
+    target: c.target,
     message: fromBase64(c.message),
     groupInfo: fromBase64(c.groupInfo),
     welcome: c.welcome && fromBase64(c.welcome),
     next: mls.loadState(c.next),
   };
 
-const saveGroup = ({ id, state, pending, migration, sent, held: _, behind: __, ...plain }: Group) => ({
+const saveGroup = ({ id, state, pending, migration, refused, sent, held: _, behind: __, ...plain }: Group) => ({
   ...plain,
   id: toBase64(id),
   state: mls.saveState(state),
   sent: [...sent],
   pending: saveCommit(pending),
+  refused: refused?.map(saveCommit),
   migration: migration && {
     ...migration,
     response: toBase64(migration.response),
@@ -44,7 +47,7 @@ const saveGroup = ({ id, state, pending, migration, sent, held: _, behind: __, .
   },
 });
 
-const loadGroup = ({ id, state, pending, migration, sent, ...plain }: any): Group => ({
+const loadGroup = ({ id, state, pending, migration, refused, sent, ...plain }: any): Group => ({
   ...plain,
   id: fromBase64(id),
   state: mls.loadState(state),
@@ -52,6 +55,7 @@ const loadGroup = ({ id, state, pending, migration, sent, ...plain }: any): Grou
   held: [],
   behind: true,
   pending: loadCommit(pending),
+  refused: refused?.map(loadCommit),
   migration: migration && {
     ...migration,
     response: fromBase64(migration.response),

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { Migrated } from "../src/ds.js";
-import { loadStore, saveStore } from "../src/store.js";
+import { emptyStore, loadStore, saveStore } from "../src/store.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
 import { members, ratchetTree, transcript } from "../src/mls.js";
 import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse, toBase64 } from "../src/wire.js";
@@ -357,6 +357,37 @@ describe("a migration", () => {
     await alice.client.update(alice.group);
     assert.deepEqual([alice.group.ds, alice.group.migration, alice.group.pending], [s, undefined, undefined]);
     assert.deepEqual(fates(alice), [false, true]);
+  });
+
+  test("a Commit that was refused is known should a late copy of it be accepted", async (t_) => {
+    const { users, s, t } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    const source = net.ds(s);
+    const honest = source.answer.bind(source);
+    const late: (() => unknown)[] = [];
+    source.answer = (...request) => {
+      const [method, path] = request;
+      if (path[2] !== "init" && !(path[2] === "messages" && method === "POST")) return honest(...request);
+      late.push(() => honest(...request));
+      return refuse(403, "M_FORBIDDEN");
+    };
+    await assert.rejects(alice.client.update(alice.group), { status: 403 });
+    late.pop()!();
+    const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
+    t_.after(() => rmSync(dir, { recursive: true }));
+    const file = join(dir, "alice.json");
+    saveStore(file, { ...emptyStore(), groups: new Map([[alice.group.key, alice.group]]) });
+    Object.assign(alice.group, loadStore(file).groups.get(alice.group.key)); // as after a restart
+    await bob.client.bringUpToDate(bob.group);
+    await alice.client.bringUpToDate(alice.group);
+    together(alice, bob);
+    await assert.rejects(alice.client.migrate(alice.group, t), { status: 403 });
+    late.pop()!();
+    await alice.client.bringUpToDate(alice.group);
+    await bob.client.bringUpToDate(bob.group);
+    together(alice, bob);
+    assert.equal(alice.group.ds, t);
+    assert.deepEqual(fates(alice).slice(-2), [true, true]);
   });
 
   test("a lost race is tried again with a new offer", async () => {
