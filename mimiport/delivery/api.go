@@ -107,7 +107,7 @@ type GroupResponse struct {
 	Preimage                *Preimage        `json:"preimage,omitempty"` // absent for a foreign id
 	CreatingServer          string           `json:"creating_server"`
 	DeliveryService         string           `json:"delivery_service"`
-	State                   string           `json:"state"` // active, frozen, moved
+	State                   string           `json:"state"` // active, frozen
 	Term                    uint64           `json:"term"`
 	Epoch                   uint64           `json:"epoch"`
 	NextSeq                 uint64           `json:"next_seq"` // the number the next log message will have
