@@ -364,6 +364,8 @@ export class FakeNetwork {
   private readonly inboxes = new Map<string, ToDevice[]>();
   /** Users who wait for something to arrive. */
   private readonly readers = new Map<string, () => void>();
+  /** How many events of each user are forgotten. */
+  private readonly received = new Map<string, number>();
   private readonly pointers: { roomId: string; content: unknown }[] = [];
   private readonly oneTimeKeys = new Map<string, Map<string, Record<string, unknown>>>();
   /** Fan-out waits here while there is an array. */
@@ -405,7 +407,7 @@ export class FakeNetwork {
 
   /** Forgets the fan-out that a user has not read yet, as an unreliable network may. */
   lose(user: string): void {
-    this.inboxes.set(user, []);
+    this.acknowledge(user, Infinity);
   }
 
   point(roomId: string, content: unknown): void {
@@ -432,7 +434,7 @@ export class FakeNetwork {
     if (url.pathname === "/_matrix/key/v2/query") return this.notary(body);
     const [, , , operation, ...rest] = path;
     if (operation === "login") return this.login(body.identifier.user);
-    if (operation === "sync") return this.sync(user, Number(url.searchParams.get("timeout")));
+    if (operation === "sync") return this.sync(user, url.searchParams.get("since"), Number(url.searchParams.get("timeout")));
     if (operation === "keys") return this.keys(rest[0]!, body, user);
     if (operation === "rooms" && req.method === "PUT") return this.state.set(`${rest[0]} ${rest[2]}`, body) && {};
     if (operation === "rooms") return this.state.get(`${rest[0]} ${rest[2]}`) ?? refuse(404, "M_NOT_FOUND");
@@ -444,21 +446,33 @@ export class FakeNetwork {
 
   private login(name: string) {
     const user = `@${name}:h.example`;
-    this.inboxes.set(user, []);
+    this.acknowledge(user, Infinity);
     return { access_token: user, user_id: user, device_id: name.toUpperCase() };
   }
 
-  private async sync(user: string, wait: number) {
+  /** Forgets the first events of a user: what comes with a token counts as received only when the token comes back. */
+  private acknowledge(user: string, upTo: number): void {
+    const events = this.inboxes.get(user) ?? [];
+    const before = this.received.get(user) ?? 0;
+    this.received.set(user, before + events.splice(0, Math.max(0, upTo - before)).length);
+    this.inboxes.set(user, events);
+  }
+
+  /** Without a token, what is returned is forgotten at once. */
+  private async sync(user: string, since: string | null, wait: number) {
+    if (since !== null) this.acknowledge(user, Number(since));
     if (wait > 0 && this.inboxes.get(user)!.length === 0)
       await new Promise<void>((arrival) => this.readers.set(user, arrival));
-    const events = this.inboxes.get(user)!.splice(0);
+    const events = [...this.inboxes.get(user)!];
+    const next_batch = String(this.received.get(user)! + events.length);
+    if (since === null) this.acknowledge(user, Infinity);
     const join = Object.fromEntries(
       this.pointers.map(({ roomId, content }) => [
         roomId,
         { timeline: { events: [{ type: "io.github.mimiport.delivery_service", state_key: "", content }] } },
       ]),
     );
-    return { next_batch: "t", to_device: { events }, rooms: { join } };
+    return { next_batch, to_device: { events }, rooms: { join } };
   }
 
   private keys(operation: string, body: any, user: string) {
