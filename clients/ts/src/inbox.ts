@@ -337,10 +337,11 @@ export class Inbox {
 
   /** A Commit of this client was refused for good: it is not sent again, but a copy that is late may yet be accepted. */
   refuse(g: Group, commit: PendingCommit): void {
+    const open = [g.pending, g.migration?.over ? undefined : g.migration?.commit].includes(commit);
     if (g.pending === commit) g.pending = undefined;
     if (g.migration?.commit === commit) g.migration = undefined;
-    g.refused = [...(g.refused ?? []), commit];
-    for (const c of g.refused.splice(0, g.refused.length - MAX_REFUSED)) this.ended(g, c);
+    if (open) g.refused = [...(g.refused ?? []), commit]; // else its epoch was over before the refusal
+    for (const c of g.refused?.splice(0, g.refused.length - MAX_REFUSED) ?? []) this.ended(g, c);
     this.world.save();
   }
 

@@ -19,6 +19,7 @@ func TestExplore(t *testing.T) {
 	searches := []Bounds{
 		{Terms: 1, Crashes: 2, Losses: 2, Duplicates: 1, NoCommits: true},
 		{Terms: 1, NoCommits: false},
+		{Terms: 2, NoCommits: true},
 		{Terms: 1, NoCommits: true, Alone: true, Claims: true},
 	}
 	if *full {

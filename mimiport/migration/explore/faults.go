@@ -160,7 +160,9 @@ func (m *model) heed(w *world, s server, l history) messages {
 		if g.state == groupNone || g.state == groupMoved || !own.begins(l) && !l.begins(own) {
 			return 0
 		}
-		w.shown[s] = max(w.shown[s], uint8(l.epoch()))
+		if m.bounds.faulty() { // without faults a server knows by its records what it could be shown
+			w.shown[s] = max(w.shown[s], uint8(l.epoch()))
+		}
 		switch {
 		case l.epoch() > own.epoch():
 			if n == 0 || m.bug != HeedsOneStep {
