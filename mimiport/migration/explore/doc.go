@@ -51,7 +51,7 @@
 //
 // Two members, there and back, two crashes, two losses, one duplicate; one Commit of its own for each member. Within them the search
 // is complete, breadth first, those states first that need the fewest faults. `make explore` does it: seven million states, eight minutes
-// of one core, 1.2 GB. `go test` does one migration. The searches with a claim or a restore are of moves to B, with one
+// of one core, 1.2 GB. `go test` does one migration, and there and back without faults. The searches with a claim or a restore are of moves to B, with one
 // crash and one loss; the one with a claim has Commits of the members' own, and in the one with a restore only one member asks until then:
 // 3.2 million states and 0.6, two minutes, 0.6 GB.
 //
