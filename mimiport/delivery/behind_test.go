@@ -1,7 +1,6 @@
 package delivery_test
 
 import (
-	"encoding/json"
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -17,18 +16,6 @@ func (p *play) submitLater(user string) error {
 	c := p.group.Commit(mlstest.CommitOptions{Sender: leafOf[user], Path: true})
 	_, err := p.submit(serverA, user, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 	return err
-}
-
-func (p *play) evidenceKinds() (kinds []delivery.EvidenceKind) {
-	p.t.Helper()
-	kept, err := p.stores[serverA].Evidence(p.t.Context(), p.id)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	for _, e := range kept {
-		kinds = append(kinds, e.Kind)
-	}
-	return kinds
 }
 
 // newBehind is a group whose server was restored from before its last Commits.
@@ -49,12 +36,12 @@ func TestBehindItsMembers(t *testing.T) {
 	for range 3 {
 		expectKind(t, p.submitLater(alice), mimiport.KindWrongEpoch)
 	}
-	if kinds := p.evidenceKinds(); len(kinds) != 1 || kinds[0] != delivery.EvidenceLaterEpoch {
+	if kinds := p.evidenceKinds(serverA); len(kinds) != 1 || kinds[0] != delivery.EvidenceLaterEpoch {
 		t.Errorf("the evidence is %v", kinds)
 	}
 	stale := p.group
 	expectKind(t, p.submitLater(bob), mimiport.KindStopped)
-	if kinds := p.evidenceKinds(); len(kinds) != 2 || kinds[1] != delivery.EvidenceStopped {
+	if kinds := p.evidenceKinds(serverA); len(kinds) != 2 || kinds[1] != delivery.EvidenceStopped {
 		t.Errorf("the evidence is %v", kinds)
 	}
 	p.restart(serverA)
@@ -98,11 +85,11 @@ func TestNotBehind(t *testing.T) {
 	behind(func(user string, _ *delivery.SubmitRequest) string { // signed by the other one
 		return map[string]string{alice: bob, bob: alice}[user]
 	})
-	if kinds := p.evidenceKinds(); len(kinds) != 0 {
+	if kinds := p.evidenceKinds(serverA); len(kinds) != 0 {
 		t.Errorf("the evidence is %v", kinds)
 	}
 	behind(func(string, *delivery.SubmitRequest) string { return alice }) // her own, and bob's
-	if kinds := p.evidenceKinds(); len(kinds) != 1 {
+	if kinds := p.evidenceKinds(serverA); len(kinds) != 1 {
 		t.Errorf("the evidence is %v", kinds)
 	}
 	if g, err := p.services[serverA].Group(t.Context(), caller(alice), p.id); err != nil || g.State != "active" {
@@ -120,13 +107,8 @@ func TestStoppedGoesOn(t *testing.T) {
 	}
 	t.Run("recover", func(t *testing.T) {
 		p, _ := stop(t)
-		if _, err := p.services[serverA].SetPolicy(t.Context(), json.RawMessage(`{"recover":true}`)); err != nil {
-			t.Fatal(err)
-		}
-		host, err := p.services[serverA].Recover(t.Context(), p.id, &delivery.RecoverRequest{
-			BindGroupRequest: delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()},
-			Lineage:          p.lineage(serverA).Lineage,
-		})
+		p.allow(serverA, `{"recover":true}`)
+		host, err := p.services[serverA].Recover(t.Context(), p.id, p.held(p.lineage(serverA)))
 		if err != nil || host.Term != 1 {
 			t.Fatalf("the recover gives %+v, %v", host, err)
 		}
@@ -152,9 +134,7 @@ func (p *play) goesOn() {
 	p.expectHosted(serverA, 1)
 	p.commit(serverA, bob, mlstest.CommitOptions{})
 	p.expectSound(serverA)
-	if _, err := p.services[serverB].SetPolicy(p.t.Context(), json.RawMessage(`{"accept_claims":true}`)); err != nil {
-		p.t.Fatal(err)
-	}
+	p.allow(serverB, `{"accept_claims":true}`)
 	p.move(serverA, serverB, bob)
 	p.expectHosted(serverB, 2)
 	p.expectSound(serverA)

@@ -97,10 +97,7 @@ func TestRestoredBeforeMove(t *testing.T) {
 		}
 		p.expectMoved(serverA, serverB)
 	}
-	kept, err := p.stores[serverA].Evidence(t.Context(), p.id)
-	if err != nil || len(kept) != 1 || kept[0].Kind != delivery.EvidenceOwnForgotten {
-		t.Errorf("the evidence is %+v, %v", kept, err)
-	}
+	p.expectKept(serverA, delivery.EvidenceOwnForgotten)
 	p.expectHosted(serverB, 1)
 	p.move(serverB, serverA, alice) // and the group can come back
 	p.expectHosted(serverA, 2)
@@ -176,10 +173,7 @@ func TestRestoredAndAborted(t *testing.T) {
 		t.Fatalf("the abort gives %+v, %v", st, err)
 	}
 	p.run() // B is active and keeps the abort as evidence
-	kept, err := p.stores[serverB].Evidence(t.Context(), p.id)
-	if err != nil || len(kept) != 1 || kept[0].Kind != delivery.EvidenceBothOutcomes {
-		t.Errorf("the evidence is %+v, %v", kept, err)
-	}
+	p.expectKept(serverB, delivery.EvidenceBothOutcomes)
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
 	}
@@ -264,18 +258,16 @@ func TestReclaim(t *testing.T) {
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "aborted", "dropped")
-	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"accept_claims":true}`)); err != nil {
-		t.Fatal(err)
-	}
+	p.allow(serverB, `{"accept_claims":true}`)
 	p.move(serverA, serverB, bob)
 	p.expectHosted(serverB, 3)
 }
 
-// TestReclaimUndecidedTarget: a reclaim while the target has not taken the confirmation withdraws it from the outbox.
-func TestReclaimUndecidedTarget(t *testing.T) {
+// newReclaimed is a group that was reclaimed from a target that had voted and never heard of the decision. No decision reaches it.
+func newReclaimed(t *testing.T) *play {
+	t.Helper()
 	p := newPlay(t)
-	down := true
-	p.lost = func(to, what string) bool { return down && to == serverB && what != "content" && what != "status" }
+	p.lost = func(to, what string) bool { return to == serverB && what != "content" && what != "status" }
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "decided", "staged")
@@ -283,23 +275,23 @@ func TestReclaimUndecidedTarget(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.group = a.commit.Next
+	return p
+}
+
+// TestReclaimUndecidedTarget: a reclaim while the target has not taken the confirmation withdraws it from the outbox.
+func TestReclaimUndecidedTarget(t *testing.T) {
+	p := newReclaimed(t)
 	p.expectHosted(serverA, 2)
 }
 
 // TestRecover: "Source lost for good: operator `recover` at T from what members hold, off by default" (profile, section 6).
 func TestRecover(t *testing.T) {
 	p := newPlay(t)
-	held := p.lineage(serverA)
-	req := &delivery.RecoverRequest{
-		BindGroupRequest: delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()},
-		Lineage:          held.Lineage,
-	}
+	req := p.held(p.lineage(serverA))
 	svc := p.services[serverB]
 	_, err := svc.Recover(t.Context(), p.id, req)
 	expectKind(t, err, mimiport.KindForbidden)
-	if _, err := svc.SetPolicy(t.Context(), json.RawMessage(`{"recover":true}`)); err != nil {
-		t.Fatal(err)
-	}
+	p.allow(serverB, `{"recover":true}`)
 	bad := *req
 	bad.GroupInfo = []byte("garbage")
 	if _, err := svc.Recover(t.Context(), p.id, &bad); err == nil {
@@ -316,9 +308,7 @@ func TestRecover(t *testing.T) {
 	// The host was not lost after all. It yields only where its policy accepts that anybody recovers its groups.
 	err = p.show(serverA, p.lineage(serverB))
 	expectKind(t, err, mimiport.KindForbidden)
-	if _, err := p.services[serverA].SetPolicy(t.Context(), json.RawMessage(`{"accept_claims":true}`)); err != nil {
-		t.Fatal(err)
-	}
+	p.allow(serverA, `{"accept_claims":true}`)
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
 	}
