@@ -16,33 +16,35 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation/openapitest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 var id = mimiport.MigrationID{1}
 
 // service has five groups and one migration.
 type service struct {
-	policy delivery.Policy
-	filter delivery.MigrationFilter
+	policy policy.Policy
+	filter storage.MigrationFilter
 }
 
-func (s *service) Policy(context.Context) (delivery.Policy, error) { return s.policy, nil }
+func (s *service) Policy(context.Context) (policy.Policy, error) { return s.policy, nil }
 
-func (s *service) SetPolicy(_ context.Context, patch json.RawMessage) (p delivery.Policy, err error) {
+func (s *service) SetPolicy(_ context.Context, patch json.RawMessage) (p policy.Policy, err error) {
 	if p, err = s.policy.Merge(patch); err == nil {
 		s.policy = p
 	}
 	return p, err
 }
 
-func (s *service) AdminGroups(_ context.Context, after []byte, limit int) (groups []delivery.Group, err error) {
+func (s *service) AdminGroups(_ context.Context, after []byte, limit int) (groups []storage.Group, err error) {
 	for b := byte(1); b <= 5 && len(groups) < limit; b++ {
 		if string([]byte{b}) > string(after) {
-			groups = append(groups, delivery.Group{
-				ID: []byte{b}, State: delivery.GroupMoved, Server: "hs.example", RoomID: "!r", Creator: "@a:hs.example", Protocol: "mls10",
+			groups = append(groups, storage.Group{
+				ID: []byte{b}, State: migration.GroupMoved, Server: "hs.example", RoomID: "!r", Creator: "@a:hs.example", Protocol: "mls10",
 				CipherSuite: 1, Epoch: 7, NextSeq: 9, Migration: id, CreatedAt: time.UnixMilli(5),
 			})
 		}
@@ -50,33 +52,33 @@ func (s *service) AdminGroups(_ context.Context, after []byte, limit int) (group
 	return groups, nil
 }
 
-func (s *service) AdminGroup(ctx context.Context, id []byte) (*delivery.Group, error) {
+func (s *service) AdminGroup(ctx context.Context, id []byte) (*storage.Group, error) {
 	if len(id) != 1 {
 		return nil, mimiport.Errorf("load group", mimiport.KindUnknownGroup, "none")
 	}
-	return &delivery.Group{ID: id, State: delivery.GroupReserved, CreatedAt: time.UnixMilli(5)}, nil
+	return &storage.Group{ID: id, State: migration.GroupReserved, CreatedAt: time.UnixMilli(5)}, nil
 }
 
-func (s *service) AdminMigrations(_ context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, _ int) ([]*delivery.MigrationStatus, error) {
+func (s *service) AdminMigrations(_ context.Context, f storage.MigrationFilter, after mimiport.MigrationID, _ int) ([]*api.MigrationStatus, error) {
 	s.filter = f
 	if after == id {
-		return []*delivery.MigrationStatus{}, nil
+		return []*api.MigrationStatus{}, nil
 	}
-	return []*delivery.MigrationStatus{status()}, nil
+	return []*api.MigrationStatus{status()}, nil
 }
 
-func (s *service) AdminMigration(_ context.Context, asked mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+func (s *service) AdminMigration(_ context.Context, asked mimiport.MigrationID) (*api.MigrationStatus, error) {
 	if asked != id {
 		return nil, mimiport.Errorf("load migration", mimiport.KindUnknownMigration, "none")
 	}
 	return status(), nil
 }
 
-func (s *service) AdminEvidence(_ context.Context, id []byte) ([]delivery.Evidence, error) {
-	return []delivery.Evidence{{GroupID: id, Kind: delivery.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}}, nil
+func (s *service) AdminEvidence(_ context.Context, id []byte) ([]storage.Evidence, error) {
+	return []storage.Evidence{{GroupID: id, Kind: storage.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}}, nil
 }
 
-func (s *service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+func (s *service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	st, err := s.AdminMigration(ctx, id)
 	if err == nil {
 		st.State = "dropped"
@@ -84,23 +86,23 @@ func (s *service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*del
 	return st, err
 }
 
-func (s *service) Reclaim(_ context.Context, id []byte) (*delivery.HostResponse, error) {
-	return &delivery.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: []byte{1}}, nil
+func (s *service) Reclaim(_ context.Context, id []byte) (*api.HostResponse, error) {
+	return &api.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: []byte{1}}, nil
 }
 
-func (s *service) Recover(_ context.Context, id []byte, req *delivery.RecoverRequest) (*delivery.HostResponse, error) {
-	return &delivery.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: req.Lineage}, nil
+func (s *service) Recover(_ context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error) {
+	return &api.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: req.Lineage}, nil
 }
 
-func status() *delivery.MigrationStatus {
-	return &delivery.MigrationStatus{MigrationID: id.String(), Role: "source", State: "frozen", GroupID: []byte{1}}
+func status() *api.MigrationStatus {
+	return &api.MigrationStatus{MigrationID: id.String(), Role: "source", State: "frozen", GroupID: []byte{1}}
 }
 
 // call asks a fresh server and returns its answer.
 func call(t *testing.T, svc *service, method, uri, body string) (int, map[string]any) {
 	t.Helper()
-	admin := func(*http.Request) (delivery.Caller, error) {
-		return delivery.Caller{UserID: "@a:hs.example", Admin: true}, nil
+	admin := func(*http.Request) (api.Caller, error) {
+		return api.Caller{UserID: "@a:hs.example", Admin: true}, nil
 	}
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	edge.Mount(router.PathPrefix(adminapi.PathPrefix).Subrouter(), adminapi.Routes(svc), admin, slog.New(slog.DiscardHandler))
@@ -116,12 +118,12 @@ func call(t *testing.T, svc *service, method, uri, body string) (int, map[string
 }
 
 func TestPolicy(t *testing.T) {
-	svc := &service{policy: delivery.DefaultPolicy()}
+	svc := &service{policy: policy.Default()}
 	code, got := call(t, svc, "PUT", "/policy", `{"source":"any_member","deny_servers":["spam.example"],"quotas":{"moves_per_hour":7}}`)
 	if code != 200 || got["source"] != "any_member" || got["target"] != "local_users" {
 		t.Errorf("got %d %v", code, got)
 	}
-	if svc.policy.Quotas.MovesPerHour != 7 || svc.policy.Quotas.Groups != delivery.DefaultPolicy().Quotas.Groups {
+	if svc.policy.Quotas.MovesPerHour != 7 || svc.policy.Quotas.Groups != policy.Default().Quotas.Groups {
 		t.Errorf("got %+v", svc.policy)
 	}
 	code, again := call(t, svc, "GET", "/policy", "")
@@ -131,13 +133,13 @@ func TestPolicy(t *testing.T) {
 }
 
 func TestBadPolicyChangesNothing(t *testing.T) {
-	svc := &service{policy: delivery.DefaultPolicy()}
+	svc := &service{policy: policy.Default()}
 	for _, body := range []string{``, `[]`, `{"sauce":"nobody"}`, `{"source":"everybody"}`, `{"quotas":{"groups":-1}}`, `{"source":"nobody"}{}`} {
 		if code, got := call(t, svc, "PUT", "/policy", body); code != 400 || got["errcode"] != "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE" {
 			t.Errorf("%s: got %d %v", body, code, got)
 		}
 	}
-	if !cmp.Equal(svc.policy, delivery.DefaultPolicy()) {
+	if !cmp.Equal(svc.policy, policy.Default()) {
 		t.Errorf("now %+v", svc.policy)
 	}
 }
@@ -175,7 +177,7 @@ func TestShow(t *testing.T) {
 func TestMigrationsAreFiltered(t *testing.T) {
 	svc := &service{}
 	_, got := call(t, svc, "GET", "/migrations?limit=1&group_id=AQ&role=source&state=frozen&state=decided&user=%40a%3Ax&since=5", "")
-	want := delivery.MigrationFilter{
+	want := storage.MigrationFilter{
 		GroupID: []byte{1}, Role: migration.Source, States: []migration.State{migration.Frozen, migration.Decided}, User: "@a:x", Since: time.UnixMilli(5),
 	}
 	if diff := cmp.Diff(want, svc.filter); diff != "" {

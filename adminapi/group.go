@@ -4,7 +4,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Group is a stored group as operators see it. CreatedAt is in milliseconds since 1970.
@@ -33,7 +33,7 @@ type Evidence struct {
 	At          int64            `json:"at"`
 }
 
-func viewEvidence(e *delivery.Evidence) Evidence {
+func viewEvidence(e *storage.Evidence) Evidence {
 	v := Evidence{GroupID: e.GroupID, Kind: string(e.Kind), Data: e.Data, KeyID: e.KeyID, At: e.At.UnixMilli()}
 	if e.Migration != (mimiport.MigrationID{}) {
 		v.MigrationID = e.Migration.String()
@@ -41,7 +41,7 @@ func viewEvidence(e *delivery.Evidence) Evidence {
 	return v
 }
 
-func view(g *delivery.Group) Group {
+func view(g *storage.Group) Group {
 	v := Group{
 		GroupID: g.ID, Term: g.Term, State: string(g.State), Server: g.Server, RoomID: g.RoomID, Creator: g.Creator,
 		Protocol: g.Protocol, CipherSuite: g.CipherSuite, Epoch: g.Epoch, NextSeq: g.NextSeq, CreatedAt: g.CreatedAt.UnixMilli(),

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // PathPrefix is where Routes are mounted.
@@ -25,19 +27,17 @@ const maxRecover = 90 << 20
 
 // Service is what operators can ask of a Delivery Service, as *delivery.Service answers it.
 type Service interface {
-	Policy(ctx context.Context) (delivery.Policy, error)
-	SetPolicy(ctx context.Context, patch json.RawMessage) (delivery.Policy, error)
-	AdminGroups(ctx context.Context, after []byte, limit int) ([]delivery.Group, error)
-	AdminGroup(ctx context.Context, id []byte) (*delivery.Group, error)
-	AdminEvidence(ctx context.Context, id []byte) ([]delivery.Evidence, error)
-	Reclaim(ctx context.Context, id []byte) (*delivery.HostResponse, error)
-	Recover(ctx context.Context, id []byte, req *delivery.RecoverRequest) (*delivery.HostResponse, error)
-	AdminMigrations(ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]*delivery.MigrationStatus, error)
-	DropStaged(ctx context.Context, id mimiport.MigrationID) (*delivery.MigrationStatus, error)
-	AdminMigration(ctx context.Context, id mimiport.MigrationID) (*delivery.MigrationStatus, error)
+	Policy(ctx context.Context) (policy.Policy, error)
+	SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error)
+	AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error)
+	AdminGroup(ctx context.Context, id []byte) (*storage.Group, error)
+	AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error)
+	Reclaim(ctx context.Context, id []byte) (*api.HostResponse, error)
+	Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error)
+	AdminMigrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]*api.MigrationStatus, error)
+	DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
+	AdminMigration(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
 }
-
-var _ Service = (*delivery.Service)(nil)
 
 // Routes is the admin API of svc. Authenticate must let nobody but administrators pass.
 func Routes(svc Service) []edge.Route {
@@ -116,7 +116,7 @@ func (a *admin) recoverGroup(ctx context.Context, r *edge.Request) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	req, err := edge.Decode[delivery.RecoverRequest](r)
+	req, err := edge.Decode[api.RecoverRequest](r)
 	if err != nil {
 		return nil, err
 	}
@@ -202,12 +202,12 @@ func (a *admin) listMigrations(ctx context.Context, r *edge.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	return page(rows, limit, func(m *delivery.MigrationStatus) string { return m.MigrationID }), nil
+	return page(rows, limit, func(m *api.MigrationStatus) string { return m.MigrationID }), nil
 }
 
 // filter reads group_id, role, user, since (milliseconds since 1970) and any number of states. A role or state that there is
 // not selects nothing.
-func filter(r *edge.Request) (f delivery.MigrationFilter, err error) {
+func filter(r *edge.Request) (f storage.MigrationFilter, err error) {
 	if f.GroupID, err = bytesParam(r, "group_id"); err != nil {
 		return f, err
 	}

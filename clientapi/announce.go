@@ -10,17 +10,17 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// binding is the content of delivery.EventGroup.
+// binding is the content of api.EventGroup.
 type binding struct {
-	RoomID         string             `json:"room_id"`
-	GroupID        spec.Base64Bytes   `json:"group_id"`
-	Protocol       string             `json:"protocol"`
-	CipherSuite    uint16             `json:"cipher_suite"`
-	Preimage       *delivery.Preimage `json:"preimage,omitempty"`
-	CreatingServer string             `json:"creating_server"`
+	RoomID         string           `json:"room_id"`
+	GroupID        spec.Base64Bytes `json:"group_id"`
+	Protocol       string           `json:"protocol"`
+	CipherSuite    uint16           `json:"cipher_suite"`
+	Preimage       *api.Preimage    `json:"preimage,omitempty"`
+	CreatingServer string           `json:"creating_server"`
 }
 
 // mayAnnounce fails unless the user can send the state events that name a group in the room, and, the first time, reserve
@@ -50,15 +50,15 @@ func (h *Home) mayAnnounce(ctx context.Context, userID, roomID string) error {
 
 // announceGroup makes the room name a group at the Delivery Service that made its id, as the user. The binding comes last:
 // where it is, the rest was once there.
-func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *delivery.GroupResponse) error {
+func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *api.GroupResponse) error {
 	if err := h.mayAnnounce(ctx, userID, g.RoomID); err != nil {
 		return err
 	}
-	bound, err := stateOf[binding](ctx, h, g.RoomID, delivery.EventGroup)
+	bound, err := stateOf[binding](ctx, h, g.RoomID, api.EventGroup)
 	if err != nil {
 		return err
 	}
-	present, err := stateOf[delivery.Pointer](ctx, h, g.RoomID, delivery.EventPointer)
+	present, err := stateOf[api.Pointer](ctx, h, g.RoomID, api.EventPointer)
 	if err != nil {
 		return err
 	}
@@ -67,15 +67,15 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *d
 	}
 	named := bound != nil && bound.names(g.RoomID, id)
 	if !named || present == nil {
-		p := delivery.Pointer{Via: g.Preimage.CreatingServer, Term: g.Term, Epoch: g.Epoch}
-		if err := h.Rooms.SendState(ctx, g.RoomID, userID, delivery.EventPointer, p); err != nil {
+		p := api.Pointer{Via: g.Preimage.CreatingServer, Term: g.Term, Epoch: g.Epoch}
+		if err := h.Rooms.SendState(ctx, g.RoomID, userID, api.EventPointer, p); err != nil {
 			return err
 		}
 	}
 	if named {
 		return nil
 	}
-	return h.Rooms.SendState(ctx, g.RoomID, userID, delivery.EventGroup, binding{
+	return h.Rooms.SendState(ctx, g.RoomID, userID, api.EventGroup, binding{
 		RoomID: g.RoomID, GroupID: id, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
 		Preimage: g.Preimage, CreatingServer: g.Preimage.CreatingServer,
 	})
@@ -88,12 +88,12 @@ func (b *binding) names(roomID string, groupID []byte) bool {
 
 // announceMove points the room to the target of a migration, as the migrating user. The room must name the group and the pointer
 // go forward; what another server says must also begin where the pointer is, and be signed by both.
-func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport.MigrationID, st *delivery.MigrationStatus) error {
-	bound, err := stateOf[binding](ctx, a.home, st.RoomID, delivery.EventGroup)
+func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport.MigrationID, st *api.MigrationStatus) error {
+	bound, err := stateOf[binding](ctx, a.home, st.RoomID, api.EventGroup)
 	if err != nil {
 		return err
 	}
-	present, err := stateOf[delivery.Pointer](ctx, a.home, st.RoomID, delivery.EventPointer)
+	present, err := stateOf[api.Pointer](ctx, a.home, st.RoomID, api.EventPointer)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
 	}
 	if present == nil {
-		present = &delivery.Pointer{Via: bound.CreatingServer}
+		present = &api.Pointer{Via: bound.CreatingServer}
 	}
 	if present.Term >= st.Term {
 		return nil
@@ -111,9 +111,9 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 			return err
 		}
 	}
-	return a.home.Rooms.SendState(ctx, st.RoomID, userID, delivery.EventPointer, delivery.Pointer{
+	return a.home.Rooms.SendState(ctx, st.RoomID, userID, api.EventPointer, api.Pointer{
 		Via: st.Target, Term: st.Term, Epoch: st.Epoch + 1, MigrationID: id.String(),
-		Evidence: &delivery.PointerEvidence{
+		Evidence: &api.PointerEvidence{
 			MigrationResponse:     st.MigrationResponse.Message,
 			ResponseKeyID:         st.MigrationResponse.KeyID,
 			MigrationConfirmation: st.Confirmation.Message,
@@ -123,7 +123,7 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 }
 
 // verify checks that the migration is from the server named, and that source and target have signed what the status says.
-func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *delivery.MigrationStatus, from string) error {
+func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.MigrationStatus, from string) error {
 	offer, err := mimiport.UnmarshalMigrationResponse(st.MigrationResponse.Message)
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]j
 		}
 	}
 	level := json.RawMessage(strconv.Itoa(announceLevel))
-	own := map[string]json.RawMessage{delivery.EventGroup: level, delivery.EventPointer: level}
+	own := map[string]json.RawMessage{api.EventGroup: level, api.EventPointer: level}
 	maps.Copy(own, events)
 	if len(own) == len(events) {
 		return nil, nil

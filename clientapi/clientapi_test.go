@@ -20,6 +20,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation/openapitest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
@@ -37,38 +38,38 @@ var (
 	group = pre.GroupID()
 )
 
-func preimage() *delivery.Preimage {
-	return &delivery.Preimage{CreatingServer: pre.CreatingServer, RoomID: pre.RoomID, Nonce: pre.Nonce[:]}
+func preimage() *api.Preimage {
+	return &api.Preimage{CreatingServer: pre.CreatingServer, RoomID: pre.RoomID, Nonce: pre.Nonce[:]}
 }
 
 // service is a Delivery Service that answers what the test has put there. What is not overridden is not called.
 type service struct {
-	delivery.API
+	api.API
 	reserved int
-	preimage *delivery.Preimage
-	bound    *delivery.GroupResponse
-	status   *delivery.MigrationStatus
+	preimage *api.Preimage
+	bound    *api.GroupResponse
+	status   *api.MigrationStatus
 	err      error
 }
 
-func (s *service) ReserveGroup(_ context.Context, _ delivery.Caller, _ *delivery.ReserveGroupRequest) (*delivery.ReserveGroupResponse, error) {
+func (s *service) ReserveGroup(_ context.Context, _ api.Caller, _ *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
 	s.reserved++
-	return &delivery.ReserveGroupResponse{GroupID: group, Preimage: *s.preimage}, s.err
+	return &api.ReserveGroupResponse{GroupID: group, Preimage: *s.preimage}, s.err
 }
 
-func (s *service) BindGroup(context.Context, delivery.Caller, []byte, *delivery.BindGroupRequest) (*delivery.GroupResponse, error) {
+func (s *service) BindGroup(context.Context, api.Caller, []byte, *api.BindGroupRequest) (*api.GroupResponse, error) {
 	return s.bound, s.err
 }
 
-func (s *service) Migration(context.Context, delivery.Caller, mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+func (s *service) Migration(context.Context, api.Caller, mimiport.MigrationID) (*api.MigrationStatus, error) {
 	return s.status, s.err
 }
 
-func (s *service) InitMigration(context.Context, delivery.Caller, mimiport.MigrationID, *delivery.MigrationInitRequest) (*delivery.MigrationStatus, error) {
+func (s *service) InitMigration(context.Context, api.Caller, mimiport.MigrationID, *api.MigrationInitRequest) (*api.MigrationStatus, error) {
 	return s.status, s.err
 }
 
-func (s *service) ConfirmMigration(context.Context, delivery.Caller, mimiport.MigrationID, *delivery.SignedRequest) (*delivery.MigrationStatus, error) {
+func (s *service) ConfirmMigration(context.Context, api.Caller, mimiport.MigrationID, *api.SignedRequest) (*api.MigrationStatus, error) {
 	return s.status, s.err
 }
 
@@ -146,13 +147,13 @@ func newWorld(t *testing.T) *world {
 	services := clientapi.Services{
 		IsLocal: func(server string) bool { return server == here },
 		Local:   w.local,
-		Remote: func(from, server string) delivery.API {
+		Remote: func(from, server string) api.API {
 			w.asked = append(w.asked, from+" → "+server)
 			return w.remote
 		},
 	}
 	home := &clientapi.Home{Rooms: w.rooms, Keys: keys{}, Log: slog.New(slog.NewTextHandler(&w.log, nil))}
-	auth := func(*http.Request) (delivery.Caller, error) { return delivery.Caller{UserID: alice, Server: here}, nil }
+	auth := func(*http.Request) (api.Caller, error) { return api.Caller{UserID: alice, Server: here}, nil }
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	edge.Mount(router.PathPrefix(clientapi.PathPrefix).Subrouter(), clientapi.Routes(services, home, 1<<20), auth, home.Log)
 	w.handler = openapitest.New(t).Handler(router)
@@ -225,7 +226,7 @@ func TestServerName(t *testing.T) {
 		strings.Repeat("a", 300): {400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 	} {
 		w := newWorld(t)
-		w.expect(server, want.status, want.code)(w.call(server, "POST", "/groups", &delivery.ReserveGroupRequest{RoomID: roomID}))
+		w.expect(server, want.status, want.code)(w.call(server, "POST", "/groups", &api.ReserveGroupRequest{RoomID: roomID}))
 		if (want.status == 200 || want.status == 502) && server != here && !slices.Equal(w.asked, []string{here + " → " + server}) {
 			t.Errorf("asked %v", w.asked)
 		}

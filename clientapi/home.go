@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
@@ -23,14 +24,14 @@ type Home struct {
 
 // announcer is a Delivery Service as this homeserver's users see it.
 type announcer struct {
-	delivery.API
+	api.API
 	home   *Home
 	server string
 	local  bool
 }
 
 // ReserveGroup refuses whoever could not announce the group to come: a group that its room does not name is lost.
-func (a *announcer) ReserveGroup(ctx context.Context, c delivery.Caller, req *delivery.ReserveGroupRequest) (*delivery.ReserveGroupResponse, error) {
+func (a *announcer) ReserveGroup(ctx context.Context, c api.Caller, req *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
 	if err := a.home.mayAnnounce(ctx, c.UserID, req.RoomID); err != nil {
 		return nil, err
 	}
@@ -42,7 +43,7 @@ func (a *announcer) ReserveGroup(ctx context.Context, c delivery.Caller, req *de
 }
 
 // BindGroup answers when the room names the group; repeating it repairs what is missing.
-func (a *announcer) BindGroup(ctx context.Context, c delivery.Caller, id []byte, req *delivery.BindGroupRequest) (*delivery.GroupResponse, error) {
+func (a *announcer) BindGroup(ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest) (*api.GroupResponse, error) {
 	g, err := a.API.BindGroup(ctx, c, id, req)
 	if err != nil {
 		return nil, err
@@ -55,14 +56,14 @@ func (a *announcer) BindGroup(ctx context.Context, c delivery.Caller, id []byte,
 
 // checkID returns a KindPeer error unless the id is of the Delivery Service's making, for a group in the room. Without it another
 // server could have a user announce its group in any room of theirs.
-func (a *announcer) checkID(id []byte, p *delivery.Preimage, roomID string) error {
+func (a *announcer) checkID(id []byte, p *api.Preimage, roomID string) error {
 	if p != nil && (a.local || a.server == p.CreatingServer && roomID == p.RoomID && hashesTo(p, id)) {
 		return nil
 	}
 	return mimiport.Errorf("check group id", mimiport.KindPeer, "%s did not make this id for the room", a.server)
 }
 
-func hashesTo(p *delivery.Preimage, id []byte) bool {
+func hashesTo(p *api.Preimage, id []byte) bool {
 	if len(p.Nonce) != mimiport.NonceSize {
 		return false
 	}
@@ -70,24 +71,24 @@ func hashesTo(p *delivery.Preimage, id []byte) bool {
 	return bytes.Equal(pre.GroupID(), id)
 }
 
-func (a *announcer) InitMigration(ctx context.Context, c delivery.Caller, id mimiport.MigrationID, req *delivery.MigrationInitRequest) (*delivery.MigrationStatus, error) {
+func (a *announcer) InitMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest) (*api.MigrationStatus, error) {
 	st, err := a.API.InitMigration(ctx, c, id, req)
 	return a.told(ctx, c, id, st, err)
 }
 
-func (a *announcer) Migration(ctx context.Context, c delivery.Caller, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+func (a *announcer) Migration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	st, err := a.API.Migration(ctx, c, id)
 	return a.told(ctx, c, id, st, err)
 }
 
-func (a *announcer) ConfirmMigration(ctx context.Context, c delivery.Caller, id mimiport.MigrationID, req *delivery.SignedRequest) (*delivery.MigrationStatus, error) {
+func (a *announcer) ConfirmMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.SignedRequest) (*api.MigrationStatus, error) {
 	st, err := a.API.ConfirmMigration(ctx, c, id, req)
 	return a.told(ctx, c, id, st, err)
 }
 
 // told passes on how a migration stands. After success the migrating user points the room to the target; that this fails is
 // no failure of the migration, because the pointer is advisory.
-func (a *announcer) told(ctx context.Context, c delivery.Caller, id mimiport.MigrationID, st *delivery.MigrationStatus, err error) (*delivery.MigrationStatus, error) {
+func (a *announcer) told(ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus, err error) (*api.MigrationStatus, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +100,7 @@ func (a *announcer) told(ctx context.Context, c delivery.Caller, id mimiport.Mig
 	return st, nil
 }
 
-func succeeded(st *delivery.MigrationStatus) bool {
+func succeeded(st *api.MigrationStatus) bool {
 	switch migration.State(st.State) {
 	case migration.Decided, migration.Moved, migration.Active:
 		return st.MigrationResponse != nil && st.Confirmation != nil

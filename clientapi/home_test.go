@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 const (
@@ -22,12 +22,12 @@ var (
 	groupID   = spec.Base64Bytes(group).Encode()
 	bindURI   = "/groups/" + base64.RawURLEncoding.EncodeToString(group)
 	nonce     = spec.Base64Bytes(pre.Nonce[:]).Encode()
-	bind      = &delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: []byte{1}}
+	bind      = &api.BindGroupRequest{Protocol: "mls10", GroupInfo: []byte{1}}
 	forbidden = mimiport.Errorf("send", mimiport.KindForbidden, "no")
 )
 
-func described() *delivery.GroupResponse {
-	return &delivery.GroupResponse{
+func described() *api.GroupResponse {
+	return &api.GroupResponse{
 		GroupID: group, RoomID: roomID, Protocol: "mls10", CipherSuite: 1, CreatingServer: other, DeliveryService: other, State: "active",
 		Preimage: preimage(), GroupInfo: []byte{1}, TreeHash: []byte{2}, ConfirmedTranscriptHash: []byte{3}, Members: 1,
 	}
@@ -35,7 +35,7 @@ func described() *delivery.GroupResponse {
 
 // Whoever could not announce a group is given no id for one.
 func TestReserveNeedsPower(t *testing.T) {
-	reserve := &delivery.ReserveGroupRequest{RoomID: roomID}
+	reserve := &api.ReserveGroupRequest{RoomID: roomID}
 	for name, change := range map[string]func(*rooms){
 		"not joined":                      func(r *rooms) { r.standing.Joined = false },
 		"less than the pointer needs":     func(r *rooms) { r.standing.Power, r.standing.PointerLevel = 40, 50 },
@@ -65,11 +65,11 @@ func TestBindAnnounces(t *testing.T) {
 	w := newWorld(t)
 	w.remote.bound = described()
 	w.ok("bind")(w.call(other, "PUT", bindURI, bind))
-	w.expectSent(levels, delivery.EventPointer, delivery.EventGroup)
+	w.expectSent(levels, api.EventPointer, api.EventGroup)
 	w.expectState(levels, `{"users":{"@alice:hs.example":100},"events":{
 		"m.room.name":50,"io.github.mimiport.group":100,"io.github.mimiport.delivery_service":100}}`)
-	w.expectState(delivery.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
-	w.expectState(delivery.EventGroup, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"protocol":"mls10","cipher_suite":1,
+	w.expectState(api.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
+	w.expectState(api.EventGroup, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"protocol":"mls10","cipher_suite":1,
 		"preimage":{"creating_server":"ds.example","room_id":"!room","nonce":%q},"creating_server":"ds.example"}`, groupID, nonce))
 	w.ok("again")(w.call(other, "PUT", bindURI, bind))
 	w.expectSent()
@@ -77,14 +77,14 @@ func TestBindAnnounces(t *testing.T) {
 
 // "repeated bind repairs missing events"
 func TestBindRepairs(t *testing.T) {
-	for _, failing := range []string{levels, delivery.EventPointer, delivery.EventGroup} {
+	for _, failing := range []string{levels, api.EventPointer, api.EventGroup} {
 		w := newWorld(t)
 		w.remote.bound = described()
 		w.rooms.fail[failing] = forbidden
 		w.expect("failing at "+failing, 403, "M_FORBIDDEN")(w.call(other, "PUT", bindURI, bind))
 		w.ok("again")(w.call(other, "PUT", bindURI, bind))
-		w.expectState(delivery.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
-		for _, eventType := range []string{levels, delivery.EventPointer, delivery.EventGroup} {
+		w.expectState(api.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
+		for _, eventType := range []string{levels, api.EventPointer, api.EventGroup} {
 			if w.rooms.state[eventType] == nil || !strings.Contains(string(w.rooms.state[levels]), `"io.github.mimiport.group":100`) {
 				t.Errorf("after failing at %s, %s is missing", failing, eventType)
 			}
@@ -97,12 +97,12 @@ func TestBindRepairs(t *testing.T) {
 func TestBindAndOldPointers(t *testing.T) {
 	w := newWorld(t)
 	w.remote.bound = described()
-	w.rooms.state[delivery.EventGroup] = json.RawMessage(`{"room_id":"!room","group_id":"CQkJ"}`)
-	w.rooms.state[delivery.EventPointer] = json.RawMessage(`{"via":"old.example","term":4,"epoch":9}`)
+	w.rooms.state[api.EventGroup] = json.RawMessage(`{"room_id":"!room","group_id":"CQkJ"}`)
+	w.rooms.state[api.EventPointer] = json.RawMessage(`{"via":"old.example","term":4,"epoch":9}`)
 	w.ok("another group")(w.call(other, "PUT", bindURI, bind))
-	w.expectState(delivery.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
+	w.expectState(api.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
 
-	w.rooms.state[delivery.EventPointer] = json.RawMessage(`{"via":"new.example","term":1,"epoch":9}`)
+	w.rooms.state[api.EventPointer] = json.RawMessage(`{"via":"new.example","term":1,"epoch":9}`)
 	w.rooms.sent = nil
 	w.ok("the same group")(w.call(other, "PUT", bindURI, bind))
 	w.expectSent()
@@ -112,10 +112,10 @@ func TestBindAndOldPointers(t *testing.T) {
 func TestBindReplacesACopiedBinding(t *testing.T) {
 	w := newWorld(t)
 	w.remote.bound = described()
-	w.rooms.state[delivery.EventGroup] = json.RawMessage(fmt.Sprintf(`{"room_id":"!before","group_id":%q}`, groupID))
-	w.rooms.state[delivery.EventPointer] = json.RawMessage(`"nonsense"`)
+	w.rooms.state[api.EventGroup] = json.RawMessage(fmt.Sprintf(`{"room_id":"!before","group_id":%q}`, groupID))
+	w.rooms.state[api.EventPointer] = json.RawMessage(`"nonsense"`)
 	w.ok("bind")(w.call(other, "PUT", bindURI, bind))
-	w.expectSent(levels, delivery.EventPointer, delivery.EventGroup)
+	w.expectSent(levels, api.EventPointer, api.EventGroup)
 }
 
 // Without a bound group nothing is announced.
@@ -128,17 +128,17 @@ func TestFailedBindAnnouncesNothing(t *testing.T) {
 
 // Another server cannot have a user announce a group in a room that the user did not mean.
 func TestIDsOfAnothersMaking(t *testing.T) {
-	for name, change := range map[string]func(*delivery.Preimage){
-		"another room":   func(p *delivery.Preimage) { p.RoomID = "!other" },
-		"another server": func(p *delivery.Preimage) { p.CreatingServer = here },
-		"another nonce":  func(p *delivery.Preimage) { p.Nonce = make([]byte, mimiport.NonceSize) },
-		"a short nonce":  func(p *delivery.Preimage) { p.Nonce = p.Nonce[:5] },
+	for name, change := range map[string]func(*api.Preimage){
+		"another room":   func(p *api.Preimage) { p.RoomID = "!other" },
+		"another server": func(p *api.Preimage) { p.CreatingServer = here },
+		"another nonce":  func(p *api.Preimage) { p.Nonce = make([]byte, mimiport.NonceSize) },
+		"a short nonce":  func(p *api.Preimage) { p.Nonce = p.Nonce[:5] },
 	} {
 		w := newWorld(t)
 		w.remote.bound = described()
 		change(w.remote.preimage)
 		change(w.remote.bound.Preimage)
-		w.expect(name, 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "POST", "/groups", &delivery.ReserveGroupRequest{RoomID: roomID}))
+		w.expect(name, 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "POST", "/groups", &api.ReserveGroupRequest{RoomID: roomID}))
 		w.expect(name, 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "PUT", bindURI, bind))
 		w.expectSent()
 	}
@@ -153,7 +153,7 @@ func TestIDsOfAnothersMaking(t *testing.T) {
 }
 
 // migrated is a finished migration from ds.example to hs.example, with evidence that verifies.
-func migrated(t *testing.T) (mimiport.MigrationID, *delivery.MigrationStatus) {
+func migrated(t *testing.T) (mimiport.MigrationID, *api.MigrationStatus) {
 	t.Helper()
 	offer := &mimiport.MigrationResponse{
 		Request:   mimiport.MigrationRequest{SourceDomain: other, TargetDomain: here, GroupID: group, Epoch: 7},
@@ -166,19 +166,19 @@ func migrated(t *testing.T) (mimiport.MigrationID, *delivery.MigrationStatus) {
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	return offer.ID(), &delivery.MigrationStatus{
+	return offer.ID(), &api.MigrationStatus{
 		MigrationID: offer.ID().String(), Role: "target", State: "active", GroupID: group, RoomID: roomID, Source: other, Target: here, User: alice,
 		Term: 1, Epoch: 7,
-		MigrationResponse: &delivery.SignedInfo{Message: response, KeyID: "ed25519:t"},
-		Confirmation:      &delivery.SignedInfo{Message: confirmation, KeyID: "ed25519:s"},
+		MigrationResponse: &api.SignedInfo{Message: response, KeyID: "ed25519:t"},
+		Confirmation:      &api.SignedInfo{Message: confirmation, KeyID: "ed25519:s"},
 	}
 }
 
-func newMovedWorld(t *testing.T) (*world, string, *delivery.MigrationStatus) {
+func newMovedWorld(t *testing.T) (*world, string, *api.MigrationStatus) {
 	w := newWorld(t)
 	id, status := migrated(t)
-	w.rooms.state[delivery.EventGroup] = json.RawMessage(fmt.Sprintf(`{"room_id":"!room","group_id":%q,"creating_server":"ds.example"}`, groupID))
-	w.rooms.state[delivery.EventPointer] = json.RawMessage(`{"via":"ds.example","term":0,"epoch":0}`)
+	w.rooms.state[api.EventGroup] = json.RawMessage(fmt.Sprintf(`{"room_id":"!room","group_id":%q,"creating_server":"ds.example"}`, groupID))
+	w.rooms.state[api.EventPointer] = json.RawMessage(`{"via":"ds.example","term":0,"epoch":0}`)
 	w.local.status, w.remote.status = status, status
 	return w, "/migrations/" + id.String(), status
 }
@@ -192,9 +192,9 @@ func TestMoveIsAnnounced(t *testing.T) {
 				body           any
 			}{
 				{"GET", "", nil},
-				{"PUT", "/confirmation", &delivery.SignedRequest{Message: []byte{1}, KeyID: "ed25519:s"}},
-				{"PUT", "/init", &delivery.MigrationInitRequest{
-					MigrationInit: []byte{1}, KeyID: "ed25519:t", SubmitRequest: delivery.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}}}},
+				{"PUT", "/confirmation", &api.SignedRequest{Message: []byte{1}, KeyID: "ed25519:s"}},
+				{"PUT", "/init", &api.MigrationInitRequest{
+					MigrationInit: []byte{1}, KeyID: "ed25519:t", SubmitRequest: api.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}}}},
 			} {
 				w, uri, status := newMovedWorld(t)
 				status.State = state
@@ -207,10 +207,10 @@ func TestMoveIsAnnounced(t *testing.T) {
 	}
 }
 
-func (w *world) expectMoved(status *delivery.MigrationStatus) {
+func (w *world) expectMoved(status *api.MigrationStatus) {
 	w.t.Helper()
-	w.expectSent(delivery.EventPointer)
-	w.expectState(delivery.EventPointer, fmt.Sprintf(`{"via":"hs.example","term":1,"epoch":8,"migration_id":%q,"evidence":{
+	w.expectSent(api.EventPointer)
+	w.expectState(api.EventPointer, fmt.Sprintf(`{"via":"hs.example","term":1,"epoch":8,"migration_id":%q,"evidence":{
 		"migration_response":%q,"response_key_id":"ed25519:t","migration_confirmation":%q,"confirmation_key_id":"ed25519:s"}}`,
 		status.MigrationID, status.MigrationResponse.Message.Encode(), status.Confirmation.Message.Encode()))
 }
@@ -218,7 +218,7 @@ func (w *world) expectMoved(status *delivery.MigrationStatus) {
 // Where the pointer is missing, the group is at its creating server.
 func TestMoveIsAnnouncedWithoutPointer(t *testing.T) {
 	w, uri, status := newMovedWorld(t)
-	delete(w.rooms.state, delivery.EventPointer)
+	delete(w.rooms.state, api.EventPointer)
 	w.ok("status")(w.call(other, "GET", uri, nil))
 	w.expectMoved(status)
 }
@@ -233,18 +233,18 @@ func TestMoveIsAnnouncedAfterAMissedOne(t *testing.T) {
 
 // "The pointer is advisory …; one that goes backwards or fails to verify is ignored": none is sent, and the request succeeds.
 func TestMoveIsNotAnnounced(t *testing.T) {
-	for name, change := range map[string]func(*world, *delivery.MigrationStatus){
-		"not decided":          func(_ *world, st *delivery.MigrationStatus) { st.State = "frozen" },
-		"aborted":              func(_ *world, st *delivery.MigrationStatus) { st.State = "aborted" },
-		"another user's":       func(_ *world, st *delivery.MigrationStatus) { st.User = "@bob:hs.example" },
-		"no confirmation":      func(_ *world, st *delivery.MigrationStatus) { st.Confirmation = nil },
-		"no offer":             func(_ *world, st *delivery.MigrationStatus) { st.MigrationResponse = nil },
-		"an older term":        func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"ds.example","term":2,"epoch":8}`) },
-		"the same term":        func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"ds.example","term":1,"epoch":8}`) },
-		"another room":         func(_ *world, st *delivery.MigrationStatus) { st.RoomID = "!other" },
-		"another group":        func(_ *world, st *delivery.MigrationStatus) { st.GroupID = []byte{9, 9, 9} },
-		"no group in the room": func(w *world, _ *delivery.MigrationStatus) { delete(w.rooms.state, delivery.EventGroup) },
-		"no power":             func(w *world, _ *delivery.MigrationStatus) { w.rooms.fail[delivery.EventPointer] = forbidden },
+	for name, change := range map[string]func(*world, *api.MigrationStatus){
+		"not decided":          func(_ *world, st *api.MigrationStatus) { st.State = "frozen" },
+		"aborted":              func(_ *world, st *api.MigrationStatus) { st.State = "aborted" },
+		"another user's":       func(_ *world, st *api.MigrationStatus) { st.User = "@bob:hs.example" },
+		"no confirmation":      func(_ *world, st *api.MigrationStatus) { st.Confirmation = nil },
+		"no offer":             func(_ *world, st *api.MigrationStatus) { st.MigrationResponse = nil },
+		"an older term":        func(w *world, _ *api.MigrationStatus) { w.pointer(`{"via":"ds.example","term":2,"epoch":8}`) },
+		"the same term":        func(w *world, _ *api.MigrationStatus) { w.pointer(`{"via":"ds.example","term":1,"epoch":8}`) },
+		"another room":         func(_ *world, st *api.MigrationStatus) { st.RoomID = "!other" },
+		"another group":        func(_ *world, st *api.MigrationStatus) { st.GroupID = []byte{9, 9, 9} },
+		"no group in the room": func(w *world, _ *api.MigrationStatus) { delete(w.rooms.state, api.EventGroup) },
+		"no power":             func(w *world, _ *api.MigrationStatus) { w.rooms.fail[api.EventPointer] = forbidden },
 	} {
 		for _, server := range []string{here, other} {
 			testNotAnnounced(t, name+" says "+server, server, change)
@@ -254,14 +254,14 @@ func TestMoveIsNotAnnounced(t *testing.T) {
 
 // What another server says must also verify.
 func TestMoveThatDoesNotVerifyIsNotAnnounced(t *testing.T) {
-	for name, change := range map[string]func(*world, *delivery.MigrationStatus){
-		"another source than the pointer's": func(w *world, _ *delivery.MigrationStatus) { w.pointer(`{"via":"x","term":0,"epoch":0}`) },
-		"a target that signed no offer":     func(_ *world, st *delivery.MigrationStatus) { st.Target = "evil.example" },
-		"a source that did not decide": func(w *world, st *delivery.MigrationStatus) {
+	for name, change := range map[string]func(*world, *api.MigrationStatus){
+		"another source than the pointer's": func(w *world, _ *api.MigrationStatus) { w.pointer(`{"via":"x","term":0,"epoch":0}`) },
+		"a target that signed no offer":     func(_ *world, st *api.MigrationStatus) { st.Target = "evil.example" },
+		"a source that did not decide": func(w *world, st *api.MigrationStatus) {
 			w.pointer(`{"via":"evil.example","term":0,"epoch":0}`)
 			st.Source = "evil.example"
 		},
-		"a confirmation of another offer": func(_ *world, st *delivery.MigrationStatus) {
+		"a confirmation of another offer": func(_ *world, st *api.MigrationStatus) {
 			decision, err := mimiport.UnmarshalMigrationConfirmation(st.Confirmation.Message)
 			if err != nil {
 				t.Fatal(err)
@@ -271,17 +271,17 @@ func TestMoveThatDoesNotVerifyIsNotAnnounced(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"another epoch":                   func(_ *world, st *delivery.MigrationStatus) { st.Epoch++ },
-		"an offer that is none":           func(_ *world, st *delivery.MigrationStatus) { st.MigrationResponse.Message = []byte{1} },
-		"a confirmation that is none":     func(_ *world, st *delivery.MigrationStatus) { st.Confirmation.Message = []byte{1} },
-		"an offer signed by nobody":       func(_ *world, st *delivery.MigrationStatus) { last(st.MigrationResponse)[0] ^= 1 },
-		"a confirmation signed by nobody": func(_ *world, st *delivery.MigrationStatus) { last(st.Confirmation)[0] ^= 1 },
+		"another epoch":                   func(_ *world, st *api.MigrationStatus) { st.Epoch++ },
+		"an offer that is none":           func(_ *world, st *api.MigrationStatus) { st.MigrationResponse.Message = []byte{1} },
+		"a confirmation that is none":     func(_ *world, st *api.MigrationStatus) { st.Confirmation.Message = []byte{1} },
+		"an offer signed by nobody":       func(_ *world, st *api.MigrationStatus) { last(st.MigrationResponse)[0] ^= 1 },
+		"a confirmation signed by nobody": func(_ *world, st *api.MigrationStatus) { last(st.Confirmation)[0] ^= 1 },
 	} {
 		testNotAnnounced(t, name, other, change)
 	}
 }
 
-func testNotAnnounced(t *testing.T, name, server string, change func(*world, *delivery.MigrationStatus)) {
+func testNotAnnounced(t *testing.T, name, server string, change func(*world, *api.MigrationStatus)) {
 	t.Run(name, func(t *testing.T) {
 		w, uri, status := newMovedWorld(t)
 		change(w, status)
@@ -291,16 +291,16 @@ func testNotAnnounced(t *testing.T, name, server string, change func(*world, *de
 }
 
 func (w *world) pointer(content string) {
-	w.rooms.state[delivery.EventPointer] = json.RawMessage(content)
+	w.rooms.state[api.EventPointer] = json.RawMessage(content)
 }
 
 // last is the last byte of a signed message: of its signature.
-func last(m *delivery.SignedInfo) []byte { return m.Message[len(m.Message)-1:] }
+func last(m *api.SignedInfo) []byte { return m.Message[len(m.Message)-1:] }
 
 // What is not announced for a reason is logged.
 func TestUnannouncedMoveIsLogged(t *testing.T) {
 	w, uri, _ := newMovedWorld(t)
-	w.rooms.fail[delivery.EventPointer] = forbidden
+	w.rooms.fail[api.EventPointer] = forbidden
 	w.ok("status")(w.call(here, "GET", uri, nil))
 	if !strings.Contains(w.log.String(), "the room was not told") {
 		t.Errorf("logged %q", &w.log)

@@ -5,7 +5,7 @@ package clientapi
 import (
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
@@ -15,8 +15,8 @@ const PathPrefix = "/_matrix/client/unstable/" + edge.Namespace
 // Services finds Delivery Services.
 type Services struct {
 	IsLocal func(server string) bool
-	Local   delivery.API
-	Remote  func(from, server string) delivery.API // as the local server from
+	Local   api.API
+	Remote  func(from, server string) api.API // as the local server from
 	// AllowIPLiterals lets users name servers by their IP address.
 	AllowIPLiterals bool
 }
@@ -24,7 +24,7 @@ type Services struct {
 // Routes is the API of users, each route below /ds/{serverName}. home is told what comes of the calls; maxGroupState is the
 // largest group this server takes, in bytes.
 func Routes(services Services, home *Home, maxGroupState int64) []edge.Route {
-	resolve := func(r *edge.Request) (delivery.API, error) {
+	resolve := func(r *edge.Request) (api.API, error) {
 		return services.find(r.Caller.Server, r.Vars["serverName"], home)
 	}
 	routes := federation.UserRoutes(resolve, maxGroupState/3*4+1<<16)
@@ -34,7 +34,7 @@ func Routes(services Services, home *Home, maxGroupState int64) []edge.Route {
 	return routes
 }
 
-func (s *Services) find(from, server string, home *Home) (delivery.API, error) {
+func (s *Services) find(from, server string, home *Home) (api.API, error) {
 	if err := mimiport.ValidateServerName(server); err != nil {
 		return nil, err
 	}

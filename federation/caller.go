@@ -6,7 +6,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // userParam is the query parameter that names the user for whom a server asks.
@@ -14,9 +14,9 @@ const userParam = "user_id"
 
 // Caller is who asks in a request that origin has signed: one of its users, or the server itself where the query names no
 // user. A user of another server is a KindForbidden error, a malformed or repeated user id a KindBadMessage error.
-func Caller(origin string, r *http.Request) (delivery.Caller, error) {
+func Caller(origin string, r *http.Request) (api.Caller, error) {
 	const op = "authenticate"
-	c := delivery.Caller{Server: origin}
+	c := api.Caller{Server: origin}
 	users := r.URL.Query()[userParam]
 	switch len(users) {
 	case 0:

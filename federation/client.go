@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
@@ -142,26 +142,26 @@ func decodeAnswer[A any](q request, body []byte) (*A, error) {
 }
 
 // PutContent hands the content to the target and returns its vote; nil while it is at work.
-func (c *Client) PutContent(ctx context.Context, from, server string, up *delivery.ContentUpload) (*delivery.SignedRequest, error) {
+func (c *Client) PutContent(ctx context.Context, from, server string, up *api.ContentUpload) (*api.SignedRequest, error) {
 	q := to(putContent, from, server, up.ID.String(), contentQuery(up))
 	q.raw = up.Data
 	status, body, err := c.do(ctx, q)
 	if err != nil || status == http.StatusAccepted {
 		return nil, err
 	}
-	return decodeAnswer[delivery.SignedRequest](q, body)
+	return decodeAnswer[api.SignedRequest](q, body)
 }
 
 // PutConfirmation hands the target the source's decision.
-func (c *Client) PutConfirmation(ctx context.Context, from, server string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (c *Client) PutConfirmation(ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	q := to(confirmMigration, from, server, id.String(), nil)
 	q.content = m
-	_, err := ask[delivery.MigrationStatus](ctx, c, q)
+	_, err := ask[api.MigrationStatus](ctx, c, q)
 	return err
 }
 
 // PutAbort hands the target the source's signed abort.
-func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	q := to(putAbort, from, server, id.String(), nil)
 	q.content = m
 	_, err := ask[struct{}](ctx, c, q)
@@ -169,19 +169,19 @@ func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.
 }
 
 // PutLineage shows another server how a group went on.
-func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []byte, req *delivery.LineageRequest) error {
+func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []byte, req *api.LineageRequest) error {
 	q := to(showLineage, from, server, groupKey(groupID), nil)
 	q.content = req
-	_, err := ask[delivery.HostResponse](ctx, c, q)
+	_, err := ask[api.HostResponse](ctx, c, q)
 	return err
 }
 
 // AskStatus asks how a migration stands at another server.
-func (c *Client) AskStatus(ctx context.Context, from, server string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
-	return ask[delivery.MigrationStatus](ctx, c, to(getMigration, from, server, id.String(), nil))
+func (c *Client) AskStatus(ctx context.Context, from, server string, id mimiport.MigrationID) (*api.MigrationStatus, error) {
+	return ask[api.MigrationStatus](ctx, c, to(getMigration, from, server, id.String(), nil))
 }
 
 // API is another server's Delivery Service, for users of the local server from.
-func (c *Client) API(from, server string) delivery.API { return &remote{c, from, server} }
+func (c *Client) API(from, server string) api.API { return &remote{c, from, server} }
 
 func uintParam(v uint64) []string { return []string{strconv.FormatUint(v, 10)} }

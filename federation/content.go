@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
@@ -86,7 +86,7 @@ func (u *uploads) end(id mimiport.MigrationID) {
 }
 
 // contentQuery and parseContentURI are a pair: what the URI of a content request states.
-func contentQuery(c *delivery.ContentUpload) url.Values {
+func contentQuery(c *api.ContentUpload) url.Values {
 	return url.Values{
 		"sha256":    {base64.RawURLEncoding.EncodeToString(c.SHA256[:])},
 		"key_id":    {c.KeyID},
@@ -94,13 +94,13 @@ func contentQuery(c *delivery.ContentUpload) url.Values {
 	}
 }
 
-func parseContentURI(r *edge.Request) (*delivery.ContentUpload, error) {
+func parseContentURI(r *edge.Request) (*api.ContentUpload, error) {
 	const op = "read content URI"
 	id, err := edge.MigrationID(r)
 	if err != nil {
 		return nil, err
 	}
-	up := &delivery.ContentUpload{ID: id}
+	up := &api.ContentUpload{ID: id}
 	digest, err := edge.Param(r, "sha256")
 	if err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func abortRoute(svc Service) edge.Route {
 		if err != nil {
 			return nil, err
 		}
-		m, err := edge.Decode[delivery.SignedRequest](r)
+		m, err := edge.Decode[api.SignedRequest](r)
 		if err != nil {
 			return nil, err
 		}

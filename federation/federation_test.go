@@ -26,7 +26,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation/openapitest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
@@ -43,10 +43,10 @@ var (
 	key     = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	id      = mimiport.MigrationID{1, 2, 3}
 	group   = []byte{0xfb, 0xff, 3} // "-_8D": not the same in both alphabets of base64
-	alice   = delivery.Caller{UserID: user, Server: source}
-	server  = delivery.Caller{Server: source}
-	lineage = &delivery.LineageRequest{Lineage: []byte("lineage")}
-	message = &delivery.SignedRequest{Message: []byte("signed"), KeyID: "ed25519:a"}
+	alice   = api.Caller{UserID: user, Server: source}
+	server  = api.Caller{Server: source}
+	lineage = &api.LineageRequest{Lineage: []byte("lineage")}
+	message = &api.SignedRequest{Message: []byte("signed"), KeyID: "ed25519:a"}
 )
 
 // network carries requests to the target's routes, each checked against the document.
@@ -65,10 +65,10 @@ func newNetwork(t *testing.T) *network {
 }
 
 // authenticate is X-Matrix.
-func (n *network) authenticate(r *http.Request) (delivery.Caller, error) {
+func (n *network) authenticate(r *http.Request) (api.Caller, error) {
 	fr, denial := fclient.VerifyHTTPRequest(r, now, target, nil, n)
 	if fr == nil {
-		return delivery.Caller{}, &edge.Denied{Status: denial.Code, Body: denial.JSON}
+		return api.Caller{}, &edge.Denied{Status: denial.Code, Body: denial.JSON}
 	}
 	return federation.Caller(string(fr.Origin()), r)
 }
@@ -106,13 +106,13 @@ func identity(server string) (*fclient.SigningIdentity, error) {
 func TestClientAgainstRoutes(t *testing.T) {
 	n := newNetwork(t)
 	c := client(n)
-	api := c.API(source, target)
+	ds := c.API(source, target)
 	ctx := context.Background()
-	upload := &delivery.ContentUpload{ID: id, SHA256: sha256.Sum256([]byte("content")), KeyID: "ed25519:a", DecideBy: now, Data: []byte("content")}
-	bind := &delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: []byte{1}, RatchetTree: []byte{2}}
-	commit := delivery.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}, Welcome: []byte{3}}
-	init := &delivery.MigrationInitRequest{MigrationInit: []byte{9}, KeyID: "ed25519:a", SubmitRequest: commit}
-	request := &delivery.MigrationRequestRequest{MigrationRequest: []byte{8}, RoomID: "!r:x"}
+	upload := &api.ContentUpload{ID: id, SHA256: sha256.Sum256([]byte("content")), KeyID: "ed25519:a", DecideBy: now, Data: []byte("content")}
+	bind := &api.BindGroupRequest{Protocol: "mls10", GroupInfo: []byte{1}, RatchetTree: []byte{2}}
+	commit := api.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}, Welcome: []byte{3}}
+	init := &api.MigrationInitRequest{MigrationInit: []byte{9}, KeyID: "ed25519:a", SubmitRequest: commit}
+	request := &api.MigrationRequestRequest{MigrationRequest: []byte{8}, RoomID: "!r:x"}
 	term := uint64(2)
 
 	type outcome = func() (any, error)
@@ -123,36 +123,36 @@ func TestClientAgainstRoutes(t *testing.T) {
 	}{
 		"ReserveGroup": {
 			func() (any, error) {
-				return api.ReserveGroup(ctx, alice, &delivery.ReserveGroupRequest{RoomID: "!r:x"})
+				return ds.ReserveGroup(ctx, alice, &api.ReserveGroupRequest{RoomID: "!r:x"})
 			},
-			recorded{"ReserveGroup", alice, &delivery.ReserveGroupRequest{RoomID: "!r:x"}}, reserved},
-		"BindGroup": {func() (any, error) { return api.BindGroup(ctx, alice, group, bind) }, recorded{"BindGroup", alice, group, bind}, described},
-		"Group":     {func() (any, error) { return api.Group(ctx, alice, group) }, recorded{"Group", alice, group}, described},
-		"Host":      {func() (any, error) { return api.Host(ctx, alice, group) }, recorded{"Host", alice, group}, hosted},
+			recorded{"ReserveGroup", alice, &api.ReserveGroupRequest{RoomID: "!r:x"}}, reserved},
+		"BindGroup": {func() (any, error) { return ds.BindGroup(ctx, alice, group, bind) }, recorded{"BindGroup", alice, group, bind}, described},
+		"Group":     {func() (any, error) { return ds.Group(ctx, alice, group) }, recorded{"Group", alice, group}, described},
+		"Host":      {func() (any, error) { return ds.Host(ctx, alice, group) }, recorded{"Host", alice, group}, hosted},
 		"ShowLineage": {
-			func() (any, error) { return api.ShowLineage(ctx, alice, group, lineage) }, recorded{"ShowLineage", alice, group, lineage}, hosted},
+			func() (any, error) { return ds.ShowLineage(ctx, alice, group, lineage) }, recorded{"ShowLineage", alice, group, lineage}, hosted},
 		"PutLineage": {
 			func() (any, error) { return nil, c.PutLineage(ctx, source, target, group, lineage) },
 			recorded{"ShowLineage", server, group, lineage}, nil},
 		"RatchetTree": {
-			func() (any, error) { return api.RatchetTree(ctx, alice, group, 7) }, recorded{"RatchetTree", alice, group, uint64(7)}, []byte("tree")},
-		"Submit": {func() (any, error) { return api.Submit(ctx, alice, group, &commit) }, recorded{"Submit", alice, group, &commit}, submitted},
+			func() (any, error) { return ds.RatchetTree(ctx, alice, group, 7) }, recorded{"RatchetTree", alice, group, uint64(7)}, []byte("tree")},
+		"Submit": {func() (any, error) { return ds.Submit(ctx, alice, group, &commit) }, recorded{"Submit", alice, group, &commit}, submitted},
 		"Messages": {
 			func() (any, error) {
-				return api.Messages(ctx, alice, group, delivery.MessagesQuery{Term: &term, From: 5, Limit: 10})
+				return ds.Messages(ctx, alice, group, api.MessagesQuery{Term: &term, From: 5, Limit: 10})
 			},
-			recorded{"Messages", alice, group, delivery.MessagesQuery{Term: &term, From: 5, Limit: 10}}, logged},
+			recorded{"Messages", alice, group, api.MessagesQuery{Term: &term, From: 5, Limit: 10}}, logged},
 		"Messages of the current term": {
-			func() (any, error) { return api.Messages(ctx, alice, group, delivery.MessagesQuery{}) },
-			recorded{"Messages", alice, group, delivery.MessagesQuery{}}, logged},
+			func() (any, error) { return ds.Messages(ctx, alice, group, api.MessagesQuery{}) },
+			recorded{"Messages", alice, group, api.MessagesQuery{}}, logged},
 		"RequestMigration": {
-			func() (any, error) { return api.RequestMigration(ctx, alice, request) }, recorded{"RequestMigration", alice, request}, offered},
+			func() (any, error) { return ds.RequestMigration(ctx, alice, request) }, recorded{"RequestMigration", alice, request}, offered},
 		"InitMigration": {
-			func() (any, error) { return api.InitMigration(ctx, alice, id, init) }, recorded{"InitMigration", alice, id, init}, status},
-		"Migration":      {func() (any, error) { return api.Migration(ctx, alice, id) }, recorded{"Migration", alice, id}, status},
-		"AbortMigration": {func() (any, error) { return api.AbortMigration(ctx, alice, id) }, recorded{"AbortMigration", alice, id}, status},
+			func() (any, error) { return ds.InitMigration(ctx, alice, id, init) }, recorded{"InitMigration", alice, id, init}, status},
+		"Migration":      {func() (any, error) { return ds.Migration(ctx, alice, id) }, recorded{"Migration", alice, id}, status},
+		"AbortMigration": {func() (any, error) { return ds.AbortMigration(ctx, alice, id) }, recorded{"AbortMigration", alice, id}, status},
 		"ConfirmMigration": {
-			func() (any, error) { return api.ConfirmMigration(ctx, alice, id, message) }, recorded{"ConfirmMigration", alice, id, message}, status},
+			func() (any, error) { return ds.ConfirmMigration(ctx, alice, id, message) }, recorded{"ConfirmMigration", alice, id, message}, status},
 		"AskStatus": {func() (any, error) { return c.AskStatus(ctx, source, target, id) }, recorded{"Migration", server, id}, status},
 		"PutConfirmation": {
 			func() (any, error) { return nil, c.PutConfirmation(ctx, source, target, id, message) },
@@ -183,7 +183,7 @@ func TestClientAgainstRoutes(t *testing.T) {
 func TestContentAtWork(t *testing.T) {
 	n := newNetwork(t)
 	n.service.atWork = true
-	up := &delivery.ContentUpload{ID: id, SHA256: sha256.Sum256([]byte("x")), KeyID: "ed25519:a", DecideBy: now, Data: []byte("x")}
+	up := &api.ContentUpload{ID: id, SHA256: sha256.Sum256([]byte("x")), KeyID: "ed25519:a", DecideBy: now, Data: []byte("x")}
 	if vote, err := client(n).PutContent(context.Background(), source, target, up); vote != nil || err != nil {
 		t.Errorf("got %v, %v", vote, err)
 	}
@@ -194,7 +194,7 @@ func TestErrorsTravel(t *testing.T) {
 	n := newNetwork(t)
 	epoch := uint64(7)
 	n.service.err = &mimiport.Error{Op: "submit", Kind: mimiport.KindWrongEpoch, Info: mimiport.Info{Epoch: &epoch}, Err: errors.New("why")}
-	_, err := client(n).API(source, target).Submit(context.Background(), alice, group, &delivery.SubmitRequest{Message: []byte{1}})
+	_, err := client(n).API(source, target).Submit(context.Background(), alice, group, &api.SubmitRequest{Message: []byte{1}})
 	var e *mimiport.Error
 	if !errors.As(err, &e) || e.Kind != mimiport.KindWrongEpoch || e.Info.Epoch == nil || *e.Info.Epoch != 7 {
 		t.Errorf("got %v", err)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
@@ -26,7 +26,7 @@ func FuzzRoutes(f *testing.F) {
 	}
 	f.Add("GET", "/groups/AQID/messages?from=1&limit=2&term=3&user_id=%40alice%3As.example%3A8448", []byte{})
 	f.Add("PUT", "/migrations/"+id.String()+"/content?sha256="+id.String()+"&key_id=a&decide_by=1", []byte("x"))
-	auth := func(r *http.Request) (delivery.Caller, error) { return federation.Caller(source, r) }
+	auth := func(r *http.Request) (api.Caller, error) { return federation.Caller(source, r) }
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	edge.Mount(router, federation.Routes(&service{}, maxGroupState), auth, slog.New(slog.DiscardHandler))
 	f.Fuzz(func(t *testing.T, method, uri string, body []byte) {
@@ -53,7 +53,7 @@ func BenchmarkContent(b *testing.B) {
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	edge.Mount(router.PathPrefix(federation.PathPrefix).Subrouter(), federation.Routes(n.service, 64<<20), n.authenticate, slog.New(slog.DiscardHandler))
 	n.handler = router
-	up := &delivery.ContentUpload{ID: mimiport.MigrationID{1}, KeyID: "ed25519:a", DecideBy: now, Data: make([]byte, 64<<20)}
+	up := &api.ContentUpload{ID: mimiport.MigrationID{1}, KeyID: "ed25519:a", DecideBy: now, Data: make([]byte, 64<<20)}
 	up.SHA256 = sha256.Sum256(up.Data)
 	b.SetBytes(int64(len(up.Data)))
 	b.ReportAllocs()

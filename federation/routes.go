@@ -8,7 +8,7 @@ import (
 	"net/http"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
@@ -43,27 +43,27 @@ var (
 
 // Service is what other servers can ask of this one.
 type Service interface {
-	delivery.API
+	api.API
 
 	// PutContent takes the content from the source, origin, and returns this server's vote; nil while it is at work.
-	PutContent(ctx context.Context, origin string, c *delivery.ContentUpload) (vote *delivery.SignedRequest, err error)
+	PutContent(ctx context.Context, origin string, c *api.ContentUpload) (vote *api.SignedRequest, err error)
 
 	// AbortFromSource takes the source's signed abort.
-	AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, m *delivery.SignedRequest) error
+	AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, m *api.SignedRequest) error
 }
 
 // Routes is the federation API of svc. maxGroupState is the largest group_state it takes, in bytes.
 func Routes(svc Service, maxGroupState int64) []edge.Route {
-	routes := append(UserRoutes(func(*edge.Request) (delivery.API, error) { return svc, nil }, maxBind),
+	routes := append(UserRoutes(func(*edge.Request) (api.API, error) { return svc, nil }, maxBind),
 		contentRoute(svc, maxGroupState), abortRoute(svc))
 	for i, rt := range routes {
 		routes[i].Federation = true
 		switch rt.Name {
 		case getMigration.Name, confirmMigration.Name, showLineage.Name: // for users and for servers
 		case putContent.Name, putAbort.Name:
-			routes[i].Serve = require(rt.Serve, func(c delivery.Caller) bool { return c.UserID == "" }, "this is for servers, not for users")
+			routes[i].Serve = require(rt.Serve, func(c api.Caller) bool { return c.UserID == "" }, "this is for servers, not for users")
 		default:
-			routes[i].Serve = require(rt.Serve, func(c delivery.Caller) bool { return c.UserID != "" }, "user_id is missing")
+			routes[i].Serve = require(rt.Serve, func(c api.Caller) bool { return c.UserID != "" }, "user_id is missing")
 		}
 	}
 	return routes
@@ -71,7 +71,7 @@ func Routes(svc Service, maxGroupState int64) []edge.Route {
 
 type serve = func(context.Context, *edge.Request) (any, error)
 
-func require(next serve, acceptable func(delivery.Caller) bool, otherwise string) serve {
+func require(next serve, acceptable func(api.Caller) bool, otherwise string) serve {
 	return func(ctx context.Context, r *edge.Request) (any, error) {
 		if !acceptable(r.Caller) {
 			return nil, mimiport.Errorf("authorize", mimiport.KindForbidden, "%s", otherwise)
@@ -81,31 +81,31 @@ func require(next serve, acceptable func(delivery.Caller) bool, otherwise string
 }
 
 // Resolve says which Delivery Service a request is for.
-type Resolve func(r *edge.Request) (delivery.API, error)
+type Resolve func(r *edge.Request) (api.API, error)
 
 // UserRoutes is what users can ask of a Delivery Service. maxBind is the limit in bytes of the body that binds a group.
 func UserRoutes(resolve Resolve, maxBind int64) []edge.Route {
 	bind := bindGroup
 	bind.MaxBody = maxBind
 	return []edge.Route{
-		plain(reserveGroup, resolve, delivery.API.ReserveGroup),
-		with(bind, resolve, edge.GroupID, edge.Decode[delivery.BindGroupRequest], delivery.API.BindGroup),
-		of(getGroup, resolve, edge.GroupID, delivery.API.Group),
-		of(getHost, resolve, edge.GroupID, delivery.API.Host),
-		with(showLineage, resolve, edge.GroupID, edge.Decode[delivery.LineageRequest], delivery.API.ShowLineage),
+		plain(reserveGroup, resolve, api.API.ReserveGroup),
+		with(bind, resolve, edge.GroupID, edge.Decode[api.BindGroupRequest], api.API.BindGroup),
+		of(getGroup, resolve, edge.GroupID, api.API.Group),
+		of(getHost, resolve, edge.GroupID, api.API.Host),
+		with(showLineage, resolve, edge.GroupID, edge.Decode[api.LineageRequest], api.API.ShowLineage),
 		with(getTree, resolve, edge.GroupID, epoch, ratchetTree),
-		with(submit, resolve, edge.GroupID, edge.Decode[delivery.SubmitRequest], delivery.API.Submit),
-		with(getMessages, resolve, edge.GroupID, messagesQuery, delivery.API.Messages),
-		plain(requestMigration, resolve, delivery.API.RequestMigration),
-		with(initMigration, resolve, edge.MigrationID, edge.Decode[delivery.MigrationInitRequest], delivery.API.InitMigration),
-		of(getMigration, resolve, edge.MigrationID, delivery.API.Migration),
-		of(abortMigration, resolve, edge.MigrationID, delivery.API.AbortMigration),
-		with(confirmMigration, resolve, edge.MigrationID, edge.Decode[delivery.SignedRequest], delivery.API.ConfirmMigration),
+		with(submit, resolve, edge.GroupID, edge.Decode[api.SubmitRequest], api.API.Submit),
+		with(getMessages, resolve, edge.GroupID, messagesQuery, api.API.Messages),
+		plain(requestMigration, resolve, api.API.RequestMigration),
+		with(initMigration, resolve, edge.MigrationID, edge.Decode[api.MigrationInitRequest], api.API.InitMigration),
+		of(getMigration, resolve, edge.MigrationID, api.API.Migration),
+		of(abortMigration, resolve, edge.MigrationID, api.API.AbortMigration),
+		with(confirmMigration, resolve, edge.MigrationID, edge.Decode[api.SignedRequest], api.API.ConfirmMigration),
 	}
 }
 
 // route serves a call on the Delivery Service that the request is for.
-func route(rt edge.Route, resolve Resolve, call func(context.Context, delivery.API, *edge.Request) (any, error)) edge.Route {
+func route(rt edge.Route, resolve Resolve, call func(context.Context, api.API, *edge.Request) (any, error)) edge.Route {
 	rt.Serve = func(ctx context.Context, r *edge.Request) (any, error) {
 		api, err := resolve(r)
 		if err != nil {
@@ -117,8 +117,8 @@ func route(rt edge.Route, resolve Resolve, call func(context.Context, delivery.A
 }
 
 // plain is a call that takes a body.
-func plain[Q, A any](rt edge.Route, resolve Resolve, call func(delivery.API, context.Context, delivery.Caller, *Q) (A, error)) edge.Route {
-	return route(rt, resolve, func(ctx context.Context, api delivery.API, r *edge.Request) (any, error) {
+func plain[Q, A any](rt edge.Route, resolve Resolve, call func(api.API, context.Context, api.Caller, *Q) (A, error)) edge.Route {
+	return route(rt, resolve, func(ctx context.Context, api api.API, r *edge.Request) (any, error) {
 		q, err := edge.Decode[Q](r)
 		if err != nil {
 			return nil, err
@@ -129,8 +129,8 @@ func plain[Q, A any](rt edge.Route, resolve Resolve, call func(delivery.API, con
 
 // of is a call on the group or migration that the path names.
 func of[K, A any](rt edge.Route, resolve Resolve, key func(*edge.Request) (K, error),
-	call func(delivery.API, context.Context, delivery.Caller, K) (A, error)) edge.Route {
-	return route(rt, resolve, func(ctx context.Context, api delivery.API, r *edge.Request) (any, error) {
+	call func(api.API, context.Context, api.Caller, K) (A, error)) edge.Route {
+	return route(rt, resolve, func(ctx context.Context, api api.API, r *edge.Request) (any, error) {
 		k, err := key(r)
 		if err != nil {
 			return nil, err
@@ -141,8 +141,8 @@ func of[K, A any](rt edge.Route, resolve Resolve, key func(*edge.Request) (K, er
 
 // with is a call on what the path names that takes a body or a query besides.
 func with[K, Q, A any](rt edge.Route, resolve Resolve, key func(*edge.Request) (K, error), query func(*edge.Request) (Q, error),
-	call func(delivery.API, context.Context, delivery.Caller, K, Q) (A, error)) edge.Route {
-	return route(rt, resolve, func(ctx context.Context, api delivery.API, r *edge.Request) (any, error) {
+	call func(api.API, context.Context, api.Caller, K, Q) (A, error)) edge.Route {
+	return route(rt, resolve, func(ctx context.Context, api api.API, r *edge.Request) (any, error) {
 		k, err := key(r)
 		if err != nil {
 			return nil, err
@@ -155,7 +155,7 @@ func with[K, Q, A any](rt edge.Route, resolve Resolve, key func(*edge.Request) (
 	})
 }
 
-func ratchetTree(api delivery.API, ctx context.Context, c delivery.Caller, groupID []byte, epoch uint64) (edge.Raw, error) {
+func ratchetTree(api api.API, ctx context.Context, c api.Caller, groupID []byte, epoch uint64) (edge.Raw, error) {
 	return api.RatchetTree(ctx, c, groupID, epoch)
 }
 
@@ -170,7 +170,7 @@ func epoch(r *edge.Request) (uint64, error) {
 	return *v, nil
 }
 
-func messagesQuery(r *edge.Request) (q delivery.MessagesQuery, err error) {
+func messagesQuery(r *edge.Request) (q api.MessagesQuery, err error) {
 	if q.Term, err = edge.Uint(r, "term"); err != nil {
 		return q, err
 	}

@@ -3,8 +3,6 @@ package federation
 import (
 	"context"
 	"encoding/json"
-
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
 // Local delivers to devices of this server's own users.
@@ -18,8 +16,6 @@ type Sender struct {
 	IsLocal func(server string) bool
 	Local   Local
 }
-
-var _ delivery.Sender = (*Sender)(nil)
 
 // ToDevice delivers to a server's devices, the local one's included.
 func (s *Sender) ToDevice(ctx context.Context, from, to, txnID string, devices map[string][]string, content json.RawMessage) error {

@@ -4,7 +4,7 @@ import (
 	"context"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // recorded is a call: its name, then its arguments.
@@ -19,26 +19,26 @@ type service struct {
 
 // The samples.
 var (
-	pre       = &delivery.Preimage{CreatingServer: target, RoomID: "!r:x", Nonce: []byte{1}}
-	reserved  = &delivery.ReserveGroupResponse{GroupID: group, Preimage: *pre}
-	described = &delivery.GroupResponse{
+	pre       = &api.Preimage{CreatingServer: target, RoomID: "!r:x", Nonce: []byte{1}}
+	reserved  = &api.ReserveGroupResponse{GroupID: group, Preimage: *pre}
+	described = &api.GroupResponse{
 		GroupID: group, RoomID: "!r:x", Protocol: "mls10", CipherSuite: 1, Preimage: pre, CreatingServer: target, DeliveryService: target,
 		State: "active", Term: 1, Epoch: 7, NextSeq: 12, GroupInfo: []byte{1}, TreeHash: []byte{2}, ConfirmedTranscriptHash: []byte{3}, Members: 4,
 	}
-	redirect = &delivery.MovedInfo{
+	redirect = &api.MovedInfo{
 		DeliveryService: source, Term: 2, MigrationResponse: []byte{4}, MigrationConfirmation: []byte{5}, KeyID: "ed25519:a",
 	}
-	hosted    = &delivery.HostResponse{GroupID: group, DeliveryService: source, Term: 2, Moved: redirect, Lineage: []byte{6}}
-	submitted = &delivery.SubmitResponse{Term: 1, Seq: 12, Epoch: 8}
-	logged    = &delivery.MessagesResponse{
+	hosted    = &api.HostResponse{GroupID: group, DeliveryService: source, Term: 2, Moved: redirect, Lineage: []byte{6}}
+	submitted = &api.SubmitResponse{Term: 1, Seq: 12, Epoch: 8}
+	logged    = &api.MessagesResponse{
 		Term: 1, Next: 13, End: true, Moved: redirect,
-		Messages: []delivery.LogMessage{{Seq: 12, Epoch: 7, Kind: "commit", Sender: user, Message: []byte{7}, Migration: redirect}},
+		Messages: []api.LogMessage{{Seq: 12, Epoch: 7, Kind: "commit", Sender: user, Message: []byte{7}, Migration: redirect}},
 	}
-	offered = &delivery.MigrationOffer{MigrationID: id.String(), MigrationResponse: []byte{4}, KeyID: "ed25519:a", ExpiresAt: 1}
-	status  = &delivery.MigrationStatus{
+	offered = &api.MigrationOffer{MigrationID: id.String(), MigrationResponse: []byte{4}, KeyID: "ed25519:a", ExpiresAt: 1}
+	status  = &api.MigrationStatus{
 		MigrationID: id.String(), Role: "source", State: "decided", GroupID: group, RoomID: "!r:x", Source: source, Target: target, User: user,
-		Term: 2, Epoch: 7, ExpiresAt: 1, DecideBy: 2, MigrationResponse: (*delivery.SignedInfo)(message), Complete: (*delivery.SignedInfo)(message),
-		Confirmation: (*delivery.SignedInfo)(message), Abort: (*delivery.SignedInfo)(message), Reason: "none",
+		Term: 2, Epoch: 7, ExpiresAt: 1, DecideBy: 2, MigrationResponse: (*api.SignedInfo)(message), Complete: (*api.SignedInfo)(message),
+		Confirmation: (*api.SignedInfo)(message), Abort: (*api.SignedInfo)(message), Reason: "none",
 	}
 )
 
@@ -52,59 +52,59 @@ func answer[A any](s *service, a A, call ...any) (A, error) {
 	return a, nil
 }
 
-func (s *service) ReserveGroup(_ context.Context, c delivery.Caller, q *delivery.ReserveGroupRequest) (*delivery.ReserveGroupResponse, error) {
+func (s *service) ReserveGroup(_ context.Context, c api.Caller, q *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
 	return answer(s, reserved, "ReserveGroup", c, q)
 }
 
-func (s *service) BindGroup(_ context.Context, c delivery.Caller, id []byte, q *delivery.BindGroupRequest) (*delivery.GroupResponse, error) {
+func (s *service) BindGroup(_ context.Context, c api.Caller, id []byte, q *api.BindGroupRequest) (*api.GroupResponse, error) {
 	return answer(s, described, "BindGroup", c, id, q)
 }
 
-func (s *service) Group(_ context.Context, c delivery.Caller, id []byte) (*delivery.GroupResponse, error) {
+func (s *service) Group(_ context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
 	return answer(s, described, "Group", c, id)
 }
 
-func (s *service) Host(_ context.Context, c delivery.Caller, id []byte) (*delivery.HostResponse, error) {
+func (s *service) Host(_ context.Context, c api.Caller, id []byte) (*api.HostResponse, error) {
 	return answer(s, hosted, "Host", c, id)
 }
 
-func (s *service) ShowLineage(_ context.Context, c delivery.Caller, id []byte, q *delivery.LineageRequest) (*delivery.HostResponse, error) {
+func (s *service) ShowLineage(_ context.Context, c api.Caller, id []byte, q *api.LineageRequest) (*api.HostResponse, error) {
 	return answer(s, hosted, "ShowLineage", c, id, q)
 }
 
-func (s *service) RatchetTree(_ context.Context, c delivery.Caller, id []byte, epoch uint64) ([]byte, error) {
+func (s *service) RatchetTree(_ context.Context, c api.Caller, id []byte, epoch uint64) ([]byte, error) {
 	return answer(s, []byte("tree"), "RatchetTree", c, id, epoch)
 }
 
-func (s *service) Submit(_ context.Context, c delivery.Caller, id []byte, q *delivery.SubmitRequest) (*delivery.SubmitResponse, error) {
+func (s *service) Submit(_ context.Context, c api.Caller, id []byte, q *api.SubmitRequest) (*api.SubmitResponse, error) {
 	return answer(s, submitted, "Submit", c, id, q)
 }
 
-func (s *service) Messages(_ context.Context, c delivery.Caller, id []byte, q delivery.MessagesQuery) (*delivery.MessagesResponse, error) {
+func (s *service) Messages(_ context.Context, c api.Caller, id []byte, q api.MessagesQuery) (*api.MessagesResponse, error) {
 	return answer(s, logged, "Messages", c, id, q)
 }
 
-func (s *service) RequestMigration(_ context.Context, c delivery.Caller, q *delivery.MigrationRequestRequest) (*delivery.MigrationOffer, error) {
+func (s *service) RequestMigration(_ context.Context, c api.Caller, q *api.MigrationRequestRequest) (*api.MigrationOffer, error) {
 	return answer(s, offered, "RequestMigration", c, q)
 }
 
-func (s *service) InitMigration(_ context.Context, c delivery.Caller, id mimiport.MigrationID, q *delivery.MigrationInitRequest) (*delivery.MigrationStatus, error) {
+func (s *service) InitMigration(_ context.Context, c api.Caller, id mimiport.MigrationID, q *api.MigrationInitRequest) (*api.MigrationStatus, error) {
 	return answer(s, status, "InitMigration", c, id, q)
 }
 
-func (s *service) Migration(_ context.Context, c delivery.Caller, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+func (s *service) Migration(_ context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	return answer(s, status, "Migration", c, id)
 }
 
-func (s *service) AbortMigration(_ context.Context, c delivery.Caller, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+func (s *service) AbortMigration(_ context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	return answer(s, status, "AbortMigration", c, id)
 }
 
-func (s *service) ConfirmMigration(_ context.Context, c delivery.Caller, id mimiport.MigrationID, q *delivery.SignedRequest) (*delivery.MigrationStatus, error) {
+func (s *service) ConfirmMigration(_ context.Context, c api.Caller, id mimiport.MigrationID, q *api.SignedRequest) (*api.MigrationStatus, error) {
 	return answer(s, status, "ConfirmMigration", c, id, q)
 }
 
-func (s *service) PutContent(_ context.Context, origin string, up *delivery.ContentUpload) (*delivery.SignedRequest, error) {
+func (s *service) PutContent(_ context.Context, origin string, up *api.ContentUpload) (*api.SignedRequest, error) {
 	vote := message
 	if s.atWork {
 		vote = nil
@@ -112,7 +112,7 @@ func (s *service) PutContent(_ context.Context, origin string, up *delivery.Cont
 	return answer(s, vote, "PutContent", origin, up)
 }
 
-func (s *service) AbortFromSource(_ context.Context, origin string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (s *service) AbortFromSource(_ context.Context, origin string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	_, err := answer(s, 0, "AbortFromSource", origin, id, m)
 	return err
 }

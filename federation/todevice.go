@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // SenderID is the reserved user who sends to devices for a Delivery Service (profile, section 7).
@@ -84,7 +84,7 @@ func toDeviceEDUs(from, server, txnID string, devices map[string][]string, conte
 		}
 		data, err := json.Marshal(gomatrixserverlib.ToDeviceMessage{
 			Sender:    SenderID(from),
-			Type:      delivery.EventMessage,
+			Type:      api.EventMessage,
 			MessageID: messageID(txnID, payload),
 			Messages:  m,
 		})

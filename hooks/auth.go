@@ -10,7 +10,7 @@ import (
 
 	"github.com/matrix-org/dendrite/clientapi/auth"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/setup/config"
@@ -27,15 +27,15 @@ type authenticator struct {
 }
 
 // client knows a local user by the access token. Guests are refused.
-func (a *authenticator) client(r *http.Request) (delivery.Caller, error) {
+func (a *authenticator) client(r *http.Request) (api.Caller, error) {
 	device, denial := auth.VerifyUserFromRequest(r, a.users)
 	if denial != nil {
-		return delivery.Caller{}, &edge.Denied{Status: denial.Code, Body: denial.JSON}
+		return api.Caller{}, &edge.Denied{Status: denial.Code, Body: denial.JSON}
 	}
 	if device.AccountType == userapi.AccountTypeGuest {
-		return delivery.Caller{}, &edge.Denied{Status: http.StatusForbidden, Body: spec.GuestAccessForbidden("Guest access not allowed")}
+		return api.Caller{}, &edge.Denied{Status: http.StatusForbidden, Body: spec.GuestAccessForbidden("Guest access not allowed")}
 	}
-	return delivery.Caller{
+	return api.Caller{
 		UserID: device.UserID,
 		Server: string(device.UserDomain()),
 		Admin:  device.AccountType == userapi.AccountTypeAdmin,
@@ -43,7 +43,7 @@ func (a *authenticator) client(r *http.Request) (delivery.Caller, error) {
 }
 
 // admin knows a local user who administers this homeserver.
-func (a *authenticator) admin(r *http.Request) (delivery.Caller, error) {
+func (a *authenticator) admin(r *http.Request) (api.Caller, error) {
 	caller, err := a.client(r)
 	if err == nil && !caller.Admin {
 		err = &edge.Denied{Status: http.StatusForbidden, Body: spec.Forbidden("This API can only be used by admin users.")}
@@ -52,10 +52,10 @@ func (a *authenticator) admin(r *http.Request) (delivery.Caller, error) {
 }
 
 // federation knows another server by its signature on the request, and a user by that server's word.
-func (a *authenticator) federation(r *http.Request) (delivery.Caller, error) {
+func (a *authenticator) federation(r *http.Request) (api.Caller, error) {
 	request, denial := fclient.VerifyHTTPRequest(r, a.now(), a.config.ServerName, a.config.IsLocalServerName, a.ring)
 	if request == nil {
-		return delivery.Caller{}, &edge.Denied{Status: denial.Code, Body: unsigned[denial.Code]}
+		return api.Caller{}, &edge.Denied{Status: denial.Code, Body: unsigned[denial.Code]}
 	}
 	// As for every authenticated request: whoever speaks to us is alive, and Dendrite may send it what it has kept back.
 	go a.wakeups.Wakeup(r.Context(), request.Origin())

@@ -11,6 +11,8 @@ import (
 	"gopkg.in/yaml.v2"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
@@ -67,8 +69,8 @@ type Config struct {
 	Policy Policy `yaml:"policy"`
 }
 
-// Policy is a delivery.Policy under the names that the admin API gives its fields, or "draft" or "default" for all of them.
-type Policy struct{ delivery.Policy }
+// Policy is a policy.Policy under the names that the admin API gives its fields, or "draft" or "default" for all of them.
+type Policy struct{ policy.Policy }
 
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (p *Policy) UnmarshalYAML(unmarshal func(any) error) error {
@@ -83,7 +85,7 @@ func (p *Policy) UnmarshalYAML(unmarshal func(any) error) error {
 	if err != nil {
 		return err
 	}
-	p.Policy, err = delivery.DefaultPolicy().Merge(patch)
+	p.Policy, err = policy.Default().Merge(patch)
 	return err
 }
 
@@ -120,14 +122,14 @@ type Retention struct {
 }
 
 // horizon is what is past its retention.
-func (r *Retention) horizon(now time.Time) delivery.Horizon {
+func (r *Retention) horizon(now time.Time) storage.Horizon {
 	ago := func(d time.Duration) time.Time {
 		if d == 0 {
 			return time.Time{}
 		}
 		return now.Add(-d)
 	}
-	return delivery.Horizon{Log: ago(r.Log), Offers: ago(r.Offers), Evidence: ago(r.Evidence)}
+	return storage.Horizon{Log: ago(r.Log), Offers: ago(r.Offers), Evidence: ago(r.Evidence)}
 }
 
 // Federation bounds outgoing requests. A server name in a request is chosen by whoever sends it.
@@ -147,7 +149,7 @@ func defaultConfig() Config {
 		MaxGroupStateBytes: limits.GroupStateBytes,
 		DecideBy:           limits.DecideBy,
 		OfferLife:          limits.OfferLife,
-		Policy:             Policy{delivery.DefaultPolicy()},
+		Policy:             Policy{policy.Default()},
 	}
 }
 
@@ -185,8 +187,8 @@ func (c *Config) verify() error {
 		return errors.New("mimi_portability: max_group_state_bytes must be positive")
 	}
 	for key, d := range map[string]time.Duration{"decide_by": c.DecideBy, "offer_life": c.OfferLife} {
-		if d < time.Second || d > delivery.MaxWait {
-			return fmt.Errorf("mimi_portability: %s must be between 1s and %s", key, delivery.MaxWait)
+		if d < time.Second || d > storage.MaxWait {
+			return fmt.Errorf("mimi_portability: %s must be between 1s and %s", key, storage.MaxWait)
 		}
 	}
 	if r := &c.Retention; min(r.Moved, r.Log, r.Offers, r.Evidence) < 0 || r.Moved == 0 {

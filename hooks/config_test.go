@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
@@ -54,7 +54,7 @@ client_api: {registration_disabled: true}
 	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
 	want.DecideBy = 2 * time.Minute
 	want.OfferLife = 5 * time.Minute
-	want.Policy.Source = delivery.SourceAnyMember
+	want.Policy.Source = policy.SourceAnyMember
 	want.Policy.DenyServers = []string{"evil.example"}
 	want.Policy.Quotas.Groups = 5
 	if diff := cmp.Diff(&want, got); err != nil || diff != "" {
@@ -68,7 +68,7 @@ func TestConfigDraftPolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(delivery.DraftPolicy(), got.Policy.Policy); diff != "" {
+	if diff := cmp.Diff(policy.Draft(), got.Policy.Policy); diff != "" {
 		t.Error(diff)
 	}
 }

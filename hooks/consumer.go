@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats.go"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/setup/jetstream"
 )
@@ -71,7 +71,7 @@ func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
 	event := out.NewRoomEvent
 	roomID = event.Event.RoomID().String()
 	switch {
-	case event.RewritesState, event.Event.Type() == delivery.EventPointer:
+	case event.RewritesState, event.Event.Type() == api.EventPointer:
 		return roomID, true
 	case event.Event.Type() != spec.MRoomMember:
 		return "", false

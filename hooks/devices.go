@@ -6,7 +6,7 @@ import (
 
 	"github.com/matrix-org/dendrite/clientapi/producers"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/setup/jetstream"
 )
 
@@ -33,7 +33,7 @@ func newDevices(d *Deps) *devices {
 func (d *devices) ToDevice(ctx context.Context, from, _, _ string, to map[string][]string, content json.RawMessage) error {
 	for user, ids := range to {
 		for _, id := range ids {
-			if err := d.producer.SendToDevice(ctx, federation.SenderID(from), user, id, delivery.EventMessage, content); err != nil {
+			if err := d.producer.SendToDevice(ctx, federation.SenderID(from), user, id, api.EventMessage, content); err != nil {
 				return err
 			}
 		}

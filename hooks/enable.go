@@ -100,7 +100,7 @@ func enable(d *Deps, cfg *Config) error {
 	home := &clientapi.Home{Rooms: rooms, Keys: keys, Log: log}
 
 	auth := &authenticator{config: global, users: d.Users, ring: d.KeyRing, wakeups: d.Wakeups, now: clock}
-	for _, a := range []api{
+	for _, a := range []surface{
 		{"client", d.Routers.Client, httputil.PublicClientPathPrefix, clientapi.PathPrefix,
 			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), auth.client},
 		{"federation", d.Routers.Federation, httputil.PublicFederationPathPrefix, federation.PathPrefix,
@@ -121,7 +121,7 @@ func newMetrics(cfg *config.Metrics) (*edge.Metrics, error) {
 	return edge.NewMetrics(prometheus.DefaultRegisterer)
 }
 
-func openStore(ctx context.Context, connection string, limits *config.DatabaseOptions) (*storage.Store, error) {
+func openStore(ctx context.Context, connection string, limits *config.DatabaseOptions) (*engine.Store, error) {
 	return engine.Open(ctx, connection, postgres.Pool{
 		MaxOpen: limits.MaxOpenConns(), MaxIdle: limits.MaxIdleConns(), MaxLifetime: limits.ConnMaxLifetime(),
 	})
@@ -153,7 +153,7 @@ func engines(more []mls.Engine) map[string]mls.Engine {
 }
 
 // run works off what is due, and forgets what is past its retention, until the homeserver shuts down.
-func run(pc *process.ProcessContext, service *delivery.Service, store delivery.Store, keep Retention, log *slog.Logger) {
+func run(pc *process.ProcessContext, service *delivery.Service, store storage.Store, keep Retention, log *slog.Logger) {
 	worker := outbox.New(store, service.Do, clock, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
 	pc.ComponentStarted()
@@ -170,7 +170,7 @@ func run(pc *process.ProcessContext, service *delivery.Service, store delivery.S
 }
 
 // forget looks once an hour for what is past its retention.
-func forget(ctx context.Context, store delivery.Store, keep Retention, log *slog.Logger) {
+func forget(ctx context.Context, store storage.Store, keep Retention, log *slog.Logger) {
 	hour := time.NewTicker(time.Hour)
 	defer hour.Stop()
 	for ctx.Err() == nil {

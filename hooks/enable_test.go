@@ -23,7 +23,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
 	"github.com/matrix-org/dendrite/internal/sqlutil"
@@ -325,9 +325,9 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	router := mux.NewRouter()
-	a := &api{name: "client", router: router, root: "/", prefix: "/x", routes: []edge.Route{{Name: "ping", Method: http.MethodGet, Path: "/ping"}},
-		auth: func(*http.Request) (delivery.Caller, error) {
-			return delivery.Caller{}, &edge.Denied{Status: http.StatusForbidden}
+	a := &surface{name: "client", router: router, root: "/", prefix: "/x", routes: []edge.Route{{Name: "ping", Method: http.MethodGet, Path: "/ping"}},
+		auth: func(*http.Request) (api.Caller, error) {
+			return api.Caller{}, &edge.Denied{Status: http.StatusForbidden}
 		}}
 	a.mount(metrics, newLogger())
 	router.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/x/ping", nil))

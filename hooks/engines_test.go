@@ -8,7 +8,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/draft09test"
@@ -47,8 +47,8 @@ func bindDraft09(t *testing.T, u *harness.User) error {
 		t.Fatal(err)
 	}
 	groups := clientapi.PathPrefix + "/ds/" + u.Server.Name + "/groups"
-	var reserved delivery.ReserveGroupResponse
-	if err := u.Do(t.Context(), http.MethodPost, groups, &delivery.ReserveGroupRequest{RoomID: room}, &reserved); err != nil {
+	var reserved api.ReserveGroupResponse
+	if err := u.Do(t.Context(), http.MethodPost, groups, &api.ReserveGroupRequest{RoomID: room}, &reserved); err != nil {
 		t.Fatal(err)
 	}
 	member, err := draft09test.NewClient(1, mlstest.Identity(u.ID, u.DeviceID))
@@ -63,5 +63,5 @@ func bindDraft09(t *testing.T, u *harness.User) error {
 		t.Fatal(err)
 	}
 	return u.Do(t.Context(), http.MethodPut, groups+"/"+base64.RawURLEncoding.EncodeToString(reserved.GroupID),
-		&delivery.BindGroupRequest{Protocol: draft09.Protocol, GroupInfo: info}, nil)
+		&api.BindGroupRequest{Protocol: draft09.Protocol, GroupInfo: info}, nil)
 }

@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // failpointEnv names the environment variable that says where this process is to end, and at which time it comes there:
@@ -47,7 +49,7 @@ func clock() time.Time {
 }
 
 // instrument puts fail points around the store and the sender.
-func instrument(store delivery.Store, sender delivery.Sender) (delivery.Store, delivery.Sender) {
+func instrument(store storage.Store, sender delivery.Sender) (storage.Store, delivery.Sender) {
 	f := new(failpoints)
 	if at := strings.LastIndex(os.Getenv(failpointEnv), ":"); at >= 0 {
 		n, err := strconv.ParseInt(os.Getenv(failpointEnv)[at+1:], 10, 64)
@@ -84,41 +86,41 @@ func (f *failpoints) pass(point string) {
 	}
 }
 
-// reads are the methods of a delivery.Store that leave no trace. A method that is neither here nor below does not compile.
+// reads are the methods of a storage.Store that leave no trace. A method that is neither here nor below does not compile.
 type reads interface {
-	Group(ctx context.Context, id []byte) (*delivery.Group, error)
-	GroupAt(ctx context.Context, key delivery.GroupKey) (*delivery.Group, error)
-	Groups(ctx context.Context, after []byte, limit int) ([]delivery.Group, error)
-	GroupsInRoom(ctx context.Context, roomID string) ([]delivery.Group, error)
+	Group(ctx context.Context, id []byte) (*storage.Group, error)
+	GroupAt(ctx context.Context, key storage.GroupKey) (*storage.Group, error)
+	Groups(ctx context.Context, after []byte, limit int) ([]storage.Group, error)
+	GroupsInRoom(ctx context.Context, roomID string) ([]storage.Group, error)
 	CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error)
-	Snapshot(ctx context.Context, key delivery.GroupKey, epoch uint64) (*delivery.Snapshot, error)
-	Entries(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error)
-	Handshakes(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error)
-	EntryByHash(ctx context.Context, key delivery.GroupKey, hash [32]byte) (*delivery.Entry, error)
+	Snapshot(ctx context.Context, key storage.GroupKey, epoch uint64) (*storage.Snapshot, error)
+	Entries(ctx context.Context, key storage.GroupKey, from uint64, limit int) ([]storage.Entry, error)
+	Handshakes(ctx context.Context, key storage.GroupKey, from uint64, limit int) ([]storage.Entry, error)
+	EntryByHash(ctx context.Context, key storage.GroupKey, hash [32]byte) (*storage.Entry, error)
 	Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error)
-	Migrations(ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error)
+	Migrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error)
 	CommitAborted(ctx context.Context, groupID []byte, hash []byte) (bool, error)
 	Content(ctx context.Context, id mimiport.MigrationID) ([]byte, error)
-	Due(ctx context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error)
-	Claim(ctx context.Context, key delivery.RowKey) (release func(), err error)
-	Evidence(ctx context.Context, groupID []byte) ([]delivery.Evidence, error)
+	Due(ctx context.Context, now time.Time, limit int) (rows []storage.Row, next time.Time, err error)
+	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
+	Evidence(ctx context.Context, groupID []byte) ([]storage.Evidence, error)
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	Close() error
 }
 
-// failingStore is a delivery.Store with a point before and after each transaction that writes.
+// failingStore is a storage.Store with a point before and after each transaction that writes.
 type failingStore struct {
 	reads
-	store delivery.Store
+	store storage.Store
 	at    *failpoints
 }
 
-func (s *failingStore) Apply(ctx context.Context, c *delivery.Change) error {
+func (s *failingStore) Apply(ctx context.Context, c *storage.Change) error {
 	return s.at.around("apply/"+transition(c), func() error { return s.store.Apply(ctx, c) })
 }
 
 // transition names a change by what it does to a migration, else by what it does to a group.
-func transition(c *delivery.Change) string {
+func transition(c *storage.Change) string {
 	switch {
 	case c.Migration != nil:
 		return string(c.Migration.State)
@@ -138,7 +140,7 @@ func transition(c *delivery.Change) string {
 	return "done"
 }
 
-func (s *failingStore) Retry(ctx context.Context, key delivery.RowKey, attempts int, due time.Time) error {
+func (s *failingStore) Retry(ctx context.Context, key storage.RowKey, attempts int, due time.Time) error {
 	return s.at.around("retry", func() error { return s.store.Retry(ctx, key, attempts, due) })
 }
 
@@ -158,7 +160,7 @@ func (s *failingStore) AddSetting(ctx context.Context, name string, value json.R
 	return stored, err
 }
 
-func (s *failingStore) Forget(ctx context.Context, before delivery.Horizon) error {
+func (s *failingStore) Forget(ctx context.Context, before storage.Horizon) error {
 	return s.at.around("forget", func() error { return s.store.Forget(ctx, before) })
 }
 
@@ -172,7 +174,7 @@ func (s *failingSender) ToDevice(ctx context.Context, from, to, txn string, devi
 	return s.at.around("send/to-device", func() error { return s.sender.ToDevice(ctx, from, to, txn, devices, content) })
 }
 
-func (s *failingSender) PutContent(ctx context.Context, from, to string, c *delivery.ContentUpload) (vote *delivery.SignedRequest, err error) {
+func (s *failingSender) PutContent(ctx context.Context, from, to string, c *api.ContentUpload) (vote *api.SignedRequest, err error) {
 	err = s.at.around("send/content", func() error {
 		vote, err = s.sender.PutContent(ctx, from, to, c)
 		return err
@@ -180,19 +182,19 @@ func (s *failingSender) PutContent(ctx context.Context, from, to string, c *deli
 	return vote, err
 }
 
-func (s *failingSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (s *failingSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	return s.at.around("send/confirmation", func() error { return s.sender.PutConfirmation(ctx, from, to, id, m) })
 }
 
-func (s *failingSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (s *failingSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	return s.at.around("send/abort", func() error { return s.sender.PutAbort(ctx, from, to, id, m) })
 }
 
-func (s *failingSender) PutLineage(ctx context.Context, from, to string, groupID []byte, req *delivery.LineageRequest) error {
+func (s *failingSender) PutLineage(ctx context.Context, from, to string, groupID []byte, req *api.LineageRequest) error {
 	return s.at.around("send/lineage", func() error { return s.sender.PutLineage(ctx, from, to, groupID, req) })
 }
 
-func (s *failingSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *delivery.MigrationStatus, err error) {
+func (s *failingSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *api.MigrationStatus, err error) {
 	err = s.at.around("send/status", func() error {
 		st, err = s.sender.AskStatus(ctx, from, to, id)
 		return err

@@ -17,6 +17,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/internal/eventutil"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
@@ -54,7 +55,7 @@ func (r *rooms) Standing(ctx context.Context, roomID, userID string) (delivery.S
 	if err != nil {
 		return delivery.Standing{}, err
 	}
-	st := delivery.Standing{Exists: true, Joined: member.IsInRoom, PointerLevel: levels.EventLevel(delivery.EventPointer, true)}
+	st := delivery.Standing{Exists: true, Joined: member.IsInRoom, PointerLevel: levels.EventLevel(api.EventPointer, true)}
 	if member.SenderID != nil {
 		st.Power = levels.UserLevel(*member.SenderID)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
@@ -85,7 +86,7 @@ func TestPointerLevel(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice := s.register(t, "alice")
 	room := newRoom(t, alice)
-	levels := map[string]any{"users": map[string]any{alice.ID: 100}, "events": map[string]any{delivery.EventPointer: 90}}
+	levels := map[string]any{"users": map[string]any{alice.ID: 100}, "events": map[string]any{api.EventPointer: 90}}
 	wantNone(t, alice.SetState(t.Context(), room, "m.room.power_levels", levels))
 	if got := standing(t, s.rooms(), room, alice.ID); got.PointerLevel != 90 {
 		t.Errorf("got %+v", got)
@@ -146,7 +147,7 @@ func TestSendState(t *testing.T) {
 	room := newRoom(t, alice)
 	join(t, alice, bob, room)
 	r := s.rooms()
-	const eventType = delivery.EventPointer
+	const eventType = api.EventPointer
 	if got, err := r.State(t.Context(), room, eventType); err != nil || got != nil {
 		t.Errorf("before: %s, %v", got, err)
 	}
@@ -221,7 +222,7 @@ func TestToDevice(t *testing.T) {
 		}
 		return false
 	})
-	if err != nil || seen.Type != delivery.EventMessage || seen.Sender != "@_mimiport:s.example" || string(seen.Content) != string(content) {
+	if err != nil || seen.Type != api.EventMessage || seen.Sender != "@_mimiport:s.example" || string(seen.Content) != string(content) {
 		t.Errorf("got %+v, %v", seen, err)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/internal/httputil"
 )
 
-// api is a table of routes with its place in Dendrite's.
-type api struct {
+// surface is a table of routes with its place in Dendrite's.
+type surface struct {
 	name         string // in metrics
 	router       *mux.Router
 	root, prefix string // where the router is mounted, and where the routes are to be
@@ -21,7 +21,7 @@ type api struct {
 	auth         edge.Authenticate
 }
 
-func (a *api) mount(metrics *edge.Metrics, log *slog.Logger) {
+func (a *surface) mount(metrics *edge.Metrics, log *slog.Logger) {
 	sub := a.router.PathPrefix("/" + strings.TrimPrefix(a.prefix, a.root)).Subrouter()
 	sub.Use(cors, metrics.Middleware(a.name))
 	edge.Mount(sub, a.routes, a.auth, log)

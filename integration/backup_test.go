@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // TestRestoredBackup: a server whose database is put back to before a migration hosts the group again in its own eyes. Shown its own
@@ -22,7 +22,7 @@ func TestRestoredBackup(t *testing.T) {
 	p.settle(t)
 
 	putBack()
-	host := func(ds string) (h delivery.HostResponse) {
+	host := func(ds string) (h api.HostResponse) {
 		t.Helper()
 		if err := p.bob.User.Do(harness.Within(t), http.MethodGet, at(ds, "/groups/"+p.group+"/host"), nil, &h); err != nil {
 			t.Fatal(err)
@@ -30,7 +30,7 @@ func TestRestoredBackup(t *testing.T) {
 		return h
 	}
 	// A client that had not seen the end of its former host's log may have shown it by now, unasked.
-	shown := delivery.LineageRequest{Lineage: host(b.Name).Lineage}
+	shown := api.LineageRequest{Lineage: host(b.Name).Lineage}
 	if err := p.bob.User.Do(harness.Within(t), http.MethodPut, at(a.Name, "/groups/"+p.group+"/lineage"), shown, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,8 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // away is a group of two members on two homeservers, at a third server that none of them needs and that will be lost.
@@ -112,7 +113,7 @@ func TestReclaimed(t *testing.T) {
 		t.Fatal(err)
 	}
 	do(t, g.alice, "sync", nil, nil)
-	var host delivery.HostResponse
+	var host api.HostResponse
 	do(t, g.alice, "host", harness.Args{"ds": g.lost.Name}, &host)
 	if host.DeliveryService != g.a.Name || host.Moved == nil || len(host.Moved.LineageClaim) == 0 {
 		t.Errorf("the server that was lost says that the group is at %s", host.DeliveryService)
@@ -165,7 +166,7 @@ func TestRestoredBehind(t *testing.T) {
 	refusedAs(t, prefix+"M_GROUP_STOPPED", p.alice.Do(harness.Within(t), "send", harness.Args{"text": "too early"}, nil))
 	var evidence json.RawMessage
 	p.operate(t, admin, http.MethodGet, "/evidence", nil, &evidence)
-	if !strings.Contains(string(evidence), strconv.Quote(string(delivery.EvidenceStopped))) {
+	if !strings.Contains(string(evidence), strconv.Quote(string(storage.EvidenceStopped))) {
 		t.Errorf("the operator is shown %s", evidence)
 	}
 

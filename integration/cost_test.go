@@ -11,7 +11,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
@@ -51,22 +51,22 @@ func besideMessage(b *testing.B, postgres func() string) {
 		}
 	}
 	const members = 100 // devices of alice's
-	var reserved delivery.ReserveGroupResponse
-	ask(http.MethodPost, "/groups", &delivery.ReserveGroupRequest{RoomID: room}, &reserved)
+	var reserved api.ReserveGroupResponse
+	ask(http.MethodPost, "/groups", &api.ReserveGroupRequest{RoomID: room}, &reserved)
 	var identities [][]byte
 	for i := range members {
 		identities = append(identities, mlstest.Identity(alice.ID, fmt.Sprint("DEVICE", i)))
 	}
 	group := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: identities, Populated: true})
 	path := "/groups/" + url.PathEscape(base64.RawURLEncoding.EncodeToString(reserved.GroupID))
-	ask(http.MethodPut, path, &delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: group.GroupInfo(), RatchetTree: group.RatchetTree()}, nil)
+	ask(http.MethodPut, path, &api.BindGroupRequest{Protocol: "mls10", GroupInfo: group.GroupInfo(), RatchetTree: group.RatchetTree()}, nil)
 
 	var commits, messages []time.Duration
 	for i := range b.N {
 		c := group.Commit(mlstest.CommitOptions{Sender: uint32(i % members), Path: true})
 		group = c.Next
 		begin := time.Now()
-		ask(http.MethodPost, path+"/messages", &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}, nil)
+		ask(http.MethodPost, path+"/messages", &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}, nil)
 		commits = append(commits, time.Since(begin))
 
 		text := base64.RawStdEncoding.EncodeToString(append(c.Message, c.GroupInfo...))

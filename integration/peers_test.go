@@ -17,8 +17,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // call is a request of a server to another one, below the prefix of the federation API.
@@ -47,7 +48,7 @@ func (x *trio) badPeers(t *testing.T) {
 		return call(t, by, x.a, "GET", route, nil)
 	}
 	post := func(body string) *http.Request {
-		r := call(t, b, x.a, "POST", group+"/messages"+as(x.bob.User), delivery.SubmitRequest{Message: []byte{0, 1, 2}})
+		r := call(t, b, x.a, "POST", group+"/messages"+as(x.bob.User), api.SubmitRequest{Message: []byte{0, 1, 2}})
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader([]byte(body))), int64(len(body))
 		return r
 	}
@@ -66,13 +67,13 @@ func (x *trio) badPeers(t *testing.T) {
 		{"for a malformed user", get(b, group+"?user_id=bob"), 400, prefix + "M_BAD_MESSAGE"},
 		{"for a user who is not in the room", get(c, group+as(carol)), 403, "M_FORBIDDEN"},
 		{"a group that is not there", get(b, "/groups/"+digest+as(x.bob.User)), 404, prefix + "M_UNKNOWN_GROUP"},
-		{"a lineage from a server that is not in the room", call(t, c, x.a, "PUT", group+"/lineage", delivery.LineageRequest{Lineage: []byte{0}}), 403, "M_FORBIDDEN"},
+		{"a lineage from a server that is not in the room", call(t, c, x.a, "PUT", group+"/lineage", api.LineageRequest{Lineage: []byte{0}}), 403, "M_FORBIDDEN"},
 		{"another body than was signed", post(`{"message":"AAED"}`), 401, "M_UNAUTHORIZED"},
 		{"garbage", post("garbage"), 400, "M_BAD_JSON"},
 		{"deep", post(deep), 400, "M_BAD_JSON"},
 		{"large", post(large), 413, "M_TOO_LARGE"},
-		{"no MLS message", call(t, b, x.a, "POST", group+"/messages"+as(x.bob.User), delivery.SubmitRequest{Message: []byte{0, 1, 2}}), 400, prefix + "M_BAD_MESSAGE"},
-		{"an offer for another server's user", call(t, c, x.a, "POST", "/migrations"+as(carol), delivery.MigrationRequestRequest{
+		{"no MLS message", call(t, b, x.a, "POST", group+"/messages"+as(x.bob.User), api.SubmitRequest{Message: []byte{0, 1, 2}}), 400, prefix + "M_BAD_MESSAGE"},
+		{"an offer for another server's user", call(t, c, x.a, "POST", "/migrations"+as(carol), api.MigrationRequestRequest{
 			MigrationRequest: encode(t, &mimiport.MigrationRequest{SourceDomain: x.b.Name, TargetDomain: x.a.Name, GroupID: x.id(t)}), RoomID: x.room,
 		}), 403, "M_FORBIDDEN"},
 	})
@@ -105,8 +106,8 @@ func content(t *testing.T, by *fclient.SigningIdentity, o *offer, state []byte) 
 func (x *trio) groupState(t *testing.T, host string) *mimiport.GroupState {
 	t.Helper()
 	alice := x.alice.User
-	group := get[delivery.GroupResponse](t, x, ask(t, alice, "GET", at(host, "/groups/"+x.group), ""))
-	where := get[delivery.HostResponse](t, x, ask(t, alice, "GET", at(host, "/groups/"+x.group+"/host"), ""))
+	group := get[api.GroupResponse](t, x, ask(t, alice, "GET", at(host, "/groups/"+x.group), ""))
+	where := get[api.HostResponse](t, x, ask(t, alice, "GET", at(host, "/groups/"+x.group+"/host"), ""))
 	lineage, err := mimiport.UnmarshalLineage(where.Lineage)
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +168,7 @@ func (x *trio) badContents(t *testing.T) {
 		{"an abort signed by another server", abort(a, b, o.id, real), 403, prefix + "M_BAD_SIGNATURE"},
 		{"an abort of another migration", abort(a, a, other.id, real), 400, prefix + "M_INVALID"},
 		{"an abort of an unknown migration", abort(a, a, digest, real), 404, prefix + "M_UNKNOWN_MIGRATION"},
-		{"an abort with garbage", call(t, a, x.b, "PUT", "/migrations/"+o.id+"/abort", delivery.SignedRequest{Message: []byte{1}, KeyID: "x"}), 400, prefix + "M_BAD_MESSAGE"},
+		{"an abort with garbage", call(t, a, x.b, "PUT", "/migrations/"+o.id+"/abort", api.SignedRequest{Message: []byte{1}, KeyID: "x"}), 400, prefix + "M_BAD_MESSAGE"},
 		{"another server asks", call(t, c, x.b, "GET", "/migrations/"+o.id, nil), 403, "M_FORBIDDEN"},
 	})
 }
@@ -204,7 +205,7 @@ func (x *trio) badReplays(t *testing.T) {
 		{"an Init with an expired offer", put(alice, x.b.Name, expired), 410, prefix + "M_OFFER_EXPIRED"},
 		{"a content for an expired offer", upload(t, b, x.a, expired.id, content(t, b, expired, good), nil), 409, prefix + "M_MIGRATION_ENDED"},
 	})
-	want := []string{string(delivery.EvidenceBothOutcomes), string(delivery.EvidenceSecondContent)}
+	want := []string{string(storage.EvidenceBothOutcomes), string(storage.EvidenceSecondContent)}
 	if got := x.evidence(t); !slices.Equal(got, want) {
 		t.Errorf("the target has kept %v as evidence, want %v", got, want)
 	}
@@ -222,14 +223,14 @@ func (x *trio) evidence(t *testing.T) (kinds []string) {
 }
 
 // lastMigration is the one by which the group came to where it is, as its user sees it at the source.
-func (x *trio) lastMigration(t *testing.T, u *harness.User) *delivery.MigrationStatus {
+func (x *trio) lastMigration(t *testing.T, u *harness.User) *api.MigrationStatus {
 	t.Helper()
-	where := get[delivery.HostResponse](t, x, ask(t, u, "GET", at(x.a.Name, "/groups/"+x.group+"/host"), ""))
+	where := get[api.HostResponse](t, x, ask(t, u, "GET", at(x.a.Name, "/groups/"+x.group+"/host"), ""))
 	response, err := mimiport.UnmarshalMigrationResponse(where.Moved.MigrationResponse)
 	if err != nil {
 		t.Fatal(err)
 	}
-	status := get[delivery.MigrationStatus](t, x, ask(t, u, "GET", at(x.a.Name, "/migrations/"+response.ID().String()), ""))
+	status := get[api.MigrationStatus](t, x, ask(t, u, "GET", at(x.a.Name, "/migrations/"+response.ID().String()), ""))
 	return &status
 }
 
@@ -238,6 +239,6 @@ func (x *trio) awaitExpiry(t *testing.T, u *harness.User, o *offer) {
 	t.Helper()
 	ctx := harness.Within(t)
 	path := at(u.Server.Name, "/migrations/"+o.id)
-	for get[delivery.MigrationStatus](t, x, ask(t, u, "GET", path, "").WithContext(ctx)).State == string(migration.Offered) {
+	for get[api.MigrationStatus](t, x, ask(t, u, "GET", path, "").WithContext(ctx)).State == string(migration.Offered) {
 	}
 }

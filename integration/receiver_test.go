@@ -8,7 +8,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // Profile, section 7: "Receivers may run an unmodified homeserver." A member on a homeserver without the module gets all that is
@@ -59,8 +59,8 @@ func receive(t *testing.T, u *harness.User, n int) map[string][]received {
 	last := make(map[string]uint64)
 	_, err := u.Await(harness.Within(t), "", func(s *harness.Sync) bool {
 		for _, e := range s.ToDevice.Events {
-			var m delivery.FanOut
-			if err := json.Unmarshal(e.Content, &m); err != nil || e.Type != delivery.EventMessage {
+			var m api.FanOut
+			if err := json.Unmarshal(e.Content, &m); err != nil || e.Type != api.EventMessage {
 				t.Errorf("got %s: %v", e.Type, err)
 			}
 			if m.Seq < last[e.Sender] {

@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // The codes of refusals, without their prefix where they are this project's.
@@ -63,7 +63,7 @@ func (x *trio) badUsers(t *testing.T) {
 		{"not in the room: host", read(mallory, group+"/host"), 403, "M_FORBIDDEN"},
 		{"not in the room: log", read(mallory, group+"/messages"), 403, "M_FORBIDDEN"},
 		{"not in the room: tree", read(mallory, group+"/tree?epoch=1"), 403, "M_FORBIDDEN"},
-		{"not in the room: reserve", ask(t, mallory, "POST", at(x.a.Name, "/groups"), toJSON(t, delivery.ReserveGroupRequest{RoomID: x.room})), 403, "M_FORBIDDEN"},
+		{"not in the room: reserve", ask(t, mallory, "POST", at(x.a.Name, "/groups"), toJSON(t, api.ReserveGroupRequest{RoomID: x.room})), 403, "M_FORBIDDEN"},
 		{"not in the room: submit", ask(t, mallory, "POST", group+"/messages", `{"message":"AAEC"}`), 403, "M_FORBIDDEN"},
 		{"unknown group", read(alice, at(x.a.Name, "/groups/"+digest)), 404, prefix + "M_UNKNOWN_GROUP"},
 		{"unknown group elsewhere", read(alice, at(x.b.Name, "/groups/"+digest)), 404, prefix + "M_UNKNOWN_GROUP"},
@@ -92,7 +92,7 @@ func (x *trio) badMessages(t *testing.T) {
 	path := at(x.a.Name, "/groups/"+x.group+"/messages")
 	post := func(u *harness.User, body string) *http.Request { return ask(t, u, "POST", path, body) }
 	submit := func(u *harness.User, message []byte) *http.Request {
-		return post(u, toJSON(t, delivery.SubmitRequest{Message: message, GroupInfo: []byte{0}}))
+		return post(u, toJSON(t, api.SubmitRequest{Message: message, GroupInfo: []byte{0}}))
 	}
 	alice := x.alice.User
 	x.refused(t, x.a.Name, []attempt{
@@ -123,7 +123,7 @@ func (x *trio) badRequests(t *testing.T) {
 		return post(x.bob.User, requestBody(t, &r, x.room))
 	}
 	raw := func(message []byte) *http.Request {
-		return post(x.bob.User, toJSON(t, delivery.MigrationRequestRequest{MigrationRequest: message, RoomID: x.room}))
+		return post(x.bob.User, toJSON(t, api.MigrationRequestRequest{MigrationRequest: message, RoomID: x.room}))
 	}
 	encoded := encode(t, &good)
 	tooLate := bytes.Clone(encoded)

@@ -18,7 +18,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/federation/openapitest"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // trio is the homeservers a and b with the group of a pair, and c, which lacks the module. What is asked and answered through http
@@ -155,7 +155,7 @@ func (x *trio) offer(t *testing.T, u *harness.User, groupID []byte, source strin
 	t.Helper()
 	request := mimiport.MigrationRequest{SourceDomain: source, TargetDomain: u.Server.Name, GroupID: groupID, Epoch: epoch}
 	body := requestBody(t, &request, x.room)
-	o := get[delivery.MigrationOffer](t, x, ask(t, u, "POST", at(u.Server.Name, "/migrations"), body))
+	o := get[api.MigrationOffer](t, x, ask(t, u, "POST", at(u.Server.Name, "/migrations"), body))
 	response, err := mimiport.UnmarshalMigrationResponse(o.MigrationResponse)
 	if err != nil {
 		t.Fatal(err)
@@ -164,15 +164,15 @@ func (x *trio) offer(t *testing.T, u *harness.User, groupID []byte, source strin
 }
 
 func requestBody(t *testing.T, r *mimiport.MigrationRequest, room string) string {
-	return toJSON(t, delivery.MigrationRequestRequest{MigrationRequest: encode(t, r), RoomID: room})
+	return toJSON(t, api.MigrationRequestRequest{MigrationRequest: encode(t, r), RoomID: room})
 }
 
 // initBody is an Init without the client's signature, with a Commit and what is no GroupInfo.
 func initBody(t *testing.T, o *offer, commit []byte) string {
-	return toJSON(t, delivery.MigrationInitRequest{
+	return toJSON(t, api.MigrationInitRequest{
 		MigrationInit: encode(t, &mimiport.MigrationInit{Response: *o.response, Signature: make([]byte, 64)}),
 		KeyID:         o.keyID,
-		SubmitRequest: delivery.SubmitRequest{Message: commit, GroupInfo: []byte{0}},
+		SubmitRequest: api.SubmitRequest{Message: commit, GroupInfo: []byte{0}},
 	})
 }
 
@@ -180,12 +180,12 @@ func initBody(t *testing.T, o *offer, commit []byte) string {
 func signed(t *testing.T, by *fclient.SigningIdentity, m interface {
 	mimiport.Signed
 	Marshal() ([]byte, error)
-}) *delivery.SignedRequest {
+}) *api.SignedRequest {
 	t.Helper()
 	if err := mimiport.Sign(m, by.PrivateKey); err != nil {
 		t.Fatal(err)
 	}
-	return &delivery.SignedRequest{Message: encode(t, m), KeyID: string(by.KeyID)}
+	return &api.SignedRequest{Message: encode(t, m), KeyID: string(by.KeyID)}
 }
 
 func encode(t *testing.T, m interface{ Marshal() ([]byte, error) }) []byte {
@@ -217,9 +217,9 @@ func (p *pair) id(t *testing.T) []byte {
 }
 
 // message is a message for the group in the log of a server.
-func (x *trio) message(t *testing.T, host, kind string) *delivery.LogMessage {
+func (x *trio) message(t *testing.T, host, kind string) *api.LogMessage {
 	t.Helper()
-	log := get[delivery.MessagesResponse](t, x, ask(t, x.alice.User, "GET", at(host, "/groups/"+x.group+"/messages"), ""))
+	log := get[api.MessagesResponse](t, x, ask(t, x.alice.User, "GET", at(host, "/groups/"+x.group+"/messages"), ""))
 	for i := range log.Messages {
 		if log.Messages[i].Kind == kind {
 			return &log.Messages[i]

@@ -1,3 +1,6 @@
+// Package storage is the contract of the Delivery Service's stores: the data that a store keeps, the changes that it makes, each in
+// one transaction, and what it can be asked. The packages beneath keep it in SQLite, in PostgreSQL or in memory; storagetest is the
+// suite that all of them pass.
 package storage
 
 import (
@@ -6,7 +9,6 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
 // Millis is how every store keeps a time: milliseconds since 1970, rounded down, 0 for the zero time. The protocol's own
@@ -35,7 +37,7 @@ func Text(s string) string {
 
 // CheckRange refuses a change with a number that the databases' 64-bit integers with a sign cannot hold. The protocol
 // refuses such epochs itself; this keeps a slip from wrapping around. It returns a KindInternal error.
-func CheckRange(c *delivery.Change) error {
+func CheckRange(c *Change) error {
 	var largest uint64
 	note := func(numbers ...uint64) {
 		for _, n := range numbers {

@@ -1,377 +1,97 @@
-// Package storage keeps what the Delivery Service must not forget in SQLite or PostgreSQL. Both run the same SQL and the
-// same migrations; the packages beneath open a database and know what its errors mean.
 package storage
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"math"
-	"strings"
-
-	"github.com/pressly/goose/v3/database"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// Engine is what differs between databases.
-type Engine struct {
-	Dialect   database.Dialect // of the migrations
-	Parameter string           // what stands before a parameter's number: "$" or "?"
+// ErrNotFound and ErrConflict are what a Store returns besides its own failures. A conflict means that nothing was written
+// because a row is not, or no longer, what the change expected: load again.
+var (
+	ErrNotFound = errors.New("storage: not found")
+	ErrConflict = errors.New("storage: conflict")
+)
 
-	Duplicate func(error) bool // the key of an inserted row exists
-	Transient func(error) bool // the database gave the transaction up, for no fault of its own
-
-	Locks Locks // nil for a database that one process uses at a time
+// Horizon says what a store may forget: what is older. A zero time is for nothing.
+type Horizon struct {
+	Log      time.Time // messages accepted before, but for the handshakes that a group is replayed from
+	Offers   time.Time // this server's offers that expired before and that nobody took up
+	Evidence time.Time // evidence found before
 }
 
-// Locks are locks by name that processes on one database share. They end with the process.
-type Locks interface {
-	// TryLock takes a lock unless another process has it.
-	TryLock(ctx context.Context, name string) (ok bool, err error)
-	Unlock(ctx context.Context, name string) error
+// Store keeps everything that this module must not forget. A reader that needs a part of it names that part. Reads return ErrNotFound
+// for a single thing that is not there. A failed Apply that is not ErrConflict may have been written or not: load again.
+type Store interface {
+	Apply(ctx context.Context, c *Change) error
+
+	Groups
+	Log
+	Migrations
+	Queue
+	Settings
+
+	// Forget deletes what lies before a horizon. It holds nobody up for long.
+	Forget(ctx context.Context, before Horizon) error
+
 	Close() error
 }
 
-// Store implements delivery.Store. It is safe for concurrent use. Times are kept as Millis.
-type Store struct {
-	engine      Engine
-	write, read *sql.DB
+// Groups is where groups stand on this server.
+type Groups interface {
+	Group(ctx context.Context, id []byte) (*Group, error) // of the highest term that is not dropped
+	GroupAt(ctx context.Context, key GroupKey) (*Group, error)
+	Groups(ctx context.Context, after []byte, limit int) ([]Group, error) // highest terms, by id
+	// GroupsInRoom lists the groups bound to a room, highest terms.
+	GroupsInRoom(ctx context.Context, roomID string) ([]Group, error)
+	// CountGroups counts the groups active or frozen here, and the ids that a user has reserved and not bound.
+	CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error)
+	// Evidence lists what is kept about a group, oldest first.
+	Evidence(ctx context.Context, groupID []byte) ([]Evidence, error)
 }
 
-var _ delivery.Store = (*Store)(nil)
-
-// Open makes a Store that writes and reads through two pools, which may be the same one, and which it closes in the end, also
-// when it fails. It brings the schema to this binary's version, or refuses one that is newer.
-func Open(ctx context.Context, engine Engine, write, read *sql.DB) (*Store, error) {
-	s := &Store{engine: engine, write: write, read: read}
-	if err := migrate(ctx, write, engine.Dialect); err != nil {
-		return nil, fmt.Errorf("storage: %w", errors.Join(err, s.Close()))
-	}
-	return s, nil
+// Log is what a group's state is replayed from.
+type Log interface {
+	// Snapshot is the latest of the term at or before an epoch.
+	Snapshot(ctx context.Context, key GroupKey, epoch uint64) (*Snapshot, error)
+	// Entries are those numbered from and up, in order, at most limit, and none after those that have EntriesBytes together.
+	Entries(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
+	// Handshakes are Entries without all but the proposals and Commits.
+	Handshakes(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
+	EntryByHash(ctx context.Context, key GroupKey, hash [32]byte) (*Entry, error)
 }
 
-// Close waits for running transactions and closes the database.
-func (s *Store) Close() error {
-	err := s.write.Close()
-	if s.read != s.write {
-		err = errors.Join(s.read.Close(), err)
-	}
-	if s.engine.Locks != nil {
-		err = errors.Join(err, s.engine.Locks.Close())
-	}
-	return err
+// Migrations is what this server has offered, sent and decided.
+type Migrations interface {
+	Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error)
+	Migrations(ctx context.Context, f MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error) // by id
+	// CommitAborted says whether a Commit with this SHA-256 belonged to an aborted migration of the group.
+	CommitAborted(ctx context.Context, groupID []byte, hash []byte) (bool, error)
+	Content(ctx context.Context, id mimiport.MigrationID) ([]byte, error)
 }
 
-// bind puts the engine's parameters into a statement.
-func (s *Store) bind(query string) string { return strings.ReplaceAll(query, "$", s.engine.Parameter) }
-
-// tx is a transaction that writes.
-type tx struct {
-	*sql.Tx
-	store *Store
+// Queue is what is to be done.
+type Queue interface {
+	// Due lists the first row of every queue that has one due, at most limit; and when the next one is due after that, zero for never.
+	Due(ctx context.Context, now time.Time, limit int) (rows []Row, next time.Time, err error)
+	// Claim keeps a listed row, and its queue, from other processes on the same database until it is released or this process ends.
+	// It returns ErrConflict while another process has the queue, and ErrNotFound when the row is no longer the first of it.
+	Claim(ctx context.Context, key RowKey) (release func(), err error)
+	// Retry puts a row off.
+	Retry(ctx context.Context, key RowKey, attempts int, due time.Time) error
+	// Hasten makes every row except purges due now if it is due later than now + MaxWait. It is for a clock that has gone back, and
+	// looks at all rows.
+	Hasten(ctx context.Context, now time.Time) error
 }
 
-func (tx *tx) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return tx.ExecContext(ctx, tx.store.bind(query), args...)
-}
-
-// maxAttempts bounds how often a transaction is tried that the database gives up.
-const maxAttempts = 5
-
-// transact runs f in a transaction, again when the database gives it up. It returns ErrConflict for a row that exists.
-func (s *Store) transact(ctx context.Context, op string, f func(*tx) error) error {
-	var err error
-	for range maxAttempts {
-		if err = s.attempt(ctx, f); err == nil || !s.engine.Transient(err) {
-			break
-		}
-	}
-	switch {
-	case err == nil || errors.Is(err, delivery.ErrConflict):
-		return err
-	case s.engine.Duplicate(err):
-		return delivery.ErrConflict
-	}
-	return fmt.Errorf("storage: %s: %w", op, err)
-}
-
-func (s *Store) attempt(ctx context.Context, f func(*tx) error) error {
-	t, err := s.write.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	if err := f(&tx{t, s}); err != nil {
-		_ = t.Rollback() // what counts is why; a lost connection rolls back by itself
-		return err
-	}
-	return t.Commit()
-}
-
-// Apply implements delivery.Store.
-func (s *Store) Apply(ctx context.Context, c *delivery.Change) error {
-	if err := CheckRange(c); err != nil {
-		return err
-	}
-	return s.transact(ctx, "apply", func(tx *tx) error { return tx.apply(ctx, c) })
-}
-
-// apply writes part by part. What races most comes first: it fails early and holds back the others of its group. Deletions
-// precede insertions, so that a change can put a row in the place of one it removes.
-func (tx *tx) apply(ctx context.Context, c *delivery.Change) error {
-	steps := []func(context.Context, *delivery.Change) error{
-		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows,
-	}
-	for _, step := range steps {
-		if err := step(ctx, c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (tx *tx) applyGroup(ctx context.Context, c *delivery.Change) error {
-	if c.Group == nil {
-		return nil
-	}
-	g := *c.Group
-	g.Version++
-	return replace(ctx, tx, &groups, &g, c.Group.Version)
-}
-
-func (tx *tx) applyMigration(ctx context.Context, c *delivery.Change) error {
-	if c.Migration == nil {
-		return nil
-	}
-	m := *c.Migration
-	m.Version++
-	m.Reason = Text(m.Reason)
-	return replace(ctx, tx, &migrations, &m, c.Migration.Version)
-}
-
-func (tx *tx) applyContent(ctx context.Context, c *delivery.Change) error {
-	if id := c.DropContent; id != nil {
-		if _, err := tx.exec(ctx, "DELETE FROM "+contents.name+" WHERE migration_id = $1", (*hash)(id)); err != nil {
-			return err
-		}
-	}
-	if c.Content == nil {
-		return nil
-	}
-	return insert(ctx, tx, &contents, []delivery.Content{*c.Content}, "")
-}
-
-func (tx *tx) applyLog(ctx context.Context, c *delivery.Change) error {
-	if d := c.Drop; d != nil {
-		for _, table := range []string{entries.name, snapshots.name} {
-			if _, err := tx.exec(ctx, "DELETE FROM "+table+" WHERE group_id = $1 AND term = $2", d.ID, clamp(d.Term)); err != nil {
-				return err
-			}
-		}
-	}
-	if e := c.DropBefore; e != nil {
-		if _, err := tx.exec(ctx, "DELETE FROM mimiport_snapshots WHERE group_id = $1 AND term = $2 AND epoch < $3",
-			e.ID, clamp(e.Term), clamp(e.Epoch)); err != nil {
-			return err
-		}
-	}
-	if err := insert(ctx, tx, &snapshots, c.Snapshots, " ON CONFLICT DO NOTHING"); err != nil {
-		return err
-	}
-	if err := insert(ctx, tx, &evidence, c.Evidence, " ON CONFLICT DO NOTHING"); err != nil {
-		return err
-	}
-	return insert(ctx, tx, &entries, c.Entries, "")
-}
-
-// clamp keeps a number that a caller only asks for within what a column can hold. Nothing is stored beyond.
-func clamp(n uint64) uint64 { return min(n, math.MaxInt64) }
-
-// query reads and has each row scanned.
-func (s *Store) query(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
-	rows, err := s.read.QueryContext(ctx, s.bind(query), args...)
-	if err != nil {
-		return fmt.Errorf("storage: read: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return fmt.Errorf("storage: read: %w", err)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("storage: read: %w", err)
-	}
-	return nil
-}
-
-// answer reads the one row that the query has.
-func (s *Store) answer(ctx context.Context, into []any, query string, args ...any) error {
-	return s.query(ctx, query, args, func(rows *sql.Rows) error { return rows.Scan(into...) })
-}
-
-// Group implements delivery.Store.
-func (s *Store) Group(ctx context.Context, id []byte) (*delivery.Group, error) {
-	return one(ctx, s, &groups, "WHERE group_id = $1 AND state <> $2 ORDER BY term DESC", id, delivery.GroupDropped)
-}
-
-// GroupAt implements delivery.Store.
-func (s *Store) GroupAt(ctx context.Context, key delivery.GroupKey) (*delivery.Group, error) {
-	return one(ctx, s, &groups, "WHERE group_id = $1 AND term = $2", key.ID, clamp(key.Term))
-}
-
-// Groups implements delivery.Store.
-func (s *Store) Groups(ctx context.Context, after []byte, limit int) ([]delivery.Group, error) {
-	return list(ctx, s, &groups, `AS g WHERE group_id > $1
-		AND term = (SELECT max(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> $2)
-		ORDER BY group_id LIMIT $3`, notNull(after), delivery.GroupDropped, limit)
-}
-
-// CountGroups implements delivery.Store.
-func (s *Store) CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error) {
-	err = s.answer(ctx, []any{&hosted, &reserved}, `SELECT
-		(SELECT count(*) FROM mimiport_groups WHERE state IN ($1, $2)),
-		(SELECT count(*) FROM mimiport_groups WHERE state = $3 AND creator = $4)`,
-		delivery.GroupActive, delivery.GroupFrozen, delivery.GroupReserved, creator)
-	return hosted, reserved, err
-}
-
-// Snapshot implements delivery.Store.
-func (s *Store) Snapshot(ctx context.Context, key delivery.GroupKey, epoch uint64) (*delivery.Snapshot, error) {
-	return one(ctx, s, &snapshots, "WHERE group_id = $1 AND term = $2 AND epoch <= $3 ORDER BY epoch DESC",
-		key.ID, clamp(key.Term), clamp(epoch))
-}
-
-// Entries implements delivery.Store.
-func (s *Store) Entries(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
-	return s.log(ctx, "", key, from, limit)
-}
-
-// handshake is the condition of an index: it is found by its text.
-const handshake = "kind IN ('proposal', 'commit')"
-
-// Handshakes implements delivery.Store.
-func (s *Store) Handshakes(ctx context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
-	return s.log(ctx, handshake+" AND ", key, from, limit)
-}
-
-// log reads entries until there are enough of them, or of their bytes. The sizes are looked at first: what is not wanted must not
-// come from the database at all.
-func (s *Store) log(ctx context.Context, condition string, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
-	return list(ctx, s, &entries, `JOIN (
-			SELECT group_id, term, seq, sum(length(message) + length(group_info)) OVER (ORDER BY seq)
-				- length(message) - length(group_info) AS preceding
-			FROM mimiport_entries WHERE `+condition+`group_id = $1 AND term = $2 AND seq >= $3 ORDER BY seq LIMIT $4
-		) AS page USING (group_id, term, seq) WHERE preceding < $5 ORDER BY seq`,
-		key.ID, clamp(key.Term), clamp(from), limit, delivery.EntriesBytes)
-}
-
-// EntryByHash implements delivery.Store.
-func (s *Store) EntryByHash(ctx context.Context, key delivery.GroupKey, sum [32]byte) (*delivery.Entry, error) {
-	return one(ctx, s, &entries, "WHERE group_id = $1 AND term = $2 AND hash = $3", key.ID, clamp(key.Term), (*hash)(&sum))
-}
-
-// Migration implements delivery.Store.
-func (s *Store) Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
-	return one(ctx, s, &migrations, "WHERE migration_id = $1", (*hash)(&id))
-}
-
-// Migrations implements delivery.Store.
-func (s *Store) Migrations(
-	ctx context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int,
-) ([]migration.Migration, error) {
-	var where strings.Builder
-	var args []any
-	and := func(condition string, values ...any) {
-		for _, v := range values {
-			args = append(args, v)
-			condition = strings.Replace(condition, "?", fmt.Sprintf("$%d", len(args)), 1)
-		}
-		where.WriteString(condition)
-	}
-	and("WHERE migration_id > ?", (*hash)(&after))
-	if len(f.GroupID) > 0 {
-		and(" AND group_id = ?", f.GroupID)
-	}
-	if f.Role != "" {
-		and(" AND role = ?", f.Role)
-	}
-	if len(f.States) > 0 {
-		and(" AND state IN (?"+strings.Repeat(", ?", len(f.States)-1)+")", anys(f.States)...)
-	}
-	if f.User != "" {
-		and(" AND user_id = ?", f.User)
-	}
-	if !f.Since.IsZero() {
-		and(" AND created_at >= ?", (*millis)(&f.Since))
-	}
-	and(" ORDER BY migration_id LIMIT ?", limit)
-	return list(ctx, s, &migrations, where.String(), args...)
-}
-
-func anys[T any](values []T) []any {
-	converted := make([]any, len(values))
-	for i, v := range values {
-		converted[i] = v
-	}
-	return converted
-}
-
-// CommitAborted implements delivery.Store.
-func (s *Store) CommitAborted(ctx context.Context, groupID []byte, commitHash []byte) (aborted bool, err error) {
-	err = s.answer(ctx, []any{&aborted}, `SELECT EXISTS (SELECT 1 FROM mimiport_migrations
-		WHERE group_id = $1 AND commit_hash = $2 AND role = $3 AND state = $4)`,
-		groupID, commitHash, migration.Source, migration.Aborted)
-	return aborted, err
-}
-
-// Content implements delivery.Store.
-func (s *Store) Content(ctx context.Context, id mimiport.MigrationID) ([]byte, error) {
-	c, err := one(ctx, s, &contents, "WHERE migration_id = $1", (*hash)(&id))
-	if err != nil {
-		return nil, err
-	}
-	return c.Data, nil
-}
-
-// GroupsInRoom implements delivery.Store.
-func (s *Store) GroupsInRoom(ctx context.Context, roomID string) ([]delivery.Group, error) {
-	return list(ctx, s, &groups, `AS g WHERE room_id = $1 AND state <> $2 AND term = (
-		SELECT MAX(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> $2) ORDER BY group_id`, roomID, delivery.GroupDropped)
-}
-
-// Evidence implements delivery.Store.
-func (s *Store) Evidence(ctx context.Context, groupID []byte) ([]delivery.Evidence, error) {
-	return list(ctx, s, &evidence, "WHERE group_id = $1 ORDER BY found_at, kind, migration_id", groupID)
-}
-
-// Setting implements delivery.Store.
-func (s *Store) Setting(ctx context.Context, name string) (json.RawMessage, error) {
-	set, err := one(ctx, s, &settings, "WHERE name = $1", name)
-	if err != nil {
-		return nil, err
-	}
-	return set.value, nil
-}
-
-// PutSetting implements delivery.Store.
-func (s *Store) PutSetting(ctx context.Context, name string, value json.RawMessage) error {
-	return s.transact(ctx, "put setting", func(tx *tx) error {
-		return insert(ctx, tx, &settings, []setting{{name, value}}, " ON CONFLICT (name) DO UPDATE SET value = excluded.value")
-	})
-}
-
-// AddSetting implements delivery.Store.
-func (s *Store) AddSetting(ctx context.Context, name string, value json.RawMessage) (json.RawMessage, error) {
-	err := s.transact(ctx, "add setting", func(tx *tx) error {
-		return insert(ctx, tx, &settings, []setting{{name, value}}, " ON CONFLICT DO NOTHING")
-	})
-	if err != nil {
-		return nil, err
-	}
-	return s.Setting(ctx, name)
+// Settings are small named JSON values: the policy that an operator has set, this server's keys.
+type Settings interface {
+	Setting(ctx context.Context, name string) (json.RawMessage, error)
+	PutSetting(ctx context.Context, name string, value json.RawMessage) error
+	// AddSetting stores a value unless there is one, and returns what is stored.
+	AddSetting(ctx context.Context, name string, value json.RawMessage) (json.RawMessage, error)
 }

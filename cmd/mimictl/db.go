@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
@@ -37,7 +36,7 @@ func copyCommand(args []string, std stdio) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, destination.Close()) }()
-	copied, err := storage.Copy(ctx, source, destination)
+	copied, err := engine.Copy(ctx, source, destination)
 	for _, c := range copied {
 		fmt.Fprintf(std.out, "%-20s %8d rows  %x\n", c.Table, c.Rows, c.Sum)
 	}

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
@@ -56,7 +55,7 @@ func fsckCommand(args []string, std stdio) error {
 }
 
 // check prints what is wrong with a database; with ask, also where other servers contradict it.
-func check(ctx context.Context, store *storage.Store, ask fsck.Ask, out io.Writer) (problems int, err error) {
+func check(ctx context.Context, store *engine.Store, ask fsck.Ask, out io.Writer) (problems int, err error) {
 	report, err := fsck.Check(ctx, store, engines)
 	if err != nil {
 		return 0, err

@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
 )
 
@@ -123,7 +123,7 @@ func (p *play) fill() {
 // databases makes the files of A and B.
 func databases(t *testing.T) map[string]string {
 	t.Helper()
-	files, stores := map[string]string{}, map[string]delivery.Store{}
+	files, stores := map[string]string{}, map[string]storage.Store{}
 	for _, name := range []string{serverA, serverB} {
 		files[name] = filepath.Join(t.TempDir(), name+".db")
 		store, err := sqlite.Open(t.Context(), "file:"+files[name])

@@ -15,7 +15,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
@@ -83,7 +83,7 @@ func TestErrorsAreInTheDocument(t *testing.T) {
 			return nil, &mimiport.Error{Op: "op", Kind: kind, Err: errors.New("why")}
 		}}
 		w := httptest.NewRecorder()
-		anybody := func(*http.Request) (delivery.Caller, error) { return delivery.Caller{}, nil }
+		anybody := func(*http.Request) (api.Caller, error) { return api.Caller{}, nil }
 		rt.Handler(anybody, slog.New(slog.DiscardHandler)).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 		_, rest, _ := strings.Cut(w.Body.String(), `"errcode":"`)
 		code, _, _ := strings.Cut(rest, `"`)

@@ -15,7 +15,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	engine "github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/draft09test"
@@ -67,8 +67,8 @@ func (c *client) ask(ctx context.Context, ds, method, route string, in, out any)
 
 func (c *client) create(ctx context.Context, cmd *command) (any, error) {
 	ds := c.user.Server.Name
-	var reserved delivery.ReserveGroupResponse
-	if err := c.ask(ctx, ds, http.MethodPost, "/groups", &delivery.ReserveGroupRequest{RoomID: cmd.Room}, &reserved); err != nil {
+	var reserved api.ReserveGroupResponse
+	if err := c.ask(ctx, ds, http.MethodPost, "/groups", &api.ReserveGroupRequest{RoomID: cmd.Room}, &reserved); err != nil {
 		return nil, err
 	}
 	if err := c.member.Create(reserved.GroupID); err != nil {
@@ -79,7 +79,7 @@ func (c *client) create(ctx context.Context, cmd *command) (any, error) {
 		return nil, err
 	}
 	g := &group{id: reserved.GroupID, room: cmd.Room, ds: ds, next: 1}
-	if err := c.ask(ctx, ds, http.MethodPut, g.route(), &delivery.BindGroupRequest{Protocol: engine.Protocol, GroupInfo: info}, nil); err != nil {
+	if err := c.ask(ctx, ds, http.MethodPut, g.route(), &api.BindGroupRequest{Protocol: engine.Protocol, GroupInfo: info}, nil); err != nil {
 		return nil, err
 	}
 	c.group = g
@@ -147,7 +147,7 @@ func (c *client) propose(ctx context.Context, proposal func() ([]byte, error)) e
 	if err != nil {
 		return err
 	}
-	return c.submit(ctx, &delivery.SubmitRequest{Message: message})
+	return c.submit(ctx, &api.SubmitRequest{Message: message})
 }
 
 // update commits what has been proposed, with new keys.
@@ -165,8 +165,8 @@ func (c *client) update(ctx context.Context, _ *command) (any, error) {
 	return c.state()
 }
 
-func submission(c *draft09test.Commit) *delivery.SubmitRequest {
-	return &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}
+func submission(c *draft09test.Commit) *api.SubmitRequest {
+	return &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}
 }
 
 func (c *client) send(ctx context.Context, cmd *command) (any, error) {
@@ -175,11 +175,11 @@ func (c *client) send(ctx context.Context, cmd *command) (any, error) {
 		return nil, err
 	}
 	c.group.sent = message
-	return nil, c.submit(ctx, &delivery.SubmitRequest{Message: message})
+	return nil, c.submit(ctx, &api.SubmitRequest{Message: message})
 }
 
 // submit gets a message accepted, and follows the log over it.
-func (c *client) submit(ctx context.Context, req *delivery.SubmitRequest) error {
+func (c *client) submit(ctx context.Context, req *api.SubmitRequest) error {
 	if err := c.ask(ctx, c.group.ds, http.MethodPost, c.group.route()+"/messages", req, nil); err != nil {
 		return err
 	}

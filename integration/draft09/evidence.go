@@ -14,11 +14,11 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // offered checks that an offer is the target's, and for the request.
-func (c *client) offered(ctx context.Context, request []byte, offer *delivery.MigrationOffer) (*mimiport.MigrationResponse, error) {
+func (c *client) offered(ctx context.Context, request []byte, offer *api.MigrationOffer) (*mimiport.MigrationResponse, error) {
 	response, err := mimiport.UnmarshalMigrationResponse(offer.MigrationResponse)
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func (c *client) offered(ctx context.Context, request []byte, offer *delivery.Mi
 }
 
 // confirmed checks that a MigrationConfirmation is the source's word for an offer.
-func (c *client) confirmed(ctx context.Context, offer *mimiport.MigrationResponse, signed *delivery.SignedInfo) error {
+func (c *client) confirmed(ctx context.Context, offer *mimiport.MigrationResponse, signed *api.SignedInfo) error {
 	m, err := mimiport.UnmarshalMigrationConfirmation(signed.Message)
 	if err != nil {
 		return err

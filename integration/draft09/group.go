@@ -12,8 +12,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	engine "github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // group is where the client stands in its group.
@@ -33,16 +34,16 @@ func (g *group) route() string { return "/groups/" + base64.RawURLEncoding.Encod
 // heard takes a to-device event. What does not come from the group's current Delivery Service is not heard.
 func (c *client) heard(ctx context.Context, e *harness.Event) error {
 	server, ok := strings.CutPrefix(e.Sender, federation.SenderID(""))
-	if !ok || e.Type != delivery.EventMessage {
+	if !ok || e.Type != api.EventMessage {
 		return nil
 	}
-	var m delivery.FanOut
+	var m api.FanOut
 	if err := json.Unmarshal(e.Content, &m); err != nil {
 		return err
 	}
 	g := c.group
 	switch {
-	case g == nil && m.Kind == string(delivery.EntryWelcome):
+	case g == nil && m.Kind == string(storage.EntryWelcome):
 		return c.welcomed(ctx, server, &m)
 	case g == nil || server != g.ds || m.Term != g.term || m.Seq < g.next:
 		return nil
@@ -52,7 +53,7 @@ func (c *client) heard(ctx context.Context, e *harness.Event) error {
 	return c.take(&m.LogMessage)
 }
 
-func (c *client) welcomed(ctx context.Context, server string, m *delivery.FanOut) error {
+func (c *client) welcomed(ctx context.Context, server string, m *api.FanOut) error {
 	if m.Protocol != engine.Protocol {
 		return fmt.Errorf("a Welcome of protocol %q", m.Protocol)
 	}
@@ -68,7 +69,7 @@ func (c *client) catchUp(ctx context.Context) error {
 	g := c.group
 	for term := g.term; g.term == term; {
 		from := g.next
-		var page delivery.MessagesResponse
+		var page api.MessagesResponse
 		if err := c.ask(ctx, g.ds, http.MethodGet, fmt.Sprintf("%s/messages?term=%d&from=%d", g.route(), term, from), nil, &page); err != nil {
 			return err
 		}
@@ -88,21 +89,21 @@ func (c *client) catchUp(ctx context.Context) error {
 }
 
 // take handles the next message of the current Delivery Service's log. A target's begins with what it has of the term before.
-func (c *client) take(m *delivery.LogMessage) error {
+func (c *client) take(m *api.LogMessage) error {
 	g := c.group
 	g.next = m.Seq + 1
 	if m.Epoch < c.member.Epoch() {
 		return nil
 	}
-	switch delivery.EntryKind(m.Kind) {
-	case delivery.EntryApplication:
+	switch storage.EntryKind(m.Kind) {
+	case storage.EntryApplication:
 		return c.read(m)
-	case delivery.EntryProposal:
+	case storage.EntryProposal:
 		if !bytes.Equal(m.Message, g.update) {
 			g.proposals = append(g.proposals, m.Message)
 		}
 		return c.member.Handle(m.Message)
-	case delivery.EntryCommit:
+	case storage.EntryCommit:
 		if err := c.member.Handle(m.Message); err != nil {
 			return fmt.Errorf("a Commit of %s: %w", m.Sender, err)
 		}
@@ -111,7 +112,7 @@ func (c *client) take(m *delivery.LogMessage) error {
 	return nil
 }
 
-func (c *client) read(m *delivery.LogMessage) error {
+func (c *client) read(m *api.LogMessage) error {
 	if bytes.Equal(m.Message, c.group.sent) {
 		return nil
 	}

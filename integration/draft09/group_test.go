@@ -13,7 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/draft09"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/scenario"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	engine "github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
@@ -112,7 +112,7 @@ func (x *trio) agree(ds *harness.Server, term uint64, members ...*harness.Client
 			x.Fatalf("%s and %s differ:\n%+v\n%+v", members[0].Name, c.Name, first, st)
 		}
 	}
-	var hosted delivery.GroupResponse
+	var hosted api.GroupResponse
 	x.do(members[0], "ds_info", harness.Args{"ds": ds.Name}, &hosted)
 	here := harness.GroupState{
 		Group: base64.RawURLEncoding.EncodeToString(hosted.GroupID), Room: hosted.RoomID, DS: ds.Name, Term: term, Epoch: hosted.Epoch,

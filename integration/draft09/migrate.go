@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // outcome is how a migration has ended.
@@ -45,8 +45,8 @@ func (c *client) offer(ctx context.Context, target string) (response *mimiport.M
 	if err != nil {
 		return nil, "", err
 	}
-	var offer delivery.MigrationOffer
-	body := &delivery.MigrationRequestRequest{MigrationRequest: request, RoomID: c.group.room}
+	var offer api.MigrationOffer
+	body := &api.MigrationRequestRequest{MigrationRequest: request, RoomID: c.group.room}
 	if err := c.ask(ctx, target, http.MethodPost, "/migrations", body, &offer); err != nil {
 		return nil, "", err
 	}
@@ -55,7 +55,7 @@ func (c *client) offer(ctx context.Context, target string) (response *mimiport.M
 }
 
 // init makes the MigrationInit and the Commit that goes with it.
-func (c *client) init(offer *mimiport.MigrationResponse, keyID string) (*delivery.MigrationInitRequest, error) {
+func (c *client) init(offer *mimiport.MigrationResponse, keyID string) (*api.MigrationInitRequest, error) {
 	init := &mimiport.MigrationInit{Response: *offer}
 	tbs, err := init.TBS()
 	if err != nil {
@@ -76,12 +76,12 @@ func (c *client) init(offer *mimiport.MigrationResponse, keyID string) (*deliver
 	if err != nil {
 		return nil, err
 	}
-	return &delivery.MigrationInitRequest{MigrationInit: encoded, KeyID: keyID, SubmitRequest: *submission(commit)}, nil
+	return &api.MigrationInitRequest{MigrationInit: encoded, KeyID: keyID, SubmitRequest: *submission(commit)}, nil
 }
 
 // decision has the source begin, and waits for how it decides.
-func (c *client) decision(ctx context.Context, offer *mimiport.MigrationResponse, init *delivery.MigrationInitRequest) (*delivery.MigrationStatus, error) {
-	source, status := offer.Request.SourceDomain, new(delivery.MigrationStatus)
+func (c *client) decision(ctx context.Context, offer *mimiport.MigrationResponse, init *api.MigrationInitRequest) (*api.MigrationStatus, error) {
+	source, status := offer.Request.SourceDomain, new(api.MigrationStatus)
 	err := c.ask(ctx, source, http.MethodPut, route(offer)+"/init", init, status)
 	for err == nil && status.Confirmation == nil && status.Abort == nil {
 		if err = pause(ctx, 100*time.Millisecond); err == nil {
@@ -94,7 +94,7 @@ func (c *client) decision(ctx context.Context, offer *mimiport.MigrationResponse
 func route(offer *mimiport.MigrationResponse) string { return "/migrations/" + offer.ID().String() }
 
 // confirm goes to the target and shows it the source's decision.
-func (c *client) confirm(ctx context.Context, offer *mimiport.MigrationResponse, confirmation *delivery.SignedInfo) error {
+func (c *client) confirm(ctx context.Context, offer *mimiport.MigrationResponse, confirmation *api.SignedInfo) error {
 	if err := c.confirmed(ctx, offer, confirmation); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (c *client) confirm(ctx context.Context, offer *mimiport.MigrationResponse,
 	if c.group.ds != target {
 		return fmt.Errorf("the log of %s ends without the migration Commit", c.group.ds)
 	}
-	return c.ask(ctx, target, http.MethodPut, route(offer)+"/confirmation", (*delivery.SignedRequest)(confirmation), nil)
+	return c.ask(ctx, target, http.MethodPut, route(offer)+"/confirmation", (*api.SignedRequest)(confirmation), nil)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -13,9 +13,10 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 )
@@ -45,7 +46,7 @@ type play struct {
 func newPlay(t *testing.T, seed uint64) *play {
 	t.Helper()
 	p := &play{t: t, stores: map[string]*storagetest.Faulty{}, inside: map[string]*memory.Store{}, rounds: newRounds()}
-	stores := map[string]delivery.Store{}
+	stores := map[string]storage.Store{}
 	for _, name := range []string{"a.example", "b.example", "c.example"} {
 		p.inside[name] = memory.New()
 		p.stores[name] = &storagetest.Faulty{Store: p.inside[name]}
@@ -258,7 +259,7 @@ func (p *play) audit(ctx context.Context) {
 		for _, problem := range report.Problems {
 			p.t.Errorf("%s: %s", name, problem)
 		}
-		if g, err := store.Group(ctx, p.members[0].ID); err == nil && (g.State == delivery.GroupActive || g.State == delivery.GroupFrozen) {
+		if g, err := store.Group(ctx, p.members[0].ID); err == nil && (g.State == migration.GroupActive || g.State == migration.GroupFrozen) {
 			hosts++
 		}
 	}

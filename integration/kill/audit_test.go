@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
@@ -21,7 +21,7 @@ func (p *party) audit(t *testing.T, host int) {
 			t.Fatal(err)
 		}
 		state := audit(t, s.Name, p.stores[i])
-		if want := i == host; (state == delivery.GroupActive) != want {
+		if want := i == host; (state == migration.GroupActive) != want {
 			t.Errorf("at %s the group is %s", s.Name, state)
 		}
 	}
@@ -33,7 +33,7 @@ func (p *party) audit(t *testing.T, host int) {
 }
 
 // audit checks the database of a server that is down, and returns the state of its only group, empty where it has none.
-func audit(t *testing.T, server, connection string) (state delivery.GroupState) {
+func audit(t *testing.T, server, connection string) (state migration.GroupState) {
 	t.Helper()
 	store, err := engine.Open(t.Context(), connection, postgres.Pool{MaxOpen: 2, MaxIdle: 2})
 	if err != nil {

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
@@ -24,7 +24,7 @@ func newPlay(t *testing.T) *play {
 func newPlayOf(t *testing.T, suite uint16) *play {
 	t.Helper()
 	p := &play{world: newWorld(t)}
-	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room})
+	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func newPlayOf(t *testing.T, suite uint16) *play {
 
 func (p *play) bind(ds string) {
 	p.t.Helper()
-	_, err := p.services[ds].BindGroup(p.t.Context(), caller(alice), p.id, &delivery.BindGroupRequest{
+	_, err := p.services[ds].BindGroup(p.t.Context(), caller(alice), p.id, &api.BindGroupRequest{
 		Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree(),
 	})
 	if err != nil {
@@ -49,16 +49,16 @@ func (p *play) bind(ds string) {
 // leafOf is where a user's leaf is.
 var leafOf = map[string]uint32{alice: 0, bob: 1}
 
-func (p *play) submit(ds, user string, req *delivery.SubmitRequest) (*delivery.SubmitResponse, error) {
+func (p *play) submit(ds, user string, req *api.SubmitRequest) (*api.SubmitResponse, error) {
 	return p.services[ds].Submit(p.t.Context(), caller(user), p.id, req)
 }
 
 // commit lets a member commit and the group follow.
-func (p *play) commit(ds, user string, o mlstest.CommitOptions) *delivery.SubmitResponse {
+func (p *play) commit(ds, user string, o mlstest.CommitOptions) *api.SubmitResponse {
 	p.t.Helper()
 	o.Sender, o.Path = leafOf[user], true
 	c := p.group.Commit(o)
-	res, err := p.submit(ds, user, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome})
+	res, err := p.submit(ds, user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -66,9 +66,9 @@ func (p *play) commit(ds, user string, o mlstest.CommitOptions) *delivery.Submit
 	return res
 }
 
-func (p *play) say(ds, user string) *delivery.SubmitResponse {
+func (p *play) say(ds, user string) *api.SubmitResponse {
 	p.t.Helper()
-	res, err := p.submit(ds, user, &delivery.SubmitRequest{Message: p.group.Application(nil, 100)})
+	res, err := p.submit(ds, user, &api.SubmitRequest{Message: p.group.Application(nil, 100)})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -79,8 +79,8 @@ func (p *play) say(ds, user string) *delivery.SubmitResponse {
 type attempt struct {
 	from, to, user string
 	id             mimiport.MigrationID
-	offer          *delivery.MigrationOffer
-	init           *delivery.MigrationInitRequest
+	offer          *api.MigrationOffer
+	init           *api.MigrationInitRequest
 	commit         *mlstest.Commit
 }
 
@@ -91,7 +91,7 @@ func (p *play) request(from, to, user string, edit func(*mlstest.CommitOptions))
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	offer, err := p.services[to].RequestMigration(p.t.Context(), caller(user), &delivery.MigrationRequestRequest{MigrationRequest: req, RoomID: room})
+	offer, err := p.services[to].RequestMigration(p.t.Context(), caller(user), &api.MigrationRequestRequest{MigrationRequest: req, RoomID: room})
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (p *play) request(from, to, user string, edit func(*mlstest.CommitOptions))
 }
 
 // prepare makes the Init for an offer.
-func (p *play) prepare(from, to, user string, offer *delivery.MigrationOffer, edit func(*mlstest.CommitOptions)) *attempt {
+func (p *play) prepare(from, to, user string, offer *api.MigrationOffer, edit func(*mlstest.CommitOptions)) *attempt {
 	p.t.Helper()
 	response, err := mimiport.UnmarshalMigrationResponse(offer.MigrationResponse)
 	if err != nil {
@@ -114,9 +114,9 @@ func (p *play) prepare(from, to, user string, offer *delivery.MigrationOffer, ed
 		edit(&o)
 	}
 	a := &attempt{from: from, to: to, user: user, id: response.ID(), offer: offer, commit: p.group.Commit(o)}
-	a.init = &delivery.MigrationInitRequest{
+	a.init = &api.MigrationInitRequest{
 		MigrationInit: p.signInit(response, leafOf[user]), KeyID: offer.KeyID,
-		SubmitRequest: delivery.SubmitRequest{Message: a.commit.Message, GroupInfo: a.commit.GroupInfo, Welcome: a.commit.Welcome},
+		SubmitRequest: api.SubmitRequest{Message: a.commit.Message, GroupInfo: a.commit.GroupInfo, Welcome: a.commit.Welcome},
 	}
 	return a
 }
@@ -156,7 +156,7 @@ func (p *play) begin(from, to, user string) *attempt {
 }
 
 // initiate sends the Init; the outbox has not run when it returns.
-func (p *play) initiate(a *attempt) (*delivery.MigrationStatus, error) {
+func (p *play) initiate(a *attempt) (*api.MigrationStatus, error) {
 	return p.services[a.from].InitMigration(p.t.Context(), caller(a.user), a.id, a.init)
 }
 
@@ -206,7 +206,7 @@ func (p *play) expectHosted(ds string, term uint64) {
 // expectMoved checks that a server redirects, with evidence that verifies.
 func (p *play) expectMoved(ds, to string) {
 	p.t.Helper()
-	_, err := p.submit(ds, alice, &delivery.SubmitRequest{Message: p.group.Application(nil, 10)})
+	_, err := p.submit(ds, alice, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
 	if mimiport.KindOf(err) != mimiport.KindMoved {
 		p.t.Errorf("%s answers a submit with %v, want a redirect", ds, err)
 		return

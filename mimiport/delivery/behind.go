@@ -5,15 +5,18 @@ import (
 	"fmt"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // notice looks at a Commit of a later epoch than the group's here, as members submit it to a server that was restored from a backup
 // (profile, section 3). The Commit's own signature is over a GroupContext that this server does not have; that of the GroupInfo beside
 // it is over its own. One member could make both up, and the group would stand still until an operator comes: it takes two users, or
 // all there are. The first alarms, the second stops the group, and both are kept as evidence.
-func (s *Service) notice(ctx context.Context, c Caller, g *Group, msg *mls.Message, req *SubmitRequest) error {
-	if g.State != GroupActive || msg.Kind != mls.KindCommit || msg.Epoch <= g.Epoch {
+func (s *Service) notice(ctx context.Context, c api.Caller, g *storage.Group, msg *mls.Message, req *api.SubmitRequest) error {
+	if g.State != migration.GroupActive || msg.Kind != mls.KindCommit || msg.Epoch <= g.Epoch {
 		return nil
 	}
 	claimed, err := claimed(g)
@@ -28,24 +31,24 @@ func (s *Service) notice(ctx context.Context, c Caller, g *Group, msg *mls.Messa
 	if err != nil || epoch != msg.Epoch+1 || s.speaksFor(c, signer) != nil || l.ahead == c.UserID {
 		return nil // it shows nothing, or nothing new
 	}
-	evidence := Evidence{GroupID: g.ID, Kind: EvidenceLaterEpoch, Data: req.GroupInfo, At: s.Now()}
+	evidence := storage.Evidence{GroupID: g.ID, Kind: storage.EvidenceLaterEpoch, Data: req.GroupInfo, At: s.Now()}
 	alarm := s.Log.With("group", fmt.Sprintf("%x", g.ID), "epoch", g.Epoch, "later", epoch, "user", c.UserID)
 	if l.ahead == "" && len(l.roster.users()) > 1 {
 		alarm.Error("a member is in a later epoch than this server: was an old backup restored?")
 		l.ahead = c.UserID
-		return s.apply(ctx, &Change{Evidence: []Evidence{evidence}})
+		return s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{evidence}})
 	}
 	alarm.Error("members are in a later epoch than this server: it stops accepting for the group")
 	stopped := *g
-	stopped.State, evidence.Kind = GroupStopped, EvidenceStopped
-	if err := s.apply(ctx, &Change{Group: &stopped, Evidence: []Evidence{evidence}}); err != nil {
+	stopped.State, evidence.Kind = migration.GroupStopped, storage.EvidenceStopped
+	if err := s.apply(ctx, &storage.Change{Group: &stopped, Evidence: []storage.Evidence{evidence}}); err != nil {
 		return err
 	}
 	return s.here(ctx, &stopped)
 }
 
 // claimed says whether the group's present term began with a reclaim or recover.
-func claimed(g *Group) (bool, error) {
+func claimed(g *storage.Group) (bool, error) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil || len(l.Steps) == 0 {
 		return false, err

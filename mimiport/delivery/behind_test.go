@@ -4,9 +4,10 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
@@ -14,7 +15,7 @@ import (
 func (p *play) submitLater(user string) error {
 	p.t.Helper()
 	c := p.group.Commit(mlstest.CommitOptions{Sender: leafOf[user], Path: true})
-	_, err := p.submit(serverA, user, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+	_, err := p.submit(serverA, user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 	return err
 }
 
@@ -36,23 +37,23 @@ func TestBehindItsMembers(t *testing.T) {
 	for range 3 {
 		expectKind(t, p.submitLater(alice), mimiport.KindWrongEpoch)
 	}
-	if kinds := p.evidenceKinds(serverA); len(kinds) != 1 || kinds[0] != delivery.EvidenceLaterEpoch {
+	if kinds := p.evidenceKinds(serverA); len(kinds) != 1 || kinds[0] != storage.EvidenceLaterEpoch {
 		t.Errorf("the evidence is %v", kinds)
 	}
 	stale := p.group
 	expectKind(t, p.submitLater(bob), mimiport.KindStopped)
-	if kinds := p.evidenceKinds(serverA); len(kinds) != 2 || kinds[1] != delivery.EvidenceStopped {
+	if kinds := p.evidenceKinds(serverA); len(kinds) != 2 || kinds[1] != storage.EvidenceStopped {
 		t.Errorf("the evidence is %v", kinds)
 	}
 	p.restart(serverA)
 	for _, user := range []string{alice, bob} {
-		_, err := p.submit(serverA, user, &delivery.SubmitRequest{Message: stale.Application(nil, 10)})
+		_, err := p.submit(serverA, user, &api.SubmitRequest{Message: stale.Application(nil, 10)})
 		expectKind(t, err, mimiport.KindStopped)
 		expectKind(t, p.submitLater(user), mimiport.KindStopped)
 	}
 	_, err := p.initiate(p.mustRequest(serverA, serverB, bob))
 	expectKind(t, err, mimiport.KindStopped)
-	if _, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, delivery.MessagesQuery{}); err != nil {
+	if _, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{}); err != nil {
 		t.Errorf("what was accepted cannot be read: %v", err)
 	}
 	if host, err := p.services[serverA].Host(t.Context(), caller(bob), p.id); err != nil || host.DeliveryService != serverA || host.Term != 0 {
@@ -63,32 +64,32 @@ func TestBehindItsMembers(t *testing.T) {
 // Nothing that one user sends stops a group, nor what is not well-signed by a member's leaf.
 func TestNotBehind(t *testing.T) {
 	p, _ := newBehind(t)
-	behind := func(edit func(user string, req *delivery.SubmitRequest) string) {
+	behind := func(edit func(user string, req *api.SubmitRequest) string) {
 		t.Helper()
 		for _, user := range []string{alice, bob} {
 			c := p.group.Commit(mlstest.CommitOptions{Sender: leafOf[user], Path: true})
-			req := &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}
+			req := &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}
 			_, err := p.submit(serverA, edit(user, req), req)
 			expectKind(t, err, mimiport.KindWrongEpoch)
 		}
 	}
-	behind(func(user string, req *delivery.SubmitRequest) string { req.GroupInfo = nil; return user })
-	behind(func(user string, req *delivery.SubmitRequest) string {
+	behind(func(user string, req *api.SubmitRequest) string { req.GroupInfo = nil; return user })
+	behind(func(user string, req *api.SubmitRequest) string {
 		req.GroupInfo = append([]byte(nil), req.GroupInfo...)
 		req.GroupInfo[len(req.GroupInfo)-1] ^= 1
 		return user
 	})
-	behind(func(user string, req *delivery.SubmitRequest) string {
+	behind(func(user string, req *api.SubmitRequest) string {
 		req.GroupInfo = p.group.GroupInfo()
 		return user
 	}) // of another epoch than the Commit leads to
-	behind(func(user string, _ *delivery.SubmitRequest) string { // signed by the other one
+	behind(func(user string, _ *api.SubmitRequest) string { // signed by the other one
 		return map[string]string{alice: bob, bob: alice}[user]
 	})
 	if kinds := p.evidenceKinds(serverA); len(kinds) != 0 {
 		t.Errorf("the evidence is %v", kinds)
 	}
-	behind(func(string, *delivery.SubmitRequest) string { return alice }) // her own, and bob's
+	behind(func(string, *api.SubmitRequest) string { return alice }) // her own, and bob's
 	if kinds := p.evidenceKinds(serverA); len(kinds) != 1 {
 		t.Errorf("the evidence is %v", kinds)
 	}

@@ -14,9 +14,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
@@ -26,12 +29,12 @@ import (
 // engines are the databases that a server may have, here with all that makes them durable.
 var engines = []struct {
 	name string
-	open func(testing.TB) (delivery.Store, error)
+	open func(testing.TB) (storage.Store, error)
 }{
-	{"sqlite", func(tb testing.TB) (delivery.Store, error) {
+	{"sqlite", func(tb testing.TB) (storage.Store, error) {
 		return sqlite.Open(tb.Context(), "file:"+filepath.Join(tb.TempDir(), "mimi.db"))
 	}},
-	{"postgres", func(tb testing.TB) (delivery.Store, error) {
+	{"postgres", func(tb testing.TB) (storage.Store, error) {
 		return postgres.Open(tb.Context(), pgtest.Start(tb).Database(tb), postgres.Pool{MaxOpen: 10, MaxIdle: 10})
 	}},
 }
@@ -61,10 +64,10 @@ func (everybody) NotJoined(context.Context, string, []string) ([]string, error) 
 
 func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }
 
-func serviceOn(store delivery.Store) *delivery.Service {
+func serviceOn(store storage.Store) *delivery.Service {
 	limits := delivery.DefaultLimits()
 	limits.MessageBytes, limits.CacheBytes = 64<<20, 1<<30 // a group of 50,000 is bound whole
-	policy := delivery.DefaultPolicy()
+	policy := policy.Default()
 	policy.Quotas.Groups = 0
 	return delivery.New(delivery.Deps{
 		Server: serverA, IsLocal: func(s string) bool { return s == serverA },
@@ -94,7 +97,7 @@ func users(n int) []string {
 func newCrowd(tb testing.TB, service *delivery.Service, members int) *crowd {
 	tb.Helper()
 	creator := caller("@user0:a.example")
-	reserved, err := service.ReserveGroup(tb.Context(), creator, &delivery.ReserveGroupRequest{RoomID: room})
+	reserved, err := service.ReserveGroup(tb.Context(), creator, &api.ReserveGroupRequest{RoomID: room})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -104,7 +107,7 @@ func newCrowd(tb testing.TB, service *delivery.Service, members int) *crowd {
 		identities = append(identities, mlstest.Identity(user, "DEVICE"))
 	}
 	c.group = mlstest.New(mlstest.Options{GroupID: c.id, Members: identities, Populated: true})
-	if _, err := service.BindGroup(tb.Context(), creator, c.id, &delivery.BindGroupRequest{
+	if _, err := service.BindGroup(tb.Context(), creator, c.id, &api.BindGroupRequest{
 		Protocol: "mls10", GroupInfo: c.group.GroupInfo(), RatchetTree: c.group.RatchetTree(),
 	}); err != nil {
 		tb.Fatal(err)
@@ -113,12 +116,12 @@ func newCrowd(tb testing.TB, service *delivery.Service, members int) *crowd {
 }
 
 // next is a Commit with a full path by one member after the other, and the request for it.
-func (c *crowd) next(i, members int) (delivery.Caller, *delivery.SubmitRequest) {
+func (c *crowd) next(i, members int) (api.Caller, *api.SubmitRequest) {
 	leaf := i * 7919 % members
 	commit := c.group.Commit(mlstest.CommitOptions{Sender: uint32(leaf), Path: true})
 	c.group = commit.Next
 	user := users(leaf + 1)[leaf]
-	return caller(user), &delivery.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo}
+	return caller(user), &api.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo}
 }
 
 // BenchmarkCommit accepts Commits one after the other in groups of growing size, each one with its fan-out to ten servers stored.
@@ -131,7 +134,7 @@ func BenchmarkCommit(b *testing.B) {
 				if _, err := service.Submit(b.Context(), from, c.id, warm); err != nil { // loads the group
 					b.Fatal(err)
 				}
-				froms, reqs := make([]delivery.Caller, b.N), make([]*delivery.SubmitRequest, b.N)
+				froms, reqs := make([]api.Caller, b.N), make([]*api.SubmitRequest, b.N)
 				bytes := 0
 				for i := range reqs {
 					froms[i], reqs[i] = c.next(i+1, members)
@@ -174,8 +177,8 @@ func BenchmarkGroups(b *testing.B) {
 	const groups, members, atOnce = 1_000, 10, 64
 	type request struct {
 		id   []byte
-		from delivery.Caller
-		*delivery.SubmitRequest
+		from api.Caller
+		*api.SubmitRequest
 	}
 	onEngines(b, func(b *testing.B, service *delivery.Service) {
 		requests := make([][]request, groups) // of each group, in order

@@ -7,13 +7,15 @@ import (
 	"fmt"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // ShowLineage implements API: whoever shows a verified later term stops this server (profile, section 3). A lineage that says
 // nothing new changes nothing.
-func (s *Service) ShowLineage(ctx context.Context, c Caller, id []byte, req *LineageRequest) (*HostResponse, error) {
+func (s *Service) ShowLineage(ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
 	g, err := s.group(ctx, id)
 	if err != nil {
 		return nil, err
@@ -37,7 +39,7 @@ func (s *Service) ShowLineage(ctx context.Context, c Caller, id []byte, req *Lin
 }
 
 // heed takes the step of a verified lineage that follows what this server knows of the group, if there is one.
-func (s *Service) heed(ctx context.Context, id []byte, l *mimiport.Lineage, req *LineageRequest) error {
+func (s *Service) heed(ctx context.Context, id []byte, l *mimiport.Lineage, req *api.LineageRequest) error {
 	g, err := s.group(ctx, id)
 	if err != nil {
 		return err
@@ -54,12 +56,12 @@ func (s *Service) heed(ctx context.Context, id []byte, l *mimiport.Lineage, req 
 
 // heedPointer looks at where the room says that its group is: shown there a confirmation of its own that it does not remember, this
 // server stops. The pointer is advisory: what does not verify is passed over.
-func (s *Service) heedPointer(ctx context.Context, g *Group) error {
-	content, err := s.Rooms.State(ctx, g.RoomID, EventPointer)
+func (s *Service) heedPointer(ctx context.Context, g *storage.Group) error {
+	content, err := s.Rooms.State(ctx, g.RoomID, api.EventPointer)
 	if err != nil || content == nil {
 		return err
 	}
-	var p Pointer
+	var p api.Pointer
 	if json.Unmarshal(content, &p) != nil || p.Evidence == nil || p.Term != g.Term+1 {
 		return nil
 	}
@@ -80,11 +82,11 @@ func (s *Service) heedPointer(ctx context.Context, g *Group) error {
 		s.Log.Warn("a room's pointer does not verify", "room", g.RoomID, "err", err)
 		return nil
 	}
-	return s.learn(ctx, g, &l.Steps[len(l.Steps)-1], &LineageRequest{Lineage: encoded})
+	return s.learn(ctx, g, &l.Steps[len(l.Steps)-1], &api.LineageRequest{Lineage: encoded})
 }
 
 // mayShow fails unless the caller has to do with the group's room.
-func (s *Service) mayShow(ctx context.Context, c Caller, g *Group) error {
+func (s *Service) mayShow(ctx context.Context, c api.Caller, g *storage.Group) error {
 	if c.UserID != "" {
 		return s.member(ctx, c, g.RoomID)
 	}
@@ -96,11 +98,11 @@ func (s *Service) mayShow(ctx context.Context, c Caller, g *Group) error {
 }
 
 // learn takes the verified step that follows what this server knows of a group.
-func (s *Service) learn(ctx context.Context, g *Group, step *mimiport.LineageStep, req *LineageRequest) error {
+func (s *Service) learn(ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest) error {
 	switch g.State {
-	case GroupStaged:
+	case migration.GroupStaged:
 		return s.learnOutcome(ctx, g, step)
-	case GroupActive, GroupFrozen, GroupStopped:
+	case migration.GroupActive, migration.GroupFrozen, migration.GroupStopped:
 		if step.Kind == mimiport.StepMigration {
 			return s.recall(ctx, g, step, req)
 		}
@@ -110,31 +112,31 @@ func (s *Service) learn(ctx context.Context, g *Group, step *mimiport.LineageSte
 }
 
 // learnOutcome settles a staged migration: the step is it, or it is another one of the same term.
-func (s *Service) learnOutcome(ctx context.Context, g *Group, step *mimiport.LineageStep) error {
+func (s *Service) learnOutcome(ctx context.Context, g *storage.Group, step *mimiport.LineageStep) error {
 	m, err := s.record(ctx, g.Migration)
 	if err != nil {
 		return err
 	}
 	if step.Kind == mimiport.StepMigration && string(step.Response.Message) == string(m.Response.Message) {
-		return s.confirm(ctx, m, &SignedRequest{Message: step.Confirmation.Message, KeyID: step.Confirmation.KeyID})
+		return s.confirm(ctx, m, &api.SignedRequest{Message: step.Confirmation.Message, KeyID: step.Confirmation.KeyID})
 	}
 	return s.stepTarget(ctx, m, func(bool) migration.Event { return migration.Superseded{} }, nil)
 }
 
 // recall stops a group that this server has confirmed away and does not remember: its signature beats its database.
-func (s *Service) recall(ctx context.Context, g *Group, step *mimiport.LineageStep, req *LineageRequest) error {
+func (s *Service) recall(ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest) error {
 	response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 	if err != nil {
 		return err
 	}
 	m, err := s.Store.Migration(ctx, response.ID())
-	if errors.Is(err, ErrNotFound) {
-		return s.stop(ctx, g, s.forgotten(g, response, step), EvidenceOwnForgotten, req)
+	if errors.Is(err, storage.ErrNotFound) {
+		return s.stop(ctx, g, s.forgotten(g, response, step), storage.EvidenceOwnForgotten, req)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.apply(ctx, &Change{Evidence: []Evidence{s.evidence(m, EvidenceOwnForgotten, req.Lineage, "")}}); err != nil {
+	if err := s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{s.evidence(m, storage.EvidenceOwnForgotten, req.Lineage, "")}}); err != nil {
 		return err
 	}
 	defer s.locks.lock(g.ID)()
@@ -149,7 +151,7 @@ func (s *Service) recall(ctx context.Context, g *Group, step *mimiport.LineageSt
 }
 
 // forgotten is the record that this server must once have had of a migration that it confirmed.
-func (s *Service) forgotten(g *Group, r *mimiport.MigrationResponse, step *mimiport.LineageStep) *migration.Migration {
+func (s *Service) forgotten(g *storage.Group, r *mimiport.MigrationResponse, step *mimiport.LineageStep) *migration.Migration {
 	return &migration.Migration{
 		ID: r.ID(), Role: migration.Source, State: migration.Moved, GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
 		Source: r.Request.SourceDomain, Target: r.Request.TargetDomain, Epoch: r.Request.Epoch, CreatedAt: s.Now(),
@@ -159,7 +161,7 @@ func (s *Service) forgotten(g *Group, r *mimiport.MigrationResponse, step *mimip
 }
 
 // yield stops a group that another server has claimed: the host before, or, where the policy accepts it, anybody who recovers it.
-func (s *Service) yield(ctx context.Context, g *Group, step *mimiport.LineageStep, req *LineageRequest) error {
+func (s *Service) yield(ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest) error {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return err
@@ -167,11 +169,11 @@ func (s *Service) yield(ctx context.Context, g *Group, step *mimiport.LineageSte
 	if step.Kind == mimiport.StepRecover && !p.AcceptClaims {
 		return &mimiport.Error{Op: "yield", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("this server's policy does not accept that a group hosted here is recovered elsewhere")}
 	}
-	return s.stop(ctx, g, nil, EvidenceHigherTerm, req)
+	return s.stop(ctx, g, nil, storage.EvidenceHigherTerm, req)
 }
 
 // stop makes a group redirect by the lineage that was shown: nothing more is accepted here in its term.
-func (s *Service) stop(ctx context.Context, g *Group, m *migration.Migration, kind EvidenceKind, req *LineageRequest) error {
+func (s *Service) stop(ctx context.Context, g *storage.Group, m *migration.Migration, kind storage.EvidenceKind, req *api.LineageRequest) error {
 	defer s.locks.lock(g.ID)()
 	return retryConflicts(func() error {
 		g, err := s.thawed(ctx, g, mimiport.MigrationID{})
@@ -182,8 +184,8 @@ func (s *Service) stop(ctx context.Context, g *Group, m *migration.Migration, ki
 			return nil
 		}
 		s.Log.Error("the group is elsewhere in a later term: this server stops", "group", fmt.Sprintf("%x", g.ID), "term", g.Term)
-		g.State, g.Migration = GroupMoved, mimiport.MigrationID{}
-		change := &Change{Group: g, Migration: m, Evidence: []Evidence{{GroupID: g.ID, Kind: kind, Data: req.Lineage, At: s.Now()}}}
+		g.State, g.Migration = migration.GroupMoved, mimiport.MigrationID{}
+		change := &storage.Change{Group: g, Migration: m, Evidence: []storage.Evidence{{GroupID: g.ID, Kind: kind, Data: req.Lineage, At: s.Now()}}}
 		if m != nil {
 			g.Migration = m.ID
 		} else if g.Lineage, err = truncated(req.Lineage, g.Term+1); err != nil {
@@ -195,10 +197,10 @@ func (s *Service) stop(ctx context.Context, g *Group, m *migration.Migration, ki
 
 // thawed gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's row as it is then. A vote
 // could otherwise still have this server confirm it, against what it has been shown.
-func (s *Service) thawed(ctx context.Context, g *Group, meant mimiport.MigrationID) (*Group, error) {
-	key := GroupKey{g.ID, g.Term}
+func (s *Service) thawed(ctx context.Context, g *storage.Group, meant mimiport.MigrationID) (*storage.Group, error) {
+	key := g.Key()
 	g, err := s.Store.GroupAt(ctx, key)
-	if err != nil || g.State != GroupFrozen || g.Migration == meant {
+	if err != nil || g.State != migration.GroupFrozen || g.Migration == meant {
 		return g, err
 	}
 	if err := s.stepSource(ctx, nil, g.Migration, s.givesUp(errors.New("the group is elsewhere in a later term"))); err != nil {
@@ -220,7 +222,7 @@ func truncated(encoded []byte, term uint64) ([]byte, error) {
 // Reclaim takes back a group from a target that is lost for good after the decision: a new term begins here, with the state that
 // the target was given (profile, section 6). It is unsafe if the target is only unreachable: what it accepts is lost. A group that was
 // stopped goes on from where it is here: what its members have seen since is lost. It is for operators.
-func (s *Service) Reclaim(ctx context.Context, id []byte) (*HostResponse, error) {
+func (s *Service) Reclaim(ctx context.Context, id []byte) (*api.HostResponse, error) {
 	defer s.locks.lock(id)()
 	g, err := s.group(ctx, id)
 	if err != nil {
@@ -231,7 +233,7 @@ func (s *Service) Reclaim(ctx context.Context, id []byte) (*HostResponse, error)
 		return nil, err
 	}
 	l, err := s.live(ctx, g)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		return nil, cannotReclaim(id, "the group's state is past its retention")
 	}
 	if err != nil {
@@ -249,11 +251,11 @@ func cannotReclaim(id []byte, why string) error {
 
 // reclaimed is the lineage of a group up to the term that a reclaim ends, and what goes with the claim: the target, should it come back,
 // is shown how the group went on, and no confirmation any more.
-func (s *Service) reclaimed(ctx context.Context, g *Group) (lineage []byte, change *Change, err error) {
+func (s *Service) reclaimed(ctx context.Context, g *storage.Group) (lineage []byte, change *storage.Change, err error) {
 	switch g.State {
-	case GroupStopped:
-		return g.Lineage, &Change{}, nil
-	case GroupMoved:
+	case migration.GroupStopped:
+		return g.Lineage, &storage.Change{}, nil
+	case migration.GroupMoved:
 	default:
 		return nil, nil, cannotReclaim(g.ID, "the group has not moved away from here, nor was it stopped")
 	}
@@ -264,11 +266,11 @@ func (s *Service) reclaimed(ctx context.Context, g *Group) (lineage []byte, chan
 	if m.Role != migration.Source || m.Epoch+1 != g.Epoch {
 		return nil, nil, cannotReclaim(g.ID, "what the target was given is not here")
 	}
-	confirmation := s.toTarget(m, RowConfirmation)
-	change = &Change{
-		Done: []RowKey{confirmation.Key()},
-		Rows: []Row{{
-			Destination: m.Target, Queue: "lineage/" + m.ID.String(), Order: 1, Kind: RowLineage,
+	confirmation := s.toTarget(m, storage.RowConfirmation)
+	change = &storage.Change{
+		Done: []storage.RowKey{confirmation.Key()},
+		Rows: []storage.Row{{
+			Destination: m.Target, Queue: "lineage/" + m.ID.String(), Order: 1, Kind: storage.RowLineage,
 			GroupID: g.ID, Term: m.Term + 1, Migration: m.ID, Due: s.Now(),
 		}},
 	}
@@ -277,12 +279,12 @@ func (s *Service) reclaimed(ctx context.Context, g *Group) (lineage []byte, chan
 }
 
 // showLineage shows the server that a group was reclaimed from how it went on, should it come back.
-func (s *Service) showLineage(ctx context.Context, row *Row) error {
-	g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+func (s *Service) showLineage(ctx context.Context, row *storage.Row) error {
+	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
 		return err
 	}
-	err = s.Sender.PutLineage(ctx, g.Server, row.Destination, g.ID, &LineageRequest{Lineage: g.Lineage})
+	err = s.Sender.PutLineage(ctx, g.Server, row.Destination, g.ID, &api.LineageRequest{Lineage: g.Lineage})
 	if mimiport.KindOf(err) == mimiport.KindUnknownGroup && !s.Now().Before(g.CreatedAt.Add(s.Limits.Retention)) {
 		err = nil // until then it may take up again what it had staged and dropped
 	}
@@ -294,7 +296,7 @@ func (s *Service) showLineage(ctx context.Context, row *Row) error {
 
 // Recover takes on a group whose host is lost for good, from what a member holds: the public state of an epoch and the lineage
 // (profile, section 6). Commits that only the lost host knew are lost. It is for operators, and off unless the policy says recover.
-func (s *Service) Recover(ctx context.Context, id []byte, req *RecoverRequest) (*HostResponse, error) {
+func (s *Service) Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error) {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return nil, err
@@ -327,8 +329,8 @@ func (s *Service) Recover(ctx context.Context, id []byte, req *RecoverRequest) (
 	if err := s.mayRecover(ctx, id, l); err != nil {
 		return nil, err
 	}
-	g := &Group{ID: id, Term: l.Term(), Server: s.Server, RoomID: l.RoomID, Protocol: req.Protocol, CipherSuite: state.CipherSuite()}
-	if err := s.claim(ctx, mimiport.StepRecover, g, req.Lineage, state, &Change{}); err != nil {
+	g := &storage.Group{ID: id, Term: l.Term(), Server: s.Server, RoomID: l.RoomID, Protocol: req.Protocol, CipherSuite: state.CipherSuite()}
+	if err := s.claim(ctx, mimiport.StepRecover, g, req.Lineage, state, &storage.Change{}); err != nil {
 		return nil, err
 	}
 	return s.host(ctx, id)
@@ -338,20 +340,20 @@ func (s *Service) Recover(ctx context.Context, id []byte, req *RecoverRequest) (
 // confirmed itself included.
 func (s *Service) mayRecover(ctx context.Context, id []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, id)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if known.State != GroupMoved && known.State != GroupStopped {
+	if known.State != migration.GroupMoved && known.State != migration.GroupStopped {
 		return &mimiport.Error{Op: "recover", Kind: mimiport.KindConflict, Group: id, Err: fmt.Errorf("the group is %s here", known.State)}
 	}
 	return s.continues(ctx, known, l)
 }
 
 // claim begins a new term here: old's lineage, encoded, ends at the host that is lost.
-func (s *Service) claim(ctx context.Context, kind mimiport.StepKind, old *Group, encoded []byte, state mls.Group, change *Change) error {
+func (s *Service) claim(ctx context.Context, kind mimiport.StepKind, old *storage.Group, encoded []byte, state mls.Group, change *storage.Change) error {
 	l, err := mimiport.UnmarshalLineage(encoded)
 	if err != nil {
 		return err
@@ -368,15 +370,15 @@ func (s *Service) claim(ctx context.Context, kind mimiport.StepKind, old *Group,
 	if encoded, err = l.Marshal(); err != nil {
 		return err
 	}
-	key := GroupKey{old.ID, term}
+	key := storage.GroupKey{ID: old.ID, Term: term}
 	version, err := s.vacant(ctx, key)
 	if err != nil {
 		return err
 	}
 	g := *old
-	g.Term, g.Version, g.State, g.Epoch, g.NextSeq = term, version, GroupActive, state.Epoch(), 1
+	g.Term, g.Version, g.State, g.Epoch, g.NextSeq = term, version, migration.GroupActive, state.Epoch(), 1
 	g.Migration, g.Lineage, g.CreatedAt = mimiport.MigrationID{}, encoded, s.Now()
 	change.Group, change.Drop = &g, &key // what a migration of that term has staged
-	change.Snapshots = []Snapshot{snapshotOf(&g, &live{mls: state, seq: 1})}
+	change.Snapshots = []storage.Snapshot{snapshotOf(&g, &live{mls: state, seq: 1})}
 	return s.apply(ctx, change)
 }

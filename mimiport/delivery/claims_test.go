@@ -6,36 +6,38 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
 // lineage is what a server says of how the group came to it.
-func (p *play) lineage(ds string) *delivery.LineageRequest {
+func (p *play) lineage(ds string) *api.LineageRequest {
 	p.t.Helper()
 	host, err := p.services[ds].Host(p.t.Context(), caller(alice), p.id)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return &delivery.LineageRequest{Lineage: host.Lineage}
+	return &api.LineageRequest{Lineage: host.Lineage}
 }
 
-func (p *play) show(ds string, l *delivery.LineageRequest) error {
+func (p *play) show(ds string, l *api.LineageRequest) error {
 	_, err := p.services[ds].ShowLineage(p.t.Context(), caller(alice), p.id, l)
 	return err
 }
 
 // copyOf is a store with what another holds about the group now, outbox apart: a backup, restored.
-func (p *play) copyOf(ds string, migrations ...mimiport.MigrationID) delivery.Store {
+func (p *play) copyOf(ds string, migrations ...mimiport.MigrationID) storage.Store {
 	p.t.Helper()
 	from, to := p.stores[ds], memory.New()
 	g, err := from.Group(p.t.Context(), p.id)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	key := delivery.GroupKey{ID: p.id, Term: g.Term}
+	key := storage.GroupKey{ID: p.id, Term: g.Term}
 	snap, err := from.Snapshot(p.t.Context(), key, g.Epoch)
 	if err != nil {
 		p.t.Fatal(err)
@@ -45,16 +47,16 @@ func (p *play) copyOf(ds string, migrations ...mimiport.MigrationID) delivery.St
 		p.t.Fatal(err)
 	}
 	g.Version = 0
-	changes := []*delivery.Change{{Group: g, Snapshots: []delivery.Snapshot{*snap}, Entries: entries}}
+	changes := []*storage.Change{{Group: g, Snapshots: []storage.Snapshot{*snap}, Entries: entries}}
 	for _, id := range migrations {
 		m, err := from.Migration(p.t.Context(), id)
 		if err != nil {
 			p.t.Fatal(err)
 		}
 		m.Version = 0
-		c := &delivery.Change{Migration: m}
+		c := &storage.Change{Migration: m}
 		if data, err := from.Content(p.t.Context(), id); err == nil {
-			c.Content = &delivery.Content{ID: id, Data: data}
+			c.Content = &storage.Content{ID: id, Data: data}
 		}
 		changes = append(changes, c)
 	}
@@ -67,7 +69,7 @@ func (p *play) copyOf(ds string, migrations ...mimiport.MigrationID) delivery.St
 }
 
 // restore lets a server start on another store.
-func (p *play) restore(ds string, store delivery.Store) {
+func (p *play) restore(ds string, store storage.Store) {
 	deps := p.services[ds].Deps
 	deps.Store = store
 	p.stores[ds], p.services[ds] = store, delivery.New(deps)
@@ -97,7 +99,7 @@ func TestRestoredBeforeMove(t *testing.T) {
 		}
 		p.expectMoved(serverA, serverB)
 	}
-	p.expectKept(serverA, delivery.EvidenceOwnForgotten)
+	p.expectKept(serverA, storage.EvidenceOwnForgotten)
 	p.expectHosted(serverB, 1)
 	p.move(serverB, serverA, alice) // and the group can come back
 	p.expectHosted(serverA, 2)
@@ -115,7 +117,7 @@ func TestPointerStops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pointer := delivery.Pointer{Via: serverB, Term: 1, Epoch: after.Epoch(), Evidence: &delivery.PointerEvidence{
+	pointer := api.Pointer{Via: serverB, Term: 1, Epoch: after.Epoch(), Evidence: &api.PointerEvidence{
 		MigrationResponse: st.MigrationResponse.Message, ResponseKeyID: st.MigrationResponse.KeyID,
 		MigrationConfirmation: append([]byte(nil), st.Confirmation.Message...), ConfirmationKeyID: st.Confirmation.KeyID,
 	}}
@@ -126,7 +128,7 @@ func TestPointerStops(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.rooms.state = map[string]json.RawMessage{delivery.EventPointer: content}
+		p.rooms.state = map[string]json.RawMessage{api.EventPointer: content}
 		if err := p.services[serverA].RoomChanged(t.Context(), room); err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +158,7 @@ func TestRestoredWhileFrozen(t *testing.T) {
 	p.expect(a, "moved", "active")
 	p.group = a.commit.Next
 	p.expectMoved(serverA, serverB)
-	log, err := p.services[serverA].Messages(t.Context(), caller(alice), p.id, delivery.MessagesQuery{})
+	log, err := p.services[serverA].Messages(t.Context(), caller(alice), p.id, api.MessagesQuery{})
 	if err != nil || len(log.Messages) != 1 || log.Messages[0].Migration == nil {
 		t.Errorf("the log is %+v, %v", log, err)
 	}
@@ -173,7 +175,7 @@ func TestRestoredAndAborted(t *testing.T) {
 		t.Fatalf("the abort gives %+v, %v", st, err)
 	}
 	p.run() // B is active and keeps the abort as evidence
-	p.expectKept(serverB, delivery.EvidenceBothOutcomes)
+	p.expectKept(serverB, storage.EvidenceBothOutcomes)
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +250,7 @@ func TestReclaim(t *testing.T) {
 	down = false
 	p.now = p.now.Add(time.Hour)
 	p.run() // A shows B the lineage
-	_, err = p.submit(serverB, bob, &delivery.SubmitRequest{Message: p.group.Application(nil, 10)})
+	_, err = p.submit(serverB, bob, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
 	expectKind(t, err, mimiport.KindMoved)
 	if moved := asError(err).Info.Moved; moved == nil || moved.Server != serverA || moved.Term != 2 || len(moved.Claim) == 0 {
 		t.Errorf("B redirects to %+v", moved)
@@ -312,7 +314,7 @@ func TestRecover(t *testing.T) {
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = p.submit(serverA, alice, &delivery.SubmitRequest{Message: p.group.Application(nil, 10)})
+	_, err = p.submit(serverA, alice, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
 	expectKind(t, err, mimiport.KindMoved)
 }
 
@@ -322,7 +324,7 @@ func TestForeignClaims(t *testing.T) {
 	p.addServer("c.example")
 	p.move(serverA, serverB, bob)
 	encoded := p.lineage(serverB).Lineage
-	claimed := func(edit func(*mimiport.LineageClaim)) *delivery.LineageRequest {
+	claimed := func(edit func(*mimiport.LineageClaim)) *api.LineageRequest {
 		l, err := mimiport.UnmarshalLineage(encoded)
 		if err != nil {
 			t.Fatal(err)
@@ -341,7 +343,7 @@ func TestForeignClaims(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &delivery.LineageRequest{Lineage: out}
+		return &api.LineageRequest{Lineage: out}
 	}
 	for name, edit := range map[string]func(*mimiport.LineageClaim){
 		"by a server that never had the group": func(c *mimiport.LineageClaim) { c.DomainName = "c.example" },

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // TestClockBack: the clock goes back while the group is frozen. S decides if the vote comes first, else it aborts as soon as it looks:
@@ -15,7 +17,7 @@ import (
 func TestClockBack(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
-	content := p.due(serverA, delivery.RowContent)
+	content := p.due(serverA, storage.RowContent)
 	p.now = p.now.Add(-time.Hour)
 	if err := p.services[serverA].Do(t.Context(), content); err != nil {
 		t.Fatal(err)
@@ -33,13 +35,13 @@ func TestClockBack(t *testing.T) {
 }
 
 // due is the row of a kind that waits at a server.
-func (p *play) due(server string, kind delivery.RowKind) delivery.Row {
+func (p *play) due(server string, kind storage.RowKind) storage.Row {
 	p.t.Helper()
 	rows, _, err := p.stores[server].Due(p.t.Context(), p.now.AddDate(200, 0, 0), 100)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	i := slices.IndexFunc(rows, func(r delivery.Row) bool { return r.Kind == kind })
+	i := slices.IndexFunc(rows, func(r storage.Row) bool { return r.Kind == kind })
 	if i < 0 {
 		p.t.Fatalf("no row of kind %s at %s", kind, server)
 	}
@@ -52,15 +54,15 @@ func TestDeadlineTooEarly(t *testing.T) {
 	p.lost = func(_, what string) bool { return what == "content" || what == "abort" }
 	a := p.begin(serverA, serverB, bob)
 	for _, server := range []string{serverA, serverB} {
-		early := p.due(server, delivery.RowDeadline)
+		early := p.due(server, storage.RowDeadline)
 		err := p.services[server].Do(t.Context(), early)
 		expectKind(t, err, mimiport.KindInProgress)
-		if left := asError(err).Info.RetryAfter; left <= 0 || left > delivery.MaxWait {
+		if left := asError(err).Info.RetryAfter; left <= 0 || left > storage.MaxWait {
 			t.Errorf("%s: to be tried again after %v", server, left)
 		}
 	}
 	p.expect(a, "frozen", "offered")
-	p.now = p.now.Add(delivery.MaxWait)
+	p.now = p.now.Add(storage.MaxWait)
 	p.lost = func(_, what string) bool { return what == "content" }
 	p.run()
 	p.expect(a, "aborted", "dropped")
@@ -74,13 +76,13 @@ func TestSourceAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = p.services[serverB].PutContent(t.Context(), serverA, &delivery.ContentUpload{
+	_, err = p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{
 		ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now.AddDate(100, 0, 0),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ask := p.due(serverB, delivery.RowAsk); ask.Due.After(p.now.Add(delivery.MaxWait)) {
+	if ask := p.due(serverB, storage.RowAsk); ask.Due.After(p.now.Add(storage.MaxWait)) {
 		t.Errorf("the target asks at %v", ask.Due)
 	}
 }
@@ -99,7 +101,7 @@ func TestClockYearsAhead(t *testing.T) {
 	p.now = p.now.AddDate(50, 0, 0)
 	p.run()
 	for _, store := range p.stores {
-		if err := store.Forget(t.Context(), delivery.Horizon{Log: p.now, Offers: p.now, Evidence: p.now}); err != nil {
+		if err := store.Forget(t.Context(), storage.Horizon{Log: p.now, Offers: p.now, Evidence: p.now}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,7 +130,7 @@ func TestClockYearsAhead(t *testing.T) {
 func TestQuotaOfTheFuture(t *testing.T) {
 	p := newPlay(t)
 	p.now = p.now.AddDate(1, 0, 0)
-	for range delivery.DefaultPolicy().Quotas.AbortsAnHour {
+	for range policy.Default().Quotas.AbortsAnHour {
 		a := p.begin(serverA, serverB, bob)
 		if _, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
@@ -12,7 +13,7 @@ import (
 func (p *play) submitted(proposal *mlstest.Proposal) []byte {
 	p.t.Helper()
 	message := p.group.Propose(leafOf[alice], proposal)
-	must(p.submit(serverA, alice, &delivery.SubmitRequest{Message: message}))(p.t)
+	must(p.submit(serverA, alice, &api.SubmitRequest{Message: message}))(p.t)
 	return message
 }
 
@@ -75,7 +76,7 @@ func TestInitIsForOneMigration(t *testing.T) {
 		asked = asked || what == "status"
 		return false
 	}
-	init := func(server string, id mimiport.MigrationID, req *delivery.MigrationInitRequest) error {
+	init := func(server string, id mimiport.MigrationID, req *api.MigrationInitRequest) error {
 		_, err := p.services[server].InitMigration(t.Context(), caller(bob), id, req)
 		return err
 	}
@@ -100,12 +101,12 @@ func TestInitIsForOneMigration(t *testing.T) {
 
 	// "A client that knows only the draft sends two messages: it cannot migrate from us" (profile, section 5).
 	alone := *a.init
-	alone.SubmitRequest = delivery.SubmitRequest{}
+	alone.SubmitRequest = api.SubmitRequest{}
 	expectKind(t, init(serverA, a.id, &alone), mimiport.KindBadMessage)
 
 	// An offer for another epoch than the Commit's.
 	request := must((&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id, Epoch: p.group.Epoch() + 1}).Marshal())(t)
-	offer := must(p.services[serverB].RequestMigration(t.Context(), caller(bob), &delivery.MigrationRequestRequest{MigrationRequest: request, RoomID: room}))(t)
+	offer := must(p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{MigrationRequest: request, RoomID: room}))(t)
 	_, err := p.initiate(p.prepare(serverA, serverB, bob, offer, nil))
 	expectRule(t, err, "migration-commit")
 	p.expectHosted(serverA, 0)
@@ -118,13 +119,13 @@ func TestVirtualHosts(t *testing.T) {
 	deps := p.services[serverA].Deps
 	deps.IsLocal = func(s string) bool { return s == serverA || s == alias }
 	p.services[serverA] = delivery.New(deps)
-	request := func(source, target string) (*delivery.MigrationOffer, error) {
+	request := func(source, target string) (*api.MigrationOffer, error) {
 		data := must((&mimiport.MigrationRequest{SourceDomain: source, TargetDomain: target, GroupID: p.id, Epoch: p.group.Epoch()}).Marshal())(t)
 		server := target
 		if target == alias {
 			server = serverA
 		}
-		return p.services[server].RequestMigration(t.Context(), caller(bob), &delivery.MigrationRequestRequest{MigrationRequest: data, RoomID: room})
+		return p.services[server].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{MigrationRequest: data, RoomID: room})
 	}
 	_, err := request(serverA, alias)
 	expectKind(t, err, mimiport.KindInvalid)
@@ -153,7 +154,7 @@ func TestAbortedCommit(t *testing.T) {
 func TestOutsideInit(t *testing.T) {
 	p := newPlay(t)
 	c := p.group.Commit(mlstest.CommitOptions{Path: true, AuthenticatedData: announce("c.example")})
-	_, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+	_, err := p.submit(serverA, alice, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 	expectRule(t, err, "migration-commit-outside-init")
 	p.commit(serverA, alice, mlstest.CommitOptions{AuthenticatedData: announce("not a name")})
 	p.commit(serverA, alice, mlstest.CommitOptions{AuthenticatedData: append(announce("c.example"), 0)})
@@ -187,7 +188,7 @@ func TestSwapIsSigned(t *testing.T) {
 func newPlayWith(t *testing.T, entries func(*mlstest.Group) [][]byte) *play {
 	p := &play{world: newWorld(t)}
 	p.rooms.joined[carol] = true
-	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room}))(t).GroupID
+	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t).GroupID
 	p.group = p.groupWith(entries(p.groupWith())...)
 	p.bind(serverA)
 	return p
@@ -204,7 +205,7 @@ func TestPendingRemove(t *testing.T) {
 		t.Fatalf("%d proposals", n)
 	}
 	joiner := p.group.Commit(mlstest.CommitOptions{Joiner: p.group.NewClient(mlstest.Identity(bob, "NEW"))})
-	must(p.submit(serverA, bob, &delivery.SubmitRequest{Message: joiner.Message, GroupInfo: joiner.GroupInfo}))(t)
+	must(p.submit(serverA, bob, &api.SubmitRequest{Message: joiner.Message, GroupInfo: joiner.GroupInfo}))(t)
 	p.group = joiner.Next
 	p.run()
 	if n := len(p.proposals(serverA)); n != 1 {
@@ -226,7 +227,7 @@ func TestProposals(t *testing.T) {
 		return [][]byte{mlstest.NewClient(9, 1, []byte("elsewhere.example")).ExternalSender()}
 	})
 	submit := func(user string, message []byte) error {
-		_, err := p.submit(serverA, user, &delivery.SubmitRequest{Message: message})
+		_, err := p.submit(serverA, user, &api.SubmitRequest{Message: message})
 		return err
 	}
 	update := p.group.Propose(0, p.group.Update(0))
@@ -243,7 +244,7 @@ func TestProposals(t *testing.T) {
 	}
 	p.rooms.joined[alice] = false
 	c := p.group.Commit(mlstest.CommitOptions{Sender: 1, Path: true, References: [][]byte{update}})
-	_, err := p.submit(serverA, bob, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 	expectKind(t, err, mimiport.KindForbidden) // "A leaf may exist only while its user is joined": none is renewed
 	p.rooms.joined[alice] = true
 
@@ -257,12 +258,12 @@ func TestResync(t *testing.T) {
 	c := p.group.Commit(mlstest.CommitOptions{
 		Joiner: p.group.NewClient(mlstest.Identity(bob, "BOB")), Proposals: []*mlstest.Proposal{p.group.Remove(leafOf[alice])},
 	})
-	_, err := p.submit(serverA, bob, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 	expectKind(t, err, mimiport.KindForbidden)
 	c = p.group.Commit(mlstest.CommitOptions{
 		Joiner: p.group.NewClient(mlstest.Identity(bob, "BOB")), Proposals: []*mlstest.Proposal{p.group.Remove(leafOf[bob])},
 	})
-	must(p.submit(serverA, bob, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}))(t)
+	must(p.submit(serverA, bob, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}))(t)
 	p.group = c.Next
 	p.expectHosted(serverA, 0)
 }
@@ -288,7 +289,7 @@ func TestRemovedIsTold(t *testing.T) {
 func TestLargeByReference(t *testing.T) {
 	p := newPlay(t)
 	for size, inline := range map[int]bool{31 << 10: true, 33 << 10: false} {
-		res := must(p.submit(serverA, alice, &delivery.SubmitRequest{Message: p.group.Application(nil, size)}))(t)
+		res := must(p.submit(serverA, alice, &api.SubmitRequest{Message: p.group.Application(nil, size)}))(t)
 		p.got = nil
 		p.run()
 		if len(p.got) != 2 || (len(p.got[0].Message) > 0) != inline || p.got[0].Seq != res.Seq {
@@ -302,11 +303,11 @@ func TestWhoIsTold(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
 	for _, c := range []struct {
-		caller delivery.Caller
+		caller api.Caller
 		want   mimiport.Kind
 	}{
-		{caller("@eve:a.example"), mimiport.KindForbidden}, {delivery.Caller{Server: "c.example"}, mimiport.KindForbidden},
-		{caller(alice), mimiport.KindInternal}, {delivery.Caller{Server: serverB}, mimiport.KindInternal},
+		{caller("@eve:a.example"), mimiport.KindForbidden}, {api.Caller{Server: "c.example"}, mimiport.KindForbidden},
+		{caller(alice), mimiport.KindInternal}, {api.Caller{Server: serverB}, mimiport.KindInternal},
 	} {
 		if _, err := p.services[serverA].Migration(t.Context(), c.caller, a.id); mimiport.KindOf(err) != c.want {
 			t.Errorf("%+v: %v", c.caller, err)

@@ -3,7 +3,9 @@ package delivery
 import (
 	"context"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // stored is how a live group lies in the store: the snapshot that it would be loaded from, and what would be replayed on it.
@@ -13,7 +15,7 @@ type stored struct {
 	log      int    // bytes of the handshakes since
 }
 
-func storedAs(snap *Snapshot) stored {
+func storedAs(snap *storage.Snapshot) stored {
 	return stored{epoch: snap.Epoch, snapshot: len(snap.GroupInfo) + len(snap.RatchetTree)}
 }
 
@@ -31,39 +33,39 @@ func (s *stored) grow(more int) {
 	}
 }
 
-// replayed is how much of an entry is read when its group is loaded, in bytes.
-func (e *Entry) replayed() int {
-	if e.Kind != EntryProposal && e.Kind != EntryCommit {
+// replayedBytes is how much of an entry is read when its group is loaded, in bytes.
+func replayedBytes(e *storage.Entry) int {
+	if e.Kind != storage.EntryProposal && e.Kind != storage.EntryCommit {
 		return 0
 	}
 	return e.Bytes()
 }
 
-func replayed(entries []Entry) (bytes int) {
+func replayed(entries []storage.Entry) (bytes int) {
 	for i := range entries {
-		bytes += entries[i].replayed()
+		bytes += replayedBytes(&entries[i])
 	}
 	return bytes
 }
 
 // compaction is the row by which this server stores a snapshot some time after a log entry.
-func (s *Service) compaction(e *Entry) Row {
-	g := &Group{ID: e.GroupID, Term: e.Term}
-	return Row{
-		Destination: s.Server, Queue: "compact/" + fanOutQueue(g), Order: e.Seq, Kind: RowCompact,
+func (s *Service) compaction(e *storage.Entry) storage.Row {
+	g := &storage.Group{ID: e.GroupID, Term: e.Term}
+	return storage.Row{
+		Destination: s.Server, Queue: "compact/" + fanOutQueue(g), Order: e.Seq, Kind: storage.RowCompact,
 		GroupID: e.GroupID, Term: e.Term, Seq: e.Seq, Due: e.At,
 	}
 }
 
 // compact stores a snapshot of the present epoch as it began. Of the older ones the last stays, for the epochs between. Requests
 // go on meanwhile: a state never changes.
-func (s *Service) compact(ctx context.Context, row *Row) error {
-	g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+func (s *Service) compact(ctx context.Context, row *storage.Row) error {
+	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
 		return err
 	}
-	change := &Change{Done: []RowKey{row.Key()}}
-	if g.State != GroupActive && g.State != GroupFrozen {
+	change := &storage.Change{Done: []storage.RowKey{row.Key()}}
+	if g.State != migration.GroupActive && g.State != migration.GroupFrozen {
 		return s.apply(ctx, change) // it is on its way to be purged
 	}
 	state, seq, last, err := s.begun(ctx, g)
@@ -73,10 +75,10 @@ func (s *Service) compact(ctx context.Context, row *Row) error {
 	if state.Epoch() == last {
 		return s.apply(ctx, change)
 	}
-	snap := Snapshot{
+	snap := storage.Snapshot{
 		GroupID: g.ID, Term: g.Term, Epoch: state.Epoch(), Seq: seq, GroupInfo: state.GroupInfo(), RatchetTree: state.RatchetTree(),
 	}
-	change.Snapshots, change.DropBefore = []Snapshot{snap}, &Epoch{GroupKey{g.ID, g.Term}, last}
+	change.Snapshots, change.DropBefore = []storage.Snapshot{snap}, &storage.Epoch{GroupKey: g.Key(), Epoch: last}
 	if err := s.apply(ctx, change); err != nil {
 		return err
 	}
@@ -90,8 +92,8 @@ func (s *Service) compact(ctx context.Context, row *Row) error {
 }
 
 // begun is the present epoch as it began, the number of the log entry to replay on it first, and the epoch of the last snapshot.
-func (s *Service) begun(ctx context.Context, g *Group) (state mls.Group, seq, last uint64, err error) {
-	err = s.locked(ctx, GroupKey{g.ID, g.Term}, func(_ *Group, l *live) error {
+func (s *Service) begun(ctx context.Context, g *storage.Group) (state mls.Group, seq, last uint64, err error) {
+	err = s.locked(ctx, g.Key(), func(_ *storage.Group, l *live) error {
 		state, seq, last = l.begun, l.begunSeq, l.stored.epoch
 		return nil
 	})

@@ -6,15 +6,17 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 )
 
 // A log that outweighs its snapshot is compacted by the outbox, and nobody notices but who loads the group.
 func TestCompaction(t *testing.T) {
 	p := newPlay(t)
-	key := delivery.GroupKey{ID: p.id}
+	key := storage.GroupKey{ID: p.id}
 	bound := p.group
 	const commits = 300 // of some 700 bytes each: more than twice what is compacted
 	for range commits {
@@ -29,7 +31,7 @@ func TestCompaction(t *testing.T) {
 	if err != nil || snap.Epoch+commits/2 < p.group.Epoch() {
 		t.Fatalf("at epoch %d the last snapshot is %+v, %v", p.group.Epoch(), snap, err)
 	}
-	if first, err := p.stores[serverA].Snapshot(t.Context(), key, bound.Epoch()); !errors.Is(err, delivery.ErrNotFound) {
+	if first, err := p.stores[serverA].Snapshot(t.Context(), key, bound.Epoch()); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("the first snapshot is still there: %+v, %v", first, err)
 	}
 
@@ -40,7 +42,7 @@ func TestCompaction(t *testing.T) {
 			t.Errorf("the tree of epoch %d: %v", epoch, err)
 		}
 	}
-	log, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, delivery.MessagesQuery{Limit: 2})
+	log, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{Limit: 2})
 	if err != nil || len(log.Messages) != 2 || log.Messages[0].Seq != 1 {
 		t.Errorf("the log begins with %+v, %v", log, err)
 	}
@@ -54,7 +56,7 @@ func TestCompactionKeepsProposals(t *testing.T) {
 		p.commit(serverA, alice, mlstest.CommitOptions{})
 	}
 	proposal := p.group.Propose(1, p.group.Update(1))
-	if _, err := p.submit(serverA, bob, &delivery.SubmitRequest{Message: proposal}); err != nil {
+	if _, err := p.submit(serverA, bob, &api.SubmitRequest{Message: proposal}); err != nil {
 		t.Fatal(err)
 	}
 	p.run()
@@ -78,7 +80,7 @@ func TestCompactionAfterAFailure(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			i := slices.IndexFunc(rows, func(r delivery.Row) bool { return r.Kind == delivery.RowCompact })
+			i := slices.IndexFunc(rows, func(r storage.Row) bool { return r.Kind == storage.RowCompact })
 			if i < 0 {
 				t.Fatal("nothing is to be compacted")
 			}

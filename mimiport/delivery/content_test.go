@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
@@ -90,7 +91,7 @@ func TestTargetVerifies(t *testing.T) {
 		expectKind(t, p.put(a, data), mimiport.KindTooLarge)
 	})
 	t.Run("to the source", func(t *testing.T) {
-		_, err := p.services[serverA].PutContent(t.Context(), serverA, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
+		_, err := p.services[serverA].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
 		expectKind(t, err, mimiport.KindForbidden)
 	})
 	p.expect(a, "frozen", "offered")
@@ -154,18 +155,18 @@ func TestLogTravels(t *testing.T) {
 	p.rooms.joined[carol] = true
 	var want [][]byte
 	add := p.group.Commit(mlstest.CommitOptions{Path: true, Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL")))}})
-	must(p.submit(serverA, alice, &delivery.SubmitRequest{Message: add.Message, GroupInfo: add.GroupInfo, Welcome: add.Welcome}))(t)
+	must(p.submit(serverA, alice, &api.SubmitRequest{Message: add.Message, GroupInfo: add.GroupInfo, Welcome: add.Welcome}))(t)
 	p.group = add.Next
 	p.say(serverA, alice)
 	proposal := p.group.Propose(0, p.group.Update(0))
-	must(p.submit(serverA, alice, &delivery.SubmitRequest{Message: proposal}))(t)
+	must(p.submit(serverA, alice, &api.SubmitRequest{Message: proposal}))(t)
 	commit := p.group.Commit(mlstest.CommitOptions{Sender: 1, Path: true, References: [][]byte{proposal}})
-	must(p.submit(serverA, bob, &delivery.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo}))(t)
+	must(p.submit(serverA, bob, &api.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo}))(t)
 	p.group = commit.Next
 	a := p.move(serverA, serverB, bob)
 	want = append(want, add.Message, add.Welcome, proposal, commit.Message, a.commit.Message)
 
-	log := must(p.services[serverB].Messages(t.Context(), caller(carol), p.id, delivery.MessagesQuery{}))(t)
+	log := must(p.services[serverB].Messages(t.Context(), caller(carol), p.id, api.MessagesQuery{}))(t)
 	if len(log.Messages) != len(want) {
 		t.Fatalf("T has %d messages, want %d", len(log.Messages), len(want))
 	}
@@ -214,7 +215,7 @@ func TestLogIsBounded(t *testing.T) {
 	p = newPlay(t)
 	p.commit(serverA, alice, mlstest.CommitOptions{})
 	for range 30 {
-		must(p.submit(serverA, alice, &delivery.SubmitRequest{Message: p.group.Application(nil, 40<<10)}))(t)
+		must(p.submit(serverA, alice, &api.SubmitRequest{Message: p.group.Application(nil, 40<<10)}))(t)
 	}
 	if n := sent(p); n != 1 {
 		t.Errorf("application messages take a Commit's place: %d are sent", n)
@@ -242,7 +243,7 @@ func TestDecideByIsBounded(t *testing.T) {
 		deps := p.services[serverA].Deps
 		deps.Limits.DecideBy = base
 		p.services[serverA] = delivery.New(deps)
-		p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room}))(t).GroupID
+		p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t).GroupID
 		p.group = mlstest.New(mlstest.Options{Seed: 1, GroupID: p.id, Extensions: extensions, Members: [][]byte{
 			mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB"),
 		}})

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/draft09test"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
@@ -30,7 +30,7 @@ type draft09Play struct {
 func newDraft09Play(t *testing.T) *draft09Play {
 	t.Helper()
 	p := &draft09Play{&play{world: newWorld(t)}, map[string]*draft09test.Client{}}
-	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room}))(t)
+	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t)
 	p.id = reserved.GroupID
 	for user, device := range map[string]string{alice: "ALICE", bob: "BOB"} {
 		p.clients[user] = must(draft09test.NewClient(1, mlstest.Identity(user, device)))(t)
@@ -38,14 +38,14 @@ func newDraft09Play(t *testing.T) *draft09Play {
 	if err := p.clients[alice].Create(p.id); err != nil {
 		t.Fatal(err)
 	}
-	must(p.services[serverA].BindGroup(t.Context(), caller(alice), p.id, &delivery.BindGroupRequest{
+	must(p.services[serverA].BindGroup(t.Context(), caller(alice), p.id, &api.BindGroupRequest{
 		Protocol: draft09.Protocol, GroupInfo: must(p.clients[alice].GroupInfo())(t),
 	}))(t)
 	return p
 }
 
 // send submits a message that the other client is to handle.
-func (p *draft09Play) send(ds, user string, req *delivery.SubmitRequest) {
+func (p *draft09Play) send(ds, user string, req *api.SubmitRequest) {
 	p.t.Helper()
 	must(p.submit(ds, user, req))(p.t)
 	p.follow(req.Message)
@@ -65,7 +65,7 @@ func (p *draft09Play) follow(message []byte) {
 func (p *draft09Play) say(ds string) {
 	p.t.Helper()
 	message := must(p.clients[alice].Protect([]byte("hello")))(p.t)
-	must(p.submit(ds, alice, &delivery.SubmitRequest{Message: message}))(p.t)
+	must(p.submit(ds, alice, &api.SubmitRequest{Message: message}))(p.t)
 	if text := must(p.clients[bob].Unprotect(message))(p.t); string(text) != "hello" {
 		p.t.Errorf("bob reads %q", text)
 	}
@@ -75,9 +75,9 @@ func (p *draft09Play) say(ds string) {
 func (p *draft09Play) addBob() {
 	p.t.Helper()
 	add := must(p.clients[alice].Add(must(p.clients[bob].KeyPackage())(p.t)))(p.t)
-	must(p.submit(serverA, alice, &delivery.SubmitRequest{Message: add}))(p.t)
+	must(p.submit(serverA, alice, &api.SubmitRequest{Message: add}))(p.t)
 	c := must(p.clients[alice].Commit(nil, add))(p.t)
-	must(p.submit(serverA, alice, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}))(p.t)
+	must(p.submit(serverA, alice, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}))(p.t)
 	p.clients[alice].Merge()
 	if err := p.clients[bob].Join(c.Welcome); err != nil {
 		p.t.Fatal(err)
@@ -89,13 +89,13 @@ func (p *draft09Play) moveBy(user, from, to string, proposals ...[]byte) {
 	p.t.Helper()
 	c := p.clients[user]
 	req := must((&mimiport.MigrationRequest{SourceDomain: from, TargetDomain: to, GroupID: p.id, Epoch: c.Epoch()}).Marshal())(p.t)
-	offer := must(p.services[to].RequestMigration(p.t.Context(), caller(user), &delivery.MigrationRequestRequest{MigrationRequest: req, RoomID: room}))(p.t)
+	offer := must(p.services[to].RequestMigration(p.t.Context(), caller(user), &api.MigrationRequestRequest{MigrationRequest: req, RoomID: room}))(p.t)
 	init := &mimiport.MigrationInit{Response: *must(mimiport.UnmarshalMigrationResponse(offer.MigrationResponse))(p.t)}
 	init.Signature = must(c.Sign(mimiport.MigrationInitLabel, must(init.TBS())(p.t)))(p.t)
 	commit := must(c.Commit(must((&mimiport.MigrationCommitAAD{TargetDomain: to}).Marshal())(p.t), proposals...))(p.t)
-	a := &attempt{from: from, to: to, user: user, id: init.Response.ID(), init: &delivery.MigrationInitRequest{
+	a := &attempt{from: from, to: to, user: user, id: init.Response.ID(), init: &api.MigrationInitRequest{
 		MigrationInit: must(init.Marshal())(p.t), KeyID: offer.KeyID,
-		SubmitRequest: delivery.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo, Welcome: commit.Welcome},
+		SubmitRequest: api.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo, Welcome: commit.Welcome},
 	}}
 	must(p.initiate(a))(p.t)
 	p.run()
@@ -109,11 +109,11 @@ func TestDraft09Group(t *testing.T) {
 	p.addBob()
 	p.say(serverA)
 	update := must(p.clients[alice].Update())(t)
-	p.send(serverA, alice, &delivery.SubmitRequest{Message: update})
+	p.send(serverA, alice, &api.SubmitRequest{Message: update})
 	p.moveBy(bob, serverA, serverB, update)
 	p.say(serverB)
 	c := must(p.clients[alice].Commit(nil))(t)
-	p.send(serverB, alice, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+	p.send(serverB, alice, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 	p.moveBy(alice, serverB, serverA)
 	p.say(serverA)
 	g := must(p.services[serverA].Group(t.Context(), caller(alice), p.id))(t)

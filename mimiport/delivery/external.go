@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // ownSender is this server as an external sender of groups of one cipher suite: it has one key for each protocol and signature
@@ -48,7 +50,7 @@ func (s *Service) sender(ctx context.Context, server, protocol string, cipherSui
 
 func (s *Service) senderKey(ctx context.Context, external mls.ExternalSenders, cipherSuite uint16, setting string) (private []byte, err error) {
 	stored, err := s.Store.Setting(ctx, setting)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		stored, err = s.drawKey(ctx, external, cipherSuite, setting)
 	}
 	if err != nil {
@@ -72,7 +74,7 @@ func (s *Service) drawKey(ctx context.Context, external mls.ExternalSenders, cip
 }
 
 // senderEntry is the encoded entry to hand out, nil where none is asked for.
-func (s *Service) senderEntry(ctx context.Context, server string, req SuiteRequest) ([]byte, error) {
+func (s *Service) senderEntry(ctx context.Context, server string, req api.SuiteRequest) ([]byte, error) {
 	if req.CipherSuite == 0 {
 		return nil, nil
 	}
@@ -146,7 +148,7 @@ func removesThem(server string, before mls.Group, effects *mls.Effects) error {
 }
 
 // offeredEntry is the target's external_senders entry in an Init, verified; nil where there is none.
-func (s *Service) offeredEntry(ctx context.Context, id mimiport.MigrationID, target string, req *MigrationInitRequest) ([]byte, error) {
+func (s *Service) offeredEntry(ctx context.Context, id mimiport.MigrationID, target string, req *api.MigrationInitRequest) ([]byte, error) {
 	if len(req.ExternalSenderOffer) == 0 {
 		return nil, nil
 	}
@@ -210,8 +212,8 @@ func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 		}
 		row := s.expelRow(&groups[i], uint64(s.Now().UnixNano()))
 		row.Due = row.Due.Add(settle)
-		err := s.apply(ctx, &Change{Rows: []Row{row}})
-		if err != nil && !errors.Is(err, ErrConflict) {
+		err := s.apply(ctx, &storage.Change{Rows: []storage.Row{row}})
+		if err != nil && !errors.Is(err, storage.ErrConflict) {
 			return err
 		}
 	}
@@ -219,21 +221,23 @@ func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 }
 
 // hosted says whether a group lives here, in this term.
-func hosted(g *Group) bool { return g.State == GroupActive || g.State == GroupFrozen }
+func hosted(g *storage.Group) bool {
+	return g.State == migration.GroupActive || g.State == migration.GroupFrozen
+}
 
 // mine says whether this server is a group's host for all that it knows, whether it accepts or not.
-func mine(g *Group) bool { return hosted(g) || g.State == GroupStopped }
+func mine(g *storage.Group) bool { return hosted(g) || g.State == migration.GroupStopped }
 
 // expelRow is a row by which this server looks after a group: whether it is still here, and who of its members is not in the room.
-func (s *Service) expelRow(g *Group, order uint64) Row {
-	return Row{
-		Destination: s.Server, Queue: "expel/" + fanOutQueue(g), Order: order, Kind: RowExpel, GroupID: g.ID, Term: g.Term, Due: s.Now(),
+func (s *Service) expelRow(g *storage.Group, order uint64) storage.Row {
+	return storage.Row{
+		Destination: s.Server, Queue: "expel/" + fanOutQueue(g), Order: order, Kind: storage.RowExpel, GroupID: g.ID, Term: g.Term, Due: s.Now(),
 	}
 }
 
 // lookAfter does what a change of the room asks for.
-func (s *Service) lookAfter(ctx context.Context, row *Row) error {
-	g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+func (s *Service) lookAfter(ctx context.Context, row *storage.Row) error {
+	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
 		return err
 	}
@@ -246,14 +250,14 @@ func (s *Service) lookAfter(ctx context.Context, row *Row) error {
 }
 
 // expel proposes to remove the leaves of users who are not joined to the room, where the group lets this server propose.
-func (s *Service) expel(ctx context.Context, row *Row) error {
+func (s *Service) expel(ctx context.Context, row *storage.Row) error {
 	defer s.locks.lock(row.GroupID)()
 	return retryConflicts(func() error {
-		g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+		g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 		if err != nil {
 			return err
 		}
-		if g.State != GroupActive { // frozen: the set of proposals is closed; what follows asks again
+		if g.State != migration.GroupActive { // frozen: the set of proposals is closed; what follows asks again
 			return s.done(ctx, row)
 		}
 		l, err := s.live(ctx, g)
@@ -279,7 +283,7 @@ func (s *Service) expel(ctx context.Context, row *Row) error {
 const expelShare = 0.5
 
 // strangers lists the leaves of users who are not joined to the room and whose removal is not proposed yet.
-func (s *Service) strangers(ctx context.Context, g *Group, l *live) (leaves []uint32, err error) {
+func (s *Service) strangers(ctx context.Context, g *storage.Group, l *live) (leaves []uint32, err error) {
 	gone, err := s.Rooms.NotJoined(ctx, g.RoomID, l.roster.users())
 	if err != nil || len(gone) == 0 {
 		return nil, err
@@ -306,7 +310,7 @@ func (s *Service) strangers(ctx context.Context, g *Group, l *live) (leaves []ui
 }
 
 // proposeRemoves accepts this server's own proposals into the log.
-func (s *Service) proposeRemoves(ctx context.Context, g *Group, l *live, index uint32, leaves []uint32, row *Row) error {
+func (s *Service) proposeRemoves(ctx context.Context, g *storage.Group, l *live, index uint32, leaves []uint32, row *storage.Row) error {
 	o, err := s.sender(ctx, g.Server, g.Protocol, g.CipherSuite)
 	if err != nil {
 		return err
@@ -320,10 +324,10 @@ func (s *Service) proposeRemoves(ctx context.Context, g *Group, l *live, index u
 		if st.next, _, err = st.next.Propose(message); err != nil {
 			return err
 		}
-		st.entries = append(st.entries, Entry{Kind: EntryProposal, Epoch: g.Epoch, Message: message})
+		st.entries = append(st.entries, storage.Entry{Kind: storage.EntryProposal, Epoch: g.Epoch, Message: message})
 	}
 	next, change := s.extend(g, l, st)
-	change.Done = []RowKey{row.Key()}
+	change.Done = []storage.RowKey{row.Key()}
 	if err := s.apply(ctx, change); err != nil {
 		return err
 	}

@@ -8,21 +8,21 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
 const carol = "@carol:b.example"
 
-var suite = delivery.SuiteRequest{Protocol: "mls10", CipherSuite: 1}
+var suite = api.SuiteRequest{Protocol: "mls10", CipherSuite: 1}
 
 // newExternalPlay is a play of alice, bob and carol whose group lists A as an external sender.
 func newExternalPlay(t *testing.T) *play {
 	t.Helper()
 	p := &play{world: newWorld(t)}
 	p.rooms.joined[carol] = true
-	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room, SuiteRequest: suite})
+	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room, SuiteRequest: suite})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func (p *play) leave(ds, user string) {
 // proposals lists the proposals in a server's log.
 func (p *play) proposals(ds string) (messages [][]byte) {
 	p.t.Helper()
-	log, err := p.services[ds].Messages(p.t.Context(), caller(alice), p.id, delivery.MessagesQuery{})
+	log, err := p.services[ds].Messages(p.t.Context(), caller(alice), p.id, api.MessagesQuery{})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestOwnEntry(t *testing.T) {
 	p := newExternalPlay(t)
 	forged := p.group.NewClient([]byte(serverA))
 	other := &play{world: p.world}
-	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room})
+	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,14 +89,14 @@ func TestOwnEntry(t *testing.T) {
 	}
 	other.id = reserved.GroupID
 	other.group = other.groupWith(forged.ExternalSender())
-	_, err = p.services[serverA].BindGroup(t.Context(), caller(alice), other.id, &delivery.BindGroupRequest{
+	_, err = p.services[serverA].BindGroup(t.Context(), caller(alice), other.id, &api.BindGroupRequest{
 		Protocol: "mls10", GroupInfo: other.group.GroupInfo(), RatchetTree: other.group.RatchetTree(),
 	})
 	expectRule(t, err, "external-senders")
 
 	for name, extensions := range map[string][]byte{"dropped": nil, "forged": externalSenders(forged.ExternalSender())} {
 		c := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true, Proposals: []*mlstest.Proposal{p.group.SetExtensions(extensions)}})
-		_, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+		_, err := p.submit(serverA, alice, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 		if err == nil {
 			t.Errorf("the entry was %s", name)
 		}
@@ -125,7 +125,7 @@ func TestRemoveProposed(t *testing.T) {
 		t.Errorf("it is still to be done: %+v, %v", rows, err)
 	}
 	without := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
-	_, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: without.Message, GroupInfo: without.GroupInfo})
+	_, err := p.submit(serverA, alice, &api.SubmitRequest{Message: without.Message, GroupInfo: without.GroupInfo})
 	expectRule(t, err, "pending-remove")
 	p.commit(serverA, alice, mlstest.CommitOptions{References: proposed})
 	p.expectHosted(serverA, 0)
@@ -167,7 +167,7 @@ func (p *play) swapRequest(user string, edit func(*mlstest.CommitOptions, []byte
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	offer, err := p.services[serverB].RequestMigration(p.t.Context(), caller(user), &delivery.MigrationRequestRequest{
+	offer, err := p.services[serverB].RequestMigration(p.t.Context(), caller(user), &api.MigrationRequestRequest{
 		MigrationRequest: req, RoomID: room, SuiteRequest: suite,
 	})
 	if err != nil {

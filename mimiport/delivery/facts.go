@@ -6,7 +6,10 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // quotaFacts is what the quotas of a migration count, besides what the store knows. nil asks for no quota: a migration that
@@ -18,7 +21,7 @@ type quotaFacts struct {
 }
 
 // decide gathers the facts and asks the policy, on either side and at every step. admin is only known of a caller.
-func (s *Service) decide(ctx context.Context, side migration.Role, m *migration.Migration, c Caller, q *quotaFacts) error {
+func (s *Service) decide(ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller, q *quotaFacts) error {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return err
@@ -33,15 +36,15 @@ func (s *Service) decide(ctx context.Context, side migration.Role, m *migration.
 			return err
 		}
 	}
-	return Decide(&p, f)
+	return policy.Decide(&p, f)
 }
 
-func (s *Service) facts(ctx context.Context, side migration.Role, m *migration.Migration, c Caller) (*Facts, error) {
+func (s *Service) facts(ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller) (*policy.Facts, error) {
 	user := c.UserID
 	if user == "" {
 		user = m.User
 	}
-	f := &Facts{Side: side, UserServer: serverOf(user), UserAdmin: c.Admin || c.UserID == "" && m.ByAdmin, Peer: m.Target}
+	f := &policy.Facts{Side: side, UserServer: serverOf(user), UserAdmin: c.Admin || c.UserID == "" && m.ByAdmin, Peer: m.Target}
 	if side == migration.Target {
 		f.Peer = m.Source
 	}
@@ -68,14 +71,14 @@ func (s *Service) facts(ctx context.Context, side migration.Role, m *migration.M
 // countLimit is where counting for a quota ends: no quota is meant to be larger.
 const countLimit = 10_000
 
-func (s *Service) count(ctx context.Context, f *Facts, m *migration.Migration, q *quotaFacts) (err error) {
+func (s *Service) count(ctx context.Context, f *policy.Facts, m *migration.Migration, q *quotaFacts) (err error) {
 	now := s.Now()
 	hourAgo := now.Add(-time.Hour)
 	own := 0
 	if q.starting {
 		own = 1
 	}
-	tally := func(n *int, own int, filter MigrationFilter) {
+	tally := func(n *int, own int, filter storage.MigrationFilter) {
 		if err != nil {
 			return
 		}
@@ -86,13 +89,13 @@ func (s *Service) count(ctx context.Context, f *Facts, m *migration.Migration, q
 		}
 		*n = len(found) + own
 	}
-	tally(&f.Moves, own, MigrationFilter{Role: f.Side, User: m.User, Since: hourAgo})
+	tally(&f.Moves, own, storage.MigrationFilter{Role: f.Side, User: m.User, Since: hourAgo})
 	if f.Side == migration.Source {
-		tally(&f.Aborts, 1, MigrationFilter{Role: f.Side, GroupID: m.GroupID, Since: hourAgo, States: []migration.State{migration.Aborted}})
+		tally(&f.Aborts, 1, storage.MigrationFilter{Role: f.Side, GroupID: m.GroupID, Since: hourAgo, States: []migration.State{migration.Aborted}})
 		return err
 	}
-	tally(&f.Offers, own, MigrationFilter{Role: f.Side, User: m.User, States: []migration.State{migration.Offered}})
-	tally(&f.Staged, 1, MigrationFilter{Role: f.Side, States: []migration.State{migration.Staged}})
+	tally(&f.Offers, own, storage.MigrationFilter{Role: f.Side, User: m.User, States: []migration.State{migration.Offered}})
+	tally(&f.Staged, 1, storage.MigrationFilter{Role: f.Side, States: []migration.State{migration.Staged}})
 	if err == nil {
 		f.Groups, _, err = s.Store.CountGroups(ctx, m.User)
 		f.Groups++

@@ -7,12 +7,14 @@ import (
 	"io"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // ReserveGroup implements API. Only the room's members who may create groups here are given an id.
-func (s *Service) ReserveGroup(ctx context.Context, c Caller, req *ReserveGroupRequest) (*ReserveGroupResponse, error) {
+func (s *Service) ReserveGroup(ctx context.Context, c api.Caller, req *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
 	if err := s.member(ctx, c, req.RoomID); err != nil {
 		return nil, err
 	}
@@ -32,18 +34,18 @@ func (s *Service) ReserveGroup(ctx context.Context, c Caller, req *ReserveGroupR
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{
-		ID: pre.GroupID(), State: GroupReserved, Server: pre.CreatingServer, RoomID: req.RoomID, Creator: c.UserID,
+	g := &storage.Group{
+		ID: pre.GroupID(), State: migration.GroupReserved, Server: pre.CreatingServer, RoomID: req.RoomID, Creator: c.UserID,
 		NextSeq: 1, Lineage: encoded, CreatedAt: s.Now(),
 	}
-	if err := s.apply(ctx, &Change{Group: g}); err != nil {
+	if err := s.apply(ctx, &storage.Change{Group: g}); err != nil {
 		return nil, err
 	}
-	return &ReserveGroupResponse{GroupID: g.ID, Preimage: *preimage(&lineage), ExternalSender: entry}, nil
+	return &api.ReserveGroupResponse{GroupID: g.ID, Preimage: *preimage(&lineage), ExternalSender: entry}, nil
 }
 
 // mayCreate fails unless the caller may create groups here, within the quota.
-func (s *Service) mayCreate(ctx context.Context, c Caller) error {
+func (s *Service) mayCreate(ctx context.Context, c api.Caller) error {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return err
@@ -71,7 +73,7 @@ func (s *Service) mayCreate(ctx context.Context, c Caller) error {
 const maxReserved = 100
 
 // serverFor is the local server name that acts for a caller: their own homeserver's where that is one of ours.
-func (s *Service) serverFor(c Caller) string {
+func (s *Service) serverFor(c api.Caller) string {
 	if s.IsLocal(c.Server) {
 		return c.Server
 	}
@@ -79,7 +81,7 @@ func (s *Service) serverFor(c Caller) string {
 }
 
 // BindGroup implements API.
-func (s *Service) BindGroup(ctx context.Context, c Caller, id []byte, req *BindGroupRequest) (*GroupResponse, error) {
+func (s *Service) BindGroup(ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest) (*api.GroupResponse, error) {
 	defer s.locks.lock(id)()
 	g, err := s.group(ctx, id)
 	if err != nil {
@@ -99,7 +101,7 @@ func (s *Service) BindGroup(ctx context.Context, c Caller, id []byte, req *BindG
 	if err != nil {
 		return nil, err
 	}
-	if g.State != GroupReserved {
+	if g.State != migration.GroupReserved {
 		return s.rebind(ctx, g, state.Epoch(), req)
 	}
 	if string(state.ID()) != string(id) {
@@ -119,8 +121,8 @@ func (s *Service) BindGroup(ctx context.Context, c Caller, id []byte, req *BindG
 		return nil, err
 	}
 	next := *g
-	next.State, next.Protocol, next.CipherSuite, next.Epoch = GroupActive, req.Protocol, state.CipherSuite(), state.Epoch()
-	change := &Change{Group: &next, Snapshots: []Snapshot{snapshotOf(&next, l)}}
+	next.State, next.Protocol, next.CipherSuite, next.Epoch = migration.GroupActive, req.Protocol, state.CipherSuite(), state.Epoch()
+	change := &storage.Change{Group: &next, Snapshots: []storage.Snapshot{snapshotOf(&next, l)}}
 	if err := s.apply(ctx, change); err != nil {
 		return nil, err
 	}
@@ -128,10 +130,10 @@ func (s *Service) BindGroup(ctx context.Context, c Caller, id []byte, req *BindG
 }
 
 // rebind answers a repeated bind: the first answer when it is the same group, as it is now.
-func (s *Service) rebind(ctx context.Context, g *Group, epoch uint64, req *BindGroupRequest) (*GroupResponse, error) {
-	first, err := s.Store.Snapshot(ctx, GroupKey{g.ID, g.Term}, epoch)
-	if errors.Is(err, ErrNotFound) {
-		first, err = new(Snapshot), nil // bound to a later epoch, or so long ago that it is not known any more
+func (s *Service) rebind(ctx context.Context, g *storage.Group, epoch uint64, req *api.BindGroupRequest) (*api.GroupResponse, error) {
+	first, err := s.Store.Snapshot(ctx, g.Key(), epoch)
+	if errors.Is(err, storage.ErrNotFound) {
+		first, err = new(storage.Snapshot), nil // bound to a later epoch, or so long ago that it is not known any more
 	}
 	if err != nil {
 		return nil, err
@@ -153,8 +155,8 @@ func (s *Service) rosterJoined(ctx context.Context, roomID string, r roster) err
 	return s.joined(ctx, roomID, r.users())
 }
 
-func snapshotOf(g *Group, l *live) Snapshot {
-	return Snapshot{
+func snapshotOf(g *storage.Group, l *live) storage.Snapshot {
+	return storage.Snapshot{
 		GroupID: g.ID, Term: g.Term, Epoch: l.mls.Epoch(), Seq: l.seq,
 		GroupInfo: l.mls.GroupInfo(), RatchetTree: l.mls.RatchetTree(),
 	}
@@ -162,9 +164,9 @@ func snapshotOf(g *Group, l *live) Snapshot {
 
 // here fails unless the group is hosted here: with the redirect when it has moved, with a time to try again while it is staged,
 // as stopped when it is behind its members, and as unknown while nothing is bound to the id.
-func (s *Service) here(ctx context.Context, g *Group) error {
+func (s *Service) here(ctx context.Context, g *storage.Group) error {
 	switch g.State {
-	case GroupMoved:
+	case migration.GroupMoved:
 		moved, err := s.moved(ctx, g)
 		if err != nil {
 			return err
@@ -173,21 +175,21 @@ func (s *Service) here(ctx context.Context, g *Group) error {
 			Op: "find group", Kind: mimiport.KindMoved, Group: g.ID,
 			Info: mimiport.Info{Moved: moved}, Err: fmt.Errorf("the group is at %s", moved.Server),
 		}
-	case GroupStaged:
+	case migration.GroupStaged:
 		return &mimiport.Error{
 			Op: "find group", Kind: mimiport.KindInProgress, Group: g.ID,
 			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("the group is being moved here"),
 		}
-	case GroupStopped:
+	case migration.GroupStopped:
 		return &mimiport.Error{Op: "find group", Kind: mimiport.KindStopped, Group: g.ID, Err: errors.New("members are in a later epoch than this server, whose operator has to decide")}
-	case GroupReserved:
+	case migration.GroupReserved:
 		return &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: g.ID, Err: errors.New("no group is bound to the id")}
 	}
 	return nil
 }
 
 // moved is the redirect of a group that has moved.
-func (s *Service) moved(ctx context.Context, g *Group) (*mimiport.Moved, error) {
+func (s *Service) moved(ctx context.Context, g *storage.Group) (*mimiport.Moved, error) {
 	if g.Migration == (mimiport.MigrationID{}) {
 		return movedByClaim(g)
 	}
@@ -207,7 +209,7 @@ func redirect(m *migration.Migration) *mimiport.Moved {
 }
 
 // movedByClaim is the redirect of a group that has yielded: the last step of its lineage is the claim.
-func movedByClaim(g *Group) (*mimiport.Moved, error) {
+func movedByClaim(g *storage.Group) (*mimiport.Moved, error) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return nil, err
@@ -223,30 +225,8 @@ func movedByClaim(g *Group) (*mimiport.Moved, error) {
 	return &mimiport.Moved{Server: claim.DomainName, Term: claim.Term, Claim: signed.Message, KeyID: signed.KeyID}, nil
 }
 
-// RedirectInfo is a redirect for JSON, nil for none.
-func RedirectInfo(m *mimiport.Moved) *MovedInfo {
-	if m == nil {
-		return nil
-	}
-	return &MovedInfo{
-		DeliveryService: m.Server, Term: m.Term, MigrationResponse: m.Response,
-		MigrationConfirmation: m.Confirmation, LineageClaim: m.Claim, KeyID: m.KeyID,
-	}
-}
-
-// Redirect is the inverse of RedirectInfo.
-func (m *MovedInfo) Redirect() *mimiport.Moved {
-	if m == nil {
-		return nil
-	}
-	return &mimiport.Moved{
-		Server: m.DeliveryService, Term: m.Term, Response: m.MigrationResponse,
-		Confirmation: m.MigrationConfirmation, Claim: m.LineageClaim, KeyID: m.KeyID,
-	}
-}
-
 // view loads a group for a member to read. A group that has moved can be read: what was accepted here is served.
-func (s *Service) view(ctx context.Context, c Caller, id []byte) (*Group, error) {
+func (s *Service) view(ctx context.Context, c api.Caller, id []byte) (*storage.Group, error) {
 	g, err := s.group(ctx, id)
 	if err != nil {
 		return nil, err
@@ -255,20 +235,20 @@ func (s *Service) view(ctx context.Context, c Caller, id []byte) (*Group, error)
 }
 
 // readable fails unless the caller may read what was accepted here: also after the group has moved or was stopped.
-func (s *Service) readable(ctx context.Context, c Caller, g *Group) error {
-	if err := s.member(ctx, c, g.RoomID); err != nil || g.State == GroupMoved || g.State == GroupStopped {
+func (s *Service) readable(ctx context.Context, c api.Caller, g *storage.Group) error {
+	if err := s.member(ctx, c, g.RoomID); err != nil || g.State == migration.GroupMoved || g.State == migration.GroupStopped {
 		return err
 	}
 	return s.here(ctx, g)
 }
 
 // viewTerm is view for a group in a term that may be over; nil is the present one.
-func (s *Service) viewTerm(ctx context.Context, c Caller, id []byte, term *uint64) (*Group, error) {
+func (s *Service) viewTerm(ctx context.Context, c api.Caller, id []byte, term *uint64) (*storage.Group, error) {
 	if term == nil {
 		return s.view(ctx, c, id)
 	}
-	g, err := s.Store.GroupAt(ctx, GroupKey{id, *term})
-	if errors.Is(err, ErrNotFound) {
+	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: id, Term: *term})
+	if errors.Is(err, storage.ErrNotFound) {
 		return nil, &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: id, Err: fmt.Errorf("not here in term %d", *term)}
 	}
 	if err != nil {
@@ -278,7 +258,7 @@ func (s *Service) viewTerm(ctx context.Context, c Caller, id []byte, term *uint6
 }
 
 // Group implements API. Of a group that has moved it is told only to where.
-func (s *Service) Group(ctx context.Context, c Caller, id []byte) (*GroupResponse, error) {
+func (s *Service) Group(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
 	g, err := s.view(ctx, c, id)
 	if err != nil {
 		return nil, err
@@ -286,8 +266,8 @@ func (s *Service) Group(ctx context.Context, c Caller, id []byte) (*GroupRespons
 	if err := s.here(ctx, g); err != nil {
 		return nil, err
 	}
-	var res *GroupResponse
-	err = s.locked(ctx, GroupKey{g.ID, g.Term}, func(g *Group, l *live) (err error) {
+	var res *api.GroupResponse
+	err = s.locked(ctx, g.Key(), func(g *storage.Group, l *live) (err error) {
 		if err := s.here(ctx, g); err != nil { // it may have moved meanwhile
 			return err
 		}
@@ -297,12 +277,12 @@ func (s *Service) Group(ctx context.Context, c Caller, id []byte) (*GroupRespons
 	return res, err
 }
 
-func (s *Service) describe(g *Group, state mls.Group) (*GroupResponse, error) {
+func (s *Service) describe(g *storage.Group, state mls.Group) (*api.GroupResponse, error) {
 	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return nil, err
 	}
-	return &GroupResponse{
+	return &api.GroupResponse{
 		GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
 		Preimage: preimage(lineage), CreatingServer: lineage.CreatingServer, DeliveryService: g.Server,
 		State: string(g.State), Term: g.Term, Epoch: state.Epoch(), NextSeq: g.NextSeq, GroupInfo: state.GroupInfo(),
@@ -310,15 +290,15 @@ func (s *Service) describe(g *Group, state mls.Group) (*GroupResponse, error) {
 	}, nil
 }
 
-func preimage(l *mimiport.Lineage) *Preimage {
+func preimage(l *mimiport.Lineage) *api.Preimage {
 	if l.Preimage == nil {
 		return nil
 	}
-	return &Preimage{CreatingServer: l.Preimage.CreatingServer, RoomID: l.Preimage.RoomID, Nonce: l.Preimage.Nonce[:]}
+	return &api.Preimage{CreatingServer: l.Preimage.CreatingServer, RoomID: l.Preimage.RoomID, Nonce: l.Preimage.Nonce[:]}
 }
 
 // Host implements API.
-func (s *Service) Host(ctx context.Context, c Caller, id []byte) (*HostResponse, error) {
+func (s *Service) Host(ctx context.Context, c api.Caller, id []byte) (*api.HostResponse, error) {
 	if _, err := s.view(ctx, c, id); err != nil {
 		return nil, err
 	}
@@ -326,24 +306,24 @@ func (s *Service) Host(ctx context.Context, c Caller, id []byte) (*HostResponse,
 }
 
 // host says where a group is, whoever asks.
-func (s *Service) host(ctx context.Context, id []byte) (*HostResponse, error) {
+func (s *Service) host(ctx context.Context, id []byte) (*api.HostResponse, error) {
 	g, err := s.group(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	res := &HostResponse{GroupID: g.ID, DeliveryService: g.Server, Term: g.Term, Lineage: g.Lineage}
-	if g.State == GroupMoved {
+	res := &api.HostResponse{GroupID: g.ID, DeliveryService: g.Server, Term: g.Term, Lineage: g.Lineage}
+	if g.State == migration.GroupMoved {
 		moved, err := s.moved(ctx, g)
 		if err != nil {
 			return nil, err
 		}
-		res.DeliveryService, res.Term, res.Moved = moved.Server, moved.Term, RedirectInfo(moved)
+		res.DeliveryService, res.Term, res.Moved = moved.Server, moved.Term, api.RedirectInfo(moved)
 	}
 	return res, nil
 }
 
 // RatchetTree implements API. Epochs before the oldest snapshot are KindWrongEpoch.
-func (s *Service) RatchetTree(ctx context.Context, c Caller, id []byte, epoch uint64) ([]byte, error) {
+func (s *Service) RatchetTree(ctx context.Context, c api.Caller, id []byte, epoch uint64) ([]byte, error) {
 	g, err := s.view(ctx, c, id)
 	if err != nil {
 		return nil, err
@@ -356,7 +336,7 @@ func (s *Service) RatchetTree(ctx context.Context, c Caller, id []byte, epoch ui
 		return nil, wrong
 	}
 	state, err := s.stateAt(ctx, g, epoch)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		return nil, wrong
 	}
 	if err != nil {
@@ -365,8 +345,8 @@ func (s *Service) RatchetTree(ctx context.Context, c Caller, id []byte, epoch ui
 	return state.RatchetTree(), nil
 }
 
-func (s *Service) stateAt(ctx context.Context, g *Group, epoch uint64) (state mls.Group, err error) {
-	err = s.locked(ctx, GroupKey{g.ID, g.Term}, func(_ *Group, l *live) error {
+func (s *Service) stateAt(ctx context.Context, g *storage.Group, epoch uint64) (state mls.Group, err error) {
+	err = s.locked(ctx, g.Key(), func(_ *storage.Group, l *live) error {
 		switch {
 		case l.mls.Epoch() == epoch:
 			state = l.mls
@@ -389,7 +369,7 @@ const (
 )
 
 // Messages implements API. Welcomes are shown to those they are for.
-func (s *Service) Messages(ctx context.Context, c Caller, id []byte, q MessagesQuery) (*MessagesResponse, error) {
+func (s *Service) Messages(ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery) (*api.MessagesResponse, error) {
 	g, err := s.viewTerm(ctx, c, id, q.Term)
 	if err != nil {
 		return nil, err
@@ -397,11 +377,11 @@ func (s *Service) Messages(ctx context.Context, c Caller, id []byte, q MessagesQ
 	if q.Limit <= 0 {
 		q.Limit = defaultMessages
 	}
-	entries, err := s.Store.Entries(ctx, GroupKey{id, g.Term}, max(q.From, 1), min(q.Limit, maxMessages))
+	entries, err := s.Store.Entries(ctx, storage.GroupKey{ID: id, Term: g.Term}, max(q.From, 1), min(q.Limit, maxMessages))
 	if err != nil {
 		return nil, err
 	}
-	res := &MessagesResponse{Term: g.Term, Messages: []LogMessage{}, Next: max(q.From, 1)}
+	res := &api.MessagesResponse{Term: g.Term, Messages: []api.LogMessage{}, Next: max(q.From, 1)}
 	size := 0
 	for i := range entries {
 		e := &entries[i]
@@ -409,7 +389,7 @@ func (s *Service) Messages(ctx context.Context, c Caller, id []byte, q MessagesQ
 			break
 		}
 		res.Next = e.Seq + 1
-		if e.visibleTo(c.UserID) {
+		if visibleTo(e, c.UserID) {
 			m, err := s.logMessage(ctx, e)
 			if err != nil {
 				return nil, err
@@ -417,18 +397,18 @@ func (s *Service) Messages(ctx context.Context, c Caller, id []byte, q MessagesQ
 			res.Messages = append(res.Messages, *m)
 		}
 	}
-	if res.End = len(entries) == 0 || res.Next >= g.NextSeq; res.End && g.State == GroupMoved {
+	if res.End = len(entries) == 0 || res.Next >= g.NextSeq; res.End && g.State == migration.GroupMoved {
 		moved, err := s.moved(ctx, g)
 		if err != nil {
 			return nil, err
 		}
-		res.Moved = RedirectInfo(moved)
+		res.Moved = api.RedirectInfo(moved)
 	}
 	return res, nil
 }
 
-func (e *Entry) visibleTo(userID string) bool {
-	if e.Kind != EntryWelcome {
+func visibleTo(e *storage.Entry, userID string) bool {
+	if e.Kind != storage.EntryWelcome {
 		return true
 	}
 	for _, r := range e.Recipients {
@@ -440,8 +420,8 @@ func (e *Entry) visibleTo(userID string) bool {
 }
 
 // logMessage is an entry as members see it. With a migration Commit goes the evidence for it.
-func (s *Service) logMessage(ctx context.Context, e *Entry) (*LogMessage, error) {
-	m := &LogMessage{Seq: e.Seq, Epoch: e.Epoch, Kind: string(e.Kind), Sender: e.Sender, Message: e.Message}
+func (s *Service) logMessage(ctx context.Context, e *storage.Entry) (*api.LogMessage, error) {
+	m := &api.LogMessage{Seq: e.Seq, Epoch: e.Epoch, Kind: string(e.Kind), Sender: e.Sender, Message: e.Message}
 	if e.Migration == nil {
 		return m, nil
 	}
@@ -449,6 +429,6 @@ func (s *Service) logMessage(ctx context.Context, e *Entry) (*LogMessage, error)
 	if err != nil {
 		return nil, err
 	}
-	m.Migration = RedirectInfo(redirect(rec))
+	m.Migration = api.RedirectInfo(redirect(rec))
 	return m, nil
 }

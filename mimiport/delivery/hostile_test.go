@@ -6,25 +6,27 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // hostile is a server's way to others which answer as a test says.
 type hostile struct {
 	delivery.Sender
-	vote   func(*delivery.ContentUpload) (*delivery.SignedRequest, error)
-	status func() (*delivery.MigrationStatus, error)
+	vote   func(*api.ContentUpload) (*api.SignedRequest, error)
+	status func() (*api.MigrationStatus, error)
 }
 
-func (h hostile) PutContent(ctx context.Context, from, to string, c *delivery.ContentUpload) (*delivery.SignedRequest, error) {
+func (h hostile) PutContent(ctx context.Context, from, to string, c *api.ContentUpload) (*api.SignedRequest, error) {
 	if h.vote == nil {
 		return h.Sender.PutContent(ctx, from, to, c)
 	}
 	return h.vote(c)
 }
 
-func (h hostile) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+func (h hostile) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	if h.status == nil {
 		return h.Sender.AskStatus(ctx, from, to, id)
 	}
@@ -53,7 +55,7 @@ func (p *play) encoded(signer string, m interface {
 
 // put hands a target a content, as its source would.
 func (p *play) put(a *attempt, data []byte) error {
-	_, err := p.services[a.to].PutContent(p.t.Context(), a.from, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
+	_, err := p.services[a.to].PutContent(p.t.Context(), a.from, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
 	return err
 }
 
@@ -66,7 +68,7 @@ func TestFinalRefusals(t *testing.T) {
 		mimiport.KindQuota: "aborted", mimiport.KindInternal: "frozen", mimiport.KindPeer: "frozen", mimiport.KindInProgress: "frozen",
 	} {
 		p := newPlay(t)
-		p.meet(serverA, hostile{vote: func(*delivery.ContentUpload) (*delivery.SignedRequest, error) {
+		p.meet(serverA, hostile{vote: func(*api.ContentUpload) (*api.SignedRequest, error) {
 			return nil, mimiport.Errorf("stage", kind, "no")
 		}})
 		a := p.begin(serverA, serverB, bob)
@@ -76,7 +78,7 @@ func TestFinalRefusals(t *testing.T) {
 		}
 	}
 	p := newPlay(t)
-	p.meet(serverA, hostile{vote: func(*delivery.ContentUpload) (*delivery.SignedRequest, error) {
+	p.meet(serverA, hostile{vote: func(*api.ContentUpload) (*api.SignedRequest, error) {
 		return nil, &mimiport.Error{Kind: mimiport.KindQuota, Info: mimiport.Info{RetryAfter: time.Second}}
 	}})
 	a := p.begin(serverA, serverB, bob)
@@ -87,25 +89,25 @@ func TestFinalRefusals(t *testing.T) {
 // TestForgedVotes: S, "for its answer, first look[s] up [its] own row and compare[s] every field before trusting a signature" (profile,
 // section 2), and decides only for T's vote on the content that it has sent.
 func TestForgedVotes(t *testing.T) {
-	for name, vote := range map[string]func(p *play, honest *mimiport.TargetMigrationComplete) *delivery.SignedRequest{
-		"by another server": func(p *play, m *mimiport.TargetMigrationComplete) *delivery.SignedRequest {
-			return &delivery.SignedRequest{Message: p.encoded(serverA, m), KeyID: "ed25519:1"}
+	for name, vote := range map[string]func(p *play, honest *mimiport.TargetMigrationComplete) *api.SignedRequest{
+		"by another server": func(p *play, m *mimiport.TargetMigrationComplete) *api.SignedRequest {
+			return &api.SignedRequest{Message: p.encoded(serverA, m), KeyID: "ed25519:1"}
 		},
-		"for another content": func(p *play, m *mimiport.TargetMigrationComplete) *delivery.SignedRequest {
+		"for another content": func(p *play, m *mimiport.TargetMigrationComplete) *api.SignedRequest {
 			m.ContentHash[0] ^= 1
-			return &delivery.SignedRequest{Message: p.encoded(serverB, m), KeyID: "ed25519:1"}
+			return &api.SignedRequest{Message: p.encoded(serverB, m), KeyID: "ed25519:1"}
 		},
-		"with an unknown key": func(p *play, m *mimiport.TargetMigrationComplete) *delivery.SignedRequest {
-			return &delivery.SignedRequest{Message: p.encoded(serverB, m), KeyID: "ed25519:2"}
+		"with an unknown key": func(p *play, m *mimiport.TargetMigrationComplete) *api.SignedRequest {
+			return &api.SignedRequest{Message: p.encoded(serverB, m), KeyID: "ed25519:2"}
 		},
-		"garbage": func(*play, *mimiport.TargetMigrationComplete) *delivery.SignedRequest {
-			return &delivery.SignedRequest{Message: []byte("garbage"), KeyID: "ed25519:1"}
+		"garbage": func(*play, *mimiport.TargetMigrationComplete) *api.SignedRequest {
+			return &api.SignedRequest{Message: []byte("garbage"), KeyID: "ed25519:1"}
 		},
-		"none yet": func(*play, *mimiport.TargetMigrationComplete) *delivery.SignedRequest { return nil },
+		"none yet": func(*play, *mimiport.TargetMigrationComplete) *api.SignedRequest { return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlay(t)
-			p.meet(serverA, hostile{vote: func(up *delivery.ContentUpload) (*delivery.SignedRequest, error) {
+			p.meet(serverA, hostile{vote: func(up *api.ContentUpload) (*api.SignedRequest, error) {
 				honest, err := p.services[serverB].PutContent(t.Context(), serverA, up)
 				if err != nil {
 					return nil, err
@@ -153,7 +155,7 @@ func TestDecidedForGood(t *testing.T) {
 		t.Errorf("its client's abort gives %+v, %v", st, err)
 	}
 	p.now = p.now.Add(24 * time.Hour)
-	p.meet(serverA, hostile{vote: func(*delivery.ContentUpload) (*delivery.SignedRequest, error) {
+	p.meet(serverA, hostile{vote: func(*api.ContentUpload) (*api.SignedRequest, error) {
 		t.Error("content was sent after the decision")
 		return nil, mimiport.Errorf("stage", mimiport.KindForbidden, "no")
 	}})
@@ -175,18 +177,18 @@ func must2[V, W any](v V, _ W, err error) func(*testing.T) V { return must(v, er
 // TestStagedForGood: STAGED ends by nothing that is not signed by S: "it never infers an abort from silence", and "status answers are hints:
 // only signed bytes move a row" (profile, sections 6 and 2). The time of the offer does not count any more.
 func TestStagedForGood(t *testing.T) {
-	for name, status := range map[string]func() (*delivery.MigrationStatus, error){
-		"aborted, it says": func() (*delivery.MigrationStatus, error) { return &delivery.MigrationStatus{State: "aborted"}, nil },
-		"frozen, it says":  func() (*delivery.MigrationStatus, error) { return &delivery.MigrationStatus{State: "frozen"}, nil },
-		"moved, it says":   func() (*delivery.MigrationStatus, error) { return &delivery.MigrationStatus{State: "moved"}, nil },
-		"it does not know of it": func() (*delivery.MigrationStatus, error) {
+	for name, status := range map[string]func() (*api.MigrationStatus, error){
+		"aborted, it says": func() (*api.MigrationStatus, error) { return &api.MigrationStatus{State: "aborted"}, nil },
+		"frozen, it says":  func() (*api.MigrationStatus, error) { return &api.MigrationStatus{State: "frozen"}, nil },
+		"moved, it says":   func() (*api.MigrationStatus, error) { return &api.MigrationStatus{State: "moved"}, nil },
+		"it does not know of it": func() (*api.MigrationStatus, error) {
 			return nil, mimiport.Errorf("", mimiport.KindUnknownMigration, "no")
 		},
-		"it refuses": func() (*delivery.MigrationStatus, error) {
+		"it refuses": func() (*api.MigrationStatus, error) {
 			return nil, mimiport.Errorf("", mimiport.KindForbidden, "no")
 		},
-		"an unsigned abort": func() (*delivery.MigrationStatus, error) {
-			return &delivery.MigrationStatus{State: "aborted", Abort: &delivery.SignedInfo{Message: []byte("garbage"), KeyID: "ed25519:1"}}, nil
+		"an unsigned abort": func() (*api.MigrationStatus, error) {
+			return &api.MigrationStatus{State: "aborted", Abort: &api.SignedInfo{Message: []byte("garbage"), KeyID: "ed25519:1"}}, nil
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -235,7 +237,7 @@ func TestStagedAsks(t *testing.T) {
 // done again after its end, and changes nothing.
 func TestRowsTwice(t *testing.T) {
 	p := newPlay(t)
-	done := map[string][]delivery.Row{}
+	done := map[string][]storage.Row{}
 	p.lost = func(to, what string) bool {
 		for server, store := range p.stores {
 			done[server] = append(done[server], must2(store.Due(t.Context(), p.now.Add(time.Hour), 100))(t)...)
@@ -260,8 +262,8 @@ func TestContentAtWork(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
 	data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
-	again := func() (*delivery.SignedRequest, error) {
-		return p.services[serverB].PutContent(t.Context(), serverA, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
+	again := func() (*api.SignedRequest, error) {
+		return p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
 	}
 	at := 0
 	p.verified = func() {

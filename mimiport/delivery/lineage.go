@@ -7,7 +7,9 @@ import (
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // maxSteps bounds the chain of a group that has moved often.
@@ -37,7 +39,7 @@ func (s *Service) checkLineage(ctx context.Context, m *migration.Migration, l *m
 // remember.
 func (s *Service) taken(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, groupID)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
@@ -48,7 +50,7 @@ func (s *Service) taken(ctx context.Context, groupID []byte, l *mimiport.Lineage
 		if err != nil {
 			return err
 		}
-		if err := s.heed(ctx, groupID, l, &LineageRequest{Lineage: encoded}); err != nil {
+		if err := s.heed(ctx, groupID, l, &api.LineageRequest{Lineage: encoded}); err != nil {
 			return err
 		}
 		if known, err = s.group(ctx, groupID); err != nil {
@@ -148,7 +150,7 @@ func (s *Service) claimsAccepted(ctx context.Context, groupID []byte, l *mimipor
 }
 
 // continues checks that the chain goes on from what this server knows of the group.
-func (s *Service) continues(ctx context.Context, known *Group, l *mimiport.Lineage) error {
+func (s *Service) continues(ctx context.Context, known *storage.Group, l *mimiport.Lineage) error {
 	own, err := mimiport.UnmarshalLineage(known.Lineage)
 	if err != nil {
 		return err
@@ -156,7 +158,7 @@ func (s *Service) continues(ctx context.Context, known *Group, l *mimiport.Linea
 	if !begins(own, l) {
 		return badLineage(known.ID, "it is not the lineage known here")
 	}
-	if known.State != GroupMoved || known.Migration == (mimiport.MigrationID{}) {
+	if known.State != migration.GroupMoved || known.Migration == (mimiport.MigrationID{}) {
 		return nil // staged here before, or reserved: storing it decides; or yielded: the claim is in the lineage
 	}
 	moved, err := s.moved(ctx, known)

@@ -6,9 +6,10 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 const serverC = "c.example"
@@ -31,11 +32,11 @@ func (p *play) forge(step *mimiport.LineageStep, target, source string, edit fun
 }
 
 // shown is a lineage to show, after an edit.
-func (p *play) shown(l *delivery.LineageRequest, edit func(*mimiport.Lineage)) *delivery.LineageRequest {
+func (p *play) shown(l *api.LineageRequest, edit func(*mimiport.Lineage)) *api.LineageRequest {
 	p.t.Helper()
 	decoded := must(mimiport.UnmarshalLineage(l.Lineage))(p.t)
 	edit(decoded)
-	return &delivery.LineageRequest{Lineage: must(decoded.Marshal())(p.t)}
+	return &api.LineageRequest{Lineage: must(decoded.Marshal())(p.t)}
 }
 
 // TestChain: "T checks the chain before it imports: starts at the creating server, ends at S, epochs rise strictly", each step proved by
@@ -139,11 +140,11 @@ func TestSquattedID(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
 	data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
-	own := &delivery.Group{
-		ID: p.id, State: delivery.GroupReserved, Server: serverB, RoomID: room, Creator: bob, NextSeq: 1,
+	own := &storage.Group{
+		ID: p.id, State: migration.GroupReserved, Server: serverB, RoomID: room, Creator: bob, NextSeq: 1,
 		Lineage: must((&mimiport.Lineage{CreatingServer: serverB, RoomID: room}).Marshal())(t), CreatedAt: p.now,
 	}
-	if err := p.stores[serverB].Apply(t.Context(), &delivery.Change{Group: own}); err != nil {
+	if err := p.stores[serverB].Apply(t.Context(), &storage.Change{Group: own}); err != nil {
 		t.Fatal(err)
 	}
 	err := p.put(a, data)
@@ -191,14 +192,14 @@ func TestWhoShows(t *testing.T) {
 	p.move(serverA, serverB, bob)
 	p.restore(serverA, backup)
 	l := p.lineage(serverB)
-	show := func(c delivery.Caller) error {
+	show := func(c api.Caller) error {
 		_, err := p.services[serverA].ShowLineage(t.Context(), c, p.id, l)
 		return err
 	}
 	expectKind(t, show(caller("@eve:a.example")), mimiport.KindForbidden)
-	expectKind(t, show(delivery.Caller{Server: serverC}), mimiport.KindForbidden)
+	expectKind(t, show(api.Caller{Server: serverC}), mimiport.KindForbidden)
 	p.expectAt(serverA, serverA, 0)
-	if err := show(delivery.Caller{Server: serverB}); err != nil {
+	if err := show(api.Caller{Server: serverB}); err != nil {
 		t.Error(err)
 	}
 	p.expectAt(serverA, serverB, 1)
@@ -261,18 +262,18 @@ func TestRecoverRefusals(t *testing.T) {
 	p.allow(serverB, `{"recover":true}`)
 	held := p.held(p.lineage(serverA))
 	other := mlstest.New(mlstest.Options{GroupID: []byte("other"), Members: [][]byte{mlstest.Identity(alice, "ALICE")}})
-	for name, edit := range map[string]func(*delivery.RecoverRequest){
-		"another group": func(r *delivery.RecoverRequest) {
+	for name, edit := range map[string]func(*api.RecoverRequest){
+		"another group": func(r *api.RecoverRequest) {
 			r.GroupInfo, r.RatchetTree = other.GroupInfo(), other.RatchetTree()
 		},
-		"another preimage": func(r *delivery.RecoverRequest) {
-			r.Lineage = p.shown(&delivery.LineageRequest{Lineage: held.Lineage}, func(l *mimiport.Lineage) { l.Preimage.Nonce[0] ^= 1 }).Lineage
+		"another preimage": func(r *api.RecoverRequest) {
+			r.Lineage = p.shown(&api.LineageRequest{Lineage: held.Lineage}, func(l *mimiport.Lineage) { l.Preimage.Nonce[0] ^= 1 }).Lineage
 		},
-		"a leaf of nobody": func(r *delivery.RecoverRequest) {
+		"a leaf of nobody": func(r *api.RecoverRequest) {
 			g := mlstest.New(mlstest.Options{GroupID: p.id, Members: [][]byte{[]byte("nobody")}})
 			r.GroupInfo, r.RatchetTree = g.GroupInfo(), g.RatchetTree()
 		},
-		"no lineage": func(r *delivery.RecoverRequest) { r.Lineage = nil },
+		"no lineage": func(r *api.RecoverRequest) { r.Lineage = nil },
 	} {
 		req := *held
 		edit(&req)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // live is a group in memory: the engine's state after all log entries below seq. It belongs to the holder of the group's
@@ -94,7 +95,7 @@ func (l *live) size() int { return l.mls.Size() + l.mls.NumMembers()*rosterSize 
 
 // live returns the group's state after its last entry. The caller has held the group's lock since before it loaded g: an older row
 // would take the group back.
-func (s *Service) live(ctx context.Context, g *Group) (*live, error) {
+func (s *Service) live(ctx context.Context, g *storage.Group) (*live, error) {
 	key := cacheKey{string(g.ID), g.Term}
 	l := s.cache.get(key)
 	if l == nil {
@@ -113,7 +114,7 @@ func (s *Service) live(ctx context.Context, g *Group) (*live, error) {
 }
 
 // locked gives f the group as it is while its lock is held.
-func (s *Service) locked(ctx context.Context, key GroupKey, f func(*Group, *live) error) error {
+func (s *Service) locked(ctx context.Context, key storage.GroupKey, f func(*storage.Group, *live) error) error {
 	defer s.locks.lock(key.ID)()
 	g, err := s.Store.GroupAt(ctx, key)
 	if err != nil {
@@ -127,7 +128,7 @@ func (s *Service) locked(ctx context.Context, key GroupKey, f func(*Group, *live
 }
 
 // at returns the group's state at an epoch in the past, apart from the cache.
-func (s *Service) at(ctx context.Context, g *Group, epoch uint64) (mls.Group, error) {
+func (s *Service) at(ctx context.Context, g *storage.Group, epoch uint64) (mls.Group, error) {
 	l, err := s.open(ctx, g, epoch)
 	if err != nil {
 		return nil, err
@@ -136,12 +137,12 @@ func (s *Service) at(ctx context.Context, g *Group, epoch uint64) (mls.Group, er
 }
 
 // open loads the latest snapshot at or before an epoch.
-func (s *Service) open(ctx context.Context, g *Group, epoch uint64) (*live, error) {
+func (s *Service) open(ctx context.Context, g *storage.Group, epoch uint64) (*live, error) {
 	engine, err := s.engine(g.Protocol)
 	if err != nil {
 		return nil, err
 	}
-	snap, err := s.Store.Snapshot(ctx, GroupKey{g.ID, g.Term}, epoch)
+	snap, err := s.Store.Snapshot(ctx, g.Key(), epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -154,10 +155,10 @@ func (s *Service) open(ctx context.Context, g *Group, epoch uint64) (*live, erro
 }
 
 // follow replays the handshakes up to an epoch: all of them to that of the group's row, else to where it begins.
-func (s *Service) follow(ctx context.Context, g *Group, l *live, epoch uint64) error {
+func (s *Service) follow(ctx context.Context, g *storage.Group, l *live, epoch uint64) error {
 	const batch = 256
 	for more := true; more && l.seq < g.NextSeq; {
-		entries, err := s.Store.Handshakes(ctx, GroupKey{g.ID, g.Term}, l.seq, batch)
+		entries, err := s.Store.Handshakes(ctx, g.Key(), l.seq, batch)
 		if err != nil {
 			return err
 		}
@@ -178,8 +179,8 @@ func (s *Service) follow(ctx context.Context, g *Group, l *live, epoch uint64) e
 }
 
 // replay takes one accepted handshake into account.
-func (l *live) replay(e *Entry) error {
-	if e.Kind == EntryProposal {
+func (l *live) replay(e *storage.Entry) error {
+	if e.Kind == storage.EntryProposal {
 		next, _, err := l.mls.Propose(e.Message)
 		if err != nil {
 			return err
@@ -195,7 +196,7 @@ func (l *live) replay(e *Entry) error {
 		}
 	}
 	l.seq = e.Seq + 1
-	l.stored.log += e.replayed()
+	l.stored.log += replayedBytes(e)
 	return nil
 }
 

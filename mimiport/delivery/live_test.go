@@ -7,16 +7,17 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
 // loads counts how often a group is loaded.
 type loads struct {
-	delivery.Store
+	storage.Store
 	n atomic.Int64
 }
 
-func (l *loads) Snapshot(ctx context.Context, key delivery.GroupKey, epoch uint64) (*delivery.Snapshot, error) {
+func (l *loads) Snapshot(ctx context.Context, key storage.GroupKey, epoch uint64) (*storage.Snapshot, error) {
 	l.n.Add(1)
 	return l.Store.Snapshot(ctx, key, epoch)
 }

@@ -7,8 +7,9 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // TestClientAbort: FROZEN ends with "client abort", and while it lasts "other handshakes get M_MIGRATION_IN_PROGRESS; application messages still
@@ -21,7 +22,7 @@ func TestClientAbort(t *testing.T) {
 	}
 	p.say(serverA, alice)
 	other := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
-	_, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: other.Message, GroupInfo: other.GroupInfo})
+	_, err := p.submit(serverA, alice, &api.SubmitRequest{Message: other.Message, GroupInfo: other.GroupInfo})
 	expectKind(t, err, mimiport.KindInProgress)
 	if asError(err).Info.RetryAfter <= 0 {
 		t.Error("no time to try again")
@@ -77,7 +78,7 @@ func TestLateVote(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, row := range rows {
-		if row.Kind == delivery.RowContent {
+		if row.Kind == storage.RowContent {
 			if err := p.services[serverA].Do(t.Context(), row); err != nil {
 				t.Fatal(err)
 			}
@@ -138,7 +139,7 @@ func TestConfirmationLost(t *testing.T) {
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "decided", "staged")
-	_, err := p.submit(serverB, bob, &delivery.SubmitRequest{Message: a.commit.Next.Application(nil, 10)})
+	_, err := p.submit(serverB, bob, &api.SubmitRequest{Message: a.commit.Next.Application(nil, 10)})
 	expectKind(t, err, mimiport.KindInProgress)
 	p.now = p.now.Add(24 * time.Hour)
 	p.run()
@@ -162,7 +163,7 @@ func TestMemberShowsConfirmation(t *testing.T) {
 	if err != nil || st.State != "decided" || st.Confirmation == nil {
 		t.Fatalf("the Init gives %+v, %v", st, err)
 	}
-	shown := &delivery.SignedRequest{Message: st.Confirmation.Message, KeyID: st.Confirmation.KeyID}
+	shown := &api.SignedRequest{Message: st.Confirmation.Message, KeyID: st.Confirmation.KeyID}
 	if st, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, shown); err != nil || st.State != "active" {
 		t.Fatalf("T says %+v, %v", st, err)
 	}
@@ -192,7 +193,7 @@ func TestEachStepRepeats(t *testing.T) {
 		p.now = p.now.Add(2 * time.Second)
 	}
 	p.expect(a, "moved", "active")
-	vote, err := p.services[serverB].PutContent(t.Context(), serverA, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
+	vote, err := p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
 	if err != nil || vote == nil {
 		t.Errorf("the content again gives %+v, %v", vote, err)
 	}
@@ -210,7 +211,7 @@ func TestInitRefusals(t *testing.T) {
 	p := newPlay(t)
 	p.rooms.joined[mallory], p.rooms.power[mallory] = true, 100
 	good := p.mustRequest(serverA, serverB, bob)
-	variant := func(edit func(*mlstest.CommitOptions)) *delivery.MigrationInitRequest {
+	variant := func(edit func(*mlstest.CommitOptions)) *api.MigrationInitRequest {
 		a, err := p.request(serverA, serverB, bob, edit)
 		if err != nil {
 			t.Fatal(err)
@@ -219,7 +220,7 @@ func TestInitRefusals(t *testing.T) {
 		init.MigrationInit = good.init.MigrationInit // of the same offer
 		return &init
 	}
-	with := func(edit func(*delivery.MigrationInitRequest)) *delivery.MigrationInitRequest {
+	with := func(edit func(*api.MigrationInitRequest)) *api.MigrationInitRequest {
 		init := *good.init
 		edit(&init)
 		return &init
@@ -237,23 +238,23 @@ func TestInitRefusals(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		user string
-		init *delivery.MigrationInitRequest
+		init *api.MigrationInitRequest
 		want mimiport.Kind
 	}{
 		"not the sender of the Commit": {mallory, good.init, mimiport.KindForbidden},
 		"not in the room":              {"@eve:b.example", good.init, mimiport.KindForbidden},
-		"garbage":                      {bob, with(func(r *delivery.MigrationInitRequest) { r.MigrationInit = []byte("garbage") }), mimiport.KindBadMessage},
-		"signed by another leaf":       {bob, with(func(r *delivery.MigrationInitRequest) { r.MigrationInit = p.signInit(response, 0) }), mimiport.KindBadSignature},
-		"forged response":              {bob, with(func(r *delivery.MigrationInitRequest) { r.MigrationInit = p.signInit(&forged, 1) }), mimiport.KindBadSignature},
-		"unknown key":                  {bob, with(func(r *delivery.MigrationInitRequest) { r.KeyID = "ed25519:2" }), mimiport.KindBadSignature},
+		"garbage":                      {bob, with(func(r *api.MigrationInitRequest) { r.MigrationInit = []byte("garbage") }), mimiport.KindBadMessage},
+		"signed by another leaf":       {bob, with(func(r *api.MigrationInitRequest) { r.MigrationInit = p.signInit(response, 0) }), mimiport.KindBadSignature},
+		"forged response":              {bob, with(func(r *api.MigrationInitRequest) { r.MigrationInit = p.signInit(&forged, 1) }), mimiport.KindBadSignature},
+		"unknown key":                  {bob, with(func(r *api.MigrationInitRequest) { r.KeyID = "ed25519:2" }), mimiport.KindBadSignature},
 		"wrong target in the AAD":      {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = elsewhere }), mimiport.KindInvalid},
 		"no AAD":                       {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = nil }), mimiport.KindInvalid},
 		"a longer AAD":                 {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = append(o.AuthenticatedData, 0) }), mimiport.KindInvalid},
 		"a Remove by value": {bob, variant(func(o *mlstest.CommitOptions) {
 			o.Proposals = []*mlstest.Proposal{p.group.Remove(0)}
 		}), mimiport.KindInvalid},
-		"an application message": {bob, with(func(r *delivery.MigrationInitRequest) { r.Message = p.group.Application(nil, 10) }), mimiport.KindInvalid},
-		"too large":              {bob, with(func(r *delivery.MigrationInitRequest) { r.Welcome = make([]byte, 2<<20) }), mimiport.KindTooLarge},
+		"an application message": {bob, with(func(r *api.MigrationInitRequest) { r.Message = p.group.Application(nil, 10) }), mimiport.KindInvalid},
+		"too large":              {bob, with(func(r *api.MigrationInitRequest) { r.Welcome = make([]byte, 2<<20) }), mimiport.KindTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := p.services[serverA].InitMigration(t.Context(), caller(c.user), good.id, c.init)
@@ -279,13 +280,13 @@ func TestRequestRefusals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob), &delivery.MigrationRequestRequest{MigrationRequest: data, RoomID: room})
+		_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{MigrationRequest: data, RoomID: room})
 		return err
 	}
 	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: serverB, TargetDomain: serverB, GroupID: p.id}), mimiport.KindBadMessage)
 	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: "c.example", GroupID: p.id}), mimiport.KindInvalid)
 	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: "not a name", TargetDomain: serverB, GroupID: p.id}), mimiport.KindBadMessage)
-	_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob), &delivery.MigrationRequestRequest{MigrationRequest: []byte("garbage"), RoomID: room})
+	_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{MigrationRequest: []byte("garbage"), RoomID: room})
 	expectKind(t, err, mimiport.KindBadMessage)
 	p.rooms.denied = []string{serverA}
 	_, err = p.request(serverA, serverB, bob, nil)
@@ -327,7 +328,7 @@ func TestTamperedContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	put := func(origin string, data []byte) error {
-		_, err := p.services[serverB].PutContent(t.Context(), origin, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
+		_, err := p.services[serverB].PutContent(t.Context(), origin, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
 		return err
 	}
 	expectKind(t, put("c.example", data), mimiport.KindForbidden)
@@ -350,7 +351,7 @@ func TestTamperedContent(t *testing.T) {
 	second := p.resign(data, func(s *mimiport.GroupState) { s.Lineage.RoomID = "!x:y" })
 	expectKind(t, put(serverA, second), mimiport.KindConflict)
 	kept, err := p.stores[serverB].Evidence(t.Context(), p.id)
-	if err != nil || len(kept) != 1 || kept[0].Kind != delivery.EvidenceSecondContent || string(kept[0].Data) != string(second) {
+	if err != nil || len(kept) != 1 || kept[0].Kind != storage.EvidenceSecondContent || string(kept[0].Data) != string(second) {
 		t.Errorf("the evidence is %+v, %v", kept, err)
 	}
 	p.expect(a, "frozen", "staged")
@@ -407,7 +408,7 @@ func TestForgedDecisions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &delivery.SignedRequest{Message: data, KeyID: "ed25519:1"})
+		_, err = p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &api.SignedRequest{Message: data, KeyID: "ed25519:1"})
 		return err
 	}
 	expectKind(t, confirm(serverB, func(*mimiport.MigrationConfirmation) {}), mimiport.KindBadSignature)
@@ -423,7 +424,7 @@ func TestForgedDecisions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return p.services[serverB].AbortFromSource(t.Context(), origin, a.id, &delivery.SignedRequest{Message: data, KeyID: "ed25519:1"})
+		return p.services[serverB].AbortFromSource(t.Context(), origin, a.id, &api.SignedRequest{Message: data, KeyID: "ed25519:1"})
 	}
 	real := &mimiport.MigrationAbort{MigrationID: a.id, SourceDomain: serverA}
 	expectKind(t, abort(serverB, serverA, real), mimiport.KindBadSignature)
@@ -458,11 +459,11 @@ func TestKicked(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
 	p.rooms.joined[bob] = false
-	_, err := p.submit(serverA, bob, &delivery.SubmitRequest{Message: p.group.Application(nil, 10)})
+	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
 	expectKind(t, err, mimiport.KindForbidden)
 	_, err = p.initiate(a)
 	expectKind(t, err, mimiport.KindForbidden)
-	_, err = p.services[serverA].Messages(t.Context(), caller(bob), p.id, delivery.MessagesQuery{})
+	_, err = p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{})
 	expectKind(t, err, mimiport.KindForbidden)
 	p.say(serverA, alice)
 	p.run()
@@ -527,7 +528,7 @@ func TestBothOutcomes(t *testing.T) {
 			}
 			p.expect(a, "aborted", c.target)
 			kept, err := p.stores[serverB].Evidence(t.Context(), p.id)
-			if err != nil || len(kept) != 1 || kept[0].Kind != delivery.EvidenceBothOutcomes {
+			if err != nil || len(kept) != 1 || kept[0].Kind != storage.EvidenceBothOutcomes {
 				t.Errorf("the evidence is %+v, %v", kept, err)
 			}
 			if c.target == "active" { // for good: what was to be purged is alive
@@ -542,7 +543,7 @@ func TestBothOutcomes(t *testing.T) {
 }
 
 // confirmation is the decision to move, signed by the source whatever its records say.
-func (p *play) confirmation(a *attempt) *delivery.SignedRequest {
+func (p *play) confirmation(a *attempt) *api.SignedRequest {
 	p.t.Helper()
 	response, err := mimiport.UnmarshalMigrationResponse(a.offer.MigrationResponse)
 	if err != nil {
@@ -556,7 +557,7 @@ func (p *play) confirmation(a *attempt) *delivery.SignedRequest {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return &delivery.SignedRequest{Message: data, KeyID: "ed25519:1"}
+	return &api.SignedRequest{Message: data, KeyID: "ed25519:1"}
 }
 
 // TestRetention: MOVED ends with "retention → state purged, redirect kept"; until then "reads of what S accepted … are served" (profile, section
@@ -574,7 +575,7 @@ func TestRetention(t *testing.T) {
 		_, err := p.services[serverA].RatchetTree(t.Context(), caller(alice), p.id, gone)
 		expectKind(t, err, mimiport.KindWrongEpoch)
 	}
-	log, err := p.services[serverA].Messages(t.Context(), caller(alice), p.id, delivery.MessagesQuery{})
+	log, err := p.services[serverA].Messages(t.Context(), caller(alice), p.id, api.MessagesQuery{})
 	if err != nil || len(log.Messages) != 0 || log.Moved == nil {
 		t.Errorf("the log is %+v, %v", log, err)
 	}

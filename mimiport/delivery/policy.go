@@ -1,242 +1,33 @@
 package delivery
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"slices"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
-
-// SourceMode says who may move a group away from this server (profile, section 8).
-type SourceMode string
-
-// The source modes.
-const (
-	SourcePowerLevel  SourceMode = "power_level"  // whoever may send the room's pointer event
-	SourceAnyMember   SourceMode = "any_member"   // the draft's default
-	SourceServerAdmin SourceMode = "server_admin" // administrators of this homeserver
-	SourceNobody      SourceMode = "nobody"
-)
-
-// TargetMode says who may move a group to this server (profile, section 8).
-type TargetMode string
-
-// The target modes.
-const (
-	TargetLocalUsers    TargetMode = "local_users"
-	TargetJoinedServers TargetMode = "joined_servers" // users of servers that are in the room
-	TargetAnyCreator    TargetMode = "any_creator"    // whoever may create groups here: the draft's default
-	TargetNobody        TargetMode = "nobody"
-)
-
-// Policy is what an operator decides (profile, section 8). A quota of 0 is none.
-type Policy struct {
-	Source       SourceMode `json:"source"`
-	Target       TargetMode `json:"target"`
-	Creators     []string   `json:"creators"`      // servers whose users may create groups here, besides local accounts
-	AllowServers []string   `json:"allow_servers"` // when not empty, groups move to and from these only
-	DenyServers  []string   `json:"deny_servers"`
-	RequireRoom  bool       `json:"require_room"`  // the target must have a joined user in the room
-	AcceptClaims bool       `json:"accept_claims"` // import groups that were reclaimed or recovered on their way
-	Recover      bool       `json:"recover"`       // an administrator may take on a group whose host is lost
-	Quotas       Quotas     `json:"quotas"`
-}
-
-// Quotas bound what others can make this server hold.
-type Quotas struct {
-	Groups       int `json:"groups"`         // groups hosted here
-	Members      int `json:"members"`        // leaves of one group
-	Offers       int `json:"offers"`         // open offers of one user
-	Staged       int `json:"staged"`         // migrations staged here
-	MovesPerHour int `json:"moves_per_hour"` // migrations begun for one user, aborted ones included
-	AbortsAnHour int `json:"aborts_an_hour"` // aborted freezes of one group
-}
-
-// DefaultPolicy is the profile's: stricter than the draft's defaults, which call themselves a bit liberal.
-func DefaultPolicy() Policy {
-	return Policy{
-		Source: SourcePowerLevel, Target: TargetLocalUsers, RequireRoom: true,
-		Quotas: Quotas{Groups: 100_000, Members: 50_000, Offers: 20, Staged: 100, MovesPerHour: 60, AbortsAnHour: 3},
-	}
-}
-
-// DraftPolicy is the one that the draft suggests ("Authorization"), with lists and quotas off.
-func DraftPolicy() Policy {
-	return Policy{Source: SourceAnyMember, Target: TargetAnyCreator, RequireRoom: true}
-}
-
-// Merge replaces the fields that patch names. {"preset": "draft"} or {"preset": "default"} replaces all fields first. An
-// unknown field or value is a KindBadMessage error.
-func (p Policy) Merge(patch json.RawMessage) (Policy, error) {
-	const op = "set policy"
-	// Decoding into a slice overwrites its elements, and p shares them with its origin.
-	p.Creators, p.AllowServers, p.DenyServers = slices.Clone(p.Creators), slices.Clone(p.AllowServers), slices.Clone(p.DenyServers)
-	body := struct {
-		Preset string `json:"preset"`
-		*Policy
-	}{Policy: &p}
-	var preset struct {
-		Preset string `json:"preset"`
-	}
-	if err := json.Unmarshal(patch, &preset); err != nil {
-		return p, mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
-	}
-	switch preset.Preset {
-	case "":
-	case "default":
-		p = DefaultPolicy()
-	case "draft":
-		p = DraftPolicy()
-	default:
-		return p, mimiport.Errorf(op, mimiport.KindBadMessage, "unknown preset %q", preset.Preset)
-	}
-	dec := json.NewDecoder(bytes.NewReader(patch))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&body); err != nil {
-		return p, mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
-	}
-	return p, p.validate()
-}
-
-func (p *Policy) validate() error {
-	const op = "set policy"
-	if !slices.Contains([]SourceMode{SourcePowerLevel, SourceAnyMember, SourceServerAdmin, SourceNobody}, p.Source) {
-		return mimiport.Errorf(op, mimiport.KindBadMessage, "unknown source mode %q", p.Source)
-	}
-	if !slices.Contains([]TargetMode{TargetLocalUsers, TargetJoinedServers, TargetAnyCreator, TargetNobody}, p.Target) {
-		return mimiport.Errorf(op, mimiport.KindBadMessage, "unknown target mode %q", p.Target)
-	}
-	q := p.Quotas
-	if min(q.Groups, q.Members, q.Offers, q.Staged, q.MovesPerHour, q.AbortsAnHour) < 0 {
-		return mimiport.Errorf(op, mimiport.KindBadMessage, "a quota is negative")
-	}
-	return nil
-}
-
-// Facts are what a decision depends on, gathered afresh each time.
-type Facts struct {
-	Side migration.Role // the side this server is on
-
-	UserJoined       bool   // the user is joined to the room; false where this server cannot know
-	UserMayPoint     bool   // the user may send the room's pointer event
-	UserLocal        bool   // the user has a usable account on this server
-	UserServer       string // the user's homeserver
-	UserServerInRoom bool
-	UserAdmin        bool   // the user administers this server
-	Peer             string // the other Delivery Service
-	PeerAllowed      bool   // the room's ACL lets the other Delivery Service in
-	TargetInRoom     bool   // the target has a joined user in the room
-	RoomKnown        bool   // this server is in the room
-	ForeignID        bool   // target: the group id is not of this profile's making
-
-	Groups, Members, Offers, Staged, Moves, Aborts int // what the quotas count, this one included
-}
-
-// MayCreate says whether the user may create groups here (profile, section 8, any_creator).
-func (p *Policy) MayCreate(userLocal bool, userServer string) bool {
-	return userLocal || slices.Contains(p.Creators, userServer)
-}
-
-// Decide says whether a migration may go on; nil means yes. It is asked at the request, at the Init, before the content
-// leaves, before the target votes and in the deciding transaction (profile, section 8). Refusals are KindForbidden or KindQuota.
-func Decide(p *Policy, f *Facts) error {
-	if reason := p.refusal(f); reason != "" {
-		return &mimiport.Error{Op: "policy", Kind: mimiport.KindForbidden, Err: errors.New(reason)}
-	}
-	if quota := p.exceeded(f); quota != "" {
-		return &mimiport.Error{Op: "policy", Kind: mimiport.KindQuota, Err: errors.New(quota)}
-	}
-	return nil
-}
-
-func (p *Policy) refusal(f *Facts) string {
-	switch {
-	case slices.Contains(p.DenyServers, f.Peer):
-		return "this server does not exchange groups with " + f.Peer
-	case len(p.AllowServers) > 0 && !slices.Contains(p.AllowServers, f.Peer):
-		return "this server exchanges groups with listed servers only"
-	case f.RoomKnown && !f.PeerAllowed:
-		return "the room's server ACL excludes " + f.Peer
-	case p.RequireRoom && !f.TargetInRoom:
-		return "the target has no joined user in the room"
-	case f.RoomKnown && !f.UserJoined:
-		return "the user is not joined to the room"
-	case f.Side == migration.Source:
-		return p.sourceRefusal(f)
-	}
-	return p.targetRefusal(f)
-}
-
-func (p *Policy) sourceRefusal(f *Facts) string {
-	switch {
-	case p.Source == SourceNobody:
-		return "groups do not move away from this server"
-	case p.Source == SourceServerAdmin && !f.UserAdmin:
-		return "only administrators of this server may move groups away"
-	case p.Source == SourcePowerLevel && !f.UserMayPoint:
-		return "the user's power level does not allow moving the group"
-	}
-	return ""
-}
-
-func (p *Policy) targetRefusal(f *Facts) string {
-	switch {
-	case p.Target == TargetNobody:
-		return "groups do not move to this server"
-	case p.Target == TargetLocalUsers && !f.UserLocal:
-		return "only local users may move groups to this server"
-	case p.Target == TargetJoinedServers && !f.UserServerInRoom:
-		return "the user's server is not in the room"
-	case p.Target == TargetAnyCreator && !p.MayCreate(f.UserLocal, f.UserServer):
-		return "the user may not create groups on this server"
-	case f.ForeignID && !f.UserLocal && !slices.Contains(p.AllowServers, f.Peer):
-		return "groups with foreign ids come from local users and listed servers only"
-	}
-	return ""
-}
-
-func (p *Policy) exceeded(f *Facts) string {
-	for _, q := range []struct {
-		limit, used int
-		what        string
-	}{
-		{p.Quotas.Groups, f.Groups, "this server hosts as many groups as it may"},
-		{p.Quotas.Members, f.Members, "the group has more members than this server accepts"},
-		{p.Quotas.Offers, f.Offers, "the user has too many open offers"},
-		{p.Quotas.Staged, f.Staged, "too many migrations are under way to this server"},
-		{p.Quotas.MovesPerHour, f.Moves, "the user has begun too many migrations in the last hour"},
-		{p.Quotas.AbortsAnHour, f.Aborts, "too many migrations of this group were aborted in the last hour"},
-	} {
-		if q.limit > 0 && q.used > q.limit {
-			return q.what
-		}
-	}
-	return ""
-}
 
 // policySetting is the name under which the operator's policy is stored.
 const policySetting = "policy"
 
 // Policy is the one in force: the configured defaults, or what the admin API has set since.
-func (s *Service) Policy(ctx context.Context) (Policy, error) {
+func (s *Service) Policy(ctx context.Context) (policy.Policy, error) {
 	raw, err := s.Store.Setting(ctx, policySetting)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		return s.DefaultPolicy, nil
 	}
 	if err != nil {
-		return Policy{}, err
+		return policy.Policy{}, err
 	}
-	var p Policy
+	var p policy.Policy
 	err = json.Unmarshal(raw, &p)
 	return p, err
 }
 
 // SetPolicy merges patch into the policy in force and keeps the result across restarts. It counts from the next decision on.
-func (s *Service) SetPolicy(ctx context.Context, patch json.RawMessage) (Policy, error) {
+func (s *Service) SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error) {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return p, err

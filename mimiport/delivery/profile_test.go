@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
@@ -55,7 +56,7 @@ func TestDecideByGrows(t *testing.T) {
 func TestMissingMemberProposal(t *testing.T) {
 	p := newPlay(t)
 	proposal := p.group.Propose(0, p.group.Update(0))
-	if _, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: proposal}); err != nil {
+	if _, err := p.submit(serverA, alice, &api.SubmitRequest{Message: proposal}); err != nil {
 		t.Fatal(err)
 	}
 	p.move(serverA, serverB, bob)
@@ -68,7 +69,7 @@ func TestReferencedAdd(t *testing.T) {
 	p := newPlay(t)
 	p.rooms.joined[carol] = true
 	proposal := p.group.Propose(0, p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL"))))
-	if _, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: proposal}); err != nil {
+	if _, err := p.submit(serverA, alice, &api.SubmitRequest{Message: proposal}); err != nil {
 		t.Fatal(err)
 	}
 	a, err := p.request(serverA, serverB, bob, func(o *mlstest.CommitOptions) { o.References = [][]byte{proposal} })
@@ -91,7 +92,7 @@ func TestReferencedAdd(t *testing.T) {
 	for _, d := range p.got {
 		delivered = delivered || d.user == carol && d.Kind == "welcome" && string(d.Message) == string(a.commit.Welcome)
 	}
-	log, err := p.services[serverB].Messages(t.Context(), caller(carol), p.id, delivery.MessagesQuery{})
+	log, err := p.services[serverB].Messages(t.Context(), caller(carol), p.id, api.MessagesQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +125,7 @@ func TestExternalJoin(t *testing.T) {
 	p := newPlay(t)
 	join := func(user string) error {
 		c := p.group.Commit(mlstest.CommitOptions{Joiner: p.group.NewClient(mlstest.Identity(user, "NEW"))})
-		_, err := p.submit(serverA, user, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+		_, err := p.submit(serverA, user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 		if err == nil {
 			p.group = c.Next
 		}
@@ -138,7 +139,7 @@ func TestExternalJoin(t *testing.T) {
 	p.say(serverA, carol)
 	p.expectHosted(serverA, 0)
 	stolen := p.group.Commit(mlstest.CommitOptions{Joiner: p.group.NewClient(mlstest.Identity(alice, "NEW"))})
-	_, err := p.submit(serverA, bob, &delivery.SubmitRequest{Message: stolen.Message, GroupInfo: stolen.GroupInfo})
+	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: stolen.Message, GroupInfo: stolen.GroupInfo})
 	expectKind(t, err, mimiport.KindForbidden)
 }
 
@@ -153,7 +154,7 @@ func TestForeignID(t *testing.T) {
 	}
 	foreign := p.resign(data, func(s *mimiport.GroupState) { s.Lineage.Preimage = nil })
 	put := func() error {
-		_, err := p.services[serverB].PutContent(t.Context(), serverA, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: foreign, DecideBy: p.now})
+		_, err := p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: foreign, DecideBy: p.now})
 		return err
 	}
 	p.rooms.strangers = []string{bob} // no account here, as for a remote user
@@ -180,7 +181,7 @@ func TestUnknownSection(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = p.services[serverB].PutContent(t.Context(), serverA, &delivery.ContentUpload{
+			_, err = p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{
 				ID: a.id, KeyID: "ed25519:1", DecideBy: p.now, Data: p.resign(data, func(s *mimiport.GroupState) {
 					s.Unknown = append(s.Unknown, mimiport.Section{Type: mimiport.SectionType(c.typ), Data: section()})
 				}),
@@ -273,7 +274,7 @@ func TestAnotherLineage(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	_, err = p.services[serverA].PutContent(t.Context(), serverB, &delivery.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: other, DecideBy: p.now})
+	_, err = p.services[serverA].PutContent(t.Context(), serverB, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: other, DecideBy: p.now})
 	expectRule(t, err, "lineage")
 }
 
@@ -322,7 +323,7 @@ func TestRotatedKeys(t *testing.T) {
 	abort := must(p.stores[serverA].Migration(t.Context(), aborted.id))(t).Abort
 	p.rotate(serverA)
 	drop := func(keyID string, message []byte) error {
-		return p.services[serverB].AbortFromSource(t.Context(), serverA, aborted.id, &delivery.SignedRequest{Message: message, KeyID: keyID})
+		return p.services[serverB].AbortFromSource(t.Context(), serverA, aborted.id, &api.SignedRequest{Message: message, KeyID: keyID})
 	}
 	early := &mimiport.MigrationAbort{MigrationID: aborted.id, SourceDomain: serverA}
 	if err := mimiport.Sign(early, p.retired[serverA][0].key); err != nil {
@@ -342,7 +343,7 @@ func TestRotatedKeys(t *testing.T) {
 	p.rotate(serverA)
 	p.now = p.now.Add(time.Second)
 	show := func(keyID string, message []byte) error {
-		_, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &delivery.SignedRequest{Message: message, KeyID: keyID})
+		_, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &api.SignedRequest{Message: message, KeyID: keyID})
 		return err
 	}
 	old := must(mimiport.UnmarshalMigrationConfirmation(decision.Message))(t)

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
@@ -87,12 +87,12 @@ func (p *play) ask() error {
 
 // reserved binds another group at a server.
 func (p *play) reserved(ds, user string) error {
-	r, err := p.services[ds].ReserveGroup(p.t.Context(), caller(user), &delivery.ReserveGroupRequest{RoomID: room})
+	r, err := p.services[ds].ReserveGroup(p.t.Context(), caller(user), &api.ReserveGroupRequest{RoomID: room})
 	if err != nil {
 		return err
 	}
 	g := mlstest.New(mlstest.Options{Seed: 3, GroupID: r.GroupID, Members: [][]byte{mlstest.Identity(user, "DEVICE")}})
-	_, err = p.services[ds].BindGroup(p.t.Context(), caller(user), r.GroupID, &delivery.BindGroupRequest{
+	_, err = p.services[ds].BindGroup(p.t.Context(), caller(user), r.GroupID, &api.BindGroupRequest{
 		Protocol: "mls10", GroupInfo: g.GroupInfo(), RatchetTree: g.RatchetTree(),
 	})
 	return err
@@ -108,7 +108,7 @@ func TestReserveQuota(t *testing.T) {
 	expectKind(t, p.reserved(serverA, alice), mimiport.KindQuota)
 	p.allow(serverA, `{"preset":"default"}`)
 	for range 100 {
-		must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room}))(t)
+		must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t)
 	}
 	expectKind(t, p.reserved(serverA, alice), mimiport.KindQuota)
 }
@@ -117,13 +117,13 @@ func TestReserveQuota(t *testing.T) {
 func TestBindMembers(t *testing.T) {
 	p := newPlay(t)
 	for name, members := range map[string][]string{"not the caller": {bob}, "not in the room": {alice, carol}} {
-		r := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room}))(t)
+		r := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t)
 		o := mlstest.Options{GroupID: r.GroupID}
 		for _, m := range members {
 			o.Members = append(o.Members, mlstest.Identity(m, "DEVICE"))
 		}
 		g := mlstest.New(o)
-		_, err := p.services[serverA].BindGroup(t.Context(), caller(alice), r.GroupID, &delivery.BindGroupRequest{
+		_, err := p.services[serverA].BindGroup(t.Context(), caller(alice), r.GroupID, &api.BindGroupRequest{
 			Protocol: "mls10", GroupInfo: g.GroupInfo(), RatchetTree: g.RatchetTree(),
 		})
 		if mimiport.KindOf(err) != mimiport.KindForbidden {
@@ -139,7 +139,7 @@ func TestAdminMoves(t *testing.T) {
 	a := p.mustRequest(serverA, serverB, bob)
 	_, err := p.initiate(a)
 	expectKind(t, err, mimiport.KindForbidden)
-	must(p.services[serverA].InitMigration(t.Context(), delivery.Caller{UserID: bob, Server: serverB, Admin: true}, a.id, a.init))(t)
+	must(p.services[serverA].InitMigration(t.Context(), api.Caller{UserID: bob, Server: serverB, Admin: true}, a.id, a.init))(t)
 	p.run()
 	p.expect(a, "moved", "active")
 }

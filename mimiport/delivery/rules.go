@@ -8,6 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // The rules of the profile on Commits, as refusals name them.
@@ -35,7 +36,7 @@ func plainCommit(msg *mls.Message) error {
 }
 
 // notAborted fails for a Commit of a migration that was aborted: a retry needs a Commit of its own (profile, section 5).
-func (s *Service) notAborted(ctx context.Context, g *Group, commit []byte) error {
+func (s *Service) notAborted(ctx context.Context, g *storage.Group, commit []byte) error {
 	h := hash(commit)
 	aborted, err := s.Store.CommitAborted(ctx, g.ID, h[:])
 	if err == nil && aborted {

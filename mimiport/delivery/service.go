@@ -1,3 +1,6 @@
+// Package delivery is the Delivery Service: it loads a group or a migration, lets the engine or the machine take one step,
+// commits the outcome in one transaction, and wakes the outbox. It declares the interfaces it needs and knows neither HTTP
+// nor Dendrite.
 package delivery
 
 import (
@@ -13,16 +16,11 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
-)
-
-// The type of the events by which messages reach members, and of the state events by which a room tells of its group
-// (profile, section 7).
-const (
-	EventMessage = "io.github.mimiport.message"
-	EventGroup   = "io.github.mimiport.group"
-	EventPointer = "io.github.mimiport.delivery_service"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Deps is what a Service is made of. All fields are needed.
@@ -30,7 +28,7 @@ type Deps struct {
 	Server  string                   // this homeserver's name
 	IsLocal func(server string) bool // whether a name is one of this server's
 	Engines map[string]mls.Engine    // by protocol
-	Store   Store
+	Store   storage.Store
 	Keys    Keys
 	Rooms   Rooms
 	Sender  Sender
@@ -38,7 +36,7 @@ type Deps struct {
 	Rand    io.Reader
 	Log     *slog.Logger
 
-	DefaultPolicy Policy
+	DefaultPolicy policy.Policy
 	Limits        Limits
 }
 
@@ -77,7 +75,7 @@ type Service struct {
 	wake   func()
 }
 
-var _ API = (*Service)(nil)
+var _ api.API = (*Service)(nil)
 
 // New makes a Service. It starts nothing: rows become due in the store, and whoever runs the outbox gives them to Do.
 func New(d Deps) *Service {
@@ -88,7 +86,7 @@ func New(d Deps) *Service {
 func (s *Service) SetWake(wake func()) { s.wake = wake }
 
 // apply commits a change and wakes whoever waits for it. The change must reach the store whatever becomes of the request.
-func (s *Service) apply(ctx context.Context, c *Change) error {
+func (s *Service) apply(ctx context.Context, c *storage.Change) error {
 	if err := s.Store.Apply(context.WithoutCancel(ctx), c); err != nil {
 		return err
 	}
@@ -106,7 +104,7 @@ func retryConflicts(f func() error) error {
 	const attempts = 8
 	var err error
 	for range attempts {
-		if err = f(); !errors.Is(err, ErrConflict) {
+		if err = f(); !errors.Is(err, storage.ErrConflict) {
 			return err
 		}
 	}
@@ -114,9 +112,9 @@ func retryConflicts(f func() error) error {
 }
 
 // group loads the row of the highest term, or a KindUnknownGroup error.
-func (s *Service) group(ctx context.Context, id []byte) (*Group, error) {
+func (s *Service) group(ctx context.Context, id []byte) (*storage.Group, error) {
 	g, err := s.Store.Group(ctx, id)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		return nil, &mimiport.Error{Op: "load group", Kind: mimiport.KindUnknownGroup, Group: id, Err: errors.New("no such group here")}
 	}
 	return g, err
@@ -125,7 +123,7 @@ func (s *Service) group(ctx context.Context, id []byte) (*Group, error) {
 // record loads a migration, or a KindUnknownMigration error.
 func (s *Service) record(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
 	m, err := s.Store.Migration(ctx, id)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		return nil, mimiport.Errorf("load migration", mimiport.KindUnknownMigration, "no migration %s here", id)
 	}
 	return m, err
@@ -141,7 +139,7 @@ func (s *Service) engine(protocol string) (mls.Engine, error) {
 }
 
 // member fails unless the caller is joined to the group's room, by its state now.
-func (s *Service) member(ctx context.Context, c Caller, roomID string) error {
+func (s *Service) member(ctx context.Context, c api.Caller, roomID string) error {
 	if c.UserID == "" {
 		return mimiport.Errorf("authorise", mimiport.KindForbidden, "this needs a user")
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
@@ -64,7 +65,7 @@ func TestFanOut(t *testing.T) {
 	p.run()
 	p.move(serverA, serverB, bob)
 
-	log, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, delivery.MessagesQuery{})
+	log, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,11 +101,11 @@ func TestWelcome(t *testing.T) {
 		})
 	}
 	c := add()
-	req := &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}
+	req := &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}
 	_, err := p.submit(serverA, alice, req)
 	expectKind(t, err, mimiport.KindForbidden) // carol is not in the room
 	p.rooms.joined[carol] = true
-	if _, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}); err == nil {
+	if _, err := p.submit(serverA, alice, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}); err == nil {
 		t.Error("a Commit that adds was accepted without a Welcome")
 	}
 	if _, err := p.submit(serverA, alice, req); err != nil {
@@ -124,7 +125,7 @@ func TestWelcome(t *testing.T) {
 		t.Errorf("%d Welcomes were delivered", got)
 	}
 	for user, want := range map[string]int{alice: 1, carol: 2} {
-		log, err := p.services[serverA].Messages(t.Context(), caller(user), p.id, delivery.MessagesQuery{})
+		log, err := p.services[serverA].Messages(t.Context(), caller(user), p.id, api.MessagesQuery{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +139,7 @@ func TestWelcome(t *testing.T) {
 func TestRepeatedSubmit(t *testing.T) {
 	p := newPlay(t)
 	c := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
-	req := &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}
+	req := &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}
 	first, err := p.submit(serverA, alice, req)
 	if err != nil {
 		t.Fatal(err)
@@ -158,10 +159,10 @@ func TestLostRace(t *testing.T) {
 	p := newPlay(t)
 	one := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
 	two := p.group.Commit(mlstest.CommitOptions{Sender: 1, Path: true})
-	if _, err := p.submit(serverA, alice, &delivery.SubmitRequest{Message: one.Message, GroupInfo: one.GroupInfo}); err != nil {
+	if _, err := p.submit(serverA, alice, &api.SubmitRequest{Message: one.Message, GroupInfo: one.GroupInfo}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := p.submit(serverA, bob, &delivery.SubmitRequest{Message: two.Message, GroupInfo: two.GroupInfo})
+	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: two.Message, GroupInfo: two.GroupInfo})
 	expectKind(t, err, mimiport.KindWrongEpoch)
 	if e := asError(err).Info.Epoch; e == nil || *e != one.Next.Epoch() {
 		t.Errorf("the loser is told epoch %v", e)
@@ -181,29 +182,29 @@ func TestSubmitRefusals(t *testing.T) {
 	announced := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true, AuthenticatedData: aad})
 	tampered := append([]byte(nil), good.Message...)
 	tampered[len(tampered)/2] ^= 1
-	commit := func(c *mlstest.Commit) *delivery.SubmitRequest {
-		return &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}
+	commit := func(c *mlstest.Commit) *api.SubmitRequest {
+		return &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}
 	}
 	for name, c := range map[string]struct {
 		user string
-		req  *delivery.SubmitRequest
+		req  *api.SubmitRequest
 		want mimiport.Kind
 	}{
 		"not in the room":             {"@eve:a.example", commit(good), mimiport.KindForbidden},
-		"not in the group":            {mallory, &delivery.SubmitRequest{Message: p.group.Application(nil, 10)}, mimiport.KindForbidden},
+		"not in the group":            {mallory, &api.SubmitRequest{Message: p.group.Application(nil, 10)}, mimiport.KindForbidden},
 		"another user's leaf":         {bob, commit(good), mimiport.KindForbidden},
-		"garbage":                     {alice, &delivery.SubmitRequest{Message: []byte("garbage")}, mimiport.KindUnsupported}, // no version 1
-		"truncated":                   {alice, &delivery.SubmitRequest{Message: good.Message[:50]}, mimiport.KindBadMessage},
-		"empty":                       {alice, &delivery.SubmitRequest{}, mimiport.KindBadMessage},
-		"too large":                   {alice, &delivery.SubmitRequest{Message: make([]byte, 2<<20)}, mimiport.KindTooLarge},
-		"no GroupInfo":                {alice, &delivery.SubmitRequest{Message: good.Message}, mimiport.KindBadMessage},
-		"GroupInfo of another commit": {alice, &delivery.SubmitRequest{Message: good.Message, GroupInfo: announced.GroupInfo}, mimiport.KindInvalid},
-		"tampered":                    {alice, &delivery.SubmitRequest{Message: tampered, GroupInfo: good.GroupInfo}, mimiport.KindBadSignature},
-		"Welcome without an add":      {alice, &delivery.SubmitRequest{Message: good.Message, GroupInfo: good.GroupInfo, Welcome: adding.Welcome}, mimiport.KindInvalid},
-		"garbage as a Welcome":        {alice, &delivery.SubmitRequest{Message: adding.Message, GroupInfo: adding.GroupInfo, Welcome: []byte{1}}, mimiport.KindBadMessage},
+		"garbage":                     {alice, &api.SubmitRequest{Message: []byte("garbage")}, mimiport.KindUnsupported}, // no version 1
+		"truncated":                   {alice, &api.SubmitRequest{Message: good.Message[:50]}, mimiport.KindBadMessage},
+		"empty":                       {alice, &api.SubmitRequest{}, mimiport.KindBadMessage},
+		"too large":                   {alice, &api.SubmitRequest{Message: make([]byte, 2<<20)}, mimiport.KindTooLarge},
+		"no GroupInfo":                {alice, &api.SubmitRequest{Message: good.Message}, mimiport.KindBadMessage},
+		"GroupInfo of another commit": {alice, &api.SubmitRequest{Message: good.Message, GroupInfo: announced.GroupInfo}, mimiport.KindInvalid},
+		"tampered":                    {alice, &api.SubmitRequest{Message: tampered, GroupInfo: good.GroupInfo}, mimiport.KindBadSignature},
+		"Welcome without an add":      {alice, &api.SubmitRequest{Message: good.Message, GroupInfo: good.GroupInfo, Welcome: adding.Welcome}, mimiport.KindInvalid},
+		"garbage as a Welcome":        {alice, &api.SubmitRequest{Message: adding.Message, GroupInfo: adding.GroupInfo, Welcome: []byte{1}}, mimiport.KindBadMessage},
 		"announces a migration":       {alice, commit(announced), mimiport.KindInvalid},
-		"a GroupInfo as a message":    {alice, &delivery.SubmitRequest{Message: good.GroupInfo}, mimiport.KindInvalid},
-		"future epoch":                {alice, &delivery.SubmitRequest{Message: good.Next.Application(nil, 10)}, mimiport.KindWrongEpoch},
+		"a GroupInfo as a message":    {alice, &api.SubmitRequest{Message: good.GroupInfo}, mimiport.KindInvalid},
+		"future epoch":                {alice, &api.SubmitRequest{Message: good.Next.Application(nil, 10)}, mimiport.KindWrongEpoch},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := p.submit(serverA, c.user, c.req)
@@ -221,7 +222,7 @@ func TestRestart(t *testing.T) {
 	p := newPlay(t)
 	p.commit(serverA, alice, mlstest.CommitOptions{})
 	proposal := p.group.Propose(1, p.group.Update(1))
-	if _, err := p.submit(serverA, bob, &delivery.SubmitRequest{Message: proposal}); err != nil {
+	if _, err := p.submit(serverA, bob, &api.SubmitRequest{Message: proposal}); err != nil {
 		t.Fatal(err)
 	}
 	p.services[serverA] = delivery.New(p.services[serverA].Deps)
@@ -234,24 +235,24 @@ func TestRestart(t *testing.T) {
 func TestReservedIDs(t *testing.T) {
 	p := newPlay(t)
 	svc := p.services[serverA]
-	_, err := svc.ReserveGroup(t.Context(), caller("@eve:a.example"), &delivery.ReserveGroupRequest{RoomID: room})
+	_, err := svc.ReserveGroup(t.Context(), caller("@eve:a.example"), &api.ReserveGroupRequest{RoomID: room})
 	expectKind(t, err, mimiport.KindForbidden)
-	_, err = svc.ReserveGroup(t.Context(), caller(bob), &delivery.ReserveGroupRequest{RoomID: room})
+	_, err = svc.ReserveGroup(t.Context(), caller(bob), &api.ReserveGroupRequest{RoomID: room})
 	expectKind(t, err, mimiport.KindForbidden) // bob is no local user of A
 
-	bind := &delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()}
+	bind := &api.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()}
 	if _, err := svc.BindGroup(t.Context(), caller(alice), p.id, bind); err != nil {
 		t.Errorf("the same bind again: %v", err)
 	}
 	_, err = svc.BindGroup(t.Context(), caller(bob), p.id, bind)
 	expectKind(t, err, mimiport.KindForbidden)
 	other := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true}).Next
-	_, err = svc.BindGroup(t.Context(), caller(alice), p.id, &delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: other.GroupInfo(), RatchetTree: other.RatchetTree()})
+	_, err = svc.BindGroup(t.Context(), caller(alice), p.id, &api.BindGroupRequest{Protocol: "mls10", GroupInfo: other.GroupInfo(), RatchetTree: other.RatchetTree()})
 	expectKind(t, err, mimiport.KindConflict)
-	_, err = svc.BindGroup(t.Context(), caller(alice), p.id, &delivery.BindGroupRequest{Protocol: "mls11"})
+	_, err = svc.BindGroup(t.Context(), caller(alice), p.id, &api.BindGroupRequest{Protocol: "mls11"})
 	expectKind(t, err, mimiport.KindUnsupported)
 
-	reserved, err := svc.ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room})
+	reserved, err := svc.ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // InitMigration implements API. A repeated Init, also for a migration that has ended, gets the outcome and never a second freeze.
-func (s *Service) InitMigration(ctx context.Context, c Caller, id mimiport.MigrationID, req *MigrationInitRequest) (*MigrationStatus, error) {
+func (s *Service) InitMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest) (*api.MigrationStatus, error) {
 	if err := s.checkSize("init", &req.SubmitRequest); err != nil {
 		return nil, err
 	}
@@ -26,7 +28,7 @@ func (s *Service) InitMigration(ctx context.Context, c Caller, id mimiport.Migra
 		return nil, mimiport.Errorf("init", mimiport.KindBadMessage, "the MigrationInit is for migration %s", init.Response.ID())
 	}
 	rec, err := s.Store.Migration(ctx, id)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		err = s.init(ctx, c, init, req)
 	} else if err == nil && rec.Role != migration.Source {
 		err = mimiport.Errorf("init", mimiport.KindInvalid, "this server is the migration's target")
@@ -40,7 +42,7 @@ func (s *Service) InitMigration(ctx context.Context, c Caller, id mimiport.Migra
 }
 
 // outcome waits for a migration to be decided, for a while, and tells how it stands.
-func (s *Service) outcome(ctx context.Context, id mimiport.MigrationID) (*MigrationStatus, error) {
+func (s *Service) outcome(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Limits.Wait)
 	defer cancel()
 	for {
@@ -61,7 +63,7 @@ func (s *Service) outcome(ctx context.Context, id mimiport.MigrationID) (*Migrat
 }
 
 // init freezes the group for a migration. What needs another server comes before the group's lock is taken.
-func (s *Service) init(ctx context.Context, c Caller, init *mimiport.MigrationInit, req *MigrationInitRequest) error {
+func (s *Service) init(ctx context.Context, c api.Caller, init *mimiport.MigrationInit, req *api.MigrationInitRequest) error {
 	r := &init.Response.Request
 	if err := r.Validate(); err != nil {
 		return err
@@ -97,11 +99,11 @@ func (s *Service) init(ctx context.Context, c Caller, init *mimiport.MigrationIn
 
 // probe asks the target, before anything freezes, whether it is there, knows of its offer, and speaks the group's protocol. It
 // returns what the target takes.
-func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, g *Group, id mimiport.MigrationID) (*TargetLimits, error) {
+func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, g *storage.Group, id mimiport.MigrationID) (*api.TargetLimits, error) {
 	const op = "probe target"
 	there, err := s.Sender.AskStatus(ctx, r.SourceDomain, r.TargetDomain, id)
 	if mimiport.KindOf(err) == mimiport.KindUnsupported { // a target that speaks only the draft: it can say nothing
-		return &TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
+		return &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -111,7 +113,7 @@ func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, g *Gr
 	}
 	limits := there.Limits
 	if limits == nil { // a target that does not say is left to refuse the content
-		return &TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
+		return &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
 	}
 	if !slices.Contains(limits.Protocols, g.Protocol) {
 		return nil, mimiport.Errorf(op, mimiport.KindUnsupported, "the target does not speak %q", g.Protocol)
@@ -121,8 +123,8 @@ func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, g *Gr
 
 // freeze checks everything against the group as it is now and stores the migration with its content. The caller holds the
 // group's lock.
-func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.MigrationInit, id mimiport.MigrationID, req *MigrationInitRequest, limits *TargetLimits) error {
-	if _, err := s.Store.Migration(ctx, id); !errors.Is(err, ErrNotFound) {
+func (s *Service) freeze(ctx context.Context, c api.Caller, init *mimiport.MigrationInit, id mimiport.MigrationID, req *api.MigrationInitRequest, limits *api.TargetLimits) error {
+	if _, err := s.Store.Migration(ctx, id); !errors.Is(err, storage.ErrNotFound) {
 		return err // the same Init has come twice at once: the outcome of the first is the answer
 	}
 	r := &init.Response.Request
@@ -178,12 +180,12 @@ func (s *Service) freeze(ctx context.Context, c Caller, init *mimiport.Migration
 		return err
 	}
 	change := s.sourceChange(g, &next, actions)
-	change.Content = &Content{ID: id, Data: signed.Message}
+	change.Content = &storage.Content{ID: id, Data: signed.Message}
 	return s.apply(ctx, change)
 }
 
 // migrationStep checks the migration Commit and the client's signature on the Init.
-func (s *Service) migrationStep(ctx context.Context, c Caller, g *Group, l *live, rec *migration.Migration, init *mimiport.MigrationInit, req *MigrationInitRequest) (*step, error) {
+func (s *Service) migrationStep(ctx context.Context, c api.Caller, g *storage.Group, l *live, rec *migration.Migration, init *mimiport.MigrationInit, req *api.MigrationInitRequest) (*step, error) {
 	if err := s.notAborted(ctx, g, req.Message); err != nil {
 		return nil, err
 	}
@@ -209,7 +211,7 @@ func (s *Service) migrationStep(ctx context.Context, c Caller, g *Group, l *live
 // (profile, section 6).
 func (s *Service) decideBy(bytes int, cipherSuite uint16, members int) time.Duration {
 	const perMiB = 2 * time.Second
-	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(members)*verifying(cipherSuite), MaxWait)
+	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(members)*verifying(cipherSuite), storage.MaxWait)
 }
 
 // verifying is generously how long a target takes to verify one leaf of a group.
@@ -223,7 +225,7 @@ func verifying(cipherSuite uint16) time.Duration {
 	return 500 * time.Microsecond
 }
 
-func (s *Service) newSource(g *Group, init *mimiport.MigrationInit, id mimiport.MigrationID, c Caller, req *MigrationInitRequest) (*migration.Migration, error) {
+func (s *Service) newSource(g *storage.Group, init *mimiport.MigrationInit, id mimiport.MigrationID, c api.Caller, req *api.MigrationInitRequest) (*migration.Migration, error) {
 	response, err := init.Response.Marshal()
 	if err != nil {
 		return nil, err
@@ -238,20 +240,20 @@ func (s *Service) newSource(g *Group, init *mimiport.MigrationInit, id mimiport.
 }
 
 // sourceChange is what S writes for a transition of a record.
-func (s *Service) sourceChange(g *Group, m *migration.Migration, actions []migration.Action) *Change {
+func (s *Service) sourceChange(g *storage.Group, m *migration.Migration, actions []migration.Action) *storage.Change {
 	next := *g
-	change := &Change{Group: &next, Migration: m}
+	change := &storage.Change{Group: &next, Migration: m}
 	if m.State != migration.Frozen { // what a frozen record waits for must not hold back its outcome
-		content, deadline := s.toTarget(m, RowContent), s.deadline(m, m.DecideBy)
-		change.Done = []RowKey{content.Key(), deadline.Key()}
+		content, deadline := s.toTarget(m, storage.RowContent), s.deadline(m, m.DecideBy)
+		change.Done = []storage.RowKey{content.Key(), deadline.Key()}
 	}
 	for _, a := range actions {
 		switch a {
 		case migration.Freeze:
-			next.State, next.Migration = GroupFrozen, m.ID
+			next.State, next.Migration = migration.GroupFrozen, m.ID
 		case migration.Unfreeze:
-			if g.State == GroupFrozen && g.Migration == m.ID {
-				next.State = GroupActive
+			if g.State == migration.GroupFrozen && g.Migration == m.ID {
+				next.State = migration.GroupActive
 				change.Rows = append(change.Rows, s.expelRow(g, g.Version)) // who left meanwhile
 			}
 			change.DropContent = &m.ID
@@ -259,48 +261,48 @@ func (s *Service) sourceChange(g *Group, m *migration.Migration, actions []migra
 			change.DropContent = &m.ID
 			change.Rows = append(change.Rows, s.purgeRow(m, m.Term-1))
 		case migration.StopGroup:
-			next.State, next.Migration = GroupMoved, m.ID
+			next.State, next.Migration = migration.GroupMoved, m.ID
 		case migration.SetDeadline:
 			change.Rows = append(change.Rows, s.deadline(m, m.DecideBy))
 		case migration.SendContent:
-			change.Rows = append(change.Rows, s.toTarget(m, RowContent))
+			change.Rows = append(change.Rows, s.toTarget(m, storage.RowContent))
 		case migration.SendConfirmation:
-			change.Rows = append(change.Rows, s.toTarget(m, RowConfirmation))
+			change.Rows = append(change.Rows, s.toTarget(m, storage.RowConfirmation))
 		case migration.SendAbort:
-			change.Rows = append(change.Rows, s.toTarget(m, RowAbort))
+			change.Rows = append(change.Rows, s.toTarget(m, storage.RowAbort))
 		}
 	}
 	return change
 }
 
 // The numbers of a migration's rows to the target: the content first, then its outcome.
-var targetOrder = map[RowKind]uint64{RowContent: 1, RowConfirmation: 2, RowAbort: 2}
+var targetOrder = map[storage.RowKind]uint64{storage.RowContent: 1, storage.RowConfirmation: 2, storage.RowAbort: 2}
 
-func (s *Service) toTarget(m *migration.Migration, kind RowKind) Row {
-	return Row{
+func (s *Service) toTarget(m *migration.Migration, kind storage.RowKind) storage.Row {
+	return storage.Row{
 		Destination: m.Target, Queue: "migration/" + m.ID.String(), Order: targetOrder[kind], Kind: kind,
 		GroupID: m.GroupID, Migration: m.ID, Due: s.Now(),
 	}
 }
 
 // purgeRow is a row by which this server forgets the state of a group in a term, when its retention ends.
-func (s *Service) purgeRow(m *migration.Migration, term uint64) Row {
-	return Row{
-		Destination: s.Server, Queue: "purge/" + m.ID.String(), Order: 1, Kind: RowPurge,
+func (s *Service) purgeRow(m *migration.Migration, term uint64) storage.Row {
+	return storage.Row{
+		Destination: s.Server, Queue: "purge/" + m.ID.String(), Order: 1, Kind: storage.RowPurge,
 		GroupID: m.GroupID, Term: term, Migration: m.ID, Due: s.Now().Add(s.Limits.Retention),
 	}
 }
 
 // deadline is a row by which this server reminds itself of a record.
-func (s *Service) deadline(m *migration.Migration, at time.Time) Row {
-	return Row{
-		Destination: s.Server, Queue: "deadline/" + m.ID.String(), Order: 1, Kind: RowDeadline,
+func (s *Service) deadline(m *migration.Migration, at time.Time) storage.Row {
+	return storage.Row{
+		Destination: s.Server, Queue: "deadline/" + m.ID.String(), Order: 1, Kind: storage.RowDeadline,
 		GroupID: m.GroupID, Migration: m.ID, Due: at,
 	}
 }
 
 // content is the MigrationContent for a migration Commit, unsigned.
-func (s *Service) content(ctx context.Context, g *Group, l *live, st *step, init *mimiport.MigrationInit, req *MigrationInitRequest, most int64) (*mimiport.MigrationContent, error) {
+func (s *Service) content(ctx context.Context, g *storage.Group, l *live, st *step, init *mimiport.MigrationInit, req *api.MigrationInitRequest, most int64) (*mimiport.MigrationContent, error) {
 	state, err := s.groupState(ctx, g, l, st, req)
 	if err != nil {
 		return nil, err
@@ -312,7 +314,7 @@ func (s *Service) content(ctx context.Context, g *Group, l *live, st *step, init
 }
 
 // sendContent hands the content to the target and takes its answer.
-func (s *Service) sendContent(ctx context.Context, row *Row) error {
+func (s *Service) sendContent(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
 		return err
@@ -320,14 +322,14 @@ func (s *Service) sendContent(ctx context.Context, row *Row) error {
 	if m.State != migration.Frozen {
 		return s.done(ctx, row)
 	}
-	if err := s.decide(ctx, migration.Source, m, Caller{}, nil); err != nil {
+	if err := s.decide(ctx, migration.Source, m, api.Caller{}, nil); err != nil {
 		return s.giveUp(ctx, row.Migration, row, err)
 	}
 	data, err := s.Store.Content(ctx, m.ID)
 	if err != nil {
 		return err
 	}
-	vote, err := s.Sender.PutContent(ctx, m.Source, m.Target, &ContentUpload{
+	vote, err := s.Sender.PutContent(ctx, m.Source, m.Target, &api.ContentUpload{
 		ID: m.ID, SHA256: sha256.Sum256(data), KeyID: m.ContentKey, DecideBy: m.DecideBy, Data: data,
 	})
 	switch {
@@ -359,7 +361,7 @@ func finalRefusal(err error) bool {
 }
 
 // voted verifies the target's vote and decides. The decision, the fan-out of the Commit and the redirect are one transaction.
-func (s *Service) voted(ctx context.Context, row *Row, answer *SignedRequest) error {
+func (s *Service) voted(ctx context.Context, row *storage.Row, answer *api.SignedRequest) error {
 	complete, err := mimiport.UnmarshalTargetMigrationComplete(answer.Message)
 	if err != nil {
 		return err
@@ -371,7 +373,7 @@ func (s *Service) voted(ctx context.Context, row *Row, answer *SignedRequest) er
 	if err := s.Keys.Verify(ctx, m.Target, answer.KeyID, complete); err != nil {
 		return err
 	}
-	if err := s.decide(ctx, migration.Source, m, Caller{}, nil); err != nil {
+	if err := s.decide(ctx, migration.Source, m, api.Caller{}, nil); err != nil {
 		return s.giveUp(ctx, m.ID, row, err)
 	}
 	defer s.locks.lock(m.GroupID)()
@@ -393,7 +395,7 @@ func (s *Service) voted(ctx context.Context, row *Row, answer *SignedRequest) er
 
 // stepSource lets S's record take one step and stores all that follows from it; row is done with it. The caller holds the
 // group's lock.
-func (s *Service) stepSource(ctx context.Context, row *Row, id mimiport.MigrationID, event func(*migration.Migration) (migration.Event, error)) error {
+func (s *Service) stepSource(ctx context.Context, row *storage.Row, id mimiport.MigrationID, event func(*migration.Migration) (migration.Event, error)) error {
 	m, err := s.record(ctx, id)
 	if err != nil {
 		return err
@@ -406,7 +408,7 @@ func (s *Service) stepSource(ctx context.Context, row *Row, id mimiport.Migratio
 	if err != nil {
 		return err
 	}
-	change := &Change{}
+	change := &storage.Change{}
 	after := func() {}
 	if len(actions) > 0 {
 		if change, after, err = s.sourceStep(ctx, &next, actions); err != nil {
@@ -429,8 +431,8 @@ func (s *Service) stepSource(ctx context.Context, row *Row, id mimiport.Migratio
 }
 
 // sourceStep is the change for a step that concerns the group. after is to be called when it is stored.
-func (s *Service) sourceStep(ctx context.Context, m *migration.Migration, actions []migration.Action) (*Change, func(), error) {
-	g, err := s.Store.GroupAt(ctx, GroupKey{m.GroupID, m.Term - 1})
+func (s *Service) sourceStep(ctx context.Context, m *migration.Migration, actions []migration.Action) (*storage.Change, func(), error) {
+	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: m.GroupID, Term: m.Term - 1})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -447,7 +449,7 @@ func (s *Service) sourceStep(ctx context.Context, m *migration.Migration, action
 		return nil, nil, err
 	}
 	next, log := s.extend(g, l, st)
-	next.State = GroupMoved
+	next.State = migration.GroupMoved
 	change.Group, change.Entries, change.Rows = next, log.Entries, append(change.Rows, log.Rows...)
 	return change, func() { s.advance(next, l, st) }, nil
 }
@@ -474,8 +476,8 @@ func (s *Service) decidedStep(ctx context.Context, m *migration.Migration, l *li
 	if err != nil {
 		return nil, err
 	}
-	entries := []Entry{{
-		Kind: EntryCommit, Epoch: m.Epoch, Sender: m.User, Message: state.Commit.Commit, GroupInfo: state.Commit.GroupInfo,
+	entries := []storage.Entry{{
+		Kind: storage.EntryCommit, Epoch: m.Epoch, Sender: m.User, Message: state.Commit.Commit, GroupInfo: state.Commit.GroupInfo,
 		Recipients: removed, Migration: &m.ID,
 	}}
 	if n := len(state.Welcomes); n > 0 && state.Welcomes[n-1].Epoch == m.Epoch+1 {
@@ -512,7 +514,7 @@ func (s *Service) sign(server string, message interface {
 }
 
 // giveUp aborts a migration that is not decided, for a reason to tell.
-func (s *Service) giveUp(ctx context.Context, id mimiport.MigrationID, row *Row, reason error) error {
+func (s *Service) giveUp(ctx context.Context, id mimiport.MigrationID, row *storage.Row, reason error) error {
 	m, err := s.record(ctx, id)
 	if err != nil {
 		return err
@@ -531,7 +533,7 @@ func (s *Service) givesUp(reason error) func(*migration.Migration) (migration.Ev
 }
 
 // AbortMigration implements API: for the migrating user, or whoever may migrate the group.
-func (s *Service) AbortMigration(ctx context.Context, c Caller, id mimiport.MigrationID) (*MigrationStatus, error) {
+func (s *Service) AbortMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	m, err := s.record(ctx, id)
 	if err != nil {
 		return nil, err
@@ -557,12 +559,12 @@ func (s *Service) AbortMigration(ctx context.Context, c Caller, id mimiport.Migr
 }
 
 // sendDecision hands the target the confirmation or the signed abort, until it has taken it.
-func (s *Service) sendDecision(ctx context.Context, row *Row) error {
+func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
 		return err
 	}
-	if row.Kind == RowAbort {
+	if row.Kind == storage.RowAbort {
 		if m.State != migration.Aborted { // it has been shown its own confirmation since: that is what it stands by
 			return s.done(ctx, row)
 		}
@@ -570,7 +572,7 @@ func (s *Service) sendDecision(ctx context.Context, row *Row) error {
 		if err != nil {
 			return err
 		}
-		err = s.Sender.PutAbort(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: abort.Message, KeyID: abort.KeyID})
+		err = s.Sender.PutAbort(ctx, m.Source, m.Target, m.ID, &api.SignedRequest{Message: abort.Message, KeyID: abort.KeyID})
 		if kind := mimiport.KindOf(err); err != nil && kind != mimiport.KindUnknownMigration && kind != mimiport.KindUnsupported {
 			return err
 		}
@@ -580,7 +582,7 @@ func (s *Service) sendDecision(ctx context.Context, row *Row) error {
 	if err != nil {
 		return err
 	}
-	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID})
+	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID})
 	if err != nil && mimiport.KindOf(err) != mimiport.KindUnsupported { // one that speaks only the draft is active since it voted
 		return err
 	}
@@ -594,7 +596,7 @@ const (
 )
 
 // groupState is the encoded group_state (profile, section 4).
-func (s *Service) groupState(ctx context.Context, g *Group, l *live, st *step, req *MigrationInitRequest) ([]byte, error) {
+func (s *Service) groupState(ctx context.Context, g *storage.Group, l *live, st *step, req *api.MigrationInitRequest) ([]byte, error) {
 	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return nil, err
@@ -621,18 +623,18 @@ func (s *Service) groupState(ctx context.Context, g *Group, l *live, st *step, r
 }
 
 // recent is the end of the log without application messages, as much of it as the bounds allow. It is never all in memory.
-func (s *Service) recent(ctx context.Context, g *Group) (tail []Entry, err error) {
+func (s *Service) recent(ctx context.Context, g *storage.Group) (tail []storage.Entry, err error) {
 	from, size := uint64(1), 0
 	if g.NextSeq > logEntries {
 		from = g.NextSeq - logEntries
 	}
 	for {
-		page, err := s.Store.Entries(ctx, GroupKey{g.ID, g.Term}, from, logEntries)
+		page, err := s.Store.Entries(ctx, g.Key(), from, logEntries)
 		if err != nil || len(page) == 0 {
 			return tail, err
 		}
 		for _, e := range page {
-			if e.Kind != EntryApplication {
+			if e.Kind != storage.EntryApplication {
 				e.GroupInfo = nil // it does not travel
 				tail, size = append(tail, e), size+len(e.Message)
 			}
@@ -646,22 +648,22 @@ func (s *Service) recent(ctx context.Context, g *Group) (tail []Entry, err error
 }
 
 // addLog puts log entries into the state.
-func addLog(state *mimiport.GroupState, entries []Entry) {
+func addLog(state *mimiport.GroupState, entries []storage.Entry) {
 	for i := range entries {
 		switch e := &entries[i]; e.Kind {
-		case EntryProposal, EntryCommit:
+		case storage.EntryProposal, storage.EntryCommit:
 			state.Log = append(state.Log, mimiport.LogEntry{Epoch: e.Epoch, Message: e.Message})
-		case EntryWelcome:
+		case storage.EntryWelcome:
 			state.Welcomes = append(state.Welcomes, joiners(e))
 		}
 	}
 }
 
-func joiners(e *Entry) mimiport.Joiners {
+func joiners(e *storage.Entry) mimiport.Joiners {
 	return mimiport.Joiners{Epoch: e.Epoch, Welcome: e.Message, Identities: e.Recipients}
 }
 
 // welcomeEntry is the log entry for a Welcome that came with a group's state.
-func welcomeEntry(j *mimiport.Joiners, sender string) Entry {
-	return Entry{Kind: EntryWelcome, Epoch: j.Epoch, Sender: sender, Message: j.Welcome, Recipients: j.Identities}
+func welcomeEntry(j *mimiport.Joiners, sender string) storage.Entry {
+	return storage.Entry{Kind: storage.EntryWelcome, Epoch: j.Epoch, Sender: sender, Message: j.Welcome, Recipients: j.Identities}
 }

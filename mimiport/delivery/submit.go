@@ -8,19 +8,22 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // frozenRetry is when to try again what a frozen or staged group refuses.
 const frozenRetry = time.Second
 
 // Submit implements API.
-func (s *Service) Submit(ctx context.Context, c Caller, id []byte, req *SubmitRequest) (*SubmitResponse, error) {
+func (s *Service) Submit(ctx context.Context, c api.Caller, id []byte, req *api.SubmitRequest) (*api.SubmitResponse, error) {
 	if err := s.checkSize("submit", req); err != nil {
 		return nil, err
 	}
 	defer s.locks.lock(id)()
-	var res *SubmitResponse
+	var res *api.SubmitResponse
 	err := retryConflicts(func() (err error) {
 		res, err = s.submit(ctx, c, id, req)
 		return err
@@ -29,7 +32,7 @@ func (s *Service) Submit(ctx context.Context, c Caller, id []byte, req *SubmitRe
 }
 
 // checkSize fails for a message that is larger, with what goes along, than this server takes.
-func (s *Service) checkSize(op string, req *SubmitRequest) error {
+func (s *Service) checkSize(op string, req *api.SubmitRequest) error {
 	if n := len(req.Message) + len(req.GroupInfo) + len(req.Welcome); int64(n) > s.Limits.MessageBytes {
 		return mimiport.Errorf(op, mimiport.KindTooLarge, "%d bytes, %d are allowed", n, s.Limits.MessageBytes)
 	}
@@ -37,7 +40,7 @@ func (s *Service) checkSize(op string, req *SubmitRequest) error {
 }
 
 // submit accepts one message into the log, by a compare-and-set on the group's row. The caller holds the group's lock.
-func (s *Service) submit(ctx context.Context, c Caller, id []byte, req *SubmitRequest) (*SubmitResponse, error) {
+func (s *Service) submit(ctx context.Context, c api.Caller, id []byte, req *api.SubmitRequest) (*api.SubmitResponse, error) {
 	g, err := s.group(ctx, id)
 	if err != nil {
 		return nil, err
@@ -77,9 +80,9 @@ func (s *Service) submit(ctx context.Context, c Caller, id []byte, req *SubmitRe
 }
 
 // answered finds the answer that the same message of the same user got before.
-func (s *Service) answered(ctx context.Context, c Caller, g *Group, message []byte) (*SubmitResponse, error) {
-	e, err := s.Store.EntryByHash(ctx, GroupKey{g.ID, g.Term}, hash(message))
-	if errors.Is(err, ErrNotFound) {
+func (s *Service) answered(ctx context.Context, c api.Caller, g *storage.Group, message []byte) (*api.SubmitResponse, error) {
+	e, err := s.Store.EntryByHash(ctx, g.Key(), hash(message))
+	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
@@ -88,18 +91,18 @@ func (s *Service) answered(ctx context.Context, c Caller, g *Group, message []by
 	if e.Sender != c.UserID {
 		return nil, mimiport.Errorf("submit", mimiport.KindConflict, "the message was submitted by another user")
 	}
-	return &SubmitResponse{Term: g.Term, Seq: e.Seq, Epoch: e.epochAfter()}, nil
+	return &api.SubmitResponse{Term: g.Term, Seq: e.Seq, Epoch: epochAfter(e)}, nil
 }
 
-func (e *Entry) epochAfter() uint64 {
-	if e.Kind == EntryCommit {
+func epochAfter(e *storage.Entry) uint64 {
+	if e.Kind == storage.EntryCommit {
 		return e.Epoch + 1
 	}
 	return e.Epoch
 }
 
 // admits fails unless the group's state and epoch allow the message.
-func (s *Service) admits(g *Group, msg *mls.Message) error {
+func (s *Service) admits(g *storage.Group, msg *mls.Message) error {
 	fail := func(kind mimiport.Kind, info mimiport.Info, format string, args ...any) error {
 		return &mimiport.Error{Op: "submit", Kind: kind, Group: g.ID, Info: info, Err: fmt.Errorf(format, args...)}
 	}
@@ -111,7 +114,7 @@ func (s *Service) admits(g *Group, msg *mls.Message) error {
 	switch {
 	case string(msg.GroupID) != string(g.ID):
 		return fail(mimiport.KindInvalid, mimiport.Info{}, "the message is for another group")
-	case g.State == GroupFrozen && msg.Kind != mls.KindApplication:
+	case g.State == migration.GroupFrozen && msg.Kind != mls.KindApplication:
 		return fail(mimiport.KindInProgress, mimiport.Info{RetryAfter: frozenRetry}, "the group is being moved")
 	case msg.Epoch != g.Epoch:
 		return fail(mimiport.KindWrongEpoch, mimiport.Info{Epoch: &g.Epoch}, "the group is at epoch %d, the message at %d", g.Epoch, msg.Epoch)
@@ -121,18 +124,18 @@ func (s *Service) admits(g *Group, msg *mls.Message) error {
 
 // step is what accepting one message writes to the log, and the state after it.
 type step struct {
-	next    mls.Group    // nil for an application message
-	effects *mls.Effects // of a Commit
-	entries []Entry      // without numbers
+	next    mls.Group       // nil for an application message
+	effects *mls.Effects    // of a Commit
+	entries []storage.Entry // without numbers
 }
 
-func (s *Service) step(ctx context.Context, c Caller, g *Group, l *live, msg *mls.Message, req *SubmitRequest) (*step, error) {
-	entry := Entry{Epoch: msg.Epoch, Sender: c.UserID, Message: req.Message}
+func (s *Service) step(ctx context.Context, c api.Caller, g *storage.Group, l *live, msg *mls.Message, req *api.SubmitRequest) (*step, error) {
+	entry := storage.Entry{Epoch: msg.Epoch, Sender: c.UserID, Message: req.Message}
 	switch msg.Kind {
 	case mls.KindProposal:
-		entry.Kind = EntryProposal
+		entry.Kind = storage.EntryProposal
 		next, err := s.propose(ctx, c, g, l, req.Message)
-		return &step{next: next, entries: []Entry{entry}}, err
+		return &step{next: next, entries: []storage.Entry{entry}}, err
 	case mls.KindCommit:
 		if err := plainCommit(msg); err != nil {
 			return nil, err
@@ -146,15 +149,15 @@ func (s *Service) step(ctx context.Context, c Caller, g *Group, l *live, msg *ml
 		}
 		return st, s.keepsOwnEntries(ctx, g.Server, l.mls, st.next)
 	}
-	entry.Kind = EntryApplication
+	entry.Kind = storage.EntryApplication
 	if !l.roster.has(c.UserID) {
 		return nil, mimiport.Errorf("submit", mimiport.KindForbidden, "%s is not in the group", c.UserID)
 	}
-	return &step{entries: []Entry{entry}}, nil
+	return &step{entries: []storage.Entry{entry}}, nil
 }
 
 // propose checks a proposal: by the member who is calling, or by a user who asks to be added.
-func (s *Service) propose(ctx context.Context, c Caller, g *Group, l *live, message []byte) (mls.Group, error) {
+func (s *Service) propose(ctx context.Context, c api.Caller, g *storage.Group, l *live, message []byte) (mls.Group, error) {
 	next, p, err := l.mls.Propose(message)
 	if err != nil {
 		return nil, err
@@ -182,7 +185,7 @@ func (s *Service) propose(ctx context.Context, c Caller, g *Group, l *live, mess
 }
 
 // speaksFor fails unless the member's leaf is one of the caller's.
-func (s *Service) speaksFor(c Caller, m mls.Member) error {
+func (s *Service) speaksFor(c api.Caller, m mls.Member) error {
 	id, err := identity(m)
 	if err != nil {
 		return err
@@ -194,7 +197,7 @@ func (s *Service) speaksFor(c Caller, m mls.Member) error {
 }
 
 // commit checks a Commit with its GroupInfo and Welcome, migration or not, and gives the step it makes.
-func (s *Service) commit(ctx context.Context, c Caller, g *Group, l *live, req *SubmitRequest) (*step, error) {
+func (s *Service) commit(ctx context.Context, c api.Caller, g *storage.Group, l *live, req *api.SubmitRequest) (*step, error) {
 	next, effects, err := l.mls.Commit(req.Message, req.GroupInfo)
 	if err != nil {
 		return nil, err
@@ -224,12 +227,12 @@ func (s *Service) commit(ctx context.Context, c Caller, g *Group, l *live, req *
 			}
 		}
 	}
-	entries := []Entry{{
-		Kind: EntryCommit, Epoch: l.mls.Epoch(), Sender: c.UserID, Message: req.Message, GroupInfo: req.GroupInfo, Recipients: removed,
+	entries := []storage.Entry{{
+		Kind: storage.EntryCommit, Epoch: l.mls.Epoch(), Sender: c.UserID, Message: req.Message, GroupInfo: req.GroupInfo, Recipients: removed,
 	}}
 	if len(req.Welcome) > 0 {
-		entries = append(entries, Entry{
-			Kind: EntryWelcome, Epoch: next.Epoch(), Sender: c.UserID, Message: req.Welcome, Recipients: added,
+		entries = append(entries, storage.Entry{
+			Kind: storage.EntryWelcome, Epoch: next.Epoch(), Sender: c.UserID, Message: req.Welcome, Recipients: added,
 		})
 	}
 	return &step{next, effects, entries}, s.welcomes(g, req.Welcome, effects)
@@ -246,7 +249,7 @@ func users(lists ...[]mimiport.LeafIdentity) []string {
 }
 
 // welcomes fails unless the Welcome is for just those that the Commit adds.
-func (s *Service) welcomes(g *Group, welcome []byte, effects *mls.Effects) error {
+func (s *Service) welcomes(g *storage.Group, welcome []byte, effects *mls.Effects) error {
 	engine, err := s.engine(g.Protocol)
 	if err != nil {
 		return err
@@ -259,7 +262,7 @@ func (s *Service) welcomes(g *Group, welcome []byte, effects *mls.Effects) error
 }
 
 // append writes a step to the log with its fan-out, in one transaction.
-func (s *Service) append(ctx context.Context, g *Group, l *live, st *step) (*SubmitResponse, error) {
+func (s *Service) append(ctx context.Context, g *storage.Group, l *live, st *step) (*api.SubmitResponse, error) {
 	next, change := s.extend(g, l, st)
 	if st.effects != nil && st.effects.Sender.Type == mls.SenderNewMemberCommit {
 		change.Rows = append(change.Rows, s.expelRow(g, g.Version)) // such a Commit drops what was proposed
@@ -268,25 +271,25 @@ func (s *Service) append(ctx context.Context, g *Group, l *live, st *step) (*Sub
 		return nil, err
 	}
 	s.advance(next, l, st)
-	return &SubmitResponse{Term: g.Term, Seq: g.NextSeq, Epoch: next.Epoch}, nil
+	return &api.SubmitResponse{Term: g.Term, Seq: g.NextSeq, Epoch: next.Epoch}, nil
 }
 
 // extend is the change that appends a step to the log: the row after it, the entries, and a fan-out row for each entry and
 // each server that has recipients.
-func (s *Service) extend(g *Group, l *live, st *step) (*Group, *Change) {
+func (s *Service) extend(g *storage.Group, l *live, st *step) (*storage.Group, *storage.Change) {
 	next := *g
 	if st.effects != nil {
 		next.Epoch++
 	}
 	now := s.Now()
-	change := &Change{Group: &next}
+	change := &storage.Change{Group: &next}
 	for _, e := range st.entries {
 		e.GroupID, e.Term, e.Seq, e.At, e.Hash = g.ID, g.Term, next.NextSeq, now, hash(e.Message)
 		next.NextSeq++
 		change.Entries = append(change.Entries, e)
 		for _, server := range destinations(l.roster, &e) {
-			change.Rows = append(change.Rows, Row{
-				Destination: server, Queue: fanOutQueue(g), Order: e.Seq, Kind: RowFanOut,
+			change.Rows = append(change.Rows, storage.Row{
+				Destination: server, Queue: fanOutQueue(g), Order: e.Seq, Kind: storage.RowFanOut,
 				GroupID: g.ID, Term: g.Term, Seq: e.Seq, Due: now,
 			})
 		}
@@ -298,13 +301,13 @@ func (s *Service) extend(g *Group, l *live, st *step) (*Group, *Change) {
 }
 
 // fanOutQueue is the queue of a group's messages in one term. Its order is that of the log.
-func fanOutQueue(g *Group) string {
+func fanOutQueue(g *storage.Group) string {
 	return fmt.Sprintf("group/%s/%d", base64.RawURLEncoding.EncodeToString(g.ID), g.Term)
 }
 
 // destinations lists the servers an entry goes to: those of the members of its epoch, or of those a Welcome is for.
-func destinations(members roster, e *Entry) []string {
-	if e.Kind != EntryWelcome {
+func destinations(members roster, e *storage.Entry) []string {
+	if e.Kind != storage.EntryWelcome {
 		return members.servers()
 	}
 	joiners := make(roster)
@@ -316,7 +319,7 @@ func destinations(members roster, e *Entry) []string {
 
 // advance brings the group in memory to where an applied step has brought the stored one. Where that fails it is loaded
 // again next time.
-func (s *Service) advance(g *Group, l *live, st *step) {
+func (s *Service) advance(g *storage.Group, l *live, st *step) {
 	var err error
 	switch {
 	case st.effects != nil:

@@ -10,12 +10,14 @@ import (
 	"io"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // RequestMigration implements API. The nonce is stored before the offer leaves.
-func (s *Service) RequestMigration(ctx context.Context, c Caller, req *MigrationRequestRequest) (*MigrationOffer, error) {
+func (s *Service) RequestMigration(ctx context.Context, c api.Caller, req *api.MigrationRequestRequest) (*api.MigrationOffer, error) {
 	r, err := mimiport.UnmarshalMigrationRequest(req.MigrationRequest)
 	if err != nil {
 		return nil, err
@@ -53,21 +55,21 @@ func (s *Service) RequestMigration(ctx context.Context, c Caller, req *Migration
 	if err != nil {
 		return nil, err
 	}
-	change := &Change{Migration: &next}
+	change := &storage.Change{Migration: &next}
 	if len(actions) > 0 {
-		change.Rows = []Row{s.deadline(&next, next.ExpiresAt)}
+		change.Rows = []storage.Row{s.deadline(&next, next.ExpiresAt)}
 	}
 	if err := s.apply(ctx, change); err != nil {
 		return nil, err
 	}
-	return &MigrationOffer{
+	return &api.MigrationOffer{
 		MigrationID: next.ID.String(), MigrationResponse: signed.Message, KeyID: signed.KeyID, ExpiresAt: next.ExpiresAt.UnixMilli(),
 		ExternalSenderOffer: offer,
 	}, nil
 }
 
 // senderOffer is the encoded, signed entry for external_senders, nil where none is asked for.
-func (s *Service) senderOffer(ctx context.Context, m *migration.Migration, req SuiteRequest) ([]byte, error) {
+func (s *Service) senderOffer(ctx context.Context, m *migration.Migration, req api.SuiteRequest) ([]byte, error) {
 	entry, err := s.senderEntry(ctx, m.Target, req)
 	if len(entry) == 0 || err != nil {
 		return nil, err
@@ -78,7 +80,7 @@ func (s *Service) senderOffer(ctx context.Context, m *migration.Migration, req S
 
 // PutContent is the source's MigrationContent. It returns the vote, the same one each time; no vote and no error while
 // another request works on the content.
-func (s *Service) PutContent(ctx context.Context, origin string, up *ContentUpload) (*SignedRequest, error) {
+func (s *Service) PutContent(ctx context.Context, origin string, up *api.ContentUpload) (*api.SignedRequest, error) {
 	end, ok := s.inWork.begin(up.ID)
 	if !ok {
 		return nil, nil
@@ -105,7 +107,7 @@ func (s *Service) PutContent(ctx context.Context, origin string, up *ContentUplo
 }
 
 // vote repeats the vote for the same content.
-func (s *Service) vote(ctx context.Context, m *migration.Migration, up *ContentUpload) (*SignedRequest, error) {
+func (s *Service) vote(ctx context.Context, m *migration.Migration, up *api.ContentUpload) (*api.SignedRequest, error) {
 	switch m.State {
 	case migration.Staged, migration.Active:
 		if !bytes.Equal(hashAs(m.ContentHash, up.Data), m.ContentHash) {
@@ -114,13 +116,13 @@ func (s *Service) vote(ctx context.Context, m *migration.Migration, up *ContentU
 			}
 			return nil, mimiport.Errorf("stage", mimiport.KindConflict, "another content was voted for")
 		}
-		return &SignedRequest{Message: m.Complete.Message, KeyID: m.Complete.KeyID}, nil
+		return &api.SignedRequest{Message: m.Complete.Message, KeyID: m.Complete.KeyID}, nil
 	}
 	return nil, mimiport.Errorf("stage", mimiport.KindEnded, "the migration has ended: %s", m.Reason)
 }
 
 // keepSecondContent keeps a second content for one offer, when the source has signed it.
-func (s *Service) keepSecondContent(ctx context.Context, m *migration.Migration, up *ContentUpload) error {
+func (s *Service) keepSecondContent(ctx context.Context, m *migration.Migration, up *api.ContentUpload) error {
 	content, err := mimiport.UnmarshalMigrationContent(up.Data)
 	if err != nil {
 		return err
@@ -128,13 +130,13 @@ func (s *Service) keepSecondContent(ctx context.Context, m *migration.Migration,
 	if err := s.Keys.Verify(ctx, m.Source, up.KeyID, content); err != nil {
 		return err
 	}
-	return s.apply(ctx, &Change{Evidence: []Evidence{s.evidence(m, EvidenceSecondContent, up.Data, up.KeyID)}})
+	return s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{s.evidence(m, storage.EvidenceSecondContent, up.Data, up.KeyID)}})
 }
 
 // evidence is a piece of evidence about a migration, and the alarm that goes with it.
-func (s *Service) evidence(m *migration.Migration, kind EvidenceKind, data []byte, keyID string) Evidence {
+func (s *Service) evidence(m *migration.Migration, kind storage.EvidenceKind, data []byte, keyID string) storage.Evidence {
 	s.Log.Error("evidence kept: see the admin API", "kind", kind, "migration", m.ID, "source", m.Source, "target", m.Target)
-	return Evidence{GroupID: m.GroupID, Migration: m.ID, Kind: kind, Data: data, KeyID: keyID, At: s.Now()}
+	return storage.Evidence{GroupID: m.GroupID, Migration: m.ID, Kind: kind, Data: data, KeyID: keyID, At: s.Now()}
 }
 
 // hashAs hashes data with the hash function of a cipher suite's hash value, which its length tells.
@@ -159,7 +161,7 @@ type arrival struct {
 }
 
 // verifyContent checks all of a MigrationContent: it trusts the source only for "this is the branch I accepted" (profile, section 4).
-func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up *ContentUpload) (*arrival, error) {
+func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up *api.ContentUpload) (*arrival, error) {
 	content, err := mimiport.UnmarshalMigrationContent(up.Data)
 	if err != nil {
 		return nil, err
@@ -189,7 +191,7 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 		return nil, err
 	}
 	q := &quotaFacts{members: next.NumMembers(), foreignID: state.Lineage.Preimage == nil}
-	if err := s.decide(ctx, migration.Target, m, Caller{}, q); err != nil {
+	if err := s.decide(ctx, migration.Target, m, api.Caller{}, q); err != nil {
 		return nil, err
 	}
 	return &arrival{state, next, next.Hash(up.Data)}, nil
@@ -217,7 +219,7 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 	if err != nil {
 		return nil, err
 	}
-	entry, err := s.senderEntry(ctx, m.Target, SuiteRequest{Protocol: base.Protocol(), CipherSuite: base.CipherSuite()})
+	entry, err := s.senderEntry(ctx, m.Target, api.SuiteRequest{Protocol: base.Protocol(), CipherSuite: base.CipherSuite()})
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +229,7 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 	if err := s.checkOwnEntries(ctx, m.Target, next); err != nil {
 		return nil, err
 	}
-	if err := s.speaksFor(Caller{UserID: m.User}, effects.Committer); err != nil {
+	if err := s.speaksFor(api.Caller{UserID: m.User}, effects.Committer); err != nil {
 		return nil, err
 	}
 	_, err = newRoster(next)
@@ -235,7 +237,7 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 }
 
 // stage stores what was derived and votes.
-func (s *Service) stage(ctx context.Context, m *migration.Migration, up *ContentUpload, a *arrival) (*SignedRequest, error) {
+func (s *Service) stage(ctx context.Context, m *migration.Migration, up *api.ContentUpload, a *arrival) (*api.SignedRequest, error) {
 	complete, err := s.sign(m.Target, &mimiport.TargetMigrationComplete{ContentHash: a.hash})
 	if err != nil {
 		return nil, err
@@ -255,16 +257,16 @@ func (s *Service) stage(ctx context.Context, m *migration.Migration, up *Content
 	if err != nil {
 		return nil, err
 	}
-	if err := s.apply(ctx, change); errors.Is(err, ErrConflict) {
+	if err := s.apply(ctx, change); errors.Is(err, storage.ErrConflict) {
 		return nil, nil // the record has moved on meanwhile: the next request is told
 	} else if err != nil {
 		return nil, err
 	}
-	return &SignedRequest{Message: complete.Message, KeyID: complete.KeyID}, nil
+	return &api.SignedRequest{Message: complete.Message, KeyID: complete.KeyID}, nil
 }
 
 // stageChange writes the group as it will be, unreachable until the decision.
-func (s *Service) stageChange(ctx context.Context, m *migration.Migration, a *arrival) (*Change, error) {
+func (s *Service) stageChange(ctx context.Context, m *migration.Migration, a *arrival) (*storage.Change, error) {
 	g, err := s.stagedRow(ctx, m, a)
 	if err != nil {
 		return nil, err
@@ -275,62 +277,62 @@ func (s *Service) stageChange(ctx context.Context, m *migration.Migration, a *ar
 	}
 	g.NextSeq = uint64(len(entries)) + 1
 	ask := m.DecideBy
-	if latest := s.Now().Add(MaxWait); ask.After(latest) { // S's clock is ahead
+	if latest := s.Now().Add(storage.MaxWait); ask.After(latest) { // S's clock is ahead
 		ask = latest
 	}
-	return &Change{
-		Drop:  &GroupKey{g.ID, g.Term}, // what an earlier migration of that term has staged
+	return &storage.Change{
+		Drop:  &storage.GroupKey{ID: g.ID, Term: g.Term}, // what an earlier migration of that term has staged
 		Group: g, Migration: m, Entries: entries,
-		Snapshots: []Snapshot{snapshotOf(g, &live{mls: a.next, seq: g.NextSeq})},
-		Rows: []Row{{
-			Destination: s.Server, Queue: "ask/" + m.ID.String(), Order: 1, Kind: RowAsk,
+		Snapshots: []storage.Snapshot{snapshotOf(g, &live{mls: a.next, seq: g.NextSeq})},
+		Rows: []storage.Row{{
+			Destination: s.Server, Queue: "ask/" + m.ID.String(), Order: 1, Kind: storage.RowAsk,
 			GroupID: m.GroupID, Migration: m.ID, Due: ask,
 		}},
 	}, nil
 }
 
-func (s *Service) stagedRow(ctx context.Context, m *migration.Migration, a *arrival) (*Group, error) {
+func (s *Service) stagedRow(ctx context.Context, m *migration.Migration, a *arrival) (*storage.Group, error) {
 	lineage, err := a.state.Lineage.Marshal()
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{
-		ID: m.GroupID, Term: m.Term, State: GroupStaged, Server: m.Target, RoomID: m.RoomID, Creator: m.User,
+	g := &storage.Group{
+		ID: m.GroupID, Term: m.Term, State: migration.GroupStaged, Server: m.Target, RoomID: m.RoomID, Creator: m.User,
 		Protocol: a.next.Protocol(), CipherSuite: a.next.CipherSuite(), Epoch: a.next.Epoch(), Migration: m.ID,
 		Lineage: lineage, CreatedAt: s.Now(),
 	}
-	g.Version, err = s.vacant(ctx, GroupKey{g.ID, g.Term})
+	g.Version, err = s.vacant(ctx, g.Key())
 	return g, err
 }
 
 // vacant gives the version of the row that a group's row in a new term takes the place of: zero, or that of one that was dropped.
-func (s *Service) vacant(ctx context.Context, key GroupKey) (version uint64, err error) {
+func (s *Service) vacant(ctx context.Context, key storage.GroupKey) (version uint64, err error) {
 	old, err := s.Store.GroupAt(ctx, key)
 	switch {
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, storage.ErrNotFound):
 		return 0, nil
 	case err != nil:
 		return 0, err
-	case old.State == GroupStaged:
+	case old.State == migration.GroupStaged:
 		return 0, &mimiport.Error{
 			Op: "stage", Kind: mimiport.KindInProgress, Group: key.ID,
 			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("another migration of the group is staged here"),
 		}
-	case old.State != GroupDropped:
+	case old.State != migration.GroupDropped:
 		return 0, mimiport.Errorf("stage", mimiport.KindConflict, "the group has been here in that term")
 	}
 	return old.Version, nil
 }
 
 // importedLog is the log that members find here: what the source sent along, then the migration Commit and its Welcome.
-func (s *Service) importedLog(g *Group, m *migration.Migration, a *arrival) ([]Entry, error) {
+func (s *Service) importedLog(g *storage.Group, m *migration.Migration, a *arrival) ([]storage.Entry, error) {
 	engine, err := s.engine(g.Protocol)
 	if err != nil {
 		return nil, err
 	}
 	seen := make(map[[32]byte]bool)
-	var entries []Entry
-	add := func(e Entry) {
+	var entries []storage.Entry
+	add := func(e storage.Entry) {
 		e.GroupID, e.Term, e.Seq, e.Hash, e.At = g.ID, g.Term, uint64(len(entries))+1, hash(e.Message), s.Now()
 		if !seen[e.Hash] {
 			seen[e.Hash] = true
@@ -349,8 +351,8 @@ func (s *Service) importedLog(g *Group, m *migration.Migration, a *arrival) ([]E
 		}
 		add(*e)
 	}
-	add(Entry{
-		Kind: EntryCommit, Epoch: m.Epoch, Sender: m.User, Message: a.state.Commit.Commit,
+	add(storage.Entry{
+		Kind: storage.EntryCommit, Epoch: m.Epoch, Sender: m.User, Message: a.state.Commit.Commit,
 		GroupInfo: a.state.Commit.GroupInfo, Migration: &m.ID,
 	})
 	for i := range welcomes {
@@ -360,7 +362,7 @@ func (s *Service) importedLog(g *Group, m *migration.Migration, a *arrival) ([]E
 }
 
 // loggedEntry is a handshake message of the source's log. Members verify it themselves; here it must only be what it is said to be.
-func loggedEntry(engine mls.Engine, m *migration.Migration, old *mimiport.LogEntry) (*Entry, error) {
+func loggedEntry(engine mls.Engine, m *migration.Migration, old *mimiport.LogEntry) (*storage.Entry, error) {
 	msg, err := engine.Parse(old.Message)
 	if err != nil {
 		return nil, err
@@ -368,11 +370,11 @@ func loggedEntry(engine mls.Engine, m *migration.Migration, old *mimiport.LogEnt
 	if !bytes.Equal(msg.GroupID, m.GroupID) || msg.Epoch != old.Epoch || msg.Epoch > m.Epoch {
 		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the log has a message of another group or epoch")
 	}
-	e := &Entry{Epoch: msg.Epoch, Message: old.Message, Kind: EntryProposal}
+	e := &storage.Entry{Epoch: msg.Epoch, Message: old.Message, Kind: storage.EntryProposal}
 	switch msg.Kind {
 	case mls.KindProposal:
 	case mls.KindCommit:
-		e.Kind = EntryCommit
+		e.Kind = storage.EntryCommit
 	default:
 		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the log has a message that is no handshake")
 	}
@@ -380,7 +382,7 @@ func loggedEntry(engine mls.Engine, m *migration.Migration, old *mimiport.LogEnt
 }
 
 // ConfirmMigration implements API. The decision counts whoever shows it.
-func (s *Service) ConfirmMigration(ctx context.Context, c Caller, id mimiport.MigrationID, req *SignedRequest) (*MigrationStatus, error) {
+func (s *Service) ConfirmMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.SignedRequest) (*api.MigrationStatus, error) {
 	m, err := s.targetRecord(ctx, id)
 	if err != nil {
 		return nil, err
@@ -403,7 +405,7 @@ func (s *Service) targetRecord(ctx context.Context, id mimiport.MigrationID) (*m
 }
 
 // confirm verifies S's decision against the own record first, then its signature, and activates the group.
-func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *SignedRequest) error {
+func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *api.SignedRequest) error {
 	confirmation, err := mimiport.UnmarshalMigrationConfirmation(req.Message)
 	if err != nil {
 		return err
@@ -442,7 +444,7 @@ func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *Sign
 }
 
 // AbortFromSource is the source's signed abort.
-func (s *Service) AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, req *SignedRequest) error {
+func (s *Service) AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, req *api.SignedRequest) error {
 	m, err := s.targetRecord(ctx, id)
 	if err != nil {
 		return err
@@ -453,7 +455,7 @@ func (s *Service) AbortFromSource(ctx context.Context, origin string, id mimipor
 	return s.takeAbort(ctx, m, req)
 }
 
-func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *SignedRequest) error {
+func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *api.SignedRequest) error {
 	abort, err := mimiport.UnmarshalMigrationAbort(req.Message)
 	if err != nil {
 		return err
@@ -471,20 +473,20 @@ func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *Si
 
 // stepTarget lets T's record take one step and stores all that follows from it. event is told whether what was staged is kept.
 // shown is the signed message behind the event, if any: should it contradict another one, both are kept.
-func (s *Service) stepTarget(ctx context.Context, m *migration.Migration, event func(kept bool) migration.Event, shown *SignedRequest) error {
+func (s *Service) stepTarget(ctx context.Context, m *migration.Migration, event func(kept bool) migration.Event, shown *api.SignedRequest) error {
 	defer s.locks.lock(m.GroupID)()
 	return retryConflicts(func() error {
 		m, err := s.record(ctx, m.ID)
 		if err != nil {
 			return err
 		}
-		g, err := s.Store.GroupAt(ctx, GroupKey{m.GroupID, m.Term})
-		if errors.Is(err, ErrNotFound) {
+		g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: m.GroupID, Term: m.Term})
+		if errors.Is(err, storage.ErrNotFound) {
 			g = nil
 		} else if err != nil {
 			return err
 		}
-		next, actions, err := m.Step(event(g != nil && g.State == GroupDropped && g.Migration == m.ID))
+		next, actions, err := m.Step(event(g != nil && g.State == migration.GroupDropped && g.Migration == m.ID))
 		if errors.Is(err, migration.ErrEquivocation) {
 			return s.keepContradiction(ctx, m, shown, err)
 		}
@@ -496,15 +498,15 @@ func (s *Service) stepTarget(ctx context.Context, m *migration.Migration, event 
 			return err
 		}
 		if next.State == migration.Active && m.State == migration.Dropped {
-			change.Evidence = []Evidence{s.evidence(m, EvidenceBothOutcomes, m.Abort.Message, m.Abort.KeyID)}
+			change.Evidence = []storage.Evidence{s.evidence(m, storage.EvidenceBothOutcomes, m.Abort.Message, m.Abort.KeyID)}
 		}
 		return s.apply(ctx, change)
 	})
 }
 
 // keepContradiction keeps a signed message that contradicts the record, which has the other one.
-func (s *Service) keepContradiction(ctx context.Context, m *migration.Migration, shown *SignedRequest, cause error) error {
-	kept := &Change{Evidence: []Evidence{s.evidence(m, EvidenceBothOutcomes, shown.Message, shown.KeyID)}}
+func (s *Service) keepContradiction(ctx context.Context, m *migration.Migration, shown *api.SignedRequest, cause error) error {
+	kept := &storage.Change{Evidence: []storage.Evidence{s.evidence(m, storage.EvidenceBothOutcomes, shown.Message, shown.KeyID)}}
 	if err := s.apply(ctx, kept); err != nil {
 		return err
 	}
@@ -512,8 +514,8 @@ func (s *Service) keepContradiction(ctx context.Context, m *migration.Migration,
 }
 
 // targetChange is what T writes for a transition of a record whose group is g.
-func (s *Service) targetChange(ctx context.Context, g *Group, m *migration.Migration, actions []migration.Action) (*Change, error) {
-	change := &Change{Migration: m}
+func (s *Service) targetChange(ctx context.Context, g *storage.Group, m *migration.Migration, actions []migration.Action) (*storage.Change, error) {
+	change := &storage.Change{Migration: m}
 	for _, a := range actions {
 		change.Group = g
 		switch a {
@@ -522,10 +524,10 @@ func (s *Service) targetChange(ctx context.Context, g *Group, m *migration.Migra
 			if err != nil {
 				return nil, err
 			}
-			g.State, g.Lineage = GroupActive, lineage
+			g.State, g.Lineage = migration.GroupActive, lineage
 			change.Rows = append(change.Rows, s.expelRow(g, g.Version))
 		case migration.Discard:
-			g.State = GroupDropped
+			g.State = migration.GroupDropped
 			change.Rows = append(change.Rows, s.purgeRow(m, m.Term))
 		default:
 			return nil, fmt.Errorf("delivery: unexpected action %d", a)
@@ -536,7 +538,7 @@ func (s *Service) targetChange(ctx context.Context, g *Group, m *migration.Migra
 
 // DropStaged ends a migration at its target that waits for a source which will not answer any more. A vote is a promise: this is for
 // operators, and unsafe unless the source is known to have aborted or to be lost before it decided.
-func (s *Service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*MigrationStatus, error) {
+func (s *Service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	m, err := s.targetRecord(ctx, id)
 	if err != nil {
 		return nil, err
@@ -549,7 +551,7 @@ func (s *Service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*Mig
 }
 
 // ask asks the source how a staged migration ended. An answer is a hint: only signed bytes move the record.
-func (s *Service) ask(ctx context.Context, row *Row) error {
+func (s *Service) ask(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
 		return err
@@ -563,9 +565,9 @@ func (s *Service) ask(ctx context.Context, row *Row) error {
 	}
 	switch {
 	case there.Confirmation != nil:
-		err = s.confirm(ctx, m, &SignedRequest{Message: there.Confirmation.Message, KeyID: there.Confirmation.KeyID})
+		err = s.confirm(ctx, m, &api.SignedRequest{Message: there.Confirmation.Message, KeyID: there.Confirmation.KeyID})
 	case there.Abort != nil:
-		err = s.takeAbort(ctx, m, &SignedRequest{Message: there.Abort.Message, KeyID: there.Abort.KeyID})
+		err = s.takeAbort(ctx, m, &api.SignedRequest{Message: there.Abort.Message, KeyID: there.Abort.KeyID})
 	default:
 		err = mimiport.Errorf("ask source", mimiport.KindInProgress, "the source says that the migration is %s", there.State)
 	}

@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -39,7 +41,7 @@ var parties = map[string]string{serverA: "S", serverB: "T", "h.example": "H"}
 func newTracer(t *testing.T) *tracer {
 	p := &play{world: newWorld(t)}
 	p.rooms.joined[client], p.rooms.power[client] = true, 100
-	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &delivery.ReserveGroupRequest{RoomID: room}))(t).GroupID
+	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t).GroupID
 	p.group = mlstest.New(mlstest.Options{Seed: 1, GroupID: p.id, Members: [][]byte{mlstest.Identity(alice, "M"), mlstest.Identity(client, "C")}})
 	p.bind(serverA)
 	for _, ds := range []string{serverA, serverB} {
@@ -93,10 +95,10 @@ func (tr *tracer) stands() {
 		g, err := tr.stores[server].Group(ctx, tr.id)
 		if err == nil {
 			text = fmt.Sprintf("term %d %s at epoch %d", g.Term, g.State, g.Epoch)
-		} else if !errors.Is(err, delivery.ErrNotFound) {
+		} else if !errors.Is(err, storage.ErrNotFound) {
 			tr.t.Fatal(err)
 		}
-		records := must(tr.stores[server].Migrations(ctx, delivery.MigrationFilter{}, mimiport.MigrationID{}, 10))(tr.t)
+		records := must(tr.stores[server].Migrations(ctx, storage.MigrationFilter{}, mimiport.MigrationID{}, 10))(tr.t)
 		migrations := map[string]string{}
 		for _, m := range records {
 			migrations[tr.ids[m.ID]] = string(m.State)
@@ -144,7 +146,7 @@ func (tr *tracer) abort(data []byte) string {
 	return fmt.Sprintf("MigrationAbort{migration_id: %s, source_domain: %s} %s", tr.ids[a.MigrationID], parties[a.SourceDomain], tr.signed(a))
 }
 
-func (tr *tracer) status(st *delivery.MigrationStatus) string {
+func (tr *tracer) status(st *api.MigrationStatus) string {
 	text := fmt.Sprintf("200 state: %s", st.State)
 	if st.Confirmation != nil {
 		text += ", " + tr.confirmation(st.Confirmation.Message)
@@ -155,7 +157,7 @@ func (tr *tracer) status(st *delivery.MigrationStatus) string {
 	return text
 }
 
-func (tr *tracer) content(up *delivery.ContentUpload) string {
+func (tr *tracer) content(up *api.ContentUpload) string {
 	c := must(mimiport.UnmarshalMigrationContent(up.Data))(tr.t)
 	s := must(mimiport.UnmarshalGroupState(c.GroupState))(tr.t)
 	return fmt.Sprintf("MigrationContent{MigrationResponse{nonce: %s}, group_state: {base: epoch %d, commit, proposals: %d, lineage: %s, welcomes: %d, log: %d}} %s, decide_by: %s",
@@ -187,7 +189,7 @@ type traced struct {
 	tr *tracer
 }
 
-func (s traced) PutContent(ctx context.Context, from, to string, up *delivery.ContentUpload) (vote *delivery.SignedRequest, err error) {
+func (s traced) PutContent(ctx context.Context, from, to string, up *api.ContentUpload) (vote *api.SignedRequest, err error) {
 	err = s.tr.ask(parties[from], parties[to], "putContent", s.tr.content(up), func() (string, error) {
 		if vote, err = s.Sender.PutContent(ctx, from, to, up); err != nil {
 			return "", err
@@ -198,25 +200,25 @@ func (s traced) PutContent(ctx context.Context, from, to string, up *delivery.Co
 	return vote, err
 }
 
-func (s traced) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (s traced) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	return s.tr.ask(parties[from], parties[to], "confirmMigration", s.tr.confirmation(m.Message), func() (string, error) {
 		return "200", s.Sender.PutConfirmation(ctx, from, to, id, m)
 	})
 }
 
-func (s traced) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (s traced) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	return s.tr.ask(parties[from], parties[to], "putAbort", s.tr.abort(m.Message), func() (string, error) {
 		return "200", s.Sender.PutAbort(ctx, from, to, id, m)
 	})
 }
 
-func (s traced) PutLineage(ctx context.Context, from, to string, groupID []byte, r *delivery.LineageRequest) error {
+func (s traced) PutLineage(ctx context.Context, from, to string, groupID []byte, r *api.LineageRequest) error {
 	return s.tr.ask(parties[from], parties[to], "showLineage", s.tr.lineageText(must(mimiport.UnmarshalLineage(r.Lineage))(s.tr.t)), func() (string, error) {
 		return "200", s.Sender.PutLineage(ctx, from, to, groupID, r)
 	})
 }
 
-func (s traced) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *delivery.MigrationStatus, err error) {
+func (s traced) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *api.MigrationStatus, err error) {
 	err = s.tr.ask(parties[from], parties[to], "getMigration", s.tr.ids[id], func() (string, error) {
 		if st, err = s.Sender.AskStatus(ctx, from, to, id); err != nil {
 			return "", err
@@ -227,7 +229,7 @@ func (s traced) AskStatus(ctx context.Context, from, to string, id mimiport.Migr
 }
 
 func (s traced) ToDevice(ctx context.Context, from, to, txn string, devices map[string][]string, content json.RawMessage) error {
-	var m delivery.FanOut
+	var m api.FanOut
 	if err := json.Unmarshal(content, &m); err != nil {
 		return err
 	}
@@ -279,7 +281,7 @@ func (tr *tracer) init(a *attempt) {
 func (tr *tracer) commits(member, user, ds string) {
 	c := tr.group.Commit(mlstest.CommitOptions{Sender: leafOf[user], Path: true})
 	_ = tr.ask(member, parties[ds], "submit", fmt.Sprintf("Commit{epoch: %d}, GroupInfo{epoch: %d}", tr.group.Epoch(), c.Next.Epoch()), func() (string, error) {
-		res, err := tr.submit(ds, user, &delivery.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+		res, err := tr.submit(ds, user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 		if err != nil {
 			return "", err
 		}
@@ -371,7 +373,7 @@ var traces = map[string]struct {
 		tr.pass(2 * time.Minute)
 		confirmation := must(tr.stores[serverA].Migration(tr.t.Context(), a.id))(tr.t).Confirmation
 		_ = tr.ask("C", "T", "confirmMigration", tr.confirmation(confirmation.Message), func() (string, error) {
-			st, err := tr.services[serverB].ConfirmMigration(tr.t.Context(), caller(client), a.id, &delivery.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID})
+			st, err := tr.services[serverB].ConfirmMigration(tr.t.Context(), caller(client), a.id, &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID})
 			if err != nil {
 				return "", err
 			}

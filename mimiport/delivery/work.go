@@ -9,42 +9,44 @@ import (
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Do does what a row asks for and deletes it in the transaction that stores the outcome. With an error the row stays and is
 // to be tried again later. Doing a row twice does no harm.
-func (s *Service) Do(ctx context.Context, row Row) error {
+func (s *Service) Do(ctx context.Context, row storage.Row) error {
 	switch row.Kind {
-	case RowFanOut:
+	case storage.RowFanOut:
 		return s.fanOut(ctx, &row)
-	case RowContent:
+	case storage.RowContent:
 		return s.sendContent(ctx, &row)
-	case RowConfirmation, RowAbort:
+	case storage.RowConfirmation, storage.RowAbort:
 		return s.sendDecision(ctx, &row)
-	case RowDeadline:
+	case storage.RowDeadline:
 		return s.deadlineCame(ctx, &row)
-	case RowAsk:
+	case storage.RowAsk:
 		return s.ask(ctx, &row)
-	case RowPurge:
+	case storage.RowPurge:
 		return s.purge(ctx, &row)
-	case RowExpel:
+	case storage.RowExpel:
 		return s.lookAfter(ctx, &row)
-	case RowLineage:
+	case storage.RowLineage:
 		return s.showLineage(ctx, &row)
-	case RowCompact:
+	case storage.RowCompact:
 		return s.compact(ctx, &row)
 	}
 	return fmt.Errorf("delivery: unknown kind of row %q", row.Kind)
 }
 
 // done deletes a row.
-func (s *Service) done(ctx context.Context, row *Row) error {
-	return s.apply(ctx, &Change{Done: []RowKey{row.Key()}})
+func (s *Service) done(ctx context.Context, row *storage.Row) error {
+	return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}})
 }
 
 // purge forgets the log and the trees of a group that has moved away or was dropped. The redirect stays, for good.
-func (s *Service) purge(ctx context.Context, row *Row) error {
+func (s *Service) purge(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
 		return err
@@ -54,14 +56,14 @@ func (s *Service) purge(ctx context.Context, row *Row) error {
 	}
 	defer s.locks.lock(row.GroupID)()
 	return retryConflicts(func() error {
-		g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+		g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 		if err != nil {
 			return err
 		}
-		change := &Change{Done: []RowKey{row.Key()}}
-		if g.Migration == m.ID && (g.State == GroupMoved || g.State == GroupDropped) {
-			change.Group, change.Drop = g, &GroupKey{g.ID, g.Term}
-			if g.State == GroupDropped {
+		change := &storage.Change{Done: []storage.RowKey{row.Key()}}
+		if g.Migration == m.ID && (g.State == migration.GroupMoved || g.State == migration.GroupDropped) {
+			change.Group, change.Drop = g, &storage.GroupKey{ID: g.ID, Term: g.Term}
+			if g.State == migration.GroupDropped {
 				g.Migration = mimiport.MigrationID{} // nothing is kept for it any more
 			}
 			s.cache.drop(cacheKey{string(g.ID), g.Term})
@@ -71,7 +73,7 @@ func (s *Service) purge(ctx context.Context, row *Row) error {
 }
 
 // deadlineCame ends what has waited too long.
-func (s *Service) deadlineCame(ctx context.Context, row *Row) error {
+func (s *Service) deadlineCame(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
 		return err
@@ -101,12 +103,12 @@ func (s *Service) deadlineCame(ctx context.Context, row *Row) error {
 const maxInline = 32 << 10
 
 // fanOut delivers one log entry to the members on one server.
-func (s *Service) fanOut(ctx context.Context, row *Row) error {
-	g, err := s.Store.GroupAt(ctx, GroupKey{row.GroupID, row.Term})
+func (s *Service) fanOut(ctx context.Context, row *storage.Row) error {
+	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
 		return err
 	}
-	entries, err := s.Store.Entries(ctx, GroupKey{g.ID, g.Term}, row.Seq, 1)
+	entries, err := s.Store.Entries(ctx, g.Key(), row.Seq, 1)
 	if err != nil {
 		return err
 	}
@@ -130,7 +132,7 @@ func (s *Service) fanOut(ctx context.Context, row *Row) error {
 	return s.done(ctx, row)
 }
 
-func (s *Service) fanOutContent(ctx context.Context, g *Group, e *Entry) (json.RawMessage, error) {
+func (s *Service) fanOutContent(ctx context.Context, g *storage.Group, e *storage.Entry) (json.RawMessage, error) {
 	m, err := s.logMessage(ctx, e)
 	if err != nil {
 		return nil, err
@@ -138,14 +140,14 @@ func (s *Service) fanOutContent(ctx context.Context, g *Group, e *Entry) (json.R
 	if len(m.Message) > maxInline {
 		m.Message = nil
 	}
-	return json.Marshal(&FanOut{GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, Term: g.Term, LogMessage: *m})
+	return json.Marshal(&api.FanOut{GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, Term: g.Term, LogMessage: *m})
 }
 
 // recipients lists the devices at a server that an entry goes to: those a Welcome is for; else the members there as they are
 // now, and those whom the entry itself removes. Whoever has left the room gets nothing.
-func (s *Service) recipients(ctx context.Context, g *Group, e *Entry, server string) (map[string][]string, error) {
+func (s *Service) recipients(ctx context.Context, g *storage.Group, e *storage.Entry, server string) (map[string][]string, error) {
 	to := make(roster)
-	if e.Kind != EntryWelcome {
+	if e.Kind != storage.EntryWelcome {
 		members, err := s.membersAt(ctx, g, server)
 		if err != nil {
 			return nil, err
@@ -176,8 +178,8 @@ func (s *Service) recipients(ctx context.Context, g *Group, e *Entry, server str
 }
 
 // membersAt is a copy of the group's roster for one server.
-func (s *Service) membersAt(ctx context.Context, g *Group, server string) (members map[string]map[string]int, err error) {
-	err = s.locked(ctx, GroupKey{g.ID, g.Term}, func(_ *Group, l *live) error {
+func (s *Service) membersAt(ctx context.Context, g *storage.Group, server string) (members map[string]map[string]int, err error) {
+	err = s.locked(ctx, g.Key(), func(_ *storage.Group, l *live) error {
 		members = make(map[string]map[string]int, len(l.roster[server]))
 		for user, devices := range l.roster[server] {
 			members[user] = maps.Clone(devices)
@@ -188,7 +190,7 @@ func (s *Service) membersAt(ctx context.Context, g *Group, server string) (membe
 }
 
 // Migration implements API: for the two servers, the migrating user and the room's members.
-func (s *Service) Migration(ctx context.Context, c Caller, id mimiport.MigrationID) (*MigrationStatus, error) {
+func (s *Service) Migration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	m, err := s.record(ctx, id)
 	if err != nil {
 		return nil, err
@@ -203,13 +205,13 @@ func (s *Service) Migration(ctx context.Context, c Caller, id mimiport.Migration
 	}
 	st := status(m)
 	if m.State == migration.Offered {
-		st.Limits = &TargetLimits{s.Limits.GroupStateBytes, slices.Sorted(maps.Keys(s.Engines))}
+		st.Limits = &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes, Protocols: slices.Sorted(maps.Keys(s.Engines))}
 	}
 	return st, nil
 }
 
-func status(m *migration.Migration) *MigrationStatus {
-	st := &MigrationStatus{
+func status(m *migration.Migration) *api.MigrationStatus {
+	st := &api.MigrationStatus{
 		MigrationID: m.ID.String(), Role: string(m.Role), State: string(m.State), GroupID: m.GroupID, RoomID: m.RoomID,
 		Source: m.Source, Target: m.Target, User: m.User, Term: m.Term, Epoch: m.Epoch, Reason: m.Reason,
 		MigrationResponse: signedInfo(m.Response), Complete: signedInfo(m.Complete),
@@ -224,23 +226,25 @@ func status(m *migration.Migration) *MigrationStatus {
 	return st
 }
 
-func signedInfo(m migration.Signed) *SignedInfo {
+func signedInfo(m migration.Signed) *api.SignedInfo {
 	if m.Message == nil {
 		return nil
 	}
-	return &SignedInfo{Message: m.Message, KeyID: m.KeyID}
+	return &api.SignedInfo{Message: m.Message, KeyID: m.KeyID}
 }
 
 // AdminGroups lists groups for an operator, by id.
-func (s *Service) AdminGroups(ctx context.Context, after []byte, limit int) ([]Group, error) {
+func (s *Service) AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error) {
 	return s.Store.Groups(ctx, after, limit)
 }
 
 // AdminGroup is one group for an operator, or a KindUnknownGroup error.
-func (s *Service) AdminGroup(ctx context.Context, id []byte) (*Group, error) { return s.group(ctx, id) }
+func (s *Service) AdminGroup(ctx context.Context, id []byte) (*storage.Group, error) {
+	return s.group(ctx, id)
+}
 
 // AdminEvidence lists the evidence kept about a group, oldest first, or returns a KindUnknownGroup error.
-func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]Evidence, error) {
+func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error) {
 	if _, err := s.group(ctx, id); err != nil {
 		return nil, err
 	}
@@ -248,9 +252,9 @@ func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]Evidence, err
 }
 
 // AdminMigrations lists migrations for an operator, by id.
-func (s *Service) AdminMigrations(ctx context.Context, f MigrationFilter, after mimiport.MigrationID, limit int) ([]*MigrationStatus, error) {
+func (s *Service) AdminMigrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]*api.MigrationStatus, error) {
 	found, err := s.Store.Migrations(ctx, f, after, limit)
-	list := make([]*MigrationStatus, len(found))
+	list := make([]*api.MigrationStatus, len(found))
 	for i := range found {
 		list[i] = status(&found[i])
 	}
@@ -258,7 +262,7 @@ func (s *Service) AdminMigrations(ctx context.Context, f MigrationFilter, after 
 }
 
 // AdminMigration is one migration for an operator, or a KindUnknownMigration error.
-func (s *Service) AdminMigration(ctx context.Context, id mimiport.MigrationID) (*MigrationStatus, error) {
+func (s *Service) AdminMigration(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	m, err := s.record(ctx, id)
 	if err != nil {
 		return nil, err

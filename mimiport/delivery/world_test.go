@@ -17,9 +17,12 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
@@ -37,7 +40,7 @@ type world struct {
 	now      time.Time
 	rooms    *fakeRooms
 	services map[string]*delivery.Service
-	stores   map[string]delivery.Store
+	stores   map[string]storage.Store
 	keys     map[string]ed25519.PrivateKey
 	retired  map[string][]retired       // keys that were rotated away, the oldest first
 	got      []delivered                // what devices received, in order
@@ -49,13 +52,13 @@ type world struct {
 // delivered is a fan-out event that reached a device.
 type delivered struct {
 	user, device string
-	delivery.FanOut
+	api.FanOut
 }
 
 func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, now: time.Unix(1_700_000_000, 0).UTC(), services: map[string]*delivery.Service{},
-		stores: map[string]delivery.Store{}, keys: map[string]ed25519.PrivateKey{},
+		stores: map[string]storage.Store{}, keys: map[string]ed25519.PrivateKey{},
 		rooms: &fakeRooms{joined: map[string]bool{alice: true, bob: true}, power: map[string]int64{alice: 100, bob: 100}},
 	}
 	w.lost = func(string, string) bool { return false }
@@ -69,7 +72,7 @@ func newWorld(t *testing.T) *world {
 			Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits()), draft09.Protocol: draft09.New()},
 			Store:   w.stores[name], Keys: fakeKeys{w, name}, Rooms: w.rooms, Sender: fakeSender{w},
 			Now: func() time.Time { return w.now }, Rand: rand.NewChaCha8([32]byte{byte(i)}), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-			DefaultPolicy: delivery.DefaultPolicy(), Limits: limits,
+			DefaultPolicy: policy.Default(), Limits: limits,
 		})
 	}
 	return w
@@ -116,9 +119,9 @@ func (w *world) runOnce() (worked bool) {
 }
 
 // caller is a user as their own homeserver vouches for them.
-func caller(user string) delivery.Caller {
+func caller(user string) api.Caller {
 	_, server, _ := strings.Cut(user, ":")
-	return delivery.Caller{UserID: user, Server: server}
+	return api.Caller{UserID: user, Server: server}
 }
 
 // fakeRooms is one room.
@@ -255,7 +258,7 @@ func (w *world) says(to, what string) error {
 
 // activate makes a target active as the draft has it, without a decision: by one that the world signs for the source.
 func (w *world) activate(ctx context.Context, from, to string, id mimiport.MigrationID) error {
-	st, err := w.services[to].Migration(ctx, delivery.Caller{Server: to}, id)
+	st, err := w.services[to].Migration(ctx, api.Caller{Server: to}, id)
 	if err != nil {
 		return err
 	}
@@ -271,7 +274,7 @@ func (w *world) activate(ctx context.Context, from, to string, id mimiport.Migra
 	if err != nil {
 		return err
 	}
-	_, err = w.services[to].ConfirmMigration(ctx, delivery.Caller{Server: from}, id, &delivery.SignedRequest{Message: data, KeyID: "ed25519:1"})
+	_, err = w.services[to].ConfirmMigration(ctx, api.Caller{Server: from}, id, &api.SignedRequest{Message: data, KeyID: "ed25519:1"})
 	return err
 }
 
@@ -294,7 +297,7 @@ func (s fakeSender) ToDevice(_ context.Context, _, to, _ string, devices map[str
 	return nil
 }
 
-func (s fakeSender) PutContent(ctx context.Context, from, to string, up *delivery.ContentUpload) (*delivery.SignedRequest, error) {
+func (s fakeSender) PutContent(ctx context.Context, from, to string, up *api.ContentUpload) (*api.SignedRequest, error) {
 	if err := s.w.carry(to, "content"); err != nil {
 		return nil, err
 	}
@@ -308,32 +311,32 @@ func (s fakeSender) PutContent(ctx context.Context, from, to string, up *deliver
 	return vote, err
 }
 
-func (s fakeSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (s fakeSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	if err := s.w.says(to, "confirmation"); err != nil {
 		return err
 	}
-	_, err := s.w.services[to].ConfirmMigration(ctx, delivery.Caller{Server: from}, id, m)
+	_, err := s.w.services[to].ConfirmMigration(ctx, api.Caller{Server: from}, id, m)
 	return err
 }
 
-func (s fakeSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (s fakeSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	if err := s.w.says(to, "abort"); err != nil {
 		return err
 	}
 	return s.w.services[to].AbortFromSource(ctx, from, id, m)
 }
 
-func (s fakeSender) PutLineage(ctx context.Context, from, to string, groupID []byte, req *delivery.LineageRequest) error {
+func (s fakeSender) PutLineage(ctx context.Context, from, to string, groupID []byte, req *api.LineageRequest) error {
 	if err := s.w.carry(to, "lineage"); err != nil {
 		return err
 	}
-	_, err := s.w.services[to].ShowLineage(ctx, delivery.Caller{Server: from}, groupID, req)
+	_, err := s.w.services[to].ShowLineage(ctx, api.Caller{Server: from}, groupID, req)
 	return err
 }
 
-func (s fakeSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+func (s fakeSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	if err := s.w.says(to, "status"); err != nil {
 		return nil, err
 	}
-	return s.w.services[to].Migration(ctx, delivery.Caller{Server: from}, id)
+	return s.w.services[to].Migration(ctx, api.Caller{Server: from}, id)
 }

@@ -7,15 +7,16 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
 // held is what a member holds, to recover a group from.
-func (p *play) held(l *delivery.LineageRequest) *delivery.RecoverRequest {
-	return &delivery.RecoverRequest{
-		BindGroupRequest: delivery.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()},
+func (p *play) held(l *api.LineageRequest) *api.RecoverRequest {
+	return &api.RecoverRequest{
+		BindGroupRequest: api.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()},
 		Lineage:          l.Lineage,
 	}
 }
@@ -37,7 +38,7 @@ func (p *play) expectAt(ds, at string, term uint64) {
 }
 
 // evidenceKinds are the kinds of the evidence that a server keeps, oldest first.
-func (p *play) evidenceKinds(ds string) (kinds []delivery.EvidenceKind) {
+func (p *play) evidenceKinds(ds string) (kinds []storage.EvidenceKind) {
 	p.t.Helper()
 	kept, err := p.stores[ds].Evidence(p.t.Context(), p.id)
 	if err != nil {
@@ -50,7 +51,7 @@ func (p *play) evidenceKinds(ds string) (kinds []delivery.EvidenceKind) {
 }
 
 // expectKept checks the one piece of evidence that a server keeps.
-func (p *play) expectKept(ds string, kind delivery.EvidenceKind) {
+func (p *play) expectKept(ds string, kind storage.EvidenceKind) {
 	p.t.Helper()
 	if kinds := p.evidenceKinds(ds); len(kinds) != 1 || kinds[0] != kind {
 		p.t.Errorf("the evidence at %s is %v", ds, kinds)
@@ -67,7 +68,7 @@ func TestReclaimedWhileStaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.expectAt(serverB, serverA, 2)
-	p.expectKept(serverB, delivery.EvidenceHigherTerm)
+	p.expectKept(serverB, storage.EvidenceHigherTerm)
 	p.run()
 	p.expectAt(serverB, serverA, 2)
 	p.expectHosted(serverA, 2)
@@ -137,7 +138,7 @@ func TestRecoverAfterDrop(t *testing.T) {
 	p.run()
 	p.expect(a, "aborted", "dropped")
 	p.expectAt(serverA, serverB, 1)
-	p.expectKept(serverA, delivery.EvidenceHigherTerm)
+	p.expectKept(serverA, storage.EvidenceHigherTerm)
 }
 
 // TestRecoverBehind: a server that has confirmed a group away does not recover it from before: that would be a second host of one term.
@@ -166,7 +167,7 @@ func TestRestoredKeepsEvidence(t *testing.T) {
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
 	}
-	p.expectKept(serverA, delivery.EvidenceOwnForgotten)
+	p.expectKept(serverA, storage.EvidenceOwnForgotten)
 }
 
 // TestReclaimToldAgain: a target that has dropped what it staged does not know the group when it is told of the reclaim. Should it take the
@@ -210,7 +211,7 @@ func TestReclaimForgotten(t *testing.T) {
 		p.now = p.now.Add(wait.Duration)
 		p.run()
 		rows, _, err := p.stores[serverA].Due(t.Context(), p.now.Add(time.Hour), 10)
-		told := slices.ContainsFunc(rows, func(r delivery.Row) bool { return r.Kind == delivery.RowLineage })
+		told := slices.ContainsFunc(rows, func(r storage.Row) bool { return r.Kind == storage.RowLineage })
 		if err != nil || told != wait.rows {
 			t.Errorf("after %s A has to do %+v, %v", wait.Duration, rows, err)
 		}
@@ -258,6 +259,6 @@ func TestRestoredTakesBack(t *testing.T) {
 	p.run()
 	p.expect(back, "aborted", "dropped")
 	p.expectMoved(serverA, serverB)
-	p.expectKept(serverA, delivery.EvidenceOwnForgotten)
+	p.expectKept(serverA, storage.EvidenceOwnForgotten)
 	p.expectHosted(serverB, 1)
 }

@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"net/url"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // Namespace is the unstable name of this project's protocol, with its wire version (profile, section 1).
@@ -16,7 +16,7 @@ const Namespace = "io.github.mimiport.v0"
 
 // Authenticate says who sends a request, or returns a *Denied. It may read the body, which is already limited in size; for a
 // route with a raw body it is given a request without one.
-type Authenticate func(r *http.Request) (delivery.Caller, error)
+type Authenticate func(r *http.Request) (api.Caller, error)
 
 // Denied is a refusal in the words of the homeserver: it is written as it is.
 type Denied struct {
@@ -28,7 +28,7 @@ func (d *Denied) Error() string { return http.StatusText(d.Status) }
 
 // Request is an authenticated request.
 type Request struct {
-	Caller delivery.Caller
+	Caller api.Caller
 	Vars   map[string]string // path variables, unescaped
 	Query  url.Values
 	Length int64     // of the body as stated, in bytes, at most Route.MaxBody; -1 where it is not stated

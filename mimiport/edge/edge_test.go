@@ -19,19 +19,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
 
 // anybody authenticates without a look at the body, as access tokens do; signed reads it first, as X-Matrix does.
-func anybody(*http.Request) (delivery.Caller, error) { return delivery.Caller{UserID: "@a:hs"}, nil }
+func anybody(*http.Request) (api.Caller, error) { return api.Caller{UserID: "@a:hs"}, nil }
 
-func signed(r *http.Request) (delivery.Caller, error) {
+func signed(r *http.Request) (api.Caller, error) {
 	if _, err := io.ReadAll(r.Body); err != nil {
-		return delivery.Caller{}, &Denied{Status: http.StatusBadRequest, Body: "Bad Request"}
+		return api.Caller{}, &Denied{Status: http.StatusBadRequest, Body: "Bad Request"}
 	}
-	return delivery.Caller{Server: "hs"}, nil
+	return api.Caller{Server: "hs"}, nil
 }
 
 func router(auth Authenticate, routes ...Route) *mux.Router {
@@ -148,11 +148,11 @@ func TestRawBodyIsReadAfterAuthentication(t *testing.T) {
 			data, err := io.ReadAll(r.Body)
 			return Raw(data), err
 		}}
-	deny := func(r *http.Request) (delivery.Caller, error) {
+	deny := func(r *http.Request) (api.Caller, error) {
 		if data, err := io.ReadAll(r.Body); err != nil || len(data) > 0 {
 			t.Errorf("authentication saw %q, %v", data, err)
 		}
-		return delivery.Caller{}, &Denied{Status: http.StatusUnauthorized, Body: map[string]string{"message": "no"}}
+		return api.Caller{}, &Denied{Status: http.StatusUnauthorized, Body: map[string]string{"message": "no"}}
 	}
 	w := do(router(deny, rt), "PUT", "/raw", body)
 	if w.Code != http.StatusUnauthorized || strings.TrimSpace(w.Body.String()) != `{"message":"no"}` || body.n != 0 {
@@ -178,8 +178,8 @@ func (r *countingReader) Read(p []byte) (int, error) {
 // Without a signature over the body, a stranger's body is not held in memory.
 func TestBodyIsNotReadForStrangers(t *testing.T) {
 	body := &countingReader{Reader: strings.NewReader(`{"text":"x"}`)}
-	deny := func(*http.Request) (delivery.Caller, error) {
-		return delivery.Caller{}, mimiport.Errorf("authenticate", mimiport.KindForbidden, "no")
+	deny := func(*http.Request) (api.Caller, error) {
+		return api.Caller{}, mimiport.Errorf("authenticate", mimiport.KindForbidden, "no")
 	}
 	if w := do(router(deny, echo(64)), "PUT", "/echo/AQID", body); w.Code != http.StatusForbidden || body.n != 0 {
 		t.Errorf("got %d after reading %d bytes", w.Code, body.n)
@@ -188,9 +188,9 @@ func TestBodyIsNotReadForStrangers(t *testing.T) {
 
 // A length that is stated too large is refused before anybody looks at the request.
 func TestLimitComesFirst(t *testing.T) {
-	auth := func(*http.Request) (delivery.Caller, error) {
+	auth := func(*http.Request) (api.Caller, error) {
 		t.Error("authentication was asked")
-		return delivery.Caller{}, nil
+		return api.Caller{}, nil
 	}
 	r := httptest.NewRequest("PUT", "/echo/AQID", strings.NewReader(`{}`))
 	r.ContentLength = 65

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // codePrefix starts the error codes that Matrix does not have (profile, section 1).
@@ -53,12 +53,12 @@ var kinds = func() map[string]mimiport.Kind {
 
 // errorBody is a Matrix error with what this project adds to it.
 type errorBody struct {
-	Code       string              `json:"errcode"`
-	Text       string              `json:"error"`
-	Epoch      *uint64             `json:"epoch,omitempty"`
-	RetryAfter int64               `json:"retry_after_ms,omitempty"`
-	Moved      *delivery.MovedInfo `json:"moved,omitempty"`
-	Rule       string              `json:"rule,omitempty"`
+	Code       string         `json:"errcode"`
+	Text       string         `json:"error"`
+	Epoch      *uint64        `json:"epoch,omitempty"`
+	RetryAfter int64          `json:"retry_after_ms,omitempty"`
+	Moved      *api.MovedInfo `json:"moved,omitempty"`
+	Rule       string         `json:"rule,omitempty"`
 }
 
 // errorAnswer is what the caller is told. Internal faults, and what went wrong between this server and another, are not
@@ -74,7 +74,7 @@ func errorAnswer(err error, federation bool) (status int, body errorBody) {
 		Text:       e.Error(),
 		Epoch:      e.Info.Epoch,
 		RetryAfter: e.Info.RetryAfter.Milliseconds(),
-		Moved:      delivery.RedirectInfo(e.Info.Moved),
+		Moved:      api.RedirectInfo(e.Info.Moved),
 		Rule:       e.Info.Rule,
 	}
 	switch e.Kind {

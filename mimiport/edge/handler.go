@@ -14,7 +14,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // Pending is the answer to a request that is being worked on: 202 with the time after which to ask again.
@@ -66,7 +66,7 @@ func (rt Route) call(w http.ResponseWriter, r *http.Request, auth Authenticate) 
 
 // authenticate runs auth and returns the caller with the whole body, whether auth has read it or not: a signature over the
 // body needs it, an access token does not, and then nothing is held in memory for a stranger.
-func (rt Route) authenticate(r *http.Request, body io.ReadCloser, auth Authenticate) (caller delivery.Caller, whole io.Reader, err error) {
+func (rt Route) authenticate(r *http.Request, body io.ReadCloser, auth Authenticate) (caller api.Caller, whole io.Reader, err error) {
 	clone := r.Clone(r.Context())
 	if rt.RawBody {
 		clone.Body, clone.ContentLength = http.NoBody, 0

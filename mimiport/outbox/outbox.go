@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // How many rows are handled at a time. The bound for one destination keeps a slow or dead one from taking all.
@@ -35,16 +35,16 @@ const lookAgain = time.Minute
 // storePause is how long the worker waits when the store fails, and leaves a queue alone that another process is at.
 const storePause = time.Second
 
-// Store is what a Worker needs of delivery.Store.
+// Store is what a Worker needs of storage.Store.
 type Store interface {
-	Due(ctx context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error)
-	Claim(ctx context.Context, key delivery.RowKey) (release func(), err error)
-	Retry(ctx context.Context, key delivery.RowKey, attempts int, due time.Time) error
+	Due(ctx context.Context, now time.Time, limit int) (rows []storage.Row, next time.Time, err error)
+	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
+	Retry(ctx context.Context, key storage.RowKey, attempts int, due time.Time) error
 	Hasten(ctx context.Context, now time.Time) error
 }
 
 // Handler does what a row asks for, and removes the row from the store. When it fails, the row is put off by Backoff.
-type Handler func(ctx context.Context, row delivery.Row) error
+type Handler func(ctx context.Context, row storage.Row) error
 
 // errKept is for a row that its handler left as it was: it must not be handed over again and again.
 var errKept = errors.New("the handler neither failed nor removed the row")
@@ -77,7 +77,7 @@ func (w *Worker) Wake() {
 func (w *Worker) Run(ctx context.Context) {
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
-	r := &run{worker: w, queues: make(map[queue]bool), destinations: make(map[string]int), kept: make(map[delivery.RowKey]delivery.Row),
+	r := &run{worker: w, queues: make(map[queue]bool), destinations: make(map[string]int), kept: make(map[storage.RowKey]storage.Row),
 		finished: make(chan result, concurrency)}
 	for ctx.Err() == nil {
 		begin := time.Now()
@@ -94,16 +94,16 @@ type queue struct{ destination, name string }
 
 // result is a row that its handler is done with.
 type result struct {
-	row     delivery.Row
+	row     storage.Row
 	handled bool // without an error
 }
 
 // run is the state of one Run; only its goroutine touches it, but for the channel.
 type run struct {
 	worker       *Worker
-	queues       map[queue]bool                   // at work
-	destinations map[string]int                   // how many queues of each are at work
-	kept         map[delivery.RowKey]delivery.Row // handled since the store was last asked
+	queues       map[queue]bool                 // at work
+	destinations map[string]int                 // how many queues of each are at work
+	kept         map[storage.RowKey]storage.Row // handled since the store was last asked
 	finished     chan result
 	looked       time.Time // when the store was last asked
 }
@@ -126,7 +126,7 @@ func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Duration
 		}
 		handle := r.worker.handler
 		if before, ok := r.kept[row.Key()]; ok && before.Attempts == row.Attempts && before.Due.Equal(row.Due) {
-			handle = func(context.Context, delivery.Row) error { return errKept }
+			handle = func(context.Context, storage.Row) error { return errKept }
 		}
 		r.queues[q] = true
 		r.destinations[q.destination]++
@@ -140,7 +140,7 @@ func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Duration
 }
 
 // due lists what is due. At first, and when the clock has gone back, it has what is too far ahead brought forward.
-func (r *run) due(ctx context.Context, now time.Time) (rows []delivery.Row, next time.Time, err error) {
+func (r *run) due(ctx context.Context, now time.Time) (rows []storage.Row, next time.Time, err error) {
 	if r.looked.IsZero() || now.Before(r.looked) {
 		if err := r.worker.store.Hasten(ctx, now); err != nil {
 			return nil, time.Time{}, err
@@ -186,12 +186,12 @@ func (r *run) finish(done result) {
 }
 
 // handle has one row handled, and puts it off when that fails.
-func (w *Worker) handle(ctx context.Context, handler Handler, row delivery.Row) (handled bool) {
+func (w *Worker) handle(ctx context.Context, handler Handler, row storage.Row) (handled bool) {
 	release, err := w.store.Claim(ctx, row.Key())
 	switch {
-	case errors.Is(err, delivery.ErrNotFound):
+	case errors.Is(err, storage.ErrNotFound):
 		return false // another process was faster
-	case errors.Is(err, delivery.ErrConflict):
+	case errors.Is(err, storage.ErrConflict):
 		pause(ctx, storePause) // nobody tells when that process is done with it
 		return false
 	case err != nil:

@@ -16,8 +16,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 )
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // bench is a worker at work in a bubble of its own time.
 type bench struct {
 	t       *testing.T
-	store   delivery.Store
+	store   storage.Store
 	worker  *outbox.Worker
 	begin   time.Time
 	ahead   atomic.Int64 // by how many nanoseconds the worker's clock is
@@ -39,11 +39,11 @@ type bench struct {
 }
 
 // newBench starts a worker whose rows behave as the function says, and are removed when it returns nil.
-func newBench(t *testing.T, behave func(ctx context.Context, row delivery.Row) error) *bench {
+func newBench(t *testing.T, behave func(ctx context.Context, row storage.Row) error) *bench {
 	return newBenchOn(t, memory.New(), behave)
 }
 
-func newBenchOn(t *testing.T, store delivery.Store, behave outbox.Handler) *bench {
+func newBenchOn(t *testing.T, store storage.Store, behave outbox.Handler) *bench {
 	b := &bench{t: t, store: store, begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
 	b.worker = outbox.New(b.store, b.handler(behave), b.now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -64,18 +64,18 @@ func newBenchOn(t *testing.T, store delivery.Store, behave outbox.Handler) *benc
 func (b *bench) now() time.Time { return time.Now().Add(time.Duration(b.ahead.Load())) }
 
 func (b *bench) handler(behave outbox.Handler) outbox.Handler {
-	return func(ctx context.Context, row delivery.Row) error {
+	return func(ctx context.Context, row storage.Row) error {
 		b.enter(row)
 		err := behave(ctx, row)
 		b.leave(row)
 		if err != nil {
 			return err
 		}
-		return b.store.Apply(ctx, &delivery.Change{Done: []delivery.RowKey{row.Key()}})
+		return b.store.Apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}})
 	}
 }
 
-func (b *bench) enter(row delivery.Row) {
+func (b *bench) enter(row storage.Row) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.events = append(b.events, fmt.Sprintf("%s/%s/%d @%v", row.Destination, row.Queue, row.Order, time.Since(b.begin).Round(time.Second)))
@@ -83,16 +83,16 @@ func (b *bench) enter(row delivery.Row) {
 	b.most[row.Destination] = max(b.most[row.Destination], b.running[row.Destination])
 }
 
-func (b *bench) leave(row delivery.Row) {
+func (b *bench) leave(row storage.Row) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.running[row.Destination]--
 }
 
 // put stores rows and wakes the worker.
-func (b *bench) put(rows ...delivery.Row) {
+func (b *bench) put(rows ...storage.Row) {
 	b.t.Helper()
-	if err := b.store.Apply(b.t.Context(), &delivery.Change{Rows: rows}); err != nil {
+	if err := b.store.Apply(b.t.Context(), &storage.Change{Rows: rows}); err != nil {
 		b.t.Fatal(err)
 	}
 	b.worker.Wake()
@@ -112,15 +112,15 @@ func (b *bench) expect(want ...string) {
 // after lets the time pass until so long after the beginning.
 func (b *bench) after(d time.Duration) { <-time.After(time.Until(b.begin.Add(d))) }
 
-func row(destination, queue string, order uint64, due time.Time) delivery.Row {
-	return delivery.Row{Destination: destination, Queue: queue, Order: order, Kind: delivery.RowFanOut, Due: due}
+func row(destination, queue string, order uint64, due time.Time) storage.Row {
+	return storage.Row{Destination: destination, Queue: queue, Order: order, Kind: storage.RowFanOut, Due: due}
 }
 
-func succeed(context.Context, delivery.Row) error { return nil }
+func succeed(context.Context, storage.Row) error { return nil }
 
 func TestQueueInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, func(context.Context, delivery.Row) error {
+		b := newBench(t, func(context.Context, storage.Row) error {
 			<-time.After(time.Second)
 			return nil
 		})
@@ -133,7 +133,7 @@ func TestQueueInOrder(t *testing.T) {
 func TestNothingOvertakesAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failures := 3
-		b := newBench(t, func(_ context.Context, row delivery.Row) error {
+		b := newBench(t, func(_ context.Context, row storage.Row) error {
 			if row.Queue == "q" && row.Order == 1 && failures > 0 {
 				failures--
 				return errors.New("no")
@@ -148,7 +148,7 @@ func TestNothingOvertakesAFailure(t *testing.T) {
 
 func TestQueuesKnowNoOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, func(_ context.Context, row delivery.Row) error {
+		b := newBench(t, func(_ context.Context, row storage.Row) error {
 			if row.Queue == "stuck" {
 				return errors.New("no")
 			}
@@ -165,13 +165,13 @@ func TestQueuesKnowNoOrder(t *testing.T) {
 func TestDeadDestinationStarvesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const dead, queues = 7, 500 // with one more they would take every place there is
-		b := newBench(t, func(ctx context.Context, row delivery.Row) error {
+		b := newBench(t, func(ctx context.Context, row storage.Row) error {
 			if row.Destination != "alive" {
 				<-ctx.Done()
 			}
 			return ctx.Err()
 		})
-		var rows []delivery.Row
+		var rows []storage.Row
 		for d := range dead {
 			for q := range queues {
 				rows = append(rows, row(fmt.Sprint("dead", d), fmt.Sprint(q), 1, b.begin.Add(-time.Hour)))
@@ -203,7 +203,7 @@ func TestSleepsUntilDue(t *testing.T) {
 func TestClockGoesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failures := 1
-		b := newBench(t, func(_ context.Context, row delivery.Row) error {
+		b := newBench(t, func(_ context.Context, row storage.Row) error {
 			if row.Queue == "q" && failures > 0 {
 				failures--
 				return errors.New("no")
@@ -211,7 +211,7 @@ func TestClockGoesBack(t *testing.T) {
 			return nil
 		})
 		purge := row("b", "purge", 1, b.begin.Add(24*time.Hour))
-		purge.Kind = delivery.RowPurge
+		purge.Kind = storage.RowPurge
 		b.put(row("b", "q", 1, b.begin), row("b", "q", 2, b.begin), purge)
 		b.expect("b/q/1 @0s")
 		b.ahead.Store(int64(-time.Hour))
@@ -225,7 +225,7 @@ func TestClockWentBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memory.New()
 		ahead := row("b", "q", 1, time.Now().Add(time.Hour))
-		if err := store.Apply(t.Context(), &delivery.Change{Rows: []delivery.Row{ahead}}); err != nil {
+		if err := store.Apply(t.Context(), &storage.Change{Rows: []storage.Row{ahead}}); err != nil {
 			t.Fatal(err)
 		}
 		b := newBenchOn(t, store, succeed)
@@ -248,7 +248,7 @@ func TestClockGoesForward(t *testing.T) {
 func TestRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failures := 1
-		b := newBench(t, func(context.Context, delivery.Row) error {
+		b := newBench(t, func(context.Context, storage.Row) error {
 			failures--
 			if failures < 0 {
 				return nil
@@ -265,7 +265,7 @@ func TestRetryAfter(t *testing.T) {
 func TestKeptRow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t, store: memory.New(), begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
-		b.worker = outbox.New(b.store, func(_ context.Context, row delivery.Row) error {
+		b.worker = outbox.New(b.store, func(_ context.Context, row storage.Row) error {
 			b.enter(row)
 			return nil
 		}, b.now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
@@ -279,7 +279,7 @@ func TestKeptRow(t *testing.T) {
 
 func TestShutdownWaitsForHandlers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, func(ctx context.Context, _ delivery.Row) error {
+		b := newBench(t, func(ctx context.Context, _ storage.Row) error {
 			<-ctx.Done()
 			<-time.After(time.Second) // cleaning up
 			return ctx.Err()
@@ -299,24 +299,24 @@ func TestShutdownWaitsForHandlers(t *testing.T) {
 
 // failing is a store whose reads or deferrals fail for a while.
 type failing struct {
-	delivery.Store
+	storage.Store
 	until time.Time
 }
 
 var errDown = errors.New("the database is down")
 
-func (f *failing) Due(ctx context.Context, now time.Time, limit int) ([]delivery.Row, time.Time, error) {
+func (f *failing) Due(ctx context.Context, now time.Time, limit int) ([]storage.Row, time.Time, error) {
 	if now.Before(f.until) {
 		return nil, time.Time{}, errDown
 	}
 	return f.Store.Due(ctx, now, limit)
 }
 
-func (f *failing) Retry(context.Context, delivery.RowKey, int, time.Time) error { return errDown }
+func (f *failing) Retry(context.Context, storage.RowKey, int, time.Time) error { return errDown }
 
 func TestStoreDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBenchOn(t, &failing{memory.New(), time.Now().Add(10 * time.Second)}, func(_ context.Context, row delivery.Row) error {
+		b := newBenchOn(t, &failing{memory.New(), time.Now().Add(10 * time.Second)}, func(_ context.Context, row storage.Row) error {
 			if row.Queue == "bad" {
 				return errors.New("no")
 			}
@@ -333,16 +333,16 @@ func TestStoreDown(t *testing.T) {
 
 // claimed is a store that another process works on as well: it has a queue for a while, or is done with its row.
 type claimed struct {
-	delivery.Store
+	storage.Store
 	until time.Time
 }
 
-func (c *claimed) Claim(ctx context.Context, key delivery.RowKey) (func(), error) {
+func (c *claimed) Claim(ctx context.Context, key storage.RowKey) (func(), error) {
 	switch {
 	case key.Queue == "theirs" && time.Now().Before(c.until):
-		return nil, delivery.ErrConflict
+		return nil, storage.ErrConflict
 	case key.Queue == "done" && time.Now().Before(c.until):
-		return nil, errors.Join(delivery.ErrNotFound, c.Apply(ctx, &delivery.Change{Done: []delivery.RowKey{key}}))
+		return nil, errors.Join(storage.ErrNotFound, c.Apply(ctx, &storage.Change{Done: []storage.RowKey{key}}))
 	case key.Queue == "broken" && time.Now().Before(c.until.Add(time.Second)):
 		return nil, errDown
 	}

@@ -7,14 +7,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/internal/sqlstore"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
-func open(t *testing.T, connection string) *storage.Store {
+func open(t *testing.T, connection string) *engine.Store {
 	t.Helper()
 	store, err := engine.Open(t.Context(), connection, postgres.Pool{MaxOpen: 4, MaxIdle: 4})
 	if err != nil {
@@ -29,10 +29,10 @@ func TestCopy(t *testing.T) {
 	file := "file:" + filepath.Join(t.TempDir(), "mimi.db")
 	from := open(t, file)
 	want := storagetest.Fill(t, from)
-	var sums [][]storage.Copied
+	var sums [][]sqlstore.Copied
 	for _, connection := range []string{pgtest.Start(t).Database(t), "file:" + filepath.Join(t.TempDir(), "back.db")} {
 		to := open(t, connection)
-		copied, err := storage.Copy(t.Context(), from, to)
+		copied, err := engine.Copy(t.Context(), from, to)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestCopy(t *testing.T) {
 		if diff := cmp.Diff(want, storagetest.Dump(t, to)); diff != "" {
 			t.Errorf("the copy differs (-want +got):\n%s", diff)
 		}
-		if again, err := storage.Copy(t.Context(), from, to); err == nil || !strings.Contains(err.Error(), "not empty") {
+		if again, err := engine.Copy(t.Context(), from, to); err == nil || !strings.Contains(err.Error(), "not empty") {
 			t.Errorf("copied onto a full database: %v, %v", again, err)
 		}
 		sums = append(sums, copied)

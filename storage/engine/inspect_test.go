@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
@@ -16,15 +16,15 @@ func TestInspect(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := open(t, connection)
-			keys := []delivery.RowKey{{Destination: "a", Queue: "p", Order: 1}, {Destination: "a", Queue: "p", Order: 2}, {Destination: "b", Queue: "a", Order: 1}}
-			change := &delivery.Change{Entries: []delivery.Entry{{GroupID: []byte("none"), Seq: 1, Kind: delivery.EntryCommit}}}
+			keys := []storage.RowKey{{Destination: "a", Queue: "p", Order: 1}, {Destination: "a", Queue: "p", Order: 2}, {Destination: "b", Queue: "a", Order: 1}}
+			change := &storage.Change{Entries: []storage.Entry{{GroupID: []byte("none"), Seq: 1, Kind: storage.EntryCommit}}}
 			for _, k := range keys {
-				change.Rows = append(change.Rows, delivery.Row{Destination: k.Destination, Queue: k.Queue, Order: k.Order, Due: time.Unix(1, 0)})
+				change.Rows = append(change.Rows, storage.Row{Destination: k.Destination, Queue: k.Queue, Order: k.Order, Due: time.Unix(1, 0)})
 			}
 			if err := store.Apply(t.Context(), change); err != nil {
 				t.Fatal(err)
 			}
-			var after delivery.RowKey
+			var after storage.RowKey
 			for _, want := range keys {
 				rows, err := store.Outbox(t.Context(), after, 1)
 				if err != nil || len(rows) != 1 || rows[0].Key() != want {

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -21,7 +20,7 @@ func clone[B ~[]byte](b B) B {
 
 func stamp(t time.Time) time.Time { return storage.Time(storage.Millis(t)) }
 
-func cloneGroup(g *delivery.Group, version uint64) *delivery.Group {
+func cloneGroup(g *storage.Group, version uint64) *storage.Group {
 	c := *g
 	c.Version = version
 	c.ID, c.Lineage, c.CreatedAt = clone(g.ID), clone(g.Lineage), stamp(g.CreatedAt)
@@ -40,13 +39,13 @@ func cloneMigration(m *migration.Migration, version uint64) *migration.Migration
 	return &c
 }
 
-func cloneSnapshot(s *delivery.Snapshot) *delivery.Snapshot {
+func cloneSnapshot(s *storage.Snapshot) *storage.Snapshot {
 	c := *s
 	c.GroupID, c.GroupInfo, c.RatchetTree = clone(s.GroupID), clone(s.GroupInfo), clone(s.RatchetTree)
 	return &c
 }
 
-func cloneEntry(e *delivery.Entry) *delivery.Entry {
+func cloneEntry(e *storage.Entry) *storage.Entry {
 	c := *e
 	c.GroupID, c.Message, c.GroupInfo = clone(e.GroupID), clone(e.Message), clone(e.GroupInfo)
 	c.Recipients = append(c.Recipients[:0:0], e.Recipients...)
@@ -58,7 +57,7 @@ func cloneEntry(e *delivery.Entry) *delivery.Entry {
 	return &c
 }
 
-func cloneRow(r *delivery.Row) *delivery.Row {
+func cloneRow(r *storage.Row) *storage.Row {
 	c := *r
 	c.GroupID, c.Due = clone(r.GroupID), stamp(r.Due)
 	return &c

@@ -3,11 +3,11 @@ package memory
 import (
 	"context"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Outbox lists at most limit rows that follow a key, in the order of their keys, whether due or not.
-func (s *Store) Outbox(_ context.Context, after delivery.RowKey, limit int) (rows []delivery.Row, err error) {
+func (s *Store) Outbox(_ context.Context, after storage.RowKey, limit int) (rows []storage.Row, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, row := range s.rows.from(after) {

@@ -1,4 +1,4 @@
-// Package memory is a delivery.Store for unit tests: it forgets everything with the process, and answers exactly as the SQL
+// Package memory is a storage.Store for unit tests: it forgets everything with the process, and answers exactly as the SQL
 // stores do.
 package memory
 
@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -22,18 +21,18 @@ import (
 // Store is safe for concurrent use.
 type Store struct {
 	mu         sync.Mutex
-	groups     table[numbered, delivery.Group]
-	snapshots  table[numbered, delivery.Snapshot]
-	entries    table[numbered, delivery.Entry]
-	hashes     table[hashed, delivery.Entry]
+	groups     table[numbered, storage.Group]
+	snapshots  table[numbered, storage.Snapshot]
+	entries    table[numbered, storage.Entry]
+	hashes     table[hashed, storage.Entry]
 	migrations table[mimiport.MigrationID, migration.Migration]
-	contents   table[mimiport.MigrationID, delivery.Content]
-	rows       table[delivery.RowKey, delivery.Row]
-	evidence   table[found, delivery.Evidence]
+	contents   table[mimiport.MigrationID, storage.Content]
+	rows       table[storage.RowKey, storage.Row]
+	evidence   table[found, storage.Evidence]
 	settings   map[string]json.RawMessage
 }
 
-var _ delivery.Store = (*Store)(nil)
+var _ storage.Store = (*Store)(nil)
 
 // numbered is the key of a group, an epoch's snapshot or a log entry; a group has the number 0.
 type numbered struct {
@@ -51,7 +50,7 @@ type hashed struct {
 // found is the key of a piece of evidence.
 type found struct {
 	group     string
-	kind      delivery.EvidenceKind
+	kind      storage.EvidenceKind
 	migration mimiport.MigrationID
 }
 
@@ -59,21 +58,21 @@ type found struct {
 func New() *Store {
 	compareIDs := func(a, b mimiport.MigrationID) int { return bytes.Compare(a[:], b[:]) }
 	return &Store{
-		groups: table[numbered, delivery.Group]{compare: compareNumbered,
-			key: func(g *delivery.Group) numbered { return numbered{string(g.ID), g.Term, 0} }},
-		snapshots: table[numbered, delivery.Snapshot]{compare: compareNumbered,
-			key: func(s *delivery.Snapshot) numbered { return numbered{string(s.GroupID), s.Term, s.Epoch} }},
-		entries: table[numbered, delivery.Entry]{compare: compareNumbered,
-			key: func(e *delivery.Entry) numbered { return numbered{string(e.GroupID), e.Term, e.Seq} }},
-		hashes: table[hashed, delivery.Entry]{compare: compareHashed,
-			key: func(e *delivery.Entry) hashed { return hashed{string(e.GroupID), e.Term, e.Hash} }},
+		groups: table[numbered, storage.Group]{compare: compareNumbered,
+			key: func(g *storage.Group) numbered { return numbered{string(g.ID), g.Term, 0} }},
+		snapshots: table[numbered, storage.Snapshot]{compare: compareNumbered,
+			key: func(s *storage.Snapshot) numbered { return numbered{string(s.GroupID), s.Term, s.Epoch} }},
+		entries: table[numbered, storage.Entry]{compare: compareNumbered,
+			key: func(e *storage.Entry) numbered { return numbered{string(e.GroupID), e.Term, e.Seq} }},
+		hashes: table[hashed, storage.Entry]{compare: compareHashed,
+			key: func(e *storage.Entry) hashed { return hashed{string(e.GroupID), e.Term, e.Hash} }},
 		migrations: table[mimiport.MigrationID, migration.Migration]{compare: compareIDs,
 			key: func(m *migration.Migration) mimiport.MigrationID { return m.ID }},
-		contents: table[mimiport.MigrationID, delivery.Content]{compare: compareIDs,
-			key: func(c *delivery.Content) mimiport.MigrationID { return c.ID }},
-		rows: table[delivery.RowKey, delivery.Row]{compare: storage.CompareKeys, key: (*delivery.Row).Key},
-		evidence: table[found, delivery.Evidence]{compare: compareFound,
-			key: func(e *delivery.Evidence) found { return found{string(e.GroupID), e.Kind, e.Migration} }},
+		contents: table[mimiport.MigrationID, storage.Content]{compare: compareIDs,
+			key: func(c *storage.Content) mimiport.MigrationID { return c.ID }},
+		rows: table[storage.RowKey, storage.Row]{compare: storage.CompareKeys, key: (*storage.Row).Key},
+		evidence: table[found, storage.Evidence]{compare: compareFound,
+			key: func(e *storage.Evidence) found { return found{string(e.GroupID), e.Kind, e.Migration} }},
 		settings: make(map[string]json.RawMessage),
 	}
 }
@@ -93,8 +92,8 @@ func compareHashed(a, b hashed) int {
 // Close does nothing: what is in memory stays readable.
 func (s *Store) Close() error { return nil }
 
-// Apply implements delivery.Store.
-func (s *Store) Apply(ctx context.Context, c *delivery.Change) error {
+// Apply implements storage.Store.
+func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -113,9 +112,9 @@ func (s *Store) Apply(ctx context.Context, c *delivery.Change) error {
 
 // apply checks and writes part by part. Deletions precede insertions, so that a change can put a row in the place of one it
 // removes.
-func (s *Store) apply(tx *transaction, c *delivery.Change) error {
+func (s *Store) apply(tx *transaction, c *storage.Change) error {
 	if g := c.Group; g != nil {
-		versionOf := func(g *delivery.Group) uint64 { return g.Version }
+		versionOf := func(g *storage.Group) uint64 { return g.Version }
 		if err := replace(tx, &s.groups, cloneGroup(g, g.Version+1), g.Version, versionOf); err != nil {
 			return err
 		}
@@ -130,7 +129,7 @@ func (s *Store) apply(tx *transaction, c *delivery.Change) error {
 		put(tx, &s.contents, *c.DropContent, nil)
 	}
 	if c.Content != nil {
-		if err := insert(tx, &s.contents, &delivery.Content{ID: c.Content.ID, Data: clone(c.Content.Data)}); err != nil {
+		if err := insert(tx, &s.contents, &storage.Content{ID: c.Content.ID, Data: clone(c.Content.Data)}); err != nil {
 			return err
 		}
 	}
@@ -148,7 +147,7 @@ func (s *Store) apply(tx *transaction, c *delivery.Change) error {
 	return nil
 }
 
-func (s *Store) applyLog(tx *transaction, c *delivery.Change) error {
+func (s *Store) applyLog(tx *transaction, c *storage.Change) error {
 	if c.Drop != nil {
 		s.drop(tx, c.Drop)
 	}
@@ -172,7 +171,7 @@ func (s *Store) applyLog(tx *transaction, c *delivery.Change) error {
 	return nil
 }
 
-func (s *Store) drop(tx *transaction, key *delivery.GroupKey) {
+func (s *Store) drop(tx *transaction, key *storage.GroupKey) {
 	term := numbered{string(key.ID), key.Term, 0}
 	for _, e := range slices.Clone(s.entries.from(term)) {
 		if !inTerm(e.GroupID, e.Term, *key) {
@@ -185,7 +184,7 @@ func (s *Store) drop(tx *transaction, key *delivery.GroupKey) {
 }
 
 // dropSnapshots deletes the snapshots of a term before an epoch.
-func (s *Store) dropSnapshots(tx *transaction, key delivery.GroupKey, before uint64) {
+func (s *Store) dropSnapshots(tx *transaction, key storage.GroupKey, before uint64) {
 	for _, snap := range slices.Clone(s.snapshots.from(numbered{string(key.ID), key.Term, 0})) {
 		if !inTerm(snap.GroupID, snap.Term, key) || snap.Epoch >= before {
 			break
@@ -194,25 +193,25 @@ func (s *Store) dropSnapshots(tx *transaction, key delivery.GroupKey, before uin
 	}
 }
 
-func inTerm(id []byte, term uint64, key delivery.GroupKey) bool {
+func inTerm(id []byte, term uint64, key storage.GroupKey) bool {
 	return bytes.Equal(id, key.ID) && term == key.Term
 }
 
-// Group implements delivery.Store.
-func (s *Store) Group(_ context.Context, id []byte) (*delivery.Group, error) {
+// Group implements storage.Store.
+func (s *Store) Group(_ context.Context, id []byte) (*storage.Group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i, _ := s.groups.find(numbered{string(id), math.MaxUint64, 0})
 	for i--; i >= 0 && bytes.Equal(s.groups.rows[i].ID, id); i-- {
-		if g := s.groups.rows[i]; g.State != delivery.GroupDropped {
+		if g := s.groups.rows[i]; g.State != migration.GroupDropped {
 			return cloneGroup(g, g.Version), nil
 		}
 	}
-	return nil, delivery.ErrNotFound
+	return nil, storage.ErrNotFound
 }
 
-// GroupAt implements delivery.Store.
-func (s *Store) GroupAt(_ context.Context, key delivery.GroupKey) (*delivery.Group, error) {
+// GroupAt implements storage.Store.
+func (s *Store) GroupAt(_ context.Context, key storage.GroupKey) (*storage.Group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g, err := s.groups.get(numbered{string(key.ID), key.Term, 0})
@@ -222,13 +221,13 @@ func (s *Store) GroupAt(_ context.Context, key delivery.GroupKey) (*delivery.Gro
 	return cloneGroup(g, g.Version), nil
 }
 
-// Groups implements delivery.Store.
-func (s *Store) Groups(_ context.Context, after []byte, limit int) ([]delivery.Group, error) {
+// Groups implements storage.Store.
+func (s *Store) Groups(_ context.Context, after []byte, limit int) ([]storage.Group, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var groups []delivery.Group
+	var groups []storage.Group
 	for _, g := range s.groups.from(numbered{string(after), math.MaxUint64, 0}) {
-		if g.State == delivery.GroupDropped {
+		if g.State == migration.GroupDropped {
 			continue
 		}
 		if n := len(groups); n > 0 && bytes.Equal(groups[n-1].ID, g.ID) {
@@ -242,23 +241,23 @@ func (s *Store) Groups(_ context.Context, after []byte, limit int) ([]delivery.G
 	return groups, nil
 }
 
-// CountGroups implements delivery.Store.
+// CountGroups implements storage.Store.
 func (s *Store) CountGroups(_ context.Context, creator string) (hosted, reserved int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups.rows {
 		switch {
-		case g.State == delivery.GroupActive || g.State == delivery.GroupFrozen:
+		case g.State == migration.GroupActive || g.State == migration.GroupFrozen:
 			hosted++
-		case g.State == delivery.GroupReserved && g.Creator == creator:
+		case g.State == migration.GroupReserved && g.Creator == creator:
 			reserved++
 		}
 	}
 	return hosted, reserved, nil
 }
 
-// Snapshot implements delivery.Store.
-func (s *Store) Snapshot(_ context.Context, key delivery.GroupKey, epoch uint64) (*delivery.Snapshot, error) {
+// Snapshot implements storage.Store.
+func (s *Store) Snapshot(_ context.Context, key storage.GroupKey, epoch uint64) (*storage.Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i, found := s.snapshots.find(numbered{string(key.ID), key.Term, epoch})
@@ -266,28 +265,28 @@ func (s *Store) Snapshot(_ context.Context, key delivery.GroupKey, epoch uint64)
 		i-- // the one before
 	}
 	if i < 0 || !inTerm(s.snapshots.rows[i].GroupID, s.snapshots.rows[i].Term, key) {
-		return nil, delivery.ErrNotFound
+		return nil, storage.ErrNotFound
 	}
 	return cloneSnapshot(s.snapshots.rows[i]), nil
 }
 
-// Entries implements delivery.Store.
-func (s *Store) Entries(_ context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
-	return s.log(key, from, limit, func(*delivery.Entry) bool { return true }), nil
+// Entries implements storage.Store.
+func (s *Store) Entries(_ context.Context, key storage.GroupKey, from uint64, limit int) ([]storage.Entry, error) {
+	return s.log(key, from, limit, func(*storage.Entry) bool { return true }), nil
 }
 
-// Handshakes implements delivery.Store.
-func (s *Store) Handshakes(_ context.Context, key delivery.GroupKey, from uint64, limit int) ([]delivery.Entry, error) {
+// Handshakes implements storage.Store.
+func (s *Store) Handshakes(_ context.Context, key storage.GroupKey, from uint64, limit int) ([]storage.Entry, error) {
 	return s.log(key, from, limit, handshake), nil
 }
 
 // log lists entries of a kind until there are enough of them, or of their bytes.
-func (s *Store) log(key delivery.GroupKey, from uint64, limit int, of func(*delivery.Entry) bool) (found []delivery.Entry) {
+func (s *Store) log(key storage.GroupKey, from uint64, limit int, of func(*storage.Entry) bool) (found []storage.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	size := 0
 	for _, e := range s.entries.from(numbered{string(key.ID), key.Term, from}) {
-		if len(found) >= limit || size >= delivery.EntriesBytes || !inTerm(e.GroupID, e.Term, key) {
+		if len(found) >= limit || size >= storage.EntriesBytes || !inTerm(e.GroupID, e.Term, key) {
 			break
 		}
 		if of(e) {
@@ -298,12 +297,12 @@ func (s *Store) log(key delivery.GroupKey, from uint64, limit int, of func(*deli
 	return found
 }
 
-func handshake(e *delivery.Entry) bool {
-	return e.Kind == delivery.EntryProposal || e.Kind == delivery.EntryCommit
+func handshake(e *storage.Entry) bool {
+	return e.Kind == storage.EntryProposal || e.Kind == storage.EntryCommit
 }
 
-// EntryByHash implements delivery.Store.
-func (s *Store) EntryByHash(_ context.Context, key delivery.GroupKey, hash [32]byte) (*delivery.Entry, error) {
+// EntryByHash implements storage.Store.
+func (s *Store) EntryByHash(_ context.Context, key storage.GroupKey, hash [32]byte) (*storage.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, err := s.hashes.get(hashed{string(key.ID), key.Term, hash})
@@ -313,7 +312,7 @@ func (s *Store) EntryByHash(_ context.Context, key delivery.GroupKey, hash [32]b
 	return cloneEntry(e), nil
 }
 
-// Migration implements delivery.Store.
+// Migration implements storage.Store.
 func (s *Store) Migration(_ context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -324,9 +323,9 @@ func (s *Store) Migration(_ context.Context, id mimiport.MigrationID) (*migratio
 	return cloneMigration(m, m.Version), nil
 }
 
-// Migrations implements delivery.Store.
+// Migrations implements storage.Store.
 func (s *Store) Migrations(
-	_ context.Context, f delivery.MigrationFilter, after mimiport.MigrationID, limit int,
+	_ context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int,
 ) (migrations []migration.Migration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -341,7 +340,7 @@ func (s *Store) Migrations(
 	return migrations, nil
 }
 
-func selected(m *migration.Migration, f *delivery.MigrationFilter) bool {
+func selected(m *migration.Migration, f *storage.MigrationFilter) bool {
 	return (len(f.GroupID) == 0 || bytes.Equal(m.GroupID, f.GroupID)) &&
 		(f.Role == "" || m.Role == f.Role) &&
 		(len(f.States) == 0 || slices.Contains(f.States, m.State)) &&
@@ -349,7 +348,7 @@ func selected(m *migration.Migration, f *delivery.MigrationFilter) bool {
 		!m.CreatedAt.Before(stamp(f.Since))
 }
 
-// CommitAborted implements delivery.Store.
+// CommitAborted implements storage.Store.
 func (s *Store) CommitAborted(_ context.Context, groupID []byte, hash []byte) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -359,7 +358,7 @@ func (s *Store) CommitAborted(_ context.Context, groupID []byte, hash []byte) (b
 	}), nil
 }
 
-// Content implements delivery.Store.
+// Content implements storage.Store.
 func (s *Store) Content(_ context.Context, id mimiport.MigrationID) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -370,8 +369,8 @@ func (s *Store) Content(_ context.Context, id mimiport.MigrationID) ([]byte, err
 	return clone(c.Data), nil
 }
 
-// Due implements delivery.Store.
-func (s *Store) Due(_ context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error) {
+// Due implements storage.Store.
+func (s *Store) Due(_ context.Context, now time.Time, limit int) (rows []storage.Row, next time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now = stamp(now)
@@ -390,7 +389,7 @@ func (s *Store) Due(_ context.Context, now time.Time, limit int) (rows []deliver
 
 // head is the first row of a queue, and how many of the same destination come before it.
 type head struct {
-	row  *delivery.Row
+	row  *storage.Row
 	turn int
 }
 
@@ -413,13 +412,13 @@ func (s *Store) heads() []head {
 	return heads
 }
 
-// Claim implements delivery.Store.
-func (s *Store) Claim(context.Context, delivery.RowKey) (release func(), err error) {
+// Claim implements storage.Store.
+func (s *Store) Claim(context.Context, storage.RowKey) (release func(), err error) {
 	return func() {}, nil
 }
 
-// Retry implements delivery.Store.
-func (s *Store) Retry(_ context.Context, key delivery.RowKey, attempts int, due time.Time) error {
+// Retry implements storage.Store.
+func (s *Store) Retry(_ context.Context, key storage.RowKey, attempts int, due time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, err := s.rows.get(key)
@@ -432,13 +431,13 @@ func (s *Store) Retry(_ context.Context, key delivery.RowKey, attempts int, due 
 	return nil
 }
 
-// Hasten implements delivery.Store.
+// Hasten implements storage.Store.
 func (s *Store) Hasten(_ context.Context, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	limit := stamp(now.Add(delivery.MaxWait))
+	limit := stamp(now.Add(storage.MaxWait))
 	for i, r := range s.rows.rows {
-		if r.Due.After(limit) && r.Kind != delivery.RowPurge {
+		if r.Due.After(limit) && r.Kind != storage.RowPurge {
 			sooner := *r
 			sooner.Due = stamp(now)
 			s.rows.rows[i] = &sooner
@@ -447,8 +446,8 @@ func (s *Store) Hasten(_ context.Context, now time.Time) error {
 	return nil
 }
 
-// GroupsInRoom implements delivery.Store.
-func (s *Store) GroupsInRoom(ctx context.Context, roomID string) (found []delivery.Group, err error) {
+// GroupsInRoom implements storage.Store.
+func (s *Store) GroupsInRoom(ctx context.Context, roomID string) (found []storage.Group, err error) {
 	all, err := s.Groups(ctx, nil, math.MaxInt)
 	for _, g := range all {
 		if g.RoomID == roomID {
@@ -458,11 +457,11 @@ func (s *Store) GroupsInRoom(ctx context.Context, roomID string) (found []delive
 	return found, err
 }
 
-// Evidence implements delivery.Store.
-func (s *Store) Evidence(_ context.Context, groupID []byte) ([]delivery.Evidence, error) {
+// Evidence implements storage.Store.
+func (s *Store) Evidence(_ context.Context, groupID []byte) ([]storage.Evidence, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var list []delivery.Evidence
+	var list []storage.Evidence
 	for _, e := range s.evidence.rows {
 		if bytes.Equal(e.GroupID, groupID) {
 			copied := *e
@@ -470,12 +469,12 @@ func (s *Store) Evidence(_ context.Context, groupID []byte) ([]delivery.Evidence
 			list = append(list, copied)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b delivery.Evidence) int { return a.At.Compare(b.At) })
+	slices.SortStableFunc(list, func(a, b storage.Evidence) int { return a.At.Compare(b.At) })
 	return list, nil
 }
 
-// Forget implements delivery.Store.
-func (s *Store) Forget(_ context.Context, before delivery.Horizon) error {
+// Forget implements storage.Store.
+func (s *Store) Forget(_ context.Context, before storage.Horizon) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tx := new(transaction)
@@ -499,26 +498,26 @@ func (s *Store) Forget(_ context.Context, before delivery.Horizon) error {
 }
 
 // replayedFrom is the first log number that the oldest snapshot of an entry's group leaves to be replayed.
-func (s *Store) replayedFrom(e *delivery.Entry) uint64 {
+func (s *Store) replayedFrom(e *storage.Entry) uint64 {
 	later := s.snapshots.from(numbered{string(e.GroupID), e.Term, 0})
-	if len(later) == 0 || !inTerm(later[0].GroupID, later[0].Term, delivery.GroupKey{ID: e.GroupID, Term: e.Term}) {
+	if len(later) == 0 || !inTerm(later[0].GroupID, later[0].Term, storage.GroupKey{ID: e.GroupID, Term: e.Term}) {
 		return 0
 	}
 	return later[0].Seq
 }
 
-// Setting implements delivery.Store.
+// Setting implements storage.Store.
 func (s *Store) Setting(_ context.Context, name string) (json.RawMessage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	value, ok := s.settings[name]
 	if !ok {
-		return nil, delivery.ErrNotFound
+		return nil, storage.ErrNotFound
 	}
 	return clone(value), nil
 }
 
-// PutSetting implements delivery.Store.
+// PutSetting implements storage.Store.
 func (s *Store) PutSetting(_ context.Context, name string, value json.RawMessage) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -526,7 +525,7 @@ func (s *Store) PutSetting(_ context.Context, name string, value json.RawMessage
 	return nil
 }
 
-// AddSetting implements delivery.Store.
+// AddSetting implements storage.Store.
 func (s *Store) AddSetting(_ context.Context, name string, value json.RawMessage) (json.RawMessage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

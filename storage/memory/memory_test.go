@@ -3,7 +3,7 @@ package memory_test
 import (
 	"testing"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 )
@@ -11,7 +11,7 @@ import (
 func TestStore(t *testing.T) {
 	storagetest.Run(t, func(testing.TB) storagetest.Opener {
 		var store *memory.Store
-		return func() (delivery.Store, error) {
+		return func() (storage.Store, error) {
 			if store == nil {
 				store = memory.New()
 			}

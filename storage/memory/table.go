@@ -3,7 +3,7 @@ package memory
 import (
 	"slices"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // table holds rows sorted by their key, one row a key. Rows are never changed in place.
@@ -22,7 +22,7 @@ func (t *table[K, V]) find(k K) (int, bool) {
 func (t *table[K, V]) get(k K) (*V, error) {
 	i, ok := t.find(k)
 	if !ok {
-		return nil, delivery.ErrNotFound
+		return nil, storage.ErrNotFound
 	}
 	return t.rows[i], nil
 }
@@ -63,7 +63,7 @@ func put[K, V any](tx *transaction, t *table[K, V], k K, row *V) {
 // insert stores a row whose key must be new.
 func insert[K, V any](tx *transaction, t *table[K, V], row *V) error {
 	if _, found := t.find(t.key(row)); found {
-		return delivery.ErrConflict
+		return storage.ErrConflict
 	}
 	put(tx, t, t.key(row), row)
 	return nil
@@ -76,7 +76,7 @@ func replace[K, V any](tx *transaction, t *table[K, V], row *V, version uint64, 
 	}
 	old, err := t.get(t.key(row))
 	if err != nil || versionOf(old) != version {
-		return delivery.ErrConflict
+		return storage.ErrConflict
 	}
 	put(tx, t, t.key(row), row)
 	return nil

@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
@@ -35,7 +37,7 @@ func testOverlap(t *testing.T, server *pgtest.Server) {
 		for leaf, service := range []*delivery.Service{first, second} { // each with a Commit of its own for the same epoch
 			commit := group.Commit(mlstest.CommitOptions{Sender: uint32(leaf), Path: true})
 			wait.Go(func() {
-				_, err := service.Submit(t.Context(), members[leaf], id, &delivery.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo})
+				_, err := service.Submit(t.Context(), members[leaf], id, &api.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo})
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil {
@@ -65,7 +67,7 @@ func testOverlap(t *testing.T, server *pgtest.Server) {
 }
 
 // members of the group, by their leaves. Their messages go to two servers.
-var members = []delivery.Caller{{UserID: "@a:a.example", Server: "a.example"}, {UserID: "@b:b.example", Server: "b.example"}}
+var members = []api.Caller{{UserID: "@a:a.example", Server: "a.example"}, {UserID: "@b:b.example", Server: "b.example"}}
 
 const room = "!room:a.example"
 
@@ -81,7 +83,7 @@ func startProcess(t *testing.T, database string, got *receiver) *delivery.Servic
 		Server: "a.example", IsLocal: func(s string) bool { return s == "a.example" },
 		Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits())},
 		Store:   store, Rooms: everybody{}, Sender: got, Now: time.Now, Rand: io.Reader(rand.NewChaCha8([32]byte{})),
-		Log: log, DefaultPolicy: delivery.DefaultPolicy(), Limits: delivery.DefaultLimits(),
+		Log: log, DefaultPolicy: policy.Default(), Limits: delivery.DefaultLimits(),
 	})
 	worker := outbox.New(store, service.Do, time.Now, func() float64 { return 0 }, log)
 	service.SetWake(worker.Wake)
@@ -100,7 +102,7 @@ func startProcess(t *testing.T, database string, got *receiver) *delivery.Servic
 
 func bindGroup(t *testing.T, service *delivery.Service) (*mlstest.Group, []byte) {
 	t.Helper()
-	reserved, err := service.ReserveGroup(t.Context(), members[0], &delivery.ReserveGroupRequest{RoomID: room})
+	reserved, err := service.ReserveGroup(t.Context(), members[0], &api.ReserveGroupRequest{RoomID: room})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +111,7 @@ func bindGroup(t *testing.T, service *delivery.Service) (*mlstest.Group, []byte)
 		identities = append(identities, mlstest.Identity(m.UserID, "DEVICE"))
 	}
 	group := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: identities})
-	_, err = service.BindGroup(t.Context(), members[0], reserved.GroupID, &delivery.BindGroupRequest{
+	_, err = service.BindGroup(t.Context(), members[0], reserved.GroupID, &api.BindGroupRequest{
 		Protocol: "mls10", GroupInfo: group.GroupInfo(), RatchetTree: group.RatchetTree(),
 	})
 	if err != nil {
@@ -143,7 +145,7 @@ type receiver struct {
 }
 
 func (r *receiver) ToDevice(_ context.Context, _, to, _ string, _ map[string][]string, content json.RawMessage) error {
-	var message delivery.FanOut
+	var message api.FanOut
 	if err := json.Unmarshal(content, &message); err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/lib/pq/pqerror"
 	"github.com/pressly/goose/v3/database"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/internal/sqlstore"
 )
 
 // Pool bounds the connections, with the meanings of database/sql.
@@ -26,8 +26,8 @@ const migrationLock = 0x6d696d69706f7274 // "mimiport"
 
 // Open opens the database that a connection string of the homeserver's form names: "postgres://user@host/database". The tables
 // are named so that it may be the homeserver's own. Processes that open one database at once take turns with its schema. Besides
-// the pool there is one connection, which holds the claims (see delivery.Store). See storage.Open.
-func Open(ctx context.Context, connection string, pool Pool) (*storage.Store, error) {
+// the pool there is one connection, which holds the claims (see storage.Store). See sqlstore.Open.
+func Open(ctx context.Context, connection string, pool Pool) (*sqlstore.Store, error) {
 	config, err := pq.NewConfig(connection)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: connection string: %w", err)
@@ -47,11 +47,11 @@ func Open(ctx context.Context, connection string, pool Pool) (*storage.Store, er
 	db.SetMaxOpenConns(pool.MaxOpen)
 	db.SetMaxIdleConns(pool.MaxIdle)
 	db.SetConnMaxLifetime(pool.MaxLifetime)
-	return storage.Open(ctx, engine(&locks{db: sql.OpenDB(connector)}), db, db)
+	return sqlstore.Open(ctx, engine(&locks{db: sql.OpenDB(connector)}), db, db)
 }
 
-func engine(locks *locks) storage.Engine {
-	return storage.Engine{
+func engine(locks *locks) sqlstore.Engine {
+	return sqlstore.Engine{
 		Dialect:   database.DialectPostgres,
 		Parameter: "$",
 		Duplicate: func(err error) bool { return pq.As(err, pqerror.UniqueViolation) != nil },

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
@@ -20,7 +20,7 @@ var pool = postgres.Pool{MaxOpen: 10, MaxIdle: 10}
 func on(server *pgtest.Server) func(testing.TB) storagetest.Opener {
 	return func(tb testing.TB) storagetest.Opener {
 		database := server.Database(tb)
-		return func() (delivery.Store, error) { return postgres.Open(tb.Context(), database, pool) }
+		return func() (storage.Store, error) { return postgres.Open(tb.Context(), database, pool) }
 	}
 }
 
@@ -53,12 +53,12 @@ func testModel(t *testing.T, server *pgtest.Server) {
 	defer store.Close()
 	db := connect(t, database)
 	storagetest.RunModel(t, func(tb testing.TB) storagetest.Opener {
-		return func() (delivery.Store, error) { return unclosed{store}, empty(db) }
+		return func() (storage.Store, error) { return unclosed{store}, empty(db) }
 	})
 }
 
 // unclosed is a store that outlives who uses it.
-type unclosed struct{ delivery.Store }
+type unclosed struct{ storage.Store }
 
 func (unclosed) Close() error { return nil }
 
@@ -69,7 +69,7 @@ func testUpgrades(t *testing.T, server *pgtest.Server) {
 		if _, err := db.Exec(dump); err != nil {
 			t.Fatal(err)
 		}
-		return func() (delivery.Store, error) { return postgres.Open(t.Context(), database, pool) }
+		return func() (storage.Store, error) { return postgres.Open(t.Context(), database, pool) }
 	})
 }
 
@@ -108,7 +108,7 @@ func testNewerSchema(t *testing.T, server *pgtest.Server) {
 // Claims are one process's at a time, and end with it.
 func testClaims(t *testing.T, server *pgtest.Server) {
 	database := server.Database(t)
-	open := func() delivery.Store {
+	open := func() storage.Store {
 		store, err := postgres.Open(t.Context(), database, pool)
 		if err != nil {
 			t.Fatal(err)
@@ -117,12 +117,12 @@ func testClaims(t *testing.T, server *pgtest.Server) {
 	}
 	one, other := open(), open()
 	defer other.Close()
-	first, second := delivery.Row{Destination: "a", Queue: "q", Order: 1}, delivery.Row{Destination: "a", Queue: "q", Order: 2}
-	elsewhere := delivery.Row{Destination: "b", Queue: "q", Order: 1}
-	if err := one.Apply(t.Context(), &delivery.Change{Rows: []delivery.Row{first, second, elsewhere}}); err != nil {
+	first, second := storage.Row{Destination: "a", Queue: "q", Order: 1}, storage.Row{Destination: "a", Queue: "q", Order: 2}
+	elsewhere := storage.Row{Destination: "b", Queue: "q", Order: 1}
+	if err := one.Apply(t.Context(), &storage.Change{Rows: []storage.Row{first, second, elsewhere}}); err != nil {
 		t.Fatal(err)
 	}
-	claim := func(s delivery.Store, row delivery.Row, want error) func() {
+	claim := func(s storage.Store, row storage.Row, want error) func() {
 		t.Helper()
 		release, err := s.Claim(t.Context(), row.Key())
 		if !errors.Is(err, want) {
@@ -131,18 +131,18 @@ func testClaims(t *testing.T, server *pgtest.Server) {
 		return release
 	}
 	release := claim(one, first, nil)
-	claim(other, first, delivery.ErrConflict)
+	claim(other, first, storage.ErrConflict)
 	claim(other, elsewhere, nil)
-	claim(one, elsewhere, delivery.ErrConflict)
+	claim(one, elsewhere, storage.ErrConflict)
 	release()
-	claim(other, second, delivery.ErrNotFound) // it is not its turn
+	claim(other, second, storage.ErrNotFound) // it is not its turn
 	claim(one, first, nil)
 	if err := one.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for err := delivery.ErrConflict; errors.Is(err, delivery.ErrConflict); { // the server needs a moment to notice
+	for err := storage.ErrConflict; errors.Is(err, storage.ErrConflict); { // the server needs a moment to notice
 		_, err = other.Claim(t.Context(), first.Key())
-		if err != nil && !errors.Is(err, delivery.ErrConflict) {
+		if err != nil && !errors.Is(err, storage.ErrConflict) {
 			t.Fatal(err)
 		}
 	}
@@ -188,15 +188,15 @@ func testRemovalWaitsForAddition(t *testing.T, server *pgtest.Server) {
 	}
 	defer store.Close()
 	db := connect(t, database)
-	apply := func(c *delivery.Change) {
+	apply := func(c *storage.Change) {
 		if err := store.Apply(t.Context(), c); err != nil {
 			t.Error(err)
 		}
 	}
-	first := delivery.Row{Destination: "a", Queue: "q", Order: 1}
-	second := delivery.Row{Destination: "a", Queue: "q", Order: 2}
-	other := delivery.Row{Destination: "z", Queue: "q", Order: 1}
-	apply(&delivery.Change{Rows: []delivery.Row{first}})
+	first := storage.Row{Destination: "a", Queue: "q", Order: 1}
+	second := storage.Row{Destination: "a", Queue: "q", Order: 2}
+	other := storage.Row{Destination: "z", Queue: "q", Order: 1}
+	apply(&storage.Change{Rows: []storage.Row{first}})
 
 	barrier, err := db.Begin()
 	if err != nil {
@@ -206,9 +206,9 @@ func testRemovalWaitsForAddition(t *testing.T, server *pgtest.Server) {
 		t.Fatal(err)
 	}
 	var wait sync.WaitGroup
-	wait.Go(func() { apply(&delivery.Change{Rows: []delivery.Row{second, other}}) })
+	wait.Go(func() { apply(&storage.Change{Rows: []storage.Row{second, other}}) })
 	blocked(t, db, 1)
-	wait.Go(func() { apply(&delivery.Change{Done: []delivery.RowKey{first.Key()}}) })
+	wait.Go(func() { apply(&storage.Change{Done: []storage.RowKey{first.Key()}}) })
 	blocked(t, db, 2)
 	if err := barrier.Rollback(); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 	"github.com/pressly/goose/v3/database"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/internal/sqlstore"
 )
 
 // maxReaders bounds the connections that read.
@@ -21,8 +21,8 @@ const maxReaders = 8
 
 // Open opens, or creates, the file that a connection string of the homeserver's form names: "file:mimi.db", relative to the
 // working directory, or "file:/var/lib/mimi.db". What has been committed survives a power cut. The file must be on a local
-// disk: writers do not hold back readers, and for that SQLite shares memory between connections. See storage.Open.
-func Open(ctx context.Context, connection string) (*storage.Store, error) {
+// disk: writers do not hold back readers, and for that SQLite shares memory between connections. See sqlstore.Open.
+func Open(ctx context.Context, connection string) (*sqlstore.Store, error) {
 	file, err := parse(connection)
 	if err != nil {
 		return nil, err
@@ -35,7 +35,7 @@ func Open(ctx context.Context, connection string) (*storage.Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	return storage.Open(ctx, engine, write, read)
+	return sqlstore.Open(ctx, engine, write, read)
 }
 
 // parse is the file's path from its connection string. As the homeserver does, it takes nothing else from there.
@@ -68,7 +68,7 @@ func open(path string, connections int, more string) (*sql.DB, error) {
 	return db, nil
 }
 
-var engine = storage.Engine{
+var engine = sqlstore.Engine{
 	Dialect:   database.DialectSQLite3,
 	Parameter: "?",
 	Duplicate: func(err error) bool {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 )
@@ -27,7 +27,7 @@ func TestUpgrades(t *testing.T) {
 		if _, err := db.Exec(dump); err != nil {
 			t.Fatal(err)
 		}
-		return func() (delivery.Store, error) { return sqlite.Open(t.Context(), "file:"+file) }
+		return func() (storage.Store, error) { return sqlite.Open(t.Context(), "file:"+file) }
 	})
 }
 
@@ -35,7 +35,7 @@ func BenchmarkStore(b *testing.B) { storagetest.Benchmark(b, fresh) }
 
 func fresh(tb testing.TB) storagetest.Opener {
 	file := "file:" + filepath.Join(tb.TempDir(), "a file%20?.db")
-	return func() (delivery.Store, error) {
+	return func() (storage.Store, error) {
 		return sqlite.Open(tb.Context(), file)
 	}
 }
@@ -69,8 +69,8 @@ func TestPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	content := &delivery.Content{Data: []byte("committed")}
-	if err := store.Apply(t.Context(), &delivery.Change{Content: content}); err != nil {
+	content := &storage.Content{Data: []byte("committed")}
+	if err := store.Apply(t.Context(), &storage.Change{Content: content}); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"mimi.db", "mimi.db-wal"} {

@@ -10,50 +10,50 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // everything is a change with all its parts, made from the versions given. The name is in every key that it inserts.
-func everything(name string, number, groupVersion, migrationVersion uint64) *delivery.Change {
+func everything(name string, number, groupVersion, migrationVersion uint64) *storage.Change {
 	g, m := sampleGroup("group", 1), sampleMigration(1)
 	g.Version, g.RoomID = groupVersion, name
 	m.Version, m.Reason = migrationVersion, name
 	e := sampleEntry("group", 1, number)
-	return &delivery.Change{
-		Group: &g, Migration: &m, Content: &delivery.Content{ID: migrationID(number), Data: bytesOf(name)},
-		Snapshots: []delivery.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []delivery.Entry{e},
-		Rows: []delivery.Row{sampleRow("b.example", name, 1)}, Evidence: []delivery.Evidence{sampleEvidence("group", number)},
+	return &storage.Change{
+		Group: &g, Migration: &m, Content: &storage.Content{ID: migrationID(number), Data: bytesOf(name)},
+		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []storage.Entry{e},
+		Rows: []storage.Row{sampleRow("b.example", name, 1)}, Evidence: []storage.Evidence{sampleEvidence("group", number)},
 	}
 }
 
 // state is all that a store of these tests can tell.
 type state struct {
-	Groups     []delivery.Group
+	Groups     []storage.Group
 	Migrations []migration.Migration
 	Contents   [][]byte
-	Snapshots  []delivery.Snapshot
-	Entries    map[string][]delivery.Entry
-	Rows       []delivery.Row
-	Evidence   []delivery.Evidence
+	Snapshots  []storage.Snapshot
+	Entries    map[string][]storage.Entry
+	Rows       []storage.Row
+	Evidence   []storage.Evidence
 }
 
 // dump reads all: groups and terms up to maxTerm, contents and snapshots up to maxNumber.
-func dump(t testing.TB, s delivery.Store) (all state) {
+func dump(t testing.TB, s storage.Store) (all state) {
 	const maxTerm, maxNumber, limit = 3, 3, 1000
 	ctx := t.Context()
 	check := func(err error) {
-		if err != nil && !errors.Is(err, delivery.ErrNotFound) {
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			t.Fatal(err)
 		}
 	}
 	latest, err := s.Groups(ctx, nil, limit)
 	check(err)
-	all.Migrations, err = s.Migrations(ctx, delivery.MigrationFilter{}, mimiport.MigrationID{}, limit)
+	all.Migrations, err = s.Migrations(ctx, storage.MigrationFilter{}, mimiport.MigrationID{}, limit)
 	check(err)
 	all.Rows, _, err = s.Due(ctx, epoch.AddDate(1, 0, 0), limit)
 	check(err)
-	all.Entries = make(map[string][]delivery.Entry)
+	all.Entries = make(map[string][]storage.Entry)
 	for _, id := range []string{"group", "other"} {
 		found, err := s.Evidence(ctx, []byte(id))
 		check(err)
@@ -90,22 +90,22 @@ func dump(t testing.TB, s delivery.Store) (all state) {
 func testAtomic(t *testing.T, f *fixture) {
 	f.apply(everything("before", 1, 0, 0))
 	before := dump(t, f)
-	conflicts := map[string]func(c *delivery.Change){
-		"group":       func(c *delivery.Change) { c.Group.Version = 7 },
-		"migration":   func(c *delivery.Change) { c.Migration.Version = 7 },
-		"content":     func(c *delivery.Change) { c.Content.ID = migrationID(1) },
-		"entry":       func(c *delivery.Change) { c.Entries = append(c.Entries, sampleEntry("group", 1, 1)) },
-		"entry twice": func(c *delivery.Change) { c.Entries = append(c.Entries, c.Entries[0]) },
-		"row":         func(c *delivery.Change) { c.Rows = append(c.Rows, sampleRow("b.example", "unfinished", 1)) },
-		"row twice":   func(c *delivery.Change) { c.Rows = append(c.Rows, c.Rows[0]) },
+	conflicts := map[string]func(c *storage.Change){
+		"group":       func(c *storage.Change) { c.Group.Version = 7 },
+		"migration":   func(c *storage.Change) { c.Migration.Version = 7 },
+		"content":     func(c *storage.Change) { c.Content.ID = migrationID(1) },
+		"entry":       func(c *storage.Change) { c.Entries = append(c.Entries, sampleEntry("group", 1, 1)) },
+		"entry twice": func(c *storage.Change) { c.Entries = append(c.Entries, c.Entries[0]) },
+		"row":         func(c *storage.Change) { c.Rows = append(c.Rows, sampleRow("b.example", "unfinished", 1)) },
+		"row twice":   func(c *storage.Change) { c.Rows = append(c.Rows, c.Rows[0]) },
 	}
 	unfinished := sampleRow("b.example", "unfinished", 1)
-	f.apply(&delivery.Change{Rows: []delivery.Row{unfinished}})
+	f.apply(&storage.Change{Rows: []storage.Row{unfinished}})
 	before.Rows = append(before.Rows, unfinished)
 	drop, dropped := key("group", 1), migrationID(1)
 	for name, spoil := range conflicts {
 		c := everything("after", 2, 1, 1)
-		c.Done = []delivery.RowKey{{Destination: "b.example", Queue: "before", Order: 1}}
+		c.Done = []storage.RowKey{{Destination: "b.example", Queue: "before", Order: 1}}
 		c.Drop, c.DropContent = &drop, &dropped
 		if name == "entry" {
 			c.Drop = nil // or there would be no conflict
@@ -124,12 +124,12 @@ func testAtomic(t *testing.T, f *fixture) {
 
 func testRange(t *testing.T, f *fixture) {
 	const tooLarge = math.MaxInt64 + 1
-	for name, spoil := range map[string]func(c *delivery.Change){
-		"term":      func(c *delivery.Change) { c.Group.Term = tooLarge },
-		"epoch":     func(c *delivery.Change) { c.Migration.Epoch = tooLarge },
-		"entry":     func(c *delivery.Change) { c.Entries[0].Epoch = tooLarge },
-		"snapshot":  func(c *delivery.Change) { c.Snapshots[0].Seq = tooLarge },
-		"row order": func(c *delivery.Change) { c.Rows[0].Order = tooLarge },
+	for name, spoil := range map[string]func(c *storage.Change){
+		"term":      func(c *storage.Change) { c.Group.Term = tooLarge },
+		"epoch":     func(c *storage.Change) { c.Migration.Epoch = tooLarge },
+		"entry":     func(c *storage.Change) { c.Entries[0].Epoch = tooLarge },
+		"snapshot":  func(c *storage.Change) { c.Snapshots[0].Seq = tooLarge },
+		"row order": func(c *storage.Change) { c.Rows[0].Order = tooLarge },
 	} {
 		c := everything("change", 1, 0, 0)
 		spoil(c)
@@ -160,7 +160,7 @@ func testRacingGroup(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	g := sampleGroup("group", 1)
 	g.Epoch = 0
-	f.apply(&delivery.Change{Group: &g})
+	f.apply(&storage.Change{Group: &g})
 	race := func(racer int) error {
 		for won := 0; won < each; {
 			g, err := f.Group(ctx, []byte("group"))
@@ -171,10 +171,10 @@ func testRacingGroup(t *testing.T, f *fixture) {
 			entry := sampleEntry("group", 1, g.Epoch)
 			entry.Sender = fmt.Sprint(racer)
 			row := sampleRow("b.example", "queue", g.Epoch)
-			switch err := f.Apply(ctx, &delivery.Change{Group: g, Entries: []delivery.Entry{entry}, Rows: []delivery.Row{row}}); {
+			switch err := f.Apply(ctx, &storage.Change{Group: g, Entries: []storage.Entry{entry}, Rows: []storage.Row{row}}); {
 			case err == nil:
 				won++
-			case !errors.Is(err, delivery.ErrConflict):
+			case !errors.Is(err, storage.ErrConflict):
 				return err
 			}
 		}
@@ -207,8 +207,8 @@ func testRacingQueue(t *testing.T, f *fixture) {
 	for range writers {
 		wait.Go(func() {
 			for range each {
-				rows := []delivery.Row{sampleRow("b.example", "queue", next.Add(1)), sampleRow("b.example", "other", next.Add(1))}
-				if err := f.Apply(ctx, &delivery.Change{Rows: rows}); err != nil {
+				rows := []storage.Row{sampleRow("b.example", "queue", next.Add(1)), sampleRow("b.example", "other", next.Add(1))}
+				if err := f.Apply(ctx, &storage.Change{Rows: rows}); err != nil {
 					t.Error(err)
 				}
 				added.Add(uint64(len(rows)))
@@ -225,7 +225,7 @@ func testRacingQueue(t *testing.T, f *fixture) {
 			t.Fatalf("nothing is due when %d of %d rows are removed", removed, before)
 		}
 		for _, row := range rows {
-			if err := f.Apply(ctx, &delivery.Change{Done: []delivery.RowKey{row.Key()}}); err != nil {
+			if err := f.Apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}}); err != nil {
 				t.Fatal(err)
 			}
 			removed++

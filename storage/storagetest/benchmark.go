@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Benchmark measures the stores that fresh makes.
@@ -19,15 +19,15 @@ func Benchmark(b *testing.B, fresh func(testing.TB) Opener) {
 func benchmarkCommit(b *testing.B, f *fixture) {
 	const servers = 10
 	g := sampleGroup("group", 1)
-	f.apply(&delivery.Change{Group: &g})
+	f.apply(&storage.Change{Group: &g})
 	g.Version = 1
 	message := make([]byte, 2<<10)
 	b.ReportAllocs()
 	for seq := uint64(1); b.Loop(); seq++ {
 		copy(message, fmt.Sprint(seq))
-		e := delivery.Entry{GroupID: g.ID, Term: 1, Seq: seq, Epoch: seq, Kind: delivery.EntryCommit, Sender: g.Creator,
+		e := storage.Entry{GroupID: g.ID, Term: 1, Seq: seq, Epoch: seq, Kind: storage.EntryCommit, Sender: g.Creator,
 			Hash: sha256.Sum256(message), Message: message, GroupInfo: message[:1<<10], At: epoch}
-		c := &delivery.Change{Group: &g, Entries: []delivery.Entry{e}}
+		c := &storage.Change{Group: &g, Entries: []storage.Entry{e}}
 		for i := range servers {
 			c.Rows = append(c.Rows, sampleRow(fmt.Sprintf("%d.example", i), "group", seq))
 		}
@@ -40,7 +40,7 @@ func benchmarkCommit(b *testing.B, f *fixture) {
 func benchmarkDue(b *testing.B, f *fixture) {
 	const queues, rows = 1000, 100
 	for order := range uint64(rows) {
-		c := new(delivery.Change)
+		c := new(storage.Change)
 		for q := range queues {
 			row := sampleRow(fmt.Sprintf("%d.example", q%100), fmt.Sprint(q), order)
 			if order == 0 && q%100 != 0 {

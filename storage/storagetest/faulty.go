@@ -5,7 +5,7 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // ErrInjected is the failure that a Faulty store was told to have.
@@ -14,7 +14,7 @@ var ErrInjected = errors.New("storagetest: injected failure")
 // Faulty is a store whose Apply fails on command, before or after the change took effect: what a caller sees of a lost
 // database connection. All else goes to the store inside. It is safe for concurrent use.
 type Faulty struct {
-	delivery.Store
+	storage.Store
 
 	mu     sync.Mutex
 	before int // counts down to the Apply that fails before it takes effect
@@ -42,8 +42,8 @@ func (f *Faulty) strikes() (before, after bool) {
 	return f.before == 0, f.after == 0
 }
 
-// Apply implements delivery.Store.
-func (f *Faulty) Apply(ctx context.Context, c *delivery.Change) error {
+// Apply implements storage.Store.
+func (f *Faulty) Apply(ctx context.Context, c *storage.Change) error {
 	before, after := f.strikes()
 	if before {
 		return ErrInjected

@@ -8,11 +8,12 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-func key(id string, term uint64) delivery.GroupKey {
-	return delivery.GroupKey{ID: []byte(id), Term: term}
+func key(id string, term uint64) storage.GroupKey {
+	return storage.GroupKey{ID: []byte(id), Term: term}
 }
 
 func testGroup(t *testing.T, f *fixture) {
@@ -21,7 +22,7 @@ func testGroup(t *testing.T, f *fixture) {
 	absent(t, "no group", err)
 
 	first := sampleGroup("group", 1)
-	f.apply(&delivery.Change{Group: &first})
+	f.apply(&storage.Change{Group: &first})
 	if first.Version != 0 {
 		t.Fatal("Apply changed its argument")
 	}
@@ -31,26 +32,26 @@ func testGroup(t *testing.T, f *fixture) {
 	got, err := f.Group(ctx, first.ID)
 	expect(t, "inserted", got, err, &stored)
 
-	f.refuse(&delivery.Change{Group: &first}) // it exists
+	f.refuse(&storage.Change{Group: &first}) // it exists
 	stale := stored
 	stale.Version = 2
-	f.refuse(&delivery.Change{Group: &stale}) // not that version
+	f.refuse(&storage.Change{Group: &stale}) // not that version
 	other := sampleGroup("other", 1)
 	other.Version = 1
-	f.refuse(&delivery.Change{Group: &other}) // nothing to replace
+	f.refuse(&storage.Change{Group: &other}) // nothing to replace
 
-	next := delivery.Group{ID: first.ID, Term: 1, Version: 1, State: delivery.GroupMoved, CreatedAt: epoch}
-	f.apply(&delivery.Change{Group: &next})
+	next := storage.Group{ID: first.ID, Term: 1, Version: 1, State: migration.GroupMoved, CreatedAt: epoch}
+	f.apply(&storage.Change{Group: &next})
 	next.Version = 2
 	got, err = f.Group(ctx, first.ID)
 	expect(t, "replaced", got, err, &next)
 
 	later := sampleGroup("group", 10)
-	f.apply(&delivery.Change{Group: &later})
+	f.apply(&storage.Change{Group: &later})
 	later.Version = 1
 	dropped := sampleGroup("group", 11)
-	dropped.State = delivery.GroupDropped
-	f.apply(&delivery.Change{Group: &dropped})
+	dropped.State = migration.GroupDropped
+	f.apply(&storage.Change{Group: &dropped})
 	got, err = f.Group(ctx, first.ID)
 	expect(t, "highest term", got, err, &later)
 	got, err = f.GroupAt(ctx, key("group", 1))
@@ -66,14 +67,14 @@ func testGroups(t *testing.T, f *fixture) {
 	for _, id := range []string{"b", "\xff", "a", "\x00", "ab"} {
 		for term := range uint64(2) {
 			g := sampleGroup(id, term)
-			f.apply(&delivery.Change{Group: &g})
+			f.apply(&storage.Change{Group: &g})
 		}
 	}
 	dropped := sampleGroup("a", 2)
-	dropped.State = delivery.GroupDropped
-	f.apply(&delivery.Change{Group: &dropped})
+	dropped.State = migration.GroupDropped
+	f.apply(&storage.Change{Group: &dropped})
 	dropped.ID = []byte("never")
-	f.apply(&delivery.Change{Group: &dropped})
+	f.apply(&storage.Change{Group: &dropped})
 	var after []byte
 	var got []string
 	for {
@@ -93,12 +94,12 @@ func testGroups(t *testing.T, f *fixture) {
 }
 
 func testCountGroups(t *testing.T, f *fixture) {
-	states := []delivery.GroupState{delivery.GroupActive, delivery.GroupFrozen, delivery.GroupMoved, delivery.GroupReserved, delivery.GroupReserved}
+	states := []migration.GroupState{migration.GroupActive, migration.GroupFrozen, migration.GroupMoved, migration.GroupReserved, migration.GroupReserved}
 	for _, creator := range []string{"@a:a.example", "@b:a.example"} {
 		for i, state := range states {
 			g := sampleGroup(fmt.Sprint(creator, i), 0)
 			g.State, g.Creator = state, creator
-			f.apply(&delivery.Change{Group: &g})
+			f.apply(&storage.Change{Group: &g})
 		}
 	}
 	hosted, reserved, err := f.CountGroups(t.Context(), "@b:a.example")
@@ -111,17 +112,17 @@ func testSnapshot(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	five, nine, elsewhere := sampleSnapshot("group", 1, 5), sampleSnapshot("group", 1, 9), sampleSnapshot("group", 2, 1)
 	complete(t, five)
-	f.apply(&delivery.Change{Snapshots: []delivery.Snapshot{nine, five, elsewhere}})
+	f.apply(&storage.Change{Snapshots: []storage.Snapshot{nine, five, elsewhere}})
 
 	again := five
 	again.GroupInfo = bytesOf("another")
-	f.apply(&delivery.Change{Snapshots: []delivery.Snapshot{again}}) // left as it is
+	f.apply(&storage.Change{Snapshots: []storage.Snapshot{again}}) // left as it is
 
-	for epoch, want := range map[uint64]*delivery.Snapshot{5: &five, 8: &five, 9: &nine, math.MaxUint64: &nine} {
+	for epoch, want := range map[uint64]*storage.Snapshot{5: &five, 8: &five, 9: &nine, math.MaxUint64: &nine} {
 		got, err := f.Snapshot(ctx, key("group", 1), epoch)
 		expect(t, fmt.Sprint("at ", epoch), got, err, want)
 	}
-	for _, k := range []delivery.GroupKey{key("group", 1), key("group", 0), key("grou", 2), key("groupe", 1), key("group", math.MaxUint64)} {
+	for _, k := range []storage.GroupKey{key("group", 1), key("group", 0), key("grou", 2), key("groupe", 1), key("group", math.MaxUint64)} {
 		_, err := f.Snapshot(ctx, k, 4)
 		absent(t, fmt.Sprint(k), err)
 	}
@@ -129,14 +130,14 @@ func testSnapshot(t *testing.T, f *fixture) {
 
 func testEntries(t *testing.T, f *fixture) {
 	ctx := t.Context()
-	var log []delivery.Entry
+	var log []storage.Entry
 	for seq := range uint64(5) {
 		log = append(log, sampleEntry("group", 1, seq+1))
 	}
-	log[1] = delivery.Entry{GroupID: []byte("group"), Term: 1, Seq: 2, Kind: delivery.EntryWelcome} // with as little as can be
+	log[1] = storage.Entry{GroupID: []byte("group"), Term: 1, Seq: 2, Kind: storage.EntryWelcome} // with as little as can be
 	complete(t, log[0])
-	f.apply(&delivery.Change{Entries: []delivery.Entry{log[3], log[0], log[1]}})
-	f.apply(&delivery.Change{Entries: []delivery.Entry{log[2], log[4], sampleEntry("group", 2, 1), sampleEntry("groups", 1, 2)}})
+	f.apply(&storage.Change{Entries: []storage.Entry{log[3], log[0], log[1]}})
+	f.apply(&storage.Change{Entries: []storage.Entry{log[2], log[4], sampleEntry("group", 2, 1), sampleEntry("groups", 1, 2)}})
 
 	got, err := f.Entries(ctx, key("group", 1), 0, 100)
 	expect(t, "all", got, err, log)
@@ -158,33 +159,33 @@ func testEntries(t *testing.T, f *fixture) {
 
 	sameSeq := sampleEntry("group", 1, 5)
 	sameSeq.Hash = [32]byte{1}
-	f.refuse(&delivery.Change{Entries: []delivery.Entry{sameSeq}})
+	f.refuse(&storage.Change{Entries: []storage.Entry{sameSeq}})
 	sameHash := sampleEntry("group", 1, 5)
 	sameHash.Seq = 6
-	f.refuse(&delivery.Change{Entries: []delivery.Entry{sameHash}})
-	f.refuse(&delivery.Change{Entries: []delivery.Entry{sampleEntry("group", 1, 7), sampleEntry("group", 1, 7)}})
+	f.refuse(&storage.Change{Entries: []storage.Entry{sameHash}})
+	f.refuse(&storage.Change{Entries: []storage.Entry{sampleEntry("group", 1, 7), sampleEntry("group", 1, 7)}})
 	got, err = f.Entries(ctx, key("group", 1), 0, 100)
 	expect(t, "all, still", got, err, log)
 }
 
 func testDrop(t *testing.T, f *fixture) {
 	ctx := t.Context()
-	for _, k := range []delivery.GroupKey{key("group", 1), key("group", 2), key("other", 1)} {
-		f.apply(&delivery.Change{
-			Entries:   []delivery.Entry{sampleEntry(string(k.ID), k.Term, 1), sampleEntry(string(k.ID), k.Term, 2)},
-			Snapshots: []delivery.Snapshot{sampleSnapshot(string(k.ID), k.Term, 1), sampleSnapshot(string(k.ID), k.Term, 2)},
+	for _, k := range []storage.GroupKey{key("group", 1), key("group", 2), key("other", 1)} {
+		f.apply(&storage.Change{
+			Entries:   []storage.Entry{sampleEntry(string(k.ID), k.Term, 1), sampleEntry(string(k.ID), k.Term, 2)},
+			Snapshots: []storage.Snapshot{sampleSnapshot(string(k.ID), k.Term, 1), sampleSnapshot(string(k.ID), k.Term, 2)},
 		})
 	}
 	kept := sampleEntry("group", 1, 1)
 	dropped := key("group", 1)
-	f.apply(&delivery.Change{Drop: &dropped, Entries: []delivery.Entry{kept}})
+	f.apply(&storage.Change{Drop: &dropped, Entries: []storage.Entry{kept}})
 	got, err := f.Entries(ctx, dropped, 0, 10)
-	expect(t, "what came with the drop", got, err, []delivery.Entry{kept})
+	expect(t, "what came with the drop", got, err, []storage.Entry{kept})
 	_, err = f.Snapshot(ctx, dropped, 9)
 	absent(t, "snapshots", err)
 	_, err = f.EntryByHash(ctx, dropped, sampleEntry("group", 1, 2).Hash)
 	absent(t, "by hash", err)
-	for _, k := range []delivery.GroupKey{key("group", 2), key("other", 1)} {
+	for _, k := range []storage.GroupKey{key("group", 2), key("other", 1)} {
 		got, err = f.Entries(ctx, k, 0, 10)
 		expect(t, "another term or group", len(got), err, 2)
 		_, err = f.Snapshot(ctx, k, 9)
@@ -199,10 +200,10 @@ func testLargeChange(t *testing.T, f *fixture) {
 	e := sampleEntry("group", 1, 1)
 	e.Message = bytes.Repeat(bytesOf("message"), size/32)
 	e.Hash = sha256.Sum256(e.Message)
-	c := &delivery.Change{Entries: []delivery.Entry{e}, Content: &delivery.Content{ID: migrationID(1), Data: e.Message}}
+	c := &storage.Change{Entries: []storage.Entry{e}, Content: &storage.Content{ID: migrationID(1), Data: e.Message}}
 	for i := range uint64(members) {
 		c.Rows = append(c.Rows, sampleRow(fmt.Sprintf("%04d.example", i), "queue", 1))
-		c.Entries = append(c.Entries, delivery.Entry{
+		c.Entries = append(c.Entries, storage.Entry{
 			GroupID: []byte("group"), Term: 1, Seq: i + 2, Hash: [32]byte(bytesOf(fmt.Sprint(i))),
 			Recipients: []mimiport.LeafIdentity{{UserID: "@u:a.example", DeviceID: fmt.Sprint(i)}},
 		})

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 func testMigration(t *testing.T, f *fixture) {
@@ -16,29 +16,29 @@ func testMigration(t *testing.T, f *fixture) {
 	_, err := f.Migration(ctx, m.ID)
 	absent(t, "no migration", err)
 
-	f.apply(&delivery.Change{Migration: &m})
-	f.refuse(&delivery.Change{Migration: &m}) // it exists
+	f.apply(&storage.Change{Migration: &m})
+	f.refuse(&storage.Change{Migration: &m}) // it exists
 	m.Version = 1
 	complete(t, m)
 	got, err := f.Migration(ctx, m.ID)
 	expect(t, "inserted", got, err, &m)
 
 	next := migration.Migration{ID: m.ID, Version: 1, State: migration.Aborted, Role: migration.Target, CreatedAt: m.CreatedAt}
-	f.apply(&delivery.Change{Migration: &next})
-	f.refuse(&delivery.Change{Migration: &next}) // not that version any more
+	f.apply(&storage.Change{Migration: &next})
+	f.refuse(&storage.Change{Migration: &next}) // not that version any more
 	next.Version = 2
 	got, err = f.Migration(ctx, m.ID)
 	expect(t, "replaced", got, err, &next)
 
 	next.Reason = "b.example said: \x00\xff"
-	f.apply(&delivery.Change{Migration: &next})
+	f.apply(&storage.Change{Migration: &next})
 	next.Version, next.Reason = 3, "b.example said: \uFFFD\uFFFD"
 	got, err = f.Migration(ctx, m.ID)
 	expect(t, "with what cannot be text", got, err, &next)
 
 	other := sampleMigration(2)
 	other.Version = 1
-	f.refuse(&delivery.Change{Migration: &other}) // nothing to replace
+	f.refuse(&storage.Change{Migration: &other}) // nothing to replace
 }
 
 func testMigrations(t *testing.T, f *fixture) {
@@ -51,26 +51,26 @@ func testMigrations(t *testing.T, f *fixture) {
 		if n == 2 {
 			m.State = migration.Decided
 		}
-		f.apply(&delivery.Change{Migration: &m})
+		f.apply(&storage.Change{Migration: &m})
 	}
 	for _, test := range []struct {
 		name   string
-		filter delivery.MigrationFilter
+		filter storage.MigrationFilter
 		after  uint64
 		limit  int
 		want   []uint64
 	}{
-		{"all", delivery.MigrationFilter{}, 0, 10, []uint64{1, 2, 3, 4}},
-		{"after, at most", delivery.MigrationFilter{}, 1, 2, []uint64{2, 3}},
-		{"after the last", delivery.MigrationFilter{}, 4, 10, nil},
-		{"at most none", delivery.MigrationFilter{}, 0, 0, nil},
-		{"group", delivery.MigrationFilter{GroupID: []byte("other")}, 0, 10, []uint64{2, 4}},
-		{"role", delivery.MigrationFilter{Role: migration.Source}, 0, 10, []uint64{1, 3}},
-		{"state", delivery.MigrationFilter{States: []migration.State{migration.Decided}}, 0, 10, []uint64{3}},
-		{"states", delivery.MigrationFilter{States: []migration.State{migration.Offered, migration.Frozen}}, 0, 10, []uint64{1, 2, 4}},
-		{"user", delivery.MigrationFilter{User: "@user:a.example"}, 0, 10, []uint64{1, 3}},
-		{"since", delivery.MigrationFilter{Since: epoch.Add(3 * time.Second)}, 0, 10, []uint64{3, 4}},
-		{"all of these", delivery.MigrationFilter{GroupID: []byte("other"), Role: migration.Target,
+		{"all", storage.MigrationFilter{}, 0, 10, []uint64{1, 2, 3, 4}},
+		{"after, at most", storage.MigrationFilter{}, 1, 2, []uint64{2, 3}},
+		{"after the last", storage.MigrationFilter{}, 4, 10, nil},
+		{"at most none", storage.MigrationFilter{}, 0, 0, nil},
+		{"group", storage.MigrationFilter{GroupID: []byte("other")}, 0, 10, []uint64{2, 4}},
+		{"role", storage.MigrationFilter{Role: migration.Source}, 0, 10, []uint64{1, 3}},
+		{"state", storage.MigrationFilter{States: []migration.State{migration.Decided}}, 0, 10, []uint64{3}},
+		{"states", storage.MigrationFilter{States: []migration.State{migration.Offered, migration.Frozen}}, 0, 10, []uint64{1, 2, 4}},
+		{"user", storage.MigrationFilter{User: "@user:a.example"}, 0, 10, []uint64{1, 3}},
+		{"since", storage.MigrationFilter{Since: epoch.Add(3 * time.Second)}, 0, 10, []uint64{3, 4}},
+		{"all of these", storage.MigrationFilter{GroupID: []byte("other"), Role: migration.Target,
 			States: []migration.State{migration.Offered}, User: "@other:b.example", Since: epoch}, 2, 10, []uint64{4}},
 	} {
 		found, err := f.Migrations(ctx, test.filter, migrationID(test.after), test.limit)
@@ -98,7 +98,7 @@ func testCommitAborted(t *testing.T, f *fixture) {
 	} {
 		m := sampleMigration(uint64(n))
 		change(&m)
-		f.apply(&delivery.Change{Migration: &m})
+		f.apply(&storage.Change{Migration: &m})
 	}
 	for _, name := range []string{"frozen", "aborted", "moved", "at the target", "unknown"} {
 		got, err := f.CommitAborted(ctx, []byte("group"), bytesOf(name))
@@ -112,16 +112,16 @@ func testContent(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	_, err := f.Content(ctx, migrationID(1))
 	absent(t, "no content", err)
-	c := &delivery.Change{Content: &delivery.Content{ID: migrationID(1), Data: []byte("a\x00b\xff")}}
+	c := &storage.Change{Content: &storage.Content{ID: migrationID(1), Data: []byte("a\x00b\xff")}}
 	f.apply(c)
 	f.refuse(c)
 	got, err := f.Content(ctx, migrationID(1))
 	expect(t, "content", got, err, c.Content.Data)
 	id := migrationID(1)
-	f.apply(&delivery.Change{DropContent: &id})
+	f.apply(&storage.Change{DropContent: &id})
 	_, err = f.Content(ctx, id)
 	absent(t, "dropped content", err)
-	f.apply(&delivery.Change{DropContent: &id, Content: c.Content}) // nothing there to drop, and then there is
+	f.apply(&storage.Change{DropContent: &id, Content: c.Content}) // nothing there to drop, and then there is
 }
 
 func testEvidence(t *testing.T, f *fixture) {
@@ -129,13 +129,13 @@ func testEvidence(t *testing.T, f *fixture) {
 	none, err := f.Evidence(ctx, []byte("group"))
 	expect(t, "no evidence", none, err, nil)
 	later, first, another := sampleEvidence("group", 1), sampleEvidence("group", 1), sampleEvidence("group", 1)
-	first.Kind = delivery.EvidenceBothOutcomes
+	first.Kind = storage.EvidenceBothOutcomes
 	later.At, another.At = epoch.Add(time.Hour), epoch.Add(2*time.Hour)
 	complete(t, later)
-	f.apply(&delivery.Change{Evidence: []delivery.Evidence{later, first}})
-	f.apply(&delivery.Change{Evidence: []delivery.Evidence{another, sampleEvidence("other", 1)}})
+	f.apply(&storage.Change{Evidence: []storage.Evidence{later, first}})
+	f.apply(&storage.Change{Evidence: []storage.Evidence{another, sampleEvidence("other", 1)}})
 	got, err := f.Evidence(ctx, []byte("group"))
-	expect(t, "evidence, the first of each kind", got, err, []delivery.Evidence{first, later})
+	expect(t, "evidence, the first of each kind", got, err, []storage.Evidence{first, later})
 }
 
 func testSettings(t *testing.T, f *fixture) {

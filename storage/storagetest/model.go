@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
@@ -54,11 +54,11 @@ func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 // observation is all that a store tells, and what is due.
 type observation struct {
 	State state
-	Due   []delivery.Row
+	Due   []storage.Row
 	Next  time.Time
 }
 
-func observe(t testing.TB, s delivery.Store, now time.Time, limit int) observation {
+func observe(t testing.TB, s storage.Store, now time.Time, limit int) observation {
 	t.Helper()
 	rows, next, err := s.Due(t.Context(), now, limit)
 	if err != nil {
@@ -77,24 +77,24 @@ func drawTime(rt *rapid.T) time.Time {
 	return epoch.Add(time.Duration(rapid.Int64Range(0, 5).Draw(rt, "ms")) * time.Millisecond)
 }
 
-func drawRow(rt *rapid.T) delivery.Row {
+func drawRow(rt *rapid.T) storage.Row {
 	row := sampleRow(rapid.SampledFrom([]string{"a.example", "b.example"}).Draw(rt, "destination"), drawID(rt), drawSmall(rt))
-	row.Due, row.Kind = drawTime(rt), rapid.SampledFrom([]delivery.RowKind{delivery.RowFanOut, delivery.RowPurge}).Draw(rt, "kind")
+	row.Due, row.Kind = drawTime(rt), rapid.SampledFrom([]storage.RowKind{storage.RowFanOut, storage.RowPurge}).Draw(rt, "kind")
 	if rapid.Bool().Draw(rt, "ahead") {
-		row.Due = row.Due.Add(delivery.MaxWait)
+		row.Due = row.Due.Add(storage.MaxWait)
 	}
 	return row
 }
 
 // drawChange draws a change to what the model holds; one part in a few is stale.
-func drawChange(t testing.TB, rt *rapid.T, model delivery.Store) *delivery.Change {
-	c := new(delivery.Change)
+func drawChange(t testing.TB, rt *rapid.T, model storage.Store) *storage.Change {
+	c := new(storage.Change)
 	term := drawSmall(rt)
 	with := func(part string) bool { return rapid.Bool().Draw(rt, part) }
 	if with("group") {
 		g := sampleGroup(drawID(rt), term)
 		g.Version = drawSmall(rt)
-		if stored, err := model.GroupAt(t.Context(), delivery.GroupKey{ID: g.ID, Term: term}); err == nil && with("current") {
+		if stored, err := model.GroupAt(t.Context(), storage.GroupKey{ID: g.ID, Term: term}); err == nil && with("current") {
 			g.Version = stored.Version
 		}
 		c.Group = &g
@@ -109,7 +109,7 @@ func drawChange(t testing.TB, rt *rapid.T, model delivery.Store) *delivery.Chang
 		c.Migration = &m
 	}
 	if with("content") {
-		c.Content = &delivery.Content{ID: migrationID(drawSmall(rt)), Data: bytesOf("content")}
+		c.Content = &storage.Content{ID: migrationID(drawSmall(rt)), Data: bytesOf("content")}
 	}
 	if with("drop content") {
 		dropped := migrationID(drawSmall(rt))
@@ -120,7 +120,7 @@ func drawChange(t testing.TB, rt *rapid.T, model delivery.Store) *delivery.Chang
 		c.Drop = &dropped
 	}
 	if with("drop before") {
-		c.DropBefore = &delivery.Epoch{GroupKey: key(drawID(rt), term), Epoch: drawSmall(rt)}
+		c.DropBefore = &storage.Epoch{GroupKey: key(drawID(rt), term), Epoch: drawSmall(rt)}
 	}
 	few := func(draw func()) {
 		for range rapid.IntRange(0, 2).Draw(rt, "count") {

@@ -5,18 +5,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // due is sampleRow, due so many seconds after epoch.
-func due(destination, queue string, order uint64, seconds int) delivery.Row {
+func due(destination, queue string, order uint64, seconds int) storage.Row {
 	r := sampleRow(destination, queue, order)
 	r.Due = epoch.Add(time.Duration(seconds) * time.Second)
 	return r
 }
 
 // expectDue compares what is due so many seconds after epoch, and what is next; -1 for never.
-func (f *fixture) expectDue(seconds, limit int, next int, want ...delivery.Row) {
+func (f *fixture) expectDue(seconds, limit int, next int, want ...storage.Row) {
 	f.t.Helper()
 	rows, at, err := f.Due(f.t.Context(), epoch.Add(time.Duration(seconds)*time.Second), limit)
 	expect(f.t, fmt.Sprintf("due after %d s", seconds), rows, err, want)
@@ -31,9 +31,9 @@ func testDue(t *testing.T, f *fixture) {
 	f.expectDue(100, 10, -1)
 	complete(t, due("b.example", "q", 5, 3))
 	last, head, other := due("b.example", "q", 9, 1), due("b.example", "q", 5, 3), due("b.example", "r", 7, 4)
-	f.apply(&delivery.Change{Rows: []delivery.Row{last, head, other}})
-	f.refuse(&delivery.Change{Rows: []delivery.Row{due("b.example", "q", 5, 0)}})
-	f.refuse(&delivery.Change{Rows: []delivery.Row{due("b.example", "s", 1, 0), due("b.example", "s", 1, 0)}})
+	f.apply(&storage.Change{Rows: []storage.Row{last, head, other}})
+	f.refuse(&storage.Change{Rows: []storage.Row{due("b.example", "q", 5, 0)}})
+	f.refuse(&storage.Change{Rows: []storage.Row{due("b.example", "s", 1, 0), due("b.example", "s", 1, 0)}})
 
 	f.expectDue(2, 10, 3) // the last of the queue is due, its first is not
 	f.expectDue(3, 10, 4, head)
@@ -41,40 +41,40 @@ func testDue(t *testing.T, f *fixture) {
 	f.expectDue(4, 1, 4, head) // more is due now
 
 	first := due("b.example", "q", 2, 8)
-	f.apply(&delivery.Change{Rows: []delivery.Row{first}}) // holds back what was the head
+	f.apply(&storage.Change{Rows: []storage.Row{first}}) // holds back what was the head
 	f.expectDue(5, 10, 8, other)
-	f.apply(&delivery.Change{Done: []delivery.RowKey{first.Key(), first.Key(), {Destination: "b.example", Queue: "none", Order: 1}}})
+	f.apply(&storage.Change{Done: []storage.RowKey{first.Key(), first.Key(), {Destination: "b.example", Queue: "none", Order: 1}}})
 	f.expectDue(5, 10, -1, head, other)
-	f.apply(&delivery.Change{Done: []delivery.RowKey{last.Key()}}) // not the head
+	f.apply(&storage.Change{Done: []storage.RowKey{last.Key()}}) // not the head
 	f.expectDue(5, 10, -1, head, other)
-	f.apply(&delivery.Change{Done: []delivery.RowKey{head.Key(), other.Key()}})
+	f.apply(&storage.Change{Done: []storage.RowKey{head.Key(), other.Key()}})
 	f.expectDue(5, 10, -1)
 
 	again := due("b.example", "q", 5, 6)
-	f.apply(&delivery.Change{Rows: []delivery.Row{again}})
+	f.apply(&storage.Change{Rows: []storage.Row{again}})
 	later := due("b.example", "q", 5, 7)
-	f.apply(&delivery.Change{Done: []delivery.RowKey{again.Key()}, Rows: []delivery.Row{later}}) // in its place
+	f.apply(&storage.Change{Done: []storage.RowKey{again.Key()}, Rows: []storage.Row{later}}) // in its place
 	f.expectDue(6, 10, 7)
 	f.expectDue(7, 10, -1, later)
 }
 
 // testDueTurns demands that a destination with much to do hides no other.
 func testDueTurns(t *testing.T, f *fixture) {
-	var busy []delivery.Row
+	var busy []storage.Row
 	for i := range 20 {
 		busy = append(busy, due("busy.example", fmt.Sprintf("q%02d", i), 1, i/10))
 	}
 	quiet, slow := due("quiet.example", "q", 1, 2), due("slow.example", "q", 1, 9)
-	f.apply(&delivery.Change{Rows: append([]delivery.Row{quiet, slow}, busy...)})
+	f.apply(&storage.Change{Rows: append([]storage.Row{quiet, slow}, busy...)})
 	f.expectDue(3, 3, 3, busy[0], quiet, busy[1])
-	f.expectDue(3, 100, 9, append([]delivery.Row{busy[0], quiet}, busy[1:]...)...)
+	f.expectDue(3, 100, 9, append([]storage.Row{busy[0], quiet}, busy[1:]...)...)
 }
 
 func testRetry(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	head, behind := due("b.example", "q", 1, 0), due("b.example", "q", 2, 0)
-	f.apply(&delivery.Change{Rows: []delivery.Row{head, behind}})
-	put := func(row *delivery.Row, attempts, seconds int) {
+	f.apply(&storage.Change{Rows: []storage.Row{head, behind}})
+	put := func(row *storage.Row, attempts, seconds int) {
 		row.Attempts, row.Due = attempts, epoch.Add(time.Duration(seconds)*time.Second)
 		if err := f.Retry(ctx, row.Key(), row.Attempts, row.Due); err != nil {
 			t.Fatal(err)
@@ -85,7 +85,7 @@ func testRetry(t *testing.T, f *fixture) {
 	f.expectDue(10, 10, -1, head)
 	put(&behind, 6, 20)
 	f.expectDue(10, 10, -1, head)
-	f.apply(&delivery.Change{Done: []delivery.RowKey{head.Key()}})
+	f.apply(&storage.Change{Done: []storage.RowKey{head.Key()}})
 	f.expectDue(10, 10, 20)
 	f.expectDue(20, 10, -1, behind)
 	put(&head, 7, 30) // is done already
@@ -95,12 +95,12 @@ func testRetry(t *testing.T, f *fixture) {
 // testHasten demands that nothing but purges is further ahead than MaxWait.
 func testHasten(t *testing.T, f *fixture) {
 	const far = 3600
-	most := int(delivery.MaxWait.Seconds())
+	most := int(storage.MaxWait.Seconds())
 	head, behind := due("b.example", "ahead", 1, far), due("b.example", "ahead", 2, far)
 	soon, later := due("b.example", "soon", 1, 5), due("b.example", "soon", 2, far)
 	allowed, purge := due("b.example", "allowed", 1, most), due("b.example", "purge", 1, far)
-	purge.Kind = delivery.RowPurge
-	f.apply(&delivery.Change{Rows: []delivery.Row{head, behind, soon, later, allowed, purge}})
+	purge.Kind = storage.RowPurge
+	f.apply(&storage.Change{Rows: []storage.Row{head, behind, soon, later, allowed, purge}})
 	for range 2 {
 		if err := f.Hasten(t.Context(), epoch); err != nil {
 			t.Fatal(err)
@@ -108,9 +108,9 @@ func testHasten(t *testing.T, f *fixture) {
 		head.Due, behind.Due, later.Due = epoch, epoch, epoch
 		f.expectDue(0, 10, 5, head)
 	}
-	f.apply(&delivery.Change{Done: []delivery.RowKey{head.Key(), soon.Key()}})
+	f.apply(&storage.Change{Done: []storage.RowKey{head.Key(), soon.Key()}})
 	f.expectDue(0, 10, most, behind, later)
-	f.apply(&delivery.Change{Done: []delivery.RowKey{behind.Key(), later.Key()}})
+	f.apply(&storage.Change{Done: []storage.RowKey{behind.Key(), later.Key()}})
 	f.expectDue(most, 10, far, allowed)
 	f.expectDue(far, 10, -1, allowed, purge)
 }

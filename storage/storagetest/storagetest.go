@@ -1,4 +1,4 @@
-// Package storagetest is the suite that every delivery.Store must pass.
+// Package storagetest is the suite that every storage.Store must pass.
 package storagetest
 
 import (
@@ -13,12 +13,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Opener opens a store, the same one each time. It is closed by whoever opened it.
-type Opener func() (delivery.Store, error)
+type Opener func() (storage.Store, error)
 
 // Run checks the stores that fresh makes: each an empty one, gone when the test ends.
 func Run(t *testing.T, fresh func(testing.TB) Opener) {
@@ -61,7 +61,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 
 // fixture is one test's store.
 type fixture struct {
-	delivery.Store
+	storage.Store
 	t    testing.TB
 	open Opener
 }
@@ -92,7 +92,7 @@ func (f *fixture) stop() {
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // apply commits a change that must succeed.
-func (f *fixture) apply(c *delivery.Change) {
+func (f *fixture) apply(c *storage.Change) {
 	f.t.Helper()
 	if err := f.Apply(f.t.Context(), c); err != nil {
 		f.t.Fatalf("apply: %v", err)
@@ -100,9 +100,9 @@ func (f *fixture) apply(c *delivery.Change) {
 }
 
 // refuse commits a change that must be a conflict.
-func (f *fixture) refuse(c *delivery.Change) {
+func (f *fixture) refuse(c *storage.Change) {
 	f.t.Helper()
-	if err := f.Apply(f.t.Context(), c); !errors.Is(err, delivery.ErrConflict) {
+	if err := f.Apply(f.t.Context(), c); !errors.Is(err, storage.ErrConflict) {
 		f.t.Fatalf("apply: %v, want a conflict", err)
 	}
 }
@@ -124,7 +124,7 @@ func expect[T any](t testing.TB, what string, got T, err error, want T) {
 // absent demands ErrNotFound.
 func absent(t testing.TB, what string, err error) {
 	t.Helper()
-	if !errors.Is(err, delivery.ErrNotFound) {
+	if !errors.Is(err, storage.ErrNotFound) {
 		t.Fatalf("%s: %v, want not found", what, err)
 	}
 }
@@ -152,23 +152,23 @@ func migrationID(n uint64) (id mimiport.MigrationID) {
 	return id
 }
 
-func sampleGroup(id string, term uint64) delivery.Group {
-	return delivery.Group{
-		ID: []byte(id), Term: term, State: delivery.GroupActive, Server: "a.example", RoomID: "!room:a.example",
+func sampleGroup(id string, term uint64) storage.Group {
+	return storage.Group{
+		ID: []byte(id), Term: term, State: migration.GroupActive, Server: "a.example", RoomID: "!room:a.example",
 		Creator: "@creator:a.example", Protocol: "mls10", CipherSuite: math.MaxUint16, Epoch: math.MaxInt64, NextSeq: 2,
 		Migration: migrationID(7), Lineage: bytesOf("lineage"), CreatedAt: epoch,
 	}
 }
 
-func sampleSnapshot(id string, term, epoch uint64) delivery.Snapshot {
-	return delivery.Snapshot{GroupID: []byte(id), Term: term, Epoch: epoch, Seq: 3 * epoch, GroupInfo: bytesOf("info"), RatchetTree: bytesOf("tree")}
+func sampleSnapshot(id string, term, epoch uint64) storage.Snapshot {
+	return storage.Snapshot{GroupID: []byte(id), Term: term, Epoch: epoch, Seq: 3 * epoch, GroupInfo: bytesOf("info"), RatchetTree: bytesOf("tree")}
 }
 
-func sampleEntry(id string, term, seq uint64) delivery.Entry {
+func sampleEntry(id string, term, seq uint64) storage.Entry {
 	message := binary.BigEndian.AppendUint64([]byte(id), seq)
 	m := migrationID(9)
-	return delivery.Entry{
-		GroupID: []byte(id), Term: term, Seq: seq, Epoch: 4, Kind: delivery.EntryCommit, Sender: "@sender:b.example",
+	return storage.Entry{
+		GroupID: []byte(id), Term: term, Seq: seq, Epoch: 4, Kind: storage.EntryCommit, Sender: "@sender:b.example",
 		Hash: sha256.Sum256(message), Message: message, GroupInfo: bytesOf("info"),
 		Recipients: []mimiport.LeafIdentity{{UserID: "@a:a.example", DeviceID: "A"}, {UserID: "@b:b.example", DeviceID: "B \x00\xff"}},
 		Migration:  &m, At: epoch.Add(time.Duration(seq) * time.Millisecond),
@@ -188,15 +188,15 @@ func sampleMigration(n uint64) migration.Migration {
 	}
 }
 
-func sampleEvidence(id string, n uint64) delivery.Evidence {
-	return delivery.Evidence{
-		GroupID: []byte(id), Migration: migrationID(n), Kind: delivery.EvidenceHigherTerm, Data: bytesOf("evidence"), KeyID: "ed25519:e", At: epoch,
+func sampleEvidence(id string, n uint64) storage.Evidence {
+	return storage.Evidence{
+		GroupID: []byte(id), Migration: migrationID(n), Kind: storage.EvidenceHigherTerm, Data: bytesOf("evidence"), KeyID: "ed25519:e", At: epoch,
 	}
 }
 
-func sampleRow(destination, queue string, order uint64) delivery.Row {
-	return delivery.Row{
-		Destination: destination, Queue: queue, Order: order, Kind: delivery.RowFanOut, GroupID: []byte("group"), Term: 1, Seq: 2,
+func sampleRow(destination, queue string, order uint64) storage.Row {
+	return storage.Row{
+		Destination: destination, Queue: queue, Order: order, Kind: storage.RowFanOut, GroupID: []byte("group"), Term: 1, Seq: 2,
 		Migration: migrationID(3), Due: epoch, Attempts: 4,
 	}
 }

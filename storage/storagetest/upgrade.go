@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"testing"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
@@ -41,7 +41,7 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 }
 
 // Fill puts a row into every table of an empty store, and returns what Dump says of it.
-func Fill(t testing.TB, s delivery.Store) any {
+func Fill(t testing.TB, s storage.Store) any {
 	t.Helper()
 	f := &fixture{Store: s, t: t}
 	f.apply(everything("filled", 1, 0, 0))
@@ -52,26 +52,26 @@ func Fill(t testing.TB, s delivery.Store) any {
 }
 
 // Dump is all that a store says of what Fill put there, for a comparison.
-func Dump(t testing.TB, s delivery.Store) any { return dump(t, s) }
+func Dump(t testing.TB, s storage.Store) any { return dump(t, s) }
 
 func testHandshakes(t *testing.T, f *fixture) {
-	kinds := []delivery.EntryKind{
-		delivery.EntryApplication, delivery.EntryProposal, delivery.EntryCommit, delivery.EntryWelcome, delivery.EntryApplication, delivery.EntryCommit,
+	kinds := []storage.EntryKind{
+		storage.EntryApplication, storage.EntryProposal, storage.EntryCommit, storage.EntryWelcome, storage.EntryApplication, storage.EntryCommit,
 	}
-	var log, handshakes []delivery.Entry
+	var log, handshakes []storage.Entry
 	for i, kind := range kinds {
 		e := sampleEntry("group", 1, uint64(i)+1)
 		e.Kind = kind
 		log = append(log, e)
-		if kind == delivery.EntryProposal || kind == delivery.EntryCommit {
+		if kind == storage.EntryProposal || kind == storage.EntryCommit {
 			handshakes = append(handshakes, e)
 		}
 	}
-	f.apply(&delivery.Change{Entries: append(log, sampleEntry("other", 1, 3))})
+	f.apply(&storage.Change{Entries: append(log, sampleEntry("other", 1, 3))})
 	for _, test := range []struct {
 		from  uint64
 		limit int
-		want  []delivery.Entry
+		want  []storage.Entry
 	}{{0, 9, handshakes}, {0, 2, handshakes[:2]}, {3, 9, handshakes[1:]}, {7, 9, nil}} {
 		got, err := f.Handshakes(t.Context(), key("group", 1), test.from, test.limit)
 		expect(t, fmt.Sprint(test.from, test.limit), got, err, test.want)
@@ -80,15 +80,15 @@ func testHandshakes(t *testing.T, f *fixture) {
 
 // testEntriesBytes demands that a store does not read more of a log at a time than is asked for in bytes.
 func testEntriesBytes(t *testing.T, f *fixture) {
-	const large = delivery.EntriesBytes/2 - 1
+	const large = storage.EntriesBytes/2 - 1
 	for seq := range uint64(4) {
 		e := sampleEntry("group", 1, seq)
 		e.Message = append(make([]byte, large), byte(seq))
 		e.GroupInfo = nil
 		e.Hash[0] = byte(seq)
-		f.apply(&delivery.Change{Entries: []delivery.Entry{e}})
+		f.apply(&storage.Change{Entries: []storage.Entry{e}})
 	}
-	for name, read := range map[string]func(context.Context, delivery.GroupKey, uint64, int) ([]delivery.Entry, error){
+	for name, read := range map[string]func(context.Context, storage.GroupKey, uint64, int) ([]storage.Entry, error){
 		"entries": f.Entries, "handshakes": f.Handshakes,
 	} {
 		got, err := read(t.Context(), key("group", 1), 0, 100)

@@ -7,8 +7,10 @@ import (
 	"sync"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Group is a group in a World. Its members run concurrently.
@@ -34,7 +36,7 @@ type Member struct {
 
 // NewGroup makes a group of some users at a server, which the first of them binds.
 func NewGroup(ctx context.Context, w *World, host string, users ...string) (*Group, []*Member, error) {
-	reserved, err := w.Service(host).ReserveGroup(ctx, Caller(users[0]), &delivery.ReserveGroupRequest{RoomID: Room})
+	reserved, err := w.Service(host).ReserveGroup(ctx, Caller(users[0]), &api.ReserveGroupRequest{RoomID: Room})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,7 +46,7 @@ func NewGroup(ctx context.Context, w *World, host string, users ...string) (*Gro
 		o.Members = append(o.Members, mlstest.Identity(u, "DEVICE"))
 	}
 	state := mlstest.New(o)
-	_, err = w.Service(host).BindGroup(ctx, Caller(users[0]), g.ID, &delivery.BindGroupRequest{
+	_, err = w.Service(host).BindGroup(ctx, Caller(users[0]), g.ID, &api.BindGroupRequest{
 		Protocol: "mls10", GroupInfo: state.GroupInfo(), RatchetTree: state.RatchetTree(),
 	})
 	members := make([]*Member, len(users))
@@ -78,9 +80,9 @@ func (m *Member) ask(server string, request func(*delivery.Service) error) error
 // Sync reads the log and goes where it leads.
 func (m *Member) Sync(ctx context.Context) error {
 	for {
-		var log *delivery.MessagesResponse
+		var log *api.MessagesResponse
 		err := m.ask(m.DS, func(d *delivery.Service) (err error) {
-			log, err = d.Messages(ctx, Caller(m.User), m.ID, delivery.MessagesQuery{From: m.next, Term: &m.Term})
+			log, err = d.Messages(ctx, Caller(m.User), m.ID, api.MessagesQuery{From: m.next, Term: &m.Term})
 			return err
 		})
 		if err != nil {
@@ -96,12 +98,12 @@ func (m *Member) Sync(ctx context.Context) error {
 }
 
 // read takes messages of the log in, up to the Commit that moves the group.
-func (m *Member) read(log []delivery.LogMessage) (moved bool) {
+func (m *Member) read(log []api.LogMessage) (moved bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range log {
 		e := &log[i]
-		if delivery.EntryKind(e.Kind) != delivery.EntryCommit || e.Epoch != m.state.Epoch() {
+		if storage.EntryKind(e.Kind) != storage.EntryCommit || e.Epoch != m.state.Epoch() {
 			continue
 		}
 		m.state = m.after[sha256.Sum256(e.Message)]
@@ -119,7 +121,7 @@ type Proposed struct {
 
 	from    string // the Delivery Service
 	message *mlstest.Commit
-	init    *delivery.MigrationInitRequest
+	init    *api.MigrationInitRequest
 	id      mimiport.MigrationID
 }
 
@@ -132,8 +134,8 @@ func (m *Member) commit(authenticatedData []byte) *Proposed {
 	return &Proposed{Before: m.State(), After: sha256.Sum256(c.GroupInfo), from: m.DS, message: c}
 }
 
-func (p *Proposed) submission() delivery.SubmitRequest {
-	return delivery.SubmitRequest{Message: p.message.Message, GroupInfo: p.message.GroupInfo}
+func (p *Proposed) submission() api.SubmitRequest {
+	return api.SubmitRequest{Message: p.message.Message, GroupInfo: p.message.GroupInfo}
 }
 
 // NewCommit makes a Commit to submit.
@@ -145,7 +147,7 @@ func (m *Member) Submit(ctx context.Context, p *Proposed) error {
 	return m.submit(ctx, p.from, &req)
 }
 
-func (m *Member) submit(ctx context.Context, ds string, req *delivery.SubmitRequest) error {
+func (m *Member) submit(ctx context.Context, ds string, req *api.SubmitRequest) error {
 	return m.ask(ds, func(d *delivery.Service) error {
 		_, err := d.Submit(ctx, Caller(m.User), m.ID, req)
 		return err
@@ -161,7 +163,7 @@ func (m *Member) NewMessage() []byte {
 
 // Send submits an application message.
 func (m *Member) Send(ctx context.Context, message []byte) error {
-	return m.submit(ctx, m.DS, &delivery.SubmitRequest{Message: message})
+	return m.submit(ctx, m.DS, &api.SubmitRequest{Message: message})
 }
 
 // NewMigration gets an offer from a target and makes the migration Commit for it.
@@ -170,9 +172,9 @@ func (m *Member) NewMigration(ctx context.Context, target string) (*Proposed, er
 	if err != nil {
 		return nil, err
 	}
-	var offer *delivery.MigrationOffer
+	var offer *api.MigrationOffer
 	err = m.ask(target, func(d *delivery.Service) (err error) {
-		offer, err = d.RequestMigration(ctx, Caller(m.User), &delivery.MigrationRequestRequest{MigrationRequest: request, RoomID: Room})
+		offer, err = d.RequestMigration(ctx, Caller(m.User), &api.MigrationRequestRequest{MigrationRequest: request, RoomID: Room})
 		return err
 	})
 	if err != nil {
@@ -197,12 +199,12 @@ func (m *Member) NewMigration(ctx context.Context, target string) (*Proposed, er
 	defer m.mu.Unlock()
 	init.Signature = m.state.Sign(m.leaf, mimiport.MigrationInitLabel, tbs)
 	encoded, err := init.Marshal()
-	p.init = &delivery.MigrationInitRequest{MigrationInit: encoded, KeyID: offer.KeyID, SubmitRequest: p.submission()}
+	p.init = &api.MigrationInitRequest{MigrationInit: encoded, KeyID: offer.KeyID, SubmitRequest: p.submission()}
 	return p, err
 }
 
 // Initiate sends the MigrationInit, again if need be, and returns how the migration stands at the source.
-func (m *Member) Initiate(ctx context.Context, p *Proposed) (st *delivery.MigrationStatus, err error) {
+func (m *Member) Initiate(ctx context.Context, p *Proposed) (st *api.MigrationStatus, err error) {
 	err = m.ask(p.from, func(d *delivery.Service) (err error) {
 		st, err = d.InitMigration(ctx, Caller(m.User), p.id, p.init)
 		return err

@@ -18,8 +18,11 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Room is the room that all servers and users of a World are in.
@@ -37,7 +40,7 @@ type World struct {
 	// not. It must be set before the World is used; nil for none.
 	Lose func(from, to string, answer bool) bool
 
-	stores map[string]delivery.Store
+	stores map[string]storage.Store
 	seed   uint64
 
 	mu       sync.Mutex
@@ -49,7 +52,7 @@ type World struct {
 }
 
 // New starts a Delivery Service for each store, by server name. The same seed gives the same nonces.
-func New(seed uint64, stores map[string]delivery.Store) *World {
+func New(seed uint64, stores map[string]storage.Store) *World {
 	w := &World{
 		stores: stores, seed: seed, now: time.Unix(1_700_000_000, 0).UTC(), skew: map[string]time.Duration{},
 		services: map[string]*delivery.Service{}, received: map[string]map[[32]byte]bool{},
@@ -67,8 +70,8 @@ func (w *World) Servers() []string { return slices.Sorted(maps.Keys(w.stores)) }
 func (w *World) Restart(name string) {
 	limits := delivery.DefaultLimits()
 	limits.Wait = 0 // outcomes are asked for
-	policy := delivery.DefaultPolicy()
-	policy.Quotas = delivery.Quotas{}
+	unbounded := policy.Default()
+	unbounded.Quotas = policy.Quotas{}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.starts++
@@ -78,7 +81,7 @@ func (w *World) Restart(name string) {
 		Engines: Engines(), Store: w.stores[name], Keys: keys{w, name}, Rooms: rooms{}, Sender: sender{w},
 		Now:  func() time.Time { return w.Now(name) },
 		Rand: &locked{random: rand.NewChaCha8(seed)}, Log: slog.New(slog.DiscardHandler),
-		DefaultPolicy: policy, Limits: limits,
+		DefaultPolicy: unbounded, Limits: limits,
 	})
 }
 
@@ -102,7 +105,7 @@ func (w *World) Service(name string) *delivery.Service {
 }
 
 // Store is what a server has stored.
-func (w *World) Store(name string) delivery.Store { return w.stores[name] }
+func (w *World) Store(name string) storage.Store { return w.stores[name] }
 
 // Now is the time on a server's clock.
 func (w *World) Now(name string) time.Time {
@@ -153,9 +156,9 @@ func (w *World) Work(ctx context.Context, name string) (worked bool, err error) 
 }
 
 // Caller is a user as their own homeserver vouches for them.
-func Caller(user string) delivery.Caller {
+func Caller(user string) api.Caller {
 	_, server, _ := strings.Cut(user, ":")
-	return delivery.Caller{UserID: user, Server: server}
+	return api.Caller{UserID: user, Server: server}
 }
 
 // key is a server's signing key.
@@ -242,7 +245,7 @@ func (s sender) exchange(from, to string, request func(*delivery.Service) error)
 
 func (s sender) ToDevice(_ context.Context, from, to, _ string, devices map[string][]string, content json.RawMessage) error {
 	return s.exchange(from, to, func(*delivery.Service) error {
-		var m delivery.FanOut
+		var m api.FanOut
 		if err := json.Unmarshal(content, &m); err != nil {
 			return err
 		}
@@ -258,7 +261,7 @@ func (s sender) ToDevice(_ context.Context, from, to, _ string, devices map[stri
 	})
 }
 
-func (s sender) PutContent(ctx context.Context, from, to string, c *delivery.ContentUpload) (vote *delivery.SignedRequest, err error) {
+func (s sender) PutContent(ctx context.Context, from, to string, c *api.ContentUpload) (vote *api.SignedRequest, err error) {
 	err = s.exchange(from, to, func(d *delivery.Service) (err error) {
 		vote, err = d.PutContent(ctx, from, c)
 		return err
@@ -266,27 +269,27 @@ func (s sender) PutContent(ctx context.Context, from, to string, c *delivery.Con
 	return vote, err
 }
 
-func (s sender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (s sender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	return s.exchange(from, to, func(d *delivery.Service) error {
-		_, err := d.ConfirmMigration(ctx, delivery.Caller{Server: from}, id, m)
+		_, err := d.ConfirmMigration(ctx, api.Caller{Server: from}, id, m)
 		return err
 	})
 }
 
-func (s sender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *delivery.SignedRequest) error {
+func (s sender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
 	return s.exchange(from, to, func(d *delivery.Service) error { return d.AbortFromSource(ctx, from, id, m) })
 }
 
-func (s sender) PutLineage(ctx context.Context, from, to string, groupID []byte, r *delivery.LineageRequest) error {
+func (s sender) PutLineage(ctx context.Context, from, to string, groupID []byte, r *api.LineageRequest) error {
 	return s.exchange(from, to, func(d *delivery.Service) error {
-		_, err := d.ShowLineage(ctx, delivery.Caller{Server: from}, groupID, r)
+		_, err := d.ShowLineage(ctx, api.Caller{Server: from}, groupID, r)
 		return err
 	})
 }
 
-func (s sender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *delivery.MigrationStatus, err error) {
+func (s sender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *api.MigrationStatus, err error) {
 	err = s.exchange(from, to, func(d *delivery.Service) (err error) {
-		st, err = d.Migration(ctx, delivery.Caller{Server: from}, id)
+		st, err = d.Migration(ctx, api.Caller{Server: from}, id)
 		return err
 	})
 	return st, err

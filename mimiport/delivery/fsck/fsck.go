@@ -11,17 +11,17 @@ import (
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Store is what is checked. Nothing may write to it meanwhile: a row that goes while its group is read looks like a problem.
 type Store interface {
-	delivery.Store
+	storage.Store
 
 	// Outbox lists at most limit rows that follow a key, in the order of their keys.
-	Outbox(ctx context.Context, after delivery.RowKey, limit int) ([]delivery.Row, error)
+	Outbox(ctx context.Context, after storage.RowKey, limit int) ([]storage.Row, error)
 }
 
 // Problem is something that a Delivery Service never stores.
@@ -68,7 +68,7 @@ func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Re
 
 // task is what a row of the outbox is there for.
 type task struct {
-	kind      delivery.RowKind
+	kind      storage.RowKind
 	migration mimiport.MigrationID
 }
 
@@ -107,7 +107,7 @@ func (c *checker) readGroups(ctx context.Context) error {
 
 func (c *checker) readMigrations(ctx context.Context) error {
 	for after := (mimiport.MigrationID{}); ; {
-		records, err := c.store.Migrations(ctx, delivery.MigrationFilter{}, after, page)
+		records, err := c.store.Migrations(ctx, storage.MigrationFilter{}, after, page)
 		if err != nil {
 			return err
 		}
@@ -126,7 +126,7 @@ func (c *checker) readMigrations(ctx context.Context) error {
 }
 
 func (c *checker) readOutbox(ctx context.Context) error {
-	for after := (delivery.RowKey{}); ; {
+	for after := (storage.RowKey{}); ; {
 		rows, err := c.store.Outbox(ctx, after, page)
 		if err != nil {
 			return err
@@ -145,7 +145,7 @@ func (c *checker) readOutbox(ctx context.Context) error {
 }
 
 // row checks that what a row tells to do can be done.
-func (c *checker) row(ctx context.Context, r *delivery.Row) error {
+func (c *checker) row(ctx context.Context, r *storage.Row) error {
 	c.todo[task{r.Kind, r.Migration}] = true
 	if r.Migration != (mimiport.MigrationID{}) {
 		if c.records[r.Migration] == nil {
@@ -153,12 +153,12 @@ func (c *checker) row(ctx context.Context, r *delivery.Row) error {
 		}
 		return nil
 	}
-	g, err := c.store.GroupAt(ctx, delivery.GroupKey{ID: r.GroupID, Term: r.Term})
+	g, err := c.store.GroupAt(ctx, storage.GroupKey{ID: r.GroupID, Term: r.Term})
 	switch {
-	case errors.Is(err, delivery.ErrNotFound):
+	case errors.Is(err, storage.ErrNotFound):
 		c.found(Problem{Group: r.GroupID, Term: r.Term, What: fmt.Sprintf("a row of kind %s is for it, and it is not known", r.Kind)})
 		return nil
-	case err == nil && r.Kind == delivery.RowFanOut && r.Seq >= g.NextSeq:
+	case err == nil && r.Kind == storage.RowFanOut && r.Seq >= g.NextSeq:
 		c.group(g, "message %d is to be delivered, and the next to come is %d", r.Seq, g.NextSeq)
 	}
 	return err
@@ -166,7 +166,7 @@ func (c *checker) row(ctx context.Context, r *delivery.Row) error {
 
 func (c *checker) found(p Problem) { c.report.Problems = append(c.report.Problems, p) }
 
-func (c *checker) group(g *delivery.Group, format string, args ...any) {
+func (c *checker) group(g *storage.Group, format string, args ...any) {
 	c.found(Problem{Group: g.ID, Term: g.Term, What: fmt.Sprintf(format, args...)})
 }
 
@@ -178,10 +178,10 @@ func (c *checker) checkGroups(ctx context.Context) error {
 	}
 	slices.Sort(ids)
 	for _, id := range ids {
-		var live *delivery.Group // the latest term that is not over
+		var live *storage.Group // the latest term that is not over
 		for term := range c.last[id] + 1 {
-			g, err := c.store.GroupAt(ctx, delivery.GroupKey{ID: []byte(id), Term: term})
-			if errors.Is(err, delivery.ErrNotFound) {
+			g, err := c.store.GroupAt(ctx, storage.GroupKey{ID: []byte(id), Term: term})
+			if errors.Is(err, storage.ErrNotFound) {
 				continue
 			}
 			if err != nil {
@@ -190,7 +190,7 @@ func (c *checker) checkGroups(ctx context.Context) error {
 			if live != nil {
 				c.group(live, "it is %s, and the group is also here in term %d", live.State, g.Term)
 			}
-			if live = g; g.State == delivery.GroupMoved || g.State == delivery.GroupStopped || g.State == delivery.GroupDropped {
+			if live = g; g.State == migration.GroupMoved || g.State == migration.GroupStopped || g.State == migration.GroupDropped {
 				live = nil
 			}
 			c.report.Groups++
@@ -205,8 +205,8 @@ func (c *checker) checkGroups(ctx context.Context) error {
 }
 
 // checkState checks a group against the migration that it names, and that one against the outbox.
-func (c *checker) checkState(g *delivery.Group) {
-	if g.State == delivery.GroupActive || g.State == delivery.GroupStopped || g.State == delivery.GroupReserved || g.Migration == (mimiport.MigrationID{}) {
+func (c *checker) checkState(g *storage.Group) {
+	if g.State == migration.GroupActive || g.State == migration.GroupStopped || g.State == migration.GroupReserved || g.Migration == (mimiport.MigrationID{}) {
 		return
 	}
 	m := c.records[g.Migration]
@@ -214,22 +214,22 @@ func (c *checker) checkState(g *delivery.Group) {
 		c.group(g, "it is %s by a migration that is not known", g.State)
 		return
 	}
-	allowed := map[delivery.GroupState][]migration.State{
-		delivery.GroupFrozen:  {migration.Frozen},
-		delivery.GroupMoved:   {migration.Decided, migration.Moved},
-		delivery.GroupStaged:  {migration.Staged},
-		delivery.GroupDropped: {migration.Dropped},
+	allowed := map[migration.GroupState][]migration.State{
+		migration.GroupFrozen:  {migration.Frozen},
+		migration.GroupMoved:   {migration.Decided, migration.Moved},
+		migration.GroupStaged:  {migration.Staged},
+		migration.GroupDropped: {migration.Dropped},
 	}[g.State]
 	if !slices.Contains(allowed, m.State) || !bytes.Equal(m.GroupID, g.ID) {
 		c.group(g, "it is %s by migration %s, which is %s", g.State, m.ID, m.State)
 	}
-	if g.State == delivery.GroupFrozen && m.Epoch != g.Epoch {
+	if g.State == migration.GroupFrozen && m.Epoch != g.Epoch {
 		c.group(g, "it is frozen at epoch %d for a migration of epoch %d", g.Epoch, m.Epoch)
 	}
 }
 
 // checkLineage checks that the chain leads to this server in this term.
-func (c *checker) checkLineage(g *delivery.Group) {
+func (c *checker) checkLineage(g *storage.Group) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		c.group(g, "its lineage: %v", err)
@@ -237,9 +237,9 @@ func (c *checker) checkLineage(g *delivery.Group) {
 	}
 	want := g.Term
 	switch {
-	case g.State == delivery.GroupStaged || g.State == delivery.GroupDropped:
+	case g.State == migration.GroupStaged || g.State == migration.GroupDropped:
 		want-- // the step that leads here is not confirmed
-	case g.State == delivery.GroupMoved && g.Migration == (mimiport.MigrationID{}):
+	case g.State == migration.GroupMoved && g.Migration == (mimiport.MigrationID{}):
 		want = max(want, l.Term()) // yielded: the claim is part of it
 	}
 	host, err := walk(g.ID, l)

@@ -6,17 +6,18 @@ import (
 	"crypto/sha256"
 	"errors"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // checkLog replays a group from its oldest snapshot and compares it with each later one and with the group's row.
-func (c *checker) checkLog(ctx context.Context, g *delivery.Group) error {
+func (c *checker) checkLog(ctx context.Context, g *storage.Group) error {
 	snapshots, err := c.snapshots(ctx, g)
 	if err != nil {
 		return err
 	}
-	purged := g.State == delivery.GroupMoved || g.State == delivery.GroupDropped || g.State == delivery.GroupReserved
+	purged := g.State == migration.GroupMoved || g.State == migration.GroupDropped || g.State == migration.GroupReserved
 	engine := c.engines[g.Protocol]
 	switch {
 	case len(snapshots) == 0 && !purged:
@@ -31,7 +32,7 @@ func (c *checker) checkLog(ctx context.Context, g *delivery.Group) error {
 		r.open()
 	}
 	for from := uint64(0); ; {
-		entries, err := c.store.Entries(ctx, delivery.GroupKey{ID: g.ID, Term: g.Term}, from, page)
+		entries, err := c.store.Entries(ctx, storage.GroupKey{ID: g.ID, Term: g.Term}, from, page)
 		if err != nil {
 			return err
 		}
@@ -48,16 +49,16 @@ func (c *checker) checkLog(ctx context.Context, g *delivery.Group) error {
 }
 
 // snapshots lists a group's snapshots, the oldest first.
-func (c *checker) snapshots(ctx context.Context, g *delivery.Group) (found []delivery.Snapshot, err error) {
+func (c *checker) snapshots(ctx context.Context, g *storage.Group) (found []storage.Snapshot, err error) {
 	for epoch := ^uint64(0); ; {
-		s, err := c.store.Snapshot(ctx, delivery.GroupKey{ID: g.ID, Term: g.Term}, epoch)
-		if errors.Is(err, delivery.ErrNotFound) {
+		s, err := c.store.Snapshot(ctx, storage.GroupKey{ID: g.ID, Term: g.Term}, epoch)
+		if errors.Is(err, storage.ErrNotFound) {
 			return found, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		found = append([]delivery.Snapshot{*s}, found...)
+		found = append([]storage.Snapshot{*s}, found...)
 		if s.Epoch == 0 {
 			return found, nil
 		}
@@ -68,11 +69,11 @@ func (c *checker) snapshots(ctx context.Context, g *delivery.Group) (found []del
 // replay is a group on its way through its log.
 type replay struct {
 	*checker
-	g         *delivery.Group
+	g         *storage.Group
 	engine    mls.Engine
-	snapshots []delivery.Snapshot // that are still to come
-	begin     uint64              // the number of the message to go on with
-	state     mls.Group           // nil where there is none, or it has failed
+	snapshots []storage.Snapshot // that are still to come
+	begin     uint64             // the number of the message to go on with
+	state     mls.Group          // nil where there is none, or it has failed
 
 	last  uint64 // the number of the message before; 0 for none
 	epoch uint64 // of that
@@ -95,13 +96,13 @@ func (r *replay) open() {
 }
 
 // entry takes the next message.
-func (r *replay) entry(e *delivery.Entry) {
+func (r *replay) entry(e *storage.Entry) {
 	// From the oldest snapshot on all handshakes are kept. What else is missing was forgotten for its age, and so was all of it
 	// that is older than what is there.
 	if gap := e.Seq != r.last+1; gap && r.whole {
 		r.group(r.g, "messages %d to %d are missing", r.last+1, e.Seq-1)
 	}
-	if e.Kind == delivery.EntryApplication || e.Kind == delivery.EntryWelcome {
+	if e.Kind == storage.EntryApplication || e.Kind == storage.EntryWelcome {
 		r.whole = true
 	}
 	if sha256.Sum256(e.Message) != e.Hash {
@@ -120,13 +121,13 @@ func (r *replay) entry(e *delivery.Entry) {
 }
 
 // step replays a handshake.
-func (r *replay) step(e *delivery.Entry) {
+func (r *replay) step(e *storage.Entry) {
 	var next mls.Group
 	var err error
 	switch e.Kind {
-	case delivery.EntryProposal:
+	case storage.EntryProposal:
 		next, _, err = r.state.Propose(e.Message)
-	case delivery.EntryCommit:
+	case storage.EntryCommit:
 		next, _, err = r.state.Commit(e.Message, e.GroupInfo)
 	default:
 		return
@@ -166,11 +167,11 @@ func (r *replay) end() {
 // content checks that what a frozen group's source is to send is what it has signed.
 func (r *replay) content(ctx context.Context) error {
 	m := r.records[r.g.Migration]
-	if r.g.State != delivery.GroupFrozen || m == nil || r.state == nil {
+	if r.g.State != migration.GroupFrozen || m == nil || r.state == nil {
 		return nil
 	}
 	data, err := r.store.Content(ctx, m.ID)
-	if errors.Is(err, delivery.ErrNotFound) {
+	if errors.Is(err, storage.ErrNotFound) {
 		r.group(r.g, "it is frozen, and the content to send is not here")
 		return nil
 	}

@@ -8,8 +8,8 @@ import (
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // checkMigrations checks each record by itself, and against its group and the outbox.
@@ -94,11 +94,11 @@ func (c *checker) outcome(m *migration.Migration) {
 }
 
 // due is what a record in a state waits for: a row of the outbox does it.
-var due = map[migration.State][]delivery.RowKind{
-	migration.Frozen:  {delivery.RowContent, delivery.RowDeadline},
-	migration.Decided: {delivery.RowConfirmation},
-	migration.Offered: {delivery.RowDeadline},
-	migration.Staged:  {delivery.RowAsk},
+var due = map[migration.State][]storage.RowKind{
+	migration.Frozen:  {storage.RowContent, storage.RowDeadline},
+	migration.Decided: {storage.RowConfirmation},
+	migration.Offered: {storage.RowDeadline},
+	migration.Staged:  {storage.RowAsk},
 }
 
 func (c *checker) tasks(m *migration.Migration) {
@@ -111,9 +111,9 @@ func (c *checker) tasks(m *migration.Migration) {
 
 // whereabouts checks a record against its group: at the source in the term before, at the target in that of the record.
 func (c *checker) whereabouts(ctx context.Context, m *migration.Migration) error {
-	want, term := map[migration.State]delivery.GroupState{
-		migration.Frozen: delivery.GroupFrozen, migration.Decided: delivery.GroupMoved, migration.Moved: delivery.GroupMoved,
-		migration.Staged: delivery.GroupStaged,
+	want, term := map[migration.State]migration.GroupState{
+		migration.Frozen: migration.GroupFrozen, migration.Decided: migration.GroupMoved, migration.Moved: migration.GroupMoved,
+		migration.Staged: migration.GroupStaged,
 	}[m.State], m.Term
 	if m.Role == migration.Source {
 		term--
@@ -121,8 +121,8 @@ func (c *checker) whereabouts(ctx context.Context, m *migration.Migration) error
 	if m.State == migration.Offered || m.State == migration.Dropped || m.State == migration.Aborted {
 		return nil // nothing is here for its sake
 	}
-	g, err := c.store.GroupAt(ctx, delivery.GroupKey{ID: m.GroupID, Term: term})
-	if errors.Is(err, delivery.ErrNotFound) {
+	g, err := c.store.GroupAt(ctx, storage.GroupKey{ID: m.GroupID, Term: term})
+	if errors.Is(err, storage.ErrNotFound) {
 		c.migration(m, "it is %s, and the group is not here in term %d", m.State, term)
 		return nil
 	}
@@ -139,7 +139,7 @@ func (c *checker) whereabouts(ctx context.Context, m *migration.Migration) error
 }
 
 // activated checks that the group's last step before its term is the migration.
-func (c *checker) activated(g *delivery.Group, m *migration.Migration) {
+func (c *checker) activated(g *storage.Group, m *migration.Migration) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return // told before

@@ -6,12 +6,13 @@ import (
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Ask asks another server, as one of this server's names, how a migration stands there: delivery.Sender.AskStatus.
-type Ask func(ctx context.Context, from, to string, id mimiport.MigrationID) (*delivery.MigrationStatus, error)
+type Ask func(ctx context.Context, from, to string, id mimiport.MigrationID) (*api.MigrationStatus, error)
 
 // together says which states of a target go with one of the source (profile, section 6).
 var together = map[migration.State][]migration.State{
@@ -25,7 +26,7 @@ var together = map[migration.State][]migration.State{
 // it cannot ask is a problem too. It returns an error only when the store cannot be read.
 func Peers(ctx context.Context, store Store, ask Ask) (problems []Problem, err error) {
 	for after := (mimiport.MigrationID{}); ; {
-		records, err := store.Migrations(ctx, delivery.MigrationFilter{}, after, page)
+		records, err := store.Migrations(ctx, storage.MigrationFilter{}, after, page)
 		if err != nil {
 			return nil, err
 		}

@@ -6,9 +6,10 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
@@ -42,14 +43,14 @@ func TestPeers(t *testing.T) {
 		if test.role == migration.Target {
 			m.Source, m.Target = m.Target, m.Source
 		}
-		if err := store.Apply(t.Context(), &delivery.Change{Migration: m}); err != nil {
+		if err := store.Apply(t.Context(), &storage.Change{Migration: m}); err != nil {
 			t.Fatal(err)
 		}
-		problems, err := fsck.Peers(t.Context(), store, func(_ context.Context, from, to string, _ mimiport.MigrationID) (*delivery.MigrationStatus, error) {
+		problems, err := fsck.Peers(t.Context(), store, func(_ context.Context, from, to string, _ mimiport.MigrationID) (*api.MigrationStatus, error) {
 			if from != "own.example" || to != "peer.example" {
 				t.Errorf("%s asks %s", from, to)
 			}
-			return &delivery.MigrationStatus{State: string(test.there)}, test.err
+			return &api.MigrationStatus{State: string(test.there)}, test.err
 		})
 		switch {
 		case err != nil || len(problems) > 1 || (len(problems) == 1) != (test.want != ""):

@@ -1,4 +1,4 @@
-package storage
+package sqlstore
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // The types below are how fields are written to and read from columns, where database/sql would not do it by itself. Each is
@@ -83,14 +84,14 @@ func (o optionalID) Scan(src any) error {
 // millis is a time as Millis keeps it.
 type millis time.Time
 
-func (m *millis) Value() (driver.Value, error) { return Millis(time.Time(*m)), nil }
+func (m *millis) Value() (driver.Value, error) { return storage.Millis(time.Time(*m)), nil }
 
 func (m *millis) Scan(src any) error {
 	ms, ok := src.(int64)
 	if !ok {
 		return fmt.Errorf("a column of %T in the place of a time", src)
 	}
-	*m = millis(Time(ms))
+	*m = millis(storage.Time(ms))
 	return nil
 }
 

@@ -1,17 +1,17 @@
-package storage
+package sqlstore
 
 import (
 	"context"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // forgottenAtOnce is how many rows one transaction deletes.
 const forgottenAtOnce = 1000
 
-// Forget implements delivery.Store.
-func (s *Store) Forget(ctx context.Context, before delivery.Horizon) error {
+// Forget implements storage.Store.
+func (s *Store) Forget(ctx context.Context, before storage.Horizon) error {
 	for _, step := range []struct {
 		query string
 		args  []any
@@ -20,12 +20,12 @@ func (s *Store) Forget(ctx context.Context, before delivery.Horizon) error {
 			SELECT group_id, term, seq FROM mimiport_entries AS e WHERE accepted_at < $1 AND (NOT ` + handshake + ` OR seq < (
 				SELECT min(seq) FROM mimiport_snapshots AS s WHERE s.group_id = e.group_id AND s.term = e.term))
 			ORDER BY accepted_at LIMIT $2)`,
-			[]any{Millis(before.Log), forgottenAtOnce}},
+			[]any{storage.Millis(before.Log), forgottenAtOnce}},
 		{`DELETE FROM mimiport_migrations WHERE migration_id IN (
 			SELECT migration_id FROM mimiport_migrations
 			WHERE role = $1 AND state = $2 AND length(complete) = 0 AND expires_at < $3 LIMIT $4)`,
-			[]any{migration.Target, migration.Dropped, Millis(before.Offers), forgottenAtOnce}},
-		{`DELETE FROM mimiport_evidence WHERE found_at < $1`, []any{Millis(before.Evidence)}},
+			[]any{migration.Target, migration.Dropped, storage.Millis(before.Offers), forgottenAtOnce}},
+		{`DELETE FROM mimiport_evidence WHERE found_at < $1`, []any{storage.Millis(before.Evidence)}},
 	} {
 		if err := s.forget(ctx, step.query, step.args); err != nil {
 			return err

@@ -1,10 +1,10 @@
-// Package delivery is the Delivery Service: it loads a group or a migration, lets the engine or the machine take one step,
-// commits the outcome in one transaction, and wakes the outbox. It declares the interfaces it needs and knows neither HTTP
-// nor Dendrite.
-package delivery
+// Package api holds what users, servers and members say to a Delivery Service and hear from it: the calls, the JSON messages of the
+// HTTP APIs, and the content of events. It knows neither HTTP nor how a call is served.
+package api
 
 import (
 	"context"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -279,4 +279,43 @@ type TargetLimits struct {
 type SignedInfo struct {
 	Message spec.Base64Bytes `json:"message"`
 	KeyID   string           `json:"key_id"`
+}
+
+// RedirectInfo is a redirect for JSON, nil for none.
+func RedirectInfo(m *mimiport.Moved) *MovedInfo {
+	if m == nil {
+		return nil
+	}
+	return &MovedInfo{
+		DeliveryService: m.Server, Term: m.Term, MigrationResponse: m.Response,
+		MigrationConfirmation: m.Confirmation, LineageClaim: m.Claim, KeyID: m.KeyID,
+	}
+}
+
+// Redirect is the inverse of RedirectInfo.
+func (m *MovedInfo) Redirect() *mimiport.Moved {
+	if m == nil {
+		return nil
+	}
+	return &mimiport.Moved{
+		Server: m.DeliveryService, Term: m.Term, Response: m.MigrationResponse,
+		Confirmation: m.MigrationConfirmation, Claim: m.LineageClaim, KeyID: m.KeyID,
+	}
+}
+
+// The type of the events by which messages reach members, and of the state events by which a room tells of its group
+// (profile, section 7).
+const (
+	EventMessage = "io.github.mimiport.message"
+	EventGroup   = "io.github.mimiport.group"
+	EventPointer = "io.github.mimiport.delivery_service"
+)
+
+// ContentUpload is the body of the content request and what its signed URI states.
+type ContentUpload struct {
+	ID       mimiport.MigrationID
+	SHA256   [32]byte
+	KeyID    string
+	DecideBy time.Time
+	Data     []byte
 }

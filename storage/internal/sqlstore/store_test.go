@@ -1,4 +1,4 @@
-package storage
+package sqlstore
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 	_ "github.com/mattn/go-sqlite3" // the driver "sqlite3"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 var errGivenUp, errExists = errors.New("given up"), errors.New("exists")
@@ -36,8 +36,8 @@ func TestTransactTriesAgain(t *testing.T) {
 		{"success", []error{nil}, 1, nil},
 		{"given up twice", []error{errGivenUp, errGivenUp, nil}, 3, nil},
 		{"given up for good", []error{errGivenUp}, maxAttempts, errGivenUp},
-		{"exists", []error{errExists}, 1, delivery.ErrConflict},
-		{"conflict", []error{errGivenUp, delivery.ErrConflict}, 2, delivery.ErrConflict},
+		{"exists", []error{errExists}, 1, storage.ErrConflict},
+		{"conflict", []error{errGivenUp, storage.ErrConflict}, 2, storage.ErrConflict},
 		{"another failure", []error{failure}, 1, failure},
 	} {
 		tries := 0
@@ -92,11 +92,11 @@ func FuzzIdentities(f *testing.F) {
 
 func TestTimes(t *testing.T) {
 	for _, at := range []time.Time{{}, time.UnixMilli(1), time.UnixMilli(-1), time.Date(99999, 1, 1, 0, 0, 0, 999_000_000, time.UTC)} {
-		if got := Time(Millis(at)); !got.Equal(at) {
+		if got := storage.Time(storage.Millis(at)); !got.Equal(at) {
 			t.Errorf("%v is read as %v", at, got)
 		}
 	}
-	if got := Millis(time.Unix(1, 1_999_999)); got != 1001 {
+	if got := storage.Millis(time.Unix(1, 1_999_999)); got != 1001 {
 		t.Errorf("kept %d ms, want it rounded down", got)
 	}
 }

@@ -1,4 +1,4 @@
-package storage
+package sqlstore
 
 import (
 	"context"
@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // table is how a struct is kept: the columns, and pointers to the fields that go there, in the same order.
@@ -21,30 +21,30 @@ type table[T any] struct {
 
 func columns(list string) []string { return strings.Split(list, ", ") }
 
-var groups = table[delivery.Group]{
+var groups = table[storage.Group]{
 	name: "mimiport_groups",
 	columns: columns("group_id, term, created_at, version, state, server, room_id, creator, protocol, cipher_suite, epoch, " +
 		"next_seq, migration_id, lineage"),
 	key: 2, fixed: 3,
-	fields: func(g *delivery.Group) []any {
+	fields: func(g *storage.Group) []any {
 		return []any{(*blob)(&g.ID), &g.Term, (*millis)(&g.CreatedAt), &g.Version, &g.State, &g.Server, &g.RoomID, &g.Creator, &g.Protocol,
 			&g.CipherSuite, &g.Epoch, &g.NextSeq, (*hash)(&g.Migration), (*blob)(&g.Lineage)}
 	},
 }
 
-var snapshots = table[delivery.Snapshot]{
+var snapshots = table[storage.Snapshot]{
 	name:    "mimiport_snapshots",
 	columns: columns("group_id, term, epoch, seq, group_info, ratchet_tree"),
-	fields: func(s *delivery.Snapshot) []any {
+	fields: func(s *storage.Snapshot) []any {
 		return []any{(*blob)(&s.GroupID), &s.Term, &s.Epoch, &s.Seq, (*blob)(&s.GroupInfo), (*blob)(&s.RatchetTree)}
 	},
 }
 
-var entries = table[delivery.Entry]{
+var entries = table[storage.Entry]{
 	name: "mimiport_entries",
 	columns: columns("group_id, term, seq, epoch, kind, sender, hash, message, group_info, recipients, migration_id, " +
 		"accepted_at"),
-	fields: func(e *delivery.Entry) []any {
+	fields: func(e *storage.Entry) []any {
 		return []any{(*blob)(&e.GroupID), &e.Term, &e.Seq, &e.Epoch, &e.Kind, &e.Sender, (*hash)(&e.Hash), (*blob)(&e.Message),
 			(*blob)(&e.GroupInfo), (*identities)(&e.Recipients), optionalID{&e.Migration}, (*millis)(&e.At)}
 	},
@@ -68,34 +68,34 @@ var migrations = table[migration.Migration]{
 	},
 }
 
-var contents = table[delivery.Content]{
+var contents = table[storage.Content]{
 	name:    "mimiport_contents",
 	columns: columns("migration_id, data"),
-	fields:  func(c *delivery.Content) []any { return []any{(*hash)(&c.ID), (*blob)(&c.Data)} },
+	fields:  func(c *storage.Content) []any { return []any{(*hash)(&c.ID), (*blob)(&c.Data)} },
 }
 
-var outbox = table[delivery.Row]{
+var outbox = table[storage.Row]{
 	name:    "mimiport_outbox",
 	columns: columns("destination, queue, row_order, kind, group_id, term, seq, migration_id, due_at, attempts"),
-	fields: func(r *delivery.Row) []any {
+	fields: func(r *storage.Row) []any {
 		return []any{&r.Destination, &r.Queue, &r.Order, &r.Kind, (*blob)(&r.GroupID), &r.Term, &r.Seq, (*hash)(&r.Migration),
 			(*millis)(&r.Due), &r.Attempts}
 	},
 }
 
 // queues keeps of each queue its first row.
-var queues = table[delivery.Row]{
+var queues = table[storage.Row]{
 	name:    "mimiport_queues",
 	columns: columns("destination, queue, row_order, due_at"),
-	fields: func(r *delivery.Row) []any {
+	fields: func(r *storage.Row) []any {
 		return []any{&r.Destination, &r.Queue, &r.Order, (*millis)(&r.Due)}
 	},
 }
 
-var evidence = table[delivery.Evidence]{
+var evidence = table[storage.Evidence]{
 	name:    "mimiport_evidence",
 	columns: columns("group_id, kind, migration_id, data, key_id, found_at"),
-	fields: func(e *delivery.Evidence) []any {
+	fields: func(e *storage.Evidence) []any {
 		return []any{(*blob)(&e.GroupID), &e.Kind, (*hash)(&e.Migration), (*blob)(&e.Data), &e.KeyID, (*millis)(&e.At)}
 	},
 }
@@ -184,7 +184,7 @@ func update[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uin
 	}
 	n, err := result.RowsAffected()
 	if err == nil && n != 1 {
-		return delivery.ErrConflict
+		return storage.ErrConflict
 	}
 	return err
 }
@@ -216,7 +216,7 @@ func one[T any](ctx context.Context, s *Store, t *table[T], tail string, args ..
 		return nil, err
 	}
 	if len(rows) == 0 {
-		return nil, delivery.ErrNotFound
+		return nil, storage.ErrNotFound
 	}
 	return &rows[0], nil
 }

@@ -1,14 +1,14 @@
-package storage
+package sqlstore
 
 import (
 	"context"
 	"database/sql"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Outbox lists at most limit rows that follow a key, in the order of their keys, whether due or not.
-func (s *Store) Outbox(ctx context.Context, after delivery.RowKey, limit int) ([]delivery.Row, error) {
+func (s *Store) Outbox(ctx context.Context, after storage.RowKey, limit int) ([]storage.Row, error) {
 	return list(ctx, s, &outbox, `WHERE (destination, queue, row_order) > ($1, $2, $3)
 		ORDER BY destination, queue, row_order LIMIT $4`, after.Destination, after.Queue, clamp(after.Order), limit)
 }

@@ -1,42 +1,35 @@
-package storage
+package sqlstore
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // applyRows deletes what is done and adds what is to be done. Each queue's first row is kept up to date in the table of
 // queues, whose row a transaction holds from before it looks until it commits: without that, one that removes the last row and
 // one that adds another would not see each other, and the new row would never become due.
-func (tx *tx) applyRows(ctx context.Context, c *delivery.Change) error {
-	for _, key := range slices.SortedFunc(slices.Values(c.Done), CompareKeys) {
+func (tx *tx) applyRows(ctx context.Context, c *storage.Change) error {
+	for _, key := range slices.SortedFunc(slices.Values(c.Done), storage.CompareKeys) {
 		if err := tx.remove(ctx, key); err != nil {
 			return err
 		}
 	}
 	// One order for everybody, so that two transactions seldom wait for each other in a circle.
-	rows := slices.SortedFunc(slices.Values(c.Rows), func(a, b delivery.Row) int { return CompareKeys(a.Key(), b.Key()) })
+	rows := slices.SortedFunc(slices.Values(c.Rows), func(a, b storage.Row) int { return storage.CompareKeys(a.Key(), b.Key()) })
 	if err := insert(ctx, tx, &outbox, rows, ""); err != nil {
 		return err
 	}
-	heads := slices.CompactFunc(rows, func(a, b delivery.Row) bool { return a.Destination == b.Destination && a.Queue == b.Queue })
+	heads := slices.CompactFunc(rows, func(a, b storage.Row) bool { return a.Destination == b.Destination && a.Queue == b.Queue })
 	return insert(ctx, tx, &queues, heads, ` ON CONFLICT (destination, queue) DO UPDATE SET
 		row_order = excluded.row_order, due_at = excluded.due_at WHERE excluded.row_order < mimiport_queues.row_order`)
 }
 
-// CompareKeys orders rows by destination, queue and number.
-func CompareKeys(a, b delivery.RowKey) int {
-	return cmp.Or(strings.Compare(a.Destination, b.Destination), strings.Compare(a.Queue, b.Queue), cmp.Compare(a.Order, b.Order))
-}
-
 // remove deletes a row, and makes the next one the first of the queue.
-func (tx *tx) remove(ctx context.Context, key delivery.RowKey) error {
+func (tx *tx) remove(ctx context.Context, key storage.RowKey) error {
 	const ofQueue = " WHERE destination = $1 AND queue = $2"
 	queue := []any{key.Destination, key.Queue}
 	for _, step := range []struct {
@@ -56,54 +49,54 @@ func (tx *tx) remove(ctx context.Context, key delivery.RowKey) error {
 	return nil
 }
 
-// Due implements delivery.Store. The destinations take turns in the list, so that one with much to do hides none: the first of
+// Due implements storage.Store. The destinations take turns in the list, so that one with much to do hides none: the first of
 // every destination precedes the second of any. When more is due than listed, next is now.
-func (s *Store) Due(ctx context.Context, now time.Time, limit int) (rows []delivery.Row, next time.Time, err error) {
+func (s *Store) Due(ctx context.Context, now time.Time, limit int) (rows []storage.Row, next time.Time, err error) {
 	rows, err = list(ctx, s, &outbox, `JOIN (
 			SELECT destination, queue, row_order, row_number() OVER (PARTITION BY destination ORDER BY due_at, queue) AS turn
 			FROM mimiport_queues WHERE due_at <= $1 ORDER BY turn, due_at, destination LIMIT $2
-		) AS heads USING (destination, queue, row_order) ORDER BY turn, due_at, destination`, Millis(now), limit+1)
+		) AS heads USING (destination, queue, row_order) ORDER BY turn, due_at, destination`, storage.Millis(now), limit+1)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
 	if len(rows) > limit {
-		return rows[:limit], Time(Millis(now)), nil
+		return rows[:limit], storage.Time(storage.Millis(now)), nil
 	}
-	err = s.answer(ctx, []any{(*millis)(&next)}, "SELECT coalesce(min(due_at), 0) FROM mimiport_queues WHERE due_at > $1", Millis(now))
+	err = s.answer(ctx, []any{(*millis)(&next)}, "SELECT coalesce(min(due_at), 0) FROM mimiport_queues WHERE due_at > $1", storage.Millis(now))
 	return rows, next, err
 }
 
-// Retry implements delivery.Store.
-func (s *Store) Retry(ctx context.Context, key delivery.RowKey, attempts int, due time.Time) error {
+// Retry implements storage.Store.
+func (s *Store) Retry(ctx context.Context, key storage.RowKey, attempts int, due time.Time) error {
 	return s.transact(ctx, "retry", func(tx *tx) error {
 		const ofRow = " WHERE destination = $1 AND queue = $2 AND row_order = $3"
 		if _, err := tx.exec(ctx, "UPDATE mimiport_queues SET due_at = $4"+ofRow,
-			key.Destination, key.Queue, clamp(key.Order), Millis(due)); err != nil {
+			key.Destination, key.Queue, clamp(key.Order), storage.Millis(due)); err != nil {
 			return err
 		}
 		_, err := tx.exec(ctx, "UPDATE mimiport_outbox SET due_at = $4, attempts = $5"+ofRow,
-			key.Destination, key.Queue, clamp(key.Order), Millis(due), attempts)
+			key.Destination, key.Queue, clamp(key.Order), storage.Millis(due), attempts)
 		return err
 	})
 }
 
-// Hasten implements delivery.Store.
+// Hasten implements storage.Store.
 func (s *Store) Hasten(ctx context.Context, now time.Time) error {
 	return s.transact(ctx, "hasten", func(tx *tx) error {
-		ahead := Millis(now.Add(delivery.MaxWait))
+		ahead := storage.Millis(now.Add(storage.MaxWait))
 		if _, err := tx.exec(ctx, `UPDATE mimiport_outbox SET due_at = $1 WHERE due_at > $2 AND kind <> $3`,
-			Millis(now), ahead, delivery.RowPurge); err != nil {
+			storage.Millis(now), ahead, storage.RowPurge); err != nil {
 			return err
 		}
 		_, err := tx.exec(ctx, `UPDATE mimiport_queues AS q SET due_at = $1 WHERE due_at > $2 AND EXISTS (
 			SELECT 1 FROM mimiport_outbox WHERE destination = q.destination AND queue = q.queue AND row_order = q.row_order AND due_at <= $2)`,
-			Millis(now), ahead)
+			storage.Millis(now), ahead)
 		return err
 	})
 }
 
-// Claim implements delivery.Store.
-func (s *Store) Claim(ctx context.Context, key delivery.RowKey) (release func(), err error) {
+// Claim implements storage.Store.
+func (s *Store) Claim(ctx context.Context, key storage.RowKey) (release func(), err error) {
 	if s.engine.Locks == nil {
 		return func() {}, nil
 	}
@@ -112,14 +105,14 @@ func (s *Store) Claim(ctx context.Context, key delivery.RowKey) (release func(),
 	case err != nil:
 		return nil, fmt.Errorf("storage: claim: %w", err)
 	case !ok:
-		return nil, delivery.ErrConflict
+		return nil, storage.ErrConflict
 	}
 	release = func() { _ = s.engine.Locks.Unlock(ctx, name) } // or the session has ended, and its locks with it
 	var first bool
 	err = s.answer(ctx, []any{&first}, `SELECT EXISTS (SELECT 1 FROM mimiport_queues
 		WHERE destination = $1 AND queue = $2 AND row_order = $3)`, key.Destination, key.Queue, clamp(key.Order))
 	if err == nil && !first {
-		err = delivery.ErrNotFound // another process was done with it since it was listed
+		err = storage.ErrNotFound // another process was done with it since it was listed
 	}
 	if err != nil {
 		release()

@@ -1,0 +1,90 @@
+package policy_test
+
+import (
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+)
+
+const (
+	serverA = "a.example"
+	serverB = "b.example"
+)
+
+// source and target are facts that the default policy allows.
+func source(edit func(*policy.Facts)) *policy.Facts {
+	f := &policy.Facts{
+		Side: migration.Source, RoomKnown: true, UserJoined: true, UserMayPoint: true, UserServer: serverB, UserServerInRoom: true,
+		Peer: serverB, PeerAllowed: true, TargetInRoom: true,
+	}
+	edit(f)
+	return f
+}
+
+func target(edit func(*policy.Facts)) *policy.Facts {
+	return source(func(f *policy.Facts) {
+		f.Side, f.Peer, f.UserLocal = migration.Target, serverA, true
+		edit(f)
+	})
+}
+
+// TestDecide has a row for each rule of profile, section 8: what the policy says, and that it says otherwise when only the one
+// fact changes.
+func TestDecide(t *testing.T) {
+	type rule = func(*policy.Policy)
+	type fact = func(*policy.Facts)
+	const forbidden, quota, allowed = mimiport.KindForbidden, mimiport.KindQuota, mimiport.KindInternal
+	same := func(*policy.Policy) {}
+	for name, c := range map[string]struct {
+		facts  func(fact) *policy.Facts
+		policy rule
+		edit   fact
+		want   mimiport.Kind
+	}{
+		"source default":                   {source, same, func(*policy.Facts) {}, allowed},
+		"source default, no power":         {source, same, func(f *policy.Facts) { f.UserMayPoint = false }, forbidden},
+		"source default, not joined":       {source, same, func(f *policy.Facts) { f.UserJoined = false }, forbidden},
+		"source default, ACL":              {source, same, func(f *policy.Facts) { f.PeerAllowed = false }, forbidden},
+		"source default, target not there": {source, same, func(f *policy.Facts) { f.TargetInRoom = false }, forbidden},
+		"any member, no power":             {source, func(p *policy.Policy) { p.Source = policy.SourceAnyMember }, func(f *policy.Facts) { f.UserMayPoint = false }, allowed},
+		"server admin, a user":             {source, func(p *policy.Policy) { p.Source = policy.SourceServerAdmin }, func(*policy.Facts) {}, forbidden},
+		"server admin, an admin":           {source, func(p *policy.Policy) { p.Source = policy.SourceServerAdmin }, func(f *policy.Facts) { f.UserAdmin = true }, allowed},
+		"source nobody":                    {source, func(p *policy.Policy) { p.Source = policy.SourceNobody }, func(f *policy.Facts) { f.UserAdmin = true }, forbidden},
+		"denied server":                    {source, func(p *policy.Policy) { p.DenyServers = []string{serverB} }, func(*policy.Facts) {}, forbidden},
+		"not an allowed server":            {source, func(p *policy.Policy) { p.AllowServers = []string{"c.example"} }, func(*policy.Facts) {}, forbidden},
+		"an allowed server":                {source, func(p *policy.Policy) { p.AllowServers = []string{serverB} }, func(*policy.Facts) {}, allowed},
+		"allowed and denied":               {source, func(p *policy.Policy) { p.AllowServers, p.DenyServers = []string{serverB}, []string{serverB} }, func(*policy.Facts) {}, forbidden},
+		"room not required":                {source, func(p *policy.Policy) { p.RequireRoom = false }, func(f *policy.Facts) { f.TargetInRoom = false }, allowed},
+		"aborted too often":                {source, same, func(f *policy.Facts) { f.Aborts = 4 }, quota},
+		"aborted often":                    {source, same, func(f *policy.Facts) { f.Aborts = 3 }, allowed},
+		"target default":                   {target, same, func(*policy.Facts) {}, allowed},
+		"target default, remote user":      {target, same, func(f *policy.Facts) { f.UserLocal = false }, forbidden},
+		"joined servers, remote user":      {target, func(p *policy.Policy) { p.Target = policy.TargetJoinedServers }, func(f *policy.Facts) { f.UserLocal = false }, allowed},
+		"joined servers, not in room":      {target, func(p *policy.Policy) { p.Target = policy.TargetJoinedServers }, func(f *policy.Facts) { f.UserServerInRoom = false }, forbidden},
+		"any creator, remote user":         {target, func(p *policy.Policy) { p.Target = policy.TargetAnyCreator }, func(f *policy.Facts) { f.UserLocal = false }, forbidden},
+		"any creator, named server":        {target, func(p *policy.Policy) { p.Target, p.Creators = policy.TargetAnyCreator, []string{serverB} }, func(f *policy.Facts) { f.UserLocal = false }, allowed},
+		"target nobody":                    {target, func(p *policy.Policy) { p.Target = policy.TargetNobody }, func(*policy.Facts) {}, forbidden},
+		"foreign id, local user":           {target, same, func(f *policy.Facts) { f.ForeignID = true }, allowed},
+		"foreign id, remote user":          {target, func(p *policy.Policy) { p.Target = policy.TargetJoinedServers }, func(f *policy.Facts) { f.ForeignID, f.UserLocal = true, false }, forbidden},
+		"too many members":                 {target, same, func(f *policy.Facts) { f.Members = 50_001 }, quota},
+		"too many offers":                  {target, same, func(f *policy.Facts) { f.Offers = 21 }, quota},
+		"too many staged":                  {target, same, func(f *policy.Facts) { f.Staged = 101 }, quota},
+		"too many groups":                  {target, same, func(f *policy.Facts) { f.Groups = 100_001 }, quota},
+		"too many moves":                   {target, same, func(f *policy.Facts) { f.Moves = 61 }, quota},
+		"target cannot see the room":       {target, func(p *policy.Policy) { p.RequireRoom = false }, func(f *policy.Facts) { f.RoomKnown, f.UserJoined, f.PeerAllowed = false, false, false }, allowed},
+		"draft: any member":                {source, func(p *policy.Policy) { *p = policy.Draft() }, func(f *policy.Facts) { f.UserMayPoint = false }, allowed},
+		"draft: a creator":                 {target, func(p *policy.Policy) { *p = policy.Draft() }, func(*policy.Facts) {}, allowed},
+		"draft: no quotas":                 {target, func(p *policy.Policy) { *p = policy.Draft() }, func(f *policy.Facts) { f.Members, f.Moves = 1_000_000, 1_000_000 }, allowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := policy.Default()
+			c.policy(&p)
+			err := policy.Decide(&p, c.facts(c.edit))
+			if got := mimiport.KindOf(err); got != c.want || (err == nil) != (c.want == allowed) {
+				t.Errorf("got %v, want kind %d", err, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,40 @@
+package storage
+
+import (
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// EntriesBytes is how much of messages and GroupInfos, in bytes, a store reads of a log at a time, give or take one entry.
+const EntriesBytes = 8 << 20
+
+// Bytes is what of an entry counts towards EntriesBytes.
+func (e *Entry) Bytes() int { return len(e.Message) + len(e.GroupInfo) }
+
+// EntryKind is the kind of a log entry.
+type EntryKind string
+
+// The kinds of log entries.
+const (
+	EntryProposal    EntryKind = "proposal"
+	EntryCommit      EntryKind = "commit"
+	EntryApplication EntryKind = "application"
+	EntryWelcome     EntryKind = "welcome"
+)
+
+// Entry is one accepted message in a group's log.
+type Entry struct {
+	GroupID    []byte
+	Term       uint64
+	Seq        uint64
+	Epoch      uint64 // as LogMessage.Epoch
+	Kind       EntryKind
+	Sender     string
+	Hash       [32]byte // SHA-256 of Message; unique in a term
+	Message    []byte
+	GroupInfo  []byte                  // of a Commit: the next epoch's
+	Recipients []mimiport.LeafIdentity // of a Welcome: for whom; of a Commit: whom it removed
+	Migration  *mimiport.MigrationID   // of a migration Commit
+	At         time.Time
+}

@@ -1,0 +1,47 @@
+package storage
+
+import (
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+// Content is the exact MigrationContent that a source sends or a target has voted for.
+type Content struct {
+	ID   mimiport.MigrationID
+	Data []byte
+}
+
+// MigrationFilter selects migrations; zero fields select all.
+type MigrationFilter struct {
+	GroupID []byte
+	Role    migration.Role
+	States  []migration.State
+	User    string
+	Since   time.Time // created at or after
+}
+
+// Evidence is something that another server has signed and should not have, or that this server has and does not remember. It is
+// kept for people.
+type Evidence struct {
+	GroupID   []byte
+	Migration mimiport.MigrationID
+	Kind      EvidenceKind
+	Data      []byte // the signed message or lineage
+	KeyID     string
+	At        time.Time
+}
+
+// EvidenceKind says what the evidence shows.
+type EvidenceKind string
+
+// The kinds of evidence.
+const (
+	EvidenceSecondContent EvidenceKind = "second-content" // a source sent two contents for one offer
+	EvidenceBothOutcomes  EvidenceKind = "both-outcomes"  // a source signed the confirmation and the abort
+	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server signed what it does not remember
+	EvidenceHigherTerm    EvidenceKind = "higher-term"    // the group is elsewhere in a later term
+	EvidenceLaterEpoch    EvidenceKind = "later-epoch"    // a member is in a later epoch than this server
+	EvidenceStopped       EvidenceKind = "stopped"        // so is another one: the group was stopped
+)
