@@ -43,17 +43,21 @@ type Service interface {
 func Routes(svc Service) []edge.Route {
 	a := &admin{svc}
 	return []edge.Route{
-		{Name: "getPolicy", Method: http.MethodGet, Path: "/policy", Serve: a.getPolicy},
-		{Name: "putPolicy", Method: http.MethodPut, Path: "/policy", MaxBody: maxPolicy, Serve: a.putPolicy},
-		{Name: "listGroups", Method: http.MethodGet, Path: "/groups", Serve: a.listGroups},
-		{Name: "showGroup", Method: http.MethodGet, Path: "/groups/{groupId}", Serve: a.showGroup},
-		{Name: "listEvidence", Method: http.MethodGet, Path: "/groups/{groupId}/evidence", Serve: a.listEvidence},
-		{Name: "reclaimGroup", Method: http.MethodPost, Path: "/groups/{groupId}/reclaim", Serve: a.reclaim},
-		{Name: "recoverGroup", Method: http.MethodPost, Path: "/groups/{groupId}/recover", MaxBody: maxRecover, Serve: a.recoverGroup},
-		{Name: "listMigrations", Method: http.MethodGet, Path: "/migrations", Serve: a.listMigrations},
-		{Name: "showMigration", Method: http.MethodGet, Path: "/migrations/{migrationId}", Serve: a.showMigration},
-		{Name: "dropMigration", Method: http.MethodDelete, Path: "/migrations/{migrationId}", Serve: a.dropMigration},
+		row("getPolicy", http.MethodGet, "/policy", 0, a.getPolicy),
+		row("putPolicy", http.MethodPut, "/policy", maxPolicy, a.putPolicy),
+		row("listGroups", http.MethodGet, "/groups", 0, a.listGroups),
+		row("showGroup", http.MethodGet, "/groups/{groupId}", 0, a.showGroup),
+		row("listEvidence", http.MethodGet, "/groups/{groupId}/evidence", 0, a.listEvidence),
+		row("reclaimGroup", http.MethodPost, "/groups/{groupId}/reclaim", 0, a.reclaim),
+		row("recoverGroup", http.MethodPost, "/groups/{groupId}/recover", maxRecover, a.recoverGroup),
+		row("listMigrations", http.MethodGet, "/migrations", 0, a.listMigrations),
+		row("showMigration", http.MethodGet, "/migrations/{migrationId}", 0, a.showMigration),
+		row("dropMigration", http.MethodDelete, "/migrations/{migrationId}", 0, a.dropMigration),
 	}
+}
+
+func row(name, method, path string, maxBody int64, serve func(context.Context, *edge.Request) (any, error)) edge.Route {
+	return edge.Route{Route: api.Route{Name: name, Method: method, Path: path, MaxBody: maxBody}, Serve: serve}
 }
 
 type admin struct{ svc Service }

@@ -3,14 +3,13 @@
 package clientapi
 
 import (
-	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
 // PathPrefix is where Routes are mounted.
-const PathPrefix = "/_matrix/client/unstable/" + edge.Namespace
+const PathPrefix = "/_matrix/client/unstable/" + api.Namespace
 
 // Services finds Delivery Services.
 type Services struct {
@@ -27,7 +26,7 @@ func Routes(services Services, home *Home, maxGroupState int64) []edge.Route {
 	resolve := func(r *edge.Request) (api.API, error) {
 		return services.find(r.Caller.Server, r.Vars["serverName"], home)
 	}
-	routes := federation.UserRoutes(resolve, maxGroupState/3*4+1<<16)
+	routes := edge.UserRoutes(resolve, maxGroupState/3*4+1<<16)
 	for i := range routes {
 		routes[i].Path = "/ds/{serverName}" + routes[i].Path
 	}

@@ -58,7 +58,7 @@ type request struct {
 var pathVariable = regexp.MustCompile(`\{[^}]*\}`)
 
 // to addresses a route: key takes the place of its path variable.
-func to(rt edge.Route, from, server, key string, query url.Values) request {
+func to(rt api.Route, from, server, key string, query url.Values) request {
 	uri := PathPrefix + pathVariable.ReplaceAllLiteralString(rt.Path, key)
 	if len(query) > 0 {
 		uri += "?" + query.Encode()
@@ -143,7 +143,7 @@ func decodeAnswer[A any](q request, body []byte) (*A, error) {
 
 // PutContent hands the content to the target and returns its vote; nil while it is at work.
 func (c *Client) PutContent(ctx context.Context, from, server string, up *api.ContentUpload) (*api.SignedRequest, error) {
-	q := to(putContent, from, server, up.ID.String(), contentQuery(up))
+	q := to(api.PutContent, from, server, up.ID.String(), contentQuery(up))
 	q.raw = up.Data
 	status, body, err := c.do(ctx, q)
 	if err != nil || status == http.StatusAccepted {
@@ -154,7 +154,7 @@ func (c *Client) PutContent(ctx context.Context, from, server string, up *api.Co
 
 // PutConfirmation hands the target the source's decision.
 func (c *Client) PutConfirmation(ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest) error {
-	q := to(confirmMigration, from, server, id.String(), nil)
+	q := to(api.ConfirmMigration, from, server, id.String(), nil)
 	q.content = m
 	_, err := ask[api.MigrationStatus](ctx, c, q)
 	return err
@@ -162,7 +162,7 @@ func (c *Client) PutConfirmation(ctx context.Context, from, server string, id mi
 
 // PutAbort hands the target the source's signed abort.
 func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest) error {
-	q := to(putAbort, from, server, id.String(), nil)
+	q := to(api.PutAbort, from, server, id.String(), nil)
 	q.content = m
 	_, err := ask[struct{}](ctx, c, q)
 	return err
@@ -170,7 +170,7 @@ func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.
 
 // PutLineage shows another server how a group went on.
 func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []byte, req *api.LineageRequest) error {
-	q := to(showLineage, from, server, groupKey(groupID), nil)
+	q := to(api.ShowLineage, from, server, groupKey(groupID), nil)
 	q.content = req
 	_, err := ask[api.HostResponse](ctx, c, q)
 	return err
@@ -178,7 +178,7 @@ func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []
 
 // AskStatus asks how a migration stands at another server.
 func (c *Client) AskStatus(ctx context.Context, from, server string, id mimiport.MigrationID) (*api.MigrationStatus, error) {
-	return ask[api.MigrationStatus](ctx, c, to(getMigration, from, server, id.String(), nil))
+	return ask[api.MigrationStatus](ctx, c, to(api.GetMigration, from, server, id.String(), nil))
 }
 
 // API is another server's Delivery Service, for users of the local server from.

@@ -25,7 +25,7 @@ const pollContent = time.Second
 // contentRoute takes a MigrationContent as a raw body, whose SHA-256 the signed URI states: it is authenticated before a byte
 // of it is read (profile, section 1).
 func contentRoute(svc Service, maxGroupState int64) edge.Route {
-	rt := putContent
+	rt := edge.Route{Route: api.PutContent}
 	rt.MaxBody = maxGroupState + maxEnvelope
 	var open uploads
 	rt.Serve = func(ctx context.Context, r *edge.Request) (any, error) {
@@ -139,7 +139,7 @@ func readContent(r *edge.Request, want [sha256.Size]byte) ([]byte, error) {
 }
 
 func abortRoute(svc Service) edge.Route {
-	rt := putAbort
+	rt := edge.Route{Route: api.PutAbort}
 	rt.Serve = func(ctx context.Context, r *edge.Request) (any, error) {
 		id, err := edge.MigrationID(r)
 		if err != nil {

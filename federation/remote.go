@@ -7,7 +7,6 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
 // remote carries a user's calls to another server.
@@ -17,7 +16,7 @@ type remote struct {
 }
 
 // to addresses a route on behalf of the caller.
-func (a *remote) to(rt edge.Route, c api.Caller, key string, query url.Values) request {
+func (a *remote) to(rt api.Route, c api.Caller, key string, query url.Values) request {
 	if query == nil {
 		query = url.Values{}
 	}
@@ -36,34 +35,34 @@ func send[A any](ctx context.Context, a *remote, q request, content any) (*A, er
 func groupKey(id []byte) string { return base64.RawURLEncoding.EncodeToString(id) }
 
 func (a *remote) ReserveGroup(ctx context.Context, c api.Caller, req *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
-	return send[api.ReserveGroupResponse](ctx, a, a.to(reserveGroup, c, "", nil), req)
+	return send[api.ReserveGroupResponse](ctx, a, a.to(api.ReserveGroup, c, "", nil), req)
 }
 
 func (a *remote) BindGroup(ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest) (*api.GroupResponse, error) {
-	return send[api.GroupResponse](ctx, a, a.to(bindGroup, c, groupKey(id), nil), req)
+	return send[api.GroupResponse](ctx, a, a.to(api.BindGroup, c, groupKey(id), nil), req)
 }
 
 func (a *remote) Group(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
-	return ask[api.GroupResponse](ctx, a.client, a.to(getGroup, c, groupKey(id), nil))
+	return ask[api.GroupResponse](ctx, a.client, a.to(api.GetGroup, c, groupKey(id), nil))
 }
 
 func (a *remote) Host(ctx context.Context, c api.Caller, id []byte) (*api.HostResponse, error) {
-	return ask[api.HostResponse](ctx, a.client, a.to(getHost, c, groupKey(id), nil))
+	return ask[api.HostResponse](ctx, a.client, a.to(api.GetHost, c, groupKey(id), nil))
 }
 
 func (a *remote) ShowLineage(ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
-	return send[api.HostResponse](ctx, a, a.to(showLineage, c, groupKey(id), nil), req)
+	return send[api.HostResponse](ctx, a, a.to(api.ShowLineage, c, groupKey(id), nil), req)
 }
 
 func (a *remote) RatchetTree(ctx context.Context, c api.Caller, id []byte, epoch uint64) ([]byte, error) {
-	q := a.to(getTree, c, groupKey(id), url.Values{"epoch": uintParam(epoch)})
+	q := a.to(api.GetTree, c, groupKey(id), url.Values{"epoch": uintParam(epoch)})
 	q.limit = maxRawAnswer
 	_, tree, err := a.client.do(ctx, q)
 	return tree, err
 }
 
 func (a *remote) Submit(ctx context.Context, c api.Caller, id []byte, req *api.SubmitRequest) (*api.SubmitResponse, error) {
-	return send[api.SubmitResponse](ctx, a, a.to(submit, c, groupKey(id), nil), req)
+	return send[api.SubmitResponse](ctx, a, a.to(api.Submit, c, groupKey(id), nil), req)
 }
 
 func (a *remote) Messages(ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery) (*api.MessagesResponse, error) {
@@ -71,25 +70,25 @@ func (a *remote) Messages(ctx context.Context, c api.Caller, id []byte, q api.Me
 	if q.Term != nil {
 		query["term"] = uintParam(*q.Term)
 	}
-	return ask[api.MessagesResponse](ctx, a.client, a.to(getMessages, c, groupKey(id), query))
+	return ask[api.MessagesResponse](ctx, a.client, a.to(api.GetMessages, c, groupKey(id), query))
 }
 
 func (a *remote) RequestMigration(ctx context.Context, c api.Caller, req *api.MigrationRequestRequest) (*api.MigrationOffer, error) {
-	return send[api.MigrationOffer](ctx, a, a.to(requestMigration, c, "", nil), req)
+	return send[api.MigrationOffer](ctx, a, a.to(api.RequestMigration, c, "", nil), req)
 }
 
 func (a *remote) InitMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest) (*api.MigrationStatus, error) {
-	return send[api.MigrationStatus](ctx, a, a.to(initMigration, c, id.String(), nil), req)
+	return send[api.MigrationStatus](ctx, a, a.to(api.InitMigration, c, id.String(), nil), req)
 }
 
 func (a *remote) Migration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
-	return ask[api.MigrationStatus](ctx, a.client, a.to(getMigration, c, id.String(), nil))
+	return ask[api.MigrationStatus](ctx, a.client, a.to(api.GetMigration, c, id.String(), nil))
 }
 
 func (a *remote) AbortMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
-	return ask[api.MigrationStatus](ctx, a.client, a.to(abortMigration, c, id.String(), nil))
+	return ask[api.MigrationStatus](ctx, a.client, a.to(api.AbortMigration, c, id.String(), nil))
 }
 
 func (a *remote) ConfirmMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.SignedRequest) (*api.MigrationStatus, error) {
-	return send[api.MigrationStatus](ctx, a, a.to(confirmMigration, c, id.String(), nil), req)
+	return send[api.MigrationStatus](ctx, a, a.to(api.ConfirmMigration, c, id.String(), nil), req)
 }

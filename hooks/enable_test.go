@@ -251,7 +251,7 @@ func TestFeatureIsAdvertised(t *testing.T) {
 	if err := anybody.Do(t.Context(), http.MethodGet, "/_matrix/client/versions", nil, &versions); err != nil {
 		t.Fatal(err)
 	}
-	if !versions.Features[edge.Namespace] || len(versions.Features) < 2 || len(versions.Versions) < 10 {
+	if !versions.Features[api.Namespace] || len(versions.Features) < 2 || len(versions.Versions) < 10 {
 		t.Errorf("got %+v", versions)
 	}
 }
@@ -325,7 +325,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	router := mux.NewRouter()
-	a := &surface{name: "client", router: router, root: "/", prefix: "/x", routes: []edge.Route{{Name: "ping", Method: http.MethodGet, Path: "/ping"}},
+	a := &surface{name: "client", router: router, root: "/", prefix: "/x", routes: []edge.Route{{Route: api.Route{Name: "ping", Method: http.MethodGet, Path: "/ping"}}},
 		auth: func(*http.Request) (api.Caller, error) {
 			return api.Caller{}, &edge.Denied{Status: http.StatusForbidden}
 		}}

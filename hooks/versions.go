@@ -6,8 +6,7 @@ import (
 	"net/http"
 
 	"github.com/gorilla/mux"
-
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // advertise adds this project to the unstable features in Dendrite's answer to /_matrix/client/versions. Dendrite keeps its
@@ -33,7 +32,7 @@ func addFeature(body []byte) []byte {
 	}
 	features := map[string]bool{}
 	_ = json.Unmarshal(fields["unstable_features"], &features)
-	features[edge.Namespace] = true
+	features[api.Namespace] = true
 	fields["unstable_features"], _ = json.Marshal(features)
 	wider, _ := json.Marshal(fields)
 	return wider

@@ -15,10 +15,10 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
-	"github.com/matrix-org/dendrite/contrib/mimi/federation/openapitest"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api/openapitest"
 )
 
 // trio is the homeservers a and b with the group of a pair, and c, which lacks the module. What is asked and answered through http

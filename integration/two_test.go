@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 func TestMain(m *testing.M) { os.Exit(harness.Run(m)) }
@@ -59,7 +59,7 @@ func sharedRoom(t *testing.T, creator *harness.User, others ...*harness.User) (r
 func TestVersionsAdvertiseTheFeature(t *testing.T) {
 	network := harness.NewTestNetwork(t)
 	for name, want := range map[string]bool{harness.Section: true, "mimi_portability: {enabled: false}": false, "": false} {
-		if got := features(t, network.StartServer(t, name))[edge.Namespace]; got != want {
+		if got := features(t, network.StartServer(t, name))[api.Namespace]; got != want {
 			t.Errorf("with section %q the feature is advertised: %v", name, got)
 		}
 	}

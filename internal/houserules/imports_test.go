@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"mimiport/delivery":         {"mimiport", "mimiport/mls", "mimiport/migration", "mimiport/policy", "mimiport/api", "storage"},
 	"mimiport/edge":             {"mimiport", "mimiport/api"},
 	"federation":                {"mimiport", "mimiport/api", "mimiport/edge"},
-	"clientapi":                 {"mimiport", "mimiport/migration", "mimiport/api", "mimiport/delivery", "mimiport/edge", "federation"},
+	"clientapi":                 {"mimiport", "mimiport/migration", "mimiport/api", "mimiport/delivery", "mimiport/edge"},
 	"adminapi":                  {"mimiport", "mimiport/migration", "mimiport/api", "mimiport/policy", "mimiport/edge", "storage"},
 	"cmd/mimictl":               {"mimiport/wire", "mimiport", "mimiport/mls", "mimiport/mls/draft09", "mimiport/api", "mimiport/delivery", "storage", "federation", "internal/hexjson"},
 	"cmd/dendrite-mimi":         {"hooks", "mimiport/mls", "mimiport/mls/draft09"},

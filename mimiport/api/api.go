@@ -14,6 +14,12 @@ import (
 // API is what a user can ask of a Delivery Service. Service answers for this server; the federation client carries the same
 // calls to another one. Every method returns a *mimiport.Error for what the caller can act on.
 type API interface {
+	Groups
+	Migrations
+}
+
+// Groups is what concerns a group and its messages.
+type Groups interface {
 	// ReserveGroup hands out the id of a new group in a room (profile, section 3).
 	ReserveGroup(ctx context.Context, c Caller, req *ReserveGroupRequest) (*ReserveGroupResponse, error)
 
@@ -38,7 +44,10 @@ type API interface {
 
 	// Messages reads the log.
 	Messages(ctx context.Context, c Caller, groupID []byte, q MessagesQuery) (*MessagesResponse, error)
+}
 
+// Migrations is what concerns moving a group.
+type Migrations interface {
 	// RequestMigration asks this server, as the target, for an offer.
 	RequestMigration(ctx context.Context, c Caller, req *MigrationRequestRequest) (*MigrationOffer, error)
 

@@ -11,9 +11,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Namespace is the unstable name of this project's protocol, with its wire version (profile, section 1).
-const Namespace = "io.github.mimiport.v0"
-
 // Authenticate says who sends a request, or returns a *Denied. It may read the body, which is already limited in size; for a
 // route with a raw body it is given a request without one.
 type Authenticate func(r *http.Request) (api.Caller, error)
@@ -40,11 +37,7 @@ type Raw []byte
 
 // Route is one row of a table: the route and the call behind it.
 type Route struct {
-	Name    string // of the metric and in the API document, e.g. "submit"
-	Method  string
-	Path    string // below the mount point, as gorilla/mux templates: "/groups/{groupId}"
-	MaxBody int64  // bytes; 0 for none
-	RawBody bool   // the body is authenticated by a hash in the signed URI and streamed
+	api.Route
 
 	Federation bool // asked by another server, which must never see a 5xx for what is not a fault of this one
 

@@ -53,22 +53,21 @@ type note struct {
 
 // echo answers with what it was asked.
 func echo(maxBody int64) Route {
-	return Route{Name: "echo", Method: http.MethodPut, Path: "/echo/{groupId}", MaxBody: maxBody,
-		Serve: func(_ context.Context, r *Request) (any, error) {
-			id, err := GroupID(r)
-			if err != nil {
-				return nil, err
-			}
-			n, err := Decode[note](r)
-			if err != nil {
-				return nil, err
-			}
-			if _, err := Uint(r, "n"); err != nil {
-				return nil, err
-			}
-			n.Key = id
-			return n, nil
-		}}
+	return Route{Route: api.Route{Name: "echo", Method: http.MethodPut, Path: "/echo/{groupId}", MaxBody: maxBody}, Serve: func(_ context.Context, r *Request) (any, error) {
+		id, err := GroupID(r)
+		if err != nil {
+			return nil, err
+		}
+		n, err := Decode[note](r)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := Uint(r, "n"); err != nil {
+			return nil, err
+		}
+		n.Key = id
+		return n, nil
+	}}
 }
 
 func TestRequests(t *testing.T) {
@@ -131,7 +130,7 @@ func TestRequests(t *testing.T) {
 // "path vars must be unescaped exactly once"
 func TestPathVariableIsUnescapedOnce(t *testing.T) {
 	var got string
-	rt := Route{Method: http.MethodGet, Path: "/x/{name}", Serve: func(_ context.Context, r *Request) (any, error) {
+	rt := Route{Route: api.Route{Method: http.MethodGet, Path: "/x/{name}"}, Serve: func(_ context.Context, r *Request) (any, error) {
 		got = r.Vars["name"]
 		return struct{}{}, nil
 	}}
@@ -143,11 +142,10 @@ func TestPathVariableIsUnescapedOnce(t *testing.T) {
 // A raw body is not given to authentication, and not read before it has passed.
 func TestRawBodyIsReadAfterAuthentication(t *testing.T) {
 	body := &countingReader{Reader: strings.NewReader("raw content")}
-	rt := Route{Method: http.MethodPut, Path: "/raw", MaxBody: 64, RawBody: true,
-		Serve: func(_ context.Context, r *Request) (any, error) {
-			data, err := io.ReadAll(r.Body)
-			return Raw(data), err
-		}}
+	rt := Route{Route: api.Route{Method: http.MethodPut, Path: "/raw", MaxBody: 64, RawBody: true}, Serve: func(_ context.Context, r *Request) (any, error) {
+		data, err := io.ReadAll(r.Body)
+		return Raw(data), err
+	}}
 	deny := func(r *http.Request) (api.Caller, error) {
 		if data, err := io.ReadAll(r.Body); err != nil || len(data) > 0 {
 			t.Errorf("authentication saw %q, %v", data, err)
@@ -202,7 +200,7 @@ func TestLimitComesFirst(t *testing.T) {
 }
 
 func TestPending(t *testing.T) {
-	rt := Route{Method: http.MethodGet, Path: "/x", Serve: func(context.Context, *Request) (any, error) {
+	rt := Route{Route: api.Route{Method: http.MethodGet, Path: "/x"}, Serve: func(context.Context, *Request) (any, error) {
 		return Pending{RetryAfter: 1500 * time.Millisecond}, nil
 	}}
 	w := do(router(anybody, rt), "GET", "/x", nil)
@@ -219,7 +217,7 @@ func TestFaultsAreLoggedAndNotTold(t *testing.T) {
 		mimiport.Errorf("ask", mimiport.KindPeer, "secret path"),
 	} {
 		var log bytes.Buffer
-		rt := Route{Name: "fault", Method: http.MethodGet, Path: "/x", Serve: func(context.Context, *Request) (any, error) { return nil, err }}
+		rt := Route{Route: api.Route{Name: "fault", Method: http.MethodGet, Path: "/x"}, Serve: func(context.Context, *Request) (any, error) { return nil, err }}
 		r := mux.NewRouter()
 		Mount(r, []Route{rt}, anybody, slog.New(slog.NewTextHandler(&log, nil)))
 		w := do(r, "GET", "/x", nil)

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/federation/openapitest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api/openapitest"
 )
 
 // reports collects what a checker says.

@@ -1,4 +1,4 @@
-package federation
+package api
 
 import _ "embed"
 

@@ -17,8 +17,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/gorillamux"
-
-	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // Checker reports whatever the document does not say as errors of a test.
@@ -27,7 +26,7 @@ type Checker struct {
 	router routers.Router
 }
 
-// New makes a checker of federation.OpenAPI.
+// New makes a checker of api.OpenAPI.
 func New(t testing.TB) *Checker {
 	t.Helper()
 	router, err := load()
@@ -39,7 +38,7 @@ func New(t testing.TB) *Checker {
 
 var load = sync.OnceValues(func() (routers.Router, error) {
 	openapi3.SchemaErrorDetailsDisabled = true // they fill pages
-	doc, err := openapi3.NewLoader().LoadFromData(federation.OpenAPI)
+	doc, err := openapi3.NewLoader().LoadFromData(api.OpenAPI)
 	if err != nil {
 		return nil, err
 	}

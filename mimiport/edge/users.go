@@ -1,0 +1,116 @@
+package edge
+
+import (
+	"context"
+	"math"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+)
+
+// Resolve says which Delivery Service a request is for.
+type Resolve func(r *Request) (api.API, error)
+
+// UserRoutes is what users can ask of a Delivery Service. maxBind is the limit in bytes of the body that binds a group.
+func UserRoutes(resolve Resolve, maxBind int64) []Route {
+	bind := api.BindGroup
+	bind.MaxBody = maxBind
+	return []Route{
+		plain(api.ReserveGroup, resolve, api.API.ReserveGroup),
+		with(bind, resolve, GroupID, Decode[api.BindGroupRequest], api.API.BindGroup),
+		of(api.GetGroup, resolve, GroupID, api.API.Group),
+		of(api.GetHost, resolve, GroupID, api.API.Host),
+		with(api.ShowLineage, resolve, GroupID, Decode[api.LineageRequest], api.API.ShowLineage),
+		with(api.GetTree, resolve, GroupID, epoch, ratchetTree),
+		with(api.Submit, resolve, GroupID, Decode[api.SubmitRequest], api.API.Submit),
+		with(api.GetMessages, resolve, GroupID, messagesQuery, api.API.Messages),
+		plain(api.RequestMigration, resolve, api.API.RequestMigration),
+		with(api.InitMigration, resolve, MigrationID, Decode[api.MigrationInitRequest], api.API.InitMigration),
+		of(api.GetMigration, resolve, MigrationID, api.API.Migration),
+		of(api.AbortMigration, resolve, MigrationID, api.API.AbortMigration),
+		with(api.ConfirmMigration, resolve, MigrationID, Decode[api.SignedRequest], api.API.ConfirmMigration),
+	}
+}
+
+// route serves a call on the Delivery Service that the request is for.
+func route(at api.Route, resolve Resolve, call func(context.Context, api.API, *Request) (any, error)) Route {
+	return Route{Route: at, Serve: func(ctx context.Context, r *Request) (any, error) {
+		ds, err := resolve(r)
+		if err != nil {
+			return nil, err
+		}
+		return call(ctx, ds, r)
+	}}
+}
+
+// plain is a call that takes a body.
+func plain[Q, A any](at api.Route, resolve Resolve, call func(api.API, context.Context, api.Caller, *Q) (A, error)) Route {
+	return route(at, resolve, func(ctx context.Context, ds api.API, r *Request) (any, error) {
+		q, err := Decode[Q](r)
+		if err != nil {
+			return nil, err
+		}
+		return call(ds, ctx, r.Caller, q)
+	})
+}
+
+// of is a call on the group or migration that the path names.
+func of[K, A any](at api.Route, resolve Resolve, key func(*Request) (K, error),
+	call func(api.API, context.Context, api.Caller, K) (A, error)) Route {
+	return route(at, resolve, func(ctx context.Context, ds api.API, r *Request) (any, error) {
+		k, err := key(r)
+		if err != nil {
+			return nil, err
+		}
+		return call(ds, ctx, r.Caller, k)
+	})
+}
+
+// with is a call on what the path names that takes a body or a query besides.
+func with[K, Q, A any](at api.Route, resolve Resolve, key func(*Request) (K, error), query func(*Request) (Q, error),
+	call func(api.API, context.Context, api.Caller, K, Q) (A, error)) Route {
+	return route(at, resolve, func(ctx context.Context, ds api.API, r *Request) (any, error) {
+		k, err := key(r)
+		if err != nil {
+			return nil, err
+		}
+		q, err := query(r)
+		if err != nil {
+			return nil, err
+		}
+		return call(ds, ctx, r.Caller, k, q)
+	})
+}
+
+func ratchetTree(ds api.API, ctx context.Context, c api.Caller, groupID []byte, epoch uint64) (Raw, error) {
+	return ds.RatchetTree(ctx, c, groupID, epoch)
+}
+
+func epoch(r *Request) (uint64, error) {
+	v, err := Uint(r, "epoch")
+	if err != nil {
+		return 0, err
+	}
+	if v == nil {
+		return 0, mimiport.Errorf("read query", mimiport.KindBadMessage, "epoch is missing")
+	}
+	return *v, nil
+}
+
+func messagesQuery(r *Request) (q api.MessagesQuery, err error) {
+	if q.Term, err = Uint(r, "term"); err != nil {
+		return q, err
+	}
+	from, err := Uint(r, "from")
+	if err != nil {
+		return q, err
+	}
+	if from != nil {
+		q.From = *from
+	}
+	limit, err := Uint(r, "limit")
+	if limit != nil {
+		q.Limit = int(min(*limit, math.MaxInt32))
+	}
+	return q, err
+}
