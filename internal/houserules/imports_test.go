@@ -1,11 +1,15 @@
-// Package houserules holds the tests of the tree itself: that packages import in one direction, and that what the documents
-// say is tested is tested.
+// Package houserules holds the tests of the tree itself: that the picture of the packages is true, that types stay small, and that
+// what the documents say is tested is tested.
 package houserules
 
 import (
 	"encoding/json"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
+	"maps"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -13,39 +17,21 @@ import (
 )
 
 const (
-	root    = "../.."
-	module  = "github.com/matrix-org/dendrite/contrib/mimi"
-	host    = "github.com/matrix-org/dendrite"
-	anybody = "*"
+	root   = "../.."
+	module = "github.com/matrix-org/dendrite/contrib/mimi"
+	host   = "github.com/matrix-org/dendrite"
+	design = root + "/DESIGN.md"
 )
 
-// mayImport is the diagram in DESIGN.md: which places of this module a place may import besides itself. A package belongs to the
-// longest place that it is in.
-var mayImport = map[string][]string{
-	"mimiport/wire":             {},
-	"mimiport":                  {"mimiport/wire"},
-	"mimiport/internal/vectors": {"mimiport/wire", "mimiport", "internal/hexjson"},
-	"mimiport/mls":              {"mimiport/wire", "mimiport"},
-	"mimiport/mls/draft09":      {"mimiport/wire", "mimiport", "mimiport/mls"}, // for commands alone
-	"mimiport/migration":        {"mimiport"},
-	"mimiport/policy":           {"mimiport", "mimiport/migration"},
-	"mimiport/api":              {"mimiport"},
-	"storage":                   {"mimiport/wire", "mimiport", "mimiport/migration"},
-	"mimiport/outbox":           {"mimiport", "storage"},
-	"mimiport/delivery":         {"mimiport", "mimiport/mls", "mimiport/migration", "mimiport/policy", "mimiport/api", "storage"},
-	"mimiport/edge":             {"mimiport", "mimiport/api"},
-	"federation":                {"mimiport", "mimiport/api", "mimiport/edge"},
-	"clientapi":                 {"mimiport", "mimiport/migration", "mimiport/api", "mimiport/delivery", "mimiport/edge"},
-	"adminapi":                  {"mimiport", "mimiport/migration", "mimiport/api", "mimiport/policy", "mimiport/edge", "storage"},
-	"cmd/mimictl":               {"mimiport/wire", "mimiport", "mimiport/mls", "mimiport/mls/draft09", "mimiport/api", "mimiport/delivery", "storage", "federation", "internal/hexjson"},
-	"cmd/dendrite-mimi":         {"hooks", "mimiport/mls", "mimiport/mls/draft09"},
-	"hooks": {
-		"mimiport", "mimiport/mls", "mimiport/migration", "mimiport/policy", "mimiport/api", "mimiport/delivery", "mimiport/outbox",
-		"mimiport/edge", "storage", "federation", "clientapi", "adminapi",
-	},
-	"integration":         {anybody},
-	"internal/hexjson":    {},
-	"internal/houserules": {},
+var update = flag.Bool("update", false, "draw the picture in DESIGN.md anew")
+
+// places are the rooms of the picture. A package belongs to the longest place that it is in. integration is not drawn: it may import
+// anything.
+var places = []string{
+	"mimiport/wire", "mimiport", "mimiport/internal/vectors", "mimiport/mls", "mimiport/mls/draft09", "mimiport/migration",
+	"mimiport/proof", "mimiport/policy", "mimiport/api", "mimiport/acl", "mimiport/registry", "mimiport/delivery", "mimiport/outbox",
+	"mimiport/edge", "storage", "federation", "clientapi", "adminapi", "hooks", "cmd/mimictl", "cmd/dendrite-mimi", "integration",
+	"internal",
 }
 
 // knowsHost lists the only places that depend on Dendrite.
@@ -83,37 +69,104 @@ func within(path, place string) bool { return path == place || strings.HasPrefix
 // ours is a package's path in this module.
 func ours(importPath string) (path string, ok bool) { return strings.CutPrefix(importPath, module+"/") }
 
-func placeOf(path string) (place string, found bool) {
-	for p := range mayImport {
+func placeOf(path string) (place string) {
+	for _, p := range places {
 		if within(path, p) && len(p) >= len(place) {
-			place, found = p, true
+			place = p
 		}
 	}
-	return place, found
+	return place
 }
 
-func TestNothingImportsAgainstTheArrows(t *testing.T) {
+// arrows are the imports between places, by importer, as go list has them.
+func arrows(t *testing.T) map[string]map[string]bool {
+	t.Helper()
+	all := make(map[string]map[string]bool)
 	for _, p := range packages(t) {
 		path, ok := ours(p.ImportPath)
 		if !ok {
 			t.Errorf("%s is not below %s", p.ImportPath, module)
 			continue
 		}
-		place, ok := placeOf(path)
-		if !ok {
-			t.Errorf("%s has no place in DESIGN.md", path)
+		from := placeOf(path)
+		if from == "" {
+			t.Errorf("%s has no place in the picture", path)
 			continue
 		}
+		if all[from] == nil {
+			all[from] = make(map[string]bool)
+		}
 		for _, imported := range p.Imports {
-			to, ok := ours(imported)
-			if !ok {
-				continue
-			}
-			toPlace, _ := placeOf(to)
-			if toPlace != place && !slices.Contains(mayImport[place], toPlace) && !slices.Contains(mayImport[place], anybody) {
-				t.Errorf("%s imports %s", path, to)
+			if to, ok := ours(imported); ok && placeOf(to) != from {
+				all[from][placeOf(to)] = true
 			}
 		}
+	}
+	delete(all, "integration")
+	return all
+}
+
+// draw is the picture: one line for each place, with the places that it imports, every place below those that it imports.
+func draw(t *testing.T, all map[string]map[string]bool) string {
+	t.Helper()
+	var b strings.Builder
+	drawn := make(map[string]bool)
+	for len(drawn) < len(all) {
+		var level []string
+		for place, imports := range all {
+			if !drawn[place] && !slices.ContainsFunc(slices.Collect(maps.Keys(imports)), func(i string) bool { return !drawn[i] }) {
+				level = append(level, place)
+			}
+		}
+		if level == nil {
+			t.Fatal("the places import each other in a circle")
+		}
+		slices.Sort(level)
+		for _, place := range level {
+			drawn[place] = true
+			b.WriteString(line(place, slices.Sorted(maps.Keys(all[place]))))
+		}
+	}
+	return b.String()
+}
+
+// line wraps the imports of one place at 120 columns.
+func line(place string, imports []string) string {
+	const indent = 26
+	text := fmt.Sprintf("%-*s ◄─", indent, place)
+	width := indent + 3
+	for _, i := range imports {
+		if width+1+len(i) > 118 {
+			text += fmt.Sprintf("\n%*s", indent+3, "")
+			width = indent + 3
+		}
+		text += " " + i
+		width += 1 + len(i)
+	}
+	return strings.TrimRight(text, " ") + "\n"
+}
+
+// The picture in DESIGN.md is what go list says: each place with just the places that it imports, in one direction.
+func TestPicture(t *testing.T) {
+	document, err := os.ReadFile(design)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const begin, end = "<!-- picture -->\n```\n", "```\n"
+	before, rest, ok := strings.Cut(string(document), begin)
+	if !ok {
+		t.Fatalf("DESIGN.md has no %q", begin)
+	}
+	have, after, _ := strings.Cut(rest, end)
+	want := draw(t, arrows(t))
+	if *update {
+		if err := os.WriteFile(design, []byte(before+begin+want+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if have != want {
+		t.Errorf("the picture is\n%s\nand not\n%s\nIf the new arrows are wanted: go test ./internal/houserules -run TestPicture -update", want, have)
 	}
 }
 

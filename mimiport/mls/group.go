@@ -7,6 +7,7 @@ package mls
 import (
 	"iter"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
@@ -34,35 +35,24 @@ type Engine interface {
 	CheckWelcomes(commit *Effects, welcomes [][]byte) error
 }
 
+// Engines are engines by the name of their protocol.
+type Engines map[string]Engine
+
+// Find is the engine of a protocol, or a KindUnsupported error.
+func (e Engines) Find(protocol string) (Engine, error) {
+	found, ok := e[protocol]
+	if !ok {
+		return nil, mimiport.Errorf("find engine", mimiport.KindUnsupported, "protocol %q is not spoken here", protocol)
+	}
+	return found, nil
+}
+
 // Group is the public state of a group at one epoch, with the proposals received in it. It is immutable: the methods that
 // change something return a new Group that shares structure with the old one. Byte slices that it takes and returns are shared
 // too, and must not be changed.
 type Group interface {
-	Protocol() string
-	ID() []byte
-	Epoch() uint64
-	CipherSuite() uint16
-
-	// TreeHash, ConfirmedTranscriptHash and ConfirmationTag are those of the GroupContext and GroupInfo of this epoch.
-	TreeHash() []byte
-	ConfirmedTranscriptHash() []byte
-	ConfirmationTag() []byte
-
-	// GroupInfo is the message that describes this epoch, without a ratchet_tree extension where the signer left it out.
-	GroupInfo() []byte
-
-	// RatchetTree is the encoded tree of this epoch.
-	RatchetTree() []byte
-
-	// Members yields the members in the order of their leaves.
-	Members() iter.Seq[Member]
-	NumMembers() int
-
-	// Member is the member at a leaf; false where the leaf is blank or out of range.
-	Member(leaf uint32) (Member, bool)
-
-	// ExternalSenders lists the entries of the group's external_senders extension, nil without one.
-	ExternalSenders() []ExternalSender
+	Context
+	Tree
 
 	// Proposals lists the proposals that a Commit of this epoch may reference, in the order they were received.
 	Proposals() []Proposal
@@ -82,11 +72,43 @@ type Group interface {
 	// returns its epoch and the signer. What else it says is not checked.
 	VerifyGroupInfo(message []byte) (epoch uint64, signer Member, err error)
 
-	// Hash is the hash function of the group's cipher suite.
-	Hash(data []byte) []byte
-
 	// Size is roughly how many bytes of memory the group holds on its own.
 	Size() int
+}
+
+// Context is what the GroupContext and the GroupInfo of an epoch say.
+type Context interface {
+	Protocol() string
+	ID() []byte
+	Epoch() uint64
+	CipherSuite() uint16
+
+	// TreeHash, ConfirmedTranscriptHash and ConfirmationTag are those of the GroupContext and GroupInfo of this epoch.
+	TreeHash() []byte
+	ConfirmedTranscriptHash() []byte
+	ConfirmationTag() []byte
+
+	// GroupInfo is the message that describes this epoch, without a ratchet_tree extension where the signer left it out.
+	GroupInfo() []byte
+
+	// ExternalSenders lists the entries of the group's external_senders extension, nil without one.
+	ExternalSenders() []ExternalSender
+
+	// Hash is the hash function of the group's cipher suite.
+	Hash(data []byte) []byte
+}
+
+// Tree is the ratchet tree of an epoch and its leaves.
+type Tree interface {
+	// RatchetTree is the encoded tree of this epoch.
+	RatchetTree() []byte
+
+	// Members yields the members in the order of their leaves.
+	Members() iter.Seq[Member]
+	NumMembers() int
+
+	// Member is the member at a leaf; false where the leaf is blank or out of range.
+	Member(leaf uint32) (Member, bool)
 }
 
 // Follower is a Group that can be followed by its Commits alone, as tools do with a log. A Delivery Service wants the

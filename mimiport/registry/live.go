@@ -1,0 +1,181 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// Live is a group in memory: the engine's state after all log entries below seq. It belongs to who holds the group.
+type Live struct {
+	MLS    mls.Group
+	Roster Roster
+	Ahead  string // a user who has shown to be in a later epoch
+
+	seq    uint64
+	before mls.Group // the epoch before, as it ended; nil until a Commit has been followed
+	begin  mls.Group // this epoch as it began, which was before the log entry beginSeq
+	stored stored
+
+	beginSeq uint64
+}
+
+// NewLive is a group that begins with a state, before log entry seq. It returns a KindInvalid or KindBadMessage error for a group with a
+// leaf that names no Matrix device.
+func NewLive(state mls.Group, seq uint64) (*Live, error) {
+	r, err := NewRoster(state)
+	return &Live{MLS: state, seq: seq, Roster: r, begin: state, beginSeq: seq}, err
+}
+
+// Snapshot is the group's state as its row g and its log have it.
+func (l *Live) Snapshot(g *storage.Group) storage.Snapshot { return snapshotOf(g, l.MLS, l.seq) }
+
+func snapshotOf(g *storage.Group, state mls.Group, seq uint64) storage.Snapshot {
+	return storage.Snapshot{
+		GroupID: g.ID, Term: g.Term, Epoch: state.Epoch(), Seq: seq,
+		GroupInfo: state.GroupInfo(), RatchetTree: state.RatchetTree(),
+	}
+}
+
+// memberSize is how much memory the roster takes for each member, in bytes, as measured.
+const memberSize = 400
+
+// size is roughly how many bytes of memory the group takes.
+func (l *Live) size() int { return l.MLS.Size() + l.MLS.NumMembers()*memberSize }
+
+// open loads the latest snapshot at or before an epoch.
+func (r *Registry) open(ctx context.Context, g *storage.Group, epoch uint64) (*Live, error) {
+	engine, err := r.engines.Find(g.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := r.store.Snapshot(ctx, g.Key(), epoch)
+	if err != nil {
+		return nil, err
+	}
+	state, err := engine.Open(snap.GroupInfo, snap.RatchetTree)
+	if err != nil {
+		return nil, err
+	}
+	l, err := NewLive(state, snap.Seq)
+	l.stored = storedAs(snap)
+	return l, err
+}
+
+// follow replays the handshakes up to an epoch: all of them to the epoch of the group's row, else to where that epoch begins.
+func (r *Registry) follow(ctx context.Context, g *storage.Group, l *Live, epoch uint64) error {
+	const batch = 256
+	for more := true; more && l.seq < g.NextSeq; {
+		entries, err := r.store.Handshakes(ctx, g.Key(), l.seq, batch)
+		if err != nil {
+			return err
+		}
+		for i := range entries {
+			if entries[i].Seq >= g.NextSeq || l.MLS.Epoch() == epoch && epoch < g.Epoch {
+				return nil
+			}
+			if err := l.replay(&entries[i]); err != nil {
+				return err
+			}
+		}
+		more = len(entries) > 0
+	}
+	if l.MLS.Epoch() != epoch {
+		return fmt.Errorf("registry: the log ends at epoch %d before epoch %d", l.MLS.Epoch(), epoch)
+	}
+	return nil
+}
+
+// replay takes one accepted handshake into account.
+func (l *Live) replay(e *storage.Entry) error {
+	if e.Kind == storage.EntryProposal {
+		next, _, err := l.MLS.Propose(e.Message)
+		if err != nil {
+			return err
+		}
+		l.MLS = next
+	} else {
+		next, effects, err := l.MLS.Commit(e.Message, e.GroupInfo)
+		if err != nil {
+			return err
+		}
+		if err := l.commit(next, effects, e.Seq+1); err != nil {
+			return err
+		}
+	}
+	l.seq = e.Seq + 1
+	l.stored.log += replayedBytes(e)
+	return nil
+}
+
+// commit takes a Commit's outcome into account: the group as it is before a log entry.
+func (l *Live) commit(next mls.Group, effects *mls.Effects, seq uint64) error {
+	removed, err := Identities(effects.Removed)
+	if err != nil {
+		return err
+	}
+	joined := effects.Added
+	if effects.Sender.Type == mls.SenderNewMemberCommit {
+		joined = append(joined[:len(joined):len(joined)], effects.Committer)
+	}
+	added, err := Identities(joined)
+	if err != nil {
+		return err
+	}
+	for i := range removed {
+		l.Roster.Remove(&removed[i])
+	}
+	for i := range added {
+		l.Roster.Add(&added[i])
+	}
+	l.before, l.MLS, l.begin, l.beginSeq = l.MLS, next, next, seq
+	return nil
+}
+
+// Accepted is what accepting messages makes of a group: the state after them, and what goes into the log.
+type Accepted struct {
+	Next    mls.Group       // nil for an application message
+	Effects *mls.Effects    // of a Commit
+	Entries []storage.Entry // without group, term, number, hash and time: Extend adds them
+}
+
+// Advance brings the group in memory to where a stored change has brought its row, next. Where that fails the group is loaded again next
+// time.
+func (h *Held) Advance(next *storage.Group, l *Live, a *Accepted) {
+	var err error
+	switch {
+	case a.Effects != nil:
+		err = l.commit(a.Next, a.Effects, next.NextSeq)
+	case a.Next != nil:
+		l.MLS = a.Next
+	}
+	l.seq = next.NextSeq
+	l.stored.grow(replayed(a.Entries))
+	if err != nil {
+		h.Drop(next.Term)
+		return
+	}
+	h.registry.cache.put(keyOf(next), l)
+}
+
+// Outgrown says whether the log, with some more entries, outweighs the snapshot that it is replayed on, so that a new one is due.
+func (l *Live) Outgrown(more []storage.Entry) bool {
+	size := replayed(more)
+	return size > 0 && l.stored.outgrown(size)
+}
+
+// Identities reads the Matrix user and device of each member. See Identity.
+func Identities(members []mls.Member) ([]mimiport.LeafIdentity, error) {
+	ids := make([]mimiport.LeafIdentity, len(members))
+	for i, m := range members {
+		id, err := Identity(m)
+		if err != nil {
+			return nil, err
+		}
+		ids[i] = *id
+	}
+	return ids, nil
+}

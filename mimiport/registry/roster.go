@@ -1,0 +1,102 @@
+package registry
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+)
+
+// Roster counts the leaves of each device, by server and user: it says who gets the fan-out.
+type Roster map[string]map[string]map[string]int
+
+// NewRoster counts a group's leaves. See Identity for its errors.
+func NewRoster(g mls.Group) (Roster, error) {
+	r := make(Roster)
+	for m := range g.Members() {
+		id, err := Identity(m)
+		if err != nil {
+			return nil, err
+		}
+		r.Add(id)
+	}
+	return r, nil
+}
+
+// Add counts a leaf.
+func (r Roster) Add(id *mimiport.LeafIdentity) {
+	server := ServerOf(id.UserID)
+	if r[server] == nil {
+		r[server] = make(map[string]map[string]int)
+	}
+	if r[server][id.UserID] == nil {
+		r[server][id.UserID] = make(map[string]int)
+	}
+	r[server][id.UserID][id.DeviceID]++
+}
+
+// Remove takes back what Add counted.
+func (r Roster) Remove(id *mimiport.LeafIdentity) {
+	server := ServerOf(id.UserID)
+	devices := r[server][id.UserID]
+	if devices[id.DeviceID]--; devices[id.DeviceID] > 0 {
+		return
+	}
+	delete(devices, id.DeviceID)
+	if len(devices) == 0 {
+		delete(r[server], id.UserID)
+	}
+	if len(r[server]) == 0 {
+		delete(r, server)
+	}
+}
+
+// Has says whether a user has a leaf.
+func (r Roster) Has(userID string) bool { return len(r[ServerOf(userID)][userID]) > 0 }
+
+// Users lists the users, in no order.
+func (r Roster) Users() (users []string) {
+	for _, byUser := range r {
+		users = slices.AppendSeq(users, maps.Keys(byUser))
+	}
+	return users
+}
+
+// Servers lists the servers of the users, sorted.
+func (r Roster) Servers() []string { return slices.Sorted(maps.Keys(r)) }
+
+// At is a copy of the roster of one server: user, device, number of leaves.
+func (r Roster) At(server string) map[string]map[string]int {
+	users := make(map[string]map[string]int, len(r[server]))
+	for user, devices := range r[server] {
+		users[user] = maps.Clone(devices)
+	}
+	return users
+}
+
+// Identity reads the Matrix user and device in a member's credential (profile, section 7). It returns a KindInvalid error for a
+// credential that is not basic or names no Matrix device, and a KindBadMessage error for one that does not decode.
+func Identity(m mls.Member) (*mimiport.LeafIdentity, error) {
+	const op = "read credential"
+	if m.Identity == nil {
+		return nil, mimiport.Errorf(op, mimiport.KindInvalid, "leaf %d has no basic credential", m.Leaf)
+	}
+	id, err := mimiport.UnmarshalLeafIdentity(m.Identity)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := spec.NewUserID(id.UserID, true); err != nil || id.DeviceID == "" {
+		return nil, mimiport.Errorf(op, mimiport.KindInvalid, "leaf %d names no Matrix device", m.Leaf)
+	}
+	return id, nil
+}
+
+// ServerOf is the server part of a user id that Identity or the edge has checked.
+func ServerOf(userID string) string {
+	_, domain, _ := strings.Cut(userID, ":")
+	return domain
+}
