@@ -11,6 +11,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
 // binding is the content of api.EventGroup.
@@ -128,14 +129,13 @@ func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.Migr
 	if err != nil {
 		return err
 	}
-	decision, err := mimiport.UnmarshalMigrationConfirmation(st.Confirmation.Message)
+	decision, err := proof.Decision(offer, st.Confirmation.Message)
 	if err != nil {
 		return err
 	}
 	q := offer.Request
 	if st.Source != from || offer.ID() != id || q.SourceDomain != st.Source || q.TargetDomain != st.Target || q.Epoch != st.Epoch ||
-		!bytes.Equal(q.GroupID, st.GroupID) || decision.DomainName != st.Target || decision.Nonce != offer.Nonce ||
-		!bytes.Equal(decision.GroupID, st.GroupID) {
+		!bytes.Equal(q.GroupID, st.GroupID) {
 		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the evidence is of something else")
 	}
 	if err := h.Keys.Verify(ctx, st.Target, st.MigrationResponse.KeyID, offer); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
 // offered checks that an offer is the target's, and for the request.
@@ -35,12 +36,9 @@ func (c *client) offered(ctx context.Context, request []byte, offer *api.Migrati
 
 // confirmed checks that a MigrationConfirmation is the source's word for an offer.
 func (c *client) confirmed(ctx context.Context, offer *mimiport.MigrationResponse, signed *api.SignedInfo) error {
-	m, err := mimiport.UnmarshalMigrationConfirmation(signed.Message)
+	m, err := proof.Decision(offer, signed.Message)
 	if err != nil {
 		return err
-	}
-	if m.DomainName != offer.Request.TargetDomain || m.Nonce != offer.Nonce || !bytes.Equal(m.GroupID, offer.Request.GroupID) {
-		return errors.New("the confirmation is for another offer")
 	}
 	return c.verify(ctx, offer.Request.SourceDomain, signed.KeyID, m)
 }

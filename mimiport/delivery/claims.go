@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -27,7 +28,7 @@ func (s *Service) ShowLineage(ctx context.Context, c api.Caller, id []byte, req 
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := s.checkChain(ctx, id, l); err != nil {
+	if _, err := s.checkChain(ctx, id, l); err != nil {
 		return nil, err
 	}
 	for range 2 { // what was staged here may have gone on from here, too
@@ -48,8 +49,8 @@ func (s *Service) heed(ctx context.Context, id []byte, l *mimiport.Lineage, req 
 	if err != nil || len(l.Steps) <= len(own.Steps) {
 		return err
 	}
-	if !begins(own, l) {
-		return badLineage(id, "it is not the lineage known here")
+	if !proof.Begins(own, l) {
+		return proof.Errorf(id, "it is not the lineage known here")
 	}
 	return s.learn(ctx, g, &l.Steps[len(own.Steps)], req)
 }
@@ -78,7 +79,7 @@ func (s *Service) heedPointer(ctx context.Context, g *storage.Group) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := s.checkChain(ctx, g.ID, l); err != nil {
+	if _, err := s.checkChain(ctx, g.ID, l); err != nil {
 		s.Log.Warn("a room's pointer does not verify", "room", g.RoomID, "err", err)
 		return nil
 	}
@@ -117,7 +118,7 @@ func (s *Service) learnOutcome(ctx context.Context, g *storage.Group, step *mimi
 	if err != nil {
 		return err
 	}
-	if step.Kind == mimiport.StepMigration && string(step.Response.Message) == string(m.Response.Message) {
+	if proof.ByOffer(step, m.Response.Message) {
 		return s.confirm(ctx, m, &api.SignedRequest{Message: step.Confirmation.Message, KeyID: step.Confirmation.KeyID})
 	}
 	return s.stepTarget(ctx, m, func(bool) migration.Event { return migration.Superseded{} }, nil)
@@ -308,7 +309,7 @@ func (s *Service) Recover(ctx context.Context, id []byte, req *api.RecoverReques
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := s.checkChain(ctx, id, l); err != nil {
+	if _, err := s.checkChain(ctx, id, l); err != nil {
 		return nil, err
 	}
 	engine, err := s.engine(req.Protocol)
@@ -320,7 +321,7 @@ func (s *Service) Recover(ctx context.Context, id []byte, req *api.RecoverReques
 		return nil, err
 	}
 	if string(state.ID()) != string(id) {
-		return nil, badLineage(id, "the GroupInfo is of another group")
+		return nil, proof.Errorf(id, "the GroupInfo is of another group")
 	}
 	if _, err := newRoster(state); err != nil {
 		return nil, err

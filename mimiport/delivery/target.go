@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -406,16 +407,13 @@ func (s *Service) targetRecord(ctx context.Context, id mimiport.MigrationID) (*m
 
 // confirm verifies S's decision against the own record first, then its signature, and activates the group.
 func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *api.SignedRequest) error {
-	confirmation, err := mimiport.UnmarshalMigrationConfirmation(req.Message)
+	offer, err := mimiport.UnmarshalMigrationResponse(m.Response.Message)
 	if err != nil {
 		return err
 	}
-	response, err := mimiport.UnmarshalMigrationResponse(m.Response.Message)
+	confirmation, err := proof.Decision(offer, req.Message)
 	if err != nil {
 		return err
-	}
-	if confirmation.DomainName != m.Target || confirmation.Nonce != response.Nonce || !bytes.Equal(confirmation.GroupID, m.GroupID) {
-		return mimiport.Errorf("confirm", mimiport.KindInvalid, "the MigrationConfirmation is for another migration")
 	}
 	if m.State == migration.Offered {
 		return mimiport.Errorf("confirm", mimiport.KindConflict, "no content has come for this migration")

@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -194,7 +195,7 @@ func (c *checker) checkGroups(ctx context.Context) error {
 				live = nil
 			}
 			c.report.Groups++
-			c.checkLineage(g)
+			c.checkLineage(ctx, g)
 			c.checkState(g)
 			if err := c.checkLog(ctx, g); err != nil {
 				return err
@@ -229,7 +230,7 @@ func (c *checker) checkState(g *storage.Group) {
 }
 
 // checkLineage checks that the chain leads to this server in this term.
-func (c *checker) checkLineage(g *storage.Group) {
+func (c *checker) checkLineage(ctx context.Context, g *storage.Group) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		c.group(g, "its lineage: %v", err)
@@ -242,7 +243,7 @@ func (c *checker) checkLineage(g *storage.Group) {
 	case g.State == migration.GroupMoved && g.Migration == (mimiport.MigrationID{}):
 		want = max(want, l.Term()) // yielded: the claim is part of it
 	}
-	host, err := walk(g.ID, l)
+	end, err := proof.Lineage(ctx, archive{}, g.ID, nil, l)
 	switch {
 	case err != nil:
 		c.group(g, "its lineage: %v", err)
@@ -250,7 +251,7 @@ func (c *checker) checkLineage(g *storage.Group) {
 		c.group(g, "its lineage has %d steps, not %d", l.Term(), want)
 	case l.RoomID != g.RoomID:
 		c.group(g, "its lineage is of the room %s, and it is bound to %s", l.RoomID, g.RoomID)
-	case want == g.Term && l.Term() == want && host != g.Server:
-		c.group(g, "its lineage leads to %s, and it is at %s", host, g.Server)
+	case want == g.Term && l.Term() == want && end.Host != g.Server:
+		c.group(g, "its lineage leads to %s, and it is at %s", end.Host, g.Server)
 	}
 }

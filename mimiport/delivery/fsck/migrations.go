@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -56,8 +57,7 @@ func (c *checker) offer(m *migration.Migration) {
 	if m.Confirmation.Message == nil {
 		return
 	}
-	confirmation, err := mimiport.UnmarshalMigrationConfirmation(m.Confirmation.Message)
-	if err != nil || !confirms(confirmation, response) {
+	if _, err := proof.Decision(response, m.Confirmation.Message); err != nil {
 		c.migration(m, "its confirmation is not for its offer (%v)", err)
 	}
 }
@@ -144,7 +144,7 @@ func (c *checker) activated(g *storage.Group, m *migration.Migration) {
 	if err != nil {
 		return // told before
 	}
-	if l.Term() < m.Term || m.Term == 0 || !bytes.Equal(l.Steps[m.Term-1].Response.Message, m.Response.Message) {
+	if l.Term() < m.Term || m.Term == 0 || !proof.ByOffer(&l.Steps[m.Term-1], m.Response.Message) {
 		c.migration(m, "it is active, and the group's lineage does not have it")
 	}
 }
