@@ -171,6 +171,12 @@ func (c *Client) send(cmd string, args Args) (<-chan answer, error) {
 	return ch, err
 }
 
+// State is what the client knows of its group.
+func (c *Client) State(ctx context.Context) (st GroupState, err error) {
+	err = c.Do(ctx, "state", nil, &st)
+	return st, err
+}
+
 // Kill ends the process at once.
 func (c *Client) Kill() error {
 	err := c.cmd.Process.Kill()

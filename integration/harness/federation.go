@@ -15,11 +15,12 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-func (s *Server) signingKeyFile() string { return filepath.Join(s.Dir, "matrix_key.pem") }
+// SigningKeyFile is the file with the server's signing key, in PEM.
+func (s *Server) SigningKeyFile() string { return filepath.Join(s.Dir, "matrix_key.pem") }
 
 // Identity is what the server signs with.
 func (s *Server) Identity() (*fclient.SigningIdentity, error) {
-	text, err := os.ReadFile(s.signingKeyFile())
+	text, err := os.ReadFile(s.SigningKeyFile())
 	if err != nil {
 		return nil, err
 	}

@@ -206,21 +206,12 @@ func (t *tunnel) pass(f Fault, answer bool) bool {
 	case f == BlackHole:
 		<-t.ctx.Done()
 	case f == AnswersLost && answer && t.asked.Load():
-		t.wait(lostAnswers)
+		Wait(t.ctx, lostAnswers)
 		t.reset()
 	case f == Slow:
-		t.wait(slowness)
+		Wait(t.ctx, slowness)
 	}
 	return t.ctx.Err() == nil
-}
-
-func (t *tunnel) wait(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-t.ctx.Done():
-	}
 }
 
 // owner is the server whose process has made a connection; nil if none has.

@@ -66,7 +66,8 @@ func (n *Network) Client() *http.Client {
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: n.roots}, ForceAttemptHTTP2: true}}
 }
 
-func (n *Network) certFile() string { return filepath.Join(n.dir, "tls.crt") }
+// CertFile is the file with the certificate that all servers trust, in PEM.
+func (n *Network) CertFile() string { return filepath.Join(n.dir, "tls.crt") }
 func (n *Network) keyFile() string  { return filepath.Join(n.dir, "tls.key") }
 
 // makeCertificate writes a self-signed certificate for localhost. The servers find it by SSL_CERT_FILE, so that they run with
@@ -96,7 +97,7 @@ func (n *Network) makeCertificate() error {
 		return err
 	}
 	return errors.Join(
-		writePEM(n.certFile(), &pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		writePEM(n.CertFile(), &pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		writePEM(n.keyFile(), &pem.Block{Type: "PRIVATE KEY", Bytes: private}),
 	)
 }
@@ -114,18 +115,26 @@ var buildOnce = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv(BinaryEnv); path != "" {
 		return filepath.Abs(path)
 	}
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("dendrite-mimi-%d", os.Getpid()), "dendrite-mimi")
-	build := exec.Command("go", "build", "-o", path, "github.com/matrix-org/dendrite/contrib/mimi/cmd/dendrite-mimi")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build dendrite-mimi: %w\n%s", err, out)
-	}
-	return path, nil
+	path := filepath.Join(binaryDir(), "dendrite-mimi")
+	return path, Build(path)
 })
 
-// RemoveBinary deletes what NewNetwork has built. Call it when the process is done with networks.
-func RemoveBinary() error {
-	return os.RemoveAll(filepath.Join(os.TempDir(), fmt.Sprintf("dendrite-mimi-%d", os.Getpid())))
+func binaryDir() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("dendrite-mimi-%d", os.Getpid()))
 }
+
+// Build builds the server command into a file, with flags for go build.
+func Build(path string, flags ...string) error {
+	const command = "github.com/matrix-org/dendrite/contrib/mimi/cmd/dendrite-mimi"
+	args := append(append([]string{"build", "-o", path}, flags...), command)
+	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("build dendrite-mimi: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// RemoveBinary deletes what NewNetwork has built. Call it when the process is done with networks.
+func RemoveBinary() error { return os.RemoveAll(binaryDir()) }
 
 // freePort finds a TCP port on loopback below the range that the kernel gives to outgoing connections, so that it is still free
 // when a server is started again.

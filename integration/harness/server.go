@@ -56,6 +56,9 @@ func (s *Server) Database(component string) string {
 	return "file:" + filepath.Join(s.Dir, component+".db")
 }
 
+// Store is the connection string of the module's database, where Section has it.
+func (s *Server) Store() string { return cmp.Or(s.Postgres, s.Database("mimi_portability")) }
+
 // process is one life of a server.
 type process struct {
 	cmd    *exec.Cmd
@@ -116,7 +119,7 @@ func (s *Server) writeSigningKey() error {
 	_, _ = rand.Read(id) // crypto/rand does not fail
 	_, _ = rand.Read(seed)
 	keyID := "ed25519:" + strings.NewReplacer("-", "a", "_", "b").Replace(base64.RawURLEncoding.EncodeToString(id))
-	return writePEM(s.signingKeyFile(), &pem.Block{
+	return writePEM(s.SigningKeyFile(), &pem.Block{
 		Type: "MATRIX PRIVATE KEY", Headers: map[string]string{"Key-ID": keyID}, Bytes: seed,
 	})
 }
@@ -134,7 +137,9 @@ func (s *Server) writeConfig(section string) error {
 }
 
 func (s *Server) configFile() string { return filepath.Join(s.Dir, "dendrite.yaml") }
-func (s *Server) logFile() string    { return filepath.Join(s.Dir, "dendrite.log") }
+
+// LogFile is the file that the server writes its log to.
+func (s *Server) LogFile() string { return filepath.Join(s.Dir, "dendrite.log") }
 
 // Start starts a stopped server again and waits until it serves.
 func (s *Server) Start(ctx context.Context) error {
@@ -147,7 +152,7 @@ func (s *Server) Start(ctx context.Context) error {
 }
 
 func (s *Server) launch() error {
-	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(s.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -156,9 +161,9 @@ func (s *Server) launch() error {
 		"-config", s.configFile(),
 		"-http-bind-address", strings.TrimPrefix(s.URL, "http://"),
 		"-https-bind-address", cmp.Or(s.Listen, s.Name),
-		"-tls-cert", s.network.certFile(), "-tls-key", s.network.keyFile())
+		"-tls-cert", s.network.CertFile(), "-tls-key", s.network.keyFile())
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.Dir, log, log
-	cmd.Env = append(append(os.Environ(), "SSL_CERT_FILE="+s.network.certFile()), s.Env...)
+	cmd.Env = append(append(os.Environ(), "SSL_CERT_FILE="+s.network.CertFile()), s.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return err
@@ -252,7 +257,7 @@ func (s *Server) Stop() error {
 // Log is the end of what the server has written, at most 16 KiB.
 func (s *Server) Log() string {
 	const limit = 16 << 10
-	text, err := os.ReadFile(s.logFile())
+	text, err := os.ReadFile(s.LogFile())
 	if err != nil {
 		return err.Error()
 	}

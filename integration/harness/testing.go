@@ -2,7 +2,10 @@ package harness
 
 import (
 	"context"
+	"path/filepath"
 	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
 // Run is testing.M.Run with the built command removed after it.
@@ -12,7 +15,7 @@ func Run(m *testing.M) int {
 }
 
 // StartServers gives a test n servers with the default section, which end with it. When the test fails, their logs are shown.
-func StartServers(t *testing.T, n int) []*Server {
+func StartServers(t testing.TB, n int) []*Server {
 	t.Helper()
 	network := NewTestNetwork(t)
 	servers := make([]*Server, n)
@@ -26,7 +29,7 @@ func StartServers(t *testing.T, n int) []*Server {
 type TestNetwork struct{ *Network }
 
 // NewTestNetwork makes a network that ends with the test.
-func NewTestNetwork(t *testing.T) *TestNetwork {
+func NewTestNetwork(t testing.TB) *TestNetwork {
 	t.Helper()
 	n, err := NewNetwork(t.TempDir())
 	if err != nil {
@@ -40,8 +43,17 @@ func NewTestNetwork(t *testing.T) *TestNetwork {
 	return &TestNetwork{n}
 }
 
+// NewPostgresNetwork is NewTestNetwork with a PostgreSQL database for each server.
+func NewPostgresNetwork(t testing.TB) *TestNetwork {
+	t.Helper()
+	databases := pgtest.Start(t) // which ends after the network
+	n := NewTestNetwork(t)
+	n.Postgres = func() string { return databases.Database(t) }
+	return n
+}
+
 // StartServer starts a server or fails the test.
-func (n *TestNetwork) StartServer(t *testing.T, section string) *Server {
+func (n *TestNetwork) StartServer(t testing.TB, section string) *Server {
 	t.Helper()
 	s, err := n.Start(t.Context(), section)
 	if err != nil {
@@ -56,7 +68,7 @@ func (n *TestNetwork) StartServer(t *testing.T, section string) *Server {
 }
 
 // RegisterUser makes an account or fails the test.
-func RegisterUser(t *testing.T, s *Server, localpart string, admin bool) *User {
+func RegisterUser(t testing.TB, s *Server, localpart string, admin bool) *User {
 	t.Helper()
 	u, err := s.Register(t.Context(), localpart, admin)
 	if err != nil {
@@ -65,10 +77,100 @@ func RegisterUser(t *testing.T, s *Server, localpart string, admin bool) *User {
 	return u
 }
 
-// Within is a context for what should take a moment, with the harness's patience.
-func Within(t *testing.T) context.Context {
+// Admit has a user who is in a room let another one in, or fails the test.
+func Admit(t testing.TB, by *User, roomID string, u *User) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	if err := by.Admit(Within(t), roomID, u); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// SharedRoom makes a room of the first user that all others join, where all of them may do everything.
+func SharedRoom(t testing.TB, creator *User, others ...*User) (roomID string) {
+	t.Helper()
+	room, err := creator.CreateRoom(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range others {
+		Admit(t, creator, room, u)
+		if err := creator.SetPowerLevel(t.Context(), room, u.ID, 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return room
+}
+
+// StartTestClient starts the reference client for a user. The client keeps its state across restarts, and ends with the
+// test.
+func StartTestClient(t testing.TB, u *User) *Client {
+	t.Helper()
+	store := filepath.Join(t.TempDir(), "client.json")
+	return RunClient(t, u, func(ctx context.Context, u *User) (*Client, error) { return StartClient(ctx, u, store) })
+}
+
+// RunClient starts a client for a user, which ends with the test.
+func RunClient(t testing.TB, u *User, start func(context.Context, *User) (*Client, error)) *Client {
+	t.Helper()
+	c, err := start(t.Context(), u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Kill() }) // it may have ended
+	return c
+}
+
+// Do gives a client a command and decodes the result into out unless that is nil, or fails the test.
+func Do(t testing.TB, c *Client, command string, args Args, out any) {
+	t.Helper()
+	if err := c.Do(Within(t), command, args, out); err != nil {
+		t.Fatalf("%s: %s %v: %v", c.Name, command, args, err)
+	}
+}
+
+// State is what a client knows of its group.
+func State(t testing.TB, c *Client) GroupState {
+	t.Helper()
+	st, err := c.State(Within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// Beside runs something beside the test, for at most four times the harness's patience. end waits for it, and fails the
+// test if it has failed.
+func Beside[T any](t testing.TB, run func(context.Context) (T, error)) (end func() T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 4*Patience)
+	t.Cleanup(cancel)
+	var result T
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		result, err = run(ctx)
+		ended <- err
+	}()
+	return func() T {
+		t.Helper()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		return result
+	}
+}
+
+// RequireRefused fails the test unless an error is a homeserver's refusal with a code.
+func RequireRefused(t testing.TB, err error, code string) {
+	t.Helper()
+	if CodeOf(err) != code {
+		t.Errorf("got %v, want %s", err, code)
+	}
+}
+
+// Within is a context for what should take a moment, with twice the harness's patience.
+func Within(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -31,6 +32,15 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("HTTP %d: %v", e.Status, e.Fields) }
+
+// CodeOf is the errcode of an *Error, empty for any other error.
+func CodeOf(err error) string {
+	var refusal *Error
+	if !errors.As(err, &refusal) {
+		return ""
+	}
+	return refusal.Code
+}
 
 // Register makes an account with a device, by the shared secret.
 func (s *Server) Register(ctx context.Context, localpart string, admin bool) (*User, error) {
@@ -77,23 +87,34 @@ func (s *Server) RegisterGuest(ctx context.Context) (*User, error) {
 	return u.at(s), err
 }
 
-// Do sends one request to the user's homeserver, with the user's token, and decodes the answer into out unless that is nil. An
-// answer other than 200 is an *Error.
-func (u *User) Do(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		data, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(data)
-	}
-	r, err := http.NewRequestWithContext(ctx, method, u.Server.URL+path, body)
+// Request makes a request to the user's homeserver, with the user's token. body is JSON; empty for none.
+func (u *User) Request(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, method, u.Server.URL+path, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if len(body) > 0 {
+		r.Header.Set("Content-Type", "application/json")
 	}
 	if u.Token != "" {
 		r.Header.Set("Authorization", "Bearer "+u.Token)
+	}
+	return r, nil
+}
+
+// Do sends one request to the user's homeserver, with the user's token, and decodes the answer into out unless that is nil. An
+// answer other than 200 is an *Error.
+func (u *User) Do(ctx context.Context, method, path string, in, out any) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	r, err := u.Request(ctx, method, path, body)
+	if err != nil {
+		return err
 	}
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
@@ -148,6 +169,14 @@ func (u *User) Invite(ctx context.Context, roomID, userID string) error {
 func (u *User) Join(ctx context.Context, roomID, via string) error {
 	path := "/_matrix/client/v3/join/" + url.PathEscape(roomID) + "?server_name=" + url.QueryEscape(via)
 	return u.Do(ctx, http.MethodPost, path, map[string]any{}, nil)
+}
+
+// Admit has another user come into the room: one invites, the other joins.
+func (u *User) Admit(ctx context.Context, roomID string, other *User) error {
+	if err := u.Invite(ctx, roomID, other.ID); err != nil {
+		return err
+	}
+	return other.Join(ctx, roomID, u.Server.Name)
 }
 
 // Leave leaves the room.
