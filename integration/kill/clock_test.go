@@ -26,25 +26,25 @@ var jumps = []struct {
 // Profile, section 6: "S's clock alone decides". A clock jumps in the middle of a migration, stays wrong while others follow, and jumps
 // back in the middle of one: all of them end, the members and one Delivery Service agree, and nothing that was acknowledged is lost.
 func TestClockJumps(t *testing.T) {
-	p := newTrio(t)
+	g := newLinkedGroup(t)
 	all := os.Getenv(soakEnv) != ""
 	for _, j := range jumps {
 		if !all && !j.sample {
 			continue
 		}
-		jump := func(t *testing.T, _ *party, r roles) func(*testing.T) {
+		jump := func(t *testing.T, _ *group, r roles) relief {
 			for role, ahead := range j.ahead {
 				setClock(t, r[role], ahead)
 			}
 			return func(*testing.T) {}
 		}
-		back := func(t *testing.T, p *party, _ roles) func(*testing.T) {
-			for _, s := range p.servers {
+		back := func(t *testing.T, g *group, _ roles) relief {
+			for _, s := range g.servers {
 				setClock(t, s, 0)
 			}
 			return func(*testing.T) {}
 		}
-		if !t.Run(j.name, func(t *testing.T) { p.suffer(t, jump); p.suffer(t, back) }) {
+		if !t.Run(j.name, func(t *testing.T) { g.suffer(t, jump); g.suffer(t, back) }) {
 			return
 		}
 	}

@@ -15,12 +15,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// roles are the servers of a party when the first migration begins: S has the group, T is where it goes, and H is home to who moves it
-// if that is none of the two.
+// roles are the servers of a group when the first migration begins: S has the group, T is where it goes, and H is home
+// to who moves it if that is none of the two.
 type roles map[byte]*harness.Server
 
-func (p *party) roles(host int) roles {
-	return roles{'S': p.servers[host], 'T': p.servers[1-host], 'H': p.servers[len(p.servers)-1]}
+func (g *group) roles(host int) roles {
+	return roles{'S': g.servers[host], 'T': g.servers[1-host], 'H': g.servers[len(g.servers)-1]}
 }
 
 // fault is what befalls servers or the network between them. It strikes while the group moves back and forth, and lasts longer than there
@@ -30,14 +30,21 @@ type fault struct {
 	strike strike
 }
 
-type strike func(t *testing.T, p *party, r roles) (relieve func(t *testing.T))
+type strike func(t *testing.T, g *group, r roles) relief
+
+// relief ends a fault.
+type relief = func(t *testing.T)
 
 // serverFaults are those of one server.
 func serverFaults() (all []fault) {
 	for _, who := range []byte("STH") {
 		all = append(all,
-			fault{string(who) + " stands still", func(t *testing.T, _ *party, r roles) func(*testing.T) { return pause(t, r[who]) }},
-			fault{string(who) + " is killed", func(t *testing.T, _ *party, r roles) func(*testing.T) { return kill(t, r[who]) }})
+			fault{string(who) + " stands still", func(t *testing.T, _ *group, r roles) relief {
+				return pause(t, r[who])
+			}},
+			fault{string(who) + " is killed", func(t *testing.T, _ *group, r roles) relief {
+				return kill(t, r[who])
+			}})
 	}
 	return all
 }
@@ -84,11 +91,11 @@ func networkFaults() (all []fault) {
 			{"from H to T", []string{"HT"}}, {"from T to H", []string{"TH"}}, {"between H and T", []string{"HT", "TH"}},
 			{"everywhere", []string{"ST", "TS", "HS", "SH", "HT", "TH"}},
 		} {
-			all = append(all, fault{f.name + " " + where.name, func(_ *testing.T, p *party, r roles) func(*testing.T) {
+			all = append(all, fault{f.name + " " + where.name, func(_ *testing.T, g *group, r roles) relief {
 				for _, way := range where.ways {
-					p.links.Set(r[way[0]], r[way[1]], f.Fault)
+					g.network.Links.Set(r[way[0]], r[way[1]], f.Fault)
 				}
-				return func(*testing.T) { p.links.Mend() }
+				return func(*testing.T) { g.network.Links.Mend() }
 			}})
 		}
 	}
@@ -106,37 +113,37 @@ const lasting = 5 * time.Second
 // Profile, section 6: "S's clock alone decides", and T "never infers an abort from silence". Servers stand still or die and the network
 // fails across decide_by: the members and one Delivery Service agree afterwards, and nothing that was acknowledged is lost.
 func TestFaults(t *testing.T) {
-	p := newTrio(t)
+	g := newLinkedGroup(t)
 	all := os.Getenv(soakEnv) != ""
 	for _, f := range slices.Concat(serverFaults(), networkFaults()) {
 		if !all && !slices.Contains(sampledFaults, f.name) {
 			continue
 		}
-		if !t.Run(f.name, func(t *testing.T) { p.suffer(t, f.strike) }) {
+		if !t.Run(f.name, func(t *testing.T) { g.suffer(t, f.strike) }) {
 			return
 		}
 	}
 }
 
 // suffer lets a fault strike while the group is in use and moves back and forth.
-func (p *party) suffer(t *testing.T, strike strike) {
+func (g *group) suffer(t *testing.T, strike strike) {
 	began := time.Now()
-	host := p.settle(t)
-	stop := p.traffic(t)
+	host := g.requireSettled(t)
+	stop := g.traffic(t)
 	enough := make(chan struct{})
-	end := p.migrate(t, 1-host, enough)
-	wait(t.Context(), 300*time.Millisecond) // somewhere in a migration
-	relieve := strike(t, p, p.roles(host))
-	wait(t.Context(), lasting)
+	end := g.migrate(t, 1-host, enough)
+	harness.Wait(t.Context(), 300*time.Millisecond) // somewhere in a migration
+	relieve := strike(t, g, g.roles(host))
+	harness.Wait(t.Context(), lasting)
 	relieve(t)
-	wait(t.Context(), time.Second)
+	harness.Wait(t.Context(), time.Second)
 	close(enough)
-	outcome := end(t)
+	outcome := end()
 	stop()
-	host = p.settle(t)
-	n := p.collect(t)
-	p.audit(t, host)
-	t.Logf("the last migration: %s; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
+	host = g.requireSettled(t)
+	n := g.collect(t)
+	g.audit(t, host)
+	t.Logf("the last migration: %+v; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
 }
 
 // A disk that is full: nothing is accepted that cannot be stored, and when there is room again everything goes on. It takes the right
@@ -156,9 +163,9 @@ func TestFullDisk(t *testing.T) {
 			i := map[string]int{source: 0, target: 1}[full]
 			store := "file:" + filepath.Join(disk, "mimi_portability.db")
 			sections[i] = strings.Replace(section, `{{.Database "mimi_portability"}}`, store, 1)
-			p := newParty(t, harness.NewTestNetwork(t), sections...)
-			p.stores[i] = store
-			p.suffer(t, func(t *testing.T, _ *party, _ roles) func(*testing.T) { return fill(t, disk) })
+			g := newGroup(t, harness.NewTestNetwork(t), sections...)
+			g.stores[i] = store
+			g.suffer(t, func(t *testing.T, _ *group, _ roles) relief { return fill(t, disk) })
 		})
 	}
 }

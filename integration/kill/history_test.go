@@ -52,7 +52,7 @@ func TestHistories(t *testing.T) {
 
 // story is a history in the making.
 type story struct {
-	*party
+	*group
 	seed  uint64
 	first history.State // where the group is when it begins
 	seen  history.Recorder
@@ -78,18 +78,14 @@ var takeCommits = harness.Args{"kinds": []string{commitMade, commitEnded}}
 
 func newStory(t *testing.T, seed uint64) *story {
 	t.Helper()
-	s := &story{party: newTrio(t), seed: seed, faults: map[string]int{}}
+	s := &story{group: newLinkedGroup(t), seed: seed, faults: map[string]int{}}
 	t.Cleanup(func() { s.keepLogs(t) })
-	s.settle(t)
-	for i := range s.members {
-		s.do(t, i, "take", takeCommits) // how the group was made is no part of the history
+	s.requireSettled(t)
+	for i := range s.Members {
+		harness.Do(t, s.Members[i], "take", takeCommits, nil) // how the group was made is no part of the history
 		s.open = append(s.open, map[string]attempt{})
 	}
-	var st harness.GroupState
-	if err := s.members[0].Do(t.Context(), "state", nil, &st); err != nil {
-		t.Fatal(err)
-	}
-	s.first = transcript(t, st.ConfirmedTranscriptHash)
+	s.first = transcript(t, harness.State(t, s.Members[0]).ConfirmedTranscriptHash)
 	return s
 }
 
@@ -99,7 +95,7 @@ func (s *story) keepLogs(t *testing.T) {
 		return
 	}
 	for i, server := range s.servers {
-		log, err := os.ReadFile(filepath.Join(server.Dir, "dendrite.log"))
+		log, err := os.ReadFile(server.LogFile())
 		if err := errors.Join(err, os.WriteFile(filepath.Join(t.ArtifactDir(), fmt.Sprintf("server-%d.log", i)), log, 0o600)); err != nil {
 			t.Error(err)
 		}
@@ -126,19 +122,19 @@ func (s *story) tell(t *testing.T, life time.Duration) {
 	ctx, cancel := context.WithTimeout(t.Context(), life+4*harness.Patience)
 	defer cancel()
 	var lives, network sync.WaitGroup
-	for i := range s.members {
+	for i := range s.Members {
 		lives.Go(func() { s.live(ctx, young.Done(), t, i) })
 	}
 	network.Go(func() { s.disturbNetwork(young) })
 	s.disturbServers(young, t)
 	network.Wait()
 	lives.Wait()
-	for i := range s.members {
+	for i := range s.Members {
 		s.finish(ctx, t, i)
 	}
-	host := s.settle(t)
+	host := s.requireSettled(t)
 	var st harness.GroupState
-	for i := range s.members {
+	for i := range s.Members {
 		st = s.sync(ctx, t, i)
 	}
 	s.giveUp(t)
@@ -173,14 +169,14 @@ func (s *story) live(ctx context.Context, over <-chan struct{}, t *testing.T, i 
 		default:
 			_ = s.try(ctx, t, i, "update", nil, nil)
 		}
-		breathe(ctx)
+		harness.Breathe(ctx)
 	}
 }
 
 // try lets a member do something that may fail, and notes what has become of their Commits.
 func (s *story) try(ctx context.Context, t *testing.T, i int, command string, args harness.Args, out any) error {
 	call := s.seen.Call()
-	failed := s.members[i].Do(ctx, command, args, out)
+	failed := s.Members[i].Do(ctx, command, args, out)
 	if failed != nil {
 		s.failed.Add(1)
 	}
@@ -188,7 +184,7 @@ func (s *story) try(ctx context.Context, t *testing.T, i int, command string, ar
 		Event, From, To string
 		Accepted        bool
 	}
-	if err := s.members[i].Do(ctx, "take", takeCommits, &events); err != nil {
+	if err := s.Members[i].Do(ctx, "take", takeCommits, &events); err != nil {
 		t.Error(err)
 	}
 	for _, e := range events {
@@ -209,7 +205,7 @@ func (s *story) try(ctx context.Context, t *testing.T, i int, command string, ar
 func (s *story) end(t *testing.T, i int, to string, outcome history.Outcome) {
 	a, ok := s.open[i][to]
 	if !ok {
-		t.Errorf("%s has not made the Commit to %s", s.members[i].Name, to)
+		t.Errorf("%s has not made the Commit to %s", s.Members[i].Name, to)
 	}
 	delete(s.open[i], to)
 	s.seen.Return(i, a.call, history.Input{Kind: history.Commit, Before: a.before, After: transcript(t, to)}, history.Output{Outcome: outcome})
@@ -256,7 +252,7 @@ func (s *story) read(i int, call int64, state history.State) {
 
 // finish lets a member bring to its end what it has begun.
 func (s *story) finish(ctx context.Context, t *testing.T, i int) {
-	poll(t, "finish", func(context.Context) error {
+	err := harness.Poll(harness.Within(t), func(context.Context) error {
 		var st struct {
 			Migration     *string
 			PendingCommit bool `json:"pending_commit"`
@@ -272,12 +268,15 @@ func (s *story) finish(ctx context.Context, t *testing.T, i int) {
 		}
 		return nil
 	})
+	if err != nil {
+		t.Fatalf("%s cannot finish: %v", s.Members[i].Name, err)
+	}
 }
 
 // forge checks that the recording would show it if the servers were not one register.
 func (s *story) forge(t *testing.T) {
 	ops := s.seen.Operations()
-	random := s.random(len(s.members) + 2)
+	random := s.random(len(s.Members) + 2)
 	var accepted []int
 	for i, op := range ops {
 		if op.Output.(history.Output).Outcome == history.Accepted {
@@ -307,7 +306,7 @@ func (s *story) forge(t *testing.T) {
 
 // disturbServers lets one server after the other die, stand still or have another time.
 func (s *story) disturbServers(ctx context.Context, t *testing.T) {
-	random := s.random(len(s.members))
+	random := s.random(len(s.Members))
 	for ctx.Err() == nil {
 		pauseFor(ctx, random, 2*time.Second)
 		server := s.servers[random.IntN(len(s.servers))]
@@ -356,20 +355,20 @@ func diesWithin(ctx context.Context, s *harness.Server, d time.Duration) bool {
 
 // disturbNetwork lets faults befall what goes between servers.
 func (s *story) disturbNetwork(ctx context.Context) {
-	random := s.random(len(s.members) + 1)
-	defer s.links.Mend()
+	random := s.random(len(s.Members) + 1)
+	defer s.network.Links.Mend()
 	for ctx.Err() == nil {
 		pauseFor(ctx, random, 2*time.Second)
 		from := random.IntN(len(s.servers))
 		to := (from + 1 + random.IntN(len(s.servers)-1)) % len(s.servers)
 		s.struck("network")
 		f := []harness.Fault{harness.Refused, harness.BlackHole, harness.AnswersLost, harness.Slow}[random.IntN(4)]
-		s.links.Set(s.servers[from], s.servers[to], f)
+		s.network.Links.Set(s.servers[from], s.servers[to], f)
 		if random.IntN(2) == 0 {
-			s.links.Set(s.servers[to], s.servers[from], f)
+			s.network.Links.Set(s.servers[to], s.servers[from], f)
 		}
 		lastFor(ctx, random)
-		s.links.Mend()
+		s.network.Links.Mend()
 	}
 }
 
@@ -380,7 +379,7 @@ func lastFor(ctx context.Context, random *rand.Rand) {
 
 // pauseFor waits for some time of at most so long.
 func pauseFor(ctx context.Context, random *rand.Rand, most time.Duration) {
-	wait(ctx, time.Duration(random.Int64N(int64(most))))
+	harness.Wait(ctx, time.Duration(random.Int64N(int64(most))))
 }
 
 func (s *story) struck(fault string) {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
 // The sides of a migration.
@@ -68,18 +66,13 @@ var elsewhere = []string{"apply/group-reserved", "apply/group-active", "setting"
 // Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes after a crash
 // is the one that runs every time." A server is killed at each durable write and each send, before and after it, while both members
 // send and commit. When all is up again, the members and exactly one Delivery Service agree, and nothing that was acknowledged is lost.
-func TestKilledAtEveryPoint(t *testing.T) { killedAtEveryPoint(t, nil) }
+func TestKilledAtEveryPoint(t *testing.T) { killedAtEveryPoint(t, harness.NewTestNetwork(t)) }
 
 // TestKilledOnPostgres is TestKilledAtEveryPoint on PostgreSQL.
-func TestKilledOnPostgres(t *testing.T) {
-	server := pgtest.Start(t)
-	killedAtEveryPoint(t, func() string { return server.Database(t) })
-}
+func TestKilledOnPostgres(t *testing.T) { killedAtEveryPoint(t, harness.NewPostgresNetwork(t)) }
 
-func killedAtEveryPoint(t *testing.T, postgres func() string) {
-	network := harness.NewTestNetwork(t)
-	network.Postgres = postgres
-	p := newParty(t, network, section, section)
+func killedAtEveryPoint(t *testing.T, network *harness.TestNetwork) {
+	g := newGroup(t, network, section, section)
 	all := os.Getenv(soakEnv) != ""
 	known := map[string]bool{}
 	for i, pl := range plots {
@@ -91,13 +84,13 @@ func killedAtEveryPoint(t *testing.T, postgres func() string) {
 			if !all && sample[i] != when || when == "after" && slices.Equal(full, pl) {
 				continue
 			}
-			if !t.Run(name, func(t *testing.T) { p.play(t, full) }) {
-				return // the party is not what the next one needs
+			if !t.Run(name, func(t *testing.T) { g.play(t, full) }) {
+				return // the group is not what the next one needs
 			}
 		}
 	}
-	p.census(t, known)
-	p.askPeers(t)
+	g.requireKnown(t, known)
+	g.askPeers(t)
 }
 
 // at is the plot before or after its last point, and its name.
@@ -113,38 +106,38 @@ func (pl plot) at(when string) (name string, full plot) {
 }
 
 // play lets a plot happen in the middle of a migration.
-func (p *party) play(t *testing.T, pl plot) {
+func (g *group) play(t *testing.T, pl plot) {
 	began := time.Now()
-	from := p.settle(t)
+	from := g.requireSettled(t)
 	side := map[string]int{source: from, target: 1 - from}
-	first := p.servers[side[pl[0].side]]
-	p.arm(t, first, pl[0].point)
-	stop := p.traffic(t)
+	first := g.servers[side[pl[0].side]]
+	g.arm(t, first, pl[0].point)
+	stop := g.traffic(t)
 	dead := make(chan struct{})
-	end := p.migrate(t, 1-from, dead)
+	end := g.migrate(t, 1-from, dead)
 	for i, d := range pl {
-		s := p.servers[side[d.side]]
+		s := g.servers[side[d.side]]
 		if i > 0 {
-			p.arm(t, s, d.point)
+			g.arm(t, s, d.point)
 		}
 		if d.point != "" {
 			awaitDeath(t, s, d)
 		}
 	}
 	close(dead)
-	for _, s := range p.servers {
-		p.arm(t, s, "")
+	for _, s := range g.servers {
+		g.arm(t, s, "")
 	}
-	outcome := end(t)
+	outcome := end()
 	stop()
-	host := p.settle(t)
-	n := p.collect(t)
-	p.audit(t, host)
-	t.Logf("the last migration: %s; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
+	host := g.requireSettled(t)
+	n := g.collect(t)
+	g.audit(t, host)
+	t.Logf("the last migration: %+v; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
 }
 
 // arm starts a server that will die at a point. One that runs without a point, and shall, runs on.
-func (p *party) arm(t *testing.T, s *harness.Server, point string) {
+func (g *group) arm(t *testing.T, s *harness.Server, point string) {
 	t.Helper()
 	env := []string{"MIMI_FAILPOINT=" + point}
 	if slices.Equal(s.Env, env) || s.Env == nil && point == "" {
@@ -181,12 +174,12 @@ func awaitDeath(t *testing.T, s *harness.Server, d death) {
 
 var passed = regexp.MustCompile(`(?m)^failpoint (.*)$`)
 
-// census checks that every point that any server has come to is known here.
-func (p *party) census(t *testing.T, known map[string]bool) {
+// requireKnown fails the test unless every point that any server has come to is known here.
+func (g *group) requireKnown(t *testing.T, known map[string]bool) {
 	t.Helper()
 	seen := map[string]int{}
-	for _, s := range p.servers {
-		log, err := os.ReadFile(filepath.Join(s.Dir, "dendrite.log"))
+	for _, s := range g.servers {
+		log, err := os.ReadFile(s.LogFile())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -31,12 +30,9 @@ func run(m *testing.M) int {
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("dendrite-mimi-failpoints-%d", os.Getpid()))
 	defer os.RemoveAll(dir) // nolint: errcheck // in the temporary directory
 	path := filepath.Join(dir, "dendrite-mimi")
-	build := exec.Command("go", "build", "-tags", "failpoints", "-o", path, "github.com/matrix-org/dendrite/contrib/mimi/cmd/dendrite-mimi")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build dendrite-mimi: %v\n%s", err, out)
-		return 1
-	}
-	if err := errors.Join(os.Setenv(harness.BinaryEnv, path), os.Setenv(clockEnv, clockFile)); err != nil {
+	err := errors.Join(harness.Build(path, "-tags", "failpoints"),
+		os.Setenv(harness.BinaryEnv, path), os.Setenv(clockEnv, clockFile))
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

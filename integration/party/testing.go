@@ -1,0 +1,65 @@
+package party
+
+import (
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+)
+
+// Gather makes a group of the users of a room of their own, with the reference client for each. The first user creates
+// it, and all of them may move it.
+func Gather(t testing.TB, users ...*harness.User) *Party {
+	t.Helper()
+	room := harness.SharedRoom(t, users[0], users[1:]...)
+	p, err := Create(harness.Within(t), harness.StartTestClient(t, users[0]), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range users[1:] {
+		if err := p.Add(harness.Within(t), harness.StartTestClient(t, u)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
+}
+
+// Talk lets each member send a message that all others decrypt.
+func (p *Party) Talk(t testing.TB) {
+	t.Helper()
+	for _, from := range p.Members {
+		if _, err := p.Say(harness.Within(t), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Move has a member move the group to a server.
+func (p *Party) Move(t testing.TB, mover *harness.Client, target *harness.Server) {
+	t.Helper()
+	var out Outcome
+	harness.Do(t, mover, "migrate", harness.Args{"target": target.Name}, &out)
+	if out.State != Moved {
+		t.Fatalf("%s has moved the group to %s, which ended as %+v", mover.Name, target.Name, out)
+	}
+}
+
+// RequireSettled fails the test unless all members and the Delivery Service come to have the same group. It returns
+// that.
+func (p *Party) RequireSettled(t testing.TB) harness.GroupState {
+	t.Helper()
+	at, err := p.Settle(harness.Within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// RequireAt is RequireSettled for a group that must be at a server, in a term.
+func (p *Party) RequireAt(t testing.TB, host *harness.Server, term uint64) harness.GroupState {
+	t.Helper()
+	at := p.RequireSettled(t)
+	if at.DS != host.Name || at.Term != term {
+		t.Fatalf("the group is at %s in term %d, not at %s in term %d", at.DS, at.Term, host.Name, term)
+	}
+	return at
+}
