@@ -2,7 +2,6 @@ package integration
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -31,30 +30,24 @@ func newAway(t *testing.T) *away {
 		g.admins[s] = admin
 		setPolicy(t, admin, policy{"target": "joined_servers", "recover": true, "accept_claims": true})
 	}
-	guest := g.admins[g.lost]
-	if err := g.alice.User.Invite(t.Context(), g.room, guest.ID); err != nil {
-		t.Fatal(err)
-	}
-	if err := guest.Join(harness.Within(t), g.room, g.a.Name); err != nil {
-		t.Fatal(err)
-	}
-	do(t, g.bob, "migrate", harness.Args{"target": g.lost.Name}, nil)
-	g.talk(t)
-	g.settle(t)
+	harness.Admit(t, g.alice.User, g.Room, g.admins[g.lost])
+	g.Move(t, g.bob, g.lost)
+	g.Talk(t)
+	g.RequireSettled(t)
 	return g
 }
 
 func (g *away) follow(t *testing.T, s *harness.Server) {
 	t.Helper()
 	for _, member := range []*harness.Client{g.alice, g.bob} {
-		do(t, member, "follow", harness.Args{"ds": s.Name}, nil)
+		harness.Do(t, member, "follow", harness.Args{"ds": s.Name}, nil)
 	}
 }
 
 // operate lets a server's administrator ask the admin API about the group.
 func (p *pair) operate(t *testing.T, admin *harness.User, method, route string, body, answer any) {
 	t.Helper()
-	path := adminapi.PathPrefix + "/groups/" + p.group + route
+	path := adminapi.PathPrefix + "/groups/" + p.Group + route
 	if err := admin.Do(harness.Within(t), method, path, body, answer); err != nil {
 		t.Fatalf("%s %s: %v", method, route, err)
 	}
@@ -64,7 +57,7 @@ func (p *pair) operate(t *testing.T, admin *harness.User, method, route string, 
 func (p *pair) recover(t *testing.T, admin *harness.User, holder *harness.Client) {
 	t.Helper()
 	var held json.RawMessage
-	do(t, holder, "export", nil, &held)
+	harness.Do(t, holder, "export", nil, &held)
 	p.operate(t, admin, http.MethodPost, "/recover", held, nil)
 }
 
@@ -72,85 +65,80 @@ func (p *pair) recover(t *testing.T, admin *harness.User, holder *harness.Client
 func commit(t *testing.T, by, other *harness.Client) {
 	t.Helper()
 	var st harness.GroupState
-	do(t, by, "update", nil, &st)
-	do(t, other, "wait_for", harness.Args{"kind": "state", "epoch": st.Epoch, "term": st.Term}, nil)
+	harness.Do(t, by, "update", nil, &st)
+	harness.Do(t, other, "wait_for", harness.Args{"kind": "state", "epoch": st.Epoch, "term": st.Term}, nil)
 }
 
-// goesOn lets the members talk and commit, and one of them move the group.
-func (p *pair) goesOn(t *testing.T, target *harness.Server, term uint64) {
+// requireGoesOn lets the members talk and commit, and one of them move the group.
+func (p *pair) requireGoesOn(t *testing.T, target *harness.Server, term uint64) {
 	t.Helper()
-	p.talk(t)
+	p.Talk(t)
 	commit(t, p.bob, p.alice)
 	commit(t, p.alice, p.bob)
-	do(t, p.alice, "migrate", harness.Args{"target": target.Name}, nil)
-	p.talk(t)
-	if ds := p.settle(t); ds.DS != target.Name || ds.Term != term {
-		t.Errorf("the group is at %s in term %d", ds.DS, ds.Term)
-	}
+	p.Move(t, p.alice, target)
+	p.Talk(t)
+	p.RequireAt(t, target, term)
 }
 
 // TestReclaimed: the host of a group is lost after more Commits. The operator of the host before takes the group back; the member who
 // was where the new term begins goes on, the one who has gone on at the lost host enters anew. The lost host comes back and yields.
 func TestReclaimed(t *testing.T) {
 	g := newAway(t)
-	stopped(t, g.a, func() error {
+	whileDown(t, g.a, func() error {
 		for range 3 {
-			do(t, g.bob, "update", nil, nil)
+			harness.Do(t, g.bob, "update", nil, nil)
 		}
 		return g.lost.Kill()
 	})
-	if alice, bob := state(t, g.alice), state(t, g.bob); alice.Epoch != bob.Epoch-3 {
+	if alice, bob := harness.State(t, g.alice), harness.State(t, g.bob); alice.Epoch != bob.Epoch-3 {
 		t.Fatalf("alice is in epoch %d, bob in %d", alice.Epoch, bob.Epoch)
 	}
 	g.operate(t, g.admins[g.a], http.MethodPost, "/reclaim", nil, nil)
 	g.follow(t, g.a)
-	if ds := g.settle(t); ds.DS != g.a.Name || ds.Term != 2 {
-		t.Errorf("the group is at %s in term %d", ds.DS, ds.Term)
-	}
-	g.goesOn(t, g.b, 3)
+	g.RequireAt(t, g.a, 2)
+	g.requireGoesOn(t, g.b, 3)
 
 	if err := g.lost.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	do(t, g.alice, "sync", nil, nil)
+	harness.Do(t, g.alice, "sync", nil, nil)
 	var host api.HostResponse
-	do(t, g.alice, "host", harness.Args{"ds": g.lost.Name}, &host)
+	harness.Do(t, g.alice, "host", harness.Args{"ds": g.lost.Name}, &host)
 	if host.DeliveryService != g.a.Name || host.Moved == nil || len(host.Moved.LineageClaim) == 0 {
 		t.Errorf("the server that was lost says that the group is at %s", host.DeliveryService)
 	}
-	g.talk(t)
+	g.Talk(t)
 }
 
 // TestRecovered: the host of a group is lost, and the operator of another server takes the group on from what a member holds.
 func TestRecovered(t *testing.T) {
 	g := newAway(t)
 	commit(t, g.bob, g.alice)
-	before := g.settle(t)
+	before := g.RequireSettled(t)
 	if err := g.lost.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	g.recover(t, g.admins[g.b], g.alice)
 	g.follow(t, g.b)
-	if ds := g.settle(t); ds.DS != g.b.Name || ds.Term != 2 || ds.Epoch != before.Epoch {
-		t.Errorf("the group is at %s in term %d, epoch %d", ds.DS, ds.Term, ds.Epoch)
+	if at := g.RequireAt(t, g.b, 2); at.Epoch != before.Epoch {
+		t.Errorf("the group is in epoch %d, not %d", at.Epoch, before.Epoch)
 	}
-	g.goesOn(t, g.a, 3)
+	g.requireGoesOn(t, g.a, 3)
 }
 
 // TestRestoredBehind: a server whose database is put back to before several Commits is stopped by the Commits of two members, says so
 // to its operator, and goes on from what a member holds: nothing is lost, and nobody has to be told.
 func TestRestoredBehind(t *testing.T) {
-	servers := harness.StartServers(t, 2)
-	a, b := servers[0], servers[1]
-	p := newPairAt(t, a, b)
-	p.talk(t)
+	p := newPair(t)
+	a := p.alice.User.Server
+	p.Talk(t)
 	admin := harness.RegisterUser(t, a, "admin", true)
 	setPolicy(t, admin, policy{"recover": true})
 	putBack := backUp(t, a)
 	commit(t, p.bob, p.alice)
 	commit(t, p.alice, p.bob)
-	p.talk(t)
-	before := p.settle(t)
+	p.Talk(t)
+	before := p.RequireSettled(t)
 	putBack()
 
 	for _, member := range []*harness.Client{p.alice, p.bob} {
@@ -162,8 +150,9 @@ func TestRestoredBehind(t *testing.T) {
 	if err := p.alice.Do(harness.Within(t), "update", nil, nil); err == nil || !strings.Contains(err.Error(), "behind") {
 		t.Errorf("the first Commit: %v", err)
 	}
-	refusedAs(t, prefix+"M_GROUP_STOPPED", p.bob.Do(harness.Within(t), "update", nil, nil))
-	refusedAs(t, prefix+"M_GROUP_STOPPED", p.alice.Do(harness.Within(t), "send", harness.Args{"text": "too early"}, nil))
+	harness.RequireRefused(t, p.bob.Do(harness.Within(t), "update", nil, nil), prefix+"M_GROUP_STOPPED")
+	err := p.alice.Do(harness.Within(t), "send", harness.Args{"text": "too early"}, nil)
+	harness.RequireRefused(t, err, prefix+"M_GROUP_STOPPED")
 	var evidence json.RawMessage
 	p.operate(t, admin, http.MethodGet, "/evidence", nil, &evidence)
 	if !strings.Contains(string(evidence), strconv.Quote(string(storage.EvidenceStopped))) {
@@ -171,20 +160,12 @@ func TestRestoredBehind(t *testing.T) {
 	}
 
 	p.recover(t, admin, p.bob)
-	p.talk(t)
-	if ds := p.settle(t); ds.DS != a.Name || ds.Term != 1 || ds.Epoch != before.Epoch {
-		t.Errorf("the group is at %s in term %d, epoch %d", ds.DS, ds.Term, ds.Epoch)
+	p.Talk(t)
+	if at := p.RequireAt(t, a, 1); at.Epoch != before.Epoch {
+		t.Errorf("the group is in epoch %d, not %d", at.Epoch, before.Epoch)
 	}
 	commit(t, p.bob, p.alice)
 	commit(t, p.alice, p.bob)
-	p.talk(t)
-	p.settle(t)
-}
-
-func refusedAs(t *testing.T, code string, err error) {
-	t.Helper()
-	var refused *harness.Error
-	if !errors.As(err, &refused) || refused.Code != code {
-		t.Errorf("got %v, want %s", err, code)
-	}
+	p.Talk(t)
+	p.RequireSettled(t)
 }

@@ -13,37 +13,18 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
 // BenchmarkCommitBesideMessage lets a user of a real server commit and send a message of the same size, in turns.
 func BenchmarkCommitBesideMessage(b *testing.B) {
-	b.Run("sqlite", func(b *testing.B) { besideMessage(b, nil) })
-	b.Run("postgres", func(b *testing.B) {
-		server := pgtest.Start(b)
-		besideMessage(b, func() string { return server.Database(b) })
-	})
+	b.Run("sqlite", func(b *testing.B) { besideMessage(b, harness.NewTestNetwork(b)) })
+	b.Run("postgres", func(b *testing.B) { besideMessage(b, harness.NewPostgresNetwork(b)) })
 }
 
-func besideMessage(b *testing.B, postgres func() string) {
-	network, err := harness.NewNetwork(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer network.Close()
-	network.Postgres = postgres
-	server, err := network.Start(b.Context(), harness.Section)
-	if err != nil {
-		b.Fatal(err)
-	}
-	alice, err := server.Register(b.Context(), "alice", false)
-	if err != nil {
-		b.Fatal(err)
-	}
-	room, err := alice.CreateRoom(b.Context())
-	if err != nil {
-		b.Fatal(err)
-	}
+func besideMessage(b *testing.B, network *harness.TestNetwork) {
+	server := network.StartServer(b, harness.Section)
+	alice := harness.RegisterUser(b, server, "alice", false)
+	room := harness.SharedRoom(b, alice)
 	ask := func(method, path string, in, out any) {
 		b.Helper()
 		if err := alice.Do(b.Context(), method, clientapi.PathPrefix+"/ds/"+server.Name+path, in, out); err != nil {

@@ -43,7 +43,7 @@ func impostor(by, claims *fclient.SigningIdentity) *fclient.SigningIdentity {
 func (x *trio) badPeers(t *testing.T) {
 	a, b, c := identity(t, x.a), identity(t, x.b), identity(t, x.c)
 	carol := harness.RegisterUser(t, x.c, "carol", false)
-	group := "/groups/" + x.group
+	group := "/groups/" + x.Group
 	get := func(by *fclient.SigningIdentity, route string) *http.Request {
 		return call(t, by, x.a, "GET", route, nil)
 	}
@@ -56,7 +56,7 @@ func (x *trio) badPeers(t *testing.T) {
 	unsigned.Header.Del("Authorization")
 	misdirected := call(t, b, x.c, "GET", group+as(x.bob.User), nil)
 	misdirected.URL.Host, misdirected.Host = x.a.Name, x.a.Name
-	x.refused(t, x.a.Name, []attempt{
+	x.requireRefused(t, x.a.Name, []attempt{
 		{"unsigned", unsigned, 401, "M_UNAUTHORIZED"},
 		{"for another server", misdirected, 400, "M_BAD_JSON"},
 		{"in another server's name", get(impostor(c, b), group+as(x.bob.User)), 401, "M_UNAUTHORIZED"},
@@ -74,7 +74,7 @@ func (x *trio) badPeers(t *testing.T) {
 		{"large", post(large), 413, "M_TOO_LARGE"},
 		{"no MLS message", call(t, b, x.a, "POST", group+"/messages"+as(x.bob.User), api.SubmitRequest{Message: []byte{0, 1, 2}}), 400, prefix + "M_BAD_MESSAGE"},
 		{"an offer for another server's user", call(t, c, x.a, "POST", "/migrations"+as(carol), api.MigrationRequestRequest{
-			MigrationRequest: encode(t, &mimiport.MigrationRequest{SourceDomain: x.b.Name, TargetDomain: x.a.Name, GroupID: x.id(t)}), RoomID: x.room,
+			MigrationRequest: encode(t, &mimiport.MigrationRequest{SourceDomain: x.b.Name, TargetDomain: x.a.Name, GroupID: x.id(t)}), RoomID: x.Room,
 		}), 403, "M_FORBIDDEN"},
 	})
 }
@@ -106,13 +106,13 @@ func content(t *testing.T, by *fclient.SigningIdentity, o *offer, state []byte) 
 func (x *trio) groupState(t *testing.T, host string) *mimiport.GroupState {
 	t.Helper()
 	alice := x.alice.User
-	group := get[api.GroupResponse](t, x, ask(t, alice, "GET", at(host, "/groups/"+x.group), ""))
-	where := get[api.HostResponse](t, x, ask(t, alice, "GET", at(host, "/groups/"+x.group+"/host"), ""))
+	group := get[api.GroupResponse](t, x, ask(t, alice, "GET", at(host, "/groups/"+x.Group), ""))
+	where := get[api.HostResponse](t, x, ask(t, alice, "GET", at(host, "/groups/"+x.Group+"/host"), ""))
 	lineage, err := mimiport.UnmarshalLineage(where.Lineage)
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, tree := x.send(t, ask(t, alice, "GET", at(host, fmt.Sprintf("/groups/%s/tree?epoch=%d", x.group, group.Epoch)), ""))
+	status, tree := x.send(t, ask(t, alice, "GET", at(host, fmt.Sprintf("/groups/%s/tree?epoch=%d", x.Group, group.Epoch)), ""))
 	if status != http.StatusOK {
 		t.Fatalf("%d %s", status, tree)
 	}
@@ -125,7 +125,7 @@ func (x *trio) groupState(t *testing.T, host string) *mimiport.GroupState {
 
 func (x *trio) badContents(t *testing.T) {
 	a, b, c := identity(t, x.a), identity(t, x.b), identity(t, x.c)
-	epoch := state(t, x.alice).Epoch
+	epoch := harness.State(t, x.alice).Epoch
 	o := x.offer(t, x.bob.User, x.id(t), x.a.Name, epoch)
 	other := x.offer(t, x.bob.User, x.id(t), x.a.Name, epoch)
 	good := x.groupState(t, x.a.Name)
@@ -143,7 +143,7 @@ func (x *trio) badContents(t *testing.T) {
 		return call(t, by, x.b, "PUT", "/migrations/"+id+"/abort", signed(t, key, m))
 	}
 	real := &mimiport.MigrationAbort{MigrationID: o.response.ID(), SourceDomain: x.a.Name}
-	x.refused(t, x.a.Name, []attempt{
+	x.requireRefused(t, x.a.Name, []attempt{
 		{"unknown migration", upload(t, a, x.b, digest, body, nil), 404, prefix + "M_UNKNOWN_MIGRATION"},
 		{"not from the source", upload(t, c, x.b, o.id, body, nil), 403, "M_FORBIDDEN"},
 		{"in the source's name", upload(t, impostor(c, a), x.b, o.id, body, nil), 401, "M_UNAUTHORIZED"},
@@ -176,7 +176,7 @@ func (x *trio) badContents(t *testing.T) {
 // badReplays is what comes too late: the group has moved from a to b.
 func (x *trio) badReplays(t *testing.T) {
 	a, b := identity(t, x.a), identity(t, x.b)
-	epoch := state(t, x.alice).Epoch
+	epoch := harness.State(t, x.alice).Epoch
 	moved := x.lastMigration(t, x.bob.User)
 	replayed := &offer{moved.MigrationID, &mimiport.MigrationResponse{}, moved.MigrationResponse.KeyID}
 	var err error
@@ -193,9 +193,9 @@ func (x *trio) badReplays(t *testing.T) {
 	put := func(u *harness.User, ds string, o *offer) *http.Request {
 		return ask(t, u, "PUT", at(ds, "/migrations/"+o.id+"/init"), initBody(t, o, commit))
 	}
-	x.refused(t, x.b.Name, []attempt{
-		{"the group at its former host", ask(t, alice, "GET", at(x.a.Name, "/groups/"+x.group), ""), 410, prefix + "M_GROUP_MOVED"},
-		{"a message for its former host", ask(t, alice, "POST", at(x.a.Name, "/groups/"+x.group+"/messages"), `{"message":"AAEC"}`), 410, prefix + "M_GROUP_MOVED"},
+	x.requireRefused(t, x.b.Name, []attempt{
+		{"the group at its former host", ask(t, alice, "GET", at(x.a.Name, "/groups/"+x.Group), ""), 410, prefix + "M_GROUP_MOVED"},
+		{"a message for its former host", ask(t, alice, "POST", at(x.a.Name, "/groups/"+x.Group+"/messages"), `{"message":"AAEC"}`), 410, prefix + "M_GROUP_MOVED"},
 		{"an Init at its former host", put(bob, x.a.Name, again), 410, prefix + "M_GROUP_MOVED"},
 		{"another user's Init", put(alice, x.a.Name, replayed), 403, "M_FORBIDDEN"},
 		{"a second content", upload(t, a, x.b, replayed.id, content(t, a, replayed, good), nil), 409, prefix + "M_CONFLICT"},
@@ -214,7 +214,7 @@ func (x *trio) badReplays(t *testing.T) {
 // evidence is what b has kept about the group: the kinds, sorted.
 func (x *trio) evidence(t *testing.T) (kinds []string) {
 	t.Helper()
-	list := get[adminapi.EvidenceList](t, x, ask(t, x.admins[1], "GET", adminapi.PathPrefix+"/groups/"+x.group+"/evidence", ""))
+	list := get[adminapi.EvidenceList](t, x, ask(t, x.admins[1], "GET", adminapi.PathPrefix+"/groups/"+x.Group+"/evidence", ""))
 	for i := range list.Items {
 		kinds = append(kinds, list.Items[i].Kind)
 	}
@@ -225,7 +225,7 @@ func (x *trio) evidence(t *testing.T) (kinds []string) {
 // lastMigration is the one by which the group came to where it is, as its user sees it at the source.
 func (x *trio) lastMigration(t *testing.T, u *harness.User) *api.MigrationStatus {
 	t.Helper()
-	where := get[api.HostResponse](t, x, ask(t, u, "GET", at(x.a.Name, "/groups/"+x.group+"/host"), ""))
+	where := get[api.HostResponse](t, x, ask(t, u, "GET", at(x.a.Name, "/groups/"+x.Group+"/host"), ""))
 	response, err := mimiport.UnmarshalMigrationResponse(where.Moved.MigrationResponse)
 	if err != nil {
 		t.Fatal(err)

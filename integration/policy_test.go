@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"errors"
 	"maps"
 	"net/http"
 	"testing"
@@ -32,7 +31,7 @@ func TestPolicyAtRunTime(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			setPolicy(t, c.admin, c.policy)
-			p.refuses(t, c.code)
+			p.requireMoveRefused(t, c.code)
 			setPolicy(t, c.admin, nil)
 		})
 	}
@@ -41,16 +40,14 @@ func TestPolicyAtRunTime(t *testing.T) {
 	setPolicy(t, rootB, policy{"target": "nobody"})
 	restart(t, a)
 	restart(t, b)
-	p.refuses(t, "M_FORBIDDEN")
+	p.requireMoveRefused(t, "M_FORBIDDEN")
 	setPolicy(t, rootB, nil)
-	if err := p.bob.User.SetPowerLevel(t.Context(), p.room, p.bob.User.ID, 0); err != nil {
+	if err := p.bob.User.SetPowerLevel(t.Context(), p.Room, p.bob.User.ID, 0); err != nil {
 		t.Fatal(err)
 	}
-	do(t, p.bob, "migrate", harness.Args{"target": b.Name}, nil)
-	p.talk(t)
-	if ds := p.settle(t); ds.DS != b.Name {
-		t.Errorf("the group is at %s", ds.DS)
-	}
+	p.Move(t, p.bob, b)
+	p.Talk(t)
+	p.RequireAt(t, b, 1)
 }
 
 type policy map[string]any
@@ -65,13 +62,10 @@ func setPolicy(t *testing.T, admin *harness.User, fields policy) {
 	}
 }
 
-// refuses checks that bob is refused when he has the group moved to his homeserver, and that all goes on.
-func (p *pair) refuses(t *testing.T, code string) {
+// requireMoveRefused checks that bob is refused when he has the group moved to his homeserver, and that all goes on.
+func (p *pair) requireMoveRefused(t *testing.T, code string) {
 	t.Helper()
 	err := p.bob.Do(harness.Within(t), "migrate", harness.Args{"target": p.bob.User.Server.Name}, nil)
-	var refused *harness.Error
-	if !errors.As(err, &refused) || refused.Code != code {
-		t.Errorf("got %v, want %s", err, code)
-	}
-	p.talk(t)
+	harness.RequireRefused(t, err, code)
+	p.Talk(t)
 }

@@ -16,14 +16,14 @@ import (
 func TestUnmodifiedReceiver(t *testing.T) {
 	x := newTrio(t, harness.Section, harness.Section)
 	carol := harness.RegisterUser(t, x.c, "carol", false)
-	x.admit(t, carol)
+	harness.Admit(t, x.alice.User, x.Room, carol)
 	publishKeyPackage(t, carol)
-	do(t, x.alice, "add", harness.Args{"user": carol.ID}, nil)
-	x.settle(t)
-	x.talk(t)
-	do(t, x.bob, "migrate", harness.Args{"target": x.b.Name}, nil)
-	x.settle(t)
-	x.talk(t)
+	harness.Do(t, x.alice, "add", harness.Args{"user": carol.ID}, nil)
+	x.RequireSettled(t)
+	x.Talk(t)
+	x.Move(t, x.bob, x.b)
+	x.RequireSettled(t)
+	x.Talk(t)
 
 	want := map[string][]received{
 		federation.SenderID(x.a.Name): {{0, "welcome", ""}, {0, "application", ""}, {0, "application", ""}, {0, "commit", x.b.Name}},
@@ -37,8 +37,8 @@ func TestUnmodifiedReceiver(t *testing.T) {
 // publishKeyPackage has a client of the user publish a KeyPackage, and ends it: what comes then is for the test.
 func publishKeyPackage(t *testing.T, u *harness.User) {
 	t.Helper()
-	c := startClient(t, u)
-	do(t, c, "publish_key_packages", harness.Args{"n": 1}, nil)
+	c := harness.StartTestClient(t, u)
+	harness.Do(t, c, "publish_key_packages", nil, nil)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -28,8 +28,8 @@ var digest = strings.Repeat("A", 43)
 // changes.
 func TestRefusals(t *testing.T) {
 	x := newTrio(t, harness.Section+"  offer_life: 1s\n", harness.Section)
-	x.talk(t)
-	x.settle(t)
+	x.Talk(t)
+	x.RequireSettled(t)
 	t.Run("users", x.badUsers)
 	t.Run("messages", x.badMessages)
 	t.Run("requests", x.badRequests)
@@ -37,17 +37,15 @@ func TestRefusals(t *testing.T) {
 	t.Run("admins", x.badAdmins)
 	t.Run("peers", x.badPeers)
 	t.Run("contents", x.badContents)
-	do(t, x.bob, "migrate", harness.Args{"target": x.b.Name}, nil)
-	x.talk(t)
+	x.Move(t, x.bob, x.b)
+	x.Talk(t)
 	t.Run("replays", x.badReplays)
-	x.talk(t)
-	if ds := x.settle(t); ds.DS != x.b.Name || ds.Term != 1 {
-		t.Errorf("the group is at %+v", ds)
-	}
+	x.Talk(t)
+	x.RequireAt(t, x.b, 1)
 }
 
 func (x *trio) badUsers(t *testing.T) {
-	alice, group := x.alice.User, at(x.a.Name, "/groups/"+x.group)
+	alice, group := x.alice.User, at(x.a.Name, "/groups/"+x.Group)
 	nobody := &harness.User{Server: x.a}
 	guest, err := x.a.RegisterGuest(t.Context())
 	if err != nil {
@@ -55,7 +53,7 @@ func (x *trio) badUsers(t *testing.T) {
 	}
 	mallory := harness.RegisterUser(t, x.a, "mallory", false)
 	read := func(u *harness.User, path string) *http.Request { return ask(t, u, "GET", path, "") }
-	x.refused(t, x.a.Name, []attempt{
+	x.requireRefused(t, x.a.Name, []attempt{
 		{"no token", read(nobody, group), 401, "M_MISSING_TOKEN"},
 		{"a token of nobody", read(&harness.User{Server: x.a, Token: "none"}, group), 401, "M_UNKNOWN_TOKEN"},
 		{"a guest", read(guest, group), 403, "M_GUEST_ACCESS_FORBIDDEN"},
@@ -63,17 +61,17 @@ func (x *trio) badUsers(t *testing.T) {
 		{"not in the room: host", read(mallory, group+"/host"), 403, "M_FORBIDDEN"},
 		{"not in the room: log", read(mallory, group+"/messages"), 403, "M_FORBIDDEN"},
 		{"not in the room: tree", read(mallory, group+"/tree?epoch=1"), 403, "M_FORBIDDEN"},
-		{"not in the room: reserve", ask(t, mallory, "POST", at(x.a.Name, "/groups"), toJSON(t, api.ReserveGroupRequest{RoomID: x.room})), 403, "M_FORBIDDEN"},
+		{"not in the room: reserve", ask(t, mallory, "POST", at(x.a.Name, "/groups"), toJSON(t, api.ReserveGroupRequest{RoomID: x.Room})), 403, "M_FORBIDDEN"},
 		{"not in the room: submit", ask(t, mallory, "POST", group+"/messages", `{"message":"AAEC"}`), 403, "M_FORBIDDEN"},
 		{"unknown group", read(alice, at(x.a.Name, "/groups/"+digest)), 404, prefix + "M_UNKNOWN_GROUP"},
 		{"unknown group elsewhere", read(alice, at(x.b.Name, "/groups/"+digest)), 404, prefix + "M_UNKNOWN_GROUP"},
 		{"an id that is not base64url", read(alice, at(x.a.Name, "/groups/AA==")), 400, prefix + "M_BAD_MESSAGE"},
 		{"an id that is too long", read(alice, at(x.a.Name, "/groups/"+strings.Repeat("A", 342))), 400, prefix + "M_BAD_MESSAGE"},
-		{"an IP address", read(alice, at("127.0.0.1:1", "/groups/"+x.group)), 403, "M_FORBIDDEN"},
-		{"an IPv6 address", read(alice, at("[::1]:1", "/groups/"+x.group)), 403, "M_FORBIDDEN"},
-		{"no server name", read(alice, at("a/../b", "/groups/"+x.group)), 400, prefix + "M_BAD_MESSAGE"},
-		{"nobody there", read(alice, at("localhost:1", "/groups/"+x.group)), 502, prefix + "M_PEER_UNREACHABLE"},
-		{"a homeserver without the module", read(alice, at(x.c.Name, "/groups/"+x.group)), 400, prefix + "M_UNSUPPORTED"},
+		{"an IP address", read(alice, at("127.0.0.1:1", "/groups/"+x.Group)), 403, "M_FORBIDDEN"},
+		{"an IPv6 address", read(alice, at("[::1]:1", "/groups/"+x.Group)), 403, "M_FORBIDDEN"},
+		{"no server name", read(alice, at("a/../b", "/groups/"+x.Group)), 400, prefix + "M_BAD_MESSAGE"},
+		{"nobody there", read(alice, at("localhost:1", "/groups/"+x.Group)), 502, prefix + "M_PEER_UNREACHABLE"},
+		{"a homeserver without the module", read(alice, at(x.c.Name, "/groups/"+x.Group)), 400, prefix + "M_UNSUPPORTED"},
 		{"a number that is none", read(alice, group+"/messages?from=x"), 400, prefix + "M_BAD_MESSAGE"},
 		{"a number twice", read(alice, group+"/messages?from=1&from=2"), 400, prefix + "M_BAD_MESSAGE"},
 		{"no epoch", read(alice, group+"/tree"), 400, prefix + "M_BAD_MESSAGE"},
@@ -88,14 +86,14 @@ func (x *trio) badUsers(t *testing.T) {
 
 func (x *trio) badMessages(t *testing.T) {
 	commit := x.message(t, x.a.Name, "commit").Message
-	epoch := byte(state(t, x.alice).Epoch)
-	path := at(x.a.Name, "/groups/"+x.group+"/messages")
+	epoch := byte(harness.State(t, x.alice).Epoch)
+	path := at(x.a.Name, "/groups/"+x.Group+"/messages")
 	post := func(u *harness.User, body string) *http.Request { return ask(t, u, "POST", path, body) }
 	submit := func(u *harness.User, message []byte) *http.Request {
 		return post(u, toJSON(t, api.SubmitRequest{Message: message, GroupInfo: []byte{0}}))
 	}
 	alice := x.alice.User
-	x.refused(t, x.a.Name, []attempt{
+	x.requireRefused(t, x.a.Name, []attempt{
 		{"nothing", post(alice, ""), 400, prefix + "M_BAD_MESSAGE"},
 		{"garbage", post(alice, "\x00\xff{"), 400, prefix + "M_BAD_MESSAGE"},
 		{"deep", post(alice, deep), 400, prefix + "M_BAD_MESSAGE"},
@@ -120,17 +118,17 @@ func (x *trio) badRequests(t *testing.T) {
 	changed := func(change func(*mimiport.MigrationRequest)) *http.Request {
 		r := good
 		change(&r)
-		return post(x.bob.User, requestBody(t, &r, x.room))
+		return post(x.bob.User, requestBody(t, &r, x.Room))
 	}
 	raw := func(message []byte) *http.Request {
-		return post(x.bob.User, toJSON(t, api.MigrationRequestRequest{MigrationRequest: message, RoomID: x.room}))
+		return post(x.bob.User, toJSON(t, api.MigrationRequestRequest{MigrationRequest: message, RoomID: x.Room}))
 	}
 	encoded := encode(t, &good)
 	tooLate := bytes.Clone(encoded)
 	tooLate[len(tooLate)-8] = 0x80
-	x.refused(t, x.a.Name, []attempt{
-		{"a user of another server", post(x.alice.User, requestBody(t, &good, x.room)), 403, "M_FORBIDDEN"},
-		{"a user who is not in the room", post(stranger, requestBody(t, &good, x.room)), 403, "M_FORBIDDEN"},
+	x.requireRefused(t, x.a.Name, []attempt{
+		{"a user of another server", post(x.alice.User, requestBody(t, &good, x.Room)), 403, "M_FORBIDDEN"},
+		{"a user who is not in the room", post(stranger, requestBody(t, &good, x.Room)), 403, "M_FORBIDDEN"},
 		{"a room that nobody knows", post(x.bob.User, requestBody(t, &good, "!none")), 403, "M_FORBIDDEN"},
 		{"wrong target", changed(func(r *mimiport.MigrationRequest) { r.TargetDomain = x.c.Name }), 400, prefix + "M_INVALID"},
 		{"the target is the source", changed(func(r *mimiport.MigrationRequest) { r.SourceDomain = x.b.Name }), 400, prefix + "M_BAD_MESSAGE"},
@@ -148,9 +146,9 @@ func (x *trio) badRequests(t *testing.T) {
 
 func (x *trio) badInits(t *testing.T) {
 	weak := harness.RegisterUser(t, x.a, "weak", false)
-	x.admit(t, weak)
+	harness.Admit(t, x.alice.User, x.Room, weak)
 	commit := x.message(t, x.a.Name, "commit").Message
-	epoch := state(t, x.alice).Epoch
+	epoch := harness.State(t, x.alice).Epoch
 	good := x.offer(t, x.bob.User, x.id(t), x.a.Name, epoch)
 	unknown := x.offer(t, x.bob.User, []byte("unknown"), x.a.Name, epoch)
 	past := x.offer(t, x.bob.User, x.id(t), x.a.Name, 0)
@@ -174,7 +172,7 @@ func (x *trio) badInits(t *testing.T) {
 	confirmation := toJSON(t, signed(t, identity(t, x.a), &mimiport.MigrationConfirmation{
 		DomainName: x.b.Name, Nonce: good.response.Nonce, GroupID: x.id(t),
 	}))
-	x.refused(t, a, []attempt{
+	x.requireRefused(t, a, []attempt{
 		{"garbage", put(bob, a, good.id, "garbage"), 400, prefix + "M_BAD_MESSAGE"},
 		{"deep", put(bob, a, good.id, deep), 400, prefix + "M_BAD_MESSAGE"},
 		{"large", put(bob, a, good.id, large), 413, "M_TOO_LARGE"},
@@ -202,24 +200,13 @@ func (x *trio) badInits(t *testing.T) {
 	})
 }
 
-// admit lets a user into the group's room.
-func (x *trio) admit(t *testing.T, u *harness.User) {
-	t.Helper()
-	if err := x.alice.User.Invite(t.Context(), x.room, u.ID); err != nil {
-		t.Fatal(err)
-	}
-	if err := u.Join(t.Context(), x.room, x.a.Name); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func (x *trio) badAdmins(t *testing.T) {
 	root := x.admins[0]
 	const policy = adminapi.PathPrefix + "/policy"
 	put := func(body string) *http.Request { return ask(t, root, "PUT", policy, body) }
 	read := func(path string) *http.Request { return ask(t, root, "GET", adminapi.PathPrefix+path, "") }
 	post := func(path, body string) *http.Request { return ask(t, root, "POST", adminapi.PathPrefix+path, body) }
-	x.refused(t, x.a.Name, []attempt{
+	x.requireRefused(t, x.a.Name, []attempt{
 		{"no token", ask(t, &harness.User{Server: x.a}, "GET", policy, ""), 401, "M_MISSING_TOKEN"},
 		{"not an administrator: read", ask(t, x.alice.User, "GET", policy, ""), 403, "M_FORBIDDEN"},
 		{"not an administrator: write", ask(t, x.alice.User, "PUT", policy, `{"source":"nobody"}`), 403, "M_FORBIDDEN"},
@@ -236,7 +223,7 @@ func (x *trio) badAdmins(t *testing.T) {
 		{"large", put(large), 413, "M_TOO_LARGE"},
 		{"unknown group", read("/groups/" + digest), 404, prefix + "M_UNKNOWN_GROUP"},
 		{"malformed group", read("/groups/A"), 400, prefix + "M_BAD_MESSAGE"},
-		{"reclaim what is here", post("/groups/"+x.group+"/reclaim", ""), 409, prefix + "M_CONFLICT"},
+		{"reclaim what is here", post("/groups/"+x.Group+"/reclaim", ""), 409, prefix + "M_CONFLICT"},
 		{"reclaim an unknown group", post("/groups/"+digest+"/reclaim", ""), 404, prefix + "M_UNKNOWN_GROUP"},
 		{"recover against the policy", post("/groups/"+digest+"/recover", `{"protocol":"mls10","group_info":"AA","lineage":"AA"}`), 403, "M_FORBIDDEN"},
 		{"recover with garbage", post("/groups/"+digest+"/recover", "garbage"), 400, prefix + "M_BAD_MESSAGE"},

@@ -51,5 +51,5 @@ func run(ctx context.Context, start scenario.StartClient) (err error) {
 	defer func() { err = errors.Join(err, n.Close()) }()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	return scenario.Move(ctx, n, start, func(line string) { fmt.Println(line) })
+	return scenario.Move(ctx, n, start, func(line ...any) { fmt.Println(line...) })
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
@@ -84,9 +85,8 @@ func (c *client) decision(ctx context.Context, offer *mimiport.MigrationResponse
 	source, status := offer.Request.SourceDomain, new(api.MigrationStatus)
 	err := c.ask(ctx, source, http.MethodPut, route(offer)+"/init", init, status)
 	for err == nil && status.Confirmation == nil && status.Abort == nil {
-		if err = pause(ctx, 100*time.Millisecond); err == nil {
-			err = c.ask(ctx, source, http.MethodGet, route(offer), nil, status)
-		}
+		harness.Wait(ctx, 100*time.Millisecond)
+		err = c.ask(ctx, source, http.MethodGet, route(offer), nil, status)
 	}
 	return status, err
 }
@@ -106,15 +106,4 @@ func (c *client) confirm(ctx context.Context, offer *mimiport.MigrationResponse,
 		return fmt.Errorf("the log of %s ends without the migration Commit", c.group.ds)
 	}
 	return c.ask(ctx, target, http.MethodPut, route(offer)+"/confirmation", (*api.SignedRequest)(confirmation), nil)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -55,15 +54,9 @@ func identity(t *testing.T, s *harness.Server) *fclient.SigningIdentity {
 // ask makes a request of a user. body is JSON; empty for none.
 func ask(t *testing.T, u *harness.User, method, path, body string) *http.Request {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, u.Server.URL+path, strings.NewReader(body))
+	r, err := u.Request(t.Context(), method, path, []byte(body))
 	if err != nil {
 		t.Fatal(err)
-	}
-	if body != "" {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	if u.Token != "" {
-		r.Header.Set("Authorization", "Bearer "+u.Token)
 	}
 	return r
 }
@@ -109,7 +102,7 @@ func (x *trio) hosting(t *testing.T, host string) map[string]any {
 		}
 	}
 	for _, route := range []string{"", "/host", "/messages"} {
-		seen["group"+route] = get[any](t, x, ask(t, x.alice.User, "GET", at(host, "/groups/"+x.group+route), ""))
+		seen["group"+route] = get[any](t, x, ask(t, x.alice.User, "GET", at(host, "/groups/"+x.Group+route), ""))
 	}
 	return seen
 }
@@ -122,8 +115,8 @@ type attempt struct {
 	code    string // errcode
 }
 
-// refused makes each attempt and checks its answer, and that nothing changes. The group is at the server host.
-func (x *trio) refused(t *testing.T, host string, attempts []attempt) {
+// requireRefused makes each attempt and checks its answer, and that nothing changes. The group is at the server host.
+func (x *trio) requireRefused(t *testing.T, host string, attempts []attempt) {
 	t.Helper()
 	before := x.hosting(t, host)
 	for _, a := range attempts {
@@ -154,7 +147,7 @@ type offer struct {
 func (x *trio) offer(t *testing.T, u *harness.User, groupID []byte, source string, epoch uint64) *offer {
 	t.Helper()
 	request := mimiport.MigrationRequest{SourceDomain: source, TargetDomain: u.Server.Name, GroupID: groupID, Epoch: epoch}
-	body := requestBody(t, &request, x.room)
+	body := requestBody(t, &request, x.Room)
 	o := get[api.MigrationOffer](t, x, ask(t, u, "POST", at(u.Server.Name, "/migrations"), body))
 	response, err := mimiport.UnmarshalMigrationResponse(o.MigrationResponse)
 	if err != nil {
@@ -209,7 +202,7 @@ func toJSON(t *testing.T, v any) string {
 // id is the group's id.
 func (p *pair) id(t *testing.T) []byte {
 	t.Helper()
-	id, err := base64.RawURLEncoding.DecodeString(p.group)
+	id, err := base64.RawURLEncoding.DecodeString(p.Group)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +212,7 @@ func (p *pair) id(t *testing.T) []byte {
 // message is a message for the group in the log of a server.
 func (x *trio) message(t *testing.T, host, kind string) *api.LogMessage {
 	t.Helper()
-	log := get[api.MessagesResponse](t, x, ask(t, x.alice.User, "GET", at(host, "/groups/"+x.group+"/messages"), ""))
+	log := get[api.MessagesResponse](t, x, ask(t, x.alice.User, "GET", at(host, "/groups/"+x.Group+"/messages"), ""))
 	for i := range log.Messages {
 		if log.Messages[i].Kind == kind {
 			return &log.Messages[i]

@@ -12,14 +12,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-func TestMain(m *testing.M) { os.Exit(harness.Run(m)) }
-
 // Two homeservers with the module federate as Dendrite does: the plug breaks nothing.
 func TestServersFederate(t *testing.T) {
 	servers := harness.StartServers(t, 2)
 	alice := harness.RegisterUser(t, servers[0], "alice", false)
 	bob := harness.RegisterUser(t, servers[1], "bob", false)
-	room := sharedRoom(t, alice, bob)
+	room := harness.SharedRoom(t, alice, bob)
 
 	sent, err := alice.Send(t.Context(), room, "m.room.message", map[string]string{"msgtype": "m.text", "body": "hello"})
 	if err != nil {
@@ -36,24 +34,6 @@ func TestServersFederate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// sharedRoom makes a room of the first user that all others join.
-func sharedRoom(t *testing.T, creator *harness.User, others ...*harness.User) (roomID string) {
-	t.Helper()
-	room, err := creator.CreateRoom(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, u := range others {
-		if err := creator.Invite(t.Context(), room, u.ID); err != nil {
-			t.Fatal(err)
-		}
-		if err := u.Join(t.Context(), room, creator.Server.Name); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return room
 }
 
 func TestVersionsAdvertiseTheFeature(t *testing.T) {
