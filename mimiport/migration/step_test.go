@@ -2,7 +2,7 @@ package migration_test
 
 import (
 	"bytes"
-	"errors"
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
@@ -20,6 +21,8 @@ var (
 	start    = created.Add(time.Second)
 	decideBy = start.Add(time.Minute)
 	hash     = []byte("content hash")
+
+	id, other = mimiport.MigrationID{1}, mimiport.MigrationID{2}
 )
 
 func signed(what string) migration.Signed { return migration.Signed{Message: []byte(what)} }
@@ -29,31 +32,36 @@ var events = []struct {
 	name  string
 	event migration.Event
 }{
-	{"vote in time", migration.Vote{ContentHash: hash, Complete: signed("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"), At: start}},
-	{"vote at decide_by", migration.Vote{ContentHash: hash, Complete: signed("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"), At: decideBy}},
-	{"vote for another content", migration.Vote{ContentHash: []byte("other"), Complete: signed("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"), At: start}},
-	{"clock before the deadline", migration.Deadline{At: start, Abort: signed("abort")}},
-	{"clock at the deadline", migration.Deadline{At: decideBy, Abort: signed("abort")}},
-	{"clock before the record", migration.Deadline{At: created.Add(-1), Abort: signed("abort")}},
-	{"vote before the record", migration.Vote{ContentHash: hash, Complete: signed("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"), At: created.Add(-1)}},
-	{"content before the record", migration.Content{ContentHash: hash, Complete: signed("vote"), At: created.Add(-1)}},
-	{"giving up", migration.GiveUp{Abort: signed("abort"), Reason: "asked to"}},
+	{"vote in time", migration.Vote{ContentHash: hash, Complete: signed("vote"), At: start}},
+	{"vote at decide_by", migration.Vote{ContentHash: hash, Complete: signed("vote"), At: decideBy}},
+	{"vote for another content", migration.Vote{ContentHash: []byte("other"), Complete: signed("vote"), At: start}},
+	{"clock before the deadline", migration.Deadline{At: start}},
+	{"clock at the deadline", migration.Deadline{At: decideBy}},
+	{"clock before the record", migration.Deadline{At: created.Add(-1)}},
+	{"vote before the record", migration.Vote{ContentHash: hash, Complete: signed("vote"), At: created.Add(-1)}},
+	{"content before the record", migration.Content{Message: signed("content"), ContentHash: hash, At: created.Add(-1)}},
+	{"giving up", migration.GiveUp{Reason: "asked to"}},
 	{"acknowledgement", migration.Ack{}},
-	{"content in time", migration.Content{ContentHash: hash, Complete: signed("vote"), At: start}},
-	{"content too late", migration.Content{ContentHash: hash, Complete: signed("vote"), At: decideBy}},
-	{"another content", migration.Content{ContentHash: []byte("other"), Complete: signed("vote"), At: start}},
+	{"content in time", migration.Content{Message: signed("content"), ContentHash: hash, DecideBy: decideBy, At: start}},
+	{"content too late", migration.Content{Message: signed("content"), ContentHash: hash, At: decideBy}},
+	{"another content", migration.Content{Message: signed("content"), ContentHash: []byte("other"), At: start}},
 	{"confirmation", migration.Confirm{Confirmation: signed("confirmation")}},
-	{"confirmation, data kept", migration.Confirm{Confirmation: signed("confirmation"), Kept: true}},
 	{"source's abort", migration.SourceAbort{Abort: signed("abort")}},
-	{"own confirmation shown", migration.Recall{Confirmation: signed("confirmation")}},
 	{"another step of the term", migration.Superseded{}},
 	{"operator's drop", migration.OperatorDrop{}},
+	{"end of retention", migration.RetentionOver{}},
+	{"own confirmation shown", migration.Recall{Confirmation: signed("confirmation"), Lineage: []byte("lineage")}},
+	{"another's claim shown", migration.Yield{Lineage: []byte("lineage")}},
 }
 
 // in is a record in a state, as it comes to it.
 func in(s migration.State) migration.Migration {
-	m := migration.Migration{State: s, CreatedAt: created, DecideBy: decideBy, ExpiresAt: decideBy, ContentHash: hash}
+	m := migration.Migration{ID: id, State: s, CreatedAt: created, DecideBy: decideBy, ExpiresAt: decideBy, ContentHash: hash}
 	switch s {
+	case "":
+		return migration.Migration{}
+	case migration.Frozen, migration.Decided, migration.Moved, migration.Aborted:
+		m.Role = migration.Source
 	case migration.Offered:
 		m.ContentHash, m.DecideBy = nil, time.Time{}
 	case migration.Dropped:
@@ -62,25 +70,36 @@ func in(s migration.State) migration.Migration {
 	return m
 }
 
-var states = []migration.State{
-	migration.Frozen, migration.Decided, migration.Moved, migration.Aborted,
-	migration.Offered, migration.Staged, migration.Active, migration.Dropped,
+// situations are the records, each with the groups that it can meet.
+var situations = []struct {
+	state  migration.State
+	groups []migration.Group
+}{
+	{migration.Frozen, []migration.Group{{migration.GroupFrozen, id}}},
+	{migration.Decided, []migration.Group{{migration.GroupMoved, id}}},
+	{migration.Moved, []migration.Group{{migration.GroupMoved, id}}},
+	{migration.Aborted, []migration.Group{{migration.GroupActive, id}, {migration.GroupFrozen, other}, {migration.GroupMoved, other}, {State: migration.GroupStopped}}},
+	{migration.Offered, []migration.Group{{}, {migration.GroupDropped, other}, {migration.GroupStaged, other}, {migration.GroupActive, other}}},
+	{migration.Staged, []migration.Group{{migration.GroupStaged, id}}},
+	{migration.Active, []migration.Group{{migration.GroupActive, id}}},
+	{migration.Dropped, []migration.Group{{}, {migration.GroupDropped, id}, {migration.GroupDropped, other}, {migration.GroupActive, other}}},
+	{"", []migration.Group{{State: migration.GroupActive}, {migration.GroupFrozen, other}, {State: migration.GroupStopped}, {State: migration.GroupMoved}}},
 }
 
-var actionNames = map[migration.Action]string{
-	migration.SendContent: "send content", migration.SetDeadline: "set deadline", migration.Freeze: "freeze", migration.MoveGroup: "move group",
-	migration.Unfreeze: "unfreeze", migration.StopGroup: "stop group", migration.SendConfirmation: "send confirmation", migration.SendAbort: "send abort", migration.Stage: "stage",
-	migration.AskSource: "ask source", migration.ActivateGroup: "activate group", migration.Discard: "discard",
-}
-
-// TestTransitions compares each state under each event with the reviewed table in testdata.
+// TestTransitions compares all that follows from each event, in each situation, with the reviewed table in testdata. What is not in the
+// table changes nothing and asks for nothing.
 func TestTransitions(t *testing.T) {
 	var got bytes.Buffer
-	for _, s := range states {
-		fmt.Fprintf(&got, "%s\n", s)
-		for _, e := range events {
-			next, actions, err := in(s).Step(e.event)
-			fmt.Fprintf(&got, "  %-25s %s\n", e.name, outcome(s, next, actions, err))
+	for _, s := range situations {
+		for _, g := range s.groups {
+			fmt.Fprintf(&got, "%s, the group %s\n", cmp.Or(string(s.state), "no record"), nameGroup(g))
+			for _, e := range events {
+				m := in(s.state)
+				ready, err := m.Step(g, e.event)
+				if told := tell(m, g, ready, err); told != "" {
+					fmt.Fprintf(&got, "  %-25s %s\n", e.name, told)
+				}
+			}
 		}
 	}
 	const golden = "testdata/transitions.txt"
@@ -98,63 +117,149 @@ func TestTransitions(t *testing.T) {
 	}
 }
 
-func outcome(from migration.State, next migration.Migration, actions []migration.Action, err error) string {
+func nameGroup(g migration.Group) string {
 	switch {
-	case errors.Is(err, migration.ErrEquivocation):
-		return "equivocation"
-	case err != nil:
-		return "error: " + err.Error()
-	case next.State == from && len(actions) == 0:
-		return "-"
+	case g.State == "":
+		return "not here"
+	case g.Migration == other:
+		return string(g.State) + " by another"
 	}
-	var names []string
-	for _, a := range actions {
-		names = append(names, actionNames[a])
+	return string(g.State)
+}
+
+// tell says in words all that a Ready asks for.
+func tell(m migration.Migration, g migration.Group, r migration.Ready, err error) string {
+	var parts []string
+	say := func(is bool, format string, args ...any) {
+		if is {
+			parts = append(parts, fmt.Sprintf(format, args...))
+		}
 	}
-	return strings.TrimSuffix(fmt.Sprintf("→ %s: %s", next.State, strings.Join(names, ", ")), ": ")
+	say(err != nil, "error: %v", err)
+	say(r.Migration.State != m.State, "→ %s", r.Migration.State)
+	say(r.Group != g, "the group %s", nameGroup(r.Group))
+	say(r.Sign != migration.SignNothing, "sign %s", [...]string{"", "complete", "confirmation", "abort"}[r.Sign])
+	say(r.Done != nil, "delete %v", r.Done)
+	for _, row := range r.Put {
+		say(true, "put %s%s", row.Kind, map[bool]string{false: " for later"}[row.Due.IsZero()])
+	}
+	say(r.KeepContent, "keep the content")
+	say(r.DropContent, "drop the content")
+	say(r.Accept, "accept the Commit")
+	say(r.Begin, "begin the term")
+	say(r.Extend, "extend the lineage")
+	say(r.Follow, "follow the lineage shown")
+	say(r.Forget, "forget the log")
+	for _, e := range r.Evidence {
+		say(true, "keep the %s as %s", e.Message.Message, e.Kind)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// TestBegin compares what begins a record or a term, in the same words.
+func TestBegin(t *testing.T) {
+	moved, active := migration.Group{State: migration.GroupMoved, Migration: id}, migration.Group{State: migration.GroupActive}
+	for _, c := range []struct {
+		from  migration.State
+		group migration.Group
+		event migration.Event
+		want  string
+	}{
+		{"", active, migration.Init{}, "→ frozen; the group frozen; put deadline for later; put content; keep the content"},
+		{"", migration.Group{}, migration.Offer{}, "→ offered; put deadline for later"},
+
+		{"", migration.Group{}, migration.Claim{}, "the group active; begin the term"},
+		{"", migration.Group{State: migration.GroupDropped, Migration: other}, migration.Claim{}, "the group active; begin the term"},
+		{"", migration.Group{State: migration.GroupStaged, Migration: other}, migration.Claim{}, "error: " + migration.ErrStaged.Error()},
+		{"", moved, migration.Claim{}, "error: " + migration.ErrTaken.Error()},
+
+		{migration.Moved, moved, migration.Reclaim{Given: true}, "delete [confirmation]; put lineage; extend the lineage"},
+		{migration.Decided, moved, migration.Reclaim{Given: true}, "delete [confirmation]; put lineage; extend the lineage"},
+		{migration.Moved, moved, migration.Reclaim{}, "error: " + migration.ErrNotGiven.Error()},
+		{"", migration.Group{State: migration.GroupMoved}, migration.Reclaim{Given: true}, "error: " + migration.ErrNotGiven.Error()},
+		{"", migration.Group{State: migration.GroupStopped}, migration.Reclaim{}, ""},
+		{"", active, migration.Reclaim{Given: true}, "error: " + migration.ErrNotGone.Error()},
+	} {
+		m := in(c.from)
+		if c.from == "" {
+			m.DecideBy, m.ExpiresAt = decideBy, decideBy
+		}
+		ready, err := m.Step(c.group, c.event)
+		if got := tell(m, c.group, ready, err); got != c.want {
+			t.Errorf("%T while the group is %s: %s", c.event, nameGroup(c.group), got)
+		}
+	}
+}
+
+// TestJudge: only a host stops for a later term, and only the staged migration's own step brings its confirmation.
+func TestJudge(t *testing.T) {
+	own := migration.Next{Kind: mimiport.StepMigration, Migration: id}
+	another := migration.Next{Kind: mimiport.StepMigration, Migration: other}
+	reclaim := migration.Next{Kind: mimiport.StepReclaim}
+	recover := migration.Next{Kind: mimiport.StepRecover}
+	accepted := migration.Next{Kind: mimiport.StepRecover, ClaimsAccepted: true}
+	for state, want := range map[migration.GroupState][5]migration.Ruling{
+		"":                      {},
+		migration.GroupReserved: {},
+		migration.GroupMoved:    {},
+		migration.GroupDropped:  {},
+		migration.GroupStaged:   {migration.TakeConfirm, migration.TakeOther, migration.TakeOther, migration.TakeOther, migration.TakeOther},
+		migration.GroupActive:   {migration.TakeOwn, migration.TakeOwn, migration.TakeClaim, migration.RefuseRecover, migration.TakeClaim},
+		migration.GroupFrozen:   {migration.TakeOwn, migration.TakeOwn, migration.TakeClaim, migration.RefuseRecover, migration.TakeClaim},
+		migration.GroupStopped:  {migration.TakeOwn, migration.TakeOwn, migration.TakeClaim, migration.RefuseRecover, migration.TakeClaim},
+	} {
+		for n, next := range []migration.Next{own, another, reclaim, recover, accepted} {
+			if got := (migration.Group{State: state, Migration: id}).Judge(next); got != want[n] {
+				t.Errorf("%+v of a group that is %q: %d, not %d", next, state, got, want[n])
+			}
+		}
+	}
 }
 
 // TestEndedStates: "A migration_id ends once" (profile, section 6): no event changes an ended record in any field.
 func TestEndedStates(t *testing.T) {
-	for _, s := range states {
-		if !s.Ended() {
-			continue
-		}
-		for _, e := range events {
-			switch c := e.event.(type) { // if S signed both, the confirmation wins
-			case migration.Confirm:
-				if c.Kept && s == migration.Dropped {
+	for _, s := range situations {
+		for _, g := range s.groups {
+			for _, e := range events {
+				switch e.event.(type) { // if S signed both, the confirmation wins
+				case migration.Confirm, migration.Recall:
 					continue
 				}
-			case migration.Recall:
-				if s == migration.Aborted {
-					continue
+				before := in(s.state)
+				ready, _ := before.Step(g, e.event)
+				if s.state.Ended() && fmt.Sprint(ready.Migration) != fmt.Sprint(before) {
+					t.Errorf("%s changes a record that is %s", e.name, s.state)
 				}
-			}
-			before := in(s)
-			next, actions, _ := before.Step(e.event)
-			if fmt.Sprint(next) != fmt.Sprint(before) || len(actions) > 0 {
-				t.Errorf("%s changes a record that is %s", e.name, s)
 			}
 		}
 	}
 }
 
-// TestSignedOnlyOnce: of the two answers prepared for a vote only the decided one is in the record, and it never changes.
+// TestConfirmationWins: of the ended records only that of an abort changes, by the confirmation, and only while the group is to be had.
+func TestConfirmationWins(t *testing.T) {
+	confirm, recall := migration.Confirm{Confirmation: signed("confirmation")}, migration.Recall{Confirmation: signed("confirmation")}
+	for _, s := range situations {
+		for _, g := range s.groups {
+			confirmed, _ := in(s.state).Step(g, confirm)
+			recalled, _ := in(s.state).Step(g, recall)
+			if s.state.Ended() && confirmed.Migration.State != s.state && (s.state != migration.Dropped || g != migration.Group{State: migration.GroupDropped, Migration: id}) {
+				t.Errorf("a confirmation changes a record that is %s, the group %s", s.state, nameGroup(g))
+			}
+			if s.state.Ended() && recalled.Migration.State != s.state && (s.state != migration.Aborted || !g.Hosted()) {
+				t.Errorf("an own confirmation changes a record that is %s, the group %s", s.state, nameGroup(g))
+			}
+		}
+	}
+}
+
+// TestSignedOnlyOnce: a source signs either the confirmation or the abort, and never again.
 func TestSignedOnlyOnce(t *testing.T) {
 	for _, e := range events {
-		next, _, _ := in(migration.Frozen).Step(e.event)
-		if len(next.Confirmation.Message) > 0 && len(next.Abort.Message) > 0 {
-			t.Errorf("%s leaves both a confirmation and an abort", e.name)
-		}
+		first, _ := in(migration.Frozen).Step(migration.Group{State: migration.GroupFrozen, Migration: id}, e.event)
 		for _, later := range events {
-			if _, ok := later.event.(migration.Recall); ok {
-				continue // signs nothing: it is told what was signed
-			}
-			last, _, _ := next.Step(later.event)
-			if next.State != migration.Frozen && (string(last.Confirmation.Message) != string(next.Confirmation.Message) ||
-				string(last.Abort.Message) != string(next.Abort.Message)) {
-				t.Errorf("%s after %s changes what was signed", later.name, e.name)
+			second, _ := first.Migration.Step(first.Group, later.event)
+			if first.Sign != migration.SignNothing && second.Sign != migration.SignNothing {
+				t.Errorf("%s after %s signs again", later.name, e.name)
 			}
 		}
 	}

@@ -108,7 +108,7 @@ var actions = []action{
 	{text: "an operator drops {m} at {T}", by: byTarget, last: true,
 		can: func(m *model, w *world, i slot) bool { return m.mayAct(w) && w.moves[i].target.state == staged },
 		do: func(m *model, w *world, i slot) messages {
-			m.step(w, i, &w.moves[i].target, migration.OperatorDrop{})
+			m.step(w, w.target(i), migration.OperatorDrop{})
 			return 0
 		}},
 	{text: "an operator reclaims the group that left {S} by {m}", by: bySource, can: (*model).mayReclaim, do: (*model).reclaim, last: true},

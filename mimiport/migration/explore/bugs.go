@@ -1,5 +1,11 @@
 package explore
 
+import (
+	"slices"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
 // Bug is a mistake put into the model, to see that an invariant catches it. The empty one is none.
 type Bug string
 
@@ -32,3 +38,75 @@ const (
 	RecoversBehind Bug = "a server recovers a group from before it confirmed it away"
 	RevivesDropped Bug = "a claim leaves what was dropped in its term"
 )
+
+// Bugs in what follows from a step.
+const (
+	KeepsContentRow Bug = "a content that waits holds back the outcome"
+	KeepsContent    Bug = "the source keeps the content of what has ended"
+	LosesContent    Bug = "the source does not store the content that it is to send"
+	StaysAborted    Bug = "an aborted migration leaves the group frozen"
+	StaysHere       Bug = "a decided migration leaves the group frozen"
+	StaysActive     Bug = "an Init does not freeze the group"
+	HidesDecision   Bug = "the source has nothing to hand out its confirmation"
+	SignsNothing    Bug = "the source decides and signs nothing"
+	LosesCommit     Bug = "the migration Commit does not come into the source's log"
+	PurgesNothing   Bug = "the source keeps for ever what has moved away"
+	HoardsDropped   Bug = "the target keeps for ever what was dropped"
+	OffersForEver   Bug = "nothing ends an offer that nobody takes up"
+	StaysStaged     Bug = "what is dropped stays staged"
+	NeverActivates  Bug = "what is confirmed stays staged"
+)
+
+// spoils are the bugs that change what the machine has returned: a machine that says it wrong, or a service that does not do it all. They
+// have the record before the step.
+var spoils = map[Bug]func(before *migration.Migration, r *migration.Ready){
+	KeepsNothing: func(_ *migration.Migration, r *migration.Ready) { r.Evidence = nil },
+	HidesReclaim: putsNo(migration.RowLineage),
+	StaysFrozen: func(before *migration.Migration, r *migration.Ready) {
+		if before.State == migration.Frozen && r.Follow {
+			*r = migration.Ready{Migration: *before, Group: r.Group, Follow: true, Evidence: r.Evidence}
+		}
+	},
+
+	KeepsContentRow: func(_ *migration.Migration, r *migration.Ready) {
+		r.Done = slices.DeleteFunc(r.Done, func(k migration.RowKind) bool { return k == migration.RowContent })
+	},
+	KeepsContent:   func(_ *migration.Migration, r *migration.Ready) { r.DropContent = false },
+	LosesContent:   func(_ *migration.Migration, r *migration.Ready) { r.KeepContent = false },
+	StaysAborted:   leaves(migration.Aborted, migration.GroupFrozen),
+	StaysHere:      leaves(migration.Decided, migration.GroupFrozen),
+	StaysActive:    leaves(migration.Frozen, migration.GroupActive),
+	HidesDecision:  putsNo(migration.RowConfirmation),
+	SignsNothing:   func(_ *migration.Migration, r *migration.Ready) { r.Sign = migration.SignNothing },
+	LosesCommit:    func(_ *migration.Migration, r *migration.Ready) { r.Accept = false },
+	PurgesNothing:  unless(migration.Target, putsNo(migration.RowPurge)),
+	HoardsDropped:  unless(migration.Source, putsNo(migration.RowPurge)),
+	OffersForEver:  unless(migration.Source, putsNo(migration.RowDeadline)),
+	StaysStaged:    leaves(migration.Dropped, migration.GroupStaged),
+	NeverActivates: leaves(migration.Active, migration.GroupStaged),
+}
+
+// putsNo forgets a kind of row.
+func putsNo(kind migration.RowKind) func(*migration.Migration, *migration.Ready) {
+	return func(_ *migration.Migration, r *migration.Ready) {
+		r.Put = slices.DeleteFunc(r.Put, func(row migration.Row) bool { return row.Kind == kind })
+	}
+}
+
+// leaves gives the group another state when a record comes to a state.
+func leaves(at migration.State, state migration.GroupState) func(*migration.Migration, *migration.Ready) {
+	return func(before *migration.Migration, r *migration.Ready) {
+		if before.State != at && r.Migration.State == at && r.Group.State != "" {
+			r.Group.State = state
+		}
+	}
+}
+
+// unless leaves one side as it is.
+func unless(role migration.Role, spoil func(*migration.Migration, *migration.Ready)) func(*migration.Migration, *migration.Ready) {
+	return func(before *migration.Migration, r *migration.Ready) {
+		if r.Migration.Role != role {
+			spoil(before, r)
+		}
+	}
+}

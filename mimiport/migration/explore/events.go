@@ -86,9 +86,9 @@ func (m *model) restart(w *world, s server) {
 	}
 	for i := range w.moves {
 		if slot(i).source() == s {
-			w.moves[i].source.rows = 0
+			w.moves[i].source.rows &= rowPurge // which no state keeps anyway
 		} else {
-			w.moves[i].target.rows = 0
+			w.moves[i].target.rows &= rowPurge
 		}
 	}
 }

@@ -37,6 +37,7 @@ func TestExplore(t *testing.T) {
 // TestBugs: each bug is caught, by an invariant that it breaks.
 func TestBugs(t *testing.T) {
 	short := Bounds{Terms: 1, Crashes: 1, Losses: 1, Duplicates: 1, NoCommits: true}
+	commits := Bounds{Terms: 1}
 	claim := Bounds{Terms: 1, NoCommits: true, Claims: true}
 	claimBack := Bounds{Terms: 2, NoCommits: true, Alone: true, Claims: true}
 	restore := Bounds{Terms: 1, NoCommits: true, Alone: true, Restores: true}
@@ -72,6 +73,21 @@ func TestBugs(t *testing.T) {
 		{TellsOnce, claim, "fair delivery ends with the group active at one server"},
 		{RecoversBehind, claimBack, "at most one server accepts Commits in a term"},
 		{RevivesDropped, claim, "at most one server accepts Commits in a term"},
+
+		{KeepsContentRow, short, "nothing holds back an outcome"},
+		{KeepsContent, short, "the source has the content to send while it waits for the vote, no longer"},
+		{LosesContent, short, "the source has the content to send while it waits for the vote, no longer"},
+		{StaysAborted, short, "fair delivery ends with the group active at one server"},
+		{StaysHere, short, "the accepted Commits are one chain"},
+		{StaysActive, commits, "members merge accepted Commits only"},
+		{HidesDecision, short, "fair delivery ends with the group active at one server"},
+		{SignsNothing, short, "what is signed was saved before"},
+		{LosesCommit, short, "the accepted Commits are one chain"},
+		{PurgesNothing, short, "what has moved away or was dropped is purged in the end"},
+		{HoardsDropped, short, "what has moved away or was dropped is purged in the end"},
+		{OffersForEver, short, "fair delivery ends with the group active at one server"},
+		{StaysStaged, short, "fair delivery ends with the group active at one server"},
+		{NeverActivates, short, "fair delivery ends with the group active at one server"},
 	} {
 		t.Run(string(c.bug), func(t *testing.T) {
 			r := Explore(c.bounds, c.bug)

@@ -1,6 +1,9 @@
 package explore
 
-import "github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+import (
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
 
 // faults is what only a restored backup or an operator's claim brings about: nothing, without them.
 type faults struct {
@@ -166,58 +169,51 @@ func (m *model) heed(w *world, s server, l history) messages {
 		switch {
 		case l.epoch() > own.epoch():
 			if n == 0 || m.bug != HeedsOneStep {
-				m.learn(w, s, g, slot(l.at(own.epoch())-firstMove))
+				m.take(w, s, g, slot(l.at(own.epoch())-firstMove))
 			}
 		case m.bug == YieldsToLower && l != own:
-			m.stop(w, s, g, byClaim)
+			m.yield(w, s, g)
 		}
 	}
 	return 0
 }
 
-// learn takes the step that follows what a server knows of the group.
-func (m *model) learn(w *world, s server, g *group, i slot) {
-	switch g.state {
-	case groupStaged:
-		if i == g.move {
-			m.confirm(w, i)
-		} else {
-			m.step(w, g.move, &w.moves[g.move].target, migration.Superseded{})
-		}
-	case groupActive, groupFrozen:
-		if i == byClaim {
-			m.stop(w, s, g, i)
-		} else {
-			m.recall(w, s, g, i)
-		}
+// take is what the server does about the step that follows what it knows of the group.
+func (m *model) take(w *world, s server, g *group, i slot) {
+	next := migration.Next{Kind: mimiport.StepMigration, Migration: i.id()}
+	if i == byClaim {
+		next = migration.Next{Kind: mimiport.StepRecover, ClaimsAccepted: true}
+	}
+	switch g.load().Judge(next) {
+	case migration.TakeConfirm:
+		m.confirm(w, i)
+	case migration.TakeOther:
+		m.step(w, w.target(g.move), migration.Superseded{})
+	case migration.TakeOwn:
+		m.recall(w, g, i)
+	case migration.TakeClaim:
+		m.yield(w, s, g)
 	}
 }
 
 // recall stops a group that the server has confirmed away and does not remember.
-func (m *model) recall(w *world, s server, g *group, i slot) {
+func (m *model) recall(w *world, g *group, i slot) {
 	if m.bug == DatabaseFirst {
 		return
 	}
-	r := &w.moves[i].source
-	if r.state == none {
-		m.stop(w, s, g, i)
-		*r = record{state: moved, holds: confirmation}
-		return
-	}
 	if g.state == groupFrozen && g.move != i {
-		m.giveUp(w, g.move)
+		m.step(w, w.source(g.move), migration.GiveUpElsewhere)
 	}
-	w.kept[s] = m.bug != KeepsNothing
-	m.step(w, i, r, migration.Recall{Confirmation: signed(confirmation, i)})
+	m.step(w, w.source(i), migration.Recall{Confirmation: signed(confirmation, i)})
 }
 
-// stop makes a group redirect, by a migration or a claim.
-func (m *model) stop(w *world, s server, g *group, by slot) {
-	if g.state == groupFrozen && m.bug != StaysFrozen {
-		m.giveUp(w, g.move)
+// yield stops a group that another server has claimed.
+func (m *model) yield(w *world, s server, g *group) {
+	at := bare(s, g)
+	if g.state == groupFrozen {
+		at = w.source(g.move)
 	}
-	g.state, g.move = groupMoved, by
-	w.kept[s] = m.bug != KeepsNothing
+	m.step(w, at, migration.Yield{})
 }
 
 // mayAct says whether operators do what is theirs: they do when a server has forgotten.
@@ -245,8 +241,13 @@ func (w *world) nowhere() bool {
 }
 
 func (m *model) mayReclaim(w *world, i slot) bool {
-	g := w.sourceGroup(i)
-	return m.mayClaim(w, g.known()) && w.here(i.source()) == g && g.state == groupMoved && g.move == i && g.history == w.moved(i)
+	after := *w
+	return m.mayClaim(w, w.sourceGroup(i).known()) && w.here(i.source()) == w.sourceGroup(i) && m.takeBack(&after, i) == nil
+}
+
+// takeBack is the part of a reclaim that is about the term it ends.
+func (m *model) takeBack(w *world, i slot) error {
+	return m.step(w, w.source(i), migration.Reclaim{Given: w.sourceGroup(i).history == w.moved(i)})
 }
 
 func (m *model) reclaim(w *world, i slot) messages {
@@ -255,33 +256,41 @@ func (m *model) reclaim(w *world, i slot) messages {
 		g.state, g.move = groupActive, 0
 		return 0
 	}
-	w.moves[i].source.rows &^= rowOutcome
+	m.takeBack(w, i)
 	m.begin(w, i.source(), g.history)
-	w.claim.untold = m.bug != HidesReclaim
 	return 0
 }
 
 func (m *model) mayRecover(w *world, i slot, s server) bool {
 	l := w.members[i.member()].steps()
-	g := w.here(s)
-	free := g.state == groupNone || g.state == groupMoved
-	return m.mayAct(w) && once(i) && m.mayClaim(w, l) && free && (w.goesOn(s, l) || m.bug == RecoversBehind)
+	return m.mayAct(w) && once(i) && m.mayClaim(w, l) && w.here(s).load().Recoverable() && (w.goesOn(s, l) || m.bug == RecoversBehind)
 }
 
 // recoverAt is Recover, from what a member holds, who goes on there.
 func (m *model) recoverAt(w *world, i slot, s server) messages {
 	h := &w.members[i.member()]
-	m.begin(w, s, *h)
-	*h = w.claim.history
+	if m.begin(w, s, *h) {
+		*h = w.claim.history
+	}
 	return 0
 }
 
-// begin begins the term of a claim. It takes the place of what was dropped in it.
-func (m *model) begin(w *world, s server, h history) {
-	w.claim = claim{group: group{state: groupActive, history: h.add(claimed)}, by: s}
-	if t := w.claim.history.term(); t <= maxTerms && server(t%2) == s && m.bug != RevivesDropped {
-		w.groups[t] = group{}
+// begin begins the term of a claim, if its row is vacant. It takes the place of what was dropped in it.
+func (m *model) begin(w *world, s server, h history) bool {
+	w.claim.by, w.claim.history = s, h.add(claimed)
+	row := new(group)
+	if t := w.claim.history.term(); t <= maxTerms && server(t%2) == s {
+		row = &w.groups[t]
 	}
+	if m.step(w, bare(s, row), migration.Claim{}) != nil {
+		w.claim = claim{}
+		return false
+	}
+	w.claim.group = *row
+	if m.bug != RevivesDropped {
+		*row = group{}
+	}
+	return true
 }
 
 // tell is the row by which a server is shown that the group was reclaimed from it. One that does not know the group is shown again: it

@@ -14,6 +14,9 @@ var invariants = []struct {
 	{"what is signed was saved before", each(savedBeforeSent)},
 	{"the target acknowledges what it has activated", each(ackedIsActive)},
 
+	{"the source has the content to send while it waits for the vote, no longer", each(contentStored)},
+	{"nothing holds back an outcome", each(outcomeFree)},
+
 	{"at most one server accepts Commits in a term", oneHostOfTerm},
 	{"no server accepts in a term that it knows to be over", acceptsInLast},
 	{"a server that stops for what it is shown keeps it", evidenceKept},
@@ -26,6 +29,7 @@ var steps = []struct {
 }{
 	{"a migration ends once", endsOnce},
 	{"the source's clock decides: no vote counts from decide_by on", noLateVote},
+	{"what has moved away or was dropped is purged in the end", purged},
 	{"nothing is signed against what was shown", nothingContrary},
 	{"members go on from where they are", neverBack},
 }
@@ -86,7 +90,8 @@ func oneChain(_ *model, w *world) bool {
 	}
 	for t := range maxTerms {
 		g, next := &w.groups[t], &w.groups[t+1]
-		if next.accepted() && (g.state != groupMoved || !g.history.begins(next.history)) {
+		if g.state == groupMoved && g.move != byClaim && !g.history.has(moveCommit(g.move)) ||
+			next.accepted() && (g.state != groupMoved || !g.history.begins(next.history)) {
 			return false
 		}
 	}
@@ -151,6 +156,17 @@ func ackedIsActive(w *world, i slot) bool {
 	return mv.net&ack == 0 && mv.source.state != moved || mv.target.state == active || w.restored()
 }
 
+func contentStored(w *world, i slot) bool {
+	r := &w.moves[i].source
+	return r.stored == (r.state == frozen)
+}
+
+// outcomeFree: the rows of a migration to its target are one queue.
+func outcomeFree(w *world, i slot) bool {
+	r := &w.moves[i].source
+	return r.state == frozen || r.rows&rowOutcome == 0 || r.rows&(rowContent|rowDeadline) == 0
+}
+
 func oneHostOfTerm(_ *model, w *world) bool {
 	t := w.claim.history.term()
 	return w.claim.state != groupActive || t > maxTerms || w.groups[t].state != groupActive
@@ -203,6 +219,13 @@ func endsOnce(before, after *world, i slot) bool {
 func noLateVote(before, after *world, i slot) bool {
 	b, a := &before.moves[i], &after.moves[i].source
 	return !(b.late && b.source.state == frozen && a.state == decided && a.holds&vote != 0)
+}
+
+func purged(before, after *world, i slot) bool {
+	b, a := &before.moves[i], &after.moves[i]
+	moves := b.source.state != decided && a.source.state == decided
+	drops := b.target.state == staged && a.target.state == dropped
+	return !(moves && a.source.rows&rowPurge == 0 || drops && a.target.rows&rowPurge == 0)
 }
 
 // nothingContrary: once shown how its term ended the source neither confirms another migration of it nor aborts that one.

@@ -89,18 +89,18 @@ func decode(k []byte, bounds Bounds) *world {
 	return w
 }
 
-// bits packs a move into 59 bits.
+// bits packs a move into 63 bits.
 func (m *move) bits() uint64 {
 	v := uint64(m.net)<<24 | uint64(m.base)
 	v = v<<4 | bit(m.pending)<<3 | bit(m.late)<<2 | bit(m.expired)<<1 | bit(m.over)
-	return v<<22 | m.source.bits()<<11 | m.target.bits()
+	return v<<26 | m.source.bits()<<13 | m.target.bits()
 }
 
 func moveOf(v uint64) move {
 	return move{
-		source: recordOf(v >> 11), target: recordOf(v),
-		net: messages(v >> 50), base: history(v >> 26 & 0xffffff),
-		pending: v>>25&1 != 0, late: v>>24&1 != 0, expired: v>>23&1 != 0, over: v>>22&1 != 0,
+		source: recordOf(v >> 13), target: recordOf(v),
+		net: messages(v >> 54), base: history(v >> 30 & 0xffffff),
+		pending: v>>29&1 != 0, late: v>>28&1 != 0, expired: v>>27&1 != 0, over: v>>26&1 != 0,
 	}
 }
 
@@ -125,10 +125,14 @@ func faultsOf(v uint16) faults {
 	}
 }
 
-// bits packs a record into 11 bits.
-func (r *record) bits() uint64 { return uint64(r.state)<<7 | uint64(r.holds)<<4 | uint64(r.rows) }
+// bits packs a record into 13 bits.
+func (r *record) bits() uint64 {
+	return bit(r.stored)<<12 | uint64(r.state)<<8 | uint64(r.holds)<<5 | uint64(r.rows)
+}
 
-func recordOf(v uint64) record { return record{state(v >> 7 & 15), messages(v >> 4 & 7), rows(v & 15)} }
+func recordOf(v uint64) record {
+	return record{state(v >> 8 & 15), messages(v >> 5 & 7), rows(v & 31), v>>12&1 != 0}
+}
 
 func bit(b bool) uint64 {
 	if b {

@@ -2,39 +2,9 @@ package explore
 
 import "github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 
-// effects says what the service stores for each action of the machine, in the transaction that stores the record: the
-// counterpart of sourceChange, stageChange and targetChange in package delivery.
-var effects = [...]func(w *world, i slot, r *record){
-	migration.Freeze:      func(w *world, i slot, _ *record) { g := w.sourceGroup(i); g.state, g.move = groupFrozen, i },
-	migration.Unfreeze:    func(w *world, i slot, _ *record) { w.unfreeze(i) },
-	migration.MoveGroup:   func(w *world, i slot, _ *record) { w.moveGroup(i) },
-	migration.StopGroup:   func(w *world, i slot, _ *record) { g := w.sourceGroup(i); g.state, g.move = groupMoved, i },
-	migration.SetDeadline: func(_ *world, _ slot, r *record) { r.rows |= rowDeadline },
-	migration.SendContent: func(_ *world, _ slot, r *record) { r.rows |= rowContent },
-
-	migration.SendConfirmation: func(_ *world, _ slot, r *record) { r.rows |= rowOutcome },
-	migration.SendAbort:        func(_ *world, _ slot, r *record) { r.rows |= rowOutcome },
-
-	migration.Stage:         func(w *world, i slot, _ *record) { *w.targetGroup(i) = group{groupStaged, i, w.moved(i)} },
-	migration.AskSource:     func(_ *world, _ slot, r *record) { r.rows |= rowAsk },
-	migration.ActivateGroup: func(w *world, i slot, _ *record) { g := w.targetGroup(i); g.state, g.move = groupActive, 0 },
-	migration.Discard:       func(w *world, i slot, _ *record) { w.targetGroup(i).state = groupDropped },
-}
-
 // The rows of the group that a migration is between.
 func (w *world) sourceGroup(i slot) *group { return &w.groups[i.term()-1] }
 func (w *world) targetGroup(i slot) *group { return &w.groups[i.term()] }
-
-func (w *world) unfreeze(i slot) {
-	if g := w.sourceGroup(i); g.state == groupFrozen && g.move == i {
-		g.state, g.move = groupActive, 0
-	}
-}
-
-func (w *world) moveGroup(i slot) {
-	g := w.sourceGroup(i)
-	g.state, g.move, g.history = groupMoved, i, w.moved(i)
-}
 
 // moved is the history that the content of a migration ends in.
 func (w *world) moved(i slot) history {
@@ -60,26 +30,88 @@ type model struct {
 	bug    Bug
 }
 
-// step lets a record take one step and stores all that it asks for.
-func (m *model) step(w *world, i slot, r *record, e migration.Event) {
-	rec := r.load(i)
-	if m.bug == UndoesDecision && rec.State == migration.Decided {
-		rec.State = migration.Frozen
+// site is where a step happens: a record, and the row of the group that it is about, at a server.
+type site struct {
+	server server
+	move   slot
+	record *record
+	group  *group
+}
+
+func (w *world) source(i slot) site {
+	return site{i.source(), i, &w.moves[i].source, w.sourceGroup(i)}
+}
+
+func (w *world) target(i slot) site {
+	return site{i.target(), i, &w.moves[i].target, w.targetGroup(i)}
+}
+
+// bare is a row of the group without a record.
+func bare(s server, g *group) site { return site{s, byClaim, new(record), g} }
+
+// step lets a record take one step and stores all that follows from it, as the machine says.
+func (m *model) step(w *world, at site, e migration.Event) error {
+	before := at.record.load(at.move)
+	if m.bug == UndoesDecision && before.State == migration.Decided {
+		before.State = migration.Frozen
 	}
-	next, actions, err := rec.Step(e)
+	ready, err := before.Step(at.group.load(), e)
 	if err != nil {
-		return // the evidence is kept, the record is as it was
+		return err // what evidence there may be is not modelled
 	}
-	r.save(&next)
-	if w.moves[i].source.state != frozen {
-		w.moves[i].late = false // nobody looks at that clock any more
+	if spoil := spoils[m.bug]; spoil != nil {
+		spoil(&before, &ready)
 	}
-	if r.state == decided || r.state == aborted { // what a frozen record waits for must not hold back its outcome
-		r.rows &^= rowContent | rowDeadline
+	w.store(at, &ready)
+	return nil
+}
+
+// store is the one place that knows how the machine's values look in a world. Members who left are not modelled, nor is the lineage of a
+// group, which its history tells.
+func (w *world) store(at site, ready *migration.Ready) {
+	r, g := at.record, at.group
+	sign(ready, at.move)
+	r.save(&ready.Migration)
+	g.save(ready.Group)
+	for _, kind := range ready.Done {
+		r.rows &^= rowBit(kind)
 	}
-	for _, a := range actions {
-		effects[a](w, i, r)
+	for _, row := range ready.Put {
+		r.rows |= rowBit(row.Kind)
+		w.claim.untold = w.claim.untold || row.Kind == migration.RowLineage
 	}
+	r.stored = (r.stored || ready.KeepContent) && !ready.DropContent
+	if ready.Accept || ready.Begin {
+		g.history = w.begun(at.move)
+	}
+	for _, e := range ready.Evidence {
+		if e.Kind == migration.EvidenceOwnForgotten || e.Kind == migration.EvidenceHigherTerm {
+			w.kept[at.server] = true
+		}
+	}
+	if at.move != byClaim && w.moves[at.move].source.state != frozen {
+		w.moves[at.move].late = false // nobody looks at that clock any more
+	}
+}
+
+// sign puts into a record what a step has signed.
+func sign(ready *migration.Ready, i slot) {
+	switch m := &ready.Migration; ready.Sign {
+	case migration.SignComplete:
+		m.Complete = signed(vote, i)
+	case migration.SignConfirmation:
+		m.Confirmation = signed(confirmation, i)
+	case migration.SignAbort:
+		m.Abort = signed(abort, i)
+	}
+}
+
+// begun is the history of a group when a migration has moved it or a claim has begun.
+func (w *world) begun(i slot) history {
+	if i == byClaim {
+		return w.claim.history
+	}
+	return w.moved(i)
 }
 
 // What S does, as in delivery/source.go.
@@ -92,39 +124,38 @@ func (m *model) initiate(w *world, i slot) messages {
 	if again || !probed || w.here(i.source()) != g || g.state != groupActive || g.history != mv.base {
 		return 0
 	}
-	m.step(w, i, &mv.source, migration.Init{})
+	m.step(w, w.source(i), migration.Init{})
 	if m.bug == MergesEarly {
 		w.members[i.member()] = w.moved(i)
 	}
 	return 0
 }
 
-// takeVote is voted. Both answers are signed beforehand; only the one in the record leaves.
+// takeVote is voted.
 func (m *model) takeVote(w *world, i slot) messages {
 	mv := &w.moves[i]
-	m.step(w, i, &mv.source, migration.Vote{
-		Complete: signed(vote, i), ContentHash: contentHash(i),
-		Confirmation: signed(confirmation, i), Abort: signed(abort, i), At: clock(mv.late && m.bug != CountsLateVote),
+	m.step(w, w.source(i), migration.Vote{
+		Complete: signed(vote, i), ContentHash: contentHash(i), At: clock(mv.late && m.bug != CountsLateVote),
 	})
 	return 0
 }
 
 // giveUp is the client's abort, the policy's or the target's refusal.
 func (m *model) giveUp(w *world, i slot) messages {
-	m.step(w, i, &w.moves[i].source, migration.GiveUp{Abort: signed(abort, i)})
+	m.step(w, w.source(i), migration.GiveUp{})
 	return 0
 }
 
 func (m *model) sourceDeadline(w *world, i slot) messages {
 	mv := &w.moves[i]
 	mv.source.rows &^= rowDeadline
-	m.step(w, i, &mv.source, migration.Deadline{At: clock(mv.late), Abort: signed(abort, i)})
+	m.step(w, w.source(i), migration.Deadline{At: clock(mv.late)})
 	return 0
 }
 
 func (m *model) sendContent(w *world, i slot) messages {
 	r := &w.moves[i].source
-	if r.state == frozen {
+	if r.state == frozen && r.stored {
 		return content
 	}
 	r.rows &^= rowContent
@@ -144,7 +175,7 @@ func (m *model) sendOutcome(w *world, i slot) messages {
 func (m *model) takeAck(w *world, i slot) messages {
 	r := &w.moves[i].source
 	r.rows &^= rowOutcome
-	m.step(w, i, r, migration.Ack{})
+	m.step(w, w.source(i), migration.Ack{})
 	return 0
 }
 
@@ -159,13 +190,13 @@ func (m *model) takeAbortAck(w *world, i slot) messages {
 func (m *model) request(w *world, i slot) messages {
 	mv := &w.moves[i]
 	mv.base = w.members[i.member()]
-	m.step(w, i, &mv.target, migration.Offer{})
+	m.step(w, w.target(i), migration.Offer{})
 	return offer
 }
 
 // takeContent is PutContent.
 func (m *model) takeContent(w *world, i slot) messages {
-	mv, g := &w.moves[i], w.targetGroup(i)
+	mv := &w.moves[i]
 	if m.bug == UsesNonceTwice && mv.target.state == dropped {
 		mv.target.state = offered
 	}
@@ -173,20 +204,16 @@ func (m *model) takeContent(w *world, i slot) messages {
 		if !mv.expired {
 			m.heed(w, i.target(), mv.base.steps())
 		}
-		switch {
-		case mv.expired, !w.continues(i):
-			return refusal
-		case g.state == groupStaged:
-			return 0 // in progress: to be tried again
-		case g.accepted():
+		if mv.expired || !w.continues(i) {
 			return refusal
 		}
 	}
-	m.step(w, i, &mv.target, migration.Content{
-		ContentHash: contentHash(i), Complete: signed(vote, i), DecideBy: deadline, At: clock(mv.expired),
-	})
+	err := m.step(w, w.target(i), migration.Content{ContentHash: contentHash(i), DecideBy: deadline, At: clock(mv.expired)})
+	if err == migration.ErrStaged {
+		return 0 // in progress: to be tried again
+	}
 	if m.bug == ActivatesOnImport {
-		m.step(w, i, &mv.target, migration.Confirm{Confirmation: signed(confirmation, i)})
+		m.step(w, w.target(i), migration.Confirm{Confirmation: signed(confirmation, i)})
 	}
 	if mv.target.state == staged || mv.target.state == active {
 		return vote
@@ -199,12 +226,11 @@ func (m *model) refuse(w *world, i slot) messages { return refusal }
 
 // confirm is the MigrationConfirmation, from whomever T has it.
 func (m *model) confirm(w *world, i slot) messages {
-	mv, g := &w.moves[i], w.targetGroup(i)
+	mv := &w.moves[i]
 	if mv.target.state == offered {
 		return 0 // refused: no content has come
 	}
-	kept := g.state == groupDropped && g.move == i
-	m.step(w, i, &mv.target, migration.Confirm{Confirmation: signed(confirmation, i), Kept: kept})
+	m.step(w, w.target(i), migration.Confirm{Confirmation: signed(confirmation, i)})
 	if mv.target.state != active {
 		return 0 // S must not believe that it is
 	}
@@ -213,7 +239,7 @@ func (m *model) confirm(w *world, i slot) messages {
 
 func (m *model) takeAbort(w *world, i slot) messages {
 	r := &w.moves[i].target
-	m.step(w, i, r, migration.SourceAbort{Abort: signed(abort, i)})
+	m.step(w, w.target(i), migration.SourceAbort{Abort: signed(abort, i)})
 	if r.state == active {
 		return 0 // refused: the confirmation wins
 	}
@@ -226,7 +252,7 @@ func (m *model) ask(w *world, i slot) messages {
 	switch {
 	case mv.target.state != staged:
 	case m.bug == AbortsBySilence:
-		m.step(w, i, &mv.target, migration.SourceAbort{})
+		m.step(w, w.target(i), migration.SourceAbort{})
 	case mv.source.holds&confirmation != 0:
 		m.confirm(w, i)
 	case mv.source.holds&abort != 0:
@@ -241,9 +267,9 @@ func (m *model) ask(w *world, i slot) messages {
 func (m *model) targetDeadline(w *world, i slot) messages {
 	mv := &w.moves[i]
 	if m.bug == ExpiresStaged && mv.target.state == staged {
-		m.step(w, i, &mv.target, migration.Superseded{})
+		m.step(w, w.target(i), migration.Superseded{})
 	}
-	m.step(w, i, &mv.target, migration.Deadline{At: clock(mv.expired)})
+	m.step(w, w.target(i), migration.Deadline{At: clock(mv.expired)})
 	mv.target.rows &^= rowDeadline
 	mv.expired = false
 	return 0

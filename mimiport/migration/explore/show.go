@@ -22,6 +22,7 @@ var rowNames = []struct {
 	name string
 }{
 	{rowContent, "send the content"}, {rowOutcome, "send the outcome"}, {rowDeadline, "mind the deadline"}, {rowAsk, "ask"},
+	{rowPurge, "forget the group"},
 }
 
 // facts lists what is the case in a world.
@@ -79,6 +80,9 @@ func (f *faults) facts(say func(string, ...any)) {
 func (r *record) facts(say func(string, ...any), s server, i slot) {
 	if r.state != none {
 		say("%s: %s is %s", s, i, states[r.state])
+	}
+	if r.stored {
+		say("%s has the content of %s", s, i)
 	}
 	for _, row := range rowNames {
 		if r.rows&row.row != 0 {

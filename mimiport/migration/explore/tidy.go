@@ -14,6 +14,8 @@ func (m *model) tidy(w *world) {
 	for i := range slot(m.bounds.Terms * members) {
 		mv := &w.moves[i]
 		m.forgetClock(mv)
+		mv.source.rows &^= rowPurge
+		mv.target.rows &^= rowPurge
 		if m.bounds.Restores && !w.restored() {
 			continue
 		}

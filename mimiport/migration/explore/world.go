@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
@@ -98,7 +99,7 @@ func (h history) mirror() history {
 	return m
 }
 
-// groupState is delivery.GroupState.
+// groupState is an index of groupStates.
 type groupState uint8
 
 const (
@@ -110,11 +111,48 @@ const (
 	groupDropped
 )
 
+// groupStates are the states of a group; zero is no group.
+var groupStates = [...]migration.GroupState{
+	"", migration.GroupActive, migration.GroupFrozen, migration.GroupMoved, migration.GroupStaged, migration.GroupDropped,
+}
+
 // group is the row of the group in one term, at the server that hosts it then. Only of a staged or dropped one is the history not accepted.
 type group struct {
 	state   groupState
-	move    slot // that froze, moved or staged it
+	move    slot // that froze, moved, staged or dropped it
 	history history
+}
+
+// load gives the row as the machine knows it.
+func (g *group) load() migration.Group {
+	if g.state <= groupActive {
+		return migration.Group{State: groupStates[g.state]}
+	}
+	return migration.Group{State: groupStates[g.state], Migration: g.move.id()}
+}
+
+// save takes over what the machine has made of the row. By which migration a group once came is not kept.
+func (g *group) save(to migration.Group) {
+	g.state, g.move = groupState(slices.Index(groupStates[:], to.State)), 0
+	if g.state > groupActive {
+		g.move = slotOf(to.Migration)
+	}
+}
+
+// id is the id of a migration, zero for a claim.
+func (i slot) id() (id mimiport.MigrationID) {
+	if i != byClaim {
+		id[0] = 1 + byte(i)
+	}
+	return id
+}
+
+// slotOf is the inverse of id.
+func slotOf(id mimiport.MigrationID) slot {
+	if id[0] == 0 {
+		return byClaim
+	}
+	return slot(id[0] - 1)
 }
 
 // states are the states of a record; zero is no record.
@@ -161,13 +199,32 @@ const (
 	rowOutcome                   // S: hand T the confirmation or the abort
 	rowDeadline                  // S: decide_by; T: the expiry of the offer
 	rowAsk                       // T: ask S how it ended
+	rowPurge                     // forget the group of that term: after all that is modelled, so that no state keeps it
 )
+
+// rowBit is a kind of row, as far as it is modelled.
+func rowBit(kind migration.RowKind) rows {
+	switch kind {
+	case migration.RowContent:
+		return rowContent
+	case migration.RowConfirmation, migration.RowAbort:
+		return rowOutcome
+	case migration.RowDeadline:
+		return rowDeadline
+	case migration.RowAsk:
+		return rowAsk
+	case migration.RowPurge:
+		return rowPurge
+	}
+	return 0
+}
 
 // record is one side's migration.Migration, less what it has in common with others.
 type record struct {
-	state state
-	holds messages // which of vote, confirmation and abort are in it
-	rows  rows
+	state  state
+	holds  messages // which of vote, confirmation and abort are in it
+	rows   rows
+	stored bool // S: the content
 }
 
 // move is a migration: both sides' records and what is on its way.
@@ -214,7 +271,13 @@ func contentHash(i slot) []byte { return someBytes[i : i+1] }
 
 // load gives the record as the machine knows it.
 func (r *record) load(i slot) migration.Migration {
-	m := migration.Migration{State: states[r.state], DecideBy: deadline, ExpiresAt: deadline}
+	m := migration.Migration{ID: i.id(), State: states[r.state], DecideBy: deadline, ExpiresAt: deadline}
+	switch {
+	case r.state >= offered:
+		m.Role = migration.Target
+	case r.state >= frozen:
+		m.Role = migration.Source
+	}
 	if r.state >= frozen && r.state <= aborted || r.holds&vote != 0 {
 		m.ContentHash = contentHash(i)
 	}

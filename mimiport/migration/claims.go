@@ -1,0 +1,142 @@
+package migration
+
+import (
+	"errors"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// Next is the verified step of a lineage that begins the term after a group's, and all that counts for or against it. It is the place
+// for every further fact that decides who has a group.
+type Next struct {
+	Kind           mimiport.StepKind
+	Migration      mimiport.MigrationID // of a StepMigration
+	ClaimsAccepted bool                 // this server's policy accepts that a group hosted here is recovered elsewhere
+}
+
+// Ruling is what a server does about a Next.
+type Ruling uint8
+
+// The rulings.
+const (
+	Nothing       Ruling = iota // the server redirects already, or has no group
+	TakeConfirm                 // the step is the migration that is staged here: Confirm
+	TakeOther                   // another step began the term that is staged here: Superseded
+	TakeOwn                     // this server has confirmed the step itself, and does not remember: Recall
+	TakeClaim                   // another server has claimed the group: Yield
+	RefuseRecover               // the policy does not let another server recover the group
+)
+
+// Judge says what the server whose group this is does about the step that begins the next term (profile, section 3).
+func (g Group) Judge(n Next) Ruling {
+	switch {
+	case g.State == GroupStaged && n.Kind == mimiport.StepMigration && n.Migration == g.Migration:
+		return TakeConfirm
+	case g.State == GroupStaged:
+		return TakeOther
+	case !g.Hosted():
+		return Nothing
+	case n.Kind == mimiport.StepMigration:
+		return TakeOwn
+	case n.Kind == mimiport.StepRecover && !n.ClaimsAccepted:
+		return RefuseRecover
+	}
+	return TakeClaim
+}
+
+// elsewhere is why a migration is given up when the server learns that the group is in a later term.
+const elsewhere = "the group is elsewhere in a later term"
+
+// GiveUpElsewhere gives up the migration that a group is frozen for, before the Recall of another one: a vote could otherwise still have
+// this server confirm it, against what it has been shown.
+var GiveUpElsewhere = GiveUp{Reason: elsewhere}
+
+// requireThawed fails if the group is frozen for another migration than the record's.
+func (r *Ready) requireThawed() error {
+	if r.Group.State == GroupFrozen && r.Group.Migration != r.Migration.ID {
+		return ErrFrozen
+	}
+	return nil
+}
+
+// Recall is S's own verified confirmation, shown to S: it has signed what it does not remember, as after the restore of a
+// backup. Its signature beats its database, its own abort included (profile, section 3). A receiver without a state is the record that
+// S must once have had. It fails with ErrFrozen while the group is frozen for another migration.
+type Recall struct {
+	Confirmation Signed
+	Lineage      []byte // that was shown, encoded
+}
+
+func (e Recall) step(r *Ready) error {
+	if err := r.requireThawed(); err != nil || !r.Group.Hosted() {
+		return err
+	}
+	m := &r.Migration
+	switch m.State {
+	case Frozen:
+		m.Confirmation = e.Confirmation
+		r.decide()
+	case Aborted, "":
+		m.Role, m.State, m.Confirmation = Source, Moved, e.Confirmation
+		r.Group = Group{GroupMoved, m.ID}
+	}
+	r.keep(EvidenceOwnForgotten, Signed{Message: e.Lineage})
+	return nil
+}
+
+// Yield is another server's verified claim to a group that is hosted here: the group redirects there. The receiver is the record that
+// the group is frozen for, which is given up, or the zero record. It fails with ErrFrozen for any other.
+type Yield struct{ Lineage []byte } // that was shown, encoded
+
+func (e Yield) step(r *Ready) error {
+	if err := r.requireThawed(); err != nil || !r.Group.Hosted() {
+		return err
+	}
+	r.Group, r.Follow = Group{State: GroupMoved}, true
+	if r.Migration.State == Frozen {
+		r.abort(elsewhere)
+	}
+	r.keep(EvidenceHigherTerm, Signed{Message: e.Lineage})
+	return nil
+}
+
+// Why a group cannot be reclaimed.
+var (
+	ErrNotGone  = errors.New("migration: the group has not moved away from here, nor was it stopped")
+	ErrNotGiven = errors.New("migration: what the target was given is not here")
+)
+
+// Reclaim ends a term, here or at the target, that a Claim of this server follows, by an operator (profile, section 6). The receiver is the
+// record of the migration by which the group moved, or the zero record. It fails with ErrNotGone or ErrNotGiven.
+type Reclaim struct {
+	Given bool // what the target was given is here: the log ends with the migration Commit
+}
+
+func (e Reclaim) step(r *Ready) error {
+	m := &r.Migration
+	switch {
+	case r.Group.State == GroupStopped:
+		return nil
+	case r.Group.State != GroupMoved:
+		return ErrNotGone
+	case m.Role != Source, r.Group.Migration != m.ID, !e.Given:
+		return ErrNotGiven
+	}
+	r.Extend = true
+	r.Done = append(r.Done, RowConfirmation) // should the target come back, it is shown how the group went on instead
+	r.put(RowLineage, time.Time{})
+	return nil
+}
+
+// Claim begins a term of this server's own, by an operator. Step it on the zero record and on the row of that term. It fails with ErrStaged
+// or ErrTaken where the row is not vacant.
+type Claim struct{}
+
+func (Claim) step(r *Ready) error {
+	if err := r.Group.requireVacant(); err != nil {
+		return err
+	}
+	r.Group, r.Begin = Group{State: GroupActive}, true
+	return nil
+}

@@ -1,0 +1,124 @@
+package migration
+
+import (
+	"bytes"
+	"time"
+)
+
+// Init begins the source's record: a valid MigrationInit with its Commit has been accepted (profile, section 6). The
+// receiver holds everything but the state.
+type Init struct{}
+
+func (Init) step(r *Ready) error {
+	m := &r.Migration
+	m.Role, m.State = Source, Frozen
+	r.Group = Group{GroupFrozen, m.ID}
+	r.KeepContent = true
+	r.put(RowDeadline, m.DecideBy)
+	r.put(RowContent, time.Time{})
+	return nil
+}
+
+// Vote is T's verified TargetMigrationComplete. At is S's clock: it alone decides.
+type Vote struct {
+	Complete    Signed
+	ContentHash []byte
+	At          time.Time
+}
+
+func (e Vote) step(r *Ready) error {
+	m := &r.Migration
+	switch {
+	case m.State != Frozen || !bytes.Equal(e.ContentHash, m.ContentHash):
+	case !e.At.Before(m.DecideBy):
+		r.abort("the vote came after decide_by")
+	default:
+		m.Complete, r.Sign = e.Complete, SignConfirmation
+		r.decide()
+	}
+	return nil
+}
+
+// Deadline ends a record that has nothing Left to wait for: S's decide_by or the expiry of T's offer has come. Another
+// record does not change.
+type Deadline struct{ At time.Time }
+
+func (e Deadline) step(r *Ready) error {
+	m := &r.Migration
+	if m.Left(e.At) > 0 {
+		return nil
+	}
+	switch m.State {
+	case Frozen:
+		r.abort("no vote before decide_by")
+	case Offered:
+		r.drop(Signed{}, "the offer expired")
+	}
+	return nil
+}
+
+// Left is how long a record waits yet, by a clock that is at a time: S for the vote, T for the content; 0 for what waits no more. Nor
+// is anything left by a clock from before the record: it has gone back, and might do so again. Until the end has been written, a vote
+// or a content counts all the same.
+func (m Migration) Left(at time.Time) time.Duration {
+	deadline := m.ExpiresAt
+	switch m.State {
+	case Frozen:
+		deadline = m.DecideBy
+	case Offered:
+	default:
+		return 0
+	}
+	if at.Before(m.CreatedAt) {
+		return 0
+	}
+	return max(deadline.Sub(at), 0)
+}
+
+// GiveUp aborts before the decision: T refused for good, policy changed, or the client asked.
+type GiveUp struct{ Reason string }
+
+func (e GiveUp) step(r *Ready) error {
+	if r.Migration.State == Frozen {
+		r.abort(e.Reason)
+	}
+	return nil
+}
+
+// Ack is T's word that it has the confirmation.
+type Ack struct{}
+
+func (Ack) step(r *Ready) error {
+	if r.Migration.State == Decided {
+		r.Migration.State = Moved
+	}
+	return nil
+}
+
+// decide ends a frozen record with the move.
+func (r *Ready) decide() {
+	r.Migration.State = Decided
+	r.Group = Group{GroupMoved, r.Migration.ID}
+	r.Accept = true
+	r.thaw()
+	r.put(RowConfirmation, time.Time{})
+	r.put(RowPurge, time.Time{})
+}
+
+// abort ends a frozen record without a move: the group, if it is frozen for it, is as it was.
+func (r *Ready) abort(reason string) {
+	m := &r.Migration
+	m.State, m.Reason, r.Sign = Aborted, reason, SignAbort
+	r.thaw()
+	r.put(RowAbort, time.Time{})
+	if r.Group == (Group{GroupFrozen, m.ID}) {
+		r.Group.State = GroupActive
+		r.put(RowExpel, time.Time{}) // who left meanwhile
+	}
+}
+
+// thaw takes away what a frozen record waits for, which must not hold back its outcome.
+func (r *Ready) thaw() {
+	r.DropContent = true
+	r.Done = append(r.Done, RowContent, RowDeadline)
+}
