@@ -75,7 +75,7 @@ func (s *service) AdminMigration(_ context.Context, asked mimiport.MigrationID) 
 }
 
 func (s *service) AdminEvidence(_ context.Context, id []byte) ([]storage.Evidence, error) {
-	return []storage.Evidence{{GroupID: id, Kind: storage.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}}, nil
+	return []storage.Evidence{{GroupID: id, Kind: migration.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}}, nil
 }
 
 func (s *service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {

@@ -19,7 +19,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // call is a request of a server to another one, below the prefix of the federation API.
@@ -205,7 +204,7 @@ func (x *trio) badReplays(t *testing.T) {
 		{"an Init with an expired offer", put(alice, x.b.Name, expired), 410, prefix + "M_OFFER_EXPIRED"},
 		{"a content for an expired offer", upload(t, b, x.a, expired.id, content(t, b, expired, good), nil), 409, prefix + "M_MIGRATION_ENDED"},
 	})
-	want := []string{string(storage.EvidenceBothOutcomes), string(storage.EvidenceSecondContent)}
+	want := []string{string(migration.EvidenceBothOutcomes), string(migration.EvidenceSecondContent)}
 	if got := x.evidence(t); !slices.Equal(got, want) {
 		t.Errorf("the target has kept %v as evidence, want %v", got, want)
 	}

@@ -33,15 +33,11 @@ type Evidence struct {
 	At        time.Time
 }
 
-// EvidenceKind says what the evidence shows.
-type EvidenceKind string
+// EvidenceKind says what the evidence shows: one of those that migrations ask to keep, or of these.
+type EvidenceKind = migration.EvidenceKind
 
-// The kinds of evidence.
+// The other kinds of evidence.
 const (
-	EvidenceSecondContent EvidenceKind = "second-content" // a source sent two contents for one offer
-	EvidenceBothOutcomes  EvidenceKind = "both-outcomes"  // a source signed the confirmation and the abort
-	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server signed what it does not remember
-	EvidenceHigherTerm    EvidenceKind = "higher-term"    // the group is elsewhere in a later term
-	EvidenceLaterEpoch    EvidenceKind = "later-epoch"    // a member is in a later epoch than this server
-	EvidenceStopped       EvidenceKind = "stopped"        // so is another one: the group was stopped
+	EvidenceLaterEpoch EvidenceKind = "later-epoch" // a member is in a later epoch than this server
+	EvidenceStopped    EvidenceKind = "stopped"     // so is another one: the group was stopped
 )

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
 // MaxWait is the longest that a group may be frozen and an offer may last (profile, section 6), and the furthest ahead that a row
@@ -27,21 +28,13 @@ type Row struct {
 	Attempts    int
 }
 
-// RowKind is what a row asks for.
-type RowKind string
+// RowKind is what a row asks for: one of those that migrations ask for, or of these.
+type RowKind = migration.RowKind
 
-// The kinds of rows.
+// The other kinds of rows.
 const (
-	RowFanOut       RowKind = "fan-out"      // deliver a log entry to the members at the destination
-	RowContent      RowKind = "content"      // hand the content to the target
-	RowConfirmation RowKind = "confirmation" // hand the decision to the target
-	RowAbort        RowKind = "abort"        // hand the signed abort to the target
-	RowDeadline     RowKind = "deadline"     // the offer expires, or decide_by has come
-	RowAsk          RowKind = "ask"          // ask the source how a staged migration ended
-	RowPurge        RowKind = "purge"        // drop the state of a group that has moved
-	RowCompact      RowKind = "compact"      // store a snapshot, so that the log before it need not be replayed
-	RowExpel        RowKind = "expel"        // propose to remove members who are not in the room
-	RowLineage      RowKind = "lineage"      // show a server from which the group was reclaimed that it was
+	RowFanOut  RowKind = "fan-out" // deliver a log entry to the members at the destination
+	RowCompact RowKind = "compact" // store a snapshot, so that the log before it need not be replayed
 )
 
 // RowKey identifies a row.

@@ -32,15 +32,15 @@ func (s *Service) ShowLineage(ctx context.Context, c api.Caller, id []byte, req 
 		return nil, err
 	}
 	for range 2 { // what was staged here may have gone on from here, too
-		if err := s.heed(ctx, id, l, req); err != nil {
+		if err := s.takeLineage(ctx, id, l, req); err != nil {
 			return nil, err
 		}
 	}
 	return s.host(ctx, id)
 }
 
-// heed takes the step of a verified lineage that follows what this server knows of the group, if there is one.
-func (s *Service) heed(ctx context.Context, id []byte, l *mimiport.Lineage, req *api.LineageRequest) error {
+// takeLineage takes the step of a verified lineage that follows what this server knows of the group, if there is one.
+func (s *Service) takeLineage(ctx context.Context, id []byte, l *mimiport.Lineage, req *api.LineageRequest) error {
 	g, err := s.group(ctx, id)
 	if err != nil {
 		return err
@@ -52,12 +52,12 @@ func (s *Service) heed(ctx context.Context, id []byte, l *mimiport.Lineage, req 
 	if !proof.Begins(own, l) {
 		return proof.Errorf(id, "it is not the lineage known here")
 	}
-	return s.learn(ctx, g, &l.Steps[len(own.Steps)], req)
+	return s.takeNext(ctx, g, &l.Steps[len(own.Steps)], req)
 }
 
-// heedPointer looks at where the room says that its group is: shown there a confirmation of its own that it does not remember, this
+// takePointer looks at where the room says that its group is: shown there a confirmation of its own that it does not remember, this
 // server stops. The pointer is advisory: what does not verify is passed over.
-func (s *Service) heedPointer(ctx context.Context, g *storage.Group) error {
+func (s *Service) takePointer(ctx context.Context, g *storage.Group) error {
 	content, err := s.Rooms.State(ctx, g.RoomID, api.EventPointer)
 	if err != nil || content == nil {
 		return err
@@ -83,7 +83,7 @@ func (s *Service) heedPointer(ctx context.Context, g *storage.Group) error {
 		s.Log.Warn("a room's pointer does not verify", "room", g.RoomID, "err", err)
 		return nil
 	}
-	return s.learn(ctx, g, &l.Steps[len(l.Steps)-1], &api.LineageRequest{Lineage: encoded})
+	return s.takeNext(ctx, g, &l.Steps[len(l.Steps)-1], &api.LineageRequest{Lineage: encoded})
 }
 
 // mayShow fails unless the caller has to do with the group's room.
@@ -98,30 +98,47 @@ func (s *Service) mayShow(ctx context.Context, c api.Caller, g *storage.Group) e
 	return err
 }
 
-// learn takes the verified step that follows what this server knows of a group.
-func (s *Service) learn(ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest) error {
-	switch g.State {
-	case migration.GroupStaged:
-		return s.learnOutcome(ctx, g, step)
-	case migration.GroupActive, migration.GroupFrozen, migration.GroupStopped:
-		if step.Kind == mimiport.StepMigration {
-			return s.recall(ctx, g, step, req)
+// takeNext does what is to be done about the verified step that begins the term after a group's.
+func (s *Service) takeNext(ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest) error {
+	next, err := s.next(ctx, step)
+	if err != nil {
+		return err
+	}
+	switch stateOf(g).Judge(*next) {
+	case migration.TakeConfirm:
+		m, err := s.record(ctx, g.Migration)
+		if err != nil {
+			return err
 		}
-		return s.yield(ctx, g, step, req)
+		return s.confirm(ctx, m, &api.SignedRequest{Message: step.Confirmation.Message, KeyID: step.Confirmation.KeyID})
+	case migration.TakeOther:
+		return s.takeEvent(ctx, g.Migration, migration.Superseded{}, nil)
+	case migration.TakeOwn:
+		return s.recall(ctx, g, step, req)
+	case migration.TakeClaim:
+		return s.yield(ctx, g, req)
+	case migration.RefuseRecover:
+		return &mimiport.Error{Op: "yield", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("this server's policy does not accept that a group hosted here is recovered elsewhere")}
 	}
 	return nil
 }
 
-// learnOutcome settles a staged migration: the step is it, or it is another one of the same term.
-func (s *Service) learnOutcome(ctx context.Context, g *storage.Group, step *mimiport.LineageStep) error {
-	m, err := s.record(ctx, g.Migration)
+// next is a verified step, and all that counts for or against it.
+func (s *Service) next(ctx context.Context, step *mimiport.LineageStep) (*migration.Next, error) {
+	next := &migration.Next{Kind: step.Kind}
+	if step.Kind == mimiport.StepMigration {
+		response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
+		if err != nil {
+			return nil, err
+		}
+		next.Migration = response.ID()
+	}
+	p, err := s.Policy(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if proof.ByOffer(step, m.Response.Message) {
-		return s.confirm(ctx, m, &api.SignedRequest{Message: step.Confirmation.Message, KeyID: step.Confirmation.KeyID})
-	}
-	return s.stepTarget(ctx, m, func(bool) migration.Event { return migration.Superseded{} }, nil)
+	next.ClaimsAccepted = p.AcceptClaims
+	return next, nil
 }
 
 // recall stops a group that this server has confirmed away and does not remember: its signature beats its database.
@@ -130,84 +147,64 @@ func (s *Service) recall(ctx context.Context, g *storage.Group, step *mimiport.L
 	if err != nil {
 		return err
 	}
-	m, err := s.Store.Migration(ctx, response.ID())
-	if errors.Is(err, storage.ErrNotFound) {
-		return s.stop(ctx, g, s.forgotten(g, response, step), storage.EvidenceOwnForgotten, req)
-	}
-	if err != nil {
-		return err
-	}
-	if err := s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{s.evidence(m, storage.EvidenceOwnForgotten, req.Lineage, "")}}); err != nil {
-		return err
-	}
 	defer s.locks.lock(g.ID)()
 	return retryConflicts(func() error {
-		if _, err := s.thawed(ctx, g, m.ID); err != nil {
-			return err
-		}
-		return s.stepSource(ctx, nil, m.ID, func(*migration.Migration) (migration.Event, error) {
-			return migration.Recall{Confirmation: step.Confirmation}, nil
-		})
-	})
-}
-
-// forgotten is the record that this server must once have had of a migration that it confirmed.
-func (s *Service) forgotten(g *storage.Group, r *mimiport.MigrationResponse, step *mimiport.LineageStep) *migration.Migration {
-	return &migration.Migration{
-		ID: r.ID(), Role: migration.Source, State: migration.Moved, GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
-		Source: r.Request.SourceDomain, Target: r.Request.TargetDomain, Epoch: r.Request.Epoch, CreatedAt: s.Now(),
-		Response: step.Response, Confirmation: step.Confirmation, Complete: step.Complete,
-		Reason: "learnt from a lineage: this server does not remember it",
-	}
-}
-
-// yield stops a group that another server has claimed: the host before, or, where the policy accepts it, anybody who recovers it.
-func (s *Service) yield(ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest) error {
-	p, err := s.Policy(ctx)
-	if err != nil {
-		return err
-	}
-	if step.Kind == mimiport.StepRecover && !p.AcceptClaims {
-		return &mimiport.Error{Op: "yield", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("this server's policy does not accept that a group hosted here is recovered elsewhere")}
-	}
-	return s.stop(ctx, g, nil, storage.EvidenceHigherTerm, req)
-}
-
-// stop makes a group redirect by the lineage that was shown: nothing more is accepted here in its term.
-func (s *Service) stop(ctx context.Context, g *storage.Group, m *migration.Migration, kind storage.EvidenceKind, req *api.LineageRequest) error {
-	defer s.locks.lock(g.ID)()
-	return retryConflicts(func() error {
-		g, err := s.thawed(ctx, g, mimiport.MigrationID{})
+		g, err := s.giveUpOther(ctx, g.Key(), response.ID())
 		if err != nil {
 			return err
 		}
-		if !mine(g) {
-			return nil
-		}
-		s.Log.Error("the group is elsewhere in a later term: this server stops", "group", fmt.Sprintf("%x", g.ID), "term", g.Term)
-		g.State, g.Migration = migration.GroupMoved, mimiport.MigrationID{}
-		change := &storage.Change{Group: g, Migration: m, Evidence: []storage.Evidence{{GroupID: g.ID, Kind: kind, Data: req.Lineage, At: s.Now()}}}
-		if m != nil {
-			g.Migration = m.ID
-		} else if g.Lineage, err = truncated(req.Lineage, g.Term+1); err != nil {
+		m, err := s.Store.Migration(ctx, response.ID())
+		if errors.Is(err, storage.ErrNotFound) {
+			m = s.forgotten(g, response, step)
+		} else if err != nil {
 			return err
 		}
-		return s.apply(ctx, change)
+		return s.stepRecord(ctx, m, g, migration.Recall{Confirmation: step.Confirmation, Lineage: req.Lineage}, nil)
 	})
 }
 
-// thawed gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's row as it is then. A vote
-// could otherwise still have this server confirm it, against what it has been shown.
-func (s *Service) thawed(ctx context.Context, g *storage.Group, meant mimiport.MigrationID) (*storage.Group, error) {
-	key := g.Key()
+// giveUpOther gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's row as it is then.
+func (s *Service) giveUpOther(ctx context.Context, key storage.GroupKey, meant mimiport.MigrationID) (*storage.Group, error) {
 	g, err := s.Store.GroupAt(ctx, key)
 	if err != nil || g.State != migration.GroupFrozen || g.Migration == meant {
 		return g, err
 	}
-	if err := s.stepSource(ctx, nil, g.Migration, s.givesUp(errors.New("the group is elsewhere in a later term"))); err != nil {
+	m, err := s.record(ctx, g.Migration)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.stepRecord(ctx, m, g, migration.GiveUpElsewhere, nil); err != nil {
 		return nil, err
 	}
 	return s.Store.GroupAt(ctx, key)
+}
+
+// forgotten is the record that this server must once have had of a migration that it confirmed, without a state.
+func (s *Service) forgotten(g *storage.Group, r *mimiport.MigrationResponse, step *mimiport.LineageStep) *migration.Migration {
+	return &migration.Migration{
+		ID: r.ID(), GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
+		Source: r.Request.SourceDomain, Target: r.Request.TargetDomain, Epoch: r.Request.Epoch, CreatedAt: s.Now(),
+		Response: step.Response, Complete: step.Complete,
+		Reason: "learnt from a lineage: this server does not remember it",
+	}
+}
+
+// yield stops a group that another server has claimed.
+func (s *Service) yield(ctx context.Context, g *storage.Group, req *api.LineageRequest) error {
+	defer s.locks.lock(g.ID)()
+	return retryConflicts(func() error {
+		g, err := s.Store.GroupAt(ctx, g.Key())
+		if err != nil {
+			return err
+		}
+		m := &migration.Migration{}
+		if g.State == migration.GroupFrozen {
+			if m, err = s.record(ctx, g.Migration); err != nil {
+				return err
+			}
+		}
+		return s.stepRecord(ctx, m, g, migration.Yield{Lineage: req.Lineage}, nil)
+	})
 }
 
 // truncated is the beginning of an encoded lineage, up to a term.
@@ -235,7 +232,7 @@ func (s *Service) Reclaim(ctx context.Context, id []byte) (*api.HostResponse, er
 	}
 	l, err := s.live(ctx, g)
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, cannotReclaim(id, "the group's state is past its retention")
+		return nil, cannotReclaim(id, errors.New("the group's state is past its retention"))
 	}
 	if err != nil {
 		return nil, err
@@ -246,37 +243,37 @@ func (s *Service) Reclaim(ctx context.Context, id []byte) (*api.HostResponse, er
 	return s.host(ctx, id)
 }
 
-func cannotReclaim(id []byte, why string) error {
-	return &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: errors.New(why)}
-}
-
 // reclaimed is the lineage of a group up to the term that a reclaim ends, and what goes with the claim: the target, should it come back,
 // is shown how the group went on, and no confirmation any more.
 func (s *Service) reclaimed(ctx context.Context, g *storage.Group) (lineage []byte, change *storage.Change, err error) {
-	switch g.State {
-	case migration.GroupStopped:
-		return g.Lineage, &storage.Change{}, nil
-	case migration.GroupMoved:
-	default:
-		return nil, nil, cannotReclaim(g.ID, "the group has not moved away from here, nor was it stopped")
-	}
-	m, err := s.record(ctx, g.Migration)
+	m, err := s.movedBy(ctx, g)
 	if err != nil {
 		return nil, nil, err
 	}
-	if m.Role != migration.Source || m.Epoch+1 != g.Epoch {
-		return nil, nil, cannotReclaim(g.ID, "what the target was given is not here")
+	ready, err := m.Step(stateOf(g), migration.Reclaim{Given: m.Accepted() && m.Epoch+1 == g.Epoch})
+	if err != nil {
+		return nil, nil, cannotReclaim(g.ID, err)
 	}
-	confirmation := s.toTarget(m, storage.RowConfirmation)
-	change = &storage.Change{
-		Done: []storage.RowKey{confirmation.Key()},
-		Rows: []storage.Row{{
-			Destination: m.Target, Queue: "lineage/" + m.ID.String(), Order: 1, Kind: storage.RowLineage,
-			GroupID: g.ID, Term: m.Term + 1, Migration: m.ID, Due: s.Now(),
-		}},
+	if change, err = s.change(ctx, m, g, &ready); err != nil {
+		return nil, nil, err
+	}
+	if g.State == migration.GroupStopped {
+		return g.Lineage, change, nil
 	}
 	lineage, err = s.extendLineage(ctx, g.Lineage, m)
 	return lineage, change, err
+}
+
+// movedBy is the record of the migration by which a group moved away, a zero one where there is none.
+func (s *Service) movedBy(ctx context.Context, g *storage.Group) (*migration.Migration, error) {
+	if g.State != migration.GroupMoved || g.Migration == (mimiport.MigrationID{}) {
+		return &migration.Migration{}, nil
+	}
+	return s.record(ctx, g.Migration)
+}
+
+func cannotReclaim(id []byte, why error) error {
+	return &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: why}
 }
 
 // showLineage shows the server that a group was reclaimed from how it went on, should it come back.
@@ -347,7 +344,7 @@ func (s *Service) mayRecover(ctx context.Context, id []byte, l *mimiport.Lineage
 	if err != nil {
 		return err
 	}
-	if known.State != migration.GroupMoved && known.State != migration.GroupStopped {
+	if !stateOf(known).Recoverable() {
 		return &mimiport.Error{Op: "recover", Kind: mimiport.KindConflict, Group: id, Err: fmt.Errorf("the group is %s here", known.State)}
 	}
 	return s.continues(ctx, known, l)
@@ -371,15 +368,22 @@ func (s *Service) claim(ctx context.Context, kind mimiport.StepKind, old *storag
 	if encoded, err = l.Marshal(); err != nil {
 		return err
 	}
-	key := storage.GroupKey{ID: old.ID, Term: term}
-	version, err := s.vacant(ctx, key)
+	row, err := s.newTerm(ctx, storage.GroupKey{ID: old.ID, Term: term})
 	if err != nil {
 		return err
 	}
+	ready, err := (migration.Migration{}).Step(stateOf(row), migration.Claim{})
+	if err != nil {
+		return refusal(err)
+	}
 	g := *old
-	g.Term, g.Version, g.State, g.Epoch, g.NextSeq = term, version, migration.GroupActive, state.Epoch(), 1
-	g.Migration, g.Lineage, g.CreatedAt = mimiport.MigrationID{}, encoded, s.Now()
-	change.Group, change.Drop = &g, &key // what a migration of that term has staged
+	g.Term, g.Version, g.Epoch, g.NextSeq = term, row.Version, state.Epoch(), 1
+	g.Lineage, g.CreatedAt = encoded, s.Now()
+	begun, err := s.change(ctx, &migration.Migration{}, &g, &ready)
+	if err != nil {
+		return err
+	}
+	change.Group, change.Drop = begun.Group, begun.Drop
 	change.Snapshots = []storage.Snapshot{snapshotOf(&g, &live{mls: state, seq: 1})}
 	return s.apply(ctx, change)
 }

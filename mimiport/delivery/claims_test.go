@@ -99,7 +99,7 @@ func TestRestoredBeforeMove(t *testing.T) {
 		}
 		p.expectMoved(serverA, serverB)
 	}
-	p.expectKept(serverA, storage.EvidenceOwnForgotten)
+	p.expectKept(serverA, migration.EvidenceOwnForgotten)
 	p.expectHosted(serverB, 1)
 	p.move(serverB, serverA, alice) // and the group can come back
 	p.expectHosted(serverA, 2)
@@ -175,7 +175,7 @@ func TestRestoredAndAborted(t *testing.T) {
 		t.Fatalf("the abort gives %+v, %v", st, err)
 	}
 	p.run() // B is active and keeps the abort as evidence
-	p.expectKept(serverB, storage.EvidenceBothOutcomes)
+	p.expectKept(serverB, migration.EvidenceBothOutcomes)
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
 	}

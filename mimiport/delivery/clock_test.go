@@ -8,6 +8,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -17,7 +18,7 @@ import (
 func TestClockBack(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
-	content := p.due(serverA, storage.RowContent)
+	content := p.due(serverA, migration.RowContent)
 	p.now = p.now.Add(-time.Hour)
 	if err := p.services[serverA].Do(t.Context(), content); err != nil {
 		t.Fatal(err)
@@ -54,7 +55,7 @@ func TestDeadlineTooEarly(t *testing.T) {
 	p.lost = func(_, what string) bool { return what == "content" || what == "abort" }
 	a := p.begin(serverA, serverB, bob)
 	for _, server := range []string{serverA, serverB} {
-		early := p.due(server, storage.RowDeadline)
+		early := p.due(server, migration.RowDeadline)
 		err := p.services[server].Do(t.Context(), early)
 		expectKind(t, err, mimiport.KindInProgress)
 		if left := asError(err).Info.RetryAfter; left <= 0 || left > storage.MaxWait {
@@ -82,7 +83,7 @@ func TestSourceAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ask := p.due(serverB, storage.RowAsk); ask.Due.After(p.now.Add(storage.MaxWait)) {
+	if ask := p.due(serverB, migration.RowAsk); ask.Due.After(p.now.Add(storage.MaxWait)) {
 		t.Errorf("the target asks at %v", ask.Due)
 	}
 }

@@ -225,24 +225,21 @@ func hosted(g *storage.Group) bool {
 	return g.State == migration.GroupActive || g.State == migration.GroupFrozen
 }
 
-// mine says whether this server is a group's host for all that it knows, whether it accepts or not.
-func mine(g *storage.Group) bool { return hosted(g) || g.State == migration.GroupStopped }
-
 // expelRow is a row by which this server looks after a group: whether it is still here, and who of its members is not in the room.
 func (s *Service) expelRow(g *storage.Group, order uint64) storage.Row {
 	return storage.Row{
-		Destination: s.Server, Queue: "expel/" + fanOutQueue(g), Order: order, Kind: storage.RowExpel, GroupID: g.ID, Term: g.Term, Due: s.Now(),
+		Destination: s.Server, Queue: "expel/" + fanOutQueue(g), Order: order, Kind: migration.RowExpel, GroupID: g.ID, Term: g.Term, Due: s.Now(),
 	}
 }
 
-// lookAfter does what a change of the room asks for.
-func (s *Service) lookAfter(ctx context.Context, row *storage.Row) error {
+// followRoom does what a change of the room asks for.
+func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
 		return err
 	}
-	if mine(g) {
-		if err := s.heedPointer(ctx, g); err != nil {
+	if stateOf(g).Owned() {
+		if err := s.takePointer(ctx, g); err != nil {
 			return err
 		}
 	}

@@ -47,7 +47,7 @@ func (s *Service) checkChain(ctx context.Context, groupID []byte, l *mimiport.Li
 	return proof.Lineage(ctx, s.Keys, groupID, recorded, l)
 }
 
-// taken checks that the chain goes on from what this server knows, and heeds it: it may have signed one of the steps itself and not
+// taken checks that the chain goes on from what this server knows, and takes what is next of it: it may have signed one of the steps itself and not
 // remember.
 func (s *Service) taken(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, groupID)
@@ -57,12 +57,12 @@ func (s *Service) taken(ctx context.Context, groupID []byte, l *mimiport.Lineage
 	if err != nil {
 		return err
 	}
-	if mine(known) {
+	if stateOf(known).Owned() {
 		encoded, err := l.Marshal()
 		if err != nil {
 			return err
 		}
-		if err := s.heed(ctx, groupID, l, &api.LineageRequest{Lineage: encoded}); err != nil {
+		if err := s.takeLineage(ctx, groupID, l, &api.LineageRequest{Lineage: encoded}); err != nil {
 			return err
 		}
 		if known, err = s.group(ctx, groupID); err != nil {

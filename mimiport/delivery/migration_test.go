@@ -8,8 +8,8 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // TestClientAbort: FROZEN ends with "client abort", and while it lasts "other handshakes get M_MIGRATION_IN_PROGRESS; application messages still
@@ -78,7 +78,7 @@ func TestLateVote(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, row := range rows {
-		if row.Kind == storage.RowContent {
+		if row.Kind == migration.RowContent {
 			if err := p.services[serverA].Do(t.Context(), row); err != nil {
 				t.Fatal(err)
 			}
@@ -351,7 +351,7 @@ func TestTamperedContent(t *testing.T) {
 	second := p.resign(data, func(s *mimiport.GroupState) { s.Lineage.RoomID = "!x:y" })
 	expectKind(t, put(serverA, second), mimiport.KindConflict)
 	kept, err := p.stores[serverB].Evidence(t.Context(), p.id)
-	if err != nil || len(kept) != 1 || kept[0].Kind != storage.EvidenceSecondContent || string(kept[0].Data) != string(second) {
+	if err != nil || len(kept) != 1 || kept[0].Kind != migration.EvidenceSecondContent || string(kept[0].Data) != string(second) {
 		t.Errorf("the evidence is %+v, %v", kept, err)
 	}
 	p.expect(a, "frozen", "staged")
@@ -528,7 +528,7 @@ func TestBothOutcomes(t *testing.T) {
 			}
 			p.expect(a, "aborted", c.target)
 			kept, err := p.stores[serverB].Evidence(t.Context(), p.id)
-			if err != nil || len(kept) != 1 || kept[0].Kind != storage.EvidenceBothOutcomes {
+			if err != nil || len(kept) != 1 || kept[0].Kind != migration.EvidenceBothOutcomes {
 				t.Errorf("the evidence is %+v, %v", kept, err)
 			}
 			if c.target == "active" { // for good: what was to be purged is alive

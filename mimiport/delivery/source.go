@@ -175,13 +175,7 @@ func (s *Service) freeze(ctx context.Context, c api.Caller, init *mimiport.Migra
 	rec.ContentKey = signed.KeyID
 	rec.ContentHash = l.mls.Hash(signed.Message)
 	rec.DecideBy = s.Now().Add(s.decideBy(len(signed.Message), g.CipherSuite, l.mls.NumMembers()))
-	next, actions, err := rec.Step(migration.Init{})
-	if err != nil {
-		return err
-	}
-	change := s.sourceChange(g, &next, actions)
-	change.Content = &storage.Content{ID: id, Data: signed.Message}
-	return s.apply(ctx, change)
+	return s.stepRecord(ctx, rec, g, migration.Init{Content: signed.Message}, nil)
 }
 
 // migrationStep checks the migration Commit and the client's signature on the Init.
@@ -237,68 +231,6 @@ func (s *Service) newSource(g *storage.Group, init *mimiport.MigrationInit, id m
 		CreatedAt: s.Now(), CommitHash: h[:],
 		Response: migration.Signed{Message: response, KeyID: req.KeyID},
 	}, nil
-}
-
-// sourceChange is what S writes for a transition of a record.
-func (s *Service) sourceChange(g *storage.Group, m *migration.Migration, actions []migration.Action) *storage.Change {
-	next := *g
-	change := &storage.Change{Group: &next, Migration: m}
-	if m.State != migration.Frozen { // what a frozen record waits for must not hold back its outcome
-		content, deadline := s.toTarget(m, storage.RowContent), s.deadline(m, m.DecideBy)
-		change.Done = []storage.RowKey{content.Key(), deadline.Key()}
-	}
-	for _, a := range actions {
-		switch a {
-		case migration.Freeze:
-			next.State, next.Migration = migration.GroupFrozen, m.ID
-		case migration.Unfreeze:
-			if g.State == migration.GroupFrozen && g.Migration == m.ID {
-				next.State = migration.GroupActive
-				change.Rows = append(change.Rows, s.expelRow(g, g.Version)) // who left meanwhile
-			}
-			change.DropContent = &m.ID
-		case migration.MoveGroup:
-			change.DropContent = &m.ID
-			change.Rows = append(change.Rows, s.purgeRow(m, m.Term-1))
-		case migration.StopGroup:
-			next.State, next.Migration = migration.GroupMoved, m.ID
-		case migration.SetDeadline:
-			change.Rows = append(change.Rows, s.deadline(m, m.DecideBy))
-		case migration.SendContent:
-			change.Rows = append(change.Rows, s.toTarget(m, storage.RowContent))
-		case migration.SendConfirmation:
-			change.Rows = append(change.Rows, s.toTarget(m, storage.RowConfirmation))
-		case migration.SendAbort:
-			change.Rows = append(change.Rows, s.toTarget(m, storage.RowAbort))
-		}
-	}
-	return change
-}
-
-// The numbers of a migration's rows to the target: the content first, then its outcome.
-var targetOrder = map[storage.RowKind]uint64{storage.RowContent: 1, storage.RowConfirmation: 2, storage.RowAbort: 2}
-
-func (s *Service) toTarget(m *migration.Migration, kind storage.RowKind) storage.Row {
-	return storage.Row{
-		Destination: m.Target, Queue: "migration/" + m.ID.String(), Order: targetOrder[kind], Kind: kind,
-		GroupID: m.GroupID, Migration: m.ID, Due: s.Now(),
-	}
-}
-
-// purgeRow is a row by which this server forgets the state of a group in a term, when its retention ends.
-func (s *Service) purgeRow(m *migration.Migration, term uint64) storage.Row {
-	return storage.Row{
-		Destination: s.Server, Queue: "purge/" + m.ID.String(), Order: 1, Kind: storage.RowPurge,
-		GroupID: m.GroupID, Term: term, Migration: m.ID, Due: s.Now().Add(s.Limits.Retention),
-	}
-}
-
-// deadline is a row by which this server reminds itself of a record.
-func (s *Service) deadline(m *migration.Migration, at time.Time) storage.Row {
-	return storage.Row{
-		Destination: s.Server, Queue: "deadline/" + m.ID.String(), Order: 1, Kind: storage.RowDeadline,
-		GroupID: m.GroupID, Migration: m.ID, Due: at,
-	}
 }
 
 // content is the MigrationContent for a migration Commit, unsigned.
@@ -376,82 +308,9 @@ func (s *Service) voted(ctx context.Context, row *storage.Row, answer *api.Signe
 	if err := s.decide(ctx, migration.Source, m, api.Caller{}, nil); err != nil {
 		return s.giveUp(ctx, m.ID, row, err)
 	}
-	defer s.locks.lock(m.GroupID)()
-	return retryConflicts(func() error {
-		return s.stepSource(ctx, row, row.Migration, func(m *migration.Migration) (migration.Event, error) {
-			confirmation, err := s.confirmation(m)
-			if err != nil {
-				return nil, err
-			}
-			abort, err := s.abortion(m)
-			return migration.Vote{
-				Complete:     migration.Signed{Message: answer.Message, KeyID: answer.KeyID},
-				ContentHash:  complete.ContentHash,
-				Confirmation: confirmation, Abort: abort, At: s.Now(),
-			}, err
-		})
-	})
-}
-
-// stepSource lets S's record take one step and stores all that follows from it; row is done with it. The caller holds the
-// group's lock.
-func (s *Service) stepSource(ctx context.Context, row *storage.Row, id mimiport.MigrationID, event func(*migration.Migration) (migration.Event, error)) error {
-	m, err := s.record(ctx, id)
-	if err != nil {
-		return err
-	}
-	e, err := event(m)
-	if err != nil {
-		return err
-	}
-	next, actions, err := m.Step(e)
-	if err != nil {
-		return err
-	}
-	change := &storage.Change{}
-	after := func() {}
-	if len(actions) > 0 {
-		if change, after, err = s.sourceStep(ctx, &next, actions); err != nil {
-			return err
-		}
-	} else if next.State != m.State {
-		change.Migration = &next
-	}
-	if row != nil {
-		change.Done = append(change.Done, row.Key())
-	}
-	if change.Migration == nil && change.Done == nil {
-		return nil
-	}
-	if err := s.apply(ctx, change); err != nil {
-		return err
-	}
-	after()
-	return nil
-}
-
-// sourceStep is the change for a step that concerns the group. after is to be called when it is stored.
-func (s *Service) sourceStep(ctx context.Context, m *migration.Migration, actions []migration.Action) (*storage.Change, func(), error) {
-	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: m.GroupID, Term: m.Term - 1})
-	if err != nil {
-		return nil, nil, err
-	}
-	change := s.sourceChange(g, m, actions)
-	if m.State != migration.Decided {
-		return change, func() {}, nil
-	}
-	l, err := s.live(ctx, g)
-	if err != nil {
-		return nil, nil, err
-	}
-	st, err := s.decidedStep(ctx, m, l)
-	if err != nil {
-		return nil, nil, err
-	}
-	next, log := s.extend(g, l, st)
-	next.State = migration.GroupMoved
-	change.Group, change.Entries, change.Rows = next, log.Entries, append(change.Rows, log.Rows...)
-	return change, func() { s.advance(next, l, st) }, nil
+	return s.takeEvent(ctx, m.ID, migration.Vote{
+		Complete: migration.Signed{Message: answer.Message, KeyID: answer.KeyID}, ContentHash: complete.ContentHash, At: s.Now(),
+	}, row)
 }
 
 // decidedStep is the step of the migration Commit, read back from the stored content: what was sent is what is accepted.
@@ -486,8 +345,8 @@ func (s *Service) decidedStep(ctx context.Context, m *migration.Migration, l *li
 	return &step{next, effects, entries}, nil
 }
 
-// confirmation is S's signed decision to move.
-func (s *Service) confirmation(m *migration.Migration) (migration.Signed, error) {
+// signConfirmation is S's signed decision to move.
+func (s *Service) signConfirmation(m *migration.Migration) (migration.Signed, error) {
 	response, err := mimiport.UnmarshalMigrationResponse(m.Response.Message)
 	if err != nil {
 		return migration.Signed{}, err
@@ -495,8 +354,8 @@ func (s *Service) confirmation(m *migration.Migration) (migration.Signed, error)
 	return s.sign(m.Source, &mimiport.MigrationConfirmation{DomainName: m.Target, Nonce: response.Nonce, GroupID: m.GroupID})
 }
 
-// abortion is S's signed decision not to move.
-func (s *Service) abortion(m *migration.Migration) (migration.Signed, error) {
+// signAbort is S's signed decision not to move.
+func (s *Service) signAbort(m *migration.Migration) (migration.Signed, error) {
 	return s.sign(m.Source, &mimiport.MigrationAbort{MigrationID: m.ID, SourceDomain: m.Source})
 }
 
@@ -515,21 +374,7 @@ func (s *Service) sign(server string, message interface {
 
 // giveUp aborts a migration that is not decided, for a reason to tell.
 func (s *Service) giveUp(ctx context.Context, id mimiport.MigrationID, row *storage.Row, reason error) error {
-	m, err := s.record(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer s.locks.lock(m.GroupID)()
-	return retryConflicts(func() error {
-		return s.stepSource(ctx, row, id, s.givesUp(reason))
-	})
-}
-
-func (s *Service) givesUp(reason error) func(*migration.Migration) (migration.Event, error) {
-	return func(m *migration.Migration) (migration.Event, error) {
-		abort, err := s.abortion(m)
-		return migration.GiveUp{Abort: abort, Reason: reason.Error()}, err
-	}
+	return s.takeEvent(ctx, id, migration.GiveUp{Reason: reason.Error()}, row)
 }
 
 // AbortMigration implements API: for the migrating user, or whoever may migrate the group.
@@ -564,11 +409,11 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 	if err != nil {
 		return err
 	}
-	if row.Kind == storage.RowAbort {
+	if row.Kind == migration.RowAbort {
 		if m.State != migration.Aborted { // it has been shown its own confirmation since: that is what it stands by
 			return s.done(ctx, row)
 		}
-		abort, err := s.abortion(m) // signed again: the key may have been rotated since
+		abort, err := s.signAbort(m) // signed again: the key may have been rotated since
 		if err != nil {
 			return err
 		}
@@ -578,7 +423,7 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 		}
 		return s.done(ctx, row)
 	}
-	confirmation, err := s.confirmation(m)
+	confirmation, err := s.signConfirmation(m)
 	if err != nil {
 		return err
 	}
@@ -586,7 +431,7 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 	if err != nil && mimiport.KindOf(err) != mimiport.KindUnsupported { // one that speaks only the draft is active since it voted
 		return err
 	}
-	return s.stepSource(ctx, row, m.ID, func(*migration.Migration) (migration.Event, error) { return migration.Ack{}, nil })
+	return s.takeEvent(ctx, m.ID, migration.Ack{}, row)
 }
 
 // logBytes and logEntries bound what of the log moves along.

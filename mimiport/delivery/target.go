@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -48,23 +47,15 @@ func (s *Service) RequestMigration(ctx context.Context, c api.Caller, req *api.M
 	if err := s.decide(ctx, migration.Target, &rec, c, &quotaFacts{starting: true}); err != nil {
 		return nil, err
 	}
-	next, actions, err := rec.Step(migration.Offer{})
+	offer, err := s.senderOffer(ctx, &rec, req.SuiteRequest)
 	if err != nil {
 		return nil, err
 	}
-	offer, err := s.senderOffer(ctx, &next, req.SuiteRequest)
-	if err != nil {
-		return nil, err
-	}
-	change := &storage.Change{Migration: &next}
-	if len(actions) > 0 {
-		change.Rows = []storage.Row{s.deadline(&next, next.ExpiresAt)}
-	}
-	if err := s.apply(ctx, change); err != nil {
+	if err := s.stepRecord(ctx, &rec, nil, migration.Offer{}, nil); err != nil {
 		return nil, err
 	}
 	return &api.MigrationOffer{
-		MigrationID: next.ID.String(), MigrationResponse: signed.Message, KeyID: signed.KeyID, ExpiresAt: next.ExpiresAt.UnixMilli(),
+		MigrationID: rec.ID.String(), MigrationResponse: signed.Message, KeyID: signed.KeyID, ExpiresAt: rec.ExpiresAt.UnixMilli(),
 		ExternalSenderOffer: offer,
 	}, nil
 }
@@ -112,18 +103,15 @@ func (s *Service) vote(ctx context.Context, m *migration.Migration, up *api.Cont
 	switch m.State {
 	case migration.Staged, migration.Active:
 		if !bytes.Equal(hashAs(m.ContentHash, up.Data), m.ContentHash) {
-			if err := s.keepSecondContent(ctx, m, up); err != nil {
-				return nil, err
-			}
-			return nil, mimiport.Errorf("stage", mimiport.KindConflict, "another content was voted for")
+			return nil, s.takeSecondContent(ctx, m, up)
 		}
 		return &api.SignedRequest{Message: m.Complete.Message, KeyID: m.Complete.KeyID}, nil
 	}
 	return nil, mimiport.Errorf("stage", mimiport.KindEnded, "the migration has ended: %s", m.Reason)
 }
 
-// keepSecondContent keeps a second content for one offer, when the source has signed it.
-func (s *Service) keepSecondContent(ctx context.Context, m *migration.Migration, up *api.ContentUpload) error {
+// takeSecondContent refuses a second content for one offer, with evidence when the source has signed it.
+func (s *Service) takeSecondContent(ctx context.Context, m *migration.Migration, up *api.ContentUpload) error {
 	content, err := mimiport.UnmarshalMigrationContent(up.Data)
 	if err != nil {
 		return err
@@ -131,13 +119,9 @@ func (s *Service) keepSecondContent(ctx context.Context, m *migration.Migration,
 	if err := s.Keys.Verify(ctx, m.Source, up.KeyID, content); err != nil {
 		return err
 	}
-	return s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{s.evidence(m, storage.EvidenceSecondContent, up.Data, up.KeyID)}})
-}
-
-// evidence is a piece of evidence about a migration, and the alarm that goes with it.
-func (s *Service) evidence(m *migration.Migration, kind storage.EvidenceKind, data []byte, keyID string) storage.Evidence {
-	s.Log.Error("evidence kept: see the admin API", "kind", kind, "migration", m.ID, "source", m.Source, "target", m.Target)
-	return storage.Evidence{GroupID: m.GroupID, Migration: m.ID, Kind: kind, Data: data, KeyID: keyID, At: s.Now()}
+	return s.takeEvent(ctx, m.ID, migration.Content{
+		Message: migration.Signed{Message: up.Data, KeyID: up.KeyID}, ContentHash: hashAs(m.ContentHash, up.Data), At: s.Now(),
+	}, nil)
 }
 
 // hashAs hashes data with the hash function of a cipher suite's hash value, which its length tells.
@@ -239,22 +223,22 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 
 // stage stores what was derived and votes.
 func (s *Service) stage(ctx context.Context, m *migration.Migration, up *api.ContentUpload, a *arrival) (*api.SignedRequest, error) {
-	complete, err := s.sign(m.Target, &mimiport.TargetMigrationComplete{ContentHash: a.hash})
+	g, err := s.newTerm(ctx, storage.GroupKey{ID: m.GroupID, Term: a.state.Lineage.Term() + 1})
 	if err != nil {
 		return nil, err
 	}
 	commitHash := hash(a.state.Commit.Commit)
-	next, actions, err := m.Step(migration.Content{
-		ContentHash: a.hash, CommitHash: commitHash[:], RoomID: a.state.Lineage.RoomID, Term: a.state.Lineage.Term() + 1,
-		DecideBy: up.DecideBy, Complete: complete, At: s.Now(),
+	ready, err := m.Step(stateOf(g), migration.Content{
+		Message: migration.Signed{Message: up.Data, KeyID: up.KeyID}, ContentHash: a.hash, CommitHash: commitHash[:],
+		RoomID: a.state.Lineage.RoomID, Term: g.Term, DecideBy: up.DecideBy, At: s.Now(),
 	})
 	if err != nil {
-		return nil, err
+		return nil, refusal(err)
 	}
-	if len(actions) == 0 {
-		return nil, mimiport.Errorf("stage", mimiport.KindOfferExpired, "%s", next.Reason)
+	if ready.Migration.State != migration.Staged {
+		return nil, mimiport.Errorf("stage", mimiport.KindOfferExpired, "%s", ready.Migration.Reason)
 	}
-	change, err := s.stageChange(ctx, &next, a)
+	change, err := s.stageChange(ctx, m, g, &ready, a)
 	if err != nil {
 		return nil, err
 	}
@@ -263,66 +247,42 @@ func (s *Service) stage(ctx context.Context, m *migration.Migration, up *api.Con
 	} else if err != nil {
 		return nil, err
 	}
+	complete := ready.Migration.Complete
 	return &api.SignedRequest{Message: complete.Message, KeyID: complete.KeyID}, nil
 }
 
-// stageChange writes the group as it will be, unreachable until the decision.
-func (s *Service) stageChange(ctx context.Context, m *migration.Migration, a *arrival) (*storage.Change, error) {
-	g, err := s.stagedRow(ctx, m, a)
+// newTerm is the row that a group's row of a new term takes the place of: a stored one, or one that is not stored yet.
+func (s *Service) newTerm(ctx context.Context, key storage.GroupKey) (*storage.Group, error) {
+	g, err := s.Store.GroupAt(ctx, key)
+	if errors.Is(err, storage.ErrNotFound) {
+		return &storage.Group{ID: key.ID, Term: key.Term}, nil
+	}
+	return g, err
+}
+
+// stageChange writes the group as it will be, unreachable until the decision, in the place of the row old.
+func (s *Service) stageChange(ctx context.Context, m *migration.Migration, old *storage.Group, r *migration.Ready, a *arrival) (*storage.Change, error) {
+	lineage, err := a.state.Lineage.Marshal()
 	if err != nil {
 		return nil, err
+	}
+	g := &storage.Group{
+		ID: m.GroupID, Term: old.Term, Version: old.Version, Server: m.Target, RoomID: a.state.Lineage.RoomID, Creator: m.User,
+		Protocol: a.next.Protocol(), CipherSuite: a.next.CipherSuite(), Epoch: a.next.Epoch(),
+		Lineage: lineage, CreatedAt: s.Now(),
 	}
 	entries, err := s.importedLog(g, m, a)
 	if err != nil {
 		return nil, err
 	}
 	g.NextSeq = uint64(len(entries)) + 1
-	ask := m.DecideBy
-	if latest := s.Now().Add(storage.MaxWait); ask.After(latest) { // S's clock is ahead
-		ask = latest
-	}
-	return &storage.Change{
-		Drop:  &storage.GroupKey{ID: g.ID, Term: g.Term}, // what an earlier migration of that term has staged
-		Group: g, Migration: m, Entries: entries,
-		Snapshots: []storage.Snapshot{snapshotOf(g, &live{mls: a.next, seq: g.NextSeq})},
-		Rows: []storage.Row{{
-			Destination: s.Server, Queue: "ask/" + m.ID.String(), Order: 1, Kind: storage.RowAsk,
-			GroupID: m.GroupID, Migration: m.ID, Due: ask,
-		}},
-	}, nil
-}
-
-func (s *Service) stagedRow(ctx context.Context, m *migration.Migration, a *arrival) (*storage.Group, error) {
-	lineage, err := a.state.Lineage.Marshal()
+	change, err := s.change(ctx, m, g, r)
 	if err != nil {
 		return nil, err
 	}
-	g := &storage.Group{
-		ID: m.GroupID, Term: m.Term, State: migration.GroupStaged, Server: m.Target, RoomID: m.RoomID, Creator: m.User,
-		Protocol: a.next.Protocol(), CipherSuite: a.next.CipherSuite(), Epoch: a.next.Epoch(), Migration: m.ID,
-		Lineage: lineage, CreatedAt: s.Now(),
-	}
-	g.Version, err = s.vacant(ctx, g.Key())
-	return g, err
-}
-
-// vacant gives the version of the row that a group's row in a new term takes the place of: zero, or that of one that was dropped.
-func (s *Service) vacant(ctx context.Context, key storage.GroupKey) (version uint64, err error) {
-	old, err := s.Store.GroupAt(ctx, key)
-	switch {
-	case errors.Is(err, storage.ErrNotFound):
-		return 0, nil
-	case err != nil:
-		return 0, err
-	case old.State == migration.GroupStaged:
-		return 0, &mimiport.Error{
-			Op: "stage", Kind: mimiport.KindInProgress, Group: key.ID,
-			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("another migration of the group is staged here"),
-		}
-	case old.State != migration.GroupDropped:
-		return 0, mimiport.Errorf("stage", mimiport.KindConflict, "the group has been here in that term")
-	}
-	return old.Version, nil
+	change.Entries = entries
+	change.Snapshots = []storage.Snapshot{snapshotOf(g, &live{mls: a.next, seq: g.NextSeq})}
+	return change, nil
 }
 
 // importedLog is the log that members find here: what the source sent along, then the migration Commit and its Welcome.
@@ -426,10 +386,7 @@ func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *api.
 		// The archive is for later readers; a source that is gone by now must not keep its group from going on.
 		s.Log.Warn("no key object for the lineage", "server", m.Source, "error", err)
 	}
-	err = s.stepTarget(ctx, m, func(kept bool) migration.Event {
-		return migration.Confirm{Confirmation: signed, Kept: kept}
-	}, req)
-	if err != nil {
+	if err := s.takeEvent(ctx, m.ID, migration.Confirm{Confirmation: signed}, nil); err != nil {
 		return err
 	}
 	if m, err = s.record(ctx, m.ID); err != nil {
@@ -464,74 +421,7 @@ func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *ap
 	if err := s.Keys.VerifySince(ctx, m.Source, req.KeyID, abort, m.CreatedAt); err != nil {
 		return err
 	}
-	return s.stepTarget(ctx, m, func(bool) migration.Event {
-		return migration.SourceAbort{Abort: migration.Signed{Message: req.Message, KeyID: req.KeyID}}
-	}, req)
-}
-
-// stepTarget lets T's record take one step and stores all that follows from it. event is told whether what was staged is kept.
-// shown is the signed message behind the event, if any: should it contradict another one, both are kept.
-func (s *Service) stepTarget(ctx context.Context, m *migration.Migration, event func(kept bool) migration.Event, shown *api.SignedRequest) error {
-	defer s.locks.lock(m.GroupID)()
-	return retryConflicts(func() error {
-		m, err := s.record(ctx, m.ID)
-		if err != nil {
-			return err
-		}
-		g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: m.GroupID, Term: m.Term})
-		if errors.Is(err, storage.ErrNotFound) {
-			g = nil
-		} else if err != nil {
-			return err
-		}
-		next, actions, err := m.Step(event(g != nil && g.State == migration.GroupDropped && g.Migration == m.ID))
-		if errors.Is(err, migration.ErrEquivocation) {
-			return s.keepContradiction(ctx, m, shown, err)
-		}
-		if err != nil || next.State == m.State {
-			return err
-		}
-		change, err := s.targetChange(ctx, g, &next, actions)
-		if err != nil {
-			return err
-		}
-		if next.State == migration.Active && m.State == migration.Dropped {
-			change.Evidence = []storage.Evidence{s.evidence(m, storage.EvidenceBothOutcomes, m.Abort.Message, m.Abort.KeyID)}
-		}
-		return s.apply(ctx, change)
-	})
-}
-
-// keepContradiction keeps a signed message that contradicts the record, which has the other one.
-func (s *Service) keepContradiction(ctx context.Context, m *migration.Migration, shown *api.SignedRequest, cause error) error {
-	kept := &storage.Change{Evidence: []storage.Evidence{s.evidence(m, storage.EvidenceBothOutcomes, shown.Message, shown.KeyID)}}
-	if err := s.apply(ctx, kept); err != nil {
-		return err
-	}
-	return mimiport.Errorf("decide", mimiport.KindConflict, "%w", cause)
-}
-
-// targetChange is what T writes for a transition of a record whose group is g.
-func (s *Service) targetChange(ctx context.Context, g *storage.Group, m *migration.Migration, actions []migration.Action) (*storage.Change, error) {
-	change := &storage.Change{Migration: m}
-	for _, a := range actions {
-		change.Group = g
-		switch a {
-		case migration.ActivateGroup:
-			lineage, err := s.extendLineage(ctx, g.Lineage, m)
-			if err != nil {
-				return nil, err
-			}
-			g.State, g.Lineage = migration.GroupActive, lineage
-			change.Rows = append(change.Rows, s.expelRow(g, g.Version))
-		case migration.Discard:
-			g.State = migration.GroupDropped
-			change.Rows = append(change.Rows, s.purgeRow(m, m.Term))
-		default:
-			return nil, fmt.Errorf("delivery: unexpected action %d", a)
-		}
-	}
-	return change, nil
+	return s.takeEvent(ctx, m.ID, migration.SourceAbort{Abort: migration.Signed{Message: req.Message, KeyID: req.KeyID}}, nil)
 }
 
 // DropStaged ends a migration at its target that waits for a source which will not answer any more. A vote is a promise: this is for
@@ -542,7 +432,7 @@ func (s *Service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api
 		return nil, err
 	}
 	s.Log.Warn("an operator drops a migration", "migration", id, "state", m.State, "source", m.Source)
-	if err := s.stepTarget(ctx, m, func(bool) migration.Event { return migration.OperatorDrop{} }, nil); err != nil {
+	if err := s.takeEvent(ctx, id, migration.OperatorDrop{}, nil); err != nil {
 		return nil, err
 	}
 	return s.AdminMigration(ctx, id)

@@ -20,19 +20,19 @@ func (s *Service) Do(ctx context.Context, row storage.Row) error {
 	switch row.Kind {
 	case storage.RowFanOut:
 		return s.fanOut(ctx, &row)
-	case storage.RowContent:
+	case migration.RowContent:
 		return s.sendContent(ctx, &row)
-	case storage.RowConfirmation, storage.RowAbort:
+	case migration.RowConfirmation, migration.RowAbort:
 		return s.sendDecision(ctx, &row)
-	case storage.RowDeadline:
+	case migration.RowDeadline:
 		return s.deadlineCame(ctx, &row)
-	case storage.RowAsk:
+	case migration.RowAsk:
 		return s.ask(ctx, &row)
-	case storage.RowPurge:
+	case migration.RowPurge:
 		return s.purge(ctx, &row)
-	case storage.RowExpel:
-		return s.lookAfter(ctx, &row)
-	case storage.RowLineage:
+	case migration.RowExpel:
+		return s.followRoom(ctx, &row)
+	case migration.RowLineage:
 		return s.showLineage(ctx, &row)
 	case storage.RowCompact:
 		return s.compact(ctx, &row)
@@ -54,22 +54,7 @@ func (s *Service) purge(ctx context.Context, row *storage.Row) error {
 	if m.State == migration.Decided {
 		return mimiport.Errorf("purge", mimiport.KindInProgress, "the target has not taken the group yet")
 	}
-	defer s.locks.lock(row.GroupID)()
-	return retryConflicts(func() error {
-		g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
-		if err != nil {
-			return err
-		}
-		change := &storage.Change{Done: []storage.RowKey{row.Key()}}
-		if g.Migration == m.ID && (g.State == migration.GroupMoved || g.State == migration.GroupDropped) {
-			change.Group, change.Drop = g, &storage.GroupKey{ID: g.ID, Term: g.Term}
-			if g.State == migration.GroupDropped {
-				g.Migration = mimiport.MigrationID{} // nothing is kept for it any more
-			}
-			s.cache.drop(cacheKey{string(g.ID), g.Term})
-		}
-		return s.apply(ctx, change)
-	})
+	return s.takeEvent(ctx, m.ID, migration.RetentionOver{}, row)
 }
 
 // deadlineCame ends what has waited too long.
@@ -84,19 +69,7 @@ func (s *Service) deadlineCame(ctx context.Context, row *storage.Row) error {
 			Op: "keep deadline", Kind: mimiport.KindInProgress, Info: mimiport.Info{RetryAfter: left}, Err: errors.New("the clock has gone back"),
 		}
 	}
-	if m.Role == migration.Target {
-		if err := s.stepTarget(ctx, m, func(bool) migration.Event { return migration.Deadline{At: at} }, nil); err != nil {
-			return err
-		}
-		return s.done(ctx, row)
-	}
-	defer s.locks.lock(m.GroupID)()
-	return retryConflicts(func() error {
-		return s.stepSource(ctx, row, row.Migration, func(m *migration.Migration) (migration.Event, error) {
-			abort, err := s.abortion(m)
-			return migration.Deadline{At: at, Abort: abort}, err
-		})
-	})
+	return s.takeEvent(ctx, m.ID, migration.Deadline{At: at}, row)
 }
 
 // maxInline is the largest message that travels inside its fan-out event; a larger one is fetched from the log (profile, section 7).

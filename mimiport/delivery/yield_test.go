@@ -8,6 +8,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
@@ -68,7 +69,7 @@ func TestReclaimedWhileStaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.expectAt(serverB, serverA, 2)
-	p.expectKept(serverB, storage.EvidenceHigherTerm)
+	p.expectKept(serverB, migration.EvidenceHigherTerm)
 	p.run()
 	p.expectAt(serverB, serverA, 2)
 	p.expectHosted(serverA, 2)
@@ -138,7 +139,7 @@ func TestRecoverAfterDrop(t *testing.T) {
 	p.run()
 	p.expect(a, "aborted", "dropped")
 	p.expectAt(serverA, serverB, 1)
-	p.expectKept(serverA, storage.EvidenceHigherTerm)
+	p.expectKept(serverA, migration.EvidenceHigherTerm)
 }
 
 // TestRecoverBehind: a server that has confirmed a group away does not recover it from before: that would be a second host of one term.
@@ -167,7 +168,7 @@ func TestRestoredKeepsEvidence(t *testing.T) {
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
 	}
-	p.expectKept(serverA, storage.EvidenceOwnForgotten)
+	p.expectKept(serverA, migration.EvidenceOwnForgotten)
 }
 
 // TestReclaimToldAgain: a target that has dropped what it staged does not know the group when it is told of the reclaim. Should it take the
@@ -211,7 +212,7 @@ func TestReclaimForgotten(t *testing.T) {
 		p.now = p.now.Add(wait.Duration)
 		p.run()
 		rows, _, err := p.stores[serverA].Due(t.Context(), p.now.Add(time.Hour), 10)
-		told := slices.ContainsFunc(rows, func(r storage.Row) bool { return r.Kind == storage.RowLineage })
+		told := slices.ContainsFunc(rows, func(r storage.Row) bool { return r.Kind == migration.RowLineage })
 		if err != nil || told != wait.rows {
 			t.Errorf("after %s A has to do %+v, %v", wait.Duration, rows, err)
 		}
@@ -259,6 +260,6 @@ func TestRestoredTakesBack(t *testing.T) {
 	p.run()
 	p.expect(back, "aborted", "dropped")
 	p.expectMoved(serverA, serverB)
-	p.expectKept(serverA, storage.EvidenceOwnForgotten)
+	p.expectKept(serverA, migration.EvidenceOwnForgotten)
 	p.expectHosted(serverB, 1)
 }

@@ -35,7 +35,7 @@ func (g Group) Judge(n Next) Ruling {
 		return TakeConfirm
 	case g.State == GroupStaged:
 		return TakeOther
-	case !g.Hosted():
+	case !g.Owned():
 		return Nothing
 	case n.Kind == mimiport.StepMigration:
 		return TakeOwn
@@ -69,7 +69,7 @@ type Recall struct {
 }
 
 func (e Recall) step(r *Ready) error {
-	if err := r.requireThawed(); err != nil || !r.Group.Hosted() {
+	if err := r.requireThawed(); err != nil || !r.Group.Owned() {
 		return err
 	}
 	m := &r.Migration
@@ -90,10 +90,10 @@ func (e Recall) step(r *Ready) error {
 type Yield struct{ Lineage []byte } // that was shown, encoded
 
 func (e Yield) step(r *Ready) error {
-	if err := r.requireThawed(); err != nil || !r.Group.Hosted() {
+	if err := r.requireThawed(); err != nil || !r.Group.Owned() {
 		return err
 	}
-	r.Group, r.Follow = Group{State: GroupMoved}, true
+	r.Group, r.Follow = Group{State: GroupMoved}, e.Lineage
 	if r.Migration.State == Frozen {
 		r.abort(elsewhere)
 	}
@@ -123,7 +123,6 @@ func (e Reclaim) step(r *Ready) error {
 	case m.Role != Source, r.Group.Migration != m.ID, !e.Given:
 		return ErrNotGiven
 	}
-	r.Extend = true
 	r.Done = append(r.Done, RowConfirmation) // should the target come back, it is shown how the group went on instead
 	r.put(RowLineage, time.Time{})
 	return nil

@@ -26,8 +26,8 @@ type Group struct {
 	Migration mimiport.MigrationID // the last one that froze, moved, staged or dropped it; zero if it moved by a claim
 }
 
-// Hosted says whether this server is the group's host for all that it knows, whether it accepts or not.
-func (g Group) Hosted() bool {
+// Owned says whether this server is the group's host for all that it knows, whether it accepts or not.
+func (g Group) Owned() bool {
 	return g.State == GroupActive || g.State == GroupFrozen || g.State == GroupStopped
 }
 

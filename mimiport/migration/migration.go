@@ -70,5 +70,11 @@ type Migration struct {
 	Reason       string // why it was aborted or dropped, for people
 }
 
+// Accepted says whether the source's log has the migration Commit: not if its confirmation was shown to it after an abort, or after it had
+// forgotten the migration.
+func (m *Migration) Accepted() bool {
+	return (m.State == Decided || m.State == Moved) && m.CommitHash != nil && m.Abort.Message == nil
+}
+
 // Signed is a signed message and the key it was signed with; empty until there is one.
 type Signed = mimiport.SignedMessage

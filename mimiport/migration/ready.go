@@ -13,14 +13,14 @@ type Ready struct {
 	Done []RowKind // rows of the migration to delete, if they are there
 	Put  []Row     // rows to insert
 
-	KeepContent bool // S: store the MigrationContent
-	DropContent bool // S: delete it, once the Commit in it is accepted where Accept says so
+	KeepContent []byte // S: the MigrationContent to store, nil for none
+	DropContent bool   // S: delete it, once the Commit in it is accepted where Accept says so
 
-	Accept bool // S: append the migration Commit of the stored content to the log, and fan it out
-	Begin  bool // the group begins here in the row's term: its log and trees replace all that an earlier migration left in that row
-	Extend bool // T: the lineage of the group grows by the step that this migration is
-	Follow bool // S: the lineage of the group becomes the one that was shown, up to the term after the group's
-	Forget bool // delete the log and the trees of the group
+	Accept bool   // S: append the migration Commit of the stored content to the log, and fan it out
+	Begin  bool   // the group begins here in the row's term: its log and trees replace all that an earlier migration left in that row
+	Extend bool   // T: the lineage of the group grows by the step that this migration is
+	Follow []byte // the encoded lineage that was shown: the group's becomes that, up to the term after its own; nil for none
+	Forget bool   // delete the log and the trees of the group
 
 	Evidence []Evidence // to keep for people
 }

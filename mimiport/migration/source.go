@@ -7,13 +7,13 @@ import (
 
 // Init begins the source's record: a valid MigrationInit with its Commit has been accepted (profile, section 6). The
 // receiver holds everything but the state.
-type Init struct{}
+type Init struct{ Content []byte } // the MigrationContent to send, signed
 
-func (Init) step(r *Ready) error {
+func (e Init) step(r *Ready) error {
 	m := &r.Migration
 	m.Role, m.State = Source, Frozen
 	r.Group = Group{GroupFrozen, m.ID}
-	r.KeepContent = true
+	r.KeepContent = e.Content
 	r.put(RowDeadline, m.DecideBy)
 	r.put(RowContent, time.Time{})
 	return nil

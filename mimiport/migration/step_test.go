@@ -121,6 +121,8 @@ func nameGroup(g migration.Group) string {
 	switch {
 	case g.State == "":
 		return "not here"
+	case g.State == migration.GroupDropped && g.Migration == mimiport.MigrationID{}:
+		return "forgotten"
 	case g.Migration == other:
 		return string(g.State) + " by another"
 	}
@@ -143,12 +145,12 @@ func tell(m migration.Migration, g migration.Group, r migration.Ready, err error
 	for _, row := range r.Put {
 		say(true, "put %s%s", row.Kind, map[bool]string{false: " for later"}[row.Due.IsZero()])
 	}
-	say(r.KeepContent, "keep the content")
+	say(r.KeepContent != nil, "keep the content")
 	say(r.DropContent, "drop the content")
 	say(r.Accept, "accept the Commit")
 	say(r.Begin, "begin the term")
 	say(r.Extend, "extend the lineage")
-	say(r.Follow, "follow the lineage shown")
+	say(r.Follow != nil, "follow the lineage shown")
 	say(r.Forget, "forget the log")
 	for _, e := range r.Evidence {
 		say(true, "keep the %s as %s", e.Message.Message, e.Kind)
@@ -165,7 +167,7 @@ func TestBegin(t *testing.T) {
 		event migration.Event
 		want  string
 	}{
-		{"", active, migration.Init{}, "→ frozen; the group frozen; put deadline for later; put content; keep the content"},
+		{"", active, migration.Init{Content: []byte("content")}, "→ frozen; the group frozen; put deadline for later; put content; keep the content"},
 		{"", migration.Group{}, migration.Offer{}, "→ offered; put deadline for later"},
 
 		{"", migration.Group{}, migration.Claim{}, "the group active; begin the term"},
@@ -173,8 +175,8 @@ func TestBegin(t *testing.T) {
 		{"", migration.Group{State: migration.GroupStaged, Migration: other}, migration.Claim{}, "error: " + migration.ErrStaged.Error()},
 		{"", moved, migration.Claim{}, "error: " + migration.ErrTaken.Error()},
 
-		{migration.Moved, moved, migration.Reclaim{Given: true}, "delete [confirmation]; put lineage; extend the lineage"},
-		{migration.Decided, moved, migration.Reclaim{Given: true}, "delete [confirmation]; put lineage; extend the lineage"},
+		{migration.Moved, moved, migration.Reclaim{Given: true}, "delete [confirmation]; put lineage"},
+		{migration.Decided, moved, migration.Reclaim{Given: true}, "delete [confirmation]; put lineage"},
 		{migration.Moved, moved, migration.Reclaim{}, "error: " + migration.ErrNotGiven.Error()},
 		{"", migration.Group{State: migration.GroupMoved}, migration.Reclaim{Given: true}, "error: " + migration.ErrNotGiven.Error()},
 		{"", migration.Group{State: migration.GroupStopped}, migration.Reclaim{}, ""},
@@ -245,7 +247,7 @@ func TestConfirmationWins(t *testing.T) {
 			if s.state.Ended() && confirmed.Migration.State != s.state && (s.state != migration.Dropped || g != migration.Group{State: migration.GroupDropped, Migration: id}) {
 				t.Errorf("a confirmation changes a record that is %s, the group %s", s.state, nameGroup(g))
 			}
-			if s.state.Ended() && recalled.Migration.State != s.state && (s.state != migration.Aborted || !g.Hosted()) {
+			if s.state.Ended() && recalled.Migration.State != s.state && (s.state != migration.Aborted || !g.Owned()) {
 				t.Errorf("an own confirmation changes a record that is %s, the group %s", s.state, nameGroup(g))
 			}
 		}

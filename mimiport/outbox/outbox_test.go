@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
@@ -211,7 +212,7 @@ func TestClockGoesBack(t *testing.T) {
 			return nil
 		})
 		purge := row("b", "purge", 1, b.begin.Add(24*time.Hour))
-		purge.Kind = storage.RowPurge
+		purge.Kind = migration.RowPurge
 		b.put(row("b", "q", 1, b.begin), row("b", "q", 2, b.begin), purge)
 		b.expect("b/q/1 @0s")
 		b.ahead.Store(int64(-time.Hour))

@@ -129,7 +129,7 @@ func testEvidence(t *testing.T, f *fixture) {
 	none, err := f.Evidence(ctx, []byte("group"))
 	expect(t, "no evidence", none, err, nil)
 	later, first, another := sampleEvidence("group", 1), sampleEvidence("group", 1), sampleEvidence("group", 1)
-	first.Kind = storage.EvidenceBothOutcomes
+	first.Kind = migration.EvidenceBothOutcomes
 	later.At, another.At = epoch.Add(time.Hour), epoch.Add(2*time.Hour)
 	complete(t, later)
 	f.apply(&storage.Change{Evidence: []storage.Evidence{later, first}})

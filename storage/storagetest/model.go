@@ -79,7 +79,7 @@ func drawTime(rt *rapid.T) time.Time {
 
 func drawRow(rt *rapid.T) storage.Row {
 	row := sampleRow(rapid.SampledFrom([]string{"a.example", "b.example"}).Draw(rt, "destination"), drawID(rt), drawSmall(rt))
-	row.Due, row.Kind = drawTime(rt), rapid.SampledFrom([]storage.RowKind{storage.RowFanOut, storage.RowPurge}).Draw(rt, "kind")
+	row.Due, row.Kind = drawTime(rt), rapid.SampledFrom([]storage.RowKind{storage.RowFanOut, migration.RowPurge}).Draw(rt, "kind")
 	if rapid.Bool().Draw(rt, "ahead") {
 		row.Due = row.Due.Add(storage.MaxWait)
 	}

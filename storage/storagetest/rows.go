@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -99,7 +100,7 @@ func testHasten(t *testing.T, f *fixture) {
 	head, behind := due("b.example", "ahead", 1, far), due("b.example", "ahead", 2, far)
 	soon, later := due("b.example", "soon", 1, 5), due("b.example", "soon", 2, far)
 	allowed, purge := due("b.example", "allowed", 1, most), due("b.example", "purge", 1, far)
-	purge.Kind = storage.RowPurge
+	purge.Kind = migration.RowPurge
 	f.apply(&storage.Change{Rows: []storage.Row{head, behind, soon, later, allowed, purge}})
 	for range 2 {
 		if err := f.Hasten(t.Context(), epoch); err != nil {

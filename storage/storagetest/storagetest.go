@@ -190,7 +190,7 @@ func sampleMigration(n uint64) migration.Migration {
 
 func sampleEvidence(id string, n uint64) storage.Evidence {
 	return storage.Evidence{
-		GroupID: []byte(id), Migration: migrationID(n), Kind: storage.EvidenceHigherTerm, Data: bytesOf("evidence"), KeyID: "ed25519:e", At: epoch,
+		GroupID: []byte(id), Migration: migrationID(n), Kind: migration.EvidenceHigherTerm, Data: bytesOf("evidence"), KeyID: "ed25519:e", At: epoch,
 	}
 }
 

@@ -95,10 +95,10 @@ func (c *checker) outcome(m *migration.Migration) {
 
 // due is what a record in a state waits for: a row of the outbox does it.
 var due = map[migration.State][]storage.RowKind{
-	migration.Frozen:  {storage.RowContent, storage.RowDeadline},
-	migration.Decided: {storage.RowConfirmation},
-	migration.Offered: {storage.RowDeadline},
-	migration.Staged:  {storage.RowAsk},
+	migration.Frozen:  {migration.RowContent, migration.RowDeadline},
+	migration.Decided: {migration.RowConfirmation},
+	migration.Offered: {migration.RowDeadline},
+	migration.Staged:  {migration.RowAsk},
 }
 
 func (c *checker) tasks(m *migration.Migration) {

@@ -63,8 +63,8 @@ var spoils = map[Bug]func(before *migration.Migration, r *migration.Ready){
 	KeepsNothing: func(_ *migration.Migration, r *migration.Ready) { r.Evidence = nil },
 	HidesReclaim: putsNo(migration.RowLineage),
 	StaysFrozen: func(before *migration.Migration, r *migration.Ready) {
-		if before.State == migration.Frozen && r.Follow {
-			*r = migration.Ready{Migration: *before, Group: r.Group, Follow: true, Evidence: r.Evidence}
+		if before.State == migration.Frozen && r.Follow != nil {
+			*r = migration.Ready{Migration: *before, Group: r.Group, Follow: r.Follow, Evidence: r.Evidence}
 		}
 	},
 
@@ -72,7 +72,7 @@ var spoils = map[Bug]func(before *migration.Migration, r *migration.Ready){
 		r.Done = slices.DeleteFunc(r.Done, func(k migration.RowKind) bool { return k == migration.RowContent })
 	},
 	KeepsContent:   func(_ *migration.Migration, r *migration.Ready) { r.DropContent = false },
-	LosesContent:   func(_ *migration.Migration, r *migration.Ready) { r.KeepContent = false },
+	LosesContent:   func(_ *migration.Migration, r *migration.Ready) { r.KeepContent = nil },
 	StaysAborted:   leaves(migration.Aborted, migration.GroupFrozen),
 	StaysHere:      leaves(migration.Decided, migration.GroupFrozen),
 	StaysActive:    leaves(migration.Frozen, migration.GroupActive),

@@ -204,7 +204,7 @@ func (m *model) recall(w *world, g *group, i slot) {
 	if g.state == groupFrozen && g.move != i {
 		m.step(w, w.source(g.move), migration.GiveUpElsewhere)
 	}
-	m.step(w, w.source(i), migration.Recall{Confirmation: signed(confirmation, i)})
+	m.step(w, w.source(i), migration.Recall{Confirmation: signed(confirmation, i), Lineage: someBytes})
 }
 
 // yield stops a group that another server has claimed.
@@ -213,7 +213,7 @@ func (m *model) yield(w *world, s server, g *group) {
 	if g.state == groupFrozen {
 		at = w.source(g.move)
 	}
-	m.step(w, at, migration.Yield{})
+	m.step(w, at, migration.Yield{Lineage: someBytes})
 }
 
 // mayAct says whether operators do what is theirs: they do when a server has forgotten.

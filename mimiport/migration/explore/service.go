@@ -80,9 +80,9 @@ func (w *world) store(at site, ready *migration.Ready) {
 		r.rows |= rowBit(row.Kind)
 		w.claim.untold = w.claim.untold || row.Kind == migration.RowLineage
 	}
-	r.stored = (r.stored || ready.KeepContent) && !ready.DropContent
+	r.stored = (r.stored || ready.KeepContent != nil) && !ready.DropContent
 	if ready.Accept || ready.Begin {
-		g.history = w.begun(at.move)
+		g.history = w.begins(at.move)
 	}
 	for _, e := range ready.Evidence {
 		if e.Kind == migration.EvidenceOwnForgotten || e.Kind == migration.EvidenceHigherTerm {
@@ -106,8 +106,8 @@ func sign(ready *migration.Ready, i slot) {
 	}
 }
 
-// begun is the history of a group when a migration has moved it or a claim has begun.
-func (w *world) begun(i slot) history {
+// begins is the history of a group when a migration has moved it or a claim has begun.
+func (w *world) begins(i slot) history {
 	if i == byClaim {
 		return w.claim.history
 	}
@@ -124,7 +124,7 @@ func (m *model) initiate(w *world, i slot) messages {
 	if again || !probed || w.here(i.source()) != g || g.state != groupActive || g.history != mv.base {
 		return 0
 	}
-	m.step(w, w.source(i), migration.Init{})
+	m.step(w, w.source(i), migration.Init{Content: contentHash(i)})
 	if m.bug == MergesEarly {
 		w.members[i.member()] = w.moved(i)
 	}

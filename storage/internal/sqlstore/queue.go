@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -85,7 +86,7 @@ func (s *Store) Hasten(ctx context.Context, now time.Time) error {
 	return s.transact(ctx, "hasten", func(tx *tx) error {
 		ahead := storage.Millis(now.Add(storage.MaxWait))
 		if _, err := tx.exec(ctx, `UPDATE mimiport_outbox SET due_at = $1 WHERE due_at > $2 AND kind <> $3`,
-			storage.Millis(now), ahead, storage.RowPurge); err != nil {
+			storage.Millis(now), ahead, migration.RowPurge); err != nil {
 			return err
 		}
 		_, err := tx.exec(ctx, `UPDATE mimiport_queues AS q SET due_at = $1 WHERE due_at > $2 AND EXISTS (

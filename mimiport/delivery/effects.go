@@ -1,0 +1,230 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// This file is all that knows how what package migration returns is written to the store.
+
+// takeEvent lets the record of a migration take one step, and writes all that follows from it in one transaction; row, if there is one, is
+// done with it. A signed message that contradicts the record is kept as evidence, and is a KindConflict error.
+func (s *Service) takeEvent(ctx context.Context, id mimiport.MigrationID, e migration.Event, row *storage.Row) error {
+	m, err := s.record(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer s.locks.lock(m.GroupID)()
+	return retryConflicts(func() error {
+		m, err := s.record(ctx, id)
+		if err != nil {
+			return err
+		}
+		g, err := s.groupOf(ctx, m)
+		if err != nil {
+			return err
+		}
+		return s.stepRecord(ctx, m, g, e, row)
+	})
+}
+
+// groupOf is the row of the group that a record is about, nil where there is none.
+func (s *Service) groupOf(ctx context.Context, m *migration.Migration) (*storage.Group, error) {
+	term := m.Term
+	if m.Role == migration.Source {
+		term--
+	}
+	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: m.GroupID, Term: term})
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	return g, err
+}
+
+// stateOf is what migrations change of a group's row, or of none.
+func stateOf(g *storage.Group) migration.Group {
+	if g == nil {
+		return migration.Group{}
+	}
+	return migration.Group{State: g.State, Migration: g.Migration}
+}
+
+// stepRecord does the same as takeEvent for a record and a group's row that were just loaded. The caller holds the group's lock.
+func (s *Service) stepRecord(ctx context.Context, m *migration.Migration, g *storage.Group, e migration.Event, row *storage.Row) error {
+	ready, refused := m.Step(stateOf(g), e)
+	change, err := s.change(ctx, m, g, &ready)
+	if err != nil {
+		return err
+	}
+	after := func() {}
+	if ready.Accept {
+		if after, err = s.accept(ctx, m, g, change); err != nil {
+			return err
+		}
+	}
+	if row != nil && refused == nil {
+		change.Done = append(change.Done, row.Key())
+	}
+	if change.Migration != nil || change.Group != nil || change.Evidence != nil || change.Done != nil {
+		if err := s.apply(ctx, change); err != nil {
+			return err
+		}
+	}
+	after()
+	if ready.Evidence != nil && stateOf(g).Owned() && !ready.Group.Owned() {
+		s.Log.Error("the group is elsewhere in a later term: this server stops", "group", fmt.Sprintf("%x", g.ID), "term", g.Term)
+	}
+	if ready.Forget {
+		s.cache.drop(cacheKey{string(g.ID), g.Term})
+	}
+	return refusal(refused)
+}
+
+// refusal is the error for what a step refuses.
+func refusal(err error) error {
+	switch {
+	case errors.Is(err, migration.ErrEquivocation):
+		return mimiport.Errorf("decide", mimiport.KindConflict, "%w", err)
+	case errors.Is(err, migration.ErrFrozen): // it was not when it was loaded
+		return fmt.Errorf("%w: %w", storage.ErrConflict, err)
+	case errors.Is(err, migration.ErrStaged):
+		return &mimiport.Error{
+			Op: "begin term", Kind: mimiport.KindInProgress, Info: mimiport.Info{RetryAfter: frozenRetry}, Err: err,
+		}
+	case errors.Is(err, migration.ErrTaken), errors.Is(err, migration.ErrNotGone), errors.Is(err, migration.ErrNotGiven):
+		return mimiport.Errorf("begin term", mimiport.KindConflict, "%w", err)
+	}
+	return err
+}
+
+// change is what a Ready asks to write, signed, but for the log and the trees: m and g are the record and the group's row before, g nil
+// where there is none.
+func (s *Service) change(ctx context.Context, m *migration.Migration, g *storage.Group, r *migration.Ready) (*storage.Change, error) {
+	if err := s.signReady(r); err != nil {
+		return nil, err
+	}
+	next := &r.Migration
+	change := &storage.Change{}
+	if next.State != m.State {
+		change.Migration = next
+	}
+	if r.Begin || r.Group != stateOf(g) {
+		var err error
+		if change.Group, err = s.nextGroup(ctx, g, r); err != nil {
+			return nil, err
+		}
+	}
+	if r.Begin || r.Forget {
+		key := g.Key()
+		change.Drop = &key
+	}
+	for _, kind := range r.Done {
+		row := s.row(next, g, migration.Row{Kind: kind})
+		change.Done = append(change.Done, row.Key())
+	}
+	for _, row := range r.Put {
+		change.Rows = append(change.Rows, s.row(next, g, row))
+	}
+	if r.KeepContent != nil {
+		change.Content = &storage.Content{ID: next.ID, Data: r.KeepContent}
+	}
+	if r.DropContent {
+		change.DropContent = &next.ID
+	}
+	for _, e := range r.Evidence {
+		change.Evidence = append(change.Evidence, s.evidence(next, g, e))
+	}
+	return change, nil
+}
+
+// signReady signs what a step has signed and puts it into the record.
+func (s *Service) signReady(r *migration.Ready) (err error) {
+	switch m := &r.Migration; r.Sign {
+	case migration.SignComplete:
+		m.Complete, err = s.sign(m.Target, &mimiport.TargetMigrationComplete{ContentHash: m.ContentHash})
+	case migration.SignConfirmation:
+		m.Confirmation, err = s.signConfirmation(m)
+	case migration.SignAbort:
+		m.Abort, err = s.signAbort(m)
+	}
+	return err
+}
+
+// nextGroup is the group's row after a step.
+func (s *Service) nextGroup(ctx context.Context, g *storage.Group, r *migration.Ready) (*storage.Group, error) {
+	if g == nil {
+		return nil, mimiport.Errorf("step", mimiport.KindInternal, "the group of migration %s is not here", r.Migration.ID)
+	}
+	next := *g
+	next.State, next.Migration = r.Group.State, r.Group.Migration
+	var err error
+	switch {
+	case r.Extend:
+		next.Lineage, err = s.extendLineage(ctx, g.Lineage, &r.Migration)
+	case r.Follow != nil:
+		next.Lineage, err = truncated(r.Follow, g.Term+1)
+	}
+	return &next, err
+}
+
+// accept adds to a change that the migration Commit comes into the log. after is to be called when it is stored.
+func (s *Service) accept(ctx context.Context, m *migration.Migration, g *storage.Group, change *storage.Change) (after func(), err error) {
+	l, err := s.live(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.decidedStep(ctx, m, l)
+	if err != nil {
+		return nil, err
+	}
+	next, log := s.extend(change.Group, l, st)
+	change.Group, change.Entries, change.Rows = next, log.Entries, append(change.Rows, log.Rows...)
+	return func() { s.advance(next, l, st) }, nil
+}
+
+// row is a row of a migration, or of the group that it is about. Those to the target are one queue, the content first, then its outcome.
+func (s *Service) row(m *migration.Migration, g *storage.Group, r migration.Row) storage.Row {
+	row := storage.Row{
+		Destination: s.Server, Queue: string(r.Kind) + "/" + m.ID.String(), Order: 1, Kind: r.Kind,
+		GroupID: m.GroupID, Migration: m.ID, Due: s.Now(),
+	}
+	if !r.Due.IsZero() { // the other server's clock may be ahead
+		row.Due = earlier(r.Due, s.Now().Add(storage.MaxWait))
+	}
+	switch r.Kind {
+	case migration.RowContent:
+		row.Destination, row.Queue = m.Target, "migration/"+m.ID.String()
+	case migration.RowConfirmation, migration.RowAbort:
+		row.Destination, row.Queue, row.Order = m.Target, "migration/"+m.ID.String(), 2
+	case migration.RowLineage:
+		row.Destination, row.Term = m.Target, m.Term+1
+	case migration.RowPurge:
+		row.Term, row.Due = g.Term, s.Now().Add(s.Limits.Retention)
+	case migration.RowExpel:
+		return s.expelRow(g, g.Version)
+	}
+	return row
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// evidence is a piece of evidence about a migration or a group, and the alarm that goes with it.
+func (s *Service) evidence(m *migration.Migration, g *storage.Group, e migration.Evidence) storage.Evidence {
+	id := m.GroupID
+	if g != nil {
+		id = g.ID
+	}
+	s.Log.Error("evidence kept: see the admin API", "kind", e.Kind, "group", fmt.Sprintf("%x", id), "migration", m.ID, "source", m.Source, "target", m.Target)
+	return storage.Evidence{GroupID: id, Migration: m.ID, Kind: e.Kind, Data: e.Message.Message, KeyID: e.Message.KeyID, At: s.Now()}
+}
