@@ -18,7 +18,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -88,22 +87,11 @@ func (f *failpoints) pass(point string) {
 
 // reads are the methods of a storage.Store that leave no trace. A method that is neither here nor below does not compile.
 type reads interface {
-	Group(ctx context.Context, id []byte) (*storage.Group, error)
-	GroupAt(ctx context.Context, key storage.GroupKey) (*storage.Group, error)
-	Groups(ctx context.Context, after []byte, limit int) ([]storage.Group, error)
-	GroupsInRoom(ctx context.Context, roomID string) ([]storage.Group, error)
-	CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error)
-	Snapshot(ctx context.Context, key storage.GroupKey, epoch uint64) (*storage.Snapshot, error)
-	Entries(ctx context.Context, key storage.GroupKey, from uint64, limit int) ([]storage.Entry, error)
-	Handshakes(ctx context.Context, key storage.GroupKey, from uint64, limit int) ([]storage.Entry, error)
-	EntryByHash(ctx context.Context, key storage.GroupKey, hash [32]byte) (*storage.Entry, error)
-	Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error)
-	Migrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error)
-	CommitAborted(ctx context.Context, groupID []byte, hash []byte) (bool, error)
-	Content(ctx context.Context, id mimiport.MigrationID) ([]byte, error)
+	storage.Groups
+	storage.Log
+	storage.Migrations
 	Due(ctx context.Context, now time.Time, limit int) (rows []storage.Row, next time.Time, err error)
 	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
-	Evidence(ctx context.Context, groupID []byte) ([]storage.Evidence, error)
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	Close() error
 }

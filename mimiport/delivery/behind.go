@@ -5,17 +5,17 @@ import (
 	"fmt"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// notice looks at a Commit of a later epoch than the group's here, as members submit it to a server that was restored from a backup
+// noticeLaterEpoch looks at a Commit of a later epoch than the group's here, as members submit it to a server that was restored from a backup
 // (profile, section 3). The Commit's own signature is over a GroupContext that this server does not have; that of the GroupInfo beside
 // it is over its own. One member could make both up, and the group would stand still until an operator comes: it takes two users, or
 // all there are. The first alarms, the second stops the group, and both are kept as evidence.
-func (s *Service) notice(ctx context.Context, c api.Caller, g *storage.Group, msg *mls.Message, req *api.SubmitRequest) error {
+func (s intake) noticeLaterEpoch(ctx context.Context, sub *submission) error {
+	c, g, msg := sub.caller, sub.group, sub.msg
 	if g.State != migration.GroupActive || msg.Kind != mls.KindCommit || msg.Epoch <= g.Epoch {
 		return nil
 	}
@@ -23,19 +23,19 @@ func (s *Service) notice(ctx context.Context, c api.Caller, g *storage.Group, ms
 	if err != nil || claimed { // what was lost with the host before is later than what was claimed, and void
 		return err
 	}
-	l, err := s.live(ctx, g)
+	l, err := sub.held.Live(ctx, g)
 	if err != nil {
 		return err
 	}
-	epoch, signer, err := l.mls.VerifyGroupInfo(req.GroupInfo)
-	if err != nil || epoch != msg.Epoch+1 || s.speaksFor(c, signer) != nil || l.ahead == c.UserID {
+	epoch, signer, err := l.MLS.VerifyGroupInfo(sub.req.GroupInfo)
+	if err != nil || epoch != msg.Epoch+1 || requireOwnLeaf(c, signer) != nil || l.Ahead == c.UserID {
 		return nil // it shows nothing, or nothing new
 	}
-	evidence := storage.Evidence{GroupID: g.ID, Kind: storage.EvidenceLaterEpoch, Data: req.GroupInfo, At: s.Now()}
+	evidence := storage.Evidence{GroupID: g.ID, Kind: storage.EvidenceLaterEpoch, Data: sub.req.GroupInfo, At: s.Now()}
 	alarm := s.Log.With("group", fmt.Sprintf("%x", g.ID), "epoch", g.Epoch, "later", epoch, "user", c.UserID)
-	if l.ahead == "" && len(l.roster.users()) > 1 {
+	if l.Ahead == "" && len(l.Roster.Users()) > 1 {
 		alarm.Error("a member is in a later epoch than this server: was an old backup restored?")
-		l.ahead = c.UserID
+		l.Ahead = c.UserID
 		return s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{evidence}})
 	}
 	alarm.Error("members are in a later epoch than this server: it stops accepting for the group")
@@ -44,7 +44,7 @@ func (s *Service) notice(ctx context.Context, c api.Caller, g *storage.Group, ms
 	if err := s.apply(ctx, &storage.Change{Group: &stopped, Evidence: []storage.Evidence{evidence}}); err != nil {
 		return err
 	}
-	return s.here(ctx, &stopped)
+	return s.requireHosted(ctx, &stopped)
 }
 
 // claimed says whether the group's present term began with a reclaim or recover.

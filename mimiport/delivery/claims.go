@@ -11,17 +11,18 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // ShowLineage implements API: whoever shows a verified later term stops this server (profile, section 3). A lineage that says
 // nothing new changes nothing.
 func (s *Service) ShowLineage(ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
-	g, err := s.group(ctx, id)
+	g, err := s.groups.Group(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.mayShow(ctx, c, g); err != nil {
+	if err := s.requireInRoom(ctx, c, g.RoomID); err != nil {
 		return nil, err
 	}
 	l, err := mimiport.UnmarshalLineage(req.Lineage)
@@ -41,7 +42,7 @@ func (s *Service) ShowLineage(ctx context.Context, c api.Caller, id []byte, req 
 
 // takeLineage takes the step of a verified lineage that follows what this server knows of the group, if there is one.
 func (s *Service) takeLineage(ctx context.Context, id []byte, l *mimiport.Lineage, req *api.LineageRequest) error {
-	g, err := s.group(ctx, id)
+	g, err := s.groups.Group(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -84,18 +85,6 @@ func (s *Service) takePointer(ctx context.Context, g *storage.Group) error {
 		return nil
 	}
 	return s.takeNext(ctx, g, &l.Steps[len(l.Steps)-1], &api.LineageRequest{Lineage: encoded})
-}
-
-// mayShow fails unless the caller has to do with the group's room.
-func (s *Service) mayShow(ctx context.Context, c api.Caller, g *storage.Group) error {
-	if c.UserID != "" {
-		return s.member(ctx, c, g.RoomID)
-	}
-	in, err := s.Rooms.ServerJoined(ctx, g.RoomID, c.Server)
-	if err == nil && !in {
-		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not in the room", c.Server)
-	}
-	return err
 }
 
 // takeNext does what is to be done about the verified step that begins the term after a group's.
@@ -147,9 +136,8 @@ func (s *Service) recall(ctx context.Context, g *storage.Group, step *mimiport.L
 	if err != nil {
 		return err
 	}
-	defer s.locks.lock(g.ID)()
-	return retryConflicts(func() error {
-		g, err := s.giveUpOther(ctx, g.Key(), response.ID())
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		g, err := s.giveUpOther(ctx, h, g.Term, response.ID())
 		if err != nil {
 			return err
 		}
@@ -159,13 +147,13 @@ func (s *Service) recall(ctx context.Context, g *storage.Group, step *mimiport.L
 		} else if err != nil {
 			return err
 		}
-		return s.stepRecord(ctx, m, g, migration.Recall{Confirmation: step.Confirmation, Lineage: req.Lineage}, nil)
+		return s.stepRecord(ctx, h, m, g, migration.Recall{Confirmation: step.Confirmation, Lineage: req.Lineage}, nil)
 	})
 }
 
 // giveUpOther gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's row as it is then.
-func (s *Service) giveUpOther(ctx context.Context, key storage.GroupKey, meant mimiport.MigrationID) (*storage.Group, error) {
-	g, err := s.Store.GroupAt(ctx, key)
+func (s *Service) giveUpOther(ctx context.Context, h *registry.Held, term uint64, meant mimiport.MigrationID) (*storage.Group, error) {
+	g, err := h.GroupAt(ctx, term)
 	if err != nil || g.State != migration.GroupFrozen || g.Migration == meant {
 		return g, err
 	}
@@ -173,10 +161,10 @@ func (s *Service) giveUpOther(ctx context.Context, key storage.GroupKey, meant m
 	if err != nil {
 		return nil, err
 	}
-	if err := s.stepRecord(ctx, m, g, migration.GiveUpElsewhere, nil); err != nil {
+	if err := s.stepRecord(ctx, h, m, g, migration.GiveUpElsewhere, nil); err != nil {
 		return nil, err
 	}
-	return s.Store.GroupAt(ctx, key)
+	return h.GroupAt(ctx, term)
 }
 
 // forgotten is the record that this server must once have had of a migration that it confirmed, without a state.
@@ -191,9 +179,8 @@ func (s *Service) forgotten(g *storage.Group, r *mimiport.MigrationResponse, ste
 
 // yield stops a group that another server has claimed.
 func (s *Service) yield(ctx context.Context, g *storage.Group, req *api.LineageRequest) error {
-	defer s.locks.lock(g.ID)()
-	return retryConflicts(func() error {
-		g, err := s.Store.GroupAt(ctx, g.Key())
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		g, err := h.GroupAt(ctx, g.Term)
 		if err != nil {
 			return err
 		}
@@ -203,7 +190,7 @@ func (s *Service) yield(ctx context.Context, g *storage.Group, req *api.LineageR
 				return err
 			}
 		}
-		return s.stepRecord(ctx, m, g, migration.Yield{Lineage: req.Lineage}, nil)
+		return s.stepRecord(ctx, h, m, g, migration.Yield{Lineage: req.Lineage}, nil)
 	})
 }
 
@@ -217,35 +204,41 @@ func truncated(encoded []byte, term uint64) ([]byte, error) {
 	return l.Marshal()
 }
 
+// operator is what only operators may do.
+type operator struct{ *core }
+
 // Reclaim takes back a group from a target that is lost for good after the decision: a new term begins here, with the state that
 // the target was given (profile, section 6). It is unsafe if the target is only unreachable: what it accepts is lost. A group that was
 // stopped goes on from where it is here: what its members have seen since is lost. It is for operators.
-func (s *Service) Reclaim(ctx context.Context, id []byte) (*api.HostResponse, error) {
-	defer s.locks.lock(id)()
-	g, err := s.group(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	encoded, change, err := s.reclaimed(ctx, g)
-	if err != nil {
-		return nil, err
-	}
-	l, err := s.live(ctx, g)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil, cannotReclaim(id, errors.New("the group's state is past its retention"))
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := s.claim(ctx, mimiport.StepReclaim, g, encoded, l.mls, change); err != nil {
+func (s operator) Reclaim(ctx context.Context, id []byte) (*api.HostResponse, error) {
+	if err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.reclaim(ctx, h) }); err != nil {
 		return nil, err
 	}
 	return s.host(ctx, id)
 }
 
+func (s operator) reclaim(ctx context.Context, h *registry.Held) error {
+	g, err := h.Group(ctx)
+	if err != nil {
+		return err
+	}
+	encoded, change, err := s.reclaimed(ctx, g)
+	if err != nil {
+		return err
+	}
+	l, err := h.Live(ctx, g)
+	if errors.Is(err, storage.ErrNotFound) {
+		return cannotReclaim(g.ID, errors.New("the group's state is past its retention"))
+	}
+	if err != nil {
+		return err
+	}
+	return s.claim(ctx, mimiport.StepReclaim, g, encoded, l.MLS, change)
+}
+
 // reclaimed is the lineage of a group up to the term that a reclaim ends, and what goes with the claim: the target, should it come back,
 // is shown how the group went on, and no confirmation any more.
-func (s *Service) reclaimed(ctx context.Context, g *storage.Group) (lineage []byte, change *storage.Change, err error) {
+func (s operator) reclaimed(ctx context.Context, g *storage.Group) (lineage []byte, change *storage.Change, err error) {
 	m, err := s.movedBy(ctx, g)
 	if err != nil {
 		return nil, nil, err
@@ -265,7 +258,7 @@ func (s *Service) reclaimed(ctx context.Context, g *storage.Group) (lineage []by
 }
 
 // movedBy is the record of the migration by which a group moved away, a zero one where there is none.
-func (s *Service) movedBy(ctx context.Context, g *storage.Group) (*migration.Migration, error) {
+func (s operator) movedBy(ctx context.Context, g *storage.Group) (*migration.Migration, error) {
 	if g.State != migration.GroupMoved || g.Migration == (mimiport.MigrationID{}) {
 		return &migration.Migration{}, nil
 	}
@@ -294,7 +287,7 @@ func (s *Service) showLineage(ctx context.Context, row *storage.Row) error {
 
 // Recover takes on a group whose host is lost for good, from what a member holds: the public state of an epoch and the lineage
 // (profile, section 6). Commits that only the lost host knew are lost. It is for operators, and off unless the policy says recover.
-func (s *Service) Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error) {
+func (s operator) Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error) {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return nil, err
@@ -309,7 +302,7 @@ func (s *Service) Recover(ctx context.Context, id []byte, req *api.RecoverReques
 	if _, err := s.checkChain(ctx, id, l); err != nil {
 		return nil, err
 	}
-	engine, err := s.engine(req.Protocol)
+	engine, err := s.Engines.Find(req.Protocol)
 	if err != nil {
 		return nil, err
 	}
@@ -320,23 +313,25 @@ func (s *Service) Recover(ctx context.Context, id []byte, req *api.RecoverReques
 	if string(state.ID()) != string(id) {
 		return nil, proof.Errorf(id, "the GroupInfo is of another group")
 	}
-	if _, err := newRoster(state); err != nil {
-		return nil, err
-	}
-	defer s.locks.lock(id)()
-	if err := s.mayRecover(ctx, id, l); err != nil {
+	if _, err := registry.NewRoster(state); err != nil {
 		return nil, err
 	}
 	g := &storage.Group{ID: id, Term: l.Term(), Server: s.Server, RoomID: l.RoomID, Protocol: req.Protocol, CipherSuite: state.CipherSuite()}
-	if err := s.claim(ctx, mimiport.StepRecover, g, req.Lineage, state, &storage.Change{}); err != nil {
+	err = s.groups.With(ctx, id, func(*registry.Held) error {
+		if err := s.requireRecoverable(ctx, id, l); err != nil {
+			return err
+		}
+		return s.claim(ctx, mimiport.StepRecover, g, req.Lineage, state, &storage.Change{})
+	})
+	if err != nil {
 		return nil, err
 	}
 	return s.host(ctx, id)
 }
 
-// mayRecover fails for a group that is here or on its way, or where the lineage does not go on from what this server knows: what it has
+// requireRecoverable fails for a group that is here or on its way, or where the lineage does not go on from what this server knows: what it has
 // confirmed itself included.
-func (s *Service) mayRecover(ctx context.Context, id []byte, l *mimiport.Lineage) error {
+func (s operator) requireRecoverable(ctx context.Context, id []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil
@@ -347,11 +342,11 @@ func (s *Service) mayRecover(ctx context.Context, id []byte, l *mimiport.Lineage
 	if !stateOf(known).Recoverable() {
 		return &mimiport.Error{Op: "recover", Kind: mimiport.KindConflict, Group: id, Err: fmt.Errorf("the group is %s here", known.State)}
 	}
-	return s.continues(ctx, known, l)
+	return s.requireContinues(ctx, known, l)
 }
 
 // claim begins a new term here: old's lineage, encoded, ends at the host that is lost.
-func (s *Service) claim(ctx context.Context, kind mimiport.StepKind, old *storage.Group, encoded []byte, state mls.Group, change *storage.Change) error {
+func (s operator) claim(ctx context.Context, kind mimiport.StepKind, old *storage.Group, encoded []byte, state mls.Group, change *storage.Change) error {
 	l, err := mimiport.UnmarshalLineage(encoded)
 	if err != nil {
 		return err
@@ -384,6 +379,6 @@ func (s *Service) claim(ctx context.Context, kind mimiport.StepKind, old *storag
 		return err
 	}
 	change.Group, change.Drop = begun.Group, begun.Drop
-	change.Snapshots = []storage.Snapshot{snapshotOf(&g, &live{mls: state, seq: 1})}
+	change.Snapshots = []storage.Snapshot{registry.SnapshotOf(&g, state, 1)}
 	return s.apply(ctx, change)
 }

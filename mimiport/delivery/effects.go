@@ -8,6 +8,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -15,32 +16,31 @@ import (
 
 // takeEvent lets the record of a migration take one step, and writes all that follows from it in one transaction; row, if there is one, is
 // done with it. A signed message that contradicts the record is kept as evidence, and is a KindConflict error.
-func (s *Service) takeEvent(ctx context.Context, id mimiport.MigrationID, e migration.Event, row *storage.Row) error {
+func (s *core) takeEvent(ctx context.Context, id mimiport.MigrationID, e migration.Event, row *storage.Row) error {
 	m, err := s.record(ctx, id)
 	if err != nil {
 		return err
 	}
-	defer s.locks.lock(m.GroupID)()
-	return retryConflicts(func() error {
+	return s.groups.With(ctx, m.GroupID, func(h *registry.Held) error {
 		m, err := s.record(ctx, id)
 		if err != nil {
 			return err
 		}
-		g, err := s.groupOf(ctx, m)
+		g, err := groupOf(ctx, h, m)
 		if err != nil {
 			return err
 		}
-		return s.stepRecord(ctx, m, g, e, row)
+		return s.stepRecord(ctx, h, m, g, e, row)
 	})
 }
 
 // groupOf is the row of the group that a record is about, nil where there is none.
-func (s *Service) groupOf(ctx context.Context, m *migration.Migration) (*storage.Group, error) {
+func groupOf(ctx context.Context, h *registry.Held, m *migration.Migration) (*storage.Group, error) {
 	term := m.Term
 	if m.Role == migration.Source {
 		term--
 	}
-	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: m.GroupID, Term: term})
+	g, err := h.GroupAt(ctx, term)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
 	}
@@ -55,8 +55,8 @@ func stateOf(g *storage.Group) migration.Group {
 	return migration.Group{State: g.State, Migration: g.Migration}
 }
 
-// stepRecord does the same as takeEvent for a record and a group's row that were just loaded. The caller holds the group's lock.
-func (s *Service) stepRecord(ctx context.Context, m *migration.Migration, g *storage.Group, e migration.Event, row *storage.Row) error {
+// stepRecord does the same as takeEvent for a record and a group's row that were loaded while the group is held.
+func (s *core) stepRecord(ctx context.Context, h *registry.Held, m *migration.Migration, g *storage.Group, e migration.Event, row *storage.Row) error {
 	ready, refused := m.Step(stateOf(g), e)
 	change, err := s.change(ctx, m, g, &ready)
 	if err != nil {
@@ -64,7 +64,7 @@ func (s *Service) stepRecord(ctx context.Context, m *migration.Migration, g *sto
 	}
 	after := func() {}
 	if ready.Accept {
-		if after, err = s.accept(ctx, m, g, change); err != nil {
+		if after, err = s.acceptMigration(ctx, h, m, g, change); err != nil {
 			return err
 		}
 	}
@@ -81,7 +81,7 @@ func (s *Service) stepRecord(ctx context.Context, m *migration.Migration, g *sto
 		s.Log.Error("the group is elsewhere in a later term: this server stops", "group", fmt.Sprintf("%x", g.ID), "term", g.Term)
 	}
 	if ready.Forget {
-		s.cache.drop(cacheKey{string(g.ID), g.Term})
+		h.Drop(g.Term)
 	}
 	return refusal(refused)
 }
@@ -105,7 +105,7 @@ func refusal(err error) error {
 
 // change is what a Ready asks to write, signed, but for the log and the trees: m and g are the record and the group's row before, g nil
 // where there is none.
-func (s *Service) change(ctx context.Context, m *migration.Migration, g *storage.Group, r *migration.Ready) (*storage.Change, error) {
+func (s *core) change(ctx context.Context, m *migration.Migration, g *storage.Group, r *migration.Ready) (*storage.Change, error) {
 	if err := s.signReady(r); err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (s *Service) change(ctx context.Context, m *migration.Migration, g *storage
 }
 
 // signReady signs what a step has signed and puts it into the record.
-func (s *Service) signReady(r *migration.Ready) (err error) {
+func (s *core) signReady(r *migration.Ready) (err error) {
 	switch m := &r.Migration; r.Sign {
 	case migration.SignComplete:
 		m.Complete, err = s.sign(m.Target, &mimiport.TargetMigrationComplete{ContentHash: m.ContentHash})
@@ -157,7 +157,7 @@ func (s *Service) signReady(r *migration.Ready) (err error) {
 }
 
 // nextGroup is the group's row after a step.
-func (s *Service) nextGroup(ctx context.Context, g *storage.Group, r *migration.Ready) (*storage.Group, error) {
+func (s *core) nextGroup(ctx context.Context, g *storage.Group, r *migration.Ready) (*storage.Group, error) {
 	if g == nil {
 		return nil, mimiport.Errorf("step", mimiport.KindInternal, "the group of migration %s is not here", r.Migration.ID)
 	}
@@ -173,23 +173,23 @@ func (s *Service) nextGroup(ctx context.Context, g *storage.Group, r *migration.
 	return &next, err
 }
 
-// accept adds to a change that the migration Commit comes into the log. after is to be called when it is stored.
-func (s *Service) accept(ctx context.Context, m *migration.Migration, g *storage.Group, change *storage.Change) (after func(), err error) {
-	l, err := s.live(ctx, g)
+// acceptMigration adds to a change that the migration Commit comes into the log. after is to be called when it is stored.
+func (s *core) acceptMigration(ctx context.Context, h *registry.Held, m *migration.Migration, g *storage.Group, change *storage.Change) (after func(), err error) {
+	l, err := h.Live(ctx, g)
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.decidedStep(ctx, m, l)
+	a, err := s.decided(ctx, m, l)
 	if err != nil {
 		return nil, err
 	}
-	next, log := s.extend(change.Group, l, st)
+	next, log := s.extend(change.Group, l, a)
 	change.Group, change.Entries, change.Rows = next, log.Entries, append(change.Rows, log.Rows...)
-	return func() { s.advance(next, l, st) }, nil
+	return func() { h.Advance(next, l, a) }, nil
 }
 
 // row is a row of a migration, or of the group that it is about. Those to the target are one queue, the content first, then its outcome.
-func (s *Service) row(m *migration.Migration, g *storage.Group, r migration.Row) storage.Row {
+func (s *core) row(m *migration.Migration, g *storage.Group, r migration.Row) storage.Row {
 	row := storage.Row{
 		Destination: s.Server, Queue: string(r.Kind) + "/" + m.ID.String(), Order: 1, Kind: r.Kind,
 		GroupID: m.GroupID, Migration: m.ID, Due: s.Now(),
@@ -220,7 +220,7 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // evidence is a piece of evidence about a migration or a group, and the alarm that goes with it.
-func (s *Service) evidence(m *migration.Migration, g *storage.Group, e migration.Evidence) storage.Evidence {
+func (s *core) evidence(m *migration.Migration, g *storage.Group, e migration.Evidence) storage.Evidence {
 	id := m.GroupID
 	if g != nil {
 		id = g.ID

@@ -12,9 +12,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// checkLineage checks who hosted the group before the source claims to (profile, section 3): the chain holds, it ends at the source, and
+// requireHistory checks who hosted the group before the source claims to (profile, section 3): the chain holds, it ends at the source, and
 // what this server knows of the group is its beginning.
-func (s *Service) checkLineage(ctx context.Context, m *migration.Migration, l *mimiport.Lineage) error {
+func (s *Service) requireHistory(ctx context.Context, m *migration.Migration, l *mimiport.Lineage) error {
 	if l.RoomID != m.RoomID {
 		return proof.Errorf(m.GroupID, "the group is bound to another room than the offer is for")
 	}
@@ -25,14 +25,14 @@ func (s *Service) checkLineage(ctx context.Context, m *migration.Migration, l *m
 	if end.Host != m.Source || len(l.Steps) > 0 && m.Epoch < end.Epoch {
 		return proof.Errorf(m.GroupID, "the chain does not end at %s before epoch %d", m.Source, m.Epoch)
 	}
-	if err := s.claimsAccepted(ctx, m.GroupID, l); err != nil {
+	if err := s.requireClaimsAccepted(ctx, m.GroupID, l); err != nil {
 		return err
 	}
-	return s.taken(ctx, m.GroupID, l)
+	return s.requireContinuation(ctx, m.GroupID, l)
 }
 
 // checkChain verifies a lineage as far as it goes on from what this server knows of the group.
-func (s *Service) checkChain(ctx context.Context, groupID []byte, l *mimiport.Lineage) (*proof.End, error) {
+func (s *core) checkChain(ctx context.Context, groupID []byte, l *mimiport.Lineage) (*proof.End, error) {
 	known, err := s.Store.Group(ctx, groupID)
 	if errors.Is(err, storage.ErrNotFound) {
 		return proof.Lineage(ctx, s.Keys, groupID, nil, l)
@@ -47,9 +47,9 @@ func (s *Service) checkChain(ctx context.Context, groupID []byte, l *mimiport.Li
 	return proof.Lineage(ctx, s.Keys, groupID, recorded, l)
 }
 
-// taken checks that the chain goes on from what this server knows, and takes what is next of it: it may have signed one of the steps itself and not
-// remember.
-func (s *Service) taken(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
+// requireContinuation fails unless the chain goes on from what this server knows. Of a group that is here it takes the next step first:
+// this server may have signed that step and not remember.
+func (s *Service) requireContinuation(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, groupID)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil
@@ -65,15 +65,15 @@ func (s *Service) taken(ctx context.Context, groupID []byte, l *mimiport.Lineage
 		if err := s.takeLineage(ctx, groupID, l, &api.LineageRequest{Lineage: encoded}); err != nil {
 			return err
 		}
-		if known, err = s.group(ctx, groupID); err != nil {
+		if known, err = s.groups.Group(ctx, groupID); err != nil {
 			return err
 		}
 	}
-	return s.continues(ctx, known, l)
+	return s.requireContinues(ctx, known, l)
 }
 
-// claimsAccepted fails for a lineage with claims where the policy does not accept them.
-func (s *Service) claimsAccepted(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
+// requireClaimsAccepted fails for a lineage with claims where the policy does not accept them.
+func (s *Service) requireClaimsAccepted(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	claimed := slices.ContainsFunc(l.Steps, func(step mimiport.LineageStep) bool { return step.Kind != mimiport.StepMigration })
 	if !claimed {
 		return nil
@@ -88,8 +88,8 @@ func (s *Service) claimsAccepted(ctx context.Context, groupID []byte, l *mimipor
 	return nil
 }
 
-// continues checks that the chain goes on from what this server knows of the group.
-func (s *Service) continues(ctx context.Context, known *storage.Group, l *mimiport.Lineage) error {
+// requireContinues checks that the chain goes on from what this server knows of the group.
+func (s *core) requireContinues(ctx context.Context, known *storage.Group, l *mimiport.Lineage) error {
 	own, err := mimiport.UnmarshalLineage(known.Lineage)
 	if err != nil {
 		return err
@@ -111,7 +111,7 @@ func (s *Service) continues(ctx context.Context, known *storage.Group, l *mimipo
 }
 
 // extendLineage adds the step that a migration was.
-func (s *Service) extendLineage(ctx context.Context, encoded []byte, m *migration.Migration) ([]byte, error) {
+func (s *core) extendLineage(ctx context.Context, encoded []byte, m *migration.Migration) ([]byte, error) {
 	l, err := mimiport.UnmarshalLineage(encoded)
 	if err != nil {
 		return nil, err

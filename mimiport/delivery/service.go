@@ -5,21 +5,17 @@ package delivery
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"log/slog"
-	"strings"
-	"sync"
 	"time"
-
-	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -27,7 +23,7 @@ import (
 type Deps struct {
 	Server  string                   // this homeserver's name
 	IsLocal func(server string) bool // whether a name is one of this server's
-	Engines map[string]mls.Engine    // by protocol
+	Engines mls.Engines              // by protocol
 	Store   storage.Store
 	Keys    Keys
 	Rooms   Rooms
@@ -67,26 +63,38 @@ func DefaultLimits() Limits {
 
 // Service is the Delivery Service of one homeserver.
 type Service struct {
-	Deps
-	locks  locks
-	cache  cache
-	waits  waits
+	*core
+	intake
+	courier
+	removals
+	operator
 	inWork inWork
-	wake   func()
 }
 
 var _ api.API = (*Service)(nil)
 
 // New makes a Service. It starts nothing: rows become due in the store, and whoever runs the outbox gives them to Do.
 func New(d Deps) *Service {
-	return &Service{Deps: d, cache: cache{max: d.Limits.CacheBytes}, wake: func() {}}
+	c := &core{Deps: d, groups: registry.New(d.Engines, d.Store, d.Limits.CacheBytes), wake: func() {}}
+	c.authority, c.senders = authority{&c.Deps}, senders{&c.Deps}
+	return &Service{core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, operator: operator{c}}
 }
 
 // SetWake sets what is called after each change that may have made rows due. It must be called before the Service is used.
 func (s *Service) SetWake(wake func()) { s.wake = wake }
 
+// core is what the capabilities of the Service share.
+type core struct {
+	Deps
+	authority
+	senders
+	groups *registry.Registry
+	waits  waits
+	wake   func()
+}
+
 // apply commits a change and wakes whoever waits for it. The change must reach the store whatever becomes of the request.
-func (s *Service) apply(ctx context.Context, c *storage.Change) error {
+func (s *core) apply(ctx context.Context, c *storage.Change) error {
 	if err := s.Store.Apply(context.WithoutCancel(ctx), c); err != nil {
 		return err
 	}
@@ -99,29 +107,13 @@ func (s *Service) apply(ctx context.Context, c *storage.Change) error {
 	return nil
 }
 
-// retryConflicts runs f until it ends otherwise than by a lost compare-and-set. Each run loads anew.
-func retryConflicts(f func() error) error {
-	const attempts = 8
-	var err error
-	for range attempts {
-		if err = f(); !errors.Is(err, storage.ErrConflict) {
-			return err
-		}
-	}
-	return mimiport.Errorf("commit", mimiport.KindConflict, "%w", err)
-}
-
-// group loads the row of the highest term, or a KindUnknownGroup error.
-func (s *Service) group(ctx context.Context, id []byte) (*storage.Group, error) {
-	g, err := s.Store.Group(ctx, id)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil, &mimiport.Error{Op: "load group", Kind: mimiport.KindUnknownGroup, Group: id, Err: errors.New("no such group here")}
-	}
-	return g, err
+// done deletes a row.
+func (s *core) done(ctx context.Context, row *storage.Row) error {
+	return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}})
 }
 
 // record loads a migration, or a KindUnknownMigration error.
-func (s *Service) record(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
+func (s *core) record(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
 	m, err := s.Store.Migration(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, mimiport.Errorf("load migration", mimiport.KindUnknownMigration, "no migration %s here", id)
@@ -129,153 +121,15 @@ func (s *Service) record(ctx context.Context, id mimiport.MigrationID) (*migrati
 	return m, err
 }
 
-// engine finds the engine of a protocol, or a KindUnsupported error.
-func (s *Service) engine(protocol string) (mls.Engine, error) {
-	e, ok := s.Engines[protocol]
-	if !ok {
-		return nil, mimiport.Errorf("find engine", mimiport.KindUnsupported, "protocol %q is not spoken here", protocol)
-	}
-	return e, nil
-}
-
-// member fails unless the caller is joined to the group's room, by its state now.
-func (s *Service) member(ctx context.Context, c api.Caller, roomID string) error {
-	if c.UserID == "" {
-		return mimiport.Errorf("authorise", mimiport.KindForbidden, "this needs a user")
-	}
-	st, err := s.Rooms.Standing(ctx, roomID, c.UserID)
+// sign signs a message as a local server and encodes it.
+func (s *core) sign(server string, message interface {
+	mimiport.Signed
+	Marshal() ([]byte, error)
+}) (migration.Signed, error) {
+	keyID, err := s.Keys.Sign(server, message)
 	if err != nil {
-		return err
+		return migration.Signed{}, err
 	}
-	if !st.Joined {
-		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not joined to the room", c.UserID)
-	}
-	return nil
-}
-
-// joined fails unless all users are joined to the room.
-func (s *Service) joined(ctx context.Context, roomID string, users []string) error {
-	if len(users) == 0 {
-		return nil
-	}
-	missing, err := s.Rooms.NotJoined(ctx, roomID, users)
-	if err != nil {
-		return err
-	}
-	if len(missing) > 0 {
-		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not joined to the room", missing[0])
-	}
-	return nil
-}
-
-// identity reads the Matrix user and device in a member's credential (profile, section 7).
-func identity(m mls.Member) (*mimiport.LeafIdentity, error) {
-	const op = "read credential"
-	if m.Identity == nil {
-		return nil, mimiport.Errorf(op, mimiport.KindInvalid, "leaf %d has no basic credential", m.Leaf)
-	}
-	id, err := mimiport.UnmarshalLeafIdentity(m.Identity)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := spec.NewUserID(id.UserID, true); err != nil || id.DeviceID == "" {
-		return nil, mimiport.Errorf(op, mimiport.KindInvalid, "leaf %d names no Matrix device", m.Leaf)
-	}
-	return id, nil
-}
-
-// serverOf is the server part of a user id that identity or the edge has checked.
-func serverOf(userID string) string {
-	_, domain, _ := strings.Cut(userID, ":")
-	return domain
-}
-
-func hash(message []byte) [32]byte { return sha256.Sum256(message) }
-
-// locks serialises what this process does to one group, so that concurrent submits queue up instead of losing races, and a group
-// is loaded once for all who wait for it. The store's compare-and-set is what makes it correct.
-type locks struct {
-	mu     sync.Mutex
-	groups map[string]*groupLock
-}
-
-type groupLock struct {
-	sync.Mutex
-	wanted int // by how many, the holder included
-}
-
-func (l *locks) lock(groupID []byte) (unlock func()) {
-	id := string(groupID)
-	l.mu.Lock()
-	if l.groups == nil {
-		l.groups = make(map[string]*groupLock)
-	}
-	g := l.groups[id]
-	if g == nil {
-		g = new(groupLock)
-		l.groups[id] = g
-	}
-	g.wanted++
-	l.mu.Unlock()
-	g.Lock()
-	return func() {
-		g.Unlock()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if g.wanted--; g.wanted == 0 {
-			delete(l.groups, id)
-		}
-	}
-}
-
-// waits lets requests wait for a migration to change.
-type waits struct {
-	mu sync.Mutex
-	m  map[mimiport.MigrationID]chan struct{}
-}
-
-// changed is closed at the next change of the record.
-func (w *waits) changed(id mimiport.MigrationID) <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.m == nil {
-		w.m = make(map[mimiport.MigrationID]chan struct{})
-	}
-	if w.m[id] == nil {
-		w.m[id] = make(chan struct{})
-	}
-	return w.m[id]
-}
-
-func (w *waits) notify(id mimiport.MigrationID) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if ch := w.m[id]; ch != nil {
-		close(ch)
-		delete(w.m, id)
-	}
-}
-
-// inWork keeps a target from verifying one content twice at the same time.
-type inWork struct {
-	mu sync.Mutex
-	m  map[mimiport.MigrationID]bool
-}
-
-// begin reports false when the content is being worked on; otherwise end must be called.
-func (w *inWork) begin(id mimiport.MigrationID) (end func(), ok bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.m[id] {
-		return nil, false
-	}
-	if w.m == nil {
-		w.m = make(map[mimiport.MigrationID]bool)
-	}
-	w.m[id] = true
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.m, id)
-	}, true
+	data, err := message.Marshal()
+	return migration.Signed{Message: data, KeyID: keyID}, err
 }

@@ -12,12 +12,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // InitMigration implements API. A repeated Init, also for a migration that has ended, gets the outcome and never a second freeze.
 func (s *Service) InitMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest) (*api.MigrationStatus, error) {
-	if err := s.checkSize("init", &req.SubmitRequest); err != nil {
+	if err := s.requireSize("init", &req.SubmitRequest); err != nil {
 		return nil, err
 	}
 	init, err := mimiport.UnmarshalMigrationInit(req.MigrationInit)
@@ -62,7 +63,16 @@ func (s *Service) outcome(ctx context.Context, id mimiport.MigrationID) (*api.Mi
 	}
 }
 
-// init freezes the group for a migration. What needs another server comes before the group's lock is taken.
+// initiation is a MigrationInit, and the record that it begins.
+type initiation struct {
+	caller api.Caller
+	init   *mimiport.MigrationInit
+	req    *api.MigrationInitRequest
+	record *migration.Migration
+	limits *api.TargetLimits // what the target takes
+}
+
+// init freezes the group for a migration. All that needs another server comes before the group is held.
 func (s *Service) init(ctx context.Context, c api.Caller, init *mimiport.MigrationInit, req *api.MigrationInitRequest) error {
 	r := &init.Response.Request
 	if err := r.Validate(); err != nil {
@@ -71,37 +81,34 @@ func (s *Service) init(ctx context.Context, c api.Caller, init *mimiport.Migrati
 	if !s.IsLocal(r.SourceDomain) || s.IsLocal(r.TargetDomain) {
 		return mimiport.Errorf("init", mimiport.KindInvalid, "the migration is not from this server to another one")
 	}
-	g, err := s.group(ctx, r.GroupID)
+	g, err := s.groups.Group(ctx, r.GroupID)
 	if err != nil {
 		return err
 	}
-	if err := s.member(ctx, c, g.RoomID); err != nil {
+	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
 		return err
 	}
-	id := init.Response.ID()
-	rec, err := s.newSource(g, init, id, c, req)
-	if err != nil {
+	in := &initiation{caller: c, init: init, req: req}
+	if in.record, err = s.newSource(g, in); err != nil {
 		return err
 	}
-	if err := s.decide(ctx, migration.Source, rec, c, &quotaFacts{starting: true}); err != nil {
+	if err := s.decide(ctx, migration.Source, in.record, c, &quotaFacts{starting: true}); err != nil {
 		return err // before the target's name is dialled
 	}
 	if err := s.Keys.Verify(ctx, r.TargetDomain, req.KeyID, &init.Response); err != nil {
 		return err
 	}
-	limits, err := s.probe(ctx, r, g, id)
-	if err != nil {
+	if in.limits, err = s.probe(ctx, &init.Response, g.Protocol); err != nil {
 		return err
 	}
-	defer s.locks.lock(r.GroupID)()
-	return retryConflicts(func() error { return s.freeze(ctx, c, init, id, req, limits) })
+	return s.groups.With(ctx, r.GroupID, func(h *registry.Held) error { return s.freeze(ctx, h, in) })
 }
 
 // probe asks the target, before anything freezes, whether it is there, knows of its offer, and speaks the group's protocol. It
 // returns what the target takes.
-func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, g *storage.Group, id mimiport.MigrationID) (*api.TargetLimits, error) {
+func (s *Service) probe(ctx context.Context, offer *mimiport.MigrationResponse, protocol string) (*api.TargetLimits, error) {
 	const op = "probe target"
-	there, err := s.Sender.AskStatus(ctx, r.SourceDomain, r.TargetDomain, id)
+	there, err := s.Sender.AskStatus(ctx, offer.Request.SourceDomain, offer.Request.TargetDomain, offer.ID())
 	if mimiport.KindOf(err) == mimiport.KindUnsupported { // a target that speaks only the draft: it can say nothing
 		return &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
 	}
@@ -115,97 +122,101 @@ func (s *Service) probe(ctx context.Context, r *mimiport.MigrationRequest, g *st
 	if limits == nil { // a target that does not say is left to refuse the content
 		return &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
 	}
-	if !slices.Contains(limits.Protocols, g.Protocol) {
-		return nil, mimiport.Errorf(op, mimiport.KindUnsupported, "the target does not speak %q", g.Protocol)
+	if !slices.Contains(limits.Protocols, protocol) {
+		return nil, mimiport.Errorf(op, mimiport.KindUnsupported, "the target does not speak %q", protocol)
 	}
 	return limits, nil
 }
 
-// freeze checks everything against the group as it is now and stores the migration with its content. The caller holds the
-// group's lock.
-func (s *Service) freeze(ctx context.Context, c api.Caller, init *mimiport.MigrationInit, id mimiport.MigrationID, req *api.MigrationInitRequest, limits *api.TargetLimits) error {
-	if _, err := s.Store.Migration(ctx, id); !errors.Is(err, storage.ErrNotFound) {
+// freeze checks everything against the group as it is now and stores the migration with its content.
+func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation) error {
+	if _, err := s.Store.Migration(ctx, in.record.ID); !errors.Is(err, storage.ErrNotFound) {
 		return err // the same Init has come twice at once: the outcome of the first is the answer
 	}
-	r := &init.Response.Request
-	g, err := s.group(ctx, r.GroupID)
+	sub, err := s.migrationSubmission(ctx, h, in)
 	if err != nil {
 		return err
 	}
-	if err := s.here(ctx, g); err != nil {
+	if in.record, err = s.newSource(sub.group, in); err != nil {
 		return err
 	}
-	if g.Server != r.SourceDomain {
-		return mimiport.Errorf("init", mimiport.KindInvalid, "the group is hosted by %s", g.Server)
-	}
-	engine, err := s.engine(g.Protocol)
+	a, err := s.migrationCommit(ctx, sub, in)
 	if err != nil {
 		return err
 	}
-	msg, err := engine.Parse(req.Message)
+	content, err := s.content(ctx, sub, in, a)
 	if err != nil {
 		return err
 	}
-	if msg.Kind != mls.KindCommit || r.Epoch != msg.Epoch {
-		return broken(ruleMigrationCommit, "the message is not a Commit of epoch %d", r.Epoch)
-	}
-	if err := s.admits(g, msg); err != nil {
-		return err
-	}
-	l, err := s.live(ctx, g)
+	signed, err := s.sign(sub.group.Server, content)
 	if err != nil {
 		return err
 	}
-	rec, err := s.newSource(g, init, id, c, req)
-	if err != nil {
-		return err
-	}
-	st, err := s.migrationStep(ctx, c, g, l, rec, init, req)
-	if err != nil {
-		return err
-	}
-	content, err := s.content(ctx, g, l, st, init, req, min(s.Limits.GroupStateBytes, limits.GroupStateBytes))
-	if err != nil {
-		return err
-	}
-	signed, err := s.sign(g.Server, content)
-	if err != nil {
-		return err
-	}
-	rec.ContentKey = signed.KeyID
-	rec.ContentHash = l.mls.Hash(signed.Message)
-	rec.DecideBy = s.Now().Add(s.decideBy(len(signed.Message), g.CipherSuite, l.mls.NumMembers()))
-	return s.stepRecord(ctx, rec, g, migration.Init{Content: signed.Message}, nil)
+	in.record.ContentKey = signed.KeyID
+	in.record.ContentHash = sub.live.MLS.Hash(signed.Message)
+	in.record.DecideBy = s.Now().Add(s.decideBy(len(signed.Message), sub.live.MLS))
+	return s.stepRecord(ctx, h, in.record, sub.group, migration.Init{Content: signed.Message}, nil)
 }
 
-// migrationStep checks the migration Commit and the client's signature on the Init.
-func (s *Service) migrationStep(ctx context.Context, c api.Caller, g *storage.Group, l *live, rec *migration.Migration, init *mimiport.MigrationInit, req *api.MigrationInitRequest) (*step, error) {
-	if err := s.notAborted(ctx, g, req.Message); err != nil {
-		return nil, err
-	}
-	st, err := s.commit(ctx, c, g, l, &req.SubmitRequest)
+// migrationSubmission is the migration Commit of an Init, and its group, which must admit it.
+func (s *Service) migrationSubmission(ctx context.Context, h *registry.Held, in *initiation) (*submission, error) {
+	r := &in.init.Response.Request
+	g, err := h.Group(ctx)
 	if err != nil {
 		return nil, err
 	}
-	entry, err := s.offeredEntry(ctx, rec.ID, rec.Target, req)
+	if err := s.requireHosted(ctx, g); err != nil {
+		return nil, err
+	}
+	if g.Server != r.SourceDomain {
+		return nil, mimiport.Errorf("init", mimiport.KindInvalid, "the group is hosted by %s", g.Server)
+	}
+	engine, err := s.Engines.Find(g.Protocol)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.migrationCommit(rec, l.mls, st, entry); err != nil {
+	sub := &submission{caller: in.caller, held: h, group: g, req: &in.req.SubmitRequest}
+	if sub.msg, err = engine.Parse(in.req.Message); err != nil {
 		return nil, err
 	}
-	tbs, err := init.TBS()
+	if sub.msg.Kind != mls.KindCommit || r.Epoch != sub.msg.Epoch {
+		return nil, broken(ruleMigrationCommit, "the message is not a Commit of epoch %d", r.Epoch)
+	}
+	if err := requireAdmissible(g, sub.msg); err != nil {
+		return nil, err
+	}
+	sub.live, err = h.Live(ctx, g)
+	return sub, err
+}
+
+// migrationCommit checks the migration Commit and the client's signature on the Init.
+func (s *Service) migrationCommit(ctx context.Context, sub *submission, in *initiation) (*registry.Accepted, error) {
+	if err := s.requireNotAborted(ctx, sub.group, in.req.Message); err != nil {
+		return nil, err
+	}
+	a, err := s.commit(ctx, sub)
 	if err != nil {
 		return nil, err
 	}
-	return st, l.mls.VerifyMember(st.effects.Sender.Index, mimiport.MigrationInitLabel, tbs, init.Signature)
+	entry, err := s.offeredEntry(ctx, in.record.ID, in.record.Target, in.req)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.requireMigrationCommit(in.record, sub.live.MLS, a, entry); err != nil {
+		return nil, err
+	}
+	tbs, err := in.init.TBS()
+	if err != nil {
+		return nil, err
+	}
+	return a, sub.live.MLS.VerifyMember(a.Effects.Sender.Index, mimiport.MigrationInitLabel, tbs, in.init.Signature)
 }
 
 // decideBy is how long S waits for the vote: longer for more to send and for slower signatures to verify, MaxWait at most
 // (profile, section 6).
-func (s *Service) decideBy(bytes int, cipherSuite uint16, members int) time.Duration {
+func (s *Service) decideBy(bytes int, g mls.Group) time.Duration {
 	const perMiB = 2 * time.Second
-	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(members)*verifying(cipherSuite), storage.MaxWait)
+	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(g.NumMembers())*verifying(g.CipherSuite()), storage.MaxWait)
 }
 
 // verifying is generously how long a target takes to verify one leaf of a group.
@@ -219,30 +230,32 @@ func verifying(cipherSuite uint16) time.Duration {
 	return 500 * time.Microsecond
 }
 
-func (s *Service) newSource(g *storage.Group, init *mimiport.MigrationInit, id mimiport.MigrationID, c api.Caller, req *api.MigrationInitRequest) (*migration.Migration, error) {
-	response, err := init.Response.Marshal()
+// newSource is the record that an Init for a group begins.
+func (s *Service) newSource(g *storage.Group, in *initiation) (*migration.Migration, error) {
+	offer := &in.init.Response
+	response, err := offer.Marshal()
 	if err != nil {
 		return nil, err
 	}
-	h := hash(req.Message)
+	h := hash(in.req.Message)
 	return &migration.Migration{
-		ID: id, GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
-		Source: g.Server, Target: init.Response.Request.TargetDomain, User: c.UserID, ByAdmin: c.Admin, Epoch: g.Epoch,
+		ID: offer.ID(), GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
+		Source: g.Server, Target: offer.Request.TargetDomain, User: in.caller.UserID, ByAdmin: in.caller.Admin, Epoch: g.Epoch,
 		CreatedAt: s.Now(), CommitHash: h[:],
-		Response: migration.Signed{Message: response, KeyID: req.KeyID},
+		Response: migration.Signed{Message: response, KeyID: in.req.KeyID},
 	}, nil
 }
 
 // content is the MigrationContent for a migration Commit, unsigned.
-func (s *Service) content(ctx context.Context, g *storage.Group, l *live, st *step, init *mimiport.MigrationInit, req *api.MigrationInitRequest, most int64) (*mimiport.MigrationContent, error) {
-	state, err := s.groupState(ctx, g, l, st, req)
+func (s *Service) content(ctx context.Context, sub *submission, in *initiation, a *registry.Accepted) (*mimiport.MigrationContent, error) {
+	state, err := s.groupState(ctx, sub, a)
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(state)) > most {
+	if most := min(s.Limits.GroupStateBytes, in.limits.GroupStateBytes); int64(len(state)) > most {
 		return nil, mimiport.Errorf("init", mimiport.KindTooLarge, "the group_state has %d bytes, %d are allowed", len(state), most)
 	}
-	return &mimiport.MigrationContent{Response: init.Response, GroupState: state}, nil
+	return &mimiport.MigrationContent{Response: in.init.Response, GroupState: state}, nil
 }
 
 // sendContent hands the content to the target and takes its answer.
@@ -313,8 +326,8 @@ func (s *Service) voted(ctx context.Context, row *storage.Row, answer *api.Signe
 	}, row)
 }
 
-// decidedStep is the step of the migration Commit, read back from the stored content: what was sent is what is accepted.
-func (s *Service) decidedStep(ctx context.Context, m *migration.Migration, l *live) (*step, error) {
+// decided is the migration Commit as the log takes it, read back from the stored content: what was sent is what is accepted.
+func (s *core) decided(ctx context.Context, m *migration.Migration, l *registry.Live) (*registry.Accepted, error) {
 	data, err := s.Store.Content(ctx, m.ID)
 	if err != nil {
 		return nil, err
@@ -327,11 +340,11 @@ func (s *Service) decidedStep(ctx context.Context, m *migration.Migration, l *li
 	if err != nil {
 		return nil, err
 	}
-	next, effects, err := l.mls.Commit(state.Commit.Commit, state.Commit.GroupInfo)
+	next, effects, err := l.MLS.Commit(state.Commit.Commit, state.Commit.GroupInfo)
 	if err != nil {
 		return nil, err
 	}
-	removed, err := identities(effects.Removed)
+	removed, err := registry.Identities(effects.Removed)
 	if err != nil {
 		return nil, err
 	}
@@ -342,11 +355,11 @@ func (s *Service) decidedStep(ctx context.Context, m *migration.Migration, l *li
 	if n := len(state.Welcomes); n > 0 && state.Welcomes[n-1].Epoch == m.Epoch+1 {
 		entries = append(entries, welcomeEntry(&state.Welcomes[n-1], m.User))
 	}
-	return &step{next, effects, entries}, nil
+	return &registry.Accepted{Next: next, Effects: effects, Entries: entries}, nil
 }
 
 // signConfirmation is S's signed decision to move.
-func (s *Service) signConfirmation(m *migration.Migration) (migration.Signed, error) {
+func (s *core) signConfirmation(m *migration.Migration) (migration.Signed, error) {
 	response, err := mimiport.UnmarshalMigrationResponse(m.Response.Message)
 	if err != nil {
 		return migration.Signed{}, err
@@ -355,21 +368,8 @@ func (s *Service) signConfirmation(m *migration.Migration) (migration.Signed, er
 }
 
 // signAbort is S's signed decision not to move.
-func (s *Service) signAbort(m *migration.Migration) (migration.Signed, error) {
+func (s *core) signAbort(m *migration.Migration) (migration.Signed, error) {
 	return s.sign(m.Source, &mimiport.MigrationAbort{MigrationID: m.ID, SourceDomain: m.Source})
-}
-
-// sign signs a message as a local server and encodes it.
-func (s *Service) sign(server string, message interface {
-	mimiport.Signed
-	Marshal() ([]byte, error)
-}) (migration.Signed, error) {
-	keyID, err := s.Keys.Sign(server, message)
-	if err != nil {
-		return migration.Signed{}, err
-	}
-	data, err := message.Marshal()
-	return migration.Signed{Message: data, KeyID: keyID}, err
 }
 
 // giveUp aborts a migration that is not decided, for a reason to tell.
@@ -386,7 +386,7 @@ func (s *Service) AbortMigration(ctx context.Context, c api.Caller, id mimiport.
 	if m.Role != migration.Source {
 		return nil, mimiport.Errorf("abort", mimiport.KindForbidden, "only the source aborts a migration")
 	}
-	if err := s.member(ctx, c, m.RoomID); err != nil {
+	if err := s.requireMember(ctx, c, m.RoomID); err != nil {
 		return nil, err
 	}
 	if c.UserID != m.User {
@@ -432,83 +432,4 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 		return err
 	}
 	return s.takeEvent(ctx, m.ID, migration.Ack{}, row)
-}
-
-// logBytes and logEntries bound what of the log moves along.
-const (
-	logEntries = 1000
-	logBytes   = 1 << 20
-)
-
-// groupState is the encoded group_state (profile, section 4).
-func (s *Service) groupState(ctx context.Context, g *storage.Group, l *live, st *step, req *api.MigrationInitRequest) ([]byte, error) {
-	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
-	if err != nil {
-		return nil, err
-	}
-	state := &mimiport.GroupState{
-		Base:    mimiport.BaseState{Protocol: g.Protocol, GroupInfo: l.mls.GroupInfo(), RatchetTree: l.mls.RatchetTree()},
-		Commit:  mimiport.CommitState{Commit: req.Message, GroupInfo: req.GroupInfo},
-		Lineage: *lineage,
-	}
-	for _, p := range st.effects.Proposals {
-		if p.Ref != nil {
-			state.Proposals = append(state.Proposals, p.Message)
-		}
-	}
-	entries, err := s.recent(ctx, g)
-	if err != nil {
-		return nil, err
-	}
-	addLog(state, entries)
-	for i := range st.entries[1:] {
-		state.Welcomes = append(state.Welcomes, joiners(&st.entries[1+i])) // its own Welcome travels whatever the size
-	}
-	return state.Marshal()
-}
-
-// recent is the end of the log without application messages, as much of it as the bounds allow. It is never all in memory.
-func (s *Service) recent(ctx context.Context, g *storage.Group) (tail []storage.Entry, err error) {
-	from, size := uint64(1), 0
-	if g.NextSeq > logEntries {
-		from = g.NextSeq - logEntries
-	}
-	for {
-		page, err := s.Store.Entries(ctx, g.Key(), from, logEntries)
-		if err != nil || len(page) == 0 {
-			return tail, err
-		}
-		for _, e := range page {
-			if e.Kind != storage.EntryApplication {
-				e.GroupInfo = nil // it does not travel
-				tail, size = append(tail, e), size+len(e.Message)
-			}
-		}
-		for size > logBytes {
-			size -= len(tail[0].Message)
-			tail = tail[1:]
-		}
-		from = page[len(page)-1].Seq + 1
-	}
-}
-
-// addLog puts log entries into the state.
-func addLog(state *mimiport.GroupState, entries []storage.Entry) {
-	for i := range entries {
-		switch e := &entries[i]; e.Kind {
-		case storage.EntryProposal, storage.EntryCommit:
-			state.Log = append(state.Log, mimiport.LogEntry{Epoch: e.Epoch, Message: e.Message})
-		case storage.EntryWelcome:
-			state.Welcomes = append(state.Welcomes, joiners(e))
-		}
-	}
-}
-
-func joiners(e *storage.Entry) mimiport.Joiners {
-	return mimiport.Joiners{Epoch: e.Epoch, Welcome: e.Message, Identities: e.Recipients}
-}
-
-// welcomeEntry is the log entry for a Welcome that came with a group's state.
-func welcomeEntry(j *mimiport.Joiners, sender string) storage.Entry {
-	return storage.Entry{Kind: storage.EntryWelcome, Epoch: j.Epoch, Sender: sender, Message: j.Welcome, Recipients: j.Identities}
 }

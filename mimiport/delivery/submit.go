@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -19,68 +19,79 @@ const frozenRetry = time.Second
 
 // Submit implements API.
 func (s *Service) Submit(ctx context.Context, c api.Caller, id []byte, req *api.SubmitRequest) (*api.SubmitResponse, error) {
-	if err := s.checkSize("submit", req); err != nil {
+	if err := s.requireSize("submit", req); err != nil {
 		return nil, err
 	}
-	defer s.locks.lock(id)()
 	var res *api.SubmitResponse
-	err := retryConflicts(func() (err error) {
-		res, err = s.submit(ctx, c, id, req)
+	err := s.groups.With(ctx, id, func(h *registry.Held) (err error) {
+		res, err = s.submit(ctx, h, c, req)
 		return err
 	})
 	return res, err
 }
 
-// checkSize fails for a message that is larger, with what goes along, than this server takes.
-func (s *Service) checkSize(op string, req *api.SubmitRequest) error {
+// intake accepts messages into the log.
+type intake struct{ *core }
+
+// submission is one message, and the group that it is for as it is while it is held.
+type submission struct {
+	caller api.Caller
+	held   *registry.Held
+	group  *storage.Group
+	live   *registry.Live
+	req    *api.SubmitRequest
+	msg    *mls.Message
+}
+
+// requireSize fails for a message that is larger, with what goes along, than this server takes.
+func (s intake) requireSize(op string, req *api.SubmitRequest) error {
 	if n := len(req.Message) + len(req.GroupInfo) + len(req.Welcome); int64(n) > s.Limits.MessageBytes {
 		return mimiport.Errorf(op, mimiport.KindTooLarge, "%d bytes, %d are allowed", n, s.Limits.MessageBytes)
 	}
 	return nil
 }
 
-// submit accepts one message into the log, by a compare-and-set on the group's row. The caller holds the group's lock.
-func (s *Service) submit(ctx context.Context, c api.Caller, id []byte, req *api.SubmitRequest) (*api.SubmitResponse, error) {
-	g, err := s.group(ctx, id)
+// submit accepts one message into the log, by a compare-and-set on the group's row.
+func (s intake) submit(ctx context.Context, h *registry.Held, c api.Caller, req *api.SubmitRequest) (*api.SubmitResponse, error) {
+	g, err := h.Group(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.member(ctx, c, g.RoomID); err != nil {
+	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
 		return nil, err
 	}
 	if first, err := s.answered(ctx, c, g, req.Message); first != nil || err != nil {
 		return first, err
 	}
-	if err := s.here(ctx, g); err != nil {
+	if err := s.requireHosted(ctx, g); err != nil {
 		return nil, err
 	}
-	engine, err := s.engine(g.Protocol)
+	engine, err := s.Engines.Find(g.Protocol)
 	if err != nil {
 		return nil, err
 	}
-	msg, err := engine.Parse(req.Message)
-	if err != nil {
+	sub := &submission{caller: c, held: h, group: g, req: req}
+	if sub.msg, err = engine.Parse(req.Message); err != nil {
 		return nil, err
 	}
-	if err := s.admits(g, msg); err != nil {
-		if failed := s.notice(ctx, c, g, msg, req); failed != nil {
+	if err := requireAdmissible(g, sub.msg); err != nil {
+		if failed := s.noticeLaterEpoch(ctx, sub); failed != nil {
 			err = failed
 		}
 		return nil, err
 	}
-	l, err := s.live(ctx, g)
+	if sub.live, err = h.Live(ctx, g); err != nil {
+		return nil, err
+	}
+	a, err := s.accept(ctx, sub)
 	if err != nil {
 		return nil, err
 	}
-	step, err := s.step(ctx, c, g, l, msg, req)
-	if err != nil {
-		return nil, err
-	}
-	return s.append(ctx, g, l, step)
+	return s.append(ctx, sub, a)
 }
 
 // answered finds the answer that the same message of the same user got before.
-func (s *Service) answered(ctx context.Context, c api.Caller, g *storage.Group, message []byte) (*api.SubmitResponse, error) {
+func (s intake) answered(ctx context.Context, c api.Caller, g *storage.Group, message []byte) (*api.SubmitResponse, error) {
 	e, err := s.Store.EntryByHash(ctx, g.Key(), hash(message))
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
@@ -101,8 +112,8 @@ func epochAfter(e *storage.Entry) uint64 {
 	return e.Epoch
 }
 
-// admits fails unless the group's state and epoch allow the message.
-func (s *Service) admits(g *storage.Group, msg *mls.Message) error {
+// requireAdmissible fails unless the group's state and epoch allow the message.
+func requireAdmissible(g *storage.Group, msg *mls.Message) error {
 	fail := func(kind mimiport.Kind, info mimiport.Info, format string, args ...any) error {
 		return &mimiport.Error{Op: "submit", Kind: kind, Group: g.ID, Info: info, Err: fmt.Errorf(format, args...)}
 	}
@@ -122,71 +133,55 @@ func (s *Service) admits(g *storage.Group, msg *mls.Message) error {
 	return nil
 }
 
-// step is what accepting one message writes to the log, and the state after it.
-type step struct {
-	next    mls.Group       // nil for an application message
-	effects *mls.Effects    // of a Commit
-	entries []storage.Entry // without numbers
-}
-
-func (s *Service) step(ctx context.Context, c api.Caller, g *storage.Group, l *live, msg *mls.Message, req *api.SubmitRequest) (*step, error) {
-	entry := storage.Entry{Epoch: msg.Epoch, Sender: c.UserID, Message: req.Message}
-	switch msg.Kind {
+// accept checks one message that the group's state and epoch allow.
+func (s intake) accept(ctx context.Context, sub *submission) (*registry.Accepted, error) {
+	entry := storage.Entry{Epoch: sub.msg.Epoch, Sender: sub.caller.UserID, Message: sub.req.Message}
+	switch sub.msg.Kind {
 	case mls.KindProposal:
 		entry.Kind = storage.EntryProposal
-		next, err := s.propose(ctx, c, g, l, req.Message)
-		return &step{next: next, entries: []storage.Entry{entry}}, err
+		next, err := s.propose(ctx, sub)
+		return &registry.Accepted{Next: next, Entries: []storage.Entry{entry}}, err
 	case mls.KindCommit:
-		if err := plainCommit(msg); err != nil {
-			return nil, err
-		}
-		st, err := s.commit(ctx, c, g, l, req)
-		if err != nil {
-			return nil, err
-		}
-		if err := removesThem(g.Server, l.mls, st.effects); err != nil {
-			return nil, err
-		}
-		return st, s.keepsOwnEntries(ctx, g.Server, l.mls, st.next)
+		return s.plainCommit(ctx, sub)
 	}
 	entry.Kind = storage.EntryApplication
-	if !l.roster.has(c.UserID) {
-		return nil, mimiport.Errorf("submit", mimiport.KindForbidden, "%s is not in the group", c.UserID)
+	if !sub.live.Roster.Has(sub.caller.UserID) {
+		return nil, mimiport.Errorf("submit", mimiport.KindForbidden, "%s is not in the group", sub.caller.UserID)
 	}
-	return &step{entries: []storage.Entry{entry}}, nil
+	return &registry.Accepted{Entries: []storage.Entry{entry}}, nil
 }
 
 // propose checks a proposal: by the member who is calling, or by a user who asks to be added.
-func (s *Service) propose(ctx context.Context, c api.Caller, g *storage.Group, l *live, message []byte) (mls.Group, error) {
-	next, p, err := l.mls.Propose(message)
+func (s intake) propose(ctx context.Context, sub *submission) (mls.Group, error) {
+	next, p, err := sub.live.MLS.Propose(sub.req.Message)
 	if err != nil {
 		return nil, err
 	}
 	var sender mls.Member
 	switch {
 	case p.Sender.Type == mls.SenderMember:
-		sender, _ = l.mls.Member(p.Sender.Index)
+		sender, _ = sub.live.MLS.Member(p.Sender.Index)
 	case p.Sender.Type == mls.SenderNewMemberProposal && p.Add != nil:
 		sender = *p.Add
 	default:
 		return nil, mimiport.Errorf("submit", mimiport.KindForbidden, "external senders do not submit here")
 	}
-	if err := s.speaksFor(c, sender); err != nil {
+	if err := requireOwnLeaf(sub.caller, sender); err != nil {
 		return nil, err
 	}
 	if p.Add == nil {
 		return next, nil
 	}
-	added, err := identity(*p.Add)
+	added, err := registry.Identity(*p.Add)
 	if err != nil {
 		return nil, err
 	}
-	return next, s.joined(ctx, g.RoomID, []string{added.UserID})
+	return next, s.requireJoined(ctx, sub.group.RoomID, []string{added.UserID})
 }
 
-// speaksFor fails unless the member's leaf is one of the caller's.
-func (s *Service) speaksFor(c api.Caller, m mls.Member) error {
-	id, err := identity(m)
+// requireOwnLeaf fails unless the member's leaf is one of the caller's.
+func requireOwnLeaf(c api.Caller, m mls.Member) error {
+	id, err := registry.Identity(m)
 	if err != nil {
 		return err
 	}
@@ -196,46 +191,71 @@ func (s *Service) speaksFor(c api.Caller, m mls.Member) error {
 	return nil
 }
 
-// commit checks a Commit with its GroupInfo and Welcome, migration or not, and gives the step it makes.
-func (s *Service) commit(ctx context.Context, c api.Caller, g *storage.Group, l *live, req *api.SubmitRequest) (*step, error) {
-	next, effects, err := l.mls.Commit(req.Message, req.GroupInfo)
+// plainCommit checks a Commit that does not move the group.
+func (s intake) plainCommit(ctx context.Context, sub *submission) (*registry.Accepted, error) {
+	if err := requirePlain(sub.msg); err != nil {
+		return nil, err
+	}
+	a, err := s.commit(ctx, sub)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.speaksFor(c, effects.Committer); err != nil {
+	if err := requirePendingRemoves(sub.group.Server, sub.live.MLS, a.Effects); err != nil {
 		return nil, err
 	}
-	added, err := identities(effects.Added)
+	return a, s.requireOwnEntries(ctx, sub.group.Server, sub.live.MLS, a.Next)
+}
+
+// commit checks a Commit with its GroupInfo and Welcome, whether it moves the group or not.
+func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted, error) {
+	next, effects, err := sub.live.MLS.Commit(sub.req.Message, sub.req.GroupInfo)
 	if err != nil {
 		return nil, err
 	}
-	removed, err := identities(effects.Removed)
+	if err := requireOwnLeaf(sub.caller, effects.Committer); err != nil {
+		return nil, err
+	}
+	added, err := registry.Identities(effects.Added)
 	if err != nil {
 		return nil, err
 	}
-	updated, err := identities(effects.Updated)
+	removed, err := registry.Identities(effects.Removed)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.joined(ctx, g.RoomID, users(added, updated)); err != nil {
+	updated, err := registry.Identities(effects.Updated)
+	if err != nil {
 		return nil, err
 	}
-	if effects.Sender.Type == mls.SenderNewMemberCommit {
-		for _, r := range removed {
-			if r.UserID != c.UserID {
-				return nil, mimiport.Errorf("submit", mimiport.KindForbidden, "a resync removes its own leaf only")
-			}
-		}
+	if err := s.requireJoined(ctx, sub.group.RoomID, users(added, updated)); err != nil {
+		return nil, err
+	}
+	if err := requireOwnResync(sub.caller, effects, removed); err != nil {
+		return nil, err
 	}
 	entries := []storage.Entry{{
-		Kind: storage.EntryCommit, Epoch: l.mls.Epoch(), Sender: c.UserID, Message: req.Message, GroupInfo: req.GroupInfo, Recipients: removed,
+		Kind: storage.EntryCommit, Epoch: sub.live.MLS.Epoch(), Sender: sub.caller.UserID, Message: sub.req.Message,
+		GroupInfo: sub.req.GroupInfo, Recipients: removed,
 	}}
-	if len(req.Welcome) > 0 {
+	if len(sub.req.Welcome) > 0 {
 		entries = append(entries, storage.Entry{
-			Kind: storage.EntryWelcome, Epoch: next.Epoch(), Sender: c.UserID, Message: req.Welcome, Recipients: added,
+			Kind: storage.EntryWelcome, Epoch: next.Epoch(), Sender: sub.caller.UserID, Message: sub.req.Welcome, Recipients: added,
 		})
 	}
-	return &step{next, effects, entries}, s.welcomes(g, req.Welcome, effects)
+	return &registry.Accepted{Next: next, Effects: effects, Entries: entries}, s.requireWelcomes(sub, effects)
+}
+
+// requireOwnResync fails for an external Commit that removes a leaf of another user.
+func requireOwnResync(c api.Caller, effects *mls.Effects, removed []mimiport.LeafIdentity) error {
+	if effects.Sender.Type != mls.SenderNewMemberCommit {
+		return nil
+	}
+	for _, r := range removed {
+		if r.UserID != c.UserID {
+			return mimiport.Errorf("submit", mimiport.KindForbidden, "a resync removes its own leaf only")
+		}
+	}
+	return nil
 }
 
 func users(lists ...[]mimiport.LeafIdentity) []string {
@@ -248,91 +268,29 @@ func users(lists ...[]mimiport.LeafIdentity) []string {
 	return users
 }
 
-// welcomes fails unless the Welcome is for just those that the Commit adds.
-func (s *Service) welcomes(g *storage.Group, welcome []byte, effects *mls.Effects) error {
-	engine, err := s.engine(g.Protocol)
+// requireWelcomes fails unless the Welcome is for just those that the Commit adds.
+func (s intake) requireWelcomes(sub *submission, effects *mls.Effects) error {
+	engine, err := s.Engines.Find(sub.group.Protocol)
 	if err != nil {
 		return err
 	}
 	var all [][]byte
-	if len(welcome) > 0 {
-		all = [][]byte{welcome}
+	if len(sub.req.Welcome) > 0 {
+		all = [][]byte{sub.req.Welcome}
 	}
 	return engine.CheckWelcomes(effects, all)
 }
 
-// append writes a step to the log with its fan-out, in one transaction.
-func (s *Service) append(ctx context.Context, g *storage.Group, l *live, st *step) (*api.SubmitResponse, error) {
-	next, change := s.extend(g, l, st)
-	if st.effects != nil && st.effects.Sender.Type == mls.SenderNewMemberCommit {
+// append writes what was accepted to the log with its fan-out, in one transaction.
+func (s intake) append(ctx context.Context, sub *submission, a *registry.Accepted) (*api.SubmitResponse, error) {
+	g := sub.group
+	next, change := s.extend(g, sub.live, a)
+	if a.Effects != nil && a.Effects.Sender.Type == mls.SenderNewMemberCommit {
 		change.Rows = append(change.Rows, s.expelRow(g, g.Version)) // such a Commit drops what was proposed
 	}
 	if err := s.apply(ctx, change); err != nil {
 		return nil, err
 	}
-	s.advance(next, l, st)
+	sub.held.Advance(next, sub.live, a)
 	return &api.SubmitResponse{Term: g.Term, Seq: g.NextSeq, Epoch: next.Epoch}, nil
-}
-
-// extend is the change that appends a step to the log: the row after it, the entries, and a fan-out row for each entry and
-// each server that has recipients.
-func (s *Service) extend(g *storage.Group, l *live, st *step) (*storage.Group, *storage.Change) {
-	next := *g
-	if st.effects != nil {
-		next.Epoch++
-	}
-	now := s.Now()
-	change := &storage.Change{Group: &next}
-	for _, e := range st.entries {
-		e.GroupID, e.Term, e.Seq, e.At, e.Hash = g.ID, g.Term, next.NextSeq, now, hash(e.Message)
-		next.NextSeq++
-		change.Entries = append(change.Entries, e)
-		for _, server := range destinations(l.roster, &e) {
-			change.Rows = append(change.Rows, storage.Row{
-				Destination: server, Queue: fanOutQueue(g), Order: e.Seq, Kind: storage.RowFanOut,
-				GroupID: g.ID, Term: g.Term, Seq: e.Seq, Due: now,
-			})
-		}
-	}
-	if size := replayed(change.Entries); size > 0 && l.stored.outgrown(size) {
-		change.Rows = append(change.Rows, s.compaction(&change.Entries[0]))
-	}
-	return &next, change
-}
-
-// fanOutQueue is the queue of a group's messages in one term. Its order is that of the log.
-func fanOutQueue(g *storage.Group) string {
-	return fmt.Sprintf("group/%s/%d", base64.RawURLEncoding.EncodeToString(g.ID), g.Term)
-}
-
-// destinations lists the servers an entry goes to: those of the members of its epoch, or of those a Welcome is for.
-func destinations(members roster, e *storage.Entry) []string {
-	if e.Kind != storage.EntryWelcome {
-		return members.servers()
-	}
-	joiners := make(roster)
-	for i := range e.Recipients {
-		joiners.add(&e.Recipients[i])
-	}
-	return joiners.servers()
-}
-
-// advance brings the group in memory to where an applied step has brought the stored one. Where that fails it is loaded
-// again next time.
-func (s *Service) advance(g *storage.Group, l *live, st *step) {
-	var err error
-	switch {
-	case st.effects != nil:
-		err = l.accept(st.next, st.effects, g.NextSeq)
-	case st.next != nil:
-		l.mls = st.next
-	}
-	l.seq = g.NextSeq
-	l.stored.grow(replayed(st.entries))
-	key := cacheKey{string(g.ID), g.Term}
-	if err != nil {
-		s.cache.drop(key)
-		return
-	}
-	s.cache.put(key, l)
 }

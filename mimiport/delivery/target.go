@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -51,7 +52,10 @@ func (s *Service) RequestMigration(ctx context.Context, c api.Caller, req *api.M
 	if err != nil {
 		return nil, err
 	}
-	if err := s.stepRecord(ctx, &rec, nil, migration.Offer{}, nil); err != nil {
+	err = s.groups.With(ctx, r.GroupID, func(h *registry.Held) error {
+		return s.stepRecord(ctx, h, &rec, nil, migration.Offer{}, nil)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return &api.MigrationOffer{
@@ -168,7 +172,7 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkLineage(ctx, m, &state.Lineage); err != nil {
+	if err := s.requireHistory(ctx, m, &state.Lineage); err != nil {
 		return nil, err
 	}
 	next, err := s.derive(ctx, m, state)
@@ -184,7 +188,7 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 
 // derive opens the group at the epoch of the request and applies the migration Commit itself.
 func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mimiport.GroupState) (mls.Group, error) {
-	engine, err := s.engine(state.Base.Protocol)
+	engine, err := s.Engines.Find(state.Base.Protocol)
 	if err != nil {
 		return nil, err
 	}
@@ -208,16 +212,16 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 	if err != nil {
 		return nil, err
 	}
-	if err := s.migrationCommit(m, base, &step{next: next, effects: effects}, entry); err != nil {
+	if err := s.requireMigrationCommit(m, base, &registry.Accepted{Next: next, Effects: effects}, entry); err != nil {
 		return nil, err
 	}
-	if err := s.checkOwnEntries(ctx, m.Target, next); err != nil {
+	if err := s.requireOwnKey(ctx, m.Target, next); err != nil {
 		return nil, err
 	}
-	if err := s.speaksFor(api.Caller{UserID: m.User}, effects.Committer); err != nil {
+	if err := requireOwnLeaf(api.Caller{UserID: m.User}, effects.Committer); err != nil {
 		return nil, err
 	}
-	_, err = newRoster(next)
+	_, err = registry.NewRoster(next)
 	return next, err
 }
 
@@ -252,7 +256,7 @@ func (s *Service) stage(ctx context.Context, m *migration.Migration, up *api.Con
 }
 
 // newTerm is the row that a group's row of a new term takes the place of: a stored one, or one that is not stored yet.
-func (s *Service) newTerm(ctx context.Context, key storage.GroupKey) (*storage.Group, error) {
+func (s *core) newTerm(ctx context.Context, key storage.GroupKey) (*storage.Group, error) {
 	g, err := s.Store.GroupAt(ctx, key)
 	if errors.Is(err, storage.ErrNotFound) {
 		return &storage.Group{ID: key.ID, Term: key.Term}, nil
@@ -281,13 +285,13 @@ func (s *Service) stageChange(ctx context.Context, m *migration.Migration, old *
 		return nil, err
 	}
 	change.Entries = entries
-	change.Snapshots = []storage.Snapshot{snapshotOf(g, &live{mls: a.next, seq: g.NextSeq})}
+	change.Snapshots = []storage.Snapshot{registry.SnapshotOf(g, a.next, g.NextSeq)}
 	return change, nil
 }
 
 // importedLog is the log that members find here: what the source sent along, then the migration Commit and its Welcome.
 func (s *Service) importedLog(g *storage.Group, m *migration.Migration, a *arrival) ([]storage.Entry, error) {
-	engine, err := s.engine(g.Protocol)
+	engine, err := s.Engines.Find(g.Protocol)
 	if err != nil {
 		return nil, err
 	}

@@ -5,12 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -40,11 +39,6 @@ func (s *Service) Do(ctx context.Context, row storage.Row) error {
 	return fmt.Errorf("delivery: unknown kind of row %q", row.Kind)
 }
 
-// done deletes a row.
-func (s *Service) done(ctx context.Context, row *storage.Row) error {
-	return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}})
-}
-
 // purge forgets the log and the trees of a group that has moved away or was dropped. The redirect stays, for good.
 func (s *Service) purge(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
@@ -72,11 +66,14 @@ func (s *Service) deadlineCame(ctx context.Context, row *storage.Row) error {
 	return s.takeEvent(ctx, m.ID, migration.Deadline{At: at}, row)
 }
 
+// courier delivers the log to members.
+type courier struct{ *core }
+
 // maxInline is the largest message that travels inside its fan-out event; a larger one is fetched from the log (profile, section 7).
 const maxInline = 32 << 10
 
 // fanOut delivers one log entry to the members on one server.
-func (s *Service) fanOut(ctx context.Context, row *storage.Row) error {
+func (s courier) fanOut(ctx context.Context, row *storage.Row) error {
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
 		return err
@@ -105,7 +102,7 @@ func (s *Service) fanOut(ctx context.Context, row *storage.Row) error {
 	return s.done(ctx, row)
 }
 
-func (s *Service) fanOutContent(ctx context.Context, g *storage.Group, e *storage.Entry) (json.RawMessage, error) {
+func (s courier) fanOutContent(ctx context.Context, g *storage.Group, e *storage.Entry) (json.RawMessage, error) {
 	m, err := s.logMessage(ctx, e)
 	if err != nil {
 		return nil, err
@@ -118,17 +115,19 @@ func (s *Service) fanOutContent(ctx context.Context, g *storage.Group, e *storag
 
 // recipients lists the devices at a server that an entry goes to: those a Welcome is for; else the members there as they are
 // now, and those whom the entry itself removes. Whoever has left the room gets nothing.
-func (s *Service) recipients(ctx context.Context, g *storage.Group, e *storage.Entry, server string) (map[string][]string, error) {
-	to := make(roster)
+func (s courier) recipients(ctx context.Context, g *storage.Group, e *storage.Entry, server string) (map[string][]string, error) {
+	to := make(registry.Roster)
 	if e.Kind != storage.EntryWelcome {
-		members, err := s.membersAt(ctx, g, server)
+		err := s.groups.WithLive(ctx, g.Key(), func(_ *storage.Group, l *registry.Live) error {
+			to[server] = l.Roster.At(server)
+			return nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		to[server] = members
 	}
 	for i := range e.Recipients {
-		to.add(&e.Recipients[i])
+		to.Add(&e.Recipients[i])
 	}
 	var users []string
 	for user := range to[server] {
@@ -150,95 +149,27 @@ func (s *Service) recipients(ctx context.Context, g *storage.Group, e *storage.E
 	return devices, nil
 }
 
-// membersAt is a copy of the group's roster for one server.
-func (s *Service) membersAt(ctx context.Context, g *storage.Group, server string) (members map[string]map[string]int, err error) {
-	err = s.locked(ctx, g.Key(), func(_ *storage.Group, l *live) error {
-		members = make(map[string]map[string]int, len(l.roster[server]))
-		for user, devices := range l.roster[server] {
-			members[user] = maps.Clone(devices)
-		}
-		return nil
-	})
-	return members, err
-}
-
-// Migration implements API: for the two servers, the migrating user and the room's members.
-func (s *Service) Migration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
-	m, err := s.record(ctx, id)
+// compact stores a snapshot of the present epoch as it began, so that the log before it need not be replayed.
+func (s *Service) compact(ctx context.Context, row *storage.Row) error {
+	key := storage.GroupKey{ID: row.GroupID, Term: row.Term}
+	g, err := s.Store.GroupAt(ctx, key)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	switch {
-	case c.UserID == "" && (c.Server == m.Source || c.Server == m.Target):
-	case c.UserID != "" && c.UserID == m.User:
-	default:
-		if err := s.member(ctx, c, m.RoomID); err != nil {
-			return nil, err
-		}
+	change := &storage.Change{Done: []storage.RowKey{row.Key()}}
+	if !hosted(g) {
+		return s.apply(ctx, change) // it is on its way to be purged
 	}
-	st := status(m)
-	if m.State == migration.Offered {
-		st.Limits = &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes, Protocols: slices.Sorted(maps.Keys(s.Engines))}
-	}
-	return st, nil
-}
-
-func status(m *migration.Migration) *api.MigrationStatus {
-	st := &api.MigrationStatus{
-		MigrationID: m.ID.String(), Role: string(m.Role), State: string(m.State), GroupID: m.GroupID, RoomID: m.RoomID,
-		Source: m.Source, Target: m.Target, User: m.User, Term: m.Term, Epoch: m.Epoch, Reason: m.Reason,
-		MigrationResponse: signedInfo(m.Response), Complete: signedInfo(m.Complete),
-		Confirmation: signedInfo(m.Confirmation), Abort: signedInfo(m.Abort),
-	}
-	if !m.ExpiresAt.IsZero() {
-		st.ExpiresAt = m.ExpiresAt.UnixMilli()
-	}
-	if !m.DecideBy.IsZero() {
-		st.DecideBy = m.DecideBy.UnixMilli()
-	}
-	return st
-}
-
-func signedInfo(m migration.Signed) *api.SignedInfo {
-	if m.Message == nil {
-		return nil
-	}
-	return &api.SignedInfo{Message: m.Message, KeyID: m.KeyID}
-}
-
-// AdminGroups lists groups for an operator, by id.
-func (s *Service) AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error) {
-	return s.Store.Groups(ctx, after, limit)
-}
-
-// AdminGroup is one group for an operator, or a KindUnknownGroup error.
-func (s *Service) AdminGroup(ctx context.Context, id []byte) (*storage.Group, error) {
-	return s.group(ctx, id)
-}
-
-// AdminEvidence lists the evidence kept about a group, oldest first, or returns a KindUnknownGroup error.
-func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error) {
-	if _, err := s.group(ctx, id); err != nil {
-		return nil, err
-	}
-	return s.Store.Evidence(ctx, id)
-}
-
-// AdminMigrations lists migrations for an operator, by id.
-func (s *Service) AdminMigrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]*api.MigrationStatus, error) {
-	found, err := s.Store.Migrations(ctx, f, after, limit)
-	list := make([]*api.MigrationStatus, len(found))
-	for i := range found {
-		list[i] = status(&found[i])
-	}
-	return list, err
-}
-
-// AdminMigration is one migration for an operator, or a KindUnknownMigration error.
-func (s *Service) AdminMigration(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
-	m, err := s.record(ctx, id)
+	snap, last, err := s.groups.Compact(ctx, key)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return status(m), nil
+	if snap == nil {
+		return s.apply(ctx, change)
+	}
+	change.Snapshots, change.DropBefore = []storage.Snapshot{*snap}, &storage.Epoch{GroupKey: key, Epoch: last}
+	if err := s.apply(ctx, change); err != nil {
+		return err
+	}
+	return s.groups.Compacted(ctx, snap)
 }

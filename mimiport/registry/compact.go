@@ -60,7 +60,7 @@ func (r *Registry) Compact(ctx context.Context, key storage.GroupKey) (snap *sto
 	if err != nil || begin.Epoch() == last {
 		return nil, last, err
 	}
-	s := snapshotOf(row, begin, seq)
+	s := SnapshotOf(row, begin, seq)
 	return &s, last, nil
 }
 

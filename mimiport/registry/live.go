@@ -31,9 +31,10 @@ func NewLive(state mls.Group, seq uint64) (*Live, error) {
 }
 
 // Snapshot is the group's state as its row g and its log have it.
-func (l *Live) Snapshot(g *storage.Group) storage.Snapshot { return snapshotOf(g, l.MLS, l.seq) }
+func (l *Live) Snapshot(g *storage.Group) storage.Snapshot { return SnapshotOf(g, l.MLS, l.seq) }
 
-func snapshotOf(g *storage.Group, state mls.Group, seq uint64) storage.Snapshot {
+// SnapshotOf is a state of the group in row g, before log entry seq.
+func SnapshotOf(g *storage.Group, state mls.Group, seq uint64) storage.Snapshot {
 	return storage.Snapshot{
 		GroupID: g.ID, Term: g.Term, Epoch: state.Epoch(), Seq: seq,
 		GroupInfo: state.GroupInfo(), RatchetTree: state.RatchetTree(),

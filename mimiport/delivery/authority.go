@@ -1,0 +1,213 @@
+package delivery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// authority says who may do what, from the room's state now and the operator's policy.
+type authority struct{ *Deps }
+
+// policySetting is the name under which the operator's policy is stored.
+const policySetting = "policy"
+
+// Policy is the one in force: the configured defaults, or what the admin API has set since.
+func (a authority) Policy(ctx context.Context) (policy.Policy, error) {
+	raw, err := a.Store.Setting(ctx, policySetting)
+	if errors.Is(err, storage.ErrNotFound) {
+		return a.DefaultPolicy, nil
+	}
+	if err != nil {
+		return policy.Policy{}, err
+	}
+	var p policy.Policy
+	err = json.Unmarshal(raw, &p)
+	return p, err
+}
+
+// SetPolicy merges patch into the policy in force and keeps the result across restarts. It counts from the next decision on.
+func (a authority) SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error) {
+	p, err := a.Policy(ctx)
+	if err != nil {
+		return p, err
+	}
+	if p, err = p.Merge(patch); err != nil {
+		return p, err
+	}
+	raw, err := json.Marshal(p)
+	if err != nil {
+		return p, err
+	}
+	return p, a.Store.PutSetting(ctx, policySetting, raw)
+}
+
+// requireMember fails unless the caller is joined to the group's room, by its state now.
+func (a authority) requireMember(ctx context.Context, c api.Caller, roomID string) error {
+	if c.UserID == "" {
+		return mimiport.Errorf("authorise", mimiport.KindForbidden, "this needs a user")
+	}
+	st, err := a.Rooms.Standing(ctx, roomID, c.UserID)
+	if err != nil {
+		return err
+	}
+	if !st.Joined {
+		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not joined to the room", c.UserID)
+	}
+	return nil
+}
+
+// requireJoined fails unless all users are joined to the room.
+func (a authority) requireJoined(ctx context.Context, roomID string, users []string) error {
+	if len(users) == 0 {
+		return nil
+	}
+	missing, err := a.Rooms.NotJoined(ctx, roomID, users)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not joined to the room", missing[0])
+	}
+	return nil
+}
+
+// requireInRoom fails unless the caller, a user or a server, is in the group's room.
+func (a authority) requireInRoom(ctx context.Context, c api.Caller, roomID string) error {
+	if c.UserID != "" {
+		return a.requireMember(ctx, c, roomID)
+	}
+	in, err := a.Rooms.ServerJoined(ctx, roomID, c.Server)
+	if err == nil && !in {
+		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not in the room", c.Server)
+	}
+	return err
+}
+
+// requireCreator fails unless the caller may create groups here, within the quota.
+func (a authority) requireCreator(ctx context.Context, c api.Caller) error {
+	p, err := a.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	local := false
+	if a.IsLocal(c.Server) {
+		if local, err = a.Rooms.LocalAccount(ctx, c.UserID); err != nil {
+			return err
+		}
+	}
+	if !p.MayCreate(local, c.Server) {
+		return mimiport.Errorf("reserve group", mimiport.KindForbidden, "%s may not create groups on this server", c.UserID)
+	}
+	hosted, reserved, err := a.Store.CountGroups(ctx, c.UserID)
+	if err != nil {
+		return err
+	}
+	if p.Quotas.Groups > 0 && (hosted >= p.Quotas.Groups || reserved >= maxReserved) {
+		return mimiport.Errorf("reserve group", mimiport.KindQuota, "too many groups")
+	}
+	return nil
+}
+
+// maxReserved bounds the ids that one user may hold without binding a group to them.
+const maxReserved = 100
+
+// quotaFacts is what the quotas of a migration count, besides what the store knows. nil asks for no quota: a migration that
+// has begun is not refused for its number.
+type quotaFacts struct {
+	starting  bool // this migration is not counted yet
+	members   int
+	foreignID bool
+}
+
+// decide gathers the facts and asks the policy, on either side and at every step. Only a caller tells whether an administrator asks.
+func (a authority) decide(ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller, q *quotaFacts) error {
+	p, err := a.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	f, err := a.facts(ctx, side, m, c)
+	if err != nil {
+		return err
+	}
+	if q != nil {
+		f.Members, f.ForeignID = q.members, q.foreignID
+		if err := a.count(ctx, f, m, q); err != nil {
+			return err
+		}
+	}
+	return policy.Decide(&p, f)
+}
+
+func (a authority) facts(ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller) (*policy.Facts, error) {
+	user := c.UserID
+	if user == "" {
+		user = m.User
+	}
+	f := &policy.Facts{Side: side, UserServer: registry.ServerOf(user), UserAdmin: c.Admin || c.UserID == "" && m.ByAdmin, Peer: m.Target}
+	if side == migration.Target {
+		f.Peer = m.Source
+	}
+	st, err := a.Rooms.Standing(ctx, m.RoomID, user)
+	if err != nil {
+		return nil, err
+	}
+	f.RoomKnown, f.UserJoined, f.UserMayPoint = st.Exists, st.Joined, st.Power >= st.PointerLevel
+	if f.PeerAllowed, err = a.Rooms.ServerAllowed(ctx, m.RoomID, f.Peer); err != nil {
+		return nil, err
+	}
+	if f.TargetInRoom, err = a.Rooms.ServerJoined(ctx, m.RoomID, m.Target); err != nil {
+		return nil, err
+	}
+	if f.UserServerInRoom, err = a.Rooms.ServerJoined(ctx, m.RoomID, f.UserServer); err != nil {
+		return nil, err
+	}
+	if a.IsLocal(f.UserServer) {
+		f.UserLocal, err = a.Rooms.LocalAccount(ctx, user)
+	}
+	return f, err
+}
+
+// countLimit is where counting for a quota ends: no quota is meant to be larger.
+const countLimit = 10_000
+
+func (a authority) count(ctx context.Context, f *policy.Facts, m *migration.Migration, q *quotaFacts) (err error) {
+	now := a.Now()
+	hourAgo := now.Add(-time.Hour)
+	own := 0
+	if q.starting {
+		own = 1
+	}
+	tally := func(n *int, own int, filter storage.MigrationFilter) {
+		if err != nil {
+			return
+		}
+		var found []migration.Migration
+		found, err = a.Store.Migrations(ctx, filter, mimiport.MigrationID{}, countLimit)
+		if !filter.Since.IsZero() { // what a clock that was ahead has dated must not count until it is past
+			found = slices.DeleteFunc(found, func(m migration.Migration) bool { return m.CreatedAt.After(now) })
+		}
+		*n = len(found) + own
+	}
+	tally(&f.Moves, own, storage.MigrationFilter{Role: f.Side, User: m.User, Since: hourAgo})
+	if f.Side == migration.Source {
+		tally(&f.Aborts, 1, storage.MigrationFilter{Role: f.Side, GroupID: m.GroupID, Since: hourAgo, States: []migration.State{migration.Aborted}})
+		return err
+	}
+	tally(&f.Offers, own, storage.MigrationFilter{Role: f.Side, User: m.User, States: []migration.State{migration.Offered}})
+	tally(&f.Staged, 1, storage.MigrationFilter{Role: f.Side, States: []migration.State{migration.Staged}})
+	if err == nil {
+		f.Groups, _, err = a.Store.CountGroups(ctx, m.User)
+		f.Groups++
+	}
+	return err
+}

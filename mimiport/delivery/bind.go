@@ -1,0 +1,131 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// ReserveGroup implements API. Only the room's members who may create groups here are given an id.
+func (s *Service) ReserveGroup(ctx context.Context, c api.Caller, req *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
+	if err := s.requireMember(ctx, c, req.RoomID); err != nil {
+		return nil, err
+	}
+	if err := s.requireCreator(ctx, c); err != nil {
+		return nil, err
+	}
+	pre := mimiport.GroupIDPreimage{CreatingServer: s.serverFor(c), RoomID: req.RoomID}
+	if _, err := io.ReadFull(s.Rand, pre.Nonce[:]); err != nil {
+		return nil, err
+	}
+	entry, err := s.senderEntry(ctx, pre.CreatingServer, req.SuiteRequest)
+	if err != nil {
+		return nil, err
+	}
+	lineage := mimiport.Lineage{CreatingServer: pre.CreatingServer, Preimage: &pre, RoomID: req.RoomID}
+	encoded, err := lineage.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	g := &storage.Group{
+		ID: pre.GroupID(), State: migration.GroupReserved, Server: pre.CreatingServer, RoomID: req.RoomID, Creator: c.UserID,
+		NextSeq: 1, Lineage: encoded, CreatedAt: s.Now(),
+	}
+	if err := s.apply(ctx, &storage.Change{Group: g}); err != nil {
+		return nil, err
+	}
+	return &api.ReserveGroupResponse{GroupID: g.ID, Preimage: *preimage(&lineage), ExternalSender: entry}, nil
+}
+
+// serverFor is the local server name that acts for a caller: their own homeserver's where that is one of ours.
+func (s *Service) serverFor(c api.Caller) string {
+	if s.IsLocal(c.Server) {
+		return c.Server
+	}
+	return s.Server
+}
+
+// BindGroup implements API.
+func (s *Service) BindGroup(ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest) (*api.GroupResponse, error) {
+	var res *api.GroupResponse
+	err := s.groups.With(ctx, id, func(h *registry.Held) (err error) {
+		res, err = s.bind(ctx, h, c, req)
+		return err
+	})
+	return res, err
+}
+
+func (s *Service) bind(ctx context.Context, h *registry.Held, c api.Caller, req *api.BindGroupRequest) (*api.GroupResponse, error) {
+	g, err := h.Group(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+		return nil, err
+	}
+	if g.Creator != c.UserID {
+		return nil, &mimiport.Error{Op: "bind", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("the id was given to another user")}
+	}
+	engine, err := s.Engines.Find(req.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	state, err := engine.Open(req.GroupInfo, req.RatchetTree)
+	if err != nil {
+		return nil, err
+	}
+	if g.State != migration.GroupReserved {
+		return s.rebind(ctx, h, g, state.Epoch(), req)
+	}
+	if string(state.ID()) != string(g.ID) {
+		return nil, mimiport.Errorf("bind", mimiport.KindInvalid, "the GroupInfo is of another group")
+	}
+	if err := s.requireOwnKey(ctx, g.Server, state); err != nil {
+		return nil, err
+	}
+	l, err := registry.NewLive(state, g.NextSeq)
+	if err != nil {
+		return nil, err
+	}
+	if !l.Roster.Has(c.UserID) {
+		return nil, mimiport.Errorf("bind", mimiport.KindForbidden, "%s is not in the group", c.UserID)
+	}
+	if err := s.requireJoined(ctx, g.RoomID, l.Roster.Users()); err != nil {
+		return nil, err
+	}
+	next := *g
+	next.State, next.Protocol, next.CipherSuite, next.Epoch = migration.GroupActive, req.Protocol, state.CipherSuite(), state.Epoch()
+	change := &storage.Change{Group: &next, Snapshots: []storage.Snapshot{l.Snapshot(&next)}}
+	if err := s.apply(ctx, change); err != nil {
+		return nil, err
+	}
+	return describe(&next, state)
+}
+
+// rebind answers a repeated bind: the first answer when it is the same group, as it is now.
+func (s *Service) rebind(ctx context.Context, h *registry.Held, g *storage.Group, epoch uint64, req *api.BindGroupRequest) (*api.GroupResponse, error) {
+	first, err := s.Store.Snapshot(ctx, g.Key(), epoch)
+	if errors.Is(err, storage.ErrNotFound) {
+		first, err = new(storage.Snapshot), nil // bound to a later epoch, or so long ago that it is not known any more
+	}
+	if err != nil {
+		return nil, err
+	}
+	if g.Term != 0 || first.Seq != 1 || string(first.GroupInfo) != string(req.GroupInfo) {
+		return nil, &mimiport.Error{Op: "bind", Kind: mimiport.KindConflict, Group: g.ID, Err: errors.New("the id is bound already")}
+	}
+	if err := s.requireHosted(ctx, g); err != nil {
+		return nil, err
+	}
+	l, err := h.Live(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	return describe(g, l.MLS)
+}

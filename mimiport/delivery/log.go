@@ -1,0 +1,63 @@
+package delivery
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// extend is the change that appends accepted messages to a group's log: the row after it, the entries, and a fan-out row for each entry
+// and each server that has recipients.
+func (s *core) extend(g *storage.Group, l *registry.Live, a *registry.Accepted) (*storage.Group, *storage.Change) {
+	next := *g
+	if a.Effects != nil {
+		next.Epoch++
+	}
+	now := s.Now()
+	change := &storage.Change{Group: &next}
+	for _, e := range a.Entries {
+		e.GroupID, e.Term, e.Seq, e.At, e.Hash = g.ID, g.Term, next.NextSeq, now, hash(e.Message)
+		next.NextSeq++
+		change.Entries = append(change.Entries, e)
+		for _, server := range destinations(l.Roster, &e) {
+			change.Rows = append(change.Rows, storage.Row{
+				Destination: server, Queue: fanOutQueue(g.Key()), Order: e.Seq, Kind: storage.RowFanOut,
+				GroupID: g.ID, Term: g.Term, Seq: e.Seq, Due: now,
+			})
+		}
+	}
+	if l.Outgrown(change.Entries) {
+		change.Rows = append(change.Rows, s.compaction(&change.Entries[0]))
+	}
+	return &next, change
+}
+
+// fanOutQueue is the queue of a group's messages in one term. Its order is that of the log.
+func fanOutQueue(key storage.GroupKey) string {
+	return fmt.Sprintf("group/%s/%d", base64.RawURLEncoding.EncodeToString(key.ID), key.Term)
+}
+
+// destinations lists the servers an entry goes to: those of the members of its epoch, or of those a Welcome is for.
+func destinations(members registry.Roster, e *storage.Entry) []string {
+	if e.Kind != storage.EntryWelcome {
+		return members.Servers()
+	}
+	joiners := make(registry.Roster)
+	for i := range e.Recipients {
+		joiners.Add(&e.Recipients[i])
+	}
+	return joiners.Servers()
+}
+
+// compaction is the row by which this server stores a snapshot some time after a log entry.
+func (s *core) compaction(e *storage.Entry) storage.Row {
+	return storage.Row{
+		Destination: s.Server, Queue: "compact/" + fanOutQueue(storage.GroupKey{ID: e.GroupID, Term: e.Term}), Order: e.Seq,
+		Kind: storage.RowCompact, GroupID: e.GroupID, Term: e.Term, Seq: e.Seq, Due: e.At,
+	}
+}
+
+func hash(message []byte) [32]byte { return sha256.Sum256(message) }

@@ -1,0 +1,92 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// requireHosted fails unless the group is hosted here: with the redirect when it has moved, with a time to try again while it is staged,
+// as stopped when it is behind its members, and as unknown while nothing is bound to the id.
+func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
+	switch g.State {
+	case migration.GroupMoved:
+		moved, err := s.moved(ctx, g)
+		if err != nil {
+			return err
+		}
+		return &mimiport.Error{
+			Op: "find group", Kind: mimiport.KindMoved, Group: g.ID,
+			Info: mimiport.Info{Moved: moved}, Err: fmt.Errorf("the group is at %s", moved.Server),
+		}
+	case migration.GroupStaged:
+		return &mimiport.Error{
+			Op: "find group", Kind: mimiport.KindInProgress, Group: g.ID,
+			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("the group is being moved here"),
+		}
+	case migration.GroupStopped:
+		return &mimiport.Error{Op: "find group", Kind: mimiport.KindStopped, Group: g.ID, Err: errors.New("members are in a later epoch than this server, whose operator has to decide")}
+	case migration.GroupReserved:
+		return &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: g.ID, Err: errors.New("no group is bound to the id")}
+	}
+	return nil
+}
+
+// moved is the redirect of a group that has moved.
+func (s *core) moved(ctx context.Context, g *storage.Group) (*mimiport.Moved, error) {
+	if g.Migration == (mimiport.MigrationID{}) {
+		return movedByClaim(g)
+	}
+	m, err := s.record(ctx, g.Migration)
+	if err != nil {
+		return nil, err
+	}
+	return redirect(m), nil
+}
+
+// redirect is the redirect that a migration leaves, with the evidence for it.
+func redirect(m *migration.Migration) *mimiport.Moved {
+	return &mimiport.Moved{
+		Server: m.Target, Term: m.Term, Response: m.Response.Message,
+		Confirmation: m.Confirmation.Message, KeyID: m.Confirmation.KeyID,
+	}
+}
+
+// movedByClaim is the redirect of a group that has yielded: the last step of its lineage is the claim.
+func movedByClaim(g *storage.Group) (*mimiport.Moved, error) {
+	l, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	if len(l.Steps) == 0 || l.Steps[len(l.Steps)-1].Claim == nil {
+		return nil, errors.New("delivery: a group has moved nowhere")
+	}
+	signed := l.Steps[len(l.Steps)-1].Claim
+	claim, err := mimiport.UnmarshalLineageClaim(signed.Message)
+	if err != nil {
+		return nil, err
+	}
+	return &mimiport.Moved{Server: claim.DomainName, Term: claim.Term, Claim: signed.Message, KeyID: signed.KeyID}, nil
+}
+
+// host says where a group is, whoever asks.
+func (s *core) host(ctx context.Context, id []byte) (*api.HostResponse, error) {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	res := &api.HostResponse{GroupID: g.ID, DeliveryService: g.Server, Term: g.Term, Lineage: g.Lineage}
+	if g.State == migration.GroupMoved {
+		moved, err := s.moved(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		res.DeliveryService, res.Term, res.Moved = moved.Server, moved.Term, api.RedirectInfo(moved)
+	}
+	return res, nil
+}

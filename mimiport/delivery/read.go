@@ -1,0 +1,189 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// view loads a group for a member to read. A group that has moved can be read: what was accepted here is served.
+func (s *Service) view(ctx context.Context, c api.Caller, id []byte) (*storage.Group, error) {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return g, s.requireReadable(ctx, c, g)
+}
+
+// requireReadable fails unless the caller may read what was accepted here: also after the group has moved or was stopped.
+func (s *Service) requireReadable(ctx context.Context, c api.Caller, g *storage.Group) error {
+	if err := s.requireMember(ctx, c, g.RoomID); err != nil || g.State == migration.GroupMoved || g.State == migration.GroupStopped {
+		return err
+	}
+	return s.requireHosted(ctx, g)
+}
+
+// viewTerm is view for a group in a term that may be over; nil is the present one.
+func (s *Service) viewTerm(ctx context.Context, c api.Caller, id []byte, term *uint64) (*storage.Group, error) {
+	if term == nil {
+		return s.view(ctx, c, id)
+	}
+	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: id, Term: *term})
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: id, Err: fmt.Errorf("not here in term %d", *term)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return g, s.requireReadable(ctx, c, g)
+}
+
+// Group implements API. Of a group that has moved it is told only to where.
+func (s *Service) Group(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
+	g, err := s.view(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.requireHosted(ctx, g); err != nil {
+		return nil, err
+	}
+	var res *api.GroupResponse
+	err = s.groups.WithLive(ctx, g.Key(), func(g *storage.Group, l *registry.Live) (err error) {
+		if err := s.requireHosted(ctx, g); err != nil { // it may have moved meanwhile
+			return err
+		}
+		res, err = describe(g, l.MLS)
+		return err
+	})
+	return res, err
+}
+
+func describe(g *storage.Group, state mls.Group) (*api.GroupResponse, error) {
+	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	return &api.GroupResponse{
+		GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
+		Preimage: preimage(lineage), CreatingServer: lineage.CreatingServer, DeliveryService: g.Server,
+		State: string(g.State), Term: g.Term, Epoch: state.Epoch(), NextSeq: g.NextSeq, GroupInfo: state.GroupInfo(),
+		TreeHash: state.TreeHash(), ConfirmedTranscriptHash: state.ConfirmedTranscriptHash(), Members: state.NumMembers(),
+	}, nil
+}
+
+func preimage(l *mimiport.Lineage) *api.Preimage {
+	if l.Preimage == nil {
+		return nil
+	}
+	return &api.Preimage{CreatingServer: l.Preimage.CreatingServer, RoomID: l.Preimage.RoomID, Nonce: l.Preimage.Nonce[:]}
+}
+
+// Host implements API.
+func (s *Service) Host(ctx context.Context, c api.Caller, id []byte) (*api.HostResponse, error) {
+	if _, err := s.view(ctx, c, id); err != nil {
+		return nil, err
+	}
+	return s.host(ctx, id)
+}
+
+// RatchetTree implements API. Epochs before the oldest snapshot are KindWrongEpoch.
+func (s *Service) RatchetTree(ctx context.Context, c api.Caller, id []byte, epoch uint64) ([]byte, error) {
+	g, err := s.view(ctx, c, id)
+	if err != nil {
+		return nil, err
+	}
+	wrong := &mimiport.Error{
+		Op: "read tree", Kind: mimiport.KindWrongEpoch, Group: id,
+		Info: mimiport.Info{Epoch: &g.Epoch}, Err: fmt.Errorf("no tree of epoch %d", epoch),
+	}
+	if epoch > g.Epoch {
+		return nil, wrong
+	}
+	state, err := s.groups.StateAt(ctx, g.Key(), epoch)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, wrong
+	}
+	if err != nil {
+		return nil, err
+	}
+	return state.RatchetTree(), nil
+}
+
+// The sizes of a piece of the log.
+const (
+	defaultMessages = 100
+	maxMessages     = 500
+	maxMessageBytes = 4 << 20
+)
+
+// Messages implements API. Welcomes are shown to those they are for.
+func (s *Service) Messages(ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery) (*api.MessagesResponse, error) {
+	g, err := s.viewTerm(ctx, c, id, q.Term)
+	if err != nil {
+		return nil, err
+	}
+	if q.Limit <= 0 {
+		q.Limit = defaultMessages
+	}
+	entries, err := s.Store.Entries(ctx, storage.GroupKey{ID: id, Term: g.Term}, max(q.From, 1), min(q.Limit, maxMessages))
+	if err != nil {
+		return nil, err
+	}
+	res := &api.MessagesResponse{Term: g.Term, Messages: []api.LogMessage{}, Next: max(q.From, 1)}
+	size := 0
+	for i := range entries {
+		e := &entries[i]
+		if size += len(e.Message); size > maxMessageBytes && i > 0 {
+			break
+		}
+		res.Next = e.Seq + 1
+		if visibleTo(e, c.UserID) {
+			m, err := s.logMessage(ctx, e)
+			if err != nil {
+				return nil, err
+			}
+			res.Messages = append(res.Messages, *m)
+		}
+	}
+	if res.End = len(entries) == 0 || res.Next >= g.NextSeq; res.End && g.State == migration.GroupMoved {
+		moved, err := s.moved(ctx, g)
+		if err != nil {
+			return nil, err
+		}
+		res.Moved = api.RedirectInfo(moved)
+	}
+	return res, nil
+}
+
+func visibleTo(e *storage.Entry, userID string) bool {
+	if e.Kind != storage.EntryWelcome {
+		return true
+	}
+	for _, r := range e.Recipients {
+		if r.UserID == userID {
+			return true
+		}
+	}
+	return false
+}
+
+// logMessage is an entry as members see it. With a migration Commit goes the evidence for it.
+func (s *core) logMessage(ctx context.Context, e *storage.Entry) (*api.LogMessage, error) {
+	m := &api.LogMessage{Seq: e.Seq, Epoch: e.Epoch, Kind: string(e.Kind), Sender: e.Sender, Message: e.Message}
+	if e.Migration == nil {
+		return m, nil
+	}
+	rec, err := s.record(ctx, *e.Migration)
+	if err != nil {
+		return nil, err
+	}
+	m.Migration = api.RedirectInfo(redirect(rec))
+	return m, nil
+}

@@ -1,0 +1,152 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// settle is how long after the news of a change the room's state is asked: the host tells it before it has committed it.
+const settle = time.Second
+
+// RoomChanged is to be called when somebody has left a room or its pointer has changed, as often as one likes: this server looks after
+// the groups bound to it.
+func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
+	groups, err := s.Store.GroupsInRoom(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	for i := range groups {
+		if !hosted(&groups[i]) {
+			continue
+		}
+		row := s.expelRow(&groups[i], uint64(s.Now().UnixNano()))
+		row.Due = row.Due.Add(settle)
+		err := s.apply(ctx, &storage.Change{Rows: []storage.Row{row}})
+		if err != nil && !errors.Is(err, storage.ErrConflict) {
+			return err
+		}
+	}
+	return nil
+}
+
+// hosted says whether a group lives here, in this term.
+func hosted(g *storage.Group) bool {
+	return g.State == migration.GroupActive || g.State == migration.GroupFrozen
+}
+
+// expelRow is a row by which this server looks after a group: whether it is still here, and who of its members is not in the room.
+func (s *core) expelRow(g *storage.Group, order uint64) storage.Row {
+	return storage.Row{
+		Destination: s.Server, Queue: "expel/" + fanOutQueue(g.Key()), Order: order, Kind: migration.RowExpel,
+		GroupID: g.ID, Term: g.Term, Due: s.Now(),
+	}
+}
+
+// followRoom does what a change of the room asks for.
+func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
+	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
+	if err != nil {
+		return err
+	}
+	if stateOf(g).Owned() {
+		if err := s.takePointer(ctx, g); err != nil {
+			return err
+		}
+	}
+	return s.expel(ctx, row)
+}
+
+// removals propose that members go who have left the room.
+type removals struct{ *core }
+
+// expel proposes to remove the leaves of users who are not joined to the room, where the group lets this server propose.
+func (s removals) expel(ctx context.Context, row *storage.Row) error {
+	return s.groups.With(ctx, row.GroupID, func(h *registry.Held) error {
+		g, err := h.GroupAt(ctx, row.Term)
+		if err != nil {
+			return err
+		}
+		if g.State != migration.GroupActive { // frozen: the set of proposals is closed; what follows asks again
+			return s.done(ctx, row)
+		}
+		l, err := h.Live(ctx, g)
+		if err != nil {
+			return err
+		}
+		own := ownEntries(g.Server, l.MLS)
+		if len(own) == 0 {
+			return s.done(ctx, row)
+		}
+		leaves, err := s.strangers(ctx, g, l)
+		if err != nil {
+			return err
+		}
+		if len(leaves) == 0 {
+			return s.done(ctx, row)
+		}
+		return s.proposeRemoves(ctx, h, g, l, own[0], leaves, row)
+	})
+}
+
+// expelShare is the share of a group's leaves above which nothing is proposed at once: rather has the room's state been reset.
+const expelShare = 0.5
+
+// strangers lists the leaves of users who are not joined to the room and whose removal is not proposed yet.
+func (s removals) strangers(ctx context.Context, g *storage.Group, l *registry.Live) (leaves []uint32, err error) {
+	gone, err := s.Rooms.NotJoined(ctx, g.RoomID, l.Roster.Users())
+	if err != nil || len(gone) == 0 {
+		return nil, err
+	}
+	pending := pendingRemoves(g.Server, l.MLS)
+	total := 0
+	for m := range l.MLS.Members() {
+		id, err := registry.Identity(m)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(gone, id.UserID) {
+			continue
+		}
+		if total++; !slices.Contains(pending, m.Leaf) {
+			leaves = append(leaves, m.Leaf)
+		}
+	}
+	if float64(total) > expelShare*float64(l.MLS.NumMembers()) {
+		s.Log.Error("most of a group's members have left its room at once: nothing is proposed", "room", g.RoomID, "leaves", total)
+		return nil, mimiport.Errorf("expel", mimiport.KindInProgress, "%d of %d leaves at once", total, l.MLS.NumMembers())
+	}
+	return leaves, nil
+}
+
+// proposeRemoves accepts this server's own proposals into the log.
+func (s removals) proposeRemoves(ctx context.Context, h *registry.Held, g *storage.Group, l *registry.Live, index uint32, leaves []uint32, row *storage.Row) error {
+	o, err := s.sender(ctx, g.Server, g.Protocol, g.CipherSuite)
+	if err != nil {
+		return err
+	}
+	a := &registry.Accepted{Next: l.MLS}
+	for _, leaf := range leaves {
+		message, err := o.mls.ProposeRemove(l.MLS, o.private, index, leaf)
+		if err != nil {
+			return err
+		}
+		if a.Next, _, err = a.Next.Propose(message); err != nil {
+			return err
+		}
+		a.Entries = append(a.Entries, storage.Entry{Kind: storage.EntryProposal, Epoch: g.Epoch, Message: message})
+	}
+	next, change := s.extend(g, l, a)
+	change.Done = []storage.RowKey{row.Key()}
+	if err := s.apply(ctx, change); err != nil {
+		return err
+	}
+	h.Advance(next, l, a)
+	return nil
+}

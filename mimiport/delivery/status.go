@@ -1,0 +1,93 @@
+package delivery
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// Migration implements API: for the two servers, the migrating user and the room's members.
+func (s *Service) Migration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
+	m, err := s.record(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case c.UserID == "" && (c.Server == m.Source || c.Server == m.Target):
+	case c.UserID != "" && c.UserID == m.User:
+	default:
+		if err := s.requireMember(ctx, c, m.RoomID); err != nil {
+			return nil, err
+		}
+	}
+	st := status(m)
+	if m.State == migration.Offered {
+		st.Limits = &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes, Protocols: slices.Sorted(maps.Keys(s.Engines))}
+	}
+	return st, nil
+}
+
+func status(m *migration.Migration) *api.MigrationStatus {
+	st := &api.MigrationStatus{
+		MigrationID: m.ID.String(), Role: string(m.Role), State: string(m.State), GroupID: m.GroupID, RoomID: m.RoomID,
+		Source: m.Source, Target: m.Target, User: m.User, Term: m.Term, Epoch: m.Epoch, Reason: m.Reason,
+		MigrationResponse: signedInfo(m.Response), Complete: signedInfo(m.Complete),
+		Confirmation: signedInfo(m.Confirmation), Abort: signedInfo(m.Abort),
+	}
+	if !m.ExpiresAt.IsZero() {
+		st.ExpiresAt = m.ExpiresAt.UnixMilli()
+	}
+	if !m.DecideBy.IsZero() {
+		st.DecideBy = m.DecideBy.UnixMilli()
+	}
+	return st
+}
+
+func signedInfo(m migration.Signed) *api.SignedInfo {
+	if m.Message == nil {
+		return nil
+	}
+	return &api.SignedInfo{Message: m.Message, KeyID: m.KeyID}
+}
+
+// AdminGroups lists groups for an operator, by id.
+func (s *Service) AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error) {
+	return s.Store.Groups(ctx, after, limit)
+}
+
+// AdminGroup is one group for an operator, or a KindUnknownGroup error.
+func (s *Service) AdminGroup(ctx context.Context, id []byte) (*storage.Group, error) {
+	return s.groups.Group(ctx, id)
+}
+
+// AdminEvidence lists the evidence kept about a group, oldest first, or returns a KindUnknownGroup error.
+func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error) {
+	if _, err := s.groups.Group(ctx, id); err != nil {
+		return nil, err
+	}
+	return s.Store.Evidence(ctx, id)
+}
+
+// AdminMigrations lists migrations for an operator, by id.
+func (s *Service) AdminMigrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]*api.MigrationStatus, error) {
+	found, err := s.Store.Migrations(ctx, f, after, limit)
+	list := make([]*api.MigrationStatus, len(found))
+	for i := range found {
+		list[i] = status(&found[i])
+	}
+	return list, err
+}
+
+// AdminMigration is one migration for an operator, or a KindUnknownMigration error.
+func (s *Service) AdminMigration(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
+	m, err := s.record(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return status(m), nil
+}
