@@ -56,8 +56,8 @@ func (s *Service) takeLineage(ctx context.Context, id []byte, l *mimiport.Lineag
 	return s.takeNext(ctx, g, &l.Steps[len(own.Steps)], req)
 }
 
-// takePointer looks at where the room says that its group is: shown there a confirmation of its own that it does not remember, this
-// server stops. The pointer is advisory: what does not verify is passed over.
+// takePointer looks at where the room says that its group is: shown there a confirmation of its own that it does not
+// remember, this server stops. The pointer is advisory: what does not verify is passed over.
 func (s *Service) takePointer(ctx context.Context, g *storage.Group) error {
 	content, err := s.Rooms.State(ctx, g.RoomID, api.EventPointer)
 	if err != nil || content == nil {
@@ -88,7 +88,9 @@ func (s *Service) takePointer(ctx context.Context, g *storage.Group) error {
 }
 
 // takeNext does what is to be done about the verified step that begins the term after a group's.
-func (s *Service) takeNext(ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest) error {
+func (s *Service) takeNext(
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest,
+) error {
 	next, err := s.next(ctx, step)
 	if err != nil {
 		return err
@@ -107,7 +109,10 @@ func (s *Service) takeNext(ctx context.Context, g *storage.Group, step *mimiport
 	case migration.TakeClaim:
 		return s.yield(ctx, g, req)
 	case migration.RefuseRecover:
-		return &mimiport.Error{Op: "yield", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("this server's policy does not accept that a group hosted here is recovered elsewhere")}
+		return &mimiport.Error{
+			Op: "yield", Kind: mimiport.KindForbidden, Group: g.ID,
+			Err: errors.New("this server's policy does not accept that a group hosted here is recovered elsewhere"),
+		}
 	}
 	return nil
 }

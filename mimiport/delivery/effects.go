@@ -78,7 +78,8 @@ func (s *core) stepRecord(ctx context.Context, h *registry.Held, m *migration.Mi
 	}
 	after()
 	if ready.Evidence != nil && stateOf(g).Owned() && !ready.Group.Owned() {
-		s.Log.Error("the group is elsewhere in a later term: this server stops", "group", fmt.Sprintf("%x", g.ID), "term", g.Term)
+		s.Log.Error("the group is elsewhere in a later term: this server stops",
+			"group", fmt.Sprintf("%x", g.ID), "term", g.Term)
 	}
 	if ready.Forget {
 		h.Drop(g.Term)
@@ -97,7 +98,7 @@ func refusal(err error) error {
 		return &mimiport.Error{
 			Op: "begin term", Kind: mimiport.KindInProgress, Info: mimiport.Info{RetryAfter: frozenRetry}, Err: err,
 		}
-	case errors.Is(err, migration.ErrTaken), errors.Is(err, migration.ErrNotGone), errors.Is(err, migration.ErrNotGiven):
+	case errors.Is(err, migration.ErrTaken):
 		return mimiport.Errorf("begin term", mimiport.KindConflict, "%w", err)
 	}
 	return err
@@ -159,7 +160,7 @@ func (s *core) signReady(r *migration.Ready) (err error) {
 // nextGroup is the group's row after a step.
 func (s *core) nextGroup(ctx context.Context, g *storage.Group, r *migration.Ready) (*storage.Group, error) {
 	if g == nil {
-		return nil, mimiport.Errorf("step", mimiport.KindInternal, "the group of migration %s is not here", r.Migration.ID)
+		return nil, mimiport.Errorf("step", mimiport.KindInternal, "no group for migration %s", r.Migration.ID)
 	}
 	next := *g
 	next.State, next.Migration = r.Group.State, r.Group.Migration
@@ -225,6 +226,9 @@ func (s *core) evidence(m *migration.Migration, g *storage.Group, e migration.Ev
 	if g != nil {
 		id = g.ID
 	}
-	s.Log.Error("evidence kept: see the admin API", "kind", e.Kind, "group", fmt.Sprintf("%x", id), "migration", m.ID, "source", m.Source, "target", m.Target)
-	return storage.Evidence{GroupID: id, Migration: m.ID, Kind: e.Kind, Data: e.Message.Message, KeyID: e.Message.KeyID, At: s.Now()}
+	s.Log.Error("evidence kept: see the admin API", "kind", e.Kind, "group", fmt.Sprintf("%x", id),
+		"migration", m.ID, "source", m.Source, "target", m.Target)
+	return storage.Evidence{
+		GroupID: id, Migration: m.ID, Kind: e.Kind, Data: e.Message.Message, KeyID: e.Message.KeyID, At: s.Now(),
+	}
 }

@@ -322,7 +322,8 @@ func (s *Service) voted(ctx context.Context, row *storage.Row, answer *api.Signe
 		return s.giveUp(ctx, m.ID, row, err)
 	}
 	return s.takeEvent(ctx, m.ID, migration.Vote{
-		Complete: migration.Signed{Message: answer.Message, KeyID: answer.KeyID}, ContentHash: complete.ContentHash, At: s.Now(),
+		Complete:    migration.Signed{Message: answer.Message, KeyID: answer.KeyID},
+		ContentHash: complete.ContentHash, At: s.Now(),
 	}, row)
 }
 

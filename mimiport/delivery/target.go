@@ -124,7 +124,8 @@ func (s *Service) takeSecondContent(ctx context.Context, m *migration.Migration,
 		return err
 	}
 	return s.takeEvent(ctx, m.ID, migration.Content{
-		Message: migration.Signed{Message: up.Data, KeyID: up.KeyID}, ContentHash: hashAs(m.ContentHash, up.Data), At: s.Now(),
+		Message:     migration.Signed{Message: up.Data, KeyID: up.KeyID},
+		ContentHash: hashAs(m.ContentHash, up.Data), At: s.Now(),
 	}, nil)
 }
 
@@ -265,13 +266,16 @@ func (s *core) newTerm(ctx context.Context, key storage.GroupKey) (*storage.Grou
 }
 
 // stageChange writes the group as it will be, unreachable until the decision, in the place of the row old.
-func (s *Service) stageChange(ctx context.Context, m *migration.Migration, old *storage.Group, r *migration.Ready, a *arrival) (*storage.Change, error) {
+func (s *Service) stageChange(
+	ctx context.Context, m *migration.Migration, old *storage.Group, r *migration.Ready, a *arrival,
+) (*storage.Change, error) {
 	lineage, err := a.state.Lineage.Marshal()
 	if err != nil {
 		return nil, err
 	}
 	g := &storage.Group{
-		ID: m.GroupID, Term: old.Term, Version: old.Version, Server: m.Target, RoomID: a.state.Lineage.RoomID, Creator: m.User,
+		ID: m.GroupID, Term: old.Term, Version: old.Version,
+		Server: m.Target, RoomID: a.state.Lineage.RoomID, Creator: m.User,
 		Protocol: a.next.Protocol(), CipherSuite: a.next.CipherSuite(), Epoch: a.next.Epoch(),
 		Lineage: lineage, CreatedAt: s.Now(),
 	}
@@ -425,7 +429,8 @@ func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *ap
 	if err := s.Keys.VerifySince(ctx, m.Source, req.KeyID, abort, m.CreatedAt); err != nil {
 		return err
 	}
-	return s.takeEvent(ctx, m.ID, migration.SourceAbort{Abort: migration.Signed{Message: req.Message, KeyID: req.KeyID}}, nil)
+	signed := migration.Signed{Message: req.Message, KeyID: req.KeyID}
+	return s.takeEvent(ctx, m.ID, migration.SourceAbort{Abort: signed}, nil)
 }
 
 // DropStaged ends a migration at its target that waits for a source which will not answer any more. A vote is a promise: this is for

@@ -219,6 +219,25 @@ func TestReclaimForgotten(t *testing.T) {
 	}
 }
 
+// TestReclaimOtherBranch: a source that was restored and accepted another Commit in the place of the migration Commit
+// reclaims nothing: what the target was given is not what is here, though it is of the same epoch.
+func TestReclaimOtherBranch(t *testing.T) {
+	p := newPlay(t)
+	backup, before := p.copyOf(serverA), p.group
+	p.move(serverA, serverB, bob)
+	l := p.lineage(serverB)
+	p.restore(serverA, backup)
+	p.group = before
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	if err := p.show(serverA, l); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); mimiport.KindOf(err) != mimiport.KindConflict {
+		t.Errorf("the reclaim ends with %v", err)
+	}
+	p.expectAt(serverA, serverB, 1)
+}
+
 // TestRecalledWhileFrozen: a source that was restored, has aborted what it had confirmed and is frozen for another migration when it is
 // shown its confirmation, confirms no other.
 func TestRecalledWhileFrozen(t *testing.T) {

@@ -7,8 +7,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Next is the verified step of a lineage that begins the term after a group's, and all that counts for or against it. It is the place
-// for every further fact that decides who has a group.
+// Next is the verified step of a lineage that begins the term after a group's, and all that counts for or against it.
+// It is the place for every further fact that decides who has a group.
 type Next struct {
 	Kind           mimiport.StepKind
 	Migration      mimiport.MigrationID // of a StepMigration
@@ -48,8 +48,8 @@ func (g Group) Judge(n Next) Ruling {
 // elsewhere is why a migration is given up when the server learns that the group is in a later term.
 const elsewhere = "the group is elsewhere in a later term"
 
-// GiveUpElsewhere gives up the migration that a group is frozen for, before the Recall of another one: a vote could otherwise still have
-// this server confirm it, against what it has been shown.
+// GiveUpElsewhere gives up the migration that a group is frozen for, before the Recall of another one: a vote could
+// otherwise still have this server confirm it, against what it has been shown.
 var GiveUpElsewhere = GiveUp{Reason: elsewhere}
 
 // requireThawed fails if the group is frozen for another migration than the record's.
@@ -60,9 +60,9 @@ func (r *Ready) requireThawed() error {
 	return nil
 }
 
-// Recall is S's own verified confirmation, shown to S: it has signed what it does not remember, as after the restore of a
-// backup. Its signature beats its database, its own abort included (profile, section 3). A receiver without a state is the record that
-// S must once have had. It fails with ErrFrozen while the group is frozen for another migration.
+// Recall is S's own verified confirmation, shown to S: it has signed what it does not remember, as after the restore of
+// a backup. Its signature beats its database, its own abort included (profile, section 3). A receiver without a state
+// is the record that S must once have had. It fails with ErrFrozen while the group is frozen for another migration.
 type Recall struct {
 	Confirmation Signed
 	Lineage      []byte // that was shown, encoded
@@ -85,8 +85,9 @@ func (e Recall) step(r *Ready) error {
 	return nil
 }
 
-// Yield is another server's verified claim to a group that is hosted here: the group redirects there. The receiver is the record that
-// the group is frozen for, which is given up, or the zero record. It fails with ErrFrozen for any other.
+// Yield is another server's verified claim to a group that is hosted here: the group redirects there. The receiver is
+// the record that the group is frozen for, which is given up, or the zero record. It fails with ErrFrozen for any
+// other.
 type Yield struct{ Lineage []byte } // that was shown, encoded
 
 func (e Yield) step(r *Ready) error {
@@ -107,8 +108,9 @@ var (
 	ErrNotGiven = errors.New("migration: what the target was given is not here")
 )
 
-// Reclaim ends a term, here or at the target, that a Claim of this server follows, by an operator (profile, section 6). The receiver is the
-// record of the migration by which the group moved, or the zero record. It fails with ErrNotGone or ErrNotGiven.
+// Reclaim ends a term, here or at the target, that a Claim of this server follows, by an operator (profile, section 6).
+// The receiver is the record of the migration by which the group moved, or the zero record. It fails with ErrNotGone or
+// ErrNotGiven.
 type Reclaim struct {
 	Given bool // what the target was given is here: the log ends with the migration Commit
 }
@@ -128,8 +130,8 @@ func (e Reclaim) step(r *Ready) error {
 	return nil
 }
 
-// Claim begins a term of this server's own, by an operator. Step it on the zero record and on the row of that term. It fails with ErrStaged
-// or ErrTaken where the row is not vacant.
+// Claim begins a term of this server's own, by an operator. Step it on the zero record and on the row of that term. It
+// fails with ErrStaged or ErrTaken where the row is not vacant.
 type Claim struct{}
 
 func (Claim) step(r *Ready) error {

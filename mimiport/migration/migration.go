@@ -1,6 +1,8 @@
-// Package migration holds the two machines of the hand-over (profile, section 6) as pure functions: a state and an event
-// give the next state and what is to be done about it. It does no I/O, reads no clock and signs nothing: times and signed
-// messages arrive in events, prepared by the caller, and leave the server only with the state that Step returned.
+// Package migration holds the two machines of the hand-over (profile, section 6) as pure functions, and what a server
+// does when it learns of a later term or claims a group: a record, the group's row and an event give all that follows,
+// as a Ready. It does no I/O, reads no clock and signs nothing: times arrive in events, and a Ready says what to sign,
+// to store and to do later. Package delivery writes Ready values to its store, package explore to the worlds that it
+// searches, so that what follows from a step stands here alone.
 package migration
 
 import (
@@ -70,8 +72,8 @@ type Migration struct {
 	Reason       string // why it was aborted or dropped, for people
 }
 
-// Accepted says whether the source's log has the migration Commit: not if its confirmation was shown to it after an abort, or after it had
-// forgotten the migration.
+// Accepted says whether the source's log has the migration Commit: not if its confirmation was shown to it after an
+// abort, or after it had forgotten the migration.
 func (m *Migration) Accepted() bool {
 	return (m.State == Decided || m.State == Moved) && m.CommitHash != nil && m.Abort.Message == nil
 }

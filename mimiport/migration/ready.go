@@ -2,8 +2,9 @@ package migration
 
 import "time"
 
-// Ready is all that follows from an event: plain values, in the manner of etcd-io/raft. The caller signs first as Sign says, then
-// writes everything else in one transaction. Nothing leaves the server before that transaction is durable: the rows send it.
+// Ready is all that follows from an event: plain values, in the manner of etcd-io/raft. The caller signs first as Sign
+// says, then writes everything else in one transaction. Nothing leaves the server before that transaction is durable:
+// the rows send it.
 type Ready struct {
 	Migration Migration // the record after the event; its State is another one exactly if the record has changed
 	Group     Group     // the group's row after the event, equal to the one before if it has not changed
@@ -16,11 +17,17 @@ type Ready struct {
 	KeepContent []byte // S: the MigrationContent to store, nil for none
 	DropContent bool   // S: delete it, once the Commit in it is accepted where Accept says so
 
-	Accept bool   // S: append the migration Commit of the stored content to the log, and fan it out
-	Begin  bool   // the group begins here in the row's term: its log and trees replace all that an earlier migration left in that row
-	Extend bool   // T: the lineage of the group grows by the step that this migration is
-	Follow []byte // the encoded lineage that was shown: the group's becomes that, up to the term after its own; nil for none
-	Forget bool   // delete the log and the trees of the group
+	// S: append the migration Commit of the stored content to the log, and fan it out.
+	Accept bool
+	// The group begins here in the row's term: its log and trees replace all that an earlier migration left in that
+	// row.
+	Begin bool
+	// T: the lineage of the group grows by the step that this migration is.
+	Extend bool
+	// The encoded lineage that was shown, nil for none: the group's becomes that, up to the term after its own.
+	Follow []byte
+	// Delete the log and the trees of the group.
+	Forget bool
 
 	Evidence []Evidence // to keep for people
 }
@@ -57,7 +64,8 @@ const (
 	RowLineage      RowKind = "lineage"      // S: show the target that the group was reclaimed from it
 )
 
-// Evidence is something that another server has signed and should not have, or that this server has and does not remember.
+// Evidence is something that another server has signed and should not have, or that this server has and does not
+// remember.
 type Evidence struct {
 	Kind    EvidenceKind
 	Message Signed // the signed message, or an encoded lineage

@@ -39,42 +39,6 @@ func (e Vote) step(r *Ready) error {
 	return nil
 }
 
-// Deadline ends a record that has nothing Left to wait for: S's decide_by or the expiry of T's offer has come. Another
-// record does not change.
-type Deadline struct{ At time.Time }
-
-func (e Deadline) step(r *Ready) error {
-	m := &r.Migration
-	if m.Left(e.At) > 0 {
-		return nil
-	}
-	switch m.State {
-	case Frozen:
-		r.abort("no vote before decide_by")
-	case Offered:
-		r.drop(Signed{}, "the offer expired")
-	}
-	return nil
-}
-
-// Left is how long a record waits yet, by a clock that is at a time: S for the vote, T for the content; 0 for what waits no more. Nor
-// is anything left by a clock from before the record: it has gone back, and might do so again. Until the end has been written, a vote
-// or a content counts all the same.
-func (m Migration) Left(at time.Time) time.Duration {
-	deadline := m.ExpiresAt
-	switch m.State {
-	case Frozen:
-		deadline = m.DecideBy
-	case Offered:
-	default:
-		return 0
-	}
-	if at.Before(m.CreatedAt) {
-		return 0
-	}
-	return max(deadline.Sub(at), 0)
-}
-
 // GiveUp aborts before the decision: T refused for good, policy changed, or the client asked.
 type GiveUp struct{ Reason string }
 

@@ -22,8 +22,12 @@ var (
 	decideBy = start.Add(time.Minute)
 	hash     = []byte("content hash")
 
+	theContent = signed("content")
+
 	id, other = mimiport.MigrationID{1}, mimiport.MigrationID{2}
 )
+
+type content = migration.Content
 
 func signed(what string) migration.Signed { return migration.Signed{Message: []byte(what)} }
 
@@ -39,12 +43,12 @@ var events = []struct {
 	{"clock at the deadline", migration.Deadline{At: decideBy}},
 	{"clock before the record", migration.Deadline{At: created.Add(-1)}},
 	{"vote before the record", migration.Vote{ContentHash: hash, Complete: signed("vote"), At: created.Add(-1)}},
-	{"content before the record", migration.Content{Message: signed("content"), ContentHash: hash, At: created.Add(-1)}},
+	{"content before the record", content{Message: theContent, ContentHash: hash, At: created.Add(-1)}},
 	{"giving up", migration.GiveUp{Reason: "asked to"}},
 	{"acknowledgement", migration.Ack{}},
-	{"content in time", migration.Content{Message: signed("content"), ContentHash: hash, DecideBy: decideBy, At: start}},
-	{"content too late", migration.Content{Message: signed("content"), ContentHash: hash, At: decideBy}},
-	{"another content", migration.Content{Message: signed("content"), ContentHash: []byte("other"), At: start}},
+	{"content in time", content{Message: theContent, ContentHash: hash, DecideBy: decideBy, At: start}},
+	{"content too late", content{Message: theContent, ContentHash: hash, At: decideBy}},
+	{"another content", content{Message: theContent, ContentHash: []byte("other"), At: start}},
 	{"confirmation", migration.Confirm{Confirmation: signed("confirmation")}},
 	{"source's abort", migration.SourceAbort{Abort: signed("abort")}},
 	{"another step of the term", migration.Superseded{}},
@@ -56,7 +60,9 @@ var events = []struct {
 
 // in is a record in a state, as it comes to it.
 func in(s migration.State) migration.Migration {
-	m := migration.Migration{ID: id, State: s, CreatedAt: created, DecideBy: decideBy, ExpiresAt: decideBy, ContentHash: hash}
+	m := migration.Migration{
+		ID: id, State: s, CreatedAt: created, DecideBy: decideBy, ExpiresAt: decideBy, ContentHash: hash,
+	}
 	switch s {
 	case "":
 		return migration.Migration{}
@@ -70,24 +76,51 @@ func in(s migration.State) migration.Migration {
 	return m
 }
 
+// The states of a group.
+const (
+	groupReserved = migration.GroupReserved
+	groupActive   = migration.GroupActive
+	groupFrozen   = migration.GroupFrozen
+	groupStopped  = migration.GroupStopped
+	groupMoved    = migration.GroupMoved
+	groupStaged   = migration.GroupStaged
+	groupDropped  = migration.GroupDropped
+)
+
+// by is a group's row in a state, by a migration.
+func by(id mimiport.MigrationID, state migration.GroupState) migration.Group {
+	return migration.Group{State: state, Migration: id}
+}
+
+// none is the id of no migration.
+var none mimiport.MigrationID
+
 // situations are the records, each with the groups that it can meet.
 var situations = []struct {
 	state  migration.State
 	groups []migration.Group
 }{
-	{migration.Frozen, []migration.Group{{migration.GroupFrozen, id}}},
-	{migration.Decided, []migration.Group{{migration.GroupMoved, id}}},
-	{migration.Moved, []migration.Group{{migration.GroupMoved, id}}},
-	{migration.Aborted, []migration.Group{{migration.GroupActive, id}, {migration.GroupFrozen, other}, {migration.GroupMoved, other}, {State: migration.GroupStopped}}},
-	{migration.Offered, []migration.Group{{}, {migration.GroupDropped, other}, {migration.GroupStaged, other}, {migration.GroupActive, other}}},
-	{migration.Staged, []migration.Group{{migration.GroupStaged, id}}},
-	{migration.Active, []migration.Group{{migration.GroupActive, id}}},
-	{migration.Dropped, []migration.Group{{}, {migration.GroupDropped, id}, {migration.GroupDropped, other}, {migration.GroupActive, other}}},
-	{"", []migration.Group{{State: migration.GroupActive}, {migration.GroupFrozen, other}, {State: migration.GroupStopped}, {State: migration.GroupMoved}}},
+	{migration.Frozen, []migration.Group{by(id, groupFrozen)}},
+	{migration.Decided, []migration.Group{by(id, groupMoved)}},
+	{migration.Moved, []migration.Group{by(id, groupMoved)}},
+	{migration.Aborted, []migration.Group{
+		by(id, groupActive), by(other, groupFrozen), by(other, groupMoved), by(none, groupStopped),
+	}},
+	{migration.Offered, []migration.Group{
+		{}, by(other, groupDropped), by(other, groupStaged), by(other, groupActive),
+	}},
+	{migration.Staged, []migration.Group{by(id, groupStaged)}},
+	{migration.Active, []migration.Group{by(id, groupActive)}},
+	{migration.Dropped, []migration.Group{
+		{}, by(id, groupDropped), by(other, groupDropped), by(other, groupActive),
+	}},
+	{"", []migration.Group{
+		by(none, groupActive), by(other, groupFrozen), by(none, groupStopped), by(none, groupMoved),
+	}},
 }
 
-// TestTransitions compares all that follows from each event, in each situation, with the reviewed table in testdata. What is not in the
-// table changes nothing and asks for nothing.
+// TestTransitions compares all that follows from each event, in each situation, with the reviewed table in testdata.
+// What is not in the table changes nothing and asks for nothing.
 func TestTransitions(t *testing.T) {
 	var got bytes.Buffer
 	for _, s := range situations {
@@ -121,7 +154,7 @@ func nameGroup(g migration.Group) string {
 	switch {
 	case g.State == "":
 		return "not here"
-	case g.State == migration.GroupDropped && g.Migration == mimiport.MigrationID{}:
+	case g.State == groupDropped && g.Migration == mimiport.MigrationID{}:
 		return "forgotten"
 	case g.Migration == other:
 		return string(g.State) + " by another"
@@ -160,27 +193,27 @@ func tell(m migration.Migration, g migration.Group, r migration.Ready, err error
 
 // TestBegin compares what begins a record or a term, in the same words.
 func TestBegin(t *testing.T) {
-	moved, active := migration.Group{State: migration.GroupMoved, Migration: id}, migration.Group{State: migration.GroupActive}
 	for _, c := range []struct {
 		from  migration.State
 		group migration.Group
 		event migration.Event
 		want  string
 	}{
-		{"", active, migration.Init{Content: []byte("content")}, "→ frozen; the group frozen; put deadline for later; put content; keep the content"},
+		{"", by(none, groupActive), migration.Init{Content: []byte("content")},
+			"→ frozen; the group frozen; put deadline for later; put content; keep the content"},
 		{"", migration.Group{}, migration.Offer{}, "→ offered; put deadline for later"},
 
 		{"", migration.Group{}, migration.Claim{}, "the group active; begin the term"},
-		{"", migration.Group{State: migration.GroupDropped, Migration: other}, migration.Claim{}, "the group active; begin the term"},
-		{"", migration.Group{State: migration.GroupStaged, Migration: other}, migration.Claim{}, "error: " + migration.ErrStaged.Error()},
-		{"", moved, migration.Claim{}, "error: " + migration.ErrTaken.Error()},
+		{"", by(other, groupDropped), migration.Claim{}, "the group active; begin the term"},
+		{"", by(other, groupStaged), migration.Claim{}, "error: " + migration.ErrStaged.Error()},
+		{"", by(id, groupMoved), migration.Claim{}, "error: " + migration.ErrTaken.Error()},
 
-		{migration.Moved, moved, migration.Reclaim{Given: true}, "delete [confirmation]; put lineage"},
-		{migration.Decided, moved, migration.Reclaim{Given: true}, "delete [confirmation]; put lineage"},
-		{migration.Moved, moved, migration.Reclaim{}, "error: " + migration.ErrNotGiven.Error()},
-		{"", migration.Group{State: migration.GroupMoved}, migration.Reclaim{Given: true}, "error: " + migration.ErrNotGiven.Error()},
-		{"", migration.Group{State: migration.GroupStopped}, migration.Reclaim{}, ""},
-		{"", active, migration.Reclaim{Given: true}, "error: " + migration.ErrNotGone.Error()},
+		{migration.Moved, by(id, groupMoved), migration.Reclaim{Given: true}, "delete [confirmation]; put lineage"},
+		{migration.Decided, by(id, groupMoved), migration.Reclaim{Given: true}, "delete [confirmation]; put lineage"},
+		{migration.Moved, by(id, groupMoved), migration.Reclaim{}, "error: " + migration.ErrNotGiven.Error()},
+		{"", by(none, groupMoved), migration.Reclaim{Given: true}, "error: " + migration.ErrNotGiven.Error()},
+		{"", by(none, groupStopped), migration.Reclaim{}, ""},
+		{"", by(none, groupActive), migration.Reclaim{Given: true}, "error: " + migration.ErrNotGone.Error()},
 	} {
 		m := in(c.from)
 		if c.from == "" {
@@ -200,15 +233,15 @@ func TestJudge(t *testing.T) {
 	reclaim := migration.Next{Kind: mimiport.StepReclaim}
 	recover := migration.Next{Kind: mimiport.StepRecover}
 	accepted := migration.Next{Kind: mimiport.StepRecover, ClaimsAccepted: true}
+	host := [5]migration.Ruling{
+		migration.TakeOwn, migration.TakeOwn, migration.TakeClaim, migration.RefuseRecover, migration.TakeClaim,
+	}
+	staged := [5]migration.Ruling{
+		migration.TakeConfirm, migration.TakeOther, migration.TakeOther, migration.TakeOther, migration.TakeOther,
+	}
 	for state, want := range map[migration.GroupState][5]migration.Ruling{
-		"":                      {},
-		migration.GroupReserved: {},
-		migration.GroupMoved:    {},
-		migration.GroupDropped:  {},
-		migration.GroupStaged:   {migration.TakeConfirm, migration.TakeOther, migration.TakeOther, migration.TakeOther, migration.TakeOther},
-		migration.GroupActive:   {migration.TakeOwn, migration.TakeOwn, migration.TakeClaim, migration.RefuseRecover, migration.TakeClaim},
-		migration.GroupFrozen:   {migration.TakeOwn, migration.TakeOwn, migration.TakeClaim, migration.RefuseRecover, migration.TakeClaim},
-		migration.GroupStopped:  {migration.TakeOwn, migration.TakeOwn, migration.TakeClaim, migration.RefuseRecover, migration.TakeClaim},
+		"": {}, groupReserved: {}, groupMoved: {}, groupDropped: {},
+		groupStaged: staged, groupActive: host, groupFrozen: host, groupStopped: host,
 	} {
 		for n, next := range []migration.Next{own, another, reclaim, recover, accepted} {
 			if got := (migration.Group{State: state, Migration: id}).Judge(next); got != want[n] {
@@ -237,18 +270,22 @@ func TestEndedStates(t *testing.T) {
 	}
 }
 
-// TestConfirmationWins: of the ended records only that of an abort changes, by the confirmation, and only while the group is to be had.
+// TestConfirmationWins: of the ended records only that of an abort changes, by the confirmation, and only while the
+// group is to be had.
 func TestConfirmationWins(t *testing.T) {
-	confirm, recall := migration.Confirm{Confirmation: signed("confirmation")}, migration.Recall{Confirmation: signed("confirmation")}
+	confirm := migration.Confirm{Confirmation: signed("confirmation")}
+	recall := migration.Recall{Confirmation: signed("confirmation")}
 	for _, s := range situations {
 		for _, g := range s.groups {
+			if !s.state.Ended() {
+				continue
+			}
 			confirmed, _ := in(s.state).Step(g, confirm)
 			recalled, _ := in(s.state).Step(g, recall)
-			if s.state.Ended() && confirmed.Migration.State != s.state && (s.state != migration.Dropped || g != migration.Group{State: migration.GroupDropped, Migration: id}) {
+			kept := s.state == migration.Dropped && g == by(id, groupDropped)
+			forgot := s.state == migration.Aborted && g.Owned()
+			if confirmed.Migration.State != s.state && !kept || recalled.Migration.State != s.state && !forgot {
 				t.Errorf("a confirmation changes a record that is %s, the group %s", s.state, nameGroup(g))
-			}
-			if s.state.Ended() && recalled.Migration.State != s.state && (s.state != migration.Aborted || !g.Owned()) {
-				t.Errorf("an own confirmation changes a record that is %s, the group %s", s.state, nameGroup(g))
 			}
 		}
 	}
@@ -257,7 +294,7 @@ func TestConfirmationWins(t *testing.T) {
 // TestSignedOnlyOnce: a source signs either the confirmation or the abort, and never again.
 func TestSignedOnlyOnce(t *testing.T) {
 	for _, e := range events {
-		first, _ := in(migration.Frozen).Step(migration.Group{State: migration.GroupFrozen, Migration: id}, e.event)
+		first, _ := in(migration.Frozen).Step(by(id, groupFrozen), e.event)
 		for _, later := range events {
 			second, _ := first.Migration.Step(first.Group, later.event)
 			if first.Sign != migration.SignNothing && second.Sign != migration.SignNothing {

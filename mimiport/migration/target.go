@@ -14,7 +14,8 @@ func (Offer) step(r *Ready) error {
 	return nil
 }
 
-// Content is a MigrationContent that S has signed and that T, unless it has voted already, has verified in every respect.
+// Content is a MigrationContent that S has signed and that T, unless it has voted already, has verified in every
+// respect.
 type Content struct {
 	Message     Signed
 	ContentHash []byte
@@ -47,15 +48,17 @@ func (e Content) stage(r *Ready) error {
 	}
 	m := &r.Migration
 	m.State = Staged
-	m.ContentHash, m.CommitHash, m.RoomID, m.Term, m.DecideBy = e.ContentHash, e.CommitHash, e.RoomID, e.Term, e.DecideBy
+	m.ContentHash, m.CommitHash, m.DecideBy = e.ContentHash, e.CommitHash, e.DecideBy
+	m.RoomID, m.Term = e.RoomID, e.Term
 	r.Sign = SignComplete
 	r.Group, r.Begin = Group{GroupStaged, m.ID}, true
 	r.put(RowAsk, m.DecideBy)
 	return nil
 }
 
-// Confirm is S's verified MigrationConfirmation, from whomever T has it. A vote is a promise: T activates whatever has changed
-// since, even an abort: if S signed both, the confirmation wins (profile, section 6), as long as what was staged is kept.
+// Confirm is S's verified MigrationConfirmation, from whomever T has it. A vote is a promise: T activates whatever has
+// changed since, even an abort: if S signed both, the confirmation wins (profile, section 6), as long as what was
+// staged is kept.
 type Confirm struct{ Confirmation Signed }
 
 func (e Confirm) step(r *Ready) error {
@@ -97,8 +100,8 @@ func (Superseded) step(r *Ready) error {
 	return nil
 }
 
-// OperatorDrop is an operator's decision to wait no longer for S. It breaks the promise that a vote is: should S have decided, what is
-// staged is kept through retention for the confirmation.
+// OperatorDrop is an operator's decision to wait no longer for S. It breaks the promise that a vote is: should S have
+// decided, what is staged is kept through retention for the confirmation.
 type OperatorDrop struct{}
 
 func (OperatorDrop) step(r *Ready) error {

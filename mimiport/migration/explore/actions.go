@@ -97,14 +97,22 @@ var actions = []action{
 	{text: "the server that reclaimed the group shows its lineage", by: bySource, fair: true, do: (*model).tell,
 		can: func(_ *model, w *world, i slot) bool { return i == 0 && w.claim.untold }},
 	{text: "{x} shows {S} its lineage", by: bySource, can: (*model).apartOnce, fair: true,
-		do: func(m *model, w *world, i slot) messages { return m.heed(w, i.source(), w.members[i.member()].steps()) }},
+		do: func(m *model, w *world, i slot) messages {
+			return m.takeLineage(w, i.source(), w.members[i.member()].steps())
+		}},
 	{text: "{x} shows {T} its lineage", by: byTarget, can: (*model).apartOnce, fair: true,
-		do: func(m *model, w *world, i slot) messages { return m.heed(w, i.target(), w.members[i.member()].steps()) }},
+		do: func(m *model, w *world, i slot) messages {
+			return m.takeLineage(w, i.target(), w.members[i.member()].steps())
+		}},
 
 	{text: "an operator shows {S} what {T} knows", by: bySource, can: (*model).mayAsk, last: true,
-		do: func(m *model, w *world, i slot) messages { return m.heed(w, i.source(), w.here(i.target()).known()) }},
+		do: func(m *model, w *world, i slot) messages {
+			return m.takeLineage(w, i.source(), w.here(i.target()).known())
+		}},
 	{text: "an operator shows {T} what {S} knows", by: byTarget, can: (*model).mayAsk, last: true,
-		do: func(m *model, w *world, i slot) messages { return m.heed(w, i.target(), w.here(i.source()).known()) }},
+		do: func(m *model, w *world, i slot) messages {
+			return m.takeLineage(w, i.target(), w.here(i.source()).known())
+		}},
 	{text: "an operator drops {m} at {T}", by: byTarget, last: true,
 		can: func(m *model, w *world, i slot) bool { return m.mayAct(w) && w.moves[i].target.state == staged },
 		do: func(m *model, w *world, i slot) messages {

@@ -57,9 +57,9 @@ const (
 	NeverActivates  Bug = "what is confirmed stays staged"
 )
 
-// spoils are the bugs that change what the machine has returned: a machine that says it wrong, or a service that does not do it all. They
-// have the record before the step.
-var spoils = map[Bug]func(before *migration.Migration, r *migration.Ready){
+// spoils are the bugs that change what the machine has returned: a machine that says it wrong, or a service that does
+// not do it all.
+var spoils = map[Bug]spoil{
 	KeepsNothing: func(_ *migration.Migration, r *migration.Ready) { r.Evidence = nil },
 	HidesReclaim: putsNo(migration.RowLineage),
 	StaysFrozen: func(before *migration.Migration, r *migration.Ready) {
@@ -86,15 +86,18 @@ var spoils = map[Bug]func(before *migration.Migration, r *migration.Ready){
 	NeverActivates: leaves(migration.Active, migration.GroupStaged),
 }
 
+// spoil changes what a step has returned, given the record before.
+type spoil func(before *migration.Migration, r *migration.Ready)
+
 // putsNo forgets a kind of row.
-func putsNo(kind migration.RowKind) func(*migration.Migration, *migration.Ready) {
+func putsNo(kind migration.RowKind) spoil {
 	return func(_ *migration.Migration, r *migration.Ready) {
 		r.Put = slices.DeleteFunc(r.Put, func(row migration.Row) bool { return row.Kind == kind })
 	}
 }
 
 // leaves gives the group another state when a record comes to a state.
-func leaves(at migration.State, state migration.GroupState) func(*migration.Migration, *migration.Ready) {
+func leaves(at migration.State, state migration.GroupState) spoil {
 	return func(before *migration.Migration, r *migration.Ready) {
 		if before.State != at && r.Migration.State == at && r.Group.State != "" {
 			r.Group.State = state
@@ -103,10 +106,10 @@ func leaves(at migration.State, state migration.GroupState) func(*migration.Migr
 }
 
 // unless leaves one side as it is.
-func unless(role migration.Role, spoil func(*migration.Migration, *migration.Ready)) func(*migration.Migration, *migration.Ready) {
+func unless(role migration.Role, do spoil) spoil {
 	return func(before *migration.Migration, r *migration.Ready) {
 		if r.Migration.Role != role {
-			spoil(before, r)
+			do(before, r)
 		}
 	}
 }

@@ -1,5 +1,7 @@
-// Package explore searches everything that can happen to the hand-over of profile, section 6, within bounds, and checks in each state
-// what must hold. Decisions are not modelled: they are those of package migration, whose Step runs in every step of the search.
+// Package explore searches everything that can happen to the hand-over of profile, section 6, within bounds, and checks
+// in each state what must hold. Neither decisions nor what follows from them are modelled: they are those of package
+// migration, whose Step runs in every step of the search, and whose Ready values the search stores as package delivery
+// does.
 //
 // # The model
 //
@@ -9,14 +11,21 @@
 //
 //   - A member asks the target, starts with a Commit and an Init, sends the Init again, aborts, learns of an abort, receives the next
 //     Commit of the server it holds for current, commits for itself once, or shows the target a confirmation it has received.
-//   - A server takes a message, works off a row of its outbox, or minds a deadline. What it stores for each migration.Action stands
-//     in a second table (service.go), and mirrors what package delivery writes for it: group rows, outbox rows, records.
+//   - A server takes a message, works off a row of its outbox, or minds a deadline. One function (store, in service.go)
+//
+// says how a
+//
+//	migration.Ready looks in a world: the record, the group's row, a bit for each kind of outbox row, one for the
+//
+// stored content.
 //   - S asks T before it freezes; T asks S how a staged migration ended, at any time, since T's clock decides nothing.
 //   - decide_by passes on S's clock, and the offer expires on T's, at any time. T may refuse any content.
 //
-// Any message can be late by any time, so they overtake each other at will, and be lost or arrive twice. A server can crash at
-// any time: what counts is before it has saved and when it has saved and not sent. A lost compare-and-set is no step of its own:
-// the loser writes nothing and starts anew. Servers and members are honest; keys, policy, retention and the tree are left out.
+// Any message can be late by any time, so they overtake each other at will, and be lost or arrive twice. A server can
+// crash at any time: what counts is before it has saved and when it has saved and not sent. A lost compare-and-set is
+// no step of its own: the loser writes nothing and starts anew. Servers and members are honest; keys, policy, retention
+// and the tree are left out, and of what a Ready asks for the removal of who left meanwhile, and the lineage, which the
+// history of a group tells.
 //
 // # Backups and claims
 //
@@ -69,7 +78,8 @@
 // schedules without further faults, in which members do nothing more, end with the group active at one server and no migration
 // under way: one in which everything arrives before time passes, and one in which time passes first.
 //
-// That these would notice is shown by bugs put into the model (bugs.go), each of which is caught.
+// That these would notice is shown by bugs (bugs.go), each of which is caught: in the model, and in the Ready values
+// that it stores, as if package migration returned wrong ones or a server forgot some of what they ask for.
 //
 // # Reading a trace
 //

@@ -155,8 +155,9 @@ func (w *world) highest() int {
 	return most
 }
 
-// heed is ShowLineage: the server takes the steps that follow what it knows. One that redirects takes no note of them.
-func (m *model) heed(w *world, s server, l history) messages {
+// takeLineage is ShowLineage: the server takes the steps that follow what it knows. One that redirects takes no note of
+// them.
+func (m *model) takeLineage(w *world, s server, l history) messages {
 	for n := range 2 {
 		g := w.here(s)
 		own := g.lineage()
@@ -169,7 +170,7 @@ func (m *model) heed(w *world, s server, l history) messages {
 		switch {
 		case l.epoch() > own.epoch():
 			if n == 0 || m.bug != HeedsOneStep {
-				m.take(w, s, g, slot(l.at(own.epoch())-firstMove))
+				m.takeNext(w, s, g, slot(l.at(own.epoch())-firstMove))
 			}
 		case m.bug == YieldsToLower && l != own:
 			m.yield(w, s, g)
@@ -178,8 +179,8 @@ func (m *model) heed(w *world, s server, l history) messages {
 	return 0
 }
 
-// take is what the server does about the step that follows what it knows of the group.
-func (m *model) take(w *world, s server, g *group, i slot) {
+// takeNext is what the server does about the step that follows what it knows of the group.
+func (m *model) takeNext(w *world, s server, g *group, i slot) {
 	next := migration.Next{Kind: mimiport.StepMigration, Migration: i.id()}
 	if i == byClaim {
 		next = migration.Next{Kind: mimiport.StepRecover, ClaimsAccepted: true}
@@ -242,7 +243,8 @@ func (w *world) nowhere() bool {
 
 func (m *model) mayReclaim(w *world, i slot) bool {
 	after := *w
-	return m.mayClaim(w, w.sourceGroup(i).known()) && w.here(i.source()) == w.sourceGroup(i) && m.takeBack(&after, i) == nil
+	g := w.sourceGroup(i)
+	return m.mayClaim(w, g.known()) && w.here(i.source()) == g && m.takeBack(&after, i) == nil
 }
 
 // takeBack is the part of a reclaim that is about the term it ends.
@@ -263,7 +265,8 @@ func (m *model) reclaim(w *world, i slot) messages {
 
 func (m *model) mayRecover(w *world, i slot, s server) bool {
 	l := w.members[i.member()].steps()
-	return m.mayAct(w) && once(i) && m.mayClaim(w, l) && w.here(s).load().Recoverable() && (w.goesOn(s, l) || m.bug == RecoversBehind)
+	free := w.here(s).load().Recoverable()
+	return m.mayAct(w) && once(i) && m.mayClaim(w, l) && free && (w.goesOn(s, l) || m.bug == RecoversBehind)
 }
 
 // recoverAt is Recover, from what a member holds, who goes on there.
@@ -298,7 +301,7 @@ func (m *model) begin(w *world, s server, h history) bool {
 func (m *model) tell(w *world, i slot) messages {
 	s := 1 - w.claim.by
 	w.claim.untold = w.here(s).state == groupNone && m.bug != TellsOnce
-	return m.heed(w, s, w.claim.history.steps())
+	return m.takeLineage(w, s, w.claim.history.steps())
 }
 
 // mayEnter: a member that is where the claim begins hears of it.

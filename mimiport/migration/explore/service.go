@@ -59,15 +59,15 @@ func (m *model) step(w *world, at site, e migration.Event) error {
 	if err != nil {
 		return err // what evidence there may be is not modelled
 	}
-	if spoil := spoils[m.bug]; spoil != nil {
-		spoil(&before, &ready)
+	if do := spoils[m.bug]; do != nil {
+		do(&before, &ready)
 	}
 	w.store(at, &ready)
 	return nil
 }
 
-// store is the one place that knows how the machine's values look in a world. Members who left are not modelled, nor is the lineage of a
-// group, which its history tells.
+// store is the one place that knows how the machine's values look in a world. Members who left are not modelled, nor is
+// the lineage of a group, which its history tells.
 func (w *world) store(at site, ready *migration.Ready) {
 	r, g := at.record, at.group
 	sign(ready, at.move)
@@ -202,13 +202,15 @@ func (m *model) takeContent(w *world, i slot) messages {
 	}
 	if mv.target.state == offered {
 		if !mv.expired {
-			m.heed(w, i.target(), mv.base.steps())
+			m.takeLineage(w, i.target(), mv.base.steps())
 		}
 		if mv.expired || !w.continues(i) {
 			return refusal
 		}
 	}
-	err := m.step(w, w.target(i), migration.Content{ContentHash: contentHash(i), DecideBy: deadline, At: clock(mv.expired)})
+	err := m.step(w, w.target(i), migration.Content{
+		ContentHash: contentHash(i), DecideBy: deadline, At: clock(mv.expired),
+	})
 	if err == migration.ErrStaged {
 		return 0 // in progress: to be tried again
 	}

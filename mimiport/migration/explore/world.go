@@ -113,7 +113,8 @@ const (
 
 // groupStates are the states of a group; zero is no group.
 var groupStates = [...]migration.GroupState{
-	"", migration.GroupActive, migration.GroupFrozen, migration.GroupMoved, migration.GroupStaged, migration.GroupDropped,
+	"", migration.GroupActive, migration.GroupFrozen, migration.GroupMoved,
+	migration.GroupStaged, migration.GroupDropped,
 }
 
 // group is the row of the group in one term, at the server that hosts it then. Only of a staged or dropped one is the history not accepted.
