@@ -1,4 +1,5 @@
-# The two commands of the README are `make demo` and `make test`. Both install the TypeScript client's packages when they are missing.
+# `make` alone lists the targets. The README's two commands, `make demo` and `make test`, install the packages of the
+# TypeScript client when they are missing.
 
 GO     ?= go
 TS     := clients/ts
@@ -15,20 +16,23 @@ HISTORIES ?= 10000
 # The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
 PROTOCOL ?= mls10
 
-.PHONY: demo test test-go test-ts test-integration lint fuzz bench soak explore clean
+.PHONY: help demo test test-go test-ts test-integration lint fuzz bench soak explore clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' Makefile
 
 demo: $(if $(filter draft09,$(PROTOCOL)),,$(DRIVER)) ## move a live group between two real homeservers, step by step
 	$(GO) run ./integration/demo -protocol $(PROTOCOL)
 
 test: test-ts test-go test-integration ## everything
 
-test-ts: $(DRIVER)
+test-ts: $(DRIVER) ## the TypeScript client
 	cd $(TS) && npm run -s check && npm test -s
 
-test-go:
+test-go: ## the Go packages but those of integration/, with the race detector
 	$(GO) test -race $(UNITS)
 
-test-integration: $(DRIVER)
+test-integration: $(DRIVER) ## real homeservers and clients as processes on loopback
 	$(GO) test -count=1 -timeout 15m ./integration/...
 
 $(DRIVER): $(TS)/node_modules/.package-lock.json $(wildcard $(TS)/src/*.ts $(TS)/src/*/*.ts) $(TS)/tsconfig.json
@@ -53,7 +57,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	  done; \
 	done
 
-soak: $(DRIVER) ## servers killed at every write and send, every fault, random histories of processes and HISTORIES in memory, explore: an hour
+soak: $(DRIVER) ## an hour: servers killed at every write and send, every fault, random histories, explore
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -artifacts ./integration/kill
 	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m -artifacts ./integration/history
 	$(MAKE) explore
@@ -61,8 +65,8 @@ soak: $(DRIVER) ## servers killed at every write and send, every fault, random h
 bench: ## what things cost: the module's own, and a Commit beside a message event of Dendrite's
 	$(GO) test -run '^$$' -bench . -timeout 60m ./...
 
-explore: ## every course of a hand-over, within the bounds that the package states: minutes, and 2 GiB at most
+explore: ## every course of a hand-over within the package's bounds: minutes, and 2 GiB at most
 	$(GO) test -count=1 -timeout 2h -v -run '^TestExplore$$' ./mimiport/migration/explore -full
 
-clean:
+clean: ## delete what the TypeScript client's build has made
 	rm -rf $(TS)/dist $(TS)/node_modules
