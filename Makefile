@@ -4,8 +4,6 @@
 GO     ?= go
 TS     := clients/ts
 DRIVER := $(TS)/dist/src/driver.js
-# Packages that are tested with the race detector: all but those that start real processes.
-UNITS   = $(shell $(GO) list ./... | grep -v /integration) git.schwanenlied.me/yawning/x448.git
 # How long each fuzz target runs: executions, since a run by the clock now and then fails at its very end.
 FUZZTIME ?= 20000x
 
@@ -24,13 +22,15 @@ help: ## this list
 demo: $(if $(filter draft09,$(PROTOCOL)),,$(DRIVER)) ## move a live group between two real homeservers, step by step
 	$(GO) run ./integration/demo -protocol $(PROTOCOL)
 
-test: test-ts test-go test-integration ## everything
+test: test-ts test-go test-integration ## everything; ends with a line for each thing that tests lack here
+	@$(GO) test -count=1 -v -run '^TestMachine$$' ./internal/needs | grep -o 'NOT TESTED: .*' || true
 
 test-ts: $(DRIVER) ## the TypeScript client
 	cd $(TS) && npm run -s check && npm test -s
 
 test-go: ## the Go packages but those of integration/, with the race detector
-	$(GO) test -race $(UNITS)
+	@units=$$($(GO) list ./... | grep -v /integration); \
+	$(GO) test -race $$units git.schwanenlied.me/yawning/x448.git
 
 test-integration: $(DRIVER) ## real homeservers and clients as processes on loopback
 	$(GO) test -count=1 -timeout 15m ./integration/...
@@ -50,7 +50,8 @@ lint: ## formatting, vet, staticcheck, module files
 	$(GO) mod tidy -diff
 
 fuzz: ## every fuzz target for FUZZTIME
-	@for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort); do \
+	@files=$$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort); \
+	for file in $$files; do \
 	  for target in $$(grep -oE '^func Fuzz\w*' $$file | cut -c6-); do \
 	    echo "$$file $$target"; \
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$(dirname $$file); \

@@ -1,7 +1,6 @@
 package houserules
 
 import (
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -21,26 +20,14 @@ var (
 func testsInTree(t *testing.T) map[string]bool {
 	t.Helper()
 	tests := make(map[string]bool)
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+	for path, source := range files(t, "_test.go", ".test.ts") {
 		defines := testFunc
-		switch {
-		case err != nil:
-			return err
-		case entry.IsDir() && (entry.Name() == "node_modules" || entry.Name() == ".git"):
-			return fs.SkipDir
-		case strings.HasSuffix(path, ".test.ts"):
+		if strings.HasSuffix(path, ".ts") {
 			defines = clientTestCall
-		case !strings.HasSuffix(path, "_test.go"):
-			return nil
 		}
-		source, err := os.ReadFile(path)
-		for _, match := range defines.FindAllSubmatch(source, -1) {
-			tests[string(match[1])] = true
+		for _, match := range defines.FindAllStringSubmatch(source, -1) {
+			tests[match[1]] = true
 		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	return tests
 }

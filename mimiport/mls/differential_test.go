@@ -15,6 +15,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
@@ -35,15 +36,10 @@ type answer struct {
 	Message, GroupInfo, Welcome, KeyPackage octets
 }
 
-// startTS starts the clients. They need Node and the built reference client; without them the test is skipped, except in CI.
+// startTS starts the clients.
 func startTS(t *testing.T) *tsClients {
 	t.Helper()
-	_, built := os.Stat(filepath.Join("..", "..", "clients", "ts", "dist", "src", "mls.js"))
-	node, found := exec.LookPath("node")
-	if (built != nil || found != nil) && os.Getenv("CI") == "" {
-		t.Skip("needs Node and the built client of clients/ts: make test builds it")
-	}
-	cmd := exec.Command(node, filepath.Join("testdata", "tsmls.mjs"))
+	cmd := exec.Command(needs.Client(t), filepath.Join("testdata", "tsmls.mjs"))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

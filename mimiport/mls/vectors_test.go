@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
@@ -23,12 +24,9 @@ func (o *octets) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// TestVectors runs the test vectors of the MLS working group as far as a group without secrets goes. It reads them from
-// MLS_TEST_VECTORS or the folder shared/vectors/mls beside the repository; without the folder it is skipped, except in CI.
+// TestVectors runs the test vectors of the MLS working group as far as a group without secrets goes.
 func TestVectors(t *testing.T) {
-	if _, err := os.Stat(vectorFolder()); os.IsNotExist(err) && os.Getenv("CI") == "" {
-		t.Skipf("no test vectors at %s: set MLS_TEST_VECTORS", vectorFolder())
-	}
+	needs.Vectors(t) // or all of it is skipped
 	t.Run("deserialization", testDeserialization)
 	t.Run("tree-math", testTreeMath)
 	t.Run("crypto-basics", testCryptoBasics)
@@ -39,17 +37,10 @@ func TestVectors(t *testing.T) {
 	t.Run("treekem", testTreeKEM)
 }
 
-func vectorFolder() string {
-	if folder := os.Getenv("MLS_TEST_VECTORS"); folder != "" {
-		return folder
-	}
-	return filepath.Join("..", "..", "..", "shared", "vectors", "mls")
-}
-
 // loadVectors reads one file of vectors, which must not be empty.
 func loadVectors[C any](t *testing.T, name string) []C {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(vectorFolder(), name))
+	data, err := os.ReadFile(filepath.Join(needs.Vectors(t), name))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,8 @@
 // Every correction: what RFC 9420 says, that the original ts-mls does otherwise, that ours does it.
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 import {
   createCommit,
   createGroup,
@@ -24,6 +23,7 @@ import { decodeExternalSenders, encodeExternalSenders, externalSenders } from ".
 import { validateTree } from "../src/corrections/join.js";
 import * as mls from "../src/mls.js";
 import { device, NOW, TestGroup, utf8 } from "./group.js";
+import { noVectors, vectors } from "./needs.js";
 
 async function server(name: string): Promise<ExternalSender & { signKey: Uint8Array }> {
   const { signKey, publicKey } = await (await mls.cipherSuite(1)).signature.keygen();
@@ -173,13 +173,7 @@ for (const suite of [1, 3]) {
   });
 }
 
-/** MLS_TEST_VECTORS, or the folder of the working group's test vectors beside the repository. */
-const vectors =
-  process.env.MLS_TEST_VECTORS ?? fileURLToPath(new URL("../../../../../shared/vectors/mls", import.meta.url));
-const skip =
-  existsSync(vectors) || process.env.CI !== undefined ? false : `no test vectors at ${vectors}: set MLS_TEST_VECTORS`;
-
-test("the working group's valid trees, of which the original refuses some", { skip }, async () => {
+test("the working group's valid trees, of which the original refuses some", { skip: noVectors }, async () => {
   const { lifetimeConfig, authService } = defaultClientConfig;
   let refused = 0;
   for (const v of JSON.parse(readFileSync(join(vectors, "tree-validation.json"), "utf8"))) {

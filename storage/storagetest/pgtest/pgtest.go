@@ -8,13 +8,14 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
 	_ "github.com/lib/pq" // the driver "postgres"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
 )
 
 // Server is a running server. It listens on a Unix socket alone.
@@ -23,11 +24,10 @@ type Server struct {
 	databases atomic.Int64
 }
 
-// Start starts a server and stops it when the test ends. Where PostgreSQL is not installed the test is skipped, but fails
-// when the environment has CI set.
+// Start starts a server and stops it when the test ends. Where PostgreSQL is not installed, package needs ends the test.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
-	binaries := find(tb)
+	programs := needs.PostgreSQL(tb)
 	directory, err := os.MkdirTemp("", "pgtest")
 	if err != nil {
 		tb.Fatal(err)
@@ -36,7 +36,7 @@ func Start(tb testing.TB) *Server {
 	attr := unprivileged(tb, directory)
 	run := func(name string, args ...string) {
 		tb.Helper()
-		cmd := exec.Command(filepath.Join(binaries, name), args...)
+		cmd := exec.Command(filepath.Join(programs, name), args...)
 		cmd.Dir, cmd.SysProcAttr = directory, attr
 		log, err := os.Create(filepath.Join(directory, name+".log")) // no pipe: the server would keep it open
 		if err != nil {
@@ -77,25 +77,6 @@ func (s *Server) Database(tb testing.TB) string {
 
 func (s *Server) connection(database string) string {
 	return fmt.Sprintf("postgres://mimi@/%s?host=%s&sslmode=disable", database, s.directory)
-}
-
-// find is the directory of the newest installed server's programs.
-func find(tb testing.TB) string {
-	tb.Helper()
-	if path, err := exec.LookPath("pg_ctl"); err == nil {
-		return filepath.Dir(path)
-	}
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_ctl") // where Debian keeps them off the path
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if len(found) == 0 {
-		if os.Getenv("CI") != "" {
-			tb.Fatal("PostgreSQL is not installed")
-		}
-		tb.Skip("NOT TESTED: PostgreSQL is not installed")
-	}
-	return filepath.Dir(slices.Max(found))
 }
 
 // unprivileged makes root's processes run as the user postgres, who then owns the directory: the server refuses to run as root.

@@ -1,0 +1,17 @@
+// Finds what tests need of the machine besides Node. internal/needs does the same for the tests in Go.
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+/** Says why a test is to be skipped, or false. With MIMI_REQUIRE_ALL in the environment the test runs, and fails. */
+const skipWithout = (present: boolean, missing: string): string | false =>
+  present || process.env.MIMI_REQUIRE_ALL ? false : `NOT TESTED: ${missing}`;
+
+/** The folder of the MLS working group's test vectors: MLS_TEST_VECTORS, or else one beside the repository. */
+export const vectors =
+  process.env.MLS_TEST_VECTORS || fileURLToPath(new URL("../../../../../shared/vectors/mls", import.meta.url));
+
+/** What a test that reads the vectors gives as skip. */
+export const noVectors = skipWithout(
+  existsSync(vectors),
+  `there are no MLS test vectors at ${vectors}: set MLS_TEST_VECTORS`,
+);

@@ -1,0 +1,72 @@
+package needs
+
+import (
+	"runtime"
+	"testing"
+)
+
+// TestMachine has a subtest for each need. make test prints the lines of those that are skipped.
+func TestMachine(t *testing.T) {
+	t.Run("vectors", func(t *testing.T) { Vectors(t) })
+	t.Run("PostgreSQL", func(t *testing.T) { PostgreSQL(t) })
+	t.Run("client", func(t *testing.T) { Client(t) })
+}
+
+// outcome notes how a test would have ended.
+type outcome struct {
+	testing.TB
+	skipped, failed bool
+}
+
+func (o *outcome) Skip(...any) {
+	o.skipped = true
+	runtime.Goexit()
+}
+
+func (o *outcome) Fatalf(string, ...any) {
+	o.failed = true
+	runtime.Goexit()
+}
+
+// endOf runs a test to its end.
+func endOf(t *testing.T, test func(testing.TB)) *outcome {
+	o := &outcome{TB: t}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		test(o)
+	}()
+	<-ended
+	return o
+}
+
+// TestMissing: a test that cannot run is skipped, whether or not CI is set, and fails where everything is required.
+func TestMissing(t *testing.T) {
+	absent := t.TempDir() + "/absent"
+	t.Setenv(vectorsEnv, absent)
+	t.Setenv("PATH", absent)
+	for name, need := range map[string]func(testing.TB){
+		"vectors": func(tb testing.TB) { Vectors(tb) },
+		"client":  func(tb testing.TB) { Client(tb) },
+	} {
+		for _, c := range []struct{ ci, require string }{{"", ""}, {"true", ""}, {"", "1"}, {"true", "1"}} {
+			t.Setenv("CI", c.ci)
+			t.Setenv(requireEnv, c.require)
+			if o := endOf(t, need); o.skipped != (c.require == "") || o.failed == o.skipped {
+				t.Errorf("%s, %+v: skipped %t, failed %t", name, c, o.skipped, o.failed)
+			}
+		}
+	}
+}
+
+// TestPresent: what is there is found, and nothing is skipped.
+func TestPresent(t *testing.T) {
+	folder := t.TempDir()
+	t.Setenv(vectorsEnv, folder)
+	if got := Vectors(t); got != folder {
+		t.Errorf("the vectors are at %s, not %s", got, folder)
+	}
+	if got := root(t); !exists(got + "/internal/needs/needs_test.go") {
+		t.Errorf("%s is not the repository", got)
+	}
+}
