@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
 )
@@ -42,18 +41,14 @@ type framing struct {
 
 // describeMLS describes a message whole where the protocol is RFC 9420, else its framing.
 func describeMLS(engine mls.Engine) func(data []byte) (json.RawMessage, error) {
-	return func(data []byte) (json.RawMessage, error) {
-		if engine.Protocol() == mls.ProtocolMLS10 {
-			m, err := mls.Describe(data)
-			if err != nil {
-				return nil, err
-			}
-			return json.Marshal(m)
-		}
+	if engine.Protocol() == mls.ProtocolMLS10 {
+		return describe(mls.Decode)
+	}
+	return describe(func(data []byte) (*framing, error) {
 		m, err := engine.Parse(data)
 		if err != nil {
 			return nil, err
 		}
-		return hexjson.Marshal(&framing{engine.Protocol(), kinds[m.Kind], m.GroupID, m.Epoch, m.Sender.Index, m.AuthenticatedData})
-	}
+		return &framing{engine.Protocol(), kinds[m.Kind], m.GroupID, m.Epoch, m.Sender.Index, m.AuthenticatedData}, nil
+	})
 }

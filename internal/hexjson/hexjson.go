@@ -1,9 +1,10 @@
-// Package hexjson writes decoded structures as JSON for people and for test vectors: fields in their order and under the
-// names of their json tags, without those of option omitzero that are zero, bytes in hexadecimal. It is for output only.
+// Package hexjson writes decoded structures as JSON for people and for test vectors: fields in their order, bytes in
+// hexadecimal. It is for output only.
 package hexjson
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -15,8 +16,12 @@ import (
 // maxInteger is the largest integer that every JSON reader keeps exactly (RFC 8259, section 6).
 const maxInteger = 1<<53 - 1
 
-// Marshal encodes v, made of structs, pointers, slices, strings, integers and bytes. An integer above 2^53-1 becomes a string of
-// its decimal digits. It returns an error for any other type.
+// Lister is a list that is kept in another form, such as its encoding. Marshal writes what List returns.
+type Lister interface{ List() any }
+
+// Marshal encodes v, made of structs, pointers, slices, strings, integers, bytes and Listers. Of a struct's fields it writes those
+// that encoding/json would, under the same names, and knows of the options omitzero alone. An integer above 2^53-1 becomes a
+// string of its decimal digits. It returns an error for any other type, a negative integer included.
 func Marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	if err := write(&b, reflect.ValueOf(v)); err != nil {
@@ -26,6 +31,9 @@ func Marshal(v any) ([]byte, error) {
 }
 
 func write(b *bytes.Buffer, v reflect.Value) error {
+	if list, ok := v.Interface().(Lister); ok {
+		return write(b, reflect.ValueOf(list.List()))
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		if v.IsNil() {
@@ -37,6 +45,10 @@ func write(b *bytes.Buffer, v reflect.Value) error {
 		return writeString(b, v.String())
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		return writeUint(b, v.Uint())
+	case reflect.Int:
+		if v.Int() >= 0 {
+			return writeUint(b, uint64(v.Int()))
+		}
 	case reflect.Slice, reflect.Array:
 		if v.Type().Elem().Kind() == reflect.Uint8 {
 			return writeBytes(b, v)
@@ -49,21 +61,34 @@ func write(b *bytes.Buffer, v reflect.Value) error {
 }
 
 func writeStruct(b *bytes.Buffer, v reflect.Value) error {
-	var names []string
-	var fields []reflect.Value
-	for i := range v.NumField() {
-		name, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-		if option != "omitzero" || !v.Field(i).IsZero() {
-			names, fields = append(names, name), append(fields, v.Field(i))
-		}
-	}
+	fields := fieldsOf(v)
 	return writeList(b, '{', '}', len(fields), func(i int) error {
-		if err := writeString(b, names[i]); err != nil {
+		if err := writeString(b, fields[i].name); err != nil {
 			return err
 		}
 		b.WriteByte(':')
-		return write(b, fields[i])
+		return write(b, fields[i].value)
 	})
+}
+
+type field struct {
+	name  string
+	value reflect.Value
+}
+
+// fieldsOf are the fields that a struct shows, with those of the structs that it embeds.
+func fieldsOf(v reflect.Value) (fields []field) {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		name, option, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous:
+			fields = append(fields, fieldsOf(v.Field(i))...)
+		case f.IsExported() && name != "-" && (option != "omitzero" || !v.Field(i).IsZero()):
+			fields = append(fields, field{cmp.Or(name, f.Name), v.Field(i)})
+		}
+	}
+	return fields
 }
 
 func writeList(b *bytes.Buffer, begin, end byte, n int, element func(int) error) error {

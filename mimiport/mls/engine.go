@@ -75,6 +75,15 @@ func failed(op string, group []byte, err error) error {
 	return &out
 }
 
+// Decode decodes any MLSMessage (RFC 9420, section 6) of any length, for tools that show it. It returns the errors of Parse.
+func Decode(message []byte) (*rfc9420.Message, error) {
+	m, err := (&engine{}).decode(message, len(message))
+	if err != nil {
+		return nil, failed("decode message", nil, err)
+	}
+	return m, nil
+}
+
 // decode decodes one message of at most limit bytes.
 func (e *engine) decode(message []byte, limit int) (*rfc9420.Message, error) {
 	if len(message) > limit {

@@ -60,16 +60,16 @@ func FuzzMessage(f *testing.F) {
 	e := RFC9420(DefaultLimits())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, parseErr := e.Parse(data)
-		_, describeErr := Describe(data)
+		_, decodeErr := Decode(data)
 		var m rfc9420.Message
 		if !rfc9420.Unmarshal(data, &m) {
-			if parseErr == nil || describeErr == nil {
+			if parseErr == nil || decodeErr == nil {
 				t.Fatal("read what does not decode")
 			}
 			return
 		}
-		if describeErr != nil {
-			t.Fatal(describeErr)
+		if decodeErr != nil {
+			t.Fatal(decodeErr)
 		}
 		checkSame(t, data, &m)
 	})

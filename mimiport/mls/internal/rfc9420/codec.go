@@ -9,6 +9,7 @@ package rfc9420
 import (
 	"encoding/binary"
 	"iter"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -77,6 +78,9 @@ func (u Uint16s) encode(b *cryptobyte.Builder) { wire.AddOpaque(b, u) }
 func (u *Uint16s) decode(s *cryptobyte.String) bool {
 	return wire.ReadOpaque(s, (*[]byte)(u)) && len(*u)%2 == 0
 }
+
+// List is the numbers in order, for people to read.
+func (u Uint16s) List() any { return slices.Collect(u.All()) }
 
 // All yields the numbers in order.
 func (u Uint16s) All() iter.Seq[uint16] {

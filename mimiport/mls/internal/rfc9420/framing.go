@@ -74,9 +74,9 @@ type FramedContent struct {
 	Sender            Sender
 	AuthenticatedData []byte
 	ContentType       ContentType
-	Application       []byte
-	Proposal          *Proposal
-	Commit            *Commit
+	Application       []byte    `json:",omitzero"`
+	Proposal          *Proposal `json:",omitzero"`
+	Commit            *Commit   `json:",omitzero"`
 }
 
 // Encode writes the content.
@@ -117,11 +117,11 @@ func (c *FramedContent) Decode(s *cryptobyte.String) bool {
 
 // AuthenticatedContent is a message's content with its authentication (RFC 9420, section 6).
 type AuthenticatedContent struct {
-	Raw             []byte `describe:"-"` // the whole encoding, wire format first
+	Raw             []byte `json:"-"` // the whole encoding, wire format first
 	WireFormat      WireFormat
 	Content         FramedContent
 	Signature       []byte
-	ConfirmationTag []byte // of a Commit
+	ConfirmationTag []byte `json:",omitzero"` // of a Commit
 	signed          int    // bytes of Raw that the signature covers
 	transcript      int    // bytes of Raw that the confirmed transcript covers
 }
@@ -172,7 +172,7 @@ func (a *AuthenticatedContent) TranscriptInput() []byte { return a.Raw[:a.transc
 // PublicMessage is a signed message in the clear (RFC 9420, section 6.2).
 type PublicMessage struct {
 	AuthenticatedContent
-	MembershipTag []byte // of a member
+	MembershipTag []byte `json:",omitzero"` // of a member
 }
 
 func (m *PublicMessage) encode(b *cryptobyte.Builder) {
@@ -218,11 +218,11 @@ func (m *PrivateMessage) Decode(s *cryptobyte.String) bool {
 type Message struct {
 	Version    uint16
 	WireFormat WireFormat
-	Public     *PublicMessage
-	Private    *PrivateMessage
-	Welcome    *Welcome
-	GroupInfo  *GroupInfo
-	KeyPackage *KeyPackage
+	Public     *PublicMessage  `json:",omitzero"`
+	Private    *PrivateMessage `json:",omitzero"`
+	Welcome    *Welcome        `json:",omitzero"`
+	GroupInfo  *GroupInfo      `json:",omitzero"`
+	KeyPackage *KeyPackage     `json:",omitzero"`
 }
 
 // Encode writes the message.

@@ -2,6 +2,7 @@ package rfc9420
 
 import (
 	"iter"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -39,7 +40,7 @@ func (c *GroupContext) Decode(s *cryptobyte.String) bool {
 
 // GroupInfo describes one epoch to those outside (RFC 9420, section 12.4.3).
 type GroupInfo struct {
-	Raw             []byte `describe:"-"` // the whole encoding
+	Raw             []byte `json:"-"` // the whole encoding
 	Context         GroupContext
 	Extensions      Extensions
 	ConfirmationTag []byte
@@ -118,6 +119,9 @@ func (e *EncryptedGroupSecrets) Decode(s *cryptobyte.String) bool {
 
 // EncryptedSecrets is the encoded list of a Welcome's parts, without its length.
 type EncryptedSecrets []byte
+
+// List is the parts in order, for people to read.
+func (e EncryptedSecrets) List() any { return slices.Collect(e.All()) }
 
 // All yields the parts in order.
 func (e EncryptedSecrets) All() iter.Seq[EncryptedGroupSecrets] {

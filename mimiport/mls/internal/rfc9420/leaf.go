@@ -48,7 +48,7 @@ func (c *Credential) Identity() []byte {
 
 // Capabilities says what a member supports (RFC 9420, section 7.2).
 type Capabilities struct {
-	Raw          []byte `describe:"-"` // the whole encoding
+	Raw          []byte `json:"-"` // the whole encoding
 	Versions     Uint16s
 	CipherSuites Uint16s
 	Extensions   Uint16s
@@ -103,6 +103,19 @@ func (e *Extensions) decode(s *cryptobyte.String) bool {
 
 func readExtension(s *cryptobyte.String, typ *uint16, data *[]byte) bool {
 	return s.ReadUint16(typ) && wire.ReadOpaque(s, data)
+}
+
+// List is the extensions in order, for people to read.
+func (e Extensions) List() any {
+	type extension struct {
+		Type uint16
+		Data []byte
+	}
+	var list []extension
+	for typ, data := range e.All() {
+		list = append(list, extension{typ, data})
+	}
+	return list
 }
 
 // All yields the extensions in order: type and contents.
@@ -214,14 +227,14 @@ type Lifetime struct {
 
 // LeafNode is a leaf of the ratchet tree (RFC 9420, section 7.2).
 type LeafNode struct {
-	Raw           []byte `describe:"-"` // the whole encoding
+	Raw           []byte `json:"-"` // the whole encoding
 	EncryptionKey []byte
 	SignatureKey  []byte
 	Credential    Credential
 	Capabilities  Capabilities
 	Source        LeafNodeSource
 	Lifetime      Lifetime // of SourceKeyPackage
-	ParentHash    []byte   // of SourceCommit
+	ParentHash    []byte   `json:",omitzero"` // of SourceCommit
 	Extensions    Extensions
 	Signature     []byte
 }
@@ -287,7 +300,7 @@ func (l *LeafNode) SignContent(groupID []byte, leaf uint32) []byte {
 
 // ParentNode is an inner node of the ratchet tree (RFC 9420, section 7.1).
 type ParentNode struct {
-	Raw            []byte `describe:"-"` // the whole encoding
+	Raw            []byte `json:"-"` // the whole encoding
 	EncryptionKey  []byte
 	ParentHash     []byte
 	UnmergedLeaves Uint32s

@@ -2,6 +2,7 @@ package rfc9420
 
 import (
 	"iter"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -10,7 +11,7 @@ import (
 
 // KeyPackage is a key package (RFC 9420, section 10).
 type KeyPackage struct {
-	Raw         []byte `describe:"-"` // the whole encoding
+	Raw         []byte `json:"-"` // the whole encoding
 	Version     uint16
 	CipherSuite uint16
 	InitKey     []byte
@@ -69,11 +70,11 @@ const (
 
 // PreSharedKeyID names a pre-shared key (RFC 9420, section 8.4).
 type PreSharedKeyID struct {
-	Raw     []byte `describe:"-"` // the whole encoding
+	Raw     []byte `json:"-"` // the whole encoding
 	Type    PSKType
-	ID      []byte          // of PSKExternal
+	ID      []byte          `json:",omitzero"` // of PSKExternal
 	Usage   ResumptionUsage // of PSKResumption
-	GroupID []byte          // of PSKResumption
+	GroupID []byte          `json:",omitzero"` // of PSKResumption
 	Epoch   uint64          // of PSKResumption
 	Nonce   []byte
 }
@@ -155,14 +156,14 @@ func DefaultProposal(t ProposalType) bool {
 // taken for one vector, as deployed implementations do.
 type Proposal struct {
 	Type       ProposalType
-	Add        *KeyPackage
-	Update     *LeafNode
+	Add        *KeyPackage `json:",omitzero"`
+	Update     *LeafNode   `json:",omitzero"`
 	Remove     uint32
-	PSK        *PreSharedKeyID
-	ReInit     *ReInit
-	KEMOutput  []byte // of an ExternalInit
-	Extensions Extensions
-	Custom     []byte
+	PSK        *PreSharedKeyID `json:",omitzero"`
+	ReInit     *ReInit         `json:",omitzero"`
+	KEMOutput  []byte          `json:",omitzero"` // of an ExternalInit
+	Extensions Extensions      `json:",omitzero"`
+	Custom     []byte          `json:",omitzero"`
 }
 
 // body is the codec of the contents, where they are a structure of their own.
@@ -225,8 +226,8 @@ func (p *Proposal) Decode(s *cryptobyte.String) bool {
 
 // ProposalOrRef is an element of a Commit's list (RFC 9420, section 12.4).
 type ProposalOrRef struct {
-	Proposal *Proposal // nil for a reference
-	Ref      []byte    // nil for a proposal
+	Proposal *Proposal `json:",omitzero"` // nil for a reference
+	Ref      []byte    `json:",omitzero"` // nil for a proposal
 }
 
 // Encode writes the element.
@@ -268,6 +269,9 @@ func MakeProposalList(list ...ProposalOrRef) (ProposalList, error) {
 	return b.Bytes()
 }
 
+// List is the elements in order, for people to read.
+func (l ProposalList) List() any { return slices.Collect(l.All()) }
+
 // All yields the elements in order.
 func (l ProposalList) All() iter.Seq[ProposalOrRef] {
 	return func(yield func(ProposalOrRef) bool) {
@@ -284,7 +288,7 @@ func (l ProposalList) All() iter.Seq[ProposalOrRef] {
 // can be checked.
 type UpdatePathNode struct {
 	EncryptionKey []byte
-	Ciphertexts   []byte `describe:"-"` // the contents of the vector of HPKECiphertext
+	Ciphertexts   []byte `json:"-"` // the contents of the vector of HPKECiphertext
 	Count         int    // how many there are
 }
 
@@ -356,8 +360,8 @@ func (p *UpdatePath) Decode(s *cryptobyte.String) bool {
 // Commit is a Commit (RFC 9420, section 12.4).
 type Commit struct {
 	Proposals    ProposalList
-	NumProposals int         `describe:"-"`
-	Path         *UpdatePath // nil without one
+	NumProposals int         `json:"-"`
+	Path         *UpdatePath `json:",omitzero"` // nil without one
 }
 
 // Encode writes the Commit; NumProposals plays no part.
