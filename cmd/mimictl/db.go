@@ -6,39 +6,57 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
 
-// copyCommand copies the module's data from one database to an empty one, of the same or the other engine.
-func copyCommand(args []string, std stdio) (err error) {
-	flags := flag.NewFlagSet("db copy", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	from, to := flags.String("from", "", ""), flags.String("to", "", "")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return err
-	case err != nil:
-		return misused("%w", err)
-	case *from == "" || *to == "" || flags.NArg() > 0:
-		return misused("db copy takes -from and -to, and nothing else")
-	}
+var copyCommand = command{
+	name: "db copy",
+	about: `db copy copies all that a homeserver has stored to an empty database, of the same
+or the other engine, and compares the two. Stop the homeserver first, and let it
+start again on the new database.
+`,
+	required: []string{"from", "to"},
+	prepare: func(flags *flag.FlagSet) action {
+		from := flags.String("from", "", "the `DATABASE` to copy")
+		to := flags.String("to", "", "the empty `DATABASE`; a file is created")
+		return func(std stdio, _ string) error { return copyDatabase(*from, *to, std.out) }
+	},
+}
+
+func copyDatabase(from, to string, out io.Writer) (err error) {
 	ctx := context.Background()
-	pool := postgres.Pool{MaxOpen: 2, MaxIdle: 2}
-	source, err := engine.Open(ctx, *from, pool)
+	source, err := openExisting(ctx, from)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
-	destination, err := engine.Open(ctx, *to, pool)
+	destination, err := openDatabase(ctx, to)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, destination.Close()) }()
 	copied, err := engine.Copy(ctx, source, destination)
 	for _, c := range copied {
-		fmt.Fprintf(std.out, "%-20s %8d rows  %x\n", c.Table, c.Rows, c.Sum)
+		fmt.Fprintf(out, "%-20s %8d rows  %x\n", c.Table, c.Rows, c.Sum)
 	}
 	return err
+}
+
+// openDatabase opens a DATABASE, and creates a file that does not exist.
+func openDatabase(ctx context.Context, connection string) (*engine.Store, error) {
+	return engine.Open(ctx, connection, postgres.Pool{MaxOpen: 2, MaxIdle: 2})
+}
+
+// openExisting opens a DATABASE, and fails where it is a file that does not exist.
+func openExisting(ctx context.Context, connection string) (*engine.Store, error) {
+	if path, isFile := strings.CutPrefix(connection, "file:"); isFile {
+		if _, err := os.Stat(path); err != nil {
+			return nil, err
+		}
+	}
+	return openDatabase(ctx, connection)
 }

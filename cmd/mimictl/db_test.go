@@ -28,8 +28,9 @@ func TestDBCopy(t *testing.T) {
 		{[]string{"-from", from, "-to", to}, 0, "mimiport_entries            1 rows"},
 		{[]string{"-from", from, "-to", to}, 1, "the destination is not empty"},
 		{[]string{"-from", "nonsense", "-to", to}, 1, "connection string"},
-		{[]string{"-from", from}, 2, "-from and -to"},
-		{[]string{"-from", from, "-to", to, "more"}, 2, "nothing else"},
+		{[]string{"-from", from + ".absent", "-to", to}, 1, "no such file"},
+		{[]string{"-from", from}, 2, "db copy needs -to"},
+		{[]string{"-from", from, "-to", to, "more"}, 2, `db copy takes no "more"`},
 	} {
 		var out, complaint bytes.Buffer
 		status := run(append([]string{"db", "copy"}, test.args...), stdio{out: &out}, &complaint)

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -77,27 +78,46 @@ type decoded struct {
 	Value json.RawMessage `json:"value"`
 }
 
-func decodeCommand(args []string, std stdio) error {
-	flags := flag.NewFlagSet("decode", flag.ContinueOnError)
-	asJSON := flags.Bool("json", false, "")
-	only := flags.String("type", "", "")
-	engine := protocolFlag(flags)
-	file, err := parseFlags(flags, args)
-	if err != nil {
-		return err
-	}
-	if *only != "" && !slices.Contains(typeNames(), *only) {
-		return misused("unknown type %q", *only)
-	}
-	input, err := read(file, std)
-	if err != nil {
-		return err
-	}
-	d, err := decode(input, *only, structuresOf(*engine))
-	if err != nil {
-		return err
-	}
-	return d.write(std.out, *asJSON)
+var decodeCommand = command{
+	name: "decode",
+	about: `decode prints a message of MIMI Portability or of MLS. The input is binary,
+hexadecimal or base64 of any kind. Of messages of mls-draft09, it prints the
+framing.
+`,
+	file: true,
+	prepare: func(flags *flag.FlagSet) action {
+		asJSON, engine, only := jsonFlag(flags), protocolFlag(flags), typeFlag(flags)
+		return func(std stdio, file string) error {
+			input, err := read(file, std)
+			if err != nil {
+				return err
+			}
+			d, err := decode(input, *only, structuresOf(*engine))
+			if err != nil {
+				return err
+			}
+			return d.write(std.out, *asJSON)
+		}
+	},
+}
+
+// typeFlag adds the flag -type, the name of a structure.
+func typeFlag(flags *flag.FlagSet) *string {
+	only, names := new(string), typeNames()
+	usage := "decode as the structure `NAME`; without it, all are tried:\n" + strings.Join(names, "\n")
+	flags.Func("type", usage, func(name string) error {
+		if !slices.Contains(names, name) {
+			return errors.New("there is no such structure")
+		}
+		*only = name
+		return nil
+	})
+	return only
+}
+
+// jsonFlag adds the flag -json.
+func jsonFlag(flags *flag.FlagSet) *bool {
+	return flags.Bool("json", false, "print JSON: bytes are hexadecimal, nothing is cut short")
 }
 
 func (d *decoded) write(w io.Writer, asJSON bool) error {

@@ -6,45 +6,42 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
 
-// fsckCommand checks a server's database and prints what is wrong with it, a problem a line.
-func fsckCommand(args []string, std stdio) error {
-	flags := flag.NewFlagSet("fsck", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	connection, key := flags.String("db", "", ""), flags.String("peers", "", "")
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		return err
-	case err != nil:
-		return misused("%w", err)
-	case *connection == "" || flags.NArg() > 0:
-		return misused("fsck takes -db, and -peers, and nothing else")
-	}
+var fsckCommand = command{
+	name: "fsck",
+	about: `fsck checks a server's database by deriving every group from its log and every
+migration from what was signed. The server must not run meanwhile. It brings an
+older schema up to date, and changes nothing else. It prints a line for each
+problem.
+`,
+	required: []string{"db"},
+	prepare: func(flags *flag.FlagSet) action {
+		connection := flags.String("db", "", "the `DATABASE` to check")
+		key := flags.String("peers", "", "ask the other server of each migration how it stands there,\n"+
+			"with requests signed by the homeserver's private_key in `KEYFILE`")
+		return func(std stdio, _ string) error { return checkDatabase(*connection, *key, std.out) }
+	},
+}
+
+// checkDatabase prints what is wrong with a database, a problem a line, and fails when there is something.
+func checkDatabase(connection, key string, out io.Writer) error {
 	var ask fsck.Ask
-	if *key != "" {
+	if key != "" {
 		var err error
-		if ask, err = asker(*key); err != nil {
+		if ask, err = asker(key); err != nil {
 			return err
 		}
 	}
 	ctx := context.Background()
-	if path, isFile := strings.CutPrefix(*connection, "file:"); isFile {
-		if _, err := os.Stat(path); err != nil {
-			return err // or it would be created
-		}
-	}
-	store, err := engine.Open(ctx, *connection, postgres.Pool{MaxOpen: 2, MaxIdle: 2})
+	store, err := openExisting(ctx, connection)
 	if err != nil {
 		return err
 	}
-	problems, err := check(ctx, store, ask, std.out)
+	problems, err := check(ctx, store, ask, out)
 	if err := errors.Join(err, store.Close()); err != nil {
 		return err
 	}

@@ -38,6 +38,12 @@ func TestExitStatus(t *testing.T) {
 		{"decode -", "0021" + strings.Repeat("00", 33), 2},
 		{"", "", 2},
 		{"decode", "", 2},
+		{"decode -h", "", 0},
+		{"decode -type Nothing -", "00", 2},
+		{"fsck", "", 2},
+		{"fsck -db file:absent.db", "", 1},
+		{"db copy -from file:absent.db", "", 2},
+		{"mls verify -", "", 1},
 		{"mls replay -protocol mls11 -", "{}", 2},
 	} {
 		var out, stderr bytes.Buffer

@@ -19,12 +19,8 @@ type recording struct {
 	Messages    []binary `json:"messages"`
 }
 
-// readRecording reads the file that the arguments name: a recording in JSON, or a GroupInfo alone.
-func readRecording(flags *flag.FlagSet, args []string, std stdio) (*recording, error) {
-	file, err := parseFlags(flags, args)
-	if err != nil {
-		return nil, err
-	}
+// readRecording reads a file: a recording in JSON, or a GroupInfo alone.
+func readRecording(file string, std stdio) (*recording, error) {
 	input, err := read(file, std)
 	if err != nil {
 		return nil, err
@@ -40,6 +36,16 @@ func readRecording(flags *flag.FlagSet, args []string, std stdio) (*recording, e
 	return r, nil
 }
 
+// openGroup reads a recording, and returns the group that it begins with.
+func openGroup(engine mls.Engine, file string, std stdio) (mls.Group, *recording, error) {
+	r, err := readRecording(file, std)
+	if err != nil {
+		return nil, nil, err
+	}
+	group, err := engine.Open(r.GroupInfo, r.RatchetTree)
+	return group, r, err
+}
+
 // replayed is the line for one message: what it is, and the group after it.
 type replayed struct {
 	Index                   int    `json:"i"`
@@ -51,20 +57,31 @@ type replayed struct {
 	Error                   string `json:"error"`
 }
 
-func replayCommand(args []string, std stdio) error {
-	flags := flag.NewFlagSet("mls replay", flag.ContinueOnError)
-	engine := protocolFlag(flags)
-	r, err := readRecording(flags, args, std)
-	if err != nil {
-		return err
-	}
-	group, err := (*engine).Open(r.GroupInfo, r.RatchetTree)
+var replayCommand = command{
+	name: "mls replay",
+	about: `mls replay follows a group through its messages, as a Delivery Service sees
+them. The input is JSON, bytes in base64 or hexadecimal:
+
+    {"group_info": MLSMESSAGE, "ratchet_tree": TREE, "messages": [MLSMESSAGE, ...]}
+
+ratchet_tree may be absent when group_info carries the tree. It prints one line
+of JSON for each message; one that is refused leaves the group as it was.
+`,
+	file: true,
+	prepare: func(flags *flag.FlagSet) action {
+		engine := protocolFlag(flags)
+		return func(std stdio, file string) error { return replayFile(*engine, file, std) }
+	},
+}
+
+func replayFile(engine mls.Engine, file string, std stdio) error {
+	group, r, err := openGroup(engine, file, std)
 	if err != nil {
 		return err
 	}
 	out := json.NewEncoder(std.out)
 	for i, message := range r.Messages {
-		kind, next, err := follow(*engine, group, message)
+		kind, next, err := follow(engine, group, message)
 		line := replayed{Index: i, Kind: kind}
 		if err != nil {
 			line.Error = err.Error()

@@ -33,15 +33,21 @@ type memberReport struct {
 	Lifetime     string `json:"lifetime"`
 }
 
-func verifyCommand(args []string, std stdio) error {
-	flags := flag.NewFlagSet("mls verify", flag.ContinueOnError)
-	asJSON := flags.Bool("json", false, "")
-	engine := protocolFlag(flags)
-	r, err := readRecording(flags, args, std)
-	if err != nil {
-		return err
-	}
-	group, err := (*engine).Open(r.GroupInfo, r.RatchetTree)
+var verifyCommand = command{
+	name: "mls verify",
+	about: `mls verify checks all that a Delivery Service can check of a group, and reports
+its members and whose key packages have expired. The input is as for mls replay,
+or a GroupInfo that carries its tree.
+`,
+	file: true,
+	prepare: func(flags *flag.FlagSet) action {
+		asJSON, engine := jsonFlag(flags), protocolFlag(flags)
+		return func(std stdio, file string) error { return verifyFile(*engine, *asJSON, file, std) }
+	},
+}
+
+func verifyFile(engine mls.Engine, asJSON bool, file string, std stdio) error {
+	group, _, err := openGroup(engine, file, std)
 	if err != nil {
 		return err
 	}
@@ -49,7 +55,7 @@ func verifyCommand(args []string, std stdio) error {
 	if err != nil {
 		return err
 	}
-	return (&decoded{"Group", value}).write(std.out, *asJSON)
+	return (&decoded{"Group", value}).write(std.out, asJSON)
 }
 
 // reportOn describes a group at a time in seconds since 1970.
