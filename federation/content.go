@@ -8,9 +8,9 @@ import (
 	"io"
 	"net/url"
 	"strconv"
-	"sync"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/slots"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
@@ -27,7 +27,7 @@ const pollContent = time.Second
 func contentRoute(svc Service, maxGroupState int64) edge.Route {
 	rt := edge.Route{Route: api.PutContent}
 	rt.MaxBody = maxGroupState + maxEnvelope
-	var open uploads
+	uploads := slots.New[mimiport.MigrationID](maxUploads)
 	rt.Serve = func(ctx context.Context, r *edge.Request) (any, error) {
 		up, err := parseContentURI(r)
 		if err != nil {
@@ -37,7 +37,7 @@ func contentRoute(svc Service, maxGroupState int64) edge.Route {
 		if _, err := svc.Migration(ctx, r.Caller, up.ID); err != nil {
 			return nil, err
 		}
-		end, ok := open.begin(up.ID)
+		end, ok := uploads.Take(up.ID)
 		if !ok {
 			return edge.Pending{RetryAfter: pollContent}, nil
 		}
@@ -54,36 +54,9 @@ func contentRoute(svc Service, maxGroupState int64) edge.Route {
 	return rt
 }
 
-// maxUploads is how many uploads of one migration this server holds at a time: one, and another when the first hangs.
+// maxUploads is how many uploads of one migration this server holds at a time, so that an offer is no licence to fill its
+// memory: one, and another when the first hangs.
 const maxUploads = 2
-
-// uploads counts what each migration's source has open here, so that an offer is no licence to fill this server's memory.
-type uploads struct {
-	mu sync.Mutex
-	n  map[mimiport.MigrationID]int
-}
-
-// begin reports false when there are too many; otherwise end must be called.
-func (u *uploads) begin(id mimiport.MigrationID) (end func(), ok bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.n[id] == maxUploads {
-		return nil, false
-	}
-	if u.n == nil {
-		u.n = make(map[mimiport.MigrationID]int)
-	}
-	u.n[id]++
-	return func() { u.end(id) }, true
-}
-
-func (u *uploads) end(id mimiport.MigrationID) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.n[id]--; u.n[id] == 0 {
-		delete(u.n, id)
-	}
-}
 
 // contentQuery and parseContentURI are a pair: what the URI of a content request states.
 func contentQuery(c *api.ContentUpload) url.Values {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/slots"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -68,7 +69,7 @@ type Service struct {
 	courier
 	removals
 	operator
-	inWork inWork
+	inWork *slots.Slots[mimiport.MigrationID] // a target verifies one content of a migration at a time
 }
 
 var _ api.API = (*Service)(nil)
@@ -77,7 +78,10 @@ var _ api.API = (*Service)(nil)
 func New(d Deps) *Service {
 	c := &core{Deps: d, groups: registry.New(d.Engines, d.Store, d.Limits.CacheBytes), wake: func() {}}
 	c.authority, c.senders = authority{&c.Deps}, senders{&c.Deps}
-	return &Service{core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, operator: operator{c}}
+	return &Service{
+		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, operator: operator{c},
+		inWork: slots.New[mimiport.MigrationID](1),
+	}
 }
 
 // SetWake sets what is called after each change that may have made rows due. It must be called before the Service is used.

@@ -77,7 +77,7 @@ func (s *Service) senderOffer(ctx context.Context, m *migration.Migration, req a
 // PutContent is the source's MigrationContent. It returns the vote, the same one each time; no vote and no error while
 // another request works on the content.
 func (s *Service) PutContent(ctx context.Context, origin string, up *api.ContentUpload) (*api.SignedRequest, error) {
-	end, ok := s.inWork.begin(up.ID)
+	end, ok := s.inWork.Take(up.ID)
 	if !ok {
 		return nil, nil
 	}

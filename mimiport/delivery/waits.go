@@ -33,27 +33,3 @@ func (w *waits) notify(id mimiport.MigrationID) {
 		delete(w.m, id)
 	}
 }
-
-// inWork keeps a target from verifying one content twice at the same time.
-type inWork struct {
-	mu sync.Mutex
-	m  map[mimiport.MigrationID]bool
-}
-
-// begin reports false when the content is being worked on; otherwise end must be called.
-func (w *inWork) begin(id mimiport.MigrationID) (end func(), ok bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.m[id] {
-		return nil, false
-	}
-	if w.m == nil {
-		w.m = make(map[mimiport.MigrationID]bool)
-	}
-	w.m[id] = true
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.m, id)
-	}, true
-}
