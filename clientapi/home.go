@@ -94,7 +94,7 @@ func (a *announcer) told(ctx context.Context, c api.Caller, id mimiport.Migratio
 	}
 	if st.User == c.UserID && succeeded(st) {
 		if err := a.announceMove(ctx, c.UserID, id, st); err != nil {
-			a.home.Log.WarnContext(ctx, "the room was not told of a migration", "migration", id, "room", st.RoomID, "err", err)
+			a.home.Log.WarnContext(ctx, "the room was not told of a migration", "migration_id", id, "room_id", st.RoomID, "error", err)
 		}
 	}
 	return st, nil

@@ -170,7 +170,7 @@ func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.
 
 // PutLineage shows another server how a group went on.
 func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []byte, req *api.LineageRequest) error {
-	q := to(api.ShowLineage, from, server, groupKey(groupID), nil)
+	q := to(api.ShowLineage, from, server, mimiport.IDText(groupID), nil)
 	q.content = req
 	_, err := ask[api.HostResponse](ctx, c, q)
 	return err

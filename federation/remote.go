@@ -2,7 +2,6 @@ package federation
 
 import (
 	"context"
-	"encoding/base64"
 	"net/url"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -32,37 +31,35 @@ func send[A any](ctx context.Context, a *remote, q request, content any) (*A, er
 	return ask[A](ctx, a.client, q)
 }
 
-func groupKey(id []byte) string { return base64.RawURLEncoding.EncodeToString(id) }
-
 func (a *remote) ReserveGroup(ctx context.Context, c api.Caller, req *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
 	return send[api.ReserveGroupResponse](ctx, a, a.to(api.ReserveGroup, c, "", nil), req)
 }
 
 func (a *remote) BindGroup(ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest) (*api.GroupResponse, error) {
-	return send[api.GroupResponse](ctx, a, a.to(api.BindGroup, c, groupKey(id), nil), req)
+	return send[api.GroupResponse](ctx, a, a.to(api.BindGroup, c, mimiport.IDText(id), nil), req)
 }
 
 func (a *remote) Group(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
-	return ask[api.GroupResponse](ctx, a.client, a.to(api.GetGroup, c, groupKey(id), nil))
+	return ask[api.GroupResponse](ctx, a.client, a.to(api.GetGroup, c, mimiport.IDText(id), nil))
 }
 
 func (a *remote) Host(ctx context.Context, c api.Caller, id []byte) (*api.HostResponse, error) {
-	return ask[api.HostResponse](ctx, a.client, a.to(api.GetHost, c, groupKey(id), nil))
+	return ask[api.HostResponse](ctx, a.client, a.to(api.GetHost, c, mimiport.IDText(id), nil))
 }
 
 func (a *remote) ShowLineage(ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
-	return send[api.HostResponse](ctx, a, a.to(api.ShowLineage, c, groupKey(id), nil), req)
+	return send[api.HostResponse](ctx, a, a.to(api.ShowLineage, c, mimiport.IDText(id), nil), req)
 }
 
 func (a *remote) RatchetTree(ctx context.Context, c api.Caller, id []byte, epoch uint64) ([]byte, error) {
-	q := a.to(api.GetTree, c, groupKey(id), url.Values{"epoch": uintParam(epoch)})
+	q := a.to(api.GetTree, c, mimiport.IDText(id), url.Values{"epoch": uintParam(epoch)})
 	q.limit = maxRawAnswer
 	_, tree, err := a.client.do(ctx, q)
 	return tree, err
 }
 
 func (a *remote) Submit(ctx context.Context, c api.Caller, id []byte, req *api.SubmitRequest) (*api.SubmitResponse, error) {
-	return send[api.SubmitResponse](ctx, a, a.to(api.Submit, c, groupKey(id), nil), req)
+	return send[api.SubmitResponse](ctx, a, a.to(api.Submit, c, mimiport.IDText(id), nil), req)
 }
 
 func (a *remote) Messages(ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery) (*api.MessagesResponse, error) {
@@ -70,7 +67,7 @@ func (a *remote) Messages(ctx context.Context, c api.Caller, id []byte, q api.Me
 	if q.Term != nil {
 		query["term"] = uintParam(*q.Term)
 	}
-	return ask[api.MessagesResponse](ctx, a.client, a.to(api.GetMessages, c, groupKey(id), query))
+	return ask[api.MessagesResponse](ctx, a.client, a.to(api.GetMessages, c, mimiport.IDText(id), query))
 }
 
 func (a *remote) RequestMigration(ctx context.Context, c api.Caller, req *api.MigrationRequestRequest) (*api.MigrationOffer, error) {

@@ -50,7 +50,7 @@ func (w *roomWatcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
 	if err == nil {
 		return true
 	}
-	w.log.Error("a room's change could not be noted", "room", roomID, "err", err)
+	w.log.Error("a room's change could not be noted", "room_id", roomID, "error", err)
 	select { // so that a database that is down is not asked thousands of times a second
 	case <-ctx.Done():
 	case <-time.After(time.Second):

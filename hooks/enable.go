@@ -164,7 +164,7 @@ func run(pc *process.ProcessContext, service *delivery.Service, store storage.St
 		work.Go(func() { forget(pc.Context(), store, keep, log) })
 		work.Wait()
 		if err := store.Close(); err != nil {
-			log.Error("the database was not closed", "err", err)
+			log.Error("the database was not closed", "error", err)
 		}
 	}()
 }
@@ -175,7 +175,7 @@ func forget(ctx context.Context, store storage.Store, keep Retention, log *slog.
 	defer hour.Stop()
 	for ctx.Err() == nil {
 		if err := store.Forget(ctx, keep.horizon(clock())); err != nil && ctx.Err() == nil {
-			log.Error("what is past its retention was not deleted", "err", err)
+			log.Error("what is past its retention was not deleted", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -85,7 +85,8 @@ func (k *keys) VerifySince(ctx context.Context, server, keyID string, m mimiport
 func (k *keys) VerifyArchived(ctx context.Context, server, keyID string, keyObject []byte, m mimiport.Signed) error {
 	key, err := k.ever(ctx, server, keyID)
 	if mimiport.KindOf(err) == mimiport.KindPeer {
-		k.log.WarnContext(ctx, "a server cannot be asked for an old key: taking the archived one", "server", server, "key_id", keyID, "err", err)
+		k.log.WarnContext(ctx, "a server cannot be asked for an old key: taking the archived one",
+			"server", server, "key_id", keyID, "error", err)
 		key, err = archived(server, keyID, keyObject)
 	}
 	if err != nil {

@@ -88,8 +88,11 @@ func (m *MigrationResponse) ID() MigrationID {
 	return sha256.Sum256(b)
 }
 
+// IDText is an id as it stands in paths, logs and the output of tools: unpadded base64url.
+func IDText(id []byte) string { return base64.RawURLEncoding.EncodeToString(id) }
+
 // String is the id in unpadded base64url: 43 characters.
-func (id MigrationID) String() string { return base64.RawURLEncoding.EncodeToString(id[:]) }
+func (id MigrationID) String() string { return IDText(id[:]) }
 
 // ParseMigrationID reads what String prints, or returns a KindBadMessage error.
 func ParseMigrationID(s string) (id MigrationID, err error) {

@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -32,7 +31,7 @@ func (s intake) noticeLaterEpoch(ctx context.Context, sub *submission) error {
 		return nil // it shows nothing, or nothing new
 	}
 	evidence := storage.Evidence{GroupID: g.ID, Kind: storage.EvidenceLaterEpoch, Data: sub.req.GroupInfo, At: s.Now()}
-	alarm := s.Log.With("group", fmt.Sprintf("%x", g.ID), "epoch", g.Epoch, "later", epoch, "user", c.UserID)
+	alarm := s.Log.With("group_id", mimiport.IDText(g.ID), "epoch", g.Epoch, "later_epoch", epoch, "user_id", c.UserID)
 	if l.Ahead == "" && len(l.Roster.Users()) > 1 {
 		alarm.Error("a member is in a later epoch than this server: was an old backup restored?")
 		l.Ahead = c.UserID

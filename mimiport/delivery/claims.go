@@ -81,7 +81,7 @@ func (s *Service) takePointer(ctx context.Context, g *storage.Group) error {
 		return err
 	}
 	if _, err := s.checkChain(ctx, g.ID, l); err != nil {
-		s.Log.Warn("a room's pointer does not verify", "room", g.RoomID, "err", err)
+		s.Log.Warn("a room's pointer does not verify", "room_id", g.RoomID, "error", err)
 		return nil
 	}
 	return s.takeNext(ctx, g, &l.Steps[len(l.Steps)-1], &api.LineageRequest{Lineage: encoded})
@@ -362,7 +362,7 @@ func (s operator) claim(ctx context.Context, kind mimiport.StepKind, old *storag
 		return err
 	}
 	if signed.KeyObject, err = s.Keys.KeyObject(ctx, old.Server, signed.KeyID); err != nil {
-		s.Log.Warn("no own key object for the lineage", "key", signed.KeyID, "error", err)
+		s.Log.Warn("no own key object for the lineage", "key_id", signed.KeyID, "error", err)
 	}
 	l.Steps = append(l.Steps, mimiport.LineageStep{Kind: kind, Claim: &signed})
 	if encoded, err = l.Marshal(); err != nil {

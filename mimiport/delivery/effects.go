@@ -79,7 +79,7 @@ func (s *core) stepRecord(ctx context.Context, h *registry.Held, m *migration.Mi
 	after()
 	if ready.Evidence != nil && stateOf(g).Owned() && !ready.Group.Owned() {
 		s.Log.Error("the group is elsewhere in a later term: this server stops",
-			"group", fmt.Sprintf("%x", g.ID), "term", g.Term)
+			"group_id", mimiport.IDText(g.ID), "term", g.Term)
 	}
 	if ready.Forget {
 		h.Drop(g.Term)
@@ -226,8 +226,8 @@ func (s *core) evidence(m *migration.Migration, g *storage.Group, e migration.Ev
 	if g != nil {
 		id = g.ID
 	}
-	s.Log.Error("evidence kept: see the admin API", "kind", e.Kind, "group", fmt.Sprintf("%x", id),
-		"migration", m.ID, "source", m.Source, "target", m.Target)
+	s.Log.Error("evidence kept: see the admin API", "kind", e.Kind, "group_id", mimiport.IDText(id),
+		"migration_id", m.ID, "source", m.Source, "target", m.Target)
 	return storage.Evidence{
 		GroupID: id, Migration: m.ID, Kind: e.Kind, Data: e.Message.Message, KeyID: e.Message.KeyID, At: s.Now(),
 	}

@@ -119,7 +119,7 @@ func (s *core) extendLineage(ctx context.Context, encoded []byte, m *migration.M
 	step := mimiport.LineageStep{Kind: mimiport.StepMigration, Response: m.Response, Confirmation: m.Confirmation, Complete: m.Complete}
 	for _, own := range []*mimiport.SignedMessage{&step.Response, &step.Complete} {
 		if own.KeyObject, err = s.Keys.KeyObject(ctx, m.Target, own.KeyID); err != nil {
-			s.Log.Warn("no own key object for the lineage", "key", own.KeyID, "error", err)
+			s.Log.Warn("no own key object for the lineage", "key_id", own.KeyID, "error", err)
 		}
 	}
 	l.Steps = append(l.Steps, step)

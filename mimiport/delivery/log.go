@@ -2,9 +2,9 @@ package delivery
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -37,7 +37,7 @@ func (s *core) extend(g *storage.Group, l *registry.Live, a *registry.Accepted) 
 
 // fanOutQueue is the queue of a group's messages in one term. Its order is that of the log.
 func fanOutQueue(key storage.GroupKey) string {
-	return fmt.Sprintf("group/%s/%d", base64.RawURLEncoding.EncodeToString(key.ID), key.Term)
+	return fmt.Sprintf("group/%s/%d", mimiport.IDText(key.ID), key.Term)
 }
 
 // destinations lists the servers an entry goes to: those of the members of its epoch, or of those a Welcome is for.

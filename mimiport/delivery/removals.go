@@ -119,7 +119,7 @@ func (s removals) strangers(ctx context.Context, g *storage.Group, l *registry.L
 		}
 	}
 	if float64(total) > expelShare*float64(l.MLS.NumMembers()) {
-		s.Log.Error("most of a group's members have left its room at once: nothing is proposed", "room", g.RoomID, "leaves", total)
+		s.Log.Error("most of a group's members have left its room at once: nothing is proposed", "room_id", g.RoomID, "leaves", total)
 		return nil, mimiport.Errorf("expel", mimiport.KindInProgress, "%d of %d leaves at once", total, l.MLS.NumMembers())
 	}
 	return leaves, nil

@@ -440,7 +440,7 @@ func (s *Service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api
 	if err != nil {
 		return nil, err
 	}
-	s.Log.Warn("an operator drops a migration", "migration", id, "state", m.State, "source", m.Source)
+	s.Log.Warn("an operator drops a migration", "migration_id", id, "state", m.State, "source", m.Source)
 	if err := s.takeEvent(ctx, id, migration.OperatorDrop{}, nil); err != nil {
 		return nil, err
 	}

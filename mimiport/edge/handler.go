@@ -157,8 +157,8 @@ func logFault(ctx context.Context, log *slog.Logger, err error) {
 	switch kind := mimiport.KindOf(err); {
 	case ctx.Err() != nil || errors.As(err, &denied):
 	case kind == mimiport.KindInternal:
-		log.ErrorContext(ctx, "request failed", "err", err)
+		log.ErrorContext(ctx, "request failed", "error", err)
 	case kind == mimiport.KindPeer:
-		log.WarnContext(ctx, "peer failed", "err", err)
+		log.WarnContext(ctx, "peer failed", "error", err)
 	}
 }

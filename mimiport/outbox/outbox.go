@@ -205,7 +205,7 @@ func (w *Worker) handle(ctx context.Context, handler Handler, row storage.Row) (
 		return err == nil
 	}
 	delay := Backoff(row.Attempts, err, w.jitter())
-	log := w.log.With("kind", row.Kind, "destination", row.Destination, "queue", row.Queue, "order", row.Order)
+	log := w.log.With("kind", row.Kind, "server", row.Destination, "queue", row.Queue, "order", row.Order)
 	log.InfoContext(ctx, "outbox: put off", "attempts", row.Attempts+1, "delay", delay, "error", err)
 	if err := w.store.Retry(ctx, row.Key(), row.Attempts+1, w.now().Add(delay)); err != nil {
 		log.ErrorContext(ctx, "outbox: cannot put off", "error", err)
