@@ -43,10 +43,11 @@ $(TS)/node_modules/.package-lock.json: $(TS)/package-lock.json
 	cd $(TS) && npm ci --no-audit --no-fund
 	@touch $@
 
-lint: ## formatting, vet, staticcheck, module files
+lint: ## formatting, vet, staticcheck, the rules of the house, module files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	$(GO) test ./internal/houserules
 	$(GO) mod tidy -diff
 
 fuzz: ## every fuzz target for FUZZTIME

@@ -22,8 +22,8 @@ const maxEnvelope = 64 << 10
 // pollContent is when the source asks again for the vote of a target that is at work.
 const pollContent = time.Second
 
-// contentRoute takes a MigrationContent as a raw body, whose SHA-256 the signed URI states: it is authenticated before a byte
-// of it is read (profile, section 1).
+// contentRoute takes a MigrationContent as a raw body, whose SHA-256 the signed URI states: it is authenticated before
+// a byte of it is read (profile, section 1).
 func contentRoute(svc Service, maxGroupState int64) edge.Route {
 	rt := edge.Route{Route: api.PutContent}
 	rt.MaxBody = maxGroupState + maxEnvelope
@@ -54,8 +54,8 @@ func contentRoute(svc Service, maxGroupState int64) edge.Route {
 	return rt
 }
 
-// maxUploads is how many uploads of one migration this server holds at a time, so that an offer is no licence to fill its
-// memory: one, and another when the first hangs.
+// maxUploads is how many uploads of one migration this server holds at a time, so that an offer is no licence to fill
+// its memory: one, and another when the first hangs.
 const maxUploads = 2
 
 // contentQuery and parseContentURI are a pair: what the URI of a content request states.

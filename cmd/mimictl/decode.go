@@ -46,8 +46,8 @@ var structures = []structure{
 	{"ExternalSenderOffer", describe(mimiport.UnmarshalExternalSenderOffer), namesNoServer},
 }
 
-// namesServer says whether a MigrationAbort names a source. The offer of an external sender, which has the same shape, holds a
-// key there.
+// namesServer says whether a MigrationAbort names a source. The offer of an external sender, which has the same shape,
+// holds a key there.
 func namesServer(data []byte) bool {
 	m, err := mimiport.UnmarshalMigrationAbort(data)
 	return err == nil && mimiport.ValidateServerName(m.SourceDomain) == nil
@@ -142,11 +142,13 @@ func decode(input []byte, only string, structures []structure) (*decoded, error)
 		for _, m := range matches {
 			names = append(names, m.Type)
 		}
-		return nil, &failure{fmt.Errorf("the input can be any of: %s", strings.Join(names, " ")), 2, []string{"choose one with -type"}}
+		err = fmt.Errorf("the input can be any of: %s", strings.Join(names, " "))
+		return nil, &failure{err, 2, []string{"choose one with -type"}}
 	case only != "":
 		return nil, err
 	}
-	return nil, &failure{fmt.Errorf("%d bytes of no known structure", len(input)), 1, []string{"-type NAME says why it is not that one"}}
+	err = fmt.Errorf("%d bytes of no known structure", len(input))
+	return nil, &failure{err, 1, []string{"-type NAME says why it is not that one"}}
 }
 
 // match lists what the data decodes as; the error is that of the last structure tried.
@@ -163,8 +165,8 @@ func match(data []byte, only string, structures []structure) (matches []decoded,
 	return matches, err
 }
 
-// fromText reads hexadecimal or base64 of either alphabet, padded or not, with white space anywhere. It returns anything else
-// as it is, and false.
+// fromText reads hexadecimal or base64 of either alphabet, padded or not, with white space anywhere. It returns
+// anything else as it is, and false.
 func fromText(text string) ([]byte, bool) {
 	compact := strings.Join(strings.Fields(text), "")
 	if data, err := hex.DecodeString(compact); err == nil && compact != "" {

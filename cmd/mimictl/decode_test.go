@@ -20,11 +20,12 @@ func TestDecodeMLS(t *testing.T) {
 		parts   []string
 	}{
 		"commit": {c.Message, []string{
-			`"Public":{"WireFormat":1,"Content":{"GroupID":"67726f7570","Epoch":0,`, `"ContentType":3`, `"Add":{`, `"Path":{"Leaf":{`,
-			`"CipherSuites":[1,2,3,4,5,6,7,10794]`, `"Count":1`,
+			`"Public":{"WireFormat":1,"Content":{"GroupID":"67726f7570","Epoch":0,`, `"ContentType":3`, `"Add":{`,
+			`"Path":{"Leaf":{`, `"CipherSuites":[1,2,3,4,5,6,7,10794]`, `"Count":1`,
 		}},
 		"group info": {c.GroupInfo, []string{
-			`{"Version":1,"WireFormat":4,"GroupInfo":{"Context":`, `"Epoch":1`, `"Extensions":[{"Type":65281,"Data":"ab"}]`, `"Signer":0`,
+			`{"Version":1,"WireFormat":4,"GroupInfo":{"Context":`, `"Epoch":1`,
+			`"Extensions":[{"Type":65281,"Data":"ab"}]`, `"Signer":0`,
 		}},
 		"welcome":     {c.Welcome, []string{`"Secrets":[{"NewMember":"`}},
 		"key package": {bob.KeyPackage(), []string{`"Lifetime":{"NotBefore":1700000000,"NotAfter":4000000000}`}},

@@ -75,6 +75,7 @@ func check(ctx context.Context, store *engine.Store, ask fsck.Ask, out io.Writer
 	for _, p := range loose {
 		fmt.Fprintln(out, p)
 	}
-	fmt.Fprintf(out, "checked %d terms of groups, %d migrations, %d rows of the outbox\n", report.Groups, report.Migrations, report.Rows)
+	fmt.Fprintf(out, "checked %d terms of groups, %d migrations, %d rows of the outbox\n",
+		report.Groups, report.Migrations, report.Rows)
 	return len(found) + len(loose), nil
 }

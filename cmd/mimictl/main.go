@@ -6,8 +6,8 @@
 //	mimictl mls verify [-json] [-protocol NAME] FILE|-
 //	mimictl db copy -from DATABASE -to DATABASE
 //
-// It exits with 0 when it did what it was asked, with 1 when the input is not acceptable or cannot be read, and with 2 when
-// it was called wrongly or the input can be more than one thing.
+// It exits with 0 when it did what it was asked, with 1 when the input is not acceptable or cannot be read, and with 2
+// when it was called wrongly or the input can be more than one thing.
 package main
 
 import (
@@ -97,7 +97,8 @@ func misused(command string, err error) error {
 	return &failure{err, 2, []string{command + " -h tells how it is called"}}
 }
 
-// maxInput is the largest input in bytes: the largest group state there is by default, in hexadecimal, with room to spare.
+// maxInput is the largest input in bytes: the largest group state there is by default, in hexadecimal, with room to
+// spare.
 const maxInput = 256 << 20
 
 // read reads a file, or standard input for "-".

@@ -31,7 +31,8 @@ func asker(keyFile string) (fsck.Ask, error) {
 			PrivateKey: ed25519.NewKeyFromSeed(block.Bytes),
 		}, nil
 	}
-	web := fclient.NewClient(fclient.WithWellKnownSRVLookups(true), fclient.WithTimeout(30*time.Second), fclient.WithUserAgent("mimictl"))
+	web := fclient.NewClient(
+		fclient.WithWellKnownSRVLookups(true), fclient.WithTimeout(30*time.Second), fclient.WithUserAgent("mimictl"))
 	sender := &federation.Sender{Client: federation.NewClient(identity, web, time.Now)}
 	return sender.AskStatus, nil
 }

@@ -18,7 +18,8 @@ var engines = map[string]mls.Engine{
 // protocolFlag adds the flag -protocol, and returns the engine that it will have chosen.
 func protocolFlag(flags *flag.FlagSet) *mls.Engine {
 	chosen := engines[mls.ProtocolMLS10]
-	usage := "the kind of group is `NAME`: mls10, which is the default, for RFC 9420,\nor mls-draft09 for github.com/cisco/go-mls"
+	usage := "the kind of group is `NAME`: mls10, which is the default, for RFC 9420,\n" +
+		"or mls-draft09 for github.com/cisco/go-mls"
 	flags.Func("protocol", usage, func(name string) error {
 		engine, ok := engines[name]
 		if !ok {

@@ -136,7 +136,8 @@ func ofEpoch(group mls.Group, m *mls.Message) error {
 		return mimiport.Errorf(op, mimiport.KindInvalid, "it is of another group")
 	}
 	if m.Epoch != group.Epoch() {
-		return mimiport.Errorf(op, mimiport.KindWrongEpoch, "the group is at epoch %d, the message at %d", group.Epoch(), m.Epoch)
+		return mimiport.Errorf(op, mimiport.KindWrongEpoch,
+			"the group is at epoch %d, the message at %d", group.Epoch(), m.Epoch)
 	}
 	return nil
 }

@@ -19,9 +19,10 @@ const maxInteger = 1<<53 - 1
 // Lister is a list that is kept in another form, such as its encoding. Marshal writes what List returns.
 type Lister interface{ List() any }
 
-// Marshal encodes v, made of structs, pointers, slices, strings, integers, bytes and Listers. Of a struct's fields it writes those
-// that encoding/json would, under the same names, and knows of the options omitzero alone. An integer above 2^53-1 becomes a
-// string of its decimal digits. It returns an error for any other type, a negative integer included.
+// Marshal encodes v, made of structs, pointers, slices, strings, integers, bytes and Listers. Of a struct's fields it
+// writes those that encoding/json would, under the same names, and knows of the options omitzero alone. An integer
+// above 2^53-1 becomes a string of its decimal digits. It returns an error for any other type, a negative integer
+// included.
 func Marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	if err := write(&b, reflect.ValueOf(v)); err != nil {

@@ -13,10 +13,12 @@ var (
 	testFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
 
 	clientTestTitle = regexp.MustCompile("`clients/ts` \"([^\"]+)\"")
+	saysTest        = regexp.MustCompile(testName.String() + "|" + clientTestTitle.String() + "|not yet|no test:")
 	clientTestCall  = regexp.MustCompile(`(?m)^\s*test\("([^"]+)"`)
 )
 
-// testsInTree are the names of all Go tests and fuzz targets of this module, and the titles of the reference client's tests.
+// testsInTree are the names of all Go tests and fuzz targets of this module, and the titles of the reference client's
+// tests.
 func testsInTree(t *testing.T) map[string]bool {
 	t.Helper()
 	tests := make(map[string]bool)
@@ -56,7 +58,8 @@ func TestDocumentedTestsExist(t *testing.T) {
 	}
 }
 
-// TestConformanceRowsAreComplete fails when a row of docs/conformance.md says neither which test there is nor why there is none.
+// TestConformanceRowsAreComplete fails when a row of docs/conformance.md says neither which test there is nor why there
+// is none.
 func TestConformanceRowsAreComplete(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "docs", "conformance.md"))
 	if err != nil {
@@ -69,7 +72,7 @@ func TestConformanceRowsAreComplete(t *testing.T) {
 			continue
 		}
 		rows++
-		if len(cells) != 3 || !testName.MatchString(cells[2]) && !clientTestTitle.MatchString(cells[2]) && !strings.Contains(cells[2], "not yet") && !strings.Contains(cells[2], "no test:") {
+		if len(cells) != 3 || !saysTest.MatchString(cells[2]) {
 			t.Errorf("a row without its test: %s", line)
 		}
 	}

@@ -13,7 +13,8 @@ import (
 // notOurs are the folders whose files the project neither wrote nor keeps.
 var notOurs = []string{".git", "node_modules", "dist", "_artifacts"}
 
-// files yields the tree's files whose names end in one of the suffixes: the path, with slashes from the root, and the text.
+// files yields the tree's files whose names end in one of the suffixes: the path, with slashes from the root, and the
+// text.
 func files(t *testing.T, suffixes ...string) iter.Seq2[string, string] {
 	t.Helper()
 	return func(yield func(path, text string) bool) {

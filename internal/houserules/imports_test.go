@@ -1,5 +1,5 @@
-// Package houserules holds the tests of the tree itself: that the picture of the packages is true, that types stay small, and that
-// what the documents say is tested is tested.
+// Package houserules holds the tests of the tree itself: that the picture of the packages is true, that types stay
+// small, and that what the documents say is tested is tested.
 package houserules
 
 import (
@@ -25,13 +25,13 @@ const (
 
 var update = flag.Bool("update", false, "draw the picture in DESIGN.md anew")
 
-// places are the rooms of the picture. A package belongs to the longest place that it is in. integration is not drawn: it may import
-// anything.
+// places are the rooms of the picture. A package belongs to the longest place that it is in. integration is not drawn:
+// it may import anything.
 var places = []string{
 	"mimiport/wire", "mimiport", "mimiport/internal/vectors", "mimiport/mls", "mimiport/mls/draft09", "mimiport/migration",
-	"mimiport/proof", "mimiport/policy", "mimiport/api", "mimiport/acl", "mimiport/registry", "mimiport/delivery", "mimiport/outbox",
-	"mimiport/edge", "storage", "federation", "clientapi", "adminapi", "hooks", "cmd/mimictl", "cmd/dendrite-mimi", "integration",
-	"internal",
+	"mimiport/proof", "mimiport/policy", "mimiport/api", "mimiport/acl", "mimiport/registry", "mimiport/delivery",
+	"mimiport/outbox", "mimiport/edge", "storage", "federation", "clientapi", "adminapi", "hooks", "cmd/mimictl",
+	"cmd/dendrite-mimi", "integration", "internal",
 }
 
 // knowsHost lists the only places that depend on Dendrite.
@@ -106,7 +106,8 @@ func arrows(t *testing.T) map[string]map[string]bool {
 	return all
 }
 
-// draw is the picture: one line for each place, with the places that it imports, every place below those that it imports.
+// draw is the picture: one line for each place, with the places that it imports, every place below those that it
+// imports.
 func draw(t *testing.T, all map[string]map[string]bool) string {
 	t.Helper()
 	var b strings.Builder
@@ -114,7 +115,8 @@ func draw(t *testing.T, all map[string]map[string]bool) string {
 	for len(drawn) < len(all) {
 		var level []string
 		for place, imports := range all {
-			if !drawn[place] && !slices.ContainsFunc(slices.Collect(maps.Keys(imports)), func(i string) bool { return !drawn[i] }) {
+			missing := func(i string) bool { return !drawn[i] }
+			if !drawn[place] && !slices.ContainsFunc(slices.Collect(maps.Keys(imports)), missing) {
 				level = append(level, place)
 			}
 		}
@@ -166,7 +168,8 @@ func TestPicture(t *testing.T) {
 		return
 	}
 	if have != want {
-		t.Errorf("the picture is\n%s\nand not\n%s\nIf the new arrows are wanted: go test ./internal/houserules -run TestPicture -update", want, have)
+		t.Errorf("the picture is\n%s\nand not\n%s\nIf the new arrows are wanted: "+
+			"go test ./internal/houserules -run TestPicture -update", want, have)
 	}
 }
 

@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// logMethods are the methods of slog.Logger that take keys and values, with the number of arguments before the keys and values.
+// logMethods are the methods of slog.Logger that take keys and values, with the number of arguments before the keys and
+// values.
 var logMethods = map[string]int{
 	"With": 0, "Debug": 1, "Info": 1, "Warn": 1, "Error": 1,
 	"DebugContext": 2, "InfoContext": 2, "WarnContext": 2, "ErrorContext": 2, "Log": 3, "LogAttrs": 3,
@@ -65,8 +66,8 @@ func logSources(t *testing.T, fset *token.FileSet) (sources []*ast.File) {
 
 func isSlog(imported *ast.ImportSpec) bool { return imported.Path.Value == `"log/slog"` }
 
-// keysOf are the keys that a call gives to a logger, none where it is no such call. What should be a key and is no string
-// literal is empty.
+// keysOf are the keys that a call gives to a logger, none where it is no such call. What should be a key and is no
+// string literal is empty.
 func keysOf(call *ast.CallExpr) (keys []string) {
 	method, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
@@ -87,7 +88,8 @@ func keysOf(call *ast.CallExpr) (keys []string) {
 	return keys
 }
 
-// TestLogKeys fails when a log line has a key that the table in DESIGN.md lacks, and when the table has a key that no line uses.
+// TestLogKeys fails when a log line has a key that the table in DESIGN.md lacks, and when the table has a key that no
+// line uses.
 func TestLogKeys(t *testing.T) {
 	keys, fset := logKeys(t), token.NewFileSet()
 	for _, source := range logSources(t, fset) {

@@ -15,8 +15,8 @@ func New[K comparable](perKey int) *Slots[K] {
 	return &Slots[K]{perKey: perKey, taken: make(map[K]int)}
 }
 
-// Take takes one of a key's slots until free is called, which must be called once. It does not wait: ok is false, and free nil,
-// when no slot is left.
+// Take takes one of a key's slots until free is called, which must be called once. It does not wait: ok is false, and
+// free nil, when no slot is left.
 func (s *Slots[K]) Take(key K) (free func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

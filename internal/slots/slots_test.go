@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestSlots: whatever is taken and freed, a key has at most its slots, other keys play no part, and nothing is kept for a key
-// with no slot taken.
+// TestSlots: whatever is taken and freed, a key has at most its slots, other keys play no part, and nothing is kept for
+// a key with no slot taken.
 func TestSlots(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		perKey := rapid.IntRange(1, 3).Draw(t, "per key")

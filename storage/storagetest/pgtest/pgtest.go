@@ -24,7 +24,8 @@ type Server struct {
 	databases atomic.Int64
 }
 
-// Start starts a server and stops it when the test ends. Where PostgreSQL is not installed, package needs ends the test.
+// Start starts a server and stops it when the test ends. Where PostgreSQL is not installed, package needs ends the
+// test.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
 	programs := needs.PostgreSQL(tb)
@@ -79,7 +80,8 @@ func (s *Server) connection(database string) string {
 	return fmt.Sprintf("postgres://mimi@/%s?host=%s&sslmode=disable", database, s.directory)
 }
 
-// unprivileged makes root's processes run as the user postgres, who then owns the directory: the server refuses to run as root.
+// unprivileged makes root's processes run as the user postgres, who then owns the directory: the server refuses to run
+// as root.
 func unprivileged(tb testing.TB, directory string) *syscall.SysProcAttr {
 	tb.Helper()
 	if os.Geteuid() != 0 {
