@@ -36,7 +36,7 @@ func TestMarshal(t *testing.T) {
 	got, err := Marshal(&outer{
 		Name: "a\"b", Data: []byte{0xab}, List: [][]byte{{1}, nil},
 		Inner: []inner{{[2]byte{0xff, 0}, 1<<53 - 1}, {Epoch: 1 << 53}}, Some: "x",
-		embedded: embedded{3, 4}, Words: "one two",
+		embedded: embedded{3, 4}, Words: "one two", unseen: make(chan int),
 	})
 	const want = `{"name":"a\"b","data":"ab","list":["01",""],"inner":[{"nonce":"ff00","epoch":9007199254740991},` +
 		`{"nonce":"0000","epoch":"9007199254740992"}],"none":null,"some":"x","Kind":3,"Count":4,"Words":["one","two"]}`
