@@ -40,7 +40,8 @@ func sources(t *testing.T, visit func(path string, fset *token.FileSet, f *ast.F
 	}
 }
 
-// No type has more methods than one task needs, and no interface asks for more than one reader wants: larger ones are made of parts.
+// No type has more methods than one task needs, and no interface asks for more than one reader wants: larger ones are
+// made of parts.
 func TestTypesAreSmall(t *testing.T) {
 	methods := make(map[string]int)
 	sources(t, func(path string, _ *token.FileSet, f *ast.File) {

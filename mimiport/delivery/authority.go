@@ -35,7 +35,8 @@ func (a authority) Policy(ctx context.Context) (policy.Policy, error) {
 	return p, err
 }
 
-// SetPolicy merges patch into the policy in force and keeps the result across restarts. It counts from the next decision on.
+// SetPolicy merges patch into the policy in force and keeps the result across restarts. It counts from the next
+// decision on.
 func (a authority) SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error) {
 	p, err := a.Policy(ctx)
 	if err != nil {
@@ -121,16 +122,19 @@ func (a authority) requireCreator(ctx context.Context, c api.Caller) error {
 // maxReserved bounds the ids that one user may hold without binding a group to them.
 const maxReserved = 100
 
-// quotaFacts is what the quotas of a migration count, besides what the store knows. nil asks for no quota: a migration that
-// has begun is not refused for its number.
+// quotaFacts is what the quotas of a migration count, besides what the store knows. nil asks for no quota: a migration
+// that has begun is not refused for its number.
 type quotaFacts struct {
 	starting  bool // this migration is not counted yet
 	members   int
 	foreignID bool
 }
 
-// decide gathers the facts and asks the policy, on either side and at every step. Only a caller tells whether an administrator asks.
-func (a authority) decide(ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller, q *quotaFacts) error {
+// decide gathers the facts and asks the policy, on either side and at every step. Only a caller tells whether an
+// administrator asks.
+func (a authority) decide(
+	ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller, q *quotaFacts,
+) error {
 	p, err := a.Policy(ctx)
 	if err != nil {
 		return err
@@ -148,12 +152,16 @@ func (a authority) decide(ctx context.Context, side migration.Role, m *migration
 	return policy.Decide(&p, f)
 }
 
-func (a authority) facts(ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller) (*policy.Facts, error) {
+func (a authority) facts(
+	ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller,
+) (*policy.Facts, error) {
 	user := c.UserID
 	if user == "" {
 		user = m.User
 	}
-	f := &policy.Facts{Side: side, UserServer: registry.ServerOf(user), UserAdmin: c.Admin || c.UserID == "" && m.ByAdmin, Peer: m.Target}
+	f := &policy.Facts{
+		Side: side, UserServer: registry.ServerOf(user), UserAdmin: c.Admin || c.UserID == "" && m.ByAdmin, Peer: m.Target,
+	}
 	if side == migration.Target {
 		f.Peer = m.Source
 	}
@@ -200,10 +208,14 @@ func (a authority) count(ctx context.Context, f *policy.Facts, m *migration.Migr
 	}
 	tally(&f.Moves, own, storage.MigrationFilter{Role: f.Side, User: m.User, Since: hourAgo})
 	if f.Side == migration.Source {
-		tally(&f.Aborts, 1, storage.MigrationFilter{Role: f.Side, GroupID: m.GroupID, Since: hourAgo, States: []migration.State{migration.Aborted}})
+		tally(&f.Aborts, 1, storage.MigrationFilter{
+			Role: f.Side, GroupID: m.GroupID, Since: hourAgo, States: []migration.State{migration.Aborted},
+		})
 		return err
 	}
-	tally(&f.Offers, own, storage.MigrationFilter{Role: f.Side, User: m.User, States: []migration.State{migration.Offered}})
+	tally(
+		&f.Offers, own, storage.MigrationFilter{Role: f.Side, User: m.User, States: []migration.State{migration.Offered}},
+	)
 	tally(&f.Staged, 1, storage.MigrationFilter{Role: f.Side, States: []migration.State{migration.Staged}})
 	if err == nil {
 		f.Groups, _, err = a.Store.CountGroups(ctx, m.User)

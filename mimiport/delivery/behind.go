@@ -9,10 +9,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// noticeLaterEpoch looks at a Commit of a later epoch than the group's here, as members submit it to a server that was restored from a backup
-// (profile, section 3). The Commit's own signature is over a GroupContext that this server does not have; that of the GroupInfo beside
-// it is over its own. One member could make both up, and the group would stand still until an operator comes: it takes two users, or
-// all there are. The first alarms, the second stops the group, and both are kept as evidence.
+// noticeLaterEpoch looks at a Commit of a later epoch than the group's here, as members submit it to a server that was
+// restored from a backup (profile, section 3). The Commit's own signature is over a GroupContext that this server does
+// not have; that of the GroupInfo beside it is over its own. One member could make both up, and the group would stand
+// still until an operator comes: it takes two users, or all there are. The first alarms, the second stops the group,
+// and both are kept as evidence.
 func (s intake) noticeLaterEpoch(ctx context.Context, sub *submission) error {
 	c, g, msg := sub.caller, sub.group, sub.msg
 	if g.State != migration.GroupActive || msg.Kind != mls.KindCommit || msg.Epoch <= g.Epoch {

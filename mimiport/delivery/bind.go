@@ -13,7 +13,9 @@ import (
 )
 
 // ReserveGroup implements API. Only the room's members who may create groups here are given an id.
-func (s *Service) ReserveGroup(ctx context.Context, c api.Caller, req *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
+func (s *Service) ReserveGroup(
+	ctx context.Context, c api.Caller, req *api.ReserveGroupRequest,
+) (*api.ReserveGroupResponse, error) {
 	if err := s.requireMember(ctx, c, req.RoomID); err != nil {
 		return nil, err
 	}
@@ -52,7 +54,9 @@ func (s *Service) serverFor(c api.Caller) string {
 }
 
 // BindGroup implements API.
-func (s *Service) BindGroup(ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest) (*api.GroupResponse, error) {
+func (s *Service) BindGroup(
+	ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest,
+) (*api.GroupResponse, error) {
 	var res *api.GroupResponse
 	err := s.groups.With(ctx, id, func(h *registry.Held) (err error) {
 		res, err = s.bind(ctx, h, c, req)
@@ -61,7 +65,9 @@ func (s *Service) BindGroup(ctx context.Context, c api.Caller, id []byte, req *a
 	return res, err
 }
 
-func (s *Service) bind(ctx context.Context, h *registry.Held, c api.Caller, req *api.BindGroupRequest) (*api.GroupResponse, error) {
+func (s *Service) bind(
+	ctx context.Context, h *registry.Held, c api.Caller, req *api.BindGroupRequest,
+) (*api.GroupResponse, error) {
 	g, err := h.Group(ctx)
 	if err != nil {
 		return nil, err
@@ -70,7 +76,9 @@ func (s *Service) bind(ctx context.Context, h *registry.Held, c api.Caller, req 
 		return nil, err
 	}
 	if g.Creator != c.UserID {
-		return nil, &mimiport.Error{Op: "bind", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("the id was given to another user")}
+		return nil, &mimiport.Error{
+			Op: "bind", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("the id was given to another user"),
+		}
 	}
 	engine, err := s.Engines.Find(req.Protocol)
 	if err != nil {
@@ -100,7 +108,8 @@ func (s *Service) bind(ctx context.Context, h *registry.Held, c api.Caller, req 
 		return nil, err
 	}
 	next := *g
-	next.State, next.Protocol, next.CipherSuite, next.Epoch = migration.GroupActive, req.Protocol, state.CipherSuite(), state.Epoch()
+	next.State, next.Protocol = migration.GroupActive, req.Protocol
+	next.CipherSuite, next.Epoch = state.CipherSuite(), state.Epoch()
 	change := &storage.Change{Group: &next, Snapshots: []storage.Snapshot{l.Snapshot(&next)}}
 	if err := s.apply(ctx, change); err != nil {
 		return nil, err
@@ -109,7 +118,9 @@ func (s *Service) bind(ctx context.Context, h *registry.Held, c api.Caller, req 
 }
 
 // rebind answers a repeated bind: the first answer when it is the same group, as it is now.
-func (s *Service) rebind(ctx context.Context, h *registry.Held, g *storage.Group, epoch uint64, req *api.BindGroupRequest) (*api.GroupResponse, error) {
+func (s *Service) rebind(
+	ctx context.Context, h *registry.Held, g *storage.Group, epoch uint64, req *api.BindGroupRequest,
+) (*api.GroupResponse, error) {
 	first, err := s.Store.Snapshot(ctx, g.Key(), epoch)
 	if errors.Is(err, storage.ErrNotFound) {
 		first, err = new(storage.Snapshot), nil // bound to a later epoch, or so long ago that it is not known any more
@@ -118,7 +129,9 @@ func (s *Service) rebind(ctx context.Context, h *registry.Held, g *storage.Group
 		return nil, err
 	}
 	if g.Term != 0 || first.Seq != 1 || string(first.GroupInfo) != string(req.GroupInfo) {
-		return nil, &mimiport.Error{Op: "bind", Kind: mimiport.KindConflict, Group: g.ID, Err: errors.New("the id is bound already")}
+		return nil, &mimiport.Error{
+			Op: "bind", Kind: mimiport.KindConflict, Group: g.ID, Err: errors.New("the id is bound already"),
+		}
 	}
 	if err := s.requireHosted(ctx, g); err != nil {
 		return nil, err

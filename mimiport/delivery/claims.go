@@ -15,9 +15,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// ShowLineage implements API: whoever shows a verified later term stops this server (profile, section 3). A lineage that says
-// nothing new changes nothing.
-func (s *Service) ShowLineage(ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
+// ShowLineage implements API: whoever shows a verified later term stops this server (profile, section 3). A lineage
+// that says nothing new changes nothing.
+func (s *Service) ShowLineage(
+	ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest,
+) (*api.HostResponse, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
 		return nil, err
@@ -136,7 +138,9 @@ func (s *Service) next(ctx context.Context, step *mimiport.LineageStep) (*migrat
 }
 
 // recall stops a group that this server has confirmed away and does not remember: its signature beats its database.
-func (s *Service) recall(ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest) error {
+func (s *Service) recall(
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest,
+) error {
 	response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 	if err != nil {
 		return err
@@ -156,8 +160,11 @@ func (s *Service) recall(ctx context.Context, g *storage.Group, step *mimiport.L
 	})
 }
 
-// giveUpOther gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's row as it is then.
-func (s *Service) giveUpOther(ctx context.Context, h *registry.Held, term uint64, meant mimiport.MigrationID) (*storage.Group, error) {
+// giveUpOther gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's
+// row as it is then.
+func (s *Service) giveUpOther(
+	ctx context.Context, h *registry.Held, term uint64, meant mimiport.MigrationID,
+) (*storage.Group, error) {
 	g, err := h.GroupAt(ctx, term)
 	if err != nil || g.State != migration.GroupFrozen || g.Migration == meant {
 		return g, err
@@ -173,7 +180,9 @@ func (s *Service) giveUpOther(ctx context.Context, h *registry.Held, term uint64
 }
 
 // forgotten is the record that this server must once have had of a migration that it confirmed, without a state.
-func (s *Service) forgotten(g *storage.Group, r *mimiport.MigrationResponse, step *mimiport.LineageStep) *migration.Migration {
+func (s *Service) forgotten(
+	g *storage.Group, r *mimiport.MigrationResponse, step *mimiport.LineageStep,
+) *migration.Migration {
 	return &migration.Migration{
 		ID: r.ID(), GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
 		Source: r.Request.SourceDomain, Target: r.Request.TargetDomain, Epoch: r.Request.Epoch, CreatedAt: s.Now(),
@@ -212,9 +221,10 @@ func truncated(encoded []byte, term uint64) ([]byte, error) {
 // operator is what only operators may do.
 type operator struct{ *core }
 
-// Reclaim takes back a group from a target that is lost for good after the decision: a new term begins here, with the state that
-// the target was given (profile, section 6). It is unsafe if the target is only unreachable: what it accepts is lost. A group that was
-// stopped goes on from where it is here: what its members have seen since is lost. It is for operators.
+// Reclaim takes back a group from a target that is lost for good after the decision: a new term begins here, with the
+// state that the target was given (profile, section 6). It is unsafe if the target is only unreachable: what it accepts
+// is lost. A group that was stopped goes on from where it is here: what its members have seen since is lost. It is for
+// operators.
 func (s operator) Reclaim(ctx context.Context, id []byte) (*api.HostResponse, error) {
 	if err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.reclaim(ctx, h) }); err != nil {
 		return nil, err
@@ -241,8 +251,8 @@ func (s operator) reclaim(ctx context.Context, h *registry.Held) error {
 	return s.claim(ctx, mimiport.StepReclaim, g, encoded, l.MLS, change)
 }
 
-// reclaimed is the lineage of a group up to the term that a reclaim ends, and what goes with the claim: the target, should it come back,
-// is shown how the group went on, and no confirmation any more.
+// reclaimed is the lineage of a group up to the term that a reclaim ends, and what goes with the claim: the target,
+// should it come back, is shown how the group went on, and no confirmation any more.
 func (s operator) reclaimed(ctx context.Context, g *storage.Group) (lineage []byte, change *storage.Change, err error) {
 	m, err := s.movedBy(ctx, g)
 	if err != nil {
@@ -290,15 +300,19 @@ func (s *Service) showLineage(ctx context.Context, row *storage.Row) error {
 	return s.done(ctx, row)
 }
 
-// Recover takes on a group whose host is lost for good, from what a member holds: the public state of an epoch and the lineage
-// (profile, section 6). Commits that only the lost host knew are lost. It is for operators, and off unless the policy says recover.
+// Recover takes on a group whose host is lost for good, from what a member holds: the public state of an epoch and the
+// lineage (profile, section 6). Commits that only the lost host knew are lost. It is for operators, and off unless the
+// policy says recover.
 func (s operator) Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error) {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if !p.Recover {
-		return nil, &mimiport.Error{Op: "recover", Kind: mimiport.KindForbidden, Group: id, Err: errors.New("this server's policy does not allow recovering groups")}
+		return nil, &mimiport.Error{
+			Op: "recover", Kind: mimiport.KindForbidden, Group: id,
+			Err: errors.New("this server's policy does not allow recovering groups"),
+		}
 	}
 	l, err := mimiport.UnmarshalLineage(req.Lineage)
 	if err != nil {
@@ -321,7 +335,9 @@ func (s operator) Recover(ctx context.Context, id []byte, req *api.RecoverReques
 	if _, err := registry.NewRoster(state); err != nil {
 		return nil, err
 	}
-	g := &storage.Group{ID: id, Term: l.Term(), Server: s.Server, RoomID: l.RoomID, Protocol: req.Protocol, CipherSuite: state.CipherSuite()}
+	g := &storage.Group{
+		ID: id, Term: l.Term(), Server: s.Server, RoomID: l.RoomID, Protocol: req.Protocol, CipherSuite: state.CipherSuite(),
+	}
 	err = s.groups.With(ctx, id, func(*registry.Held) error {
 		if err := s.requireRecoverable(ctx, id, l); err != nil {
 			return err
@@ -334,8 +350,8 @@ func (s operator) Recover(ctx context.Context, id []byte, req *api.RecoverReques
 	return s.host(ctx, id)
 }
 
-// requireRecoverable fails for a group that is here or on its way, or where the lineage does not go on from what this server knows: what it has
-// confirmed itself included.
+// requireRecoverable fails for a group that is here or on its way, or where the lineage does not go on from what this
+// server knows: what it has confirmed itself included.
 func (s operator) requireRecoverable(ctx context.Context, id []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -345,19 +361,27 @@ func (s operator) requireRecoverable(ctx context.Context, id []byte, l *mimiport
 		return err
 	}
 	if !stateOf(known).Recoverable() {
-		return &mimiport.Error{Op: "recover", Kind: mimiport.KindConflict, Group: id, Err: fmt.Errorf("the group is %s here", known.State)}
+		return &mimiport.Error{
+			Op: "recover", Kind: mimiport.KindConflict, Group: id, Err: fmt.Errorf("the group is %s here", known.State),
+		}
 	}
 	return s.requireContinues(ctx, known, l)
 }
 
 // claim begins a new term here: old's lineage, encoded, ends at the host that is lost.
-func (s operator) claim(ctx context.Context, kind mimiport.StepKind, old *storage.Group, encoded []byte, state mls.Group, change *storage.Change) error {
+func (s operator) claim(
+	ctx context.Context, kind mimiport.StepKind, old *storage.Group, encoded []byte, state mls.Group,
+	change *storage.Change,
+) error {
 	l, err := mimiport.UnmarshalLineage(encoded)
 	if err != nil {
 		return err
 	}
 	term := l.Term() + 1
-	signed, err := s.sign(old.Server, &mimiport.LineageClaim{Kind: kind, DomainName: old.Server, GroupID: old.ID, Term: term, Epoch: state.Epoch()})
+	signed, err := s.sign(
+		old.Server,
+		&mimiport.LineageClaim{Kind: kind, DomainName: old.Server, GroupID: old.ID, Term: term, Epoch: state.Epoch()},
+	)
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,8 @@ func (s *Service) groupState(ctx context.Context, sub *submission, a *registry.A
 	return state.Marshal()
 }
 
-// recent is the end of the log without application messages, as much of it as the bounds allow. It is never all in memory.
+// recent is the end of the log without application messages, as much of it as the bounds allow. It is never all in
+// memory.
 func (s *Service) recent(ctx context.Context, g *storage.Group) (tail []storage.Entry, err error) {
 	from, size := uint64(1), 0
 	if g.NextSeq > logEntries {
@@ -85,5 +86,7 @@ func joiners(e *storage.Entry) mimiport.Joiners {
 
 // welcomeEntry is the log entry for a Welcome that came with a group's state.
 func welcomeEntry(j *mimiport.Joiners, sender string) storage.Entry {
-	return storage.Entry{Kind: storage.EntryWelcome, Epoch: j.Epoch, Sender: sender, Message: j.Welcome, Recipients: j.Identities}
+	return storage.Entry{
+		Kind: storage.EntryWelcome, Epoch: j.Epoch, Sender: sender, Message: j.Welcome, Recipients: j.Identities,
+	}
 }

@@ -14,15 +14,15 @@ type Keys interface {
 	// Sign signs m with the current federation key of a local server name and returns the key's id.
 	Sign(server string, m mimiport.Signed) (keyID string, err error)
 
-	// Verify checks m's signature by a server's key, which must be current and valid now. Unknown, expired or unreachable keys
-	// are KindBadSignature; a server that cannot be asked is KindPeer.
+	// Verify checks m's signature by a server's key, which must be current and valid now. Unknown, expired or
+	// unreachable keys are KindBadSignature; a server that cannot be asked is KindPeer.
 	Verify(ctx context.Context, server, keyID string, m mimiport.Signed) error
 
 	// VerifySince does the same for a key that may have been rotated away since a time, but was current then or later.
 	VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error
 
-	// VerifyArchived does the same for a key that may since have been rotated away: asked of the server, else a notary, else taken from the
-	// archived key object.
+	// VerifyArchived does the same for a key that may since have been rotated away: asked of the server, else a notary,
+	// else taken from the archived key object.
 	VerifyArchived(ctx context.Context, server, keyID string, keyObject []byte, m mimiport.Signed) error
 
 	// KeyObject is the server's signed key object (JSON) that publishes the key now, for the archive.
@@ -46,7 +46,8 @@ type Rooms interface {
 	// State is the content of a state event with an empty state key, nil where there is none.
 	State(ctx context.Context, roomID, eventType string) (json.RawMessage, error)
 
-	// SendState sends a state event with an empty state key as a local user; KindForbidden when the room does not let them.
+	// SendState sends a state event with an empty state key as a local user; KindForbidden when the room does not let
+	// them.
 	SendState(ctx context.Context, roomID, userID, eventType string, content any) error
 
 	// LocalAccount says whether the user has an account here that is no guest and not deactivated.
@@ -63,7 +64,8 @@ type Standing struct {
 
 // Sender delivers to other servers, and to this one's own users.
 type Sender interface {
-	// ToDevice delivers one event to devices, user id → device ids, of one server. The sender is the reserved user of from.
+	// ToDevice delivers one event to devices, user id → device ids, of one server. The sender is the reserved user of
+	// from.
 	ToDevice(ctx context.Context, from, to, txnID string, devices map[string][]string, content json.RawMessage) error
 
 	// PutContent hands the content to the target. Zero Vote means: at work, ask again.

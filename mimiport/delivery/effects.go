@@ -14,8 +14,9 @@ import (
 
 // This file is all that knows how what package migration returns is written to the store.
 
-// takeEvent lets the record of a migration take one step, and writes all that follows from it in one transaction; row, if there is one, is
-// done with it. A signed message that contradicts the record is kept as evidence, and is a KindConflict error.
+// takeEvent lets the record of a migration take one step, and writes all that follows from it in one transaction; row,
+// if there is one, is done with it. A signed message that contradicts the record is kept as evidence, and is a
+// KindConflict error.
 func (s *core) takeEvent(ctx context.Context, id mimiport.MigrationID, e migration.Event, row *storage.Row) error {
 	m, err := s.record(ctx, id)
 	if err != nil {
@@ -56,7 +57,9 @@ func stateOf(g *storage.Group) migration.Group {
 }
 
 // stepRecord does the same as takeEvent for a record and a group's row that were loaded while the group is held.
-func (s *core) stepRecord(ctx context.Context, h *registry.Held, m *migration.Migration, g *storage.Group, e migration.Event, row *storage.Row) error {
+func (s *core) stepRecord(
+	ctx context.Context, h *registry.Held, m *migration.Migration, g *storage.Group, e migration.Event, row *storage.Row,
+) error {
 	ready, refused := m.Step(stateOf(g), e)
 	change, err := s.change(ctx, m, g, &ready)
 	if err != nil {
@@ -104,9 +107,11 @@ func refusal(err error) error {
 	return err
 }
 
-// change is what a Ready asks to write, signed, but for the log and the trees: m and g are the record and the group's row before, g nil
-// where there is none.
-func (s *core) change(ctx context.Context, m *migration.Migration, g *storage.Group, r *migration.Ready) (*storage.Change, error) {
+// change is what a Ready asks to write, signed, but for the log and the trees: m and g are the record and the group's
+// row before, g nil where there is none.
+func (s *core) change(
+	ctx context.Context, m *migration.Migration, g *storage.Group, r *migration.Ready,
+) (*storage.Change, error) {
 	if err := s.signReady(r); err != nil {
 		return nil, err
 	}
@@ -174,8 +179,11 @@ func (s *core) nextGroup(ctx context.Context, g *storage.Group, r *migration.Rea
 	return &next, err
 }
 
-// acceptMigration adds to a change that the migration Commit comes into the log. after is to be called when it is stored.
-func (s *core) acceptMigration(ctx context.Context, h *registry.Held, m *migration.Migration, g *storage.Group, change *storage.Change) (after func(), err error) {
+// acceptMigration adds to a change that the migration Commit comes into the log. after is to be called when it is
+// stored.
+func (s *core) acceptMigration(
+	ctx context.Context, h *registry.Held, m *migration.Migration, g *storage.Group, change *storage.Change,
+) (after func(), err error) {
 	l, err := h.Live(ctx, g)
 	if err != nil {
 		return nil, err
@@ -189,7 +197,8 @@ func (s *core) acceptMigration(ctx context.Context, h *registry.Held, m *migrati
 	return func() { h.Advance(next, l, a) }, nil
 }
 
-// row is a row of a migration, or of the group that it is about. Those to the target are one queue, the content first, then its outcome.
+// row is a row of a migration, or of the group that it is about. Those to the target are one queue, the content first,
+// then its outcome.
 func (s *core) row(m *migration.Migration, g *storage.Group, r migration.Row) storage.Row {
 	row := storage.Row{
 		Destination: s.Server, Queue: string(r.Kind) + "/" + m.ID.String(), Order: 1, Kind: r.Kind,

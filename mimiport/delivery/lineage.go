@@ -12,8 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// requireHistory checks who hosted the group before the source claims to (profile, section 3): the chain holds, it ends at the source, and
-// what this server knows of the group is its beginning.
+// requireHistory checks who hosted the group before the source claims to (profile, section 3): the chain holds, it ends
+// at the source, and what this server knows of the group is its beginning.
 func (s *Service) requireHistory(ctx context.Context, m *migration.Migration, l *mimiport.Lineage) error {
 	if l.RoomID != m.RoomID {
 		return proof.Errorf(m.GroupID, "the group is bound to another room than the offer is for")
@@ -47,8 +47,8 @@ func (s *core) checkChain(ctx context.Context, groupID []byte, l *mimiport.Linea
 	return proof.Lineage(ctx, s.Keys, groupID, recorded, l)
 }
 
-// requireContinuation fails unless the chain goes on from what this server knows. Of a group that is here it takes the next step first:
-// this server may have signed that step and not remember.
+// requireContinuation fails unless the chain goes on from what this server knows. Of a group that is here it takes the
+// next step first: this server may have signed that step and not remember.
 func (s *Service) requireContinuation(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, groupID)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -74,7 +74,9 @@ func (s *Service) requireContinuation(ctx context.Context, groupID []byte, l *mi
 
 // requireClaimsAccepted fails for a lineage with claims where the policy does not accept them.
 func (s *Service) requireClaimsAccepted(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
-	claimed := slices.ContainsFunc(l.Steps, func(step mimiport.LineageStep) bool { return step.Kind != mimiport.StepMigration })
+	claimed := slices.ContainsFunc(
+		l.Steps, func(step mimiport.LineageStep) bool { return step.Kind != mimiport.StepMigration },
+	)
 	if !claimed {
 		return nil
 	}
@@ -83,7 +85,10 @@ func (s *Service) requireClaimsAccepted(ctx context.Context, groupID []byte, l *
 		return err
 	}
 	if !p.AcceptClaims {
-		return &mimiport.Error{Op: "check lineage", Kind: mimiport.KindForbidden, Group: groupID, Err: errors.New("the group was reclaimed or recovered, which this server's policy does not accept")}
+		return &mimiport.Error{
+			Op: "check lineage", Kind: mimiport.KindForbidden, Group: groupID,
+			Err: errors.New("the group was reclaimed or recovered, which this server's policy does not accept"),
+		}
 	}
 	return nil
 }
@@ -116,7 +121,9 @@ func (s *core) extendLineage(ctx context.Context, encoded []byte, m *migration.M
 	if err != nil {
 		return nil, err
 	}
-	step := mimiport.LineageStep{Kind: mimiport.StepMigration, Response: m.Response, Confirmation: m.Confirmation, Complete: m.Complete}
+	step := mimiport.LineageStep{
+		Kind: mimiport.StepMigration, Response: m.Response, Confirmation: m.Confirmation, Complete: m.Complete,
+	}
 	for _, own := range []*mimiport.SignedMessage{&step.Response, &step.Complete} {
 		if own.KeyObject, err = s.Keys.KeyObject(ctx, m.Target, own.KeyID); err != nil {
 			s.Log.Warn("no own key object for the lineage", "key_id", own.KeyID, "error", err)

@@ -9,8 +9,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// extend is the change that appends accepted messages to a group's log: the row after it, the entries, and a fan-out row for each entry
-// and each server that has recipients.
+// extend is the change that appends accepted messages to a group's log: the row after it, the entries, and a fan-out
+// row for each entry and each server that has recipients.
 func (s *core) extend(g *storage.Group, l *registry.Live, a *registry.Accepted) (*storage.Group, *storage.Change) {
 	next := *g
 	if a.Effects != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// requireHosted fails unless the group is hosted here: with the redirect when it has moved, with a time to try again while it is staged,
-// as stopped when it is behind its members, and as unknown while nothing is bound to the id.
+// requireHosted fails unless the group is hosted here: with the redirect when it has moved, with a time to try again
+// while it is staged, as stopped when it is behind its members, and as unknown while nothing is bound to the id.
 func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 	switch g.State {
 	case migration.GroupMoved:
@@ -30,9 +30,14 @@ func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("the group is being moved here"),
 		}
 	case migration.GroupStopped:
-		return &mimiport.Error{Op: "find group", Kind: mimiport.KindStopped, Group: g.ID, Err: errors.New("members are in a later epoch than this server, whose operator has to decide")}
+		return &mimiport.Error{
+			Op: "find group", Kind: mimiport.KindStopped, Group: g.ID,
+			Err: errors.New("members are in a later epoch than this server, whose operator has to decide"),
+		}
 	case migration.GroupReserved:
-		return &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: g.ID, Err: errors.New("no group is bound to the id")}
+		return &mimiport.Error{
+			Op: "find group", Kind: mimiport.KindUnknownGroup, Group: g.ID, Err: errors.New("no group is bound to the id"),
+		}
 	}
 	return nil
 }

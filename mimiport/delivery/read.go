@@ -22,10 +22,14 @@ func (s *Service) view(ctx context.Context, c api.Caller, id []byte) (*storage.G
 	return g, s.requireReadable(ctx, c, g)
 }
 
-// requireReadable fails unless the caller may read what was accepted here: also after the group has moved or was stopped.
+// requireReadable fails unless the caller may read what was accepted here: also after the group has moved or was
+// stopped.
 func (s *Service) requireReadable(ctx context.Context, c api.Caller, g *storage.Group) error {
-	if err := s.requireMember(ctx, c, g.RoomID); err != nil || g.State == migration.GroupMoved || g.State == migration.GroupStopped {
+	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
 		return err
+	}
+	if g.State == migration.GroupMoved || g.State == migration.GroupStopped {
+		return nil
 	}
 	return s.requireHosted(ctx, g)
 }
@@ -37,7 +41,9 @@ func (s *Service) viewTerm(ctx context.Context, c api.Caller, id []byte, term *u
 	}
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: id, Term: *term})
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, &mimiport.Error{Op: "find group", Kind: mimiport.KindUnknownGroup, Group: id, Err: fmt.Errorf("not here in term %d", *term)}
+		return nil, &mimiport.Error{
+			Op: "find group", Kind: mimiport.KindUnknownGroup, Group: id, Err: fmt.Errorf("not here in term %d", *term),
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -124,7 +130,9 @@ const (
 )
 
 // Messages implements API. Welcomes are shown to those they are for.
-func (s *Service) Messages(ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery) (*api.MessagesResponse, error) {
+func (s *Service) Messages(
+	ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery,
+) (*api.MessagesResponse, error) {
 	g, err := s.viewTerm(ctx, c, id, q.Term)
 	if err != nil {
 		return nil, err

@@ -12,11 +12,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// settle is how long after the news of a change the room's state is asked: the host tells it before it has committed it.
+// settle is how long after the news of a change the room's state is asked: the host tells it before it has committed
+// it.
 const settle = time.Second
 
-// RoomChanged is to be called when somebody has left a room or its pointer has changed, as often as one likes: this server looks after
-// the groups bound to it.
+// RoomChanged is to be called when somebody has left a room or its pointer has changed, as often as one likes: this
+// server looks after the groups bound to it.
 func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 	groups, err := s.Store.GroupsInRoom(ctx, roomID)
 	if err != nil {
@@ -41,7 +42,8 @@ func hosted(g *storage.Group) bool {
 	return g.State == migration.GroupActive || g.State == migration.GroupFrozen
 }
 
-// expelRow is a row by which this server looks after a group: whether it is still here, and who of its members is not in the room.
+// expelRow is a row by which this server looks after a group: whether it is still here, and who of its members is not
+// in the room.
 func (s *core) expelRow(g *storage.Group, order uint64) storage.Row {
 	return storage.Row{
 		Destination: s.Server, Queue: "expel/" + fanOutQueue(g.Key()), Order: order, Kind: migration.RowExpel,
@@ -66,7 +68,8 @@ func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 // removals propose that members go who have left the room.
 type removals struct{ *core }
 
-// expel proposes to remove the leaves of users who are not joined to the room, where the group lets this server propose.
+// expel proposes to remove the leaves of users who are not joined to the room, where the group lets this server
+// propose.
 func (s removals) expel(ctx context.Context, row *storage.Row) error {
 	return s.groups.With(ctx, row.GroupID, func(h *registry.Held) error {
 		g, err := h.GroupAt(ctx, row.Term)
@@ -95,7 +98,8 @@ func (s removals) expel(ctx context.Context, row *storage.Row) error {
 	})
 }
 
-// expelShare is the share of a group's leaves above which nothing is proposed at once: rather has the room's state been reset.
+// expelShare is the share of a group's leaves above which nothing is proposed at once: rather has the room's state been
+// reset.
 const expelShare = 0.5
 
 // strangers lists the leaves of users who are not joined to the room and whose removal is not proposed yet.
@@ -119,14 +123,19 @@ func (s removals) strangers(ctx context.Context, g *storage.Group, l *registry.L
 		}
 	}
 	if float64(total) > expelShare*float64(l.MLS.NumMembers()) {
-		s.Log.Error("most of a group's members have left its room at once: nothing is proposed", "room_id", g.RoomID, "leaves", total)
+		s.Log.Error(
+			"most of a group's members have left its room at once: nothing is proposed", "room_id", g.RoomID, "leaves", total,
+		)
 		return nil, mimiport.Errorf("expel", mimiport.KindInProgress, "%d of %d leaves at once", total, l.MLS.NumMembers())
 	}
 	return leaves, nil
 }
 
 // proposeRemoves accepts this server's own proposals into the log.
-func (s removals) proposeRemoves(ctx context.Context, h *registry.Held, g *storage.Group, l *registry.Live, index uint32, leaves []uint32, row *storage.Row) error {
+func (s removals) proposeRemoves(
+	ctx context.Context, h *registry.Held, g *storage.Group, l *registry.Live, index uint32, leaves []uint32,
+	row *storage.Row,
+) error {
 	o, err := s.sender(ctx, g.Server, g.Protocol, g.CipherSuite)
 	if err != nil {
 		return err

@@ -27,7 +27,8 @@ func broken(rule, format string, args ...any) error {
 	return err
 }
 
-// requirePlain fails for a Commit that may not come outside a MigrationInit (profile, section 5): an aborted one is among them.
+// requirePlain fails for a Commit that may not come outside a MigrationInit (profile, section 5): an aborted one is
+// among them.
 func requirePlain(msg *mls.Message) error {
 	aad, err := mimiport.UnmarshalMigrationCommitAAD(msg.AuthenticatedData)
 	if err == nil && mimiport.ValidateServerName(aad.TargetDomain) == nil {
@@ -36,7 +37,8 @@ func requirePlain(msg *mls.Message) error {
 	return nil
 }
 
-// requireNotAborted fails for a Commit of a migration that was aborted: a retry needs a Commit of its own (profile, section 5).
+// requireNotAborted fails for a Commit of a migration that was aborted: a retry needs a Commit of its own (profile,
+// section 5).
 func (s intake) requireNotAborted(ctx context.Context, g *storage.Group, commit []byte) error {
 	h := hash(commit)
 	aborted, err := s.Store.CommitAborted(ctx, g.ID, h[:])
@@ -46,9 +48,11 @@ func (s intake) requireNotAborted(ctx context.Context, g *storage.Group, commit 
 	return err
 }
 
-// requireMigrationCommit fails unless the step is a migration Commit as profile, section 5 has it. entry is the target's external_senders
-// entry, nil where there is none.
-func (s senders) requireMigrationCommit(m *migration.Migration, before mls.Group, a *registry.Accepted, entry []byte) error {
+// requireMigrationCommit fails unless the step is a migration Commit as profile, section 5 has it. entry is the
+// target's external_senders entry, nil where there is none.
+func (s senders) requireMigrationCommit(
+	m *migration.Migration, before mls.Group, a *registry.Accepted, entry []byte,
+) error {
 	e := a.Effects
 	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: m.Target}).Marshal()
 	switch {
@@ -71,8 +75,8 @@ func (s senders) requireMigrationCommit(m *migration.Migration, before mls.Group
 	return s.requireSwap(m, before, a, entry)
 }
 
-// requirePendingRemoves fails for a member's Commit that leaves a leaf in the group which the server has proposed to remove, unless it is
-// the sender's own (profile, section 7).
+// requirePendingRemoves fails for a member's Commit that leaves a leaf in the group which the server has proposed to
+// remove, unless it is the sender's own (profile, section 7).
 func requirePendingRemoves(server string, before mls.Group, effects *mls.Effects) error {
 	if effects.Sender.Type != mls.SenderMember {
 		return nil

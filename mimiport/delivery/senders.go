@@ -16,8 +16,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// senders is this server as an external sender of groups: it has one key for each protocol and signature scheme, apart from the federation
-// key (profile, section 4).
+// senders is this server as an external sender of groups: it has one key for each protocol and signature scheme, apart
+// from the federation key (profile, section 4).
 type senders struct{ *Deps }
 
 // ownSender is this server as an external sender of groups of one cipher suite.
@@ -28,8 +28,8 @@ type ownSender struct {
 	encoded []byte
 }
 
-// sender is this server, by the name server, as an external sender; nil where the protocol has none. The key is drawn when it is first
-// needed.
+// sender is this server, by the name server, as an external sender; nil where the protocol has none. The key is drawn
+// when it is first needed.
 func (s senders) sender(ctx context.Context, server, protocol string, cipherSuite uint16) (*ownSender, error) {
 	engine, err := s.Engines.Find(protocol)
 	if err != nil {
@@ -44,14 +44,17 @@ func (s senders) sender(ctx context.Context, server, protocol string, cipherSuit
 		return nil, err
 	}
 	o := &ownSender{mls: external}
-	if o.private, err = s.senderKey(ctx, external, cipherSuite, fmt.Sprintf("external-sender/%s/%s", protocol, scheme)); err != nil {
+	setting := fmt.Sprintf("external-sender/%s/%s", protocol, scheme)
+	if o.private, err = s.senderKey(ctx, external, cipherSuite, setting); err != nil {
 		return nil, err
 	}
 	o.entry, o.encoded, err = external.Entry(cipherSuite, o.private, []byte(server))
 	return o, err
 }
 
-func (s senders) senderKey(ctx context.Context, external mls.ExternalSenders, cipherSuite uint16, setting string) (private []byte, err error) {
+func (s senders) senderKey(
+	ctx context.Context, external mls.ExternalSenders, cipherSuite uint16, setting string,
+) (private []byte, err error) {
 	stored, err := s.Store.Setting(ctx, setting)
 	if errors.Is(err, storage.ErrNotFound) {
 		stored, err = s.drawKey(ctx, external, cipherSuite, setting)
@@ -64,7 +67,9 @@ func (s senders) senderKey(ctx context.Context, external mls.ExternalSenders, ci
 }
 
 // drawKey stores a new key and returns what is stored: another one, if that came first.
-func (s senders) drawKey(ctx context.Context, external mls.ExternalSenders, cipherSuite uint16, setting string) (json.RawMessage, error) {
+func (s senders) drawKey(
+	ctx context.Context, external mls.ExternalSenders, cipherSuite uint16, setting string,
+) (json.RawMessage, error) {
 	drawn, err := external.GenerateKey(cipherSuite, s.Rand)
 	if err != nil {
 		return nil, err
@@ -98,7 +103,8 @@ func ownEntries(server string, g mls.Group) (indexes []uint32) {
 	return indexes
 }
 
-// requireOwnKey fails for a group in which an entry of external_senders names this server and has another key than its own.
+// requireOwnKey fails for a group in which an entry of external_senders names this server and has another key than its
+// own.
 func (s senders) requireOwnKey(ctx context.Context, server string, g mls.Group) error {
 	indexes := ownEntries(server, g)
 	if len(indexes) == 0 {
@@ -125,7 +131,9 @@ func (s senders) requireOwnEntries(ctx context.Context, server string, before, a
 }
 
 // offeredEntry is the target's external_senders entry in an Init, verified; nil where there is none.
-func (s senders) offeredEntry(ctx context.Context, id mimiport.MigrationID, target string, req *api.MigrationInitRequest) ([]byte, error) {
+func (s senders) offeredEntry(
+	ctx context.Context, id mimiport.MigrationID, target string, req *api.MigrationInitRequest,
+) ([]byte, error) {
 	if len(req.ExternalSenderOffer) == 0 {
 		return nil, nil
 	}
@@ -139,8 +147,8 @@ func (s senders) offeredEntry(ctx context.Context, id mimiport.MigrationID, targ
 	return offer.ExternalSender, s.Keys.Verify(ctx, target, req.KeyID, offer)
 }
 
-// requireSwap fails unless the Commit gives the group's external_senders to the target, as profile, section 5 has it, by one
-// GroupContextExtensions by value; where no entry names the source, none.
+// requireSwap fails unless the Commit gives the group's external_senders to the target, as profile, section 5 has it,
+// by one GroupContextExtensions by value; where no entry names the source, none.
 func (s senders) requireSwap(m *migration.Migration, before mls.Group, a *registry.Accepted, entry []byte) error {
 	byValue := 0
 	for _, p := range a.Effects.Proposals {

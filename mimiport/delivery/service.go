@@ -1,6 +1,6 @@
-// Package delivery is the Delivery Service: it loads a group or a migration, lets the engine or the machine take one step,
-// commits the outcome in one transaction, and wakes the outbox. It declares the interfaces it needs and knows neither HTTP
-// nor Dendrite.
+// Package delivery is the Delivery Service: it loads a group or a migration, lets the engine or the machine take one
+// step, commits the outcome in one transaction, and wakes the outbox. It declares the interfaces it needs and knows
+// neither HTTP nor Dendrite.
 package delivery
 
 import (
@@ -84,7 +84,8 @@ func New(d Deps) *Service {
 	}
 }
 
-// SetWake sets what is called after each change that may have made rows due. It must be called before the Service is used.
+// SetWake sets what is called after each change that may have made rows due. It must be called before the Service is
+// used.
 func (s *Service) SetWake(wake func()) { s.wake = wake }
 
 // core is what the capabilities of the Service share.
@@ -97,7 +98,8 @@ type core struct {
 	wake   func()
 }
 
-// apply commits a change and wakes whoever waits for it. The change must reach the store whatever becomes of the request.
+// apply commits a change and wakes whoever waits for it. The change must reach the store whatever becomes of the
+// request.
 func (s *core) apply(ctx context.Context, c *storage.Change) error {
 	if err := s.Store.Apply(context.WithoutCancel(ctx), c); err != nil {
 		return err

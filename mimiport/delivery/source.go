@@ -16,8 +16,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// InitMigration implements API. A repeated Init, also for a migration that has ended, gets the outcome and never a second freeze.
-func (s *Service) InitMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest) (*api.MigrationStatus, error) {
+// InitMigration implements API. A repeated Init, also for a migration that has ended, gets the outcome and never a
+// second freeze.
+func (s *Service) InitMigration(
+	ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest,
+) (*api.MigrationStatus, error) {
 	if err := s.requireSize("init", &req.SubmitRequest); err != nil {
 		return nil, err
 	}
@@ -26,7 +29,9 @@ func (s *Service) InitMigration(ctx context.Context, c api.Caller, id mimiport.M
 		return nil, err
 	}
 	if init.Response.ID() != id {
-		return nil, mimiport.Errorf("init", mimiport.KindBadMessage, "the MigrationInit is for migration %s", init.Response.ID())
+		return nil, mimiport.Errorf(
+			"init", mimiport.KindBadMessage, "the MigrationInit is for migration %s", init.Response.ID(),
+		)
 	}
 	rec, err := s.Store.Migration(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -73,7 +78,9 @@ type initiation struct {
 }
 
 // init freezes the group for a migration. All that needs another server comes before the group is held.
-func (s *Service) init(ctx context.Context, c api.Caller, init *mimiport.MigrationInit, req *api.MigrationInitRequest) error {
+func (s *Service) init(
+	ctx context.Context, c api.Caller, init *mimiport.MigrationInit, req *api.MigrationInitRequest,
+) error {
 	r := &init.Response.Request
 	if err := r.Validate(); err != nil {
 		return err
@@ -104,9 +111,11 @@ func (s *Service) init(ctx context.Context, c api.Caller, init *mimiport.Migrati
 	return s.groups.With(ctx, r.GroupID, func(h *registry.Held) error { return s.freeze(ctx, h, in) })
 }
 
-// probe asks the target, before anything freezes, whether it is there, knows of its offer, and speaks the group's protocol. It
-// returns what the target takes.
-func (s *Service) probe(ctx context.Context, offer *mimiport.MigrationResponse, protocol string) (*api.TargetLimits, error) {
+// probe asks the target, before anything freezes, whether it is there, knows of its offer, and speaks the group's
+// protocol. It returns what the target takes.
+func (s *Service) probe(
+	ctx context.Context, offer *mimiport.MigrationResponse, protocol string,
+) (*api.TargetLimits, error) {
 	const op = "probe target"
 	there, err := s.Sender.AskStatus(ctx, offer.Request.SourceDomain, offer.Request.TargetDomain, offer.ID())
 	if mimiport.KindOf(err) == mimiport.KindUnsupported { // a target that speaks only the draft: it can say nothing
@@ -212,11 +221,14 @@ func (s *Service) migrationCommit(ctx context.Context, sub *submission, in *init
 	return a, sub.live.MLS.VerifyMember(a.Effects.Sender.Index, mimiport.MigrationInitLabel, tbs, in.init.Signature)
 }
 
-// decideBy is how long S waits for the vote: longer for more to send and for slower signatures to verify, MaxWait at most
-// (profile, section 6).
+// decideBy is how long S waits for the vote: longer for more to send and for slower signatures to verify, MaxWait at
+// most (profile, section 6).
 func (s *Service) decideBy(bytes int, g mls.Group) time.Duration {
 	const perMiB = 2 * time.Second
-	return min(s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(g.NumMembers())*verifying(g.CipherSuite()), storage.MaxWait)
+	return min(
+		s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(g.NumMembers())*verifying(g.CipherSuite()),
+		storage.MaxWait,
+	)
 }
 
 // verifying is generously how long a target takes to verify one leaf of a group.
@@ -240,20 +252,25 @@ func (s *Service) newSource(g *storage.Group, in *initiation) (*migration.Migrat
 	h := hash(in.req.Message)
 	return &migration.Migration{
 		ID: offer.ID(), GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
-		Source: g.Server, Target: offer.Request.TargetDomain, User: in.caller.UserID, ByAdmin: in.caller.Admin, Epoch: g.Epoch,
+		Source: g.Server, Target: offer.Request.TargetDomain, User: in.caller.UserID, ByAdmin: in.caller.Admin,
+		Epoch:     g.Epoch,
 		CreatedAt: s.Now(), CommitHash: h[:],
 		Response: migration.Signed{Message: response, KeyID: in.req.KeyID},
 	}, nil
 }
 
 // content is the MigrationContent for a migration Commit, unsigned.
-func (s *Service) content(ctx context.Context, sub *submission, in *initiation, a *registry.Accepted) (*mimiport.MigrationContent, error) {
+func (s *Service) content(
+	ctx context.Context, sub *submission, in *initiation, a *registry.Accepted,
+) (*mimiport.MigrationContent, error) {
 	state, err := s.groupState(ctx, sub, a)
 	if err != nil {
 		return nil, err
 	}
 	if most := min(s.Limits.GroupStateBytes, in.limits.GroupStateBytes); int64(len(state)) > most {
-		return nil, mimiport.Errorf("init", mimiport.KindTooLarge, "the group_state has %d bytes, %d are allowed", len(state), most)
+		return nil, mimiport.Errorf(
+			"init", mimiport.KindTooLarge, "the group_state has %d bytes, %d are allowed", len(state), most,
+		)
 	}
 	return &mimiport.MigrationContent{Response: in.init.Response, GroupState: state}, nil
 }
@@ -291,11 +308,14 @@ func (s *Service) sendContent(ctx context.Context, row *storage.Row) error {
 	return s.voted(ctx, row, vote)
 }
 
-// finalRefusal says whether the target will never take this content. Anything that may pass is not: the deadline ends it.
+// finalRefusal says whether the target will never take this content. Anything that may pass is not: the deadline ends
+// it.
 func finalRefusal(err error) bool {
 	switch mimiport.KindOf(err) {
-	case mimiport.KindBadMessage, mimiport.KindTooLarge, mimiport.KindUnsupported, mimiport.KindInvalid, mimiport.KindBadSignature,
-		mimiport.KindForbidden, mimiport.KindUnknownMigration, mimiport.KindConflict, mimiport.KindOfferExpired, mimiport.KindEnded,
+	case mimiport.KindBadMessage, mimiport.KindTooLarge, mimiport.KindUnsupported, mimiport.KindInvalid,
+		mimiport.KindBadSignature,
+		mimiport.KindForbidden, mimiport.KindUnknownMigration, mimiport.KindConflict, mimiport.KindOfferExpired,
+		mimiport.KindEnded,
 		mimiport.KindWrongEpoch:
 		return true
 	case mimiport.KindQuota: // unless it is a rate limit
@@ -305,7 +325,8 @@ func finalRefusal(err error) bool {
 	return false
 }
 
-// voted verifies the target's vote and decides. The decision, the fan-out of the Commit and the redirect are one transaction.
+// voted verifies the target's vote and decides. The decision, the fan-out of the Commit and the redirect are one
+// transaction.
 func (s *Service) voted(ctx context.Context, row *storage.Row, answer *api.SignedRequest) error {
 	complete, err := mimiport.UnmarshalTargetMigrationComplete(answer.Message)
 	if err != nil {
@@ -327,7 +348,8 @@ func (s *Service) voted(ctx context.Context, row *storage.Row, answer *api.Signe
 	}, row)
 }
 
-// decided is the migration Commit as the log takes it, read back from the stored content: what was sent is what is accepted.
+// decided is the migration Commit as the log takes it, read back from the stored content: what was sent is what is
+// accepted.
 func (s *core) decided(ctx context.Context, m *migration.Migration, l *registry.Live) (*registry.Accepted, error) {
 	data, err := s.Store.Content(ctx, m.ID)
 	if err != nil {
@@ -350,7 +372,8 @@ func (s *core) decided(ctx context.Context, m *migration.Migration, l *registry.
 		return nil, err
 	}
 	entries := []storage.Entry{{
-		Kind: storage.EntryCommit, Epoch: m.Epoch, Sender: m.User, Message: state.Commit.Commit, GroupInfo: state.Commit.GroupInfo,
+		Kind: storage.EntryCommit, Epoch: m.Epoch, Sender: m.User, Message: state.Commit.Commit,
+		GroupInfo:  state.Commit.GroupInfo,
 		Recipients: removed, Migration: &m.ID,
 	}}
 	if n := len(state.Welcomes); n > 0 && state.Welcomes[n-1].Epoch == m.Epoch+1 {
@@ -365,7 +388,9 @@ func (s *core) signConfirmation(m *migration.Migration) (migration.Signed, error
 	if err != nil {
 		return migration.Signed{}, err
 	}
-	return s.sign(m.Source, &mimiport.MigrationConfirmation{DomainName: m.Target, Nonce: response.Nonce, GroupID: m.GroupID})
+	return s.sign(
+		m.Source, &mimiport.MigrationConfirmation{DomainName: m.Target, Nonce: response.Nonce, GroupID: m.GroupID},
+	)
 }
 
 // signAbort is S's signed decision not to move.
@@ -379,7 +404,9 @@ func (s *Service) giveUp(ctx context.Context, id mimiport.MigrationID, row *stor
 }
 
 // AbortMigration implements API: for the migrating user, or whoever may migrate the group.
-func (s *Service) AbortMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
+func (s *Service) AbortMigration(
+	ctx context.Context, c api.Caller, id mimiport.MigrationID,
+) (*api.MigrationStatus, error) {
 	m, err := s.record(ctx, id)
 	if err != nil {
 		return nil, err
@@ -419,7 +446,11 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 			return err
 		}
 		err = s.Sender.PutAbort(ctx, m.Source, m.Target, m.ID, &api.SignedRequest{Message: abort.Message, KeyID: abort.KeyID})
-		if kind := mimiport.KindOf(err); err != nil && kind != mimiport.KindUnknownMigration && kind != mimiport.KindUnsupported {
+		switch mimiport.KindOf(err) {
+		case mimiport.KindUnknownMigration, mimiport.KindUnsupported:
+			err = nil // the target has nothing to abort
+		}
+		if err != nil {
 			return err
 		}
 		return s.done(ctx, row)
@@ -428,8 +459,11 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 	if err != nil {
 		return err
 	}
-	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID})
-	if err != nil && mimiport.KindOf(err) != mimiport.KindUnsupported { // one that speaks only the draft is active since it voted
+	err = s.Sender.PutConfirmation(
+		ctx, m.Source, m.Target, m.ID, &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID},
+	)
+	// A target that speaks only the draft is active since it voted.
+	if err != nil && mimiport.KindOf(err) != mimiport.KindUnsupported {
 		return err
 	}
 	return s.takeEvent(ctx, m.ID, migration.Ack{}, row)

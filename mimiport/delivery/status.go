@@ -27,7 +27,9 @@ func (s *Service) Migration(ctx context.Context, c api.Caller, id mimiport.Migra
 	}
 	st := status(m)
 	if m.State == migration.Offered {
-		st.Limits = &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes, Protocols: slices.Sorted(maps.Keys(s.Engines))}
+		st.Limits = &api.TargetLimits{
+			GroupStateBytes: s.Limits.GroupStateBytes, Protocols: slices.Sorted(maps.Keys(s.Engines)),
+		}
 	}
 	return st, nil
 }
@@ -74,7 +76,9 @@ func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]storage.Evide
 }
 
 // AdminMigrations lists migrations for an operator, by id.
-func (s *Service) AdminMigrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]*api.MigrationStatus, error) {
+func (s *Service) AdminMigrations(
+	ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int,
+) ([]*api.MigrationStatus, error) {
 	found, err := s.Store.Migrations(ctx, f, after, limit)
 	list := make([]*api.MigrationStatus, len(found))
 	for i := range found {

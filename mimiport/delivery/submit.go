@@ -18,7 +18,9 @@ import (
 const frozenRetry = time.Second
 
 // Submit implements API.
-func (s *Service) Submit(ctx context.Context, c api.Caller, id []byte, req *api.SubmitRequest) (*api.SubmitResponse, error) {
+func (s *Service) Submit(
+	ctx context.Context, c api.Caller, id []byte, req *api.SubmitRequest,
+) (*api.SubmitResponse, error) {
 	if err := s.requireSize("submit", req); err != nil {
 		return nil, err
 	}
@@ -52,7 +54,9 @@ func (s intake) requireSize(op string, req *api.SubmitRequest) error {
 }
 
 // submit accepts one message into the log, by a compare-and-set on the group's row.
-func (s intake) submit(ctx context.Context, h *registry.Held, c api.Caller, req *api.SubmitRequest) (*api.SubmitResponse, error) {
+func (s intake) submit(
+	ctx context.Context, h *registry.Held, c api.Caller, req *api.SubmitRequest,
+) (*api.SubmitResponse, error) {
 	g, err := h.Group(ctx)
 	if err != nil {
 		return nil, err
@@ -91,7 +95,9 @@ func (s intake) submit(ctx context.Context, h *registry.Held, c api.Caller, req 
 }
 
 // answered finds the answer that the same message of the same user got before.
-func (s intake) answered(ctx context.Context, c api.Caller, g *storage.Group, message []byte) (*api.SubmitResponse, error) {
+func (s intake) answered(
+	ctx context.Context, c api.Caller, g *storage.Group, message []byte,
+) (*api.SubmitResponse, error) {
 	e, err := s.Store.EntryByHash(ctx, g.Key(), hash(message))
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, nil
@@ -128,7 +134,10 @@ func requireAdmissible(g *storage.Group, msg *mls.Message) error {
 	case g.State == migration.GroupFrozen && msg.Kind != mls.KindApplication:
 		return fail(mimiport.KindInProgress, mimiport.Info{RetryAfter: frozenRetry}, "the group is being moved")
 	case msg.Epoch != g.Epoch:
-		return fail(mimiport.KindWrongEpoch, mimiport.Info{Epoch: &g.Epoch}, "the group is at epoch %d, the message at %d", g.Epoch, msg.Epoch)
+		return fail(
+			mimiport.KindWrongEpoch, mimiport.Info{Epoch: &g.Epoch}, "the group is at epoch %d, the message at %d", g.Epoch,
+			msg.Epoch,
+		)
 	}
 	return nil
 }
@@ -239,7 +248,8 @@ func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted
 	}}
 	if len(sub.req.Welcome) > 0 {
 		entries = append(entries, storage.Entry{
-			Kind: storage.EntryWelcome, Epoch: next.Epoch(), Sender: sub.caller.UserID, Message: sub.req.Welcome, Recipients: added,
+			Kind: storage.EntryWelcome, Epoch: next.Epoch(), Sender: sub.caller.UserID, Message: sub.req.Welcome,
+			Recipients: added,
 		})
 	}
 	return &registry.Accepted{Next: next, Effects: effects, Entries: entries}, s.requireWelcomes(sub, effects)

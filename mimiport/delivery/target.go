@@ -18,7 +18,9 @@ import (
 )
 
 // RequestMigration implements API. The nonce is stored before the offer leaves.
-func (s *Service) RequestMigration(ctx context.Context, c api.Caller, req *api.MigrationRequestRequest) (*api.MigrationOffer, error) {
+func (s *Service) RequestMigration(
+	ctx context.Context, c api.Caller, req *api.MigrationRequestRequest,
+) (*api.MigrationOffer, error) {
 	r, err := mimiport.UnmarshalMigrationRequest(req.MigrationRequest)
 	if err != nil {
 		return nil, err
@@ -27,7 +29,9 @@ func (s *Service) RequestMigration(ctx context.Context, c api.Caller, req *api.M
 		return nil, err
 	}
 	if !s.IsLocal(r.TargetDomain) || s.IsLocal(r.SourceDomain) {
-		return nil, mimiport.Errorf("request migration", mimiport.KindInvalid, "the migration is not from another server to this one")
+		return nil, mimiport.Errorf(
+			"request migration", mimiport.KindInvalid, "the migration is not from another server to this one",
+		)
 	}
 	if c.UserID == "" {
 		return nil, mimiport.Errorf("request migration", mimiport.KindForbidden, "this needs a user")
@@ -59,7 +63,8 @@ func (s *Service) RequestMigration(ctx context.Context, c api.Caller, req *api.M
 		return nil, err
 	}
 	return &api.MigrationOffer{
-		MigrationID: rec.ID.String(), MigrationResponse: signed.Message, KeyID: signed.KeyID, ExpiresAt: rec.ExpiresAt.UnixMilli(),
+		MigrationID: rec.ID.String(), MigrationResponse: signed.Message, KeyID: signed.KeyID,
+		ExpiresAt:           rec.ExpiresAt.UnixMilli(),
 		ExternalSenderOffer: offer,
 	}, nil
 }
@@ -150,7 +155,8 @@ type arrival struct {
 	hash  []byte
 }
 
-// verifyContent checks all of a MigrationContent: it trusts the source only for "this is the branch I accepted" (profile, section 4).
+// verifyContent checks all of a MigrationContent: it trusts the source only for "this is the branch I accepted"
+// (profile, section 4).
 func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up *api.ContentUpload) (*arrival, error) {
 	content, err := mimiport.UnmarshalMigrationContent(up.Data)
 	if err != nil {
@@ -167,7 +173,10 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 		return nil, err
 	}
 	if int64(len(content.GroupState)) > s.Limits.GroupStateBytes {
-		return nil, mimiport.Errorf("stage", mimiport.KindTooLarge, "the group_state has %d bytes, %d are allowed", len(content.GroupState), s.Limits.GroupStateBytes)
+		return nil, mimiport.Errorf(
+			"stage", mimiport.KindTooLarge, "the group_state has %d bytes, %d are allowed", len(content.GroupState),
+			s.Limits.GroupStateBytes,
+		)
 	}
 	state, err := mimiport.UnmarshalGroupState(content.GroupState)
 	if err != nil {
@@ -209,7 +218,9 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 	if err != nil {
 		return nil, err
 	}
-	entry, err := s.senderEntry(ctx, m.Target, api.SuiteRequest{Protocol: base.Protocol(), CipherSuite: base.CipherSuite()})
+	entry, err := s.senderEntry(
+		ctx, m.Target, api.SuiteRequest{Protocol: base.Protocol(), CipherSuite: base.CipherSuite()},
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +238,9 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 }
 
 // stage stores what was derived and votes.
-func (s *Service) stage(ctx context.Context, m *migration.Migration, up *api.ContentUpload, a *arrival) (*api.SignedRequest, error) {
+func (s *Service) stage(
+	ctx context.Context, m *migration.Migration, up *api.ContentUpload, a *arrival,
+) (*api.SignedRequest, error) {
 	g, err := s.newTerm(ctx, storage.GroupKey{ID: m.GroupID, Term: a.state.Lineage.Term() + 1})
 	if err != nil {
 		return nil, err
@@ -330,7 +343,8 @@ func (s *Service) importedLog(g *storage.Group, m *migration.Migration, a *arriv
 	return entries, nil
 }
 
-// loggedEntry is a handshake message of the source's log. Members verify it themselves; here it must only be what it is said to be.
+// loggedEntry is a handshake message of the source's log. Members verify it themselves; here it must only be what it is
+// said to be.
 func loggedEntry(engine mls.Engine, m *migration.Migration, old *mimiport.LogEntry) (*storage.Entry, error) {
 	msg, err := engine.Parse(old.Message)
 	if err != nil {
@@ -351,7 +365,9 @@ func loggedEntry(engine mls.Engine, m *migration.Migration, old *mimiport.LogEnt
 }
 
 // ConfirmMigration implements API. The decision counts whoever shows it.
-func (s *Service) ConfirmMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.SignedRequest) (*api.MigrationStatus, error) {
+func (s *Service) ConfirmMigration(
+	ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.SignedRequest,
+) (*api.MigrationStatus, error) {
 	m, err := s.targetRecord(ctx, id)
 	if err != nil {
 		return nil, err
@@ -407,7 +423,9 @@ func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *api.
 }
 
 // AbortFromSource is the source's signed abort.
-func (s *Service) AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, req *api.SignedRequest) error {
+func (s *Service) AbortFromSource(
+	ctx context.Context, origin string, id mimiport.MigrationID, req *api.SignedRequest,
+) error {
 	m, err := s.targetRecord(ctx, id)
 	if err != nil {
 		return err
@@ -433,8 +451,9 @@ func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *ap
 	return s.takeEvent(ctx, m.ID, migration.SourceAbort{Abort: signed}, nil)
 }
 
-// DropStaged ends a migration at its target that waits for a source which will not answer any more. A vote is a promise: this is for
-// operators, and unsafe unless the source is known to have aborted or to be lost before it decided.
+// DropStaged ends a migration at its target that waits for a source which will not answer any more. A vote is a
+// promise: this is for operators, and unsafe unless the source is known to have aborted or to be lost before it
+// decided.
 func (s *Service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	m, err := s.targetRecord(ctx, id)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Do does what a row asks for and deletes it in the transaction that stores the outcome. With an error the row stays and is
-// to be tried again later. Doing a row twice does no harm.
+// Do does what a row asks for and deletes it in the transaction that stores the outcome. With an error the row stays
+// and is to be tried again later. Doing a row twice does no harm.
 func (s *Service) Do(ctx context.Context, row storage.Row) error {
 	switch row.Kind {
 	case storage.RowFanOut:
@@ -60,7 +60,9 @@ func (s *Service) deadlineCame(ctx context.Context, row *storage.Row) error {
 	at := s.Now()
 	if left := m.Left(at); left > 0 {
 		return &mimiport.Error{
-			Op: "keep deadline", Kind: mimiport.KindInProgress, Info: mimiport.Info{RetryAfter: left}, Err: errors.New("the clock has gone back"),
+			Op: "keep deadline", Kind: mimiport.KindInProgress, Info: mimiport.Info{RetryAfter: left}, Err: errors.New(
+				"the clock has gone back",
+			),
 		}
 	}
 	return s.takeEvent(ctx, m.ID, migration.Deadline{At: at}, row)
@@ -69,7 +71,8 @@ func (s *Service) deadlineCame(ctx context.Context, row *storage.Row) error {
 // courier delivers the log to members.
 type courier struct{ *core }
 
-// maxInline is the largest message that travels inside its fan-out event; a larger one is fetched from the log (profile, section 7).
+// maxInline is the largest message that travels inside its fan-out event; a larger one is fetched from the log
+// (profile, section 7).
 const maxInline = 32 << 10
 
 // fanOut delivers one log entry to the members on one server.
@@ -113,9 +116,11 @@ func (s courier) fanOutContent(ctx context.Context, g *storage.Group, e *storage
 	return json.Marshal(&api.FanOut{GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, Term: g.Term, LogMessage: *m})
 }
 
-// recipients lists the devices at a server that an entry goes to: those a Welcome is for; else the members there as they are
-// now, and those whom the entry itself removes. Whoever has left the room gets nothing.
-func (s courier) recipients(ctx context.Context, g *storage.Group, e *storage.Entry, server string) (map[string][]string, error) {
+// recipients lists the devices at a server that an entry goes to: those a Welcome is for; else the members there as
+// they are now, and those whom the entry itself removes. Whoever has left the room gets nothing.
+func (s courier) recipients(
+	ctx context.Context, g *storage.Group, e *storage.Entry, server string,
+) (map[string][]string, error) {
 	to := make(registry.Roster)
 	if e.Kind != storage.EntryWelcome {
 		err := s.groups.WithLive(ctx, g.Key(), func(_ *storage.Group, l *registry.Live) error {

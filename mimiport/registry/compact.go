@@ -7,7 +7,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// stored is how a live group lies in the store: the snapshot that it would be loaded from, and what would be replayed on it.
+// stored is how a live group lies in the store: the snapshot that it would be loaded from, and what would be replayed
+// on it.
 type stored struct {
 	epoch    uint64 // of the snapshot
 	snapshot int    // its bytes
@@ -21,8 +22,8 @@ func storedAs(snap *storage.Snapshot) stored {
 // minLog keeps a small group from being written whole with every Commit, in bytes.
 const minLog = 64 << 10
 
-// outgrown says whether the log, with some more bytes, outweighs the snapshot before it. A group is then written whole as often
-// as its size in handshakes has been written: at most as much again.
+// outgrown says whether the log, with some more bytes, outweighs the snapshot before it. A group is then written whole
+// as often as its size in handshakes has been written: at most as much again.
 func (s *stored) outgrown(more int) bool { return s.log+more > max(s.snapshot, minLog) }
 
 // grow counts what was appended to the log. A log that has outgrown its snapshot starts again: a new snapshot is due.
@@ -47,8 +48,9 @@ func replayed(entries []storage.Entry) (bytes int) {
 	return bytes
 }
 
-// Compact returns a snapshot of the group's present epoch as it began, and the epoch of the last snapshot, which is kept for the epochs
-// between. It returns no snapshot where the last one is of this epoch. Requests go on meanwhile: a state never changes.
+// Compact returns a snapshot of the group's present epoch as it began, and the epoch of the last snapshot, which is
+// kept for the epochs between. It returns no snapshot where the last one is of this epoch. Requests go on meanwhile: a
+// state never changes.
 func (r *Registry) Compact(ctx context.Context, key storage.GroupKey) (snap *storage.Snapshot, last uint64, err error) {
 	var begin mls.Group
 	var seq uint64

@@ -23,8 +23,8 @@ type Live struct {
 	beginSeq uint64
 }
 
-// NewLive is a group that begins with a state, before log entry seq. It returns a KindInvalid or KindBadMessage error for a group with a
-// leaf that names no Matrix device.
+// NewLive is a group that begins with a state, before log entry seq. It returns a KindInvalid or KindBadMessage error
+// for a group with a leaf that names no Matrix device.
 func NewLive(state mls.Group, seq uint64) (*Live, error) {
 	r, err := NewRoster(state)
 	return &Live{MLS: state, seq: seq, Roster: r, begin: state, beginSeq: seq}, err
@@ -66,7 +66,8 @@ func (r *Registry) open(ctx context.Context, g *storage.Group, epoch uint64) (*L
 	return l, err
 }
 
-// follow replays the handshakes up to an epoch: all of them to the epoch of the group's row, else to where that epoch begins.
+// follow replays the handshakes up to an epoch: all of them to the epoch of the group's row, else to where that epoch
+// begins.
 func (r *Registry) follow(ctx context.Context, g *storage.Group, l *Live, epoch uint64) error {
 	const batch = 256
 	for more := true; more && l.seq < g.NextSeq; {
@@ -143,8 +144,8 @@ type Accepted struct {
 	Entries []storage.Entry // without group, term, number, hash and time: Extend adds them
 }
 
-// Advance brings the group in memory to where a stored change has brought its row, next. Where that fails the group is loaded again next
-// time.
+// Advance brings the group in memory to where a stored change has brought its row, next. Where that fails the group is
+// loaded again next time.
 func (h *Held) Advance(next *storage.Group, l *Live, a *Accepted) {
 	var err error
 	switch {
@@ -162,7 +163,8 @@ func (h *Held) Advance(next *storage.Group, l *Live, a *Accepted) {
 	h.registry.cache.put(keyOf(next), l)
 }
 
-// Outgrown says whether the log, with some more entries, outweighs the snapshot that it is replayed on, so that a new one is due.
+// Outgrown says whether the log, with some more entries, outweighs the snapshot that it is replayed on, so that a new
+// one is due.
 func (l *Live) Outgrown(more []storage.Entry) bool {
 	size := replayed(more)
 	return size > 0 && l.stored.outgrown(size)

@@ -1,5 +1,6 @@
-// Package registry holds the groups that a Delivery Service has loaded. It loads a group once for all who wait for it, lets one
-// request at a time change a group, replays the log on the last snapshot, and keeps what it has loaded in a bounded cache.
+// Package registry holds the groups that a Delivery Service has loaded. It loads a group once for all who wait for it,
+// lets one request at a time change a group, replays the log on the last snapshot, and keeps what it has loaded in a
+// bounded cache.
 package registry
 
 import (
@@ -39,16 +40,16 @@ type lock struct {
 	wanted int // by how many, the holder included
 }
 
-// Held is a group that nobody else in this process reads or changes through the Registry: With hands it out and takes it back. A function
-// that needs the group's lock takes a Held, so that it cannot be called without.
+// Held is a group that nobody else in this process reads or changes through the Registry: With hands it out and takes
+// it back. A function that needs the group's lock takes a Held, so that it cannot be called without.
 type Held struct {
 	registry *Registry
 	id       []byte
 }
 
-// With calls f while it holds the group, and again as long as f ends with storage.ErrConflict: another process was faster, so f must load
-// everything anew. After eight conflicts it returns a KindConflict error. Requests for one group queue up here rather than lose races; the
-// store's compare-and-set is what makes them correct.
+// With calls f while it holds the group, and again as long as f ends with storage.ErrConflict: another process was
+// faster, so f must load everything anew. After eight conflicts it returns a KindConflict error. Requests for one group
+// queue up here rather than lose races; the store's compare-and-set is what makes them correct.
 func (r *Registry) With(ctx context.Context, groupID []byte, f func(*Held) error) error {
 	defer r.lock(string(groupID))()
 	const attempts = 8
@@ -81,8 +82,8 @@ func (r *Registry) lock(id string) (unlock func()) {
 	}
 }
 
-// WithLive calls f with a group in one term, as it is after its last log entry. It returns storage.ErrNotFound where the row or its
-// snapshot is not here.
+// WithLive calls f with a group in one term, as it is after its last log entry. It returns storage.ErrNotFound where
+// the row or its snapshot is not here.
 func (r *Registry) WithLive(ctx context.Context, key storage.GroupKey, f func(*storage.Group, *Live) error) error {
 	return r.With(ctx, key.ID, func(h *Held) error {
 		g, err := h.GroupAt(ctx, key.Term)
@@ -101,7 +102,9 @@ func (r *Registry) WithLive(ctx context.Context, key storage.GroupKey, f func(*s
 func (r *Registry) Group(ctx context.Context, id []byte) (*storage.Group, error) {
 	g, err := r.store.Group(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, &mimiport.Error{Op: "load group", Kind: mimiport.KindUnknownGroup, Group: id, Err: errors.New("no such group here")}
+		return nil, &mimiport.Error{
+			Op: "load group", Kind: mimiport.KindUnknownGroup, Group: id, Err: errors.New("no such group here"),
+		}
 	}
 	return g, err
 }
@@ -114,7 +117,8 @@ func (h *Held) GroupAt(ctx context.Context, term uint64) (*storage.Group, error)
 	return h.registry.store.GroupAt(ctx, storage.GroupKey{ID: h.id, Term: term})
 }
 
-// Live returns the group as it is after its last log entry. g must have been loaded from h: an older row would take the group back.
+// Live returns the group as it is after its last log entry. g must have been loaded from h: an older row would take the
+// group back.
 func (h *Held) Live(ctx context.Context, g *storage.Group) (*Live, error) {
 	r, key := h.registry, keyOf(g)
 	l := r.cache.get(key)
@@ -136,8 +140,8 @@ func (h *Held) Live(ctx context.Context, g *storage.Group) (*Live, error) {
 // Drop forgets what is loaded of the group in a term.
 func (h *Held) Drop(term uint64) { h.registry.cache.drop(cacheKey{string(h.id), term}) }
 
-// StateAt returns the group's state at an epoch of the present or the past. It returns storage.ErrNotFound for an epoch before the oldest
-// snapshot.
+// StateAt returns the group's state at an epoch of the present or the past. It returns storage.ErrNotFound for an epoch
+// before the oldest snapshot.
 func (r *Registry) StateAt(ctx context.Context, key storage.GroupKey, epoch uint64) (mls.Group, error) {
 	var state mls.Group
 	var row *storage.Group

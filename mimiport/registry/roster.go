@@ -78,8 +78,9 @@ func (r Roster) At(server string) map[string]map[string]int {
 	return users
 }
 
-// Identity reads the Matrix user and device in a member's credential (profile, section 7). It returns a KindInvalid error for a
-// credential that is not basic or names no Matrix device, and a KindBadMessage error for one that does not decode.
+// Identity reads the Matrix user and device in a member's credential (profile, section 7). It returns a KindInvalid
+// error for a credential that is not basic or names no Matrix device, and a KindBadMessage error for one that does not
+// decode.
 func Identity(m mls.Member) (*mimiport.LeafIdentity, error) {
 	const op = "read credential"
 	if m.Identity == nil {
