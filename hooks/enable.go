@@ -21,6 +21,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/federation/dial"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
@@ -129,7 +130,9 @@ func openStore(ctx context.Context, connection string, limits *config.DatabaseOp
 
 // newClient is for requests to servers that others name. It may wait long: a target verifies whole groups before it answers.
 func newClient(global *config.Global, cfg *Config, skipVerify bool) *fclient.Client {
-	var transport http.RoundTripper = newTransport(&cfg.Federation, skipVerify, clock)
+	f := &cfg.Federation
+	allowed := dial.Allowed{PrivateNetworks: f.AllowPrivateNetworks, IPLiterals: f.AllowIPLiterals}
+	var transport http.RoundTripper = dial.NewTransport(allowed, skipVerify, clock)
 	if global.DisableFederation {
 		transport = noFederation{}
 	}

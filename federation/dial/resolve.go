@@ -1,18 +1,15 @@
-package hooks
+package dial
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/fclient"
@@ -25,10 +22,11 @@ const (
 	resolutionLife = time.Hour // within the 24 hours at most that the specification lets a well-known answer be kept
 	maxResolutions = 4096
 	maxWellKnown   = fclient.WellKnownMaxSize
+	maxRedirects   = 10 // of one well-known request, as net/http has it
 )
 
-// resolver finds where a Matrix server listens (Matrix server-server API, "Resolving server names"). fclient's own sends
-// its well-known requests to any address whatever, so that step is done here.
+// resolver finds where a Matrix server listens (Matrix server-server API, "Resolving server names"). The one of fclient
+// sends well-known requests to any address.
 type resolver struct {
 	allowIPLiterals bool
 	web             *http.Client // guarded; for well-known
@@ -71,27 +69,38 @@ func (r *resolver) accept(server string) error {
 
 func (r *resolver) discover(ctx context.Context, server string) ([]fclient.ResolutionResult, error) {
 	if explicit(server) {
-		return fclient.ResolveServer(ctx, spec.ServerName(server)) // looks nothing up for such names
+		return direct(server), nil
 	}
 	if delegate, err := r.wellKnown(ctx, server); err == nil {
 		if err := r.accept(delegate); err != nil {
 			return nil, err
 		}
 		if explicit(delegate) {
-			return fclient.ResolveServer(ctx, spec.ServerName(delegate))
+			return direct(delegate), nil
 		}
 		server = delegate
 	}
 	if targets := r.srv(ctx, server); len(targets) > 0 {
 		return targets, nil
 	}
-	return []fclient.ResolutionResult{{Destination: server + ":8448", Host: spec.ServerName(server), TLSServerName: server}}, nil
+	return direct(server), nil
 }
 
 // explicit says whether a valid name is an address itself, or has a port.
 func explicit(server string) bool {
 	_, port, _ := spec.ParseAndValidateServerName(spec.ServerName(server))
 	return port != -1 || mimiport.IsIPLiteral(server)
+}
+
+// direct is where a valid name leads by itself.
+func direct(server string) []fclient.ResolutionResult {
+	host, port, _ := spec.ParseAndValidateServerName(spec.ServerName(server))
+	if port == -1 {
+		port = 8448
+	}
+	bare := strings.Trim(host, "[]")
+	destination := net.JoinHostPort(bare, strconv.Itoa(port))
+	return []fclient.ResolutionResult{{Destination: destination, Host: spec.ServerName(server), TLSServerName: bare}}
 }
 
 func (r *resolver) wellKnown(ctx context.Context, server string) (delegate string, err error) {
@@ -116,6 +125,14 @@ func (r *resolver) wellKnown(ctx context.Context, server string) (delegate strin
 		return "", fmt.Errorf("no well-known answer: %s", resp.Status)
 	}
 	return string(answer.NewAddress), nil
+}
+
+// follow lets a well-known request be redirected where it could have gone in the first place.
+func (r *resolver) follow(to *http.Request, via []*http.Request) error {
+	if to.URL.Scheme != "https" || len(via) >= maxRedirects {
+		return http.ErrUseLastResponse
+	}
+	return r.accept(to.URL.Host)
 }
 
 func (r *resolver) srv(ctx context.Context, server string) (targets []fclient.ResolutionResult) {
@@ -157,65 +174,4 @@ func (r *resolver) forget(server string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.cache, server)
-}
-
-// guardedDialer connects to public addresses only, unless private networks are allowed. It judges the address that is about to
-// be connected to, so that no DNS answer can get around it (CVE-2024-52594).
-func guardedDialer(allowPrivate bool) *net.Dialer {
-	d := &net.Dialer{Timeout: 5 * time.Second}
-	if !allowPrivate {
-		d.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			return refusePrivate(address)
-		}
-	}
-	return d
-}
-
-var errPrivate = errors.New("not a public address")
-
-func refusePrivate(address string) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
-	if !isPublic(ap.Addr().Unmap()) {
-		return fmt.Errorf("%s: %w", address, errPrivate)
-	}
-	return nil
-}
-
-// notPublic lists the special-purpose ranges that the methods of netip.Addr do not know (IANA special-purpose address
-// registries, RFC 6890), and the IPv6 ranges that lead to IPv4 addresses in disguise.
-var notPublic = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT
-	netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("192.0.2.0/24"),
-	netip.MustParsePrefix("192.88.99.0/24"),
-	netip.MustParsePrefix("198.18.0.0/15"),
-	netip.MustParsePrefix("198.51.100.0/24"),
-	netip.MustParsePrefix("203.0.113.0/24"),
-	netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("::/96"),
-	netip.MustParsePrefix("64:ff9b::/96"), // NAT64
-	netip.MustParsePrefix("64:ff9b:1::/48"),
-	netip.MustParsePrefix("100::/64"),
-	netip.MustParsePrefix("2001::/23"), // Teredo among others
-	netip.MustParsePrefix("2001:db8::/32"),
-	netip.MustParsePrefix("2002::/16"), // 6to4
-	netip.MustParsePrefix("3fff::/20"),
-	netip.MustParsePrefix("5f00::/16"),
-	netip.MustParsePrefix("fec0::/10"),
-}
-
-func isPublic(a netip.Addr) bool {
-	if !a.IsGlobalUnicast() || a.IsPrivate() {
-		return false
-	}
-	for _, p := range notPublic {
-		if p.Contains(a) {
-			return false
-		}
-	}
-	return true
 }

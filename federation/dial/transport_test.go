@@ -1,4 +1,4 @@
-package hooks
+package dial
 
 import (
 	"bytes"
@@ -12,11 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/matrix-org/gomatrixserverlib/spec"
 )
-
-func serverName(s string) spec.ServerName { return spec.ServerName(s) }
 
 // echo is a TLS server on loopback that answers what it is sent, and its Matrix name.
 func echo(t *testing.T) (s *httptest.Server, name string) {
@@ -42,7 +38,7 @@ func newRequest(t *testing.T, server, body string) *http.Request {
 // through a guarded transport."
 func TestTransportRefusesPrivateNetworks(t *testing.T) {
 	_, name := echo(t)
-	guarded := newTransport(&Federation{AllowIPLiterals: true}, true, time.Now)
+	guarded := NewTransport(Allowed{IPLiterals: true}, true, time.Now)
 	for _, server := range []string{name, strings.Replace(name, "localhost", "127.0.0.1", 1), "[::1]:1", "[::ffff:127.0.0.1]:1"} {
 		if _, err := guarded.RoundTrip(newRequest(t, server, "")); !errors.Is(err, errPrivate) {
 			t.Errorf("%s: %v", server, err)
@@ -57,7 +53,7 @@ func TestTransportClosesTheBody(t *testing.T) {
 	r := newRequest(t, "127.0.0.1:8448", "hello")
 	body := &closer{ReadCloser: r.Body}
 	r.Body = body
-	if _, err := newTransport(&Federation{}, true, time.Now).RoundTrip(r); err == nil || !body.closed {
+	if _, err := NewTransport(Allowed{}, true, time.Now).RoundTrip(r); err == nil || !body.closed {
 		t.Errorf("closed: %v, error %v", body.closed, err)
 	}
 }
@@ -74,7 +70,7 @@ func (c *closer) Close() error {
 
 func TestTransportSends(t *testing.T) {
 	_, name := echo(t)
-	open := newTransport(&Federation{AllowPrivateNetworks: true}, true, time.Now)
+	open := NewTransport(Allowed{PrivateNetworks: true}, true, time.Now)
 	resp, err := open.RoundTrip(newRequest(t, name, "hello"))
 	if err != nil {
 		t.Fatal(err)
@@ -87,11 +83,11 @@ func TestTransportSends(t *testing.T) {
 
 func TestTransportValidatesCertificates(t *testing.T) {
 	_, name := echo(t)
-	strict := newTransport(&Federation{AllowPrivateNetworks: true}, false, time.Now)
+	strict := NewTransport(Allowed{PrivateNetworks: true}, false, time.Now)
 	if _, err := strict.RoundTrip(newRequest(t, name, "")); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("got %v", err)
 	}
-	lenient := newTransport(&Federation{AllowPrivateNetworks: true}, true, time.Now)
+	lenient := NewTransport(Allowed{PrivateNetworks: true}, true, time.Now)
 	if _, err := lenient.resolver.wellKnown(t.Context(), name); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("well-known: %v", err)
 	}
@@ -100,7 +96,7 @@ func TestTransportValidatesCertificates(t *testing.T) {
 // When the first of two addresses is dead, the second gets the whole body.
 func TestTransportTriesAllAddresses(t *testing.T) {
 	s, _ := echo(t)
-	open := newTransport(&Federation{AllowPrivateNetworks: true}, true, time.Now)
+	open := NewTransport(Allowed{PrivateNetworks: true}, true, time.Now)
 	open.resolver.web = &http.Client{Transport: &web{}}
 	open.resolver.lookUpSRV = func(context.Context, string, string, string) (string, []*net.SRV, error) {
 		return "", []*net.SRV{{Target: "localhost.", Port: closedPort(t)}, {Target: "localhost.", Port: port(t, s.Listener.Addr())}}, nil
@@ -148,7 +144,7 @@ func closedPort(t *testing.T) uint16 {
 }
 
 func TestPoolsAreBounded(t *testing.T) {
-	tr := newTransport(&Federation{}, false, time.Now)
+	tr := NewTransport(Allowed{}, false, time.Now)
 	for i := range 2 * maxTransports {
 		tr.pool(strconv.Itoa(i) + ".example")
 	}

@@ -1,4 +1,4 @@
-package hooks
+package dial
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
@@ -108,14 +109,21 @@ func TestResolve(t *testing.T) {
 		wantKind(t, err, want)
 	}
 	r.allowIPLiterals = true
-	got, err := r.resolve(t.Context(), "192.0.2.1")
-	if diff := cmp.Diff(one("192.0.2.1:8448", "192.0.2.1", "192.0.2.1"), got); err != nil || diff != "" {
-		t.Errorf("an address that is allowed: %v %s", err, diff)
+	for name, want := range map[string][]fclient.ResolutionResult{
+		"192.0.2.1":        one("192.0.2.1:8448", "192.0.2.1", "192.0.2.1"),
+		"192.0.2.1:99":     one("192.0.2.1:99", "192.0.2.1:99", "192.0.2.1"),
+		"[2001:db8::1]":    one("[2001:db8::1]:8448", "[2001:db8::1]", "2001:db8::1"),
+		"[2001:db8::1]:99": one("[2001:db8::1]:99", "[2001:db8::1]:99", "2001:db8::1"),
+	} {
+		got, err := r.resolve(t.Context(), name)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s, which is allowed: %v %s", name, err, diff)
+		}
 	}
 }
 
 func one(destination, host, tls string) []fclient.ResolutionResult {
-	return []fclient.ResolutionResult{{Destination: destination, Host: serverName(host), TLSServerName: tls}}
+	return []fclient.ResolutionResult{{Destination: destination, Host: spec.ServerName(host), TLSServerName: tls}}
 }
 
 func TestResolutionsAreKept(t *testing.T) {
@@ -140,5 +148,12 @@ func TestResolutionsAreKept(t *testing.T) {
 		if len(r.cache) > maxResolutions {
 			t.Fatal("the cache has no bound")
 		}
+	}
+}
+
+func wantKind(t *testing.T, err error, want mimiport.Kind) {
+	t.Helper()
+	if err == nil || mimiport.KindOf(err) != want {
+		t.Errorf("got error %v of kind %d, want kind %d", err, mimiport.KindOf(err), want)
 	}
 }

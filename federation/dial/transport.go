@@ -1,4 +1,7 @@
-package hooks
+// Package dial sends requests to Matrix servers that clients and peers have named, at addresses that the operator
+// permits. Nothing else in this module resolves or dials: fclient's own resolver and dialer go anywhere
+// (CVE-2024-52594).
+package dial
 
 import (
 	"crypto/tls"
@@ -14,9 +17,14 @@ import (
 // maxTransports bounds the connection pools that are kept. One holds at most two idle connections.
 const maxTransports = 256
 
-// transport is an http.RoundTripper for matrix:// URLs. The server names in them come from clients and peers, so it connects
-// to no address that the configuration forbids.
-type transport struct {
+// Allowed is where requests may go besides public addresses under names.
+type Allowed struct {
+	PrivateNetworks bool // loopback, private, link-local and other addresses that are not public
+	IPLiterals      bool // server names that are IP addresses
+}
+
+// Transport is an http.RoundTripper for matrix:// URLs.
+type Transport struct {
 	resolver *resolver
 	template *http.Transport
 
@@ -24,9 +32,10 @@ type transport struct {
 	pools map[string]*http.Transport // by TLS server name, which a transport cannot choose per connection
 }
 
-func newTransport(cfg *Federation, skipVerify bool, now func() time.Time) *transport {
+// NewTransport makes a transport. With skipVerify it takes any certificate, except for well-known answers.
+func NewTransport(allowed Allowed, skipVerify bool, now func() time.Time) *Transport {
 	template := &http.Transport{
-		DialContext:            guardedDialer(cfg.AllowPrivateNetworks).DialContext,
+		DialContext:            guardedDialer(allowed.PrivateNetworks).DialContext,
 		TLSClientConfig:        &tls.Config{InsecureSkipVerify: skipVerify}, // as federation_api.disable_tls_validation says
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxIdleConnsPerHost:    2,
@@ -36,20 +45,14 @@ func newTransport(cfg *Federation, skipVerify bool, now func() time.Time) *trans
 	}
 	web := template.Clone()
 	web.TLSClientConfig = nil // a well-known answer decides whom to believe: it is never taken without a valid certificate
-	return &transport{
-		resolver: &resolver{
-			allowIPLiterals: cfg.AllowIPLiterals,
-			web:             &http.Client{Transport: web, Timeout: 10 * time.Second},
-			lookUpSRV:       net.DefaultResolver.LookupSRV,
-			now:             now,
-		},
-		template: template,
-		pools:    make(map[string]*http.Transport),
-	}
+	r := &resolver{allowIPLiterals: allowed.IPLiterals, lookUpSRV: net.DefaultResolver.LookupSRV, now: now}
+	r.web = &http.Client{Transport: web, Timeout: 10 * time.Second, CheckRedirect: r.follow}
+	return &Transport{resolver: r, template: template, pools: make(map[string]*http.Transport)}
 }
 
-// RoundTrip tries the addresses of a server in turn. A body that cannot be read again is sent to the first only.
-func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+// RoundTrip tries the addresses of a server in turn. A body that cannot be read again is sent to the first only. A name
+// that must not be dialled gives a *mimiport.Error of KindForbidden or KindBadMessage.
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	server := r.URL.Host
 	targets, err := t.resolver.resolve(r.Context(), server)
 	if err != nil {
@@ -65,6 +68,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		var resp *http.Response
 		if resp, err = t.pool(target.TLSServerName).RoundTrip(attempt); err == nil {
+			resp.Header.Del("Location") // no Matrix API redirects, and http.Client would follow
 			return resp, nil
 		}
 	}
@@ -86,7 +90,7 @@ func requestTo(r *http.Request, target fclient.ResolutionResult, first bool) (*h
 	return attempt, err
 }
 
-func (t *transport) pool(tlsServerName string) *http.Transport {
+func (t *Transport) pool(tlsServerName string) *http.Transport {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p, ok := t.pools[tlsServerName]
@@ -100,7 +104,7 @@ func (t *transport) pool(tlsServerName string) *http.Transport {
 }
 
 // evict makes room for one more, of any age: to open a connection again is cheap.
-func (t *transport) evict() {
+func (t *Transport) evict() {
 	if len(t.pools) < maxTransports {
 		return
 	}
