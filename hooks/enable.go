@@ -82,7 +82,8 @@ func enable(d *Deps, cfg *Config) error {
 	global := &d.Config.Global
 	isLocal := func(server string) bool { return global.IsLocalServerName(spec.ServerName(server)) }
 	web := newClient(global, cfg, d.Config.FederationAPI.DisableTLSValidation)
-	keys := &keys{config: &d.Config.FederationAPI, ring: d.KeyRing, client: web, now: clock, log: log}
+	ring := guarded(d.KeyRing, web)
+	keys := &keys{config: &d.Config.FederationAPI, ring: ring, client: web, now: clock, log: log}
 	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: clock}
 	remote := federation.NewClient(keys.identity, web, clock)
 	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)})
@@ -100,7 +101,7 @@ func enable(d *Deps, cfg *Config) error {
 	services := clientapi.Services{IsLocal: isLocal, Local: service, Remote: remote.API, AllowIPLiterals: cfg.Federation.AllowIPLiterals}
 	home := &clientapi.Home{Rooms: rooms, Keys: keys, Log: log}
 
-	auth := &authenticator{config: global, users: d.Users, ring: d.KeyRing, wakeups: d.Wakeups, now: clock}
+	auth := &authenticator{config: global, users: d.Users, ring: ring, wakeups: d.Wakeups, now: clock}
 	for _, a := range []surface{
 		{"client", d.Routers.Client, httputil.PublicClientPathPrefix, clientapi.PathPrefix,
 			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), auth.client},

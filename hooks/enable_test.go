@@ -5,12 +5,14 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -152,6 +154,8 @@ func ask(t *testing.T, from, to *homeserver, uri string, change func(*http.Reque
 func TestFederationAuthentication(t *testing.T) {
 	net := newFabric()
 	s, tt := plugged(t, "s.example", net), plugged(t, "t.example", net)
+	id, m := signed(t, tt.keys(), tt.Name)
+	wantNone(t, s.keys().Verify(t.Context(), tt.Name, id, m)) // and now s has the key
 	asBob := federation.PathPrefix + aGroup + "?user_id=%40bob%3At.example"
 	asAlice := federation.PathPrefix + aGroup + "?user_id=%40alice%3As.example"
 	as := func(*http.Request) {}
@@ -175,6 +179,44 @@ func TestFederationAuthentication(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A signed request makes this server ask the request's origin for a key, and notaries. The guarded client asks, and not
+// Dendrite's, which goes anywhere.
+func TestKeysOfSignersAreFetchedGuarded(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("private networks permitted %v", allowed), func(t *testing.T) {
+			var asked atomic.Bool
+			internal := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				asked.Store(true)
+			}))
+			defer internal.Close()
+			origin := origin(t, strings.Replace(internal.Listener.Addr().String(), "127.0.0.1", "localhost", 1))
+			net := newFabric()
+			net.set(origin.Name, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				t.Errorf("Dendrite's client asked for %s", r.URL)
+			}))
+			s := start(t, "s.example", net, func(cfg *config.Dendrite) {
+				cfg.FederationAPI.DisableTLSValidation = true
+				cfg.FederationAPI.KeyPerspectives = config.KeyPerspectives{{ServerName: spec.ServerName(origin.Name)}}
+			})
+			if err := plug(t, s, fmt.Sprintf("  federation: {allow_private_networks: %v}\n", allowed)); err != nil {
+				t.Fatal(err)
+			}
+			status, _ := ask(t, origin, s, federation.PathPrefix+aGroup, func(*http.Request) {})
+			if status != http.StatusUnauthorized {
+				t.Errorf("status %d", status)
+			}
+			if asked.Load() != allowed {
+				t.Errorf("an internal server was asked: %v", asked.Load())
+			}
+		})
+	}
+}
+
+// origin has a name and a key, and no more of a homeserver.
+func origin(t *testing.T, name string) *homeserver {
+	return &homeserver{Server: &harness.Server{Name: name}, Deps: Deps{Config: testConfig(t, name)}}
 }
 
 // Profile, section 1: large binary is "authenticated before a byte of it is read".
