@@ -23,16 +23,18 @@ problem.
 		connection := flags.String("db", "", "the `DATABASE` to check")
 		key := flags.String("peers", "", "ask the other server of each migration how it stands there,\n"+
 			"with requests signed by the homeserver's private_key in `KEYFILE`")
-		return func(std stdio, _ string) error { return checkDatabase(*connection, *key, std.out) }
+		private := flags.Bool("allow-private-networks", false, "ask servers at addresses that are not public, too,\n"+
+			"as federation.allow_private_networks does")
+		return func(std stdio, _ string) error { return checkDatabase(*connection, *key, *private, std.out) }
 	},
 }
 
 // checkDatabase prints what is wrong with a database, a problem a line, and fails when there is something.
-func checkDatabase(connection, key string, out io.Writer) error {
+func checkDatabase(connection, key string, privateNetworks bool, out io.Writer) error {
 	var ask fsck.Ask
 	if key != "" {
 		var err error
-		if ask, err = asker(key); err != nil {
+		if ask, err = asker(key, privateNetworks); err != nil {
 			return err
 		}
 	}

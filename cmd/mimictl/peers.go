@@ -12,11 +12,13 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/federation/dial"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 )
 
-// asker asks other servers, with requests signed by a homeserver's key.
-func asker(keyFile string) (fsck.Ask, error) {
+// asker asks other servers, with requests signed by a homeserver's key. The names of those servers come from the
+// database, where users and peers have put them.
+func asker(keyFile string, privateNetworks bool) (fsck.Ask, error) {
 	text, err := os.ReadFile(keyFile)
 	if err != nil {
 		return nil, err
@@ -31,8 +33,9 @@ func asker(keyFile string) (fsck.Ask, error) {
 			PrivateKey: ed25519.NewKeyFromSeed(block.Bytes),
 		}, nil
 	}
+	transport := dial.NewTransport(dial.Allowed{PrivateNetworks: privateNetworks, IPLiterals: true}, false, time.Now)
 	web := fclient.NewClient(
-		fclient.WithWellKnownSRVLookups(true), fclient.WithTimeout(30*time.Second), fclient.WithUserAgent("mimictl"))
+		fclient.WithTransport(transport), fclient.WithTimeout(30*time.Second), fclient.WithUserAgent("mimictl"))
 	sender := &federation.Sender{Client: federation.NewClient(identity, web, time.Now)}
 	return sender.AskStatus, nil
 }
