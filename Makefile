@@ -6,6 +6,8 @@ TS     := clients/ts
 DRIVER := $(TS)/dist/src/driver.js
 # How long each fuzz target runs: executions, since a run by the clock now and then fails at its very end.
 FUZZTIME ?= 20000x
+# The Go vulnerability database, packed as the folder osv. MIMI_REQUIRE_ALL=1 makes its absence an error.
+VULNDB ?= ../shared/vuln/osv.tar.gz
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +16,7 @@ HISTORIES ?= 10000
 # The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
 PROTOCOL ?= mls10
 
-.PHONY: help demo test test-go test-ts test-integration lint fuzz bench soak explore clean
+.PHONY: help demo test test-go test-ts test-integration lint vuln fuzz bench soak explore clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,9 @@ lint: ## formatting, vet, staticcheck, the rules of the house, module files
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	$(GO) test ./internal/houserules
 	$(GO) mod tidy -diff
+
+vuln: ## known vulnerabilities in what the programs call, by a copy of Go's database: a minute, and 3 GB
+	$(GO) run ./internal/vulncheck $(VULNDB)
 
 fuzz: ## every fuzz target for FUZZTIME
 	@files=$$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort); \

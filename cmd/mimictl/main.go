@@ -1,7 +1,7 @@
 // Command mimictl is the tool of operators and implementers of MIMI Portability. It needs no server.
 //
 //	mimictl decode [-json] [-protocol NAME] [-type NAME] FILE|-
-//	mimictl fsck -db DATABASE [-peers KEYFILE [-allow-private-networks]]
+//	mimictl fsck [-allow-private-networks] -db DATABASE [-peers KEYFILE]
 //	mimictl mls replay [-protocol NAME] FILE|-
 //	mimictl mls verify [-json] [-protocol NAME] FILE|-
 //	mimictl db copy -from DATABASE -to DATABASE
