@@ -84,7 +84,7 @@ func enable(d *Deps, cfg *Config) error {
 	web := newClient(global, cfg, d.Config.FederationAPI.DisableTLSValidation)
 	ring := guarded(d.KeyRing, web)
 	keys := &keys{config: &d.Config.FederationAPI, ring: ring, client: web, now: clock, log: log}
-	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: clock}
+	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: clock, acls: acls{store: store}}
 	remote := federation.NewClient(keys.identity, web, clock)
 	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)})
 	service := delivery.New(delivery.Deps{

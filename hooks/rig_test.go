@@ -21,6 +21,7 @@ import (
 
 	"github.com/matrix-org/dendrite/appservice"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 	"github.com/matrix-org/dendrite/federationapi"
 	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/internal/caching"
@@ -212,7 +213,7 @@ func (h *homeserver) keys() *keys {
 }
 
 func (h *homeserver) rooms() *rooms {
-	return &rooms{config: &h.Config.Global, api: h.Rooms, users: h.Users, now: time.Now}
+	return &rooms{config: &h.Config.Global, api: h.Rooms, users: h.Users, now: time.Now, acls: acls{store: memory.New()}}
 }
 
 // rotate gives the homeserver a new signing key and keeps the old one as such.

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
@@ -115,29 +114,6 @@ func TestMembersAndServers(t *testing.T) {
 	nobody, err := s.rooms().NotJoined(t.Context(), "!unknown:s.example", []string{alice.ID})
 	if err != nil || !slices.Equal(nobody, []string{alice.ID}) {
 		t.Errorf("an unknown room: %v, %v", nobody, err)
-	}
-}
-
-func TestServerACL(t *testing.T) {
-	s := start(t, "s.example", newFabric())
-	alice := s.register(t, "alice")
-	room := newRoom(t, alice)
-	wantNone(t, alice.SetState(t.Context(), room, "m.room.server_acl", map[string]any{"allow": []string{"*"}, "deny": []string{"evil.example"}}))
-	// The room server learns of an ACL after it has answered who set it.
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		allowed, err := s.rooms().ServerAllowed(t.Context(), room, "evil.example")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !allowed {
-			break
-		}
-		<-tick.C
-	}
-	if good, err := s.rooms().ServerAllowed(t.Context(), room, "good.example"); err != nil || !good {
-		t.Errorf("a good server: %v, %v", good, err)
 	}
 }
 
