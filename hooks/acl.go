@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// acls holds the last good server ACL of each room that was asked about. The room server forgets the content of an event that is
-// redacted, so the content is stored as well: a restart must not make an ACL void.
+// acls holds the last good server ACL of each room that was asked about. The room server forgets the content of an
+// event that is redacted, so the content is stored as well: a restart must not make an ACL void.
 type acls struct {
 	store settings
 	rooms stripes // held while a room's ACL is read and stored, so that an older one never follows a newer one
@@ -58,8 +58,9 @@ func (r *rooms) acl(ctx context.Context, roomID string) (*acl.ACL, error) {
 	return &parsed, nil
 }
 
-// lastGood stores the content of a room's ACL event and returns it. For a redacted event it returns what was stored before, so that
-// nobody changes an ACL with the power to redact. An ACL that was redacted before it was ever seen denies all, as the specification says.
+// lastGood stores the content of a room's ACL event and returns it. For a redacted event it returns what was stored
+// before, so that nobody changes an ACL with the power to redact. An ACL that was redacted before it was ever seen
+// denies all, as the specification says.
 func (c *acls) lastGood(ctx context.Context, room string, content json.RawMessage) (json.RawMessage, error) {
 	name := "server_acl/" + room
 	stored, err := c.store.Setting(ctx, name)

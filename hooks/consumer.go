@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats.go"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/acl"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/setup/jetstream"
@@ -18,7 +19,8 @@ import (
 // durableName is the consumer's name. It is kept by the stream between restarts; docs/operator.md says how to remove it.
 const durableName = "MimiportRoomServerConsumer"
 
-// roomWatcher tells the Delivery Service of rooms that somebody has left, or whose group is said to be elsewhere.
+// roomWatcher tells the Delivery Service of rooms that somebody has left, whose group is said to be elsewhere, or whose
+// ACL is new.
 type roomWatcher struct {
 	changed func(ctx context.Context, roomID string) error
 	log     *slog.Logger
@@ -58,8 +60,8 @@ func (w *roomWatcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
 	return false
 }
 
-// changedRoom is the room of an event by which members may have left it, or its pointer changed. What cannot be read is of no concern
-// here.
+// changedRoom is the room of an event by which members may have left it, or its pointer or server ACL changed. An event
+// that cannot be read is of no concern here.
 func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
 	if rsapi.OutputType(msg.Header.Get(jetstream.RoomEventType)) != rsapi.OutputTypeNewRoomEvent {
 		return "", false
@@ -71,7 +73,7 @@ func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
 	event := out.NewRoomEvent
 	roomID = event.Event.RoomID().String()
 	switch {
-	case event.RewritesState, event.Event.Type() == api.EventPointer:
+	case event.RewritesState, event.Event.Type() == api.EventPointer, event.Event.Type() == acl.EventType:
 		return roomID, true
 	case event.Event.Type() != spec.MRoomMember:
 		return "", false

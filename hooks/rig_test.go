@@ -213,7 +213,9 @@ func (h *homeserver) keys() *keys {
 }
 
 func (h *homeserver) rooms() *rooms {
-	return &rooms{config: &h.Config.Global, api: h.Rooms, users: h.Users, now: time.Now, acls: acls{store: memory.New()}}
+	return &rooms{
+		config: &h.Config.Global, api: h.Rooms, users: h.Users, now: time.Now, acls: acls{store: memory.New()},
+	}
 }
 
 // rotate gives the homeserver a new signing key and keeps the old one as such.

@@ -112,10 +112,13 @@ func (r *rooms) ServerJoined(ctx context.Context, roomID, server string) (bool, 
 	return answer.RoomExists && answer.IsInRoom, err
 }
 
-// ServerAllowed implements delivery.Rooms. The room server's own answer is wrong: it matches parts of names, and heeds case.
-func (r *rooms) ServerAllowed(ctx context.Context, roomID, server string) (bool, error) {
+// Denied implements delivery.Rooms. The room server's own answer is wrong: it matches parts of names, and heeds case.
+func (r *rooms) Denied(ctx context.Context, roomID string, servers []string) ([]string, error) {
 	a, err := r.acl(ctx, roomID)
-	return err == nil && (a == nil || a.Allows(server)), err
+	if err != nil || a == nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(servers), a.Allows), nil
 }
 
 // State implements delivery.Rooms.

@@ -200,7 +200,22 @@ func (u *User) Send(ctx context.Context, roomID, eventType string, content any) 
 
 // SetState sends a state event with an empty state key.
 func (u *User) SetState(ctx context.Context, roomID, eventType string, content any) error {
-	return u.Do(ctx, http.MethodPut, u.roomPath(roomID, "state", eventType), content, nil)
+	_, err := u.SendState(ctx, roomID, eventType, content)
+	return err
+}
+
+// SendState is SetState, and returns the event's id.
+func (u *User) SendState(ctx context.Context, roomID, eventType string, content any) (eventID string, err error) {
+	var sent struct {
+		EventID string `json:"event_id"`
+	}
+	err = u.Do(ctx, http.MethodPut, u.roomPath(roomID, "state", eventType), content, &sent)
+	return sent.EventID, err
+}
+
+// Redact redacts an event.
+func (u *User) Redact(ctx context.Context, roomID, eventID string) error {
+	return u.Do(ctx, http.MethodPut, u.roomPath(roomID, "redact", eventID, rand.Text()), struct{}{}, nil)
 }
 
 // State reads the content of a state event with an empty state key.

@@ -52,7 +52,8 @@ func (a authority) SetPolicy(ctx context.Context, patch json.RawMessage) (policy
 	return p, a.Store.PutSetting(ctx, policySetting, raw)
 }
 
-// requireMember fails unless the caller is joined to the group's room, by its state now.
+// requireMember fails unless the caller is joined to the group's room, by its state now, and the room's server ACL lets
+// their homeserver in.
 func (a authority) requireMember(ctx context.Context, c api.Caller, roomID string) error {
 	if c.UserID == "" {
 		return mimiport.Errorf("authorise", mimiport.KindForbidden, "this needs a user")
@@ -64,7 +65,33 @@ func (a authority) requireMember(ctx context.Context, c api.Caller, roomID strin
 	if !st.Joined {
 		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not joined to the room", c.UserID)
 	}
+	return a.requireAllowed(ctx, roomID, []string{registry.ServerOf(c.UserID)})
+}
+
+// requireAllowed fails where the room's server ACL, by its state now, denies one of the servers (profile, section 7).
+func (a authority) requireAllowed(ctx context.Context, roomID string, servers []string) error {
+	denied, err := a.Rooms.Denied(ctx, roomID, servers)
+	if err != nil {
+		return err
+	}
+	if len(denied) > 0 {
+		return mimiport.Errorf("authorise", mimiport.KindForbidden, "the room's server ACL denies %s", denied[0])
+	}
 	return nil
+}
+
+// requireAdmissible fails unless all users may be given a leaf: they are joined to the room, and its server ACL lets
+// their homeservers in.
+func (a authority) requireAdmissible(ctx context.Context, roomID string, users []string) error {
+	if err := a.requireJoined(ctx, roomID, users); err != nil {
+		return err
+	}
+	var servers []string
+	for _, user := range users {
+		servers = append(servers, registry.ServerOf(user))
+	}
+	slices.Sort(servers)
+	return a.requireAllowed(ctx, roomID, slices.Compact(servers))
 }
 
 // requireJoined fails unless all users are joined to the room.
@@ -82,16 +109,19 @@ func (a authority) requireJoined(ctx context.Context, roomID string, users []str
 	return nil
 }
 
-// requireInRoom fails unless the caller, a user or a server, is in the group's room.
+// requireInRoom fails unless the caller, a user or a server, is in the group's room, and its server ACL lets them in.
 func (a authority) requireInRoom(ctx context.Context, c api.Caller, roomID string) error {
 	if c.UserID != "" {
 		return a.requireMember(ctx, c, roomID)
 	}
 	in, err := a.Rooms.ServerJoined(ctx, roomID, c.Server)
-	if err == nil && !in {
+	if err != nil {
+		return err
+	}
+	if !in {
 		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not in the room", c.Server)
 	}
-	return err
+	return a.requireAllowed(ctx, roomID, []string{c.Server})
 }
 
 // requireCreator fails unless the caller may create groups here, within the quota.
@@ -170,7 +200,7 @@ func (a authority) facts(
 		return nil, err
 	}
 	f.RoomKnown, f.UserJoined, f.UserMayPoint = st.Exists, st.Joined, st.Power >= st.PointerLevel
-	if f.PeerAllowed, err = a.Rooms.ServerAllowed(ctx, m.RoomID, f.Peer); err != nil {
+	if f.Denied, err = a.Rooms.Denied(ctx, m.RoomID, []string{m.Source, m.Target, f.UserServer}); err != nil {
 		return nil, err
 	}
 	if f.TargetInRoom, err = a.Rooms.ServerJoined(ctx, m.RoomID, m.Target); err != nil {

@@ -62,6 +62,8 @@ func (everybody) Standing(context.Context, string, string) (delivery.Standing, e
 
 func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
 
+func (everybody) Denied(context.Context, string, []string) ([]string, error) { return nil, nil }
+
 func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }
 
 func serviceOn(store storage.Store) *delivery.Service {

@@ -104,7 +104,7 @@ func (s *Service) bind(
 	if !l.Roster.Has(c.UserID) {
 		return nil, mimiport.Errorf("bind", mimiport.KindForbidden, "%s is not in the group", c.UserID)
 	}
-	if err := s.requireJoined(ctx, g.RoomID, l.Roster.Users()); err != nil {
+	if err := s.requireAdmissible(ctx, g.RoomID, l.Roster.Users()); err != nil {
 		return nil, err
 	}
 	next := *g

@@ -40,8 +40,9 @@ type Rooms interface {
 	// ServerJoined says whether a server has a joined user in the room.
 	ServerJoined(ctx context.Context, roomID, server string) (bool, error)
 
-	// ServerAllowed says whether the room's server ACL lets a server in.
-	ServerAllowed(ctx context.Context, roomID, server string) (bool, error)
+	// Denied returns those of the servers that the room's server ACL denies. An ACL that was redacted counts as it was
+	// before.
+	Denied(ctx context.Context, roomID string, servers []string) ([]string, error)
 
 	// State is the content of a state event with an empty state key, nil where there is none.
 	State(ctx context.Context, roomID, eventType string) (json.RawMessage, error)

@@ -16,8 +16,8 @@ import (
 // it.
 const settle = time.Second
 
-// RoomChanged is to be called when somebody has left a room or its pointer has changed, as often as one likes: this
-// server looks after the groups bound to it.
+// RoomChanged is to be called when somebody has left a room, or its pointer or server ACL has changed, as often as one
+// likes: this server looks after the groups bound to it.
 func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 	groups, err := s.Store.GroupsInRoom(ctx, roomID)
 	if err != nil {
@@ -58,11 +58,24 @@ func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 		return err
 	}
 	if stateOf(g).Owned() {
+		if err := s.hearACL(ctx, g); err != nil {
+			return err
+		}
 		if err := s.takePointer(ctx, g); err != nil {
 			return err
 		}
 	}
 	return s.expel(ctx, row)
+}
+
+// hearACL tells the operator when the room's server ACL denies this server. Asking for a new ACL now also has it kept,
+// should it be redacted later.
+func (s *Service) hearACL(ctx context.Context, g *storage.Group) error {
+	denied, err := s.Rooms.Denied(ctx, g.RoomID, []string{g.Server})
+	if err == nil && len(denied) > 0 {
+		s.Log.Warn("a room's server ACL denies this server, its group's host", "room_id", g.RoomID, "server", g.Server)
+	}
+	return err
 }
 
 // removals propose that members go who have left the room.

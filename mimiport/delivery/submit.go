@@ -185,7 +185,7 @@ func (s intake) propose(ctx context.Context, sub *submission) (mls.Group, error)
 	if err != nil {
 		return nil, err
 	}
-	return next, s.requireJoined(ctx, sub.group.RoomID, []string{added.UserID})
+	return next, s.requireAdmissible(ctx, sub.group.RoomID, []string{added.UserID})
 }
 
 // requireOwnLeaf fails unless the member's leaf is one of the caller's.
@@ -236,7 +236,11 @@ func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireJoined(ctx, sub.group.RoomID, users(added, updated)); err != nil {
+	if err := s.requireAdmissible(ctx, sub.group.RoomID, users(added)); err != nil {
+		return nil, err
+	}
+	// An Update from before its server was denied stays good, or nobody could commit while it is pending.
+	if err := s.requireJoined(ctx, sub.group.RoomID, users(updated)); err != nil {
 		return nil, err
 	}
 	if err := requireOwnResync(sub.caller, effects, removed); err != nil {
@@ -268,12 +272,10 @@ func requireOwnResync(c api.Caller, effects *mls.Effects, removed []mimiport.Lea
 	return nil
 }
 
-func users(lists ...[]mimiport.LeafIdentity) []string {
+func users(identities []mimiport.LeafIdentity) []string {
 	var users []string
-	for _, list := range lists {
-		for _, id := range list {
-			users = append(users, id.UserID)
-		}
+	for _, id := range identities {
+		users = append(users, id.UserID)
 	}
 	return users
 }

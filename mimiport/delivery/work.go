@@ -117,10 +117,14 @@ func (s courier) fanOutContent(ctx context.Context, g *storage.Group, e *storage
 }
 
 // recipients lists the devices at a server that an entry goes to: those a Welcome is for; else the members there as
-// they are now, and those whom the entry itself removes. Whoever has left the room gets nothing.
+// they are now, and those whom the entry itself removes. Whoever has left the room gets nothing, nor does a server that
+// the room's ACL denies.
 func (s courier) recipients(
 	ctx context.Context, g *storage.Group, e *storage.Entry, server string,
 ) (map[string][]string, error) {
+	if denied, err := s.Rooms.Denied(ctx, g.RoomID, []string{server}); err != nil || len(denied) > 0 {
+		return nil, err
+	}
 	to := make(registry.Roster)
 	if e.Kind != storage.EntryWelcome {
 		err := s.groups.WithLive(ctx, g.Key(), func(_ *storage.Group, l *registry.Live) error {

@@ -129,7 +129,7 @@ type fakeRooms struct {
 	mu        sync.Mutex
 	joined    map[string]bool
 	power     map[string]int64
-	denied    []string // servers that the room's ACL excludes
+	denied    []string // servers that the room's ACL denies
 	strangers []string // users without a local account
 	state     map[string]json.RawMessage
 }
@@ -165,8 +165,13 @@ func (r *fakeRooms) ServerJoined(_ context.Context, roomID, server string) (bool
 	return false, nil
 }
 
-func (r *fakeRooms) ServerAllowed(_ context.Context, _, server string) (bool, error) {
-	return !slices.Contains(r.denied, server), nil
+func (r *fakeRooms) Denied(_ context.Context, _ string, servers []string) (denied []string, err error) {
+	for _, server := range servers {
+		if slices.Contains(r.denied, server) {
+			denied = append(denied, server)
+		}
+	}
+	return denied, nil
 }
 
 func (r *fakeRooms) State(_ context.Context, _, eventType string) (json.RawMessage, error) {

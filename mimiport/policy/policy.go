@@ -127,12 +127,12 @@ type Facts struct {
 	UserLocal        bool   // the user has a usable account on this server
 	UserServer       string // the user's homeserver
 	UserServerInRoom bool
-	UserAdmin        bool   // the user administers this server
-	Peer             string // the other Delivery Service
-	PeerAllowed      bool   // the room's ACL lets the other Delivery Service in
-	TargetInRoom     bool   // the target has a joined user in the room
-	RoomKnown        bool   // this server is in the room
-	ForeignID        bool   // target: the group id is not of this profile's making
+	UserAdmin        bool     // the user administers this server
+	Peer             string   // the other Delivery Service
+	Denied           []string // those of both Delivery Services and the user's homeserver that the room's ACL denies
+	TargetInRoom     bool     // the target has a joined user in the room
+	RoomKnown        bool     // this server is in the room
+	ForeignID        bool     // target: the group id is not of this profile's making
 
 	Groups, Members, Offers, Staged, Moves, Aborts int // what the quotas count, this one included
 }
@@ -160,8 +160,8 @@ func (p *Policy) refusal(f *Facts) string {
 		return "this server does not exchange groups with " + f.Peer
 	case len(p.AllowServers) > 0 && !slices.Contains(p.AllowServers, f.Peer):
 		return "this server exchanges groups with listed servers only"
-	case f.RoomKnown && !f.PeerAllowed:
-		return "the room's server ACL excludes " + f.Peer
+	case len(f.Denied) > 0:
+		return "the room's server ACL denies " + f.Denied[0]
 	case p.RequireRoom && !f.TargetInRoom:
 		return "the target has no joined user in the room"
 	case f.RoomKnown && !f.UserJoined:

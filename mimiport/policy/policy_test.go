@@ -17,7 +17,7 @@ const (
 func source(edit func(*policy.Facts)) *policy.Facts {
 	f := &policy.Facts{
 		Side: migration.Source, RoomKnown: true, UserJoined: true, UserMayPoint: true, UserServer: serverB, UserServerInRoom: true,
-		Peer: serverB, PeerAllowed: true, TargetInRoom: true,
+		Peer: serverB, TargetInRoom: true,
 	}
 	edit(f)
 	return f
@@ -46,7 +46,7 @@ func TestDecide(t *testing.T) {
 		"source default":                   {source, same, func(*policy.Facts) {}, allowed},
 		"source default, no power":         {source, same, func(f *policy.Facts) { f.UserMayPoint = false }, forbidden},
 		"source default, not joined":       {source, same, func(f *policy.Facts) { f.UserJoined = false }, forbidden},
-		"source default, ACL":              {source, same, func(f *policy.Facts) { f.PeerAllowed = false }, forbidden},
+		"source default, ACL":              {source, same, func(f *policy.Facts) { f.Denied = []string{serverB} }, forbidden},
 		"source default, target not there": {source, same, func(f *policy.Facts) { f.TargetInRoom = false }, forbidden},
 		"any member, no power":             {source, func(p *policy.Policy) { p.Source = policy.SourceAnyMember }, func(f *policy.Facts) { f.UserMayPoint = false }, allowed},
 		"server admin, a user":             {source, func(p *policy.Policy) { p.Source = policy.SourceServerAdmin }, func(*policy.Facts) {}, forbidden},
@@ -73,7 +73,7 @@ func TestDecide(t *testing.T) {
 		"too many staged":                  {target, same, func(f *policy.Facts) { f.Staged = 101 }, quota},
 		"too many groups":                  {target, same, func(f *policy.Facts) { f.Groups = 100_001 }, quota},
 		"too many moves":                   {target, same, func(f *policy.Facts) { f.Moves = 61 }, quota},
-		"target cannot see the room":       {target, func(p *policy.Policy) { p.RequireRoom = false }, func(f *policy.Facts) { f.RoomKnown, f.UserJoined, f.PeerAllowed = false, false, false }, allowed},
+		"target cannot see the room":       {target, func(p *policy.Policy) { p.RequireRoom = false }, func(f *policy.Facts) { f.RoomKnown, f.UserJoined = false, false }, allowed},
 		"draft: any member":                {source, func(p *policy.Policy) { *p = policy.Draft() }, func(f *policy.Facts) { f.UserMayPoint = false }, allowed},
 		"draft: a creator":                 {target, func(p *policy.Policy) { *p = policy.Draft() }, func(*policy.Facts) {}, allowed},
 		"draft: no quotas":                 {target, func(p *policy.Policy) { *p = policy.Draft() }, func(f *policy.Facts) { f.Members, f.Moves = 1_000_000, 1_000_000 }, allowed},

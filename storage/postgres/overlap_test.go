@@ -129,6 +129,8 @@ func (everybody) Standing(context.Context, string, string) (delivery.Standing, e
 
 func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
 
+func (everybody) Denied(context.Context, string, []string) ([]string, error) { return nil, nil }
+
 func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }
 
 // receiver is the other end of the outbox. It demands that each server gets its messages one after the other, and in order; the

@@ -221,7 +221,7 @@ func (rooms) NotJoined(_ context.Context, roomID string, users []string) ([]stri
 }
 
 func (rooms) ServerJoined(context.Context, string, string) (bool, error)     { return true, nil }
-func (rooms) ServerAllowed(context.Context, string, string) (bool, error)    { return true, nil }
+func (rooms) Denied(context.Context, string, []string) ([]string, error)     { return nil, nil }
 func (rooms) State(context.Context, string, string) (json.RawMessage, error) { return nil, nil }
 func (rooms) SendState(context.Context, string, string, string, any) error   { return nil }
 func (rooms) LocalAccount(context.Context, string) (bool, error)             { return true, nil }
