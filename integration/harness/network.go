@@ -28,6 +28,9 @@ type Network struct {
 	Postgres func() string
 	// Links are the ways by which the servers reach each other. Nil: directly.
 	Links *Links
+	// Host is the host in the names of servers to come, localhost or another name of it. Ports tell servers apart, but
+	// not for a server ACL.
+	Host string
 
 	dir    string
 	binary string
@@ -43,7 +46,7 @@ func NewNetwork(dir string) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{dir: dir, binary: binary}
+	n := &Network{dir: dir, binary: binary, Host: "localhost"}
 	return n, n.makeCertificate()
 }
 
@@ -70,15 +73,15 @@ func (n *Network) Client() *http.Client {
 func (n *Network) CertFile() string { return filepath.Join(n.dir, "tls.crt") }
 func (n *Network) keyFile() string  { return filepath.Join(n.dir, "tls.key") }
 
-// makeCertificate writes a self-signed certificate for localhost. The servers find it by SSL_CERT_FILE, so that they run with
-// TLS validation on, as in earnest.
+// makeCertificate writes a self-signed certificate for localhost and its address. The servers find it by SSL_CERT_FILE,
+// so that they run with TLS validation on, as in earnest.
 func (n *Network) makeCertificate() error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"},
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}

@@ -34,7 +34,7 @@ mimi_portability:
 
 // Server is one homeserver. Its process may come and go.
 type Server struct {
-	Name string // the Matrix server name, localhost:PORT
+	Name string // the Matrix server name, HOST:PORT
 	Dir  string
 	URL  string // of the client API, http://localhost:PORT
 
@@ -90,7 +90,7 @@ func (n *Network) prepare(ctx context.Context, section string) (*Server, error) 
 		return nil, err
 	}
 	s := &Server{
-		Name:    fmt.Sprintf("localhost:%d", secure),
+		Name:    fmt.Sprintf("%s:%d", n.Host, secure),
 		Dir:     filepath.Join(n.dir, fmt.Sprintf("server-%d", secure)),
 		URL:     fmt.Sprintf("http://localhost:%d", plain),
 		network: n,

@@ -1,0 +1,149 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/acl"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+)
+
+// TestDeniedServer: a Delivery Service hears the server ACL of the room's current state, by the specification's rules
+// and not by its host's (profile, section 7). Ports do not count for an ACL, so that bob's homeserver has an address
+// for a name.
+func TestDeniedServer(t *testing.T) {
+	network := harness.NewTestNetwork(t)
+	section := strings.Replace(harness.Section, "{allow_private", "{allow_ip_literals: true, allow_private", 1)
+	a := network.StartServer(t, section)
+	network.Host = "127.0.0.1"
+	b := network.StartServer(t, section)
+	p := newPairAt(t, a, b)
+	carol := harness.RegisterUser(t, b, "carol", false)
+	harness.Admit(t, p.bob.User, p.Room, carol)
+	publishKeyPackage(t, carol)
+	harness.Do(t, p.alice, "add", harness.Args{"user": carol.ID}, nil)
+	p.RequireSettled(t)
+
+	denies := map[string]any{"allow": []string{"*"}, "deny": []string{"127.*"}}
+	p.setACL(t, denies)
+	p.requireDeniedRoutes(t, b.Name)
+	p.requireDeniedFanOut(t, carol)
+	type content = map[string]any
+	for name, c := range map[string]struct {
+		acl    content
+		denied []string // alice's server, bob's, or both
+	}{
+		"addresses":                 {content{"allow": []string{"*"}, "allow_ip_literals": false}, []string{b.Name}},
+		"another case":              {content{"allow": []string{"LOCALHOST"}}, []string{b.Name}},
+		"a part of a name, allowed": {content{"allow": []string{"127.0.0.1", "ocalhos"}}, []string{a.Name}},
+		"a part of a name, denied":  {content{"allow": []string{"*"}, "deny": []string{"ocalhos"}}, nil},
+		"neither":                   {content{"allow": []string{"good.example"}}, []string{a.Name, b.Name}},
+		"no list":                   {content{"allow": "*"}, []string{a.Name, b.Name}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p.setACL(t, c.acl)
+			p.requireDenied(t, c.denied...)
+		})
+	}
+
+	redacted := p.setACL(t, denies)
+	p.requireDenied(t, b.Name)
+	if err := p.alice.User.Redact(harness.Within(t), p.Room, redacted); err != nil {
+		t.Fatal(err)
+	}
+	p.requireDenied(t, b.Name)
+	restart(t, a)
+	p.requireDenied(t, b.Name)
+}
+
+// setACL has alice give the room a server ACL, and returns the event's id.
+func (p *pair) setACL(t *testing.T, content map[string]any) string {
+	t.Helper()
+	id, err := p.alice.User.SendState(harness.Within(t), p.Room, acl.EventType, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// asks has a user ask the server that hosts the group, and returns the server that the room's ACL denies by the answer,
+// if any.
+func (p *pair) asks(t *testing.T, u *harness.User, method, route string, body any) (denied string) {
+	t.Helper()
+	err := u.Do(harness.Within(t), method, at(p.alice.User.Server.Name, route), body, nil)
+	var refused *harness.Error
+	if errors.As(err, &refused) && refused.Code == "M_FORBIDDEN" {
+		_, denied, _ = strings.Cut(fmt.Sprint(refused.Fields["error"]), "the room's server ACL denies ")
+	} else if err != nil {
+		t.Errorf("%s %s: %v", method, route, err)
+	}
+	return denied
+}
+
+// requireDenied checks of which servers the users may not read the group.
+func (p *pair) requireDenied(t *testing.T, servers ...string) {
+	t.Helper()
+	var denied []string
+	for _, c := range []*harness.Client{p.alice, p.bob} {
+		if server := p.asks(t, c.User, http.MethodGet, "/groups/"+p.Group, nil); server != "" {
+			denied = append(denied, server)
+		}
+	}
+	if diff := cmp.Diff(servers, denied); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// requireDeniedRoutes checks what bob asks of alice's server, whose room denies his, and that no group is taken from
+// there either.
+func (p *pair) requireDeniedRoutes(t *testing.T, server string) {
+	t.Helper()
+	group := "/groups/" + p.Group
+	from := mimiport.MigrationRequest{
+		SourceDomain: server, TargetDomain: p.alice.User.Server.Name, GroupID: p.id(t), Epoch: 1,
+	}
+	offer := api.MigrationRequestRequest{MigrationRequest: encode(t, &from), RoomID: p.Room}
+	for _, r := range []struct {
+		by            *harness.Client
+		method, route string
+		body          any
+	}{
+		{p.bob, http.MethodPost, "/groups", api.ReserveGroupRequest{RoomID: p.Room}},
+		{p.bob, http.MethodGet, group, nil},
+		{p.bob, http.MethodGet, group + "/host", nil},
+		{p.bob, http.MethodGet, group + "/messages", nil},
+		{p.bob, http.MethodGet, group + "/tree?epoch=1", nil},
+		{p.bob, http.MethodPost, group + "/messages", api.SubmitRequest{Message: []byte("any")}},
+		{p.bob, http.MethodPut, group + "/lineage", api.LineageRequest{Lineage: []byte("any")}},
+		{p.alice, http.MethodPost, "/migrations", offer},
+	} {
+		if denied := p.asks(t, r.by.User, r.method, r.route, r.body); denied != server {
+			t.Errorf("%s %s denies %q", r.method, r.route, denied)
+		}
+	}
+}
+
+// requireDeniedFanOut checks that a user of the denied server never gets the Commit that is accepted meanwhile, and
+// that bob finds it in the log when his server is let in again.
+func (p *pair) requireDeniedFanOut(t *testing.T, carol *harness.User) {
+	t.Helper()
+	harness.Do(t, p.alice, "update", nil, nil)
+	p.setACL(t, map[string]any{"allow": []string{"*"}, "allow_ip_literals": true})
+	p.Talk(t)
+	p.RequireSettled(t)
+	want := map[string][]received{federation.SenderID(p.alice.User.Server.Name): {
+		{0, "commit", ""}, // by which she was added
+		{0, "welcome", ""}, {0, "application", ""}, {0, "application", ""},
+	}}
+	if diff := cmp.Diff(want, receive(t, carol, 4)); diff != "" {
+		t.Error(diff)
+	}
+}
