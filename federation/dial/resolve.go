@@ -143,7 +143,9 @@ func (r *resolver) srv(ctx context.Context, server string) (targets []fclient.Re
 		}
 		for _, rec := range records {
 			destination := net.JoinHostPort(strings.TrimSuffix(rec.Target, "."), strconv.Itoa(int(rec.Port)))
-			targets = append(targets, fclient.ResolutionResult{Destination: destination, Host: spec.ServerName(server), TLSServerName: server})
+			targets = append(
+				targets, fclient.ResolutionResult{Destination: destination, Host: spec.ServerName(server), TLSServerName: server},
+			)
 		}
 		if len(targets) > 0 {
 			break

@@ -24,7 +24,8 @@ func TestIsPublic(t *testing.T) {
 		"0.0.0.0": false, "0.1.2.3": false, "127.0.0.1": false, "127.1.2.3": false, "10.0.0.1": false, "172.16.0.1": false,
 		"192.168.1.1": false, "169.254.169.254": false, "100.64.0.1": false, "198.18.0.1": false, "192.0.2.1": false,
 		"224.0.0.1": false, "240.0.0.1": false, "255.255.255.255": false,
-		"::": false, "::1": false, "fe80::1": false, "fc00::1": false, "fd12::1": false, "ff02::1": false, "2001:db8::1": false,
+		"::": false, "::1": false, "fe80::1": false, "fc00::1": false, "fd12::1": false, "ff02::1": false,
+		"2001:db8::1":      false,
 		"::ffff:127.0.0.1": false, "::127.0.0.1": false, "64:ff9b::7f00:1": false, "2002:7f00:1::": false, "2001::1": false,
 	} {
 		if got := isPublic(netip.MustParseAddr(address).Unmap()); got != want {
@@ -48,7 +49,8 @@ func (w *web) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" || r.URL.Path != "/.well-known/matrix/server" {
 		return nil, errors.New("not a well-known request")
 	}
-	return &http.Response{StatusCode: status, Status: http.StatusText(status), Body: io.NopCloser(strings.NewReader(body))}, nil
+	answer := io.NopCloser(strings.NewReader(body))
+	return &http.Response{StatusCode: status, Status: http.StatusText(status), Body: answer}, nil
 }
 
 func testResolver(w *web, srv map[string][]*net.SRV) *resolver {
@@ -87,13 +89,17 @@ func TestResolve(t *testing.T) {
 		"port.example:99":        one("port.example:99", "port.example:99", "port.example"),
 		"delegates.example":      one("host.example:1234", "host.example:1234", "host.example"),
 		"delegates-bare.example": fallback("delegates.example"), // a delegate's own well-known does not count
-		"srv.example":            append(one("a.example:1", "srv.example", "srv.example"), one("b.example:2", "srv.example", "srv.example")...),
-		"to-srv.example":         append(one("a.example:1", "srv.example", "srv.example"), one("b.example:2", "srv.example", "srv.example")...),
-		"old.example":            one("c.example:4", "old.example", "old.example"),
-		"plain.example":          fallback("plain.example"),
-		"empty.example":          fallback("empty.example"),
-		"not-json.example":       fallback("not-json.example"),
-		"long.example":           fallback("long.example"),
+		"srv.example": append(
+			one("a.example:1", "srv.example", "srv.example"), one("b.example:2", "srv.example", "srv.example")...,
+		),
+		"to-srv.example": append(
+			one("a.example:1", "srv.example", "srv.example"), one("b.example:2", "srv.example", "srv.example")...,
+		),
+		"old.example":      one("c.example:4", "old.example", "old.example"),
+		"plain.example":    fallback("plain.example"),
+		"empty.example":    fallback("empty.example"),
+		"not-json.example": fallback("not-json.example"),
+		"long.example":     fallback("long.example"),
 	} {
 		got, err := r.resolve(t.Context(), name)
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
@@ -102,8 +108,9 @@ func TestResolve(t *testing.T) {
 	}
 	for name, want := range map[string]mimiport.Kind{
 		"192.0.2.1": mimiport.KindForbidden, "127.0.0.1:8448": mimiport.KindForbidden, "[::1]:8448": mimiport.KindForbidden,
-		"to-address.example": mimiport.KindForbidden, "to-nonsense.example": mimiport.KindBadMessage, "not a name": mimiport.KindBadMessage,
-		"": mimiport.KindBadMessage,
+		"to-address.example": mimiport.KindForbidden, "to-nonsense.example": mimiport.KindBadMessage,
+		"not a name": mimiport.KindBadMessage,
+		"":           mimiport.KindBadMessage,
 	} {
 		_, err := r.resolve(t.Context(), name)
 		wantKind(t, err, want)

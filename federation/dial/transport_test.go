@@ -27,19 +27,22 @@ func echo(t *testing.T) (s *httptest.Server, name string) {
 
 func newRequest(t *testing.T, server, body string) *http.Request {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "matrix://"+server+"/path", bytes.NewReader([]byte(body)))
+	r, err := http.NewRequestWithContext(
+		t.Context(), http.MethodPost, "matrix://"+server+"/path", bytes.NewReader([]byte(body)),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-// Profile, section 7: "A server name in a request is attacker-chosen: validate it, refuse IP literals unless configured, dial
-// through a guarded transport."
+// Profile, section 7: "A server name in a request is attacker-chosen: validate it, refuse IP literals unless
+// configured, dial through a guarded transport."
 func TestTransportRefusesPrivateNetworks(t *testing.T) {
 	_, name := echo(t)
 	guarded := NewTransport(Allowed{IPLiterals: true}, true, time.Now)
-	for _, server := range []string{name, strings.Replace(name, "localhost", "127.0.0.1", 1), "[::1]:1", "[::ffff:127.0.0.1]:1"} {
+	byAddress := strings.Replace(name, "localhost", "127.0.0.1", 1)
+	for _, server := range []string{name, byAddress, "[::1]:1", "[::ffff:127.0.0.1]:1"} {
 		if _, err := guarded.RoundTrip(newRequest(t, server, "")); !errors.Is(err, errPrivate) {
 			t.Errorf("%s: %v", server, err)
 		}
@@ -88,7 +91,8 @@ func TestTransportValidatesCertificates(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	lenient := NewTransport(Allowed{PrivateNetworks: true}, true, time.Now)
-	if _, err := lenient.resolver.wellKnown(t.Context(), name); err == nil || !strings.Contains(err.Error(), "certificate") {
+	_, err := lenient.resolver.wellKnown(t.Context(), name)
+	if err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("well-known: %v", err)
 	}
 }
@@ -99,7 +103,9 @@ func TestTransportTriesAllAddresses(t *testing.T) {
 	open := NewTransport(Allowed{PrivateNetworks: true}, true, time.Now)
 	open.resolver.web = &http.Client{Transport: &web{}}
 	open.resolver.lookUpSRV = func(context.Context, string, string, string) (string, []*net.SRV, error) {
-		return "", []*net.SRV{{Target: "localhost.", Port: closedPort(t)}, {Target: "localhost.", Port: port(t, s.Listener.Addr())}}, nil
+		return "", []*net.SRV{
+			{Target: "localhost.", Port: closedPort(t)}, {Target: "localhost.", Port: port(t, s.Listener.Addr())},
+		}, nil
 	}
 	resp, err := open.RoundTrip(newRequest(t, "s.example", "hello"))
 	if err != nil {

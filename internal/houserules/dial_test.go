@@ -4,7 +4,6 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -33,7 +32,7 @@ var mayDial = []string{"federation/dial", "cmd/dendrite-mimi", "integration", "s
 // TestOnlyTheGuardDials fails when code of a homeserver or a tool could reach an address around federation/dial.
 func TestOnlyTheGuardDials(t *testing.T) {
 	files := 0
-	for path, file := range sources(t) {
+	for path, file := range sources(t, token.NewFileSet()) {
 		if slices.ContainsFunc(mayDial, func(place string) bool { return within(path, place) }) {
 			continue
 		}
@@ -117,28 +116,4 @@ func is(e ast.Expr, names map[string]string, pkg, name string) bool {
 	}
 	x, ok := sel.X.(*ast.Ident)
 	return ok && names[x.Name] == pkg
-}
-
-// sources are the files of this module that are not tests, by path.
-func sources(t *testing.T) map[string]*ast.File {
-	t.Helper()
-	files := make(map[string]*ast.File)
-	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case entry.IsDir() && (entry.Name() == "node_modules" || entry.Name() == ".git"):
-			return fs.SkipDir
-		case entry.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go"):
-			return nil
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-		relative, _ := filepath.Rel(root, path) // path is below root
-		files[relative] = file
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
 }

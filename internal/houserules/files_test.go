@@ -1,6 +1,9 @@
 package houserules
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"iter"
 	"os"
@@ -41,4 +44,21 @@ func files(t *testing.T, suffixes ...string) iter.Seq2[string, string] {
 			t.Fatal(err)
 		}
 	}
+}
+
+// sources are the parsed Go files of this module that are not tests, by path.
+func sources(t *testing.T, fset *token.FileSet) map[string]*ast.File {
+	t.Helper()
+	parsed := make(map[string]*ast.File)
+	for path, text := range files(t, ".go") {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(fset, path, text, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed[path] = file
+	}
+	return parsed
 }

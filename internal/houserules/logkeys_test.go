@@ -2,7 +2,6 @@ package houserules
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"os"
 	"path"
@@ -41,27 +40,20 @@ func logKeys(t *testing.T) map[string]bool {
 }
 
 // logSources are the parsed files, without tests, of the folders in which a file imports log/slog.
-func logSources(t *testing.T, fset *token.FileSet) (sources []*ast.File) {
+func logSources(t *testing.T, fset *token.FileSet) (logging []*ast.File) {
 	t.Helper()
 	folders, logs := make(map[string][]*ast.File), make(map[string]bool)
-	for name, text := range files(t, ".go") {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		source, err := parser.ParseFile(fset, name, text, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for name, source := range sources(t, fset) {
 		folder := path.Dir(name)
 		folders[folder] = append(folders[folder], source)
 		logs[folder] = logs[folder] || slices.ContainsFunc(source.Imports, isSlog)
 	}
 	for folder := range logs {
 		if logs[folder] {
-			sources = append(sources, folders[folder]...)
+			logging = append(logging, folders[folder]...)
 		}
 	}
-	return sources
+	return logging
 }
 
 func isSlog(imported *ast.ImportSpec) bool { return imported.Path.Value == `"log/slog"` }
