@@ -65,7 +65,11 @@ func run(database string) error {
 	if err != nil {
 		return err
 	}
-	return judge(found, allowed)
+	if err := judge(found, allowed); err != nil {
+		return err
+	}
+	fmt.Printf("vulncheck: nothing new, and %d findings that stay\n", len(found))
+	return nil
 }
 
 func output(name string, args ...string) ([]byte, error) {
