@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/acl"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -19,7 +20,7 @@ type acls struct {
 
 	mu    sync.Mutex
 	known map[string]knownACL // by room
-	size  int                 // bytes of content in known
+	size  int                 // bytes that were put into known
 }
 
 // settings is the part of storage.Store that acls needs.
@@ -28,34 +29,53 @@ type settings interface {
 	PutSetting(ctx context.Context, name string, value json.RawMessage) error
 }
 
+// knownACL is a room's ACL as it was at a time, nil for none.
 type knownACL struct {
 	eventID string
 	acl     *acl.ACL
+	at      time.Time
 }
 
-// maxKnown is how many bytes of content the ACLs in memory may have. Parsed they take a few times as much.
-const maxKnown = 16 << 20
+const (
+	// aclFresh is how long a room's state is not asked again. The room server reads all of a room's state to find one
+	// event in it, and each message asks for each server that it goes to.
+	aclFresh = time.Second / 2
+
+	// maxKnown is how many bytes the ACLs in memory may have: their content, which takes a few times as much when it is
+	// parsed, and entrySize for each room.
+	maxKnown  = 16 << 20
+	entrySize = 512
+)
 
 // acl is the server ACL in force in a room, nil without one.
 func (r *rooms) acl(ctx context.Context, roomID string) (*acl.ACL, error) {
-	event, err := r.stateEvent(ctx, roomID, acl.EventType)
-	if err != nil || event == nil {
-		return nil, err
-	}
-	if known := r.acls.cached(roomID, event.EventID()); known != nil {
-		return known, nil
+	if known := r.acls.get(roomID); known.fresh(r.now()) {
+		return known.acl, nil
 	}
 	defer r.acls.rooms.lock(roomID)()
-	if event, err = r.stateEvent(ctx, roomID, acl.EventType); err != nil || event == nil {
-		return nil, err
+	known, now := r.acls.get(roomID), r.now()
+	if known.fresh(now) { // somebody else has asked meanwhile
+		return known.acl, nil
 	}
-	content, err := r.acls.lastGood(ctx, roomID, event.Content())
+	event, err := r.stateEvent(ctx, roomID, acl.EventType)
 	if err != nil {
 		return nil, err
 	}
-	parsed := acl.Parse(content)
-	r.acls.keep(roomID, knownACL{event.EventID(), &parsed}, len(content))
-	return &parsed, nil
+	next := knownACL{at: now}
+	var content json.RawMessage
+	switch {
+	case event == nil:
+	case event.EventID() == known.eventID: // redacted since, or not
+		next.eventID, next.acl = known.eventID, known.acl
+	default:
+		if content, err = r.acls.lastGood(ctx, roomID, event.Content()); err != nil {
+			return nil, err
+		}
+		parsed := acl.Parse(content)
+		next.eventID, next.acl = event.EventID(), &parsed
+	}
+	r.acls.put(roomID, next, len(content))
+	return next.acl, nil
 }
 
 // lastGood stores the content of a room's ACL event and returns it. For a redacted event it returns what was stored
@@ -75,21 +95,26 @@ func (c *acls) lastGood(ctx context.Context, room string, content json.RawMessag
 	return content, c.store.PutSetting(ctx, name, content)
 }
 
-// cached finds an ACL by its event, redacted since or not.
-func (c *acls) cached(room, eventID string) *acl.ACL {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if known := c.known[room]; known.eventID == eventID {
-		return known.acl
-	}
-	return nil
+// fresh says whether an ACL need not be asked for again. A clock that went back makes nothing fresh.
+func (k knownACL) fresh(now time.Time) bool {
+	age := now.Sub(k.at)
+	return age >= 0 && age < aclFresh
 }
 
-func (c *acls) keep(room string, known knownACL, size int) {
+func (c *acls) get(room string) knownACL {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.known[room]
+}
+
+func (c *acls) put(room string, k knownACL, size int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.known[room]; !ok {
+		size += entrySize
+	}
 	if c.size += size; c.known == nil || c.size > maxKnown {
 		c.known, c.size = make(map[string]knownACL), size
 	}
-	c.known[room] = known
+	c.known[room] = k
 }

@@ -3,6 +3,7 @@ package hooks
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/acl"
@@ -17,17 +18,18 @@ func setACL(t *testing.T, u *harness.User, room string, content map[string]any) 
 
 var aclServers = []string{"localhost:8448", "good.example", "good.example.evil.example", "evil.example"}
 
-// wantDenied compares those of aclServers that a room denies with those that it should.
+// wantDenied compares those of aclServers that a room denies with those that it should, a second later than before.
 func wantDenied(t *testing.T, r *rooms, room string, want ...string) {
 	t.Helper()
+	at := r.now().Add(time.Second)
+	r.now = func() time.Time { return at }
 	got, err := r.Denied(t.Context(), room, aclServers)
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("the room denies %q, %v, want %q", got, err, want)
 	}
 }
 
-// TestServerACL: the ACL of the room's state counts at once, and by the specification's rules, which the host does not
-// keep.
+// TestServerACL: the ACL of the room's state counts, by the specification's rules, which the host does not keep.
 func TestServerACL(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice := s.register(t, "alice")
@@ -65,17 +67,41 @@ func TestRedactedACL(t *testing.T) {
 	wantDenied(t, restarted, room)
 }
 
-// TestKnownACLs: what is kept in memory stays within its bound, and what was let go is found again.
+// TestACLIsAskedOnceAMoment: for half a second the room's state is not asked again, unless the clock goes back.
+func TestACLIsAskedOnceAMoment(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice := s.register(t, "alice")
+	room, r := newRoom(t, alice), s.rooms()
+	wantDenied(t, r, room)
+	setACL(t, alice, room, map[string]any{"allow": []string{"evil.example"}})
+	now := r.now()
+	for _, c := range []struct {
+		after  time.Duration
+		denied int
+	}{{aclFresh - 1, 0}, {aclFresh, 3}} {
+		r.now = func() time.Time { return now.Add(c.after) }
+		if got, err := r.Denied(t.Context(), room, aclServers); err != nil || len(got) != c.denied {
+			t.Errorf("after %v the room denies %q, %v", c.after, got, err)
+		}
+	}
+	setACL(t, alice, room, map[string]any{"allow": []string{"*"}})
+	r.now = func() time.Time { return now.Add(-time.Hour) }
+	if got, err := r.Denied(t.Context(), room, aclServers); err != nil || len(got) != 0 {
+		t.Errorf("after the clock went back the room denies %q, %v", got, err)
+	}
+}
+
+// TestKnownACLs: the ACLs in memory stay within their bound, and one that was let go is not found.
 func TestKnownACLs(t *testing.T) {
 	var c acls
 	parsed := acl.Parse([]byte(`{"allow":["*"]}`))
-	for i := range 3 {
-		c.keep(string(rune('a'+i)), knownACL{"$event", &parsed}, maxKnown/2)
+	for _, room := range []string{"a", "b", "c"} {
+		c.put(room, knownACL{eventID: "$event", acl: &parsed}, maxKnown/2-entrySize)
 		if c.size > maxKnown || len(c.known) > 2 {
 			t.Fatalf("%d bytes of %d ACLs", c.size, len(c.known))
 		}
 	}
-	if c.cached("c", "$event") == nil || c.cached("c", "$other") != nil || c.cached("a", "$event") != nil {
+	if c.get("c").acl == nil || c.get("a").acl != nil {
 		t.Errorf("kept: %v", c.known)
 	}
 }
