@@ -68,9 +68,9 @@ type Recall struct {
 	Lineage      []byte // that was shown, encoded
 }
 
-func (e Recall) step(r *Ready) error {
+func (e Recall) step(r Ready) (Ready, error) {
 	if err := r.requireThawed(); err != nil || !r.Group.Owned() {
-		return err
+		return r, err
 	}
 	m := &r.Migration
 	switch m.State {
@@ -82,7 +82,7 @@ func (e Recall) step(r *Ready) error {
 		r.Group = Group{GroupMoved, m.ID}
 	}
 	r.keep(EvidenceOwnForgotten, Signed{Message: e.Lineage})
-	return nil
+	return r, nil
 }
 
 // Yield is another server's verified claim to a group that is hosted here: the group redirects there. The receiver is
@@ -90,16 +90,16 @@ func (e Recall) step(r *Ready) error {
 // other.
 type Yield struct{ Lineage []byte } // that was shown, encoded
 
-func (e Yield) step(r *Ready) error {
+func (e Yield) step(r Ready) (Ready, error) {
 	if err := r.requireThawed(); err != nil || !r.Group.Owned() {
-		return err
+		return r, err
 	}
 	r.Group, r.Follow = Group{State: GroupMoved}, e.Lineage
 	if r.Migration.State == Frozen {
 		r.abort(elsewhere)
 	}
 	r.keep(EvidenceHigherTerm, Signed{Message: e.Lineage})
-	return nil
+	return r, nil
 }
 
 // Why a group cannot be reclaimed.
@@ -115,29 +115,29 @@ type Reclaim struct {
 	Given bool // what the target was given is here: the log ends with the migration Commit
 }
 
-func (e Reclaim) step(r *Ready) error {
+func (e Reclaim) step(r Ready) (Ready, error) {
 	m := &r.Migration
 	switch {
 	case r.Group.State == GroupStopped:
-		return nil
+		return r, nil
 	case r.Group.State != GroupMoved:
-		return ErrNotGone
+		return r, ErrNotGone
 	case m.Role != Source, r.Group.Migration != m.ID, !e.Given:
-		return ErrNotGiven
+		return r, ErrNotGiven
 	}
 	r.Done = append(r.Done, RowConfirmation) // should the target come back, it is shown how the group went on instead
 	r.put(RowLineage, time.Time{})
-	return nil
+	return r, nil
 }
 
 // Claim begins a term of this server's own, by an operator. Step it on the zero record and on the row of that term. It
 // fails with ErrStaged or ErrTaken where the row is not vacant.
 type Claim struct{}
 
-func (Claim) step(r *Ready) error {
+func (Claim) step(r Ready) (Ready, error) {
 	if err := r.Group.requireVacant(); err != nil {
-		return err
+		return r, err
 	}
 	r.Group, r.Begin = Group{State: GroupActive}, true
-	return nil
+	return r, nil
 }

@@ -9,14 +9,14 @@ import (
 // receiver holds everything but the state.
 type Init struct{ Content []byte } // the MigrationContent to send, signed
 
-func (e Init) step(r *Ready) error {
+func (e Init) step(r Ready) (Ready, error) {
 	m := &r.Migration
 	m.Role, m.State = Source, Frozen
 	r.Group = Group{GroupFrozen, m.ID}
 	r.KeepContent = e.Content
 	r.put(RowDeadline, m.DecideBy)
 	r.put(RowContent, time.Time{})
-	return nil
+	return r, nil
 }
 
 // Vote is T's verified TargetMigrationComplete. At is S's clock: it alone decides.
@@ -26,7 +26,7 @@ type Vote struct {
 	At          time.Time
 }
 
-func (e Vote) step(r *Ready) error {
+func (e Vote) step(r Ready) (Ready, error) {
 	m := &r.Migration
 	switch {
 	case m.State != Frozen || !bytes.Equal(e.ContentHash, m.ContentHash):
@@ -36,27 +36,27 @@ func (e Vote) step(r *Ready) error {
 		m.Complete, r.Sign = e.Complete, SignConfirmation
 		r.decide()
 	}
-	return nil
+	return r, nil
 }
 
 // GiveUp aborts before the decision: T refused for good, policy changed, or the client asked.
 type GiveUp struct{ Reason string }
 
-func (e GiveUp) step(r *Ready) error {
+func (e GiveUp) step(r Ready) (Ready, error) {
 	if r.Migration.State == Frozen {
 		r.abort(e.Reason)
 	}
-	return nil
+	return r, nil
 }
 
 // Ack is T's word that it has the confirmation.
 type Ack struct{}
 
-func (Ack) step(r *Ready) error {
+func (Ack) step(r Ready) (Ready, error) {
 	if r.Migration.State == Decided {
 		r.Migration.State = Moved
 	}
-	return nil
+	return r, nil
 }
 
 // decide ends a frozen record with the move.

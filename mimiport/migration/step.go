@@ -19,26 +19,24 @@ var (
 type Event interface {
 	// step changes the record and the group in r and adds what else follows; with an error it adds nothing but
 	// evidence.
-	step(r *Ready) error
+	step(r Ready) (Ready, error)
 }
 
 // Step gives all that follows from an event. g is the group's row in the term that the record is about: at the source
 // the one that the migration ends, at the target the one that it begins. An event that comes late or again changes
 // nothing and asks for nothing: the outcome to tell is in the record.
 func (m Migration) Step(g Group, e Event) (Ready, error) {
-	r := Ready{Migration: m, Group: g}
-	err := e.step(&r)
-	return r, err
+	return e.step(Ready{Migration: m, Group: g})
 }
 
 // Deadline ends a record that has nothing Left to wait for: S's decide_by or the expiry of T's offer has come. Another
 // record does not change.
 type Deadline struct{ At time.Time }
 
-func (e Deadline) step(r *Ready) error {
+func (e Deadline) step(r Ready) (Ready, error) {
 	m := &r.Migration
 	if m.Left(e.At) > 0 {
-		return nil
+		return r, nil
 	}
 	switch m.State {
 	case Frozen:
@@ -46,7 +44,7 @@ func (e Deadline) step(r *Ready) error {
 	case Offered:
 		r.drop(Signed{}, "the offer expired")
 	}
-	return nil
+	return r, nil
 }
 
 // Left is how long a record waits yet, by a clock that is at a time: S for the vote, T for the content; 0 for what waits no more. Nor

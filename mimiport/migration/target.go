@@ -8,10 +8,10 @@ import (
 // Offer begins the target's record: a MigrationResponse has been signed.
 type Offer struct{}
 
-func (Offer) step(r *Ready) error {
+func (Offer) step(r Ready) (Ready, error) {
 	r.Migration.Role, r.Migration.State = Target, Offered
 	r.put(RowDeadline, r.Migration.ExpiresAt)
-	return nil
+	return r, nil
 }
 
 // Content is a MigrationContent that S has signed and that T, unless it has voted already, has verified in every
@@ -27,19 +27,20 @@ type Content struct {
 }
 
 // step fails with ErrStaged or ErrTaken where the row of the term is not vacant.
-func (e Content) step(r *Ready) error {
+func (e Content) step(r Ready) (Ready, error) {
 	m := &r.Migration
 	switch {
 	case m.State == Offered && !e.At.Before(m.ExpiresAt):
 		r.drop(Signed{}, "the offer expired")
-		return nil
+		return r, nil
 	case m.State == Offered:
-		return e.stage(r)
+		err := e.stage(&r)
+		return r, err
 	case (m.State == Staged || m.State == Active) && !bytes.Equal(e.ContentHash, m.ContentHash):
 		r.keep(EvidenceSecondContent, e.Message)
-		return ErrEquivocation
+		return r, ErrEquivocation
 	}
-	return nil
+	return r, nil
 }
 
 func (e Content) stage(r *Ready) error {
@@ -61,7 +62,7 @@ func (e Content) stage(r *Ready) error {
 // staged is kept.
 type Confirm struct{ Confirmation Signed }
 
-func (e Confirm) step(r *Ready) error {
+func (e Confirm) step(r Ready) (Ready, error) {
 	m := &r.Migration
 	kept := r.Group == Group{GroupDropped, m.ID}
 	bothOutcomes := m.State == Dropped && m.Abort.Message != nil
@@ -75,38 +76,38 @@ func (e Confirm) step(r *Ready) error {
 		r.put(RowExpel, time.Time{})
 	case bothOutcomes:
 		r.keep(EvidenceBothOutcomes, e.Confirmation)
-		return ErrEquivocation
+		return r, ErrEquivocation
 	}
-	return nil
+	return r, nil
 }
 
 // SourceAbort is S's verified MigrationAbort.
 type SourceAbort struct{ Abort Signed }
 
-func (e SourceAbort) step(r *Ready) error {
+func (e SourceAbort) step(r Ready) (Ready, error) {
 	if r.Migration.State == Active { // the confirmation wins
 		r.keep(EvidenceBothOutcomes, e.Abort)
-		return ErrEquivocation
+		return r, ErrEquivocation
 	}
 	r.drop(e.Abort, "aborted by the source")
-	return nil
+	return r, nil
 }
 
 // Superseded is a verified lineage in which S's step of this term is another migration.
 type Superseded struct{}
 
-func (Superseded) step(r *Ready) error {
+func (Superseded) step(r Ready) (Ready, error) {
 	r.drop(Signed{}, "the group went elsewhere in that term")
-	return nil
+	return r, nil
 }
 
 // OperatorDrop is an operator's decision to wait no longer for S. It breaks the promise that a vote is: should S have
 // decided, what is staged is kept through retention for the confirmation.
 type OperatorDrop struct{}
 
-func (OperatorDrop) step(r *Ready) error {
+func (OperatorDrop) step(r Ready) (Ready, error) {
 	r.drop(Signed{}, "dropped by an operator")
-	return nil
+	return r, nil
 }
 
 // drop ends an offered or staged record. What is staged is hidden, and kept through retention.
@@ -125,14 +126,14 @@ func (r *Ready) drop(abort Signed, reason string) {
 // RetentionOver is the time at which what a group that has moved away, or was dropped, has left here is forgotten.
 type RetentionOver struct{}
 
-func (RetentionOver) step(r *Ready) error {
+func (RetentionOver) step(r Ready) (Ready, error) {
 	g := &r.Group
 	if g.Migration != r.Migration.ID || g.State != GroupMoved && g.State != GroupDropped {
-		return nil
+		return r, nil
 	}
 	r.Forget = true
 	if g.State == GroupDropped {
 		*g = Group{State: GroupDropped} // nothing is kept for it any more
 	}
-	return nil
+	return r, nil
 }

@@ -242,9 +242,12 @@ func (w *world) nowhere() bool {
 }
 
 func (m *model) mayReclaim(w *world, i slot) bool {
-	after := *w
 	g := w.sourceGroup(i)
-	return m.mayClaim(w, g.known()) && w.here(i.source()) == g && m.takeBack(&after, i) == nil
+	if !m.mayClaim(w, g.known()) || w.here(i.source()) != g {
+		return false
+	}
+	after := *w
+	return m.takeBack(&after, i) == nil
 }
 
 // takeBack is the part of a reclaim that is about the term it ends.

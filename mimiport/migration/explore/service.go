@@ -60,7 +60,9 @@ func (m *model) step(w *world, at site, e migration.Event) error {
 		return err // what evidence there may be is not modelled
 	}
 	if do := spoils[m.bug]; do != nil {
-		do(&before, &ready)
+		was, spoilt := before, ready // which leave the stack, unlike what a sound model steps
+		do(&was, &spoilt)
+		ready = spoilt
 	}
 	w.store(at, &ready)
 	return nil
