@@ -86,8 +86,16 @@ func (s *service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api
 	return st, err
 }
 
-func (s *service) Reclaim(_ context.Context, id []byte) (*api.HostResponse, error) {
-	return &api.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: []byte{1}}, nil
+func (s *service) Reclaim(_ context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
+	res := &api.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: []byte{1}}
+	if len(req.Lineage) > 0 {
+		res.Term, res.Lineage = 3, req.Lineage
+	}
+	return res, nil
+}
+
+func (s *service) Yield(_ context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
+	return &api.HostResponse{GroupID: id, DeliveryService: "elsewhere.example", Term: 2, Lineage: req.Lineage}, nil
 }
 
 func (s *service) Recover(_ context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error) {

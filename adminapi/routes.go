@@ -25,6 +25,9 @@ const maxPolicy = 1 << 20
 // maxRecover is the limit in bytes of a group's public state with its tree, in base64.
 const maxRecover = 90 << 20
 
+// maxLineage is the limit in bytes of a lineage, in base64.
+const maxLineage = 1 << 20
+
 // Service is what operators can ask of a Delivery Service, as *delivery.Service answers it.
 type Service interface {
 	Policy(ctx context.Context) (policy.Policy, error)
@@ -32,7 +35,8 @@ type Service interface {
 	AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error)
 	AdminGroup(ctx context.Context, id []byte) (*storage.Group, error)
 	AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error)
-	Reclaim(ctx context.Context, id []byte) (*api.HostResponse, error)
+	Reclaim(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
+	Yield(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error)
 	AdminMigrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]*api.MigrationStatus, error)
 	DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
@@ -48,7 +52,8 @@ func Routes(svc Service) []edge.Route {
 		row("listGroups", http.MethodGet, "/groups", 0, a.listGroups),
 		row("showGroup", http.MethodGet, "/groups/{groupId}", 0, a.showGroup),
 		row("listEvidence", http.MethodGet, "/groups/{groupId}/evidence", 0, a.listEvidence),
-		row("reclaimGroup", http.MethodPost, "/groups/{groupId}/reclaim", 0, a.reclaim),
+		row("reclaimGroup", http.MethodPost, "/groups/{groupId}/reclaim", maxLineage, a.reclaim),
+		row("yieldGroup", http.MethodPost, "/groups/{groupId}/yield", maxLineage, a.yield),
 		row("recoverGroup", http.MethodPost, "/groups/{groupId}/recover", maxRecover, a.recoverGroup),
 		row("listMigrations", http.MethodGet, "/migrations", 0, a.listMigrations),
 		row("showMigration", http.MethodGet, "/migrations/{migrationId}", 0, a.showMigration),
@@ -107,12 +112,31 @@ func (a *admin) listEvidence(ctx context.Context, r *edge.Request) (any, error) 
 	return list, nil
 }
 
+// reclaim takes a body or none.
 func (a *admin) reclaim(ctx context.Context, r *edge.Request) (any, error) {
 	id, err := edge.GroupID(r)
 	if err != nil {
 		return nil, err
 	}
-	return a.svc.Reclaim(ctx, id)
+	req := new(api.LineageRequest)
+	if r.Length != 0 {
+		if req, err = edge.Decode[api.LineageRequest](r); err != nil {
+			return nil, err
+		}
+	}
+	return a.svc.Reclaim(ctx, id, req)
+}
+
+func (a *admin) yield(ctx context.Context, r *edge.Request) (any, error) {
+	id, err := edge.GroupID(r)
+	if err != nil {
+		return nil, err
+	}
+	req, err := edge.Decode[api.LineageRequest](r)
+	if err != nil {
+		return nil, err
+	}
+	return a.svc.Yield(ctx, id, req)
 }
 
 func (a *admin) recoverGroup(ctx context.Context, r *edge.Request) (any, error) {

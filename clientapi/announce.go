@@ -14,16 +14,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// binding is the content of api.EventGroup.
-type binding struct {
-	RoomID         string           `json:"room_id"`
-	GroupID        spec.Base64Bytes `json:"group_id"`
-	Protocol       string           `json:"protocol"`
-	CipherSuite    uint16           `json:"cipher_suite"`
-	Preimage       *api.Preimage    `json:"preimage,omitempty"`
-	CreatingServer string           `json:"creating_server"`
-}
-
 // mayAnnounce fails unless the user can send the state events that name a group in the room, and, the first time, reserve
 // them to announceLevel.
 func (h *Home) mayAnnounce(ctx context.Context, userID, roomID string) error {
@@ -55,7 +45,7 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *a
 	if err := h.mayAnnounce(ctx, userID, g.RoomID); err != nil {
 		return err
 	}
-	bound, err := stateOf[binding](ctx, h, g.RoomID, api.EventGroup)
+	bound, err := stateOf[api.Binding](ctx, h, g.RoomID, api.EventGroup)
 	if err != nil {
 		return err
 	}
@@ -66,9 +56,9 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *a
 	if err := h.reserve(ctx, userID, g.RoomID); err != nil {
 		return err
 	}
-	named := bound != nil && bound.names(g.RoomID, id)
+	named := bound != nil && bound.Names(g.RoomID, id)
 	if !named || present == nil {
-		p := api.Pointer{Via: g.Preimage.CreatingServer, Term: g.Term, Epoch: g.Epoch}
+		p := api.Pointer{RoomID: g.RoomID, GroupID: id, Via: g.Preimage.CreatingServer, Term: g.Term, Epoch: g.Epoch}
 		if err := h.Rooms.SendState(ctx, g.RoomID, userID, api.EventPointer, p); err != nil {
 			return err
 		}
@@ -76,21 +66,16 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *a
 	if named {
 		return nil
 	}
-	return h.Rooms.SendState(ctx, g.RoomID, userID, api.EventGroup, binding{
+	return h.Rooms.SendState(ctx, g.RoomID, userID, api.EventGroup, api.Binding{
 		RoomID: g.RoomID, GroupID: id, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
 		Preimage: g.Preimage, CreatingServer: g.Preimage.CreatingServer,
 	})
 }
 
-// names says whether the binding is of this room and group. One that a room upgrade has copied is void: it names the old room.
-func (b *binding) names(roomID string, groupID []byte) bool {
-	return b.RoomID == roomID && bytes.Equal(b.GroupID, groupID)
-}
-
 // announceMove points the room to the target of a migration, as the migrating user. The room must name the group and the pointer
 // go forward; what another server says must also begin where the pointer is, and be signed by both.
 func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport.MigrationID, st *api.MigrationStatus) error {
-	bound, err := stateOf[binding](ctx, a.home, st.RoomID, api.EventGroup)
+	bound, err := stateOf[api.Binding](ctx, a.home, st.RoomID, api.EventGroup)
 	if err != nil {
 		return err
 	}
@@ -98,7 +83,7 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 	if err != nil {
 		return err
 	}
-	if bound == nil || !bound.names(st.RoomID, st.GroupID) {
+	if bound == nil || !bound.Names(st.RoomID, st.GroupID) {
 		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
 	}
 	if present == nil {
@@ -113,7 +98,7 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 		}
 	}
 	return a.home.Rooms.SendState(ctx, st.RoomID, userID, api.EventPointer, api.Pointer{
-		Via: st.Target, Term: st.Term, Epoch: st.Epoch + 1, MigrationID: id.String(),
+		RoomID: st.RoomID, GroupID: st.GroupID, Via: st.Target, Term: st.Term, Epoch: st.Epoch + 1, MigrationID: id.String(),
 		Evidence: &api.PointerEvidence{
 			MigrationResponse:     st.MigrationResponse.Message,
 			ResponseKeyID:         st.MigrationResponse.KeyID,

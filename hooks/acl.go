@@ -68,7 +68,9 @@ func (r *rooms) acl(ctx context.Context, roomID string) (*acl.ACL, error) {
 	case event.EventID() == known.eventID: // redacted since, or not
 		next.eventID, next.acl = known.eventID, known.acl
 	default:
-		if content, err = r.acls.lastGood(ctx, roomID, event.Content()); err != nil {
+		redacted := acl.Redacted(event.Content())
+		content, err = lastGood(ctx, r.acls.store, "server_acl/"+roomID, event.Content(), redacted)
+		if err != nil {
 			return nil, err
 		}
 		parsed := acl.Parse(content)
@@ -78,21 +80,22 @@ func (r *rooms) acl(ctx context.Context, roomID string) (*acl.ACL, error) {
 	return next.acl, nil
 }
 
-// lastGood stores the content of a room's ACL event and returns it. For a redacted event it returns what was stored
-// before, so that nobody changes an ACL with the power to redact. An ACL that was redacted before it was ever seen
-// denies all, as the specification says.
-func (c *acls) lastGood(ctx context.Context, room string, content json.RawMessage) (json.RawMessage, error) {
-	name := "server_acl/" + room
-	stored, err := c.store.Setting(ctx, name)
+// lastGood stores the content of a state event under a name and returns the content. For a redacted event it returns
+// what was stored before, so that nobody changes a room's rules with the power to redact. An event that was redacted
+// before this server ever saw it has no content.
+func lastGood(
+	ctx context.Context, store settings, name string, content json.RawMessage, redacted bool,
+) (json.RawMessage, error) {
+	stored, err := store.Setting(ctx, name)
 	switch {
 	case err != nil && !errors.Is(err, storage.ErrNotFound):
 		return nil, err
-	case acl.Redacted(content):
+	case redacted:
 		return stored, nil
 	case bytes.Equal(stored, content):
 		return content, nil
 	}
-	return content, c.store.PutSetting(ctx, name, content)
+	return content, store.PutSetting(ctx, name, content)
 }
 
 // fresh says whether an ACL need not be asked for again. A clock that went back makes nothing fresh.

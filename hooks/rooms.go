@@ -130,6 +130,19 @@ func (r *rooms) State(ctx context.Context, roomID, eventType string) (json.RawMe
 	return json.RawMessage(event.Content()), nil
 }
 
+// StateInForce implements delivery.Rooms.
+func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error) {
+	event, err := r.stateEvent(ctx, roomID, eventType)
+	if err != nil || event == nil {
+		return nil, err
+	}
+	levels, err := r.powerLevels(ctx, roomID)
+	if err != nil || levels.UserLevel(event.SenderID()) < levels.EventLevel(eventType, true) {
+		return nil, err
+	}
+	return lastGood(ctx, r.acls.store, eventType+"/"+roomID, event.Content(), event.Redacted())
+}
+
 // stateEvent is nil where the room, or such an event in it, is unknown.
 func (r *rooms) stateEvent(ctx context.Context, roomID, eventType string) (*types.HeaderedEvent, error) {
 	if known, err := r.ServerJoined(ctx, roomID, ""); err != nil || !known {

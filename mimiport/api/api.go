@@ -3,6 +3,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"time"
 
@@ -207,8 +208,27 @@ type FanOut struct {
 	LogMessage
 }
 
+// Binding is the content of EventGroup: which group belongs to a room.
+type Binding struct {
+	RoomID         string           `json:"room_id"`
+	GroupID        spec.Base64Bytes `json:"group_id"`
+	Protocol       string           `json:"protocol"`
+	CipherSuite    uint16           `json:"cipher_suite"`
+	Preimage       *Preimage        `json:"preimage,omitempty"`
+	CreatingServer string           `json:"creating_server"`
+}
+
+// Names says whether the binding is of this room and group. One that a room upgrade has copied is void: it names the
+// old room.
+func (b *Binding) Names(roomID string, groupID []byte) bool {
+	return b.RoomID == roomID && bytes.Equal(b.GroupID, groupID)
+}
+
 // Pointer is the content of EventPointer: where a room's group is, and the source's word for the step that brought it there.
 type Pointer struct {
+	RoomID      string           `json:"room_id,omitempty"`    // a pointer that a room upgrade has copied is void
+	GroupID     spec.Base64Bytes `json:"group_id,omitempty"`   // of the group that it is about
+	ClaimHash   spec.Base64Bytes `json:"claim_hash,omitempty"` // SHA-256 of the LineageClaim that the room supports
 	Via         string           `json:"via"`
 	Term        uint64           `json:"term"`
 	Epoch       uint64           `json:"epoch"` // the first one at Via

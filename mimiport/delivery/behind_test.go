@@ -117,7 +117,7 @@ func TestStoppedGoesOn(t *testing.T) {
 	})
 	t.Run("reclaim", func(t *testing.T) {
 		p, before := stop(t)
-		host, err := p.services[serverA].Reclaim(t.Context(), p.id)
+		host, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{})
 		if err != nil || host.Term != 1 {
 			t.Fatalf("the reclaim gives %+v, %v", host, err)
 		}

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,13 +11,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// ShowLineage implements API: whoever shows a verified later term stops this server (profile, section 3). A lineage
-// that says nothing new changes nothing.
+// ShowLineage implements API: a verified later term stops this server (profile, section 3), if this server has signed
+// the step that leads there, or the room supports the claim that begins it. A claim without support is kept as evidence
+// and is a KindConflict error, rule "contested". A lineage that says nothing new changes nothing.
 func (s *Service) ShowLineage(
 	ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest,
 ) (*api.HostResponse, error) {
@@ -27,73 +30,226 @@ func (s *Service) ShowLineage(
 	if err := s.requireInRoom(ctx, c, g.RoomID); err != nil {
 		return nil, err
 	}
+	return s.takeLineage(ctx, g, req, false)
+}
+
+// Yield makes this server follow a claim to a group that it has and whose room does not support the claim. It is for
+// operators, and returns the errors of ShowLineage.
+func (s *Service) Yield(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.takeLineage(ctx, g, req, true)
+}
+
+// shown is a lineage that somebody shows, decoded and as it came.
+type shown struct {
+	*mimiport.Lineage
+	encoded  []byte
+	operator bool // this server's operator says that it counts
+}
+
+// takeLineage does what is to be done about a lineage of a group.
+func (s *Service) takeLineage(
+	ctx context.Context, g *storage.Group, req *api.LineageRequest, operator bool,
+) (*api.HostResponse, error) {
 	l, err := mimiport.UnmarshalLineage(req.Lineage)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.checkChain(ctx, id, l); err != nil {
+	own, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
 		return nil, err
 	}
-	for range 2 { // what was staged here may have gone on from here, too
-		if err := s.takeLineage(ctx, id, l, req); err != nil {
-			return nil, err
-		}
+	sh := &shown{l, req.Lineage, operator}
+	if at, parts := proof.Parting(own, l); parts {
+		err = s.takeRival(ctx, g, own, at, sh)
+	} else {
+		err = s.takeSteps(ctx, g.ID, sh)
 	}
-	return s.host(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.host(ctx, g.ID)
 }
 
-// takeLineage takes the step of a verified lineage that follows what this server knows of the group, if there is one.
-func (s *Service) takeLineage(ctx context.Context, id []byte, l *mimiport.Lineage, req *api.LineageRequest) error {
+// takeSteps takes the steps of a lineage that follow what this server knows of the group.
+func (s *Service) takeSteps(ctx context.Context, id []byte, sh *shown) error {
+	if _, err := s.checkChain(ctx, id, sh.Lineage); err != nil {
+		return err
+	}
+	for range 3 { // what was staged here may have gone on from here, and may have come back
+		if err := s.takeStep(ctx, id, sh); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeStep takes the step of a verified lineage that follows what this server knows of the group, if there is one.
+func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
 		return err
 	}
 	own, err := mimiport.UnmarshalLineage(g.Lineage)
-	if err != nil || len(l.Steps) <= len(own.Steps) {
+	if err != nil || sh.Term() <= own.Term() {
 		return err
 	}
-	if !proof.Begins(own, l) {
+	if !proof.Begins(own, sh.Lineage) {
 		return proof.Errorf(id, "it is not the lineage known here")
 	}
-	return s.takeNext(ctx, g, &l.Steps[len(own.Steps)], req)
+	if term, err := s.cameBack(ctx, g, own, sh.Lineage); err != nil || term > 0 {
+		if err != nil {
+			return err
+		}
+		return s.takeReturn(ctx, g, term, sh)
+	}
+	return s.takeNext(ctx, g, &sh.Steps[own.Term()], sh)
+}
+
+// cameBack is the latest term in which a lineage leads back here and of which this server remembers nothing, 0 for
+// none. It asks about a group that has left, or that this server has claimed itself.
+func (s *Service) cameBack(ctx context.Context, g *storage.Group, own, l *mimiport.Lineage) (uint64, error) {
+	hosts, err := proof.Hosts(l)
+	if err != nil {
+		return 0, err
+	}
+	next := own.Term() + 1
+	ownClaim := stateOf(g).Owned() && l.Steps[next-1].Kind != mimiport.StepMigration && s.IsLocal(hosts[next])
+	if g.State != migration.GroupMoved && !ownClaim {
+		return 0, nil
+	}
+	for term := l.Term(); term >= next && term > g.Term; term-- {
+		if !s.IsLocal(hosts[term]) {
+			continue
+		}
+		known, err := s.remembers(ctx, &l.Steps[term-1])
+		if err != nil || !known {
+			return term, err
+		}
+	}
+	return 0, nil
+}
+
+// remembers says whether this server has a record of the migration that a step is. It has none of a claim.
+func (s *Service) remembers(ctx context.Context, step *mimiport.LineageStep) (bool, error) {
+	if step.Kind != mimiport.StepMigration {
+		return false, nil
+	}
+	offer, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
+	if err != nil {
+		return false, err
+	}
+	_, err = s.Store.Migration(ctx, offer.ID())
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// takeReturn stops the group in a later term, in which it came back here: this server's database is older than its
+// signatures.
+func (s *Service) takeReturn(ctx context.Context, g *storage.Group, term uint64, sh *shown) error {
+	lineage, err := truncated(sh.encoded, term)
+	if err != nil {
+		return err
+	}
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		row, err := s.newTerm(ctx, storage.GroupKey{ID: g.ID, Term: term})
+		if err != nil {
+			return err
+		}
+		if row.State == "" {
+			version := row.Version
+			*row = *g
+			row.Term, row.Version, row.State, row.Migration = term, version, "", mimiport.MigrationID{}
+			row.NextSeq, row.Lineage, row.CreatedAt = 1, lineage, s.Now()
+		}
+		return s.stepRecord(ctx, h, &migration.Migration{}, row, migration.Return{Lineage: sh.encoded}, nil)
+	})
+}
+
+// takeRival judges a lineage that parts from the one recorded here (profile, section 3): everybody prefers the same one
+// of the two, and only here does another lineage take the place of a recorded one.
+func (s *Service) takeRival(ctx context.Context, g *storage.Group, own *mimiport.Lineage, at int, sh *shown) error {
+	if _, err := proof.Lineage(ctx, s.Keys, g.ID, nil, sh.Lineage); err != nil {
+		return err
+	}
+	if own.Preimage == nil && sh.Preimage != nil {
+		return s.atGroup(ctx, g, migration.Displace{Lineage: sh.encoded})
+	}
+	if own.CreatingServer != sh.CreatingServer || !stateOf(g).Owned() {
+		return proof.Errorf(g.ID, "it is not the lineage known here")
+	}
+	pointer, err := s.pointer(ctx, g)
+	if err != nil {
+		return err
+	}
+	named := func(step *mimiport.LineageStep) bool { return pointer != nil && proof.Names(pointer.ClaimHash, step) }
+	if sh.operator || proof.Outranks(&sh.Steps[at], &own.Steps[at], named) {
+		return s.yield(ctx, g, sh)
+	}
+	return s.atGroup(ctx, g, migration.Contest{Lineage: sh.encoded})
+}
+
+// atGroup takes an event that is about a group's row and no migration.
+func (s *core) atGroup(ctx context.Context, g *storage.Group, e migration.Event) error {
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		row, err := h.GroupAt(ctx, g.Term)
+		if err != nil {
+			return err
+		}
+		return s.stepRecord(ctx, h, &migration.Migration{}, row, e, nil)
+	})
+}
+
+// pointer is where the room says that its group is, nil where it says nothing of this group that is in force.
+func (s *core) pointer(ctx context.Context, g *storage.Group) (*api.Pointer, error) {
+	content, err := s.Rooms.StateInForce(ctx, g.RoomID, api.EventPointer)
+	if err != nil || content == nil {
+		return nil, err
+	}
+	p := new(api.Pointer)
+	if json.Unmarshal(content, p) != nil || p.RoomID != g.RoomID || !bytes.Equal(p.GroupID, g.ID) {
+		return nil, nil // anybody with the power can put anything there
+	}
+	return p, nil
 }
 
 // takePointer looks at where the room says that its group is: shown there a confirmation of its own that it does not
 // remember, this server stops. The pointer is advisory: what does not verify is passed over.
 func (s *Service) takePointer(ctx context.Context, g *storage.Group) error {
-	content, err := s.Rooms.State(ctx, g.RoomID, api.EventPointer)
-	if err != nil || content == nil {
+	p, err := s.pointer(ctx, g)
+	if err != nil || p == nil || p.Evidence == nil || p.Term != g.Term+1 {
 		return err
-	}
-	var p api.Pointer
-	if json.Unmarshal(content, &p) != nil || p.Evidence == nil || p.Term != g.Term+1 {
-		return nil
 	}
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return err
 	}
+	e := p.Evidence
 	l.Steps = append(l.Steps, mimiport.LineageStep{
 		Kind:         mimiport.StepMigration,
-		Response:     mimiport.SignedMessage{Message: p.Evidence.MigrationResponse, KeyID: p.Evidence.ResponseKeyID},
-		Confirmation: mimiport.SignedMessage{Message: p.Evidence.MigrationConfirmation, KeyID: p.Evidence.ConfirmationKeyID},
+		Response:     mimiport.SignedMessage{Message: e.MigrationResponse, KeyID: e.ResponseKeyID},
+		Confirmation: mimiport.SignedMessage{Message: e.MigrationConfirmation, KeyID: e.ConfirmationKeyID},
 	})
 	encoded, err := l.Marshal()
 	if err != nil {
 		return err
 	}
-	if _, err := s.checkChain(ctx, g.ID, l); err != nil {
+	if err := s.takeSteps(ctx, g.ID, &shown{l, encoded, false}); err != nil {
 		s.Log.Warn("a room's pointer does not verify", "room_id", g.RoomID, "error", err)
-		return nil
 	}
-	return s.takeNext(ctx, g, &l.Steps[len(l.Steps)-1], &api.LineageRequest{Lineage: encoded})
+	return nil
 }
 
 // takeNext does what is to be done about the verified step that begins the term after a group's.
 func (s *Service) takeNext(
-	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest,
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, sh *shown,
 ) error {
-	next, err := s.next(ctx, step)
+	next, err := s.next(ctx, g, step, sh.operator)
 	if err != nil {
 		return err
 	}
@@ -107,20 +263,19 @@ func (s *Service) takeNext(
 	case migration.TakeOther:
 		return s.takeEvent(ctx, g.Migration, migration.Superseded{}, nil)
 	case migration.TakeOwn:
-		return s.recall(ctx, g, step, req)
+		return s.recall(ctx, g, step, sh)
 	case migration.TakeClaim:
-		return s.yield(ctx, g, req)
-	case migration.RefuseRecover:
-		return &mimiport.Error{
-			Op: "yield", Kind: mimiport.KindForbidden, Group: g.ID,
-			Err: errors.New("this server's policy does not accept that a group hosted here is recovered elsewhere"),
-		}
+		return s.yield(ctx, g, sh)
+	case migration.KeepOn:
+		return s.atGroup(ctx, g, migration.Contest{Lineage: sh.encoded})
 	}
 	return nil
 }
 
 // next is a verified step, and all that counts for or against it.
-func (s *Service) next(ctx context.Context, step *mimiport.LineageStep) (*migration.Next, error) {
+func (s *Service) next(
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, operator bool,
+) (*migration.Next, error) {
 	next := &migration.Next{Kind: step.Kind}
 	if step.Kind == mimiport.StepMigration {
 		response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
@@ -128,18 +283,30 @@ func (s *Service) next(ctx context.Context, step *mimiport.LineageStep) (*migrat
 			return nil, err
 		}
 		next.Migration = response.ID()
+		return next, nil
 	}
+	var err error
+	next.Supported = operator
+	if !operator {
+		next.Supported, err = s.supported(ctx, g, step)
+	}
+	return next, err
+}
+
+// supported says whether the room supports a claim to a group: its pointer holds the claim's hash. Where the policy
+// lets nobody or only administrators move groups away, the room's word does not count: the operator's does.
+func (s *core) supported(ctx context.Context, g *storage.Group, step *mimiport.LineageStep) (bool, error) {
 	p, err := s.Policy(ctx)
-	if err != nil {
-		return nil, err
+	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
+		return false, err
 	}
-	next.ClaimsAccepted = p.AcceptClaims
-	return next, nil
+	pointer, err := s.pointer(ctx, g)
+	return err == nil && pointer != nil && proof.Names(pointer.ClaimHash, step), err
 }
 
 // recall stops a group that this server has confirmed away and does not remember: its signature beats its database.
 func (s *Service) recall(
-	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, req *api.LineageRequest,
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, sh *shown,
 ) error {
 	response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 	if err != nil {
@@ -156,13 +323,13 @@ func (s *Service) recall(
 		} else if err != nil {
 			return err
 		}
-		return s.stepRecord(ctx, h, m, g, migration.Recall{Confirmation: step.Confirmation, Lineage: req.Lineage}, nil)
+		return s.stepRecord(ctx, h, m, g, migration.Recall{Confirmation: step.Confirmation, Lineage: sh.encoded}, nil)
 	})
 }
 
 // giveUpOther gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's
 // row as it is then.
-func (s *Service) giveUpOther(
+func (s *core) giveUpOther(
 	ctx context.Context, h *registry.Held, term uint64, meant mimiport.MigrationID,
 ) (*storage.Group, error) {
 	g, err := h.GroupAt(ctx, term)
@@ -192,7 +359,7 @@ func (s *Service) forgotten(
 }
 
 // yield stops a group that another server has claimed.
-func (s *Service) yield(ctx context.Context, g *storage.Group, req *api.LineageRequest) error {
+func (s *Service) yield(ctx context.Context, g *storage.Group, sh *shown) error {
 	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
 		g, err := h.GroupAt(ctx, g.Term)
 		if err != nil {
@@ -204,7 +371,7 @@ func (s *Service) yield(ctx context.Context, g *storage.Group, req *api.LineageR
 				return err
 			}
 		}
-		return s.stepRecord(ctx, h, m, g, migration.Yield{Lineage: req.Lineage}, nil)
+		return s.stepRecord(ctx, h, m, g, migration.Yield{Lineage: sh.encoded}, nil)
 	})
 }
 
@@ -214,7 +381,7 @@ func truncated(encoded []byte, term uint64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.Steps = l.Steps[:term]
+	l.Steps = l.Steps[:min(term, l.Term())]
 	return l.Marshal()
 }
 
@@ -225,11 +392,54 @@ type operator struct{ *core }
 // state that the target was given (profile, section 6). It is unsafe if the target is only unreachable: what it accepts
 // is lost. A group that was stopped goes on from where it is here: what its members have seen since is lost. It is for
 // operators.
-func (s operator) Reclaim(ctx context.Context, id []byte) (*api.HostResponse, error) {
-	if err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.reclaim(ctx, h) }); err != nil {
+//
+// With a lineage that ends with another server's claim to a group that this server has, the new term begins above that
+// claim: this server insists.
+func (s operator) Reclaim(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
+	err := s.groups.With(ctx, id, func(h *registry.Held) error {
+		if len(req.Lineage) > 0 {
+			return s.insist(ctx, h, req.Lineage)
+		}
+		return s.reclaim(ctx, h)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return s.host(ctx, id)
+}
+
+// insist reclaims a group from a server whose claim to it this server contests. The group is stopped first: that
+// transaction is not the one that begins the new term.
+func (s operator) insist(ctx context.Context, h *registry.Held, lineage []byte) error {
+	g, err := h.Group(ctx)
+	if err != nil {
+		return err
+	}
+	l, err := mimiport.UnmarshalLineage(lineage)
+	if err != nil {
+		return err
+	}
+	if _, err := s.checkChain(ctx, g.ID, l); err != nil {
+		return err
+	}
+	if l.Term() != g.Term+1 || l.Steps[g.Term].Kind == mimiport.StepMigration || !stateOf(g).Owned() {
+		return cannotReclaim(g.ID, errors.New("the lineage does not end with another server's claim to this term"))
+	}
+	if g, err = s.giveUpOther(ctx, h, g.Term, mimiport.MigrationID{}); err != nil {
+		return err
+	}
+	halt := migration.Halt{Lineage: lineage}
+	if err := s.stepRecord(ctx, h, &migration.Migration{}, g, halt, nil); err != nil {
+		return err
+	}
+	if g, err = h.GroupAt(ctx, g.Term); err != nil {
+		return err
+	}
+	state, err := h.Live(ctx, g)
+	if err != nil {
+		return err
+	}
+	return s.claim(ctx, mimiport.StepReclaim, g, lineage, state.MLS, &storage.Change{})
 }
 
 func (s operator) reclaim(ctx context.Context, h *registry.Held) error {
@@ -284,20 +494,55 @@ func cannotReclaim(id []byte, why error) error {
 	return &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: why}
 }
 
-// showLineage shows the server that a group was reclaimed from how it went on, should it come back.
+// provisional is the row by which the server that has recovered a group shows the claim to the one that had the group.
+func (s *core) provisional(g *storage.Group, former string) storage.Row {
+	return storage.Row{
+		Destination: former, Queue: "lineage/" + fanOutQueue(g.Key()), Order: 1, Kind: migration.RowLineage,
+		GroupID: g.ID, Term: g.Term, Due: s.Now(),
+	}
+}
+
+// showLineage shows the server that a group was claimed from how it went on, should it come back. A recover is
+// provisional: a former host that contests the claim still has the group, and this server stops.
 func (s *Service) showLineage(ctx context.Context, row *storage.Row) error {
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
 		return err
 	}
 	err = s.Sender.PutLineage(ctx, g.Server, row.Destination, g.ID, &api.LineageRequest{Lineage: g.Lineage})
-	if mimiport.KindOf(err) == mimiport.KindUnknownGroup && !s.Now().Before(g.CreatedAt.Add(s.Limits.Retention)) {
+	switch {
+	case mimiport.KindOf(err) == mimiport.KindUnknownGroup && !s.Now().Before(g.CreatedAt.Add(s.Limits.Retention)):
 		err = nil // until then it may take up again what it had staged and dropped
+	case isContested(err):
+		err = s.contestedBy(ctx, g, err)
 	}
 	if err != nil {
 		return err
 	}
 	return s.done(ctx, row)
+}
+
+// isContested says whether another server answers that it goes on with a group that this one has claimed.
+func isContested(err error) bool {
+	var e *mimiport.Error
+	return errors.As(err, &e) && e.Kind == mimiport.KindConflict && e.Info.Rule == ruleContested
+}
+
+// contestedBy halts a recover that the former host contests, unless the room supports it. A reclaim goes on: the former
+// host is shown it again and again.
+func (s *Service) contestedBy(ctx context.Context, g *storage.Group, refusal error) error {
+	l, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil || l.Term() == 0 {
+		return err
+	}
+	step := &l.Steps[l.Term()-1]
+	if step.Kind != mimiport.StepRecover {
+		return refusal
+	}
+	if named, err := s.supported(ctx, g, step); err != nil || named {
+		return errors.Join(err, refusal)
+	}
+	return s.atGroup(ctx, g, migration.Halt{Lineage: g.Lineage})
 }
 
 // Recover takes on a group whose host is lost for good, from what a member holds: the public state of an epoch and the
@@ -409,5 +654,14 @@ func (s operator) claim(
 	}
 	change.Group, change.Drop = begun.Group, begun.Drop
 	change.Snapshots = []storage.Snapshot{registry.SnapshotOf(&g, state, 1)}
+	if kind == mimiport.StepRecover {
+		former, err := proof.Hosts(l)
+		if err != nil {
+			return err
+		}
+		if before := former[term-1]; !s.IsLocal(before) {
+			change.Rows = append(change.Rows, s.provisional(&g, before))
+		}
+	}
 	return s.apply(ctx, change)
 }

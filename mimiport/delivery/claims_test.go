@@ -1,6 +1,7 @@
 package delivery_test
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"testing"
 	"time"
@@ -27,6 +28,28 @@ func (p *play) lineage(ds string) *api.LineageRequest {
 func (p *play) show(ds string, l *api.LineageRequest) error {
 	_, err := p.services[ds].ShowLineage(p.t.Context(), caller(alice), p.id, l)
 	return err
+}
+
+// support makes the room's pointer name the claim by which a server has the group.
+func (p *play) support(ds string) {
+	p.t.Helper()
+	l, err := mimiport.UnmarshalLineage(p.lineage(ds).Lineage)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	sum := sha256.Sum256(l.Steps[len(l.Steps)-1].Claim.Message)
+	p.point(api.Pointer{Via: ds, Term: l.Term(), Epoch: p.group.Epoch(), ClaimHash: sum[:]})
+}
+
+// point sets the room's pointer.
+func (p *play) point(pointer api.Pointer) {
+	p.t.Helper()
+	pointer.RoomID, pointer.GroupID = room, p.id
+	content, err := json.Marshal(pointer)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.rooms.state = map[string]json.RawMessage{api.EventPointer: content}
 }
 
 // copyOf is a store with what another holds about the group now, outbox apart: a backup, restored.
@@ -124,11 +147,7 @@ func TestPointerStops(t *testing.T) {
 	last := len(pointer.Evidence.MigrationConfirmation) - 1
 	for _, forged := range []byte{1, 0} {
 		pointer.Evidence.MigrationConfirmation[last] = st.Confirmation.Message[last] ^ forged
-		content, err := json.Marshal(pointer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.rooms.state = map[string]json.RawMessage{api.EventPointer: content}
+		p.point(pointer)
 		if err := p.services[serverA].RoomChanged(t.Context(), room); err != nil {
 			t.Fatal(err)
 		}
@@ -232,16 +251,16 @@ func (p *play) addServer(name string) {
 // 6).
 func TestReclaim(t *testing.T) {
 	p := newPlay(t)
-	_, err := p.services[serverA].Reclaim(t.Context(), p.id)
+	_, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{})
 	expectKind(t, err, mimiport.KindConflict) // it is here
 	p.move(serverA, serverB, bob)
 	down := true
 	p.lost = func(to, _ string) bool { return down && to == serverB }
-	host, err := p.services[serverA].Reclaim(t.Context(), p.id)
+	host, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{})
 	if err != nil || host.DeliveryService != serverA || host.Term != 2 {
 		t.Fatalf("the reclaim gives %+v, %v", host, err)
 	}
-	_, err = p.services[serverA].Reclaim(t.Context(), p.id)
+	_, err = p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{})
 	expectKind(t, err, mimiport.KindConflict)
 	p.run()
 	p.expectHosted(serverA, 2)
@@ -249,7 +268,12 @@ func TestReclaim(t *testing.T) {
 
 	down = false
 	p.now = p.now.Add(time.Hour)
-	p.run() // A shows B the lineage
+	p.run() // A shows B the lineage, which the room does not support yet
+	p.expectAt(serverB, serverB, 1)
+	p.expectKept(serverB, migration.EvidenceContested)
+	p.support(serverA)
+	p.now = p.now.Add(time.Hour)
+	p.run()
 	_, err = p.submit(serverB, bob, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
 	expectKind(t, err, mimiport.KindMoved)
 	if moved := asError(err).Info.Moved; moved == nil || moved.Server != serverA || moved.Term != 2 || len(moved.Claim) == 0 {
@@ -273,7 +297,7 @@ func newReclaimed(t *testing.T) *play {
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "decided", "staged")
-	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	p.group = a.commit.Next
@@ -307,10 +331,12 @@ func TestRecover(t *testing.T) {
 	expectKind(t, err, mimiport.KindConflict)
 	p.commit(serverB, bob, mlstest.CommitOptions{})
 
-	// The host was not lost after all. It yields only where its policy accepts that anybody recovers its groups.
-	err = p.show(serverA, p.lineage(serverB))
-	expectKind(t, err, mimiport.KindForbidden)
+	// The host was not lost after all. It yields only when the room supports the claim: accept_claims is about imports.
 	p.allow(serverA, `{"accept_claims":true}`)
+	err = p.show(serverA, p.lineage(serverB))
+	expectRule(t, err, "contested")
+	p.expectKept(serverA, migration.EvidenceContested)
+	p.support(serverB)
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +382,9 @@ func TestForeignClaims(t *testing.T) {
 		}
 		p.expectHosted(serverB, 1)
 	}
-	if err := p.show(serverB, claimed(func(*mimiport.LineageClaim) {})); err != nil {
+	right := claimed(func(*mimiport.LineageClaim) {})
+	expectRule(t, p.show(serverB, right), "contested")
+	if _, err := p.services[serverB].Yield(t.Context(), p.id, right); err != nil {
 		t.Errorf("the reclaim by the host before: %v", err)
 	}
 }

@@ -95,6 +95,10 @@ func refusal(err error) error {
 	switch {
 	case errors.Is(err, migration.ErrEquivocation):
 		return mimiport.Errorf("decide", mimiport.KindConflict, "%w", err)
+	case errors.Is(err, migration.ErrContested):
+		contested := mimiport.Errorf("take lineage", mimiport.KindConflict, "%w", err)
+		contested.Info.Rule = ruleContested
+		return contested
 	case errors.Is(err, migration.ErrFrozen): // it was not when it was loaded
 		return fmt.Errorf("%w: %w", storage.ErrConflict, err)
 	case errors.Is(err, migration.ErrStaged):

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 
@@ -18,6 +19,12 @@ func (s *Service) requireHistory(ctx context.Context, m *migration.Migration, l 
 	if l.RoomID != m.RoomID {
 		return proof.Errorf(m.GroupID, "the group is bound to another room than the offer is for")
 	}
+	if err := s.requireBound(ctx, m.GroupID, l); err != nil {
+		return err
+	}
+	if err := s.displaceSquatter(ctx, m.GroupID, l); err != nil {
+		return err
+	}
 	end, err := s.checkChain(ctx, m.GroupID, l)
 	if err != nil {
 		return err
@@ -29,6 +36,50 @@ func (s *Service) requireHistory(ctx context.Context, m *migration.Migration, l 
 		return err
 	}
 	return s.requireContinuation(ctx, m.GroupID, l)
+}
+
+// requireBound fails for a foreign id that the room's binding does not name: anybody could import an id otherwise, and
+// keep the group that has it from coming here.
+func (s *Service) requireBound(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
+	if l.Preimage != nil {
+		return nil
+	}
+	content, err := s.Rooms.StateInForce(ctx, l.RoomID, api.EventGroup)
+	if err != nil {
+		return err
+	}
+	var bound api.Binding
+	if content == nil || json.Unmarshal(content, &bound) != nil || !bound.Names(l.RoomID, groupID) {
+		return &mimiport.Error{
+			Op: "check lineage", Kind: mimiport.KindForbidden, Group: groupID,
+			Err: errors.New("the room does not name this foreign id"),
+		}
+	}
+	return nil
+}
+
+// displaceSquatter drops a group that is here without a preimage, by the id of the group whose lineage has the
+// preimage.
+func (s *Service) displaceSquatter(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
+	known, err := s.Store.Group(ctx, groupID)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && l.Preimage == nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	recorded, err := mimiport.UnmarshalLineage(known.Lineage)
+	if err != nil || recorded.Preimage != nil {
+		return err
+	}
+	if _, err := proof.Lineage(ctx, s.Keys, groupID, nil, l); err != nil {
+		return err
+	}
+	encoded, err := l.Marshal()
+	if err != nil {
+		return err
+	}
+	return s.atGroup(ctx, known, migration.Displace{Lineage: encoded})
 }
 
 // checkChain verifies a lineage as far as it goes on from what this server knows of the group.
@@ -62,7 +113,7 @@ func (s *Service) requireContinuation(ctx context.Context, groupID []byte, l *mi
 		if err != nil {
 			return err
 		}
-		if err := s.takeLineage(ctx, groupID, l, &api.LineageRequest{Lineage: encoded}); err != nil {
+		if err := s.takeStep(ctx, groupID, &shown{l, encoded, false}); err != nil {
 			return err
 		}
 		if known, err = s.groups.Group(ctx, groupID); err != nil {

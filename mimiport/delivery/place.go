@@ -45,7 +45,7 @@ func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 // moved is the redirect of a group that has moved.
 func (s *core) moved(ctx context.Context, g *storage.Group) (*mimiport.Moved, error) {
 	if g.Migration == (mimiport.MigrationID{}) {
-		return movedByClaim(g)
+		return movedByLineage(g)
 	}
 	m, err := s.record(ctx, g.Migration)
 	if err != nil {
@@ -62,16 +62,27 @@ func redirect(m *migration.Migration) *mimiport.Moved {
 	}
 }
 
-// movedByClaim is the redirect of a group that has yielded: the last step of its lineage is the claim.
-func movedByClaim(g *storage.Group) (*mimiport.Moved, error) {
+// movedByLineage is the redirect of a group that has yielded: by the last step of its lineage.
+func movedByLineage(g *storage.Group) (*mimiport.Moved, error) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return nil, err
 	}
-	if len(l.Steps) == 0 || l.Steps[len(l.Steps)-1].Claim == nil {
+	if len(l.Steps) == 0 {
 		return nil, errors.New("delivery: a group has moved nowhere")
 	}
-	signed := l.Steps[len(l.Steps)-1].Claim
+	last := &l.Steps[len(l.Steps)-1]
+	if last.Kind == mimiport.StepMigration {
+		offer, err := mimiport.UnmarshalMigrationResponse(last.Response.Message)
+		if err != nil {
+			return nil, err
+		}
+		return &mimiport.Moved{
+			Server: offer.Request.TargetDomain, Term: l.Term(), Response: last.Response.Message,
+			Confirmation: last.Confirmation.Message, KeyID: last.Confirmation.KeyID,
+		}, nil
+	}
+	signed := last.Claim
 	claim, err := mimiport.UnmarshalLineageClaim(signed.Message)
 	if err != nil {
 		return nil, err

@@ -157,6 +157,7 @@ func TestForeignID(t *testing.T) {
 		_, err := p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: foreign, DecideBy: p.now})
 		return err
 	}
+	p.nameInRoom(p.id)
 	p.rooms.strangers = []string{bob} // no account here, as for a remote user
 	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"target":"joined_servers"}`)); err != nil {
 		t.Fatal(err)

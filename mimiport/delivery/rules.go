@@ -19,6 +19,7 @@ const (
 	ruleOwnEntry        = "external-senders"
 	ruleMigrationCommit = "migration-commit"
 	rulePendingRemove   = "pending-remove"
+	ruleContested       = "contested"
 )
 
 func broken(rule, format string, args ...any) error {

@@ -391,14 +391,14 @@ var traces = map[string]struct {
 		tr.group = a.commit.Next
 		tr.commits("M", alice, serverB)
 	}},
-	"reclaim": {"T is lost after the decision: S's operator takes the group back in a new term, and T yields should it come back.", func(tr *tracer) {
+	"reclaim": {"T is lost after the decision: S's operator takes the group back in a new term, the room names the claim, and T yields.", func(tr *tracer) {
 		a := tr.offer(serverA, serverB)
 		tr.init(a)
 		tr.run()
 		tr.group = a.commit.Next
 		tr.lost = func(to, _ string) bool { return to == serverB }
 		_ = tr.ask("operator", "S", "reclaimGroup", "G", func() (string, error) {
-			host, err := tr.services[serverA].Reclaim(tr.t.Context(), tr.id)
+			host, err := tr.services[serverA].Reclaim(tr.t.Context(), tr.id, &api.LineageRequest{})
 			if err != nil {
 				return "", err
 			}
@@ -406,6 +406,7 @@ var traces = map[string]struct {
 		})
 		tr.run()
 		tr.commits("C", client, serverA)
+		tr.support(serverA)
 		tr.lost = func(string, string) bool { return false }
 		tr.pass(10 * time.Second)
 		tr.commits("M", alice, serverB)

@@ -178,6 +178,10 @@ func (r *fakeRooms) State(_ context.Context, _, eventType string) (json.RawMessa
 	return r.state[eventType], nil
 }
 
+func (r *fakeRooms) StateInForce(_ context.Context, _, eventType string) (json.RawMessage, error) {
+	return r.state[eventType], nil
+}
+
 func (r *fakeRooms) SendState(context.Context, string, string, string, any) error { return nil }
 
 func (r *fakeRooms) LocalAccount(_ context.Context, userID string) (bool, error) {

@@ -65,6 +65,7 @@ func TestReclaimedWhileStaged(t *testing.T) {
 	p := newReclaimed(t)
 	p.lost = func(string, string) bool { return false }
 	p.now = p.now.Add(time.Hour)
+	p.support(serverA)
 	if err := p.show(serverB, p.lineage(serverA)); err != nil {
 		t.Fatal(err)
 	}
@@ -87,9 +88,10 @@ func TestReclaimAfterDrop(t *testing.T) {
 	if _, err := p.services[serverA].DropStaged(t.Context(), back.id); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{}); err != nil {
 		t.Fatal(err)
 	}
+	p.support(serverA)
 	p.expectHosted(serverA, 2)
 	_, err := p.services[serverA].ConfirmMigration(t.Context(), caller(alice), back.id, p.confirmation(back))
 	expectKind(t, err, mimiport.KindEnded)
@@ -130,7 +132,7 @@ func TestRecoverAfterDrop(t *testing.T) {
 	expectKind(t, err, mimiport.KindEnded)
 
 	// A was not lost after all, and still waits for the vote when it hears.
-	p.allow(serverA, `{"accept_claims":true}`)
+	p.support(serverB)
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +186,7 @@ func TestReclaimToldAgain(t *testing.T) {
 	if _, err := p.services[serverB].DropStaged(t.Context(), a.id); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	p.run()
@@ -192,6 +194,7 @@ func TestReclaimToldAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.expectAt(serverB, serverB, 1)
+	p.support(serverA)
 	p.now = p.now.Add(time.Hour)
 	p.run()
 	p.expectAt(serverB, serverA, 2)
@@ -202,7 +205,7 @@ func TestReclaimForgotten(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
 	p.restore(serverB, memory.New())
-	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); err != nil {
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, wait := range []struct {
@@ -232,7 +235,7 @@ func TestReclaimOtherBranch(t *testing.T) {
 	if err := p.show(serverA, l); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.services[serverA].Reclaim(t.Context(), p.id); mimiport.KindOf(err) != mimiport.KindConflict {
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{}); mimiport.KindOf(err) != mimiport.KindConflict {
 		t.Errorf("the reclaim ends with %v", err)
 	}
 	p.expectAt(serverA, serverB, 1)

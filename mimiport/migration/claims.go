@@ -10,9 +10,9 @@ import (
 // Next is the verified step of a lineage that begins the term after a group's, and all that counts for or against it.
 // It is the place for every further fact that decides who has a group.
 type Next struct {
-	Kind           mimiport.StepKind
-	Migration      mimiport.MigrationID // of a StepMigration
-	ClaimsAccepted bool                 // this server's policy accepts that a group hosted here is recovered elsewhere
+	Kind      mimiport.StepKind
+	Migration mimiport.MigrationID // of a StepMigration
+	Supported bool                 // of a claim: the group's room supports it, or this server's operator does
 }
 
 // Ruling is what a server does about a Next.
@@ -20,12 +20,12 @@ type Ruling uint8
 
 // The rulings.
 const (
-	Nothing       Ruling = iota // the server redirects already, or has no group
-	TakeConfirm                 // the step is the migration that is staged here: Confirm
-	TakeOther                   // another step began the term that is staged here: Superseded
-	TakeOwn                     // this server has confirmed the step itself, and does not remember: Recall
-	TakeClaim                   // another server has claimed the group: Yield
-	RefuseRecover               // the policy does not let another server recover the group
+	Nothing     Ruling = iota // the server redirects already, or has no group
+	TakeConfirm               // the step is the migration that is staged here: Confirm
+	TakeOther                 // another step began the term that is staged here: Superseded
+	TakeOwn                   // this server has confirmed the step itself, and does not remember: Recall
+	TakeClaim                 // another server has claimed the group, with support: Yield
+	KeepOn                    // another server has claimed the group, without support: Contest
 )
 
 // Judge says what the server whose group this is does about the step that begins the next term (profile, section 3).
@@ -33,16 +33,16 @@ func (g Group) Judge(n Next) Ruling {
 	switch {
 	case g.State == GroupStaged && n.Kind == mimiport.StepMigration && n.Migration == g.Migration:
 		return TakeConfirm
-	case g.State == GroupStaged:
+	case g.State == GroupStaged && (n.Kind == mimiport.StepMigration || n.Supported):
 		return TakeOther
-	case !g.Owned():
+	case g.State != GroupStaged && !g.Owned():
 		return Nothing
-	case n.Kind == mimiport.StepMigration:
+	case g.State != GroupStaged && n.Kind == mimiport.StepMigration:
 		return TakeOwn
-	case n.Kind == mimiport.StepRecover && !n.ClaimsAccepted:
-		return RefuseRecover
+	case n.Supported:
+		return TakeClaim
 	}
-	return TakeClaim
+	return KeepOn
 }
 
 // elsewhere is why a migration is given up when the server learns that the group is in a later term.
@@ -100,6 +100,59 @@ func (e Yield) step(r Ready) (Ready, error) {
 	}
 	r.keep(EvidenceHigherTerm, Signed{Message: e.Lineage})
 	return r, nil
+}
+
+// ErrContested is returned for a claim that this server does not follow. The Ready holds the evidence to keep.
+var ErrContested = errors.New("migration: the claim has no support, and the group goes on here")
+
+// Contest is another server's verified claim that neither the room nor this server's operator supports: the group goes
+// on here. Step it on the zero record. It always fails, with ErrContested.
+type Contest struct{ Lineage []byte } // that was shown, encoded
+
+func (e Contest) step(r *Ready) error {
+	r.keep(EvidenceContested, Signed{Message: e.Lineage})
+	return ErrContested
+}
+
+// Return is a verified lineage by which the group came back here in a term that this server does not remember: its
+// database is older than what it has signed. The group is stopped until an operator decides. Step it on the zero record
+// and on the row of that term; a row that is not vacant stays as it is.
+type Return struct{ Lineage []byte } // that was shown, encoded
+
+func (e Return) step(r *Ready) error {
+	if r.Group.requireVacant() != nil {
+		return nil
+	}
+	r.Group, r.Begin = Group{State: GroupStopped}, true
+	r.keep(EvidenceOwnForgotten, Signed{Message: e.Lineage})
+	return nil
+}
+
+// Halt stops an active group that another server claims or contests, until an operator decides: a recover that the
+// server before contests, or a term that this server's operator is about to reclaim above the claim. Step it on the
+// zero record.
+type Halt struct{ Lineage []byte } // the other server's, or the one that it contests, encoded
+
+func (e Halt) step(r *Ready) error {
+	if r.Group.State != GroupActive {
+		return nil
+	}
+	r.Group = Group{State: GroupStopped}
+	r.keep(EvidenceContested, Signed{Message: e.Lineage})
+	return nil
+}
+
+// Displace is a verified lineage of the group that the id was made for, shown to a server that has another group by
+// that id: the id is a hash, and this lineage has the preimage. What is here is dropped. Step it on the zero record.
+type Displace struct{ Lineage []byte } // that was shown, encoded
+
+func (e Displace) step(r *Ready) error {
+	if r.Group.State == "" || r.Group.State == GroupDropped {
+		return nil
+	}
+	r.Group, r.Forget = Group{State: GroupDropped}, true
+	r.keep(EvidenceDisplaced, Signed{Message: e.Lineage})
+	return nil
 }
 
 // Why a group cannot be reclaimed.

@@ -80,6 +80,8 @@ const (
 	EvidenceBothOutcomes  EvidenceKind = "both-outcomes"  // a source signed the confirmation and the abort
 	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server signed what it does not remember
 	EvidenceHigherTerm    EvidenceKind = "higher-term"    // the group is elsewhere in a later term
+	EvidenceContested     EvidenceKind = "contested"      // a server claims the group without support
+	EvidenceDisplaced     EvidenceKind = "displaced"      // another group was here by the id of this one
 )
 
 func (r *Ready) put(kind RowKind, due time.Time) { r.Put = append(r.Put, Row{kind, due}) }

@@ -226,24 +226,24 @@ func TestBegin(t *testing.T) {
 	}
 }
 
-// TestJudge: only a host stops for a later term, and only the staged migration's own step brings its confirmation.
+// TestJudge: only a host stops for a later term, for a claim only with support, and only the staged migration's own step brings its confirmation.
 func TestJudge(t *testing.T) {
 	own := migration.Next{Kind: mimiport.StepMigration, Migration: id}
 	another := migration.Next{Kind: mimiport.StepMigration, Migration: other}
 	reclaim := migration.Next{Kind: mimiport.StepReclaim}
 	recover := migration.Next{Kind: mimiport.StepRecover}
-	accepted := migration.Next{Kind: mimiport.StepRecover, ClaimsAccepted: true}
+	supported := migration.Next{Kind: mimiport.StepRecover, Supported: true}
 	host := [5]migration.Ruling{
-		migration.TakeOwn, migration.TakeOwn, migration.TakeClaim, migration.RefuseRecover, migration.TakeClaim,
+		migration.TakeOwn, migration.TakeOwn, migration.KeepOn, migration.KeepOn, migration.TakeClaim,
 	}
 	staged := [5]migration.Ruling{
-		migration.TakeConfirm, migration.TakeOther, migration.TakeOther, migration.TakeOther, migration.TakeOther,
+		migration.TakeConfirm, migration.TakeOther, migration.KeepOn, migration.KeepOn, migration.TakeOther,
 	}
 	for state, want := range map[migration.GroupState][5]migration.Ruling{
 		"": {}, groupReserved: {}, groupMoved: {}, groupDropped: {},
 		groupStaged: staged, groupActive: host, groupFrozen: host, groupStopped: host,
 	} {
-		for n, next := range []migration.Next{own, another, reclaim, recover, accepted} {
+		for n, next := range []migration.Next{own, another, reclaim, recover, supported} {
 			if got := (migration.Group{State: state, Migration: id}).Judge(next); got != want[n] {
 				t.Errorf("%+v of a group that is %q: %d, not %d", next, state, got, want[n])
 			}

@@ -220,11 +220,12 @@ func (rooms) NotJoined(_ context.Context, roomID string, users []string) ([]stri
 	return users, nil
 }
 
-func (rooms) ServerJoined(context.Context, string, string) (bool, error)     { return true, nil }
-func (rooms) Denied(context.Context, string, []string) ([]string, error)     { return nil, nil }
-func (rooms) State(context.Context, string, string) (json.RawMessage, error) { return nil, nil }
-func (rooms) SendState(context.Context, string, string, string, any) error   { return nil }
-func (rooms) LocalAccount(context.Context, string) (bool, error)             { return true, nil }
+func (rooms) ServerJoined(context.Context, string, string) (bool, error)            { return true, nil }
+func (rooms) Denied(context.Context, string, []string) ([]string, error)            { return nil, nil }
+func (rooms) State(context.Context, string, string) (json.RawMessage, error)        { return nil, nil }
+func (rooms) StateInForce(context.Context, string, string) (json.RawMessage, error) { return nil, nil }
+func (rooms) SendState(context.Context, string, string, string, any) error          { return nil }
+func (rooms) LocalAccount(context.Context, string) (bool, error)                    { return true, nil }
 
 // sender calls the other services directly.
 type sender struct{ w *World }

@@ -94,6 +94,7 @@ var actions = []action{
 		can: func(_ *model, w *world, i slot) bool { return mayRestore(w, i, i.target()) }},
 	{text: "{x} goes to where the group was claimed", can: (*model).mayEnter, do: (*model).enter},
 
+	{text: "the room's pointer names the claim", can: mayName, do: name, fair: true},
 	{text: "the server that reclaimed the group shows its lineage", by: bySource, fair: true, do: (*model).tell,
 		can: func(_ *model, w *world, i slot) bool { return i == 0 && w.claim.untold }},
 	{text: "{x} shows {S} its lineage", by: bySource, can: (*model).apartOnce, fair: true,

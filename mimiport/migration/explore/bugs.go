@@ -37,6 +37,8 @@ const (
 	HidesReclaim   Bug = "a reclaim is not told to the target"
 	RecoversBehind Bug = "a server recovers a group from before it confirmed it away"
 	RevivesDropped Bug = "a claim leaves what was dropped in its term"
+
+	FollowsAnyClaim Bug = "a host follows a claim that the room does not support"
 )
 
 // Bugs in what follows from a step.

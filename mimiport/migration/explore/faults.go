@@ -32,8 +32,9 @@ const (
 // claim is a term that an operator has begun, and its group.
 type claim struct {
 	group
-	by     server
-	untold bool // the server that had the group has yet to be shown
+	by        server
+	untold    bool // the server that had the group has yet to be shown
+	supported bool // the room's pointer names it
 }
 
 // claimed stands in a history where the term of a claim begins.
@@ -165,7 +166,7 @@ func (m *model) takeLineage(w *world, s server, l history) messages {
 			return 0
 		}
 		if m.bounds.faulty() { // without faults a server knows by its records what it could be shown
-			w.shown[s] = max(w.shown[s], uint8(l.epoch()))
+			w.shown[s] = max(w.shown[s], uint8(w.counts(l).epoch()))
 		}
 		switch {
 		case l.epoch() > own.epoch():
@@ -183,7 +184,7 @@ func (m *model) takeLineage(w *world, s server, l history) messages {
 func (m *model) takeNext(w *world, s server, g *group, i slot) {
 	next := migration.Next{Kind: mimiport.StepMigration, Migration: i.id()}
 	if i == byClaim {
-		next = migration.Next{Kind: mimiport.StepRecover, ClaimsAccepted: true}
+		next = migration.Next{Kind: mimiport.StepRecover, Supported: w.claim.supported || m.bug == FollowsAnyClaim}
 	}
 	switch g.load().Judge(next) {
 	case migration.TakeConfirm:
@@ -194,7 +195,27 @@ func (m *model) takeNext(w *world, s server, g *group, i slot) {
 		m.recall(w, g, i)
 	case migration.TakeClaim:
 		m.yield(w, s, g)
+	case migration.KeepOn:
+		m.step(w, bare(s, g), migration.Contest{Lineage: someBytes})
 	}
+}
+
+// counts is the part of a lineage that a server must follow: a claim counts from when the room supports it.
+func (w *world) counts(l history) history {
+	if last := l.epoch() - 1; last >= 0 && l.at(last) == claimed && !w.claim.supported {
+		return l.prefix(last)
+	}
+	return l
+}
+
+func mayName(_ *model, w *world, i slot) bool {
+	return i == 0 && w.claim.state != groupNone && !w.claim.supported
+}
+
+// name is the room's word for a claim.
+func name(_ *model, w *world, _ slot) messages {
+	w.claim.supported = true
+	return 0
 }
 
 // recall stops a group that the server has confirmed away and does not remember.
@@ -303,8 +324,10 @@ func (m *model) begin(w *world, s server, h history) bool {
 // may have dropped what it had staged, and take it up again.
 func (m *model) tell(w *world, i slot) messages {
 	s := 1 - w.claim.by
-	w.claim.untold = w.here(s).state == groupNone && m.bug != TellsOnce
-	return m.takeLineage(w, s, w.claim.history.steps())
+	l := w.claim.history.steps()
+	unknown := w.here(s).state == groupNone && m.bug != TellsOnce
+	w.claim.untold = unknown || w.counts(l) != l
+	return m.takeLineage(w, s, l)
 }
 
 // mayEnter: a member that is where the claim begins hears of it.

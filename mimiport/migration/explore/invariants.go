@@ -31,6 +31,7 @@ var steps = []struct {
 	{"the source's clock decides: no vote counts from decide_by on", noLateVote},
 	{"what has moved away or was dropped is purged in the end", purged},
 	{"nothing is signed against what was shown", nothingContrary},
+	{"a host stops for a claim only when the room supports it", stopsWithSupport},
 	{"members go on from where they are", neverBack},
 }
 
@@ -262,4 +263,15 @@ func (w *world) settled() bool {
 		}
 	}
 	return hosts == 1
+}
+
+func stopsWithSupport(before, after *world, _ slot) bool {
+	for s := range server(2) {
+		b, a := before.here(s), after.here(s)
+		hosted := b.state == groupActive || b.state == groupFrozen || b.state == groupStaged
+		if hosted && a.state == groupMoved && a.move == byClaim && !after.claim.supported {
+			return false
+		}
+	}
+	return true
 }

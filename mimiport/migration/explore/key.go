@@ -110,17 +110,17 @@ func groupOf(v uint32) group {
 	return group{groupState(v >> 28), slot(v >> 24 & 0xf), history(v & 0xffffff)}
 }
 
-// bits packs what is in no group and no record into 13 bits.
+// bits packs what is in no group and no record into 14 bits.
 func (f *faults) bits() uint16 {
-	v := uint64(f.backup.state)<<1 | uint64(f.backup.of)
+	v := bit(f.claim.supported)<<3 | uint64(f.backup.state)<<1 | uint64(f.backup.of)
 	v = v<<2 | uint64(f.claim.by)<<1 | bit(f.claim.untold)
 	return uint16(v<<8 | uint64(f.shown[0])<<5 | uint64(f.shown[1])<<2 | bit(f.kept[0])<<1 | bit(f.kept[1]))
 }
 
 func faultsOf(v uint16) faults {
 	return faults{
-		backup: backup{state: backupState(v >> 11), of: server(v >> 10 & 1)},
-		claim:  claim{by: server(v >> 9 & 1), untold: v>>8&1 != 0},
+		backup: backup{state: backupState(v >> 11 & 3), of: server(v >> 10 & 1)},
+		claim:  claim{by: server(v >> 9 & 1), untold: v>>8&1 != 0, supported: v>>13&1 != 0},
 		shown:  [2]uint8{uint8(v >> 5 & 7), uint8(v >> 2 & 7)}, kept: [2]bool{v>>1&1 != 0, v&1 != 0},
 	}
 }

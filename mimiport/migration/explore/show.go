@@ -64,6 +64,9 @@ func (f *faults) facts(say func(string, ...any)) {
 	if g := &f.claim.group; g.state != groupNone {
 		say("%s, term %d: the group is %s, Commits %s", f.claim.by, g.history.term(), groupNames[g.state], g.history)
 	}
+	if f.claim.supported {
+		say("the room supports the claim")
+	}
 	if f.claim.untold {
 		say("%s has to show that it reclaimed the group", f.claim.by)
 	}
