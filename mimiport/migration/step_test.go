@@ -226,7 +226,8 @@ func TestBegin(t *testing.T) {
 	}
 }
 
-// TestJudge: only a host stops for a later term, for a claim only with support, and only the staged migration's own step brings its confirmation.
+// TestJudge: only a host stops for a later term, for a claim only with support, and only the staged migration's own
+// step brings its confirmation.
 func TestJudge(t *testing.T) {
 	own := migration.Next{Kind: mimiport.StepMigration, Migration: id}
 	another := migration.Next{Kind: mimiport.StepMigration, Migration: other}

@@ -1,5 +1,5 @@
-// Package deliverytest runs Delivery Services in one process, with one room that all of them see and a network between them that
-// loses what a test says, for tests of what several of them store and decide together.
+// Package deliverytest runs Delivery Services in one process, with one room that all of them see and a network between
+// them that loses what a test says, for tests of what several of them store and decide together.
 package deliverytest
 
 import (
@@ -36,8 +36,8 @@ func Engines() map[string]mls.Engine {
 
 // World is some Delivery Services. It is safe for concurrent use.
 type World struct {
-	// Lose says whether a request from one server to another gets lost; answer tells that it has arrived, and its answer does
-	// not. It must be set before the World is used; nil for none.
+	// Lose says whether a request from one server to another gets lost; answer tells that it has arrived, and its
+	// answer does not. It must be set before the World is used; nil for none.
 	Lose func(from, to string, answer bool) bool
 
 	stores map[string]storage.Store
@@ -244,7 +244,9 @@ func (s sender) exchange(from, to string, request func(*delivery.Service) error)
 	return err
 }
 
-func (s sender) ToDevice(_ context.Context, from, to, _ string, devices map[string][]string, content json.RawMessage) error {
+func (s sender) ToDevice(
+	_ context.Context, from, to, _ string, devices map[string][]string, content json.RawMessage,
+) error {
 	return s.exchange(from, to, func(*delivery.Service) error {
 		var m api.FanOut
 		if err := json.Unmarshal(content, &m); err != nil {
@@ -262,7 +264,9 @@ func (s sender) ToDevice(_ context.Context, from, to, _ string, devices map[stri
 	})
 }
 
-func (s sender) PutContent(ctx context.Context, from, to string, c *api.ContentUpload) (vote *api.SignedRequest, err error) {
+func (s sender) PutContent(
+	ctx context.Context, from, to string, c *api.ContentUpload,
+) (vote *api.SignedRequest, err error) {
 	err = s.exchange(from, to, func(d *delivery.Service) (err error) {
 		vote, err = d.PutContent(ctx, from, c)
 		return err
@@ -270,7 +274,9 @@ func (s sender) PutContent(ctx context.Context, from, to string, c *api.ContentU
 	return vote, err
 }
 
-func (s sender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
+func (s sender) PutConfirmation(
+	ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest,
+) error {
 	return s.exchange(from, to, func(d *delivery.Service) error {
 		_, err := d.ConfirmMigration(ctx, api.Caller{Server: from}, id, m)
 		return err
@@ -288,7 +294,9 @@ func (s sender) PutLineage(ctx context.Context, from, to string, groupID []byte,
 	})
 }
 
-func (s sender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *api.MigrationStatus, err error) {
+func (s sender) AskStatus(
+	ctx context.Context, from, to string, id mimiport.MigrationID,
+) (st *api.MigrationStatus, err error) {
 	err = s.exchange(from, to, func(d *delivery.Service) (err error) {
 		st, err = d.Migration(ctx, api.Caller{Server: from}, id)
 		return err
