@@ -24,6 +24,8 @@ var (
 	nonce     = spec.Base64Bytes(pre.Nonce[:]).Encode()
 	bind      = &api.BindGroupRequest{Protocol: "mls10", GroupInfo: []byte{1}}
 	forbidden = mimiport.Errorf("send", mimiport.KindForbidden, "no")
+
+	firstPointer = fmt.Sprintf(`{"room_id":"!room","group_id":%q,"via":"ds.example","term":0,"epoch":0}`, groupID)
 )
 
 func described() *api.GroupResponse {
@@ -68,7 +70,7 @@ func TestBindAnnounces(t *testing.T) {
 	w.expectSent(levels, api.EventPointer, api.EventGroup)
 	w.expectState(levels, `{"users":{"@alice:hs.example":100},"events":{
 		"m.room.name":50,"io.github.mimiport.group":100,"io.github.mimiport.delivery_service":100}}`)
-	w.expectState(api.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
+	w.expectState(api.EventPointer, firstPointer)
 	w.expectState(api.EventGroup, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"protocol":"mls10","cipher_suite":1,
 		"preimage":{"creating_server":"ds.example","room_id":"!room","nonce":%q},"creating_server":"ds.example"}`, groupID, nonce))
 	w.ok("again")(w.call(other, "PUT", bindURI, bind))
@@ -83,7 +85,7 @@ func TestBindRepairs(t *testing.T) {
 		w.rooms.fail[failing] = forbidden
 		w.expect("failing at "+failing, 403, "M_FORBIDDEN")(w.call(other, "PUT", bindURI, bind))
 		w.ok("again")(w.call(other, "PUT", bindURI, bind))
-		w.expectState(api.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
+		w.expectState(api.EventPointer, firstPointer)
 		for _, eventType := range []string{levels, api.EventPointer, api.EventGroup} {
 			if w.rooms.state[eventType] == nil || !strings.Contains(string(w.rooms.state[levels]), `"io.github.mimiport.group":100`) {
 				t.Errorf("after failing at %s, %s is missing", failing, eventType)
@@ -100,7 +102,7 @@ func TestBindAndOldPointers(t *testing.T) {
 	w.rooms.state[api.EventGroup] = json.RawMessage(`{"room_id":"!room","group_id":"CQkJ"}`)
 	w.rooms.state[api.EventPointer] = json.RawMessage(`{"via":"old.example","term":4,"epoch":9}`)
 	w.ok("another group")(w.call(other, "PUT", bindURI, bind))
-	w.expectState(api.EventPointer, `{"via":"ds.example","term":0,"epoch":0}`)
+	w.expectState(api.EventPointer, firstPointer)
 
 	w.rooms.state[api.EventPointer] = json.RawMessage(`{"via":"new.example","term":1,"epoch":9}`)
 	w.rooms.sent = nil
@@ -210,9 +212,9 @@ func TestMoveIsAnnounced(t *testing.T) {
 func (w *world) expectMoved(status *api.MigrationStatus) {
 	w.t.Helper()
 	w.expectSent(api.EventPointer)
-	w.expectState(api.EventPointer, fmt.Sprintf(`{"via":"hs.example","term":1,"epoch":8,"migration_id":%q,"evidence":{
+	w.expectState(api.EventPointer, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"via":"hs.example","term":1,"epoch":8,"migration_id":%q,"evidence":{
 		"migration_response":%q,"response_key_id":"ed25519:t","migration_confirmation":%q,"confirmation_key_id":"ed25519:s"}}`,
-		status.MigrationID, status.MigrationResponse.Message.Encode(), status.Confirmation.Message.Encode()))
+		groupID, status.MigrationID, status.MigrationResponse.Message.Encode(), status.Confirmation.Message.Encode()))
 }
 
 // Where the pointer is missing, the group is at its creating server.

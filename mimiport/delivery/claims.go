@@ -43,6 +43,9 @@ func (s *Service) Yield(ctx context.Context, id []byte, req *api.LineageRequest)
 	return s.takeLineage(ctx, g, req, true)
 }
 
+// lineages judges the chains of hosts that others show.
+type lineages struct{ *core }
+
 // shown is a lineage that somebody shows, decoded and as it came.
 type shown struct {
 	*mimiport.Lineage
@@ -111,7 +114,7 @@ func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
 
 // cameBack is the latest term in which a lineage leads back here and of which this server remembers nothing, 0 for
 // none. It asks about a group that has left, or that this server has claimed itself.
-func (s *Service) cameBack(ctx context.Context, g *storage.Group, own, l *mimiport.Lineage) (uint64, error) {
+func (s lineages) cameBack(ctx context.Context, g *storage.Group, own, l *mimiport.Lineage) (uint64, error) {
 	hosts, err := proof.Hosts(l)
 	if err != nil {
 		return 0, err
@@ -134,7 +137,7 @@ func (s *Service) cameBack(ctx context.Context, g *storage.Group, own, l *mimipo
 }
 
 // remembers says whether this server has a record of the migration that a step is. It has none of a claim.
-func (s *Service) remembers(ctx context.Context, step *mimiport.LineageStep) (bool, error) {
+func (s lineages) remembers(ctx context.Context, step *mimiport.LineageStep) (bool, error) {
 	if step.Kind != mimiport.StepMigration {
 		return false, nil
 	}
@@ -151,7 +154,7 @@ func (s *Service) remembers(ctx context.Context, step *mimiport.LineageStep) (bo
 
 // takeReturn stops the group in a later term, in which it came back here: this server's database is older than its
 // signatures.
-func (s *Service) takeReturn(ctx context.Context, g *storage.Group, term uint64, sh *shown) error {
+func (s lineages) takeReturn(ctx context.Context, g *storage.Group, term uint64, sh *shown) error {
 	lineage, err := truncated(sh.encoded, term)
 	if err != nil {
 		return err
@@ -504,7 +507,7 @@ func (s *core) provisional(g *storage.Group, former string) storage.Row {
 
 // showLineage shows the server that a group was claimed from how it went on, should it come back. A recover is
 // provisional: a former host that contests the claim still has the group, and this server stops.
-func (s *Service) showLineage(ctx context.Context, row *storage.Row) error {
+func (s lineages) showLineage(ctx context.Context, row *storage.Row) error {
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
 		return err
@@ -530,7 +533,7 @@ func isContested(err error) bool {
 
 // contestedBy halts a recover that the former host contests, unless the room supports it. A reclaim goes on: the former
 // host is shown it again and again.
-func (s *Service) contestedBy(ctx context.Context, g *storage.Group, refusal error) error {
+func (s lineages) contestedBy(ctx context.Context, g *storage.Group, refusal error) error {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil || l.Term() == 0 {
 		return err

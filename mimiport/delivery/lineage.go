@@ -40,7 +40,7 @@ func (s *Service) requireHistory(ctx context.Context, m *migration.Migration, l 
 
 // requireBound fails for a foreign id that the room's binding does not name: anybody could import an id otherwise, and
 // keep the group that has it from coming here.
-func (s *Service) requireBound(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
+func (s lineages) requireBound(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	if l.Preimage != nil {
 		return nil
 	}
@@ -60,7 +60,7 @@ func (s *Service) requireBound(ctx context.Context, groupID []byte, l *mimiport.
 
 // displaceSquatter drops a group that is here without a preimage, by the id of the group whose lineage has the
 // preimage.
-func (s *Service) displaceSquatter(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
+func (s lineages) displaceSquatter(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, groupID)
 	if errors.Is(err, storage.ErrNotFound) || err == nil && l.Preimage == nil {
 		return nil
@@ -124,7 +124,7 @@ func (s *Service) requireContinuation(ctx context.Context, groupID []byte, l *mi
 }
 
 // requireClaimsAccepted fails for a lineage with claims where the policy does not accept them.
-func (s *Service) requireClaimsAccepted(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
+func (s lineages) requireClaimsAccepted(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	claimed := slices.ContainsFunc(
 		l.Steps, func(step mimiport.LineageStep) bool { return step.Kind != mimiport.StepMigration },
 	)

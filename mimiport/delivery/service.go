@@ -69,6 +69,7 @@ type Service struct {
 	courier
 	removals
 	operator
+	lineages
 	inWork *slots.Slots[mimiport.MigrationID] // a target verifies one content of a migration at a time
 }
 
@@ -80,7 +81,8 @@ func New(d Deps) *Service {
 	c.authority, c.senders = authority{&c.Deps}, senders{&c.Deps}
 	return &Service{
 		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, operator: operator{c},
-		inWork: slots.New[mimiport.MigrationID](1),
+		lineages: lineages{c},
+		inWork:   slots.New[mimiport.MigrationID](1),
 	}
 }
 

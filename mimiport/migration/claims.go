@@ -109,9 +109,9 @@ var ErrContested = errors.New("migration: the claim has no support, and the grou
 // on here. Step it on the zero record. It always fails, with ErrContested.
 type Contest struct{ Lineage []byte } // that was shown, encoded
 
-func (e Contest) step(r *Ready) error {
+func (e Contest) step(r Ready) (Ready, error) {
 	r.keep(EvidenceContested, Signed{Message: e.Lineage})
-	return ErrContested
+	return r, ErrContested
 }
 
 // Return is a verified lineage by which the group came back here in a term that this server does not remember: its
@@ -119,13 +119,13 @@ func (e Contest) step(r *Ready) error {
 // and on the row of that term; a row that is not vacant stays as it is.
 type Return struct{ Lineage []byte } // that was shown, encoded
 
-func (e Return) step(r *Ready) error {
+func (e Return) step(r Ready) (Ready, error) {
 	if r.Group.requireVacant() != nil {
-		return nil
+		return r, nil
 	}
 	r.Group, r.Begin = Group{State: GroupStopped}, true
 	r.keep(EvidenceOwnForgotten, Signed{Message: e.Lineage})
-	return nil
+	return r, nil
 }
 
 // Halt stops an active group that another server claims or contests, until an operator decides: a recover that the
@@ -133,26 +133,26 @@ func (e Return) step(r *Ready) error {
 // zero record.
 type Halt struct{ Lineage []byte } // the other server's, or the one that it contests, encoded
 
-func (e Halt) step(r *Ready) error {
+func (e Halt) step(r Ready) (Ready, error) {
 	if r.Group.State != GroupActive {
-		return nil
+		return r, nil
 	}
 	r.Group = Group{State: GroupStopped}
 	r.keep(EvidenceContested, Signed{Message: e.Lineage})
-	return nil
+	return r, nil
 }
 
 // Displace is a verified lineage of the group that the id was made for, shown to a server that has another group by
 // that id: the id is a hash, and this lineage has the preimage. What is here is dropped. Step it on the zero record.
 type Displace struct{ Lineage []byte } // that was shown, encoded
 
-func (e Displace) step(r *Ready) error {
+func (e Displace) step(r Ready) (Ready, error) {
 	if r.Group.State == "" || r.Group.State == GroupDropped {
-		return nil
+		return r, nil
 	}
 	r.Group, r.Forget = Group{State: GroupDropped}, true
 	r.keep(EvidenceDisplaced, Signed{Message: e.Lineage})
-	return nil
+	return r, nil
 }
 
 // Why a group cannot be reclaimed.
