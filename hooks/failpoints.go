@@ -90,7 +90,7 @@ type reads interface {
 	storage.Groups
 	storage.Log
 	storage.Migrations
-	Due(ctx context.Context, now time.Time, limit int) (rows []storage.Row, next time.Time, err error)
+	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []storage.Row, next time.Time, err error)
 	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	Close() error

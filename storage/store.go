@@ -76,8 +76,11 @@ type Migrations interface {
 
 // Queue is what is to be done.
 type Queue interface {
-	// Due lists the first row of every queue that has one due, at most limit; and when the next one is due after that, zero for never.
-	Due(ctx context.Context, now time.Time, limit int) (rows []Row, next time.Time, err error)
+	// Due lists the first row of every queue that has one due, and tells when the next one becomes due after now, zero
+	// for never. The destinations of each list in lanes are a lane, and all other destinations are the last lane. Each
+	// lane shows its first rows, at most limit of them. Destinations take turns: the first row of each precedes the
+	// second row of any.
+	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []Row, next time.Time, err error)
 	// Claim keeps a listed row, and its queue, from other processes on the same database until it is released or this process ends.
 	// It returns ErrConflict while another process has the queue, and ErrNotFound when the row is no longer the first of it.
 	Claim(ctx context.Context, key RowKey) (release func(), err error)

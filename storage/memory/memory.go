@@ -370,21 +370,42 @@ func (s *Store) Content(_ context.Context, id mimiport.MigrationID) ([]byte, err
 }
 
 // Due implements storage.Store.
-func (s *Store) Due(_ context.Context, now time.Time, limit int) (rows []storage.Row, next time.Time, err error) {
+func (s *Store) Due(
+	_ context.Context, now time.Time, limit int, lanes ...[]string,
+) (rows []storage.Row, next time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now = stamp(now)
+	lane, shown := laneOf(lanes), make([]int, len(lanes)+1)
 	for _, h := range s.heads() {
-		switch due := h.row.Due; {
-		case !due.After(now) && len(rows) < limit:
+		if due := h.row.Due; due.After(now) {
+			if next.IsZero() || due.Before(next) {
+				next = due
+			}
+			continue
+		}
+		i := lane(h.row.Destination)
+		if shown[i]++; shown[i] <= limit {
 			rows = append(rows, *cloneRow(h.row))
-		case !due.After(now):
-			next = now
-		case next.IsZero() || due.Before(next):
-			next = due
 		}
 	}
 	return rows, next, nil
+}
+
+// laneOf numbers the lanes: a destination that none names is in the last.
+func laneOf(lanes [][]string) func(destination string) int {
+	named := make(map[string]int)
+	for i, destinations := range slices.Backward(lanes) { // the first that names it counts
+		for _, d := range destinations {
+			named[d] = i
+		}
+	}
+	return func(destination string) int {
+		if i, ok := named[destination]; ok {
+			return i
+		}
+		return len(lanes)
+	}
 }
 
 // head is the first row of a queue, and how many of the same destination come before it.

@@ -85,7 +85,7 @@ func startProcess(t *testing.T, database string, got *receiver) *delivery.Servic
 		Store:   store, Rooms: everybody{}, Sender: got, Now: time.Now, Rand: io.Reader(rand.NewChaCha8([32]byte{})),
 		Log: log, DefaultPolicy: policy.Default(), Limits: delivery.DefaultLimits(),
 	})
-	worker := outbox.New(store, service.Do, time.Now, func() float64 { return 0 }, log)
+	worker := outbox.New(store, service.Do, []string{"a.example"}, time.Now, func() float64 { return 0 }, log)
 	service.SetWake(worker.Wake)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup

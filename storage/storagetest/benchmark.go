@@ -13,6 +13,7 @@ import (
 func Benchmark(b *testing.B, fresh func(testing.TB) Opener) {
 	b.Run("Commit", func(b *testing.B) { benchmarkCommit(b, newFixture(b, fresh)) })
 	b.Run("Due", func(b *testing.B) { benchmarkDue(b, newFixture(b, fresh)) })
+	b.Run("DueSilent", func(b *testing.B) { benchmarkDueSilent(b, newFixture(b, fresh)) })
 }
 
 // benchmarkCommit accepts Commits of 2 KiB with a GroupInfo of 1 KiB, fanned out to ten servers.
@@ -33,6 +34,25 @@ func benchmarkCommit(b *testing.B, f *fixture) {
 		}
 		f.apply(c)
 		g.Version++
+	}
+}
+
+// benchmarkDueSilent lists what is due of 8,000 queues of 1,000 servers, of which the lanes name as many others.
+func benchmarkDueSilent(b *testing.B, f *fixture) {
+	const servers, queues = 1000, 8
+	c, answered := new(storage.Change), make([]string, servers)
+	for i := range servers {
+		answered[i] = fmt.Sprintf("answered%d.example", i)
+		for q := range queues {
+			c.Rows = append(c.Rows, sampleRow(fmt.Sprintf("silent%d.example", i), fmt.Sprint(q), 1))
+		}
+	}
+	f.apply(c)
+	b.ReportAllocs()
+	for b.Loop() {
+		if due, _, err := f.Due(b.Context(), epoch, 64, []string{"a.example"}, answered); err != nil || len(due) != 64 {
+			b.Fatal(len(due), err)
+		}
 	}
 }
 

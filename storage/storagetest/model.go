@@ -41,8 +41,8 @@ func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 				}
 			},
 			"observe": func(rt *rapid.T) {
-				now, limit := drawTime(rt), rapid.IntRange(1, 4).Draw(rt, "limit")
-				want, got := observe(t, model, now, limit), observe(t, store, now, limit)
+				now, limit, lane := drawTime(rt), rapid.IntRange(1, 4).Draw(rt, "limit"), []string{drawDestination(rt)}
+				want, got := observe(t, model, now, limit, lane), observe(t, store, now, limit, lane)
 				if !reflect.DeepEqual(want, got) { // in haste: a difference is for people
 					rt.Fatalf("the store differs from the model (-model +store):\n%s", cmp.Diff(want, got))
 				}
@@ -58,9 +58,9 @@ type observation struct {
 	Next  time.Time
 }
 
-func observe(t testing.TB, s storage.Store, now time.Time, limit int) observation {
+func observe(t testing.TB, s storage.Store, now time.Time, limit int, lane []string) observation {
 	t.Helper()
-	rows, next, err := s.Due(t.Context(), now, limit)
+	rows, next, err := s.Due(t.Context(), now, limit, lane)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,8 +77,12 @@ func drawTime(rt *rapid.T) time.Time {
 	return epoch.Add(time.Duration(rapid.Int64Range(0, 5).Draw(rt, "ms")) * time.Millisecond)
 }
 
+func drawDestination(rt *rapid.T) string {
+	return rapid.SampledFrom([]string{"a.example", "b.example"}).Draw(rt, "destination")
+}
+
 func drawRow(rt *rapid.T) storage.Row {
-	row := sampleRow(rapid.SampledFrom([]string{"a.example", "b.example"}).Draw(rt, "destination"), drawID(rt), drawSmall(rt))
+	row := sampleRow(drawDestination(rt), drawID(rt), drawSmall(rt))
 	row.Due, row.Kind = drawTime(rt), rapid.SampledFrom([]storage.RowKind{storage.RowFanOut, migration.RowPurge}).Draw(rt, "kind")
 	if rapid.Bool().Draw(rt, "ahead") {
 		row.Due = row.Due.Add(storage.MaxWait)

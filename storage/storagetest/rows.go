@@ -39,7 +39,8 @@ func testDue(t *testing.T, f *fixture) {
 	f.expectDue(2, 10, 3) // the last of the queue is due, its first is not
 	f.expectDue(3, 10, 4, head)
 	f.expectDue(4, 10, -1, head, other)
-	f.expectDue(4, 1, 4, head) // more is due now
+	f.expectDue(3, 1, 4, head)
+	f.expectDue(4, 1, -1, head) // the other one is due now, not later
 
 	first := due("b.example", "q", 2, 8)
 	f.apply(&storage.Change{Rows: []storage.Row{first}}) // holds back what was the head
@@ -67,8 +68,33 @@ func testDueTurns(t *testing.T, f *fixture) {
 	}
 	quiet, slow := due("quiet.example", "q", 1, 2), due("slow.example", "q", 1, 9)
 	f.apply(&storage.Change{Rows: append([]storage.Row{quiet, slow}, busy...)})
-	f.expectDue(3, 3, 3, busy[0], quiet, busy[1])
+	f.expectDue(3, 3, 9, busy[0], quiet, busy[1])
 	f.expectDue(3, 100, 9, append([]storage.Row{busy[0], quiet}, busy[1:]...)...)
+}
+
+// testDueLanes demands that no lane hides another.
+func testDueLanes(t *testing.T, f *fixture) {
+	var rows []storage.Row
+	for i := range 6 {
+		rows = append(rows, due(fmt.Sprintf("%d.example", i), "q", 1, i))
+	}
+	again := due("1.example", "r", 1, 0)
+	f.apply(&storage.Change{Rows: append([]storage.Row{again}, rows...)})
+	for _, test := range []struct {
+		lanes [][]string
+		want  []storage.Row
+	}{
+		{nil, []storage.Row{rows[0], again}},
+		{[][]string{{}, nil}, []storage.Row{rows[0], again}},
+		{
+			[][]string{{"5.example", "4.example", "none.example", "3.example"}},
+			[]storage.Row{rows[0], again, rows[3], rows[4]},
+		},
+		{[][]string{{"5.example"}, {"1.example"}}, []storage.Row{rows[0], again, rows[2], rows[5], rows[1]}},
+	} {
+		got, _, err := f.Due(t.Context(), epoch.Add(time.Minute), 2, test.lanes...)
+		expect(t, fmt.Sprintf("lanes %v", test.lanes), got, err, test.want)
+	}
 }
 
 func testRetry(t *testing.T, f *fixture) {

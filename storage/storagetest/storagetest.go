@@ -44,6 +44,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"Settings", testSettings},
 		{"Due", testDue},
 		{"DueTurns", testDueTurns},
+		{"DueLanes", testDueLanes},
 		{"Retry", testRetry},
 		{"Hasten", testHasten},
 		{"LargeChange", testLargeChange},

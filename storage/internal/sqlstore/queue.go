@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -50,21 +51,41 @@ func (tx *tx) remove(ctx context.Context, key storage.RowKey) error {
 	return nil
 }
 
-// Due implements storage.Store. The destinations take turns in the list, so that one with much to do hides none: the first of
-// every destination precedes the second of any. When more is due than listed, next is now.
-func (s *Store) Due(ctx context.Context, now time.Time, limit int) (rows []storage.Row, next time.Time, err error) {
+// Due implements storage.Store.
+func (s *Store) Due(
+	ctx context.Context, now time.Time, limit int, lanes ...[]string,
+) (rows []storage.Row, next time.Time, err error) {
+	lane, args := laneOf(lanes, storage.Millis(now), limit)
 	rows, err = list(ctx, s, &outbox, `JOIN (
-			SELECT destination, queue, row_order, row_number() OVER (PARTITION BY destination ORDER BY due_at, queue) AS turn
-			FROM mimiport_queues WHERE due_at <= $1 ORDER BY turn, due_at, destination LIMIT $2
-		) AS heads USING (destination, queue, row_order) ORDER BY turn, due_at, destination`, storage.Millis(now), limit+1)
+			SELECT destination, queue, row_order, turn,
+				row_number() OVER (PARTITION BY lane ORDER BY turn, due_at, destination) AS place
+			FROM (
+				SELECT *, `+lane+` AS lane, row_number() OVER (PARTITION BY destination ORDER BY due_at, queue) AS turn
+				FROM mimiport_queues WHERE due_at <= $1
+			) AS due
+		) AS heads USING (destination, queue, row_order) WHERE place <= $2 ORDER BY turn, due_at, destination`, args...)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	if len(rows) > limit {
-		return rows[:limit], storage.Time(storage.Millis(now)), nil
-	}
 	err = s.answer(ctx, []any{(*millis)(&next)}, "SELECT coalesce(min(due_at), 0) FROM mimiport_queues WHERE due_at > $1", storage.Millis(now))
 	return rows, next, err
+}
+
+// laneOf is the number of a destination's lane in SQL, and the arguments of the statement with one more for each lane.
+// A lane is a JSON object whose keys are its destinations: both engines read one with json_each, and look a destination
+// up without a scan.
+func laneOf(lanes [][]string, args ...any) (string, []any) {
+	lane := "CASE"
+	for i, destinations := range lanes {
+		keys := make(map[string]int, len(destinations))
+		for _, d := range destinations {
+			keys[d] = i
+		}
+		object, _ := json.Marshal(keys) // a map of numbers always encodes
+		args = append(args, string(object))
+		lane += fmt.Sprintf(" WHEN destination IN (SELECT key FROM json_each($%d)) THEN %d", len(args), i)
+	}
+	return lane + fmt.Sprintf(" WHEN TRUE THEN %d END", len(lanes)), args
 }
 
 // Retry implements storage.Store.
