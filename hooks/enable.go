@@ -112,7 +112,7 @@ func enable(d *Deps, cfg *Config) error {
 	} {
 		a.mount(metrics, log)
 	}
-	run(d.Process, service, kept, cfg.Retention, log)
+	run(d.Process, service, kept, localNames(global), cfg.Retention, log)
 	return watchRooms(d, service.RoomChanged, log)
 }
 
@@ -156,9 +156,20 @@ func engines(more []mls.Engine) map[string]mls.Engine {
 	return byProtocol
 }
 
+// localNames lists the names that the homeserver has.
+func localNames(global *config.Global) []string {
+	names := []string{string(global.ServerName)}
+	for _, host := range global.VirtualHosts {
+		names = append(names, string(host.ServerName))
+	}
+	return names
+}
+
 // run works off what is due, and forgets what is past its retention, until the homeserver shuts down.
-func run(pc *process.ProcessContext, service *delivery.Service, store storage.Store, keep Retention, log *slog.Logger) {
-	worker := outbox.New(store, service.Do, clock, mathrand.Float64, log)
+func run(
+	pc *process.ProcessContext, service *delivery.Service, store storage.Store, own []string, keep Retention, log *slog.Logger,
+) {
+	worker := outbox.New(store, service.Do, own, clock, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
 	pc.ComponentStarted()
 	go func() {

@@ -1,6 +1,7 @@
-// Package outbox works off what the Delivery Service has stored to be done: it hands each row that is due to a handler, in
-// the order of its queue, and puts off what fails. What a crash interrupts is done again, so a handler must bear repetition. Of
-// several processes on one database, one at a time works at a queue.
+// Package outbox works off what the Delivery Service has stored to be done: it hands each row that is due to a handler,
+// in the order of its queue, and puts off what fails. What a crash interrupts is done again, so a handler must bear
+// repetition. Of several processes on one database, one at a time works at a queue. A server that does not answer slows
+// nobody else: see scheduler.
 package outbox
 
 import (
@@ -14,17 +15,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// How many rows are handled at a time. The bound for one destination keeps a slow or dead one from taking all.
-const (
-	concurrency    = 64
-	perDestination = 8
-)
-
-// listed is how many rows are asked for at a time. The store lets destinations take turns, and of a list twice as long as what
-// can be at work, one row at least can start as long as one that is due can: at most half of the list is at work itself, and
-// the destinations at their bound have no more than the other half.
-const listed = 2 * concurrency
-
 // maxRest bounds how long the store is left alone after it was asked: four times as long as the answer took. What is due where
 // nobody answers can pile up, and makes answers slow; yet it must not take a processor for itself whenever something is done.
 const maxRest = 50 * time.Millisecond
@@ -37,7 +27,7 @@ const storePause = time.Second
 
 // Store is what a Worker needs of storage.Store.
 type Store interface {
-	Due(ctx context.Context, now time.Time, limit int) (rows []storage.Row, next time.Time, err error)
+	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []storage.Row, next time.Time, err error)
 	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
 	Retry(ctx context.Context, key storage.RowKey, attempts int, due time.Time) error
 	Hasten(ctx context.Context, now time.Time) error
@@ -53,16 +43,22 @@ var errKept = errors.New("the handler neither failed nor removed the row")
 type Worker struct {
 	store   Store
 	handler Handler
+	own     []string
 	now     func() time.Time
 	jitter  func() float64
 	log     *slog.Logger
 	wake    chan struct{}
 }
 
-// New makes a Worker. What is due is so by the clock now; the jitter function gives random numbers from 0 to 1. Several goroutines
-// may call either.
-func New(store Store, handler Handler, now func() time.Time, jitter func() float64, log *slog.Logger) *Worker {
-	return &Worker{store: store, handler: handler, now: now, jitter: jitter, log: log, wake: make(chan struct{}, 1)}
+// New makes a Worker. The rows for the server names own are this server's own work, and a row for any other server is
+// filed under the one that its handler dials. What is due is so by the clock now; the jitter function gives random
+// numbers from 0 to 1. Several goroutines may call either.
+func New(
+	store Store, handler Handler, own []string, now func() time.Time, jitter func() float64, log *slog.Logger,
+) *Worker {
+	return &Worker{
+		store: store, handler: handler, own: own, now: now, jitter: jitter, log: log, wake: make(chan struct{}, 1),
+	}
 }
 
 // Wake tells that rows may have become due. It never blocks.
@@ -77,8 +73,10 @@ func (w *Worker) Wake() {
 func (w *Worker) Run(ctx context.Context) {
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
-	r := &run{worker: w, queues: make(map[queue]bool), destinations: make(map[string]int), kept: make(map[storage.RowKey]storage.Row),
-		finished: make(chan result, concurrency)}
+	r := &run{
+		worker: w, scheduler: newScheduler(w.own), kept: make(map[storage.RowKey]storage.Row),
+		finished: make(chan result, places),
+	}
 	for ctx.Err() == nil {
 		begin := time.Now()
 		idle := r.start(ctx, &handlers)
@@ -89,23 +87,20 @@ func (w *Worker) Run(ctx context.Context) {
 	}
 }
 
-// queue is what is done in order.
-type queue struct{ destination, name string }
-
 // result is a row that its handler is done with.
 type result struct {
 	row     storage.Row
 	handled bool // without an error
+	news    news
 }
 
 // run is the state of one Run; only its goroutine touches it, but for the channel.
 type run struct {
-	worker       *Worker
-	queues       map[queue]bool                 // at work
-	destinations map[string]int                 // how many queues of each are at work
-	kept         map[storage.RowKey]storage.Row // handled since the store was last asked
-	finished     chan result
-	looked       time.Time // when the store was last asked
+	worker    *Worker
+	scheduler *scheduler
+	kept      map[storage.RowKey]storage.Row // handled since the store was last asked
+	finished  chan result
+	looked    time.Time // when the store was last asked
 }
 
 // start hands over what is due and has a place. It returns how long to wait when nothing happens before.
@@ -116,24 +111,15 @@ func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Duration
 		r.worker.log.ErrorContext(ctx, "outbox: cannot read what is due", "error", err)
 		return storePause
 	}
-	for _, row := range rows {
-		q := queue{row.Destination, row.Queue}
-		if len(r.queues) == concurrency {
-			break
-		}
-		if r.queues[q] || r.destinations[q.destination] == perDestination {
-			continue
-		}
+	for _, row := range r.scheduler.start(rows) {
 		handle := r.worker.handler
 		if before, ok := r.kept[row.Key()]; ok && before.Attempts == row.Attempts && before.Due.Equal(row.Due) {
 			handle = func(context.Context, storage.Row) error { return errKept }
 		}
-		r.queues[q] = true
-		r.destinations[q.destination]++
-		handlers.Go(func() { r.finished <- result{row, r.worker.handle(ctx, handle, row)} })
+		handlers.Go(func() { r.finished <- r.worker.handle(ctx, handle, row) })
 	}
 	clear(r.kept)
-	if !next.After(now) {
+	if next.IsZero() {
 		return lookAgain // there is nothing, or the rest of what is due waits for a place
 	}
 	return min(next.Sub(now), lookAgain)
@@ -147,7 +133,7 @@ func (r *run) due(ctx context.Context, now time.Time) (rows []storage.Row, next 
 		}
 	}
 	r.looked = now
-	return r.worker.store.Due(ctx, now, listed)
+	return r.worker.store.Due(ctx, now, listed, r.scheduler.lanes()...)
 }
 
 // wait returns when there may be something to start.
@@ -175,43 +161,47 @@ func (r *run) gather() {
 }
 
 func (r *run) finish(done result) {
-	q := queue{done.row.Destination, done.row.Queue}
-	delete(r.queues, q)
-	if r.destinations[q.destination]--; r.destinations[q.destination] == 0 {
-		delete(r.destinations, q.destination)
-	}
+	r.scheduler.finish(&done.row, done.news)
 	if done.handled {
 		r.kept[done.row.Key()] = done.row
 	}
 }
 
 // handle has one row handled, and puts it off when that fails.
-func (w *Worker) handle(ctx context.Context, handler Handler, row storage.Row) (handled bool) {
+func (w *Worker) handle(ctx context.Context, handler Handler, row storage.Row) result {
+	untold := result{row: row}
 	release, err := w.store.Claim(ctx, row.Key())
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
-		return false // another process was faster
+		return untold // another process was faster
 	case errors.Is(err, storage.ErrConflict):
 		pause(ctx, storePause) // nobody tells when that process is done with it
-		return false
+		return untold
 	case err != nil:
 		w.log.ErrorContext(ctx, "outbox: cannot claim", "error", err)
 		pause(ctx, storePause)
-		return false
+		return untold
 	}
 	defer release()
 	err = handler(ctx, row)
-	if err == nil || ctx.Err() != nil { // a row that the end of the Run interrupted is as good as new
-		return err == nil
+	if err == nil {
+		return result{row, true, newsOf(nil)}
 	}
-	delay := Backoff(row.Attempts, err, w.jitter())
+	if ctx.Err() != nil { // a row that the end of the Run interrupted is as good as new
+		return untold
+	}
+	w.putOff(ctx, &row, err)
+	return result{row, false, newsOf(err)}
+}
+
+func (w *Worker) putOff(ctx context.Context, row *storage.Row, failure error) {
+	delay := Backoff(row.Attempts, failure, w.jitter())
 	log := w.log.With("kind", row.Kind, "server", row.Destination, "queue", row.Queue, "order", row.Order)
-	log.InfoContext(ctx, "outbox: put off", "attempts", row.Attempts+1, "delay", delay, "error", err)
+	log.InfoContext(ctx, "outbox: put off", "attempts", row.Attempts+1, "delay", delay, "error", failure)
 	if err := w.store.Retry(ctx, row.Key(), row.Attempts+1, w.now().Add(delay)); err != nil {
 		log.ErrorContext(ctx, "outbox: cannot put off", "error", err)
 		pause(ctx, storePause) // the row is still due
 	}
-	return false
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -227,9 +217,10 @@ const (
 	maxDelay = 5 * time.Minute
 )
 
-// Backoff is how long to wait after a failure that so many others preceded: from one to two seconds after the first, twice as
-// long after each further one, five minutes at most, spread by the jitter from 0 to 1. What the error says of a later time (the
-// Info.RetryAfter of a mimiport.Error) counts up to the same five minutes.
+// Backoff is how long a row waits after a failure. The first failure costs one to two seconds, and each further one
+// twice as much, up to five minutes; attempts counts the failures before this one. The jitter, from 0 to 1, spreads the
+// delay between its half and its whole. When the error names a later time (Info.RetryAfter of a mimiport.Error), the
+// row waits that long, up to five minutes.
 func Backoff(attempts int, err error, jitter float64) time.Duration {
 	const enough = 10 // doublings; more would only overflow
 	half := min(minDelay<<min(uint(attempts), enough), maxDelay/2)

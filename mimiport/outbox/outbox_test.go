@@ -25,6 +25,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// own is the name of the server that the worker is part of.
+const own = "own"
+
 // bench is a worker at work in a bubble of its own time.
 type bench struct {
 	t       *testing.T
@@ -46,7 +49,8 @@ func newBench(t *testing.T, behave func(ctx context.Context, row storage.Row) er
 
 func newBenchOn(t *testing.T, store storage.Store, behave outbox.Handler) *bench {
 	b := &bench{t: t, store: store, begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
-	b.worker = outbox.New(b.store, b.handler(behave), b.now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
+	log := slog.New(slog.DiscardHandler)
+	b.worker = outbox.New(b.store, b.handler(behave), []string{own}, b.now, func() float64 { return 0 }, log)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -88,6 +92,22 @@ func (b *bench) leave(row storage.Row) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.running[row.Destination]--
+}
+
+// atWork counts the rows at work.
+func (b *bench) atWork() (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, running := range b.running {
+		n += running
+	}
+	return n
+}
+
+func (b *bench) handedOver(event string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Contains(b.events, event)
 }
 
 // put stores rows and wakes the worker.
@@ -159,32 +179,6 @@ func TestQueuesKnowNoOrder(t *testing.T) {
 		synctest.Wait()
 		b.put(row("b", "free", 2, b.begin))
 		b.expect("b/stuck/1 @0s", "b/free/2 @0s")
-	})
-}
-
-// A destination that never answers takes its own places and no more, however much there is for it.
-func TestDeadDestinationStarvesNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const dead, queues = 7, 500 // with one more they would take every place there is
-		b := newBench(t, func(ctx context.Context, row storage.Row) error {
-			if row.Destination != "alive" {
-				<-ctx.Done()
-			}
-			return ctx.Err()
-		})
-		var rows []storage.Row
-		for d := range dead {
-			for q := range queues {
-				rows = append(rows, row(fmt.Sprint("dead", d), fmt.Sprint(q), 1, b.begin.Add(-time.Hour)))
-			}
-		}
-		b.put(rows...)
-		synctest.Wait()
-		b.put(row("alive", "q", 1, b.begin))
-		synctest.Wait()
-		if len(b.events) != dead*8+1 || !slices.Contains(b.events, "alive/q/1 @0s") || b.most["dead0"] != 8 {
-			t.Fatalf("%d rows were handed over, at most %v at a time, the last %v", len(b.events), b.most, b.events[len(b.events)-1])
-		}
 	})
 }
 
@@ -269,7 +263,7 @@ func TestKeptRow(t *testing.T) {
 		b.worker = outbox.New(b.store, func(_ context.Context, row storage.Row) error {
 			b.enter(row)
 			return nil
-		}, b.now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
+		}, []string{own}, b.now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		b.put(row("b", "q", 1, b.begin))
@@ -306,11 +300,13 @@ type failing struct {
 
 var errDown = errors.New("the database is down")
 
-func (f *failing) Due(ctx context.Context, now time.Time, limit int) ([]storage.Row, time.Time, error) {
+func (f *failing) Due(
+	ctx context.Context, now time.Time, limit int, lanes ...[]string,
+) ([]storage.Row, time.Time, error) {
 	if now.Before(f.until) {
 		return nil, time.Time{}, errDown
 	}
-	return f.Store.Due(ctx, now, limit)
+	return f.Store.Due(ctx, now, limit, lanes...)
 }
 
 func (f *failing) Retry(context.Context, storage.RowKey, int, time.Time) error { return errDown }
@@ -353,12 +349,12 @@ func (c *claimed) Claim(ctx context.Context, key storage.RowKey) (func(), error)
 func TestClaimed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBenchOn(t, &claimed{memory.New(), time.Now().Add(2500 * time.Millisecond)}, succeed)
-		b.put(row("b", "theirs", 1, b.begin), row("b", "done", 1, b.begin), row("b", "broken", 1, b.begin))
-		b.put(row("b", "ours", 1, b.begin), row("b", "ours", 2, b.begin))
+		b.put(row(own, "theirs", 1, b.begin), row(own, "done", 1, b.begin), row(own, "broken", 1, b.begin))
+		b.put(row(own, "ours", 1, b.begin), row(own, "ours", 2, b.begin))
 		b.after(2 * time.Second)
-		b.expect("b/ours/1 @0s", "b/ours/2 @0s")
+		b.expect("own/ours/1 @0s", "own/ours/2 @0s")
 		b.after(time.Minute)
-		b.expect("b/ours/1 @0s", "b/ours/2 @0s", "b/theirs/1 @3s", "b/broken/1 @4s")
+		b.expect("own/ours/1 @0s", "own/ours/2 @0s", "own/theirs/1 @3s", "own/broken/1 @4s")
 	})
 }
 

@@ -1,0 +1,213 @@
+package outbox
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+const self = "self"
+
+func TestNews(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want news
+	}{
+		{nil, answered},
+		{errors.New("the database is down"), nothing},
+		{mimiport.Errorf("send", mimiport.KindInternal, "a fault"), nothing},
+		{mimiport.Errorf("send", mimiport.KindPeer, "a time-out"), silent},
+		{fmt.Errorf("sending: %w", mimiport.Errorf("send", mimiport.KindPeer, "a time-out")), silent},
+		{mimiport.Errorf("send", mimiport.KindUnknownGroup, "a refusal"), answered},
+		{mimiport.Errorf("send", mimiport.KindQuota, "a refusal"), answered},
+	} {
+		if got := newsOf(test.err); got != test.want {
+			t.Errorf("newsOf(%v) = %d, want %d", test.err, got, test.want)
+		}
+	}
+}
+
+// The scheduler remembers a bounded number of servers, those that answered last.
+func TestRemembered(t *testing.T) {
+	s := newScheduler(nil)
+	learn := func(server string, n news) {
+		row := storage.Row{Destination: server, Queue: "q"}
+		s.start([]storage.Row{row})
+		s.finish(&row, n)
+	}
+	for i := range 2 * remembered {
+		learn(fmt.Sprint("silent", i), silent)
+		learn(fmt.Sprint("answers", i), answered)
+		learn("often", answered)
+	}
+	if got := s.heard.Len(); got != remembered || !s.heard.Contains("often") || len(s.working)+len(s.queues) > 0 {
+		t.Errorf("%d servers are remembered, want the last %d", got, remembered)
+	}
+}
+
+// town is a scheduler among destinations, and a store of one row for each queue.
+type town struct {
+	*rapid.T
+	*scheduler
+	clock   int // counts steps
+	puts    int
+	waiting map[queue]visit
+	atWork  []storage.Row // in the order in which they started
+}
+
+// visit is when a row came, and how many steps it may wait.
+type visit struct{ number, clock, most int }
+
+// due is what storage.Queue.Due shows of the town. A row is due from when it was put.
+func (w *town) due() (rows []storage.Row) {
+	lanes := make(map[string]int)
+	for i, names := range w.lanes() {
+		for _, name := range names {
+			lanes[name] = 2 - i
+		}
+	}
+	for q, v := range w.waiting {
+		rows = append(rows, storage.Row{Destination: q.destination, Queue: q.name, Seq: uint64(v.number)})
+	}
+	rows = append(rows, w.atWork...) // they are due still
+	slices.SortFunc(rows, func(a, b storage.Row) int { return cmp.Compare(a.Seq, b.Seq) })
+	turns := make(map[string]uint64)
+	for i := range rows {
+		turns[rows[i].Destination]++
+		rows[i].Order = turns[rows[i].Destination]
+	}
+	slices.SortStableFunc(rows, func(a, b storage.Row) int { return cmp.Compare(a.Order, b.Order) })
+	var shown [3]int
+	return slices.DeleteFunc(rows, func(row storage.Row) bool {
+		lane := lanes[row.Destination]
+		shown[lane]++
+		return shown[lane] > listed
+	})
+}
+
+// look starts what may start, and checks the rules.
+func (w *town) look() {
+	before := w.usage()
+	for _, row := range w.start(w.due()) {
+		q := queue{row.Destination, row.Queue}
+		if !w.isOwn[q.destination] && !w.heard.Contains(q.destination) && w.working[q.destination] != 1 {
+			w.Fatalf("%s is silent and has %d rows at work", q.destination, w.working[q.destination])
+		}
+		if v := w.waiting[q]; w.clock-v.clock > v.most {
+			w.Fatalf("%v waited for %d steps, at most %d are fair", q, w.clock-v.clock, v.most)
+		}
+		delete(w.waiting, q)
+		w.atWork = append(w.atWork, row)
+	}
+	used := w.usage()
+	switch {
+	case used.own > ownPlaces, used.others > otherPlaces:
+		w.Fatalf("too much is at work: %+v", used)
+	case used.silent > silentPlaces && used.silent > before.silent:
+		w.Fatalf("too much is at work for silent servers: %+v, %+v before", used, before)
+	case len(w.queues) != len(w.atWork) || used.own+used.others != len(w.atWork):
+		w.Fatalf("%d rows are at work, the scheduler knows of %+v in %d queues", len(w.atWork), used, len(w.queues))
+	}
+	for q := range w.waiting { // nothing waits that may start, though the list is cut
+		if w.hasPlace(q.destination, &used) {
+			w.Fatalf("%v waits and has a place: %+v", q, used)
+		}
+	}
+	for destination, n := range w.working {
+		if !w.isOwn[destination] && n > perDestination {
+			w.Fatalf("%s has %d rows at work", destination, n)
+		}
+	}
+}
+
+// put adds a row, unless its queue has one. Each place is free again within as many steps as there are places, so the
+// row waits a few times so long for each row of its destination that is here, and once more for each lot of rows that
+// silent servers have places for.
+func (w *town) put(q queue) {
+	if _, ok := w.waiting[q]; ok || w.queues[q] {
+		return
+	}
+	same := w.working[q.destination] + 1
+	for other := range w.waiting {
+		if other.destination == q.destination {
+			same++
+		}
+	}
+	w.puts++
+	w.waiting[q] = visit{w.puts, w.clock, same * places * (2 + (len(w.waiting)+len(w.atWork))/silentPlaces)}
+}
+
+// giveBack ends the i-th row at work.
+func (w *town) giveBack(i int, n news) {
+	row := w.atWork[i]
+	w.atWork = slices.Delete(w.atWork, i, i+1)
+	w.finish(&row, n)
+}
+
+// TestNobodyStarves lets chance put rows, choose who answers and which row returns first, as long as none stays for
+// ever. Each row starts within a bound, and no rule is broken on the way.
+func TestNobodyStarves(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		w := &town{T: rt, scheduler: newScheduler([]string{self}), waiting: make(map[queue]visit)}
+		destinations, mute := rapid.IntRange(1, 100).Draw(rt, "destinations"), rapid.IntRange(0, 10).Draw(rt, "mute of ten")
+		rows, busy := rapid.IntRange(0, 200).Draw(rt, "rows at first"), rapid.IntRange(0, 4).Draw(rt, "rows at each step")
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
+		put := func() {
+			name := self
+			if d := random.IntN(destinations + 1); d < destinations {
+				name = fmt.Sprint("server", d)
+			}
+			w.put(queue{name, fmt.Sprint(random.IntN(20))})
+		}
+		outcome := func() news {
+			switch n := random.IntN(11); {
+			case n < mute:
+				return silent
+			case n == 10:
+				return nothing
+			}
+			return answered
+		}
+		for range rows {
+			put()
+		}
+		for w.clock = range 400 {
+			w.look()
+			for range busy {
+				put()
+			}
+			if len(w.atWork) > 0 {
+				w.giveBack(0, outcome()) // the oldest
+			}
+			if len(w.atWork) > 0 {
+				w.giveBack(random.IntN(len(w.atWork)), outcome())
+			}
+		}
+	})
+}
+
+func BenchmarkScheduler(b *testing.B) {
+	s := newScheduler([]string{self})
+	var rows []storage.Row
+	for i := range 2 * listed {
+		rows = append(rows, storage.Row{Destination: fmt.Sprint("server", i%100), Queue: fmt.Sprint(i)})
+	}
+	for i := range 1000 {
+		s.heard.Add(fmt.Sprint("server", i), struct{}{})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		s.lanes()
+		for _, row := range s.start(rows) {
+			s.finish(&row, answered)
+		}
+	}
+}
