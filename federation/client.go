@@ -20,11 +20,22 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
-// maxAnswer and maxRawAnswer are the limits in bytes of what another server can make this one read: a JSON answer, and a ratchet tree.
+// The limits in bytes of what another server can make this one read: the state of a migration or a lineage, another
+// JSON answer, and a ratchet tree.
 const (
-	maxAnswer    = 16 << 20
-	maxRawAnswer = 64 << 20
+	maxSmallAnswer = 2 << 20
+	maxAnswer      = 16 << 20
+	maxRawAnswer   = 64 << 20
 )
+
+// A request may take answerTime to connect and to be answered, and what a link of 4 Mbit/s takes to carry its bytes.
+const (
+	answerTime     = 15 * time.Second
+	bytesPerSecond = 512 << 10
+)
+
+// carryTime is how long so many bytes may take on their way.
+func carryTime(bytes int64) time.Duration { return time.Duration(bytes) * time.Second / bytesPerSecond }
 
 // Doer sends requests to matrix:// URLs, as *fclient.Client does.
 type Doer interface {
@@ -50,9 +61,15 @@ type request struct {
 	op       string
 	method   string
 	uri      string
-	content  any    // JSON; nil for none
-	raw      []byte // a body that the URI authenticates
-	limit    int64  // of the answer, in bytes
+	content  any           // JSON; nil for none
+	raw      []byte        // a body that the URI authenticates
+	limit    int64         // of the answer, in bytes
+	work     time.Duration // that the other server may take besides answerTime
+}
+
+// timeout is in proportion to the request: its bytes are those that are sent, and those that the answer may have.
+func (q *request) timeout(sent int64) time.Duration {
+	return answerTime + q.work + carryTime(sent+q.limit)
 }
 
 var pathVariable = regexp.MustCompile(`\{[^}]*\}`)
@@ -66,12 +83,21 @@ func to(rt api.Route, from, server, key string, query url.Values) request {
 	return request{from: from, to: server, op: rt.Name, method: rt.Method, uri: uri, limit: maxAnswer}
 }
 
+// toSmall addresses a route that has little to answer.
+func toSmall(rt api.Route, from, server, key string, query url.Values) request {
+	q := to(rt, from, server, key, query)
+	q.limit = maxSmallAnswer
+	return q
+}
+
 // do sends the request and returns the body of a 200 or 202 answer.
 func (c *Client) do(ctx context.Context, q request) (status int, body []byte, err error) {
 	hr, err := c.sign(q)
 	if err != nil {
 		return 0, nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, q.timeout(hr.ContentLength))
+	defer cancel()
 	resp, err := c.http.DoHTTPRequest(ctx, hr)
 	var refused *mimiport.Error
 	if errors.As(err, &refused) { // by this server's own transport: the name is not one to dial
@@ -143,8 +169,8 @@ func decodeAnswer[A any](q request, body []byte) (*A, error) {
 
 // PutContent hands the content to the target and returns its vote; nil while it is at work.
 func (c *Client) PutContent(ctx context.Context, from, server string, up *api.ContentUpload) (*api.SignedRequest, error) {
-	q := to(api.PutContent, from, server, up.ID.String(), contentQuery(up))
-	q.raw = up.Data
+	q := toSmall(api.PutContent, from, server, up.ID.String(), contentQuery(up))
+	q.raw, q.work = up.Data, carryTime(int64(len(up.Data))) // the target checks the group before it votes
 	status, body, err := c.do(ctx, q)
 	if err != nil || status == http.StatusAccepted {
 		return nil, err
@@ -154,7 +180,7 @@ func (c *Client) PutContent(ctx context.Context, from, server string, up *api.Co
 
 // PutConfirmation hands the target the source's decision.
 func (c *Client) PutConfirmation(ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest) error {
-	q := to(api.ConfirmMigration, from, server, id.String(), nil)
+	q := toSmall(api.ConfirmMigration, from, server, id.String(), nil)
 	q.content = m
 	_, err := ask[api.MigrationStatus](ctx, c, q)
 	return err
@@ -162,7 +188,7 @@ func (c *Client) PutConfirmation(ctx context.Context, from, server string, id mi
 
 // PutAbort hands the target the source's signed abort.
 func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest) error {
-	q := to(api.PutAbort, from, server, id.String(), nil)
+	q := toSmall(api.PutAbort, from, server, id.String(), nil)
 	q.content = m
 	_, err := ask[struct{}](ctx, c, q)
 	return err
@@ -170,7 +196,7 @@ func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.
 
 // PutLineage shows another server how a group went on.
 func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []byte, req *api.LineageRequest) error {
-	q := to(api.ShowLineage, from, server, mimiport.IDText(groupID), nil)
+	q := toSmall(api.ShowLineage, from, server, mimiport.IDText(groupID), nil)
 	q.content = req
 	_, err := ask[api.HostResponse](ctx, c, q)
 	return err
@@ -178,7 +204,7 @@ func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []
 
 // AskStatus asks how a migration stands at another server.
 func (c *Client) AskStatus(ctx context.Context, from, server string, id mimiport.MigrationID) (*api.MigrationStatus, error) {
-	return ask[api.MigrationStatus](ctx, c, to(api.GetMigration, from, server, id.String(), nil))
+	return ask[api.MigrationStatus](ctx, c, toSmall(api.GetMigration, from, server, id.String(), nil))
 }
 
 // API is another server's Delivery Service, for users of the local server from.

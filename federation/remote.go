@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"net/url"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
@@ -24,6 +25,9 @@ func (a *remote) to(rt api.Route, c api.Caller, key string, query url.Values) re
 	}
 	return to(rt, a.from, a.server, key, query)
 }
+
+// initWork is how long a source waits for the outcome before it answers.
+const initWork = 20 * time.Second
 
 // send is ask with a JSON body.
 func send[A any](ctx context.Context, a *remote, q request, content any) (*A, error) {
@@ -75,7 +79,9 @@ func (a *remote) RequestMigration(ctx context.Context, c api.Caller, req *api.Mi
 }
 
 func (a *remote) InitMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest) (*api.MigrationStatus, error) {
-	return send[api.MigrationStatus](ctx, a, a.to(api.InitMigration, c, id.String(), nil), req)
+	q := a.to(api.InitMigration, c, id.String(), nil)
+	q.work = initWork
+	return send[api.MigrationStatus](ctx, a, q, req)
 }
 
 func (a *remote) Migration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {

@@ -48,7 +48,7 @@ func (c *Client) sendTransaction(ctx context.Context, from, server string, edus 
 		h.Write(edu.Content)
 	}
 	_, err := ask[struct{}](ctx, c, request{
-		from: from, to: server, op: "send to devices", limit: maxAnswer,
+		from: from, to: server, op: "send to devices", limit: maxSmallAnswer,
 		method: http.MethodPut, uri: "/_matrix/federation/v1/send/mimiport-" + base64.RawURLEncoding.EncodeToString(h.Sum(nil)),
 		content: gomatrixserverlib.Transaction{
 			Origin:         spec.ServerName(from),

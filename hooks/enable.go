@@ -81,11 +81,12 @@ func enable(d *Deps, cfg *Config) error {
 	}
 	global := &d.Config.Global
 	isLocal := func(server string) bool { return global.IsLocalServerName(spec.ServerName(server)) }
-	web := newClient(global, cfg, d.Config.FederationAPI.DisableTLSValidation)
+	transport := newTransport(global, cfg, d.Config.FederationAPI.DisableTLSValidation)
+	web := newClient(transport, keyTimeout)
 	ring := guarded(d.KeyRing, web)
 	keys := &keys{config: &d.Config.FederationAPI, ring: ring, client: web, now: clock, log: log}
 	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: clock, acls: acls{store: store}}
-	remote := federation.NewClient(keys.identity, web, clock)
+	remote := federation.NewClient(keys.identity, newClient(transport, 0), clock)
 	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)})
 	service := delivery.New(delivery.Deps{
 		Server: string(global.ServerName), IsLocal: isLocal,
@@ -129,15 +130,24 @@ func openStore(ctx context.Context, connection string, limits *config.DatabaseOp
 	})
 }
 
-// newClient is for requests to servers that others name. It may wait long: a target verifies whole groups before it answers.
-func newClient(global *config.Global, cfg *Config, skipVerify bool) *fclient.Client {
+// newTransport is for requests to servers that others name.
+func newTransport(global *config.Global, cfg *Config, skipVerify bool) http.RoundTripper {
+	if global.DisableFederation {
+		return noFederation{}
+	}
 	f := &cfg.Federation
 	allowed := dial.Allowed{PrivateNetworks: f.AllowPrivateNetworks, IPLiterals: f.AllowIPLiterals}
-	var transport http.RoundTripper = dial.NewTransport(allowed, skipVerify, clock)
-	if global.DisableFederation {
-		transport = noFederation{}
-	}
-	return fclient.NewClient(fclient.WithTransport(transport), fclient.WithTimeout(2*time.Minute), fclient.WithUserAgent("dendrite-mimi"))
+	return dial.NewTransport(allowed, skipVerify, clock)
+}
+
+// keyTimeout is how long this server waits for another one's keys.
+const keyTimeout = 15 * time.Second
+
+// newClient makes a client. Without a timeout, each request needs its own.
+func newClient(transport http.RoundTripper, timeout time.Duration) *fclient.Client {
+	return fclient.NewClient(
+		fclient.WithTransport(transport), fclient.WithTimeout(timeout), fclient.WithUserAgent("dendrite-mimi"),
+	)
 }
 
 // noFederation is the transport of a homeserver that keeps to itself.
@@ -167,7 +177,8 @@ func localNames(global *config.Global) []string {
 
 // run works off what is due, and forgets what is past its retention, until the homeserver shuts down.
 func run(
-	pc *process.ProcessContext, service *delivery.Service, store storage.Store, own []string, keep Retention, log *slog.Logger,
+	pc *process.ProcessContext, service *delivery.Service, store storage.Store, own []string, keep Retention,
+	log *slog.Logger,
 ) {
 	worker := outbox.New(store, service.Do, own, clock, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
