@@ -16,7 +16,7 @@ const MaxWait = 10 * time.Minute
 // Row is one thing to do, once, not before its time: a message to deliver or a deadline to keep. Rows of one destination
 // and queue are done in the order of their numbers; different queues know no order.
 type Row struct {
-	Destination string // a server name, this server's own included
+	Destination string // the server that whoever does the row asks or tells; this server's own name where it asks nobody
 	Queue       string
 	Order       uint64
 	Kind        RowKind
@@ -35,6 +35,7 @@ type RowKind = migration.RowKind
 const (
 	RowFanOut  RowKind = "fan-out" // deliver a log entry to the members at the destination
 	RowCompact RowKind = "compact" // store a snapshot, so that the log before it need not be replayed
+	RowPointer RowKind = "pointer" // check the step that the room's pointer shows, with keys of its target
 )
 
 // RowKey identifies a row.

@@ -1,9 +1,7 @@
 package delivery
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -206,46 +204,6 @@ func (s *core) atGroup(ctx context.Context, g *storage.Group, e migration.Event)
 		}
 		return s.stepRecord(ctx, h, &migration.Migration{}, row, e, nil)
 	})
-}
-
-// pointer is where the room says that its group is, nil where it says nothing of this group that is in force.
-func (s *core) pointer(ctx context.Context, g *storage.Group) (*api.Pointer, error) {
-	content, err := s.Rooms.StateInForce(ctx, g.RoomID, api.EventPointer)
-	if err != nil || content == nil {
-		return nil, err
-	}
-	p := new(api.Pointer)
-	if json.Unmarshal(content, p) != nil || p.RoomID != g.RoomID || !bytes.Equal(p.GroupID, g.ID) {
-		return nil, nil // anybody with the power can put anything there
-	}
-	return p, nil
-}
-
-// takePointer looks at where the room says that its group is: shown there a confirmation of its own that it does not
-// remember, this server stops. The pointer is advisory: what does not verify is passed over.
-func (s *Service) takePointer(ctx context.Context, g *storage.Group) error {
-	p, err := s.pointer(ctx, g)
-	if err != nil || p == nil || p.Evidence == nil || p.Term != g.Term+1 {
-		return err
-	}
-	l, err := mimiport.UnmarshalLineage(g.Lineage)
-	if err != nil {
-		return err
-	}
-	e := p.Evidence
-	l.Steps = append(l.Steps, mimiport.LineageStep{
-		Kind:         mimiport.StepMigration,
-		Response:     mimiport.SignedMessage{Message: e.MigrationResponse, KeyID: e.ResponseKeyID},
-		Confirmation: mimiport.SignedMessage{Message: e.MigrationConfirmation, KeyID: e.ConfirmationKeyID},
-	})
-	encoded, err := l.Marshal()
-	if err != nil {
-		return err
-	}
-	if err := s.takeSteps(ctx, g.ID, &shown{l, encoded, false}); err != nil {
-		s.Log.Warn("a room's pointer does not verify", "room_id", g.RoomID, "error", err)
-	}
-	return nil
 }
 
 // takeNext does what is to be done about the verified step that begins the term after a group's.

@@ -216,6 +216,8 @@ func (s *core) row(m *migration.Migration, g *storage.Group, r migration.Row) st
 		row.Destination, row.Queue = m.Target, "migration/"+m.ID.String()
 	case migration.RowConfirmation, migration.RowAbort:
 		row.Destination, row.Queue, row.Order = m.Target, "migration/"+m.ID.String(), 2
+	case migration.RowAsk:
+		row.Destination = m.Source
 	case migration.RowLineage:
 		row.Destination, row.Term = m.Target, m.Term+1
 	case migration.RowPurge:

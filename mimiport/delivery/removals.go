@@ -42,8 +42,8 @@ func hosted(g *storage.Group) bool {
 	return g.State == migration.GroupActive || g.State == migration.GroupFrozen
 }
 
-// expelRow is a row by which this server looks after a group: whether it is still here, and who of its members is not
-// in the room.
+// expelRow is a row by which this server looks after a group: whether the room says that it is elsewhere, and who of
+// its members is not in the room.
 func (s *core) expelRow(g *storage.Group, order uint64) storage.Row {
 	return storage.Row{
 		Destination: s.Server, Queue: "expel/" + fanOutQueue(g.Key()), Order: order, Kind: migration.RowExpel,
@@ -51,7 +51,7 @@ func (s *core) expelRow(g *storage.Group, order uint64) storage.Row {
 	}
 }
 
-// followRoom does what a change of the room asks for.
+// followRoom does what a change of the room asks for. It asks no other server.
 func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
@@ -61,7 +61,7 @@ func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 		if err := s.hearACL(ctx, g); err != nil {
 			return err
 		}
-		if err := s.takePointer(ctx, g); err != nil {
+		if err := s.filePointer(ctx, g); err != nil {
 			return err
 		}
 	}

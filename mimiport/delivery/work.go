@@ -35,6 +35,8 @@ func (s *Service) Do(ctx context.Context, row storage.Row) error {
 		return s.showLineage(ctx, &row)
 	case storage.RowCompact:
 		return s.compact(ctx, &row)
+	case storage.RowPointer:
+		return s.followPointer(ctx, &row)
 	}
 	return fmt.Errorf("delivery: unknown kind of row %q", row.Kind)
 }

@@ -47,6 +47,7 @@ type world struct {
 	lost     func(to, what string) bool // what the network swallows
 	draft    string                     // a server that speaks only the draft: it activates what it imports
 	verified func()                     // called when a server verifies a message of another, if not nil
+	silent   map[string]bool            // servers that cannot be asked for their keys
 }
 
 // delivered is a fan-out event that reached a device.
@@ -224,6 +225,9 @@ func (k fakeKeys) Sign(server string, m mimiport.Signed) (string, error) {
 func (k fakeKeys) Verify(_ context.Context, server, keyID string, m mimiport.Signed) error {
 	if k.w.verified != nil {
 		k.w.verified()
+	}
+	if k.w.silent[server] {
+		return mimiport.Errorf("fetch keys", mimiport.KindPeer, "%s cannot be asked", server)
 	}
 	key, ok := k.w.keys[server]
 	if !ok || keyID != k.w.keyID(server) {

@@ -25,7 +25,8 @@ type End struct {
 
 // Lineage checks a group's lineage (profile, section 3): it starts at the creating server, each step leads on from the one before and is
 // signed, epochs rise. recorded is the lineage that this server has of the group, nil for none: where both have a step, it must be the
-// same, and what is recorded is not verified again. Errors are KindInvalid, rule "lineage".
+// same, and what is recorded is not verified again. Errors are KindInvalid, rule "lineage", but KindPeer where a
+// server cannot be asked for a key that is needed.
 func Lineage(ctx context.Context, keys Keys, groupID []byte, recorded, l *mimiport.Lineage) (*End, error) {
 	switch {
 	case l.Preimage != nil && !bytes.Equal(l.Preimage.GroupID(), groupID):
@@ -47,7 +48,11 @@ func Lineage(ctx context.Context, keys Keys, groupID []byte, recorded, l *mimipo
 			if i < len(recorded.Steps) && s.in(&recorded.Steps[i]) {
 				continue
 			}
-			if err := keys.VerifyArchived(ctx, s.server, s.signed.KeyID, s.signed.KeyObject, s.message); err != nil {
+			err := keys.VerifyArchived(ctx, s.server, s.signed.KeyID, s.signed.KeyObject, s.message)
+			switch {
+			case mimiport.KindOf(err) == mimiport.KindPeer: // it may hold: the server cannot be asked
+				return nil, err
+			case err != nil:
 				return nil, Errorf(groupID, "step %d: %w", i+1, err)
 			}
 		}

@@ -1,0 +1,144 @@
+package delivery_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// TestAskIsFiledUnderTheSource: a target that asks its source how a migration ended files that under the source, so
+// that a source that does not answer holds up nobody else.
+func TestAskIsFiledUnderTheSource(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(_, what string) bool { return what == "vote" }
+	p.begin(serverA, serverB, bob)
+	p.run()
+	if ask := p.due(serverB, migration.RowAsk); ask.Destination != serverA {
+		t.Errorf("the row is filed under %s", ask.Destination)
+	}
+}
+
+// confirmedTo is a pointer to a server that A has, in its own name, confirmed the group to.
+func (p *play) confirmedTo(target string, nonce byte) *api.Pointer {
+	p.t.Helper()
+	response := &mimiport.MigrationResponse{
+		Request: mimiport.MigrationRequest{
+			SourceDomain: serverA, TargetDomain: target, GroupID: p.id, Epoch: p.group.Epoch(),
+		},
+		Nonce: mimiport.Nonce{nonce},
+	}
+	evidence := &api.PointerEvidence{
+		MigrationResponse: p.encoded(target, response), ResponseKeyID: p.keyID(target),
+		MigrationConfirmation: p.encoded(serverA, &mimiport.MigrationConfirmation{
+			DomainName: target, Nonce: response.Nonce, GroupID: p.id,
+		}),
+		ConfirmationKeyID: p.keyID(serverA),
+	}
+	return &api.Pointer{Via: target, Term: 1, Epoch: p.group.Epoch() + 1, Evidence: evidence}
+}
+
+// pointAndTell sets the room's pointer and tells A.
+func (p *play) pointAndTell(pointer *api.Pointer) {
+	p.t.Helper()
+	p.point(*pointer)
+	if err := p.services[serverA].RoomChanged(p.t.Context(), room); err != nil {
+		p.t.Fatal(err)
+	}
+	p.now = p.now.Add(2 * time.Second)
+}
+
+// rows lists what is due at a server of a kind.
+func (p *play) rows(server string, kind storage.RowKind) (found []storage.Row) {
+	p.t.Helper()
+	all, _, err := p.stores[server].Due(p.t.Context(), p.now, 100)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, row := range all {
+		if row.Kind == kind {
+			found = append(found, row)
+		}
+	}
+	return found
+}
+
+// TestPointerIsFiledUnderItsTarget: this server looks after a room without asking anybody. The step that the room's
+// pointer shows is filed under the server whose keys it takes, once for each step, and waits while that server is
+// silent.
+func TestPointerIsFiledUnderItsTarget(t *testing.T) {
+	p := newPlay(t)
+	p.keys[serverC] = p.keyOf(serverC)
+	p.silent = map[string]bool{serverC: true}
+	pointer := p.confirmedTo(serverC, 1)
+	for range 3 {
+		p.pointAndTell(pointer)
+		p.verified = func() { t.Error("own work asks for keys") }
+		for _, row := range p.rows(serverA, migration.RowExpel) {
+			if err := p.services[serverA].Do(t.Context(), row); err != nil || row.Destination != serverA {
+				t.Fatalf("%s does %+v: %v", serverA, row, err)
+			}
+		}
+		p.verified = nil
+		rows := p.rows(serverA, storage.RowPointer)
+		if len(rows) != 1 || rows[0].Destination != serverC {
+			t.Fatalf("the rows for the pointer are %+v", rows)
+		}
+		expectKind(t, p.services[serverA].Do(t.Context(), rows[0]), mimiport.KindPeer)
+	}
+	p.expectHosted(serverA, 0)
+	p.silent = nil
+	p.run()
+	p.expectMoved(serverA, serverC)
+}
+
+// TestPointerOfThePast: a row for a step that the room's pointer does not show any more asks nobody.
+func TestPointerOfThePast(t *testing.T) {
+	p := newPlay(t)
+	p.keys[serverC] = p.keyOf(serverC)
+	p.silent = map[string]bool{serverC: true}
+	p.pointAndTell(p.confirmedTo(serverC, 1))
+	p.run()
+	p.rooms.state = nil
+	p.verified = func() { t.Error("asks for keys") }
+	p.now = p.now.Add(time.Minute)
+	p.run()
+	if rows := p.rows(serverA, storage.RowPointer); len(rows) != 0 {
+		t.Errorf("%+v are left", rows)
+	}
+	p.verified = nil
+	p.expectHosted(serverA, 0)
+}
+
+// TestBadPointers: this server files nothing for a pointer that names nothing to check, and goes on removing who has
+// left.
+func TestBadPointers(t *testing.T) {
+	for name, spoil := range map[string]func(*api.Pointer){
+		"no evidence":      func(p *api.Pointer) { p.Evidence = nil },
+		"another term":     func(p *api.Pointer) { p.Term = 2 },
+		"no message":       func(p *api.Pointer) { p.Evidence.MigrationResponse = nil },
+		"not a structure":  func(p *api.Pointer) { p.Evidence.MigrationResponse = []byte("response") },
+		"not a name to be": func(*api.Pointer) {},
+	} {
+		p := newPlay(t)
+		target := serverC
+		if name == "not a name to be" {
+			target = "c example"
+		}
+		p.keys[target] = p.keyOf(target)
+		pointer := p.confirmedTo(target, 1)
+		spoil(pointer)
+		p.pointAndTell(pointer)
+		for _, row := range p.rows(serverA, migration.RowExpel) {
+			if err := p.services[serverA].Do(t.Context(), row); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if rows := append(p.rows(serverA, storage.RowPointer), p.rows(serverA, migration.RowExpel)...); len(rows) != 0 {
+			t.Errorf("%s: %+v are left", name, rows)
+		}
+	}
+}
