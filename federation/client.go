@@ -21,11 +21,12 @@ import (
 )
 
 // The limits in bytes of what another server can make this one read: the state of a migration or a lineage, another
-// JSON answer, and a ratchet tree.
+// JSON answer, a ratchet tree, and a refusal.
 const (
 	maxSmallAnswer = 2 << 20
 	maxAnswer      = 16 << 20
 	maxRawAnswer   = 64 << 20
+	maxRefusal     = 64 << 10
 )
 
 // A request may take answerTime to connect and to be answered, and what a link of 4 Mbit/s takes to carry its bytes.
@@ -104,20 +105,29 @@ func (c *Client) do(ctx context.Context, q request) (status int, body []byte, er
 		return 0, nil, refused
 	}
 	if err != nil {
-		return 0, nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, err)
+		return 0, nil, q.failed(err)
 	}
 	defer resp.Body.Close()
+	accepted := resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusAccepted
+	if !accepted {
+		q.limit = maxRefusal
+	}
 	body, err = io.ReadAll(io.LimitReader(resp.Body, q.limit+1))
 	if err == nil && int64(len(body)) > q.limit {
 		err = fmt.Errorf("the answer is longer than %d bytes", q.limit)
 	}
 	if err != nil {
-		return 0, nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, err)
+		return 0, nil, q.failed(err)
 	}
-	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted {
+	if !accepted {
 		return 0, nil, edge.ParseError(q.op, resp.StatusCode, resp.Header, body)
 	}
 	return resp.StatusCode, body, nil
+}
+
+// failed is the error for a request that the other server did not answer as it should.
+func (q *request) failed(err error) error {
+	return mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, mimiport.Heard(err))
 }
 
 func (c *Client) sign(q request) (*http.Request, error) {
@@ -154,7 +164,7 @@ func ask[A any](ctx context.Context, c *Client, q request) (*A, error) {
 		return nil, err
 	}
 	if status != http.StatusOK {
-		return nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s answered %d", q.to, status)
+		return nil, q.failed(fmt.Errorf("answered %d", status))
 	}
 	return decodeAnswer[A](q, body)
 }
@@ -162,9 +172,21 @@ func ask[A any](ctx context.Context, c *Client, q request) (*A, error) {
 func decodeAnswer[A any](q request, body []byte) (*A, error) {
 	a := new(A)
 	if err := edge.Unmarshal(body, a); err != nil {
-		return nil, mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, err)
+		return nil, q.failed(err)
+	}
+	if st, ok := any(a).(*api.MigrationStatus); ok {
+		clipStatus(st)
 	}
 	return a, nil
+}
+
+// clipStatus clips the texts of a status, which are shown and logged and not all checked.
+func clipStatus(st *api.MigrationStatus) {
+	for _, text := range []*string{
+		&st.MigrationID, &st.Role, &st.State, &st.RoomID, &st.Source, &st.Target, &st.User, &st.Reason,
+	} {
+		*text = mimiport.Clip(*text)
+	}
 }
 
 // PutContent hands the content to the target and returns its vote; nil while it is at work.

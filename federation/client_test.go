@@ -57,6 +57,37 @@ func TestPeerFailures(t *testing.T) {
 	}
 }
 
+// Whatever another server says, what is kept of it is short and plain.
+func TestPeerTextIsClipped(t *testing.T) {
+	loud := strings.Repeat("\x1b[2J\n\u202e", 1<<10)
+	quoted, err := json.Marshal(loud)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusal := `{"errcode":"M_FORBIDDEN","error":` + string(quoted) + `}`
+	long := refusal + strings.Repeat(" ", 64<<10)
+	down := doer(func(*http.Request) (*http.Response, error) { return nil, errors.New(loud) })
+	for name, tt := range map[string]struct {
+		doer federation.Doer
+		kind mimiport.Kind
+	}{
+		"a refusal":             {answers(403, strings.NewReader(refusal)), mimiport.KindForbidden},
+		"a refusal of 64 KiB":   {answers(403, strings.NewReader(long)), mimiport.KindPeer},
+		"a number of any size":  {answers(200, strings.NewReader(`{"state":`+strings.Repeat("1", 1<<20)+`}`)), mimiport.KindPeer},
+		"a text of a transport": {down, mimiport.KindPeer},
+	} {
+		_, err := client(tt.doer).AskStatus(context.Background(), source, target, id)
+		if text := err.Error(); len(text) > 600 || strings.ContainsAny(text, "\x1b\n\u202e") || mimiport.KindOf(err) != tt.kind {
+			t.Errorf("%s: %d bytes, kind %d: %.50q", name, len(text), mimiport.KindOf(err), text)
+		}
+	}
+	ds := client(answers(200, strings.NewReader(`{"state":`+string(quoted)+`,"reason":`+string(quoted)+`}`))).API(source, target)
+	st, err := ds.Migration(context.Background(), alice, id)
+	if err != nil || st.State != mimiport.Clip(loud) || st.Reason != mimiport.Clip(loud) {
+		t.Errorf("got %+v, %v", st, err)
+	}
+}
+
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }

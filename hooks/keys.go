@@ -222,15 +222,15 @@ func (k *keys) fetchObject(ctx context.Context, server string) (*gomatrixserverl
 	}
 	answer, err := k.client.DoHTTPRequest(ctx, r)
 	if err != nil {
-		return nil, mimiport.Errorf(op, mimiport.KindPeer, "%w", err)
+		return nil, mimiport.Errorf(op, mimiport.KindPeer, "%w", mimiport.Heard(err))
 	}
 	defer answer.Body.Close() // nolint: errcheck
 	if answer.StatusCode != http.StatusOK {
-		return nil, mimiport.Errorf(op, mimiport.KindPeer, "%s answers %s", server, answer.Status)
+		return nil, mimiport.Errorf(op, mimiport.KindPeer, "%s answers %d", server, answer.StatusCode)
 	}
 	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxKeyObject+1))
 	if err != nil {
-		return nil, mimiport.Errorf(op, mimiport.KindPeer, "%s: %w", server, err)
+		return nil, mimiport.Errorf(op, mimiport.KindPeer, "%s: %w", server, mimiport.Heard(err))
 	}
 	return checkObject(server, raw, k.now())
 }
@@ -243,6 +243,7 @@ func checkObject(server string, raw []byte, after time.Time) (*gomatrixserverlib
 	}
 	var object gomatrixserverlib.ServerKeys
 	if err := json.Unmarshal(raw, &object); err != nil {
+		err = mimiport.Heard(err)
 		return nil, mimiport.Errorf(op, mimiport.KindBadSignature, "the key object of %s: %w", server, err)
 	}
 	if checks, _ := gomatrixserverlib.CheckKeys(spec.ServerName(server), after, object); !checks.AllChecksOK {
@@ -281,5 +282,5 @@ func published(object *gomatrixserverlib.ServerKeys) lookedUp {
 }
 
 func unknownKey(server, keyID string) error {
-	return mimiport.Errorf("look up key", mimiport.KindBadSignature, "%s has no key %q", server, keyID)
+	return mimiport.Errorf("look up key", mimiport.KindBadSignature, "%s has no key %q", server, mimiport.Clip(keyID))
 }

@@ -97,7 +97,7 @@ func setRetryAfter(h http.Header, ms int64) {
 }
 
 // ParseError is the inverse of what routes answer: the error that another server told, as if it had happened here. An answer
-// that is no such error is KindPeer.
+// that is no such error is KindPeer. What the other server says went through mimiport.Clip.
 func ParseError(op string, status int, header http.Header, body []byte) *mimiport.Error {
 	var b errorBody
 	kind, known := mimiport.KindPeer, false
@@ -107,8 +107,13 @@ func ParseError(op string, status int, header http.Header, body []byte) *mimipor
 	if !known || kind == mimiport.KindMoved && b.Moved == nil || kind == mimiport.KindWrongEpoch && b.Epoch == nil {
 		kind, b = mimiport.KindPeer, errorBody{Text: "answered " + strconv.Itoa(status), RetryAfter: b.RetryAfter}
 	}
-	e := &mimiport.Error{Op: op, Kind: kind, Err: errors.New(b.Text)}
-	e.Info = mimiport.Info{Epoch: b.Epoch, RetryAfter: retryAfter(b.RetryAfter, header), Moved: b.Moved.Redirect(), Rule: b.Rule}
+	if b.Moved != nil {
+		b.Moved.DeliveryService, b.Moved.KeyID = mimiport.Clip(b.Moved.DeliveryService), mimiport.Clip(b.Moved.KeyID)
+	}
+	e := &mimiport.Error{Op: op, Kind: kind, Err: errors.New(mimiport.Clip(b.Text))}
+	e.Info = mimiport.Info{
+		Epoch: b.Epoch, RetryAfter: retryAfter(b.RetryAfter, header), Moved: b.Moved.Redirect(), Rule: mimiport.Clip(b.Rule),
+	}
 	return e
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -137,4 +139,21 @@ func FuzzParseError(f *testing.F) {
 			t.Fatalf("%+v became %+v", e, again)
 		}
 	})
+}
+
+// What another server says is clipped, all of it.
+func TestPeerTextIsClipped(t *testing.T) {
+	loud := strings.Repeat("\x1b[31m\n", 1<<10)
+	body, err := json.Marshal(errorBody{
+		Code: codePrefix + "M_GROUP_MOVED", Text: loud, Rule: loud, Moved: &api.MovedInfo{DeliveryService: loud, KeyID: loud},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := ParseError("ask", http.StatusGone, http.Header{}, body)
+	for _, text := range []string{e.Err.Error(), e.Info.Rule, e.Info.Moved.Server, e.Info.Moved.KeyID} {
+		if text == "" || len(text) > 512 || strings.ContainsAny(text, "\x1b\n") {
+			t.Errorf("%d bytes: %.20q", len(text), text)
+		}
+	}
 }

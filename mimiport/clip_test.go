@@ -1,0 +1,50 @@
+package mimiport_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// What Clip returns is short, valid and plain, whatever it was given, and Clip changes nothing in it.
+func FuzzClip(f *testing.F) {
+	for _, s := range []string{
+		"", "no room for it", "\x1b[31mred\r\n\x00\x7f\x85\u009b1m", "\u202egnp.exe\u2066\u200f\u061c\u2028",
+		"\xff\xc3\x28", "за́чем? \u200b", strings.Repeat("x", 511) + "é", strings.Repeat("\xff", 1<<20),
+		strings.Repeat("€", 200), "\U000E0041",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got := mimiport.Clip(s)
+		if len(got) > 512 || !utf8.ValidString(got) || !plain(got) {
+			t.Fatalf("%q became %q", s, got)
+		}
+		if again := mimiport.Clip(got); again != got {
+			t.Fatalf("%q became %q", got, again)
+		}
+		if plain(s) && utf8.ValidString(s) && !strings.HasPrefix(s, got) {
+			t.Fatalf("%q became %q", s, got)
+		}
+	})
+}
+
+func plain(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// An error that was heard is short and still the error that it was.
+func TestHeard(t *testing.T) {
+	cause := errors.New(strings.Repeat("\x1b\n", 1<<20))
+	got := mimiport.Heard(cause)
+	if len(got.Error()) > 512 || strings.ContainsAny(got.Error(), "\x1b\n") || !errors.Is(got, cause) {
+		t.Errorf("got %q", got)
+	}
+	if mimiport.Heard(nil) != nil {
+		t.Error("an error out of nothing")
+	}
+}
