@@ -113,7 +113,8 @@ func call(t *testing.T, svc *service, method, uri, body string) (int, map[string
 		return api.Caller{UserID: "@a:hs.example", Admin: true}, nil
 	}
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	edge.Mount(router.PathPrefix(adminapi.PathPrefix).Subrouter(), adminapi.Routes(svc), admin, slog.New(slog.DiscardHandler))
+	edge.Mount(router.PathPrefix(adminapi.PathPrefix).Subrouter(), adminapi.Routes(svc), admin,
+		edge.NewBodies(256<<20), slog.New(slog.DiscardHandler))
 	r := httptest.NewRequest(method, adminapi.PathPrefix+uri, strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()

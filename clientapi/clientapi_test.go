@@ -57,6 +57,8 @@ func (s *service) ReserveGroup(_ context.Context, _ api.Caller, _ *api.ReserveGr
 	return &api.ReserveGroupResponse{GroupID: group, Preimage: *s.preimage}, s.err
 }
 
+func (s *service) RequireReserver(context.Context, api.Caller, []byte) error { return s.err }
+
 func (s *service) BindGroup(context.Context, api.Caller, []byte, *api.BindGroupRequest) (*api.GroupResponse, error) {
 	return s.bound, s.err
 }
@@ -155,7 +157,8 @@ func newWorld(t *testing.T) *world {
 	home := &clientapi.Home{Rooms: w.rooms, Keys: keys{}, Log: slog.New(slog.NewTextHandler(&w.log, nil))}
 	auth := func(*http.Request) (api.Caller, error) { return api.Caller{UserID: alice, Server: here}, nil }
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	edge.Mount(router.PathPrefix(clientapi.PathPrefix).Subrouter(), clientapi.Routes(services, home, 1<<20), auth, home.Log)
+	edge.Mount(router.PathPrefix(clientapi.PathPrefix).Subrouter(), clientapi.Routes(services, home, 1<<20), auth,
+		edge.NewBodies(256<<20), home.Log)
 	w.handler = openapitest.New(t).Handler(router)
 	return w
 }

@@ -1,11 +1,9 @@
 package federation
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"io"
 	"net/url"
 	"strconv"
 	"time"
@@ -28,13 +26,17 @@ func contentRoute(svc Service, maxGroupState int64) edge.Route {
 	rt := edge.Route{Route: api.PutContent}
 	rt.MaxBody = maxGroupState + maxEnvelope
 	uploads := slots.New[mimiport.MigrationID](maxUploads)
+	rt.Admit = func(ctx context.Context, r *edge.Request) error {
+		up, err := parseContentURI(r)
+		if err != nil {
+			return err
+		}
+		_, err = svc.Migration(ctx, r.Caller, up.ID)
+		return err
+	}
 	rt.Serve = func(ctx context.Context, r *edge.Request) (any, error) {
 		up, err := parseContentURI(r)
 		if err != nil {
-			return nil, err
-		}
-		// Whoever has no offer here is refused before this server holds a large body for them.
-		if _, err := svc.Migration(ctx, r.Caller, up.ID); err != nil {
 			return nil, err
 		}
 		end, ok := uploads.Take(up.ID)
@@ -99,16 +101,11 @@ func parseContentURI(r *edge.Request) (*api.ContentUpload, error) {
 
 // readContent reads the body and checks its hash.
 func readContent(r *edge.Request, want [sha256.Size]byte) ([]byte, error) {
-	var data bytes.Buffer
-	data.Grow(int(max(r.Length, 0)) + bytes.MinRead) // within the limit, and enough to see the end without growing again
-	h := sha256.New()
-	if _, err := data.ReadFrom(io.TeeReader(r.Body, h)); err != nil {
-		return nil, edge.BodyError(err)
+	data, err := r.Body()
+	if err == nil && sha256.Sum256(data) != want {
+		err = mimiport.Errorf("read content", mimiport.KindBadMessage, "the body is not what the URI was signed for")
 	}
-	if [sha256.Size]byte(h.Sum(nil)) != want {
-		return nil, mimiport.Errorf("read content", mimiport.KindBadMessage, "the body is not what the URI was signed for")
-	}
-	return data.Bytes(), nil
+	return data, err
 }
 
 func abortRoute(svc Service) edge.Route {

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -59,7 +58,9 @@ type network struct {
 func newNetwork(t *testing.T) *network {
 	n := &network{t: t, service: &service{}}
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	edge.Mount(router.PathPrefix(federation.PathPrefix).Subrouter(), federation.Routes(n.service, maxGroupState), n.authenticate, slog.New(slog.DiscardHandler))
+	routes := federation.Routes(n.service, maxGroupState)
+	edge.Mount(router.PathPrefix(federation.PathPrefix).Subrouter(), routes, n.authenticate,
+		edge.NewBodies(256<<20), slog.New(slog.DiscardHandler))
 	n.handler = openapitest.New(t).Handler(router)
 	return n
 }
@@ -319,54 +320,56 @@ func TestBadContent(t *testing.T) {
 	}
 }
 
-// contentRequest is a content request as the route sees it.
-func contentRequest(body io.Reader) *edge.Request {
-	return &edge.Request{
-		Caller: server, Vars: map[string]string{"migrationId": id.String()}, Body: body,
-		Query: map[string][]string{"sha256": {id.String()}, "key_id": {"a"}, "decide_by": {"1"}},
-	}
+// contentRequest is a content request of the source, whatever it is signed with.
+func contentRequest(body io.Reader) *http.Request {
+	uri := "/migrations/" + id.String() + "/content?key_id=a&decide_by=1&sha256=" + id.String()
+	return httptest.NewRequest(http.MethodPut, uri, body)
 }
 
-func contentRoute(t *testing.T, svc *service) edge.Route {
-	t.Helper()
-	routes := federation.Routes(svc, maxGroupState)
-	i := slices.IndexFunc(routes, func(rt edge.Route) bool { return rt.Name == "putContent" })
-	return routes[i]
+func contentHandler(svc *service) http.Handler {
+	router := mux.NewRouter()
+	auth := func(*http.Request) (api.Caller, error) { return server, nil }
+	edge.Mount(router, federation.Routes(svc, maxGroupState), auth, edge.NewBodies(1<<20), slog.New(slog.DiscardHandler))
+	return router
+}
+
+func answerTo(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
 }
 
 // Whoever has no offer here cannot make this server hold a large body.
 func TestContentWithoutOfferIsNotRead(t *testing.T) {
-	rt := contentRoute(t, &service{err: mimiport.Errorf("load", mimiport.KindUnknownMigration, "none")})
+	h := contentHandler(&service{err: mimiport.Errorf("load", mimiport.KindUnknownMigration, "none")})
 	body := strings.NewReader("content")
-	_, err := rt.Serve(context.Background(), contentRequest(body))
-	if mimiport.KindOf(err) != mimiport.KindUnknownMigration || body.Len() != len("content") {
-		t.Errorf("got %v, %d bytes left", err, body.Len())
+	if w := answerTo(h, contentRequest(body)); w.Code != http.StatusNotFound || body.Len() != len("content") {
+		t.Errorf("got %d, %d bytes left", w.Code, body.Len())
 	}
 }
 
 // Nor can whoever has one do so any number of times.
 func TestUploadsOfOneMigrationAreBounded(t *testing.T) {
-	rt := contentRoute(t, &service{})
+	h := contentHandler(&service{})
 	var serving sync.WaitGroup
 	var senders []*io.PipeWriter
 	for range 2 {
 		body, sender := io.Pipe()
-		serving.Go(func() { _, _ = rt.Serve(context.Background(), contentRequest(body)) })
+		serving.Go(func() { answerTo(h, contentRequest(body)) })
 		if _, err := sender.Write([]byte("x")); err != nil { // returns when it has been read
 			t.Fatal(err)
 		}
 		senders = append(senders, sender)
 	}
-	got, err := rt.Serve(context.Background(), contentRequest(strings.NewReader("x")))
-	if _, ok := got.(edge.Pending); !ok || err != nil {
-		t.Errorf("a third upload: %v, %v", got, err)
+	if w := answerTo(h, contentRequest(strings.NewReader("x"))); w.Code != http.StatusAccepted {
+		t.Errorf("a third upload: %d %s", w.Code, w.Body)
 	}
 	for _, s := range senders {
 		s.Close()
 	}
 	serving.Wait()
-	if got, err := rt.Serve(context.Background(), contentRequest(strings.NewReader("x"))); mimiport.KindOf(err) != mimiport.KindBadMessage {
-		t.Errorf("after the first two: %v, %v", got, err)
+	if w := answerTo(h, contentRequest(strings.NewReader("x"))); w.Code != http.StatusBadRequest {
+		t.Errorf("after the first two: %d %s", w.Code, w.Body)
 	}
 }
 

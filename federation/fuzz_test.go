@@ -28,7 +28,8 @@ func FuzzRoutes(f *testing.F) {
 	f.Add("PUT", "/migrations/"+id.String()+"/content?sha256="+id.String()+"&key_id=a&decide_by=1", []byte("x"))
 	auth := func(r *http.Request) (api.Caller, error) { return federation.Caller(source, r) }
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	edge.Mount(router, federation.Routes(&service{}, maxGroupState), auth, slog.New(slog.DiscardHandler))
+	edge.Mount(router, federation.Routes(&service{}, maxGroupState), auth,
+		edge.NewBodies(256<<20), slog.New(slog.DiscardHandler))
 	f.Fuzz(func(t *testing.T, method, uri string, body []byte) {
 		u, err := url.ParseRequestURI(uri)
 		if err != nil {
@@ -51,7 +52,8 @@ func FuzzRoutes(f *testing.F) {
 func BenchmarkContent(b *testing.B) {
 	n := &network{service: &service{}}
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	edge.Mount(router.PathPrefix(federation.PathPrefix).Subrouter(), federation.Routes(n.service, 64<<20), n.authenticate, slog.New(slog.DiscardHandler))
+	edge.Mount(router.PathPrefix(federation.PathPrefix).Subrouter(), federation.Routes(n.service, 64<<20), n.authenticate,
+		edge.NewBodies(256<<20), slog.New(slog.DiscardHandler))
 	n.handler = router
 	up := &api.ContentUpload{ID: mimiport.MigrationID{1}, KeyID: "ed25519:a", DecideBy: now, Data: make([]byte, 64<<20)}
 	up.SHA256 = sha256.Sum256(up.Data)

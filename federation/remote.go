@@ -39,6 +39,8 @@ func (a *remote) ReserveGroup(ctx context.Context, c api.Caller, req *api.Reserv
 	return send[api.ReserveGroupResponse](ctx, a, a.to(api.ReserveGroup, c, "", nil), req)
 }
 
+func (a *remote) RequireReserver(context.Context, api.Caller, []byte) error { return nil }
+
 func (a *remote) BindGroup(ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest) (*api.GroupResponse, error) {
 	return send[api.GroupResponse](ctx, a, a.to(api.BindGroup, c, mimiport.IDText(id), nil), req)
 }

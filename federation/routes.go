@@ -33,20 +33,26 @@ func Routes(svc Service, maxGroupState int64) []edge.Route {
 		switch rt.Name {
 		case api.GetMigration.Name, api.ConfirmMigration.Name, api.ShowLineage.Name: // for users and for servers
 		case api.PutContent.Name, api.PutAbort.Name:
-			routes[i].Serve = require(rt.Serve, func(c api.Caller) bool { return c.UserID == "" }, "this is for servers, not for users")
+			routes[i].Admit = require(rt.Admit, server, "this is for servers, not for users")
 		default:
-			routes[i].Serve = require(rt.Serve, func(c api.Caller) bool { return c.UserID != "" }, "user_id is missing")
+			routes[i].Admit = require(rt.Admit, user, "user_id is missing")
 		}
 	}
 	return routes
 }
 
-type serve = func(context.Context, *edge.Request) (any, error)
+func server(c api.Caller) bool { return c.UserID == "" }
+func user(c api.Caller) bool   { return c.UserID != "" }
 
-func require(next serve, acceptable func(api.Caller) bool, otherwise string) serve {
-	return func(ctx context.Context, r *edge.Request) (any, error) {
+type admit = func(context.Context, *edge.Request) error
+
+func require(next admit, acceptable func(api.Caller) bool, otherwise string) admit {
+	return func(ctx context.Context, r *edge.Request) error {
 		if !acceptable(r.Caller) {
-			return nil, mimiport.Errorf("authorize", mimiport.KindForbidden, "%s", otherwise)
+			return mimiport.Errorf("authorize", mimiport.KindForbidden, "%s", otherwise)
+		}
+		if next == nil {
+			return nil
 		}
 		return next(ctx, r)
 	}

@@ -56,6 +56,8 @@ func (s *service) ReserveGroup(_ context.Context, c api.Caller, q *api.ReserveGr
 	return answer(s, reserved, "ReserveGroup", c, q)
 }
 
+func (s *service) RequireReserver(context.Context, api.Caller, []byte) error { return s.err }
+
 func (s *service) BindGroup(_ context.Context, c api.Caller, id []byte, q *api.BindGroupRequest) (*api.GroupResponse, error) {
 	return answer(s, described, "BindGroup", c, id, q)
 }

@@ -31,6 +31,7 @@ import (
 //	    offers: 720h
 //	    evidence: 0s
 //	  max_group_state_bytes: 67108864
+//	  body_memory_bytes: 268435456
 //	  federation:
 //	    allow_private_networks: false
 //	    allow_ip_literals: false
@@ -54,6 +55,10 @@ type Config struct {
 
 	// MaxGroupStateBytes is the largest group, exported, that this server takes over or hands over.
 	MaxGroupStateBytes int64 `yaml:"max_group_state_bytes"`
+
+	// BodyMemoryBytes is the memory for the bodies of all requests at a time. One user or server has half of it at most.
+	// Without it, it is four times MaxGroupStateBytes and at least 256 MiB.
+	BodyMemoryBytes int64 `yaml:"body_memory_bytes"`
 
 	// Federation bounds which servers this one talks to when a client or a peer names them.
 	Federation Federation `yaml:"federation"`
@@ -158,6 +163,11 @@ func (c *Config) limits() delivery.Limits {
 	limits.GroupStateBytes, limits.DecideBy, limits.OfferLife = c.MaxGroupStateBytes, c.DecideBy, c.OfferLife
 	limits.Retention, limits.LogRetention = c.Retention.Moved, c.Retention.Log
 	return limits
+}
+
+// bodyMemory is BodyMemoryBytes or its default.
+func (c *Config) bodyMemory() int64 {
+	return cmp.Or(c.BodyMemoryBytes, max(256<<20, 4*c.MaxGroupStateBytes))
 }
 
 // connection is the connection string to use on a homeserver with a global database, or none.

@@ -103,18 +103,35 @@ func enable(d *Deps, cfg *Config) error {
 	home := &clientapi.Home{Rooms: rooms, Keys: keys, Log: log}
 
 	auth := &authenticator{config: global, users: d.Users, ring: ring, wakeups: d.Wakeups, now: clock}
-	for _, a := range []surface{
+	surfaces := []surface{
 		{"client", d.Routers.Client, httputil.PublicClientPathPrefix, clientapi.PathPrefix,
 			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), auth.client},
 		{"federation", d.Routers.Federation, httputil.PublicFederationPathPrefix, federation.PathPrefix,
 			federation.Routes(service, cfg.MaxGroupStateBytes), auth.federation},
 		{"admin", d.Routers.DendriteAdmin, httputil.DendriteAdminPathPrefix, adminapi.PathPrefix,
 			adminapi.Routes(service), auth.admin},
-	} {
-		a.mount(metrics, log)
+	}
+	bodies := edge.NewBodies(cfg.bodyMemory())
+	if err := requireRoom(bodies, surfaces); err != nil {
+		return err
+	}
+	for _, a := range surfaces {
+		a.mount(metrics, bodies, log)
 	}
 	run(d.Process, service, kept, localNames(global), cfg.Retention, log)
 	return watchRooms(d, service.RoomChanged, log)
+}
+
+// requireRoom fails unless there is memory for the largest body of each route.
+func requireRoom(bodies *edge.Bodies, surfaces []surface) error {
+	for _, a := range surfaces {
+		for _, rt := range a.routes {
+			if rt.MaxBody >= bodies.Share() {
+				return fmt.Errorf("body_memory_bytes must be more than %d: twice the body of %s", 2*rt.MaxBody, rt.Name)
+			}
+		}
+	}
+	return nil
 }
 
 func newMetrics(cfg *config.Metrics) (*edge.Metrics, error) {

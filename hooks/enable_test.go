@@ -371,7 +371,7 @@ func TestMetrics(t *testing.T) {
 		auth: func(*http.Request) (api.Caller, error) {
 			return api.Caller{}, &edge.Denied{Status: http.StatusForbidden}
 		}}
-	a.mount(metrics, newLogger())
+	a.mount(metrics, edge.NewBodies(0), newLogger())
 	router.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/x/ping", nil))
 	families, err := prometheus.DefaultGatherer.Gather()
 	if err != nil {

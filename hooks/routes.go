@@ -21,10 +21,10 @@ type surface struct {
 	auth         edge.Authenticate
 }
 
-func (a *surface) mount(metrics *edge.Metrics, log *slog.Logger) {
+func (a *surface) mount(metrics *edge.Metrics, bodies *edge.Bodies, log *slog.Logger) {
 	sub := a.router.PathPrefix("/" + strings.TrimPrefix(a.prefix, a.root)).Subrouter()
 	sub.Use(cors, metrics.Middleware(a.name))
-	edge.Mount(sub, a.routes, a.auth, log)
+	edge.Mount(sub, a.routes, a.auth, bodies, log)
 }
 
 // cors lets web clients in, as Dendrite does on its own routes.

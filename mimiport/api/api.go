@@ -24,6 +24,10 @@ type Groups interface {
 	// ReserveGroup hands out the id of a new group in a room (profile, section 3).
 	ReserveGroup(ctx context.Context, c Caller, req *ReserveGroupRequest) (*ReserveGroupResponse, error)
 
+	// RequireReserver fails, as BindGroup would, unless the id was given to the caller: it is asked before a large body
+	// is read. Another server is not asked twice: it refuses when it is told to bind.
+	RequireReserver(ctx context.Context, c Caller, groupID []byte) error
+
 	// BindGroup binds a reserved id to the group that a client has created under it. Repeating it changes nothing.
 	BindGroup(ctx context.Context, c Caller, groupID []byte, req *BindGroupRequest) (*GroupResponse, error)
 

@@ -53,6 +53,27 @@ func (s *Service) serverFor(c api.Caller) string {
 	return s.Server
 }
 
+// RequireReserver implements API.
+func (s *Service) RequireReserver(ctx context.Context, c api.Caller, id []byte) error {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return err
+	}
+	return s.requireReserver(ctx, c, g)
+}
+
+func (s *Service) requireReserver(ctx context.Context, c api.Caller, g *storage.Group) error {
+	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+		return err
+	}
+	if g.Creator != c.UserID {
+		return &mimiport.Error{
+			Op: "bind", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("the id was given to another user"),
+		}
+	}
+	return nil
+}
+
 // BindGroup implements API.
 func (s *Service) BindGroup(
 	ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest,
@@ -72,13 +93,8 @@ func (s *Service) bind(
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+	if err := s.requireReserver(ctx, c, g); err != nil {
 		return nil, err
-	}
-	if g.Creator != c.UserID {
-		return nil, &mimiport.Error{
-			Op: "bind", Kind: mimiport.KindForbidden, Group: g.ID, Err: errors.New("the id was given to another user"),
-		}
 	}
 	engine, err := s.Engines.Find(req.Protocol)
 	if err != nil {

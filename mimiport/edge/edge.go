@@ -4,15 +4,14 @@ package edge
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"net/url"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Authenticate says who sends a request, or returns a *Denied. It may read the body, which is already limited in size; for a
-// route with a raw body it is given a request without one.
+// Authenticate says who sends a request, or returns a *Denied. It may read the body, which is already limited in size,
+// time and memory; for a route with a raw body it is given a request without one.
 type Authenticate func(r *http.Request) (api.Caller, error)
 
 // Denied is a refusal in the words of the homeserver: it is written as it is.
@@ -28,9 +27,12 @@ type Request struct {
 	Caller api.Caller
 	Vars   map[string]string // path variables, unescaped
 	Query  url.Values
-	Length int64     // of the body as stated, in bytes, at most Route.MaxBody; -1 where it is not stated
-	Body   io.Reader // at most Route.MaxBody bytes
+	body   *body
 }
+
+// Body reads the whole body into memory, at most Route.MaxBody bytes. The error is of KindTooLarge, of KindQuota where
+// the memory for bodies is in use or the body comes too slowly, and of KindBadMessage where it ends too early.
+func (r *Request) Body() ([]byte, error) { return r.body.bytes() }
 
 // Raw is an answer that is not JSON but application/octet-stream.
 type Raw []byte
@@ -40,6 +42,10 @@ type Route struct {
 	api.Route
 
 	Federation bool // asked by another server, which must never see a 5xx for what is not a fault of this one
+
+	// Admit refuses, before the body is read, whoever need not send it. Nil admits every caller. Where a signature covers
+	// the body, it has been read to know the caller.
+	Admit func(ctx context.Context, r *Request) error
 
 	Serve func(ctx context.Context, r *Request) (answer any, err error)
 }

@@ -35,8 +35,12 @@ func signed(r *http.Request) (api.Caller, error) {
 }
 
 func router(auth Authenticate, routes ...Route) *mux.Router {
+	return routerWith(auth, NewBodies(1<<20), routes...)
+}
+
+func routerWith(auth Authenticate, bodies *Bodies, routes ...Route) *mux.Router {
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	Mount(r, routes, auth, quiet)
+	Mount(r, routes, auth, bodies, quiet)
 	return r
 }
 
@@ -143,7 +147,7 @@ func TestPathVariableIsUnescapedOnce(t *testing.T) {
 func TestRawBodyIsReadAfterAuthentication(t *testing.T) {
 	body := &countingReader{Reader: strings.NewReader("raw content")}
 	rt := Route{Route: api.Route{Method: http.MethodPut, Path: "/raw", MaxBody: 64, RawBody: true}, Serve: func(_ context.Context, r *Request) (any, error) {
-		data, err := io.ReadAll(r.Body)
+		data, err := r.Body()
 		return Raw(data), err
 	}}
 	deny := func(r *http.Request) (api.Caller, error) {
@@ -219,7 +223,7 @@ func TestFaultsAreLoggedAndNotTold(t *testing.T) {
 		var log bytes.Buffer
 		rt := Route{Route: api.Route{Name: "fault", Method: http.MethodGet, Path: "/x"}, Serve: func(context.Context, *Request) (any, error) { return nil, err }}
 		r := mux.NewRouter()
-		Mount(r, []Route{rt}, anybody, slog.New(slog.NewTextHandler(&log, nil)))
+		Mount(r, []Route{rt}, anybody, NewBodies(1<<20), slog.New(slog.NewTextHandler(&log, nil)))
 		w := do(r, "GET", "/x", nil)
 		if w.Code < 500 || strings.Contains(w.Body.String(), "secret") {
 			t.Errorf("told %d %s", w.Code, w.Body)

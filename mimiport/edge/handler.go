@@ -1,11 +1,9 @@
 package edge
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -26,25 +24,28 @@ type Pending struct {
 // answers to unknown paths and methods, pre-flight requests among them, stay with the router it is given.
 //
 // The log gets what the answers do not tell: faults of this server, and why a peer failed.
-func Mount(router *mux.Router, routes []Route, auth Authenticate, log *slog.Logger) {
+func Mount(router *mux.Router, routes []Route, auth Authenticate, bodies *Bodies, log *slog.Logger) {
 	for _, rt := range routes {
-		router.Handle(rt.Path, rt.Handler(auth, log)).Methods(rt.Method).Name(rt.Name)
+		router.Handle(rt.Path, rt.Handler(auth, bodies, log)).Methods(rt.Method).Name(rt.Name)
 	}
 }
 
-// Handler serves the route: limits, then authentication, then the call, then its answer or error.
-func (rt Route) Handler(auth Authenticate, log *slog.Logger) http.Handler {
+// Handler serves the route: limits, then authentication, then admission, then the call, then its answer or error.
+func (rt Route) Handler(auth Authenticate, bodies *Bodies, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer, err := rt.call(w, r, auth)
+		body := bodies.open(w, r, rt.MaxBody)
+		defer body.release()
+		answer, err := rt.call(r, body, auth)
 		if err != nil {
 			logFault(r.Context(), log.With("route", rt.Name), err)
 			answer = rt.refusal(w.Header(), err)
 		}
+		body.leave()
 		write(w, answer)
 	})
 }
 
-func (rt Route) call(w http.ResponseWriter, r *http.Request, auth Authenticate) (any, error) {
+func (rt Route) call(r *http.Request, body *body, auth Authenticate) (any, error) {
 	if r.ContentLength > rt.MaxBody {
 		return nil, tooLarge(rt.MaxBody)
 	}
@@ -56,46 +57,34 @@ func (rt Route) call(w http.ResponseWriter, r *http.Request, auth Authenticate) 
 	if err != nil {
 		return nil, mimiport.Errorf("read query", mimiport.KindBadMessage, "malformed: %w", err)
 	}
-	req := &Request{Vars: vars, Query: query, Length: r.ContentLength}
-	req.Caller, req.Body, err = rt.authenticate(r, http.MaxBytesReader(w, r.Body, rt.MaxBody), auth)
-	if err != nil {
+	req := &Request{Vars: vars, Query: query, body: body}
+	if req.Caller, err = rt.authenticate(r, body, auth); err != nil {
 		return nil, err
+	}
+	if rt.Admit != nil {
+		if err := rt.Admit(r.Context(), req); err != nil {
+			return nil, err
+		}
 	}
 	return rt.Serve(r.Context(), req)
 }
 
-// authenticate runs auth and returns the caller with the whole body, whether auth has read it or not: a signature over the
-// body needs it, an access token does not, and then nothing is held in memory for a stranger.
-func (rt Route) authenticate(r *http.Request, body io.ReadCloser, auth Authenticate) (caller api.Caller, whole io.Reader, err error) {
+// authenticate runs auth. A signature over the body needs the body, an access token does not: then none of it is read
+// for a stranger.
+func (rt Route) authenticate(r *http.Request, body *body, auth Authenticate) (api.Caller, error) {
 	clone := r.Clone(r.Context())
+	clone.Body = body
 	if rt.RawBody {
 		clone.Body, clone.ContentLength = http.NoBody, 0
-		caller, err = auth(clone)
-		return caller, body, err
 	}
-	seen := &recorder{ReadCloser: body}
-	clone.Body = seen
-	caller, err = auth(clone)
-	if seen.err != nil {
-		return caller, nil, BodyError(seen.err)
+	caller, err := auth(clone)
+	switch {
+	case body.err != nil: // whatever auth makes of it
+		return caller, body.err
+	case err != nil:
+		return caller, err
 	}
-	return caller, io.MultiReader(&seen.data, body), err
-}
-
-// recorder keeps what was read through it.
-type recorder struct {
-	io.ReadCloser
-	data bytes.Buffer
-	err  error // that ended the reading, other than EOF
-}
-
-func (b *recorder) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.data.Write(p[:n])
-	if err != nil && err != io.EOF {
-		b.err = err
-	}
-	return n, err
+	return caller, body.assign(owner(caller, rt.Federation))
 }
 
 func unescape(vars map[string]string) (map[string]string, error) {

@@ -5,8 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"io"
-	"net/http"
 	"strconv"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -15,12 +13,12 @@ import (
 // maxInteger is the largest integer that JSON carries between any two implementations (profile, section 1).
 const maxInteger = 1<<53 - 1
 
-// Decode reads the request's body as one JSON value, or returns a KindBadMessage or KindTooLarge error. Unknown fields are
-// ignored, as everywhere in Matrix.
+// Decode reads the request's body as one JSON value, or returns the error of Request.Body or a KindBadMessage error.
+// Unknown fields are ignored, as everywhere in Matrix.
 func Decode[T any](r *Request) (*T, error) {
-	data, err := io.ReadAll(r.Body)
+	data, err := r.Body()
 	if err != nil {
-		return nil, BodyError(err)
+		return nil, err
 	}
 	v := new(T)
 	if err := Unmarshal(data, v); err != nil {
@@ -71,19 +69,6 @@ func tooLong(token []byte) bool {
 	}
 	i, err := strconv.ParseInt(string(token), 10, 64)
 	return err != nil || i > maxInteger || i < -maxInteger
-}
-
-// BodyError is the typed error for a failed read of a request's body: KindTooLarge past the limit, else KindBadMessage.
-func BodyError(err error) error {
-	var over *http.MaxBytesError
-	if errors.As(err, &over) {
-		return tooLarge(over.Limit)
-	}
-	return mimiport.Errorf("read body", mimiport.KindBadMessage, "%w", err)
-}
-
-func tooLarge(limit int64) error {
-	return mimiport.Errorf("read body", mimiport.KindTooLarge, "the limit is %d bytes", limit)
 }
 
 // Base64URL reads unpadded base64url, or returns a KindBadMessage error. Nothing else is taken for the same bytes.

@@ -13,11 +13,9 @@ type Resolve func(r *Request) (api.API, error)
 
 // UserRoutes is what users can ask of a Delivery Service. maxBind is the limit in bytes of the body that binds a group.
 func UserRoutes(resolve Resolve, maxBind int64) []Route {
-	bind := api.BindGroup
-	bind.MaxBody = maxBind
 	return []Route{
 		plain(api.ReserveGroup, resolve, api.API.ReserveGroup),
-		with(bind, resolve, GroupID, Decode[api.BindGroupRequest], api.API.BindGroup),
+		bindRoute(resolve, maxBind),
 		of(api.GetGroup, resolve, GroupID, api.API.Group),
 		of(api.GetHost, resolve, GroupID, api.API.Host),
 		with(api.ShowLineage, resolve, GroupID, Decode[api.LineageRequest], api.API.ShowLineage),
@@ -30,6 +28,23 @@ func UserRoutes(resolve Resolve, maxBind int64) []Route {
 		of(api.AbortMigration, resolve, MigrationID, api.API.AbortMigration),
 		with(api.ConfirmMigration, resolve, MigrationID, Decode[api.SignedRequest], api.API.ConfirmMigration),
 	}
+}
+
+func bindRoute(resolve Resolve, maxBody int64) Route {
+	rt := with(api.BindGroup, resolve, GroupID, Decode[api.BindGroupRequest], api.API.BindGroup)
+	rt.MaxBody = maxBody
+	rt.Admit = func(ctx context.Context, r *Request) error {
+		ds, err := resolve(r)
+		if err != nil {
+			return err
+		}
+		id, err := GroupID(r)
+		if err != nil {
+			return err
+		}
+		return ds.RequireReserver(ctx, r.Caller, id)
+	}
+	return rt
 }
 
 // route serves a call on the Delivery Service that the request is for.

@@ -84,7 +84,8 @@ func TestErrorsAreInTheDocument(t *testing.T) {
 		}}
 		w := httptest.NewRecorder()
 		anybody := func(*http.Request) (api.Caller, error) { return api.Caller{}, nil }
-		rt.Handler(anybody, slog.New(slog.DiscardHandler)).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		h := rt.Handler(anybody, edge.NewBodies(256<<20), slog.New(slog.DiscardHandler))
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 		_, rest, _ := strings.Cut(w.Body.String(), `"errcode":"`)
 		code, _, _ := strings.Cut(rest, `"`)
 		if documented[code] != float64(w.Code) {
