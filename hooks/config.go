@@ -31,7 +31,7 @@ import (
 //	    offers: 720h
 //	    evidence: 0s
 //	  max_group_state_bytes: 67108864
-//	  body_memory_bytes: 268435456
+//	  body_memory_bytes: 201326592
 //	  federation:
 //	    allow_private_networks: false
 //	    allow_ip_literals: false
@@ -57,7 +57,7 @@ type Config struct {
 	MaxGroupStateBytes int64 `yaml:"max_group_state_bytes"`
 
 	// BodyMemoryBytes is the memory for the bodies of all requests at a time. One user or server has half of it at most.
-	// Without it, it is four times MaxGroupStateBytes and at least 256 MiB.
+	// Without it, it is three times MaxGroupStateBytes and at least 192 MiB.
 	BodyMemoryBytes int64 `yaml:"body_memory_bytes"`
 
 	// Federation bounds which servers this one talks to when a client or a peer names them.
@@ -167,7 +167,7 @@ func (c *Config) limits() delivery.Limits {
 
 // bodyMemory is BodyMemoryBytes or its default.
 func (c *Config) bodyMemory() int64 {
-	return cmp.Or(c.BodyMemoryBytes, max(256<<20, 4*c.MaxGroupStateBytes))
+	return cmp.Or(c.BodyMemoryBytes, max(192<<20, 3*c.MaxGroupStateBytes))
 }
 
 // connection is the connection string to use on a homeserver with a global database, or none.

@@ -40,6 +40,7 @@ mimi_portability:
   database: {connection_string: "file:/x.db", max_open_conns: 7, max_idle_conns: 3, conn_max_lifetime: 60}
   retention: {moved: 24h, log: 2160h, offers: 48h, evidence: 8760h}
   max_group_state_bytes: 1000
+  body_memory_bytes: 2000
   federation: {allow_private_networks: true, allow_ip_literals: true}
   decide_by: 2m
   offer_life: 5m
@@ -50,7 +51,7 @@ client_api: {registration_disabled: true}
 	want.Enabled = true
 	want.Database = config.DatabaseOptions{ConnectionString: "file:/x.db", MaxOpenConnections: 7, MaxIdleConnections: 3, ConnMaxLifetimeSeconds: 60}
 	want.Retention = Retention{Moved: 24 * time.Hour, Log: 90 * 24 * time.Hour, Offers: 48 * time.Hour, Evidence: 365 * 24 * time.Hour}
-	want.MaxGroupStateBytes = 1000
+	want.MaxGroupStateBytes, want.BodyMemoryBytes = 1000, 2000
 	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
 	want.DecideBy = 2 * time.Minute
 	want.OfferLife = 5 * time.Minute

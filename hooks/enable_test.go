@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -228,6 +229,52 @@ func TestUnsignedContentIsNotRead(t *testing.T) {
 	s.handler.ServeHTTP(w, httptest.NewRequest(http.MethodPut, uri, body))
 	if w.Code != http.StatusUnauthorized || body.read != 0 {
 		t.Errorf("%d after %d bytes", w.Code, body.read)
+	}
+}
+
+// Dendrite's handlers let the deadline for a body through to its server, on every API.
+func TestDeadlineReachesTheServer(t *testing.T) {
+	s := plugged(t, "s.example", newFabric())
+	admin := harness.RegisterUser(t, s.Server, "root", true)
+	for uri, method := range map[string]string{
+		clientapi.PathPrefix + "/ds/s.example/groups": http.MethodPost,
+		federation.PathPrefix + "/groups":             http.MethodPost,
+		adminapi.PathPrefix + "/policy":               http.MethodPut,
+	} {
+		w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
+		r := httptest.NewRequest(method, uri, w)
+		r.Header.Set("Authorization", "Bearer "+admin.Token)
+		s.handler.ServeHTTP(w, r)
+		if w.whileRead.IsZero() {
+			t.Errorf("%s: the body was read without a deadline", uri)
+		}
+	}
+}
+
+// deadlineRecorder notes the deadline that is in force when the body, which it is, is read.
+type deadlineRecorder struct {
+	*httptest.ResponseRecorder
+	now, whileRead time.Time
+}
+
+func (r *deadlineRecorder) SetReadDeadline(at time.Time) error {
+	r.now = at
+	return nil
+}
+
+func (r *deadlineRecorder) Read([]byte) (int, error) {
+	r.whileRead = r.now
+	return 0, io.EOF
+}
+
+// There must be memory for the largest body of each route, and without a word there is.
+func TestRoomForBodies(t *testing.T) {
+	h := start(t, "s.example", newFabric())
+	if err := plug(t, h, "  body_memory_bytes: 188743680\n"); err == nil || !strings.Contains(err.Error(), "body_memory_bytes") {
+		t.Errorf("twice the largest body: %v", err)
+	}
+	if err := plug(t, start(t, "t.example", newFabric()), "  max_group_state_bytes: 1073741824\n"); err != nil {
+		t.Errorf("a large group state: %v", err)
 	}
 }
 

@@ -254,6 +254,18 @@ func (s *Server) Stop() error {
 	}
 }
 
+// PeakMemory is the most memory that the running process has held so far, in bytes.
+func (s *Server) PeakMemory() (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid.Load()))
+	if err != nil {
+		return 0, err
+	}
+	_, peak, _ := strings.Cut(string(status), "VmHWM:")
+	var kib int64
+	_, err = fmt.Sscanf(peak, "%d kB", &kib)
+	return kib << 10, err
+}
+
 // Log is the end of what the server has written, at most 16 KiB.
 func (s *Server) Log() string {
 	const limit = 16 << 10

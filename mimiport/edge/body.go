@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,9 +15,10 @@ import (
 )
 
 const (
-	patience    = 30 * time.Second // how long a body may take besides what its size allows
-	pace        = 64 << 10         // bytes a second, the slowest that a body may come
+	patience    = 30 * time.Second // how far a body may fall behind the pace
+	pace        = 64 << 10         // bytes a second
 	firstPiece  = 4 << 10          // bytes that are set aside for a body before any of it has come
+	maxPiece    = 1 << 20          // bytes that are set aside for it at a time
 	signedJSON  = 20               // times its size in memory takes a JSON body while its signature is checked
 	bodiesRetry = 5 * time.Second  // when to try again where the memory for bodies is in use
 )
@@ -42,11 +44,20 @@ func NewBodies(total int64) *Bodies {
 // of it. No body can be larger.
 func (b *Bodies) Share() int64 { return b.share }
 
+// fits reports whether n bytes more would be left for an owner.
+func (b *Bodies) fits(owner string, n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return n <= b.left(owner)
+}
+
+func (b *Bodies) left(owner string) int64 { return min(b.total-b.used, b.share-b.by[owner]) }
+
 // take reports false when n bytes are more than is left.
 func (b *Bodies) take(owner string, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.used+n > b.total || b.by[owner]+n > b.share {
+	if n > b.left(owner) {
 		return false
 	}
 	b.used += n
@@ -101,6 +112,7 @@ type body struct {
 	held    int64 // bytes of the memory for bodies
 
 	asked bool
+	begun bool // to read
 	data  []byte
 	err   error
 	seen  int // bytes that Read has given
@@ -137,43 +149,63 @@ func (b *body) Read(p []byte) (int, error) {
 // Close implements io.Closer. The handler's release does the work.
 func (b *body) Close() error { return nil }
 
-// receive reads to the end. The deadline moves on with what has come.
-func (b *body) receive() (data []byte, err error) {
-	begin := time.Now()
-	for {
-		if len(data) == cap(data) {
-			if data, err = b.grow(data); err != nil {
-				return nil, err
-			}
+// receive reads to the end. The deadline moves on with what comes, though it is never further away than at first: what
+// came faster gives no right to be silent.
+func (b *body) receive() ([]byte, error) {
+	if !b.fits(b.owner, b.stated) { // no use in reading some of it
+		return nil, noRoom()
+	}
+	due := time.Now().Add(b.patience)
+	var pieces [][]byte
+	for got := 0; ; {
+		last, err := b.room(&pieces, got)
+		if err != nil {
+			return nil, err
 		}
-		due := begin.Add(b.patience + time.Duration(len(data)/pace)*time.Second)
-		n, err := b.piece(data[len(data):cap(data)], due)
-		data = data[:len(data)+n]
+		n, err := b.read((*last)[len(*last):cap(*last)], due)
+		*last = (*last)[:len(*last)+n]
+		got += n
+		if due = due.Add(time.Duration(n) * time.Second / pace); time.Until(due) > b.patience {
+			due = time.Now().Add(b.patience)
+		}
 		switch {
 		case err == io.EOF:
 			_ = b.control.SetReadDeadline(time.Time{}) // or the server takes the caller for gone
-			return data, nil
+			return join(pieces), nil
 		case err != nil:
 			return nil, bodyError(err)
 		}
 	}
 }
 
-// grow gives data room for as much again, though not for more than is to come.
-func (b *body) grow(data []byte) ([]byte, error) {
-	size := max(2*int64(cap(data)), firstPiece)
-	if all := b.stated + 1; int64(cap(data)) < all { // one more, to see the end
-		size = min(size, all)
+// room is the piece that the next bytes go to. A new one is as large as what has come, though not larger than what is
+// to come.
+func (b *body) room(pieces *[][]byte, got int) (last *[]byte, err error) {
+	if n := len(*pieces); n > 0 && len((*pieces)[n-1]) < cap((*pieces)[n-1]) {
+		return &(*pieces)[n-1], nil
 	}
-	if err := b.charge(size - int64(cap(data))); err != nil {
+	size := min(max(int64(got), firstPiece), maxPiece)
+	if rest := b.stated + 1 - int64(got); rest > 0 { // one more, to see the end
+		size = min(size, rest)
+	}
+	if err := b.charge(size); err != nil {
 		return nil, err
 	}
-	return append(make([]byte, 0, size), data...), nil
+	*pieces = append(*pieces, make([]byte, 0, size))
+	return &(*pieces)[len(*pieces)-1], nil
 }
 
-// piece reads some bytes, or fails at the deadline. Where the server has no deadlines, one who sends nothing keeps a
+func join(pieces [][]byte) []byte {
+	if len(pieces) == 1 {
+		return pieces[0]
+	}
+	return slices.Concat(pieces...)
+}
+
+// read reads some bytes, or fails at the deadline. Where the server has no deadlines, one who sends nothing keeps a
 // small piece and is asked to go.
-func (b *body) piece(p []byte, due time.Time) (int, error) {
+func (b *body) read(p []byte, due time.Time) (int, error) {
+	b.begun = true
 	if b.control.SetReadDeadline(due) == nil {
 		return b.from.Read(p)
 	}
@@ -181,16 +213,16 @@ func (b *body) piece(p []byte, due time.Time) (int, error) {
 		data []byte
 		err  error
 	}
-	read := make(chan result, 1)
+	done := make(chan result, 1)
 	go func() {
 		data := make([]byte, min(len(p), 32<<10))
 		n, err := b.from.Read(data)
-		read <- result{data[:n], err}
+		done <- result{data[:n], err}
 	}()
 	late := time.NewTimer(time.Until(due))
 	defer late.Stop()
 	select {
-	case r := <-read:
+	case r := <-done:
 		return copy(p, r.data), r.err
 	case <-late.C:
 		b.answer.Set("Connection", "close")
@@ -200,7 +232,7 @@ func (b *body) piece(p []byte, due time.Time) (int, error) {
 
 func (b *body) charge(n int64) error {
 	if !b.take(b.owner, n) {
-		return tryAgain("the memory for requests is in use")
+		return noRoom()
 	}
 	b.held += n
 	return nil
@@ -219,9 +251,9 @@ func (b *body) release() {
 	b.held = 0
 }
 
-// leave bounds how long the server reads of a body that nobody has asked for, before it sends the answer.
+// leave bounds how long the server reads of a body that was refused unread, before it sends the answer.
 func (b *body) leave() {
-	if !b.asked && b.stated != 0 {
+	if !b.begun && b.stated != 0 {
 		_ = b.control.SetReadDeadline(time.Now().Add(b.patience))
 	}
 }
@@ -241,6 +273,8 @@ func bodyError(err error) error {
 func tooLarge(limit int64) error {
 	return mimiport.Errorf("read body", mimiport.KindTooLarge, "the limit is %d bytes", limit)
 }
+
+func noRoom() error { return tryAgain("the memory for requests is in use") }
 
 func tryAgain(why string) error {
 	return &mimiport.Error{

@@ -80,7 +80,7 @@ func TestIdleUploadIsRefused(t *testing.T) {
 	for name, wrap := range servers {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				in, conn := dial(t, wrap(router(anybody, count(64<<20))))
+				in, conn := dial(t, wrap(routerWith(anybody, NewBodies(128<<20), count(64<<20))))
 				begin := time.Now()
 				fmt.Fprintf(conn, "PUT /count HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", 64<<20)
 				resp, err := http.ReadResponse(in, nil)
@@ -126,6 +126,26 @@ func TestPace(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// Whoever has sent all but the last byte at once has no longer to send it than one who has sent nothing.
+func TestSilenceIsNotEarned(t *testing.T) {
+	for name, wrap := range servers {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				in, conn := dial(t, wrap(routerWith(anybody, NewBodies(32<<20), count(8<<20))))
+				fmt.Fprintf(conn, "PUT /count HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", 8<<20)
+				if _, err := conn.Write(make([]byte, 8<<20-1)); err != nil {
+					t.Fatal(err)
+				}
+				begin := time.Now()
+				resp, err := http.ReadResponse(in, nil)
+				if err != nil || resp.StatusCode != http.StatusTooManyRequests || time.Since(begin) != patience {
+					t.Errorf("%v, %v, after %v", resp, err, time.Since(begin))
+				}
+			})
+		})
 	}
 }
 
