@@ -496,6 +496,28 @@ func TestConcurrentRequests(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
+// TestNothingWaitsForEver: when the requests that waited for a migration have been answered, nothing is kept for it: while it
+// is frozen, when it has moved, and when it is asked for again.
+func TestNothingWaitsForEver(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	requireNobodyWaits(p)
+	p.run()
+	if _, err := p.initiate(a); err != nil {
+		t.Error(err)
+	}
+	p.group = a.commit.Next
+	p.expect(a, "moved", "active")
+	requireNobodyWaits(p)
+}
+
+func requireNobodyWaits(p *play) {
+	p.t.Helper()
+	if n := p.services[serverA].Waiting(); n != 0 {
+		p.t.Errorf("%d migrations are waited for", n)
+	}
+}
+
 // TestBothOutcomes: "If S signed both, the confirmation wins and both are kept as evidence" (profile, section 6), as long as what was staged is
 // kept.
 func TestBothOutcomes(t *testing.T) {

@@ -51,6 +51,7 @@ func (s *Service) InitMigration(
 func (s *Service) outcome(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Limits.Wait)
 	defer cancel()
+	defer s.waits.begin(id)()
 	for {
 		changed := s.waits.changed(id)
 		rec, err := s.record(context.WithoutCancel(ctx), id)

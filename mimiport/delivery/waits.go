@@ -6,30 +6,52 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// waits lets requests wait for a migration to change.
+// waits lets requests wait for a migration to change. It holds memory only for migrations that somebody waits for.
 type waits struct {
 	mu sync.Mutex
-	m  map[mimiport.MigrationID]chan struct{}
+	m  map[mimiport.MigrationID]*waited
 }
 
-// changed is closed at the next change of the record.
-func (w *waits) changed(id mimiport.MigrationID) <-chan struct{} {
+// waited is a migration that somebody waits for.
+type waited struct {
+	by      int           // requests
+	changed chan struct{} // closed at the next change of the record
+}
+
+// begin says that a request waits for a migration, until it calls end once.
+func (w *waits) begin(id mimiport.MigrationID) (end func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.m == nil {
-		w.m = make(map[mimiport.MigrationID]chan struct{})
+		w.m = make(map[mimiport.MigrationID]*waited)
 	}
 	if w.m[id] == nil {
-		w.m[id] = make(chan struct{})
+		w.m[id] = &waited{changed: make(chan struct{})}
 	}
-	return w.m[id]
+	w.m[id].by++
+	return func() { w.end(id) }
+}
+
+func (w *waits) end(id mimiport.MigrationID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.m[id].by--; w.m[id].by == 0 {
+		delete(w.m, id)
+	}
+}
+
+// changed is closed at the next change of the record. The caller has begun to wait.
+func (w *waits) changed(id mimiport.MigrationID) <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.m[id].changed
 }
 
 func (w *waits) notify(id mimiport.MigrationID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if ch := w.m[id]; ch != nil {
-		close(ch)
-		delete(w.m, id)
+	if m := w.m[id]; m != nil {
+		close(m.changed)
+		m.changed = make(chan struct{})
 	}
 }
