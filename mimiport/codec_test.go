@@ -90,6 +90,10 @@ func genClaim(t *rapid.T) LineageClaim {
 	}
 }
 
+func genReceipt(t *rapid.T) CommitReceipt {
+	return CommitReceipt{genBytes(t), genEpoch(t), genEpoch(t), genEpoch(t), genNonce(t), genBytes(t)}
+}
+
 func genLineage(t *rapid.T) Lineage {
 	l := Lineage{CreatingServer: genName(t), RoomID: genName(t), Steps: genList(t, genStep)}
 	if rapid.Bool().Draw(t, "native") {
@@ -145,6 +149,7 @@ var codecs = []struct {
 	{"LeafIdentity", drawn(genIdentity), decoder(UnmarshalLeafIdentity)},
 	{"LineageStep", drawn(genStep), decoder(UnmarshalLineageStep)},
 	{"LineageClaim", drawn(genClaim), decoder(UnmarshalLineageClaim)},
+	{"CommitReceipt", drawn(genReceipt), decoder(UnmarshalCommitReceipt)},
 	{"ExternalSenderOffer", drawn(genSenderOffer), decoder(UnmarshalExternalSenderOffer)},
 	{"Lineage", drawn(genLineage), decoder(UnmarshalLineage)},
 	{"GroupState", drawn(genGroupState), decoder(UnmarshalGroupState)},

@@ -169,10 +169,5 @@ func (p *GroupIDPreimage) encode(b *cryptobyte.Builder) {
 }
 
 func (p *GroupIDPreimage) decode(s *cryptobyte.String) bool {
-	var nonce []byte
-	if !readString(s, &p.CreatingServer) || !readString(s, &p.RoomID) || !wire.ReadOpaque(s, &nonce) || len(nonce) != NonceSize {
-		return false
-	}
-	copy(p.Nonce[:], nonce)
-	return true
+	return readString(s, &p.CreatingServer) && readString(s, &p.RoomID) && readOpaque32(s, (*[32]byte)(&p.Nonce))
 }

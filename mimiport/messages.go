@@ -100,16 +100,17 @@ func (m *ExternalSenderOffer) encodeUnsigned(b *cryptobyte.Builder) {
 }
 func (m *ExternalSenderOffer) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
 func (m *ExternalSenderOffer) decode(s *cryptobyte.String) bool {
-	return readID(s, &m.MigrationID) && readMessage(s, &m.ExternalSender) && wire.ReadOpaque(s, &m.Signature)
+	return readOpaque32(s, (*[32]byte)(&m.MigrationID)) && readMessage(s, &m.ExternalSender) &&
+		wire.ReadOpaque(s, &m.Signature)
 }
 
-// readID reads a migration id, as a vector.
-func readID(s *cryptobyte.String, id *MigrationID) bool {
+// readOpaque32 reads 32 bytes in a vector: a nonce or a SHA-256.
+func readOpaque32(s *cryptobyte.String, v *[32]byte) bool {
 	var b []byte
-	if !wire.ReadOpaque(s, &b) || len(b) != len(id) {
+	if !wire.ReadOpaque(s, &b) || len(b) != len(v) {
 		return false
 	}
-	copy(id[:], b)
+	copy(v[:], b)
 	return true
 }
 
@@ -274,7 +275,8 @@ func (m *MigrationAbort) encodeUnsigned(b *cryptobyte.Builder) {
 }
 func (m *MigrationAbort) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
 func (m *MigrationAbort) decode(s *cryptobyte.String) bool {
-	return readID(s, &m.MigrationID) && readString(s, &m.SourceDomain) && wire.ReadOpaque(s, &m.Signature)
+	return readOpaque32(s, (*[32]byte)(&m.MigrationID)) && readString(s, &m.SourceDomain) &&
+		wire.ReadOpaque(s, &m.Signature)
 }
 
 // Marshal encodes the message.

@@ -37,7 +37,7 @@ func unsigned(m signed) ([]byte, error) {
 }
 
 // Signed is a message that a Delivery Service signs with its Matrix federation key: MigrationResponse, MigrationContent,
-// TargetMigrationComplete, MigrationConfirmation, MigrationAbort, LineageClaim, ExternalSenderOffer.
+// TargetMigrationComplete, MigrationConfirmation, MigrationAbort, LineageClaim, CommitReceipt, ExternalSenderOffer.
 type Signed interface {
 	signed
 	serverSigned()
@@ -49,6 +49,7 @@ func (*TargetMigrationComplete) serverSigned() {}
 func (*MigrationConfirmation) serverSigned()   {}
 func (*MigrationAbort) serverSigned()          {}
 func (*LineageClaim) serverSigned()            {}
+func (*CommitReceipt) serverSigned()           {}
 func (*ExternalSenderOffer) serverSigned()     {}
 
 // Sign sets m's signature: 64 bytes, Ed25519 (profile, section 2).

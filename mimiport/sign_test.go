@@ -22,7 +22,7 @@ func publicKey(key ed25519.PrivateKey) ed25519.PublicKey { return key.Public().(
 func allSigned(t *rapid.T) []Signed {
 	return []Signed{
 		draw(t, genResponse), draw(t, genContent), draw(t, genComplete), draw(t, genConfirmation), draw(t, genAbort), draw(t, genClaim),
-		draw(t, genSenderOffer),
+		draw(t, genReceipt), draw(t, genSenderOffer),
 	}
 }
 

@@ -37,6 +37,7 @@ var codecs = map[string]func([]byte) (structure, error){
 	"Lineage":                 codec(mimiport.UnmarshalLineage),
 	"LineageStep":             codec(mimiport.UnmarshalLineageStep),
 	"LineageClaim":            codec(mimiport.UnmarshalLineageClaim),
+	"CommitReceipt":           codec(mimiport.UnmarshalCommitReceipt),
 	"ExternalSenderOffer":     codec(mimiport.UnmarshalExternalSenderOffer),
 }
 

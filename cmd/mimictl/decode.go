@@ -43,6 +43,7 @@ var structures = []structure{
 	{"Lineage", describe(mimiport.UnmarshalLineage), nil},
 	{"LineageStep", describe(mimiport.UnmarshalLineageStep), nil},
 	{"LineageClaim", describe(mimiport.UnmarshalLineageClaim), nil},
+	{"CommitReceipt", describe(mimiport.UnmarshalCommitReceipt), nil},
 	{"ExternalSenderOffer", describe(mimiport.UnmarshalExternalSenderOffer), namesNoServer},
 }
 

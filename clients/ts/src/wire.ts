@@ -255,6 +255,16 @@ export const lineageClaim = signed("LineageClaim", {
 });
 export type LineageClaim = TypeOf<typeof lineageClaim>;
 
+/** Profile, section 10: a host's word that it accepted the Commit that leads to an epoch; commitHash is its SHA-256. */
+export const commitReceipt = signed("CommitReceipt", {
+  groupId: opaque,
+  term: epoch,
+  epoch,
+  seq: epoch,
+  commitHash: opaque32,
+});
+export type CommitReceipt = TypeOf<typeof commitReceipt>;
+
 const archived = struct({ message: opaque, keyId: text, keyObject: opaque });
 
 /** Profile, section 10: a message with what a later reader needs to verify it. Absent is three empty vectors. */

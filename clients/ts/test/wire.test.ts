@@ -24,6 +24,7 @@ const codecs: Record<string, wire.Codec<any>> = {
   lineage: wire.lineage,
   lineage_step: wire.lineageStep,
   lineage_claim: wire.lineageClaim,
+  commit_receipt: wire.commitReceipt,
   leaf_identity: wire.leafIdentity,
 };
 const decodes = ["valid", "invalid-request", "bad-signature", "wrong-signer", "wrong-label"];

@@ -38,6 +38,7 @@ type samples struct {
 	identity     mimiport.LeafIdentity
 	step         mimiport.LineageStep
 	claim        mimiport.LineageClaim
+	receipt      mimiport.CommitReceipt
 	senderOffer  mimiport.ExternalSenderOffer
 	reclaim      mimiport.LineageStep
 	lineage      mimiport.Lineage
@@ -53,7 +54,9 @@ func newSamples() (*samples, error) {
 	s.request = mimiport.MigrationRequest{SourceDomain: sourceName, TargetDomain: targetName, GroupID: s.preimage.GroupID(), Epoch: 7}
 	s.lineage = mimiport.Lineage{CreatingServer: sourceName, Preimage: &s.preimage, RoomID: roomID}
 	s.state = groupState(s)
-	for _, build := range []func(*samples) error{signResponse, signInit, signContent, signDecisions, recordStep} {
+	for _, build := range []func(*samples) error{
+		signResponse, signInit, signContent, signDecisions, signReceipt, recordStep,
+	} {
 		if err := build(s); err != nil {
 			return nil, err
 		}
@@ -117,6 +120,15 @@ func signDecisions(s *samples) error {
 		return err
 	}
 	return mimiport.Sign(&s.abort, keyOf("source"))
+}
+
+// signReceipt is for the migration Commit.
+func signReceipt(s *samples) error {
+	s.receipt = mimiport.CommitReceipt{
+		GroupID: s.request.GroupID, Epoch: s.request.Epoch + 1, Seq: 12,
+		CommitHash: sha256.Sum256(s.state.Commit.Commit),
+	}
+	return mimiport.Sign(&s.receipt, keyOf("source"))
 }
 
 func recordStep(s *samples) (err error) {

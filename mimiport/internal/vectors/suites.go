@@ -27,6 +27,7 @@ func suites(s *samples) []*suite {
 		lineageSuite(s),
 		stepSuite(s),
 		claimSuite(s),
+		receiptSuite(s),
 		serverSuite("external_sender_offer.json", "ExternalSenderOffer", "target", &s.senderOffer, "MigrationResponse"),
 	}
 }
@@ -80,15 +81,19 @@ func initSuite(s *samples) *suite {
 
 func abortSuite(s *samples) *suite {
 	suite := serverSuite("migration_abort.json", "MigrationAbort", "source", &s.abort, "MigrationConfirmation")
-	id := s.abort.MigrationID[:]
-	short := append([]byte{31}, id[:31]...)
-	long := append([]byte{33}, append(bytes.Clone(id), 0)...)
-	whole := append([]byte{32}, id...)
-	suite.more = []testCase{
-		newCase("id of 31 bytes", "wrong-length", replaced(&s.abort, whole, short)),
-		newCase("id of 33 bytes", "wrong-length", replaced(&s.abort, whole, long)),
-	}
+	suite.more = wrongLengths("id", &s.abort, s.abort.MigrationID)
 	return suite
+}
+
+// wrongLengths are v's encoding with a byte less and a byte more of a vector that has 32 bytes.
+func wrongLengths(name string, v structure, of [32]byte) []testCase {
+	whole := append([]byte{32}, of[:]...)
+	short := append([]byte{31}, of[:31]...)
+	long := append(append([]byte{33}, of[:]...), 0)
+	return []testCase{
+		newCase(name+" of 31 bytes", "wrong-length", replaced(v, whole, short)),
+		newCase(name+" of 33 bytes", "wrong-length", replaced(v, whole, long)),
+	}
 }
 
 func identitySuite(s *samples) *suite {
@@ -127,6 +132,20 @@ func claimSuite(s *samples) *suite {
 	migration.Kind = mimiport.StepMigration
 	suite.firstLength = 1
 	suite.more = []testCase{newCase("kind 1", "unknown-kind", mustMarshal(&migration))}
+	return suite
+}
+
+func receiptSuite(s *samples) *suite {
+	suite := serverSuite("commit_receipt.json", "CommitReceipt", "source", &s.receipt, "MigrationConfirmation")
+	largest := func(name string, field func(*mimiport.CommitReceipt) *uint64) testCase {
+		r := s.receipt
+		*field(&r) = 1 << 63
+		return newCase(name+" 2^63", "epoch-too-large", mustMarshal(&r))
+	}
+	suite.more = append(wrongLengths("hash", &s.receipt, s.receipt.CommitHash),
+		largest("term", func(r *mimiport.CommitReceipt) *uint64 { return &r.Term }),
+		largest("epoch", func(r *mimiport.CommitReceipt) *uint64 { return &r.Epoch }),
+		largest("seq", func(r *mimiport.CommitReceipt) *uint64 { return &r.Seq }))
 	return suite
 }
 
