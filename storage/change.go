@@ -7,19 +7,20 @@ import (
 
 // Change is one atomic transition: all of it is written, durably, or none. A Group or Migration whose Version is 0 is
 // inserted and must not exist; any other replaces the stored row of that version; either is stored with Version+1. Entries,
-// Snapshots, Content and Rows are inserted and must not exist. Anything unmet is ErrConflict.
+// Receipt, Content and Rows are inserted and must not exist. Anything unmet is ErrConflict.
 type Change struct {
 	Group     *Group
 	Migration *migration.Migration
 	Content   *Content
 	Snapshots []Snapshot // inserted; one that exists is left as it is
 	Entries   []Entry
+	Receipt   *Receipt // of a Commit that this change accepts
 	Rows      []Row
 	Evidence  []Evidence // inserted; of one kind and migration the first is kept
 
 	// What is deleted; absent things are ignored. Deletions come before insertions.
 	Done        []RowKey              // rows
-	Drop        *GroupKey             // entries and snapshots
+	Drop        *GroupKey             // entries, receipts and snapshots
 	DropBefore  *Epoch                // snapshots of earlier epochs than this one
 	DropContent *mimiport.MigrationID // a content
 }

@@ -50,6 +50,9 @@ func CheckRange(c *Change) error {
 	if m := c.Migration; m != nil {
 		note(m.Version, m.Term, m.Epoch)
 	}
+	if r := c.Receipt; r != nil {
+		note(r.Term, r.Epoch, r.Seq)
+	}
 	for i := range c.Snapshots {
 		s := &c.Snapshots[i]
 		note(s.Term, s.Epoch, s.Seq)

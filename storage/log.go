@@ -23,6 +23,19 @@ const (
 	EntryWelcome     EntryKind = "welcome"
 )
 
+// Receipt is this server's signed word that a Commit leads a group to an epoch (profile, section 3): the fields of a
+// mimiport.CommitReceipt and the id of the key. It is kept as long as its term has state here, whatever is forgotten of
+// the log.
+type Receipt struct {
+	GroupID    []byte
+	Term       uint64
+	Epoch      uint64
+	Seq        uint64
+	CommitHash [32]byte // as Entry.Hash
+	KeyID      string
+	Signature  []byte
+}
+
 // Entry is one accepted message in a group's log.
 type Entry struct {
 	GroupID    []byte

@@ -63,6 +63,8 @@ type Log interface {
 	// Handshakes are Entries without all but the proposals and Commits.
 	Handshakes(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
 	EntryByHash(ctx context.Context, key GroupKey, hash [32]byte) (*Entry, error)
+	// Receipts are those of a term for an epoch and later ones, in order, at most limit.
+	Receipts(ctx context.Context, from Epoch, limit int) ([]Receipt, error)
 }
 
 // Migrations is what this server has offered, sent and decided.

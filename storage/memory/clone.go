@@ -57,6 +57,12 @@ func cloneEntry(e *storage.Entry) *storage.Entry {
 	return &c
 }
 
+func cloneReceipt(r *storage.Receipt) *storage.Receipt {
+	c := *r
+	c.GroupID, c.Signature = clone(r.GroupID), clone(r.Signature)
+	return &c
+}
+
 func cloneRow(r *storage.Row) *storage.Row {
 	c := *r
 	c.GroupID, c.Due = clone(r.GroupID), stamp(r.Due)

@@ -25,6 +25,7 @@ type Store struct {
 	snapshots  table[numbered, storage.Snapshot]
 	entries    table[numbered, storage.Entry]
 	hashes     table[hashed, storage.Entry]
+	receipts   table[numbered, storage.Receipt]
 	migrations table[mimiport.MigrationID, migration.Migration]
 	contents   table[mimiport.MigrationID, storage.Content]
 	rows       table[storage.RowKey, storage.Row]
@@ -34,7 +35,7 @@ type Store struct {
 
 var _ storage.Store = (*Store)(nil)
 
-// numbered is the key of a group, an epoch's snapshot or a log entry; a group has the number 0.
+// numbered is the key of a group, an epoch's snapshot or receipt, or a log entry; a group has the number 0.
 type numbered struct {
 	group        string
 	term, number uint64
@@ -66,6 +67,8 @@ func New() *Store {
 			key: func(e *storage.Entry) numbered { return numbered{string(e.GroupID), e.Term, e.Seq} }},
 		hashes: table[hashed, storage.Entry]{compare: compareHashed,
 			key: func(e *storage.Entry) hashed { return hashed{string(e.GroupID), e.Term, e.Hash} }},
+		receipts: table[numbered, storage.Receipt]{compare: compareNumbered,
+			key: func(r *storage.Receipt) numbered { return numbered{string(r.GroupID), r.Term, r.Epoch} }},
 		migrations: table[mimiport.MigrationID, migration.Migration]{compare: compareIDs,
 			key: func(m *migration.Migration) mimiport.MigrationID { return m.ID }},
 		contents: table[mimiport.MigrationID, storage.Content]{compare: compareIDs,
@@ -162,6 +165,11 @@ func (s *Store) applyLog(tx *transaction, c *storage.Change) error {
 		e.GroupID, e.Data, e.At = clone(e.GroupID), clone(e.Data), stamp(e.At)
 		_ = insert(tx, &s.evidence, &e) // the first is kept
 	}
+	if c.Receipt != nil {
+		if err := insert(tx, &s.receipts, cloneReceipt(c.Receipt)); err != nil {
+			return err
+		}
+	}
 	for i := range c.Entries {
 		e := cloneEntry(&c.Entries[i])
 		if err := cmp.Or(insert(tx, &s.entries, e), insert(tx, &s.hashes, e)); err != nil {
@@ -179,6 +187,12 @@ func (s *Store) drop(tx *transaction, key *storage.GroupKey) {
 		}
 		put(tx, &s.hashes, s.hashes.key(e), nil)
 		put(tx, &s.entries, s.entries.key(e), nil)
+	}
+	for _, r := range slices.Clone(s.receipts.from(term)) {
+		if !inTerm(r.GroupID, r.Term, *key) {
+			break
+		}
+		put(tx, &s.receipts, s.receipts.key(r), nil)
 	}
 	s.dropSnapshots(tx, *key, math.MaxUint64)
 }
@@ -310,6 +324,19 @@ func (s *Store) EntryByHash(_ context.Context, key storage.GroupKey, hash [32]by
 		return nil, err
 	}
 	return cloneEntry(e), nil
+}
+
+// Receipts implements storage.Store.
+func (s *Store) Receipts(_ context.Context, from storage.Epoch, limit int) (found []storage.Receipt, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.receipts.from(numbered{string(from.ID), from.Term, from.Epoch}) {
+		if len(found) >= limit || !inTerm(r.GroupID, r.Term, from.GroupKey) {
+			break
+		}
+		found = append(found, *cloneReceipt(r))
+	}
+	return found, nil
 }
 
 // Migration implements storage.Store.

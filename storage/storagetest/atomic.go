@@ -19,10 +19,10 @@ func everything(name string, number, groupVersion, migrationVersion uint64) *sto
 	g, m := sampleGroup("group", 1), sampleMigration(1)
 	g.Version, g.RoomID = groupVersion, name
 	m.Version, m.Reason = migrationVersion, name
-	e := sampleEntry("group", 1, number)
+	e, r := sampleEntry("group", 1, number), sampleReceipt("group", 1, number)
 	return &storage.Change{
 		Group: &g, Migration: &m, Content: &storage.Content{ID: migrationID(number), Data: bytesOf(name)},
-		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []storage.Entry{e},
+		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []storage.Entry{e}, Receipt: &r,
 		Rows: []storage.Row{sampleRow("b.example", name, 1)}, Evidence: []storage.Evidence{sampleEvidence("group", number)},
 	}
 }
@@ -34,6 +34,7 @@ type state struct {
 	Contents   [][]byte
 	Snapshots  []storage.Snapshot
 	Entries    map[string][]storage.Entry
+	Receipts   []storage.Receipt
 	Rows       []storage.Row
 	Evidence   []storage.Evidence
 }
@@ -68,6 +69,9 @@ func dump(t testing.TB, s storage.Store) (all state) {
 			entries, err := s.Entries(ctx, k, 0, limit)
 			check(err)
 			all.Entries[fmt.Sprint(id, term)] = entries
+			receipts, err := s.Receipts(ctx, storage.Epoch{GroupKey: k}, limit)
+			check(err)
+			all.Receipts = append(all.Receipts, receipts...)
 			for n := range uint64(maxNumber) {
 				if snapshot, err := s.Snapshot(ctx, k, n); err == nil {
 					all.Snapshots = append(all.Snapshots, *snapshot)
@@ -96,6 +100,7 @@ func testAtomic(t *testing.T, f *fixture) {
 		"content":     func(c *storage.Change) { c.Content.ID = migrationID(1) },
 		"entry":       func(c *storage.Change) { c.Entries = append(c.Entries, sampleEntry("group", 1, 1)) },
 		"entry twice": func(c *storage.Change) { c.Entries = append(c.Entries, c.Entries[0]) },
+		"receipt":     func(c *storage.Change) { c.Receipt.Epoch = 1 },
 		"row":         func(c *storage.Change) { c.Rows = append(c.Rows, sampleRow("b.example", "unfinished", 1)) },
 		"row twice":   func(c *storage.Change) { c.Rows = append(c.Rows, c.Rows[0]) },
 	}
@@ -107,7 +112,7 @@ func testAtomic(t *testing.T, f *fixture) {
 		c := everything("after", 2, 1, 1)
 		c.Done = []storage.RowKey{{Destination: "b.example", Queue: "before", Order: 1}}
 		c.Drop, c.DropContent = &drop, &dropped
-		if name == "entry" {
+		if name == "entry" || name == "receipt" {
 			c.Drop = nil // or there would be no conflict
 		}
 		if name == "content" {
@@ -128,6 +133,7 @@ func testRange(t *testing.T, f *fixture) {
 		"term":      func(c *storage.Change) { c.Group.Term = tooLarge },
 		"epoch":     func(c *storage.Change) { c.Migration.Epoch = tooLarge },
 		"entry":     func(c *storage.Change) { c.Entries[0].Epoch = tooLarge },
+		"receipt":   func(c *storage.Change) { c.Receipt.Epoch = tooLarge },
 		"snapshot":  func(c *storage.Change) { c.Snapshots[0].Seq = tooLarge },
 		"row order": func(c *storage.Change) { c.Rows[0].Order = tooLarge },
 	} {

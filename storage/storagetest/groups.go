@@ -171,9 +171,11 @@ func testEntries(t *testing.T, f *fixture) {
 func testDrop(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	for _, k := range []storage.GroupKey{key("group", 1), key("group", 2), key("other", 1)} {
+		receipt := sampleReceipt(string(k.ID), k.Term, 1)
 		f.apply(&storage.Change{
 			Entries:   []storage.Entry{sampleEntry(string(k.ID), k.Term, 1), sampleEntry(string(k.ID), k.Term, 2)},
 			Snapshots: []storage.Snapshot{sampleSnapshot(string(k.ID), k.Term, 1), sampleSnapshot(string(k.ID), k.Term, 2)},
+			Receipt:   &receipt,
 		})
 	}
 	kept := sampleEntry("group", 1, 1)
@@ -185,12 +187,48 @@ func testDrop(t *testing.T, f *fixture) {
 	absent(t, "snapshots", err)
 	_, err = f.EntryByHash(ctx, dropped, sampleEntry("group", 1, 2).Hash)
 	absent(t, "by hash", err)
+	receipts, err := f.Receipts(ctx, storage.Epoch{GroupKey: dropped}, 10)
+	expect(t, "receipts", receipts, err, nil)
 	for _, k := range []storage.GroupKey{key("group", 2), key("other", 1)} {
 		got, err = f.Entries(ctx, k, 0, 10)
 		expect(t, "another term or group", len(got), err, 2)
 		_, err = f.Snapshot(ctx, k, 9)
 		expect(t, "another's snapshot", 0, err, 0)
+		receipts, err = f.Receipts(ctx, storage.Epoch{GroupKey: k}, 10)
+		expect(t, "another's receipts", receipts, err, []storage.Receipt{sampleReceipt(string(k.ID), k.Term, 1)})
 	}
+}
+
+func testReceipts(t *testing.T, f *fixture) {
+	ctx := t.Context()
+	complete(t, sampleReceipt("group", 1, 1))
+	var all []storage.Receipt
+	for _, epoch := range []uint64{1, 2, 4} {
+		r := sampleReceipt("group", 1, epoch)
+		f.apply(&storage.Change{Receipt: &r})
+		all = append(all, r)
+	}
+	for _, other := range []storage.Receipt{sampleReceipt("group", 2, 3), sampleReceipt("groups", 1, 3)} {
+		f.apply(&storage.Change{Receipt: &other})
+	}
+	another := sampleReceipt("group", 1, 2)
+	another.CommitHash = [32]byte(bytesOf("another"))
+	f.refuse(&storage.Change{Receipt: &another}) // one for an epoch
+	for _, test := range []struct {
+		from  uint64
+		limit int
+		want  []storage.Receipt
+	}{
+		{0, 9, all}, {2, 9, all[1:]}, {2, 1, all[1:2]}, {3, 9, all[2:]}, {5, 9, nil}, {math.MaxUint64, 9, nil}, {0, 0, nil},
+	} {
+		got, err := f.Receipts(ctx, storage.Epoch{GroupKey: key("group", 1), Epoch: test.from}, test.limit)
+		expect(t, fmt.Sprint(test.from, test.limit), got, err, test.want)
+	}
+	if err := f.Forget(ctx, storage.Horizon{Log: epoch.AddDate(1, 0, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := f.Receipts(ctx, storage.Epoch{GroupKey: key("group", 1)}, 9)
+	expect(t, "all, when the log is forgotten", got, err, all)
 }
 
 // testLargeChange writes more than one statement holds, and large bytes.

@@ -31,6 +31,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"CountGroups", testCountGroups},
 		{"Snapshot", testSnapshot},
 		{"Entries", testEntries},
+		{"Receipts", testReceipts},
 		{"Handshakes", testHandshakes},
 		{"EntriesBytes", testEntriesBytes},
 		{"Drop", testDrop},
@@ -173,6 +174,13 @@ func sampleEntry(id string, term, seq uint64) storage.Entry {
 		Hash: sha256.Sum256(message), Message: message, GroupInfo: bytesOf("info"),
 		Recipients: []mimiport.LeafIdentity{{UserID: "@a:a.example", DeviceID: "A"}, {UserID: "@b:b.example", DeviceID: "B \x00\xff"}},
 		Migration:  &m, At: epoch.Add(time.Duration(seq) * time.Millisecond),
+	}
+}
+
+func sampleReceipt(id string, term, epoch uint64) storage.Receipt {
+	return storage.Receipt{
+		GroupID: []byte(id), Term: term, Epoch: epoch, Seq: 2 * epoch, CommitHash: [32]byte(bytesOf("commit")),
+		KeyID: "ed25519:r", Signature: bytesOf("signature"),
 	}
 }
 

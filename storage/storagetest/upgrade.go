@@ -24,7 +24,9 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 		t.Fatal("no dumps", err)
 	}
 	want := &fixture{Store: memory.New(), t: t}
-	want.apply(everything("frozen", 1, 0, 0))
+	kept := everything("frozen", 1, 0, 0)
+	kept.Receipt = nil // the programs of the past wrote none
+	want.apply(kept)
 	for _, name := range dumps {
 		t.Run(name, func(t *testing.T) {
 			sql, err := frozen.ReadFile(name)

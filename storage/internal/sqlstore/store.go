@@ -167,7 +167,7 @@ func (tx *tx) applyContent(ctx context.Context, c *storage.Change) error {
 
 func (tx *tx) applyLog(ctx context.Context, c *storage.Change) error {
 	if d := c.Drop; d != nil {
-		for _, table := range []string{entries.name, snapshots.name} {
+		for _, table := range []string{entries.name, receipts.name, snapshots.name} {
 			if _, err := tx.exec(ctx, "DELETE FROM "+table+" WHERE group_id = $1 AND term = $2", d.ID, clamp(d.Term)); err != nil {
 				return err
 			}
@@ -184,6 +184,11 @@ func (tx *tx) applyLog(ctx context.Context, c *storage.Change) error {
 	}
 	if err := insert(ctx, tx, &evidence, c.Evidence, " ON CONFLICT DO NOTHING"); err != nil {
 		return err
+	}
+	if c.Receipt != nil {
+		if err := insert(ctx, tx, &receipts, []storage.Receipt{*c.Receipt}, ""); err != nil {
+			return err
+		}
 	}
 	return insert(ctx, tx, &entries, c.Entries, "")
 }
@@ -273,6 +278,12 @@ func (s *Store) log(ctx context.Context, condition string, key storage.GroupKey,
 // EntryByHash implements storage.Store.
 func (s *Store) EntryByHash(ctx context.Context, key storage.GroupKey, sum [32]byte) (*storage.Entry, error) {
 	return one(ctx, s, &entries, "WHERE group_id = $1 AND term = $2 AND hash = $3", key.ID, clamp(key.Term), (*hash)(&sum))
+}
+
+// Receipts implements storage.Store.
+func (s *Store) Receipts(ctx context.Context, from storage.Epoch, limit int) ([]storage.Receipt, error) {
+	return list(ctx, s, &receipts, "WHERE group_id = $1 AND term = $2 AND epoch >= $3 ORDER BY epoch LIMIT $4",
+		from.ID, clamp(from.Term), clamp(from.Epoch), limit)
 }
 
 // Migration implements storage.Store.

@@ -50,6 +50,16 @@ var entries = table[storage.Entry]{
 	},
 }
 
+var receipts = table[storage.Receipt]{
+	name:    "mimiport_receipts",
+	columns: columns("group_id, term, epoch, seq, commit_hash, key_id, signature"),
+	fields: func(r *storage.Receipt) []any {
+		return []any{
+			(*blob)(&r.GroupID), &r.Term, &r.Epoch, &r.Seq, (*hash)(&r.CommitHash), &r.KeyID, (*blob)(&r.Signature),
+		}
+	},
+}
+
 var migrations = table[migration.Migration]{
 	name: "mimiport_migrations",
 	columns: columns("migration_id, created_at, role, state, version, group_id, room_id, term, source, target, user_id, by_admin, epoch, " +

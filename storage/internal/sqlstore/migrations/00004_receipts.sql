@@ -1,0 +1,13 @@
+-- +goose Up
+
+-- The Commits that this server has accepted and signed for, by the epoch that each leads to. They outlive the messages.
+CREATE TABLE mimiport_receipts (
+	group_id    BYTEA  NOT NULL,
+	term        BIGINT NOT NULL,
+	epoch       BIGINT NOT NULL,
+	seq         BIGINT NOT NULL,
+	commit_hash BYTEA  NOT NULL,
+	key_id      TEXT   NOT NULL,
+	signature   BYTEA  NOT NULL,
+	PRIMARY KEY (group_id, term, epoch)
+);
