@@ -118,8 +118,12 @@ func (a *admin) reclaim(ctx context.Context, r *edge.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	body, err := r.Body()
+	if err != nil {
+		return nil, err
+	}
 	req := new(api.LineageRequest)
-	if r.Length != 0 {
+	if len(body) > 0 {
 		if req, err = edge.Decode[api.LineageRequest](r); err != nil {
 			return nil, err
 		}

@@ -37,7 +37,8 @@ type Groups interface {
 	// Host says where the group is, also when that is not here.
 	Host(ctx context.Context, c Caller, groupID []byte) (*HostResponse, error)
 
-	// ShowLineage shows this server how the group went on elsewhere: it stops when that is so, and says where the group is.
+	// ShowLineage shows this server how the group went on elsewhere, or what it has signed itself and may have
+	// forgotten: it stops when that is so, and says where the group is.
 	ShowLineage(ctx context.Context, c Caller, groupID []byte, req *LineageRequest) (*HostResponse, error)
 
 	// RatchetTree is the encoded ratchet tree of the current epoch or the one before.
@@ -150,9 +151,11 @@ type MovedInfo struct {
 	KeyID                 string           `json:"key_id"`
 }
 
-// LineageRequest carries a mimiport.Lineage, encoded.
+// LineageRequest carries a mimiport.Lineage, encoded, or the mimiport.CommitReceipt of the server that is asked, or
+// both.
 type LineageRequest struct {
-	Lineage spec.Base64Bytes `json:"lineage"`
+	Lineage spec.Base64Bytes `json:"lineage,omitempty"`
+	Receipt *SignedInfo      `json:"receipt,omitempty"`
 }
 
 // RecoverRequest is what a member holds of a group whose host is lost: the public state of an epoch, and the lineage.
@@ -167,13 +170,21 @@ type SubmitRequest struct {
 	Message   spec.Base64Bytes `json:"message"`
 	GroupInfo spec.Base64Bytes `json:"group_info,omitempty"`
 	Welcome   spec.Base64Bytes `json:"welcome,omitempty"`
+	Known     *KnownCommit     `json:"known,omitempty"`
+}
+
+// KnownCommit is what a client's latest receipt of the present term says, for the server to compare before it accepts.
+type KnownCommit struct {
+	Epoch      uint64           `json:"epoch"`
+	CommitHash spec.Base64Bytes `json:"commit_hash"`
 }
 
 // SubmitResponse is where the message stands in the log. Epoch is the group's epoch after it.
 type SubmitResponse struct {
-	Term  uint64 `json:"term"`
-	Seq   uint64 `json:"seq"`
-	Epoch uint64 `json:"epoch"`
+	Term    uint64      `json:"term"`
+	Seq     uint64      `json:"seq"`
+	Epoch   uint64      `json:"epoch"`
+	Receipt *SignedInfo `json:"receipt,omitempty"` // of a Commit: mimiport.CommitReceipt
 }
 
 // MessagesQuery asks for the messages of a term numbered From and up. Without a term, the current one.
@@ -201,6 +212,7 @@ type LogMessage struct {
 	Sender    string           `json:"sender"`
 	Message   spec.Base64Bytes `json:"message,omitempty"`
 	Migration *MovedInfo       `json:"migration,omitempty"` // with a migration Commit: the evidence for it
+	Receipt   *SignedInfo      `json:"receipt,omitempty"`   // with a Commit: mimiport.CommitReceipt
 }
 
 // FanOut is the content of the to-device events by which messages reach members (profile, section 7).
