@@ -18,6 +18,7 @@ import {
 import { Inbox, MAX_RACES, messageHash } from "./inbox.js";
 import { type Matrix, MatrixError, serverOf, type SyncResult, Unreachable } from "./matrix.js";
 import * as mls from "./mls.js";
+import { isForgotten, known } from "./receipts.js";
 import * as wire from "./wire.js";
 import { decode, encode, fromBase64, toBase64, toBase64url } from "./wire.js";
 
@@ -38,15 +39,26 @@ export class Behind extends Error {
   override name = "Behind";
 }
 
+/** The Delivery Service has accepted two Commits in one epoch. Its operator has to act. */
+export class Forked extends Error {
+  override name = "Forked";
+}
+
 /** A server's refusal that repeating the request will not change: not its fault, and without a time to try again. */
-const isFinal = (e: unknown): e is MatrixError | Behind =>
+const isFinal = (e: unknown): e is MatrixError | Behind | Forked =>
   e instanceof Behind ||
+  e instanceof Forked ||
   (e instanceof MatrixError && e.status < 500 && e.body.retry_after_ms === undefined && !refused(e, IN_PROGRESS));
 
 /** The redirect in a refusal. */
 const redirectOf = (e: MatrixError) => e.body.moved as MovedInfo | undefined;
 
 const externalSender = (encoded: Uint8Array): ExternalSender | undefined => decodeExternalSender(encoded, 0)?.[0];
+
+/** Fails if the group is on two branches: what is submitted to one of them could be lost. */
+function requireOneBranch({ fork, ds }: Group): void {
+  if (fork !== undefined) throw new Forked(`${ds} has signed for two Commits in one epoch`);
+}
 
 export class Client {
   private readonly inbox: Inbox;
@@ -213,8 +225,9 @@ export class Client {
 
   /** Submits a message and handles the log up to it. False when the group is in another epoch, or elsewhere. */
   private async submit(g: Group, what: Submission): Promise<boolean> {
+    requireOneBranch(g);
     try {
-      const accepted = await this.ds(g.ds).submit(g.key, what);
+      const accepted = await this.ds(g.ds).submit(g.key, { ...what, ...known(g) });
       return await this.inbox.accepted(g, accepted, what.message);
     } catch (e) {
       if (refused(e, IN_PROGRESS)) await this.showEvidence(g);
@@ -224,13 +237,27 @@ export class Client {
     }
   }
 
-  /** The group is in another epoch, or elsewhere. A Behind when the Delivery Service has less than it once accepted. */
+  /**
+   * The group is in another epoch, or elsewhere. Throws the refusal again if this device does not follow it there,
+   * and a Behind if the Delivery Service has less than it once accepted.
+   */
   private async overtaken(g: Group, e: MatrixError): Promise<void> {
     const { term } = g;
-    await this.inbox.catchUp(g, redirectOf(e));
     const [there, here] = [Number(e.body.epoch), epochOf(g)];
-    if (refused(e, WRONG_EPOCH) && g.term === term && there < here)
+    const forgotten = isForgotten(g, there);
+    await this.inbox.catchUp(g, redirectOf(e));
+    if (g.term !== term) return;
+    if (refused(e, MOVED)) throw e;
+    if (forgotten) await this.showReceipt(g);
+    if (there < here)
       throw new Behind(`the Delivery Service is behind: it is in epoch ${there}, this device in ${here}`);
+  }
+
+  /** The Delivery Service stops if it has forgotten what it signed: the answer to the next submission says so. */
+  private async showReceipt(g: Group): Promise<void> {
+    await this.ds(g.ds)
+      .showReceipt(g.key, g.receipt!)
+      .catch(() => undefined);
   }
 
   /** A target that has voted but not heard the decision may hear it from any member (profile, section 6). */
@@ -347,20 +374,22 @@ export class Client {
       if (!refused(e, UNKNOWN_MIGRATION) || m.over) return this.ds(m.target).migration(m.id);
     }
     try {
+      requireOneBranch(g);
       return await this.ds(m.source).initMigration(m.id, {
         migration_init: m.init,
         key_id: m.keyId,
         ...(m.senderOffer && { external_sender_offer: m.senderOffer }),
         ...submission(m.commit),
+        ...known(g),
       });
     } catch (e) {
-      if (e instanceof MatrixError && isFinal(e)) await this.exclusive(() => this.initRefused(g, m, e));
+      if (isFinal(e)) await this.exclusive(() => this.initRefused(g, m, e));
       throw e;
     }
   }
 
   /** A refused Init uses up neither the epoch nor the offer (profile, section 5): the attempt is over. */
-  private async initRefused(g: Group, m: OwnMigration, e: MatrixError): Promise<void> {
+  private async initRefused(g: Group, m: OwnMigration, e: Error): Promise<void> {
     this.inbox.refuse(g, m.commit);
     if (refused(e, WRONG_EPOCH) || refused(e, MOVED)) await this.overtaken(g, e);
   }

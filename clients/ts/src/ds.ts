@@ -55,6 +55,8 @@ export interface LogMessage {
   sender: string;
   message?: string;
   migration?: Migrated;
+  /** With a Commit: the Delivery Service's CommitReceipt. */
+  receipt?: Signed;
 }
 
 /** The content of the to-device events by which messages reach members. */
@@ -73,10 +75,17 @@ export interface MessagesResponse {
   moved?: MovedInfo;
 }
 
+/** What a client's latest receipt of the present term says. */
+export interface KnownCommit {
+  epoch: number;
+  commit_hash: string;
+}
+
 export interface Submission {
   message: string;
   group_info?: string;
   welcome?: string;
+  known?: KnownCommit;
 }
 
 /** A Commit as it is submitted. */
@@ -89,6 +98,7 @@ export interface Submitted {
   term: number;
   seq: number;
   epoch: number;
+  receipt?: Signed;
 }
 
 export interface MigrationOffer {
@@ -176,6 +186,11 @@ export class DeliveryService {
 
   showLineage(group: string, lineage: string): Promise<HostResponse> {
     return this.ask("PUT", `/groups/${group}/lineage`, { lineage });
+  }
+
+  /** Shows the Delivery Service a receipt of its own, which stops it if it has forgotten. */
+  showReceipt(group: string, receipt: Signed): Promise<HostResponse> {
+    return this.ask("PUT", `/groups/${group}/lineage`, { receipt });
   }
 
   tree(group: string, epoch: number): Promise<Uint8Array> {

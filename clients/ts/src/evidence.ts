@@ -2,7 +2,8 @@
 import type { Claimed, Migrated, Signed } from "./ds.js";
 import { type Group, type OwnMigration, same } from "./group.js";
 import type { Matrix } from "./matrix.js";
-import { decode, fromBase64, lineageClaim, migrationAbort, migrationConfirmation, migrationResponse } from "./wire.js";
+import { type CommitReceipt, commitReceipt, decode, fromBase64, lineageClaim, migrationAbort } from "./wire.js";
+import { migrationConfirmation, migrationResponse } from "./wire.js";
 import { serverSigned, type Signature, type SignedCodec, toBase64url } from "./wire.js";
 
 export class Evidence {
@@ -30,6 +31,11 @@ export class Evidence {
     const fits =
       claim.domainName === moved.delivery_service && Number(claim.term) === moved.term && same(claim.groupId, g.id);
     return fits && this.signedBy(claim.domainName, moved.key_id, lineageClaim, claim);
+  }
+
+  /** Whether a receipt is the current Delivery Service's. One that cannot be checked is as good as none. */
+  attests(g: Group, receipt: CommitReceipt, keyId: string): Promise<boolean> {
+    return this.signedBy(g.ds, keyId, commitReceipt, receipt).catch(() => false);
   }
 
   /** Whether a MigrationConfirmation is the source's word for this group, this offer and this target. */

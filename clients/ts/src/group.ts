@@ -1,6 +1,6 @@
 // A group as this client sees it, and what the client as a whole keeps.
 import type { ClientState } from "ts-mls";
-import type { FanOut, Migrated } from "./ds.js";
+import type { FanOut, Migrated, Signed } from "./ds.js";
 import type * as mls from "./mls.js";
 import { toBase64url } from "./wire.js";
 
@@ -58,6 +58,10 @@ export interface Group {
   behind: boolean;
   /** How the group came to a Delivery Service, as one told it last (base64): what a server needs that recovers the group. */
   lineage?: string | undefined;
+  /** The latest verified receipt of a Delivery Service for a Commit, of this term or of one before. */
+  receipt?: Signed | undefined;
+  /** The proof that the current Delivery Service has accepted two Commits in one epoch: nothing is submitted to it. */
+  fork?: { first: Signed; second: Signed } | undefined;
   /** The current Delivery Service has claimed the group, and may go on with another branch than that of the state here. */
   unproven?: boolean | undefined;
 }
@@ -89,6 +93,8 @@ export type ClientEvent =
   // it is known for good whether it was accepted.
   | { event: "commit"; group: string; from: string; to: string }
   | { event: "commit_ended"; group: string; to: string; accepted: boolean }
+  // The Delivery Service has signed for two Commits that lead to one epoch.
+  | { event: "fork"; group: string; epoch: number; first: Signed; second: Signed }
   | { event: "ignored"; group: string; from: string; reason: string }
   | { event: "failed"; group: string; reason: string };
 
@@ -117,6 +123,8 @@ export function newGroup(
     evidence: undefined,
     former: undefined,
     lineage: undefined,
+    receipt: undefined,
+    fork: undefined,
     unproven: undefined,
   };
   const key = toBase64url(id);

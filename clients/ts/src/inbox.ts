@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import type { ClientState } from "ts-mls";
 import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage, type Migrated } from "./ds.js";
-import { type MovedInfo, refused, submission, type Submitted, UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
+import { type MovedInfo, refused, type Signed, submission, type Submitted, UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
 import { Evidence } from "./evidence.js";
 import {
   epochOf,
@@ -17,10 +17,11 @@ import {
   type Surroundings,
 } from "./group.js";
 import { claimIn, goesOn } from "./lineage.js";
+import { isLost, news, receiptIn } from "./receipts.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
 import * as mls from "./mls.js";
 import { decode, encode, fromBase64, isServerName, lineage, type Lineage, lineageClaim, migrationCommitAAD } from "./wire.js";
-import { toBase64, toBase64url } from "./wire.js";
+import { toBase64, toBase64url, WireError } from "./wire.js";
 
 /** How many Commits of others may come first before an operation gives up. */
 export const MAX_RACES = 10;
@@ -185,6 +186,10 @@ export class Inbox {
     if (moved.term !== g.term + 1) return false;
     if (!("lineage_claim" in moved)) return this.followMove(g, moved);
     if (!(await this.evidence.provesClaim(g, moved))) return false;
+    if (isLost(g, moved)) {
+      this.ignored(g.key, moved.delivery_service, "its claim leaves out a Commit for which there is a receipt");
+      return false;
+    }
     await this.goTo(g, moved);
     return true;
   }
@@ -222,6 +227,7 @@ export class Inbox {
     if (g.pending !== undefined && mls.refersToProposals(g.pending.message)) this.endPending(g);
     g.state = mls.withoutProposals(g.state);
     g.evidence = undefined;
+    g.receipt = undefined;
     g.unproven = true;
     this.moveTo(g, claim.delivery_service, claim.term);
     this.world.save();
@@ -266,20 +272,41 @@ export class Inbox {
    * An own message has been accepted under a number: it and all before it are handled. False when that showed that it was of a
    * branch that was lost, so that nobody can read it.
    */
-  async accepted(g: Group, { term, seq }: Submitted, message: string): Promise<boolean> {
+  async accepted(g: Group, { term, seq, receipt }: Submitted, message: string): Promise<boolean> {
     const { sent } = g;
-    if (term === g.term && seq === g.next) await this.handle(g, { seq, message });
+    if (term === g.term && seq === g.next) await this.handle(g, { seq, message, ...(receipt && { receipt }) });
     else await this.catchUp(g);
     return g.sent === sent; // who enters anew has sent nothing yet
   }
 
   /** Handles a message of the current Delivery Service, in the order of its log. */
   private async handle(g: Group, m: Arrived): Promise<void> {
+    if (m.receipt !== undefined) await this.attested(g, m, m.receipt);
     if (m.seq < g.next) return;
     g.next = m.seq + 1;
     const { term } = g;
     await this.process(g, m);
     if (g.term !== term) g.former?.pop(); // its log ends with this message
+  }
+
+  /** Keeps the receipt of a message if it is the latest. A second one for one epoch proves a fork: the first stays. */
+  private async attested(g: Group, m: Arrived, signed: Signed): Promise<void> {
+    if (g.fork !== undefined) return;
+    try {
+      const receipt = receiptIn(signed);
+      const told = news(g, receipt, m);
+      if (told === undefined || !(await this.evidence.attests(g, receipt, signed.key_id))) return;
+      if (told === "later") g.receipt = signed;
+      else this.forked(g, { first: g.receipt!, second: signed });
+      this.world.save();
+    } catch (e) {
+      if (!(e instanceof WireError)) throw e; // no receipt at all
+    }
+  }
+
+  private forked(g: Group, fork: { first: Signed; second: Signed }): void {
+    g.fork = fork;
+    this.world.emit({ event: "fork", group: g.key, epoch: Number(receiptIn(fork.first).epoch), ...fork });
   }
 
   private async process(g: Group, { kind, sender = "", message: encoded, migration }: Arrived): Promise<void> {
@@ -373,6 +400,7 @@ export class Inbox {
     g.ds = ds;
     g.term = term;
     g.next = 1;
+    g.fork = undefined;
     g.behind = true;
     this.world.emit({ event: "moved", group: g.key, ds, term });
   }
@@ -473,7 +501,11 @@ export class Inbox {
       const identity = ownIdentity(this.stored);
       const commit = await mls.externalCommit(identity, fromBase64(group_info), tree, seconds(this.world));
       try {
-        return await this.enter(key, roomId, server, await ds.submit(key, submission(commit)), commit.next);
+        const what = submission(commit);
+        const { receipt, ...at } = await ds.submit(key, what);
+        const g = await this.enter(key, roomId, server, at, commit.next);
+        if (receipt !== undefined) await this.attested(g, { seq: at.seq, message: what.message }, receipt);
+        return g;
       } catch (e) {
         if (!refused(e, WRONG_EPOCH) || races === MAX_RACES) throw e;
       }

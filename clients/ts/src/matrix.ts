@@ -121,7 +121,13 @@ function session(homeserver: string, { access_token, user_id, device_id }: any):
 }
 
 /** One device's requests to its homeserver. */
+/** How long a server's key is kept at most, in milliseconds (Matrix specification, "Publishing keys"). */
+const MAX_KEPT = 7 * 24 * 3600_000;
+
 export class Matrix {
+  /** Current keys of servers, by server name and key id. */
+  private readonly serverKeys = new Map<string, { key: string; until: number }>();
+
   constructor(readonly session: Session) {}
 
   /** Makes an authenticated request; a MatrixError when it is refused. path begins after the homeserver's base URL. */
@@ -219,13 +225,26 @@ export class Matrix {
     signature: Uint8Array,
     now: number,
   ): Promise<boolean> {
-    const criteria = { [keyId]: { minimum_valid_until_ts: now } };
-    const { server_keys } = json(granted(await this.askNotary({ server_keys: { [server]: criteria } })));
-    const keys = (server_keys ?? []).filter((k: any) => k.server_name === server && k.valid_until_ts > now);
-    const key = keys.map((k: any) => k.verify_keys?.[keyId]?.key).find((k: unknown) => typeof k === "string");
+    const key = await this.serverKey(server, keyId, now);
     if (key === undefined) return false;
     const jwk = { kty: "OKP", crv: "Ed25519", x: toBase64url(fromBase64(key)) };
     return verify(null, text, createPublicKey({ key: jwk, format: "jwk" }), signature);
+  }
+
+  /** A current key of a server, which is kept as long as it is valid: every Commit has a signature to verify. */
+  private async serverKey(server: string, keyId: string, now: number): Promise<string | undefined> {
+    const name = `${server} ${keyId}`;
+    const kept = this.serverKeys.get(name);
+    if (kept !== undefined && kept.until > now) return kept.key;
+    const criteria = { [keyId]: { minimum_valid_until_ts: now } };
+    const { server_keys } = json(granted(await this.askNotary({ server_keys: { [server]: criteria } })));
+    for (const { server_name, valid_until_ts: until, verify_keys } of server_keys ?? []) {
+      const key = verify_keys?.[keyId]?.key;
+      if (server_name !== server || !(until > now) || typeof key !== "string") continue;
+      this.serverKeys.set(name, { key, until: Math.min(until, now + MAX_KEPT) });
+      return key;
+    }
+    return undefined;
   }
 
   /** A homeserver answers as a notary only under its own name, and fetch lets nobody set the Host header. */

@@ -26,9 +26,10 @@ async function talk(a: User, b: User): Promise<void> {
 }
 
 /** A group that has moved from s to t, where bob has gone on while alice was away; t is lost. */
-async function lostTarget() {
+async function lostTarget({ receipts = true } = {}) {
   const p = await party("alice", "bob");
   const [alice, bob] = p.users as [User, User];
+  net.ds(p.t).receipts = receipts;
   await alice.client.migrate(alice.group, p.t);
   await bob.sync();
   await alice.client.bringUpToDate(alice.group);
@@ -80,7 +81,7 @@ test("a server that is back gives its last messages and no Commit, and is told",
 });
 
 test("who holds the server that yields follows its redirect", async () => {
-  const { alice, bob, held, s, t } = await lostTarget();
+  const { alice, bob, held, s, t } = await lostTarget({ receipts: false });
   net.ds(s).claim(2, held);
   await alice.client.follow(alice.group, s);
   net.ds(t).down = false;
@@ -89,6 +90,22 @@ test("who holds the server that yields follows its redirect", async () => {
   await alice.sync();
   together(alice, bob);
   assert.equal(bob.group.ds, s);
+  await talk(alice, bob);
+});
+
+test("who has a receipt for a Commit that a claim leaves out follows it by the user's word alone", async () => {
+  const { alice, bob, held, s, t } = await lostTarget();
+  net.ds(s).claim(2, held);
+  await alice.client.follow(alice.group, s);
+  net.ds(t).down = false;
+  await alice.client.bringUpToDate(alice.group); // shows the claim to t, which yields
+  await assert.rejects(bob.client.update(bob.group), /M_GROUP_MOVED/);
+  assert.equal(bob.group.ds, t);
+  const ignored = bob.take("ignored").some((e) => e.event === "ignored" && e.from === s && /a receipt/.test(e.reason));
+  assert.ok(ignored);
+  await bob.client.follow(bob.group, s);
+  await alice.sync();
+  together(alice, bob);
   await talk(alice, bob);
 });
 
@@ -127,9 +144,10 @@ test("a restored server is behind; what it recovers goes on without loss", async
   await bob.sync();
   net.ds(s).groups.set(alice.group.key, backup);
   const behind = /the Delivery Service is behind: it is in epoch 1, this device in 3/;
-  await assert.rejects(alice.client.update(alice.group), behind);
+  await assert.rejects(alice.client.update(alice.group), behind); // shows the server its receipt
+  await assert.rejects(alice.client.update(alice.group), /M_GROUP_STOPPED/);
   await assert.rejects(alice.client.migrate(alice.group, "elsewhere.example"), behind);
-  await assert.rejects(bob.client.send(bob.group, "too early"), behind);
+  await assert.rejects(bob.client.send(bob.group, "too early"), /M_GROUP_STOPPED/);
   assert.deepEqual([alice.group.pending, alice.group.migration, bob.group.sent.size], [undefined, undefined, 1]);
   net.ds(s).claim(3, await alice.client.export(alice.group));
   await bob.client.send(bob.group, "in the new term"); // by itself
@@ -145,6 +163,7 @@ test("a restored server is behind; what it recovers goes on without loss", async
 test("a message of a branch that was lost is sent again", async () => {
   const { users, s } = await party("alice", "bob");
   const [alice, bob] = users as [User, User];
+  net.ds(s).receipts = false; // or bob would not follow
   await alice.client.bringUpToDate(alice.group);
   const held = await alice.client.export(alice.group);
   await bob.client.update(bob.group); // epoch 2 here

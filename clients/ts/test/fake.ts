@@ -1,8 +1,8 @@
 // A homeserver with Delivery Services in memory, just enough of both to test a client: one process plays all servers.
-import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
+import { createHash, generateKeyPairSync, randomBytes, sign } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import type { LogMessage, Migrated, MigrationStatus, MovedInfo } from "../src/ds.js";
+import type { KnownCommit, LogMessage, Migrated, MigrationStatus, MovedInfo, Signed } from "../src/ds.js";
 import { encodeExternalSender, encodeMlsMessage, type ExternalSender } from "ts-mls";
 import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
 import { claimIn } from "../src/lineage.js";
@@ -38,6 +38,9 @@ class SigningKey {
   }
 }
 
+const commitHash = (message: string): Uint8Array =>
+  new Uint8Array(createHash("sha256").update(fromBase64(message)).digest());
+
 const archived = ({ message, key_id }: { message: string; key_id: string }): wire.SignedMessage => ({
   message: fromBase64(message),
   keyId: key_id,
@@ -58,7 +61,7 @@ interface Hosted {
   term: number;
   epoch: number;
   log: LogMessage[];
-  state: "active" | "frozen" | "staged" | "moved";
+  state: "active" | "frozen" | "staged" | "moved" | "stopped";
   moved?: MovedInfo;
   groupInfo?: string;
   lineage: wire.Lineage;
@@ -74,6 +77,8 @@ export class FakeDs {
   outcome: "confirm" | "wait" | "abort" = "confirm";
   /** The Delivery Service's entry in external_senders, for tests that give it one. */
   sender: (ExternalSender & { signKey: Uint8Array }) | undefined;
+  /** Whether Commits get receipts: not from servers of an older version. */
+  receipts = true;
   /** No answers at all, as if the server were gone. */
   down = false;
 
@@ -92,7 +97,7 @@ export class FakeDs {
     if (kind === "groups" && part === undefined)
       return method === "PUT" ? this.bind(id, body) : this.describe(this.group(id));
     if (kind === "groups" && part === "host") return this.host(id);
-    if (kind === "groups" && part === "lineage") return this.shown(id, body.lineage);
+    if (kind === "groups" && part === "lineage") return this.shown(id, body);
     if (kind === "groups" && part === "tree") return fromBase64(this.group(id).tree!);
     if (kind === "groups" && part === "messages")
       return method === "POST" ? this.submit(id, body, user) : this.read(id, query);
@@ -117,11 +122,33 @@ export class FakeDs {
   }
 
   /** A lineage that goes on where this server thinks that the group is here stops it; only those with a claim do. */
-  private shown(id: string, encoded: string) {
+  private shown(id: string, { lineage: encoded, receipt }: { lineage: string; receipt?: Signed }) {
     const g = this.group(id);
+    if (receipt !== undefined) return this.shownReceipt(g, receipt);
     const claim = claimIn(wire.decode(wire.lineage, fromBase64(encoded)).steps[g.term]);
     if (claim !== undefined) Object.assign(g, { state: "moved", moved: claim });
     return this.host(id);
+  }
+
+  /** A receipt for a Commit that this server does not have stops it. */
+  private shownReceipt(g: Hosted, receipt: Signed) {
+    const { term, epoch, commitHash } = wire.decode(wire.commitReceipt, fromBase64(receipt.message));
+    const forgotten = !this.has(g, { epoch: Number(epoch), commit_hash: toBase64(commitHash) });
+    if (Number(term) === g.term && forgotten) g.state = "stopped";
+    return this.host(g.id);
+  }
+
+  private has({ log }: Hosted, known: KnownCommit): boolean {
+    const commit = log.find((m) => m.kind === "commit" && m.epoch + 1 === known.epoch);
+    return commit !== undefined && toBase64(commitHash(commit.message!)) === known.commit_hash;
+  }
+
+  /** The receipt for a Commit that is about to be accepted. */
+  private receipt(g: Hosted, seq: number, message: string): { receipt?: Signed } {
+    const groupId = new Uint8Array(Buffer.from(g.id, "base64url"));
+    const of = { term: BigInt(g.term), epoch: BigInt(g.epoch + 1), seq: BigInt(seq) };
+    if (!this.receipts) return {};
+    return { receipt: this.key.sign(wire.commitReceipt, { groupId, ...of, commitHash: commitHash(message) }) };
   }
 
   /** Takes a group on from what a member has exported: 2 for a reclaim, 3 for a recover. */
@@ -216,6 +243,8 @@ export class FakeDs {
     const g = this.group(id);
     const repeated = g.log.find((m) => m.message === body.message);
     if (repeated !== undefined) return { term: g.term, seq: repeated.seq, epoch: g.epoch };
+    if (g.state === "stopped") refuse(409, "M_GROUP_STOPPED");
+    if (body.known !== undefined && !this.has(g, body.known)) refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
     if (g.state === "moved") refuse(410, "M_GROUP_MOVED", { moved: g.moved });
     const message = mls.parse(fromBase64(body.message));
     const handshake = message.wireformat === "mls_public_message";
@@ -228,6 +257,7 @@ export class FakeDs {
 
   private accept(g: Hosted, body: any, kind: string, user: string, migration?: Migrated) {
     const seq = g.log.length + 1;
+    const receipt = kind === "commit" ? this.receipt(g, seq, body.message) : {};
     this.append(g, {
       seq,
       epoch: g.epoch,
@@ -235,6 +265,7 @@ export class FakeDs {
       sender: user,
       message: body.message,
       ...(migration && { migration }),
+      ...receipt,
     });
     if (kind === "commit") {
       const info = mls.parse(fromBase64(body.group_info));
@@ -245,7 +276,7 @@ export class FakeDs {
     }
     if (body.welcome !== undefined)
       this.append(g, { seq: seq + 1, epoch: g.epoch, kind: "welcome", sender: user, message: body.welcome });
-    return { term: g.term, seq, epoch: g.epoch };
+    return { term: g.term, seq, epoch: g.epoch, ...receipt };
   }
 
   private append(g: Hosted, m: LogMessage): void {
