@@ -35,6 +35,7 @@ import (
 //	  federation:
 //	    allow_private_networks: false
 //	    allow_ip_literals: false
+//	  stolen_keys: ['ed25519:old']
 //	  decide_by: 60s
 //	  offer_life: 10m
 //	  policy:
@@ -62,6 +63,10 @@ type Config struct {
 
 	// Federation bounds which servers this one talks to when a client or a peer names them.
 	Federation Federation `yaml:"federation"`
+
+	// StolenKeys are the ids of this server's past signing keys that somebody else may have. A receipt that is signed
+	// with one counts for nothing: whoever has the key could stop every group with it.
+	StolenKeys []string `yaml:"stolen_keys"`
 
 	// DecideBy is how long a group stays frozen before this server gives its migration up: at least 1s, at most 10m. It grows by
 	// itself with the size of the group.

@@ -84,7 +84,9 @@ func enable(d *Deps, cfg *Config) error {
 	transport := newTransport(global, cfg, d.Config.FederationAPI.DisableTLSValidation)
 	web := newClient(transport, keyTimeout)
 	ring := guarded(d.KeyRing, web)
-	keys := &keys{config: &d.Config.FederationAPI, ring: ring, client: web, now: clock, log: log}
+	keys := &keys{
+		config: &d.Config.FederationAPI, ring: ring, client: web, stolen: cfg.StolenKeys, now: clock, log: log,
+	}
 	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: clock, acls: acls{store: store}}
 	remote := federation.NewClient(keys.identity, newClient(transport, 0), clock)
 	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)})

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -30,6 +31,7 @@ type keys struct {
 	config *config.FederationAPI
 	ring   *gomatrixserverlib.KeyRing // Dendrite's store of keys, and its notaries
 	client federation.Doer
+	stolen []string // ids of own keys with which others may sign
 	now    func() time.Time
 	log    *slog.Logger
 }
@@ -74,6 +76,18 @@ func (k *keys) VerifySince(ctx context.Context, server, keyID string, m mimiport
 	key, err := k.lookUp(ctx, request(server, keyID), func(key gomatrixserverlib.PublicKeyLookupResult) bool {
 		return key.ExpiredTS == gomatrixserverlib.PublicKeyNotExpired || key.ExpiredTS.Time().After(since)
 	})
+	if err != nil {
+		return err
+	}
+	return mimiport.Verify(m, key)
+}
+
+// VerifyOwn implements delivery.Keys.
+func (k *keys) VerifyOwn(server, keyID string, m mimiport.Signed) error {
+	key, err := k.ownEver(server, keyID)
+	if err == nil && slices.Contains(k.stolen, keyID) {
+		err = mimiport.Errorf("look up key", mimiport.KindBadSignature, "the key %q of %s was stolen", keyID, server)
+	}
 	if err != nil {
 		return err
 	}

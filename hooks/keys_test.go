@@ -61,6 +61,14 @@ func TestOwnSignatures(t *testing.T) {
 	wantNone(t, k.VerifyArchived(t.Context(), s.Name, oldID, nil, old))
 	newID, fresh := signed(t, k, s.Name)
 	wantNone(t, k.Verify(t.Context(), s.Name, newID, fresh))
+
+	wantNone(t, k.VerifyOwn(s.Name, oldID, old))
+	wantNone(t, k.VerifyOwn(s.Name, newID, fresh))
+	wantKind(t, k.VerifyOwn(s.Name, oldID, fresh), mimiport.KindBadSignature)
+	wantKind(t, k.VerifyOwn(s.Name, "ed25519:invented", old), mimiport.KindBadSignature)
+	k.stolen = []string{oldID}
+	wantKind(t, k.VerifyOwn(s.Name, oldID, old), mimiport.KindBadSignature)
+	wantNone(t, k.VerifyOwn(s.Name, newID, fresh))
 }
 
 func TestSignAsStranger(t *testing.T) {

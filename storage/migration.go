@@ -38,6 +38,6 @@ type EvidenceKind = migration.EvidenceKind
 
 // The other kinds of evidence.
 const (
-	EvidenceLaterEpoch EvidenceKind = "later-epoch" // a member is in a later epoch than this server
-	EvidenceStopped    EvidenceKind = "stopped"     // so is another one: the group was stopped
+	EvidenceLaterEpoch EvidenceKind = "later-epoch" // a member says to be in a later epoch than this server
+	EvidenceFork       EvidenceKind = "fork"        // this server has signed for another Commit than the one forgotten
 )

@@ -178,6 +178,12 @@ var corruptions = []struct {
 	{"both outcomes are signed", serverA, `UPDATE mimiport_migrations SET abort = x'00' WHERE state = 'decided'`, "its abort is not for it"},
 	{"a record is gone", serverA, `DELETE FROM mimiport_migrations`, "by a migration that is not known"},
 	{"a term is absurd", serverA, `UPDATE mimiport_groups SET term = 1 << 60 WHERE term = 2`, "no group has moved so often"},
+	{"a receipt is another's", serverA, `UPDATE mimiport_receipts SET commit_hash = zeroblob(32) WHERE epoch = 1`,
+		"is not the Commit that was signed for, to lead to epoch 1"},
+	{"a receipt is gone", serverA, `DELETE FROM mimiport_receipts WHERE epoch = 2`, "is a Commit without a receipt"},
+	{"a receipt is ahead of its group", serverA, `UPDATE mimiport_receipts SET epoch = 99 WHERE epoch = 2`,
+		"it has signed for a Commit that leads to epoch 99"},
+	{"a receipt is of no group", serverA, `UPDATE mimiport_receipts SET term = 9`, "receipts are of no group"},
 	{"a group is gone", serverA, `DELETE FROM mimiport_groups WHERE term = 0`, "are of no group"},
 }
 

@@ -11,11 +11,10 @@ import (
 
 // noticeLaterEpoch looks at a Commit of a later epoch than the group's here, as members submit it to a server that was
 // restored from a backup (profile, section 3). The Commit's own signature is over a GroupContext that this server does
-// not have; that of the GroupInfo beside it is over its own. One member could make both up, and the group would stand
-// still until an operator comes: it takes two users, or all there are. The first alarms, the second stops the group,
-// and both are kept as evidence.
+// not have; that of the GroupInfo beside it is over its own. Members can make both up, however many they are: this
+// alarms, once, and only a receipt stops the group.
 func (s intake) noticeLaterEpoch(ctx context.Context, sub *submission) error {
-	c, g, msg := sub.caller, sub.group, sub.msg
+	g, msg := sub.group, sub.msg
 	if g.State != migration.GroupActive || msg.Kind != mls.KindCommit || msg.Epoch <= g.Epoch {
 		return nil
 	}
@@ -24,27 +23,19 @@ func (s intake) noticeLaterEpoch(ctx context.Context, sub *submission) error {
 		return err
 	}
 	l, err := sub.held.Live(ctx, g)
-	if err != nil {
+	if err != nil || l.Alarmed {
 		return err
 	}
 	epoch, signer, err := l.MLS.VerifyGroupInfo(sub.req.GroupInfo)
-	if err != nil || epoch != msg.Epoch+1 || requireOwnLeaf(c, signer) != nil || l.Ahead == c.UserID {
-		return nil // it shows nothing, or nothing new
+	if err != nil || epoch != msg.Epoch+1 || requireOwnLeaf(sub.caller, signer) != nil {
+		return nil // it shows nothing
 	}
-	evidence := storage.Evidence{GroupID: g.ID, Kind: storage.EvidenceLaterEpoch, Data: sub.req.GroupInfo, At: s.Now()}
-	alarm := s.Log.With("group_id", mimiport.IDText(g.ID), "epoch", g.Epoch, "later_epoch", epoch, "user_id", c.UserID)
-	if l.Ahead == "" && len(l.Roster.Users()) > 1 {
-		alarm.Error("a member is in a later epoch than this server: was an old backup restored?")
-		l.Ahead = c.UserID
-		return s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{evidence}})
-	}
-	alarm.Error("members are in a later epoch than this server: it stops accepting for the group")
-	stopped := *g
-	stopped.State, evidence.Kind = migration.GroupStopped, storage.EvidenceStopped
-	if err := s.apply(ctx, &storage.Change{Group: &stopped, Evidence: []storage.Evidence{evidence}}); err != nil {
-		return err
-	}
-	return s.requireHosted(ctx, &stopped)
+	s.Log.Error("a member says to be in a later epoch than this server: was an old backup restored?",
+		"group_id", mimiport.IDText(g.ID), "epoch", g.Epoch, "later_epoch", epoch, "user_id", sub.caller.UserID)
+	l.Alarmed = true
+	return s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{
+		{GroupID: g.ID, Kind: storage.EvidenceLaterEpoch, Data: sub.req.GroupInfo, At: s.Now()},
+	}})
 }
 
 // claimed says whether the group's present term began with a reclaim or recover.

@@ -6,6 +6,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
@@ -19,32 +20,26 @@ func (p *play) submitLater(user string) error {
 	return err
 }
 
-// newBehind is a group whose server was restored from before its last Commits.
-func newBehind(t *testing.T) (p *play, before *mlstest.Group) {
+// newBehind is a group whose server was restored from before its last Commits, and the receipt for the last of them.
+func newBehind(t *testing.T) (p *play, before *mlstest.Group, receipt *api.LineageRequest) {
 	p = newPlay(t)
 	backup, before := p.copyOf(serverA), p.group
 	for range 3 {
-		p.commit(serverA, alice, mlstest.CommitOptions{})
+		receipt = &api.LineageRequest{Receipt: p.commit(serverA, alice, mlstest.CommitOptions{}).Receipt}
 	}
 	p.restore(serverA, backup)
-	return p, before
+	return p, before, receipt
 }
 
-// Profile, section 3: "A server shown … a well-signed handshake of a later epoch than its own, stops accepting for that group, keeps
-// the evidence, alarms." Two users have to show one: what one member makes up stops nobody.
-func TestBehindItsMembers(t *testing.T) {
-	p, _ := newBehind(t)
-	for range 3 {
-		expectKind(t, p.submitLater(alice), mimiport.KindWrongEpoch)
-	}
-	if kinds := p.evidenceKinds(serverA); len(kinds) != 1 || kinds[0] != storage.EvidenceLaterEpoch {
-		t.Errorf("the evidence is %v", kinds)
-	}
+// TestForgottenReceipt: one receipt that a server has forgotten stops it, whoever in the room shows it: nobody else can
+// have signed it.
+func TestForgottenReceipt(t *testing.T) {
+	p, _, receipt := newBehind(t)
 	stale := p.group
-	expectKind(t, p.submitLater(bob), mimiport.KindStopped)
-	if kinds := p.evidenceKinds(serverA); len(kinds) != 2 || kinds[1] != storage.EvidenceStopped {
-		t.Errorf("the evidence is %v", kinds)
+	if err := p.show(serverA, receipt); err != nil {
+		t.Fatal(err)
 	}
+	p.expectKept(serverA, migration.EvidenceOwnForgotten)
 	p.restart(serverA)
 	for _, user := range []string{alice, bob} {
 		_, err := p.submit(serverA, user, &api.SubmitRequest{Message: stale.Application(nil, 10)})
@@ -59,11 +54,16 @@ func TestBehindItsMembers(t *testing.T) {
 	if host, err := p.services[serverA].Host(t.Context(), caller(bob), p.id); err != nil || host.DeliveryService != serverA || host.Term != 0 {
 		t.Errorf("the group is at %+v, %v", host, err)
 	}
+	if err := p.show(serverA, receipt); err != nil { // again
+		t.Error(err)
+	}
 }
 
-// Nothing that one user sends stops a group, nor what is not well-signed by a member's leaf.
-func TestNotBehind(t *testing.T) {
-	p, _ := newBehind(t)
+// TestLaterEpochsAlarm: handshakes of a later epoch stop nothing, however many members send them: they may be made up.
+// They alarm, and one is kept.
+func TestLaterEpochsAlarm(t *testing.T) {
+	p, before, _ := newBehind(t)
+	p.rooms.power[alice], p.rooms.power[bob] = 0, 0
 	behind := func(edit func(user string, req *api.SubmitRequest) string) {
 		t.Helper()
 		for _, user := range []string{alice, bob} {
@@ -89,25 +89,203 @@ func TestNotBehind(t *testing.T) {
 	if kinds := p.evidenceKinds(serverA); len(kinds) != 0 {
 		t.Errorf("the evidence is %v", kinds)
 	}
-	behind(func(string, *api.SubmitRequest) string { return alice }) // her own, and bob's
-	if kinds := p.evidenceKinds(serverA); len(kinds) != 1 {
+	for range 3 {
+		behind(func(user string, _ *api.SubmitRequest) string { return user })
+		p.expectKept(serverA, storage.EvidenceLaterEpoch)
+	}
+	p.group = before
+	p.commit(serverA, bob, mlstest.CommitOptions{})
+	p.expectHosted(serverA, 0)
+}
+
+// editReceipt is a receipt with another content, signed by a server's key.
+func (p *play) editReceipt(
+	shown *api.LineageRequest, signer string, edit func(*mimiport.CommitReceipt),
+) *api.LineageRequest {
+	p.t.Helper()
+	r, err := mimiport.UnmarshalCommitReceipt(shown.Receipt.Message)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	edit(r)
+	return &api.LineageRequest{Receipt: &api.SignedInfo{Message: p.encoded(signer, r), KeyID: p.keyID(signer)}}
+}
+
+// TestReceiptsThatCountForNothing: a receipt counts only if this server has signed it, for this group in its present
+// term, and if it says something else than what is on record. Its fields are compared: a signature by another key is
+// nothing new.
+func TestReceiptsThatCountForNothing(t *testing.T) {
+	p, before, receipt := newBehind(t)
+	same := func(*mimiport.CommitReceipt) {}
+	by := func(keyID string, message []byte) *api.LineageRequest {
+		return &api.LineageRequest{Receipt: &api.SignedInfo{Message: message, KeyID: keyID}}
+	}
+	elsewhere := p.editReceipt(receipt, serverA, func(r *mimiport.CommitReceipt) { r.GroupID = []byte("another") })
+	for name, c := range map[string]struct {
+		shown *api.LineageRequest
+		kind  mimiport.Kind // of the refusal, 0 for none
+	}{
+		"another server's": {p.editReceipt(receipt, serverB, same), mimiport.KindBadSignature},
+		"an unknown key":   {by("ed25519:7", receipt.Receipt.Message), mimiport.KindBadSignature},
+		"of another group": {elsewhere, mimiport.KindInvalid},
+		"of a later term":  {p.editReceipt(receipt, serverA, func(r *mimiport.CommitReceipt) { r.Term = 1 }), 0},
+		"no receipt":       {by("ed25519:1", []byte("none")), mimiport.KindBadMessage},
+		"nothing at all":   {&api.LineageRequest{}, mimiport.KindBadMessage},
+	} {
+		if err := p.show(serverA, c.shown); c.kind == 0 && err != nil || c.kind != 0 && mimiport.KindOf(err) != c.kind {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	_, err := p.services[serverA].ShowLineage(t.Context(), caller("@eve:a.example"), p.id, receipt)
+	expectKind(t, err, mimiport.KindForbidden)
+
+	p.group = before
+	own := &api.LineageRequest{Receipt: p.commit(serverA, bob, mlstest.CommitOptions{}).Receipt}
+	p.rotate(serverA)
+	for _, shown := range []*api.LineageRequest{own, p.editReceipt(own, serverA, same)} {
+		if err := p.show(serverA, shown); err != nil {
+			t.Error(err)
+		}
+	}
+	if kinds := p.evidenceKinds(serverA); len(kinds) != 0 {
 		t.Errorf("the evidence is %v", kinds)
 	}
-	if g, err := p.services[serverA].Group(t.Context(), caller(alice), p.id); err != nil || g.State != "active" {
-		t.Errorf("the group is %+v, %v", g, err)
+	p.expectHosted(serverA, 0)
+
+	p.move(serverA, serverB, bob)
+	p.move(serverB, serverA, alice)
+	if err := p.show(serverA, receipt); err != nil { // of a former term
+		t.Error(err)
 	}
+	p.expectHosted(serverA, 2)
+}
+
+// TestReceiptOfPastKey: a receipt that was signed with a key that has been rotated away since counts as well.
+func TestReceiptOfPastKey(t *testing.T) {
+	p, _, receipt := newBehind(t)
+	p.rotate(serverA)
+	if err := p.show(serverA, receipt); err != nil {
+		t.Fatal(err)
+	}
+	p.expectKept(serverA, migration.EvidenceOwnForgotten)
+}
+
+// TestFork: two receipts for one epoch prove that the server has accepted two Commits: both are kept as evidence.
+func TestFork(t *testing.T) {
+	p, before, _ := newBehind(t)
+	backup := p.copyOf(serverA)
+	first := &api.LineageRequest{Receipt: p.commitOn(before, alice)}
+	p.commitOn(p.group, alice)
+	p.restore(serverA, backup)
+	second := p.commitOn(before, bob)
+	known := p.known(first)
+	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: p.group.Application(nil, 10), Known: known})
+	expectKind(t, err, mimiport.KindWrongEpoch)
+	if err := p.show(serverA, first); err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.submit(serverA, bob, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
+	expectKind(t, err, mimiport.KindStopped)
+	kept, err := p.stores[serverA].Evidence(t.Context(), p.id)
+	if err != nil || len(kept) != 2 {
+		t.Fatalf("the evidence is %v (%v)", kept, err)
+	}
+	if kept[0].Kind != storage.EvidenceFork || string(kept[0].Data) != string(second.Message) {
+		t.Errorf("the receipt on record is kept as %v", kept[0])
+	}
+	if kept[1].Kind != migration.EvidenceOwnForgotten || string(kept[1].Data) != string(first.Receipt.Message) {
+		t.Errorf("the receipt that was shown is kept as %v", kept[1])
+	}
+	a, b := p.verifiedReceipt(kept[0]), p.verifiedReceipt(kept[1])
+	if a.Epoch != b.Epoch || a.Term != b.Term || a.CommitHash == b.CommitHash {
+		t.Errorf("the receipts %v and %v prove nothing", a, b)
+	}
+}
+
+// commitOn lets a member commit on a state, with which the play goes on, and returns the receipt.
+func (p *play) commitOn(state *mlstest.Group, user string) *api.SignedInfo {
+	p.t.Helper()
+	p.group = state
+	return p.commit(serverA, user, mlstest.CommitOptions{}).Receipt
+}
+
+// verifiedReceipt is a receipt that A has signed.
+func (p *play) verifiedReceipt(e storage.Evidence) *mimiport.CommitReceipt {
+	p.t.Helper()
+	r, err := mimiport.UnmarshalCommitReceipt(e.Data)
+	if err == nil {
+		err = fakeKeys{p.world, serverA}.VerifyOwn(serverA, e.KeyID, r)
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return r
+}
+
+// known is what a client says of a receipt.
+func (p *play) known(shown *api.LineageRequest) *api.KnownCommit {
+	p.t.Helper()
+	r, err := mimiport.UnmarshalCommitReceipt(shown.Receipt.Message)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return &api.KnownCommit{Epoch: r.Epoch, CommitHash: r.CommitHash[:]}
+}
+
+// TestFrozenReceipt: a server that was restored while the group was frozen, and had decided since, is shown the receipt
+// of its decision: it comes to the same decision again. Shown that of another Commit, it gives the migration up and
+// stops.
+func TestFrozenReceipt(t *testing.T) {
+	restored := func(t *testing.T) (*play, *attempt, storage.Store) {
+		p := newPlay(t)
+		a := p.begin(serverA, serverB, bob)
+		return p, a, p.copyOf(serverA, a.id)
+	}
+	t.Run("decided", func(t *testing.T) {
+		p, a, backup := restored(t)
+		p.run()
+		p.group = a.commit.Next
+		log, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.restore(serverA, backup)
+		if err := p.show(serverA, &api.LineageRequest{Receipt: log.Messages[len(log.Messages)-1].Receipt}); err != nil {
+			t.Fatal(err)
+		}
+		if g, err := backup.Group(t.Context(), p.id); err != nil || g.State != migration.GroupFrozen {
+			t.Errorf("the group is %v, %v", g, err)
+		}
+	})
+	t.Run("another Commit", func(t *testing.T) {
+		p, a, backup := restored(t)
+		if _, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil {
+			t.Fatal(err)
+		}
+		receipt := p.commit(serverA, alice, mlstest.CommitOptions{}).Receipt
+		p.restore(serverA, backup)
+		if err := p.show(serverA, &api.LineageRequest{Receipt: receipt}); err != nil {
+			t.Fatal(err)
+		}
+		g, err := backup.Group(t.Context(), p.id)
+		m, mErr := backup.Migration(t.Context(), a.id)
+		if err != nil || mErr != nil || g.State != migration.GroupStopped || m.State != migration.Aborted {
+			t.Errorf("the group is %v, the migration %v (%v, %v)", g, m, err, mErr)
+		}
+	})
 }
 
 // An operator goes on with a stopped group from what a member holds, without loss, or from what the backup has.
 func TestStoppedGoesOn(t *testing.T) {
-	stop := func(t *testing.T) (*play, *mlstest.Group) {
-		p, before := newBehind(t)
-		expectKind(t, p.submitLater(alice), mimiport.KindWrongEpoch)
-		expectKind(t, p.submitLater(bob), mimiport.KindStopped)
-		return p, before
+	stop := func(t *testing.T) (*play, *mlstest.Group, *api.LineageRequest) {
+		p, before, receipt := newBehind(t)
+		if err := p.show(serverA, receipt); err != nil {
+			t.Fatal(err)
+		}
+		return p, before, receipt
 	}
 	t.Run("recover", func(t *testing.T) {
-		p, _ := stop(t)
+		p, _, _ := stop(t)
 		p.allow(serverA, `{"recover":true}`)
 		host, err := p.services[serverA].Recover(t.Context(), p.id, p.held(p.lineage(serverA)))
 		if err != nil || host.Term != 1 {
@@ -116,13 +294,16 @@ func TestStoppedGoesOn(t *testing.T) {
 		p.goesOn()
 	})
 	t.Run("reclaim", func(t *testing.T) {
-		p, before := stop(t)
+		p, before, receipt := stop(t)
 		host, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{})
 		if err != nil || host.Term != 1 {
 			t.Fatalf("the reclaim gives %+v, %v", host, err)
 		}
 		for _, user := range []string{alice, bob} { // they have not heard of it: their epoch is void, and stops nothing again
 			expectKind(t, p.submitLater(user), mimiport.KindWrongEpoch)
+			if err := p.show(serverA, receipt); err != nil {
+				t.Error(err)
+			}
 		}
 		p.group = before
 		p.goesOn()
@@ -151,21 +332,20 @@ func (p *play) expectSound(ds string) {
 	}
 }
 
-// A stopped group learns of a later term, as any other does.
+// A stopped group learns of a later term, as any other does; both can be shown at once.
 func TestStoppedLearns(t *testing.T) {
 	p := newPlay(t)
 	backup := p.copyOf(serverA)
-	p.commit(serverA, alice, mlstest.CommitOptions{})
-	before := p.group
+	receipt := p.commit(serverA, alice, mlstest.CommitOptions{}).Receipt
 	p.move(serverA, serverB, bob)
-	after := p.group
 	p.restore(serverA, backup)
-	p.group = before
-	expectKind(t, p.submitLater(alice), mimiport.KindWrongEpoch)
-	expectKind(t, p.submitLater(bob), mimiport.KindStopped)
-	if err := p.show(serverA, p.lineage(serverB)); err != nil {
+	shown := p.lineage(serverB)
+	shown.Receipt = receipt
+	if err := p.show(serverA, shown); err != nil {
 		t.Fatal(err)
 	}
-	p.group = after
 	p.expectMoved(serverA, serverB)
+	if kinds := p.evidenceKinds(serverA); len(kinds) != 2 {
+		t.Errorf("the evidence is %v", kinds)
+	}
 }

@@ -17,7 +17,8 @@ import (
 
 // ShowLineage implements API: a verified later term stops this server (profile, section 3), if this server has signed
 // the step that leads there, or the room supports the claim that begins it. A claim without support is kept as evidence
-// and is a KindConflict error, rule "contested". A lineage that says nothing new changes nothing.
+// and is a KindConflict error, rule "contested". A receipt that this server has forgotten stops it, too. A lineage or
+// receipt that says nothing new changes nothing.
 func (s *Service) ShowLineage(
 	ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest,
 ) (*api.HostResponse, error) {
@@ -27,6 +28,14 @@ func (s *Service) ShowLineage(
 	}
 	if err := s.requireInRoom(ctx, c, g.RoomID); err != nil {
 		return nil, err
+	}
+	if req.Receipt != nil {
+		if err := s.takeReceipt(ctx, g, req.Receipt); err != nil {
+			return nil, err
+		}
+		if len(req.Lineage) == 0 {
+			return s.host(ctx, id)
+		}
 	}
 	return s.takeLineage(ctx, g, req, false)
 }

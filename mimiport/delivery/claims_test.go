@@ -71,6 +71,13 @@ func (p *play) copyOf(ds string, migrations ...mimiport.MigrationID) storage.Sto
 	}
 	g.Version = 0
 	changes := []*storage.Change{{Group: g, Snapshots: []storage.Snapshot{*snap}, Entries: entries}}
+	receipts, err := from.Receipts(p.t.Context(), storage.Epoch{GroupKey: key}, 1000)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for i := range receipts {
+		changes = append(changes, &storage.Change{Receipt: &receipts[i]})
+	}
 	for _, id := range migrations {
 		m, err := from.Migration(p.t.Context(), id)
 		if err != nil {

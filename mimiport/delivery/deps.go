@@ -21,6 +21,10 @@ type Keys interface {
 	// VerifySince does the same for a key that may have been rotated away since a time, but was current then or later.
 	VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error
 
+	// VerifyOwn checks m's signature by a key that a local server name signs with or has signed with, but for those
+	// that an operator has marked as stolen. Any other key is KindBadSignature.
+	VerifyOwn(server, keyID string, m mimiport.Signed) error
+
 	// VerifyArchived does the same for a key that may since have been rotated away: asked of the server, else a notary,
 	// else taken from the archived key object.
 	VerifyArchived(ctx context.Context, server, keyID string, keyObject []byte, m mimiport.Signed) error

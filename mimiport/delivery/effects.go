@@ -196,8 +196,12 @@ func (s *core) acceptMigration(
 	if err != nil {
 		return nil, err
 	}
-	next, log := s.extend(change.Group, l, a)
-	change.Group, change.Entries, change.Rows = next, log.Entries, append(change.Rows, log.Rows...)
+	next, log, err := s.extend(change.Group, l, a)
+	if err != nil {
+		return nil, err
+	}
+	change.Group, change.Entries, change.Receipt = next, log.Entries, log.Receipt
+	change.Rows = append(change.Rows, log.Rows...)
 	return func() { h.Advance(next, l, a) }, nil
 }
 

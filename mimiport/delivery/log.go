@@ -9,9 +9,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// extend is the change that appends accepted messages to a group's log: the row after it, the entries, and a fan-out
-// row for each entry and each server that has recipients.
-func (s *core) extend(g *storage.Group, l *registry.Live, a *registry.Accepted) (*storage.Group, *storage.Change) {
+// extend is the change that appends accepted messages to a group's log: the row after it, the entries, the receipt of a
+// Commit, and a fan-out row for each entry and each server that has recipients.
+func (s *core) extend(
+	g *storage.Group, l *registry.Live, a *registry.Accepted,
+) (*storage.Group, *storage.Change, error) {
 	next := *g
 	if a.Effects != nil {
 		next.Epoch++
@@ -22,6 +24,12 @@ func (s *core) extend(g *storage.Group, l *registry.Live, a *registry.Accepted) 
 		e.GroupID, e.Term, e.Seq, e.At, e.Hash = g.ID, g.Term, next.NextSeq, now, hash(e.Message)
 		next.NextSeq++
 		change.Entries = append(change.Entries, e)
+		if e.Kind == storage.EntryCommit {
+			var err error
+			if change.Receipt, err = s.signReceipt(g.Server, &e); err != nil {
+				return nil, nil, err
+			}
+		}
 		for _, server := range destinations(l.Roster, &e) {
 			change.Rows = append(change.Rows, storage.Row{
 				Destination: server, Queue: fanOutQueue(g.Key()), Order: e.Seq, Kind: storage.RowFanOut,
@@ -32,7 +40,7 @@ func (s *core) extend(g *storage.Group, l *registry.Live, a *registry.Accepted) 
 	if l.Outgrown(change.Entries) {
 		change.Rows = append(change.Rows, s.compaction(&change.Entries[0]))
 	}
-	return &next, change
+	return &next, change, nil
 }
 
 // fanOutQueue is the queue of a group's messages in one term. Its order is that of the log.

@@ -32,7 +32,7 @@ func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 	case migration.GroupStopped:
 		return &mimiport.Error{
 			Op: "find group", Kind: mimiport.KindStopped, Group: g.ID,
-			Err: errors.New("members are in a later epoch than this server, whose operator has to decide"),
+			Err: errors.New("this server has forgotten a Commit that it accepted, and its operator has to decide"),
 		}
 	case migration.GroupReserved:
 		return &mimiport.Error{

@@ -144,6 +144,10 @@ func (s *Service) Messages(
 	if err != nil {
 		return nil, err
 	}
+	receipts, err := s.receipts(ctx, entries)
+	if err != nil {
+		return nil, err
+	}
 	res := &api.MessagesResponse{Term: g.Term, Messages: []api.LogMessage{}, Next: max(q.From, 1)}
 	size := 0
 	for i := range entries {
@@ -153,7 +157,7 @@ func (s *Service) Messages(
 		}
 		res.Next = e.Seq + 1
 		if visibleTo(e, c.UserID) {
-			m, err := s.logMessage(ctx, e)
+			m, err := s.logMessage(ctx, e, receipts[e.Seq])
 			if err != nil {
 				return nil, err
 			}
@@ -182,9 +186,12 @@ func visibleTo(e *storage.Entry, userID string) bool {
 	return false
 }
 
-// logMessage is an entry as members see it. With a migration Commit goes the evidence for it.
-func (s *core) logMessage(ctx context.Context, e *storage.Entry) (*api.LogMessage, error) {
-	m := &api.LogMessage{Seq: e.Seq, Epoch: e.Epoch, Kind: string(e.Kind), Sender: e.Sender, Message: e.Message}
+// logMessage is an entry as members see it. With a Commit goes its receipt, and with one that moves the group the
+// evidence for that.
+func (s *core) logMessage(ctx context.Context, e *storage.Entry, receipt *api.SignedInfo) (*api.LogMessage, error) {
+	m := &api.LogMessage{
+		Seq: e.Seq, Epoch: e.Epoch, Kind: string(e.Kind), Sender: e.Sender, Message: e.Message, Receipt: receipt,
+	}
 	if e.Migration == nil {
 		return m, nil
 	}

@@ -164,7 +164,10 @@ func (s removals) proposeRemoves(
 		}
 		a.Entries = append(a.Entries, storage.Entry{Kind: storage.EntryProposal, Epoch: g.Epoch, Message: message})
 	}
-	next, change := s.extend(g, l, a)
+	next, change, err := s.extend(g, l, a)
+	if err != nil {
+		return err
+	}
 	change.Done = []storage.RowKey{row.Key()}
 	if err := s.apply(ctx, change); err != nil {
 		return err

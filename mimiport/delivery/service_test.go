@@ -4,6 +4,8 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
@@ -145,8 +147,8 @@ func TestRepeatedSubmit(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := p.submit(serverA, alice, req)
-	if err != nil || *again != *first {
-		t.Errorf("the second answer is %+v, %v; the first was %+v", again, err, first)
+	if diff := cmp.Diff(first, again); err != nil || diff != "" {
+		t.Errorf("the second answer is another (%v, -first +again):\n%s", err, diff)
 	}
 	_, err = p.submit(serverA, bob, req)
 	expectKind(t, err, mimiport.KindConflict)

@@ -195,6 +195,9 @@ func (s *Service) migrationSubmission(ctx context.Context, h *registry.Held, in 
 	if err := requireAdmissible(g, sub.msg); err != nil {
 		return nil, err
 	}
+	if err := s.requireKnown(ctx, g, in.req.Known); err != nil {
+		return nil, err
+	}
 	sub.live, err = h.Live(ctx, g)
 	return sub, err
 }

@@ -84,6 +84,9 @@ func (s intake) submit(
 		}
 		return nil, err
 	}
+	if err := s.requireKnown(ctx, g, req.Known); err != nil {
+		return nil, err
+	}
 	if sub.live, err = h.Live(ctx, g); err != nil {
 		return nil, err
 	}
@@ -108,7 +111,8 @@ func (s intake) answered(
 	if e.Sender != c.UserID {
 		return nil, mimiport.Errorf("submit", mimiport.KindConflict, "the message was submitted by another user")
 	}
-	return &api.SubmitResponse{Term: g.Term, Seq: e.Seq, Epoch: epochAfter(e)}, nil
+	receipts, err := s.receipts(ctx, []storage.Entry{*e})
+	return &api.SubmitResponse{Term: g.Term, Seq: e.Seq, Epoch: epochAfter(e), Receipt: receipts[e.Seq]}, err
 }
 
 func epochAfter(e *storage.Entry) uint64 {
@@ -296,7 +300,14 @@ func (s intake) requireWelcomes(sub *submission, effects *mls.Effects) error {
 // append writes what was accepted to the log with its fan-out, in one transaction.
 func (s intake) append(ctx context.Context, sub *submission, a *registry.Accepted) (*api.SubmitResponse, error) {
 	g := sub.group
-	next, change := s.extend(g, sub.live, a)
+	next, change, err := s.extend(g, sub.live, a)
+	if err != nil {
+		return nil, err
+	}
+	receipt, err := signedReceipt(change.Receipt)
+	if err != nil {
+		return nil, err
+	}
 	if a.Effects != nil && a.Effects.Sender.Type == mls.SenderNewMemberCommit {
 		change.Rows = append(change.Rows, s.expelRow(g, g.Version)) // such a Commit drops what was proposed
 	}
@@ -304,5 +315,5 @@ func (s intake) append(ctx context.Context, sub *submission, a *registry.Accepte
 		return nil, err
 	}
 	sub.held.Advance(next, sub.live, a)
-	return &api.SubmitResponse{Term: g.Term, Seq: g.NextSeq, Epoch: next.Epoch}, nil
+	return &api.SubmitResponse{Term: g.Term, Seq: g.NextSeq, Epoch: next.Epoch, Receipt: receipt}, nil
 }

@@ -108,7 +108,11 @@ func (s courier) fanOut(ctx context.Context, row *storage.Row) error {
 }
 
 func (s courier) fanOutContent(ctx context.Context, g *storage.Group, e *storage.Entry) (json.RawMessage, error) {
-	m, err := s.logMessage(ctx, e)
+	receipts, err := s.receipts(ctx, []storage.Entry{*e})
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.logMessage(ctx, e, receipts[e.Seq])
 	if err != nil {
 		return nil, err
 	}

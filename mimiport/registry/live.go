@@ -11,9 +11,9 @@ import (
 
 // Live is a group in memory: the engine's state after all log entries below seq. It belongs to who holds the group.
 type Live struct {
-	MLS    mls.Group
-	Roster Roster
-	Ahead  string // a user who has shown to be in a later epoch
+	MLS     mls.Group
+	Roster  Roster
+	Alarmed bool // the operator has been told that a member says to be in a later epoch
 
 	seq    uint64
 	before mls.Group // the epoch before, as it ended; nil until a Commit has been followed

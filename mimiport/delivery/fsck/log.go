@@ -27,7 +27,11 @@ func (c *checker) checkLog(ctx context.Context, g *storage.Group) error {
 		c.group(g, "it is of the protocol %q, which is unknown here", g.Protocol)
 		return nil
 	}
-	r := &replay{checker: c, g: g, engine: engine, snapshots: snapshots}
+	receipts, err := c.receipts(ctx, g)
+	if err != nil {
+		return err
+	}
+	r := &replay{checker: c, g: g, engine: engine, snapshots: snapshots, receipts: receipts}
 	if len(snapshots) > 0 && engine != nil {
 		r.open()
 	}
@@ -72,8 +76,9 @@ type replay struct {
 	g         *storage.Group
 	engine    mls.Engine
 	snapshots []storage.Snapshot // that are still to come
-	begin     uint64             // the number of the message to go on with
-	state     mls.Group          // nil where there is none, or it has failed
+	receipts  *receipts
+	begin     uint64    // the number of the message to go on with
+	state     mls.Group // nil where there is none, or it has failed
 
 	last  uint64 // the number of the message before; 0 for none
 	epoch uint64 // of that
@@ -113,6 +118,9 @@ func (r *replay) entry(e *storage.Entry) {
 	}
 	if e.Seq >= r.g.NextSeq {
 		r.group(r.g, "message %d is there, and the next to come is %d", e.Seq, r.g.NextSeq)
+	}
+	if e.Kind == storage.EntryCommit {
+		r.receipt(e)
 	}
 	r.last, r.epoch = e.Seq, e.Epoch
 	if r.state != nil && e.Seq >= r.begin {

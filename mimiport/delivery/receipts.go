@@ -1,0 +1,176 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// signReceipt signs, as the group's host, for a Commit that the same transaction accepts (profile, section 3).
+func (s *core) signReceipt(host string, e *storage.Entry) (*storage.Receipt, error) {
+	m := &mimiport.CommitReceipt{GroupID: e.GroupID, Term: e.Term, Epoch: e.Epoch + 1, Seq: e.Seq, CommitHash: e.Hash}
+	keyID, err := s.Keys.Sign(host, m)
+	return &storage.Receipt{
+		GroupID: m.GroupID, Term: m.Term, Epoch: m.Epoch, Seq: m.Seq, CommitHash: m.CommitHash,
+		KeyID: keyID, Signature: m.Signature,
+	}, err
+}
+
+// signedReceipt is a stored receipt as it was signed, nil for none.
+func signedReceipt(r *storage.Receipt) (*api.SignedInfo, error) {
+	if r == nil {
+		return nil, nil
+	}
+	m := &mimiport.CommitReceipt{
+		GroupID: r.GroupID, Term: r.Term, Epoch: r.Epoch, Seq: r.Seq, CommitHash: r.CommitHash, Signature: r.Signature,
+	}
+	data, err := m.Marshal()
+	return &api.SignedInfo{Message: data, KeyID: r.KeyID}, err
+}
+
+// receipts finds those of the Commits among successive log entries of one term, by the entries' numbers. Commits that
+// an older version of this program accepted have none.
+func (s *core) receipts(ctx context.Context, entries []storage.Entry) (map[uint64]*api.SignedInfo, error) {
+	var first *storage.Entry
+	commits := 0
+	for i := range entries {
+		if entries[i].Kind != storage.EntryCommit {
+			continue
+		}
+		if commits++; first == nil {
+			first = &entries[i]
+		}
+	}
+	if first == nil {
+		return nil, nil
+	}
+	key := storage.GroupKey{ID: first.GroupID, Term: first.Term}
+	found, err := s.Store.Receipts(ctx, storage.Epoch{GroupKey: key, Epoch: first.Epoch + 1}, commits)
+	if err != nil {
+		return nil, err
+	}
+	signed := make(map[uint64]*api.SignedInfo, len(found))
+	for i := range found {
+		if signed[found[i].Seq], err = signedReceipt(&found[i]); err != nil {
+			return nil, err
+		}
+	}
+	return signed, nil
+}
+
+// recorded is the receipt for the Commit that leads to an epoch, nil where there is none.
+func (s *core) recorded(ctx context.Context, epoch storage.Epoch) (*storage.Receipt, error) {
+	found, err := s.Store.Receipts(ctx, epoch, 1)
+	if err != nil || len(found) == 0 || found[0].Epoch != epoch.Epoch {
+		return nil, err
+	}
+	return &found[0], nil
+}
+
+// requireKnown fails with KindWrongEpoch unless the Commit that the caller has a receipt for is the one that was
+// accepted here. The caller can show the receipt then: see takeReceipt.
+func (s intake) requireKnown(ctx context.Context, g *storage.Group, known *api.KnownCommit) error {
+	if known == nil {
+		return nil
+	}
+	own, err := s.recorded(ctx, storage.Epoch{GroupKey: g.Key(), Epoch: known.Epoch})
+	if err != nil || own != nil && bytes.Equal(own.CommitHash[:], known.CommitHash) {
+		return err
+	}
+	return &mimiport.Error{
+		Op: "submit", Kind: mimiport.KindWrongEpoch, Group: g.ID, Info: mimiport.Info{Epoch: &g.Epoch},
+		Err: fmt.Errorf("the Commit that led to the caller's epoch %d is not known here", known.Epoch),
+	}
+}
+
+// takeReceipt takes note of a receipt of this server that it is shown. One of the present term, for a Commit that is
+// not the one on record, stops the group: the database is older than this server's word. Any other changes nothing
+// (profile, section 3).
+func (s *Service) takeReceipt(ctx context.Context, g *storage.Group, shown *api.SignedInfo) error {
+	r, err := mimiport.UnmarshalCommitReceipt(shown.Message)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(r.GroupID, g.ID) {
+		return &mimiport.Error{
+			Op: "take receipt", Kind: mimiport.KindInvalid, Group: g.ID,
+			Err: fmt.Errorf("it is of the group %s", mimiport.IDText(r.GroupID)),
+		}
+	}
+	if err := s.Keys.VerifyOwn(g.Server, shown.KeyID, r); err != nil {
+		return err
+	}
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		g, err := h.Group(ctx)
+		if err != nil || r.Term != g.Term || !hosted(g) {
+			return err
+		}
+		own, err := s.recorded(ctx, storage.Epoch{GroupKey: g.Key(), Epoch: r.Epoch})
+		if err != nil || own != nil && own.CommitHash == r.CommitHash {
+			return err
+		}
+		return s.stop(ctx, h, g, contradiction{r, shown.KeyID, own})
+	})
+}
+
+// contradiction is a receipt of this server, the key that it is signed with, and what is on record in its place: nil,
+// or another receipt for the same epoch.
+type contradiction struct {
+	shown *mimiport.CommitReceipt
+	keyID string
+	own   *storage.Receipt
+}
+
+// forgotten is why a migration is given up when the server learns that its database is older than its word.
+var forgotten = migration.GiveUp{Reason: "this server has forgotten a Commit that it accepted"}
+
+// stop ends that a group accepts anything, until an operator decides. A migration that the group is frozen for is given
+// up, unless the receipt is for its Commit: then this server has decided before, and comes to the same decision again.
+func (s *Service) stop(ctx context.Context, h *registry.Held, g *storage.Group, c contradiction) error {
+	if g.State == migration.GroupFrozen {
+		m, err := s.record(ctx, g.Migration)
+		if err != nil || c.shown.Epoch == m.Epoch+1 && bytes.Equal(c.shown.CommitHash[:], m.CommitHash) {
+			return err
+		}
+		if err := s.stepRecord(ctx, h, m, g, forgotten, nil); err != nil {
+			return err
+		}
+		if g, err = h.GroupAt(ctx, g.Term); err != nil {
+			return err
+		}
+	}
+	evidence, err := c.evidence(s.Now())
+	if err != nil {
+		return err
+	}
+	s.Log.Error("this server has signed for a Commit that it does not have: it stops accepting for the group",
+		"group_id", mimiport.IDText(g.ID), "term", g.Term, "epoch", g.Epoch, "receipt_epoch", c.shown.Epoch)
+	stopped := *g
+	stopped.State = migration.GroupStopped
+	return s.apply(ctx, &storage.Change{Group: &stopped, Evidence: evidence})
+}
+
+// evidence is the receipt that was shown, and the one on record.
+func (c *contradiction) evidence(now time.Time) ([]storage.Evidence, error) {
+	shown, err := c.shown.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	kept := []storage.Evidence{
+		{GroupID: c.shown.GroupID, Kind: migration.EvidenceOwnForgotten, Data: shown, KeyID: c.keyID, At: now},
+	}
+	own, err := signedReceipt(c.own)
+	if own != nil {
+		kept = append(kept, storage.Evidence{
+			GroupID: c.shown.GroupID, Kind: storage.EvidenceFork, Data: own.Message, KeyID: own.KeyID, At: now,
+		})
+	}
+	return kept, err
+}
