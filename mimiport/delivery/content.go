@@ -8,6 +8,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
+// outgoing prepares the hand-over of a group from here.
+type outgoing struct{ *core }
+
 // logBytes and logEntries bound what of the log moves along.
 const (
 	logEntries = 1000
@@ -15,7 +18,7 @@ const (
 )
 
 // groupState is the encoded group_state (profile, section 4).
-func (s *Service) groupState(ctx context.Context, sub *submission, a *registry.Accepted) ([]byte, error) {
+func (s outgoing) groupState(ctx context.Context, sub *submission, a *registry.Accepted) ([]byte, error) {
 	g, l := sub.group, sub.live
 	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
@@ -44,7 +47,7 @@ func (s *Service) groupState(ctx context.Context, sub *submission, a *registry.A
 
 // recent is the end of the log without application messages, as much of it as the bounds allow. It is never all in
 // memory.
-func (s *Service) recent(ctx context.Context, g *storage.Group) (tail []storage.Entry, err error) {
+func (s outgoing) recent(ctx context.Context, g *storage.Group) (tail []storage.Entry, err error) {
 	from, size := uint64(1), 0
 	if g.NextSeq > logEntries {
 		from = g.NextSeq - logEntries

@@ -70,6 +70,7 @@ type Service struct {
 	removals
 	operator
 	lineages
+	outgoing
 	inWork *slots.Slots[mimiport.MigrationID] // a target verifies one content of a migration at a time
 }
 
@@ -81,8 +82,8 @@ func New(d Deps) *Service {
 	c.authority, c.senders = authority{&c.Deps}, senders{&c.Deps}
 	return &Service{
 		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, operator: operator{c},
-		lineages: lineages{c},
-		inWork:   slots.New[mimiport.MigrationID](1),
+		lineages: lineages{c}, outgoing: outgoing{c},
+		inWork: slots.New[mimiport.MigrationID](1),
 	}
 }
 

@@ -114,7 +114,7 @@ func (s *Service) init(
 
 // probe asks the target, before anything freezes, whether it is there, knows of its offer, and speaks the group's
 // protocol. It returns what the target takes.
-func (s *Service) probe(
+func (s outgoing) probe(
 	ctx context.Context, offer *mimiport.MigrationResponse, protocol string,
 ) (*api.TargetLimits, error) {
 	const op = "probe target"
@@ -227,7 +227,7 @@ func (s *Service) migrationCommit(ctx context.Context, sub *submission, in *init
 
 // decideBy is how long S waits for the vote: longer for more to send and for slower signatures to verify, MaxWait at
 // most (profile, section 6).
-func (s *Service) decideBy(bytes int, g mls.Group) time.Duration {
+func (s outgoing) decideBy(bytes int, g mls.Group) time.Duration {
 	const perMiB = 2 * time.Second
 	return min(
 		s.Limits.DecideBy+time.Duration(bytes>>20)*perMiB+time.Duration(g.NumMembers())*verifying(g.CipherSuite()),
@@ -247,7 +247,7 @@ func verifying(cipherSuite uint16) time.Duration {
 }
 
 // newSource is the record that an Init for a group begins.
-func (s *Service) newSource(g *storage.Group, in *initiation) (*migration.Migration, error) {
+func (s outgoing) newSource(g *storage.Group, in *initiation) (*migration.Migration, error) {
 	offer := &in.init.Response
 	response, err := offer.Marshal()
 	if err != nil {
@@ -264,7 +264,7 @@ func (s *Service) newSource(g *storage.Group, in *initiation) (*migration.Migrat
 }
 
 // content is the MigrationContent for a migration Commit, unsigned.
-func (s *Service) content(
+func (s outgoing) content(
 	ctx context.Context, sub *submission, in *initiation, a *registry.Accepted,
 ) (*mimiport.MigrationContent, error) {
 	state, err := s.groupState(ctx, sub, a)
