@@ -122,22 +122,34 @@ func (x *trio) groupState(t *testing.T, host string) *mimiport.GroupState {
 	}
 }
 
+// cut is a message whose last byte, of its signature, is another.
+func cut(message []byte) []byte {
+	message[len(message)-1] ^= 1
+	return message
+}
+
 func (x *trio) badContents(t *testing.T) {
 	a, b, c := identity(t, x.a), identity(t, x.b), identity(t, x.c)
 	epoch := harness.State(t, x.alice).Epoch
 	o := x.offer(t, x.bob.User, x.id(t), x.a.Name, epoch)
 	other := x.offer(t, x.bob.User, x.id(t), x.a.Name, epoch)
 	good := x.groupState(t, x.a.Name)
-	send := func(body []byte) *http.Request { return upload(t, a, x.b, o.id, body, nil) }
+	var next *offer
+	uses := 0
+	send := func(body func(*offer) []byte) *http.Request { // to an offer that takes it: the third that is refused ends one
+		if uses%2 == 0 {
+			next = x.offer(t, x.bob.User, x.id(t), x.a.Name, epoch)
+		}
+		uses++
+		return upload(t, a, x.b, next.id, body(next), nil)
+	}
 	changed := func(change func(*mimiport.GroupState)) *http.Request {
 		state := *good
 		change(&state)
-		return send(content(t, a, o, encode(t, &state)))
+		return send(func(o *offer) []byte { return content(t, a, o, encode(t, &state)) })
 	}
 	body := content(t, a, o, encode(t, good))
 	query := func(change func(url.Values)) *http.Request { return upload(t, a, x.b, o.id, body, change) }
-	cut := bytes.Clone(body)
-	cut[len(cut)-1] ^= 1
 	abort := func(by, key *fclient.SigningIdentity, id string, m *mimiport.MigrationAbort) *http.Request {
 		return call(t, by, x.b, "PUT", "/migrations/"+id+"/abort", signed(t, key, m))
 	}
@@ -151,13 +163,13 @@ func (x *trio) badContents(t *testing.T) {
 		{"no hash", query(func(q url.Values) { q.Del("sha256") }), 400, prefix + "M_BAD_MESSAGE"},
 		{"no key", query(func(q url.Values) { q.Del("key_id") }), 400, prefix + "M_BAD_MESSAGE"},
 		{"no time", query(func(q url.Values) { q.Del("decide_by") }), 400, prefix + "M_BAD_MESSAGE"},
-		{"garbage", send([]byte("garbage")), 400, prefix + "M_BAD_MESSAGE"},
-		{"a byte too many", send(append(bytes.Clone(body), 0)), 400, prefix + "M_BAD_MESSAGE"},
-		{"tampered with", send(cut), 403, prefix + "M_BAD_SIGNATURE"},
-		{"signed by another server", send(content(t, c, o, encode(t, good))), 403, prefix + "M_BAD_SIGNATURE"},
+		{"garbage", send(func(*offer) []byte { return []byte("garbage") }), 400, prefix + "M_BAD_MESSAGE"},
+		{"a byte too many", send(func(o *offer) []byte { return append(content(t, a, o, encode(t, good)), 0) }), 400, prefix + "M_BAD_MESSAGE"},
+		{"tampered with", send(func(o *offer) []byte { return cut(content(t, a, o, encode(t, good))) }), 403, prefix + "M_BAD_SIGNATURE"},
+		{"signed by another server", send(func(o *offer) []byte { return content(t, c, o, encode(t, good)) }), 403, prefix + "M_BAD_SIGNATURE"},
 		{"an unknown key", query(func(q url.Values) { q.Set("key_id", "ed25519:none") }), 403, prefix + "M_BAD_SIGNATURE"},
-		{"for another offer", send(content(t, a, other, encode(t, good))), 400, prefix + "M_INVALID"},
-		{"no group", send(content(t, a, o, nil)), 400, prefix + "M_BAD_MESSAGE"},
+		{"for another offer", send(func(*offer) []byte { return content(t, a, other, encode(t, good)) }), 400, prefix + "M_INVALID"},
+		{"no group", send(func(o *offer) []byte { return content(t, a, o, nil) }), 400, prefix + "M_BAD_MESSAGE"},
 		{"another creator", changed(func(s *mimiport.GroupState) { s.Lineage.CreatingServer = x.c.Name }), 400, prefix + "M_BAD_MESSAGE"},
 		{"another protocol", changed(func(s *mimiport.GroupState) { s.Base.Protocol = "mls99" }), 400, prefix + "M_UNSUPPORTED"},
 		{"another tree", changed(func(s *mimiport.GroupState) { s.Base.RatchetTree = []byte{0} }), 400, prefix + "M_BAD_MESSAGE"},

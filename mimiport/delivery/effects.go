@@ -121,7 +121,7 @@ func (s *core) change(
 	}
 	next := &r.Migration
 	change := &storage.Change{}
-	if next.State != m.State {
+	if next.State != m.State || next.Refused != m.Refused {
 		change.Migration = next
 	}
 	if r.Begin || r.Group != stateOf(g) {

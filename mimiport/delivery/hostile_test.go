@@ -53,10 +53,55 @@ func (p *play) encoded(signer string, m interface {
 	return must(m.Marshal())(p.t)
 }
 
-// put hands a target a content, as its source would.
+// put hands a target a content, as its source would. If it is refused, that is forgiven, for the next one to be judged too.
 func (p *play) put(a *attempt, data []byte) error {
-	_, err := p.services[a.to].PutContent(p.t.Context(), a.from, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
+	return p.putFrom(a, a.from, data)
+}
+
+// putFrom is put by any server.
+func (p *play) putFrom(a *attempt, origin string, data []byte) error {
+	p.t.Helper()
+	_, err := p.services[a.to].PutContent(p.t.Context(), origin, &api.ContentUpload{
+		ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now,
+	})
+	m := must(p.stores[a.to].Migration(p.t.Context(), a.id))(p.t)
+	if m.Refused == 0 {
+		return err
+	}
+	m.Refused = 0
+	if err := p.stores[a.to].Apply(p.t.Context(), &storage.Change{Migration: m}); err != nil {
+		p.t.Fatal(err)
+	}
 	return err
+}
+
+// TestThirdRefusedContentEndsTheOffer: bad contents are refused each for what is wrong with it, a good one is taken after
+// two, and after three of them nothing more is verified.
+func TestThirdRefusedContentEndsTheOffer(t *testing.T) {
+	for refusals, want := range map[int]string{2: "staged", 3: "dropped"} {
+		p := newPlay(t)
+		a := p.begin(serverA, serverB, bob)
+		data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
+		bad := p.resign(data, func(s *mimiport.GroupState) { s.Commit.GroupInfo = s.Base.GroupInfo })
+		put := func(data []byte) error {
+			_, err := p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{
+				ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now,
+			})
+			return err
+		}
+		for range refusals {
+			expectKind(t, put(bad), mimiport.KindInvalid)
+		}
+		verified := 0
+		p.verified = func() { verified++ }
+		if err := put(data); (err == nil) != (want == "staged") || (verified > 0) != (want == "staged") {
+			t.Errorf("after %d: %v, %d verified", refusals, err, verified)
+		}
+		p.expect(a, "frozen", want)
+		p.run()
+		p.expect(a, map[string]string{"staged": "moved", "dropped": "aborted"}[want],
+			map[string]string{"staged": "active", "dropped": "dropped"}[want])
+	}
 }
 
 // TestFinalRefusals: FROZEN ends with "a typed final refusal (not 5xx, time-out or rate limit)" (profile, section 6).

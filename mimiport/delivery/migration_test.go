@@ -1,7 +1,10 @@
 package delivery_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
 	"testing"
 	"time"
@@ -327,10 +330,7 @@ func TestTamperedContent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	put := func(origin string, data []byte) error {
-		_, err := p.services[serverB].PutContent(t.Context(), origin, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
-		return err
-	}
+	put := func(origin string, data []byte) error { return p.putFrom(a, origin, data) }
 	expectKind(t, put("c.example", data), mimiport.KindForbidden)
 	expectKind(t, put(serverA, data[:len(data)-1]), mimiport.KindBadMessage)
 	flipped := append([]byte(nil), data...)
@@ -355,6 +355,35 @@ func TestTamperedContent(t *testing.T) {
 		t.Errorf("the evidence is %+v, %v", kept, err)
 	}
 	p.expect(a, "frozen", "staged")
+}
+
+// TestLargeSecondContent: of a second content of more than 64 KiB the hash and the signature are kept, 96 bytes, and they are
+// its own; a third adds nothing.
+func TestLargeSecondContent(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
+	if err := p.put(a, data); err != nil {
+		t.Fatal(err)
+	}
+	large := func(of string) []byte {
+		return p.resign(data, func(s *mimiport.GroupState) {
+			s.Proposals = append(s.Proposals, bytes.Repeat([]byte(of), 64<<10))
+		})
+	}
+	second := large("2")
+	expectKind(t, p.put(a, second), mimiport.KindConflict)
+	expectKind(t, p.put(a, large("3")), mimiport.KindConflict)
+	kept := must(p.stores[serverB].Evidence(t.Context(), p.id))(t)
+	if len(kept) != 1 || len(kept[0].Data) != sha256.Size+ed25519.SignatureSize {
+		t.Fatalf("the evidence is %+v", kept)
+	}
+	content := must(mimiport.UnmarshalMigrationContent(second))(t)
+	content.Signature = kept[0].Data[sha256.Size:]
+	err := mimiport.Verify(content, p.keys[serverA].Public().(ed25519.PublicKey))
+	if sum := sha256.Sum256(second); err != nil || !bytes.Equal(kept[0].Data[:sha256.Size], sum[:]) {
+		t.Errorf("the evidence does not fit the content: %v", err)
+	}
 }
 
 // resign spoils a content's group_state and signs it as S would.

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -100,6 +101,17 @@ func (s *Service) PutContent(ctx context.Context, origin string, up *api.Content
 	if !s.Now().Before(m.ExpiresAt) {
 		return nil, mimiport.Errorf("stage", mimiport.KindOfferExpired, "the offer expired")
 	}
+	vote, err := s.takeContent(ctx, m, up)
+	if finalRefusal(err) { // it counts
+		err = cmp.Or(s.takeEvent(ctx, m.ID, migration.RefusedContent{}, nil), err)
+	}
+	return vote, err
+}
+
+// takeContent verifies the first content that holds, and votes for it.
+func (s *Service) takeContent(
+	ctx context.Context, m *migration.Migration, up *api.ContentUpload,
+) (*api.SignedRequest, error) {
 	arrival, err := s.verifyContent(ctx, m, up)
 	if err != nil {
 		return nil, err
@@ -129,9 +141,22 @@ func (s *Service) takeSecondContent(ctx context.Context, m *migration.Migration,
 		return err
 	}
 	return s.takeEvent(ctx, m.ID, migration.Content{
-		Message:     migration.Signed{Message: up.Data, KeyID: up.KeyID},
+		Message:     migration.Signed{Message: proofOf(up.Data, content.Signature), KeyID: up.KeyID},
 		ContentHash: hashAs(m.ContentHash, up.Data), At: s.Now(),
 	}, nil)
+}
+
+// maxProof is how large a second content is kept as it is, in bytes.
+const maxProof = 64 << 10
+
+// proofOf is what is kept of a second content that the source has signed: all of a small one, which anybody can verify;
+// of a larger one its SHA-256 and its signature, 96 bytes, for whoever has the content itself.
+func proofOf(content, signature []byte) []byte {
+	if len(content) <= maxProof {
+		return content
+	}
+	sum := sha256.Sum256(content)
+	return append(sum[:], signature...)
 }
 
 // hashAs hashes data with the hash function of a cipher suite's hash value, which its length tells.

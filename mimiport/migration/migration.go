@@ -70,6 +70,8 @@ type Migration struct {
 	Confirmation Signed // MigrationConfirmation, by the source: the decision
 	Abort        Signed // MigrationAbort, by the source
 	Reason       string // why it was aborted or dropped, for people
+
+	Refused int // how many contents T has refused, MaxRefused at most
 }
 
 // Accepted says whether the source's log has the migration Commit: not if its confirmation was shown to it after an

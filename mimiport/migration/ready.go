@@ -6,7 +6,7 @@ import "time"
 // says, then writes everything else in one transaction. Nothing leaves the server before that transaction is durable:
 // the rows send it.
 type Ready struct {
-	Migration Migration // the record after the event; its State is another one exactly if the record has changed
+	Migration Migration // the record after the event; its State or Refused is another exactly if the record has changed
 	Group     Group     // the group's row after the event, equal to the one before if it has not changed
 
 	Sign Signature // the message to sign and to put into the record

@@ -49,6 +49,7 @@ var events = []struct {
 	{"content in time", content{Message: theContent, ContentHash: hash, DecideBy: decideBy, At: start}},
 	{"content too late", content{Message: theContent, ContentHash: hash, At: decideBy}},
 	{"another content", content{Message: theContent, ContentHash: []byte("other"), At: start}},
+	{"refused content", migration.RefusedContent{}},
 	{"confirmation", migration.Confirm{Confirmation: signed("confirmation")}},
 	{"source's abort", migration.SourceAbort{Abort: signed("abort")}},
 	{"another step of the term", migration.Superseded{}},
@@ -172,6 +173,7 @@ func tell(m migration.Migration, g migration.Group, r migration.Ready, err error
 	}
 	say(err != nil, "error: %v", err)
 	say(r.Migration.State != m.State, "→ %s", r.Migration.State)
+	say(r.Migration.Refused != m.Refused, "%d refused", r.Migration.Refused)
 	say(r.Group != g, "the group %s", nameGroup(r.Group))
 	say(r.Sign != migration.SignNothing, "sign %s", [...]string{"", "complete", "confirmation", "abort"}[r.Sign])
 	say(r.Done != nil, "delete %v", r.Done)
@@ -249,6 +251,25 @@ func TestJudge(t *testing.T) {
 				t.Errorf("%+v of a group that is %q: %d, not %d", next, state, got, want[n])
 			}
 		}
+	}
+}
+
+// TestOfferEndsWithRefusals: the offer is over with the third content that was refused, and takes one until then.
+func TestOfferEndsWithRefusals(t *testing.T) {
+	m, g := in(migration.Offered), migration.Group{}
+	for n := range migration.MaxRefused {
+		good, err := m.Step(g, content{Message: theContent, ContentHash: hash, At: start})
+		if err != nil || good.Migration.State != migration.Staged {
+			t.Errorf("after %d refusals a good content is refused: %v", n, err)
+		}
+		bad, err := m.Step(g, migration.RefusedContent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m = bad.Migration
+	}
+	if m.State != migration.Dropped || m.Reason == "" {
+		t.Errorf("after %d refusals the offer is %s", m.Refused, m.State)
 	}
 }
 

@@ -57,6 +57,23 @@ func (e Content) stage(r *Ready) error {
 	return nil
 }
 
+// MaxRefused is how many contents of its source T refuses before the offer is over. To verify one may take seconds.
+const MaxRefused = 3
+
+// RefusedContent is a content of the source that T has refused for good.
+type RefusedContent struct{}
+
+func (RefusedContent) step(r Ready) (Ready, error) {
+	m := &r.Migration
+	if m.State != Offered {
+		return r, nil
+	}
+	if m.Refused++; m.Refused == MaxRefused {
+		r.drop(Signed{}, "too many contents were refused")
+	}
+	return r, nil
+}
+
 // Confirm is S's verified MigrationConfirmation, from whomever T has it. A vote is a promise: T activates whatever has
 // changed since, even an abort: if S signed both, the confirmation wins (profile, section 6), as long as what was
 // staged is kept.
