@@ -25,7 +25,7 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 	}
 	want := &fixture{Store: memory.New(), t: t}
 	kept := everything("frozen", 1, 0, 0)
-	kept.Receipt = nil // the programs of the past wrote none
+	kept.Receipt = nil         // the programs of the past wrote none
 	kept.Migration.Refused = 0 // the programs of the past did not count
 	want.apply(kept)
 	for _, name := range dumps {
