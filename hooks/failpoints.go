@@ -93,6 +93,7 @@ type reads interface {
 	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []storage.Row, next time.Time, err error)
 	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
+	KeyObjects(ctx context.Context, server string) ([]storage.KeyObject, error)
 	Close() error
 }
 
@@ -146,6 +147,10 @@ func (s *failingStore) AddSetting(ctx context.Context, name string, value json.R
 		return err
 	})
 	return stored, err
+}
+
+func (s *failingStore) KeepKeyObject(ctx context.Context, k *storage.KeyObject) error {
+	return s.at.around("key-object", func() error { return s.store.KeepKeyObject(ctx, k) })
 }
 
 func (s *failingStore) Forget(ctx context.Context, before storage.Horizon) error {

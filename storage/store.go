@@ -34,6 +34,7 @@ type Store interface {
 	Migrations
 	Queue
 	Settings
+	KeyObjects
 
 	// Forget deletes what lies before a horizon. It holds nobody up for long.
 	Forget(ctx context.Context, before Horizon) error
@@ -99,4 +100,12 @@ type Settings interface {
 	PutSetting(ctx context.Context, name string, value json.RawMessage) error
 	// AddSetting stores a value unless there is one, and returns what is stored.
 	AddSetting(ctx context.Context, name string, value json.RawMessage) (json.RawMessage, error)
+}
+
+// KeyObjects is what other servers have published.
+type KeyObjects interface {
+	// KeyObjects lists those of a server, the one that was fetched last first.
+	KeyObjects(ctx context.Context, server string) ([]KeyObject, error)
+	// KeepKeyObject stores one in the place of an earlier one of the same key. Beyond the limits the oldest go.
+	KeepKeyObject(ctx context.Context, k *KeyObject) error
 }

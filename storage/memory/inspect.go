@@ -17,3 +17,8 @@ func (s *Store) Outbox(_ context.Context, after storage.RowKey, limit int) (rows
 	}
 	return rows, nil
 }
+
+// AllKeyObjects lists the key objects of all servers.
+func (s *Store) AllKeyObjects(ctx context.Context) ([]storage.KeyObject, error) {
+	return s.KeyObjects(ctx, "")
+}

@@ -31,6 +31,7 @@ type Store struct {
 	rows       table[storage.RowKey, storage.Row]
 	evidence   table[found, storage.Evidence]
 	settings   map[string]json.RawMessage
+	keys       table[keyed, storage.KeyObject]
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -55,6 +56,9 @@ type found struct {
 	migration mimiport.MigrationID
 }
 
+// keyed is the key of a key object.
+type keyed struct{ server, keyID string }
+
 // New makes an empty store.
 func New() *Store {
 	compareIDs := func(a, b mimiport.MigrationID) int { return bytes.Compare(a[:], b[:]) }
@@ -77,6 +81,11 @@ func New() *Store {
 		evidence: table[found, storage.Evidence]{compare: compareFound,
 			key: func(e *storage.Evidence) found { return found{string(e.GroupID), e.Kind, e.Migration} }},
 		settings: make(map[string]json.RawMessage),
+		keys: table[keyed, storage.KeyObject]{
+			compare: func(a, b keyed) int {
+				return cmp.Or(strings.Compare(a.server, b.server), strings.Compare(a.keyID, b.keyID))
+			},
+			key: func(k *storage.KeyObject) keyed { return keyed{k.Server, k.KeyID} }},
 	}
 }
 

@@ -37,6 +37,7 @@ type state struct {
 	Receipts   []storage.Receipt
 	Rows       []storage.Row
 	Evidence   []storage.Evidence
+	KeyObjects []storage.KeyObject
 }
 
 // dump reads all: groups and terms up to maxTerm, contents and snapshots up to maxNumber.
@@ -53,6 +54,8 @@ func dump(t testing.TB, s storage.Store) (all state) {
 	all.Migrations, err = s.Migrations(ctx, storage.MigrationFilter{}, mimiport.MigrationID{}, limit)
 	check(err)
 	all.Rows, _, err = s.Due(ctx, epoch.AddDate(1, 0, 0), limit)
+	check(err)
+	all.KeyObjects, err = s.KeyObjects(ctx, "a.example")
 	check(err)
 	all.Entries = make(map[string][]storage.Entry)
 	for _, id := range []string{"group", "other"} {

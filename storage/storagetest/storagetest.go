@@ -43,6 +43,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"Content", testContent},
 		{"Evidence", testEvidence},
 		{"Settings", testSettings},
+		{"KeyObjects", testKeyObjects},
 		{"Due", testDue},
 		{"DueTurns", testDueTurns},
 		{"DueLanes", testDueLanes},

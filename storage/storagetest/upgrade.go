@@ -51,6 +51,7 @@ func Fill(t testing.TB, s storage.Store) any {
 	if err := s.PutSetting(t.Context(), "name", []byte(`{"a":1}`)); err != nil {
 		t.Fatal(err)
 	}
+	f.keep(sampleKeyObject("a.example", "ed25519:a", 1))
 	return dump(t, s)
 }
 

@@ -24,7 +24,10 @@ func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 		copied = nil
 		for _, t := range []interface {
 			copy(context.Context, *Store, *tx) (Copied, error)
-		}{&groups, &snapshots, &entries, &receipts, &migrations, &contents, &outbox, &queues, &evidence, &settings} {
+		}{
+			&groups, &snapshots, &entries, &receipts, &migrations, &contents, &outbox, &queues, &evidence, &settings,
+			&keyObjects,
+		} {
 			c, err := t.copy(ctx, from, into)
 			if err != nil {
 				return err

@@ -13,6 +13,11 @@ func (s *Store) Outbox(ctx context.Context, after storage.RowKey, limit int) ([]
 		ORDER BY destination, queue, row_order LIMIT $4`, after.Destination, after.Queue, clamp(after.Order), limit)
 }
 
+// AllKeyObjects lists the key objects of all servers.
+func (s *Store) AllKeyObjects(ctx context.Context) ([]storage.KeyObject, error) {
+	return list(ctx, s, &keyObjects, "ORDER BY server, key_id")
+}
+
 // loose are queries for what the tables' constraints allow and this package never writes. Each gives one text a row.
 var loose = []string{
 	`SELECT 'the queue ' || queue || ' to ' || destination || ' does not begin with its first row' FROM mimiport_queues AS q

@@ -110,6 +110,14 @@ var evidence = table[storage.Evidence]{
 	},
 }
 
+var keyObjects = table[storage.KeyObject]{
+	name:    "mimiport_key_objects",
+	columns: columns("server, key_id, object, fetched_at"),
+	fields: func(k *storage.KeyObject) []any {
+		return []any{&k.Server, &k.KeyID, (*blob)(&k.Object), (*millis)(&k.FetchedAt)}
+	},
+}
+
 // setting is one named value.
 type setting struct {
 	name  string

@@ -1,0 +1,13 @@
+-- +goose Up
+
+-- What other servers have published: of each key the object that it was fetched with last.
+CREATE TABLE mimiport_key_objects (
+	server     TEXT   NOT NULL,
+	key_id     TEXT   NOT NULL,
+	object     BYTEA  NOT NULL,
+	fetched_at BIGINT NOT NULL,
+	PRIMARY KEY (server, key_id)
+);
+
+-- The oldest make room for new ones.
+CREATE INDEX mimiport_key_objects_fetched ON mimiport_key_objects (fetched_at);
