@@ -123,10 +123,12 @@ func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.Migr
 		!bytes.Equal(q.GroupID, st.GroupID) {
 		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the evidence is of something else")
 	}
-	if err := h.Keys.Verify(ctx, st.Target, st.MigrationResponse.KeyID, offer); err != nil {
+	now := h.Now()
+	if _, err := proof.Verify(ctx, h.Keys, st.Target, st.MigrationResponse.KeyID, offer, now, proof.Known); err != nil {
 		return err
 	}
-	return h.Keys.Verify(ctx, st.Source, st.Confirmation.KeyID, decision)
+	_, err = proof.Verify(ctx, h.Keys, st.Source, st.Confirmation.KeyID, decision, now, proof.Known)
+	return err
 }
 
 // reserve sets the power levels of both state events explicitly, where they are not.

@@ -3,6 +3,8 @@ package clientapi_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/gorilla/mux"
@@ -23,6 +26,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api/openapitest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 )
 
 const (
@@ -112,21 +117,22 @@ func (r *rooms) SendState(_ context.Context, room, user, eventType string, conte
 	return err
 }
 
-// keys believes every signature that says "signed by" and the server.
-type keys struct{ delivery.Keys }
+// key is a server's signing key.
+func key(server string) ed25519.PrivateKey {
+	seed := sha256.Sum256([]byte(server))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
 
-func (keys) Verify(_ context.Context, server, _ string, m mimiport.Signed) error {
-	var sig []byte
-	switch m := m.(type) {
-	case *mimiport.MigrationResponse:
-		sig = m.Signature
-	case *mimiport.MigrationConfirmation:
-		sig = m.Signature
+// now is when the tests play.
+var now = time.Unix(1_700_000_000, 0)
+
+// online gives the keys of both servers.
+func online() proof.Keys {
+	k := &prooftest.Keys{Published: map[string][]byte{}}
+	for server, id := range map[string]string{here: "ed25519:t", other: "ed25519:s"} {
+		k.Published[server] = prooftest.KeyObject(server, prooftest.Pair{ID: id, Key: key(server), Until: now.Add(time.Hour)})
 	}
-	if string(sig) != "signed by "+server {
-		return mimiport.Errorf("verify", mimiport.KindBadSignature, "not by %s", server)
-	}
-	return nil
+	return k
 }
 
 // world is a homeserver with a Delivery Service, another Delivery Service, and a room.
@@ -154,7 +160,9 @@ func newWorld(t *testing.T) *world {
 			return w.remote
 		},
 	}
-	home := &clientapi.Home{Rooms: w.rooms, Keys: keys{}, Log: slog.New(slog.NewTextHandler(&w.log, nil))}
+	home := &clientapi.Home{
+		Rooms: w.rooms, Keys: online(), Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&w.log, nil)),
+	}
 	auth := func(*http.Request) (api.Caller, error) { return api.Caller{UserID: alice, Server: here}, nil }
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	edge.Mount(router.PathPrefix(clientapi.PathPrefix).Subrouter(), clientapi.Routes(services, home, 1<<20), auth,

@@ -1,14 +1,15 @@
 package clientapi
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
 // announceLevel is the power level that a room asks of whoever announces its group, once a group is bound (profile, section 8).
@@ -18,7 +19,8 @@ const announceLevel = 100
 // (profile, section 7).
 type Home struct {
 	Rooms delivery.Rooms
-	Keys  delivery.Keys
+	Keys  proof.Keys
+	Now   func() time.Time
 	Log   *slog.Logger
 }
 
@@ -57,18 +59,10 @@ func (a *announcer) BindGroup(ctx context.Context, c api.Caller, id []byte, req 
 // checkID returns a KindPeer error unless the id is of the Delivery Service's making, for a group in the room. Without it another
 // server could have a user announce its group in any room of theirs.
 func (a *announcer) checkID(id []byte, p *api.Preimage, roomID string) error {
-	if p != nil && (a.local || a.server == p.CreatingServer && roomID == p.RoomID && hashesTo(p, id)) {
+	if p != nil && (a.local || a.server == p.CreatingServer && roomID == p.RoomID && p.HashesTo(id)) {
 		return nil
 	}
 	return mimiport.Errorf("check group id", mimiport.KindPeer, "%s did not make this id for the room", a.server)
-}
-
-func hashesTo(p *api.Preimage, id []byte) bool {
-	if len(p.Nonce) != mimiport.NonceSize {
-		return false
-	}
-	pre := mimiport.GroupIDPreimage{CreatingServer: p.CreatingServer, RoomID: p.RoomID, Nonce: mimiport.Nonce(p.Nonce)}
-	return bytes.Equal(pre.GroupID(), id)
 }
 
 func (a *announcer) InitMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest) (*api.MigrationStatus, error) {

@@ -158,14 +158,14 @@ func TestIDsOfAnothersMaking(t *testing.T) {
 func migrated(t *testing.T) (mimiport.MigrationID, *api.MigrationStatus) {
 	t.Helper()
 	offer := &mimiport.MigrationResponse{
-		Request:   mimiport.MigrationRequest{SourceDomain: other, TargetDomain: here, GroupID: group, Epoch: 7},
-		Nonce:     mimiport.Nonce{5},
-		Signature: []byte("signed by " + here),
+		Request: mimiport.MigrationRequest{SourceDomain: other, TargetDomain: here, GroupID: group, Epoch: 7},
+		Nonce:   mimiport.Nonce{5},
 	}
-	decision := &mimiport.MigrationConfirmation{DomainName: here, Nonce: offer.Nonce, GroupID: group, Signature: []byte("signed by " + other)}
+	decision := &mimiport.MigrationConfirmation{DomainName: here, Nonce: offer.Nonce, GroupID: group}
+	err := errors.Join(mimiport.Sign(offer, key(here)), mimiport.Sign(decision, key(other)))
 	response, err1 := offer.Marshal()
 	confirmation, err2 := decision.Marshal()
-	if err := errors.Join(err1, err2); err != nil {
+	if err := errors.Join(err, err1, err2); err != nil {
 		t.Fatal(err)
 	}
 	return offer.ID(), &api.MigrationStatus{

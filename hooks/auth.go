@@ -23,6 +23,7 @@ type authenticator struct {
 	users   userapi.UserInternalAPI
 	ring    gomatrixserverlib.JSONVerifier
 	wakeups *fedrouting.FederationWakeups
+	spoke   func(server string) // what is to know that a server is there
 	now     func() time.Time
 }
 
@@ -59,6 +60,7 @@ func (a *authenticator) federation(r *http.Request) (api.Caller, error) {
 	}
 	// As for every authenticated request: whoever speaks to us is alive, and Dendrite may send it what it has kept back.
 	go a.wakeups.Wakeup(r.Context(), request.Origin())
+	a.spoke(string(request.Origin()))
 	return federation.Caller(string(request.Origin()), r)
 }
 

@@ -85,7 +85,7 @@ func enable(d *Deps, cfg *Config) error {
 	web := newClient(transport, keyTimeout)
 	ring := guarded(d.KeyRing, web)
 	keys := &keys{
-		config: &d.Config.FederationAPI, ring: ring, client: web, stolen: cfg.StolenKeys, now: clock, log: log,
+		config: &d.Config.FederationAPI, ring: ring, store: store, client: web, stolen: cfg.StolenKeys, now: clock, log: log,
 	}
 	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: clock, acls: acls{store: store}}
 	remote := federation.NewClient(keys.identity, newClient(transport, 0), clock)
@@ -102,9 +102,11 @@ func enable(d *Deps, cfg *Config) error {
 		Limits:        cfg.limits(),
 	})
 	services := clientapi.Services{IsLocal: isLocal, Local: service, Remote: remote.API, AllowIPLiterals: cfg.Federation.AllowIPLiterals}
-	home := &clientapi.Home{Rooms: rooms, Keys: keys, Log: log}
+	home := &clientapi.Home{Rooms: rooms, Keys: keys, Now: clock, Log: log}
 
-	auth := &authenticator{config: global, users: d.Users, ring: ring, wakeups: d.Wakeups, now: clock}
+	auth := &authenticator{
+		config: global, users: d.Users, ring: ring, wakeups: d.Wakeups, spoke: keys.spoke, now: clock,
+	}
 	surfaces := []surface{
 		{"client", d.Routers.Client, httputil.PublicClientPathPrefix, clientapi.PathPrefix,
 			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), auth.client},

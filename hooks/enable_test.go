@@ -155,8 +155,7 @@ func ask(t *testing.T, from, to *homeserver, uri string, change func(*http.Reque
 func TestFederationAuthentication(t *testing.T) {
 	net := newFabric()
 	s, tt := plugged(t, "s.example", net), plugged(t, "t.example", net)
-	id, m := signed(t, tt.keys(), tt.Name)
-	wantNone(t, s.keys().Verify(t.Context(), tt.Name, id, m)) // and now s has the key
+	wantNone(t, s.meets(t, tt))
 	asBob := federation.PathPrefix + aGroup + "?user_id=%40bob%3At.example"
 	asAlice := federation.PathPrefix + aGroup + "?user_id=%40alice%3As.example"
 	as := func(*http.Request) {}

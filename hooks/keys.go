@@ -3,12 +3,13 @@ package hooks
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -18,22 +19,34 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
-// maxKeyObject bounds a server's signed key object, in bytes. Dendrite's own, with one key, has 300.
-const maxKeyObject = 64 << 10
+const (
+	// keyLife is the longest that a key counts as current after its object was fetched (Matrix specification,
+	// server-server API, "Publishing keys").
+	keyLife = 7 * 24 * time.Hour
 
-// keys is delivery.Keys over Dendrite's signing keys and the keys of others that Dendrite has stored. It fetches new ones itself:
-// Dendrite would go to any address for them, and servers are named here by whoever asks.
+	silence   = time.Minute // a server that could not be asked is not asked again for so long
+	maxSilent = 1024        // servers that are remembered as such
+)
+
+// keys is delivery.Keys over Dendrite's signing keys, and over those of other servers, which it fetches and stores
+// itself: Dendrite would go to any address for them, and tells of none whether it is from its server.
 type keys struct {
 	config *config.FederationAPI
-	ring   *gomatrixserverlib.KeyRing // Dendrite's store of keys, and its notaries
+	ring   *gomatrixserverlib.KeyRing // Dendrite's notaries
+	store  storage.KeyObjects
 	client federation.Doer
 	stolen []string // ids of own keys with which others may sign
 	now    func() time.Time
 	log    *slog.Logger
+
+	mu     sync.Mutex
+	silent map[string]time.Time // servers that could not be asked, and when
 }
 
 var _ delivery.Keys = (*keys)(nil)
@@ -51,248 +64,232 @@ func (k *keys) identity(server string) (*fclient.SigningIdentity, error) {
 	return k.config.Matrix.SigningIdentityFor(spec.ServerName(server))
 }
 
-// Verify implements delivery.Keys.
-func (k *keys) Verify(ctx context.Context, server, keyID string, m mimiport.Signed) error {
-	key, err := k.current(ctx, server, keyID)
-	if err != nil {
-		return err
-	}
-	return mimiport.Verify(m, key)
-}
-
-// current is a key that its server signs with today.
-func (k *keys) current(ctx context.Context, server, keyID string) (ed25519.PublicKey, error) {
+// Known implements proof.Keys. Of a key that several objects hold, that one counts which was fetched last.
+func (k *keys) Known(ctx context.Context, server string) (map[string]proof.Key, error) {
 	if k.isLocal(server) {
-		return k.ownCurrent(server, keyID)
+		return nil, nil // its keys are in the configuration
 	}
-	now := spec.AsTimestamp(k.now())
-	return k.lookUp(ctx, request(server, keyID), func(key gomatrixserverlib.PublicKeyLookupResult) bool {
-		return key.ExpiredTS == gomatrixserverlib.PublicKeyNotExpired && key.WasValidAt(now, gomatrixserverlib.StrictValiditySignatureCheck)
-	})
+	stored, err := k.store.KeyObjects(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[string]proof.Key)
+	for _, o := range stored {
+		published, err := proof.KeyObject(server, o.Object)
+		if err != nil {
+			k.log.WarnContext(ctx, "a stored key object is none", "server", server, "key_id", o.KeyID, "error", err)
+		}
+		end := o.FetchedAt.Add(keyLife)
+		for id, key := range published {
+			if _, ok := known[id]; ok {
+				continue
+			}
+			if key.Until.After(end) {
+				key.Until = end
+			}
+			known[id] = key
+		}
+	}
+	return known, nil
 }
 
-// VerifySince implements delivery.Keys.
-func (k *keys) VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error {
-	key, err := k.lookUp(ctx, request(server, keyID), func(key gomatrixserverlib.PublicKeyLookupResult) bool {
-		return key.ExpiredTS == gomatrixserverlib.PublicKeyNotExpired || key.ExpiredTS.Time().After(since)
-	})
-	if err != nil {
-		return err
+// Live implements proof.Keys. It stores what it fetches.
+func (k *keys) Live(ctx context.Context, server string, ids []string) (map[string]proof.Key, error) {
+	if k.isLocal(server) {
+		return k.own(server, ids)
 	}
-	return mimiport.Verify(m, key)
+	object, err := k.fetch(ctx, server)
+	if mimiport.KindOf(err) == mimiport.KindPeer {
+		if found := k.askNotaries(ctx, server, ids); len(found) > 0 {
+			return found, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	published, err := proof.KeyObject(server, object)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if _, ok := published[id]; !ok {
+			continue
+		}
+		kept := &storage.KeyObject{Server: server, KeyID: id, Object: object, FetchedAt: k.now()}
+		if err := k.store.KeepKeyObject(ctx, kept); err != nil {
+			return nil, err
+		}
+	}
+	return published, nil
 }
 
 // VerifyOwn implements delivery.Keys.
 func (k *keys) VerifyOwn(server, keyID string, m mimiport.Signed) error {
-	key, err := k.ownEver(server, keyID)
+	own, err := k.own(server, []string{keyID})
 	if err == nil && slices.Contains(k.stolen, keyID) {
 		err = mimiport.Errorf("look up key", mimiport.KindBadSignature, "the key %q of %s was stolen", keyID, server)
 	}
 	if err != nil {
 		return err
 	}
-	return mimiport.Verify(m, key)
+	return mimiport.Verify(m, own[keyID].Public)
 }
 
-// VerifyArchived implements delivery.Keys. The archived object counts only when the server itself cannot be asked: whoever
-// wants to forge a server's past can make a key object in its name, signed by itself.
-func (k *keys) VerifyArchived(ctx context.Context, server, keyID string, keyObject []byte, m mimiport.Signed) error {
-	key, err := k.ever(ctx, server, keyID)
-	if mimiport.KindOf(err) == mimiport.KindPeer {
-		k.log.WarnContext(ctx, "a server cannot be asked for an old key: taking the archived one",
-			"server", server, "key_id", keyID, "error", err)
-		key, err = archived(server, keyID, keyObject)
-	}
-	if err != nil {
-		return err
-	}
-	return mimiport.Verify(m, key)
-}
-
-// ever is a key that its server signs with today or has signed with.
-func (k *keys) ever(ctx context.Context, server, keyID string) (ed25519.PublicKey, error) {
-	if k.isLocal(server) {
-		return k.ownEver(server, keyID)
-	}
-	return k.lookUp(ctx, request(server, keyID), func(gomatrixserverlib.PublicKeyLookupResult) bool { return true })
-}
-
-// KeyObject implements delivery.Keys.
-func (k *keys) KeyObject(ctx context.Context, server, keyID string) ([]byte, error) {
-	object, err := k.object(ctx, server)
+// own are the keys of this server, as the configuration has them: Dendrite's key ring knows the present one under every
+// id. A key that this server does not have it never had: there is no other word for it.
+func (k *keys) own(server string, ids []string) (map[string]proof.Key, error) {
+	current, err := k.identity(server)
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := published(object)[request(server, keyID)]; !ok {
-		return nil, unknownKey(server, keyID)
+	all := make(map[string]proof.Key)
+	object, err := k.ownObject(server)
+	if err != nil {
+		k.log.Warn("this server publishes no keys", "server", server, "error", err)
 	}
-	return object.Raw, nil
+	for _, old := range k.config.Matrix.OldVerifyKeys {
+		if len(old.PublicKey) == ed25519.PublicKeySize {
+			public := ed25519.PublicKey(old.PublicKey)
+			all[string(old.KeyID)] = proof.Key{Public: public, Until: old.ExpiredAt.Time(), Object: object}
+		}
+	}
+	public := current.PrivateKey.Public().(ed25519.PublicKey)
+	all[string(current.KeyID)] = proof.Key{Public: public, Until: k.now().Add(keyLife), Object: object}
+	for _, id := range ids {
+		if _, ok := all[id]; !ok {
+			return nil, unknownKey(server, id)
+		}
+	}
+	return all, nil
 }
 
-func (k *keys) object(ctx context.Context, server string) (*gomatrixserverlib.ServerKeys, error) {
-	if !k.isLocal(server) {
-		return k.fetchObject(ctx, server)
-	}
+func (k *keys) ownObject(server string) ([]byte, error) {
 	answer := fedrouting.LocalKeys(k.config, spec.ServerName(server))
 	object, ok := answer.JSON.(*gomatrixserverlib.ServerKeys)
 	if !ok {
 		return nil, fmt.Errorf("this server publishes no keys as %s", server)
 	}
-	return object, nil
+	return object.Raw, nil
+}
+
+// KeyObject implements delivery.Keys. Of another server it gives the one that is stored, if there is one.
+func (k *keys) KeyObject(ctx context.Context, server, keyID string) ([]byte, error) {
+	for _, find := range []func() (map[string]proof.Key, error){
+		func() (map[string]proof.Key, error) { return k.Known(ctx, server) },
+		func() (map[string]proof.Key, error) { return k.Live(ctx, server, []string{keyID}) },
+	} {
+		found, err := find()
+		if err != nil {
+			return nil, err
+		}
+		if key := found[keyID]; key.Object != nil {
+			return key.Object, nil
+		}
+	}
+	return nil, unknownKey(server, keyID)
 }
 
 func (k *keys) isLocal(server string) bool {
 	return k.config.Matrix.IsLocalServerName(spec.ServerName(server))
 }
 
-// ownCurrent never asks Dendrite's key ring: it knows our key under every key id.
-func (k *keys) ownCurrent(server, keyID string) (ed25519.PublicKey, error) {
-	id, err := k.identity(server)
-	if err != nil {
-		return nil, err
-	}
-	if string(id.KeyID) != keyID {
-		return nil, unknownKey(server, keyID)
-	}
-	return id.PrivateKey.Public().(ed25519.PublicKey), nil
-}
-
-func (k *keys) ownEver(server, keyID string) (ed25519.PublicKey, error) {
-	for _, old := range k.config.Matrix.OldVerifyKeys {
-		if string(old.KeyID) == keyID && len(old.PublicKey) == ed25519.PublicKeySize {
-			return ed25519.PublicKey(old.PublicKey), nil
-		}
-	}
-	return k.ownCurrent(server, keyID)
-}
-
-// lookUp finds a usable key of another server: stored, at the server, or at a notary when the server cannot be asked. It returns
-// KindBadSignature where the server has no such key, KindPeer where that cannot be known.
-func (k *keys) lookUp(
-	ctx context.Context, r gomatrixserverlib.PublicKeyLookupRequest, usable func(gomatrixserverlib.PublicKeyLookupResult) bool,
-) (ed25519.PublicKey, error) {
-	stored, err := k.ring.KeyDatabase.FetchKeys(ctx, wanted(r))
-	if err != nil {
-		return nil, err
-	}
-	if key, ok := stored[r]; ok && usable(key) {
-		return ed25519.PublicKey(key.Key), nil
-	}
-	found, err := k.fetch(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	if err := k.ring.KeyDatabase.StoreKeys(ctx, found); err != nil {
-		return nil, err
-	}
-	if key, ok := found[r]; ok && usable(key) {
-		return ed25519.PublicKey(key.Key), nil
-	}
-	return nil, unknownKey(string(r.ServerName), string(r.KeyID))
-}
-
-// lookedUp is how Dendrite passes keys around.
-type lookedUp = map[gomatrixserverlib.PublicKeyLookupRequest]gomatrixserverlib.PublicKeyLookupResult
-
-func (k *keys) fetch(ctx context.Context, r gomatrixserverlib.PublicKeyLookupRequest) (lookedUp, error) {
-	object, err := k.fetchObject(ctx, string(r.ServerName))
-	if err == nil {
-		return published(object), nil
-	}
-	if mimiport.KindOf(err) == mimiport.KindPeer {
-		for _, notary := range k.notaries() {
-			if found, notaryErr := notary.FetchKeys(ctx, wanted(r)); notaryErr == nil && len(found) > 0 {
-				return found, nil
-			}
-		}
-	}
-	return nil, err
-}
-
-func (k *keys) notaries() (ns []*gomatrixserverlib.PerspectiveKeyFetcher) {
+// askNotaries asks the configured notaries in turn for keys of a server that cannot be asked itself.
+func (k *keys) askNotaries(ctx context.Context, server string, ids []string) map[string]proof.Key {
 	for _, f := range k.ring.KeyFetchers {
-		if n, ok := f.(*gomatrixserverlib.PerspectiveKeyFetcher); ok {
-			ns = append(ns, n)
+		notary, ok := f.(*gomatrixserverlib.PerspectiveKeyFetcher)
+		if !ok {
+			continue
+		}
+		wanted := make(map[gomatrixserverlib.PublicKeyLookupRequest]spec.Timestamp)
+		of := gomatrixserverlib.PublicKeyLookupRequest{ServerName: spec.ServerName(server)}
+		for _, id := range ids {
+			of.KeyID = gomatrixserverlib.KeyID(id)
+			wanted[of] = 0
+		}
+		answer, err := notary.FetchKeys(ctx, wanted)
+		if err != nil {
+			k.log.WarnContext(ctx, "a notary gives no keys", "server", notary.PerspectiveServerName, "error", err)
+		}
+		found := make(map[string]proof.Key)
+		for of, key := range answer {
+			if string(of.ServerName) != server || len(key.Key) != ed25519.PublicKeySize {
+				continue
+			}
+			until := key.ValidUntilTS
+			if key.ExpiredTS != gomatrixserverlib.PublicKeyNotExpired {
+				until = key.ExpiredTS
+			}
+			found[string(of.KeyID)] = proof.Key{Public: ed25519.PublicKey(key.Key), Until: until.Time()}
+		}
+		if len(found) > 0 {
+			return found
 		}
 	}
-	return ns
+	return nil
 }
 
-func request(server, keyID string) gomatrixserverlib.PublicKeyLookupRequest {
-	return gomatrixserverlib.PublicKeyLookupRequest{ServerName: spec.ServerName(server), KeyID: gomatrixserverlib.KeyID(keyID)}
+// fetch asks a server for its key object, which holds. A server that cannot be asked, or answers with something else,
+// is KindPeer, and is not asked again before silence is over or it speaks to this one. KindForbidden and
+// KindBadMessage: this server asks nobody of that name.
+func (k *keys) fetch(ctx context.Context, server string) ([]byte, error) {
+	if k.isSilent(server) {
+		const why = "%s could not be asked less than %v ago"
+		return nil, mimiport.Errorf("fetch keys", mimiport.KindPeer, why, server, silence)
+	}
+	object, err := k.request(ctx, server)
+	if err == nil {
+		_, err = proof.KeyObject(server, object)
+	}
+	switch kind := mimiport.KindOf(err); {
+	case err == nil:
+		return object, nil
+	case kind == mimiport.KindForbidden || kind == mimiport.KindBadMessage:
+		return nil, err
+	case ctx.Err() == nil:
+		k.fellSilent(server)
+	}
+	return nil, mimiport.Errorf("fetch keys", mimiport.KindPeer, "%w", mimiport.Heard(err))
 }
 
-// wanted is a request for a key of any age. It is made anew for each fetcher, since some delete from it.
-func wanted(r gomatrixserverlib.PublicKeyLookupRequest) map[gomatrixserverlib.PublicKeyLookupRequest]spec.Timestamp {
-	return map[gomatrixserverlib.PublicKeyLookupRequest]spec.Timestamp{r: 0}
-}
-
-// fetchObject asks a server for its key object and checks it. A server that cannot be asked is KindPeer, an answer that does not hold KindBadSignature.
-func (k *keys) fetchObject(ctx context.Context, server string) (*gomatrixserverlib.ServerKeys, error) {
-	const op = "fetch keys"
+func (k *keys) request(ctx context.Context, server string) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "matrix://"+server+"/_matrix/key/v2/server", nil)
 	if err != nil {
-		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
+		return nil, err
 	}
 	answer, err := k.client.DoHTTPRequest(ctx, r)
 	if err != nil {
-		return nil, mimiport.Errorf(op, mimiport.KindPeer, "%w", mimiport.Heard(err))
+		return nil, err
 	}
 	defer answer.Body.Close() // nolint: errcheck
 	if answer.StatusCode != http.StatusOK {
-		return nil, mimiport.Errorf(op, mimiport.KindPeer, "%s answers %d", server, answer.StatusCode)
+		return nil, fmt.Errorf("%s answers %d", server, answer.StatusCode)
 	}
-	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxKeyObject+1))
-	if err != nil {
-		return nil, mimiport.Errorf(op, mimiport.KindPeer, "%s: %w", server, mimiport.Heard(err))
-	}
-	return checkObject(server, raw, k.now())
+	return io.ReadAll(io.LimitReader(answer.Body, proof.MaxKeyObject+1))
 }
 
-// checkObject verifies a key object's own signatures by all keys it publishes, valid after a time.
-func checkObject(server string, raw []byte, after time.Time) (*gomatrixserverlib.ServerKeys, error) {
-	const op = "check keys"
-	if len(raw) > maxKeyObject {
-		return nil, mimiport.Errorf(op, mimiport.KindBadSignature, "the key object of %s has more than %d bytes", server, maxKeyObject)
-	}
-	var object gomatrixserverlib.ServerKeys
-	if err := json.Unmarshal(raw, &object); err != nil {
-		err = mimiport.Heard(err)
-		return nil, mimiport.Errorf(op, mimiport.KindBadSignature, "the key object of %s: %w", server, err)
-	}
-	if checks, _ := gomatrixserverlib.CheckKeys(spec.ServerName(server), after, object); !checks.AllChecksOK {
-		return nil, mimiport.Errorf(op, mimiport.KindBadSignature, "the key object of %s is out of date, of another server or not signed by its keys", server)
-	}
-	return &object, nil
+func (k *keys) isSilent(server string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	since, ok := k.silent[server]
+	return ok && k.now().Before(since.Add(silence))
 }
 
-// archived is a key of an object that was valid at some time.
-func archived(server, keyID string, raw []byte) (ed25519.PublicKey, error) {
-	object, err := checkObject(server, raw, time.Unix(0, 0))
-	if err != nil {
-		return nil, err
+// fellSilent remembers that a server could not be asked.
+func (k *keys) fellSilent(server string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.silent, func(_ string, since time.Time) bool { return !k.now().Before(since.Add(silence)) })
+	if k.silent == nil || len(k.silent) >= maxSilent {
+		k.silent = make(map[string]time.Time)
 	}
-	if key, ok := published(object)[request(server, keyID)]; ok {
-		return ed25519.PublicKey(key.Key), nil
-	}
-	return nil, unknownKey(server, keyID)
+	k.silent[server] = k.now()
 }
 
-// published are the current and old keys in a checked object.
-func published(object *gomatrixserverlib.ServerKeys) lookedUp {
-	all := make(lookedUp)
-	add := func(id gomatrixserverlib.KeyID, key gomatrixserverlib.PublicKeyLookupResult) {
-		if len(key.Key) == ed25519.PublicKeySize {
-			all[gomatrixserverlib.PublicKeyLookupRequest{ServerName: object.ServerName, KeyID: id}] = key
-		}
-	}
-	for id, key := range object.OldVerifyKeys {
-		add(id, gomatrixserverlib.PublicKeyLookupResult{VerifyKey: key.VerifyKey, ExpiredTS: key.ExpiredTS})
-	}
-	for id, key := range object.VerifyKeys {
-		add(id, gomatrixserverlib.PublicKeyLookupResult{VerifyKey: key, ValidUntilTS: object.ValidUntilTS})
-	}
-	return all
+// spoke says that a server has spoken to this one: it may be asked.
+func (k *keys) spoke(server string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.silent, server)
 }
 
 func unknownKey(server, keyID string) error {

@@ -2,19 +2,23 @@ package hooks
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
 	"encoding/base64"
-	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/federation/dial"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
@@ -46,21 +50,36 @@ func wantNone(t *testing.T, err error) {
 	}
 }
 
+// verify checks a signature by a key that its server signs with at present.
+func (k *keys) verify(ctx context.Context, server, keyID string, m mimiport.Signed) error {
+	return k.verifySince(ctx, server, keyID, m, k.now())
+}
+
+// verifySince checks a signature by a key that its server signs with at a time or later.
+func (k *keys) verifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error {
+	_, err := proof.Verify(ctx, k, server, keyID, m, since, proof.Known)
+	return err
+}
+
+// at puts the keys' clock at a time.
+func (k *keys) at(now time.Time) { k.now = func() time.Time { return now } }
+
 // Profile, section 2: "Our own signatures are checked against our own keys, never through the key ring."
 func TestOwnSignatures(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	k := s.keys()
 	oldID, old := signed(t, k, s.Name)
-	wantNone(t, k.Verify(t.Context(), s.Name, oldID, old))
-	wantKind(t, k.Verify(t.Context(), s.Name, "ed25519:invented", old), mimiport.KindBadSignature)
-	wantKind(t, k.VerifyArchived(t.Context(), s.Name, "ed25519:invented", nil, old), mimiport.KindBadSignature)
-	wantKind(t, k.Verify(t.Context(), s.Name, oldID, abort(s.Name)), mimiport.KindBadSignature)
+	wantNone(t, k.verify(t.Context(), s.Name, oldID, old))
+	wantKind(t, k.verify(t.Context(), s.Name, "ed25519:invented", old), mimiport.KindBadSignature)
+	wantKind(t, k.verifySince(t.Context(), s.Name, "ed25519:invented", old, time.Time{}), mimiport.KindBadSignature)
+	wantKind(t, k.verify(t.Context(), s.Name, oldID, abort(s.Name)), mimiport.KindBadSignature)
 
 	s.rotate(t)
-	wantKind(t, k.Verify(t.Context(), s.Name, oldID, old), mimiport.KindBadSignature)
-	wantNone(t, k.VerifyArchived(t.Context(), s.Name, oldID, nil, old))
+	k.at(time.Now().Add(time.Second))
+	wantKind(t, k.verify(t.Context(), s.Name, oldID, old), mimiport.KindBadSignature)
+	wantNone(t, k.verifySince(t.Context(), s.Name, oldID, old, time.Time{}))
 	newID, fresh := signed(t, k, s.Name)
-	wantNone(t, k.Verify(t.Context(), s.Name, newID, fresh))
+	wantNone(t, k.verify(t.Context(), s.Name, newID, fresh))
 
 	wantNone(t, k.VerifyOwn(s.Name, oldID, old))
 	wantNone(t, k.VerifyOwn(s.Name, newID, fresh))
@@ -71,6 +90,14 @@ func TestOwnSignatures(t *testing.T) {
 	wantNone(t, k.VerifyOwn(s.Name, newID, fresh))
 }
 
+// TestOwnKeysAreOnlyOurs: nobody shows this server a key of its own that it does not have: that no such key is known is
+// a refusal.
+func TestOwnKeysAreOnlyOurs(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	_, err := s.keys().Live(t.Context(), s.Name, []string{"ed25519:invented"})
+	wantKind(t, err, mimiport.KindBadSignature)
+}
+
 func TestSignAsStranger(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	if _, err := s.keys().Sign("t.example", abort("t.example")); err == nil {
@@ -78,8 +105,8 @@ func TestSignAsStranger(t *testing.T) {
 	}
 }
 
-// Profile, section 2: "A signature received live is checked with a current verify key of that server (never an old one),
-// within its validity."
+// Profile, section 2: "A signature received live is checked with a current verify key of that server (never an old
+// one), within its validity."
 func TestRemoteSignatures(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
@@ -87,17 +114,19 @@ func TestRemoteSignatures(t *testing.T) {
 	k := tt.keys()
 
 	net.set(s.Name, nil)
-	wantKind(t, k.Verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
+	wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
 	net.set(s.Name, s.handler)
-	wantNone(t, k.Verify(t.Context(), s.Name, id, m))
-	wantKind(t, k.Verify(t.Context(), s.Name, id, abort(s.Name)), mimiport.KindBadSignature)
-	wantKind(t, k.Verify(t.Context(), s.Name, "ed25519:invented", m), mimiport.KindBadSignature)
+	k.spoke(s.Name)
+	wantNone(t, k.verify(t.Context(), s.Name, id, m))
+	wantKind(t, k.verify(t.Context(), s.Name, id, abort(s.Name)), mimiport.KindBadSignature)
+	wantKind(t, k.verify(t.Context(), s.Name, "ed25519:invented", m), mimiport.KindBadSignature)
 
 	net.set(s.Name, nil) // the key is known by now
-	wantNone(t, k.Verify(t.Context(), s.Name, id, m))
-	week := *k
-	week.now = func() time.Time { return time.Now().Add(8 * 24 * time.Hour) }
-	wantKind(t, week.Verify(t.Context(), s.Name, id, m), mimiport.KindPeer) // not valid any more, and nobody to ask
+	wantNone(t, k.verify(t.Context(), s.Name, id, m))
+	_, err := proof.Verify(t.Context(), k, s.Name, id, m, k.now(), proof.Live)
+	wantKind(t, err, mimiport.KindPeer) // but not live
+	k.at(time.Now().Add(8 * 24 * time.Hour))
+	wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer) // not valid any more, and nobody to ask
 }
 
 func TestRemoteRotation(t *testing.T) {
@@ -107,11 +136,155 @@ func TestRemoteRotation(t *testing.T) {
 	s.rotate(t)
 	newID, fresh := signed(t, s.keys(), s.Name)
 	k := tt.keys()
-	wantKind(t, k.Verify(t.Context(), s.Name, oldID, old), mimiport.KindBadSignature)
-	wantNone(t, k.VerifyArchived(t.Context(), s.Name, oldID, nil, old))
-	wantNone(t, k.VerifySince(t.Context(), s.Name, oldID, old, time.Now().Add(-time.Hour)))
-	wantKind(t, k.VerifySince(t.Context(), s.Name, oldID, old, time.Now().Add(time.Hour)), mimiport.KindBadSignature)
-	wantNone(t, k.Verify(t.Context(), s.Name, newID, fresh))
+	k.at(time.Now().Add(time.Second))
+	wantKind(t, k.verify(t.Context(), s.Name, oldID, old), mimiport.KindBadSignature)
+	wantNone(t, k.verifySince(t.Context(), s.Name, oldID, old, time.Time{}))
+	wantNone(t, k.verifySince(t.Context(), s.Name, oldID, old, time.Now().Add(-time.Hour)))
+	wantKind(t, k.verifySince(t.Context(), s.Name, oldID, old, time.Now().Add(time.Hour)), mimiport.KindBadSignature)
+	wantNone(t, k.verify(t.Context(), s.Name, newID, fresh))
+}
+
+// TestExpiredKey: a key that is stored counts for a time only if it was valid then, also one that its server has never
+// called old.
+func TestExpiredKey(t *testing.T) {
+	net := newFabric()
+	s, tt := start(t, "s.example", net), start(t, "t.example", net)
+	id, m := signed(t, s.keys(), s.Name)
+	k := tt.keys()
+	wantNone(t, k.verify(t.Context(), s.Name, id, m)) // now it is known
+	net.set(s.Name, nil)
+	fetched := time.Now()
+	k.at(fetched.Add(365 * 24 * time.Hour))
+	wantKind(t, k.verifySince(t.Context(), s.Name, id, m, k.now().Add(-time.Hour)), mimiport.KindPeer)
+	wantNone(t, k.verifySince(t.Context(), s.Name, id, m, fetched)) // it was valid then
+}
+
+// TestKnownKeys: what was fetched is known for good, also when its server is gone or has another key, and the last word
+// on a key counts.
+func TestKnownKeys(t *testing.T) {
+	net := newFabric()
+	s, tt := start(t, "s.example", net), start(t, "t.example", net)
+	oldID, old := signed(t, s.keys(), s.Name)
+	k := tt.keys()
+	wantNone(t, k.verify(t.Context(), s.Name, oldID, old))
+	s.rotate(t)
+	k.at(time.Now().Add(time.Second))
+	wantNone(t, k.verify(t.Context(), s.Name, oldID, old)) // nobody has said that it is old
+	newID, fresh := signed(t, s.keys(), s.Name)
+	wantNone(t, k.verify(t.Context(), s.Name, newID, fresh))
+	wantKind(t, k.verify(t.Context(), s.Name, oldID, old), mimiport.KindBadSignature)
+
+	net.set(s.Name, nil)
+	again := start(t, "t2.example", net).keys()
+	again.store = k.store // another process on the same database
+	known, err := again.Known(t.Context(), s.Name)
+	if err != nil || len(known) != 2 {
+		t.Errorf("known are %d keys: %v", len(known), err)
+	}
+	object, err := again.KeyObject(t.Context(), s.Name, newID)
+	if _, bad := proof.KeyObject(s.Name, object); err != nil || bad != nil {
+		t.Errorf("the key object that is known: %v, %v", err, bad)
+	}
+}
+
+// counted counts the requests that go through it.
+type counted struct {
+	http.RoundTripper
+	n *int
+}
+
+func (c counted) RoundTrip(r *http.Request) (*http.Response, error) {
+	*c.n++
+	return c.RoundTripper.RoundTrip(r)
+}
+
+// TestSilentServer: that a server could not be asked is remembered for a minute, or until it speaks to this one.
+func TestSilentServer(t *testing.T) {
+	net := newFabric()
+	s, tt := start(t, "s.example", net), start(t, "t.example", net)
+	id, m := signed(t, s.keys(), s.Name)
+	k, asked, now := tt.keys(), 0, time.Now()
+	k.client = fclient.NewClient(fclient.WithTransport(counted{net, &asked}))
+	k.at(now)
+	net.set(s.Name, nil)
+	for range 1000 {
+		wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
+	}
+	if asked != 1 {
+		t.Errorf("it was asked %d times within a minute", asked)
+	}
+	k.at(now.Add(silence))
+	wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
+	net.set(s.Name, s.handler)
+	wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
+	k.spoke(s.Name)
+	wantNone(t, k.verify(t.Context(), s.Name, id, m))
+	if asked != 3 {
+		t.Errorf("it was asked %d times, want 3", asked)
+	}
+}
+
+// TestGivenUp: a request that is given up says nothing of the server that it asks.
+func TestGivenUp(t *testing.T) {
+	net := newFabric()
+	s, tt := start(t, "s.example", net), start(t, "t.example", net)
+	id, m := signed(t, s.keys(), s.Name)
+	k := tt.keys()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := k.verify(ctx, s.Name, id, m); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	wantNone(t, k.verify(t.Context(), s.Name, id, m))
+}
+
+// TestManySilentServers: what is remembered of servers that cannot be asked is bounded.
+func TestManySilentServers(t *testing.T) {
+	k := start(t, "t.example", newFabric()).keys()
+	for i := range 3 * maxSilent {
+		k.fellSilent(strings.Repeat("a", i%200+1) + "." + strings.Repeat("b", i/200+1))
+	}
+	if len(k.silent) > maxSilent {
+		t.Errorf("%d are remembered", len(k.silent))
+	}
+}
+
+// TestOwnRefusals: a server that this one does not ask, by its own rules, is not one that cannot be asked.
+func TestOwnRefusals(t *testing.T) {
+	k := start(t, "t.example", newFabric()).keys()
+	k.client = fclient.NewClient(fclient.WithTransport(dial.NewTransport(dial.Allowed{}, false, time.Now)))
+	for _, server := range []string{"192.0.2.1", "127.1:8448", "[2001:db8::1]"} {
+		_, err := k.Live(t.Context(), server, []string{"ed25519:a"})
+		wantKind(t, err, mimiport.KindForbidden)
+	}
+	_, err := proof.Verify(t.Context(), k, "", "ed25519:a", abort(""), time.Now(), proof.Known)
+	wantKind(t, err, mimiport.KindBadMessage)
+}
+
+// TestAnswerThatIsNone: a server that answers with something else than its keys cannot be asked, and nothing of it is
+// stored.
+func TestAnswerThatIsNone(t *testing.T) {
+	net := newFabric()
+	s, tt := start(t, "s.example", net), start(t, "t.example", net)
+	id, m := signed(t, s.keys(), s.Name)
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, answer := range map[string][]byte{
+		"nothing": nil, "no JSON": []byte("<html>"), "no key object": []byte(`{"a":1}`),
+		"too much":         bytes.Repeat([]byte(" "), proof.MaxKeyObject+1),
+		"another server's": prooftest.KeyObject("u.example", prooftest.Pair{ID: id, Key: private, Until: time.Now()}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			net.set(s.Name, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(answer) }))
+			k := tt.keys()
+			wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
+			if stored, err := k.store.KeyObjects(t.Context(), s.Name); len(stored) > 0 || err != nil {
+				t.Errorf("stored are %v: %v", stored, err)
+			}
+		})
+	}
 }
 
 func TestNotary(t *testing.T) {
@@ -128,87 +301,13 @@ func TestNotary(t *testing.T) {
 		KeyID:     n.Config.Global.KeyID,
 		PublicKey: base64.RawStdEncoding.EncodeToString(n.Config.Global.PrivateKey.Public().(ed25519.PublicKey)),
 	}}}
-	k := start(t, "t.example", net, func(cfg *config.Dendrite) { cfg.FederationAPI.KeyPerspectives = config.KeyPerspectives{notary} }).keys()
-	wantNone(t, k.Verify(t.Context(), s.Name, id, m))
-	wantNone(t, k.VerifyArchived(t.Context(), s.Name, id, nil, m))
-}
-
-// Profile, section 3: "Keys come from the server, else a notary, else the archive".
-func TestArchive(t *testing.T) {
-	net := newFabric()
-	s, tt := start(t, "s.example", net), start(t, "t.example", net)
-	id, m := signed(t, s.keys(), s.Name)
-	object, err := s.keys().KeyObject(t.Context(), s.Name, id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	forgedID, forgery, forgedObject := forge(t, s.Name)
-
-	// A server that answers is believed over any archive.
-	wantKind(t, tt.keys().VerifyArchived(t.Context(), s.Name, forgedID, forgedObject, forgery), mimiport.KindBadSignature)
-
-	net.set(s.Name, nil)
-	k := start(t, "u.example", net).keys() // has never heard of it
-	wantNone(t, k.VerifyArchived(t.Context(), s.Name, id, object, m))
-	for name, bad := range map[string][]byte{
-		"none": nil, "of another server": otherObject(t, tt), "tampered with": tampered(object),
-		"without that key": forgedObject, "too large": make([]byte, maxKeyObject+1),
-	} {
-		t.Run(name, func(t *testing.T) {
-			wantKind(t, k.VerifyArchived(t.Context(), s.Name, id, bad, m), mimiport.KindBadSignature)
-		})
-	}
-}
-
-// forge makes a signature in a server's name with a key of one's own, and a key object to go with it.
-func forge(t *testing.T, server string) (keyID string, m *mimiport.MigrationAbort, object []byte) {
-	t.Helper()
-	_, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const id = "ed25519:forged"
-	if object, err = selfSigned(server, id, private); err != nil {
-		t.Fatal(err)
-	}
-	m = abort(server)
-	if err := mimiport.Sign(m, private); err != nil {
-		t.Fatal(err)
-	}
-	return id, m, object
-}
-
-// selfSigned is a key object that publishes one key, in any server's name.
-func selfSigned(server, keyID string, private ed25519.PrivateKey) ([]byte, error) {
-	public := private.Public().(ed25519.PublicKey)
-	fields, err := json.Marshal(gomatrixserverlib.ServerKeyFields{
-		ServerName:    spec.ServerName(server),
-		VerifyKeys:    map[gomatrixserverlib.KeyID]gomatrixserverlib.VerifyKey{gomatrixserverlib.KeyID(keyID): {Key: spec.Base64Bytes(public)}},
-		ValidUntilTS:  spec.AsTimestamp(time.Now().Add(time.Hour)),
-		OldVerifyKeys: map[gomatrixserverlib.KeyID]gomatrixserverlib.OldVerifyKey{},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return gomatrixserverlib.SignJSON(server, gomatrixserverlib.KeyID(keyID), private, fields)
-}
-
-func otherObject(t *testing.T, h *homeserver) []byte {
-	t.Helper()
-	object, err := h.keys().KeyObject(t.Context(), h.Name, string(h.Config.Global.KeyID))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return object
-}
-
-// tampered prolongs the validity by a digit.
-func tampered(object []byte) []byte {
-	var fields map[string]any
-	_ = json.Unmarshal(object, &fields)
-	fields["valid_until_ts"] = 9e12
-	changed, _ := json.Marshal(fields)
-	return changed
+	k := start(t, "t.example", net, func(cfg *config.Dendrite) {
+		cfg.FederationAPI.KeyPerspectives = config.KeyPerspectives{notary}
+	}).keys()
+	wantNone(t, k.verify(t.Context(), s.Name, id, m))
+	_, err = proof.Verify(t.Context(), k, s.Name, id, m, k.now(), proof.Live)
+	wantNone(t, err)
+	wantKind(t, k.verify(t.Context(), s.Name, "ed25519:invented", m), mimiport.KindPeer)
 }
 
 func TestKeyObject(t *testing.T) {
@@ -220,8 +319,9 @@ func TestKeyObject(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := archived(s.Name, "ed25519:now", object); err != nil {
-				t.Error(err)
+			published, err := proof.KeyObject(s.Name, object)
+			if _, ok := published["ed25519:now"]; !ok {
+				t.Errorf("it does not hold the key: %v", err)
 			}
 			_, err = k.KeyObject(t.Context(), s.Name, "ed25519:invented")
 			wantKind(t, err, mimiport.KindBadSignature)
@@ -230,26 +330,4 @@ func TestKeyObject(t *testing.T) {
 	net.set(s.Name, nil)
 	_, err := tt.keys().KeyObject(t.Context(), s.Name, "ed25519:now")
 	wantKind(t, err, mimiport.KindPeer)
-}
-
-// FuzzArchived feeds what a lineage may carry as an archived key object. One that is accepted holds a whole key.
-func FuzzArchived(f *testing.F) {
-	const server, keyID = "s.example", "ed25519:forged"
-	_, private, err := ed25519.GenerateKey(bytes.NewReader(make([]byte, ed25519.SeedSize)))
-	if err != nil {
-		f.Fatal(err)
-	}
-	object, err := selfSigned(server, keyID, private)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(object)
-	f.Add([]byte(`{"server_name":"s.example","verify_keys":{"ed25519:forged":{"key":""}},"valid_until_ts":1}`))
-	f.Add([]byte(`{"server_name":"s.example","signatures":{"s.example":{"ed25519:forged":"\ud800"}}}`))
-	f.Fuzz(func(t *testing.T, object []byte) {
-		key, err := archived(server, keyID, object)
-		if (err == nil) != (len(key) == ed25519.PublicKeySize) {
-			t.Errorf("key %x, error %v", key, err)
-		}
-	})
 }

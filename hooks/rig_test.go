@@ -207,9 +207,22 @@ func (h *homeserver) register(t *testing.T, localpart string) *harness.User {
 
 func (h *homeserver) keys() *keys {
 	return &keys{
-		config: &h.Config.FederationAPI, ring: h.KeyRing, client: fclient.NewClient(fclient.WithTransport(h.fabric)),
-		now: time.Now, log: newLogger(),
+		config: &h.Config.FederationAPI, ring: h.KeyRing, store: memory.New(),
+		client: fclient.NewClient(fclient.WithTransport(h.fabric)), now: time.Now, log: newLogger(),
 	}
+}
+
+// meets stores another homeserver's key where Dendrite keeps those that requests are signed with.
+func (h *homeserver) meets(t *testing.T, other *homeserver) error {
+	g := &other.Config.Global
+	of := gomatrixserverlib.PublicKeyLookupRequest{ServerName: spec.ServerName(other.Name), KeyID: g.KeyID}
+	key := gomatrixserverlib.PublicKeyLookupResult{
+		VerifyKey:    gomatrixserverlib.VerifyKey{Key: spec.Base64Bytes(g.PrivateKey.Public().(ed25519.PublicKey))},
+		ValidUntilTS: spec.AsTimestamp(time.Now().Add(time.Hour)),
+	}
+	return h.KeyRing.KeyDatabase.StoreKeys(
+		t.Context(), map[gomatrixserverlib.PublicKeyLookupRequest]gomatrixserverlib.PublicKeyLookupResult{of: key},
+	)
 }
 
 func (h *homeserver) rooms() *rooms {

@@ -106,6 +106,15 @@ type Preimage struct {
 	Nonce          spec.Base64Bytes `json:"nonce"`
 }
 
+// HashesTo says whether a group's id is the hash of the preimage.
+func (p *Preimage) HashesTo(groupID []byte) bool {
+	if len(p.Nonce) != mimiport.NonceSize {
+		return false
+	}
+	pre := mimiport.GroupIDPreimage{CreatingServer: p.CreatingServer, RoomID: p.RoomID, Nonce: mimiport.Nonce(p.Nonce)}
+	return bytes.Equal(pre.GroupID(), groupID)
+}
+
 // BindGroupRequest is a new group's public state. RatchetTree may be empty where GroupInfo carries the tree.
 type BindGroupRequest struct {
 	Protocol    string           `json:"protocol"`

@@ -216,7 +216,7 @@ func (p *play) expectMoved(ds, to string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if err := (fakeKeys{p.world, to}).Verify(p.t.Context(), ds, moved.KeyID, confirmation); err != nil || moved.Server != to {
+	if err := p.verify(ds, moved.KeyID, confirmation); err != nil || moved.Server != to {
 		p.t.Errorf("the redirect is to %s: %v", moved.Server, err)
 	}
 }

@@ -53,10 +53,9 @@ func (s *Service) Yield(ctx context.Context, id []byte, req *api.LineageRequest)
 // lineages judges the chains of hosts that others show.
 type lineages struct{ *core }
 
-// shown is a lineage that somebody shows, decoded and as it came.
+// shown is a lineage that somebody shows.
 type shown struct {
 	*mimiport.Lineage
-	encoded  []byte
 	operator bool // this server's operator says that it counts
 }
 
@@ -72,7 +71,7 @@ func (s *Service) takeLineage(
 	if err != nil {
 		return nil, err
 	}
-	sh := &shown{l, req.Lineage, operator}
+	sh := &shown{l, operator}
 	if at, parts := proof.Parting(own, l); parts {
 		err = s.takeRival(ctx, g, own, at, sh)
 	} else {
@@ -86,9 +85,6 @@ func (s *Service) takeLineage(
 
 // takeSteps takes the steps of a lineage that follow what this server knows of the group.
 func (s *Service) takeSteps(ctx context.Context, id []byte, sh *shown) error {
-	if _, err := s.checkChain(ctx, id, sh.Lineage); err != nil {
-		return err
-	}
 	for range 3 { // what was staged here may have gone on from here, and may have come back
 		if err := s.takeStep(ctx, id, sh); err != nil {
 			return err
@@ -97,36 +93,45 @@ func (s *Service) takeSteps(ctx context.Context, id []byte, sh *shown) error {
 	return nil
 }
 
-// takeStep takes the step of a verified lineage that follows what this server knows of the group, if there is one.
+// takeStep takes the step of a lineage that follows what this server knows of the group, if there is one. What it takes
+// it verifies first.
 func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
 		return err
 	}
 	own, err := mimiport.UnmarshalLineage(g.Lineage)
-	if err != nil || sh.Term() <= own.Term() {
+	if err != nil {
 		return err
 	}
-	if !proof.Begins(own, sh.Lineage) {
-		return proof.Errorf(id, "it is not the lineage known here")
+	back, err := s.cameBack(ctx, g, own, sh.Lineage)
+	if err != nil || back == 0 && !stateOf(g).Owned() && g.State != migration.GroupStaged {
+		return err
 	}
-	if term, err := s.cameBack(ctx, g, own, sh.Lineage); err != nil || term > 0 {
-		if err != nil {
-			return err
-		}
-		return s.takeReturn(ctx, g, term, sh)
+	next := own.Term() + 1
+	verified, encoded, err := s.verify(ctx, id, sh.Lineage, proof.Rules{Recorded: own, UpTo: max(next, back)})
+	switch {
+	case err != nil:
+		return err
+	case back > 0:
+		return s.takeReturn(ctx, g, back, encoded)
+	case verified.Term() < next:
+		return nil
 	}
-	return s.takeNext(ctx, g, &sh.Steps[own.Term()], sh)
+	return s.takeNext(ctx, g, &verified.Steps[next-1], encoded, sh.operator)
 }
 
 // cameBack is the latest term in which a lineage leads back here and of which this server remembers nothing, 0 for
 // none. It asks about a group that has left, or that this server has claimed itself.
 func (s lineages) cameBack(ctx context.Context, g *storage.Group, own, l *mimiport.Lineage) (uint64, error) {
+	next := own.Term() + 1
+	if l.Term() < next {
+		return 0, nil
+	}
 	hosts, err := proof.Hosts(l)
 	if err != nil {
 		return 0, err
 	}
-	next := own.Term() + 1
 	ownClaim := stateOf(g).Owned() && l.Steps[next-1].Kind != mimiport.StepMigration && s.IsLocal(hosts[next])
 	if g.State != migration.GroupMoved && !ownClaim {
 		return 0, nil
@@ -161,11 +166,7 @@ func (s lineages) remembers(ctx context.Context, step *mimiport.LineageStep) (bo
 
 // takeReturn stops the group in a later term, in which it came back here: this server's database is older than its
 // signatures.
-func (s lineages) takeReturn(ctx context.Context, g *storage.Group, term uint64, sh *shown) error {
-	lineage, err := truncated(sh.encoded, term)
-	if err != nil {
-		return err
-	}
+func (s lineages) takeReturn(ctx context.Context, g *storage.Group, term uint64, lineage []byte) error {
 	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
 		row, err := s.newTerm(ctx, storage.GroupKey{ID: g.ID, Term: term})
 		if err != nil {
@@ -177,18 +178,20 @@ func (s lineages) takeReturn(ctx context.Context, g *storage.Group, term uint64,
 			row.Term, row.Version, row.State, row.Migration = term, version, "", mimiport.MigrationID{}
 			row.NextSeq, row.Lineage, row.CreatedAt = 1, lineage, s.Now()
 		}
-		return s.stepRecord(ctx, h, &migration.Migration{}, row, migration.Return{Lineage: sh.encoded}, nil)
+		return s.stepRecord(ctx, h, &migration.Migration{}, row, migration.Return{Lineage: lineage}, nil)
 	})
 }
 
 // takeRival judges a lineage that parts from the one recorded here (profile, section 3): everybody prefers the same one
 // of the two, and only here does another lineage take the place of a recorded one.
 func (s *Service) takeRival(ctx context.Context, g *storage.Group, own *mimiport.Lineage, at int, sh *shown) error {
-	if _, err := proof.Lineage(ctx, s.Keys, g.ID, nil, sh.Lineage); err != nil {
+	common := &mimiport.Lineage{CreatingServer: sh.CreatingServer, Preimage: own.Preimage, Steps: own.Steps[:at]}
+	verified, encoded, err := s.verify(ctx, g.ID, sh.Lineage, proof.Rules{Recorded: common, UpTo: g.Term + 1})
+	if err != nil {
 		return err
 	}
 	if own.Preimage == nil && sh.Preimage != nil {
-		return s.atGroup(ctx, g, migration.Displace{Lineage: sh.encoded})
+		return s.atGroup(ctx, g, migration.Displace{Lineage: encoded})
 	}
 	if own.CreatingServer != sh.CreatingServer || !stateOf(g).Owned() {
 		return proof.Errorf(g.ID, "it is not the lineage known here")
@@ -198,10 +201,10 @@ func (s *Service) takeRival(ctx context.Context, g *storage.Group, own *mimiport
 		return err
 	}
 	named := func(step *mimiport.LineageStep) bool { return pointer != nil && proof.Names(pointer.ClaimHash, step) }
-	if sh.operator || proof.Outranks(&sh.Steps[at], &own.Steps[at], named) {
-		return s.yield(ctx, g, sh)
+	if sh.operator || proof.Outranks(&verified.Steps[at], &own.Steps[at], named) {
+		return s.yield(ctx, g, encoded)
 	}
-	return s.atGroup(ctx, g, migration.Contest{Lineage: sh.encoded})
+	return s.atGroup(ctx, g, migration.Contest{Lineage: encoded})
 }
 
 // atGroup takes an event that is about a group's row and no migration.
@@ -215,11 +218,12 @@ func (s *core) atGroup(ctx context.Context, g *storage.Group, e migration.Event)
 	})
 }
 
-// takeNext does what is to be done about the verified step that begins the term after a group's.
+// takeNext does what is to be done about the verified step that begins the term after a group's, with which the encoded
+// lineage ends.
 func (s *Service) takeNext(
-	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, sh *shown,
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, lineage []byte, operator bool,
 ) error {
-	next, err := s.next(ctx, g, step, sh.operator)
+	next, err := s.next(ctx, g, step, operator)
 	if err != nil {
 		return err
 	}
@@ -233,11 +237,11 @@ func (s *Service) takeNext(
 	case migration.TakeOther:
 		return s.takeEvent(ctx, g.Migration, migration.Superseded{}, nil)
 	case migration.TakeOwn:
-		return s.recall(ctx, g, step, sh)
+		return s.recall(ctx, g, step, lineage)
 	case migration.TakeClaim:
-		return s.yield(ctx, g, sh)
+		return s.yield(ctx, g, lineage)
 	case migration.KeepOn:
-		return s.atGroup(ctx, g, migration.Contest{Lineage: sh.encoded})
+		return s.atGroup(ctx, g, migration.Contest{Lineage: lineage})
 	}
 	return nil
 }
@@ -276,7 +280,7 @@ func (s *core) supported(ctx context.Context, g *storage.Group, step *mimiport.L
 
 // recall stops a group that this server has confirmed away and does not remember: its signature beats its database.
 func (s *Service) recall(
-	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, sh *shown,
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, lineage []byte,
 ) error {
 	response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 	if err != nil {
@@ -293,7 +297,7 @@ func (s *Service) recall(
 		} else if err != nil {
 			return err
 		}
-		return s.stepRecord(ctx, h, m, g, migration.Recall{Confirmation: step.Confirmation, Lineage: sh.encoded}, nil)
+		return s.stepRecord(ctx, h, m, g, migration.Recall{Confirmation: step.Confirmation, Lineage: lineage}, nil)
 	})
 }
 
@@ -329,7 +333,7 @@ func (s *Service) forgotten(
 }
 
 // yield stops a group that another server has claimed.
-func (s *Service) yield(ctx context.Context, g *storage.Group, sh *shown) error {
+func (s *Service) yield(ctx context.Context, g *storage.Group, lineage []byte) error {
 	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
 		g, err := h.GroupAt(ctx, g.Term)
 		if err != nil {
@@ -341,18 +345,8 @@ func (s *Service) yield(ctx context.Context, g *storage.Group, sh *shown) error 
 				return err
 			}
 		}
-		return s.stepRecord(ctx, h, m, g, migration.Yield{Lineage: sh.encoded}, nil)
+		return s.stepRecord(ctx, h, m, g, migration.Yield{Lineage: lineage}, nil)
 	})
-}
-
-// truncated is the beginning of an encoded lineage, up to a term.
-func truncated(encoded []byte, term uint64) ([]byte, error) {
-	l, err := mimiport.UnmarshalLineage(encoded)
-	if err != nil {
-		return nil, err
-	}
-	l.Steps = l.Steps[:min(term, l.Term())]
-	return l.Marshal()
 }
 
 // operator is what only operators may do.
@@ -389,7 +383,11 @@ func (s operator) insist(ctx context.Context, h *registry.Held, lineage []byte) 
 	if err != nil {
 		return err
 	}
-	if _, err := s.checkChain(ctx, g.ID, l); err != nil {
+	chain, err := s.checkChain(ctx, g.ID, l, "")
+	if err != nil {
+		return err
+	}
+	if lineage, err = chain.Lineage.Marshal(); err != nil {
 		return err
 	}
 	if l.Term() != g.Term+1 || l.Steps[g.Term].Kind == mimiport.StepMigration || !stateOf(g).Owned() {
@@ -533,7 +531,12 @@ func (s operator) Recover(ctx context.Context, id []byte, req *api.RecoverReques
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.checkChain(ctx, id, l); err != nil {
+	chain, err := s.checkChain(ctx, id, l, "")
+	if err != nil {
+		return nil, err
+	}
+	lineage, err := chain.Lineage.Marshal()
+	if err != nil {
 		return nil, err
 	}
 	engine, err := s.Engines.Find(req.Protocol)
@@ -557,7 +560,7 @@ func (s operator) Recover(ctx context.Context, id []byte, req *api.RecoverReques
 		if err := s.requireRecoverable(ctx, id, l); err != nil {
 			return err
 		}
-		return s.claim(ctx, mimiport.StepRecover, g, req.Lineage, state, &storage.Change{})
+		return s.claim(ctx, mimiport.StepRecover, g, lineage, state, &storage.Change{})
 	})
 	if err != nil {
 		return nil, err

@@ -3,33 +3,24 @@ package delivery
 import (
 	"context"
 	"encoding/json"
-	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// Keys signs as this server and verifies what others signed (profile, section 2).
+// Keys signs as this server, and knows the keys of others (profile, section 2).
 type Keys interface {
+	proof.Keys
+
 	// Sign signs m with the current federation key of a local server name and returns the key's id.
 	Sign(server string, m mimiport.Signed) (keyID string, err error)
-
-	// Verify checks m's signature by a server's key, which must be current and valid now. Unknown, expired or
-	// unreachable keys are KindBadSignature; a server that cannot be asked is KindPeer.
-	Verify(ctx context.Context, server, keyID string, m mimiport.Signed) error
-
-	// VerifySince does the same for a key that may have been rotated away since a time, but was current then or later.
-	VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error
 
 	// VerifyOwn checks m's signature by a key that a local server name signs with or has signed with, but for those
 	// that an operator has marked as stolen. Any other key is KindBadSignature.
 	VerifyOwn(server, keyID string, m mimiport.Signed) error
 
-	// VerifyArchived does the same for a key that may since have been rotated away: asked of the server, else a notary,
-	// else taken from the archived key object.
-	VerifyArchived(ctx context.Context, server, keyID string, keyObject []byte, m mimiport.Signed) error
-
-	// KeyObject is the server's signed key object (JSON) that publishes the key now, for the archive.
+	// KeyObject is the server's signed key object (JSON) that publishes the key, for the archive.
 	KeyObject(ctx context.Context, server, keyID string) ([]byte, error)
 }
 

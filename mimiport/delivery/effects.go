@@ -178,7 +178,7 @@ func (s *core) nextGroup(ctx context.Context, g *storage.Group, r *migration.Rea
 	case r.Extend:
 		next.Lineage, err = s.extendLineage(ctx, g.Lineage, &r.Migration)
 	case r.Follow != nil:
-		next.Lineage, err = truncated(r.Follow, g.Term+1)
+		next.Lineage = r.Follow
 	}
 	return &next, err
 }

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -14,28 +15,30 @@ import (
 )
 
 // requireHistory checks who hosted the group before the source claims to (profile, section 3): the chain holds, it ends
-// at the source, and what this server knows of the group is its beginning.
-func (s *Service) requireHistory(ctx context.Context, m *migration.Migration, l *mimiport.Lineage) error {
+// at the source, and what this server knows of the group is its beginning. It returns the lineage to store.
+func (s *Service) requireHistory(
+	ctx context.Context, m *migration.Migration, l *mimiport.Lineage,
+) (*mimiport.Lineage, error) {
 	if l.RoomID != m.RoomID {
-		return proof.Errorf(m.GroupID, "the group is bound to another room than the offer is for")
+		return nil, proof.Errorf(m.GroupID, "the group is bound to another room than the offer is for")
 	}
 	if err := s.requireBound(ctx, m.GroupID, l); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.displaceSquatter(ctx, m.GroupID, l); err != nil {
-		return err
+		return nil, err
 	}
-	end, err := s.checkChain(ctx, m.GroupID, l)
+	chain, err := s.checkChain(ctx, m.GroupID, l, m.Source)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if end.Host != m.Source || len(l.Steps) > 0 && m.Epoch < end.Epoch {
-		return proof.Errorf(m.GroupID, "the chain does not end at %s before epoch %d", m.Source, m.Epoch)
+	if chain.Server != m.Source || len(l.Steps) > 0 && m.Epoch < chain.Epoch {
+		return nil, proof.Errorf(m.GroupID, "the chain does not end at %s before epoch %d", m.Source, m.Epoch)
 	}
 	if err := s.requireClaimsAccepted(ctx, m.GroupID, l); err != nil {
-		return err
+		return nil, err
 	}
-	return s.requireContinuation(ctx, m.GroupID, l)
+	return chain.Lineage, s.requireContinuation(ctx, m.GroupID, chain.Lineage)
 }
 
 // requireBound fails for a foreign id that the room's binding does not name: anybody could import an id otherwise, and
@@ -44,12 +47,11 @@ func (s lineages) requireBound(ctx context.Context, groupID []byte, l *mimiport.
 	if l.Preimage != nil {
 		return nil
 	}
-	content, err := s.Rooms.StateInForce(ctx, l.RoomID, api.EventGroup)
+	bound, err := s.binding(ctx, l.RoomID)
 	if err != nil {
 		return err
 	}
-	var bound api.Binding
-	if content == nil || json.Unmarshal(content, &bound) != nil || !bound.Names(l.RoomID, groupID) {
+	if bound == nil || !bound.Names(l.RoomID, groupID) {
 		return &mimiport.Error{
 			Op: "check lineage", Kind: mimiport.KindForbidden, Group: groupID,
 			Err: errors.New("the room does not name this foreign id"),
@@ -58,44 +60,100 @@ func (s lineages) requireBound(ctx context.Context, groupID []byte, l *mimiport.
 	return nil
 }
 
+// binding is which group a room says that it has, nil where it says nothing that is in force and makes sense.
+func (s *core) binding(ctx context.Context, roomID string) (*api.Binding, error) {
+	content, err := s.Rooms.StateInForce(ctx, roomID, api.EventGroup)
+	if err != nil || content == nil {
+		return nil, err
+	}
+	bound := new(api.Binding)
+	if json.Unmarshal(content, bound) != nil {
+		return nil, nil // anybody with the power can put anything there
+	}
+	return bound, nil
+}
+
 // displaceSquatter drops a group that is here without a preimage, by the id of the group whose lineage has the
 // preimage.
 func (s lineages) displaceSquatter(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
-	known, err := s.Store.Group(ctx, groupID)
-	if errors.Is(err, storage.ErrNotFound) || err == nil && l.Preimage == nil {
-		return nil
+	recorded, err := s.recordedLineage(ctx, groupID)
+	if err != nil || recorded == nil || recorded.Preimage != nil || l.Preimage == nil {
+		return err
 	}
+	_, encoded, err := s.verify(ctx, groupID, l, proof.Rules{})
 	if err != nil {
 		return err
 	}
-	recorded, err := mimiport.UnmarshalLineage(known.Lineage)
-	if err != nil || recorded.Preimage != nil {
-		return err
-	}
-	if _, err := proof.Lineage(ctx, s.Keys, groupID, nil, l); err != nil {
-		return err
-	}
-	encoded, err := l.Marshal()
+	known, err := s.groups.Group(ctx, groupID)
 	if err != nil {
 		return err
 	}
 	return s.atGroup(ctx, known, migration.Displace{Lineage: encoded})
 }
 
-// checkChain verifies a lineage as far as it goes on from what this server knows of the group.
-func (s *core) checkChain(ctx context.Context, groupID []byte, l *mimiport.Lineage) (*proof.End, error) {
+// recordedLineage is the lineage that this server has of a group, nil for none.
+func (s *core) recordedLineage(ctx context.Context, groupID []byte) (*mimiport.Lineage, error) {
 	known, err := s.Store.Group(ctx, groupID)
 	if errors.Is(err, storage.ErrNotFound) {
-		return proof.Lineage(ctx, s.Keys, groupID, nil, l)
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	recorded, err := mimiport.UnmarshalLineage(known.Lineage)
+	return mimiport.UnmarshalLineage(known.Lineage)
+}
+
+// verify checks a lineage that may end hosting or staging here: no key counts that came with it. It returns the lineage
+// as far as it was verified, also encoded.
+func (s *core) verify(
+	ctx context.Context, groupID []byte, l *mimiport.Lineage, rules proof.Rules,
+) (*mimiport.Lineage, []byte, error) {
+	rules.Own = s.IsLocal
+	chain, err := proof.Lineage(ctx, s.Keys, groupID, l, rules)
+	if err != nil {
+		return nil, nil, err
+	}
+	encoded, err := chain.Lineage.Marshal()
+	return chain.Lineage, encoded, err
+}
+
+// checkChain verifies a lineage that a group is taken on with, as far as it goes on from what this server knows of the
+// group. source hands the group over. It is empty for a recover.
+func (s *core) checkChain(
+	ctx context.Context, groupID []byte, l *mimiport.Lineage, source string,
+) (*proof.Chain, error) {
+	recorded, err := s.recordedLineage(ctx, groupID)
 	if err != nil {
 		return nil, err
 	}
-	return proof.Lineage(ctx, s.Keys, groupID, recorded, l)
+	bound, err := s.binding(ctx, l.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	pointer, err := s.pointer(ctx, &storage.Group{ID: groupID, RoomID: l.RoomID})
+	if err != nil {
+		return nil, err
+	}
+	rules := proof.Rules{Recorded: recorded, Source: source, Own: s.IsLocal}
+	rules.Hashed = bound != nil && bound.Preimage != nil && bound.Preimage.HashesTo(groupID)
+	if pointer != nil {
+		rules.Named = &proof.Place{Server: pointer.Via, Term: pointer.Term}
+	}
+	chain, err := proof.Lineage(ctx, s.Keys, groupID, l, rules)
+	if err != nil {
+		return nil, err
+	}
+	for _, use := range chain.Presented {
+		s.Log.Warn("a lineage rests on a key that came with it", "group_id", base64.RawURLEncoding.EncodeToString(groupID),
+			"term", use.Term, "server", use.Server, "key_id", use.KeyID, "error", use.Reason)
+	}
+	return chain, nil
+}
+
+// requireSigned fails unless a server has signed m with a key that it signs with at present.
+func (d *Deps) requireSigned(ctx context.Context, server, keyID string, m mimiport.Signed) error {
+	_, err := proof.Verify(ctx, d.Keys, server, keyID, m, d.Now(), proof.Known)
+	return err
 }
 
 // requireContinuation fails unless the chain goes on from what this server knows. Of a group that is here it takes the
@@ -109,11 +167,7 @@ func (s *Service) requireContinuation(ctx context.Context, groupID []byte, l *mi
 		return err
 	}
 	if stateOf(known).Owned() {
-		encoded, err := l.Marshal()
-		if err != nil {
-			return err
-		}
-		if err := s.takeStep(ctx, groupID, &shown{l, encoded, false}); err != nil {
+		if err := s.takeStep(ctx, groupID, &shown{l, false}); err != nil {
 			return err
 		}
 		if known, err = s.groups.Group(ctx, groupID); err != nil {

@@ -144,8 +144,10 @@ func TestAnotherBranch(t *testing.T) {
 		p.forge(&l.Steps[0], serverC, serverA, func(r *mimiport.MigrationResponse, c *mimiport.MigrationConfirmation) {
 			r.Request.TargetDomain, c.DomainName = serverC, serverC
 		})
-		p.forge(&l.Steps[1], serverB, serverC, func(r *mimiport.MigrationResponse, _ *mimiport.MigrationConfirmation) {
+		p.forge(&l.Steps[1], serverB, serverC, func(r *mimiport.MigrationResponse, c *mimiport.MigrationConfirmation) {
 			r.Request.SourceDomain, r.Request.Epoch = serverC, 1
+			r.Nonce[0] ^= 1
+			c.Nonce = r.Nonce
 		})
 	})
 	err := p.show(serverB, elsewhere) // A has signed two outcomes
@@ -158,6 +160,8 @@ func TestAnotherBranch(t *testing.T) {
 			next := l.Steps[0]
 			p.forge(&next, to, from, func(r *mimiport.MigrationResponse, c *mimiport.MigrationConfirmation) {
 				r.Request.SourceDomain, r.Request.TargetDomain, c.DomainName, r.Request.Epoch = from, to, to, epoch
+				r.Nonce[0] ^= byte(epoch)
+				c.Nonce = r.Nonce
 			})
 			return next
 		}

@@ -29,7 +29,8 @@ func (s *core) pointer(ctx context.Context, g *storage.Group) (*api.Pointer, err
 // pointed is the lineage of a group with the step that the room's pointer shows for the term after it.
 type pointed struct {
 	shown
-	target string // the server that the step leads to
+	encoded []byte
+	target  string // the server that the step leads to
 }
 
 // pointedAt reads a room's pointer. It returns nil where the pointer shows no step that may be checked.
@@ -55,7 +56,7 @@ func (s *core) pointedAt(ctx context.Context, g *storage.Group) (*pointed, error
 	if err != nil {
 		return nil, nil
 	}
-	return &pointed{shown{l, encoded, false}, response.Request.TargetDomain}, nil
+	return &pointed{shown{l, false}, encoded, response.Request.TargetDomain}, nil
 }
 
 // key is that of the row by which this server checks the step. It is filed under the target, whose keys it takes, and

@@ -144,7 +144,7 @@ func (s senders) offeredEntry(
 	if offer.MigrationID != id {
 		return nil, mimiport.Errorf("init", mimiport.KindInvalid, "the external sender is offered for another migration")
 	}
-	return offer.ExternalSender, s.Keys.Verify(ctx, target, req.KeyID, offer)
+	return offer.ExternalSender, s.requireSigned(ctx, target, req.KeyID, offer)
 }
 
 // requireSwap fails unless the Commit gives the group's external_senders to the target, as profile, section 5 has it,

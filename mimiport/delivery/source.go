@@ -103,7 +103,7 @@ func (s *Service) init(
 	if err := s.decide(ctx, migration.Source, in.record, c, &quotaFacts{starting: true}); err != nil {
 		return err // before the target's name is dialled
 	}
-	if err := s.Keys.Verify(ctx, r.TargetDomain, req.KeyID, &init.Response); err != nil {
+	if err := s.requireSigned(ctx, r.TargetDomain, req.KeyID, &init.Response); err != nil {
 		return err
 	}
 	if in.limits, err = s.probe(ctx, &init.Response, g.Protocol); err != nil {
@@ -340,7 +340,7 @@ func (s *Service) voted(ctx context.Context, row *storage.Row, answer *api.Signe
 	if err != nil {
 		return err
 	}
-	if err := s.Keys.Verify(ctx, m.Target, answer.KeyID, complete); err != nil {
+	if err := s.requireSigned(ctx, m.Target, answer.KeyID, complete); err != nil {
 		return err
 	}
 	if err := s.decide(ctx, migration.Source, m, api.Caller{}, nil); err != nil {

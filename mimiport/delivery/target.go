@@ -137,7 +137,7 @@ func (s *Service) takeSecondContent(ctx context.Context, m *migration.Migration,
 	if err != nil {
 		return err
 	}
-	if err := s.Keys.Verify(ctx, m.Source, up.KeyID, content); err != nil {
+	if err := s.requireSigned(ctx, m.Source, up.KeyID, content); err != nil {
 		return err
 	}
 	return s.takeEvent(ctx, m.ID, migration.Content{
@@ -194,7 +194,7 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 	if !bytes.Equal(response, m.Response.Message) {
 		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the MigrationResponse is not the one given out")
 	}
-	if err := s.Keys.Verify(ctx, m.Source, up.KeyID, content); err != nil {
+	if _, err := proof.Verify(ctx, s.Keys, m.Source, up.KeyID, content, s.Now(), proof.Live); err != nil {
 		return nil, err
 	}
 	if int64(len(content.GroupState)) > s.Limits.GroupStateBytes {
@@ -207,9 +207,11 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireHistory(ctx, m, &state.Lineage); err != nil {
+	lineage, err := s.requireHistory(ctx, m, &state.Lineage)
+	if err != nil {
 		return nil, err
 	}
+	state.Lineage = *lineage
 	next, err := s.derive(ctx, m, state)
 	if err != nil {
 		return nil, err
@@ -427,14 +429,11 @@ func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *api.
 	if m.State == migration.Offered {
 		return mimiport.Errorf("confirm", mimiport.KindConflict, "no content has come for this migration")
 	}
-	if err := s.Keys.VerifySince(ctx, m.Source, req.KeyID, confirmation, m.CreatedAt); err != nil {
+	key, err := proof.Verify(ctx, s.Keys, m.Source, req.KeyID, confirmation, m.CreatedAt, proof.Known)
+	if err != nil {
 		return err
 	}
-	signed := migration.Signed{Message: req.Message, KeyID: req.KeyID}
-	if signed.KeyObject, err = s.Keys.KeyObject(ctx, m.Source, req.KeyID); err != nil {
-		// The archive is for later readers; a source that is gone by now must not keep its group from going on.
-		s.Log.Warn("no key object for the lineage", "server", m.Source, "error", err)
-	}
+	signed := migration.Signed{Message: req.Message, KeyID: req.KeyID, KeyObject: key.Object}
 	if err := s.takeEvent(ctx, m.ID, migration.Confirm{Confirmation: signed}, nil); err != nil {
 		return err
 	}
@@ -469,7 +468,7 @@ func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *ap
 	if abort.MigrationID != m.ID || abort.SourceDomain != m.Source {
 		return mimiport.Errorf("abort", mimiport.KindInvalid, "the MigrationAbort is for another migration")
 	}
-	if err := s.Keys.VerifySince(ctx, m.Source, req.KeyID, abort, m.CreatedAt); err != nil {
+	if _, err := proof.Verify(ctx, s.Keys, m.Source, req.KeyID, abort, m.CreatedAt, proof.Known); err != nil {
 		return err
 	}
 	signed := migration.Signed{Message: req.Message, KeyID: req.KeyID}

@@ -22,6 +22,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
@@ -46,8 +48,11 @@ type world struct {
 	got      []delivered                // what devices received, in order
 	lost     func(to, what string) bool // what the network swallows
 	draft    string                     // a server that speaks only the draft: it activates what it imports
-	verified func()                     // called when a server verifies a message of another, if not nil
+	verified func()                     // called when a server is asked for its keys, if not nil
 	silent   map[string]bool            // servers that cannot be asked for their keys
+
+	knows sync.Mutex
+	known map[[2]string]map[string]proof.Key // by server and server: the keys that the first has been given by the second
 }
 
 // delivered is a fan-out event that reached a device.
@@ -222,42 +227,65 @@ func (k fakeKeys) Sign(server string, m mimiport.Signed) (string, error) {
 	return k.w.keyID(server), mimiport.Sign(m, k.w.keys[server])
 }
 
-func (k fakeKeys) Verify(_ context.Context, server, keyID string, m mimiport.Signed) error {
+// Live implements proof.Keys. What a server has been given once it knows from then on.
+func (k fakeKeys) Live(_ context.Context, server string, _ []string) (map[string]proof.Key, error) {
 	if k.w.verified != nil {
 		k.w.verified()
 	}
-	if k.w.silent[server] {
-		return mimiport.Errorf("fetch keys", mimiport.KindPeer, "%s cannot be asked", server)
+	if k.w.keys[server] == nil || k.w.silent[server] {
+		return nil, mimiport.Errorf("fetch keys", mimiport.KindPeer, "%s cannot be asked", server)
 	}
-	key, ok := k.w.keys[server]
-	if !ok || keyID != k.w.keyID(server) {
-		return mimiport.Errorf("verify", mimiport.KindBadSignature, "no key %s of %s", keyID, server)
+	found, err := proof.KeyObject(server, k.w.keyObject(server))
+	if err != nil {
+		return nil, err
 	}
-	return mimiport.Verify(m, key.Public().(ed25519.PublicKey))
+	k.w.knows.Lock()
+	defer k.w.knows.Unlock()
+	if k.w.known == nil {
+		k.w.known = map[[2]string]map[string]proof.Key{}
+	}
+	place := [2]string{k.server, server}
+	if k.w.known[place] == nil {
+		k.w.known[place] = map[string]proof.Key{}
+	}
+	maps.Copy(k.w.known[place], found)
+	return found, nil
 }
 
-func (k fakeKeys) VerifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error {
-	for i, old := range k.w.retired[server] {
-		if keyID == fmt.Sprintf("ed25519:%d", i+1) && !old.until.Before(since) {
-			return mimiport.Verify(m, old.key.Public().(ed25519.PublicKey))
-		}
-	}
-	return k.Verify(ctx, server, keyID, m)
-}
-
+// VerifyOwn implements delivery.Keys.
 func (k fakeKeys) VerifyOwn(server, keyID string, m mimiport.Signed) error {
 	if server != k.server {
 		return fmt.Errorf("%s is not a name of %s", server, k.server)
 	}
-	return k.VerifyArchived(k.w.t.Context(), server, keyID, nil, m)
+	_, err := proof.Verify(k.w.t.Context(), k, server, keyID, m, time.Time{}, proof.Live)
+	return err
 }
 
-func (k fakeKeys) VerifyArchived(ctx context.Context, server, keyID string, _ []byte, m mimiport.Signed) error {
-	return k.VerifySince(ctx, server, keyID, m, time.Time{})
+// Known implements proof.Keys.
+func (k fakeKeys) Known(_ context.Context, server string) (map[string]proof.Key, error) {
+	k.w.knows.Lock()
+	defer k.w.knows.Unlock()
+	return maps.Clone(k.w.known[[2]string{k.server, server}]), nil
 }
 
 func (k fakeKeys) KeyObject(_ context.Context, server, _ string) ([]byte, error) {
-	return []byte(`{"server_name":"` + server + `"}`), nil
+	return k.w.keyObject(server), nil
+}
+
+// keyObject is what a server publishes: its key, and those before.
+func (w *world) keyObject(server string) []byte {
+	var old []prooftest.Pair
+	for i, r := range w.retired[server] {
+		old = append(old, prooftest.Pair{ID: fmt.Sprintf("ed25519:%d", i+1), Key: r.key, Until: r.until})
+	}
+	current := prooftest.Pair{ID: w.keyID(server), Key: w.keys[server], Until: w.now.Add(7 * 24 * time.Hour)}
+	return prooftest.KeyObject(server, current, old...)
+}
+
+// verify checks that a server has signed m with a key that it has now.
+func (w *world) verify(server, keyID string, m mimiport.Signed) error {
+	_, err := proof.Verify(w.t.Context(), fakeKeys{w, ""}, server, keyID, m, w.now, proof.Live)
+	return err
 }
 
 // carry takes something to a server, unless the network swallows it.

@@ -1,16 +1,19 @@
 package proof_test
 
 import (
-	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/binary"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 )
+
+// chain is a group on its way from host to host.
+type chain = prooftest.Chain
 
 const keyID = "ed25519:1"
 
@@ -20,26 +23,33 @@ func keyOf(server string) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(seed[:])
 }
 
-// keys knows every server's key, and counts what it is asked.
-type keys struct{ asked int }
+// objects are key objects that were made before, by server.
+var objects = map[string][]byte{}
 
-func (k *keys) VerifyArchived(_ context.Context, server, id string, _ []byte, m mimiport.Signed) error {
-	k.asked++
-	if id != keyID && id != keyID+" again" {
-		return mimiport.Errorf("verify", mimiport.KindBadSignature, "no key %s of %s", id, server)
+// object is a server's key object with the one key that it signs chains with.
+func object(server string) []byte {
+	if objects[server] == nil {
+		pair := prooftest.Pair{ID: keyID, Key: keyOf(server), Until: time.UnixMilli(1e12)}
+		objects[server] = prooftest.KeyObject(server, pair)
 	}
-	return mimiport.Verify(m, keyOf(server).Public().(ed25519.PublicKey))
+	return objects[server]
+}
+
+// online gives the keys of all servers, as they publish them now.
+func online() *prooftest.Keys {
+	k := &prooftest.Keys{Published: map[string][]byte{}}
+	for _, server := range servers {
+		k.Published[server] = object(server)
+	}
+	return k
 }
 
 // signed is a message with a server's signature.
-func signed(server string, m interface {
-	mimiport.Signed
-	Marshal() ([]byte, error)
-}) mimiport.SignedMessage {
+func signed(server string, m prooftest.Message) mimiport.SignedMessage {
 	if err := mimiport.Sign(m, keyOf(server)); err != nil {
 		panic(err)
 	}
-	return mimiport.SignedMessage{Message: must(m.Marshal()), KeyID: keyID}
+	return mimiport.SignedMessage{Message: must(m.Marshal()), KeyID: keyID, KeyObject: object(server)}
 }
 
 func must[T any](v T, err error) T {
@@ -49,50 +59,9 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// chain is a group on its way from host to host.
-type chain struct {
-	id           []byte
-	host, before string
-	epoch        uint64
-	lineage      mimiport.Lineage
-}
-
 func newChain(creator string) *chain {
-	preimage := &mimiport.GroupIDPreimage{CreatingServer: creator, RoomID: "!room:" + creator, Nonce: mimiport.Nonce{1}}
-	return &chain{
-		id: preimage.GroupID(), host: creator,
-		lineage: mimiport.Lineage{CreatingServer: creator, Preimage: preimage, RoomID: preimage.RoomID},
-	}
-}
-
-// move is an offer and the decision on it: the group goes to a target at an epoch.
-func (c *chain) move(target string, epoch uint64) (*mimiport.MigrationResponse, *mimiport.MigrationConfirmation) {
-	offer := &mimiport.MigrationResponse{
-		Request: mimiport.MigrationRequest{SourceDomain: c.host, TargetDomain: target, GroupID: c.id, Epoch: epoch},
-		Nonce:   sha256.Sum256(binary.BigEndian.AppendUint64([]byte(target), c.lineage.Term())),
-	}
-	return offer, &mimiport.MigrationConfirmation{DomainName: target, Nonce: offer.Nonce, GroupID: c.id}
-}
-
-// migrates adds a migration.
-func (c *chain) migrates(target string, epoch uint64) {
-	offer, decision := c.move(target, epoch)
-	c.add(target, epoch+1, mimiport.LineageStep{
-		Kind: mimiport.StepMigration, Response: signed(target, offer), Confirmation: signed(c.host, decision),
-	})
-}
-
-// claimed adds a reclaim or a recover.
-func (c *chain) claimed(kind mimiport.StepKind, server string, epoch uint64) {
-	claim := signed(server, &mimiport.LineageClaim{
-		Kind: kind, DomainName: server, GroupID: c.id, Term: c.lineage.Term() + 1, Epoch: epoch,
-	})
-	c.add(server, epoch, mimiport.LineageStep{Kind: kind, Claim: &claim})
-}
-
-func (c *chain) add(host string, epoch uint64, step mimiport.LineageStep) {
-	c.host, c.before, c.epoch = host, c.host, epoch
-	c.lineage.Steps = append(c.lineage.Steps, step)
+	pre := mimiport.GroupIDPreimage{CreatingServer: creator, RoomID: "!room:" + creator, Nonce: mimiport.Nonce{1}}
+	return prooftest.NewChain(pre, signed)
 }
 
 var servers = []string{"a.example", "b.example", "c.example:8448", "[2001:db8::1]", "e.example"}
@@ -110,14 +79,14 @@ func drawStep(t *rapid.T, c *chain) {
 	others := func(not string) *rapid.Generator[string] {
 		return rapid.SampledFrom(servers).Filter(func(s string) bool { return s != not })
 	}
-	epoch := c.epoch + rapid.Uint64Range(0, 1000).Draw(t, "epochs")
+	epoch := c.Epoch + rapid.Uint64Range(0, 1000).Draw(t, "epochs")
 	switch kind := rapid.SampledFrom([]mimiport.StepKind{1, 1, 1, mimiport.StepReclaim, mimiport.StepRecover}).Draw(t, "kind"); {
 	case kind == mimiport.StepMigration:
-		c.migrates(others(c.host).Draw(t, "target"), epoch)
-	case kind == mimiport.StepReclaim && c.before != "":
-		c.claimed(kind, rapid.SampledFrom([]string{c.host, c.before}).Draw(t, "claimant"), epoch)
+		c.Migrate(others(c.Host).Draw(t, "target"), epoch)
+	case kind == mimiport.StepReclaim && c.Before != "":
+		c.Claim(kind, rapid.SampledFrom([]string{c.Host, c.Before}).Draw(t, "claimant"), epoch)
 	default:
-		c.claimed(mimiport.StepRecover, rapid.SampledFrom(servers).Draw(t, "claimant"), epoch)
+		c.Claim(mimiport.StepRecover, rapid.SampledFrom(servers).Draw(t, "claimant"), epoch)
 	}
 }
 

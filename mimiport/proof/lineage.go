@@ -1,180 +1,196 @@
 package proof
 
 import (
-	"bytes"
 	"context"
-	"errors"
+	"fmt"
+	"slices"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// maxSteps bounds the chain of a group that has moved often.
-const maxSteps = 1000
+// Rules are what a lineage must keep to besides its own.
+type Rules struct {
+	// Recorded is the lineage that this server has of the group, nil for none. As far as both go they must agree. What is
+	// recorded is not verified again.
+	Recorded *mimiport.Lineage
 
-// Keys verifies what servers have signed.
-type Keys interface {
-	// VerifyArchived checks m's signature by a key that the server has, or has had. keyObject is the key object that came with m.
-	VerifyArchived(ctx context.Context, server, keyID string, keyObject []byte, m mimiport.Signed) error
+	// UpTo is the term with which the lineage ends for now, 0 for its own last one. Later steps must lead on, and are not
+	// verified.
+	UpTo uint64
+
+	// Hashed says that the group's id is known to be the hash of a preimage: the lineage must hold it.
+	Hashed bool
+
+	// Source is the server that hands the group over, empty for none. Its own signatures need a live key.
+	Source string
+
+	// Named is where the room says that the group is, nil for nowhere. Where the lineage ends there, signatures of other
+	// servers than the source may rest on presented keys. Else each needs a key that is known or live.
+	Named *Place
+
+	// Own says whether a name is this server's, nil for none. This server's decision proves the step that it made: the
+	// target's offer may rest on a presented key.
+	Own func(server string) bool
 }
 
-// End is where a chain leads.
-type End struct {
-	Host  string // at which server
-	Epoch uint64 // that its term begins with
+// Place is a server that has a group in a term.
+type Place struct {
+	Server string
+	Term   uint64
 }
 
-// Lineage checks a group's lineage (profile, section 3): it starts at the creating server, each step leads on from the one before and is
-// signed, epochs rise. recorded is the lineage that this server has of the group, nil for none: where both have a step, it must be the
-// same, and what is recorded is not verified again. Errors are KindInvalid, rule "lineage", but KindPeer where a
-// server cannot be asked for a key that is needed.
-func Lineage(ctx context.Context, keys Keys, groupID []byte, recorded, l *mimiport.Lineage) (*End, error) {
-	switch {
-	case l.Preimage != nil && !bytes.Equal(l.Preimage.GroupID(), groupID):
-		return nil, Errorf(groupID, "the preimage is not the group id's")
-	case len(l.Steps) > maxSteps:
-		return nil, Errorf(groupID, "more than %d steps", maxSteps)
-	case recorded == nil:
+// Chain is a lineage that holds.
+type Chain struct {
+	Place        // where it ends
+	Epoch uint64 // that the last term begins with
+
+	// Lineage is to be stored: with what was recorded as it was, and without key objects and votes that prove nothing.
+	Lineage *mimiport.Lineage
+
+	Presented []Use // the signatures that rest on keys that came with the lineage
+}
+
+// Use is a signature that rests on a presented key.
+type Use struct {
+	Term   uint64 // that the step begins
+	Server string // in whose name it is
+	KeyID  string
+	Reason error // why no known or live key serves
+}
+
+// Lineage checks a group's lineage (profile, section 3): it starts at the creating server, each step leads on from the
+// one before and is signed, epochs rise, and the rules are kept. Errors are KindInvalid, rule "lineage", but KindPeer
+// where a server cannot be asked for a key that is needed.
+func Lineage(ctx context.Context, keys Keys, groupID []byte, l *mimiport.Lineage, rules Rules) (*Chain, error) {
+	recorded := rules.Recorded
+	if recorded == nil {
 		recorded = &mimiport.Lineage{CreatingServer: l.CreatingServer}
-	case !sameBeginning(recorded, l):
-		return nil, Errorf(groupID, "it is not the lineage known here")
 	}
-	w := walk{groupID: groupID, host: l.CreatingServer}
-	for i := range l.Steps {
-		signatures, err := w.step(&l.Steps[i])
-		if err != nil {
-			return nil, Errorf(groupID, "step %d: %w", i+1, err)
-		}
-		for _, s := range signatures {
-			if i < len(recorded.Steps) && s.in(&recorded.Steps[i]) {
-				continue
-			}
-			err := keys.VerifyArchived(ctx, s.server, s.signed.KeyID, s.signed.KeyObject, s.message)
-			switch {
-			case mimiport.KindOf(err) == mimiport.KindPeer: // it may hold: the server cannot be asked
-				return nil, err
-			case err != nil:
-				return nil, Errorf(groupID, "step %d: %w", i+1, err)
-			}
-		}
+	if err := requireBeginning(groupID, recorded, l, rules.Hashed); err != nil {
+		return nil, err
 	}
-	return &End{w.host, w.epoch}, nil
-}
-
-// walk is the way along a chain.
-type walk struct {
-	groupID []byte
-	term    uint64
-	host    string // of that term
-	before  string // who was the host of the term before, if there is one
-	epoch   uint64 // that the term begins with
-}
-
-// signature is one that must verify.
-type signature struct {
-	server  string // who must have signed
-	signed  *mimiport.SignedMessage
-	message mimiport.Signed // signed.Message, decoded
-}
-
-// in says whether a step holds the same signature.
-func (s *signature) in(step *mimiport.LineageStep) bool {
-	for _, own := range []*mimiport.SignedMessage{&step.Response, &step.Confirmation, step.Claim} {
-		if own != nil && own.KeyID == s.signed.KeyID && bytes.Equal(own.Message, s.signed.Message) {
-			return true
-		}
+	l = clone(l)
+	end, signatures, err := follow(groupID, l)
+	if rules.UpTo > 0 && err == nil {
+		l.Steps = l.Steps[:min(l.Term(), rules.UpTo)]
+		end, signatures, err = follow(groupID, l)
 	}
-	return false
-}
-
-// step takes one step. It looks at no signature and returns those that must verify.
-func (w *walk) step(step *mimiport.LineageStep) ([]signature, error) {
-	take := w.migration
-	if step.Kind != mimiport.StepMigration {
-		take = w.claim
-	}
-	next, signatures, err := take(step)
 	if err != nil {
 		return nil, err
 	}
-	if next.epoch < w.epoch || next.epoch == w.epoch && step.Kind == mimiport.StepMigration {
-		return nil, errors.New("epochs do not rise")
+	var open []*signature
+	for _, s := range signatures {
+		if s.term <= recorded.Term() && s.in(&recorded.Steps[s.term-1]) {
+			continue
+		}
+		s.least = rules.least(s, end.Place)
+		open = append(open, s)
 	}
-	*w = next
-	return signatures, nil
+	if err := inquire(ctx, keys, time.Time{}, open); err != nil {
+		return nil, err
+	}
+	chain := &Chain{Place: end.Place, Epoch: end.epoch, Lineage: l}
+	for _, s := range open {
+		if err := chain.settle(s); err != nil {
+			return nil, badStep(groupID, s.term, err)
+		}
+		chain.clean(s)
+	}
+	copy(l.Steps, recorded.Steps)
+	return chain, nil
 }
 
-// migration follows a step by an offer and the decision on it.
-func (w *walk) migration(step *mimiport.LineageStep) (next walk, signatures []signature, err error) {
-	offer, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
-	if err != nil {
-		return next, nil, err
-	}
-	decision, err := Decision(offer, step.Confirmation.Message)
-	if err != nil {
-		return next, nil, err
-	}
-	r := &offer.Request
-	switch {
-	case r.SourceDomain != w.host:
-		return next, nil, errors.New("it does not start where the one before ends")
-	case !bytes.Equal(r.GroupID, w.groupID):
-		return next, nil, errors.New("it is of another group")
-	}
-	return w.to(r.TargetDomain, r.Epoch+1), []signature{
-		{r.TargetDomain, &step.Response, offer}, {r.SourceDomain, &step.Confirmation, decision},
-	}, nil
-}
-
-// claim follows a reclaim or a recover.
-func (w *walk) claim(step *mimiport.LineageStep) (next walk, signatures []signature, err error) {
-	claim, err := mimiport.UnmarshalLineageClaim(step.Claim.Message)
-	if err != nil {
-		return next, nil, err
-	}
-	switch {
-	case claim.Kind != step.Kind, claim.Term != w.term+1, !bytes.Equal(claim.GroupID, w.groupID):
-		return next, nil, errors.New("the claim is for another step")
-	case step.Kind == mimiport.StepReclaim && claim.DomainName != w.before && claim.DomainName != w.host:
-		return next, nil, errors.New("only the host and the one before reclaim a group")
-	}
-	return w.to(claim.DomainName, claim.Epoch), []signature{{claim.DomainName, step.Claim, claim}}, nil
-}
-
-// to is the way on: the next term begins at a host, with an epoch.
-func (w *walk) to(host string, epoch uint64) walk {
-	return walk{groupID: w.groupID, term: w.term + 1, host: host, before: w.host, epoch: epoch}
-}
-
-// Begins says whether one lineage is the beginning of another.
-func Begins(recorded, l *mimiport.Lineage) bool {
-	return len(recorded.Steps) <= len(l.Steps) && sameBeginning(recorded, l)
-}
-
-// sameBeginning says whether two lineages agree as far as both go.
-func sameBeginning(a, b *mimiport.Lineage) bool {
-	if a.CreatingServer != b.CreatingServer {
-		return false
-	}
-	for i := range min(len(a.Steps), len(b.Steps)) {
-		if !sameStep(&a.Steps[i], &b.Steps[i]) {
-			return false
+// clone is a lineage whose key objects and votes can be changed.
+func clone(l *mimiport.Lineage) *mimiport.Lineage {
+	c := *l
+	c.Steps = slices.Clone(l.Steps)
+	for i := range c.Steps {
+		if claim := c.Steps[i].Claim; claim != nil {
+			own := *claim
+			c.Steps[i].Claim = &own
 		}
 	}
-	return true
+	return &c
 }
 
-// sameStep says whether two proofs are of one step. A signature that was made again with a newer key is no other step.
-func sameStep(a, b *mimiport.LineageStep) bool {
-	if a.Kind != b.Kind {
-		return false
+// least is the least origin of the key of a signature in a lineage that ends at a place.
+func (r *Rules) least(s *signature, end Place) Origin {
+	switch {
+	case s.server == r.Source:
+		return Live
+	case r.Named != nil && *r.Named == end, r.Own != nil && r.Own(s.decider):
+		return Presented
 	}
-	if a.Kind != mimiport.StepMigration {
-		return bytes.Equal(a.Claim.Message, b.Claim.Message)
-	}
-	return ByOffer(b, a.Response.Message)
+	return Known
 }
 
-// ByOffer says whether a step is the migration that began with an encoded MigrationResponse.
-func ByOffer(step *mimiport.LineageStep, offer []byte) bool {
-	return step.Kind == mimiport.StepMigration && bytes.Equal(step.Response.Message, offer)
+// settle takes a signature for which keys have been looked up. It looks at the presented one where that counts.
+func (c *Chain) settle(s *signature) error {
+	if s.key != nil || s.refused || s.least != Presented {
+		return s.err
+	}
+	reason := s.err
+	presented, err := KeyObject(s.server, s.signed.KeyObject)
+	if err != nil {
+		return fmt.Errorf("%w, and the key object beside it: %v", reason, err)
+	}
+	if s.try(presented, Presented, time.Time{}); s.err != nil {
+		return fmt.Errorf("%w, and by the key object beside it: %v", reason, s.err)
+	}
+	c.Presented = append(c.Presented, Use{s.term, s.server, s.signed.KeyID, reason})
+	return nil
+}
+
+// clean takes from beside a signature what proves nothing. The key object stays if it holds the signature's key, else
+// the one takes its place that the key was found in. A vote stays if it is under the key of the offer.
+func (c *Chain) clean(s *signature) {
+	presented, err := KeyObject(s.server, s.signed.KeyObject)
+	if err != nil || !s.key.Public.Equal(presented[s.signed.KeyID].Public) {
+		s.signed.KeyObject = s.key.Object
+	}
+	step := &c.Lineage.Steps[s.term-1]
+	if s.signed != &step.Response {
+		return
+	}
+	vote, err := mimiport.UnmarshalTargetMigrationComplete(step.Complete.Message)
+	if err != nil || step.Complete.KeyID != s.signed.KeyID || mimiport.Verify(vote, s.key.Public) != nil {
+		step.Complete = mimiport.SignedMessage{}
+		return
+	}
+	step.Complete.KeyObject = s.signed.KeyObject
+}
+
+// Stored checks a lineage that this server has stored, and asks nobody. A signature is checked by the key object beside
+// it, and passes where that has not its key.
+func Stored(groupID []byte, l *mimiport.Lineage) (Place, error) {
+	end, signatures, err := follow(groupID, l)
+	if err != nil {
+		return Place{}, err
+	}
+	for _, s := range signatures {
+		if len(s.signed.KeyObject) == 0 {
+			continue
+		}
+		keys, err := KeyObject(s.server, s.signed.KeyObject)
+		if err == nil {
+			if key, ok := keys[s.signed.KeyID]; ok {
+				err = mimiport.Verify(s.message, key.Public)
+			}
+		}
+		if err != nil {
+			return Place{}, badStep(groupID, s.term, err)
+		}
+	}
+	return end.Place, nil
+}
+
+// badStep is an error about the step that begins a term.
+func badStep(groupID []byte, term uint64, err error) error {
+	if mimiport.KindOf(err) == mimiport.KindPeer {
+		return &mimiport.Error{
+			Op: "check lineage", Kind: mimiport.KindPeer, Group: groupID, Err: fmt.Errorf("step %d: %w", term, err),
+		}
+	}
+	return Errorf(groupID, "step %d: %w", term, err)
 }

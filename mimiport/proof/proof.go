@@ -1,5 +1,5 @@
-// Package proof says whether a decision is the one on an offer, and whether the chain of a group's hosts holds (profile, section 3).
-// Nothing outside this package checks either.
+// Package proof says whether a decision is the one on an offer, and whether the chain of a group's hosts holds
+// (profile, section 3). Nothing outside this package checks either.
 package proof
 
 import (
@@ -8,8 +8,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Decision decodes a MigrationConfirmation. It returns a KindBadMessage error for one that does not decode, and a KindInvalid error
-// for one that is not the decision on the offer: it must name the offer's target, nonce and group. It looks at no signature.
+// Decision decodes a MigrationConfirmation. It returns a KindBadMessage error for one that does not decode, and a
+// KindInvalid error for one that is not the decision on the offer: it must name the offer's target, nonce and group. It
+// looks at no signature.
 func Decision(offer *mimiport.MigrationResponse, confirmation []byte) (*mimiport.MigrationConfirmation, error) {
 	c, err := mimiport.UnmarshalMigrationConfirmation(confirmation)
 	if err != nil {

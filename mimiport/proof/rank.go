@@ -44,6 +44,12 @@ func Parting(a, b *mimiport.Lineage) (at int, ok bool) {
 	return 0, false
 }
 
+// parts says whether two lineages part.
+func parts(a, b *mimiport.Lineage) bool {
+	_, ok := Parting(a, b)
+	return ok
+}
+
 // Outranks says whether everybody prefers a step to another one of the same term, where two lineages part: the step
 // that the room's pointer names; else a migration; else a reclaim. Two recovers have no order of their own: the room
 // must name one. named says whether the pointer names a step.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -22,6 +21,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -49,6 +50,8 @@ type World struct {
 	starts   uint64
 	services map[string]*delivery.Service
 	received map[string]map[[32]byte]bool // by user: the hashes of the messages
+
+	published map[string]map[string]proof.Key // by server: its keys
 }
 
 // New starts a Delivery Service for each store, by server name. The same seed gives the same nonces.
@@ -56,6 +59,7 @@ func New(seed uint64, stores map[string]storage.Store) *World {
 	w := &World{
 		stores: stores, seed: seed, now: time.Unix(1_700_000_000, 0).UTC(), skew: map[string]time.Duration{},
 		services: map[string]*delivery.Service{}, received: map[string]map[[32]byte]bool{},
+		published: map[string]map[string]proof.Key{},
 	}
 	for _, name := range w.Servers() {
 		w.Restart(name)
@@ -182,31 +186,39 @@ func (k keys) Sign(server string, m mimiport.Signed) (string, error) {
 	return keyID, mimiport.Sign(m, key(server))
 }
 
-func (k keys) Verify(_ context.Context, server, id string, m mimiport.Signed) error {
-	if k.w.stores[server] == nil || id != keyID {
-		return mimiport.Errorf("verify", mimiport.KindBadSignature, "no key %s of %s", id, server)
+// Known implements proof.Keys: everybody has met everybody.
+func (k keys) Known(_ context.Context, server string) (map[string]proof.Key, error) {
+	if k.w.stores[server] == nil {
+		return nil, nil
 	}
-	return mimiport.Verify(m, key(server).Public().(ed25519.PublicKey))
+	k.w.mu.Lock()
+	defer k.w.mu.Unlock()
+	if k.w.published[server] == nil {
+		published, err := proof.KeyObject(server, keyObject(server))
+		if err != nil {
+			return nil, err
+		}
+		k.w.published[server] = published
+	}
+	return k.w.published[server], nil
 }
 
-func (k keys) VerifySince(ctx context.Context, server, id string, m mimiport.Signed, _ time.Time) error {
-	return k.Verify(ctx, server, id, m)
+// Live implements proof.Keys.
+func (k keys) Live(ctx context.Context, server string, _ []string) (map[string]proof.Key, error) {
+	return k.Known(ctx, server)
 }
 
 func (k keys) VerifyOwn(server, id string, m mimiport.Signed) error {
-	return k.Verify(context.Background(), server, id, m)
+	_, err := proof.Verify(context.Background(), k, server, id, m, time.Time{}, proof.Known)
+	return err
 }
 
-func (k keys) VerifyArchived(ctx context.Context, server, id string, _ []byte, m mimiport.Signed) error {
-	return k.Verify(ctx, server, id, m)
+func (k keys) KeyObject(_ context.Context, server, _ string) ([]byte, error) {
+	return keyObject(server), nil
 }
 
-func (k keys) KeyObject(_ context.Context, server, id string) ([]byte, error) {
-	public := key(server).Public().(ed25519.PublicKey)
-	return json.Marshal(map[string]any{
-		"server_name": server,
-		"verify_keys": map[string]any{id: map[string]string{"key": base64.RawStdEncoding.EncodeToString(public)}},
-	})
+func keyObject(server string) []byte {
+	return prooftest.KeyObject(server, prooftest.Pair{ID: keyID, Key: key(server), Until: time.Unix(1<<33, 0)})
 }
 
 // rooms is Room, in which everybody is and may do everything.

@@ -23,6 +23,9 @@ type Store interface {
 
 	// Outbox lists at most limit rows that follow a key, in the order of their keys.
 	Outbox(ctx context.Context, after storage.RowKey, limit int) ([]storage.Row, error)
+
+	// AllKeyObjects lists the key objects of all servers.
+	AllKeyObjects(ctx context.Context) ([]storage.KeyObject, error)
 }
 
 // Problem is something that a Delivery Service never stores.
@@ -30,10 +33,14 @@ type Problem struct {
 	Group     []byte
 	Term      uint64
 	Migration mimiport.MigrationID // where it is a migration that has the problem
+	Server    string               // where it is what is kept of another server
 	What      string
 }
 
 func (p Problem) String() string {
+	if p.Server != "" {
+		return fmt.Sprintf("keys of %s: %s", p.Server, p.What)
+	}
 	if p.Migration != (mimiport.MigrationID{}) {
 		return fmt.Sprintf("migration %s: %s", p.Migration, p.What)
 	}
@@ -59,7 +66,9 @@ func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Re
 		todo: map[task]bool{}, records: map[mimiport.MigrationID]*migration.Migration{}, last: map[string]uint64{},
 		nonces: map[mimiport.Nonce]mimiport.MigrationID{},
 	}
-	for _, step := range []func(context.Context) error{c.readGroups, c.readMigrations, c.readOutbox, c.checkGroups, c.checkMigrations} {
+	for _, step := range []func(context.Context) error{
+		c.readGroups, c.readMigrations, c.readOutbox, c.checkGroups, c.checkMigrations, c.checkKeyObjects,
+	} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -195,7 +204,7 @@ func (c *checker) checkGroups(ctx context.Context) error {
 				live = nil
 			}
 			c.report.Groups++
-			c.checkLineage(ctx, g)
+			c.checkLineage(g)
 			c.checkState(g)
 			if err := c.checkLog(ctx, g); err != nil {
 				return err
@@ -230,7 +239,7 @@ func (c *checker) checkState(g *storage.Group) {
 }
 
 // checkLineage checks that the chain leads to this server in this term.
-func (c *checker) checkLineage(ctx context.Context, g *storage.Group) {
+func (c *checker) checkLineage(g *storage.Group) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		c.group(g, "its lineage: %v", err)
@@ -243,7 +252,7 @@ func (c *checker) checkLineage(ctx context.Context, g *storage.Group) {
 	case g.State == migration.GroupMoved && g.Migration == (mimiport.MigrationID{}):
 		want = max(want, l.Term()) // yielded: the claim is part of it
 	}
-	end, err := proof.Lineage(ctx, archive{}, g.ID, nil, l)
+	end, err := proof.Stored(g.ID, l)
 	switch {
 	case err != nil:
 		c.group(g, "its lineage: %v", err)
@@ -251,7 +260,20 @@ func (c *checker) checkLineage(ctx context.Context, g *storage.Group) {
 		c.group(g, "its lineage has %d steps, not %d", l.Term(), want)
 	case l.RoomID != g.RoomID:
 		c.group(g, "its lineage is of the room %s, and it is bound to %s", l.RoomID, g.RoomID)
-	case want == g.Term && l.Term() == want && end.Host != g.Server:
-		c.group(g, "its lineage leads to %s, and it is at %s", end.Host, g.Server)
+	case want == g.Term && l.Term() == want && end.Server != g.Server:
+		c.group(g, "its lineage leads to %s, and it is at %s", end.Server, g.Server)
 	}
+}
+
+// checkKeyObjects checks that each key object which is kept is signed by its server, and holds the key that it is kept
+// for.
+func (c *checker) checkKeyObjects(ctx context.Context) error {
+	objects, err := c.store.AllKeyObjects(ctx)
+	for _, o := range objects {
+		keys, err := proof.KeyObject(o.Server, o.Object)
+		if _, ok := keys[o.KeyID]; !ok {
+			c.found(Problem{Server: o.Server, What: fmt.Sprintf("what is kept for %q does not hold it (%v)", o.KeyID, err)})
+		}
+	}
+	return err
 }

@@ -1,0 +1,213 @@
+package delivery_test
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
+)
+
+// silence makes servers that cannot be asked for their keys.
+func (w *world) silence(servers ...string) {
+	w.silent = map[string]bool{}
+	for _, server := range servers {
+		w.silent[server] = true
+	}
+}
+
+// state gives the room a state event.
+func (w *world) state(eventType string, content any) {
+	if w.rooms.state == nil {
+		w.rooms.state = map[string]json.RawMessage{}
+	}
+	w.rooms.state[eventType] = must(json.Marshal(content))(w.t)
+}
+
+// forgedClaim is a claim in a server's name, by a key that whoever shows it has made, with a key object to go with it.
+func (p *play) forgedClaim(c *mimiport.LineageClaim) mimiport.LineageStep {
+	p.t.Helper()
+	pair := prooftest.Pair{ID: "ed25519:forged", Key: p.keyOf("forger"), Until: p.now.Add(time.Hour)}
+	if err := mimiport.Sign(c, pair.Key); err != nil {
+		p.t.Fatal(err)
+	}
+	return mimiport.LineageStep{Kind: c.Kind, Claim: &migration.Signed{
+		Message: must(c.Marshal())(p.t), KeyID: pair.ID, KeyObject: prooftest.KeyObject(c.DomainName, pair),
+	}}
+}
+
+// TestForgedReclaim: nobody ends a group that has never moved by a claim of their own making, in whose name it may be:
+// not in nobody's, nor in that of a server that this one cannot ask.
+func TestForgedReclaim(t *testing.T) {
+	p := newPlay(t)
+	p.silence(serverB, "gone.example")
+	p.allow(serverA, `{"accept_claims":true}`)
+	for _, kind := range []mimiport.StepKind{mimiport.StepReclaim, mimiport.StepRecover} {
+		for _, server := range []string{"", serverA, serverB, "A.EXAMPLE", "a.example:8448", "127.0.0.1", "gone.example"} {
+			l := p.shown(p.lineage(serverA), func(l *mimiport.Lineage) {
+				claim := &mimiport.LineageClaim{Kind: kind, DomainName: server, GroupID: p.id, Term: 1, Epoch: 1}
+				l.Steps = append(l.Steps, p.forgedClaim(claim))
+			})
+			p.point(api.Pointer{Via: server, Term: 1}) // whatever the room says: no presented key ends hosting
+			if err := p.show(serverA, l); err == nil {
+				t.Errorf("a claim of kind %d in the name of %q was taken", kind, server)
+			}
+			p.expectHosted(serverA, 0)
+		}
+	}
+}
+
+// TestForgedFormerHost: a former host that is down does not take its group back by a key that somebody has made in its
+// name. It does by a key that is known from when the group came.
+func TestForgedFormerHost(t *testing.T) {
+	p := newPlay(t)
+	p.move(serverA, serverB, bob)
+	p.silence(serverA)
+	l := p.lineage(serverB)
+	reclaim := &mimiport.LineageClaim{
+		Kind: mimiport.StepReclaim, DomainName: serverA, GroupID: p.id, Term: 2, Epoch: p.group.Epoch(),
+	}
+	forged := p.shown(l, func(l *mimiport.Lineage) { l.Steps = append(l.Steps, p.forgedClaim(reclaim)) })
+	expectKind(t, p.show(serverB, forged), mimiport.KindPeer)
+	p.expectHosted(serverB, 1)
+
+	must(p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{}))(t)
+	p.support(serverA)
+	if err := p.show(serverB, p.lineage(serverA)); err != nil {
+		t.Fatal(err)
+	}
+	p.expectAt(serverB, serverA, 2)
+}
+
+// TestForgedWhileStaged: nor does it end what is staged, which waits for its source.
+func TestForgedWhileStaged(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(_, what string) bool { return what == "confirmation" }
+	before := p.lineage(serverA)
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	p.silence(serverA)
+	forged := p.shown(before, func(l *mimiport.Lineage) {
+		l.Steps = append(l.Steps, p.forgedClaim(&mimiport.LineageClaim{
+			Kind: mimiport.StepRecover, DomainName: serverA, GroupID: p.id, Term: 1, Epoch: p.group.Epoch(),
+		}))
+	})
+	expectKind(t, p.show(serverB, forged), mimiport.KindPeer)
+	p.expect(a, "decided", "staged")
+}
+
+// TestFormerHostGone: a group whose former host is gone moves on, to a server that has never met it, if the room names
+// the source and its term.
+func TestFormerHostGone(t *testing.T) {
+	p := newPlay(t)
+	p.addThird(`{"target":"joined_servers"}`)
+	p.move(serverA, serverB, bob)
+	p.silence(serverA)
+	a := p.begin(serverB, serverC, bob)
+	data := must(p.stores[serverB].Content(t.Context(), a.id))(t)
+	for _, place := range []proof.Place{{Server: serverA}, {Server: serverB}, {Server: serverC, Term: 1}} {
+		p.point(api.Pointer{Via: place.Server, Term: place.Term})
+		expectKind(t, p.put(a, data), mimiport.KindPeer)
+	}
+	p.point(api.Pointer{Via: serverB, Term: 1})
+	spoiled := p.resignAs(serverB, data, func(s *mimiport.GroupState) {
+		s.Lineage.Steps[0].Confirmation.KeyObject = []byte(`{"a":1}`)
+	})
+	expectKind(t, p.put(a, spoiled), mimiport.KindPeer)
+	p.run()
+	p.expect(a, "moved", "active")
+}
+
+// TestSourceMustBeLive: what the source itself has signed counts by a key that it has now, known as it may be.
+func TestSourceMustBeLive(t *testing.T) {
+	p := newPlay(t)
+	p.move(serverA, serverB, bob)
+	p.point(api.Pointer{Via: serverA, Term: 0})
+	a := p.begin(serverB, serverA, alice)
+	data := must(p.stores[serverB].Content(t.Context(), a.id))(t)
+	p.silence(serverB)
+	expectKind(t, p.put(a, data), mimiport.KindPeer)
+	p.silence()
+	if err := p.put(a, data); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRecordStays: a source that sends a lineage without the preimage of the group's id is refused, and key objects
+// that are none are not taken: what this server stores, and passes on, verifies.
+func TestRecordStays(t *testing.T) {
+	p := newPlay(t)
+	p.move(serverA, serverB, bob)
+	a := p.begin(serverB, serverA, alice)
+	data := must(p.stores[serverB].Content(t.Context(), a.id))(t)
+	without := p.resignAs(serverB, data, func(s *mimiport.GroupState) { s.Lineage.Preimage = nil })
+	p.state(api.EventGroup, api.Binding{RoomID: room, GroupID: p.id}) // as that of a foreign id
+	expectRule(t, p.put(a, without), "lineage")
+	spoiled := p.resignAs(serverB, data, func(s *mimiport.GroupState) {
+		step := &s.Lineage.Steps[0]
+		for _, m := range []*mimiport.SignedMessage{&step.Response, &step.Confirmation, &step.Complete} {
+			m.KeyObject = []byte(`{"a":1}`)
+		}
+	})
+	if err := p.put(a, spoiled); err != nil {
+		t.Fatal(err)
+	}
+	g := must(p.stores[serverA].Group(t.Context(), p.id))(t)
+	l := must(mimiport.UnmarshalLineage(g.Lineage))(t)
+	if l.Preimage == nil {
+		t.Error("the preimage is lost")
+	}
+	for name, of := range map[string]struct {
+		server string
+		signed *migration.Signed
+	}{
+		"response":     {serverB, &l.Steps[0].Response},
+		"confirmation": {serverA, &l.Steps[0].Confirmation},
+		"vote":         {serverB, &l.Steps[0].Complete},
+	} {
+		published, err := proof.KeyObject(of.server, of.signed.KeyObject)
+		if _, ok := published[of.signed.KeyID]; !ok {
+			t.Errorf("the key object of the %s: %q (%v)", name, of.signed.KeyObject, err)
+		}
+	}
+}
+
+// TestKnownPreimage: where the room's binding holds the preimage of a group's id, no lineage without it is taken on.
+func TestKnownPreimage(t *testing.T) {
+	p := newPlay(t)
+	a := p.begin(serverA, serverB, bob)
+	data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
+	without := p.resign(data, func(s *mimiport.GroupState) { s.Lineage.Preimage = nil })
+	pre := must(mimiport.UnmarshalLineage(p.lineage(serverA).Lineage))(t).Preimage
+	p.state(api.EventGroup, api.Binding{
+		RoomID: room, GroupID: p.id,
+		Preimage: &api.Preimage{CreatingServer: pre.CreatingServer, RoomID: pre.RoomID, Nonce: pre.Nonce[:]},
+	})
+	expectRule(t, p.put(a, without), "lineage")
+	p.run()
+	p.expect(a, "moved", "active")
+}
+
+// TestForgottenDecision: a server that has forgotten its own decision stops when it is shown it, also when the target
+// that it decided for is gone by now: its own signature is proof enough.
+func TestForgottenDecision(t *testing.T) {
+	p := newPlay(t)
+	p.addThird(`{"target":"joined_servers"}`)
+	backup := p.copyOf(serverA)
+	p.move(serverA, serverB, bob)
+	p.point(api.Pointer{Via: serverB, Term: 1})
+	p.move(serverB, serverC, bob)
+	l := p.lineage(serverC)
+	p.restore(serverA, backup)
+	delete(p.world.known, [2]string{serverA, serverB})
+	p.silence(serverB)
+	if err := p.show(serverA, l); err != nil {
+		t.Fatal(err)
+	}
+	p.expectAt(serverA, serverB, 1)
+	p.expectKept(serverA, migration.EvidenceOwnForgotten)
+}

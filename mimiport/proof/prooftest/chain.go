@@ -1,0 +1,64 @@
+package prooftest
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// Message is what servers sign of a lineage.
+type Message interface {
+	mimiport.Signed
+	Marshal() ([]byte, error)
+}
+
+// Chain is a group on its way from host to host. Its lineage may be changed at will.
+type Chain struct {
+	ID           []byte
+	Host, Before string // who has the group, and who had it in the term before
+	Epoch        uint64 // that the present term began with
+	Lineage      mimiport.Lineage
+
+	sign func(server string, m Message) mimiport.SignedMessage
+}
+
+// NewChain is a group at the server that made its id. sign signs for every server.
+func NewChain(p mimiport.GroupIDPreimage, sign func(server string, m Message) mimiport.SignedMessage) *Chain {
+	return &Chain{
+		ID: p.GroupID(), Host: p.CreatingServer, sign: sign,
+		Lineage: mimiport.Lineage{CreatingServer: p.CreatingServer, Preimage: &p, RoomID: p.RoomID},
+	}
+}
+
+// Offer is an offer of a target to the host at an epoch, and the decision on it. Neither is signed.
+func (c *Chain) Offer(target string, epoch uint64) (*mimiport.MigrationResponse, *mimiport.MigrationConfirmation) {
+	offer := &mimiport.MigrationResponse{
+		Request: mimiport.MigrationRequest{SourceDomain: c.Host, TargetDomain: target, GroupID: c.ID, Epoch: epoch},
+		Nonce:   sha256.Sum256(binary.BigEndian.AppendUint64([]byte(target), c.Lineage.Term())),
+	}
+	return offer, &mimiport.MigrationConfirmation{DomainName: target, Nonce: offer.Nonce, GroupID: c.ID}
+}
+
+// Migrate adds a migration at an epoch, with the target's vote.
+func (c *Chain) Migrate(target string, epoch uint64) {
+	offer, decision := c.Offer(target, epoch)
+	hash := sha256.Sum256([]byte("a stand-in for a MigrationContent"))
+	c.add(target, epoch+1, mimiport.LineageStep{
+		Kind: mimiport.StepMigration, Response: c.sign(target, offer), Confirmation: c.sign(c.Host, decision),
+		Complete: c.sign(target, &mimiport.TargetMigrationComplete{ContentHash: hash[:]}),
+	})
+}
+
+// Claim adds a reclaim or a recover by a server.
+func (c *Chain) Claim(kind mimiport.StepKind, server string, epoch uint64) {
+	claim := c.sign(server, &mimiport.LineageClaim{
+		Kind: kind, DomainName: server, GroupID: c.ID, Term: c.Lineage.Term() + 1, Epoch: epoch,
+	})
+	c.add(server, epoch, mimiport.LineageStep{Kind: kind, Claim: &claim})
+}
+
+func (c *Chain) add(host string, epoch uint64, step mimiport.LineageStep) {
+	c.Host, c.Before, c.Epoch = host, c.Host, epoch
+	c.Lineage.Steps = append(c.Lineage.Steps, step)
+}
