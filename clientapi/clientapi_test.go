@@ -141,6 +141,7 @@ type world struct {
 	local, remote *service
 	rooms         *rooms
 	log           bytes.Buffer
+	router        http.Handler // without a check against the document
 	handler       http.Handler
 	asked         []string // servers, as whom
 }
@@ -167,7 +168,7 @@ func newWorld(t *testing.T) *world {
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	edge.Mount(router.PathPrefix(clientapi.PathPrefix).Subrouter(), clientapi.Routes(services, home, 1<<20), auth,
 		edge.NewBodies(256<<20), home.Log)
-	w.handler = openapitest.New(t).Handler(router)
+	w.router, w.handler = router, openapitest.New(t).Handler(router)
 	return w
 }
 
@@ -219,6 +220,19 @@ func (w *world) expectState(eventType, want string) {
 	}
 	if diff := cmp.Diff(exp, got); diff != "" {
 		w.t.Error(eventType, diff)
+	}
+}
+
+// Whether the id was given to the caller is asked before the group's state is read.
+func TestBindIsAskedBeforeItIsRead(t *testing.T) {
+	w := newWorld(t)
+	w.local.err = mimiport.Errorf("load group", mimiport.KindUnknownGroup, "none")
+	body := strings.NewReader("{}")
+	rec := httptest.NewRecorder()
+	uri := clientapi.PathPrefix + "/ds/" + here + "/groups/AAAA"
+	w.router.ServeHTTP(rec, httptest.NewRequest(http.MethodPut, uri, body))
+	if rec.Code != http.StatusNotFound || body.Len() != len("{}") {
+		t.Errorf("got %d, %d bytes left", rec.Code, body.Len())
 	}
 }
 

@@ -243,6 +243,12 @@ func TestReservedIDs(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden) // bob is no local user of A
 
 	bind := &api.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()}
+	if err := svc.RequireReserver(t.Context(), caller(alice), p.id); err != nil {
+		t.Error(err)
+	}
+	expectKind(t, svc.RequireReserver(t.Context(), caller(bob), p.id), mimiport.KindForbidden)
+	expectKind(t, svc.RequireReserver(t.Context(), caller("@eve:a.example"), p.id), mimiport.KindForbidden)
+	expectKind(t, svc.RequireReserver(t.Context(), caller(alice), []byte("none")), mimiport.KindUnknownGroup)
 	if _, err := svc.BindGroup(t.Context(), caller(alice), p.id, bind); err != nil {
 		t.Errorf("the same bind again: %v", err)
 	}
