@@ -2,6 +2,7 @@ package delivery_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"io"
 	"log/slog"
@@ -71,10 +72,12 @@ func serviceOn(store storage.Store) *delivery.Service {
 	limits.MessageBytes, limits.CacheBytes = 64<<20, 1<<30 // a group of 50,000 is bound whole
 	policy := policy.Default()
 	policy.Quotas.Groups = 0
+	w := new(world)
+	w.keys = map[string]ed25519.PrivateKey{serverA: w.keyOf(serverA)}
 	return delivery.New(delivery.Deps{
 		Server: serverA, IsLocal: func(s string) bool { return s == serverA },
 		Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits())},
-		Store:   store, Rooms: everybody{}, Now: time.Now, Rand: rand.NewChaCha8([32]byte{}),
+		Store:   store, Keys: fakeKeys{w, serverA}, Rooms: everybody{}, Now: time.Now, Rand: rand.NewChaCha8([32]byte{}),
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), DefaultPolicy: policy, Limits: limits,
 	})
 }

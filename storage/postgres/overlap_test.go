@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"io"
@@ -82,7 +83,8 @@ func startProcess(t *testing.T, database string, got *receiver) *delivery.Servic
 	service := delivery.New(delivery.Deps{
 		Server: "a.example", IsLocal: func(s string) bool { return s == "a.example" },
 		Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits())},
-		Store:   store, Rooms: everybody{}, Sender: got, Now: time.Now, Rand: io.Reader(rand.NewChaCha8([32]byte{})),
+		Store:   store, Keys: signer{}, Rooms: everybody{}, Sender: got,
+		Now: time.Now, Rand: io.Reader(rand.NewChaCha8([32]byte{})),
 		Log: log, DefaultPolicy: policy.Default(), Limits: delivery.DefaultLimits(),
 	})
 	worker := outbox.New(store, service.Do, []string{"a.example"}, time.Now, func() float64 { return 0 }, log)
@@ -118,6 +120,13 @@ func bindGroup(t *testing.T, service *delivery.Service) (*mlstest.Group, []byte)
 		t.Fatal(err)
 	}
 	return group, reserved.GroupID
+}
+
+// signer signs with a key that nobody verifies.
+type signer struct{ delivery.Keys }
+
+func (signer) Sign(_ string, m mimiport.Signed) (keyID string, err error) {
+	return "ed25519:1", mimiport.Sign(m, ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
 }
 
 // everybody is a room that all have joined.
