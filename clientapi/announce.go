@@ -72,9 +72,11 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *a
 	})
 }
 
-// announceMove points the room to the target of a migration, as the migrating user. The room must name the group and the pointer
-// go forward; what another server says must also begin where the pointer is, and be signed by both.
-func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport.MigrationID, st *api.MigrationStatus) error {
+// announceMove points the room to the target of a migration, as the migrating user. The room must name the group and the
+// pointer go forward. Where another server says so, the step must begin where the pointer is, and be proved.
+func (a *announcer) announceMove(
+	ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus,
+) error {
 	bound, err := stateOf[api.Binding](ctx, a.home, st.RoomID, api.EventGroup)
 	if err != nil {
 		return err
@@ -92,13 +94,17 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 	if present.Term >= st.Term {
 		return nil
 	}
+	term := st.Term
 	if !a.local {
 		if err := a.home.verify(ctx, id, st, present.Via); err != nil {
 			return err
 		}
+		if term, err = a.provenTerm(ctx, c, st, bound, present); err != nil || present.Term >= term {
+			return err
+		}
 	}
-	return a.home.Rooms.SendState(ctx, st.RoomID, userID, api.EventPointer, api.Pointer{
-		RoomID: st.RoomID, GroupID: st.GroupID, Via: st.Target, Term: st.Term, Epoch: st.Epoch + 1, MigrationID: id.String(),
+	return a.home.Rooms.SendState(ctx, st.RoomID, c.UserID, api.EventPointer, api.Pointer{
+		RoomID: st.RoomID, GroupID: st.GroupID, Via: st.Target, Term: term, Epoch: st.Epoch + 1, MigrationID: id.String(),
 		Evidence: &api.PointerEvidence{
 			MigrationResponse:     st.MigrationResponse.Message,
 			ResponseKeyID:         st.MigrationResponse.KeyID,
@@ -108,7 +114,41 @@ func (a *announcer) announceMove(ctx context.Context, userID string, id mimiport
 	})
 }
 
-// verify checks that the migration is from the server named, and that source and target have signed what the status says.
+// provenTerm is the term that a verified migration begins, by the lineage that the Delivery Service shows. No signature
+// covers the term in a status: a pointer with too high a term would hide every later move.
+func (a *announcer) provenTerm(
+	ctx context.Context, c api.Caller, st *api.MigrationStatus, bound *api.Binding, present *api.Pointer,
+) (uint64, error) {
+	host, err := a.API.Host(ctx, c, st.GroupID)
+	if err != nil {
+		return 0, err
+	}
+	l, err := mimiport.UnmarshalLineage(host.Lineage)
+	if err != nil {
+		return 0, err
+	}
+	for i := range l.Steps { // the target's lineage goes on with the migration, the source's ends before it
+		if proof.ByOffer(&l.Steps[i], st.MigrationResponse.Message) {
+			l.Steps = l.Steps[:i]
+			break
+		}
+	}
+	rules := proof.Rules{
+		Hashed: bound.Preimage != nil && bound.Preimage.HashesTo(st.GroupID),
+		Named:  &proof.Place{Server: present.Via, Term: present.Term},
+	}
+	chain, err := proof.Lineage(ctx, a.home.Keys, st.GroupID, l, rules)
+	if err != nil {
+		return 0, err
+	}
+	if l.CreatingServer != bound.CreatingServer || chain.Server != st.Source {
+		return 0, proof.Errorf(st.GroupID, "the chain does not lead from %s to %s", bound.CreatingServer, st.Source)
+	}
+	return chain.Term + 1, nil
+}
+
+// verify checks that the migration is from the server named, and that source and target have signed what the status
+// says.
 func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.MigrationStatus, from string) error {
 	offer, err := mimiport.UnmarshalMigrationResponse(st.MigrationResponse.Message)
 	if err != nil {

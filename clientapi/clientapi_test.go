@@ -54,7 +54,13 @@ type service struct {
 	preimage *api.Preimage
 	bound    *api.GroupResponse
 	status   *api.MigrationStatus
+	lineage  *mimiport.Lineage
 	err      error
+}
+
+func (s *service) Host(context.Context, api.Caller, []byte) (*api.HostResponse, error) {
+	encoded, err := s.lineage.Marshal()
+	return &api.HostResponse{GroupID: group, Lineage: encoded}, err
 }
 
 func (s *service) ReserveGroup(_ context.Context, _ api.Caller, _ *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
@@ -126,10 +132,13 @@ func key(server string) ed25519.PrivateKey {
 // now is when the tests play.
 var now = time.Unix(1_700_000_000, 0)
 
+// keyIDs are the ids of the keys of both servers.
+var keyIDs = map[string]string{here: "ed25519:t", other: "ed25519:s"}
+
 // online gives the keys of both servers.
 func online() proof.Keys {
 	k := &prooftest.Keys{Published: map[string][]byte{}}
-	for server, id := range map[string]string{here: "ed25519:t", other: "ed25519:s"} {
+	for server, id := range keyIDs {
 		k.Published[server] = prooftest.KeyObject(server, prooftest.Pair{ID: id, Key: key(server), Until: now.Add(time.Hour)})
 	}
 	return k

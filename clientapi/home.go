@@ -87,7 +87,7 @@ func (a *announcer) told(ctx context.Context, c api.Caller, id mimiport.Migratio
 		return nil, err
 	}
 	if st.User == c.UserID && succeeded(st) {
-		if err := a.announceMove(ctx, c.UserID, id, st); err != nil {
+		if err := a.announceMove(ctx, c, id, st); err != nil {
 			a.home.Log.WarnContext(ctx, "the room was not told of a migration", "migration_id", id, "room_id", st.RoomID, "error", err)
 		}
 	}

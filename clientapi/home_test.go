@@ -12,6 +12,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 )
 
 const (
@@ -176,12 +177,39 @@ func migrated(t *testing.T) (mimiport.MigrationID, *api.MigrationStatus) {
 	}
 }
 
+// chain is the way that a group has taken through migrations at epochs 1, 2 and so on.
+func chain(t *testing.T, targets ...string) *mimiport.Lineage {
+	t.Helper()
+	c := prooftest.NewChain(pre, func(server string, m prooftest.Message) mimiport.SignedMessage {
+		err1 := mimiport.Sign(m, key(server))
+		encoded, err2 := m.Marshal()
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		return mimiport.SignedMessage{Message: encoded, KeyID: keyIDs[server]}
+	})
+	for i, target := range targets {
+		c.Migrate(target, uint64(i+1))
+	}
+	return &c.Lineage
+}
+
+// step is the step that a finished migration is.
+func step(st *api.MigrationStatus) mimiport.LineageStep {
+	return mimiport.LineageStep{
+		Kind:         mimiport.StepMigration,
+		Response:     mimiport.SignedMessage{Message: st.MigrationResponse.Message, KeyID: st.MigrationResponse.KeyID},
+		Confirmation: mimiport.SignedMessage{Message: st.Confirmation.Message, KeyID: st.Confirmation.KeyID},
+	}
+}
+
 func newMovedWorld(t *testing.T) (*world, string, *api.MigrationStatus) {
 	w := newWorld(t)
 	id, status := migrated(t)
 	w.rooms.state[api.EventGroup] = json.RawMessage(fmt.Sprintf(`{"room_id":"!room","group_id":%q,"creating_server":"ds.example"}`, groupID))
 	w.rooms.state[api.EventPointer] = json.RawMessage(`{"via":"ds.example","term":0,"epoch":0}`)
 	w.local.status, w.remote.status = status, status
+	w.remote.lineage = chain(t)
 	return w, "/migrations/" + id.String(), status
 }
 
@@ -215,6 +243,63 @@ func (w *world) expectMoved(status *api.MigrationStatus) {
 	w.expectState(api.EventPointer, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"via":"hs.example","term":1,"epoch":8,"migration_id":%q,"evidence":{
 		"migration_response":%q,"response_key_id":"ed25519:t","migration_confirmation":%q,"confirmation_key_id":"ed25519:s"}}`,
 		groupID, status.MigrationID, status.MigrationResponse.Message.Encode(), status.Confirmation.Message.Encode()))
+}
+
+// The room is told the term that the lineage proves, at the source and at the target, and not the one that the other
+// server says: no later move would be announced after one of 2^53-1.
+func TestTermIsProved(t *testing.T) {
+	for name, after := range map[string]func(*mimiport.Lineage, *api.MigrationStatus){
+		"the source": func(*mimiport.Lineage, *api.MigrationStatus) {},
+		"the target": func(l *mimiport.Lineage, st *api.MigrationStatus) { l.Steps = append(l.Steps, step(st)) },
+		"the target, which has gone on since": func(l *mimiport.Lineage, st *api.MigrationStatus) {
+			l.Steps = append(l.Steps, step(st), chain(t, here, other).Steps[1])
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, uri, status := newMovedWorld(t)
+			after(w.remote.lineage, status)
+			status.Term = 1<<53 - 1
+			w.ok("status")(w.call(other, "GET", uri, nil))
+			w.expectMoved(status)
+		})
+	}
+}
+
+// A group that has been on its way for longer has a later term.
+func TestLaterTermIsProved(t *testing.T) {
+	w, uri, status := newMovedWorld(t)
+	w.remote.lineage = chain(t, here, other)
+	w.pointer(`{"via":"ds.example","term":2,"epoch":3}`)
+	status.Term = 1<<53 - 1
+	w.ok("status")(w.call(other, "GET", uri, nil))
+	w.expectSent(api.EventPointer)
+	if sent := string(w.rooms.state[api.EventPointer]); !strings.Contains(sent, `"term":3,`) {
+		t.Errorf("the room is told %s", sent)
+	}
+}
+
+// Where no lineage proves a later term than the pointer's, the room is told nothing.
+func TestUnprovedTermIsNotAnnounced(t *testing.T) {
+	for name, change := range map[string]func(*world, *mimiport.Lineage){
+		"no lineage":         func(_ *world, l *mimiport.Lineage) { *l = mimiport.Lineage{} },
+		"another creator":    func(_ *world, l *mimiport.Lineage) { l.CreatingServer, l.Preimage = here, nil },
+		"another group's":    func(_ *world, l *mimiport.Lineage) { l.Preimage = &mimiport.GroupIDPreimage{} },
+		"it leads elsewhere": func(_ *world, l *mimiport.Lineage) { *l = *chain(t, here) },
+		"a step that nobody signed": func(_ *world, l *mimiport.Lineage) {
+			*l = *chain(t, here, other)
+			confirmation := l.Steps[1].Confirmation.Message
+			confirmation[len(confirmation)-1] ^= 1
+		},
+		"an older term": func(w *world, _ *mimiport.Lineage) { w.pointer(`{"via":"ds.example","term":2,"epoch":3}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, uri, status := newMovedWorld(t)
+			status.Term = 1<<53 - 1
+			change(w, w.remote.lineage)
+			w.ok(name)(w.call(other, "GET", uri, nil))
+			w.expectSent()
+		})
+	}
 }
 
 // Where the pointer is missing, the group is at its creating server.
