@@ -2,6 +2,7 @@
 import type { ClientState } from "ts-mls";
 import type { FanOut, Migrated, Signed } from "./ds.js";
 import type * as mls from "./mls.js";
+import type { Named } from "./pointer.js";
 import { toBase64url } from "./wire.js";
 
 /** A Commit that has been sent, or is about to be, and the state it leads to. */
@@ -62,6 +63,8 @@ export interface Group {
   receipt?: Signed | undefined;
   /** The proof that the current Delivery Service has accepted two Commits in one epoch: nothing is submitted to it. */
   fork?: { first: Signed; second: Signed } | undefined;
+  /** A claim of a later term that the room's pointer names, and that the current Delivery Service was shown. */
+  named?: Named | undefined;
   /** The current Delivery Service has claimed the group, and may go on with another branch than that of the state here. */
   unproven?: boolean | undefined;
 }
@@ -125,6 +128,7 @@ export function newGroup(
     lineage: undefined,
     receipt: undefined,
     fork: undefined,
+    named: undefined,
     unproven: undefined,
   };
   const key = toBase64url(id);

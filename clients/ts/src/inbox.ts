@@ -17,10 +17,11 @@ import {
   type Surroundings,
 } from "./group.js";
 import { claimIn, goesOn } from "./lineage.js";
+import { claimHash, type Pointer, pointerFor, pointerTo } from "./pointer.js";
 import { isLost, news, receiptIn } from "./receipts.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
 import * as mls from "./mls.js";
-import { decode, encode, fromBase64, isServerName, lineage, type Lineage, lineageClaim, migrationCommitAAD } from "./wire.js";
+import { decode, encode, fromBase64, isServerName, lineage, type Lineage, migrationCommitAAD } from "./wire.js";
 import { toBase64, toBase64url, WireError } from "./wire.js";
 
 /** How many Commits of others may come first before an operation gives up. */
@@ -34,6 +35,8 @@ const MAX_REFUSED = 8;
 /** How many Welcomes are kept that no room accounts for, and how long, in milliseconds. */
 const MAX_INVITATIONS = 16;
 const INVITED = 10 * 60_000;
+/** How long a host that was shown a claim has to yield, in milliseconds, before a client follows the room's pointer. */
+const TO_YIELD = 10 * 60_000;
 
 /** The start of the user id from which a Delivery Service sends; its server name follows. */
 const RESERVED_USER = "@_mimiport:";
@@ -90,6 +93,7 @@ export class Inbox {
     for (const event of result.toDevice) if (event.type === FAN_OUT) await this.fannedOut(event);
     for (const { roomId, content } of result.pointers) await this.pointedTo(roomId, content);
     await this.catchUpAll();
+    for (const g of this.stored.groups.values()) if (g.named !== undefined) await this.orFail(g.key, this.wait(g));
     this.stored.since = result.next;
     this.world.save();
   }
@@ -187,7 +191,7 @@ export class Inbox {
     if (!("lineage_claim" in moved)) return this.followMove(g, moved);
     if (!(await this.evidence.provesClaim(g, moved))) return false;
     if (isLost(g, moved)) {
-      this.ignored(g.key, moved.delivery_service, "its claim leaves out a Commit for which there is a receipt");
+      this.leavesOut(g, moved);
       return false;
     }
     await this.goTo(g, moved);
@@ -209,15 +213,49 @@ export class Inbox {
     return true;
   }
 
-  /** Goes to a server that has claimed the group, because the user says that the one before is lost (profile, section 6). */
+  /** Goes to a server that has claimed the group, because the user says that the host is lost (profile, section 3). */
   async followClaim(g: Group, server: string): Promise<void> {
+    await this.goTo(g, (await this.claimBy(g, server)).claim);
+    await this.catchUp(g);
+  }
+
+  /** The verified claim by which a server has taken the group, and the lineage that ends with it. */
+  private async claimBy(g: Group, server: string): Promise<{ claim: Claimed; told: Lineage }> {
     const told = await this.toldBy(g, server);
     const claim = claimIn(told?.steps.at(-1));
     const fits = claim?.delivery_service === server && claim.term === told!.steps.length && claim.term > g.term;
     if (!fits || !(await this.evidence.provesClaim(g, claim)))
       throw new Error(`${server} shows no claim to the group that goes on from what this device knows`);
+    return { claim, told: told! };
+  }
+
+  /** Shows the host the claim that the room's pointer names, and follows if it yields. Undefined if there is none. */
+  private async showNamed(g: Group): Promise<Claimed | undefined> {
+    const { server, hash } = g.named!;
+    const { claim, told } = await this.claimBy(g, server);
+    if (claimHash(claim) !== hash) return undefined;
+    const refusal = () => undefined; // it goes on, or is away: the pointer decides in the end
+    await this.ds(g.ds).showLineage(g.key, toBase64(encode(lineage, told))).catch(refusal);
+    await this.catchUp(g).catch(refusal);
+    return claim;
+  }
+
+  /** Follows a claim that the room's pointer still names, when the host has had its time to yield (profile, section 3). */
+  private async wait(g: Group): Promise<void> {
+    const { hash, until } = g.named!;
+    if (this.world.now() < until) return;
+    const pointer = pointerTo(await this.matrix.roomState(g.roomId, POINTER), g.roomId, toBase64(g.id));
+    const claim = pointer?.claim_hash === hash ? await this.showNamed(g) : undefined;
+    const yielded = g.named === undefined;
+    g.named = undefined;
+    if (yielded || claim === undefined) return;
+    if (isLost(g, claim)) return this.leavesOut(g, claim);
     await this.goTo(g, claim);
     await this.catchUp(g);
+  }
+
+  private leavesOut(g: Group, { delivery_service }: Claimed): void {
+    this.ignored(g.key, delivery_service, "its claim leaves out a Commit for which there is a receipt");
   }
 
   /** Goes on at the server of a verified claim. What had only reached the host before is not in the new term. */
@@ -231,15 +269,14 @@ export class Inbox {
     g.unproven = true;
     this.moveTo(g, claim.delivery_service, claim.term);
     this.world.save();
-    await this.point(g.roomId, claim).catch(() => undefined); // not every member may
+    await this.point(g, claim).catch(() => undefined); // not every member may
   }
 
-  /** Points the room to the server of a claim, which no homeserver does: who joins later looks there. */
-  private async point(roomId: string, { delivery_service: via, term, lineage_claim }: Claimed): Promise<void> {
-    const pointer = await this.matrix.roomState(roomId, POINTER);
-    if (pointer?.term >= term) return;
-    const { epoch } = decode(lineageClaim, fromBase64(lineage_claim));
-    await this.matrix.setRoomState(roomId, POINTER, { via, term, epoch: Number(epoch) });
+  /** Points the room to a claim, which no homeserver does: hosts yield by it, and who joins later looks there. */
+  private async point({ roomId, id }: Group, claim: Claimed): Promise<void> {
+    const pointer = pointerTo(await this.matrix.roomState(roomId, POINTER), roomId, toBase64(id));
+    if (pointer !== undefined && pointer.term >= claim.term) return;
+    await this.matrix.setRoomState(roomId, POINTER, pointerFor(claim, roomId, id));
   }
 
   /** After a claim: goes on with the own state if the Delivery Service has it, enters anew if its branch was lost. */
@@ -401,6 +438,7 @@ export class Inbox {
     g.term = term;
     g.next = 1;
     g.fork = undefined;
+    g.named = undefined;
     g.behind = true;
     this.world.emit({ event: "moved", group: g.key, ds, term });
   }
@@ -452,13 +490,21 @@ export class Inbox {
 
   /** The room's pointer is a hint: its evidence must verify, and only the group's next step counts. */
   private async pointedTo(roomId: string, content: any): Promise<void> {
-    const { via, term, evidence } = content ?? {};
-    if (typeof via !== "string" || typeof evidence !== "object" || evidence === null) return;
-    const { migration_response, migration_confirmation, confirmation_key_id: key_id } = evidence;
-    const moved = { delivery_service: via, term, migration_response, migration_confirmation, key_id };
     for (const g of this.stored.groups.values()) {
-      if (g.roomId === roomId && term === g.term + 1 && !isOut(g)) await this.orFail(g.key, this.catchUp(g, moved));
+      const pointer = isOut(g) ? undefined : pointerTo(content, roomId, toBase64(g.id));
+      if (pointer !== undefined && g.roomId === roomId) await this.orFail(g.key, this.pointed(g, pointer));
     }
+  }
+
+  private async pointed(g: Group, { via, term, evidence, claim_hash: hash }: Pointer): Promise<void> {
+    if (typeof hash === "string" && term > g.term && g.named?.hash !== hash) {
+      g.named = { server: via, hash, until: this.world.now() + TO_YIELD };
+      this.world.save();
+      await this.showNamed(g);
+    }
+    if (typeof evidence !== "object" || evidence === null || term !== g.term + 1) return;
+    const { migration_response, migration_confirmation, confirmation_key_id: key_id } = evidence;
+    await this.catchUp(g, { delivery_service: via, term, migration_response, migration_confirmation, key_id });
   }
 
   /** A Welcome. It is kept for later when the room does not name the group yet: state may travel slower. */
@@ -474,7 +520,7 @@ export class Inbox {
   async hostOf(roomId: string): Promise<{ key: string; server: string }> {
     const binding = await this.matrix.roomState(roomId, BINDING);
     if (binding?.room_id !== roomId) throw new Error("the room names no group");
-    const pointer = await this.matrix.roomState(roomId, POINTER);
+    const pointer = pointerTo(await this.matrix.roomState(roomId, POINTER), roomId, binding.group_id);
     const key = toBase64url(fromBase64(binding.group_id));
     const { delivery_service } = await this.ds(pointer?.via ?? binding.creating_server).host(key);
     return { key, server: delivery_service };

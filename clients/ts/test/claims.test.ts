@@ -1,16 +1,27 @@
 // Members whose Delivery Service is lost or has forgotten: they follow a claim, and go on or enter anew.
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { createHash } from "node:crypto";
+import { test, type TestContext } from "node:test";
 import { ratchetTree } from "../src/mls.js";
 import { decode, encode, fromBase64, lineage, lineageClaim, toBase64 } from "../src/wire.js";
 import { refuse } from "./fake.js";
-import { net, nextRoom, party, published, rooms, together, User } from "./party.js";
+import { clock, net, nextRoom, party, published, rooms, together, User } from "./party.js";
 import { emptyStore, loadStore, saveStore } from "../src/store.js";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const hosted = (u: User, ds = u.group.ds) => net.ds(ds).groups.get(u.group.key)!;
+
+const pointer = (room: string) => net.state.get(`${room} io.github.mimiport.delivery_service`);
+
+/** The claim that ends a server's lineage, and its hash. */
+function lastClaim(u: User, ds: string) {
+  const step = hosted(u, ds).lineage.steps.at(-1)!;
+  assert.ok("lineageClaim" in step);
+  const { message } = step.lineageClaim;
+  return { step, message, hash: toBase64(new Uint8Array(createHash("sha256").update(message).digest())) };
+}
 
 /** Lets users talk in both directions. */
 async function talk(a: User, b: User): Promise<void> {
@@ -49,7 +60,10 @@ test("a reclaim: who is where the new term begins goes on, who went on elsewhere
   await alice.client.follow(alice.group, s);
   assert.deepEqual([alice.group.ds, alice.group.term, alice.group.unproven], [s, 2, undefined]);
   assert.equal(alice.take("joined").length, 0);
-  assert.deepEqual(net.state.get(`${room} io.github.mimiport.delivery_service`), { via: s, term: 2, epoch: 2 });
+  assert.deepEqual(pointer(room), {
+    ...{ room_id: room, group_id: toBase64(alice.group.id), via: s, term: 2, epoch: 2 },
+    claim_hash: lastClaim(alice, s).hash,
+  });
   await bob.client.follow(bob.group, s);
   assert.equal(bob.take("joined").length, 2);
   await alice.sync();
@@ -107,6 +121,71 @@ test("who has a receipt for a Commit that a claim leaves out follows it by the u
   await alice.sync();
   together(alice, bob);
   await talk(alice, bob);
+});
+
+test("a host goes on that the room does not tell to yield, and members stay", async () => {
+  const { alice, bob, held, s, t, room } = await lostTarget({ receipts: false });
+  net.ds(s).claim(2, held);
+  net.point(room, { room_id: room, group_id: toBase64(bob.group.id), via: s, term: 2, epoch: 2, claim_hash: "another" });
+  net.ds(t).down = false;
+  await bob.client.bringUpToDate(bob.group);
+  await bob.sync();
+  assert.deepEqual([hosted(bob, t).state, bob.group.ds], ["active", t]);
+  await alice.client.follow(alice.group, s); // leaves the pointer alone, which is of this term
+  assert.equal(pointer(room).claim_hash, "another");
+  const shown = { lineage: toBase64(encode(lineage, hosted(alice, s).lineage)) };
+  const path = ["groups", bob.group.key, "lineage"];
+  assert.throws(() => net.ds(t).answer("PUT", path, new URLSearchParams(), shown, bob.id), /M_CONFLICT/);
+});
+
+/** The target that is lost, a claim to the group, and a room whose pointer names the claim. */
+async function named({ receipts = false } = {}) {
+  const p = await lostTarget({ receipts });
+  net.ds(p.s).claim(2, p.held);
+  await p.alice.client.follow(p.alice.group, p.s);
+  net.point(p.room, pointer(p.room));
+  return p;
+}
+
+/** Lets all users' clocks be ahead until the test ends. */
+function ahead(t: TestContext, minutes: number): void {
+  clock.ahead = minutes * 60_000;
+  t.after(() => (clock.ahead = 0));
+}
+
+test("a member shows the host the claim that the pointer names, and follows at once where the host yields", async () => {
+  const { alice, bob, s, t } = await named();
+  net.ds(t).down = false;
+  await bob.sync();
+  assert.deepEqual([hosted(bob, t).state, bob.group.ds, bob.group.term], ["moved", s, 2]);
+  await alice.sync();
+  together(alice, bob);
+});
+
+test("a member follows the pointer when the host has not yielded within ten minutes", async (t_) => {
+  const { alice, bob, s, t } = await named();
+  await bob.sync();
+  ahead(t_, 9);
+  await bob.sync();
+  assert.equal(bob.group.ds, t);
+  ahead(t_, 11);
+  await bob.sync();
+  assert.deepEqual([bob.group.ds, bob.group.term, bob.group.named], [s, 2, undefined]);
+  await alice.sync();
+  together(alice, bob);
+  await talk(alice, bob);
+});
+
+test("a pointer that has changed since, or a claim that leaves out a Commit with a receipt, moves nobody", async (t_) => {
+  for (const receipts of [false, true]) {
+    const { bob, room, t } = await named({ receipts });
+    await bob.sync();
+    if (!receipts) net.state.set(`${room} io.github.mimiport.delivery_service`, {});
+    ahead(t_, 11);
+    await bob.sync();
+    assert.equal(bob.group.ds, t);
+    clock.ahead = 0;
+  }
 });
 
 test("a recover: members go on from what one of them held", async () => {
@@ -216,9 +295,8 @@ test("a claim counts only with its server's signature, for this group, in a term
   ds.claim(2, held);
   const honest = ds.answer.bind(ds);
   const told = hosted(alice, s).lineage;
-  const last = told.steps.at(-1)!;
-  assert.ok("lineageClaim" in last);
-  const claim = decode(lineageClaim, last.lineageClaim.message);
+  const { step: last, message } = lastClaim(alice, s);
+  const claim = decode(lineageClaim, message);
   const by = (signer: string, more: object, kind: 2 | 3 = 2) => {
     const { message, key_id } = net.ds(signer).key.sign(lineageClaim, { ...claim, ...more });
     const step = { kind, lineageClaim: { message: fromBase64(message), keyId: key_id, keyObject: new Uint8Array() } };

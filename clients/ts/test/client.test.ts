@@ -451,6 +451,8 @@ describe("a migration", () => {
     )(net.ds(t).answer.bind(net.ds(t)));
     net.ds(s).down = true;
     const evidence = (confirmation: string) => ({
+      room_id: room,
+      group_id: toBase64(bob.group.id),
       via: t,
       term: 1,
       epoch: old.epoch,
@@ -464,6 +466,9 @@ describe("a migration", () => {
     const genuine = decode(migrationConfirmation, fromBase64(moved.migration_confirmation));
     const forged = stranger.key.sign(migrationConfirmation, genuine);
     net.point(room, evidence(forged.message));
+    await bob.sync();
+    assert.equal(bob.group.ds, s);
+    net.point(room, { ...evidence(moved.migration_confirmation), room_id: "!before" }); // copied by a room upgrade
     await bob.sync();
     assert.equal(bob.group.ds, s);
     net.point(room, evidence(moved.migration_confirmation));

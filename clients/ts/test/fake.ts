@@ -6,6 +6,7 @@ import type { KnownCommit, LogMessage, Migrated, MigrationStatus, MovedInfo, Sig
 import { encodeExternalSender, encodeMlsMessage, type ExternalSender } from "ts-mls";
 import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
 import { claimIn } from "../src/lineage.js";
+import { claimHash } from "../src/pointer.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
 import * as mls from "../src/mls.js";
 import * as wire from "../src/wire.js";
@@ -121,11 +122,13 @@ export class FakeDs {
     return { delivery_service: moved?.delivery_service ?? this.name, term: moved?.term ?? term, lineage: encoded };
   }
 
-  /** A lineage that goes on where this server thinks that the group is here stops it; only those with a claim do. */
+  /** A claim to a group that this server thinks is here stops it, if the room's pointer names the claim. */
   private shown(id: string, { lineage: encoded, receipt }: { lineage: string; receipt?: Signed }) {
     const g = this.group(id);
     if (receipt !== undefined) return this.shownReceipt(g, receipt);
     const claim = claimIn(wire.decode(wire.lineage, fromBase64(encoded)).steps[g.term]);
+    const named = this.net.state.get(`${g.room} io.github.mimiport.delivery_service`)?.claim_hash;
+    if (claim !== undefined && claimHash(claim) !== named) refuse(409, "M_CONFLICT", { rule: "contested" });
     if (claim !== undefined) Object.assign(g, { state: "moved", moved: claim });
     return this.host(id);
   }

@@ -19,6 +19,9 @@ after(() => net.close());
 export let rooms = 0;
 export const nextRoom = (): number => ++rooms;
 
+/** How far the clocks of all users are ahead, in milliseconds. */
+export const clock = { ahead: 0 };
+
 export class User {
   readonly events: ClientEvent[] = [];
 
@@ -27,8 +30,9 @@ export class User {
   static async create(name: string, stored = emptyStore(), save: () => void = () => undefined): Promise<User> {
     const session = await login(homeserver, name, "password", undefined);
     const emit = (e: ClientEvent) => void user.events.push(e);
+    const now = () => Date.now() + clock.ahead;
     const user: User = new User(
-      new Client(new Matrix(session), stored, { now: Date.now, pause: async () => undefined, emit, save }),
+      new Client(new Matrix(session), stored, { now, pause: async () => undefined, emit, save }),
     );
     if (stored.identity === undefined) await user.client.createIdentity(1);
     return user;

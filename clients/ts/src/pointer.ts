@@ -1,0 +1,41 @@
+// The room's pointer: where the room says that its group is, and which claim it supports (profile, sections 7 and 12).
+import { createHash } from "node:crypto";
+import type { Claimed } from "./ds.js";
+import { decode, fromBase64, lineageClaim, toBase64 } from "./wire.js";
+
+/** The content of the pointer event. Only what is compared has been checked. */
+export interface Pointer {
+  room_id: string;
+  group_id: string;
+  via: string;
+  term: number;
+  epoch: number;
+  claim_hash?: string;
+  evidence?: any;
+}
+
+/** A claim that a room's pointer names, and until when the host may yield to it, in milliseconds since 1970. */
+export interface Named {
+  server: string;
+  hash: string;
+  until: number;
+}
+
+/** The pointer in a room's state. It counts for one group in one room: a room upgrade may copy it. */
+export function pointerTo(content: any, roomId: string, groupId: string): Pointer | undefined {
+  const { room_id, group_id, via, term } = content ?? {};
+  const fits = room_id === roomId && group_id === groupId && typeof via === "string" && Number.isSafeInteger(term);
+  return fits ? content : undefined;
+}
+
+/** The hash by which a pointer names a claim: SHA-256 of the LineageClaim. */
+export const claimHash = ({ lineage_claim }: Claimed): string =>
+  toBase64(new Uint8Array(createHash("sha256").update(fromBase64(lineage_claim)).digest()));
+
+/** The pointer that supports a claim. */
+export function pointerFor(claim: Claimed, roomId: string, groupId: Uint8Array): Pointer {
+  const { epoch } = decode(lineageClaim, fromBase64(claim.lineage_claim));
+  const { delivery_service: via, term } = claim;
+  const of = { room_id: roomId, group_id: toBase64(groupId) };
+  return { ...of, via, term, epoch: Number(epoch), claim_hash: claimHash(claim) };
+}
