@@ -21,16 +21,14 @@ const (
 	bob     = "@bob:b.example"
 )
 
-// play is two servers with SQLite files, and what gets lost between them.
+// play is two servers with SQLite files.
 type play struct {
 	*deliverytest.World
-	t    *testing.T
-	lose func(to string, answer bool) bool
+	t *testing.T
 }
 
-func nothing(string, bool) bool              { return false }
-func toB(to string, _ bool) bool             { return to == serverB }
-func answersOfB(to string, answer bool) bool { return to == serverB && answer }
+func toB(m deliverytest.Message) bool      { return m.To == serverB }
+func votesOfB(m deliverytest.Message) bool { return m.From == serverB && m.What == "vote" }
 
 // members are alice and bob, by the server that takes a group for them.
 type members map[string]*deliverytest.Member
@@ -62,11 +60,11 @@ func (p *play) talk(both members) {
 		p.check(m.Sync(p.t.Context()))
 		p.check(m.Send(p.t.Context(), m.NewMessage()))
 	}
-	p.work(nothing)
+	p.check(p.Run(p.t.Context()))
 }
 
 // move begins to move a group, and lets the servers do what can be done while something gets lost.
-func (p *play) move(both members, target string, lose func(string, bool) bool) {
+func (p *play) move(both members, target string, lose func(deliverytest.Message) bool) {
 	p.t.Helper()
 	m := both[target]
 	p.check(m.Sync(p.t.Context()))
@@ -74,50 +72,33 @@ func (p *play) move(both members, target string, lose func(string, bool) bool) {
 	p.check(err)
 	_, err = m.Initiate(p.t.Context(), proposed)
 	p.check(err)
-	p.work(lose)
-}
-
-// work lets both servers do what is due.
-func (p *play) work(lose func(string, bool) bool) {
-	p.t.Helper()
-	p.lose = lose
-	defer func() { p.lose = nothing }()
-	for worked := true; worked; {
-		worked = false
-		for _, name := range p.Servers() {
-			worked = p.workAt(name) || worked
-		}
-	}
-}
-
-func (p *play) workAt(name string) bool {
-	p.t.Helper()
-	worked, err := p.Work(p.t.Context(), name)
-	p.check(err)
-	return worked
+	p.Lose = lose
+	p.check(p.Run(p.t.Context()))
+	p.Lose = nil
 }
 
 // fill makes a group that has come back, and one in each state in which a crash can leave a migration.
 func (p *play) fill() {
 	p.t.Helper()
 	back := p.begin()
-	p.move(back, serverB, nothing)
+	p.move(back, serverB, nil)
 	p.talk(back)
-	p.move(back, serverA, nothing)
+	p.move(back, serverA, nil)
 	p.talk(back)
 
 	aborted := p.begin()
 	p.move(aborted, serverB, toB)
 	p.Pass(2 * time.Minute)
-	p.work(nothing)
+	p.check(p.Run(p.t.Context()))
 	p.talk(aborted)
 
 	frozen, staged, decided := p.begin(), p.begin(), p.begin()
 	p.move(decided, serverB, toB)
 	p.Pass(time.Second)
-	p.workAt(serverA)
+	_, err := p.Work(p.t.Context(), serverA)
+	p.check(err)
 	p.move(frozen, serverB, toB)
-	p.move(staged, serverB, answersOfB)
+	p.move(staged, serverB, votesOfB)
 }
 
 // databases makes the files of A and B.
@@ -132,8 +113,7 @@ func databases(t *testing.T) map[string]string {
 		}
 		stores[name] = store
 	}
-	p := &play{World: deliverytest.New(1, stores), t: t, lose: nothing}
-	p.Lose = func(_, to string, answer bool) bool { return p.lose(to, answer) }
+	p := &play{World: deliverytest.New(1, stores), t: t}
 	p.fill()
 	for _, store := range stores {
 		p.check(store.Close())

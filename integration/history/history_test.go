@@ -53,9 +53,9 @@ func newPlay(t *testing.T, seed uint64) *play {
 		stores[name] = p.stores[name]
 	}
 	p.w = deliverytest.New(seed, stores)
-	p.w.Lose = func(from, to string, _ bool) bool {
+	p.w.Lose = func(m deliverytest.Message) bool {
 		cut := p.cut.Load()
-		return rand.Uint64N(1000) < p.loss.Load() || cut != nil && (from == *cut || to == *cut)
+		return rand.Uint64N(1000) < p.loss.Load() || cut != nil && (m.From == *cut || m.To == *cut)
 	}
 	_, members, err := deliverytest.NewGroup(t.Context(), p.w, "a.example", users...)
 	if err != nil {

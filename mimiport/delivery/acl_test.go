@@ -11,6 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
@@ -86,7 +87,7 @@ func TestACLOnEveryRoute(t *testing.T) {
 		},
 		"offer to another, by its user": func(p *play, _ *delivery.Service) func() error {
 			p.addServer(serverC)
-			p.rooms.joined["@dave:c.example"] = true
+			p.Room.Joined["@dave:c.example"] = true
 			p.allow(serverC, `{"target":"joined_servers"}`)
 			return func() error { return failure(p.request(serverA, serverC, bob, nil)) }
 		},
@@ -105,15 +106,15 @@ func TestACLOnEveryRoute(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlay(t)
-			p.rooms.joined[carol] = true
+			p.Room.Joined[carol] = true
 			route := prepare(p, p.services[serverA])
-			p.rooms.denied = []string{serverB}
+			p.Room.Denied = []string{serverB}
 			before := must(p.stores[serverA].Group(t.Context(), p.id))(t)
 			requireDenied(t, route(), serverB)
 			if after := must(p.stores[serverA].Group(t.Context(), p.id))(t); after.Version != before.Version {
 				t.Error("the group was written to")
 			}
-			p.rooms.denied = nil
+			p.Room.Denied = nil
 			if err := route(); err != nil {
 				t.Errorf("without the ACL: %v", err)
 			}
@@ -154,13 +155,13 @@ func (p *play) bindAnother(creator string, reserved *api.ReserveGroupResponse, u
 func TestACLAndFanOut(t *testing.T) {
 	p := newPlay(t)
 	p.say(serverA, alice)
-	p.rooms.denied = []string{serverB}
+	p.Room.Denied = []string{serverB}
 	p.say(serverA, alice)
 	p.run()
 	if reached(p, bob) || !reached(p, alice) {
-		t.Errorf("got: %v", p.got)
+		t.Errorf("got: %v", p.Got)
 	}
-	p.rooms.denied = nil
+	p.Room.Denied = nil
 	last := p.say(serverA, alice)
 	p.run()
 	if !reached(p, bob) {
@@ -173,7 +174,7 @@ func TestACLAndFanOut(t *testing.T) {
 }
 
 func reached(p *play, user string) bool {
-	return slices.ContainsFunc(p.got, func(d delivered) bool { return d.user == user })
+	return slices.ContainsFunc(p.Got, func(d deliverytest.Delivery) bool { return d.User == user })
 }
 
 // TestACLKeepsLeaves: the ACL takes no leaf from the group, and a proposal from before it blocks nobody.
@@ -181,7 +182,7 @@ func TestACLKeepsLeaves(t *testing.T) {
 	p := newExternalPlay(t)
 	update := p.group.Propose(leafOf[bob], p.group.Update(leafOf[bob]))
 	must(p.submit(serverA, bob, &api.SubmitRequest{Message: update}))(t)
-	p.rooms.denied = []string{serverB}
+	p.Room.Denied = []string{serverB}
 	if err := p.services[serverA].RoomChanged(t.Context(), room); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +203,7 @@ func TestACLBeforeDecision(t *testing.T) {
 				p := newPlay(t)
 				p.lost = func(_, what string) bool {
 					if what == last {
-						p.rooms.denied = []string{server}
+						p.Room.Denied = []string{server}
 					}
 					return false
 				}
@@ -225,7 +226,7 @@ func TestACLDeniesHost(t *testing.T) {
 	p.services[serverA].Log = slog.New(slog.NewTextHandler(&log, nil))
 	for _, denied := range []string{serverB, serverA} {
 		log.Reset()
-		p.rooms.denied = []string{denied}
+		p.Room.Denied = []string{denied}
 		if err := p.services[serverA].RoomChanged(t.Context(), room); err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
@@ -123,17 +124,7 @@ func (p *play) prepare(from, to, user string, offer *api.MigrationOffer, edit fu
 
 func (p *play) signInit(response *mimiport.MigrationResponse, leaf uint32) []byte {
 	p.t.Helper()
-	init := &mimiport.MigrationInit{Response: *response}
-	tbs, err := init.TBS()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	init.Signature = p.group.Sign(leaf, mimiport.MigrationInitLabel, tbs)
-	data, err := init.Marshal()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return data
+	return must(deliverytest.SignInit(p.group, leaf, response))(p.t)
 }
 
 func (p *play) mustRequest(from, to, user string) *attempt {
@@ -216,7 +207,7 @@ func (p *play) expectMoved(ds, to string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if err := p.verify(ds, moved.KeyID, confirmation); err != nil || moved.Server != to {
+	if err := p.Verify(ds, moved.KeyID, confirmation); err != nil || moved.Server != to {
 		p.t.Errorf("the redirect is to %s: %v", moved.Server, err)
 	}
 }

@@ -63,7 +63,7 @@ func TestForgottenReceipt(t *testing.T) {
 // They alarm, and one is kept.
 func TestLaterEpochsAlarm(t *testing.T) {
 	p, before, _ := newBehind(t)
-	p.rooms.power[alice], p.rooms.power[bob] = 0, 0
+	p.Room.Power[alice], p.Room.Power[bob] = 0, 0
 	behind := func(edit func(user string, req *api.SubmitRequest) string) {
 		t.Helper()
 		for _, user := range []string{alice, bob} {
@@ -108,7 +108,7 @@ func (p *play) editReceipt(
 		p.t.Fatal(err)
 	}
 	edit(r)
-	return &api.LineageRequest{Receipt: &api.SignedInfo{Message: p.encoded(signer, r), KeyID: p.keyID(signer)}}
+	return &api.LineageRequest{Receipt: &api.SignedInfo{Message: p.encoded(signer, r), KeyID: p.KeyID(signer)}}
 }
 
 // TestReceiptsThatCountForNothing: a receipt counts only if this server has signed it, for this group in its present
@@ -141,7 +141,7 @@ func TestReceiptsThatCountForNothing(t *testing.T) {
 
 	p.group = before
 	own := &api.LineageRequest{Receipt: p.commit(serverA, bob, mlstest.CommitOptions{}).Receipt}
-	p.rotate(serverA)
+	p.Rotate(serverA)
 	for _, shown := range []*api.LineageRequest{own, p.editReceipt(own, serverA, same)} {
 		if err := p.show(serverA, shown); err != nil {
 			t.Error(err)
@@ -163,7 +163,7 @@ func TestReceiptsThatCountForNothing(t *testing.T) {
 // TestReceiptOfPastKey: a receipt that was signed with a key that has been rotated away since counts as well.
 func TestReceiptOfPastKey(t *testing.T) {
 	p, _, receipt := newBehind(t)
-	p.rotate(serverA)
+	p.Rotate(serverA)
 	if err := p.show(serverA, receipt); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func (p *play) verifiedReceipt(e storage.Evidence) *mimiport.CommitReceipt {
 	p.t.Helper()
 	r, err := mimiport.UnmarshalCommitReceipt(e.Data)
 	if err == nil {
-		err = fakeKeys{p.world, serverA}.VerifyOwn(serverA, e.KeyID, r)
+		err = p.services[serverA].Keys.VerifyOwn(serverA, e.KeyID, r)
 	}
 	if err != nil {
 		p.t.Fatal(err)

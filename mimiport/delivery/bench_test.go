@@ -2,11 +2,7 @@ package delivery_test
 
 import (
 	"context"
-	"crypto/ed25519"
 	"fmt"
-	"io"
-	"log/slog"
-	"math/rand/v2"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -17,7 +13,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -68,18 +64,14 @@ func (everybody) Denied(context.Context, string, []string) ([]string, error) { r
 func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }
 
 func serviceOn(store storage.Store) *delivery.Service {
-	limits := delivery.DefaultLimits()
-	limits.MessageBytes, limits.CacheBytes = 64<<20, 1<<30 // a group of 50,000 is bound whole
-	policy := policy.Default()
-	policy.Quotas.Groups = 0
-	w := new(world)
-	w.keys = map[string]ed25519.PrivateKey{serverA: w.keyOf(serverA)}
-	return delivery.New(delivery.Deps{
-		Server: serverA, IsLocal: func(s string) bool { return s == serverA },
-		Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits())},
-		Store:   store, Keys: fakeKeys{w, serverA}, Rooms: everybody{}, Now: time.Now, Rand: rand.NewChaCha8([32]byte{}),
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), DefaultPolicy: policy, Limits: limits,
+	w := deliverytest.New(0, map[string]storage.Store{serverA: store})
+	w.RestartWith(serverA, func(d *delivery.Deps) {
+		d.Rooms, d.Now = everybody{}, time.Now
+		d.Limits.MessageBytes, d.Limits.CacheBytes = 64<<20, 1<<30 // a group of 50,000 is bound whole
+		d.DefaultPolicy = policy.Default()
+		d.DefaultPolicy.Quotas.Groups = 0
 	})
+	return w.Service(serverA)
 }
 
 // crowd is a group on a service, whose members all are on a few servers. Its creator is leaf 0.

@@ -49,7 +49,7 @@ func (p *play) point(pointer api.Pointer) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.rooms.state = map[string]json.RawMessage{api.EventPointer: content}
+	p.Room.Events = map[string]json.RawMessage{api.EventPointer: content}
 }
 
 // copyOf is a store with what another holds about the group now, outbox apart: a backup, restored.
@@ -233,7 +233,7 @@ func TestStagedLearnsFromLineage(t *testing.T) {
 	// Meanwhile the group goes to a third server.
 	const serverC, carol = "c.example", "@carol:c.example"
 	p.addServer(serverC)
-	p.rooms.joined[carol], p.rooms.power[carol] = true, 100
+	p.Room.Joined[carol], p.Room.Power[carol] = true, 100
 	p.commit(serverA, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL")))}})
 	leafOf[carol] = 2
 	defer delete(leafOf, carol)
@@ -244,14 +244,6 @@ func TestStagedLearnsFromLineage(t *testing.T) {
 	p.expect(lost, "aborted", "staged")
 	expectKind(t, p.show(serverB, p.lineage(serverC)), mimiport.KindUnknownGroup) // it is not here, and will not be
 	p.expect(lost, "aborted", "dropped")
-}
-
-// addServer adds a Delivery Service to the world.
-func (p *play) addServer(name string) {
-	deps := p.services[serverA].Deps
-	deps.Server, deps.IsLocal, deps.Store, deps.Keys = name, func(s string) bool { return s == name }, memory.New(), fakeKeys{p.world, name}
-	p.keys[name] = p.keyOf(name)
-	p.stores[name], p.services[name] = deps.Store, delivery.New(deps)
 }
 
 // TestReclaim: "Target lost for good after the decision: operator `reclaim` at S, a new term …; T yields to the higher term" (profile, section
@@ -364,7 +356,7 @@ func TestForeignClaims(t *testing.T) {
 		}
 		c := &mimiport.LineageClaim{Kind: mimiport.StepReclaim, DomainName: serverA, GroupID: p.id, Term: 2, Epoch: p.group.Epoch()}
 		edit(c)
-		if err := mimiport.Sign(c, p.keyOf(c.DomainName)); err != nil {
+		if err := mimiport.Sign(c, p.Key(c.DomainName)); err != nil {
 			t.Fatal(err)
 		}
 		data, err := c.Marshal()

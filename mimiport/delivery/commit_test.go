@@ -54,7 +54,7 @@ func TestMigrationCommit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlay(t)
-			p.rooms.joined[carol] = true
+			p.Room.Joined[carol] = true
 			a, err := p.request(serverA, serverB, bob, func(o *mlstest.CommitOptions) { c.edit(p, o) })
 			if err != nil {
 				t.Fatal(err)
@@ -92,9 +92,9 @@ func TestInitIsForOneMigration(t *testing.T) {
 	expectKind(t, foreign("c.example", serverB), mimiport.KindInvalid)
 	expectKind(t, foreign(serverB, serverA), mimiport.KindInvalid)
 	expectKind(t, foreign(serverA, "not a name"), mimiport.KindBadMessage)
-	p.rooms.power[bob] = 0
+	p.Room.Power[bob] = 0
 	expectKind(t, init(serverA, a.id, a.init), mimiport.KindForbidden)
-	p.rooms.power[bob] = 100
+	p.Room.Power[bob] = 100
 	if asked {
 		t.Error("a target was asked of what cannot be")
 	}
@@ -187,7 +187,7 @@ func TestSwapIsSigned(t *testing.T) {
 // newPlayWith is a play whose group has some external_senders.
 func newPlayWith(t *testing.T, entries func(*mlstest.Group) [][]byte) *play {
 	p := &play{world: newWorld(t)}
-	p.rooms.joined[carol] = true
+	p.Room.Joined[carol] = true
 	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t).GroupID
 	p.group = p.groupWith(entries(p.groupWith())...)
 	p.bind(serverA)
@@ -211,7 +211,7 @@ func TestPendingRemove(t *testing.T) {
 	if n := len(p.proposals(serverA)); n != 1 {
 		t.Errorf("%d proposals after an external Commit", n)
 	}
-	p.rooms.joined[carol], p.rooms.power[carol] = true, 100 // back, and still to be removed
+	p.Room.Joined[carol], p.Room.Power[carol] = true, 100 // back, and still to be removed
 	_, err := p.initiate(p.swapRequest(carol, func(o *mlstest.CommitOptions, entry []byte) {
 		o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry))}
 	}))
@@ -242,11 +242,11 @@ func TestProposals(t *testing.T) {
 	if err := submit(alice, update); err != nil {
 		t.Fatal(err)
 	}
-	p.rooms.joined[alice] = false
+	p.Room.Joined[alice] = false
 	c := p.group.Commit(mlstest.CommitOptions{Sender: 1, Path: true, References: [][]byte{update}})
 	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 	expectKind(t, err, mimiport.KindForbidden) // "A leaf may exist only while its user is joined": none is renewed
-	p.rooms.joined[alice] = true
+	p.Room.Joined[alice] = true
 
 	p.begin(serverA, serverB, bob)
 	expectKind(t, submit(alice, p.group.Propose(0, p.group.Remove(2))), mimiport.KindInProgress)
@@ -275,8 +275,8 @@ func TestRemovedIsTold(t *testing.T) {
 	p.say(serverA, alice)
 	p.run()
 	var got []string
-	for _, d := range p.got {
-		if d.user == carol {
+	for _, d := range p.Got {
+		if d.User == carol {
 			got = append(got, d.Kind)
 		}
 	}
@@ -290,10 +290,10 @@ func TestLargeByReference(t *testing.T) {
 	p := newPlay(t)
 	for size, inline := range map[int]bool{31 << 10: true, 33 << 10: false} {
 		res := must(p.submit(serverA, alice, &api.SubmitRequest{Message: p.group.Application(nil, size)}))(t)
-		p.got = nil
+		p.Got = nil
 		p.run()
-		if len(p.got) != 2 || (len(p.got[0].Message) > 0) != inline || p.got[0].Seq != res.Seq {
-			t.Errorf("%d bytes: got %d events, the first of %d bytes", size, len(p.got), len(p.got[0].Message))
+		if len(p.Got) != 2 || (len(p.Got[0].Message) > 0) != inline || p.Got[0].Seq != res.Seq {
+			t.Errorf("%d bytes: got %d events, the first of %d bytes", size, len(p.Got), len(p.Got[0].Message))
 		}
 	}
 }

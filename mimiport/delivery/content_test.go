@@ -152,7 +152,7 @@ func TestOfferLife(t *testing.T) {
 // for members that were away; application messages stay at S.
 func TestLogTravels(t *testing.T) {
 	p := newPlay(t)
-	p.rooms.joined[carol] = true
+	p.Room.Joined[carol] = true
 	var want [][]byte
 	add := p.group.Commit(mlstest.CommitOptions{Path: true, Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL")))}})
 	must(p.submit(serverA, alice, &api.SubmitRequest{Message: add.Message, GroupInfo: add.GroupInfo, Welcome: add.Welcome}))(t)

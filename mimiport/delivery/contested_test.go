@@ -48,7 +48,7 @@ func TestClaimNeedsSupport(t *testing.T) {
 	for _, copied := range []api.Pointer{
 		{RoomID: "!other:a.example", GroupID: p.id, ClaimHash: sum}, {RoomID: room, GroupID: []byte("other"), ClaimHash: sum},
 	} {
-		p.rooms.state = map[string]json.RawMessage{api.EventPointer: must(json.Marshal(copied))(t)}
+		p.Room.Events = map[string]json.RawMessage{api.EventPointer: must(json.Marshal(copied))(t)}
 		expectRule(t, p.show(serverA, claim), "contested")
 	}
 	p.expectHosted(serverA, 0)
@@ -205,7 +205,7 @@ func TestExpiredOfferDoesNotReturn(t *testing.T) {
 func (p *play) nameInRoom(id []byte) {
 	p.t.Helper()
 	content := must(json.Marshal(api.Binding{RoomID: room, GroupID: id}))(p.t)
-	p.rooms.state = map[string]json.RawMessage{api.EventGroup: content}
+	p.Room.Events = map[string]json.RawMessage{api.EventGroup: content}
 }
 
 // TestForeignIDNeedsBinding: a foreign id is imported only where the room's binding names it, and gives way to the

@@ -21,7 +21,7 @@ var suite = api.SuiteRequest{Protocol: "mls10", CipherSuite: 1}
 func newExternalPlay(t *testing.T) *play {
 	t.Helper()
 	p := &play{world: newWorld(t)}
-	p.rooms.joined[carol] = true
+	p.Room.Joined[carol] = true
 	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room, SuiteRequest: suite})
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func externalSenders(entries ...[]byte) []byte {
 // leave lets a user leave the room and the servers notice.
 func (p *play) leave(ds, user string) {
 	p.t.Helper()
-	p.rooms.joined[user] = false
+	p.Room.Joined[user] = false
 	if err := p.services[ds].RoomChanged(p.t.Context(), room); err != nil {
 		p.t.Fatal(err)
 	}
@@ -147,12 +147,12 @@ func TestNoEntry(t *testing.T) {
 // TestMostLeave: when most leaves would go at once, as after a state reset, nothing is proposed.
 func TestMostLeave(t *testing.T) {
 	p := newExternalPlay(t)
-	p.rooms.joined[bob] = false
+	p.Room.Joined[bob] = false
 	p.leave(serverA, carol)
 	if proposed := p.proposals(serverA); len(proposed) != 0 {
 		t.Errorf("%d proposals", len(proposed))
 	}
-	p.rooms.joined[bob] = true
+	p.Room.Joined[bob] = true
 	p.now = p.now.Add(time.Hour)
 	p.run()
 	if proposed := p.proposals(serverA); len(proposed) != 1 {
@@ -262,7 +262,7 @@ func TestLeftWhileFrozen(t *testing.T) {
 	if _, err := p.initiate(a); err != nil {
 		t.Fatal(err)
 	}
-	p.rooms.joined[carol] = false
+	p.Room.Joined[carol] = false
 	if err := p.services[serverA].RoomChanged(t.Context(), room); err != nil {
 		t.Fatal(err)
 	}
@@ -274,16 +274,16 @@ func TestLeftWhileFrozen(t *testing.T) {
 		t.Errorf("%d proposals after the abort", len(proposed))
 	}
 
-	p.rooms.joined[carol] = true
+	p.Room.Joined[carol] = true
 	p.commit(serverA, alice, mlstest.CommitOptions{References: p.proposals(serverA)})
 	dave := "@dave:b.example"
-	p.rooms.joined[dave] = true
+	p.Room.Joined[dave] = true
 	p.commit(serverA, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(dave, "DAVE")))}})
 	b := p.swapRequest(bob, swap)
 	if _, err := p.initiate(b); err != nil {
 		t.Fatal(err)
 	}
-	p.rooms.joined[dave] = false
+	p.Room.Joined[dave] = false
 	p.run()
 	p.expect(b, "moved", "active")
 	p.group = b.commit.Next

@@ -35,7 +35,7 @@ func (h hostile) AskStatus(ctx context.Context, from, to string, id mimiport.Mig
 
 // meet lets a server meet a hostile one.
 func (p *play) meet(ds string, h hostile) {
-	h.Sender = fakeSender{p.world}
+	h.Sender = p.Network()
 	deps := p.services[ds].Deps
 	deps.Sender = h
 	p.services[ds] = delivery.New(deps)
@@ -47,7 +47,7 @@ func (p *play) encoded(signer string, m interface {
 	Marshal() ([]byte, error)
 }) []byte {
 	p.t.Helper()
-	if err := mimiport.Sign(m, p.keys[signer]); err != nil {
+	if err := mimiport.Sign(m, p.Key(signer)); err != nil {
 		p.t.Fatal(err)
 	}
 	return must(m.Marshal())(p.t)
@@ -93,7 +93,7 @@ func TestThirdRefusedContentEndsTheOffer(t *testing.T) {
 			expectKind(t, put(bad), mimiport.KindInvalid)
 		}
 		verified := 0
-		p.verified = func() { verified++ }
+		p.Verified = func() { verified++ }
 		if err := put(data); (err == nil) != (want == "staged") || (verified > 0) != (want == "staged") {
 			t.Errorf("after %d: %v, %d verified", refusals, err, verified)
 		}
@@ -175,7 +175,7 @@ func TestPolicyBeforeDecision(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool {
 		if what == "vote" {
-			p.rooms.power[bob] = 0
+			p.Room.Power[bob] = 0
 		}
 		return false
 	}
@@ -311,7 +311,7 @@ func TestContentAtWork(t *testing.T) {
 		return p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
 	}
 	at := 0
-	p.verified = func() {
+	p.Verified = func() {
 		if at++; at > 1 {
 			return
 		}
@@ -322,7 +322,7 @@ func TestContentAtWork(t *testing.T) {
 	if vote, err := again(); vote == nil || err != nil {
 		t.Errorf("got %+v, %v", vote, err)
 	}
-	p.verified = nil
+	p.Verified = nil
 }
 
 // TestSecondMigrationWaits: STAGED has the group's "id and quota reserved" (profile, section 6): another migration of the same term waits for
@@ -382,7 +382,7 @@ func TestAbortIsDelivered(t *testing.T) {
 // TestWhoAborts: "Client abort: C, or whoever may migrate, in FROZEN only" (profile, section 6), at the source alone.
 func TestWhoAborts(t *testing.T) {
 	p := newPlay(t)
-	p.rooms.joined[carol] = true
+	p.Room.Joined[carol] = true
 	a := p.begin(serverA, serverB, bob)
 	abort := func(ds, user string) error {
 		_, err := p.services[ds].AbortMigration(t.Context(), caller(user), a.id)
@@ -390,9 +390,9 @@ func TestWhoAborts(t *testing.T) {
 	}
 	expectKind(t, abort(serverA, carol), mimiport.KindForbidden) // no power
 	expectKind(t, abort(serverB, bob), mimiport.KindForbidden)   // the target
-	p.rooms.joined[bob] = false
+	p.Room.Joined[bob] = false
 	expectKind(t, abort(serverA, bob), mimiport.KindForbidden)
-	p.rooms.joined[bob] = true
+	p.Room.Joined[bob] = true
 	p.expect(a, "frozen", "offered")
 	if err := abort(serverA, alice); err != nil {
 		t.Error(err)

@@ -17,7 +17,7 @@ const serverC = "c.example"
 func (p *play) addThird(policy string) {
 	p.t.Helper()
 	p.addServer(serverC)
-	p.rooms.joined["@carol:c.example"] = true
+	p.Room.Joined["@carol:c.example"] = true
 	p.allow(serverC, policy)
 }
 
@@ -171,7 +171,7 @@ func TestAnotherBranch(t *testing.T) {
 	err = p.show(serverA, onward) // where B has moved it, instead of A's reclaim
 	expectRule(t, err, "contested")
 	p.expectAt(serverA, serverA, 2)
-	p.rooms.state = nil // without the room's word a migration outranks a claim
+	p.Room.Events = nil // without the room's word a migration outranks a claim
 	if err := p.show(serverA, onward); err != nil {
 		t.Error(err)
 	}

@@ -120,7 +120,7 @@ func TestTargetQuota(t *testing.T) {
 func TestSourcePolicyBeforeContent(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
-	p.rooms.power[bob] = 0
+	p.Room.Power[bob] = 0
 	p.lost = func(_, what string) bool {
 		if what == "content" {
 			t.Error("content left")
@@ -212,7 +212,7 @@ func TestEachStepRepeats(t *testing.T) {
 func TestInitRefusals(t *testing.T) {
 	const mallory = "@mallory:b.example"
 	p := newPlay(t)
-	p.rooms.joined[mallory], p.rooms.power[mallory] = true, 100
+	p.Room.Joined[mallory], p.Room.Power[mallory] = true, 100
 	good := p.mustRequest(serverA, serverB, bob)
 	variant := func(edit func(*mlstest.CommitOptions)) *api.MigrationInitRequest {
 		a, err := p.request(serverA, serverB, bob, edit)
@@ -291,7 +291,7 @@ func TestRequestRefusals(t *testing.T) {
 	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: "not a name", TargetDomain: serverB, GroupID: p.id}), mimiport.KindBadMessage)
 	_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{MigrationRequest: []byte("garbage"), RoomID: room})
 	expectKind(t, err, mimiport.KindBadMessage)
-	p.rooms.denied = []string{serverA}
+	p.Room.Denied = []string{serverA}
 	_, err = p.request(serverA, serverB, bob, nil)
 	expectKind(t, err, mimiport.KindForbidden) // the room's ACL
 }
@@ -380,7 +380,7 @@ func TestLargeSecondContent(t *testing.T) {
 	}
 	content := must(mimiport.UnmarshalMigrationContent(second))(t)
 	content.Signature = kept[0].Data[sha256.Size:]
-	err := mimiport.Verify(content, p.keys[serverA].Public().(ed25519.PublicKey))
+	err := mimiport.Verify(content, p.Key(serverA).Public().(ed25519.PublicKey))
 	if sum := sha256.Sum256(second); err != nil || !bytes.Equal(kept[0].Data[:sha256.Size], sum[:]) {
 		t.Errorf("the evidence does not fit the content: %v", err)
 	}
@@ -406,7 +406,7 @@ func (p *play) resignAs(source string, data []byte, edit func(*mimiport.GroupSta
 	if content.GroupState, err = state.Marshal(); err != nil {
 		p.t.Fatal(err)
 	}
-	if err := mimiport.Sign(content, p.keys[source]); err != nil {
+	if err := mimiport.Sign(content, p.Key(source)); err != nil {
 		p.t.Fatal(err)
 	}
 	out, err := content.Marshal()
@@ -430,7 +430,7 @@ func TestForgedDecisions(t *testing.T) {
 	confirm := func(signer string, edit func(*mimiport.MigrationConfirmation)) error {
 		c := &mimiport.MigrationConfirmation{DomainName: serverB, Nonce: response.Nonce, GroupID: p.id}
 		edit(c)
-		if err := mimiport.Sign(c, p.keys[signer]); err != nil {
+		if err := mimiport.Sign(c, p.Key(signer)); err != nil {
 			t.Fatal(err)
 		}
 		data, err := c.Marshal()
@@ -446,7 +446,7 @@ func TestForgedDecisions(t *testing.T) {
 	expectKind(t, confirm(serverA, func(c *mimiport.MigrationConfirmation) { c.GroupID = []byte("other") }), mimiport.KindInvalid)
 
 	abort := func(signer, origin string, m *mimiport.MigrationAbort) error {
-		if err := mimiport.Sign(m, p.keys[signer]); err != nil {
+		if err := mimiport.Sign(m, p.Key(signer)); err != nil {
 			t.Fatal(err)
 		}
 		data, err := m.Marshal()
@@ -487,7 +487,7 @@ func TestRacingInits(t *testing.T) {
 func TestKicked(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
-	p.rooms.joined[bob] = false
+	p.Room.Joined[bob] = false
 	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
 	expectKind(t, err, mimiport.KindForbidden)
 	_, err = p.initiate(a)
@@ -496,8 +496,8 @@ func TestKicked(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden)
 	p.say(serverA, alice)
 	p.run()
-	for _, d := range p.got {
-		if d.user == bob {
+	for _, d := range p.Got {
+		if d.User == bob {
 			t.Error("a message reached a user who has left the room")
 		}
 	}
@@ -601,7 +601,7 @@ func (p *play) confirmation(a *attempt) *api.SignedRequest {
 		p.t.Fatal(err)
 	}
 	c := &mimiport.MigrationConfirmation{DomainName: a.to, Nonce: response.Nonce, GroupID: p.id}
-	if err := mimiport.Sign(c, p.keys[a.from]); err != nil {
+	if err := mimiport.Sign(c, p.Key(a.from)); err != nil {
 		p.t.Fatal(err)
 	}
 	data, err := c.Marshal()

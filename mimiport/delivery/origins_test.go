@@ -14,24 +14,24 @@ import (
 
 // silence makes servers that cannot be asked for their keys.
 func (w *world) silence(servers ...string) {
-	w.silent = map[string]bool{}
+	w.Silent = map[string]bool{}
 	for _, server := range servers {
-		w.silent[server] = true
+		w.Silent[server] = true
 	}
 }
 
 // state gives the room a state event.
 func (w *world) state(eventType string, content any) {
-	if w.rooms.state == nil {
-		w.rooms.state = map[string]json.RawMessage{}
+	if w.Room.Events == nil {
+		w.Room.Events = map[string]json.RawMessage{}
 	}
-	w.rooms.state[eventType] = must(json.Marshal(content))(w.t)
+	w.Room.Events[eventType] = must(json.Marshal(content))(w.t)
 }
 
 // forgedClaim is a claim in a server's name, by a key that whoever shows it has made, with a key object to go with it.
 func (p *play) forgedClaim(c *mimiport.LineageClaim) mimiport.LineageStep {
 	p.t.Helper()
-	pair := prooftest.Pair{ID: "ed25519:forged", Key: p.keyOf("forger"), Until: p.now.Add(time.Hour)}
+	pair := prooftest.Pair{ID: "ed25519:forged", Key: p.Key("forger"), Until: p.now.Add(time.Hour)}
 	if err := mimiport.Sign(c, pair.Key); err != nil {
 		p.t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestForgottenDecision(t *testing.T) {
 	p.move(serverB, serverC, bob)
 	l := p.lineage(serverC)
 	p.restore(serverA, backup)
-	delete(p.world.known, [2]string{serverA, serverB})
+	p.ForgetKeys(serverA, serverB)
 	p.silence(serverB)
 	if err := p.show(serverA, l); err != nil {
 		t.Fatal(err)

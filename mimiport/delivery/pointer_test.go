@@ -32,11 +32,11 @@ func (p *play) confirmedTo(target string, nonce byte) *api.Pointer {
 		Nonce: mimiport.Nonce{nonce},
 	}
 	evidence := &api.PointerEvidence{
-		MigrationResponse: p.encoded(target, response), ResponseKeyID: p.keyID(target),
+		MigrationResponse: p.encoded(target, response), ResponseKeyID: p.KeyID(target),
 		MigrationConfirmation: p.encoded(serverA, &mimiport.MigrationConfirmation{
 			DomainName: target, Nonce: response.Nonce, GroupID: p.id,
 		}),
-		ConfirmationKeyID: p.keyID(serverA),
+		ConfirmationKeyID: p.KeyID(serverA),
 	}
 	return &api.Pointer{Via: target, Term: 1, Epoch: p.group.Epoch() + 1, Evidence: evidence}
 }
@@ -71,18 +71,17 @@ func (p *play) rows(server string, kind storage.RowKind) (found []storage.Row) {
 // silent.
 func TestPointerIsFiledUnderItsTarget(t *testing.T) {
 	p := newPlay(t)
-	p.keys[serverC] = p.keyOf(serverC)
-	p.silent = map[string]bool{serverC: true}
+	p.Silent = map[string]bool{serverC: true}
 	pointer := p.confirmedTo(serverC, 1)
 	for range 3 {
 		p.pointAndTell(pointer)
-		p.verified = func() { t.Error("own work asks for keys") }
+		p.Verified = func() { t.Error("own work asks for keys") }
 		for _, row := range p.rows(serverA, migration.RowExpel) {
 			if err := p.services[serverA].Do(t.Context(), row); err != nil || row.Destination != serverA {
 				t.Fatalf("%s does %+v: %v", serverA, row, err)
 			}
 		}
-		p.verified = nil
+		p.Verified = nil
 		rows := p.rows(serverA, storage.RowPointer)
 		if len(rows) != 1 || rows[0].Destination != serverC {
 			t.Fatalf("the rows for the pointer are %+v", rows)
@@ -90,7 +89,7 @@ func TestPointerIsFiledUnderItsTarget(t *testing.T) {
 		expectKind(t, p.services[serverA].Do(t.Context(), rows[0]), mimiport.KindPeer)
 	}
 	p.expectHosted(serverA, 0)
-	p.silent = nil
+	p.Silent = nil
 	p.run()
 	p.expectMoved(serverA, serverC)
 }
@@ -98,18 +97,17 @@ func TestPointerIsFiledUnderItsTarget(t *testing.T) {
 // TestPointerOfThePast: a row for a step that the room's pointer does not show any more asks nobody.
 func TestPointerOfThePast(t *testing.T) {
 	p := newPlay(t)
-	p.keys[serverC] = p.keyOf(serverC)
-	p.silent = map[string]bool{serverC: true}
+	p.Silent = map[string]bool{serverC: true}
 	p.pointAndTell(p.confirmedTo(serverC, 1))
 	p.run()
-	p.rooms.state = nil
-	p.verified = func() { t.Error("asks for keys") }
+	p.Room.Events = nil
+	p.Verified = func() { t.Error("asks for keys") }
 	p.now = p.now.Add(time.Minute)
 	p.run()
 	if rows := p.rows(serverA, storage.RowPointer); len(rows) != 0 {
 		t.Errorf("%+v are left", rows)
 	}
-	p.verified = nil
+	p.Verified = nil
 	p.expectHosted(serverA, 0)
 }
 
@@ -128,7 +126,6 @@ func TestBadPointers(t *testing.T) {
 		if name == "not a name to be" {
 			target = "c example"
 		}
-		p.keys[target] = p.keyOf(target)
 		pointer := p.confirmedTo(target, 1)
 		spoil(pointer)
 		p.pointAndTell(pointer)

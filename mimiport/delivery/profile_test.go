@@ -67,7 +67,7 @@ func TestMissingMemberProposal(t *testing.T) {
 // T has them for those who ask there.
 func TestReferencedAdd(t *testing.T) {
 	p := newPlay(t)
-	p.rooms.joined[carol] = true
+	p.Room.Joined[carol] = true
 	proposal := p.group.Propose(0, p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL"))))
 	if _, err := p.submit(serverA, alice, &api.SubmitRequest{Message: proposal}); err != nil {
 		t.Fatal(err)
@@ -89,8 +89,8 @@ func TestReferencedAdd(t *testing.T) {
 	p.group = a.commit.Next
 	p.expectHosted(serverB, 1)
 	delivered := false
-	for _, d := range p.got {
-		delivered = delivered || d.user == carol && d.Kind == "welcome" && string(d.Message) == string(a.commit.Welcome)
+	for _, d := range p.Got {
+		delivered = delivered || d.User == carol && d.Kind == "welcome" && string(d.Message) == string(a.commit.Welcome)
 	}
 	log, err := p.services[serverB].Messages(t.Context(), caller(carol), p.id, api.MessagesQuery{})
 	if err != nil {
@@ -112,7 +112,7 @@ func TestVoteIsPromise(t *testing.T) {
 	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"target":"nobody","deny_servers":["a.example"],"quotas":{"members":1}}`)); err != nil {
 		t.Fatal(err)
 	}
-	p.rooms.joined[bob], p.rooms.denied = false, []string{serverA}
+	p.Room.Joined[bob], p.Room.Denied = false, []string{serverA}
 	p.lost = func(string, string) bool { return false }
 	p.now = p.now.Add(time.Hour)
 	p.run()
@@ -132,7 +132,7 @@ func TestExternalJoin(t *testing.T) {
 		return err
 	}
 	expectKind(t, join(carol), mimiport.KindForbidden)
-	p.rooms.joined[carol] = true
+	p.Room.Joined[carol] = true
 	if err := join(carol); err != nil {
 		t.Fatal(err)
 	}
@@ -158,12 +158,12 @@ func TestForeignID(t *testing.T) {
 		return err
 	}
 	p.nameInRoom(p.id)
-	p.rooms.strangers = []string{bob} // no account here, as for a remote user
+	p.Room.Strangers = []string{bob} // no account here, as for a remote user
 	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"target":"joined_servers"}`)); err != nil {
 		t.Fatal(err)
 	}
 	expectKind(t, put(), mimiport.KindForbidden)
-	p.rooms.strangers = nil
+	p.Room.Strangers = nil
 	if err := put(); err != nil {
 		t.Errorf("a local user's group: %v", err)
 	}
@@ -264,7 +264,7 @@ func TestAnotherLineage(t *testing.T) {
 			mimiport.Signed
 			Marshal() ([]byte, error)
 		}]string{response: serverB, confirmation: serverA} {
-			if err := mimiport.Sign(m, p.keyOf(signer)); err != nil {
+			if err := mimiport.Sign(m, p.Key(signer)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -304,7 +304,7 @@ func TestSignedAgain(t *testing.T) {
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "decided", "staged")
-	p.rotate(serverA)
+	p.Rotate(serverA)
 	p.lost = func(_, what string) bool { return what == "status" } // T asks nothing: it is told
 	p.now = p.now.Add(time.Hour)
 	p.run()
@@ -315,19 +315,21 @@ func TestSignedAgain(t *testing.T) {
 // the offer" (profile, section 2), and under no other.
 func TestRotatedKeys(t *testing.T) {
 	p := newPlay(t)
-	p.rotate(serverA)
+	first := p.Key(serverA)
+	p.Rotate(serverA)
+	second := p.Key(serverA)
 	p.now = p.now.Add(time.Second)
 	p.lost = func(_, what string) bool { return what == "vote" || what == "confirmation" || what == "abort" }
 	aborted := p.begin(serverA, serverB, bob)
 	p.run()
 	must(p.services[serverA].AbortMigration(t.Context(), caller(bob), aborted.id))(t)
 	abort := must(p.stores[serverA].Migration(t.Context(), aborted.id))(t).Abort
-	p.rotate(serverA)
+	p.Rotate(serverA)
 	drop := func(keyID string, message []byte) error {
 		return p.services[serverB].AbortFromSource(t.Context(), serverA, aborted.id, &api.SignedRequest{Message: message, KeyID: keyID})
 	}
 	early := &mimiport.MigrationAbort{MigrationID: aborted.id, SourceDomain: serverA}
-	if err := mimiport.Sign(early, p.retired[serverA][0].key); err != nil {
+	if err := mimiport.Sign(early, first); err != nil {
 		t.Fatal(err)
 	}
 	expectKind(t, drop("ed25519:1", must(early.Marshal())(t)), mimiport.KindBadSignature)
@@ -341,14 +343,14 @@ func TestRotatedKeys(t *testing.T) {
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	decision := must(p.stores[serverA].Migration(t.Context(), a.id))(t).Confirmation
-	p.rotate(serverA)
+	p.Rotate(serverA)
 	p.now = p.now.Add(time.Second)
 	show := func(keyID string, message []byte) error {
 		_, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &api.SignedRequest{Message: message, KeyID: keyID})
 		return err
 	}
 	old := must(mimiport.UnmarshalMigrationConfirmation(decision.Message))(t)
-	if err := mimiport.Sign(old, p.retired[serverA][1].key); err != nil {
+	if err := mimiport.Sign(old, second); err != nil {
 		t.Fatal(err)
 	}
 	expectKind(t, show("ed25519:2", must(old.Marshal())(t)), mimiport.KindBadSignature) // rotated away before this offer
@@ -363,14 +365,14 @@ func TestRotatedKeys(t *testing.T) {
 func TestDraftTarget(t *testing.T) {
 	t.Run("moves", func(t *testing.T) {
 		p := newPlay(t)
-		p.draft = serverB
+		p.Draft = serverB
 		p.move(serverA, serverB, bob)
 		p.expectHosted(serverB, 1)
 		p.expectMoved(serverA, serverB)
 	})
 	t.Run("dead copy", func(t *testing.T) {
 		p := newPlay(t)
-		p.draft = serverB
+		p.Draft = serverB
 		p.lost = func(_, what string) bool { return what == "vote" }
 		a := p.begin(serverA, serverB, bob)
 		p.run()

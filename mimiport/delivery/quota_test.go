@@ -148,7 +148,7 @@ func TestAdminMoves(t *testing.T) {
 func TestTargetInRoom(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverB, `{"target":"joined_servers"}`)
-	p.rooms.joined[bob] = false
+	p.Room.Joined[bob] = false
 	_, err := p.request(serverA, serverB, alice, nil)
 	expectKind(t, err, mimiport.KindForbidden)
 	p.allow(serverB, `{"require_room":false}`)

@@ -79,7 +79,7 @@ func TestReceipts(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.run()
-	p.got = nil
+	p.Got = nil
 	moved := p.move(serverA, serverB, bob)
 	log, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{})
 	if err != nil {
@@ -89,10 +89,10 @@ func TestReceipts(t *testing.T) {
 	for _, m := range append(log.Messages, answered) {
 		p.expectReceipt(&m, commits)
 	}
-	for _, d := range p.got {
+	for _, d := range p.Got {
 		p.expectReceipt(&d.LogMessage, commits)
 	}
-	if len(p.got) == 0 || log.Messages[len(log.Messages)-1].Receipt == nil {
+	if len(p.Got) == 0 || log.Messages[len(log.Messages)-1].Receipt == nil {
 		t.Error("nothing to compare")
 	}
 }
@@ -111,7 +111,7 @@ func (p *play) expectReceipt(m *api.LogMessage, commits map[uint64][]byte) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if err := p.verify(serverA, m.Receipt.KeyID, r); err != nil {
+	if err := p.Verify(serverA, m.Receipt.KeyID, r); err != nil {
 		p.t.Error(err)
 	}
 	want := mimiport.CommitReceipt{

@@ -79,8 +79,8 @@ func TestFanOut(t *testing.T) {
 	}
 	for _, user := range []string{alice, bob} {
 		var seqs []uint64
-		for _, d := range p.got {
-			if d.user == user && d.Term == 0 {
+		for _, d := range p.Got {
+			if d.User == user && d.Term == 0 {
 				seqs = append(seqs, d.Seq)
 				if string(d.Message) != string(log.Messages[d.Seq-1].Message) {
 					t.Errorf("%s was sent another message %d than the log has", user, d.Seq)
@@ -106,7 +106,7 @@ func TestWelcome(t *testing.T) {
 	req := &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}
 	_, err := p.submit(serverA, alice, req)
 	expectKind(t, err, mimiport.KindForbidden) // carol is not in the room
-	p.rooms.joined[carol] = true
+	p.Room.Joined[carol] = true
 	if _, err := p.submit(serverA, alice, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}); err == nil {
 		t.Error("a Commit that adds was accepted without a Welcome")
 	}
@@ -115,11 +115,11 @@ func TestWelcome(t *testing.T) {
 	}
 	p.run()
 	got := 0
-	for _, d := range p.got {
+	for _, d := range p.Got {
 		if d.Kind == "welcome" {
 			got++
-			if d.user != carol || d.device != "CAROL" || string(d.Message) != string(c.Welcome) {
-				t.Errorf("a Welcome went to %s %s", d.user, d.device)
+			if d.User != carol || d.Device != "CAROL" || string(d.Message) != string(c.Welcome) {
+				t.Errorf("a Welcome went to %s %s", d.User, d.Device)
 			}
 		}
 	}
@@ -175,7 +175,7 @@ func TestLostRace(t *testing.T) {
 func TestSubmitRefusals(t *testing.T) {
 	const mallory = "@mallory:b.example"
 	p := newPlay(t)
-	p.rooms.joined[mallory] = true
+	p.Room.Joined[mallory] = true
 	good := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
 	adding := p.group.Commit(mlstest.CommitOptions{
 		Sender: 0, Path: true, Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(bob, "OTHER")))},

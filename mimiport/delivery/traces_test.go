@@ -40,7 +40,7 @@ var parties = map[string]string{serverA: "S", serverB: "T", "h.example": "H"}
 
 func newTracer(t *testing.T) *tracer {
 	p := &play{world: newWorld(t)}
-	p.rooms.joined[client], p.rooms.power[client] = true, 100
+	p.Room.Joined[client], p.Room.Power[client] = true, 100
 	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t).GroupID
 	p.group = mlstest.New(mlstest.Options{Seed: 1, GroupID: p.id, Members: [][]byte{mlstest.Identity(alice, "M"), mlstest.Identity(client, "C")}})
 	p.bind(serverA)
@@ -116,7 +116,7 @@ func (tr *tracer) stands() {
 // signed says by whom a message is signed, as far as servers go.
 func (tr *tracer) signed(m mimiport.Signed) string {
 	for _, server := range []string{serverA, serverB} {
-		if tr.verify(server, "ed25519:1", m) == nil {
+		if tr.Verify(server, "ed25519:1", m) == nil {
 			return "signed by " + parties[server]
 		}
 	}
@@ -384,7 +384,7 @@ var traces = map[string]struct {
 		tr.pass(10 * time.Second)
 	}},
 	"draft_target": {"T speaks only the draft and activates what it imports: S decides by its vote, and needs no acknowledgement.", func(tr *tracer) {
-		tr.draft = serverB
+		tr.Draft = serverB
 		a := tr.offer(serverA, serverB)
 		tr.init(a)
 		tr.run()

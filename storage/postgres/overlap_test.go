@@ -2,12 +2,8 @@ package postgres_test
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"errors"
-	"io"
-	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
@@ -15,10 +11,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
@@ -70,8 +66,6 @@ func testOverlap(t *testing.T, server *pgtest.Server) {
 // members of the group, by their leaves. Their messages go to two servers.
 var members = []api.Caller{{UserID: "@a:a.example", Server: "a.example"}, {UserID: "@b:b.example", Server: "b.example"}}
 
-const room = "!room:a.example"
-
 // startProcess is one process of the homeserver a.example: its service and its worker.
 func startProcess(t *testing.T, database string, got *receiver) *delivery.Service {
 	t.Helper()
@@ -79,15 +73,13 @@ func startProcess(t *testing.T, database string, got *receiver) *delivery.Servic
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.DiscardHandler)
-	service := delivery.New(delivery.Deps{
-		Server: "a.example", IsLocal: func(s string) bool { return s == "a.example" },
-		Engines: map[string]mls.Engine{"mls10": mls.RFC9420(mls.DefaultLimits())},
-		Store:   store, Keys: signer{}, Rooms: everybody{}, Sender: got,
-		Now: time.Now, Rand: io.Reader(rand.NewChaCha8([32]byte{})),
-		Log: log, DefaultPolicy: policy.Default(), Limits: delivery.DefaultLimits(),
-	})
-	worker := outbox.New(store, service.Do, []string{"a.example"}, time.Now, func() float64 { return 0 }, log)
+	world := deliverytest.New(0, map[string]storage.Store{"a.example": store})
+	for _, m := range members {
+		world.Room.Join(m.UserID)
+	}
+	world.RestartWith("a.example", func(d *delivery.Deps) { d.Sender, d.Now = got, time.Now })
+	service := world.Service("a.example")
+	worker := outbox.New(store, service.Do, []string{"a.example"}, time.Now, func() float64 { return 0 }, service.Log)
 	service.SetWake(worker.Wake)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
@@ -104,7 +96,7 @@ func startProcess(t *testing.T, database string, got *receiver) *delivery.Servic
 
 func bindGroup(t *testing.T, service *delivery.Service) (*mlstest.Group, []byte) {
 	t.Helper()
-	reserved, err := service.ReserveGroup(t.Context(), members[0], &api.ReserveGroupRequest{RoomID: room})
+	reserved, err := service.ReserveGroup(t.Context(), members[0], &api.ReserveGroupRequest{RoomID: deliverytest.RoomID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,26 +113,6 @@ func bindGroup(t *testing.T, service *delivery.Service) (*mlstest.Group, []byte)
 	}
 	return group, reserved.GroupID
 }
-
-// signer signs with a key that nobody verifies.
-type signer struct{ delivery.Keys }
-
-func (signer) Sign(_ string, m mimiport.Signed) (keyID string, err error) {
-	return "ed25519:1", mimiport.Sign(m, ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
-}
-
-// everybody is a room that all have joined.
-type everybody struct{ delivery.Rooms }
-
-func (everybody) Standing(context.Context, string, string) (delivery.Standing, error) {
-	return delivery.Standing{Exists: true, Joined: true}, nil
-}
-
-func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
-
-func (everybody) Denied(context.Context, string, []string) ([]string, error) { return nil, nil }
-
-func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }
 
 // receiver is the other end of the outbox. It demands that each server gets its messages one after the other, and in order; the
 // same one may come again.

@@ -3,7 +3,6 @@ package deliverytest
 import (
 	"context"
 	"crypto/sha256"
-	"strings"
 	"sync"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -22,7 +21,8 @@ type Group struct {
 	after map[[32]byte]*mlstest.Group // by the hash of a Commit: the epoch that it leads to
 }
 
-// Member is a member with what they have learnt so far. Only the methods that send may be called while another of them runs.
+// Member is a member with what they have learnt so far. Only the methods that send may be called while another of them
+// runs.
 type Member struct {
 	*Group
 	User string
@@ -34,9 +34,10 @@ type Member struct {
 	state *mlstest.Group
 }
 
-// NewGroup makes a group of some users at a server, which the first of them binds.
+// NewGroup lets some users into the room and makes a group of them at a server, which the first of them binds.
 func NewGroup(ctx context.Context, w *World, host string, users ...string) (*Group, []*Member, error) {
-	reserved, err := w.Service(host).ReserveGroup(ctx, Caller(users[0]), &api.ReserveGroupRequest{RoomID: Room})
+	w.Room.Join(users...)
+	reserved, err := w.Service(host).ReserveGroup(ctx, Caller(users[0]), &api.ReserveGroupRequest{RoomID: RoomID})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -73,8 +74,7 @@ func (m *Member) Look(ctx context.Context) (state [32]byte, err error) {
 
 // ask makes a request to a server through the member's homeserver.
 func (m *Member) ask(server string, request func(*delivery.Service) error) error {
-	_, home, _ := strings.Cut(m.User, ":")
-	return sender{m.w}.exchange(home, server, request)
+	return m.w.exchange(Message{serverOf(m.User), server, "request"}, request)
 }
 
 // Sync reads the log and goes where it leads.
@@ -168,13 +168,15 @@ func (m *Member) Send(ctx context.Context, message []byte) error {
 
 // NewMigration gets an offer from a target and makes the migration Commit for it.
 func (m *Member) NewMigration(ctx context.Context, target string) (*Proposed, error) {
-	request, err := (&mimiport.MigrationRequest{SourceDomain: m.DS, TargetDomain: target, GroupID: m.ID, Epoch: m.state.Epoch()}).Marshal()
+	r := &mimiport.MigrationRequest{SourceDomain: m.DS, TargetDomain: target, GroupID: m.ID, Epoch: m.state.Epoch()}
+	request, err := r.Marshal()
 	if err != nil {
 		return nil, err
 	}
 	var offer *api.MigrationOffer
 	err = m.ask(target, func(d *delivery.Service) (err error) {
-		offer, err = d.RequestMigration(ctx, Caller(m.User), &api.MigrationRequestRequest{MigrationRequest: request, RoomID: Room})
+		req := &api.MigrationRequestRequest{MigrationRequest: request, RoomID: RoomID}
+		offer, err = d.RequestMigration(ctx, Caller(m.User), req)
 		return err
 	})
 	if err != nil {
@@ -190,17 +192,22 @@ func (m *Member) NewMigration(ctx context.Context, target string) (*Proposed, er
 	}
 	p := m.commit(aad)
 	p.id = response.ID()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	init, err := SignInit(m.state, m.leaf, response)
+	p.init = &api.MigrationInitRequest{MigrationInit: init, KeyID: offer.KeyID, SubmitRequest: p.submission()}
+	return p, err
+}
+
+// SignInit is the MigrationInit that a leaf of a group signs for an offer, encoded.
+func SignInit(g *mlstest.Group, leaf uint32, response *mimiport.MigrationResponse) ([]byte, error) {
 	init := &mimiport.MigrationInit{Response: *response}
 	tbs, err := init.TBS()
 	if err != nil {
 		return nil, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	init.Signature = m.state.Sign(m.leaf, mimiport.MigrationInitLabel, tbs)
-	encoded, err := init.Marshal()
-	p.init = &api.MigrationInitRequest{MigrationInit: encoded, KeyID: offer.KeyID, SubmitRequest: p.submission()}
-	return p, err
+	init.Signature = g.Sign(leaf, mimiport.MigrationInitLabel, tbs)
+	return init.Marshal()
 }
 
 // Initiate sends the MigrationInit, again if need be, and returns how the migration stands at the source.

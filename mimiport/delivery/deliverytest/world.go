@@ -4,9 +4,9 @@ package deliverytest
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,18 +16,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
-
-// Room is the room that all servers and users of a World are in.
-const Room = "!room:a.example"
 
 // Engines are those of every server.
 func Engines() map[string]mls.Engine {
@@ -35,58 +30,73 @@ func Engines() map[string]mls.Engine {
 	return map[string]mls.Engine{engine.Protocol(): engine}
 }
 
-// World is some Delivery Services. It is safe for concurrent use.
+// World is some Delivery Services. Its methods are safe for concurrent use; its fields are set while no method runs.
 type World struct {
-	// Lose says whether a request from one server to another gets lost; answer tells that it has arrived, and its
-	// answer does not. It must be set before the World is used; nil for none.
-	Lose func(from, to string, answer bool) bool
+	Stores   map[string]storage.Store     // by server name
+	Services map[string]*delivery.Service // by server name
+	Room     *Room                        // as all servers see it
+	Got      []Delivery                   // what devices have received, in order
 
-	stores map[string]storage.Store
-	seed   uint64
+	Lose     func(Message) bool               // whether a message between servers gets lost; nil for never
+	Draft    string                           // a server that speaks only the draft: it activates what it imports
+	Silent   map[string]bool                  // servers that cannot be asked for their keys
+	Verified func()                           // called when a server is asked for its keys; may be nil
+	Logf     func(format string, args ...any) // told of the rows that fail; may be nil
 
-	mu       sync.Mutex
-	now      time.Time
-	skew     map[string]time.Duration
-	starts   uint64
-	services map[string]*delivery.Service
-	received map[string]map[[32]byte]bool // by user: the hashes of the messages
+	seed uint64
 
-	published map[string]map[string]proof.Key // by server: its keys
+	mu      sync.Mutex
+	now     time.Time
+	skew    map[string]time.Duration
+	retired map[string][]time.Time             // by server: when each key was rotated away, the first key first
+	known   map[[2]string]map[string]proof.Key // by server and server: the keys that the second has given the first
 }
 
-// New starts a Delivery Service for each store, by server name. The same seed gives the same nonces.
+// New starts a Delivery Service for each store, by server name. The same seed gives the same nonces. Nobody is in the
+// room.
 func New(seed uint64, stores map[string]storage.Store) *World {
 	w := &World{
-		stores: stores, seed: seed, now: time.Unix(1_700_000_000, 0).UTC(), skew: map[string]time.Duration{},
-		services: map[string]*delivery.Service{}, received: map[string]map[[32]byte]bool{},
-		published: map[string]map[string]proof.Key{},
+		Stores: map[string]storage.Store{}, Services: map[string]*delivery.Service{},
+		Room: &Room{Joined: map[string]bool{}, Power: map[string]int64{}, Events: map[string]json.RawMessage{}},
+		seed: seed, now: time.Unix(1_700_000_000, 0).UTC(), skew: map[string]time.Duration{},
+		retired: map[string][]time.Time{}, known: map[[2]string]map[string]proof.Key{},
 	}
-	for _, name := range w.Servers() {
-		w.Restart(name)
+	for name, store := range stores {
+		w.Add(name, store)
 	}
 	return w
 }
 
-// Servers lists the names of the servers.
-func (w *World) Servers() []string { return slices.Sorted(maps.Keys(w.stores)) }
-
-// Restart takes from a server what it holds in memory.
-func (w *World) Restart(name string) {
+// Add starts one more Delivery Service.
+func (w *World) Add(name string, store storage.Store) {
 	limits := delivery.DefaultLimits()
 	limits.Wait = 0 // outcomes are asked for
 	unbounded := policy.Default()
 	unbounded.Quotas = policy.Quotas{}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.starts++
-	seed := sha256.Sum256(fmt.Appendf(nil, "%d %d", w.seed, w.starts))
-	w.services[name] = delivery.New(delivery.Deps{
+	seed := sha256.Sum256(fmt.Appendf(nil, "%d %s", w.seed, name))
+	w.start(name, delivery.Deps{
 		Server: name, IsLocal: func(s string) bool { return s == name },
-		Engines: Engines(), Store: w.stores[name], Keys: keys{w, name}, Rooms: rooms{}, Sender: sender{w},
-		Now:  func() time.Time { return w.Now(name) },
+		Engines: Engines(), Store: store, Keys: keys{w, name}, Rooms: rooms{w.Room}, Sender: w.Network(),
+		Now:  func() time.Time { return w.clock(name) },
 		Rand: &locked{random: rand.NewChaCha8(seed)}, Log: slog.New(slog.DiscardHandler),
 		DefaultPolicy: unbounded, Limits: limits,
 	})
+}
+
+func (w *World) start(name string, deps delivery.Deps) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.Stores[name], w.Services[name] = deps.Store, delivery.New(deps)
+}
+
+// Restart takes from a server what it holds in memory.
+func (w *World) Restart(name string) { w.start(name, w.Service(name).Deps) }
+
+// RestartWith restarts a server with other parts.
+func (w *World) RestartWith(name string, change func(*delivery.Deps)) {
+	deps := w.Service(name).Deps
+	change(&deps)
+	w.start(name, deps)
 }
 
 // locked is randomness for several goroutines.
@@ -101,18 +111,24 @@ func (l *locked) Read(p []byte) (int, error) {
 	return l.random.Read(p)
 }
 
+// Servers lists the names of the servers.
+func (w *World) Servers() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.Services))
+}
+
 // Service is a server's Delivery Service since it was started last.
 func (w *World) Service(name string) *delivery.Service {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.services[name]
+	return w.Services[name]
 }
 
-// Store is what a server has stored.
-func (w *World) Store(name string) storage.Store { return w.stores[name] }
-
 // Now is the time on a server's clock.
-func (w *World) Now(name string) time.Time {
+func (w *World) Now(name string) time.Time { return w.Service(name).Now() }
+
+func (w *World) clock(name string) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.now.Add(w.skew[name])
@@ -132,16 +148,10 @@ func (w *World) Jump(name string, ahead time.Duration) {
 	w.skew[name] = ahead
 }
 
-// Received says whether a device of a user was sent a message.
-func (w *World) Received(user string, message []byte) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.received[user][sha256.Sum256(message)]
-}
-
 // Work does once what is due at a server, and says whether there was any. What fails is put off for a second.
 func (w *World) Work(ctx context.Context, name string) (worked bool, err error) {
-	store, now := w.stores[name], w.Now(name)
+	service, now := w.Service(name), w.Now(name)
+	store := service.Store
 	if err := store.Hasten(ctx, now); err != nil {
 		return false, err
 	}
@@ -150,172 +160,47 @@ func (w *World) Work(ctx context.Context, name string) (worked bool, err error) 
 		return false, err
 	}
 	for _, row := range due {
-		if w.Service(name).Do(ctx, row) != nil {
-			if err := store.Retry(ctx, row.Key(), row.Attempts+1, now.Add(time.Second)); err != nil {
-				return false, err
-			}
+		err := w.Service(name).Do(ctx, row)
+		if err == nil {
+			continue
+		}
+		if w.Logf != nil {
+			w.Logf("%s: %s to %s: %v", name, row.Kind, row.Destination, err)
+		}
+		if err := store.Retry(ctx, row.Key(), row.Attempts+1, now.Add(time.Second)); err != nil {
+			return false, err
 		}
 	}
 	return len(due) > 0, nil
 }
 
-// Caller is a user as their own homeserver vouches for them.
-func Caller(user string) api.Caller {
-	_, server, _ := strings.Cut(user, ":")
-	return api.Caller{UserID: user, Server: server}
-}
-
-// key is a server's signing key.
-func key(server string) ed25519.PrivateKey {
-	seed := sha256.Sum256([]byte(server))
-	return ed25519.NewKeyFromSeed(seed[:])
-}
-
-const keyID = "ed25519:1"
-
-// keys signs for one server, which has one key for good.
-type keys struct {
-	w      *World
-	server string
-}
-
-func (k keys) Sign(server string, m mimiport.Signed) (string, error) {
-	if server != k.server {
-		return "", fmt.Errorf("deliverytest: %s does not sign for %s", k.server, server)
-	}
-	return keyID, mimiport.Sign(m, key(server))
-}
-
-// Known implements proof.Keys: everybody has met everybody.
-func (k keys) Known(_ context.Context, server string) (map[string]proof.Key, error) {
-	if k.w.stores[server] == nil {
-		return nil, nil
-	}
-	k.w.mu.Lock()
-	defer k.w.mu.Unlock()
-	if k.w.published[server] == nil {
-		published, err := proof.KeyObject(server, keyObject(server))
+// WorkAll does once what is due at each server, and says whether there was any.
+func (w *World) WorkAll(ctx context.Context) (worked bool, err error) {
+	for _, name := range w.Servers() {
+		here, err := w.Work(ctx, name)
 		if err != nil {
-			return nil, err
+			return false, err
 		}
-		k.w.published[server] = published
+		worked = worked || here
 	}
-	return k.w.published[server], nil
+	return worked, nil
 }
 
-// Live implements proof.Keys.
-func (k keys) Live(ctx context.Context, server string, _ []string) (map[string]proof.Key, error) {
-	return k.Known(ctx, server)
-}
-
-func (k keys) VerifyOwn(server, id string, m mimiport.Signed) error {
-	_, err := proof.Verify(context.Background(), k, server, id, m, time.Time{}, proof.Known)
-	return err
-}
-
-func (k keys) KeyObject(_ context.Context, server, _ string) ([]byte, error) {
-	return keyObject(server), nil
-}
-
-func keyObject(server string) []byte {
-	return prooftest.KeyObject(server, prooftest.Pair{ID: keyID, Key: key(server), Until: time.Unix(1<<33, 0)})
-}
-
-// rooms is Room, in which everybody is and may do everything.
-type rooms struct{}
-
-func (rooms) Standing(_ context.Context, roomID, _ string) (delivery.Standing, error) {
-	here := roomID == Room
-	return delivery.Standing{Exists: here, Joined: here, Power: 100, PointerLevel: 100}, nil
-}
-
-func (rooms) NotJoined(_ context.Context, roomID string, users []string) ([]string, error) {
-	if roomID == Room {
-		return nil, nil
-	}
-	return users, nil
-}
-
-func (rooms) ServerJoined(context.Context, string, string) (bool, error)            { return true, nil }
-func (rooms) Denied(context.Context, string, []string) ([]string, error)            { return nil, nil }
-func (rooms) State(context.Context, string, string) (json.RawMessage, error)        { return nil, nil }
-func (rooms) StateInForce(context.Context, string, string) (json.RawMessage, error) { return nil, nil }
-func (rooms) SendState(context.Context, string, string, string, any) error          { return nil }
-func (rooms) LocalAccount(context.Context, string) (bool, error)                    { return true, nil }
-
-// sender calls the other services directly.
-type sender struct{ w *World }
-
-// exchange is one request, which may get lost on either way.
-func (s sender) exchange(from, to string, request func(*delivery.Service) error) error {
-	lost := &mimiport.Error{Op: "send", Kind: mimiport.KindPeer, Err: fmt.Errorf("%s cannot be reached", to)}
-	lose := s.w.Lose
-	if lose != nil && lose(from, to, false) {
-		return lost
-	}
-	err := request(s.w.Service(to))
-	if lose != nil && lose(from, to, true) {
-		return lost
-	}
-	return err
-}
-
-func (s sender) ToDevice(
-	_ context.Context, from, to, _ string, devices map[string][]string, content json.RawMessage,
-) error {
-	return s.exchange(from, to, func(*delivery.Service) error {
-		var m api.FanOut
-		if err := json.Unmarshal(content, &m); err != nil {
+// Run does what is due, everywhere, until nothing is. Rows that fail are due again when time has passed.
+func (w *World) Run(ctx context.Context) error {
+	for range 1000 {
+		if worked, err := w.WorkAll(ctx); err != nil || !worked {
 			return err
 		}
-		s.w.mu.Lock()
-		defer s.w.mu.Unlock()
-		for user := range devices {
-			if s.w.received[user] == nil {
-				s.w.received[user] = map[[32]byte]bool{}
-			}
-			s.w.received[user][sha256.Sum256(m.Message)] = true
-		}
-		return nil
-	})
+	}
+	return errors.New("deliverytest: the outboxes do not come to rest")
 }
 
-func (s sender) PutContent(
-	ctx context.Context, from, to string, c *api.ContentUpload,
-) (vote *api.SignedRequest, err error) {
-	err = s.exchange(from, to, func(d *delivery.Service) (err error) {
-		vote, err = d.PutContent(ctx, from, c)
-		return err
-	})
-	return vote, err
-}
+// Caller is a user as their own homeserver vouches for them.
+func Caller(user string) api.Caller { return api.Caller{UserID: user, Server: serverOf(user)} }
 
-func (s sender) PutConfirmation(
-	ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest,
-) error {
-	return s.exchange(from, to, func(d *delivery.Service) error {
-		_, err := d.ConfirmMigration(ctx, api.Caller{Server: from}, id, m)
-		return err
-	})
-}
-
-func (s sender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
-	return s.exchange(from, to, func(d *delivery.Service) error { return d.AbortFromSource(ctx, from, id, m) })
-}
-
-func (s sender) PutLineage(ctx context.Context, from, to string, groupID []byte, r *api.LineageRequest) error {
-	return s.exchange(from, to, func(d *delivery.Service) error {
-		_, err := d.ShowLineage(ctx, api.Caller{Server: from}, groupID, r)
-		return err
-	})
-}
-
-func (s sender) AskStatus(
-	ctx context.Context, from, to string, id mimiport.MigrationID,
-) (st *api.MigrationStatus, err error) {
-	err = s.exchange(from, to, func(d *delivery.Service) (err error) {
-		st, err = d.Migration(ctx, api.Caller{Server: from}, id)
-		return err
-	})
-	return st, err
+// serverOf is a user's homeserver.
+func serverOf(user string) string {
+	_, server, _ := strings.Cut(user, ":")
+	return server
 }

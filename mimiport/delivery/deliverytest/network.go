@@ -1,0 +1,158 @@
+package deliverytest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// Message is what passes from one server to another: a request, or what comes back.
+type Message struct {
+	From, To string
+
+	// What is one of to-device, content, confirmation, abort, lineage and status for a request between servers, and
+	// request for one of a user through their homeserver. What comes back is a vote, or else an answer.
+	What string
+}
+
+// Delivery is a fan-out event that a device has received.
+type Delivery struct {
+	User, Device string
+	api.FanOut
+}
+
+// Received says whether a device of a user was sent a message.
+func (w *World) Received(user string, message []byte) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.Got, func(d Delivery) bool { return d.User == user && bytes.Equal(d.Message, message) })
+}
+
+// Network takes messages from each server to each, unless they get lost.
+func (w *World) Network() delivery.Sender { return network{w} }
+
+type network struct{ w *World }
+
+// carry takes a message along.
+func (w *World) carry(m Message) error {
+	if w.Lose != nil && w.Lose(m) {
+		return mimiport.Errorf("send", mimiport.KindPeer, "the %s from %s to %s was lost", m.What, m.From, m.To)
+	}
+	return nil
+}
+
+// exchange takes a request along, and what comes back.
+func (w *World) exchange(request Message, serve func(*delivery.Service) error) error {
+	if err := w.carry(request); err != nil {
+		return err
+	}
+	err := serve(w.Service(request.To))
+	back := Message{From: request.To, To: request.From, What: "answer"}
+	if request.What == "content" && err == nil {
+		back.What = "vote"
+	}
+	if lost := w.carry(back); lost != nil {
+		return lost
+	}
+	return err
+}
+
+// extend is exchange for a request that the draft does not have.
+func (w *World) extend(request Message, serve func(*delivery.Service) error) error {
+	if request.To == w.Draft {
+		return mimiport.Errorf(request.What, mimiport.KindUnsupported, "no such route")
+	}
+	return w.exchange(request, serve)
+}
+
+func (n network) ToDevice(
+	_ context.Context, from, to, _ string, devices map[string][]string, content json.RawMessage,
+) error {
+	return n.w.exchange(Message{from, to, "to-device"}, func(*delivery.Service) error {
+		var m api.FanOut
+		if err := json.Unmarshal(content, &m); err != nil {
+			return err
+		}
+		n.w.mu.Lock()
+		defer n.w.mu.Unlock()
+		for _, user := range slices.Sorted(maps.Keys(devices)) {
+			for _, device := range devices[user] {
+				n.w.Got = append(n.w.Got, Delivery{user, device, m})
+			}
+		}
+		return nil
+	})
+}
+
+func (n network) PutContent(
+	ctx context.Context, from, to string, c *api.ContentUpload,
+) (vote *api.SignedRequest, err error) {
+	err = n.w.exchange(Message{from, to, "content"}, func(d *delivery.Service) (err error) {
+		vote, err = d.PutContent(ctx, from, c)
+		if err == nil && to == n.w.Draft {
+			err = n.w.activate(ctx, from, to, c.ID)
+		}
+		return err
+	})
+	return vote, err
+}
+
+// activate makes a target active as the draft has it, without a decision: by one that the World signs for the source.
+func (w *World) activate(ctx context.Context, from, to string, id mimiport.MigrationID) error {
+	st, err := w.Service(to).Migration(ctx, api.Caller{Server: to}, id)
+	if err != nil {
+		return err
+	}
+	response, err := mimiport.UnmarshalMigrationResponse(st.MigrationResponse.Message)
+	if err != nil {
+		return err
+	}
+	c := &mimiport.MigrationConfirmation{DomainName: to, Nonce: response.Nonce, GroupID: st.GroupID}
+	signed := &api.SignedRequest{}
+	if signed.KeyID, err = (keys{w, from}).Sign(from, c); err != nil {
+		return err
+	}
+	if signed.Message, err = c.Marshal(); err != nil {
+		return err
+	}
+	_, err = w.Service(to).ConfirmMigration(ctx, api.Caller{Server: from}, id, signed)
+	return err
+}
+
+func (n network) PutConfirmation(
+	ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest,
+) error {
+	return n.w.extend(Message{from, to, "confirmation"}, func(d *delivery.Service) error {
+		_, err := d.ConfirmMigration(ctx, api.Caller{Server: from}, id, m)
+		return err
+	})
+}
+
+func (n network) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
+	return n.w.extend(Message{from, to, "abort"}, func(d *delivery.Service) error {
+		return d.AbortFromSource(ctx, from, id, m)
+	})
+}
+
+func (n network) PutLineage(ctx context.Context, from, to string, id []byte, r *api.LineageRequest) error {
+	return n.w.exchange(Message{from, to, "lineage"}, func(d *delivery.Service) error {
+		_, err := d.ShowLineage(ctx, api.Caller{Server: from}, id, r)
+		return err
+	})
+}
+
+func (n network) AskStatus(
+	ctx context.Context, from, to string, id mimiport.MigrationID,
+) (st *api.MigrationStatus, err error) {
+	err = n.w.extend(Message{from, to, "status"}, func(d *delivery.Service) (err error) {
+		st, err = d.Migration(ctx, api.Caller{Server: from}, id)
+		return err
+	})
+	return st, err
+}

@@ -1,0 +1,80 @@
+package deliverytest
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// RoomID is the room that all servers of a World see.
+const RoomID = "!room:a.example"
+
+// Room is the state of RoomID. A test sets it while no request runs.
+type Room struct {
+	Joined    map[string]bool            // by user
+	Power     map[string]int64           // by user; the pointer event needs 100
+	Denied    []string                   // the servers that the room's ACL denies
+	Strangers []string                   // users without an account on their server
+	Events    map[string]json.RawMessage // the contents of state events, by type
+}
+
+// Join lets users into the room, with the power to do everything.
+func (r *Room) Join(users ...string) {
+	for _, user := range users {
+		r.Joined[user], r.Power[user] = true, 100
+	}
+}
+
+// rooms are the rooms that a server knows: one.
+type rooms struct{ room *Room }
+
+func (r rooms) Standing(_ context.Context, roomID, userID string) (delivery.Standing, error) {
+	if roomID != RoomID {
+		return delivery.Standing{}, nil
+	}
+	joined, power := r.room.Joined[userID], r.room.Power[userID]
+	return delivery.Standing{Exists: true, Joined: joined, Power: power, PointerLevel: 100}, nil
+}
+
+func (r rooms) NotJoined(_ context.Context, roomID string, users []string) (missing []string, err error) {
+	for _, user := range users {
+		if roomID != RoomID || !r.room.Joined[user] {
+			missing = append(missing, user)
+		}
+	}
+	return missing, nil
+}
+
+func (r rooms) ServerJoined(_ context.Context, roomID, server string) (bool, error) {
+	for user, joined := range r.room.Joined {
+		if joined && roomID == RoomID && serverOf(user) == server {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (r rooms) Denied(_ context.Context, _ string, servers []string) (denied []string, err error) {
+	for _, server := range servers {
+		if slices.Contains(r.room.Denied, server) {
+			denied = append(denied, server)
+		}
+	}
+	return denied, nil
+}
+
+func (r rooms) State(_ context.Context, _, eventType string) (json.RawMessage, error) {
+	return r.room.Events[eventType], nil
+}
+
+func (r rooms) StateInForce(_ context.Context, _, eventType string) (json.RawMessage, error) {
+	return r.room.Events[eventType], nil
+}
+
+func (r rooms) SendState(context.Context, string, string, string, any) error { return nil }
+
+func (r rooms) LocalAccount(_ context.Context, userID string) (bool, error) {
+	return !slices.Contains(r.room.Strangers, userID), nil
+}
