@@ -196,6 +196,8 @@ func (p *play) disturb(ctx context.Context, random *rand.Rand, done <-chan struc
 			p.cut.Store(nil)
 		case 7:
 			pause = 15 * time.Minute // offers expire
+		case 8:
+			p.w.Rotate(name)
 		}
 		p.round(ctx, time.Duration(random.Int64N(int64(pause))))
 	}
