@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -203,40 +202,6 @@ func (s *core) acceptMigration(
 	change.Group, change.Entries, change.Receipt = next, log.Entries, log.Receipt
 	change.Rows = append(change.Rows, log.Rows...)
 	return func() { h.Advance(next, l, a) }, nil
-}
-
-// row is a row of a migration, or of the group that it is about. Those to the target are one queue, the content first,
-// then its outcome.
-func (s *core) row(m *migration.Migration, g *storage.Group, r migration.Row) storage.Row {
-	row := storage.Row{
-		Destination: s.Server, Queue: string(r.Kind) + "/" + m.ID.String(), Order: 1, Kind: r.Kind,
-		GroupID: m.GroupID, Migration: m.ID, Due: s.Now(),
-	}
-	if !r.Due.IsZero() { // the other server's clock may be ahead
-		row.Due = earlier(r.Due, s.Now().Add(storage.MaxWait))
-	}
-	switch r.Kind {
-	case migration.RowContent:
-		row.Destination, row.Queue = m.Target, "migration/"+m.ID.String()
-	case migration.RowConfirmation, migration.RowAbort:
-		row.Destination, row.Queue, row.Order = m.Target, "migration/"+m.ID.String(), 2
-	case migration.RowAsk:
-		row.Destination = m.Source
-	case migration.RowLineage:
-		row.Destination, row.Term = m.Target, m.Term+1
-	case migration.RowPurge:
-		row.Term, row.Due = g.Term, s.Now().Add(s.Limits.Retention)
-	case migration.RowExpel:
-		return s.expelRow(g, g.Version)
-	}
-	return row
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }
 
 // evidence is a piece of evidence about a migration or a group, and the alarm that goes with it.

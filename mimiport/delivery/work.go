@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
@@ -12,6 +13,40 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
+
+// row is a row of a migration, or of the group that it is about. Those to the target are one queue, the content first,
+// then its outcome.
+func (s *core) row(m *migration.Migration, g *storage.Group, r migration.Row) storage.Row {
+	row := storage.Row{
+		Destination: s.Server, Queue: string(r.Kind) + "/" + m.ID.String(), Order: 1, Kind: r.Kind,
+		GroupID: m.GroupID, Migration: m.ID, Due: s.Now(),
+	}
+	if !r.Due.IsZero() { // the other server's clock may be ahead
+		row.Due = earlier(r.Due, s.Now().Add(storage.MaxWait))
+	}
+	switch r.Kind {
+	case migration.RowContent:
+		row.Destination, row.Queue = m.Target, "migration/"+m.ID.String()
+	case migration.RowConfirmation, migration.RowAbort:
+		row.Destination, row.Queue, row.Order = m.Target, "migration/"+m.ID.String(), 2
+	case migration.RowAsk:
+		row.Destination = m.Source
+	case migration.RowLineage:
+		row.Destination, row.Term = m.Target, m.Term+1
+	case migration.RowPurge:
+		row.Term, row.Due = g.Term, s.Now().Add(s.Limits.Retention)
+	case migration.RowExpel:
+		return s.expelRow(g, g.Version)
+	}
+	return row
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
 
 // Do does what a row asks for and deletes it in the transaction that stores the outcome. With an error the row stays
 // and is to be tried again later. Doing a row twice does no harm.
