@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -72,6 +73,19 @@ func TestRoutesAreInTheDocument(t *testing.T) {
 	}
 	if len(ops) != len(routes) {
 		t.Errorf("the document has %d operations, the tables %d", len(ops), len(routes))
+	}
+}
+
+// Every call that gives an answer has a route. TestRoutesAreInTheDocument sees only routes.
+func TestCallsHaveRoutes(t *testing.T) {
+	calls := 0
+	for call := range reflect.TypeFor[api.API]().Methods() {
+		if call.Type.NumOut() == 2 {
+			calls++
+		}
+	}
+	if routes := len(edge.UserRoutes(nil, 0)); calls != routes {
+		t.Errorf("%d calls have %d routes", calls, routes)
 	}
 }
 
