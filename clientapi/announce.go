@@ -14,9 +14,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// mayAnnounce fails unless the user can send the state events that name a group in the room, and, the first time, reserve
-// them to announceLevel.
-func (h *Home) mayAnnounce(ctx context.Context, userID, roomID string) error {
+// requireAnnouncer fails unless the user can send the state events that name a group in the room, and, the first time,
+// reserve them to announceLevel.
+func (h *Home) requireAnnouncer(ctx context.Context, userID, roomID string) error {
 	const op = "announce group"
 	st, err := h.Rooms.Standing(ctx, roomID, userID)
 	if err != nil {
@@ -42,7 +42,7 @@ func (h *Home) mayAnnounce(ctx context.Context, userID, roomID string) error {
 // announceGroup makes the room name a group at the Delivery Service that made its id, as the user. The binding comes last:
 // where it is, the rest was once there.
 func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *api.GroupResponse) error {
-	if err := h.mayAnnounce(ctx, userID, g.RoomID); err != nil {
+	if err := h.requireAnnouncer(ctx, userID, g.RoomID); err != nil {
 		return err
 	}
 	bound, err := stateOf[api.Binding](ctx, h, g.RoomID, api.EventGroup)

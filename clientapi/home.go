@@ -34,14 +34,14 @@ type announcer struct {
 
 // ReserveGroup refuses whoever could not announce the group to come: a group that its room does not name is lost.
 func (a *announcer) ReserveGroup(ctx context.Context, c api.Caller, req *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
-	if err := a.home.mayAnnounce(ctx, c.UserID, req.RoomID); err != nil {
+	if err := a.home.requireAnnouncer(ctx, c.UserID, req.RoomID); err != nil {
 		return nil, err
 	}
 	res, err := a.API.ReserveGroup(ctx, c, req)
 	if err != nil {
 		return nil, err
 	}
-	return res, a.checkID(res.GroupID, &res.Preimage, req.RoomID)
+	return res, a.requireOwnID(res.GroupID, &res.Preimage, req.RoomID)
 }
 
 // BindGroup answers when the room names the group; repeating it repairs what is missing.
@@ -50,15 +50,15 @@ func (a *announcer) BindGroup(ctx context.Context, c api.Caller, id []byte, req 
 	if err != nil {
 		return nil, err
 	}
-	if err := a.checkID(id, g.Preimage, g.RoomID); err != nil {
+	if err := a.requireOwnID(id, g.Preimage, g.RoomID); err != nil {
 		return nil, err
 	}
 	return g, a.home.announceGroup(ctx, c.UserID, id, g)
 }
 
-// checkID returns a KindPeer error unless the id is of the Delivery Service's making, for a group in the room. Without it another
-// server could have a user announce its group in any room of theirs.
-func (a *announcer) checkID(id []byte, p *api.Preimage, roomID string) error {
+// requireOwnID returns a KindPeer error unless the id is of the Delivery Service's making, for a group in the room.
+// Without it another server could have a user announce its group in any room of theirs.
+func (a *announcer) requireOwnID(id []byte, p *api.Preimage, roomID string) error {
 	if p != nil && (a.local || a.server == p.CreatingServer && roomID == p.RoomID && p.HashesTo(id)) {
 		return nil
 	}

@@ -225,13 +225,16 @@ func (r *rooms) buildState(
 	case err != nil:
 		return nil, err
 	}
-	if err := r.allowed(ctx, event, &state); err != nil {
+	if err := r.requireAllowed(ctx, event, &state); err != nil {
 		return nil, mimiport.Errorf(op, mimiport.KindForbidden, "%w", err)
 	}
 	return event, nil
 }
 
-func (r *rooms) allowed(ctx context.Context, event *types.HeaderedEvent, state *rsapi.QueryLatestEventsAndStateResponse) error {
+// requireAllowed fails unless the room, in a state, lets an event in.
+func (r *rooms) requireAllowed(
+	ctx context.Context, event *types.HeaderedEvent, state *rsapi.QueryLatestEventsAndStateResponse,
+) error {
 	auth := gomatrixserverlib.NewAuthEvents(gomatrixserverlib.ToPDUs(state.StateEvents))
 	return gomatrixserverlib.Allowed(event.PDU, &auth, func(room spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
 		return r.api.QueryUserIDForSender(ctx, room, sender)

@@ -35,9 +35,9 @@ func Text(s string) string {
 	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", replacement), replacement)
 }
 
-// CheckRange refuses a change with a number that the databases' 64-bit integers with a sign cannot hold. The protocol
+// RequireRange fails if a change has a number that the databases' 64-bit integers with a sign cannot hold. The protocol
 // refuses such epochs itself; this keeps a slip from wrapping around. It returns a KindInternal error.
-func CheckRange(c *Change) error {
+func RequireRange(c *Change) error {
 	var largest uint64
 	note := func(numbers ...uint64) {
 		for _, n := range numbers {

@@ -16,7 +16,7 @@ func guardedDialer(allowPrivate bool) *net.Dialer {
 	d := &net.Dialer{Timeout: 5 * time.Second}
 	if !allowPrivate {
 		d.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			return refusePrivate(address)
+			return requirePublic(address)
 		}
 	}
 	return d
@@ -24,7 +24,7 @@ func guardedDialer(allowPrivate bool) *net.Dialer {
 
 var errPrivate = errors.New("not a public address")
 
-func refusePrivate(address string) error {
+func requirePublic(address string) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ type resolution struct {
 }
 
 func (r *resolver) resolve(ctx context.Context, server string) ([]fclient.ResolutionResult, error) {
-	if err := r.accept(server); err != nil {
+	if err := r.requirePermitted(server); err != nil {
 		return nil, err
 	}
 	if results := r.cached(server); results != nil {
@@ -57,7 +57,7 @@ func (r *resolver) resolve(ctx context.Context, server string) ([]fclient.Resolu
 	return results, nil
 }
 
-func (r *resolver) accept(server string) error {
+func (r *resolver) requirePermitted(server string) error {
 	if err := mimiport.ValidateServerName(server); err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (r *resolver) discover(ctx context.Context, server string) ([]fclient.Resol
 		return direct(server), nil
 	}
 	if delegate, err := r.wellKnown(ctx, server); err == nil {
-		if err := r.accept(delegate); err != nil {
+		if err := r.requirePermitted(delegate); err != nil {
 			return nil, err
 		}
 		if explicit(delegate) {
@@ -132,7 +132,7 @@ func (r *resolver) follow(to *http.Request, via []*http.Request) error {
 	if to.URL.Scheme != "https" || len(via) >= maxRedirects {
 		return http.ErrUseLastResponse
 	}
-	return r.accept(to.URL.Host)
+	return r.requirePermitted(to.URL.Host)
 }
 
 func (r *resolver) srv(ctx context.Context, server string) (targets []fclient.ResolutionResult) {

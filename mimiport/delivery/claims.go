@@ -621,11 +621,11 @@ func (s operator) claim(
 	g := *old
 	g.Term, g.Version, g.Epoch, g.NextSeq = term, row.Version, state.Epoch(), 1
 	g.Lineage, g.CreatedAt = encoded, s.Now()
-	begun, err := s.change(ctx, &migration.Migration{}, &g, &ready)
+	effect, err := s.change(ctx, &migration.Migration{}, &g, &ready)
 	if err != nil {
 		return err
 	}
-	change.Group, change.Drop = begun.Group, begun.Drop
+	change.Group, change.Drop = effect.Group, effect.Drop
 	change.Snapshots = []storage.Snapshot{registry.SnapshotOf(&g, state, 1)}
 	if kind == mimiport.StepRecover {
 		former, err := proof.Hosts(l)

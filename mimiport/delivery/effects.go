@@ -191,7 +191,7 @@ func (s *core) acceptMigration(
 	if err != nil {
 		return nil, err
 	}
-	a, err := s.decided(ctx, m, l)
+	a, err := s.decidedCommit(ctx, m, l)
 	if err != nil {
 		return nil, err
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// settle is how long after the news of a change the room's state is asked: the host tells it before it has committed
-// it.
-const settle = time.Second
+// settling is how long after the news of a change this server asks for the room's state: the host tells the news before
+// it has committed the change.
+const settling = time.Second
 
 // RoomChanged is to be called when somebody has left a room, or its pointer or server ACL has changed, as often as one
 // likes: this server looks after the groups bound to it.
@@ -28,7 +28,7 @@ func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 			continue
 		}
 		row := s.expelRow(&groups[i], uint64(s.Now().UnixNano()))
-		row.Due = row.Due.Add(settle)
+		row.Due = row.Due.Add(settling)
 		err := s.apply(ctx, &storage.Change{Rows: []storage.Row{row}})
 		if err != nil && !errors.Is(err, storage.ErrConflict) {
 			return err
@@ -58,7 +58,7 @@ func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 		return err
 	}
 	if stateOf(g).Owned() {
-		if err := s.hearACL(ctx, g); err != nil {
+		if err := s.warnIfDenied(ctx, g); err != nil {
 			return err
 		}
 		if err := s.filePointer(ctx, g); err != nil {
@@ -68,9 +68,9 @@ func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 	return s.expel(ctx, row)
 }
 
-// hearACL tells the operator when the room's server ACL denies this server. Asking for a new ACL now also has it kept,
-// should it be redacted later.
-func (s *Service) hearACL(ctx context.Context, g *storage.Group) error {
+// warnIfDenied tells the operator when the room's server ACL denies this server. Asking for a new ACL now also has it
+// kept, should it be redacted later.
+func (s *Service) warnIfDenied(ctx context.Context, g *storage.Group) error {
 	denied, err := s.Rooms.Denied(ctx, g.RoomID, []string{g.Server})
 	if err == nil && len(denied) > 0 {
 		s.Log.Warn("a room's server ACL denies this server, its group's host", "room_id", g.RoomID, "server", g.Server)
@@ -107,7 +107,7 @@ func (s removals) expel(ctx context.Context, row *storage.Row) error {
 		if len(leaves) == 0 {
 			return s.done(ctx, row)
 		}
-		return s.proposeRemoves(ctx, h, g, l, own[0], leaves, row)
+		return s.proposeRemoves(ctx, &expulsion{h, g, l, own[0], leaves}, row)
 	})
 }
 
@@ -144,18 +144,25 @@ func (s removals) strangers(ctx context.Context, g *storage.Group, l *registry.L
 	return leaves, nil
 }
 
+// expulsion is what this server proposes in a group.
+type expulsion struct {
+	held   *registry.Held
+	group  *storage.Group
+	live   *registry.Live
+	sender uint32   // this server's index among the external senders
+	leaves []uint32 // to remove
+}
+
 // proposeRemoves accepts this server's own proposals into the log.
-func (s removals) proposeRemoves(
-	ctx context.Context, h *registry.Held, g *storage.Group, l *registry.Live, index uint32, leaves []uint32,
-	row *storage.Row,
-) error {
+func (s removals) proposeRemoves(ctx context.Context, e *expulsion, row *storage.Row) error {
+	g, l := e.group, e.live
 	o, err := s.sender(ctx, g.Server, g.Protocol, g.CipherSuite)
 	if err != nil {
 		return err
 	}
 	a := &registry.Accepted{Next: l.MLS}
-	for _, leaf := range leaves {
-		message, err := o.mls.ProposeRemove(l.MLS, o.private, index, leaf)
+	for _, leaf := range e.leaves {
+		message, err := o.mls.ProposeRemove(l.MLS, o.private, e.sender, leaf)
 		if err != nil {
 			return err
 		}
@@ -172,6 +179,6 @@ func (s removals) proposeRemoves(
 	if err := s.apply(ctx, change); err != nil {
 		return err
 	}
-	h.Advance(next, l, a)
+	e.held.Advance(next, l, a)
 	return nil
 }

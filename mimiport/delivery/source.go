@@ -309,7 +309,7 @@ func (s *Service) sendContent(ctx context.Context, row *storage.Row) error {
 			Info: mimiport.Info{RetryAfter: frozenRetry}, Err: errors.New("the target is at work"),
 		}
 	}
-	return s.voted(ctx, row, vote)
+	return s.takeVote(ctx, row, vote)
 }
 
 // finalRefusal says whether the target will never take this content. Anything that may pass is not: the deadline ends
@@ -329,9 +329,9 @@ func finalRefusal(err error) bool {
 	return false
 }
 
-// voted verifies the target's vote and decides. The decision, the fan-out of the Commit and the redirect are one
+// takeVote verifies the target's vote and decides. The decision, the fan-out of the Commit and the redirect are one
 // transaction.
-func (s *Service) voted(ctx context.Context, row *storage.Row, answer *api.SignedRequest) error {
+func (s *Service) takeVote(ctx context.Context, row *storage.Row, answer *api.SignedRequest) error {
 	complete, err := mimiport.UnmarshalTargetMigrationComplete(answer.Message)
 	if err != nil {
 		return err
@@ -352,9 +352,11 @@ func (s *Service) voted(ctx context.Context, row *storage.Row, answer *api.Signe
 	}, row)
 }
 
-// decided is the migration Commit as the log takes it, read back from the stored content: what was sent is what is
-// accepted.
-func (s *core) decided(ctx context.Context, m *migration.Migration, l *registry.Live) (*registry.Accepted, error) {
+// decidedCommit is the migration Commit as the log takes it, read back from the stored content: what was sent is what
+// is accepted.
+func (s *core) decidedCommit(
+	ctx context.Context, m *migration.Migration, l *registry.Live,
+) (*registry.Accepted, error) {
 	data, err := s.Store.Content(ctx, m.ID)
 	if err != nil {
 		return nil, err

@@ -64,7 +64,7 @@ func (s intake) submit(
 	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
 		return nil, err
 	}
-	if first, err := s.answered(ctx, c, g, req.Message); first != nil || err != nil {
+	if first, err := s.earlierAnswer(ctx, c, g, req.Message); first != nil || err != nil {
 		return first, err
 	}
 	if err := s.requireHosted(ctx, g); err != nil {
@@ -97,8 +97,8 @@ func (s intake) submit(
 	return s.append(ctx, sub, a)
 }
 
-// answered finds the answer that the same message of the same user got before.
-func (s intake) answered(
+// earlierAnswer finds the answer that the same message of the same user got before.
+func (s intake) earlierAnswer(
 	ctx context.Context, c api.Caller, g *storage.Group, message []byte,
 ) (*api.SubmitResponse, error) {
 	e, err := s.Store.EntryByHash(ctx, g.Key(), hash(message))

@@ -59,7 +59,7 @@ func (s *Service) Do(ctx context.Context, row storage.Row) error {
 	case migration.RowConfirmation, migration.RowAbort:
 		return s.sendDecision(ctx, &row)
 	case migration.RowDeadline:
-		return s.deadlineCame(ctx, &row)
+		return s.endOverdue(ctx, &row)
 	case migration.RowAsk:
 		return s.ask(ctx, &row)
 	case migration.RowPurge:
@@ -88,8 +88,8 @@ func (s *Service) purge(ctx context.Context, row *storage.Row) error {
 	return s.takeEvent(ctx, m.ID, migration.RetentionOver{}, row)
 }
 
-// deadlineCame ends what has waited too long.
-func (s *Service) deadlineCame(ctx context.Context, row *storage.Row) error {
+// endOverdue ends what has waited too long.
+func (s *Service) endOverdue(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
 		return err

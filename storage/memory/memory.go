@@ -109,7 +109,7 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := storage.CheckRange(c); err != nil {
+	if err := storage.RequireRange(c); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -66,10 +66,10 @@ func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Re
 		todo: map[task]bool{}, records: map[mimiport.MigrationID]*migration.Migration{}, last: map[string]uint64{},
 		nonces: map[mimiport.Nonce]mimiport.MigrationID{},
 	}
-	for _, step := range []func(context.Context) error{
+	for _, pass := range []func(context.Context) error{
 		c.readGroups, c.readMigrations, c.readOutbox, c.checkGroups, c.checkMigrations, c.checkKeyObjects,
 	} {
-		if err := step(ctx); err != nil {
+		if err := pass(ctx); err != nil {
 			return nil, err
 		}
 	}

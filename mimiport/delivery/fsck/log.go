@@ -124,12 +124,12 @@ func (r *replay) entry(e *storage.Entry) {
 	}
 	r.last, r.epoch = e.Seq, e.Epoch
 	if r.state != nil && e.Seq >= r.begin {
-		r.step(e)
+		r.handshake(e)
 	}
 }
 
-// step replays a handshake.
-func (r *replay) step(e *storage.Entry) {
+// handshake replays a handshake.
+func (r *replay) handshake(e *storage.Entry) {
 	var next mls.Group
 	var err error
 	switch e.Kind {

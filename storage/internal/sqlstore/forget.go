@@ -12,7 +12,7 @@ const forgottenAtOnce = 1000
 
 // Forget implements storage.Store.
 func (s *Store) Forget(ctx context.Context, before storage.Horizon) error {
-	for _, step := range []struct {
+	for _, statement := range []struct {
 		query string
 		args  []any
 	}{
@@ -27,7 +27,7 @@ func (s *Store) Forget(ctx context.Context, before storage.Horizon) error {
 			[]any{migration.Target, migration.Dropped, storage.Millis(before.Offers), forgottenAtOnce}},
 		{`DELETE FROM mimiport_evidence WHERE found_at < $1`, []any{storage.Millis(before.Evidence)}},
 	} {
-		if err := s.forget(ctx, step.query, step.args); err != nil {
+		if err := s.forget(ctx, statement.query, statement.args); err != nil {
 			return err
 		}
 	}

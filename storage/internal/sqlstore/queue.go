@@ -34,7 +34,7 @@ func (tx *tx) applyRows(ctx context.Context, c *storage.Change) error {
 func (tx *tx) remove(ctx context.Context, key storage.RowKey) error {
 	const ofQueue = " WHERE destination = $1 AND queue = $2"
 	queue := []any{key.Destination, key.Queue}
-	for _, step := range []struct {
+	for _, statement := range []struct {
 		query string
 		args  []any
 	}{
@@ -44,7 +44,7 @@ func (tx *tx) remove(ctx context.Context, key storage.RowKey) error {
 		{"UPDATE mimiport_queues SET (row_order, due_at) = (SELECT row_order, due_at FROM mimiport_outbox" + ofQueue +
 			" ORDER BY row_order LIMIT 1)" + ofQueue, queue},
 	} {
-		if _, err := tx.exec(ctx, step.query, step.args...); err != nil {
+		if _, err := tx.exec(ctx, statement.query, statement.args...); err != nil {
 			return err
 		}
 	}

@@ -114,7 +114,7 @@ func (s *Store) attempt(ctx context.Context, f func(*tx) error) error {
 
 // Apply implements storage.Store.
 func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
-	if err := storage.CheckRange(c); err != nil {
+	if err := storage.RequireRange(c); err != nil {
 		return err
 	}
 	return s.transact(ctx, "apply", func(tx *tx) error { return tx.apply(ctx, c) })
@@ -123,11 +123,11 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 // apply writes part by part. What races most comes first: it fails early and holds back the others of its group. Deletions
 // precede insertions, so that a change can put a row in the place of one it removes.
 func (tx *tx) apply(ctx context.Context, c *storage.Change) error {
-	steps := []func(context.Context, *storage.Change) error{
+	parts := []func(context.Context, *storage.Change) error{
 		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows,
 	}
-	for _, step := range steps {
-		if err := step(ctx, c); err != nil {
+	for _, apply := range parts {
+		if err := apply(ctx, c); err != nil {
 			return err
 		}
 	}
