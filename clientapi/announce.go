@@ -127,12 +127,7 @@ func (a *announcer) provenTerm(
 	if err != nil {
 		return 0, err
 	}
-	for i := range l.Steps { // the target's lineage goes on with the migration, the source's ends before it
-		if proof.ByOffer(&l.Steps[i], st.MigrationResponse.Message) {
-			l.Steps = l.Steps[:i]
-			break
-		}
-	}
+	l = proof.Before(l, st.MigrationResponse.Message) // the target's lineage goes on with the migration
 	rules := proof.Rules{
 		Hashed: bound.Preimage != nil && bound.Preimage.HashesTo(st.GroupID),
 		Named:  &proof.Place{Server: present.Via, Term: present.Term},

@@ -50,6 +50,19 @@ func parts(a, b *mimiport.Lineage) bool {
 	return ok
 }
 
+// Before is the beginning of a lineage that leads to the migration which began with an encoded MigrationResponse: the
+// whole lineage where it has no such step.
+func Before(l *mimiport.Lineage, offer []byte) *mimiport.Lineage {
+	before := *l
+	for i := range l.Steps {
+		if ByOffer(&l.Steps[i], offer) {
+			before.Steps = l.Steps[:i]
+			break
+		}
+	}
+	return &before
+}
+
 // Outranks says whether everybody prefers a step to another one of the same term, where two lineages part: the step
 // that the room's pointer names; else a migration; else a reclaim. Two recovers have no order of their own: the room
 // must name one. named says whether the pointer names a step.

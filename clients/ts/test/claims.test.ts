@@ -126,7 +126,8 @@ test("who has a receipt for a Commit that a claim leaves out follows it by the u
 test("a host goes on that the room does not tell to yield, and members stay", async () => {
   const { alice, bob, held, s, t, room } = await lostTarget({ receipts: false });
   net.ds(s).claim(2, held);
-  net.point(room, { room_id: room, group_id: toBase64(bob.group.id), via: s, term: 2, epoch: 2, claim_hash: "another" });
+  const group_id = toBase64(bob.group.id);
+  net.point(room, { room_id: room, group_id, via: s, term: 2, epoch: 2, claim_hash: "another" });
   net.ds(t).down = false;
   await bob.client.bringUpToDate(bob.group);
   await bob.sync();
