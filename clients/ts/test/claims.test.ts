@@ -154,7 +154,7 @@ function ahead(t: TestContext, minutes: number): void {
   t.after(() => (clock.ahead = 0));
 }
 
-test("a member shows the host the claim that the pointer names, and follows at once where the host yields", async () => {
+test("a member shows the host the claim that the pointer names, and follows where the host yields", async () => {
   const { alice, bob, s, t } = await named();
   net.ds(t).down = false;
   await bob.sync();
