@@ -17,6 +17,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/acl"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/internal/eventutil"
@@ -130,7 +131,8 @@ func (r *rooms) State(ctx context.Context, roomID, eventType string) (json.RawMe
 	return json.RawMessage(event.Content()), nil
 }
 
-// StateInForce implements delivery.Rooms.
+// StateInForce implements delivery.Rooms. A redaction leaves nothing of the content of the module's events, and the host
+// does not mark the event: one without content counts as redacted.
 func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error) {
 	event, err := r.stateEvent(ctx, roomID, eventType)
 	if err != nil || event == nil {
@@ -140,8 +142,7 @@ func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (jso
 	if err != nil || levels.UserLevel(event.SenderID()) < levels.EventLevel(eventType, true) {
 		return nil, err
 	}
-	redacted := string(event.Content()) == "{}" // the room server keeps nothing of it, and does not say that it is
-	return lastGood(ctx, r.acls.store, eventType+"/"+roomID, event.Content(), redacted)
+	return lastGood(ctx, r.acls.store, eventType+"/"+roomID, event.Content(), acl.Redacted(event.Content()))
 }
 
 // stateEvent is nil where the room, or such an event in it, is unknown.

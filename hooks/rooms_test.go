@@ -93,6 +93,40 @@ func TestPointerLevel(t *testing.T) {
 	}
 }
 
+// wantInForce compares the pointer that is in force with the term that it should name, 0 for none.
+func wantInForce(t *testing.T, r *rooms, room string, term uint64) {
+	t.Helper()
+	content, err := r.StateInForce(t.Context(), room, api.EventPointer)
+	wantNone(t, err)
+	var p api.Pointer
+	if content != nil {
+		wantNone(t, json.Unmarshal(content, &p))
+	}
+	if p.Term != term {
+		t.Errorf("the pointer of term %d is in force, want %d", p.Term, term)
+	}
+}
+
+// TestPointerInForce: a pointer counts only while its sender has the power to send it. A redacted one leaves the last
+// good one in force.
+func TestPointerInForce(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice, bob := s.register(t, "alice"), s.register(t, "bob")
+	room, r := newRoom(t, alice), s.rooms()
+	join(t, alice, bob, room)
+	wantInForce(t, r, room, 0)
+	wantNone(t, alice.SetPowerLevel(t.Context(), room, bob.ID, 60))
+	wantNone(t, bob.SetState(t.Context(), room, api.EventPointer, api.Pointer{Term: 1}))
+	wantInForce(t, r, room, 1)
+	wantNone(t, alice.SetPowerLevel(t.Context(), room, bob.ID, 0))
+	wantInForce(t, r, room, 0)
+	event, err := alice.SendState(t.Context(), room, api.EventPointer, api.Pointer{Term: 2})
+	wantNone(t, err)
+	wantInForce(t, r, room, 2)
+	wantNone(t, alice.Redact(t.Context(), room, event))
+	wantInForce(t, r, room, 2)
+}
+
 func TestMembersAndServers(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
