@@ -103,8 +103,13 @@ func (a *announcer) announceMove(
 			return err
 		}
 	}
+	var claim []byte // a host that was lost, and comes back after this move, still yields to it
+	if present.Names(st.RoomID, st.GroupID) {
+		claim = present.ClaimHash
+	}
 	return a.home.Rooms.SendState(ctx, st.RoomID, c.UserID, api.EventPointer, api.Pointer{
-		RoomID: st.RoomID, GroupID: st.GroupID, Via: st.Target, Term: term, Epoch: st.Epoch + 1, MigrationID: id.String(),
+		RoomID: st.RoomID, GroupID: st.GroupID, ClaimHash: claim,
+		Via: st.Target, Term: term, Epoch: st.Epoch + 1, MigrationID: id.String(),
 		Evidence: &api.PointerEvidence{
 			MigrationResponse:     st.MigrationResponse.Message,
 			ResponseKeyID:         st.MigrationResponse.KeyID,

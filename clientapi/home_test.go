@@ -278,6 +278,22 @@ func TestLaterTermIsProved(t *testing.T) {
 	}
 }
 
+// The claim that the room supports stays named after a move: the host that it was made against may only come back then.
+// One that a room upgrade has copied does not.
+func TestMoveKeepsTheClaim(t *testing.T) {
+	for room, kept := range map[string]bool{roomID: true, "!before": false} {
+		w, uri, status := newMovedWorld(t)
+		status.Term = 2
+		w.pointer(fmt.Sprintf(
+			`{"room_id":%q,"group_id":%q,"via":"ds.example","term":1,"epoch":7,"claim_hash":"AQID"}`, room, groupID))
+		w.ok("status")(w.call(here, "GET", uri, nil))
+		w.expectSent(api.EventPointer)
+		if sent := string(w.rooms.state[api.EventPointer]); strings.Contains(sent, `"claim_hash":"AQID"`) != kept {
+			t.Errorf("after a pointer of %s the room is told %s", room, sent)
+		}
+	}
+}
+
 // Where no lineage proves a later term than the pointer's, the room is told nothing.
 func TestUnprovedTermIsNotAnnounced(t *testing.T) {
 	for name, change := range map[string]func(*world, *mimiport.Lineage){

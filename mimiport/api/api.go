@@ -253,12 +253,17 @@ func (b *Binding) Names(roomID string, groupID []byte) bool {
 type Pointer struct {
 	RoomID      string           `json:"room_id,omitempty"`    // a pointer that a room upgrade has copied is void
 	GroupID     spec.Base64Bytes `json:"group_id,omitempty"`   // of the group that it is about
-	ClaimHash   spec.Base64Bytes `json:"claim_hash,omitempty"` // SHA-256 of the LineageClaim that the room supports
+	ClaimHash   spec.Base64Bytes `json:"claim_hash,omitempty"` // SHA-256 of the last LineageClaim that the room supports
 	Via         string           `json:"via"`
 	Term        uint64           `json:"term"`
 	Epoch       uint64           `json:"epoch"` // the first one at Via
 	MigrationID string           `json:"migration_id,omitempty"`
 	Evidence    *PointerEvidence `json:"evidence,omitempty"`
+}
+
+// Names says whether the pointer is of this room and group.
+func (p *Pointer) Names(roomID string, groupID []byte) bool {
+	return p.RoomID == roomID && bytes.Equal(p.GroupID, groupID)
 }
 
 // PointerEvidence is the proof of a step without its archive.
