@@ -208,6 +208,8 @@ export class Inbox {
     const own = migration !== undefined && same(migration.response, fromBase64(moved.migration_response));
     if (own && !migration.over) this.merge(g, migration.commit);
     else await this.readOldTerm(g, this.ds(moved.delivery_service));
+    // Who is on a branch that was lost before this move cannot read the way there, and enters anew at its end.
+    if (g.term === term && g.unproven) this.moveTo(g, moved.delivery_service, moved.term);
     if (g.term === term) return false;
     g.evidence = moved;
     return true;
@@ -215,25 +217,26 @@ export class Inbox {
 
   /** Goes to a server that has claimed the group, because the user says that the host is lost (profile, section 3). */
   async followClaim(g: Group, server: string): Promise<void> {
-    await this.goTo(g, (await this.claimBy(g, server)).claim);
+    const { claim } = await this.claimBy(g, server, (c, last) => last && c.delivery_service === server);
+    await this.goTo(g, claim);
     await this.catchUp(g);
   }
 
-  /** The verified claim by which a server has taken the group, and the lineage that ends with it. */
-  private async claimBy(g: Group, server: string): Promise<{ claim: Claimed; told: Lineage }> {
+  /** The verified claim that a server's lineage holds and that is meant, and the lineage. */
+  private async claimBy(g: Group, server: string, isMeant: (claim: Claimed, last: boolean) => boolean) {
     const told = await this.toldBy(g, server);
-    const claim = claimIn(told?.steps.at(-1));
-    const fits = claim?.delivery_service === server && claim.term === told!.steps.length && claim.term > g.term;
-    if (!fits || !(await this.evidence.provesClaim(g, claim)))
-      throw new Error(`${server} shows no claim to the group that goes on from what this device knows`);
-    return { claim, told: told! };
+    for (const [i, step] of told?.steps.entries() ?? []) {
+      const claim = claimIn(step);
+      const fits = claim?.term === i + 1 && claim.term > g.term && isMeant(claim, i + 1 === told!.steps.length);
+      if (fits && (await this.evidence.provesClaim(g, claim))) return { claim, told: told! };
+    }
+    throw new Error(`${server} shows no claim to the group that goes on from what this device knows`);
   }
 
-  /** Shows the host the claim that the room's pointer names, and follows if it yields. Undefined if there is none. */
-  private async showNamed(g: Group): Promise<Claimed | undefined> {
+  /** Shows the host the claim that the room's pointer names, and follows if the host yields. */
+  private async showNamed(g: Group): Promise<Claimed> {
     const { server, hash } = g.named!;
-    const { claim, told } = await this.claimBy(g, server);
-    if (claimHash(claim) !== hash) return undefined;
+    const { claim, told } = await this.claimBy(g, server, (c) => claimHash(c) === hash);
     const refusal = () => undefined; // it goes on, or is away: the pointer decides in the end
     await this.ds(g.ds).showLineage(g.key, toBase64(encode(lineage, told))).catch(refusal);
     await this.catchUp(g).catch(refusal);

@@ -16,6 +16,7 @@ export interface Pointer {
 
 /** A claim that a room's pointer names, and until when the host may yield to it, in milliseconds since 1970. */
 export interface Named {
+  /** Where the pointer says that the group is: the server that has claimed it, or one that has it since. */
   server: string;
   hash: string;
   until: number;

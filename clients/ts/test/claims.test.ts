@@ -177,7 +177,26 @@ test("a member follows the pointer when the host has not yielded within ten minu
   await talk(alice, bob);
 });
 
-test("a pointer that has changed since, or a claim that leaves out a Commit with a receipt, moves nobody", async (t_) => {
+test("a claim that the pointer still names after a move is found in the lineage", async () => {
+  const { alice, bob, room, s, t } = await named();
+  const target = `u${s}`;
+  await alice.client.migrate(alice.group, target);
+  hosted(alice, target).tree = toBase64(ratchetTree(alice.group.state));
+  const answer = net.ds(target).answer.bind(net.ds(target));
+  net.ds(target).answer = (method, path, query, ...rest) =>
+    path[2] === "messages" && query.get("term") === "2" // nothing that bob can read: he is on the branch that was lost
+      ? { messages: [], next: 1, end: true }
+      : answer(method, path, query, ...rest);
+  net.point(room, { ...pointer(room), via: target, term: 3 });
+  net.ds(t).down = false;
+  await bob.sync();
+  assert.deepEqual([hosted(bob, t).state, hosted(bob, t).moved?.delivery_service], ["moved", s]);
+  await alice.sync();
+  together(alice, bob);
+  assert.deepEqual([bob.group.ds, bob.group.term], [target, 3]);
+});
+
+test("a pointer that has changed, or a claim that leaves out a Commit with a receipt, moves nobody", async (t_) => {
   for (const receipts of [false, true]) {
     const { bob, room, t } = await named({ receipts });
     await bob.sync();
