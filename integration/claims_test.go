@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -80,8 +82,20 @@ func (p *pair) requireGoesOn(t *testing.T, target *harness.Server, term uint64) 
 	p.RequireAt(t, target, term)
 }
 
-// TestReclaimed: the host of a group is lost after more Commits. The operator of the host before takes the group back; the member who
-// was where the new term begins goes on, the one who has gone on at the lost host enters anew. The lost host comes back and yields.
+// show lets a member show a server how the group went on, as the group's host tells it.
+func (p *pair) show(t *testing.T, ds string) error {
+	t.Helper()
+	var host api.HostResponse
+	harness.Do(t, p.alice, "host", nil, &host)
+	route := at(ds, "/groups/"+p.Group+"/lineage")
+	shown := api.LineageRequest{Lineage: host.Lineage}
+	return p.alice.User.Do(harness.Within(t), http.MethodPut, route, shown, nil)
+}
+
+// TestReclaimed: the host of a group is lost after more Commits. The operator of the host before takes the group back;
+// the member who was where the new term begins goes on, the one who has gone on at the lost host enters anew. The
+// group moves on. The lost host comes back and yields, when it hears that the room's pointer names the claim: the client
+// has set it.
 func TestReclaimed(t *testing.T) {
 	g := newAway(t)
 	whileDown(t, g.a, func() error {
@@ -101,7 +115,16 @@ func TestReclaimed(t *testing.T) {
 	if err := g.lost.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	harness.Do(t, g.alice, "sync", nil, nil)
+	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
+		// Dendrite sends a server that was away nothing until it hears from it.
+		if _, err := g.admins[g.lost].Send(ctx, g.Room, "io.github.mimiport.test.back", struct{}{}); err != nil {
+			return err
+		}
+		return g.show(t, g.lost.Name)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	var host api.HostResponse
 	harness.Do(t, g.alice, "host", harness.Args{"ds": g.lost.Name}, &host)
 	if host.DeliveryService != g.a.Name || host.Moved == nil || len(host.Moved.LineageClaim) == 0 {
@@ -124,6 +147,38 @@ func TestRecovered(t *testing.T) {
 		t.Errorf("the group is in epoch %d, not %d", at.Epoch, before.Epoch)
 	}
 	g.requireGoesOn(t, g.a, 3)
+}
+
+// TestRecoverStops: an operator recovers a group whose host is only away. The room does not support the claim: the host
+// goes on when it is back, keeps the claim as evidence, and the recovered group stops.
+func TestRecoverStops(t *testing.T) {
+	g := newAway(t)
+	whileDown(t, g.lost, func() error {
+		g.recover(t, g.admins[g.b], g.alice)
+		return nil
+	})
+	send := func(ctx context.Context) error {
+		body := api.SubmitRequest{Message: []byte{1}}
+		return g.alice.User.Do(ctx, http.MethodPost, at(g.b.Name, "/groups/"+g.Group+"/messages"), body, nil)
+	}
+	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
+		if err := send(ctx); harness.CodeOf(err) != prefix+"M_GROUP_STOPPED" {
+			return fmt.Errorf("the recovered group answers %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, admin := range []*harness.User{g.admins[g.lost], g.admins[g.b]} {
+		var evidence json.RawMessage
+		g.operate(t, admin, http.MethodGet, "/evidence", nil, &evidence)
+		if !strings.Contains(string(evidence), strconv.Quote(string(migration.EvidenceContested))) {
+			t.Errorf("the operator is shown %s", evidence)
+		}
+	}
+	g.Talk(t)
+	g.RequireAt(t, g.lost, 1)
 }
 
 // TestRestoredBehind: a server whose database is put back to before several Commits is stopped by the receipt that one
