@@ -71,7 +71,9 @@ func (n *Network) Client() *http.Client {
 
 // CertFile is the file with the certificate that all servers trust, in PEM.
 func (n *Network) CertFile() string { return filepath.Join(n.dir, "tls.crt") }
-func (n *Network) keyFile() string  { return filepath.Join(n.dir, "tls.key") }
+
+// KeyFile is the file with the key of the certificate, in PEM.
+func (n *Network) KeyFile() string { return filepath.Join(n.dir, "tls.key") }
 
 // makeCertificate writes a self-signed certificate for localhost and its address. The servers find it by SSL_CERT_FILE,
 // so that they run with TLS validation on, as in earnest.
@@ -101,7 +103,7 @@ func (n *Network) makeCertificate() error {
 	}
 	return errors.Join(
 		writePEM(n.CertFile(), &pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		writePEM(n.keyFile(), &pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+		writePEM(n.KeyFile(), &pem.Block{Type: "PRIVATE KEY", Bytes: private}),
 	)
 }
 

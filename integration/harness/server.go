@@ -161,7 +161,7 @@ func (s *Server) launch() error {
 		"-config", s.configFile(),
 		"-http-bind-address", strings.TrimPrefix(s.URL, "http://"),
 		"-https-bind-address", cmp.Or(s.Listen, s.Name),
-		"-tls-cert", s.network.CertFile(), "-tls-key", s.network.keyFile())
+		"-tls-cert", s.network.CertFile(), "-tls-key", s.network.KeyFile())
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.Dir, log, log
 	cmd.Env = append(append(os.Environ(), "SSL_CERT_FILE="+s.network.CertFile()), s.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
