@@ -1,0 +1,170 @@
+package adversary
+
+import (
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+)
+
+// attack is one row of the table: a new attack is a new row.
+type attack struct {
+	name string
+	who  string // the attacker
+	rule string // that the attack tests
+	// play attacks a group that alice has at a, and checks the answers. after checks what must hold then: nil where the
+	// group must go on where it was.
+	play  func(*testing.T, *group)
+	after func(*testing.T, *group)
+	open  string // of an attack that still succeeds, and is told rather than played: why
+}
+
+// attacks is what the adversary plays, in this order.
+var attacks = []attack{
+	{
+		name: "reclaim of a group that has never moved", who: "member of power 0, or a server in the room",
+		rule: "a reclaim needs a former host, a name is checked before its key, and a refusal of our own is no outage",
+		play: reclaimNeverMoved,
+	},
+	{
+		name: "reclaim by a former host that is down", who: "member of power 0",
+		rule: "a key object that came with a claim ends no hosting",
+		play: reclaimForDownHost,
+	},
+	{
+		name: "recover of a live group", who: "a member's own server",
+		rule: "accept_claims is about imports: a healthy host stops for a claim that the room supports",
+		play: recoverLive,
+	},
+	{
+		name: "import of another group's id", who: "user of the target",
+		rule: "a foreign id needs the room's binding, and gives way to the group that has its preimage",
+		play: squatID,
+	},
+	{
+		name: "Commits of epochs to come", who: "two members of power 0",
+		rule: "a later-epoch handshake without a receipt is only an alarm",
+		play: laterEpochs,
+	},
+	{
+		name: "decision by a key that expired a year ago", who: "thief of an old key of the source",
+		rule: "a key counts for a time only if it was valid then",
+		play: expiredKey,
+	},
+	{
+		name: "an archive without preimage and keys", who: "the source",
+		rule: "own records win, and a preimage is never lost",
+		play: poorArchive, after: archiveIsWhole,
+	},
+	{
+		name: "a status with term 2^53-1", who: "the source",
+		rule: "the pointer holds only terms that signatures prove",
+		play: hugeTerm,
+	},
+	{
+		name: "a backup made while the group was away", who: "a restored host",
+		rule: "a later term that leads back here stops, and says so",
+		play: restoredWhileAway, after: goesOnClaimed,
+	},
+	{
+		name: "two recovers into one term", who: "two operators",
+		rule: "where two chains part, everybody chooses alike; the room's pointer decides",
+		play: twoRecovers, after: goesOnClaimed,
+	},
+	{
+		name: "a recover shown to a target that has voted", who: "member of power 0",
+		rule: "a staged row ends by the source's signature, the room or the operator",
+		play: recoverShownToStaged,
+	},
+	{
+		name: "the room's word for a claim of one's own", who: "member of power 0",
+		rule: "the pointer takes the power to move the group, and only such a sender's counts",
+		play: forgedPointer,
+	},
+	{
+		name: "another server's receipt", who: "member of power 0",
+		rule: "a receipt counts in the present term, under a key of the host",
+		play: forgedReceipt,
+	},
+	{
+		name: "a hand-over by a server that is not the host", who: "a server in the room",
+		rule: "the chain of hosts ends at the source",
+		play: foreignHandOver,
+	},
+	{
+		name: "two contents for one offer, and both outcomes", who: "the source",
+		rule: "the first content stays, a confirmation wins, and both are evidence",
+		play: secondContent,
+	},
+	{
+		name: "12 sources and 1,000 servers that never answer", who: "remote servers",
+		rule: "work that dials out is filed under the server that it dials",
+		play: silentHosts,
+	},
+	{
+		name: "200 uploads of 64 MiB that send nothing", who: "remote server",
+		rule: "a body is read into memory as it arrives, against one budget",
+		play: idleUploads,
+	},
+	{
+		name: "300 offers at once, 400 reservations at once", who: "local user",
+		rule: "a quota is counted in the transaction that stores",
+		play: quotaRaces,
+		open: "quotas are counted before they are stored",
+	},
+	{
+		name: "a lineage with 1,000 signers", who: "member of power 0",
+		rule: "at most 8 servers are asked for keys for one message, and failures are remembered",
+		play: manySigners,
+	},
+	{
+		name: "a refusal of 7 MB with control characters", who: "the target",
+		rule: "peer text is clipped before it is stored, logged or passed on",
+		play: longRefusal,
+	},
+	{
+		name: "bad content again and again", who: "the source",
+		rule: "the third refused content ends the offer",
+		play: badContents,
+	},
+	{
+		name: "users of a server that the room's ACL denies", who: "members on a denied server",
+		rule: "every route hears the ACL, matched whole and without case",
+		play: deniedServer,
+	},
+	{
+		name: "three aborts by one member", who: "member who may move the group",
+		rule: "aborts are counted for the group and the user",
+		play: threeAborts,
+		open: "aborts are counted for the group alone",
+	},
+}
+
+func TestAdversary(t *testing.T)           { playAll(t, harness.NewTestNetwork(t)) }
+func TestAdversaryOnPostgres(t *testing.T) { playAll(t, harness.NewPostgresNetwork(t)) }
+
+// playAll plays each attack on a group of its own, on the same homeservers.
+func playAll(t *testing.T, n *harness.TestNetwork) {
+	x := newArena(t, n)
+	for i := range attacks {
+		a := &attacks[i]
+		if a.open != "" {
+			t.Logf("KNOWN TO SUCCEED: %s, by %s: %s", a.name, a.who, a.open)
+			continue
+		}
+		t.Run(a.name, func(t *testing.T) {
+			start := time.Now()
+			g := x.newGroup(t)
+			t.Run("attack", func(t *testing.T) { a.play(t, g) }) // whose cleanup undoes what it has set up
+			after := a.after
+			if after == nil {
+				after = goesOn
+			}
+			after(t, g)
+			t.Logf("%s by %s: %.1f s", a.rule, a.who, time.Since(start).Seconds())
+		})
+	}
+	for _, s := range []*harness.Server{x.a, x.b} {
+		logPeak(t, s, "in the end")
+	}
+}

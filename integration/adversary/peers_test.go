@@ -1,0 +1,176 @@
+package adversary
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
+
+type counter = atomic.Int64
+
+// writeJSON answers with JSON.
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // whoever hangs up is told nothing
+}
+
+// hugeTerm has the attacker's server, which has the group, tell bob's that the group has moved in term 2^53-1.
+func hugeTerm(t *testing.T, g *group) {
+	g.toC(t)
+	pointer := func() (p api.Pointer, err error) {
+		err = g.bob.State(harness.Within(t), g.room, api.EventPointer, &p)
+		return p, err
+	}
+	err := harness.Poll(harness.Within(t), func(context.Context) error {
+		p, err := pointer()
+		if err == nil && p.Via != g.c.Name {
+			err = fmt.Errorf("the pointer names %s", p.Via)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := g.offer(t, g.bob, g.b)
+	confirmation := sign(t, g.c.SigningIdentity, &mimiport.MigrationConfirmation{
+		DomainName: g.b.Name, Nonce: o.response.Nonce, GroupID: g.id,
+	})
+	g.c.lies(t, func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/init") {
+			return false
+		}
+		writeJSON(w, http.StatusOK, &api.MigrationStatus{
+			MigrationID: o.id, Role: "source", State: string(migration.Moved), GroupID: g.id, RoomID: g.room,
+			Source: g.c.Name, Target: g.b.Name, User: g.bob.ID, Term: 1<<53 - 1, Epoch: g.mls.Epoch(),
+			MigrationResponse: &api.SignedInfo{Message: encode(t, o.response), KeyID: o.keyID},
+			Confirmation:      &api.SignedInfo{Message: confirmation.Message, KeyID: confirmation.KeyID},
+		})
+		return true
+	})
+	if st, _, err := g.initiate(t, o, g.bob, bobLeaf); err != nil || st.Term != 1<<53-1 {
+		t.Fatalf("bob is told of term %d: %v", st.Term, err)
+	}
+	if p, err := pointer(); err != nil || p.Term > g.term+1 {
+		t.Errorf("the room's pointer says term %d: %v", p.Term, err)
+	}
+}
+
+// refusal is what the attacker's server refuses something with.
+func refusal(t *testing.T, bytes int) []byte {
+	t.Helper()
+	text := "\x1b[2J\r\n" + strings.Repeat("\x1b[2J\r\nmoved ", bytes/32) // 32 is about what JSON makes of it
+	body, err := json.Marshal(map[string]string{"errcode": "M_FORBIDDEN", "error": text})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// refused has alice's server hand the group to the attacker's, which refuses the question before the freeze where asked
+// is given, else the content. It returns how that ended.
+func (g *group) refused(t *testing.T, asked, content []byte) (st api.MigrationStatus, err error) {
+	t.Helper()
+	response := &mimiport.MigrationResponse{Request: mimiport.MigrationRequest{
+		SourceDomain: g.a.Name, TargetDomain: g.c.Name, GroupID: g.id, Epoch: g.mls.Epoch(),
+	}}
+	_, _ = rand.Read(response.Nonce[:]) // crypto/rand does not fail
+	o := &offer{response.ID().String(), response, sign(t, g.c.SigningIdentity, response).KeyID}
+	g.c.lies(t, func(w http.ResponseWriter, r *http.Request) bool {
+		refuse := func(body []byte) {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = w.Write(body) // whoever hangs up is told nothing
+		}
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/migrations/"+o.id) && asked != nil:
+			refuse(asked)
+		case strings.HasSuffix(r.URL.Path, "/migrations/"+o.id):
+			offered := &api.MigrationStatus{MigrationID: o.id, Role: "target", State: string(migration.Offered)}
+			writeJSON(w, http.StatusOK, offered)
+		case strings.HasSuffix(r.URL.Path, "/migrations/"+o.id+"/content"):
+			refuse(content)
+		default:
+			return false
+		}
+		return true
+	})
+	st, _, err = g.initiate(t, o, g.alice, aliceLeaf)
+	for ctx := harness.Within(t); err == nil && st.State == string(migration.Frozen) && ctx.Err() == nil; {
+		err = g.ask(t, g.alice, http.MethodGet, "/migrations/"+o.id, nil, &st)
+	}
+	return st, err
+}
+
+func longRefusal(t *testing.T, g *group) {
+	_, err := g.refused(t, refusal(t, 7<<20), nil)
+	requireClipped(t, "7 MB before the freeze", fmt.Sprint(err))
+	st, err := g.refused(t, nil, refusal(t, 60<<10))
+	if err != nil || st.State != string(migration.Aborted) {
+		t.Fatal(st, err)
+	}
+	requireClipped(t, "60 KB for the content", st.Reason)
+	var list struct {
+		Items []api.MigrationStatus `json:"items"`
+	}
+	path := adminapi.PathPrefix + "/migrations"
+	if err := g.root[g.a].Do(harness.Within(t), http.MethodGet, path, nil, &list); err != nil {
+		t.Fatal(err)
+	}
+	for i := range list.Items {
+		requireClipped(t, "the operator's list", list.Items[i].Reason)
+	}
+	log, err := os.ReadFile(g.a.LogFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(log, []byte("\x1b[2J")) {
+		t.Error("the log has control characters of a peer")
+	}
+}
+
+// requireClipped fails for text of a peer that is long or has control characters.
+func requireClipped(t *testing.T, name, text string) {
+	t.Helper()
+	if len(text) > 1024 || strings.ContainsFunc(text, unicode.IsControl) {
+		t.Errorf("%s: %d bytes: %.80q", name, len(text), text)
+	}
+}
+
+func badContents(t *testing.T, g *group) {
+	h := g.newHoax(t, g.room, nil)
+	good := *h.state
+	start := time.Now()
+	for range 3 {
+		h.state.Base.GroupInfo = bytes.Clone(good.Base.GroupInfo)
+		h.state.Base.GroupInfo[len(h.state.Base.GroupInfo)-1] ^= 1 // in its signature
+		h.put(t, g.b, time.Now().Add(time.Hour)).requireRefused(t, "content with a bad GroupInfo")
+	}
+	*h.state = good
+	h.put(t, g.b, time.Now().Add(time.Hour)).requireRefused(t, "good content after three bad ones")
+	t.Logf("four contents took %d ms", time.Since(start).Milliseconds())
+}
+
+// threeAborts has alice's moves fail: goesOn lets bob move the group after that.
+func threeAborts(t *testing.T, g *group) {
+	for range 3 {
+		if st, err := g.refused(t, nil, refusal(t, 0)); err != nil || st.State != string(migration.Aborted) {
+			t.Fatal(st, err)
+		}
+		g.commit(t, g.alice, aliceLeaf)
+	}
+}
