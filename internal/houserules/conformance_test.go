@@ -15,10 +15,14 @@ var (
 	clientTestTitle = regexp.MustCompile("`clients/ts` \"([^\"]+)\"")
 	saysTest        = regexp.MustCompile(testName.String() + "|" + clientTestTitle.String() + "|not yet|no test:")
 	clientTestCall  = regexp.MustCompile(`(?m)^\s*test\("([^"]+)"`)
+
+	attackNames = regexp.MustCompile("`adversary`((?: \"[^\"]+\",?)+)")
+	attackName  = regexp.MustCompile(`"([^"]+)"`)
+	attackRow   = regexp.MustCompile(`(?m)^\s*name: "([^"]+)"`)
 )
 
-// testsInTree are the names of all Go tests and fuzz targets of this module, and the titles of the reference client's
-// tests.
+// testsInTree are the names of all Go tests and fuzz targets of this module, the titles of the reference client's
+// tests, and the attacks of the adversary.
 func testsInTree(t *testing.T) map[string]bool {
 	t.Helper()
 	tests := make(map[string]bool)
@@ -29,6 +33,11 @@ func testsInTree(t *testing.T) map[string]bool {
 		}
 		for _, match := range defines.FindAllStringSubmatch(source, -1) {
 			tests[match[1]] = true
+		}
+		if strings.HasSuffix(path, "/adversary/adversary_test.go") {
+			for _, match := range attackRow.FindAllStringSubmatch(source, -1) {
+				tests[match[1]] = true
+			}
 		}
 	}
 	return tests
@@ -49,6 +58,11 @@ func TestDocumentedTestsExist(t *testing.T) {
 		named := testName.FindAllString(string(text), -1)
 		for _, title := range clientTestTitle.FindAllStringSubmatch(string(text), -1) {
 			named = append(named, title[1])
+		}
+		for _, list := range attackNames.FindAllStringSubmatch(string(text), -1) {
+			for _, attack := range attackName.FindAllStringSubmatch(list[1], -1) {
+				named = append(named, attack[1])
+			}
 		}
 		for _, name := range named {
 			if !tests[name] {
