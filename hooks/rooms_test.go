@@ -12,7 +12,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
 func newRoom(t *testing.T, creator *harness.User) string {
@@ -202,33 +201,6 @@ func countEvents(t *testing.T, u *harness.User, room, eventType string) (n int) 
 		}
 	}
 	return n
-}
-
-// TestPointerSender: a state event is in force while its sender has the power to send such an event, and a redaction
-// leaves the last good content in force.
-func TestPointerSender(t *testing.T) {
-	s := start(t, "s.example", newFabric())
-	alice, bob := s.register(t, "alice"), s.register(t, "bob")
-	room := newRoom(t, alice)
-	join(t, alice, bob, room)
-	r := s.rooms()
-	r.acls.store = memory.New()
-	inForce := func(want string) {
-		t.Helper()
-		got, err := r.StateInForce(t.Context(), room, api.EventPointer)
-		if err != nil || string(got) != want {
-			t.Errorf("in force is %s, %v; want %s", got, err, want)
-		}
-	}
-	inForce("")
-	wantNone(t, alice.SetPowerLevel(t.Context(), room, bob.ID, 100))
-	event, err := bob.SendState(t.Context(), room, api.EventPointer, map[string]any{"via": "t.example"})
-	wantNone(t, err)
-	inForce(`{"via":"t.example"}`)
-	wantNone(t, alice.Redact(t.Context(), room, event))
-	inForce(`{"via":"t.example"}`)
-	wantNone(t, bob.SetPowerLevel(t.Context(), room, bob.ID, 0))
-	inForce("")
 }
 
 func TestLocalAccount(t *testing.T) {

@@ -196,11 +196,11 @@ func (s *Service) takeRival(ctx context.Context, g *storage.Group, own *mimiport
 	if own.CreatingServer != sh.CreatingServer || !stateOf(g).Owned() {
 		return proof.Errorf(g.ID, "it is not the lineage known here")
 	}
-	pointer, err := s.pointer(ctx, g)
+	hash, err := s.namedClaim(ctx, g)
 	if err != nil {
 		return err
 	}
-	named := func(step *mimiport.LineageStep) bool { return pointer != nil && proof.Names(pointer.ClaimHash, step) }
+	named := func(step *mimiport.LineageStep) bool { return proof.Names(hash, step) }
 	if sh.operator || proof.Outranks(&verified.Steps[at], &own.Steps[at], named) {
 		return s.yield(ctx, g, encoded)
 	}
@@ -267,15 +267,24 @@ func (s *Service) next(
 	return next, err
 }
 
-// supported says whether the room supports a claim to a group: its pointer holds the claim's hash. Where the policy
-// lets nobody or only administrators move groups away, the room's word does not count: the operator's does.
+// supported says whether the room supports a claim to a group: its pointer holds the claim's hash.
 func (s *core) supported(ctx context.Context, g *storage.Group, step *mimiport.LineageStep) (bool, error) {
+	hash, err := s.namedClaim(ctx, g)
+	return err == nil && proof.Names(hash, step), err
+}
+
+// namedClaim is the hash of the claim that the room supports, nil for none. Where the policy lets nobody or only
+// administrators move groups away, the room's word does not count: the operator's does.
+func (s *core) namedClaim(ctx context.Context, g *storage.Group) ([]byte, error) {
 	p, err := s.Policy(ctx)
 	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
-		return false, err
+		return nil, err
 	}
 	pointer, err := s.pointer(ctx, g)
-	return err == nil && pointer != nil && proof.Names(pointer.ClaimHash, step), err
+	if err != nil || pointer == nil {
+		return nil, err
+	}
+	return pointer.ClaimHash, nil
 }
 
 // recall stops a group that this server has confirmed away and does not remember: its signature beats its database.
