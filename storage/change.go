@@ -7,7 +7,7 @@ import (
 
 // Change is one atomic transition: all of it is written, durably, or none. A Group or Migration whose Version is 0 is
 // inserted and must not exist; any other replaces the stored row of that version; either is stored with Version+1. Entries,
-// Receipt, Content and Rows are inserted and must not exist. Anything unmet is ErrConflict.
+// Receipt, Content and Rows are inserted and must not exist. Anything unmet is ErrConflict. Limits are checked last.
 type Change struct {
 	Group     *Group
 	Migration *migration.Migration
@@ -17,10 +17,13 @@ type Change struct {
 	Receipt   *Receipt // of a Commit that this change accepts
 	Rows      []Row
 	Evidence  []Evidence // inserted; of one kind and migration the first is kept
+	Volume    *Volume    // added to what is counted
+
+	Limits []Limit // what the change, with all that is stored, must keep
 
 	// What is deleted; absent things are ignored. Deletions come before insertions.
 	Done        []RowKey              // rows
-	Drop        *GroupKey             // entries, receipts and snapshots
+	Drop        *GroupKey             // entries, receipts, snapshots and counted bytes
 	DropBefore  *Epoch                // snapshots of earlier epochs than this one
 	DropContent *mimiport.MigrationID // a content
 }

@@ -53,6 +53,9 @@ func RequireRange(c *Change) error {
 	if r := c.Receipt; r != nil {
 		note(r.Term, r.Epoch, r.Seq)
 	}
+	if v := c.Volume; v != nil {
+		note(v.Term)
+	}
 	for i := range c.Snapshots {
 		s := &c.Snapshots[i]
 		note(s.Term, s.Epoch, s.Seq)

@@ -19,7 +19,10 @@ type MigrationFilter struct {
 	Role    migration.Role
 	States  []migration.State
 	User    string
+	RoomID  string
+	Source  string
 	Since   time.Time // created at or after
+	Until   time.Time // created at or before
 }
 
 // Evidence is something that another server has signed and should not have, or that this server has and does not remember. It is

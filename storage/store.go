@@ -25,8 +25,10 @@ type Horizon struct {
 }
 
 // Store keeps everything that this module must not forget. A reader that needs a part of it names that part. Reads return ErrNotFound
-// for a single thing that is not there. A failed Apply that is not ErrConflict may have been written or not: load again.
+// for a single thing that is not there. A failed Apply that is neither ErrConflict nor a *LimitError may
+// have been written or not: load again.
 type Store interface {
+	// A *LimitError names the limit of the change that is not kept.
 	Apply(ctx context.Context, c *Change) error
 
 	Groups
@@ -49,8 +51,6 @@ type Groups interface {
 	Groups(ctx context.Context, after []byte, limit int) ([]Group, error) // highest terms, by id
 	// GroupsInRoom lists the groups bound to a room, highest terms.
 	GroupsInRoom(ctx context.Context, roomID string) ([]Group, error)
-	// CountGroups counts the groups active or frozen here, and the ids that a user has reserved and not bound.
-	CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error)
 	// Evidence lists what is kept about a group, oldest first.
 	Evidence(ctx context.Context, groupID []byte) ([]Evidence, error)
 }

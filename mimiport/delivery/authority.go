@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
@@ -30,7 +29,7 @@ func (a authority) Policy(ctx context.Context) (policy.Policy, error) {
 	if err != nil {
 		return policy.Policy{}, err
 	}
-	var p policy.Policy
+	p := policy.Policy{Quotas: a.DefaultPolicy.Quotas} // for those that it was stored without, by an earlier version
 	err = json.Unmarshal(raw, &p)
 	return p, err
 }
@@ -124,7 +123,7 @@ func (a authority) requireInRoom(ctx context.Context, c api.Caller, roomID strin
 	return a.requireAllowed(ctx, roomID, []string{c.Server})
 }
 
-// requireCreator fails unless the caller may create groups here, within the quota.
+// requireCreator fails unless the caller may create groups here.
 func (a authority) requireCreator(ctx context.Context, c api.Caller) error {
 	p, err := a.Policy(ctx)
 	if err != nil {
@@ -139,31 +138,19 @@ func (a authority) requireCreator(ctx context.Context, c api.Caller) error {
 	if !p.MayCreate(local, c.Server) {
 		return mimiport.Errorf("reserve group", mimiport.KindForbidden, "%s may not create groups on this server", c.UserID)
 	}
-	hosted, reserved, err := a.Store.CountGroups(ctx, c.UserID)
-	if err != nil {
-		return err
-	}
-	if p.Quotas.Groups > 0 && (hosted >= p.Quotas.Groups || reserved >= maxReserved) {
-		return mimiport.Errorf("reserve group", mimiport.KindQuota, "too many groups")
-	}
 	return nil
 }
 
-// maxReserved bounds the ids that one user may hold without binding a group to them.
-const maxReserved = 100
-
-// quotaFacts is what the quotas of a migration count, besides what the store knows. nil asks for no quota: a migration
-// that has begun is not refused for its number.
-type quotaFacts struct {
-	starting  bool // this migration is not counted yet
+// arriving is what only the content of a migration shows.
+type arriving struct {
 	members   int
 	foreignID bool
 }
 
 // decide gathers the facts and asks the policy, on either side and at every step. Only a caller tells whether an
-// administrator asks.
+// administrator asks; content is nil where there is none yet.
 func (a authority) decide(
-	ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller, q *quotaFacts,
+	ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller, content *arriving,
 ) error {
 	p, err := a.Policy(ctx)
 	if err != nil {
@@ -173,11 +160,8 @@ func (a authority) decide(
 	if err != nil {
 		return err
 	}
-	if q != nil {
-		f.Members, f.ForeignID = q.members, q.foreignID
-		if err := a.count(ctx, f, m, q); err != nil {
-			return err
-		}
+	if content != nil {
+		f.Members, f.ForeignID = content.members, content.foreignID
 	}
 	return policy.Decide(&p, f)
 }
@@ -213,43 +197,4 @@ func (a authority) facts(
 		f.UserLocal, err = a.Rooms.LocalAccount(ctx, user)
 	}
 	return f, err
-}
-
-// countLimit is where counting for a quota ends: no quota is meant to be larger.
-const countLimit = 10_000
-
-func (a authority) count(ctx context.Context, f *policy.Facts, m *migration.Migration, q *quotaFacts) (err error) {
-	now := a.Now()
-	hourAgo := now.Add(-time.Hour)
-	own := 0
-	if q.starting {
-		own = 1
-	}
-	tally := func(n *int, own int, filter storage.MigrationFilter) {
-		if err != nil {
-			return
-		}
-		var found []migration.Migration
-		found, err = a.Store.Migrations(ctx, filter, mimiport.MigrationID{}, countLimit)
-		if !filter.Since.IsZero() { // what a clock that was ahead has dated must not count until it is past
-			found = slices.DeleteFunc(found, func(m migration.Migration) bool { return m.CreatedAt.After(now) })
-		}
-		*n = len(found) + own
-	}
-	tally(&f.Moves, own, storage.MigrationFilter{Role: f.Side, User: m.User, Since: hourAgo})
-	if f.Side == migration.Source {
-		tally(&f.Aborts, 1, storage.MigrationFilter{
-			Role: f.Side, GroupID: m.GroupID, Since: hourAgo, States: []migration.State{migration.Aborted},
-		})
-		return err
-	}
-	tally(
-		&f.Offers, own, storage.MigrationFilter{Role: f.Side, User: m.User, States: []migration.State{migration.Offered}},
-	)
-	tally(&f.Staged, 1, storage.MigrationFilter{Role: f.Side, States: []migration.State{migration.Staged}})
-	if err == nil {
-		f.Groups, _, err = a.Store.CountGroups(ctx, m.User)
-		f.Groups++
-	}
-	return err
 }

@@ -39,7 +39,11 @@ func (s *Service) ReserveGroup(
 		ID: pre.GroupID(), State: migration.GroupReserved, Server: pre.CreatingServer, RoomID: req.RoomID, Creator: c.UserID,
 		NextSeq: 1, Lineage: encoded, CreatedAt: s.Now(),
 	}
-	if err := s.apply(ctx, &storage.Change{Group: g}); err != nil {
+	limits, err := s.reserving(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.apply(ctx, &storage.Change{Group: g, Limits: limits}); err != nil {
 		return nil, err
 	}
 	return &api.ReserveGroupResponse{GroupID: g.ID, Preimage: *preimage(&lineage), ExternalSender: entry}, nil
@@ -126,7 +130,11 @@ func (s *Service) bind(
 	next := *g
 	next.State, next.Protocol = migration.GroupActive, req.Protocol
 	next.CipherSuite, next.Epoch = state.CipherSuite(), state.Epoch()
-	change := &storage.Change{Group: &next, Snapshots: []storage.Snapshot{l.Snapshot(&next)}}
+	limits, err := s.hosting(ctx, &next)
+	if err != nil {
+		return nil, err
+	}
+	change := &storage.Change{Group: &next, Snapshots: []storage.Snapshot{l.Snapshot(&next)}, Limits: limits}
 	if err := s.apply(ctx, change); err != nil {
 		return nil, err
 	}

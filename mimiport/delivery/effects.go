@@ -120,11 +120,14 @@ func (s *core) change(
 	}
 	next := &r.Migration
 	change := &storage.Change{}
+	var err error
 	if next.State != m.State || next.Refused != m.Refused {
 		change.Migration = next
+		if change.Limits, err = s.stepping(ctx, m, next); err != nil {
+			return nil, err
+		}
 	}
 	if r.Begin || r.Group != stateOf(g) {
-		var err error
 		if change.Group, err = s.nextGroup(ctx, g, r); err != nil {
 			return nil, err
 		}

@@ -102,9 +102,13 @@ type core struct {
 }
 
 // apply commits a change and wakes whoever waits for it. The change must reach the store whatever becomes of the
-// request.
+// request. A quota that it would exceed is an error of policy.Exceeded.
 func (s *core) apply(ctx context.Context, c *storage.Change) error {
-	if err := s.Store.Apply(context.WithoutCancel(ctx), c); err != nil {
+	err := s.Store.Apply(context.WithoutCancel(ctx), c)
+	if broken, ok := errors.AsType[*storage.LimitError](err); ok {
+		return policy.Exceeded(broken.Quota)
+	}
+	if err != nil {
 		return err
 	}
 	if len(c.Rows) > 0 {

@@ -100,7 +100,10 @@ func (s *Service) init(
 	if in.record, err = s.newSource(g, in); err != nil {
 		return err
 	}
-	if err := s.decide(ctx, migration.Source, in.record, c, &quotaFacts{starting: true}); err != nil {
+	if err := s.decide(ctx, migration.Source, in.record, c, nil); err != nil {
+		return err
+	}
+	if err := s.requireFreezable(ctx, in.record); err != nil {
 		return err // before the target's name is dialled
 	}
 	if err := s.requireSigned(ctx, r.TargetDomain, req.KeyID, &init.Response); err != nil {

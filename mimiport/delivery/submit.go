@@ -304,6 +304,9 @@ func (s intake) append(ctx context.Context, sub *submission, a *registry.Accepte
 	if err != nil {
 		return nil, err
 	}
+	if err := s.countBytes(ctx, change, sub.caller.UserID); err != nil {
+		return nil, err
+	}
 	receipt, err := signedReceipt(change.Receipt)
 	if err != nil {
 		return nil, err

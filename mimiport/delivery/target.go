@@ -50,7 +50,7 @@ func (s *Service) RequestMigration(
 		ID: response.ID(), GroupID: r.GroupID, RoomID: req.RoomID, Source: r.SourceDomain, Target: r.TargetDomain,
 		User: c.UserID, Epoch: r.Epoch, CreatedAt: now, ExpiresAt: now.Add(s.Limits.OfferLife), Response: signed,
 	}
-	if err := s.decide(ctx, migration.Target, &rec, c, &quotaFacts{starting: true}); err != nil {
+	if err := s.decide(ctx, migration.Target, &rec, c, nil); err != nil {
 		return nil, err
 	}
 	offer, err := s.senderOffer(ctx, &rec, req.SuiteRequest)
@@ -216,8 +216,8 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 	if err != nil {
 		return nil, err
 	}
-	q := &quotaFacts{members: next.NumMembers(), foreignID: state.Lineage.Preimage == nil}
-	if err := s.decide(ctx, migration.Target, m, api.Caller{}, q); err != nil {
+	found := &arriving{members: next.NumMembers(), foreignID: state.Lineage.Preimage == nil}
+	if err := s.decide(ctx, migration.Target, m, api.Caller{}, found); err != nil {
 		return nil, err
 	}
 	return &arrival{state, next, next.Hash(up.Data)}, nil

@@ -47,21 +47,36 @@ type Policy struct {
 	Quotas       Quotas     `json:"quotas"`
 }
 
-// Quotas bound what others can make this server hold.
+// Quotas bound what others can make this server hold. Each bound for the whole server has shares: what one user, one
+// room or one source may use of it.
 type Quotas struct {
-	Groups       int `json:"groups"`         // groups hosted here
-	Members      int `json:"members"`        // leaves of one group
-	Offers       int `json:"offers"`         // open offers of one user
-	Staged       int `json:"staged"`         // migrations staged here
-	MovesPerHour int `json:"moves_per_hour"` // migrations begun for one user, aborted ones included
-	AbortsAnHour int `json:"aborts_an_hour"` // aborted freezes of one group
+	Groups          int `json:"groups"`            // groups hosted here
+	GroupsPerUser   int `json:"groups_per_user"`   // of those, created or moved here by one user
+	GroupsPerRoom   int `json:"groups_per_room"`   // of those, in one room
+	ReservedPerUser int `json:"reserved_per_user"` // ids given to one user that no group is bound to
+	ReservedPerRoom int `json:"reserved_per_room"` // the same in one room
+	Members         int `json:"members"`           // leaves of one group
+	Offers          int `json:"offers"`            // open offers of one user
+	OffersPerRoom   int `json:"offers_per_room"`   // open offers for groups of one room
+	Staged          int `json:"staged"`            // migrations staged here
+	StagedPerUser   int `json:"staged_per_user"`   // of those, begun by one user
+	StagedPerRoom   int `json:"staged_per_room"`   // of those, of groups in one room
+	StagedPerSource int `json:"staged_per_source"` // of those, from one server
+	MovesPerHour    int `json:"moves_per_hour"`    // migrations begun for one user, aborted ones included
+	AbortsAnHour    int `json:"aborts_an_hour"`    // aborted freezes of one group by one user
+	BytesPerDay     int `json:"bytes_per_day"`     // that one user adds to the log of one group, on a day in UTC
 }
 
 // Default is the profile's: stricter than the draft's defaults, which call themselves a bit liberal.
 func Default() Policy {
 	return Policy{
 		Source: SourcePowerLevel, Target: TargetLocalUsers, RequireRoom: true,
-		Quotas: Quotas{Groups: 100_000, Members: 50_000, Offers: 20, Staged: 100, MovesPerHour: 60, AbortsAnHour: 3},
+		Quotas: Quotas{
+			Groups: 100_000, GroupsPerUser: 1000, GroupsPerRoom: 100, ReservedPerUser: 100, ReservedPerRoom: 500,
+			Members: 50_000, Offers: 20, OffersPerRoom: 100,
+			Staged: 100, StagedPerUser: 10, StagedPerRoom: 10, StagedPerSource: 25,
+			MovesPerHour: 60, AbortsAnHour: 3, BytesPerDay: 256 << 20,
+		},
 	}
 }
 
@@ -112,7 +127,11 @@ func (p *Policy) validate() error {
 		return mimiport.Errorf(op, mimiport.KindBadMessage, "unknown target mode %q", p.Target)
 	}
 	q := p.Quotas
-	if min(q.Groups, q.Members, q.Offers, q.Staged, q.MovesPerHour, q.AbortsAnHour) < 0 {
+	if min(
+		q.Groups, q.GroupsPerUser, q.GroupsPerRoom, q.ReservedPerUser, q.ReservedPerRoom, q.Members, q.Offers,
+		q.OffersPerRoom, q.Staged, q.StagedPerUser, q.StagedPerRoom, q.StagedPerSource, q.MovesPerHour, q.AbortsAnHour,
+		q.BytesPerDay,
+	) < 0 {
 		return mimiport.Errorf(op, mimiport.KindBadMessage, "a quota is negative")
 	}
 	return nil
@@ -133,8 +152,7 @@ type Facts struct {
 	TargetInRoom     bool     // the target has a joined user in the room
 	RoomKnown        bool     // this server is in the room
 	ForeignID        bool     // target: the group id is not of this profile's making
-
-	Groups, Members, Offers, Staged, Moves, Aborts int // what the quotas count, this one included
+	Members          int      // target: leaves of the group, once they are known
 }
 
 // MayCreate says whether the user may create groups here (profile, section 8, any_creator).
@@ -143,13 +161,13 @@ func (p *Policy) MayCreate(userLocal bool, userServer string) bool {
 }
 
 // Decide says whether a migration may go on; nil means yes. It is asked at the request, at the Init, before the content
-// leaves, before the target votes and in the deciding transaction (profile, section 8). Refusals are KindForbidden or KindQuota.
+// leaves, before the target votes and in the deciding transaction (profile, section 8). Refusals are KindForbidden.
 func Decide(p *Policy, f *Facts) error {
 	if reason := p.refusal(f); reason != "" {
 		return &mimiport.Error{Op: "policy", Kind: mimiport.KindForbidden, Err: errors.New(reason)}
 	}
-	if quota := p.exceeded(f); quota != "" {
-		return &mimiport.Error{Op: "policy", Kind: mimiport.KindQuota, Err: errors.New(quota)}
+	if most := p.Quotas.Members; most > 0 && f.Members > most {
+		return Exceeded("members")
 	}
 	return nil
 }
@@ -196,25 +214,6 @@ func (p *Policy) targetRefusal(f *Facts) string {
 		return "the user may not create groups on this server"
 	case f.ForeignID && !f.UserLocal && !slices.Contains(p.AllowServers, f.Peer):
 		return "groups with foreign ids come from local users and listed servers only"
-	}
-	return ""
-}
-
-func (p *Policy) exceeded(f *Facts) string {
-	for _, q := range []struct {
-		limit, used int
-		what        string
-	}{
-		{p.Quotas.Groups, f.Groups, "this server hosts as many groups as it may"},
-		{p.Quotas.Members, f.Members, "the group has more members than this server accepts"},
-		{p.Quotas.Offers, f.Offers, "the user has too many open offers"},
-		{p.Quotas.Staged, f.Staged, "too many migrations are under way to this server"},
-		{p.Quotas.MovesPerHour, f.Moves, "the user has begun too many migrations in the last hour"},
-		{p.Quotas.AbortsAnHour, f.Aborts, "too many migrations of this group were aborted in the last hour"},
-	} {
-		if q.limit > 0 && q.used > q.limit {
-			return q.what
-		}
 	}
 	return ""
 }

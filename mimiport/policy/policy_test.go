@@ -35,7 +35,7 @@ func target(edit func(*policy.Facts)) *policy.Facts {
 func TestDecide(t *testing.T) {
 	type rule = func(*policy.Policy)
 	type fact = func(*policy.Facts)
-	const forbidden, quota, allowed = mimiport.KindForbidden, mimiport.KindQuota, mimiport.KindInternal
+	const forbidden, allowed = mimiport.KindForbidden, mimiport.KindInternal
 	same := func(*policy.Policy) {}
 	for name, c := range map[string]struct {
 		facts  func(fact) *policy.Facts
@@ -57,8 +57,6 @@ func TestDecide(t *testing.T) {
 		"an allowed server":                {source, func(p *policy.Policy) { p.AllowServers = []string{serverB} }, func(*policy.Facts) {}, allowed},
 		"allowed and denied":               {source, func(p *policy.Policy) { p.AllowServers, p.DenyServers = []string{serverB}, []string{serverB} }, func(*policy.Facts) {}, forbidden},
 		"room not required":                {source, func(p *policy.Policy) { p.RequireRoom = false }, func(f *policy.Facts) { f.TargetInRoom = false }, allowed},
-		"aborted too often":                {source, same, func(f *policy.Facts) { f.Aborts = 4 }, quota},
-		"aborted often":                    {source, same, func(f *policy.Facts) { f.Aborts = 3 }, allowed},
 		"target default":                   {target, same, func(*policy.Facts) {}, allowed},
 		"target default, remote user":      {target, same, func(f *policy.Facts) { f.UserLocal = false }, forbidden},
 		"joined servers, remote user":      {target, func(p *policy.Policy) { p.Target = policy.TargetJoinedServers }, func(f *policy.Facts) { f.UserLocal = false }, allowed},
@@ -68,15 +66,11 @@ func TestDecide(t *testing.T) {
 		"target nobody":                    {target, func(p *policy.Policy) { p.Target = policy.TargetNobody }, func(*policy.Facts) {}, forbidden},
 		"foreign id, local user":           {target, same, func(f *policy.Facts) { f.ForeignID = true }, allowed},
 		"foreign id, remote user":          {target, func(p *policy.Policy) { p.Target = policy.TargetJoinedServers }, func(f *policy.Facts) { f.ForeignID, f.UserLocal = true, false }, forbidden},
-		"too many members":                 {target, same, func(f *policy.Facts) { f.Members = 50_001 }, quota},
-		"too many offers":                  {target, same, func(f *policy.Facts) { f.Offers = 21 }, quota},
-		"too many staged":                  {target, same, func(f *policy.Facts) { f.Staged = 101 }, quota},
-		"too many groups":                  {target, same, func(f *policy.Facts) { f.Groups = 100_001 }, quota},
-		"too many moves":                   {target, same, func(f *policy.Facts) { f.Moves = 61 }, quota},
+		"too many members":                 {target, same, func(f *policy.Facts) { f.Members = 50_001 }, forbidden},
 		"target cannot see the room":       {target, func(p *policy.Policy) { p.RequireRoom = false }, func(f *policy.Facts) { f.RoomKnown, f.UserJoined = false, false }, allowed},
 		"draft: any member":                {source, func(p *policy.Policy) { *p = policy.Draft() }, func(f *policy.Facts) { f.UserMayPoint = false }, allowed},
 		"draft: a creator":                 {target, func(p *policy.Policy) { *p = policy.Draft() }, func(*policy.Facts) {}, allowed},
-		"draft: no quotas":                 {target, func(p *policy.Policy) { *p = policy.Draft() }, func(f *policy.Facts) { f.Members, f.Moves = 1_000_000, 1_000_000 }, allowed},
+		"draft: no quotas":                 {target, func(p *policy.Policy) { *p = policy.Draft() }, func(f *policy.Facts) { f.Members = 1_000_000 }, allowed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := policy.Default()

@@ -30,6 +30,7 @@ type Store struct {
 	contents   table[mimiport.MigrationID, storage.Content]
 	rows       table[storage.RowKey, storage.Row]
 	evidence   table[found, storage.Evidence]
+	volumes    table[owned, storage.Volume]
 	settings   map[string]json.RawMessage
 	keys       table[keyed, storage.KeyObject]
 }
@@ -59,6 +60,12 @@ type found struct {
 // keyed is the key of a key object.
 type keyed struct{ server, keyID string }
 
+// owned is the key of what a user has added to a group.
+type owned struct {
+	numbered
+	user string
+}
+
 // New makes an empty store.
 func New() *Store {
 	compareIDs := func(a, b mimiport.MigrationID) int { return bytes.Compare(a[:], b[:]) }
@@ -80,6 +87,8 @@ func New() *Store {
 		rows: table[storage.RowKey, storage.Row]{compare: storage.CompareKeys, key: (*storage.Row).Key},
 		evidence: table[found, storage.Evidence]{compare: compareFound,
 			key: func(e *storage.Evidence) found { return found{string(e.GroupID), e.Kind, e.Migration} }},
+		volumes: table[owned, storage.Volume]{compare: compareOwned,
+			key: func(v *storage.Volume) owned { return owned{numbered{string(v.ID), v.Term, 0}, v.UserID} }},
 		settings: make(map[string]json.RawMessage),
 		keys: table[keyed, storage.KeyObject]{
 			compare: func(a, b keyed) int {
@@ -91,6 +100,10 @@ func New() *Store {
 
 func compareNumbered(a, b numbered) int {
 	return cmp.Or(strings.Compare(a.group, b.group), cmp.Compare(a.term, b.term), cmp.Compare(a.number, b.number))
+}
+
+func compareOwned(a, b owned) int {
+	return cmp.Or(compareNumbered(a.numbered, b.numbered), strings.Compare(a.user, b.user))
 }
 
 func compareFound(a, b found) int {
@@ -156,7 +169,7 @@ func (s *Store) apply(tx *transaction, c *storage.Change) error {
 			return err
 		}
 	}
-	return nil
+	return s.requireLimits(c)
 }
 
 func (s *Store) applyLog(tx *transaction, c *storage.Change) error {
@@ -178,6 +191,9 @@ func (s *Store) applyLog(tx *transaction, c *storage.Change) error {
 		if err := insert(tx, &s.receipts, cloneReceipt(c.Receipt)); err != nil {
 			return err
 		}
+	}
+	if c.Volume != nil {
+		s.addVolume(tx, c.Volume)
 	}
 	for i := range c.Entries {
 		e := cloneEntry(&c.Entries[i])
@@ -202,6 +218,12 @@ func (s *Store) drop(tx *transaction, key *storage.GroupKey) {
 			break
 		}
 		put(tx, &s.receipts, s.receipts.key(r), nil)
+	}
+	for _, v := range slices.Clone(s.volumes.from(owned{numbered: term})) {
+		if !inTerm(v.ID, v.Term, *key) {
+			break
+		}
+		put(tx, &s.volumes, s.volumes.key(v), nil)
 	}
 	s.dropSnapshots(tx, *key, math.MaxUint64)
 }
@@ -262,21 +284,6 @@ func (s *Store) Groups(_ context.Context, after []byte, limit int) ([]storage.Gr
 		groups = append(groups, *cloneGroup(g, g.Version))
 	}
 	return groups, nil
-}
-
-// CountGroups implements storage.Store.
-func (s *Store) CountGroups(_ context.Context, creator string) (hosted, reserved int, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range s.groups.rows {
-		switch {
-		case g.State == migration.GroupActive || g.State == migration.GroupFrozen:
-			hosted++
-		case g.State == migration.GroupReserved && g.Creator == creator:
-			reserved++
-		}
-	}
-	return hosted, reserved, nil
 }
 
 // Snapshot implements storage.Store.
@@ -381,7 +388,10 @@ func selected(m *migration.Migration, f *storage.MigrationFilter) bool {
 		(f.Role == "" || m.Role == f.Role) &&
 		(len(f.States) == 0 || slices.Contains(f.States, m.State)) &&
 		(f.User == "" || m.User == f.User) &&
-		!m.CreatedAt.Before(stamp(f.Since))
+		(f.RoomID == "" || m.RoomID == f.RoomID) &&
+		(f.Source == "" || m.Source == f.Source) &&
+		!m.CreatedAt.Before(stamp(f.Since)) &&
+		(f.Until.IsZero() || !m.CreatedAt.After(stamp(f.Until)))
 }
 
 // CommitAborted implements storage.Store.

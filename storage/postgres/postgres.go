@@ -59,5 +59,6 @@ func engine(locks *locks) sqlstore.Engine {
 			return pq.As(err, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected) != nil
 		},
 		Locks: locks,
+		Hold:  "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", // claims are hashed with 0
 	}
 }

@@ -93,21 +93,6 @@ func testGroups(t *testing.T, f *fixture) {
 	expect(t, "groups by id", got, nil, []string{"\x00 1", "a 1", "ab 1", "b 1", "\xff 1"})
 }
 
-func testCountGroups(t *testing.T, f *fixture) {
-	states := []migration.GroupState{migration.GroupActive, migration.GroupFrozen, migration.GroupMoved, migration.GroupReserved, migration.GroupReserved}
-	for _, creator := range []string{"@a:a.example", "@b:a.example"} {
-		for i, state := range states {
-			g := sampleGroup(fmt.Sprint(creator, i), 0)
-			g.State, g.Creator = state, creator
-			f.apply(&storage.Change{Group: &g})
-		}
-	}
-	hosted, reserved, err := f.CountGroups(t.Context(), "@b:a.example")
-	expect(t, "count", []int{hosted, reserved}, err, []int{4, 2})
-	hosted, reserved, err = f.CountGroups(t.Context(), "@c:a.example")
-	expect(t, "count of a stranger", []int{hosted, reserved}, err, []int{4, 0})
-}
-
 func testSnapshot(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	five, nine, elsewhere := sampleSnapshot("group", 1, 5), sampleSnapshot("group", 1, 9), sampleSnapshot("group", 2, 1)

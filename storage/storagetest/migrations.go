@@ -48,8 +48,11 @@ func testMigrations(t *testing.T, f *fixture) {
 		if n%2 == 1 {
 			m.GroupID, m.Role, m.State, m.User = []byte("other"), migration.Target, migration.Offered, "@other:b.example"
 		}
-		if n == 2 {
-			m.State = migration.Decided
+		switch n {
+		case 1:
+			m.RoomID = "!other:a.example"
+		case 2:
+			m.State, m.Source = migration.Decided, "c.example"
 		}
 		f.apply(&storage.Change{Migration: &m})
 	}
@@ -69,6 +72,9 @@ func testMigrations(t *testing.T, f *fixture) {
 		{"state", storage.MigrationFilter{States: []migration.State{migration.Decided}}, 0, 10, []uint64{3}},
 		{"states", storage.MigrationFilter{States: []migration.State{migration.Offered, migration.Frozen}}, 0, 10, []uint64{1, 2, 4}},
 		{"user", storage.MigrationFilter{User: "@user:a.example"}, 0, 10, []uint64{1, 3}},
+		{"room", storage.MigrationFilter{RoomID: "!other:a.example"}, 0, 10, []uint64{2}},
+		{"source", storage.MigrationFilter{Source: "c.example"}, 0, 10, []uint64{3}},
+		{"until", storage.MigrationFilter{Until: epoch.Add(2 * time.Second)}, 0, 10, []uint64{1, 2}},
 		{"since", storage.MigrationFilter{Since: epoch.Add(3 * time.Second)}, 0, 10, []uint64{3, 4}},
 		{"all of these", storage.MigrationFilter{GroupID: []byte("other"), Role: migration.Target,
 			States: []migration.State{migration.Offered}, User: "@other:b.example", Since: epoch}, 2, 10, []uint64{4}},

@@ -28,7 +28,6 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 	}{
 		{"Group", testGroup},
 		{"Groups", testGroups},
-		{"CountGroups", testCountGroups},
 		{"Snapshot", testSnapshot},
 		{"Entries", testEntries},
 		{"Receipts", testReceipts},
@@ -55,6 +54,11 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"Canceled", testCanceled},
 		{"RacingGroup", testRacingGroup},
 		{"RacingQueue", testRacingQueue},
+		{"LimitGroups", testLimitGroups},
+		{"LimitMigrations", testLimitMigrations},
+		{"LimitVolume", testLimitVolume},
+		{"LimitAtomic", testLimitAtomic},
+		{"RacingLimits", testRacingLimits},
 		{"Reopen", testReopen},
 	}
 	for _, test := range tests {

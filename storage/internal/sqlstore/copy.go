@@ -25,8 +25,8 @@ func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 		for _, t := range []interface {
 			copy(context.Context, *Store, *tx) (Copied, error)
 		}{
-			&groups, &snapshots, &entries, &receipts, &migrations, &contents, &outbox, &queues, &evidence, &settings,
-			&keyObjects,
+			&groups, &snapshots, &entries, &receipts, &migrations, &contents, &outbox, &queues, &evidence, &volumes,
+			&settings, &keyObjects,
 		} {
 			c, err := t.copy(ctx, from, into)
 			if err != nil {

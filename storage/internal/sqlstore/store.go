@@ -26,6 +26,10 @@ type Engine struct {
 	Duplicate func(error) bool // the key of an inserted row exists
 	Transient func(error) bool // the database gave the transaction up, for no fault of its own
 
+	// Hold is a statement that keeps a name from other transactions until its own ends. None is needed where a database
+	// has one writer at a time.
+	Hold string
+
 	Locks Locks // nil for a database that one process uses at a time
 }
 
@@ -92,7 +96,7 @@ func (s *Store) transact(ctx context.Context, op string, f func(*tx) error) erro
 		}
 	}
 	switch {
-	case err == nil || errors.Is(err, storage.ErrConflict):
+	case err == nil || errors.Is(err, storage.ErrConflict) || isLimit(err):
 		return err
 	case s.engine.Duplicate(err):
 		return storage.ErrConflict
@@ -124,7 +128,7 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 // precede insertions, so that a change can put a row in the place of one it removes.
 func (tx *tx) apply(ctx context.Context, c *storage.Change) error {
 	parts := []func(context.Context, *storage.Change) error{
-		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows,
+		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows, tx.requireLimits,
 	}
 	for _, apply := range parts {
 		if err := apply(ctx, c); err != nil {
@@ -167,7 +171,7 @@ func (tx *tx) applyContent(ctx context.Context, c *storage.Change) error {
 
 func (tx *tx) applyLog(ctx context.Context, c *storage.Change) error {
 	if d := c.Drop; d != nil {
-		for _, table := range []string{entries.name, receipts.name, snapshots.name} {
+		for _, table := range []string{entries.name, receipts.name, snapshots.name, volumes.name} {
 			if _, err := tx.exec(ctx, "DELETE FROM "+table+" WHERE group_id = $1 AND term = $2", d.ID, clamp(d.Term)); err != nil {
 				return err
 			}
@@ -187,6 +191,11 @@ func (tx *tx) applyLog(ctx context.Context, c *storage.Change) error {
 	}
 	if c.Receipt != nil {
 		if err := insert(ctx, tx, &receipts, []storage.Receipt{*c.Receipt}, ""); err != nil {
+			return err
+		}
+	}
+	if c.Volume != nil {
+		if err := insert(ctx, tx, &volumes, []storage.Volume{*c.Volume}, addVolume); err != nil {
 			return err
 		}
 	}
@@ -234,15 +243,6 @@ func (s *Store) Groups(ctx context.Context, after []byte, limit int) ([]storage.
 	return list(ctx, s, &groups, `AS g WHERE group_id > $1
 		AND term = (SELECT max(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> $2)
 		ORDER BY group_id LIMIT $3`, notNull(after), migration.GroupDropped, limit)
-}
-
-// CountGroups implements storage.Store.
-func (s *Store) CountGroups(ctx context.Context, creator string) (hosted, reserved int, err error) {
-	err = s.answer(ctx, []any{&hosted, &reserved}, `SELECT
-		(SELECT count(*) FROM mimiport_groups WHERE state IN ($1, $2)),
-		(SELECT count(*) FROM mimiport_groups WHERE state = $3 AND creator = $4)`,
-		migration.GroupActive, migration.GroupFrozen, migration.GroupReserved, creator)
-	return hosted, reserved, err
 }
 
 // Snapshot implements storage.Store.
@@ -295,41 +295,9 @@ func (s *Store) Migration(ctx context.Context, id mimiport.MigrationID) (*migrat
 func (s *Store) Migrations(
 	ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int,
 ) ([]migration.Migration, error) {
-	var where strings.Builder
-	var args []any
-	and := func(condition string, values ...any) {
-		for _, v := range values {
-			args = append(args, v)
-			condition = strings.Replace(condition, "?", fmt.Sprintf("$%d", len(args)), 1)
-		}
-		where.WriteString(condition)
-	}
-	and("WHERE migration_id > ?", (*hash)(&after))
-	if len(f.GroupID) > 0 {
-		and(" AND group_id = ?", f.GroupID)
-	}
-	if f.Role != "" {
-		and(" AND role = ?", f.Role)
-	}
-	if len(f.States) > 0 {
-		and(" AND state IN (?"+strings.Repeat(", ?", len(f.States)-1)+")", anys(f.States)...)
-	}
-	if f.User != "" {
-		and(" AND user_id = ?", f.User)
-	}
-	if !f.Since.IsZero() {
-		and(" AND created_at >= ?", (*millis)(&f.Since))
-	}
-	and(" ORDER BY migration_id LIMIT ?", limit)
-	return list(ctx, s, &migrations, where.String(), args...)
-}
-
-func anys[T any](values []T) []any {
-	converted := make([]any, len(values))
-	for i, v := range values {
-		converted[i] = v
-	}
-	return converted
+	w := migrationsWhere(&f)
+	w.and("migration_id > ?", (*hash)(&after))
+	return list(ctx, s, &migrations, w.with("ORDER BY migration_id LIMIT ?", limit), w.args...)
 }
 
 // CommitAborted implements storage.Store.

@@ -118,6 +118,19 @@ var keyObjects = table[storage.KeyObject]{
 	},
 }
 
+// volumes keeps of each user in a group the last day on which they added something.
+var volumes = table[storage.Volume]{
+	name:    "mimiport_volumes",
+	columns: columns("group_id, term, user_id, day, bytes"),
+	fields: func(v *storage.Volume) []any {
+		return []any{(*blob)(&v.ID), &v.Term, &v.UserID, &v.Day, &v.Bytes}
+	},
+}
+
+// addVolume counts what is added on a day together.
+const addVolume = ` ON CONFLICT (group_id, term, user_id) DO UPDATE SET day = excluded.day, bytes = excluded.bytes +
+	CASE WHEN mimiport_volumes.day = excluded.day THEN mimiport_volumes.bytes ELSE 0 END`
+
 // setting is one named value.
 type setting struct {
 	name  string

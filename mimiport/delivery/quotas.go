@@ -1,0 +1,177 @@
+package delivery
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// This file is all that knows what the operator's quotas count. The store counts it, in the transaction that stores what
+// a quota bounds.
+
+// kept are the groups that this server holds the state of, for their members.
+var kept = []migration.GroupState{
+	migration.GroupActive, migration.GroupFrozen, migration.GroupStaged, migration.GroupStopped,
+}
+
+// groupLimits bound the groups here, with their shares for a user and a room.
+func groupLimits(q *policy.Quotas, user, room string) []storage.Limit {
+	count := func(f storage.GroupFilter) *storage.GroupFilter {
+		f.States = kept
+		return &f
+	}
+	return []storage.Limit{
+		{Quota: "groups", Max: int64(q.Groups), Groups: count(storage.GroupFilter{})},
+		{Quota: "groups_per_user", Max: int64(q.GroupsPerUser), Groups: count(storage.GroupFilter{Creator: user})},
+		{Quota: "groups_per_room", Max: int64(q.GroupsPerRoom), Groups: count(storage.GroupFilter{RoomID: room})},
+	}
+}
+
+// reserveLimits bound the ids that no group is bound to.
+func reserveLimits(q *policy.Quotas, user, room string) []storage.Limit {
+	states := []migration.GroupState{migration.GroupReserved}
+	return []storage.Limit{
+		{Quota: "reserved_per_user", Max: int64(q.ReservedPerUser),
+			Groups: &storage.GroupFilter{States: states, Creator: user}},
+		{Quota: "reserved_per_room", Max: int64(q.ReservedPerRoom),
+			Groups: &storage.GroupFilter{States: states, RoomID: room}},
+	}
+}
+
+// offerLimits bound what waits for its content here.
+func offerLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
+	count := func(f storage.MigrationFilter) *storage.MigrationFilter {
+		f.Role, f.States = migration.Target, []migration.State{migration.Offered}
+		return &f
+	}
+	return []storage.Limit{
+		{Quota: "offers", Max: int64(q.Offers), Migrations: count(storage.MigrationFilter{User: m.User})},
+		{Quota: "offers_per_room", Max: int64(q.OffersPerRoom), Migrations: count(storage.MigrationFilter{RoomID: m.RoomID})},
+	}
+}
+
+// stageLimits bound what waits for its source here, with the shares for a user, a room and a source.
+func stageLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
+	count := func(f storage.MigrationFilter) *storage.MigrationFilter {
+		f.Role, f.States = migration.Target, []migration.State{migration.Staged}
+		return &f
+	}
+	return []storage.Limit{
+		{Quota: "staged", Max: int64(q.Staged), Migrations: count(storage.MigrationFilter{})},
+		{Quota: "staged_per_user", Max: int64(q.StagedPerUser), Migrations: count(storage.MigrationFilter{User: m.User})},
+		{Quota: "staged_per_room", Max: int64(q.StagedPerRoom), Migrations: count(storage.MigrationFilter{RoomID: m.RoomID})},
+		{Quota: "staged_per_source", Max: int64(q.StagedPerSource),
+			Migrations: count(storage.MigrationFilter{Source: m.Source})},
+	}
+}
+
+// moveLimits bound the migrations of one user in the hour before now.
+func moveLimits(q *policy.Quotas, side migration.Role, m *migration.Migration, now time.Time) []storage.Limit {
+	return []storage.Limit{{Quota: "moves_per_hour", Max: int64(q.MovesPerHour), Migrations: recent(now,
+		storage.MigrationFilter{Role: side, User: m.User})}}
+}
+
+// abortLimits bound the aborted migrations of a group by one user in the hour before now.
+func abortLimits(q *policy.Quotas, m *migration.Migration, now time.Time) []storage.Limit {
+	aborted := storage.MigrationFilter{
+		Role: migration.Source, GroupID: m.GroupID, User: m.User, States: []migration.State{migration.Aborted},
+	}
+	return []storage.Limit{{Quota: "aborts_an_hour", Max: int64(q.AbortsAnHour), Migrations: recent(now, aborted)}}
+}
+
+// recent restricts a filter to the hour before now. It includes what other requests have dated a little later and stored
+// already, and leaves out what a clock that was ahead has dated.
+func recent(now time.Time, f storage.MigrationFilter) *storage.MigrationFilter {
+	f.Since, f.Until = now.Add(-time.Hour), now.Add(storage.MaxWait)
+	return &f
+}
+
+// spare are the same limits with a place left over: for what is not counted yet and may come to be.
+func spare(limits []storage.Limit) []storage.Limit {
+	limits = set(limits)
+	for i := range limits {
+		limits[i].Max--
+	}
+	return limits
+}
+
+// set are those of the limits that the operator has not turned off.
+func set(limits []storage.Limit) []storage.Limit {
+	return slices.DeleteFunc(limits, func(l storage.Limit) bool { return l.Max == 0 })
+}
+
+// reserving are the limits on a new group id.
+func (a authority) reserving(ctx context.Context, g *storage.Group) ([]storage.Limit, error) {
+	p, err := a.Policy(ctx)
+	q := &p.Quotas
+	return slices.Concat(
+		set(reserveLimits(q, g.Creator, g.RoomID)), spare(groupLimits(q, g.Creator, g.RoomID)),
+	), err
+}
+
+// hosting are the limits on a group that comes to be here.
+func (a authority) hosting(ctx context.Context, g *storage.Group) ([]storage.Limit, error) {
+	p, err := a.Policy(ctx)
+	return set(groupLimits(&p.Quotas, g.Creator, g.RoomID)), err
+}
+
+// beginning are the limits on a migration that begins: an offer of this server, or a freeze.
+func (a authority) beginning(ctx context.Context, m *migration.Migration) ([]storage.Limit, error) {
+	p, err := a.Policy(ctx)
+	q, now := &p.Quotas, a.Now()
+	moves := set(moveLimits(q, m.Role, m, now))
+	if m.Role == migration.Source {
+		return append(moves, spare(abortLimits(q, m, now))...), err
+	}
+	return slices.Concat(
+		moves, set(offerLimits(q, m)), spare(stageLimits(q, m)), spare(groupLimits(q, m.User, m.RoomID)),
+	), err
+}
+
+// staging are the limits on a group that is staged here by a migration.
+func (a authority) staging(ctx context.Context, m *migration.Migration) ([]storage.Limit, error) {
+	p, err := a.Policy(ctx)
+	q := &p.Quotas
+	return set(append(stageLimits(q, m), groupLimits(q, m.User, m.RoomID)...)), err
+}
+
+// stepping are the limits on what a step changes of a migration.
+func (a authority) stepping(ctx context.Context, before, next *migration.Migration) ([]storage.Limit, error) {
+	switch {
+	case before.Version == 0:
+		return a.beginning(ctx, next)
+	case before.State == migration.Offered && next.State == migration.Staged:
+		return a.staging(ctx, next)
+	}
+	return nil, nil
+}
+
+// requireFreezable fails where a freeze would exceed a quota as things are now: before anything is done for it.
+func (s *core) requireFreezable(ctx context.Context, m *migration.Migration) error {
+	p, err := s.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	now := s.Now()
+	limits := append(moveLimits(&p.Quotas, migration.Source, m, now), abortLimits(&p.Quotas, m, now)...)
+	return s.apply(ctx, &storage.Change{Limits: spare(limits)})
+}
+
+// countBytes adds to a change of a group's log what a user adds to it, and the limit on that.
+func (a authority) countBytes(ctx context.Context, c *storage.Change, user string) error {
+	p, err := a.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	const day = 24 * 60 * 60
+	c.Volume = &storage.Volume{GroupKey: c.Group.Key(), UserID: user, Day: a.Now().Unix() / day}
+	for i := range c.Entries {
+		c.Volume.Bytes += int64(c.Entries[i].Bytes())
+	}
+	c.Limits = set([]storage.Limit{{Quota: "bytes_per_day", Max: int64(p.Quotas.BytesPerDay), Volume: true}})
+	return nil
+}

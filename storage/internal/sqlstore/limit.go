@@ -1,0 +1,62 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"math"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// requireLimits counts what the limits say, the change itself included. A transaction that counts holds the name of the
+// quota until it ends: another one that would count meanwhile waits, and then sees what this one has stored. Nothing is
+// written after the first name is held, and names have one order for everybody: nobody waits in a circle.
+func (tx *tx) requireLimits(ctx context.Context, c *storage.Change) error {
+	for _, l := range c.LimitsInOrder() {
+		if err := tx.hold(ctx, &l); err != nil {
+			return err
+		}
+		n, err := tx.count(ctx, &l, c.Volume)
+		if err != nil {
+			return err
+		}
+		if n > l.Max {
+			return &storage.LimitError{Quota: l.Quota}
+		}
+	}
+	return nil
+}
+
+func isLimit(err error) bool {
+	_, ok := errors.AsType[*storage.LimitError](err)
+	return ok
+}
+
+// hold makes others wait that count for the same quota. Volumes need no more than their row, which the transaction holds.
+func (tx *tx) hold(ctx context.Context, l *storage.Limit) error {
+	if tx.store.engine.Hold == "" || l.Volume {
+		return nil
+	}
+	_, err := tx.exec(ctx, tx.store.engine.Hold, l.Name())
+	return err
+}
+
+// count is how much there is of what a limit counts. It stops when there is too much.
+func (tx *tx) count(ctx context.Context, l *storage.Limit, v *storage.Volume) (n int64, err error) {
+	table, w := "", new(where)
+	switch {
+	case l.Groups != nil:
+		table, w = groups.name, groupsWhere(l.Groups)
+	case l.Migrations != nil:
+		table, w = migrations.name, migrationsWhere(l.Migrations)
+	case v != nil:
+		err = tx.QueryRowContext(ctx, tx.store.bind("SELECT bytes FROM "+volumes.name+
+			" WHERE group_id = $1 AND term = $2 AND user_id = $3"), v.ID, v.Term, v.UserID).Scan(&n)
+		return n, err
+	default:
+		return 0, nil
+	}
+	query := "SELECT count(*) FROM (SELECT 1 FROM " + table + " " + w.with("LIMIT ?", min(l.Max, math.MaxInt64-1)+1) + ") AS counted"
+	err = tx.QueryRowContext(ctx, tx.store.bind(query), w.args...).Scan(&n)
+	return n, err
+}

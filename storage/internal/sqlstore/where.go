@@ -1,0 +1,86 @@
+package sqlstore
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// where is a WHERE clause that grows, and its arguments.
+type where struct {
+	text strings.Builder
+	args []any
+}
+
+// and adds a condition with a question mark for each value.
+func (w *where) and(condition string, values ...any) {
+	separator := " AND "
+	if w.text.Len() == 0 {
+		separator = "WHERE "
+	}
+	w.text.WriteString(separator + w.number(condition, values))
+}
+
+// with is the clause and what follows it.
+func (w *where) with(tail string, values ...any) string {
+	return w.text.String() + " " + w.number(tail, values)
+}
+
+// number takes the values as arguments and puts their numbers in the places of the question marks.
+func (w *where) number(text string, values []any) string {
+	for _, v := range values {
+		w.args = append(w.args, v)
+		text = strings.Replace(text, "?", fmt.Sprintf("$%d", len(w.args)), 1)
+	}
+	return text
+}
+
+// equals adds a condition unless the value is empty, which stands for any.
+func equals[T ~string](w *where, column string, value T) {
+	if value != "" {
+		w.and(column+" = ?", value)
+	}
+}
+
+// oneOf adds a condition unless there are no values, which stands for any.
+func oneOf[T any](w *where, column string, values []T) {
+	if len(values) > 0 {
+		w.and(column+" IN (?"+strings.Repeat(", ?", len(values)-1)+")", anys(values)...)
+	}
+}
+
+func anys[T any](values []T) []any {
+	converted := make([]any, len(values))
+	for i, v := range values {
+		converted[i] = v
+	}
+	return converted
+}
+
+func groupsWhere(f *storage.GroupFilter) *where {
+	w := new(where)
+	oneOf(w, "state", f.States)
+	equals(w, "creator", f.Creator)
+	equals(w, "room_id", f.RoomID)
+	return w
+}
+
+func migrationsWhere(f *storage.MigrationFilter) *where {
+	w := new(where)
+	if len(f.GroupID) > 0 {
+		w.and("group_id = ?", f.GroupID)
+	}
+	equals(w, "role", f.Role)
+	oneOf(w, "state", f.States)
+	equals(w, "user_id", f.User)
+	equals(w, "room_id", f.RoomID)
+	equals(w, "source", f.Source)
+	if !f.Since.IsZero() {
+		w.and("created_at >= ?", (*millis)(&f.Since))
+	}
+	if !f.Until.IsZero() {
+		w.and("created_at <= ?", (*millis)(&f.Until))
+	}
+	return w
+}

@@ -1,0 +1,149 @@
+package storagetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// exceed commits a change that must break a limit.
+func (f *fixture) exceed(c *storage.Change, quota string) {
+	f.t.Helper()
+	err := f.Apply(f.t.Context(), c)
+	if broken, ok := errors.AsType[*storage.LimitError](err); !ok || broken.Quota != quota {
+		f.t.Fatalf("apply: %v, want that %s is used up", err, quota)
+	}
+}
+
+// expectCount demands that a limit counts what is expected, by what it allows and what it refuses.
+func (f *fixture) expectCount(name string, l storage.Limit, want int64) {
+	f.t.Helper()
+	l.Quota, l.Max = name, want
+	f.apply(&storage.Change{Limits: []storage.Limit{l}})
+	if l.Max--; want > 0 {
+		f.exceed(&storage.Change{Limits: []storage.Limit{l}}, name)
+	}
+}
+
+func testLimitGroups(t *testing.T, f *fixture) {
+	for i, state := range []migration.GroupState{migration.GroupActive, migration.GroupFrozen, migration.GroupReserved} {
+		for _, who := range []string{"a", "b"} {
+			g := sampleGroup(fmt.Sprint(who, i), 0)
+			g.State, g.Creator, g.RoomID = state, "@"+who+":a.example", fmt.Sprintf("!%d:a.example", i)
+			f.apply(&storage.Change{Group: &g})
+		}
+	}
+	hosted := []migration.GroupState{migration.GroupActive, migration.GroupFrozen}
+	for name, c := range map[string]struct {
+		filter storage.GroupFilter
+		want   int64
+	}{
+		"all":          {storage.GroupFilter{}, 6},
+		"states":       {storage.GroupFilter{States: hosted}, 4},
+		"creator":      {storage.GroupFilter{Creator: "@a:a.example"}, 3},
+		"room":         {storage.GroupFilter{RoomID: "!1:a.example"}, 2},
+		"all of these": {storage.GroupFilter{States: hosted, Creator: "@b:a.example", RoomID: "!1:a.example"}, 1},
+		"a stranger":   {storage.GroupFilter{States: hosted, Creator: "@c:a.example"}, 0},
+	} {
+		f.expectCount(name, storage.Limit{Groups: &c.filter}, c.want)
+	}
+}
+
+func testLimitMigrations(t *testing.T, f *fixture) {
+	for n := range uint64(5) {
+		m := sampleMigration(n + 1)
+		if n%2 == 1 {
+			m.Source, m.RoomID = "c.example", "!other:a.example"
+		}
+		f.apply(&storage.Change{Migration: &m})
+	}
+	for name, c := range map[string]struct {
+		filter storage.MigrationFilter
+		want   int64
+	}{
+		"all":    {storage.MigrationFilter{}, 5},
+		"source": {storage.MigrationFilter{Source: "c.example"}, 2},
+		"room":   {storage.MigrationFilter{RoomID: "!room:a.example"}, 3},
+		"times":  {storage.MigrationFilter{Since: sampleMigration(2).CreatedAt, Until: sampleMigration(4).CreatedAt}, 3},
+		"none":   {storage.MigrationFilter{Role: migration.Target}, 0},
+	} {
+		f.expectCount(name, storage.Limit{Migrations: &c.filter}, c.want)
+	}
+}
+
+// testLimitVolume demands that bytes are counted for a user, a term and a day, and that what is refused is not counted.
+func testLimitVolume(t *testing.T, f *fixture) {
+	add := func(group string, term uint64, user string, day, bytes int64) *storage.Change {
+		return &storage.Change{
+			Volume: &storage.Volume{GroupKey: key(group, term), UserID: user, Day: day, Bytes: bytes},
+			Limits: []storage.Limit{{Quota: "bytes", Max: 100, Volume: true}},
+		}
+	}
+	const a, b = "@a:a.example", "@b:b.example"
+	f.apply(add("group", 1, a, 7, 60))
+	f.exceed(add("group", 1, a, 7, 41), "bytes")
+	f.apply(add("group", 1, a, 7, 40))
+	f.exceed(add("group", 1, a, 7, 1), "bytes")
+	for _, other := range []*storage.Change{
+		add("group", 1, b, 7, 100), add("group", 2, a, 7, 100), add("other", 1, a, 7, 100), add("group", 1, a, 8, 100),
+	} {
+		f.apply(other)
+	}
+	f.exceed(add("group", 1, a, 8, 1), "bytes")
+	drop := key("group", 1)
+	f.apply(&storage.Change{Drop: &drop})
+	f.apply(add("group", 1, a, 8, 100))
+	f.exceed(add("group", 2, a, 7, 1), "bytes")
+}
+
+// testLimitAtomic demands that a change which breaks a limit leaves nothing behind.
+func testLimitAtomic(t *testing.T, f *fixture) {
+	f.apply(everything("before", 1, 0, 0))
+	before := dump(t, f)
+	c := everything("after", 2, 1, 1)
+	c.Limits = []storage.Limit{
+		{Quota: "wide", Max: 1, Groups: &storage.GroupFilter{}},
+		{Quota: "narrow", Max: 0, Migrations: &storage.MigrationFilter{}},
+	}
+	f.exceed(c, "narrow")
+	expect(t, "refused", dump(t, f), nil, before)
+}
+
+// testRacingLimits demands that of those who race for the places of several quotas just as many get one as there are.
+func testRacingLimits(t *testing.T, f *fixture) {
+	const racers, places = 40, 7
+	ctx := context.WithoutCancel(t.Context())
+	user := sampleMigration(1).User
+	limits := []storage.Limit{
+		{Quota: "user", Max: places, Migrations: &storage.MigrationFilter{User: user}},
+		{Quota: "all", Max: 10 * racers, Migrations: &storage.MigrationFilter{}},
+		{Quota: "groups", Max: places, Groups: &storage.GroupFilter{RoomID: sampleGroup("", 1).RoomID}},
+	}
+	var stored atomic.Int64
+	var wait sync.WaitGroup
+	for racer := range uint64(racers) {
+		wait.Go(func() {
+			m, g := sampleMigration(racer+1), sampleGroup(fmt.Sprint(racer), 1)
+			own := append(limits[racer%3:len(limits):len(limits)], limits[:racer%3]...) // in any order
+			switch err := f.Apply(ctx, &storage.Change{Migration: &m, Group: &g, Limits: own}); {
+			case err == nil:
+				stored.Add(1)
+			case !errors.As(err, new(*storage.LimitError)):
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	expect(t, "stored", stored.Load(), nil, places)
+	for _, l := range limits {
+		if l.Max == places {
+			f.expectCount(l.Quota, l, places)
+		}
+	}
+}
