@@ -1,9 +1,9 @@
 package storagetest
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -117,33 +117,37 @@ func testLimitAtomic(t *testing.T, f *fixture) {
 
 // testRacingLimits demands that of those who race for the places of several quotas just as many get one as there are.
 func testRacingLimits(t *testing.T, f *fixture) {
-	const racers, places = 40, 7
-	ctx := context.WithoutCancel(t.Context())
-	user := sampleMigration(1).User
-	limits := []storage.Limit{
-		{Quota: "user", Max: places, Migrations: &storage.MigrationFilter{User: user}},
-		{Quota: "all", Max: 10 * racers, Migrations: &storage.MigrationFilter{}},
-		{Quota: "groups", Max: places, Groups: &storage.GroupFilter{RoomID: sampleGroup("", 1).RoomID}},
-	}
-	var stored atomic.Int64
-	var wait sync.WaitGroup
-	for racer := range uint64(racers) {
-		wait.Go(func() {
-			m, g := sampleMigration(racer+1), sampleGroup(fmt.Sprint(racer), 1)
-			own := append(limits[racer%3:len(limits):len(limits)], limits[:racer%3]...) // in any order
-			switch err := f.Apply(ctx, &storage.Change{Migration: &m, Group: &g, Limits: own}); {
-			case err == nil:
-				stored.Add(1)
-			case !errors.As(err, new(*storage.LimitError)):
-				t.Error(err)
-			}
-		})
-	}
-	wait.Wait()
-	expect(t, "stored", stored.Load(), nil, places)
-	for _, l := range limits {
-		if l.Max == places {
-			f.expectCount(l.Quota, l, places)
+	const rounds, racers, places = 20, 8, 2
+	for round := range rounds {
+		user, room := fmt.Sprintf("@%d:a.example", round), fmt.Sprintf("!%d:a.example", round)
+		limits := []storage.Limit{
+			{Quota: "user", Max: places, Migrations: &storage.MigrationFilter{User: user}},
+			{Quota: "all", Max: rounds * racers, Migrations: &storage.MigrationFilter{}},
+			{Quota: "room", Max: places, Groups: &storage.GroupFilter{RoomID: room}},
 		}
+		var stored atomic.Int64
+		var wait sync.WaitGroup
+		for racer := range racers {
+			m, g := sampleMigration(uint64(round*racers+racer+1)), sampleGroup(fmt.Sprint(round, racer), 1)
+			m.User, g.RoomID = user, room
+			own := slices.Concat(limits[racer%3:], limits[:racer%3]) // in any order
+			wait.Go(func() {
+				switch err := f.Apply(t.Context(), &storage.Change{Migration: &m, Group: &g, Limits: own}); {
+				case err == nil:
+					stored.Add(1)
+				case !isLimit(err):
+					t.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+		expect(t, "stored", stored.Load(), nil, places)
+		f.expectCount("user", limits[0], places)
+		f.expectCount("room", limits[2], places)
 	}
+}
+
+func isLimit(err error) bool {
+	_, ok := errors.AsType[*storage.LimitError](err)
+	return ok
 }
