@@ -1,12 +1,16 @@
 package delivery_test
 
 import (
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 )
 
 // abortOne begins a migration and aborts it.
@@ -23,59 +27,170 @@ func (p *play) abortOne() error {
 	return err
 }
 
-// TestQuotasCount: what the quotas of profile, section 8 count is what the servers hold, and "Aborted freezes count: 3 an hour per group and
-// user by default" (section 6).
+// TestQuotasCount: each quota of profile, section 8 counts what the servers hold, refuses by its name, with a time to ask
+// again just where waiting helps, and has room again when what it counts is gone. "Aborted freezes count: 3 an hour per
+// group and user by default" (section 6).
 func TestQuotasCount(t *testing.T) {
+	const hour = time.Hour + time.Second
+	staged := func(p *play) error {
+		p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }
+		p.begin(serverA, serverB, bob)
+		p.run()
+		return nil
+	}
+	decided := func(p *play) {
+		p.lost = func(string, string) bool { return false }
+		p.now = p.now.Add(2 * time.Minute)
+		p.run()
+	}
+	bound := func(p *play) error { return p.reserved(serverB, bob) }
+	raised := func(p *play) { p.allow(serverB, `{"preset":"default"}`) }
+	later := func(d time.Duration) func(*play) {
+		return func(p *play) { p.now = p.now.Add(d); p.run() }
+	}
+	reserve := func(p *play) error {
+		_, err := p.services[serverB].ReserveGroup(p.t.Context(), caller(bob), &api.ReserveGroupRequest{RoomID: room})
+		return err
+	}
 	for name, c := range map[string]struct {
-		ds, policy string
-		fill       func(*play) error // uses the quota up
-		free       func(*play)       // and leaves room again
-		ask        func(*play) error
+		ds, quota string
+		waits     bool
+		fill      func(*play) error // uses the quota up
+		free      func(*play)       // and leaves room again
+		ask       func(*play) error
 	}{
-		"aborts": {serverA, `{}`,
-			func(p *play) (err error) {
-				for range 3 {
-					if err == nil {
-						err = p.abortOne()
-					}
-				}
-				return err
-			},
-			func(p *play) { p.now = p.now.Add(time.Hour + time.Second) }, (*play).abortOne},
-		"moves at the source": {serverA, `{"quotas":{"moves_per_hour":1}}`, (*play).abortOne,
-			func(p *play) { p.now = p.now.Add(time.Hour + time.Second) }, (*play).abortOne},
-		"moves at the target": {serverB, `{"quotas":{"moves_per_hour":1}}`, (*play).abortOne,
-			func(p *play) { p.now = p.now.Add(time.Hour + time.Second) }, (*play).abortOne},
-		"offers": {serverB, `{"quotas":{"offers":1}}`, (*play).ask,
-			func(p *play) { p.now = p.now.Add(11 * time.Minute); p.run() }, (*play).ask},
-		"staged": {serverB, `{"quotas":{"staged":1}}`,
+		"aborts":                {serverA, "aborts_an_hour", true, (*play).abortOne, later(hour), (*play).abortOne},
+		"moves at the source":   {serverA, "moves_per_hour", true, (*play).abortOne, later(hour), (*play).abortOne},
+		"moves at the target":   {serverB, "moves_per_hour", true, (*play).abortOne, later(hour), (*play).abortOne},
+		"offers":                {serverB, "offers", true, (*play).ask, later(11 * time.Minute), (*play).ask},
+		"offers of a room":      {serverB, "offers_per_room", true, (*play).ask, later(11 * time.Minute), (*play).ask},
+		"staged":                {serverB, "staged", false, staged, decided, (*play).ask},
+		"staged of a user":      {serverB, "staged_per_user", false, staged, decided, (*play).ask},
+		"staged of a room":      {serverB, "staged_per_room", false, staged, decided, (*play).ask},
+		"staged from a source":  {serverB, "staged_per_source", false, staged, decided, (*play).ask},
+		"groups":                {serverB, "groups", false, bound, raised, (*play).ask},
+		"groups of a user":      {serverB, "groups_per_user", false, bound, raised, (*play).ask},
+		"groups of a room":      {serverB, "groups_per_room", false, bound, raised, (*play).ask},
+		"groups staged":         {serverB, "groups_per_user", false, staged, raised, (*play).ask},
+		"groups when reserving": {serverB, "groups", false, bound, raised, reserve},
+		"reserved by a user":    {serverB, "reserved_per_user", false, reserve, raised, reserve},
+		"reserved in a room":    {serverB, "reserved_per_room", false, reserve, raised, reserve},
+		"bytes": {serverA, "bytes_per_day", true,
 			func(p *play) error {
-				p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }
-				p.begin(serverA, serverB, bob)
-				p.run()
-				return nil
+				p.allow(serverA, `{"quotas":{"bytes_per_day":600}}`)
+				return p.speak(alice)
 			},
-			func(p *play) {
-				p.lost = func(string, string) bool { return false }
-				p.now = p.now.Add(2 * time.Minute)
-				p.run()
-			}, (*play).ask},
-		"groups": {serverB, `{"quotas":{"groups":1}}`,
-			func(p *play) error { return p.reserved(serverB, bob) },
-			func(p *play) { p.allow(serverB, `{"quotas":{"groups":2}}`) }, (*play).ask},
+			later(24 * time.Hour), func(p *play) error { return p.speak(alice) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlay(t)
-			p.allow(c.ds, c.policy)
+			p.allow(c.ds, fmt.Sprintf(`{"quotas":{%q:1}}`, c.quota))
 			if err := c.fill(p); err != nil {
 				t.Fatal(err)
 			}
-			expectKind(t, c.ask(p), mimiport.KindQuota)
+			kind := mimiport.KindForbidden
+			if c.waits {
+				kind = mimiport.KindQuota
+			}
+			err := c.ask(p)
+			expectKind(t, err, kind)
+			if info := asError(err).Info; info.Rule != c.quota || (info.RetryAfter > 0) != c.waits {
+				t.Errorf("refused with %+v, want %s", info, c.quota)
+			}
 			c.free(p)
 			if err := c.ask(p); err != nil {
 				t.Errorf("when there is room: %v", err)
 			}
 		})
+	}
+}
+
+// speak sends an application message of 300 bytes or so to A.
+func (p *play) speak(user string) error {
+	_, err := p.submit(serverA, user, &api.SubmitRequest{Message: p.group.Application([]byte(user), 300)})
+	return err
+}
+
+// TestBytesOfOneUser: bytes are counted for each user, repeated messages are not, and nor is what is refused.
+func TestBytesOfOneUser(t *testing.T) {
+	p := newPlay(t)
+	p.allow(serverA, `{"quotas":{"bytes_per_day":500}}`)
+	same := p.group.Application(nil, 100)
+	for range 4 {
+		must(p.submit(serverA, alice, &api.SubmitRequest{Message: same}))(t)
+	}
+	expectKind(t, p.speak(alice), mimiport.KindQuota)
+	expectKind(t, p.speak(alice), mimiport.KindQuota)
+	if err := p.speak(bob); err != nil {
+		t.Errorf("another user: %v", err)
+	}
+	log := must(p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{}))(t)
+	if n := len(log.Messages); n != 2 {
+		t.Errorf("%d messages are in the log", n)
+	}
+}
+
+// TestAbortsOfOneMember: the aborted moves of one member keep no other member from moving the group.
+func TestAbortsOfOneMember(t *testing.T) {
+	p := newPlay(t)
+	p.allow(serverB, `{"target":"joined_servers"}`)
+	for range policy.Default().Quotas.AbortsAnHour {
+		if err := p.abortOne(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expectKind(t, p.abortOne(), mimiport.KindQuota)
+	p.move(serverA, serverB, alice)
+	p.expectHosted(serverB, 1)
+}
+
+// TestQuotasUnderLoad: requests that come at once get as many places as there are, and not one more.
+func TestQuotasUnderLoad(t *testing.T) {
+	p := newPlay(t)
+	for name, c := range map[string]struct {
+		asked int
+		want  int64
+		ask   func(n int) error
+	}{
+		"offers": {300, 20, func(n int) error { // for so many groups
+			request := &mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: fmt.Append(nil, n)}
+			_, err := p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{
+				MigrationRequest: must(request.Marshal())(t), RoomID: room,
+			})
+			return err
+		}},
+		"reservations": {400, 100, func(int) error {
+			_, err := p.services[serverB].ReserveGroup(t.Context(), caller(bob), &api.ReserveGroupRequest{RoomID: room})
+			return err
+		}},
+	} {
+		var got atomic.Int64
+		var wait sync.WaitGroup
+		for n := range c.asked {
+			wait.Go(func() {
+				if c.ask(n) == nil {
+					got.Add(1)
+				}
+			})
+		}
+		wait.Wait()
+		if got.Load() != c.want {
+			t.Errorf("%d %s of %d asked for at once, want %d", got.Load(), name, c.asked, c.want)
+		}
+	}
+}
+
+// TestStoredPolicyOfAnEarlierVersion: a policy that was stored before a quota existed has its default.
+func TestStoredPolicyOfAnEarlierVersion(t *testing.T) {
+	p := newPlay(t)
+	if err := p.stores[serverA].PutSetting(t.Context(), "policy", []byte(`{"source":"nobody","quotas":{"groups":7}}`)); err != nil {
+		t.Fatal(err)
+	}
+	got := must(p.services[serverA].Policy(t.Context()))(t)
+	want := policy.Default().Quotas
+	want.Groups = 7
+	if got.Source != policy.SourceNobody || got.Quotas != want {
+		t.Errorf("got %+v", got)
 	}
 }
 
@@ -105,12 +220,12 @@ func TestReserveQuota(t *testing.T) {
 	if err := p.reserved(serverA, alice); err != nil {
 		t.Fatal(err)
 	}
-	expectKind(t, p.reserved(serverA, alice), mimiport.KindQuota)
+	expectRule(t, p.reserved(serverA, alice), "groups")
 	p.allow(serverA, `{"preset":"default"}`)
 	for range 100 {
 		must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t)
 	}
-	expectKind(t, p.reserved(serverA, alice), mimiport.KindQuota)
+	expectRule(t, p.reserved(serverA, alice), "reserved_per_user")
 }
 
 // TestBindMembers: a group is bound by one of its members, and all of them are in the room.
