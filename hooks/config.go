@@ -32,6 +32,9 @@ import (
 //	    evidence: 0s
 //	  max_group_state_bytes: 67108864
 //	  body_memory_bytes: 201326592
+//	  requests_per_second:
+//	    user: 50
+//	    server: 500
 //	  federation:
 //	    allow_private_networks: false
 //	    allow_ip_literals: false
@@ -60,6 +63,9 @@ type Config struct {
 	// BodyMemoryBytes is the memory for the bodies of all requests at a time. One user or server has half of it at most.
 	// Without it, it is three times MaxGroupStateBytes and at least 192 MiB.
 	BodyMemoryBytes int64 `yaml:"body_memory_bytes"`
+
+	// RequestsPerSecond bounds how often users and servers may ask.
+	RequestsPerSecond RequestsPerSecond `yaml:"requests_per_second"`
 
 	// Federation bounds which servers this one talks to when a client or a peer names them.
 	Federation Federation `yaml:"federation"`
@@ -142,6 +148,15 @@ func (r *Retention) horizon(now time.Time) storage.Horizon {
 	return storage.Horizon{Log: ago(r.Log), Offers: ago(r.Offers), Evidence: ago(r.Evidence)}
 }
 
+// RequestsPerSecond are numbers of requests. Ten times as many may come at once. 0 is no bound.
+type RequestsPerSecond struct {
+	// User is what one user of this server may ask on the routes of clients and administrators.
+	User int `yaml:"user"`
+
+	// Server is what one other server may ask, for itself and for all of its users.
+	Server int `yaml:"server"`
+}
+
 // Federation bounds outgoing requests. A server name in a request is chosen by whoever sends it.
 type Federation struct {
 	// AllowPrivateNetworks permits requests to loopback, private, link-local and other addresses that are not public.
@@ -157,6 +172,7 @@ func defaultConfig() Config {
 		Database:           config.DatabaseOptions{MaxOpenConnections: 10, MaxIdleConnections: 10, ConnMaxLifetimeSeconds: -1},
 		Retention:          Retention{Moved: limits.Retention, Offers: 30 * 24 * time.Hour},
 		MaxGroupStateBytes: limits.GroupStateBytes,
+		RequestsPerSecond:  RequestsPerSecond{User: 50, Server: 500},
 		DecideBy:           limits.DecideBy,
 		OfferLife:          limits.OfferLife,
 		Policy:             Policy{policy.Default()},
@@ -200,6 +216,9 @@ func loadConfig(path string) (*Config, error) {
 func (c *Config) verify() error {
 	if c.MaxGroupStateBytes <= 0 {
 		return errors.New("mimi_portability: max_group_state_bytes must be positive")
+	}
+	if min(c.RequestsPerSecond.User, c.RequestsPerSecond.Server) < 0 {
+		return errors.New("mimi_portability: requests_per_second must not be negative")
 	}
 	for key, d := range map[string]time.Duration{"decide_by": c.DecideBy, "offer_life": c.OfferLife} {
 		if d < time.Second || d > storage.MaxWait {

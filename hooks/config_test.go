@@ -41,6 +41,7 @@ mimi_portability:
   retention: {moved: 24h, log: 2160h, offers: 48h, evidence: 8760h}
   max_group_state_bytes: 1000
   body_memory_bytes: 2000
+  requests_per_second: {user: 7, server: 70}
   federation: {allow_private_networks: true, allow_ip_literals: true}
   decide_by: 2m
   offer_life: 5m
@@ -52,6 +53,7 @@ client_api: {registration_disabled: true}
 	want.Database = config.DatabaseOptions{ConnectionString: "file:/x.db", MaxOpenConnections: 7, MaxIdleConnections: 3, ConnMaxLifetimeSeconds: 60}
 	want.Retention = Retention{Moved: 24 * time.Hour, Log: 90 * 24 * time.Hour, Offers: 48 * time.Hour, Evidence: 365 * 24 * time.Hour}
 	want.MaxGroupStateBytes, want.BodyMemoryBytes = 1000, 2000
+	want.RequestsPerSecond = RequestsPerSecond{User: 7, Server: 70}
 	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
 	want.DecideBy = 2 * time.Minute
 	want.OfferLife = 5 * time.Minute
@@ -81,6 +83,8 @@ func TestConfigRefusals(t *testing.T) {
 		"mimi_portability: {database: {connection: x}}":            "connection",
 		"mimi_portability: {retention: {moved: 0s}}":               "retention",
 		"mimi_portability: {retention: {log: -1h}}":                "retention",
+		"mimi_portability: {requests_per_second: {user: -1}}":      "requests_per_second",
+		"mimi_portability: {requests_per_second: {client: 1}}":     "client",
 		"mimi_portability: {federation: {allow_everything: true}}": "allow_everything",
 		"mimi_portability: {max_group_state_bytes: 0}":             "max_group_state_bytes",
 		"mimi_portability: {max_group_state_bytes: 64MiB}":         "64MiB",

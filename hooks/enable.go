@@ -107,13 +107,14 @@ func enable(d *Deps, cfg *Config) error {
 	auth := &authenticator{
 		config: global, users: d.Users, ring: ring, wakeups: d.Wakeups, spoke: keys.spoke, now: clock,
 	}
+	rates := edge.NewRates(cfg.RequestsPerSecond.User, cfg.RequestsPerSecond.Server, clock)
 	surfaces := []surface{
 		{"client", d.Routers.Client, httputil.PublicClientPathPrefix, clientapi.PathPrefix,
-			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), auth.client},
+			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), rates.Users(auth.client)},
 		{"federation", d.Routers.Federation, httputil.PublicFederationPathPrefix, federation.PathPrefix,
-			federation.Routes(service, cfg.MaxGroupStateBytes), auth.federation},
+			federation.Routes(service, cfg.MaxGroupStateBytes), rates.Servers(auth.federation)},
 		{"admin", d.Routers.DendriteAdmin, httputil.DendriteAdminPathPrefix, adminapi.PathPrefix,
-			adminapi.Routes(service), auth.admin},
+			adminapi.Routes(service), rates.Users(auth.admin)},
 	}
 	bodies := edge.NewBodies(cfg.bodyMemory())
 	if err := requireRoom(bodies, surfaces); err != nil {
