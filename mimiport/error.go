@@ -21,7 +21,7 @@ const (
 	KindInvalid               // well-formed, but breaks a rule of MLS or of the profile
 	KindBadSignature          // a signature does not verify, or its key is not acceptable
 	KindForbidden             // policy, room membership or power level says no
-	KindQuota                 // a quota of this server is used up
+	KindQuota                 // a quota of this server is used up for now: Info.RetryAfter
 	KindUnknownGroup          // no such group here
 	KindUnknownMigration      // no such migration here
 	KindWrongEpoch            // not the group's current epoch; Info.Epoch tells it
@@ -48,7 +48,7 @@ type Info struct {
 	Epoch      *uint64       // KindWrongEpoch
 	RetryAfter time.Duration // KindInProgress, KindQuota
 	Moved      *Moved        // KindMoved
-	Rule       string        // KindInvalid: which rule, e.g. "ValSem201"
+	Rule       string        // KindInvalid: which rule, e.g. "ValSem201"; KindForbidden, KindQuota: which quota
 }
 
 // Moved is a redirect: where the group went, and the source's word for it (profile, section 6).

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// This file is all that knows what the operator's quotas count. The store counts it, in the transaction that stores what
-// a quota bounds.
+// This file is all that knows what the operator's quotas count. The store counts it, in the transaction that stores
+// what a quota bounds.
 
 // kept are the groups that this server holds the state of, for their members.
 var kept = []migration.GroupState{

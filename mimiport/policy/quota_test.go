@@ -10,7 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 )
 
-// TestQuotas: every quota has a default, may not be negative, and refuses by its own name: as a time to wait, or for good.
+// TestQuotas: every quota has a default, may not be negative, and refuses by its own name, with a time to wait or for
+// good.
 func TestQuotas(t *testing.T) {
 	defaults := reflect.ValueOf(policy.Default().Quotas)
 	for i := range defaults.NumField() {

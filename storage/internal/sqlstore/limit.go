@@ -32,7 +32,8 @@ func isLimit(err error) bool {
 	return ok
 }
 
-// hold makes others wait that count for the same quota. Volumes need no more than their row, which the transaction holds.
+// hold makes others wait that count for the same quota. A volume needs no more than its row, which the transaction has
+// written and so holds.
 func (tx *tx) hold(ctx context.Context, l *storage.Limit) error {
 	if tx.store.engine.Hold == "" || l.Volume {
 		return nil
@@ -56,7 +57,8 @@ func (tx *tx) count(ctx context.Context, l *storage.Limit, v *storage.Volume) (n
 	default:
 		return 0, nil
 	}
-	query := "SELECT count(*) FROM (SELECT 1 FROM " + table + " " + w.with("LIMIT ?", min(l.Max, math.MaxInt64-1)+1) + ") AS counted"
+	tail := w.with("LIMIT ?", min(l.Max, math.MaxInt64-1)+1)
+	query := "SELECT count(*) FROM (SELECT 1 FROM " + table + " " + tail + ") AS counted"
 	err = tx.QueryRowContext(ctx, tx.store.bind(query), w.args...).Scan(&n)
 	return n, err
 }
