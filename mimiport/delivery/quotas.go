@@ -83,8 +83,8 @@ func abortLimits(q *policy.Quotas, m *migration.Migration, now time.Time) []stor
 	return []storage.Limit{{Quota: "aborts_an_hour", Max: int64(q.AbortsAnHour), Migrations: recent(now, aborted)}}
 }
 
-// recent restricts a filter to the hour before now. It includes what other requests have dated a little later and stored
-// already, and leaves out what a clock that was ahead has dated.
+// recent restricts a filter to the hour before now. It includes what other requests have dated a little later and
+// stored already, and leaves out what a clock that was ahead has dated.
 func recent(now time.Time, f storage.MigrationFilter) *storage.MigrationFilter {
 	f.Since, f.Until = now.Add(-time.Hour), now.Add(storage.MaxWait)
 	return &f

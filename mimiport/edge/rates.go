@@ -18,8 +18,8 @@ type Rates struct {
 	users, servers *buckets
 }
 
-// NewRates allows so many requests a second to each user of this server and to each other server with all its users, and
-// burstSeconds times as many at once. 0 or less is no bound. now is the time.
+// NewRates allows so many requests a second to each user of this server and to each other server with all its users,
+// and burstSeconds times as many at once. 0 or less is no bound. now is the time.
 func NewRates(perUser, perServer int, now func() time.Time) *Rates {
 	return &Rates{users: newBuckets(perUser, now), servers: newBuckets(perServer, now)}
 }
