@@ -110,7 +110,6 @@ var attacks = []attack{
 		name: "300 offers at once, 400 reservations at once", who: "local user",
 		rule: "a quota is counted in the transaction that stores",
 		play: quotaRaces,
-		open: "quotas are counted before they are stored",
 	},
 	{
 		name: "a lineage with 1,000 signers", who: "member of power 0",
@@ -136,7 +135,6 @@ var attacks = []attack{
 		name: "three aborts by one member", who: "member who may move the group",
 		rule: "aborts are counted for the group and the user",
 		play: threeAborts,
-		open: "aborts are counted for the group alone",
 	},
 }
 

@@ -59,11 +59,14 @@ func (x *arena) set(t *testing.T, s *harness.Server, policy map[string]any) {
 	t.Cleanup(func() { x.setPolicy(t, context.WithoutCancel(t.Context()), s, nil) })
 }
 
-// setPolicy gives an honest server the default policy, but for the number of moves that all the attacks need, and for
+// setPolicy gives an honest server the default policy, but for the moves and the stagings that all the attacks need, and for
 // the changes.
 func (x *arena) setPolicy(t *testing.T, ctx context.Context, s *harness.Server, changes map[string]any) {
 	t.Helper()
-	policy := map[string]any{"preset": "default", "quotas": map[string]int{"moves_per_hour": 10_000}}
+	many := map[string]int{
+		"moves_per_hour": 10_000, "staged_per_user": 1000, "staged_per_room": 1000, "staged_per_source": 1000,
+	}
+	policy := map[string]any{"preset": "default", "quotas": many}
 	maps.Copy(policy, changes)
 	if err := x.root[s].Do(ctx, http.MethodPut, adminapi.PathPrefix+"/policy", policy, nil); err != nil {
 		t.Fatal(err)
