@@ -59,8 +59,8 @@ func (x *arena) set(t *testing.T, s *harness.Server, policy map[string]any) {
 	t.Cleanup(func() { x.setPolicy(t, context.WithoutCancel(t.Context()), s, nil) })
 }
 
-// setPolicy gives an honest server the default policy, but for the moves and the stagings that all the attacks need, and
-// for the changes.
+// setPolicy gives an honest server the default policy, but for the changes and for the quotas that the many attacks
+// would use up.
 func (x *arena) setPolicy(t *testing.T, ctx context.Context, s *harness.Server, changes map[string]any) {
 	t.Helper()
 	many := map[string]int{
