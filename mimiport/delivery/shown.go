@@ -1,0 +1,357 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// ShowLineage implements API: a verified later term stops this server (profile, section 3), if this server has signed
+// the step that leads there, or the room supports the claim that begins it. A claim without support is kept as evidence
+// and is a KindConflict error, rule "contested". A receipt that this server has forgotten stops it, too. A lineage or
+// receipt that says nothing new changes nothing.
+func (s *Service) ShowLineage(
+	ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest,
+) (*api.HostResponse, error) {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.requireInRoom(ctx, c, g.RoomID); err != nil {
+		return nil, err
+	}
+	if req.Receipt != nil {
+		if err := s.takeReceipt(ctx, g, req.Receipt); err != nil {
+			return nil, err
+		}
+		if len(req.Lineage) == 0 {
+			return s.host(ctx, id)
+		}
+	}
+	return s.takeLineage(ctx, g, req, false)
+}
+
+// Yield makes this server follow a claim to a group that it has and whose room does not support the claim. It is for
+// operators, and returns the errors of ShowLineage.
+func (s *Service) Yield(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.takeLineage(ctx, g, req, true)
+}
+
+// lineages judges the chains of hosts that others show.
+type lineages struct{ *core }
+
+// shown is a lineage that somebody shows.
+type shown struct {
+	*mimiport.Lineage
+	operator bool // this server's operator says that it counts
+}
+
+// takeLineage does what is to be done about a lineage of a group.
+func (s *Service) takeLineage(
+	ctx context.Context, g *storage.Group, req *api.LineageRequest, operator bool,
+) (*api.HostResponse, error) {
+	l, err := mimiport.UnmarshalLineage(req.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	own, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	sh := &shown{l, operator}
+	if at, parts := proof.Parting(own, l); parts {
+		err = s.takeRival(ctx, g, own, at, sh)
+	} else {
+		err = s.takeSteps(ctx, g.ID, sh)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.host(ctx, g.ID)
+}
+
+// takeSteps takes the steps of a lineage that follow what this server knows of the group.
+func (s *Service) takeSteps(ctx context.Context, id []byte, sh *shown) error {
+	for range 3 { // what was staged here may have gone on from here, and may have come back
+		if err := s.takeStep(ctx, id, sh); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeStep takes the step of a lineage that follows what this server knows of the group, if there is one. What it takes
+// it verifies first.
+func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return err
+	}
+	own, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return err
+	}
+	back, err := s.cameBack(ctx, g, own, sh.Lineage)
+	if err != nil || back == 0 && !stateOf(g).Owned() && g.State != migration.GroupStaged {
+		return err
+	}
+	next := own.Term() + 1
+	verified, encoded, err := s.verify(ctx, id, sh.Lineage, proof.Rules{Recorded: own, UpTo: max(next, back)})
+	switch {
+	case err != nil:
+		return err
+	case back > 0:
+		return s.takeReturn(ctx, g, back, encoded)
+	case verified.Term() < next:
+		return nil
+	}
+	return s.takeNext(ctx, g, &verified.Steps[next-1], encoded, sh.operator)
+}
+
+// cameBack is the latest term in which a lineage leads back here and of which this server remembers nothing, 0 for
+// none. It asks about a group that has left, or that this server has claimed itself.
+func (s lineages) cameBack(ctx context.Context, g *storage.Group, own, l *mimiport.Lineage) (uint64, error) {
+	next := own.Term() + 1
+	if l.Term() < next {
+		return 0, nil
+	}
+	hosts, err := proof.Hosts(l)
+	if err != nil {
+		return 0, err
+	}
+	ownClaim := stateOf(g).Owned() && l.Steps[next-1].Kind != mimiport.StepMigration && s.IsLocal(hosts[next])
+	if g.State != migration.GroupMoved && !ownClaim {
+		return 0, nil
+	}
+	for term := l.Term(); term >= next && term > g.Term; term-- {
+		if !s.IsLocal(hosts[term]) {
+			continue
+		}
+		known, err := s.remembers(ctx, &l.Steps[term-1])
+		if err != nil || !known {
+			return term, err
+		}
+	}
+	return 0, nil
+}
+
+// remembers says whether this server has a record of the migration that a step is. It has none of a claim.
+func (s lineages) remembers(ctx context.Context, step *mimiport.LineageStep) (bool, error) {
+	if step.Kind != mimiport.StepMigration {
+		return false, nil
+	}
+	offer, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
+	if err != nil {
+		return false, err
+	}
+	_, err = s.Store.Migration(ctx, offer.ID())
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// takeReturn stops the group in a later term, in which it came back here: this server's database is older than its
+// signatures.
+func (s lineages) takeReturn(ctx context.Context, g *storage.Group, term uint64, lineage []byte) error {
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		row, err := s.newTerm(ctx, storage.GroupKey{ID: g.ID, Term: term})
+		if err != nil {
+			return err
+		}
+		if row.State == "" {
+			version := row.Version
+			*row = *g
+			row.Term, row.Version, row.State, row.Migration = term, version, "", mimiport.MigrationID{}
+			row.NextSeq, row.Lineage, row.CreatedAt = 1, lineage, s.Now()
+		}
+		return s.stepRecord(ctx, h, &migration.Migration{}, row, migration.Return{Lineage: lineage}, nil)
+	})
+}
+
+// takeRival judges a lineage that parts from the one recorded here (profile, section 3): everybody prefers the same one
+// of the two, and only here does another lineage take the place of a recorded one.
+func (s *Service) takeRival(ctx context.Context, g *storage.Group, own *mimiport.Lineage, at int, sh *shown) error {
+	common := &mimiport.Lineage{CreatingServer: sh.CreatingServer, Preimage: own.Preimage, Steps: own.Steps[:at]}
+	verified, encoded, err := s.verify(ctx, g.ID, sh.Lineage, proof.Rules{Recorded: common, UpTo: g.Term + 1})
+	if err != nil {
+		return err
+	}
+	if own.Preimage == nil && sh.Preimage != nil {
+		return s.atGroup(ctx, g, migration.Displace{Lineage: encoded})
+	}
+	if own.CreatingServer != sh.CreatingServer || !stateOf(g).Owned() {
+		return proof.Errorf(g.ID, "it is not the lineage known here")
+	}
+	hash, err := s.namedClaim(ctx, g)
+	if err != nil {
+		return err
+	}
+	named := func(step *mimiport.LineageStep) bool { return proof.Names(hash, step) }
+	if sh.operator || proof.Outranks(&verified.Steps[at], &own.Steps[at], named) {
+		return s.yield(ctx, g, encoded)
+	}
+	return s.atGroup(ctx, g, migration.Contest{Lineage: encoded})
+}
+
+// atGroup takes an event that is about a group's row and no migration.
+func (s *core) atGroup(ctx context.Context, g *storage.Group, e migration.Event) error {
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		row, err := h.GroupAt(ctx, g.Term)
+		if err != nil {
+			return err
+		}
+		return s.stepRecord(ctx, h, &migration.Migration{}, row, e, nil)
+	})
+}
+
+// takeNext does what is to be done about the verified step that begins the term after a group's, with which the encoded
+// lineage ends.
+func (s *Service) takeNext(
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, lineage []byte, operator bool,
+) error {
+	next, err := s.next(ctx, g, step, operator)
+	if err != nil {
+		return err
+	}
+	switch stateOf(g).Judge(*next) {
+	case migration.TakeConfirm:
+		m, err := s.record(ctx, g.Migration)
+		if err != nil {
+			return err
+		}
+		return s.confirm(ctx, m, &api.SignedRequest{Message: step.Confirmation.Message, KeyID: step.Confirmation.KeyID})
+	case migration.TakeOther:
+		return s.takeEvent(ctx, g.Migration, migration.Superseded{}, nil)
+	case migration.TakeOwn:
+		return s.recall(ctx, g, step, lineage)
+	case migration.TakeClaim:
+		return s.yield(ctx, g, lineage)
+	case migration.KeepOn:
+		return s.atGroup(ctx, g, migration.Contest{Lineage: lineage})
+	}
+	return nil
+}
+
+// next is a verified step, and all that counts for or against it.
+func (s *Service) next(
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, operator bool,
+) (*migration.Next, error) {
+	next := &migration.Next{Kind: step.Kind}
+	if step.Kind == mimiport.StepMigration {
+		response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
+		if err != nil {
+			return nil, err
+		}
+		next.Migration = response.ID()
+		return next, nil
+	}
+	var err error
+	next.Supported = operator
+	if !operator {
+		next.Supported, err = s.supported(ctx, g, step)
+	}
+	return next, err
+}
+
+// supported says whether the room supports a claim to a group: its pointer holds the claim's hash.
+func (s *core) supported(ctx context.Context, g *storage.Group, step *mimiport.LineageStep) (bool, error) {
+	hash, err := s.namedClaim(ctx, g)
+	return err == nil && proof.Names(hash, step), err
+}
+
+// namedClaim is the hash of the claim that the room supports, nil for none. Where the policy lets nobody or only
+// administrators move groups away, the room's word does not count: the operator's does.
+func (s *core) namedClaim(ctx context.Context, g *storage.Group) ([]byte, error) {
+	p, err := s.Policy(ctx)
+	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
+		return nil, err
+	}
+	pointer, err := s.pointer(ctx, g)
+	if err != nil || pointer == nil {
+		return nil, err
+	}
+	return pointer.ClaimHash, nil
+}
+
+// recall stops a group that this server has confirmed away and does not remember: its signature beats its database.
+func (s *Service) recall(
+	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, lineage []byte,
+) error {
+	response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
+	if err != nil {
+		return err
+	}
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		g, err := s.giveUpOther(ctx, h, g.Term, response.ID())
+		if err != nil {
+			return err
+		}
+		m, err := s.Store.Migration(ctx, response.ID())
+		if errors.Is(err, storage.ErrNotFound) {
+			m = s.forgotten(g, response, step)
+		} else if err != nil {
+			return err
+		}
+		return s.stepRecord(ctx, h, m, g, migration.Recall{Confirmation: step.Confirmation, Lineage: lineage}, nil)
+	})
+}
+
+// giveUpOther gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's
+// row as it is then.
+func (s *core) giveUpOther(
+	ctx context.Context, h *registry.Held, term uint64, meant mimiport.MigrationID,
+) (*storage.Group, error) {
+	g, err := h.GroupAt(ctx, term)
+	if err != nil || g.State != migration.GroupFrozen || g.Migration == meant {
+		return g, err
+	}
+	m, err := s.record(ctx, g.Migration)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.stepRecord(ctx, h, m, g, migration.GiveUpElsewhere, nil); err != nil {
+		return nil, err
+	}
+	return h.GroupAt(ctx, term)
+}
+
+// forgotten is the record that this server must once have had of a migration that it confirmed, without a state.
+func (s *Service) forgotten(
+	g *storage.Group, r *mimiport.MigrationResponse, step *mimiport.LineageStep,
+) *migration.Migration {
+	return &migration.Migration{
+		ID: r.ID(), GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
+		Source: r.Request.SourceDomain, Target: r.Request.TargetDomain, Epoch: r.Request.Epoch, CreatedAt: s.Now(),
+		Response: step.Response, Complete: step.Complete,
+		Reason: "learnt from a lineage: this server does not remember it",
+	}
+}
+
+// yield stops a group that another server has claimed.
+func (s *Service) yield(ctx context.Context, g *storage.Group, lineage []byte) error {
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		g, err := h.GroupAt(ctx, g.Term)
+		if err != nil {
+			return err
+		}
+		m := &migration.Migration{}
+		if g.State == migration.GroupFrozen {
+			if m, err = s.record(ctx, g.Migration); err != nil {
+				return err
+			}
+		}
+		return s.stepRecord(ctx, h, m, g, migration.Yield{Lineage: lineage}, nil)
+	})
+}
