@@ -47,7 +47,9 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 func Fill(t testing.TB, s storage.Store) any {
 	t.Helper()
 	f := &fixture{Store: s, t: t}
-	f.apply(everything("filled", 1, 0, 0))
+	c := everything("filled", 1, 0, 0)
+	c.Volume = &storage.Volume{GroupKey: c.Group.Key(), UserID: "@alice:a.example", Day: 1, Bytes: 10}
+	f.apply(c)
 	if err := s.PutSetting(t.Context(), "name", []byte(`{"a":1}`)); err != nil {
 		t.Fatal(err)
 	}

@@ -91,6 +91,7 @@ func TestBugs(t *testing.T) {
 		{NeverActivates, short, "fair delivery ends with the group active at one server"},
 	} {
 		t.Run(string(c.bug), func(t *testing.T) {
+			t.Parallel()
 			r := Explore(c.bounds, c.bug)
 			if r.Violation != c.catches {
 				t.Errorf("%q is caught by %q", c.bug, r.Violation)
