@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
@@ -40,7 +41,7 @@ func (l *Limit) Name() string {
 	if f := l.Migrations; f != nil {
 		name = append(name, string(f.GroupID), f.User, f.RoomID, f.Source)
 	}
-	return strings.Join(name, "\x1f")
+	return mimiport.IDText([]byte(strings.Join(name, "\x1f"))) // ids are bytes, and rooms are named by strangers
 }
 
 // LimitsInOrder are the limits by their names, the order in which every store checks them.

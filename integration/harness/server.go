@@ -23,13 +23,14 @@ import (
 // Patience is how long the harness waits for a process to start or stop.
 const Patience = 30 * time.Second
 
-// Section is the default section mimi_portability of a server: on, with loopback in reach. Its database is a file, or the
-// homeserver's own where that is on PostgreSQL.
+// Section is the default section mimi_portability of a server: on, with loopback in reach, and with no bound on how
+// often the tests ask. Its database is a file, or the homeserver's own where that is on PostgreSQL.
 const Section = `
 mimi_portability:
   enabled: true
   database: {connection_string: "{{.Database "mimi_portability"}}"}
   federation: {allow_private_networks: true}
+  requests_per_second: {user: 0, server: 0}
 `
 
 // Server is one homeserver. Its process may come and go.

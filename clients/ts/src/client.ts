@@ -44,11 +44,18 @@ export class Forked extends Error {
   override name = "Forked";
 }
 
-/** A server's refusal that repeating the request will not change: not its fault, and without a time to try again. */
+/** How long a request waits at most because a server asks it to, in milliseconds. A longer wait is the application's. */
+const LONGEST_WAIT = 30_000;
+
+/** Whether a refusal names a time to try again that a request can wait for. */
+const worthWaiting = (e: MatrixError) =>
+  e.body.retry_after_ms !== undefined && Number(e.body.retry_after_ms) <= LONGEST_WAIT;
+
+/** A server's refusal that repeating the request will not change: not its fault, and with no time soon to try again. */
 const isFinal = (e: unknown): e is MatrixError | Behind | Forked =>
   e instanceof Behind ||
   e instanceof Forked ||
-  (e instanceof MatrixError && e.status < 500 && e.body.retry_after_ms === undefined && !refused(e, IN_PROGRESS));
+  (e instanceof MatrixError && e.status < 500 && !worthWaiting(e) && !refused(e, IN_PROGRESS));
 
 /** The redirect in a refusal. */
 const redirectOf = (e: MatrixError) => e.body.moved as MovedInfo | undefined;
