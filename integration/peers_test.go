@@ -98,7 +98,7 @@ func upload(t *testing.T, by *fclient.SigningIdentity, to *harness.Server, id st
 
 // content is a MigrationContent for an offer, signed. state is the group_state.
 func content(t *testing.T, by *fclient.SigningIdentity, o *offer, state []byte) []byte {
-	return signed(t, by, &mimiport.MigrationContent{Response: *o.response, GroupState: state}).Message
+	return harness.Signed(t, by, &mimiport.MigrationContent{Response: *o.response, GroupState: state}).Message
 }
 
 // groupState is the group_state that a source would send, with a Commit that fits only another epoch.
@@ -151,7 +151,7 @@ func (x *trio) badContents(t *testing.T) {
 	body := content(t, a, o, encode(t, good))
 	query := func(change func(url.Values)) *http.Request { return upload(t, a, x.b, o.id, body, change) }
 	abort := func(by, key *fclient.SigningIdentity, id string, m *mimiport.MigrationAbort) *http.Request {
-		return call(t, by, x.b, "PUT", "/migrations/"+id+"/abort", signed(t, key, m))
+		return call(t, by, x.b, "PUT", "/migrations/"+id+"/abort", harness.Signed(t, key, m))
 	}
 	real := &mimiport.MigrationAbort{MigrationID: o.response.ID(), SourceDomain: x.a.Name}
 	x.requireRefused(t, x.a.Name, []attempt{
@@ -210,7 +210,7 @@ func (x *trio) badReplays(t *testing.T) {
 		{"an Init at its former host", put(bob, x.a.Name, again), 410, prefix + "M_GROUP_MOVED"},
 		{"another user's Init", put(alice, x.a.Name, replayed), 403, "M_FORBIDDEN"},
 		{"a second content", upload(t, a, x.b, replayed.id, content(t, a, replayed, good), nil), 409, prefix + "M_CONFLICT"},
-		{"an abort after the confirmation", call(t, a, x.b, "PUT", "/migrations/"+replayed.id+"/abort", signed(t, a, abort)), 409, prefix + "M_CONFLICT"},
+		{"an abort after the confirmation", call(t, a, x.b, "PUT", "/migrations/"+replayed.id+"/abort", harness.Signed(t, a, abort)), 409, prefix + "M_CONFLICT"},
 		{"an abort by the user", ask(t, bob, "DELETE", at(x.a.Name, "/migrations/"+replayed.id), ""), 200, ""},
 		{"the same user's Init again", put(bob, x.a.Name, replayed), 200, ""},
 		{"an Init with an expired offer", put(alice, x.b.Name, expired), 410, prefix + "M_OFFER_EXPIRED"},

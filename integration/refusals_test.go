@@ -169,7 +169,7 @@ func (x *trio) badInits(t *testing.T) {
 	status := func(method, ds, id, what, body string) *http.Request {
 		return ask(t, bob, method, at(ds, "/migrations/"+id+what), body)
 	}
-	confirmation := toJSON(t, signed(t, identity(t, x.a), &mimiport.MigrationConfirmation{
+	confirmation := toJSON(t, harness.Signed(t, identity(t, x.a), &mimiport.MigrationConfirmation{
 		DomainName: x.b.Name, Nonce: good.response.Nonce, GroupID: x.id(t),
 	}))
 	x.requireRefused(t, a, []attempt{

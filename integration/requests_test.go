@@ -169,18 +169,6 @@ func initBody(t *testing.T, o *offer, commit []byte) string {
 	})
 }
 
-// signed is a message that an identity has signed, for JSON.
-func signed(t *testing.T, by *fclient.SigningIdentity, m interface {
-	mimiport.Signed
-	Marshal() ([]byte, error)
-}) *api.SignedRequest {
-	t.Helper()
-	if err := mimiport.Sign(m, by.PrivateKey); err != nil {
-		t.Fatal(err)
-	}
-	return &api.SignedRequest{Message: encode(t, m), KeyID: string(by.KeyID)}
-}
-
 func encode(t *testing.T, m interface{ Marshal() ([]byte, error) }) []byte {
 	t.Helper()
 	b, err := m.Marshal()

@@ -129,7 +129,7 @@ func forgedPointer(t *testing.T, g *group) {
 // forgedReceipt shows the host receipts for a Commit that it has not accepted.
 func forgedReceipt(t *testing.T, g *group) {
 	for _, by := range []*fclient.SigningIdentity{g.c.SigningIdentity, stranger(t, g.a.Name)} {
-		m := sign(t, by, &mimiport.CommitReceipt{GroupID: g.id, Epoch: 9, Seq: 9})
+		m := harness.Signed(t, by, &mimiport.CommitReceipt{GroupID: g.id, Epoch: 9, Seq: 9})
 		in := &api.LineageRequest{Receipt: &api.SignedInfo{Message: m.Message, KeyID: m.KeyID}}
 		for _, query := range []string{as(g.mallory), ""} {
 			g.peer(t, g.c.SigningIdentity, g.a, http.MethodPut, g.path("/lineage")+query, in).requireRefused(t, "a receipt")
@@ -165,7 +165,7 @@ func secondContent(t *testing.T, g *group) {
 	if a := h.confirm(t, g.c.SigningIdentity); a.status != http.StatusOK {
 		t.Errorf("the decision: %v", a)
 	}
-	abort := sign(t, g.c.SigningIdentity, &mimiport.MigrationAbort{MigrationID: h.response.ID(), SourceDomain: g.c.Name})
+	abort := harness.Signed(t, g.c.SigningIdentity, &mimiport.MigrationAbort{MigrationID: h.response.ID(), SourceDomain: g.c.Name})
 	route := "/migrations/" + h.id + "/abort"
 	g.peer(t, g.c.SigningIdentity, g.b, http.MethodPut, route, abort).requireRefused(t, "the abort after it")
 	h.requireState(t, migration.Active)

@@ -114,7 +114,7 @@ func manySigners(t *testing.T, g *group) {
 		claim := &mimiport.LineageClaim{
 			Kind: mimiport.StepRecover, DomainName: g.c.Name, GroupID: g.id, Term: uint64(i + 1), Epoch: uint64(i + 1),
 		}
-		signed := sign(t, g.c.SigningIdentity, claim)
+		signed := harness.Signed(t, g.c.SigningIdentity, claim)
 		l.Steps = append(l.Steps, mimiport.LineageStep{
 			Kind:  claim.Kind,
 			Claim: &mimiport.SignedMessage{Message: signed.Message, KeyID: fmt.Sprint("ed25519:k", i)},

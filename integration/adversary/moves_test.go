@@ -81,18 +81,6 @@ func commitTo(t *testing.T, g *mlstest.Group, leaf uint32, o *offer) *mlstest.Co
 	return g.Commit(mlstest.CommitOptions{Sender: leaf, Path: true, AuthenticatedData: encode(t, aad)})
 }
 
-// sign signs a message for JSON.
-func sign(t *testing.T, by *fclient.SigningIdentity, m interface {
-	mimiport.Signed
-	Marshal() ([]byte, error)
-}) *api.SignedRequest {
-	t.Helper()
-	if err := mimiport.Sign(m, by.PrivateKey); err != nil {
-		t.Fatal(err)
-	}
-	return &api.SignedRequest{Message: encode(t, m), KeyID: string(by.KeyID)}
-}
-
 // stranger is an identity that nobody publishes, by a server's name.
 func stranger(t *testing.T, name string) *fclient.SigningIdentity {
 	t.Helper()
@@ -133,7 +121,7 @@ func claimed(
 	t *testing.T, l *mimiport.Lineage, by *fclient.SigningIdentity, claim *mimiport.LineageClaim, object []byte,
 ) []byte {
 	t.Helper()
-	signed := sign(t, by, claim)
+	signed := harness.Signed(t, by, claim)
 	longer := *l
 	longer.Steps = append(longer.Steps[:len(longer.Steps):len(longer.Steps)], mimiport.LineageStep{
 		Kind:  claim.Kind,
@@ -187,7 +175,7 @@ func (x *arena) newHoax(t *testing.T, room string, id []byte) *hoax {
 func (h *hoax) put(t *testing.T, to *harness.Server, decideBy time.Time) answer {
 	t.Helper()
 	content := &mimiport.MigrationContent{Response: *h.response, GroupState: encode(t, h.state)}
-	return h.upload(t, to, sign(t, h.c.SigningIdentity, content).Message, decideBy)
+	return h.upload(t, to, harness.Signed(t, h.c.SigningIdentity, content).Message, decideBy)
 }
 
 // upload sends bytes as the content of an offer until the target has decided about them.
@@ -225,7 +213,7 @@ func (h *hoax) stage(t *testing.T, decideBy time.Time) {
 // confirm shows b the source's decision, signed by an identity.
 func (h *hoax) confirm(t *testing.T, by *fclient.SigningIdentity) answer {
 	t.Helper()
-	m := sign(t, by, &mimiport.MigrationConfirmation{
+	m := harness.Signed(t, by, &mimiport.MigrationConfirmation{
 		DomainName: h.b.Name, Nonce: h.response.Nonce, GroupID: h.response.Request.GroupID,
 	})
 	return h.peer(t, h.c.SigningIdentity, h.b, http.MethodPut, "/migrations/"+h.id+"/confirmation", m)

@@ -48,7 +48,7 @@ func hugeTerm(t *testing.T, g *group) {
 		t.Fatal(err)
 	}
 	o := g.offer(t, g.bob, g.b)
-	confirmation := sign(t, g.c.SigningIdentity, &mimiport.MigrationConfirmation{
+	confirmation := harness.Signed(t, g.c.SigningIdentity, &mimiport.MigrationConfirmation{
 		DomainName: g.b.Name, Nonce: o.response.Nonce, GroupID: g.id,
 	})
 	g.c.lies(t, func(w http.ResponseWriter, r *http.Request) bool {
@@ -90,7 +90,7 @@ func (g *group) refused(t *testing.T, asked, content []byte) (st api.MigrationSt
 		SourceDomain: g.a.Name, TargetDomain: g.c.Name, GroupID: g.id, Epoch: g.mls.Epoch(),
 	}}
 	_, _ = rand.Read(response.Nonce[:]) // crypto/rand does not fail
-	o := &offer{response.ID().String(), response, sign(t, g.c.SigningIdentity, response).KeyID}
+	o := &offer{response.ID().String(), response, harness.Signed(t, g.c.SigningIdentity, response).KeyID}
 	g.c.lies(t, func(w http.ResponseWriter, r *http.Request) bool {
 		refuse := func(body []byte) {
 			w.WriteHeader(http.StatusForbidden)
