@@ -165,7 +165,9 @@ func secondContent(t *testing.T, g *group) {
 	if a := h.confirm(t, g.c.SigningIdentity); a.status != http.StatusOK {
 		t.Errorf("the decision: %v", a)
 	}
-	abort := harness.Signed(t, g.c.SigningIdentity, &mimiport.MigrationAbort{MigrationID: h.response.ID(), SourceDomain: g.c.Name})
+	abort := harness.Signed(
+		t, g.c.SigningIdentity, &mimiport.MigrationAbort{MigrationID: h.response.ID(), SourceDomain: g.c.Name},
+	)
 	route := "/migrations/" + h.id + "/abort"
 	g.peer(t, g.c.SigningIdentity, g.b, http.MethodPut, route, abort).requireRefused(t, "the abort after it")
 	h.requireState(t, migration.Active)
