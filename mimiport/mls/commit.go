@@ -78,6 +78,16 @@ type transition struct {
 	required   rfc9420.RequiredCapabilities
 
 	newExtensions bool // the Commit sets extensions
+	closes        bool // it is a ReInit
+
+	gone map[device]bool // which keys devices had, of the leaves that the Commit takes away
+}
+
+// device is a credential and its signature key.
+type device struct{ credential, key keyID }
+
+func deviceOf(l *rfc9420.LeafNode) device {
+	return device{credentialID(&l.Credential), idOf(l.SignatureKey)}
 }
 
 // newTransition checks the sender of a Commit and its signature (RFC 9420, sections 6.1 and 12.4.2).
@@ -86,6 +96,7 @@ func (g *group) newTransition(m *rfc9420.PublicMessage) (*transition, error) {
 	t := &transition{
 		edit: newEdit(g.suite, g.tree.root.support), checker: g.checker, g: g,
 		external: c.Sender.Type == SenderNewMemberCommit, committer: c.Sender.Index, commit: c.Commit,
+		gone: make(map[device]bool),
 		tree: g.tree, keys: g.keys, extensions: g.context.Extensions, required: g.required,
 	}
 	if !t.external && c.Sender.Type != SenderMember {
@@ -171,6 +182,8 @@ func (t *transition) checkList() error {
 			psks[string(p.PSK.Raw)] = true
 		case ProposalGroupContextExtensions:
 			t.extensions, t.newExtensions = bytes.Clone(p.Extensions), true
+		case ProposalReInit:
+			t.closes = true
 		}
 		pathRequired = pathRequired || requiresPath(p.Type)
 	}
@@ -247,9 +260,11 @@ func (t *transition) applyProposals() error {
 		if err := t.require(u.caps.required(&t.required), ruleRequiredUpdate); err != nil {
 			return err
 		}
-		if err := t.insertLeaf(decodeLeaf(u.raw), ruleUpdateKeyUnique); err != nil {
+		l := decodeLeaf(u.raw)
+		if err := t.insertLeaf(&l, ruleUpdateKeyUnique); err != nil {
 			return err
 		}
+		t.keys.credentials = t.keys.credentials.with(credentialID(&l.Credential))
 	}
 	return t.applyAdds()
 }
@@ -264,15 +279,18 @@ func (t *transition) checkStaying(s *support) error {
 	return nil
 }
 
-// dropLeaf takes the keys of a leaf, if it is not blank, out of the sets.
+// dropLeaf takes the keys and the credential of a leaf, if it is not blank, out of the sets.
 func (t *transition) dropLeaf(leaf uint32) {
 	n := t.tree.find(leaf)
 	if n == nil {
 		return
 	}
 	l := decodeLeaf(n.raw)
-	t.keys.signature = t.keys.signature.without(idOf(l.SignatureKey))
+	d := deviceOf(&l)
+	t.gone[d] = true
+	t.keys.signature = t.keys.signature.without(d.key)
 	t.keys.encryption = t.keys.encryption.without(idOf(l.EncryptionKey))
+	t.keys.credentials = t.keys.credentials.without(d.credential)
 }
 
 // dropParent takes the key of a parent out of the set.
@@ -283,11 +301,21 @@ func (t *transition) dropParent(n *node) {
 }
 
 // insertLeaf puts a new leaf's keys into the sets.
-func (t *transition) insertLeaf(l rfc9420.LeafNode, broken *rule) error {
+func (t *transition) insertLeaf(l *rfc9420.LeafNode, broken *rule) error {
 	if err := t.insertSignatureKey(l.SignatureKey); err != nil {
 		return err
 	}
 	return t.insertEncryptionKey(l.EncryptionKey, broken)
+}
+
+// insertDevice puts the credential of a leaf that is no member's successor into the set.
+func (t *transition) insertDevice(l *rfc9420.LeafNode) error {
+	id := credentialID(&l.Credential)
+	if err := t.require(t.keys.credentials.count(id) == 0, ruleDeviceUnique); err != nil {
+		return err
+	}
+	t.keys.credentials = t.keys.credentials.with(id)
+	return nil
 }
 
 func (t *transition) insertSignatureKey(key []byte) error {
@@ -324,7 +352,10 @@ func (t *transition) applyAdds() error {
 			return err
 		}
 		initKeys[string(k.InitKey)] = true
-		if err := t.insertLeaf(k.Leaf, ruleEncryptionKeyUnique); err != nil {
+		if err := t.insertLeaf(&k.Leaf, ruleEncryptionKeyUnique); err != nil {
+			return err
+		}
+		if err := t.insertDevice(&k.Leaf); err != nil {
 			return err
 		}
 		t.added = append(t.added, leafChange{leaf, bytes.Clone(k.Leaf.Raw), caps})
@@ -353,10 +384,13 @@ func (t *transition) applyPath() error {
 	if path == nil {
 		return nil
 	}
+	l := &path.Leaf
+	if err := t.checkSuccessor(l); err != nil {
+		return err
+	}
 	if err := t.placeJoiner(); err != nil {
 		return err
 	}
-	l := &path.Leaf
 	if err := t.require(l.Source == rfc9420.SourceCommit, ruleLeafSource); err != nil {
 		return err
 	}
@@ -378,6 +412,20 @@ func (t *transition) applyPath() error {
 		return err
 	}
 	return t.placePath(steps, caps)
+}
+
+// checkSuccessor checks that the path's leaf has the credential of the leaf whose place it takes: the committer's, or the one that a
+// joiner removes.
+func (t *transition) checkSuccessor(l *rfc9420.LeafNode) error {
+	if !t.external {
+		return t.g.requireSuccessor(l, t.committer)
+	}
+	for _, c := range t.removes {
+		if err := t.g.requireSuccessor(l, c.leaf); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // placeJoiner finds the place of an external Commit's sender (RFC 9420, section 12.4.3.2).
@@ -466,7 +514,14 @@ func (t *transition) replaceKeys(steps []step) error {
 		t.dropParent(s.node)
 	}
 	t.dropLeaf(t.committer)
-	return t.insertSignatureKey(path.Leaf.SignatureKey)
+	if err := t.insertSignatureKey(path.Leaf.SignatureKey); err != nil {
+		return err
+	}
+	if t.external {
+		return t.insertDevice(&path.Leaf)
+	}
+	t.keys.credentials = t.keys.credentials.with(credentialID(&path.Leaf.Credential))
+	return nil
 }
 
 // placePath makes the path's nodes, from the root down as each holds the hash of the one above, and checks that the leaf holds
@@ -521,7 +576,7 @@ func (t *transition) finish(m *rfc9420.PublicMessage) (*group, error) {
 	context.TreeHash = bytes.Clone(t.treeHash(t.tree.root, t.tree.span()))
 	context.ConfirmedTranscriptHash = g.suite.Sum(g.interim, m.TranscriptInput())
 	context.Extensions = t.extensions
-	next := &group{engine: g.engine, suite: g.suite, tree: t.tree, keys: t.keys}
+	next := &group{engine: g.engine, suite: g.suite, tree: t.tree, keys: t.keys, closed: t.closes}
 	return next, next.setContext(&context, nil, bytes.Clone(m.ConfirmationTag))
 }
 
@@ -560,6 +615,7 @@ func (t *transition) effects(m *rfc9420.PublicMessage, next *group) *Effects {
 		SameCredential:    !t.external && t.sameCredential(),
 		ExtensionsBefore:  encodeExtensions(g.context.Extensions),
 		ExtensionsAfter:   encodeExtensions(next.context.Extensions),
+		Closes:            t.closes,
 	}
 	for _, r := range t.list {
 		e.Proposals = append(e.Proposals, r.describe(g.suite, g.tree))
@@ -573,7 +629,22 @@ func (t *transition) effects(m *rfc9420.PublicMessage, next *group) *Effects {
 	for _, c := range t.updates {
 		e.Updated = append(e.Updated, memberAt(c.leaf, c.raw))
 	}
+	e.Renewed = t.renewed()
 	return e
+}
+
+// renewed lists the leaves that the Commit brings with a new key.
+func (t *transition) renewed() (out []Member) {
+	brought := slices.Concat(t.updates, t.added)
+	if t.commit.Path != nil {
+		brought = append(brought, leafChange{leaf: t.committer, raw: t.tree.find(t.committer).raw})
+	}
+	for _, c := range brought {
+		if l := decodeLeaf(c.raw); !t.gone[deviceOf(&l)] {
+			out = append(out, memberOf(c.leaf, &l))
+		}
+	}
+	return out
 }
 
 func (t *transition) sameCredential() bool {

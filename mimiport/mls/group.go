@@ -60,6 +60,10 @@ type Group interface {
 	// Propose checks a proposal message of this epoch and adds it. A repeated message changes nothing.
 	Propose(message []byte) (Group, *Proposal, error)
 
+	// Closed reports whether the group ended with the Commit before this epoch, a ReInit (RFC 9420, section 12.1.5). A closed
+	// group refuses all messages. Open cannot know: who stores the group keeps Effects.Closes too.
+	Closed() bool
+
 	// Commit checks a Commit of this epoch and applies it. groupInfo describes the next epoch, without the tree; it is
 	// verified with the signer's leaf there, and its GroupContext and confirmation tag must be the computed ones. The
 	// returned group has no proposals.
@@ -74,6 +78,15 @@ type Group interface {
 
 	// Size is roughly how many bytes of memory the group holds on its own.
 	Size() int
+}
+
+// RequireOpen fails for a closed group: a KindInvalid error of rule group-closed. The methods of a group do so by themselves; who takes
+// an application message asks here.
+func RequireOpen(g Group) error {
+	if g.Closed() {
+		return failed("receive message", g.ID(), refuse(ruleClosed))
+	}
+	return nil
 }
 
 // Context is what the GroupContext and the GroupInfo of an epoch say.
@@ -109,6 +122,10 @@ type Tree interface {
 
 	// Member is the member at a leaf; false where the leaf is blank or out of range.
 	Member(leaf uint32) (Member, bool)
+
+	// Duplicates lists the leaves whose credential another leaf with a lower index has, in order. No Commit makes one, but a group
+	// that is opened may have some.
+	Duplicates() []Member
 }
 
 // Follower is a Group that can be followed by its Commits alone, as tools do with a log. A Delivery Service wants the
@@ -184,6 +201,13 @@ const (
 	ProposalGroupContextExtensions = rfc9420.ProposalGroupContextExtensions
 )
 
+// The proposal types of draft-ietf-mls-extensions-10.
+const (
+	ProposalAppDataUpdate = rfc9420.ProposalAppDataUpdate
+	ProposalAppEphemeral  = rfc9420.ProposalAppEphemeral
+	ProposalSelfRemove    = rfc9420.ProposalSelfRemove
+)
+
 // Proposal is a proposal, by reference or by value.
 type Proposal struct {
 	Ref     []byte // ProposalRef; nil for one by value
@@ -191,7 +215,8 @@ type Proposal struct {
 	Type    ProposalType
 	Sender  Sender
 	Add     *Member // an Add: who; Leaf is unset until committed
-	Remove  *Member // a Remove: who
+	Update  *Member // an Update: the sender's leaf as it will be
+	Remove  *Member // a Remove or a SelfRemove: who
 	// KeyPackageRef is under which name a Welcome addresses whom an Add adds.
 	KeyPackageRef []byte
 }
@@ -206,6 +231,11 @@ type Effects struct {
 	Added             []Member   // by Add proposals, with their new leaves; the sender of an external Commit is Committer only
 	Removed           []Member   // as they were
 	Updated           []Member   // as they are now
+	// Renewed lists the leaves that the Commit brings with a signature key which no leaf of that credential had that the Commit
+	// takes away: of Adds, Updates, the path, and the sender of an external Commit.
+	Renewed []Member
+	// Closes is whether the Commit is a ReInit: nothing may follow it (RFC 9420, section 12.1.5).
+	Closes bool
 	// SameCredential is whether the committer's credential is, byte for byte, what it was before.
 	SameCredential bool
 	// ExtensionsBefore and ExtensionsAfter are the group's GroupContext extensions as one encoded vector; equal when unchanged.

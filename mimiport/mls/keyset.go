@@ -3,7 +3,9 @@ package mls
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"slices"
+	"sort"
 )
 
 // keyID stands for one public key: the front of a SHA-256, long enough that nobody finds two keys with one id.
@@ -70,6 +72,48 @@ func (s *keySet) has(id keyID) bool {
 	_, found := slices.BinarySearchFunc(s.ids, id, keyID.compare)
 	return found
 }
+
+// keyBag holds ids as often as they were put in, as a set of the ids of all copies. Like a set it never changes.
+type keyBag struct{ set *keySet }
+
+// copy is the id of one more copy of an id that is in a bag n times: the first is the id itself.
+func (id keyID) copy(n int) keyID {
+	if n == 0 {
+		return id
+	}
+	return idOf(binary.BigEndian.AppendUint32(id[:], uint32(n)))
+}
+
+// makeKeyBag makes a bag of ids, which it sorts.
+func makeKeyBag(ids []keyID) keyBag {
+	slices.SortFunc(ids, keyID.compare)
+	var more []keyID
+	for i, n := 1, 0; i < len(ids); i++ {
+		if ids[i] != ids[i-1] {
+			n = 0
+			continue
+		}
+		n++
+		more = append(more, ids[i].copy(n))
+	}
+	set, _ := makeKeySet(append(ids, more...))
+	return keyBag{set}
+}
+
+// count is how often the bag has an id. Copies have no gaps, so it looks for the first that is not there.
+func (b keyBag) count(id keyID) int {
+	limit := 1
+	for b.set.has(id.copy(limit - 1)) {
+		limit *= 2
+	}
+	return sort.Search(limit-1, func(n int) bool { return !b.set.has(id.copy(n)) })
+}
+
+// with is the bag and one more of an id.
+func (b keyBag) with(id keyID) keyBag { return keyBag{b.set.with(id.copy(b.count(id)))} }
+
+// without is the bag less one of an id that it has.
+func (b keyBag) without(id keyID) keyBag { return keyBag{b.set.without(id.copy(b.count(id) - 1))} }
 
 // with is the set and an id that it does not have.
 func (s *keySet) with(id keyID) *keySet { return s.change(id, 0, insertID) }

@@ -22,6 +22,9 @@ func (r *received) describe(suite *rfc9420.Suite, t tree) Proposal {
 		m := memberOf(0, &r.proposal.Add.Leaf)
 		out.Add = &m
 		out.KeyPackageRef = suite.Ref(rfc9420.LabelKeyPackageRef, r.proposal.Add.Raw)
+	case ProposalUpdate:
+		m := memberOf(r.sender.Index, r.proposal.Update)
+		out.Update = &m
 	case ProposalRemove:
 		if n := t.find(r.proposal.Remove); n != nil {
 			m := memberAt(r.proposal.Remove, n.raw)
@@ -75,6 +78,9 @@ func (g *group) propose(message []byte) (*group, *received, error) {
 
 // handshake decodes a public handshake message of this group and epoch.
 func (g *group) handshake(message []byte, content rfc9420.ContentType) (*rfc9420.PublicMessage, error) {
+	if err := g.require(!g.closed, ruleClosed); err != nil {
+		return nil, err
+	}
 	decoded, err := g.decode(message, g.limits.Message)
 	if err != nil {
 		return nil, err
@@ -219,5 +225,14 @@ func (g *group) checkUpdate(s *supports, l *rfc9420.LeafNode, leaf uint32) error
 	if err := g.require(!g.keys.encryption.has(idOf(l.EncryptionKey)), ruleUpdateKeyUnique); err != nil {
 		return err
 	}
+	if err := g.requireSuccessor(l, leaf); err != nil {
+		return err
+	}
 	return g.verifyLeaf(g.suite, l, g.context.GroupID, leaf)
+}
+
+// requireSuccessor fails for a leaf that would take a member's place under another credential (profile, section 7).
+func (g *group) requireSuccessor(l *rfc9420.LeafNode, leaf uint32) error {
+	before := decodeLeaf(g.tree.find(leaf).raw)
+	return g.require(credentialID(&l.Credential) == credentialID(&before.Credential), ruleSuccessor)
 }

@@ -26,6 +26,7 @@ type group struct {
 	tree            tree
 	keys            keys
 	received        []*received
+	closed          bool // by a ReInit
 }
 
 // setContext puts a group into the epoch that a context describes.
@@ -138,6 +139,21 @@ func (g *group) Members() iter.Seq[Member] {
 	}
 }
 
+func (g *group) Duplicates() (out []Member) {
+	seen := make(map[keyID]bool, g.NumMembers())
+	for leaf, n := range g.tree.leaves() {
+		l := decodeLeaf(n.raw)
+		id := credentialID(&l.Credential)
+		if seen[id] {
+			out = append(out, memberOf(leaf, &l))
+		}
+		seen[id] = true
+	}
+	return out
+}
+
+func (g *group) Closed() bool { return g.closed }
+
 func (g *group) Member(leaf uint32) (Member, bool) {
 	n := g.tree.find(leaf)
 	if n == nil {
@@ -221,8 +237,9 @@ func (g *group) decodeInfo(message []byte) (*rfc9420.GroupInfo, error) {
 	return m.GroupInfo, nil
 }
 
-// memberSize is roughly what a member takes in memory besides the encodings of its nodes: two nodes and three keys, in bytes.
-const memberSize = 2*128 + 3*32
+// memberSize is roughly what a member takes in memory besides the encodings of its nodes: two nodes, three keys and a credential, in
+// bytes.
+const memberSize = 2*128 + 4*32
 
 func (g *group) Size() int {
 	size := len(g.groupInfo) + int(g.tree.root.size) + g.NumMembers()*memberSize

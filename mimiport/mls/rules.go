@@ -24,6 +24,7 @@ func signature(name, section, text string) *rule {
 
 // The rules of framing.
 var (
+	ruleClosed          = valid("group-closed", "12.1.5", "the group was closed by a ReInit")
 	ruleGroupID         = &rule{"ValSem002", mimiport.KindUnknownGroup, "6", "the message is of another group"}
 	ruleEpoch           = &rule{"ValSem003", mimiport.KindWrongEpoch, "6", "the message is of another epoch"}
 	ruleSender          = valid("ValSem004", "6.1", "the sender's leaf is blank or out of range")
@@ -58,6 +59,8 @@ var (
 	ruleReInitAlone         = valid("reinit-alone", "12.2", "a ReInit must be the only proposal")
 	ruleReInitVersion       = valid("reinit-version", "12.1.5", "a ReInit to an earlier protocol version")
 	ruleExternalInit        = valid("external-init", "12.2", "an ExternalInit outside an external Commit")
+	ruleSuccessor           = valid("successor", "5.3.1", "a leaf's successor has another credential")
+	ruleDeviceUnique        = valid("device-unique", "5.3.1", "two leaves would have one credential")
 	ruleReference           = valid("proposal-reference", "12.4.2", "a reference to no proposal of this epoch")
 )
 

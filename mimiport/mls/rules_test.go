@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -311,6 +312,10 @@ func proposalOffences(s scene) []offence {
 	reinit.ReInit.Version = 0
 	update := s.Update(2)
 	update.Update = signLeaf(s.Client(2), edited(update.Update, func(l *rfc9420.LeafNode) { l.EncryptionKey = used }), s.ID(), 2)
+	renamed := s.Update(2)
+	renamed.Update = signLeaf(s.Client(2), edited(renamed.Update, func(l *rfc9420.LeafNode) {
+		l.Credential.Contents = s.leaf(3).Credential.Contents
+	}), s.ID(), 2)
 	forged := s.add(nil, nil)
 	forged.Add.Signature = flip(forged.Add.Signature)
 	return []offence{
@@ -329,6 +334,7 @@ func proposalOffences(s scene) []offence {
 		s.proposes(ruleRemoveMember, s.Propose(0, s.Remove(7))).because("there is nothing to remove"),
 		s.proposes(ruleRemoveMember, s.Propose(0, s.Remove(1<<31))).because("there is nothing to remove"),
 		s.proposes(ruleUpdateKeyUnique, s.Propose(2, update)),
+		s.proposes(ruleSuccessor, s.Propose(2, renamed)),
 		s.commits(ruleUpdateSelf, mlstest.CommitOptions{References: [][]byte{s.Propose(0, s.Update(0))}}),
 		s.proposes(ruleUpdateSender, s.ProposeExternal(0, s.ds, s.Update(0))),
 		s.commitsValue(ruleProposalSupported, &mlstest.Proposal{Type: unknownProposal, Custom: []byte("custom")}),
@@ -344,6 +350,27 @@ func proposalOffences(s scene) []offence {
 		s.submits(ruleReference, s.Commit(mlstest.CommitOptions{References: [][]byte{s.Propose(1, s.Remove(2))}})).
 			because("there is nothing to apply"),
 	}
+}
+
+// again is a client with the credential of a member and keys of its own.
+func (s scene) again(leaf uint32) *mlstest.Client {
+	return s.NewClient(s.leaf(leaf).Credential.Contents)
+}
+
+// follows is the offence of a Commit in the epoch to which another Commit leads.
+func (s scene) follows(r *rule, first *mlstest.Commit) offence {
+	second := first.Next.Commit(mlstest.CommitOptions{})
+	return offence{rule: r, commit: func(e *engine) error {
+		g, err := e.Open(s.GroupInfo(), s.RatchetTree())
+		if err != nil {
+			return err
+		}
+		if g, _, err = g.Commit(first.Message, first.GroupInfo); err != nil {
+			return err
+		}
+		_, _, err = g.Commit(second.Message, second.GroupInfo)
+		return err
+	}}
 }
 
 // leaf is a member's leaf.
@@ -412,7 +439,11 @@ func commitOffences(s scene) []offence {
 		s.commits(rulePathKeyUnique, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes[0].EncryptionKey = p.Nodes[1].EncryptionKey }})),
 		s.commitsValue(ruleExtensionsOnce, twice, twice),
 		s.commits(rulePathParentHash, edit(mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.ParentHash = flip(l.ParentHash) }})),
-		s.commits(ruleSignatureKeyUnique, edit(mlstest.Edit{Owner: s.Client(3)})),
+		s.commits(ruleSignatureKeyUnique, edit(mlstest.Edit{Owner: s.Client(0).As(s.Client(3))})),
+		s.commits(ruleSuccessor, edit(mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Credential.Contents = []byte("other") }})),
+		s.commitsValue(ruleDeviceUnique, s.Add(s.again(3))),
+		s.commitsValue(ruleDeviceUnique, s.Add(s.client("twice")), s.Add(s.client("twice"))),
+		s.follows(ruleClosed, s.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{s.ReInit([]byte("next"))}})),
 	}
 }
 
@@ -420,6 +451,7 @@ func externalOffences(s scene) []offence {
 	init := &mlstest.Proposal{Type: ProposalExternalInit, KEMOutput: []byte("kem")}
 	noInit := func(c *rfc9420.FramedContent) { c.Commit.Proposals = nil }
 	noPath := mlstest.Edit{NoPath: true}
+	twins := scene{mlstest.New(mlstest.Options{GroupID: []byte("twins"), Members: slices.Concat(identities(2), identities(2)[1:])}), s.ds}
 	forge := mlstest.Edit{Message: func(m *rfc9420.PublicMessage) { m.Signature = flip(m.Signature) }}
 	self := new(rfc9420.Message)
 	rfc9420.Unmarshal(s.ProposeSelf(s.client("self")), self)
@@ -429,7 +461,11 @@ func externalOffences(s scene) []offence {
 		s.joins(ruleExternalInitMissing, mlstest.Edit{Content: noInit}),
 		s.joins(ruleExternalInitOnce, mlstest.Edit{}, init),
 		s.joins(ruleExternalProposals, mlstest.Edit{}, s.Add(s.client("other"))),
-		s.joins(ruleExternalRemove, mlstest.Edit{}, s.Remove(1), s.Remove(2)),
+		twins.commits(ruleExternalRemove, mlstest.CommitOptions{
+			Joiner: twins.again(1), Proposals: []*mlstest.Proposal{twins.Remove(1), twins.Remove(2)},
+		}),
+		s.joins(ruleSuccessor, mlstest.Edit{}, s.Remove(1)),
+		s.commits(ruleDeviceUnique, mlstest.CommitOptions{Joiner: s.again(1)}),
 		s.commits(ruleExternalReference, mlstest.CommitOptions{
 			Joiner: s.client("joiner"), References: [][]byte{s.Propose(1, s.PSK([]byte("psk")))},
 		}),

@@ -1,6 +1,7 @@
 package mls
 
 import (
+	"encoding/binary"
 	"runtime"
 	"slices"
 	"sync"
@@ -136,12 +137,21 @@ func descendant(n *node, at span, unmerged rfc9420.Uint32s) (parentHash []byte, 
 	}
 }
 
-// keys are the public keys of a group, for the rules that they be unique.
-type keys struct{ signature, encryption *keySet }
+// keys are the public keys of a group and the credentials of its leaves, for the rules that they be unique.
+type keys struct {
+	signature, encryption *keySet
+	credentials           keyBag // a group that is opened may have one twice
+}
+
+// credentialID stands for a credential.
+func credentialID(c *rfc9420.Credential) keyID {
+	return idOf(append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(c.Contents)), c.Type), c.Contents...))
+}
 
 // keysOf is the keys of a whole tree.
 func (c checker) keysOf(suite *rfc9420.Suite, t tree) (k keys, err error) {
 	signature := make([]keyID, 0, child(t.root).members)
+	credentials := make([]keyID, 0, cap(signature))
 	encryption := make([]keyID, 0, 2*cap(signature))
 	t.each(func(raw []byte, typ uint8) {
 		switch {
@@ -150,6 +160,7 @@ func (c checker) keysOf(suite *rfc9420.Suite, t tree) (k keys, err error) {
 		case typ == rfc9420.NodeTypeLeaf:
 			l := decodeLeaf(raw)
 			signature = append(signature, idOf(l.SignatureKey))
+			credentials = append(credentials, credentialID(&l.Credential))
 			encryption = append(encryption, idOf(l.EncryptionKey))
 			err = c.require(suite.ValidEncryptionKey(l.EncryptionKey), ruleEncryptionKey)
 		default:
@@ -161,6 +172,7 @@ func (c checker) keysOf(suite *rfc9420.Suite, t tree) (k keys, err error) {
 	if err != nil {
 		return keys{}, err
 	}
+	k.credentials = makeKeyBag(credentials)
 	var distinct bool
 	if k.signature, distinct = makeKeySet(signature); !distinct {
 		if err := c.require(false, ruleTreeSigKeyUnique); err != nil {

@@ -402,7 +402,10 @@ func testTreeKEM(t *testing.T) {
 				t.Errorf("case %d: the path of %d does not decode", i, u.Sender)
 				continue
 			}
-			tr := &transition{edit: e, g: g, tree: before, keys: g.keys, committer: u.Sender, commit: &rfc9420.Commit{Path: &path}}
+			tr := &transition{
+				edit: e, g: g, tree: before, keys: g.keys, committer: u.Sender, commit: &rfc9420.Commit{Path: &path},
+				gone: make(map[device]bool),
+			}
 			if err := tr.applyPath(); err != nil {
 				t.Errorf("case %d: the path of %d: %v", i, u.Sender, err)
 				continue

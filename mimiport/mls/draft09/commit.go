@@ -2,6 +2,7 @@ package draft09
 
 import (
 	"bytes"
+	"slices"
 
 	gomls "github.com/cisco/go-mls"
 
@@ -167,6 +168,9 @@ func (t *transition) applyPath() error {
 	if err := checkKeyPackage(&path.LeafKeyPackage, t.before.suite); err != nil {
 		return err
 	}
+	if !sameIdentity(t.before.leaf(t.sender), &path.LeafKeyPackage) {
+		return errSuccessor
+	}
 	if !t.pathFits() {
 		return errPathLength
 	}
@@ -219,7 +223,15 @@ func (t *transition) finish(pt *gomls.MLSPlaintext) (*group, error) {
 		suite: g.suite, id: g.id, epoch: g.epoch + 1, tree: t.tree,
 		confirmed: confirmed, interim: interim, confirmation: pt.Content.Commit.Confirmation.Data,
 	}
-	return next, next.complete()
+	if err := next.complete(); err != nil {
+		return nil, err
+	}
+	for _, leaf := range t.added {
+		if next.keys.devices[string(next.leaf(leaf).Credential.Identity())] > 1 {
+			return nil, errDevice
+		}
+	}
+	return next, nil
 }
 
 // describe says what the Commit did.
@@ -243,11 +255,37 @@ func (t *transition) describe(next *group) *mls.Effects {
 		m, _ := next.Member(leaf)
 		e.Added = append(e.Added, m)
 	}
+	e.Renewed = t.renewed()
 	return e
+}
+
+// renewed lists the leaves that the Commit brings with a key that no leaf of their identity had which it takes away.
+func (t *transition) renewed() (out []mls.Member) {
+	e, gone := &t.effects, slices.Clone(t.effects.Removed)
+	brought := slices.Concat(e.Updated, e.Added)
+	if e.HasPath {
+		brought = append(brought, e.Committer)
+	}
+	for _, m := range append(slices.Clone(e.Updated), e.Committer) {
+		before, _ := t.before.Member(m.Leaf)
+		gone = append(gone, before)
+	}
+	for _, m := range brought {
+		if !slices.ContainsFunc(gone, func(g mls.Member) bool {
+			return bytes.Equal(g.Identity, m.Identity) && bytes.Equal(g.SignatureKey, m.SignatureKey)
+		}) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// sameIdentity compares the identities of two leaves: the devices that they belong to.
+func sameIdentity(a, b *gomls.KeyPackage) bool {
+	return bytes.Equal(a.Credential.Identity(), b.Credential.Identity())
 }
 
 // sameCredential compares all that the credentials of this package's groups hold.
 func sameCredential(a, b *gomls.KeyPackage) bool {
-	return bytes.Equal(a.Credential.Identity(), b.Credential.Identity()) &&
-		a.Credential.PublicKey().Equals(*b.Credential.PublicKey())
+	return sameIdentity(a, b) && a.Credential.PublicKey().Equals(*b.Credential.PublicKey())
 }

@@ -61,7 +61,7 @@ func newMembers(t testing.TB, suite uint16, id []byte, n int) *members {
 
 // client makes a client outside of the group.
 func (m *members) client() *draft09test.Client {
-	name := mlstest.Identity(fmt.Sprintf("@user%d:example.org", len(m.adds)), "DEVICE")
+	name := mlstest.Identity(fmt.Sprintf("@user%d:example.org", len(m.adds)+len(m.clients)), "DEVICE")
 	return must(draft09test.NewClient(m.suite, name))(m)
 }
 

@@ -129,6 +129,19 @@ func (g *group) Members() iter.Seq[mls.Member] {
 	}
 }
 
+func (g *group) Duplicates() (out []mls.Member) {
+	seen := make(map[string]bool)
+	for m := range g.Members() {
+		if !insert(seen, m.Identity) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Closed is false: draft-09 has no ReInit.
+func (g *group) Closed() bool { return false }
+
 func (g *group) Member(leaf uint32) (mls.Member, bool) {
 	k := g.leaf(leaf)
 	if k == nil {

@@ -66,7 +66,13 @@ func (g *group) checkProposal(r *received) (err error) {
 		if g.keys.encryption[string(p.Update.KeyPackage.InitKey.Data)] {
 			return errUpdateKey
 		}
-		return checkKeyPackage(&p.Update.KeyPackage, g.suite)
+		if err := checkKeyPackage(&p.Update.KeyPackage, g.suite); err != nil {
+			return err
+		}
+		if !sameIdentity(g.leaf(r.sender), &p.Update.KeyPackage) {
+			return errSuccessor
+		}
+		return nil
 	}
 	if g.leaf(uint32(r.proposal.Remove.Removed)) == nil {
 		return errRemove
@@ -96,6 +102,9 @@ func (r *received) describe(g *group) mls.Proposal {
 	case p.Add != nil:
 		m := memberOf(0, &p.Add.KeyPackage)
 		out.Add = &m
+	case p.Update != nil:
+		m := memberOf(r.sender, &p.Update.KeyPackage)
+		out.Update = &m
 	case p.Remove != nil:
 		m, _ := g.Member(uint32(p.Remove.Removed))
 		out.Remove = &m

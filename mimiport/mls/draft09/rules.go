@@ -40,6 +40,8 @@ var (
 	errRemove              = invalid("ValSem108", "the removed leaf is blank or out of range")
 	errUpdateKey           = invalid("ValSem110", "an updated leaf's encryption key is already in the tree")
 	errUpdateSelf          = invalid("ValSem111", "a Commit covers an Update of its own sender")
+	errSuccessor           = invalid("successor", "a leaf's successor has another identity")
+	errDevice              = invalid("device-unique", "two leaves would have one identity")
 	errReference           = invalid("proposal-reference", "a reference to no proposal of this epoch, one of another type, or a repeated one")
 
 	errSelfRemove     = invalid("ValSem200", "a Commit removes its own sender")

@@ -125,18 +125,24 @@ func checkUnmerged(nodes []gomls.OptionalNode) error {
 	return nil
 }
 
-// keys are the public keys of a tree.
-type keys struct{ signature, encryption map[string]bool }
+// keys are the public keys of a tree, and how many leaves each identity has.
+type keys struct {
+	signature, encryption map[string]bool
+	devices               map[string]int
+}
 
 // keysOf checks that no two keys of a tree are the same, which go-mls does not.
 func keysOf(nodes []gomls.OptionalNode) (keys, error) {
-	k := keys{make(map[string]bool), make(map[string]bool)}
+	k := keys{make(map[string]bool), make(map[string]bool), make(map[string]int)}
 	for _, n := range nodes {
 		if n.Node == nil {
 			continue
 		}
 		if !insert(k.encryption, n.Node.PublicKey().Data) {
 			return k, errEncryptionKeyUnique
+		}
+		if n.Node.Leaf != nil {
+			k.devices[string(n.Node.Leaf.Credential.Identity())]++
 		}
 		if n.Node.Leaf != nil && !insert(k.signature, n.Node.Leaf.Credential.PublicKey().Data) {
 			return k, errSignatureKeyUnique

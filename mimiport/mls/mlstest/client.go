@@ -103,9 +103,12 @@ func (c *Client) ExternalSender() []byte {
 // SignContent signs content that has its label already.
 func (c *Client) SignContent(content []byte) []byte { return must(c.key.Sign(content)) }
 
-// As is a client with another's signature key and a key package of its own.
+// As is a client with another's signature key, and a key package of its own where it had one.
 func (c *Client) As(other *Client) *Client {
-	out := &Client{identity: c.identity, key: other.key, keyPackage: c.keyPackage}
+	out := &Client{identity: c.identity, key: other.key}
+	if c.keyPackage == nil {
+		return out
+	}
 	k := *c.keyPackage
 	k.Leaf.SignatureKey = other.key.Public
 	k.Leaf = *out.signLeaf(&k.Leaf, nil, 0)

@@ -147,6 +147,13 @@ const (
 	ProposalGroupContextExtensions ProposalType = 7
 )
 
+// The proposal types of draft-ietf-mls-extensions-10.
+const (
+	ProposalAppDataUpdate ProposalType = 8
+	ProposalAppEphemeral  ProposalType = 9
+	ProposalSelfRemove    ProposalType = 10
+)
+
 // DefaultProposal reports whether every member supports the type without saying so (RFC 9420, section 7.2).
 func DefaultProposal(t ProposalType) bool {
 	return t >= ProposalAdd && t <= ProposalGroupContextExtensions
