@@ -21,7 +21,7 @@ func (g *group) Commit(message, groupInfo []byte) (Group, *Effects, error) {
 
 // Follow applies a Commit without the GroupInfo of the next epoch. The group it returns has an empty GroupInfo.
 func (g *group) Follow(message []byte) (Group, *Effects, error) {
-	next, effects, err := g.follow(message)
+	next, effects, err := g.follow(message, nil)
 	if err != nil {
 		return nil, nil, failed("follow", g.ID(), err)
 	}
@@ -29,19 +29,24 @@ func (g *group) Follow(message []byte) (Group, *Effects, error) {
 }
 
 func (g *group) commit(message, groupInfo []byte) (*group, *Effects, error) {
-	next, effects, err := g.follow(message)
+	info, infoErr := g.readInfo(groupInfo)
+	next, effects, err := g.follow(message, info)
 	if err != nil {
 		return nil, nil, err
 	}
-	return next, effects, next.takeInfo(groupInfo)
+	if infoErr != nil {
+		return nil, nil, infoErr
+	}
+	return next, effects, next.takeInfo(groupInfo, info)
 }
 
-func (g *group) follow(message []byte) (*group, *Effects, error) {
+// follow applies a Commit. Without the GroupInfo of the next epoch it cannot know to what an AppDataUpdate leads.
+func (g *group) follow(message []byte, info *rfc9420.GroupInfo) (*group, *Effects, error) {
 	m, err := g.handshake(message, rfc9420.ContentCommit)
 	if err != nil {
 		return nil, nil, err
 	}
-	t, err := g.newTransition(m)
+	t, err := g.newTransition(m, info)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,11 +65,12 @@ func (g *group) follow(message []byte) (*group, *Effects, error) {
 // transition is a Commit while it is applied: what it covers, and the group as it becomes.
 type transition struct {
 	*edit
-	checker
+	ledger
 	g         *group
 	external  bool   // an external Commit
 	committer uint32 // where the committer's leaf is, or will be
 	commit    *rfc9420.Commit
+	info      *rfc9420.GroupInfo // of the next epoch, not yet verified; nil where it is not known
 
 	list    []*received // in the order of the Commit
 	adds    []*received
@@ -73,31 +79,20 @@ type transition struct {
 	added   []leafChange
 
 	tree       tree
-	keys       keys
 	extensions rfc9420.Extensions
 	required   rfc9420.RequiredCapabilities
 
 	newExtensions bool // the Commit sets extensions
 	closes        bool // it is a ReInit
-
-	gone map[device]bool // which keys devices had, of the leaves that the Commit takes away
-}
-
-// device is a credential and its signature key.
-type device struct{ credential, key keyID }
-
-func deviceOf(l *rfc9420.LeafNode) device {
-	return device{credentialID(&l.Credential), idOf(l.SignatureKey)}
 }
 
 // newTransition checks the sender of a Commit and its signature (RFC 9420, sections 6.1 and 12.4.2).
-func (g *group) newTransition(m *rfc9420.PublicMessage) (*transition, error) {
+func (g *group) newTransition(m *rfc9420.PublicMessage, info *rfc9420.GroupInfo) (*transition, error) {
 	c := &m.Content
 	t := &transition{
-		edit: newEdit(g.suite, g.tree.root.support), checker: g.checker, g: g,
+		edit: newEdit(g.suite, g.tree.root.support), ledger: g.newLedger(g.keys), g: g, info: info,
 		external: c.Sender.Type == SenderNewMemberCommit, committer: c.Sender.Index, commit: c.Commit,
-		gone: make(map[device]bool),
-		tree: g.tree, keys: g.keys, extensions: g.context.Extensions, required: g.required,
+		tree: g.tree, extensions: g.context.Extensions, required: g.required,
 	}
 	if !t.external && c.Sender.Type != SenderMember {
 		return nil, refuse(ruleSenderType)
@@ -130,14 +125,11 @@ func (t *transition) collect() error {
 
 func (t *transition) resolve(p rfc9420.ProposalOrRef, known map[string]*received) (*received, error) {
 	if p.Proposal == nil {
-		if err := t.require(!t.external, ruleExternalReference); err != nil {
-			return nil, err
-		}
 		r := known[string(p.Ref)]
 		if r == nil {
 			return nil, refuse(ruleReference)
 		}
-		return r, nil
+		return r, t.require(!t.external || r.proposal.Type.IsSelfRemove(), ruleExternalReference)
 	}
 	r := &received{sender: rfc9420.Sender{Type: SenderMember, Index: t.committer}, proposal: p.Proposal}
 	if t.external {
@@ -152,12 +144,20 @@ func (t *transition) resolve(p rfc9420.ProposalOrRef, known map[string]*received
 	if err := t.require(p.Proposal.Type != ProposalUpdate, ruleUpdateSelf); err != nil {
 		return nil, err
 	}
+	if err := t.require(!p.Proposal.Type.IsSelfRemove(), ruleSelfRemoveValue); err != nil {
+		return nil, err
+	}
 	return r, t.g.checkProposal(t.supports, r)
 }
 
-// externalProposal reports whether an external Commit may cover a type (RFC 9420, section 12.4.3.2).
+// externalProposal reports whether an external Commit may cover a type by value (RFC 9420, section 12.4.3.2, and
+// draft-ietf-mls-extensions-10).
 func externalProposal(typ ProposalType) bool {
-	return typ == ProposalExternalInit || typ == ProposalRemove || typ == ProposalPSK
+	switch typ {
+	case ProposalExternalInit, ProposalRemove, ProposalPSK, ProposalAppDataUpdate, ProposalAppEphemeral:
+		return true
+	}
+	return false
 }
 
 // checkList enforces the rules of a list of proposals (RFC 9420, section 12.2) and sorts the list out.
@@ -175,6 +175,8 @@ func (t *transition) checkList() error {
 			t.updates = append(t.updates, leafChange{r.sender.Index, bytes.Clone(p.Update.Raw), t.supportOf(p.Update)})
 		case ProposalRemove:
 			t.removes = append(t.removes, leafChange{leaf: p.Remove})
+		case ProposalSelfRemove, rfc9420.ProposalPrivateSelfRemove:
+			t.removes = append(t.removes, leafChange{leaf: r.sender.Index})
 		case ProposalPSK:
 			if err := t.require(!psks[string(p.PSK.Raw)], rulePSKUnique); err != nil {
 				return err
@@ -197,19 +199,21 @@ func (t *transition) checkList() error {
 		return err
 	}
 	if t.external {
-		return t.checkExternalList(count)
+		if err := t.checkExternalList(count); err != nil {
+			return err
+		}
 	}
 	return t.checkTargets()
 }
 
-// requiresPath reports whether a proposal makes a path necessary (RFC 9420, section 17.4). What a custom proposal requires
+// requiresPath reports whether a proposal makes a path necessary (RFC 9420, section 17.4, and draft-ietf-mls-extensions-10). What a custom proposal requires
 // only its members know.
 func requiresPath(typ ProposalType) bool {
 	switch typ {
 	case ProposalUpdate, ProposalRemove, ProposalExternalInit, ProposalGroupContextExtensions:
 		return true
 	}
-	return false
+	return typ.IsSelfRemove()
 }
 
 func (t *transition) checkExternalList(count map[ProposalType]int) error {
@@ -224,11 +228,11 @@ func (t *transition) checkExternalList(count map[ProposalType]int) error {
 
 func byLeaf(a, b leafChange) int { return cmp.Compare(a.leaf, b.leaf) }
 
-// checkTargets sorts the leaves that a member's Commit changes and checks that it may.
+// checkTargets sorts the leaves that a Commit changes and checks that it may.
 func (t *transition) checkTargets() error {
 	slices.SortStableFunc(t.updates, byLeaf)
 	slices.SortStableFunc(t.removes, byLeaf)
-	isCommitter := func(c leafChange) bool { return c.leaf == t.committer }
+	isCommitter := func(c leafChange) bool { return !t.external && c.leaf == t.committer }
 	if err := t.require(!slices.ContainsFunc(t.updates, isCommitter), ruleUpdateSelf); err != nil {
 		return err
 	}
@@ -243,6 +247,9 @@ func (t *transition) checkTargets() error {
 
 // applyProposals makes the tree that the path is for (RFC 9420, section 12.3).
 func (t *transition) applyProposals() error {
+	if err := t.applyAppData(); err != nil {
+		return err
+	}
 	var err error
 	if t.required, _, err = t.readExtensions(t.extensions); err != nil {
 		return err
@@ -264,7 +271,7 @@ func (t *transition) applyProposals() error {
 		if err := t.insertLeaf(&l, ruleUpdateKeyUnique); err != nil {
 			return err
 		}
-		t.keys.credentials = t.keys.credentials.with(credentialID(&l.Credential))
+		t.insertSuccessor(&l)
 	}
 	return t.applyAdds()
 }
@@ -281,16 +288,9 @@ func (t *transition) checkStaying(s *support) error {
 
 // dropLeaf takes the keys and the credential of a leaf, if it is not blank, out of the sets.
 func (t *transition) dropLeaf(leaf uint32) {
-	n := t.tree.find(leaf)
-	if n == nil {
-		return
+	if n := t.tree.find(leaf); n != nil {
+		t.drop(n.raw)
 	}
-	l := decodeLeaf(n.raw)
-	d := deviceOf(&l)
-	t.gone[d] = true
-	t.keys.signature = t.keys.signature.without(d.key)
-	t.keys.encryption = t.keys.encryption.without(idOf(l.EncryptionKey))
-	t.keys.credentials = t.keys.credentials.without(d.credential)
 }
 
 // dropParent takes the key of a parent out of the set.
@@ -298,42 +298,6 @@ func (t *transition) dropParent(n *node) {
 	if !n.isBlank() {
 		t.keys.encryption = t.keys.encryption.without(idOf(decodeParent(n.raw).EncryptionKey))
 	}
-}
-
-// insertLeaf puts a new leaf's keys into the sets.
-func (t *transition) insertLeaf(l *rfc9420.LeafNode, broken *rule) error {
-	if err := t.insertSignatureKey(l.SignatureKey); err != nil {
-		return err
-	}
-	return t.insertEncryptionKey(l.EncryptionKey, broken)
-}
-
-// insertDevice puts the credential of a leaf that is no member's successor into the set.
-func (t *transition) insertDevice(l *rfc9420.LeafNode) error {
-	id := credentialID(&l.Credential)
-	if err := t.require(t.keys.credentials.count(id) == 0, ruleDeviceUnique); err != nil {
-		return err
-	}
-	t.keys.credentials = t.keys.credentials.with(id)
-	return nil
-}
-
-func (t *transition) insertSignatureKey(key []byte) error {
-	id := idOf(key)
-	if err := t.require(!t.keys.signature.has(id), ruleSignatureKeyUnique); err != nil {
-		return err
-	}
-	t.keys.signature = t.keys.signature.with(id)
-	return nil
-}
-
-func (t *transition) insertEncryptionKey(key []byte, broken *rule) error {
-	id := idOf(key)
-	if err := t.require(!t.keys.encryption.has(id), broken); err != nil {
-		return err
-	}
-	t.keys.encryption = t.keys.encryption.with(id)
-	return nil
 }
 
 // applyAdds puts the added leaves into the leftmost blank places, in the order of the Commit (RFC 9420, section 12.1.1).
@@ -420,8 +384,11 @@ func (t *transition) checkSuccessor(l *rfc9420.LeafNode) error {
 	if !t.external {
 		return t.g.requireSuccessor(l, t.committer)
 	}
-	for _, c := range t.removes {
-		if err := t.g.requireSuccessor(l, c.leaf); err != nil {
+	for _, r := range t.list {
+		if r.proposal.Type != ProposalRemove {
+			continue
+		}
+		if err := t.g.requireSuccessor(l, r.proposal.Remove); err != nil {
 			return err
 		}
 	}
@@ -520,7 +487,7 @@ func (t *transition) replaceKeys(steps []step) error {
 	if t.external {
 		return t.insertDevice(&path.Leaf)
 	}
-	t.keys.credentials = t.keys.credentials.with(credentialID(&path.Leaf.Credential))
+	t.insertSuccessor(&path.Leaf)
 	return nil
 }
 
@@ -581,18 +548,11 @@ func (t *transition) finish(m *rfc9420.PublicMessage) (*group, error) {
 }
 
 // takeInfo checks the GroupInfo that comes with the Commit to this epoch (RFC 9420, section 12.4.3), and keeps it.
-func (g *group) takeInfo(groupInfo []byte) error {
-	decoded, err := g.decode(groupInfo, g.limits.Message)
-	if err != nil {
-		return err
-	}
-	info := decoded.GroupInfo
-	if info == nil {
-		return errMessage
-	}
-	_, hasTree := info.Extensions.Find(rfc9420.ExtensionRatchetTree)
-	if err := g.require(!hasTree, ruleInfoTree); err != nil {
-		return err
+func (g *group) takeInfo(groupInfo []byte, info *rfc9420.GroupInfo) error {
+	if tree, found := info.RatchetTree(); found {
+		if err := g.require(bytes.Equal(tree, g.tree.encode()), ruleInfoTree); err != nil {
+			return err
+		}
 	}
 	if err := g.require(bytes.HasPrefix(info.Raw, g.encodedContext), ruleInfoContext); err != nil {
 		return err

@@ -62,6 +62,7 @@ var (
 	errSize    = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the message or the tree is too long")}
 	errTree    = &mimiport.Error{Kind: mimiport.KindBadMessage, Err: errors.New("not a well-formed ratchet tree")}
 	errLeaves  = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the tree has too many leaves for its cipher suite")}
+	errFollow  = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("a Commit of an AppDataUpdate is followed by its GroupInfo only")}
 	errMany    = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("too many proposals")}
 )
 
@@ -98,6 +99,9 @@ func (e *engine) decode(message []byte, limit int) (*rfc9420.Message, error) {
 	if s.ReadUint16(&version) && s.ReadUint16(&format) &&
 		(version != rfc9420.VersionMLS10 || format == 0 || format > uint16(rfc9420.WireKeyPackage)) {
 		return nil, errVersion
+	}
+	if typ, found := m.UnknownProposal(); found {
+		return nil, mimiport.Errorf("", mimiport.KindUnsupported, "proposals of type 0x%04x are not supported", uint16(typ))
 	}
 	return nil, errMessage
 }
@@ -152,26 +156,22 @@ func (e *engine) Open(groupInfo, tree []byte) (Group, error) {
 }
 
 func (e *engine) open(message, encodedTree []byte) (*group, error) {
-	m, err := e.decode(message, e.limits.Message+e.limits.Tree)
+	info, err := e.readInfo(message)
 	if err != nil {
 		return nil, err
-	}
-	info := m.GroupInfo
-	if info == nil {
-		return nil, errMessage
 	}
 	suite, maxLeaves, err := e.suite(&info.Context)
 	if err != nil {
 		return nil, err
 	}
-	inside, isInside := info.Extensions.Find(rfc9420.ExtensionRatchetTree)
-	if err := e.require(!isInside || len(encodedTree) == 0, ruleInfoTree); err != nil {
-		return nil, err
-	}
+	inside, isInside := info.RatchetTree()
 	if len(encodedTree) == 0 {
 		encodedTree = inside
 	}
-	if len(encodedTree) > e.limits.Tree || len(message)-len(inside) > e.limits.Message {
+	if err := e.require(!isInside || bytes.Equal(inside, encodedTree), ruleInfoTree); err != nil {
+		return nil, err
+	}
+	if len(encodedTree) > e.limits.Tree {
 		return nil, errSize
 	}
 	contents, nodes, err := e.scanTree(encodedTree, maxLeaves)
@@ -187,6 +187,21 @@ func (e *engine) open(message, encodedTree []byte) (*group, error) {
 		return nil, err
 	}
 	return g, g.checkAll(ed, info)
+}
+
+// readInfo decodes a GroupInfo, which may carry a tree.
+func (e *engine) readInfo(message []byte) (*rfc9420.GroupInfo, error) {
+	m, err := e.decode(message, e.limits.Message+e.limits.Tree)
+	if err != nil {
+		return nil, err
+	}
+	if m.GroupInfo == nil {
+		return nil, errMessage
+	}
+	if tree, _ := m.GroupInfo.RatchetTree(); len(tree) > e.limits.Tree || len(message)-len(tree) > e.limits.Message {
+		return nil, errSize
+	}
+	return m.GroupInfo, nil
 }
 
 // suite is the context's cipher suite and how many leaves it may have.

@@ -6,6 +6,7 @@ package mls
 
 import (
 	"iter"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
@@ -78,6 +79,20 @@ type Group interface {
 
 	// Size is roughly how many bytes of memory the group holds on its own.
 	Size() int
+}
+
+// lifetimeSkew is how wrong the clocks of clients and servers may be together.
+const lifetimeSkew = uint64(time.Hour / time.Second)
+
+// CheckLifetime fails for a member whose leaf is that of a key package which is not yet valid at a time, or no longer: a KindInvalid error
+// of rule lifetime. It allows an hour for clocks that are wrong. No engine asks: who takes an Add asks once, so that a log can be
+// replayed at any time (RFC 9420, section 7.3).
+func CheckLifetime(m Member, now time.Time) error {
+	at := uint64(now.Unix())
+	if m.NotBefore == 0 && m.NotAfter == 0 || m.NotBefore <= at+lifetimeSkew && at <= m.NotAfter+lifetimeSkew {
+		return nil
+	}
+	return failed("check lifetime", nil, refuse(ruleLifetime))
 }
 
 // RequireOpen fails for a closed group: a KindInvalid error of rule group-closed. The methods of a group do so by themselves; who takes

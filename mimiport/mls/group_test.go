@@ -150,7 +150,7 @@ func TestTreeInGroupInfo(t *testing.T) {
 	if !bytes.Equal(g.RatchetTree(), tree) || !bytes.Equal(g.GroupInfo(), info) || g.NumMembers() != 4 {
 		t.Error("not the group that was given")
 	}
-	if _, err := e.Open(info, tree); mimiport.KindOf(err) != mimiport.KindInvalid {
+	if again, err := e.Open(info, tree); err != nil || !bytes.Equal(again.RatchetTree(), tree) {
 		t.Errorf("with the tree given twice: %v", err)
 	}
 	if _, err := e.Open(c[0].KeyPackage(), tree); mimiport.KindOf(err) != mimiport.KindBadMessage {

@@ -213,7 +213,8 @@ func TestHostileSizes(t *testing.T) {
 func TestHostileProposals(t *testing.T) {
 	limits := DefaultLimits()
 	limits.Proposals = 1000
-	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(1200)})
+	ds := mlstest.NewClient(99, 1, []byte("example.org"))
+	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(1200), ExternalSenders: []*mlstest.Client{ds}})
 	g, err := RFC9420(limits).Open(m.GroupInfo(), m.RatchetTree())
 	if err != nil {
 		t.Fatal(err)
@@ -235,12 +236,14 @@ func TestHostileProposals(t *testing.T) {
 	if limit := 4000 * len(removes); memory > limit {
 		t.Errorf("allocated %d bytes for %d proposals", memory, len(removes))
 	}
-	for i := range limits.Proposals {
-		g = propose(t, g, c.Next.Propose(uint32(1001+i%190), c.Next.PSK([]byte{byte(i)})))
+	ephemeral := func(i int) *mlstest.Proposal { return c.Next.AppEphemeral(uint16(i), nil) }
+	for i := range limits.Proposals / 2 {
+		g = propose(t, g, c.Next.Propose(uint32(1001+i%190), ephemeral(i)))
 	}
-	if _, _, err := g.Propose(c.Next.Propose(0, c.Next.PSK(nil))); mimiport.KindOf(err) != mimiport.KindTooLarge {
+	if _, _, err := g.Propose(c.Next.Propose(0, ephemeral(0))); mimiport.KindOf(err) != mimiport.KindTooLarge {
 		t.Errorf("a proposal too many: %v", err)
 	}
+	propose(t, g, c.Next.ProposeExternal(0, ds, c.Next.Remove(0))) // has a place nevertheless
 }
 
 // TestHostileBytes cuts every message short at every place, and puts the largest length at every place. Nothing may be accepted that

@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
@@ -25,9 +26,10 @@ func (r *received) describe(suite *rfc9420.Suite, t tree) Proposal {
 	case ProposalUpdate:
 		m := memberOf(r.sender.Index, r.proposal.Update)
 		out.Update = &m
-	case ProposalRemove:
-		if n := t.find(r.proposal.Remove); n != nil {
-			m := memberAt(r.proposal.Remove, n.raw)
+	case ProposalRemove, ProposalSelfRemove, rfc9420.ProposalPrivateSelfRemove:
+		leaf, _ := r.target()
+		if n := t.find(leaf); n != nil {
+			m := memberAt(leaf, n.raw)
 			out.Remove = &m
 		}
 	}
@@ -59,7 +61,7 @@ func (g *group) propose(message []byte) (*group, *received, error) {
 			return g, known, nil
 		}
 	}
-	if len(g.received) >= g.limits.Proposals {
+	if len(g.received) >= g.mostPending(r.sender) {
 		return nil, nil, errMany
 	}
 	if err := g.checkProposer(r); err != nil {
@@ -68,12 +70,24 @@ func (g *group) propose(message []byte) (*group, *received, error) {
 	if err := g.verifySender(m); err != nil {
 		return nil, nil, err
 	}
-	if err := g.checkProposal(newSupports(g.tree.root.support), r); err != nil {
+	s := newSupports(g.tree.root.support)
+	if err := g.checkProposal(s, r); err != nil {
 		return nil, nil, err
 	}
-	next := *g
-	next.received = append(g.received[:len(g.received):len(g.received)], r)
-	return &next, r, nil
+	next, err := g.admit(s, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	return next, r, nil
+}
+
+// mostPending is how many proposals may be pending for one more from a sender. Members leave half of the places to the external
+// senders.
+func (g *group) mostPending(by rfc9420.Sender) int {
+	if by.Type == SenderExternal {
+		return g.limits.Proposals
+	}
+	return g.limits.Proposals / 2
 }
 
 // handshake decodes a public handshake message of this group and epoch.
@@ -152,6 +166,12 @@ func (c checker) checkProposer(r *received) error {
 	if err := c.require(typ != ProposalExternalInit, ruleExternalInit); err != nil {
 		return err
 	}
+	if err := c.require(typ != ProposalPSK, rulePSKReference); err != nil {
+		return err
+	}
+	if typ.IsSelfRemove() && sender != SenderMember {
+		return refuse(ruleSenderType)
+	}
 	if sender == SenderNewMemberCommit || sender == SenderNewMemberProposal && typ != ProposalAdd {
 		return refuse(ruleSenderType)
 	}
@@ -182,8 +202,15 @@ func (g *group) checkProposal(s *supports, r *received) error {
 		}
 		return g.require(uniqueTypes(p.ReInit.Extensions), ruleExtensionsUnique)
 	case ProposalGroupContextExtensions:
-		_, _, err := g.readExtensions(p.Extensions)
-		return err
+		if _, _, err := g.readExtensions(p.Extensions); err != nil {
+			return err
+		}
+		byUpdate := slices.Contains(slices.Collect(g.required.Proposals.All()), uint16(ProposalAppDataUpdate))
+		return g.require(!byUpdate || !g.changesAppData(p.Extensions), ruleAppDataExtensions)
+	case ProposalAppDataUpdate:
+		data, _ := appData(g.context.Extensions)
+		_, found := data.Find(p.AppDataUpdate.Component)
+		return g.require(found || p.AppDataUpdate.Operation != rfc9420.AppDataRemove, ruleAppDataRemove)
 	}
 	return nil
 }
@@ -203,6 +230,10 @@ func (g *group) checkKeyPackage(s *supports, k *rfc9420.KeyPackage) error {
 		return err
 	}
 	if err := g.require(k.Leaf.Source == rfc9420.SourceKeyPackage, ruleLeafSource); err != nil {
+		return err
+	}
+	ordered := k.Leaf.Source != rfc9420.SourceKeyPackage || k.Leaf.Lifetime.NotBefore < k.Leaf.Lifetime.NotAfter
+	if err := g.require(ordered, ruleLifetimeOrder); err != nil {
 		return err
 	}
 	if err := g.checkLeaf(g.suite, &k.Leaf, s.supportOf(&k.Leaf)); err != nil {

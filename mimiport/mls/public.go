@@ -26,7 +26,8 @@ type group struct {
 	tree            tree
 	keys            keys
 	received        []*received
-	closed          bool // by a ReInit
+	outlook         outlook // with all of received applied; unset before the first
+	closed          bool    // by a ReInit
 }
 
 // setContext puts a group into the epoch that a context describes.
@@ -56,6 +57,9 @@ func (c checker) readExtensions(e rfc9420.Extensions) (required rfc9420.Required
 	}
 	if data, found := e.Find(rfc9420.ExtensionExternalSenders); found {
 		ok = rfc9420.Unmarshal(data, &external) && ok
+	}
+	if _, valid := appData(e); !valid {
+		ok = false
 	}
 	return required, external, c.require(ok, ruleExtensionEncoding)
 }
@@ -101,6 +105,11 @@ func (g *group) checkInfo(info *rfc9420.GroupInfo) error {
 	}
 	if err := g.require(uniqueTypes(info.Extensions), ruleExtensionsUnique); err != nil {
 		return err
+	}
+	if key, found, ok := info.ExternalPub(); found {
+		if err := g.require(ok && g.suite.ValidEncryptionKey(key), ruleExternalPub); err != nil {
+			return err
+		}
 	}
 	signer := g.tree.find(info.Signer)
 	if signer == nil {
@@ -220,22 +229,22 @@ func (g *group) VerifyGroupInfo(message []byte) (epoch uint64, signer Member, er
 
 // decodeInfo decodes a GroupInfo of this group.
 func (g *group) decodeInfo(message []byte) (*rfc9420.GroupInfo, error) {
-	m, err := g.decode(message, g.limits.Message)
+	info, err := g.readInfo(message)
 	if err != nil {
 		return nil, err
 	}
-	if m.GroupInfo == nil {
-		return nil, errMessage
-	}
-	c := &m.GroupInfo.Context
+	c := &info.Context
 	if err := g.require(bytes.Equal(c.GroupID, g.context.GroupID), ruleGroupID); err != nil {
 		return nil, err
 	}
 	if c.Version != g.context.Version || c.CipherSuite != g.context.CipherSuite {
 		return nil, errSuite
 	}
-	return m.GroupInfo, nil
+	return info, nil
 }
+
+// proposalSize is roughly what a proposal takes in memory besides its message, in bytes.
+const proposalSize = 1 << 10
 
 // memberSize is roughly what a member takes in memory besides the encodings of its nodes: two nodes, three keys and a credential, in
 // bytes.
@@ -244,7 +253,7 @@ const memberSize = 2*128 + 4*32
 func (g *group) Size() int {
 	size := len(g.groupInfo) + int(g.tree.root.size) + g.NumMembers()*memberSize
 	for _, r := range g.received {
-		size += len(r.message)
+		size += len(r.message) + proposalSize
 	}
 	return size
 }

@@ -12,9 +12,12 @@ import (
 type rule struct {
 	name    string
 	kind    mimiport.Kind
-	section string // of RFC 9420
+	section string // of RFC 9420, or another document
 	text    string // what is wrong where it is broken
 }
+
+// extensionsDraft is the section of rules that RFC 9420 does not have.
+const extensionsDraft = "draft-ietf-mls-extensions-10"
 
 func valid(name, section, text string) *rule { return &rule{name, mimiport.KindInvalid, section, text} }
 
@@ -59,6 +62,16 @@ var (
 	ruleReInitAlone         = valid("reinit-alone", "12.2", "a ReInit must be the only proposal")
 	ruleReInitVersion       = valid("reinit-version", "12.1.5", "a ReInit to an earlier protocol version")
 	ruleExternalInit        = valid("external-init", "12.2", "an ExternalInit outside an external Commit")
+	ruleSelfRemoveValue     = valid("self-remove-value", extensionsDraft, "a SelfRemove by value")
+	rulePSKReference        = valid("psk-reference", "12.1.4", "a PSK proposal by reference: who does not have the PSK could not commit")
+	ruleLifetimeOrder       = valid("lifetime-order", "7.2", "a key package's lifetime does not end after it begins")
+	ruleLifetime            = valid("lifetime", "7.2", "a key package is not yet valid, or no longer")
+	ruleAppDataExtensions   = valid("app-data-extensions", extensionsDraft, "a GroupContextExtensions changes the app_data_dictionary of a group that requires AppDataUpdate")
+	ruleAppDataRemove       = valid("app-data-remove", extensionsDraft, "an AppDataUpdate removes data that is not there")
+	ruleAppDataOnce         = valid("app-data-once", extensionsDraft, "a Commit removes a component's data and changes it besides")
+	ruleAppDataResult       = valid("app-data-result", extensionsDraft, "the app_data_dictionary changes otherwise than its AppDataUpdates say")
+	ruleTogether            = valid("proposals-together", "12.2", "the proposal cannot stand in one Commit beside all that is pending")
+	ruleNoCommitter         = valid("no-committer", "12.4", "no member would be left to commit all that is pending")
 	ruleSuccessor           = valid("successor", "5.3.1", "a leaf's successor has another credential")
 	ruleDeviceUnique        = valid("device-unique", "5.3.1", "two leaves would have one credential")
 	ruleReference           = valid("proposal-reference", "12.4.2", "a reference to no proposal of this epoch")
@@ -80,9 +93,9 @@ var (
 var (
 	ruleExternalInitMissing   = valid("ValSem240", "12.2", "an external Commit without ExternalInit")
 	ruleExternalInitOnce      = valid("ValSem241", "12.2", "an external Commit with more than one ExternalInit")
-	ruleExternalProposals     = valid("ValSem242", "12.2", "an external Commit with a proposal other than ExternalInit, Remove and PSK")
+	ruleExternalProposals     = valid("ValSem242", "12.2", "an external Commit with a proposal by value that it may not cover")
 	ruleExternalRemove        = valid("ValSem243", "12.2", "an external Commit with more than one Remove")
-	ruleExternalReference     = valid("ValSem244", "12.4.3.2", "an external Commit with a proposal by reference")
+	ruleExternalReference     = valid("ValSem244", "12.4.3.2", "an external Commit with a proposal by reference that is no SelfRemove")
 	ruleExternalPath          = valid("ValSem245", "12.4.3.2", "an external Commit without a path")
 	ruleExternalSignature     = signature("ValSem246", "6.1", "the external Commit's signature does not verify with the path's leaf")
 	ruleNewMemberAddSignature = signature("ValSem247", "6.1", "the joiner's signature does not verify with the added leaf")
@@ -112,7 +125,8 @@ var (
 
 // The rules of GroupInfo and Welcome.
 var (
-	ruleInfoTree            = valid("group-info-tree", "12.4.3", "the tree must not be in the GroupInfo of a Commit, nor be given twice")
+	ruleInfoTree            = valid("group-info-tree", "12.4.3", "the tree in the GroupInfo is not the group's")
+	ruleExternalPub         = valid("external-pub", "12.4.3.2", "external_pub does not hold a public key of the cipher suite")
 	ruleInfoSigner          = valid("group-info-signer", "12.4.3.1", "the signer's leaf is blank or out of range")
 	ruleInfoSignature       = signature("group-info-signature", "12.4.3.1", "the GroupInfo's signature does not verify")
 	ruleInfoContext         = valid("group-info-context", "12.4.3", "the group context is not the computed one")
@@ -136,5 +150,9 @@ func (c checker) require(ok bool, r *rule) error {
 
 // refuse is the error for a broken rule.
 func refuse(r *rule) error {
-	return &mimiport.Error{Kind: r.kind, Info: mimiport.Info{Rule: r.name}, Err: fmt.Errorf("%s (RFC 9420, section %s)", r.text, r.section)}
+	source := r.section
+	if source != extensionsDraft {
+		source = "RFC 9420, section " + source
+	}
+	return &mimiport.Error{Kind: r.kind, Info: mimiport.Info{Rule: r.name}, Err: fmt.Errorf("%s (%s)", r.text, source)}
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
@@ -79,20 +80,16 @@ func declaredRules(t *testing.T) (names []string) {
 		if !ok || !strings.HasPrefix(spec.Names[0].Name, "rule") {
 			return true
 		}
+		named := false // the name is the first
 		ast.Inspect(spec, func(n ast.Node) bool {
-			if lit, ok := n.(*ast.BasicLit); ok {
-				names = append(names, strings.Trim(lit.Value, `"`))
-				return false
+			if lit, ok := n.(*ast.BasicLit); ok && !named {
+				names, named = append(names, strings.Trim(lit.Value, `"`)), true
 			}
-			return true
+			return !named
 		})
 		return false
 	})
-	var out []string
-	for i := 0; i < len(names); i += 3 { // name, section, text
-		out = append(out, names[i])
-	}
-	return out
+	return names
 }
 
 // TestRulesDocument checks that docs/mls-rules.md has a row for each rule, as the code has it.
@@ -116,7 +113,7 @@ func TestRulesDocument(t *testing.T) {
 // Values that no default capability lists.
 const (
 	unknownExtension  = 0xf001
-	unknownProposal   = 0xf002
+	unknownProposal   = 0xf0f2
 	unknownCredential = 0xf003
 	grease            = 0x2a2a // listed by every synthetic client
 )
@@ -174,6 +171,23 @@ func (s scene) proposes(r *rule, message []byte) offence {
 		g, err := e.Open(s.GroupInfo(), s.RatchetTree())
 		if err == nil {
 			_, _, err = g.Propose(message)
+		}
+		return err
+	}}
+}
+
+// adds is the offence of the last of some proposal messages.
+func (s scene) adds(r *rule, messages ...[]byte) offence {
+	last := len(messages) - 1
+	return offence{rule: r, commit: func(e *engine) error {
+		g, err := e.Open(s.GroupInfo(), s.RatchetTree())
+		for i, message := range messages {
+			if err != nil {
+				return err
+			}
+			if g, _, err = g.Propose(message); err != nil && i < last {
+				return fmt.Errorf("proposal %d: %v", i, err)
+			}
 		}
 		return err
 	}}
@@ -266,6 +280,8 @@ func offences() []offence {
 	list := framingOffences(s)
 	list = append(list, proposalOffences(s)...)
 	list = append(list, capabilityOffences(s, needsGrease)...)
+	list = append(list, togetherOffences(s)...)
+	list = append(list, appDataOffences()...)
 	list = append(list, commitOffences(s)...)
 	list = append(list, externalOffences(s)...)
 	list = append(list, infoOffences(s)...)
@@ -339,6 +355,12 @@ func proposalOffences(s scene) []offence {
 		s.proposes(ruleUpdateSender, s.ProposeExternal(0, s.ds, s.Update(0))),
 		s.commitsValue(ruleProposalSupported, &mlstest.Proposal{Type: unknownProposal, Custom: []byte("custom")}),
 		s.commitsValue(ruleKeyPackageSignature, forged),
+		s.proposes(rulePSKReference, s.Propose(0, same)),
+		s.commitsValue(ruleSelfRemoveValue, s.SelfRemove()).because("its sender would commit its own removal"),
+		s.commitsValue(ruleLifetimeOrder, s.add(func(l *rfc9420.LeafNode) { l.Lifetime.NotAfter = l.Lifetime.NotBefore }, nil)),
+		{rule: ruleLifetime, why: "it is asked by those who know the time", commit: func(*engine) error {
+			return CheckLifetime(Member{NotBefore: 1, NotAfter: 2}, time.Unix(1_700_000_000, 0))
+		}},
 		s.commitsValue(rulePSKNonce, psk(func(p *rfc9420.PreSharedKeyID) { p.Nonce = p.Nonce[1:] })),
 		s.commitsValue(rulePSKUsage, psk(func(p *rfc9420.PreSharedKeyID) {
 			p.Type, p.Usage = rfc9420.PSKResumption, rfc9420.UsageBranch
@@ -421,6 +443,93 @@ func capabilityOffences(s, needsGrease scene) []offence {
 	}
 }
 
+// togetherOffences are proposals that are in order by themselves, and not beside those before them.
+func togetherOffences(s scene) []offence {
+	alice, bob := s.client("alice"), s.client("bob")
+	of := func(c *mlstest.Client, edit func(*rfc9420.LeafNode)) []byte {
+		return s.Propose(0, s.addOf(c, edit, nil))
+	}
+	key := s.Update(4).Update.EncryptionKey
+	init := func(c *mlstest.Client) []byte {
+		return s.Propose(0, s.addOf(c, nil, func(k *rfc9420.KeyPackage) { k.InitKey = key }))
+	}
+	sameKey := func(l *rfc9420.LeafNode) { l.EncryptionKey = key }
+	dull := func(l *rfc9420.LeafNode) { l.Capabilities.Extensions, l.Capabilities.Proposals = nil, nil }
+	dullUpdate := s.Update(2)
+	dullUpdate.Update = signLeaf(s.Client(2), edited(dullUpdate.Update, dull), s.ID(), 2)
+	grease := s.Propose(1, s.SetExtensions(extensions(grease, []byte{})))
+	custom := s.Propose(1, s.AppEphemeral(1, []byte("data")))
+	reinit := s.Propose(1, s.ReInit([]byte("next")))
+	two := scene{mlstest.New(mlstest.Options{GroupID: []byte("two"), Members: identities(2)}), s.ds}
+	return []offence{
+		s.adds(ruleTogether, s.Propose(0, s.Remove(3)), s.Propose(1, s.Remove(3))),
+		s.adds(ruleTogether, s.ProposeExternal(0, s.ds, s.Remove(3)), s.Propose(1, s.Remove(3))),
+		s.adds(ruleTogether, s.Propose(0, s.Remove(3)), s.ProposeExternal(0, s.ds, s.Remove(3))),
+		s.adds(ruleTogether, s.Propose(2, s.Update(2)), s.Propose(0, s.Remove(2))),
+		s.adds(ruleTogether, s.ProposeExternal(0, s.ds, s.Remove(2)), s.Propose(2, s.Update(2))),
+		s.adds(ruleTogether, s.Propose(2, s.Update(2)), s.Propose(2, s.Update(2))),
+		s.adds(ruleTogether, s.Propose(2, s.Update(2)), s.Propose(2, s.SelfRemove())),
+		s.adds(ruleTogether, s.Propose(2, s.SelfRemove()), s.Propose(0, s.Remove(2))),
+		s.adds(ruleTogether, of(alice, nil), of(bob.As(alice), nil)),
+		s.adds(ruleTogether, of(alice, nil), of(s.client("alice"), nil)),
+		s.adds(ruleTogether, of(alice, sameKey), of(bob, sameKey)),
+		s.adds(ruleTogether, init(alice), init(bob)),
+		s.adds(ruleTogether, of(alice, nil), s.ProposeSelf(s.client("alice"))),
+		s.adds(ruleTogether, grease, s.Propose(0, s.SetExtensions(nil))),
+		s.adds(ruleTogether, grease, of(alice, dull)),
+		s.adds(ruleTogether, grease, s.Propose(2, dullUpdate)),
+		s.adds(ruleTogether, of(alice, dull), grease),
+		s.adds(ruleTogether, custom, s.Propose(2, dullUpdate)),
+		s.adds(ruleTogether, s.Propose(2, dullUpdate), custom),
+		s.adds(ruleTogether, s.Propose(0, s.Remove(3)), reinit),
+		s.adds(ruleTogether, reinit, s.Propose(0, s.Remove(3))),
+		s.adds(ruleTogether, s.Propose(0, s.SetAppData(1, nil)), s.Propose(0, s.SetExtensions(appDataOf(1)))),
+		s.adds(ruleTogether, s.Propose(0, s.SetExtensions(appDataOf(1))), s.Propose(0, s.SetAppData(2, nil))),
+		two.adds(ruleNoCommitter, two.Propose(0, two.Update(0)), two.Propose(1, two.Update(1))),
+		two.adds(ruleNoCommitter, two.Propose(0, two.SelfRemove()), two.Propose(1, two.Remove(1))),
+	}
+}
+
+// appDataOf is GroupContext extensions with an app_data_dictionary in which some components have data.
+func appDataOf(components ...uint16) rfc9420.Extensions {
+	var list rfc9420.ComponentList
+	for _, c := range components {
+		list = append(list, rfc9420.ComponentData{Component: c, Data: []byte("before")})
+	}
+	data, err := rfc9420.Marshal(&list)
+	if err != nil {
+		panic(err)
+	}
+	return extensions(int(rfc9420.ExtensionAppDataDictionary), data)
+}
+
+func appDataOffences() []offence {
+	s := newScene(appDataOf(1, 2))
+	strict := newScene(extensions(int(rfc9420.ExtensionRequiredCapabilities), requires(rfc9420.RequiredCapabilities{
+		Proposals: rfc9420.MakeUint16s(uint16(ProposalAppDataUpdate)),
+	})))
+	result := func(components ...uint16) offence {
+		return s.commits(ruleAppDataResult, mlstest.CommitOptions{
+			Proposals: []*mlstest.Proposal{s.SetAppData(3, []byte("after"))},
+			Edit: mlstest.Edit{Info: func(i *rfc9420.GroupInfo) {
+				data, _ := appDataOf(components...).Find(rfc9420.ExtensionAppDataDictionary)
+				i.Context.Extensions, _ = i.Context.Extensions.Replace(rfc9420.ExtensionAppDataDictionary, data)
+			}},
+		})
+	}
+	return []offence{
+		s.proposes(ruleAppDataRemove, s.Propose(0, s.RemoveAppData(3))),
+		s.adds(ruleTogether, s.Propose(0, s.SetAppData(1, nil)), s.Propose(1, s.RemoveAppData(1))),
+		s.adds(ruleTogether, s.Propose(0, s.RemoveAppData(1)), s.Propose(1, s.RemoveAppData(1))),
+		s.commitsValue(ruleAppDataOnce, s.SetAppData(1, nil), s.RemoveAppData(1)),
+		strict.commitsValue(ruleAppDataExtensions, strict.SetExtensions(appDataOf(1))),
+		result(1, 3),       // 2 is gone
+		result(1, 2),       // 3 has not come
+		result(1, 2, 3, 4), // 4 has come
+		s.commitsValue(ruleExtensionEncoding, s.SetExtensions(extensions(int(rfc9420.ExtensionAppDataDictionary), []byte{1}))),
+	}
+}
+
 func commitOffences(s scene) []offence {
 	used := s.leaf(3).EncryptionKey
 	edit := func(e mlstest.Edit) mlstest.CommitOptions { return mlstest.CommitOptions{Edit: e} }
@@ -467,7 +576,7 @@ func externalOffences(s scene) []offence {
 		s.joins(ruleSuccessor, mlstest.Edit{}, s.Remove(1)),
 		s.commits(ruleDeviceUnique, mlstest.CommitOptions{Joiner: s.again(1)}),
 		s.commits(ruleExternalReference, mlstest.CommitOptions{
-			Joiner: s.client("joiner"), References: [][]byte{s.Propose(1, s.PSK([]byte("psk")))},
+			Joiner: s.client("joiner"), References: [][]byte{s.Propose(1, s.AppEphemeral(1, nil))},
 		}),
 		s.joins(ruleExternalPath, noPath).because("there is no leaf to verify with"),
 		s.joins(ruleExternalSignature, forge),
@@ -478,6 +587,9 @@ func externalOffences(s scene) []offence {
 func infoOffences(s scene) []offence {
 	edit := func(f func(*rfc9420.GroupInfo)) mlstest.CommitOptions {
 		return mlstest.CommitOptions{Edit: mlstest.Edit{Info: f}}
+	}
+	external := func(pub []byte) mlstest.CommitOptions {
+		return edit(func(i *rfc9420.GroupInfo) { i.Extensions = extensions(int(rfc9420.ExtensionExternalPub), pub) })
 	}
 	forged := s.Commit(mlstest.CommitOptions{})
 	forged.GroupInfo = flip(forged.GroupInfo)
@@ -496,9 +608,16 @@ func infoOffences(s scene) []offence {
 		}}
 	}
 	return []offence{
-		s.commits(ruleInfoTree, edit(func(i *rfc9420.GroupInfo) {
+		s.commits(ruleInfoTree, edit(func(i *rfc9420.GroupInfo) { // the tree of the epoch before
 			i.Extensions = extensions(int(rfc9420.ExtensionRatchetTree), s.RatchetTree())
 		})),
+		opens(ruleInfoTree, s.signed(func(i *rfc9420.GroupInfo) {
+			i.Extensions = extensions(int(rfc9420.ExtensionRatchetTree), s.Commit(mlstest.CommitOptions{}).Next.RatchetTree())
+		}), s.RatchetTree()),
+		s.commits(ruleExternalPub, external(make([]byte, 32))), // without its length
+		s.commits(ruleExternalPub, external([]byte{0})),
+		s.commits(ruleExternalPub, external(append([]byte{31}, make([]byte, 31)...))),
+		s.commits(ruleExternalPub, external(append([]byte{32}, make([]byte, 33)...))),
 		opens(ruleInfoSigner, s.unsigned(func(i *rfc9420.GroupInfo) { i.Signer = 6 }), s.RatchetTree()).because("a blank leaf has no key"),
 		s.commits(ruleExtensionsUnique, edit(func(i *rfc9420.GroupInfo) {
 			i.Extensions = extensions(grease, []byte{}, grease, []byte{})
@@ -510,6 +629,14 @@ func infoOffences(s scene) []offence {
 		welcomes(added.Welcome, added.Welcome),
 		welcomes(added.Welcome, s.Welcome(s.client("b"))),
 	}
+}
+
+// signed is the group's GroupInfo, changed and signed again.
+func (s scene) signed(edit func(*rfc9420.GroupInfo)) []byte {
+	return s.unsigned(func(i *rfc9420.GroupInfo) {
+		edit(i)
+		i.Signature = resign(s.Client(i.Signer), i, (*rfc9420.GroupInfo).SignContent)
+	})
 }
 
 // unsigned is the group's GroupInfo, changed, under its old signature.

@@ -403,8 +403,7 @@ func testTreeKEM(t *testing.T) {
 				continue
 			}
 			tr := &transition{
-				edit: e, g: g, tree: before, keys: g.keys, committer: u.Sender, commit: &rfc9420.Commit{Path: &path},
-				gone: make(map[device]bool),
+				edit: e, ledger: g.newLedger(g.keys), g: g, tree: before, committer: u.Sender, commit: &rfc9420.Commit{Path: &path},
 			}
 			if err := tr.applyPath(); err != nil {
 				t.Errorf("case %d: the path of %d: %v", i, u.Sender, err)

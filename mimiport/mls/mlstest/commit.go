@@ -1,6 +1,7 @@
 package mlstest
 
 import (
+	"cmp"
 	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -17,6 +18,28 @@ func (g *Group) Add(c *Client) *Proposal {
 // Remove proposes to remove a member.
 func (g *Group) Remove(leaf uint32) *Proposal {
 	return &Proposal{Type: rfc9420.ProposalRemove, Remove: leaf}
+}
+
+// SelfRemove proposes to remove its sender.
+func (g *Group) SelfRemove() *Proposal { return &Proposal{Type: rfc9420.ProposalSelfRemove} }
+
+// SetAppData proposes to set the data of an application component.
+func (g *Group) SetAppData(component uint16, data []byte) *Proposal {
+	return &Proposal{Type: rfc9420.ProposalAppDataUpdate, AppDataUpdate: &rfc9420.AppDataUpdate{
+		Component: component, Operation: rfc9420.AppDataSet, Update: data,
+	}}
+}
+
+// RemoveAppData proposes to remove the data of an application component.
+func (g *Group) RemoveAppData(component uint16) *Proposal {
+	return &Proposal{Type: rfc9420.ProposalAppDataUpdate, AppDataUpdate: &rfc9420.AppDataUpdate{
+		Component: component, Operation: rfc9420.AppDataRemove,
+	}}
+}
+
+// AppEphemeral proposes data of an application component for the Commit alone.
+func (g *Group) AppEphemeral(component uint16, data []byte) *Proposal {
+	return &Proposal{Type: rfc9420.ProposalAppEphemeral, AppEphemeral: &rfc9420.ComponentData{Component: component, Data: data}}
 }
 
 // Update proposes a new encryption key for a member's own leaf.
@@ -199,14 +222,14 @@ func (g *Group) collect(o CommitOptions, sender rfc9420.Sender) (list []sent, en
 	return list, must(rfc9420.MakeProposalList(entries...))
 }
 
-// needsPath reports whether proposals require a path (RFC 9420, section 17.4).
+// needsPath reports whether proposals require a path (RFC 9420, section 17.4, and draft-ietf-mls-extensions-10).
 func needsPath(list []sent) bool {
 	return len(list) == 0 || slices.ContainsFunc(list, func(s sent) bool {
 		switch s.proposal.Type {
 		case rfc9420.ProposalUpdate, rfc9420.ProposalRemove, rfc9420.ProposalExternalInit, rfc9420.ProposalGroupContextExtensions:
 			return true
 		}
-		return false
+		return s.proposal.Type.IsSelfRemove()
 	})
 }
 
@@ -221,9 +244,13 @@ func (g *Group) apply(list []sent) (added []uint32) {
 		}
 	}
 	for _, s := range list {
-		if p := s.proposal; p.Type == rfc9420.ProposalRemove {
-			g.tree.replace(p.Remove, nil)
-			g.clients[p.Remove] = nil
+		switch p := s.proposal; {
+		case p.Type.IsSelfRemove():
+			g.blank(s.sender.Index)
+		case p.Type == rfc9420.ProposalRemove:
+			g.blank(p.Remove)
+		case p.AppDataUpdate != nil:
+			g.context.Extensions = applyAppData(g.context.Extensions, p.AppDataUpdate)
 		}
 	}
 	g.tree.truncate()
@@ -236,6 +263,27 @@ func (g *Group) apply(list []sent) (added []uint32) {
 		}
 	}
 	return added
+}
+
+func (g *Group) blank(leaf uint32) {
+	g.tree.replace(leaf, nil)
+	g.clients[leaf] = nil
+}
+
+// applyAppData is what the application of these groups makes of an AppDataUpdate: the update is the new data.
+func applyAppData(e rfc9420.Extensions, u *rfc9420.AppDataUpdate) rfc9420.Extensions {
+	var list rfc9420.ComponentList
+	if data, found := e.Find(rfc9420.ExtensionAppDataDictionary); found && !rfc9420.Unmarshal(data, &list) {
+		panic("mlstest: not an app_data_dictionary")
+	}
+	list = slices.DeleteFunc(list, func(c rfc9420.ComponentData) bool { return c.Component == u.Component })
+	if u.Operation == rfc9420.AppDataSet {
+		i, _ := slices.BinarySearchFunc(list, u.Component, func(c rfc9420.ComponentData, id uint16) int {
+			return cmp.Compare(c.Component, id)
+		})
+		list = slices.Insert(list, i, rfc9420.ComponentData{Component: u.Component, Data: u.Update})
+	}
+	return must(e.Replace(rfc9420.ExtensionAppDataDictionary, marshal(&list)))
 }
 
 // place notes who is at a leaf.

@@ -214,6 +214,20 @@ func (m *PrivateMessage) Decode(s *cryptobyte.String) bool {
 		wire.ReadOpaque(s, &m.AuthenticatedData) && wire.ReadOpaque(s, &m.EncryptedSenderData) && wire.ReadOpaque(s, &m.Ciphertext)
 }
 
+// UnknownProposal is the proposal type for which a message may not have decoded: its contents are not one vector.
+func (m *Message) UnknownProposal() (typ ProposalType, found bool) {
+	switch {
+	case m.Public == nil:
+		return 0, false
+	case m.Public.Content.Proposal != nil:
+		typ = m.Public.Content.Proposal.Type
+		return typ, typ != 0 && !typ.IsKnown()
+	case m.Public.Content.Commit != nil:
+		return m.Public.Content.Commit.Proposals.unknown()
+	}
+	return 0, false
+}
+
 // Message is an MLSMessage (RFC 9420, section 6); the field of its wire format is set.
 type Message struct {
 	Version    uint16

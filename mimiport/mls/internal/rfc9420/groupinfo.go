@@ -48,6 +48,20 @@ type GroupInfo struct {
 	Signature       []byte
 }
 
+// RatchetTree is the tree that the GroupInfo carries, if it does (RFC 9420, section 12.4.3.3).
+func (g *GroupInfo) RatchetTree() (tree []byte, found bool) {
+	return g.Extensions.Find(ExtensionRatchetTree)
+}
+
+// ExternalPub is the key for external Commits, if there is one (RFC 9420, section 12.4.3.2). It is not ok where the extension does not
+// hold one vector.
+func (g *GroupInfo) ExternalPub() (key []byte, found, ok bool) {
+	data, found := g.Extensions.Find(ExtensionExternalPub)
+	s := cryptobyte.String(data)
+	ok = !found || wire.ReadOpaque(&s, &key) && s.Empty()
+	return key, found, ok
+}
+
 // Encode writes the GroupInfo from its fields; Raw plays no part.
 func (g *GroupInfo) Encode(b *cryptobyte.Builder) {
 	g.EncodeUnsigned(b)

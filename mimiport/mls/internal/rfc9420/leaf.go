@@ -83,6 +83,9 @@ const (
 	ExtensionExternalSenders      uint16 = 5
 )
 
+// ExtensionAppDataDictionary holds data of application components, as a ComponentList (draft-ietf-mls-extensions-10).
+const ExtensionAppDataDictionary uint16 = 6
+
 // DefaultExtension reports whether every member supports the type without saying so (RFC 9420, section 7.2).
 func DefaultExtension(typ uint16) bool {
 	return typ >= ExtensionApplicationID && typ <= ExtensionExternalSenders
@@ -146,6 +149,24 @@ func (e Extensions) With(typ uint16, data []byte) (Extensions, error) {
 	b := cryptobyte.NewBuilder(append(Extensions(nil), e...))
 	b.AddUint16(typ)
 	wire.AddOpaque(b, data)
+	return b.Bytes()
+}
+
+// Replace is the list with other contents for a type: in its place, at the end where the list does not have it.
+func (e Extensions) Replace(typ uint16, data []byte) (Extensions, error) {
+	var b cryptobyte.Builder
+	replaced := false
+	for t, old := range e.All() {
+		if t == typ {
+			old, replaced = data, true
+		}
+		b.AddUint16(t)
+		wire.AddOpaque(&b, old)
+	}
+	if !replaced {
+		b.AddUint16(typ)
+		wire.AddOpaque(&b, data)
+	}
 	return b.Bytes()
 }
 

@@ -1,6 +1,7 @@
 package rfc9420
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 
@@ -154,6 +155,111 @@ const (
 	ProposalSelfRemove    ProposalType = 10
 )
 
+// Proposal types of mls-rs, in the range for private use: a SelfRemove, one without contents and one of a number.
+const (
+	ProposalPrivateEmpty      ProposalType = 0xf002
+	ProposalPrivateSelfRemove ProposalType = 0xf003
+	ProposalPrivateNumber     ProposalType = 0xf004
+)
+
+// IsSelfRemove reports whether proposals of the type remove their sender (draft-ietf-mls-extensions-10, SelfRemove).
+func (t ProposalType) IsSelfRemove() bool {
+	return t == ProposalSelfRemove || t == ProposalPrivateSelfRemove
+}
+
+// IsKnown reports whether the type's layout is known; contents of any other are taken for one vector.
+func (t ProposalType) IsKnown() bool {
+	return DefaultProposal(t) || t >= ProposalAppDataUpdate && t <= ProposalSelfRemove ||
+		t >= ProposalPrivateEmpty && t <= ProposalPrivateNumber
+}
+
+// AppDataOperation says what an AppDataUpdate does to a component's data.
+type AppDataOperation uint8
+
+// The operations of an AppDataUpdate.
+const (
+	AppDataSet    AppDataOperation = 1
+	AppDataRemove AppDataOperation = 2
+)
+
+// AppDataUpdate changes a component's data in the group's app_data_dictionary (draft-ietf-mls-extensions-10). What an update makes of
+// the data only the application knows.
+type AppDataUpdate struct {
+	Component uint16
+	Operation AppDataOperation
+	Update    []byte `json:",omitzero"` // of AppDataSet
+}
+
+// Encode writes the proposal's contents.
+func (u *AppDataUpdate) Encode(b *cryptobyte.Builder) {
+	b.AddUint16(u.Component)
+	b.AddUint8(uint8(u.Operation))
+	if u.Operation == AppDataSet {
+		wire.AddOpaque(b, u.Update)
+	}
+}
+
+// Decode reads the proposal's contents.
+func (u *AppDataUpdate) Decode(s *cryptobyte.String) bool {
+	if !s.ReadUint16(&u.Component) || !s.ReadUint8((*uint8)(&u.Operation)) {
+		return false
+	}
+	return u.Operation == AppDataRemove || u.Operation == AppDataSet && wire.ReadOpaque(s, &u.Update)
+}
+
+// ComponentData is data of one application component (draft-ietf-mls-extensions-10): an AppEphemeral, an entry of an
+// AppDataDictionary, or an item of a SafeAAD.
+type ComponentData struct {
+	Component uint16
+	Data      []byte
+}
+
+// Encode writes the structure.
+func (c *ComponentData) Encode(b *cryptobyte.Builder) {
+	b.AddUint16(c.Component)
+	wire.AddOpaque(b, c.Data)
+}
+
+// Decode reads the structure.
+func (c *ComponentData) Decode(s *cryptobyte.String) bool {
+	return s.ReadUint16(&c.Component) && wire.ReadOpaque(s, &c.Data)
+}
+
+// ComponentList is a vector of ComponentData, sorted by component, with one for each at most: an AppDataDictionary or a SafeAAD
+// (draft-ietf-mls-extensions-10).
+type ComponentList []ComponentData
+
+// Encode writes the vector.
+func (l *ComponentList) Encode(b *cryptobyte.Builder) {
+	wire.AddVector(b, func(b *cryptobyte.Builder) {
+		for i := range *l {
+			(*l)[i].Encode(b)
+		}
+	})
+}
+
+// Decode reads the vector.
+func (l *ComponentList) Decode(s *cryptobyte.String) bool {
+	var list cryptobyte.String
+	return wire.ReadVector(s, &list) && checkList(list, func(s *cryptobyte.String) bool {
+		var c ComponentData
+		if !c.Decode(s) || len(*l) > 0 && (*l)[len(*l)-1].Component >= c.Component {
+			return false
+		}
+		*l = append(*l, c)
+		return true
+	})
+}
+
+// Find is the data of a component.
+func (l ComponentList) Find(component uint16) (data []byte, found bool) {
+	i, found := slices.BinarySearchFunc(l, component, func(c ComponentData, id uint16) int { return cmp.Compare(c.Component, id) })
+	if !found {
+		return nil, false
+	}
+	return l[i].Data, true
+}
+
 // DefaultProposal reports whether every member supports the type without saying so (RFC 9420, section 7.2).
 func DefaultProposal(t ProposalType) bool {
 	return t >= ProposalAdd && t <= ProposalGroupContextExtensions
@@ -170,7 +276,11 @@ type Proposal struct {
 	ReInit     *ReInit         `json:",omitzero"`
 	KEMOutput  []byte          `json:",omitzero"` // of an ExternalInit
 	Extensions Extensions      `json:",omitzero"`
-	Custom     []byte          `json:",omitzero"`
+
+	AppDataUpdate *AppDataUpdate `json:",omitzero"`
+	AppEphemeral  *ComponentData `json:",omitzero"`
+	Number        uint32         `json:",omitzero"` // of ProposalPrivateNumber
+	Custom        []byte         `json:",omitzero"` // of a type that is not known
 }
 
 // body is the codec of the contents, where they are a structure of their own.
@@ -184,6 +294,10 @@ func (p *Proposal) body() Value {
 		return p.PSK
 	case ProposalReInit:
 		return p.ReInit
+	case ProposalAppDataUpdate:
+		return p.AppDataUpdate
+	case ProposalAppEphemeral:
+		return p.AppEphemeral
 	}
 	return nil
 }
@@ -192,8 +306,11 @@ func (p *Proposal) body() Value {
 func (p *Proposal) Encode(b *cryptobyte.Builder) {
 	b.AddUint16(uint16(p.Type))
 	switch p.Type {
-	case ProposalAdd, ProposalUpdate, ProposalPSK, ProposalReInit:
+	case ProposalAdd, ProposalUpdate, ProposalPSK, ProposalReInit, ProposalAppDataUpdate, ProposalAppEphemeral:
 		p.body().Encode(b)
+	case ProposalSelfRemove, ProposalPrivateSelfRemove, ProposalPrivateEmpty:
+	case ProposalPrivateNumber:
+		b.AddUint32(p.Number)
 	case ProposalRemove:
 		b.AddUint32(p.Remove)
 	case ProposalExternalInit:
@@ -225,6 +342,14 @@ func (p *Proposal) Decode(s *cryptobyte.String) bool {
 		return wire.ReadOpaque(s, &p.KEMOutput)
 	case ProposalGroupContextExtensions:
 		return p.Extensions.decode(s)
+	case ProposalAppDataUpdate:
+		p.AppDataUpdate = new(AppDataUpdate)
+	case ProposalAppEphemeral:
+		p.AppEphemeral = new(ComponentData)
+	case ProposalSelfRemove, ProposalPrivateSelfRemove, ProposalPrivateEmpty:
+		return true
+	case ProposalPrivateNumber:
+		return s.ReadUint32(&p.Number)
 	default:
 		return wire.ReadOpaque(s, &p.Custom)
 	}
@@ -289,6 +414,21 @@ func (l ProposalList) All() iter.Seq[ProposalOrRef] {
 			}
 		}
 	}
+}
+
+// unknown is the first type without a known layout in a list that does not decode.
+func (l ProposalList) unknown() (first ProposalType, found bool) {
+	for s := cryptobyte.String(l); !s.Empty(); {
+		var p ProposalOrRef
+		ok := p.Decode(&s)
+		if !found && p.Proposal != nil && p.Proposal.Type != 0 && !p.Proposal.Type.IsKnown() {
+			first, found = p.Proposal.Type, true
+		}
+		if !ok {
+			return first, found
+		}
+	}
+	return 0, false
 }
 
 // UpdatePathNode is one node of an UpdatePath (RFC 9420, section 7.6). The ciphertexts stay encoded: only their number
