@@ -171,7 +171,7 @@ func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.Migr
 	return err
 }
 
-// reserve sets the power levels of both state events explicitly, where they are not.
+// reserve sets the power levels of the module's state events explicitly, where they are not.
 func (h *Home) reserve(ctx context.Context, userID, roomID string) error {
 	levels, err := h.reservingLevels(ctx, roomID)
 	if err != nil || levels == nil {
@@ -180,8 +180,9 @@ func (h *Home) reserve(ctx context.Context, userID, roomID string) error {
 	return h.Rooms.SendState(ctx, roomID, userID, spec.MRoomPowerLevels, levels)
 }
 
-// reservingLevels is the room's m.room.power_levels with announceLevel for both state events where they have no level of
-// their own, else whoever may send any state could move the room's group; nil where they have. The rest stays as it is.
+// reservingLevels is the room's m.room.power_levels with announceLevel for the module's state events that have no level
+// of their own, else whoever may send any state could move the room's group; nil where binding and pointer have one. The
+// rest stays as it is.
 func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]json.RawMessage, error) {
 	levels, err := stateOf[map[string]json.RawMessage](ctx, h, roomID, spec.MRoomPowerLevels)
 	if err != nil {
@@ -196,12 +197,12 @@ func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]j
 			return nil, mimiport.Errorf("announce group", mimiport.KindInvalid, "the room's power levels: %w", err)
 		}
 	}
-	level := json.RawMessage(strconv.Itoa(announceLevel))
-	own := map[string]json.RawMessage{api.EventGroup: level, api.EventPointer: level}
-	maps.Copy(own, events)
-	if len(own) == len(events) {
-		return nil, nil
+	if events[api.EventGroup] != nil && events[api.EventPointer] != nil {
+		return nil, nil // a list of successors needs the pointer's level, whatever the room says of its own
 	}
+	level := json.RawMessage(strconv.Itoa(announceLevel))
+	own := map[string]json.RawMessage{api.EventGroup: level, api.EventPointer: level, api.EventSuccessors: level}
+	maps.Copy(own, events)
 	(*levels)["events"], err = json.Marshal(own)
 	return *levels, err
 }

@@ -70,7 +70,8 @@ func TestBindAnnounces(t *testing.T) {
 	w.ok("bind")(w.call(other, "PUT", bindURI, bind))
 	w.expectSent(levels, api.EventPointer, api.EventGroup)
 	w.expectState(levels, `{"users":{"@alice:hs.example":100},"events":{
-		"m.room.name":50,"io.github.mimiport.group":100,"io.github.mimiport.delivery_service":100}}`)
+		"m.room.name":50,"io.github.mimiport.group":100,"io.github.mimiport.delivery_service":100,
+		"io.github.mimiport.successors":100}}`)
 	w.expectState(api.EventPointer, firstPointer)
 	w.expectState(api.EventGroup, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"protocol":"mls10","cipher_suite":1,
 		"preimage":{"creating_server":"ds.example","room_id":"!room","nonce":%q},"creating_server":"ds.example"}`, groupID, nonce))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -20,7 +21,7 @@ import (
 const durableName = "MimiportRoomServerConsumer"
 
 // roomWatcher tells the Delivery Service of rooms that somebody has left, whose group is said to be elsewhere, or whose
-// ACL is new.
+// ACL or list of successors is new.
 type roomWatcher struct {
 	changed func(ctx context.Context, roomID string) error
 	log     *slog.Logger
@@ -60,8 +61,11 @@ func (w *roomWatcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
 	return false
 }
 
-// changedRoom is the room of an event by which members may have left it, or its pointer or server ACL changed. An event
-// that cannot be read is of no concern here.
+// watched are the types of the state events that say something of a room's group.
+var watched = []string{api.EventPointer, api.EventSuccessors, acl.EventType}
+
+// changedRoom is the room of an event by which members may have left it, or its pointer, successors or server ACL
+// changed. An event that cannot be read is of no concern here.
 func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
 	if rsapi.OutputType(msg.Header.Get(jetstream.RoomEventType)) != rsapi.OutputTypeNewRoomEvent {
 		return "", false
@@ -73,7 +77,7 @@ func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
 	event := out.NewRoomEvent
 	roomID = event.Event.RoomID().String()
 	switch {
-	case event.RewritesState, event.Event.Type() == api.EventPointer, event.Event.Type() == acl.EventType:
+	case event.RewritesState, slices.Contains(watched, event.Event.Type()):
 		return roomID, true
 	case event.Event.Type() != spec.MRoomMember:
 		return "", false

@@ -123,6 +123,9 @@ func enable(d *Deps, cfg *Config) error {
 	for _, a := range surfaces {
 		a.mount(metrics, bodies, log)
 	}
+	if err := service.Started(d.Process.Context()); err != nil {
+		return err
+	}
 	run(d.Process, service, kept, localNames(global), cfg.Retention, log)
 	return watchRooms(d, service.RoomChanged, log)
 }
@@ -210,6 +213,7 @@ func run(
 		var work sync.WaitGroup
 		work.Go(func() { worker.Run(pc.Context()) })
 		work.Go(func() { forget(pc.Context(), store, keep, log) })
+		work.Go(func() { beat(pc.Context(), service, log) })
 		work.Wait()
 		if err := store.Close(); err != nil {
 			log.Error("the database was not closed", "error", err)
@@ -219,15 +223,31 @@ func run(
 
 // forget looks once an hour for what is past its retention.
 func forget(ctx context.Context, store storage.Store, keep Retention, log *slog.Logger) {
-	hour := time.NewTicker(time.Hour)
-	defer hour.Stop()
-	for ctx.Err() == nil {
+	every(ctx, time.Hour, func() {
 		if err := store.Forget(ctx, keep.horizon(clock())); err != nil && ctx.Err() == nil {
 			log.Error("what is past its retention was not deleted", "error", err)
 		}
+	})
+}
+
+// beat notes again and again that this server is in service.
+func beat(ctx context.Context, service *delivery.Service, log *slog.Logger) {
+	every(ctx, delivery.HeartbeatEvery, func() {
+		if err := service.Beat(ctx); err != nil && ctx.Err() == nil {
+			log.Error("it was not noted that this server is in service", "error", err)
+		}
+	})
+}
+
+// every does something now and each time that d has passed, until the context ends.
+func every(ctx context.Context, d time.Duration, do func()) {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		do()
 		select {
 		case <-ctx.Done():
-		case <-hour.C:
+		case <-tick.C:
 		}
 	}
 }

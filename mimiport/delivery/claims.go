@@ -161,8 +161,8 @@ func isContested(err error) bool {
 	return errors.As(err, &e) && e.Kind == mimiport.KindConflict && e.Info.Rule == ruleContested
 }
 
-// contestedBy halts a recover that the former host contests, unless the room supports it. A reclaim goes on: the former
-// host is shown it again and again.
+// contestedBy halts a recover that the former host contests, unless the room's pointer names it. A reclaim goes on: the
+// former host is shown it again and again.
 func (s lineages) contestedBy(ctx context.Context, g *storage.Group, refusal error) error {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil || l.Term() == 0 {
@@ -172,7 +172,7 @@ func (s lineages) contestedBy(ctx context.Context, g *storage.Group, refusal err
 	if step.Kind != mimiport.StepRecover {
 		return refusal
 	}
-	if named, err := s.supported(ctx, g, step); err != nil || named {
+	if word, err := s.word(ctx, g); err != nil || proof.Names(word.Claim, step) {
 		return errors.Join(err, refusal)
 	}
 	return s.atGroup(ctx, g, migration.Halt{Lineage: g.Lineage})

@@ -42,8 +42,8 @@ type Rooms interface {
 	// State is the content of a state event with an empty state key, nil where there is none.
 	State(ctx context.Context, roomID, eventType string) (json.RawMessage, error)
 
-	// StateInForce is State, of an event whose sender may send such an event now; else nil. Of an event that was
-	// redacted the last good content counts.
+	// StateInForce is State, of an event whose sender may send such an event and the pointer now; else nil. Of an event
+	// that was redacted the last good content counts.
 	StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error)
 
 	// SendState sends a state event with an empty state key as a local user; KindForbidden when the room does not let

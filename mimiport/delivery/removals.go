@@ -16,8 +16,8 @@ import (
 // it has committed the change.
 const settling = time.Second
 
-// RoomChanged is to be called when somebody has left a room, or its pointer or server ACL has changed, as often as one
-// likes: this server looks after the groups bound to it.
+// RoomChanged is to be called when somebody has left a room, or its pointer, successors or server ACL have changed, as
+// often as one likes: this server looks after the groups bound to it.
 func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
 	groups, err := s.Store.GroupsInRoom(ctx, roomID)
 	if err != nil {
@@ -62,6 +62,9 @@ func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 			return err
 		}
 		if err := s.filePointer(ctx, g); err != nil {
+			return err
+		}
+		if _, err := s.successors(ctx, g); err != nil { // asking also has the list kept, should it be redacted later
 			return err
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -194,12 +193,11 @@ func (s *Service) takeRival(ctx context.Context, g *storage.Group, own *mimiport
 	if own.CreatingServer != sh.CreatingServer || !stateOf(g).Owned() {
 		return proof.Errorf(g.ID, "it is not the lineage known here")
 	}
-	hash, err := s.namedClaim(ctx, g)
+	word, err := s.word(ctx, g)
 	if err != nil {
 		return err
 	}
-	named := func(step *mimiport.LineageStep) bool { return proof.Names(hash, step) }
-	if sh.operator || proof.Outranks(&verified.Steps[at], &own.Steps[at], named) {
+	if sh.operator || word.Outranks(&verified.Steps[at], &own.Steps[at]) {
 		return s.yield(ctx, g, encoded)
 	}
 	return s.atGroup(ctx, g, migration.Contest{Lineage: encoded})
@@ -257,32 +255,19 @@ func (s *Service) next(
 		next.Migration = response.ID()
 		return next, nil
 	}
-	var err error
-	next.Supported = operator
-	if !operator {
-		next.Supported, err = s.supported(ctx, g, step)
+	if operator {
+		next.Supported = true
+		return next, nil
+	}
+	word, err := s.word(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	next.Supported = proof.Names(word.Claim, step)
+	if !next.Supported {
+		next.Supported, err = s.mayFollow(ctx, g, word, step)
 	}
 	return next, err
-}
-
-// supported says whether the room supports a claim to a group: its pointer holds the claim's hash.
-func (s *core) supported(ctx context.Context, g *storage.Group, step *mimiport.LineageStep) (bool, error) {
-	hash, err := s.namedClaim(ctx, g)
-	return err == nil && proof.Names(hash, step), err
-}
-
-// namedClaim is the hash of the claim that the room supports, nil for none. Where the policy lets nobody or only
-// administrators move groups away, the room's word does not count: the operator's does.
-func (s *core) namedClaim(ctx context.Context, g *storage.Group) ([]byte, error) {
-	p, err := s.Policy(ctx)
-	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
-		return nil, err
-	}
-	pointer, err := s.pointer(ctx, g)
-	if err != nil || pointer == nil {
-		return nil, err
-	}
-	return pointer.ClaimHash, nil
 }
 
 // recall stops a group that this server has confirmed away and does not remember: its signature beats its database.

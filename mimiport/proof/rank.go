@@ -3,6 +3,7 @@ package proof
 import (
 	"bytes"
 	"crypto/sha256"
+	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
@@ -63,14 +64,41 @@ func Before(l *mimiport.Lineage, offer []byte) *mimiport.Lineage {
 	return &before
 }
 
+// Word is the room's word on who has its group.
+type Word struct {
+	Claim      []byte   // SHA-256 of the claim that the pointer names, nil for none
+	Successors []string // that the room has agreed on and that may have the group, the first before the others
+}
+
 // Outranks says whether everybody prefers a step to another one of the same term, where two lineages part: the step
-// that the room's pointer names; else a migration; else a reclaim. Two recovers have no order of their own: the room
-// must name one. named says whether the pointer names a step.
-func Outranks(a, b *mimiport.LineageStep, named func(*mimiport.LineageStep) bool) bool {
-	if na, nb := named(a), named(b); na != nb {
+// that the room's pointer names; else a migration; else a reclaim; else the recover of the successor listed first. Other
+// recovers have no order of their own: the room must name one.
+func (w *Word) Outranks(a, b *mimiport.LineageStep) bool {
+	if na, nb := Names(w.Claim, a), Names(w.Claim, b); na != nb {
 		return na
 	}
-	return a.Kind < b.Kind
+	if a.Kind != b.Kind {
+		return a.Kind < b.Kind
+	}
+	return w.place(a) < w.place(b)
+}
+
+// Lists says whether a step is the recover of a successor.
+func (w *Word) Lists(step *mimiport.LineageStep) bool { return w.place(step) < len(w.Successors) }
+
+// place is where the list has the server that a recover is by; its end for any other step or server.
+func (w *Word) place(step *mimiport.LineageStep) int {
+	if step.Kind != mimiport.StepRecover {
+		return len(w.Successors)
+	}
+	claim, err := mimiport.UnmarshalLineageClaim(step.Claim.Message)
+	if err != nil {
+		return len(w.Successors)
+	}
+	if i := slices.Index(w.Successors, claim.DomainName); i >= 0 {
+		return i
+	}
+	return len(w.Successors)
 }
 
 // Names says whether a hash is the SHA-256 of a step's claim, by which a room's pointer names it.

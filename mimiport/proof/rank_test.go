@@ -1,0 +1,58 @@
+package proof_test
+
+import (
+	"crypto/sha256"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+)
+
+// drawRival is a step of the first term, by one of three servers.
+func drawRival(t *rapid.T, name string) *mimiport.LineageStep {
+	kinds := []mimiport.StepKind{mimiport.StepMigration, mimiport.StepReclaim, mimiport.StepRecover, mimiport.StepRecover}
+	kind := rapid.SampledFrom(kinds).Draw(t, name)
+	if kind == mimiport.StepMigration {
+		return &mimiport.LineageStep{Kind: kind}
+	}
+	claim := &mimiport.LineageClaim{
+		Kind: kind, DomainName: rapid.SampledFrom(servers[:3]).Draw(t, name+" by"), GroupID: []byte("group"), Term: 1,
+	}
+	signed := signed(claim.DomainName, claim)
+	return &mimiport.LineageStep{Kind: kind, Claim: &signed}
+}
+
+// TestOutranks: of two steps at most one comes first, and the same one for everybody: that which the pointer names,
+// whatever the list of successors says; else by kind; else, of two recovers, by the list.
+func TestOutranks(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := drawRival(t, "a"), drawRival(t, "b")
+		w := &proof.Word{Successors: rapid.Permutation(servers[:3]).Draw(t, "list")[:rapid.IntRange(0, 2).Draw(t, "length")]}
+		if named := rapid.SampledFrom([]*mimiport.LineageStep{nil, a, b}).Draw(t, "named"); named != nil && named.Claim != nil {
+			sum := sha256.Sum256(named.Claim.Message)
+			w.Claim = sum[:]
+		}
+		if w.Outranks(a, b) && w.Outranks(b, a) {
+			t.Fatal("each comes before the other")
+		}
+		na, nb := proof.Names(w.Claim, a), proof.Names(w.Claim, b)
+		switch {
+		case na != nb:
+			if w.Outranks(a, b) != na {
+				t.Fatal("the pointer does not decide")
+			}
+		case a.Kind != b.Kind:
+			if w.Outranks(a, b) != (a.Kind < b.Kind) {
+				t.Fatal("the kind does not decide")
+			}
+		case a.Kind == mimiport.StepRecover && w.Lists(a) && !w.Lists(b):
+			if !w.Outranks(a, b) {
+				t.Fatal("a successor does not come before another server")
+			}
+		case a.Kind != mimiport.StepRecover && (w.Outranks(a, b) || w.Outranks(b, a)):
+			t.Fatal("the list ranks more than recovers")
+		}
+	})
+}
