@@ -126,6 +126,34 @@ func TestPointerInForce(t *testing.T) {
 	wantInForce(t, r, room, 2)
 }
 
+// TestSuccessorsInForce: a list of successors counts only while its sender has the power to send the pointer, also in a
+// room that has reserved no level for the list. A redacted one leaves the last good one in force.
+func TestSuccessorsInForce(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice, bob := s.register(t, "alice"), s.register(t, "bob")
+	room, r := newRoom(t, alice), s.rooms()
+	join(t, alice, bob, room)
+	want := func(name, server string) {
+		t.Helper()
+		content, err := r.StateInForce(t.Context(), room, api.EventSuccessors)
+		wantNone(t, err)
+		if (content != nil) != (server != "") || !strings.Contains(string(content), server) {
+			t.Errorf("%s: %s is in force, want %q", name, content, server)
+		}
+	}
+	levels := map[string]any{
+		"users": map[string]any{alice.ID: 100, bob.ID: 60}, "events": map[string]any{api.EventPointer: 100},
+	}
+	wantNone(t, alice.SetState(t.Context(), room, "m.room.power_levels", levels))
+	wantNone(t, bob.SetState(t.Context(), room, api.EventSuccessors, api.Successors{Servers: []string{"evil.example"}}))
+	want("by bob, who may not send the pointer", "")
+	event, err := alice.SendState(t.Context(), room, api.EventSuccessors, api.Successors{Servers: []string{"t.example"}})
+	wantNone(t, err)
+	want("by alice", "t.example")
+	wantNone(t, alice.Redact(t.Context(), room, event))
+	want("redacted", "t.example")
+}
+
 func TestMembersAndServers(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
