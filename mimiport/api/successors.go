@@ -10,14 +10,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// EventSuccessors is the type of the state event by which a room agrees, while all is well, on the servers that may take
-// its group on when the host is lost (profile, section 12).
+// EventSuccessors is the type of the state event by which a room agrees, while all is well, on the servers that may
+// take its group on when the host is lost (profile, section 12).
 const EventSuccessors = "io.github.mimiport.successors"
 
 // MaxSuccessors is how many servers an EventSuccessors names at most.
 const MaxSuccessors = 16
 
-// Successors is the content of EventSuccessors. Of two servers that both recover the group, the one listed first has it.
+// Successors is the content of EventSuccessors. Of two servers that both recover the group, the one listed first has
+// it.
 type Successors struct {
 	RoomID  string           `json:"room_id"`  // a list that a room upgrade has copied is void
 	GroupID spec.Base64Bytes `json:"group_id"` // of the group that it is about
@@ -32,8 +33,11 @@ func UnmarshalSuccessors(content []byte) (*Successors, error) {
 	if err := json.Unmarshal(content, l); err != nil {
 		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
 	}
-	if l.Servers == nil || len(l.Servers) > MaxSuccessors {
-		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "%d servers, at most %d are allowed", len(l.Servers), MaxSuccessors)
+	if l.Servers == nil {
+		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "there is no list")
+	}
+	if n := len(l.Servers); n > MaxSuccessors {
+		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "%d servers, at most %d are allowed", n, MaxSuccessors)
 	}
 	for i, name := range l.Servers {
 		if err := mimiport.ValidateServerName(name); err != nil {

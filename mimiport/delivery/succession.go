@@ -131,8 +131,8 @@ func (h *heartbeat) ends(now time.Time) bool {
 
 // mayFollow says whether this server yields a group to the claim of a successor that the pointer does not name. The
 // group must have been lost to its members: this server was out of service for a day, has accepted no Commit since, and
-// the claim goes on from the very epoch that is here. In a later epoch this server would have forgotten a Commit that it
-// accepted: its database was restored, and the heartbeat in it is no proof.
+// the claim goes on from the very epoch that is here. By a claim of a later epoch this server has forgotten a Commit
+// that it accepted: its database was restored, and the heartbeat in it is no proof.
 func (s *core) mayFollow(
 	ctx context.Context, g *storage.Group, w *proof.Word, step *mimiport.LineageStep,
 ) (bool, error) {

@@ -206,7 +206,8 @@ func TestStagedAndSuccessor(t *testing.T) {
 // server that is not listed.
 func TestFirstSuccessor(t *testing.T) {
 	for name, list := range map[string][]string{
-		"second": {serverC, serverB}, "not listed": {serverC}, "after a server that has left": {"gone.example", serverC, serverB},
+		"second": {serverC, serverB}, "not listed": {serverC},
+		"after a server that has left": {"gone.example", serverC, serverB},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newSuccession(t)

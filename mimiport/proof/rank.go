@@ -71,8 +71,8 @@ type Word struct {
 }
 
 // Outranks says whether everybody prefers a step to another one of the same term, where two lineages part: the step
-// that the room's pointer names; else a migration; else a reclaim; else the recover of the successor listed first. Other
-// recovers have no order of their own: the room must name one.
+// that the room's pointer names; else a migration; else a reclaim; else the recover of the successor listed first.
+// Other recovers have no order of their own: the room must name one.
 func (w *Word) Outranks(a, b *mimiport.LineageStep) bool {
 	if na, nb := Names(w.Claim, a), Names(w.Claim, b); na != nb {
 		return na

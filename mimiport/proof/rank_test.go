@@ -29,8 +29,10 @@ func drawRival(t *rapid.T, name string) *mimiport.LineageStep {
 func TestOutranks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := drawRival(t, "a"), drawRival(t, "b")
-		w := &proof.Word{Successors: rapid.Permutation(servers[:3]).Draw(t, "list")[:rapid.IntRange(0, 2).Draw(t, "length")]}
-		if named := rapid.SampledFrom([]*mimiport.LineageStep{nil, a, b}).Draw(t, "named"); named != nil && named.Claim != nil {
+		list := rapid.Permutation(servers[:3]).Draw(t, "list")
+		w := &proof.Word{Successors: list[:rapid.IntRange(0, 2).Draw(t, "length")]}
+		named := rapid.SampledFrom([]*mimiport.LineageStep{nil, a, b}).Draw(t, "named")
+		if named != nil && named.Claim != nil {
 			sum := sha256.Sum256(named.Claim.Message)
 			w.Claim = sum[:]
 		}

@@ -2,7 +2,7 @@
 import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
 import { DeliveryService, IN_PROGRESS, MOVED, type MigrationStatus, type MovedInfo, OFFER_EXPIRED } from "./ds.js";
-import { PROTOCOL, refused, type Submission, submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
+import { PROTOCOL, refused, STOPPED, type Submission, submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
 import {
   epochOf,
   type Group,
@@ -16,9 +16,10 @@ import {
   type Surroundings,
 } from "./group.js";
 import { Inbox, MAX_RACES, messageHash } from "./inbox.js";
-import { type Matrix, MatrixError, serverOf, type SyncResult, Unreachable } from "./matrix.js";
+import { type Matrix, MatrixError, serverOf, SUCCESSORS, type SyncResult, Unreachable } from "./matrix.js";
 import * as mls from "./mls.js";
 import { isForgotten, known } from "./receipts.js";
+import { successorsOf } from "./successors.js";
 import * as wire from "./wire.js";
 import { decode, encode, fromBase64, toBase64, toBase64url } from "./wire.js";
 
@@ -238,6 +239,7 @@ export class Client {
       return await this.inbox.accepted(g, accepted, what.message);
     } catch (e) {
       if (refused(e, IN_PROGRESS)) await this.showEvidence(g);
+      if (refused(e, STOPPED)) this.inbox.lookSoon(g);
       if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
       await this.overtaken(g, e);
       return false;
@@ -439,6 +441,14 @@ export class Client {
     return this.patiently(() => this.exclusive(() => this.inbox.followClaim(g, server)));
   }
 
+  /** Names the servers that may take the group on when its host is lost, the first before the others: in the room. */
+  async setSuccessors(g: Group, servers: string[]): Promise<void> {
+    const { userId } = this.matrix.session;
+    const state = await this.matrix.allRoomState(g.roomId);
+    const content = successorsOf(state, userId, g.roomId, toBase64(g.id), servers);
+    await this.matrix.setRoomState(g.roomId, SUCCESSORS, content);
+  }
+
   /** What an operator needs who recovers the group as this device holds it (profile, section 6). Nothing in it is secret. */
   async export(g: Group): Promise<{ protocol: string; group_info: string; ratchet_tree: string; lineage: string }> {
     const { state, lineage, term } = g;
@@ -463,7 +473,8 @@ export class Client {
     await this.exclusive(() => this.inbox.catchUpAll());
     while (!signal.aborted) {
       try {
-        await this.synced(await this.matrix.sync(this.stored.since, SYNC_WAIT, signal));
+        const wait = Math.min(SYNC_WAIT, this.inbox.lookEvery);
+        await this.synced(await this.matrix.sync(this.stored.since, wait, signal));
       } catch (e) {
         if (signal.aborted) return;
         if (isFinal(e)) throw e;

@@ -111,7 +111,7 @@ function takeAll(kinds: string[]): ClientEvent[] {
 }
 
 /** Begins a session and follows /sync from then on. With `store`, state is kept in that file and taken up again. */
-async function begin({ homeserver, user, password, device, token, store }: Arguments, enter: typeof login) {
+async function begin({ homeserver, user, password, device, token, store, patience }: Arguments, enter: typeof login) {
   const session =
     token === undefined ? await enter(homeserver, user, password, device) : await withToken(homeserver, token);
   const stored = store === undefined ? emptyStore() : loadStore(store);
@@ -119,7 +119,7 @@ async function begin({ homeserver, user, password, device, token, store }: Argum
     if (store !== undefined) saveStore(store, stored);
     wake();
   };
-  client = new Client(new Matrix(session), stored, { now: Date.now, pause: (ms) => pause(ms), emit, save });
+  client = new Client(new Matrix(session), stored, { now: Date.now, pause: (ms) => pause(ms), emit, save, patience });
   client.run(new AbortController().signal).catch((e) => write({ event: "stopped", reason: String(e) }));
   return { user: session.userId, device: session.deviceId, token: session.token, groups: [...stored.groups.keys()] };
 }
@@ -179,6 +179,7 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
     current()
       .follow(groupOf(a), ds)
       .then(() => state(groupOf(a))),
+  successors: async ({ servers, ...a }) => current().setSuccessors(groupOf(a), servers),
   export: async (a) => current().export(groupOf(a)),
   raw: async ({ method, path, body }) => current().matrix.raw(method, path, body),
 };

@@ -147,6 +147,8 @@ export const UNKNOWN_MIGRATION = "M_UNKNOWN_MIGRATION";
 export const WRONG_EPOCH = "M_WRONG_EPOCH";
 export const IN_PROGRESS = "M_MIGRATION_IN_PROGRESS";
 export const MOVED = "M_GROUP_MOVED";
+export const STOPPED = "M_GROUP_STOPPED";
+export const PEER_UNREACHABLE = "M_PEER_UNREACHABLE";
 
 /** Whether e is a Delivery Service's refusal with the given code, without its prefix. */
 export function refused(e: unknown, code: string): e is MatrixError {

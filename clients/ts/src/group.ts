@@ -65,6 +65,10 @@ export interface Group {
   fork?: { first: Signed; second: Signed } | undefined;
   /** A claim of a later term that the room's pointer names, and that the current Delivery Service was shown. */
   named?: Named | undefined;
+  /** The last good list of successors that the room had. */
+  successors?: string[] | undefined;
+  /** The current Delivery Service could not be reached: when that was tried first and last, in ms since 1970. */
+  silent?: { since: number; last: number } | undefined;
   /** The current Delivery Service has claimed the group, and may go on with another branch than that of the state here. */
   unproven?: boolean | undefined;
 }
@@ -105,6 +109,8 @@ export type ClientEvent =
 export interface Surroundings {
   /** Milliseconds since 1970. */
   now(): number;
+  /** How long a Delivery Service is out of reach before a successor's claim is followed, in ms; a day by default. */
+  patience?: number;
   pause(ms: number): Promise<void>;
   emit(event: ClientEvent): void;
   /** Makes what is stored durable; called before anything is sent that depends on it. */
@@ -129,6 +135,8 @@ export function newGroup(
     receipt: undefined,
     fork: undefined,
     named: undefined,
+    successors: undefined,
+    silent: undefined,
     unproven: undefined,
   };
   const key = toBase64url(id);

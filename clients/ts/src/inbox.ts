@@ -2,7 +2,8 @@
 import { createHash } from "node:crypto";
 import type { ClientState } from "ts-mls";
 import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage, type Migrated } from "./ds.js";
-import { type MovedInfo, refused, type Signed, submission, type Submitted, UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
+import { type MovedInfo, PEER_UNREACHABLE, refused, type Signed, STOPPED, submission, type Submitted } from "./ds.js";
+import { UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
 import { Evidence } from "./evidence.js";
 import {
   epochOf,
@@ -16,10 +17,12 @@ import {
   type Stored,
   type Surroundings,
 } from "./group.js";
-import { claimIn, goesOn } from "./lineage.js";
+import { claimIn, goesOn, isRecover } from "./lineage.js";
 import { claimHash, type Pointer, pointerFor, pointerTo } from "./pointer.js";
 import { isLost, news, receiptIn } from "./receipts.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
+import { SUCCESSORS, Unreachable } from "./matrix.js";
+import { successorsIn, successorsNow } from "./successors.js";
 import * as mls from "./mls.js";
 import { decode, encode, fromBase64, isServerName, lineage, type Lineage, migrationCommitAAD } from "./wire.js";
 import { toBase64, toBase64url, WireError } from "./wire.js";
@@ -37,6 +40,11 @@ const MAX_INVITATIONS = 16;
 const INVITED = 10 * 60_000;
 /** How long a host that was shown a claim has to yield, in milliseconds, before a client follows the room's pointer. */
 const TO_YIELD = 10 * 60_000;
+/** How long a host must be out of reach, in milliseconds, before a client follows a successor's claim by default. */
+const PATIENCE = 24 * 3600_000;
+/** How often a host is looked after in that time. A gap between two looks is at most a quarter of it. */
+const LOOKS = 24;
+const GAPS = 4;
 
 /** The start of the user id from which a Delivery Service sends; its server name follows. */
 const RESERVED_USER = "@_mimiport:";
@@ -73,6 +81,8 @@ function parseFanOut(content: any): { key: string; fanOut: FanOut } | undefined 
 /** Brings groups forward by what arrives. Its methods must not run two at a time. */
 export class Inbox {
   readonly evidence: Evidence;
+  /** When each group's host was looked after last, in milliseconds since 1970. */
+  private readonly looked = new Map<string, number>();
 
   constructor(
     private readonly matrix: Matrix,
@@ -94,6 +104,7 @@ export class Inbox {
     for (const { roomId, content } of result.pointers) await this.pointedTo(roomId, content);
     await this.catchUpAll();
     for (const g of this.stored.groups.values()) if (g.named !== undefined) await this.orFail(g.key, this.wait(g));
+    for (const g of this.stored.groups.values()) await this.orFail(g.key, this.lookAfter(g));
     this.stored.since = result.next;
     this.world.save();
   }
@@ -255,6 +266,68 @@ export class Inbox {
     if (isLost(g, claim)) return this.leavesOut(g, claim);
     await this.goTo(g, claim);
     await this.catchUp(g);
+  }
+
+  /** How long the host of a group may be out of reach. */
+  private get patience(): number {
+    return this.world.patience ?? PATIENCE;
+  }
+
+  /** How long a client may wait before it looks after the hosts of its groups. */
+  get lookEvery(): number {
+    return this.patience / LOOKS;
+  }
+
+  /** Has the host of a group looked after soon. */
+  lookSoon(g: Group): void {
+    this.looked.delete(g.key);
+  }
+
+  /** Looks now and then whether the host of a group is lost, and goes to a successor that has taken the group on. */
+  private async lookAfter(g: Group): Promise<void> {
+    const { key, roomId, id } = g;
+    const since = this.world.now() - (this.looked.get(key) ?? -Infinity);
+    if (isOut(g) || g.named !== undefined || (since >= 0 && since < this.lookEvery)) return;
+    this.looked.set(key, this.world.now());
+    const list = successorsIn(await this.matrix.roomState(roomId, SUCCESSORS), roomId, toBase64(id));
+    if (list !== undefined) g.successors = list; // a redacted one leaves the last good one
+    if (!g.successors?.some((s) => s !== g.ds) || !(await this.isLostHost(g))) return;
+    const listed = successorsNow(await this.matrix.allRoomState(roomId), roomId, toBase64(id), g.successors);
+    for (const server of listed) if (server !== g.ds && (await this.followSuccessor(g, server))) return;
+  }
+
+  /** Whether the host of a group has stopped, or could not be reached for as long as it takes. */
+  private async isLostHost(g: Group): Promise<boolean> {
+    const refusal = await this.ds(g.ds)
+      .group(g.key)
+      .then(() => undefined)
+      .catch((e: unknown) => e);
+    if (refusal instanceof Unreachable) return false; // the own homeserver is away
+    if (!refused(refusal, PEER_UNREACHABLE)) {
+      g.silent = undefined;
+      return refused(refusal, STOPPED);
+    }
+    const now = this.world.now();
+    const { since, last } = g.silent ?? { since: now, last: now };
+    // After a gap it is not known whether the host was there meanwhile. A clock that has gone back tells nothing.
+    const unbroken = now >= last && now - last <= this.patience / GAPS;
+    g.silent = { since: unbroken ? since : now, last: now };
+    this.world.save();
+    return now - g.silent.since >= this.patience;
+  }
+
+  /** Follows the recover of a successor into the next term. False if it shows none, or one that leaves out a Commit. */
+  private async followSuccessor(g: Group, server: string): Promise<boolean> {
+    const isMeant = (c: Claimed) => c.term === g.term + 1 && c.delivery_service === server && isRecover(c);
+    const shown = await this.claimBy(g, server, isMeant).catch(() => undefined); // it may be away, too
+    if (shown === undefined) return false;
+    if (isLost(g, shown.claim)) {
+      this.leavesOut(g, shown.claim);
+      return false;
+    }
+    await this.goTo(g, shown.claim);
+    await this.catchUp(g);
+    return true;
   }
 
   private leavesOut(g: Group, { delivery_service }: Claimed): void {
@@ -442,6 +515,7 @@ export class Inbox {
     g.next = 1;
     g.fork = undefined;
     g.named = undefined;
+    g.silent = undefined;
     g.behind = true;
     this.world.emit({ event: "moved", group: g.key, ds, term });
   }

@@ -2,7 +2,7 @@
 import type { Claimed } from "./ds.js";
 import { type Group, same } from "./group.js";
 import { decode, fromBase64, lineage, type Lineage, lineageClaim, type LineageStep, migrationConfirmation } from "./wire.js";
-import { toBase64 } from "./wire.js";
+import { RECOVER, toBase64 } from "./wire.js";
 
 /** The claim in a step as the redirect that it is; undefined for none, or another step. */
 export function claimIn(step: LineageStep | undefined): Claimed | undefined {
@@ -11,6 +11,10 @@ export function claimIn(step: LineageStep | undefined): Claimed | undefined {
   const { domainName, term } = decode(lineageClaim, message);
   return { delivery_service: domainName, term: Number(term), lineage_claim: toBase64(message), key_id: keyId };
 }
+
+/** Whether a claim is a recover, rather than a reclaim. */
+export const isRecover = ({ lineage_claim }: Claimed): boolean =>
+  decode(lineageClaim, fromBase64(lineage_claim)).kind === RECOVER;
 
 /** The Delivery Service of a term, which the lineage must reach. */
 function hostIn({ creatingServer, steps }: Lineage, term: number): string {

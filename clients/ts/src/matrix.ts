@@ -23,6 +23,11 @@ export interface MatrixEvent {
   content: any;
 }
 
+/** A state event of a room. */
+export interface StateEvent extends MatrixEvent {
+  state_key: string;
+}
+
 /** What one /sync brought, and the token that asks for the next. */
 export interface SyncResult {
   next: string;
@@ -37,10 +42,14 @@ export interface Session extends LeafIdentity {
   token: string;
 }
 
-/** The events of profile, section 12: the binding of a room to its group, the pointer to where that is, and fan-out. */
+/**
+ * The events of profile, section 12: the binding of a room to its group, the pointer to where that is, the servers that
+ * may take it on, and fan-out.
+ */
 export const BINDING = "io.github.mimiport.group";
 export const FAN_OUT = "io.github.mimiport.message";
 export const POINTER = "io.github.mimiport.delivery_service";
+export const SUCCESSORS = "io.github.mimiport.successors";
 const KEY_PACKAGE = "io.github.mimiport.key_package";
 
 /** No answer, or half of one. */
@@ -183,6 +192,11 @@ export class Matrix {
       if (e instanceof MatrixError && e.status === 404) return undefined;
       throw e;
     }
+  }
+
+  /** All state of a room, with who has set it. */
+  async allRoomState(roomId: string): Promise<StateEvent[]> {
+    return this.request("GET", `/_matrix/client/v3/rooms/${encodeURIComponent(roomId)}/state`);
   }
 
   /** Publishes KeyPackages (MLSMessages) as one-time keys, and the device itself so that others find it. */

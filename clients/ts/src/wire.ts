@@ -131,7 +131,7 @@ const epoch: Codec<bigint> = {
 /** The kinds of steps in a lineage (profile, section 10). */
 const MIGRATION = 1;
 const RECLAIM = 2;
-const RECOVER = 3;
+export const RECOVER = 3;
 
 const claimKind: Codec<typeof RECLAIM | typeof RECOVER> = {
   write: (w, v) => w.uint(BigInt(v), 1),

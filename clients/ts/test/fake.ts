@@ -6,6 +6,7 @@ import type { KnownCommit, LogMessage, Migrated, MigrationStatus, MovedInfo, Sig
 import { encodeExternalSender, encodeMlsMessage, type ExternalSender } from "ts-mls";
 import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
 import { claimIn } from "../src/lineage.js";
+import type { StateEvent } from "../src/matrix.js";
 import { claimHash } from "../src/pointer.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
 import * as mls from "../src/mls.js";
@@ -228,6 +229,7 @@ export class FakeDs {
 
   private describe(g: Hosted) {
     if (g.state === "moved") refuse(410, "M_GROUP_MOVED", { moved: g.moved });
+    if (g.state === "stopped") refuse(409, "M_GROUP_STOPPED");
     const info = mls.parse(fromBase64(g.groupInfo!));
     const context = info.wireformat === "mls_group_info" ? info.groupInfo.groupContext : undefined;
     return {
@@ -395,6 +397,10 @@ interface ToDevice {
 export class FakeNetwork {
   readonly services = new Map<string, FakeDs>();
   readonly state = new Map<string, any>();
+  /** Who has set each state event. */
+  private readonly senders = new Map<string, string>();
+  /** Users who are joined to a room, where a test says so. */
+  readonly members = new Map<string, string[]>();
   private readonly inboxes = new Map<string, ToDevice[]>();
   /** Users who wait for something to arrive. */
   private readonly readers = new Map<string, () => void>();
@@ -470,12 +476,30 @@ export class FakeNetwork {
     if (operation === "login") return this.login(body.identifier.user);
     if (operation === "sync") return this.sync(user, url.searchParams.get("since"), Number(url.searchParams.get("timeout")));
     if (operation === "keys") return this.keys(rest[0]!, body, user);
-    if (operation === "rooms" && req.method === "PUT") return this.state.set(`${rest[0]} ${rest[2]}`, body) && {};
+    if (operation === "rooms" && req.method === "PUT") return this.setState(rest[0]!, rest[2]!, body, user);
+    if (operation === "rooms" && rest.length === 2) return this.allState(rest[0]!);
     if (operation === "rooms") return this.state.get(`${rest[0]} ${rest[2]}`) ?? refuse(404, "M_NOT_FOUND");
     const [, name, ...call] = rest;
     const ds = this.ds(name!);
     if (ds.down) throw new Refusal(502, { errcode: "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE" });
     return ds.answer(req.method!, call, url.searchParams, body, user);
+  }
+
+  /** Sets a room's state as a user. */
+  setState(roomId: string, type: string, content: unknown, sender: string): object {
+    this.state.set(`${roomId} ${type}`, content);
+    this.senders.set(`${roomId} ${type}`, sender);
+    return {};
+  }
+
+  private allState(roomId: string): StateEvent[] {
+    const own = [...this.state].flatMap(([key, content]) => {
+      const [room, type] = key.split(" ") as [string, string];
+      return room === roomId ? [{ type, state_key: "", sender: this.senders.get(key) ?? "", content }] : [];
+    });
+    const content = { membership: "join" };
+    const join = (user: string) => ({ type: "m.room.member", state_key: user, sender: user, content });
+    return [...own, ...(this.members.get(roomId) ?? []).map(join)];
   }
 
   private login(name: string) {
@@ -535,7 +559,7 @@ export class FakeNetwork {
     const ds = this.services.get(server!);
     const verify_keys = { [KEY_ID]: { key: ds?.key.public } };
     return {
-      server_keys: ds === undefined ? [] : [{ server_name: server, valid_until_ts: Date.now() + 1e6, verify_keys }],
+      server_keys: ds === undefined ? [] : [{ server_name: server, valid_until_ts: Date.now() + 1e9, verify_keys }],
     };
   }
 }
