@@ -8,7 +8,9 @@ import (
 	"errors"
 	"hash/maphash"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -57,21 +59,83 @@ func (r *rooms) Standing(ctx context.Context, roomID, userID string) (delivery.S
 	if err != nil {
 		return delivery.Standing{}, err
 	}
-	st := delivery.Standing{Exists: true, Joined: member.IsInRoom, PointerLevel: levels.EventLevel(api.EventPointer, true)}
+	st := delivery.Standing{
+		Exists: true, Joined: member.IsInRoom, PointerLevel: levels.EventLevel(api.EventPointer, true), KickLevel: levels.Kick,
+	}
 	if member.SenderID != nil {
-		st.Power = levels.UserLevel(*member.SenderID)
+		st.Power = levels.of(*member.SenderID)
 	}
 	return st, nil
 }
 
+// Powers implements delivery.Rooms.
+func (r *rooms) Powers(ctx context.Context, roomID string, userIDs []string) ([]int64, error) {
+	powers := make([]int64, len(userIDs))
+	room, err := spec.NewRoomID(roomID)
+	if err != nil {
+		return powers, nil // there is no such room
+	}
+	if here, err := r.ServerJoined(ctx, roomID, ""); err != nil || !here {
+		return powers, err
+	}
+	levels, err := r.powerLevels(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	for i, id := range userIDs {
+		user, err := spec.NewUserID(id, true)
+		if err != nil {
+			return nil, err
+		}
+		sender, err := r.api.QuerySenderIDForUser(ctx, *room, *user)
+		if err != nil {
+			return nil, err
+		}
+		if sender != nil {
+			powers[i] = levels.of(*sender)
+		}
+	}
+	return powers, nil
+}
+
+// roomLevels are a room's power levels, and its creators who stand above them.
+type roomLevels struct {
+	gomatrixserverlib.PowerLevelContent
+	creators []string
+}
+
+// of is the power of a user.
+func (l *roomLevels) of(user spec.SenderID) int64 {
+	if slices.Contains(l.creators, string(user)) {
+		return math.MaxInt64
+	}
+	return l.UserLevel(user)
+}
+
+// creators lists the users who stand above all power levels: those of a room of version 12 or later. Of the numbers of
+// later versions nothing is known but that they are numbers.
+func creators(sender spec.SenderID, create json.RawMessage) []string {
+	var content struct {
+		Version    string   `json:"room_version"`
+		Additional []string `json:"additional_creators"`
+	}
+	if json.Unmarshal(create, &content) != nil {
+		return nil
+	}
+	if version, err := strconv.Atoi(content.Version); err != nil || version < 12 {
+		return nil
+	}
+	return append(content.Additional, string(sender))
+}
+
 // powerLevels are the room's, or what the specification says of a room that has none.
-func (r *rooms) powerLevels(ctx context.Context, roomID string) (levels gomatrixserverlib.PowerLevelContent, err error) {
+func (r *rooms) powerLevels(ctx context.Context, roomID string) (*roomLevels, error) {
 	create, err := r.stateEvent(ctx, roomID, spec.MRoomCreate)
 	if err != nil {
-		return levels, err
+		return nil, err
 	}
 	if create == nil {
-		return levels, errors.New("the room has no create event")
+		return nil, errors.New("the room has no create event")
 	}
 	auth := gomatrixserverlib.NewAuthEvents(nil)
 	event, err := r.stateEvent(ctx, roomID, spec.MRoomPowerLevels)
@@ -79,9 +143,10 @@ func (r *rooms) powerLevels(ctx context.Context, roomID string) (levels gomatrix
 		err = auth.AddEvent(event.PDU)
 	}
 	if err != nil {
-		return levels, err
+		return nil, err
 	}
-	return gomatrixserverlib.NewPowerLevelContentFromAuthEvents(&auth, string(create.SenderID()))
+	levels, err := gomatrixserverlib.NewPowerLevelContentFromAuthEvents(&auth, string(create.SenderID()))
+	return &roomLevels{levels, creators(create.SenderID(), create.Content())}, err
 }
 
 // atOnce is how many users one query of the room server is about: SQLite bounds its parameters.
@@ -144,7 +209,7 @@ func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (jso
 	}
 	// A room that was bound by an earlier version has no level of its own for a list of successors.
 	need := max(levels.EventLevel(eventType, true), levels.EventLevel(api.EventPointer, true))
-	if levels.UserLevel(event.SenderID()) < need {
+	if levels.of(event.SenderID()) < need {
 		return nil, nil
 	}
 	return lastGood(ctx, r.acls.store, eventType+"/"+roomID, event.Content(), acl.Redacted(event.Content()))

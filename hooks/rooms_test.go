@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"encoding/json"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -51,10 +52,10 @@ func TestStanding(t *testing.T) {
 	r := s.rooms()
 
 	for user, want := range map[string]delivery.Standing{
-		alice.ID:            {Exists: true, Joined: true, Power: 100, PointerLevel: 50},
-		bob.ID:              {Exists: true, Joined: true, Power: 0, PointerLevel: 50},
-		carol.ID:            {Exists: true, Power: 0, PointerLevel: 50},
-		"@nobody:x.example": {Exists: true, Power: 0, PointerLevel: 50},
+		alice.ID:            {Exists: true, Joined: true, Power: 100, PointerLevel: 50, KickLevel: 50},
+		bob.ID:              {Exists: true, Joined: true, Power: 0, PointerLevel: 50, KickLevel: 50},
+		carol.ID:            {Exists: true, Power: 0, PointerLevel: 50, KickLevel: 50},
+		"@nobody:x.example": {Exists: true, Power: 0, PointerLevel: 50, KickLevel: 50},
 		"not a user":        {},
 	} {
 		if got := standing(t, r, room, user); got != want {
@@ -78,6 +79,41 @@ func TestStanding(t *testing.T) {
 	wantNone(t, alice.Leave(t.Context(), room))
 	if got := standing(t, r, room, alice.ID); got.Exists {
 		t.Errorf("when nobody of this server is left: %+v", got)
+	}
+}
+
+// TestPowers: the levels of users are told in their order, those of users who are not in the room too.
+func TestPowers(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice, bob := s.register(t, "alice"), s.register(t, "bob")
+	room := newRoom(t, alice)
+	wantNone(t, alice.SetPowerLevel(t.Context(), room, bob.ID, 60))
+	users := []string{bob.ID, "@nobody:x.example", alice.ID}
+	for room, want := range map[string][]int64{room: {60, 0, 100}, "!unknown:s.example": {0, 0, 0}, "": {0, 0, 0}} {
+		if got, err := s.rooms().Powers(t.Context(), room, users); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: got %v, %v", room, got, err)
+		}
+	}
+}
+
+// TestCreators: the creators of a room of version 12 stand above all power levels, in earlier versions nobody does.
+func TestCreators(t *testing.T) {
+	for content, want := range map[string][]string{
+		`{"room_version":"12"}`:                                {"@a:x"},
+		`{"room_version":"12","additional_creators":["@b:x"]}`: {"@b:x", "@a:x"},
+		`{"room_version":"11","additional_creators":["@b:x"]}`: nil,
+		`{"additional_creators":["@b:x"]}`:                     nil,
+		`{"room_version":"org.matrix.msc4297"}`:                nil,
+		`{"room_version":12}`:                                  nil,
+	} {
+		if got := creators("@a:x", json.RawMessage(content)); !slices.Equal(got, want) {
+			t.Errorf("%s: got %v", content, got)
+		}
+	}
+	levels := roomLevels{creators: []string{"@a:x"}}
+	levels.Users = map[string]int64{"@b:x": 100}
+	if a, b := levels.of("@a:x"), levels.of("@b:x"); a != math.MaxInt64 || b != 100 {
+		t.Errorf("the creator has %d, another %d", a, b)
 	}
 }
 

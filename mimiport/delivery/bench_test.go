@@ -57,6 +57,9 @@ func (everybody) Standing(context.Context, string, string) (delivery.Standing, e
 	return delivery.Standing{Exists: true, Joined: true}, nil
 }
 
+func (everybody) Powers(_ context.Context, _ string, users []string) ([]int64, error) {
+	return make([]int64, len(users)), nil
+}
 func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
 
 func (everybody) Denied(context.Context, string, []string) ([]string, error) { return nil, nil }

@@ -29,6 +29,9 @@ type Rooms interface {
 	// Standing is a user's place in a room. An unknown room gives the zero value.
 	Standing(ctx context.Context, roomID, userID string) (Standing, error)
 
+	// Powers are the power levels of users in a room, in their order, as Standing tells them.
+	Powers(ctx context.Context, roomID string, userIDs []string) ([]int64, error)
+
 	// NotJoined returns those of the users that are not joined to the room.
 	NotJoined(ctx context.Context, roomID string, userIDs []string) ([]string, error)
 
@@ -60,6 +63,7 @@ type Standing struct {
 	Joined       bool  // the user is joined
 	Power        int64 // the user's power level; creators of room version 12 have math.MaxInt64
 	PointerLevel int64 // what sending the pointer event needs
+	KickLevel    int64 // what kicking needs, besides more power than the other
 }
 
 // Sender delivers to other servers, and to this one's own users.

@@ -14,7 +14,7 @@ const RoomID = "!room:a.example"
 // Room is the state of RoomID. A test sets it while no request runs.
 type Room struct {
 	Joined    map[string]bool            // by user
-	Power     map[string]int64           // by user; the pointer event needs 100
+	Power     map[string]int64           // by user; the pointer event needs 100, kicking 50
 	Denied    []string                   // the servers that the room's ACL denies
 	Strangers []string                   // users without an account on their server
 	Events    map[string]json.RawMessage // the contents of state events, by type
@@ -35,7 +35,14 @@ func (r rooms) Standing(_ context.Context, roomID, userID string) (delivery.Stan
 		return delivery.Standing{}, nil
 	}
 	joined, power := r.room.Joined[userID], r.room.Power[userID]
-	return delivery.Standing{Exists: true, Joined: joined, Power: power, PointerLevel: 100}, nil
+	return delivery.Standing{Exists: true, Joined: joined, Power: power, PointerLevel: 100, KickLevel: 50}, nil
+}
+
+func (r rooms) Powers(_ context.Context, _ string, users []string) (powers []int64, err error) {
+	for _, user := range users {
+		powers = append(powers, r.room.Power[user])
+	}
+	return powers, nil
 }
 
 func (r rooms) NotJoined(_ context.Context, roomID string, users []string) (missing []string, err error) {
