@@ -103,7 +103,7 @@ func (a authority) requireJoined(ctx context.Context, roomID string, users []str
 		return err
 	}
 	if len(missing) > 0 {
-		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not joined to the room", missing[0])
+		return forbidden(ruleJoined, "%s is not joined to the room", missing[0])
 	}
 	return nil
 }

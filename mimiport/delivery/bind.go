@@ -114,7 +114,7 @@ func (s *Service) bind(
 	if string(state.ID()) != string(g.ID) {
 		return nil, mimiport.Errorf("bind", mimiport.KindInvalid, "the GroupInfo is of another group")
 	}
-	if err := s.requireOwnKey(ctx, g.Server, state); err != nil {
+	if err := s.requireOwnKey(ctx, g.Server, state, state.ExternalSenders()); err != nil {
 		return nil, err
 	}
 	l, err := registry.NewLive(state, g.NextSeq)

@@ -3,6 +3,7 @@ package delivery
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -52,7 +53,7 @@ func (s intake) requireNotAborted(ctx context.Context, g *storage.Group, commit 
 // requireMigrationCommit fails unless the step is a migration Commit as profile, section 5 has it. entry is the
 // target's external_senders entry, nil where there is none.
 func (s senders) requireMigrationCommit(
-	m *migration.Migration, before mls.Group, a *registry.Accepted, entry []byte,
+	ctx context.Context, m *migration.Migration, before mls.Group, a *registry.Accepted, entry []byte,
 ) error {
 	e := a.Effects
 	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: m.Target}).Marshal()
@@ -70,23 +71,56 @@ func (s senders) requireMigrationCommit(
 	case slices.Contains(pendingRemoves(m.Source, before), e.Sender.Index):
 		return broken(rulePendingRemove, "the sender's removal is proposed")
 	}
-	if err := requirePendingRemoves(m.Source, before, e); err != nil {
+	if err := s.requirePendingRemoves(ctx, m.RoomID, m.Source, before, e); err != nil {
 		return err
 	}
 	return s.requireSwap(m, before, a, entry)
 }
 
-// requirePendingRemoves fails for a member's Commit that leaves a leaf in the group which the server has proposed to
-// remove, unless it is the sender's own (profile, section 7).
-func requirePendingRemoves(server string, before mls.Group, effects *mls.Effects) error {
+// requirePendingRemoves fails for a member's Commit that leaves a leaf in the group which must go, unless it is the
+// sender's own (profile, section 7). By which proposal the leaf goes does not matter.
+func (s senders) requirePendingRemoves(
+	ctx context.Context, roomID, server string, before mls.Group, effects *mls.Effects,
+) error {
 	if effects.Sender.Type != mls.SenderMember {
 		return nil
 	}
-	for _, leaf := range pendingRemoves(server, before) {
+	leaves, err := s.demanded(ctx, roomID, server, before)
+	if err != nil {
+		return err
+	}
+	for _, leaf := range leaves {
 		removed := slices.ContainsFunc(effects.Removed, func(m mls.Member) bool { return m.Leaf == leaf })
 		if !removed && leaf != effects.Sender.Index {
 			return broken(rulePendingRemove, "leaf %d, whose user has left the room, must be removed", leaf)
 		}
 	}
 	return nil
+}
+
+// demanded lists the leaves that must go: those that the server has proposed to remove, and those of users who are not
+// in the room that another proposal removes. Beside that one the server proposes no removal of its own.
+func (s senders) demanded(ctx context.Context, roomID, server string, g mls.Group) ([]uint32, error) {
+	leaves := pendingRemoves(server, g)
+	others, owners := []uint32(nil), make(map[uint32]string)
+	for _, p := range g.Proposals() {
+		if p.Type != mls.ProposalRemove || slices.Contains(leaves, p.Remove.Leaf) {
+			continue
+		}
+		id, err := registry.Identity(*p.Remove)
+		if err != nil {
+			return nil, err
+		}
+		others, owners[p.Remove.Leaf] = append(others, p.Remove.Leaf), id.UserID
+	}
+	if len(others) == 0 {
+		return leaves, nil
+	}
+	missing, err := s.Rooms.NotJoined(ctx, roomID, slices.Collect(maps.Values(owners)))
+	if err != nil {
+		return nil, err
+	}
+	return append(leaves, slices.DeleteFunc(others, func(leaf uint32) bool {
+		return !slices.Contains(missing, owners[leaf])
+	})...), nil
 }

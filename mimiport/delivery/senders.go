@@ -93,9 +93,12 @@ func (s senders) senderEntry(ctx context.Context, server string, req api.SuiteRe
 	return o.encoded, nil
 }
 
-// ownEntries lists the indexes of the external_senders entries that name a server.
-func ownEntries(server string, g mls.Group) (indexes []uint32) {
-	for i, e := range g.ExternalSenders() {
+// ownEntries lists the indexes of a group's external_senders entries that name a server.
+func ownEntries(server string, g mls.Group) []uint32 { return entriesOf(server, g.ExternalSenders()) }
+
+// entriesOf lists the indexes of the entries that name a server.
+func entriesOf(server string, entries []mls.ExternalSender) (indexes []uint32) {
+	for i, e := range entries {
 		if string(e.Identity) == server {
 			indexes = append(indexes, uint32(i))
 		}
@@ -103,10 +106,10 @@ func ownEntries(server string, g mls.Group) (indexes []uint32) {
 	return indexes
 }
 
-// requireOwnKey fails for a group in which an entry of external_senders names this server and has another key than its
-// own.
-func (s senders) requireOwnKey(ctx context.Context, server string, g mls.Group) error {
-	indexes := ownEntries(server, g)
+// requireOwnKey fails for entries of a group's external_senders of which one names this server and has another key than
+// its own.
+func (s senders) requireOwnKey(ctx context.Context, server string, g mls.Group, entries []mls.ExternalSender) error {
+	indexes := entriesOf(server, entries)
 	if len(indexes) == 0 {
 		return nil
 	}
@@ -115,19 +118,22 @@ func (s senders) requireOwnKey(ctx context.Context, server string, g mls.Group) 
 		return err
 	}
 	for _, i := range indexes {
-		if o == nil || !bytes.Equal(g.ExternalSenders()[i].SignatureKey, o.entry.SignatureKey) {
+		if o == nil || !bytes.Equal(entries[i].SignatureKey, o.entry.SignatureKey) {
 			return broken(ruleOwnEntry, "external_senders names %s with a key that it has not given out", server)
 		}
 	}
 	return nil
 }
 
-// requireOwnEntries fails for a Commit that drops or forges the entries of the server itself.
-func (s senders) requireOwnEntries(ctx context.Context, server string, before, after mls.Group) error {
-	if len(ownEntries(server, after)) < len(ownEntries(server, before)) {
-		return broken(ruleOwnEntry, "the Commit drops the external_senders entry of %s", server)
+// requireOwnEntries fails for entries of external_senders that a group is to have, if they drop or forge those of the
+// server itself.
+func (s senders) requireOwnEntries(
+	ctx context.Context, server string, before mls.Group, after []mls.ExternalSender,
+) error {
+	if len(entriesOf(server, after)) < len(ownEntries(server, before)) {
+		return broken(ruleOwnEntry, "the external_senders entry of %s is missing", server)
 	}
-	return s.requireOwnKey(ctx, server, after)
+	return s.requireOwnKey(ctx, server, before, after)
 }
 
 // offeredEntry is the target's external_senders entry in an Init, verified; nil where there is none.

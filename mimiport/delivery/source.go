@@ -218,7 +218,7 @@ func (s *Service) migrationCommit(ctx context.Context, sub *submission, in *init
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireMigrationCommit(in.record, sub.live.MLS, a, entry); err != nil {
+	if err := s.requireMigrationCommit(ctx, in.record, sub.live.MLS, a, entry); err != nil {
 		return nil, err
 	}
 	tbs, err := in.init.TBS()

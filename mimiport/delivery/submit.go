@@ -182,14 +182,10 @@ func (s intake) propose(ctx context.Context, sub *submission) (mls.Group, error)
 	if err := requireOwnLeaf(sub.caller, sender); err != nil {
 		return nil, err
 	}
-	if p.Add == nil {
-		return next, nil
-	}
-	added, err := registry.Identity(*p.Add)
-	if err != nil {
+	if err := s.requireProposable(ctx, sub, p); err != nil {
 		return nil, err
 	}
-	return next, s.requireAdmissible(ctx, sub.group.RoomID, []string{added.UserID})
+	return next, s.requireMay(ctx, sub, []mls.Proposal{*p})
 }
 
 // requireOwnLeaf fails unless the member's leaf is one of the caller's.
@@ -213,10 +209,20 @@ func (s intake) plainCommit(ctx context.Context, sub *submission) (*registry.Acc
 	if err != nil {
 		return nil, err
 	}
-	if err := requirePendingRemoves(sub.group.Server, sub.live.MLS, a.Effects); err != nil {
+	if err := s.requirePendingRemoves(ctx, sub.group.RoomID, sub.group.Server, sub.live.MLS, a.Effects); err != nil {
 		return nil, err
 	}
-	return a, s.requireOwnEntries(ctx, sub.group.Server, sub.live.MLS, a.Next)
+	if err := s.requireOwnEntries(ctx, sub.group.Server, sub.live.MLS, a.Next.ExternalSenders()); err != nil {
+		return nil, err
+	}
+	own := byValue(a.Effects)
+	if err := s.requireLifetimes(own); err != nil {
+		return nil, err
+	}
+	if a.Effects.Sender.Type == mls.SenderNewMemberCommit {
+		return a, requireOwnResync(a.Effects)
+	}
+	return a, s.requireMay(ctx, sub, own)
 }
 
 // commit checks a Commit with its GroupInfo and Welcome, whether it moves the group or not.
@@ -247,9 +253,6 @@ func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted
 	if err := s.requireJoined(ctx, sub.group.RoomID, users(updated)); err != nil {
 		return nil, err
 	}
-	if err := requireOwnResync(sub.caller, effects, removed); err != nil {
-		return nil, err
-	}
 	entries := []storage.Entry{{
 		Kind: storage.EntryCommit, Epoch: sub.live.MLS.Epoch(), Sender: sub.caller.UserID, Message: sub.req.Message,
 		GroupInfo: sub.req.GroupInfo, Recipients: removed,
@@ -261,19 +264,6 @@ func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted
 		})
 	}
 	return &registry.Accepted{Next: next, Effects: effects, Entries: entries}, s.requireWelcomes(sub, effects)
-}
-
-// requireOwnResync fails for an external Commit that removes a leaf of another user.
-func requireOwnResync(c api.Caller, effects *mls.Effects, removed []mimiport.LeafIdentity) error {
-	if effects.Sender.Type != mls.SenderNewMemberCommit {
-		return nil
-	}
-	for _, r := range removed {
-		if r.UserID != c.UserID {
-			return mimiport.Errorf("submit", mimiport.KindForbidden, "a resync removes its own leaf only")
-		}
-	}
-	return nil
 }
 
 func users(identities []mimiport.LeafIdentity) []string {

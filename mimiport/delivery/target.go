@@ -251,10 +251,10 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireMigrationCommit(m, base, &registry.Accepted{Next: next, Effects: effects}, entry); err != nil {
+	if err := s.requireMigrationCommit(ctx, m, base, &registry.Accepted{Next: next, Effects: effects}, entry); err != nil {
 		return nil, err
 	}
-	if err := s.requireOwnKey(ctx, m.Target, next); err != nil {
+	if err := s.requireOwnKey(ctx, m.Target, next, next.ExternalSenders()); err != nil {
 		return nil, err
 	}
 	if err := requireOwnLeaf(api.Caller{UserID: m.User}, effects.Committer); err != nil {

@@ -232,6 +232,8 @@ type Proposal struct {
 	Add     *Member // an Add: who; Leaf is unset until committed
 	Update  *Member // an Update: the sender's leaf as it will be
 	Remove  *Member // a Remove or a SelfRemove: who
+	// ExternalSenders are the entries that a GroupContextExtensions gives to the group.
+	ExternalSenders []ExternalSender
 	// KeyPackageRef is under which name a Welcome addresses whom an Add adds.
 	KeyPackageRef []byte
 }

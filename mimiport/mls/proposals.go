@@ -32,6 +32,9 @@ func (r *received) describe(suite *rfc9420.Suite, t tree) Proposal {
 			m := memberAt(leaf, n.raw)
 			out.Remove = &m
 		}
+	case ProposalGroupContextExtensions:
+		_, external, _ := checker{}.readExtensions(r.proposal.Extensions) // which were checked
+		out.ExternalSenders = externalSenders(external)
 	}
 	return out
 }

@@ -186,10 +186,11 @@ func memberOf(leaf uint32, l *rfc9420.LeafNode) Member {
 	}
 }
 
-func (g *group) ExternalSenders() []ExternalSender {
-	var out []ExternalSender
-	for i := range g.external {
-		s := &g.external[i]
+func (g *group) ExternalSenders() []ExternalSender { return externalSenders(g.external) }
+
+func externalSenders(entries rfc9420.ExternalSenders) (out []ExternalSender) {
+	for i := range entries {
+		s := &entries[i]
 		out = append(out, ExternalSender{SignatureKey: s.SignatureKey, Identity: s.Credential.Identity()})
 	}
 	return out

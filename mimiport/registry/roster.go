@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -78,20 +80,28 @@ func (r Roster) At(server string) map[string]map[string]int {
 	return users
 }
 
+// ruleIdentity is the profile's rule on credentials, as refusals name it.
+const ruleIdentity = "leaf-identity"
+
 // Identity reads the Matrix user and device in a member's credential (profile, section 7). It returns a KindInvalid
 // error for a credential that is not basic or names no Matrix device, and a KindBadMessage error for one that does not
 // decode.
 func Identity(m mls.Member) (*mimiport.LeafIdentity, error) {
-	const op = "read credential"
+	fail := func(kind mimiport.Kind, why error) error {
+		return &mimiport.Error{
+			Op: "read credential", Kind: kind, Info: mimiport.Info{Rule: ruleIdentity},
+			Err: fmt.Errorf("leaf %d: %w", m.Leaf, why),
+		}
+	}
 	if m.Identity == nil {
-		return nil, mimiport.Errorf(op, mimiport.KindInvalid, "leaf %d has no basic credential", m.Leaf)
+		return nil, fail(mimiport.KindInvalid, errors.New("no basic credential"))
 	}
 	id, err := mimiport.UnmarshalLeafIdentity(m.Identity)
 	if err != nil {
-		return nil, err
+		return nil, fail(mimiport.KindBadMessage, err)
 	}
 	if _, err := spec.NewUserID(id.UserID, true); err != nil || id.DeviceID == "" {
-		return nil, mimiport.Errorf(op, mimiport.KindInvalid, "leaf %d names no Matrix device", m.Leaf)
+		return nil, fail(mimiport.KindInvalid, errors.New("it names no Matrix device"))
 	}
 	return id, nil
 }

@@ -115,3 +115,12 @@ func (c *Client) As(other *Client) *Client {
 	out.keyPackage = out.signKeyPackage(&k)
 	return out
 }
+
+// Lasting is the client with a key package of another lifetime, in seconds since 1970.
+func (c *Client) Lasting(notBefore, notAfter uint64) *Client {
+	out, k := *c, *c.keyPackage
+	k.Leaf.Lifetime = rfc9420.Lifetime{NotBefore: notBefore, NotAfter: notAfter}
+	k.Leaf = *c.signLeaf(&k.Leaf, nil, 0)
+	out.keyPackage = c.signKeyPackage(&k)
+	return &out
+}

@@ -1,0 +1,167 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"slices"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+)
+
+// This file is all that is asked of a proposal at the door, once: at its submission, or in the Commit that has it by
+// value (profile, section 7). A Commit is not judged for the proposals of others that it references.
+
+// The rules of the profile on proposals, as refusals name them.
+const (
+	ruleJoined       = "joined"
+	ruleKick         = "kick"
+	ruleGroupPower   = "group-power"
+	rulePSKReference = "psk-reference"
+	ruleResync       = "resync"
+)
+
+// requireProposable fails for a proposal by reference that no Commit could carry out here, or that would keep members
+// from committing who take all that is pending.
+func (s intake) requireProposable(ctx context.Context, sub *submission, p *mls.Proposal) error {
+	switch p.Type {
+	case mls.ProposalAdd:
+		if err := mls.CheckLifetime(*p.Add, s.Now()); err != nil {
+			return err
+		}
+		added, err := registry.Identity(*p.Add)
+		if err != nil {
+			return err
+		}
+		return s.requireAdmissible(ctx, sub.group.RoomID, []string{added.UserID})
+	case mls.ProposalPSK:
+		return broken(rulePSKReference, "not every member need have the PSK: it comes by value")
+	case mls.ProposalGroupContextExtensions:
+		return s.requireOwnEntries(ctx, sub.group.Server, sub.live.MLS, p.ExternalSenders)
+	}
+	return nil
+}
+
+// requireMay fails unless the room lets the caller have what some proposals of theirs ask for.
+func (s intake) requireMay(ctx context.Context, sub *submission, proposals []mls.Proposal) error {
+	var removed []mls.Member
+	for i := range proposals {
+		switch p := &proposals[i]; p.Type {
+		case mls.ProposalRemove:
+			removed = append(removed, *p.Remove)
+		case mls.ProposalGroupContextExtensions, mls.ProposalReInit:
+			if err := s.requireGroupPower(ctx, sub); err != nil {
+				return err
+			}
+		}
+	}
+	return s.requireMayRemove(ctx, sub, removed)
+}
+
+// requireGroupPower fails unless the caller may send the room's pointer event: changing what the whole group is takes
+// as much.
+func (s intake) requireGroupPower(ctx context.Context, sub *submission) error {
+	st, err := s.Rooms.Standing(ctx, sub.group.RoomID, sub.caller.UserID)
+	if err != nil {
+		return err
+	}
+	if st.Power < st.PointerLevel {
+		return forbidden(ruleGroupPower, "%s has power level %d, changing the group needs %d",
+			sub.caller.UserID, st.Power, st.PointerLevel)
+	}
+	return nil
+}
+
+// requireMayRemove fails unless the caller may remove some leaves. Their own are free for all to remove, those that
+// this server wants to go, and those of users who are not in the room. For the rest it takes what kicking takes.
+func (s intake) requireMayRemove(ctx context.Context, sub *submission, leaves []mls.Member) error {
+	free := pendingRemoves(sub.group.Server, sub.live.MLS)
+	var others []string
+	for _, m := range leaves {
+		id, err := registry.Identity(m)
+		if err != nil {
+			return err
+		}
+		if id.UserID != sub.caller.UserID && !slices.Contains(free, m.Leaf) {
+			others = append(others, id.UserID)
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	slices.Sort(others)
+	others = slices.Compact(others)
+	missing, err := s.Rooms.NotJoined(ctx, sub.group.RoomID, others)
+	if err != nil {
+		return err
+	}
+	others = slices.DeleteFunc(others, func(user string) bool { return slices.Contains(missing, user) })
+	return s.requireKick(ctx, sub, others)
+}
+
+// requireKick fails unless the caller may kick all of some users from the room.
+func (s intake) requireKick(ctx context.Context, sub *submission, users []string) error {
+	if len(users) == 0 {
+		return nil
+	}
+	st, err := s.Rooms.Standing(ctx, sub.group.RoomID, sub.caller.UserID)
+	if err != nil {
+		return err
+	}
+	if st.Power < st.KickLevel {
+		return forbidden(ruleKick, "%s has power level %d, removing others needs %d",
+			sub.caller.UserID, st.Power, st.KickLevel)
+	}
+	powers, err := s.Rooms.Powers(ctx, sub.group.RoomID, users)
+	if err != nil {
+		return err
+	}
+	for i, user := range users {
+		if powers[i] >= st.Power {
+			return forbidden(ruleKick, "%s has power level %d, %s has %d", sub.caller.UserID, st.Power, user, powers[i])
+		}
+	}
+	return nil
+}
+
+func forbidden(rule, format string, args ...any) error {
+	err := mimiport.Errorf("authorise", mimiport.KindForbidden, format, args...)
+	err.Info.Rule = rule
+	return err
+}
+
+// byValue are the proposals that a Commit has by value: its sender's own.
+func byValue(effects *mls.Effects) (own []mls.Proposal) {
+	for i := range effects.Proposals {
+		if effects.Proposals[i].Ref == nil {
+			own = append(own, effects.Proposals[i])
+		}
+	}
+	return own
+}
+
+// requireLifetimes fails for an Add by value whose key package is not valid now.
+func (s intake) requireLifetimes(proposals []mls.Proposal) error {
+	for i := range proposals {
+		if p := &proposals[i]; p.Type == mls.ProposalAdd {
+			if err := mls.CheckLifetime(*p.Add, s.Now()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// requireOwnResync fails for an external Commit that removes another leaf by value than one of the device that joins.
+func requireOwnResync(effects *mls.Effects) error {
+	if effects.Sender.Type != mls.SenderNewMemberCommit {
+		return nil
+	}
+	for _, p := range byValue(effects) {
+		if p.Type == mls.ProposalRemove && !bytes.Equal(p.Remove.Identity, effects.Committer.Identity) {
+			return forbidden(ruleResync, "a resync removes the former leaf of its own device only")
+		}
+	}
+	return nil
+}

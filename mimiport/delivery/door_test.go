@@ -1,0 +1,173 @@
+package delivery_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// newDoor is a play of alice (power level 100), bob (0) and carol, with some power.
+func newDoor(t *testing.T, power int64) *play {
+	p := newExternalPlay(t)
+	p.Room.Power[bob], p.Room.Power[carol] = 0, power
+	return p
+}
+
+// ownEntry is the server's entry for external_senders.
+func (p *play) ownEntry() []byte {
+	p.t.Helper()
+	reserved, err := p.services[serverA].ReserveGroup(p.t.Context(), caller(alice), &api.ReserveGroupRequest{
+		RoomID: room, SuiteRequest: suite,
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return reserved.ExternalSender
+}
+
+// propose lets a user send a proposal.
+func (p *play) propose(user string, proposal *mlstest.Proposal) error {
+	_, err := p.submit(serverA, user, &api.SubmitRequest{Message: p.group.Propose(p.leaf(user), proposal)})
+	return err
+}
+
+// commitValue lets a user commit a proposal by value.
+func (p *play) commitValue(user string, proposal *mlstest.Proposal) error {
+	c := p.group.Commit(mlstest.CommitOptions{
+		Sender: p.leaf(user), Path: true, Proposals: []*mlstest.Proposal{proposal},
+	})
+	_, err := p.submit(serverA, user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome})
+	return err
+}
+
+// leaf is the place of a user's first device.
+func (p *play) leaf(user string) uint32 {
+	return map[string]uint32{alice: 0, bob: 1, carol: 2}[user]
+}
+
+// TestPower: removing the leaf of another takes what kicking takes in the room, and changing the group takes the power
+// to point the room to it, by reference and by value (profile, section 7).
+func TestPower(t *testing.T) {
+	remove := func(user string) func(*play) *mlstest.Proposal {
+		return func(p *play) *mlstest.Proposal { return p.group.Remove(p.leaf(user)) }
+	}
+	reInit := func(p *play) *mlstest.Proposal { return p.group.ReInit([]byte("next")) }
+	extend := func(p *play) *mlstest.Proposal { return p.group.SetExtensions(externalSenders(p.ownEntry())) }
+	for name, c := range map[string]struct {
+		power    int64 // of carol, who proposes
+		proposal func(*play) *mlstest.Proposal
+		before   func(*play)
+		rule     string
+	}{
+		"nobody removes the creator":      {0, remove(alice), nil, "kick"},
+		"who may kick does not remove up": {50, remove(alice), nil, "kick"},
+		"equals do not remove each other": {100, remove(alice), nil, "kick"},
+		"below the level for kicking":     {49, remove(bob), nil, "kick"},
+		"who may kick removes":            {50, remove(bob), nil, ""},
+		"anybody removes who has left":    {0, remove(alice), func(p *play) { p.Room.Joined[alice] = false }, ""},
+		"a ReInit":                        {99, reInit, nil, "group-power"},
+		"a ReInit by who may point":       {100, reInit, nil, ""},
+		"extensions":                      {99, extend, nil, "group-power"},
+		"extensions by who may point":     {100, extend, nil, ""},
+	} {
+		for kind, send := range map[string]func(*play, string, *mlstest.Proposal) error{
+			"reference": (*play).propose, "value": (*play).commitValue,
+		} {
+			t.Run(name+" by "+kind, func(t *testing.T) {
+				p := newDoor(t, c.power)
+				if c.before != nil {
+					c.before(p)
+				}
+				err := send(p, carol, c.proposal(p))
+				expectRule(t, err, c.rule)
+				if c.rule != "" {
+					expectKind(t, err, mimiport.KindForbidden)
+				} else if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// TestCommitterIsNotJudged: a Commit is not judged for the proposals of others that it references.
+func TestCommitterIsNotJudged(t *testing.T) {
+	p := newDoor(t, 50)
+	message := p.group.Propose(p.leaf(alice), p.group.Remove(p.leaf(carol)))
+	must(p.submit(serverA, alice, &api.SubmitRequest{Message: message}))(t)
+	p.commit(serverA, bob, mlstest.CommitOptions{References: [][]byte{message}})
+	p.expectHosted(serverA, 0)
+}
+
+// TestOwnLeaves: everybody may remove the leaves of their own devices, and those that the server wants to go.
+func TestOwnLeaves(t *testing.T) {
+	p := newDoor(t, 0)
+	join := p.group.Commit(mlstest.CommitOptions{Joiner: p.group.NewClient(mlstest.Identity(bob, "OTHER"))})
+	must(p.submit(serverA, bob, &api.SubmitRequest{Message: join.Message, GroupInfo: join.GroupInfo}))(t)
+	p.group = join.Next
+	if err := p.propose(bob, p.group.Remove(3)); err != nil {
+		t.Errorf("a device of one's own: %v", err)
+	}
+	p.leave(serverA, carol)
+	p.Room.Joined[carol], p.Room.Power[carol] = true, 100 // back, and still to be removed
+	if err := p.commitValue(bob, p.group.Remove(p.leaf(carol))); err != nil {
+		t.Errorf("a leaf that the server wants to go: %v", err)
+	}
+}
+
+// TestUnusable: a proposal is refused by reference if no Commit could carry it out here, or not every member could.
+func TestUnusable(t *testing.T) {
+	for name, c := range map[string]struct {
+		proposal func(*play) *mlstest.Proposal
+		rule     string
+	}{
+		"a PSK": {func(p *play) *mlstest.Proposal { return p.group.PSK([]byte("psk")) }, "psk-reference"},
+		"extensions without the server's entry": {func(p *play) *mlstest.Proposal {
+			return p.group.SetExtensions(nil)
+		}, "external-senders"},
+		"extensions with another key of the server": {func(p *play) *mlstest.Proposal {
+			return p.group.SetExtensions(externalSenders(p.group.NewClient([]byte(serverA)).ExternalSender()))
+		}, "external-senders"},
+		"an Add of a user who is not in the room": {func(p *play) *mlstest.Proposal {
+			return p.group.Add(p.group.NewClient(mlstest.Identity("@dave:b.example", "DAVE")))
+		}, "joined"},
+		"an Add that names no device": {func(p *play) *mlstest.Proposal {
+			return p.group.Add(p.group.NewClient([]byte("nobody")))
+		}, "leaf-identity"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newDoor(t, 100)
+			expectRule(t, p.propose(carol, c.proposal(p)), c.rule)
+		})
+	}
+}
+
+// TestLifetime: an Add is refused when its key package is not valid by the server's clock. What was accepted stays good.
+func TestLifetime(t *testing.T) {
+	p := newDoor(t, 0)
+	now := uint64(p.now.Unix())
+	add := func(from, to uint64) *mlstest.Proposal {
+		return p.group.Add(p.group.NewClient(mlstest.Identity(alice, "PHONE")).Lasting(from, to))
+	}
+	for name, proposal := range map[string]*mlstest.Proposal{
+		"expired": add(now-2, now-1), "not yet valid": add(now+1, now+2), "inverted": add(now+1, now-1),
+	} {
+		for kind, err := range map[string]error{
+			"reference": p.propose(alice, proposal), "value": p.commitValue(alice, proposal),
+		} {
+			if asError(err).Info.Rule != "lifetime" {
+				t.Errorf("%s by %s: %v", name, kind, err)
+			}
+		}
+	}
+	message := p.group.Propose(p.leaf(alice), add(now, now))
+	must(p.submit(serverA, alice, &api.SubmitRequest{Message: message}))(t)
+	p.now = p.now.Add(time.Second)
+	p.Restart(serverA)
+	p.commit(serverA, alice, mlstest.CommitOptions{References: [][]byte{message}})
+	p.Restart(serverA)
+	p.expectHosted(serverA, 0)
+}
