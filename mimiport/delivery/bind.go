@@ -114,6 +114,9 @@ func (s *Service) bind(
 	if string(state.ID()) != string(g.ID) {
 		return nil, mimiport.Errorf("bind", mimiport.KindInvalid, "the GroupInfo is of another group")
 	}
+	if twice := state.Duplicates(); len(twice) > 0 {
+		return nil, broken(ruleDeviceUnique, "leaf %d is of a device that has another leaf", twice[0].Leaf)
+	}
 	if err := s.requireOwnKey(ctx, g.Server, state, state.ExternalSenders()); err != nil {
 		return nil, err
 	}

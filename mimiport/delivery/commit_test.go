@@ -29,7 +29,7 @@ func TestMigrationCommit(t *testing.T) {
 		}, "migration-commit"},
 		"another credential": {func(p *play, o *mlstest.CommitOptions) {
 			o.Edit.Owner = p.group.NewClient(mlstest.Identity(bob, "OTHER"))
-		}, "migration-commit"},
+		}, "successor"},
 		"from outside": {func(p *play, o *mlstest.CommitOptions) {
 			o.Joiner = p.group.NewClient(mlstest.Identity(bob, "OTHER"))
 		}, "migration-commit"},
@@ -252,17 +252,24 @@ func TestProposals(t *testing.T) {
 	expectKind(t, submit(alice, p.group.Propose(0, p.group.Remove(2))), mimiport.KindInProgress)
 }
 
-// TestResync: an external Commit removes its sender's own leaf and no other.
+// TestResync: an external Commit removes the former leaf of the device that joins, and no other: not that of another
+// user, nor that of another device. Proposals of members do not keep it out.
 func TestResync(t *testing.T) {
 	p := newPlay(t)
-	c := p.group.Commit(mlstest.CommitOptions{
-		Joiner: p.group.NewClient(mlstest.Identity(bob, "BOB")), Proposals: []*mlstest.Proposal{p.group.Remove(leafOf[alice])},
-	})
-	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
-	expectKind(t, err, mimiport.KindForbidden)
-	c = p.group.Commit(mlstest.CommitOptions{
-		Joiner: p.group.NewClient(mlstest.Identity(bob, "BOB")), Proposals: []*mlstest.Proposal{p.group.Remove(leafOf[bob])},
-	})
+	p.Room.Power[bob] = 0
+	join := func(device string, leaf uint32) *mlstest.Commit {
+		return p.group.Commit(mlstest.CommitOptions{
+			Joiner:    p.group.NewClient(mlstest.Identity(bob, device)),
+			Proposals: []*mlstest.Proposal{p.group.Remove(leaf)},
+		})
+	}
+	p.submitted(p.group.Update(leafOf[alice]))
+	p.submitted(p.group.Remove(leafOf[bob]))
+	for _, c := range []*mlstest.Commit{join("BOB", leafOf[alice]), join("OTHER", leafOf[bob])} {
+		_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+		expectRule(t, err, "successor")
+	}
+	c := join("BOB", leafOf[bob])
 	must(p.submit(serverA, bob, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}))(t)
 	p.group = c.Next
 	p.expectHosted(serverA, 0)

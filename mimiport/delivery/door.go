@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"bytes"
 	"context"
 	"slices"
 
@@ -19,7 +18,6 @@ const (
 	ruleKick         = "kick"
 	ruleGroupPower   = "group-power"
 	rulePSKReference = "psk-reference"
-	ruleResync       = "resync"
 )
 
 // requireProposable fails for a proposal by reference that no Commit could carry out here, or that would keep members
@@ -50,7 +48,7 @@ func (s intake) requireMay(ctx context.Context, sub *submission, proposals []mls
 		switch p := &proposals[i]; p.Type {
 		case mls.ProposalRemove:
 			removed = append(removed, *p.Remove)
-		case mls.ProposalGroupContextExtensions, mls.ProposalReInit:
+		case mls.ProposalGroupContextExtensions, mls.ProposalAppDataUpdate, mls.ProposalReInit:
 			if err := s.requireGroupPower(ctx, sub); err != nil {
 				return err
 			}
@@ -148,19 +146,6 @@ func (s intake) requireLifetimes(proposals []mls.Proposal) error {
 			if err := mls.CheckLifetime(*p.Add, s.Now()); err != nil {
 				return err
 			}
-		}
-	}
-	return nil
-}
-
-// requireOwnResync fails for an external Commit that removes another leaf by value than one of the device that joins.
-func requireOwnResync(effects *mls.Effects) error {
-	if effects.Sender.Type != mls.SenderNewMemberCommit {
-		return nil
-	}
-	for _, p := range byValue(effects) {
-		if p.Type == mls.ProposalRemove && !bytes.Equal(p.Remove.Identity, effects.Committer.Identity) {
-			return forbidden(ruleResync, "a resync removes the former leaf of its own device only")
 		}
 	}
 	return nil

@@ -171,3 +171,19 @@ func TestLifetime(t *testing.T) {
 	p.Restart(serverA)
 	p.expectHosted(serverA, 0)
 }
+
+// TestDeviceUnique: a device has one leaf in a group that is bound.
+func TestDeviceUnique(t *testing.T) {
+	p := newPlay(t)
+	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room})
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: [][]byte{
+		mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB"), mlstest.Identity(bob, "BOB"),
+	}})
+	_, err = p.services[serverA].BindGroup(t.Context(), caller(alice), reserved.GroupID, &api.BindGroupRequest{
+		Protocol: "mls10", GroupInfo: twice.GroupInfo(), RatchetTree: twice.RatchetTree(),
+	})
+	expectRule(t, err, "device-unique")
+}

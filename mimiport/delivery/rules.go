@@ -21,6 +21,7 @@ const (
 	ruleMigrationCommit = "migration-commit"
 	rulePendingRemove   = "pending-remove"
 	ruleContested       = "contested"
+	ruleDeviceUnique    = "device-unique"
 )
 
 func broken(rule, format string, args ...any) error {

@@ -219,9 +219,6 @@ func (s intake) plainCommit(ctx context.Context, sub *submission) (*registry.Acc
 	if err := s.requireLifetimes(own); err != nil {
 		return nil, err
 	}
-	if a.Effects.Sender.Type == mls.SenderNewMemberCommit {
-		return a, requireOwnResync(a.Effects)
-	}
 	return a, s.requireMay(ctx, sub, own)
 }
 
