@@ -74,6 +74,10 @@ func (s *service) AdminMigration(_ context.Context, asked mimiport.MigrationID) 
 	return status(), nil
 }
 
+func (s *service) AdminReports(context.Context, []byte) ([]api.Report, error) {
+	return []api.Report{{Term: 1, Seq: 2, Epoch: 3, UserID: "@a:x", Reason: "no", At: 5}}, nil
+}
+
 func (s *service) AdminEvidence(_ context.Context, id []byte) ([]storage.Evidence, error) {
 	return []storage.Evidence{{GroupID: id, Kind: migration.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}}, nil
 }

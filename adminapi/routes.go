@@ -35,6 +35,7 @@ type Service interface {
 	AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error)
 	AdminGroup(ctx context.Context, id []byte) (*storage.Group, error)
 	AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error)
+	AdminReports(ctx context.Context, id []byte) ([]api.Report, error)
 	Reclaim(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Yield(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error)
@@ -52,6 +53,7 @@ func Routes(svc Service) []edge.Route {
 		row("listGroups", http.MethodGet, "/groups", 0, a.listGroups),
 		row("showGroup", http.MethodGet, "/groups/{groupId}", 0, a.showGroup),
 		row("listEvidence", http.MethodGet, "/groups/{groupId}/evidence", 0, a.listEvidence),
+		row("listReports", http.MethodGet, "/groups/{groupId}/reports", 0, a.listReports),
 		row("reclaimGroup", http.MethodPost, "/groups/{groupId}/reclaim", maxLineage, a.reclaim),
 		row("yieldGroup", http.MethodPost, "/groups/{groupId}/yield", maxLineage, a.yield),
 		row("recoverGroup", http.MethodPost, "/groups/{groupId}/recover", maxRecover, a.recoverGroup),
@@ -110,6 +112,23 @@ func (a *admin) listEvidence(ctx context.Context, r *edge.Request) (any, error) 
 		list.Items[i] = viewEvidence(&kept[i])
 	}
 	return list, nil
+}
+
+// ReportList is what members have reported about a group.
+type ReportList struct {
+	Items []api.Report `json:"items"`
+}
+
+func (a *admin) listReports(ctx context.Context, r *edge.Request) (any, error) {
+	id, err := edge.GroupID(r)
+	if err != nil {
+		return nil, err
+	}
+	reports, err := a.svc.AdminReports(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return ReportList{append([]api.Report{}, reports...)}, nil
 }
 
 // reclaim takes a body or none.

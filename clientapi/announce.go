@@ -66,9 +66,13 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *a
 	if named {
 		return nil
 	}
+	var former *api.Former
+	if bound != nil && bound.RoomID == g.RoomID {
+		former = &api.Former{GroupID: bound.GroupID}
+	}
 	return h.Rooms.SendState(ctx, g.RoomID, userID, api.EventGroup, api.Binding{
 		RoomID: g.RoomID, GroupID: id, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
-		Preimage: g.Preimage, CreatingServer: g.Preimage.CreatingServer,
+		Preimage: g.Preimage, CreatingServer: g.Preimage.CreatingServer, Former: former,
 	})
 }
 

@@ -114,6 +114,7 @@ func TestClientAgainstRoutes(t *testing.T) {
 	commit := api.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}, Welcome: []byte{3}}
 	init := &api.MigrationInitRequest{MigrationInit: []byte{9}, KeyID: "ed25519:a", SubmitRequest: commit}
 	request := &api.MigrationRequestRequest{MigrationRequest: []byte{8}, RoomID: "!r:x"}
+	report := &api.ReportRequest{Seq: 7, Reason: "no"}
 	term := uint64(2)
 
 	type outcome = func() (any, error)
@@ -127,9 +128,12 @@ func TestClientAgainstRoutes(t *testing.T) {
 				return ds.ReserveGroup(ctx, alice, &api.ReserveGroupRequest{RoomID: "!r:x"})
 			},
 			recorded{"ReserveGroup", alice, &api.ReserveGroupRequest{RoomID: "!r:x"}}, reserved},
-		"BindGroup": {func() (any, error) { return ds.BindGroup(ctx, alice, group, bind) }, recorded{"BindGroup", alice, group, bind}, described},
-		"Group":     {func() (any, error) { return ds.Group(ctx, alice, group) }, recorded{"Group", alice, group}, described},
-		"Host":      {func() (any, error) { return ds.Host(ctx, alice, group) }, recorded{"Host", alice, group}, hosted},
+		"BindGroup":  {func() (any, error) { return ds.BindGroup(ctx, alice, group, bind) }, recorded{"BindGroup", alice, group, bind}, described},
+		"CloseGroup": {func() (any, error) { return ds.CloseGroup(ctx, alice, group) }, recorded{"CloseGroup", alice, group}, described},
+		"Report": {func() (any, error) { return ds.Report(ctx, alice, group, report) },
+			recorded{"Report", alice, group, report}, new(api.ReportResponse)},
+		"Group": {func() (any, error) { return ds.Group(ctx, alice, group) }, recorded{"Group", alice, group}, described},
+		"Host":  {func() (any, error) { return ds.Host(ctx, alice, group) }, recorded{"Host", alice, group}, hosted},
 		"ShowLineage": {
 			func() (any, error) { return ds.ShowLineage(ctx, alice, group, lineage) }, recorded{"ShowLineage", alice, group, lineage}, hosted},
 		"PutLineage": {

@@ -49,6 +49,14 @@ func (a *remote) Group(ctx context.Context, c api.Caller, id []byte) (*api.Group
 	return ask[api.GroupResponse](ctx, a.client, a.to(api.GetGroup, c, mimiport.IDText(id), nil))
 }
 
+func (a *remote) CloseGroup(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
+	return ask[api.GroupResponse](ctx, a.client, a.to(api.CloseGroup, c, mimiport.IDText(id), nil))
+}
+
+func (a *remote) Report(ctx context.Context, c api.Caller, id []byte, req *api.ReportRequest) (*api.ReportResponse, error) {
+	return send[api.ReportResponse](ctx, a, a.to(api.ReportCommit, c, mimiport.IDText(id), nil), req)
+}
+
 func (a *remote) Host(ctx context.Context, c api.Caller, id []byte) (*api.HostResponse, error) {
 	return ask[api.HostResponse](ctx, a.client, a.to(api.GetHost, c, mimiport.IDText(id), nil))
 }

@@ -66,6 +66,14 @@ func (s *service) Group(_ context.Context, c api.Caller, id []byte) (*api.GroupR
 	return answer(s, described, "Group", c, id)
 }
 
+func (s *service) CloseGroup(_ context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
+	return answer(s, described, "CloseGroup", c, id)
+}
+
+func (s *service) Report(_ context.Context, c api.Caller, id []byte, q *api.ReportRequest) (*api.ReportResponse, error) {
+	return answer(s, new(api.ReportResponse), "Report", c, id, q)
+}
+
 func (s *service) Host(_ context.Context, c api.Caller, id []byte) (*api.HostResponse, error) {
 	return answer(s, hosted, "Host", c, id)
 }

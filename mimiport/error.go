@@ -29,6 +29,7 @@ const (
 	KindInProgress            // frozen or staged: try again after Info.RetryAfter
 	KindMoved                 // the group is at Info.Moved.Server
 	KindStopped               // this server is behind the group's members and accepts nothing until its operator decides
+	KindClosed                // the group's members have closed it: its room may bind another
 	KindOfferExpired          // the offer is past its time, or used
 	KindEnded                 // the migration has ended with another outcome
 	KindPeer                  // another server cannot be reached or answers nonsense

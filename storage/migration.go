@@ -43,4 +43,5 @@ type EvidenceKind = migration.EvidenceKind
 const (
 	EvidenceLaterEpoch EvidenceKind = "later-epoch" // a member says to be in a later epoch than this server
 	EvidenceFork       EvidenceKind = "fork"        // this server has signed for another Commit than the one forgotten
+	EvidenceReport     EvidenceKind = "report"      // no evidence: a member says that they cannot process a Commit
 )

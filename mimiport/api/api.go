@@ -41,6 +41,12 @@ type Groups interface {
 	// forgotten: it stops when that is so, and says where the group is.
 	ShowLineage(ctx context.Context, c Caller, groupID []byte, req *LineageRequest) (*HostResponse, error)
 
+	// CloseGroup ends the group for good. What was accepted is read as before, and nothing more is accepted.
+	CloseGroup(ctx context.Context, c Caller, groupID []byte) (*GroupResponse, error)
+
+	// Report tells the operator of a Commit that the caller cannot process.
+	Report(ctx context.Context, c Caller, groupID []byte, req *ReportRequest) (*ReportResponse, error)
+
 	// RatchetTree is the encoded ratchet tree of the current epoch or the one before.
 	RatchetTree(ctx context.Context, c Caller, groupID []byte, epoch uint64) ([]byte, error)
 
@@ -131,7 +137,7 @@ type GroupResponse struct {
 	Preimage                *Preimage        `json:"preimage,omitempty"` // absent for a foreign id
 	CreatingServer          string           `json:"creating_server"`
 	DeliveryService         string           `json:"delivery_service"`
-	State                   string           `json:"state"` // active, frozen
+	State                   string           `json:"state"` // active, frozen, closed
 	Term                    uint64           `json:"term"`
 	Epoch                   uint64           `json:"epoch"`
 	NextSeq                 uint64           `json:"next_seq"` // the number the next log message will have
@@ -159,6 +165,25 @@ type MovedInfo struct {
 	LineageClaim          spec.Base64Bytes `json:"lineage_claim,omitempty"` // instead of both, after a reclaim or recover
 	KeyID                 string           `json:"key_id"`
 }
+
+// ReportRequest names a Commit of the present term by its number in the log. Of the reason 512 bytes are kept.
+type ReportRequest struct {
+	Seq    uint64 `json:"seq"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Report is what a member has reported of a Commit, as operators see it.
+type Report struct {
+	Term   uint64 `json:"term"`
+	Seq    uint64 `json:"seq"`
+	Epoch  uint64 `json:"epoch"` // the one that the Commit ends
+	UserID string `json:"user_id"`
+	Reason string `json:"reason,omitempty"`
+	At     int64  `json:"at"` // milliseconds since 1970
+}
+
+// ReportResponse says that the report was kept.
+type ReportResponse struct{}
 
 // LineageRequest carries a mimiport.Lineage, encoded, or the mimiport.CommitReceipt of the server that is asked, or
 // both.
@@ -241,6 +266,12 @@ type Binding struct {
 	CipherSuite    uint16           `json:"cipher_suite"`
 	Preimage       *Preimage        `json:"preimage,omitempty"`
 	CreatingServer string           `json:"creating_server"`
+	Former         *Former          `json:"former,omitempty"` // of a group that comes after another
+}
+
+// Former names the group that a room had before.
+type Former struct {
+	GroupID spec.Base64Bytes `json:"group_id"`
 }
 
 // Names says whether the binding is of this room and group. One that a room upgrade has copied is void: it names the

@@ -28,6 +28,8 @@ var (
 	ReserveGroup     = Route{Name: "reserveGroup", Method: http.MethodPost, Path: "/groups", MaxBody: maxJSON}
 	BindGroup        = Route{Name: "bindGroup", Method: http.MethodPut, Path: "/groups/{groupId}", MaxBody: MaxBind}
 	GetGroup         = Route{Name: "getGroup", Method: http.MethodGet, Path: "/groups/{groupId}"}
+	CloseGroup       = Route{Name: "closeGroup", Method: http.MethodDelete, Path: "/groups/{groupId}"}
+	ReportCommit     = Route{Name: "reportCommit", Method: http.MethodPost, Path: "/groups/{groupId}/reports", MaxBody: maxJSON}
 	GetHost          = Route{Name: "getHost", Method: http.MethodGet, Path: "/groups/{groupId}/host"}
 	ShowLineage      = Route{Name: "showLineage", Method: http.MethodPut, Path: "/groups/{groupId}/lineage", MaxBody: maxJSON}
 	GetTree          = Route{Name: "getTree", Method: http.MethodGet, Path: "/groups/{groupId}/tree"}

@@ -55,7 +55,8 @@ func (s operator) insist(ctx context.Context, h *registry.Held, lineage []byte) 
 	if lineage, err = chain.Lineage.Marshal(); err != nil {
 		return err
 	}
-	if l.Term() != g.Term+1 || l.Steps[g.Term].Kind == mimiport.StepMigration || !stateOf(g).Owned() {
+	if l.Term() != g.Term+1 || l.Steps[g.Term].Kind == mimiport.StepMigration || !stateOf(g).Owned() ||
+		stateOf(g).Closed() {
 		return cannotReclaim(g.ID, errors.New("the lineage does not end with another server's claim to this term"))
 	}
 	if g, err = s.giveUpOther(ctx, h, g.Term, mimiport.MigrationID{}); err != nil {

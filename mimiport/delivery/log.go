@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -36,6 +37,10 @@ func (s *core) extend(
 				GroupID: g.ID, Term: g.Term, Seq: e.Seq, Due: now,
 			})
 		}
+	}
+	if a.Effects != nil && a.Effects.Closes {
+		next.State, next.Migration = migration.GroupClosed, mimiport.MigrationID{}
+		change.Rows = append(change.Rows, s.endRow(g))
 	}
 	if l.Outgrown(change.Entries) {
 		change.Rows = append(change.Rows, s.compaction(&change.Entries[0]))

@@ -12,7 +12,8 @@ import (
 )
 
 // requireHosted fails unless the group is hosted here: with the redirect when it has moved, with a time to try again
-// while it is staged, as stopped when it is behind its members, and as unknown while nothing is bound to the id.
+// while it is staged, as stopped when it is behind its members, as closed when that was its end, and as unknown while
+// nothing is bound to the id.
 func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 	switch g.State {
 	case migration.GroupMoved:
@@ -33,6 +34,10 @@ func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 		return &mimiport.Error{
 			Op: "find group", Kind: mimiport.KindStopped, Group: g.ID,
 			Err: errors.New("this server has forgotten a Commit that it accepted, and its operator has to decide"),
+		}
+	case migration.GroupClosed, migration.GroupEnded:
+		return &mimiport.Error{
+			Op: "find group", Kind: mimiport.KindClosed, Group: g.ID, Err: errors.New("the group was closed"),
 		}
 	case migration.GroupReserved:
 		return &mimiport.Error{

@@ -16,6 +16,7 @@ import (
 // kept are the groups that this server holds the state of, for their members.
 var kept = []migration.GroupState{
 	migration.GroupActive, migration.GroupFrozen, migration.GroupStaged, migration.GroupStopped,
+	migration.GroupClosed,
 }
 
 // groupLimits bound the groups here, with their shares for a user and a room.

@@ -22,13 +22,22 @@ func (s *Service) view(ctx context.Context, c api.Caller, id []byte) (*storage.G
 	return g, s.requireReadable(ctx, c, g)
 }
 
-// requireReadable fails unless the caller may read what was accepted here: also after the group has moved or was
-// stopped.
+// requireReadable fails unless the caller may read what was accepted here: also after the group has moved, was
+// stopped or was closed.
 func (s *Service) requireReadable(ctx context.Context, c api.Caller, g *storage.Group) error {
 	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
 		return err
 	}
-	if g.State == migration.GroupMoved || g.State == migration.GroupStopped {
+	switch g.State {
+	case migration.GroupMoved, migration.GroupStopped, migration.GroupClosed:
+		return nil
+	}
+	return s.requireHosted(ctx, g)
+}
+
+// requireShown fails unless the group's present epoch is to be seen here: it is hosted here, or was closed here.
+func (s *Service) requireShown(ctx context.Context, g *storage.Group) error {
+	if g.State == migration.GroupClosed {
 		return nil
 	}
 	return s.requireHosted(ctx, g)
@@ -57,12 +66,12 @@ func (s *Service) Group(ctx context.Context, c api.Caller, id []byte) (*api.Grou
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireHosted(ctx, g); err != nil {
+	if err := s.requireShown(ctx, g); err != nil {
 		return nil, err
 	}
 	var res *api.GroupResponse
 	err = s.groups.WithLive(ctx, g.Key(), func(g *storage.Group, l *registry.Live) (err error) {
-		if err := s.requireHosted(ctx, g); err != nil { // it may have moved meanwhile
+		if err := s.requireShown(ctx, g); err != nil { // it may have moved meanwhile
 			return err
 		}
 		res, err = describe(g, l.MLS)

@@ -72,7 +72,8 @@ func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]storage.Evide
 	if _, err := s.groups.Group(ctx, id); err != nil {
 		return nil, err
 	}
-	return s.Store.Evidence(ctx, id)
+	kept, err := s.Store.Evidence(ctx, id)
+	return slices.DeleteFunc(kept, func(e storage.Evidence) bool { return e.Kind == storage.EvidenceReport }), err
 }
 
 // AdminMigrations lists migrations for an operator, by id.

@@ -37,6 +37,8 @@ func (s *core) row(m *migration.Migration, g *storage.Group, r migration.Row) st
 		row.Term, row.Due = g.Term, s.Now().Add(s.Limits.Retention)
 	case migration.RowExpel:
 		return s.expelRow(g, g.Version)
+	case migration.RowEnd:
+		return s.endRow(g)
 	}
 	return row
 }
@@ -66,6 +68,8 @@ func (s *Service) Do(ctx context.Context, row storage.Row) error {
 		return s.purge(ctx, &row)
 	case migration.RowExpel:
 		return s.followRoom(ctx, &row)
+	case migration.RowEnd:
+		return s.end(ctx, &row)
 	case migration.RowLineage:
 		return s.showLineage(ctx, &row)
 	case storage.RowCompact:
@@ -216,6 +220,9 @@ func (s *Service) compact(ctx context.Context, row *storage.Row) error {
 	}
 	if snap == nil {
 		return s.apply(ctx, change)
+	}
+	if last, err = s.keptFor(ctx, key, last); err != nil {
+		return err
 	}
 	change.Snapshots, change.DropBefore = []storage.Snapshot{*snap}, &storage.Epoch{GroupKey: key, Epoch: last}
 	if err := s.apply(ctx, change); err != nil {

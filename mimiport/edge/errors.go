@@ -35,6 +35,7 @@ var refusals = map[mimiport.Kind]struct {
 	mimiport.KindInProgress:       {http.StatusConflict, codePrefix + "M_MIGRATION_IN_PROGRESS"},
 	mimiport.KindMoved:            {http.StatusGone, codePrefix + "M_GROUP_MOVED"},
 	mimiport.KindStopped:          {http.StatusConflict, codePrefix + "M_GROUP_STOPPED"},
+	mimiport.KindClosed:           {http.StatusGone, codePrefix + "M_GROUP_CLOSED"},
 	mimiport.KindOfferExpired:     {http.StatusGone, codePrefix + "M_OFFER_EXPIRED"},
 	mimiport.KindEnded:            {http.StatusConflict, codePrefix + "M_MIGRATION_ENDED"},
 	mimiport.KindPeer:             {http.StatusBadGateway, codePrefix + "M_PEER_UNREACHABLE"},

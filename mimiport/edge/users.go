@@ -17,6 +17,8 @@ func UserRoutes(resolve Resolve, maxBind int64) []Route {
 		plain(api.ReserveGroup, resolve, api.API.ReserveGroup),
 		bindRoute(resolve, maxBind),
 		of(api.GetGroup, resolve, GroupID, api.API.Group),
+		of(api.CloseGroup, resolve, GroupID, api.API.CloseGroup),
+		with(api.ReportCommit, resolve, GroupID, Decode[api.ReportRequest], api.API.Report),
 		of(api.GetHost, resolve, GroupID, api.API.Host),
 		with(api.ShowLineage, resolve, GroupID, Decode[api.LineageRequest], api.API.ShowLineage),
 		with(api.GetTree, resolve, GroupID, epoch, ratchetTree),

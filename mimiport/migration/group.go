@@ -15,6 +15,8 @@ const (
 	GroupActive   GroupState = "active"
 	GroupFrozen   GroupState = "frozen"  // a migration awaits its decision
 	GroupStopped  GroupState = "stopped" // its members are in a later epoch: a backup was restored; an operator decides
+	GroupClosed   GroupState = "closed"  // its members have ended it: it is read, and accepts nothing
+	GroupEnded    GroupState = "ended"   // was closed, and its log is past its retention
 	GroupMoved    GroupState = "moved"   // decided; the redirect is kept for good
 	GroupStaged   GroupState = "staged"  // voted for: waits for the source's decision
 	GroupDropped  GroupState = "dropped" // was staged and is not coming
@@ -28,8 +30,11 @@ type Group struct {
 
 // Owned says whether this server is the group's host for all that it knows, whether it accepts or not.
 func (g Group) Owned() bool {
-	return g.State == GroupActive || g.State == GroupFrozen || g.State == GroupStopped
+	return g.State == GroupActive || g.State == GroupFrozen || g.State == GroupStopped || g.Closed()
 }
+
+// Closed says whether the group has ended for good.
+func (g Group) Closed() bool { return g.State == GroupClosed || g.State == GroupEnded }
 
 // Recoverable says whether nothing of the group is here or on its way here, so that an operator may recover it.
 func (g Group) Recoverable() bool {

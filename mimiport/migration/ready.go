@@ -46,7 +46,7 @@ const (
 // Row is something to do later.
 type Row struct {
 	Kind RowKind
-	Due  time.Time // zero: as soon as can be, a purge when the retention of what it deletes ends
+	Due  time.Time // zero: as soon as can be; a purge or an end when the retention of what it deletes is over
 }
 
 // RowKind is what a row asks for.
@@ -60,6 +60,7 @@ const (
 	RowDeadline     RowKind = "deadline"     // the offer expires, or decide_by has come
 	RowAsk          RowKind = "ask"          // T: ask the source how a staged migration ended
 	RowPurge        RowKind = "purge"        // forget the state of a group that has moved or was dropped
+	RowEnd          RowKind = "end"          // forget the state of a group that was closed
 	RowExpel        RowKind = "expel"        // propose to remove members who are not in the room
 	RowLineage      RowKind = "lineage"      // S: show the target that the group was reclaimed from it
 )

@@ -56,6 +56,8 @@ var events = []struct {
 	{"operator's drop", migration.OperatorDrop{}},
 	{"end of retention", migration.RetentionOver{}},
 	{"own confirmation shown", migration.Recall{Confirmation: signed("confirmation"), Lineage: []byte("lineage")}},
+	{"closing", migration.Close{}},
+	{"end of a closed group", migration.End{}},
 	{"another's claim shown", migration.Yield{Lineage: []byte("lineage")}},
 }
 
@@ -83,6 +85,8 @@ const (
 	groupActive   = migration.GroupActive
 	groupFrozen   = migration.GroupFrozen
 	groupStopped  = migration.GroupStopped
+	groupClosed   = migration.GroupClosed
+	groupEnded    = migration.GroupEnded
 	groupMoved    = migration.GroupMoved
 	groupStaged   = migration.GroupStaged
 	groupDropped  = migration.GroupDropped
@@ -106,6 +110,7 @@ var situations = []struct {
 	{migration.Moved, []migration.Group{by(id, groupMoved)}},
 	{migration.Aborted, []migration.Group{
 		by(id, groupActive), by(other, groupFrozen), by(other, groupMoved), by(none, groupStopped),
+		by(none, groupClosed),
 	}},
 	{migration.Offered, []migration.Group{
 		{}, by(other, groupDropped), by(other, groupStaged), by(other, groupActive),
@@ -117,6 +122,7 @@ var situations = []struct {
 	}},
 	{"", []migration.Group{
 		by(none, groupActive), by(other, groupFrozen), by(none, groupStopped), by(none, groupMoved),
+		by(none, groupClosed), by(none, groupEnded),
 	}},
 }
 

@@ -172,6 +172,18 @@ func Decide(p *Policy, f *Facts) error {
 	return nil
 }
 
+// DecideClose says whether a group may be closed: by whoever may move it away, wherever to. Refusals are KindForbidden.
+func DecideClose(p *Policy, f *Facts) error {
+	reason := p.sourceRefusal(f)
+	if !f.UserJoined {
+		reason = "the user is not joined to the room"
+	}
+	if reason != "" {
+		return &mimiport.Error{Op: "close group", Kind: mimiport.KindForbidden, Err: errors.New(reason)}
+	}
+	return nil
+}
+
 func (p *Policy) refusal(f *Facts) string {
 	switch {
 	case slices.Contains(p.DenyServers, f.Peer):

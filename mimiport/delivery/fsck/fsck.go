@@ -200,7 +200,7 @@ func (c *checker) checkGroups(ctx context.Context) error {
 			if live != nil {
 				c.group(live, "it is %s, and the group is also here in term %d", live.State, g.Term)
 			}
-			if live = g; g.State == migration.GroupMoved || g.State == migration.GroupStopped || g.State == migration.GroupDropped {
+			if live = g; g.State == migration.GroupMoved || g.State == migration.GroupEnded || g.State == migration.GroupStopped || g.State == migration.GroupDropped {
 				live = nil
 			}
 			c.report.Groups++

@@ -17,7 +17,8 @@ func (c *checker) checkLog(ctx context.Context, g *storage.Group) error {
 	if err != nil {
 		return err
 	}
-	purged := g.State == migration.GroupMoved || g.State == migration.GroupDropped || g.State == migration.GroupReserved
+	purged := g.State == migration.GroupMoved || g.State == migration.GroupDropped ||
+		g.State == migration.GroupReserved || g.State == migration.GroupEnded
 	engine := c.engines[g.Protocol]
 	switch {
 	case len(snapshots) == 0 && !purged:

@@ -1,0 +1,76 @@
+package delivery
+
+import (
+	"context"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// CloseGroup implements API: for whoever may move the group. A closed group stays as it is.
+func (s *Service) CloseGroup(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
+	err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.close(ctx, h, c) })
+	if err != nil {
+		return nil, err
+	}
+	return s.Group(ctx, c, id)
+}
+
+func (s *Service) close(ctx context.Context, h *registry.Held, c api.Caller) error {
+	g, err := h.Group(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+		return err
+	}
+	if err := s.requireShown(ctx, g); err != nil {
+		return err
+	}
+	if err := s.requireCloser(ctx, c, g); err != nil {
+		return err
+	}
+	m := &migration.Migration{}
+	if g.State == migration.GroupFrozen {
+		if m, err = s.record(ctx, g.Migration); err != nil {
+			return err
+		}
+	}
+	return s.stepRecord(ctx, h, m, g, migration.Close{}, nil)
+}
+
+// requireCloser fails unless the caller may move the group away, wherever to.
+func (s *Service) requireCloser(ctx context.Context, c api.Caller, g *storage.Group) error {
+	p, err := s.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	nowhere := &migration.Migration{RoomID: g.RoomID, Source: g.Server, Target: g.Server}
+	f, err := s.facts(ctx, migration.Source, nowhere, c)
+	if err != nil {
+		return err
+	}
+	return policy.DecideClose(&p, f)
+}
+
+// endRow is the row by which this server forgets what a closed group leaves here.
+func (s *core) endRow(g *storage.Group) storage.Row {
+	return storage.Row{
+		Destination: s.Server, Queue: "end/" + fanOutQueue(g.Key()), Order: 1, Kind: migration.RowEnd,
+		GroupID: g.ID, Term: g.Term, Due: s.Now().Add(s.Limits.Retention),
+	}
+}
+
+// end forgets the log and the trees of a closed group. That it was closed is kept for good.
+func (s *Service) end(ctx context.Context, row *storage.Row) error {
+	return s.groups.With(ctx, row.GroupID, func(h *registry.Held) error {
+		g, err := h.GroupAt(ctx, row.Term)
+		if err != nil {
+			return err
+		}
+		return s.stepRecord(ctx, h, &migration.Migration{}, g, migration.End{}, row)
+	})
+}

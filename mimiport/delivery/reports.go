@@ -1,0 +1,163 @@
+package delivery
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// A report is a signal and not a vote: nothing but the operator's attention depends on it (profile, section 9). It is
+// kept like a piece of evidence.
+const (
+	maxReports  = 100            // of one user about one group
+	keptForThem = 24 * time.Hour // for how long the epoch before a reported Commit is kept
+)
+
+// Report implements API: for members. A repeated report changes nothing.
+func (s *Service) Report(
+	ctx context.Context, c api.Caller, id []byte, req *api.ReportRequest,
+) (*api.ReportResponse, error) {
+	err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.report(ctx, h, c, req) })
+	if err != nil {
+		return nil, err
+	}
+	return new(api.ReportResponse), nil
+}
+
+func (s *Service) report(ctx context.Context, h *registry.Held, c api.Caller, req *api.ReportRequest) error {
+	g, err := h.Group(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+		return err
+	}
+	if err := s.requireShown(ctx, g); err != nil {
+		return err
+	}
+	if err := s.requireReporter(ctx, h, c, g); err != nil {
+		return err
+	}
+	commit, err := s.reportable(ctx, g, req.Seq)
+	if err != nil {
+		return err
+	}
+	r := &api.Report{
+		Term: g.Term, Seq: commit.Seq, Epoch: commit.Epoch, UserID: c.UserID, Reason: mimiport.Clip(req.Reason),
+		At: s.Now().UnixMilli(),
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	s.Log.Warn("a member cannot process a Commit", "group_id", mimiport.IDText(g.ID), "term", g.Term, "epoch", r.Epoch,
+		"user_id", c.UserID)
+	return s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{
+		{GroupID: g.ID, Migration: reportID(r), Kind: storage.EvidenceReport, Data: data, At: s.Now()},
+	}})
+}
+
+// reportID tells reports of one group apart: there is one of a user about a Commit.
+func reportID(r *api.Report) mimiport.MigrationID {
+	b := binary.BigEndian.AppendUint64(nil, r.Term)
+	b = binary.BigEndian.AppendUint64(b, r.Seq)
+	return sha256.Sum256(append(b, r.UserID...))
+}
+
+// requireReporter fails unless the caller has a leaf in the group, and has not said too much already.
+func (s *Service) requireReporter(ctx context.Context, h *registry.Held, c api.Caller, g *storage.Group) error {
+	l, err := h.Live(ctx, g)
+	if err != nil {
+		return err
+	}
+	if !l.Roster.Has(c.UserID) {
+		return mimiport.Errorf("report", mimiport.KindForbidden, "%s is not in the group", c.UserID)
+	}
+	reports, err := s.reports(ctx, g.ID)
+	if err != nil {
+		return err
+	}
+	own := 0
+	for i := range reports {
+		if reports[i].UserID == c.UserID {
+			own++
+		}
+	}
+	if own >= maxReports {
+		return forbidden("reports", "%s has reported %d Commits of the group", c.UserID, own)
+	}
+	return nil
+}
+
+// reportable is the Commit with a number in the log of the present term.
+func (s *Service) reportable(ctx context.Context, g *storage.Group, seq uint64) (*storage.Entry, error) {
+	entries, err := s.Store.Entries(ctx, g.Key(), seq, 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) == 0 || entries[0].Seq != seq || entries[0].Kind != storage.EntryCommit {
+		return nil, &mimiport.Error{
+			Op: "report", Kind: mimiport.KindInvalid, Group: g.ID, Err: errors.New("the log has no Commit with this number"),
+		}
+	}
+	return &entries[0], nil
+}
+
+// AdminReports lists what members have reported about a group, oldest first, or returns a KindUnknownGroup error.
+func (s *Service) AdminReports(ctx context.Context, id []byte) ([]api.Report, error) {
+	if _, err := s.groups.Group(ctx, id); err != nil {
+		return nil, err
+	}
+	return s.reports(ctx, id)
+}
+
+func (s *core) reports(ctx context.Context, id []byte) (reports []api.Report, err error) {
+	kept, err := s.Store.Evidence(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	for i := range kept {
+		if kept[i].Kind != storage.EvidenceReport {
+			continue
+		}
+		var r api.Report
+		if err := json.Unmarshal(kept[i].Data, &r); err != nil {
+			return nil, err
+		}
+		reports = append(reports, r)
+	}
+	return reports, nil
+}
+
+// keptFor is the epoch before which no snapshot of a group is needed: that of the last snapshot, or, if a Commit has
+// been reported lately, that of a snapshot from which the epoch before the Commit can be had.
+func (s *core) keptFor(ctx context.Context, key storage.GroupKey, last uint64) (uint64, error) {
+	reports, err := s.reports(ctx, key.ID)
+	if err != nil {
+		return 0, err
+	}
+	since := s.Now().Add(-keptForThem).UnixMilli()
+	for i := range reports {
+		r := &reports[i]
+		if r.Term != key.Term || r.At < since || r.Epoch >= last {
+			continue
+		}
+		snap, err := s.Store.Snapshot(ctx, key, r.Epoch)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue // it is past
+		}
+		if err != nil {
+			return 0, err
+		}
+		last = min(last, snap.Epoch)
+	}
+	return last, nil
+}
