@@ -122,6 +122,21 @@ func TestBindReplacesACopiedBinding(t *testing.T) {
 	w.expectSent(levels, api.EventPointer, api.EventGroup)
 }
 
+// The binding of a group that comes after another names that one, also when it is repaired.
+func TestBindNamesTheFormer(t *testing.T) {
+	w := newWorld(t)
+	w.remote.bound = described()
+	w.rooms.state[api.EventGroup] = json.RawMessage(`{"room_id":"!room","group_id":"CQkJ"}`)
+	w.rooms.fail[api.EventGroup] = forbidden
+	w.expect("bind", 403, "M_FORBIDDEN")(w.call(other, "PUT", bindURI, bind))
+	for range 2 {
+		w.ok("bind")(w.call(other, "PUT", bindURI, bind))
+		if sent := string(w.rooms.state[api.EventGroup]); !strings.Contains(sent, `"former":{"group_id":"CQkJ"}`) {
+			t.Errorf("the room is told %s", sent)
+		}
+	}
+}
+
 // Without a bound group nothing is announced.
 func TestFailedBindAnnouncesNothing(t *testing.T) {
 	w := newWorld(t)

@@ -10,7 +10,7 @@ import (
 )
 
 // MaxWait is the longest that a group may be frozen and an offer may last (profile, section 6), and the furthest ahead that a row
-// is due, but for purges.
+// is due, but for purges and ends.
 const MaxWait = 10 * time.Minute
 
 // Row is one thing to do, once, not before its time: a message to deliver or a deadline to keep. Rows of one destination

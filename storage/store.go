@@ -89,7 +89,7 @@ type Queue interface {
 	Claim(ctx context.Context, key RowKey) (release func(), err error)
 	// Retry puts a row off.
 	Retry(ctx context.Context, key RowKey, attempts int, due time.Time) error
-	// Hasten makes every row except purges due now if it is due later than now + MaxWait. It is for a clock that has gone back, and
+	// Hasten makes every row except purges and ends due now if it is due later than now + MaxWait. It is for a clock that has gone back, and
 	// looks at all rows.
 	Hasten(ctx context.Context, now time.Time) error
 }

@@ -504,7 +504,7 @@ func (s *Store) Hasten(_ context.Context, now time.Time) error {
 	defer s.mu.Unlock()
 	limit := stamp(now.Add(storage.MaxWait))
 	for i, r := range s.rows.rows {
-		if r.Due.After(limit) && r.Kind != migration.RowPurge {
+		if r.Due.After(limit) && r.Kind != migration.RowPurge && r.Kind != migration.RowEnd {
 			sooner := *r
 			sooner.Due = stamp(now)
 			s.rows.rows[i] = &sooner

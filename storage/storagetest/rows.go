@@ -119,15 +119,16 @@ func testRetry(t *testing.T, f *fixture) {
 	f.expectDue(20, 10, -1, behind)
 }
 
-// testHasten demands that nothing but purges is further ahead than MaxWait.
+// testHasten demands that nothing but what waits for the end of a retention is further ahead than MaxWait.
 func testHasten(t *testing.T, f *fixture) {
 	const far = 3600
 	most := int(storage.MaxWait.Seconds())
 	head, behind := due("b.example", "ahead", 1, far), due("b.example", "ahead", 2, far)
 	soon, later := due("b.example", "soon", 1, 5), due("b.example", "soon", 2, far)
 	allowed, purge := due("b.example", "allowed", 1, most), due("b.example", "purge", 1, far)
-	purge.Kind = migration.RowPurge
-	f.apply(&storage.Change{Rows: []storage.Row{head, behind, soon, later, allowed, purge}})
+	end := due("b.example", "end", 1, far)
+	purge.Kind, end.Kind = migration.RowPurge, migration.RowEnd
+	f.apply(&storage.Change{Rows: []storage.Row{head, behind, soon, later, allowed, purge, end}})
 	for range 2 {
 		if err := f.Hasten(t.Context(), epoch); err != nil {
 			t.Fatal(err)
@@ -139,5 +140,5 @@ func testHasten(t *testing.T, f *fixture) {
 	f.expectDue(0, 10, most, behind, later)
 	f.apply(&storage.Change{Done: []storage.RowKey{behind.Key(), later.Key()}})
 	f.expectDue(most, 10, far, allowed)
-	f.expectDue(far, 10, -1, allowed, purge)
+	f.expectDue(far, 10, -1, allowed, end, purge)
 }

@@ -106,8 +106,8 @@ func (s *Store) Retry(ctx context.Context, key storage.RowKey, attempts int, due
 func (s *Store) Hasten(ctx context.Context, now time.Time) error {
 	return s.transact(ctx, "hasten", func(tx *tx) error {
 		ahead := storage.Millis(now.Add(storage.MaxWait))
-		if _, err := tx.exec(ctx, `UPDATE mimiport_outbox SET due_at = $1 WHERE due_at > $2 AND kind <> $3`,
-			storage.Millis(now), ahead, migration.RowPurge); err != nil {
+		if _, err := tx.exec(ctx, `UPDATE mimiport_outbox SET due_at = $1 WHERE due_at > $2 AND kind NOT IN ($3, $4)`,
+			storage.Millis(now), ahead, migration.RowPurge, migration.RowEnd); err != nil {
 			return err
 		}
 		_, err := tx.exec(ctx, `UPDATE mimiport_queues AS q SET due_at = $1 WHERE due_at > $2 AND EXISTS (
