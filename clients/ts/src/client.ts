@@ -68,6 +68,11 @@ function requireOneBranch({ fork, ds }: Group): void {
   if (fork !== undefined) throw new Forked(`${ds} has signed for two Commits in one epoch`);
 }
 
+/** Fails if this device is about to be removed: it cannot commit that, which has to come first (RFC 9420, section 12.4). */
+function requireStaying({ state }: Group): void {
+  if (mls.removalPending(state)) throw new Error("this device is about to be removed");
+}
+
 export class Client {
   private readonly inbox: Inbox;
   private turn: Promise<unknown> = Promise.resolve();
@@ -188,7 +193,7 @@ export class Client {
   /** Removes all leaves of a user. */
   remove(g: Group, userId: string): Promise<void> {
     return this.commit(g, (state) => {
-      const pending = new Set(mls.pendingRemovals(state));
+      const pending = new Set(mls.pendingRemovals(state, true));
       const leaves = mls.members(state).filter((m) => m.userId === userId && !pending.has(m.leaf));
       return leaves.map(({ leaf }) => mls.byValue({ proposalType: "remove", remove: { removed: leaf } }));
     });
@@ -199,15 +204,46 @@ export class Client {
     return this.commit(g, () => []);
   }
 
-  /** Makes a Commit of the pending proposals and those that `propose` gives for the current state; gets it accepted. */
+  /**
+   * Asks to leave a group: another member's next Commit takes this device out. With a SelfRemove where all members know it,
+   * else with a Remove.
+   */
+  async leave(g: Group): Promise<void> {
+    for (let races = 0; races < MAX_RACES; races++) {
+      await this.exclusive(() => this.inbox.prove(g));
+      if (mls.removalPending(g.state)) return;
+      const message = toBase64(await mls.leave(g.state));
+      if (await this.patiently(() => this.exclusive(() => this.submit(g, { message })))) return;
+    }
+    throw new Error("other members' Commits kept coming first");
+  }
+
+  /**
+   * Makes a Commit of the pending proposals and those that `propose` gives for the current state; gets it accepted. If the
+   * Delivery Service refuses it, the next one leaves out what members have proposed: so nobody can block an epoch.
+   */
   private async commit(g: Group, propose: (state: ClientState) => ProposalOrRef[]): Promise<void> {
+    try {
+      await this.commitAll(g, propose);
+    } catch (e) {
+      const [all, few] = [await mls.choose(g.state, []), await mls.choose(g.state, [], mls.isExternalRemove)];
+      if (!(e instanceof MatrixError && isFinal(e)) || few.length === all.length) throw e;
+      await this.commitAll(g, propose, mls.isExternalRemove);
+    }
+  }
+
+  private async commitAll(
+    g: Group,
+    propose: (state: ClientState) => ProposalOrRef[],
+    wanted?: Parameters<typeof mls.choose>[2],
+  ): Promise<void> {
     for (let races = 0; races < MAX_RACES; races++) {
       let made = false;
       const commit = await this.exclusive(async () => {
         // One that got no answer comes first: it may have been accepted.
         if (g.pending !== undefined) return g.pending;
         await this.inbox.prove(g);
-        g.pending = await mls.commit(g.state, [...mls.pendingProposals(g.state), ...propose(g.state)]);
+        g.pending = await mls.commit(g.state, await mls.choose(g.state, propose(g.state), wanted));
         this.inbox.made(g, g.pending);
         this.world.save();
         made = true;
@@ -283,7 +319,7 @@ export class Client {
   /** Sends application data. Pending proposals are committed first (RFC 9420, section 12.4). */
   async send(g: Group, text: string): Promise<void> {
     for (let races = 0; races < MAX_RACES; races++) {
-      if (mls.pendingProposals(g.state).length > 0) await this.update(g);
+      if ((await mls.choose(g.state, [])).length > 0) await this.update(g);
       if (await this.patiently(() => this.exclusive(() => this.encryptAndSubmit(g, text)))) return;
     }
     throw new Error("the group's epoch kept changing");
@@ -291,6 +327,7 @@ export class Client {
 
   private async encryptAndSubmit(g: Group, text: string): Promise<boolean> {
     await this.inbox.prove(g);
+    requireStaying(g);
     const { state, message } = await mls.encrypt(g.state, Buffer.from(text));
     const hash = messageHash(message);
     g.state = state;
@@ -318,12 +355,12 @@ export class Client {
   /** Makes the migration Commit and the MigrationInit for an offer of the target. */
   private async beginMigration(g: Group, target: string): Promise<void> {
     await this.inbox.catchUp(g);
-    if (mls.removalPending(g.state)) throw new Error("this device is about to be removed: it cannot migrate");
+    requireStaying(g);
     const { ds: source, state } = g;
     const { response, migrationResponse, keyId, sender, senderOffer } = await this.offer(g, target);
     const swap = mls.swapExternalSender(state, source, target, sender);
-    const proposals = mls.pendingProposals(state, mls.isExternalRemove);
-    if (swap !== undefined) proposals.push(mls.byValue(swap));
+    const own = swap === undefined ? [] : [mls.byValue(swap)];
+    const proposals = await mls.choose(state, own, mls.isExternalRemove);
     const made = await mls.commit(state, proposals, encode(wire.migrationCommitAAD, { targetDsDomain: target }));
     const commit = { ...made, target };
     const tbs = encode(wire.migrationInit.unsigned, { migrationResponse });

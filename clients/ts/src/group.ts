@@ -93,7 +93,10 @@ export interface Stored {
 
 /** What happened, for the application. */
 export type ClientEvent =
-  | { event: "message"; group: string; sender: string; epoch: number; text: string }
+  // The sender is the author that MLS authenticates.
+  | { event: "message"; group: string; sender: string; device: string; epoch: number; text: string }
+  // The Delivery Service names another user as the sender of a message than MLS authenticates.
+  | { event: "misattributed"; group: string; named: string; author: string }
   | { event: "epoch" | "joined" | "removed"; group: string; epoch: number }
   | { event: "moved"; group: string; ds: string; term: number }
   // A Commit of this client between two epochs, which their confirmed transcript hashes name: before it is sent, and when

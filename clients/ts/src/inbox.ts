@@ -436,11 +436,14 @@ export class Inbox {
   /** A message of another member. One that is not valid changes nothing; the application is told unless it is only old. */
   private async received(g: Group, sender: string, message: Uint8Array): Promise<void> {
     try {
-      const { state, plaintext, committed } = await mls.process(g.state, message);
+      const { state, author, plaintext, committed } = await mls.process(g.state, message);
       g.state = state;
+      if (author !== undefined && sender !== "" && sender !== author.userId)
+        this.world.emit({ event: "misattributed", group: g.key, named: sender, author: author.userId });
       if (plaintext !== undefined) {
         const text = Buffer.from(plaintext).toString();
-        this.world.emit({ event: "message", group: g.key, sender, epoch: epochOf(g), text });
+        const { userId, deviceId } = author!;
+        this.world.emit({ event: "message", group: g.key, sender: userId, device: deviceId, epoch: epochOf(g), text });
       }
       if (committed !== undefined) this.entered(g, migrationTarget(committed));
     } catch (e) {

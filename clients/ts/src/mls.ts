@@ -1,31 +1,28 @@
 // A device's view of MLS: identities, KeyPackages, Commits and the state of a group, on ts-mls.
-import {
-  ciphersuites,
-  createApplicationMessage,
-  createGroupInfoWithExternalPub,
-  decodeGroupState,
-  decodeMlsMessage,
-} from "ts-mls";
+import { ciphersuites, createApplicationMessage, createProposal, decodeGroupState, decodeMlsMessage } from "ts-mls";
 import { encodeGroupState, encodeMlsMessage, generateKeyPackageWithKey } from "ts-mls";
 import { getCiphersuiteFromName, getCiphersuiteImpl, makePskIndex, processPrivateMessage } from "ts-mls";
 import type { CiphersuiteImpl, CiphersuiteName, ClientConfig, ClientState, Credential, ExternalSender } from "ts-mls";
-import type { KeyPackage, MLSMessage, PrivateKeyPackage, Proposal, ProposalOrRef, RatchetTree } from "ts-mls";
+import type { FramedContent, KeyPackage, MLSMessage, PrivateKeyPackage, PrivateMessage, Proposal } from "ts-mls";
+import type { ProposalOrRef, ProposalWithSender, RatchetTree } from "ts-mls";
 import { defaultClientConfig } from "ts-mls/clientConfig.js";
 import { signWithLabel } from "ts-mls/crypto/signature.js";
 import type { Extension } from "ts-mls/extension.js";
 import { makeKeyPackageRef } from "ts-mls/keyPackage.js";
+import { decryptSenderData } from "ts-mls/privateMessage.js";
 import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
 import { toLeafIndex } from "ts-mls/treemath.js";
 import { createCommit, type PendingCommit } from "./corrections/commit.js";
 import { createExternalCommit } from "./corrections/external-commit.js";
-import {
-  createGroup,
-  encodeExternalSenders,
-  externalSenders,
-  processHandshake,
-} from "./corrections/external-senders.js";
+import { createGroupInfoWithExternalPub } from "./corrections/external-pub.js";
+import { createGroup, encodeExternalSenders, externalSenders } from "./corrections/external-senders.js";
+import { processProposalMessage } from "./corrections/external-senders.js";
 import { joinGroup, NO_TREE } from "./corrections/join.js";
+import { processCommit } from "./corrections/process-commit.js";
+import { applyProposals } from "./corrections/proposals.js";
 import { MlsRuleError } from "./corrections/rules.js";
+import { createSelfRemove, decodeSelfRemove, isSelfRemove } from "./corrections/self-remove.js";
+import { processSelfRemove, SELF_REMOVE } from "./corrections/self-remove.js";
 import { decode, encode, fromBase64, leafIdentity, type LeafIdentity, toBase64 } from "./wire.js";
 
 /** The cipher suites that ts-mls speaks as RFC 9420 has them. */
@@ -60,6 +57,7 @@ export interface Commit {
 
 export interface Member extends LeafIdentity {
   leaf: number;
+  signatureKey: Uint8Array;
 }
 
 function identityOf(credential: Credential): LeafIdentity | undefined {
@@ -98,7 +96,7 @@ export async function newKeyPackage(identity: Identity, now: bigint): Promise<Ow
     versions: ["mls10" as const],
     ciphersuites: [suiteNames[identity.suite]!],
     extensions: [],
-    proposals: [],
+    proposals: [SELF_REMOVE],
     credentials: ["basic" as const],
   };
   return generateKeyPackageWithKey(
@@ -166,7 +164,7 @@ export async function newGroup(
 
 /** GroupInfo of the state's epoch with external_pub and without a ratchet tree, as an MLSMessage. */
 export async function groupInfo(state: ClientState): Promise<Uint8Array> {
-  const info = await createGroupInfoWithExternalPub(state, [], await suiteOf(state));
+  const info = await createGroupInfoWithExternalPub(state, await suiteOf(state));
   return encodeMlsMessage({ version: "mls10", wireformat: "mls_group_info", groupInfo: info });
 }
 
@@ -185,12 +183,16 @@ export async function commit(
   return encodeCommit(await createCommit(state, proposals, authenticatedData, await suiteOf(state)));
 }
 
-/** Makes an external Commit by which a device enters a group, in place of its former leaf if it has one there. */
+/**
+ * Makes an external Commit by which a device enters a group, in place of its former leaf if it has one there. pending are
+ * messages with proposals of the GroupInfo's epoch: SelfRemoves are committed too, as no others may be.
+ */
 export async function externalCommit(
   identity: Identity,
   info: Uint8Array,
   encodedTree: Uint8Array,
   now: bigint,
+  pending: Uint8Array[] = [],
 ): Promise<Commit> {
   const message = parse(info);
   if (message.wireformat !== "mls_group_info") throw new MlsRuleError("not a GroupInfo");
@@ -200,8 +202,9 @@ export async function externalCommit(
   const cs = await cipherSuite(identity.suite);
   const { publicPackage, privatePackage } = own;
   const leaf = former && toLeafIndex(former.leaf);
+  const leaving = pending.flatMap((m) => decodeSelfRemove(m) ?? []);
   return encodeCommit(
-    await createExternalCommit(message.groupInfo, tree, leaf, publicPackage, privatePackage, cs, config),
+    await createExternalCommit(message.groupInfo, tree, leaf, leaving, publicPackage, privatePackage, cs, config),
   );
 }
 
@@ -216,40 +219,76 @@ async function encodeCommit({ commit, welcome, newState }: PendingCommit): Promi
 
 export const byValue = (proposal: Proposal): ProposalOrRef => ({ proposalOrRefType: "proposal", proposal });
 
-/** References to the wanted pending proposals that the caller may commit: no own Updates, Removes of itself or conflicts. */
-export function pendingProposals(
+/**
+ * What goes first into a Commit: the Delivery Service's Removes, the caller's own proposals, what removes a leaf, the rest.
+ * RFC 9420, section 12.4.1, prefers a Remove to an Update.
+ */
+const RANKS = { service: 0, own: 1, removal: 2, other: 3 };
+
+const rankOf = ({ proposal, senderLeafIndex }: ProposalWithSender): number => {
+  if (isExternalRemove(proposal, senderLeafIndex)) return RANKS.service;
+  return proposal.proposalType === "remove" || isSelfRemove(proposal) ? RANKS.removal : RANKS.other;
+};
+
+/** Whether the caller may make a Commit of these proposals. */
+async function isCommittable(state: ClientState, proposals: ProposalOrRef[]): Promise<boolean> {
+  try {
+    const self = toLeafIndex(state.privatePath.leafIndex);
+    return (await applyProposals(state, proposals, self, true, await suiteOf(state))).reinit === undefined;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * The proposals for a Commit of the caller: its own, and all wanted pending ones. Where they cannot stand in one Commit, or
+ * this client cannot apply one, those that can, in the order of their ranks.
+ */
+export async function choose(
   state: ClientState,
+  own: ProposalOrRef[],
   wanted: (p: Proposal, sender: number | undefined) => boolean = () => true,
-): ProposalOrRef[] {
-  const self = state.privatePath.leafIndex;
-  const touched = new Set([self]);
-  const rank = (p: Proposal) => (p.proposalType === "remove" ? 0 : 1); // RFC 9420, 12.4.1: prefer a Remove to an Update
-  return Object.entries(state.unappliedProposals)
-    .sort(([, a], [, b]) => rank(a.proposal) - rank(b.proposal))
-    .filter(([, { proposal, senderLeafIndex: sender }]) => {
-      if (!wanted(proposal, sender)) return false;
-      const leaf =
-        proposal.proposalType === "remove"
-          ? proposal.remove.removed
-          : proposal.proposalType === "update"
-            ? sender
-            : undefined;
-      if (leaf === undefined) return true;
-      return touched.size < touched.add(leaf).size;
-    })
-    .map(([ref]) => ({ proposalOrRefType: "reference", reference: new Uint8Array(Buffer.from(ref, "base64")) }));
+): Promise<ProposalOrRef[]> {
+  const usable: { rank: number; proposal: ProposalOrRef }[] = own.map((proposal) => ({ rank: RANKS.own, proposal }));
+  for (const [ref, pending] of Object.entries(state.unappliedProposals)) {
+    const { proposal: p, senderLeafIndex } = pending;
+    const known = typeof p.proposalType === "string" || isSelfRemove(p);
+    const reference = new Uint8Array(Buffer.from(ref, "base64"));
+    const proposal: ProposalOrRef = { proposalOrRefType: "reference", reference };
+    // Alone first: ts-mls abandons a promise where it refuses two Adds at once.
+    if (known && wanted(p, senderLeafIndex) && (await isCommittable(state, [proposal])))
+      usable.push({ rank: rankOf(pending), proposal });
+  }
+  const all = usable.sort((a, b) => a.rank - b.rank).map(({ proposal }) => proposal);
+  if (await isCommittable(state, all)) return all;
+  const chosen: ProposalOrRef[] = [];
+  for (const p of all) if (own.includes(p) || (await isCommittable(state, [...chosen, p]))) chosen.push(p);
+  return chosen;
 }
 
-/** The leaves that pending proposals remove. */
-export function pendingRemovals(state: ClientState): number[] {
-  return Object.values(state.unappliedProposals).flatMap(({ proposal: p }) =>
-    p.proposalType === "remove" ? [p.remove.removed] : [],
-  );
+/** The leaves that pending proposals remove; of the Delivery Service's alone on demand. */
+export function pendingRemovals(state: ClientState, byServer = false): number[] {
+  return Object.values(state.unappliedProposals).flatMap(({ proposal: p, senderLeafIndex: sender }) => {
+    if (byServer && !isExternalRemove(p, sender)) return [];
+    if (isSelfRemove(p)) return [sender!];
+    return p.proposalType === "remove" ? [p.remove.removed] : [];
+  });
 }
 
-/** Whether a pending Remove, by anybody, is for the caller's own leaf. */
+/** Whether a pending proposal, of anybody, removes the caller's own leaf. */
 export const removalPending = (state: ClientState): boolean =>
   pendingRemovals(state).includes(state.privatePath.leafIndex);
+
+/** Makes the message by which the caller asks to leave: a SelfRemove where all members know it, else a Remove. */
+export async function leave(state: ClientState): Promise<Uint8Array> {
+  const cs = await suiteOf(state);
+  const known = state.ratchetTree.every(
+    (n) => n?.nodeType !== "leaf" || n.leaf.capabilities.proposals.includes(SELF_REMOVE),
+  );
+  if (known) return createSelfRemove(state, cs);
+  const remove: Proposal = { proposalType: "remove", remove: { removed: state.privatePath.leafIndex } };
+  return encodeMlsMessage((await createProposal(state, true, remove, cs)).message);
+}
 
 /** A proposal is the Delivery Service's own Remove when an external sender sent it. */
 export const isExternalRemove = (p: Proposal, sender: number | undefined) =>
@@ -318,6 +357,8 @@ export function welcomeRefs(welcome: Uint8Array): Uint8Array[] {
 
 /** The epoch that a message of a group was sent in; undefined for what is no such message. */
 export function messageEpoch(bytes: Uint8Array): bigint | undefined {
+  const leaving = decodeSelfRemove(bytes);
+  if (leaving !== undefined) return leaving.epoch;
   const message = parse(bytes);
   if (message.wireformat === "mls_public_message") return message.publicMessage.content.epoch;
   return message.wireformat === "mls_private_message" ? message.privateMessage.epoch : undefined;
@@ -355,6 +396,8 @@ export function isOlder(state: ClientState, bytes: Uint8Array): boolean {
 /** What a received message did. */
 export interface Processed {
   state: ClientState;
+  /** The device that MLS authenticates as the sender; undefined for what no member sent. */
+  author: LeafIdentity | undefined;
   plaintext?: Uint8Array;
   /** The authenticated_data of a Commit. */
   committed?: Uint8Array;
@@ -362,27 +405,59 @@ export interface Processed {
 
 /** Processes a received PublicMessage or PrivateMessage of the group; throws and changes nothing when it is not valid. */
 export async function process(state: ClientState, bytes: Uint8Array): Promise<Processed> {
-  const message = parse(bytes);
   const cs = await suiteOf(state);
+  const leaving = decodeSelfRemove(bytes);
+  if (leaving !== undefined)
+    return { state: await processSelfRemove(state, leaving, cs), author: deviceAt(state.ratchetTree, leaving.leaf) };
+  const message = parse(bytes);
   if (message.wireformat === "mls_public_message") {
-    const { content } = message.publicMessage;
-    const next = await processHandshake(state, message.publicMessage, cs);
-    return content.contentType === "commit" ? { state: next, committed: content.authenticatedData } : { state: next };
+    const { publicMessage } = message;
+    const { content } = publicMessage;
+    const author = authorOf(state, content);
+    if (content.contentType !== "commit")
+      return { state: await processProposalMessage(state, publicMessage, cs), author };
+    return { state: await processCommit(state, publicMessage, cs), author, committed: content.authenticatedData };
   }
   if (message.wireformat !== "mls_private_message") throw new MlsRuleError("not a message of the group");
-  const result = await processPrivateMessage(state, message.privateMessage, makePskIndex(state, {}), cs);
+  const { privateMessage } = message;
+  const result = await processPrivateMessage(state, privateMessage, makePskIndex(state, {}), cs);
   if (result.kind !== "applicationMessage") throw new MlsRuleError("an encrypted handshake");
-  return { state: result.newState, plaintext: result.message };
+  return { state: result.newState, author: await encryptedBy(state, privateMessage, cs), plaintext: result.message };
 }
 
-/** Encrypts application data (a PrivateMessage, as an MLSMessage). The new state must be kept before the message is sent. */
+/** The sender of a PublicMessage. It counts once the message has been processed. */
+function authorOf(state: ClientState, content: FramedContent): LeafIdentity | undefined {
+  const { sender } = content;
+  if (sender.senderType === "member") return deviceAt(state.ratchetTree, sender.leafIndex);
+  const joined = content.contentType === "commit" ? content.commit.path?.leafNode : undefined;
+  return joined && identityOf(joined.credential);
+}
+
+/** The sender of a PrivateMessage, which may be of a former epoch. It counts once the message has been processed. */
+async function encryptedBy(state: ClientState, message: PrivateMessage, cs: CiphersuiteImpl) {
+  const former = message.epoch < state.groupContext.epoch ? state.historicalReceiverData.get(message.epoch) : undefined;
+  const { senderDataSecret } = former ?? state.keySchedule;
+  const sender = await decryptSenderData(message, senderDataSecret, cs);
+  return sender && deviceAt((former ?? state).ratchetTree, sender.leafIndex);
+}
+
+function deviceAt(tree: RatchetTree, leaf: number): LeafIdentity | undefined {
+  const node = tree[2 * leaf];
+  return node?.nodeType === "leaf" ? identityOf(node.leaf.credential) : undefined;
+}
+
+/**
+ * Encrypts application data (a PrivateMessage, as an MLSMessage). The new state must be kept before the message is sent.
+ * The caller has committed the pending proposals first (RFC 9420, section 12.4), save for those that nobody can commit.
+ */
 export async function encrypt(
   state: ClientState,
   plaintext: Uint8Array,
 ): Promise<{ state: ClientState; message: Uint8Array }> {
-  const { newState, privateMessage } = await createApplicationMessage(state, plaintext, await suiteOf(state));
+  const cs = await suiteOf(state);
+  const { newState, privateMessage } = await createApplicationMessage(withoutProposals(state), plaintext, cs);
   return {
-    state: newState,
+    state: { ...newState, unappliedProposals: state.unappliedProposals },
     message: encodeMlsMessage({ version: "mls10", wireformat: "mls_private_message", privateMessage }),
   };
 }
@@ -396,8 +471,9 @@ export const members = (state: ClientState): Member[] => membersOf(state.ratchet
 
 function membersOf(tree: RatchetTree): Member[] {
   return tree.flatMap((node, i) => {
-    const identity = node?.nodeType === "leaf" ? identityOf(node.leaf.credential) : undefined;
-    return identity === undefined ? [] : [{ leaf: i / 2, ...identity }];
+    if (node?.nodeType !== "leaf") return [];
+    const identity = identityOf(node.leaf.credential);
+    return identity === undefined ? [] : [{ leaf: i / 2, ...identity, signatureKey: node.leaf.signaturePublicKey }];
   });
 }
 

@@ -6,6 +6,9 @@ import { test } from "node:test";
 import {
   createCommit,
   createGroup,
+  createGroupInfoWithExternalPub,
+  createProposal,
+  decodeMlsMessage,
   encodeMlsMessage,
   type ExternalSender,
   joinGroup,
@@ -13,14 +16,18 @@ import {
   makePskIndex,
   processPublicMessage,
 } from "ts-mls";
-import type { Extension, MLSMessage, Proposal } from "ts-mls";
+import type { ClientState, Extension, MLSMessage, Proposal } from "ts-mls";
 import { defaultClientConfig } from "ts-mls/clientConfig.js";
 import { validateRatchetTree } from "ts-mls/clientState.js";
 import { decodeRatchetTree } from "ts-mls/ratchetTree.js";
+import type { LeafIndex } from "ts-mls/treemath.js";
 import { treeHashRoot } from "ts-mls/treeHash.js";
 import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
 import { decodeExternalSenders, encodeExternalSenders, externalSenders } from "../src/corrections/external-senders.js";
+import { externalPub } from "../src/corrections/external-pub.js";
 import { validateTree } from "../src/corrections/join.js";
+import { applyProposals } from "../src/corrections/proposals.js";
+import { decodeSelfRemove } from "../src/corrections/self-remove.js";
 import * as mls from "../src/mls.js";
 import { device, NOW, TestGroup, utf8 } from "./group.js";
 import { noVectors, vectors } from "./needs.js";
@@ -197,15 +204,13 @@ test("an external Commit into such a tree, in place of a former leaf", async () 
   await group.add("a", "i");
   const state = group.state("a");
   const info = await mls.groupInfo(state);
-  const message = mls.parse(info);
-  assert.equal(message.wireformat, "mls_group_info");
   const own = await mls.newKeyPackage(await device("i"), NOW);
   const cs = await mls.cipherSuite(1);
-  if (message.wireformat === "mls_group_info")
-    await assert.rejects(
-      joinGroupExternal(message.groupInfo, own.publicPackage, own.privatePackage, false, cs, state.ratchetTree),
-      /unmerged_leaves/,
-    );
+  const original = await createGroupInfoWithExternalPub(state, [], cs);
+  await assert.rejects(
+    joinGroupExternal(original, own.publicPackage, own.privatePackage, false, cs, state.ratchetTree),
+    /unmerged_leaves/,
+  );
 
   const commit = await mls.externalCommit(await device("i"), info, mls.ratchetTree(state), NOW);
   group.states.delete("i");
@@ -215,6 +220,165 @@ test("an external Commit into such a tree, in place of a former leaf", async () 
   assert.equal(mls.members(group.state("b")).length, 8);
   await group.commit("b");
   assert.equal(group.authenticators().size, 1);
+});
+
+test('"opaque HPKEPublicKey<V>;" in external_pub', async () => {
+  const group = await TestGroup.create("alice");
+  await group.add("alice", "bob");
+  const state = group.state("alice");
+  const cs = await mls.cipherSuite(1);
+  const external = (m: { extensions: Extension[] }) =>
+    m.extensions.find((e) => e.extensionType === "external_pub")!.extensionData;
+  const message = mls.parse(await mls.groupInfo(state));
+  assert.equal(message.wireformat, "mls_group_info");
+  if (message.wireformat !== "mls_group_info") return;
+  const { groupInfo } = message;
+  const original = await createGroupInfoWithExternalPub(state, [], cs);
+  assert.deepEqual(external(groupInfo), Uint8Array.of(32, ...external(original)));
+
+  const own = await mls.newKeyPackage(await device("carol"), NOW);
+  const { publicPackage, privatePackage } = own;
+  await assert.rejects(joinGroupExternal(groupInfo, publicPackage, privatePackage, false, cs, state.ratchetTree));
+  assert.throws(() => externalPub(original), /malformed external_pub/);
+  const commit = await mls.externalCommit(await device("carol"), await mls.groupInfo(state), mls.ratchetTree(state), NOW);
+  for (const [name, s] of group.states) group.states.set(name, (await mls.process(s, commit.message)).state);
+  group.states.set("carol", commit.next);
+  assert.equal(group.authenticators().size, 1);
+});
+
+test('"This is a wholesale replacement, not a merge": an empty list of extensions', async () => {
+  const group = await TestGroup.create("alice", await server("s.example"));
+  await group.add("alice", "bob", "carol");
+  const cs = await mls.cipherSuite(1);
+  const before = group.state("bob");
+  const { message } = await group.commit("alice", [groupContextExtensions([])]);
+  assert.equal(group.authenticators().size, 1);
+  for (const state of group.states.values()) assert.deepEqual(state.groupContext.extensions, []);
+  await assert.rejects(processPublicMessage(before, publicMessage(message), makePskIndex(before, {}), cs));
+
+  const proposal = groupContextExtensions([sendersExtension(await server("t.example"))]);
+  const state = group.state("carol");
+  await propose(group, encodeMlsMessage((await createProposal(state, true, proposal, cs)).message));
+  for (const [name, s] of group.states) group.states.set(name, mls.loadState(mls.saveState(s))); // as after a restart
+  await group.commit("bob");
+  for (const s of group.states.values()) assert.equal(externalSenders(s.groupContext.extensions).length, 1);
+  assert.equal(group.authenticators().size, 1);
+});
+
+/** Gives every member a proposal. */
+async function propose(group: TestGroup, message: Uint8Array): Promise<void> {
+  for (const [name, state] of group.states) group.states.set(name, (await mls.process(state, message)).state);
+}
+
+/** A SelfRemove of bob as an engine written in Go makes it, in a group of alice and bob at epoch 0. */
+const fromGo = Buffer.from(
+  "AAEAAQVncm91cAAAAAAAAAAAAQAAAAEAAgAKQEAR+m1eCofISS9o5BXyYFUGQlM31uPI0I/1kwsfl7kMCTaDokE+Bd+aCUGE8lAJ" +
+    "SSBucvxeijjajBHDEub0FIwAIIzYRk0xps1N/JKKyIErZa83Y927wGc5LnfRAAkw+O7N",
+  "base64",
+);
+
+test("a SelfRemove is an empty struct", async () => {
+  const bytes = new Uint8Array(fromGo);
+  assert.ok(!decodesAlike(bytes), "the original reads it");
+  const read = decodeSelfRemove(bytes)!;
+  assert.deepEqual([read.epoch, read.leaf, Buffer.from(read.groupId).toString()], [0n, 1, "group"]);
+  assert.equal(mls.messageEpoch(bytes), 0n);
+  for (let n = 0; n < bytes.length; n++) assert.equal(decodeSelfRemove(bytes.subarray(0, n)), undefined);
+  assert.equal(decodeSelfRemove(Uint8Array.of(...bytes, 0)), undefined);
+});
+
+function decodesAlike(bytes: Uint8Array): boolean {
+  try {
+    return Buffer.compare(encodeMlsMessage(decodeMlsMessage(bytes, 0)![0]), bytes) === 0;
+  } catch {
+    return false;
+  }
+}
+
+const out = (s: ClientState) => s.groupActiveState.kind === "removedFromGroup";
+
+test("a member leaves by a SelfRemove, which another commits by reference", async () => {
+  const group = await TestGroup.create("alice");
+  await group.add("alice", "bob", "carol", "dave");
+  const message = await mls.leave(group.state("bob"));
+  assert.ok(decodeSelfRemove(message));
+  await propose(group, message);
+  assert.ok(mls.removalPending(group.state("bob")));
+  assert.deepEqual(await mls.choose(group.state("bob"), []), []);
+  const alice = group.state("alice");
+  const { message: commit } = await group.commit("alice");
+  assert.ok(out(group.state("bob")));
+  group.states.delete("bob");
+  assert.equal(group.authenticators().size, 1);
+  assert.deepEqual(mls.members(group.state("carol")).map((m) => m.deviceId), ["ALICE", "CAROL", "DAVE"]);
+
+  const cs = await mls.cipherSuite(1);
+  const { commit: original } = await createCommit({ state: alice, cipherSuite: cs }, { wireAsPublicMessage: true });
+  assert.ok(original.wireformat === "mls_public_message" && original.publicMessage.content.contentType === "commit");
+  const theirs = await processPublicMessage(alice, publicMessage(commit), makePskIndex(alice, {}), cs).catch(() => undefined);
+  assert.ok(theirs === undefined || mls.members(theirs.newState).length === 4, "the original takes out nobody");
+});
+
+test("a SelfRemove goes into an external Commit too", async () => {
+  const group = await TestGroup.create("alice");
+  await group.add("alice", "bob", "carol", "dave");
+  const leaving = await mls.leave(group.state("dave"));
+  await propose(group, leaving);
+  const state = group.state("alice");
+  const [info, tree] = [await mls.groupInfo(state), mls.ratchetTree(state)];
+  const commit = await mls.externalCommit(await device("carol"), info, tree, NOW, [leaving]);
+  const former = group.state("carol");
+  assert.ok(out((await mls.process(former, commit.message)).state), "the former leaf of carol is removed");
+  for (const [name, s] of group.states) group.states.set(name, (await mls.process(s, commit.message)).state);
+  assert.ok(out(group.state("dave")));
+  group.states.delete("dave");
+  group.states.set("carol", commit.next);
+  assert.equal(group.authenticators().size, 1);
+  assert.equal(mls.members(group.state("bob")).length, 3);
+});
+
+test("a SelfRemove that breaks a rule counts nowhere", async () => {
+  const group = await TestGroup.create("alice");
+  await group.add("alice", "bob", "carol");
+  const bob = group.state("bob");
+  const message = await mls.leave(bob);
+  for (let i = 0; i < message.length; i += 7) {
+    const forged = Uint8Array.from(message);
+    forged[i]! ^= 1;
+    await assert.rejects(mls.process(group.state("alice"), forged), `byte ${i}`);
+  }
+  await group.commit("carol");
+  await assert.rejects(mls.process(group.state("alice"), message), /current epoch/);
+  await propose(group, await mls.leave(group.state("bob")));
+  const removed = bob.privatePath.leafIndex;
+  const cs = await mls.cipherSuite(1);
+  const apply = (name: string, more: Proposal[]) => {
+    const state = group.state(name);
+    const refs = Object.keys(state.unappliedProposals).map((ref) => ({
+      proposalOrRefType: "reference" as const,
+      reference: new Uint8Array(Buffer.from(ref, "base64")),
+    }));
+    const self = state.privatePath.leafIndex as LeafIndex;
+    return applyProposals(state, [...refs, ...more.map(mls.byValue)], self, true, cs);
+  };
+  assert.ok((await apply("alice", [])).pathRequired);
+  await assert.rejects(apply("bob", []), /the committer leaves/);
+  await assert.rejects(apply("alice", [{ proposalType: "remove", remove: { removed } }]), /two proposals for one leaf/);
+  const byValue: Proposal = { proposalType: 0x000a, proposalData: new Uint8Array() };
+  await assert.rejects(apply("alice", [byValue]), /by value/);
+});
+
+test("who asks to leave a group in which somebody does not know SelfRemove sends a Remove", async () => {
+  const group = await TestGroup.create("alice");
+  await group.add("alice", "bob", "carol");
+  const state = structuredClone({ ...group.state("bob"), clientConfig: undefined }) as unknown as ClientState;
+  const first = state.ratchetTree[0]!;
+  if (first.nodeType === "leaf") first.leaf.capabilities.proposals = [];
+  const message = await mls.leave({ ...state, clientConfig: group.state("bob").clientConfig });
+  assert.equal(decodeSelfRemove(message), undefined);
+  await propose(group, message);
+  await group.commit("alice");
+  assert.ok(out(group.state("bob")));
 });
 
 test("a joiner refuses a tree that breaks the rules", async () => {

@@ -9,6 +9,7 @@ import { claimIn } from "../src/lineage.js";
 import type { StateEvent } from "../src/matrix.js";
 import { claimHash } from "../src/pointer.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
+import { decodeSelfRemove } from "../src/corrections/self-remove.js";
 import * as mls from "../src/mls.js";
 import * as wire from "../src/wire.js";
 import { fromBase64, toBase64, toBase64url } from "../src/wire.js";
@@ -49,6 +50,12 @@ const archived = ({ message, key_id }: { message: string; key_id: string }): wir
   keyObject: new Uint8Array(),
 });
 
+function kindOf(bytes: Uint8Array): "proposal" | "commit" | "application" {
+  const message = decodeSelfRemove(bytes) === undefined ? mls.parse(bytes) : undefined;
+  if (message === undefined) return "proposal";
+  return message.wireformat === "mls_public_message" ? message.publicMessage.content.contentType : "application";
+}
+
 interface Migration {
   response: wire.MigrationResponse;
   signed: { message: string; key_id: string };
@@ -81,6 +88,8 @@ export class FakeDs {
   sender: (ExternalSender & { signKey: Uint8Array }) | undefined;
   /** Whether Commits get receipts: not from servers of an older version. */
   receipts = true;
+  /** Users that this server names as others. */
+  misnames: Record<string, string> = {};
   /** No answers at all, as if the server were gone. */
   down = false;
 
@@ -251,13 +260,13 @@ export class FakeDs {
     if (g.state === "stopped") refuse(409, "M_GROUP_STOPPED");
     if (body.known !== undefined && !this.has(g, body.known)) refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
     if (g.state === "moved") refuse(410, "M_GROUP_MOVED", { moved: g.moved });
-    const message = mls.parse(fromBase64(body.message));
-    const handshake = message.wireformat === "mls_public_message";
+    const kind = kindOf(fromBase64(body.message));
+    const handshake = kind !== "application";
     if (g.state === "staged" || (g.state === "frozen" && handshake))
       refuse(409, "M_MIGRATION_IN_PROGRESS", { retry_after_ms: 1 });
     if (mls.messageEpoch(fromBase64(body.message)) !== BigInt(g.epoch))
       refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
-    return this.accept(g, body, handshake ? message.publicMessage.content.contentType : "application", user);
+    return this.accept(g, body, kind, user);
   }
 
   private accept(g: Hosted, body: any, kind: string, user: string, migration?: Migrated) {
@@ -267,7 +276,7 @@ export class FakeDs {
       seq,
       epoch: g.epoch,
       kind: kind as "commit",
-      sender: user,
+      sender: this.misnames[user] ?? user,
       message: body.message,
       ...(migration && { migration }),
       ...receipt,

@@ -28,7 +28,7 @@ export class TestGroup {
     const before = this.state(by);
     const made = await mls.commit(
       before,
-      [...mls.pendingProposals(before), ...proposals.map(mls.byValue)],
+      await mls.choose(before, proposals.map(mls.byValue)),
       authenticatedData,
     );
     for (const [name, state] of this.states) {

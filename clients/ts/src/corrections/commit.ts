@@ -4,8 +4,8 @@
 // omit the path field at its discretion", and of the provisional GroupContext: "extensions: The new GroupContext extensions
 // (possibly updated by a GroupContextExtensions proposal)". Every Commit made here has a path.
 import type { CiphersuiteImpl, ClientState, GroupContext, KeyPackage, MLSMessage } from "ts-mls";
-import { makePskIndex, type ProposalOrRef, type RatchetTree, type Welcome } from "ts-mls";
-import { addHistoricalReceiverData, applyProposals, nextEpochContext } from "ts-mls/clientState.js";
+import type { ProposalOrRef, RatchetTree, Welcome } from "ts-mls";
+import { addHistoricalReceiverData, nextEpochContext } from "ts-mls/clientState.js";
 import type { Commit } from "ts-mls/commit.js";
 import { createGroupInfo } from "ts-mls/createCommit.js";
 import type { Extension } from "ts-mls/extension.js";
@@ -22,7 +22,7 @@ import { treeHashRoot } from "ts-mls/treeHash.js";
 import { type LeafIndex, leafToNodeIndex, leafWidth, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
 import { createUpdatePath, firstCommonAncestor, type PathSecret } from "ts-mls/updatePath.js";
 import { encryptGroupInfo, encryptGroupSecrets } from "ts-mls/welcome.js";
-import { inCommit, named } from "./external-senders.js";
+import { applyProposals } from "./proposals.js";
 import { must } from "./rules.js";
 
 /** A Commit before the Delivery Service has accepted it, and the state that it leads to. */
@@ -119,32 +119,30 @@ async function commitSecretOf(tree: RatchetTree, secrets: PathSecret[], cs: Ciph
 /** createCommit with a path, as a PublicMessage (RFC 9420, section 12.4.1). The Welcome carries the ratchet tree. */
 export async function createCommit(
   state: ClientState,
-  given: ProposalOrRef[],
+  proposals: ProposalOrRef[],
   authenticatedData: Uint8Array,
   cs: CiphersuiteImpl,
 ): Promise<PendingCommit> {
   const self = toLeafIndex(state.privatePath.leafIndex);
-  const proposals = given.map(inCommit);
-  const applied = await applyProposals(state, proposals, self, makePskIndex(state, {}), true, cs);
-  must(applied.additionalResult.kind === "memberCommit", "not an ordinary Commit");
-  const { addedLeafNodes: added, extensions } = applied.additionalResult;
+  const { tree, extensions, added, pskSecret, joiner, reinit } = await applyProposals(state, proposals, self, true, cs);
+  must(joiner === undefined && reinit === undefined, "not an ordinary Commit");
   const basis: Basis = {
     context: state.groupContext,
     confirmationTag: state.confirmationTag,
     signKey: state.signaturePrivateKey,
     sender: { senderType: "member", leafIndex: self },
     self,
-    tree: applied.tree,
-    extensions: extensions.length > 0 ? extensions : state.groupContext.extensions,
+    tree,
+    extensions,
     newLeaves: added.map(([leaf]) => leaf),
     initSecret: state.keySchedule.initSecret,
-    pskSecret: applied.pskSecret,
+    pskSecret,
     membershipKey: state.keySchedule.membershipKey,
     keys: state.privatePath,
   };
   const concluded = await conclude(basis, proposals, authenticatedData, cs);
   const [historicalReceiverData] = addHistoricalReceiverData(state);
-  const newState = named({ ...state, ...concluded.next, unappliedProposals: {}, historicalReceiverData });
+  const newState = { ...state, ...concluded.next, unappliedProposals: {}, historicalReceiverData };
   const welcome = added.length === 0 ? undefined : await createWelcome(newState, concluded, added, cs);
   return { commit: concluded.commit, welcome, newState };
 }

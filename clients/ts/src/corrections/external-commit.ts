@@ -4,29 +4,31 @@ import type { CiphersuiteImpl, ClientConfig, ClientState, GroupInfo, KeyPackage 
 import type { PrivateKeyPackage, ProposalOrRef, RatchetTree } from "ts-mls";
 import { exportSecret } from "ts-mls/clientState.js";
 import { addLeafNode, removeLeafNode } from "ts-mls/ratchetTree.js";
-import { type LeafIndex, nodeToLeafIndex } from "ts-mls/treemath.js";
+import { type LeafIndex, nodeToLeafIndex, toLeafIndex } from "ts-mls/treemath.js";
 import { type Basis, conclude, type PendingCommit } from "./commit.js";
+import { externalPub } from "./external-pub.js";
 import { verifyGroup } from "./join.js";
-import { must } from "./rules.js";
+import { type SelfRemove, selfRemoveRef } from "./self-remove.js";
 
 /**
  * An external Commit (RFC 9420, section 12.4.3.2): joins by the GroupInfo of the current epoch and its tree, in place of the
- * joiner's former leaf if there is one.
+ * joiner's former leaf if there is one, and commits the pending SelfRemoves that are given.
  */
 export async function createExternalCommit(
   info: GroupInfo,
   tree: RatchetTree,
   formerLeaf: LeafIndex | undefined,
+  leaving: SelfRemove[],
   kp: KeyPackage,
   keys: PrivateKeyPackage,
   cs: CiphersuiteImpl,
   config: ClientConfig,
 ): Promise<PendingCommit> {
   await verifyGroup(info, tree, cs, config);
-  const externalPub = info.extensions.find((e) => e.extensionType === "external_pub");
-  must(externalPub !== undefined, "the GroupInfo has no external_pub");
-  const { enc, secret: initSecret } = await exportSecret(externalPub.extensionData, cs);
-  const [withLeaf, node] = addLeafNode(formerLeaf === undefined ? tree : removeLeafNode(tree, formerLeaf), kp.leafNode);
+  const { enc, secret: initSecret } = await exportSecret(externalPub(info), cs);
+  const others = leaving.filter((m) => m.leaf !== formerLeaf); // else the Remove of the former leaf counts
+  const gone = [...others.map((m) => toLeafIndex(m.leaf)), ...(formerLeaf === undefined ? [] : [formerLeaf])];
+  const [withLeaf, node] = addLeafNode(gone.reduce(removeLeafNode, tree), kp.leafNode);
   const self = nodeToLeafIndex(node);
   const proposals: ProposalOrRef[] = [
     { proposalOrRefType: "proposal", proposal: { proposalType: "external_init", externalInit: { kemOutput: enc } } },
@@ -34,6 +36,10 @@ export async function createExternalCommit(
   if (formerLeaf !== undefined) {
     const remove = { proposalType: "remove" as const, remove: { removed: formerLeaf } };
     proposals.push({ proposalOrRefType: "proposal", proposal: remove });
+  }
+  for (const m of others) {
+    const reference = await selfRemoveRef(info.groupContext, tree, m, cs);
+    proposals.push({ proposalOrRefType: "reference", reference });
   }
   const basis: Basis = {
     context: info.groupContext,

@@ -2,8 +2,8 @@
 // thing, and a sender_index selects among extensions instead of among senders. RFC 9420, section 12.1.8.1:
 // "ExternalSender external_senders<V>;"
 import type { CiphersuiteImpl, ClientConfig, ClientState, ExternalSender, KeyPackage } from "ts-mls";
-import type { PrivateKeyPackage, Proposal, ProposalOrRef, PublicMessage } from "ts-mls";
-import { createGroup as originalCreateGroup, makePskIndex, processPublicMessage } from "ts-mls";
+import type { PrivateKeyPackage, Proposal, PublicMessage } from "ts-mls";
+import { createGroup as originalCreateGroup } from "ts-mls";
 import { processProposal } from "ts-mls/clientState.js";
 import { encode } from "ts-mls/codec/tlsEncoder.js";
 import { decodeVarLenType, varLenTypeEncoder } from "ts-mls/codec/variableLength.js";
@@ -33,24 +33,15 @@ export function externalSenders(extensions: Extension[]): ExternalSender[] {
 // ts-mls does not look into an extension that it knows by number only, and encodes it the same.
 const byNumber = (e: Extension): Extension =>
   e.extensionType === "external_senders" ? { ...e, extensionType: EXTERNAL_SENDERS } : e;
-const byName = (e: Extension): Extension =>
+export const byName = (e: Extension): Extension =>
   e.extensionType === EXTERNAL_SENDERS ? { ...e, extensionType: "external_senders" } : e;
 
-function opaqueSenders(p: Proposal): Proposal {
+/** A proposal with its external_senders as ts-mls takes it: the bytes are the same. */
+export function opaqueSenders(p: Proposal): Proposal {
   if (p.proposalType !== "group_context_extensions") return p;
   const { extensions } = p.groupContextExtensions;
   externalSenders(extensions); // refuses a malformed one
   return { ...p, groupContextExtensions: { extensions: extensions.map(byNumber) } };
-}
-
-/** A proposal of a Commit with its external_senders as ts-mls takes it: the bytes are the same. */
-export const inCommit = (p: ProposalOrRef): ProposalOrRef =>
-  p.proposalOrRefType === "proposal" ? { ...p, proposal: opaqueSenders(p.proposal) } : p;
-
-/** A state of ts-mls with its external_senders as everybody has it. */
-export function named(state: ClientState): ClientState {
-  const { groupContext } = state;
-  return { ...state, groupContext: { ...groupContext, extensions: groupContext.extensions.map(byName) } };
 }
 
 /** createGroup for any extensions: nothing that ts-mls derives for epoch 0 depends on them. */
@@ -67,33 +58,28 @@ export async function createGroup(
   return { ...state, groupContext: { ...state.groupContext, extensions } };
 }
 
-/** processPublicMessage with external_senders as a vector: a received Commit or proposal gives the next state. */
-export async function processHandshake(
+/** processPublicMessage for a proposal, with external_senders as a vector. */
+export async function processProposalMessage(
   state: ClientState,
   message: PublicMessage,
   cs: CiphersuiteImpl,
 ): Promise<ClientState> {
   const { content } = message;
-  if (content.contentType === "proposal") {
-    const { sender } = content;
-    const key =
-      sender.senderType === "external"
-        ? externalSenders(state.groupContext.extensions)[sender.senderIndex]?.signaturePublicKey
-        : undefined;
-    must(sender.senderType !== "external" || key !== undefined, "no such external sender");
-    must(content.epoch === state.groupContext.epoch, "not the current epoch");
-    const authentic = await unprotectPublicMessage(
-      state.keySchedule.membershipKey,
-      state.groupContext,
-      state.ratchetTree,
-      message,
-      cs,
-      key,
-    );
-    return processProposal(state, authentic, opaqueSenders(content.proposal), cs.hash);
-  }
-  must(content.contentType === "commit", "application data in a PublicMessage");
-  const commit = { ...content.commit, proposals: content.commit.proposals.map(inCommit) };
-  const opaque = { ...message, content: { ...content, commit } } as PublicMessage;
-  return named((await processPublicMessage(state, opaque, makePskIndex(state, {}), cs)).newState);
+  must(content.contentType === "proposal", "not a proposal");
+  const { sender } = content;
+  const key =
+    sender.senderType === "external"
+      ? externalSenders(state.groupContext.extensions)[sender.senderIndex]?.signaturePublicKey
+      : undefined;
+  must(sender.senderType !== "external" || key !== undefined, "no such external sender");
+  must(content.epoch === state.groupContext.epoch, "not the current epoch");
+  const authentic = await unprotectPublicMessage(
+    state.keySchedule.membershipKey,
+    state.groupContext,
+    state.ratchetTree,
+    message,
+    cs,
+    key,
+  );
+  return processProposal(state, authentic, opaqueSenders(content.proposal), cs.hash);
 }
