@@ -76,6 +76,8 @@ function requireStaying({ state }: Group): void {
 export class Client {
   private readonly inbox: Inbox;
   private turn: Promise<unknown> = Promise.resolve();
+  /** The last send of each group, by its id. */
+  private readonly sending = new Map<string, Promise<void>>();
 
   constructor(
     readonly matrix: Matrix,
@@ -316,40 +318,99 @@ export class Client {
       .catch(() => undefined); // the refusal says to try again
   }
 
-  /** Sends application data. Pending proposals are committed first (RFC 9420, section 12.4). */
-  async send(g: Group, text: string): Promise<void> {
-    for (let races = 0; races < MAX_RACES; races++) {
-      if ((await mls.choose(g.state, [])).length > 0) await this.update(g);
-      if (await this.patiently(() => this.exclusive(() => this.encryptAndSubmit(g, text)))) return;
-    }
-    throw new Error("the group's epoch kept changing");
+  /**
+   * Sends application data, after all that was sent before. Pending proposals are committed first (RFC 9420, section 12.4).
+   * Without an answer the message is kept: it goes before the next one, also after a restart.
+   */
+  send(g: Group, text: string): Promise<void> {
+    return this.inTurn(g, async () => {
+      await this.finishSending(g).catch((e) => this.unsent(g, e));
+      g.outgoing = { text };
+      await this.finishSending(g);
+    });
   }
 
-  private async encryptAndSubmit(g: Group, text: string): Promise<boolean> {
+  /** Runs what sends to a group one after another. */
+  private inTurn(g: Group, step: () => Promise<void>): Promise<void> {
+    const run = (this.sending.get(g.key) ?? Promise.resolve()).then(step);
+    this.sending.set(
+      g.key,
+      run.catch(() => undefined),
+    );
+    return run;
+  }
+
+  /** An earlier message was refused for good, which is an event, or has no answer still, which is thrown again. */
+  private unsent(g: Group, e: unknown): void {
+    if (g.outgoing !== undefined) throw e;
+    this.world.emit({ event: "failed", group: g.key, reason: String(e) });
+  }
+
+  /** Brings through what is to be sent. It is dropped with an error that came before it could have been accepted. */
+  private async finishSending(g: Group): Promise<void> {
+    try {
+      for (let races = 0; g.outgoing !== undefined; races++) {
+        if (races === MAX_RACES) throw new Error("the group's epoch kept changing");
+        const fresh = g.outgoing.message === undefined;
+        if (fresh && (await mls.choose(g.state, [])).length > 0) await this.update(g);
+        await this.patiently(() => this.exclusive(() => this.encryptAndSubmit(g)));
+      }
+    } catch (e) {
+      if (isFinal(e) || g.outgoing?.message === undefined) g.outgoing = undefined;
+      this.world.save();
+      throw e;
+    }
+  }
+
+  /** Submits what is to be sent, encrypted once for an epoch. Who has seen it in the log, or has an answer, knows its fate. */
+  private async encryptAndSubmit(g: Group): Promise<void> {
     await this.inbox.prove(g);
+    const { outgoing } = g;
+    if (outgoing === undefined) return;
+    outgoing.message ??= await this.encrypt(g, outgoing.text);
+    const { message } = outgoing;
+    const { sent } = g; // another set once this device has entered anew
+    const hash = messageHash(fromBase64(message));
+    const shown = () => g.sent === sent && !sent.has(hash);
+    if (shown() || (await this.submit(g, { message })) || shown()) g.outgoing = undefined;
+    else sent.delete(hash);
+    outgoing.message = undefined;
+    this.world.save();
+  }
+
+  private async encrypt(g: Group, text: string): Promise<string> {
     requireStaying(g);
     const { state, message } = await mls.encrypt(g.state, Buffer.from(text));
-    const hash = messageHash(message);
     g.state = state;
-    g.sent.add(hash);
+    g.sent.add(messageHash(message));
     this.world.save();
-    const accepted = await this.submit(g, { message: toBase64(message) });
-    if (!accepted) g.sent.delete(hash);
-    return accepted;
+    return toBase64(message);
   }
 
   /** Moves the group to another Delivery Service (profile, section 6). One that was begun before is taken up again. */
   async migrate(g: Group, target: string): Promise<Outcome> {
+    let last: unknown;
     for (let races = 0; races < MAX_RACES; races++) {
       if (g.migration === undefined) await this.patiently(() => this.exclusive(() => this.beginMigration(g, target)));
+      const { id } = g.migration!;
       try {
         const outcome = await this.finishMigration(g);
         if (outcome.state !== "overtaken") return outcome;
+        last = new Error("other members' Commits kept coming first");
       } catch (e) {
         if (!refused(e, WRONG_EPOCH) && !refused(e, OFFER_EXPIRED)) throw e;
+        const dropped = refused(e, OFFER_EXPIRED) && (await this.droppedBy(target, id));
+        if (dropped) return { state: "aborted", reason: dropped };
+        last = e;
       }
     }
-    throw new Error("other members' Commits kept coming first");
+    throw last;
+  }
+
+  /** Why a target has dropped an offer, which no other offer would mend; undefined if it has not, or does not say. */
+  private async droppedBy(target: string, id: string): Promise<string | undefined> {
+    const there = await this.ds(target).migration(id).catch(() => undefined);
+    return there?.state === "dropped" ? there.reason || "the target has dropped it" : undefined;
   }
 
   /** Makes the migration Commit and the MigrationInit for an offer of the target. */
@@ -505,9 +566,16 @@ export class Client {
     return this.exclusive(() => this.inbox.synced(result));
   }
 
-  /** Follows /sync until the signal ends it. After a start every group is brought up to date from its log. */
+  /**
+   * Follows /sync until the signal ends it. After a start every group is brought up to date from its log, and what was being
+   * sent before is sent again.
+   */
   async run(signal: AbortSignal): Promise<void> {
     await this.exclusive(() => this.inbox.catchUpAll());
+    for (const g of this.stored.groups.values())
+      void this.inTurn(g, () => this.finishSending(g)).catch((e) =>
+        this.world.emit({ event: "failed", group: g.key, reason: String(e) }),
+      );
     while (!signal.aborted) {
       try {
         const wait = Math.min(SYNC_WAIT, this.inbox.lookEvery);

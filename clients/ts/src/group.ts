@@ -30,6 +30,13 @@ export interface OwnMigration {
   over?: boolean;
 }
 
+/** Application data that has not been answered, and the message that it is sent in: the same bytes until there is an answer. */
+export interface Outgoing {
+  text: string;
+  /** base64. Absent until it is encrypted, for an epoch. */
+  message?: string | undefined;
+}
+
 /** A group and where it stands. */
 export interface Group {
   id: Uint8Array;
@@ -47,6 +54,8 @@ export interface Group {
   migration?: OwnMigration | undefined;
   /** Commits of this client that were refused, until their epoch is over: a late copy of one may yet be accepted. */
   refused?: PendingCommit[] | undefined;
+  /** Kept until the Delivery Service has accepted it, or refused it for good. */
+  outgoing?: Outgoing | undefined;
   /** Hashes of own application messages that the log has not shown yet: nobody can decrypt their own. */
   sent: Set<string>;
   /** Fan-out of Delivery Services that may become the current one. */

@@ -653,6 +653,7 @@ export class Inbox {
     if (known !== undefined) this.endPending(known);
     if (known !== undefined) this.endRefused(known);
     const g: Group = Object.assign(known ?? {}, fresh); // whoever waits for the group holds this object
+    if (g.outgoing !== undefined) g.outgoing.message = undefined; // it was for the former leaf
     this.stored.groups.set(key, g);
     this.world.save();
     this.world.emit({ event: "joined", group: key, epoch: epochOf(g) });

@@ -96,6 +96,63 @@ describe("a group at one Delivery Service", () => {
     assert.deepEqual(fates(alice), [true, true, true]);
   });
 
+  /** Loses the first n answers to submissions at a Delivery Service, which has accepted them all the same. */
+  function loseAnswers(s: string, n: number): void {
+    const ds = net.ds(s);
+    const honest = ds.answer.bind(ds);
+    ds.answer = (method, path, ...rest) => {
+      const answer = honest(method, path, ...rest);
+      if (path[2] === "messages" && method === "POST" && n-- > 0) refuse(502, "M_PEER_UNREACHABLE");
+      return answer;
+    };
+  }
+
+  test("a text whose answer is lost three times arrives once", async () => {
+    const { users, s } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    loseAnswers(s, 3);
+    await alice.client.send(alice.group, "once");
+    await bob.client.send(bob.group, "and mine");
+    for (const u of [alice, bob]) await u.sync();
+    assert.deepEqual([alice.texts(), bob.texts()], [["and mine"], ["once"]]);
+    assert.deepEqual([alice.group.outgoing, alice.group.sent.size], [undefined, 0]);
+  });
+
+  test("a text without any answer is kept over a restart, and arrives once, also after another Commit", async (t) => {
+    const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
+    t.after(() => rmSync(dir, { recursive: true }));
+    const { users, s } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    loseAnswers(s, 7);
+    await assert.rejects(alice.client.send(alice.group, "first"), { status: 502 });
+    assert.equal(alice.group.outgoing?.text, "first");
+    saveStore(join(dir, "alice"), alice.client.stored);
+    const again = await User.create(alice.id.slice(1, alice.id.indexOf(":")), loadStore(join(dir, "alice")));
+    await bob.sync();
+    await bob.client.update(bob.group);
+    await again.client.send(again.group, "second");
+    for (const u of [again, bob]) await u.sync();
+    together(again, bob);
+    assert.deepEqual(bob.texts(), ["first", "second"]);
+    assert.deepEqual([...bob.take("failed"), ...again.take("failed")], []);
+  });
+
+  test("what a Delivery Service refuses is not sent later", async () => {
+    const { users, s } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    const ds = net.ds(s);
+    const honest = ds.answer.bind(ds);
+    let refusals = 1;
+    ds.answer = (method, path, ...rest) => {
+      if (path[2] === "messages" && method === "POST" && refusals-- > 0) refuse(403, "M_FORBIDDEN");
+      return honest(method, path, ...rest);
+    };
+    await assert.rejects(alice.client.send(alice.group, "refused"), { status: 403 });
+    await alice.client.send(alice.group, "taken");
+    await bob.sync();
+    assert.deepEqual(bob.texts(), ["taken"]);
+  });
+
   test("the Delivery Service proposes a Remove: it is committed before anything else", async () => {
     const n = rooms + 1;
     await net.ds(`s${n}.example`).becomeSender();
@@ -259,6 +316,23 @@ describe("a migration", () => {
     await alice.sync();
     together(alice, bob);
     assert.equal(bob.group.ds, t);
+  });
+
+  test("an offer that the target has dropped is reported at once, not asked for again", async () => {
+    const { users, s, t } = await party("alice");
+    const [alice] = users as [User];
+    const [source, target] = [net.ds(s), net.ds(t)];
+    const init = source.answer.bind(source);
+    source.answer = (method, path, ...rest) => (path[2] === "init" ? refuse(410, "M_OFFER_EXPIRED") : init(method, path, ...rest));
+    const honest = target.answer.bind(target);
+    target.answer = (method, path, ...rest) =>
+      method === "GET" && path[0] === "migrations" ? { state: "dropped", reason: "no room" } : honest(method, path, ...rest);
+    assert.deepEqual(await alice.client.migrate(alice.group, t), { state: "aborted", reason: "no room" });
+    assert.equal(target.migrations.size, 1);
+
+    target.answer = honest; // an offer that is only too old
+    await assert.rejects(alice.client.migrate(alice.group, t), /M_OFFER_EXPIRED/);
+    assert.ok(target.migrations.size > 2);
   });
 
   test("an aborted migration leaves everything as it was", async () => {
