@@ -181,6 +181,7 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
       .then(() => state(groupOf(a))),
   successors: async ({ servers, ...a }) => current().setSuccessors(groupOf(a), servers),
   export: async (a) => current().export(groupOf(a)),
+  export_secret: async ({ label, length, ...a }) => hex(await mls.exportSecret(groupOf(a).state, label, length)),
   raw: async ({ method, path, body }) => current().matrix.raw(method, path, body),
 };
 

@@ -10,6 +10,7 @@ import { signWithLabel } from "ts-mls/crypto/signature.js";
 import type { Extension } from "ts-mls/extension.js";
 import { makeKeyPackageRef } from "ts-mls/keyPackage.js";
 import { decryptSenderData } from "ts-mls/privateMessage.js";
+import { mlsExporter } from "ts-mls/keySchedule.js";
 import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
 import { toLeafIndex } from "ts-mls/treemath.js";
 import { createCommit, type PendingCommit } from "./corrections/commit.js";
@@ -465,6 +466,11 @@ export async function encrypt(
 /** Signs by the group's scheme with the caller's leaf key (RFC 9420, section 5.1.2: SignWithLabel). */
 export async function sign(state: ClientState, label: string, content: Uint8Array): Promise<Uint8Array> {
   return signWithLabel(state.signaturePrivateKey, label, content, (await suiteOf(state)).signature);
+}
+
+/** MLS-Exporter of the state's epoch, for an empty context (RFC 9420, section 8.5). length is in bytes. */
+export async function exportSecret(state: ClientState, label: string, length: number): Promise<Uint8Array> {
+  return mlsExporter(state.keySchedule.exporterSecret, label, new Uint8Array(), length, await suiteOf(state));
 }
 
 export const members = (state: ClientState): Member[] => membersOf(state.ratchetTree);
