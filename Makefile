@@ -4,6 +4,8 @@
 GO     ?= go
 TS     := clients/ts
 DRIVER := $(TS)/dist/src/driver.js
+# The client on OpenMLS. Where its packages cannot be had, its tests are skipped.
+OPENMLS := integration/openmls
 # How long each fuzz target runs: executions, since a run by the clock now and then fails at its very end.
 FUZZTIME ?= 20000x
 # The Go vulnerability database, packed as the folder osv. MIMI_REQUIRE_ALL=1 makes its absence an error.
@@ -34,7 +36,7 @@ test-go: ## the Go packages but those of integration/, with the race detector
 	@units=$$($(GO) list ./... | grep -v /integration); \
 	$(GO) test -race -timeout 20m $$units git.schwanenlied.me/yawning/x448.git
 
-test-integration: $(DRIVER) ## real homeservers and clients as processes on loopback
+test-integration: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real homeservers and clients as processes on loopback
 	$(GO) test -count=1 -timeout 15m ./integration/...
 
 $(DRIVER): $(TS)/node_modules/.package-lock.json $(wildcard $(TS)/src/*.ts $(TS)/src/*/*.ts) $(TS)/tsconfig.json
@@ -44,6 +46,9 @@ $(DRIVER): $(TS)/node_modules/.package-lock.json $(wildcard $(TS)/src/*.ts $(TS)
 $(TS)/node_modules/.package-lock.json: $(TS)/package-lock.json
 	cd $(TS) && npm ci --no-audit --no-fund
 	@touch $@
+
+$(OPENMLS)/node_modules/.package-lock.json: $(OPENMLS)/package-lock.json
+	cd $(OPENMLS) && { npm ci --no-audit --no-fund && touch node_modules/.package-lock.json || test -z "$${MIMI_REQUIRE_ALL:-}"; }
 
 lint: ## formatting, vet, staticcheck, the rules of the house, module files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
@@ -75,5 +80,5 @@ bench: ## what things cost: the module's own, and a Commit beside a message even
 explore: ## every course of a hand-over within the package's bounds: minutes, and 2 GiB at most
 	$(GO) test -count=1 -timeout 2h -v -run '^TestExplore$$' ./mimiport/migration/explore -full
 
-clean: ## delete what the TypeScript client's build has made
-	rm -rf $(TS)/dist $(TS)/node_modules
+clean: ## delete what the TypeScript client's build has made, and all packages of npm
+	rm -rf $(TS)/dist $(TS)/node_modules $(OPENMLS)/node_modules

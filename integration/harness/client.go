@@ -49,7 +49,7 @@ type GroupState struct {
 	DS                      string   `json:"ds"`
 	Term                    uint64   `json:"term"`
 	Epoch                   uint64   `json:"epoch"`
-	EpochAuthenticator      string   `json:"epoch_authenticator"`
+	EpochAuthenticator      string   `json:"epoch_authenticator"` // empty where the client's library does not show it
 	TreeHash                string   `json:"tree_hash"`
 	ConfirmedTranscriptHash string   `json:"confirmed_transcript_hash"`
 	Members                 []Member `json:"members"`

@@ -58,6 +58,15 @@ func Client(tb testing.TB) (node string) {
 	return node
 }
 
+// OpenMLS says whether the packages of the client on OpenMLS are installed, and what it takes of the TypeScript client.
+func OpenMLS(tb testing.TB) {
+	tb.Helper()
+	Client(tb)
+	if !exists(filepath.Join(root(tb), "integration", "openmls", "node_modules", "@wireapp", "core-crypto")) {
+		missing(tb, "the packages of integration/openmls are not installed: make test-integration installs them")
+	}
+}
+
 func missing(tb testing.TB, what string) {
 	tb.Helper()
 	if os.Getenv(requireEnv) != "" {

@@ -10,6 +10,7 @@ func TestMachine(t *testing.T) {
 	t.Run("vectors", func(t *testing.T) { Vectors(t) })
 	t.Run("PostgreSQL", func(t *testing.T) { PostgreSQL(t) })
 	t.Run("client", func(t *testing.T) { Client(t) })
+	t.Run("OpenMLS", func(t *testing.T) { OpenMLS(t) })
 }
 
 // outcome notes how a test would have ended.
@@ -48,6 +49,7 @@ func TestMissing(t *testing.T) {
 	for name, need := range map[string]func(testing.TB){
 		"vectors": func(tb testing.TB) { Vectors(tb) },
 		"client":  func(tb testing.TB) { Client(tb) },
+		"OpenMLS": func(tb testing.TB) { OpenMLS(tb) },
 	} {
 		for _, c := range []struct{ ci, require string }{{"", ""}, {"true", ""}, {"", "1"}, {"true", "1"}} {
 			t.Setenv("CI", c.ci)

@@ -1,0 +1,220 @@
+// A Matrix device in at most one group, whose MLS is OpenMLS. It follows the group by its log alone, and keeps nothing.
+// Its HTTP, and how it verifies what servers sign, are the TypeScript client's.
+import { createHash } from "node:crypto";
+import { DeliveryService, submission } from "../../clients/ts/dist/src/ds.js";
+import { Evidence } from "../../clients/ts/dist/src/evidence.js";
+import { BINDING, FAN_OUT, Matrix, POINTER, serverOf, withToken } from "../../clients/ts/dist/src/matrix.js";
+import { decode, encode, fromBase64, leafIdentity, toBase64, toBase64url } from "../../clients/ts/dist/src/wire.js";
+import { Member } from "./member.mjs";
+
+const KEY_PACKAGE = "io.github.mimiport.key_package";
+const DEVICE_KEY = "io.github.mimiport.ed25519";
+const RESERVED_USER = "@_mimiport:";
+/** How long a /sync waits, in milliseconds. */
+const SYNC_WAIT = 1000;
+
+const userOf = (identity) => decode(leafIdentity, identity).userId;
+
+export class Client {
+  #matrix;
+  #member;
+  #since;
+  /** Where the client stands in its group. */
+  #group;
+  /** Application messages of others. */
+  #inbox = [];
+
+  async login(homeserver, token) {
+    this.#matrix = new Matrix(await withToken(homeserver, token));
+  }
+
+  get #session() {
+    return this.#matrix.session;
+  }
+
+  get #here() {
+    if (this.#group === undefined) throw new Error("in no group");
+    return this.#group;
+  }
+
+  #ds(server = this.#here.ds) {
+    return new DeliveryService(this.#matrix, server);
+  }
+
+  /** Makes the device's MLS key, and publishes it. */
+  async createIdentity() {
+    this.#member = await Member.withIdentity(encode(leafIdentity, this.#session));
+    const { userId, deviceId } = this.#session;
+    const keys = { [this.#keyName]: toBase64(await this.#member.publicKey()) };
+    const device = { user_id: userId, device_id: deviceId, algorithms: [KEY_PACKAGE], keys, signatures: {} };
+    await this.#upload({ device_keys: device });
+  }
+
+  get #keyName() {
+    return `${DEVICE_KEY}:${this.#session.deviceId}`;
+  }
+
+  #upload(body) {
+    return this.#matrix.request("POST", "/_matrix/client/v3/keys/upload", body);
+  }
+
+  /** Publishes KeyPackages as one-time keys, which the device's MLS key signs. */
+  async publishKeyPackages(n) {
+    const keys = {};
+    for (let i = 0; i < n; i++) {
+      const message = await this.#member.keyPackage();
+      const key = { key: toBase64(message) };
+      const signature = toBase64(await this.#member.sign(Buffer.from(JSON.stringify(key)))); // canonical as it is
+      const id = toBase64url(createHash("sha256").update(message).digest().subarray(0, 12));
+      keys[`${KEY_PACKAGE}:${id}`] = { ...key, signatures: { [this.#session.userId]: { [this.#keyName]: signature } } };
+    }
+    await this.#upload({ one_time_keys: keys });
+  }
+
+  /** Creates the group of a room at the own homeserver. Its first GroupInfo has the tree inside. */
+  async create(room) {
+    const ds = serverOf(this.#session.userId);
+    const { group_id, external_sender } = await this.#ds(ds).reserve(room, 1);
+    const id = fromBase64(group_id);
+    const entry = fromBase64(external_sender);
+    const key = entry.subarray(1, 1 + entry[0]); // opaque signature_key<V>, Credential credential
+    await this.#member.create(id, key, ({ groupInfo }) => this.#ds(ds).bind(toBase64url(id), toBase64(groupInfo)));
+    this.#enter(room, ds, { term: 0, seq: 0 });
+  }
+
+  /** Waits for the Welcome of a group. */
+  async join() {
+    while (this.#group === undefined) await this.sync();
+  }
+
+  /** Enters the group of a room by an external Commit. */
+  async rejoin(room) {
+    const { group_id, creating_server } = await this.#matrix.roomState(room, BINDING);
+    const key = toBase64url(fromBase64(group_id));
+    const pointer = await this.#matrix.roomState(room, POINTER);
+    const { delivery_service } = await this.#ds(pointer?.via ?? creating_server).host(key);
+    const ds = this.#ds(delivery_service);
+    const { group_info } = await ds.group(key);
+    let at;
+    await this.#member.enter(fromBase64(group_info), async (commit) => {
+      at = await ds.submit(key, submission(commit));
+    });
+    this.#enter(room, delivery_service, at);
+    await this.catchUp();
+  }
+
+  /** The group's log is handled up to a number. */
+  #enter(room, ds, { term, seq }) {
+    const id = this.#member.groupId;
+    const sent = new Set(); // own messages that the log has not shown yet: nobody processes their own
+    this.#group = { id, key: toBase64url(id), room, ds, term, next: seq + 1, proposals: 0, active: true, sent };
+  }
+
+  async add(user) {
+    const claimed = await this.#matrix.claimKeyPackages(user);
+    const keyPackages = claimed.map(({ message }) => message);
+    await this.#commit((submit) => this.#member.add(keyPackages, submit));
+  }
+
+  async remove(user) {
+    const leaves = (await this.#member.identities()).filter((identity) => userOf(identity) === user);
+    await this.#commit((submit) => this.#member.remove(leaves, submit));
+  }
+
+  /** Commits all that has been proposed. */
+  update() {
+    return this.#commit((submit) => this.#member.update(submit));
+  }
+
+  /** Has the member make a Commit in the present epoch, and the Delivery Service accept it. */
+  async #commit(make) {
+    await this.catchUp();
+    await make((commit) => this.#submit(submission(commit)));
+    this.#here.proposals = 0;
+    await this.catchUp();
+  }
+
+  /** Sends an application message. Pending proposals are committed first (RFC 9420, section 12.4). */
+  async send(text) {
+    await this.catchUp();
+    if (this.#here.proposals > 0) await this.update();
+    await this.#submit({ message: toBase64(await this.#member.encrypt(Buffer.from(text))) });
+    await this.catchUp();
+  }
+
+  async #submit(what) {
+    const { key, sent } = this.#here;
+    sent.add(what.message);
+    await this.#ds().submit(key, what);
+  }
+
+  /** Takes in what is new, or what comes within a second. */
+  async sync() {
+    const { next, toDevice } = await this.#matrix.sync(this.#since, SYNC_WAIT);
+    this.#since = next;
+    for (const { type, sender, content } of toDevice) if (type === FAN_OUT) await this.#heard(sender, content);
+  }
+
+  /** Fan-out of a group says only that there is more in the log. */
+  async #heard(sender, { kind, message, room_id: room, term, seq }) {
+    if (this.#group !== undefined) return this.catchUp();
+    if (kind !== "welcome") return;
+    await this.#member.join(fromBase64(message));
+    this.#enter(room, sender.slice(RESERVED_USER.length), { term, seq });
+    await this.catchUp();
+  }
+
+  /** Reads the log to its end, over every move. */
+  async catchUp() {
+    const g = this.#here;
+    for (let end = false; !end && g.active; ) {
+      const page = await this.#ds().messages(g.key, g.term, g.next);
+      for (const message of page.messages) await this.#take(message);
+      g.next = Math.max(g.next, page.next);
+      end = page.end && !(await this.#follow(page.moved));
+    }
+  }
+
+  async #take({ seq, epoch, kind, message }) {
+    const g = this.#here;
+    g.next = seq + 1;
+    if (kind === "welcome" || g.sent.delete(message) || epoch < (await this.#member.epoch())) return;
+    const { plaintext, author, isActive } = await this.#member.process(fromBase64(message));
+    g.active = isActive;
+    if (kind === "commit") g.proposals = 0;
+    if (kind === "proposal") g.proposals++;
+    if (plaintext !== undefined) this.#inbox.push({ sender: userOf(author), text: Buffer.from(plaintext).toString() });
+  }
+
+  /** Goes where a redirect leads. core-crypto does not show the authenticated_data of the migration Commit. */
+  async #follow(moved) {
+    if (moved === undefined) return false;
+    const g = this.#here;
+    const proven = moved.term === g.term + 1 && (await new Evidence(this.#matrix, Date.now).provesMove(g, moved));
+    if (!proven) throw new Error("a redirect without proof");
+    Object.assign(g, { ds: moved.delivery_service, term: moved.term, next: 1 });
+    return true;
+  }
+
+  /** The state, without what core-crypto does not show. */
+  async state() {
+    const { key: group, room, ds, term, active, proposals } = this.#here;
+    const members = (await this.#member.identities()).map((identity) => ({ user: userOf(identity) }));
+    const epoch = await this.#member.epoch();
+    return { group, room, ds, term, epoch, active, members, pending_proposals: proposals };
+  }
+
+  /** A message of another member by its text. */
+  message(text) {
+    return this.#inbox.find((m) => m.text === text);
+  }
+
+  async exportSecret(label, length) {
+    if (label !== "exporter") throw new Error("core-crypto exports by one label only");
+    return Buffer.from(await this.#member.exportSecret(length)).toString("hex");
+  }
+
+  info(ds) {
+    return this.#ds(ds).group(this.#here.key);
+  }
+}
