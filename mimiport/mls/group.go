@@ -89,7 +89,8 @@ const lifetimeSkew = uint64(time.Hour / time.Second)
 // replayed at any time (RFC 9420, section 7.3).
 func CheckLifetime(m Member, now time.Time) error {
 	at := uint64(now.Unix())
-	if m.NotBefore == 0 && m.NotAfter == 0 || m.NotBefore <= at+lifetimeSkew && at <= m.NotAfter+lifetimeSkew {
+	expired := at > m.NotAfter && at-m.NotAfter > lifetimeSkew
+	if m.NotBefore == 0 && m.NotAfter == 0 || m.NotBefore <= at+lifetimeSkew && !expired {
 		return nil
 	}
 	return failed("check lifetime", nil, refuse(ruleLifetime))

@@ -71,13 +71,14 @@ func (c *Client) credential() rfc9420.Credential {
 // greaseValue is one of the values that nobody may choke on (RFC 9420, section 13.5).
 const greaseValue = 0x2a2a
 
-// capabilities are those of every client: all suites, basic credentials, application data, SelfRemove, GREASE.
+// capabilities are those of every client: all suites, basic credentials, GREASE, and the proposals of draft-ietf-mls-extensions-10 and
+// of mls-rs.
 func capabilities() rfc9420.Capabilities {
 	return rfc9420.Capabilities{
 		Versions:     rfc9420.MakeUint16s(rfc9420.VersionMLS10),
 		CipherSuites: rfc9420.MakeUint16s(1, 2, 3, 4, 5, 6, 7, greaseValue),
 		Extensions:   rfc9420.MakeUint16s(rfc9420.ExtensionAppDataDictionary, greaseValue),
-		Proposals:    rfc9420.MakeUint16s(8, 9, 10, greaseValue), // those of draft-ietf-mls-extensions-10
+		Proposals:    rfc9420.MakeUint16s(8, 9, 10, greaseValue, 0xf002, 0xf003, 0xf004),
 		Credentials:  rfc9420.MakeUint16s(rfc9420.CredentialBasic, greaseValue),
 	}
 }

@@ -112,6 +112,7 @@ type CommitOptions struct {
 	Proposals         []*Proposal
 	Path              bool // even where the proposals require none; an external Commit always has one
 	AuthenticatedData []byte
+	Tree              bool // the GroupInfo holds the tree
 
 	// Edit changes parts before they are signed, to make what the engine must refuse.
 	Edit Edit
@@ -160,7 +161,7 @@ func (g *Group) Commit(o CommitOptions) *Commit {
 	m := g.sign(by.client, content, o.Edit.Message)
 	next.context.TreeHash = next.tree.treeHash(next.tree.root(), nil)
 	next.context.ConfirmedTranscriptHash = g.suite.Sum(g.interim, m.Public.TranscriptInput())
-	next.seal(m.Public.ConfirmationTag, by.leaf, o.Edit.Info)
+	next.seal(m.Public.ConfirmationTag, by.leaf, o.Tree, o.Edit.Info)
 	return &Commit{Message: marshal(m), GroupInfo: next.groupInfo, Welcome: g.welcome(list), Next: next}
 }
 

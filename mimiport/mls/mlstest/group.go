@@ -23,6 +23,7 @@ type Options struct {
 	Members         [][]byte // the identities of the members' credentials; leaf 0 signs the GroupInfo
 	ExternalSenders []*Client
 	Extensions      []byte // encoded GroupContext extensions without their length, before that of ExternalSenders
+	Tree            bool   // the GroupInfo holds the tree
 	Populated       bool   // fill all parent nodes, as if each member had committed; else they are blank
 }
 
@@ -73,7 +74,7 @@ func New(o Options) *Group {
 		g.fill()
 	}
 	g.context.TreeHash = g.tree.treeHash(g.tree.root(), nil)
-	g.seal(g.random.bytes(g.suite.Hash.Size()), 0, nil)
+	g.seal(g.random.bytes(g.suite.Hash.Size()), 0, o.Tree, nil)
 	return g
 }
 
@@ -119,10 +120,13 @@ func (g *Group) populate(x int, parentHash []byte) {
 }
 
 // seal completes an epoch: confirmation tag and GroupInfo.
-func (g *Group) seal(tag []byte, signer uint32, edit func(*rfc9420.GroupInfo)) {
+func (g *Group) seal(tag []byte, signer uint32, withTree bool, edit func(*rfc9420.GroupInfo)) {
 	g.tag = tag
 	g.interim = g.suite.Sum(g.context.ConfirmedTranscriptHash, vector(tag))
 	info := &rfc9420.GroupInfo{Context: g.context, ConfirmationTag: tag, Signer: signer}
+	if withTree {
+		info.Extensions = must(info.Extensions.With(rfc9420.ExtensionRatchetTree, g.tree.encode()))
+	}
 	if edit != nil {
 		edit(info)
 	}
@@ -136,7 +140,7 @@ func (g *Group) ID() []byte { return g.context.GroupID }
 // Epoch is the epoch.
 func (g *Group) Epoch() uint64 { return g.context.Epoch }
 
-// GroupInfo is the message that describes the epoch, without the tree.
+// GroupInfo is the message that describes the epoch, without the tree unless it was asked for.
 func (g *Group) GroupInfo() []byte { return g.groupInfo }
 
 // Context is the encoded GroupContext.

@@ -1,0 +1,324 @@
+package mls
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// TestProposalBytes reads the proposals of other documents, byte for byte, and has a group accept each and commit it.
+func TestProposalBytes(t *testing.T) {
+	s := newScene(appDataOf(1))
+	for encoding, want := range map[string]mlstest.Proposal{
+		"0008 0001 01 03616263": *s.SetAppData(1, []byte("abc")),
+		"0008 0001 02":          *s.RemoveAppData(1),
+		"0009 8001 03616263":    *s.AppEphemeral(0x8001, []byte("abc")),
+		"0009 0000 00":          *s.AppEphemeral(0, []byte{}),
+		"000a":                  *s.SelfRemove(),
+		"f002":                  {Type: 0xf002},
+		"f003":                  {Type: 0xf003},
+		"f004 00010203":         {Type: 0xf004, Number: 0x010203},
+		"2a2a 03616263":         {Type: grease, Custom: []byte("abc")},
+	} {
+		raw, err := hex.DecodeString(strings.ReplaceAll(encoding, " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got mlstest.Proposal
+		if !rfc9420.Unmarshal(raw, &got) {
+			t.Errorf("%s does not decode", encoding)
+			continue
+		}
+		again, err := rfc9420.Marshal(&want)
+		if err != nil || !bytes.Equal(again, raw) {
+			t.Errorf("%s: the proposal encodes to %x, %v", encoding, again, err)
+		}
+		checkSame(t, raw, &got)
+		message := s.Propose(1, &got)
+		commit(t, propose(t, open(t, s.Group), message), s.Commit(mlstest.CommitOptions{References: [][]byte{message}}))
+	}
+	for _, encoding := range []string{"0008000100", "0008000103", "00080001", "0009", "000900000261", "000a00", "f00200", "f004000102"} {
+		raw, err := hex.DecodeString(encoding)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rfc9420.Unmarshal(raw, new(mlstest.Proposal)) {
+			t.Errorf("%s decodes", encoding)
+		}
+	}
+}
+
+// opaque is a proposal whose contents are no vector.
+type opaque struct{ contents []byte }
+
+// message puts the contents into a message that holds a proposal of type 0xf0f2, by itself or in a Commit.
+func (o opaque) message(t *testing.T, s scene, inCommit bool) []byte {
+	t.Helper()
+	custom := &mlstest.Proposal{Type: unknownProposal, Custom: []byte("replaced")}
+	message := s.Propose(0, custom)
+	if inCommit {
+		message = s.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{custom}}).Message
+	}
+	var b cryptobyte.Builder
+	custom.Encode(&b)
+	vector := b.BytesOrPanic()[2:]
+	if bytes.Count(message, vector) != 1 || len(o.contents) != len(vector) {
+		t.Fatal("the contents cannot be replaced")
+	}
+	return bytes.Replace(message, vector, o.contents, 1)
+}
+
+// TestUnknownProposal names the type of a proposal that no vector is.
+func TestUnknownProposal(t *testing.T) {
+	s := newScene(nil)
+	long := opaque{append([]byte{0xbf}, bytes.Repeat([]byte{0xff}, 8)...)}
+	for _, inCommit := range []bool{false, true} {
+		message := long.message(t, s, inCommit)
+		_, err := RFC9420(DefaultLimits()).Parse(message)
+		if mimiport.KindOf(err) != mimiport.KindUnsupported || !strings.Contains(err.Error(), "0xf0f2") {
+			t.Errorf("in a Commit %v: %v", inCommit, err)
+		}
+	}
+}
+
+// TestSelfRemove lets a member leave: by a member's Commit, and by the external Commit of somebody who joins.
+func TestSelfRemove(t *testing.T) {
+	s := newScene(nil)
+	for _, typ := range []ProposalType{ProposalSelfRemove, rfc9420.ProposalPrivateSelfRemove} {
+		message := s.Propose(2, &mlstest.Proposal{Type: typ})
+		next, p, err := open(t, s.Group).Propose(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Remove == nil || p.Remove.Leaf != 2 || p.Type != typ {
+			t.Errorf("proposal %+v", p)
+		}
+		resync := []*mlstest.Proposal{s.Remove(4)}
+		for name, o := range map[string]mlstest.CommitOptions{
+			"a member's Commit": {References: [][]byte{message}},
+			"a joiner's Commit": {References: [][]byte{message}, Joiner: s.client("joiner")},
+			"a resync":          {References: [][]byte{message}, Joiner: s.again(4), Proposals: resync},
+		} {
+			if _, e := commit(t, next, s.Commit(o)); len(e.Removed) != 1+len(o.Proposals) || e.Removed[0].Leaf != 2 || !e.HasPath {
+				t.Errorf("type %d, %s: removed %v", typ, name, e.Removed)
+			}
+		}
+		for name, c := range map[string]struct {
+			o    mlstest.CommitOptions
+			rule *rule
+		}{
+			"its sender commits": {mlstest.CommitOptions{Sender: 2, References: [][]byte{message}}, ruleSelfRemove},
+			"without a path": {mlstest.CommitOptions{References: [][]byte{message}, Edit: mlstest.Edit{NoPath: true}}, rulePathRequired},
+			"beside a Remove": {mlstest.CommitOptions{
+				References: [][]byte{message}, Proposals: []*mlstest.Proposal{s.Remove(2)},
+			}, ruleRemoveUnique},
+			"beside its sender's resync": {mlstest.CommitOptions{
+				References: [][]byte{message}, Joiner: s.again(2), Proposals: []*mlstest.Proposal{s.Remove(2)},
+			}, ruleRemoveUnique},
+		} {
+			c.o.Edit.Owner = s.again(c.o.Sender).As(s.Client(c.o.Sender)) // the sender's leaf may be gone
+			if c.o.Joiner != nil {
+				c.o.Edit.Owner = nil
+			}
+			bad := s.Commit(c.o)
+			if _, _, err := next.Commit(bad.Message, bad.GroupInfo); ruleOf(err) != c.rule.name {
+				t.Errorf("type %d, %s: %v", typ, name, err)
+			}
+		}
+		if _, _, err := next.Propose(s.ProposeExternal(0, s.ds, &mlstest.Proposal{Type: typ})); ruleOf(err) != ruleSenderType.name {
+			t.Errorf("by an external sender: %v", err)
+		}
+	}
+}
+
+// TestAppData follows a group's app_data_dictionary, by references, by value and by an external Commit, and opens what it leads to. A
+// Commit cannot be followed without the GroupInfo.
+func TestAppData(t *testing.T) {
+	m := newScene(nil)
+	g := open(t, m.Group)
+	step := func(o mlstest.CommitOptions) {
+		t.Helper()
+		for _, message := range o.References {
+			g = propose(t, g, message)
+		}
+		c := m.Commit(o)
+		if _, _, err := g.(Follower).Follow(c.Message); mimiport.KindOf(err) != mimiport.KindUnsupported {
+			t.Errorf("followed without a GroupInfo: %v", err)
+		}
+		g, _ = commit(t, g, c)
+		m.Group = c.Next
+		if opened := open(t, m.Group); !bytes.Equal(opened.(*group).encodedContext, g.(*group).encodedContext) {
+			t.Error("the group opens otherwise")
+		}
+	}
+	step(mlstest.CommitOptions{References: [][]byte{m.Propose(1, m.SetAppData(7, []byte("a"))), m.Propose(2, m.SetAppData(3, []byte("b")))}})
+	step(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{m.SetAppData(7, []byte("c")), m.SetAppData(7, []byte("d")), m.RemoveAppData(3)}})
+	step(mlstest.CommitOptions{Joiner: m.client("joiner"), Proposals: []*mlstest.Proposal{m.SetAppData(9, nil), m.AppEphemeral(9, nil)}})
+	data, _ := appData(g.(*group).context.Extensions)
+	if seven, _ := data.Find(7); len(data) != 2 || string(seven) != "d" {
+		t.Errorf("the data is %v", data)
+	}
+}
+
+// TestTreeInCommit accepts a Commit whose GroupInfo holds the tree to which it leads. The GroupInfo stays as it was sent.
+func TestTreeInCommit(t *testing.T) {
+	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(5), Populated: true, Tree: true})
+	g := open(t, m)
+	c := m.Commit(mlstest.CommitOptions{Sender: 1, Tree: true, Proposals: []*mlstest.Proposal{m.Remove(4)}})
+	g, _ = commit(t, g, c)
+	if !bytes.Equal(g.GroupInfo(), c.GroupInfo) || g.Size() < len(c.GroupInfo)+len(g.RatchetTree()) {
+		t.Error("the GroupInfo is not the one that was sent, or is not counted")
+	}
+	for name, tree := range map[string][]byte{"inside": nil, "twice": g.RatchetTree()} {
+		if opened, err := RFC9420(DefaultLimits()).Open(g.GroupInfo(), tree); err != nil || !bytes.Equal(opened.TreeHash(), g.TreeHash()) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, _, err := g.VerifyGroupInfo(g.GroupInfo()); err != nil {
+		t.Error(err)
+	}
+	limits := DefaultLimits()
+	limits.Tree = len(m.RatchetTree()) - 1
+	if _, err := RFC9420(limits).Open(m.GroupInfo(), nil); mimiport.KindOf(err) != mimiport.KindTooLarge {
+		t.Errorf("a tree beyond the limit: %v", err)
+	}
+}
+
+// TestDuplicates opens a group in which devices have several leaves. They can go one by one, their successors stay, and no further
+// leaf of theirs comes.
+func TestDuplicates(t *testing.T) {
+	three := identities(3)
+	m := scene{mlstest.New(mlstest.Options{
+		Seed: 1, GroupID: []byte("group"), Members: slices.Concat(three, three[1:], three[1:2]),
+	}), nil}
+	g := open(t, m.Group)
+	duplicates := func() (leaves []uint32) {
+		for _, d := range g.Duplicates() {
+			leaves = append(leaves, d.Leaf)
+		}
+		return leaves
+	}
+	step := func(want []uint32, o mlstest.CommitOptions) {
+		t.Helper()
+		for _, message := range o.References {
+			g = propose(t, g, message)
+		}
+		c := m.Commit(o)
+		g, _ = commit(t, g, c)
+		m.Group = c.Next
+		if got := duplicates(); !slices.Equal(got, want) {
+			t.Errorf("duplicates %v, want %v", got, want)
+		}
+	}
+	refused := func(c *mlstest.Commit) {
+		t.Helper()
+		if _, _, err := g.Commit(c.Message, c.GroupInfo); ruleOf(err) != ruleDeviceUnique.name {
+			t.Errorf("one more leaf: %v", err)
+		}
+	}
+	if got := duplicates(); !slices.Equal(got, []uint32{3, 4, 5}) {
+		t.Errorf("duplicates %v", got)
+	}
+	step([]uint32{3, 4, 5}, mlstest.CommitOptions{Sender: 3, References: [][]byte{m.Propose(5, m.Update(5))}})
+	step([]uint32{3, 5}, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{m.Remove(2)}})
+	refused(m.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{m.Remove(1), m.Remove(5), m.Add(m.again(3))}}))
+	step([]uint32{5}, mlstest.CommitOptions{Sender: 3, Proposals: []*mlstest.Proposal{m.Remove(1)}})
+	refused(m.Commit(mlstest.CommitOptions{Joiner: m.again(5), Proposals: []*mlstest.Proposal{m.Remove(5)}}))
+	step(nil, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{m.Remove(5)}})
+	step(nil, mlstest.CommitOptions{Joiner: m.again(3), Proposals: []*mlstest.Proposal{m.Remove(3)}})
+}
+
+// TestRenewed lists the leaves that bring a new key.
+func TestRenewed(t *testing.T) {
+	s := newScene(nil)
+	newKey := func(leaf uint32) *mlstest.Client { return s.again(leaf).As(s.client("key")) }
+	update := s.Update(2)
+	owner := newKey(2)
+	update.Update = signLeaf(owner, edited(update.Update, func(l *rfc9420.LeafNode) { l.SignatureKey = owner.SignatureKey() }), s.ID(), 2)
+	renewing, plain := s.Propose(2, update), s.Propose(3, s.Update(3))
+	for name, c := range map[string]struct {
+		o    mlstest.CommitOptions
+		want []uint32
+	}{
+		"a path":                     {mlstest.CommitOptions{Sender: 1}, nil},
+		"a path with another key":    {mlstest.CommitOptions{Sender: 1, Edit: mlstest.Edit{Owner: newKey(1)}}, []uint32{1}},
+		"Updates":                    {mlstest.CommitOptions{References: [][]byte{renewing, plain}}, []uint32{2}},
+		"an Add":                     {mlstest.CommitOptions{Proposals: []*mlstest.Proposal{s.Add(s.client("added"))}}, []uint32{6}},
+		"a joiner":                   {mlstest.CommitOptions{Joiner: s.client("joiner")}, []uint32{6}},
+		"a resync":                   {mlstest.CommitOptions{Joiner: s.again(4).As(s.Client(4)), Proposals: []*mlstest.Proposal{s.Remove(4)}}, nil},
+		"a resync with another key":  {mlstest.CommitOptions{Joiner: s.again(4), Proposals: []*mlstest.Proposal{s.Remove(4)}}, []uint32{4}},
+		"a device that is replaced":  {mlstest.CommitOptions{Proposals: []*mlstest.Proposal{s.Remove(4), s.Add(s.again(4))}}, []uint32{4}},
+		"a device that comes again":  {mlstest.CommitOptions{Proposals: []*mlstest.Proposal{s.Remove(4), s.Add(s.again(4).As(s.Client(4)))}}, nil},
+		"somebody else with the key": {mlstest.CommitOptions{Proposals: []*mlstest.Proposal{s.Remove(4), s.Add(s.client("thief").As(s.Client(4)))}}, []uint32{4}},
+	} {
+		g := open(t, s.Group)
+		for _, message := range c.o.References {
+			g = propose(t, g, message)
+		}
+		_, e := commit(t, g, s.Commit(c.o))
+		var got []uint32
+		for _, m := range e.Renewed {
+			got = append(got, m.Leaf)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: renewed %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestClosed ends a group with a ReInit: it refuses proposals and Commits, and RequireOpen fails.
+func TestClosed(t *testing.T) {
+	s := newScene(nil)
+	message := s.Propose(1, s.ReInit([]byte("next")))
+	for name, o := range map[string]mlstest.CommitOptions{
+		"by value":     {Proposals: []*mlstest.Proposal{s.ReInit([]byte("next"))}},
+		"by reference": {References: [][]byte{message}},
+	} {
+		g := propose(t, open(t, s.Group), message)
+		c := s.Commit(o)
+		if err := RequireOpen(g); err != nil || g.Closed() {
+			t.Errorf("%s: closed before: %v", name, err)
+		}
+		next, e := commit(t, g, c)
+		if !e.Closes || !next.Closed() || ruleOf(RequireOpen(next)) != ruleClosed.name {
+			t.Errorf("%s: the group is open still", name)
+		}
+		if _, _, err := next.Propose(c.Next.Propose(0, c.Next.Remove(1))); ruleOf(err) != ruleClosed.name {
+			t.Errorf("%s: a proposal: %v", name, err)
+		}
+	}
+}
+
+func TestLifetime(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	at := uint64(now.Unix())
+	for _, c := range []struct {
+		notBefore, notAfter uint64
+		valid               bool
+	}{
+		{0, 0, true}, // no lifetime: the leaf is not that of a key package
+		{at, at, true},
+		{at + 3600, at + 9999, true},
+		{at + 3601, at + 9999, false},
+		{0, at - 3600, true},
+		{0, at - 3601, false},
+		{0, 1<<64 - 1, true},
+		{1<<64 - 1, 1<<64 - 1, false},
+	} {
+		err := CheckLifetime(Member{NotBefore: c.notBefore, NotAfter: c.notAfter}, now)
+		var typed *mimiport.Error
+		if (err == nil) != c.valid || err != nil && (!errors.As(err, &typed) || typed.Info.Rule != "lifetime" || typed.Kind != mimiport.KindInvalid) {
+			t.Errorf("from %d to %d: %v", c.notBefore, c.notAfter, err)
+		}
+	}
+}
