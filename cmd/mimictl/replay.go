@@ -66,6 +66,8 @@ them. The input is JSON, bytes in base64 or hexadecimal:
 
 ratchet_tree may be absent when group_info carries the tree. It prints one line
 of JSON for each message; one that is refused leaves the group as it was.
+It does not look at lifetimes, and cannot follow a Commit of an AppDataUpdate:
+the new data is in the GroupInfo of the next epoch alone.
 `,
 	file: true,
 	prepare: func(flags *flag.FlagSet) action {
@@ -132,6 +134,9 @@ func follow(engine mls.Engine, group mls.Group, message []byte) (kind string, ne
 // ofEpoch checks what can be checked of an encrypted message.
 func ofEpoch(group mls.Group, m *mls.Message) error {
 	const op = "receive application message"
+	if err := mls.RequireOpen(group); err != nil {
+		return err
+	}
 	if string(m.GroupID) != string(group.ID()) {
 		return mimiport.Errorf(op, mimiport.KindInvalid, "it is of another group")
 	}

@@ -31,7 +31,7 @@ func TestReplay(t *testing.T) {
 	commit := before.Commit(mlstest.CommitOptions{Sender: 1, References: [][]byte{proposal}})
 	after := commit.Next
 	tampered := after.Commit(mlstest.CommitOptions{Sender: 0, Path: true}).Message
-	tampered[len(tampered)/2] ^= 1
+	tampered[len(tampered)-100] ^= 1 // in the signature
 
 	encrypted := after.Application(nil, 20)
 	encrypted[len("..")+len("..")+len(".group")+8] = 3 // content_type: a Commit, which nobody but members could check
@@ -64,6 +64,37 @@ func TestReplay(t *testing.T) {
 		}
 		if got[i] != line || (got[i].Error != "") != want.refused {
 			t.Errorf("got %+v, want %+v, refused %v", got[i], line, want.refused)
+		}
+	}
+}
+
+// TestReplayCases replays small inputs that a Delivery Service could answer wrongly: which message is refused, and by which rule.
+func TestReplayCases(t *testing.T) {
+	for name, rules := range map[string][]string{
+		"01-duplicate-add":                             {"device-unique"},
+		"02-update-to-alices-identity":                 {"successor", "proposal-reference"},
+		"03-reinit-then-commit":                        {"", "group-closed", "group-closed"},
+		"04-expired-key-package":                       {""}, // a log may be replayed at any time
+		"05-self-remove":                               {""},
+		"06-key-package-extension-not-in-capabilities": {""}, // as clients built on mlspp send it
+	} {
+		var out bytes.Buffer
+		file := filepath.Join("testdata", "cases", name+".json")
+		if err := replayFile(engines[mls.ProtocolMLS10], file, stdio{out: &out}); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		decoder := json.NewDecoder(&out)
+		for i, rule := range rules {
+			var line replayed
+			if err := decoder.Decode(&line); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if (line.Error == "") != (rule == "") || !strings.Contains(line.Error, rule) {
+				t.Errorf("%s: message %d: %q, want rule %q", name, i, line.Error, rule)
+			}
+		}
+		if decoder.More() {
+			t.Errorf("%s has more messages", name)
 		}
 	}
 }
