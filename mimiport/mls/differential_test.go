@@ -223,14 +223,24 @@ func (d *duet) adds() {
 	d.commits(d.someone(), fields{"add": d.keyPackage()}, fields{"add": d.keyPackage()})
 }
 
-// sends gives a proposal to the engine and to all clients but its sender, having tried mutants of it.
+// sends gives a proposal to the engine, and if that accepts it to all clients, having tried mutants of it.
 func (d *duet) sends(sender string, message []byte) {
 	d.t.Helper()
 	d.judge(sender, message, func(g Group, message []byte) error {
 		_, _, err := g.Propose(message)
 		return err
 	})
-	d.engine = propose(d.t, d.engine, message)
+	next, _, err := d.engine.Propose(message)
+	if rule := ruleOf(err); err != nil && (rule == ruleTogether.name || rule == ruleNoCommitter.name) {
+		d.count["not beside the others"]++ // which a client does not ask before it commits: nobody is to have it
+		return
+	} else if err != nil {
+		d.t.Fatal(err)
+	}
+	d.engine = next
+	if sender != "" {
+		d.do("accept", fields{"name": sender})
+	}
 	for _, name := range d.live {
 		if name != sender {
 			d.do("process", fields{"name": name, "message": hexOf(message)})

@@ -59,7 +59,7 @@ const commands = {
   // A Commit of all pending proposals that fit together and of some by value, not yet accepted.
   async commit({ name, proposals, aad }) {
     const c = clients.get(name);
-    const list = [...mls.pendingProposals(c.state), ...proposals.map((p) => mls.byValue(proposal(p)))];
+    const list = await mls.choose(c.state, proposals.map((p) => mls.byValue(proposal(p))));
     c.pending = await mls.commit(c.state, list, bytes(aad));
     return offer(c.pending);
   },
@@ -109,10 +109,11 @@ const commands = {
     c.state = c.pending.next;
     return view(c.state);
   },
+  // A proposal, not yet accepted.
   async propose({ name, ...p }) {
     const c = clients.get(name);
     const { newState, message } = await createProposal(c.state, true, proposal(p), await mls.cipherSuite(c.suite));
-    c.state = newState;
+    c.pending = { next: newState };
     return { message: hex(encodeMlsMessage(message)) };
   },
   // The membership tag that a member would have given a message: members made elsewhere have no secrets.
