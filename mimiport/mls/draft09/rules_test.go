@@ -2,7 +2,6 @@ package draft09_test
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"testing"
 
@@ -163,13 +162,27 @@ func TestCommitRules(t *testing.T) {
 		pt.AuthenticatedData = []byte("again")
 	})
 	ownUpdate, removeCommitter := m.Update(3), m.Remove(0, 3)
-	g := proposeAll(t, m.open(), add, update, remove, again, ownUpdate, removeCommitter)
+	g := proposeAll(t, m.open(), add, update, remove)
+	_, _, err := g.Propose(again)
+	wantRule(t, err, mimiport.KindInvalid, "proposals-together")
 	commit := m.Commit(3, nil, add, update, remove)
 	if _, _, err := g.Commit(commit.Message, commit.GroupInfo); err != nil {
 		t.Fatal(err)
 	}
 	idOf := func(message []byte) gomls.ProposalID {
 		return gomls.ProposalID{Hash: gomls.CipherSuite(1).Digest(message[1:])}
+	}
+	for rule, own := range map[string][]byte{"ValSem111": ownUpdate, "ValSem200": removeCommitter} {
+		message := m.edit(3, commit.Message, func(pt *gomls.MLSPlaintext) {
+			c := &pt.Content.Commit.Commit
+			if rule == "ValSem111" {
+				c.Updates = append(c.Updates, idOf(own))
+			} else {
+				c.Removes = append(c.Removes, idOf(own))
+			}
+		})
+		_, _, err := proposeAll(t, g, own).Commit(message, commit.GroupInfo)
+		wantRule(t, err, mimiport.KindInvalid, rule)
 	}
 	for _, c := range []struct {
 		rule   string
@@ -179,9 +192,6 @@ func TestCommitRules(t *testing.T) {
 		{"proposal-reference", mimiport.KindInvalid, func(c *gomls.Commit) { c.Adds[0].Hash[0] ^= 1 }},
 		{"proposal-reference", mimiport.KindInvalid, func(c *gomls.Commit) { c.Adds = append(c.Adds, c.Adds[0]) }},
 		{"proposal-reference", mimiport.KindInvalid, func(c *gomls.Commit) { c.Adds, c.Updates = nil, c.Adds }},
-		{"ValSem107", mimiport.KindInvalid, func(c *gomls.Commit) { c.Removes = append(c.Removes, idOf(again)) }},
-		{"ValSem111", mimiport.KindInvalid, func(c *gomls.Commit) { c.Updates = append(c.Updates, idOf(ownUpdate)) }},
-		{"ValSem200", mimiport.KindInvalid, func(c *gomls.Commit) { c.Removes = append(c.Removes, idOf(removeCommitter)) }},
 		{"ValSem201", mimiport.KindInvalid, func(c *gomls.Commit) { c.Path = nil }},
 		{"ValSem202", mimiport.KindInvalid, func(c *gomls.Commit) { c.Path.Steps = c.Path.Steps[1:] }},
 		{"ValSem202", mimiport.KindInvalid, func(c *gomls.Commit) { c.Path.Steps = append(c.Path.Steps, c.Path.Steps[0]) }},
@@ -204,33 +214,51 @@ func TestCommitRules(t *testing.T) {
 	}
 }
 
-// TestUniqueKeys: nobody is added twice, nor with a key that a member has.
-func TestUniqueKeys(t *testing.T) {
-	m := newMembers(t, 1, []byte("group"), 2)
+// TestTogether: nobody is added twice, nor with a key or the name that a member has or will have, and somebody must be left who can
+// commit all that is pending.
+func TestTogether(t *testing.T) {
+	m := newMembers(t, 1, []byte("group"), 3)
 	client := m.client()
-	addWith := func(by uint32, change func(*gomls.KeyPackage)) []byte {
-		return must(m.clients[by].Add(m.editKeyPackage(client, change)))(t)
+	addOf := func(c *draft09test.Client, change func(*gomls.KeyPackage)) []byte {
+		return must(m.clients[0].Add(m.editKeyPackage(c, change)))(t)
 	}
-	first, second := addWith(0, func(*gomls.KeyPackage) {}), addWith(1, func(*gomls.KeyPackage) {})
-	otherInitKey := addWith(0, func(k *gomls.KeyPackage) { k.InitKey.Data = make([]byte, 32) })
-	g := proposeAll(t, m.open(), first, second, otherInitKey)
-	_, _, err := g.Commit(m.Commit(0, nil, first, second).Message, nil)
-	wantRule(t, err, mimiport.KindInvalid, "ValSem103")
-	_, _, err = g.Commit(m.Commit(0, nil, first, otherInitKey).Message, nil)
-	wantRule(t, err, mimiport.KindInvalid, "ValSem101")
-}
-
-func TestTooManyProposals(t *testing.T) {
-	m := newMembers(t, 1, []byte("group"), 2)
-	g, remove := m.open(), m.Remove(0, 1)
-	next := func(i int) []byte {
-		return m.edit(0, remove, func(pt *gomls.MLSPlaintext) { pt.AuthenticatedData = fmt.Append(nil, i) })
+	same := func(*gomls.KeyPackage) {}
+	named := func(name []byte) *draft09test.Client { return must(draft09test.NewClient(1, name))(t) }
+	initKey := func(b byte) func(*gomls.KeyPackage) {
+		return func(k *gomls.KeyPackage) { k.InitKey.Data = append(make([]byte, 31), b) }
 	}
-	for i := range framing.MaxProposals {
-		g = proposeAll(t, g, next(i))
+	second, _ := m.open().Member(1)
+	first := addOf(client, same)
+	renamed := m.edit(1, m.Update(1), func(pt *gomls.MLSPlaintext) {
+		k := &pt.Content.Proposal.Update.KeyPackage
+		k.Credential.Basic.Identity = []byte("another name")
+		if err := m.clients[1].SignKeyPackage(k); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for name, c := range map[string]struct {
+		rule string
+		list [][]byte
+	}{
+		"one client twice":          {"proposals-together", [][]byte{first, addOf(client, initKey(1))}},
+		"one name twice":            {"proposals-together", [][]byte{addOf(named([]byte("a")), same), addOf(named([]byte("a")), same)}},
+		"one encryption key twice":  {"proposals-together", [][]byte{addOf(named([]byte("a")), initKey(2)), addOf(named([]byte("b")), initKey(2))}},
+		"a member's name":           {"device-unique", [][]byte{addOf(named(second.Identity), same)}},
+		"another name for a member": {"successor", [][]byte{renamed}},
+		"two changes of a leaf":     {"proposals-together", [][]byte{m.Update(1), m.Remove(0, 1)}},
+		"two Updates":               {"proposals-together", [][]byte{m.Update(1), m.Update(1)}},
+		"nobody is left":            {"no-committer", [][]byte{m.Update(0), m.Update(1), m.Update(2)}},
+		"a lifetime that is no time": {"lifetime-order", [][]byte{addOf(client, func(k *gomls.KeyPackage) {
+			setExtension(k, gomls.ExtensionTypeLifetime, make([]byte, 16))
+		})}},
+	} {
+		last := len(c.list) - 1
+		_, _, err := proposeAll(t, m.open(), c.list[:last]...).Propose(c.list[last])
+		t.Run(name, func(t *testing.T) { wantRule(t, err, mimiport.KindInvalid, c.rule) })
 	}
-	_, _, err := g.Propose(next(framing.MaxProposals))
-	wantRule(t, err, mimiport.KindTooLarge, "")
+	alone := newMembers(t, 1, []byte("alone"), 1)
+	_, _, err := alone.open().Propose(alone.Update(0))
+	wantRule(t, err, mimiport.KindInvalid, "no-committer")
 }
 
 // TestLargestGroup fills a group, in which a member can still commit a path, and adds one too many.
@@ -248,7 +276,10 @@ func TestLargestGroup(t *testing.T) {
 		t.Errorf("%d members", next.NumMembers())
 	}
 	last := m.Add(0)
-	_, _, err = proposeAll(t, g, last).Commit(m.Commit(0, nil, append(adds, last)...).Message, nil)
+	_, _, err = g.Propose(last)
+	wantRule(t, err, mimiport.KindInvalid, "proposals-together")
+	m.Advance()
+	_, _, err = next.Propose(m.Add(0))
 	wantRule(t, err, mimiport.KindTooLarge, "")
 
 	m = grow(t, framing.MaxLeaves)

@@ -54,6 +54,7 @@ func Run(t *testing.T, engine mls.Engine, newGroup NewGroup) {
 		"WrongEpoch": testWrongEpoch, "OtherGroup": testOtherGroup, "WrongKind": testWrongKind, "UnknownReference": testUnknownReference,
 		"OtherGroupInfo": testOtherGroupInfo, "Immutable": testImmutable, "Concurrent": testConcurrent, "VerifyMember": testVerifyMember,
 		"VerifyGroupInfo": testVerifyGroupInfo,
+		"Together":        testTogether,
 		"Welcomes":        testWelcomes, "Mutations": testMutations,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -268,6 +269,35 @@ func testRepeatedProposal(s *suite) {
 	again := s.propose(message)
 	if view(s.group) != once || len(s.group.Proposals()) != 1 || !bytes.Equal(first.Ref, again.Ref) || !bytes.Equal(again.Message, message) {
 		s.Errorf("the repeated proposal is %+v in %s", again, view(s.group))
+	}
+}
+
+// testTogether refuses proposals that cannot be committed with those before them. A member commits all others at once.
+func testTogether(s *suite) {
+	accepted := [][]byte{s.members.Remove(0, 1), s.members.Update(3), s.members.Add(4)}
+	var described []*mls.Proposal
+	for _, message := range accepted {
+		described = append(described, s.propose(message))
+	}
+	if p := described[1]; p.Update == nil || p.Update.Leaf != 3 || len(p.Update.Identity) == 0 {
+		s.Errorf("the Update is %+v", p)
+	}
+	seen := view(s.group)
+	for _, message := range [][]byte{
+		s.members.Remove(2, 1), s.members.Update(1), s.members.Update(3), s.members.Remove(0, 3), s.members.Remove(3, 3),
+	} {
+		_, _, err := s.group.Propose(message)
+		s.refused(err, mimiport.KindInvalid)
+	}
+	if view(s.group) != seen || s.group.Closed() || len(s.group.Duplicates()) > 0 {
+		s.Error("a refused proposal has changed the group")
+	}
+	e := s.commit(s.members.Commit(2, nil, accepted...))
+	if len(e.Removed) != 1 || len(e.Updated) != 1 || len(e.Added) != 1 || e.Closes {
+		s.Errorf("effects: %+v", e)
+	}
+	if len(e.Renewed) != 1 || e.Renewed[0].Leaf != e.Added[0].Leaf {
+		s.Errorf("renewed: %+v", e.Renewed)
 	}
 }
 

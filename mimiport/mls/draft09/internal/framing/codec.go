@@ -15,7 +15,7 @@ const MaxLeaves = 128
 const (
 	maxNodes      = 2*MaxLeaves - 1
 	maxExtensions = 64 // five types are known
-	MaxProposals  = 2 * MaxLeaves
+	maxProposals  = 2 * MaxLeaves
 )
 
 // The sizes of the two cipher suites supported, in bytes: SHA-256, Ed25519 and X25519 both.
@@ -141,9 +141,9 @@ func (r *reader) proposal() *gomls.Proposal {
 
 func (r *reader) commit() gomls.Commit {
 	return gomls.Commit{
-		Updates: list(r, 2, MaxProposals, (*reader).proposalID),
-		Removes: list(r, 2, MaxProposals, (*reader).proposalID),
-		Adds:    list(r, 2, MaxProposals, (*reader).proposalID),
+		Updates: list(r, 2, maxProposals, (*reader).proposalID),
+		Removes: list(r, 2, maxProposals, (*reader).proposalID),
+		Adds:    list(r, 2, maxProposals, (*reader).proposalID),
 		Path:    r.path(),
 	}
 }
