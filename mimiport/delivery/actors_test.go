@@ -24,15 +24,21 @@ func newPlay(t *testing.T) *play {
 // newPlayOf is newPlay for another cipher suite.
 func newPlayOf(t *testing.T, suite uint16) *play {
 	t.Helper()
+	return newPlayFrom(t, mlstest.Options{CipherSuite: suite})
+}
+
+// newPlayFrom is newPlay for a group of more options than its id and its members.
+func newPlayFrom(t *testing.T, o mlstest.Options) *play {
+	t.Helper()
 	p := &play{world: newWorld(t)}
 	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.id = reserved.GroupID
-	p.group = mlstest.New(mlstest.Options{
-		Seed: 1, CipherSuite: suite, GroupID: p.id, Members: [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB")},
-	})
+	o.Seed, o.GroupID = 1, p.id
+	o.Members = [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB")}
+	p.group = mlstest.New(o)
 	p.bind(serverA)
 	return p
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
@@ -159,6 +160,31 @@ func TestOutsideInit(t *testing.T) {
 	p.commit(serverA, alice, mlstest.CommitOptions{AuthenticatedData: announce("not a name")})
 	p.commit(serverA, alice, mlstest.CommitOptions{AuthenticatedData: append(announce("c.example"), 0)})
 	p.expectHosted(serverA, 0)
+}
+
+// TestSafeAAD: where the group uses SafeAAD, MigrationCommitAAD is the item of one component (profile, section 5): a Commit outside a
+// MigrationInit may not hold it, a migration Commit must.
+func TestSafeAAD(t *testing.T) {
+	const dictionary = "\x00\x06\x05\x04\x00\x02\x01\x00" // app_data_dictionary: safe_aad, an empty list
+	p := newPlayFrom(t, mlstest.Options{CipherSuite: 1, Extensions: []byte(dictionary)})
+	safe := func(aad []byte) []byte {
+		g := must(mls.RFC9420(mls.DefaultLimits()).Open(p.group.GroupInfo(), p.group.RatchetTree()))(t)
+		return must(mls.AddMigrationAAD(g, aad))(t)
+	}
+	c := p.group.Commit(mlstest.CommitOptions{Path: true, AuthenticatedData: safe(announce("c.example"))})
+	_, err := p.submit(serverA, alice, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+	expectRule(t, err, "migration-commit-outside-init")
+	p.commit(serverA, alice, mlstest.CommitOptions{AuthenticatedData: []byte{0}})
+
+	for rule, data := range map[string][]byte{"safe-aad": announce(serverB), "migration-commit": safe(announce("c.example"))} {
+		a := must(p.request(serverA, serverB, bob, func(o *mlstest.CommitOptions) { o.AuthenticatedData = data }))(t)
+		_, err = p.initiate(a)
+		expectRule(t, err, rule)
+	}
+	a := must(p.request(serverA, serverB, bob, func(o *mlstest.CommitOptions) { o.AuthenticatedData = safe(announce(serverB)) }))(t)
+	must(p.initiate(a))(t)
+	p.run()
+	p.expect(a, "moved", "active")
 }
 
 // TestSwapIsSigned: "C gets T's entry with the MigrationResponse, signed by T; T refuses any other" (profile, section 5).

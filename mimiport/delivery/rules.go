@@ -32,8 +32,12 @@ func broken(rule, format string, args ...any) error {
 
 // requirePlain fails for a Commit that may not come outside a MigrationInit (profile, section 5): an aborted one is
 // among them.
-func requirePlain(msg *mls.Message) error {
-	aad, err := mimiport.UnmarshalMigrationCommitAAD(msg.AuthenticatedData)
+func requirePlain(g mls.Group, msg *mls.Message) error {
+	data, found := mls.MigrationAAD(g, msg.AuthenticatedData)
+	if !found {
+		return nil
+	}
+	aad, err := mimiport.UnmarshalMigrationCommitAAD(data)
 	if err == nil && mimiport.ValidateServerName(aad.TargetDomain) == nil {
 		return broken(ruleOutsideInit, "the Commit announces a migration to %s", aad.TargetDomain)
 	}
@@ -58,12 +62,13 @@ func (s senders) requireMigrationCommit(
 ) error {
 	e := a.Effects
 	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: m.Target}).Marshal()
+	announced, _ := mls.MigrationAAD(before, e.AuthenticatedData)
 	switch {
 	case err != nil:
 		return err
 	case e.Sender.Type != mls.SenderMember:
 		return broken(ruleMigrationCommit, "the sender is not a member")
-	case !bytes.Equal(e.AuthenticatedData, aad):
+	case !bytes.Equal(announced, aad):
 		return broken(ruleMigrationCommit, "authenticated_data is not MigrationCommitAAD{%s}", m.Target)
 	case !e.HasPath:
 		return broken(ruleMigrationCommit, "the Commit has no path")

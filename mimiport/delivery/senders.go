@@ -163,7 +163,7 @@ func (s senders) requireSwap(m *migration.Migration, before mls.Group, a *regist
 			byValue++
 		case p.Ref == nil:
 			return broken(ruleMigrationCommit, "the Commit has a proposal by value")
-		case p.Type == mls.ProposalReInit, p.Type == mls.ProposalGroupContextExtensions:
+		case p.Type == mls.ProposalReInit, p.Type == mls.ProposalGroupContextExtensions, p.Type == mls.ProposalAppDataUpdate:
 			return broken(ruleMigrationCommit, "the Commit references a proposal of type %d", p.Type)
 		}
 	}

@@ -202,7 +202,7 @@ func requireOwnLeaf(c api.Caller, m mls.Member) error {
 
 // plainCommit checks a Commit that does not move the group.
 func (s intake) plainCommit(ctx context.Context, sub *submission) (*registry.Accepted, error) {
-	if err := requirePlain(sub.msg); err != nil {
+	if err := requirePlain(sub.live.MLS, sub.msg); err != nil {
 		return nil, err
 	}
 	a, err := s.commit(ctx, sub)

@@ -123,6 +123,9 @@ type Context interface {
 	// ExternalSenders lists the entries of the group's external_senders extension, nil without one.
 	ExternalSenders() []ExternalSender
 
+	// SafeAAD reports whether the authenticated data of every message begins with a SafeAAD (draft-ietf-mls-extensions-10).
+	SafeAAD() bool
+
 	// Hash is the hash function of the group's cipher suite.
 	Hash(data []byte) []byte
 }

@@ -173,7 +173,8 @@ func (g *group) replace(update, remove *received) *group {
 	next, b := *g, g.newLedger(g.outlook.keys)
 	b.drop(update.proposal.Update.Raw) // the leaf before has been dropped
 	next.outlook.keys = b.keys
-	next.received = append(slices.DeleteFunc(slices.Clone(g.received), func(o *received) bool { return o == update }), remove)
+	next.received = slices.Clone(g.received)
+	next.received[slices.Index(g.received, update)] = remove // here, since what came later may need that the leaf goes
 	return &next
 }
 

@@ -55,7 +55,7 @@ func (h *hostile) newcomer() *mlstest.Client {
 }
 
 func (h *hostile) extensions() rfc9420.Extensions {
-	list := appDataOf(uint16(h.random.IntN(2)))
+	list := appDataOf(uint16(11 + h.random.IntN(2)))
 	switch h.random.IntN(4) {
 	case 0:
 		return extensions(unknownExtension, []byte{})
@@ -93,9 +93,9 @@ func (h *hostile) message() []byte {
 	case 8:
 		return h.Propose(by, h.SetExtensions(h.extensions()))
 	case 9:
-		return h.Propose(by, h.SetAppData(uint16(h.random.IntN(3)), []byte("data")))
+		return h.Propose(by, h.SetAppData(uint16(11+h.random.IntN(3)), []byte("data")))
 	case 10:
-		return h.Propose(by, h.RemoveAppData(uint16(h.random.IntN(3))))
+		return h.Propose(by, h.RemoveAppData(uint16(11+h.random.IntN(3))))
 	case 11:
 		custom := pick(h.random, []ProposalType{grease, unknownProposal})
 		return h.Propose(by, &mlstest.Proposal{Type: custom, Custom: []byte("custom")})
@@ -119,7 +119,7 @@ func honest(g Group, leaves []uint32) []uint32 {
 func TestHostilePending(t *testing.T) {
 	count := make(map[ProposalType]int)
 	for seed := range uint64(60) {
-		h := &hostile{scene: newScene(appDataOf(1)), random: rand.New(rand.NewPCG(seed, 1)), keys: [][]byte{key(1)}}
+		h := &hostile{scene: newScene(appDataOf(11)), random: rand.New(rand.NewPCG(seed, 1)), keys: [][]byte{key(1)}}
 		if seed%3 == 0 {
 			h.scene = newScene(nil)
 		}
@@ -135,6 +135,10 @@ func TestHostilePending(t *testing.T) {
 			var references [][]byte
 			for _, p := range g.Proposals() {
 				references = append(references, p.Message)
+			}
+			again := open(t, h.Group)
+			for _, message := range references {
+				again = propose(t, again, message) // as a server does that takes the group over
 			}
 			able := honest(g, h.Leaves())
 			if len(able) == 0 {
@@ -167,7 +171,7 @@ func TestDemandedRemove(t *testing.T) {
 	remove := s.ProposeExternal(0, s.ds, s.Remove(2))
 	update, other := s.Propose(2, s.Update(2)), s.Propose(3, s.Update(3))
 	for name, c := range map[string]struct{ before, left [][]byte }{
-		"its Update": {[][]byte{update, other}, [][]byte{other, remove}},
+		"its Update": {[][]byte{update, other}, [][]byte{remove, other}},
 		"a ReInit":   {[][]byte{s.Propose(2, s.ReInit([]byte("next")))}, [][]byte{remove}},
 	} {
 		g := open(t, s.Group)

@@ -123,6 +123,12 @@ func (g *group) handshake(message []byte, content rfc9420.ContentType) (*rfc9420
 	default:
 		return nil, errMessage
 	}
+	if g.SafeAAD() {
+		_, ok := readSafeAAD(c.AuthenticatedData)
+		if err := g.require(ok, ruleSafeAAD); err != nil {
+			return nil, err
+		}
+	}
 	size := g.suite.Hash.Size()
 	if err := g.require(c.Sender.Type != SenderMember || len(m.MembershipTag) == size, ruleMembershipTag); err != nil {
 		return nil, err

@@ -138,6 +138,12 @@ func (g *group) RatchetTree() []byte             { return g.tree.encode() }
 func (g *group) NumMembers() int                 { return int(g.tree.root.members) }
 func (g *group) Hash(data []byte) []byte         { return g.suite.Sum(data) }
 
+func (g *group) SafeAAD() bool {
+	data, _ := appData(g.context.Extensions)
+	_, found := data.Find(componentSafeAAD)
+	return found
+}
+
 func (g *group) Members() iter.Seq[Member] {
 	return func(yield func(Member) bool) {
 		for leaf, n := range g.tree.leaves() {

@@ -32,6 +32,7 @@ var (
 	ruleEpoch           = &rule{"ValSem003", mimiport.KindWrongEpoch, "6", "the message is of another epoch"}
 	ruleSender          = valid("ValSem004", "6.1", "the sender's leaf is blank or out of range")
 	ruleApplication     = valid("ValSem005", "6", "application data must be encrypted")
+	ruleSafeAAD         = valid("safe-aad", extensionsDraft, "the authenticated data does not begin with a SafeAAD, which the group demands")
 	ruleMembershipTag   = valid("ValSem007", "6.2", "the membership tag is missing or not as long as the suite's hash")
 	ruleConfirmationTag = valid("ValSem009", "6.1", "the confirmation tag is missing or not as long as the suite's hash")
 	ruleSignature       = signature("ValSem010", "6.1", "the sender's signature does not verify")

@@ -504,13 +504,14 @@ func appDataOf(components ...uint16) rfc9420.Extensions {
 }
 
 func appDataOffences() []offence {
-	s := newScene(appDataOf(1, 2))
+	s := newScene(appDataOf(11, 12))
 	strict := newScene(extensions(int(rfc9420.ExtensionRequiredCapabilities), requires(rfc9420.RequiredCapabilities{
 		Proposals: rfc9420.MakeUint16s(uint16(ProposalAppDataUpdate)),
 	})))
+	safe := newScene(appDataOf(componentSafeAAD))
 	result := func(components ...uint16) offence {
 		return s.commits(ruleAppDataResult, mlstest.CommitOptions{
-			Proposals: []*mlstest.Proposal{s.SetAppData(3, []byte("after"))},
+			Proposals: []*mlstest.Proposal{s.SetAppData(13, []byte("after"))},
 			Edit: mlstest.Edit{Info: func(i *rfc9420.GroupInfo) {
 				data, _ := appDataOf(components...).Find(rfc9420.ExtensionAppDataDictionary)
 				i.Context.Extensions, _ = i.Context.Extensions.Replace(rfc9420.ExtensionAppDataDictionary, data)
@@ -518,14 +519,16 @@ func appDataOffences() []offence {
 		})
 	}
 	return []offence{
-		s.proposes(ruleAppDataRemove, s.Propose(0, s.RemoveAppData(3))),
-		s.adds(ruleTogether, s.Propose(0, s.SetAppData(1, nil)), s.Propose(1, s.RemoveAppData(1))),
-		s.adds(ruleTogether, s.Propose(0, s.RemoveAppData(1)), s.Propose(1, s.RemoveAppData(1))),
-		s.commitsValue(ruleAppDataOnce, s.SetAppData(1, nil), s.RemoveAppData(1)),
+		s.proposes(ruleAppDataRemove, s.Propose(0, s.RemoveAppData(13))),
+		s.adds(ruleTogether, s.Propose(0, s.SetAppData(11, nil)), s.Propose(1, s.RemoveAppData(11))),
+		s.adds(ruleTogether, s.Propose(0, s.RemoveAppData(11)), s.Propose(1, s.RemoveAppData(11))),
+		s.commitsValue(ruleAppDataOnce, s.SetAppData(11, nil), s.RemoveAppData(11)),
+		safe.proposes(ruleSafeAAD, safe.Propose(0, safe.Remove(1))),
+		safe.commits(ruleSafeAAD, mlstest.CommitOptions{AuthenticatedData: []byte{6, 0, 2, 0, 0, 1, 0}}), // components out of order
 		strict.commitsValue(ruleAppDataExtensions, strict.SetExtensions(appDataOf(1))),
-		result(1, 3),       // 2 is gone
-		result(1, 2),       // 3 has not come
-		result(1, 2, 3, 4), // 4 has come
+		result(11, 13),         // 12 is gone
+		result(11, 12),         // 13 has not come
+		result(11, 12, 13, 14), // 14 has come
 		s.commitsValue(ruleExtensionEncoding, s.SetExtensions(extensions(int(rfc9420.ExtensionAppDataDictionary), []byte{1}))),
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -118,7 +120,7 @@ func TestSelfRemove(t *testing.T) {
 			rule *rule
 		}{
 			"its sender commits": {mlstest.CommitOptions{Sender: 2, References: [][]byte{message}}, ruleSelfRemove},
-			"without a path": {mlstest.CommitOptions{References: [][]byte{message}, Edit: mlstest.Edit{NoPath: true}}, rulePathRequired},
+			"without a path":     {mlstest.CommitOptions{References: [][]byte{message}, Edit: mlstest.Edit{NoPath: true}}, rulePathRequired},
 			"beside a Remove": {mlstest.CommitOptions{
 				References: [][]byte{message}, Proposals: []*mlstest.Proposal{s.Remove(2)},
 			}, ruleRemoveUnique},
@@ -296,6 +298,50 @@ func TestClosed(t *testing.T) {
 		if _, _, err := next.Propose(c.Next.Propose(0, c.Next.Remove(1))); ruleOf(err) != ruleClosed.name {
 			t.Errorf("%s: a proposal: %v", name, err)
 		}
+	}
+}
+
+// TestSafeAAD carries a MigrationCommitAAD as the profile, section 5, shows it: among other items and before other data where the group
+// uses SafeAAD, else alone.
+func TestSafeAAD(t *testing.T) {
+	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: "target.example"}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const vector = "12f1c40f0e7461726765742e6578616d706c65"
+	profile, err := os.ReadFile(filepath.Join("..", "..", "docs", "profile.md"))
+	if err != nil || !bytes.Contains(profile, []byte("`"+vector+"`")) {
+		t.Errorf("the profile does not show %s: %v", vector, err)
+	}
+	s := newScene(appDataOf(1, componentSafeAAD))
+	safe, plain := open(t, s.Group), open(t, newScene(appDataOf(1)).Group)
+	data, err := AddMigrationAAD(safe, aad)
+	if err != nil || hex.EncodeToString(data) != vector {
+		t.Errorf("the data is %x: %v", data, err)
+	}
+	among := append(append([]byte{1 + 2*4 + byte(len(data))}, 0, 1, 1, 7), data[1:]...)
+	among = append(among, 0xff, 0xff, 2, 8, 8)
+	among[0] = byte(len(among) - 1)
+	for name, c := range map[string]struct {
+		g     Group
+		data  []byte
+		found bool
+	}{
+		"alone":          {safe, data, true},
+		"before data":    {safe, append(data, "of no component"...), true},
+		"among items":    {safe, among, true},
+		"no items":       {safe, []byte{0}, false},
+		"no SafeAAD":     {safe, aad, false},
+		"no data at all": {safe, nil, false},
+		"a plain group":  {plain, aad, true},
+	} {
+		if got, found := MigrationAAD(c.g, c.data); found != c.found || found && !bytes.Equal(got, aad) {
+			t.Errorf("%s: %x, %v", name, got, found)
+		}
+	}
+	commit(t, safe, s.Commit(mlstest.CommitOptions{AuthenticatedData: data}))
+	if raw, err := AddMigrationAAD(plain, aad); err != nil || !bytes.Equal(raw, aad) {
+		t.Errorf("in a plain group: %x, %v", raw, err)
 	}
 }
 

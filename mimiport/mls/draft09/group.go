@@ -139,6 +139,9 @@ func (g *group) Duplicates() (out []mls.Member) {
 	return out
 }
 
+// SafeAAD is false: groups here have no extensions.
+func (g *group) SafeAAD() bool { return false }
+
 // Closed is false: draft-09 has no ReInit.
 func (g *group) Closed() bool { return false }
 

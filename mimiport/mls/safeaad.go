@@ -1,0 +1,39 @@
+package mls
+
+import (
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+)
+
+// componentSafeAAD is the component of an app_data_dictionary that demands a SafeAAD (draft-ietf-mls-extensions-10).
+const componentSafeAAD uint16 = 2
+
+// readSafeAAD reads the SafeAAD with which authenticated data begins.
+func readSafeAAD(data []byte) (items rfc9420.ComponentList, ok bool) {
+	s := cryptobyte.String(data)
+	ok = items.Decode(&s)
+	return items, ok
+}
+
+// MigrationAAD finds the encoded MigrationCommitAAD in the authenticated data of a group's message: the whole of it or, where the group
+// uses SafeAAD, the item of mimiport.MigrationComponent (profile, section 5). It is not looked into.
+func MigrationAAD(g Context, authenticatedData []byte) (aad []byte, found bool) {
+	if !g.SafeAAD() {
+		return authenticatedData, true
+	}
+	items, ok := readSafeAAD(authenticatedData)
+	if !ok {
+		return nil, false
+	}
+	return items.Find(mimiport.MigrationComponent)
+}
+
+// AddMigrationAAD makes the authenticated data of a group's migration Commit, in which MigrationAAD finds an encoded MigrationCommitAAD.
+func AddMigrationAAD(g Context, aad []byte) ([]byte, error) {
+	if !g.SafeAAD() {
+		return aad, nil
+	}
+	return rfc9420.Marshal(&rfc9420.ComponentList{{Component: mimiport.MigrationComponent, Data: aad}})
+}
