@@ -15,6 +15,7 @@ type Change struct {
 	Snapshots []Snapshot // inserted; one that exists is left as it is
 	Entries   []Entry
 	Receipt   *Receipt // of a Commit that this change accepts
+	Former    *Former  // takes the place of an earlier one
 	Rows      []Row
 	Evidence  []Evidence // inserted; of one kind and migration the first is kept
 	Volume    *Volume    // added to what is counted
@@ -23,7 +24,7 @@ type Change struct {
 
 	// What is deleted; absent things are ignored. Deletions come before insertions.
 	Done        []RowKey              // rows
-	Drop        *GroupKey             // entries, receipts, snapshots and counted bytes
+	Drop        *GroupKey             // entries, receipts, former terms, snapshots and counted bytes
 	DropBefore  *Epoch                // snapshots of earlier epochs than this one
 	DropContent *mimiport.MigrationID // a content
 }

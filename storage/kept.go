@@ -53,6 +53,9 @@ func RequireRange(c *Change) error {
 	if r := c.Receipt; r != nil {
 		note(r.Term, r.Epoch, r.Seq)
 	}
+	if f := c.Former; f != nil {
+		note(f.Term)
+	}
 	if v := c.Volume; v != nil {
 		note(v.Term)
 	}

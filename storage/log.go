@@ -36,6 +36,13 @@ type Receipt struct {
 	Signature  []byte
 }
 
+// Former is what came here of a group's former terms, with the group in one term: a mimiport.Former, encoded. It is kept
+// as long as that term has state here.
+type Former struct {
+	GroupKey
+	Data []byte
+}
+
 // Entry is one accepted message in a group's log.
 type Entry struct {
 	GroupID    []byte

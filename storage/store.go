@@ -63,9 +63,14 @@ type Log interface {
 	Entries(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
 	// Handshakes are Entries without all but the proposals and Commits.
 	Handshakes(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
+	// Latest are the last Entries but for application messages, in order, at most limit, and none before those that have
+	// EntriesBytes together.
+	Latest(ctx context.Context, key GroupKey, limit int) ([]Entry, error)
 	EntryByHash(ctx context.Context, key GroupKey, hash [32]byte) (*Entry, error)
 	// Receipts are those of a term for an epoch and later ones, in order, at most limit.
 	Receipts(ctx context.Context, from Epoch, limit int) ([]Receipt, error)
+	// Former is what came with the group in a term.
+	Former(ctx context.Context, key GroupKey) (*Former, error)
 }
 
 // Migrations is what this server has offered, sent and decided.

@@ -63,6 +63,10 @@ func cloneReceipt(r *storage.Receipt) *storage.Receipt {
 	return &c
 }
 
+func cloneFormer(f *storage.Former) *storage.Former {
+	return &storage.Former{GroupKey: storage.GroupKey{ID: clone(f.ID), Term: f.Term}, Data: clone(f.Data)}
+}
+
 func cloneRow(r *storage.Row) *storage.Row {
 	c := *r
 	c.GroupID, c.Due = clone(r.GroupID), stamp(r.Due)

@@ -26,6 +26,7 @@ type Store struct {
 	entries    table[numbered, storage.Entry]
 	hashes     table[hashed, storage.Entry]
 	receipts   table[numbered, storage.Receipt]
+	former     table[numbered, storage.Former]
 	migrations table[mimiport.MigrationID, migration.Migration]
 	contents   table[mimiport.MigrationID, storage.Content]
 	rows       table[storage.RowKey, storage.Row]
@@ -80,6 +81,8 @@ func New() *Store {
 			key: func(e *storage.Entry) hashed { return hashed{string(e.GroupID), e.Term, e.Hash} }},
 		receipts: table[numbered, storage.Receipt]{compare: compareNumbered,
 			key: func(r *storage.Receipt) numbered { return numbered{string(r.GroupID), r.Term, r.Epoch} }},
+		former: table[numbered, storage.Former]{compare: compareNumbered,
+			key: func(f *storage.Former) numbered { return numbered{string(f.ID), f.Term, 0} }},
 		migrations: table[mimiport.MigrationID, migration.Migration]{compare: compareIDs,
 			key: func(m *migration.Migration) mimiport.MigrationID { return m.ID }},
 		contents: table[mimiport.MigrationID, storage.Content]{compare: compareIDs,
@@ -192,6 +195,9 @@ func (s *Store) applyLog(tx *transaction, c *storage.Change) error {
 			return err
 		}
 	}
+	if f := c.Former; f != nil {
+		put(tx, &s.former, s.former.key(f), cloneFormer(f))
+	}
 	if c.Volume != nil {
 		s.addVolume(tx, c.Volume)
 	}
@@ -225,6 +231,7 @@ func (s *Store) drop(tx *transaction, key *storage.GroupKey) {
 		}
 		put(tx, &s.volumes, s.volumes.key(v), nil)
 	}
+	put(tx, &s.former, term, nil)
 	s.dropSnapshots(tx, *key, math.MaxUint64)
 }
 
@@ -331,6 +338,25 @@ func handshake(e *storage.Entry) bool {
 	return e.Kind == storage.EntryProposal || e.Kind == storage.EntryCommit
 }
 
+// Latest implements storage.Store.
+func (s *Store) Latest(_ context.Context, key storage.GroupKey, limit int) (found []storage.Entry, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	end, _ := s.entries.find(numbered{string(key.ID), key.Term, math.MaxUint64})
+	size := 0
+	for _, e := range slices.Backward(s.entries.rows[:end]) {
+		if len(found) >= limit || size >= storage.EntriesBytes || !inTerm(e.GroupID, e.Term, key) {
+			break
+		}
+		if e.Kind != storage.EntryApplication {
+			found = append(found, *cloneEntry(e))
+			size += e.Bytes()
+		}
+	}
+	slices.Reverse(found)
+	return found, nil
+}
+
 // EntryByHash implements storage.Store.
 func (s *Store) EntryByHash(_ context.Context, key storage.GroupKey, hash [32]byte) (*storage.Entry, error) {
 	s.mu.Lock()
@@ -353,6 +379,17 @@ func (s *Store) Receipts(_ context.Context, from storage.Epoch, limit int) (foun
 		found = append(found, *cloneReceipt(r))
 	}
 	return found, nil
+}
+
+// Former implements storage.Store.
+func (s *Store) Former(_ context.Context, key storage.GroupKey) (*storage.Former, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, err := s.former.get(numbered{string(key.ID), key.Term, 0})
+	if err != nil {
+		return nil, err
+	}
+	return cloneFormer(f), nil
 }
 
 // Migration implements storage.Store.

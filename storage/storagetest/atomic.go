@@ -20,9 +20,10 @@ func everything(name string, number, groupVersion, migrationVersion uint64) *sto
 	g.Version, g.RoomID = groupVersion, name
 	m.Version, m.Reason = migrationVersion, name
 	e, r := sampleEntry("group", 1, number), sampleReceipt("group", 1, number)
+	former := sampleFormer("group", 1, name)
 	return &storage.Change{
 		Group: &g, Migration: &m, Content: &storage.Content{ID: migrationID(number), Data: bytesOf(name)},
-		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []storage.Entry{e}, Receipt: &r,
+		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []storage.Entry{e}, Receipt: &r, Former: &former,
 		Rows: []storage.Row{sampleRow("b.example", name, 1)}, Evidence: []storage.Evidence{sampleEvidence("group", number)},
 	}
 }
@@ -35,6 +36,7 @@ type state struct {
 	Snapshots  []storage.Snapshot
 	Entries    map[string][]storage.Entry
 	Receipts   []storage.Receipt
+	Former     []storage.Former
 	Rows       []storage.Row
 	Evidence   []storage.Evidence
 	KeyObjects []storage.KeyObject
@@ -75,6 +77,11 @@ func dump(t testing.TB, s storage.Store) (all state) {
 			receipts, err := s.Receipts(ctx, storage.Epoch{GroupKey: k}, limit)
 			check(err)
 			all.Receipts = append(all.Receipts, receipts...)
+			if former, err := s.Former(ctx, k); err == nil {
+				all.Former = append(all.Former, *former)
+			} else {
+				check(err)
+			}
 			for n := range uint64(maxNumber) {
 				if snapshot, err := s.Snapshot(ctx, k, n); err == nil {
 					all.Snapshots = append(all.Snapshots, *snapshot)

@@ -157,10 +157,12 @@ func testDrop(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	for _, k := range []storage.GroupKey{key("group", 1), key("group", 2), key("other", 1)} {
 		receipt := sampleReceipt(string(k.ID), k.Term, 1)
+		former := sampleFormer(string(k.ID), k.Term, "former")
 		f.apply(&storage.Change{
 			Entries:   []storage.Entry{sampleEntry(string(k.ID), k.Term, 1), sampleEntry(string(k.ID), k.Term, 2)},
 			Snapshots: []storage.Snapshot{sampleSnapshot(string(k.ID), k.Term, 1), sampleSnapshot(string(k.ID), k.Term, 2)},
 			Receipt:   &receipt,
+			Former:    &former,
 		})
 	}
 	kept := sampleEntry("group", 1, 1)
@@ -174,6 +176,8 @@ func testDrop(t *testing.T, f *fixture) {
 	absent(t, "by hash", err)
 	receipts, err := f.Receipts(ctx, storage.Epoch{GroupKey: dropped}, 10)
 	expect(t, "receipts", receipts, err, nil)
+	_, err = f.Former(ctx, dropped)
+	absent(t, "former terms", err)
 	for _, k := range []storage.GroupKey{key("group", 2), key("other", 1)} {
 		got, err = f.Entries(ctx, k, 0, 10)
 		expect(t, "another term or group", len(got), err, 2)
@@ -181,6 +185,15 @@ func testDrop(t *testing.T, f *fixture) {
 		expect(t, "another's snapshot", 0, err, 0)
 		receipts, err = f.Receipts(ctx, storage.Epoch{GroupKey: k}, 10)
 		expect(t, "another's receipts", receipts, err, []storage.Receipt{sampleReceipt(string(k.ID), k.Term, 1)})
+		former, err := f.Former(ctx, k)
+		expect(t, "another's former terms", former.Data, err, bytesOf("former"))
+	}
+	first, second := sampleFormer("group", 1, "first"), sampleFormer("group", 1, "second")
+	for _, former := range []*storage.Former{&first, &second} {
+		complete(t, *former)
+		f.apply(&storage.Change{Former: former})
+		got, err := f.Former(ctx, dropped)
+		expect(t, "the last", got, err, former)
 	}
 }
 

@@ -133,6 +133,10 @@ func drawChange(t testing.TB, rt *rapid.T, model storage.Store) *storage.Change 
 	}
 	few(func() { c.Snapshots = append(c.Snapshots, sampleSnapshot(drawID(rt), term, drawSmall(rt))) })
 	few(func() { c.Entries = append(c.Entries, sampleEntry(drawID(rt), term, drawSmall(rt))) })
+	if with("former") {
+		former := sampleFormer(drawID(rt), term, "former")
+		c.Former = &former
+	}
 	if with("receipt") {
 		r := sampleReceipt(drawID(rt), term, drawSmall(rt))
 		c.Receipt = &r

@@ -32,6 +32,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"Entries", testEntries},
 		{"Receipts", testReceipts},
 		{"Handshakes", testHandshakes},
+		{"Latest", testLatest},
 		{"EntriesBytes", testEntriesBytes},
 		{"Drop", testDrop},
 		{"DropBefore", testDropBefore},
@@ -187,6 +188,10 @@ func sampleReceipt(id string, term, epoch uint64) storage.Receipt {
 		GroupID: []byte(id), Term: term, Epoch: epoch, Seq: 2 * epoch, CommitHash: [32]byte(bytesOf("commit")),
 		KeyID: "ed25519:r", Signature: bytesOf("signature"),
 	}
+}
+
+func sampleFormer(id string, term uint64, name string) storage.Former {
+	return storage.Former{GroupKey: key(id, term), Data: bytesOf(name)}
 }
 
 func sampleMigration(n uint64) migration.Migration {

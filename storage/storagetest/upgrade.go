@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"math"
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -26,6 +27,7 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 	want := &fixture{Store: memory.New(), t: t}
 	kept := everything("frozen", 1, 0, 0)
 	kept.Receipt = nil         // the programs of the past wrote none
+	kept.Former = nil          // nor this
 	kept.Migration.Refused = 0 // the programs of the past did not count
 	want.apply(kept)
 	for _, name := range dumps {
@@ -84,6 +86,32 @@ func testHandshakes(t *testing.T, f *fixture) {
 	}
 }
 
+// testLatest demands the end of a log, whatever lies between.
+func testLatest(t *testing.T, f *fixture) {
+	kinds := []storage.EntryKind{
+		storage.EntryProposal, storage.EntryCommit, storage.EntryWelcome, storage.EntryApplication, storage.EntryCommit,
+		storage.EntryApplication,
+	}
+	var log, want []storage.Entry
+	for i, kind := range kinds {
+		e := sampleEntry("group", 1, uint64(i)+1)
+		e.Kind = kind
+		log = append(log, e)
+		if kind != storage.EntryApplication {
+			want = append(want, e)
+		}
+	}
+	f.apply(&storage.Change{
+		Entries: append(log, sampleEntry("group", 0, 9), sampleEntry("group", 2, 1), sampleEntry("other", 1, 9)),
+	})
+	for limit, want := range [][]storage.Entry{nil, want[3:], want[2:], want[1:], want, want} {
+		got, err := f.Latest(t.Context(), key("group", 1), limit)
+		expect(t, fmt.Sprint(limit), got, err, want)
+	}
+	got, err := f.Latest(t.Context(), key("group", math.MaxUint64), 9)
+	expect(t, "of a term that cannot be", got, err, nil)
+}
+
 // testEntriesBytes demands that a store does not read more of a log at a time than is asked for in bytes.
 func testEntriesBytes(t *testing.T, f *fixture) {
 	const large = storage.EntriesBytes/2 - 1
@@ -96,6 +124,9 @@ func testEntriesBytes(t *testing.T, f *fixture) {
 	}
 	for name, read := range map[string]func(context.Context, storage.GroupKey, uint64, int) ([]storage.Entry, error){
 		"entries": f.Entries, "handshakes": f.Handshakes,
+		"latest": func(ctx context.Context, key storage.GroupKey, from uint64, limit int) ([]storage.Entry, error) {
+			return f.Latest(ctx, key, min(limit, 4-int(from)))
+		},
 	} {
 		got, err := read(t.Context(), key("group", 1), 0, 100)
 		expect(t, name, len(got), err, 2)

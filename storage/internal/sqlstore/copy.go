@@ -25,7 +25,7 @@ func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 		for _, t := range []interface {
 			copy(context.Context, *Store, *tx) (Copied, error)
 		}{
-			&groups, &snapshots, &entries, &receipts, &migrations, &contents, &outbox, &queues, &evidence, &volumes,
+			&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &evidence, &volumes,
 			&settings, &keyObjects,
 		} {
 			c, err := t.copy(ctx, from, into)

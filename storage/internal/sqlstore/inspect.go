@@ -28,6 +28,8 @@ var loose = []string{
 		SELECT 1 FROM mimiport_groups WHERE group_id = e.group_id AND term = e.term) HAVING count(*) > 0`,
 	`SELECT count(*) || ' receipts are of no group' FROM mimiport_receipts AS r WHERE NOT EXISTS (
 		SELECT 1 FROM mimiport_groups WHERE group_id = r.group_id AND term = r.term) HAVING count(*) > 0`,
+	`SELECT count(*) || ' logs of former terms are of no group' FROM mimiport_former AS f WHERE NOT EXISTS (
+		SELECT 1 FROM mimiport_groups WHERE group_id = f.group_id AND term = f.term) HAVING count(*) > 0`,
 	`SELECT count(*) || ' snapshots are of no group' FROM mimiport_snapshots AS s WHERE NOT EXISTS (
 		SELECT 1 FROM mimiport_groups WHERE group_id = s.group_id AND term = s.term) HAVING count(*) > 0`,
 	`SELECT count(*) || ' contents are of no frozen migration' FROM mimiport_contents AS c WHERE NOT EXISTS (

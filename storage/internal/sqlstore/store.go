@@ -171,7 +171,7 @@ func (tx *tx) applyContent(ctx context.Context, c *storage.Change) error {
 
 func (tx *tx) applyLog(ctx context.Context, c *storage.Change) error {
 	if d := c.Drop; d != nil {
-		for _, table := range []string{entries.name, receipts.name, snapshots.name, volumes.name} {
+		for _, table := range []string{entries.name, receipts.name, former.name, snapshots.name, volumes.name} {
 			if _, err := tx.exec(ctx, "DELETE FROM "+table+" WHERE group_id = $1 AND term = $2", d.ID, clamp(d.Term)); err != nil {
 				return err
 			}
@@ -191,6 +191,12 @@ func (tx *tx) applyLog(ctx context.Context, c *storage.Change) error {
 	}
 	if c.Receipt != nil {
 		if err := insert(ctx, tx, &receipts, []storage.Receipt{*c.Receipt}, ""); err != nil {
+			return err
+		}
+	}
+	if c.Former != nil {
+		const replacing = " ON CONFLICT (group_id, term) DO UPDATE SET data = excluded.data"
+		if err := insert(ctx, tx, &former, []storage.Former{*c.Former}, replacing); err != nil {
 			return err
 		}
 	}
@@ -275,6 +281,16 @@ func (s *Store) log(ctx context.Context, condition string, key storage.GroupKey,
 		key.ID, clamp(key.Term), clamp(from), limit, storage.EntriesBytes)
 }
 
+// Latest implements storage.Store.
+func (s *Store) Latest(ctx context.Context, key storage.GroupKey, limit int) ([]storage.Entry, error) {
+	return list(ctx, s, &entries, `JOIN (
+			SELECT group_id, term, seq, sum(length(message) + length(group_info)) OVER (ORDER BY seq DESC)
+				- length(message) - length(group_info) AS following
+			FROM mimiport_entries WHERE kind <> 'application' AND group_id = $1 AND term = $2 ORDER BY seq DESC LIMIT $3
+		) AS page USING (group_id, term, seq) WHERE following < $4 ORDER BY seq`,
+		key.ID, clamp(key.Term), limit, storage.EntriesBytes)
+}
+
 // EntryByHash implements storage.Store.
 func (s *Store) EntryByHash(ctx context.Context, key storage.GroupKey, sum [32]byte) (*storage.Entry, error) {
 	return one(ctx, s, &entries, "WHERE group_id = $1 AND term = $2 AND hash = $3", key.ID, clamp(key.Term), (*hash)(&sum))
@@ -284,6 +300,11 @@ func (s *Store) EntryByHash(ctx context.Context, key storage.GroupKey, sum [32]b
 func (s *Store) Receipts(ctx context.Context, from storage.Epoch, limit int) ([]storage.Receipt, error) {
 	return list(ctx, s, &receipts, "WHERE group_id = $1 AND term = $2 AND epoch >= $3 ORDER BY epoch LIMIT $4",
 		from.ID, clamp(from.Term), clamp(from.Epoch), limit)
+}
+
+// Former implements storage.Store.
+func (s *Store) Former(ctx context.Context, key storage.GroupKey) (*storage.Former, error) {
+	return one(ctx, s, &former, "WHERE group_id = $1 AND term = $2", key.ID, clamp(key.Term))
 }
 
 // Migration implements storage.Store.

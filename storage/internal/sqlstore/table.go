@@ -60,6 +60,12 @@ var receipts = table[storage.Receipt]{
 	},
 }
 
+var former = table[storage.Former]{
+	name:    "mimiport_former",
+	columns: columns("group_id, term, data"),
+	fields:  func(f *storage.Former) []any { return []any{(*blob)(&f.ID), &f.Term, (*blob)(&f.Data)} },
+}
+
 var migrations = table[migration.Migration]{
 	name: "mimiport_migrations",
 	columns: columns("migration_id, created_at, role, state, version, group_id, room_id, term, source, target, user_id, by_admin, epoch, " +

@@ -1,0 +1,12 @@
+-- +goose Up
+
+-- What came with a group of the terms that it had at other servers, by the term in which the group came.
+CREATE TABLE mimiport_former (
+	group_id BYTEA  NOT NULL,
+	term     BIGINT NOT NULL,
+	data     BYTEA  NOT NULL,
+	PRIMARY KEY (group_id, term)
+);
+
+-- The end of a log without its application messages.
+CREATE INDEX mimiport_entries_latest ON mimiport_entries (group_id, term, seq) WHERE kind <> 'application';
