@@ -106,7 +106,31 @@ func genJoiners(t *rapid.T) Joiners {
 	return Joiners{genEpoch(t), genBytes(t), genMessage(t), genList(t, genIdentity)}
 }
 
-func genLogEntry(t *rapid.T) LogEntry { return LogEntry{genEpoch(t), genMessage(t)} }
+func genLogEntry(t *rapid.T) LogEntry {
+	e := LogEntry{Term: genEpoch(t), Seq: genEpoch(t) | 1, Epoch: genEpoch(t), Sender: genName(t), Message: genMessage(t)}
+	if rapid.Bool().Draw(t, "receipt") {
+		e.Receipt, e.ReceiptKeyID = genMessage(t), "ed25519:a"
+	}
+	return e
+}
+
+// genLog draws a log in order.
+func genLog(t *rapid.T) []LogEntry {
+	log := genList(t, genLogEntry)
+	slices.SortFunc(log, func(a, b LogEntry) int {
+		return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Seq, b.Seq))
+	})
+	log = slices.CompactFunc(log, func(a, b LogEntry) bool { return a.Term == b.Term && a.Seq == b.Seq })
+	epochs := make([]uint64, len(log))
+	for i := range log {
+		epochs[i] = log[i].Epoch
+	}
+	slices.Sort(epochs)
+	for i := range log {
+		log[i].Epoch = epochs[i]
+	}
+	return log
+}
 
 func genUnknown(t *rapid.T) Section {
 	return Section{SectionType(rapid.Uint16Range(7, 0x7fff).Draw(t, "type")), genBytes(t)}
@@ -119,12 +143,11 @@ func genGroupState(t *rapid.T) GroupState {
 		Proposals: genList(t, genMessage),
 		Lineage:   genLineage(t),
 		Welcomes:  genList(t, genJoiners),
-		Log:       genList(t, genLogEntry),
+		Log:       genLog(t),
 		Unknown:   genList(t, genUnknown),
 	}
 	slices.SortFunc(g.Welcomes, func(a, b Joiners) int { return cmp.Compare(a.Epoch, b.Epoch) })
 	g.Welcomes = slices.CompactFunc(g.Welcomes, func(a, b Joiners) bool { return a.Epoch == b.Epoch })
-	slices.SortFunc(g.Log, func(a, b LogEntry) int { return cmp.Compare(a.Epoch, b.Epoch) })
 	slices.SortFunc(g.Unknown, func(a, b Section) int { return cmp.Compare(a.Type, b.Type) })
 	g.Unknown = slices.CompactFunc(g.Unknown, func(a, b Section) bool { return a.Type == b.Type })
 	return g
@@ -286,7 +309,11 @@ func worstLists(n int) map[string]*GroupState {
 	signed := SignedMessage{Message: []byte{0}, KeyID: "a"}
 	return map[string]*GroupState{
 		"proposals": with(func(g *GroupState) { g.Proposals = slices.Repeat([][]byte{{0}}, n) }),
-		"log":       with(func(g *GroupState) { g.Log = slices.Repeat([]LogEntry{{0, []byte{0}}}, n) }),
+		"log": with(func(g *GroupState) {
+			for i := range n {
+				g.Log = append(g.Log, LogEntry{Seq: uint64(i) + 1, Message: []byte{0}})
+			}
+		}),
 		"steps": with(func(g *GroupState) {
 			g.Lineage.Steps = slices.Repeat([]LineageStep{{Kind: StepMigration, Response: signed, Confirmation: signed, Complete: signed}}, n)
 		}),

@@ -39,7 +39,7 @@ type GroupState struct {
 	Proposals [][]byte    `json:"proposals"` // messages, in the order received
 	Lineage   Lineage     `json:"lineage"`
 	Welcomes  []Joiners   `json:"welcomes"` // ascending epochs
-	Log       []LogEntry  `json:"log"`      // ascending epochs, in the order accepted
+	Log       []LogEntry  `json:"log"`      // ascending terms and numbers, in the order accepted
 	Unknown   []Section   `json:"unknown"`  // optional sections of later versions: kept to encode identically, never passed on
 }
 
@@ -70,11 +70,19 @@ type Joiners struct {
 	Identities  []LeafIdentity `json:"identities"`   // whom it is for
 }
 
-// LogEntry is one message of the source's log.
+// LogEntry is one handshake message of the source's log, or of the log of a host before it.
 type LogEntry struct {
-	Epoch   uint64 `json:"epoch"`
-	Message []byte `json:"message"` // MLSMessage
+	Term         uint64 `json:"term"` // in which it was accepted
+	Seq          uint64 `json:"seq"`  // its number in that term, at least 1
+	Epoch        uint64 `json:"epoch"`
+	Sender       string `json:"sender"`         // a user id; empty for the Delivery Service of the term
+	Message      []byte `json:"message"`        // MLSMessage
+	Receipt      []byte `json:"receipt"`        // of a Commit: CommitReceipt; empty where it is not known
+	ReceiptKeyID string `json:"receipt_key_id"` // that the receipt is signed with
 }
+
+// maxSender is the longest Matrix user id, in bytes.
+const maxSender = 255
 
 // LeafIdentity is the identity in a member's basic credential (profile, section 7).
 type LeafIdentity struct {
@@ -174,7 +182,7 @@ func UnmarshalGroupState(data []byte) (*GroupState, error) {
 		}
 	}
 	if !g.ordered() {
-		return nil, Errorf(opGroupState, KindBadMessage, "epochs out of order")
+		return nil, Errorf(opGroupState, KindBadMessage, "epochs, terms or numbers out of order")
 	}
 	return g, nil
 }
@@ -206,7 +214,18 @@ func splitGroupState(data []byte) ([]Section, error) {
 // ordered says whether the lists by epoch are as documented: one Joiners an epoch, the log as it was accepted.
 func (g *GroupState) ordered() bool {
 	return slices.IsSortedFunc(g.Welcomes, func(a, b Joiners) int { return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), -1) }) &&
-		slices.IsSortedFunc(g.Log, func(a, b LogEntry) int { return cmp.Compare(a.Epoch, b.Epoch) })
+		inOrder(g.Log)
+}
+
+// inOrder says whether a log is as it was accepted: terms and numbers ascend, and so do epochs.
+func inOrder(log []LogEntry) bool {
+	for i := 1; i < len(log); i++ {
+		a, b := &log[i-1], &log[i]
+		if cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Seq, b.Seq)) >= 0 || a.Epoch > b.Epoch {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *BaseState) encode(b *cryptobyte.Builder) {
@@ -241,12 +260,20 @@ func (m *Joiners) decode(s *cryptobyte.String) bool {
 }
 
 func (m *LogEntry) encode(b *cryptobyte.Builder) {
+	b.AddUint64(m.Term)
+	b.AddUint64(m.Seq)
 	b.AddUint64(m.Epoch)
+	addString(b, m.Sender)
 	wire.AddOpaque(b, m.Message)
+	wire.AddOpaque(b, m.Receipt)
+	addString(b, m.ReceiptKeyID)
 }
 
 func (m *LogEntry) decode(s *cryptobyte.String) bool {
-	return readEpoch(s, &m.Epoch) && readMessage(s, &m.Message)
+	return readEpoch(s, &m.Term) && readEpoch(s, &m.Seq) && m.Seq > 0 && readEpoch(s, &m.Epoch) &&
+		readString(s, &m.Sender) && len(m.Sender) <= maxSender && readMessage(s, &m.Message) &&
+		wire.ReadOpaque(s, &m.Receipt) && readString(s, &m.ReceiptKeyID) &&
+		(len(m.Receipt) == 0) == (m.ReceiptKeyID == "")
 }
 
 // readMessage reads a message, which is never empty.

@@ -77,7 +77,14 @@ func groupState(s *samples) mimiport.GroupState {
 			Epoch: 6, RatchetTree: []byte("ratchet tree of epoch 6"),
 			Welcome: []byte("Welcome to epoch 6"), Identities: []mimiport.LeafIdentity{s.identity},
 		}},
-		Log: []mimiport.LogEntry{{Epoch: 5, Message: []byte("Commit of epoch 5")}, {Epoch: 6, Message: []byte("Commit of epoch 6")}},
+		Log: []mimiport.LogEntry{
+			{
+				Term: 0, Seq: 9, Epoch: 4, Sender: s.identity.UserID, Message: []byte("migration Commit of epoch 4"),
+				Receipt: []byte("receipt of epoch 5"), ReceiptKeyID: "ed25519:source",
+			},
+			{Term: 1, Seq: 1, Epoch: 5, Message: []byte("proposal of the Delivery Service in epoch 5")},
+			{Term: 1, Seq: 4, Epoch: 5, Sender: s.identity.UserID, Message: []byte("Commit of epoch 5")},
+		},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strings"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -176,7 +177,7 @@ func groupStateSuite(s *samples) *suite {
 	minimal.Welcomes, minimal.Log, minimal.Proposals = nil, nil, nil
 	later := s.state
 	later.Unknown = []mimiport.Section{{Type: 0x0001, Data: []byte("first")}, {Type: 0x7fff}}
-	welcome := s.state.Welcomes[0]
+	welcome, commit := s.state.Welcomes[0], []byte("Commit")
 	inOrder := func(change func(*mimiport.GroupState)) []byte {
 		g := s.state
 		change(&g)
@@ -205,11 +206,35 @@ func groupStateSuite(s *samples) *suite {
 			newCase("an epoch's joiners twice", "bad-order", inOrder(func(g *mimiport.GroupState) {
 				g.Welcomes = []mimiport.Joiners{welcome, welcome}
 			})),
-			newCase("log out of order", "bad-order", inOrder(func(g *mimiport.GroupState) {
-				g.Log = []mimiport.LogEntry{s.state.Log[1], s.state.Log[0]}
+			newCase("terms of the log out of order", "bad-order", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Term: 1, Seq: 1, Message: commit}, {Term: 0, Seq: 2, Message: commit}}
+			})),
+			newCase("a number of the log twice", "bad-order", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Term: 1, Seq: 1, Message: commit}, {Term: 1, Seq: 1, Message: commit}}
+			})),
+			newCase("epochs of the log out of order", "bad-order", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Seq: 1, Epoch: 5, Message: commit}, {Seq: 2, Epoch: 4, Message: commit}}
+			})),
+			newCase("log of term 2^63", "epoch-too-large", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Term: 1 << 63, Seq: 1, Message: commit}}
+			})),
+			newCase("log of number 2^63", "epoch-too-large", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Seq: 1 << 63, Message: commit}}
+			})),
+			newCase("log of number 0", "inconsistent", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Message: commit}}
 			})),
 			newCase("log of epoch 2^63", "epoch-too-large", inOrder(func(g *mimiport.GroupState) {
-				g.Log = []mimiport.LogEntry{{Epoch: 1 << 63, Message: []byte("Commit")}}
+				g.Log = []mimiport.LogEntry{{Seq: 1, Epoch: 1 << 63, Message: commit}}
+			})),
+			newCase("sender of 256 bytes", "wrong-length", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Seq: 1, Sender: strings.Repeat("u", 256), Message: commit}}
+			})),
+			newCase("receipt without a key", "inconsistent", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Seq: 1, Message: commit, Receipt: []byte("receipt")}}
+			})),
+			newCase("key without a receipt", "inconsistent", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Seq: 1, Message: commit, ReceiptKeyID: "ed25519:a"}}
 			})),
 		},
 	}
