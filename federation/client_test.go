@@ -20,6 +20,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // doer is what is on the other side of the network.
@@ -91,6 +92,26 @@ func TestPeerTextIsClipped(t *testing.T) {
 type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// A homeserver names no number and no limit where its client named none: they are the other server's to choose.
+func TestMessagesQuery(t *testing.T) {
+	term := uint64(0)
+	for want, q := range map[string]api.MessagesQuery{
+		"user_id=%40a%3As.example":                        {},
+		"term=0&user_id=%40a%3As.example":                 {Term: &term},
+		"from=5&limit=10&term=0&user_id=%40a%3As.example": {Term: &term, From: 5, Limit: 10},
+	} {
+		var got string
+		asked := doer(func(r *http.Request) (*http.Response, error) {
+			got = r.URL.RawQuery
+			return answers(200, strings.NewReader(`{"term":0,"messages":[],"next":1,"end":true}`))(r)
+		})
+		user := api.Caller{UserID: "@a:s.example", Server: source}
+		if _, err := client(asked).API(source, target).Messages(context.Background(), user, group, q); err != nil || got != want {
+			t.Errorf("%+v is asked for as %s: %v", q, got, err)
+		}
+	}
+}
 
 // Trees are larger than other answers.
 func TestLargeTree(t *testing.T) {

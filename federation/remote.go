@@ -77,7 +77,13 @@ func (a *remote) Submit(ctx context.Context, c api.Caller, id []byte, req *api.S
 }
 
 func (a *remote) Messages(ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery) (*api.MessagesResponse, error) {
-	query := url.Values{"from": uintParam(q.From), "limit": uintParam(uint64(max(q.Limit, 0)))}
+	query := url.Values{}
+	if q.From > 0 {
+		query["from"] = uintParam(q.From)
+	}
+	if q.Limit > 0 {
+		query["limit"] = uintParam(uint64(q.Limit))
+	}
 	if q.Term != nil {
 		query["term"] = uintParam(*q.Term)
 	}
