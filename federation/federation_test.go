@@ -115,6 +115,9 @@ func TestClientAgainstRoutes(t *testing.T) {
 	init := &api.MigrationInitRequest{MigrationInit: []byte{9}, KeyID: "ed25519:a", SubmitRequest: commit}
 	request := &api.MigrationRequestRequest{MigrationRequest: []byte{8}, RoomID: "!r:x"}
 	report := &api.ReportRequest{Seq: 7, Reason: "no"}
+	decision := &api.SignedRequest{
+		Message: message.Message, KeyID: message.KeyID, Receipt: &api.SignedInfo{Message: []byte{5}, KeyID: "ed25519:a"},
+	}
 	term := uint64(2)
 
 	type outcome = func() (any, error)
@@ -160,8 +163,8 @@ func TestClientAgainstRoutes(t *testing.T) {
 			func() (any, error) { return ds.ConfirmMigration(ctx, alice, id, message) }, recorded{"ConfirmMigration", alice, id, message}, status},
 		"AskStatus": {func() (any, error) { return c.AskStatus(ctx, source, target, id) }, recorded{"Migration", server, id}, status},
 		"PutConfirmation": {
-			func() (any, error) { return nil, c.PutConfirmation(ctx, source, target, id, message) },
-			recorded{"ConfirmMigration", server, id, message}, nil},
+			func() (any, error) { return nil, c.PutConfirmation(ctx, source, target, id, decision) },
+			recorded{"ConfirmMigration", server, id, decision}, nil},
 		"PutAbort": {
 			func() (any, error) { return nil, c.PutAbort(ctx, source, target, id, message) },
 			recorded{"AbortFromSource", source, id, message}, nil},

@@ -37,8 +37,8 @@ var (
 	offered = &api.MigrationOffer{MigrationID: id.String(), MigrationResponse: []byte{4}, KeyID: "ed25519:a", ExpiresAt: 1}
 	status  = &api.MigrationStatus{
 		MigrationID: id.String(), Role: "source", State: "decided", GroupID: group, RoomID: "!r:x", Source: source, Target: target, User: user,
-		Term: 2, Epoch: 7, ExpiresAt: 1, DecideBy: 2, MigrationResponse: (*api.SignedInfo)(message), Complete: (*api.SignedInfo)(message),
-		Confirmation: (*api.SignedInfo)(message), Abort: (*api.SignedInfo)(message), Reason: "none",
+		Term: 2, Epoch: 7, ExpiresAt: 1, DecideBy: 2, MigrationResponse: &api.SignedInfo{Message: message.Message, KeyID: message.KeyID}, Complete: &api.SignedInfo{Message: message.Message, KeyID: message.KeyID},
+		Confirmation: &api.SignedInfo{Message: message.Message, KeyID: message.KeyID}, Abort: &api.SignedInfo{Message: message.Message, KeyID: message.KeyID}, Reason: "none",
 	}
 )
 

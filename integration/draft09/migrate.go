@@ -105,5 +105,5 @@ func (c *client) confirm(ctx context.Context, offer *mimiport.MigrationResponse,
 	if c.group.ds != target {
 		return fmt.Errorf("the log of %s ends without the migration Commit", c.group.ds)
 	}
-	return c.ask(ctx, target, http.MethodPut, route(offer)+"/confirmation", (*api.SignedRequest)(confirmation), nil)
+	return c.ask(ctx, target, http.MethodPut, route(offer)+"/confirmation", &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID}, nil)
 }

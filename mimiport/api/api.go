@@ -335,6 +335,8 @@ type MigrationInitRequest struct {
 type SignedRequest struct {
 	Message spec.Base64Bytes `json:"message"`
 	KeyID   string           `json:"key_id"`
+	// Receipt goes with a MigrationConfirmation: the source's CommitReceipt of the migration Commit, where it is known.
+	Receipt *SignedInfo `json:"receipt,omitempty"`
 }
 
 // MigrationStatus is how a migration stands on one side.
@@ -355,6 +357,7 @@ type MigrationStatus struct {
 	Complete          *SignedInfo      `json:"target_migration_complete,omitempty"`
 	Confirmation      *SignedInfo      `json:"migration_confirmation,omitempty"`
 	Abort             *SignedInfo      `json:"migration_abort,omitempty"`
+	Receipt           *SignedInfo      `json:"receipt,omitempty"` // of the migration Commit, at the source: mimiport.CommitReceipt
 	Reason            string           `json:"reason,omitempty"`
 	Limits            *TargetLimits    `json:"limits,omitempty"` // of an offer: what the target takes
 }

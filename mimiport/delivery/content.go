@@ -11,10 +11,10 @@ import (
 // outgoing prepares the hand-over of a group from here.
 type outgoing struct{ *core }
 
-// logBytes and logEntries bound what of the log moves along.
+// formerMessages and formerBytes bound what of the log moves along (profile, section 4).
 const (
-	logEntries = 1000
-	logBytes   = 1 << 20
+	formerMessages = 1000
+	formerBytes    = 1 << 20
 )
 
 // groupState is the encoded group_state (profile, section 4).
@@ -34,60 +34,53 @@ func (s outgoing) groupState(ctx context.Context, sub *submission, a *registry.A
 			state.Proposals = append(state.Proposals, p.Message)
 		}
 	}
-	entries, err := s.recent(ctx, g)
+	log, err := s.logToNow(ctx, g)
 	if err != nil {
 		return nil, err
 	}
-	addLog(state, entries)
+	state.Log, state.Welcomes = log.Log, log.Welcomes
 	for i := range a.Entries[1:] {
 		state.Welcomes = append(state.Welcomes, joiners(&a.Entries[1+i])) // its own Welcome travels whatever the size
 	}
 	return state.Marshal()
 }
 
-// recent is the end of the log without application messages, as much of it as the bounds allow. It is never all in
-// memory.
-func (s outgoing) recent(ctx context.Context, g *storage.Group) (tail []storage.Entry, err error) {
-	from, size := uint64(1), 0
-	if g.NextSeq > logEntries {
-		from = g.NextSeq - logEntries
+// logToNow is the end of the log without application messages, as much of it as the bounds allow: what came here of
+// former terms, and the present one.
+func (s *core) logToNow(ctx context.Context, g *storage.Group) (*mimiport.Former, error) {
+	log, err := s.former(ctx, g.Key())
+	if err != nil {
+		return nil, err
 	}
-	for {
-		page, err := s.Store.Entries(ctx, g.Key(), from, logEntries)
-		if err != nil || len(page) == 0 {
-			return tail, err
-		}
-		for _, e := range page {
-			if e.Kind != storage.EntryApplication {
-				e.GroupInfo = nil // it does not travel
-				tail, size = append(tail, e), size+len(e.Message)
-			}
-		}
-		for size > logBytes {
-			size -= len(tail[0].Message)
-			tail = tail[1:]
-		}
-		from = page[len(page)-1].Seq + 1
+	entries, err := s.Store.Latest(ctx, g.Key(), formerMessages)
+	if err != nil {
+		return nil, err
 	}
-}
-
-// addLog puts log entries into the state.
-func addLog(state *mimiport.GroupState, entries []storage.Entry) {
+	receipts, err := s.receipts(ctx, entries)
+	if err != nil {
+		return nil, err
+	}
 	for i := range entries {
-		switch e := &entries[i]; e.Kind {
-		case storage.EntryProposal, storage.EntryCommit:
-			state.Log = append(state.Log, mimiport.LogEntry{Epoch: e.Epoch, Message: e.Message})
-		case storage.EntryWelcome:
-			state.Welcomes = append(state.Welcomes, joiners(e))
+		e := &entries[i]
+		if e.Kind == storage.EntryWelcome {
+			log.Welcomes = append(log.Welcomes, joiners(e))
+			continue
 		}
+		old := mimiport.LogEntry{Term: e.Term, Seq: e.Seq, Epoch: e.Epoch, Sender: e.Sender, Message: e.Message}
+		if r := receipts[e.Seq]; r != nil {
+			old.Receipt, old.ReceiptKeyID = r.Message, r.KeyID
+		}
+		log.Log = append(log.Log, old)
 	}
+	log.KeepLast(formerMessages, formerBytes)
+	return log, nil
 }
 
 func joiners(e *storage.Entry) mimiport.Joiners {
 	return mimiport.Joiners{Epoch: e.Epoch, Welcome: e.Message, Identities: e.Recipients}
 }
 
-// welcomeEntry is the log entry for a Welcome that came with a group's state.
+// welcomeEntry is the log entry for a Welcome that went with a group's state.
 func welcomeEntry(j *mimiport.Joiners, sender string) storage.Entry {
 	return storage.Entry{
 		Kind: storage.EntryWelcome, Epoch: j.Epoch, Sender: sender, Message: j.Welcome, Recipients: j.Identities,

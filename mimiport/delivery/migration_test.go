@@ -342,7 +342,7 @@ func TestTamperedContent(t *testing.T) {
 	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Base.Protocol = "mls11" })), mimiport.KindUnsupported)
 	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Commit.GroupInfo = s.Base.GroupInfo })), mimiport.KindInvalid)
 	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) {
-		s.Log = append(s.Log, mimiport.LogEntry{Epoch: 0, Message: s.Base.GroupInfo})
+		s.Log = append(s.Log, mimiport.LogEntry{Seq: 1, Message: s.Base.GroupInfo})
 	})), mimiport.KindInvalid)
 	p.expect(a, "frozen", "offered")
 	if err := put(serverA, data); err != nil {

@@ -76,18 +76,22 @@ func movedByLineage(g *storage.Group) (*mimiport.Moved, error) {
 	if len(l.Steps) == 0 {
 		return nil, errors.New("delivery: a group has moved nowhere")
 	}
-	last := &l.Steps[len(l.Steps)-1]
-	if last.Kind == mimiport.StepMigration {
-		offer, err := mimiport.UnmarshalMigrationResponse(last.Response.Message)
+	return stepRedirect(&l.Steps[len(l.Steps)-1], l.Term())
+}
+
+// stepRedirect is the redirect of a group whose term ended with a step of its lineage: to the term that it began.
+func stepRedirect(step *mimiport.LineageStep, term uint64) (*mimiport.Moved, error) {
+	if step.Kind == mimiport.StepMigration {
+		offer, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 		if err != nil {
 			return nil, err
 		}
 		return &mimiport.Moved{
-			Server: offer.Request.TargetDomain, Term: l.Term(), Response: last.Response.Message,
-			Confirmation: last.Confirmation.Message, KeyID: last.Confirmation.KeyID,
+			Server: offer.Request.TargetDomain, Term: term, Response: step.Response.Message,
+			Confirmation: step.Confirmation.Message, KeyID: step.Confirmation.KeyID,
 		}, nil
 	}
-	signed := last.Claim
+	signed := step.Claim
 	claim, err := mimiport.UnmarshalLineageClaim(signed.Message)
 	if err != nil {
 		return nil, err

@@ -92,7 +92,7 @@ func TestReferencedAdd(t *testing.T) {
 	for _, d := range p.Got {
 		delivered = delivered || d.User == carol && d.Kind == "welcome" && string(d.Message) == string(a.commit.Welcome)
 	}
-	log, err := p.services[serverB].Messages(t.Context(), caller(carol), p.id, api.MessagesQuery{})
+	log, err := p.services[serverB].Messages(t.Context(), caller(carol), p.id, api.MessagesQuery{Term: new(uint64)})
 	if err != nil {
 		t.Fatal(err)
 	}

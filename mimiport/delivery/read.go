@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -43,21 +45,55 @@ func (s *Service) requireShown(ctx context.Context, g *storage.Group) error {
 	return s.requireHosted(ctx, g)
 }
 
-// viewTerm is view for a group in a term that may be over; nil is the present one.
-func (s *Service) viewTerm(ctx context.Context, c api.Caller, id []byte, term *uint64) (*storage.Group, error) {
-	if term == nil {
-		return s.view(ctx, c, id)
+// viewTerm is view for a term that may be over. It returns the row whose log has the term: its own, or the present one,
+// with which the group came here.
+func (s *Service) viewTerm(
+	ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery,
+) (*storage.Group, error) {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
 	}
-	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: id, Term: *term})
-	if errors.Is(err, storage.ErrNotFound) {
+	if q.Term != nil && *q.Term > g.Term {
 		return nil, &mimiport.Error{
-			Op: "find group", Kind: mimiport.KindUnknownGroup, Group: id, Err: fmt.Errorf("not here in term %d", *term),
+			Op: "find group", Kind: mimiport.KindUnknownGroup, Group: id, Err: fmt.Errorf("not here in term %d", *q.Term),
 		}
+	}
+	if q.Term != nil && *q.Term < g.Term {
+		own, err := s.ownTerm(ctx, g, q)
+		if err != nil {
+			return nil, err
+		}
+		if own != nil {
+			g = own
+		}
+	}
+	return g, s.requireReadable(ctx, c, g)
+}
+
+// ownTerm is the row of a former term that the group, g, had here, nil unless its log still has what is asked for. A
+// term that is on no branch of the group's lineage does not count.
+func (s *Service) ownTerm(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*storage.Group, error) {
+	own, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: g.ID, Term: *q.Term})
+	if errors.Is(err, storage.ErrNotFound) || err == nil && own.State == migration.GroupDropped {
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return g, s.requireReadable(ctx, c, g)
+	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := proof.Hosts(lineage)
+	if err != nil || hosts[*q.Term] != own.Server {
+		return nil, err
+	}
+	entries, err := s.Store.Entries(ctx, own.Key(), q.From, 1)
+	if err != nil || len(entries) == 0 {
+		return nil, err
+	}
+	return own, nil
 }
 
 // Group implements API. Of a group that has moved it is told only to where.
@@ -138,18 +174,61 @@ const (
 	maxMessageBytes = 4 << 20
 )
 
+// piece is a piece of the log of a term.
+type piece struct {
+	term     uint64
+	messages []pieceMessage  // all, or as many as were asked for
+	next     uint64          // the number after the last one of the term so far
+	moved    *mimiport.Moved // where the group went when the term ended; nil while it goes on
+}
+
+// pieceMessage is a message of the log, and of a Welcome for whom it is.
+type pieceMessage struct {
+	api.LogMessage
+	recipients []mimiport.LeafIdentity
+}
+
 // Messages implements API. Welcomes are shown to those they are for.
 func (s *Service) Messages(
 	ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery,
 ) (*api.MessagesResponse, error) {
-	g, err := s.viewTerm(ctx, c, id, q.Term)
-	if err != nil {
-		return nil, err
-	}
 	if q.Limit <= 0 {
 		q.Limit = defaultMessages
 	}
-	entries, err := s.Store.Entries(ctx, storage.GroupKey{ID: id, Term: g.Term}, max(q.From, 1), min(q.Limit, maxMessages))
+	q.From, q.Limit = max(q.From, 1), min(q.Limit, maxMessages)
+	g, err := s.viewTerm(ctx, c, id, q)
+	if err != nil {
+		return nil, err
+	}
+	read := s.ownPiece
+	if q.Term != nil && *q.Term < g.Term {
+		read = s.formerPiece
+	}
+	p, err := read(ctx, g, q)
+	if err != nil {
+		return nil, err
+	}
+	res := &api.MessagesResponse{Term: p.term, Messages: []api.LogMessage{}, Next: q.From}
+	size := 0
+	for i := range p.messages {
+		m := &p.messages[i]
+		if size += len(m.Message); size > maxMessageBytes && i > 0 {
+			break
+		}
+		res.Next = m.Seq + 1
+		if m.visibleTo(c.UserID) {
+			res.Messages = append(res.Messages, m.LogMessage)
+		}
+	}
+	if res.End = len(p.messages) == 0 || res.Next >= p.next; res.End {
+		res.Moved = api.RedirectInfo(p.moved)
+	}
+	return res, nil
+}
+
+// ownPiece is a piece of the log of a term that the group has, or had, here.
+func (s *Service) ownPiece(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*piece, error) {
+	entries, err := s.Store.Entries(ctx, g.Key(), q.From, q.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -157,42 +236,24 @@ func (s *Service) Messages(
 	if err != nil {
 		return nil, err
 	}
-	res := &api.MessagesResponse{Term: g.Term, Messages: []api.LogMessage{}, Next: max(q.From, 1)}
-	size := 0
+	p := &piece{term: g.Term, next: g.NextSeq}
 	for i := range entries {
 		e := &entries[i]
-		if size += len(e.Message); size > maxMessageBytes && i > 0 {
-			break
-		}
-		res.Next = e.Seq + 1
-		if visibleTo(e, c.UserID) {
-			m, err := s.logMessage(ctx, e, receipts[e.Seq])
-			if err != nil {
-				return nil, err
-			}
-			res.Messages = append(res.Messages, *m)
-		}
-	}
-	if res.End = len(entries) == 0 || res.Next >= g.NextSeq; res.End && g.State == migration.GroupMoved {
-		moved, err := s.moved(ctx, g)
+		m, err := s.logMessage(ctx, e, receipts[e.Seq])
 		if err != nil {
 			return nil, err
 		}
-		res.Moved = api.RedirectInfo(moved)
+		p.messages = append(p.messages, pieceMessage{*m, e.Recipients})
 	}
-	return res, nil
+	if g.State == migration.GroupMoved {
+		p.moved, err = s.moved(ctx, g)
+	}
+	return p, err
 }
 
-func visibleTo(e *storage.Entry, userID string) bool {
-	if e.Kind != storage.EntryWelcome {
-		return true
-	}
-	for _, r := range e.Recipients {
-		if r.UserID == userID {
-			return true
-		}
-	}
-	return false
+func (m *pieceMessage) visibleTo(userID string) bool {
+	return m.Kind != string(storage.EntryWelcome) ||
+		slices.ContainsFunc(m.recipients, func(r mimiport.LeafIdentity) bool { return r.UserID == userID })
 }
 
 // logMessage is an entry as members see it. With a Commit goes its receipt, and with one that moves the group the

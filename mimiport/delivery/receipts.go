@@ -74,6 +74,19 @@ func (s *core) recorded(ctx context.Context, epoch storage.Epoch) (*storage.Rece
 	return &found[0], nil
 }
 
+// migrationReceipt is the receipt for the Commit by which a group has moved away from here, nil where there is none.
+func (s *core) migrationReceipt(ctx context.Context, m *migration.Migration) (*api.SignedInfo, error) {
+	if m.Role != migration.Source || !m.Accepted() {
+		return nil, nil
+	}
+	key := storage.GroupKey{ID: m.GroupID, Term: m.Term - 1}
+	found, err := s.recorded(ctx, storage.Epoch{GroupKey: key, Epoch: m.Epoch + 1})
+	if err != nil {
+		return nil, err
+	}
+	return signedReceipt(found)
+}
+
 // requireKnown fails with KindWrongEpoch unless the Commit that the caller has a receipt for is the one that was
 // accepted here. The caller can show the receipt then: see takeReceipt.
 func (s intake) requireKnown(ctx context.Context, g *storage.Group, known *api.KnownCommit) error {

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -59,7 +60,7 @@ func (s *Service) outcome(ctx context.Context, id mimiport.MigrationID) (*api.Mi
 			return nil, err
 		}
 		if rec.State != migration.Frozen {
-			return status(rec), nil
+			return s.statusOf(context.WithoutCancel(ctx), rec)
 		}
 		select {
 		case <-changed:
@@ -346,6 +347,9 @@ func (s *Service) takeVote(ctx context.Context, row *storage.Row, answer *api.Si
 	if err := s.requireSigned(ctx, m.Target, answer.KeyID, complete); err != nil {
 		return err
 	}
+	if !bytes.Equal(complete.ContentHash, m.ContentHash) { // no vote: the target is asked again until decide_by
+		return mimiport.Errorf("take vote", mimiport.KindInvalid, "the vote is for another content")
+	}
 	if err := s.decide(ctx, migration.Source, m, api.Caller{}, nil); err != nil {
 		return s.giveUp(ctx, m.ID, row, err)
 	}
@@ -468,9 +472,13 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 	if err != nil {
 		return err
 	}
-	err = s.Sender.PutConfirmation(
-		ctx, m.Source, m.Target, m.ID, &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID},
-	)
+	receipt, err := s.migrationReceipt(ctx, m)
+	if err != nil {
+		return err
+	}
+	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &api.SignedRequest{
+		Message: confirmation.Message, KeyID: confirmation.KeyID, Receipt: receipt,
+	})
 	// A target that speaks only the draft is active since it voted.
 	if err != nil && mimiport.KindOf(err) != mimiport.KindUnsupported {
 		return err

@@ -25,13 +25,24 @@ func (s *Service) Migration(ctx context.Context, c api.Caller, id mimiport.Migra
 			return nil, err
 		}
 	}
-	st := status(m)
+	st, err := s.statusOf(ctx, m)
+	if err != nil {
+		return nil, err
+	}
 	if m.State == migration.Offered {
 		st.Limits = &api.TargetLimits{
 			GroupStateBytes: s.Limits.GroupStateBytes, Protocols: slices.Sorted(maps.Keys(s.Engines)),
 		}
 	}
 	return st, nil
+}
+
+// statusOf is status, with the receipt of the migration Commit once there is one.
+func (s *core) statusOf(ctx context.Context, m *migration.Migration) (*api.MigrationStatus, error) {
+	st := status(m)
+	var err error
+	st.Receipt, err = s.migrationReceipt(ctx, m)
+	return st, err
 }
 
 func status(m *migration.Migration) *api.MigrationStatus {

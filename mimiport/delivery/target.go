@@ -316,79 +316,22 @@ func (s *Service) stageChange(
 	g := &storage.Group{
 		ID: m.GroupID, Term: old.Term, Version: old.Version,
 		Server: m.Target, RoomID: a.state.Lineage.RoomID, Creator: m.User,
-		Protocol: a.next.Protocol(), CipherSuite: a.next.CipherSuite(), Epoch: a.next.Epoch(),
+		Protocol: a.next.Protocol(), CipherSuite: a.next.CipherSuite(), Epoch: a.next.Epoch(), NextSeq: 1,
 		Lineage: lineage, CreatedAt: s.Now(),
 	}
-	entries, err := s.importedLog(g, m, a)
+	log, err := s.imported(m, a)
 	if err != nil {
 		return nil, err
 	}
-	g.NextSeq = uint64(len(entries)) + 1
 	change, err := s.change(ctx, m, g, r)
 	if err != nil {
 		return nil, err
 	}
-	change.Entries = entries
+	if change.Former, err = storedFormer(g.Key(), log); err != nil {
+		return nil, err
+	}
 	change.Snapshots = []storage.Snapshot{registry.SnapshotOf(g, a.next, g.NextSeq)}
 	return change, nil
-}
-
-// importedLog is the log that members find here: what the source sent along, then the migration Commit and its Welcome.
-func (s *Service) importedLog(g *storage.Group, m *migration.Migration, a *arrival) ([]storage.Entry, error) {
-	engine, err := s.Engines.Find(g.Protocol)
-	if err != nil {
-		return nil, err
-	}
-	seen := make(map[[32]byte]bool)
-	var entries []storage.Entry
-	add := func(e storage.Entry) {
-		e.GroupID, e.Term, e.Seq, e.Hash, e.At = g.ID, g.Term, uint64(len(entries))+1, hash(e.Message), s.Now()
-		if !seen[e.Hash] {
-			seen[e.Hash] = true
-			entries = append(entries, e)
-		}
-	}
-	welcomes := a.state.Welcomes
-	for _, old := range a.state.Log {
-		for len(welcomes) > 0 && welcomes[0].Epoch <= old.Epoch {
-			add(welcomeEntry(&welcomes[0], ""))
-			welcomes = welcomes[1:]
-		}
-		e, err := loggedEntry(engine, m, &old)
-		if err != nil {
-			return nil, err
-		}
-		add(*e)
-	}
-	add(storage.Entry{
-		Kind: storage.EntryCommit, Epoch: m.Epoch, Sender: m.User, Message: a.state.Commit.Commit,
-		GroupInfo: a.state.Commit.GroupInfo, Migration: &m.ID,
-	})
-	for i := range welcomes {
-		add(welcomeEntry(&welcomes[i], m.User))
-	}
-	return entries, nil
-}
-
-// loggedEntry is a handshake message of the source's log. Members verify it themselves; here it must only be what it is
-// said to be.
-func loggedEntry(engine mls.Engine, m *migration.Migration, old *mimiport.LogEntry) (*storage.Entry, error) {
-	msg, err := engine.Parse(old.Message)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(msg.GroupID, m.GroupID) || msg.Epoch != old.Epoch || msg.Epoch > m.Epoch {
-		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the log has a message of another group or epoch")
-	}
-	e := &storage.Entry{Epoch: msg.Epoch, Message: old.Message, Kind: storage.EntryProposal}
-	switch msg.Kind {
-	case mls.KindProposal:
-	case mls.KindCommit:
-		e.Kind = storage.EntryCommit
-	default:
-		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the log has a message that is no handshake")
-	}
-	return e, nil
 }
 
 // ConfirmMigration implements API. The decision counts whoever shows it.
@@ -443,7 +386,7 @@ func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *api.
 	if m.State != migration.Active { // the source must not believe that it is
 		return mimiport.Errorf("confirm", mimiport.KindEnded, "the migration has ended: %s", m.Reason)
 	}
-	return nil
+	return s.takeMigrationReceipt(ctx, m, req.Receipt)
 }
 
 // AbortFromSource is the source's signed abort.
@@ -505,7 +448,9 @@ func (s *Service) ask(ctx context.Context, row *storage.Row) error {
 	}
 	switch {
 	case there.Confirmation != nil:
-		err = s.confirm(ctx, m, &api.SignedRequest{Message: there.Confirmation.Message, KeyID: there.Confirmation.KeyID})
+		err = s.confirm(ctx, m, &api.SignedRequest{
+			Message: there.Confirmation.Message, KeyID: there.Confirmation.KeyID, Receipt: there.Receipt,
+		})
 	case there.Abort != nil:
 		err = s.takeAbort(ctx, m, &api.SignedRequest{Message: there.Abort.Message, KeyID: there.Abort.KeyID})
 	default:

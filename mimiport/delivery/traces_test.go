@@ -141,6 +141,34 @@ func (tr *tracer) confirmation(data []byte) string {
 	return fmt.Sprintf("MigrationConfirmation{domain_name: %s, nonce: %s, group_id: G} %s", parties[c.DomainName], tr.nonces[c.Nonce], tr.signed(c))
 }
 
+// receipt is what goes with a decision.
+func (tr *tracer) receipt(shown *api.SignedInfo) string {
+	if shown == nil {
+		return ""
+	}
+	r := must(mimiport.UnmarshalCommitReceipt(shown.Message))(tr.t)
+	return fmt.Sprintf(", CommitReceipt{term: %d, epoch: %d, seq: %d} %s", r.Term, r.Epoch, r.Seq, tr.signed(r))
+}
+
+// reads lets a user read the log of a term.
+func (tr *tracer) reads(party, user, server string, term uint64) {
+	tr.t.Helper()
+	_ = tr.ask(party, parties[server], "getMessages", fmt.Sprintf("term: %d", term), func() (string, error) {
+		log, err := tr.services[server].Messages(tr.t.Context(), caller(user), tr.id, api.MessagesQuery{Term: &term})
+		if err != nil {
+			return "", err
+		}
+		text := "200"
+		for _, m := range log.Messages {
+			text += fmt.Sprintf(" %s %d of term %d, epoch %d", m.Kind, m.Seq, log.Term, m.Epoch)
+			if m.Migration != nil {
+				text += ", with " + tr.confirmation(m.Migration.MigrationConfirmation) + tr.receipt(m.Receipt) + ";"
+			}
+		}
+		return text + " moved to " + parties[log.Moved.DeliveryService], nil
+	})
+}
+
 func (tr *tracer) abort(data []byte) string {
 	a := must(mimiport.UnmarshalMigrationAbort(data))(tr.t)
 	return fmt.Sprintf("MigrationAbort{migration_id: %s, source_domain: %s} %s", tr.ids[a.MigrationID], parties[a.SourceDomain], tr.signed(a))
@@ -149,7 +177,7 @@ func (tr *tracer) abort(data []byte) string {
 func (tr *tracer) status(st *api.MigrationStatus) string {
 	text := fmt.Sprintf("200 state: %s", st.State)
 	if st.Confirmation != nil {
-		text += ", " + tr.confirmation(st.Confirmation.Message)
+		text += ", " + tr.confirmation(st.Confirmation.Message) + tr.receipt(st.Receipt)
 	}
 	if st.Abort != nil {
 		text += ", " + tr.abort(st.Abort.Message)
@@ -201,7 +229,7 @@ func (s traced) PutContent(ctx context.Context, from, to string, up *api.Content
 }
 
 func (s traced) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
-	return s.tr.ask(parties[from], parties[to], "confirmMigration", s.tr.confirmation(m.Message), func() (string, error) {
+	return s.tr.ask(parties[from], parties[to], "confirmMigration", s.tr.confirmation(m.Message)+s.tr.receipt(m.Receipt), func() (string, error) {
 		return "200", s.Sender.PutConfirmation(ctx, from, to, id, m)
 	})
 }
@@ -371,14 +399,16 @@ var traces = map[string]struct {
 		tr.group = a.commit.Next
 		tr.commits("M", alice, serverB)
 		tr.pass(2 * time.Minute)
-		confirmation := must(tr.stores[serverA].Migration(tr.t.Context(), a.id))(tr.t).Confirmation
-		_ = tr.ask("C", "T", "confirmMigration", tr.confirmation(confirmation.Message), func() (string, error) {
-			st, err := tr.services[serverB].ConfirmMigration(tr.t.Context(), caller(client), a.id, &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID})
+		told := must(tr.services[serverA].Migration(tr.t.Context(), caller(client), a.id))(tr.t)
+		shown := &api.SignedRequest{Message: told.Confirmation.Message, KeyID: told.Confirmation.KeyID, Receipt: told.Receipt}
+		_ = tr.ask("C", "T", "confirmMigration", tr.confirmation(shown.Message)+tr.receipt(shown.Receipt), func() (string, error) {
+			st, err := tr.services[serverB].ConfirmMigration(tr.t.Context(), caller(client), a.id, shown)
 			if err != nil {
 				return "", err
 			}
 			return tr.status(st), nil
 		})
+		tr.reads("M", alice, serverB, 0)
 		tr.commits("M", alice, serverB)
 		tr.lost = func(string, string) bool { return false }
 		tr.pass(10 * time.Second)

@@ -78,10 +78,13 @@ func (m *Member) ask(server string, request func(*delivery.Service) error) error
 }
 
 // Sync reads the log and goes where it leads.
-func (m *Member) Sync(ctx context.Context) error {
+func (m *Member) Sync(ctx context.Context) error { return m.SyncAt(ctx, m.DS) }
+
+// SyncAt is Sync for a member whose Delivery Service is lost: another one serves what it knows of the member's term.
+func (m *Member) SyncAt(ctx context.Context, server string) error {
 	for {
 		var log *api.MessagesResponse
-		err := m.ask(m.DS, func(d *delivery.Service) (err error) {
+		err := m.ask(server, func(d *delivery.Service) (err error) {
 			log, err = d.Messages(ctx, Caller(m.User), m.ID, api.MessagesQuery{From: m.next, Term: &m.Term})
 			return err
 		})
@@ -91,7 +94,10 @@ func (m *Member) Sync(ctx context.Context) error {
 		if log.Term == m.Term {
 			m.next = log.Next
 		}
-		if moved := m.read(log.Messages); !moved && log.End {
+		switch moved := m.read(log.Messages); {
+		case moved:
+			server = m.DS
+		case log.End:
 			return nil
 		}
 	}
