@@ -132,6 +132,15 @@ func genLog(t *rapid.T) []LogEntry {
 	return log
 }
 
+// genWelcomes draws Welcomes in order.
+func genWelcomes(t *rapid.T) []Joiners {
+	welcomes := genList(t, genJoiners)
+	slices.SortFunc(welcomes, func(a, b Joiners) int { return cmp.Compare(a.Epoch, b.Epoch) })
+	return slices.CompactFunc(welcomes, func(a, b Joiners) bool { return a.Epoch == b.Epoch })
+}
+
+func genFormer(t *rapid.T) Former { return Former{genLog(t), genWelcomes(t)} }
+
 func genUnknown(t *rapid.T) Section {
 	return Section{SectionType(rapid.Uint16Range(7, 0x7fff).Draw(t, "type")), genBytes(t)}
 }
@@ -142,12 +151,10 @@ func genGroupState(t *rapid.T) GroupState {
 		Commit:    CommitState{genMessage(t), genMessage(t)},
 		Proposals: genList(t, genMessage),
 		Lineage:   genLineage(t),
-		Welcomes:  genList(t, genJoiners),
+		Welcomes:  genWelcomes(t),
 		Log:       genLog(t),
 		Unknown:   genList(t, genUnknown),
 	}
-	slices.SortFunc(g.Welcomes, func(a, b Joiners) int { return cmp.Compare(a.Epoch, b.Epoch) })
-	g.Welcomes = slices.CompactFunc(g.Welcomes, func(a, b Joiners) bool { return a.Epoch == b.Epoch })
 	slices.SortFunc(g.Unknown, func(a, b Section) int { return cmp.Compare(a.Type, b.Type) })
 	g.Unknown = slices.CompactFunc(g.Unknown, func(a, b Section) bool { return a.Type == b.Type })
 	return g
@@ -170,6 +177,7 @@ var codecs = []struct {
 	{"MigrationConfirmation", drawn(genConfirmation), decoder(UnmarshalMigrationConfirmation)},
 	{"MigrationAbort", drawn(genAbort), decoder(UnmarshalMigrationAbort)},
 	{"LeafIdentity", drawn(genIdentity), decoder(UnmarshalLeafIdentity)},
+	{"Former", drawn(genFormer), decoder(UnmarshalFormer)},
 	{"LineageStep", drawn(genStep), decoder(UnmarshalLineageStep)},
 	{"LineageClaim", drawn(genClaim), decoder(UnmarshalLineageClaim)},
 	{"CommitReceipt", drawn(genReceipt), decoder(UnmarshalCommitReceipt)},

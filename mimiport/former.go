@@ -20,7 +20,19 @@ func (f *Former) encode(b *cryptobyte.Builder) {
 }
 
 func (f *Former) decode(s *cryptobyte.String) bool {
-	return vectorOf[LogEntry](&f.Log).decode(s) && vectorOf[Joiners](&f.Welcomes).decode(s)
+	return vectorOf[LogEntry](&f.Log).decode(s) && vectorOf[Joiners](&f.Welcomes).decode(s) && f.ordered()
+}
+
+// ordered says whether the lists are as documented: one Joiners an epoch, and the log as it was accepted, so that terms
+// and numbers ascend, and epochs with them.
+func (f *Former) ordered() bool {
+	for i := 1; i < len(f.Log); i++ {
+		a, b := &f.Log[i-1], &f.Log[i]
+		if cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Seq, b.Seq)) >= 0 || a.Epoch > b.Epoch {
+			return false
+		}
+	}
+	return slices.IsSortedFunc(f.Welcomes, func(a, b Joiners) int { return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), -1) })
 }
 
 // Marshal encodes both lists, for a store.

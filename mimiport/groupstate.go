@@ -181,7 +181,7 @@ func UnmarshalGroupState(data []byte) (*GroupState, error) {
 			return nil, Errorf(opGroupState, KindBadMessage, "section %#04x is missing, or there and empty", uint16(p.typ))
 		}
 	}
-	if !g.ordered() {
+	if former := (Former{g.Log, g.Welcomes}); !former.ordered() {
 		return nil, Errorf(opGroupState, KindBadMessage, "epochs, terms or numbers out of order")
 	}
 	return g, nil
@@ -209,23 +209,6 @@ func splitGroupState(data []byte) ([]Section, error) {
 		}
 	}
 	return sections, nil
-}
-
-// ordered says whether the lists by epoch are as documented: one Joiners an epoch, the log as it was accepted.
-func (g *GroupState) ordered() bool {
-	return slices.IsSortedFunc(g.Welcomes, func(a, b Joiners) int { return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), -1) }) &&
-		inOrder(g.Log)
-}
-
-// inOrder says whether a log is as it was accepted: terms and numbers ascend, and so do epochs.
-func inOrder(log []LogEntry) bool {
-	for i := 1; i < len(log); i++ {
-		a, b := &log[i-1], &log[i]
-		if cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Seq, b.Seq)) >= 0 || a.Epoch > b.Epoch {
-			return false
-		}
-	}
-	return true
 }
 
 func (m *BaseState) encode(b *cryptobyte.Builder) {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -27,6 +28,9 @@ func (c *checker) checkLog(ctx context.Context, g *storage.Group) error {
 	case engine == nil && !purged:
 		c.group(g, "it is of the protocol %q, which is unknown here", g.Protocol)
 		return nil
+	}
+	if err := c.checkFormer(ctx, g); err != nil {
+		return err
 	}
 	receipts, err := c.receipts(ctx, g)
 	if err != nil {
@@ -51,6 +55,26 @@ func (c *checker) checkLog(ctx context.Context, g *storage.Group) error {
 	}
 	r.end()
 	return r.content(ctx)
+}
+
+// checkFormer checks that what came here of former terms is of terms before the group's.
+func (c *checker) checkFormer(ctx context.Context, g *storage.Group) error {
+	stored, err := c.store.Former(ctx, storage.GroupKey{ID: g.ID, Term: g.Term})
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	log, err := mimiport.UnmarshalFormer(stored.Data)
+	if err != nil {
+		c.group(g, "the log of its former terms: %v", err)
+		return nil
+	}
+	if n := len(log.Log); n > 0 && log.Log[n-1].Term >= g.Term {
+		c.group(g, "the log of its former terms has a message of term %d", log.Log[n-1].Term)
+	}
+	return nil
 }
 
 // snapshots lists a group's snapshots, the oldest first.
