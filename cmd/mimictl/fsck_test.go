@@ -164,6 +164,9 @@ var corruptions = []struct {
 	{"a receipt is ahead of its group", serverA, `UPDATE mimiport_receipts SET epoch = 99 WHERE epoch = 2`,
 		"it has signed for a Commit that leads to epoch 99"},
 	{"a receipt is of no group", serverA, `UPDATE mimiport_receipts SET term = 9`, "receipts are of no group"},
+	{"a former term is none", serverA, `UPDATE mimiport_former SET data = substr(data, 2)`, "the log of its former terms: "},
+	{"a former term is to come", serverA, `UPDATE mimiport_former SET term = 0`, "has a message of term 1"},
+	{"a former term is of no group", serverA, `UPDATE mimiport_former SET term = 9`, "logs of former terms are of no group"},
 	{"a key object is none", serverA, `INSERT INTO mimiport_key_objects
 		VALUES ('c.example', 'ed25519:a', CAST('{"a":1}' AS BLOB), 1)`, "keys of c.example: "},
 	{"a group is gone", serverA, `DELETE FROM mimiport_groups WHERE term = 0`, "are of no group"},
