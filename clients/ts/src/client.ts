@@ -512,7 +512,8 @@ export class Client {
     if (!m.over) await this.inbox.catchUp(g).catch(() => undefined); // what came before; the source may be gone by now
     if (!m.over) this.inbox.merge(g, m.commit);
     if (!m.commit.accepted) return undefined; // the source has accepted another Commit besides
-    await this.ds(m.target).confirmMigration(m.id, confirmation);
+    const { receipt } = status;
+    await this.ds(m.target).confirmMigration(m.id, { ...confirmation, ...(receipt && { receipt }) });
     await this.inbox.catchUp(g);
     return this.end(g, { state: "moved", ds: m.target, term: g.term });
   }

@@ -120,6 +120,8 @@ export interface MigrationStatus {
   migration_response?: Signed;
   migration_confirmation?: Signed;
   migration_abort?: Signed;
+  /** At the source: its CommitReceipt of the migration Commit. */
+  receipt?: Signed;
   reason?: string;
 }
 
@@ -224,7 +226,8 @@ export class DeliveryService {
     return this.ask("DELETE", `/migrations/${id}`);
   }
 
-  confirmMigration(id: string, confirmation: Signed): Promise<MigrationStatus> {
+  /** The source's receipt for the migration Commit goes along, where it is known. */
+  confirmMigration(id: string, confirmation: Signed & { receipt?: Signed }): Promise<MigrationStatus> {
     return this.ask("PUT", `/migrations/${id}/confirmation`, confirmation);
   }
 }

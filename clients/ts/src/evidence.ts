@@ -1,7 +1,7 @@
 // What servers have signed, checked under their current keys (profile, section 2).
 import type { Claimed, Migrated, Signed } from "./ds.js";
 import { type Group, type OwnMigration, same } from "./group.js";
-import type { Matrix } from "./matrix.js";
+import type { KeyObject, Matrix } from "./matrix.js";
 import { type CommitReceipt, commitReceipt, decode, fromBase64, lineageClaim, migrationAbort } from "./wire.js";
 import { migrationConfirmation, migrationResponse } from "./wire.js";
 import { serverSigned, type Signature, type SignedCodec, toBase64url } from "./wire.js";
@@ -13,9 +13,16 @@ export class Evidence {
     private readonly now: () => number,
   ) {}
 
-  /** Whether a server has signed a message. */
-  signedBy<T>(server: string, keyId: string, codec: SignedCodec<T>, message: T & Signature): Promise<boolean> {
-    return this.matrix.verifyServer(server, keyId, serverSigned(codec, message), message.signature, this.now());
+  /** Whether a server has signed a message, with a current key or with one of the object kept. */
+  signedBy<T>(
+    server: string,
+    keyId: string,
+    codec: SignedCodec<T>,
+    message: T & Signature,
+    kept?: KeyObject,
+  ): Promise<boolean> {
+    const text = serverSigned(codec, message);
+    return this.matrix.verifyServer(server, keyId, text, message.signature, this.now(), kept);
   }
 
   /** Whether a redirect proves a step of the group from the current Delivery Service. */
@@ -38,7 +45,10 @@ export class Evidence {
     return this.signedBy(g.ds, keyId, commitReceipt, receipt).catch(() => false);
   }
 
-  /** Whether a MigrationConfirmation is the source's word for this group, this offer and this target. */
+  /**
+   * Whether a MigrationConfirmation is the source's word for this group, this offer and this target. Who was away when the
+   * source was lost has the source's key from before.
+   */
   async confirms(
     g: Group,
     step: Pick<OwnMigration, "source" | "target" | "response">,
@@ -53,7 +63,8 @@ export class Evidence {
       same(request.groupId, g.id) &&
       same(confirmation.groupId, g.id) &&
       same(confirmation.nonce, nonce);
-    return fits && this.signedBy(step.source, signed.key_id, migrationConfirmation, confirmation);
+    const kept = g.hostKeys?.server_name === step.source ? g.hostKeys : undefined;
+    return fits && this.signedBy(step.source, signed.key_id, migrationConfirmation, confirmation, kept);
   }
 
   /** Whether a MigrationAbort is the source's word for this migration. */

@@ -1,6 +1,7 @@
 // A group as this client sees it, and what the client as a whole keeps.
 import type { ClientState } from "ts-mls";
 import type { FanOut, Migrated, Signed } from "./ds.js";
+import type { KeyObject } from "./matrix.js";
 import type * as mls from "./mls.js";
 import type { Named } from "./pointer.js";
 import { toBase64url } from "./wire.js";
@@ -68,6 +69,8 @@ export interface Group {
   behind: boolean;
   /** How the group came to a Delivery Service, as one told it last (base64): what a server needs that recovers the group. */
   lineage?: string | undefined;
+  /** The key object of the current Delivery Service, for a time when it cannot be asked any more. */
+  hostKeys?: KeyObject | undefined;
   /** The latest verified receipt of a Delivery Service for a Commit, of this term or of one before. */
   receipt?: Signed | undefined;
   /** The proof that the current Delivery Service has accepted two Commits in one epoch: nothing is submitted to it. */
@@ -144,6 +147,7 @@ export function newGroup(
     evidence: undefined,
     former: undefined,
     lineage: undefined,
+    hostKeys: undefined,
     receipt: undefined,
     fork: undefined,
     named: undefined,

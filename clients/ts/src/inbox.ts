@@ -17,7 +17,7 @@ import {
   type Stored,
   type Surroundings,
 } from "./group.js";
-import { claimIn, goesOn, isRecover } from "./lineage.js";
+import { claimIn, goesOn, isRecover, moveIn } from "./lineage.js";
 import { claimHash, type Pointer, pointerFor, pointerTo } from "./pointer.js";
 import { isLost, news, receiptIn } from "./receipts.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
@@ -120,6 +120,7 @@ export class Inbox {
     let step = await this.nextStep(g, moved);
     while (step !== undefined && (await this.follow(g, step))) step = await this.nextStep(g);
     await this.prove(g);
+    await this.keepKeys(g);
     g.behind = false;
     await this.release(g);
     await this.readFormer(g);
@@ -131,9 +132,30 @@ export class Inbox {
       return (await this.readLog(g)) ?? moved ?? (await this.askHost(g));
     } catch (e) {
       const step = moved ?? (refused(e, UNKNOWN_GROUP) ? await this.askHost(g) : undefined);
-      if (step === undefined || !(await this.follow(g, step))) throw e;
+      const followed = step !== undefined && (await this.follow(g, step));
+      if (!followed && !(refused(e, PEER_UNREACHABLE) && (await this.followPointed(g)))) throw e;
       return this.nextStep(g);
     }
+  }
+
+  /**
+   * Takes the next step without the current Delivery Service: by the lineage that the server shows to which the room points, and
+   * by what that server knows of the present term (profile, section 6, "What members do").
+   */
+  private async followPointed(g: Group): Promise<boolean> {
+    const pointer = pointerTo(await this.matrix.roomState(g.roomId, POINTER), g.roomId, toBase64(g.id));
+    if (pointer === undefined || pointer.term <= g.term || pointer.via === g.ds) return false;
+    const told = await this.toldBy(g, pointer.via);
+    const moved = moveIn(told?.steps[g.term], g.term + 1);
+    return moved !== undefined && this.followMove(g, moved, pointer.via);
+  }
+
+  /** Keeps the keys of the current Delivery Service, once for each, and anew when it has signed with another one. */
+  private async keepKeys(g: Group, keyId?: string): Promise<void> {
+    const { hostKeys: kept } = g;
+    if (kept?.server_name === g.ds && (keyId === undefined || keyId in kept.verify_keys)) return;
+    const [object] = await this.matrix.keyObjects(g.ds, this.world.now(), keyId).catch(() => []);
+    if (object !== undefined) g.hostKeys = object; // else the next time
   }
 
   /**
@@ -210,15 +232,15 @@ export class Inbox {
   }
 
   /**
-   * Goes to the target by the source's confirmation, and reads the end of the old term there (profile, section 6, "What
-   * members do"). False when the target cannot help, too.
+   * Goes to the target by the source's confirmation, and reads the end of the old term there, or at a later host (profile,
+   * section 6, "What members do"). False when that server cannot help, too.
    */
-  private async followMove(g: Group, moved: Migrated): Promise<boolean> {
+  private async followMove(g: Group, moved: Migrated, server = moved.delivery_service): Promise<boolean> {
     const { term, migration } = g;
     if (!(await this.evidence.provesMove(g, moved))) return false;
     const own = migration !== undefined && same(migration.response, fromBase64(moved.migration_response));
     if (own && !migration.over) this.merge(g, migration.commit);
-    else await this.readOldTerm(g, this.ds(moved.delivery_service));
+    else await this.readOldTerm(g, this.ds(server));
     // Who is on a branch that was lost before this move cannot read the way there, and enters anew at its end.
     if (g.term === term && g.unproven) this.moveTo(g, moved.delivery_service, moved.term);
     if (g.term === term) return false;
@@ -370,7 +392,7 @@ export class Inbox {
     this.world.save();
   }
 
-  /** Reads at the target what the current term still brings. */
+  /** Reads at another server what the current term still brings. */
   private async readOldTerm(g: Group, target: DeliveryService): Promise<void> {
     const { term } = g;
     for (let from = 1, end = false; !end && g.term === term; ) {
@@ -409,6 +431,7 @@ export class Inbox {
       const receipt = receiptIn(signed);
       const told = news(g, receipt, m);
       if (told === undefined || !(await this.evidence.attests(g, receipt, signed.key_id))) return;
+      await this.keepKeys(g, signed.key_id);
       if (told === "later") g.receipt = signed;
       else this.forked(g, { first: g.receipt!, second: signed });
       this.world.save();

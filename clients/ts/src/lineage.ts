@@ -1,5 +1,5 @@
 // Who hosted a group, from its creation on, as servers tell it (profile, sections 3 and 10).
-import type { Claimed } from "./ds.js";
+import type { Claimed, Migrated } from "./ds.js";
 import { type Group, same } from "./group.js";
 import { decode, fromBase64, lineage, type Lineage, lineageClaim, type LineageStep, migrationConfirmation } from "./wire.js";
 import { RECOVER, toBase64 } from "./wire.js";
@@ -15,6 +15,19 @@ export function claimIn(step: LineageStep | undefined): Claimed | undefined {
 /** Whether a claim is a recover, rather than a reclaim. */
 export const isRecover = ({ lineage_claim }: Claimed): boolean =>
   decode(lineageClaim, fromBase64(lineage_claim)).kind === RECOVER;
+
+/** The move in a step as the redirect that it is, to the term that it began; undefined for none, or another step. */
+export function moveIn(step: LineageStep | undefined, term: number): Migrated | undefined {
+  if (step === undefined || "lineageClaim" in step) return undefined;
+  const { migrationResponse: offer, migrationConfirmation: decision } = step;
+  return {
+    delivery_service: decode(migrationConfirmation, decision.message).domainName,
+    term,
+    migration_response: toBase64(offer.message),
+    migration_confirmation: toBase64(decision.message),
+    key_id: decision.keyId,
+  };
+}
 
 /** The Delivery Service of a term, which the lineage must reach. */
 function hostIn({ creatingServer, steps }: Lineage, term: number): string {

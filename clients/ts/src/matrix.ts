@@ -133,6 +133,13 @@ function session(homeserver: string, { access_token, user_id, device_id }: any):
 /** How long a server's key is kept at most, in milliseconds (Matrix specification, "Publishing keys"). */
 const MAX_KEPT = 7 * 24 * 3600_000;
 
+/** What a server publishes of its keys (Matrix specification, "Publishing keys"). It is kept as it is, with its signatures. */
+export interface KeyObject {
+  server_name: string;
+  valid_until_ts: number;
+  verify_keys: Record<string, { key: string }>;
+}
+
 export class Matrix {
   /** Current keys of servers, by server name and key id. */
   private readonly serverKeys = new Map<string, { key: string; until: number }>();
@@ -230,7 +237,8 @@ export class Matrix {
 
   /**
    * Checks a server's Ed25519 signature over text with its current key of that id, which the own homeserver vouches for as a
-   * notary. False for an unknown, expired or unreachable key too. now is in milliseconds since 1970.
+   * notary. False for an unknown, expired or unreachable key too. now is in milliseconds since 1970. A key of the object kept
+   * counts where no current one is to be had.
    */
   async verifyServer(
     server: string,
@@ -238,8 +246,12 @@ export class Matrix {
     text: Uint8Array,
     signature: Uint8Array,
     now: number,
+    kept?: KeyObject,
   ): Promise<boolean> {
-    const key = await this.serverKey(server, keyId, now);
+    const current = await this.serverKey(server, keyId, now).catch((e: unknown) => {
+      if (kept === undefined) throw e;
+    });
+    const key = current ?? kept?.verify_keys[keyId]?.key;
     if (key === undefined) return false;
     const jwk = { kty: "OKP", crv: "Ed25519", x: toBase64url(fromBase64(key)) };
     return verify(null, text, createPublicKey({ key: jwk, format: "jwk" }), signature);
@@ -250,15 +262,22 @@ export class Matrix {
     const name = `${server} ${keyId}`;
     const kept = this.serverKeys.get(name);
     if (kept !== undefined && kept.until > now) return kept.key;
-    const criteria = { [keyId]: { minimum_valid_until_ts: now } };
-    const { server_keys } = json(granted(await this.askNotary({ server_keys: { [server]: criteria } })));
-    for (const { server_name, valid_until_ts: until, verify_keys } of server_keys ?? []) {
-      const key = verify_keys?.[keyId]?.key;
-      if (server_name !== server || !(until > now) || typeof key !== "string") continue;
+    for (const { valid_until_ts: until, verify_keys } of await this.keyObjects(server, now, keyId)) {
+      const key = verify_keys[keyId]?.key;
+      if (typeof key !== "string") continue;
       this.serverKeys.set(name, { key, until: Math.min(until, now + MAX_KEPT) });
       return key;
     }
     return undefined;
+  }
+
+  /** A server's key objects that are valid now, as the notary has them; those with one key where its id is known. */
+  async keyObjects(server: string, now: number, keyId?: string): Promise<KeyObject[]> {
+    const criteria = keyId === undefined ? {} : { [keyId]: { minimum_valid_until_ts: now } };
+    const { server_keys } = json(granted(await this.askNotary({ server_keys: { [server]: criteria } })));
+    return (server_keys ?? []).filter(
+      (k: any) => k?.server_name === server && k.valid_until_ts > now && typeof k.verify_keys === "object",
+    );
   }
 
   /** A homeserver answers as a notary only under its own name, and fetch lets nobody set the Host header. */

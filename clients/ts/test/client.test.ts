@@ -6,7 +6,7 @@ import { emptyStore, loadStore, saveStore } from "../src/store.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
 import { members, ratchetTree, transcript } from "../src/mls.js";
 import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse, toBase64 } from "../src/wire.js";
-import type { MigrationResponse } from "../src/wire.js";
+import type { LineageStep, MigrationResponse } from "../src/wire.js";
 import { type FakeDs, refuse } from "./fake.js";
 import { authenticator, net, nextRoom, party, published, rooms, together, User } from "./party.js";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -514,15 +514,7 @@ describe("a migration", () => {
     net.lose(bob.id);
     const moved = net.ds(s).groups.get(alice.group.key)!.moved as Migrated;
     const stranger = net.ds(`evil${s}`);
-    const { log, ...old } = net.ds(s).groups.get(alice.group.key)!;
-    const handshakes = log.filter((m) => m.kind !== "application"); // the target gets no others
-    net.ds(t).answer = (
-      (answer) =>
-      (method, path, query, ...rest) =>
-        path[2] === "messages" && method === "GET" && query.get("term") === "0"
-          ? { messages: handshakes, next: log.length + 1, end: true }
-          : answer(method, path, query, ...rest)
-    )(net.ds(t).answer.bind(net.ds(t)));
+    const old = net.ds(s).groups.get(alice.group.key)!;
     net.ds(s).down = true;
     const evidence = (confirmation: string) => ({
       room_id: room,
@@ -539,6 +531,10 @@ describe("a migration", () => {
     });
     const genuine = decode(migrationConfirmation, fromBase64(moved.migration_confirmation));
     const forged = stranger.key.sign(migrationConfirmation, genuine);
+    const there = net.ds(t).groups.get(alice.group.key)!;
+    const step = there.lineage.steps[0] as Extract<LineageStep, { migrationConfirmation: unknown }>;
+    const spoilt = { ...step.migrationConfirmation, message: fromBase64(forged.message) };
+    there.lineage = { ...there.lineage, steps: [{ ...step, migrationConfirmation: spoilt }] };
     net.point(room, evidence(forged.message));
     await bob.sync();
     assert.equal(bob.group.ds, s);
@@ -554,6 +550,33 @@ describe("a migration", () => {
     await bob.client.bringUpToDate(bob.group);
     assert.deepEqual(bob.texts(), ["before the move"]);
     assert.deepEqual(bob.group.former, []);
+  });
+
+  test("one who was away when the source was lost follows by the target alone, also over another move", async (t_) => {
+    const { users, s, t, room } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
+    t_.after(() => rmSync(dir, { recursive: true }));
+    saveStore(join(dir, "bob"), bob.client.stored);
+    await alice.client.update(alice.group);
+    await alice.client.migrate(alice.group, t);
+    net.ds(s).down = true;
+    net.ds(s).keyless = true;
+    await alice.client.update(alice.group);
+    const u = `second${t}`;
+    await alice.client.migrate(alice.group, u);
+    net.lose(bob.id);
+    const content = { room_id: room, group_id: toBase64(bob.group.id), via: u, term: 2, epoch: 1 };
+    for (const keys of [undefined, bob.group.hostKeys]) {
+      const away = await User.create(bob.id.slice(1).split(":")[0]!, loadStore(join(dir, "bob")));
+      const g = away.group;
+      g.hostKeys = keys;
+      net.setState(room, "io.github.mimiport.delivery_service", content, alice.id);
+      const catchUp = away.client.bringUpToDate(g);
+      if (keys === undefined) await assert.rejects(catchUp); // nobody else vouches for what the source has signed
+      else await catchUp;
+      assert.deepEqual([g.ds, g.term], keys === undefined ? [s, 0] : [u, 2]);
+    }
   });
 
   test("a client killed in the middle takes up where it was", async (t_) => {

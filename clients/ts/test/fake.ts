@@ -74,6 +74,8 @@ interface Hosted {
   moved?: MovedInfo;
   groupInfo?: string;
   lineage: wire.Lineage;
+  /** What came with the group of its former terms, by term. */
+  former?: Map<number, { messages: LogMessage[]; moved: MovedInfo }>;
   /** The ratchet tree, base64, where a test has put it: this server cannot follow one. */
   tree?: string;
 }
@@ -92,6 +94,8 @@ export class FakeDs {
   misnames: Record<string, string> = {};
   /** No answers at all, as if the server were gone. */
   down = false;
+  /** Whether the homeserver, as a notary, has no key of this server. */
+  keyless = false;
 
   constructor(
     readonly name: string,
@@ -301,7 +305,10 @@ export class FakeDs {
 
   private read(id: string, query: URLSearchParams) {
     const g = this.group(id);
-    if (Number(query.get("term") ?? g.term) !== g.term) refuse(404, "M_UNKNOWN_GROUP");
+    const term = Number(query.get("term") ?? g.term);
+    const former = g.former?.get(term);
+    if (former !== undefined) return { term, ...former, next: former.messages.at(-1)!.seq + 1, end: true };
+    if (term !== g.term) refuse(404, "M_UNKNOWN_GROUP");
     const messages = g.log.filter((m) => m.seq >= Number(query.get("from") ?? 1)).slice(0, 3);
     const next = (messages.at(-1)?.seq ?? g.log.length) + 1;
     const end = next > g.log.length;
@@ -384,7 +391,9 @@ export class FakeDs {
       migrationConfirmation: archived(confirmation),
     };
     const lineage = { ...g.lineage, steps: [...g.lineage.steps, step] };
-    Object.assign(this.net.ds(target).group(g.id), { groupInfo: m.submission!.group_info, lineage });
+    const messages = g.log.filter((m) => m.kind !== "application");
+    const former = new Map([...(g.former ?? []), [g.term, { messages, moved }]]);
+    Object.assign(this.net.ds(target).group(g.id), { groupInfo: m.submission!.group_info, lineage, former });
   }
 
   private activate(m: Migration, { message }: any): MigrationStatus {
@@ -568,7 +577,7 @@ export class FakeNetwork {
     const ds = this.services.get(server!);
     const verify_keys = { [KEY_ID]: { key: ds?.key.public } };
     return {
-      server_keys: ds === undefined ? [] : [{ server_name: server, valid_until_ts: Date.now() + 1e9, verify_keys }],
+      server_keys: ds === undefined || ds.keyless ? [] : [{ server_name: server, valid_until_ts: Date.now() + 1e9, verify_keys }],
     };
   }
 }
