@@ -36,6 +36,8 @@ const (
 	RowFanOut  RowKind = "fan-out" // deliver a log entry to the members at the destination
 	RowCompact RowKind = "compact" // store a snapshot, so that the log before it need not be replayed
 	RowPointer RowKind = "pointer" // check the step that the room's pointer shows, with keys of its target
+	RowDevices RowKind = "devices" // compare leaves with what the devices of their users publish, at the destination
+	RowAudit   RowKind = "audit"   // look after a group in every way
 )
 
 // RowKey identifies a row.

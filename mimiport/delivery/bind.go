@@ -83,15 +83,15 @@ func (s *Service) BindGroup(
 	ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest,
 ) (*api.GroupResponse, error) {
 	var res *api.GroupResponse
-	err := s.groups.With(ctx, id, func(h *registry.Held) (err error) {
-		res, err = s.bind(ctx, h, c, req)
+	err := s.withFindings(ctx, id, func(h *registry.Held, known findings) (err error) {
+		res, err = s.bind(ctx, h, c, req, known)
 		return err
 	})
 	return res, err
 }
 
 func (s *Service) bind(
-	ctx context.Context, h *registry.Held, c api.Caller, req *api.BindGroupRequest,
+	ctx context.Context, h *registry.Held, c api.Caller, req *api.BindGroupRequest, known findings,
 ) (*api.GroupResponse, error) {
 	g, err := h.Group(ctx)
 	if err != nil {
@@ -128,6 +128,13 @@ func (s *Service) bind(
 		return nil, mimiport.Errorf("bind", mimiport.KindForbidden, "%s is not in the group", c.UserID)
 	}
 	if err := s.requireAdmissible(ctx, g.RoomID, l.Roster.Users()); err != nil {
+		return nil, err
+	}
+	leaves, err := founders(c, state)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.requireDeviceKeys(ctx, g, state, leaves, known); err != nil {
 		return nil, err
 	}
 	next := *g

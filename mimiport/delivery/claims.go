@@ -293,6 +293,7 @@ func (s operator) claim(
 	}
 	change.Group, change.Drop = effect.Group, effect.Drop
 	change.Snapshots = []storage.Snapshot{registry.SnapshotOf(&g, state, 1)}
+	change.Rows = append(change.Rows, s.auditRow(&g))
 	if kind == mimiport.StepRecover {
 		former, err := proof.Hosts(l)
 		if err != nil {

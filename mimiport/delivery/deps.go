@@ -53,6 +53,12 @@ type Rooms interface {
 	// them.
 	SendState(ctx context.Context, roomID, userID, eventType string, content any) error
 
+	// RoomsOf lists the rooms that a user is joined to, of those that this server is in.
+	RoomsOf(ctx context.Context, userID string) ([]string, error)
+
+	// Joined lists the users that are joined to a room.
+	Joined(ctx context.Context, roomID string) ([]string, error)
+
 	// LocalAccount says whether the user has an account here that is no guest and not deactivated.
 	LocalAccount(ctx context.Context, userID string) (bool, error)
 }
@@ -65,6 +71,32 @@ type Standing struct {
 	PointerLevel int64 // what sending the pointer event needs
 	KickLevel    int64 // what kicking needs, besides more power than the other
 }
+
+// Devices knows what users' homeservers say about their devices.
+type Devices interface {
+	// Look compares the keys of leaves, all of users of one server, with those that their devices publish, and gives one
+	// finding for each. It asks that server as the local server from. Only KeyPublished may rest on an earlier answer,
+	// of at most a minute. A server that cannot be asked is KindPeer.
+	Look(ctx context.Context, from, server string, leaves []LeafKey) ([]Finding, error)
+}
+
+// LeafKey is the signature key of a device's leaf.
+type LeafKey struct {
+	UserID, DeviceID string
+	Scheme           string // as mls.SignatureScheme has it
+	Key              string // bytes
+}
+
+// Finding is how a leaf's key stands to its device.
+type Finding int
+
+// The findings.
+const (
+	DeviceUnlisted Finding = iota // the homeserver lists no such device: at another server, also one without any keys
+	KeyMissing                    // the device publishes no key of the scheme
+	KeyOther                      // the device publishes another one
+	KeyPublished
+)
 
 // Sender delivers to other servers, and to this one's own users.
 type Sender interface {

@@ -3,11 +3,13 @@ package delivery
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -81,11 +83,11 @@ func (s *Service) warnIfDenied(ctx context.Context, g *storage.Group) error {
 	return err
 }
 
-// removals propose that members go who have left the room.
+// removals propose that leaves go which have no place in a group: of users who are not joined to the room, of devices
+// that are gone, and all but the first of one device (profile, section 7).
 type removals struct{ *core }
 
-// expel proposes to remove the leaves of users who are not joined to the room, where the group lets this server
-// propose.
+// expel proposes to remove the leaves that have no place in a group as far as this server knows by itself.
 func (s removals) expel(ctx context.Context, row *storage.Row) error {
 	return s.groups.With(ctx, row.GroupID, func(h *registry.Held) error {
 		g, err := h.GroupAt(ctx, row.Term)
@@ -95,77 +97,132 @@ func (s removals) expel(ctx context.Context, row *storage.Row) error {
 		if g.State != migration.GroupActive { // frozen: the set of proposals is closed; what follows asks again
 			return s.done(ctx, row)
 		}
-		l, err := h.Live(ctx, g)
-		if err != nil {
-			return err
-		}
-		own := ownEntries(g.Server, l.MLS)
-		if len(own) == 0 {
-			return s.done(ctx, row)
-		}
-		leaves, err := s.strangers(ctx, g, l)
-		if err != nil {
-			return err
-		}
-		if len(leaves) == 0 {
-			return s.done(ctx, row)
-		}
-		return s.proposeRemoves(ctx, &expulsion{h, g, l, own[0], leaves}, row)
+		_, err = s.removeMisplaced(ctx, &expulsion{held: h, group: g, row: row})
+		return err
 	})
 }
 
-// expelShare is the share of a group's leaves above which nothing is proposed at once: rather has the room's state been
-// reset.
-const expelShare = 0.5
+// expulsion is which leaves are to go, and in which group.
+type expulsion struct {
+	held  *registry.Held
+	group *storage.Group
+	row   *storage.Row // that is done with it; nil for none
+	said  findings     // about leaves of some users
+	all   bool         // an operator lets most of the members go
+}
 
-// strangers lists the leaves of users who are not joined to the room and whose removal is not proposed yet.
-func (s removals) strangers(ctx context.Context, g *storage.Group, l *registry.Live) (leaves []uint32, err error) {
-	gone, err := s.Rooms.NotJoined(ctx, g.RoomID, l.Roster.Users())
-	if err != nil || len(gone) == 0 {
+// removeMisplaced proposes to remove the leaves that have no place in a group, where the group lets this server propose. It
+// returns how many are to go, those that have been proposed before included.
+func (s removals) removeMisplaced(ctx context.Context, e *expulsion) (int, error) {
+	l, err := e.held.Live(ctx, e.group)
+	if err != nil {
+		return 0, err
+	}
+	var leaves map[uint32]string
+	if len(ownEntries(e.group.Server, l.MLS)) > 0 {
+		if leaves, err = s.misplaced(ctx, e, l); err != nil {
+			return 0, err
+		}
+	}
+	pending := pendingRemoves(e.group.Server, l.MLS)
+	fresh := slices.DeleteFunc(slices.Sorted(maps.Keys(leaves)), func(leaf uint32) bool {
+		return slices.Contains(pending, leaf)
+	})
+	if len(fresh) == 0 {
+		return len(leaves), s.finish(ctx, e.row)
+	}
+	if err := s.requireShare(e, l, leaves); err != nil {
+		return 0, err
+	}
+	return len(leaves), s.proposeRemoves(ctx, e, l, fresh)
+}
+
+// finish deletes a row, if there is one.
+func (s removals) finish(ctx context.Context, row *storage.Row) error {
+	if row == nil {
+		return nil
+	}
+	return s.done(ctx, row)
+}
+
+// misplaced lists the leaves that have no place in a group, and their users: those whose removal is proposed included.
+func (s removals) misplaced(ctx context.Context, e *expulsion, l *registry.Live) (map[uint32]string, error) {
+	absent, err := s.Rooms.NotJoined(ctx, e.group.RoomID, l.Roster.Users())
+	if err != nil {
 		return nil, err
 	}
-	pending := pendingRemoves(g.Server, l.MLS)
-	total := 0
+	p, err := s.Policy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	isAbsent, isPending := setOf(absent), setOf(pendingRemoves(e.group.Server, l.MLS))
+	seen, leaves := make(map[string]bool), make(map[uint32]string)
 	for m := range l.MLS.Members() {
-		id, err := registry.Identity(m)
+		leaf, err := leafKey(l.MLS, m)
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(gone, id.UserID) {
-			continue
+		found, asked := e.said[leaf]
+		gone := asked && s.isGone(&p, leaf.UserID, found)
+		if gone || seen[string(m.Identity)] || isPending[m.Leaf] || isAbsent[leaf.UserID] {
+			leaves[m.Leaf] = leaf.UserID
 		}
-		if total++; !slices.Contains(pending, m.Leaf) {
-			leaves = append(leaves, m.Leaf)
-		}
-	}
-	if float64(total) > expelShare*float64(l.MLS.NumMembers()) {
-		s.Log.Error(
-			"most of a group's members have left its room at once: nothing is proposed", "room_id", g.RoomID, "leaves", total,
-		)
-		return nil, mimiport.Errorf("expel", mimiport.KindInProgress, "%d of %d leaves at once", total, l.MLS.NumMembers())
+		seen[string(m.Identity)] = true
 	}
 	return leaves, nil
 }
 
-// expulsion is what this server proposes in a group.
-type expulsion struct {
-	held   *registry.Held
-	group  *storage.Group
-	live   *registry.Live
-	sender uint32   // this server's index among the external senders
-	leaves []uint32 // to remove
+func setOf[T comparable](list []T) map[T]bool {
+	set := make(map[T]bool, len(list))
+	for _, v := range list {
+		set[v] = true
+	}
+	return set
+}
+
+// isGone says whether a device is gone. Another server lists no device that publishes no key at all.
+func (s *core) isGone(p *policy.Policy, userID string, found Finding) bool {
+	switch {
+	case found != DeviceUnlisted:
+		return found == KeyOther
+	case s.IsLocal(registry.ServerOf(userID)):
+		return !p.IsApplicationService(userID)
+	}
+	return !p.MayBeKeyless(userID)
+}
+
+// expelShare is the share of a group's users above which nothing is proposed at once: rather has the room's state been
+// reset, or a homeserver lost its devices.
+const expelShare = 0.5
+
+// requireShare fails for leaves of most of a group's users, unless an operator lets them go. One user may always go.
+func (s removals) requireShare(e *expulsion, l *registry.Live, leaves map[uint32]string) error {
+	users := make(map[string]bool)
+	for _, user := range leaves {
+		users[user] = true
+	}
+	all := len(l.Roster.Users())
+	if e.all || len(users) <= 1 || float64(len(users)) <= expelShare*float64(all) {
+		return nil
+	}
+	s.Log.Error(
+		"most of a group's users are gone at once: nothing is proposed before an operator lets them go",
+		"group_id", mimiport.IDText(e.group.ID), "room_id", e.group.RoomID, "leaves", len(leaves),
+	)
+	return mimiport.Errorf("expel", mimiport.KindInProgress, "%d of %d users at once", len(users), all)
 }
 
 // proposeRemoves accepts this server's own proposals into the log.
-func (s removals) proposeRemoves(ctx context.Context, e *expulsion, row *storage.Row) error {
-	g, l := e.group, e.live
+func (s removals) proposeRemoves(ctx context.Context, e *expulsion, l *registry.Live, leaves []uint32) error {
+	g := e.group
 	o, err := s.sender(ctx, g.Server, g.Protocol, g.CipherSuite)
 	if err != nil {
 		return err
 	}
+	index := ownEntries(g.Server, l.MLS)[0]
 	a := &registry.Accepted{Next: l.MLS}
-	for _, leaf := range e.leaves {
-		message, err := o.mls.ProposeRemove(l.MLS, o.private, e.sender, leaf)
+	for _, leaf := range leaves {
+		message, err := o.mls.ProposeRemove(l.MLS, o.private, index, leaf)
 		if err != nil {
 			return err
 		}
@@ -178,7 +235,9 @@ func (s removals) proposeRemoves(ctx context.Context, e *expulsion, row *storage
 	if err != nil {
 		return err
 	}
-	change.Done = []storage.RowKey{row.Key()}
+	if e.row != nil {
+		change.Done = []storage.RowKey{e.row.Key()}
+	}
 	if err := s.apply(ctx, change); err != nil {
 		return err
 	}

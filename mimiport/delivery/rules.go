@@ -22,6 +22,7 @@ const (
 	rulePendingRemove   = "pending-remove"
 	ruleContested       = "contested"
 	ruleDeviceUnique    = "device-unique"
+	ruleDeviceKey       = "device-key"
 )
 
 func broken(rule, format string, args ...any) error {

@@ -28,6 +28,7 @@ type Deps struct {
 	Store   storage.Store
 	Keys    Keys
 	Rooms   Rooms
+	Devices Devices
 	Sender  Sender
 	Now     func() time.Time
 	Rand    io.Reader

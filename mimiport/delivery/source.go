@@ -113,7 +113,9 @@ func (s *Service) init(
 	if in.limits, err = s.probe(ctx, &init.Response, g.Protocol); err != nil {
 		return err
 	}
-	return s.groups.With(ctx, r.GroupID, func(h *registry.Held) error { return s.freeze(ctx, h, in) })
+	return s.withFindings(ctx, r.GroupID, func(h *registry.Held, known findings) error {
+		return s.freeze(ctx, h, in, known)
+	})
 }
 
 // probe asks the target, before anything freezes, whether it is there, knows of its offer, and speaks the group's
@@ -143,7 +145,7 @@ func (s outgoing) probe(
 }
 
 // freeze checks everything against the group as it is now and stores the migration with its content.
-func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation) error {
+func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation, known findings) error {
 	if _, err := s.Store.Migration(ctx, in.record.ID); !errors.Is(err, storage.ErrNotFound) {
 		return err // the same Init has come twice at once: the outcome of the first is the answer
 	}
@@ -151,6 +153,7 @@ func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation) 
 	if err != nil {
 		return err
 	}
+	sub.known = known
 	if in.record, err = s.newSource(sub.group, in); err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -25,8 +27,8 @@ func (s *Service) Submit(
 		return nil, err
 	}
 	var res *api.SubmitResponse
-	err := s.groups.With(ctx, id, func(h *registry.Held) (err error) {
-		res, err = s.submit(ctx, h, c, req)
+	err := s.withFindings(ctx, id, func(h *registry.Held, known findings) (err error) {
+		res, err = s.submit(ctx, h, c, req, known)
 		return err
 	})
 	return res, err
@@ -43,6 +45,7 @@ type submission struct {
 	live   *registry.Live
 	req    *api.SubmitRequest
 	msg    *mls.Message
+	known  findings // about its leaves
 }
 
 // requireSize fails for a message that is larger, with what goes along, than this server takes.
@@ -55,7 +58,7 @@ func (s intake) requireSize(op string, req *api.SubmitRequest) error {
 
 // submit accepts one message into the log, by a compare-and-set on the group's row.
 func (s intake) submit(
-	ctx context.Context, h *registry.Held, c api.Caller, req *api.SubmitRequest,
+	ctx context.Context, h *registry.Held, c api.Caller, req *api.SubmitRequest, known findings,
 ) (*api.SubmitResponse, error) {
 	g, err := h.Group(ctx)
 	if err != nil {
@@ -74,7 +77,7 @@ func (s intake) submit(
 	if err != nil {
 		return nil, err
 	}
-	sub := &submission{caller: c, held: h, group: g, req: req}
+	sub := &submission{caller: c, held: h, group: g, req: req, known: known}
 	if sub.msg, err = engine.Parse(req.Message); err != nil {
 		return nil, err
 	}
@@ -185,7 +188,10 @@ func (s intake) propose(ctx context.Context, sub *submission) (mls.Group, error)
 	if err := s.requireProposable(ctx, sub, p); err != nil {
 		return nil, err
 	}
-	return next, s.requireMay(ctx, sub, []mls.Proposal{*p})
+	if err := s.requireMay(ctx, sub, []mls.Proposal{*p}); err != nil {
+		return nil, err
+	}
+	return next, s.requireDeviceKeys(ctx, sub.group, next, proposed(p), sub.known)
 }
 
 // requireOwnLeaf fails unless the member's leaf is one of the caller's.
@@ -260,7 +266,11 @@ func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted
 			Recipients: added,
 		})
 	}
-	return &registry.Accepted{Next: next, Effects: effects, Entries: entries}, s.requireWelcomes(sub, effects)
+	if err := s.requireWelcomes(sub, effects); err != nil {
+		return nil, err
+	}
+	a := &registry.Accepted{Next: next, Effects: effects, Entries: entries}
+	return a, s.requireDeviceKeys(ctx, sub.group, next, committed(sub.live.MLS, effects), sub.known)
 }
 
 func users(identities []mimiport.LeafIdentity) []string {
@@ -284,6 +294,22 @@ func (s intake) requireWelcomes(sub *submission, effects *mls.Effects) error {
 	return engine.CheckWelcomes(effects, all)
 }
 
+// dropped are rows to look after a group whose proposals an external Commit has dropped.
+func (s intake) dropped(g *storage.Group, before mls.Group) []storage.Row {
+	rows := []storage.Row{s.expelRow(g, g.Version)}
+	servers := make(map[string]bool)
+	for _, leaf := range pendingRemoves(g.Server, before) {
+		m, _ := before.Member(leaf)
+		if id, err := registry.Identity(m); err == nil {
+			servers[registry.ServerOf(id.UserID)] = true
+		}
+	}
+	for _, server := range slices.Sorted(maps.Keys(servers)) {
+		rows = append(rows, s.devicesRow(g, server, "", g.Version))
+	}
+	return rows
+}
+
 // append writes what was accepted to the log with its fan-out, in one transaction.
 func (s intake) append(ctx context.Context, sub *submission, a *registry.Accepted) (*api.SubmitResponse, error) {
 	g := sub.group
@@ -299,7 +325,7 @@ func (s intake) append(ctx context.Context, sub *submission, a *registry.Accepte
 		return nil, err
 	}
 	if a.Effects != nil && a.Effects.Sender.Type == mls.SenderNewMemberCommit {
-		change.Rows = append(change.Rows, s.expelRow(g, g.Version)) // such a Commit drops what was proposed
+		change.Rows = append(change.Rows, s.dropped(g, sub.live.MLS)...)
 	}
 	if err := s.apply(ctx, change); err != nil {
 		return nil, err

@@ -36,6 +36,9 @@ func (s *core) row(m *migration.Migration, g *storage.Group, r migration.Row) st
 	case migration.RowPurge:
 		row.Term, row.Due = g.Term, s.Now().Add(s.Limits.Retention)
 	case migration.RowExpel:
+		if m.Role == migration.Target { // what the source let in is not known here
+			return s.auditRow(g)
+		}
 		return s.expelRow(g, g.Version)
 	case migration.RowEnd:
 		return s.endRow(g)
@@ -72,6 +75,10 @@ func (s *Service) Do(ctx context.Context, row storage.Row) error {
 		return s.end(ctx, &row)
 	case migration.RowLineage:
 		return s.showLineage(ctx, &row)
+	case storage.RowDevices:
+		return s.followDevices(ctx, &row)
+	case storage.RowAudit:
+		return s.audit(ctx, &row)
 	case storage.RowCompact:
 		return s.compact(ctx, &row)
 	case storage.RowPointer:

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -34,6 +35,15 @@ const (
 	TargetNobody        TargetMode = "nobody"
 )
 
+// DeviceKeysMode says whether a leaf's device must publish the leaf's key (profile, section 7).
+type DeviceKeysMode string
+
+// The device keys modes.
+const (
+	DeviceKeysRequired  DeviceKeysMode = "required"
+	DeviceKeysPublished DeviceKeysMode = "published" // a device without a published key is let in by its own user's Commit
+)
+
 // Policy is what an operator decides (profile, section 8). A quota of 0 is none.
 type Policy struct {
 	Source       SourceMode `json:"source"`
@@ -45,6 +55,11 @@ type Policy struct {
 	AcceptClaims bool       `json:"accept_claims"` // import groups that were reclaimed or recovered on their way
 	Recover      bool       `json:"recover"`       // an administrator may take on a group whose host is lost
 	Quotas       Quotas     `json:"quotas"`
+
+	DeviceKeys DeviceKeysMode `json:"device_keys"`
+	// ApplicationServices are users for whom DeviceKeysPublished holds in either mode. One * in a user id stands for any
+	// characters.
+	ApplicationServices []string `json:"application_services"`
 }
 
 // Quotas bound what others can make this server hold. Each bound for the whole server has shares: what one user, one
@@ -70,7 +85,7 @@ type Quotas struct {
 // Default is the profile's: stricter than the draft's defaults, which call themselves a bit liberal.
 func Default() Policy {
 	return Policy{
-		Source: SourcePowerLevel, Target: TargetLocalUsers, RequireRoom: true,
+		Source: SourcePowerLevel, Target: TargetLocalUsers, RequireRoom: true, DeviceKeys: DeviceKeysRequired,
 		Quotas: Quotas{
 			Groups: 100_000, GroupsPerUser: 1000, GroupsPerRoom: 100, ReservedPerUser: 100, ReservedPerRoom: 500,
 			Members: 50_000, Offers: 20, OffersPerRoom: 100,
@@ -82,7 +97,7 @@ func Default() Policy {
 
 // Draft is the one that the draft suggests ("Authorization"), with lists and quotas off.
 func Draft() Policy {
-	return Policy{Source: SourceAnyMember, Target: TargetAnyCreator, RequireRoom: true}
+	return Policy{Source: SourceAnyMember, Target: TargetAnyCreator, RequireRoom: true, DeviceKeys: DeviceKeysRequired}
 }
 
 // Merge replaces the fields that patch names. {"preset": "draft"} or {"preset": "default"} replaces all fields first. An
@@ -91,6 +106,7 @@ func (p Policy) Merge(patch json.RawMessage) (Policy, error) {
 	const op = "set policy"
 	// Decoding into a slice overwrites its elements, and p shares them with its origin.
 	p.Creators, p.AllowServers, p.DenyServers = slices.Clone(p.Creators), slices.Clone(p.AllowServers), slices.Clone(p.DenyServers)
+	p.ApplicationServices = slices.Clone(p.ApplicationServices)
 	body := struct {
 		Preset string `json:"preset"`
 		*Policy
@@ -126,6 +142,9 @@ func (p *Policy) validate() error {
 	if !slices.Contains([]TargetMode{TargetLocalUsers, TargetJoinedServers, TargetAnyCreator, TargetNobody}, p.Target) {
 		return mimiport.Errorf(op, mimiport.KindBadMessage, "unknown target mode %q", p.Target)
 	}
+	if !slices.Contains([]DeviceKeysMode{DeviceKeysRequired, DeviceKeysPublished}, p.DeviceKeys) {
+		return mimiport.Errorf(op, mimiport.KindBadMessage, "unknown device keys mode %q", p.DeviceKeys)
+	}
 	q := p.Quotas
 	if min(
 		q.Groups, q.GroupsPerUser, q.GroupsPerRoom, q.ReservedPerUser, q.ReservedPerRoom, q.Members, q.Offers,
@@ -158,6 +177,22 @@ type Facts struct {
 // MayCreate says whether the user may create groups here (profile, section 8, any_creator).
 func (p *Policy) MayCreate(userLocal bool, userServer string) bool {
 	return userLocal || slices.Contains(p.Creators, userServer)
+}
+
+// IsApplicationService says whether the policy names a user as one of an application service.
+func (p *Policy) IsApplicationService(userID string) bool {
+	return slices.ContainsFunc(p.ApplicationServices, func(pattern string) bool {
+		before, after, open := strings.Cut(pattern, "*")
+		if !open {
+			return pattern == userID
+		}
+		return len(userID) >= len(before)+len(after) && strings.HasPrefix(userID, before) && strings.HasSuffix(userID, after)
+	})
+}
+
+// MayBeKeyless says whether a user's own Commit may bring in a leaf of a device that publishes no key.
+func (p *Policy) MayBeKeyless(userID string) bool {
+	return p.DeviceKeys == DeviceKeysPublished || p.IsApplicationService(userID)
 }
 
 // Decide says whether a migration may go on; nil means yes. It is asked at the request, at the Init, before the content

@@ -82,6 +82,23 @@ func (r rooms) StateInForce(_ context.Context, _, eventType string) (json.RawMes
 
 func (r rooms) SendState(context.Context, string, string, string, any) error { return nil }
 
+func (r rooms) RoomsOf(_ context.Context, userID string) ([]string, error) {
+	if !r.room.Joined[userID] {
+		return nil, nil
+	}
+	return []string{RoomID}, nil
+}
+
+func (r rooms) Joined(_ context.Context, roomID string) (users []string, err error) {
+	for user, joined := range r.room.Joined {
+		if joined && roomID == RoomID {
+			users = append(users, user)
+		}
+	}
+	slices.Sort(users)
+	return users, nil
+}
+
 func (r rooms) LocalAccount(_ context.Context, userID string) (bool, error) {
 	return !slices.Contains(r.room.Strangers, userID), nil
 }

@@ -35,6 +35,7 @@ type World struct {
 	Stores   map[string]storage.Store     // by server name
 	Services map[string]*delivery.Service // by server name
 	Room     *Room                        // as all servers see it
+	Devices  *Devices                     // as their homeservers tell it
 	Got      []Delivery                   // what devices have received, in order
 
 	Lose     func(Message) bool               // whether a message between servers gets lost; nil for never
@@ -57,8 +58,9 @@ type World struct {
 func New(seed uint64, stores map[string]storage.Store) *World {
 	w := &World{
 		Stores: map[string]storage.Store{}, Services: map[string]*delivery.Service{},
-		Room: &Room{Joined: map[string]bool{}, Power: map[string]int64{}, Events: map[string]json.RawMessage{}},
-		seed: seed, now: time.Unix(1_700_000_000, 0).UTC(), skew: map[string]time.Duration{},
+		Room:    &Room{Joined: map[string]bool{}, Power: map[string]int64{}, Events: map[string]json.RawMessage{}},
+		Devices: &Devices{said: map[device]published{}, silent: map[string]bool{}},
+		seed:    seed, now: time.Unix(1_700_000_000, 0).UTC(), skew: map[string]time.Duration{},
 		retired: map[string][]time.Time{}, known: map[[2]string]map[string]proof.Key{},
 	}
 	for name, store := range stores {
@@ -76,7 +78,7 @@ func (w *World) Add(name string, store storage.Store) {
 	seed := sha256.Sum256(fmt.Appendf(nil, "%d %s", w.seed, name))
 	w.start(name, delivery.Deps{
 		Server: name, IsLocal: func(s string) bool { return s == name },
-		Engines: Engines(), Store: store, Keys: keys{w, name}, Rooms: rooms{w.Room}, Sender: w.Network(),
+		Engines: Engines(), Store: store, Keys: keys{w, name}, Rooms: rooms{w.Room}, Devices: w.Devices, Sender: w.Network(),
 		Now:  func() time.Time { return w.clock(name) },
 		Rand: &locked{random: rand.NewChaCha8(seed)}, Log: slog.New(slog.DiscardHandler),
 		DefaultPolicy: unbounded, Limits: limits,

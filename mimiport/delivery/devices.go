@@ -1,0 +1,184 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// This file is all that asks whether leaves have the keys that their devices publish (profile, section 7). Homeservers
+// are asked while nobody holds the group.
+
+// findings are what homeservers have said about leaves.
+type findings map[LeafKey]Finding
+
+// unasked is an error: homeservers are to be asked about leaves before a request can be judged.
+type unasked struct {
+	from   string // the local server that asks
+	leaves []LeafKey
+}
+
+func (*unasked) Error() string { return "homeservers have not been asked about leaves" }
+
+// withFindings calls f while it holds the group, and again with what f has found unasked.
+func (s *core) withFindings(ctx context.Context, id []byte, f func(*registry.Held, findings) error) error {
+	const rounds = 3 // the group may have gone on meanwhile
+	known := make(findings)
+	for range rounds {
+		err := s.groups.With(ctx, id, func(h *registry.Held) error { return f(h, known) })
+		open, ok := errors.AsType[*unasked](err)
+		if !ok {
+			return err
+		}
+		said, failed := s.look(ctx, open.from, open.leaves)
+		if len(failed) > 0 {
+			return failed[names(failed)[0]]
+		}
+		maps.Copy(known, said)
+	}
+	return mimiport.Errorf("check devices", mimiport.KindConflict, "the group goes on faster than homeservers answer")
+}
+
+// For one request, askedAtOnce homeservers are asked at a time, and all of them have askTime to answer.
+const (
+	askedAtOnce = 8
+	askTime     = 20 * time.Second
+)
+
+// look asks the homeservers of leaves' users. It returns what those say that answer, and the errors of the others.
+func (s *core) look(ctx context.Context, from string, leaves []LeafKey) (findings, map[string]error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	byServer := make(map[string][]LeafKey)
+	for _, l := range leaves {
+		server := registry.ServerOf(l.UserID)
+		byServer[server] = append(byServer[server], l)
+	}
+	var mu sync.Mutex
+	said, failed := make(findings), make(map[string]error)
+	var work errgroup.Group
+	work.SetLimit(askedAtOnce)
+	for server, leaves := range byServer {
+		work.Go(func() error {
+			found, err := s.Devices.Look(ctx, from, server, leaves)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				failed[server] = err
+				return nil
+			}
+			for i, l := range leaves {
+				said[l] = found[i]
+			}
+			return nil
+		})
+	}
+	_ = work.Wait() // what fails is told by server
+	return said, failed
+}
+
+// names lists the servers that have failed, sorted.
+func names(failed map[string]error) []string {
+	return append([]string{}, slices.Sorted(maps.Keys(failed))...)
+}
+
+// leafKey names the device and the key of a member of a group.
+func leafKey(g mls.Group, m mls.Member) (LeafKey, error) {
+	id, err := registry.Identity(m)
+	if err != nil {
+		return LeafKey{}, err
+	}
+	scheme, err := mls.SignatureScheme(g.CipherSuite())
+	return LeafKey{UserID: id.UserID, DeviceID: id.DeviceID, Scheme: scheme, Key: string(m.SignatureKey)}, err
+}
+
+// incomer is a leaf with a key that its device had not in the group before.
+type incomer struct {
+	mls.Member
+	own bool // its user brings it in
+}
+
+// requireDeviceKeys fails for a leaf that has another key than its device publishes. A device that publishes none is
+// let in as the policy says. What nobody has been asked about is an *unasked error.
+func (s *core) requireDeviceKeys(ctx context.Context, g *storage.Group, state mls.Group, in []incomer, known findings) error {
+	if len(in) == 0 {
+		return nil
+	}
+	p, err := s.Policy(ctx)
+	if err != nil {
+		return err
+	}
+	open := &unasked{from: g.Server}
+	for i := range in {
+		leaf, err := leafKey(state, in[i].Member)
+		if err != nil {
+			return err
+		}
+		found, asked := known[leaf]
+		switch {
+		case !asked:
+			open.leaves = append(open.leaves, leaf)
+		case found == KeyPublished, found != KeyOther && in[i].own && p.MayBeKeyless(leaf.UserID):
+		case found == KeyOther:
+			return broken(ruleDeviceKey, "device %s of %s publishes another key", leaf.DeviceID, leaf.UserID)
+		default:
+			return broken(ruleDeviceKey, "device %s of %s publishes no key for %s", leaf.DeviceID, leaf.UserID, leaf.Scheme)
+		}
+	}
+	if len(open.leaves) > 0 {
+		return open
+	}
+	return nil
+}
+
+// founders are the leaves of a group that a user binds.
+func founders(c api.Caller, state mls.Group) (in []incomer, err error) {
+	for m := range state.Members() {
+		id, err := registry.Identity(m)
+		if err != nil {
+			return nil, err
+		}
+		in = append(in, incomer{m, id.UserID == c.UserID})
+	}
+	return in, nil
+}
+
+// proposed are the leaves that a proposal brings in, if it is committed.
+func proposed(p *mls.Proposal) []incomer {
+	if p.Add == nil {
+		return nil
+	}
+	return []incomer{{*p.Add, false}}
+}
+
+// committed are the leaves that a Commit itself brings in: those of proposals by reference were judged when they were
+// proposed.
+func committed(before mls.Group, e *mls.Effects) (in []incomer) {
+	had := func(m mls.Member) bool {
+		same := func(old mls.Member) bool {
+			return string(old.Identity) == string(m.Identity) && string(old.SignatureKey) == string(m.SignatureKey)
+		}
+		old, ok := before.Member(m.Leaf)
+		return ok && same(old) || slices.ContainsFunc(e.Removed, same)
+	}
+	if !had(e.Committer) {
+		in = append(in, incomer{e.Committer, true})
+	}
+	for i := range e.Proposals {
+		if p := &e.Proposals[i]; p.Ref == nil && p.Add != nil && !had(*p.Add) {
+			in = append(in, incomer{*p.Add, false})
+		}
+	}
+	return in
+}

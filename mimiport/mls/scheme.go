@@ -1,0 +1,20 @@
+package mls
+
+// schemes are the names of the TLS SignatureScheme registry, by the engine's own, in lower case.
+var schemes = map[string]string{
+	"Ed25519": "ed25519",
+	"Ed448":   "ed448",
+	"P-256":   "ecdsa_secp256r1_sha256",
+	"P-384":   "ecdsa_secp384r1_sha384",
+	"P-521":   "ecdsa_secp521r1_sha512",
+}
+
+// SignatureScheme is the name of a cipher suite's signature scheme in the TLS SignatureScheme registry, which RFC 9420,
+// section 17.1 refers to, in lower case. An unknown suite is KindUnsupported.
+func SignatureScheme(cipherSuite uint16) (string, error) {
+	suite, err := suiteOf("find signature scheme", cipherSuite)
+	if err != nil {
+		return "", err
+	}
+	return schemes[suite.Scheme.Name], nil
+}
