@@ -155,30 +155,32 @@ func founders(c api.Caller, state mls.Group) (in []incomer, err error) {
 }
 
 // proposed are the leaves that a proposal brings in, if it is committed.
-func proposed(p *mls.Proposal) []incomer {
-	if p.Add == nil {
-		return nil
+func proposed(before mls.Group, p *mls.Proposal) []incomer {
+	switch {
+	case p.Add != nil:
+		return []incomer{{*p.Add, false}}
+	case p.Update != nil:
+		if old, _ := before.Member(p.Sender.Index); string(old.SignatureKey) != string(p.Update.SignatureKey) {
+			return []incomer{{*p.Update, true}}
+		}
 	}
-	return []incomer{{*p.Add, false}}
+	return nil
 }
 
 // committed are the leaves that a Commit itself brings in: those of proposals by reference were judged when they were
 // proposed.
-func committed(before mls.Group, e *mls.Effects) (in []incomer) {
-	had := func(m mls.Member) bool {
-		same := func(old mls.Member) bool {
-			return string(old.Identity) == string(m.Identity) && string(old.SignatureKey) == string(m.SignatureKey)
-		}
-		old, ok := before.Member(m.Leaf)
-		return ok && same(old) || slices.ContainsFunc(e.Removed, same)
-	}
-	if !had(e.Committer) {
-		in = append(in, incomer{e.Committer, true})
-	}
-	for i := range e.Proposals {
-		if p := &e.Proposals[i]; p.Ref == nil && p.Add != nil && !had(*p.Add) {
-			in = append(in, incomer{*p.Add, false})
+func committed(e *mls.Effects) (in []incomer) {
+	for _, m := range e.Renewed {
+		proposed := slices.ContainsFunc(e.Proposals, func(p mls.Proposal) bool {
+			return p.Ref != nil && (isLeaf(p.Add, m) || isLeaf(p.Update, m))
+		})
+		if !proposed {
+			in = append(in, incomer{m, m.Leaf == e.Committer.Leaf})
 		}
 	}
 	return in
+}
+
+func isLeaf(p *mls.Member, m mls.Member) bool {
+	return p != nil && string(p.Identity) == string(m.Identity) && string(p.SignatureKey) == string(m.SignatureKey)
 }

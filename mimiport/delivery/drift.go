@@ -5,11 +5,12 @@ import (
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Drift implements API. It changes nothing.
+// Drift implements API.
 func (s *Service) Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drift, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
@@ -23,80 +24,69 @@ func (s *Service) Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drif
 	if err := s.requireHosted(ctx, g); err != nil {
 		return nil, err
 	}
-	v, err := s.drifting(ctx, g)
-	if err != nil {
-		return nil, err
-	}
-	said, failed := s.look(ctx, g.Server, v.keys)
-	res := &api.Drift{Epoch: v.epoch, Leaves: v.faulty(said), Unasked: names(failed)}
-	joined, err := s.Rooms.Joined(ctx, g.RoomID)
-	if err != nil {
-		return nil, err
-	}
-	res.WithoutLeaf = append([]string{}, slices.DeleteFunc(joined, v.roster.Has)...)
-	return res, nil
-}
-
-// drifting is a group's leaves, to compare them with its room and with devices.
-type drifting struct {
-	epoch  uint64
-	leaves []api.DriftLeaf
-	keys   []LeafKey // of leaves
-	roster registry.Roster
-}
-
-func (s *core) drifting(ctx context.Context, g *storage.Group) (*drifting, error) {
-	v := new(drifting)
-	err := s.groups.WithLive(ctx, g.Key(), func(_ *storage.Group, l *registry.Live) (err error) {
-		v.epoch = l.MLS.Epoch()
-		if v.roster, err = registry.NewRoster(l.MLS); err != nil {
-			return err
-		}
-		for m := range l.MLS.Members() {
-			key, err := leafKey(l.MLS, m)
-			if err != nil {
-				return err
-			}
-			v.keys = append(v.keys, key)
-			v.leaves = append(v.leaves, api.DriftLeaf{Leaf: m.Leaf, UserID: key.UserID, DeviceID: key.DeviceID})
-		}
+	var state mls.Group
+	err = s.groups.WithLive(ctx, g.Key(), func(_ *storage.Group, l *registry.Live) error {
+		state = l.MLS
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	absent, err := s.Rooms.NotJoined(ctx, g.RoomID, v.roster.Users())
+	return s.drift(ctx, g, state)
+}
+
+// drift compares a state of a group with its room and with the devices of its users.
+func (s *core) drift(ctx context.Context, g *storage.Group, state mls.Group) (*api.Drift, error) {
+	var keys []LeafKey
+	var leaves []uint32
+	for m := range state.Members() {
+		key, err := leafKey(state, m)
+		if err != nil {
+			return nil, err
+		}
+		keys, leaves = append(keys, key), append(leaves, m.Leaf)
+	}
+	joined, err := s.Rooms.Joined(ctx, g.RoomID)
 	if err != nil {
 		return nil, err
 	}
-	isAbsent, seen := setOf(absent), make(map[[2]string]bool)
-	for i := range v.leaves {
-		l := &v.leaves[i]
-		if isAbsent[l.UserID] {
+	said, failed := s.look(ctx, g.Server, keys)
+	d := &api.Drift{Epoch: state.Epoch(), Leaves: []api.DriftLeaf{}, WithoutLeaf: []string{}, Unasked: names(failed)}
+	isJoined, isMember, isSecond := setOf(joined), make(map[string]bool), secondLeaves(state)
+	for i, key := range keys {
+		isMember[key.UserID] = true
+		l := api.DriftLeaf{Leaf: leaves[i], UserID: key.UserID, DeviceID: key.DeviceID}
+		if !isJoined[key.UserID] {
 			l.Faults = append(l.Faults, api.FaultNotJoined)
 		}
-		if seen[[2]string{l.UserID, l.DeviceID}] {
+		if isSecond[l.Leaf] {
 			l.Faults = append(l.Faults, api.FaultDuplicate)
 		}
-		seen[[2]string{l.UserID, l.DeviceID}] = true
+		if found, asked := said[key]; asked && found != KeyPublished {
+			l.Faults = append(l.Faults, faults[found])
+		}
+		if len(l.Faults) > 0 {
+			d.Leaves = append(d.Leaves, l)
+		}
 	}
-	return v, nil
+	for _, user := range joined {
+		if !isMember[user] {
+			d.WithoutLeaf = append(d.WithoutLeaf, user)
+		}
+	}
+	slices.Sort(d.WithoutLeaf)
+	return d, nil
 }
 
 var faults = map[Finding]api.Fault{
 	DeviceUnlisted: api.FaultNoDevice, KeyMissing: api.FaultNoKey, KeyOther: api.FaultOtherKey,
 }
 
-// faulty lists the leaves that something is wrong with, with what homeservers have said.
-func (v *drifting) faulty(said findings) []api.DriftLeaf {
-	faulty := []api.DriftLeaf{}
-	for i, l := range v.leaves {
-		if found, asked := said[v.keys[i]]; asked && found != KeyPublished {
-			l.Faults = append(l.Faults, faults[found])
-		}
-		if len(l.Faults) > 0 {
-			faulty = append(faulty, l)
-		}
+// secondLeaves are the leaves of devices that have another one before them.
+func secondLeaves(g mls.Group) map[uint32]bool {
+	second := make(map[uint32]bool)
+	for _, m := range g.Duplicates() {
+		second[m.Leaf] = true
 	}
-	return faulty
+	return second
 }

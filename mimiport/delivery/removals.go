@@ -156,7 +156,7 @@ func (s removals) misplaced(ctx context.Context, e *expulsion, l *registry.Live)
 		return nil, err
 	}
 	isAbsent, isPending := setOf(absent), setOf(pendingRemoves(e.group.Server, l.MLS))
-	seen, leaves := make(map[string]bool), make(map[uint32]string)
+	isSecond, leaves := secondLeaves(l.MLS), make(map[uint32]string)
 	for m := range l.MLS.Members() {
 		leaf, err := leafKey(l.MLS, m)
 		if err != nil {
@@ -164,10 +164,9 @@ func (s removals) misplaced(ctx context.Context, e *expulsion, l *registry.Live)
 		}
 		found, asked := e.said[leaf]
 		gone := asked && s.isGone(&p, leaf.UserID, found)
-		if gone || seen[string(m.Identity)] || isPending[m.Leaf] || isAbsent[leaf.UserID] {
+		if gone || isSecond[m.Leaf] || isPending[m.Leaf] || isAbsent[leaf.UserID] {
 			leaves[m.Leaf] = leaf.UserID
 		}
-		seen[string(m.Identity)] = true
 	}
 	return leaves, nil
 }

@@ -191,7 +191,7 @@ func (s intake) propose(ctx context.Context, sub *submission) (mls.Group, error)
 	if err := s.requireMay(ctx, sub, []mls.Proposal{*p}); err != nil {
 		return nil, err
 	}
-	return next, s.requireDeviceKeys(ctx, sub.group, next, proposed(p), sub.known)
+	return next, s.requireDeviceKeys(ctx, sub.group, next, proposed(sub.live.MLS, p), sub.known)
 }
 
 // requireOwnLeaf fails unless the member's leaf is one of the caller's.
@@ -270,7 +270,7 @@ func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted
 		return nil, err
 	}
 	a := &registry.Accepted{Next: next, Effects: effects, Entries: entries}
-	return a, s.requireDeviceKeys(ctx, sub.group, next, committed(sub.live.MLS, effects), sub.known)
+	return a, s.requireDeviceKeys(ctx, sub.group, next, committed(effects), sub.known)
 }
 
 func users(identities []mimiport.LeafIdentity) []string {

@@ -113,28 +113,38 @@ func (l *Live) replay(e *storage.Entry) error {
 	return nil
 }
 
-// commit takes a Commit's outcome into account: the group as it is before a log entry.
+// commit takes a Commit's outcome into account: the group as it is before a log entry. Of each leaf that the Commit
+// has touched, the roster loses what the tree had before and gains what it has now.
 func (l *Live) commit(next mls.Group, effects *mls.Effects, seq uint64) error {
-	removed, err := Identities(effects.Removed)
-	if err != nil {
-		return err
-	}
-	joined := effects.Added
-	if effects.Sender.Type == mls.SenderNewMemberCommit {
-		joined = append(joined[:len(joined):len(joined)], effects.Committer)
-	}
-	added, err := Identities(joined)
-	if err != nil {
-		return err
-	}
-	for i := range removed {
-		l.Roster.Remove(&removed[i])
-	}
-	for i := range added {
-		l.Roster.Add(&added[i])
+	for leaf := range touched(effects) {
+		if m, ok := l.MLS.Member(leaf); ok {
+			id, err := Identity(m)
+			if err != nil {
+				return err
+			}
+			l.Roster.Remove(id)
+		}
+		if m, ok := next.Member(leaf); ok {
+			id, err := Identity(m)
+			if err != nil {
+				return err
+			}
+			l.Roster.Add(id)
+		}
 	}
 	l.before, l.MLS, l.begin, l.beginSeq = l.MLS, next, next, seq
 	return nil
+}
+
+// touched are the leaves that a Commit may have changed.
+func touched(e *mls.Effects) map[uint32]bool {
+	leaves := map[uint32]bool{e.Committer.Leaf: true}
+	for _, members := range [][]mls.Member{e.Added, e.Removed, e.Updated} {
+		for _, m := range members {
+			leaves[m.Leaf] = true
+		}
+	}
+	return leaves
 }
 
 // Accepted is what accepting messages makes of a group: the state after them, and what goes into the log.
