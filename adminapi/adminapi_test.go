@@ -52,6 +52,20 @@ func (s *service) AdminGroups(_ context.Context, after []byte, limit int) (group
 	return groups, nil
 }
 
+func (s *service) Drift(_ context.Context, c api.Caller, _ []byte) (*api.Drift, error) {
+	if !c.Admin {
+		return nil, mimiport.Errorf("compare", mimiport.KindForbidden, "not an administrator")
+	}
+	return &api.Drift{
+		Epoch: 7, WithoutLeaf: []string{"@b:hs.example"}, Unasked: []string{},
+		Leaves: []api.DriftLeaf{{Leaf: 2, UserID: "@a:hs.example", DeviceID: "D", Faults: []api.Fault{api.FaultOtherKey}}},
+	}, nil
+}
+
+func (s *service) Expel(context.Context, []byte) (*api.Expelled, error) {
+	return &api.Expelled{Leaves: 3, Unasked: []string{"hs.example"}}, nil
+}
+
 func (s *service) AdminGroup(ctx context.Context, id []byte) (*storage.Group, error) {
 	if len(id) != 1 {
 		return nil, mimiport.Errorf("load group", mimiport.KindUnknownGroup, "none")
@@ -221,6 +235,22 @@ func TestBadRequests(t *testing.T) {
 		if code, got := call(t, &service{}, "GET", uri, ""); asString(got["errcode"]) != want {
 			t.Errorf("%s: got %d %v", uri, code, got)
 		}
+	}
+}
+
+// TestLeaves: what is wrong with leaves is shown, and an operator lets leaves go.
+func TestLeaves(t *testing.T) {
+	code, got := call(t, &service{}, "GET", "/groups/AQ/drift", "")
+	leaf := map[string]any{"leaf": 2., "user_id": "@a:hs.example", "device_id": "D", "faults": []any{"other_key"}}
+	want := map[string]any{
+		"epoch": 7., "leaves": []any{leaf}, "without_leaf": []any{"@b:hs.example"}, "unasked": []any{},
+	}
+	if diff := cmp.Diff(want, got); code != 200 || diff != "" {
+		t.Errorf("%d: %s", code, diff)
+	}
+	code, got = call(t, &service{}, "POST", "/groups/AQ/removals", "")
+	if diff := cmp.Diff(map[string]any{"leaves": 3., "unasked": []any{"hs.example"}}, got); code != 200 || diff != "" {
+		t.Errorf("%d: %s", code, diff)
 	}
 }
 

@@ -36,6 +36,8 @@ type Service interface {
 	AdminGroup(ctx context.Context, id []byte) (*storage.Group, error)
 	AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error)
 	AdminReports(ctx context.Context, id []byte) ([]api.Report, error)
+	Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drift, error)
+	Expel(ctx context.Context, id []byte) (*api.Expelled, error)
 	Reclaim(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Yield(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error)
@@ -54,6 +56,8 @@ func Routes(svc Service) []edge.Route {
 		row("showGroup", http.MethodGet, "/groups/{groupId}", 0, a.showGroup),
 		row("listEvidence", http.MethodGet, "/groups/{groupId}/evidence", 0, a.listEvidence),
 		row("listReports", http.MethodGet, "/groups/{groupId}/reports", 0, a.listReports),
+		row("getGroupDrift", http.MethodGet, "/groups/{groupId}/drift", 0, a.drift),
+		row("removeLeaves", http.MethodPost, "/groups/{groupId}/removals", 0, a.expel),
 		row("reclaimGroup", http.MethodPost, "/groups/{groupId}/reclaim", maxLineage, a.reclaim),
 		row("yieldGroup", http.MethodPost, "/groups/{groupId}/yield", maxLineage, a.yield),
 		row("recoverGroup", http.MethodPost, "/groups/{groupId}/recover", maxRecover, a.recoverGroup),
@@ -129,6 +133,22 @@ func (a *admin) listReports(ctx context.Context, r *edge.Request) (any, error) {
 		return nil, err
 	}
 	return ReportList{append([]api.Report{}, reports...)}, nil
+}
+
+func (a *admin) drift(ctx context.Context, r *edge.Request) (any, error) {
+	id, err := edge.GroupID(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.svc.Drift(ctx, api.Caller{Admin: true}, id)
+}
+
+func (a *admin) expel(ctx context.Context, r *edge.Request) (any, error) {
+	id, err := edge.GroupID(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.svc.Expel(ctx, id)
 }
 
 // reclaim takes a body or none.

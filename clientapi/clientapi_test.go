@@ -58,6 +58,10 @@ type service struct {
 	err      error
 }
 
+func (s *service) Drift(context.Context, api.Caller, []byte) (*api.Drift, error) {
+	return &api.Drift{Leaves: []api.DriftLeaf{}, WithoutLeaf: []string{}, Unasked: []string{}}, nil
+}
+
 func (s *service) Host(context.Context, api.Caller, []byte) (*api.HostResponse, error) {
 	encoded, err := s.lineage.Marshal()
 	return &api.HostResponse{GroupID: group, Lineage: encoded}, err

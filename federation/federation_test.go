@@ -137,6 +137,7 @@ func TestClientAgainstRoutes(t *testing.T) {
 			recorded{"Report", alice, group, report}, new(api.ReportResponse)},
 		"Group": {func() (any, error) { return ds.Group(ctx, alice, group) }, recorded{"Group", alice, group}, described},
 		"Host":  {func() (any, error) { return ds.Host(ctx, alice, group) }, recorded{"Host", alice, group}, hosted},
+		"Drift": {func() (any, error) { return ds.Drift(ctx, alice, group) }, recorded{"Drift", alice, group}, drifted},
 		"ShowLineage": {
 			func() (any, error) { return ds.ShowLineage(ctx, alice, group, lineage) }, recorded{"ShowLineage", alice, group, lineage}, hosted},
 		"PutLineage": {

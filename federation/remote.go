@@ -26,8 +26,12 @@ func (a *remote) to(rt api.Route, c api.Caller, key string, query url.Values) re
 	return to(rt, a.from, a.server, key, query)
 }
 
-// initWork is how long a source waits for the outcome before it answers.
-const initWork = 20 * time.Second
+// What a Delivery Service may take before it answers: a source waits for the outcome of a migration, and a host asks
+// homeservers about the devices of new leaves.
+const (
+	initWork    = 20*time.Second + devicesWork
+	devicesWork = 20 * time.Second
+)
 
 // send is ask with a JSON body.
 func send[A any](ctx context.Context, a *remote, q request, content any) (*A, error) {
@@ -42,7 +46,9 @@ func (a *remote) ReserveGroup(ctx context.Context, c api.Caller, req *api.Reserv
 func (a *remote) RequireReserver(context.Context, api.Caller, []byte) error { return nil }
 
 func (a *remote) BindGroup(ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest) (*api.GroupResponse, error) {
-	return send[api.GroupResponse](ctx, a, a.to(api.BindGroup, c, mimiport.IDText(id), nil), req)
+	q := a.to(api.BindGroup, c, mimiport.IDText(id), nil)
+	q.work = devicesWork
+	return send[api.GroupResponse](ctx, a, q, req)
 }
 
 func (a *remote) Group(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
@@ -65,6 +71,12 @@ func (a *remote) ShowLineage(ctx context.Context, c api.Caller, id []byte, req *
 	return send[api.HostResponse](ctx, a, a.to(api.ShowLineage, c, mimiport.IDText(id), nil), req)
 }
 
+func (a *remote) Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drift, error) {
+	q := a.to(api.GetDrift, c, mimiport.IDText(id), nil)
+	q.work = devicesWork
+	return ask[api.Drift](ctx, a.client, q)
+}
+
 func (a *remote) RatchetTree(ctx context.Context, c api.Caller, id []byte, epoch uint64) ([]byte, error) {
 	q := a.to(api.GetTree, c, mimiport.IDText(id), url.Values{"epoch": uintParam(epoch)})
 	q.limit = maxRawAnswer
@@ -73,7 +85,9 @@ func (a *remote) RatchetTree(ctx context.Context, c api.Caller, id []byte, epoch
 }
 
 func (a *remote) Submit(ctx context.Context, c api.Caller, id []byte, req *api.SubmitRequest) (*api.SubmitResponse, error) {
-	return send[api.SubmitResponse](ctx, a, a.to(api.Submit, c, mimiport.IDText(id), nil), req)
+	q := a.to(api.Submit, c, mimiport.IDText(id), nil)
+	q.work = devicesWork
+	return send[api.SubmitResponse](ctx, a, q, req)
 }
 
 func (a *remote) Messages(ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery) (*api.MessagesResponse, error) {

@@ -28,7 +28,11 @@ var (
 	redirect = &api.MovedInfo{
 		DeliveryService: source, Term: 2, MigrationResponse: []byte{4}, MigrationConfirmation: []byte{5}, KeyID: "ed25519:a",
 	}
-	hosted    = &api.HostResponse{GroupID: group, DeliveryService: source, Term: 2, Moved: redirect, Lineage: []byte{6}}
+	hosted  = &api.HostResponse{GroupID: group, DeliveryService: source, Term: 2, Moved: redirect, Lineage: []byte{6}}
+	drifted = &api.Drift{
+		Epoch: 7, Unasked: []string{target}, WithoutLeaf: []string{user},
+		Leaves: []api.DriftLeaf{{Leaf: 1, UserID: user, DeviceID: "D", Faults: []api.Fault{api.FaultNoKey}}},
+	}
 	submitted = &api.SubmitResponse{Term: 1, Seq: 12, Epoch: 8}
 	logged    = &api.MessagesResponse{
 		Term: 1, Next: 13, End: true, Moved: redirect,
@@ -80,6 +84,10 @@ func (s *service) Host(_ context.Context, c api.Caller, id []byte) (*api.HostRes
 
 func (s *service) ShowLineage(_ context.Context, c api.Caller, id []byte, q *api.LineageRequest) (*api.HostResponse, error) {
 	return answer(s, hosted, "ShowLineage", c, id, q)
+}
+
+func (s *service) Drift(_ context.Context, c api.Caller, id []byte) (*api.Drift, error) {
+	return answer(s, drifted, "Drift", c, id)
 }
 
 func (s *service) RatchetTree(_ context.Context, c api.Caller, id []byte, epoch uint64) ([]byte, error) {

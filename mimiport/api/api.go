@@ -47,6 +47,10 @@ type Groups interface {
 	// Report tells the operator of a Commit that the caller cannot process.
 	Report(ctx context.Context, c Caller, groupID []byte, req *ReportRequest) (*ReportResponse, error)
 
+	// Drift tells how the group's leaves differ from its room and from the devices of its users. It is for members, and
+	// for administrators of the server that hosts the group.
+	Drift(ctx context.Context, c Caller, groupID []byte) (*Drift, error)
+
 	// RatchetTree is the encoded ratchet tree of the current epoch or the one before.
 	RatchetTree(ctx context.Context, c Caller, groupID []byte, epoch uint64) ([]byte, error)
 

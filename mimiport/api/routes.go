@@ -32,6 +32,7 @@ var (
 	ReportCommit     = Route{Name: "reportCommit", Method: http.MethodPost, Path: "/groups/{groupId}/reports", MaxBody: maxJSON}
 	GetHost          = Route{Name: "getHost", Method: http.MethodGet, Path: "/groups/{groupId}/host"}
 	ShowLineage      = Route{Name: "showLineage", Method: http.MethodPut, Path: "/groups/{groupId}/lineage", MaxBody: maxJSON}
+	GetDrift         = Route{Name: "getDrift", Method: http.MethodGet, Path: "/groups/{groupId}/drift"}
 	GetTree          = Route{Name: "getTree", Method: http.MethodGet, Path: "/groups/{groupId}/tree"}
 	Submit           = Route{Name: "submit", Method: http.MethodPost, Path: "/groups/{groupId}/messages", MaxBody: maxJSON}
 	GetMessages      = Route{Name: "getMessages", Method: http.MethodGet, Path: "/groups/{groupId}/messages"}

@@ -21,6 +21,7 @@ func UserRoutes(resolve Resolve, maxBind int64) []Route {
 		with(api.ReportCommit, resolve, GroupID, Decode[api.ReportRequest], api.API.Report),
 		of(api.GetHost, resolve, GroupID, api.API.Host),
 		with(api.ShowLineage, resolve, GroupID, Decode[api.LineageRequest], api.API.ShowLineage),
+		of(api.GetDrift, resolve, GroupID, api.API.Drift),
 		with(api.GetTree, resolve, GroupID, epoch, ratchetTree),
 		with(api.Submit, resolve, GroupID, Decode[api.SubmitRequest], api.API.Submit),
 		with(api.GetMessages, resolve, GroupID, messagesQuery, api.API.Messages),
