@@ -15,23 +15,40 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/setup/jetstream"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
-// durableName is the consumer's name. It is kept by the stream between restarts; docs/operator.md says how to remove it.
-const durableName = "MimiportRoomServerConsumer"
+// The names of the consumers. Streams keep them between restarts; docs/operator.md says how to remove them.
+const (
+	roomConsumer   = "MimiportRoomServerConsumer"
+	deviceConsumer = "MimiportKeyChangeConsumer"
+)
 
-// roomWatcher tells the Delivery Service of rooms that somebody has left, whose group is said to be elsewhere, or whose
-// ACL or list of successors is new.
-type roomWatcher struct {
-	changed func(ctx context.Context, roomID string) error
-	log     *slog.Logger
+// watchRooms follows Dendrite's room events until the homeserver shuts down: changed is told of rooms that somebody has
+// left, whose group is said to be elsewhere, or whose ACL or list of successors is new.
+func watchRooms(d *Deps, changed func(ctx context.Context, roomID string) error, log *slog.Logger) error {
+	w := &watcher{changedRoom, changed, log, "room_id"}
+	return w.follow(d, jetstream.OutputRoomEvent, roomConsumer)
 }
 
-// watchRooms follows Dendrite's room events until the homeserver shuts down.
-func watchRooms(d *Deps, changed func(ctx context.Context, roomID string) error, log *slog.Logger) error {
+// watchDevices is watchRooms for changes of the device keys of users of this server and of others.
+func watchDevices(d *Deps, changed func(ctx context.Context, userID string) error, log *slog.Logger) error {
+	w := &watcher{changedUser, changed, log, "user_id"}
+	return w.follow(d, jetstream.OutputKeyChangeEvent, deviceConsumer)
+}
+
+// watcher tells the Delivery Service of changes that a stream of Dendrite's tells of.
+type watcher struct {
+	read    func(*nats.Msg) (id string, changed bool) // what has changed, by a message
+	changed func(ctx context.Context, id string) error
+	log     *slog.Logger
+	key     string // of the id in the log
+}
+
+func (w *watcher) follow(d *Deps, topic, name string) error {
 	cfg := &d.Config.Global.JetStream
 	js, _ := d.NATS.Prepare(d.Process, cfg)
-	stream, durable := cfg.Prefixed(jetstream.OutputRoomEvent), cfg.Durable(durableName)
+	stream, durable := cfg.Prefixed(topic), cfg.Durable(name)
 	// One that the library made would be deleted at shutdown, with what it had not delivered yet.
 	_, err := js.AddConsumer(stream, &nats.ConsumerConfig{
 		Durable: durable + "Pull", AckPolicy: nats.AckExplicitPolicy, DeliverPolicy: nats.DeliverNewPolicy,
@@ -39,21 +56,22 @@ func watchRooms(d *Deps, changed func(ctx context.Context, roomID string) error,
 	if err != nil && !errors.Is(err, nats.ErrConsumerNameAlreadyInUse) {
 		return err
 	}
-	w := &roomWatcher{changed, log}
-	return jetstream.JetStreamConsumer(d.Process.Context(), js, stream, durable, 1, w.onMessage, nats.Bind(stream, durable+"Pull"), nats.ManualAck())
+	return jetstream.JetStreamConsumer(
+		d.Process.Context(), js, stream, durable, 1, w.onMessage, nats.Bind(stream, durable+"Pull"), nats.ManualAck(),
+	)
 }
 
 // onMessage reports whether the message is dealt with; another one is delivered again at once.
-func (w *roomWatcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
-	roomID, ok := changedRoom(msgs[0])
+func (w *watcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
+	id, ok := w.read(msgs[0])
 	if !ok {
 		return true
 	}
-	err := w.changed(ctx, roomID)
+	err := w.changed(ctx, id)
 	if err == nil {
 		return true
 	}
-	w.log.Error("a room's change could not be noted", "room_id", roomID, "error", err)
+	w.log.Error("a change could not be noted", w.key, id, "error", err)
 	select { // so that a database that is down is not asked thousands of times a second
 	case <-ctx.Done():
 	case <-time.After(time.Second):
@@ -84,4 +102,14 @@ func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
 	}
 	membership, err := event.Event.Membership()
 	return roomID, err == nil && membership != spec.Join && membership != spec.Invite
+}
+
+// changedUser is the user whose devices, or their keys, have changed. Whether a device is there, Dendrite's events do
+// not tell: a new one without keys looks like a deleted one.
+func changedUser(msg *nats.Msg) (userID string, changed bool) {
+	var m userapi.DeviceMessage
+	if json.Unmarshal(msg.Data, &m) != nil || m.Type != userapi.TypeDeviceKeyUpdate || m.DeviceKeys == nil {
+		return "", false
+	}
+	return m.DeviceKeys.UserID, true
 }

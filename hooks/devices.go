@@ -13,14 +13,15 @@ import (
 // devices is federation.Local: it gives to-device events for this server's own users to Dendrite's sync API.
 type devices struct {
 	producer *producers.SyncAPIProducer
+	known    func(ctx context.Context, userID string) (ids map[string]bool, err error)
 }
 
 var _ federation.Local = (*devices)(nil)
 
-func newDevices(d *Deps) *devices {
+func newDevices(d *Deps, known func(context.Context, string) (map[string]bool, error)) *devices {
 	js := &d.Config.Global.JetStream
 	stream, _ := d.NATS.Prepare(d.Process, js)
-	return &devices{&producers.SyncAPIProducer{
+	return &devices{known: known, producer: &producers.SyncAPIProducer{
 		TopicSendToDeviceEvent: js.Prefixed(jetstream.OutputSendToDeviceEvent),
 		JetStream:              stream,
 		ServerName:             d.Config.Global.ServerName,
@@ -29,10 +30,18 @@ func newDevices(d *Deps) *devices {
 }
 
 // ToDevice implements federation.Local. Dendrite keeps no transaction ids for its own events: one that is repeated after an error
-// arrives twice, and the client knows it by its number in the log.
+// arrives twice, and the client knows it by its number in the log. What is for a device that has been logged out would stay in Dendrite's
+// database for good: it is dropped.
 func (d *devices) ToDevice(ctx context.Context, from, _, _ string, to map[string][]string, content json.RawMessage) error {
 	for user, ids := range to {
+		known, err := d.known(ctx, user)
+		if err != nil {
+			return err
+		}
 		for _, id := range ids {
+			if !known[id] {
+				continue
+			}
 			if err := d.producer.SendToDevice(ctx, federation.SenderID(from), user, id, api.EventMessage, content); err != nil {
 				return err
 			}

@@ -86,14 +86,17 @@ func enable(d *Deps, cfg *Config) error {
 	ring := guarded(d.KeyRing, web)
 	keys := &keys{
 		config: &d.Config.FederationAPI, ring: ring, store: store, client: web, stolen: cfg.StolenKeys, now: clock, log: log,
+		silent: &silences{now: clock},
 	}
 	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: clock, acls: acls{store: store}}
 	remote := federation.NewClient(keys.identity, newClient(transport, 0), clock)
-	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: newDevices(d)})
+	published := newDeviceKeys(remote, d.Users, isLocal, keys.silent)
+	local := newDevices(d, published.ownDevices)
+	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: local})
 	service := delivery.New(delivery.Deps{
 		Server: string(global.ServerName), IsLocal: isLocal,
 		Engines: engines(d.Engines),
-		Store:   kept, Keys: keys, Rooms: rooms,
+		Store:   kept, Keys: keys, Rooms: rooms, Devices: published,
 		Sender:        sender,
 		Now:           clock,
 		Rand:          rand.Reader,
@@ -105,7 +108,7 @@ func enable(d *Deps, cfg *Config) error {
 	home := &clientapi.Home{Rooms: rooms, Keys: keys, Now: clock, Log: log}
 
 	auth := &authenticator{
-		config: global, users: d.Users, ring: ring, wakeups: d.Wakeups, spoke: keys.spoke, now: clock,
+		config: global, users: d.Users, ring: ring, wakeups: d.Wakeups, spoke: keys.silent.spoke, now: clock,
 	}
 	rates := edge.NewRates(cfg.RequestsPerSecond.User, cfg.RequestsPerSecond.Server, clock)
 	surfaces := []surface{
@@ -127,7 +130,13 @@ func enable(d *Deps, cfg *Config) error {
 		return err
 	}
 	run(d.Process, service, kept, localNames(global), cfg.Retention, log)
-	return watchRooms(d, service.RoomChanged, log)
+	return errors.Join(
+		watchRooms(d, service.RoomChanged, log),
+		watchDevices(d, func(ctx context.Context, userID string) error {
+			published.forget(userID)
+			return service.DevicesChanged(ctx, userID)
+		}, log),
+	)
 }
 
 // requireRoom fails unless there is memory for the largest body of each route.
@@ -214,6 +223,7 @@ func run(
 		work.Go(func() { worker.Run(pc.Context()) })
 		work.Go(func() { forget(pc.Context(), store, keep, log) })
 		work.Go(func() { beat(pc.Context(), service, log) })
+		work.Go(func() { audit(pc.Context(), service.Audit, log) })
 		work.Wait()
 		if err := store.Close(); err != nil {
 			log.Error("the database was not closed", "error", err)

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -25,14 +23,9 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
-const (
-	// keyLife is the longest that a key counts as current after its object was fetched (Matrix specification,
-	// server-server API, "Publishing keys").
-	keyLife = 7 * 24 * time.Hour
-
-	silence   = time.Minute // a server that could not be asked is not asked again for so long
-	maxSilent = 1024        // servers that are remembered as such
-)
+// keyLife is the longest that a key counts as current after its object was fetched (Matrix specification, server-server
+// API, "Publishing keys").
+const keyLife = 7 * 24 * time.Hour
 
 // keys is delivery.Keys over Dendrite's signing keys, and over those of other servers, which it fetches and stores
 // itself: Dendrite would go to any address for them, and tells of none whether it is from its server.
@@ -44,9 +37,7 @@ type keys struct {
 	stolen []string // ids of own keys with which others may sign
 	now    func() time.Time
 	log    *slog.Logger
-
-	mu     sync.Mutex
-	silent map[string]time.Time // servers that could not be asked, and when
+	silent *silences
 }
 
 var _ delivery.Keys = (*keys)(nil)
@@ -232,7 +223,7 @@ func (k *keys) askNotaries(ctx context.Context, server string, ids []string) map
 // is KindPeer, and is not asked again before silence is over or it speaks to this one. KindForbidden and
 // KindBadMessage: this server asks nobody of that name.
 func (k *keys) fetch(ctx context.Context, server string) ([]byte, error) {
-	if k.isSilent(server) {
+	if k.silent.isSilent(server) {
 		const why = "%s could not be asked less than %v ago"
 		return nil, mimiport.Errorf("fetch keys", mimiport.KindPeer, why, server, silence)
 	}
@@ -246,7 +237,7 @@ func (k *keys) fetch(ctx context.Context, server string) ([]byte, error) {
 	case kind == mimiport.KindForbidden || kind == mimiport.KindBadMessage:
 		return nil, err
 	case ctx.Err() == nil:
-		k.fellSilent(server)
+		k.silent.fell(server)
 	}
 	return nil, mimiport.Errorf("fetch keys", mimiport.KindPeer, "%w", mimiport.Heard(err))
 }
@@ -265,31 +256,6 @@ func (k *keys) request(ctx context.Context, server string) ([]byte, error) {
 		return nil, fmt.Errorf("%s answers %d", server, answer.StatusCode)
 	}
 	return io.ReadAll(io.LimitReader(answer.Body, proof.MaxKeyObject+1))
-}
-
-func (k *keys) isSilent(server string) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	since, ok := k.silent[server]
-	return ok && k.now().Before(since.Add(silence))
-}
-
-// fellSilent remembers that a server could not be asked.
-func (k *keys) fellSilent(server string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	maps.DeleteFunc(k.silent, func(_ string, since time.Time) bool { return !k.now().Before(since.Add(silence)) })
-	if k.silent == nil || len(k.silent) >= maxSilent {
-		k.silent = make(map[string]time.Time)
-	}
-	k.silent[server] = k.now()
-}
-
-// spoke says that a server has spoken to this one: it may be asked.
-func (k *keys) spoke(server string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.silent, server)
 }
 
 func unknownKey(server, keyID string) error {

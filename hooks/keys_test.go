@@ -116,7 +116,7 @@ func TestRemoteSignatures(t *testing.T) {
 	net.set(s.Name, nil)
 	wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
 	net.set(s.Name, s.handler)
-	k.spoke(s.Name)
+	k.silent.spoke(s.Name)
 	wantNone(t, k.verify(t.Context(), s.Name, id, m))
 	wantKind(t, k.verify(t.Context(), s.Name, id, abort(s.Name)), mimiport.KindBadSignature)
 	wantKind(t, k.verify(t.Context(), s.Name, "ed25519:invented", m), mimiport.KindBadSignature)
@@ -217,7 +217,7 @@ func TestSilentServer(t *testing.T) {
 	wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
 	net.set(s.Name, s.handler)
 	wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
-	k.spoke(s.Name)
+	k.silent.spoke(s.Name)
 	wantNone(t, k.verify(t.Context(), s.Name, id, m))
 	if asked != 3 {
 		t.Errorf("it was asked %d times, want 3", asked)
@@ -242,10 +242,10 @@ func TestGivenUp(t *testing.T) {
 func TestManySilentServers(t *testing.T) {
 	k := start(t, "t.example", newFabric()).keys()
 	for i := range 3 * maxSilent {
-		k.fellSilent(strings.Repeat("a", i%200+1) + "." + strings.Repeat("b", i/200+1))
+		k.silent.fell(strings.Repeat("a", i%200+1) + "." + strings.Repeat("b", i/200+1))
 	}
-	if len(k.silent) > maxSilent {
-		t.Errorf("%d are remembered", len(k.silent))
+	if len(k.silent.since) > maxSilent {
+		t.Errorf("%d are remembered", len(k.silent.since))
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/appservice"
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 	"github.com/matrix-org/dendrite/federationapi"
@@ -206,10 +207,18 @@ func (h *homeserver) register(t *testing.T, localpart string) *harness.User {
 }
 
 func (h *homeserver) keys() *keys {
-	return &keys{
+	k := &keys{
 		config: &h.Config.FederationAPI, ring: h.KeyRing, store: memory.New(),
 		client: fclient.NewClient(fclient.WithTransport(h.fabric)), now: time.Now, log: newLogger(),
 	}
+	k.silent = &silences{now: func() time.Time { return k.now() }}
+	return k
+}
+
+func (h *homeserver) deviceKeys() *deviceKeys {
+	k := h.keys()
+	client := federation.NewClient(k.identity, fclient.NewClient(fclient.WithTransport(h.fabric)), time.Now)
+	return newDeviceKeys(client, h.Users, k.isLocal, k.silent)
 }
 
 // meets stores another homeserver's key where Dendrite keeps those that requests are signed with.

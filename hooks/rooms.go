@@ -313,6 +313,30 @@ func (r *rooms) requireAllowed(
 	})
 }
 
+// RoomsOf implements delivery.Rooms. The room server remembers rooms that this server has left.
+func (r *rooms) RoomsOf(ctx context.Context, userID string) ([]string, error) {
+	user, err := spec.NewUserID(userID, true)
+	if err != nil {
+		return nil, nil // not one that can be in a room
+	}
+	found, err := r.api.QueryRoomsForUser(ctx, *user, spec.Join)
+	rooms := make([]string, len(found))
+	for i := range found {
+		rooms[i] = found[i].String()
+	}
+	return rooms, err
+}
+
+// Joined implements delivery.Rooms.
+func (r *rooms) Joined(ctx context.Context, roomID string) ([]string, error) {
+	var shared rsapi.QuerySharedUsersResponse
+	err := r.api.QuerySharedUsers(ctx, &rsapi.QuerySharedUsersRequest{
+		UserID:         federation.SenderID(string(r.config.ServerName)), // who is in no room
+		IncludeRoomIDs: []string{roomID},
+	}, &shared)
+	return slices.Sorted(maps.Keys(shared.UserIDsToCount)), err
+}
+
 // LocalAccount implements delivery.Rooms. Deactivating an account deletes its devices, and Dendrite tells of it in no other
 // way; an application service's user has none to begin with.
 func (r *rooms) LocalAccount(ctx context.Context, userID string) (bool, error) {

@@ -285,7 +285,7 @@ func TestLocalAccount(t *testing.T) {
 func TestToDevice(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice := s.register(t, "alice")
-	d := newDevices(&s.Deps)
+	d := newDevices(&s.Deps, s.deviceKeys().ownDevices)
 	content := json.RawMessage(`{"seq":7}`)
 	to := map[string][]string{alice.ID: {alice.DeviceID}}
 	wantNone(t, d.ToDevice(t.Context(), s.Name, s.Name, "txn", to, content))
@@ -298,5 +298,26 @@ func TestToDevice(t *testing.T) {
 	})
 	if err != nil || seen.Type != api.EventMessage || seen.Sender != "@_mimiport:s.example" || string(seen.Content) != string(content) {
 		t.Errorf("got %+v, %v", seen, err)
+	}
+}
+
+// TestToDeviceLoggedOut: what is for a device that has been logged out is not kept for it.
+func TestToDeviceLoggedOut(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice := s.register(t, "alice")
+	d := newDevices(&s.Deps, s.deviceKeys().ownDevices)
+	phone, err := alice.Login(t.Context(), "PHONE")
+	wantNone(t, err)
+	wantNone(t, phone.Logout(t.Context()))
+	to := map[string][]string{alice.ID: {"PHONE", alice.DeviceID}}
+	wantNone(t, d.ToDevice(t.Context(), s.Name, s.Name, "txn", to, json.RawMessage(`{}`)))
+	phone, err = alice.Login(t.Context(), "PHONE") // whoever has the id would find it
+	wantNone(t, err)
+	_, err = alice.Await(harness.Within(t), "", func(sync *harness.Sync) bool { return len(sync.ToDevice.Events) > 0 })
+	wantNone(t, err)
+	news, err := phone.Sync(t.Context(), "", 0)
+	wantNone(t, err)
+	if len(news.ToDevice.Events) > 0 {
+		t.Errorf("got %+v", news.ToDevice.Events)
 	}
 }

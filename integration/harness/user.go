@@ -22,6 +22,8 @@ type User struct {
 	ID       string
 	DeviceID string
 	Token    string
+
+	password string
 }
 
 // Error is an answer other than 200.
@@ -65,7 +67,9 @@ func (s *Server) Register(ctx context.Context, localpart string, admin bool) (*U
 	if err != nil {
 		return nil, fmt.Errorf("register %s at %s: %w", localpart, s.Name, err)
 	}
-	return u.at(s), nil
+	made := u.at(s)
+	made.password = password
+	return made, nil
 }
 
 // account is the homeserver's answer to a registration.

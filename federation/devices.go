@@ -1,0 +1,71 @@
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+)
+
+// DeviceKeys are the public keys of devices, by the name of the key, as Matrix device keys have them: by user, device
+// and key. A device whose keys do not decode is there without any.
+type DeviceKeys map[string]map[string]map[string]string
+
+// usersAtOnce is how many users one request is about, so that the answer stays small.
+const usersAtOnce = 32
+
+// DeviceKeys asks a server which devices some of its users have (Matrix specification, server-server API, "POST
+// /_matrix/federation/v1/user/keys/query"). A server that gives no answer to that is KindPeer, whatever it says.
+func (c *Client) DeviceKeys(ctx context.Context, from, server string, users []string) (DeviceKeys, error) {
+	all := make(DeviceKeys)
+	for some := range slices.Chunk(users, usersAtOnce) {
+		if err := c.addDeviceKeys(ctx, from, server, some, all); err != nil {
+			return nil, mimiport.Errorf("ask for devices", mimiport.KindPeer, "%s: %w", server, mimiport.Heard(err))
+		}
+	}
+	return all, nil
+}
+
+func (c *Client) addDeviceKeys(ctx context.Context, from, server string, users []string, all DeviceKeys) error {
+	wanted := make(map[string][]string, len(users))
+	for _, user := range users {
+		wanted[user] = []string{} // all devices
+	}
+	_, body, err := c.do(ctx, request{
+		from: from, to: server, op: "ask for devices", limit: maxAnswer,
+		method: http.MethodPost, uri: "/_matrix/federation/v1/user/keys/query",
+		content: map[string]any{"device_keys": wanted},
+	})
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		DeviceKeys map[string]map[string]json.RawMessage `json:"device_keys"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return err
+	}
+	for _, user := range users {
+		all[user] = make(map[string]map[string]string)
+		for id, device := range answer.DeviceKeys[user] {
+			all[user][id] = ParseDeviceKeys(user, id, device)
+		}
+	}
+	return nil
+}
+
+// ParseDeviceKeys reads the keys of one device from its Matrix device keys, nil where they do not decode or are another
+// device's.
+func ParseDeviceKeys(userID, deviceID string, deviceKeys []byte) map[string]string {
+	var device struct {
+		UserID   string            `json:"user_id"`
+		DeviceID string            `json:"device_id"`
+		Keys     map[string]string `json:"keys"`
+	}
+	if json.Unmarshal(deviceKeys, &device) != nil || device.UserID != userID || device.DeviceID != deviceID {
+		return nil
+	}
+	return device.Keys
+}

@@ -1,0 +1,179 @@
+package hooks
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+)
+
+// deviceKeys is delivery.Devices: over Dendrite's own devices for local users, and over requests of its own to the
+// homeservers of others. Dendrite's QueryKeys does not tell what a server says now from what it has said before.
+type deviceKeys struct {
+	client  *federation.Client
+	users   userapi.UserInternalAPI
+	isLocal func(server string) bool
+	silent  *silences
+	now     func() time.Time
+
+	mu        sync.Mutex
+	confirmed *simplelru.LRU[delivery.LeafKey, time.Time] // keys that another homeserver says are published, and when
+}
+
+var _ delivery.Devices = (*deviceKeys)(nil)
+
+const (
+	confirmedFor = time.Minute
+	maxConfirmed = 16384 // at some hundred bytes each
+)
+
+func newDeviceKeys(
+	client *federation.Client, users userapi.UserInternalAPI, isLocal func(string) bool, silent *silences,
+) *deviceKeys {
+	confirmed, _ := simplelru.NewLRU[delivery.LeafKey, time.Time](maxConfirmed, nil) // fails for a size below 1
+	return &deviceKeys{
+		client: client, users: users, isLocal: isLocal, silent: silent, now: silent.now, confirmed: confirmed,
+	}
+}
+
+// Look implements delivery.Devices.
+func (d *deviceKeys) Look(
+	ctx context.Context, from, server string, leaves []delivery.LeafKey,
+) ([]delivery.Finding, error) {
+	var users []string
+	for _, l := range leaves {
+		if !d.isConfirmed(l) {
+			users = append(users, l.UserID)
+		}
+	}
+	slices.Sort(users)
+	devices, err := d.devices(ctx, from, server, slices.Compact(users))
+	if err != nil {
+		return nil, err
+	}
+	found := make([]delivery.Finding, len(leaves))
+	for i, l := range leaves {
+		found[i] = delivery.KeyPublished
+		if asked, ok := devices[l.UserID]; ok {
+			found[i] = find(asked, l)
+			d.note(server, l, found[i])
+		}
+	}
+	return found, nil
+}
+
+// devices asks a server, this one included, for the devices of users.
+func (d *deviceKeys) devices(
+	ctx context.Context, from, server string, users []string,
+) (federation.DeviceKeys, error) {
+	switch {
+	case d.isLocal(server):
+		return d.own(ctx, users)
+	case len(users) == 0:
+		return nil, nil
+	case d.silent.isSilent(server):
+		const why = "%s could not be asked less than %v ago"
+		return nil, mimiport.Errorf("ask for devices", mimiport.KindPeer, why, server, silence)
+	}
+	devices, err := d.client.DeviceKeys(ctx, from, server, users)
+	if err != nil && ctx.Err() == nil {
+		d.silent.fell(server)
+	}
+	return devices, err
+}
+
+// own lists the devices of users of this server. Unlike another server's, it has those that publish nothing.
+func (d *deviceKeys) own(ctx context.Context, users []string) (federation.DeviceKeys, error) {
+	all := make(federation.DeviceKeys)
+	for _, user := range users {
+		ids, err := d.ownDevices(ctx, user)
+		if err != nil {
+			return nil, err
+		}
+		var published userapi.QueryDeviceMessagesResponse
+		err = d.users.QueryDeviceMessages(ctx, &userapi.QueryDeviceMessagesRequest{UserID: user}, &published)
+		if err != nil {
+			return nil, err
+		}
+		if published.Error != nil {
+			return nil, errors.New(published.Error.Err)
+		}
+		all[user] = make(map[string]map[string]string)
+		for id := range ids {
+			all[user][id] = nil
+		}
+		for _, m := range published.Devices {
+			if ids[m.DeviceID] { // else it is deleted, or about to be
+				all[user][m.DeviceID] = federation.ParseDeviceKeys(user, m.DeviceID, m.KeyJSON)
+			}
+		}
+	}
+	return all, nil
+}
+
+// ownDevices are the ids of the devices of a user of this server.
+func (d *deviceKeys) ownDevices(ctx context.Context, userID string) (map[string]bool, error) {
+	var answer userapi.QueryDevicesResponse
+	if err := d.users.QueryDevices(ctx, &userapi.QueryDevicesRequest{UserID: userID}, &answer); err != nil {
+		return nil, err
+	}
+	ids := make(map[string]bool)
+	for _, device := range answer.Devices {
+		ids[device.ID] = true
+	}
+	return ids, nil
+}
+
+// find compares a leaf's key with what the devices of its user publish.
+func find(devices map[string]map[string]string, l delivery.LeafKey) delivery.Finding {
+	keys, listed := devices[l.DeviceID]
+	if !listed {
+		return delivery.DeviceUnlisted
+	}
+	key, ok := keys[api.DeviceKeyName(l.Scheme, l.DeviceID)]
+	switch {
+	case !ok:
+		return delivery.KeyMissing
+	case key != base64.RawStdEncoding.EncodeToString([]byte(l.Key)):
+		return delivery.KeyOther
+	}
+	return delivery.KeyPublished
+}
+
+func (d *deviceKeys) isConfirmed(l delivery.LeafKey) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, ok := d.confirmed.Get(l)
+	return ok && d.now().Before(at.Add(confirmedFor))
+}
+
+// note remembers what another server has confirmed.
+func (d *deviceKeys) note(server string, l delivery.LeafKey, found delivery.Finding) {
+	if found != delivery.KeyPublished || d.isLocal(server) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.confirmed.Add(l, d.now())
+}
+
+// forget makes this server ask anew about a user's devices.
+func (d *deviceKeys) forget(userID string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.confirmed.Keys() {
+		if l.UserID == userID {
+			d.confirmed.Remove(l)
+		}
+	}
+}

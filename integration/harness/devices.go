@@ -1,0 +1,57 @@
+package harness
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+
+	"github.com/matrix-org/gomatrixserverlib"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+)
+
+// Login logs a registered user in on another device.
+func (u *User) Login(ctx context.Context, deviceID string) (*User, error) {
+	var a account
+	err := (&User{Server: u.Server}).Do(ctx, http.MethodPost, "/_matrix/client/v3/login", map[string]any{
+		"type": "m.login.password", "password": u.password, "device_id": deviceID,
+		"identifier": map[string]any{"type": "m.id.user", "user": u.ID},
+	}, &a)
+	other := a.at(u.Server)
+	other.password = u.password
+	return other, err
+}
+
+// Logout logs the device out, which deletes it.
+func (u *User) Logout(ctx context.Context) error {
+	return u.Do(ctx, http.MethodPost, "/_matrix/client/v3/logout", struct{}{}, nil)
+}
+
+// PublishKey uploads the device's Matrix device keys with an MLS signature key among them (profile, section 7). With no
+// key they have none.
+func (u *User) PublishKey(ctx context.Context, scheme string, key []byte) error {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	keys := map[string]string{"ed25519:" + u.DeviceID: base64.RawStdEncoding.EncodeToString(public)}
+	if key != nil {
+		keys[api.DeviceKeyName(scheme, u.DeviceID)] = base64.RawStdEncoding.EncodeToString(key)
+	}
+	unsigned, err := json.Marshal(map[string]any{
+		"user_id": u.ID, "device_id": u.DeviceID, "algorithms": []string{}, "keys": keys,
+	})
+	if err != nil {
+		return err
+	}
+	signed, err := gomatrixserverlib.SignJSON(u.ID, gomatrixserverlib.KeyID("ed25519:"+u.DeviceID), private, unsigned)
+	if err != nil {
+		return err
+	}
+	return u.Do(ctx, http.MethodPost, "/_matrix/client/v3/keys/upload", map[string]any{
+		"device_keys": json.RawMessage(signed),
+	}, nil)
+}
