@@ -76,7 +76,8 @@ func TestLookAgain(t *testing.T) {
 	phone := loginWith(t, alice, "PHONE", []byte("key"))
 	d, asked, now := tt.deviceKeys(), 0, time.Now()
 	d.now, d.silent.now = func() time.Time { return now }, func() time.Time { return now }
-	d.client = federation.NewClient(tt.keys().identity, fclient.NewClient(fclient.WithTransport(counted{net, &asked})), time.Now)
+	web := fclient.NewClient(fclient.WithTransport(counted{net, &asked}))
+	d.client = federation.NewClient(tt.keys().identity, web, time.Now)
 	wantAsked := func(want int) {
 		t.Helper()
 		if asked != want {

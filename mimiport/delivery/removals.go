@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -111,8 +112,8 @@ type expulsion struct {
 	all   bool         // an operator lets most of the members go
 }
 
-// removeMisplaced proposes to remove the leaves that have no place in a group, where the group lets this server propose. It
-// returns how many are to go, those that have been proposed before included.
+// removeMisplaced proposes to remove the leaves that have no place in a group, where the group lets this server propose.
+// It returns how many are to go, those that have been proposed before included.
 func (s removals) removeMisplaced(ctx context.Context, e *expulsion) (int, error) {
 	l, err := e.held.Live(ctx, e.group)
 	if err != nil {
@@ -124,12 +125,10 @@ func (s removals) removeMisplaced(ctx context.Context, e *expulsion) (int, error
 			return 0, err
 		}
 	}
-	pending := pendingRemoves(e.group.Server, l.MLS)
-	fresh := slices.DeleteFunc(slices.Sorted(maps.Keys(leaves)), func(leaf uint32) bool {
-		return slices.Contains(pending, leaf)
-	})
+	leaving := leavingLeaves(l.MLS)
+	fresh := slices.DeleteFunc(slices.Sorted(maps.Keys(leaves)), func(leaf uint32) bool { return leaving[leaf] })
 	if len(fresh) == 0 {
-		return len(leaves), s.finish(ctx, e.row)
+		return len(leaves), s.finish(ctx, e, l, leaves)
 	}
 	if err := s.requireShare(e, l, leaves); err != nil {
 		return 0, err
@@ -137,12 +136,33 @@ func (s removals) removeMisplaced(ctx context.Context, e *expulsion) (int, error
 	return len(leaves), s.proposeRemoves(ctx, e, l, fresh)
 }
 
-// finish deletes a row, if there is one.
-func (s removals) finish(ctx context.Context, row *storage.Row) error {
-	if row == nil {
+// leavingLeaves are the leaves that proposals of this epoch take away, whoever made them. Another Remove of one could not
+// be committed with those (RFC 9420, section 12.2).
+func leavingLeaves(g mls.Group) map[uint32]bool {
+	leaving := make(map[uint32]bool)
+	for _, p := range g.Proposals() {
+		if p.Remove != nil {
+			leaving[p.Remove.Leaf] = true
+		}
+	}
+	return leaving
+}
+
+// finish deletes the row, if there is one, when this server has proposed all that is to go. A member's proposal may be
+// dropped: then the row is to be tried again.
+func (s removals) finish(
+	ctx context.Context, e *expulsion, l *registry.Live, leaves map[uint32]string,
+) error {
+	if e.row == nil {
 		return nil
 	}
-	return s.done(ctx, row)
+	own := setOf(pendingRemoves(e.group.Server, l.MLS))
+	for leaf := range leaves {
+		if !own[leaf] {
+			return mimiport.Errorf("expel", mimiport.KindInProgress, "leaf %d goes by a member's proposal", leaf)
+		}
+	}
+	return s.done(ctx, e.row)
 }
 
 // misplaced lists the leaves that have no place in a group, and their users: those whose removal is proposed included.
