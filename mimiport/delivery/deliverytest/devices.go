@@ -43,6 +43,13 @@ func (d *Devices) set(user, id string, p published) {
 	d.said[device{user, id}] = p
 }
 
+// Trust lets a device publish the key that it is asked for, again.
+func (d *Devices) Trust(user, id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.said, device{user, id})
+}
+
 // Silence sets whether a homeserver does not answer.
 func (d *Devices) Silence(server string, silent bool) {
 	d.mu.Lock()

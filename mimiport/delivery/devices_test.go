@@ -1,0 +1,415 @@
+package delivery_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+const dave = "@dave:b.example"
+
+// entrance is a way for a leaf to come into the group of alice and bob.
+type entrance struct {
+	user, device string
+	enter        func(p *play) error
+}
+
+// entrances are all ways. The device is not in the group before, but for those that renew a key.
+var entrances = map[string]entrance{
+	"Add by value": {dave, "DAVE", func(p *play) error {
+		return p.tryCommit(alice, mlstest.CommitOptions{
+			Path: true, Proposals: []*mlstest.Proposal{p.group.Add(p.newClient(dave, "DAVE"))},
+		})
+	}},
+	"Add by reference": {dave, "DAVE", func(p *play) error {
+		add := p.group.Add(p.newClient(dave, "DAVE"))
+		return p.trySubmit(alice, &api.SubmitRequest{Message: p.group.Propose(leafOf[alice], add)})
+	}},
+	"new member's proposal": {dave, "DAVE", func(p *play) error {
+		return p.trySubmit(dave, &api.SubmitRequest{Message: p.group.ProposeSelf(p.newClient(dave, "DAVE"))})
+	}},
+	"external Commit": {dave, "DAVE", func(p *play) error {
+		return p.tryCommit(dave, mlstest.CommitOptions{Joiner: p.newClient(dave, "DAVE")})
+	}},
+	"path with a new key": {bob, "BOB", func(p *play) error {
+		return p.tryCommit(bob, mlstest.CommitOptions{
+			Sender: leafOf[bob], Path: true, Edit: mlstest.Edit{Owner: p.newClient(bob, "BOB")},
+		})
+	}},
+}
+
+func (p *play) newClient(user, device string) *mlstest.Client {
+	return p.group.NewClient(mlstest.Identity(user, device))
+}
+
+func (p *play) trySubmit(user string, req *api.SubmitRequest) error {
+	_, err := p.submit(serverA, user, req)
+	return err
+}
+
+func (p *play) tryCommit(user string, o mlstest.CommitOptions) error {
+	c := p.group.Commit(o)
+	return p.trySubmit(user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome})
+}
+
+// TestDeviceKey: whichever way a leaf comes in, its device publishes its key. A homeserver that does not answer is no
+// reason to let it in, and the group is free meanwhile.
+func TestDeviceKey(t *testing.T) {
+	for name, e := range entrances {
+		t.Run(name, func(t *testing.T) {
+			p := newPlay(t)
+			p.Room.Joined[dave] = true
+			p.Devices.Publish(e.user, e.device, []byte("another"))
+			expectRule(t, e.enter(p), "device-key")
+			p.Devices.Bare(e.user, e.device)
+			expectRule(t, e.enter(p), "device-key")
+			p.Devices.Delete(e.user, e.device)
+			expectRule(t, e.enter(p), "device-key")
+			p.Devices.Silence(serverB, true)
+			expectKind(t, e.enter(p), mimiport.KindPeer)
+			p.Devices.Silence(serverB, false)
+			p.Devices.Trust(e.user, e.device)
+			if err := e.enter(p); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// TestKeyless: with the policy "published", as for application services, a device without a key is let in by its own
+// user's Commit, and in no other way. One with another key is not let in at all.
+func TestKeyless(t *testing.T) {
+	own := []string{"external Commit", "path with a new key"}
+	for _, policy := range []string{
+		`{"device_keys":"published"}`, `{"application_services":["@d*:b.example","` + bob + `"]}`,
+	} {
+		for name, e := range entrances {
+			p := newPlay(t)
+			p.allow(serverA, policy)
+			p.Room.Joined[dave] = true
+			p.Devices.Publish(e.user, e.device, []byte("another"))
+			expectRule(t, e.enter(p), "device-key")
+			p.Devices.Delete(e.user, e.device)
+			err := e.enter(p)
+			if slices.Contains(own, name) && err != nil {
+				t.Errorf("%s, %s: %v", policy, name, err)
+			} else if !slices.Contains(own, name) {
+				expectRule(t, err, "device-key")
+			}
+		}
+	}
+}
+
+// TestFounders: the leaves of a group that is bound have the keys of their devices.
+func TestFounders(t *testing.T) {
+	p := &play{world: newWorld(t)}
+	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t)
+	p.id = reserved.GroupID
+	p.group = p.groupWith()
+	p.Room.Joined[carol] = true
+	bind := func() error {
+		_, err := p.services[serverA].BindGroup(t.Context(), caller(alice), p.id, &api.BindGroupRequest{
+			Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree(),
+		})
+		return err
+	}
+	p.Devices.Publish(carol, "CAROL", []byte("another"))
+	expectRule(t, bind(), "device-key")
+	p.Devices.Trust(carol, "CAROL")
+	p.Devices.Bare(alice, "ALICE")
+	expectRule(t, bind(), "device-key")
+	p.allow(serverA, `{"device_keys":"published"}`)
+	if err := bind(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKnownKeysAreNotAsked: nobody is asked about a key that the device's leaf has already.
+func TestKnownKeysAreNotAsked(t *testing.T) {
+	p := newPlay(t)
+	before := len(p.Devices.Asked())
+	p.commit(serverA, bob, mlstest.CommitOptions{})
+	p.say(serverA, alice)
+	update := p.group.Propose(leafOf[bob], p.group.Update(leafOf[bob]))
+	must(p.submit(serverA, bob, &api.SubmitRequest{Message: update}))(t)
+	p.commit(serverA, alice, mlstest.CommitOptions{References: [][]byte{update}})
+	if asked := p.Devices.Asked()[before:]; len(asked) != 0 {
+		t.Errorf("asked %v", asked)
+	}
+}
+
+// reader reads the group while homeservers are asked.
+type reader struct {
+	delivery.Devices
+	read func() error
+}
+
+func (r *reader) Look(ctx context.Context, from, server string, leaves []delivery.LeafKey) ([]delivery.Finding, error) {
+	if err := r.read(); err != nil {
+		return nil, err
+	}
+	return r.Devices.Look(ctx, from, server, leaves)
+}
+
+// TestGroupIsFreeWhileAsking: nobody holds a group while homeservers are asked.
+func TestGroupIsFreeWhileAsking(t *testing.T) {
+	p := newPlay(t)
+	p.Room.Joined[dave] = true
+	read := 0
+	p.RestartWith(serverA, func(d *delivery.Deps) {
+		d.Devices = &reader{p.Devices, func() error {
+			read++
+			_, err := p.services[serverA].Group(t.Context(), caller(alice), p.id)
+			return err
+		}}
+	})
+	if err := entrances["external Commit"].enter(p); err != nil || read == 0 {
+		t.Errorf("read %d times: %v", read, err)
+	}
+}
+
+// changed tells a server that a user's devices have changed, and lets it work.
+func (p *play) changed(ds, user string) {
+	p.t.Helper()
+	if err := p.services[ds].DevicesChanged(p.t.Context(), user); err != nil {
+		p.t.Fatal(err)
+	}
+	p.settle()
+}
+
+func (p *play) settle() {
+	p.t.Helper()
+	p.now = p.now.Add(2 * time.Second)
+	p.run()
+}
+
+func (p *play) expectProposals(ds string, want int) {
+	p.t.Helper()
+	if got := p.proposals(ds); len(got) != want {
+		p.t.Errorf("%d removals are proposed, want %d", len(got), want)
+	}
+}
+
+// TestDeviceGone: a device that its homeserver lists no more, or that publishes another key than its leaf's, loses the
+// leaf, once. One that publishes no key is there, and a homeserver that does not answer says nothing.
+func TestDeviceGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		policy string
+		change func(*play)
+		want   int
+	}{
+		"deleted":            {`{}`, func(p *play) { p.Devices.Delete(carol, "CAROL") }, 1},
+		"another key":        {`{}`, func(p *play) { p.Devices.Publish(carol, "CAROL", []byte("x")) }, 1},
+		"no key":             {`{}`, func(p *play) { p.Devices.Bare(carol, "CAROL") }, 0},
+		"no change":          {`{}`, func(*play) {}, 0},
+		"silence":            {`{}`, func(p *play) { p.Devices.Silence(serverB, true) }, 0},
+		"never listed":       {`{"device_keys":"published"}`, func(p *play) { p.Devices.Delete(carol, "CAROL") }, 0},
+		"keyless, another":   {`{"device_keys":"published"}`, func(p *play) { p.Devices.Publish(carol, "CAROL", []byte("x")) }, 1},
+		"application":        {`{"application_services":["@carol:b.example"]}`, func(p *play) { p.Devices.Delete(carol, "CAROL") }, 0},
+		"another user's":     {`{}`, func(p *play) { p.Devices.Delete("@eve:b.example", "CAROL") }, 0},
+		"another device's":   {`{}`, func(p *play) { p.Devices.Delete(carol, "PHONE") }, 0},
+		"the user goes, too": {`{}`, func(p *play) { p.Devices.Delete(carol, "CAROL"); p.leave(serverA, carol) }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newExternalPlay(t)
+			p.allow(serverA, c.policy)
+			c.change(p)
+			p.changed(serverA, carol)
+			p.changed(serverA, carol)
+			p.expectProposals(serverA, c.want)
+		})
+	}
+}
+
+// TestOwnDeviceGone: this server knows of its own users' devices also where they need not publish a key.
+func TestOwnDeviceGone(t *testing.T) {
+	p := newExternalPlay(t)
+	p.allow(serverA, `{"device_keys":"published"}`)
+	p.Devices.Delete(alice, "ALICE")
+	p.changed(serverA, alice)
+	p.expectProposals(serverA, 1)
+}
+
+// TestSilentHomeserverIsAskedAgain: what a homeserver has not answered it is asked again.
+func TestSilentHomeserverIsAskedAgain(t *testing.T) {
+	p := newExternalPlay(t)
+	p.Devices.Delete(carol, "CAROL")
+	p.Devices.Silence(serverB, true)
+	p.changed(serverA, carol)
+	p.Devices.Silence(serverB, false)
+	p.settle()
+	p.expectProposals(serverA, 1)
+}
+
+// TestAudit: what no event has told of comes to light when the server looks after its groups.
+func TestAudit(t *testing.T) {
+	p := newExternalPlay(t)
+	p.Devices.Delete(carol, "CAROL")
+	p.Room.Joined[bob] = false
+	p.settle()
+	p.expectProposals(serverA, 0)
+	p.Room.Joined[bob] = true
+	last, err := p.services[serverA].Audit(t.Context(), nil, 1)
+	if err != nil || string(last) != string(p.id) {
+		t.Fatalf("got %v, %v", last, err)
+	}
+	if last, err = p.services[serverA].Audit(t.Context(), last, 1); err != nil || last != nil {
+		t.Fatalf("got %v, %v after the last group", last, err)
+	}
+	p.settle()
+	p.expectProposals(serverA, 1)
+}
+
+// TestRemovalsSurviveExternalCommits: an external Commit drops what was proposed. It is proposed again.
+func TestRemovalsSurviveExternalCommits(t *testing.T) {
+	p := newExternalPlay(t)
+	p.Room.Joined[dave] = true
+	p.Devices.Delete(carol, "CAROL")
+	p.changed(serverA, carol)
+	p.expectProposals(serverA, 1)
+	c := p.group.Commit(mlstest.CommitOptions{Joiner: p.newClient(dave, "DAVE")})
+	must(p.submit(serverA, dave, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}))(t)
+	p.group = c.Next
+	p.settle()
+	p.expectProposals(serverA, 1)
+}
+
+// TestMembersRemoval: beside a member's proposal to remove a leaf the server makes none, which nobody could commit with
+// it. When that is dropped, the server makes its own.
+func TestMembersRemoval(t *testing.T) {
+	p := newExternalPlay(t)
+	p.Devices.Delete(carol, "CAROL")
+	leaving := p.group.Propose(2, p.group.SelfRemove())
+	must(p.submit(serverA, carol, &api.SubmitRequest{Message: leaving}))(t)
+	p.changed(serverA, carol)
+	p.expectProposals(serverA, 1)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	p.expectProposals(serverA, 1)
+}
+
+// newLot is a group at A of alice, and of bob with two devices, that lists A as an external sender.
+func newLot(t *testing.T, members ...[]byte) *play {
+	t.Helper()
+	p := &play{world: newWorld(t)}
+	p.Room.Joined[carol] = true
+	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{
+		RoomID: room, SuiteRequest: suite,
+	}))(t)
+	p.id = reserved.GroupID
+	p.group = mlstest.New(mlstest.Options{
+		Seed: 1, GroupID: p.id, Extensions: externalSenders(reserved.ExternalSender), Members: members,
+	})
+	p.bind(serverA)
+	return p
+}
+
+// TestOneUserGoes: a user with most of a group's leaves goes with all of them, whether they leave or their devices are
+// deleted.
+func TestOneUserGoes(t *testing.T) {
+	crowd := [][]byte{mlstest.Identity(alice, "A"), mlstest.Identity(bob, "B1"), mlstest.Identity(bob, "B2")}
+	p := newLot(t, crowd...)
+	p.leave(serverA, bob)
+	p.expectProposals(serverA, 2)
+
+	p = newLot(t, crowd...)
+	p.Devices.Delete(bob, "B1")
+	p.Devices.Delete(bob, "B2")
+	p.changed(serverA, bob)
+	p.expectProposals(serverA, 2)
+}
+
+// TestOperatorLetsThemGo: most of a group's users go only when an operator lets them.
+func TestOperatorLetsThemGo(t *testing.T) {
+	p := newLot(t, mlstest.Identity(alice, "A"), mlstest.Identity(bob, "B1"), mlstest.Identity(bob, "B2"),
+		mlstest.Identity(carol, "C"))
+	p.Devices.Delete(bob, "B2")
+	p.Room.Joined[carol] = false
+	p.changed(serverA, bob)
+	p.expectProposals(serverA, 0)
+	p.Devices.Silence(serverA, true)
+	got, err := p.services[serverA].Expel(t.Context(), p.id)
+	if diff := cmp.Diff(&api.Expelled{Leaves: 2, Unasked: []string{serverA}}, got); err != nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+	p.expectProposals(serverA, 2)
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	p.expectProposals(serverA, 2)
+	if rows, _, err := p.stores[serverA].Due(t.Context(), p.now.Add(time.Hour), 10); err != nil || len(rows) != 0 {
+		t.Errorf("it is still to be done: %+v, %v", rows, err)
+	}
+}
+
+// TestRecoverTakesAll: a recover takes a group whatever its leaves are, or the group would be stranded. The new host
+// proposes to remove those that have no place in it.
+func TestRecoverTakesAll(t *testing.T) {
+	p := newExternalPlay(t)
+	reserved := must(p.services[serverB].ReserveGroup(t.Context(), caller(bob), &api.ReserveGroupRequest{
+		RoomID: room, SuiteRequest: suite,
+	}))(t)
+	p.group = mlstest.New(mlstest.Options{
+		Seed: 1, GroupID: p.id, Extensions: externalSenders(reserved.ExternalSender), Members: [][]byte{
+			mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB"), mlstest.Identity(carol, "CAROL"),
+			mlstest.Identity(bob, "BOB"),
+		},
+	})
+	p.allow(serverB, `{"recover":true}`)
+	must(p.services[serverB].Recover(t.Context(), p.id, p.held(p.lineage(serverA))))(t)
+	drift := must(p.services[serverB].Drift(t.Context(), caller(bob), p.id))(t)
+	want := []api.DriftLeaf{{Leaf: 3, UserID: bob, DeviceID: "BOB", Faults: []api.Fault{api.FaultDuplicate}}}
+	if diff := cmp.Diff(want, drift.Leaves); diff != "" {
+		t.Error(diff)
+	}
+	p.lost = func(to, _ string) bool { return to == serverA } // or it would contest the claim
+	p.settle()
+	p.expectProposals(serverB, 1)
+}
+
+// TestDrift: members and administrators are told how the leaves differ from the room and from devices, and whose
+// homeserver has not answered. Nothing is changed by that.
+func TestDrift(t *testing.T) {
+	const erin = "@erin:c.example"
+	p := newExternalPlay(t)
+	svc := p.services[serverA]
+	p.Room.Joined[erin] = true
+	expect := func(want *api.Drift) {
+		t.Helper()
+		for _, c := range []api.Caller{caller(bob), {Admin: true}} {
+			got, err := svc.Drift(t.Context(), c, p.id)
+			if diff := cmp.Diff(want, got); err != nil || diff != "" {
+				t.Errorf("%v %s", err, diff)
+			}
+		}
+	}
+	none := []string{}
+	expect(&api.Drift{Leaves: []api.DriftLeaf{}, WithoutLeaf: []string{erin}, Unasked: none})
+	p.Devices.Publish(alice, "ALICE", []byte("x"))
+	p.Devices.Bare(bob, "BOB")
+	p.Devices.Delete(carol, "CAROL")
+	p.Room.Joined[carol] = false
+	leaves := []api.DriftLeaf{
+		{Leaf: 0, UserID: alice, DeviceID: "ALICE", Faults: []api.Fault{api.FaultOtherKey}},
+		{Leaf: 1, UserID: bob, DeviceID: "BOB", Faults: []api.Fault{api.FaultNoKey}},
+		{Leaf: 2, UserID: carol, DeviceID: "CAROL", Faults: []api.Fault{api.FaultNotJoined, api.FaultNoDevice}},
+	}
+	expect(&api.Drift{Leaves: leaves, WithoutLeaf: []string{erin}, Unasked: none})
+	p.Devices.Silence(serverB, true)
+	leaves = []api.DriftLeaf{leaves[0], {Leaf: 2, UserID: carol, DeviceID: "CAROL", Faults: []api.Fault{api.FaultNotJoined}}}
+	expect(&api.Drift{Leaves: leaves, WithoutLeaf: []string{erin}, Unasked: []string{serverB}})
+	p.expectProposals(serverA, 0)
+
+	_, err := svc.Drift(t.Context(), caller(carol), p.id)
+	expectKind(t, err, mimiport.KindForbidden)
+	_, err = svc.Drift(t.Context(), caller(bob), []byte("unknown"))
+	expectKind(t, err, mimiport.KindUnknownGroup)
+}
