@@ -2,4 +2,6 @@ package api
 
 // DeviceKeyName is the name under which a device publishes its MLS signature key among the keys of its Matrix device
 // keys, in unpadded standard base64 (profile, section 7). The scheme is as mls.SignatureScheme names it.
-func DeviceKeyName(scheme, deviceID string) string { return "io.github.mimiport." + scheme + ":" + deviceID }
+func DeviceKeyName(scheme, deviceID string) string {
+	return "io.github.mimiport." + scheme + ":" + deviceID
+}
