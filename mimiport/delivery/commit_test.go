@@ -290,7 +290,6 @@ func TestResync(t *testing.T) {
 		})
 	}
 	p.submitted(p.group.Update(leafOf[alice]))
-	p.submitted(p.group.Remove(leafOf[bob]))
 	for _, c := range []*mlstest.Commit{join("BOB", leafOf[alice]), join("OTHER", leafOf[bob])} {
 		_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 		expectRule(t, err, "successor")

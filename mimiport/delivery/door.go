@@ -14,10 +14,10 @@ import (
 
 // The rules of the profile on proposals, as refusals name them.
 const (
-	ruleJoined       = "joined"
-	ruleKick         = "kick"
-	ruleGroupPower   = "group-power"
-	rulePSKReference = "psk-reference"
+	ruleJoined          = "joined"
+	ruleKick            = "kick"
+	ruleGroupPower      = "group-power"
+	ruleProposalPending = "proposal-pending"
 )
 
 // requireProposable fails for a proposal by reference that no Commit could carry out here, or that would keep members
@@ -33,8 +33,6 @@ func (s intake) requireProposable(ctx context.Context, sub *submission, p *mls.P
 			return err
 		}
 		return s.requireAdmissible(ctx, sub.group.RoomID, []string{added.UserID})
-	case mls.ProposalPSK:
-		return broken(rulePSKReference, "not every member need have the PSK: it comes by value")
 	case mls.ProposalGroupContextExtensions:
 		return s.requireOwnEntries(ctx, sub.group.Server, sub.live.MLS, p.ExternalSenders)
 	}

@@ -152,20 +152,26 @@ func TestLifetime(t *testing.T) {
 	add := func(from, to uint64) *mlstest.Proposal {
 		return p.group.Add(p.group.NewClient(mlstest.Identity(alice, "PHONE")).Lasting(from, to))
 	}
-	for name, proposal := range map[string]*mlstest.Proposal{
-		"expired": add(now-2, now-1), "not yet valid": add(now+1, now+2), "inverted": add(now+1, now-1),
+	const hour = 60 * 60 // that clocks may be wrong
+	for name, c := range map[string]struct {
+		proposal *mlstest.Proposal
+		rule     string
+	}{
+		"expired":       {add(now-2*hour, now-hour-1), "lifetime"},
+		"not yet valid": {add(now+hour+1, now+2*hour), "lifetime"},
+		"inverted":      {add(now+1, now-1), "lifetime-order"},
 	} {
 		for kind, err := range map[string]error{
-			"reference": p.propose(alice, proposal), "value": p.commitValue(alice, proposal),
+			"reference": p.propose(alice, c.proposal), "value": p.commitValue(alice, c.proposal),
 		} {
-			if asError(err).Info.Rule != "lifetime" {
+			if asError(err).Info.Rule != c.rule {
 				t.Errorf("%s by %s: %v", name, kind, err)
 			}
 		}
 	}
-	message := p.group.Propose(p.leaf(alice), add(now, now))
+	message := p.group.Propose(p.leaf(alice), add(now-hour, now))
 	must(p.submit(serverA, alice, &api.SubmitRequest{Message: message}))(t)
-	p.now = p.now.Add(time.Second)
+	p.now = p.now.Add(2 * time.Hour)
 	p.Restart(serverA)
 	p.commit(serverA, alice, mlstest.CommitOptions{References: [][]byte{message}})
 	p.Restart(serverA)

@@ -106,12 +106,12 @@ func (s senders) requirePendingRemoves(
 }
 
 // demanded lists the leaves that must go: those that the server has proposed to remove, and those of users who are not
-// in the room that another proposal removes. Beside that one the server proposes no removal of its own.
+// in the room that another proposal removes, a SelfRemove too. Beside that one the server proposes none of its own.
 func (s senders) demanded(ctx context.Context, roomID, server string, g mls.Group) ([]uint32, error) {
 	leaves := pendingRemoves(server, g)
 	others, owners := []uint32(nil), make(map[uint32]string)
 	for _, p := range g.Proposals() {
-		if p.Type != mls.ProposalRemove || slices.Contains(leaves, p.Remove.Leaf) {
+		if p.Remove == nil || slices.Contains(leaves, p.Remove.Leaf) {
 			continue
 		}
 		id, err := registry.Identity(*p.Remove)

@@ -173,6 +173,9 @@ func (s intake) propose(ctx context.Context, sub *submission) (mls.Group, error)
 	if err != nil {
 		return nil, err
 	}
+	if next == sub.live.MLS {
+		return nil, broken(ruleProposalPending, "the proposal is pending, in a message with another tag")
+	}
 	var sender mls.Member
 	switch {
 	case p.Sender.Type == mls.SenderMember:

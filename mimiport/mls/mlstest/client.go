@@ -125,3 +125,6 @@ func (c *Client) Lasting(notBefore, notAfter uint64) *Client {
 	out.keyPackage = c.signKeyPackage(&k)
 	return &out
 }
+
+// Identity is the identity of the client's credential.
+func (c *Client) Identity() []byte { return c.identity }
