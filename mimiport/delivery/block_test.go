@@ -20,8 +20,6 @@ type siege struct {
 	departed bool // somebody has left the room
 }
 
-const dave = "@dave:b.example"
-
 // newSiege is a siege of a group of five, so that two who leave are not most of it.
 func newSiege(t *testing.T) *siege {
 	p := &play{world: newWorld(t)}

@@ -24,8 +24,9 @@ func (s outgoing) groupState(ctx context.Context, sub *submission, a *registry.A
 	if err != nil {
 		return nil, err
 	}
+	now := l.Snapshot(g) // which holds the tree once
 	state := &mimiport.GroupState{
-		Base:    mimiport.BaseState{Protocol: g.Protocol, GroupInfo: l.MLS.GroupInfo(), RatchetTree: l.MLS.RatchetTree()},
+		Base:    mimiport.BaseState{Protocol: g.Protocol, GroupInfo: now.GroupInfo, RatchetTree: now.RatchetTree},
 		Commit:  mimiport.CommitState{Commit: sub.req.Message, GroupInfo: sub.req.GroupInfo},
 		Lineage: *lineage,
 	}

@@ -198,11 +198,12 @@ func (s *core) acceptMigration(
 	if err != nil {
 		return nil, err
 	}
-	next, log, err := s.extend(change.Group, l, a)
+	next, log, err := s.extend(ctx, change.Group, l, a)
 	if err != nil {
 		return nil, err
 	}
 	change.Group, change.Entries, change.Receipt = next, log.Entries, log.Receipt
+	change.Snapshots, change.DropBefore = log.Snapshots, log.DropBefore
 	change.Rows = append(change.Rows, log.Rows...)
 	return func() { h.Advance(next, l, a) }, nil
 }

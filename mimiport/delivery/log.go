@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 
@@ -11,9 +12,10 @@ import (
 )
 
 // extend is the change that appends accepted messages to a group's log: the row after it, the entries, the receipt of a
-// Commit, and a fan-out row for each entry and each server that has recipients.
+// Commit, and a fan-out row for each entry and each server that has recipients. Of GroupInfos that hold the tree, those of
+// this epoch and of the one before are kept.
 func (s *core) extend(
-	g *storage.Group, l *registry.Live, a *registry.Accepted,
+	ctx context.Context, g *storage.Group, l *registry.Live, a *registry.Accepted,
 ) (*storage.Group, *storage.Change, error) {
 	next := *g
 	if a.Effects != nil {
@@ -24,6 +26,9 @@ func (s *core) extend(
 	for _, e := range a.Entries {
 		e.GroupID, e.Term, e.Seq, e.At, e.Hash = g.ID, g.Term, next.NextSeq, now, hash(e.Message)
 		next.NextSeq++
+		if a.Effects != nil && a.Next.TreeInside() {
+			e.GroupInfo = nil // the snapshot has it
+		}
 		change.Entries = append(change.Entries, e)
 		if e.Kind == storage.EntryCommit {
 			var err error
@@ -37,6 +42,14 @@ func (s *core) extend(
 				GroupID: g.ID, Term: g.Term, Seq: e.Seq, Due: now,
 			})
 		}
+	}
+	if snap := a.Snapshot(&next); snap != nil {
+		last, err := s.keptFor(ctx, g.Key(), l.LastSnapshot())
+		if err != nil {
+			return nil, nil, err
+		}
+		change.Snapshots = []storage.Snapshot{*snap}
+		change.DropBefore = &storage.Epoch{GroupKey: g.Key(), Epoch: last}
 	}
 	if a.Effects != nil && a.Effects.Closes {
 		next.State, next.Migration = migration.GroupClosed, mimiport.MigrationID{}

@@ -173,6 +173,9 @@ func (a authority) countBytes(ctx context.Context, c *storage.Change, user strin
 	for i := range c.Entries {
 		c.Volume.Bytes += int64(c.Entries[i].Bytes())
 	}
+	for i := range c.Snapshots { // of a Commit with the tree
+		c.Volume.Bytes += int64(len(c.Snapshots[i].GroupInfo))
+	}
 	c.Limits = set([]storage.Limit{{Quota: "bytes_per_day", Max: int64(p.Quotas.BytesPerDay), Volume: true}})
 	return nil
 }

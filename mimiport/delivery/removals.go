@@ -250,7 +250,7 @@ func (s removals) proposeRemoves(ctx context.Context, e *expulsion, l *registry.
 		}
 		a.Entries = append(a.Entries, storage.Entry{Kind: storage.EntryProposal, Epoch: g.Epoch, Message: message})
 	}
-	next, change, err := s.extend(g, l, a)
+	next, change, err := s.extend(ctx, g, l, a)
 	if err != nil {
 		return err
 	}

@@ -316,7 +316,7 @@ func (s intake) dropped(g *storage.Group, before mls.Group) []storage.Row {
 // append writes what was accepted to the log with its fan-out, in one transaction.
 func (s intake) append(ctx context.Context, sub *submission, a *registry.Accepted) (*api.SubmitResponse, error) {
 	g := sub.group
-	next, change, err := s.extend(g, sub.live, a)
+	next, change, err := s.extend(ctx, g, sub.live, a)
 	if err != nil {
 		return nil, err
 	}

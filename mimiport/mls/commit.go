@@ -549,7 +549,8 @@ func (t *transition) finish(m *rfc9420.PublicMessage) (*group, error) {
 
 // takeInfo checks the GroupInfo that comes with the Commit to this epoch (RFC 9420, section 12.4.3), and keeps it.
 func (g *group) takeInfo(groupInfo []byte, info *rfc9420.GroupInfo) error {
-	if tree, found := info.RatchetTree(); found {
+	tree, found := info.RatchetTree()
+	if g.treeInside = found; found {
 		if err := g.require(bytes.Equal(tree, g.tree.encode()), ruleInfoTree); err != nil {
 			return err
 		}

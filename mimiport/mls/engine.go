@@ -179,7 +179,7 @@ func (e *engine) open(message, encodedTree []byte) (*group, error) {
 		return nil, err
 	}
 	ed := newEdit(suite, nil)
-	g := &group{engine: e, suite: suite, tree: ed.build(contents, nodes)}
+	g := &group{engine: e, suite: suite, tree: ed.build(contents, nodes), treeInside: isInside}
 	context := info.Context
 	context.GroupID = bytes.Clone(context.GroupID) // outlives the message, which may hold a tree
 	context.Extensions = bytes.Clone(context.Extensions)

@@ -120,6 +120,9 @@ type Context interface {
 	// GroupInfo is the message that describes this epoch, without a ratchet_tree extension where the signer left it out.
 	GroupInfo() []byte
 
+	// TreeInside reports whether GroupInfo holds the ratchet tree.
+	TreeInside() bool
+
 	// ExternalSenders lists the entries of the group's external_senders extension, nil without one.
 	ExternalSenders() []ExternalSender
 

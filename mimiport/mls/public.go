@@ -21,6 +21,7 @@ type group struct {
 	interim         []byte // interim transcript hash (RFC 9420, section 8.2)
 	confirmationTag []byte
 	groupInfo       []byte // the message
+	treeInside      bool   // the message holds the tree
 	required        rfc9420.RequiredCapabilities
 	external        rfc9420.ExternalSenders
 	tree            tree
@@ -134,6 +135,7 @@ func (g *group) TreeHash() []byte                { return g.context.TreeHash }
 func (g *group) ConfirmedTranscriptHash() []byte { return g.context.ConfirmedTranscriptHash }
 func (g *group) ConfirmationTag() []byte         { return g.confirmationTag }
 func (g *group) GroupInfo() []byte               { return g.groupInfo }
+func (g *group) TreeInside() bool                { return g.treeInside }
 func (g *group) RatchetTree() []byte             { return g.tree.encode() }
 func (g *group) NumMembers() int                 { return int(g.tree.root.members) }
 func (g *group) Hash(data []byte) []byte         { return g.suite.Sum(data) }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -33,13 +34,22 @@ func NewLive(state mls.Group, seq uint64) (*Live, error) {
 // Snapshot is the group's state as its row g and its log have it.
 func (l *Live) Snapshot(g *storage.Group) storage.Snapshot { return SnapshotOf(g, l.MLS, l.seq) }
 
-// SnapshotOf is a state of the group in row g, before log entry seq.
+// SnapshotOf is a state of the group in row g, before log entry seq. It holds the tree once.
 func SnapshotOf(g *storage.Group, state mls.Group, seq uint64) storage.Snapshot {
-	return storage.Snapshot{
-		GroupID: g.ID, Term: g.Term, Epoch: state.Epoch(), Seq: seq,
-		GroupInfo: state.GroupInfo(), RatchetTree: state.RatchetTree(),
+	s := storage.Snapshot{
+		GroupID: g.ID, Term: g.Term, Epoch: state.Epoch(), Seq: seq, GroupInfo: state.GroupInfo(),
 	}
+	if !state.TreeInside() {
+		s.RatchetTree = state.RatchetTree()
+	}
+	return s
 }
+
+// LastSnapshot is the epoch of the snapshot that the group would be loaded from.
+func (l *Live) LastSnapshot() uint64 { return l.stored.epoch }
+
+// errNoInfo means that a Commit has its GroupInfo in a snapshot of the epoch that it leads to, and not in the log.
+var errNoInfo = errors.New("registry: the log does not have the GroupInfo of a Commit")
 
 // memberSize is how much memory the roster takes for each member, in bytes, as measured.
 const memberSize = 400
@@ -100,6 +110,9 @@ func (l *Live) replay(e *storage.Entry) error {
 		}
 		l.MLS = next
 	} else {
+		if len(e.GroupInfo) == 0 {
+			return errNoInfo
+		}
 		next, effects, err := l.MLS.Commit(e.Message, e.GroupInfo)
 		if err != nil {
 			return err
@@ -154,6 +167,16 @@ type Accepted struct {
 	Entries []storage.Entry // without group, term, number, hash and time: Extend adds them
 }
 
+// Snapshot is the state after a Commit whose GroupInfo holds the tree, nil for any other: it is kept in a snapshot, and
+// not in the log for good. next is the row after it.
+func (a *Accepted) Snapshot(next *storage.Group) *storage.Snapshot {
+	if a.Effects == nil || !a.Next.TreeInside() {
+		return nil
+	}
+	s := SnapshotOf(next, a.Next, next.NextSeq)
+	return &s
+}
+
 // Advance brings the group in memory to where a stored change has brought its row, next. Where that fails the group is
 // loaded again next time.
 func (h *Held) Advance(next *storage.Group, l *Live, a *Accepted) {
@@ -165,7 +188,11 @@ func (h *Held) Advance(next *storage.Group, l *Live, a *Accepted) {
 		l.MLS = a.Next
 	}
 	l.seq = next.NextSeq
-	l.stored.grow(replayed(a.Entries))
+	if snap := a.Snapshot(next); snap != nil {
+		l.stored = storedAs(snap)
+	} else {
+		l.stored.grow(replayed(a.Entries))
+	}
 	if err != nil {
 		h.Drop(next.Term)
 		return

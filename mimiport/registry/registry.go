@@ -121,20 +121,27 @@ func (h *Held) GroupAt(ctx context.Context, term uint64) (*storage.Group, error)
 // group back.
 func (h *Held) Live(ctx context.Context, g *storage.Group) (*Live, error) {
 	r, key := h.registry, keyOf(g)
-	l := r.cache.get(key)
-	if l == nil {
-		var err error
-		if l, err = r.open(ctx, g, g.Epoch); err != nil {
-			return nil, err
-		}
+	l, err := r.load(ctx, g, r.cache.get(key))
+	if errors.Is(err, errNoInfo) { // another process has gone on: its snapshot has what the log does not
+		l, err = r.load(ctx, g, nil)
 	}
-	if err := r.follow(ctx, g, l, g.Epoch); err != nil {
+	if err != nil {
 		r.cache.drop(key) // what is in memory may be half a step on
 		return nil, err
 	}
 	l.seq = g.NextSeq
 	r.cache.put(key, l)
 	return l, nil
+}
+
+// load brings a group to where its row is: what is in memory, or, if that is nil, the latest snapshot.
+func (r *Registry) load(ctx context.Context, g *storage.Group, l *Live) (_ *Live, err error) {
+	if l == nil {
+		if l, err = r.open(ctx, g, g.Epoch); err != nil {
+			return nil, err
+		}
+	}
+	return l, r.follow(ctx, g, l, g.Epoch)
 }
 
 // Drop forgets what is loaded of the group in a term.

@@ -161,7 +161,7 @@ func (r *replay) handshake(e *storage.Entry) {
 	case storage.EntryProposal:
 		next, _, err = r.state.Propose(e.Message)
 	case storage.EntryCommit:
-		next, _, err = r.state.Commit(e.Message, e.GroupInfo)
+		next, _, err = r.state.Commit(e.Message, r.groupInfo(e))
 	default:
 		return
 	}
@@ -174,10 +174,23 @@ func (r *replay) handshake(e *storage.Entry) {
 	for len(r.snapshots) > 0 && r.snapshots[0].Epoch <= next.Epoch() {
 		s := &r.snapshots[0]
 		r.snapshots = r.snapshots[1:]
-		if s.Seq != e.Seq+1 || s.Epoch != next.Epoch() || !bytes.Equal(s.GroupInfo, next.GroupInfo()) || !bytes.Equal(s.RatchetTree, next.RatchetTree()) {
+		tree := next.RatchetTree()
+		if next.TreeInside() && len(s.RatchetTree) == 0 {
+			tree = nil
+		}
+		if s.Seq != e.Seq+1 || s.Epoch != next.Epoch() || !bytes.Equal(s.GroupInfo, next.GroupInfo()) ||
+			!bytes.Equal(s.RatchetTree, tree) {
 			r.group(r.g, "the snapshot of epoch %d is not what the log leads to", s.Epoch)
 		}
 	}
+}
+
+// groupInfo is the GroupInfo of a Commit: one that holds the tree is in the snapshot after the Commit, and not in the log.
+func (r *replay) groupInfo(e *storage.Entry) []byte {
+	if len(e.GroupInfo) == 0 && len(r.snapshots) > 0 && r.snapshots[0].Seq == e.Seq+1 {
+		return r.snapshots[0].GroupInfo
+	}
+	return e.GroupInfo
 }
 
 // end compares the outcome with the group's row.

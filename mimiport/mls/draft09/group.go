@@ -114,6 +114,7 @@ func (g *group) TreeHash() []byte                      { return g.treeHash }
 func (g *group) ConfirmedTranscriptHash() []byte       { return g.confirmed }
 func (g *group) ConfirmationTag() []byte               { return g.confirmation }
 func (g *group) GroupInfo() []byte                     { return g.groupInfo }
+func (g *group) TreeInside() bool                      { return true } // a GroupInfo of go-mls always holds it
 func (g *group) RatchetTree() []byte                   { return g.encodedTree }
 func (g *group) NumMembers() int                       { return len(g.keys.signature) }
 func (g *group) Hash(data []byte) []byte               { return g.suite.Digest(data) }
