@@ -124,7 +124,7 @@ func (s *siege) sends(c *mlstest.Commit) error {
 	return err
 }
 
-// TestNobodyBlocks: "Nobody can keep honest members from committing for longer than one refused request". Whatever others
+// TestNobodyBlocks: nobody can keep honest members from committing for longer than one refused request. Whatever others
 // propose, and whoever leaves, alice's Commit of all that is pending is accepted as long as everybody stays. After a
 // refusal, a client that can choose is accepted with what it chooses, and one that cannot joins anew. Who has left is
 // out after the next Commit.

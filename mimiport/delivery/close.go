@@ -10,6 +10,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
+// closing ends groups for good.
+type closing struct{ *core }
+
 // CloseGroup implements API: for whoever may move the group. A closed group stays as it is.
 func (s *Service) CloseGroup(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
 	err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.close(ctx, h, c) })
@@ -19,7 +22,7 @@ func (s *Service) CloseGroup(ctx context.Context, c api.Caller, id []byte) (*api
 	return s.Group(ctx, c, id)
 }
 
-func (s *Service) close(ctx context.Context, h *registry.Held, c api.Caller) error {
+func (s closing) close(ctx context.Context, h *registry.Held, c api.Caller) error {
 	g, err := h.Group(ctx)
 	if err != nil {
 		return err
@@ -43,7 +46,7 @@ func (s *Service) close(ctx context.Context, h *registry.Held, c api.Caller) err
 }
 
 // requireCloser fails unless the caller may move the group away, wherever to.
-func (s *Service) requireCloser(ctx context.Context, c api.Caller, g *storage.Group) error {
+func (s closing) requireCloser(ctx context.Context, c api.Caller, g *storage.Group) error {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return err
@@ -65,7 +68,7 @@ func (s *core) endRow(g *storage.Group) storage.Row {
 }
 
 // end forgets the log and the trees of a closed group. That it was closed is kept for good.
-func (s *Service) end(ctx context.Context, row *storage.Row) error {
+func (s closing) end(ctx context.Context, row *storage.Row) error {
 	return s.groups.With(ctx, row.GroupID, func(h *registry.Held) error {
 		g, err := h.GroupAt(ctx, row.Term)
 		if err != nil {

@@ -145,7 +145,8 @@ func TestUnusable(t *testing.T) {
 	}
 }
 
-// TestLifetime: an Add is refused when its key package is not valid by the server's clock. What was accepted stays good.
+// TestLifetime: an Add is refused when its key package is not valid by the server's clock. What was accepted stays
+// good.
 func TestLifetime(t *testing.T) {
 	p := newDoor(t, 0)
 	now := uint64(p.now.Unix())

@@ -12,8 +12,8 @@ import (
 )
 
 // extend is the change that appends accepted messages to a group's log: the row after it, the entries, the receipt of a
-// Commit, and a fan-out row for each entry and each server that has recipients. Of GroupInfos that hold the tree, those of
-// this epoch and of the one before are kept.
+// Commit, and a fan-out row for each entry and each server that has recipients. Of GroupInfos that hold the tree, those
+// of this epoch and of the one before are kept.
 func (s *core) extend(
 	ctx context.Context, g *storage.Group, l *registry.Live, a *registry.Accepted,
 ) (*storage.Group, *storage.Change, error) {

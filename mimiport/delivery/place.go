@@ -47,6 +47,14 @@ func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 	return nil
 }
 
+// requireShown fails unless the group's present epoch is to be seen here: it is hosted here, or was closed here.
+func (s *core) requireShown(ctx context.Context, g *storage.Group) error {
+	if g.State == migration.GroupClosed {
+		return nil
+	}
+	return s.requireHosted(ctx, g)
+}
+
 // moved is the redirect of a group that has moved.
 func (s *core) moved(ctx context.Context, g *storage.Group) (*mimiport.Moved, error) {
 	if g.Migration == (mimiport.MigrationID{}) {

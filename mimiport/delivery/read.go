@@ -37,14 +37,6 @@ func (s *Service) requireReadable(ctx context.Context, c api.Caller, g *storage.
 	return s.requireHosted(ctx, g)
 }
 
-// requireShown fails unless the group's present epoch is to be seen here: it is hosted here, or was closed here.
-func (s *Service) requireShown(ctx context.Context, g *storage.Group) error {
-	if g.State == migration.GroupClosed {
-		return nil
-	}
-	return s.requireHosted(ctx, g)
-}
-
 // viewTerm is view for a term that may be over. It returns the row whose log has the term: its own, or the present one,
 // with which the group came here.
 func (s *Service) viewTerm(

@@ -14,6 +14,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
+// reporting takes note of Commits that members cannot process.
+type reporting struct{ *core }
+
 // A report is a signal and not a vote: nothing but the operator's attention depends on it (profile, section 9). It is
 // kept like a piece of evidence.
 const (
@@ -22,7 +25,7 @@ const (
 )
 
 // Report implements API: for members. A repeated report changes nothing.
-func (s *Service) Report(
+func (s reporting) Report(
 	ctx context.Context, c api.Caller, id []byte, req *api.ReportRequest,
 ) (*api.ReportResponse, error) {
 	err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.report(ctx, h, c, req) })
@@ -32,7 +35,7 @@ func (s *Service) Report(
 	return new(api.ReportResponse), nil
 }
 
-func (s *Service) report(ctx context.Context, h *registry.Held, c api.Caller, req *api.ReportRequest) error {
+func (s reporting) report(ctx context.Context, h *registry.Held, c api.Caller, req *api.ReportRequest) error {
 	g, err := h.Group(ctx)
 	if err != nil {
 		return err
@@ -73,7 +76,7 @@ func reportID(r *api.Report) mimiport.MigrationID {
 }
 
 // requireReporter fails unless the caller has a leaf in the group, and has not said too much already.
-func (s *Service) requireReporter(ctx context.Context, h *registry.Held, c api.Caller, g *storage.Group) error {
+func (s reporting) requireReporter(ctx context.Context, h *registry.Held, c api.Caller, g *storage.Group) error {
 	l, err := h.Live(ctx, g)
 	if err != nil {
 		return err
@@ -98,7 +101,7 @@ func (s *Service) requireReporter(ctx context.Context, h *registry.Held, c api.C
 }
 
 // reportable is the Commit with a number in the log of the present term.
-func (s *Service) reportable(ctx context.Context, g *storage.Group, seq uint64) (*storage.Entry, error) {
+func (s reporting) reportable(ctx context.Context, g *storage.Group, seq uint64) (*storage.Entry, error) {
 	entries, err := s.Store.Entries(ctx, g.Key(), seq, 1)
 	if err != nil {
 		return nil, err
@@ -112,7 +115,7 @@ func (s *Service) reportable(ctx context.Context, g *storage.Group, seq uint64) 
 }
 
 // AdminReports lists what members have reported about a group, oldest first, or returns a KindUnknownGroup error.
-func (s *Service) AdminReports(ctx context.Context, id []byte) ([]api.Report, error) {
+func (s reporting) AdminReports(ctx context.Context, id []byte) ([]api.Report, error) {
 	if _, err := s.groups.Group(ctx, id); err != nil {
 		return nil, err
 	}

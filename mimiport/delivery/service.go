@@ -69,6 +69,8 @@ type Service struct {
 	intake
 	courier
 	removals
+	closing
+	reporting
 	operator
 	lineages
 	outgoing
@@ -82,7 +84,8 @@ func New(d Deps) *Service {
 	c := &core{Deps: d, groups: registry.New(d.Engines, d.Store, d.Limits.CacheBytes), wake: func() {}}
 	c.authority, c.senders = authority{&c.Deps}, senders{&c.Deps}
 	return &Service{
-		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, operator: operator{c},
+		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, closing: closing{c},
+		reporting: reporting{c}, operator: operator{c},
 		lineages: lineages{c}, outgoing: outgoing{c},
 		inWork: slots.New[mimiport.MigrationID](1),
 	}

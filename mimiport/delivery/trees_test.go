@@ -15,8 +15,8 @@ import (
 // newTreePlay is a play of a group whose every GroupInfo holds the ratchet tree, not yet bound.
 func newTreePlay(t *testing.T) *play {
 	p := &play{world: newWorld(t)}
-	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t)
-	p.id = reserved.GroupID
+	reserve := &api.ReserveGroupRequest{RoomID: room}
+	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), reserve))(t).GroupID
 	p.group = mlstest.New(mlstest.Options{
 		Seed: 1, GroupID: p.id, Tree: true,
 		Members: [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB")},
@@ -59,8 +59,8 @@ func (p *play) keptTrees() (snapshots int) {
 	}
 }
 
-// TestTreeInside: a GroupInfo may hold the tree, where a group is bound, in each Commit, in a migration and where the group
-// is recovered. Of all these trees two are kept.
+// TestTreeInside: a GroupInfo may hold the tree, where a group is bound, in each Commit, in a migration and where the
+// group is recovered. Of all these trees two are kept.
 func TestTreeInside(t *testing.T) {
 	for name, twice := range map[string]bool{"inside": false, "inside and beside": true} {
 		t.Run(name, func(t *testing.T) {
