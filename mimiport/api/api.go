@@ -203,7 +203,7 @@ type RecoverRequest struct {
 }
 
 // SubmitRequest is one message for the group. GroupInfo and Welcome go with a Commit: the GroupInfo of the next epoch always,
-// without a ratchet_tree extension; the Welcome when the Commit adds.
+// better without a ratchet_tree extension; the Welcome when the Commit adds.
 type SubmitRequest struct {
 	Message   spec.Base64Bytes `json:"message"`
 	GroupInfo spec.Base64Bytes `json:"group_info,omitempty"`
