@@ -132,6 +132,36 @@ var attacks = []attack{
 		play: deniedServer,
 	},
 	{
+		name: "a leaf that becomes somebody else", who: "member of power 0",
+		rule: "the successor of a leaf has the same user and device",
+		play: renameLeaf,
+	},
+	{
+		name: "one device with two leaves", who: "member of power 0",
+		rule: "a group has one leaf for a device",
+		play: secondLeaf,
+	},
+	{
+		name: "power 0 removes the creator", who: "member of power 0",
+		rule: "removing others takes what kicking takes in the room",
+		play: removeCreator,
+	},
+	{
+		name: "power 0 ends the group", who: "member of power 0",
+		rule: "ReInit and GroupContextExtensions take the power to point the room to the group",
+		play: endGroup,
+	},
+	{
+		name: "poison proposals", who: "member of power 0",
+		rule: "what no Commit could carry out is refused at the door",
+		play: poison,
+	},
+	{
+		name: "a kicked member with an Update pending", who: "member of power 0",
+		rule: "beside an Update the host's own Remove wins",
+		play: preparedLeaver, after: malloryIsOut,
+	},
+	{
 		name: "three aborts by one member", who: "member who may move the group",
 		rule: "aborts are counted for the group and the user",
 		play: threeAborts,

@@ -43,8 +43,10 @@ func (g *Group) AppEphemeral(component uint16, data []byte) *Proposal {
 }
 
 // Update proposes a new encryption key for a member's own leaf.
-func (g *Group) Update(leaf uint32) *Proposal {
-	c := g.clients[leaf]
+func (g *Group) Update(leaf uint32) *Proposal { return g.UpdateAs(leaf, g.clients[leaf]) }
+
+// UpdateAs proposes a leaf of another client for the place of a member.
+func (g *Group) UpdateAs(leaf uint32, c *Client) *Proposal {
 	l := c.unsignedLeaf(rfc9420.SourceUpdate, g.random.encryptionKey(g.suite.ID))
 	return &Proposal{Type: rfc9420.ProposalUpdate, Update: c.signLeaf(l, &g.context, leaf)}
 }

@@ -1,0 +1,191 @@
+package adversary
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+)
+
+// requireRule fails unless a request was refused by a rule.
+func requireRule(t *testing.T, err error, rule string) {
+	t.Helper()
+	var refused *harness.Error
+	if !errors.As(err, &refused) || refused.Fields["rule"] != rule {
+		t.Errorf("got %v, want a refusal by %s", err, rule)
+	}
+}
+
+// propose has mallory send a proposal.
+func (g *group) propose(t *testing.T, p *mlstest.Proposal) error {
+	t.Helper()
+	return g.submit(t, g.mallory, &api.SubmitRequest{Message: g.mls.Propose(malloryLeaf, p)})
+}
+
+// sendCommit has a user send a Commit. The group follows if it is accepted.
+func (g *group) sendCommit(t *testing.T, u *harness.User, o mlstest.CommitOptions) error {
+	t.Helper()
+	c := g.mls.Commit(o)
+	err := g.submit(t, u, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome})
+	if err == nil {
+		g.mls = c.Next
+	}
+	return err
+}
+
+// commitValue has mallory commit a proposal by value.
+func (g *group) commitValue(t *testing.T, p *mlstest.Proposal) error {
+	t.Helper()
+	return g.sendCommit(t, g.mallory, mlstest.CommitOptions{
+		Sender: malloryLeaf, Path: true, Proposals: []*mlstest.Proposal{p},
+	})
+}
+
+// identity is that of a user's device.
+func identity(u *harness.User) []byte { return mlstest.Identity(u.ID, u.DeviceID) }
+
+// renameLeaf has mallory's leaf take the name of alice's device, and of another device of their own.
+func renameLeaf(t *testing.T, g *group) {
+	for _, name := range [][]byte{identity(g.alice), mlstest.Identity(g.mallory.ID, "OTHER"), []byte("nobody")} {
+		renamed := g.mls.NewClient(name)
+		requireRule(t, g.propose(t, g.mls.UpdateAs(malloryLeaf, renamed)), "successor")
+		requireRule(t, g.sendCommit(t, g.mallory, mlstest.CommitOptions{
+			Sender: malloryLeaf, Path: true, Edit: mlstest.Edit{Owner: renamed},
+		}), "successor")
+	}
+}
+
+// secondLeaf has mallory's device enter twice.
+func secondLeaf(t *testing.T, g *group) {
+	twin := g.mls.NewClient(identity(g.mallory))
+	requireRule(t, g.propose(t, g.mls.Add(twin)), "device-unique")
+	requireRule(t, g.commitValue(t, g.mls.Add(twin)), "device-unique")
+	requireRule(t, g.sendCommit(t, g.mallory, mlstest.CommitOptions{Joiner: twin}), "device-unique")
+	requireRule(t, g.sendCommit(t, g.mallory, mlstest.CommitOptions{
+		Joiner: twin, Proposals: []*mlstest.Proposal{g.mls.Remove(aliceLeaf)},
+	}), "successor")
+}
+
+// removeCreator has mallory remove alice, who has created the room.
+func removeCreator(t *testing.T, g *group) {
+	for _, leaf := range []uint32{aliceLeaf, bobLeaf} {
+		requireRule(t, g.propose(t, g.mls.Remove(leaf)), "kick")
+		requireRule(t, g.commitValue(t, g.mls.Remove(leaf)), "kick")
+	}
+}
+
+// endGroup has mallory end the group, and change what it is.
+func endGroup(t *testing.T, g *group) {
+	for _, p := range []*mlstest.Proposal{g.mls.ReInit([]byte("next")), g.mls.SetExtensions(nil)} {
+		requireRule(t, g.propose(t, p), "group-power")
+		requireRule(t, g.commitValue(t, p), "group-power")
+	}
+	err := g.ask(t, g.mallory, http.MethodDelete, g.path(""), nil, nil)
+	harness.RequireRefused(t, err, "M_FORBIDDEN")
+}
+
+// poison has mallory propose what nobody could commit. What is accepted of it, alice can commit as it is.
+func poison(t *testing.T, g *group) {
+	stranger := mlstest.Identity("@nobody:"+g.c.Name, "DEVICE")
+	own := g.mls.NewClient(mlstest.Identity(g.mallory.ID, "OLD"))
+	for rule, p := range map[string]*mlstest.Proposal{
+		"psk-reference":  g.mls.PSK([]byte("psk")),
+		"group-power":    g.mls.SetExtensions(nil),
+		"joined":         g.mls.Add(g.mls.NewClient(stranger)),
+		"leaf-identity":  g.mls.Add(g.mls.NewClient([]byte("nobody"))),
+		"lifetime":       g.mls.Add(own.Lasting(1, 2)),
+		"lifetime-order": g.mls.Add(own.Lasting(2, 1)),
+	} {
+		requireRule(t, g.propose(t, p), rule)
+	}
+	update := g.mls.Propose(malloryLeaf, g.mls.Update(malloryLeaf))
+	if err := g.submit(t, g.mallory, &api.SubmitRequest{Message: update}); err != nil {
+		t.Fatal(err)
+	}
+	requireRule(t, g.propose(t, g.mls.Update(malloryLeaf)), "proposals-together")
+	requireRule(t, g.propose(t, g.mls.Remove(malloryLeaf)), "proposals-together")
+	if err := g.sendCommit(t, g.alice, mlstest.CommitOptions{References: [][]byte{update}}); err != nil {
+		t.Errorf("alice's Commit of all that is pending: %v", err)
+	}
+}
+
+// listHost makes the group another one, which lists its host as an external sender.
+func (g *group) listHost(t *testing.T) {
+	t.Helper()
+	var reserved api.ReserveGroupResponse
+	g.must(t, g.alice, http.MethodPost, "/groups", &api.ReserveGroupRequest{
+		RoomID: g.room, SuiteRequest: api.SuiteRequest{Protocol: protocol, CipherSuite: 1},
+	}, &reserved)
+	const externalSenders = 5
+	var b cryptobyte.Builder
+	b.AddUint16(externalSenders)
+	wire.AddVector(&b, func(b *cryptobyte.Builder) { wire.AddOpaque(b, reserved.ExternalSender) })
+	o := mlstest.Options{GroupID: reserved.GroupID, Extensions: b.BytesOrPanic()}
+	for _, u := range []*harness.User{g.alice, g.bob, g.mallory} {
+		o.Members = append(o.Members, identity(u))
+	}
+	g.id, g.mls = reserved.GroupID, mlstest.New(o)
+	bind := &api.BindGroupRequest{Protocol: protocol, GroupInfo: g.mls.GroupInfo(), RatchetTree: g.mls.RatchetTree()}
+	g.must(t, g.alice, http.MethodPut, g.path(""), bind, nil)
+}
+
+// preparedLeaver has mallory leave proposals behind for the time after the kick.
+func preparedLeaver(t *testing.T, g *group) {
+	g.listHost(t)
+	update := g.mls.Propose(malloryLeaf, g.mls.Update(malloryLeaf))
+	if err := g.submit(t, g.mallory, &api.SubmitRequest{Message: update}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.alice.Kick(harness.Within(t), g.room, g.mallory.ID); err != nil {
+		t.Fatal(err)
+	}
+	demand := g.demand(t)
+	requireRule(t, g.sendCommit(t, g.alice, mlstest.CommitOptions{Path: true}), "pending-remove")
+	err := g.sendCommit(t, g.alice, mlstest.CommitOptions{References: [][]byte{demand}})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// demand waits for the host's proposal to remove mallory.
+func (g *group) demand(t *testing.T) (message []byte) {
+	t.Helper()
+	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
+		var log api.MessagesResponse
+		if err := g.alice.Do(ctx, http.MethodGet, at(g.host.Name, g.path("/messages")), nil, &log); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(log.Messages, func(m api.LogMessage) bool { return m.Kind == "proposal" && m.Sender == "" })
+		if i < 0 {
+			return fmt.Errorf("the host has proposed nothing in %d messages", len(log.Messages))
+		}
+		message = log.Messages[i].Message
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return message
+}
+
+// malloryIsOut checks that the others go on, and that mallory reads nothing.
+func malloryIsOut(t *testing.T, g *group) {
+	if slices.Contains(g.mls.Leaves(), malloryLeaf) {
+		t.Error("mallory has a leaf")
+	}
+	g.commit(t, g.alice, aliceLeaf)
+	g.say(t, g.bob)
+	for _, route := range []string{"", "/messages", "/tree?epoch=1"} {
+		err := g.ask(t, g.mallory, http.MethodGet, g.path(route), nil, nil)
+		harness.RequireRefused(t, err, "M_FORBIDDEN")
+	}
+}
