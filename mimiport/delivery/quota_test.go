@@ -71,6 +71,7 @@ func TestQuotasCount(t *testing.T) {
 		"groups":                {serverB, "groups", false, bound, raised, (*play).ask},
 		"groups of a user":      {serverB, "groups_per_user", false, bound, raised, (*play).ask},
 		"groups of a room":      {serverB, "groups_per_room", false, bound, raised, (*play).ask},
+		"groups of both":        {serverB, "groups_per_user_in_room", false, bound, raised, (*play).ask},
 		"groups staged":         {serverB, "groups_per_user", false, staged, raised, (*play).ask},
 		"groups when reserving": {serverB, "groups", false, bound, raised, reserve},
 		"reserved by a user":    {serverB, "reserved_per_user", false, reserve, raised, reserve},
@@ -270,4 +271,20 @@ func TestTargetInRoom(t *testing.T) {
 	if _, err := p.request(serverA, serverB, alice, nil); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestRoomShare: one user does not use up what is there for a room's groups.
+func TestRoomShare(t *testing.T) {
+	const anna = "@anna:a.example"
+	p := newPlay(t) // with one group of alice's
+	p.Room.Joined[anna] = true
+	p.allow(serverA, `{"quotas":{"groups_per_room":3,"groups_per_user_in_room":2}}`)
+	if err := p.reserved(serverA, alice); err != nil {
+		t.Fatal(err)
+	}
+	expectRule(t, p.reserved(serverA, alice), "groups_per_user_in_room")
+	if err := p.reserved(serverA, anna); err != nil {
+		t.Errorf("another user: %v", err)
+	}
+	expectRule(t, p.reserved(serverA, anna), "groups_per_room")
 }

@@ -19,7 +19,7 @@ var kept = []migration.GroupState{
 	migration.GroupClosed,
 }
 
-// groupLimits bound the groups here, with their shares for a user and a room.
+// groupLimits bound the groups here, with their shares for a user, a room, and the user in the room.
 func groupLimits(q *policy.Quotas, user, room string) []storage.Limit {
 	count := func(f storage.GroupFilter) *storage.GroupFilter {
 		f.States = kept
@@ -29,6 +29,8 @@ func groupLimits(q *policy.Quotas, user, room string) []storage.Limit {
 		{Quota: "groups", Max: int64(q.Groups), Groups: count(storage.GroupFilter{})},
 		{Quota: "groups_per_user", Max: int64(q.GroupsPerUser), Groups: count(storage.GroupFilter{Creator: user})},
 		{Quota: "groups_per_room", Max: int64(q.GroupsPerRoom), Groups: count(storage.GroupFilter{RoomID: room})},
+		{Quota: "groups_per_user_in_room", Max: int64(q.GroupsPerUserInRoom),
+			Groups: count(storage.GroupFilter{Creator: user, RoomID: room})},
 	}
 }
 
