@@ -65,22 +65,23 @@ type Policy struct {
 // Quotas bound what others can make this server hold. Each bound for the whole server has shares: what one user, one
 // room or one source may use of it.
 type Quotas struct {
-	Groups              int `json:"groups"`                  // groups hosted here
-	GroupsPerUser       int `json:"groups_per_user"`         // of those, created or moved here by one user
-	GroupsPerRoom       int `json:"groups_per_room"`         // of those, in one room
-	GroupsPerUserInRoom int `json:"groups_per_user_in_room"` // of those, created or moved here by one user in that room
-	ReservedPerUser     int `json:"reserved_per_user"`       // ids given to one user that no group is bound to
-	ReservedPerRoom     int `json:"reserved_per_room"`       // the same in one room
-	Members             int `json:"members"`                 // leaves of one group
-	Offers              int `json:"offers"`                  // open offers of one user
-	OffersPerRoom       int `json:"offers_per_room"`         // open offers for groups of one room
-	Staged              int `json:"staged"`                  // migrations staged here
-	StagedPerUser       int `json:"staged_per_user"`         // of those, begun by one user
-	StagedPerRoom       int `json:"staged_per_room"`         // of those, of groups in one room
-	StagedPerSource     int `json:"staged_per_source"`       // of those, from one server
-	MovesPerHour        int `json:"moves_per_hour"`          // migrations begun for one user, aborted ones included
-	AbortsAnHour        int `json:"aborts_an_hour"`          // aborted freezes of one group by one user
-	BytesPerDay         int `json:"bytes_per_day"`           // that one user adds to the log of one group, on a day in UTC
+	Groups          int `json:"groups"`            // groups hosted here
+	GroupsPerUser   int `json:"groups_per_user"`   // of those, created or moved here by one user
+	GroupsPerRoom   int `json:"groups_per_room"`   // of those, in one room
+	ReservedPerUser int `json:"reserved_per_user"` // ids given to one user that no group is bound to
+	ReservedPerRoom int `json:"reserved_per_room"` // the same in one room
+	Members         int `json:"members"`           // leaves of one group
+	Offers          int `json:"offers"`            // open offers of one user
+	OffersPerRoom   int `json:"offers_per_room"`   // open offers for groups of one room
+	Staged          int `json:"staged"`            // migrations staged here
+	StagedPerUser   int `json:"staged_per_user"`   // of those, begun by one user
+	StagedPerRoom   int `json:"staged_per_room"`   // of those, of groups in one room
+	StagedPerSource int `json:"staged_per_source"` // of those, from one server
+	MovesPerHour    int `json:"moves_per_hour"`    // migrations begun for one user, aborted ones included
+	AbortsAnHour    int `json:"aborts_an_hour"`    // aborted freezes of one group by one user
+	BytesPerDay     int `json:"bytes_per_day"`     // that one user adds to the log of one group, on a day in UTC
+
+	GroupsPerUserInRoom int `json:"groups_per_user_in_room"` // of a room's groups here, by one user
 }
 
 // Default is the profile's: stricter than the draft's defaults, which call themselves a bit liberal.
@@ -88,10 +89,11 @@ func Default() Policy {
 	return Policy{
 		Source: SourcePowerLevel, Target: TargetLocalUsers, RequireRoom: true, DeviceKeys: DeviceKeysRequired,
 		Quotas: Quotas{
-			Groups: 100_000, GroupsPerUser: 1000, GroupsPerRoom: 100, GroupsPerUserInRoom: 50, ReservedPerUser: 100, ReservedPerRoom: 500,
+			Groups: 100_000, GroupsPerUser: 1000, GroupsPerRoom: 100, ReservedPerUser: 100, ReservedPerRoom: 500,
 			Members: 50_000, Offers: 20, OffersPerRoom: 100,
 			Staged: 100, StagedPerUser: 10, StagedPerRoom: 10, StagedPerSource: 25,
 			MovesPerHour: 60, AbortsAnHour: 3, BytesPerDay: 256 << 20,
+			GroupsPerUserInRoom: 50,
 		},
 	}
 }
@@ -148,9 +150,9 @@ func (p *Policy) validate() error {
 	}
 	q := p.Quotas
 	if min(
-		q.Groups, q.GroupsPerUser, q.GroupsPerRoom, q.GroupsPerUserInRoom, q.ReservedPerUser, q.ReservedPerRoom, q.Members, q.Offers,
+		q.Groups, q.GroupsPerUser, q.GroupsPerRoom, q.ReservedPerUser, q.ReservedPerRoom, q.Members, q.Offers,
 		q.OffersPerRoom, q.Staged, q.StagedPerUser, q.StagedPerRoom, q.StagedPerSource, q.MovesPerHour, q.AbortsAnHour,
-		q.BytesPerDay,
+		q.BytesPerDay, q.GroupsPerUserInRoom,
 	) < 0 {
 		return mimiport.Errorf(op, mimiport.KindBadMessage, "a quota is negative")
 	}

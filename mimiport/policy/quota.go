@@ -13,22 +13,23 @@ var exceeded = map[string]struct {
 	why   string
 	again time.Duration
 }{
-	"groups":                  {"this server hosts as many groups as it may", 0},
-	"groups_per_user":         {"the user has as many groups on this server as one user may", 0},
-	"groups_per_room":         {"the room has as many groups on this server as one room may", 0},
+	"groups":            {"this server hosts as many groups as it may", 0},
+	"groups_per_user":   {"the user has as many groups on this server as one user may", 0},
+	"groups_per_room":   {"the room has as many groups on this server as one room may", 0},
+	"reserved_per_user": {"the user has too many group ids that no group is bound to", 0},
+	"reserved_per_room": {"the room has too many group ids that no group is bound to", 0},
+	"members":           {"the group has more members than this server accepts", 0},
+	"offers":            {"the user has too many open offers", time.Minute},
+	"offers_per_room":   {"the room has too many open offers", time.Minute},
+	"staged":            {"too many migrations to this server wait for their sources", 0},
+	"staged_per_user":   {"too many migrations of the user to this server wait for their sources", 0},
+	"staged_per_room":   {"too many migrations of the room to this server wait for their sources", 0},
+	"staged_per_source": {"too many migrations to this server wait for this source", 0},
+	"moves_per_hour":    {"the user has begun too many migrations in the last hour", 10 * time.Minute},
+	"aborts_an_hour":    {"too many migrations of this group by the user were aborted in the last hour", 10 * time.Minute},
+	"bytes_per_day":     {"the user has added as much to the group today as one user may", time.Hour},
+
 	"groups_per_user_in_room": {"the user has as many groups of the room on this server as one user may", 0},
-	"reserved_per_user":       {"the user has too many group ids that no group is bound to", 0},
-	"reserved_per_room":       {"the room has too many group ids that no group is bound to", 0},
-	"members":                 {"the group has more members than this server accepts", 0},
-	"offers":                  {"the user has too many open offers", time.Minute},
-	"offers_per_room":         {"the room has too many open offers", time.Minute},
-	"staged":                  {"too many migrations to this server wait for their sources", 0},
-	"staged_per_user":         {"too many migrations of the user to this server wait for their sources", 0},
-	"staged_per_room":         {"too many migrations of the room to this server wait for their sources", 0},
-	"staged_per_source":       {"too many migrations to this server wait for this source", 0},
-	"moves_per_hour":          {"the user has begun too many migrations in the last hour", 10 * time.Minute},
-	"aborts_an_hour":          {"too many migrations of this group by the user were aborted in the last hour", 10 * time.Minute},
-	"bytes_per_day":           {"the user has added as much to the group today as one user may", time.Hour},
 }
 
 // Exceeded is the refusal of what would exceed the quota that has this name in JSON. It is of KindQuota, with a time
