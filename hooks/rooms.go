@@ -47,7 +47,8 @@ func (r *rooms) Standing(ctx context.Context, roomID, userID string) (delivery.S
 	if err != nil {
 		return delivery.Standing{}, nil // a room has no such member
 	}
-	if here, err := r.ServerJoined(ctx, roomID, ""); err != nil || !here {
+	known, in, err := r.sees(ctx, roomID)
+	if err != nil || !known {
 		return delivery.Standing{}, err
 	}
 	var member rsapi.QueryMembershipForUserResponse
@@ -60,12 +61,21 @@ func (r *rooms) Standing(ctx context.Context, roomID, userID string) (delivery.S
 		return delivery.Standing{}, err
 	}
 	st := delivery.Standing{
-		Exists: true, Joined: member.IsInRoom, PointerLevel: levels.EventLevel(api.EventPointer, true), KickLevel: levels.Kick,
+		Exists: true, Left: !in, Joined: member.IsInRoom,
+		PointerLevel: levels.EventLevel(api.EventPointer, true), KickLevel: levels.Kick,
 	}
 	if member.SenderID != nil {
 		st.Power = levels.of(*member.SenderID)
 	}
 	return st, nil
+}
+
+// sees says whether this server is in a room, or was: the room server keeps the state of a room that it has left. A room
+// to which a user was only invited has none.
+func (r *rooms) sees(ctx context.Context, roomID string) (known, in bool, err error) {
+	var answer rsapi.QueryServerJoinedToRoomResponse
+	err = r.api.QueryServerJoinedToRoom(ctx, &rsapi.QueryServerJoinedToRoomRequest{RoomID: roomID}, &answer)
+	return answer.RoomExists, answer.IsInRoom, err
 }
 
 // Powers implements delivery.Rooms.
@@ -75,7 +85,7 @@ func (r *rooms) Powers(ctx context.Context, roomID string, userIDs []string) ([]
 	if err != nil {
 		return powers, nil // there is no such room
 	}
-	if here, err := r.ServerJoined(ctx, roomID, ""); err != nil || !here {
+	if known, _, err := r.sees(ctx, roomID); err != nil || !known {
 		return powers, err
 	}
 	levels, err := r.powerLevels(ctx, roomID)
@@ -199,6 +209,9 @@ func (r *rooms) State(ctx context.Context, roomID, eventType string) (json.RawMe
 // StateInForce implements delivery.Rooms. A redaction leaves nothing of the content of the module's events, and the host
 // does not mark the event: one without content counts as redacted.
 func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error) {
+	if _, in, err := r.sees(ctx, roomID); err != nil || !in {
+		return nil, err
+	}
 	event, err := r.stateEvent(ctx, roomID, eventType)
 	if err != nil || event == nil {
 		return nil, err
@@ -215,9 +228,10 @@ func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (jso
 	return lastGood(ctx, r.acls.store, eventType+"/"+roomID, event.Content(), acl.Redacted(event.Content()))
 }
 
-// stateEvent is nil where the room, or such an event in it, is unknown.
+// stateEvent is nil where the room, or such an event in it, is unknown. Of a room that this server has left it is the
+// last one that this server saw.
 func (r *rooms) stateEvent(ctx context.Context, roomID, eventType string) (*types.HeaderedEvent, error) {
-	if known, err := r.ServerJoined(ctx, roomID, ""); err != nil || !known {
+	if known, _, err := r.sees(ctx, roomID); err != nil || !known {
 		return nil, err // the room server would answer an unknown room with an error
 	}
 	key := gomatrixserverlib.StateKeyTuple{EventType: eventType}

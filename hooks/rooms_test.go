@@ -77,7 +77,8 @@ func TestStanding(t *testing.T) {
 		t.Errorf("after the kick: %+v", got)
 	}
 	wantNone(t, alice.Leave(t.Context(), room))
-	if got := standing(t, r, room, alice.ID); got.Exists {
+	last := delivery.Standing{Exists: true, Left: true, Power: 100, PointerLevel: 50, KickLevel: 50}
+	if got := standing(t, r, room, alice.ID); got != last {
 		t.Errorf("when nobody of this server is left: %+v", got)
 	}
 }

@@ -54,17 +54,58 @@ func (a authority) SetPolicy(ctx context.Context, patch json.RawMessage) (policy
 // requireMember fails unless the caller is joined to the group's room, by its state now, and the room's server ACL lets
 // their homeserver in.
 func (a authority) requireMember(ctx context.Context, c api.Caller, roomID string) error {
-	if c.UserID == "" {
-		return mimiport.Errorf("authorise", mimiport.KindForbidden, "this needs a user")
-	}
-	st, err := a.Rooms.Standing(ctx, roomID, c.UserID)
+	st, err := a.standing(ctx, c, roomID)
 	if err != nil {
 		return err
 	}
-	if !st.Joined {
+	if st.Left {
+		return hostLeft()
+	}
+	return a.requireStanding(ctx, c, roomID, st)
+}
+
+// standing is the caller's place in a room. It fails for a caller who is no user.
+func (a authority) standing(ctx context.Context, c api.Caller, roomID string) (Standing, error) {
+	if c.UserID == "" {
+		return Standing{}, mimiport.Errorf("authorise", mimiport.KindForbidden, "this needs a user")
+	}
+	return a.Rooms.Standing(ctx, roomID, c.UserID)
+}
+
+// requireStanding fails unless the caller, with this standing, is joined to the room, and its server ACL lets their
+// homeserver in. It takes the last state of a room that this server has left.
+func (a authority) requireStanding(ctx context.Context, c api.Caller, roomID string, st Standing) error {
+	switch {
+	case st.Left && !st.Joined:
+		return hostLeft()
+	case !st.Joined:
 		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not joined to the room", c.UserID)
 	}
 	return a.requireAllowed(ctx, roomID, []string{registry.ServerOf(c.UserID)})
+}
+
+// hostLeft is the refusal of what this server does not decide by the last state that it saw of a room.
+func hostLeft() error {
+	return forbidden(ruleHostLeftRoom,
+		"this server has left the room: its members can read the group, and move it away by the last state seen here")
+}
+
+// absent are those of the users who are not joined to the room. Of a room that this server has never been in it knows
+// nobody to be absent, where its policy lets it host such groups: then MLS alone says who is a member.
+func (a authority) absent(ctx context.Context, roomID string, users []string) ([]string, error) {
+	missing, err := a.Rooms.NotJoined(ctx, roomID, users)
+	if err != nil || len(missing) == 0 {
+		return nil, err
+	}
+	st, err := a.Rooms.Standing(ctx, roomID, missing[0])
+	if err != nil || st.Exists {
+		return missing, err
+	}
+	p, err := a.Policy(ctx)
+	if err != nil || p.RequireRoom {
+		return missing, err
+	}
+	return nil, nil
 }
 
 // requireAllowed fails where the room's server ACL, by its state now, denies one of the servers (profile, section 7).
@@ -98,7 +139,7 @@ func (a authority) requireJoined(ctx context.Context, roomID string, users []str
 	if len(users) == 0 {
 		return nil
 	}
-	missing, err := a.Rooms.NotJoined(ctx, roomID, users)
+	missing, err := a.absent(ctx, roomID, users)
 	if err != nil {
 		return err
 	}
@@ -106,21 +147,6 @@ func (a authority) requireJoined(ctx context.Context, roomID string, users []str
 		return forbidden(ruleJoined, "%s is not joined to the room", missing[0])
 	}
 	return nil
-}
-
-// requireInRoom fails unless the caller, a user or a server, is in the group's room, and its server ACL lets them in.
-func (a authority) requireInRoom(ctx context.Context, c api.Caller, roomID string) error {
-	if c.UserID != "" {
-		return a.requireMember(ctx, c, roomID)
-	}
-	in, err := a.Rooms.ServerJoined(ctx, roomID, c.Server)
-	if err != nil {
-		return err
-	}
-	if !in {
-		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not in the room", c.Server)
-	}
-	return a.requireAllowed(ctx, roomID, []string{c.Server})
 }
 
 // requireCreator fails unless the caller may create groups here.
@@ -183,7 +209,9 @@ func (a authority) facts(
 	if err != nil {
 		return nil, err
 	}
-	f.RoomKnown, f.UserJoined, f.UserMayPoint = st.Exists, st.Joined, st.Power >= st.PointerLevel
+	// A target does not go by what it once saw of a room.
+	f.RoomKnown = st.Exists && !(st.Left && side == migration.Target)
+	f.UserJoined, f.UserMayPoint = st.Joined, st.Power >= st.PointerLevel
 	if f.Denied, err = a.Rooms.Denied(ctx, m.RoomID, []string{m.Source, m.Target, f.UserServer}); err != nil {
 		return nil, err
 	}

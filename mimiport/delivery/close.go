@@ -27,7 +27,7 @@ func (s closing) close(ctx context.Context, h *registry.Held, c api.Caller) erro
 	if err != nil {
 		return err
 	}
-	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+	if err := s.requireMemberOf(ctx, h, c, g); err != nil {
 		return err
 	}
 	if err := s.requireShown(ctx, g); err != nil {

@@ -24,9 +24,10 @@ type Keys interface {
 	KeyObject(ctx context.Context, server, keyID string) ([]byte, error)
 }
 
-// Rooms answers from the current resolved state of Matrix rooms and sends state events as local users.
+// Rooms answers from the current resolved state of Matrix rooms and sends state events as local users. Of a room that
+// this server has left it answers from the last state that this server saw.
 type Rooms interface {
-	// Standing is a user's place in a room. An unknown room gives the zero value.
+	// Standing is a user's place in a room. A room that this server has never been in gives the zero value.
 	Standing(ctx context.Context, roomID, userID string) (Standing, error)
 
 	// Powers are the power levels of users in a room, in their order, as Standing tells them.
@@ -46,7 +47,7 @@ type Rooms interface {
 	State(ctx context.Context, roomID, eventType string) (json.RawMessage, error)
 
 	// StateInForce is State, of an event whose sender may send such an event and the pointer now; else nil. Of an event
-	// that was redacted the last good content counts.
+	// that was redacted the last good content counts. In a room that this server has left nothing is in force.
 	StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error)
 
 	// SendState sends a state event with an empty state key as a local user; KindForbidden when the room does not let
@@ -65,7 +66,8 @@ type Rooms interface {
 
 // Standing is a user's place in a room.
 type Standing struct {
-	Exists       bool  // the room is known here and this server is in it
+	Exists       bool  // this server is in the room, or was
+	Left         bool  // this server has left the room
 	Joined       bool  // the user is joined
 	Power        int64 // the user's power level; creators of room version 12 have math.MaxInt64
 	PointerLevel int64 // what sending the pointer event needs

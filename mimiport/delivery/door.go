@@ -88,7 +88,7 @@ func (s intake) requireMayRemove(ctx context.Context, sub *submission, leaves []
 	}
 	slices.Sort(others)
 	others = slices.Compact(others)
-	missing, err := s.Rooms.NotJoined(ctx, sub.group.RoomID, others)
+	missing, err := s.absent(ctx, sub.group.RoomID, others)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func (s *Service) view(ctx context.Context, c api.Caller, id []byte) (*storage.G
 // requireReadable fails unless the caller may read what was accepted here: also after the group has moved, was
 // stopped or was closed.
 func (s *Service) requireReadable(ctx context.Context, c api.Caller, g *storage.Group) error {
-	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+	if err := s.requireReader(ctx, c, g); err != nil {
 		return err
 	}
 	switch g.State {

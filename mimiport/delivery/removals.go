@@ -167,7 +167,7 @@ func (s removals) finish(
 
 // misplaced lists the leaves that have no place in a group, and their users: those whose removal is proposed included.
 func (s removals) misplaced(ctx context.Context, e *expulsion, l *registry.Live) (map[uint32]string, error) {
-	absent, err := s.Rooms.NotJoined(ctx, e.group.RoomID, l.Roster.Users())
+	absent, err := s.absent(ctx, e.group.RoomID, l.Roster.Users())
 	if err != nil {
 		return nil, err
 	}

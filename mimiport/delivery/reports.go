@@ -40,7 +40,7 @@ func (s reporting) report(ctx context.Context, h *registry.Held, c api.Caller, r
 	if err != nil {
 		return err
 	}
-	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+	if err := s.requireMemberOf(ctx, h, c, g); err != nil {
 		return err
 	}
 	if err := s.requireShown(ctx, g); err != nil {

@@ -21,6 +21,7 @@ const (
 	ruleMigrationCommit = "migration-commit"
 	rulePendingRemove   = "pending-remove"
 	ruleContested       = "contested"
+	ruleHostLeftRoom    = "host-left-room"
 	ruleDeviceUnique    = "device-unique"
 	ruleDeviceKey       = "device-key"
 )
@@ -123,7 +124,7 @@ func (s senders) demanded(ctx context.Context, roomID, server string, g mls.Grou
 	if len(others) == 0 {
 		return leaves, nil
 	}
-	missing, err := s.Rooms.NotJoined(ctx, roomID, slices.Collect(maps.Values(owners)))
+	missing, err := authority(s).absent(ctx, roomID, slices.Collect(maps.Values(owners)))
 	if err != nil {
 		return nil, err
 	}

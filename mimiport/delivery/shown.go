@@ -23,7 +23,7 @@ func (s *Service) ShowLineage(
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireInRoom(ctx, c, g.RoomID); err != nil {
+	if err := s.requireInRoom(ctx, c, g); err != nil {
 		return nil, err
 	}
 	if req.Receipt != nil {

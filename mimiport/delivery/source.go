@@ -94,7 +94,7 @@ func (s *Service) init(
 	if err != nil {
 		return err
 	}
-	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+	if err := s.requireReader(ctx, c, g); err != nil {
 		return err
 	}
 	in := &initiation{caller: c, init: init, req: req}
@@ -430,7 +430,11 @@ func (s *Service) AbortMigration(
 	if m.Role != migration.Source {
 		return nil, mimiport.Errorf("abort", mimiport.KindForbidden, "only the source aborts a migration")
 	}
-	if err := s.requireMember(ctx, c, m.RoomID); err != nil {
+	g, err := s.groups.Group(ctx, m.GroupID)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.requireReader(ctx, c, g); err != nil {
 		return nil, err
 	}
 	if c.UserID != m.User {

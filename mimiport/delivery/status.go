@@ -21,7 +21,11 @@ func (s *Service) Migration(ctx context.Context, c api.Caller, id mimiport.Migra
 	case c.UserID == "" && (c.Server == m.Source || c.Server == m.Target):
 	case c.UserID != "" && c.UserID == m.User:
 	default:
-		if err := s.requireMember(ctx, c, m.RoomID); err != nil {
+		st, err := s.standing(ctx, c, m.RoomID)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.requireStanding(ctx, c, m.RoomID, st); err != nil {
 			return nil, err
 		}
 	}

@@ -64,7 +64,7 @@ func (s intake) submit(
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+	if err := s.requireMemberOf(ctx, h, c, g); err != nil {
 		return nil, err
 	}
 	if first, err := s.earlierAnswer(ctx, c, g, req.Message); first != nil || err != nil {

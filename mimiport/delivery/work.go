@@ -194,7 +194,7 @@ func (s courier) recipients(
 	for user := range to[server] {
 		users = append(users, user)
 	}
-	gone, err := s.Rooms.NotJoined(ctx, g.RoomID, users)
+	gone, err := s.absent(ctx, g.RoomID, users)
 	if err != nil {
 		return nil, err
 	}
