@@ -15,7 +15,7 @@ import (
 )
 
 // requireAnnouncer fails unless the user can send the state events that name a group in the room, and, the first time,
-// reserve them to announceLevel.
+// reserve them to api.ReservedLevel.
 func (h *Home) requireAnnouncer(ctx context.Context, userID, roomID string) error {
 	const op = "announce group"
 	st, err := h.Rooms.Standing(ctx, roomID, userID)
@@ -31,7 +31,7 @@ func (h *Home) requireAnnouncer(ctx context.Context, userID, roomID string) erro
 	}
 	need := st.PointerLevel
 	if levels != nil {
-		need = max(need, announceLevel)
+		need = max(need, api.ReservedLevel)
 	}
 	if st.Power < need {
 		return mimiport.Errorf(op, mimiport.KindForbidden, "%s has power level %d, announcing a group needs %d", userID, st.Power, need)
@@ -184,7 +184,7 @@ func (h *Home) reserve(ctx context.Context, userID, roomID string) error {
 	return h.Rooms.SendState(ctx, roomID, userID, spec.MRoomPowerLevels, levels)
 }
 
-// reservingLevels is the room's m.room.power_levels with announceLevel for the module's state events that have no level
+// reservingLevels is the room's m.room.power_levels with api.ReservedLevel for the module's state events that have no level
 // of their own, else whoever may send any state could move the room's group; nil where binding and pointer have one. The
 // rest stays as it is.
 func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]json.RawMessage, error) {
@@ -204,7 +204,7 @@ func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]j
 	if events[api.EventGroup] != nil && events[api.EventPointer] != nil {
 		return nil, nil // a list of successors needs the pointer's level, whatever the room says of its own
 	}
-	level := json.RawMessage(strconv.Itoa(announceLevel))
+	level := json.RawMessage(strconv.Itoa(api.ReservedLevel))
 	own := map[string]json.RawMessage{api.EventGroup: level, api.EventPointer: level, api.EventSuccessors: level}
 	maps.Copy(own, events)
 	(*levels)["events"], err = json.Marshal(own)

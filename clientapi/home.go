@@ -12,9 +12,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// announceLevel is the power level that a room asks of whoever announces its group, once a group is bound (profile, section 8).
-const announceLevel = 100
-
 // Home is the homeserver of the users it acts for: what they do at a Delivery Service, it says in the room, as them
 // (profile, section 7).
 type Home struct {

@@ -11,6 +11,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -186,6 +187,57 @@ func (r *rooms) ServerJoined(ctx context.Context, roomID, server string) (bool, 
 	var answer rsapi.QueryServerJoinedToRoomResponse
 	err := r.api.QueryServerJoinedToRoom(ctx, &rsapi.QueryServerJoinedToRoomRequest{RoomID: roomID, ServerName: spec.ServerName(server)}, &answer)
 	return answer.RoomExists && answer.IsInRoom, err
+}
+
+// Movers implements delivery.Rooms. Where not everybody may move the group, it asks for few members only: their events in
+// a large room are megabytes.
+func (r *rooms) Movers(ctx context.Context, roomID string, anybody bool) ([]string, error) {
+	levels, err := r.powerLevels(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	need, explicit := levels.Events[api.EventPointer]
+	if !explicit {
+		need = api.ReservedLevel
+	}
+	if anybody || levels.UsersDefault >= need {
+		return r.joinedServers(ctx, roomID)
+	}
+	users := slices.Clone(levels.creators)
+	for user, level := range levels.Users {
+		if level >= need {
+			users = append(users, user)
+		}
+	}
+	missing, err := r.NotJoined(ctx, roomID, users)
+	if err != nil {
+		return nil, err
+	}
+	return serversOf(slices.DeleteFunc(users, func(u string) bool { return slices.Contains(missing, u) })), nil
+}
+
+// joinedServers are the servers of a room's joined users, each once.
+func (r *rooms) joinedServers(ctx context.Context, roomID string) ([]string, error) {
+	var members rsapi.QueryMembershipsForRoomResponse
+	request := &rsapi.QueryMembershipsForRoomRequest{RoomID: roomID, JoinedOnly: true}
+	if err := r.api.QueryMembershipsForRoom(ctx, request, &members); err != nil {
+		return nil, err
+	}
+	var users []string
+	for i := range members.JoinEvents {
+		users = append(users, *members.JoinEvents[i].StateKey)
+	}
+	return serversOf(users), nil
+}
+
+// serversOf are the servers of users, each once.
+func serversOf(users []string) (servers []string) {
+	for _, user := range users {
+		_, server, _ := strings.Cut(user, ":")
+		servers = append(servers, server)
+	}
+	slices.Sort(servers)
+	return slices.Compact(servers)
 }
 
 // Denied implements delivery.Rooms. The room server's own answer is wrong: it matches parts of names, and heeds case.

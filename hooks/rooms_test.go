@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"encoding/json"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -81,6 +82,37 @@ func TestStanding(t *testing.T) {
 	if got := standing(t, r, room, alice.ID); got != last {
 		t.Errorf("when nobody of this server is left: %+v", got)
 	}
+}
+
+// TestMovers: who may move a group once it is bound: by the level that the room asks for the pointer, or will ask.
+func TestMovers(t *testing.T) {
+	net := newFabric()
+	s, tt := start(t, "s.example", net), start(t, "t.example", net)
+	alice, bob := s.register(t, "alice"), tt.register(t, "bob")
+	room, r := newRoom(t, alice), s.rooms()
+	join(t, alice, bob, room)
+	want := func(name string, anybody bool, servers ...string) {
+		t.Helper()
+		if got, err := r.Movers(t.Context(), room, anybody); err != nil || !slices.Equal(got, servers) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	levels := func(bobs int64, more map[string]any) {
+		content := map[string]any{"users": map[string]any{alice.ID: 100, bob.ID: bobs, "@carol:u.example": 100}}
+		maps.Copy(content, more)
+		wantNone(t, alice.SetState(t.Context(), room, "m.room.power_levels", content))
+	}
+	levels(99, nil)
+	want("before the level is reserved", false, s.Name)
+	want("anybody", true, s.Name, tt.Name)
+	levels(50, map[string]any{"events": map[string]any{api.EventPointer: 50}})
+	want("a lower level of the room's own", false, s.Name, tt.Name)
+	levels(0, map[string]any{"events": map[string]any{api.EventPointer: 50}})
+	want("without power", false, s.Name)
+	wantNone(t, alice.SetState(t.Context(), room, "m.room.power_levels", map[string]any{
+		"users": map[string]any{alice.ID: 100}, "users_default": 100,
+	}))
+	want("all have the power", false, s.Name, tt.Name)
 }
 
 // TestPowers: the levels of users are told in their order, those of users who are not in the room too.

@@ -149,7 +149,12 @@ type GroupResponse struct {
 	TreeHash                spec.Base64Bytes `json:"tree_hash"`
 	ConfirmedTranscriptHash spec.Base64Bytes `json:"confirmed_transcript_hash"`
 	Members                 int              `json:"members"`
+	Warnings                []string         `json:"warnings,omitempty"` // of a bind: WarnOneServer
 }
+
+// WarnOneServer is the warning that all users who may move the group are on one server: when that one is lost, nobody is
+// left to say who has the group.
+const WarnOneServer = "movers-on-one-server"
 
 // HostResponse says where a group is and how it came there.
 type HostResponse struct {
@@ -407,6 +412,10 @@ const (
 	EventGroup   = "io.github.mimiport.group"
 	EventPointer = "io.github.mimiport.delivery_service"
 )
+
+// ReservedLevel is the power level that a room asks of whoever sends its state events, EventMessage apart, once a group
+// is bound, where it has none of its own for them (profile, section 8).
+const ReservedLevel = 100
 
 // ContentUpload is the body of the content request and what its signed URI states.
 type ContentUpload struct {

@@ -62,6 +62,8 @@ func (everybody) Powers(_ context.Context, _ string, users []string) ([]int64, e
 }
 func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
 
+func (everybody) Movers(context.Context, string, bool) ([]string, error) { return nil, nil }
+
 func (everybody) Denied(context.Context, string, []string) ([]string, error) { return nil, nil }
 
 func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }

@@ -30,15 +30,20 @@ func (p *play) show(ds string, l *api.LineageRequest) error {
 	return err
 }
 
+// claimHash is the hash of the claim that ends a lineage.
+func claimHash(t *testing.T, req *api.LineageRequest) []byte {
+	t.Helper()
+	l := must(mimiport.UnmarshalLineage(req.Lineage))(t)
+	sum := sha256.Sum256(l.Steps[len(l.Steps)-1].Claim.Message)
+	return sum[:]
+}
+
 // support makes the room's pointer name the claim by which a server has the group.
 func (p *play) support(ds string) {
 	p.t.Helper()
-	l, err := mimiport.UnmarshalLineage(p.lineage(ds).Lineage)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	sum := sha256.Sum256(l.Steps[len(l.Steps)-1].Claim.Message)
-	p.point(api.Pointer{Via: ds, Term: l.Term(), Epoch: p.group.Epoch(), ClaimHash: sum[:]})
+	shown := p.lineage(ds)
+	term := must(mimiport.UnmarshalLineage(shown.Lineage))(p.t).Term()
+	p.point(api.Pointer{Via: ds, Term: term, Epoch: p.group.Epoch(), ClaimHash: claimHash(p.t, shown)})
 }
 
 // point sets the room's pointer.

@@ -39,6 +39,10 @@ type Rooms interface {
 	// ServerJoined says whether a server has a joined user in the room.
 	ServerJoined(ctx context.Context, roomID, server string) (bool, error)
 
+	// Movers returns the servers of the joined users who may send the room's pointer event once a group is bound, or of
+	// all joined users where anybody may move the group: each once.
+	Movers(ctx context.Context, roomID string, anybody bool) (servers []string, err error)
+
 	// Denied returns those of the servers that the room's server ACL denies. An ACL that was redacted counts as it was
 	// before.
 	Denied(ctx context.Context, roomID string, servers []string) ([]string, error)

@@ -159,9 +159,11 @@ export class Client {
     const state = await mls.newGroup(identity, id, sender, seconds(this.world));
     const g = newGroup(roomId, server, { term: 0, seq: 0 }, state);
     const groupInfo = toBase64(await mls.groupInfo(state));
-    await this.patiently(() => this.ds(server).bind(g.key, groupInfo, toBase64(mls.ratchetTree(state))));
+    const tree = toBase64(mls.ratchetTree(state));
+    const { warnings = [] } = await this.patiently(() => this.ds(server).bind(g.key, groupInfo, tree));
     this.stored.groups.set(g.key, g);
     this.world.save();
+    for (const warning of warnings) this.world.emit({ event: "warning", group: g.key, warning });
     return g;
   }
 

@@ -46,6 +46,8 @@ export interface GroupResponse {
   tree_hash: string;
   confirmed_transcript_hash: string;
   members: number;
+  /** Of a bind: `movers-on-one-server` if all users who may move the group are on one server. */
+  warnings?: string[];
 }
 
 export interface LogMessage {

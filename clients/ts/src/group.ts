@@ -117,6 +117,8 @@ export type ClientEvent =
   | { event: "commit_ended"; group: string; to: string; accepted: boolean }
   // The Delivery Service has signed for two Commits that lead to one epoch.
   | { event: "fork"; group: string; epoch: number; first: Signed; second: Signed }
+  // What the Delivery Service warns of as the group is bound: `movers-on-one-server`.
+  | { event: "warning"; group: string; warning: string }
   | { event: "ignored"; group: string; from: string; reason: string }
   | { event: "failed"; group: string; reason: string };
 

@@ -18,6 +18,8 @@ type Room struct {
 	Denied    []string                   // the servers that the room's ACL denies
 	Strangers []string                   // users without an account on their server
 	Events    map[string]json.RawMessage // the contents of state events, by type
+	Left      map[string]bool            // servers that have left the room; they see it as it is
+	Unseen    map[string]bool            // servers that have never been in it
 }
 
 // Join lets users into the room, with the power to do everything.
@@ -28,14 +30,22 @@ func (r *Room) Join(users ...string) {
 }
 
 // rooms are the rooms that a server knows: one.
-type rooms struct{ room *Room }
+type rooms struct {
+	room   *Room
+	server string
+}
+
+// knows says whether the server was ever in a room.
+func (r rooms) knows(roomID string) bool { return roomID == RoomID && !r.room.Unseen[r.server] }
 
 func (r rooms) Standing(_ context.Context, roomID, userID string) (delivery.Standing, error) {
-	if roomID != RoomID {
+	if !r.knows(roomID) {
 		return delivery.Standing{}, nil
 	}
-	joined, power := r.room.Joined[userID], r.room.Power[userID]
-	return delivery.Standing{Exists: true, Joined: joined, Power: power, PointerLevel: 100, KickLevel: 50}, nil
+	joined, power, left := r.room.Joined[userID], r.room.Power[userID], r.room.Left[r.server]
+	return delivery.Standing{
+		Exists: true, Left: left, Joined: joined, Power: power, PointerLevel: 100, KickLevel: 50,
+	}, nil
 }
 
 func (r rooms) Powers(_ context.Context, _ string, users []string) (powers []int64, err error) {
@@ -47,7 +57,7 @@ func (r rooms) Powers(_ context.Context, _ string, users []string) (powers []int
 
 func (r rooms) NotJoined(_ context.Context, roomID string, users []string) (missing []string, err error) {
 	for _, user := range users {
-		if roomID != RoomID || !r.room.Joined[user] {
+		if !r.knows(roomID) || !r.room.Joined[user] {
 			missing = append(missing, user)
 		}
 	}
@@ -56,7 +66,7 @@ func (r rooms) NotJoined(_ context.Context, roomID string, users []string) (miss
 
 func (r rooms) ServerJoined(_ context.Context, roomID, server string) (bool, error) {
 	for user, joined := range r.room.Joined {
-		if joined && roomID == RoomID && serverOf(user) == server {
+		if joined && r.knows(roomID) && serverOf(user) == server {
 			return true, nil
 		}
 	}
@@ -72,12 +82,28 @@ func (r rooms) Denied(_ context.Context, _ string, servers []string) (denied []s
 	return denied, nil
 }
 
-func (r rooms) State(_ context.Context, _, eventType string) (json.RawMessage, error) {
+func (r rooms) Movers(_ context.Context, roomID string, anybody bool) (servers []string, err error) {
+	for user, joined := range r.room.Joined {
+		if joined && r.knows(roomID) && (anybody || r.room.Power[user] >= 100) {
+			servers = append(servers, serverOf(user))
+		}
+	}
+	slices.Sort(servers)
+	return slices.Compact(servers), nil
+}
+
+func (r rooms) State(_ context.Context, roomID, eventType string) (json.RawMessage, error) {
+	if !r.knows(roomID) {
+		return nil, nil
+	}
 	return r.room.Events[eventType], nil
 }
 
-func (r rooms) StateInForce(_ context.Context, _, eventType string) (json.RawMessage, error) {
-	return r.room.Events[eventType], nil
+func (r rooms) StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error) {
+	if r.room.Left[r.server] {
+		return nil, nil
+	}
+	return r.State(ctx, roomID, eventType)
 }
 
 func (r rooms) SendState(context.Context, string, string, string, any) error { return nil }

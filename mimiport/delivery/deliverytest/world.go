@@ -78,9 +78,10 @@ func (w *World) Add(name string, store storage.Store) {
 	seed := sha256.Sum256(fmt.Appendf(nil, "%d %s", w.seed, name))
 	w.start(name, delivery.Deps{
 		Server: name, IsLocal: func(s string) bool { return s == name },
-		Engines: Engines(), Store: store, Keys: keys{w, name}, Rooms: rooms{w.Room}, Devices: w.Devices, Sender: w.Network(),
-		Now:  func() time.Time { return w.clock(name) },
-		Rand: &locked{random: rand.NewChaCha8(seed)}, Log: slog.New(slog.DiscardHandler),
+		Engines: Engines(), Store: store, Keys: keys{w, name}, Rooms: rooms{w.Room, name}, Devices: w.Devices,
+		Sender: w.Network(),
+		Now:    func() time.Time { return w.clock(name) },
+		Rand:   &locked{random: rand.NewChaCha8(seed)}, Log: slog.New(slog.DiscardHandler),
 		DefaultPolicy: unbounded, Limits: limits,
 	})
 }
