@@ -24,7 +24,15 @@ type away struct {
 
 func newAway(t *testing.T) *away {
 	t.Helper()
-	servers := harness.StartServers(t, 3)
+	return newAwayOn(t, harness.NewTestNetwork(t))
+}
+
+// newAwayOn is newAway on servers of a network.
+func newAwayOn(t *testing.T, n *harness.TestNetwork) *away {
+	t.Helper()
+	servers := []*harness.Server{
+		n.StartServer(t, harness.Section), n.StartServer(t, harness.Section), n.StartServer(t, harness.Section),
+	}
 	g := &away{a: servers[0], b: servers[1], lost: servers[2], admins: map[*harness.Server]*harness.User{}}
 	g.pair = newPairAt(t, g.a, g.b)
 	for _, s := range servers {

@@ -82,6 +82,11 @@ var attacks = []attack{
 		play: forgedPointer,
 	},
 	{
+		name: "a successor's claim to a healthy host", who: "a server that the room lists",
+		rule: "a successor is trusted with a lost group, not with a healthy one",
+		play: succeedHealthy,
+	},
+	{
 		name: "another server's receipt", who: "member of power 0",
 		rule: "a receipt counts in the present term, under a key of the host",
 		play: forgedReceipt,
@@ -165,6 +170,11 @@ var attacks = []attack{
 		name: "three aborts by one member", who: "member who may move the group",
 		rule: "aborts are counted for the group and the user",
 		play: threeAborts,
+	},
+	{
+		name: "lists of successors that do not count, for a host that was out for a day", who: "member of power 0",
+		rule: "a list is of one room and group, and its sender needs the power for the pointer",
+		play: voidSuccessors,
 	},
 }
 

@@ -167,6 +167,19 @@ func (a authority) requireCreator(ctx context.Context, c api.Caller) error {
 	return nil
 }
 
+// warnings are what whoever binds a group should know: that all users who may move it are on one server.
+func (a authority) warnings(ctx context.Context, roomID string) ([]string, error) {
+	p, err := a.Policy(ctx)
+	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
+		return nil, err
+	}
+	servers, err := a.Rooms.Movers(ctx, roomID, p.Source == policy.SourceAnyMember)
+	if err != nil || len(servers) != 1 {
+		return nil, err
+	}
+	return []string{api.WarnOneServer}, nil
+}
+
 // arriving is what only the content of a migration shows.
 type arriving struct {
 	members   int

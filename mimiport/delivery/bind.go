@@ -8,7 +8,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -93,19 +92,6 @@ func (s *Service) BindGroup(
 	}
 	res.Warnings, err = s.warnings(ctx, res.RoomID)
 	return res, err
-}
-
-// warnings are what whoever binds a group should know: that all users who may move it are on one server.
-func (s *Service) warnings(ctx context.Context, roomID string) ([]string, error) {
-	p, err := s.Policy(ctx)
-	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
-		return nil, err
-	}
-	servers, err := s.Rooms.Movers(ctx, roomID, p.Source == policy.SourceAnyMember)
-	if err != nil || len(servers) != 1 {
-		return nil, err
-	}
-	return []string{api.WarnOneServer}, nil
 }
 
 func (s *Service) bind(

@@ -44,8 +44,8 @@ func (s *core) requireReader(ctx context.Context, c api.Caller, g *storage.Group
 	return s.requireLeaf(ctx, c, has, err)
 }
 
-// requireLeaf fails unless the caller has a leaf of a group whose room this server does not know, and its policy lets it
-// host such groups. err is why it is not known whether they have.
+// requireLeaf fails unless the caller has a leaf of a group whose room this server does not know, and its policy lets
+// it host such groups. err is why it is not known whether they have.
 func (s *core) requireLeaf(ctx context.Context, c api.Caller, has bool, err error) error {
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
@@ -60,8 +60,8 @@ func (s *core) requireLeaf(ctx context.Context, c api.Caller, has bool, err erro
 	return nil
 }
 
-// requireInRoom fails unless the caller, a user or a server, is in the group's room, and its server ACL lets them in. It
-// takes the last state of a room that this server has left.
+// requireInRoom fails unless the caller, a user or a server, is in the group's room, and its server ACL lets them in.
+// It takes the last state of a room that this server has left.
 func (s *core) requireInRoom(ctx context.Context, c api.Caller, g *storage.Group) error {
 	if c.UserID != "" {
 		return s.requireReader(ctx, c, g)

@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as pause } from "node:timers/promises";
 import { Client } from "./client.js";
 import { DeliveryService } from "./ds.js";
-import type { ClientEvent, Group } from "./group.js";
+import type { ClientEvent, Group, Surroundings } from "./group.js";
 import { login, Matrix, MatrixError, register, withToken } from "./matrix.js";
 import * as mls from "./mls.js";
 import { emptyStore, loadStore, saveStore } from "./store.js";
@@ -19,6 +19,7 @@ const events: ClientEvent[] = [];
 const waiting = new Set<() => void>();
 const plaintexts: ClientEvent[] = [];
 let client: Client | undefined;
+let world: Surroundings | undefined;
 
 const write = (line: unknown) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const hex = (b: Uint8Array) => Buffer.from(b).toString("hex");
@@ -111,7 +112,7 @@ function takeAll(kinds: string[]): ClientEvent[] {
 }
 
 /** Begins a session and follows /sync from then on. With `store`, state is kept in that file and taken up again. */
-async function begin({ homeserver, user, password, device, token, store, patience }: Arguments, enter: typeof login) {
+async function begin({ homeserver, user, password, device, token, store }: Arguments, enter: typeof login) {
   const session =
     token === undefined ? await enter(homeserver, user, password, device) : await withToken(homeserver, token);
   const stored = store === undefined ? emptyStore() : loadStore(store);
@@ -119,7 +120,8 @@ async function begin({ homeserver, user, password, device, token, store, patienc
     if (store !== undefined) saveStore(store, stored);
     wake();
   };
-  client = new Client(new Matrix(session), stored, { now: Date.now, pause: (ms) => pause(ms), emit, save, patience });
+  world = { now: Date.now, pause: (ms) => pause(ms), emit, save };
+  client = new Client(new Matrix(session), stored, world);
   client.run(new AbortController().signal).catch((e) => write({ event: "stopped", reason: String(e) }));
   return { user: session.userId, device: session.deviceId, token: session.token, groups: [...stored.groups.keys()] };
 }
@@ -179,6 +181,9 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
     current()
       .follow(groupOf(a), ds)
       .then(() => state(groupOf(a))),
+  patience: async ({ ms }) => {
+    world!.patience = ms;
+  },
   successors: async ({ servers, ...a }) => current().setSuccessors(groupOf(a), servers),
   export: async (a) => current().export(groupOf(a)),
   export_secret: async ({ label, length, ...a }) => hex(await mls.exportSecret(groupOf(a).state, label, length)),

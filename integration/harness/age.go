@@ -1,0 +1,42 @@
+package harness
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
+)
+
+// Age makes the module's database of a server that is down look as if the server had been down for that long: the last
+// heartbeat is as old, and what was accepted is older.
+func (s *Server) Age(ctx context.Context, d time.Duration) error {
+	store, err := engine.Open(ctx, s.Store(), postgres.Pool{MaxOpen: 1, MaxIdle: 1})
+	if err != nil {
+		return err
+	}
+	beat := fmt.Sprintf(`{"at":%d}`, time.Now().Add(-d).UnixMilli())
+	err = store.PutSetting(ctx, "heartbeat", json.RawMessage(beat))
+	if err := errors.Join(err, store.Close()); err != nil {
+		return err
+	}
+	driver := "sqlite3"
+	if s.Postgres != "" {
+		driver = "postgres"
+	}
+	db, err := sql.Open(driver, s.Store())
+	if err != nil {
+		return err
+	}
+	for _, column := range []string{
+		"mimiport_entries SET accepted_at = accepted_at", "mimiport_groups SET created_at = created_at",
+	} {
+		_, failed := db.ExecContext(ctx, fmt.Sprintf("UPDATE %s - %d", column, d.Milliseconds()))
+		err = errors.Join(err, failed)
+	}
+	return errors.Join(err, db.Close())
+}

@@ -1,0 +1,31 @@
+package integration
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+)
+
+// TestHostLeavesRoom: the last user of a group's host leaves the room. Members are told so, and not that they are not
+// joined; nothing is accepted there any more. They move the group away.
+func TestHostLeavesRoom(t *testing.T)           { testHostLeavesRoom(t, harness.NewTestNetwork(t)) }
+func TestHostLeavesRoomOnPostgres(t *testing.T) { testHostLeavesRoom(t, harness.NewPostgresNetwork(t)) }
+
+func testHostLeavesRoom(t *testing.T, n *harness.TestNetwork) {
+	g := newAwayOn(t, n)
+	if err := g.admins[g.lost].Leave(harness.Within(t), g.Room); err != nil {
+		t.Fatal(err)
+	}
+	err := g.bob.Do(harness.Within(t), "send", harness.Args{"text": "too late"}, nil)
+	refusal, ok := errors.AsType[*harness.Error](err)
+	if !ok || refusal.Code != "M_FORBIDDEN" || refusal.Fields["rule"] != "host-left-room" {
+		t.Errorf("bob sends: %v", err)
+	}
+	harness.Do(t, g.alice, "sync", nil, nil) // what was accepted before is there to read
+	g.Move(t, g.bob, g.b)
+	g.RequireAt(t, g.b, 2)
+	g.Talk(t)
+	commit(t, g.alice, g.bob)
+	g.RequireSettled(t)
+}
