@@ -86,7 +86,11 @@ func TestIdleUploads(t *testing.T) {
 	if peak := logPeak(t, s, "under 400 idle uploads"); peak > maxHeld {
 		t.Errorf("the server held %d MiB", peak>>20)
 	}
-	group := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: [][]byte{mlstest.Identity(alice.ID, "A")}})
+	members := [][]byte{mlstest.Identity(alice.ID, alice.DeviceID)}
+	group := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: members})
+	if err := alice.PublishKey(t.Context(), "ed25519", group.Client(0).SignatureKey()); err != nil {
+		t.Fatal(err)
+	}
 	bind := &api.BindGroupRequest{Protocol: "mls10", GroupInfo: group.GroupInfo(), RatchetTree: group.RatchetTree()}
 	if err := alice.Do(t.Context(), http.MethodPut, path, bind, nil); err != nil {
 		t.Error("beside them:", err)

@@ -22,7 +22,7 @@ func BenchmarkCommitBesideMessage(b *testing.B) {
 }
 
 func besideMessage(b *testing.B, network *harness.TestNetwork) {
-	server := network.StartServer(b, harness.Section)
+	server := network.StartServer(b, harness.Section+"  policy: {device_keys: published}\n") // for devices without keys
 	alice := harness.RegisterUser(b, server, "alice", false)
 	room := harness.SharedRoom(b, alice)
 	ask := func(method, path string, in, out any) {

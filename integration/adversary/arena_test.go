@@ -47,6 +47,12 @@ func newArena(t *testing.T, n *harness.TestNetwork) *arena {
 	for s := range x.root {
 		x.setPolicy(t, t.Context(), s, nil)
 	}
+	keys := x.mlsGroup(nil) // which are the same for any id
+	for leaf, u := range []*harness.User{x.alice, x.bob, x.mallory} {
+		if err := u.PublishKey(t.Context(), "ed25519", keys.Client(uint32(leaf)).SignatureKey()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	x.http = n.Client()
 	t.Cleanup(x.http.CloseIdleConnections)
 	return x

@@ -51,13 +51,15 @@ func (c *client) login(ctx context.Context, cmd *command) (any, error) {
 	return nil, nil
 }
 
-func (c *client) identity(context.Context, *command) (_ any, err error) {
+func (c *client) identity(ctx context.Context, _ *command) (_ any, err error) {
 	identity, err := (&mimiport.LeafIdentity{UserID: c.user.ID, DeviceID: c.user.DeviceID}).Marshal()
 	if err != nil {
 		return nil, err
 	}
-	c.member, err = draft09test.NewClient(1, identity)
-	return nil, err
+	if c.member, err = draft09test.NewClient(1, identity); err != nil {
+		return nil, err
+	}
+	return nil, c.user.PublishKey(ctx, "ed25519", c.member.SignatureKey(), algorithm)
 }
 
 // ask sends a request to a Delivery Service by way of the user's own homeserver.

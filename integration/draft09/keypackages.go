@@ -19,7 +19,8 @@ type oneTimeKey struct {
 	Key spec.Base64Bytes `json:"key"`
 }
 
-// publishKeyPackage publishes the one KeyPackage that the client has, and its device, so that others find it.
+// publishKeyPackage publishes the one KeyPackage that the client has. Its device, with which others find it, is published
+// already.
 func (c *client) publishKeyPackage(ctx context.Context, _ *command) (any, error) {
 	message, err := c.member.KeyPackage()
 	if err != nil {
@@ -28,10 +29,6 @@ func (c *client) publishKeyPackage(ctx context.Context, _ *command) (any, error)
 	ref := sha256.Sum256(message[1:]) // docs/mls-draft09.md
 	id := algorithm + ":" + base64.RawURLEncoding.EncodeToString(ref[:12])
 	return nil, c.user.Do(ctx, http.MethodPost, "/_matrix/client/v3/keys/upload", map[string]any{
-		"device_keys": map[string]any{
-			"user_id": c.user.ID, "device_id": c.user.DeviceID, "algorithms": []string{algorithm},
-			"keys": map[string]string{}, "signatures": map[string]string{},
-		},
 		"one_time_keys": map[string]oneTimeKey{id: {message}},
 	}, nil)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -30,9 +31,23 @@ func (u *User) Logout(ctx context.Context) error {
 	return u.Do(ctx, http.MethodPost, "/_matrix/client/v3/logout", struct{}{}, nil)
 }
 
-// PublishKey uploads the device's Matrix device keys with an MLS signature key among them (profile, section 7). With no
-// key they have none.
-func (u *User) PublishKey(ctx context.Context, scheme string, key []byte) error {
+// Deactivate deactivates the account.
+func (u *User) Deactivate(ctx context.Context) error {
+	const path = "/_matrix/client/v3/account/deactivate"
+	err := u.Do(ctx, http.MethodPost, path, struct{}{}, nil)
+	challenge, ok := errors.AsType[*Error](err)
+	if !ok {
+		return err
+	}
+	return u.Do(ctx, http.MethodPost, path, map[string]any{"auth": map[string]any{
+		"type": "m.login.password", "password": u.password, "session": challenge.Fields["session"],
+		"identifier": map[string]any{"type": "m.id.user", "user": u.ID},
+	}}, nil)
+}
+
+// PublishKey uploads the device's Matrix device keys, for some algorithms, with an MLS signature key among them (profile,
+// section 7). With no key they have none.
+func (u *User) PublishKey(ctx context.Context, scheme string, key []byte, algorithms ...string) error {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
@@ -42,7 +57,7 @@ func (u *User) PublishKey(ctx context.Context, scheme string, key []byte) error 
 		keys[api.DeviceKeyName(scheme, u.DeviceID)] = base64.RawStdEncoding.EncodeToString(key)
 	}
 	unsigned, err := json.Marshal(map[string]any{
-		"user_id": u.ID, "device_id": u.DeviceID, "algorithms": []string{}, "keys": keys,
+		"user_id": u.ID, "device_id": u.DeviceID, "algorithms": append([]string{}, algorithms...), "keys": keys,
 	})
 	if err != nil {
 		return err

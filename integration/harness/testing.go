@@ -167,6 +167,14 @@ func RequireRefused(t testing.TB, err error, code string) {
 	}
 }
 
+// RequireRule fails the test unless an error is a homeserver's refusal that names a rule.
+func RequireRule(t testing.TB, err error, rule string) {
+	t.Helper()
+	if RuleOf(err) != rule {
+		t.Errorf("got %v, want the rule %q", err, rule)
+	}
+}
+
 // Within is a context for what should take a moment, with twice the harness's patience.
 func Within(t testing.TB) context.Context {
 	t.Helper()

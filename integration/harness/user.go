@@ -44,6 +44,16 @@ func CodeOf(err error) string {
 	return refusal.Code
 }
 
+// RuleOf is the rule that an *Error names, empty for any other error.
+func RuleOf(err error) string {
+	var refusal *Error
+	if !errors.As(err, &refusal) {
+		return ""
+	}
+	rule, _ := refusal.Fields["rule"].(string)
+	return rule
+}
+
 // Register makes an account with a device, by the shared secret.
 func (s *Server) Register(ctx context.Context, localpart string, admin bool) (*User, error) {
 	const path = "/_synapse/admin/v1/register"

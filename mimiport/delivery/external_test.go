@@ -1,16 +1,12 @@
 package delivery_test
 
 import (
-	"bytes"
 	"testing"
 	"time"
-
-	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
 const carol = "@carol:b.example"
@@ -40,13 +36,7 @@ func (p *play) groupWith(entries ...[]byte) *mlstest.Group {
 }
 
 // externalSenders is the encoded extension that lists entries.
-func externalSenders(entries ...[]byte) []byte {
-	const extensionExternalSenders = 5
-	var b cryptobyte.Builder
-	b.AddUint16(extensionExternalSenders)
-	wire.AddVector(&b, func(b *cryptobyte.Builder) { wire.AddOpaque(b, bytes.Join(entries, nil)) })
-	return b.BytesOrPanic()
-}
+func externalSenders(entries ...[]byte) []byte { return mlstest.ExternalSenders(entries...) }
 
 // leave lets a user leave the room and the servers notice.
 func (p *play) leave(ds, user string) {

@@ -1,0 +1,173 @@
+package integration
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+)
+
+// TestDevices: a leaf is a device that publishes its key, at homeservers on either database.
+func TestDevices(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) { testDevices(t, harness.NewTestNetwork(t)) })
+	t.Run("postgres", func(t *testing.T) { testDevices(t, harness.NewPostgresNetwork(t)) })
+}
+
+// roll is a group whose members' devices a test plays itself: leaf by leaf.
+type roll struct {
+	*testing.T
+	host *harness.Server
+	id   []byte
+	mls  *mlstest.Group
+}
+
+func testDevices(t *testing.T, network *harness.TestNetwork) {
+	a, b := network.StartServer(t, harness.Section), network.StartServer(t, harness.Section)
+	alice, bob := harness.RegisterUser(t, a, "alice", false), harness.RegisterUser(t, b, "bob", false)
+	carol, dave := harness.RegisterUser(t, b, "carol", false), harness.RegisterUser(t, a, "dave", false)
+	room := harness.SharedRoom(t, alice, dave, bob)
+	harness.Admit(t, bob, room, carol)
+	phone, err := bob.Login(t.Context(), "PHONE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRoll(t, room, alice, bob, phone, carol, dave)
+
+	ghost := r.mls.NewClient(mlstest.Identity(bob.ID, "GHOST"))
+	harness.RequireRule(t, r.add(alice, ghost), "device-key")
+	tablet, err := bob.Login(t.Context(), "TABLET")
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, own := r.mls.NewClient(mlstest.Identity(bob.ID, "TABLET")), r.mls.NewClient(mlstest.Identity(bob.ID, "TABLET"))
+	r.publish(tablet, own)
+	harness.RequireRule(t, r.add(alice, forged), "device-key")
+	if err := r.add(alice, own); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := phone.Logout(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.requireRemoved(alice, 2)
+	if err := carol.Deactivate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.requireRemoved(alice, 3)
+	if err := dave.Logout(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.requireRemoved(alice, 4)
+	var drift api.Drift
+	r.must(alice, http.MethodGet, r.path("/drift"), nil, &drift)
+	if len(drift.Leaves) != 0 || fmt.Sprint(drift.WithoutLeaf) != fmt.Sprint([]string{dave.ID}) || len(drift.Unasked) != 0 {
+		t.Errorf("the group drifts: %+v", drift)
+	}
+}
+
+// newRoll makes a group of devices at the first one's homeserver. A group with a device that has not published its key
+// is refused.
+func newRoll(t *testing.T, room string, devices ...*harness.User) *roll {
+	t.Helper()
+	r := &roll{T: t, host: devices[0].Server}
+	var reserved api.ReserveGroupResponse
+	r.must(devices[0], http.MethodPost, "/groups", &api.ReserveGroupRequest{
+		RoomID: room, SuiteRequest: api.SuiteRequest{Protocol: "mls10", CipherSuite: 1},
+	}, &reserved)
+	r.id = reserved.GroupID
+	o := mlstest.Options{GroupID: r.id, Extensions: mlstest.ExternalSenders(reserved.ExternalSender)}
+	for _, u := range devices {
+		o.Members = append(o.Members, mlstest.Identity(u.ID, u.DeviceID))
+	}
+	r.mls = mlstest.New(o)
+	bind := &api.BindGroupRequest{Protocol: "mls10", GroupInfo: r.mls.GroupInfo(), RatchetTree: r.mls.RatchetTree()}
+	err := harness.Poll(harness.Within(t), func(context.Context) error { // until a knows that all are joined
+		err := r.ask(devices[0], http.MethodPut, r.path(""), bind, nil)
+		if harness.RuleOf(err) == "device-key" {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for leaf, u := range devices {
+		r.publish(u, r.mls.Client(uint32(leaf)))
+	}
+	r.must(devices[0], http.MethodPut, r.path(""), bind, nil)
+	return r
+}
+
+func (r *roll) path(route string) string {
+	return "/groups/" + base64.RawURLEncoding.EncodeToString(r.id) + route
+}
+
+func (r *roll) ask(u *harness.User, method, route string, in, out any) error {
+	return u.Do(harness.Within(r), method, clientapi.PathPrefix+"/ds/"+r.host.Name+route, in, out)
+}
+
+func (r *roll) must(u *harness.User, method, route string, in, out any) {
+	r.Helper()
+	if err := r.ask(u, method, route, in, out); err != nil {
+		r.Fatalf("%s %s: %v", method, route, err)
+	}
+}
+
+func (r *roll) publish(device *harness.User, c *mlstest.Client) {
+	r.Helper()
+	if err := device.PublishKey(r.Context(), "ed25519", c.SignatureKey()); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// add has the member at leaf 0 add a client.
+func (r *roll) add(u *harness.User, c *mlstest.Client) error {
+	return r.commit(u, mlstest.CommitOptions{Path: true, Proposals: []*mlstest.Proposal{r.mls.Add(c)}})
+}
+
+func (r *roll) commit(u *harness.User, o mlstest.CommitOptions) error {
+	c := r.mls.Commit(o)
+	req := &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}
+	err := r.ask(u, http.MethodPost, r.path("/messages"), req, nil)
+	if err == nil {
+		r.mls = c.Next
+	}
+	return err
+}
+
+// requireRemoved waits until the host proposes to remove a leaf, that one alone, and commits it as the member at leaf 0.
+func (r *roll) requireRemoved(u *harness.User, leaf uint32) {
+	r.Helper()
+	var proposals [][]byte
+	err := harness.Poll(harness.Within(r), func(context.Context) error {
+		var log api.MessagesResponse
+		if err := r.ask(u, http.MethodGet, r.path("/messages"), nil, &log); err != nil {
+			return err
+		}
+		proposals = nil
+		for _, m := range log.Messages {
+			if m.Kind == "proposal" && m.Epoch == r.mls.Epoch() {
+				proposals = append(proposals, m.Message)
+			}
+		}
+		if len(proposals) == 0 {
+			return fmt.Errorf("nobody proposes to remove leaf %d", leaf)
+		}
+		return nil
+	})
+	if err != nil {
+		r.Fatal(err)
+	}
+	if err := r.commit(u, mlstest.CommitOptions{Path: true, References: proposals}); err != nil {
+		r.Fatal(err)
+	}
+	if c := r.mls.Client(leaf); c != nil || len(proposals) != 1 {
+		r.Errorf("leaf %d is there after %d proposals", leaf, len(proposals))
+	}
+}
