@@ -1,6 +1,7 @@
 package adversary
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -23,6 +24,14 @@ func (g *group) requireNotSucceeded(t *testing.T, name string) {
 	}
 }
 
+// cutPower ends the host at once, and starts it again as if it had been down for some time.
+func (g *group) cutPower(t *testing.T, d time.Duration) {
+	t.Helper()
+	if err := errors.Join(g.a.Kill(), g.a.Age(t.Context(), d), g.a.Start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func succeedHealthy(t *testing.T, g *group) {
 	list := api.Successors{RoomID: g.room, GroupID: g.id, Servers: []string{g.c.Name}}
 	if err := g.alice.SetState(harness.Within(t), g.room, api.EventSuccessors, list); err != nil {
@@ -32,13 +41,13 @@ func succeedHealthy(t *testing.T, g *group) {
 	if kinds := g.evidence(t, g.a); !slices.Contains(kinds, string(migration.EvidenceContested)) {
 		t.Errorf("the operator is shown %q", kinds)
 	}
-	whileDown(t, g.a, func() error { return nil })
+	g.cutPower(t, 0)
 	g.requireNotSucceeded(t, "a recover after a moment out of service")
 }
 
 // voidSuccessors names the attacker's server to a host that yields to any successor that its room lists.
 func voidSuccessors(t *testing.T, g *group) {
-	whileDown(t, g.a, func() error { return g.a.Age(t.Context(), 25*time.Hour) })
+	g.cutPower(t, 25*time.Hour)
 	list := api.Successors{RoomID: g.room, GroupID: g.id, Servers: []string{g.c.Name}}
 	err := g.mallory.SetState(harness.Within(t), g.room, api.EventSuccessors, list)
 	harness.RequireRefused(t, err, "M_FORBIDDEN")
