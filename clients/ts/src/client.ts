@@ -3,7 +3,9 @@ import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
 import { DeliveryService, IN_PROGRESS, MOVED, type MigrationStatus, type MovedInfo, OFFER_EXPIRED } from "./ds.js";
 import { PROTOCOL, refused, STOPPED, type Submission, submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
+import { OddKeyPackage, oneTimeKey, signDeviceKeys, type Verification, verifyOneTimeKey, withMlsKey } from "./devices.js";
 import {
+  checkId,
   epochOf,
   type Group,
   newGroup,
@@ -128,23 +130,39 @@ export class Client {
     }
   }
 
-  /** The device's signature key for a cipher suite (1 or 3), made the first time. */
+  /** The device's signature key, made the first time, for a cipher suite: 1 or 3, which sign with the same key. */
   async createIdentity(suite: number): Promise<mls.Identity> {
-    if (this.stored.identity?.suite !== suite) {
-      this.stored.identity = await mls.newIdentity(this.matrix.session, suite);
+    const { identity } = this.stored;
+    if (identity?.suite !== suite) {
+      this.stored.identity = identity ? { ...identity, suite } : await mls.newIdentity(this.matrix.session, suite);
       this.world.save();
     }
-    return this.stored.identity;
+    return ownIdentity(this.stored);
   }
 
-  /** Makes n KeyPackages and publishes them as Matrix one-time keys. */
+  /** Publishes the device's signature key in its Matrix device keys, beside what is there (profile, section 12). */
+  private async publishDevice(): Promise<void> {
+    const identity = ownIdentity(this.stored);
+    const { userId, deviceId } = identity;
+    const published = await this.matrix.queryKeys([userId]);
+    const keys = withMlsKey(identity, published.device_keys?.[userId]?.[deviceId]);
+    if (keys === undefined) return;
+    this.stored.deviceKey ??= await (await mls.cipherSuite(identity.suite)).signature.keygen();
+    this.world.save();
+    const { signDeviceKeys: other } = this.world;
+    await this.matrix.uploadDeviceKeys(await signDeviceKeys(keys, this.stored.deviceKey, other));
+  }
+
+  /** Makes n KeyPackages and publishes them as Matrix one-time keys, and the device so that others find it. */
   async publishKeyPackages(n: number): Promise<void> {
+    const identity = ownIdentity(this.stored);
+    await this.publishDevice();
     const published = [];
     for (let i = 0; i < n; i++) {
-      const own = await mls.newKeyPackage(ownIdentity(this.stored), seconds(this.world));
+      const own = await mls.newKeyPackage(identity, seconds(this.world));
       const ref = await mls.keyPackageRef(own.publicPackage);
       this.stored.keyPackages.set(toBase64url(ref), own);
-      published.push({ ref, message: mls.encodeKeyPackage(own.publicPackage) });
+      published.push({ ref, value: await oneTimeKey(identity, mls.encodeKeyPackage(own.publicPackage)) });
     }
     this.world.save();
     await this.matrix.uploadKeyPackages(published);
@@ -153,6 +171,7 @@ export class Client {
   /** Creates the group of a room at a Delivery Service: reserve an id, create the group under it, bind. */
   async createGroup(roomId: string, server: string): Promise<Group> {
     const identity = ownIdentity(this.stored);
+    await this.publishDevice();
     const reserved = await this.ds(server).reserve(roomId, identity.suite);
     const id = fromBase64(reserved.group_id);
     const sender = reserved.external_sender === undefined ? undefined : externalSender(fromBase64(reserved.external_sender));
@@ -171,7 +190,8 @@ export class Client {
    * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2): as a new device, or anew with state that was
    * lost or has gone wrong.
    */
-  rejoin(roomId: string): Promise<Group> {
+  async rejoin(roomId: string): Promise<Group> {
+    await this.publishDevice();
     const enter = async () => {
       const { key, server } = await this.inbox.hostOf(roomId);
       return this.inbox.enterAnew(key, roomId, server);
@@ -179,19 +199,36 @@ export class Client {
     return this.patiently(() => this.exclusive(enter));
   }
 
-  /** Adds all devices of a user that have published KeyPackages and are not members yet. */
+  /**
+   * Adds all devices of a user that have published KeyPackages and are not members yet. A device whose KeyPackage it has not
+   * signed, or that the group cannot take, is left out: an event says so.
+   */
   async add(g: Group, userId: string): Promise<void> {
-    const claimed = await this.matrix.claimKeyPackages(userId);
-    const devices = claimed.flatMap(({ deviceId, message }) => {
-      const { keyPackage, device } = mls.parseKeyPackage(message);
-      return device.userId === userId && device.deviceId === deviceId ? [{ deviceId, keyPackage }] : [];
-    });
+    const published = await this.matrix.queryKeys([userId]);
+    const claimed = await this.matrix.claimKeyPackages(userId, published);
+    const missing = (state: ClientState, deviceId: string) =>
+      !mls.members(state).some((m) => m.userId === userId && m.deviceId === deviceId);
+    const devices: { deviceId: string; add: ProposalOrRef }[] = [];
+    for (const { deviceId, value } of claimed) {
+      try {
+        const keyPackage = await verifyOneTimeKey({ userId, deviceId }, value, published, mls.suiteId(g.state));
+        const add = mls.byValue({ proposalType: "add", add: { keyPackage } });
+        if (missing(g.state, deviceId) && !(await mls.isCommittable(g.state, [add])))
+          throw new OddKeyPackage("the group cannot take the KeyPackage");
+        devices.push({ deviceId, add });
+      } catch (e) {
+        if (!(e instanceof OddKeyPackage)) throw e;
+        this.world.emit({ event: "skipped", group: g.key, user: userId, device: deviceId, reason: e.message });
+      }
+    }
     if (devices.length === 0) throw new Error(`${userId} has no usable KeyPackage`);
-    await this.commit(g, (state) => {
-      const present = mls.members(state).filter((m) => m.userId === userId);
-      const missing = devices.filter((d) => !present.some((m) => m.deviceId === d.deviceId));
-      return missing.map(({ keyPackage }) => mls.byValue({ proposalType: "add", add: { keyPackage } }));
-    });
+    await this.commit(g, (state) => devices.filter((d) => missing(state, d.deviceId)).map((d) => d.add));
+  }
+
+  /** The members of a group, by leaf, and how sure it is that each leaf is of the device that it names. */
+  async members(g: Group): Promise<(mls.Member & { verified: Verification })[]> {
+    await this.inbox.check(g);
+    return mls.members(g.state).map((m) => ({ ...m, verified: g.checked.get(checkId(m)) ?? "unknown" }));
   }
 
   /** Removes all leaves of a user. */
@@ -583,6 +620,7 @@ export class Client {
       try {
         const wait = Math.min(SYNC_WAIT, this.inbox.lookEvery);
         await this.synced(await this.matrix.sync(this.stored.since, wait, signal));
+        for (const g of this.stored.groups.values()) void this.inbox.check(g);
       } catch (e) {
         if (signal.aborted) return;
         if (isFinal(e)) throw e;

@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as pause } from "node:timers/promises";
 import { Client } from "./client.js";
 import { DeliveryService } from "./ds.js";
-import type { ClientEvent, Group, Surroundings } from "./group.js";
+import { checkId, type ClientEvent, type Group, type Surroundings } from "./group.js";
 import { login, Matrix, MatrixError, register, withToken } from "./matrix.js";
 import * as mls from "./mls.js";
 import { emptyStore, loadStore, saveStore } from "./store.js";
@@ -47,6 +47,10 @@ function current(): Client {
 
 const groupOf = ({ group }: Arguments): Group => current().group(group);
 
+const member = ({ leaf, userId, deviceId, verified }: Awaited<ReturnType<Client["members"]>>[number]) => ({
+  ...{ leaf, user: userId, device: deviceId, verified },
+});
+
 function state(g: Group) {
   const { groupContext, keySchedule, groupActiveState } = g.state;
   return {
@@ -61,7 +65,7 @@ function state(g: Group) {
     epoch_authenticator: hex(keySchedule.epochAuthenticator),
     tree_hash: hex(groupContext.treeHash),
     confirmed_transcript_hash: mls.transcript(g.state),
-    members: mls.members(g.state).map((m) => ({ leaf: m.leaf, user: m.userId, device: m.deviceId })),
+    members: mls.members(g.state).map((m) => member({ ...m, verified: g.checked.get(checkId(m)) ?? "unknown" })),
     pending_commit: g.pending !== undefined,
     pending_proposals: Object.keys(g.state.unappliedProposals).length,
     migration: g.migration?.id ?? null,
@@ -148,6 +152,8 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
     current()
       .remove(groupOf(a), user)
       .then(() => state(groupOf(a))),
+  leave: async (a) => current().leave(groupOf(a)),
+  members: async (a) => (await current().members(groupOf(a))).map(member),
   update: async (a) =>
     current()
       .update(groupOf(a))

@@ -1,5 +1,6 @@
 // A group as this client sees it, and what the client as a whole keeps.
 import type { ClientState } from "ts-mls";
+import type { DeviceKeys, KeyPair, Verification } from "./devices.js";
 import type { FanOut, Migrated, Signed } from "./ds.js";
 import type { KeyObject } from "./matrix.js";
 import type * as mls from "./mls.js";
@@ -65,6 +66,8 @@ export interface Group {
   evidence?: Migrated | undefined;
   /** Logs of former Delivery Services whose end this client has not seen: it has gone on without them. */
   former?: { ds: string; term: number; next: number }[] | undefined;
+  /** What the devices of leaves publish, as far as their homeservers have been asked, by checkId. Not kept over a restart. */
+  checked: Map<string, Verification>;
   /** The log of the current Delivery Service has not been read to its end. */
   behind: boolean;
   /** How the group came to a Delivery Service, as one told it last (base64): what a server needs that recovers the group. */
@@ -93,7 +96,10 @@ export interface Invitation {
 
 /** What a client keeps from one run to the next. */
 export interface Stored {
+  /** The key is one for the device's life. */
   identity: mls.Identity | undefined;
+  /** The device's own key, which signs its device keys unless another program has keys for the device. */
+  deviceKey: KeyPair | undefined;
   /** By KeyPackageRef in base64url. */
   keyPackages: Map<string, mls.OwnKeyPackage>;
   groups: Map<string, Group>;
@@ -108,6 +114,10 @@ export type ClientEvent =
   // The sender is the author that MLS authenticates.
   | { event: "message"; group: string; sender: string; device: string; epoch: number; text: string }
   // The Delivery Service names another user as the sender of a message than MLS authenticates.
+  // A leaf whose device does not publish the leaf's key.
+  | { event: "unverified"; group: string; leaf: number; user: string; device: string }
+  // A device that was not added: its KeyPackage is odd.
+  | { event: "skipped"; group: string; user: string; device: string; reason: string }
   | { event: "misattributed"; group: string; named: string; author: string }
   | { event: "epoch" | "joined" | "removed"; group: string; epoch: number }
   | { event: "moved"; group: string; ds: string; term: number }
@@ -130,6 +140,11 @@ export interface Surroundings {
   patience?: number;
   pause(ms: number): Promise<void>;
   emit(event: ClientEvent): void;
+  /**
+   * Signs device keys with the device's Ed25519 key, in unpadded base64, where another program holds that key: the Canonical
+   * JSON of what is given (Matrix specification, "Signing JSON").
+   */
+  signDeviceKeys?(keys: DeviceKeys): Promise<string>;
   /** Makes what is stored durable; called before anything is sent that depends on it. */
   save(): void;
 }
@@ -158,8 +173,12 @@ export function newGroup(
     unproven: undefined,
   };
   const key = toBase64url(id);
-  return { ...forgotten, id, key, roomId, ds, term, next: seq + 1, state, sent: new Set(), held: [], behind: true };
+  return { ...forgotten, id, key, roomId, ds, term, next: seq + 1, state, sent: new Set(), held: [], checked: new Map(), behind: true };
 }
+
+/** Under which name it is kept whether a leaf is its device's. */
+export const checkId = ({ userId, deviceId, signatureKey }: mls.Member): string =>
+  [userId, deviceId, toBase64url(signatureKey)].join(" ");
 
 /** The time in seconds since 1970, as MLS counts it. */
 export const seconds = ({ now }: Surroundings): bigint => BigInt(Math.floor(now() / 1000));

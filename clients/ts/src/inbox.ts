@@ -4,8 +4,10 @@ import type { ClientState } from "ts-mls";
 import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage, type Migrated } from "./ds.js";
 import { type MovedInfo, PEER_UNREACHABLE, refused, type Signed, STOPPED, submission, type Submitted } from "./ds.js";
 import { UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
+import { type Verification, verify } from "./devices.js";
 import { Evidence } from "./evidence.js";
 import {
+  checkId,
   epochOf,
   type Group,
   isOut,
@@ -83,6 +85,8 @@ export class Inbox {
   readonly evidence: Evidence;
   /** When each group's host was looked after last, in milliseconds since 1970. */
   private readonly looked = new Map<string, number>();
+  /** The groups whose leaves are being checked. */
+  private readonly checking = new Set<Group>();
 
   constructor(
     private readonly matrix: Matrix,
@@ -98,6 +102,7 @@ export class Inbox {
 
   /** Handles what one /sync brought. Its token is kept only after that, so a crash in between loses nothing. */
   async synced(result: SyncResult): Promise<void> {
+    this.devicesChanged(result.changed);
     const invitations = this.stored.invitations.splice(0);
     for (const { server, fanOut, until } of invitations) await this.welcomed(server, fanOut, until);
     for (const event of result.toDevice) if (event.type === FAN_OUT) await this.fannedOut(event);
@@ -107,6 +112,37 @@ export class Inbox {
     for (const g of this.stored.groups.values()) await this.orFail(g.key, this.lookAfter(g));
     this.stored.since = result.next;
     this.world.save();
+  }
+
+  /**
+   * Asks the own homeserver about leaves that have not been checked. Nothing is refused for the answer: an accepted Commit
+   * counts. Leaves whose user's homeserver does not answer stay unknown. May run beside everything else.
+   */
+  async check(g: Group): Promise<void> {
+    const unknown = mls.members(g.state).filter((m) => !g.checked.has(checkId(m)));
+    if (unknown.length === 0 || isOut(g) || this.checking.has(g)) return;
+    this.checking.add(g);
+    try {
+      const published = await this.matrix.queryKeys([...new Set(unknown.map((m) => m.userId))]);
+      for (const m of unknown) this.checked(g, m, await verify(m, published));
+    } catch (e) {
+      if (!(e instanceof MatrixError || e instanceof Unreachable)) throw e; // asked again later
+    } finally {
+      this.checking.delete(g);
+    }
+  }
+
+  private checked(g: Group, member: mls.Member, verified: Verification): void {
+    if (verified === "unknown") return;
+    g.checked.set(checkId(member), verified);
+    const { leaf, userId: user, deviceId: device } = member;
+    if (verified === "unverified") this.world.emit({ event: "unverified", group: g.key, leaf, user, device });
+  }
+
+  /** Forgets what users' devices have published: they have changed it. */
+  private devicesChanged(users: string[]): void {
+    for (const { checked } of this.stored.groups.values())
+      for (const id of checked.keys()) if (users.includes(id.slice(0, id.indexOf(" ")))) checked.delete(id);
   }
 
   /** Reads the log of every group whose log was not read to its end. */

@@ -2,8 +2,9 @@
 import { verify, createPublicKey } from "node:crypto";
 import { request as httpRequest } from "node:http";
 import { request as httpsRequest } from "node:https";
+import { type DeviceKeys, KEY_PACKAGE, type PublishedKeys } from "./devices.js";
 import type { LeafIdentity } from "./wire.js";
-import { fromBase64, toBase64, toBase64url } from "./wire.js";
+import { fromBase64, toBase64url } from "./wire.js";
 
 /** A refusal by a server: its HTTP status and its Matrix error. */
 export class MatrixError extends Error {
@@ -34,6 +35,8 @@ export interface SyncResult {
   toDevice: MatrixEvent[];
   /** The pointer events of rooms that have changed. */
   pointers: { roomId: string; content: any }[];
+  /** Users whose devices, or their keys, have changed. */
+  changed: string[];
 }
 
 /** A logged-in device. */
@@ -50,7 +53,6 @@ export const BINDING = "io.github.mimiport.group";
 export const FAN_OUT = "io.github.mimiport.message";
 export const POINTER = "io.github.mimiport.delivery_service";
 export const SUCCESSORS = "io.github.mimiport.successors";
-const KEY_PACKAGE = "io.github.mimiport.key_package";
 
 /** No answer, or half of one. */
 export class Unreachable extends Error {
@@ -179,7 +181,8 @@ export class Matrix {
         .filter((e) => e.type === POINTER && e.state_key === "")
         .map(({ content }) => ({ roomId, content })),
     );
-    return { next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers };
+    const changed = news.device_lists?.changed ?? [];
+    return { next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers, changed };
   }
 
   private statePath(roomId: string, type: string): string {
@@ -206,24 +209,28 @@ export class Matrix {
     return this.request("GET", `/_matrix/client/v3/rooms/${encodeURIComponent(roomId)}/state`);
   }
 
-  /** Publishes KeyPackages (MLSMessages) as one-time keys, and the device itself so that others find it. */
-  async uploadKeyPackages(packages: { ref: Uint8Array; message: Uint8Array }[]): Promise<void> {
-    const { userId, deviceId } = this.session;
-    await this.request("POST", "/_matrix/client/v3/keys/upload", {
-      device_keys: { user_id: userId, device_id: deviceId, algorithms: [KEY_PACKAGE], keys: {}, signatures: {} },
-      one_time_keys: Object.fromEntries(
-        packages.map(({ ref, message }) => [
-          `${KEY_PACKAGE}:${toBase64url(ref.subarray(0, 12))}`,
-          { key: toBase64(message) },
-        ]),
-      ),
-    });
+  /** Publishes the device's keys, in place of what it has published before. */
+  async uploadDeviceKeys(device_keys: DeviceKeys): Promise<void> {
+    await this.request("POST", "/_matrix/client/v3/keys/upload", { device_keys });
   }
 
-  /** Claims one KeyPackage for each device of a user that has published any, also of a user elsewhere. */
-  async claimKeyPackages(userId: string): Promise<{ deviceId: string; message: Uint8Array }[]> {
-    const found = await this.request("POST", "/_matrix/client/v3/keys/query", { device_keys: { [userId]: [] } });
-    const devices = Object.entries<any>(found.device_keys?.[userId] ?? {})
+  /** Publishes KeyPackages as one-time keys: their values by KeyPackageRef. */
+  async uploadKeyPackages(packages: { ref: Uint8Array; value: unknown }[]): Promise<void> {
+    const one_time_keys = Object.fromEntries(
+      packages.map(({ ref, value }) => [`${KEY_PACKAGE}:${toBase64url(ref.subarray(0, 12))}`, value]),
+    );
+    await this.request("POST", "/_matrix/client/v3/keys/upload", { one_time_keys });
+  }
+
+  /** What users' homeservers publish of all their devices, also of users elsewhere. */
+  queryKeys(userIds: string[]): Promise<PublishedKeys> {
+    const device_keys = Object.fromEntries(userIds.map((user) => [user, []]));
+    return this.request("POST", "/_matrix/client/v3/keys/query", { device_keys });
+  }
+
+  /** Claims one KeyPackage for each of a user's devices that have published any: the values of one-time keys. */
+  async claimKeyPackages(userId: string, published: PublishedKeys): Promise<{ deviceId: string; value: unknown }[]> {
+    const devices = Object.entries(published.device_keys?.[userId] ?? {})
       .filter(([, keys]) => keys.algorithms?.includes(KEY_PACKAGE))
       .map(([deviceId]) => [deviceId, KEY_PACKAGE]);
     if (devices.length === 0) return [];
@@ -231,7 +238,7 @@ export class Matrix {
       one_time_keys: { [userId]: Object.fromEntries(devices) },
     });
     return Object.entries<any>(claimed.one_time_keys?.[userId] ?? {}).flatMap(([deviceId, keys]) =>
-      Object.values<any>(keys).map((k) => ({ deviceId, message: fromBase64(k.key) })),
+      Object.values<any>(keys).map((value) => ({ deviceId, value })),
     );
   }
 

@@ -112,7 +112,7 @@ export async function newKeyPackage(identity: Identity, now: bigint): Promise<Ow
 
 /** KeyPackageRef, by which a Welcome names the KeyPackage it is for. */
 export async function keyPackageRef(kp: KeyPackage): Promise<Uint8Array> {
-  return makeKeyPackageRef(kp, (await cipherSuite(ciphersuites[kp.cipherSuite])).hash);
+  return makeKeyPackageRef(kp, (await cipherSuite(suiteOfKeyPackage(kp))).hash);
 }
 
 /** Decodes one MLSMessage; an MlsRuleError for anything that would not be encoded identically. */
@@ -137,6 +137,9 @@ export function parseKeyPackage(bytes: Uint8Array): { keyPackage: KeyPackage; de
     throw new MlsRuleError("not a KeyPackage of a device");
   return { keyPackage: message.keyPackage, device };
 }
+
+/** The number of a KeyPackage's suite. */
+export const suiteOfKeyPackage = (kp: KeyPackage): number => ciphersuites[kp.cipherSuite];
 
 /** A KeyPackage as an MLSMessage. */
 export function encodeKeyPackage(keyPackage: KeyPackage): Uint8Array {
@@ -232,7 +235,7 @@ const rankOf = ({ proposal, senderLeafIndex }: ProposalWithSender): number => {
 };
 
 /** Whether the caller may make a Commit of these proposals. */
-async function isCommittable(state: ClientState, proposals: ProposalOrRef[]): Promise<boolean> {
+export async function isCommittable(state: ClientState, proposals: ProposalOrRef[]): Promise<boolean> {
   try {
     const self = toLeafIndex(state.privatePath.leafIndex);
     return (await applyProposals(state, proposals, self, true, await suiteOf(state))).reinit === undefined;

@@ -1,5 +1,6 @@
 // What a client keeps between runs, as one JSON file. It holds secrets: group states, signature and KeyPackage keys.
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import type { KeyPair } from "./devices.js";
 import type { Group, PendingCommit, Stored } from "./group.js";
 import * as mls from "./mls.js";
 import { fromBase64, toBase64 } from "./wire.js";
@@ -7,6 +8,7 @@ import { fromBase64, toBase64 } from "./wire.js";
 /** A client that has nothing yet. */
 export const emptyStore = (): Stored => ({
   identity: undefined,
+  deviceKey: undefined,
   keyPackages: new Map(),
   groups: new Map(),
   invitations: [],
@@ -33,7 +35,7 @@ const loadCommit = (c: any): PendingCommit | undefined =>
     next: mls.loadState(c.next),
   };
 
-const saveGroup = ({ id, state, pending, migration, refused, sent, held: _, behind: __, ...plain }: Group) => ({
+const saveGroup = ({ id, state, pending, migration, refused, sent, held: _, behind: __, checked: ___, ...plain }: Group) => ({
   ...plain,
   id: toBase64(id),
   state: mls.saveState(state),
@@ -53,6 +55,7 @@ const loadGroup = ({ id, state, pending, migration, refused, sent, ...plain }: a
   state: mls.loadState(state),
   sent: new Set(sent),
   held: [],
+  checked: new Map(),
   behind: true,
   pending: loadCommit(pending),
   refused: refused?.map(loadCommit),
@@ -63,10 +66,16 @@ const loadGroup = ({ id, state, pending, migration, refused, sent, ...plain }: a
   },
 });
 
+const saveKeys = <T extends KeyPair>(k: T | undefined) =>
+  k && { ...k, signKey: toBase64(k.signKey), publicKey: toBase64(k.publicKey) };
+
+const loadKeys = (k: any) => k && { ...k, signKey: fromBase64(k.signKey), publicKey: fromBase64(k.publicKey) };
+
 /** Writes the store; after a crash the file holds the old contents or the new. */
-export function saveStore(path: string, { identity, keyPackages, groups, invitations, since }: Stored): void {
+export function saveStore(path: string, { identity, deviceKey, keyPackages, groups, invitations, since }: Stored): void {
   const text = JSON.stringify({
-    identity: identity && { ...identity, signKey: toBase64(identity.signKey), publicKey: toBase64(identity.publicKey) },
+    identity: saveKeys(identity),
+    deviceKey: saveKeys(deviceKey),
     keyPackages: [...keyPackages].map(([ref, own]) => [ref, mls.saveKeyPackage(own)]),
     groups: [...groups.values()].map(saveGroup),
     invitations,
@@ -79,13 +88,10 @@ export function saveStore(path: string, { identity, keyPackages, groups, invitat
 /** Reads the store, an empty one where there is no file. */
 export function loadStore(path: string): Stored {
   if (!existsSync(path)) return emptyStore();
-  const { identity, keyPackages, groups, invitations, since } = JSON.parse(readFileSync(path, "utf8"));
+  const { identity, deviceKey, keyPackages, groups, invitations, since } = JSON.parse(readFileSync(path, "utf8"));
   return {
-    identity: identity && {
-      ...identity,
-      signKey: fromBase64(identity.signKey),
-      publicKey: fromBase64(identity.publicKey),
-    },
+    identity: loadKeys(identity),
+    deviceKey: loadKeys(deviceKey),
     keyPackages: new Map(keyPackages.map(([ref, saved]: [string, string[]]) => [ref, mls.loadKeyPackage(saved)])),
     groups: new Map(groups.map(loadGroup).map((g: Group) => [g.key, g])),
     invitations,

@@ -222,9 +222,13 @@ describe("a group at one Delivery Service", () => {
     const { users, s, room } = await party("alice", "bob");
     const [alice, bob] = users as [User, User];
     const hosted = net.ds(s).groups.get(alice.group.key)!;
-    for (const name of [bob.id.slice(1, bob.id.indexOf(":")), `dave${rooms}`]) {
+    const { identity } = bob.client.stored; // the key is the device's for life
+    for (const [name, stored] of [
+      [bob.id.slice(1, bob.id.indexOf(":")), { ...emptyStore(), identity }],
+      [`dave${rooms}`, emptyStore()],
+    ] as const) {
       hosted.tree = toBase64(ratchetTree(alice.group.state));
-      const device = await User.create(name);
+      const device = await User.create(name, stored);
       await device.client.rejoin(room);
       await alice.sync();
       together(alice, device);

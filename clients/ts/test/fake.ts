@@ -9,6 +9,7 @@ import { claimIn } from "../src/lineage.js";
 import type { StateEvent } from "../src/matrix.js";
 import { claimHash } from "../src/pointer.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
+import type { DeviceKeys, PublishedKeys } from "../src/devices.js";
 import { decodeSelfRemove } from "../src/corrections/self-remove.js";
 import * as mls from "../src/mls.js";
 import * as wire from "../src/wire.js";
@@ -405,6 +406,9 @@ export class FakeDs {
   }
 }
 
+/** The only device of a user. */
+const deviceOf = (user: string) => user.slice(1, user.indexOf(":")).toUpperCase();
+
 interface ToDevice {
   type: string;
   sender: string;
@@ -425,7 +429,15 @@ export class FakeNetwork {
   /** How many events of each user are forgotten. */
   private readonly received = new Map<string, number>();
   private readonly pointers: { roomId: string; content: unknown }[] = [];
-  private readonly oneTimeKeys = new Map<string, Map<string, Record<string, unknown>>>();
+  /** One-time keys by user and device. */
+  readonly oneTimeKeys = new Map<string, Map<string, Record<string, unknown>>>();
+  readonly deviceKeys = new Map<string, Record<string, DeviceKeys>>();
+  /** The users' keys for cross-signing, as /keys/query gives them. */
+  crossSigning: Pick<PublishedKeys, "master_keys" | "self_signing_keys"> = {};
+  /** Users whose devices are said to have changed. */
+  changed: string[] = [];
+  /** Users whose homeserver says nothing about their devices. */
+  readonly silent = new Set<string>();
   /** Fan-out waits here while there is an array. */
   held: (() => void)[] | undefined;
   private server: Server | undefined;
@@ -493,9 +505,9 @@ export class FakeNetwork {
     const [, , , operation, ...rest] = path;
     if (operation === "login") return this.login(body.identifier.user);
     if (operation === "sync") return this.sync(user, url.searchParams.get("since"), Number(url.searchParams.get("timeout")));
-    if (operation === "keys") return this.keys(rest[0]!, body, user);
     if (operation === "rooms" && req.method === "PUT") return this.setState(rest[0]!, rest[2]!, body, user);
     if (operation === "rooms" && rest.length === 2) return this.allState(rest[0]!);
+    if (operation === "keys") return this.keys(rest[0]!, body, user, deviceOf(user));
     if (operation === "rooms") return this.state.get(`${rest[0]} ${rest[2]}`) ?? refuse(404, "M_NOT_FOUND");
     const [, name, ...call] = rest;
     const ds = this.ds(name!);
@@ -523,7 +535,7 @@ export class FakeNetwork {
   private login(name: string) {
     const user = `@${name}:h.example`;
     this.acknowledge(user, Infinity);
-    return { access_token: user, user_id: user, device_id: name.toUpperCase() };
+    return { access_token: user, user_id: user, device_id: deviceOf(user) };
   }
 
   /** Forgets the first events of a user: what comes with a token counts as received only when the token comes back. */
@@ -548,28 +560,36 @@ export class FakeNetwork {
         { timeline: { events: [{ type: "io.github.mimiport.delivery_service", state_key: "", content }] } },
       ]),
     );
-    return { next_batch, to_device: { events }, rooms: { join } };
+    return { next_batch, to_device: { events }, rooms: { join }, device_lists: { changed: this.changed } };
   }
 
-  private keys(operation: string, body: any, user: string) {
+  /** The keys of devices: a user's homeserver takes what the user's devices upload, and gives each one-time key out once. */
+  private keys(operation: string, body: any, user: string, device: string) {
     if (operation === "upload") {
-      const had = this.oneTimeKeys.get(user)?.get(body.device_keys.device_id) ?? {};
-      this.oneTimeKeys.set(user, new Map([[body.device_keys.device_id, { ...had, ...body.one_time_keys }]]));
+      const had = this.oneTimeKeys.get(user) ?? new Map<string, Record<string, unknown>>();
+      this.oneTimeKeys.set(user, had.set(device, { ...had.get(device), ...body.one_time_keys }));
+      if (body.device_keys !== undefined) this.publish(body.device_keys);
       return {};
     }
-    const wanted = Object.keys(operation === "query" ? body.device_keys : body.one_time_keys)[0]!;
-    const devices = [...(this.oneTimeKeys.get(wanted) ?? [])];
     if (operation === "query") {
-      const found = devices.map(([id]) => [id, { algorithms: ["io.github.mimiport.key_package"] }]);
-      return { device_keys: { [wanted]: Object.fromEntries(found) } };
+      const asked = Object.keys(body.device_keys).filter((u) => !this.silent.has(u));
+      const failures = this.silent.size > 0 ? { "h.example": {} } : {};
+      return { ...this.crossSigning, device_keys: Object.fromEntries(asked.map((u) => [u, this.deviceKeys.get(u) ?? {}])), failures };
     }
-    const claimed = devices.map(([id, keys]) => {
+    const [wanted, devices] = Object.entries<any>(body.one_time_keys)[0]!;
+    const claimed = Object.keys(devices).map((id) => {
+      const keys = this.oneTimeKeys.get(wanted)?.get(id) ?? {};
       const [name, key] = Object.entries(keys)[0] ?? [];
       if (name === undefined) return [id, {}];
       delete keys[name];
       return [id, { [name]: key }];
     });
     return { one_time_keys: { [wanted]: Object.fromEntries(claimed) } };
+  }
+
+  /** Takes a device's keys in place of those that it had. */
+  publish(keys: DeviceKeys): void {
+    this.deviceKeys.set(keys.user_id, { ...this.deviceKeys.get(keys.user_id), [keys.device_id]: keys });
   }
 
   private notary({ server_keys }: any) {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before } from "node:test";
 import { Client } from "../src/client.js";
-import type { ClientEvent, Group } from "../src/group.js";
+import type { ClientEvent, Group, Surroundings } from "../src/group.js";
 import { login, Matrix } from "../src/matrix.js";
 import { emptyStore } from "../src/store.js";
 import { FakeNetwork } from "./fake.js";
@@ -27,12 +27,17 @@ export class User {
 
   private constructor(readonly client: Client) {}
 
-  static async create(name: string, stored = emptyStore(), save: () => void = () => undefined): Promise<User> {
+  static async create(
+    name: string,
+    stored = emptyStore(),
+    save: () => void = () => undefined,
+    more: Pick<Surroundings, "signDeviceKeys"> = {},
+  ): Promise<User> {
     const session = await login(homeserver, name, "password", undefined);
     const emit = (e: ClientEvent) => void user.events.push(e);
     const now = () => Date.now() + clock.ahead;
     const user: User = new User(
-      new Client(new Matrix(session), stored, { now, pause: async () => undefined, emit, save }),
+      new Client(new Matrix(session), stored, { now, pause: async () => undefined, emit, save, ...more }),
     );
     if (stored.identity === undefined) await user.client.createIdentity(1);
     return user;

@@ -1,0 +1,178 @@
+// What Matrix publishes of a device: its keys, that of MLS among them, and KeyPackages as signed one-time keys (profile,
+// section 12).
+import type { KeyPackage } from "ts-mls";
+import { cipherSuite, type Identity, type Member, parseKeyPackage, suiteOfKeyPackage } from "./mls.js";
+import { fromBase64, type LeafIdentity, toBase64 } from "./wire.js";
+
+/** The algorithm of one-time keys that are KeyPackages. */
+export const KEY_PACKAGE = "io.github.mimiport.key_package";
+
+/** Device keys as the Matrix specification has them. */
+export interface DeviceKeys {
+  user_id: string;
+  device_id: string;
+  algorithms: string[];
+  keys: Record<string, string>;
+  signatures?: Signatures;
+  unsigned?: unknown;
+}
+
+type Signatures = Record<string, Record<string, string>>;
+
+/** An answer to /keys/query. */
+export interface PublishedKeys {
+  device_keys?: Record<string, Record<string, DeviceKeys>>;
+  master_keys?: Record<string, CrossSigningKey>;
+  self_signing_keys?: Record<string, CrossSigningKey>;
+  /** Servers that did not answer. */
+  failures?: Record<string, unknown>;
+}
+
+interface CrossSigningKey {
+  keys: Record<string, string>;
+  signatures?: Signatures;
+}
+
+/** A key that signs with Ed25519. */
+export interface KeyPair {
+  signKey: Uint8Array;
+  publicKey: Uint8Array;
+}
+
+/**
+ * How sure it is that a leaf is of the device that it names: its homeserver has not been asked or has not answered; the device
+ * does not publish the leaf's key; it does; and the user's other devices can tell by cross-signing.
+ */
+export type Verification = "unknown" | "unverified" | "key" | "cross-signed";
+
+/** Thrown for a KeyPackage that its device has not signed, or that is for another. */
+export class OddKeyPackage extends Error {
+  override name = "OddKeyPackage";
+}
+
+/** All signatures here are Ed25519: so are those of both cipher suites. */
+const ed25519 = async () => (await cipherSuite(1)).signature;
+
+const mlsKeyId = (deviceId: string) => `io.github.mimiport.ed25519:${deviceId}`;
+const deviceKeyId = (deviceId: string) => `ed25519:${deviceId}`;
+
+/** Orders by code points, as UTF-8 does. */
+const byCodePoints = ([a]: [string, unknown], [b]: [string, unknown]) => Buffer.compare(Buffer.from(a), Buffer.from(b));
+
+/** Canonical JSON (Matrix specification, appendices). */
+export function canonicalJson(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(",")}]`;
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  const fields = Object.entries(value).sort(byCodePoints);
+  return `{${fields.map(([name, v]) => `${JSON.stringify(name)}:${canonicalJson(v)}`).join(",")}}`;
+}
+
+/** What is signed of an object: all but its signatures and what is unsigned. */
+function signedPart(object: object): Uint8Array {
+  const { signatures: _, unsigned: __, ...rest } = object as Record<string, unknown>;
+  return new Uint8Array(Buffer.from(canonicalJson(rest)));
+}
+
+async function sign(object: object, { signKey }: KeyPair): Promise<string> {
+  return toBase64(await (await ed25519()).sign(signKey, signedPart(object)));
+}
+
+/** Whether an object has a user's signature under a key's name that verifies. */
+async function isSigned(object: any, userId: string, keyId: string, key: string): Promise<boolean> {
+  const signature = object?.signatures?.[userId]?.[keyId];
+  if (typeof signature !== "string") return false;
+  try {
+    return await (await ed25519()).verify(fromBase64(key), signedPart(object), fromBase64(signature));
+  } catch {
+    return false; // not base64, or no key
+  }
+}
+
+/** The MLS signature key that a device publishes, in base64; undefined for a device that publishes none. */
+const publishedKey = ({ userId, deviceId }: LeafIdentity, published: PublishedKeys): string | undefined =>
+  published.device_keys?.[userId]?.[deviceId]?.keys?.[mlsKeyId(deviceId)];
+
+/**
+ * A device's keys with that of MLS and the algorithm of KeyPackages, beside all that is there; undefined where both are there.
+ * An error if the device has published another MLS key: it keeps its first one.
+ */
+export function withMlsKey(own: Identity, had: DeviceKeys | undefined): DeviceKeys | undefined {
+  const { userId: user_id, deviceId: device_id } = own;
+  const [id, key] = [mlsKeyId(device_id), toBase64(own.publicKey)];
+  const there = had?.keys[id];
+  if (there === key && had!.algorithms.includes(KEY_PACKAGE)) return undefined;
+  if (there !== undefined && there !== key) throw new Error("the device has published another MLS signature key");
+  const { algorithms = [], keys = {} } = had ?? {};
+  return { user_id, device_id, algorithms: [...new Set([...algorithms, KEY_PACKAGE])], keys: { ...keys, [id]: key } };
+}
+
+/**
+ * Signs device keys: with the given key, which becomes the device's own if it has none, or by `other` where the device has
+ * keys of another program, such as Olm's.
+ */
+export async function signDeviceKeys(
+  keys: DeviceKeys,
+  own: KeyPair,
+  other: ((keys: DeviceKeys) => Promise<string>) | undefined,
+): Promise<DeviceKeys> {
+  const id = deviceKeyId(keys.device_id);
+  const key = toBase64(own.publicKey);
+  const whole = { ...keys, keys: { [id]: key, ...keys.keys } };
+  const isOwn = whole.keys[id] === key;
+  if (!isOwn && other === undefined) throw new Error("the device has keys of another program, which has to sign");
+  const signature = isOwn ? await sign(whole, own) : await other!(whole);
+  return { ...whole, signatures: { [keys.user_id]: { [id]: signature } } };
+}
+
+/** A KeyPackage (an MLSMessage) as the value of a one-time key. */
+export async function oneTimeKey(own: Identity, message: Uint8Array) {
+  const value = { key: toBase64(message) };
+  return { ...value, signatures: { [own.userId]: { [mlsKeyId(own.deviceId)]: await sign(value, own) } } };
+}
+
+/** The KeyPackage in a claimed one-time key; an OddKeyPackage unless it is the device's, by the key that this publishes. */
+export async function verifyOneTimeKey(
+  device: LeafIdentity,
+  value: any,
+  published: PublishedKeys,
+  suite: number,
+): Promise<KeyPackage> {
+  const must = (ok: boolean, reason: string) => {
+    if (!ok) throw new OddKeyPackage(reason);
+  };
+  const key = publishedKey(device, published);
+  if (typeof key !== "string") throw new OddKeyPackage("the device publishes no MLS key");
+  must(await isSigned(value, device.userId, mlsKeyId(device.deviceId), key), "the device has not signed the KeyPackage");
+  let parsed: ReturnType<typeof parseKeyPackage>;
+  try {
+    parsed = parseKeyPackage(fromBase64(value.key));
+  } catch (e) {
+    throw new OddKeyPackage(String(e));
+  }
+  const { keyPackage, device: named } = parsed;
+  must(named.userId === device.userId && named.deviceId === device.deviceId, "the KeyPackage is of another device");
+  must(toBase64(keyPackage.leafNode.signaturePublicKey) === key, "the KeyPackage has another key than the device");
+  must(suiteOfKeyPackage(keyPackage) === suite, "the KeyPackage is of another cipher suite");
+  return keyPackage;
+}
+
+/** What a leaf's user publishes about its device. */
+export async function verify(member: Member, published: PublishedKeys): Promise<Verification> {
+  const server = member.userId.slice(member.userId.indexOf(":") + 1);
+  if (published.failures?.[server] !== undefined) return "unknown";
+  if (publishedKey(member, published) !== toBase64(member.signatureKey)) return "unverified";
+  return (await isCrossSigned(member, published)) ? "cross-signed" : "key";
+}
+
+/** Whether the user's self-signing key, which the user's master key has signed, has signed the device's keys. */
+async function isCrossSigned({ userId, deviceId }: LeafIdentity, published: PublishedKeys): Promise<boolean> {
+  const [master] = Object.entries(published.master_keys?.[userId]?.keys ?? {});
+  const selfSigning = published.self_signing_keys?.[userId];
+  const [own] = Object.entries(selfSigning?.keys ?? {});
+  return (
+    master !== undefined &&
+    own !== undefined &&
+    (await isSigned(selfSigning, userId, ...master)) &&
+    (await isSigned(published.device_keys?.[userId]?.[deviceId], userId, ...own))
+  );
+}
