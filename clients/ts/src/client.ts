@@ -3,7 +3,14 @@ import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
 import { DeliveryService, IN_PROGRESS, MOVED, type MigrationStatus, type MovedInfo, OFFER_EXPIRED } from "./ds.js";
 import { PROTOCOL, refused, STOPPED, type Submission, submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
-import { OddKeyPackage, oneTimeKey, signDeviceKeys, type Verification, verifyOneTimeKey, withMlsKey } from "./devices.js";
+import {
+  OddKeyPackage,
+  oneTimeKey,
+  signDeviceKeys,
+  type Verification,
+  verifyOneTimeKey,
+  withMlsKey,
+} from "./devices.js";
 import {
   checkId,
   epochOf,
@@ -174,7 +181,8 @@ export class Client {
     await this.publishDevice();
     const reserved = await this.ds(server).reserve(roomId, identity.suite);
     const id = fromBase64(reserved.group_id);
-    const sender = reserved.external_sender === undefined ? undefined : externalSender(fromBase64(reserved.external_sender));
+    const sender =
+      reserved.external_sender === undefined ? undefined : externalSender(fromBase64(reserved.external_sender));
     const state = await mls.newGroup(identity, id, sender, seconds(this.world));
     const g = newGroup(roomId, server, { term: 0, seq: 0 }, state);
     const groupInfo = toBase64(await mls.groupInfo(state));
@@ -200,8 +208,8 @@ export class Client {
   }
 
   /**
-   * Adds all devices of a user that have published KeyPackages and are not members yet. A device whose KeyPackage it has not
-   * signed, or that the group cannot take, is left out: an event says so.
+   * Adds all devices of a user that have published KeyPackages and are not members yet. A device whose KeyPackage it
+   * has not signed, or that the group cannot take, is left out: an event says so.
    */
   async add(g: Group, userId: string): Promise<void> {
     const published = await this.matrix.queryKeys([userId]);
@@ -448,7 +456,9 @@ export class Client {
 
   /** Why a target has dropped an offer, which no other offer would mend; undefined if it has not, or does not say. */
   private async droppedBy(target: string, id: string): Promise<string | undefined> {
-    const there = await this.ds(target).migration(id).catch(() => undefined);
+    const there = await this.ds(target)
+      .migration(id)
+      .catch(() => undefined);
     return there?.state === "dropped" ? there.reason || "the target has dropped it" : undefined;
   }
 

@@ -1,5 +1,5 @@
-// What Matrix publishes of a device: its keys, that of MLS among them, and KeyPackages as signed one-time keys (profile,
-// section 12).
+// What Matrix publishes of a device: its keys, that of MLS among them, and KeyPackages as signed one-time keys
+// (profile, section 12).
 import type { KeyPackage } from "ts-mls";
 import { cipherSuite, type Identity, type Member, parseKeyPackage, suiteOfKeyPackage } from "./mls.js";
 import { fromBase64, type LeafIdentity, toBase64 } from "./wire.js";
@@ -40,8 +40,8 @@ export interface KeyPair {
 }
 
 /**
- * How sure it is that a leaf is of the device that it names: its homeserver has not been asked or has not answered; the device
- * does not publish the leaf's key; it does; and the user's other devices can tell by cross-signing.
+ * How sure it is that a leaf is of the device that it names: its homeserver has not been asked or has not answered;
+ * the device does not publish the leaf's key; it does; and the user's other devices can tell by cross-signing.
  */
 export type Verification = "unknown" | "unverified" | "key" | "cross-signed";
 
@@ -93,8 +93,8 @@ const publishedKey = ({ userId, deviceId }: LeafIdentity, published: PublishedKe
   published.device_keys?.[userId]?.[deviceId]?.keys?.[mlsKeyId(deviceId)];
 
 /**
- * A device's keys with that of MLS and the algorithm of KeyPackages, beside all that is there; undefined where both are there.
- * An error if the device has published another MLS key: it keeps its first one.
+ * A device's keys with that of MLS and the algorithm of KeyPackages, beside all that is there; undefined where both
+ * are there. An error if the device has published another MLS key: it keeps its first one.
  */
 export function withMlsKey(own: Identity, had: DeviceKeys | undefined): DeviceKeys | undefined {
   const { userId: user_id, deviceId: device_id } = own;
@@ -107,8 +107,8 @@ export function withMlsKey(own: Identity, had: DeviceKeys | undefined): DeviceKe
 }
 
 /**
- * Signs device keys: with the given key, which becomes the device's own if it has none, or by `other` where the device has
- * keys of another program, such as Olm's.
+ * Signs device keys: with the given key, which becomes the device's own if it has none, or by `other` where the
+ * device has keys of another program, such as Olm's.
  */
 export async function signDeviceKeys(
   keys: DeviceKeys,
@@ -130,7 +130,10 @@ export async function oneTimeKey(own: Identity, message: Uint8Array) {
   return { ...value, signatures: { [own.userId]: { [mlsKeyId(own.deviceId)]: await sign(value, own) } } };
 }
 
-/** The KeyPackage in a claimed one-time key; an OddKeyPackage unless it is the device's, by the key that this publishes. */
+/**
+ * The KeyPackage in a claimed one-time key; an OddKeyPackage unless it is the device's, by the key that this
+ * publishes.
+ */
 export async function verifyOneTimeKey(
   device: LeafIdentity,
   value: any,
@@ -142,7 +145,10 @@ export async function verifyOneTimeKey(
   };
   const key = publishedKey(device, published);
   if (typeof key !== "string") throw new OddKeyPackage("the device publishes no MLS key");
-  must(await isSigned(value, device.userId, mlsKeyId(device.deviceId), key), "the device has not signed the KeyPackage");
+  must(
+    await isSigned(value, device.userId, mlsKeyId(device.deviceId), key),
+    "the device has not signed the KeyPackage",
+  );
   let parsed: ReturnType<typeof parseKeyPackage>;
   try {
     parsed = parseKeyPackage(fromBase64(value.key));

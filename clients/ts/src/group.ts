@@ -66,7 +66,10 @@ export interface Group {
   evidence?: Migrated | undefined;
   /** Logs of former Delivery Services whose end this client has not seen: it has gone on without them. */
   former?: { ds: string; term: number; next: number }[] | undefined;
-  /** What the devices of leaves publish, as far as their homeservers have been asked, by checkId. Not kept over a restart. */
+  /**
+   * What the devices of leaves publish, as far as their homeservers have been asked, by checkId. Not kept over a
+   * restart.
+   */
   checked: Map<string, Verification>;
   /** The log of the current Delivery Service has not been read to its end. */
   behind: boolean;
@@ -141,8 +144,8 @@ export interface Surroundings {
   pause(ms: number): Promise<void>;
   emit(event: ClientEvent): void;
   /**
-   * Signs device keys with the device's Ed25519 key, in unpadded base64, where another program holds that key: the Canonical
-   * JSON of what is given (Matrix specification, "Signing JSON").
+   * Signs device keys with the device's Ed25519 key, in unpadded base64, where another program holds that key: the
+   * Canonical JSON of what is given (Matrix specification, "Signing JSON").
    */
   signDeviceKeys?(keys: DeviceKeys): Promise<string>;
   /** Makes what is stored durable; called before anything is sent that depends on it. */
@@ -173,7 +176,20 @@ export function newGroup(
     unproven: undefined,
   };
   const key = toBase64url(id);
-  return { ...forgotten, id, key, roomId, ds, term, next: seq + 1, state, sent: new Set(), held: [], checked: new Map(), behind: true };
+  return {
+    ...forgotten,
+    id,
+    key,
+    roomId,
+    ds,
+    term,
+    next: seq + 1,
+    state,
+    sent: new Set(),
+    held: [],
+    checked: new Map(),
+    behind: true,
+  };
 }
 
 /** Under which name it is kept whether a leaf is its device's. */

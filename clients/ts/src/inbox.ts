@@ -115,8 +115,8 @@ export class Inbox {
   }
 
   /**
-   * Asks the own homeserver about leaves that have not been checked. Nothing is refused for the answer: an accepted Commit
-   * counts. Leaves whose user's homeserver does not answer stay unknown. May run beside everything else.
+   * Asks the own homeserver about leaves that have not been checked. Nothing is refused for the answer: an accepted
+   * Commit counts. Leaves whose user's homeserver does not answer stay unknown. May run beside everything else.
    */
   async check(g: Group): Promise<void> {
     const unknown = mls.members(g.state).filter((m) => !g.checked.has(checkId(m)));
@@ -307,7 +307,9 @@ export class Inbox {
     const { server, hash } = g.named!;
     const { claim, told } = await this.claimBy(g, server, (c) => claimHash(c) === hash);
     const refusal = () => undefined; // it goes on, or is away: the pointer decides in the end
-    await this.ds(g.ds).showLineage(g.key, toBase64(encode(lineage, told))).catch(refusal);
+    await this.ds(g.ds)
+      .showLineage(g.key, toBase64(encode(lineage, told)))
+      .catch(refusal);
     await this.catchUp(g).catch(refusal);
     return claim;
   }
@@ -485,7 +487,9 @@ export class Inbox {
     if (kind === "welcome" || encoded === undefined || isOut(g)) return;
     const { term } = g;
     const message = fromBase64(encoded);
-    const own = [g.pending, g.migration?.commit, ...(g.refused ?? [])].find((c) => c !== undefined && same(c.message, message));
+    const own = [g.pending, g.migration?.commit, ...(g.refused ?? [])].find(
+      (c) => c !== undefined && same(c.message, message),
+    );
     if (own !== undefined && !own.accepted) this.merge(g, own);
     else if (!g.sent.delete(messageHash(message))) await this.received(g, sender, message);
     if (g.term !== term) g.evidence = migration;

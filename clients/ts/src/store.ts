@@ -35,7 +35,18 @@ const loadCommit = (c: any): PendingCommit | undefined =>
     next: mls.loadState(c.next),
   };
 
-const saveGroup = ({ id, state, pending, migration, refused, sent, held: _, behind: __, checked: ___, ...plain }: Group) => ({
+const saveGroup = ({
+  id,
+  state,
+  pending,
+  migration,
+  refused,
+  sent,
+  held: _,
+  behind: __,
+  checked: ___,
+  ...plain
+}: Group) => ({
   ...plain,
   id: toBase64(id),
   state: mls.saveState(state),
@@ -72,7 +83,10 @@ const saveKeys = <T extends KeyPair>(k: T | undefined) =>
 const loadKeys = (k: any) => k && { ...k, signKey: fromBase64(k.signKey), publicKey: fromBase64(k.publicKey) };
 
 /** Writes the store; after a crash the file holds the old contents or the new. */
-export function saveStore(path: string, { identity, deviceKey, keyPackages, groups, invitations, since }: Stored): void {
+export function saveStore(
+  path: string,
+  { identity, deviceKey, keyPackages, groups, invitations, since }: Stored,
+): void {
   const text = JSON.stringify({
     identity: saveKeys(identity),
     deviceKey: saveKeys(deviceKey),

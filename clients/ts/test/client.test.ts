@@ -327,10 +327,13 @@ describe("a migration", () => {
     const [alice] = users as [User];
     const [source, target] = [net.ds(s), net.ds(t)];
     const init = source.answer.bind(source);
-    source.answer = (method, path, ...rest) => (path[2] === "init" ? refuse(410, "M_OFFER_EXPIRED") : init(method, path, ...rest));
+    source.answer = (method, path, ...rest) =>
+      path[2] === "init" ? refuse(410, "M_OFFER_EXPIRED") : init(method, path, ...rest);
     const honest = target.answer.bind(target);
     target.answer = (method, path, ...rest) =>
-      method === "GET" && path[0] === "migrations" ? { state: "dropped", reason: "no room" } : honest(method, path, ...rest);
+      method === "GET" && path[0] === "migrations"
+        ? { state: "dropped", reason: "no room" }
+        : honest(method, path, ...rest);
     assert.deepEqual(await alice.client.migrate(alice.group, t), { state: "aborted", reason: "no room" });
     assert.equal(target.migrations.size, 1);
 

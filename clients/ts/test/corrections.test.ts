@@ -240,7 +240,12 @@ test('"opaque HPKEPublicKey<V>;" in external_pub', async () => {
   const { publicPackage, privatePackage } = own;
   await assert.rejects(joinGroupExternal(groupInfo, publicPackage, privatePackage, false, cs, state.ratchetTree));
   assert.throws(() => externalPub(original), /malformed external_pub/);
-  const commit = await mls.externalCommit(await device("carol"), await mls.groupInfo(state), mls.ratchetTree(state), NOW);
+  const commit = await mls.externalCommit(
+    await device("carol"),
+    await mls.groupInfo(state),
+    mls.ratchetTree(state),
+    NOW,
+  );
   for (const [name, s] of group.states) group.states.set(name, (await mls.process(s, commit.message)).state);
   group.states.set("carol", commit.next);
   assert.equal(group.authenticators().size, 1);
@@ -310,12 +315,17 @@ test("a member leaves by a SelfRemove, which another commits by reference", asyn
   assert.ok(out(group.state("bob")));
   group.states.delete("bob");
   assert.equal(group.authenticators().size, 1);
-  assert.deepEqual(mls.members(group.state("carol")).map((m) => m.deviceId), ["ALICE", "CAROL", "DAVE"]);
+  assert.deepEqual(
+    mls.members(group.state("carol")).map((m) => m.deviceId),
+    ["ALICE", "CAROL", "DAVE"],
+  );
 
   const cs = await mls.cipherSuite(1);
   const { commit: original } = await createCommit({ state: alice, cipherSuite: cs }, { wireAsPublicMessage: true });
   assert.ok(original.wireformat === "mls_public_message" && original.publicMessage.content.contentType === "commit");
-  const theirs = await processPublicMessage(alice, publicMessage(commit), makePskIndex(alice, {}), cs).catch(() => undefined);
+  const theirs = await processPublicMessage(alice, publicMessage(commit), makePskIndex(alice, {}), cs).catch(
+    () => undefined,
+  );
   assert.ok(theirs === undefined || mls.members(theirs.newState).length === 4, "the original takes out nobody");
 });
 

@@ -27,7 +27,10 @@ async function sign(object: object, signKey: Uint8Array): Promise<string> {
 }
 
 test("canonical JSON is as the Matrix specification has it", () => {
-  assert.equal(canonicalJson({ b: "2", a: [true, null, { y: 1, x: "日" }] }), '{"a":[true,null,{"x":"日","y":1}],"b":"2"}');
+  assert.equal(
+    canonicalJson({ b: "2", a: [true, null, { y: 1, x: "日" }] }),
+    '{"a":[true,null,{"x":"日","y":1}],"b":"2"}',
+  );
   assert.equal(canonicalJson({ "\u{1f600}": 1, "\uffff": 2, a: '"' }), '{"a":"\\"","\uffff":2,"\u{1f600}":1}');
 });
 
@@ -120,33 +123,53 @@ test("all devices of a user are added", async () => {
 const odd: [string, RegExp, Parameters<typeof twoDevices>[0]][] = [
   ["is not signed", /has not signed/, (value) => delete value.signatures],
   ["is changed", /has not signed/, (value) => (value.more = 1)],
-  ["is signed by another key", /has not signed/, async (value) => {
-    const { signKey } = await mls.newIdentity({ userId: "@x:y", deviceId: "Z" }, 1);
-    for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
-  }],
+  [
+    "is signed by another key",
+    /has not signed/,
+    async (value) => {
+      const { signKey } = await mls.newIdentity({ userId: "@x:y", deviceId: "Z" }, 1);
+      for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
+    },
+  ],
   ["is of a device without an MLS key", /publishes no MLS key/, (_, keys) => delete keys.keys[`${MLS}:SECOND`]],
-  ["is no KeyPackage", /malformed/, async (value, _, signKey) => {
-    value.key = "AAEC";
-    for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
-  }],
-  ["is of another device", /of another device/, async (value, { user_id }, signKey) => {
-    const other = await mls.newIdentity({ userId: user_id, deviceId: "THIRD" }, 1);
-    const { publicPackage } = await mls.newKeyPackage(other, BigInt(Math.floor(Date.now() / 1000)));
-    value.key = toBase64(mls.encodeKeyPackage(publicPackage));
-    for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
-  }],
-  ["has another key than the device", /another key/, async (value, { user_id }, signKey) => {
-    const other = await mls.newIdentity({ userId: user_id, deviceId: "SECOND" }, 1);
-    const { publicPackage } = await mls.newKeyPackage(other, BigInt(Math.floor(Date.now() / 1000)));
-    value.key = toBase64(mls.encodeKeyPackage(publicPackage));
-    for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
-  }],
-  ["is past its time", /cannot take/, async (value, { user_id }, signKey) => {
-    const identity = { userId: user_id, deviceId: "SECOND", suite: 1, signKey, publicKey: publicKeyIn(value) };
-    const { publicPackage } = await mls.newKeyPackage(identity, 0n);
-    value.key = toBase64(mls.encodeKeyPackage(publicPackage));
-    for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
-  }],
+  [
+    "is no KeyPackage",
+    /malformed/,
+    async (value, _, signKey) => {
+      value.key = "AAEC";
+      for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
+    },
+  ],
+  [
+    "is of another device",
+    /of another device/,
+    async (value, { user_id }, signKey) => {
+      const other = await mls.newIdentity({ userId: user_id, deviceId: "THIRD" }, 1);
+      const { publicPackage } = await mls.newKeyPackage(other, BigInt(Math.floor(Date.now() / 1000)));
+      value.key = toBase64(mls.encodeKeyPackage(publicPackage));
+      for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
+    },
+  ],
+  [
+    "has another key than the device",
+    /another key/,
+    async (value, { user_id }, signKey) => {
+      const other = await mls.newIdentity({ userId: user_id, deviceId: "SECOND" }, 1);
+      const { publicPackage } = await mls.newKeyPackage(other, BigInt(Math.floor(Date.now() / 1000)));
+      value.key = toBase64(mls.encodeKeyPackage(publicPackage));
+      for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
+    },
+  ],
+  [
+    "is past its time",
+    /cannot take/,
+    async (value, { user_id }, signKey) => {
+      const identity = { userId: user_id, deviceId: "SECOND", suite: 1, signKey, publicKey: publicKeyIn(value) };
+      const { publicPackage } = await mls.newKeyPackage(identity, 0n);
+      value.key = toBase64(mls.encodeKeyPackage(publicPackage));
+      for (const by of Object.values<any>(value.signatures)) by[`${MLS}:SECOND`] = await sign(value, signKey);
+    },
+  ],
 ];
 
 const publicKeyIn = (value: any) => mls.parseKeyPackage(fromBase64(value.key)).keyPackage.leafNode.signaturePublicKey;

@@ -563,7 +563,10 @@ export class FakeNetwork {
     return { next_batch, to_device: { events }, rooms: { join }, device_lists: { changed: this.changed } };
   }
 
-  /** The keys of devices: a user's homeserver takes what the user's devices upload, and gives each one-time key out once. */
+  /**
+   * The keys of devices: a user's homeserver takes what the user's devices upload, and gives each one-time key out
+   * once.
+   */
   private keys(operation: string, body: any, user: string, device: string) {
     if (operation === "upload") {
       const had = this.oneTimeKeys.get(user) ?? new Map<string, Record<string, unknown>>();
@@ -574,7 +577,8 @@ export class FakeNetwork {
     if (operation === "query") {
       const asked = Object.keys(body.device_keys).filter((u) => !this.silent.has(u));
       const failures = this.silent.size > 0 ? { "h.example": {} } : {};
-      return { ...this.crossSigning, device_keys: Object.fromEntries(asked.map((u) => [u, this.deviceKeys.get(u) ?? {}])), failures };
+      const device_keys = Object.fromEntries(asked.map((u) => [u, this.deviceKeys.get(u) ?? {}]));
+      return { ...this.crossSigning, device_keys, failures };
     }
     const [wanted, devices] = Object.entries<any>(body.one_time_keys)[0]!;
     const claimed = Object.keys(devices).map((id) => {

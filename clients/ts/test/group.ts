@@ -26,11 +26,7 @@ export class TestGroup {
   /** A Commit by `by`, handled by every member. */
   async commit(by: string, proposals: Proposal[] = [], authenticatedData?: Uint8Array): Promise<mls.Commit> {
     const before = this.state(by);
-    const made = await mls.commit(
-      before,
-      await mls.choose(before, proposals.map(mls.byValue)),
-      authenticatedData,
-    );
+    const made = await mls.commit(before, await mls.choose(before, proposals.map(mls.byValue)), authenticatedData);
     for (const [name, state] of this.states) {
       this.states.set(name, name === by ? made.next : (await mls.process(state, made.message)).state);
     }

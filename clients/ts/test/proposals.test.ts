@@ -15,7 +15,11 @@ type Server = ExternalSender & { signKey: Uint8Array };
 
 async function server(): Promise<Server> {
   const { signKey, publicKey } = await (await mls.cipherSuite(1)).signature.keygen();
-  return { signKey, signaturePublicKey: publicKey, credential: { credentialType: "basic", identity: utf8("s.example") } };
+  return {
+    signKey,
+    signaturePublicKey: publicKey,
+    credential: { credentialType: "basic", identity: utf8("s.example") },
+  };
 }
 
 /** A proposal of a member, or of the Delivery Service, for every member. */
@@ -39,7 +43,14 @@ class Proposals {
     const remove: Proposal = { proposalType: "remove", remove: { removed } };
     const sender = { senderType: "external" as const, senderIndex: 0 };
     const cs = await mls.cipherSuite(1);
-    const made = await protectExternalProposalPublic(this.service.signKey, groupContext, new Uint8Array(), remove, sender, cs);
+    const made = await protectExternalProposalPublic(
+      this.service.signKey,
+      groupContext,
+      new Uint8Array(),
+      remove,
+      sender,
+      cs,
+    );
     await this.give({ version: "mls10", wireformat: "mls_public_message", publicMessage: made.publicMessage });
   }
 
@@ -98,7 +109,7 @@ test("a Commit takes all pending proposals that can stand together", async () =>
   assert.equal(group.authenticators().size, 1);
 });
 
-test("a Commit leaves out what cannot stand beside the service's Remove, and what this client cannot apply", async () => {
+test("a Commit leaves out what conflicts with the service's Remove, and what this client cannot apply", async () => {
   const p = await proposals();
   const { group } = p;
   const remove: Proposal = { proposalType: "remove", remove: { removed: p.leaf("bob") } };
@@ -109,7 +120,9 @@ test("a Commit leaves out what cannot stand beside the service's Remove, and wha
   await p.byService(p.leaf("bob"));
   const state = group.state("alice");
   const chosen = (await mls.choose(state, [])).map((c) =>
-    c.proposalOrRefType === "reference" ? state.unappliedProposals[Buffer.from(c.reference).toString("base64")]! : undefined,
+    c.proposalOrRefType === "reference"
+      ? state.unappliedProposals[Buffer.from(c.reference).toString("base64")]!
+      : undefined,
   );
   assert.deepEqual(
     chosen.map((c) => [c?.proposal.proposalType, c?.senderLeafIndex]),

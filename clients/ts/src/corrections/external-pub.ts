@@ -1,5 +1,5 @@
-// ts-mls 1.6.4 writes and reads external_pub without its length. RFC 9420, section 12.4.3.2: "HPKEPublicKey external_pub;",
-// and section 5.1.1: "opaque HPKEPublicKey<V>;".
+// ts-mls 1.6.4 writes and reads external_pub without its length. RFC 9420, section 12.4.3.2: "HPKEPublicKey
+// external_pub;", and section 5.1.1: "opaque HPKEPublicKey<V>;".
 import type { CiphersuiteImpl, ClientState, GroupInfo } from "ts-mls";
 import { encode } from "ts-mls/codec/tlsEncoder.js";
 import { decodeVarLenData, varLenDataEncoder } from "ts-mls/codec/variableLength.js";

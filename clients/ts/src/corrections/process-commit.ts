@@ -18,7 +18,11 @@ import { type Applied, applyProposals } from "./proposals.js";
 import { must } from "./rules.js";
 
 /** The next state by a received Commit (RFC 9420, section 12.4.2); throws for one that is not valid. */
-export async function processCommit(state: ClientState, message: PublicMessage, cs: CiphersuiteImpl): Promise<ClientState> {
+export async function processCommit(
+  state: ClientState,
+  message: PublicMessage,
+  cs: CiphersuiteImpl,
+): Promise<ClientState> {
   const { groupContext, keySchedule, ratchetTree, clientConfig } = state;
   must(message.content.epoch === groupContext.epoch, "not the current epoch");
   const { membershipKey } = keySchedule;
@@ -33,9 +37,7 @@ export async function processCommit(state: ClientState, message: PublicMessage, 
   if (path !== undefined) {
     const { leafNode } = path;
     const { authService } = clientConfig;
-    throwIfDefined(
-      await validateLeafNodeUpdateOrCommit(leafNode, committer, groupContext, authService, cs.signature),
-    );
+    throwIfDefined(await validateLeafNodeUpdateOrCommit(leafNode, committer, groupContext, authService, cs.signature));
     throwIfDefined(await validateLeafNodeCredentialAndKeyUniqueness(applied.tree, leafNode, committer));
   }
   if (applied.removed) {
@@ -60,7 +62,12 @@ export async function processCommit(state: ClientState, message: PublicMessage, 
   const epoch = await initializeEpoch(initSecret, commitSecret, context, applied.pskSecret, cs.kdf);
   const { confirmationKey } = epoch.keySchedule;
   const { confirmationTag } = auth;
-  const agreed = await verifyConfirmationTag(confirmationKey, confirmationTag, context.confirmedTranscriptHash, cs.hash);
+  const agreed = await verifyConfirmationTag(
+    confirmationKey,
+    confirmationTag,
+    context.confirmedTranscriptHash,
+    cs.hash,
+  );
   must(agreed, "the confirmation tag does not verify");
   const [historicalReceiverData] = addHistoricalReceiverData(state);
   const { reinit } = applied;

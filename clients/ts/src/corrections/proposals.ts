@@ -1,5 +1,6 @@
 // applyProposals of ts-mls 1.6.4
-// - takes an empty list of extensions for none. RFC 9420, section 12.1.7: "This is a wholesale replacement, not a merge."
+// - takes an empty list of extensions for none. RFC 9420, section 12.1.7: "This is a wholesale replacement, not a
+//   merge."
 // - demands no path for GroupContextExtensions, which section 17.4 of RFC 9420 does;
 // - does not tell a member that an external Commit removes its leaf;
 // - passes over SelfRemoves. A Commit with one needs a path, and applies it after Updates and before Removes
@@ -45,7 +46,10 @@ export async function applyProposals(
     return pending;
   };
   const isLeaving = (p: ProposalOrRef) => isSelfRemove(resolve(p).proposal);
-  must(proposals.every((p) => !isLeaving(p) || p.proposalOrRefType === "reference"), "a SelfRemove by value");
+  must(
+    proposals.every((p) => !isLeaving(p) || p.proposalOrRefType === "reference"),
+    "a SelfRemove by value",
+  );
   const leavers = proposals.filter(isLeaving).map((p) => toLeafIndex(resolve(p).senderLeafIndex!));
   const others = proposals.filter((p) => !isLeaving(p));
   must(committer === undefined || !leavers.includes(committer), "the committer leaves");
@@ -55,14 +59,15 @@ export async function applyProposals(
     must(leavers.length === 0 || proposal.proposalType !== "reinit", "a ReInit beside another proposal");
   }
   must(new Set(leavers).size === leavers.length, "two proposals for one leaf");
-  const opaque = ([ref, p]: [string, ProposalWithSender]) => [ref, { ...p, proposal: opaqueSenders(p.proposal) }] as const;
+  const opaque = ([ref, p]: [string, ProposalWithSender]) =>
+    [ref, { ...p, proposal: opaqueSenders(p.proposal) }] as const;
   const before: ClientState = {
     ...state,
     ratchetTree: leavers.reduce(removeLeafNode, state.ratchetTree),
     unappliedProposals: Object.fromEntries(Object.entries(state.unappliedProposals).map(opaque)),
   };
-  const values = others.map((p): ProposalOrRef =>
-    p.proposalOrRefType === "proposal" ? { ...p, proposal: opaqueSenders(p.proposal) } : p,
+  const values = others.map(
+    (p): ProposalOrRef => (p.proposalOrRefType === "proposal" ? { ...p, proposal: opaqueSenders(p.proposal) } : p),
   );
   const psks = makePskIndex(state, {});
   const applied = await originalApplyProposals(before, values, committer, psks, making, cs);

@@ -1,6 +1,6 @@
-// ts-mls 1.6.4 reads each proposal of a type that it does not know as one vector, and applies none. A SelfRemove is an empty
-// struct (draft-ietf-mls-extensions, "SelfRemove"). The member that leaves sends it in a PublicMessage, and others commit it
-// by reference. The state of ts-mls keeps it as a custom proposal with empty data.
+// ts-mls 1.6.4 reads each proposal of a type that it does not know as one vector, and applies none. A SelfRemove is
+// an empty struct (draft-ietf-mls-extensions, "SelfRemove"). The member that leaves sends it in a PublicMessage, and
+// others commit it by reference. The state of ts-mls keeps it as a custom proposal with empty data.
 import type { CiphersuiteImpl, ClientState, GroupContext, Proposal, RatchetTree } from "ts-mls";
 import { decodeUint16, decodeUint64, uint16Encoder, uint64Encoder } from "ts-mls/codec/number.js";
 import { mapDecoders, mapDecodersOption } from "ts-mls/codec/tlsDecoder.js";
@@ -103,8 +103,8 @@ export async function createSelfRemove(state: ClientState, cs: CiphersuiteImpl):
 }
 
 /**
- * The ProposalRef of a SelfRemove that a member of the tree has signed (RFC 9420, section 5.2); an MlsRuleError for any other.
- * The membership tag is not looked at: who joins cannot check it.
+ * The ProposalRef of a SelfRemove that a member of the tree has signed (RFC 9420, section 5.2); an MlsRuleError for any
+ * other. The membership tag is not looked at: who joins cannot check it.
  */
 export async function selfRemoveRef(
   groupContext: GroupContext,
