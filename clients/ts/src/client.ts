@@ -1,7 +1,15 @@
 // The client: what its user asks of groups, and the loop that follows them.
 import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
-import { DeliveryService, IN_PROGRESS, MOVED, type MigrationStatus, type MovedInfo, OFFER_EXPIRED } from "./ds.js";
+import {
+  CLOSED,
+  DeliveryService,
+  IN_PROGRESS,
+  MOVED,
+  type MigrationStatus,
+  type MovedInfo,
+  OFFER_EXPIRED,
+} from "./ds.js";
 import { PROTOCOL, refused, STOPPED, type Submission, submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
 import {
   OddKeyPackage,
@@ -324,6 +332,7 @@ export class Client {
       return await this.inbox.accepted(g, accepted, what.message);
     } catch (e) {
       if (refused(e, IN_PROGRESS)) await this.showEvidence(g);
+      if (refused(e, CLOSED)) this.inbox.closed(g);
       if (refused(e, STOPPED)) this.inbox.lookSoon(g);
       if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
       await this.overtaken(g, e);
@@ -507,6 +516,27 @@ export class Client {
       (await this.inbox.evidence.signedBy(target, keyId, wire.externalSenderOffer, offer));
     if (!genuine) throw new Error("the external sender is not the target's, or not for this migration");
     return externalSender(offer.externalSender);
+  }
+
+  /** Ends the group for good, if the user may move it. The room may begin its next group then. */
+  async close(g: Group): Promise<void> {
+    await this.patiently(() => this.ds(g.ds).close(g.key));
+    this.inbox.closed(g);
+  }
+
+  /**
+   * Begins the next group of the room of a closed one, and adds the users that were in it. An event names who is not.
+   */
+  async reset(g: Group, server = g.ds): Promise<Group> {
+    if (!g.closed) throw new Error("the group is not closed");
+    const { userId, deviceId } = this.matrix.session;
+    const next = await this.createGroup(g.roomId, server);
+    const others = mls.members(g.state).filter((m) => m.userId !== userId || m.deviceId !== deviceId);
+    for (const user of new Set(others.map((m) => m.userId)))
+      await this.add(next, user).catch((e) =>
+        this.world.emit({ event: "failed", group: next.key, reason: `${user} was not added: ${e}` }),
+      );
+    return next;
   }
 
   /** Brings this client's migration to its end, from wherever it is; also after a restart. */

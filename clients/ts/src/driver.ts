@@ -61,7 +61,8 @@ function state(g: Group) {
     next_seq: g.next,
     epoch: Number(groupContext.epoch),
     cipher_suite: mls.suiteId(g.state),
-    active: groupActiveState.kind === "active",
+    active: groupActiveState.kind === "active" && !g.closed,
+    closed: g.closed === true,
     epoch_authenticator: hex(keySchedule.epochAuthenticator),
     tree_hash: hex(groupContext.treeHash),
     confirmed_transcript_hash: mls.transcript(g.state),
@@ -152,6 +153,8 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
     current()
       .remove(groupOf(a), user)
       .then(() => state(groupOf(a))),
+  close: async (a) => current().close(groupOf(a)),
+  reset: async ({ ds, ...a }) => state(await current().reset(groupOf(a), ds)),
   leave: async (a) => current().leave(groupOf(a)),
   members: async (a) => (await current().members(groupOf(a))).map(member),
   update: async (a) =>

@@ -38,7 +38,7 @@ export interface GroupResponse {
   cipher_suite: number;
   creating_server: string;
   delivery_service: string;
-  state: "active" | "frozen" | "moved";
+  state: "active" | "frozen" | "closed";
   term: number;
   epoch: number;
   next_seq: number;
@@ -151,6 +151,7 @@ export const UNKNOWN_MIGRATION = "M_UNKNOWN_MIGRATION";
 export const WRONG_EPOCH = "M_WRONG_EPOCH";
 export const IN_PROGRESS = "M_MIGRATION_IN_PROGRESS";
 export const MOVED = "M_GROUP_MOVED";
+export const CLOSED = "M_GROUP_CLOSED";
 export const STOPPED = "M_GROUP_STOPPED";
 export const PEER_UNREACHABLE = "M_PEER_UNREACHABLE";
 
@@ -184,6 +185,11 @@ export class DeliveryService {
 
   group(group: string): Promise<GroupResponse> {
     return this.ask("GET", `/groups/${group}`);
+  }
+
+  /** Ends the group for good: for who may move it. */
+  close(group: string): Promise<GroupResponse> {
+    return this.ask("DELETE", `/groups/${group}`);
   }
 
   host(group: string): Promise<HostResponse> {

@@ -87,6 +87,8 @@ export interface Group {
   successors?: string[] | undefined;
   /** The current Delivery Service could not be reached: when that was tried first and last, in ms since 1970. */
   silent?: { since: number; last: number } | undefined;
+  /** The group was ended for good, by a ReInit or at its Delivery Service. */
+  closed?: boolean | undefined;
   /** The current Delivery Service has claimed the group, and may go on with another branch than that of the state here. */
   unproven?: boolean | undefined;
 }
@@ -124,6 +126,8 @@ export type ClientEvent =
   | { event: "misattributed"; group: string; named: string; author: string }
   | { event: "epoch" | "joined" | "removed"; group: string; epoch: number }
   | { event: "moved"; group: string; ds: string; term: number }
+  // The group was ended for good: the room may begin its next one.
+  | { event: "closed"; group: string }
   // A Commit of this client between two epochs, which their confirmed transcript hashes name: before it is sent, and when
   // it is known for good whether it was accepted.
   | { event: "commit"; group: string; from: string; to: string }
@@ -173,6 +177,7 @@ export function newGroup(
     named: undefined,
     successors: undefined,
     silent: undefined,
+    closed: undefined,
     unproven: undefined,
   };
   const key = toBase64url(id);

@@ -565,12 +565,21 @@ export class Inbox {
     this.endMigrationCommit(g);
     this.endRefused(g);
     g.unproven = undefined; // the next epoch follows on from the own state
-    if (isOut(g)) {
+    if (g.state.groupActiveState.kind === "removedFromGroup") {
       this.world.emit({ event: "removed", group: g.key, epoch: epochOf(g) });
       return;
     }
+    if (isOut(g)) this.closed(g); // by a ReInit
     this.world.emit({ event: "epoch", group: g.key, epoch: epochOf(g) });
     if (target !== undefined && target !== g.ds) this.moveTo(g, target, g.term + 1);
+  }
+
+  /** The group was ended for good. */
+  closed(g: Group): void {
+    if (g.closed) return;
+    g.closed = true;
+    this.world.save();
+    this.world.emit({ event: "closed", group: g.key });
   }
 
   /** A new term begins. Its Delivery Service is read soon also when it has nothing to say: it knows the lineage. */

@@ -71,7 +71,7 @@ interface Hosted {
   term: number;
   epoch: number;
   log: LogMessage[];
-  state: "active" | "frozen" | "staged" | "moved" | "stopped";
+  state: "active" | "frozen" | "staged" | "moved" | "stopped" | "closed";
   moved?: MovedInfo;
   groupInfo?: string;
   lineage: wire.Lineage;
@@ -110,6 +110,7 @@ export class FakeDs {
   answer(method: string, path: string[], query: URLSearchParams, body: any, user: string): unknown {
     const [kind, id = "", part] = path;
     if (kind === "groups" && method === "POST" && id === "") return this.reserve(body.room_id);
+    if (kind === "groups" && part === undefined && method === "DELETE") this.group(id).state = "closed";
     if (kind === "groups" && part === undefined)
       return method === "PUT" ? this.bind(id, body) : this.describe(this.group(id));
     if (kind === "groups" && part === "host") return this.host(id);
@@ -263,6 +264,7 @@ export class FakeDs {
     const repeated = g.log.find((m) => m.message === body.message);
     if (repeated !== undefined) return { term: g.term, seq: repeated.seq, epoch: g.epoch };
     if (g.state === "stopped") refuse(409, "M_GROUP_STOPPED");
+    if (g.state === "closed") refuse(410, "M_GROUP_CLOSED");
     if (body.known !== undefined && !this.has(g, body.known)) refuse(409, "M_WRONG_EPOCH", { epoch: g.epoch });
     if (g.state === "moved") refuse(410, "M_GROUP_MOVED", { moved: g.moved });
     const kind = kindOf(fromBase64(body.message));
