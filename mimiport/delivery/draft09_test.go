@@ -111,6 +111,7 @@ func TestDraft09Group(t *testing.T) {
 	update := must(p.clients[alice].Update())(t)
 	p.send(serverA, alice, &api.SubmitRequest{Message: update})
 	p.moveBy(bob, serverA, serverB, update)
+	p.requireSameLog(serverB, serverA, bob, 0)
 	p.say(serverB)
 	c := must(p.clients[alice].Commit(nil))(t)
 	p.send(serverB, alice, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
