@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestKeepLast: what is kept is the end of the log, within both bounds or the last message alone, as long as can be, and
-// just the Welcomes that came with its Commits.
+// TestKeepLast: KeepLast keeps the end of the log, as long as both bounds allow, or the last message alone. It keeps
+// just the Welcomes that came with Commits in it.
 func TestKeepLast(t *testing.T) {
 	size := func(f *Former) (n int) {
 		for i := range f.Log {

@@ -14,8 +14,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// This file is all that knows of the terms that a group had elsewhere: what of their logs comes here with the group, and
-// how members read it (profile, section 4).
+// logs is what members read, of the present term and of former ones. This file is all that knows of the terms that a
+// group had elsewhere: what of their logs comes here with the group, and how members read it (profile, section 4).
+type logs struct{ *core }
 
 // former is what came here of a group's former terms, nothing where none did.
 func (s *core) former(ctx context.Context, key storage.GroupKey) (*mimiport.Former, error) {
@@ -38,7 +39,7 @@ func storedFormer(key storage.GroupKey, log *mimiport.Former) (*storage.Former, 
 // imported is what members find here of the former terms: what the source sent along, then the migration Commit and its
 // Welcome. The source did not know the number of that Commit yet: it has the one after the last, until its receipt
 // comes.
-func (s *Service) imported(m *migration.Migration, a *arrival) (*mimiport.Former, error) {
+func (s logs) imported(m *migration.Migration, a *arrival) (*mimiport.Former, error) {
 	engine, err := s.Engines.Find(a.next.Protocol())
 	if err != nil {
 		return nil, err
@@ -127,7 +128,7 @@ func badLog(format string, args ...any) error {
 
 // takeMigrationReceipt stores the source's receipt for the migration Commit by which a group came here, and with it the
 // number of that Commit. A receipt that is not good is as good as none.
-func (s *Service) takeMigrationReceipt(ctx context.Context, m *migration.Migration, shown *api.SignedInfo) error {
+func (s logs) takeMigrationReceipt(ctx context.Context, m *migration.Migration, shown *api.SignedInfo) error {
 	if shown == nil {
 		return nil
 	}
@@ -165,7 +166,7 @@ func (s *Service) takeMigrationReceipt(ctx context.Context, m *migration.Migrati
 }
 
 // formerPiece is a piece of the log of a term that the group had before it came here.
-func (s *Service) formerPiece(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*piece, error) {
+func (s logs) formerPiece(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*piece, error) {
 	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return nil, err

@@ -57,8 +57,8 @@ func (p *play) addCarol(ds string) {
 	p.commit(ds, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(joiner)}})
 }
 
-// TestFormerTerms: T serves the handshakes of the former term with S's numbers, senders, receipts and Welcomes, with the
-// migration Commit as the last one (profile, section 4). Application messages stay at S. T's own term is empty.
+// TestFormerTerms: T serves the handshakes of the former term with S's numbers, senders, receipts and Welcomes. The
+// migration Commit is the last one (profile, section 4). Application messages stay at S. T's own term is empty.
 func TestFormerTerms(t *testing.T) {
 	p := newPlay(t)
 	p.addCarol(serverA)

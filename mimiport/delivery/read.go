@@ -65,7 +65,7 @@ func (s *Service) viewTerm(
 
 // ownTerm is the row of a former term that the group, g, had here, nil unless its log still has what is asked for. A
 // term that is on no branch of the group's lineage does not count.
-func (s *Service) ownTerm(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*storage.Group, error) {
+func (s logs) ownTerm(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*storage.Group, error) {
 	own, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: g.ID, Term: *q.Term})
 	if errors.Is(err, storage.ErrNotFound) || err == nil && own.State == migration.GroupDropped {
 		return nil, nil
@@ -219,7 +219,7 @@ func (s *Service) Messages(
 }
 
 // ownPiece is a piece of the log of a term that the group has, or had, here.
-func (s *Service) ownPiece(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*piece, error) {
+func (s logs) ownPiece(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*piece, error) {
 	entries, err := s.Store.Entries(ctx, g.Key(), q.From, q.Limit)
 	if err != nil {
 		return nil, err

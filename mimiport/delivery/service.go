@@ -73,6 +73,7 @@ type Service struct {
 	reporting
 	operator
 	lineages
+	logs
 	outgoing
 	inWork *slots.Slots[mimiport.MigrationID] // a target verifies one content of a migration at a time
 }
@@ -86,7 +87,7 @@ func New(d Deps) *Service {
 	return &Service{
 		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, closing: closing{c},
 		reporting: reporting{c}, operator: operator{c},
-		lineages: lineages{c}, outgoing: outgoing{c},
+		lineages: lineages{c}, logs: logs{c}, outgoing: outgoing{c},
 		inWork: slots.New[mimiport.MigrationID](1),
 	}
 }
