@@ -8,8 +8,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// TestFollowsByTargetAlone: a member is away while others commit, the group moves, and its former host is lost for good.
-// The member follows by the present host alone, and the group goes on (profile, section 6, "What members do").
+// TestFollowsByTargetAlone: a member is away while others commit and the group moves. Then the former host is lost for
+// good. The member follows by the present host alone, and the group goes on (profile, section 6, "What members do").
 func TestFollowsByTargetAlone(t *testing.T) {
 	g := newAway(t)
 	whileDown(t, g.a, func() error {

@@ -46,8 +46,8 @@ export class Evidence {
   }
 
   /**
-   * Whether a MigrationConfirmation is the source's word for this group, this offer and this target. Who was away when the
-   * source was lost has the source's key from before.
+   * Whether a MigrationConfirmation is the source's word for this group, this offer and this target. The source's key
+   * may be one that was kept, for a client that was away when the source was lost.
    */
   async confirms(
     g: Group,
