@@ -1,14 +1,13 @@
 // A Matrix device in at most one group, whose MLS is OpenMLS. It follows the group by its log alone, and keeps nothing.
 // Its HTTP, and how it verifies what servers sign, are the TypeScript client's.
-import { createHash } from "node:crypto";
+import { oneTimeKey, signDeviceKeys, verifyOneTimeKey, withMlsKey } from "../../clients/ts/dist/src/devices.js";
 import { DeliveryService, submission } from "../../clients/ts/dist/src/ds.js";
 import { Evidence } from "../../clients/ts/dist/src/evidence.js";
 import { BINDING, FAN_OUT, Matrix, POINTER, serverOf, withToken } from "../../clients/ts/dist/src/matrix.js";
+import { encodeKeyPackage, keyPackageRef, parseKeyPackage } from "../../clients/ts/dist/src/mls.js";
 import { decode, encode, fromBase64, leafIdentity, toBase64, toBase64url } from "../../clients/ts/dist/src/wire.js";
-import { Member } from "./member.mjs";
+import { Member, SUITE } from "./member.mjs";
 
-const KEY_PACKAGE = "io.github.mimiport.key_package";
-const DEVICE_KEY = "io.github.mimiport.ed25519";
 const RESERVED_USER = "@_mimiport:";
 /** How long a /sync waits, in milliseconds. */
 const SYNC_WAIT = 1000;
@@ -18,6 +17,8 @@ const userOf = (identity) => decode(leafIdentity, identity).userId;
 export class Client {
   #matrix;
   #member;
+  /** The device and its signature keys. */
+  #own;
   #since;
   /** Where the client stands in its group. */
   #group;
@@ -44,37 +45,24 @@ export class Client {
   /** Makes the device's MLS key, and publishes it. */
   async createIdentity() {
     this.#member = await Member.withIdentity(encode(leafIdentity, this.#session));
-    const { userId, deviceId } = this.#session;
-    const keys = { [this.#keyName]: toBase64(await this.#member.publicKey()) };
-    const device = { user_id: userId, device_id: deviceId, algorithms: [KEY_PACKAGE], keys, signatures: {} };
-    await this.#upload({ device_keys: device });
+    this.#own = { ...this.#session, suite: SUITE, ...(await this.#member.keys()) };
+    await this.#matrix.uploadDeviceKeys(await signDeviceKeys(withMlsKey(this.#own), this.#own));
   }
 
-  get #keyName() {
-    return `${DEVICE_KEY}:${this.#session.deviceId}`;
-  }
-
-  #upload(body) {
-    return this.#matrix.request("POST", "/_matrix/client/v3/keys/upload", body);
-  }
-
-  /** Publishes KeyPackages as one-time keys, which the device's MLS key signs. */
   async publishKeyPackages(n) {
-    const keys = {};
+    const published = [];
     for (let i = 0; i < n; i++) {
       const message = await this.#member.keyPackage();
-      const key = { key: toBase64(message) };
-      const signature = toBase64(await this.#member.sign(Buffer.from(JSON.stringify(key)))); // canonical as it is
-      const id = toBase64url(createHash("sha256").update(message).digest().subarray(0, 12));
-      keys[`${KEY_PACKAGE}:${id}`] = { ...key, signatures: { [this.#session.userId]: { [this.#keyName]: signature } } };
+      const ref = await keyPackageRef(parseKeyPackage(message).keyPackage);
+      published.push({ ref, value: await oneTimeKey(this.#own, message) });
     }
-    await this.#upload({ one_time_keys: keys });
+    await this.#matrix.uploadKeyPackages(published);
   }
 
   /** Creates the group of a room at the own homeserver. Its first GroupInfo has the tree inside. */
   async create(room) {
     const ds = serverOf(this.#session.userId);
-    const { group_id, external_sender } = await this.#ds(ds).reserve(room, 1);
+    const { group_id, external_sender } = await this.#ds(ds).reserve(room, SUITE);
     const id = fromBase64(group_id);
     const entry = fromBase64(external_sender);
     const key = entry.subarray(1, 1 + entry[0]); // opaque signature_key<V>, Credential credential
@@ -111,8 +99,12 @@ export class Client {
   }
 
   async add(user) {
-    const claimed = await this.#matrix.claimKeyPackages(user);
-    const keyPackages = claimed.map(({ message }) => message);
+    const published = await this.#matrix.queryKeys([user]);
+    const keyPackages = [];
+    for (const { deviceId, value } of await this.#matrix.claimKeyPackages(user, published)) {
+      const keyPackage = await verifyOneTimeKey({ userId: user, deviceId }, value, published, SUITE);
+      keyPackages.push(encodeKeyPackage(keyPackage));
+    }
     await this.#commit((submit) => this.#member.add(keyPackages, submit));
   }
 

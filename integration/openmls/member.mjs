@@ -1,7 +1,7 @@
 // A device's MLS by OpenMLS, which Wire's core-crypto brings to npm. Its browser build runs in Node.js with a database
 // in memory. It is under the GPL: nothing but this client for tests may use it.
 import "fake-indexeddb/auto";
-import { createPrivateKey, randomUUID, sign, webcrypto } from "node:crypto";
+import { randomUUID, webcrypto } from "node:crypto";
 import {
   Ciphersuite,
   ClientId,
@@ -15,7 +15,8 @@ import {
   Welcome,
 } from "@wireapp/core-crypto/src/corecrypto.js";
 
-const SUITE = Ciphersuite.MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+/** The cipher suite of all groups, by number. */
+export const SUITE = Ciphersuite.MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 const { Basic } = CredentialType;
 
 /** The start of an MLSMessage that is a KeyPackage: version and wire format. */
@@ -23,9 +24,6 @@ const KEY_PACKAGE = Uint8Array.of(0, 1, 0, 5);
 
 /** A KeyPackage or GroupInfo as core-crypto takes it: without the start of the MLSMessage. */
 const bare = (message) => message.subarray(4);
-
-/** The start of an Ed25519 private key of 32 bytes in PKCS #8 (RFC 8410). */
-const PKCS8 = Buffer.from("302e020100300506032b657004220420", "hex");
 
 /** Where core-crypto keeps signature keys. */
 const SIGNATURE_KEYS = "mls_signature_keypairs";
@@ -59,22 +57,17 @@ export class Member {
     return member;
   }
 
-  publicKey() {
-    return this.#core.clientPublicKey(SUITE, Basic);
+  /** The device's signature keys. core-crypto does not give out the private one, so it is taken from the database. */
+  async keys() {
+    const [{ pk, keypair }] = await this.#rows(SIGNATURE_KEYS);
+    const pair = await this.#open(SIGNATURE_KEYS, pk, Buffer.from(keypair));
+    const signKey = pair.subarray(1, 1 + pair[0]); // opaque private_key<V>, opaque public_key<V>
+    return { signKey, publicKey: await this.#core.clientPublicKey(SUITE, Basic) };
   }
 
   async keyPackage() {
     const [keyPackage] = await this.#core.transaction((x) => x.clientKeypackages(SUITE, Basic, 1));
     return Buffer.concat([KEY_PACKAGE, keyPackage]);
-  }
-
-  /** Signs with the device's key. core-crypto has no call for it, so the key is taken from the database. */
-  async sign(bytes) {
-    const [{ pk, keypair }] = await this.#rows(SIGNATURE_KEYS);
-    const pair = await this.#open(SIGNATURE_KEYS, pk, Buffer.from(keypair));
-    const privateKey = pair.subarray(1, 1 + pair[0]); // opaque private_key<V>, opaque public_key<V>
-    const key = Buffer.concat([PKCS8, privateKey]);
-    return sign(null, bytes, createPrivateKey({ key, format: "der", type: "pkcs8" }));
   }
 
   #rows(table) {
