@@ -134,6 +134,27 @@ func TestTwoRecovers(t *testing.T) {
 	}
 	p.expectAt(serverB, serverC, 1)
 	p.expectHosted(serverC, 1)
+
+	// The room changes its mind: C goes along, and B has the group again, stopped until its operator decides.
+	p.point(api.Pointer{RoomID: room, GroupID: p.id, Via: serverB, Term: 1, ClaimHash: hashOfClaim(t, b)})
+	for _, ds := range []string{serverB, serverC} {
+		if err := p.show(ds, b); err != nil {
+			t.Fatal(err)
+		}
+		p.expectAt(ds, serverB, 1)
+	}
+	_, err := p.submit(serverB, alice, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
+	expectKind(t, err, mimiport.KindStopped)
+	must(p.services[serverB].Reclaim(t.Context(), p.id, &api.LineageRequest{}))(t)
+	p.expectHosted(serverB, 2)
+}
+
+// hashOfClaim is the hash of the claim that a lineage ends with.
+func hashOfClaim(t *testing.T, shown *api.LineageRequest) []byte {
+	t.Helper()
+	l := must(mimiport.UnmarshalLineage(shown.Lineage))(t)
+	sum := sha256.Sum256(l.Steps[len(l.Steps)-1].Claim.Message)
+	return sum[:]
 }
 
 // TestInsist: an operator who insists begins a term above the contested claim, which the claimant follows with the

@@ -207,6 +207,9 @@ func (s *core) requireContinues(ctx context.Context, known *storage.Group, l *mi
 	if !proof.Begins(own, l) {
 		return proof.Errorf(known.ID, "it is not the lineage known here")
 	}
+	if isYielded(known) && l.Term() < known.Term {
+		return proof.Errorf(known.ID, "the group has been here in a later term of another lineage")
+	}
 	if known.State != migration.GroupMoved || known.Migration == (mimiport.MigrationID{}) {
 		return nil // staged here before, or reserved: storing it decides; or yielded: the claim is in the lineage
 	}

@@ -13,9 +13,9 @@ import (
 )
 
 // ShowLineage implements API: a verified later term stops this server (profile, section 3), if this server has signed
-// the step that leads there, or the room supports the claim that begins it. A claim without support is kept as evidence
-// and is a KindConflict error, rule "contested". A receipt that this server has forgotten stops it, too. A lineage or
-// receipt that says nothing new changes nothing.
+// the step that leads there, or the room supports the claim that begins it. A claim without support is kept as
+// evidence and is a KindConflict error, rule "contested". A receipt that this server has forgotten stops it, too. A
+// lineage or receipt that says nothing new changes nothing.
 func (s *Service) ShowLineage(
 	ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest,
 ) (*api.HostResponse, error) {
@@ -90,8 +90,8 @@ func (s *Service) takeSteps(ctx context.Context, id []byte, sh *shown) error {
 	return nil
 }
 
-// takeStep takes the step of a lineage that follows what this server knows of the group, if there is one. What it takes
-// it verifies first.
+// takeStep takes the step of a lineage that follows what this server knows of the group, if there is one. What it
+// takes it verifies first.
 func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
@@ -101,35 +101,52 @@ func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
 	if err != nil {
 		return err
 	}
-	back, err := s.cameBack(ctx, g, own, sh.Lineage)
-	if err != nil || back == 0 && !stateOf(g).Owned() && g.State != migration.GroupStaged {
+	if sh.Term() <= own.Term() {
+		if stateOf(g).Owned() || g.State == migration.GroupStaged {
+			_, _, err = s.verify(ctx, id, sh.Lineage, proof.Rules{Recorded: own})
+		}
 		return err
 	}
-	next := own.Term() + 1
-	verified, encoded, err := s.verify(ctx, id, sh.Lineage, proof.Rules{Recorded: own, UpTo: max(next, back)})
+	word, err := s.word(ctx, g)
+	if err != nil {
+		return err
+	}
+	end := own.Term() + uint64(word.Counts(sh.Steps[own.Term():]))
+	back, err := s.cameBack(ctx, g, own, sh.Lineage, end)
 	switch {
 	case err != nil:
 		return err
 	case back > 0:
-		return s.takeReturn(ctx, g, back, encoded)
-	case verified.Term() < next:
+		return s.takeReturn(ctx, g, own, back, sh.Lineage)
+	case isYielded(g) && word.NamesAny(sh.Steps[own.Term():]):
+		return s.takeRival(ctx, g, own, int(own.Term()), sh)
+	case !stateOf(g).Owned() && g.State != migration.GroupStaged:
 		return nil
 	}
-	return s.takeNext(ctx, g, &verified.Steps[next-1], encoded, sh.operator)
+	verified, encoded, err := s.verify(ctx, id, sh.Lineage, proof.Rules{Recorded: own, UpTo: end})
+	if err != nil {
+		return err
+	}
+	return s.takeNext(ctx, g, verified.Steps[own.Term():], encoded, sh.operator)
+}
+
+// isYielded says whether a group redirects by another server's claim.
+func isYielded(g *storage.Group) bool {
+	return g.State == migration.GroupMoved && g.Migration == (mimiport.MigrationID{})
 }
 
 // cameBack is the latest term in which a lineage leads back here and of which this server remembers nothing, 0 for
-// none. It asks about a group that has left, or that this server has claimed itself.
-func (s lineages) cameBack(ctx context.Context, g *storage.Group, own, l *mimiport.Lineage) (uint64, error) {
+// none. It asks about a group that has left, or that this server has claimed itself by the step that counts, of a
+// term.
+func (s lineages) cameBack(
+	ctx context.Context, g *storage.Group, own, l *mimiport.Lineage, counts uint64,
+) (uint64, error) {
 	next := own.Term() + 1
-	if l.Term() < next {
-		return 0, nil
-	}
 	hosts, err := proof.Hosts(l)
 	if err != nil {
 		return 0, err
 	}
-	ownClaim := stateOf(g).Owned() && l.Steps[next-1].Kind != mimiport.StepMigration && s.IsLocal(hosts[next])
+	ownClaim := stateOf(g).Owned() && l.Steps[next-1].Kind != mimiport.StepMigration && s.IsLocal(hosts[counts])
 	if g.State != migration.GroupMoved && !ownClaim {
 		return 0, nil
 	}
@@ -137,7 +154,7 @@ func (s lineages) cameBack(ctx context.Context, g *storage.Group, own, l *mimipo
 		if !s.IsLocal(hosts[term]) {
 			continue
 		}
-		known, err := s.remembers(ctx, &l.Steps[term-1])
+		known, err := s.remembers(ctx, storage.GroupKey{ID: g.ID, Term: term}, &l.Steps[term-1])
 		if err != nil || !known {
 			return term, err
 		}
@@ -145,25 +162,43 @@ func (s lineages) cameBack(ctx context.Context, g *storage.Group, own, l *mimipo
 	return 0, nil
 }
 
-// remembers says whether this server has a record of the migration that a step is. It has none of a claim.
-func (s lineages) remembers(ctx context.Context, step *mimiport.LineageStep) (bool, error) {
+// remembers says whether this server knows that it has signed for the term that a step begins here: of a claim it
+// has the row of the term, of a migration the record, with the vote if the step has one.
+func (s lineages) remembers(ctx context.Context, key storage.GroupKey, step *mimiport.LineageStep) (bool, error) {
 	if step.Kind != mimiport.StepMigration {
-		return false, nil
+		row, err := s.newTerm(ctx, key)
+		return err == nil && row.State != "" && row.State != migration.GroupDropped, err
 	}
 	offer, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 	if err != nil {
 		return false, err
 	}
-	_, err = s.Store.Migration(ctx, offer.ID())
+	m, err := s.Store.Migration(ctx, offer.ID())
 	if errors.Is(err, storage.ErrNotFound) {
 		return false, nil
 	}
-	return err == nil, err
+	return err == nil && (m.Complete.Message != nil || step.Complete.Message == nil), err
 }
 
-// takeReturn stops the group in a later term, in which it came back here: this server's database is older than its
-// signatures.
-func (s lineages) takeReturn(ctx context.Context, g *storage.Group, term uint64, lineage []byte) error {
+// takeReturn stops the group in a later term, in which it came back here by a lineage: this server's database is
+// older than its signatures.
+func (s lineages) takeReturn(
+	ctx context.Context, g *storage.Group, own *mimiport.Lineage, term uint64, l *mimiport.Lineage,
+) error {
+	verified, encoded, err := s.verify(ctx, g.ID, l, proof.Rules{Recorded: own, UpTo: term})
+	if err != nil {
+		return err
+	}
+	// A vote that does not hold is not in there any more.
+	known, err := s.remembers(ctx, storage.GroupKey{ID: g.ID, Term: term}, &verified.Steps[term-1])
+	if err != nil || known {
+		return err
+	}
+	return s.stopIn(ctx, g, term, encoded)
+}
+
+// stopIn stops the group in a term in which a verified lineage gives it to this server.
+func (s lineages) stopIn(ctx context.Context, g *storage.Group, term uint64, lineage []byte) error {
 	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
 		row, err := s.newTerm(ctx, storage.GroupKey{ID: g.ID, Term: term})
 		if err != nil {
@@ -179,28 +214,64 @@ func (s lineages) takeReturn(ctx context.Context, g *storage.Group, term uint64,
 	})
 }
 
-// takeRival judges a lineage that parts from the one recorded here (profile, section 3): everybody prefers the same one
-// of the two, and only here does another lineage take the place of a recorded one.
+// takeRival judges a lineage that parts from the one recorded here (profile, section 3): everybody prefers the same
+// one of the two, and only here does another lineage take the place of a recorded one.
 func (s *Service) takeRival(ctx context.Context, g *storage.Group, own *mimiport.Lineage, at int, sh *shown) error {
+	word, err := s.word(ctx, g)
+	if err != nil {
+		return err
+	}
+	end := uint64(at + word.Counts(sh.Steps[at:]))
 	common := &mimiport.Lineage{CreatingServer: sh.CreatingServer, Preimage: own.Preimage, Steps: own.Steps[:at]}
-	verified, encoded, err := s.verify(ctx, g.ID, sh.Lineage, proof.Rules{Recorded: common, UpTo: g.Term + 1})
+	verified, encoded, err := s.verify(ctx, g.ID, sh.Lineage, proof.Rules{Recorded: common, UpTo: end})
 	if err != nil {
 		return err
 	}
 	if own.Preimage == nil && sh.Preimage != nil {
 		return s.atGroup(ctx, g, migration.Displace{Lineage: encoded})
 	}
-	if own.CreatingServer != sh.CreatingServer || !stateOf(g).Owned() {
+	if own.CreatingServer != sh.CreatingServer {
 		return proof.Errorf(g.ID, "it is not the lineage known here")
 	}
-	word, err := s.word(ctx, g)
+	rival, err := s.rival(ctx, g, verified)
 	if err != nil {
 		return err
 	}
-	if sh.operator || word.Outranks(&verified.Steps[at], &own.Steps[at]) {
+	rival.Outranks = sh.operator || word.Prefers(verified.Steps[at:], own.Steps[at:])
+	switch stateOf(g).JudgeRival(*rival) {
+	case migration.TakeBack:
+		return s.stopIn(ctx, g, end, encoded)
+	case migration.Stop:
+		return s.halt(ctx, g, encoded)
+	case migration.TakeClaim:
 		return s.yield(ctx, g, encoded)
+	case migration.KeepOn:
+		return s.atGroup(ctx, g, migration.Contest{Lineage: encoded})
 	}
-	return s.atGroup(ctx, g, migration.Contest{Lineage: encoded})
+	return proof.Errorf(g.ID, "it is not the lineage known here")
+}
+
+// rival is a verified lineage, up to the step that counts, as its machine knows it.
+func (s lineages) rival(ctx context.Context, g *storage.Group, l *mimiport.Lineage) (*migration.Rival, error) {
+	hosts, err := proof.Hosts(l)
+	if err != nil || !s.IsLocal(hosts[l.Term()]) || l.Term() == 0 {
+		return new(migration.Rival), err
+	}
+	step := &l.Steps[l.Term()-1]
+	known, err := s.remembers(ctx, storage.GroupKey{ID: g.ID, Term: l.Term()}, step)
+	signed := step.Kind != mimiport.StepMigration || step.Complete.Message != nil
+	return &migration.Rival{Here: true, Signed: signed, Forgot: !known}, err
+}
+
+// halt stops a group that this server has signed for in another lineage, which it does not remember.
+func (s lineages) halt(ctx context.Context, g *storage.Group, lineage []byte) error {
+	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
+		row, err := s.giveUpOther(ctx, h, g.Term, mimiport.MigrationID{})
+		if err != nil {
+			return err
+		}
+		return s.stepRecord(ctx, h, &migration.Migration{}, row, migration.Halt{Lineage: lineage}, nil)
+	})
 }
 
 // atGroup takes an event that is about a group's row and no migration.
@@ -214,15 +285,16 @@ func (s *core) atGroup(ctx context.Context, g *storage.Group, e migration.Event)
 	})
 }
 
-// takeNext does what is to be done about the verified step that begins the term after a group's, with which the encoded
-// lineage ends.
+// takeNext does what is to be done about the verified steps after a group's, up to the one that counts, with which
+// the encoded lineage ends.
 func (s *Service) takeNext(
-	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, lineage []byte, operator bool,
+	ctx context.Context, g *storage.Group, steps []mimiport.LineageStep, lineage []byte, operator bool,
 ) error {
-	next, err := s.next(ctx, g, step, operator)
+	next, err := s.next(ctx, g, steps, operator)
 	if err != nil {
 		return err
 	}
+	step := &steps[0]
 	switch stateOf(g).Judge(*next) {
 	case migration.TakeConfirm:
 		m, err := s.record(ctx, g.Migration)
@@ -244,8 +316,9 @@ func (s *Service) takeNext(
 
 // next is a verified step, and all that counts for or against it.
 func (s *Service) next(
-	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, operator bool,
+	ctx context.Context, g *storage.Group, steps []mimiport.LineageStep, operator bool,
 ) (*migration.Next, error) {
+	step := &steps[0]
 	next := &migration.Next{Kind: step.Kind}
 	if step.Kind == mimiport.StepMigration {
 		response, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
@@ -263,7 +336,7 @@ func (s *Service) next(
 	if err != nil {
 		return nil, err
 	}
-	next.Supported = proof.Names(word.Claim, step)
+	next.Supported = word.NamesAny(steps)
 	if !next.Supported {
 		next.Supported, err = s.mayFollow(ctx, g, word, step)
 	}

@@ -26,6 +26,8 @@ const (
 	TakeOwn                   // this server has confirmed the step itself, and does not remember: Recall
 	TakeClaim                 // another server has claimed the group, with support: Yield
 	KeepOn                    // another server has claimed the group, without support: Contest
+	TakeBack                  // this server has signed for the other lineage, and does not have it: Return
+	Stop                      // the same, and another lineage of the term is here: Halt
 )
 
 // Judge says what the server whose group this is does about the step that begins the next term (profile, section 3).
@@ -45,6 +47,36 @@ func (g Group) Judge(n Next) Ruling {
 	return KeepOn
 }
 
+// yielded is a group that redirects by a claim.
+var yielded = Group{State: GroupMoved}
+
+// Rival is a verified lineage that parts from the one recorded here, up to the step that counts in it: the claim
+// that the room's pointer names, or else the step with which it parts.
+type Rival struct {
+	Outranks bool // everybody prefers it to the recorded one, or this server's operator does
+	Here     bool // the step gives the group to this server
+	Signed   bool // and this server has voted for that or claimed it: an offer alone is nothing
+	Forgot   bool // and it does not remember
+}
+
+// JudgeRival says what a server does about a lineage that parts from its own (profile, section 3). A server that has
+// yielded goes along when the room changes its mind.
+func (g Group) JudgeRival(r Rival) Ruling {
+	switch {
+	case g == yielded && !r.Outranks, g != yielded && !g.Owned():
+		return Nothing
+	case r.Here && g == yielded && r.Signed:
+		return TakeBack
+	case r.Here && g == yielded:
+		return Nothing
+	case r.Here && r.Signed && r.Forgot && r.Outranks:
+		return Stop
+	case r.Here || !r.Outranks:
+		return KeepOn
+	}
+	return TakeClaim
+}
+
 // elsewhere is why a migration is given up when the server learns that the group is in a later term.
 const elsewhere = "the group is elsewhere in a later term"
 
@@ -60,9 +92,10 @@ func (r *Ready) requireThawed() error {
 	return nil
 }
 
-// Recall is S's own verified confirmation, shown to S: it has signed what it does not remember, as after the restore of
-// a backup. Its signature beats its database, its own abort included (profile, section 3). A receiver without a state
-// is the record that S must once have had. It fails with ErrFrozen while the group is frozen for another migration.
+// Recall is S's own verified confirmation, shown to S: it has signed what it does not remember, as after the restore
+// of a backup. Its signature beats its database, its own abort included (profile, section 3). A receiver without a
+// state is the record that S must once have had. It fails with ErrFrozen while the group is frozen for another
+// migration.
 type Recall struct {
 	Confirmation Signed
 	Lineage      []byte // that was shown, encoded
@@ -85,16 +118,16 @@ func (e Recall) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Yield is another server's verified claim to a group that is hosted here: the group redirects there. The receiver is
-// the record that the group is frozen for, which is given up, or the zero record. It fails with ErrFrozen for any
-// other.
+// Yield is another server's verified claim to a group that is hosted here, or that this server has yielded before:
+// the group redirects there. The receiver is the record that the group is frozen for, which is given up, or the zero
+// record. It fails with ErrFrozen for any other.
 type Yield struct{ Lineage []byte } // that was shown, encoded
 
 func (e Yield) step(r Ready) (Ready, error) {
-	if err := r.requireThawed(); err != nil || !r.Group.Owned() {
+	if err := r.requireThawed(); err != nil || !r.Group.Owned() && r.Group != yielded {
 		return r, err
 	}
-	r.Group, r.Follow = Group{State: GroupMoved}, e.Lineage
+	r.Group, r.Follow = yielded, e.Lineage
 	if r.Migration.State == Frozen {
 		r.abort(elsewhere)
 	}
@@ -105,26 +138,34 @@ func (e Yield) step(r Ready) (Ready, error) {
 // ErrContested is returned for a claim that this server does not follow. The Ready holds the evidence to keep.
 var ErrContested = errors.New("migration: the claim has no support, and the group goes on here")
 
-// Contest is another server's verified claim that neither the room nor this server's operator supports: the group goes
-// on here. Step it on the zero record. It always fails, with ErrContested.
+// Contest is another server's verified claim that neither the room nor this server's operator supports: the group
+// goes on here. Step it on the zero record. It fails with ErrContested, unless the group is stopped: then nothing
+// goes on here that the claim would be against.
 type Contest struct{ Lineage []byte } // that was shown, encoded
 
 func (e Contest) step(r Ready) (Ready, error) {
 	r.keep(EvidenceContested, Signed{Message: e.Lineage})
+	if r.Group.State == GroupStopped {
+		return r, nil
+	}
 	return r, ErrContested
 }
 
 // Return is a verified lineage by which the group came back here in a term that this server does not remember: its
-// database is older than what it has signed. The group is stopped until an operator decides. Step it on the zero record
-// and on the row of that term; a row that is not vacant stays as it is.
+// database is older than what it has signed. Or it is one by which the room gives back what this server has yielded.
+// The group is stopped until an operator decides. Step it on the zero record and on the row of that term: one that
+// is neither vacant nor yielded stays as it is.
 type Return struct{ Lineage []byte } // that was shown, encoded
 
 func (e Return) step(r Ready) (Ready, error) {
-	if r.Group.requireVacant() != nil {
-		return r, nil
+	switch {
+	case r.Group == yielded: // its log and trees are here yet
+		r.Group, r.Follow = Group{State: GroupStopped}, e.Lineage
+		r.keep(EvidenceContested, Signed{Message: e.Lineage})
+	case r.Group.requireVacant() == nil:
+		r.Group, r.Begin = Group{State: GroupStopped}, true
+		r.keep(EvidenceOwnForgotten, Signed{Message: e.Lineage})
 	}
-	r.Group, r.Begin = Group{State: GroupStopped}, true
-	r.keep(EvidenceOwnForgotten, Signed{Message: e.Lineage})
 	return r, nil
 }
 
@@ -161,9 +202,9 @@ var (
 	ErrNotGiven = errors.New("migration: what the target was given is not here")
 )
 
-// Reclaim ends a term, here or at the target, that a Claim of this server follows, by an operator (profile, section 6).
-// The receiver is the record of the migration by which the group moved, or the zero record. It fails with ErrNotGone or
-// ErrNotGiven.
+// Reclaim ends a term, here or at the target, that a Claim of this server follows, by an operator (profile, section
+// 6). The receiver is the record of the migration by which the group moved, or the zero record. It fails with
+// ErrNotGone or ErrNotGiven.
 type Reclaim struct {
 	Given bool // what the target was given is here: the log ends with the migration Commit
 }
@@ -183,8 +224,8 @@ func (e Reclaim) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Claim begins a term of this server's own, by an operator. Step it on the zero record and on the row of that term. It
-// fails with ErrStaged or ErrTaken where the row is not vacant.
+// Claim begins a term of this server's own, by an operator. Step it on the zero record and on the row of that term.
+// It fails with ErrStaged or ErrTaken where the row is not vacant.
 type Claim struct{}
 
 func (Claim) step(r Ready) (Ready, error) {

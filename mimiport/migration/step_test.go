@@ -331,3 +331,52 @@ func TestSignedOnlyOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestJudgeRival: of a lineage that parts from its own a server follows what everybody prefers. It yields to nobody for a
+// lineage that gives the group to itself: it stops if it has forgotten what it signed, and an offer alone is nothing.
+func TestJudgeRival(t *testing.T) {
+	yielded := by(none, groupMoved)
+	for _, c := range []struct {
+		group migration.Group
+		rival migration.Rival
+		want  migration.Ruling
+	}{
+		{by(none, groupActive), migration.Rival{}, migration.KeepOn},
+		{by(none, groupActive), migration.Rival{Outranks: true}, migration.TakeClaim},
+		{by(id, groupFrozen), migration.Rival{Outranks: true}, migration.TakeClaim},
+		{by(none, groupActive), migration.Rival{Outranks: true, Here: true}, migration.KeepOn},
+		{by(none, groupActive), migration.Rival{Outranks: true, Here: true, Signed: true}, migration.KeepOn},
+		{by(none, groupActive), migration.Rival{Outranks: true, Here: true, Signed: true, Forgot: true}, migration.Stop},
+		{by(none, groupActive), migration.Rival{Here: true, Signed: true, Forgot: true}, migration.KeepOn},
+
+		{yielded, migration.Rival{}, migration.Nothing},
+		{yielded, migration.Rival{Outranks: true}, migration.TakeClaim},
+		{yielded, migration.Rival{Outranks: true, Here: true}, migration.Nothing},
+		{yielded, migration.Rival{Outranks: true, Here: true, Signed: true}, migration.TakeBack},
+		{by(id, groupMoved), migration.Rival{Outranks: true}, migration.Nothing},
+		{by(id, groupStaged), migration.Rival{Outranks: true}, migration.Nothing},
+	} {
+		if got := c.group.JudgeRival(c.rival); got != c.want {
+			t.Errorf("%+v of a group that is %s: %d, not %d", c.rival, nameGroup(c.group), got, c.want)
+		}
+	}
+}
+
+// TestStoppedContestsNothing: a group that is stopped does not hold up a claim, and keeps it as evidence.
+func TestStoppedContestsNothing(t *testing.T) {
+	contest := migration.Contest{Lineage: []byte("lineage")}
+	for state, want := range map[migration.GroupState]error{groupActive: migration.ErrContested, groupStopped: nil} {
+		ready, err := migration.Migration{}.Step(by(none, state), contest)
+		if err != want || len(ready.Evidence) != 1 {
+			t.Errorf("a claim to a group that is %s: %v, evidence %v", state, err, ready.Evidence)
+		}
+	}
+}
+
+// TestGivenBack: what a server has yielded is stopped when the room gives it back, with its log.
+func TestGivenBack(t *testing.T) {
+	ready, err := migration.Migration{}.Step(by(none, groupMoved), migration.Return{Lineage: []byte("lineage")})
+	if err != nil || ready.Group.State != groupStopped || ready.Begin || ready.Follow == nil {
+		t.Errorf("%+v, %v", ready, err)
+	}
+}

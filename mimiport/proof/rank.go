@@ -83,6 +83,35 @@ func (w *Word) Outranks(a, b *mimiport.LineageStep) bool {
 	return w.place(a) < w.place(b)
 }
 
+// Counts is how many of the successive steps of a lineage count together: those up to the last claim that the pointer
+// names, or else the first one. It is 0 for no steps.
+func (w *Word) Counts(steps []mimiport.LineageStep) int {
+	for n := len(steps); n > 0; n-- {
+		if Names(w.Claim, &steps[n-1]) {
+			return n
+		}
+	}
+	return min(1, len(steps))
+}
+
+// NamesAny says whether the pointer names one of the steps.
+func (w *Word) NamesAny(steps []mimiport.LineageStep) bool {
+	return slices.ContainsFunc(steps, func(s mimiport.LineageStep) bool { return Names(w.Claim, &s) })
+}
+
+// Prefers says whether everybody prefers a lineage that goes on with the steps a, where it parts from another, to
+// that one, which goes on with b: the lineage in which the pointer names a claim, or else that whose first step
+// Outranks the other. A migration counts only with the vote of its target: an offer promises nothing.
+func (w *Word) Prefers(a, b []mimiport.LineageStep) bool {
+	if na, nb := w.NamesAny(a), w.NamesAny(b); na != nb || len(b) == 0 {
+		return na
+	}
+	if a[0].Kind == mimiport.StepMigration && a[0].Complete.Message == nil {
+		return false
+	}
+	return w.Outranks(&a[0], &b[0])
+}
+
 // Lists says whether a step is the recover of a successor.
 func (w *Word) Lists(step *mimiport.LineageStep) bool { return w.place(step) < len(w.Successors) }
 

@@ -58,3 +58,39 @@ func TestOutranks(t *testing.T) {
 		}
 	})
 }
+
+// TestPrefers: of two lineages that part everybody prefers the one in which the pointer names a claim, at whatever place.
+// Otherwise their first steps decide, and a migration without its target's vote does not.
+func TestPrefers(t *testing.T) {
+	claim := func(term uint64) mimiport.LineageStep {
+		signed := signed(servers[1], &mimiport.LineageClaim{
+			Kind: mimiport.StepRecover, DomainName: servers[1], GroupID: []byte("group"), Term: term,
+		})
+		return mimiport.LineageStep{Kind: mimiport.StepRecover, Claim: &signed}
+	}
+	offered := mimiport.LineageStep{Kind: mimiport.StepMigration}
+	voted := mimiport.LineageStep{Kind: mimiport.StepMigration, Complete: mimiport.SignedMessage{Message: []byte("vote")}}
+	claims := []mimiport.LineageStep{claim(1), claim(2), claim(3)}
+	silent := new(proof.Word)
+	for _, c := range []struct {
+		first mimiport.LineageStep
+		want  bool
+	}{{offered, false}, {voted, true}} {
+		if silent.Prefers([]mimiport.LineageStep{c.first}, claims) != c.want {
+			t.Errorf("a migration is preferred to a recover: %v", !c.want)
+		}
+	}
+	if silent.Counts(claims) != 1 || silent.Counts(nil) != 0 || silent.Prefers(claims, nil) {
+		t.Error("something counts that the pointer does not name")
+	}
+	for n := range claims {
+		sum := sha256.Sum256(claims[n].Claim.Message)
+		word := &proof.Word{Claim: sum[:]}
+		if word.Counts(claims) != n+1 || !word.Prefers(claims, []mimiport.LineageStep{voted}) || !word.Prefers(claims, nil) {
+			t.Errorf("the claim of term %d does not count", n+1)
+		}
+		if word.Prefers([]mimiport.LineageStep{voted}, claims) {
+			t.Error("a lineage is preferred against the pointer")
+		}
+	}
+}

@@ -250,7 +250,7 @@ func (c *checker) checkLineage(g *storage.Group) {
 	case g.State == migration.GroupStaged || g.State == migration.GroupDropped:
 		want-- // the step that leads here is not confirmed
 	case g.State == migration.GroupMoved && g.Migration == (mimiport.MigrationID{}):
-		want = max(want, l.Term()) // yielded: the claim is part of it
+		want = l.Term() // yielded: the claim is part of it
 	}
 	end, err := proof.Stored(g.ID, l)
 	switch {
