@@ -77,8 +77,8 @@ soak: $(DRIVER) ## an hour: servers killed at every write and send, every fault,
 bench: ## what things cost: the module's own, and a Commit beside a message event of Dendrite's
 	$(GO) test -run '^$$' -bench . -timeout 60m ./...
 
-explore: ## every course of a hand-over within the package's bounds: minutes, and 2 GiB at most
-	$(GO) test -count=1 -timeout 2h -v -run '^TestExplore$$' ./mimiport/migration/explore -full
+explore: ## every course of a hand-over, and of who has a group, within bounds: minutes, and 3 GiB at most
+	$(GO) test -count=1 -timeout 2h -v -run '^TestExplore$$' ./mimiport/migration/explore/... -full
 
 clean: ## delete what the TypeScript client's build has made, and all packages of npm
 	rm -rf $(TS)/dist $(TS)/node_modules $(OPENMLS)/node_modules

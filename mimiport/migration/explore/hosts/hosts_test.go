@@ -1,0 +1,87 @@
+package hosts
+
+import (
+	"flag"
+	"testing"
+	"time"
+)
+
+var full = flag.Bool("full", false, "search all scenarios to their end, for minutes, instead of smaller ones")
+
+// scenario finds a scenario by its name.
+func scenario(t *testing.T, name string) Scenario {
+	for _, sc := range Scenarios {
+		if sc.Name == name {
+			return sc
+		}
+	}
+	t.Fatalf("there is no scenario %q", name)
+	return Scenario{}
+}
+
+// small is a scenario with less that can happen.
+func small(sc Scenario) Scenario {
+	sc.Commits, sc.Drops, sc.Outages = false, false, false
+	return sc
+}
+
+// TestExplore searches the scenarios as they are to the end. Without -full it is a few of them, and less in each.
+func TestExplore(t *testing.T) {
+	searched := Scenarios
+	if !*full {
+		searched = []Scenario{
+			small(scenario(t, "two recovers into one term")), small(scenario(t, "two recovers by listed successors")),
+			small(scenario(t, "a recover beside a decided move")), scenario(t, "a backup from before the group came back"),
+		}
+	}
+	for _, sc := range searched {
+		start := time.Now()
+		r := Explore(sc, "")
+		t.Logf("%s: %d states, %d events, %d states in which all is heard, at most %d events deep, %.0f s",
+			sc.Name, r.States, r.Events, r.Ends, r.Depth, time.Since(start).Seconds())
+		if r.Violation != "" {
+			t.Errorf("%s\n%s", r.Violation, r.Trace)
+		}
+	}
+}
+
+// TestBugs: each bug is caught, by an invariant that it breaks.
+func TestBugs(t *testing.T) {
+	const (
+		ends      = "a healthy host ends only by its own signature, the room or its operator"
+		one       = "one host, once everybody has heard of everything, unless the room has yet to choose"
+		redirects = "redirects end somewhere"
+		stuck     = "no honest server is stuck for good"
+	)
+	recovers := scenario(t, "two recovers into one term")
+	listed := scenario(t, "two recovers by listed successors")
+	beside := small(scenario(t, "a recover beside a decided move"))
+	backup := scenario(t, "a backup from before the group came back")
+	offers := scenario(t, "old offers of a hostile host")
+	for _, c := range []struct {
+		bug      Bug
+		scenario Scenario
+		catches  string
+	}{
+		{FollowsAnyClaim, recovers, ends},
+		{FollowsSuccessor, listed, ends},
+		{HasNoTies, listed, one},
+		{GoesOnContested, small(recovers), one},
+		{KeepsNothing, recovers, one},
+		{ForgetsReturn, backup, redirects},
+		{ForgetsVotes, backup, redirects},
+		{IgnoresReceipts, backup, "a host has accepted what its receipts say"},
+		{YieldsToItself, recovers, "a server that redirects names another server"},
+		{CountsOldOffers, offers, "a server stops in a term that it has signed for, or has forgotten"},
+		{HeedsOneStep, listed, ends},
+		{NeverDrops, beside, stuck},
+	} {
+		t.Run(string(c.bug), func(t *testing.T) {
+			r := Explore(c.scenario, c.bug)
+			if r.Violation != c.catches {
+				t.Errorf("%q is caught by %q, after %d states", c.bug, r.Violation, r.States)
+			}
+			t.Logf("%s, after %d states:\n%s", r.Violation, r.States, r.Trace)
+		})
+	}
+}

@@ -1,0 +1,264 @@
+package hosts
+
+import "github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+
+// invariants are what holds in every world.
+var invariants = []struct {
+	name  string
+	holds func(m *model, w *world) bool
+}{
+	{"a server that redirects names another server", namesAnother},
+	{"a server stops in a term that it has signed for, or has forgotten", stoppedRightly},
+}
+
+// inTheEnd are what holds once everybody has heard of everything, whatever the room and operators have yet to say.
+var inTheEnd = []struct {
+	name  string
+	holds func(m *model, w *world) bool
+}{
+	{"one host, once everybody has heard of everything, unless the room has yet to choose", oneHost},
+	{"a host has accepted what its receipts say", keepsItsWord},
+	{"redirects end somewhere", redirectsEnd},
+}
+
+// check names an invariant that a step to a world violates, or none.
+func (m *model) check(before, after *world, e event) string {
+	for _, inv := range invariants {
+		if !inv.holds(m, after) {
+			return inv.name
+		}
+	}
+	for s := range server(servers) {
+		if !m.endsByRight(before, after, e, s) {
+			return "a healthy host ends only by its own signature, the room or its operator"
+		}
+	}
+	return ""
+}
+
+// checkEnd does the same for a world in which everybody has heard of everything.
+func (m *model) checkEnd(w *world) string {
+	for _, inv := range inTheEnd {
+		if !inv.holds(m, w) {
+			return inv.name
+		}
+	}
+	return ""
+}
+
+func namesAnother(m *model, w *world) bool {
+	for s := range server(servers) {
+		if g := w.here(s); g != nil && g.state == moved && m.tree[g.known()].host == s && !m.hostile(s) {
+			return false
+		}
+	}
+	return true
+}
+
+func stoppedRightly(m *model, w *world) bool {
+	for s := range server(servers) {
+		g := w.here(s)
+		if g == nil || g.state != stopped || w.forgot(s) {
+			continue
+		}
+		signed := m.claim(g.at) || w.signed[g.at]&voted != 0
+		if m.tree[g.at].host != s || g.at == root || !signed {
+			return false
+		}
+	}
+	return true
+}
+
+// endsByRight: a server that has the group, and no longer has it after a step, has signed so itself, or was told so
+// by the room or by its operator, or has claimed the group without the room's support, or was out of service for a
+// day.
+func (m *model) endsByRight(before, after *world, e event, s server) bool {
+	b, a := before.here(s), after.here(s)
+	if m.hostile(s) || b == nil || !b.hosts() || a != nil && a.hosts() && a.at == b.at {
+		return true
+	}
+	if before.forgot(s) != after.forgot(s) {
+		return true // it is as it was once
+	}
+	for i := range step(m.moves + 1) {
+		if i != root && m.tree[i].before == b.at && after.signed[i]&taken != 0 {
+			return true // it has confirmed the group away
+		}
+	}
+	receipts := after.signed[b.at] & (receipt | otherReceipt)
+	switch {
+	case m.roomSays(after, b.at, s), m.unsupported(after, b.at), after.forgot(s) && (receipts != 0 || m.signedLater(after, b.at, s)):
+		return true
+	case after.outage[s] == backAfterDay && len(m.Successors) > 0:
+		return true
+	}
+	return m.byOperator(e, s)
+}
+
+// roomSays says whether the room's pointer names another server's claim, against the lineage of a server.
+func (m *model) roomSays(w *world, at step, s server) bool {
+	return w.named != root && m.tree[w.named].host != s && !m.begins(w.named, at)
+}
+
+// unsupported says whether a lineage rests on a claim that the room's pointer does not name, nor a later one in it.
+func (m *model) unsupported(w *world, i step) bool {
+	for ; i != root && i != w.named; i = m.tree[i].before {
+		if m.claim(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// signedLater says whether a server has signed that it has the group after a lineage, or beside it.
+func (m *model) signedLater(w *world, at step, s server) bool {
+	for j := range m.tree {
+		i := step(j)
+		signed := m.claim(i) && w.signed[i]&taken != 0 || !m.claim(i) && w.signed[i]&(voted|taken) == voted|taken
+		if i != root && m.tree[i].host == s && signed && !m.begins(i, at) {
+			return true
+		}
+	}
+	return false
+}
+
+// byOperator says whether an event is what the operator of a server does.
+func (m *model) byOperator(e event, s server) bool {
+	a := &actions[e.action]
+	return a.kind == remedy && a.over == onBoth && e.server == s ||
+		a.kind != delivery && a.over == steps && m.tree[e.step].host == s
+}
+
+// oneHost: two honest servers have the group only where the room has to choose, and then one of them keeps evidence.
+func oneHost(m *model, w *world) bool {
+	for s := range server(servers) {
+		for t := range s {
+			p, q := w.here(s), w.here(t)
+			if !m.honest(w, s) || !m.honest(w, t) || p == nil || q == nil || !p.hosts() || !q.hosts() {
+				continue
+			}
+			if !m.undecided(w, p.at, q.at) && !m.undecided(w, q.at, p.at) || !w.data[s].kept && !w.data[t].kept {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// undecided says whether nothing but the room decides between the hosts of two lineages: one of them goes on from the
+// other with a claim, or they part with two steps that have no order, and the room's pointer names none of the
+// claims.
+func (m *model) undecided(w *world, i, j step) bool {
+	if x, y, parts := m.parting(i, j); parts {
+		return !m.prevails(w, i, x, j, y) && !m.prevails(w, j, y, i, x)
+	}
+	next := m.upTo(j, m.term(i)+1)
+	provisional := next == j && m.tree[j].kind == recovers // it stops where the host before says that it goes on
+	return m.begins(i, j) && m.claim(next) && !m.named(w, next, j) && !provisional
+}
+
+// prevails says whether everybody prefers a lineage, that parts from another, with all that follows in it.
+func (m *model) prevails(w *world, i, x, j, y step) bool {
+	if !m.outranks(w, i, x, j, y) {
+		return false
+	}
+	for ; i != x && i != w.named; i = m.tree[i].before {
+		if m.claim(i) {
+			return false
+		}
+	}
+	return true
+}
+
+func keepsItsWord(m *model, w *world) bool {
+	for s := range server(servers) {
+		g := w.here(s)
+		if !m.honest(w, s) || g == nil || g.state != active {
+			continue
+		}
+		signed := w.signed[g.at] & (receipt | otherReceipt)
+		if m.tree[g.at].host != s || signed != [...]signs{empty: 0, theFirst: receipt, another: 0}[g.log] {
+			return false
+		}
+	}
+	return true
+}
+
+// redirectsEnd: who follows the servers' answers comes to one that does not redirect, unless the room names a claim
+// that is over (something goes on from it, or its server has had the group in a later term since), or a source has
+// confirmed two moves of one term, of which only the room can choose.
+func redirectsEnd(m *model, w *world) bool {
+	for s := range server(servers) {
+		if _, ends := m.follow(w, s); !ends && !m.over(w, w.named) && !m.confirmedTwice(w) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *model) confirmedTwice(w *world) bool {
+	var from [maxSteps]bool
+	for i := step(1); i <= step(m.moves); i++ {
+		if w.signed[i]&taken == 0 {
+			continue
+		}
+		if from[m.tree[i].before] {
+			return true
+		}
+		from[m.tree[i].before] = true
+	}
+	return false
+}
+
+func (m *model) over(w *world, i step) bool {
+	s := m.tree[i].host
+	g := w.here(s)
+	return i != root && (!m.leaf(w, i) || g != nil && m.termOf(w, s, g) > m.term(i))
+}
+
+// follow is the server to which the redirects of one lead, if they come to an end.
+func (m *model) follow(w *world, s server) (end server, ends bool) {
+	for range maxSteps {
+		g := w.here(s)
+		if !m.honest(w, s) || g == nil || g.state != moved {
+			return s, true
+		}
+		s = m.tree[g.known()].host
+	}
+	return s, false
+}
+
+// settled says whether all is over: one honest server has the group, and no other one has it, waits for it or
+// redirects to one that redirects. A redirect may lead to a server that is lost, lies or has forgotten: the room
+// says more.
+func (m *model) settled(w *world) bool {
+	hosts := 0
+	for s := range server(servers) {
+		g := w.here(s)
+		switch {
+		case w.outage[s] == out || w.outage[s] == outForDay:
+			return false
+		case !m.honest(w, s) || g == nil:
+		case g.state == active:
+			hosts++
+		case g.state == frozen, g.state == staged:
+			return false
+		default:
+			if _, ends := m.follow(w, s); !ends {
+				return false
+			}
+		}
+	}
+	return hosts == 1
+}
+
+// forsaken says whether a source has confirmed two moves of one term, and a target that voted waits no more. That such
+// a group is to be had again is not asked.
+func (m *model) forsaken(w *world) bool {
+	for i := step(1); i <= step(m.moves); i++ {
+		if r := m.target(w, i).record; r.voted && r.is(migration.Dropped) {
+			return m.confirmedTwice(w)
+		}
+	}
+	return false
+}
