@@ -28,16 +28,21 @@ const maxRecover = 90 << 20
 // maxLineage is the limit in bytes of a lineage, in base64.
 const maxLineage = 1 << 20
 
+// Leaves is what operators can ask about the leaves of a group.
+type Leaves interface {
+	Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drift, error)
+	Expel(ctx context.Context, id []byte) (*api.Expelled, error)
+}
+
 // Service is what operators can ask of a Delivery Service, as *delivery.Service answers it.
 type Service interface {
+	Leaves
 	Policy(ctx context.Context) (policy.Policy, error)
 	SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error)
 	AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error)
 	AdminGroup(ctx context.Context, id []byte) (*storage.Group, error)
 	AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error)
 	AdminReports(ctx context.Context, id []byte) ([]api.Report, error)
-	Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drift, error)
-	Expel(ctx context.Context, id []byte) (*api.Expelled, error)
 	Reclaim(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Yield(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error)

@@ -15,7 +15,8 @@ const (
 // audit has the service look after one hosted group after the other: all of them at the start, for what happened while
 // the homeserver was down, and then each once a day. Dendrite's events do not tell of every device that is gone.
 func audit(
-	ctx context.Context, next func(ctx context.Context, after []byte, limit int) (last []byte, err error), log *slog.Logger,
+	ctx context.Context, next func(ctx context.Context, after []byte, limit int) (last []byte, err error),
+	log *slog.Logger,
 ) {
 	pause, groups := firstPause, 0
 	var last []byte

@@ -27,13 +27,19 @@ const (
 // watchRooms follows Dendrite's room events until the homeserver shuts down: changed is told of rooms that somebody has
 // left, whose group is said to be elsewhere, or whose ACL or list of successors is new.
 func watchRooms(d *Deps, changed func(ctx context.Context, roomID string) error, log *slog.Logger) error {
-	w := &watcher{changedRoom, changed, log, "room_id"}
+	failed := func(id string, err error) {
+		log.Error("a room's change could not be noted", "room_id", id, "error", err)
+	}
+	w := &watcher{changedRoom, changed, failed}
 	return w.follow(d, jetstream.OutputRoomEvent, roomConsumer)
 }
 
 // watchDevices is watchRooms for changes of the device keys of users of this server and of others.
 func watchDevices(d *Deps, changed func(ctx context.Context, userID string) error, log *slog.Logger) error {
-	w := &watcher{changedUser, changed, log, "user_id"}
+	failed := func(id string, err error) {
+		log.Error("a change of devices was not noted", "user_id", id, "error", err)
+	}
+	w := &watcher{changedUser, changed, failed}
 	return w.follow(d, jetstream.OutputKeyChangeEvent, deviceConsumer)
 }
 
@@ -41,8 +47,7 @@ func watchDevices(d *Deps, changed func(ctx context.Context, userID string) erro
 type watcher struct {
 	read    func(*nats.Msg) (id string, changed bool) // what has changed, by a message
 	changed func(ctx context.Context, id string) error
-	log     *slog.Logger
-	key     string // of the id in the log
+	failed  func(id string, err error)
 }
 
 func (w *watcher) follow(d *Deps, topic, name string) error {
@@ -71,7 +76,7 @@ func (w *watcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
 	if err == nil {
 		return true
 	}
-	w.log.Error("a change could not be noted", w.key, id, "error", err)
+	w.failed(id, err)
 	select { // so that a database that is down is not asked thousands of times a second
 	case <-ctx.Done():
 	case <-time.After(time.Second):

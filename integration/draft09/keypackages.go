@@ -19,8 +19,8 @@ type oneTimeKey struct {
 	Key spec.Base64Bytes `json:"key"`
 }
 
-// publishKeyPackage publishes the one KeyPackage that the client has. Its device, with which others find it, is published
-// already.
+// publishKeyPackage publishes the one KeyPackage that the client has. Its device, with which others find it, is
+// published already.
 func (c *client) publishKeyPackage(ctx context.Context, _ *command) (any, error) {
 	message, err := c.member.KeyPackage()
 	if err != nil {

@@ -45,8 +45,8 @@ func (u *User) Deactivate(ctx context.Context) error {
 	}}, nil)
 }
 
-// PublishKey uploads the device's Matrix device keys, for some algorithms, with an MLS signature key among them (profile,
-// section 7). With no key they have none.
+// PublishKey uploads the device's Matrix device keys, for some algorithms, with an MLS signature key among them
+// (profile, section 7). With no key they have none.
 func (u *User) PublishKey(ctx context.Context, scheme string, key []byte, algorithms ...string) error {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

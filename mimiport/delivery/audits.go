@@ -16,7 +16,7 @@ import (
 // DevicesChanged is to be called when the devices of a user, of this server or another, or their keys have changed, as
 // often as one likes: this server asks the user's homeserver about their leaves. A room tells which groups may have
 // them: a user outside the room loses their leaves in any case.
-func (s *Service) DevicesChanged(ctx context.Context, userID string) error {
+func (s removals) DevicesChanged(ctx context.Context, userID string) error {
 	rooms, err := s.Rooms.RoomsOf(ctx, userID)
 	if err != nil {
 		return err
@@ -39,7 +39,7 @@ func (s *Service) DevicesChanged(ctx context.Context, userID string) error {
 
 // Audit has this server look after the groups that it hosts, at most limit of them, with ids after a given one: what no
 // event has told of comes to light so. It returns the last id, nil where there are no more.
-func (s *Service) Audit(ctx context.Context, after []byte, limit int) (last []byte, err error) {
+func (s removals) Audit(ctx context.Context, after []byte, limit int) (last []byte, err error) {
 	groups, err := s.Store.Groups(ctx, after, limit)
 	if err != nil || len(groups) == 0 {
 		return nil, err
@@ -84,7 +84,7 @@ func (s *core) devicesRow(g *storage.Group, server, userID string, order uint64)
 func devicesQueue(key storage.GroupKey) string { return "devices/" + fanOutQueue(key) + "/" }
 
 // audit files a row for each way of looking after a group.
-func (s *Service) audit(ctx context.Context, row *storage.Row) error {
+func (s removals) audit(ctx context.Context, row *storage.Row) error {
 	key := storage.GroupKey{ID: row.GroupID, Term: row.Term}
 	change := &storage.Change{Done: []storage.RowKey{row.Key()}}
 	err := s.groups.WithLive(ctx, key, func(g *storage.Group, l *registry.Live) error {
@@ -108,7 +108,7 @@ const patience = 100
 
 // followDevices asks the row's destination about leaves of its users, and proposes to remove those of devices that are
 // gone. A homeserver that does not answer says nothing.
-func (s *Service) followDevices(ctx context.Context, row *storage.Row) error {
+func (s removals) followDevices(ctx context.Context, row *storage.Row) error {
 	key := storage.GroupKey{ID: row.GroupID, Term: row.Term}
 	userID := strings.TrimPrefix(row.Queue, devicesQueue(key))
 	from, leaves, err := s.leaves(ctx, key, func(of string) bool {
@@ -175,7 +175,7 @@ func everybody(string) bool { return true }
 
 // Expel is for operators: this server proposes to remove all leaves that have no place in a group, however many they
 // are.
-func (s *Service) Expel(ctx context.Context, id []byte) (*api.Expelled, error) {
+func (s removals) Expel(ctx context.Context, id []byte) (*api.Expelled, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
 		return nil, err

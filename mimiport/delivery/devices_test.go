@@ -111,7 +111,8 @@ func TestKeyless(t *testing.T) {
 // TestFounders: the leaves of a group that is bound have the keys of their devices.
 func TestFounders(t *testing.T) {
 	p := &play{world: newWorld(t)}
-	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t)
+	req := &api.ReserveGroupRequest{RoomID: room}
+	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), req))(t)
 	p.id = reserved.GroupID
 	p.group = p.groupWith()
 	p.Room.Joined[carol] = true
@@ -201,6 +202,7 @@ func (p *play) expectProposals(ds string, want int) {
 // TestDeviceGone: a device that its homeserver lists no more, or that publishes another key than its leaf's, loses the
 // leaf, once. One that publishes no key is there, and a homeserver that does not answer says nothing.
 func TestDeviceGone(t *testing.T) {
+	const published, bridge = `{"device_keys":"published"}`, `{"application_services":["@carol:b.example"]}`
 	for name, c := range map[string]struct {
 		policy string
 		change func(*play)
@@ -211,9 +213,9 @@ func TestDeviceGone(t *testing.T) {
 		"no key":             {`{}`, func(p *play) { p.Devices.Bare(carol, "CAROL") }, 0},
 		"no change":          {`{}`, func(*play) {}, 0},
 		"silence":            {`{}`, func(p *play) { p.Devices.Silence(serverB, true) }, 0},
-		"never listed":       {`{"device_keys":"published"}`, func(p *play) { p.Devices.Delete(carol, "CAROL") }, 0},
-		"keyless, another":   {`{"device_keys":"published"}`, func(p *play) { p.Devices.Publish(carol, "CAROL", []byte("x")) }, 1},
-		"application":        {`{"application_services":["@carol:b.example"]}`, func(p *play) { p.Devices.Delete(carol, "CAROL") }, 0},
+		"never listed":       {published, func(p *play) { p.Devices.Delete(carol, "CAROL") }, 0},
+		"keyless, another":   {published, func(p *play) { p.Devices.Publish(carol, "CAROL", []byte("x")) }, 1},
+		"application":        {bridge, func(p *play) { p.Devices.Delete(carol, "CAROL") }, 0},
 		"another user's":     {`{}`, func(p *play) { p.Devices.Delete("@eve:b.example", "CAROL") }, 0},
 		"another device's":   {`{}`, func(p *play) { p.Devices.Delete(carol, "PHONE") }, 0},
 		"the user goes, too": {`{}`, func(p *play) { p.Devices.Delete(carol, "CAROL"); p.leave(serverA, carol) }, 1},
@@ -404,7 +406,9 @@ func TestDrift(t *testing.T) {
 	}
 	expect(&api.Drift{Leaves: leaves, WithoutLeaf: []string{erin}, Unasked: none})
 	p.Devices.Silence(serverB, true)
-	leaves = []api.DriftLeaf{leaves[0], {Leaf: 2, UserID: carol, DeviceID: "CAROL", Faults: []api.Fault{api.FaultNotJoined}}}
+	leaves = []api.DriftLeaf{
+		leaves[0], {Leaf: 2, UserID: carol, DeviceID: "CAROL", Faults: []api.Fault{api.FaultNotJoined}},
+	}
 	expect(&api.Drift{Leaves: leaves, WithoutLeaf: []string{erin}, Unasked: []string{serverB}})
 	p.expectProposals(serverA, 0)
 

@@ -11,7 +11,7 @@ import (
 )
 
 // Drift implements API.
-func (s *Service) Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drift, error) {
+func (s removals) Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drift, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
 		return nil, err

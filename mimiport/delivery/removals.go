@@ -84,8 +84,8 @@ func (s *Service) warnIfDenied(ctx context.Context, g *storage.Group) error {
 	return err
 }
 
-// removals propose that leaves go which have no place in a group: of users who are not joined to the room, of devices
-// that are gone, and all but the first of one device (profile, section 7).
+// removals look after the leaves of groups. They propose that leaves go which have no place in a group: of users who
+// are not joined to the room, of devices that are gone, and all but the first of one device (profile, section 7).
 type removals struct{ *core }
 
 // expel proposes to remove the leaves that have no place in a group as far as this server knows by itself.
@@ -112,8 +112,8 @@ type expulsion struct {
 	all   bool         // an operator lets most of the members go
 }
 
-// removeMisplaced proposes to remove the leaves that have no place in a group, where the group lets this server propose.
-// It returns how many are to go, those that have been proposed before included.
+// removeMisplaced proposes to remove the leaves that have no place in a group, where the group lets this server
+// propose. It returns how many are to go, those that have been proposed before included.
 func (s removals) removeMisplaced(ctx context.Context, e *expulsion) (int, error) {
 	l, err := e.held.Live(ctx, e.group)
 	if err != nil {
@@ -136,8 +136,8 @@ func (s removals) removeMisplaced(ctx context.Context, e *expulsion) (int, error
 	return len(leaves), s.proposeRemoves(ctx, e, l, fresh)
 }
 
-// leavingLeaves are the leaves that proposals of this epoch take away, whoever made them. Another Remove of one could not
-// be committed with those (RFC 9420, section 12.2).
+// leavingLeaves are the leaves that proposals of this epoch take away, whoever made them. Another Remove of one could
+// not be committed with those (RFC 9420, section 12.2).
 func leavingLeaves(g mls.Group) map[uint32]bool {
 	leaving := make(map[uint32]bool)
 	for _, p := range g.Proposals() {

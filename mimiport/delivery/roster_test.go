@@ -17,8 +17,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// TestFanOutFollowsTheTree: whatever is committed, a message goes to the devices of the tree's leaves: by what the server
-// has in memory, and the same after a restart, after the log is compacted, and at the server that the group moves to.
+// TestFanOutFollowsTheTree: whatever is committed, a message goes to the devices of the tree's leaves: by what the
+// server has in memory, and the same after a restart, after the log is compacted, and at the server that it moves to.
 func TestFanOutFollowsTheTree(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		p := newPlay(t)
@@ -125,7 +125,8 @@ func (p *play) compact(ds string) {
 	p.t.Helper()
 	g := must(p.stores[ds].Group(p.t.Context(), p.id))(p.t)
 	row := storage.Row{
-		Destination: ds, Queue: "compact", Order: g.Version, Kind: storage.RowCompact, GroupID: g.ID, Term: g.Term, Due: p.now,
+		Destination: ds, Queue: "compact", Order: g.Version, Kind: storage.RowCompact, GroupID: g.ID, Term: g.Term,
+		Due: p.now,
 	}
 	if err := p.stores[ds].Apply(p.t.Context(), &storage.Change{Rows: []storage.Row{row}}); err != nil {
 		p.t.Fatal(err)
