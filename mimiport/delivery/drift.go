@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
@@ -39,12 +40,17 @@ func (s removals) Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drif
 func (s *core) drift(ctx context.Context, g *storage.Group, state mls.Group) (*api.Drift, error) {
 	var keys []LeafKey
 	var leaves []uint32
+	isMember := make(map[string]bool)
 	for m := range state.Members() {
 		key, err := leafKey(state, m)
 		if err != nil {
 			return nil, err
 		}
-		keys, leaves = append(keys, key), append(leaves, m.Leaf)
+		keys, leaves, isMember[key.UserID] = append(keys, key), append(leaves, m.Leaf), true
+	}
+	absent, err := s.absent(ctx, g.RoomID, slices.Sorted(maps.Keys(isMember)))
+	if err != nil {
+		return nil, err
 	}
 	joined, err := s.Rooms.Joined(ctx, g.RoomID)
 	if err != nil {
@@ -52,11 +58,10 @@ func (s *core) drift(ctx context.Context, g *storage.Group, state mls.Group) (*a
 	}
 	said, failed := s.look(ctx, g.Server, keys)
 	d := &api.Drift{Epoch: state.Epoch(), Leaves: []api.DriftLeaf{}, WithoutLeaf: []string{}, Unasked: names(failed)}
-	isJoined, isMember, isSecond := setOf(joined), make(map[string]bool), secondLeaves(state)
+	isAbsent, isSecond := setOf(absent), secondLeaves(state)
 	for i, key := range keys {
-		isMember[key.UserID] = true
 		l := api.DriftLeaf{Leaf: leaves[i], UserID: key.UserID, DeviceID: key.DeviceID}
-		if !isJoined[key.UserID] {
+		if isAbsent[key.UserID] {
 			l.Faults = append(l.Faults, api.FaultNotJoined)
 		}
 		if isSecond[l.Leaf] {

@@ -21,7 +21,7 @@ const settling = time.Second
 
 // RoomChanged is to be called when somebody has left a room, or its pointer, successors or server ACL have changed, as
 // often as one likes: this server looks after the groups bound to it.
-func (s *Service) RoomChanged(ctx context.Context, roomID string) error {
+func (s removals) RoomChanged(ctx context.Context, roomID string) error {
 	groups, err := s.Store.GroupsInRoom(ctx, roomID)
 	if err != nil {
 		return err
