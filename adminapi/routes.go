@@ -37,8 +37,16 @@ type Leaves interface {
 // Service is what operators can ask of a Delivery Service, as *delivery.Service answers it.
 type Service interface {
 	Leaves
+	Groups
 	Policy(ctx context.Context) (policy.Policy, error)
 	SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error)
+	AdminMigrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]*api.MigrationStatus, error)
+	DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
+	AdminMigration(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
+}
+
+// Groups is what operators can ask about groups.
+type Groups interface {
 	AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error)
 	AdminGroup(ctx context.Context, id []byte) (*storage.Group, error)
 	AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error)
@@ -46,9 +54,6 @@ type Service interface {
 	Reclaim(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Yield(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error)
-	AdminMigrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]*api.MigrationStatus, error)
-	DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
-	AdminMigration(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
 }
 
 // Routes is the admin API of svc. Authenticate must let nobody but administrators pass.

@@ -111,6 +111,21 @@ func TestCloseEndsMigration(t *testing.T) {
 	p.expectSound(serverB)
 }
 
+// TestClosedForGood: no operator takes up a closed group again.
+func TestClosedForGood(t *testing.T) {
+	p := newPlay(t)
+	p.allow(serverA, `{"recover":true}`)
+	held := p.held(p.lineage(serverA))
+	must(p.close(serverA, alice))(t)
+	_, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{})
+	expectKind(t, err, mimiport.KindConflict)
+	_, err = p.services[serverA].Reclaim(t.Context(), p.id, p.forgedRecover(serverA, serverB))
+	expectKind(t, err, mimiport.KindConflict)
+	_, err = p.services[serverA].Recover(t.Context(), p.id, held)
+	expectKind(t, err, mimiport.KindConflict)
+	p.expectClosed()
+}
+
 // TestCloseElsewhere: a group that is not here, or no more, is not closed here.
 func TestCloseElsewhere(t *testing.T) {
 	p := newPlay(t)

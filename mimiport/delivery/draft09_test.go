@@ -103,6 +103,16 @@ func (p *draft09Play) moveBy(user, from, to string, proposals ...[]byte) {
 	p.follow(commit.Message)
 }
 
+// TestDraft09Power: removing the leaf of another takes what kicking takes, in a group of go-mls too.
+func TestDraft09Power(t *testing.T) {
+	p := newDraft09Play(t)
+	p.addBob()
+	p.Room.Power[bob] = 0
+	_, err := p.submit(serverA, bob, &api.SubmitRequest{Message: must(p.clients[bob].Remove(0))(t)})
+	expectRule(t, err, "kick")
+	p.send(serverA, alice, &api.SubmitRequest{Message: must(p.clients[alice].Remove(1))(t)})
+}
+
 // TestDraft09Group: a group of go-mls lives at A, moves to B with a proposal, lives there, and moves back.
 func TestDraft09Group(t *testing.T) {
 	p := newDraft09Play(t)
