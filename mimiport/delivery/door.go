@@ -96,7 +96,8 @@ func (s intake) requireMayRemove(ctx context.Context, sub *submission, leaves []
 	return s.requireKick(ctx, sub, others)
 }
 
-// requireKick fails unless the caller may kick all of some users from the room.
+// requireKick fails unless the caller may kick all of some users from the room. In a room that this server has never
+// been in nobody stands above another: MLS alone decides.
 func (s intake) requireKick(ctx context.Context, sub *submission, users []string) error {
 	if len(users) == 0 {
 		return nil
@@ -104,6 +105,9 @@ func (s intake) requireKick(ctx context.Context, sub *submission, users []string
 	st, err := s.Rooms.Standing(ctx, sub.group.RoomID, sub.caller.UserID)
 	if err != nil {
 		return err
+	}
+	if !st.Exists {
+		return nil
 	}
 	if st.Power < st.KickLevel {
 		return forbidden(ruleKick, "%s has power level %d, removing others needs %d",

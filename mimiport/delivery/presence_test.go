@@ -99,6 +99,19 @@ func TestHostNeverInRoom(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden)
 }
 
+// TestHostNeverInRoomAndPower: at such a host all members may do what MLS lets them do: change the group, remove each
+// other, and close it.
+func TestHostNeverInRoomAndPower(t *testing.T) {
+	p := newUnseen(t)
+	clear(p.Room.Power)
+	p.commit(serverB, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.SetExtensions(nil)}})
+	remove := p.group.Propose(leafOf[alice], p.group.Remove(leafOf[bob]))
+	must(p.submit(serverB, alice, &api.SubmitRequest{Message: remove}))(t)
+	if g, err := p.close(serverB, bob); err != nil || g.State != "closed" {
+		t.Errorf("closing gives %+v, %v", g, err)
+	}
+}
+
 // TestHostNeverInRoomAndClaims: such a host yields by its own signature or its operator alone, and imports no foreign
 // id.
 func TestHostNeverInRoomAndClaims(t *testing.T) {

@@ -213,7 +213,7 @@ func Decide(p *Policy, f *Facts) error {
 // DecideClose says whether a group may be closed: by whoever may move it away, wherever to. Refusals are KindForbidden.
 func DecideClose(p *Policy, f *Facts) error {
 	reason := p.sourceRefusal(f)
-	if !f.UserJoined {
+	if f.RoomKnown && !f.UserJoined {
 		reason = "the user is not joined to the room"
 	}
 	if reason != "" {

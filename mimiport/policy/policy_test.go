@@ -82,3 +82,28 @@ func TestDecide(t *testing.T) {
 		})
 	}
 }
+
+// TestDecideClose: whoever may move a group away may close it, wherever it could move to.
+func TestDecideClose(t *testing.T) {
+	for name, c := range map[string]struct {
+		source policy.SourceMode
+		facts  policy.Facts
+		may    bool
+	}{
+		"who may point":            {policy.SourcePowerLevel, policy.Facts{RoomKnown: true, UserJoined: true, UserMayPoint: true}, true},
+		"who may not":              {policy.SourcePowerLevel, policy.Facts{RoomKnown: true, UserJoined: true}, false},
+		"who has left":             {policy.SourceAnyMember, policy.Facts{RoomKnown: true}, false},
+		"any member":               {policy.SourceAnyMember, policy.Facts{RoomKnown: true, UserJoined: true}, true},
+		"a member, room unknown":   {policy.SourceAnyMember, policy.Facts{}, true},
+		"an administrator":         {policy.SourceServerAdmin, policy.Facts{UserAdmin: true}, true},
+		"no administrator":         {policy.SourceServerAdmin, policy.Facts{UserMayPoint: true}, false},
+		"nobody, who may point":    {policy.SourceNobody, policy.Facts{UserMayPoint: true}, false},
+		"a denied peer is no peer": {policy.SourceAnyMember, policy.Facts{Peer: "denied.example"}, true},
+	} {
+		p := policy.Policy{Source: c.source, DenyServers: []string{"denied.example"}}
+		err := policy.DecideClose(&p, &c.facts)
+		if may := err == nil; may != c.may || !may && mimiport.KindOf(err) != mimiport.KindForbidden {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -48,9 +48,12 @@ func (r rooms) Standing(_ context.Context, roomID, userID string) (delivery.Stan
 	}, nil
 }
 
-func (r rooms) Powers(_ context.Context, _ string, users []string) (powers []int64, err error) {
-	for _, user := range users {
-		powers = append(powers, r.room.Power[user])
+func (r rooms) Powers(_ context.Context, roomID string, users []string) ([]int64, error) {
+	powers := make([]int64, len(users))
+	for i, user := range users {
+		if r.knows(roomID) {
+			powers[i] = r.room.Power[user]
+		}
 	}
 	return powers, nil
 }
