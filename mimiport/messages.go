@@ -55,8 +55,8 @@ type MigrationCommitAAD struct {
 	TargetDomain string `json:"target_ds_domain"`
 }
 
-// MigrationComponent is the application component under which a MigrationCommitAAD travels in a SafeAAD (profile, section 5). It is in
-// the range for private use.
+// MigrationComponent is the application component under which a MigrationCommitAAD travels in a SafeAAD (profile,
+// section 5). It is in the range for private use.
 const MigrationComponent uint16 = 0xf1c4
 
 // MigrationContent carries the group from source to target, signed by the source (draft, "Initiating a migration").

@@ -68,7 +68,8 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// TestReplayCases replays small inputs that a Delivery Service could answer wrongly: which message is refused, and by which rule.
+// TestReplayCases replays small inputs that a Delivery Service could answer wrongly: which message is refused, and by
+// which rule.
 func TestReplayCases(t *testing.T) {
 	for name, rules := range map[string][]string{
 		"01-duplicate-add":                             {"device-unique"},

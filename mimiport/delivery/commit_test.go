@@ -162,8 +162,8 @@ func TestOutsideInit(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestSafeAAD: where the group uses SafeAAD, MigrationCommitAAD is the item of one component (profile, section 5): a Commit outside a
-// MigrationInit may not hold it, a migration Commit must.
+// TestSafeAAD: where the group uses SafeAAD, MigrationCommitAAD is the item of one component (profile, section 5): a
+// Commit outside a MigrationInit may not hold it, a migration Commit must.
 func TestSafeAAD(t *testing.T) {
 	const dictionary = "\x00\x06\x05\x04\x00\x02\x01\x00" // app_data_dictionary: safe_aad, an empty list
 	p := newPlayFrom(t, mlstest.Options{CipherSuite: 1, Extensions: []byte(dictionary)})
@@ -176,12 +176,14 @@ func TestSafeAAD(t *testing.T) {
 	expectRule(t, err, "migration-commit-outside-init")
 	p.commit(serverA, alice, mlstest.CommitOptions{AuthenticatedData: []byte{0}})
 
-	for rule, data := range map[string][]byte{"safe-aad": announce(serverB), "migration-commit": safe(announce("c.example"))} {
-		a := must(p.request(serverA, serverB, bob, func(o *mlstest.CommitOptions) { o.AuthenticatedData = data }))(t)
-		_, err = p.initiate(a)
-		expectRule(t, err, rule)
+	with := func(data []byte) *attempt {
+		return must(p.request(serverA, serverB, bob, func(o *mlstest.CommitOptions) { o.AuthenticatedData = data }))(t)
 	}
-	a := must(p.request(serverA, serverB, bob, func(o *mlstest.CommitOptions) { o.AuthenticatedData = safe(announce(serverB)) }))(t)
+	_, err = p.initiate(with(announce(serverB)))
+	expectRule(t, err, "safe-aad")
+	_, err = p.initiate(with(safe(announce("c.example"))))
+	expectRule(t, err, "migration-commit")
+	a := with(safe(announce(serverB)))
 	must(p.initiate(a))(t)
 	p.run()
 	p.expect(a, "moved", "active")

@@ -19,8 +19,8 @@ func (g *group) changesAppData(e rfc9420.Extensions) bool {
 	return had != has || !bytes.Equal(before, after)
 }
 
-// applyAppData takes the data that AppDataUpdates lead to, which the application knows, from the GroupInfo, and checks that no other
-// data changes (draft-ietf-mls-extensions-10, AppDataUpdate).
+// applyAppData takes the data that AppDataUpdates lead to, which the application knows, from the GroupInfo, and checks
+// that no other data changes (draft-ietf-mls-extensions-10, AppDataUpdate).
 func (t *transition) applyAppData() error {
 	named := make(map[uint16]rfc9420.AppDataOperation)
 	for _, r := range t.list {
@@ -55,7 +55,8 @@ func (t *transition) applyAppData() error {
 	return err
 }
 
-// onlyNamed reports whether components have data after a Commit as the operations on some say, and all others what they had.
+// onlyNamed reports whether components have data after a Commit as the operations on some say, and all others what they
+// had.
 func onlyNamed(before, after rfc9420.ComponentList, named map[uint16]rfc9420.AppDataOperation) bool {
 	kept := 0
 	for _, c := range before {

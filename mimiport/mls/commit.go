@@ -206,8 +206,8 @@ func (t *transition) checkList() error {
 	return t.checkTargets()
 }
 
-// requiresPath reports whether a proposal makes a path necessary (RFC 9420, section 17.4, and draft-ietf-mls-extensions-10). What a custom proposal requires
-// only its members know.
+// requiresPath reports whether a proposal makes a path necessary (RFC 9420, section 17.4, and
+// draft-ietf-mls-extensions-10). What a custom proposal requires only its members know.
 func requiresPath(typ ProposalType) bool {
 	switch typ {
 	case ProposalUpdate, ProposalRemove, ProposalExternalInit, ProposalGroupContextExtensions:
@@ -378,8 +378,8 @@ func (t *transition) applyPath() error {
 	return t.placePath(steps, caps)
 }
 
-// checkSuccessor checks that the path's leaf has the credential of the leaf whose place it takes: the committer's, or the one that a
-// joiner removes.
+// checkSuccessor checks that the path's leaf has the credential of the leaf whose place it takes: the committer's, or
+// the one that a joiner removes.
 func (t *transition) checkSuccessor(l *rfc9420.LeafNode) error {
 	if !t.external {
 		return t.g.requireSuccessor(l, t.committer)

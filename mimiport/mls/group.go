@@ -61,8 +61,8 @@ type Group interface {
 	// Propose checks a proposal message of this epoch and adds it. A repeated message changes nothing.
 	Propose(message []byte) (Group, *Proposal, error)
 
-	// Closed reports whether the group ended with the Commit before this epoch, a ReInit (RFC 9420, section 12.1.5). A closed
-	// group refuses all messages. Open cannot know: who stores the group keeps Effects.Closes too.
+	// Closed reports whether the group ended with the Commit before this epoch, a ReInit (RFC 9420, section 12.1.5). A
+	// closed group refuses all messages. Open cannot know: who stores the group keeps Effects.Closes too.
 	Closed() bool
 
 	// Commit checks a Commit of this epoch and applies it. groupInfo describes the next epoch, without the tree; it is
@@ -84,9 +84,9 @@ type Group interface {
 // lifetimeSkew is how wrong the clocks of clients and servers may be together.
 const lifetimeSkew = uint64(time.Hour / time.Second)
 
-// CheckLifetime fails for a member whose leaf is that of a key package which is not yet valid at a time, or no longer: a KindInvalid error
-// of rule lifetime. It allows an hour for clocks that are wrong. No engine asks: who takes an Add asks once, so that a log can be
-// replayed at any time (RFC 9420, section 7.3).
+// CheckLifetime fails for a member whose leaf is that of a key package which is not yet valid at a time, or no longer:
+// a KindInvalid error of rule lifetime. It allows an hour for clocks that are wrong. No engine asks: who takes an Add
+// asks once, so that a log can be replayed at any time (RFC 9420, section 7.3).
 func CheckLifetime(m Member, now time.Time) error {
 	at := uint64(now.Unix())
 	expired := at > m.NotAfter && at-m.NotAfter > lifetimeSkew
@@ -96,8 +96,8 @@ func CheckLifetime(m Member, now time.Time) error {
 	return failed("check lifetime", nil, refuse(ruleLifetime))
 }
 
-// RequireOpen fails for a closed group: a KindInvalid error of rule group-closed. The methods of a group do so by themselves; who takes
-// an application message asks here.
+// RequireOpen fails for a closed group: a KindInvalid error of rule group-closed. The methods of a group do so by
+// themselves; who takes an application message asks here.
 func RequireOpen(g Group) error {
 	if g.Closed() {
 		return failed("receive message", g.ID(), refuse(ruleClosed))
@@ -126,7 +126,8 @@ type Context interface {
 	// ExternalSenders lists the entries of the group's external_senders extension, nil without one.
 	ExternalSenders() []ExternalSender
 
-	// SafeAAD reports whether the authenticated data of every message begins with a SafeAAD (draft-ietf-mls-extensions-10).
+	// SafeAAD reports whether the authenticated data of every message begins with a SafeAAD
+	// (draft-ietf-mls-extensions-10).
 	SafeAAD() bool
 
 	// Hash is the hash function of the group's cipher suite.
@@ -145,8 +146,8 @@ type Tree interface {
 	// Member is the member at a leaf; false where the leaf is blank or out of range.
 	Member(leaf uint32) (Member, bool)
 
-	// Duplicates lists the leaves whose credential another leaf with a lower index has, in order. No Commit makes one, but a group
-	// that is opened may have some.
+	// Duplicates lists the leaves whose credential another leaf with a lower index has, in order. No Commit makes one, but
+	// a group that is opened may have some.
 	Duplicates() []Member
 }
 
@@ -255,8 +256,8 @@ type Effects struct {
 	Added             []Member   // by Add proposals, with their new leaves; the sender of an external Commit is Committer only
 	Removed           []Member   // as they were
 	Updated           []Member   // as they are now
-	// Renewed lists the leaves that the Commit brings with a signature key which no leaf of that credential had that the Commit
-	// takes away: of Adds, Updates, the path, and the sender of an external Commit.
+	// Renewed lists the leaves that the Commit brings with a signature key which no leaf of that credential had that the
+	// Commit takes away: of Adds, Updates, the path, and the sender of an external Commit.
 	Renewed []Member
 	// Closes is whether the Commit is a ReInit: nothing may follow it (RFC 9420, section 12.1.5).
 	Closes bool

@@ -6,9 +6,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
-// outlook is the group as it would be with all pending proposals applied, as far as that decides whether one more may join them: some
-// clients commit all that is pending and can leave nothing out. It errs on the safe side: what leaves support that go counts still,
-// and the keys of parents that become blank.
+// outlook is the group as it would be with all pending proposals applied, as far as that decides whether one more may
+// join them: some clients commit all that is pending and can leave nothing out. It errs on the safe side: what leaves
+// support that go counts still, and the keys of parents that become blank.
 type outlook struct {
 	keys       keys
 	initKeys   *keySet  // of the Adds
@@ -104,14 +104,15 @@ func (o *outlook) check(g *group) error {
 			return err
 		}
 	}
-	writesData := has(o.types, uint16(ProposalAppDataUpdate))
-	if err := g.require(!writesData || o.everyone.extension(rfc9420.ExtensionAppDataDictionary), ruleExtensionsSupport); err != nil {
+	readable := o.everyone.extension(rfc9420.ExtensionAppDataDictionary)
+	if err := g.require(readable || !has(o.types, uint16(ProposalAppDataUpdate)), ruleExtensionsSupport); err != nil {
 		return err
 	}
 	return g.checkSupport(o.everyone, o.extensions)
 }
 
-// roomPerLeaf is more than a new leaf adds to a tree besides its own encoding, in bytes, and than a path adds for a node.
+// roomPerLeaf is more than a new leaf adds to a tree besides its own encoding, in bytes, and than a path adds for a
+// node.
 const roomPerLeaf = 256
 
 // checkRoom checks that the tree has room for all leaves, and for the path of who commits them.
@@ -125,8 +126,9 @@ func (o *outlook) checkRoom(g *group) error {
 	return nil
 }
 
-// admit checks that a proposal can stand in one Commit beside all that is pending, and adds it. An external sender's Remove takes the
-// place of the Update or the ReInit that is in its way: no member may hold up a removal that the Delivery Service demands.
+// admit checks that a proposal can stand in one Commit beside all that is pending, and adds it. An external sender's
+// Remove takes the place of the Update or the ReInit that is in its way: no member may hold up a removal that the
+// Delivery Service demands.
 func (g *group) admit(s *supports, r *received) (*group, error) {
 	demanded := r.sender.Type == SenderExternal && r.proposal.Type == ProposalRemove
 	next := *g
@@ -178,7 +180,8 @@ func (g *group) replace(update, remove *received) *group {
 	return &next
 }
 
-// conflict reports whether two proposals can never stand in one Commit (RFC 9420, section 12.2, and draft-ietf-mls-extensions-10).
+// conflict reports whether two proposals can never stand in one Commit (RFC 9420, section 12.2, and
+// draft-ietf-mls-extensions-10).
 func (g *group) conflict(a, b *received) bool {
 	p, q := a.proposal, b.proposal
 	leaf, changes := a.target()

@@ -62,7 +62,8 @@ func (h *hostile) extensions() rfc9420.Extensions {
 	case 1:
 		return extensions(grease, []byte{byte(h.random.IntN(2))})
 	case 2:
-		list, _ = list.With(rfc9420.ExtensionRequiredCapabilities, required(pick(h.random, []uint16{grease, unknownExtension})))
+		wanted := required(pick(h.random, []uint16{grease, unknownExtension}))
+		list, _ = list.With(rfc9420.ExtensionRequiredCapabilities, wanted)
 	}
 	return list
 }
@@ -114,8 +115,8 @@ func honest(g Group, leaves []uint32) []uint32 {
 	})
 }
 
-// TestHostilePending draws hostile proposals. After each that is accepted, a member commits all that are pending, as clients do that
-// can leave nothing out.
+// TestHostilePending draws hostile proposals. After each that is accepted, a member commits all that are pending, as
+// clients do that can leave nothing out.
 func TestHostilePending(t *testing.T) {
 	count := make(map[ProposalType]int)
 	for seed := range uint64(60) {
@@ -147,7 +148,9 @@ func TestHostilePending(t *testing.T) {
 				}
 				break
 			}
-			c := h.Commit(mlstest.CommitOptions{Sender: pick(h.random, able), References: references, Path: h.random.IntN(2) == 0})
+			c := h.Commit(mlstest.CommitOptions{
+				Sender: pick(h.random, able), References: references, Path: h.random.IntN(2) == 0,
+			})
 			committed, effects, err := g.Commit(c.Message, c.GroupInfo)
 			if err != nil {
 				t.Fatalf("seed %d: %d proposals, the last of type %d: %v", seed, len(references), p.Type, err)

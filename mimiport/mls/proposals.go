@@ -84,8 +84,8 @@ func (g *group) propose(message []byte) (*group, *received, error) {
 	return next, r, nil
 }
 
-// mostPending is how many proposals may be pending for one more from a sender. Members leave half of the places to the external
-// senders.
+// mostPending is how many proposals may be pending for one more from a sender. Members leave half of the places to the
+// external senders.
 func (g *group) mostPending(by rfc9420.Sender) int {
 	if by.Type == SenderExternal {
 		return g.limits.Proposals

@@ -255,8 +255,8 @@ func (g *group) decodeInfo(message []byte) (*rfc9420.GroupInfo, error) {
 // proposalSize is roughly what a proposal takes in memory besides its message, in bytes.
 const proposalSize = 1 << 10
 
-// memberSize is roughly what a member takes in memory besides the encodings of its nodes: two nodes, three keys and a credential, in
-// bytes.
+// memberSize is roughly what a member takes in memory besides the encodings of its nodes: two nodes, three keys and a
+// credential, in bytes.
 const memberSize = 2*128 + 4*32
 
 func (g *group) Size() int {

@@ -17,8 +17,8 @@ func readSafeAAD(data []byte) (items rfc9420.ComponentList, ok bool) {
 	return items, ok
 }
 
-// MigrationAAD finds the encoded MigrationCommitAAD in the authenticated data of a group's message: the whole of it or, where the group
-// uses SafeAAD, the item of mimiport.MigrationComponent (profile, section 5). It is not looked into.
+// MigrationAAD finds the encoded MigrationCommitAAD in the authenticated data of a group's message: the whole of it or,
+// where the group uses SafeAAD, the item of mimiport.MigrationComponent (profile, section 5). It is not looked into.
 func MigrationAAD(g Context, authenticatedData []byte) (aad []byte, found bool) {
 	if !g.SafeAAD() {
 		return authenticatedData, true
@@ -30,7 +30,8 @@ func MigrationAAD(g Context, authenticatedData []byte) (aad []byte, found bool) 
 	return items.Find(mimiport.MigrationComponent)
 }
 
-// AddMigrationAAD makes the authenticated data of a group's migration Commit, in which MigrationAAD finds an encoded MigrationCommitAAD.
+// AddMigrationAAD makes the authenticated data of a group's migration Commit, in which MigrationAAD finds an encoded
+// MigrationCommitAAD.
 func AddMigrationAAD(g Context, aad []byte) ([]byte, error) {
 	if !g.SafeAAD() {
 		return aad, nil

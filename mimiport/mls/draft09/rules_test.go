@@ -214,8 +214,8 @@ func TestCommitRules(t *testing.T) {
 	}
 }
 
-// TestTogether: nobody is added twice, nor with a key or the name that a member has or will have, and somebody must be left who can
-// commit all that is pending.
+// TestTogether: nobody is added twice, nor with a key or the name that a member has or will have, and somebody must be
+// left who can commit all that is pending.
 func TestTogether(t *testing.T) {
 	m := newMembers(t, 1, []byte("group"), 3)
 	client := m.client()

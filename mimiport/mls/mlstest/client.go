@@ -71,8 +71,8 @@ func (c *Client) credential() rfc9420.Credential {
 // greaseValue is one of the values that nobody may choke on (RFC 9420, section 13.5).
 const greaseValue = 0x2a2a
 
-// capabilities are those of every client: all suites, basic credentials, GREASE, and the proposals of draft-ietf-mls-extensions-10 and
-// of mls-rs.
+// capabilities are those of every client: all suites, basic credentials, GREASE, and the proposals of
+// draft-ietf-mls-extensions-10 and of mls-rs.
 func capabilities() rfc9420.Capabilities {
 	return rfc9420.Capabilities{
 		Versions:     rfc9420.MakeUint16s(rfc9420.VersionMLS10),

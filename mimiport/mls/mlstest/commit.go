@@ -39,7 +39,9 @@ func (g *Group) RemoveAppData(component uint16) *Proposal {
 
 // AppEphemeral proposes data of an application component for the Commit alone.
 func (g *Group) AppEphemeral(component uint16, data []byte) *Proposal {
-	return &Proposal{Type: rfc9420.ProposalAppEphemeral, AppEphemeral: &rfc9420.ComponentData{Component: component, Data: data}}
+	return &Proposal{Type: rfc9420.ProposalAppEphemeral, AppEphemeral: &rfc9420.ComponentData{
+		Component: component, Data: data,
+	}}
 }
 
 // Update proposes a new encryption key for a member's own leaf.

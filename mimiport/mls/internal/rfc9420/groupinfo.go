@@ -53,8 +53,8 @@ func (g *GroupInfo) RatchetTree() (tree []byte, found bool) {
 	return g.Extensions.Find(ExtensionRatchetTree)
 }
 
-// ExternalPub is the key for external Commits, if there is one (RFC 9420, section 12.4.3.2). It is not ok where the extension does not
-// hold one vector.
+// ExternalPub is the key for external Commits, if there is one (RFC 9420, section 12.4.3.2). It is not ok where the
+// extension does not hold one vector.
 func (g *GroupInfo) ExternalPub() (key []byte, found, ok bool) {
 	data, found := g.Extensions.Find(ExtensionExternalPub)
 	s := cryptobyte.String(data)

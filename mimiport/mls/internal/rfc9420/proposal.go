@@ -182,8 +182,8 @@ const (
 	AppDataRemove AppDataOperation = 2
 )
 
-// AppDataUpdate changes a component's data in the group's app_data_dictionary (draft-ietf-mls-extensions-10). What an update makes of
-// the data only the application knows.
+// AppDataUpdate changes a component's data in the group's app_data_dictionary (draft-ietf-mls-extensions-10). What an
+// update makes of the data only the application knows.
 type AppDataUpdate struct {
 	Component uint16
 	Operation AppDataOperation
@@ -225,8 +225,8 @@ func (c *ComponentData) Decode(s *cryptobyte.String) bool {
 	return s.ReadUint16(&c.Component) && wire.ReadOpaque(s, &c.Data)
 }
 
-// ComponentList is a vector of ComponentData, sorted by component, with one for each at most: an AppDataDictionary or a SafeAAD
-// (draft-ietf-mls-extensions-10).
+// ComponentList is a vector of ComponentData, sorted by component, with one for each at most: an AppDataDictionary or a
+// SafeAAD (draft-ietf-mls-extensions-10).
 type ComponentList []ComponentData
 
 // Encode writes the vector.
