@@ -45,6 +45,8 @@ func fuzzGroup() (m *mlstest.Group, messages [][]byte) {
 		m.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{add, m.Remove(4), m.PSK([]byte("psk")), m.SetExtensions(nil)}}).Message,
 		m.Commit(mlstest.CommitOptions{Joiner: m.NewClient([]byte("e")), Proposals: []*mlstest.Proposal{m.Remove(4)}}).Message,
 		m.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{m.ReInit([]byte("f"))}}).Message,
+		m.Propose(6, m.SelfRemove()), m.Propose(0, m.SetAppData(11, []byte("data"))), m.Propose(0, m.AppEphemeral(12, nil)),
+		m.Propose(0, &mlstest.Proposal{Type: 0xf004, Number: 7}),
 	}
 	return m, messages
 }
@@ -91,8 +93,11 @@ func FuzzExtension(f *testing.F) {
 	}
 	f.Add(senders)
 	f.Add([]byte{2, 0, 1, 0, 0})
+	f.Add([]byte{7, 0, 11, 0, 0, 12, 1, 'b'})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, v := range []rfc9420.Value{new(rfc9420.ExternalSenders), new(rfc9420.RequiredCapabilities)} {
+		for _, v := range []rfc9420.Value{
+			new(rfc9420.ExternalSenders), new(rfc9420.RequiredCapabilities), new(rfc9420.ComponentList),
+		} {
 			if rfc9420.Unmarshal(data, v) {
 				checkSame(t, data, v)
 			}

@@ -298,6 +298,57 @@ func TestRenewed(t *testing.T) {
 	}
 }
 
+// TestGrease takes a group through the bytes that clients built on mlspp make: lifetimes without an end, GREASE in every list of
+// types, extensions of GREASE types in leaves, in a GroupInfo and, not listed in the capabilities, in a key package, Commits with
+// a path of all that is pending, and a tree in every GroupInfo. Leaves become blank, unmerged, and too many for the tree.
+func TestGrease(t *testing.T) {
+	m := newScene(nil)
+	g := open(t, m.Group)
+	info := func(i *rfc9420.GroupInfo) {
+		pub := append([]byte{32}, key(9)...)
+		i.Extensions, _ = i.Extensions.With(rfc9420.ExtensionExternalPub, pub)
+		i.Extensions, _ = i.Extensions.With(0x3a3a, []byte("of the GroupInfo"))
+	}
+	leaf := func(l *rfc9420.LeafNode) {
+		l.Lifetime = rfc9420.Lifetime{NotAfter: 1<<64 - 1}
+		l.Extensions = extensions(grease, []byte("of the leaf"))
+		l.Capabilities.Versions = rfc9420.MakeUint16s(1, 0x0a0a)
+	}
+	path := func(l *rfc9420.LeafNode) {
+		l.Extensions = extensions(0x1a1a, []byte("of the path"))
+		l.Capabilities.Extensions = rfc9420.MakeUint16s(rfc9420.ExtensionAppDataDictionary, grease, 0x1a1a)
+	}
+	step := func(sender uint32, list ...*mlstest.Proposal) {
+		t.Helper()
+		var references [][]byte
+		for _, p := range list {
+			message := m.Propose(sender, p)
+			references, g = append(references, message), propose(t, g, message)
+		}
+		c := m.Commit(mlstest.CommitOptions{
+			Sender: sender, References: references, Path: true, Tree: true, Edit: mlstest.Edit{Info: info, Leaf: path},
+		})
+		g, _ = commit(t, g, c)
+		m.Group = c.Next
+		opened, err := RFC9420(DefaultLimits()).Open(m.GroupInfo(), m.RatchetTree())
+		if err != nil || !bytes.Equal(opened.(*group).encodedContext, g.(*group).encodedContext) {
+			t.Fatalf("the group opens otherwise: %v", err)
+		}
+	}
+	add := func(name string) *mlstest.Proposal {
+		return m.addOf(m.client(name), leaf, func(k *rfc9420.KeyPackage) {
+			k.Extensions = extensions(0x3a3a, []byte("unlisted"))
+		})
+	}
+	step(5, m.Remove(4), m.Remove(2))     // blanks
+	step(1, add("a"), add("b"), add("c")) // unmerged in 2 and 4, and 6
+	step(0, add("d"), add("e"), add("f")) // the tree doubles
+	step(3, m.Remove(8), m.Remove(9))     // and halves
+	if g.NumMembers() != 8 || g.(*group).tree.height != 3 {
+		t.Errorf("%d members in a tree of height %d", g.NumMembers(), g.(*group).tree.height)
+	}
+}
+
 // TestClosed ends a group with a ReInit: it refuses proposals and Commits, and RequireOpen fails.
 func TestClosed(t *testing.T) {
 	s := newScene(nil)

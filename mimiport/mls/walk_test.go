@@ -51,8 +51,14 @@ func (w *walker) step() {
 	w.t.Helper()
 	var o mlstest.CommitOptions
 	n := len(w.group.Leaves())
+	o.Tree = w.random.IntN(4) == 0
 	if w.random.IntN(6) == 0 {
 		o.Joiner = w.client()
+		if leaf := w.member(); w.random.IntN(2) == 0 && n > 1 {
+			o.References = append(o.References, w.group.Propose(leaf, w.group.SelfRemove()))
+			w.apply(o)
+			return
+		}
 		if w.random.IntN(2) == 0 {
 			leaf := w.member()
 			o.Joiner = w.group.Client(leaf)
@@ -68,7 +74,7 @@ func (w *walker) step() {
 		if len(touched) >= n {
 			break
 		}
-		switch leaf := w.member(touched...); w.random.IntN(5) {
+		switch leaf := w.member(touched...); w.random.IntN(8) {
 		case 0:
 			touched = append(touched, leaf)
 			o.References = append(o.References, w.group.Propose(leaf, w.group.Update(leaf)))
@@ -82,6 +88,13 @@ func (w *walker) step() {
 			o.References = append(o.References, w.group.ProposeSelf(w.client()))
 		case 4:
 			o.Proposals = append(o.Proposals, w.group.Add(w.client()))
+		case 5:
+			touched = append(touched, leaf)
+			o.References = append(o.References, w.group.Propose(leaf, w.group.SelfRemove()))
+		case 6:
+			o.Proposals = append(o.Proposals, w.group.SetAppData(uint16(11+w.random.IntN(4)), []byte{byte(w.names)}))
+		case 7:
+			o.Proposals = append(o.Proposals, w.group.AppEphemeral(11, []byte("data")))
 		}
 	}
 	w.apply(o)
