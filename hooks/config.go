@@ -11,6 +11,7 @@ import (
 	"gopkg.in/yaml.v2"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/setup/config"
@@ -39,6 +40,8 @@ import (
 //	    allow_private_networks: false
 //	    allow_ip_literals: false
 //	  stolen_keys: ['ed25519:old']
+//	  cipher_suites:
+//	  - {id: 0x004d, hash: SHA-256, signature: Ed25519, encryption_key_bytes: 1216, leaves: 4096}
 //	  decide_by: 60s
 //	  offer_life: 10m
 //	  policy:
@@ -73,6 +76,10 @@ type Config struct {
 	// StolenKeys are the ids of this server's past signing keys that somebody else may have. A receipt that is signed
 	// with one counts for nothing: whoever has the key could stop every group with it.
 	StolenKeys []string `yaml:"stolen_keys"`
+
+	// CipherSuites are those of MLS groups besides the seven of RFC 9420. Implementations disagree about the numbers of
+	// post-quantum suites, so there is none by default.
+	CipherSuites []CipherSuite `yaml:"cipher_suites"`
 
 	// DecideBy is how long a group stays frozen before this server gives its migration up: at least 1s, at most 10m. It grows by
 	// itself with the size of the group.
@@ -166,6 +173,38 @@ type Federation struct {
 	AllowIPLiterals bool `yaml:"allow_ip_literals"`
 }
 
+// CipherSuite is a cipher suite of MLS groups.
+type CipherSuite struct {
+	// ID is its number.
+	ID uint16 `yaml:"id"`
+
+	// Hash is SHA-256, SHA-384 or SHA-512.
+	Hash string `yaml:"hash"`
+
+	// Signature is Ed25519, Ed448, P-256, P-384 or P-521.
+	Signature string `yaml:"signature"`
+
+	// EncryptionKeyBytes is the size of a public key of the KEM.
+	EncryptionKeyBytes int `yaml:"encryption_key_bytes"`
+
+	// Leaves is the most leaves that a group has, blank ones too. A tree takes about two keys a leaf.
+	Leaves int `yaml:"leaves"`
+}
+
+// mlsLimits are what RFC 9420's engine looks at. An error names a cipher suite that it cannot have.
+func (c *Config) mlsLimits() (limits mls.Limits, err error) {
+	limits = mls.DefaultLimits()
+	for _, s := range c.CipherSuites {
+		limits, err = limits.WithSuite(mls.CipherSuite{
+			ID: s.ID, Hash: s.Hash, Signature: s.Signature, EncryptionKey: s.EncryptionKeyBytes, Leaves: s.Leaves,
+		})
+		if err != nil {
+			return limits, fmt.Errorf("mimi_portability: cipher_suites: %w", err)
+		}
+	}
+	return limits, nil
+}
+
 func defaultConfig() Config {
 	limits := delivery.DefaultLimits()
 	return Config{
@@ -228,7 +267,8 @@ func (c *Config) verify() error {
 	if r := &c.Retention; min(r.Moved, r.Log, r.Offers, r.Evidence) < 0 || r.Moved == 0 {
 		return errors.New("mimi_portability: retention must not be negative, nor 0 for what has moved")
 	}
-	return nil
+	_, err := c.mlsLimits()
+	return err
 }
 
 // ignored is a section that is Dendrite's business: nothing in it is looked at.

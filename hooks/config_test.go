@@ -44,6 +44,7 @@ mimi_portability:
   requests_per_second: {user: 7, server: 70}
   federation: {allow_private_networks: true, allow_ip_literals: true}
   decide_by: 2m
+  cipher_suites: [{id: 0x004d, hash: SHA-256, signature: Ed25519, encryption_key_bytes: 1216, leaves: 4096}]
   offer_life: 5m
   policy: {source: any_member, deny_servers: [evil.example], quotas: {groups: 5}}
 client_api: {registration_disabled: true}
@@ -57,6 +58,7 @@ client_api: {registration_disabled: true}
 	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
 	want.DecideBy = 2 * time.Minute
 	want.OfferLife = 5 * time.Minute
+	want.CipherSuites = []CipherSuite{{0x4d, "SHA-256", "Ed25519", 1216, 4096}}
 	want.Policy.Source = policy.SourceAnyMember
 	want.Policy.DenyServers = []string{"evil.example"}
 	want.Policy.Quotas.Groups = 5
@@ -91,6 +93,7 @@ func TestConfigRefusals(t *testing.T) {
 		"mimi_portability: {decide_by: 0s}":                        "decide_by",
 		"mimi_portability: {decide_by: 11m}":                       "decide_by",
 		"mimi_portability: {decide_by: 60}":                        "decide_by",
+		"mimi_portability: {cipher_suites: [{id: 1}]}":             "cipher_suites",
 		"mimi_portability: {offer_life: 0s}":                       "offer_life",
 		"mimi_portability: {offer_life: 11m}":                      "offer_life",
 		"mimi_portability: {policy: strict}":                       "strict",

@@ -68,6 +68,10 @@ func Enable(d Deps) error {
 
 func enable(d *Deps, cfg *Config) error {
 	log := newLogger()
+	suites, err := cfg.mlsLimits()
+	if err != nil {
+		return err
+	}
 	metrics, err := newMetrics(&d.Config.Global.Metrics)
 	if err != nil {
 		return err
@@ -95,7 +99,7 @@ func enable(d *Deps, cfg *Config) error {
 	kept, sender := instrument(store, &federation.Sender{Client: remote, IsLocal: isLocal, Local: local})
 	service := delivery.New(delivery.Deps{
 		Server: string(global.ServerName), IsLocal: isLocal,
-		Engines: engines(d.Engines),
+		Engines: engines(suites, d.Engines),
 		Store:   kept, Keys: keys, Rooms: rooms, Devices: published,
 		Sender:        sender,
 		Now:           clock,
@@ -192,8 +196,8 @@ func (noFederation) RoundTrip(*http.Request) (*http.Response, error) {
 }
 
 // engines are RFC 9420's and more, by protocol.
-func engines(more []mls.Engine) map[string]mls.Engine {
-	byProtocol := map[string]mls.Engine{mls.ProtocolMLS10: mls.RFC9420(mls.DefaultLimits())}
+func engines(limits mls.Limits, more []mls.Engine) map[string]mls.Engine {
+	byProtocol := map[string]mls.Engine{mls.ProtocolMLS10: mls.RFC9420(limits)}
 	for _, e := range more {
 		byProtocol[e.Protocol()] = e
 	}

@@ -99,7 +99,7 @@ func leafKey(g mls.Group, m mls.Member) (LeafKey, error) {
 	if err != nil {
 		return LeafKey{}, err
 	}
-	scheme, err := mls.SignatureScheme(g.CipherSuite())
+	scheme, err := mls.SignatureScheme(g)
 	return LeafKey{UserID: id.UserID, DeviceID: id.DeviceID, Scheme: scheme, Key: string(m.SignatureKey)}, err
 }
 

@@ -6,6 +6,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
+// componentAPQInfo is the component of an app_data_dictionary that ties two groups together (draft-ietf-mls-combiner).
+const componentAPQInfo uint16 = 6
+
 // appData is the app_data_dictionary of a group's extensions, empty without one; not ok where it does not decode.
 func appData(e rfc9420.Extensions) (list rfc9420.ComponentList, ok bool) {
 	data, found := e.Find(rfc9420.ExtensionAppDataDictionary)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -20,6 +21,45 @@ type Limits struct {
 	Message   int            // bytes of one message without its ratchet tree
 	Tree      int            // bytes of an encoded ratchet tree
 	Proposals int            // received in one epoch, and in one Commit
+
+	suites map[uint16]*rfc9420.Suite // besides those of RFC 9420
+}
+
+// CipherSuite describes a cipher suite that RFC 9420 does not have, such as one with a post-quantum KEM: implementations disagree about
+// the numbers of these.
+type CipherSuite struct {
+	ID            uint16
+	Hash          string // SHA-256, SHA-384 or SHA-512
+	Signature     string // Ed25519, Ed448, P-256, P-384 or P-521
+	EncryptionKey int    // bytes of a public key of the KEM
+	Leaves        int    // as in Limits
+}
+
+// WithSuite is the limits of an engine that knows one more cipher suite. It returns a KindUnsupported error for a suite of RFC 9420 or
+// of a name or size that the engine does not have.
+func (l Limits) WithSuite(s CipherSuite) (Limits, error) {
+	suite := rfc9420.NewSuite(s.ID, s.Hash, s.Signature, s.EncryptionKey)
+	fits := s.EncryptionKey > 0 && s.EncryptionKey <= maxEncryptionKey && s.Leaves > 0 && s.Leaves <= 1<<16
+	if suite == nil || s.ID == 0 || rfc9420.SuiteByID(s.ID) != nil || !fits {
+		return l, mimiport.Errorf("add cipher suite", mimiport.KindUnsupported, "cipher suite %+v", s)
+	}
+	l.Leaves, l.suites = maps.Clone(l.Leaves), maps.Clone(l.suites)
+	if l.suites == nil {
+		l.suites = make(map[uint16]*rfc9420.Suite)
+	}
+	l.Leaves[s.ID], l.suites[s.ID] = s.Leaves, suite
+	return l, nil
+}
+
+// maxEncryptionKey is the largest public key of a KEM, in bytes. One of ML-KEM-1024 beside one of P-521 has 1,701.
+const maxEncryptionKey = 1 << 12
+
+// suiteByID is the cipher suite with an id, nil for an unknown one.
+func (l *Limits) suiteByID(id uint16) *rfc9420.Suite {
+	if s := l.suites[id]; s != nil {
+		return s
+	}
+	return rfc9420.SuiteByID(id)
 }
 
 // DefaultLimits allows groups that one core verifies in some seconds: a P-521 signature costs 35 times an Ed25519 one.
@@ -206,7 +246,7 @@ func (e *engine) readInfo(message []byte) (*rfc9420.GroupInfo, error) {
 
 // suite is the context's cipher suite and how many leaves it may have.
 func (e *engine) suite(c *rfc9420.GroupContext) (*rfc9420.Suite, int, error) {
-	suite, maxLeaves := rfc9420.SuiteByID(c.CipherSuite), e.limits.Leaves[c.CipherSuite]
+	suite, maxLeaves := e.limits.suiteByID(c.CipherSuite), e.limits.Leaves[c.CipherSuite]
 	switch {
 	case c.Version != rfc9420.VersionMLS10:
 		return nil, 0, errVersion

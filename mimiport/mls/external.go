@@ -33,8 +33,9 @@ type ExternalSenders interface {
 
 var _ ExternalSenders = (*engine)(nil)
 
-func suiteOf(op string, id uint16) (*rfc9420.Suite, error) {
-	suite := rfc9420.SuiteByID(id)
+// suiteOf is the cipher suite with an id, for an operation.
+func (l *Limits) suiteOf(op string, id uint16) (*rfc9420.Suite, error) {
+	suite := l.suiteByID(id)
 	if suite == nil {
 		return nil, mimiport.Errorf(op, mimiport.KindUnsupported, "cipher suite %d", id)
 	}
@@ -43,7 +44,7 @@ func suiteOf(op string, id uint16) (*rfc9420.Suite, error) {
 
 // Scheme implements ExternalSenders.
 func (e *engine) Scheme(cipherSuite uint16) (string, error) {
-	suite, err := suiteOf("find signature scheme", cipherSuite)
+	suite, err := e.limits.suiteOf("find signature scheme", cipherSuite)
 	if err != nil {
 		return "", err
 	}
@@ -52,7 +53,7 @@ func (e *engine) Scheme(cipherSuite uint16) (string, error) {
 
 // GenerateKey implements ExternalSenders.
 func (e *engine) GenerateKey(cipherSuite uint16, random io.Reader) ([]byte, error) {
-	suite, err := suiteOf("generate key", cipherSuite)
+	suite, err := e.limits.suiteOf("generate key", cipherSuite)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +62,7 @@ func (e *engine) GenerateKey(cipherSuite uint16, random io.Reader) ([]byte, erro
 
 // Entry implements ExternalSenders.
 func (e *engine) Entry(cipherSuite uint16, private, identity []byte) (entry ExternalSender, encoded []byte, err error) {
-	suite, err := suiteOf("make external_senders entry", cipherSuite)
+	suite, err := e.limits.suiteOf("make external_senders entry", cipherSuite)
 	if err != nil {
 		return entry, nil, err
 	}

@@ -217,6 +217,9 @@ func (g *group) checkProposal(s *supports, r *received) error {
 		byUpdate := slices.Contains(slices.Collect(g.required.Proposals.All()), uint16(ProposalAppDataUpdate))
 		return g.require(!byUpdate || !g.changesAppData(p.Extensions), ruleAppDataExtensions)
 	case ProposalAppDataUpdate:
+		if err := g.require(p.AppDataUpdate.Component != componentAPQInfo, ruleCombiner); err != nil {
+			return err
+		}
 		data, _ := appData(g.context.Extensions)
 		_, found := data.Find(p.AppDataUpdate.Component)
 		return g.require(found || p.AppDataUpdate.Operation != rfc9420.AppDataRemove, ruleAppDataRemove)

@@ -59,9 +59,13 @@ func (c checker) readExtensions(e rfc9420.Extensions) (required rfc9420.Required
 	if data, found := e.Find(rfc9420.ExtensionExternalSenders); found {
 		ok = rfc9420.Unmarshal(data, &external) && ok
 	}
-	if _, valid := appData(e); !valid {
-		ok = false
+	data, valid := appData(e)
+	if _, found := data.Find(componentAPQInfo); found {
+		if err := c.require(false, ruleCombiner); err != nil {
+			return required, nil, err
+		}
 	}
+	ok = ok && valid
 	return required, external, c.require(ok, ruleExtensionEncoding)
 }
 

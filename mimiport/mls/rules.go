@@ -19,6 +19,8 @@ type rule struct {
 // extensionsDraft is the section of rules that RFC 9420 does not have.
 const extensionsDraft = "draft-ietf-mls-extensions-10"
 
+const combinerDraft = "draft-ietf-mls-combiner"
+
 func valid(name, section, text string) *rule { return &rule{name, mimiport.KindInvalid, section, text} }
 
 func signature(name, section, text string) *rule {
@@ -104,6 +106,7 @@ var (
 
 // The rules of leaves and trees.
 var (
+	ruleCombiner          = &rule{"apq-info", mimiport.KindUnsupported, combinerDraft, "a group of the post-quantum combiner: its other group would have to move with it"}
 	ruleTrailingBlank     = valid("ValSem300", "12.4.3.3", "the tree ends in a blank node")
 	ruleTreeSize          = valid("tree-size", "7.7", "the tree's right half has no member")
 	ruleTreeHash          = valid("tree-hash", "12.4.3.1", "the tree's hash is not that of the group context")
@@ -152,7 +155,7 @@ func (c checker) require(ok bool, r *rule) error {
 // refuse is the error for a broken rule.
 func refuse(r *rule) error {
 	source := r.section
-	if source != extensionsDraft {
+	if source != extensionsDraft && source != combinerDraft {
 		source = "RFC 9420, section " + source
 	}
 	return &mimiport.Error{Kind: r.kind, Info: mimiport.Info{Rule: r.name}, Err: fmt.Errorf("%s (%s)", r.text, source)}

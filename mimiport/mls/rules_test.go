@@ -508,6 +508,7 @@ func appDataOffences() []offence {
 	strict := newScene(extensions(int(rfc9420.ExtensionRequiredCapabilities), requires(rfc9420.RequiredCapabilities{
 		Proposals: rfc9420.MakeUint16s(uint16(ProposalAppDataUpdate)),
 	})))
+	combined := newScene(appDataOf(componentAPQInfo))
 	safe := newScene(appDataOf(componentSafeAAD))
 	result := func(components ...uint16) offence {
 		return s.commits(ruleAppDataResult, mlstest.CommitOptions{
@@ -525,6 +526,9 @@ func appDataOffences() []offence {
 		s.commitsValue(ruleAppDataOnce, s.SetAppData(11, nil), s.RemoveAppData(11)),
 		safe.proposes(ruleSafeAAD, safe.Propose(0, safe.Remove(1))),
 		safe.commits(ruleSafeAAD, mlstest.CommitOptions{AuthenticatedData: []byte{6, 0, 2, 0, 0, 1, 0}}), // components out of order
+		s.proposes(ruleCombiner, s.Propose(0, s.SetAppData(componentAPQInfo, nil))),
+		s.commitsValue(ruleCombiner, s.SetExtensions(appDataOf(componentAPQInfo))),
+		opens(ruleCombiner, combined.GroupInfo(), combined.RatchetTree()),
 		strict.commitsValue(ruleAppDataExtensions, strict.SetExtensions(appDataOf(1))),
 		result(11, 13),         // 12 is gone
 		result(11, 12),         // 13 has not come

@@ -9,10 +9,14 @@ var schemes = map[string]string{
 	"P-521":   "ecdsa_secp521r1_sha512",
 }
 
-// SignatureScheme is the name of a cipher suite's signature scheme in the TLS SignatureScheme registry, which RFC 9420,
+// SignatureScheme is the name of a group's signature scheme in the TLS SignatureScheme registry, which RFC 9420,
 // section 17.1 refers to, in lower case. An unknown suite is KindUnsupported.
-func SignatureScheme(cipherSuite uint16) (string, error) {
-	suite, err := suiteOf("find signature scheme", cipherSuite)
+func SignatureScheme(of Context) (string, error) {
+	var limits Limits // other engines have the numbers of RFC 9420
+	if g, ok := of.(*group); ok {
+		limits = g.limits
+	}
+	suite, err := limits.suiteOf("find signature scheme", of.CipherSuite())
 	if err != nil {
 		return "", err
 	}

@@ -439,3 +439,61 @@ func TestLifetime(t *testing.T) {
 		}
 	}
 }
+
+// TestMoreSuites follows a group of a cipher suite that RFC 9420 does not have, once the engine is told of it.
+func TestMoreSuites(t *testing.T) {
+	xWing := CipherSuite{ID: mlstest.XWing, Hash: "SHA-256", Signature: "Ed25519", EncryptionKey: 1216, Leaves: 8}
+	limits, err := DefaultLimits().WithSuite(xWing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ds := mlstest.NewClient(9, mlstest.XWing, []byte("example.org"))
+	m := mlstest.New(mlstest.Options{
+		CipherSuite: mlstest.XWing, GroupID: []byte("group"), Members: identities(7), Populated: true,
+		ExternalSenders: []*mlstest.Client{ds},
+	})
+	if _, err := RFC9420(DefaultLimits()).Open(m.GroupInfo(), m.RatchetTree()); mimiport.KindOf(err) != mimiport.KindUnsupported {
+		t.Errorf("without being told: %v", err)
+	}
+	e := RFC9420(limits)
+	g, err := e.Open(m.GroupInfo(), m.RatchetTree())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if scheme, err := SignatureScheme(g); err != nil || scheme != "ed25519" {
+		t.Errorf("scheme %s: %v", scheme, err)
+	}
+	if scheme, err := e.(ExternalSenders).Scheme(mlstest.XWing); err != nil || scheme != "Ed25519" {
+		t.Errorf("scheme %s: %v", scheme, err)
+	}
+	remove := m.ProposeExternal(0, ds, m.Remove(3))
+	g = propose(t, propose(t, g, remove), m.Propose(2, m.Update(2)))
+	g, _ = commit(t, g, m.Commit(mlstest.CommitOptions{References: [][]byte{remove}}))
+	if g.NumMembers() != 6 {
+		t.Errorf("%d members", g.NumMembers())
+	}
+	short := xWing
+	short.EncryptionKey--
+	if limits, err = DefaultLimits().WithSuite(short); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RFC9420(limits).Open(m.GroupInfo(), m.RatchetTree()); ruleOf(err) != ruleEncryptionKey.name {
+		t.Errorf("with keys of another size: %v", err)
+	}
+	for name, edit := range map[string]func(*CipherSuite){
+		"one of RFC 9420":      func(s *CipherSuite) { s.ID = 1 },
+		"no number":            func(s *CipherSuite) { s.ID = 0 },
+		"an unknown hash":      func(s *CipherSuite) { s.Hash = "SHA-1" },
+		"an unknown signature": func(s *CipherSuite) { s.Signature = "ML-DSA-44" },
+		"no keys":              func(s *CipherSuite) { s.EncryptionKey = 0 },
+		"keys too long":        func(s *CipherSuite) { s.EncryptionKey = 1 << 20 },
+		"no leaves":            func(s *CipherSuite) { s.Leaves = 0 },
+		"too many leaves":      func(s *CipherSuite) { s.Leaves = 1 << 20 },
+	} {
+		s := xWing
+		edit(&s)
+		if _, err := DefaultLimits().WithSuite(s); mimiport.KindOf(err) != mimiport.KindUnsupported {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

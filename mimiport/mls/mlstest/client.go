@@ -24,7 +24,7 @@ func newClient(suite uint16, r random, identity []byte) *Client {
 
 // newMember makes a client without a key package.
 func newMember(suite uint16, r random, identity []byte) *Client {
-	return &Client{identity: identity, key: r.signingKey(rfc9420.SuiteByID(suite))}
+	return &Client{identity: identity, key: r.signingKey(suiteByID(suite))}
 }
 
 func (c *Client) newKeyPackage(suite uint16, r random) *rfc9420.KeyPackage {

@@ -50,7 +50,7 @@ func New(o Options) *Group {
 	if o.CipherSuite == 0 {
 		o.CipherSuite = 1
 	}
-	g := &Group{random: newRandom(o.Seed), suite: rfc9420.SuiteByID(o.CipherSuite), known: map[string]*Client{}}
+	g := &Group{random: newRandom(o.Seed), suite: suiteByID(o.CipherSuite), known: map[string]*Client{}}
 	width := 1
 	for width < len(o.Members) {
 		width *= 2
@@ -195,7 +195,7 @@ func Follow(seed uint64, context []byte, members map[uint32]*Client) *Group {
 	if !rfc9420.Unmarshal(context, &g.context) {
 		panic("mlstest: not a GroupContext")
 	}
-	g.suite = rfc9420.SuiteByID(g.context.CipherSuite)
+	g.suite = suiteByID(g.context.CipherSuite)
 	for leaf, c := range members {
 		g.place(leaf, c)
 	}

@@ -10,6 +10,18 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
+// XWing is a cipher suite with the KEM X-Wing, which no engine knows unless it is told: SHA-256, Ed25519, and public keys of 1,216 bytes.
+const XWing uint16 = 0x004d
+
+const xWingKey = 1216
+
+func suiteByID(id uint16) *rfc9420.Suite {
+	if id == XWing {
+		return rfc9420.NewSuite(XWing, "SHA-256", "Ed25519", xWingKey)
+	}
+	return rfc9420.SuiteByID(id)
+}
+
 // random draws bytes from a seed: the same seed and the same calls give the same groups.
 type random struct{ source *rand.ChaCha8 }
 
@@ -46,6 +58,8 @@ func (r random) encryptionKey(suite uint16) []byte {
 		return r.bytes(32)
 	case 4, 6:
 		return r.bytes(56)
+	case XWing:
+		return r.bytes(xWingKey)
 	case 2:
 		return must(ecdh.P256().NewPrivateKey(r.scalar(256))).PublicKey().Bytes()
 	case 5:

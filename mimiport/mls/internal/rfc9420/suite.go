@@ -67,6 +67,21 @@ var suites = map[uint16]*Suite{
 // SuiteByID is the cipher suite with an id, nil for an unknown one.
 func SuiteByID(id uint16) *Suite { return suites[id] }
 
+// hashes are the hash functions that a suite may have, by name.
+var hashes = map[string]crypto.Hash{"SHA-256": crypto.SHA256, "SHA-384": crypto.SHA384, "SHA-512": crypto.SHA512}
+
+// NewSuite is a cipher suite that RFC 9420 does not have: of a hash function and a signature scheme by name, and of a KEM whose public
+// keys are strings of so many bytes. It is nil for an unknown name.
+func NewSuite(id uint16, hash, scheme string, kemKey int) *Suite {
+	h, found := hashes[hash]
+	for _, s := range []Scheme{schemeEd25519, schemeEd448, schemeP256, schemeP384, schemeP521} {
+		if found && s.Name == scheme {
+			return &Suite{id, h, s, ofSize(kemKey)}
+		}
+	}
+	return nil
+}
+
 func ofSize(n int) func([]byte) bool {
 	return func(key []byte) bool { return len(key) == n }
 }
