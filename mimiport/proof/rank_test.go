@@ -59,8 +59,8 @@ func TestOutranks(t *testing.T) {
 	})
 }
 
-// TestPrefers: of two lineages that part everybody prefers the one in which the pointer names a claim, at whatever place.
-// Otherwise their first steps decide, and a migration without its target's vote does not.
+// TestPrefers: of two lineages that part everybody prefers the one in which the pointer names a claim, at
+// whatever place. Otherwise their first steps decide, and a migration without its target's vote does not.
 func TestPrefers(t *testing.T) {
 	claim := func(term uint64) mimiport.LineageStep {
 		signed := signed(servers[1], &mimiport.LineageClaim{

@@ -9,8 +9,9 @@
 // term, and its records of migrations. A lineage is a place in a tree of steps, and a scenario says which steps
 // there may be. What happens is listed in one table (actions.go). It has three kinds of actions:
 //
-//   - chances: offers, Commits, claims by operators who may be wrong, a server that is lost, out of service for a while or
-//     a day, or put back to a backup; whatever a hostile server can sign, in whatever order; any word of the room;
+//   - chances: offers, Commits, claims by operators who may be wrong, a server that is lost, out of service for a
+//     while or a day, or put back to a backup; whatever a hostile server can sign, in whatever order; any word of
+//     the room;
 //   - deliveries: everything signed arrives, and deadlines pass;
 //   - remedies, by which the room and operators end what nothing else ends: the pointer names the claim of a server that
 //     has the group, operators drop what waits for a source that is lost or lies, and recover a group that nobody has.

@@ -87,7 +87,9 @@ func (m *model) endsByRight(before, after *world, e event, s server) bool {
 	}
 	receipts := after.signed[b.at] & (receipt | otherReceipt)
 	switch {
-	case m.roomSays(after, b.at, s), m.unsupported(after, b.at), after.forgot(s) && (receipts != 0 || m.signedLater(after, b.at, s)):
+	case m.roomSays(after, b.at, s), m.unsupported(after, b.at):
+		return true
+	case after.forgot(s) && (receipts != 0 || m.signedLater(after, b.at, s)):
 		return true
 	case after.outage[s] == backAfterDay && len(m.Successors) > 0:
 		return true
