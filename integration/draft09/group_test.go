@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	os.Exit(harness.Run(m))
 }
 
-// trio is a group of go-mls: alice and carol have accounts at A, bob at B. All of them may move it.
+// trio is a group of go-mls: alice and carol have accounts at A, bob at B. alice and bob may move it, and remove carol.
 type trio struct {
 	*testing.T
 	*party.Party
@@ -33,7 +33,8 @@ func newTrio(t *testing.T, n *harness.TestNetwork) *trio {
 	x := &trio{T: t, a: n.StartServer(t, harness.Section), b: n.StartServer(t, harness.Section)}
 	alice, bob := harness.RegisterUser(t, x.a, "alice", false), harness.RegisterUser(t, x.b, "bob", false)
 	carol := harness.RegisterUser(t, x.a, "carol", false)
-	room := harness.SharedRoom(t, alice, bob, carol)
+	room := harness.SharedRoom(t, alice, bob)
+	harness.Admit(t, alice, room, carol)
 	x.alice, x.bob, x.carol = x.start(alice), x.start(bob), x.start(carol)
 	var err error
 	if x.Party, err = party.Create(harness.Within(t), x.alice, room); err != nil {
