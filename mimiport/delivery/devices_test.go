@@ -84,6 +84,18 @@ func TestDeviceKey(t *testing.T) {
 	}
 }
 
+// TestDeviceKeyInMigrations: the Commit that moves a group brings in no leaf with another key than its device's, either.
+func TestDeviceKeyInMigrations(t *testing.T) {
+	p := newPlay(t)
+	p.Devices.Publish(bob, "BOB", []byte("another"))
+	a := must(p.request(serverA, serverB, bob, func(o *mlstest.CommitOptions) {
+		o.Edit.Owner = p.newClient(bob, "BOB")
+	}))(t)
+	_, err := p.initiate(a)
+	expectRule(t, err, "device-key")
+	p.expectHosted(serverA, 0)
+}
+
 // TestKeyless: with the policy "published", as for application services, a device without a key is let in by its own
 // user's Commit, and in no other way. One with another key is not let in at all.
 func TestKeyless(t *testing.T) {

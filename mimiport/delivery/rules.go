@@ -100,7 +100,7 @@ func (s senders) requirePendingRemoves(
 	for _, leaf := range leaves {
 		removed := slices.ContainsFunc(effects.Removed, func(m mls.Member) bool { return m.Leaf == leaf })
 		if !removed && leaf != effects.Sender.Index {
-			return broken(rulePendingRemove, "leaf %d, whose user has left the room, must be removed", leaf)
+			return broken(rulePendingRemove, "leaf %d must be removed: its removal is proposed", leaf)
 		}
 	}
 	return nil
