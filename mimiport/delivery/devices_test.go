@@ -84,7 +84,7 @@ func TestDeviceKey(t *testing.T) {
 	}
 }
 
-// TestDeviceKeyInMigrations: the Commit that moves a group brings in no leaf with another key than its device's, either.
+// TestDeviceKeyInMigrations: nor does the Commit that moves a group bring in a leaf with another key than its device's.
 func TestDeviceKeyInMigrations(t *testing.T) {
 	p := newPlay(t)
 	p.Devices.Publish(bob, "BOB", []byte("another"))
