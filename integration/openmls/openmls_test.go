@@ -83,8 +83,8 @@ func (x *mixed) commitsRemoval(committer, gone *harness.Client) {
 }
 
 // TestOpenMLSMember lets clients on OpenMLS be members beside those on ts-mls. They join by Welcome and by external
-// Commit, and take the place of their former leaf. They commit with the tree inside the GroupInfo, follow a move and one
-// back, and carry out Removes that the Delivery Service and a member have proposed. All members and the Delivery
+// Commit, and take the place of their former leaf. They commit with the tree inside the GroupInfo, follow a move and
+// one back, and carry out Removes that the Delivery Service and a member have proposed. All members and the Delivery
 // Service agree on each epoch.
 func TestOpenMLSMember(t *testing.T) {
 	needs.OpenMLS(t)

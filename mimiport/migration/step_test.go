@@ -332,8 +332,9 @@ func TestSignedOnlyOnce(t *testing.T) {
 	}
 }
 
-// TestJudgeRival: of a lineage that parts from its own a server follows what everybody prefers. It yields to
-// nobody for a lineage that gives the group to itself: it stops if it has forgotten what it signed, and an offer alone is nothing.
+// TestJudgeRival: of a lineage that parts from its own a server follows what everybody prefers. It yields to nobody
+// for a lineage that gives the group to itself: it stops if it has forgotten what it signed, and an offer alone is
+// nothing.
 func TestJudgeRival(t *testing.T) {
 	yielded := by(none, groupMoved)
 	for _, c := range []struct {

@@ -298,10 +298,10 @@ func TestRenewed(t *testing.T) {
 	}
 }
 
-// TestGrease takes a group through the bytes that clients built on mlspp make: lifetimes without an end, GREASE in every
-// list of types, extensions of GREASE types in leaves, in a GroupInfo and, not listed in the capabilities, in a key
-// package, Commits with a path of all that is pending, and a tree in every GroupInfo. Leaves become blank, unmerged, and
-// too many for the tree.
+// TestGrease takes a group through the bytes that clients built on mlspp make: lifetimes without an end, GREASE in
+// every list of types, extensions of GREASE types in leaves, in a GroupInfo and, not listed in the capabilities, in a
+// key package, Commits with a path of all that is pending, and a tree in every GroupInfo. Leaves become blank,
+// unmerged, and too many for the tree.
 func TestGrease(t *testing.T) {
 	m := newScene(nil)
 	g := open(t, m.Group)

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// XWing is a cipher suite with the KEM X-Wing, which no engine knows unless it is told: SHA-256, Ed25519, and public keys
-// of 1,216 bytes.
+// XWing is a cipher suite with the KEM X-Wing, which no engine knows unless it is told: SHA-256, Ed25519, and public
+// keys of 1,216 bytes.
 const XWing uint16 = 0x004d
 
 const xWingKey = 1216

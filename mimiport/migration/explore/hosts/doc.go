@@ -13,8 +13,9 @@
 //     while or a day, or put back to a backup; whatever a hostile server can sign, in whatever order; any word of
 //     the room;
 //   - deliveries: everything signed arrives, and deadlines pass;
-//   - remedies, by which the room and operators end what nothing else ends: the pointer names the claim of a server that
-//     has the group, operators drop what waits for a source that is lost or lies, and recover a group that nobody has.
+//   - remedies, by which the room and operators end what nothing else ends: the pointer names the claim of a server
+//     that has the group, operators drop what waits for a source that is lost or lies, and recover a group that
+//     nobody has.
 //
 // # Invariants
 //
