@@ -453,7 +453,8 @@ func TestMoreSuites(t *testing.T) {
 		CipherSuite: mlstest.XWing, GroupID: []byte("group"), Members: identities(7), Populated: true,
 		ExternalSenders: []*mlstest.Client{ds},
 	})
-	if _, err := RFC9420(DefaultLimits()).Open(m.GroupInfo(), m.RatchetTree()); mimiport.KindOf(err) != mimiport.KindUnsupported {
+	_, err = RFC9420(DefaultLimits()).Open(m.GroupInfo(), m.RatchetTree())
+	if mimiport.KindOf(err) != mimiport.KindUnsupported {
 		t.Errorf("without being told: %v", err)
 	}
 	e := RFC9420(limits)
