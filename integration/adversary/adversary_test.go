@@ -147,6 +147,11 @@ var attacks = []attack{
 		play: secondLeaf,
 	},
 	{
+		name: "a ghost in another's name", who: "member of power 0",
+		rule: "a leaf has the key that its device publishes",
+		play: ghost,
+	},
+	{
 		name: "power 0 removes the creator", who: "member of power 0",
 		rule: "removing others takes what kicking takes in the room",
 		play: removeCreator,

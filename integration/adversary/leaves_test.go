@@ -2,7 +2,6 @@ package adversary
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -15,15 +14,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
-
-// requireRule fails unless a request was refused by a rule.
-func requireRule(t *testing.T, err error, rule string) {
-	t.Helper()
-	var refused *harness.Error
-	if !errors.As(err, &refused) || refused.Fields["rule"] != rule {
-		t.Errorf("got %v, want a refusal by %s", err, rule)
-	}
-}
 
 // propose has mallory send a proposal.
 func (g *group) propose(t *testing.T, p *mlstest.Proposal) error {
@@ -57,8 +47,8 @@ func identity(u *harness.User) []byte { return mlstest.Identity(u.ID, u.DeviceID
 func renameLeaf(t *testing.T, g *group) {
 	for _, name := range [][]byte{identity(g.alice), mlstest.Identity(g.mallory.ID, "OTHER"), []byte("nobody")} {
 		renamed := g.mls.NewClient(name)
-		requireRule(t, g.propose(t, g.mls.UpdateAs(malloryLeaf, renamed)), "successor")
-		requireRule(t, g.sendCommit(t, g.mallory, mlstest.CommitOptions{
+		harness.RequireRule(t, g.propose(t, g.mls.UpdateAs(malloryLeaf, renamed)), "successor")
+		harness.RequireRule(t, g.sendCommit(t, g.mallory, mlstest.CommitOptions{
 			Sender: malloryLeaf, Path: true, Edit: mlstest.Edit{Owner: renamed},
 		}), "successor")
 	}
@@ -67,27 +57,40 @@ func renameLeaf(t *testing.T, g *group) {
 // secondLeaf has mallory's device enter twice.
 func secondLeaf(t *testing.T, g *group) {
 	twin := g.mls.NewClient(identity(g.mallory))
-	requireRule(t, g.propose(t, g.mls.Add(twin)), "device-unique")
-	requireRule(t, g.commitValue(t, g.mls.Add(twin)), "device-unique")
-	requireRule(t, g.sendCommit(t, g.mallory, mlstest.CommitOptions{Joiner: twin}), "device-unique")
-	requireRule(t, g.sendCommit(t, g.mallory, mlstest.CommitOptions{
+	harness.RequireRule(t, g.propose(t, g.mls.Add(twin)), "device-unique")
+	harness.RequireRule(t, g.commitValue(t, g.mls.Add(twin)), "device-unique")
+	harness.RequireRule(t, g.sendCommit(t, g.mallory, mlstest.CommitOptions{Joiner: twin}), "device-unique")
+	harness.RequireRule(t, g.sendCommit(t, g.mallory, mlstest.CommitOptions{
 		Joiner: twin, Proposals: []*mlstest.Proposal{g.mls.Remove(aliceLeaf)},
 	}), "successor")
+}
+
+// ghost has mallory add a leaf in alice's name, of a device that she has and of one that she has not, with keys of
+// their own.
+func ghost(t *testing.T, g *group) {
+	for _, name := range [][]byte{mlstest.Identity(g.alice.ID, "PHONE"), mlstest.Identity(g.mallory.ID, "PHONE")} {
+		add := g.mls.Add(g.mls.NewClient(name))
+		harness.RequireRule(t, g.propose(t, add), "device-key")
+		harness.RequireRule(t, g.commitValue(t, add), "device-key")
+	}
+	joiner := g.mls.NewClient(mlstest.Identity(g.alice.ID, "PHONE"))
+	err := g.sendCommit(t, g.mallory, mlstest.CommitOptions{Joiner: joiner})
+	harness.RequireRefused(t, err, "M_FORBIDDEN")
 }
 
 // removeCreator has mallory remove alice, who has created the room.
 func removeCreator(t *testing.T, g *group) {
 	for _, leaf := range []uint32{aliceLeaf, bobLeaf} {
-		requireRule(t, g.propose(t, g.mls.Remove(leaf)), "kick")
-		requireRule(t, g.commitValue(t, g.mls.Remove(leaf)), "kick")
+		harness.RequireRule(t, g.propose(t, g.mls.Remove(leaf)), "kick")
+		harness.RequireRule(t, g.commitValue(t, g.mls.Remove(leaf)), "kick")
 	}
 }
 
 // endGroup has mallory end the group, and change what it is.
 func endGroup(t *testing.T, g *group) {
 	for _, p := range []*mlstest.Proposal{g.mls.ReInit([]byte("next")), g.mls.SetExtensions(nil)} {
-		requireRule(t, g.propose(t, p), "group-power")
-		requireRule(t, g.commitValue(t, p), "group-power")
+		harness.RequireRule(t, g.propose(t, p), "group-power")
+		harness.RequireRule(t, g.commitValue(t, p), "group-power")
 	}
 	err := g.ask(t, g.mallory, http.MethodDelete, g.path(""), nil, nil)
 	harness.RequireRefused(t, err, "M_FORBIDDEN")
@@ -105,14 +108,14 @@ func poison(t *testing.T, g *group) {
 		"lifetime":       g.mls.Add(own.Lasting(1, 2)),
 		"lifetime-order": g.mls.Add(own.Lasting(2, 1)),
 	} {
-		requireRule(t, g.propose(t, p), rule)
+		harness.RequireRule(t, g.propose(t, p), rule)
 	}
 	update := g.mls.Propose(malloryLeaf, g.mls.Update(malloryLeaf))
 	if err := g.submit(t, g.mallory, &api.SubmitRequest{Message: update}); err != nil {
 		t.Fatal(err)
 	}
-	requireRule(t, g.propose(t, g.mls.Update(malloryLeaf)), "proposals-together")
-	requireRule(t, g.propose(t, g.mls.Remove(malloryLeaf)), "proposals-together")
+	harness.RequireRule(t, g.propose(t, g.mls.Update(malloryLeaf)), "proposals-together")
+	harness.RequireRule(t, g.propose(t, g.mls.Remove(malloryLeaf)), "proposals-together")
 	if err := g.sendCommit(t, g.alice, mlstest.CommitOptions{References: [][]byte{update}}); err != nil {
 		t.Errorf("alice's Commit of all that is pending: %v", err)
 	}
@@ -149,7 +152,7 @@ func preparedLeaver(t *testing.T, g *group) {
 		t.Fatal(err)
 	}
 	demand := g.demand(t)
-	requireRule(t, g.sendCommit(t, g.alice, mlstest.CommitOptions{Path: true}), "pending-remove")
+	harness.RequireRule(t, g.sendCommit(t, g.alice, mlstest.CommitOptions{Path: true}), "pending-remove")
 	err := g.sendCommit(t, g.alice, mlstest.CommitOptions{References: [][]byte{demand}})
 	if err != nil {
 		t.Fatal(err)
