@@ -119,7 +119,7 @@ func honest(g Group, leaves []uint32) []uint32 {
 // clients do that can leave nothing out.
 func TestHostilePending(t *testing.T) {
 	count := make(map[ProposalType]int)
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		h := &hostile{scene: newScene(appDataOf(11)), random: rand.New(rand.NewPCG(seed, 1)), keys: [][]byte{key(1)}}
 		if seed%3 == 0 {
 			h.scene = newScene(nil)
