@@ -149,7 +149,11 @@ type GroupResponse struct {
 	TreeHash                spec.Base64Bytes `json:"tree_hash"`
 	ConfirmedTranscriptHash spec.Base64Bytes `json:"confirmed_transcript_hash"`
 	Members                 int              `json:"members"`
-	Warnings                []string         `json:"warnings,omitempty"` // of a bind: WarnOneServer
+
+	// SelfRemoves are the pending SelfRemoves, as they were received. An external Commit may cover these proposals alone.
+	SelfRemoves []spec.Base64Bytes `json:"self_removes,omitempty"`
+
+	Warnings []string `json:"warnings,omitempty"` // of a bind: WarnOneServer
 }
 
 // WarnOneServer is the warning that all users who may move the group are on one server: when that one is lost, nobody is

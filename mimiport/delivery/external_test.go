@@ -281,3 +281,25 @@ func TestLeftWhileFrozen(t *testing.T) {
 		t.Errorf("%d proposals after the activation", len(proposed))
 	}
 }
+
+// TestSelfRemovesForJoiners: the group is described with its pending SelfRemoves alone, and an external Commit of these
+// removes who has asked to go.
+func TestSelfRemovesForJoiners(t *testing.T) {
+	p := newExternalPlay(t)
+	leaving := p.group.Propose(2, p.group.SelfRemove())
+	must(p.submit(serverA, carol, &api.SubmitRequest{Message: leaving}))(t)
+	must(p.submit(serverA, bob, &api.SubmitRequest{Message: p.group.Propose(1, p.group.Update(1))}))(t)
+	described := must(p.services[serverA].Group(t.Context(), caller(bob), p.id))(t)
+	if len(described.SelfRemoves) != 1 || string(described.SelfRemoves[0]) != string(leaving) {
+		t.Fatalf("%d SelfRemoves, want the one", len(described.SelfRemoves))
+	}
+	p.Room.Joined[dave] = true
+	c := p.group.Commit(mlstest.CommitOptions{
+		Joiner: p.newClient(dave, "DAVE"), References: [][]byte{described.SelfRemoves[0]},
+	})
+	must(p.submit(serverA, dave, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}))(t)
+	p.group = c.Next
+	if got := must(p.services[serverA].Group(t.Context(), caller(dave), p.id))(t); got.Members != 3 || got.SelfRemoves != nil {
+		t.Errorf("%d members and %d SelfRemoves after the Commit", got.Members, len(got.SelfRemoves))
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -118,7 +120,18 @@ func describe(g *storage.Group, state mls.Group) (*api.GroupResponse, error) {
 		Preimage: preimage(lineage), CreatingServer: lineage.CreatingServer, DeliveryService: g.Server,
 		State: string(g.State), Term: g.Term, Epoch: state.Epoch(), NextSeq: g.NextSeq, GroupInfo: state.GroupInfo(),
 		TreeHash: state.TreeHash(), ConfirmedTranscriptHash: state.ConfirmedTranscriptHash(), Members: state.NumMembers(),
+		SelfRemoves: selfRemoves(state),
 	}, nil
+}
+
+// selfRemoves are the pending SelfRemoves, which go with a GroupInfo to those who enter by an external Commit.
+func selfRemoves(state mls.Group) (messages []spec.Base64Bytes) {
+	for _, p := range state.Proposals() {
+		if p.Remove != nil && p.Type != mls.ProposalRemove {
+			messages = append(messages, p.Message)
+		}
+	}
+	return messages
 }
 
 func preimage(l *mimiport.Lineage) *api.Preimage {

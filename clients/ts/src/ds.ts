@@ -43,6 +43,8 @@ export interface GroupResponse {
   epoch: number;
   next_seq: number;
   group_info: string;
+  /** The pending SelfRemoves: an external Commit may cover these alone. */
+  self_removes?: string[];
   tree_hash: string;
   confirmed_transcript_hash: string;
   members: number;

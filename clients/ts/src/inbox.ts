@@ -694,10 +694,11 @@ export class Inbox {
   async enterAnew(key: string, roomId: string, server: string): Promise<Group> {
     const ds = this.ds(server);
     for (let races = 0; ; races++) {
-      const { group_info, epoch } = await ds.group(key);
+      const { group_info, self_removes, epoch } = await ds.group(key);
       const tree = await ds.tree(key, epoch);
+      const leaving = (self_removes ?? []).map(fromBase64);
       const identity = ownIdentity(this.stored);
-      const commit = await mls.externalCommit(identity, fromBase64(group_info), tree, seconds(this.world));
+      const commit = await mls.externalCommit(identity, fromBase64(group_info), tree, seconds(this.world), leaving);
       try {
         const what = submission(commit);
         const { receipt, ...at } = await ds.submit(key, what);

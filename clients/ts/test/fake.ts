@@ -256,6 +256,9 @@ export class FakeDs {
       next_seq: g.log.length + 1,
       delivery_service: this.name,
       group_info: g.groupInfo,
+      self_removes: g.log
+        .filter((m) => m.kind === "proposal" && m.epoch === g.epoch && decodeSelfRemove(fromBase64(m.message!)))
+        .map((m) => m.message!),
     };
   }
 

@@ -200,6 +200,18 @@ test("a user leaves, and the next Commit takes the device out", async () => {
   assert.deepEqual([...alice.take("failed"), ...bob.take("failed")], []);
 });
 
+test("a device that enters by an external Commit takes out who has asked to go", async () => {
+  const { users, s, room } = await party("alice", "bob", "carol");
+  const [alice, bob, carol] = users as [User, User, User];
+  await carol.client.leave(carol.group);
+  net.ds(s).groups.get(alice.group.key)!.tree = toBase64(mls.ratchetTree(alice.group.state));
+  await bob.client.rejoin(room);
+  for (const u of [alice, carol]) await u.sync();
+  together(alice, bob);
+  assert.equal(mls.members(alice.group.state).length, 2);
+  assert.equal(carol.take("removed").length, 1);
+});
+
 test("the author is who MLS says, and a Delivery Service that names another is reported", async () => {
   const { users, s } = await party("alice", "bob", "carol");
   const [alice, bob, carol] = users as [User, User, User];
