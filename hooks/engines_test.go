@@ -55,6 +55,9 @@ func bindDraft09(t *testing.T, u *harness.User) error {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := u.PublishKey(t.Context(), "ed25519", member.SignatureKey()); err != nil {
+		t.Fatal(err)
+	}
 	if err := member.Create(reserved.GroupID); err != nil {
 		t.Fatal(err)
 	}
