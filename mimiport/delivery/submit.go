@@ -228,7 +228,10 @@ func (s intake) plainCommit(ctx context.Context, sub *submission) (*registry.Acc
 	if err := s.requireLifetimes(own); err != nil {
 		return nil, err
 	}
-	return a, s.requireMay(ctx, sub, own)
+	if err := s.requireMay(ctx, sub, own); err != nil {
+		return nil, err
+	}
+	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, committed(a.Effects), sub.known)
 }
 
 // commit checks a Commit with its GroupInfo and Welcome, whether it moves the group or not.
@@ -269,11 +272,7 @@ func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted
 			Recipients: added,
 		})
 	}
-	if err := s.requireWelcomes(sub, effects); err != nil {
-		return nil, err
-	}
-	a := &registry.Accepted{Next: next, Effects: effects, Entries: entries}
-	return a, s.requireDeviceKeys(ctx, sub.group, next, committed(effects), sub.known)
+	return &registry.Accepted{Next: next, Effects: effects, Entries: entries}, s.requireWelcomes(sub, effects)
 }
 
 func users(identities []mimiport.LeafIdentity) []string {
