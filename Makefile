@@ -32,7 +32,7 @@ test: test-ts test-go test-integration ## everything; ends with a line for each 
 test-ts: $(DRIVER) ## the TypeScript client
 	cd $(TS) && npm run -s check && npm test -s
 
-test-go: ## the Go packages but those of integration/, with the race detector
+test-go: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## the Go packages but those of integration/, with the race detector
 	@units=$$($(GO) list ./... | grep -v /integration); \
 	$(GO) test -race -timeout 20m $$units git.schwanenlied.me/yawning/x448.git
 
