@@ -249,7 +249,10 @@ func (s *Server) Stop() error {
 	select {
 	case <-p.exited:
 		s.process = nil
-		return p.err
+		if p.err != nil {
+			return fmt.Errorf("%s: %w: %s", s.Name, p.err, s.Log())
+		}
+		return nil
 	case <-late.C:
 		return errors.Join(fmt.Errorf("%s does not stop", s.Name), s.Kill())
 	}
