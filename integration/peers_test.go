@@ -117,7 +117,7 @@ func (x *trio) groupState(t *testing.T, host string) *mimiport.GroupState {
 	}
 	return &mimiport.GroupState{
 		Base:    mimiport.BaseState{Protocol: group.Protocol, GroupInfo: group.GroupInfo, RatchetTree: tree},
-		Commit:  mimiport.CommitState{Commit: x.message(t, host, "commit").Message, GroupInfo: group.GroupInfo},
+		Commit:  mimiport.CommitState{Commit: x.message(t, x.a.Name, "commit").Message, GroupInfo: group.GroupInfo},
 		Lineage: *lineage,
 	}
 }
@@ -198,7 +198,7 @@ func (x *trio) badReplays(t *testing.T) {
 	expired := x.offer(t, x.alice.User, x.id(t), x.b.Name, epoch)
 	x.awaitExpiry(t, x.alice.User, expired)
 	good := encode(t, x.groupState(t, x.b.Name))
-	commit := x.message(t, x.b.Name, "commit").Message
+	commit := x.message(t, x.a.Name, "commit").Message
 	alice, bob := x.alice.User, x.bob.User
 	abort := &mimiport.MigrationAbort{MigrationID: replayed.response.ID(), SourceDomain: x.a.Name}
 	put := func(u *harness.User, ds string, o *offer) *http.Request {
