@@ -171,6 +171,9 @@ func (s logs) formerPiece(ctx context.Context, g *storage.Group, q api.MessagesQ
 	if err != nil {
 		return nil, err
 	}
+	if *q.Term >= lineage.Term() { // this server went along with a lineage that is shorter than its own was
+		return nil, notInTerm(g.ID, *q.Term)
+	}
 	log, err := s.former(ctx, g.Key())
 	if err != nil {
 		return nil, err

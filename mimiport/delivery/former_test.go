@@ -164,6 +164,42 @@ func TestFormerTermsOfNobody(t *testing.T) {
 	}
 }
 
+// TestFormerTermsOfShorterLineage: a server that went along with another lineage, which is shorter than its own was, has
+// no log of the terms between.
+func TestFormerTermsOfShorterLineage(t *testing.T) {
+	const serverC, serverD = "c.example", "d.example"
+	p := newPlay(t)
+	p.addThird(`{"target":"any_creator","creators":["a.example","b.example"]}`)
+	p.addServer(serverD)
+	p.Room.Joined["@dave:d.example"] = true
+	p.allow(serverD, `{"target":"any_creator","creators":["a.example","b.example"],"accept_claims":true}`)
+	p.allow(serverB, `{"recover":true}`)
+	held, was := p.held(p.lineage(serverA)), p.group
+	p.move(serverA, serverC, alice)
+	migrated := p.lineage(serverC)
+
+	p.group = was
+	p.lost = func(to, _ string) bool { return to == serverA }
+	must(p.services[serverB].Recover(t.Context(), p.id, held))(t)
+	p.move(serverB, serverD, bob)
+	p.expectHosted(serverD, 2)
+	if err := p.show(serverD, migrated); err != nil {
+		t.Fatal(err)
+	}
+	p.expectAt(serverD, serverC, 1)
+	read := func(term uint64) (*api.MessagesResponse, error) {
+		return p.services[serverD].Messages(t.Context(), caller(alice), p.id, api.MessagesQuery{Term: &term})
+	}
+	if log, err := read(0); err != nil || log.Moved == nil || log.Moved.DeliveryService != serverC {
+		t.Errorf("of term 0 %s serves %v, %v", serverD, log, err)
+	}
+	_, err := read(1)
+	expectKind(t, err, mimiport.KindUnknownGroup)
+	if log, err := read(2); err != nil || log.Moved == nil || log.Moved.DeliveryService != serverC {
+		t.Errorf("of term 2 %s serves %v, %v", serverD, log, err)
+	}
+}
+
 // TestMigrationCommitAtStaged: a staged target refuses the migration Commit as it refuses any other, until it hosts the
 // group; then the Commit is of an epoch that is over.
 func TestMigrationCommitAtStaged(t *testing.T) {

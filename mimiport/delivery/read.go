@@ -49,9 +49,7 @@ func (s *Service) viewTerm(
 		return nil, err
 	}
 	if q.Term != nil && *q.Term > g.Term {
-		return nil, &mimiport.Error{
-			Op: "find group", Kind: mimiport.KindUnknownGroup, Group: id, Err: fmt.Errorf("not here in term %d", *q.Term),
-		}
+		return nil, notInTerm(id, *q.Term)
 	}
 	if q.Term != nil && *q.Term < g.Term {
 		own, err := s.ownTerm(ctx, g, q)
@@ -63,6 +61,12 @@ func (s *Service) viewTerm(
 		}
 	}
 	return g, s.requireReadable(ctx, c, g)
+}
+
+func notInTerm(id []byte, term uint64) error {
+	return &mimiport.Error{
+		Op: "find group", Kind: mimiport.KindUnknownGroup, Group: id, Err: fmt.Errorf("not here in term %d", term),
+	}
 }
 
 // ownTerm is the row of a former term that the group, g, had here, nil unless its log still has what is asked for. A
@@ -80,7 +84,7 @@ func (s logs) ownTerm(ctx context.Context, g *storage.Group, q api.MessagesQuery
 		return nil, err
 	}
 	hosts, err := proof.Hosts(lineage)
-	if err != nil || hosts[*q.Term] != own.Server {
+	if err != nil || *q.Term > lineage.Term() || hosts[*q.Term] != own.Server {
 		return nil, err
 	}
 	entries, err := s.Store.Entries(ctx, own.Key(), q.From, 1)
