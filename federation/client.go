@@ -20,8 +20,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
-// The limits in bytes of what another server can make this one read: the state of a migration or a lineage, another
-// JSON answer, a ratchet tree, and a refusal.
+// The limits in bytes of what another server can make this one read: the state of a migration, a lineage or devices,
+// another JSON answer, a ratchet tree, and a refusal.
 const (
 	maxSmallAnswer = 2 << 20
 	maxAnswer      = 16 << 20
@@ -37,6 +37,9 @@ const (
 
 // carryTime is how long so many bytes may take on their way.
 func carryTime(bytes int64) time.Duration { return time.Duration(bytes) * time.Second / bytesPerSecond }
+
+// ErrTooLong is in the chain of the error for an answer that is longer than this server reads.
+var ErrTooLong = errors.New("the answer is longer than")
 
 // Doer sends requests to matrix:// URLs, as *fclient.Client does.
 type Doer interface {
@@ -114,7 +117,7 @@ func (c *Client) do(ctx context.Context, q request) (status int, body []byte, er
 	}
 	body, err = io.ReadAll(io.LimitReader(resp.Body, q.limit+1))
 	if err == nil && int64(len(body)) > q.limit {
-		err = fmt.Errorf("the answer is longer than %d bytes", q.limit)
+		err = fmt.Errorf("%w %d bytes", ErrTooLong, q.limit)
 	}
 	if err != nil {
 		return 0, nil, q.failed(err)

@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 
@@ -13,7 +14,7 @@ import (
 // and key. A device whose keys do not decode is there without any.
 type DeviceKeys map[string]map[string]map[string]string
 
-// usersAtOnce is how many users one request is about, so that the answer stays small.
+// usersAtOnce is how many users one request is about at most, so that the answer stays small.
 const usersAtOnce = 32
 
 // DeviceKeys asks a server which devices some of its users have (Matrix specification, server-server API, "POST
@@ -21,11 +22,24 @@ const usersAtOnce = 32
 func (c *Client) DeviceKeys(ctx context.Context, from, server string, users []string) (DeviceKeys, error) {
 	all := make(DeviceKeys)
 	for some := range slices.Chunk(users, usersAtOnce) {
-		if err := c.addDeviceKeys(ctx, from, server, some, all); err != nil {
+		if err := c.addSmaller(ctx, from, server, some, all); err != nil {
 			return nil, mimiport.Errorf("ask for devices", mimiport.KindPeer, "%s: %w", server, mimiport.Heard(err))
 		}
 	}
 	return all, nil
+}
+
+// addSmaller is addDeviceKeys, by several requests where the answer to one is too long.
+func (c *Client) addSmaller(ctx context.Context, from, server string, users []string, all DeviceKeys) error {
+	err := c.addDeviceKeys(ctx, from, server, users, all)
+	if len(users) == 1 || !errors.Is(err, ErrTooLong) {
+		return err
+	}
+	half := len(users) / 2
+	if err := c.addSmaller(ctx, from, server, users[:half], all); err != nil {
+		return err
+	}
+	return c.addSmaller(ctx, from, server, users[half:], all)
 }
 
 func (c *Client) addDeviceKeys(ctx context.Context, from, server string, users []string, all DeviceKeys) error {
@@ -34,7 +48,7 @@ func (c *Client) addDeviceKeys(ctx context.Context, from, server string, users [
 		wanted[user] = []string{} // all devices
 	}
 	_, body, err := c.do(ctx, request{
-		from: from, to: server, op: "ask for devices", limit: maxAnswer,
+		from: from, to: server, op: "ask for devices", limit: maxSmallAnswer,
 		method: http.MethodPost, uri: "/_matrix/federation/v1/user/keys/query",
 		content: map[string]any{"device_keys": wanted},
 	})

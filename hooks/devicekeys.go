@@ -25,6 +25,7 @@ type deviceKeys struct {
 	isLocal func(server string) bool
 	silent  *silences
 	now     func() time.Time
+	places  places
 
 	mu        sync.Mutex
 	confirmed *simplelru.LRU[delivery.LeafKey, time.Time] // keys that another homeserver says are published, and when
@@ -85,8 +86,14 @@ func (d *deviceKeys) devices(
 		const why = "%s could not be asked less than %v ago"
 		return nil, mimiport.Errorf("ask for devices", mimiport.KindPeer, why, server, silence)
 	}
+	leave, err := d.places.take(ctx, server)
+	if err != nil {
+		return nil, mimiport.Errorf("ask for devices", mimiport.KindPeer, "%s has too many questions to answer: %w", server, err)
+	}
+	defer leave()
 	devices, err := d.client.DeviceKeys(ctx, from, server, users)
-	if err != nil && ctx.Err() == nil {
+	// One user can make an answer too long: that says nothing of the server. Nor does a client that waits no longer.
+	if err != nil && !errors.Is(err, federation.ErrTooLong) && !errors.Is(ctx.Err(), context.Canceled) {
 		d.silent.fell(server)
 	}
 	return devices, err

@@ -1,0 +1,135 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+)
+
+// doer is a homeserver that answers as a function says.
+type doer func(ctx context.Context, r *http.Request) (*http.Response, error)
+
+func (f doer) DoHTTPRequest(ctx context.Context, r *http.Request) (*http.Response, error) {
+	return f(ctx, r)
+}
+
+// asker asks a homeserver for devices.
+func asker(answer doer) *deviceKeys {
+	identity := func(string) (*fclient.SigningIdentity, error) {
+		return &fclient.SigningIdentity{
+			ServerName: "t.example", KeyID: "ed25519:1", PrivateKey: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)),
+		}, nil
+	}
+	client := federation.NewClient(identity, answer, time.Now)
+	return newDeviceKeys(client, nil, func(string) bool { return false }, &silences{now: time.Now})
+}
+
+// TestLongAnswerOfOneUser: a user whose devices are too many to read about says nothing of their homeserver, which is
+// asked about others as before, and about those who were asked for beside that user.
+func TestLongAnswerOfOneUser(t *testing.T) {
+	var asked [][]string
+	d := asker(func(_ context.Context, r *http.Request) (*http.Response, error) {
+		var query struct {
+			Users map[string][]string `json:"device_keys"`
+		}
+		wantNone(t, json.NewDecoder(r.Body).Decode(&query))
+		users := slices.Sorted(maps.Keys(query.Users))
+		asked = append(asked, users)
+		answer := []byte(`{}`)
+		if slices.Contains(users, "@mallory:s.example") {
+			answer = bytes.Repeat([]byte(" "), 3<<20)
+		}
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(answer))}, nil
+	})
+	ask := func(users ...string) error {
+		var leaves []delivery.LeafKey
+		for _, u := range users {
+			leaves = append(leaves, delivery.LeafKey{UserID: u, DeviceID: "D", Scheme: scheme, Key: "key"})
+		}
+		_, err := d.Look(t.Context(), "t.example", "s.example", leaves)
+		return err
+	}
+	wantKind(t, ask("@alice:s.example", "@bob:s.example", "@mallory:s.example"), mimiport.KindPeer)
+	if !slices.ContainsFunc(asked, func(users []string) bool { return slices.Equal(users, []string{"@alice:s.example"}) }) {
+		t.Errorf("asked about %v together only", asked)
+	}
+	wantNone(t, ask("@alice:s.example"))
+}
+
+// ending is a context that ends by its deadline when a channel is closed.
+type ending struct {
+	context.Context
+	done chan struct{}
+}
+
+func (e *ending) Done() <-chan struct{} { return e.done }
+
+func (e *ending) Err() error {
+	select {
+	case <-e.done:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+// TestHangingServerIsSilent: a homeserver that takes a question and gives no answer in time is not asked again for a
+// minute, so that it holds nobody up twice.
+func TestHangingServerIsSilent(t *testing.T) {
+	asked := 0
+	ctx := &ending{t.Context(), make(chan struct{})}
+	d := asker(func(context.Context, *http.Request) (*http.Response, error) {
+		asked++
+		close(ctx.done)
+		return nil, ctx.Err()
+	})
+	leaves := []delivery.LeafKey{{UserID: "@alice:s.example", DeviceID: "D", Scheme: scheme, Key: "key"}}
+	for _, ctx := range []context.Context{ctx, t.Context()} {
+		_, err := d.Look(ctx, "t.example", "s.example", leaves)
+		wantKind(t, err, mimiport.KindPeer)
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+}
+
+// TestPlaces: a server is asked a bounded number of questions at a time, which takes no place from another server.
+func TestPlaces(t *testing.T) {
+	var p places
+	var leave []func()
+	for range placesEach {
+		done, err := p.take(t.Context(), "s.example")
+		wantNone(t, err)
+		leave = append(leave, done)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.take(ended, "s.example"); !errors.Is(err, context.Canceled) {
+		t.Errorf("one more: %v", err)
+	}
+	done, err := p.take(t.Context(), "t.example")
+	wantNone(t, err)
+	for _, leave := range append(leave, done) {
+		leave()
+	}
+	done, err = p.take(t.Context(), "s.example")
+	wantNone(t, err)
+	done()
+	if len(p.each) != 0 {
+		t.Errorf("%d servers are remembered", len(p.each))
+	}
+}
