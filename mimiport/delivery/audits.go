@@ -27,7 +27,7 @@ func (s removals) DevicesChanged(ctx context.Context, userID string) error {
 			return err
 		}
 		for i := range groups {
-			row := s.devicesRow(&groups[i], registry.ServerOf(userID), userID, uint64(s.Now().UnixNano()))
+			row := s.devicesRow(&groups[i], registry.ServerOf(userID), userID, changed)
 			row.Due = row.Due.Add(settling)
 			if err := s.file(ctx, &groups[i], row); err != nil {
 				return err
@@ -72,6 +72,13 @@ func (s *core) auditRow(g *storage.Group) storage.Row {
 	}
 }
 
+// The numbers of the two rows that there are at most about one user's devices: news that nobody has looked into, and the
+// look that follows it. While that takes its time, all further news is one row.
+const (
+	looking = 1
+	changed = 2
+)
+
 // devicesRow is a row by which this server asks a homeserver about leaves of a group: those of one user, or of all of
 // its users there where userID is empty.
 func (s *core) devicesRow(g *storage.Group, server, userID string, order uint64) storage.Row {
@@ -111,6 +118,11 @@ const patience = 100
 func (s removals) followDevices(ctx context.Context, row *storage.Row) error {
 	key := storage.GroupKey{ID: row.GroupID, Term: row.Term}
 	userID := strings.TrimPrefix(row.Queue, devicesQueue(key))
+	if userID != "" && row.Order == changed {
+		look := *row
+		look.Order, look.Due = looking, s.Now()
+		return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}, Rows: []storage.Row{look}})
+	}
 	from, leaves, err := s.leaves(ctx, key, func(of string) bool {
 		return of == userID || userID == "" && registry.ServerOf(of) == row.Destination
 	})

@@ -263,6 +263,25 @@ func TestSilentHomeserverIsAskedAgain(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
+// TestManyChangesAreOneLook: a homeserver that tells again and again of changes, and answers nothing, leaves no more work
+// behind than one that tells of them once. What changes while it is asked is asked for afterwards.
+func TestManyChangesAreOneLook(t *testing.T) {
+	p := newExternalPlay(t)
+	p.Devices.Delete(carol, "CAROL")
+	p.Devices.Silence(serverB, true)
+	for range 50 {
+		p.changed(serverA, carol)
+	}
+	asked := len(p.Devices.Asked())
+	p.Devices.Silence(serverB, false)
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	if more := len(p.Devices.Asked()) - asked; more != 2 {
+		t.Errorf("asked %d times about one device", more)
+	}
+	p.expectProposals(serverA, 1)
+}
+
 // TestAudit: what no event has told of comes to light when the server looks after its groups.
 func TestAudit(t *testing.T) {
 	p := newExternalPlay(t)
