@@ -169,10 +169,16 @@ func proposed(before mls.Group, p *mls.Proposal) []incomer {
 	return nil
 }
 
-// committed are the leaves that a Commit itself brings in: those of proposals by reference were judged when they were
-// proposed.
-func committed(e *mls.Effects) (in []incomer) {
-	for _, m := range e.Renewed {
+// incomers are the leaves that a Commit itself brings in: those of proposals by reference were judged when they were
+// proposed. A device whose leaf must go does not come back unasked by the Commit that removes the leaf.
+func (sub *submission) incomers(e *mls.Effects) (in []incomer) {
+	demanded := pendingRemoves(sub.group.Server, sub.live.MLS)
+	brought := slices.Concat(e.Added, []mls.Member{e.Committer})
+	for _, m := range slices.Concat(e.Renewed, slices.DeleteFunc(brought, func(m mls.Member) bool {
+		return !slices.ContainsFunc(e.Removed, func(was mls.Member) bool {
+			return isLeaf(&was, m) && slices.Contains(demanded, was.Leaf)
+		})
+	})) {
 		proposed := slices.ContainsFunc(e.Proposals, func(p mls.Proposal) bool {
 			return p.Ref != nil && (isLeaf(p.Add, m) || isLeaf(p.Update, m))
 		})

@@ -315,6 +315,36 @@ func TestRemovalsSurviveExternalCommits(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
+// TestGoneDeviceDoesNotComeBack: the Commit that removes the leaf of a device that is gone does not bring it back under the
+// same key, nor does the device by an external Commit of its own. A device that is there again may come back.
+func TestGoneDeviceDoesNotComeBack(t *testing.T) {
+	for name, back := range map[string]func(p *play, c *mlstest.Client) error{
+		"Remove and Add": func(p *play, c *mlstest.Client) error {
+			return p.tryCommit(alice, mlstest.CommitOptions{
+				References: p.proposals(serverA), Proposals: []*mlstest.Proposal{p.group.Add(c)},
+			})
+		},
+		"external Commit": func(p *play, c *mlstest.Client) error {
+			return p.tryCommit(dave, mlstest.CommitOptions{Joiner: c, Proposals: []*mlstest.Proposal{p.group.Remove(3)}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newExternalPlay(t)
+			p.Room.Joined[dave] = true
+			c := p.newClient(dave, "DAVE")
+			p.commit(serverA, alice, mlstest.CommitOptions{Path: true, Proposals: []*mlstest.Proposal{p.group.Add(c)}})
+			p.Devices.Delete(dave, "DAVE")
+			p.changed(serverA, dave)
+			p.expectProposals(serverA, 1)
+			expectRule(t, back(p, c), "device-key")
+			p.Devices.Trust(dave, "DAVE")
+			if err := back(p, c); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestMembersRemoval: beside a member's proposal to remove a leaf the server makes none, which nobody could commit with
 // it. When that is dropped, the server makes its own.
 func TestMembersRemoval(t *testing.T) {

@@ -233,7 +233,7 @@ func (s *Service) migrationCommit(ctx context.Context, sub *submission, in *init
 	if err != nil {
 		return nil, err
 	}
-	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, committed(a.Effects), sub.known)
+	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, sub.incomers(a.Effects), sub.known)
 }
 
 // decideBy is how long S waits for the vote: longer for more to send and for slower signatures to verify, MaxWait at

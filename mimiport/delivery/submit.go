@@ -231,7 +231,7 @@ func (s intake) plainCommit(ctx context.Context, sub *submission) (*registry.Acc
 	if err := s.requireMay(ctx, sub, own); err != nil {
 		return nil, err
 	}
-	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, committed(a.Effects), sub.known)
+	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, sub.incomers(a.Effects), sub.known)
 }
 
 // commit checks a Commit with its GroupInfo and Welcome, whether it moves the group or not.
