@@ -30,8 +30,12 @@ func (s outgoing) groupState(ctx context.Context, sub *submission, a *registry.A
 		Commit:  mimiport.CommitState{Commit: sub.req.Message, GroupInfo: sub.req.GroupInfo},
 		Lineage: *lineage,
 	}
+	referenced := make(map[string]bool)
 	for _, p := range a.Effects.Proposals {
-		if p.Ref != nil {
+		referenced[string(p.Ref)] = true // an empty one of those by value
+	}
+	for _, p := range l.MLS.Proposals() { // as received: one may need that another has made room
+		if referenced[string(p.Ref)] {
 			state.Proposals = append(state.Proposals, p.Message)
 		}
 	}

@@ -227,3 +227,24 @@ func grease(size int) []byte {
 	wire.AddOpaque(&b, make([]byte, size))
 	return b.BytesOrPanic()
 }
+
+// TestProposalsTravelAsReceived: the target takes pending proposals in the order in which they came, whatever the order in
+// which the migration Commit references them: a device can be added once its leaf goes.
+func TestProposalsTravelAsReceived(t *testing.T) {
+	p := newPlay(t)
+	p.Room.Joined[dave] = true
+	c := p.newClient(dave, "DAVE")
+	const leaf = 2
+	p.commit(serverA, alice, mlstest.CommitOptions{Path: true, Proposals: []*mlstest.Proposal{p.group.Add(c)}})
+	remove := p.group.Propose(leaf, p.group.Remove(leaf))
+	must(p.submit(serverA, dave, &api.SubmitRequest{Message: remove}))(t)
+	add := p.group.Propose(leafOf[alice], p.group.Add(c))
+	must(p.submit(serverA, alice, &api.SubmitRequest{Message: add}))(t)
+	a, err := p.request(serverA, serverB, bob, func(o *mlstest.CommitOptions) { o.References = [][]byte{add, remove} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(p.initiate(a))(t)
+	p.run()
+	p.expect(a, "moved", "active")
+}
