@@ -29,7 +29,8 @@ func (a authority) Policy(ctx context.Context) (policy.Policy, error) {
 	if err != nil {
 		return policy.Policy{}, err
 	}
-	p := policy.Policy{Quotas: a.DefaultPolicy.Quotas} // for those that it was stored without, by an earlier version
+	// For what it was stored without, by an earlier version.
+	p := policy.Policy{Quotas: a.DefaultPolicy.Quotas, DeviceKeys: a.DefaultPolicy.DeviceKeys}
 	err = json.Unmarshal(raw, &p)
 	return p, err
 }

@@ -181,12 +181,15 @@ func TestQuotasUnderLoad(t *testing.T) {
 	}
 }
 
-// TestStoredPolicyOfAnEarlierVersion: a policy that was stored before a quota existed has its default.
+// TestStoredPolicyOfAnEarlierVersion: a policy that was stored before a quota or a mode existed has its default, and can be
+// changed.
 func TestStoredPolicyOfAnEarlierVersion(t *testing.T) {
 	p := newPlay(t)
-	if err := p.stores[serverA].PutSetting(t.Context(), "policy", []byte(`{"source":"nobody","quotas":{"groups":7}}`)); err != nil {
+	stored := []byte(`{"source":"nobody","target":"nobody","quotas":{"groups":7}}`)
+	if err := p.stores[serverA].PutSetting(t.Context(), "policy", stored); err != nil {
 		t.Fatal(err)
 	}
+	p.allow(serverA, `{"recover":true}`)
 	got := must(p.services[serverA].Policy(t.Context()))(t)
 	want := policy.Default().Quotas
 	want.Groups = 7
