@@ -73,6 +73,9 @@ func (s logs) imported(m *migration.Migration, a *arrival) (*mimiport.Former, er
 	return log, nil
 }
 
+// maxFormerSeq is the largest number that a message of a former term has: those after it are integers of JSON, too.
+const maxFormerSeq = 1 << 52
+
 // requireHandshake fails unless a message of the source's log is what it is said to be. Members verify it themselves,
 // and the receipt's signature.
 func requireHandshake(engine mls.Engine, m *migration.Migration, e *mimiport.LogEntry) error {
@@ -85,6 +88,8 @@ func requireHandshake(engine mls.Engine, m *migration.Migration, e *mimiport.Log
 		return badLog("it has a message that is no handshake")
 	case !bytes.Equal(msg.GroupID, m.GroupID) || msg.Epoch != e.Epoch || msg.Epoch > m.Epoch:
 		return badLog("it has a message of another group or epoch")
+	case e.Seq > maxFormerSeq:
+		return badLog("it has a message with the number %d", e.Seq)
 	case len(e.Receipt) == 0:
 		return nil
 	}
@@ -149,7 +154,7 @@ func (s logs) takeMigrationReceipt(ctx context.Context, m *migration.Migration, 
 			return err
 		}
 		last := &log.Log[len(log.Log)-1]
-		if len(last.Receipt) > 0 || receipt.Seq < last.Seq {
+		if len(last.Receipt) > 0 || receipt.Seq < last.Seq || receipt.Seq > maxFormerSeq {
 			return nil
 		}
 		last.Seq = receipt.Seq

@@ -327,6 +327,9 @@ func TestBadFormerLog(t *testing.T) {
 		"no number for a Welcome": func(s *mimiport.GroupState) {
 			s.Log[0].Seq, s.Log[0].Receipt, s.Log[0].ReceiptKeyID = s.Log[1].Seq-1, nil, ""
 		},
+		"a number that clients cannot read": func(s *mimiport.GroupState) {
+			s.Log[1].Seq, s.Log[1].Receipt, s.Log[1].ReceiptKeyID = 1<<53, nil, ""
+		},
 		"a receipt of another group":  receipt(func(r *mimiport.CommitReceipt) { r.GroupID[0] ^= 1 }),
 		"a receipt of another term":   receipt(func(r *mimiport.CommitReceipt) { r.Term++ }),
 		"a receipt of another number": receipt(func(r *mimiport.CommitReceipt) { r.Seq++ }),
