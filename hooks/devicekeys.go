@@ -88,7 +88,8 @@ func (d *deviceKeys) devices(
 	}
 	leave, err := d.places.take(ctx, server)
 	if err != nil {
-		return nil, mimiport.Errorf("ask for devices", mimiport.KindPeer, "%s has too many questions to answer: %w", server, err)
+		const why = "%s has too many questions to answer: %w"
+		return nil, mimiport.Errorf("ask for devices", mimiport.KindPeer, why, server, err)
 	}
 	defer leave()
 	devices, err := d.client.DeviceKeys(ctx, from, server, users)

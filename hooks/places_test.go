@@ -64,7 +64,8 @@ func TestLongAnswerOfOneUser(t *testing.T) {
 		return err
 	}
 	wantKind(t, ask("@alice:s.example", "@bob:s.example", "@mallory:s.example"), mimiport.KindPeer)
-	if !slices.ContainsFunc(asked, func(users []string) bool { return slices.Equal(users, []string{"@alice:s.example"}) }) {
+	alone := func(users []string) bool { return slices.Equal(users, []string{"@alice:s.example"}) }
+	if !slices.ContainsFunc(asked, alone) {
 		t.Errorf("asked about %v together only", asked)
 	}
 	wantNone(t, ask("@alice:s.example"))

@@ -72,8 +72,8 @@ func (s *core) auditRow(g *storage.Group) storage.Row {
 	}
 }
 
-// The numbers of the two rows that there are at most about one user's devices: news that nobody has looked into, and the
-// look that follows it. While that takes its time, all further news is one row.
+// The numbers of the two rows that there are at most about one user's devices: news that nobody has looked into, and
+// the look that follows it. While that takes its time, all further news is one row.
 const (
 	looking = 1
 	changed = 2

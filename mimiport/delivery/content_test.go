@@ -228,7 +228,7 @@ func grease(size int) []byte {
 	return b.BytesOrPanic()
 }
 
-// TestProposalsTravelAsReceived: the target takes pending proposals in the order in which they came, whatever the order in
+// TestProposalsTravelAsReceived: the target takes proposals in the order in which they came, whatever the order in
 // which the migration Commit references them: a device can be added once its leaf goes.
 func TestProposalsTravelAsReceived(t *testing.T) {
 	p := newPlay(t)

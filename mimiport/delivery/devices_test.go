@@ -263,8 +263,8 @@ func TestSilentHomeserverIsAskedAgain(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestManyChangesAreOneLook: a homeserver that tells again and again of changes, and answers nothing, leaves no more work
-// behind than one that tells of them once. What changes while it is asked is asked for afterwards.
+// TestManyChangesAreOneLook: a homeserver that tells again and again of changes, and answers nothing, leaves no more
+// work behind than one that tells of them once. What changes while it is asked is asked for afterwards.
 func TestManyChangesAreOneLook(t *testing.T) {
 	p := newExternalPlay(t)
 	p.Devices.Delete(carol, "CAROL")
@@ -315,8 +315,8 @@ func TestRemovalsSurviveExternalCommits(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestGoneDeviceDoesNotComeBack: the Commit that removes the leaf of a device that is gone does not bring it back under the
-// same key, nor does the device by an external Commit of its own. A device that is there again may come back.
+// TestGoneDeviceDoesNotComeBack: the Commit that removes the leaf of a device that is gone does not bring it back under
+// the same key, nor does the device by an external Commit of its own. A device that is there again may come back.
 func TestGoneDeviceDoesNotComeBack(t *testing.T) {
 	for name, back := range map[string]func(p *play, c *mlstest.Client) error{
 		"Remove and Add": func(p *play, c *mlstest.Client) error {

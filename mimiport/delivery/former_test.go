@@ -164,8 +164,8 @@ func TestFormerTermsOfNobody(t *testing.T) {
 	}
 }
 
-// TestFormerTermsOfShorterLineage: a server that went along with another lineage, which is shorter than its own was, has
-// no log of the terms between.
+// TestFormerTermsOfShorterLineage: a server that went along with another lineage, which is shorter than its own was,
+// has no log of the terms between.
 func TestFormerTermsOfShorterLineage(t *testing.T) {
 	const serverC, serverD = "c.example", "d.example"
 	p := newPlay(t)
