@@ -4,28 +4,29 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Group is a stored group as operators see it. CreatedAt is in milliseconds since 1970.
 type Group struct {
-	GroupID     spec.Base64Bytes `json:"group_id"`
-	Term        uint64           `json:"term"`
-	State       string           `json:"state"`
-	Server      string           `json:"server"`
-	RoomID      string           `json:"room_id"`
-	Creator     string           `json:"creator"`
-	Protocol    string           `json:"protocol,omitempty"`
-	CipherSuite uint16           `json:"cipher_suite,omitempty"`
-	Epoch       uint64           `json:"epoch"`
-	NextSeq     uint64           `json:"next_seq"`
-	MigrationID string           `json:"migration_id,omitempty"`
-	CreatedAt   int64            `json:"created_at"`
+	GroupID     api.GroupID `json:"group_id"`
+	Term        uint64      `json:"term"`
+	State       string      `json:"state"`
+	Server      string      `json:"server"`
+	RoomID      string      `json:"room_id"`
+	Creator     string      `json:"creator"`
+	Protocol    string      `json:"protocol,omitempty"`
+	CipherSuite uint16      `json:"cipher_suite,omitempty"`
+	Epoch       uint64      `json:"epoch"`
+	NextSeq     uint64      `json:"next_seq"`
+	MigrationID string      `json:"migration_id,omitempty"`
+	CreatedAt   int64       `json:"created_at"`
 }
 
 // Evidence is kept evidence as operators see it. At is in milliseconds since 1970.
 type Evidence struct {
-	GroupID     spec.Base64Bytes `json:"group_id"`
+	GroupID     api.GroupID      `json:"group_id"`
 	MigrationID string           `json:"migration_id,omitempty"`
 	Kind        string           `json:"kind"`
 	Data        spec.Base64Bytes `json:"data"`

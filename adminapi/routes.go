@@ -3,7 +3,6 @@ package adminapi
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"time"
@@ -263,7 +262,7 @@ func (a *admin) listGroups(ctx context.Context, r *edge.Request) (any, error) {
 	for i := range rows {
 		groups[i] = view(&rows[i])
 	}
-	return page(groups, limit, func(g Group) string { return base64.RawURLEncoding.EncodeToString(g.GroupID) }), nil
+	return page(groups, limit, func(g Group) string { return g.GroupID.String() }), nil
 }
 
 func (a *admin) listMigrations(ctx context.Context, r *edge.Request) (any, error) {
@@ -315,7 +314,7 @@ func bytesParam(r *edge.Request, name string) ([]byte, error) {
 	if err != nil || s == "" {
 		return nil, err
 	}
-	return edge.Base64URL(s)
+	return mimiport.ParseBase64URL(s)
 }
 
 func migrationParam(r *edge.Request, name string) (id mimiport.MigrationID, err error) {

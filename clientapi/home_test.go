@@ -1,7 +1,6 @@
 package clientapi_test
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,8 +19,8 @@ const (
 )
 
 var (
-	groupID   = spec.Base64Bytes(group).Encode()
-	bindURI   = "/groups/" + base64.RawURLEncoding.EncodeToString(group)
+	groupID   = api.GroupID(group).String()
+	bindURI   = "/groups/" + groupID
 	nonce     = spec.Base64Bytes(pre.Nonce[:]).Encode()
 	bind      = &api.BindGroupRequest{Protocol: "mls10", GroupInfo: []byte{1}}
 	forbidden = mimiport.Errorf("send", mimiport.KindForbidden, "no")

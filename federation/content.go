@@ -80,7 +80,7 @@ func parseContentURI(r *edge.Request) (*api.ContentUpload, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum, err := edge.Base64URL(digest)
+	sum, err := mimiport.ParseBase64URL(digest)
 	if err != nil || len(sum) != len(up.SHA256) {
 		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "sha256 is not 43 characters of base64url")
 	}

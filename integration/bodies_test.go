@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bufio"
-	"encoding/base64"
 	"fmt"
 	"net"
 	"net/http"
@@ -141,5 +140,5 @@ func reserve(t *testing.T, u *harness.User, groups string) (res *api.ReserveGrou
 	if err := u.Do(t.Context(), http.MethodPost, groups, &api.ReserveGroupRequest{RoomID: room}, &res); err != nil {
 		t.Fatal(err)
 	}
-	return res, groups + "/" + base64.RawURLEncoding.EncodeToString(res.GroupID)
+	return res, groups + "/" + res.GroupID.String()
 }

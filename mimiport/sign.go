@@ -95,11 +95,20 @@ func IDText(id []byte) string { return base64.RawURLEncoding.EncodeToString(id) 
 // String is the id in unpadded base64url: 43 characters.
 func (id MigrationID) String() string { return IDText(id[:]) }
 
+// ParseBase64URL reads unpadded base64url, or returns a KindBadMessage error. Nothing else is taken for the same bytes.
+func ParseBase64URL(s string) ([]byte, error) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil || base64.RawURLEncoding.EncodedLen(len(b)) != len(s) { // the decoder skips line ends
+		return nil, Errorf("read base64url", KindBadMessage, "not unpadded base64url")
+	}
+	return b, nil
+}
+
 // ParseMigrationID reads what String prints, or returns a KindBadMessage error.
 func ParseMigrationID(s string) (id MigrationID, err error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) != len(id) || len(s) != base64.RawURLEncoding.EncodedLen(len(id)) { // the decoder skips line ends
-		return id, &Error{Op: "parse migration id", Kind: KindBadMessage, Err: errors.New("not 43 characters of base64url")}
+	b, err := ParseBase64URL(s)
+	if err != nil || len(b) != len(id) {
+		return id, Errorf("parse migration id", KindBadMessage, "not 43 characters of base64url")
 	}
 	copy(id[:], b)
 	return id, nil

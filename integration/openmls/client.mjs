@@ -5,7 +5,8 @@ import { DeliveryService, submission } from "../../clients/ts/dist/src/ds.js";
 import { Evidence } from "../../clients/ts/dist/src/evidence.js";
 import { BINDING, FAN_OUT, Matrix, POINTER, serverOf, withToken } from "../../clients/ts/dist/src/matrix.js";
 import { encodeKeyPackage, keyPackageRef, parseKeyPackage } from "../../clients/ts/dist/src/mls.js";
-import { decode, encode, fromBase64, leafIdentity, toBase64, toBase64url } from "../../clients/ts/dist/src/wire.js";
+import { decode, encode, fromBase64, fromBase64url } from "../../clients/ts/dist/src/wire.js";
+import { leafIdentity, toBase64, toBase64url } from "../../clients/ts/dist/src/wire.js";
 import { Member, SUITE } from "./member.mjs";
 
 const RESERVED_USER = "@_mimiport:";
@@ -63,10 +64,10 @@ export class Client {
   async create(room) {
     const ds = serverOf(this.#session.userId);
     const { group_id, external_sender } = await this.#ds(ds).reserve(room, SUITE);
-    const id = fromBase64(group_id);
+    const id = fromBase64url(group_id);
     const entry = fromBase64(external_sender);
     const key = entry.subarray(1, 1 + entry[0]); // opaque signature_key<V>, Credential credential
-    await this.#member.create(id, key, ({ groupInfo }) => this.#ds(ds).bind(toBase64url(id), toBase64(groupInfo)));
+    await this.#member.create(id, key, ({ groupInfo }) => this.#ds(ds).bind(group_id, toBase64(groupInfo)));
     this.#enter(room, ds, { term: 0, seq: 0 });
   }
 
@@ -78,7 +79,7 @@ export class Client {
   /** Enters the group of a room by an external Commit. */
   async rejoin(room) {
     const { group_id, creating_server } = await this.#matrix.roomState(room, BINDING);
-    const key = toBase64url(fromBase64(group_id));
+    const key = toBase64url(fromBase64url(group_id));
     const pointer = await this.#matrix.roomState(room, POINTER);
     const { delivery_service } = await this.#ds(pointer?.via ?? creating_server).host(key);
     const ds = this.#ds(delivery_service);

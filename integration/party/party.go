@@ -4,7 +4,6 @@ package party
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 
@@ -124,7 +123,7 @@ func Agree(ctx context.Context, asker *harness.Client, members ...harness.GroupS
 		return err
 	}
 	hosted := harness.GroupState{
-		Group:                   base64.RawURLEncoding.EncodeToString(ds.GroupID),
+		Group:                   ds.GroupID.String(),
 		Room:                    ds.RoomID,
 		DS:                      ds.DeliveryService,
 		Term:                    ds.Term,

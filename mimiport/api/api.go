@@ -103,8 +103,8 @@ type SuiteRequest struct {
 
 // ReserveGroupResponse is the id and what it is the hash of.
 type ReserveGroupResponse struct {
-	GroupID  spec.Base64Bytes `json:"group_id"`
-	Preimage Preimage         `json:"preimage"`
+	GroupID  GroupID  `json:"group_id"`
+	Preimage Preimage `json:"preimage"`
 	// ExternalSender is the entry for external_senders with which this server can propose to remove members who leave the room.
 	ExternalSender spec.Base64Bytes `json:"external_sender,omitempty"`
 }
@@ -134,7 +134,7 @@ type BindGroupRequest struct {
 
 // GroupResponse describes a group at its current epoch.
 type GroupResponse struct {
-	GroupID                 spec.Base64Bytes `json:"group_id"`
+	GroupID                 GroupID          `json:"group_id"`
 	RoomID                  string           `json:"room_id"`
 	Protocol                string           `json:"protocol"`
 	CipherSuite             uint16           `json:"cipher_suite"`
@@ -162,7 +162,7 @@ const WarnOneServer = "movers-on-one-server"
 
 // HostResponse says where a group is and how it came there.
 type HostResponse struct {
-	GroupID         spec.Base64Bytes `json:"group_id"`
+	GroupID         GroupID          `json:"group_id"`
 	DeliveryService string           `json:"delivery_service"`
 	Term            uint64           `json:"term"`
 	Moved           *MovedInfo       `json:"moved,omitempty"`   // when it is not here any more
@@ -264,27 +264,27 @@ type LogMessage struct {
 
 // FanOut is the content of the to-device events by which messages reach members (profile, section 7).
 type FanOut struct {
-	GroupID  spec.Base64Bytes `json:"group_id"`
-	RoomID   string           `json:"room_id"`
-	Protocol string           `json:"protocol"`
-	Term     uint64           `json:"term"`
+	GroupID  GroupID `json:"group_id"`
+	RoomID   string  `json:"room_id"`
+	Protocol string  `json:"protocol"`
+	Term     uint64  `json:"term"`
 	LogMessage
 }
 
 // Binding is the content of EventGroup: which group belongs to a room.
 type Binding struct {
-	RoomID         string           `json:"room_id"`
-	GroupID        spec.Base64Bytes `json:"group_id"`
-	Protocol       string           `json:"protocol"`
-	CipherSuite    uint16           `json:"cipher_suite"`
-	Preimage       *Preimage        `json:"preimage,omitempty"`
-	CreatingServer string           `json:"creating_server"`
-	Former         *Former          `json:"former,omitempty"` // of a group that comes after another
+	RoomID         string    `json:"room_id"`
+	GroupID        GroupID   `json:"group_id"`
+	Protocol       string    `json:"protocol"`
+	CipherSuite    uint16    `json:"cipher_suite"`
+	Preimage       *Preimage `json:"preimage,omitempty"`
+	CreatingServer string    `json:"creating_server"`
+	Former         *Former   `json:"former,omitempty"` // of a group that comes after another
 }
 
 // Former names the group that a room had before.
 type Former struct {
-	GroupID spec.Base64Bytes `json:"group_id"`
+	GroupID GroupID `json:"group_id"`
 }
 
 // Names says whether the binding is of this room and group. One that a room upgrade has copied is void: it names the
@@ -296,7 +296,7 @@ func (b *Binding) Names(roomID string, groupID []byte) bool {
 // Pointer is the content of EventPointer: where a room's group is, and the source's word for the step that brought it there.
 type Pointer struct {
 	RoomID      string           `json:"room_id,omitempty"`    // a pointer that a room upgrade has copied is void
-	GroupID     spec.Base64Bytes `json:"group_id,omitempty"`   // of the group that it is about
+	GroupID     GroupID          `json:"group_id,omitempty"`   // of the group that it is about
 	ClaimHash   spec.Base64Bytes `json:"claim_hash,omitempty"` // SHA-256 of the last LineageClaim that the room supports
 	Via         string           `json:"via"`
 	Term        uint64           `json:"term"`
@@ -354,25 +354,25 @@ type SignedRequest struct {
 
 // MigrationStatus is how a migration stands on one side.
 type MigrationStatus struct {
-	MigrationID       string           `json:"migration_id"`
-	Role              string           `json:"role"`
-	State             string           `json:"state"`
-	GroupID           spec.Base64Bytes `json:"group_id"`
-	RoomID            string           `json:"room_id"`
-	Source            string           `json:"source"`
-	Target            string           `json:"target"`
-	User              string           `json:"user"`
-	Term              uint64           `json:"term"` // the term that begins at the target
-	Epoch             uint64           `json:"epoch"`
-	ExpiresAt         int64            `json:"expires_at,omitempty"` // milliseconds since 1970
-	DecideBy          int64            `json:"decide_by,omitempty"`  // milliseconds since 1970
-	MigrationResponse *SignedInfo      `json:"migration_response,omitempty"`
-	Complete          *SignedInfo      `json:"target_migration_complete,omitempty"`
-	Confirmation      *SignedInfo      `json:"migration_confirmation,omitempty"`
-	Abort             *SignedInfo      `json:"migration_abort,omitempty"`
-	Receipt           *SignedInfo      `json:"receipt,omitempty"` // of the migration Commit, at the source: mimiport.CommitReceipt
-	Reason            string           `json:"reason,omitempty"`
-	Limits            *TargetLimits    `json:"limits,omitempty"` // of an offer: what the target takes
+	MigrationID       string        `json:"migration_id"`
+	Role              string        `json:"role"`
+	State             string        `json:"state"`
+	GroupID           GroupID       `json:"group_id"`
+	RoomID            string        `json:"room_id"`
+	Source            string        `json:"source"`
+	Target            string        `json:"target"`
+	User              string        `json:"user"`
+	Term              uint64        `json:"term"` // the term that begins at the target
+	Epoch             uint64        `json:"epoch"`
+	ExpiresAt         int64         `json:"expires_at,omitempty"` // milliseconds since 1970
+	DecideBy          int64         `json:"decide_by,omitempty"`  // milliseconds since 1970
+	MigrationResponse *SignedInfo   `json:"migration_response,omitempty"`
+	Complete          *SignedInfo   `json:"target_migration_complete,omitempty"`
+	Confirmation      *SignedInfo   `json:"migration_confirmation,omitempty"`
+	Abort             *SignedInfo   `json:"migration_abort,omitempty"`
+	Receipt           *SignedInfo   `json:"receipt,omitempty"` // of the migration Commit, at the source: mimiport.CommitReceipt
+	Reason            string        `json:"reason,omitempty"`
+	Limits            *TargetLimits `json:"limits,omitempty"` // of an offer: what the target takes
 }
 
 // TargetLimits is what a target takes, so that nothing freezes for what it would refuse.

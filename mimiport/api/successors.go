@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"slices"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
-
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
@@ -20,9 +18,9 @@ const MaxSuccessors = 16
 // Successors is the content of EventSuccessors. Of two servers that both recover the group, the one listed first has
 // it.
 type Successors struct {
-	RoomID  string           `json:"room_id"`  // a list that a room upgrade has copied is void
-	GroupID spec.Base64Bytes `json:"group_id"` // of the group that it is about
-	Servers []string         `json:"servers"`  // at most MaxSuccessors valid names, none of them twice
+	RoomID  string   `json:"room_id"`  // a list that a room upgrade has copied is void
+	GroupID GroupID  `json:"group_id"` // of the group that it is about
+	Servers []string `json:"servers"`  // at most MaxSuccessors valid names, none of them twice
 }
 
 // UnmarshalSuccessors reads the content of an EventSuccessors. It returns a KindBadMessage error for content without a

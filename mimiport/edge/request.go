@@ -2,12 +2,12 @@ package edge
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"strconv"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // maxInteger is the largest integer that JSON carries between any two implementations (profile, section 1).
@@ -71,22 +71,9 @@ func tooLong(token []byte) bool {
 	return err != nil || i > maxInteger || i < -maxInteger
 }
 
-// Base64URL reads unpadded base64url, or returns a KindBadMessage error. Nothing else is taken for the same bytes.
-func Base64URL(s string) ([]byte, error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || base64.RawURLEncoding.EncodedLen(len(b)) != len(s) { // the decoder skips line ends
-		return nil, mimiport.Errorf("read base64url", mimiport.KindBadMessage, "not unpadded base64url")
-	}
-	return b, nil
-}
-
-// GroupID is the path variable groupId: 1 to 255 bytes in unpadded base64url. Anything else is a KindBadMessage error.
+// GroupID is the path variable groupId, or a KindBadMessage error.
 func GroupID(r *Request) ([]byte, error) {
-	id, err := Base64URL(r.Vars["groupId"])
-	if err != nil || len(id) == 0 || len(id) > mimiport.MaxGroupID {
-		return nil, mimiport.Errorf("read group id", mimiport.KindBadMessage, "not 1 to %d bytes in unpadded base64url", mimiport.MaxGroupID)
-	}
-	return id, nil
+	return api.ParseGroupID(r.Vars["groupId"])
 }
 
 // MigrationID is the path variable migrationId, or a KindBadMessage error.

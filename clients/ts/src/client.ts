@@ -38,7 +38,7 @@ import * as mls from "./mls.js";
 import { isForgotten, known } from "./receipts.js";
 import { successorsOf } from "./successors.js";
 import * as wire from "./wire.js";
-import { decode, encode, fromBase64, toBase64, toBase64url } from "./wire.js";
+import { decode, encode, fromBase64, fromBase64url, toBase64, toBase64url } from "./wire.js";
 
 /** How often a request is repeated while a server fails, with doubling pauses from RETRY_PAUSE milliseconds. */
 const MAX_RETRIES = 6;
@@ -188,7 +188,7 @@ export class Client {
     const identity = ownIdentity(this.stored);
     await this.publishDevice();
     const reserved = await this.ds(server).reserve(roomId, identity.suite);
-    const id = fromBase64(reserved.group_id);
+    const id = fromBase64url(reserved.group_id);
     const sender =
       reserved.external_sender === undefined ? undefined : externalSender(fromBase64(reserved.external_sender));
     const state = await mls.newGroup(identity, id, sender, seconds(this.world));
@@ -623,7 +623,7 @@ export class Client {
   async setSuccessors(g: Group, servers: string[]): Promise<void> {
     const { userId } = this.matrix.session;
     const state = await this.matrix.allRoomState(g.roomId);
-    const content = successorsOf(state, userId, g.roomId, toBase64(g.id), servers);
+    const content = successorsOf(state, userId, g.roomId, g.key, servers);
     await this.matrix.setRoomState(g.roomId, SUCCESSORS, content);
   }
 

@@ -1,4 +1,5 @@
-// The HTTP API of a Delivery Service, reached through the caller's own homeserver. Binary fields are unpadded base64.
+// The HTTP API of a Delivery Service, reached through the caller's own homeserver. Ids are base64url, other
+// binary fields are unpadded standard base64.
 import type { Matrix } from "./matrix.js";
 import { MatrixError } from "./matrix.js";
 import type { Commit } from "./mls.js";

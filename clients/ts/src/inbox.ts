@@ -27,7 +27,7 @@ import { SUCCESSORS, Unreachable } from "./matrix.js";
 import { successorsIn, successorsNow } from "./successors.js";
 import * as mls from "./mls.js";
 import { decode, encode, fromBase64, isServerName, lineage, type Lineage, migrationCommitAAD } from "./wire.js";
-import { toBase64, toBase64url, WireError } from "./wire.js";
+import { fromBase64url, toBase64, toBase64url, WireError } from "./wire.js";
 
 /** How many Commits of others may come first before an operation gives up. */
 export const MAX_RACES = 10;
@@ -74,7 +74,8 @@ function parseFanOut(content: any): { key: string; fanOut: FanOut } | undefined 
   const { group_id, room_id, term, seq } = content ?? {};
   if (typeof group_id !== "string" || typeof room_id !== "string" || !isCount(term) || !isCount(seq)) return undefined;
   try {
-    return { key: toBase64url(fromBase64(group_id)), fanOut: content };
+    fromBase64url(group_id);
+    return { key: group_id, fanOut: content };
   } catch {
     return undefined;
   }
@@ -179,7 +180,7 @@ export class Inbox {
    * by what that server knows of the present term (profile, section 6, "What members do").
    */
   private async followPointed(g: Group): Promise<boolean> {
-    const pointer = pointerTo(await this.matrix.roomState(g.roomId, POINTER), g.roomId, toBase64(g.id));
+    const pointer = pointerTo(await this.matrix.roomState(g.roomId, POINTER), g.roomId, g.key);
     if (pointer === undefined || pointer.term <= g.term || pointer.via === g.ds) return false;
     const told = await this.toldBy(g, pointer.via);
     const moved = moveIn(told?.steps[g.term], g.term + 1);
@@ -318,7 +319,7 @@ export class Inbox {
   private async wait(g: Group): Promise<void> {
     const { hash, until } = g.named!;
     if (this.world.now() < until) return;
-    const pointer = pointerTo(await this.matrix.roomState(g.roomId, POINTER), g.roomId, toBase64(g.id));
+    const pointer = pointerTo(await this.matrix.roomState(g.roomId, POINTER), g.roomId, g.key);
     const claim = pointer?.claim_hash === hash ? await this.showNamed(g) : undefined;
     const yielded = g.named === undefined;
     g.named = undefined;
@@ -345,14 +346,14 @@ export class Inbox {
 
   /** Looks now and then whether the host of a group is lost, and goes to a successor that has taken the group on. */
   private async lookAfter(g: Group): Promise<void> {
-    const { key, roomId, id } = g;
+    const { key, roomId } = g;
     const since = this.world.now() - (this.looked.get(key) ?? -Infinity);
     if (isOut(g) || g.named !== undefined || (since >= 0 && since < this.lookEvery)) return;
     this.looked.set(key, this.world.now());
-    const list = successorsIn(await this.matrix.roomState(roomId, SUCCESSORS), roomId, toBase64(id));
+    const list = successorsIn(await this.matrix.roomState(roomId, SUCCESSORS), roomId, key);
     if (list !== undefined) g.successors = list; // a redacted one leaves the last good one
     if (!g.successors?.some((s) => s !== g.ds) || !(await this.isLostHost(g))) return;
-    const listed = successorsNow(await this.matrix.allRoomState(roomId), roomId, toBase64(id), g.successors);
+    const listed = successorsNow(await this.matrix.allRoomState(roomId), roomId, key, g.successors);
     for (const server of listed) if (server !== g.ds && (await this.followSuccessor(g, server))) return;
   }
 
@@ -409,10 +410,10 @@ export class Inbox {
   }
 
   /** Points the room to a claim, which no homeserver does: hosts yield by it, and who joins later looks there. */
-  private async point({ roomId, id }: Group, claim: Claimed): Promise<void> {
-    const pointer = pointerTo(await this.matrix.roomState(roomId, POINTER), roomId, toBase64(id));
+  private async point({ roomId, key }: Group, claim: Claimed): Promise<void> {
+    const pointer = pointerTo(await this.matrix.roomState(roomId, POINTER), roomId, key);
     if (pointer !== undefined && pointer.term >= claim.term) return;
-    await this.matrix.setRoomState(roomId, POINTER, pointerFor(claim, roomId, id));
+    await this.matrix.setRoomState(roomId, POINTER, pointerFor(claim, roomId, key));
   }
 
   /** After a claim: goes on with the own state if the Delivery Service has it, enters anew if its branch was lost. */
@@ -643,7 +644,7 @@ export class Inbox {
   /** The room's pointer is a hint: its evidence must verify, and only the group's next step counts. */
   private async pointedTo(roomId: string, content: any): Promise<void> {
     for (const g of this.stored.groups.values()) {
-      const pointer = isOut(g) ? undefined : pointerTo(content, roomId, toBase64(g.id));
+      const pointer = isOut(g) ? undefined : pointerTo(content, roomId, g.key);
       if (pointer !== undefined && g.roomId === roomId) await this.orFail(g.key, this.pointed(g, pointer));
     }
   }
@@ -661,7 +662,7 @@ export class Inbox {
 
   /** A Welcome. It is kept for later when the room does not name the group yet: state may travel slower. */
   private async welcomed(server: string, fanOut: FanOut, until = this.world.now() + INVITED): Promise<void> {
-    const key = toBase64url(fromBase64(fanOut.group_id));
+    const key = fanOut.group_id;
     const host = await this.hostOf(fanOut.room_id).catch(() => undefined);
     if (host?.key === key && host.server === server) await this.orFail(key, this.join(server, key, fanOut));
     else if (this.stored.invitations.length < MAX_INVITATIONS && this.world.now() < until)
@@ -673,7 +674,7 @@ export class Inbox {
     const binding = await this.matrix.roomState(roomId, BINDING);
     if (binding?.room_id !== roomId) throw new Error("the room names no group");
     const pointer = pointerTo(await this.matrix.roomState(roomId, POINTER), roomId, binding.group_id);
-    const key = toBase64url(fromBase64(binding.group_id));
+    const key = toBase64url(fromBase64url(binding.group_id));
     const { delivery_service } = await this.ds(pointer?.via ?? binding.creating_server).host(key);
     return { key, server: delivery_service };
   }

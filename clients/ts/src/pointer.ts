@@ -34,9 +34,9 @@ export const claimHash = ({ lineage_claim }: Claimed): string =>
   toBase64(new Uint8Array(createHash("sha256").update(fromBase64(lineage_claim)).digest()));
 
 /** The pointer that supports a claim. */
-export function pointerFor(claim: Claimed, roomId: string, groupId: Uint8Array): Pointer {
+export function pointerFor(claim: Claimed, roomId: string, groupId: string): Pointer {
   const { epoch } = decode(lineageClaim, fromBase64(claim.lineage_claim));
   const { delivery_service: via, term } = claim;
-  const of = { room_id: roomId, group_id: toBase64(groupId) };
+  const of = { room_id: roomId, group_id: groupId };
   return { ...of, via, term, epoch: Number(epoch), claim_hash: claimHash(claim) };
 }

@@ -359,7 +359,7 @@ export function toBase64(b: Uint8Array): string {
   return Buffer.from(b).toString("base64").replace(/=+$/, "");
 }
 
-/** Unpadded base64url, as in paths (profile, section 1). */
+/** Unpadded base64url, as ids have it everywhere (profile, section 1). */
 export function toBase64url(b: Uint8Array): string {
   return Buffer.from(b).toString("base64url");
 }
@@ -368,5 +368,12 @@ export function toBase64url(b: Uint8Array): string {
 export function fromBase64(s: string): Uint8Array {
   const b = new Uint8Array(Buffer.from(s, "base64"));
   if (toBase64(b) !== s) throw new WireError("not unpadded base64");
+  return b;
+}
+
+/** Reads unpadded base64url; a WireError for anything else. */
+export function fromBase64url(s: string): Uint8Array {
+  const b = new Uint8Array(Buffer.from(s, "base64url"));
+  if (toBase64url(b) !== s) throw new WireError("not unpadded base64url");
   return b;
 }

@@ -61,7 +61,7 @@ test("a reclaim: who is where the new term begins goes on, who went on elsewhere
   assert.deepEqual([alice.group.ds, alice.group.term, alice.group.unproven], [s, 2, undefined]);
   assert.equal(alice.take("joined").length, 0);
   assert.deepEqual(pointer(room), {
-    ...{ room_id: room, group_id: toBase64(alice.group.id), via: s, term: 2, epoch: 2 },
+    ...{ room_id: room, group_id: alice.group.key, via: s, term: 2, epoch: 2 },
     claim_hash: lastClaim(alice, s).hash,
   });
   await bob.client.follow(bob.group, s);
@@ -126,7 +126,7 @@ test("who has a receipt for a Commit that a claim leaves out follows it by the u
 test("a host goes on that the room does not tell to yield, and members stay", async () => {
   const { alice, bob, held, s, t, room } = await lostTarget({ receipts: false });
   net.ds(s).claim(2, held);
-  const group_id = toBase64(bob.group.id);
+  const group_id = bob.group.key;
   net.point(room, { room_id: room, group_id, via: s, term: 2, epoch: 2, claim_hash: "another" });
   net.ds(t).down = false;
   await bob.client.bringUpToDate(bob.group);

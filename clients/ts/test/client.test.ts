@@ -198,7 +198,7 @@ describe("a group at one Delivery Service", () => {
     const commit = net.ds(alice.group.ds).groups.get(alice.group.key)!.log.at(-1)!;
     net.held = undefined;
     const content = {
-      group_id: Buffer.from(bob.group.id).toString("base64").replace(/=+$/, ""),
+      group_id: bob.group.key,
       room_id: room,
       protocol: "mls10",
       term: 0,
@@ -525,7 +525,7 @@ describe("a migration", () => {
     net.ds(s).down = true;
     const evidence = (confirmation: string) => ({
       room_id: room,
-      group_id: toBase64(bob.group.id),
+      group_id: bob.group.key,
       via: t,
       term: 1,
       epoch: old.epoch,
@@ -573,7 +573,7 @@ describe("a migration", () => {
     const u = `second${t}`;
     await alice.client.migrate(alice.group, u);
     net.lose(bob.id);
-    const content = { room_id: room, group_id: toBase64(bob.group.id), via: u, term: 2, epoch: 1 };
+    const content = { room_id: room, group_id: bob.group.key, via: u, term: 2, epoch: 1 };
     for (const keys of [undefined, bob.group.hostKeys]) {
       const away = await User.create(bob.id.slice(1).split(":")[0]!, loadStore(join(dir, "bob")));
       const g = away.group;

@@ -190,7 +190,7 @@ export class FakeDs {
     const id = toBase64url(randomBytes(32));
     const lineage = { creatingServer: this.name, preimage: undefined, roomId: room, steps: [] };
     this.groups.set(id, { id, room, term: 0, epoch: 0, log: [], state: "active", lineage });
-    return { group_id: toBase64(Buffer.from(id, "base64url")), ...this.entry() };
+    return { group_id: id, ...this.entry() };
   }
 
   private entry() {
@@ -237,8 +237,8 @@ export class FakeDs {
     mls.parse(fromBase64(group_info));
     g.groupInfo = group_info;
     g.tree = ratchet_tree;
-    const group_id = toBase64(Buffer.from(id, "base64url"));
-    this.net.state.set(`${g.room} io.github.mimiport.group`, { room_id: g.room, group_id, creating_server: this.name });
+    const binding = { room_id: g.room, group_id: id, creating_server: this.name };
+    this.net.state.set(`${g.room} io.github.mimiport.group`, binding);
     return this.describe(g);
   }
 
@@ -305,8 +305,8 @@ export class FakeDs {
 
   private append(g: Hosted, m: LogMessage): void {
     g.log.push(m);
-    const group_id = toBase64(Buffer.from(g.id, "base64url"));
-    this.net.fanOut(`@_mimiport:${this.name}`, { group_id, room_id: g.room, protocol: "mls10", term: g.term, ...m });
+    const of = { group_id: g.id, room_id: g.room, protocol: "mls10", term: g.term };
+    this.net.fanOut(`@_mimiport:${this.name}`, { ...of, ...m });
   }
 
   private read(id: string, query: URLSearchParams) {

@@ -30,8 +30,7 @@ function again(u: User, more: Partial<CommitReceipt> = {}, signer = u.group.ds):
   const { log, room, term, id } = hosted(u);
   const commit = log.findLast((m): m is LogMessage & { receipt: Signed; message: string } => m.kind === "commit")!;
   const receipt = net.ds(signer).key.sign(commitReceipt, { ...receiptIn(commit.receipt), ...more });
-  const group_id = toBase64(Buffer.from(id, "base64url"));
-  return { ...commit, receipt, group_id, room_id: room, protocol: "mls10", term };
+  return { ...commit, receipt, group_id: id, room_id: room, protocol: "mls10", term };
 }
 
 /** The same place in the log with another Commit, and the host's word for it. */
