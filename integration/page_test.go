@@ -1,0 +1,335 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+)
+
+// clientsPage is what client developers read.
+func clientsPage(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/clients.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestClientsPageCodes: the page says of each error code what to do.
+func TestClientsPageCodes(t *testing.T) {
+	codes := regexp.MustCompile(`(M_[A-Z_]+): \d{3}\n`).FindAllStringSubmatch(string(api.OpenAPI), -1)
+	if len(codes) == 0 {
+		t.Fatal("the document of the APIs has no codes")
+	}
+	for _, code := range codes {
+		if !regexp.MustCompile(`(?m)^\| ` + code[1] + `\b`).MatchString(clientsPage(t)) {
+			t.Errorf("the page does not say what to do after %s", code[1])
+		}
+	}
+}
+
+// TestClientsPage: each example of the page stands in what the reference clients and real homeservers say to each
+// other. It has all fields and no others. Its texts are the real ones, where … stands for any text, and its numbers are
+// numbers.
+func TestClientsPage(t *testing.T) {
+	examples := regexp.MustCompile("(?ms)^```json ?(.*?)\n(.*?)^```$").FindAllStringSubmatch(clientsPage(t), -1)
+	if len(examples) == 0 {
+		t.Fatal("the page has no examples")
+	}
+	h := overhear(t)
+	for _, e := range examples {
+		var example any
+		if err := json.Unmarshal([]byte(e[2]), &example); err != nil {
+			t.Errorf("%s: %v in %s", e[1], err, e[2])
+			continue
+		}
+		h.require(t, e[1], example)
+	}
+}
+
+// overhear is all that is said while clients create a group, use it, and follow it to another server and back.
+func overhear(t *testing.T) *hearsay {
+	t.Helper()
+	h := &hearsay{said: make(map[string][]any)}
+	servers := harness.StartServers(t, 2)
+	a, b := h.before(t, servers[0]), h.before(t, servers[1])
+	admin := harness.RegisterUser(t, a, "admin", true)
+	setPolicy(t, harness.RegisterUser(t, b, "admin", true), policy{"target": "joined_servers"})
+
+	alice, bob := harness.RegisterUser(t, a, "alice", false), harness.RegisterUser(t, b, "bob", false)
+	carol := harness.RegisterUser(t, b, "carol", false)
+	room := harness.SharedRoom(t, alice)
+	p, err := party.Create(harness.Within(t), harness.StartTestClient(t, alice), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range []*harness.User{bob, carol} {
+		harness.Admit(t, alice, room, u)
+		if err := p.Add(harness.Within(t), harness.StartTestClient(t, u)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.Say(harness.Within(t), p.Members[0]); err != nil {
+		t.Fatal(err)
+	}
+	h.leaveAndMove(t, p, b)
+	h.ask(t, p, a, b)
+
+	back := &pair{Party: p, alice: p.Members[0], bob: p.Members[1]}
+	back.operate(t, admin, http.MethodPost, "/reclaim", nil, nil)
+	harness.Do(t, back.alice, "follow", harness.Args{"ds": a.Name}, nil)
+	return h
+}
+
+// leaveAndMove lets the third member leave, and the first one move the group and commit there.
+func (h *hearsay) leaveAndMove(t *testing.T, p *party.Party, target *harness.Server) {
+	t.Helper()
+	alice, carol := p.Members[0], p.Members[2]
+	harness.Do(t, carol, "leave", nil, nil)
+	harness.Do(t, alice, "wait_for", harness.Args{"kind": "state", "pending_proposals": 1}, nil)
+	harness.Do(t, alice, "update", nil, nil)
+	p.Members = p.Members[:2]
+	p.Move(t, alice, target)
+	harness.Do(t, alice, "update", nil, nil)
+	p.RequireSettled(t)
+	var held json.RawMessage
+	harness.Do(t, alice, "export", nil, &held)
+	h.add("request recoverGroup", held)
+}
+
+// ask makes the requests that clients make seldom. The group has moved from one server to another.
+func (h *hearsay) ask(t *testing.T, p *party.Party, from, to *harness.Server) {
+	t.Helper()
+	alice := p.Members[0].User
+	do := func(method, ds, route string, in, out any) error {
+		return alice.Do(harness.Within(t), method, at(ds, "/groups/"+p.Group+route), in, out)
+	}
+	must := func(method, route string, in, out any) {
+		t.Helper()
+		if err := do(method, to.Name, route, in, out); err != nil {
+			t.Fatalf("%s %s: %v", method, route, err)
+		}
+	}
+	var former, present api.MessagesResponse
+	must(http.MethodGet, "/messages?term=0&from=1", nil, &former)
+	must(http.MethodGet, "/messages?term=1&from=1", nil, &present)
+	must(http.MethodGet, "/host", nil, nil)
+	must(http.MethodGet, "/drift", nil, nil)
+	commit := present.Messages[0]
+	must(http.MethodPost, "/reports", &api.ReportRequest{Seq: commit.Seq, Reason: "the confirmation tag is wrong"}, nil)
+	must(http.MethodPut, "/lineage", &api.LineageRequest{Receipt: commit.Receipt}, nil)
+	err := do(http.MethodPost, to.Name, "/messages", &api.SubmitRequest{Message: former.Messages[0].Message}, nil)
+	harness.RequireRefused(t, err, prefix+"M_WRONG_EPOCH")
+	err = do(http.MethodPost, from.Name, "/messages", &api.SubmitRequest{Message: commit.Message}, nil)
+	harness.RequireRefused(t, err, prefix+"M_GROUP_MOVED")
+	err = harness.Poll(harness.Within(t), func(ctx context.Context) error {
+		var pointer api.Pointer
+		err := alice.State(ctx, p.Room, api.EventPointer, &pointer)
+		if err == nil && pointer.Evidence == nil {
+			err = fmt.Errorf("the pointer is of term %d", pointer.Term)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hearsay is what was said, by the names that the page gives to its examples.
+type hearsay struct {
+	mutex sync.Mutex
+	said  map[string][]any
+}
+
+func (h *hearsay) add(name string, data []byte) {
+	var v any
+	if json.Unmarshal(data, &v) != nil {
+		return // no JSON, or no body
+	}
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	h.said[name] = append(h.said[name], v)
+}
+
+// before is a server whose clients speak to it through a proxy that hears all.
+func (h *hearsay) before(t *testing.T, s *harness.Server) *harness.Server {
+	t.Helper()
+	target, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.Transport = &listener{hearsay: h, routes: heardRoutes()}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	return &harness.Server{Name: s.Name, URL: server.URL}
+}
+
+// listener hears requests and their answers.
+type listener struct {
+	*hearsay
+	routes map[string]*regexp.Regexp
+}
+
+func (l *listener) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	asked := r.Clone(r.Context())
+	asked.Body = io.NopCloser(bytes.NewReader(body))
+	resp, err := http.DefaultTransport.RoundTrip(asked)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(answer))
+	l.hear(r.Method+" "+r.URL.EscapedPath(), resp.StatusCode, body, answer)
+	return resp, nil
+}
+
+// hear takes note of a request and its answer, of what the answer to a sync holds, and of state.
+func (l *listener) hear(asked string, status int, body, answer []byte) {
+	if status != http.StatusOK {
+		var e struct {
+			Code string `json:"errcode"`
+		}
+		_ = json.Unmarshal(answer, &e)
+		l.add("refusal "+e.Code[strings.LastIndex(e.Code, ".")+1:], answer)
+		return
+	}
+	for name, route := range l.routes {
+		if route.MatchString(asked) {
+			l.add("request "+name, body)
+			l.add("answer "+name, answer)
+		}
+	}
+	if _, state, is := strings.Cut(asked, "/state/"); is {
+		l.add("content "+strings.Trim(state, "/"), body)
+		l.add("content "+strings.Trim(state, "/"), answer)
+	}
+	var sync struct {
+		ToDevice struct {
+			Events []json.RawMessage `json:"events"`
+		} `json:"to_device"`
+	}
+	_ = json.Unmarshal(answer, &sync)
+	for _, event := range sync.ToDevice.Events {
+		l.add("event "+api.EventMessage, event)
+	}
+}
+
+// heardRoutes is by which name a request and its answer are heard: that of the document of the APIs.
+func heardRoutes() map[string]*regexp.Regexp {
+	routes := map[string]*regexp.Regexp{
+		"upload": regexp.MustCompile(`^POST /_matrix/client/v3/keys/upload$`),
+		"claim":  regexp.MustCompile(`^POST /_matrix/client/v3/keys/claim$`),
+	}
+	for _, r := range edge.UserRoutes(nil, 0) {
+		path := regexp.MustCompile(`\{\w+\}`).ReplaceAllString(r.Path, "[^/]+")
+		routes[r.Name] = regexp.MustCompile("^" + r.Method + " " + clientapi.PathPrefix + "/ds/[^/]+" + path + "$")
+	}
+	return routes
+}
+
+// require fails the test unless something with the name was said that is like the example.
+func (h *hearsay) require(t *testing.T, name string, example any) {
+	t.Helper()
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	var why []string
+	for _, said := range h.said[name] {
+		err := requireLike(example, said)
+		if err == nil {
+			return
+		}
+		why = append(why, err.Error())
+	}
+	slices.Sort(why)
+	t.Errorf("nobody says %q as the page has it:\n\t%s", name, strings.Join(slices.Compact(why), "\n\t"))
+}
+
+// requireLike fails unless a value is what an example shows.
+func requireLike(example, said any) error {
+	switch e := example.(type) {
+	case map[string]any:
+		s, _ := said.(map[string]any)
+		return requireFields(e, s)
+	case []any:
+		s, _ := said.([]any)
+		return requireElements(e, s)
+	case string:
+		if s, ok := said.(string); ok && pattern(e).MatchString(s) {
+			return nil
+		}
+	case float64:
+		if _, ok := said.(float64); ok {
+			return nil
+		}
+	default:
+		if example == said {
+			return nil
+		}
+	}
+	return fmt.Errorf(": %v, not %v", said, example)
+}
+
+func requireElements(example, said []any) error {
+	if len(example) != len(said) {
+		return fmt.Errorf(": %d elements, not %d", len(said), len(example))
+	}
+	for i := range example {
+		if err := requireLike(example[i], said[i]); err != nil {
+			return fmt.Errorf("[%d]%w", i, err)
+		}
+	}
+	return nil
+}
+
+// requireFields fails unless each field of an example is just one that was said, and none is left. A name may have a ….
+func requireFields(example, said map[string]any) error {
+	left := maps.Clone(said)
+	for _, name := range slices.Sorted(maps.Keys(example)) {
+		found := slices.DeleteFunc(slices.Collect(maps.Keys(left)), func(s string) bool { return !pattern(name).MatchString(s) })
+		if len(found) != 1 {
+			return fmt.Errorf(".%s: there are %d such fields", name, len(found))
+		}
+		if err := requireLike(example[name], left[found[0]]); err != nil {
+			return fmt.Errorf(".%s%w", name, err)
+		}
+		delete(left, found[0])
+	}
+	if len(left) > 0 {
+		return fmt.Errorf(": there is also %v", slices.Sorted(maps.Keys(left)))
+	}
+	return nil
+}
+
+// pattern is what an example's text stands for.
+func pattern(text string) *regexp.Regexp {
+	return regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(text), "…", ".+") + "$")
+}
