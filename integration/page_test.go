@@ -67,6 +67,31 @@ func TestClientsPage(t *testing.T) {
 	}
 }
 
+// TestExampleIsLike: an example without a field, or with another, is not like what was said.
+func TestExampleIsLike(t *testing.T) {
+	said := map[string]any{"seq": 7., "kind": "commit", "end": true, "keys": []any{map[string]any{"ed25519:A": "AQ"}}}
+	for example, like := range map[string]bool{
+		`{"seq": 1, "kind": "commit", "end": true, "keys": [{"ed25519:…": "…"}]}`:                    true,
+		`{"seq": 1, "kind": "c…t", "end": true, "keys": [{"…": "AQ"}]}`:                              true,
+		`{"seq": 1, "kind": "commit", "end": true}`:                                                  false,
+		`{"seq": 1, "kind": "commit", "end": true, "keys": [{"ed25519:…": "…"}], "x": 1}`:            false,
+		`{"number": 1, "kind": "commit", "end": true, "keys": [{"ed25519:…": "…"}]}`:                 false,
+		`{"seq": "…", "kind": "commit", "end": true, "keys": [{"ed25519:…": "…"}]}`:                  false,
+		`{"seq": 1, "kind": "proposal", "end": true, "keys": [{"ed25519:…": "…"}]}`:                  false,
+		`{"seq": 1, "kind": "commit", "end": false, "keys": [{"ed25519:…": "…"}]}`:                   false,
+		`{"seq": 1, "kind": "commit", "end": true, "keys": [{"curve25519:…": "…"}]}`:                 false,
+		`{"seq": 1, "kind": "commit", "end": true, "keys": [{"ed25519:…": "…"}, {"ed25519:…": ""}]}`: false,
+	} {
+		var e any
+		if err := json.Unmarshal([]byte(example), &e); err != nil {
+			t.Fatal(err)
+		}
+		if err := requireLike(e, said); (err == nil) != like {
+			t.Errorf("%s: %v", example, err)
+		}
+	}
+}
+
 // overhear is all that is said while clients create a group, use it, and follow it to another server and back.
 func overhear(t *testing.T) *hearsay {
 	t.Helper()
@@ -77,7 +102,7 @@ func overhear(t *testing.T) *hearsay {
 	setPolicy(t, harness.RegisterUser(t, b, "admin", true), policy{"target": "joined_servers"})
 
 	alice, bob := harness.RegisterUser(t, a, "alice", false), harness.RegisterUser(t, b, "bob", false)
-	carol := harness.RegisterUser(t, b, "carol", false)
+	carol := harness.RegisterUser(t, a, "carol", false)
 	room := harness.SharedRoom(t, alice)
 	p, err := party.Create(harness.Within(t), harness.StartTestClient(t, alice), room)
 	if err != nil {
@@ -193,12 +218,15 @@ type listener struct {
 }
 
 func (l *listener) RoundTrip(r *http.Request) (*http.Response, error) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, err
-	}
+	var body []byte
 	asked := r.Clone(r.Context())
-	asked.Body = io.NopCloser(bytes.NewReader(body))
+	if r.Body != nil {
+		var err error
+		if body, err = io.ReadAll(r.Body); err != nil {
+			return nil, err
+		}
+		asked.Body = io.NopCloser(bytes.NewReader(body))
+	}
 	resp, err := http.DefaultTransport.RoundTrip(asked)
 	if err != nil {
 		return nil, err
@@ -314,7 +342,9 @@ func requireElements(example, said []any) error {
 func requireFields(example, said map[string]any) error {
 	left := maps.Clone(said)
 	for _, name := range slices.Sorted(maps.Keys(example)) {
-		found := slices.DeleteFunc(slices.Collect(maps.Keys(left)), func(s string) bool { return !pattern(name).MatchString(s) })
+		found := slices.DeleteFunc(slices.Collect(maps.Keys(left)), func(s string) bool {
+			return !pattern(name).MatchString(s)
+		})
 		if len(found) != 1 {
 			return fmt.Errorf(".%s: there are %d such fields", name, len(found))
 		}
