@@ -94,6 +94,13 @@ func genReceipt(t *rapid.T) CommitReceipt {
 	return CommitReceipt{genBytes(t), genEpoch(t), genEpoch(t), genEpoch(t), genNonce(t), genBytes(t)}
 }
 
+func genDirect(t *rapid.T) DirectRequest {
+	return DirectRequest{
+		Service: genName(t), Method: genName(t), URI: genName(t), BodyHash: genNonce(t), UserID: genName(t),
+		DeviceID: genName(t), Time: genEpoch(t), Nonce: genNonce(t), Signature: genBytes(t),
+	}
+}
+
 func genLineage(t *rapid.T) Lineage {
 	l := Lineage{CreatingServer: genName(t), RoomID: genName(t), Steps: genList(t, genStep)}
 	if rapid.Bool().Draw(t, "native") {
@@ -181,6 +188,7 @@ var codecs = []struct {
 	{"LineageStep", drawn(genStep), decoder(UnmarshalLineageStep)},
 	{"LineageClaim", drawn(genClaim), decoder(UnmarshalLineageClaim)},
 	{"CommitReceipt", drawn(genReceipt), decoder(UnmarshalCommitReceipt)},
+	{"DirectRequest", drawn(genDirect), decoder(UnmarshalDirectRequest)},
 	{"ExternalSenderOffer", drawn(genSenderOffer), decoder(UnmarshalExternalSenderOffer)},
 	{"Lineage", drawn(genLineage), decoder(UnmarshalLineage)},
 	{"GroupState", drawn(genGroupState), decoder(UnmarshalGroupState)},

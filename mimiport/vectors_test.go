@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
@@ -39,6 +41,7 @@ var codecs = map[string]func([]byte) (structure, error){
 	"LineageClaim":            codec(mimiport.UnmarshalLineageClaim),
 	"CommitReceipt":           codec(mimiport.UnmarshalCommitReceipt),
 	"ExternalSenderOffer":     codec(mimiport.UnmarshalExternalSenderOffer),
+	"DirectRequest":           codec(mimiport.UnmarshalDirectRequest),
 }
 
 func codec[M structure](unmarshal func([]byte) (M, error)) func([]byte) (structure, error) {
@@ -179,6 +182,8 @@ func verify(m structure, c *vectorCase) error {
 		return mimiport.Verify(m, ed25519.PublicKey(c.PublicKey))
 	case *mimiport.MigrationInit:
 		return verifyInit(m, ed25519.PublicKey(c.PublicKey))
+	case *mimiport.DirectRequest:
+		return verifyDirect(m, "ed25519", c.PublicKey)
 	}
 	return nil
 }
@@ -196,6 +201,56 @@ func verifyInit(m *mimiport.MigrationInit, key ed25519.PublicKey) error {
 		return mimiport.Errorf("verify MigrationInit", mimiport.KindBadSignature, "the signature does not verify")
 	}
 	return nil
+}
+
+func verifyDirect(m *mimiport.DirectRequest, scheme string, key []byte) error {
+	content, err := m.SignContent()
+	if err != nil {
+		return err
+	}
+	return mls.VerifySignature(scheme, key, content, m.Signature)
+}
+
+// TestVectorsDirectHeaders: a service takes each valid request, by whatever scheme it is signed. It takes none that
+// was signed for something else, and no header that is written otherwise.
+func TestVectorsDirectHeaders(t *testing.T) {
+	var f struct {
+		Cases []struct {
+			Name, Outcome, Authorization string
+			Service, Method, URI, Body   string
+			PublicKey                    hexBytes `json:"public_key"`
+		}
+	}
+	readJSON(t, "testdata/direct_headers.json", &f)
+	outcomes := make(map[string]int)
+	for _, c := range f.Cases {
+		outcomes[c.Outcome]++
+		r, key, err := api.ParseDirectHeader(http.Header{"Authorization": {c.Authorization}})
+		if c.Outcome == "malformed" {
+			wantKind(t, err, mimiport.KindBadMessage)
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+			continue
+		}
+		if got := api.DirectHeader(r, key.Scheme); got != c.Authorization {
+			t.Errorf("%s: written as %s", c.Name, got)
+		}
+		r.Service, r.Method, r.URI = c.Service, c.Method, c.URI
+		if err = verifyDirect(r, key.Scheme, c.PublicKey); err == nil && sha256.Sum256([]byte(c.Body)) != r.BodyHash {
+			err = mimiport.Errorf("read body", mimiport.KindBadSignature, "another body")
+		}
+		if c.Outcome == "valid" && err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+		}
+		if c.Outcome != "valid" {
+			wantKind(t, err, mimiport.KindBadSignature)
+		}
+	}
+	if outcomes["valid"] < 5 || outcomes["bad-signature"] == 0 || outcomes["malformed"] == 0 {
+		t.Error(outcomes)
+	}
 }
 
 func TestVectorsDerivations(t *testing.T) {

@@ -1,5 +1,10 @@
 package mls
 
+import (
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
+)
+
 // schemes are the names of the TLS SignatureScheme registry, by the engine's own, in lower case.
 var schemes = map[string]string{
 	"Ed25519": "ed25519",
@@ -21,4 +26,16 @@ func SignatureScheme(of Context) (string, error) {
 		return "", err
 	}
 	return schemes[suite.Scheme.Name], nil
+}
+
+// VerifySignature checks a signature over a whole content by a public key as leaves have it. The scheme is one that
+// SignatureScheme names. A signature that does not verify, or is of another scheme, is KindBadSignature.
+func VerifySignature(scheme string, key, content, signature []byte) error {
+	for name, registered := range schemes {
+		if registered == scheme && rfc9420.VerifySignature(name, key, content, signature) {
+			return nil
+		}
+	}
+	const why = "the signature does not verify as %s"
+	return mimiport.Errorf("verify signature", mimiport.KindBadSignature, why, mimiport.Clip(scheme))
 }

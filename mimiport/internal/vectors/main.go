@@ -35,7 +35,10 @@ func generate() (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	contents := map[string]any{"derivations.json": derived, "server_names.json": serverNames, "chains.json": chains()}
+	contents := map[string]any{
+		"derivations.json": derived, "server_names.json": serverNames, "chains.json": chains(),
+		"direct_headers.json": directHeaders(s),
+	}
 	for _, suite := range suites(s) {
 		f, err := suite.file()
 		if err != nil {

@@ -40,6 +40,7 @@ type samples struct {
 	claim        mimiport.LineageClaim
 	receipt      mimiport.CommitReceipt
 	senderOffer  mimiport.ExternalSenderOffer
+	direct       mimiport.DirectRequest
 	reclaim      mimiport.LineageStep
 	lineage      mimiport.Lineage
 	state        mimiport.GroupState
@@ -55,7 +56,7 @@ func newSamples() (*samples, error) {
 	s.lineage = mimiport.Lineage{CreatingServer: sourceName, Preimage: &s.preimage, RoomID: roomID}
 	s.state = groupState(s)
 	for _, build := range []func(*samples) error{
-		signResponse, signInit, signContent, signDecisions, signReceipt, recordStep,
+		signResponse, signInit, signContent, signDecisions, signReceipt, recordStep, signDirect,
 	} {
 		if err := build(s); err != nil {
 			return nil, err
@@ -136,6 +137,12 @@ func signReceipt(s *samples) error {
 		CommitHash: sha256.Sum256(s.state.Commit.Commit),
 	}
 	return mimiport.Sign(&s.receipt, keyOf("source"))
+}
+
+func signDirect(s *samples) error {
+	s.direct = directRequest()
+	s.direct.Signature = ed25519.Sign(keyOf("client"), directContent(&s.direct))
+	return nil
 }
 
 func recordStep(s *samples) (err error) {

@@ -30,6 +30,7 @@ func suites(s *samples) []*suite {
 		claimSuite(s),
 		receiptSuite(s),
 		serverSuite("external_sender_offer.json", "ExternalSenderOffer", "target", &s.senderOffer, "MigrationResponse"),
+		directSuite(s),
 	}
 }
 

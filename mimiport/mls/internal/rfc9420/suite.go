@@ -9,6 +9,7 @@ import (
 	_ "crypto/sha256" // the suites' hash functions
 	_ "crypto/sha512"
 	"io"
+	"slices"
 
 	"github.com/cloudflare/circl/sign/ed448"
 	voi "github.com/oasisprotocol/curve25519-voi/primitives/ed25519"
@@ -74,12 +75,26 @@ var hashes = map[string]crypto.Hash{"SHA-256": crypto.SHA256, "SHA-384": crypto.
 // keys are strings of so many bytes. It is nil for an unknown name.
 func NewSuite(id uint16, hash, scheme string, kemKey int) *Suite {
 	h, found := hashes[hash]
-	for _, s := range []Scheme{schemeEd25519, schemeEd448, schemeP256, schemeP384, schemeP521} {
-		if found && s.Name == scheme {
-			return &Suite{id, h, s, ofSize(kemKey)}
-		}
+	s, known := schemeByName(scheme)
+	if !found || !known {
+		return nil
 	}
-	return nil
+	return &Suite{id, h, s, ofSize(kemKey)}
+}
+
+func schemeByName(name string) (Scheme, bool) {
+	all := []Scheme{schemeEd25519, schemeEd448, schemeP256, schemeP384, schemeP521}
+	i := slices.IndexFunc(all, func(s Scheme) bool { return s.Name == name })
+	if i < 0 {
+		return Scheme{}, false
+	}
+	return all[i], true
+}
+
+// VerifySignature checks a signature of a scheme, by name. It is false for an unknown name.
+func VerifySignature(scheme string, key, content, signature []byte) bool {
+	s, ok := schemeByName(scheme)
+	return ok && s.verify(key, content, signature)
 }
 
 func ofSize(n int) func([]byte) bool {
