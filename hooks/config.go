@@ -152,7 +152,9 @@ func (r *Retention) horizon(now time.Time) storage.Horizon {
 		}
 		return now.Add(-d)
 	}
-	return storage.Horizon{Log: ago(r.Log), Offers: ago(r.Offers), Evidence: ago(r.Evidence)}
+	return storage.Horizon{
+		Log: ago(r.Log), Offers: ago(r.Offers), Evidence: ago(r.Evidence), Nonces: ago(storage.NonceLife),
+	}
 }
 
 // RequestsPerSecond are numbers of requests. Ten times as many may come at once. 0 is no bound.

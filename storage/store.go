@@ -22,6 +22,7 @@ type Horizon struct {
 	Log      time.Time // messages accepted before, but for the handshakes that a group is replayed from
 	Offers   time.Time // this server's offers that expired before and that nobody took up
 	Evidence time.Time // evidence found before
+	Nonces   time.Time // nonces used before
 }
 
 // Store keeps everything that this module must not forget. A reader that needs a part of it names that part. Reads return ErrNotFound
@@ -37,6 +38,7 @@ type Store interface {
 	Queue
 	Settings
 	KeyObjects
+	Nonces
 
 	// Forget deletes what lies before a horizon. It holds nobody up for long.
 	Forget(ctx context.Context, before Horizon) error
@@ -113,4 +115,11 @@ type KeyObjects interface {
 	KeyObjects(ctx context.Context, server string) ([]KeyObject, error)
 	// KeepKeyObject stores one in the place of an earlier one of the same key. Beyond the limits the oldest go.
 	KeepKeyObject(ctx context.Context, k *KeyObject) error
+}
+
+// Nonces are those of the requests that devices have signed.
+type Nonces interface {
+	// UseNonce stores a nonce. One that the device has used within NonceLife is ErrConflict. A device that has used
+	// MaxNonces within that time is a *LimitError.
+	UseNonce(ctx context.Context, n *Nonce) error
 }

@@ -34,6 +34,7 @@ type Store struct {
 	volumes    table[owned, storage.Volume]
 	settings   map[string]json.RawMessage
 	keys       table[keyed, storage.KeyObject]
+	nonces     table[used, storage.Nonce]
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -60,6 +61,12 @@ type found struct {
 
 // keyed is the key of a key object.
 type keyed struct{ server, keyID string }
+
+// used is the key of a nonce.
+type used struct {
+	user, device string
+	nonce        mimiport.Nonce
+}
 
 // owned is the key of what a user has added to a group.
 type owned struct {
@@ -98,6 +105,8 @@ func New() *Store {
 				return cmp.Or(strings.Compare(a.server, b.server), strings.Compare(a.keyID, b.keyID))
 			},
 			key: func(k *storage.KeyObject) keyed { return keyed{k.Server, k.KeyID} }},
+		nonces: table[used, storage.Nonce]{compare: compareUsed,
+			key: func(n *storage.Nonce) used { return used{n.UserID, n.DeviceID, n.Nonce} }},
 	}
 }
 
@@ -107,6 +116,11 @@ func compareNumbered(a, b numbered) int {
 
 func compareOwned(a, b owned) int {
 	return cmp.Or(compareNumbered(a.numbered, b.numbered), strings.Compare(a.user, b.user))
+}
+
+func compareUsed(a, b used) int {
+	byDevice := cmp.Or(strings.Compare(a.user, b.user), strings.Compare(a.device, b.device))
+	return cmp.Or(byDevice, bytes.Compare(a.nonce[:], b.nonce[:]))
 }
 
 func compareFound(a, b found) int {
@@ -598,6 +612,7 @@ func (s *Store) Forget(_ context.Context, before storage.Horizon) error {
 			put(tx, &s.evidence, s.evidence.key(e), nil)
 		}
 	}
+	s.dropNonces(tx, s.nonces.rows, before.Nonces)
 	return nil
 }
 

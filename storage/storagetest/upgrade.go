@@ -56,6 +56,9 @@ func Fill(t testing.TB, s storage.Store) any {
 		t.Fatal(err)
 	}
 	f.keep(sampleKeyObject("a.example", "ed25519:a", 1))
+	if err := s.UseNonce(t.Context(), sampleNonce("PHONE", 1, epoch)); err != nil {
+		t.Fatal(err)
+	}
 	return dump(t, s)
 }
 

@@ -26,6 +26,9 @@ func (s *Store) Forget(ctx context.Context, before storage.Horizon) error {
 			WHERE role = $1 AND state = $2 AND length(complete) = 0 AND expires_at < $3 LIMIT $4)`,
 			[]any{migration.Target, migration.Dropped, storage.Millis(before.Offers), forgottenAtOnce}},
 		{`DELETE FROM mimiport_evidence WHERE found_at < $1`, []any{storage.Millis(before.Evidence)}},
+		{`DELETE FROM mimiport_nonces WHERE (user_id, device_id, nonce) IN (
+			SELECT user_id, device_id, nonce FROM mimiport_nonces WHERE used_at < $1 LIMIT $2)`,
+			[]any{storage.Millis(before.Nonces), forgottenAtOnce}},
 	} {
 		if err := s.forget(ctx, statement.query, statement.args); err != nil {
 			return err

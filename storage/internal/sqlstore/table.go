@@ -124,6 +124,14 @@ var keyObjects = table[storage.KeyObject]{
 	},
 }
 
+var nonces = table[storage.Nonce]{
+	name:    "mimiport_nonces",
+	columns: columns("user_id, device_id, nonce, used_at"),
+	fields: func(n *storage.Nonce) []any {
+		return []any{&n.UserID, &n.DeviceID, (*hash)(&n.Nonce), (*millis)(&n.UsedAt)}
+	},
+}
+
 // volumes keeps of each user in a group the last day on which they added something.
 var volumes = table[storage.Volume]{
 	name:    "mimiport_volumes",

@@ -1,0 +1,12 @@
+-- +goose Up
+
+-- The nonces of direct requests that this server has taken, so that it takes none of them again.
+CREATE TABLE mimiport_nonces (
+	user_id   TEXT   NOT NULL,
+	device_id TEXT   NOT NULL,
+	nonce     BYTEA  NOT NULL,
+	used_at   BIGINT NOT NULL,
+	PRIMARY KEY (user_id, device_id, nonce)
+);
+
+CREATE INDEX mimiport_nonces_used ON mimiport_nonces (used_at);
