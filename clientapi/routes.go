@@ -1,5 +1,6 @@
 // Package clientapi is the API for this server's own users. They reach every Delivery Service through it, by its server name:
-// the one on this server, and those on others over federation.
+// the one on this server, and those on others over federation. Devices of other servers reach that of this server with
+// requests that they sign.
 package clientapi
 
 import (
@@ -37,7 +38,10 @@ func (s *Services) find(from, server string, home *Home) (api.API, error) {
 	if err := mimiport.ValidateServerName(server); err != nil {
 		return nil, err
 	}
-	if s.IsLocal(server) {
+	switch {
+	case s.IsLocal(server) && !s.IsLocal(from): // a direct request: another server speaks for the user in rooms
+		return s.Local, nil
+	case s.IsLocal(server):
 		return &announcer{s.Local, home, server, true}, nil
 	}
 	if mimiport.IsIPLiteral(server) && !s.AllowIPLiterals {

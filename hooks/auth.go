@@ -43,6 +43,16 @@ func (a *authenticator) client(r *http.Request) (api.Caller, error) {
 	}, nil
 }
 
+// either knows whoever sends a direct request by its signature, and others by their token.
+func either(direct, token edge.Authenticate) edge.Authenticate {
+	return func(r *http.Request) (api.Caller, error) {
+		if api.IsDirect(r.Header) {
+			return direct(r)
+		}
+		return token(r)
+	}
+}
+
 // admin knows a local user who administers this homeserver.
 func (a *authenticator) admin(r *http.Request) (api.Caller, error) {
 	caller, err := a.client(r)

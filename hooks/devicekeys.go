@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/matrix-org/gomatrixserverlib"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/slots"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
@@ -29,6 +32,14 @@ type deviceKeys struct {
 
 	mu        sync.Mutex
 	confirmed *simplelru.LRU[delivery.LeafKey, time.Time] // keys that another homeserver says are published, and when
+	published *simplelru.LRU[api.DirectKey, published]    // the same keys by their names
+	asking    *slots.Slots[string]                        // homeservers that are asked for published keys
+}
+
+// published is a key that another homeserver says is published, and when it has said so.
+type published struct {
+	key []byte
+	at  time.Time
 }
 
 var _ delivery.Devices = (*deviceKeys)(nil)
@@ -36,14 +47,18 @@ var _ delivery.Devices = (*deviceKeys)(nil)
 const (
 	confirmedFor = time.Minute
 	maxConfirmed = 16384 // at some hundred bytes each
+	maxKey       = 255   // bytes of a published key
+	maxAsking    = 8     // questions for published keys that one homeserver has not answered yet
 )
 
 func newDeviceKeys(
 	client *federation.Client, users userapi.UserInternalAPI, isLocal func(string) bool, silent *silences,
 ) *deviceKeys {
 	confirmed, _ := simplelru.NewLRU[delivery.LeafKey, time.Time](maxConfirmed, nil) // fails for a size below 1
+	byName, _ := simplelru.NewLRU[api.DirectKey, published](maxConfirmed, nil)
 	return &deviceKeys{
 		client: client, users: users, isLocal: isLocal, silent: silent, now: silent.now, confirmed: confirmed,
+		published: byName, asking: slots.New[string](maxAsking),
 	}
 }
 
@@ -71,6 +86,48 @@ func (d *deviceKeys) Look(
 		}
 	}
 	return found, nil
+}
+
+// key is the Key of clientapi.Direct. Anybody can make this server ask a homeserver by naming one of its users: maxAsking
+// questions go on at a time.
+func (d *deviceKeys) key(ctx context.Context, from string, of api.DirectKey) ([]byte, error) {
+	const op = "look up device key"
+	if key, ok := d.isPublished(of); ok {
+		return key, nil
+	}
+	_, server, err := gomatrixserverlib.SplitID('@', of.UserID)
+	if err != nil {
+		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
+	}
+	free, ok := d.asking.Take(string(server))
+	if !ok {
+		return nil, &mimiport.Error{
+			Op: op, Kind: mimiport.KindQuota, Info: mimiport.Info{RetryAfter: time.Second},
+			Err: fmt.Errorf("%s is being asked for other devices", server),
+		}
+	}
+	defer free()
+	devices, err := d.devices(ctx, from, string(server), []string{of.UserID})
+	if err != nil {
+		return nil, err
+	}
+	name := api.DeviceKeyName(of.Scheme, of.DeviceID)
+	key, err := base64.RawStdEncoding.DecodeString(devices[of.UserID][of.DeviceID][name])
+	if err != nil || len(key) == 0 || len(key) > maxKey {
+		const why = "device %s of %s publishes no key of that name"
+		return nil, mimiport.Errorf(op, mimiport.KindBadSignature, why, of.DeviceID, of.UserID)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.published.Add(of, published{key, d.now()})
+	return key, nil
+}
+
+func (d *deviceKeys) isPublished(of api.DirectKey) ([]byte, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p, ok := d.published.Get(of)
+	return p.key, ok && d.now().Before(p.at.Add(confirmedFor))
 }
 
 // devices asks a server, this one included, for the devices of users.
@@ -182,6 +239,11 @@ func (d *deviceKeys) forget(userID string) {
 	for _, l := range d.confirmed.Keys() {
 		if l.UserID == userID {
 			d.confirmed.Remove(l)
+		}
+	}
+	for _, k := range d.published.Keys() {
+		if k.UserID == userID {
+			d.published.Remove(k)
 		}
 	}
 }

@@ -115,9 +115,10 @@ func enable(d *Deps, cfg *Config) error {
 		config: global, users: d.Users, ring: ring, wakeups: d.Wakeups, spoke: keys.silent.spoke, now: clock,
 	}
 	rates := edge.NewRates(cfg.RequestsPerSecond.User, cfg.RequestsPerSecond.Server, clock)
+	direct := &clientapi.Direct{IsLocal: isLocal, Key: published.key, Nonces: store, Rates: rates, Now: clock}
 	surfaces := []surface{
 		{"client", d.Routers.Client, httputil.PublicClientPathPrefix, clientapi.PathPrefix,
-			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), rates.Users(auth.client)},
+			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), either(direct.Authenticate, rates.Users(auth.client))},
 		{"federation", d.Routers.Federation, httputil.PublicFederationPathPrefix, federation.PathPrefix,
 			federation.Routes(service, cfg.MaxGroupStateBytes), rates.Servers(auth.federation)},
 		{"admin", d.Routers.DendriteAdmin, httputil.DendriteAdminPathPrefix, adminapi.PathPrefix,

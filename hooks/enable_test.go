@@ -339,7 +339,8 @@ func TestFeatureIsAdvertised(t *testing.T) {
 	if err := anybody.Do(t.Context(), http.MethodGet, "/_matrix/client/versions", nil, &versions); err != nil {
 		t.Fatal(err)
 	}
-	if !versions.Features[api.Namespace] || len(versions.Features) < 2 || len(versions.Versions) < 10 {
+	ours := versions.Features[api.Namespace] && versions.Features[api.DirectFeature]
+	if !ours || len(versions.Features) < 3 || len(versions.Versions) < 10 {
 		t.Errorf("got %+v", versions)
 	}
 }

@@ -32,7 +32,7 @@ func addFeature(body []byte) []byte {
 	}
 	features := map[string]bool{}
 	_ = json.Unmarshal(fields["unstable_features"], &features)
-	features[api.Namespace] = true
+	features[api.Namespace], features[api.DirectFeature] = true, true
 	fields["unstable_features"], _ = json.Marshal(features)
 	wider, _ := json.Marshal(fields)
 	return wider

@@ -49,6 +49,7 @@ type Info struct {
 	Epoch      *uint64       // KindWrongEpoch
 	RetryAfter time.Duration // KindInProgress, KindQuota
 	Moved      *Moved        // KindMoved
+	Now        time.Time     // KindBadSignature: this server's time, where a request was signed at another
 	Rule       string        // KindInvalid: which rule, e.g. "ValSem201"; KindForbidden, KindQuota: which quota
 }
 

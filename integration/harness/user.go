@@ -130,6 +130,11 @@ func (u *User) Do(ctx context.Context, method, path string, in, out any) error {
 	if err != nil {
 		return err
 	}
+	return exchange(r, out)
+}
+
+// exchange sends a request and decodes the answer into out unless that is nil. An answer other than 200 is an *Error.
+func exchange(r *http.Request, out any) error {
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
 		return err

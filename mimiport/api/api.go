@@ -86,6 +86,9 @@ type Caller struct {
 	UserID string // a full Matrix user id; empty for a server asking for itself
 	Server string // the server that vouches for the user: this one, or the origin of a federation request
 	Admin  bool   // a server administrator of this server
+
+	// DeviceID is the device that signed a direct request. Server is then its homeserver. Else it is empty.
+	DeviceID string
 }
 
 // ReserveGroupRequest names the room that the group will belong to.

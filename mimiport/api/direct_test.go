@@ -46,7 +46,9 @@ func FuzzDirectHeader(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	var vectors struct{ Cases []struct{ Authorization string } }
+	var vectors struct {
+		Cases []struct{ Authorization string }
+	}
 	if err := json.Unmarshal(data, &vectors); err != nil {
 		f.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"crypto/sha256"
 	"errors"
 	"io"
 	"net/http"
@@ -95,7 +96,7 @@ func address(remote string) string {
 // owner is whom the memory for a caller's body is counted for: a user of this server, or another server with all its
 // users.
 func owner(c api.Caller, federation bool) string {
-	if federation {
+	if federation || c.DeviceID != "" {
 		return c.Server
 	}
 	return c.UserID
@@ -111,6 +112,8 @@ type body struct {
 	owner   string
 	held    int64 // bytes of the memory for bodies
 
+	want *[sha256.Size]byte // the hash of what the sender has signed; nil for none
+
 	asked bool
 	begun bool // to read
 	data  []byte
@@ -118,11 +121,22 @@ type body struct {
 	seen  int // bytes that Read has given
 }
 
-// bytes is the whole body. The error is of KindQuota, KindTooLarge or KindBadMessage.
+// ExpectBody tells the SHA-256 of the body of a request that is being authenticated. Another body is refused with
+// KindBadSignature when it is read, or at once where the route has no body.
+func ExpectBody(r *http.Request, sum [sha256.Size]byte) {
+	if b, ok := r.Body.(*body); ok {
+		b.want = &sum
+	}
+}
+
+// bytes is the whole body. The error is of KindQuota, KindTooLarge, KindBadMessage or KindBadSignature.
 func (b *body) bytes() ([]byte, error) {
 	if !b.asked {
 		b.asked = true
 		b.data, b.err = b.receive()
+		if b.err == nil && b.want != nil && sha256.Sum256(b.data) != *b.want {
+			b.err = mimiport.Errorf("read body", mimiport.KindBadSignature, "the body is not the one that was signed")
+		}
 	}
 	return b.data, b.err
 }

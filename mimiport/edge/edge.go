@@ -31,7 +31,8 @@ type Request struct {
 }
 
 // Body reads the whole body into memory, at most Route.MaxBody bytes. The error is of KindTooLarge, of KindQuota where
-// the memory for bodies is in use or the body comes too slowly, and of KindBadMessage where it ends too early.
+// the memory for bodies is in use or the body comes too slowly, of KindBadMessage where it ends too early, and of
+// KindBadSignature where another body was signed.
 func (r *Request) Body() ([]byte, error) { return r.body.bytes() }
 
 // Raw is an answer that is not JSON but application/octet-stream.

@@ -60,6 +60,7 @@ type errorBody struct {
 	RetryAfter int64          `json:"retry_after_ms,omitempty"`
 	Moved      *api.MovedInfo `json:"moved,omitempty"`
 	Rule       string         `json:"rule,omitempty"`
+	ServerTime int64          `json:"server_time,omitempty"` // milliseconds since 1970
 }
 
 // errorAnswer is what the caller is told. Internal faults, and what went wrong between this server and another, are not
@@ -77,6 +78,9 @@ func errorAnswer(err error, federation bool) (status int, body errorBody) {
 		RetryAfter: e.Info.RetryAfter.Milliseconds(),
 		Moved:      api.RedirectInfo(e.Info.Moved),
 		Rule:       e.Info.Rule,
+	}
+	if !e.Info.Now.IsZero() {
+		body.ServerTime = e.Info.Now.UnixMilli()
 	}
 	switch e.Kind {
 	case mimiport.KindInternal:
@@ -114,6 +118,9 @@ func ParseError(op string, status int, header http.Header, body []byte) *mimipor
 	e := &mimiport.Error{Op: op, Kind: kind, Err: errors.New(mimiport.Clip(b.Text))}
 	e.Info = mimiport.Info{
 		Epoch: b.Epoch, RetryAfter: retryAfter(b.RetryAfter, header), Moved: b.Moved.Redirect(), Rule: mimiport.Clip(b.Rule),
+	}
+	if b.ServerTime > 0 {
+		e.Info.Now = time.UnixMilli(b.ServerTime).UTC()
 	}
 	return e
 }

@@ -51,6 +51,8 @@ func TestErrorRoundTrip(t *testing.T) {
 		mimiport.KindInProgress: {RetryAfter: 1500 * time.Millisecond},
 		mimiport.KindQuota:      {RetryAfter: time.Minute},
 		mimiport.KindMoved:      {Moved: moved},
+
+		mimiport.KindBadSignature: {Rule: "time", Now: time.UnixMilli(1_700_000_000_123).UTC()},
 	}
 	for _, kind := range allKinds() {
 		sent := &mimiport.Error{Op: "submit", Kind: kind, Group: []byte{1}, Info: info[kind], Err: errors.New("why")}

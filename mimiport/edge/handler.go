@@ -84,7 +84,10 @@ func (rt Route) authenticate(r *http.Request, body *body, auth Authenticate) (ap
 	case err != nil:
 		return caller, err
 	}
-	return caller, body.assign(owner(caller, rt.Federation))
+	if err = body.assign(owner(caller, rt.Federation)); err == nil && body.want != nil && rt.MaxBody == 0 {
+		_, err = body.bytes()
+	}
+	return caller, err
 }
 
 func unescape(vars map[string]string) (map[string]string, error) {

@@ -19,8 +19,8 @@ func (s *Store) UseNonce(ctx context.Context, n *storage.Nonce) error {
 			return err
 		}
 		used := 0
-		err = tx.QueryRowContext(ctx, tx.store.bind("SELECT count(*) FROM mimiport_nonces WHERE user_id = $1 AND device_id = $2"),
-			n.UserID, n.DeviceID).Scan(&used)
+		query := tx.store.bind("SELECT count(*) FROM mimiport_nonces WHERE user_id = $1 AND device_id = $2")
+		err = tx.QueryRowContext(ctx, query, n.UserID, n.DeviceID).Scan(&used)
 		if err == nil && used > storage.MaxNonces {
 			err = &storage.LimitError{Quota: storage.QuotaNonces}
 		}

@@ -1,0 +1,69 @@
+package hooks
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+)
+
+// TestPublishedKey: a homeserver is asked for the key of a device, once a minute unless its user's devices change. What
+// it does not publish is asked each time. It has a bounded number of questions to answer at a time.
+func TestPublishedKey(t *testing.T) {
+	net := newFabric()
+	s, tt := start(t, "s.example", net), start(t, "t.example", net)
+	wantNone(t, s.meets(t, tt))
+	alice := s.register(t, "alice")
+	loginWith(t, alice, "PHONE", []byte("key"))
+	loginWith(t, alice, "LONG", []byte(strings.Repeat("k", maxKey+1)))
+	d, asked, now := tt.deviceKeys(), 0, time.Now()
+	d.now, d.silent.now = func() time.Time { return now }, func() time.Time { return now }
+	web := fclient.NewClient(fclient.WithTransport(counted{net, &asked}))
+	d.client = federation.NewClient(tt.keys().identity, web, time.Now)
+	key := func(device, scheme string) (string, error) {
+		key, err := d.key(t.Context(), tt.Name, api.DirectKey{UserID: alice.ID, DeviceID: device, Scheme: scheme})
+		return string(key), err
+	}
+	published := func(want int) {
+		t.Helper()
+		if k, err := key("PHONE", scheme); err != nil || k != "key" || asked != want {
+			t.Errorf("got %q after asking %d times, want %d (%v)", k, asked, want, err)
+		}
+	}
+	published(1)
+	published(1)
+	now = now.Add(confirmedFor)
+	published(2)
+	d.forget(alice.ID)
+	published(3)
+	for _, none := range [][2]string{{"PHONE", "ed448"}, {"NEVER", scheme}, {"LONG", scheme}} {
+		_, err := key(none[0], none[1])
+		wantKind(t, err, mimiport.KindBadSignature)
+	}
+	if asked != 6 {
+		t.Errorf("asked %d times", asked)
+	}
+
+	d.forget(alice.ID)
+	var frees []func()
+	for range maxAsking {
+		free, _ := d.asking.Take(s.Name)
+		frees = append(frees, free)
+	}
+	_, err := key("PHONE", scheme)
+	wantKind(t, err, mimiport.KindQuota)
+	for _, free := range frees {
+		free()
+	}
+	published(7)
+	d.forget(alice.ID)
+	net.set(s.Name, http.NotFoundHandler())
+	_, err = key("PHONE", scheme)
+	wantKind(t, err, mimiport.KindPeer)
+}
