@@ -51,6 +51,15 @@ func (l *listener) Submit(
 	return nil, mimiport.Errorf("submit", mimiport.KindUnknownGroup, "heard")
 }
 
+func (l *listener) RequireReserver(context.Context, api.Caller, []byte) error { return nil }
+
+func (l *listener) BindGroup(
+	_ context.Context, c api.Caller, id []byte, _ *api.BindGroupRequest,
+) (*api.GroupResponse, error) {
+	l.callers = append(l.callers, c)
+	return &api.GroupResponse{GroupID: id, RoomID: roomID, State: "active", DeliveryService: here}, nil
+}
+
 // counter is a Delivery Service that is asked by devices of other servers.
 type counter struct {
 	t       *testing.T
@@ -275,4 +284,15 @@ func TestDirectRequestRates(t *testing.T) {
 		c.want("one more of "+device, ask(device), http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "requests_per_second")
 	}
 	c.want("a third device", ask("C"), http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "requests_per_second")
+}
+
+// TestDirectRequestAnnouncesNothing: this homeserver speaks in rooms for its own users alone. There is no home in this
+// test that could.
+func TestDirectRequestAnnouncesNothing(t *testing.T) {
+	c := newCounter(t, 0, 0)
+	bound := request(1, "PUT", groupURI, `{"protocol":"mls10","group_info":"AAEC"}`)
+	a := c.send("PUT", groupURI, `{"protocol":"mls10","group_info":"AAEC"}`, authorization(t, bound))
+	if a.status != http.StatusOK || len(c.service.callers) != 1 {
+		t.Errorf("got %+v, asked by %v", a, c.service.callers)
+	}
 }

@@ -122,6 +122,9 @@ func TestPreflight(t *testing.T) {
 		if w.Header().Get("Access-Control-Allow-Origin") != "*" || (r.Method == http.MethodOptions && w.Code != http.StatusOK) {
 			t.Errorf("%s: %d %v", r.Method, w.Code, w.Header())
 		}
+		if !strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
+			t.Errorf("%s: %v", r.Method, w.Header())
+		}
 	}
 }
 

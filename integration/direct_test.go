@@ -28,7 +28,8 @@ func testDirectRequests(t *testing.T, network *harness.TestNetwork) {
 	}
 
 	var group api.GroupResponse
-	if err := ask(phone, http.MethodGet, "", nil, &group); err != nil || group.Members != 2 || group.DeliveryService != a.Name {
+	err := ask(phone, http.MethodGet, "", nil, &group)
+	if err != nil || group.Members != 2 || group.DeliveryService != a.Name {
 		t.Fatalf("the group: %+v, %v", group, err)
 	}
 	commit := r.mls.Commit(mlstest.CommitOptions{Sender: 1, Path: true})

@@ -3,8 +3,10 @@ package edge
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -360,6 +362,51 @@ func TestAdmissionComesBeforeTheBody(t *testing.T) {
 	body := &countingReader{Reader: strings.NewReader("x")}
 	if w := do(router(anybody, rt), "PUT", "/count", body); w.Code != http.StatusNotFound || body.n != 0 {
 		t.Errorf("%d after %d bytes", w.Code, body.n)
+	}
+}
+
+// TestExpectedBody: a signed hash tells the sender before the body is read. The body counts for the homeserver of the
+// device that signed it, and is refused if it has another hash.
+func TestExpectedBody(t *testing.T) {
+	const text = `{"text":"x"}`
+	signed := func(body string) Authenticate {
+		return func(r *http.Request) (api.Caller, error) {
+			ExpectBody(r, sha256.Sum256([]byte(body)))
+			return api.Caller{UserID: "@c:other", Server: "other", DeviceID: "PHONE"}, nil
+		}
+	}
+	sent := &countingReader{Reader: strings.NewReader(text)}
+	rt := count(64)
+	rt.Admit = func(context.Context, *Request) error {
+		if sent.n != 0 {
+			t.Errorf("%d bytes are read before the sender is admitted", sent.n)
+		}
+		return nil
+	}
+	send := func(rt Route, auth Authenticate, bodies *Bodies, body io.Reader) int {
+		w := httptest.NewRecorder()
+		rt.Handler(auth, bodies, slog.New(slog.DiscardHandler)).ServeHTTP(w, httptest.NewRequest("PUT", "/count", body))
+		return w.Code
+	}
+	free := NewBodies(1 << 20)
+	if code := send(rt, signed(text), free, sent); code != http.StatusOK || sent.n != len(text) {
+		t.Errorf("got %d after %d bytes", code, sent.n)
+	}
+	if code := send(count(64), signed("another"), free, strings.NewReader(text)); code != http.StatusForbidden {
+		t.Errorf("another body: %d", code)
+	}
+	if code := send(count(0), signed(text), free, nil); code != http.StatusForbidden {
+		t.Errorf("no body where one was signed: %d", code)
+	}
+	if code := send(count(0), signed(""), free, nil); code != http.StatusOK {
+		t.Errorf("no body: %d", code)
+	}
+	full := NewBodies(1 << 20)
+	if !full.take("other", full.Share()) {
+		t.Fatal("the share is not there")
+	}
+	if code := send(count(64), signed(text), full, strings.NewReader(text)); code != http.StatusTooManyRequests {
+		t.Errorf("beyond the homeserver's share: %d", code)
 	}
 }
 
