@@ -88,8 +88,8 @@ func (d *deviceKeys) Look(
 	return found, nil
 }
 
-// key is the Key of clientapi.Direct. Anybody can make this server ask a homeserver, by naming one of its users: maxAsking
-// questions go on at a time, no more.
+// key is the Key of clientapi.Direct. Anybody can make this server ask a homeserver, by naming one of its users: at
+// most maxAsking questions go on at a time.
 func (d *deviceKeys) key(ctx context.Context, from string, of api.DirectKey) ([]byte, error) {
 	const op = "look up device key"
 	if key, ok := d.isPublished(of); ok {
