@@ -125,6 +125,31 @@ func TestRemoveProposed(t *testing.T) {
 	}
 }
 
+// TestLastCommit: a member whom a Commit removes gets that Commit, also after leaving the room. It is the last thing
+// that they get.
+func TestLastCommit(t *testing.T) {
+	p := newExternalPlay(t)
+	p.leave(serverA, carol)
+	p.run()
+	p.Got = nil
+	p.say(serverA, alice)
+	removal := p.commit(serverA, alice, mlstest.CommitOptions{References: p.proposals(serverA)})
+	p.say(serverA, alice)
+	p.run()
+	var got []uint64
+	for _, d := range p.Got {
+		if d.User == carol {
+			got = append(got, d.Seq)
+			if d.Seq != removal.Seq {
+				t.Errorf("carol got a %s", d.Kind)
+			}
+		}
+	}
+	if len(got) != 1 {
+		t.Errorf("carol got %v", got)
+	}
+}
+
 // TestNoEntry: without an entry nothing can be proposed, and the removed are just not served any more.
 func TestNoEntry(t *testing.T) {
 	p := newPlay(t)

@@ -72,9 +72,7 @@ func destinations(members registry.Roster, e *storage.Entry) []string {
 		return members.Servers()
 	}
 	joiners := make(registry.Roster)
-	for i := range e.Recipients {
-		joiners.Add(&e.Recipients[i])
-	}
+	add(joiners, e.Recipients)
 	return joiners.Servers()
 }
 

@@ -169,8 +169,8 @@ func (s courier) fanOutContent(ctx context.Context, g *storage.Group, e *storage
 }
 
 // recipients lists the devices at a server that an entry goes to: those a Welcome is for; else the members there as
-// they are now, and those whom the entry itself removes. Whoever has left the room gets nothing, nor does a server that
-// the room's ACL denies.
+// they are now, and those whom the entry itself removes. Whoever has left the room gets nothing but the Commit that
+// removes them. A server that the room's ACL denies gets nothing.
 func (s courier) recipients(
 	ctx context.Context, g *storage.Group, e *storage.Entry, server string,
 ) (map[string][]string, error) {
@@ -178,7 +178,9 @@ func (s courier) recipients(
 		return nil, err
 	}
 	to := make(registry.Roster)
-	if e.Kind != storage.EntryWelcome {
+	if e.Kind == storage.EntryWelcome {
+		add(to, e.Recipients)
+	} else {
 		err := s.groups.WithLive(ctx, g.Key(), func(_ *storage.Group, l *registry.Live) error {
 			to[server] = l.Roster.At(server)
 			return nil
@@ -186,9 +188,6 @@ func (s courier) recipients(
 		if err != nil {
 			return nil, err
 		}
-	}
-	for i := range e.Recipients {
-		to.Add(&e.Recipients[i])
 	}
 	var users []string
 	for user := range to[server] {
@@ -201,6 +200,9 @@ func (s courier) recipients(
 	for _, user := range gone {
 		delete(to[server], user)
 	}
+	if e.Kind != storage.EntryWelcome {
+		add(to, e.Recipients)
+	}
 	devices := make(map[string][]string, len(to[server]))
 	for user, ids := range to[server] {
 		for id := range ids {
@@ -208,6 +210,12 @@ func (s courier) recipients(
 		}
 	}
 	return devices, nil
+}
+
+func add(to registry.Roster, identities []mimiport.LeafIdentity) {
+	for i := range identities {
+		to.Add(&identities[i])
+	}
 }
 
 // compact stores a snapshot of the present epoch as it began, so that the log before it need not be replayed.
