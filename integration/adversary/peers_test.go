@@ -100,7 +100,9 @@ func (g *group) refused(t *testing.T, asked, content []byte) (st api.MigrationSt
 		case strings.HasSuffix(r.URL.Path, "/migrations/"+o.id) && asked != nil:
 			refuse(asked)
 		case strings.HasSuffix(r.URL.Path, "/migrations/"+o.id):
-			offered := &api.MigrationStatus{MigrationID: o.id, Role: "target", State: string(migration.Offered)}
+			offered := &api.MigrationStatus{
+				MigrationID: o.id, Role: "target", State: string(migration.Offered), GroupID: g.id,
+			}
 			writeJSON(w, http.StatusOK, offered)
 		case strings.HasSuffix(r.URL.Path, "/migrations/"+o.id+"/content"):
 			refuse(content)
