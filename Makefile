@@ -18,7 +18,7 @@ HISTORIES ?= 10000
 # The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
 PROTOCOL ?= mls10
 
-.PHONY: help demo test test-go test-ts test-integration lint vuln fuzz bench soak explore clean
+.PHONY: help demo test test-go test-ts test-integration synapse lint vuln fuzz bench soak explore clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ $(TS)/node_modules/.package-lock.json: $(TS)/package-lock.json
 
 $(OPENMLS)/node_modules/.package-lock.json: $(OPENMLS)/package-lock.json
 	cd $(OPENMLS) && { npm ci --no-audit --no-fund && touch node_modules/.package-lock.json || test -z "$${MIMI_REQUIRE_ALL:-}"; }
+
+synapse: ## install a Synapse for the tests into the user's cache, once: root, debootstrap, a minute, 550 MB
+	integration/synapse/setup.sh
 
 lint: ## formatting, vet, staticcheck, the rules of the house, module files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }

@@ -14,20 +14,31 @@ import (
 // Profile, section 7: "Receivers may run an unmodified homeserver." A member on a homeserver without the module gets all that is
 // fanned out, from the source before the move and from the target after it, and finds the move itself in it.
 func TestUnmodifiedReceiver(t *testing.T) {
-	x := newTrio(t, harness.Section, harness.Section)
-	carol := harness.RegisterUser(t, x.c, "carol", false)
-	harness.Admit(t, x.alice.User, x.Room, carol)
+	n := harness.NewTestNetwork(t)
+	p := newPairAt(t, n.StartServer(t, harness.Section), n.StartServer(t, harness.Section))
+	p.requireReceives(t, n.StartServer(t, ""))
+}
+
+// requireReceives has a group with a member at a homeserver talk, move from alice's server to bob's and talk again, and
+// checks that all of that comes to the member.
+func (p *pair) requireReceives(t *testing.T, s *harness.Server) {
+	t.Helper()
+	carol := harness.RegisterUser(t, s, "carol", false)
+	harness.Admit(t, p.alice.User, p.Room, carol)
 	publishKeyPackage(t, carol)
-	harness.Do(t, x.alice, "add", harness.Args{"user": carol.ID}, nil)
-	x.RequireSettled(t)
-	x.Talk(t)
-	x.Move(t, x.bob, x.b)
-	x.RequireSettled(t)
-	x.Talk(t)
+	harness.Do(t, p.alice, "add", harness.Args{"user": carol.ID}, nil)
+	p.RequireSettled(t)
+	p.Talk(t)
+	a, b := p.alice.User.Server, p.bob.User.Server
+	p.Move(t, p.bob, b)
+	p.RequireSettled(t)
+	p.Talk(t)
 
 	want := map[string][]received{
-		federation.SenderID(x.a.Name): {{0, "welcome", ""}, {0, "application", ""}, {0, "application", ""}, {0, "commit", x.b.Name}},
-		federation.SenderID(x.b.Name): {{1, "application", ""}, {1, "application", ""}},
+		federation.SenderID(a.Name): {
+			{0, "welcome", ""}, {0, "application", ""}, {0, "application", ""}, {0, "commit", b.Name},
+		},
+		federation.SenderID(b.Name): {{1, "application", ""}, {1, "application", ""}},
 	}
 	if diff := cmp.Diff(want, receive(t, carol, 6)); diff != "" {
 		t.Error(diff)

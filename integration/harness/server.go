@@ -45,8 +45,15 @@ type Server struct {
 	Postgres string // the connection string of its one database; empty for SQLite files
 
 	network *Network
+	program program
 	process *process
 	pid     atomic.Int64 // of the latest process
+}
+
+// program is the homeserver that a Server runs.
+type program struct {
+	config  string // a template over the Server
+	command func(*Server) *exec.Cmd
 }
 
 // Database is the connection string of a component's own database, empty where the server has one for all.
@@ -70,7 +77,11 @@ type process struct {
 // Start starts a new homeserver and waits until it serves. section is its section mimi_portability: YAML, and a template in which
 // {{.Dir}} is the server's directory and {{.Database "name"}} the connection string of a database.
 func (n *Network) Start(ctx context.Context, section string) (*Server, error) {
-	s, err := n.prepare(ctx, section)
+	return n.start(ctx, program{dendriteConfig + section, (*Server).dendrite})
+}
+
+func (n *Network) start(ctx context.Context, p program) (*Server, error) {
+	s, err := n.prepare(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +92,7 @@ func (n *Network) Start(ctx context.Context, section string) (*Server, error) {
 }
 
 // prepare writes what a server needs before its first start.
-func (n *Network) prepare(ctx context.Context, section string) (*Server, error) {
+func (n *Network) prepare(ctx context.Context, p program) (*Server, error) {
 	plain, err := freePort(ctx)
 	if err != nil {
 		return nil, err
@@ -95,6 +106,7 @@ func (n *Network) prepare(ctx context.Context, section string) (*Server, error) 
 		Dir:     filepath.Join(n.dir, fmt.Sprintf("server-%d", secure)),
 		URL:     fmt.Sprintf("http://localhost:%d", plain),
 		network: n,
+		program: p,
 	}
 	if n.Postgres != nil {
 		s.Postgres = n.Postgres()
@@ -112,7 +124,7 @@ func (n *Network) prepare(ctx context.Context, section string) (*Server, error) 
 	if err := os.Mkdir(s.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	return s, errors.Join(s.writeSigningKey(), s.writeConfig(section))
+	return s, errors.Join(s.writeSigningKey(), s.writeConfig())
 }
 
 func (s *Server) writeSigningKey() error {
@@ -125,8 +137,8 @@ func (s *Server) writeSigningKey() error {
 	})
 }
 
-func (s *Server) writeConfig(section string) error {
-	text, err := template.New("dendrite.yaml").Parse(baseConfig + section)
+func (s *Server) writeConfig() error {
+	text, err := template.New("homeserver.yaml").Parse(s.program.config)
 	if err != nil {
 		return err
 	}
@@ -137,10 +149,10 @@ func (s *Server) writeConfig(section string) error {
 	return os.WriteFile(s.configFile(), out.Bytes(), 0o600)
 }
 
-func (s *Server) configFile() string { return filepath.Join(s.Dir, "dendrite.yaml") }
+func (s *Server) configFile() string { return filepath.Join(s.Dir, "homeserver.yaml") }
 
 // LogFile is the file that the server writes its log to.
-func (s *Server) LogFile() string { return filepath.Join(s.Dir, "dendrite.log") }
+func (s *Server) LogFile() string { return filepath.Join(s.Dir, "homeserver.log") }
 
 // Start starts a stopped server again and waits until it serves.
 func (s *Server) Start(ctx context.Context) error {
@@ -158,11 +170,7 @@ func (s *Server) launch() error {
 		return err
 	}
 	defer log.Close() // the process has its own descriptor
-	cmd := exec.Command(s.network.binary,
-		"-config", s.configFile(),
-		"-http-bind-address", strings.TrimPrefix(s.URL, "http://"),
-		"-https-bind-address", cmp.Or(s.Listen, s.Name),
-		"-tls-cert", s.network.CertFile(), "-tls-key", s.network.KeyFile())
+	cmd := s.program.command(s)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.Dir, log, log
 	cmd.Env = append(append(os.Environ(), "SSL_CERT_FILE="+s.network.CertFile()), s.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -179,15 +187,23 @@ func (s *Server) launch() error {
 	return nil
 }
 
+func (s *Server) dendrite() *exec.Cmd {
+	return exec.Command(s.network.binary,
+		"-config", s.configFile(),
+		"-http-bind-address", strings.TrimPrefix(s.URL, "http://"),
+		"-https-bind-address", cmp.Or(s.Listen, s.Name),
+		"-tls-cert", s.network.CertFile(), "-tls-key", s.network.KeyFile())
+}
+
 // awaitReady polls until both listeners answer.
 func (s *Server) awaitReady(ctx context.Context) error {
-	const up = "/_dendrite/monitor/up"
+	const forClients, forServers = "/_matrix/client/versions", "/_matrix/federation/v1/version"
 	client := s.network.Client()
 	defer client.CloseIdleConnections()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if answers(ctx, client, s.URL+up) && answers(ctx, client, "https://"+s.Name+up) {
+		if answers(ctx, client, s.URL+forClients) && answers(ctx, client, "https://"+s.Name+forServers) {
 			return nil
 		}
 		select {
@@ -283,9 +299,9 @@ func (s *Server) Log() string {
 // SharedSecret is what the servers of the harness let accounts be registered with.
 const SharedSecret = "harness"
 
-// baseConfig is a complete dendrite.yaml. The limits that it lifts are there against strangers. Guests may register:
+// dendriteConfig is a complete dendrite.yaml. The limits that it lifts are there against strangers. Guests may register:
 // Dendrite lets them where anybody could, given a captcha that nobody here will solve.
-const baseConfig = `version: 2
+const dendriteConfig = `version: 2
 global:
   server_name: "{{.Name}}"
   private_key: {{.Dir}}/matrix_key.pem

@@ -55,7 +55,12 @@ func NewPostgresNetwork(t testing.TB) *TestNetwork {
 // StartServer starts a server or fails the test.
 func (n *TestNetwork) StartServer(t testing.TB, section string) *Server {
 	t.Helper()
-	s, err := n.Start(t.Context(), section)
+	return n.started(t, func(ctx context.Context) (*Server, error) { return n.Start(ctx, section) })
+}
+
+func (n *TestNetwork) started(t testing.TB, start func(context.Context) (*Server, error)) *Server {
+	t.Helper()
+	s, err := start(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,6 +67,20 @@ func OpenMLS(tb testing.TB) {
 	}
 }
 
+// Synapse is the folder in which a Synapse is installed, where the test may mount and run it.
+func Synapse(tb testing.TB) (folder string) {
+	tb.Helper()
+	cache, err := os.UserCacheDir()
+	folder = filepath.Join(cache, "mimiport", "synapse")
+	if err != nil || !exists(folder) {
+		missing(tb, "Synapse is not installed: make synapse installs it")
+	}
+	if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
+		missing(tb, "Synapse is run by root only: "+err.Error())
+	}
+	return folder
+}
+
 func missing(tb testing.TB, what string) {
 	tb.Helper()
 	if os.Getenv(requireEnv) != "" {

@@ -11,6 +11,7 @@ func TestMachine(t *testing.T) {
 	t.Run("PostgreSQL", func(t *testing.T) { PostgreSQL(t) })
 	t.Run("client", func(t *testing.T) { Client(t) })
 	t.Run("OpenMLS", func(t *testing.T) { OpenMLS(t) })
+	t.Run("Synapse", func(t *testing.T) { Synapse(t) })
 }
 
 // outcome notes how a test would have ended.
@@ -46,10 +47,12 @@ func TestMissing(t *testing.T) {
 	absent := t.TempDir() + "/absent"
 	t.Setenv(vectorsEnv, absent)
 	t.Setenv("PATH", absent)
+	t.Setenv("XDG_CACHE_HOME", absent)
 	for name, need := range map[string]func(testing.TB){
 		"vectors": func(tb testing.TB) { Vectors(tb) },
 		"client":  func(tb testing.TB) { Client(tb) },
 		"OpenMLS": func(tb testing.TB) { OpenMLS(tb) },
+		"Synapse": func(tb testing.TB) { Synapse(tb) },
 	} {
 		for _, c := range []struct{ ci, require string }{{"", ""}, {"true", ""}, {"", "1"}, {"true", "1"}} {
 			t.Setenv("CI", c.ci)
