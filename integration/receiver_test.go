@@ -62,11 +62,31 @@ type received struct {
 	To   string
 }
 
-// receive takes n messages from a user's to-device events, by sender. Each sender's come in the order of their numbers; a homeserver
-// may repeat one.
+// receive takes n messages from a user's to-device events, by sender.
 func receive(t *testing.T, u *harness.User, n int) map[string][]received {
 	t.Helper()
 	bySender := make(map[string][]received)
+	for _, e := range takeEvents(t, u, n) {
+		r := received{Term: e.Term, Kind: e.Kind}
+		if e.Migration != nil {
+			r.To = e.Migration.DeliveryService
+		}
+		bySender[e.Sender] = append(bySender[e.Sender], r)
+	}
+	return bySender
+}
+
+// event is a to-device event of a Delivery Service's user.
+type event struct {
+	Sender string
+	api.FanOut
+}
+
+// takeEvents takes n messages from a user's to-device events. Each sender's come in the order of their numbers; a
+// homeserver may repeat one.
+func takeEvents(t *testing.T, u *harness.User, n int) []event {
+	t.Helper()
+	var taken []event
 	last := make(map[string]uint64)
 	_, err := u.Await(harness.Within(t), "", func(s *harness.Sync) bool {
 		for _, e := range s.ToDevice.Events {
@@ -77,21 +97,15 @@ func receive(t *testing.T, u *harness.User, n int) map[string][]received {
 			if m.Seq < last[e.Sender] {
 				t.Errorf("%s sent message %d after %d", e.Sender, m.Seq, last[e.Sender])
 			}
-			if m.Seq <= last[e.Sender] {
-				continue
+			if m.Seq > last[e.Sender] {
+				last[e.Sender] = m.Seq
+				taken = append(taken, event{e.Sender, m})
 			}
-			last[e.Sender] = m.Seq
-			r := received{Term: m.Term, Kind: m.Kind}
-			if m.Migration != nil {
-				r.To = m.Migration.DeliveryService
-			}
-			bySender[e.Sender] = append(bySender[e.Sender], r)
-			n--
 		}
-		return n <= 0
+		return len(taken) >= n
 	})
 	if err != nil {
 		t.Error(err)
 	}
-	return bySender
+	return taken
 }

@@ -172,10 +172,19 @@ func (u *User) roomPath(roomID string, rest ...string) string {
 
 // CreateRoom makes a room that one joins by invitation, and returns its id.
 func (u *User) CreateRoom(ctx context.Context) (roomID string, err error) {
+	return u.createRoom(ctx, map[string]any{"preset": "private_chat"})
+}
+
+// CreateRoomOf is CreateRoom for a room version.
+func (u *User) CreateRoomOf(ctx context.Context, version string) (roomID string, err error) {
+	return u.createRoom(ctx, map[string]any{"preset": "private_chat", "room_version": version})
+}
+
+func (u *User) createRoom(ctx context.Context, content map[string]any) (roomID string, err error) {
 	var room struct {
 		RoomID string `json:"room_id"`
 	}
-	err = u.Do(ctx, http.MethodPost, "/_matrix/client/v3/createRoom", map[string]any{"preset": "private_chat"}, &room)
+	err = u.Do(ctx, http.MethodPost, "/_matrix/client/v3/createRoom", content, &room)
 	return room.RoomID, err
 }
 
