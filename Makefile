@@ -37,7 +37,7 @@ test-go: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## the Go packages
 	$(GO) test -race -timeout 20m $$units git.schwanenlied.me/yawning/x448.git
 
 test-integration: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real homeservers and clients as processes on loopback
-	$(GO) test -count=1 -timeout 15m ./integration/...
+	$(GO) test -count=1 -timeout 30m ./integration/...
 
 $(DRIVER): $(TS)/node_modules/.package-lock.json $(wildcard $(TS)/src/*.ts $(TS)/src/*/*.ts) $(TS)/tsconfig.json
 	cd $(TS) && npm run -s build
