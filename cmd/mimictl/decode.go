@@ -44,6 +44,7 @@ var structures = []structure{
 	{"LineageStep", describe(mimiport.UnmarshalLineageStep), nil},
 	{"LineageClaim", describe(mimiport.UnmarshalLineageClaim), nil},
 	{"CommitReceipt", describe(mimiport.UnmarshalCommitReceipt), nil},
+	{"DirectRequest", describe(mimiport.UnmarshalDirectRequest), nil},
 	{"ExternalSenderOffer", describe(mimiport.UnmarshalExternalSenderOffer), namesNoServer},
 }
 

@@ -89,7 +89,10 @@ func TestDecodeVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range f.Cases {
-			if c.Outcome != "valid" || f.Struct == "LeafIdentity" { // it looks like TargetMigrationComplete, and never travels alone
+			switch {
+			case f.Struct == "": // headers and names are no structures
+				continue
+			case c.Outcome != "valid", f.Struct == "LeafIdentity": // looks like TargetMigrationComplete, never travels alone
 				continue
 			}
 			if d, err := decode([]byte(c.Encoded), "", structures); err != nil || d.Type != f.Struct {
