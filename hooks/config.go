@@ -159,10 +159,11 @@ func (r *Retention) horizon(now time.Time) storage.Horizon {
 
 // RequestsPerSecond are numbers of requests. Ten times as many may come at once. 0 is no bound.
 type RequestsPerSecond struct {
-	// User is what one user of this server may ask on the routes of clients and administrators.
+	// User is what one user of this server may ask on the routes of clients and administrators, and what one device of
+	// another server may ask directly.
 	User int `yaml:"user"`
 
-	// Server is what one other server may ask, for itself and for all of its users.
+	// Server is what one other server may ask, for itself and for all of its users, with what their devices ask directly.
 	Server int `yaml:"server"`
 }
 
