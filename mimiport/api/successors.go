@@ -24,12 +24,16 @@ type Successors struct {
 }
 
 // UnmarshalSuccessors reads the content of an EventSuccessors. It returns a KindBadMessage error for content without a
-// list, and for a list that is too long or has a name twice or a name that is not valid. Unknown members are ignored.
+// group id or a list, and for a list that is too long or has a name twice or a name that is not valid. Unknown members
+// are ignored.
 func UnmarshalSuccessors(content []byte) (*Successors, error) {
 	const op = "read successors"
 	l := new(Successors)
 	if err := json.Unmarshal(content, l); err != nil {
 		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
+	}
+	if l.GroupID == nil {
+		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "there is no group id")
 	}
 	if l.Servers == nil {
 		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "there is no list")

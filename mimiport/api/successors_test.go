@@ -38,7 +38,7 @@ func TestSuccessors(t *testing.T) {
 			t.Errorf("%.60s: names another room or group", servers)
 		}
 	}
-	for _, content := range []string{``, `{}`, `[]`, `null`, `{"servers":["a.example"`} {
+	for _, content := range []string{``, `{}`, `[]`, `null`, `{"servers":["a.example"`, `{"servers":["a.example"]}`} {
 		if _, err := api.UnmarshalSuccessors([]byte(content)); err == nil {
 			t.Errorf("%q was read", content)
 		}
