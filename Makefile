@@ -56,6 +56,7 @@ synapse: ## install a Synapse for the tests into the user's cache, once: root, d
 lint: ## formatting, vet, staticcheck, the rules of the house, module files
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags failpoints ./hooks ./cmd/dendrite-mimi
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	$(GO) test ./internal/houserules
 	$(GO) mod tidy -diff

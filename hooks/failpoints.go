@@ -137,6 +137,10 @@ func (s *failingStore) Hasten(ctx context.Context, now time.Time) error {
 	return s.at.around("hasten", func() error { return s.store.Hasten(ctx, now) })
 }
 
+func (s *failingStore) UseNonce(ctx context.Context, n *storage.Nonce) error {
+	return s.at.around("nonce", func() error { return s.store.UseNonce(ctx, n) })
+}
+
 func (s *failingStore) PutSetting(ctx context.Context, name string, value json.RawMessage) error {
 	return s.at.around("setting", func() error { return s.store.PutSetting(ctx, name, value) })
 }
