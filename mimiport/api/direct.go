@@ -60,8 +60,7 @@ func ParseDirectHeader(h http.Header) (r *mimiport.DirectRequest, key DirectKey,
 		return nil, key, directError("there is not one header of at most %d bytes", maxDirect)
 	}
 	r = new(mimiport.DirectRequest)
-	rest, ok := strings.CutPrefix(values[0], DirectScheme+" ")
-	keyName := ""
+	rest, keyName := strings.TrimPrefix(values[0], DirectScheme+" "), ""
 	for i, field := range []struct {
 		name string
 		set  func(value string) bool
@@ -74,10 +73,11 @@ func ParseDirectHeader(h http.Header) (r *mimiport.DirectRequest, key DirectKey,
 		{"sha256", func(v string) bool { return decode32(v, &r.BodyHash) }},
 		{"sig", func(v string) bool { r.Signature, err = base64.RawStdEncoding.DecodeString(v); return err == nil }},
 	} {
-		value := ""
-		if value, rest, ok = cutField(rest, field.name, i == 0); !ok || !field.set(value) {
+		value, after, ok := cutField(rest, field.name, i == 0)
+		if !ok || !field.set(value) {
 			return nil, key, directError("%s is missing or malformed", field.name)
 		}
+		rest = after
 	}
 	key = DirectKey{r.UserID, r.DeviceID, schemeOf(keyName, r.DeviceID)}
 	if rest != "" || r.Time > maxMillis || DirectHeader(r, key.Scheme) != values[0] {
