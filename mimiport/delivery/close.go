@@ -23,14 +23,8 @@ func (s *Service) CloseGroup(ctx context.Context, c api.Caller, id []byte) (*api
 }
 
 func (s closing) close(ctx context.Context, h *registry.Held, c api.Caller) error {
-	g, err := h.Group(ctx)
+	g, err := s.heldFor(ctx, h, c)
 	if err != nil {
-		return err
-	}
-	if err := s.requireMemberOf(ctx, h, c, g); err != nil {
-		return err
-	}
-	if err := s.requireShown(ctx, g); err != nil {
 		return err
 	}
 	if err := s.requireCloser(ctx, c, g); err != nil {

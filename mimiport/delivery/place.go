@@ -8,6 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -45,6 +46,19 @@ func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 		}
 	}
 	return nil
+}
+
+// heldFor is the row of a held group for a caller who may change the group, while the group can be shown. See
+// requireMemberOf and requireShown for its errors.
+func (s *core) heldFor(ctx context.Context, h *registry.Held, c api.Caller) (*storage.Group, error) {
+	g, err := h.Group(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.requireMemberOf(ctx, h, c, g); err != nil {
+		return nil, err
+	}
+	return g, s.requireShown(ctx, g)
 }
 
 // requireShown fails unless the group's present epoch is to be seen here: it is hosted here, or was closed here.

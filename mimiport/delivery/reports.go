@@ -36,14 +36,8 @@ func (s reporting) Report(
 }
 
 func (s reporting) report(ctx context.Context, h *registry.Held, c api.Caller, req *api.ReportRequest) error {
-	g, err := h.Group(ctx)
+	g, err := s.heldFor(ctx, h, c)
 	if err != nil {
-		return err
-	}
-	if err := s.requireMemberOf(ctx, h, c, g); err != nil {
-		return err
-	}
-	if err := s.requireShown(ctx, g); err != nil {
 		return err
 	}
 	if err := s.requireReporter(ctx, h, c, g); err != nil {
