@@ -41,7 +41,7 @@ type Groups interface {
 	// forgotten: it stops when that is so, and says where the group is.
 	ShowLineage(ctx context.Context, c Caller, groupID []byte, req *LineageRequest) (*HostResponse, error)
 
-	// CloseGroup ends the group for good. What was accepted is read as before, and nothing more is accepted.
+	// CloseGroup ends the group for good. Members read the log as before, and the server accepts nothing more.
 	CloseGroup(ctx context.Context, c Caller, groupID []byte) (*GroupResponse, error)
 
 	// Report tells the operator of a Commit that the caller cannot process.

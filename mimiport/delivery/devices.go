@@ -110,7 +110,7 @@ type incomer struct {
 }
 
 // requireDeviceKeys fails for a leaf that has another key than its device publishes. A device that publishes none is
-// let in as the policy says. What nobody has been asked about is an *unasked error.
+// let in as the policy says. A leaf that nobody has been asked about is an *unasked error.
 func (s *core) requireDeviceKeys(
 	ctx context.Context, g *storage.Group, state mls.Group, in []incomer, known findings,
 ) error {

@@ -207,7 +207,7 @@ func (t *transition) checkList() error {
 }
 
 // requiresPath reports whether a proposal makes a path necessary (RFC 9420, section 17.4, and
-// draft-ietf-mls-extensions-10). What a custom proposal requires only its members know.
+// draft-ietf-mls-extensions-10). Only its members know the needs of a custom proposal.
 func requiresPath(typ ProposalType) bool {
 	switch typ {
 	case ProposalUpdate, ProposalRemove, ProposalExternalInit, ProposalGroupContextExtensions:

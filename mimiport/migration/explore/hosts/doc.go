@@ -1,13 +1,13 @@
 // Package hosts searches who has a group, when servers claim it, forget, lie, or are out of service (profile,
 // section 3). Package explore searches the messages of one hand-over. Here nothing is lost or late: whatever has
 // been signed may be shown to any server at any time, and again. Decisions are those of packages migration and
-// proof. What package delivery adds to them is in service.go.
+// proof. The part of package delivery is in service.go.
 //
 // # The model
 //
 // A world is three servers, A, B and C. A has the group in the beginning. A server has its rows of the group by
 // term, and its records of migrations. A lineage is a place in a tree of steps, and a scenario says which steps
-// there may be. What happens is listed in one table (actions.go). It has three kinds of actions:
+// there may be. One table (actions.go) lists all that happens. It has three kinds of actions:
 //
 //   - chances: offers, Commits, claims by operators who may be wrong, a server that is lost, out of service for a
 //     while or a day, or put back to a backup; whatever a hostile server can sign, in whatever order; any word of
