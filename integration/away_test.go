@@ -12,7 +12,7 @@ import (
 // good. The member follows by the present host alone, and the group goes on (profile, section 6, "What members do").
 func TestFollowsByTargetAlone(t *testing.T) {
 	g := newAway(t)
-	whileDown(t, g.a, func() error {
+	harness.WhileDown(t, g.a, func() error {
 		for range 3 {
 			harness.Do(t, g.bob, "update", nil, nil)
 		}

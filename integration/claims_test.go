@@ -106,7 +106,7 @@ func (p *pair) show(t *testing.T, ds string) error {
 // has set it.
 func TestReclaimed(t *testing.T) {
 	g := newAway(t)
-	whileDown(t, g.a, func() error {
+	harness.WhileDown(t, g.a, func() error {
 		for range 3 {
 			harness.Do(t, g.bob, "update", nil, nil)
 		}
@@ -161,7 +161,7 @@ func TestRecovered(t *testing.T) {
 // goes on when it is back, keeps the claim as evidence, and the recovered group stops.
 func TestRecoverStops(t *testing.T) {
 	g := newAway(t)
-	whileDown(t, g.lost, func() error {
+	harness.WhileDown(t, g.lost, func() error {
 		g.recover(t, g.admins[g.b], g.alice)
 		return nil
 	})
@@ -197,7 +197,7 @@ func TestRestoredBehind(t *testing.T) {
 	p.Talk(t)
 	admin := harness.RegisterUser(t, a, "admin", true)
 	setPolicy(t, admin, policy{"recover": true})
-	putBack := backUp(t, a)
+	putBack := harness.BackUp(t, a)
 	commit(t, p.bob, p.alice)
 	commit(t, p.alice, p.bob)
 	p.Talk(t)

@@ -155,7 +155,7 @@ func TestSynapseWasAway(t *testing.T) {
 	a, b := n.StartServer(t, harness.Section), n.StartServer(t, harness.Section)
 	carol := harness.RegisterUser(t, synapse, "carol", false)
 	h := newHosted(t, carol, "11", harness.RegisterUser(t, a, "alice", false), harness.RegisterUser(t, b, "bob", false))
-	whileDown(t, synapse, func() error {
+	harness.WhileDown(t, synapse, func() error {
 		h.Talk(t)
 		commit(t, h.alice, h.bob)
 		h.Move(t, h.bob, b)

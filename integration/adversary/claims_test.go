@@ -250,7 +250,7 @@ func (g *group) recover(t *testing.T, s *harness.Server, lineage []byte) {
 
 func restoredWhileAway(t *testing.T, g *group) {
 	g.move(t, g.bob, bobLeaf, g.b)
-	putBack := backUp(t, g.a)
+	putBack := harness.BackUp(t, g.a)
 	g.move(t, g.alice, aliceLeaf, g.a)
 	g.commit(t, g.alice, aliceLeaf)
 	shown := g.where(t, g.bob, g.a).Lineage

@@ -1,0 +1,98 @@
+package harness
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	_ "github.com/lib/pq"           // the driver "postgres"
+	_ "github.com/mattn/go-sqlite3" // the driver "sqlite3"
+)
+
+// WhileDown does something while a server is down.
+func WhileDown(t testing.TB, s *Server, do func() error) {
+	t.Helper()
+	if err := errors.Join(s.Stop(), do(), s.Start(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// BackUp takes a backup of a server's module's tables while the server is down. The result restores it in the same way,
+// once, as docs/backup.md says.
+func BackUp(t testing.TB, s *Server) (restore func()) {
+	t.Helper()
+	take, put := backUpFile, restoreFile
+	if s.Postgres != "" {
+		take, put = backUpTables, restoreTables
+	}
+	backup := filepath.Join(t.TempDir(), "backup.db")
+	WhileDown(t, s, func() error { return take(s, backup) })
+	return func() {
+		t.Helper()
+		WhileDown(t, s, func() error { return put(s, backup) })
+	}
+}
+
+// backUpFile also takes what a server that did not close its database has left in the file beside it.
+func backUpFile(s *Server, backup string) error {
+	return onDatabase("sqlite3", s.Store(), func(db *sql.DB) error {
+		_, err := db.Exec("VACUUM INTO ?", backup)
+		return err
+	})
+}
+
+// restoreFile also removes the files beside the database: SQLite would apply them to the backup.
+func restoreFile(s *Server, backup string) error {
+	database := strings.TrimPrefix(s.Store(), "file:")
+	for _, beside := range []string{"-wal", "-shm"} {
+		if err := os.Remove(database + beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	content, err := os.ReadFile(backup)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(database, content, 0o600)
+}
+
+func backUpTables(s *Server, _ string) error {
+	return eachTable(s, "CREATE TABLE backup_%[1]s AS TABLE %[1]s")
+}
+
+func restoreTables(s *Server, _ string) error {
+	return eachTable(s, "DELETE FROM %[1]s", "INSERT INTO %[1]s SELECT * FROM backup_%[1]s", "DROP TABLE backup_%[1]s")
+}
+
+// eachTable executes statements for each of the module's tables in the homeserver's database.
+func eachTable(s *Server, statements ...string) error {
+	return onDatabase("postgres", s.Postgres, func(db *sql.DB) error {
+		const list = "SELECT string_agg(tablename, ' ') FROM pg_tables " +
+			"WHERE tablename LIKE 'mimiport%' AND tablename NOT LIKE '%version%'"
+		var tables string
+		if err := db.QueryRow(list).Scan(&tables); err != nil {
+			return err
+		}
+		for _, name := range strings.Fields(tables) {
+			for _, statement := range statements {
+				if _, err := db.Exec(fmt.Sprintf(statement, name)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func onDatabase(driver, source string, do func(*sql.DB) error) error {
+	db, err := sql.Open(driver, source)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(db), db.Close())
+}
