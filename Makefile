@@ -13,6 +13,8 @@ VULNDB ?= ../shared/vuln/osv.tar.gz
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
+# The lines of a test's log that say which tests failed, where and why.
+FAILURES := grep -E '^ *(--- FAIL|[a-z0-9_]+_test\.go:[0-9]+:|panic:|FAIL)'
 # How many random histories in memory a soak checks.
 HISTORIES ?= 10000
 # The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
@@ -37,7 +39,9 @@ test-go: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## the Go packages
 	$(GO) test -race -timeout 20m $$units git.schwanenlied.me/yawning/x448.git
 
 test-integration: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real homeservers and clients as processes on loopback
-	$(GO) test -count=1 -timeout 30m ./integration/...
+	@log=$$(mktemp); trap "rm -f $$log" EXIT; \
+	$(GO) test -count=1 -timeout 30m ./integration/... 2>&1 | tee $$log || \
+	{ echo "The failures once more, without the logs of servers:"; $(FAILURES) $$log; exit 1; }
 
 $(DRIVER): $(TS)/node_modules/.package-lock.json $(wildcard $(TS)/src/*.ts $(TS)/src/*/*.ts) $(TS)/tsconfig.json
 	cd $(TS) && npm run -s build

@@ -244,8 +244,19 @@ func (s *Server) hasSocket(inode string) bool {
 	return false
 }
 
-// socketInode finds the socket on this machine that is connected from one port to another (Linux, proc(5)).
+// socketInode finds the socket on this machine that is connected from one port to another (Linux, proc(5)). The kernel
+// gives its table in pieces: an entry can be missed when others come and go meanwhile, so socketInode looks again.
 func socketInode(local, remote int) (inode string, err error) {
+	const looks = 3
+	for range looks {
+		if inode, err = findSocket(local, remote); err == nil {
+			break
+		}
+	}
+	return inode, err
+}
+
+func findSocket(local, remote int) (inode string, err error) {
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		f, err := os.Open(table)
 		if err != nil {
