@@ -71,7 +71,7 @@ func (x *trio) badUsers(t *testing.T) {
 		{"an IPv6 address", read(alice, at("[::1]:1", "/groups/"+x.Group)), 403, "M_FORBIDDEN"},
 		{"no server name", read(alice, at("a/../b", "/groups/"+x.Group)), 400, prefix + "M_BAD_MESSAGE"},
 		{"nobody there", read(alice, at("localhost:1", "/groups/"+x.Group)), 502, prefix + "M_PEER_UNREACHABLE"},
-		{"a homeserver without the module", read(alice, at(x.c.Name, "/groups/"+x.Group)), 400, prefix + "M_UNSUPPORTED"},
+		{"a homeserver without the module", read(alice, at(x.c.Name, "/groups/"+x.Group)), 404, "M_UNRECOGNIZED"},
 		{"a number that is none", read(alice, group+"/messages?from=x"), 400, prefix + "M_BAD_MESSAGE"},
 		{"a number twice", read(alice, group+"/messages?from=1&from=2"), 400, prefix + "M_BAD_MESSAGE"},
 		{"no epoch", read(alice, group+"/tree"), 400, prefix + "M_BAD_MESSAGE"},

@@ -20,7 +20,8 @@ func draw[M any](t *rapid.T, gen func(*rapid.T) M) *M {
 
 func genBytes(t *rapid.T) []byte   { return rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "bytes") }
 func genMessage(t *rapid.T) []byte { return rapid.SliceOfN(rapid.Byte(), 1, 100).Draw(t, "message") }
-func genName(t *rapid.T) string    { return string(genBytes(t)) }
+func genName(t *rapid.T) string    { return rapid.StringN(0, 80, 255).Draw(t, "name") }
+func genText(t *rapid.T) string    { return rapid.StringN(1, 80, 255).Draw(t, "text") }
 func genEpoch(t *rapid.T) uint64   { return rapid.Uint64Range(0, MaxEpoch).Draw(t, "epoch") }
 func genNonce(t *rapid.T) Nonce {
 	return Nonce(rapid.SliceOfN(rapid.Byte(), NonceSize, NonceSize).Draw(t, "nonce"))
@@ -59,11 +60,11 @@ func genAbort(t *rapid.T) MigrationAbort {
 }
 
 func genIdentity(t *rapid.T) LeafIdentity {
-	return LeafIdentity{string(genMessage(t)), string(genMessage(t))}
+	return LeafIdentity{genText(t), genText(t)}
 }
 
 func genSigned(t *rapid.T) SignedMessage {
-	return SignedMessage{genMessage(t), string(genMessage(t)), genBytes(t)}
+	return SignedMessage{genMessage(t), genText(t), genBytes(t)}
 }
 
 func genStep(t *rapid.T) LineageStep {

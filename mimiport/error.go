@@ -32,6 +32,7 @@ const (
 	KindClosed                // the group's members have closed it: its room may bind another
 	KindOfferExpired          // the offer is past its time, or used
 	KindEnded                 // the migration has ended with another outcome
+	KindUnrecognized          // another server has no such route: it lacks this module now, or speaks only the draft
 	KindPeer                  // another server cannot be reached or answers nonsense
 )
 

@@ -11,6 +11,7 @@ package mimiport
 
 import (
 	"fmt"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -169,9 +170,10 @@ func decodeAll(m message, data []byte) bool {
 	return m.decode(&s) && s.Empty()
 }
 
+// readString reads a text, which is UTF-8 (profile, section 10).
 func readString(s *cryptobyte.String, v *string) bool {
 	var b []byte
-	if !wire.ReadOpaque(s, &b) {
+	if !wire.ReadOpaque(s, &b) || !utf8.Valid(b) {
 		return false
 	}
 	*v = string(b)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
@@ -107,6 +108,44 @@ func TestVectors(t *testing.T) {
 			t.Run(name+"/"+c.Name, func(t *testing.T) { replay(t, codecs[name], &c) })
 		}
 		t.Logf("%s: %d cases", name, len(f.Cases))
+	}
+}
+
+// TestVectorsBounds: a list of 65,535 elements decodes and encodes to the same bytes, one more element is refused.
+func TestVectorsBounds(t *testing.T) {
+	var f struct {
+		Cases []struct {
+			Name, Struct, Outcome string
+			Parts                 []struct {
+				Bytes     hexBytes
+				Times     int
+				CounterAt *int `json:"counter_at"`
+			}
+		}
+	}
+	readJSON(t, "testdata/bounds.json", &f)
+	if len(f.Cases) != 10 {
+		t.Errorf("%d cases", len(f.Cases))
+	}
+	for _, c := range f.Cases {
+		var encoded []byte
+		for _, p := range c.Parts {
+			for n := range p.Times {
+				if encoded = append(encoded, p.Bytes...); p.CounterAt != nil {
+					at := len(encoded) - len(p.Bytes) + *p.CounterAt
+					binary.BigEndian.PutUint64(encoded[at:], uint64(n+1))
+				}
+			}
+		}
+		m, err := codecs[c.Struct](encoded)
+		switch c.Outcome {
+		case "valid":
+			reencodes(t, m, err, &vectorCase{Encoded: encoded})
+		case "too-many":
+			wantKind(t, err, mimiport.KindBadMessage)
+		default:
+			t.Errorf("outcome %q", c.Outcome)
+		}
 	}
 }
 

@@ -125,7 +125,7 @@ func (s outgoing) probe(
 ) (*api.TargetLimits, error) {
 	const op = "probe target"
 	there, err := s.Sender.AskStatus(ctx, offer.Request.SourceDomain, offer.Request.TargetDomain, offer.ID())
-	if mimiport.KindOf(err) == mimiport.KindUnsupported { // a target that speaks only the draft: it can say nothing
+	if mimiport.KindOf(err) == mimiport.KindUnrecognized { // a target that speaks only the draft: it can say nothing
 		return &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
 	}
 	if err != nil {
@@ -328,14 +328,9 @@ func (s *Service) sendContent(ctx context.Context, row *storage.Row) error {
 func finalRefusal(err error) bool {
 	switch mimiport.KindOf(err) {
 	case mimiport.KindBadMessage, mimiport.KindTooLarge, mimiport.KindUnsupported, mimiport.KindInvalid,
-		mimiport.KindBadSignature,
-		mimiport.KindForbidden, mimiport.KindUnknownMigration, mimiport.KindConflict, mimiport.KindOfferExpired,
-		mimiport.KindEnded,
-		mimiport.KindWrongEpoch:
+		mimiport.KindBadSignature, mimiport.KindForbidden, mimiport.KindUnknownMigration, mimiport.KindWrongEpoch,
+		mimiport.KindConflict, mimiport.KindEnded, mimiport.KindOfferExpired:
 		return true
-	case mimiport.KindQuota: // unless it is a rate limit
-		var e *mimiport.Error
-		return errors.As(err, &e) && e.Info.RetryAfter == 0
 	}
 	return false
 }
@@ -471,7 +466,7 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 		}
 		err = s.Sender.PutAbort(ctx, m.Source, m.Target, m.ID, &api.SignedRequest{Message: abort.Message, KeyID: abort.KeyID})
 		switch mimiport.KindOf(err) {
-		case mimiport.KindUnknownMigration, mimiport.KindUnsupported:
+		case mimiport.KindUnknownMigration, mimiport.KindUnrecognized:
 			err = nil // the target has nothing to abort
 		}
 		if err != nil {
@@ -491,7 +486,7 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 		Message: confirmation.Message, KeyID: confirmation.KeyID, Receipt: receipt,
 	})
 	// A target that speaks only the draft is active since it voted.
-	if err != nil && mimiport.KindOf(err) != mimiport.KindUnsupported {
+	if err != nil && mimiport.KindOf(err) != mimiport.KindUnrecognized {
 		return err
 	}
 	return s.takeEvent(ctx, m.ID, migration.Ack{}, row)

@@ -75,7 +75,7 @@ func (tr *tracer) ask(from, to, operation, body string, request func() (string, 
 // refusal is an error as the wire has it.
 func (tr *tracer) refusal(err error) string {
 	text, known := map[mimiport.Kind]string{
-		mimiport.KindPeer: "(lost)", mimiport.KindForbidden: "403 M_FORBIDDEN", mimiport.KindUnsupported: "404 M_UNRECOGNIZED",
+		mimiport.KindPeer: "(lost)", mimiport.KindForbidden: "403 M_FORBIDDEN", mimiport.KindUnrecognized: "404 M_UNRECOGNIZED",
 		mimiport.KindInProgress: "409 M_MIGRATION_IN_PROGRESS", mimiport.KindInvalid: "400 M_INVALID", mimiport.KindMoved: "410 M_GROUP_MOVED",
 	}[mimiport.KindOf(err)]
 	if !known {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,6 +76,7 @@ func echo(maxBody int64) Route {
 }
 
 func TestRequests(t *testing.T) {
+	const badMessage = "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"
 	long := `{"text":"` + strings.Repeat("x", 100) + `"}`
 	chunked := func() io.Reader { return struct{ io.Reader }{strings.NewReader(long)} }
 	tests := []struct {
@@ -97,6 +99,8 @@ func TestRequests(t *testing.T) {
 		{"2^53 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":9007199254740992}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"-2^53 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":-9007199254740992}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"2^64 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":18446744073709551616}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"not UTF-8", "PUT", "/echo/AQID", strings.NewReader("{\"text\":\"\xff\"}"), 400, badMessage},
+		{"a query that is not UTF-8", "PUT", "/echo/AQID?n=%ff", strings.NewReader(`{}`), 400, badMessage},
 		{"digits in a string", "PUT", "/echo/AQID", strings.NewReader(`{"y\\\"":"\"18446744073709551616"}`), 200, ""},
 		{"padded id", "PUT", "/echo/AQI%3D", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"standard base64 id", "PUT", "/echo/%2F%2F8", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
@@ -268,7 +272,7 @@ func TestMetrics(t *testing.T) {
 func FuzzUnmarshal(f *testing.F) {
 	f.Add([]byte(`{"a":"\\\"1\\","b":[-1,2.5e3,9007199254740992,true]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		want := json.Unmarshal(data, new(any)) != nil || hasLongInteger(data)
+		want := json.Unmarshal(data, new(any)) != nil || hasLongInteger(data) || !utf8.Valid(data)
 		if refused := Unmarshal(data, new(any)) != nil; refused != want {
 			t.Fatalf("%q: refused %v", data, refused)
 		}

@@ -38,6 +38,7 @@ var refusals = map[mimiport.Kind]struct {
 	mimiport.KindClosed:           {http.StatusGone, codePrefix + "M_GROUP_CLOSED"},
 	mimiport.KindOfferExpired:     {http.StatusGone, codePrefix + "M_OFFER_EXPIRED"},
 	mimiport.KindEnded:            {http.StatusConflict, codePrefix + "M_MIGRATION_ENDED"},
+	mimiport.KindUnrecognized:     {http.StatusNotFound, "M_UNRECOGNIZED"}, // as Matrix has it
 	mimiport.KindPeer:             {http.StatusBadGateway, codePrefix + "M_PEER_UNREACHABLE"},
 }
 
@@ -47,8 +48,7 @@ var kinds = func() map[string]mimiport.Kind {
 	for kind, row := range refusals {
 		m[row.code] = kind
 	}
-	delete(m, "M_UNKNOWN")                         // a fault of theirs, not of ours
-	m["M_UNRECOGNIZED"] = mimiport.KindUnsupported // a homeserver without this module
+	delete(m, "M_UNKNOWN") // a fault of theirs, not of ours
 	return m
 }()
 

@@ -108,7 +108,7 @@ func TestParseErrorOfStrangers(t *testing.T) {
 		{"nothing", "", "", 404, mimiport.KindPeer, 0},
 		{"Dendrite's denial", `{"message":"Invalid request signature"}`, "", 401, mimiport.KindPeer, 0},
 		{"an internal fault", `{"errcode":"M_UNKNOWN","error":"x"}`, "", 500, mimiport.KindPeer, 0},
-		{"no module there", `{"errcode":"M_UNRECOGNIZED","error":"x"}`, "", 404, mimiport.KindUnsupported, 0},
+		{"no module there", `{"errcode":"M_UNRECOGNIZED","error":"x"}`, "", 404, mimiport.KindUnrecognized, 0},
 		{"a rate limit in a header", `{"errcode":"M_LIMIT_EXCEEDED","error":"x"}`, "30", 429, mimiport.KindQuota, 30 * time.Second},
 		{"a rate limit of a proxy", `slow down`, "30", 429, mimiport.KindPeer, 30 * time.Second},
 		{"a wait without end", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":9007199254740991}`, "", 429, mimiport.KindQuota, maxRetryAfter},

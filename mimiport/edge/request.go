@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
@@ -27,9 +28,12 @@ func Decode[T any](r *Request) (*T, error) {
 	return v, nil
 }
 
-// Unmarshal is json.Unmarshal for JSON whose integers are all between -(2^53-1) and 2^53-1, and an error for any other
-// (profile, section 1).
+// Unmarshal is json.Unmarshal for JSON in UTF-8 whose integers are all between -(2^53-1) and 2^53-1, and an error for
+// any other (profile, section 1).
 func Unmarshal(data []byte, v any) error {
+	if !utf8.Valid(data) { // package json would put U+FFFD in the place of what is not
+		return errors.New("not UTF-8")
+	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return err
 	}
@@ -95,11 +99,15 @@ func Uint(r *Request, name string) (*uint64, error) {
 	return &v, nil
 }
 
-// Param is the query parameter of that name, empty where there is none. One that stands there twice is a KindBadMessage
-// error: whoever checked the first might not be whoever uses the second.
+// Param is the query parameter of that name, empty where there is none. It returns a KindBadMessage error for one that
+// is not UTF-8, or that stands there twice: whoever checked the first might not be whoever uses the second.
 func Param(r *Request, name string) (string, error) {
 	if len(r.Query[name]) > 1 {
 		return "", mimiport.Errorf("read query", mimiport.KindBadMessage, "%s stands there more than once", name)
 	}
-	return r.Query.Get(name), nil
+	value := r.Query.Get(name)
+	if !utf8.ValidString(value) {
+		return "", mimiport.Errorf("read query", mimiport.KindBadMessage, "%s is not UTF-8", name)
+	}
+	return value, nil
 }

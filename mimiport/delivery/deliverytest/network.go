@@ -66,7 +66,7 @@ func (w *World) exchange(request Message, serve func(*delivery.Service) error) e
 // extend is exchange for a request that the draft does not have.
 func (w *World) extend(request Message, serve func(*delivery.Service) error) error {
 	if request.To == w.Draft {
-		return mimiport.Errorf(request.What, mimiport.KindUnsupported, "no such route")
+		return mimiport.Errorf(request.What, mimiport.KindUnrecognized, "no such route")
 	}
 	return w.exchange(request, serve)
 }

@@ -59,6 +59,9 @@ func directSuite(s *samples) *suite {
 	late := s.direct
 	late.Time = 1 << 63
 	suite.more = append(suite.more, newCase("time 2^63", "epoch-too-large", mustMarshal(&late)))
+	nobodys := s.direct
+	nobodys.DeviceID = notUTF8
+	suite.more = append(suite.more, notText("device", &nobodys))
 	suite.more = append(suite.more, wrongLengths("nonce", &s.direct, s.direct.Nonce)...)
 	return suite
 }

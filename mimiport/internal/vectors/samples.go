@@ -41,7 +41,9 @@ type samples struct {
 	receipt      mimiport.CommitReceipt
 	senderOffer  mimiport.ExternalSenderOffer
 	direct       mimiport.DirectRequest
+	recoverClaim mimiport.LineageClaim
 	reclaim      mimiport.LineageStep
+	recover      mimiport.LineageStep
 	lineage      mimiport.Lineage
 	state        mimiport.GroupState
 }
@@ -169,8 +171,15 @@ func recordStep(s *samples) (err error) {
 	if err := mimiport.Sign(&s.senderOffer, keyOf("target")); err != nil {
 		return err
 	}
-	claim := record(&s.claim)
+	s.recoverClaim = mimiport.LineageClaim{
+		Kind: mimiport.StepRecover, DomainName: sourceName, GroupID: s.request.GroupID, Term: 3, Epoch: s.request.Epoch + 4,
+	}
+	if err := mimiport.Sign(&s.recoverClaim, keyOf("source")); err != nil {
+		return err
+	}
+	claim, recovered := record(&s.claim), record(&s.recoverClaim)
 	s.reclaim = mimiport.LineageStep{Kind: mimiport.StepReclaim, Claim: &claim}
+	s.recover = mimiport.LineageStep{Kind: mimiport.StepRecover, Claim: &recovered}
 	s.lineage.Steps = []mimiport.LineageStep{s.step}
 	return err
 }

@@ -18,10 +18,13 @@ func suites(s *samples) []*suite {
 		requestSuite(s),
 		serverSuite("migration_response.json", "MigrationResponse", "target", &s.response, "MigrationConfirmation"),
 		initSuite(s),
-		{fileName: "migration_commit_aad.json", name: "MigrationCommitAAD", valid: []named{{"valid", &s.aad}}},
+		{
+			fileName: "migration_commit_aad.json", name: "MigrationCommitAAD", valid: []named{{"valid", &s.aad}},
+			more: []testCase{notText("target", &mimiport.MigrationCommitAAD{TargetDomain: notUTF8})},
+		},
 		serverSuite("migration_content.json", "MigrationContent", "source", &s.content, "MigrationResponse"),
 		serverSuite("target_migration_complete.json", "TargetMigrationComplete", "target", &s.complete, "MigrationContent"),
-		serverSuite("migration_confirmation.json", "MigrationConfirmation", "source", &s.confirmation, "MigrationResponse"),
+		confirmationSuite(s),
 		abortSuite(s),
 		identitySuite(s),
 		groupStateSuite(s),
@@ -60,6 +63,8 @@ func requestSuite(s *samples) *suite {
 		valid: []named{{"valid", &s.request}, {"largest id and epoch", longest}, {"smallest id and epoch", shortest}},
 		more: []testCase{
 			newCase("epoch 2^63", "epoch-too-large", replaced(&s.request, epochBytes(7), epochBytes(1<<63))),
+			notText("source", with(func(r *mimiport.MigrationRequest) { r.SourceDomain = notUTF8 })),
+			notText("target", with(func(r *mimiport.MigrationRequest) { r.TargetDomain = notUTF8 })),
 			invalid("source is target", func(r *mimiport.MigrationRequest) { r.TargetDomain = r.SourceDomain }),
 			invalid("no source", func(r *mimiport.MigrationRequest) { r.SourceDomain = "" }),
 			invalid("no target", func(r *mimiport.MigrationRequest) { r.TargetDomain = "" }),
@@ -69,6 +74,14 @@ func requestSuite(s *samples) *suite {
 			invalid("group id of 256 bytes", func(r *mimiport.MigrationRequest) { r.GroupID = make([]byte, 256) }),
 		},
 	}
+}
+
+// notUTF8 begins a character of two bytes and lacks the second.
+const notUTF8 = "source\xc3.example"
+
+// notText is an encoding with a text that is not UTF-8.
+func notText(field string, v structure) testCase {
+	return newCase(field+" is not UTF-8", "not-utf8", mustMarshal(v))
 }
 
 func epochBytes(epoch uint64) []byte { return binary.BigEndian.AppendUint64(nil, epoch) }
@@ -81,9 +94,21 @@ func initSuite(s *samples) *suite {
 	}
 }
 
+func confirmationSuite(s *samples) *suite {
+	suite := serverSuite(
+		"migration_confirmation.json", "MigrationConfirmation", "source", &s.confirmation, "MigrationResponse",
+	)
+	other := s.confirmation
+	other.DomainName = notUTF8
+	suite.more = []testCase{notText("domain", &other)}
+	return suite
+}
+
 func abortSuite(s *samples) *suite {
 	suite := serverSuite("migration_abort.json", "MigrationAbort", "source", &s.abort, "MigrationConfirmation")
-	suite.more = wrongLengths("id", &s.abort, s.abort.MigrationID)
+	other := s.abort
+	other.SourceDomain = notUTF8
+	suite.more = append(wrongLengths("id", &s.abort, s.abort.MigrationID), notText("source", &other))
 	return suite
 }
 
@@ -104,6 +129,8 @@ func identitySuite(s *samples) *suite {
 		more: []testCase{
 			newCase("no user", "empty", mustMarshal(&mimiport.LeafIdentity{DeviceID: "A"})),
 			newCase("no device", "empty", mustMarshal(&mimiport.LeafIdentity{UserID: "@a:a.example"})),
+			notText("user", &mimiport.LeafIdentity{UserID: notUTF8, DeviceID: "A"}),
+			notText("device", &mimiport.LeafIdentity{UserID: "@a:a.example", DeviceID: notUTF8}),
 		},
 	}
 }
@@ -116,14 +143,29 @@ func stepSuite(s *samples) *suite {
 	unsaid.Confirmation.Message = nil
 	unvoted := s.step
 	unvoted.Complete = mimiport.SignedMessage{}
-	nameless := s.step
-	nameless.Complete.KeyID = ""
+	nobodys := s.step
+	nobodys.Response.KeyID = notUTF8
+	half := func(name string, vote mimiport.SignedMessage) testCase {
+		step := s.step
+		step.Complete = vote
+		return newCase(name, "empty", mustMarshal(&step))
+	}
+	vote := s.step.Complete
 	return &suite{
-		fileName: "lineage_step.json", name: "LineageStep", valid: []named{{"valid", &s.step}, {"no vote", &unvoted}, {"reclaim", &s.reclaim}}, firstLength: 1,
+		fileName: "lineage_step.json", name: "LineageStep", firstLength: 1,
+		valid: []named{
+			{"valid", &s.step}, {"no vote", &unvoted}, {"reclaim", &s.reclaim}, {"recover", &s.recover},
+		},
 		more: []testCase{
+			newCase("kind 0", "unknown-kind", append([]byte{0}, mustMarshal(&s.step)[1:]...)),
 			newCase("kind 4", "unknown-kind", mustMarshal(&other)),
 			newCase("no confirmation", "empty", mustMarshal(&unsaid)),
-			newCase("no key id", "empty", mustMarshal(&nameless)),
+			half("a vote without its key id", mimiport.SignedMessage{Message: vote.Message, KeyObject: vote.KeyObject}),
+			half("a vote without its message", mimiport.SignedMessage{KeyID: vote.KeyID, KeyObject: vote.KeyObject}),
+			half("the message of a vote alone", mimiport.SignedMessage{Message: vote.Message}),
+			half("the key id of a vote alone", mimiport.SignedMessage{KeyID: vote.KeyID}),
+			half("the key object of a vote alone", mimiport.SignedMessage{KeyObject: vote.KeyObject}),
+			notText("key id", &nobodys),
 		},
 	}
 }
@@ -132,8 +174,26 @@ func claimSuite(s *samples) *suite {
 	suite := serverSuite("lineage_claim.json", "LineageClaim", "source", &s.claim, "MigrationConfirmation")
 	migration := s.claim
 	migration.Kind = mimiport.StepMigration
+	recovered := s.recoverClaim
+	largest := s.claim
+	largest.Term, largest.Epoch = mimiport.MaxEpoch, mimiport.MaxEpoch
+	if err := mimiport.Sign(&largest, keyOf("source")); err != nil {
+		panic(err)
+	}
+	with := func(change func(*mimiport.LineageClaim)) *mimiport.LineageClaim {
+		c := s.claim
+		change(&c)
+		return &c
+	}
+	suite.valid = append(suite.valid, named{"recover", &recovered}, named{"largest term and epoch", &largest})
 	suite.firstLength = 1
-	suite.more = []testCase{newCase("kind 1", "unknown-kind", mustMarshal(&migration))}
+	suite.more = []testCase{
+		newCase("kind 0", "unknown-kind", mustMarshal(with(func(c *mimiport.LineageClaim) { c.Kind = 0 }))),
+		newCase("kind 1", "unknown-kind", mustMarshal(&migration)),
+		newCase("term 2^63", "epoch-too-large", mustMarshal(with(func(c *mimiport.LineageClaim) { c.Term = 1 << 63 }))),
+		newCase("epoch 2^63", "epoch-too-large", mustMarshal(with(func(c *mimiport.LineageClaim) { c.Epoch = 1 << 63 }))),
+		notText("domain", with(func(c *mimiport.LineageClaim) { c.DomainName = notUTF8 })),
+	}
 	return suite
 }
 
@@ -158,6 +218,10 @@ func lineageSuite(s *samples) *suite {
 	foreign.Preimage = nil
 	twice := s.lineage
 	twice.Steps = []mimiport.LineageStep{s.step, s.step}
+	all := s.lineage
+	all.Steps = []mimiport.LineageStep{s.step, s.reclaim, s.recover}
+	unreadable := s.lineage
+	unreadable.RoomID = notUTF8
 	disagreeing := s.lineage
 	disagreeing.CreatingServer = targetName
 	flag := len(sourceName) + 1
@@ -165,10 +229,14 @@ func lineageSuite(s *samples) *suite {
 	flagTwo[flag] = 2
 	return &suite{
 		fileName: "lineage.json", name: "Lineage",
-		valid: []named{{"valid", &s.lineage}, {"no steps", &native}, {"no preimage", &foreign}, {"two steps", &twice}},
+		valid: []named{
+			{"valid", &s.lineage}, {"no steps", &native}, {"no preimage", &foreign}, {"two steps", &twice},
+			{"a step of each kind", &all},
+		},
 		more: []testCase{
 			newCase("presence octet 2", "bad-optional", flagTwo),
 			newCase("preimage of another server", "inconsistent", mustMarshal(&disagreeing)),
+			notText("room", &unreadable),
 		},
 	}
 }
@@ -231,6 +299,10 @@ func groupStateSuite(s *samples) *suite {
 			newCase("sender of 256 bytes", "wrong-length", inOrder(func(g *mimiport.GroupState) {
 				g.Log = []mimiport.LogEntry{{Seq: 1, Sender: strings.Repeat("u", 256), Message: commit}}
 			})),
+			newCase("sender is not UTF-8", "not-utf8", inOrder(func(g *mimiport.GroupState) {
+				g.Log = []mimiport.LogEntry{{Seq: 1, Sender: notUTF8, Message: commit}}
+			})),
+			newCase("protocol is not UTF-8", "not-utf8", inOrder(func(g *mimiport.GroupState) { g.Base.Protocol = notUTF8 })),
 			newCase("receipt without a key", "inconsistent", inOrder(func(g *mimiport.GroupState) {
 				g.Log = []mimiport.LogEntry{{Seq: 1, Message: commit, Receipt: []byte("receipt")}}
 			})),
