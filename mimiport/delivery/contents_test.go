@@ -1,0 +1,192 @@
+package delivery_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"os"
+	"slices"
+	"testing"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+type hexBytes []byte
+
+func (h *hexBytes) UnmarshalText(text []byte) (err error) {
+	*h, err = hex.DecodeString(string(text))
+	return err
+}
+
+// contentVectors is mimiport/testdata/contents.json.
+type contentVectors struct {
+	Source, Target, User string
+	RoomID               string   `json:"room_id"`
+	Offer                hexBytes `json:"migration_response"`
+	ExternalSender       hexBytes `json:"external_sender"`
+	Live                 map[string]hexBytes
+	Cases                []contentVector
+}
+
+type contentVector struct {
+	Name, Outcome, Code, Rule string
+	KeyID                     string `json:"key_id"`
+	Content                   hexBytes
+	Staged                    stagedVector
+}
+
+type stagedVector struct {
+	ContentHash     hexBytes `json:"migration_content_hash"`
+	Term, Epoch     uint64
+	TreeHash        hexBytes   `json:"tree_hash"`
+	Transcript      hexBytes   `json:"confirmed_transcript_hash"`
+	ExternalSenders []hexBytes `json:"external_senders"`
+	Members         []string
+}
+
+// codes are the kinds of refusals by their codes in the vectors.
+var codes = map[string]mimiport.Kind{
+	"M_BAD_MESSAGE": mimiport.KindBadMessage, "M_BAD_SIGNATURE": mimiport.KindBadSignature,
+	"M_INVALID": mimiport.KindInvalid, "M_UNSUPPORTED": mimiport.KindUnsupported, "M_FORBIDDEN": mimiport.KindForbidden,
+}
+
+// TestContentVectors: a target stages the group that each vector says, refuses every other content for what is wrong
+// with it, and has nothing of it then.
+func TestContentVectors(t *testing.T) {
+	data, err := os.ReadFile("../testdata/contents.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors contentVectors
+	if err := json.Unmarshal(data, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range vectors.Cases {
+		t.Run(c.Name, func(t *testing.T) {
+			w, m := vectors.target(t)
+			_, err := w.services[m.Target].PutContent(t.Context(), m.Source, &api.ContentUpload{
+				ID: m.ID, SHA256: sha256.Sum256(c.Content), KeyID: c.KeyID, Data: c.Content, DecideBy: w.now,
+			})
+			if c.Outcome == "staged" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				vectors.expectStaged(w, m, &c.Staged)
+				return
+			}
+			expectKind(t, err, codes[c.Code])
+			var refused *mimiport.Error
+			if errors.As(err, &refused); refused == nil || c.Rule != "" && refused.Info.Rule != c.Rule {
+				t.Errorf("refused as %v, want the rule %q", err, c.Rule)
+			}
+			_, err = w.stores[m.Target].GroupAt(t.Context(), storage.GroupKey{ID: m.GroupID, Term: 2})
+			if !errors.Is(err, storage.ErrNotFound) {
+				t.Errorf("it has the group, or %v", err)
+			}
+		})
+	}
+	t.Logf("%d contents", len(vectors.Cases))
+}
+
+// target is a world with the target that made the offer of the vectors.
+func (v *contentVectors) target(t *testing.T) (*world, *migration.Migration) {
+	t.Helper()
+	w := newWorld(t)
+	w.Room.Join(v.User)
+	w.addServer(v.Target)
+	w.RestartWith(v.Target, func(d *delivery.Deps) { d.Keys = &vectorKeys{d.Keys, v.keys()} })
+	offer := must(mimiport.UnmarshalMigrationResponse(v.Offer))(t)
+	m := &migration.Migration{
+		ID: offer.ID(), Role: migration.Target, State: migration.Offered, GroupID: offer.Request.GroupID, RoomID: v.RoomID,
+		Source: v.Source, Target: v.Target, User: v.User, Epoch: offer.Request.Epoch,
+		CreatedAt: w.now, ExpiresAt: w.now.Add(delivery.DefaultLimits().OfferLife),
+		Response: migration.Signed{Message: v.Offer, KeyID: "ed25519:a"},
+	}
+	store := w.stores[v.Target]
+	if err := store.Apply(t.Context(), &storage.Change{Migration: m}); err != nil {
+		t.Fatal(err)
+	}
+	seed := sha256.Sum256([]byte("mimiport test vector key external sender")) // as the README has it
+	private := must(json.Marshal(seed[:]))(t)
+	if err := store.PutSetting(t.Context(), "external-sender/mls10/Ed25519", private); err != nil {
+		t.Fatal(err)
+	}
+	return w, m
+}
+
+func (v *contentVectors) keys() *prooftest.Keys {
+	k := &prooftest.Keys{Published: map[string][]byte{}}
+	for server, object := range v.Live {
+		k.Published[server] = object
+	}
+	return k
+}
+
+// vectorKeys sign with the keys of a World, and know those of the vectors.
+type vectorKeys struct {
+	delivery.Keys
+	published *prooftest.Keys
+}
+
+func (k *vectorKeys) Known(ctx context.Context, server string) (map[string]proof.Key, error) {
+	return k.published.Known(ctx, server)
+}
+
+func (k *vectorKeys) Live(ctx context.Context, server string, ids []string) (map[string]proof.Key, error) {
+	return k.published.Live(ctx, server, ids)
+}
+
+// expectStaged compares the group that the target has with the vector, and its vote.
+func (v *contentVectors) expectStaged(w *world, m *migration.Migration, want *stagedVector) {
+	t := w.t
+	t.Helper()
+	g := must(w.stores[m.Target].GroupAt(t.Context(), storage.GroupKey{ID: m.GroupID, Term: want.Term}))(t)
+	snap := must(w.stores[m.Target].Snapshot(t.Context(), g.Key(), want.Epoch))(t)
+	engine := mls.RFC9420(mls.DefaultLimits())
+	state := must(engine.Open(snap.GroupInfo, snap.RatchetTree))(t)
+	if g.State != migration.GroupStaged || state.Epoch() != want.Epoch || !bytes.Equal(state.TreeHash(), want.TreeHash) ||
+		!bytes.Equal(state.ConfirmedTranscriptHash(), want.Transcript) {
+		t.Errorf("%s: epoch %d, tree hash %x, transcript hash %x", g.State, state.Epoch(), state.TreeHash(),
+			state.ConfirmedTranscriptHash())
+	}
+	var senders []hexBytes
+	for _, s := range state.ExternalSenders() {
+		b := new(cryptobyte.Builder)
+		wire.AddOpaque(b, s.SignatureKey)
+		b.AddUint16(1)
+		wire.AddOpaque(b, s.Identity)
+		senders = append(senders, b.BytesOrPanic())
+	}
+	if !slices.EqualFunc(senders, want.ExternalSenders, func(a, b hexBytes) bool { return bytes.Equal(a, b) }) ||
+		len(senders) > 0 && !bytes.Equal(senders[0], v.ExternalSender) {
+		t.Errorf("external senders %x", senders)
+	}
+	var members []string
+	for member := range state.Members() {
+		members = append(members, must(registry.Identity(member))(t).UserID)
+	}
+	if !slices.Equal(members, want.Members) {
+		t.Errorf("members %v", members)
+	}
+	rec := must(w.stores[m.Target].Migration(t.Context(), m.ID))(t)
+	vote := must(mimiport.UnmarshalTargetMigrationComplete(rec.Complete.Message))(t)
+	err := mimiport.Verify(vote, w.Key(m.Target).Public().(ed25519.PublicKey))
+	if err != nil || !bytes.Equal(vote.ContentHash, want.ContentHash) {
+		t.Errorf("the vote is for %x, %v", vote.ContentHash, err)
+	}
+}
