@@ -87,7 +87,9 @@ func targetEntry() []byte {
 // newHandOver is a group that third.example has made, that went to the source at epoch 3, and is at epoch 7.
 func newHandOver() *handOver {
 	pre := mimiport.GroupIDPreimage{CreatingServer: thirdName, RoomID: contentRoom, Nonce: derive("content group nonce")}
-	h := &handOver{sender: mlstest.NewClient(2, 1, []byte(sourceName)), joiner: mlstest.NewClient(3, 1, identityOf(joinerName))}
+	h := &handOver{
+		sender: mlstest.NewClient(2, 1, []byte(sourceName)), joiner: mlstest.NewClient(3, 1, identityOf(joinerName)),
+	}
 	h.chain = prooftest.NewChain(pre, func(server string, m prooftest.Message) mimiport.SignedMessage {
 		return signAs(server, "ed25519:a", m)
 	})
@@ -186,7 +188,8 @@ func (h *handOver) accepted(term, seq, epoch uint64, sender string, commit []byt
 		GroupID: h.chain.ID, Term: term, Epoch: epoch + 1, Seq: seq, CommitHash: sha256.Sum256(commit),
 	})
 	return mimiport.LogEntry{
-		Term: term, Seq: seq, Epoch: epoch, Sender: sender, Message: commit, Receipt: receipt.Message, ReceiptKeyID: receipt.KeyID,
+		Term: term, Seq: seq, Epoch: epoch, Sender: sender, Message: commit,
+		Receipt: receipt.Message, ReceiptKeyID: receipt.KeyID,
 	}
 }
 
@@ -316,7 +319,9 @@ func (h *handOver) states(refused refuser, good *mlstest.Commit) {
 	change("the base of another epoch", invalid, "", func(s *mimiport.GroupState) {
 		s.Base.GroupInfo, s.Base.RatchetTree = h.start.Next.GroupInfo(), h.start.Next.RatchetTree()
 	})
-	other := mlstest.New(mlstest.Options{Seed: 9, GroupID: []byte("another group"), Epoch: 7, Members: [][]byte{identityOf(moverName)}})
+	other := mlstest.New(mlstest.Options{
+		Seed: 9, GroupID: []byte("another group"), Epoch: 7, Members: [][]byte{identityOf(moverName)},
+	})
 	change("the base of another group", invalid, "", func(s *mimiport.GroupState) {
 		s.Base.GroupInfo, s.Base.RatchetTree = other.GroupInfo(), other.RatchetTree()
 	})
@@ -338,7 +343,9 @@ func (h *handOver) states(refused refuser, good *mlstest.Commit) {
 		spoilt := h.start.Next.Commit(mlstest.CommitOptions{Sender: 0, Path: true, Edit: mlstest.Spoilt["parent hash"]})
 		s.Base.GroupInfo, s.Base.RatchetTree = spoilt.GroupInfo, spoilt.Next.RatchetTree()
 	})
-	change("a proposal missing", invalid, "proposal-reference", func(s *mimiport.GroupState) { s.Proposals = s.Proposals[:1] })
+	change("a proposal missing", invalid, "proposal-reference", func(s *mimiport.GroupState) {
+		s.Proposals = s.Proposals[:1]
+	})
 	change("a bit of a proposal's signature flipped", badSignature, "ValSem010", func(s *mimiport.GroupState) {
 		at := len(h.joining) - 33 - 1 // before the membership tag
 		s.Proposals = [][]byte{h.removal, spoil(h.joining, at)}
@@ -353,7 +360,8 @@ func (h *handOver) states(refused refuser, good *mlstest.Commit) {
 		at := len(good.Message) - 33 - 33 - 1 // before the two tags
 		s.Commit.Commit = spoil(good.Message, at)
 	})
-	change("a bit of the next GroupInfo's signature flipped", badSignature, "group-info-signature", func(s *mimiport.GroupState) {
+	const infoSignature = "group-info-signature"
+	change("a bit of the next GroupInfo's signature flipped", badSignature, infoSignature, func(s *mimiport.GroupState) {
 		s.Commit.GroupInfo = spoil(good.GroupInfo, len(good.GroupInfo)-1)
 	})
 	change("the next GroupInfo of another Commit", invalid, "group-info-context", func(s *mimiport.GroupState) {
@@ -389,7 +397,9 @@ func (h *handOver) commits(refused refuser) {
 	}
 	const rule = "migration-commit"
 	with("the Commit names no target", invalid, rule, func(o *mlstest.CommitOptions) { o.AuthenticatedData = nil })
-	with("the Commit names another target", invalid, rule, func(o *mlstest.CommitOptions) { o.AuthenticatedData = aad(thirdName) })
+	with("the Commit names another target", invalid, rule, func(o *mlstest.CommitOptions) {
+		o.AuthenticatedData = aad(thirdName)
+	})
 	with("a byte after the target's name", invalid, rule, func(o *mlstest.CommitOptions) {
 		o.AuthenticatedData = append(o.AuthenticatedData, 0)
 	})
@@ -457,7 +467,9 @@ func (h *handOver) histories(refused refuser, good *mlstest.Commit) {
 	later.Host = thirdName
 	later.Migrate(sourceName, 8)
 	lineage("a lineage whose last step comes after the offer", func(l *mimiport.Lineage) { l.Steps = later.Lineage.Steps })
-	change("a foreign id that the room does not name", "M_FORBIDDEN", "", func(s *mimiport.GroupState) { s.Lineage.Preimage = nil })
+	change("a foreign id that the room does not name", "M_FORBIDDEN", "", func(s *mimiport.GroupState) {
+		s.Lineage.Preimage = nil
+	})
 	log := func(name string, edit func(*mimiport.GroupState)) { change(name, invalid, "", edit) }
 	log("a message of the log twice", func(s *mimiport.GroupState) {
 		again := s.Log[3]
