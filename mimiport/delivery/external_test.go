@@ -1,12 +1,14 @@
 package delivery_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 )
 
 const carol = "@carol:b.example"
@@ -148,6 +150,56 @@ func TestLastCommit(t *testing.T) {
 	if len(got) != 1 {
 		t.Errorf("carol got %v", got)
 	}
+}
+
+// TestLastReading: a user who has left the room reads the log no further than the Commit that removes them, and of it
+// nothing but the proposals and Commits. Before that Commit they read nothing.
+func TestLastReading(t *testing.T) {
+	p := newPlay(t)
+	p.addCarol(serverA)
+	read := func(user string, q api.MessagesQuery) (*api.MessagesResponse, error) {
+		return p.services[serverA].Messages(t.Context(), caller(user), p.id, q)
+	}
+	refused := func(when, user string, q api.MessagesQuery) {
+		t.Helper()
+		if _, err := read(user, q); mimiport.KindOf(err) != mimiport.KindForbidden {
+			t.Errorf("%s: %v", when, err)
+		}
+	}
+	p.leave(serverA, carol)
+	p.say(serverA, alice)
+	removing := p.submitted(p.group.Remove(p.leaf(carol)))
+	refused("while the leaf is there", carol, api.MessagesQuery{})
+	removal := p.commit(serverA, alice, mlstest.CommitOptions{Path: true, References: [][]byte{removing}})
+	p.commit(serverA, alice, mlstest.CommitOptions{Path: true})
+	var kinds []string
+	for from, end := uint64(1), false; !end; {
+		res := must(read(carol, api.MessagesQuery{From: from, Limit: 1}))(t)
+		for _, m := range res.Messages {
+			if kinds = append(kinds, m.Kind); len(m.Message) == 0 || m.Kind == "commit" && m.Receipt == nil {
+				t.Errorf("message %d lacks its bytes or receipt", m.Seq)
+			}
+		}
+		from, end = res.Next, res.End
+		if end && from != removal.Seq+1 {
+			t.Errorf("the log ends before %d, not after %d", from, removal.Seq)
+		}
+	}
+	if !slices.Equal(kinds, []string{"commit", "proposal", "commit"}) {
+		t.Errorf("carol reads %v", kinds)
+	}
+	refused("from after that Commit", carol, api.MessagesQuery{From: removal.Seq + 1})
+	refused("who was never there", "@eve:b.example", api.MessagesQuery{})
+	_, err := p.services[serverA].Group(t.Context(), caller(carol), p.id)
+	if mimiport.KindOf(err) != mimiport.KindForbidden {
+		t.Errorf("the group: %v", err)
+	}
+	p.move(serverA, serverB, bob)
+	if res := must(read(carol, api.MessagesQuery{Term: new(uint64)}))(t); res.Moved != nil || len(res.Messages) != 3 {
+		t.Errorf("after the move carol is told of %+v, and reads %d messages", res.Moved, len(res.Messages))
+	}
+	p.Room.Denied = []string{registry.ServerOf(carol)}
+	refused("a denied user", carol, api.MessagesQuery{})
 }
 
 // TestNoEntry: without an entry nothing can be proposed, and the removed are just not served any more.

@@ -39,11 +39,9 @@ func (s *Service) requireReadable(ctx context.Context, c api.Caller, g *storage.
 	return s.requireHosted(ctx, g)
 }
 
-// viewTerm is view for a term that may be over. It returns the row whose log has the term: its own, or the present one,
-// with which the group came here.
-func (s *Service) viewTerm(
-	ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery,
-) (*storage.Group, error) {
+// termRow is the row whose log has a term, which may be over: its own, or the present one, with which the group came
+// here.
+func (s *Service) termRow(ctx context.Context, id []byte, q api.MessagesQuery) (*storage.Group, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
 		return nil, err
@@ -60,7 +58,7 @@ func (s *Service) viewTerm(
 			g = own
 		}
 	}
-	return g, s.requireReadable(ctx, c, g)
+	return g, nil
 }
 
 func notInTerm(id []byte, term uint64) error {
@@ -205,15 +203,11 @@ func (s *Service) Messages(
 		q.Limit = defaultMessages
 	}
 	q.From, q.Limit = max(q.From, 1), min(q.Limit, maxMessages)
-	g, err := s.viewTerm(ctx, c, id, q)
+	g, err := s.termRow(ctx, id, q)
 	if err != nil {
 		return nil, err
 	}
-	read := s.ownPiece
-	if q.Term != nil && *q.Term < g.Term {
-		read = s.formerPiece
-	}
-	p, err := read(ctx, g, q)
+	p, err := s.readable(ctx, c, g, q)
 	if err != nil {
 		return nil, err
 	}
@@ -235,12 +229,63 @@ func (s *Service) Messages(
 	return res, nil
 }
 
+// readable is the piece of a log that the caller may read.
+func (s *Service) readable(
+	ctx context.Context, c api.Caller, g *storage.Group, q api.MessagesQuery,
+) (*piece, error) {
+	err := s.requireReadable(ctx, c, g)
+	former := q.Term != nil && *q.Term < g.Term
+	switch {
+	case mimiport.KindOf(err) == mimiport.KindForbidden && !former:
+		return s.lastPiece(ctx, c, g, q, err)
+	case err != nil:
+		return nil, err
+	case former:
+		return s.formerPiece(ctx, g, q)
+	}
+	return s.ownPiece(ctx, g, q)
+}
+
+// lastPiece is what a user reads who has left the room: the proposals and Commits up to the last Commit that removes a
+// leaf of theirs. Where there is none it fails as refused says.
+func (s *Service) lastPiece(
+	ctx context.Context, c api.Caller, g *storage.Group, q api.MessagesQuery, refused error,
+) (*piece, error) {
+	if err := s.requireAllowed(ctx, g.RoomID, []string{registry.ServerOf(c.UserID)}); err != nil {
+		return nil, err
+	}
+	entries, err := s.Store.Handshakes(ctx, g.Key(), q.From, maxMessages)
+	if err != nil {
+		return nil, err
+	}
+	for i := range slices.Backward(entries) {
+		if e := &entries[i]; e.Kind == storage.EntryCommit && isFor(e.Recipients, c.UserID) {
+			p, err := s.pieceOf(ctx, g, entries[:min(i+1, q.Limit)])
+			if err != nil {
+				return nil, err
+			}
+			p.next = e.Seq + 1
+			return p, nil
+		}
+	}
+	return nil, refused
+}
+
 // ownPiece is a piece of the log of a term that the group has, or had, here.
 func (s logs) ownPiece(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*piece, error) {
 	entries, err := s.Store.Entries(ctx, g.Key(), q.From, q.Limit)
 	if err != nil {
 		return nil, err
 	}
+	p, err := s.pieceOf(ctx, g, entries)
+	if err == nil && g.State == migration.GroupMoved {
+		p.moved, err = s.moved(ctx, g)
+	}
+	return p, err
+}
+
+// pieceOf is these entries of a log, as members see them.
+func (s logs) pieceOf(ctx context.Context, g *storage.Group, entries []storage.Entry) (*piece, error) {
 	receipts, err := s.receipts(ctx, entries)
 	if err != nil {
 		return nil, err
@@ -254,15 +299,15 @@ func (s logs) ownPiece(ctx context.Context, g *storage.Group, q api.MessagesQuer
 		}
 		p.messages = append(p.messages, pieceMessage{*m, e.Recipients})
 	}
-	if g.State == migration.GroupMoved {
-		p.moved, err = s.moved(ctx, g)
-	}
-	return p, err
+	return p, nil
 }
 
 func (m *pieceMessage) visibleTo(userID string) bool {
-	return m.Kind != string(storage.EntryWelcome) ||
-		slices.ContainsFunc(m.recipients, func(r mimiport.LeafIdentity) bool { return r.UserID == userID })
+	return m.Kind != string(storage.EntryWelcome) || isFor(m.recipients, userID)
+}
+
+func isFor(recipients []mimiport.LeafIdentity, userID string) bool {
+	return slices.ContainsFunc(recipients, func(r mimiport.LeafIdentity) bool { return r.UserID == userID })
 }
 
 // logMessage is an entry as members see it. With a Commit goes its receipt, and with one that moves the group the
