@@ -27,6 +27,7 @@ type roll struct {
 	host *harness.Server
 	id   []byte
 	mls  *mlstest.Group
+	seq  uint64 // the number of the last message that the host took
 }
 
 func testDevices(t *testing.T, network *harness.TestNetwork) {
@@ -138,10 +139,18 @@ func (r *roll) add(u *harness.User, c *mlstest.Client) error {
 
 func (r *roll) commit(u *harness.User, o mlstest.CommitOptions) error {
 	c := r.mls.Commit(o)
-	req := &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}
-	err := r.ask(u, http.MethodPost, r.path("/messages"), req, nil)
+	err := r.submit(u, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome})
 	if err == nil {
 		r.mls = c.Next
+	}
+	return err
+}
+
+func (r *roll) submit(u *harness.User, req *api.SubmitRequest) error {
+	var res api.SubmitResponse
+	err := r.ask(u, http.MethodPost, r.path("/messages"), req, &res)
+	if err == nil {
+		r.seq = res.Seq
 	}
 	return err
 }
@@ -150,7 +159,18 @@ func (r *roll) commit(u *harness.User, o mlstest.CommitOptions) error {
 // 0.
 func (r *roll) requireRemoved(u *harness.User, leaf uint32) {
 	r.Helper()
-	var proposals [][]byte
+	proposals := r.awaitProposals(u)
+	if err := r.commit(u, mlstest.CommitOptions{Path: true, References: proposals}); err != nil {
+		r.Fatal(err)
+	}
+	if c := r.mls.Client(leaf); c != nil || len(proposals) != 1 {
+		r.Errorf("leaf %d is there after %d proposals", leaf, len(proposals))
+	}
+}
+
+// awaitProposals waits for proposals of the present epoch in the log, which a user reads.
+func (r *roll) awaitProposals(u *harness.User) (proposals [][]byte) {
+	r.Helper()
 	err := harness.Poll(harness.Within(r), func(context.Context) error {
 		var log api.MessagesResponse
 		if err := r.ask(u, http.MethodGet, r.path("/messages"), nil, &log); err != nil {
@@ -163,17 +183,12 @@ func (r *roll) requireRemoved(u *harness.User, leaf uint32) {
 			}
 		}
 		if len(proposals) == 0 {
-			return fmt.Errorf("nobody proposes to remove leaf %d", leaf)
+			return fmt.Errorf("nobody proposes anything in epoch %d", r.mls.Epoch())
 		}
 		return nil
 	})
 	if err != nil {
 		r.Fatal(err)
 	}
-	if err := r.commit(u, mlstest.CommitOptions{Path: true, References: proposals}); err != nil {
-		r.Fatal(err)
-	}
-	if c := r.mls.Client(leaf); c != nil || len(proposals) != 1 {
-		r.Errorf("leaf %d is there after %d proposals", leaf, len(proposals))
-	}
+	return proposals
 }

@@ -22,7 +22,8 @@ func testDirectRequests(t *testing.T, network *harness.TestNetwork) {
 	a, stock := network.StartServer(t, harness.Section), network.StartServer(t, "")
 	alice, carol := harness.RegisterUser(t, a, "alice", false), harness.RegisterUser(t, stock, "carol", false)
 	r := newRoll(t, harness.SharedRoom(t, alice, carol), alice, carol)
-	phone := &harness.Device{User: carol, Scheme: "ed25519", Sign: r.mls.Client(1).SignContent}
+	reader := newReader(carol, r.mls.Client(1))
+	phone := reader.Device
 	ask := func(d *harness.Device, method, route string, in, out any) error {
 		return d.Ask(harness.Within(t), a, method, r.path(route), in, out)
 	}
@@ -44,13 +45,7 @@ func testDirectRequests(t *testing.T, network *harness.TestNetwork) {
 		log.Messages[0].Sender != carol.ID {
 		t.Errorf("the log: %+v, %v", log, err)
 	}
-	tree, err := phone.Request(t.Context(), a, http.MethodGet, r.path("/tree?epoch=1"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if status, body := send(t, tree); status != http.StatusOK || string(body) != string(r.mls.RatchetTree()) {
-		t.Errorf("the ratchet tree: %d, %d bytes", status, len(body))
-	}
+	reader.requireTree(r)
 
 	thief := &harness.Device{User: carol, Scheme: "ed25519", Sign: r.mls.NewClient([]byte("thief")).SignContent}
 	harness.RequireRefused(t, ask(thief, http.MethodGet, "", nil, nil), prefix+"M_BAD_SIGNATURE")
