@@ -57,8 +57,8 @@ func (s *Server) SigningKey() (string, error) {
 	return strings.Replace(string(id.KeyID), ":", " ", 1) + " " + seed, nil
 }
 
-// synapseConfig is a complete homeserver.yaml. It lifts what keeps Synapse off loopback, and the limits of its own
-// users. Those that Synapse sets its peers hold.
+// synapseConfig is a complete homeserver.yaml. It lifts what keeps Synapse off loopback. The limits of its users and
+// peers are those that Synapse has by default.
 const synapseConfig = `server_name: "{{.Name}}"
 signing_key: "{{.SigningKey}}"
 listeners:
@@ -84,6 +84,4 @@ macaroon_secret_key: ` + SharedSecret + `
 form_secret: ` + SharedSecret + `
 report_stats: false
 bcrypt_rounds: 4
-rc_message: {per_second: 1000, burst_count: 1000}
-rc_registration: {per_second: 1000, burst_count: 1000}
 `
