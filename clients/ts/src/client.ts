@@ -1,6 +1,7 @@
 // The client: what its user asks of groups, and the loop that follows them.
 import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
+import { Announcer, requireOwnId } from "./announce.js";
 import {
   CLOSED,
   DeliveryService,
@@ -11,6 +12,7 @@ import {
   OFFER_EXPIRED,
 } from "./ds.js";
 import { PROTOCOL, refused, STOPPED, type Submission, submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
+import { Direct } from "./direct.js";
 import {
   OddKeyPackage,
   oneTimeKey,
@@ -37,6 +39,7 @@ import { type Matrix, MatrixError, serverOf, SUCCESSORS, type SyncResult, Unreac
 import * as mls from "./mls.js";
 import { isForgotten, known } from "./receipts.js";
 import { successorsOf } from "./successors.js";
+import { Chosen, type Transport } from "./transport.js";
 import * as wire from "./wire.js";
 import { decode, encode, fromBase64, fromBase64url, toBase64, toBase64url } from "./wire.js";
 
@@ -91,6 +94,8 @@ function requireStaying({ state }: Group): void {
 }
 
 export class Client {
+  private readonly transport: Transport;
+  private readonly announcer: Announcer;
   private readonly inbox: Inbox;
   private turn: Promise<unknown> = Promise.resolve();
   /** The last send of each group, by its id. */
@@ -101,7 +106,10 @@ export class Client {
     readonly stored: Stored,
     private readonly world: Surroundings,
   ) {
-    this.inbox = new Inbox(matrix, stored, world);
+    const direct = new Direct(() => ownIdentity(stored), world.now, world.fetch ?? globalThis.fetch);
+    this.transport = new Chosen(matrix, direct);
+    this.announcer = new Announcer(matrix);
+    this.inbox = new Inbox(matrix, this.transport, stored, world);
   }
 
   /** The name of the own homeserver. */
@@ -118,8 +126,9 @@ export class Client {
     return g;
   }
 
-  private ds(server: string): DeliveryService {
-    return new DeliveryService(this.matrix, server);
+  /** A Delivery Service, as this device reaches it. */
+  ds(server: string): DeliveryService {
+    return new DeliveryService(this.transport, server);
   }
 
   /** Runs one step at a time: what a step sees of a group stays true until it ends. */
@@ -183,11 +192,13 @@ export class Client {
     await this.matrix.uploadKeyPackages(published);
   }
 
-  /** Creates the group of a room at a Delivery Service: reserve an id, create the group under it, bind. */
+  /** Creates the group of a room at a Delivery Service: reserve an id, create the group under it, bind, announce. */
   async createGroup(roomId: string, server: string): Promise<Group> {
     const identity = ownIdentity(this.stored);
     await this.publishDevice();
+    await this.announcer.requireAnnouncer(roomId);
     const reserved = await this.ds(server).reserve(roomId, identity.suite);
+    requireOwnId(reserved.group_id, reserved.preimage, server, roomId);
     const id = fromBase64url(reserved.group_id);
     const sender =
       reserved.external_sender === undefined ? undefined : externalSender(fromBase64(reserved.external_sender));
@@ -196,6 +207,7 @@ export class Client {
     const groupInfo = toBase64(await mls.groupInfo(state));
     const tree = toBase64(mls.ratchetTree(state));
     const { warnings = [] } = await this.patiently(() => this.ds(server).bind(g.key, groupInfo, tree));
+    await this.patiently(() => this.announcer.announceGroup(g, reserved.preimage));
     this.stored.groups.set(g.key, g);
     this.world.save();
     for (const warning of warnings) this.world.emit({ event: "warning", group: g.key, warning });
@@ -593,6 +605,7 @@ export class Client {
     if (!m.commit.accepted) return undefined; // the source has accepted another Commit besides
     const { receipt } = status;
     await this.ds(m.target).confirmMigration(m.id, { ...confirmation, ...(receipt && { receipt }) });
+    await this.announcer.announceMove(g, m, confirmation).catch(() => undefined); // not every member may
     await this.inbox.catchUp(g);
     return this.end(g, { state: "moved", ds: m.target, term: g.term });
   }

@@ -53,7 +53,8 @@ export class OddKeyPackage extends Error {
 /** All signatures here are Ed25519: so are those of both cipher suites. */
 const ed25519 = async () => (await cipherSuite(1)).signature;
 
-const mlsKeyId = (deviceId: string) => `io.github.mimiport.ed25519:${deviceId}`;
+/** The name of a device's MLS key among its device keys. */
+export const mlsKeyId = (deviceId: string) => `io.github.mimiport.ed25519:${deviceId}`;
 const deviceKeyId = (deviceId: string) => `ed25519:${deviceId}`;
 
 /** Orders by code points, as UTF-8 does. */

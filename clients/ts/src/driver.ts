@@ -3,7 +3,6 @@
 import { createInterface } from "node:readline";
 import { setTimeout as pause } from "node:timers/promises";
 import { Client } from "./client.js";
-import { DeliveryService } from "./ds.js";
 import { checkId, type ClientEvent, type Group, type Surroundings } from "./group.js";
 import { login, Matrix, MatrixError, register, withToken } from "./matrix.js";
 import * as mls from "./mls.js";
@@ -175,16 +174,16 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
   migration_status: async ({ migration, ds, ...a }) => {
     const own = groupOf(a).migration;
     const [id, server] = [migration ?? own?.id, ds ?? own?.source];
-    return id === undefined ? null : new DeliveryService(current().matrix, server).migration(id);
+    return id === undefined ? null : current().ds(server).migration(id);
   },
   abort: async (a) => current().abortMigration(groupOf(a)),
   ds_info: async ({ ds, ...a }) => {
     const g = groupOf(a);
-    return new DeliveryService(current().matrix, ds ?? g.ds).group(g.key);
+    return current().ds(ds ?? g.ds).group(g.key);
   },
   host: async ({ ds, ...a }) => {
     const g = groupOf(a);
-    return new DeliveryService(current().matrix, ds ?? g.ds).host(g.key);
+    return current().ds(ds ?? g.ds).host(g.key);
   },
   follow: async ({ ds, ...a }) =>
     current()

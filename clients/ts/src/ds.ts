@@ -1,11 +1,8 @@
-// The HTTP API of a Delivery Service, reached through the caller's own homeserver. Ids are base64url, other
-// binary fields are unpadded standard base64.
-import type { Matrix } from "./matrix.js";
-import { MatrixError } from "./matrix.js";
+// The HTTP API of a Delivery Service. Ids are base64url, other binary fields are unpadded standard base64.
+import { granted, json, MatrixError } from "./matrix.js";
 import type { Commit } from "./mls.js";
+import type { Transport } from "./transport.js";
 import { toBase64 } from "./wire.js";
-
-const BASE = "/_matrix/client/unstable/io.github.mimiport.v0/ds";
 
 export interface Signed {
   message: string;
@@ -32,11 +29,26 @@ export interface Claimed extends Redirect {
 /** Where the group went. */
 export type MovedInfo = Migrated | Claimed;
 
+/** What a group's id was made from. */
+export interface Preimage {
+  creating_server: string;
+  room_id: string;
+  nonce: string;
+}
+
+/** An id for a group to come, and the Delivery Service's entry for external_senders. */
+export interface Reserved {
+  group_id: string;
+  preimage: Preimage;
+  external_sender?: string;
+}
+
 export interface GroupResponse {
   group_id: string;
   room_id: string;
   protocol: string;
   cipher_suite: number;
+  preimage?: Preimage;
   creating_server: string;
   delivery_service: string;
   state: "active" | "frozen" | "closed";
@@ -158,27 +170,30 @@ export const CLOSED = "M_GROUP_CLOSED";
 export const STOPPED = "M_GROUP_STOPPED";
 export const PEER_UNREACHABLE = "M_PEER_UNREACHABLE";
 
+const coded = (code: string) => `IO.GITHUB.MIMIPORT.${code}`;
+
 /** Whether e is a Delivery Service's refusal with the given code, without its prefix. */
 export function refused(e: unknown, code: string): e is MatrixError {
-  return e instanceof MatrixError && e.body.errcode === `IO.GITHUB.MIMIPORT.${code}`;
+  return e instanceof MatrixError && e.body.errcode === coded(code);
 }
+
+/** A refusal with the given code. */
+export const refusal = (status: number, code: string, error: string) =>
+  new MatrixError(status, { errcode: coded(code), error });
 
 /** One Delivery Service, by its server name. Group and migration ids are base64url. Refusals are MatrixErrors. */
 export class DeliveryService {
   constructor(
-    private readonly matrix: Matrix,
+    private readonly transport: Transport,
     readonly server: string,
   ) {}
 
-  private ask(method: string, path: string, body?: unknown): Promise<any> {
-    return this.matrix.request(method, this.path(path), body);
+  private async ask(method: string, route: string, body?: unknown): Promise<any> {
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    return json(granted(await this.transport.send(this.server, method, route, text)));
   }
 
-  private path(path: string): string {
-    return `${BASE}/${encodeURIComponent(this.server)}${path}`;
-  }
-
-  reserve(roomId: string, suite: number): Promise<{ group_id: string; external_sender?: string }> {
+  reserve(roomId: string, suite: number): Promise<Reserved> {
     return this.ask("POST", "/groups", { room_id: roomId, protocol: PROTOCOL, cipher_suite: suite });
   }
 
@@ -208,8 +223,8 @@ export class DeliveryService {
     return this.ask("PUT", `/groups/${group}/lineage`, { receipt });
   }
 
-  tree(group: string, epoch: number): Promise<Uint8Array> {
-    return this.matrix.bytes(this.path(`/groups/${group}/tree?epoch=${epoch}`));
+  async tree(group: string, epoch: number): Promise<Uint8Array> {
+    return granted(await this.transport.send(this.server, "GET", `/groups/${group}/tree?epoch=${epoch}`)).body;
   }
 
   submit(group: string, submission: Submission): Promise<Submitted> {

@@ -4,7 +4,7 @@ import { type Group, type OwnMigration, same } from "./group.js";
 import type { KeyObject, Matrix } from "./matrix.js";
 import { type CommitReceipt, commitReceipt, decode, fromBase64, lineageClaim, migrationAbort } from "./wire.js";
 import { migrationConfirmation, migrationResponse } from "./wire.js";
-import { serverSigned, type Signature, type SignedCodec, toBase64url } from "./wire.js";
+import { signedContent, type Signature, type SignedCodec, toBase64url } from "./wire.js";
 
 export class Evidence {
   /** now gives milliseconds since 1970. */
@@ -21,7 +21,7 @@ export class Evidence {
     message: T & Signature,
     kept?: KeyObject,
   ): Promise<boolean> {
-    const text = serverSigned(codec, message);
+    const text = signedContent(codec, message);
     return this.matrix.verifyServer(server, keyId, text, message.signature, this.now(), kept);
   }
 

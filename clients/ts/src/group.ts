@@ -146,6 +146,8 @@ export interface Surroundings {
   /** How long a Delivery Service is out of reach before a successor's claim is followed, in ms; a day by default. */
   patience?: number;
   pause(ms: number): Promise<void>;
+  /** How Delivery Services are asked directly: as the platform does by default. */
+  fetch?: typeof globalThis.fetch;
   emit(event: ClientEvent): void;
   /**
    * Signs device keys with the device's Ed25519 key, in unpadded base64, where another program holds that key: the

@@ -25,6 +25,7 @@ import { isLost, news, receiptIn } from "./receipts.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
 import { SUCCESSORS, Unreachable } from "./matrix.js";
 import { successorsIn, successorsNow } from "./successors.js";
+import type { Transport } from "./transport.js";
 import * as mls from "./mls.js";
 import { decode, encode, fromBase64, isServerName, lineage, type Lineage, migrationCommitAAD } from "./wire.js";
 import { fromBase64url, toBase64, toBase64url, WireError } from "./wire.js";
@@ -91,6 +92,7 @@ export class Inbox {
 
   constructor(
     private readonly matrix: Matrix,
+    private readonly transport: Transport,
     private readonly stored: Stored,
     private readonly world: Surroundings,
   ) {
@@ -98,7 +100,7 @@ export class Inbox {
   }
 
   private ds(server: string): DeliveryService {
-    return new DeliveryService(this.matrix, server);
+    return new DeliveryService(this.transport, server);
   }
 
   /** Handles what one /sync brought. Its token is kept only after that, so a crash in between loses nothing. */

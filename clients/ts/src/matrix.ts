@@ -59,22 +59,39 @@ export class Unreachable extends Error {
   override name = "Unreachable";
 }
 
-interface Answer {
+export interface Answer {
   status: number;
   body: Uint8Array;
 }
 
-async function call(url: string, init: RequestInit): Promise<Answer> {
+/** Makes a request; Unreachable without a whole answer of at most so many bytes. */
+export async function call(
+  url: string,
+  init: RequestInit,
+  limit = Infinity,
+  fetch = globalThis.fetch,
+): Promise<Answer> {
   try {
     const response = await fetch(url, init);
-    return { status: response.status, body: new Uint8Array(await response.arrayBuffer()) };
+    return { status: response.status, body: await bodyOf(response, limit) };
   } catch (e) {
     throw init.signal?.aborted ? e : new Unreachable(`${url}: ${e}`);
   }
 }
 
+/** Reads an answer, of which no more than a chunk above the limit is taken into memory. */
+async function bodyOf({ body }: { body: unknown }, limit: number): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of (body as AsyncIterable<Uint8Array> | null) ?? []) {
+    chunks.push(chunk);
+    if ((size += chunk.length) > limit) throw new Error(`more than ${limit} bytes`);
+  }
+  return new Uint8Array(Buffer.concat(chunks));
+}
+
 /** The JSON of an answer; text in its place where it is none. */
-function json({ body }: Answer): any {
+export function json({ body }: Answer): any {
   const text = Buffer.from(body).toString();
   try {
     return JSON.parse(text);
@@ -84,7 +101,7 @@ function json({ body }: Answer): any {
 }
 
 /** The answer unless it is a refusal. */
-function granted(answer: Answer): Answer {
+export function granted(answer: Answer): Answer {
   if (answer.status < 300) return answer;
   const body = json(answer);
   throw new MatrixError(answer.status, typeof body === "object" ? body : { error: String(body).slice(0, 200) });
@@ -159,12 +176,7 @@ export class Matrix {
     return { status: answer.status, body: json(answer) };
   }
 
-  /** Fetches bytes. */
-  async bytes(path: string): Promise<Uint8Array> {
-    return granted(await this.send("GET", path)).body;
-  }
-
-  private send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Answer> {
+  send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Answer> {
     const init: RequestInit = { method, headers: { authorization: `Bearer ${this.session.token}` } };
     if (body !== undefined) init.body = typeof body === "string" ? body : JSON.stringify(body);
     if (signal !== undefined) init.signal = signal;

@@ -11,6 +11,7 @@ export interface Pointer {
   term: number;
   epoch: number;
   claim_hash?: string;
+  migration_id?: string;
   evidence?: any;
 }
 

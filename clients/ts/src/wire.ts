@@ -265,6 +265,19 @@ export const commitReceipt = signed("CommitReceipt", {
 });
 export type CommitReceipt = TypeOf<typeof commitReceipt>;
 
+/** Profile, section 10: an HTTP request of a device to a Delivery Service, as the device's MLS key signs it. */
+export const directRequest = signed("DirectRequest", {
+  service: text,
+  method: text,
+  uri: text,
+  bodyHash: opaque32,
+  userId: text,
+  deviceId: text,
+  time: epoch,
+  nonce: opaque32,
+});
+export type DirectRequest = TypeOf<typeof directRequest>;
+
 const archived = struct({ message: opaque, keyId: text, keyObject: opaque });
 
 /** Profile, section 10: a message with what a later reader needs to verify it. Absent is three empty vectors. */
@@ -314,6 +327,16 @@ export const lineageStep: Codec<LineageStep> = {
 };
 
 const preimage = struct({ creatingServer: text, roomId: text, nonce: opaque32 });
+export type Preimage = TypeOf<typeof preimage>;
+
+const groupIdContent = struct({ label: text, preimage });
+
+/** The id that a server makes from a preimage (profile, section 10). */
+export function groupIdOf(made: Preimage): Uint8Array {
+  const content = encode(groupIdContent, { label: "MIMI Portability 1.0 GroupID", preimage: made });
+  return new Uint8Array(createHash("sha256").update(content).digest());
+}
+
 const anyLineage = struct({ creatingServer: text, preimage: optional(preimage), roomId: text, steps: list(lineageStep) });
 
 /** Profile, section 10: who hosted the group, from its creation on; the term is the number of steps. */
@@ -341,8 +364,8 @@ export function isServerName(text: string): boolean {
 
 const signContent = struct({ label: text, content: opaque });
 
-/** What a Delivery Service signs with its federation key: SignContent of profile, section 2. */
-export function serverSigned<T>(codec: SignedCodec<T>, message: T): Uint8Array {
+/** SignContent of profile, section 2: what a server signs with its federation key, and a device in a DirectRequest. */
+export function signedContent<T>(codec: SignedCodec<T>, message: T): Uint8Array {
   return encode(signContent, {
     label: `MIMI Portability 1.0 ${codec.name}`,
     content: encode(codec.unsigned, message),

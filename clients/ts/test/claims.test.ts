@@ -330,7 +330,7 @@ test("a claim counts only with its server's signature, for this group, in a term
     by(s, { term: 1n }),
     { ...told, steps: told.steps.slice(0, -1) },
     { ...told, steps: [...told.steps.slice(1)] },
-    { ...told, creatingServer: "stranger.example" },
+    { ...told, creatingServer: "stranger.example", preimage: undefined },
     { ...told, steps: [last, last] },
   ];
   for (const lie of lies) {

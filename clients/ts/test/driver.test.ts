@@ -10,13 +10,15 @@ import { fileURLToPath } from "node:url";
 import { FakeNetwork } from "./fake.js";
 
 class Driver {
-  private readonly process: ChildProcessWithoutNullStreams = spawn(process.execPath, [
-    fileURLToPath(new URL("../src/driver.js", import.meta.url)),
-  ]);
+  private readonly process: ChildProcessWithoutNullStreams;
   private readonly answers = new Map<number, (line: any) => void>();
   private last = 0;
 
-  constructor() {
+  /** services is where Delivery Services can be asked directly. */
+  constructor(services: string) {
+    const [reach, driver] = ["./reach.js", "../src/driver.js"].map((file) => new URL(file, import.meta.url));
+    const env = { ...process.env, MIMI_SERVICES: services };
+    this.process = spawn(process.execPath, ["--import", reach!.href, fileURLToPath(driver!)], { env });
     this.process.stderr.pipe(process.stderr);
     createInterface({ input: this.process.stdout }).on("line", (text) => {
       const line = JSON.parse(text);
@@ -57,10 +59,10 @@ async function world(t: TestContext) {
     rmSync(dir, { recursive: true });
   });
   const start = () => {
-    drivers.push(new Driver());
+    drivers.push(new Driver(net.address));
     return drivers.at(-1)!;
   };
-  return { homeserver: await net.listen(), dir, start };
+  return { homeserver: await net.listen(), dir, start, stock: net.stock };
 }
 
 test("two drivers, a group, a migration and a restart", async (t) => {
@@ -107,7 +109,7 @@ test("two drivers, a group, a migration and a restart", async (t) => {
 });
 
 test("a bad command is answered, and changes nothing", async (t) => {
-  const { homeserver, start } = await world(t);
+  const { homeserver, start, stock } = await world(t);
   const alice = start();
   const refusal = (text: string, id: number) => alice.line(id, text);
   assert.match((await refusal('{"id":1,"cmd":"send","text":"x"}', 1)).error, /log in first/);
@@ -117,6 +119,7 @@ test("a bad command is answered, and changes nothing", async (t) => {
     method: "GET",
     path: "/_matrix/client/unstable/io.github.mimiport.v0/ds/s.example/groups/none",
   });
-  assert.deepEqual([raw.status, raw.body.errcode], [404, "IO.GITHUB.MIMIPORT.M_UNKNOWN_GROUP"]);
+  const code = stock ? "M_UNRECOGNIZED" : "IO.GITHUB.MIMIPORT.M_UNKNOWN_GROUP";
+  assert.deepEqual([raw.status, raw.body.errcode], [404, code]);
   assert.match((await refusal('{"id":9,"cmd":"wait_for","kind":"joined","timeout":1}', 9)).error, /within 1 ms/);
 });

@@ -6,8 +6,9 @@ import type { KnownCommit, LogMessage, Migrated, MigrationStatus, MovedInfo, Sig
 import { encodeExternalSender, encodeMlsMessage, type ExternalSender } from "ts-mls";
 import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
 import { claimIn } from "../src/lineage.js";
-import type { StateEvent } from "../src/matrix.js";
+import { BINDING, POINTER, type StateEvent, SUCCESSORS } from "../src/matrix.js";
 import { claimHash } from "../src/pointer.js";
+import { POWER_LEVELS } from "../src/room.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
 import type { DeviceKeys, PublishedKeys } from "../src/devices.js";
 import { decodeSelfRemove } from "../src/corrections/self-remove.js";
@@ -37,7 +38,7 @@ class SigningKey {
   readonly public = toBase64(Buffer.from(this.pair.publicKey.export({ format: "jwk" }).x!, "base64url"));
 
   sign<T>(codec: wire.SignedCodec<T>, message: T): { message: string; key_id: string } {
-    const signature = new Uint8Array(sign(null, wire.serverSigned(codec, message), this.pair.privateKey));
+    const signature = new Uint8Array(sign(null, wire.signedContent(codec, message), this.pair.privateKey));
     return { message: toBase64(wire.encode(codec, { ...message, signature })), key_id: KEY_ID };
   }
 }
@@ -187,10 +188,12 @@ export class FakeDs {
   }
 
   private reserve(room: string) {
-    const id = toBase64url(randomBytes(32));
-    const lineage = { creatingServer: this.name, preimage: undefined, roomId: room, steps: [] };
+    const made = { creatingServer: this.name, roomId: room, nonce: new Uint8Array(randomBytes(32)) };
+    const id = toBase64url(wire.groupIdOf(made));
+    const lineage = { creatingServer: this.name, preimage: made, roomId: room, steps: [] };
     this.groups.set(id, { id, room, term: 0, epoch: 0, log: [], state: "active", lineage });
-    return { group_id: id, ...this.entry() };
+    const preimage = { creating_server: this.name, room_id: room, nonce: toBase64(made.nonce) };
+    return { group_id: id, preimage, ...this.entry() };
   }
 
   private entry() {
@@ -237,8 +240,7 @@ export class FakeDs {
     mls.parse(fromBase64(group_info));
     g.groupInfo = group_info;
     g.tree = ratchet_tree;
-    const binding = { room_id: g.room, group_id: id, creating_server: this.name };
-    this.net.state.set(`${g.room} io.github.mimiport.group`, binding);
+    if (!this.net.stock) this.net.announce(g.room, id, this.name);
     return this.describe(g);
   }
 
@@ -411,6 +413,30 @@ export class FakeDs {
   }
 }
 
+const VERSIONS = "/_matrix/client/versions";
+
+const features = (name: string, has: boolean) => ({ versions: ["v1.11"], unstable_features: has ? { [name]: true } : {} });
+
+/** The header of a direct request. */
+const DIRECT = new RegExp(
+  `^MimiDevice ${["user", "device", "key", "time", "nonce", "sha256", "sig"].map((f) => `${f}="([^"]+)"`).join(",")}$`,
+);
+
+/** How a server answers: undefined is no answer. */
+type Answer = (req: IncomingMessage, url: URL, text: string) => unknown;
+
+async function serve(req: IncomingMessage, answer: Answer): Promise<{ status: number; body: unknown } | undefined> {
+  try {
+    let text = "";
+    for await (const chunk of req) text += chunk;
+    const body = await answer(req, new URL(req.url!, "http://fake"), text);
+    return body === undefined ? undefined : { status: 200, body };
+  } catch (e) {
+    if (e instanceof Refusal) return { status: e.status, body: e.body };
+    return { status: 400, body: { errcode: "M_UNKNOWN", error: String(e) } };
+  }
+}
+
 /** The only device of a user. */
 const deviceOf = (user: string) => user.slice(1, user.indexOf(":")).toUpperCase();
 
@@ -445,22 +471,38 @@ export class FakeNetwork {
   readonly silent = new Set<string>();
   /** Fan-out waits here while there is an array. */
   held: (() => void)[] | undefined;
-  private server: Server | undefined;
+  /** Whether the users' homeserver lacks the module: with MIMI_DIRECT in the environment. */
+  readonly stock = !!process.env.MIMI_DIRECT;
+  /** Where the homeservers of the Delivery Services are, each below its name. */
+  address = "";
+  private readonly nonces = new Set<string>();
+  private readonly servers: Server[] = [];
 
+  /** Serves the users' homeserver, of which this gives the address, and those of the Delivery Services. */
   async listen(): Promise<string> {
-    this.server = createServer((req, res) => {
-      void this.serve(req).then(({ status, body }) => {
+    this.address = await this.start((...asked) => this.askedDirectly(...asked));
+    return this.start((...asked) => this.asked(...asked));
+  }
+
+  private async start(answer: Answer): Promise<string> {
+    const server = createServer((req, res) => {
+      void serve(req, answer).then((answered) => {
+        if (answered === undefined) return res.destroy();
+        const { status, body } = answered;
         const bytes = body instanceof Uint8Array ? body : JSON.stringify(body);
-        res.writeHead(status).end(bytes);
+        return res.writeHead(status).end(bytes);
       });
     });
-    await new Promise<void>((resolve) => this.server!.listen(0, "127.0.0.1", resolve));
-    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+    this.servers.push(server);
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   }
 
   close(): void {
-    this.server?.close();
-    this.server?.closeAllConnections();
+    for (const server of this.servers) {
+      server.close();
+      server.closeAllConnections();
+    }
   }
 
   ds(name: string): FakeDs {
@@ -490,34 +532,70 @@ export class FakeNetwork {
     this.pointers.push({ roomId, content });
   }
 
-  private async serve(req: IncomingMessage): Promise<{ status: number; body: unknown }> {
-    try {
-      let text = "";
-      for await (const chunk of req) text += chunk;
-      const url = new URL(req.url!, "http://fake");
-      const user = (req.headers.authorization ?? "").replace("Bearer ", "");
-      const body = await this.route(req, url, text === "" ? undefined : JSON.parse(text), user);
-      return { status: 200, body };
-    } catch (e) {
-      if (e instanceof Refusal) return { status: e.status, body: e.body };
-      return { status: 400, body: { errcode: "M_UNKNOWN", error: String(e) } };
-    }
-  }
-
-  private route(req: IncomingMessage, url: URL, body: any, user: string): unknown {
+  /** Answers what the users' homeserver is asked. */
+  private asked(req: IncomingMessage, url: URL, text: string): unknown {
+    const user = (req.headers.authorization ?? "").replace("Bearer ", "");
+    const body = text === "" ? undefined : JSON.parse(text);
     const path = url.pathname.split("/").slice(1).map(decodeURIComponent);
     if (url.pathname === "/_matrix/key/v2/query") return this.notary(body);
+    if (url.pathname === VERSIONS) return features("io.github.mimiport.v0", !this.stock);
     const [, , , operation, ...rest] = path;
     if (operation === "login") return this.login(body.identifier.user);
     if (operation === "sync") return this.sync(user, url.searchParams.get("since"), Number(url.searchParams.get("timeout")));
     if (operation === "rooms" && req.method === "PUT") return this.setState(rest[0]!, rest[2]!, body, user);
     if (operation === "rooms" && rest.length === 2) return this.allState(rest[0]!);
     if (operation === "keys") return this.keys(rest[0]!, body, user, deviceOf(user));
-    if (operation === "rooms") return this.state.get(`${rest[0]} ${rest[2]}`) ?? refuse(404, "M_NOT_FOUND");
+    if (operation === "rooms") return this.stateOf(rest[0]!, rest[2]!) ?? refuse(404, "M_NOT_FOUND");
     const [, name, ...call] = rest;
+    if (this.stock) throw new Refusal(404, { errcode: "M_UNRECOGNIZED" });
     const ds = this.ds(name!);
     if (ds.down) throw new Refusal(502, { errcode: "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE" });
     return ds.answer(req.method!, call, url.searchParams, body, user);
+  }
+
+  /** Answers what a Delivery Service's own homeserver is asked. */
+  private async askedDirectly(req: IncomingMessage, url: URL, text: string): Promise<unknown> {
+    const [name, ...path] = url.pathname.split("/").slice(1).map(decodeURIComponent);
+    const ds = this.ds(name!);
+    if (ds.down) return undefined;
+    const uri = req.url!.slice(name!.length + 1);
+    if (uri === VERSIONS) return features("io.github.mimiport.v0.direct_requests", true);
+    if (path[4] !== "ds") throw new Refusal(404, { errcode: "M_UNRECOGNIZED" });
+    const body = text === "" ? undefined : JSON.parse(text);
+    const user = await this.sender(path[5]!, req.method!, uri, text, req.headers.authorization ?? "");
+    return ds.answer(req.method!, path.slice(6), url.searchParams, body, user);
+  }
+
+  /** Who has signed a direct request. */
+  private async sender(service: string, method: string, uri: string, body: string, header: string): Promise<string> {
+    const [, user, device, key, time, nonce, sha256, sig] = DIRECT.exec(header) ?? refuse(400, "M_BAD_MESSAGE");
+    const server_time = Date.now();
+    if (Math.abs(server_time - Number(time)) > 300_000) refuse(403, "M_BAD_SIGNATURE", { rule: "time", server_time });
+    const bodyHash = new Uint8Array(createHash("sha256").update(body).digest());
+    const request = { service, method, uri, bodyHash, userId: user!, deviceId: device!, time: BigInt(time!) };
+    const content = wire.signedContent(wire.directRequest, { ...request, nonce: fromBase64(nonce!) });
+    const published = this.deviceKeys.get(user!)?.[device!]?.keys[key!] ?? refuse(403, "M_BAD_SIGNATURE");
+    const { signature } = await mls.cipherSuite(1);
+    const signed = await signature.verify(fromBase64(published), content, fromBase64(sig!));
+    if (!signed || sha256 !== toBase64(bodyHash)) refuse(403, "M_BAD_SIGNATURE");
+    if (this.nonces.has(nonce!)) refuse(403, "M_BAD_SIGNATURE", { rule: "nonce" });
+    this.nonces.add(nonce!);
+    return user!;
+  }
+
+  /** A room's state event: power levels by which all may do all, where a test sets none. */
+  private stateOf(roomId: string, type: string): any {
+    return this.state.get(`${roomId} ${type}`) ?? (type === POWER_LEVELS ? { users_default: 100 } : undefined);
+  }
+
+  /** Makes a room name a group, as its user's homeserver does. */
+  announce(room_id: string, group_id: string, server: string): void {
+    const of = { room_id, group_id };
+    const levels = { [BINDING]: 100, [POINTER]: 100, [SUCCESSORS]: 100 };
+    const before = this.stateOf(room_id, POWER_LEVELS);
+    this.state.set(`${room_id} ${POWER_LEVELS}`, { ...before, events: { ...levels, ...before.events } });
+    this.state.set(`${room_id} ${POINTER}`, { ...of, via: server, term: 0, epoch: 0 });
+    this.state.set(`${room_id} ${BINDING}`, { ...of, creating_server: server });
   }
 
   /** Sets a room's state as a user. */
@@ -528,7 +606,8 @@ export class FakeNetwork {
   }
 
   private allState(roomId: string): StateEvent[] {
-    const own = [...this.state].flatMap(([key, content]) => {
+    const levels = this.stateOf(roomId, POWER_LEVELS);
+    const own = [...new Map([...this.state, [`${roomId} ${POWER_LEVELS}`, levels]])].flatMap(([key, content]) => {
       const [room, type] = key.split(" ") as [string, string];
       return room === roomId ? [{ type, state_key: "", sender: this.senders.get(key) ?? "", content }] : [];
     });

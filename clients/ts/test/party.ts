@@ -6,6 +6,7 @@ import type { ClientEvent, Group, Surroundings } from "../src/group.js";
 import { login, Matrix } from "../src/matrix.js";
 import { emptyStore } from "../src/store.js";
 import { FakeNetwork } from "./fake.js";
+import { reach } from "./reach.js";
 
 export const net = new FakeNetwork();
 let homeserver: string;
@@ -37,7 +38,10 @@ export class User {
     const emit = (e: ClientEvent) => void user.events.push(e);
     const now = () => Date.now() + clock.ahead;
     const user: User = new User(
-      new Client(new Matrix(session), stored, { now, pause: async () => undefined, emit, save, ...more }),
+      new Client(new Matrix(session), stored, {
+        ...{ now, pause: async () => undefined, emit, save, fetch: reach(net.address) },
+        ...more,
+      }),
     );
     if (stored.identity === undefined) await user.client.createIdentity(1);
     return user;

@@ -159,9 +159,7 @@ test("what nobody can commit keeps nobody from sending", async () => {
 /** Lets a member's proposal into the log, past the rules of a real Delivery Service. */
 async function propose({ client, group }: User, proposal: Proposal): Promise<void> {
   const { message } = await createProposal(group.state, true, proposal, await mls.cipherSuite(1));
-  const body = { message: toBase64(encodeMlsMessage(message)) };
-  const path = `/_matrix/client/unstable/io.github.mimiport.v0/ds/${group.ds}/groups/${group.key}/messages`;
-  await client.matrix.request("POST", path, body);
+  await client.ds(group.ds).submit(group.key, { message: toBase64(encodeMlsMessage(message)) });
 }
 
 test("a refused Commit is made again without what members have proposed", async () => {

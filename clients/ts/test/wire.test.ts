@@ -4,6 +4,7 @@ import { createPublicKey, verify } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { verifyWithLabel } from "ts-mls/crypto/signature.js";
+import { directHeader } from "../src/direct.js";
 import { cipherSuite } from "../src/mls.js";
 import * as wire from "../src/wire.js";
 
@@ -25,6 +26,7 @@ const codecs: Record<string, wire.Codec<any>> = {
   lineage_step: wire.lineageStep,
   lineage_claim: wire.lineageClaim,
   commit_receipt: wire.commitReceipt,
+  direct_request: wire.directRequest,
   leaf_identity: wire.leafIdentity,
 };
 const decodes = ["valid", "invalid-request", "bad-signature", "wrong-signer", "wrong-label"];
@@ -47,8 +49,14 @@ async function verifies(codec: any, value: any, key: Uint8Array): Promise<boolea
     return verifyWithLabel(key, "MigrationInitTBS", wire.encode(codec.unsigned, value), value.signature, signature);
   }
   const jwk = { kty: "OKP", crv: "Ed25519", x: Buffer.from(key).toString("base64url") };
-  return verify(null, wire.serverSigned(codec, value), createPublicKey({ key: jwk, format: "jwk" }), value.signature);
+  return verify(null, wire.signedContent(codec, value), createPublicKey({ key: jwk, format: "jwk" }), value.signature);
 }
+
+test("a direct request has the header of the vectors", () => {
+  const { encoded } = load("direct_request").cases.find((c: any) => c.name === "valid");
+  const { authorization } = load("direct_headers").cases.find((c: any) => c.name === "ed25519");
+  assert.equal(directHeader(wire.decode(wire.directRequest, bytes(encoded))), authorization);
+});
 
 for (const [name, codec] of Object.entries(codecs)) {
   const file = load(name);

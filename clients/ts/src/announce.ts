@@ -1,0 +1,84 @@
+// What the room is told of its group, where no homeserver does it for its user (profile, sections 7 and 12).
+import { type Preimage, PROTOCOL, type Signed } from "./ds.js";
+import { type Group, type OwnMigration, same } from "./group.js";
+import { BINDING, type Matrix, POINTER, SUCCESSORS } from "./matrix.js";
+import { suiteId } from "./mls.js";
+import { type Pointer, pointerTo } from "./pointer.js";
+import { POWER_LEVELS, RoomState } from "./room.js";
+import { decode, fromBase64, fromBase64url, groupIdOf, migrationResponse, toBase64 } from "./wire.js";
+
+/** The level that is reserved for the events that name a group and its place. */
+const RESERVED_LEVEL = 100;
+
+/** Says in rooms what a user does with their groups. What a homeserver has said is not said again. */
+export class Announcer {
+  constructor(private readonly matrix: Matrix) {}
+
+  /**
+   * Fails unless the own user can name a group in a room and, the first time, reserve the events for it: a group that
+   * its room does not name is lost.
+   */
+  async requireAnnouncer(roomId: string): Promise<void> {
+    const { userId } = this.matrix.session;
+    const state = new RoomState(await this.matrix.allRoomState(roomId));
+    const may = state.maySend(userId, POINTER, BINDING);
+    const mayReserve = state.maySend(userId, POWER_LEVELS) && state.power(userId) >= RESERVED_LEVEL;
+    if (!may || (reservingLevels(state.find(POWER_LEVELS)?.content) !== undefined && !mayReserve))
+      throw new Error(`${userId} has not the power to announce a group in ${roomId}`);
+  }
+
+  /** Makes the room of a new group name it. The binding comes last: where it is, the rest was once there. */
+  async announceGroup(g: Group, preimage: Preimage): Promise<void> {
+    const { roomId: room_id, key: group_id, ds } = g;
+    const bound = await this.matrix.roomState(room_id, BINDING);
+    const named = bound?.room_id === room_id && bound.group_id === group_id;
+    const levels = reservingLevels(await this.matrix.roomState(room_id, POWER_LEVELS));
+    if (levels !== undefined) await this.matrix.setRoomState(room_id, POWER_LEVELS, levels);
+    const of = { room_id, group_id };
+    if (!named || (await this.matrix.roomState(room_id, POINTER)) === undefined)
+      await this.matrix.setRoomState(room_id, POINTER, { ...of, via: ds, term: 0, epoch: 0 });
+    if (named) return;
+    const how = { protocol: PROTOCOL, cipher_suite: suiteId(g.state), preimage, creating_server: ds };
+    const former = bound?.room_id === room_id ? { former: { group_id: bound.group_id } } : {};
+    await this.matrix.setRoomState(room_id, BINDING, { ...of, ...how, ...former });
+  }
+
+  /** Points a room to the Delivery Service to which an own migration, by its source's decision, has led. */
+  async announceMove(g: Group, m: OwnMigration, confirmation: Signed): Promise<void> {
+    const { roomId: room_id, key: group_id, ds: via, term } = g;
+    const present = await this.matrix.roomState(room_id, POINTER);
+    if (via !== m.target || present?.term >= term) return;
+    const { epoch } = decode(migrationResponse, m.response).migrationRequest;
+    // A host that was lost, and comes back after this move, still yields to the claim.
+    const claim_hash = pointerTo(present, room_id, group_id)?.claim_hash;
+    const pointer: Pointer = {
+      ...{ room_id, group_id, via, term, epoch: Number(epoch) + 1, migration_id: m.id },
+      ...(claim_hash !== undefined && { claim_hash }),
+      evidence: {
+        migration_response: toBase64(m.response),
+        response_key_id: m.keyId,
+        migration_confirmation: confirmation.message,
+        confirmation_key_id: confirmation.key_id,
+      },
+    };
+    await this.matrix.setRoomState(room_id, POINTER, pointer);
+  }
+}
+
+/**
+ * A room's power levels with one for each of the events that name a group and its place, else whoever may send any
+ * state could move the room's group; undefined where binding and pointer have one.
+ */
+function reservingLevels(levels: any): object | undefined {
+  if (levels === undefined) throw new Error("the room has no power levels");
+  if (BINDING in (levels.events ?? {}) && POINTER in levels.events) return undefined;
+  const own = { [BINDING]: RESERVED_LEVEL, [POINTER]: RESERVED_LEVEL, [SUCCESSORS]: RESERVED_LEVEL };
+  return { ...levels, events: { ...own, ...levels.events } };
+}
+
+/** Fails unless a Delivery Service has made an id, for a group in the room. Else it could name its group anywhere. */
+export function requireOwnId(id: string, preimage: Preimage | undefined, server: string, roomId: string): void {
+  const made = groupIdOf({ creatingServer: server, roomId, nonce: fromBase64(preimage?.nonce ?? "") });
+  if (preimage?.creating_server !== server || preimage.room_id !== roomId || !same(made, fromBase64url(id)))
+    throw new Error(`${server} did not make this id for the room`);
+}

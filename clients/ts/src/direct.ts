@@ -1,0 +1,107 @@
+// Requests that a device signs, to a Delivery Service whose homeserver does not know its user (profile, section 11).
+import { createHash, randomBytes } from "node:crypto";
+import { mlsKeyId } from "./devices.js";
+import { clientAddresses, fetchJson } from "./discovery.js";
+import { PEER_UNREACHABLE, refusal } from "./ds.js";
+import { type Answer, call, json } from "./matrix.js";
+import { cipherSuite, type Identity } from "./mls.js";
+import { pathOf, TAKES_DIRECT, type Transport } from "./transport.js";
+import { type DirectRequest, directRequest, isServerName, type Signature, signedContent, toBase64 } from "./wire.js";
+
+/** How long an answer is waited for, in milliseconds, and how large it may be, in bytes: a tree is the largest. */
+const PATIENCE = 120_000;
+const MAX_ANSWER = 64 << 20;
+
+/** A Delivery Service's own homeserver. */
+interface Service {
+  /** The base URL of its client API. */
+  address: string;
+  /** How far its clock is ahead of the own one, in milliseconds, as far as it has complained. */
+  ahead: number;
+}
+
+const quoted = (text: string) => `"${text.replace(/[\\"]/g, "\\$&")}"`;
+
+/** The Authorization header of a signed request. */
+export function directHeader(r: DirectRequest & Signature): string {
+  const fields = {
+    user: r.userId,
+    device: r.deviceId,
+    key: mlsKeyId(r.deviceId),
+    time: String(r.time),
+    nonce: toBase64(r.nonce),
+    sha256: toBase64(r.bodyHash),
+    sig: toBase64(r.signature),
+  };
+  return `MimiDevice ${Object.entries(fields).map(([name, value]) => `${name}=${quoted(value)}`).join(",")}`;
+}
+
+/** The way to a Delivery Service without the help of the own homeserver. */
+export class Direct implements Transport {
+  private readonly services = new Map<string, Promise<Service>>();
+
+  /** now gives milliseconds since 1970. */
+  constructor(
+    private readonly identity: () => Identity,
+    private readonly now: () => number,
+    private readonly fetch: typeof globalThis.fetch,
+  ) {}
+
+  /** A request that is refused for its time is sent once more, by the clock of who refuses it. */
+  async send(server: string, method: string, route: string, body?: string): Promise<Answer> {
+    const service = await this.find(server);
+    const answer = await this.sendOnce(service, server, method, route, body);
+    const { rule, server_time: time } = answer.status === 403 ? json(answer) : ({} as any);
+    if (rule !== "time" || !Number.isSafeInteger(time)) return answer;
+    service.ahead = time - this.now();
+    return this.sendOnce(service, server, method, route, body);
+  }
+
+  private async sendOnce({ address, ahead }: Service, service: string, method: string, route: string, body?: string) {
+    const uri = pathOf(service, route);
+    const authorization = await this.sign({ service, method, uri, body: body ?? "", time: this.now() + ahead });
+    const signal = AbortSignal.timeout(PATIENCE);
+    // A signature is for one URI alone: a redirect is an answer.
+    const init: RequestInit = { method, headers: { authorization }, redirect: "manual", signal };
+    if (body !== undefined) init.body = body;
+    try {
+      return await call(address + uri, init, MAX_ANSWER, this.fetch);
+    } catch (e) {
+      this.services.delete(service); // it may be elsewhere the next time
+      throw unreachable(`${service}: ${e}`);
+    }
+  }
+
+  private async sign(request: { service: string; method: string; uri: string; body: string; time: number }) {
+    const { body, time, ...of } = request;
+    const { userId, deviceId, suite, signKey } = this.identity();
+    const unsigned = {
+      ...{ ...of, userId, deviceId, time: BigInt(time) },
+      bodyHash: new Uint8Array(createHash("sha256").update(body).digest()),
+      nonce: new Uint8Array(randomBytes(32)),
+    };
+    const { signature } = await cipherSuite(suite);
+    const content = signedContent(directRequest, unsigned);
+    return directHeader({ ...unsigned, signature: await signature.sign(signKey, content) });
+  }
+
+  /** The homeserver of a Delivery Service, which is looked for until it is found. */
+  private find(server: string): Promise<Service> {
+    const known = this.services.get(server) ?? this.discover(server);
+    this.services.set(server, known);
+    known.catch(() => this.services.delete(server));
+    return known;
+  }
+
+  private async discover(server: string): Promise<Service> {
+    if (!isServerName(server)) throw unreachable(`${server} is no server name`);
+    for (const address of await clientAddresses(server, this.fetch)) {
+      const versions = await fetchJson(`${address}/_matrix/client/versions`, this.fetch);
+      if (versions?.unstable_features?.[TAKES_DIRECT] === true) return { address, ahead: 0 };
+    }
+    throw unreachable(`${server} does not answer, or takes no direct requests`);
+  }
+}
+
+/** As a homeserver says it that cannot reach a Delivery Service. */
+const unreachable = (reason: string) => refusal(502, PEER_UNREACHABLE, reason);

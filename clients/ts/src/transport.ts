@@ -1,0 +1,45 @@
+// How requests reach a Delivery Service: through the device's own homeserver, or directly (profile, sections 7 and 11).
+import type { Answer, Matrix } from "./matrix.js";
+
+export interface Transport {
+  /** Sends a request for a route of a Delivery Service, such as "/groups", and gives the answer whatever its status. */
+  send(server: string, method: string, route: string, body?: string): Promise<Answer>;
+}
+
+/** The unstable features of a homeserver that forwards its users' requests, and of one that takes direct requests. */
+const FORWARDS = "io.github.mimiport.v0";
+export const TAKES_DIRECT = "io.github.mimiport.v0.direct_requests";
+
+/** Where a homeserver has the routes of a Delivery Service. */
+export const pathOf = (server: string, route: string): string =>
+  `/_matrix/client/unstable/io.github.mimiport.v0/ds/${encodeURIComponent(server)}${route}`;
+
+/** The way through a homeserver that has the module. */
+class Forwarded implements Transport {
+  constructor(private readonly matrix: Matrix) {}
+
+  send(server: string, method: string, route: string, body?: string): Promise<Answer> {
+    return this.matrix.send(method, pathOf(server, route), body);
+  }
+}
+
+/** The way through the own homeserver if that has the module, else the direct way: as the homeserver says at first. */
+export class Chosen implements Transport {
+  private choice: Promise<Transport> | undefined;
+
+  constructor(
+    private readonly matrix: Matrix,
+    private readonly direct: Transport,
+  ) {}
+
+  async send(...request: Parameters<Transport["send"]>): Promise<Answer> {
+    this.choice ??= this.choose();
+    this.choice.catch(() => (this.choice = undefined)); // asked again the next time
+    return (await this.choice).send(...request);
+  }
+
+  private async choose(): Promise<Transport> {
+    const { unstable_features: features } = await this.matrix.request("GET", "/_matrix/client/versions");
+    return features?.[FORWARDS] === true ? new Forwarded(this.matrix) : this.direct;
+  }
+}
