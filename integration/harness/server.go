@@ -187,6 +187,14 @@ func (s *Server) launch() error {
 	return nil
 }
 
+// trusted is by what a client in Node trusts the network's servers: one whose homeserver lacks the module asks others.
+func (s *Server) trusted() []string {
+	if s.network == nil {
+		return nil // what stands before a server, in plain HTTP
+	}
+	return []string{"NODE_EXTRA_CA_CERTS=" + s.network.CertFile()}
+}
+
 func (s *Server) dendrite() *exec.Cmd {
 	return exec.Command(s.network.binary,
 		"-config", s.configFile(),
