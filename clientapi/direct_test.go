@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -66,15 +67,17 @@ type counter struct {
 	service listener
 	asked   []string // for which keys, as which server
 	time    time.Time
+	rates   *edge.Rates
 	handler http.Handler
 }
 
 func newCounter(t *testing.T, perUser, perServer int) *counter {
 	c := &counter{t: t, time: now}
 	clock := func() time.Time { return c.time }
+	c.rates = edge.NewRates(perUser, perServer, clock)
 	isLocal := func(server string) bool { return server == here }
 	direct := &clientapi.Direct{
-		IsLocal: isLocal, Nonces: memory.New(), Rates: edge.NewRates(perUser, perServer, clock), Now: clock,
+		IsLocal: isLocal, Nonces: memory.New(), Rates: c.rates, Now: clock,
 		Key: func(_ context.Context, from string, of api.DirectKey) ([]byte, error) {
 			c.asked = append(c.asked, from+": "+api.DeviceKeyName(of.Scheme, of.DeviceID))
 			return key(of.UserID + of.DeviceID).Public().(ed25519.PublicKey), nil
@@ -284,6 +287,45 @@ func TestDirectRequestRates(t *testing.T) {
 		c.want("one more of "+device, ask(device), http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "requests_per_second")
 	}
 	c.want("a third device", ask("C"), http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "requests_per_second")
+}
+
+// TestDirectFlood: one homeserver's devices, as many as it makes up, use up no more than its share, by direct requests
+// and over federation together. Devices of other homeservers, other servers and users of this one go on.
+func TestDirectFlood(t *testing.T) {
+	c := newCounter(t, 1, 2)
+	ask := func(number uint64, user string) answer {
+		r := request(number, "GET", groupURI, "")
+		r.UserID, r.DeviceID = user, fmt.Sprint("DEVICE", number)
+		return c.send("GET", groupURI, "", authorization(t, r))
+	}
+	heard := 0
+	for number := range uint64(200) {
+		if a := ask(number, fmt.Sprintf("@user%d:elsewhere.example", number)); a.status == http.StatusNotFound {
+			heard++
+		} else {
+			c.want("of the flood", a, http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "requests_per_second")
+		}
+	}
+	if heard != 20 {
+		t.Errorf("%d requests of the flood are heard", heard)
+	}
+	is := func(caller api.Caller) edge.Authenticate {
+		return func(*http.Request) (api.Caller, error) { return caller, nil }
+	}
+	federation := func(server string) error {
+		_, err := c.rates.Servers(is(api.Caller{UserID: "@user:" + server, Server: server}))(nil)
+		return err
+	}
+	if err := federation("elsewhere.example"); mimiport.KindOf(err) != mimiport.KindQuota {
+		t.Errorf("the flooding server over federation: %v", err)
+	}
+	c.wantHeard("a device of another server", ask(1, "@dave:third.example"))
+	if err := federation("third.example"); err != nil {
+		t.Errorf("another server over federation: %v", err)
+	}
+	if _, err := c.rates.Users(is(api.Caller{UserID: alice, Server: here}))(nil); err != nil {
+		t.Errorf("a user of this server: %v", err)
+	}
 }
 
 // TestDirectRequestAnnouncesNothing: this homeserver speaks in rooms for its own users alone. There is no home in this

@@ -1,6 +1,8 @@
 package hooks
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
 // TestPublishedKey: a homeserver is asked for the key of a device, once a minute unless its user's devices change. What
@@ -66,4 +69,36 @@ func TestPublishedKey(t *testing.T) {
 	net.set(s.Name, http.NotFoundHandler())
 	_, err = key("PHONE", scheme)
 	wantKind(t, err, mimiport.KindPeer)
+}
+
+// TestLyingHomeserver: a homeserver may give its users any devices with any keys: it speaks for these users over
+// federation as well. It says nothing of users of another one, whatever it adds to its answers.
+func TestLyingHomeserver(t *testing.T) {
+	net := newFabric()
+	s, tt := start(t, "s.example", net), start(t, "t.example", net)
+	wantNone(t, s.meets(t, tt))
+	loginWith(t, s.register(t, "alice"), "PHONE", []byte("key"))
+	const alice, mallory = "@alice:s.example", "@mallory:liar.example"
+	net.set("liar.example", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		devices := make(map[string]any)
+		for _, user := range []string{mallory, alice} {
+			devices[user] = map[string]any{"PHONE": map[string]any{
+				"user_id": user, "device_id": "PHONE",
+				"keys": map[string]string{api.DeviceKeyName(scheme, "PHONE"): base64.RawStdEncoding.EncodeToString([]byte("lie"))},
+			}}
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"device_keys": devices})
+	}))
+	d := tt.deviceKeys()
+	for user, want := range map[string]string{mallory: "lie", alice: "key"} {
+		key, err := d.key(t.Context(), tt.Name, api.DirectKey{UserID: user, DeviceID: "PHONE", Scheme: scheme})
+		if err != nil || string(key) != want {
+			t.Errorf("the key of %s: %q, %v", user, key, err)
+		}
+		leaf := delivery.LeafKey{UserID: user, DeviceID: "PHONE", Scheme: scheme, Key: "lie"}
+		found, err := d.Look(t.Context(), tt.Name, user[strings.Index(user, ":")+1:], []delivery.LeafKey{leaf})
+		if err != nil || (found[0] == delivery.KeyPublished) != (user == mallory) {
+			t.Errorf("the leaf of %s: %v, %v", user, found, err)
+		}
+	}
 }
