@@ -17,9 +17,28 @@ type recording struct {
 	GroupInfo   binary   `json:"group_info"`
 	RatchetTree binary   `json:"ratchet_tree"`
 	Messages    []binary `json:"messages"`
+
+	next []byte // the GroupInfo of the epoch that the messages lead to, where it is known
 }
 
-// readRecording reads a file: a recording in JSON, or a GroupInfo alone.
+// recordState is a group that moves, as a MigrationContent or a group state has it: with the migration Commit as the
+// last message. It is nil for other input.
+func recordState(data []byte) *recording {
+	if content, err := mimiport.UnmarshalMigrationContent(data); err == nil {
+		data = content.GroupState
+	}
+	state, err := mimiport.UnmarshalGroupState(data)
+	if err != nil {
+		return nil
+	}
+	r := &recording{GroupInfo: state.Base.GroupInfo, RatchetTree: state.Base.RatchetTree, next: state.Commit.GroupInfo}
+	for _, m := range append(state.Proposals, state.Commit.Commit) {
+		r.Messages = append(r.Messages, m)
+	}
+	return r
+}
+
+// readRecording reads a file: a recording in JSON, a group that moves, or a GroupInfo alone.
 func readRecording(file string, std stdio) (*recording, error) {
 	input, err := read(file, std)
 	if err != nil {
@@ -27,7 +46,11 @@ func readRecording(file string, std stdio) (*recording, error) {
 	}
 	r := new(recording)
 	if text := bytes.TrimSpace(input); len(text) == 0 || text[0] != '{' {
-		r.GroupInfo, _ = fromText(string(input))
+		data, _ := fromText(string(input))
+		if moving := recordState(data); moving != nil {
+			return moving, nil
+		}
+		r.GroupInfo = data
 		return r, nil
 	}
 	if err := json.Unmarshal(input, r); err != nil {
@@ -64,8 +87,10 @@ them. The input is JSON, bytes in base64 or hexadecimal:
 
     {"group_info": MLSMESSAGE, "ratchet_tree": TREE, "messages": [MLSMESSAGE, ...]}
 
-ratchet_tree may be absent when group_info carries the tree. It prints one line
-of JSON for each message; one that is refused leaves the group as it was.
+ratchet_tree may be absent when group_info carries the tree. Or the input is a
+MigrationContent or a group state: its proposals and its Commit are the messages,
+and its signature is not looked at. It prints one line of JSON for each message;
+one that is refused leaves the group as it was.
 It does not look at lifetimes, and cannot follow a Commit of an AppDataUpdate:
 the new data is in the GroupInfo of the next epoch alone.
 `,

@@ -37,7 +37,8 @@ var verifyCommand = command{
 	name: "mls verify",
 	about: `mls verify checks all that a Delivery Service can check of a group, and reports
 its members and whose key packages have expired. The input is as for mls replay,
-or a GroupInfo that carries its tree.
+or a GroupInfo that carries its tree. Of a MigrationContent and of a group state it
+checks the proposals and the Commit, too, and reports the epoch after the Commit.
 `,
 	file: true,
 	prepare: func(flags *flag.FlagSet) action {
@@ -47,7 +48,10 @@ or a GroupInfo that carries its tree.
 }
 
 func verifyFile(engine mls.Engine, asJSON bool, file string, std stdio) error {
-	group, _, err := openGroup(engine, file, std)
+	group, r, err := openGroup(engine, file, std)
+	if err == nil && r.next != nil {
+		group, err = move(group, r)
+	}
 	if err != nil {
 		return err
 	}
@@ -56,6 +60,19 @@ func verifyFile(engine mls.Engine, asJSON bool, file string, std stdio) error {
 		return err
 	}
 	return (&decoded{"Group", value}).write(std.out, asJSON)
+}
+
+// move takes a group to the epoch that its migration Commit leads to.
+func move(group mls.Group, r *recording) (mls.Group, error) {
+	last := len(r.Messages) - 1
+	for _, proposal := range r.Messages[:last] {
+		var err error
+		if group, _, err = group.Propose(proposal); err != nil {
+			return nil, err
+		}
+	}
+	next, _, err := group.Commit(r.Messages[last], r.next)
+	return next, err
 }
 
 // reportOn describes a group at a time in seconds since 1970.
