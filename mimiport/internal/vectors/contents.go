@@ -97,7 +97,7 @@ func newHandOver() *handOver {
 	g := mlstest.New(mlstest.Options{
 		Seed: 1, GroupID: h.chain.ID, Epoch: 5, Populated: true,
 		Members:         [][]byte{identityOf(moverName), identityOf(bobName), identityOf(carolName)},
-		ExternalSenders: []*mlstest.Client{h.sender, auditor()},
+		ExternalSenders: []*mlstest.Client{h.sender, auditor()}, Extensions: kept,
 	})
 	erin := g.NewClient(identityOf(leaverName))
 	h.start = g.Commit(mlstest.CommitOptions{Sender: 1, Proposals: []*mlstest.Proposal{g.Add(erin)}})
@@ -131,9 +131,12 @@ func vectors(list ...[]byte) []byte {
 	return b.BytesOrPanic()
 }
 
-// extension is external_senders (type 5) as a GroupContextExtensions has it.
-func extension(senders []byte) []byte {
-	b := cryptobyte.NewBuilder([]byte{0, 5})
+// kept is an extension of the group that a migration leaves alone: one of a GREASE type.
+var kept = []byte{0x2a, 0x2a, 1, 0xab}
+
+// extensions are those of a GroupContextExtensions: one that is left alone, and external_senders (type 5).
+func extensions(other, senders []byte) []byte {
+	b := cryptobyte.NewBuilder(append(bytes.Clone(other), 0, 5))
 	wire.AddOpaque(b, senders)
 	return b.BytesOrPanic()
 }
@@ -152,7 +155,7 @@ func (h *handOver) options() mlstest.CommitOptions {
 	}
 	return mlstest.CommitOptions{
 		Sender: 0, References: [][]byte{h.removal, h.joining}, Path: true, AuthenticatedData: aad,
-		Proposals: []*mlstest.Proposal{h.base.SetExtensions(extension(swapped()))},
+		Proposals: []*mlstest.Proposal{h.base.SetExtensions(extensions(kept, swapped()))},
 	}
 }
 
@@ -431,7 +434,15 @@ func (h *handOver) commits(refused refuser) {
 		{"no entries", nil},
 	} {
 		with(s.name, invalid, "external-senders", func(o *mlstest.CommitOptions) {
-			o.Proposals = []*mlstest.Proposal{h.base.SetExtensions(extension(vectors(s.entries...)))}
+			o.Proposals = []*mlstest.Proposal{h.base.SetExtensions(extensions(kept, vectors(s.entries...)))}
+		})
+	}
+	for _, s := range []struct {
+		name  string
+		other []byte
+	}{{"another extension is dropped", nil}, {"another extension is changed", []byte{0x2a, 0x2a, 1, 0xac}}} {
+		with(s.name, invalid, "external-senders", func(o *mlstest.CommitOptions) {
+			o.Proposals = []*mlstest.Proposal{h.base.SetExtensions(extensions(s.other, swapped()))}
 		})
 	}
 	with("no GroupContextExtensions", invalid, "external-senders", func(o *mlstest.CommitOptions) { o.Proposals = nil })

@@ -83,7 +83,8 @@ func contentRequests(s *samples) *requestFile {
 	signed := func(name, outcome, uri string, body []byte) {
 		add(name, outcome, uri, xMatrix{targetName, "PUT", sourceName, uri, ""}.header(key), body)
 	}
-	signed("parameters in another order", "valid", path+"?decide_by="+decideBy+"&sha256="+digest+"&key_id=ed25519%3Aa", data)
+	reordered := path + "?decide_by=" + decideBy + "&sha256=" + digest + "&key_id=ed25519%3Aa"
+	signed("parameters in another order", "valid", reordered, data)
 	signed("another body", "other-body", uri, append([]byte{0}, data[1:]...))
 	signed("a byte less", "other-body", uri, data[:len(data)-1])
 	signed("no body", "other-body", uri, nil)
