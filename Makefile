@@ -4,6 +4,8 @@
 GO     ?= go
 TS     := clients/ts
 DRIVER := $(TS)/dist/src/driver.js
+# A reader of the test vectors, written from the documents alone. It takes nothing of the client but the compiler.
+READER := integration/reader
 # The client on OpenMLS. Where its packages cannot be had, its tests are skipped.
 OPENMLS := integration/openmls
 # How long each fuzz target runs: executions, since a run by the clock now and then fails at its very end.
@@ -31,8 +33,10 @@ demo: $(if $(filter draft09,$(PROTOCOL)),,$(DRIVER)) ## move a live group betwee
 test: test-ts test-go test-integration ## everything; ends with a line for each thing that tests lack here
 	@$(GO) test -count=1 -v -run '^TestMachine$$' ./internal/needs | sed -n 's/.*\(NOT TESTED: .*\)/\1/p'
 
-test-ts: $(DRIVER) ## the TypeScript client
+test-ts: $(DRIVER) ## the TypeScript client, and the reader of the test vectors
 	cd $(TS) && npm run -s check && npm test -s
+	$(TS)/node_modules/.bin/tsc -p $(READER)
+	node --test $(READER)/dist/vectors.test.js
 
 test-go: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## the Go packages but those of integration/, with the race detector
 	@units=$$($(GO) list ./... | grep -v /integration); \
@@ -89,4 +93,4 @@ explore: ## every course of a hand-over, and of who has a group, within bounds: 
 	$(GO) test -count=1 -timeout 2h -v -run '^TestExplore$$' ./mimiport/migration/explore/... -full
 
 clean: ## delete what the TypeScript client's build has made, and all packages of npm
-	rm -rf $(TS)/dist $(TS)/node_modules $(OPENMLS)/node_modules
+	rm -rf $(TS)/dist $(TS)/node_modules $(READER)/dist $(OPENMLS)/node_modules

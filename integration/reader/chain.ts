@@ -1,0 +1,194 @@
+// The chain of a group's hosts (profile, section 3).
+import { isServerName, keysIn, sha256, signedBy } from "./keys.js";
+import {
+  GroupIDPreimage,
+  type Lineage,
+  LineageClaim,
+  LineageStep,
+  MigrationConfirmation,
+  MigrationRequest,
+  MigrationResponse,
+  type SignedMessage,
+  TargetMigrationComplete,
+} from "./structures.js";
+import { type Of, concat, decode, equal, require, text } from "./wire.js";
+
+export interface Place {
+  server: string;
+  term: number;
+}
+
+/** What is known beside a lineage: the members of a case in chains.json. */
+export interface Knowledge {
+  recorded?: Lineage;
+  next?: boolean;
+  hashed?: boolean;
+  source?: string;
+  named?: Place;
+  own?: string[];
+  known?: Record<string, Uint8Array[]>;
+  live?: Record<string, Uint8Array>;
+  not_asked?: string[];
+}
+
+export interface Chain {
+  end: Place;
+  epoch: bigint;
+  stored: Lineage;
+  presented: { term: number; server: string; key_id: string }[];
+}
+
+/** A server that is needed cannot be asked. */
+export class Unreachable extends Error {}
+
+const holds = (ok: unknown, why: string) => require(ok, "M_INVALID", why, "lineage");
+
+/** The id of the group that a preimage names. */
+export const groupID = (p: Of<typeof GroupIDPreimage>) =>
+  sha256(concat(text.write("MIMI Portability 1.0 GroupID"), GroupIDPreimage.write(p)));
+
+export const isRequest = (r: Of<typeof MigrationRequest>) =>
+  isServerName(r.source_domain_name) &&
+  isServerName(r.target_domain_name) &&
+  r.source_domain_name !== r.target_domain_name &&
+  r.group_id.length >= 1 &&
+  r.group_id.length <= 255;
+
+interface Signature {
+  server: string;
+  struct: string;
+  signed: SignedMessage;
+  signature: Uint8Array;
+  term: number;
+  decider?: string; // of an offer: who has decided on it
+  key?: Uint8Array;
+  object?: Uint8Array; // that has the key
+  unreachable?: boolean; // the server cannot be asked
+  closed?: boolean; // no presented key counts
+}
+
+/** Goes along a lineage: where it ends, and which signatures must verify. */
+function follow(id: Uint8Array, l: Lineage) {
+  holds(l.preimage === null || equal(groupID(l.preimage), id), "the preimage of another id");
+  holds(isServerName(l.creating_server), "the creating server is none");
+  const at = { host: l.creating_server, before: undefined as string | undefined, epoch: 0n };
+  const signatures: Signature[] = [];
+  const nonces = new Set<string>();
+  l.steps.forEach((step, i) => {
+    const term = i + 1;
+    const go = (host: string, epoch: bigint) => Object.assign(at, { host, before: at.host, epoch });
+    if (step.kind === 1) {
+      const { migration_response: response, migration_confirmation: confirmation } = step;
+      const offer = decode(MigrationResponse, response.message);
+      const decision = decode(MigrationConfirmation, confirmation.message);
+      const r = offer.migration_request;
+      const nonce = Buffer.from(offer.nonce).toString("hex");
+      holds(isRequest(r), "an invalid request");
+      holds(decision.domain_name === r.target_domain_name, "a decision for another target");
+      holds(equal(decision.nonce, offer.nonce) && equal(decision.group_id, r.group_id), "another decision");
+      holds(r.source_domain_name === at.host && equal(r.group_id, id), "a step from elsewhere");
+      holds(!nonces.has(nonce) && r.epoch >= at.epoch, "a nonce twice, or epochs that do not rise");
+      nonces.add(nonce);
+      const target = { server: r.target_domain_name, struct: "MigrationResponse", signed: response, term };
+      const source = { server: at.host, struct: "MigrationConfirmation", signed: confirmation, term };
+      signatures.push({ ...target, signature: offer.signature, decider: at.host });
+      signatures.push({ ...source, signature: decision.signature });
+      return go(r.target_domain_name, r.epoch + 1n);
+    }
+    const signed: SignedMessage = step["lineage_claim"];
+    const claim = decode(LineageClaim, signed.message);
+    holds(isServerName(claim.domain_name), "a claim by nobody");
+    holds(claim.kind === step.kind && claim.term === BigInt(term) && equal(claim.group_id, id), "another claim");
+    holds(step.kind === 3 || [at.host, at.before].includes(claim.domain_name), "reclaimed by another");
+    holds(claim.epoch >= at.epoch, "epochs do not rise");
+    signatures.push({ server: claim.domain_name, struct: "LineageClaim", signed, signature: claim.signature, term });
+    return go(claim.domain_name, claim.epoch);
+  });
+  return { end: { server: at.host, term: l.steps.length }, epoch: at.epoch, signatures };
+}
+
+type Step = Of<typeof LineageStep>;
+
+/** The message by which steps are the same. */
+const essence = (step: Step): Uint8Array => (step["migration_response"] ?? step["lineage_claim"]).message;
+
+function continues(recorded: Lineage, l: Lineage): boolean {
+  const both = Math.min(recorded.steps.length, l.steps.length);
+  return (
+    recorded.creating_server === l.creating_server &&
+    l.steps.slice(0, both).every((s, i) => equal(essence(s), essence(recorded.steps[i]!)))
+  );
+}
+
+/** Checks a lineage of a group, and says where it ends and what it rests on. */
+export function verifyLineage(id: Uint8Array, lineage: Lineage, k: Knowledge): Chain {
+  const recorded = k.recorded;
+  holds(lineage.preimage || !(k.hashed || recorded?.preimage), "the preimage is missing");
+  holds(!recorded || continues(recorded, lineage), "not the recorded lineage");
+  const l = structuredClone(lineage);
+  let way = follow(id, l);
+  if (k.next) {
+    l.steps = l.steps.slice(0, (recorded?.steps.length ?? 0) + 1);
+    way = follow(id, l);
+  }
+  const open = way.signatures.filter((s) => !isRecorded(s, recorded?.steps[s.term - 1]));
+  const named = k.named?.server === way.end.server && k.named.term === way.end.term;
+  const least = (s: Signature) =>
+    s.server === k.source ? "live" : named || (s.decider && k.own?.includes(s.decider)) ? "presented" : "known";
+  lookUp(open, least, k);
+  const presented = open.filter((s) => {
+    if (s.key) return false;
+    if (least(s) === "presented" && !s.closed && tryKey(s, s.signed.key_object)) return true;
+    if (s.unreachable) throw new Unreachable(`${s.server} cannot be asked`);
+    return holds(false, `a signature of ${s.server} that no key verifies`);
+  });
+  open.forEach((s) => clean(s, l.steps[s.term - 1]!));
+  l.steps = l.steps.map((s, i) => recorded?.steps[i] ?? s);
+  const uses = presented.map((s) => ({ term: s.term, server: s.server, key_id: s.signed.key_id }));
+  return { end: way.end, epoch: way.epoch, stored: l, presented: uses };
+}
+
+/** Whether a recorded step holds the same signature. */
+function isRecorded(s: Signature, step: Step | undefined): boolean {
+  const parts: SignedMessage[] = step
+    ? [step["migration_response"], step["migration_confirmation"], step["lineage_claim"]].filter((p) => p)
+    : [];
+  return parts.some((p) => p.key_id === s.signed.key_id && equal(p.message, s.signed.message));
+}
+
+/** Looks for a signature's key in a key object: true, false, or undefined where the object has not its id. */
+function tryKey(s: Signature, object: Uint8Array): boolean | undefined {
+  const key = keysIn(s.server, object)?.get(s.signed.key_id);
+  if (!key) return undefined;
+  if (!signedBy(key, s.struct, s.signed.message, s.signature)) return false;
+  Object.assign(s, { key, object });
+  return true;
+}
+
+/** Looks for known keys, then asks at most eight servers for live ones, those first of which one must be live. */
+function lookUp(open: Signature[], least: (s: Signature) => string, k: Knowledge) {
+  for (const s of open.filter((s) => least(s) !== "live")) {
+    for (const object of k.known?.[s.server] ?? []) s.closed ||= tryKey(s, object) === false;
+  }
+  const missing = open.filter((s) => !s.key);
+  const inTurn = ["live", "known", "presented"].flatMap((origin) => missing.filter((s) => least(s) === origin));
+  const asked = [...new Set(inTurn.map((s) => s.server))].slice(0, 8);
+  for (const s of missing) {
+    const object = k.live?.[s.server];
+    if (asked.includes(s.server) && k.not_asked?.includes(s.server)) s.closed = true;
+    else if (!object || !asked.includes(s.server)) s.unreachable = true;
+    else tryKey(s, object);
+  }
+}
+
+/** Takes from beside a signature the key object and the vote that prove nothing. */
+function clean(s: Signature, step: Step) {
+  const beside = keysIn(s.server, s.signed.key_object)?.get(s.signed.key_id);
+  if (!beside || !equal(beside, s.key!)) s.signed.key_object = s.object!;
+  const vote: SignedMessage | undefined = step["target_migration_complete"];
+  if (s.struct !== "MigrationResponse" || !vote) return;
+  const { signature } = decode(TargetMigrationComplete, vote.message);
+  const good = vote.key_id === s.signed.key_id && signedBy(s.key!, "TargetMigrationComplete", vote.message, signature);
+  if (good) vote.key_object = s.signed.key_object;
+  else step["target_migration_complete"] = undefined;
+}
