@@ -6,24 +6,25 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
-// componentAPQInfo is the component of an app_data_dictionary that ties two groups together (draft-ietf-mls-combiner).
+// componentAPQInfo is the component of an app_data_dictionary that links a group to another (draft-ietf-mls-combiner).
 const componentAPQInfo uint16 = 6
 
-// appData is the app_data_dictionary of a group's extensions, empty without one; not ok where it does not decode.
+// appData returns the app_data_dictionary of a group's extensions, empty when there is none. It is not ok when the
+// dictionary does not decode.
 func appData(e rfc9420.Extensions) (list rfc9420.ComponentList, ok bool) {
 	data, found := e.Find(rfc9420.ExtensionAppDataDictionary)
 	return list, !found || rfc9420.Unmarshal(data, &list)
 }
 
-// changesAppData reports whether a GroupContextExtensions proposal would touch the app_data_dictionary.
+// changesAppData reports whether a GroupContextExtensions proposal would change the app_data_dictionary.
 func (g *group) changesAppData(e rfc9420.Extensions) bool {
 	before, had := g.context.Extensions.Find(rfc9420.ExtensionAppDataDictionary)
 	after, has := e.Find(rfc9420.ExtensionAppDataDictionary)
 	return had != has || !bytes.Equal(before, after)
 }
 
-// applyAppData takes the data that AppDataUpdates lead to, which the application knows, from the GroupInfo, and checks
-// that no other data changes (draft-ietf-mls-extensions-10, AppDataUpdate).
+// applyAppData applies AppDataUpdates (draft-ietf-mls-extensions-10). Only the application can compute the new data, so
+// applyAppData takes it from the GroupInfo. It checks that no other component's data changes.
 func (t *transition) applyAppData() error {
 	named := make(map[uint16]rfc9420.AppDataOperation)
 	for _, r := range t.list {
@@ -58,8 +59,8 @@ func (t *transition) applyAppData() error {
 	return err
 }
 
-// onlyNamed reports whether components have data after a Commit as the operations on some say, and all others what they
-// had.
+// onlyNamed compares the dictionary before and after a Commit. It reports whether the components named by operations
+// have data or none, as the operation says, and whether all other components kept their data.
 func onlyNamed(before, after rfc9420.ComponentList, named map[uint16]rfc9420.AppDataOperation) bool {
 	kept := 0
 	for _, c := range before {

@@ -19,14 +19,16 @@ var sized = func() func(n int) *mlstest.Group {
 	made := make(map[int]*mlstest.Group)
 	return func(n int) *mlstest.Group {
 		if made[n] == nil {
-			made[n] = mlstest.New(mlstest.Options{Seed: uint64(n), GroupID: []byte("group"), Members: identities(n), Populated: true})
+			made[n] = mlstest.New(mlstest.Options{
+				Seed: uint64(n), GroupID: []byte("group"), Members: identities(n), Populated: true,
+			})
 		}
 		return made[n]
 	}
 }()
 
-// floor is what the engine cannot do without: n Ed25519 signatures over contents as long as a leaf's, verified on some cores with
-// nothing else.
+// floor measures the part of an import that no engine can avoid: some cores verify n Ed25519 signatures over contents
+// of a leaf's size, and do nothing else.
 func floor(n, cores int, verify func([]rfc9420.Signed) bool) time.Duration {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	content := make([]byte, 330)
@@ -49,7 +51,7 @@ var suite1 = rfc9420.SuiteByID(1)
 
 func batched(list []rfc9420.Signed) bool { return suite1.VerifyBatch(list, rand.Reader) }
 
-// againstFloor runs op beside its floor and reports how much longer it takes.
+// againstFloor runs op and its floor, and reports how many times longer op takes.
 func againstFloor(b *testing.B, signatures, cores int, verify func([]rfc9420.Signed) bool, op func()) {
 	b.ReportAllocs()
 	var least, total time.Duration
@@ -64,7 +66,7 @@ func againstFloor(b *testing.B, signatures, cores int, verify func([]rfc9420.Sig
 	b.ReportMetric(float64(total)/float64(least), "x-floor")
 }
 
-// BenchmarkImport opens whole groups, on all cores and on one, with signatures one by one and in batches.
+// BenchmarkImport opens whole groups: on all cores and on one, and with single and batched verification.
 func BenchmarkImport(b *testing.B) {
 	for _, n := range []int{100, 1_000, 10_000} {
 		for _, cores := range []int{runtime.NumCPU(), 1} {
@@ -90,7 +92,8 @@ func benchmarkImport(b *testing.B, e Engine, n, cores int, verify func([]rfc9420
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*n), "µs/member")
 }
 
-// BenchmarkCommit applies a member's Commit with a full path: three signatures, of the message, the leaf and the GroupInfo.
+// BenchmarkCommit applies a member's Commit with a full path. It has three signatures: of the message, the leaf and the
+// GroupInfo.
 func BenchmarkCommit(b *testing.B) {
 	for _, n := range []int{1_000, 10_000, 50_000} {
 		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {
@@ -130,7 +133,8 @@ func BenchmarkMembers(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory measures the heap that a group of 10,000 keeps, by the member, and what each of 100 Commits adds to it.
+// BenchmarkMemory measures the heap that a group of 10,000 keeps for each member, and how much each of 100 Commits
+// adds.
 func BenchmarkMemory(b *testing.B) {
 	m := sized(10_000)
 	var commits []*mlstest.Commit

@@ -19,7 +19,7 @@ func (g *group) Commit(message, groupInfo []byte) (Group, *Effects, error) {
 	return next, effects, nil
 }
 
-// Follow applies a Commit without the GroupInfo of the next epoch. The group it returns has an empty GroupInfo.
+// Follow implements Follower.
 func (g *group) Follow(message []byte) (Group, *Effects, error) {
 	next, effects, err := g.follow(message, nil)
 	if err != nil {
@@ -40,7 +40,8 @@ func (g *group) commit(message, groupInfo []byte) (*group, *Effects, error) {
 	return next, effects, next.takeInfo(groupInfo, info)
 }
 
-// follow applies a Commit. Without the GroupInfo of the next epoch it cannot know to what an AppDataUpdate leads.
+// follow applies a Commit. info is the GroupInfo of the next epoch, not yet verified. It may be nil unless the Commit
+// has an AppDataUpdate: only the GroupInfo shows the data that an AppDataUpdate leads to.
 func (g *group) follow(message []byte, info *rfc9420.GroupInfo) (*group, *Effects, error) {
 	m, err := g.handshake(message, rfc9420.ContentCommit)
 	if err != nil {
@@ -62,19 +63,19 @@ func (g *group) follow(message []byte, info *rfc9420.GroupInfo) (*group, *Effect
 	return next, t.effects(m, next), nil
 }
 
-// transition is a Commit while it is applied: what it covers, and the group as it becomes.
+// transition is a Commit in progress: its proposals, and the group of the next epoch as far as it is made.
 type transition struct {
 	*edit
 	ledger
 	g         *group
 	external  bool   // an external Commit
-	committer uint32 // where the committer's leaf is, or will be
+	committer uint32 // the committer's leaf; for an external Commit, placeJoiner sets it
 	commit    *rfc9420.Commit
-	info      *rfc9420.GroupInfo // of the next epoch, not yet verified; nil where it is not known
+	info      *rfc9420.GroupInfo // of the next epoch, not yet verified; nil when the caller has none
 
 	list    []*received // in the order of the Commit
 	adds    []*received
-	updates []leafChange // sorted, as are the others
+	updates []leafChange // this and the next two lists are sorted by leaf
 	removes []leafChange
 	added   []leafChange
 
@@ -82,11 +83,11 @@ type transition struct {
 	extensions rfc9420.Extensions
 	required   rfc9420.RequiredCapabilities
 
-	newExtensions bool // the Commit sets extensions
-	closes        bool // it is a ReInit
+	newExtensions bool // the Commit has a GroupContextExtensions
+	closes        bool // the Commit has a ReInit
 }
 
-// newTransition checks the sender of a Commit and its signature (RFC 9420, sections 6.1 and 12.4.2).
+// newTransition checks the sender and the signature of a Commit (RFC 9420, sections 6.1 and 12.4.2).
 func (g *group) newTransition(m *rfc9420.PublicMessage, info *rfc9420.GroupInfo) (*transition, error) {
 	c := &m.Content
 	t := &transition{
@@ -106,7 +107,7 @@ func (g *group) newTransition(m *rfc9420.PublicMessage, info *rfc9420.GroupInfo)
 	return t, g.verifySender(m)
 }
 
-// collect resolves references and checks the proposals by value.
+// collect finds the proposals by reference and checks the proposals by value.
 func (t *transition) collect() error {
 	known := make(map[string]*received, len(t.g.received))
 	for _, r := range t.g.received {
@@ -150,8 +151,8 @@ func (t *transition) resolve(p rfc9420.ProposalOrRef, known map[string]*received
 	return r, t.g.checkProposal(t.supports, r)
 }
 
-// externalProposal reports whether an external Commit may cover a type by value (RFC 9420, section 12.4.3.2, and
-// draft-ietf-mls-extensions-10).
+// externalProposal reports whether an external Commit may have a proposal of a type by value (RFC 9420, section
+// 12.4.3.2, and draft-ietf-mls-extensions-10).
 func externalProposal(typ ProposalType) bool {
 	switch typ {
 	case ProposalExternalInit, ProposalRemove, ProposalPSK, ProposalAppDataUpdate, ProposalAppEphemeral:
@@ -160,7 +161,8 @@ func externalProposal(typ ProposalType) bool {
 	return false
 }
 
-// checkList enforces the rules of a list of proposals (RFC 9420, section 12.2) and sorts the list out.
+// checkList enforces the rules of a list of proposals (RFC 9420, section 12.2). It sorts the proposals into lists by
+// type.
 func (t *transition) checkList() error {
 	count := make(map[ProposalType]int)
 	psks := make(map[string]bool)
@@ -206,8 +208,8 @@ func (t *transition) checkList() error {
 	return t.checkTargets()
 }
 
-// requiresPath reports whether a proposal makes a path necessary (RFC 9420, section 17.4, and
-// draft-ietf-mls-extensions-10). Only its members know the needs of a custom proposal.
+// requiresPath reports whether a proposal requires a path (RFC 9420, section 17.4, and draft-ietf-mls-extensions-10).
+// It returns false for custom types: only members know whether these require a path.
 func requiresPath(typ ProposalType) bool {
 	switch typ {
 	case ProposalUpdate, ProposalRemove, ProposalExternalInit, ProposalGroupContextExtensions:
@@ -228,7 +230,8 @@ func (t *transition) checkExternalList(count map[ProposalType]int) error {
 
 func byLeaf(a, b leafChange) int { return cmp.Compare(a.leaf, b.leaf) }
 
-// checkTargets sorts the leaves that a Commit changes and checks that it may.
+// checkTargets sorts the lists of updated and removed leaves. It refuses the committer's own leaf and a leaf that two
+// proposals change (RFC 9420, section 12.2).
 func (t *transition) checkTargets() error {
 	slices.SortStableFunc(t.updates, byLeaf)
 	slices.SortStableFunc(t.removes, byLeaf)
@@ -245,7 +248,7 @@ func (t *transition) checkTargets() error {
 	return t.require(len(once) == len(t.updates)+len(t.removes), ruleRemoveUnique)
 }
 
-// applyProposals makes the tree that the path is for (RFC 9420, section 12.3).
+// applyProposals makes the tree as it is before the path (RFC 9420, section 12.3).
 func (t *transition) applyProposals() error {
 	if err := t.applyAppData(); err != nil {
 		return err
@@ -276,31 +279,34 @@ func (t *transition) applyProposals() error {
 	return t.applyAdds()
 }
 
-// checkStaying checks what all members must support that are neither added nor removed (RFC 9420, section 12.2).
+// checkStaying checks that each member that is neither added nor removed supports the types of all proposals (RFC 9420,
+// section 12.2). s is the support of these members.
 func (t *transition) checkStaying(s *support) error {
 	for _, r := range t.list {
-		if err := t.require(rfc9420.DefaultProposal(r.proposal.Type) || s.proposal(r.proposal.Type), ruleProposalSupported); err != nil {
+		typ := r.proposal.Type
+		if err := t.require(rfc9420.DefaultProposal(typ) || s.proposal(typ), ruleProposalSupported); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// dropLeaf takes the keys and the credential of a leaf, if it is not blank, out of the sets.
+// dropLeaf takes the keys and the credential of a leaf out of the sets. It does nothing for a blank leaf.
 func (t *transition) dropLeaf(leaf uint32) {
 	if n := t.tree.find(leaf); n != nil {
 		t.drop(n.raw)
 	}
 }
 
-// dropParent takes the key of a parent out of the set.
+// dropParent takes the key of a parent out of the set. It does nothing for a blank parent.
 func (t *transition) dropParent(n *node) {
 	if !n.isBlank() {
 		t.keys.encryption = t.keys.encryption.without(idOf(decodeParent(n.raw).EncryptionKey))
 	}
 }
 
-// applyAdds puts the added leaves into the leftmost blank places, in the order of the Commit (RFC 9420, section 12.1.1).
+// applyAdds puts the added leaves into the leftmost blank places, in the order of the Commit (RFC 9420, section
+// 12.1.1).
 func (t *transition) applyAdds() error {
 	if len(t.adds) == 0 {
 		return nil
@@ -334,7 +340,7 @@ func (t *transition) applyAdds() error {
 	return nil
 }
 
-// checkPlace refuses a leaf beyond the suite's limit.
+// checkPlace refuses a leaf beyond the limit of the cipher suite.
 func (g *group) checkPlace(leaf uint32) error {
 	if uint64(leaf) >= uint64(g.limits.Leaves[g.suite.ID]) {
 		return errLeaves
@@ -378,8 +384,8 @@ func (t *transition) applyPath() error {
 	return t.placePath(steps, caps)
 }
 
-// checkSuccessor checks that the path's leaf has the credential of the leaf whose place it takes: the committer's, or
-// the one that a joiner removes.
+// checkSuccessor checks that the path's leaf has the credential of the leaf that it replaces. A member's Commit
+// replaces the committer's leaf, an external Commit the leaf that it removes.
 func (t *transition) checkSuccessor(l *rfc9420.LeafNode) error {
 	if !t.external {
 		return t.g.requireSuccessor(l, t.committer)
@@ -395,7 +401,7 @@ func (t *transition) checkSuccessor(l *rfc9420.LeafNode) error {
 	return nil
 }
 
-// placeJoiner finds the place of an external Commit's sender (RFC 9420, section 12.4.3.2).
+// placeJoiner assigns a leaf to the sender of an external Commit (RFC 9420, section 12.4.3.2).
 func (t *transition) placeJoiner() error {
 	if !t.external {
 		return nil
@@ -413,14 +419,14 @@ func (t *transition) placeJoiner() error {
 // step is one node of a direct path with its child on the copath (RFC 9420, section 4.1.2).
 type step struct {
 	node    *node
-	sibling *node // nil for a blank that is not there
+	sibling *node // nil where everything at and below the sibling's place is blank
 	place   span  // the sibling's
 }
 
 // onPath reports whether the node is in the filtered direct path.
 func (s *step) onPath() bool { return child(s.sibling).resolution > 0 }
 
-// path is the direct path of a leaf, from the root down.
+// path returns the direct path of a leaf, from the root down.
 func (t tree) path(leaf uint32) []step {
 	steps := make([]step, 0, t.height)
 	n := child(t.root)
@@ -436,8 +442,9 @@ func (t tree) path(leaf uint32) []step {
 	return steps
 }
 
-// pathFits reports whether the path has a node for each of the filtered direct path and a ciphertext for each node of the
-// resolutions beside it, except the leaves that this Commit adds (RFC 9420, section 7.5).
+// pathFits reports whether the path has one node for each node of the filtered direct path, and in it one ciphertext
+// for each node in the resolution of the copath child, without the leaves that this Commit adds (RFC 9420, section
+// 7.5).
 func (t *transition) pathFits(steps []step) bool {
 	nodes := t.commit.Path.Nodes
 	for _, s := range slices.Backward(steps) {
@@ -452,17 +459,19 @@ func (t *transition) pathFits(steps []step) bool {
 	return len(nodes) == 0
 }
 
-// addedBelow is how many leaves this Commit adds below a place.
+// addedBelow counts the leaves that this Commit adds at and below a place.
 func (t *transition) addedBelow(at span) int {
+	compare := func(c leafChange, leaf uint64) int { return cmp.Compare(uint64(c.leaf), leaf) }
 	position := func(leaf uint64) int {
-		i, _ := slices.BinarySearchFunc(t.added, leaf, func(c leafChange, leaf uint64) int { return cmp.Compare(uint64(c.leaf), leaf) })
+		i, _ := slices.BinarySearchFunc(t.added, leaf, compare)
 		return i
 	}
 	return position(uint64(at.first)+1<<at.height) - position(uint64(at.first))
 }
 
-// replaceKeys puts the path's keys into the sets and takes those out that the path replaces. No key of the path may be one of
-// the tree before, not even one it replaces (RFC 9420, section 12.4.2).
+// replaceKeys puts the path's keys into the sets and then takes out the keys that the path replaces. This order
+// matters: no encryption key of the path may be in the old tree, not even as a key that the path replaces (RFC 9420,
+// section 12.4.2).
 func (t *transition) replaceKeys(steps []step) error {
 	path := t.commit.Path
 	if err := t.insertEncryptionKey(path.Leaf.EncryptionKey, rulePathLeafKeyUnique); err != nil {
@@ -491,8 +500,8 @@ func (t *transition) replaceKeys(steps []step) error {
 	return nil
 }
 
-// placePath makes the path's nodes, from the root down as each holds the hash of the one above, and checks that the leaf holds
-// the last (RFC 9420, section 7.9).
+// placePath puts the path's nodes into the tree. Each node holds the parent hash of the node above, so placePath
+// computes them from the root down, and at the end checks the parent hash in the path's leaf (RFC 9420, section 7.9).
 func (t *transition) placePath(steps []step, caps *support) error {
 	path := t.commit.Path
 	raws := make([][]byte, len(steps))
@@ -511,7 +520,7 @@ func (t *transition) placePath(steps []step, caps *support) error {
 	if err := t.require(bytes.Equal(path.Leaf.ParentHash, hash), rulePathParentHash); err != nil {
 		return err
 	}
-	n := makeLeaf(bytes.Clone(path.Leaf.Raw), caps) // a clone does not keep the whole message in memory
+	n := makeLeaf(bytes.Clone(path.Leaf.Raw), caps) // a slice would keep the whole message in memory
 	for i, s := range slices.Backward(steps) {
 		if s.place.first > t.committer {
 			n = t.join(n, s.sibling, raws[i], 0)
@@ -523,7 +532,7 @@ func (t *transition) placePath(steps []step, caps *support) error {
 	return nil
 }
 
-// checkMembers enforces the rules about all members of the new epoch, and the limit on their tree.
+// checkMembers enforces the rules about all members of the new epoch, and the limit on the size of their tree.
 func (t *transition) checkMembers() error {
 	if size, _ := t.tree.encodedSize(); size > min(t.g.limits.Tree, wire.MaxVector) {
 		return errSize
@@ -535,7 +544,7 @@ func (t *transition) checkMembers() error {
 	return t.checkSupport(s, t.extensions)
 }
 
-// finish makes the next epoch (RFC 9420, section 8.2).
+// finish makes the group of the next epoch (RFC 9420, section 8.2).
 func (t *transition) finish(m *rfc9420.PublicMessage) (*group, error) {
 	g := t.g
 	context := g.context
@@ -547,7 +556,7 @@ func (t *transition) finish(m *rfc9420.PublicMessage) (*group, error) {
 	return next, next.setContext(&context, nil, bytes.Clone(m.ConfirmationTag))
 }
 
-// takeInfo checks the GroupInfo that comes with the Commit to this epoch (RFC 9420, section 12.4.3), and keeps it.
+// takeInfo checks the GroupInfo that came with the Commit to this epoch (RFC 9420, section 12.4.3), and keeps it.
 func (g *group) takeInfo(groupInfo []byte, info *rfc9420.GroupInfo) error {
 	tree, found := info.RatchetTree()
 	if g.treeInside = found; found {
@@ -565,7 +574,7 @@ func (g *group) takeInfo(groupInfo []byte, info *rfc9420.GroupInfo) error {
 	return g.checkInfo(info)
 }
 
-// effects says what the Commit did.
+// effects describes the Commit for callers.
 func (t *transition) effects(m *rfc9420.PublicMessage, next *group) *Effects {
 	g := t.g
 	e := &Effects{
@@ -594,7 +603,7 @@ func (t *transition) effects(m *rfc9420.PublicMessage, next *group) *Effects {
 	return e
 }
 
-// renewed lists the leaves that the Commit brings with a new key.
+// renewed makes Effects.Renewed.
 func (t *transition) renewed() (out []Member) {
 	brought := slices.Concat(t.updates, t.added)
 	if t.commit.Path != nil {
@@ -617,5 +626,5 @@ func (t *transition) sameCredential() bool {
 func encodeExtensions(e rfc9420.Extensions) []byte {
 	var b cryptobyte.Builder
 	wire.AddOpaque(&b, e)
-	return b.BytesOrPanic() // they came in a shorter vector
+	return b.BytesOrPanic() // it cannot panic: the extensions came in a vector of this size
 }

@@ -29,7 +29,7 @@ type tsClients struct {
 
 type fields map[string]any
 
-// answer is what a command may answer.
+// answer is the answer to any command.
 type answer struct {
 	Error                                   string
 	Context, Tree                           octets
@@ -62,7 +62,7 @@ func startTS(t *testing.T) *tsClients {
 	return &tsClients{t, in, scanner}
 }
 
-// try sends one command; the answer's Error is what the clients make of it.
+// try sends one command. The clients report a failure in the answer's Error.
 func (c *tsClients) try(command string, args fields) (out answer) {
 	c.t.Helper()
 	args["command"] = command
@@ -82,7 +82,7 @@ func (c *tsClients) try(command string, args fields) (out answer) {
 	return out
 }
 
-// do is try for what must succeed.
+// do sends one command, which must succeed.
 func (c *tsClients) do(command string, args fields) answer {
 	c.t.Helper()
 	out := c.try(command, args)
@@ -92,8 +92,8 @@ func (c *tsClients) do(command string, args fields) answer {
 	return out
 }
 
-// duet takes a group through random changes that an engine and ts-mls clients follow. Some members are synthetic: they only
-// propose, as they have no secrets.
+// duet takes a group through random changes. An engine and ts-mls clients follow them. Some members are synthetic: they
+// have no secrets and can only propose.
 type duet struct {
 	*tsClients
 	random    *rand.Rand
@@ -103,7 +103,7 @@ type duet struct {
 	live      []string                   // the clients in the group
 	clients   map[string]string          // names by identity
 	synthetic map[string]*mlstest.Client // by identity
-	count     map[string]int             // what was done
+	count     map[string]int             // how often each change was made
 }
 
 func TestDifferential(t *testing.T) {
@@ -142,7 +142,7 @@ func newDuet(t *testing.T, seed uint64) *duet {
 
 var hexOf = hex.EncodeToString
 
-// agree checks that a client and the engine see the same group, byte for byte.
+// agree checks that a client and the engine have the same group, byte for byte.
 func (d *duet) agree(a answer) {
 	d.t.Helper()
 	if want := d.engine.(*group).encodedContext; !bytes.Equal(a.Context, want) {
@@ -153,7 +153,7 @@ func (d *duet) agree(a answer) {
 	}
 }
 
-// name is a name for a new client.
+// name makes a name for a new client.
 func (d *duet) name() string {
 	name := fmt.Sprintf("client%d", len(d.clients))
 	d.clients[string(mlstest.Identity("@"+name+":ts.example", "TS"))] = name
@@ -186,7 +186,7 @@ func (d *duet) step() {
 	s.do()
 }
 
-// keyPackage is that of a new member, of either kind.
+// keyPackage makes a key package of a new member, a client or a synthetic one.
 func (d *duet) keyPackage() string {
 	if d.random.IntN(2) == 0 {
 		return hexOf(d.do("keyPackage", fields{"name": d.name(), "suite": d.suite}).KeyPackage)
@@ -197,7 +197,7 @@ func (d *duet) keyPackage() string {
 	return hexOf(c.KeyPackage())
 }
 
-// outsider is the leaf of a random member that is none of some clients, and whether there is one.
+// outsider returns the leaf of a random member that is none of the named clients. It returns false when there is none.
 func (d *duet) outsider(names ...string) (uint32, bool) {
 	var leaves []uint32
 	for m := range d.engine.Members() {
@@ -211,7 +211,7 @@ func (d *duet) outsider(names ...string) (uint32, bool) {
 	return leaves[d.random.IntN(len(leaves))], true
 }
 
-// commits makes a Commit of all that is pending and of some proposals by value.
+// commits makes a Commit of all pending proposals and of some proposals by value.
 func (d *duet) commits(sender string, proposals ...fields) {
 	d.t.Helper()
 	c := d.do("commit", fields{"name": sender, "proposals": append([]fields{}, proposals...), "aad": "aad0"})
@@ -223,7 +223,8 @@ func (d *duet) adds() {
 	d.commits(d.someone(), fields{"add": d.keyPackage()}, fields{"add": d.keyPackage()})
 }
 
-// sends gives a proposal to the engine, and if that accepts it to all clients, having tried mutants of it.
+// sends first tries mutants of a proposal. Then it gives the proposal to the engine and, if the engine accepts it, to
+// all clients.
 func (d *duet) sends(sender string, message []byte) {
 	d.t.Helper()
 	d.judge(sender, message, func(g Group, message []byte) error {
@@ -232,7 +233,7 @@ func (d *duet) sends(sender string, message []byte) {
 	})
 	next, _, err := d.engine.Propose(message)
 	if rule := ruleOf(err); err != nil && (rule == ruleTogether.name || rule == ruleNoCommitter.name) {
-		d.count["not beside the others"]++ // which a client does not ask before it commits: nobody is to have it
+		d.count["not beside the others"]++ // a client checks this only when it commits, so no client may get the proposal
 		return
 	} else if err != nil {
 		d.t.Fatal(err)
@@ -262,7 +263,7 @@ func (d *duet) proposesRemove() {
 	}
 }
 
-// follow is the group as synthetic members know it.
+// follow makes the group as the synthetic members see it, and lists their leaves.
 func (d *duet) follow() (g *mlstest.Group, leaves []uint32) {
 	members := make(map[uint32]*mlstest.Client)
 	for m := range d.engine.Members() {
@@ -302,7 +303,7 @@ func (d *duet) entersAs(name string) {
 func (d *duet) enters()  { d.entersAs(d.name()) }
 func (d *duet) resyncs() { d.entersAs(d.someone()) }
 
-// merge gives a Commit to everybody, having tried mutants of it.
+// merge first tries mutants of a Commit. Then it gives the Commit to the engine and to all clients.
 func (d *duet) merge(sender string, c answer) {
 	d.t.Helper()
 	d.judge(sender, c.Message, func(g Group, message []byte) error {
@@ -332,8 +333,8 @@ func (d *duet) merge(sender string, c answer) {
 	}
 }
 
-// judge gives mutants of a message to the engine and to a client that did not send it. Both must refuse, but for what a
-// disagreement explains.
+// judge gives mutants of a message to the engine and to a client that did not send the message. Both must refuse each
+// mutant, unless a disagreement explains why one accepts it.
 func (d *duet) judge(sender string, message []byte, engine func(Group, []byte) error) {
 	d.t.Helper()
 	i := slices.IndexFunc(d.live, func(name string) bool { return name != sender })
@@ -342,11 +343,13 @@ func (d *duet) judge(sender string, message []byte, engine func(Group, []byte) e
 	}
 	for range 6 {
 		mutant := d.mutant(message)
-		d.compare(message, mutant, engine(d.engine, mutant), d.try("judge", fields{"name": d.live[i], "message": hexOf(mutant)}).Error)
+		theirs := d.try("judge", fields{"name": d.live[i], "message": hexOf(mutant)}).Error
+		d.compare(message, mutant, engine(d.engine, mutant), theirs)
 	}
 }
 
-// compare counts what engine and client say of a mutant, and fails for a disagreement that nothing explains.
+// compare counts the answers of engine and client to a mutant. It fails when they differ and no disagreement explains
+// it.
 func (d *duet) compare(message, mutant []byte, ours error, theirs string) {
 	d.t.Helper()
 	d.count["mutants"]++
@@ -361,7 +364,7 @@ func (d *duet) compare(message, mutant []byte, ours error, theirs string) {
 	}
 }
 
-// offends has a synthetic member propose, properly signed, what nobody may commit. Nobody keeps it.
+// offends has a synthetic member sign proposals that nobody may commit. The engine must refuse each.
 func (d *duet) offends() {
 	g, leaves := d.follow()
 	if len(leaves) == 0 {
@@ -371,7 +374,8 @@ func (d *duet) offends() {
 	psk, update := g.PSK([]byte("psk")), g.Update(leaf)
 	psk.PSK.Nonce = nil
 	update.Update.Signature = flip(update.Update.Signature)
-	for _, p := range []*mlstest.Proposal{g.Remove(1 << 20), psk, update, {Type: ProposalExternalInit, KEMOutput: []byte("kem")}} {
+	init := &mlstest.Proposal{Type: ProposalExternalInit, KEMOutput: []byte("kem")}
+	for _, p := range []*mlstest.Proposal{g.Remove(1 << 20), psk, update, init} {
 		name := d.someone()
 		message := d.do("tag", fields{"name": name, "message": hexOf(g.Propose(leaf, p))}).Message
 		_, _, err := d.engine.Propose(message)
@@ -382,7 +386,7 @@ func (d *duet) offends() {
 	}
 }
 
-// forges has a client make Commits of lists that nobody may commit, complete with their next epoch.
+// forges has a client make Commits of lists that nobody may commit, each with the GroupInfo of its next epoch.
 func (d *duet) forges() {
 	if len(d.live) < 2 {
 		return
@@ -400,7 +404,8 @@ func (d *duet) forges() {
 	}
 	add := fields{"add": d.keyPackage()}
 	for name, f := range map[string]fields{
-		"no offence":         {"proposals": []fields{{"remove": leaf}, add}}, // shows that the others are refused for theirs
+		// shows that the engine refuses the others for their offence
+		"no offence":         {"proposals": []fields{{"remove": leaf}, add}},
 		"removes itself":     {"proposals": []fields{{"remove": self}}},
 		"removes twice":      {"proposals": []fields{{"remove": leaf}, {"remove": leaf}}},
 		"removes nobody":     {"proposals": []fields{{"remove": 1 << 20}}},
@@ -418,7 +423,7 @@ func (d *duet) forges() {
 	}
 }
 
-// mutant is a message with one small change.
+// mutant makes one small change to a copy of a message.
 func (d *duet) mutant(message []byte) []byte {
 	out := bytes.Clone(message)
 	at := d.random.IntN(len(out))
@@ -434,17 +439,18 @@ func (d *duet) mutant(message []byte) []byte {
 	return out
 }
 
-// disagreement is why the engine and ts-mls may judge one mutant differently.
+// disagreement explains why the engine and ts-mls may judge a mutant differently.
 type disagreement struct {
-	accepted bool   // by the engine
-	rfc      string // RFC 9420, in its words
+	accepted bool   // the engine accepts the mutant
+	rfc      string // the reason, with a quotation of RFC 9420
 	explains func(message, mutant []byte) bool
 }
 
 var disagreements = []disagreement{{
 	accepted: true,
-	rfc: "6.2: \"When decoding a PublicMessage into an AuthenticatedContent, the application MUST check membership_tag and " +
-		"MUST check that the FramedContentAuthData is valid.\" The tag is made with the membership_key, a secret of the group.",
+	rfc: "6.2: \"When decoding a PublicMessage into an AuthenticatedContent, the application MUST check " +
+		"membership_tag and MUST check that the FramedContentAuthData is valid.\" The key of the tag is the " +
+		"membership_key, a secret of the group.",
 	explains: func(message, mutant []byte) bool { // only the membership tag differs
 		var a, b rfc9420.Message
 		return rfc9420.Unmarshal(message, &a) && rfc9420.Unmarshal(mutant, &b) && a.Public != nil && b.Public != nil &&
@@ -452,11 +458,13 @@ var disagreements = []disagreement{{
 	},
 }, {
 	accepted: false,
-	rfc: "12.1: \"On receiving a FramedContent containing a Proposal, a client MUST verify the signature inside FramedContentAuthData " +
-		"and that the epoch field of the enclosing FramedContent is equal to the epoch field of the current GroupContext object.\" " +
-		"No more is asked of a client before a Commit; a Delivery Service that kept such a proposal would only waste its quota.",
-	explains: func(message, mutant []byte) bool { // a proposal as its sender meant it
+	rfc: "12.1: \"On receiving a FramedContent containing a Proposal, a client MUST verify the signature inside " +
+		"FramedContentAuthData and that the epoch field of the enclosing FramedContent is equal to the epoch field " +
+		"of the current GroupContext object.\" A client need not check more before a Commit. A Delivery Service " +
+		"that kept such a proposal would only waste its quota.",
+	explains: func(message, mutant []byte) bool { // not a mutant: its sender signed this proposal
 		var m rfc9420.Message
-		return message == nil && rfc9420.Unmarshal(mutant, &m) && m.Public != nil && m.Public.Content.ContentType == rfc9420.ContentProposal
+		return message == nil && rfc9420.Unmarshal(mutant, &m) && m.Public != nil &&
+			m.Public.Content.ContentType == rfc9420.ContentProposal
 	},
 }}

@@ -15,18 +15,18 @@ import (
 // ProtocolMLS10 is the protocol name of RFC 9420 groups.
 const ProtocolMLS10 = "mls10"
 
-// Limits bounds what the engine looks at. Each is checked before any work that grows with it.
+// Limits bounds the input of the engine. The engine checks each limit before any work that grows with it.
 type Limits struct {
-	Leaves    map[uint16]int // leaves of a tree, blank ones too, by cipher suite; an absent suite is unsupported
+	Leaves    map[uint16]int // leaves of a tree with its blank ones, by cipher suite; an absent suite is unsupported
 	Message   int            // bytes of one message without its ratchet tree
 	Tree      int            // bytes of an encoded ratchet tree
-	Proposals int            // received in one epoch, and in one Commit
+	Proposals int            // proposals received in one epoch, and proposals in one Commit
 
-	suites map[uint16]*rfc9420.Suite // besides those of RFC 9420
+	suites map[uint16]*rfc9420.Suite // suites that RFC 9420 does not have
 }
 
-// CipherSuite describes a cipher suite that RFC 9420 does not have, such as one with a post-quantum KEM: implementations disagree about
-// the numbers of these.
+// CipherSuite describes a cipher suite that RFC 9420 does not have, such as one with a post-quantum KEM.
+// Implementations disagree about the numbers of such suites.
 type CipherSuite struct {
 	ID            uint16
 	Hash          string // SHA-256, SHA-384 or SHA-512
@@ -35,8 +35,8 @@ type CipherSuite struct {
 	Leaves        int    // as in Limits
 }
 
-// WithSuite is the limits of an engine that knows one more cipher suite. It returns a KindUnsupported error for a suite of RFC 9420 or
-// of a name or size that the engine does not have.
+// WithSuite returns the limits of an engine that knows one more cipher suite. It returns a KindUnsupported error when
+// RFC 9420 has a suite of that ID, and when the engine lacks the hash or the signature or does not take a size.
 func (l Limits) WithSuite(s CipherSuite) (Limits, error) {
 	suite := rfc9420.NewSuite(s.ID, s.Hash, s.Signature, s.EncryptionKey)
 	fits := s.EncryptionKey > 0 && s.EncryptionKey <= maxEncryptionKey && s.Leaves > 0 && s.Leaves <= 1<<16
@@ -51,10 +51,11 @@ func (l Limits) WithSuite(s CipherSuite) (Limits, error) {
 	return l, nil
 }
 
-// maxEncryptionKey is the largest public key of a KEM, in bytes. One of ML-KEM-1024 beside one of P-521 has 1,701.
+// maxEncryptionKey is the largest size of a KEM's public key in bytes. The keys of ML-KEM-1024 and P-521 together have
+// 1,701.
 const maxEncryptionKey = 1 << 12
 
-// suiteByID is the cipher suite with an id, nil for an unknown one.
+// suiteByID returns the cipher suite with an id, nil for an unknown id.
 func (l *Limits) suiteByID(id uint16) *rfc9420.Suite {
 	if s := l.suites[id]; s != nil {
 		return s
@@ -62,7 +63,8 @@ func (l *Limits) suiteByID(id uint16) *rfc9420.Suite {
 	return rfc9420.SuiteByID(id)
 }
 
-// DefaultLimits allows groups that one core verifies in some seconds: a P-521 signature costs 35 times an Ed25519 one.
+// DefaultLimits allows groups that one core verifies in some seconds. The limits of leaves differ because a P-521
+// signature costs 35 times as much as an Ed25519 signature.
 func DefaultLimits() Limits {
 	return Limits{
 		Leaves:    map[uint16]int{1: 1 << 16, 2: 1 << 16, 3: 1 << 16, 4: 1 << 14, 5: 1 << 11, 6: 1 << 14, 7: 1 << 12},
@@ -72,41 +74,45 @@ func DefaultLimits() Limits {
 	}
 }
 
-// engine is the RFC 9420 engine.
+// engine implements Engine for RFC 9420.
 type engine struct {
 	checker
 	limits Limits
 }
 
-// RFC9420 is the engine for RFC 9420 groups.
+// RFC9420 makes the engine for RFC 9420 groups.
 func RFC9420(limits Limits) Engine { return &engine{limits: limits} }
 
-// RFC9420Batched is RFC9420 with a faster Open: it verifies the Ed25519 signatures of leaves in batches, with coefficients from
-// random, which must be safe for concurrent use.
+// RFC9420Batched is RFC9420 with a faster Open: the engine verifies the Ed25519 signatures of leaves in batches. It
+// draws the coefficients of a batch from random, which must be safe for concurrent use.
 //
-// A batch is verified with the cofactor (RFC 8032, section 5.1.7 and ZIP 215), single signatures, as by most clients, without.
-// An honest signature passes both. A member can craft a leaf that only a batch accepts: then this server opens a group that
-// others refuse.
+// A batch verifies with the cofactor (RFC 8032, section 5.1.7 and ZIP 215). Most clients, and RFC9420, verify single
+// signatures without it. An honest signature passes both. A member can craft a leaf that only a batch accepts: then
+// this server opens a group that others refuse.
 func RFC9420Batched(limits Limits, random io.Reader) Engine {
 	return &engine{checker{random: random}, limits}
 }
 
 func (e *engine) Protocol() string { return ProtocolMLS10 }
 
-// What is wrong with input that breaks no rule by name.
+// The errors of input that breaks none of the named rules.
 var (
-	errMessage = &mimiport.Error{Kind: mimiport.KindBadMessage, Err: errors.New("not a well-formed MLSMessage of the kind wanted")}
-	errVersion = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("another protocol version or wire format")}
-	errPrivate = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("handshake messages must not be encrypted")}
-	errSuite   = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("the cipher suite is not supported")}
-	errSize    = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the message or the tree is too long")}
-	errTree    = &mimiport.Error{Kind: mimiport.KindBadMessage, Err: errors.New("not a well-formed ratchet tree")}
-	errLeaves  = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the tree has too many leaves for its cipher suite")}
-	errFollow  = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("a Commit of an AppDataUpdate is followed by its GroupInfo only")}
-	errMany    = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("too many proposals")}
+	errMessage = problem(mimiport.KindBadMessage, "not a well-formed MLSMessage of the expected kind")
+	errVersion = problem(mimiport.KindUnsupported, "the protocol version or the wire format is not supported")
+	errPrivate = problem(mimiport.KindUnsupported, "handshake messages must not be encrypted")
+	errSuite   = problem(mimiport.KindUnsupported, "the cipher suite is not supported")
+	errSize    = problem(mimiport.KindTooLarge, "the message or the tree is too long")
+	errTree    = problem(mimiport.KindBadMessage, "not a well-formed ratchet tree")
+	errLeaves  = problem(mimiport.KindTooLarge, "the tree has too many leaves for its cipher suite")
+	errFollow  = problem(mimiport.KindUnsupported, "a Commit with an AppDataUpdate needs the GroupInfo of the next epoch")
+	errMany    = problem(mimiport.KindTooLarge, "too many proposals")
 )
 
-// failed names the operation and the group of an error that a step of it returned.
+func problem(kind mimiport.Kind, text string) *mimiport.Error {
+	return &mimiport.Error{Kind: kind, Err: errors.New(text)}
+}
+
+// failed adds an operation and a group to the error that a step of the operation returned.
 func failed(op string, group []byte, err error) error {
 	out := mimiport.Error{Op: op, Group: group, Err: err}
 	var cause *mimiport.Error
@@ -116,7 +122,8 @@ func failed(op string, group []byte, err error) error {
 	return &out
 }
 
-// Decode decodes any MLSMessage (RFC 9420, section 6) of any length, for tools that show it. It returns the errors of Parse.
+// Decode decodes an MLSMessage (RFC 9420, section 6) of any kind and length, for tools that show messages. It returns
+// the errors of Parse.
 func Decode(message []byte) (*rfc9420.Message, error) {
 	m, err := (&engine{}).decode(message, len(message))
 	if err != nil {
@@ -155,7 +162,7 @@ func (e *engine) Parse(message []byte) (*Message, error) {
 }
 
 func (e *engine) parse(message []byte) (*Message, error) {
-	m, err := e.decode(message, e.limits.Message+e.limits.Tree) // a GroupInfo may carry its tree
+	m, err := e.decode(message, e.limits.Message+e.limits.Tree) // a GroupInfo may hold the tree
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +184,8 @@ func (e *engine) parse(message []byte) (*Message, error) {
 		if p.ContentType != rfc9420.ContentApplication {
 			return nil, errPrivate
 		}
-		return &Message{Kind: KindApplication, GroupID: p.GroupID, Epoch: p.Epoch, AuthenticatedData: p.AuthenticatedData}, nil
+		out := &Message{Kind: KindApplication, GroupID: p.GroupID, Epoch: p.Epoch, AuthenticatedData: p.AuthenticatedData}
+		return out, nil
 	case rfc9420.WireGroupInfo:
 		c := &m.GroupInfo.Context
 		return &Message{Kind: KindGroupInfo, GroupID: c.GroupID, Epoch: c.Epoch}, nil
@@ -221,7 +229,7 @@ func (e *engine) open(message, encodedTree []byte) (*group, error) {
 	ed := newEdit(suite, nil)
 	g := &group{engine: e, suite: suite, tree: ed.build(contents, nodes), treeInside: isInside}
 	context := info.Context
-	context.GroupID = bytes.Clone(context.GroupID) // outlives the message, which may hold a tree
+	context.GroupID = bytes.Clone(context.GroupID) // a slice would keep the message, and its tree, in memory
 	context.Extensions = bytes.Clone(context.Extensions)
 	if err := g.setContext(&context, message, info.ConfirmationTag); err != nil {
 		return nil, err
@@ -229,7 +237,7 @@ func (e *engine) open(message, encodedTree []byte) (*group, error) {
 	return g, g.checkAll(ed, info)
 }
 
-// readInfo decodes a GroupInfo, which may carry a tree.
+// readInfo decodes a GroupInfo, which may hold the tree.
 func (e *engine) readInfo(message []byte) (*rfc9420.GroupInfo, error) {
 	m, err := e.decode(message, e.limits.Message+e.limits.Tree)
 	if err != nil {
@@ -244,7 +252,7 @@ func (e *engine) readInfo(message []byte) (*rfc9420.GroupInfo, error) {
 	return m.GroupInfo, nil
 }
 
-// suite is the context's cipher suite and how many leaves it may have.
+// suite returns the context's cipher suite and the most leaves that a tree of it may have.
 func (e *engine) suite(c *rfc9420.GroupContext) (*rfc9420.Suite, int, error) {
 	suite, maxLeaves := e.limits.suiteByID(c.CipherSuite), e.limits.Leaves[c.CipherSuite]
 	switch {

@@ -10,34 +10,36 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// ExternalSenders is what an Engine besides does whose protocol lets a Delivery Service propose removals (RFC 9420, section
-// 12.1.8.1). The Delivery Service has one key for each signature scheme.
+// ExternalSenders is an interface that an Engine also implements when its protocol lets a Delivery Service propose
+// removals (RFC 9420, section 12.1.8.1). The Delivery Service has one key for each signature scheme.
 type ExternalSenders interface {
-	// Scheme is the name of a cipher suite's signature scheme, KindUnsupported for an unknown suite.
+	// Scheme is the engine's name of a cipher suite's signature scheme. It returns a KindUnsupported error for an
+	// unknown suite.
 	Scheme(cipherSuite uint16) (string, error)
 
 	// GenerateKey draws a private signature key for a cipher suite.
 	GenerateKey(cipherSuite uint16, random io.Reader) (private []byte, err error)
 
-	// Entry is the ExternalSender of a key, with a basic credential, and its encoding.
+	// Entry makes the ExternalSender of a private key, with a basic credential of an identity, and its encoding.
 	Entry(cipherSuite uint16, private, identity []byte) (entry ExternalSender, encoded []byte, err error)
 
-	// ProposeRemove is the message by which the external sender at an index proposes to remove a member.
+	// ProposeRemove makes the message in which the external sender at an index proposes to remove the member at a leaf.
 	ProposeRemove(g Group, private []byte, index, leaf uint32) (message []byte, err error)
 
-	// Swap gives the extensions (Effects.ExtensionsBefore) of a group whose Delivery Service changes from one server to another: the first entry that names the
-	// source becomes the target's, further ones of either go, all else stays byte for byte (profile, section 5). Without an
-	// entry that names the source nothing changes.
+	// Swap returns the extensions of a group whose Delivery Service changes from source to target (profile, section 5).
+	// extensions is encoded as in Effects.ExtensionsBefore. Swap replaces the first external_senders entry that names
+	// the source with entry, and removes further entries that name the source or the target. Everything else stays as
+	// it was, byte for byte. Swap changes nothing when no entry names the source.
 	Swap(extensions []byte, source, target, entry []byte) ([]byte, error)
 }
 
 var _ ExternalSenders = (*engine)(nil)
 
-// suiteOf is the cipher suite with an id, for an operation.
+// suiteOf returns the cipher suite with an id, or the KindUnsupported error of an operation.
 func (l *Limits) suiteOf(op string, id uint16) (*rfc9420.Suite, error) {
 	suite := l.suiteByID(id)
 	if suite == nil {
-		return nil, mimiport.Errorf(op, mimiport.KindUnsupported, "cipher suite %d", id)
+		return nil, mimiport.Errorf(op, mimiport.KindUnsupported, "cipher suite %d is not supported", id)
 	}
 	return suite, nil
 }
@@ -80,7 +82,7 @@ func (e *engine) Entry(cipherSuite uint16, private, identity []byte) (entry Exte
 func (e *engine) ProposeRemove(to Group, private []byte, index, leaf uint32) ([]byte, error) {
 	g, ok := to.(*group)
 	if !ok {
-		return nil, mimiport.Errorf("propose remove", mimiport.KindUnsupported, "a group of another engine")
+		return nil, mimiport.Errorf("propose remove", mimiport.KindUnsupported, "the group is of another engine")
 	}
 	key, err := g.suite.SigningKey(private)
 	if err != nil {
@@ -97,14 +99,15 @@ func (e *engine) ProposeRemove(to Group, private []byte, index, leaf uint32) ([]
 	if err != nil {
 		return nil, err
 	}
-	reread := new(rfc9420.AuthenticatedContent) // which knows its own encoding, as SignContent needs
+	reread := new(rfc9420.AuthenticatedContent) // SignContent needs Raw, which only decoding sets
 	if !rfc9420.Unmarshal(encoded, reread) {
 		return nil, mimiport.Errorf("propose remove", mimiport.KindInternal, "the proposal does not decode")
 	}
 	if m.Signature, err = key.Sign(reread.SignContent(g.encodedContext)); err != nil {
 		return nil, err
 	}
-	return rfc9420.Marshal(&rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WirePublicMessage, Public: m})
+	message := &rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WirePublicMessage, Public: m}
+	return rfc9420.Marshal(message)
 }
 
 // Swap implements ExternalSenders.

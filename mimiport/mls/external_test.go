@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// TestExternalRemove: for each suite a group takes a Remove that was signed with a generated key which its external_senders list,
-// and none that was signed with another.
+// TestExternalRemove: in each suite, a group accepts a Remove that a generated key of its external_senders has signed.
+// It refuses one that another key has signed.
 func TestExternalRemove(t *testing.T) {
 	e := RFC9420(DefaultLimits()).(*engine)
 	for suite := uint16(1); suite <= 7; suite++ {
@@ -34,7 +34,7 @@ func TestExternalRemove(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, _, err := g.Propose(forged); err == nil {
-				t.Error("a proposal of a stranger was taken")
+				t.Error("the group accepts a proposal of a stranger")
 			}
 			message, err := e.ProposeRemove(g, private, 0, 1)
 			if err != nil {
@@ -51,10 +51,10 @@ func TestExternalRemove(t *testing.T) {
 		})
 	}
 	if _, err := e.GenerateKey(0x0a0a, rand.Reader); err == nil {
-		t.Error("a key for an unknown suite")
+		t.Error("the engine makes a key for an unknown suite")
 	}
 	if _, _, err := e.Entry(1, []byte("short"), nil); err == nil {
-		t.Error("an entry of a key of the wrong length")
+		t.Error("the engine makes an entry for a key of the wrong length")
 	}
 }
 
@@ -77,19 +77,20 @@ func extension(typ uint16, data []byte) []byte {
 	return b.BytesOrPanic()
 }
 
-// list is entries of external_senders as one vector.
+// list encodes entries of external_senders as one vector.
 func list(entries ...[]byte) []byte {
 	var b cryptobyte.Builder
 	wire.AddOpaque(&b, bytes.Join(entries, nil))
 	return b.BytesOrPanic()
 }
 
-// TestSwap: "puts T's entry at the first such index, drops further entries of S or T, leaves every other entry and extension byte
-// for byte" (profile, section 5).
+// TestSwap: "puts T's entry at the first such index, drops further entries of S or T, leaves every other entry and
+// extension byte for byte" (profile, section 5).
 func TestSwap(t *testing.T) {
 	e := RFC9420(DefaultLimits()).(*engine)
 	entry := func(name string) []byte {
-		b, err := rfc9420.Marshal(&rfc9420.ExternalSender{SignatureKey: []byte("key of " + name), Credential: rfc9420.Credential{Type: rfc9420.CredentialBasic, Contents: []byte(name)}})
+		credential := rfc9420.Credential{Type: rfc9420.CredentialBasic, Contents: []byte(name)}
+		b, err := rfc9420.Marshal(&rfc9420.ExternalSender{SignatureKey: []byte("key of " + name), Credential: credential})
 		if err != nil {
 			t.Fatal(err)
 		}

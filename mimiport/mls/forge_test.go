@@ -8,16 +8,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// forgery is a tree of up to four leaves whose every node can be chosen. Leaf 0 holds the parent hash of the root, or of the node
-// between where that is set.
+// forgery describes a tree of up to four leaves, in which a test can choose every node. Leaf 0 holds the parent hash
+// of the left parent when that is set, else the root's.
 type forgery struct {
 	leaves    []*mlstest.Client // nil for a blank
 	left      *rfc9420.ParentNode
 	root      *rfc9420.ParentNode
 	right     *rfc9420.ParentNode
-	editLeaf  func(leaf int, l *rfc9420.LeafNode) // before it is signed
-	spoilLeaf func(leaf int, l *rfc9420.LeafNode) // after
-	editInfo  func(*rfc9420.GroupInfo)            // before it is signed
+	editLeaf  func(leaf int, l *rfc9420.LeafNode) // called before the leaf is signed
+	spoilLeaf func(leaf int, l *rfc9420.LeafNode) // called after the leaf is signed
+	editInfo  func(*rfc9420.GroupInfo)            // called before the GroupInfo is signed
 	context   rfc9420.Extensions
 	tail      []byte // after the last node
 }
@@ -31,7 +31,7 @@ func fourClients() (out []*mlstest.Client) {
 	return out
 }
 
-// make is the group's GroupInfo and tree.
+// make makes the GroupInfo and the encoded tree.
 func (f forgery) make() (groupInfo, encoded []byte) {
 	leaves := make([][]byte, len(f.leaves))
 	for i := len(leaves) - 1; i >= 0; i-- { // leaf 0 last: it depends on the others
@@ -57,11 +57,13 @@ func (f forgery) make() (groupInfo, encoded []byte) {
 		f.editInfo(info)
 	}
 	info.Signature = resign(f.leaves[0], info, (*rfc9420.GroupInfo).SignContent)
-	groupInfo, _ = rfc9420.Marshal(&rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WireGroupInfo, GroupInfo: info})
+	groupInfo, _ = rfc9420.Marshal(&rfc9420.Message{
+		Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WireGroupInfo, GroupInfo: info,
+	})
 	return groupInfo, append(encoded, f.tail...)
 }
 
-// leaf makes a leaf: one of a Commit where it has a parent hash.
+// leaf makes a leaf, of source commit when it has a parent hash.
 func (f forgery) leaf(i int, parentHash []byte) []byte {
 	l := &rfc9420.LeafNode{
 		EncryptionKey: key(byte(100 + i)),
@@ -84,7 +86,7 @@ func (f forgery) leaf(i int, parentHash []byte) []byte {
 	return raw
 }
 
-// parentHash is what leaf i holds: leaf 0 that of the root, leaf 2 that of the right parent.
+// parentHash returns the parent hash of leaf i: for leaf 0 the root's, for leaf 2 the right parent's.
 func (f forgery) parentHash(i int, leaves [][]byte) []byte {
 	suite := rfc9420.SuiteByID(1)
 	h := newHasher(suite)
@@ -186,7 +188,9 @@ func treeOffences(s scene) []offence {
 	return []offence{
 		opens(ruleTrailingBlank, info, trailing.BytesOrPanic()),
 		forgery{leaves: []*mlstest.Client{c[0], nil}, root: parent()}.breaks(ruleTreeSize),
-		forgery{leaves: c, editInfo: func(i *rfc9420.GroupInfo) { i.Context.TreeHash = flip(i.Context.TreeHash) }}.breaks(ruleTreeHash),
+		forgery{
+			leaves: c, editInfo: func(i *rfc9420.GroupInfo) { i.Context.TreeHash = flip(i.Context.TreeHash) },
+		}.breaks(ruleTreeHash),
 		forgery{leaves: twoOnRight, root: parent(3, 2)}.breaks(ruleUnmergedOrder),
 		forgery{leaves: twoOnRight, root: parent(9)}.breaks(ruleUnmergedRange),
 		forgery{leaves: twoOnRight, root: parent(1<<32 - 1)}.breaks(ruleUnmergedRange),
@@ -196,14 +200,22 @@ func treeOffences(s scene) []offence {
 			l.ParentHash = flip(l.ParentHash)
 		})}.breaks(ruleParentHash),
 		forgery{leaves: c, root: parent()}.breaks(ruleParentHash),
-		forgery{leaves: c, editLeaf: leafEdit(1, func(l *rfc9420.LeafNode) { l.EncryptionKey = key(100) })}.breaks(ruleTreeKeyUnique),
+		forgery{
+			leaves: c, editLeaf: leafEdit(1, func(l *rfc9420.LeafNode) { l.EncryptionKey = key(100) }),
+		}.breaks(ruleTreeKeyUnique),
 		forgery{leaves: []*mlstest.Client{c[0], c[0], c[2]}}.breaks(ruleTreeSigKeyUnique),
-		forgery{leaves: c, editLeaf: leafEdit(1, func(l *rfc9420.LeafNode) { l.EncryptionKey = key(1)[1:] })}.breaks(ruleEncryptionKey),
-		forgery{leaves: c, spoilLeaf: leafEdit(3, func(l *rfc9420.LeafNode) { l.Signature = flip(l.Signature) })}.breaks(ruleLeafSignature),
+		forgery{
+			leaves: c, editLeaf: leafEdit(1, func(l *rfc9420.LeafNode) { l.EncryptionKey = key(1)[1:] }),
+		}.breaks(ruleEncryptionKey),
+		forgery{
+			leaves: c, spoilLeaf: leafEdit(3, func(l *rfc9420.LeafNode) { l.Signature = flip(l.Signature) }),
+		}.breaks(ruleLeafSignature),
 		forgery{leaves: c, editLeaf: leafEdit(2, func(l *rfc9420.LeafNode) {
 			l.Extensions = extensions(unknownExtension, []byte{})
 		})}.breaks(ruleLeafExtensions),
-		forgery{leaves: c, editLeaf: leafEdit(2, func(l *rfc9420.LeafNode) { l.Credential.Type = unknownCredential })}.breaks(ruleLeafCredential),
+		forgery{
+			leaves: c, editLeaf: leafEdit(2, func(l *rfc9420.LeafNode) { l.Credential.Type = unknownCredential }),
+		}.breaks(ruleLeafCredential),
 		forgery{leaves: c, context: extensions(wants, required(unknownExtension))}.breaks(ruleLeafRequired),
 		forgery{leaves: c, context: extensions(wants, requires(rfc9420.RequiredCapabilities{
 			Proposals: rfc9420.MakeUint16s(unknownProposal),

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// unsigned masks all rules that a fuzzer cannot guess its way past: signatures and hashes.
+// unsigned masks the rules about signatures and hashes, which a fuzzer cannot satisfy by guessing.
 func unsigned() checker {
 	masked := make(map[*rule]bool)
 	for _, r := range []*rule{
@@ -40,10 +40,15 @@ func fuzzGroup() (m *mlstest.Group, messages [][]byte) {
 	m = m.Commit(mlstest.CommitOptions{Sender: 3, Proposals: []*mlstest.Proposal{m.Add(a), m.Add(b)}}).Next
 	add := m.Add(m.NewClient([]byte("c")))
 	messages = [][]byte{
-		m.Propose(0, m.Update(0)), m.Propose(0, m.Remove(5)), m.ProposeExternal(0, ds, m.Remove(2)), m.ProposeSelf(m.NewClient([]byte("d"))),
+		m.Propose(0, m.Update(0)), m.Propose(0, m.Remove(5)), m.ProposeExternal(0, ds, m.Remove(2)),
+		m.ProposeSelf(m.NewClient([]byte("d"))),
 		m.Commit(mlstest.CommitOptions{}).Message,
-		m.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{add, m.Remove(4), m.PSK([]byte("psk")), m.SetExtensions(nil)}}).Message,
-		m.Commit(mlstest.CommitOptions{Joiner: m.NewClient([]byte("e")), Proposals: []*mlstest.Proposal{m.Remove(4)}}).Message,
+		m.Commit(mlstest.CommitOptions{
+			Proposals: []*mlstest.Proposal{add, m.Remove(4), m.PSK([]byte("psk")), m.SetExtensions(nil)},
+		}).Message,
+		m.Commit(mlstest.CommitOptions{
+			Joiner: m.NewClient([]byte("e")), Proposals: []*mlstest.Proposal{m.Remove(4)},
+		}).Message,
 		m.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{m.ReInit([]byte("f"))}}).Message,
 		m.Propose(6, m.SelfRemove()), m.Propose(0, m.SetAppData(11, []byte("data"))), m.Propose(0, m.AppEphemeral(12, nil)),
 		m.Propose(0, &mlstest.Proposal{Type: 0xf004, Number: 7}),
@@ -51,7 +56,7 @@ func fuzzGroup() (m *mlstest.Group, messages [][]byte) {
 	return m, messages
 }
 
-// FuzzMessage decodes any message. What decodes must encode identically, and its framing must be readable.
+// FuzzMessage decodes any message. A message that decodes must encode identically, and Parse must read its framing.
 func FuzzMessage(f *testing.F) {
 	m, messages := fuzzGroup()
 	client := m.NewClient([]byte("client"))
@@ -66,7 +71,7 @@ func FuzzMessage(f *testing.F) {
 		var m rfc9420.Message
 		if !rfc9420.Unmarshal(data, &m) {
 			if parseErr == nil || decodeErr == nil {
-				t.Fatal("read what does not decode")
+				t.Fatal("Parse reads a message that does not decode")
 			}
 			return
 		}
@@ -105,12 +110,14 @@ func FuzzExtension(f *testing.F) {
 	})
 }
 
-// FuzzTree decodes and checks any ratchet tree. What decodes must encode identically.
+// FuzzTree decodes and checks any ratchet tree. A tree that decodes must encode identically.
 func FuzzTree(f *testing.F) {
 	m, _ := fuzzGroup()
 	f.Add(m.RatchetTree(), uint8(1))
 	for suite := uint16(2); suite <= 7; suite++ {
-		f.Add(mlstest.New(mlstest.Options{CipherSuite: suite, Members: identities(3), Populated: true}).RatchetTree(), uint8(suite))
+		f.Add(mlstest.New(mlstest.Options{
+			CipherSuite: suite, Members: identities(3), Populated: true,
+		}).RatchetTree(), uint8(suite))
 	}
 	f.Fuzz(func(t *testing.T, data []byte, id uint8) {
 		suite := rfc9420.SuiteByID(uint16(id))
@@ -128,7 +135,7 @@ func FuzzTree(f *testing.F) {
 			t.Fatalf("encodes to %x, not %x", again, data)
 		}
 		if tree.root == nil {
-			t.Fatal("an empty tree that does not end in a blank")
+			t.Fatal("an empty tree is accepted, and does not end in a blank")
 		}
 		e.treeHash(tree.root, tree.span())
 		err = c.checkLeaves(suite, tree, []byte("group"), func() error { return c.checkTree(e.hasher, tree) })
@@ -138,8 +145,8 @@ func FuzzTree(f *testing.F) {
 	})
 }
 
-// FuzzApply hands any message to a group. What it accepts must lead to a tree that opens again with the same hash; what it
-// refuses must be refused with a kind.
+// FuzzApply gives any message to a group. If the group accepts it, the new tree must open again with the same hash. If
+// the group refuses it, the error must have a kind.
 func FuzzApply(f *testing.F) {
 	m, messages := fuzzGroup()
 	for _, seed := range messages {

@@ -31,7 +31,7 @@ func open(t testing.TB, g *mlstest.Group) Group {
 	return opened
 }
 
-// commit applies a synthetic Commit and checks that engine and members agree.
+// commit applies a synthetic Commit and checks that the engine computes the members' epoch.
 func commit(t testing.TB, g Group, c *mlstest.Commit) (Group, *Effects) {
 	t.Helper()
 	next, effects, err := g.Commit(c.Message, c.GroupInfo)
@@ -68,7 +68,7 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// live takes a group of five through every kind of change.
+// live takes a group of five members through every kind of change.
 func live(t *testing.T, m *mlstest.Group, ds *mlstest.Client) {
 	g := open(t, m)
 	step := func(o mlstest.CommitOptions) *Effects {
@@ -113,8 +113,8 @@ func live(t *testing.T, m *mlstest.Group, ds *mlstest.Client) {
 	open(t, m)
 }
 
-// TestUnknownValues carries types that the engine does not know through a group: a Commit of a custom proposal, by value and by
-// reference, and of a custom group extension.
+// TestUnknownValues: a group accepts types that the engine does not know, in a Commit of a custom proposal, by value
+// and by reference, and of a custom group extension.
 func TestUnknownValues(t *testing.T) {
 	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(4)})
 	g := open(t, m)
@@ -122,7 +122,9 @@ func TestUnknownValues(t *testing.T) {
 	reference := m.Propose(1, custom)
 	g = propose(t, g, reference)
 	contents := extensions(grease, []byte("contents"))
-	c := m.Commit(mlstest.CommitOptions{References: [][]byte{reference}, Proposals: []*mlstest.Proposal{custom, m.SetExtensions(contents)}})
+	c := m.Commit(mlstest.CommitOptions{
+		References: [][]byte{reference}, Proposals: []*mlstest.Proposal{custom, m.SetExtensions(contents)},
+	})
 	g, effects := commit(t, g, c)
 	if len(effects.Proposals) != 3 || effects.Proposals[0].Type != grease || effects.Proposals[1].Type != grease {
 		t.Errorf("proposals %+v", effects.Proposals)
@@ -131,11 +133,11 @@ func TestUnknownValues(t *testing.T) {
 		t.Errorf("extensions from %x to %x", effects.ExtensionsBefore, effects.ExtensionsAfter)
 	}
 	if opened := open(t, c.Next); !bytes.Equal(opened.TreeHash(), g.TreeHash()) {
-		t.Error("the group opens otherwise")
+		t.Error("the group differs after it is opened again")
 	}
 }
 
-// TestTreeInGroupInfo opens a group whose GroupInfo carries the tree.
+// TestTreeInGroupInfo opens a group whose GroupInfo holds the tree.
 func TestTreeInGroupInfo(t *testing.T) {
 	c := fourClients()
 	f := forgery{leaves: c}
@@ -148,7 +150,7 @@ func TestTreeInGroupInfo(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(g.RatchetTree(), tree) || !bytes.Equal(g.GroupInfo(), info) || g.NumMembers() != 4 {
-		t.Error("not the group that was given")
+		t.Error("the opened group is another one")
 	}
 	if again, err := e.Open(info, tree); err != nil || !bytes.Equal(again.RatchetTree(), tree) {
 		t.Errorf("with the tree given twice: %v", err)
@@ -158,7 +160,7 @@ func TestTreeInGroupInfo(t *testing.T) {
 	}
 }
 
-// TestBatched opens groups of all suites with leaves verified in batches, and finds the one bad leaf.
+// TestBatched: an engine that verifies leaves in batches opens groups of all suites, and finds the one bad leaf.
 func TestBatched(t *testing.T) {
 	e := RFC9420Batched(DefaultLimits(), rand.Reader)
 	for suite := uint16(1); suite <= 7; suite++ {
@@ -177,7 +179,7 @@ func TestBatched(t *testing.T) {
 	}
 }
 
-// TestSharing checks that a hundred epochs of a group cost little more than one.
+// TestSharing checks that a hundred epochs of a group take little more memory than one.
 func TestSharing(t *testing.T) {
 	const members = 2000
 	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(members), Populated: true})
@@ -209,7 +211,7 @@ func TestSharing(t *testing.T) {
 	}
 }
 
-// TestSupports checks the summary of capabilities against its definition.
+// TestSupports checks that support, which merges capabilities, lists what its definition says.
 func TestSupports(t *testing.T) {
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	some := func() (out []uint16) {
@@ -227,24 +229,26 @@ func TestSupports(t *testing.T) {
 				Source:     rfc9420.SourceUpdate,
 				Credential: rfc9420.Credential{Type: uint16(1 + random.IntN(3)), Contents: nil},
 				Capabilities: rfc9420.Capabilities{
-					Proposals: rfc9420.MakeUint16s(some()...), Credentials: rfc9420.MakeUint16s(some()...), Extensions: rfc9420.MakeUint16s(some()...),
+					Proposals:   rfc9420.MakeUint16s(some()...),
+					Credentials: rfc9420.MakeUint16s(some()...),
+					Extensions:  rfc9420.MakeUint16s(some()...),
 				},
 			})
 			leaves = append(leaves, *l)
 			all = s.merge(all, s.supportOf(l))
 		}
-		lists := func(list func(*rfc9420.LeafNode) rfc9420.Uint16s, v uint16) bool {
+		lists := func(list func(*rfc9420.Capabilities) rfc9420.Uint16s, v uint16) bool {
 			for i := range leaves {
-				if !slices.Contains(slices.Collect(list(&leaves[i]).All()), v) {
+				if !slices.Contains(slices.Collect(list(&leaves[i].Capabilities).All()), v) {
 					return false
 				}
 			}
 			return true
 		}
 		for v := range uint16(8) {
-			if has(all.proposals, v) != lists(func(l *rfc9420.LeafNode) rfc9420.Uint16s { return l.Capabilities.Proposals }, v) ||
-				has(all.extensions, v) != lists(func(l *rfc9420.LeafNode) rfc9420.Uint16s { return l.Capabilities.Extensions }, v) ||
-				has(all.credentials, v) != lists(func(l *rfc9420.LeafNode) rfc9420.Uint16s { return l.Capabilities.Credentials }, v) ||
+			if has(all.proposals, v) != lists(func(c *rfc9420.Capabilities) rfc9420.Uint16s { return c.Proposals }, v) ||
+				has(all.extensions, v) != lists(func(c *rfc9420.Capabilities) rfc9420.Uint16s { return c.Extensions }, v) ||
+				has(all.credentials, v) != lists(func(c *rfc9420.Capabilities) rfc9420.Uint16s { return c.Credentials }, v) ||
 				has(all.used, v) != slices.ContainsFunc(leaves, func(l rfc9420.LeafNode) bool { return l.Credential.Type == v }) {
 				t.Fatalf("%+v of %+v", all, leaves)
 			}

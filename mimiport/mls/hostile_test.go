@@ -15,7 +15,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// counter is a hash that counts the bytes it is given.
+// counter is a hash that counts its input in bytes.
 type counter struct {
 	hash.Hash
 	bytes int
@@ -26,7 +26,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return c.Hash.Write(p)
 }
 
-// allocated is how many bytes f allocates.
+// allocated returns how many bytes f allocates.
 func allocated(f func()) int {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -35,7 +35,7 @@ func allocated(f func()) int {
 	return int(after.TotalAlloc - before.TotalAlloc)
 }
 
-// encodeNodes is a tree of nodes that write themselves, nil for a blank.
+// encodeNodes encodes a tree of nodes. Nil stands for a blank.
 func encodeNodes(nodes []rfc9420.Value) []byte {
 	var b cryptobyte.Builder
 	wire.AddVector(&b, func(b *cryptobyte.Builder) {
@@ -52,7 +52,7 @@ func encodeNodes(nodes []rfc9420.Value) []byte {
 	return b.BytesOrPanic()
 }
 
-// unmergedTree is a full tree whose parents list as unmerged what list says.
+// unmergedTree makes a full tree. list returns the unmerged leaves of each parent.
 func unmergedTree(height uint, list func(at span) rfc9420.Uint32s) []rfc9420.Value {
 	nodes := make([]rfc9420.Value, 2<<height-1)
 	var fill func(span)
@@ -61,7 +61,9 @@ func unmergedTree(height uint, list func(at span) rfc9420.Uint32s) []rfc9420.Val
 			nodes[at.index()] = &rfc9420.LeafNode{Source: rfc9420.SourceCommit, ParentHash: make([]byte, 32)}
 			return
 		}
-		nodes[at.index()] = &rfc9420.ParentNode{EncryptionKey: make([]byte, 32), ParentHash: make([]byte, 32), UnmergedLeaves: list(at)}
+		nodes[at.index()] = &rfc9420.ParentNode{
+			EncryptionKey: make([]byte, 32), ParentHash: make([]byte, 32), UnmergedLeaves: list(at),
+		}
 		fill(at.left())
 		fill(at.right())
 	}
@@ -145,7 +147,8 @@ func TestHostileSizes(t *testing.T) {
 		t.Fatal(err)
 	}
 	enters := m.Commit(mlstest.CommitOptions{Joiner: m.NewClient([]byte("b"))})
-	basic, x509 := []byte{0, 1, 3, 1, 'c', 2}, []byte{0, 2, 3, 1, 'c', 2} // a credential; the 2 begins a certificate that is not there
+	// credentials; the 2 begins a certificate, which is missing
+	basic, x509 := []byte{0, 1, 3, 1, 'c', 2}, []byte{0, 2, 3, 1, 'c', 2}
 	chain := bytes.Replace(m.NewClient(basic[3:]).KeyPackage(), basic, x509, 1)
 	adds := m.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{m.Add(m.NewClient([]byte("a")))}})
 	small := DefaultLimits()
@@ -174,7 +177,7 @@ func TestHostileSizes(t *testing.T) {
 			_, _, err := full.Commit(enters.Message, enters.GroupInfo)
 			return err
 		}},
-		"a certificate chain that is none": {mimiport.KindBadMessage, func() error {
+		"a broken certificate chain": {mimiport.KindBadMessage, func() error {
 			_, err := RFC9420(limits).Parse(chain)
 			return err
 		}},
@@ -186,11 +189,11 @@ func TestHostileSizes(t *testing.T) {
 			_, _, err := g.Propose(long)
 			return err
 		}},
-		"a vector that says it has 2^30-1 bytes": {mimiport.KindBadMessage, func() error {
+		"a vector that claims 2^30-1 bytes": {mimiport.KindBadMessage, func() error {
 			_, err := RFC9420(limits).Parse([]byte{0, 1, 0, 1, 0xbf, 0xff, 0xff, 0xff})
 			return err
 		}},
-		"a tree that says it has 2^30-1 bytes": {mimiport.KindBadMessage, func() error {
+		"a tree that claims 2^30-1 bytes": {mimiport.KindBadMessage, func() error {
 			_, err := RFC9420(limits).Open(m.GroupInfo(), []byte{0xbf, 0xff, 0xff, 0xff, 0})
 			return err
 		}},
@@ -204,7 +207,7 @@ func TestHostileSizes(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		})
-		if memory > 64<<10 && name != "a tree beyond the limit in bytes" { // which the test itself allocates
+		if memory > 64<<10 && name != "a tree beyond the limit in bytes" { // there, the test itself allocates the tree
 			t.Errorf("%s: allocated %d bytes", name, memory)
 		}
 	}
@@ -214,7 +217,9 @@ func TestHostileProposals(t *testing.T) {
 	limits := DefaultLimits()
 	limits.Proposals = 1000
 	ds := mlstest.NewClient(99, 1, []byte("example.org"))
-	m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(1200), ExternalSenders: []*mlstest.Client{ds}})
+	m := mlstest.New(mlstest.Options{
+		Seed: 1, GroupID: []byte("group"), Members: identities(1200), ExternalSenders: []*mlstest.Client{ds},
+	})
 	g, err := RFC9420(limits).Open(m.GroupInfo(), m.RatchetTree())
 	if err != nil {
 		t.Fatal(err)
@@ -243,11 +248,11 @@ func TestHostileProposals(t *testing.T) {
 	if _, _, err := g.Propose(c.Next.Propose(0, ephemeral(0))); mimiport.KindOf(err) != mimiport.KindTooLarge {
 		t.Errorf("a proposal too many: %v", err)
 	}
-	propose(t, g, c.Next.ProposeExternal(0, ds, c.Next.Remove(0))) // has a place nevertheless
+	propose(t, g, c.Next.ProposeExternal(0, ds, c.Next.Remove(0))) // an external sender has a place nevertheless
 }
 
-// TestHostileBytes cuts every message short at every place, and puts the largest length at every place. Nothing may be accepted that
-// would not encode identically, and no length may be believed before it is there.
+// TestHostileBytes cuts every message at every place, and puts the largest length at every place. The engine may accept
+// only a message that would encode identically, and may allocate for a length only when the bytes are there.
 func TestHostileBytes(t *testing.T) {
 	m, messages := fuzzGroup()
 	client := m.NewClient([]byte("client"))
@@ -278,7 +283,7 @@ func TestHostileBytes(t *testing.T) {
 	}
 }
 
-// TestCommitCost checks that what a Commit makes grows with the height of the tree, not with the tree.
+// TestCommitCost checks that the allocations of a Commit grow with the height of the tree, not with its size.
 func TestCommitCost(t *testing.T) {
 	cost := func(members int) int {
 		m := mlstest.New(mlstest.Options{Seed: 1, GroupID: []byte("group"), Members: identities(members), Populated: true})

@@ -8,7 +8,8 @@ import (
 	"sort"
 )
 
-// keyID stands for one public key: the front of a SHA-256, long enough that nobody finds two keys with one id.
+// keyID stands for one public key or credential: the first 16 bytes of its SHA-256. An attacker needs about 2^64
+// hashes to find two with one id.
 type keyID [16]byte
 
 func idOf(key []byte) keyID {
@@ -16,22 +17,22 @@ func idOf(key []byte) keyID {
 	return keyID(sum[:])
 }
 
-// keySet is a set of key ids that never changes: with and without return another that shares nearly all of its structure. It
-// is a trie over the ids' halves of bytes, whose ends hold a few ids each. Nil is the empty set.
+// keySet is an immutable set of key ids. with and without return another set, which shares most of the structure. It
+// is a trie over the half-bytes of the ids; each end of the trie holds up to maxEnd ids. Nil is the empty set.
 type keySet struct {
 	children *[16]*keySet
-	ids      []keyID // sorted; of a trie's end
+	ids      []keyID // sorted; only at an end
 }
 
-// maxEnd is how many ids an end holds before it is split.
+// maxEnd is the number of ids that an end of the trie holds before it is split.
 const maxEnd = 16
 
-// half is the half-byte of an id at a depth.
+// half returns the half-byte of an id at a depth.
 func (id keyID) half(depth int) byte {
 	return id[depth/2] >> (4 * (1 - depth%2)) & 15
 }
 
-// newKeySet makes a set of sorted, distinct ids that agree before a depth.
+// newKeySet makes a set of ids, which are sorted and distinct and have the same first depth half-bytes.
 func newKeySet(ids []keyID, depth int) *keySet {
 	switch {
 	case len(ids) == 0:
@@ -54,7 +55,7 @@ func newKeySet(ids []keyID, depth int) *keySet {
 
 func (id keyID) compare(o keyID) int { return bytes.Compare(id[:], o[:]) }
 
-// makeKeySet makes a set of ids, which it sorts, and reports whether no two are the same.
+// makeKeySet makes a set of ids and reports whether they are distinct. It sorts ids.
 func makeKeySet(ids []keyID) (s *keySet, distinct bool) {
 	slices.SortFunc(ids, keyID.compare)
 	once := slices.Compact(ids)
@@ -73,10 +74,10 @@ func (s *keySet) has(id keyID) bool {
 	return found
 }
 
-// keyBag holds ids as often as they were put in, as a set of the ids of all copies. Like a set it never changes.
+// keyBag is an immutable multiset of ids. Its set holds one id for each copy.
 type keyBag struct{ set *keySet }
 
-// copy is the id of one more copy of an id that is in a bag n times: the first is the id itself.
+// copy returns the id that stands for copy n of an id. Copy 0 is the id itself.
 func (id keyID) copy(n int) keyID {
 	if n == 0 {
 		return id
@@ -84,7 +85,7 @@ func (id keyID) copy(n int) keyID {
 	return idOf(binary.BigEndian.AppendUint32(id[:], uint32(n)))
 }
 
-// makeKeyBag makes a bag of ids, which it sorts.
+// makeKeyBag makes a bag of ids. It sorts ids.
 func makeKeyBag(ids []keyID) keyBag {
 	slices.SortFunc(ids, keyID.compare)
 	var more []keyID
@@ -100,7 +101,8 @@ func makeKeyBag(ids []keyID) keyBag {
 	return keyBag{set}
 }
 
-// count is how often the bag has an id. Copies have no gaps, so it looks for the first that is not there.
+// count returns how often the bag has an id. The copies are numbered without gaps, so it searches for the first missing
+// copy.
 func (b keyBag) count(id keyID) int {
 	limit := 1
 	for b.set.has(id.copy(limit - 1)) {
@@ -109,16 +111,16 @@ func (b keyBag) count(id keyID) int {
 	return sort.Search(limit-1, func(n int) bool { return !b.set.has(id.copy(n)) })
 }
 
-// with is the bag and one more of an id.
+// with returns the bag with one more copy of an id.
 func (b keyBag) with(id keyID) keyBag { return keyBag{b.set.with(id.copy(b.count(id)))} }
 
-// without is the bag less one of an id that it has.
+// without returns the bag with one copy less of an id. The bag must have the id.
 func (b keyBag) without(id keyID) keyBag { return keyBag{b.set.without(id.copy(b.count(id) - 1))} }
 
-// with is the set and an id that it does not have.
+// with returns the set with an id.
 func (s *keySet) with(id keyID) *keySet { return s.change(id, 0, insertID) }
 
-// without is the set less an id.
+// without returns the set without an id.
 func (s *keySet) without(id keyID) *keySet { return s.change(id, 0, removeID) }
 
 func (s *keySet) change(id keyID, depth int, f func([]keyID, keyID) []keyID) *keySet {

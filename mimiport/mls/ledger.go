@@ -2,14 +2,14 @@ package mls
 
 import "github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 
-// ledger is the keys and the credentials of a group while leaves go and come.
+// ledger tracks the keys and the credentials of a group while proposals remove and add leaves.
 type ledger struct {
 	checker
 	keys keys
-	gone map[device]bool // whose leaves have gone, under which key
+	gone map[device]bool // of the leaves that were taken out
 }
 
-// device is a credential and the signature key beside it.
+// device is the credential and the signature key of one leaf.
 type device struct{ credential, key keyID }
 
 func deviceOf(l *rfc9420.LeafNode) device {
@@ -18,7 +18,7 @@ func deviceOf(l *rfc9420.LeafNode) device {
 
 func (c checker) newLedger(k keys) ledger { return ledger{c, k, make(map[device]bool)} }
 
-// drop takes a leaf out.
+// drop takes the keys and the credential of a leaf out.
 func (b *ledger) drop(raw []byte) {
 	l := decodeLeaf(raw)
 	d := deviceOf(&l)
@@ -28,7 +28,7 @@ func (b *ledger) drop(raw []byte) {
 	b.keys.credentials = b.keys.credentials.without(d.credential)
 }
 
-// insertLeaf puts a new leaf's keys in.
+// insertLeaf puts the keys of a new leaf in. broken is the rule to report when the tree has the encryption key already.
 func (b *ledger) insertLeaf(l *rfc9420.LeafNode, broken *rule) error {
 	if err := b.insertSignatureKey(l.SignatureKey); err != nil {
 		return err
@@ -54,7 +54,7 @@ func (b *ledger) insertEncryptionKey(key []byte, broken *rule) error {
 	return nil
 }
 
-// insertDevice puts the credential of a leaf in that is no leaf's successor.
+// insertDevice puts in the credential of a leaf that replaces no other leaf. No other leaf may have the credential.
 func (b *ledger) insertDevice(l *rfc9420.LeafNode) error {
 	id := credentialID(&l.Credential)
 	if err := b.require(b.keys.credentials.count(id) == 0, ruleDeviceUnique); err != nil {
@@ -64,7 +64,7 @@ func (b *ledger) insertDevice(l *rfc9420.LeafNode) error {
 	return nil
 }
 
-// insertSuccessor puts the credential of a leaf in that has the credential of one that was dropped.
+// insertSuccessor puts in the credential of a leaf that replaces a dropped leaf of the same credential.
 func (b *ledger) insertSuccessor(l *rfc9420.LeafNode) {
 	b.keys.credentials = b.keys.credentials.with(credentialID(&l.Credential))
 }

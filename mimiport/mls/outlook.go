@@ -6,29 +6,29 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
-// outlook is the group as it would be with all pending proposals applied, as far as that decides whether one more may
-// join them: some clients commit all that is pending and can leave nothing out. It errs on the safe side: what leaves
-// support that go counts still, and the keys of parents that become blank.
+// outlook describes the group as it would be if one Commit applied all pending proposals. It decides whether one more
+// proposal may be pending: some clients always commit all pending proposals. It is cautious: it still counts the
+// support of leaves that proposals remove, and the keys of parents that would become blank.
 type outlook struct {
 	keys       keys
 	initKeys   *keySet  // of the Adds
-	staying    *support // of the members, and of their leaves after Updates
-	everyone   *support // of those and of who is added
-	types      []uint16 // of the proposals, where not all support them by default; sorted
+	staying    *support // of the members, with their old leaves and with the leaves of Updates
+	everyone   *support // of the same and of the Adds
+	types      []uint16 // the proposals' types, without the default types of RFC 9420; sorted
 	extensions rfc9420.Extensions
 	required   rfc9420.RequiredCapabilities
-	targets    int // leaves that are updated or removed: their members cannot commit all
+	targets    int // leaves that proposals update or remove: their members cannot commit all proposals
 	adds       int
-	size       int // bytes of new leaves
+	size       int // bytes of the new leaves
 }
 
-// now is the outlook without any proposal.
+// now returns the outlook without any pending proposal.
 func (g *group) now() outlook {
 	all := g.tree.root.support
 	return outlook{keys: g.keys, staying: all, everyone: all, extensions: g.context.Extensions, required: g.required}
 }
 
-// target is the leaf that a proposal replaces or removes.
+// target returns the leaf that a proposal updates or removes.
 func (r *received) target() (leaf uint32, found bool) {
 	switch p := r.proposal; {
 	case p.Type == ProposalRemove:
@@ -39,7 +39,7 @@ func (r *received) target() (leaf uint32, found bool) {
 	return 0, false
 }
 
-// with is the outlook with one more proposal, which was checked by itself.
+// with returns the outlook with one more proposal, which checkProposal has accepted.
 func (o outlook) with(g *group, s *supports, r *received) (outlook, error) {
 	p, b := r.proposal, g.newLedger(o.keys)
 	if leaf, found := r.target(); found {
@@ -97,7 +97,7 @@ func (o *outlook) update(b *ledger, s *supports, l *rfc9420.LeafNode) error {
 	return b.insertLeaf(l, ruleUpdateKeyUnique)
 }
 
-// check checks what all must support.
+// check checks that all members support the types of the proposals and the extensions.
 func (o *outlook) check(g *group) error {
 	for _, t := range o.types {
 		if err := g.require(has(o.staying.proposals, t), ruleProposalSupported); err != nil {
@@ -111,11 +111,11 @@ func (o *outlook) check(g *group) error {
 	return g.checkSupport(o.everyone, o.extensions)
 }
 
-// roomPerLeaf is more than a new leaf adds to a tree besides its own encoding, in bytes, and than a path adds for a
-// node.
+// roomPerLeaf bounds two sizes in bytes: how much a new leaf adds to a tree besides the leaf's encoding, and how much
+// one node of a path adds.
 const roomPerLeaf = 256
 
-// checkRoom checks that the tree has room for all leaves, and for the path of who commits them.
+// checkRoom checks that the tree has room for all new leaves, and for the path of the Commit that adds them.
 func (o *outlook) checkRoom(g *group) error {
 	if g.NumMembers()+o.adds > g.limits.Leaves[g.suite.ID] {
 		return errLeaves
@@ -126,9 +126,9 @@ func (o *outlook) checkRoom(g *group) error {
 	return nil
 }
 
-// admit checks that a proposal can stand in one Commit beside all that is pending, and adds it. An external sender's
-// Remove takes the place of the Update or the ReInit that is in its way: no member may hold up a removal that the
-// Delivery Service demands.
+// admit checks that one Commit can have a proposal together with all pending ones, and adds the proposal. A Remove of
+// an external sender replaces an Update of the same leaf and a pending ReInit: no member may hold up a removal that
+// the Delivery Service demands.
 func (g *group) admit(s *supports, r *received) (*group, error) {
 	demanded := r.sender.Type == SenderExternal && r.proposal.Type == ProposalRemove
 	next := *g
@@ -141,7 +141,7 @@ func (g *group) admit(s *supports, r *received) (*group, error) {
 		case demanded && other.proposal.Type == ProposalUpdate:
 			return g.replace(other, r), nil
 		case demanded && other.proposal.Type == ProposalReInit:
-			next.received, next.outlook = nil, g.now() // nothing stands beside a ReInit
+			next.received, next.outlook = nil, g.now() // the ReInit was the only pending proposal
 		default:
 			if err := g.require(false, ruleTogether); err != nil {
 				return nil, err
@@ -170,17 +170,17 @@ func (g *group) admit(s *supports, r *received) (*group, error) {
 	return &next, nil
 }
 
-// replace puts the Remove of a leaf in the place of its Update.
+// replace puts the Remove of a leaf in the place of the leaf's Update.
 func (g *group) replace(update, remove *received) *group {
 	next, b := *g, g.newLedger(g.outlook.keys)
-	b.drop(update.proposal.Update.Raw) // the leaf before has been dropped
+	b.drop(update.proposal.Update.Raw) // the old leaf was dropped when the Update came
 	next.outlook.keys = b.keys
 	next.received = slices.Clone(g.received)
-	next.received[slices.Index(g.received, update)] = remove // here, since what came later may need that the leaf goes
+	next.received[slices.Index(g.received, update)] = remove // same place: later proposals may rely on the old leaf going
 	return &next
 }
 
-// conflict reports whether two proposals can never stand in one Commit (RFC 9420, section 12.2, and
+// conflict reports whether no Commit may have both proposals (RFC 9420, section 12.2, and
 // draft-ietf-mls-extensions-10).
 func (g *group) conflict(a, b *received) bool {
 	p, q := a.proposal, b.proposal

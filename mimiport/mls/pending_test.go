@@ -12,17 +12,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// hostile draws proposals that want to stand in each other's way.
+// hostile draws proposals that are likely to conflict with each other.
 type hostile struct {
 	scene
 	random *rand.Rand
 	keys   [][]byte          // encryption keys to use again
-	seen   []*mlstest.Client // clients to add again, or whose keys to use
+	seen   []*mlstest.Client // clients to add again, with their keys or new ones
 }
 
 func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
-// spoil changes a leaf in ways that its owner may sign.
+// spoil changes a leaf that its owner then signs.
 func (h *hostile) spoil(l *rfc9420.LeafNode) {
 	switch h.random.IntN(8) {
 	case 0:
@@ -41,7 +41,7 @@ func (h *hostile) spoil(l *rfc9420.LeafNode) {
 	h.keys = append(h.keys, l.EncryptionKey)
 }
 
-// newcomer is a client that may share its device or its key with another.
+// newcomer makes a client. It may have the credential or the key of another client.
 func (h *hostile) newcomer() *mlstest.Client {
 	c := h.client(fmt.Sprintf("new%d", h.random.IntN(4)))
 	if len(h.seen) > 0 && h.random.IntN(3) == 0 {
@@ -68,7 +68,7 @@ func (h *hostile) extensions() rfc9420.Extensions {
 	return list
 }
 
-// message draws a proposal of a member, of somebody who wants to be added, or of the Delivery Service.
+// message draws a proposal of a member, of a client that wants to join, or of the Delivery Service.
 func (h *hostile) message() []byte {
 	by, leaf := pick(h.random, h.Leaves()), pick(h.random, h.Leaves())
 	add := func() *mlstest.Proposal {
@@ -106,7 +106,7 @@ func (h *hostile) message() []byte {
 	}))
 }
 
-// honest are the members that can commit all that is pending: no proposal updates or removes their leaf.
+// honest lists the members that can commit all pending proposals: no proposal updates or removes their leaves.
 func honest(g Group, leaves []uint32) []uint32 {
 	return slices.DeleteFunc(slices.Clone(leaves), func(leaf uint32) bool {
 		return slices.ContainsFunc(g.Proposals(), func(p Proposal) bool {
@@ -115,8 +115,8 @@ func honest(g Group, leaves []uint32) []uint32 {
 	})
 }
 
-// TestHostilePending draws hostile proposals. After each that is accepted, a member commits all that are pending, as
-// clients do that can leave nothing out.
+// TestHostilePending draws hostile proposals. After each accepted proposal, a member can commit all pending ones, as
+// some clients always do.
 func TestHostilePending(t *testing.T) {
 	count := make(map[ProposalType]int)
 	for seed := range uint64(30) {
@@ -139,12 +139,12 @@ func TestHostilePending(t *testing.T) {
 			}
 			again := open(t, h.Group)
 			for _, message := range references {
-				again = propose(t, again, message) // as a server does that takes the group over
+				again = propose(t, again, message) // as a server does that imports the group
 			}
 			able := honest(g, h.Leaves())
 			if len(able) == 0 {
 				if p.Sender.Type != SenderExternal {
-					t.Fatalf("seed %d: a proposal of type %d leaves nobody to commit", seed, p.Type)
+					t.Fatalf("seed %d: no member can commit after a proposal of type %d", seed, p.Type)
 				}
 				break
 			}
@@ -155,7 +155,7 @@ func TestHostilePending(t *testing.T) {
 			if err != nil {
 				t.Fatalf("seed %d: %d proposals, the last of type %d: %v", seed, len(references), p.Type, err)
 			}
-			if h.random.IntN(8) == 0 && len(effects.Added) == 0 && !effects.Closes { // who was added may be no client at all
+			if h.random.IntN(8) == 0 && len(effects.Added) == 0 && !effects.Closes { // an added leaf may belong to no client
 				g, h.Group = committed, c.Next
 			}
 		}
@@ -168,7 +168,7 @@ func TestHostilePending(t *testing.T) {
 	}
 }
 
-// TestDemandedRemove lets the Delivery Service's Remove take the place of what is in its way.
+// TestDemandedRemove: the Delivery Service's Remove replaces the pending proposals that conflict with it.
 func TestDemandedRemove(t *testing.T) {
 	s := newScene(nil)
 	remove := s.ProposeExternal(0, s.ds, s.Remove(2))
@@ -186,14 +186,14 @@ func TestDemandedRemove(t *testing.T) {
 			left = append(left, p.Message)
 		}
 		if !slices.EqualFunc(left, c.left, slices.Equal) {
-			t.Errorf("%s: %d proposals are left", name, len(left))
+			t.Errorf("%s: %d proposals are pending", name, len(left))
 		}
 		if _, _, err := g.Propose(c.before[0]); ruleOf(err) != ruleTogether.name {
-			t.Errorf("%s comes again: %v", name, err)
+			t.Errorf("%s, sent again: %v", name, err)
 		}
 		withdrawn := s.Commit(mlstest.CommitOptions{References: c.before[:1]})
 		if _, _, err := g.Commit(withdrawn.Message, withdrawn.GroupInfo); ruleOf(err) != ruleReference.name {
-			t.Errorf("%s is committed nevertheless: %v", name, err)
+			t.Errorf("%s, committed nevertheless: %v", name, err)
 		}
 		all := s.Commit(mlstest.CommitOptions{References: left})
 		if _, e := commit(t, g, all); len(e.Removed) != 1 || e.Removed[0].Leaf != 2 {
@@ -202,7 +202,7 @@ func TestDemandedRemove(t *testing.T) {
 	}
 }
 
-// TestReplacedDevice adds a device again, with its key, beside the removal of its leaf.
+// TestReplacedDevice: a device can be added again with its key when the removal of its leaf is pending.
 func TestReplacedDevice(t *testing.T) {
 	s := newScene(nil)
 	again := s.Propose(0, s.Add(s.again(3).As(s.Client(3))))
@@ -217,7 +217,7 @@ func TestReplacedDevice(t *testing.T) {
 	}
 }
 
-// ruleOf is the name of the rule that an error names.
+// ruleOf returns the rule in an error.
 func ruleOf(err error) string {
 	var typed *mimiport.Error
 	if errors.As(err, &typed) {

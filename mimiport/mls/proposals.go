@@ -9,13 +9,13 @@ import (
 
 // received is a proposal, in a message of its own or by value in a Commit.
 type received struct {
-	ref      []byte // nil by value, as is message
-	message  []byte
+	ref      []byte // nil for a proposal by value
+	message  []byte // nil for a proposal by value
 	sender   rfc9420.Sender
 	proposal *rfc9420.Proposal
 }
 
-// describe is what callers may know of a proposal.
+// describe makes the Proposal that callers see.
 func (r *received) describe(suite *rfc9420.Suite, t tree) Proposal {
 	out := Proposal{Ref: r.ref, Message: r.message, Type: r.proposal.Type, Sender: r.sender}
 	switch r.proposal.Type {
@@ -33,7 +33,7 @@ func (r *received) describe(suite *rfc9420.Suite, t tree) Proposal {
 			out.Remove = &m
 		}
 	case ProposalGroupContextExtensions:
-		_, external, _ := checker{}.readExtensions(r.proposal.Extensions) // which were checked
+		_, external, _ := checker{}.readExtensions(r.proposal.Extensions) // checkProposal has checked them
 		out.ExternalSenders = externalSenders(external)
 	}
 	return out
@@ -84,8 +84,8 @@ func (g *group) propose(message []byte) (*group, *received, error) {
 	return next, r, nil
 }
 
-// mostPending is how many proposals may be pending for one more from a sender. Members leave half of the places to the
-// external senders.
+// mostPending returns how many proposals may be pending when a sender has sent the last of them. Members may fill half
+// of the limit, so that external senders can always propose.
 func (g *group) mostPending(by rfc9420.Sender) int {
 	if by.Type == SenderExternal {
 		return g.limits.Proposals
@@ -136,7 +136,7 @@ func (g *group) handshake(message []byte, content rfc9420.ContentType) (*rfc9420
 	return m, g.require(content != rfc9420.ContentCommit || len(m.ConfirmationTag) == size, ruleConfirmationTag)
 }
 
-// verifySender checks a message's signature with the key of its sender.
+// verifySender verifies a message's signature with the key of its sender.
 func (g *group) verifySender(m *rfc9420.PublicMessage) error {
 	key, broken, err := g.senderKey(&m.Content)
 	if err != nil {
@@ -145,7 +145,8 @@ func (g *group) verifySender(m *rfc9420.PublicMessage) error {
 	return g.require(g.suite.Verify(key, m.SignContent(g.encodedContext), m.Signature), broken)
 }
 
-// senderKey is the key a message must be signed with, and the rule that a wrong signature breaks (RFC 9420, section 6.1).
+// senderKey returns the key that must have signed a message, and the rule that a wrong signature breaks (RFC 9420,
+// section 6.1).
 func (g *group) senderKey(c *rfc9420.FramedContent) (key []byte, broken *rule, err error) {
 	switch c.Sender.Type {
 	case SenderMember:
@@ -166,7 +167,8 @@ func (g *group) senderKey(c *rfc9420.FramedContent) (key []byte, broken *rule, e
 	}
 }
 
-// checkProposer checks that a sender may propose at all what it proposes (RFC 9420, sections 12.1.2 and 12.1.8).
+// checkProposer checks that the type of the sender may send the type of the proposal (RFC 9420, sections 12.1.2 and
+// 12.1.8).
 func (c checker) checkProposer(r *received) error {
 	typ, sender := r.proposal.Type, r.sender.Type
 	if err := c.require(typ != ProposalUpdate || sender == SenderMember, ruleUpdateSender); err != nil {
@@ -187,8 +189,8 @@ func (c checker) checkProposer(r *received) error {
 	return nil
 }
 
-// checkProposal enforces the rules of one proposal by itself, in the group as it is (RFC 9420, section 12.1). Those that
-// depend on what else is committed wait for the Commit.
+// checkProposal enforces the rules of a single proposal in the present group (RFC 9420, section 12.1). The Commit
+// enforces the rules that depend on other proposals.
 func (g *group) checkProposal(s *supports, r *received) error {
 	p := r.proposal
 	switch p.Type {
@@ -204,7 +206,8 @@ func (g *group) checkProposal(s *supports, r *received) error {
 		if err := g.require(len(p.PSK.Nonce) == g.suite.Hash.Size(), rulePSKNonce); err != nil {
 			return err
 		}
-		return g.require(p.PSK.Type != rfc9420.PSKResumption || p.PSK.Usage == rfc9420.UsageApplication, rulePSKUsage)
+		usable := p.PSK.Type != rfc9420.PSKResumption || p.PSK.Usage == rfc9420.UsageApplication
+		return g.require(usable, rulePSKUsage)
 	case ProposalReInit:
 		if err := g.require(p.ReInit.Version >= g.context.Version, ruleReInitVersion); err != nil {
 			return err
@@ -227,7 +230,7 @@ func (g *group) checkProposal(s *supports, r *received) error {
 	return nil
 }
 
-// checkKeyPackage checks a key package to be added (RFC 9420, section 10.1).
+// checkKeyPackage checks the key package of an Add (RFC 9420, section 10.1).
 func (g *group) checkKeyPackage(s *supports, k *rfc9420.KeyPackage) error {
 	if err := g.require(k.Version == g.context.Version && k.CipherSuite == g.suite.ID, ruleKeyPackageSuite); err != nil {
 		return err
@@ -251,7 +254,8 @@ func (g *group) checkKeyPackage(s *supports, k *rfc9420.KeyPackage) error {
 	if err := g.checkLeaf(g.suite, &k.Leaf, s.supportOf(&k.Leaf)); err != nil {
 		return err
 	}
-	if err := g.require(g.suite.Verify(k.Leaf.SignatureKey, k.SignContent(), k.Signature), ruleKeyPackageSignature); err != nil {
+	verified := g.suite.Verify(k.Leaf.SignatureKey, k.SignContent(), k.Signature)
+	if err := g.require(verified, ruleKeyPackageSignature); err != nil {
 		return err
 	}
 	return g.verifyLeaf(g.suite, &k.Leaf, nil, 0)
@@ -274,7 +278,7 @@ func (g *group) checkUpdate(s *supports, l *rfc9420.LeafNode, leaf uint32) error
 	return g.verifyLeaf(g.suite, l, g.context.GroupID, leaf)
 }
 
-// requireSuccessor fails for a leaf that would take a member's place under another credential (profile, section 7).
+// requireSuccessor fails for a leaf that would replace a member's leaf and has another credential (profile, section 7).
 func (g *group) requireSuccessor(l *rfc9420.LeafNode, leaf uint32) error {
 	before := decodeLeaf(g.tree.find(leaf).raw)
 	return g.require(credentialID(&l.Credential) == credentialID(&before.Credential), ruleSuccessor)

@@ -2,7 +2,6 @@ package mls
 
 import (
 	"bytes"
-	"errors"
 	"iter"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -20,18 +19,18 @@ type group struct {
 	encodedContext  []byte
 	interim         []byte // interim transcript hash (RFC 9420, section 8.2)
 	confirmationTag []byte
-	groupInfo       []byte // the message
-	treeInside      bool   // the message holds the tree
+	groupInfo       []byte // the whole message
+	treeInside      bool   // groupInfo holds the tree
 	required        rfc9420.RequiredCapabilities
 	external        rfc9420.ExternalSenders
 	tree            tree
 	keys            keys
 	received        []*received
-	outlook         outlook // with all of received applied; unset before the first
-	closed          bool    // by a ReInit
+	outlook         outlook // with all received proposals applied; unset before the first proposal
+	closed          bool    // a ReInit ended the group
 }
 
-// setContext puts a group into the epoch that a context describes.
+// setContext sets a group's epoch: its context, GroupInfo and confirmation tag, and the values that follow from them.
 func (g *group) setContext(context *rfc9420.GroupContext, groupInfo, confirmationTag []byte) (err error) {
 	if err := g.require(context.Epoch < 1<<63, ruleEpochRange); err != nil {
 		return err
@@ -47,8 +46,11 @@ func (g *group) setContext(context *rfc9420.GroupContext, groupInfo, confirmatio
 	return err
 }
 
-// readExtensions decodes the extensions of a group that mean something to it.
-func (c checker) readExtensions(e rfc9420.Extensions) (required rfc9420.RequiredCapabilities, external rfc9420.ExternalSenders, err error) {
+// readExtensions decodes the extensions of a group that the engine knows. It refuses a group of the post-quantum
+// combiner.
+func (c checker) readExtensions(
+	e rfc9420.Extensions,
+) (required rfc9420.RequiredCapabilities, external rfc9420.ExternalSenders, err error) {
 	if err := c.require(uniqueTypes(e), ruleExtensionsUnique); err != nil {
 		return required, nil, err
 	}
@@ -69,7 +71,7 @@ func (c checker) readExtensions(e rfc9420.Extensions) (required rfc9420.Required
 	return required, external, c.require(ok, ruleExtensionEncoding)
 }
 
-// checkAll checks a group that was just opened: all that can be checked without its secrets (RFC 9420, section 12.4.3.1).
+// checkAll checks a new group as far as possible without its secrets (RFC 9420, section 12.4.3.1).
 func (g *group) checkAll(e *edit, info *rfc9420.GroupInfo) error {
 	hash := e.treeHash(g.tree.root, g.tree.span())
 	if err := g.require(string(hash) == string(g.context.TreeHash), ruleTreeHash); err != nil {
@@ -93,7 +95,8 @@ func (g *group) checkAll(e *edit, info *rfc9420.GroupInfo) error {
 	})
 }
 
-// checkSupport checks the members against the group and each other (RFC 9420, section 7.3).
+// checkSupport checks that all members support the extensions of the group and each other's credentials (RFC 9420,
+// section 7.3).
 func (c checker) checkSupport(s *support, e rfc9420.Extensions) error {
 	for t := range e.All() {
 		if err := c.require(s.extension(t), ruleExtensionsSupport); err != nil {
@@ -103,7 +106,7 @@ func (c checker) checkSupport(s *support, e rfc9420.Extensions) error {
 	return c.require(s.credentialsInUse(), ruleLeafCredential)
 }
 
-// checkInfo checks what a GroupInfo says besides its context.
+// checkInfo checks the fields of a GroupInfo other than its context, and its signature.
 func (g *group) checkInfo(info *rfc9420.GroupInfo) error {
 	if err := g.require(len(info.ConfirmationTag) == g.suite.Hash.Size(), ruleConfirmationTag); err != nil {
 		return err
@@ -124,12 +127,12 @@ func (g *group) checkInfo(info *rfc9420.GroupInfo) error {
 	return g.require(g.suite.Verify(l.SignatureKey, info.SignContent(), info.Signature), ruleInfoSignature)
 }
 
-// interimHash is the interim transcript hash (RFC 9420, section 8.2).
+// interimHash computes the interim transcript hash (RFC 9420, section 8.2).
 func interimHash(suite *rfc9420.Suite, confirmed, confirmationTag []byte) []byte {
 	var b cryptobyte.Builder
 	b.AddBytes(confirmed)
 	wire.AddOpaque(&b, confirmationTag)
-	return suite.Sum(b.BytesOrPanic()) // a tag came in a message: it is no longer than a vector
+	return suite.Sum(b.BytesOrPanic()) // it cannot panic: the tag came in a vector
 }
 
 func (g *group) ID() []byte                      { return g.context.GroupID }
@@ -224,7 +227,7 @@ func (g *group) VerifyMember(leaf uint32, label string, content, signature []byt
 	}
 	l := decodeLeaf(n.raw)
 	if !g.suite.Verify(l.SignatureKey, rfc9420.SignContent(label, content), signature) {
-		return &mimiport.Error{Op: op, Kind: mimiport.KindBadSignature, Group: g.ID(), Err: errors.New("the signature does not verify")}
+		return failed(op, g.ID(), problem(mimiport.KindBadSignature, "the signature does not verify"))
 	}
 	return nil
 }
@@ -240,7 +243,7 @@ func (g *group) VerifyGroupInfo(message []byte) (epoch uint64, signer Member, er
 	return info.Context.Epoch, memberAt(info.Signer, g.tree.find(info.Signer).raw), nil
 }
 
-// decodeInfo decodes a GroupInfo of this group.
+// decodeInfo decodes a GroupInfo and checks that it is of this group and cipher suite.
 func (g *group) decodeInfo(message []byte) (*rfc9420.GroupInfo, error) {
 	info, err := g.readInfo(message)
 	if err != nil {
@@ -256,11 +259,11 @@ func (g *group) decodeInfo(message []byte) (*rfc9420.GroupInfo, error) {
 	return info, nil
 }
 
-// proposalSize is roughly what a proposal takes in memory besides its message, in bytes.
+// proposalSize estimates the memory of a proposal without its message, in bytes.
 const proposalSize = 1 << 10
 
-// memberSize is roughly what a member takes in memory besides the encodings of its nodes: two nodes, three keys and a
-// credential, in bytes.
+// memberSize estimates the memory of a member without the encodings of its nodes, in bytes: two nodes, three keys and a
+// credential.
 const memberSize = 2*128 + 4*32
 
 func (g *group) Size() int {
@@ -271,7 +274,7 @@ func (g *group) Size() int {
 	return size
 }
 
-// requireEpoch checks that a message is of this epoch.
+// requireEpoch fails for a message of another epoch. The error has the group's epoch.
 func (g *group) requireEpoch(epoch uint64) error {
 	err := g.require(epoch == g.context.Epoch, ruleEpoch)
 	if e, ok := err.(*mimiport.Error); ok {

@@ -19,13 +19,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// offence is input that breaks one rule and no other. It is made of valid input, changed and signed again.
+// offence is input that breaks one rule and no other. A test makes it from valid input, which it changes and signs
+// again.
 type offence struct {
 	rule *rule
-	// commit hands the input to an engine.
+	// commit gives the input to an engine.
 	commit func(*engine) error
-	// why says why nothing could be accepted with the rule masked: what it protects is needed to go on. Empty for other rules,
-	// of which the same input must then be accepted.
+	// why is the reason why the engine cannot accept the input even with the rule masked. When it is empty, the engine
+	// must accept the input with the rule masked.
 	why string
 }
 
@@ -80,7 +81,7 @@ func declaredRules(t *testing.T) (names []string) {
 		if !ok || !strings.HasPrefix(spec.Names[0].Name, "rule") {
 			return true
 		}
-		named := false // the name is the first
+		named := false // the first string of a rule is its name
 		ast.Inspect(spec, func(n ast.Node) bool {
 			if lit, ok := n.(*ast.BasicLit); ok && !named {
 				names, named = append(names, strings.Trim(lit.Value, `"`)), true
@@ -92,7 +93,7 @@ func declaredRules(t *testing.T) (names []string) {
 	return names
 }
 
-// TestRulesDocument checks that docs/mls-rules.md has a row for each rule, as the code has it.
+// TestRulesDocument checks that docs/mls-rules.md has the row of each rule in the code.
 func TestRulesDocument(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "mls-rules.md"))
 	if err != nil {
@@ -103,14 +104,16 @@ func TestRulesDocument(t *testing.T) {
 		if accepted == "" {
 			accepted = "accepted with the rule masked"
 		}
-		row := fmt.Sprintf("| %s | %s | %s | `TestRules/%s`: %s |", o.rule.name, o.rule.section, o.rule.text, o.rule.name, accepted)
+		row := fmt.Sprintf(
+			"| %s | %s | %s | `TestRules/%s`: %s |", o.rule.name, o.rule.section, o.rule.text, o.rule.name, accepted,
+		)
 		if !bytes.Contains(text, []byte(row+"\n")) {
 			t.Errorf("lacks the row\n%s", row)
 		}
 	}
 }
 
-// Values that no default capability lists.
+// Types that are in no client's default capabilities, except grease.
 const (
 	unknownExtension  = 0xf001
 	unknownProposal   = 0xf0f2
@@ -118,7 +121,7 @@ const (
 	grease            = 0x2a2a // listed by every synthetic client
 )
 
-// scene is the group that the offences are about: six members, all parents set, one external sender.
+// scene is the group of the offences: six members, all parents set, one external sender.
 type scene struct {
 	*mlstest.Group
 	ds *mlstest.Client
@@ -127,7 +130,8 @@ type scene struct {
 func newScene(extensions rfc9420.Extensions) scene {
 	ds := mlstest.NewClient(99, 1, []byte("example.org"))
 	return scene{mlstest.New(mlstest.Options{
-		Seed: 1, GroupID: []byte("group"), Members: identities(6), Populated: true, ExternalSenders: []*mlstest.Client{ds}, Extensions: extensions,
+		Seed: 1, GroupID: []byte("group"), Members: identities(6), Populated: true,
+		ExternalSenders: []*mlstest.Client{ds}, Extensions: extensions,
 	}), ds}
 }
 
@@ -135,7 +139,7 @@ func (s scene) client(name string) *mlstest.Client {
 	return s.NewClient(mlstest.Identity("@"+name+":example.org", "DEVICE"))
 }
 
-// commits is the offence of a Commit, after the proposals that it references.
+// commits makes the offence of a Commit. It first gives the referenced proposals to the engine.
 func (s scene) commits(r *rule, o mlstest.CommitOptions) offence {
 	return s.submits(r, s.Commit(o), o.References...)
 }
@@ -155,17 +159,17 @@ func (s scene) submits(r *rule, c *mlstest.Commit, references ...[]byte) offence
 	}}
 }
 
-// commitsValue is the offence of a Commit of some proposals by value.
+// commitsValue makes the offence of a Commit of some proposals by value.
 func (s scene) commitsValue(r *rule, list ...*mlstest.Proposal) offence {
 	return s.commits(r, mlstest.CommitOptions{Proposals: list})
 }
 
-// joins is the offence of an external Commit.
+// joins makes the offence of an external Commit.
 func (s scene) joins(r *rule, edit mlstest.Edit, list ...*mlstest.Proposal) offence {
 	return s.commits(r, mlstest.CommitOptions{Joiner: s.client("joiner"), Proposals: list, Edit: edit})
 }
 
-// proposes is the offence of a proposal message.
+// proposes makes the offence of a proposal message.
 func (s scene) proposes(r *rule, message []byte) offence {
 	return offence{rule: r, commit: func(e *engine) error {
 		g, err := e.Open(s.GroupInfo(), s.RatchetTree())
@@ -176,7 +180,7 @@ func (s scene) proposes(r *rule, message []byte) offence {
 	}}
 }
 
-// adds is the offence of the last of some proposal messages.
+// adds makes the offence of the last of several proposal messages.
 func (s scene) adds(r *rule, messages ...[]byte) offence {
 	last := len(messages) - 1
 	return offence{rule: r, commit: func(e *engine) error {
@@ -205,12 +209,14 @@ func (o offence) because(why string) offence {
 	return o
 }
 
-// add is an Add of a new client whose key package was changed before it was signed: its leaf first, then the rest.
+// add makes an Add of a new client. editLeaf changes the leaf before the client signs it, then edit the key package.
 func (s scene) add(editLeaf func(*rfc9420.LeafNode), edit func(*rfc9420.KeyPackage)) *mlstest.Proposal {
 	return s.addOf(s.client("added"), editLeaf, edit)
 }
 
-func (s scene) addOf(c *mlstest.Client, editLeaf func(*rfc9420.LeafNode), edit func(*rfc9420.KeyPackage)) *mlstest.Proposal {
+func (s scene) addOf(
+	c *mlstest.Client, editLeaf func(*rfc9420.LeafNode), edit func(*rfc9420.KeyPackage),
+) *mlstest.Proposal {
 	p := s.Add(c)
 	k := *p.Add
 	if editLeaf != nil {
@@ -230,7 +236,7 @@ func signLeaf(c *mlstest.Client, l *rfc9420.LeafNode, groupID []byte, place uint
 	return reread(l)
 }
 
-// resign is a client's signature over what v is now.
+// resign signs v as it is now.
 func resign[T any, P interface {
 	*T
 	rfc9420.Value
@@ -238,7 +244,7 @@ func resign[T any, P interface {
 	return c.SignContent(content(reread(v)))
 }
 
-// reread decodes what v encodes to, so that it knows its own encoding.
+// reread encodes and decodes v. The result has its encoding in Raw.
 func reread[T any, P interface {
 	*T
 	rfc9420.Value
@@ -264,7 +270,7 @@ func extensions(list ...any) (e rfc9420.Extensions) {
 	return e
 }
 
-// required is a required_capabilities extension that wants some extensions.
+// required makes a required_capabilities extension that requires some extensions.
 func required(types ...uint16) []byte {
 	return requires(rfc9420.RequiredCapabilities{Extensions: rfc9420.MakeUint16s(types...)})
 }
@@ -300,7 +306,9 @@ func framingOffences(s scene) []offence {
 	return []offence{
 		s.commits(ruleGroupID, content(func(c *rfc9420.FramedContent) { c.GroupID = []byte("other") })),
 		s.commits(ruleEpoch, content(func(c *rfc9420.FramedContent) { c.Epoch++ })),
-		s.commits(ruleSender, content(func(c *rfc9420.FramedContent) { c.Sender.Index = 7 })).because("a blank leaf has no key"),
+		s.commits(
+			ruleSender, content(func(c *rfc9420.FramedContent) { c.Sender.Index = 7 }),
+		).because("a blank leaf has no key"),
 		s.submits(ruleApplication, application).because("it holds no handshake"),
 		s.commits(ruleMembershipTag, message(func(m *rfc9420.PublicMessage) { m.MembershipTag = nil })),
 		s.commits(ruleConfirmationTag, message(func(m *rfc9420.PublicMessage) { m.ConfirmationTag = nil })),
@@ -327,7 +335,9 @@ func proposalOffences(s scene) []offence {
 	reinit := s.ReInit([]byte("next"))
 	reinit.ReInit.Version = 0
 	update := s.Update(2)
-	update.Update = signLeaf(s.Client(2), edited(update.Update, func(l *rfc9420.LeafNode) { l.EncryptionKey = used }), s.ID(), 2)
+	update.Update = signLeaf(
+		s.Client(2), edited(update.Update, func(l *rfc9420.LeafNode) { l.EncryptionKey = used }), s.ID(), 2,
+	)
 	renamed := s.Update(2)
 	renamed.Update = signLeaf(s.Client(2), edited(renamed.Update, func(l *rfc9420.LeafNode) {
 		l.Credential.Contents = s.leaf(3).Credential.Contents
@@ -357,8 +367,10 @@ func proposalOffences(s scene) []offence {
 		s.commitsValue(ruleKeyPackageSignature, forged),
 		s.proposes(rulePSKReference, s.Propose(0, same)),
 		s.commitsValue(ruleSelfRemoveValue, s.SelfRemove()).because("its sender would commit its own removal"),
-		s.commitsValue(ruleLifetimeOrder, s.add(func(l *rfc9420.LeafNode) { l.Lifetime.NotAfter = l.Lifetime.NotBefore }, nil)),
-		{rule: ruleLifetime, why: "it is asked by those who know the time", commit: func(*engine) error {
+		s.commitsValue(
+			ruleLifetimeOrder, s.add(func(l *rfc9420.LeafNode) { l.Lifetime.NotAfter = l.Lifetime.NotBefore }, nil),
+		),
+		{rule: ruleLifetime, why: "only a caller with a clock checks it", commit: func(*engine) error {
 			return CheckLifetime(Member{NotBefore: 1, NotAfter: 2}, time.Unix(1_700_000_000, 0))
 		}},
 		s.commitsValue(rulePSKNonce, psk(func(p *rfc9420.PreSharedKeyID) { p.Nonce = p.Nonce[1:] })),
@@ -374,12 +386,12 @@ func proposalOffences(s scene) []offence {
 	}
 }
 
-// again is a client with the credential of a member and keys of its own.
+// again makes a client with the credential of a member and with new keys.
 func (s scene) again(leaf uint32) *mlstest.Client {
 	return s.NewClient(s.leaf(leaf).Credential.Contents)
 }
 
-// follows is the offence of a Commit in the epoch to which another Commit leads.
+// follows makes the offence of a Commit in the epoch that another Commit starts.
 func (s scene) follows(r *rule, first *mlstest.Commit) offence {
 	second := first.Next.Commit(mlstest.CommitOptions{})
 	return offence{rule: r, commit: func(e *engine) error {
@@ -395,7 +407,7 @@ func (s scene) follows(r *rule, first *mlstest.Commit) offence {
 	}}
 }
 
-// leaf is a member's leaf.
+// leaf returns a member's leaf.
 func (s scene) leaf(leaf uint32) rfc9420.LeafNode {
 	t, err := openTree(rfc9420.SuiteByID(1), s.RatchetTree())
 	if err != nil {
@@ -415,7 +427,9 @@ func capabilityOffences(s, needsGrease scene) []offence {
 	update := needsGrease.Update(2)
 	update.Update = signLeaf(needsGrease.Client(2), edited(update.Update, dull), needsGrease.ID(), 2)
 	committed := s.Update(2)
-	committed.Update = signLeaf(s.Client(2), edited(committed.Update, func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceCommit }), s.ID(), 2)
+	committed.Update = signLeaf(
+		s.Client(2), edited(committed.Update, func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceCommit }), s.ID(), 2,
+	)
 	alone := scene{mlstest.New(mlstest.Options{GroupID: []byte("alone"), Members: identities(1)}), s.ds}
 	undecodable := s.SetExtensions(extensions(int(rfc9420.ExtensionExternalSenders), []byte{1}))
 	return []offence{
@@ -424,12 +438,18 @@ func capabilityOffences(s, needsGrease scene) []offence {
 		needsGrease.commits(ruleRequiredUpdate, mlstest.CommitOptions{Edit: mlstest.Edit{Leaf: dull}}),
 		s.commitsValue(ruleExtensionsSupport, s.SetExtensions(extensions(unknownExtension, []byte{}))),
 		s.commits(ruleExtensionsSupport, mlstest.CommitOptions{
-			Proposals: []*mlstest.Proposal{s.SetExtensions(extensions(int(rfc9420.ExtensionRequiredCapabilities), required(unknownExtension)))},
-			Edit:      mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Capabilities.Extensions = rfc9420.MakeUint16s(unknownExtension) }},
+			Proposals: []*mlstest.Proposal{
+				s.SetExtensions(extensions(int(rfc9420.ExtensionRequiredCapabilities), required(unknownExtension))),
+			},
+			Edit: mlstest.Edit{
+				Leaf: func(l *rfc9420.LeafNode) { l.Capabilities.Extensions = rfc9420.MakeUint16s(unknownExtension) },
+			},
 		}),
 		s.commitsValue(ruleExtensionsUnique, s.SetExtensions(extensions(grease, []byte{}, grease, []byte{}))),
 		s.commitsValue(ruleExtensionEncoding, undecodable),
-		s.commitsValue(ruleLeafExtensions, s.add(func(l *rfc9420.LeafNode) { l.Extensions = extensions(unknownExtension, []byte{}) }, nil)),
+		s.commitsValue(
+			ruleLeafExtensions, s.add(func(l *rfc9420.LeafNode) { l.Extensions = extensions(unknownExtension, []byte{}) }, nil),
+		),
 		s.commitsValue(ruleLeafCredential, s.add(func(l *rfc9420.LeafNode) {
 			l.Credential.Type = unknownCredential
 			l.Capabilities.Credentials = rfc9420.MakeUint16s(unknownCredential, rfc9420.CredentialBasic)
@@ -437,13 +457,13 @@ func capabilityOffences(s, needsGrease scene) []offence {
 		s.commitsValue(ruleLeafCredential, s.add(func(l *rfc9420.LeafNode) { l.Capabilities.Credentials = nil }, nil)),
 		s.commitsValue(ruleLeafSource, s.add(func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceUpdate }, nil)),
 		s.proposes(ruleLeafSource, s.Propose(2, committed)),
-		alone.commits(ruleLeafSource, mlstest.CommitOptions{ // with others, the leaf would lack a parent hash too
+		alone.commits(ruleLeafSource, mlstest.CommitOptions{ // in a larger group, the leaf would lack a parent hash too
 			Edit: mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Source = rfc9420.SourceUpdate }},
 		}),
 	}
 }
 
-// togetherOffences are proposals that are in order by themselves, and not beside those before them.
+// togetherOffences are proposals that are valid alone, and that no Commit can have together with the proposals before.
 func togetherOffences(s scene) []offence {
 	alice, bob := s.client("alice"), s.client("bob")
 	of := func(c *mlstest.Client, edit func(*rfc9420.LeafNode)) []byte {
@@ -490,7 +510,7 @@ func togetherOffences(s scene) []offence {
 	}
 }
 
-// appDataOf is GroupContext extensions with an app_data_dictionary in which some components have data.
+// appDataOf makes GroupContext extensions with an app_data_dictionary, in which some components have data.
 func appDataOf(components ...uint16) rfc9420.Extensions {
 	var list rfc9420.ComponentList
 	for _, c := range components {
@@ -525,15 +545,18 @@ func appDataOffences() []offence {
 		s.adds(ruleTogether, s.Propose(0, s.RemoveAppData(11)), s.Propose(1, s.RemoveAppData(11))),
 		s.commitsValue(ruleAppDataOnce, s.SetAppData(11, nil), s.RemoveAppData(11)),
 		safe.proposes(ruleSafeAAD, safe.Propose(0, safe.Remove(1))),
-		safe.commits(ruleSafeAAD, mlstest.CommitOptions{AuthenticatedData: []byte{6, 0, 2, 0, 0, 1, 0}}), // components out of order
+		// components out of order
+		safe.commits(ruleSafeAAD, mlstest.CommitOptions{AuthenticatedData: []byte{6, 0, 2, 0, 0, 1, 0}}),
 		s.proposes(ruleCombiner, s.Propose(0, s.SetAppData(componentAPQInfo, nil))),
 		s.commitsValue(ruleCombiner, s.SetExtensions(appDataOf(componentAPQInfo))),
 		opens(ruleCombiner, combined.GroupInfo(), combined.RatchetTree()),
 		strict.commitsValue(ruleAppDataExtensions, strict.SetExtensions(appDataOf(1))),
-		result(11, 13),         // 12 is gone
-		result(11, 12),         // 13 has not come
-		result(11, 12, 13, 14), // 14 has come
-		s.commitsValue(ruleExtensionEncoding, s.SetExtensions(extensions(int(rfc9420.ExtensionAppDataDictionary), []byte{1}))),
+		result(11, 13),         // 12 is missing
+		result(11, 12),         // 13 is missing
+		result(11, 12, 13, 14), // 14 should not be there
+		s.commitsValue(
+			ruleExtensionEncoding, s.SetExtensions(extensions(int(rfc9420.ExtensionAppDataDictionary), []byte{1})),
+		),
 	}
 }
 
@@ -543,7 +566,9 @@ func commitOffences(s scene) []offence {
 	twice := s.SetExtensions(extensions(grease, []byte{}))
 	return []offence{
 		s.commitsValue(ruleSelfRemove, s.Remove(0)),
-		s.commits(rulePathRequired, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{s.Remove(1)}, Edit: mlstest.Edit{NoPath: true}}),
+		s.commits(rulePathRequired, mlstest.CommitOptions{
+			Proposals: []*mlstest.Proposal{s.Remove(1)}, Edit: mlstest.Edit{NoPath: true},
+		}),
 		s.commits(rulePathRequired, edit(mlstest.Edit{NoPath: true})),
 		s.commits(rulePathLength, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes[1].Ciphertexts = nil }})),
 		s.commits(rulePathLength, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes = p.Nodes[1:] }})),
@@ -551,12 +576,20 @@ func commitOffences(s scene) []offence {
 			p.Nodes = append([]rfc9420.UpdatePathNode{{EncryptionKey: s.Update(1).Update.EncryptionKey}}, p.Nodes...)
 		}})),
 		s.commits(rulePathLeafKeyUnique, edit(mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.EncryptionKey = used }})),
-		s.commits(rulePathKeyUnique, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes[0].EncryptionKey = used }})),
-		s.commits(rulePathKeyUnique, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes[0].EncryptionKey = p.Nodes[1].EncryptionKey }})),
+		s.commits(
+			rulePathKeyUnique, edit(mlstest.Edit{Path: func(p *rfc9420.UpdatePath) { p.Nodes[0].EncryptionKey = used }}),
+		),
+		s.commits(rulePathKeyUnique, edit(mlstest.Edit{
+			Path: func(p *rfc9420.UpdatePath) { p.Nodes[0].EncryptionKey = p.Nodes[1].EncryptionKey },
+		})),
 		s.commitsValue(ruleExtensionsOnce, twice, twice),
-		s.commits(rulePathParentHash, edit(mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.ParentHash = flip(l.ParentHash) }})),
+		s.commits(
+			rulePathParentHash, edit(mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.ParentHash = flip(l.ParentHash) }}),
+		),
 		s.commits(ruleSignatureKeyUnique, edit(mlstest.Edit{Owner: s.Client(0).As(s.Client(3))})),
-		s.commits(ruleSuccessor, edit(mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Credential.Contents = []byte("other") }})),
+		s.commits(
+			ruleSuccessor, edit(mlstest.Edit{Leaf: func(l *rfc9420.LeafNode) { l.Credential.Contents = []byte("other") }}),
+		),
 		s.commitsValue(ruleDeviceUnique, s.Add(s.again(3))),
 		s.commitsValue(ruleDeviceUnique, s.Add(s.client("twice")), s.Add(s.client("twice"))),
 		s.follows(ruleClosed, s.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{s.ReInit([]byte("next"))}})),
@@ -567,7 +600,9 @@ func externalOffences(s scene) []offence {
 	init := &mlstest.Proposal{Type: ProposalExternalInit, KEMOutput: []byte("kem")}
 	noInit := func(c *rfc9420.FramedContent) { c.Commit.Proposals = nil }
 	noPath := mlstest.Edit{NoPath: true}
-	twins := scene{mlstest.New(mlstest.Options{GroupID: []byte("twins"), Members: slices.Concat(identities(2), identities(2)[1:])}), s.ds}
+	twins := scene{mlstest.New(mlstest.Options{
+		GroupID: []byte("twins"), Members: slices.Concat(identities(2), identities(2)[1:]),
+	}), s.ds}
 	forge := mlstest.Edit{Message: func(m *rfc9420.PublicMessage) { m.Signature = flip(m.Signature) }}
 	self := new(rfc9420.Message)
 	rfc9420.Unmarshal(s.ProposeSelf(s.client("self")), self)
@@ -615,17 +650,19 @@ func infoOffences(s scene) []offence {
 		}}
 	}
 	return []offence{
-		s.commits(ruleInfoTree, edit(func(i *rfc9420.GroupInfo) { // the tree of the epoch before
+		s.commits(ruleInfoTree, edit(func(i *rfc9420.GroupInfo) { // the tree of the previous epoch
 			i.Extensions = extensions(int(rfc9420.ExtensionRatchetTree), s.RatchetTree())
 		})),
 		opens(ruleInfoTree, s.signed(func(i *rfc9420.GroupInfo) {
 			i.Extensions = extensions(int(rfc9420.ExtensionRatchetTree), s.Commit(mlstest.CommitOptions{}).Next.RatchetTree())
 		}), s.RatchetTree()),
-		s.commits(ruleExternalPub, external(make([]byte, 32))), // without its length
+		s.commits(ruleExternalPub, external(make([]byte, 32))), // not a vector: the length is missing
 		s.commits(ruleExternalPub, external([]byte{0})),
 		s.commits(ruleExternalPub, external(append([]byte{31}, make([]byte, 31)...))),
 		s.commits(ruleExternalPub, external(append([]byte{32}, make([]byte, 33)...))),
-		opens(ruleInfoSigner, s.unsigned(func(i *rfc9420.GroupInfo) { i.Signer = 6 }), s.RatchetTree()).because("a blank leaf has no key"),
+		opens(
+			ruleInfoSigner, s.unsigned(func(i *rfc9420.GroupInfo) { i.Signer = 6 }), s.RatchetTree(),
+		).because("a blank leaf has no key"),
 		s.commits(ruleExtensionsUnique, edit(func(i *rfc9420.GroupInfo) {
 			i.Extensions = extensions(grease, []byte{}, grease, []byte{})
 		})),
@@ -638,7 +675,7 @@ func infoOffences(s scene) []offence {
 	}
 }
 
-// signed is the group's GroupInfo, changed and signed again.
+// signed makes the group's GroupInfo with a change, signed again.
 func (s scene) signed(edit func(*rfc9420.GroupInfo)) []byte {
 	return s.unsigned(func(i *rfc9420.GroupInfo) {
 		edit(i)
@@ -646,7 +683,7 @@ func (s scene) signed(edit func(*rfc9420.GroupInfo)) []byte {
 	})
 }
 
-// unsigned is the group's GroupInfo, changed, under its old signature.
+// unsigned makes the group's GroupInfo with a change and the old signature.
 func (s scene) unsigned(edit func(*rfc9420.GroupInfo)) []byte {
 	m := new(rfc9420.Message)
 	if !rfc9420.Unmarshal(s.GroupInfo(), m) {

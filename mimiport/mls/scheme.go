@@ -5,7 +5,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
-// schemes are the names of the TLS SignatureScheme registry, by the engine's own, in lower case.
+// schemes maps the engine's names of signature schemes to those of the TLS SignatureScheme registry, in lower case.
 var schemes = map[string]string{
 	"Ed25519": "ed25519",
 	"Ed448":   "ed448",
@@ -14,10 +14,10 @@ var schemes = map[string]string{
 	"P-521":   "ecdsa_secp521r1_sha512",
 }
 
-// SignatureScheme is the name of a group's signature scheme in the TLS SignatureScheme registry, which RFC 9420,
-// section 17.1 refers to, in lower case. An unknown suite is KindUnsupported.
+// SignatureScheme returns the name of a group's signature scheme in the TLS SignatureScheme registry, in lower case
+// (RFC 9420, section 17.1). It returns a KindUnsupported error for an unknown suite.
 func SignatureScheme(of Context) (string, error) {
-	var limits Limits // other engines have the numbers of RFC 9420
+	var limits Limits // without further suites: other engines have only those of RFC 9420
 	if g, ok := of.(*group); ok {
 		limits = g.limits
 	}
@@ -28,8 +28,9 @@ func SignatureScheme(of Context) (string, error) {
 	return schemes[suite.Scheme.Name], nil
 }
 
-// VerifySignature checks a signature over a whole content by a public key as leaves have it. The scheme is one that
-// SignatureScheme names. A signature that does not verify, or is of another scheme, is KindBadSignature.
+// VerifySignature verifies a signature over content. key is a public key in the encoding of a leaf's signature_key.
+// scheme is a name that SignatureScheme returns. VerifySignature returns a KindBadSignature error when the signature
+// does not verify, and for an unknown scheme.
 func VerifySignature(scheme string, key, content, signature []byte) error {
 	for name, registered := range schemes {
 		if registered == scheme && rfc9420.VerifySignature(name, key, content, signature) {

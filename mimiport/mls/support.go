@@ -6,18 +6,18 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
-// support is what all of some members support, and which credential types they use between them. Every node carries that of
-// its leaves, so the rules about all members cost no walk over them.
+// support lists what each of some members supports, and the credential types that any of them uses. Each node has the
+// support of the leaves below it, so a rule about all members needs no walk over the tree.
 type support struct {
-	extensions  []uint16 // sorted, as are the others
+	extensions  []uint16 // all four lists are sorted
 	proposals   []uint16
 	credentials []uint16
 	used        []uint16 // credential types in use
 }
 
-// supports makes each distinct support once: most groups have a handful.
+// supports makes each distinct support once. Most groups have only a few.
 type supports struct {
-	common *support // that of a whole group, which a new leaf mostly shares
+	common *support // of a whole group; a new leaf mostly has the same
 	leaves map[supportKey]*support
 	merged map[[2]*support]*support
 }
@@ -31,7 +31,7 @@ func newSupports(common *support) *supports {
 	return &supports{common, map[supportKey]*support{}, map[[2]*support]*support{}}
 }
 
-// supportOf is the support of one leaf.
+// supportOf returns the support of one leaf.
 func (s *supports) supportOf(l *rfc9420.LeafNode) *support {
 	c := &l.Capabilities
 	if known, ok := s.leaves[supportKey{l.Credential.Type, string(c.Raw)}]; ok {
@@ -54,7 +54,7 @@ func sorted(list rfc9420.Uint16s) []uint16 {
 	return slices.Compact(slices.Sorted(list.All()))
 }
 
-// merge is the support of the members of both; nil stands for no members.
+// merge returns the support of the members of both. Nil stands for no members.
 func (s *supports) merge(a, b *support) *support {
 	switch {
 	case a == nil || a == b:
@@ -112,17 +112,17 @@ func has(sorted []uint16, v uint16) bool {
 	return found
 }
 
-// proposal reports whether all support a proposal type.
+// proposal reports whether all members support a proposal type.
 func (s *support) proposal(t rfc9420.ProposalType) bool {
 	return rfc9420.DefaultProposal(t) || has(s.proposals, uint16(t))
 }
 
-// extension reports whether all support an extension type.
+// extension reports whether all members support an extension type.
 func (s *support) extension(t uint16) bool {
 	return rfc9420.DefaultExtension(t) || has(s.extensions, t)
 }
 
-// required reports whether all support what a group requires (RFC 9420, section 11.1).
+// required reports whether all members support the capabilities that a group requires (RFC 9420, section 11.1).
 func (s *support) required(r *rfc9420.RequiredCapabilities) bool {
 	for t := range r.Extensions.All() {
 		if !s.extension(t) {
@@ -142,7 +142,7 @@ func (s *support) required(r *rfc9420.RequiredCapabilities) bool {
 	return true
 }
 
-// credentialsInUse reports whether all support each other's credential types (RFC 9420, section 7.3).
+// credentialsInUse reports whether each member supports the credential types of all (RFC 9420, section 7.3).
 func (s *support) credentialsInUse() bool {
 	return len(intersection(s.used, s.credentials)) == len(s.used)
 }

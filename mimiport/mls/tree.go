@@ -9,26 +9,26 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// maxHash is the size in bytes of the longest hash of any suite.
+// maxHash is the size of the longest hash of any suite, in bytes.
 const maxHash = 64
 
-// node is one node of a ratchet tree with all that is below it. Once its tree is published a node never changes, so trees
-// share what they have in common: a Commit makes new nodes on the paths it touches and nothing else.
+// node is one node of a ratchet tree together with the nodes below it. A node never changes once its tree is
+// published, so trees share nodes: a Commit makes new nodes only on the paths to the leaves that it changes.
 //
-// A node keeps its encoding and decodes on demand: hashes and signatures are over slices of it.
+// A node keeps its encoding and decodes it on demand: hashes and signatures are over slices of the encoding.
 type node struct {
-	left, right *node  // nil for a leaf, and for a node with nothing but blanks below
-	raw         []byte // LeafNode or ParentNode; nil for a blank
+	left, right *node  // nil for a leaf, and where all nodes below are blank
+	raw         []byte // encoded LeafNode or ParentNode; nil for a blank
 	support     *support
 	members     uint32 // non-blank leaves at and below this node
 	filled      uint32 // non-blank nodes at and below this node
-	size        uint32 // bytes of their encodings
-	resolution  uint32 // length of its resolution (RFC 9420, section 4.1.1)
-	hashed      bool
-	hash        digest // tree hash, once hashed (RFC 9420, section 7.8)
+	size        uint32 // bytes of the encodings of all these nodes
+	resolution  uint32 // nodes in its resolution (RFC 9420, section 4.1.1)
+	hashed      bool   // hash is set
+	hash        digest // tree hash (RFC 9420, section 7.8)
 }
 
-// span is the place of a node: its height above the leaves and the first of the 1<<height leaves below it.
+// span is the place of a node: its height above the leaves, and the first of the 1<<height leaves at and below it.
 type span struct {
 	height uint
 	first  uint32
@@ -40,23 +40,24 @@ func (s span) right() span { return span{s.height - 1, s.middle()} }
 // middle is the first leaf of the right half.
 func (s span) middle() uint32 { return s.first + 1<<(s.height-1) }
 
-// contains computes in 64 bits: leaf numbers come from the network.
+// contains reports whether a leaf is at or below the place. It computes in 64 bits, since a leaf number from the
+// network may have any value.
 func (s span) contains(leaf uint32) bool {
 	return leaf >= s.first && uint64(leaf)-uint64(s.first) < 1<<s.height
 }
 
-// tree is a ratchet tree (RFC 9420, section 4.1). The zero tree is one blank leaf.
+// tree is a ratchet tree of 1<<height leaves (RFC 9420, section 4.1). The zero tree is one blank leaf.
 type tree struct {
 	root   *node
-	height uint // 1<<height leaves
+	height uint
 }
 
 func (t tree) span() span { return span{height: t.height} }
 
-// blank stands for a child that is not there. It is never hashed: a blank's hash depends on its place.
+// blank stands for a nil child. It is never hashed: a blank's hash depends on its place.
 var blank = &node{}
 
-// child is n's child, blank where n has none.
+// child returns n, or blank for nil.
 func child(n *node) *node {
 	if n == nil {
 		return blank
@@ -66,19 +67,19 @@ func child(n *node) *node {
 
 func (n *node) isBlank() bool { return n.raw == nil }
 
-// decodeLeaf decodes a leaf that was decoded before it was stored.
+// decodeLeaf decodes the encoding of a node, which decoded without error before.
 func decodeLeaf(raw []byte) (l rfc9420.LeafNode) {
 	rfc9420.Unmarshal(raw, &l)
 	return l
 }
 
-// decodeParent decodes a parent that was decoded before it was stored.
+// decodeParent decodes the encoding of a node, which decoded without error before.
 func decodeParent(raw []byte) (p rfc9420.ParentNode) {
 	rfc9420.Unmarshal(raw, &p)
 	return p
 }
 
-// find is the node of a leaf, nil where it is blank or out of range.
+// find returns the node of a leaf, nil when the leaf is blank or out of range.
 func (t tree) find(leaf uint32) *node {
 	if uint64(leaf) >= 1<<t.height {
 		return nil
@@ -112,7 +113,7 @@ func (n *node) leaves(at span, yield func(uint32, *node) bool) bool {
 	return child(n.left).leaves(at.left(), yield) && child(n.right).leaves(at.right(), yield)
 }
 
-// blanks yields the blank leaves in order, then those that a larger tree would have.
+// blanks yields the blank leaves in order, then the leaves that a larger tree would have.
 func (t tree) blanks() iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {
 		if !child(t.root).blanks(t.span(), yield) {
@@ -133,25 +134,25 @@ func (n *node) blanks(at span, yield func(uint32) bool) bool {
 	return child(n.left).blanks(at.left(), yield) && child(n.right).blanks(at.right(), yield)
 }
 
-// leafChange puts a leaf into a place, or blanks it.
+// leafChange replaces a leaf, or blanks it.
 type leafChange struct {
 	leaf uint32
-	raw  []byte // nil to blank
+	raw  []byte // nil to blank the leaf
 	caps *support
 }
 
-// edit makes trees out of trees. It lives as long as one operation, so what it remembers needs no lock.
+// edit makes new trees from trees. One operation uses it, so its caches need no lock.
 type edit struct {
 	*hasher
 	*supports
 }
 
-// newEdit is for trees of a suite; common is the support of all members so far, nil without any.
+// newEdit makes an edit for trees of a suite. common is the support of all present members, nil when there are none.
 func newEdit(suite *rfc9420.Suite, common *support) *edit {
 	return &edit{newHasher(suite), newSupports(common)}
 }
 
-// join makes a parent, unhashed, of two children and its own encoding.
+// join makes a parent of two children from its encoding. It does not compute the hash.
 func (e *edit) join(left, right *node, raw []byte, unmerged int) *node {
 	n := &node{left: left, right: right, raw: raw}
 	n.members = child(left).members + child(right).members
@@ -175,8 +176,9 @@ func makeLeaf(raw []byte, caps *support) *node {
 	return &node{raw: raw, support: caps, members: 1, filled: 1, size: uint32(len(raw)), resolution: 1}
 }
 
-// replace applies changes, which are sorted by leaf and within the tree; the last of one leaf counts. The encoding of each parent
-// above a change is what parent makes of it, given the leaves that change below.
+// replace applies changes, which are sorted by leaf and within the tree. Of several changes of one leaf, the last
+// counts. For each node above a changed leaf, parent returns the new encoding and its number of unmerged leaves; below
+// are the changes below that node.
 func (e *edit) replace(
 	t tree, changes []leafChange, parent func(n *node, below []leafChange) (raw []byte, unmerged int),
 ) tree {
@@ -202,8 +204,8 @@ func (e *edit) replace(
 	return tree{walk(t.root, t.span(), changes), t.height}
 }
 
-// set replaces leaves and blanks the parents above them, having shown each to blanked: Update and Remove (RFC 9420,
-// sections 12.1.2 and 12.1.3).
+// set replaces leaves and blanks the parents above them, as Update and Remove do (RFC 9420, sections 12.1.2 and
+// 12.1.3). It calls blanked with each parent before.
 func (e *edit) set(t tree, changes []leafChange, blanked func(*node)) tree {
 	return e.replace(t, changes, func(n *node, _ []leafChange) ([]byte, int) {
 		blanked(n)
@@ -211,7 +213,7 @@ func (e *edit) set(t tree, changes []leafChange, blanked func(*node)) tree {
 	})
 }
 
-// add fills blank leaves and notes them as unmerged above (RFC 9420, section 12.1.1).
+// add fills blank leaves and lists them as unmerged in the parents above (RFC 9420, section 12.1.1).
 func (e *edit) add(t tree, changes []leafChange) tree {
 	if len(changes) > 0 {
 		t = e.extend(t, changes[len(changes)-1].leaf)
@@ -226,14 +228,14 @@ func (e *edit) add(t tree, changes []leafChange) tree {
 	})
 }
 
-// encode is the encoding of a parent.
+// encode encodes a parent.
 func encode(p *rfc9420.ParentNode) []byte {
 	var b cryptobyte.Builder
 	p.Encode(&b)
-	return b.BytesOrPanic() // its parts came in messages, and the number of leaves is limited
+	return b.BytesOrPanic() // it cannot panic: its parts came in messages, and the number of leaves is limited
 }
 
-// insertLeaves merges leaves into a sorted list that does not have them.
+// insertLeaves merges leaves into a sorted list that has none of them.
 func insertLeaves(list rfc9420.Uint32s, add []leafChange) rfc9420.Uint32s {
 	b := cryptobyte.NewBuilder(make([]byte, 0, len(list)+4*len(add)))
 	i := 0
@@ -267,12 +269,12 @@ func truncate(t tree) tree {
 // nodeReader walks the contents of an encoded ratchet tree (RFC 9420, section 12.4.3.3).
 type nodeReader struct {
 	rest   cryptobyte.String
-	parent bool // what the next node is: leaves and parents alternate
+	parent bool // the next node is a parent; leaves and parents alternate
 	leaf   rfc9420.LeafNode
 	inner  rfc9420.ParentNode
 }
 
-// next reads one node into leaf or inner; both stay without Raw for a blank.
+// next reads one node into leaf or inner. For a blank node, Raw of both is nil.
 func (r *nodeReader) next() bool {
 	var present, typ uint8
 	if !r.rest.ReadUint8(&present) || present > 1 {
@@ -293,7 +295,7 @@ func (r *nodeReader) next() bool {
 	return typ == rfc9420.NodeTypeLeaf && r.leaf.Decode(&r.rest)
 }
 
-// treeHeight is the height of the smallest tree with so many nodes (RFC 9420, section 12.4.3.3).
+// treeHeight returns the height of the smallest tree that has at least that many nodes (RFC 9420, section 12.4.3.3).
 func treeHeight(nodes int) (height uint) {
 	for uint64(nodes) > 2<<height-1 {
 		height++
@@ -301,7 +303,7 @@ func treeHeight(nodes int) (height uint) {
 	return height
 }
 
-// scanTree checks the encoding and returns the tree's contents and how many nodes it lists, having allocated nothing.
+// scanTree checks the encoding of a tree without allocating. It returns the contents and the number of encoded nodes.
 func (c checker) scanTree(encoded []byte, maxLeaves int) (contents cryptobyte.String, nodes int, err error) {
 	s := cryptobyte.String(encoded)
 	if !wire.ReadVector(&s, &contents) || !s.Empty() || contents.Empty() {
@@ -319,7 +321,7 @@ func (c checker) scanTree(encoded []byte, maxLeaves int) (contents cryptobyte.St
 	return contents, nodes, c.require(r.leaf.Raw != nil || r.inner.Raw != nil, ruleTrailingBlank)
 }
 
-// build makes a tree of contents that scanTree has checked.
+// build makes a tree from contents that scanTree has checked.
 func (e *edit) build(contents cryptobyte.String, nodes int) tree {
 	r := nodeReader{rest: contents}
 	var walk func(height uint) *node
@@ -356,19 +358,19 @@ func (t tree) encode() []byte {
 	size, trailing := t.encodedSize()
 	b := cryptobyte.NewBuilder(make([]byte, 0, 4+size+trailing))
 	wire.AddVarint(b, size)
-	header := b.BytesOrPanic() // the size was checked when the tree was made
+	header := b.BytesOrPanic() // it cannot panic: Open and Commit limit the size of a tree
 	end := len(header) + size
 	return root.append(header, t.height)[:end:end]
 }
 
-// encodedSize is how many bytes the contents of the encoded tree take, and how many blanks would follow.
+// encodedSize returns the size of the encoded tree's contents in bytes, and the number of trailing blanks left out.
 func (t tree) encodedSize() (size, trailing int) {
 	root := child(t.root)
 	trailing = root.trailing(t.height)
 	return 2<<t.height - 1 - trailing + int(root.filled) + int(root.size), trailing
 }
 
-// trailing is how many blank nodes there are after the last other one, at and below n.
+// trailing counts the blank nodes after the last non-blank node, at and below n.
 func (n *node) trailing(height uint) int {
 	switch {
 	case n.filled == 0:
@@ -378,7 +380,7 @@ func (n *node) trailing(height uint) int {
 	case height == 0:
 		return 0
 	}
-	blanks := 1<<height - 1 // all of the right half
+	blanks := 1<<height - 1 // the whole right half
 	if n.isBlank() {
 		blanks += 1 + child(n.left).trailing(height-1)
 	}
@@ -402,7 +404,7 @@ func (n *node) append(out []byte, height uint) []byte {
 	return child(n.right).append(out, height-1)
 }
 
-// each calls f for the encodings of all nodes that are not blank.
+// each calls f with the encoding and the type of each non-blank node.
 func (t tree) each(f func(raw []byte, typ uint8)) {
 	var walk func(*node, uint)
 	walk = func(n *node, height uint) {

@@ -10,24 +10,25 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// hasher computes tree hashes and parent hashes in buffers that it uses again and again.
+// hasher computes tree hashes and parent hashes. It reuses its buffers.
 type hasher struct {
 	suite *rfc9420.Suite
 	h     hash.Hash
 	buf   []byte
-	raw   []byte          // a parent as it was
-	list  rfc9420.Uint32s // its unmerged leaves
-	pairs []*[2]digest    // by height
+	raw   []byte          // for parentWithout: the encoding of the parent
+	list  rfc9420.Uint32s // for parentWithout: its unmerged leaves
+	pairs []*[2]digest    // for pair: by height
 }
 
 func newHasher(suite *rfc9420.Suite) *hasher {
 	return &hasher{suite: suite, h: suite.Hash.New()}
 }
 
-// digest is a hash of any suite, as long as the suite's hash is.
+// digest holds a hash of any suite. Bytes beyond the length of the suite's hash are unused.
 type digest [maxHash]byte
 
-// pair is the place for the hashes of the two children of the one node at a height that is being hashed.
+// pair returns two buffers for the hashes of the children of a node at a height. At most one node of each height is
+// being hashed at a time.
 func (h *hasher) pair(height uint) (left, right *digest) {
 	for uint(len(h.pairs)) <= height {
 		h.pairs = append(h.pairs, new([2]digest))
@@ -36,7 +37,7 @@ func (h *hasher) pair(height uint) (left, right *digest) {
 }
 
 func (h *hasher) sum(out *digest, b *cryptobyte.Builder) []byte {
-	h.buf = b.BytesOrPanic() // every vector in it came in a shorter one
+	h.buf = b.BytesOrPanic() // it cannot panic: each part was once a vector of the same length
 	h.h.Reset()
 	h.h.Write(h.buf)
 	return h.h.Sum(out[:0])
@@ -70,7 +71,7 @@ func addOptional(b *cryptobyte.Builder, raw []byte) {
 	b.AddBytes(raw)
 }
 
-// parentHash is the parent hash that the node below p must carry (RFC 9420, section 7.9).
+// parentHash returns the parent hash that the node below p must have (RFC 9420, section 7.9).
 func (h *hasher) parentHash(out *digest, p *rfc9420.ParentNode, originalSibling []byte) []byte {
 	b := cryptobyte.NewBuilder(h.buf[:0])
 	wire.AddOpaque(b, p.EncryptionKey)
@@ -79,7 +80,7 @@ func (h *hasher) parentHash(out *digest, p *rfc9420.ParentNode, originalSibling 
 	return h.sum(out, b)
 }
 
-// treeHash is n's tree hash. It computes what is not yet known below n, and remembers it.
+// treeHash returns n's tree hash. It computes the hashes that are missing at and below n, and stores them in the nodes.
 func (h *hasher) treeHash(n *node, at span) []byte {
 	if n.hashed {
 		return n.hash[:h.suite.Hash.Size()]
@@ -97,7 +98,7 @@ func (h *hasher) treeHash(n *node, at span) []byte {
 	return h.innerHash(&n.hash, n.raw, left, right)
 }
 
-// present makes a node for a child that is not there, to remember its hash in.
+// present returns n, or a new blank node for nil, which can store a hash.
 func present(n *node) *node {
 	if n == nil {
 		return new(node)
@@ -105,7 +106,7 @@ func present(n *node) *node {
 	return n
 }
 
-// blankHash is the tree hash of a node with nothing but blanks at and below it.
+// blankHash returns the tree hash of a place where every node at and below it is blank.
 func (h *hasher) blankHash(out *digest, at span) []byte {
 	if at.height == 0 {
 		return h.leafHash(out, at.first, nil)
@@ -114,8 +115,8 @@ func (h *hasher) blankHash(out *digest, at span) []byte {
 	return h.innerHash(out, nil, h.blankHash(left, at.left()), h.blankHash(right, at.right()))
 }
 
-// originalHash is what n's tree hash was before some leaves below n, a sorted list, were added to the tree unmerged
-// (RFC 9420, section 7.9). Only the paths to them are hashed again.
+// originalHash returns the tree hash that n had before the leaves of the sorted list added were added below n, as
+// unmerged leaves (RFC 9420, section 7.9). It hashes only the paths to these leaves again.
 func (h *hasher) originalHash(out *digest, n *node, at span, added rfc9420.Uint32s) []byte {
 	switch {
 	case len(added) == 0 || n.members == 0:
@@ -134,31 +135,31 @@ func (h *hasher) originalHash(out *digest, n *node, at span, added rfc9420.Uint3
 	return h.innerHash(out, raw, leftHash, rightHash)
 }
 
-// split cuts a sorted list before the first number that is at least at.
+// split cuts a sorted list before its first number that is not less than at.
 func split(list rfc9420.Uint32s, at uint32) (before, after rfc9420.Uint32s) {
 	i := sort.Search(list.Len(), func(i int) bool { return list.At(i) >= at })
 	return list.Slice(0, i), list.Slice(i, list.Len())
 }
 
-// within is the part of a sorted list that is below a place.
+// within returns the leaves of a sorted list that are at or below a place.
 func within(list rfc9420.Uint32s, at span) rfc9420.Uint32s {
 	_, list = split(list, at.first)
 	i := sort.Search(list.Len(), func(i int) bool { return !at.contains(list.At(i)) })
 	return list.Slice(0, i)
 }
 
-// parentWithout is a parent without some of its unmerged leaves, until the next call.
+// parentWithout encodes a parent without some of its unmerged leaves. The result is valid until the next call.
 func (h *hasher) parentWithout(raw []byte, leaves rfc9420.Uint32s) []byte {
 	p := decodeParent(raw)
 	h.list = appendWithout(h.list[:0], p.UnmergedLeaves, leaves)
 	p.UnmergedLeaves = h.list
 	b := cryptobyte.NewBuilder(h.raw[:0])
 	p.Encode(b)
-	h.raw = b.BytesOrPanic() // shorter than raw
+	h.raw = b.BytesOrPanic() // it cannot panic: the result is shorter than raw
 	return h.raw
 }
 
-// appendWithout appends to out a sorted list without the numbers of another.
+// appendWithout appends to out the numbers of a sorted list that are not in the sorted list remove.
 func appendWithout(out, list, remove rfc9420.Uint32s) rfc9420.Uint32s {
 	for i, j := 0, 0; i < list.Len(); i++ {
 		for j < remove.Len() && remove.At(j) < list.At(i) {

@@ -17,7 +17,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// TestProposalBytes reads the proposals of other documents, byte for byte, and has a group accept each and commit it.
+// TestProposalBytes decodes the proposals of other documents from their bytes. A group accepts and commits each.
 func TestProposalBytes(t *testing.T) {
 	s := newScene(appDataOf(1))
 	for encoding, want := range map[string]mlstest.Proposal{
@@ -61,10 +61,10 @@ func TestProposalBytes(t *testing.T) {
 	}
 }
 
-// opaque is a proposal whose contents are no vector.
+// opaque is a proposal whose contents are not a vector.
 type opaque struct{ contents []byte }
 
-// message puts the contents into a message that holds a proposal of type 0xf0f2, by itself or in a Commit.
+// message makes a message with a proposal of type 0xf0f2 that has the contents. The proposal is alone or in a Commit.
 func (o opaque) message(t *testing.T, s scene, inCommit bool) []byte {
 	t.Helper()
 	custom := &mlstest.Proposal{Type: unknownProposal, Custom: []byte("replaced")}
@@ -81,7 +81,7 @@ func (o opaque) message(t *testing.T, s scene, inCommit bool) []byte {
 	return bytes.Replace(message, vector, o.contents, 1)
 }
 
-// TestUnknownProposal names the type of a proposal that no vector is.
+// TestUnknownProposal: when the contents of an unknown proposal are not a vector, the error names the proposal's type.
 func TestUnknownProposal(t *testing.T) {
 	s := newScene(nil)
 	long := opaque{append([]byte{0xbf}, bytes.Repeat([]byte{0xff}, 8)...)}
@@ -94,7 +94,7 @@ func TestUnknownProposal(t *testing.T) {
 	}
 }
 
-// TestSelfRemove lets a member leave: by a member's Commit, and by the external Commit of somebody who joins.
+// TestSelfRemove: a member can leave by a SelfRemove, which another member's Commit or an external Commit covers.
 func TestSelfRemove(t *testing.T) {
 	s := newScene(nil)
 	for _, typ := range []ProposalType{ProposalSelfRemove, rfc9420.ProposalPrivateSelfRemove} {
@@ -148,8 +148,8 @@ func TestSelfRemove(t *testing.T) {
 	}
 }
 
-// TestAppData follows a group's app_data_dictionary, by references, by value and by an external Commit, and opens what
-// it leads to. A Commit cannot be followed without the GroupInfo.
+// TestAppData: a group follows its app_data_dictionary through AppDataUpdates by reference, by value and in an external
+// Commit. The result opens again. Follow fails without the GroupInfo.
 func TestAppData(t *testing.T) {
 	m := newScene(nil)
 	g := open(t, m.Group)
@@ -165,7 +165,7 @@ func TestAppData(t *testing.T) {
 		g, _ = commit(t, g, c)
 		m.Group = c.Next
 		if opened := open(t, m.Group); !bytes.Equal(opened.(*group).encodedContext, g.(*group).encodedContext) {
-			t.Error("the group opens otherwise")
+			t.Error("the group differs after it is opened again")
 		}
 	}
 	step(mlstest.CommitOptions{References: [][]byte{
@@ -183,7 +183,7 @@ func TestAppData(t *testing.T) {
 	}
 }
 
-// TestTreeInCommit accepts a Commit whose GroupInfo holds the tree to which it leads. The GroupInfo stays as it was
+// TestTreeInCommit: a group accepts a Commit whose GroupInfo holds the new tree, and keeps the GroupInfo as it was
 // sent.
 func TestTreeInCommit(t *testing.T) {
 	m := mlstest.New(mlstest.Options{
@@ -211,8 +211,8 @@ func TestTreeInCommit(t *testing.T) {
 	}
 }
 
-// TestDuplicates opens a group in which devices have several leaves. They can go one by one, their successors stay, and
-// no further leaf of theirs comes.
+// TestDuplicates opens a group in which a device has several leaves. A Commit can remove or update each of these
+// leaves. No Commit can add another leaf of the device.
 func TestDuplicates(t *testing.T) {
 	three := identities(3)
 	m := scene{mlstest.New(mlstest.Options{
@@ -255,7 +255,7 @@ func TestDuplicates(t *testing.T) {
 	step(nil, mlstest.CommitOptions{Joiner: m.again(3), Proposals: []*mlstest.Proposal{m.Remove(3)}})
 }
 
-// TestRenewed lists the leaves that bring a new key.
+// TestRenewed: Effects.Renewed lists the leaves with a signature key that is new for the credential.
 func TestRenewed(t *testing.T) {
 	s := newScene(nil)
 	newKey := func(leaf uint32) *mlstest.Client { return s.again(leaf).As(s.client("key")) }
@@ -298,10 +298,10 @@ func TestRenewed(t *testing.T) {
 	}
 }
 
-// TestGrease takes a group through the bytes that clients built on mlspp make: lifetimes without an end, GREASE in
-// every list of types, extensions of GREASE types in leaves, in a GroupInfo and, not listed in the capabilities, in a
-// key package, Commits with a path of all that is pending, and a tree in every GroupInfo. Leaves become blank,
-// unmerged, and too many for the tree.
+// TestGrease takes a group through messages like those of clients built on mlspp. Lifetimes have no end, and every
+// list of types has a GREASE type. Leaves and a GroupInfo have GREASE extensions. A key package has one that its
+// capabilities do not list. Each Commit has a path and covers all pending proposals. Each GroupInfo holds the tree.
+// Leaves become blank, leaves stay unmerged, and the tree grows and shrinks.
 func TestGrease(t *testing.T) {
 	m := newScene(nil)
 	g := open(t, m.Group)
@@ -333,7 +333,7 @@ func TestGrease(t *testing.T) {
 		m.Group = c.Next
 		opened, err := RFC9420(DefaultLimits()).Open(m.GroupInfo(), m.RatchetTree())
 		if err != nil || !bytes.Equal(opened.(*group).encodedContext, g.(*group).encodedContext) {
-			t.Fatalf("the group opens otherwise: %v", err)
+			t.Fatalf("the group differs after it is opened again: %v", err)
 		}
 	}
 	add := func(name string) *mlstest.Proposal {
@@ -342,7 +342,7 @@ func TestGrease(t *testing.T) {
 		})
 	}
 	step(5, m.Remove(4), m.Remove(2))     // blanks
-	step(1, add("a"), add("b"), add("c")) // unmerged in 2 and 4, and 6
+	step(1, add("a"), add("b"), add("c")) // at 2, 4 and 6, unmerged
 	step(0, add("d"), add("e"), add("f")) // the tree doubles
 	step(3, m.Remove(8), m.Remove(9))     // and halves
 	if g.NumMembers() != 8 || g.(*group).tree.height != 3 {
@@ -350,7 +350,7 @@ func TestGrease(t *testing.T) {
 	}
 }
 
-// TestClosed ends a group with a ReInit: it refuses proposals and Commits, and RequireOpen fails.
+// TestClosed: after a ReInit, a group refuses proposals and Commits, and RequireOpen fails.
 func TestClosed(t *testing.T) {
 	s := newScene(nil)
 	message := s.Propose(1, s.ReInit([]byte("next")))
@@ -365,7 +365,7 @@ func TestClosed(t *testing.T) {
 		}
 		next, e := commit(t, g, c)
 		if !e.Closes || !next.Closed() || ruleOf(RequireOpen(next)) != ruleClosed.name {
-			t.Errorf("%s: the group is open still", name)
+			t.Errorf("%s: the group is still open", name)
 		}
 		if _, _, err := next.Propose(c.Next.Propose(0, c.Next.Remove(1))); ruleOf(err) != ruleClosed.name {
 			t.Errorf("%s: a proposal: %v", name, err)
@@ -373,8 +373,8 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestSafeAAD carries a MigrationCommitAAD as the profile, section 5, shows it: among other items and before other data
-// where the group uses SafeAAD, else alone.
+// TestSafeAAD reads a MigrationCommitAAD in the form that the profile, section 5, shows. In a group with SafeAAD it is
+// one of several items, with other data behind them. In another group it is alone.
 func TestSafeAAD(t *testing.T) {
 	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: "target.example"}).Marshal()
 	if err != nil {
@@ -424,7 +424,7 @@ func TestLifetime(t *testing.T) {
 		notBefore, notAfter uint64
 		valid               bool
 	}{
-		{0, 0, true}, // no lifetime: the leaf is not that of a key package
+		{0, 0, true}, // no lifetime: the leaf does not come from a key package
 		{at, at, true},
 		{at + 3600, at + 9999, true},
 		{at + 3601, at + 9999, false},
@@ -441,7 +441,8 @@ func TestLifetime(t *testing.T) {
 	}
 }
 
-// TestMoreSuites follows a group of a cipher suite that RFC 9420 does not have, once the engine is told of it.
+// TestMoreSuites: an engine follows a group of a cipher suite that RFC 9420 does not have, when its limits name the
+// suite.
 func TestMoreSuites(t *testing.T) {
 	xWing := CipherSuite{ID: mlstest.XWing, Hash: "SHA-256", Signature: "Ed25519", EncryptionKey: 1216, Leaves: 8}
 	limits, err := DefaultLimits().WithSuite(xWing)
@@ -455,7 +456,7 @@ func TestMoreSuites(t *testing.T) {
 	})
 	_, err = RFC9420(DefaultLimits()).Open(m.GroupInfo(), m.RatchetTree())
 	if mimiport.KindOf(err) != mimiport.KindUnsupported {
-		t.Errorf("without being told: %v", err)
+		t.Errorf("without the suite in its limits: %v", err)
 	}
 	e := RFC9420(limits)
 	g, err := e.Open(m.GroupInfo(), m.RatchetTree())

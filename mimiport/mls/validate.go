@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
-// checkTree enforces the rules of a whole tree that need no signatures (RFC 9420, sections 7.9 and 12.4.3.1). Hashes below
-// the root are known.
+// checkTree enforces the rules of a whole tree except those about signatures (RFC 9420, sections 7.9 and 12.4.3.1). The
+// tree must be hashed.
 func (c checker) checkTree(h *hasher, t tree) error {
 	if err := c.require(t.height == 0 || child(t.root.right).members > 0, ruleTreeSize); err != nil {
 		return err
@@ -41,7 +41,7 @@ func (c checker) checkTree(h *hasher, t tree) error {
 	return walk(t.root, t.span())
 }
 
-// checkUnmerged checks one node's list against what is below it.
+// checkUnmerged checks the list of unmerged leaves of one node.
 func (c checker) checkUnmerged(n *node, at span, list rfc9420.Uint32s) error {
 	for i := range list.Len() {
 		if err := c.require(i == 0 || list.At(i-1) < list.At(i), ruleUnmergedOrder); err != nil {
@@ -54,8 +54,8 @@ func (c checker) checkUnmerged(n *node, at span, list rfc9420.Uint32s) error {
 	return c.checkUnmergedBelow(n, at, list)
 }
 
-// checkUnmergedBelow checks that the nearest node on the way to each leaf of a list has it: the rest follows from that node's
-// own check.
+// checkUnmergedBelow checks that the nearest non-blank node on the way to each leaf of a list also lists that leaf. The
+// nodes further down need no check here: checkUnmerged checks the nearest node in turn.
 func (c checker) checkUnmergedBelow(n *node, at span, list rfc9420.Uint32s) error {
 	if list.Len() == 0 {
 		return nil
@@ -81,7 +81,7 @@ func (c checker) checkUnmergedHalf(n *node, at span, list rfc9420.Uint32s) error
 	return c.require(subset(list, p.UnmergedLeaves), ruleUnmergedBetween)
 }
 
-// subset reports whether a sorted list has all numbers of another.
+// subset reports whether all numbers of a sorted list are in another.
 func subset(list, of rfc9420.Uint32s) bool {
 	j := 0
 	for i := range list.Len() {
@@ -95,7 +95,8 @@ func subset(list, of rfc9420.Uint32s) bool {
 	return true
 }
 
-// parentHashValid reports whether the node set together with p is below it (RFC 9420, section 7.9.2).
+// parentHashValid reports whether one of the nodes below n has p's parent hash: p and that node were set by one path
+// (RFC 9420, section 7.9.2).
 func (h *hasher) parentHashValid(n *node, at span, p *rfc9420.ParentNode) bool {
 	if n.left == nil && n.right == nil {
 		return false
@@ -103,7 +104,7 @@ func (h *hasher) parentHashValid(n *node, at span, p *rfc9420.ParentNode) bool {
 	return h.linked(n.left, at.left(), n.right, at.right(), p) || h.linked(n.right, at.right(), n.left, at.left(), p)
 }
 
-// linked reports whether the node set together with p is at or below side.
+// linked reports whether the node with p's parent hash is at or below side.
 func (h *hasher) linked(side *node, place span, sibling *node, siblingPlace span, p *rfc9420.ParentNode) bool {
 	below, ok := descendant(side, place, within(p.UnmergedLeaves, place))
 	if !ok {
@@ -114,8 +115,8 @@ func (h *hasher) linked(side *node, place span, sibling *node, siblingPlace span
 	return string(below) == string(h.parentHash(want, p, sum))
 }
 
-// descendant is the parent hash of the one node in n's resolution that is not among the unmerged leaves of an ancestor. Those
-// were checked: all of them are in the resolution, so counting is enough.
+// descendant returns the parent hash of the one node in n's resolution that is not among the unmerged leaves of an
+// ancestor. checkUnmerged has shown that all these leaves are in the resolution, so it is enough to count.
 func descendant(n *node, at span, unmerged rfc9420.Uint32s) (parentHash []byte, ok bool) {
 	for {
 		if uint64(n.resolution) != uint64(unmerged.Len())+1 {
@@ -137,18 +138,19 @@ func descendant(n *node, at span, unmerged rfc9420.Uint32s) (parentHash []byte, 
 	}
 }
 
-// keys are the public keys of a group and the credentials of its leaves, for the rules that they be unique.
+// keys holds the public keys of a group and the credentials of its leaves, for the rules that require them to be
+// unique.
 type keys struct {
 	signature, encryption *keySet
-	credentials           keyBag // a group that is opened may have one twice
+	credentials           keyBag // a group that Open takes may have a credential twice
 }
 
-// credentialID stands for a credential.
+// credentialID makes the id of a credential.
 func credentialID(c *rfc9420.Credential) keyID {
 	return idOf(append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(c.Contents)), c.Type), c.Contents...))
 }
 
-// keysOf is the keys of a whole tree.
+// keysOf collects the keys of a whole tree and checks that no key is there twice.
 func (c checker) keysOf(suite *rfc9420.Suite, t tree) (k keys, err error) {
 	signature := make([]keyID, 0, child(t.root).members)
 	credentials := make([]keyID, 0, cap(signature))
@@ -185,7 +187,7 @@ func (c checker) keysOf(suite *rfc9420.Suite, t tree) (k keys, err error) {
 	return k, err
 }
 
-// checkLeaf enforces the rules of one leaf by itself, wherever it comes from (RFC 9420, section 7.3).
+// checkLeaf enforces the rules of a single leaf of any source (RFC 9420, section 7.3).
 func (c checker) checkLeaf(suite *rfc9420.Suite, l *rfc9420.LeafNode, caps *support) error {
 	if err := c.require(suite.ValidEncryptionKey(l.EncryptionKey), ruleEncryptionKey); err != nil {
 		return err
@@ -208,25 +210,26 @@ func uniqueTypes(e rfc9420.Extensions) bool {
 	return len(slices.Compact(types)) == len(types)
 }
 
-// verifyLeaf checks a leaf's signature in its group and place.
+// verifyLeaf verifies the signature of a leaf, which covers the group's ID and the leaf's index unless the leaf comes
+// from a key package.
 func (c checker) verifyLeaf(suite *rfc9420.Suite, l *rfc9420.LeafNode, groupID []byte, leaf uint32) error {
 	content := l.SignContent(groupID, leaf)
 	return c.require(suite.Verify(l.SignatureKey, content, l.Signature), ruleLeafSignature)
 }
 
-// place is a leaf and where it is.
+// place is a leaf and its index.
 type place struct {
 	leaf uint32
 	node *node
 }
 
-// How many leaves a worker takes at a time: a batch is the cheaper by the leaf the larger it is.
+// The number of leaves that a worker takes at a time. A large batch costs less for each leaf than a small one.
 const (
 	singleLeaves  = 32
 	batchedLeaves = 512
 )
 
-// checkSome checks leaves and their signatures.
+// checkSome checks some leaves and their signatures.
 func (c checker) checkSome(suite *rfc9420.Suite, groupID []byte, some []place) error {
 	list := make([]rfc9420.Signed, len(some))
 	for i, p := range some {
@@ -242,8 +245,8 @@ func (c checker) checkSome(suite *rfc9420.Suite, groupID []byte, some []place) e
 	return c.require(suite.VerifyAll(list), ruleLeafSignature)
 }
 
-// checkLeaves checks every leaf of a tree on all cores, while the calling goroutine does something else first: the rest of
-// the checks, whose error comes before any of a leaf.
+// checkLeaves checks every leaf of a tree on all cores. The calling goroutine runs first before it joins the workers.
+// An error of first takes precedence over the error of a leaf.
 func (c checker) checkLeaves(suite *rfc9420.Suite, t tree, groupID []byte, first func() error) error {
 	places := make([]place, 0, child(t.root).members)
 	for leaf, n := range t.leaves() {

@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// octets is bytes that a vector file writes in hexadecimal.
+// octets holds bytes, which a vector file has in hexadecimal.
 type octets []byte
 
 func (o *octets) UnmarshalText(text []byte) (err error) {
@@ -24,9 +24,9 @@ func (o *octets) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// TestVectors runs the test vectors of the MLS working group as far as a group without secrets goes.
+// TestVectors runs the test vectors of the MLS working group, without the fields that need secrets.
 func TestVectors(t *testing.T) {
-	needs.Vectors(t) // or all of it is skipped
+	needs.Vectors(t) // skips the whole test when the vectors are missing
 	t.Run("deserialization", testDeserialization)
 	t.Run("tree-math", testTreeMath)
 	t.Run("crypto-basics", testCryptoBasics)
@@ -241,7 +241,7 @@ func checkTreeRoundTrip(t *testing.T, i int, data []byte) {
 	}
 }
 
-// openTree makes a tree without judging it.
+// openTree decodes a tree without checking it.
 func openTree(suite *rfc9420.Suite, data []byte) (tree, error) {
 	contents, nodes, err := checker{}.scanTree(data, 1<<16)
 	if err != nil {
@@ -301,7 +301,7 @@ func testTreeValidation(t *testing.T) {
 	t.Logf("tree-validation.json: %d cases", len(cases))
 }
 
-// resolutionOf is the resolution of a node (RFC 9420, section 4.1.1) as its definition reads.
+// resolutionOf computes the resolution of a node by its definition (RFC 9420, section 4.1.1).
 func resolutionOf(n *node, at span) (out []uint32) {
 	switch {
 	case !n.isBlank() && at.height == 0:
@@ -414,6 +414,7 @@ func testTreeKEM(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("treekem.json: %d cases, %d paths; of the fields, leaves_private, path_secrets and commit_secret are secrets: skipped",
+	t.Logf("treekem.json: %d cases, %d paths; of the fields, leaves_private, path_secrets and commit_secret are secrets: "+
+		"skipped",
 		len(cases), paths)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// walker takes a synthetic group and the engine's view of it through the same changes.
+// walker makes the same changes to a synthetic group and to the engine's group.
 type walker struct {
 	t      *testing.T
 	random *rand.Rand
@@ -21,7 +21,9 @@ type walker struct {
 }
 
 func newWalker(t *testing.T, seed uint64, o mlstest.Options) *walker {
-	w := &walker{t: t, random: rand.New(rand.NewPCG(seed, 0)), ds: mlstest.NewClient(seed+1000, o.CipherSuite, []byte("example.org"))}
+	w := &walker{
+		t: t, random: rand.New(rand.NewPCG(seed, 0)), ds: mlstest.NewClient(seed+1000, o.CipherSuite, []byte("example.org")),
+	}
 	o.Seed = seed
 	o.GroupID = []byte("group")
 	o.ExternalSenders = []*mlstest.Client{w.ds}
@@ -35,7 +37,7 @@ func (w *walker) client() *mlstest.Client {
 	return w.group.NewClient(mlstest.Identity(fmt.Sprintf("@new%d:example.org", w.names), "DEVICE"))
 }
 
-// member is a random member that is not among some.
+// member returns a random member that is not in a list.
 func (w *walker) member(not ...uint32) uint32 {
 	for {
 		leaves := w.group.Leaves()
@@ -46,7 +48,8 @@ func (w *walker) member(not ...uint32) uint32 {
 	}
 }
 
-// step makes one random Commit, with and without path, of a member or from outside, of proposals by value and by reference.
+// step makes one random Commit. It may be a member's or an external one. It may have a path. Its proposals are by
+// value and by reference.
 func (w *walker) step() {
 	w.t.Helper()
 	var o mlstest.CommitOptions
@@ -113,7 +116,7 @@ func (w *walker) apply(o mlstest.CommitOptions) {
 	}
 }
 
-// reopen checks that a group that is opened is the same as one that got there by Commits.
+// reopen checks that a group has the same state whether it is opened or has followed the Commits.
 func (w *walker) reopen() {
 	w.t.Helper()
 	opened := open(w.t, w.group).(*group)
@@ -136,7 +139,7 @@ func sameKeys(t *testing.T, a, b *keySet) {
 	}
 }
 
-// list is all ids in order.
+// list returns all ids in order.
 func (s *keySet) list() (out []keyID) {
 	switch {
 	case s == nil:
@@ -155,7 +158,9 @@ func TestWalk(t *testing.T) {
 		suite := uint16(seed%7) + 1
 		t.Run(fmt.Sprintf("seed%d", seed), func(t *testing.T) {
 			t.Parallel()
-			w := newWalker(t, seed, mlstest.Options{CipherSuite: suite, Members: identities(1 + int(seed)), Populated: seed%2 == 0})
+			w := newWalker(
+				t, seed, mlstest.Options{CipherSuite: suite, Members: identities(1 + int(seed)), Populated: seed%2 == 0},
+			)
 			for range 25 {
 				w.step()
 				w.reopen()
@@ -164,7 +169,7 @@ func TestWalk(t *testing.T) {
 	}
 }
 
-// TestWalkLarge walks in a group whose size takes parents at many levels.
+// TestWalkLarge walks in a large group, whose tree has parents at many levels.
 func TestWalkLarge(t *testing.T) {
 	w := newWalker(t, 7, mlstest.Options{CipherSuite: 1, Members: identities(1500), Populated: true})
 	for range 40 {

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/internal/framing"
 )
 
-// grow makes a group of n members of whom only the first is there.
+// grow makes a group of n members. Only the first has a client.
 func grow(t testing.TB, n int) *members {
 	m := newMembers(t, 1, []byte("group"), 1)
 	var adds [][]byte

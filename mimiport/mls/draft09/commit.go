@@ -32,7 +32,7 @@ func (g *group) Commit(message, groupInfo []byte) (_ mls.Group, _ *mls.Effects, 
 	return next, effects, nil
 }
 
-// Follow applies a Commit without the GroupInfo of the next epoch. The group it returns has an empty GroupInfo.
+// Follow implements mls.Follower.
 func (g *group) Follow(message []byte) (_ mls.Group, _ *mls.Effects, err error) {
 	defer guard("follow", g.id, &err)
 	next, effects, err := g.follow(message)
@@ -72,7 +72,7 @@ func (g *group) follow(message []byte) (*group, *mls.Effects, error) {
 	return next, t.describe(next), nil
 }
 
-// transition is a Commit while it is applied.
+// transition is a Commit in progress.
 type transition struct {
 	before  *group
 	sender  uint32
@@ -83,7 +83,8 @@ type transition struct {
 	effects mls.Effects
 }
 
-// collect finds the proposals that the Commit references. go-mls applies one of another type, and ignores repeated ones.
+// collect finds the proposals that the Commit references. It refuses a reference in the list of another type, which
+// go-mls would apply, and a repeated reference, which go-mls would ignore.
 func (t *transition) collect() error {
 	known := make(map[string]*received, len(t.before.received))
 	for _, r := range t.before.received {
@@ -109,9 +110,9 @@ func (t *transition) collect() error {
 	return nil
 }
 
-// checkList checks what the proposals may do together.
+// checkList enforces the rules of a list of proposals. Propose has checked that no two proposals change one leaf.
 func (t *transition) checkList() error {
-	for _, r := range t.list { // no two change one leaf: they were pending together
+	for _, r := range t.list {
 		leaf, changes := r.target()
 		own := changes && leaf == t.sender
 		switch {
@@ -153,7 +154,7 @@ func (t *transition) add(k gomls.KeyPackage) error {
 	return nil
 }
 
-// applyPath checks the path, as go-mls does not, and puts it into the tree.
+// applyPath checks the path and puts it into the tree. go-mls does not check a path.
 func (t *transition) applyPath() error {
 	path := t.commit.Path
 	if path == nil {
@@ -186,8 +187,9 @@ func (t *transition) applyPath() error {
 	return t.tree.Merge(gomls.LeafIndex(t.sender), *path)
 }
 
-// pathFits reports whether the path has a node for each of the direct path, also those with nobody beside them, and a ciphertext for
-// each node of the resolution beside it. Unlike in RFC 9420, that includes the leaves that this Commit adds.
+// pathFits reports whether the path has one node for each node of the direct path, and in it one ciphertext for each
+// node in the resolution of the copath child. Unlike in RFC 9420, the direct path is not filtered, and the resolution
+// includes the leaves that this Commit adds.
 func (t *transition) pathFits() bool {
 	nodes, steps := t.tree.Nodes, t.commit.Path.Steps
 	above := directPath(t.sender, len(nodes))
@@ -202,7 +204,7 @@ func (t *transition) pathFits() bool {
 	return true
 }
 
-// finish makes the next epoch.
+// finish makes the group of the next epoch.
 func (t *transition) finish(pt *gomls.MLSPlaintext) (*group, error) {
 	g := t.before
 	confirmed, err := framing.ConfirmedTranscriptHash(g.suite, g.interim, pt)
@@ -228,7 +230,7 @@ func (t *transition) finish(pt *gomls.MLSPlaintext) (*group, error) {
 	return next, nil
 }
 
-// describe says what the Commit did.
+// describe completes the effects of the Commit.
 func (t *transition) describe(next *group) *mls.Effects {
 	e := &t.effects
 	e.Committer, _ = next.Member(t.sender)
@@ -253,7 +255,7 @@ func (t *transition) describe(next *group) *mls.Effects {
 	return e
 }
 
-// renewed lists the leaves that the Commit brings with a key that no leaf of their identity had which it takes away.
+// renewed makes Effects.Renewed, with identities for credentials.
 func (t *transition) renewed() (out []mls.Member) {
 	e, gone := &t.effects, slices.Clone(t.effects.Removed)
 	brought := slices.Concat(e.Updated, e.Added)
@@ -274,12 +276,12 @@ func (t *transition) renewed() (out []mls.Member) {
 	return out
 }
 
-// sameIdentity compares the identities of two leaves: the devices that they belong to.
+// sameIdentity reports whether two leaves have the same identity: they belong to one device.
 func sameIdentity(a, b *gomls.KeyPackage) bool {
 	return bytes.Equal(a.Credential.Identity(), b.Credential.Identity())
 }
 
-// sameCredential compares all that the credentials of this package's groups hold.
+// sameCredential reports whether two leaves have the same identity and signature key.
 func sameCredential(a, b *gomls.KeyPackage) bool {
 	return sameIdentity(a, b) && a.Credential.PublicKey().Equals(*b.Credential.PublicKey())
 }

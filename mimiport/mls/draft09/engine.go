@@ -1,9 +1,9 @@
-// Package draft09 follows groups of github.com/cisco/go-mls from the outside, behind the interface of package mls. They speak
-// draft-ietf-mls-protocol-09 with changes of go-mls's own; docs/mls-draft09.md says which groups are supported, how messages
-// are encoded and what cannot be checked.
+// Package draft09 implements the engine of package mls for groups of github.com/cisco/go-mls. The protocol of these
+// groups is draft-ietf-mls-protocol-09 with some changes. docs/mls-draft09.md describes the supported groups, the
+// encoding of messages, and the checks that the engine cannot make.
 //
-// The tree operations and hashes are those of go-mls, so that this engine and the members compute the same. Whatever comes from a
-// client has been decoded and checked by this package before go-mls sees it.
+// The engine uses the tree operations and hashes of go-mls, so it computes the same as the members. It decodes and
+// checks all input from clients before go-mls gets it.
 package draft09
 
 import (
@@ -40,7 +40,9 @@ func (engine) Parse(message []byte) (out *mls.Message, err error) {
 		if c.ContentType != gomls.ContentTypeApplication {
 			return nil, errPrivate
 		}
-		return &mls.Message{Kind: mls.KindApplication, GroupID: c.GroupID, Epoch: uint64(c.Epoch), AuthenticatedData: c.AuthenticatedData}, nil
+		return &mls.Message{
+			Kind: mls.KindApplication, GroupID: c.GroupID, Epoch: uint64(c.Epoch), AuthenticatedData: c.AuthenticatedData,
+		}, nil
 	case m.GroupInfo != nil:
 		return &mls.Message{Kind: mls.KindGroupInfo, GroupID: m.GroupInfo.GroupID, Epoch: uint64(m.GroupInfo.Epoch)}, nil
 	case m.Welcome != nil:
@@ -52,7 +54,8 @@ func (engine) Parse(message []byte) (out *mls.Message, err error) {
 func parseHandshake(pt *gomls.MLSPlaintext) (*mls.Message, error) {
 	out := &mls.Message{
 		GroupID: pt.GroupID, Epoch: uint64(pt.Epoch), AuthenticatedData: pt.AuthenticatedData,
-		Sender: mls.Sender{Type: mls.SenderType(pt.Sender.Type), Index: pt.Sender.Sender}, // the numbers are the same
+		// go-mls numbers the types as mls does
+		Sender: mls.Sender{Type: mls.SenderType(pt.Sender.Type), Index: pt.Sender.Sender},
 	}
 	switch {
 	case pt.Content.Proposal != nil:
@@ -140,7 +143,7 @@ func (engine) CheckWelcomes(commit *mls.Effects, welcomes [][]byte) (err error) 
 	return nil
 }
 
-// keyPackageRef is under which name a Welcome addresses a key package.
+// keyPackageRef returns the reference by which a Welcome addresses a key package.
 func keyPackageRef(k *gomls.KeyPackage) ([]byte, error) {
 	encoded, err := syntax.Marshal(k)
 	return k.CipherSuite.Digest(encoded), err

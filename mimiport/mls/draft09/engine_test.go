@@ -14,7 +14,9 @@ import (
 )
 
 func TestEngine(t *testing.T) {
-	enginetest.Run(t, draft09.New(), func(t testing.TB, id []byte, n int) enginetest.Members { return newMembers(t, 1, id, n) })
+	enginetest.Run(t, draft09.New(), func(t testing.TB, id []byte, n int) enginetest.Members {
+		return newMembers(t, 1, id, n)
+	})
 }
 
 func must[T any](v T, err error) func(testing.TB) T {
@@ -32,12 +34,12 @@ type members struct {
 	testing.TB
 	suite   uint16
 	clients []*draft09test.Client          // by leaf, nil for a blank
-	adds    map[string]*draft09test.Client // by proposal message, as are
+	adds    map[string]*draft09test.Client // by proposal message
 	removes map[string]uint32
 	last    commit
 }
 
-// commit is the Commit made last.
+// commit is the last Commit.
 type commit struct {
 	*draft09test.Commit
 	proposals [][]byte
@@ -69,7 +71,7 @@ func (m *members) GroupInfo() []byte   { return must(m.someone().GroupInfo())(m)
 func (m *members) RatchetTree() []byte { return must(m.someone().RatchetTree())(m) }
 func (m *members) KeyPackage() []byte  { return must(m.client().KeyPackage())(m) }
 
-// someone is the first member there is.
+// someone returns the member at the first non-blank leaf.
 func (m *members) someone() *draft09test.Client {
 	for _, c := range m.clients {
 		if c != nil {
@@ -101,7 +103,8 @@ func (m *members) Commit(by uint32, authenticatedData []byte, proposals ...[]byt
 	return &enginetest.Commit{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome}
 }
 
-// Advance lets those who are removed leave, the others follow and those who are added join, and checks that they agree.
+// Advance takes the clients through the last Commit: removed clients leave, the others follow, and added clients join.
+// It checks that all members agree.
 func (m *members) Advance() {
 	m.Helper()
 	for _, message := range m.last.proposals {
@@ -167,7 +170,8 @@ func (m *members) open() mls.Group {
 	return must(draft09.New().Open(m.GroupInfo(), nil))(m)
 }
 
-// TestMigrationCommit makes migration Commits: an empty one, and one that references proposals and brings a new member along.
+// TestMigrationCommit: the engine accepts an empty migration Commit, and one that references proposals and adds a
+// member.
 func TestMigrationCommit(t *testing.T) {
 	aad := must((&mimiport.MigrationCommitAAD{TargetDomain: "b.example"}).Marshal())(t)
 	for _, suite := range []uint16{1, 3} {
@@ -182,7 +186,8 @@ func TestMigrationCommit(t *testing.T) {
 			next, e, err := g.Commit(c.Message, c.GroupInfo)
 			must(next, err)(t)
 			switch {
-			case !e.HasPath, !e.SameCredential, !bytes.Equal(e.AuthenticatedData, aad), e.Sender != mls.Sender{Type: mls.SenderMember, Index: 1},
+			case !e.HasPath, !e.SameCredential, !bytes.Equal(e.AuthenticatedData, aad),
+				e.Sender != mls.Sender{Type: mls.SenderMember, Index: 1},
 				!bytes.Equal(e.ExtensionsBefore, e.ExtensionsAfter), len(next.ExternalSenders()) != 0:
 				t.Errorf("effects of a migration Commit: %+v", e)
 			}
@@ -199,7 +204,7 @@ func TestMigrationCommit(t *testing.T) {
 	}
 }
 
-// TestApplication lets members talk: before, in and after a group moves, that is theirs alone.
+// TestApplication: members can read an application message of another member.
 func TestApplication(t *testing.T) {
 	m := newMembers(t, 1, []byte("group"), 3)
 	message := m.Application(1)
@@ -210,7 +215,8 @@ func TestApplication(t *testing.T) {
 	}
 }
 
-// TestCreate opens the group of its creator alone, which has no transcript yet, and takes it one epoch further.
+// TestCreate: the engine opens a new group of one member, which has no transcript hash yet, and follows its first
+// Commit.
 func TestCreate(t *testing.T) {
 	m := newMembers(t, 1, []byte("group"), 1)
 	alone := must(draft09test.NewClient(1, []byte("alone")))(t)
@@ -231,10 +237,14 @@ func TestCreate(t *testing.T) {
 	}
 }
 
-// TestOtherProtocol: no engine takes a message of the other's protocol.
+// TestOtherProtocol: neither engine accepts a message of the other's protocol.
 func TestOtherProtocol(t *testing.T) {
-	m, other := newMembers(t, 1, []byte("group"), 2), mlstest.New(mlstest.Options{GroupID: []byte("group"), Members: [][]byte{{1}, {2}}})
-	c, otherCommit := m.Commit(0, nil, m.Add(0)), other.Commit(mlstest.CommitOptions{Proposals: []*mlstest.Proposal{other.Add(other.NewClient(nil))}})
+	m := newMembers(t, 1, []byte("group"), 2)
+	other := mlstest.New(mlstest.Options{GroupID: []byte("group"), Members: [][]byte{{1}, {2}}})
+	c := m.Commit(0, nil, m.Add(0))
+	otherCommit := other.Commit(mlstest.CommitOptions{
+		Proposals: []*mlstest.Proposal{other.Add(other.NewClient(nil))},
+	})
 	for _, message := range [][]byte{c.Message, c.GroupInfo, c.Welcome, m.Update(1), m.KeyPackage(), m.Application(1)} {
 		if _, err := mls.RFC9420(mls.DefaultLimits()).Parse(message); mimiport.KindOf(err) != mimiport.KindUnsupported {
 			t.Errorf("the engine for RFC 9420: %v", err)

@@ -16,7 +16,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/internal/framing"
 )
 
-// fuzzGroup is a small group with a blank, an unmerged leaf and parents, as the engine has it after some proposals, and Commits for it.
+// fuzzGroup makes a small group with a blank leaf, an unmerged leaf and parents. The engine's group has some
+// proposals. The messages are these proposals and some Commits.
 func fuzzGroup(t testing.TB) (f *forger, g mls.Group, messages [][]byte) {
 	m := newMembers(t, 1, []byte("group"), 5)
 	m.Commit(3, nil, m.Remove(0, 1), m.Remove(0, 2))
@@ -27,11 +28,12 @@ func fuzzGroup(t testing.TB) (f *forger, g mls.Group, messages [][]byte) {
 	g = proposeAll(t, m.open(), update, remove, add)
 	f = &forger{members: m, proposals: g.Proposals(), outside: m.client()}
 	return f, g, [][]byte{
-		add, update, remove, m.Commit(0, nil, add).Message, m.Commit(0, nil, add, update, remove).Message, m.Commit(3, []byte("aad")).Message,
+		add, update, remove, m.Commit(0, nil, add).Message, m.Commit(0, nil, add, update, remove).Message,
+		m.Commit(3, []byte("aad")).Message,
 	}
 }
 
-// checkTyped fails for an error that is not one of what a client can do wrong.
+// checkTyped fails for an error of a kind that bad input cannot cause.
 func checkTyped(t *testing.T, err error) {
 	t.Helper()
 	var typed *mimiport.Error
@@ -40,10 +42,11 @@ func checkTyped(t *testing.T, err error) {
 	}
 }
 
-// FuzzMessage decodes any message. What decodes must encode identically.
+// FuzzMessage decodes any message. A message that decodes must encode identically.
 func FuzzMessage(f *testing.F) {
 	m, _, messages := fuzzGroup(f)
-	for _, seed := range append(messages, m.GroupInfo(), m.KeyPackage(), m.Application(0), m.Commit(0, nil, messages[0]).Welcome) {
+	welcome := m.Commit(0, nil, messages[0]).Welcome
+	for _, seed := range append(messages, m.GroupInfo(), m.KeyPackage(), m.Application(0), welcome) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -52,7 +55,7 @@ func FuzzMessage(f *testing.F) {
 		decoded, err := framing.Decode(data)
 		if err != nil {
 			if parseErr == nil {
-				t.Fatal("read what does not decode")
+				t.Fatal("Parse reads a message that does not decode")
 			}
 			return
 		}
@@ -62,7 +65,7 @@ func FuzzMessage(f *testing.F) {
 	})
 }
 
-// value is the structure in a message.
+// value returns the structure in a message.
 func value(m *framing.Message) any {
 	switch {
 	case m.Plaintext != nil:
@@ -77,15 +80,15 @@ func value(m *framing.Message) any {
 	return m.KeyPackage
 }
 
-// forger makes valid again what a fuzzer has changed: keys, signatures, parent hashes and references, as far as a member could. Every
-// process of a fuzzer has members with other keys, so it cannot leave those that it finds.
+// forger repairs a message that a fuzzer has changed, as a member could: its keys, signatures, parent hashes and
+// references. Each process of a fuzzer has members with other keys, so a forger also replaces the keys that it finds.
 type forger struct {
 	*members
 	proposals []mls.Proposal // an Update, a Remove and an Add
 	outside   *draft09test.Client
 }
 
-// forge is the message as some member might have sent it, or the message itself.
+// forge returns the message as a member could have sent it. It returns an undecodable message as it is.
 func (m *forger) forge(message []byte) []byte {
 	decoded, err := framing.Decode(slices.Clone(message))
 	if err != nil {
@@ -104,7 +107,7 @@ func (m *forger) forge(message []byte) []byte {
 	return forged
 }
 
-// member is the client at a leaf, or another where there is none.
+// member returns the client at a leaf, or another client when that leaf has none.
 func (m *forger) member(leaf uint32) (uint32, *draft09test.Client) {
 	if uint64(leaf) >= uint64(len(m.clients)) || m.clients[leaf] == nil {
 		leaf = 0
@@ -151,7 +154,8 @@ func (m *forger) forgeKeyPackage(owner *draft09test.Client, k *gomls.KeyPackage)
 	owner.SignKeyPackage(k)
 }
 
-// FuzzHandshake hands what a member might sign to a group. What is accepted must lead to a tree that the engine takes again.
+// FuzzHandshake gives messages that a member could sign to a group. If the group accepts one, the engine must open the
+// new tree again.
 func FuzzHandshake(f *testing.F) {
 	m, g, messages := fuzzGroup(f)
 	for _, seed := range messages {
@@ -173,8 +177,8 @@ func FuzzHandshake(f *testing.F) {
 	})
 }
 
-// checkAgain opens the tree of a group anew, as far as one of the first members is there to sign for it: neither a key package nor the
-// shape may have become invalid.
+// checkAgain checks that the tree of a group opens again: no key package may have become invalid, nor the shape. It
+// does so only when one of the first members is still there to sign a GroupInfo.
 func (m *forger) checkAgain(t *testing.T, groupInfo []byte, g mls.Group) {
 	info := must(framing.Decode(groupInfo))(t).GroupInfo
 	must(syntax.Unmarshal(g.RatchetTree(), &info.Tree))(t)
@@ -188,7 +192,7 @@ func (m *forger) checkAgain(t *testing.T, groupInfo []byte, g mls.Group) {
 	}
 }
 
-// FuzzOpen opens what a member might sign as a GroupInfo. What opens must export what it was opened from.
+// FuzzOpen opens GroupInfos that a member could sign. A group that opens must export the same tree and GroupInfo.
 func FuzzOpen(f *testing.F) {
 	m, _, _ := fuzzGroup(f)
 	f.Add(m.GroupInfo())

@@ -18,21 +18,21 @@ type group struct {
 	suite        gomls.CipherSuite
 	id           []byte
 	epoch        uint64
-	tree         gomls.TreeKEMPublicKey // with all hashes set, never changed
+	tree         gomls.TreeKEMPublicKey // with all hashes set; nothing changes it
 	confirmed    []byte                 // confirmed transcript hash
 	interim      []byte                 // interim transcript hash
 	confirmation []byte
 	groupInfo    []byte
 	received     []*received
 
-	// Computed from the rest by complete.
+	// The method complete computes these from the fields above.
 	keys        keys
 	treeHash    []byte
 	encodedTree []byte
 	context     []byte // encoded GroupContext
 }
 
-// checkTranscript checks the lengths of the transcript hashes, which are empty before the first Commit.
+// checkTranscript checks the lengths of the transcript hashes. Both are empty before the first Commit.
 func (g *group) checkTranscript() error {
 	want := framing.HashSize
 	if g.epoch == 0 {
@@ -44,7 +44,8 @@ func (g *group) checkTranscript() error {
 	return nil
 }
 
-// complete checks what every epoch must satisfy, and computes what follows from the rest. The tree has the right shape.
+// complete checks the rules of every epoch and computes the fields that follow from others. checkShape must have
+// accepted the tree.
 func (g *group) complete() (err error) {
 	switch {
 	case len(g.id) == 0:
@@ -75,7 +76,7 @@ func (g *group) checkLeaves() error {
 	return nil
 }
 
-// takeInfo checks that a GroupInfo describes this epoch, and keeps it.
+// takeInfo checks that a GroupInfo is of this epoch, and keeps it.
 func (g *group) takeInfo(message []byte, info *gomls.GroupInfo) error {
 	if len(info.Extensions.Entries) > 0 {
 		return errGroupExtensions
@@ -114,7 +115,7 @@ func (g *group) TreeHash() []byte                      { return g.treeHash }
 func (g *group) ConfirmedTranscriptHash() []byte       { return g.confirmed }
 func (g *group) ConfirmationTag() []byte               { return g.confirmation }
 func (g *group) GroupInfo() []byte                     { return g.groupInfo }
-func (g *group) TreeInside() bool                      { return true } // a GroupInfo of go-mls always holds it
+func (g *group) TreeInside() bool                      { return true } // a GroupInfo of go-mls always holds the tree
 func (g *group) RatchetTree() []byte                   { return g.encodedTree }
 func (g *group) NumMembers() int                       { return len(g.keys.signature) }
 func (g *group) Hash(data []byte) []byte               { return g.suite.Digest(data) }
@@ -154,7 +155,7 @@ func (g *group) Member(leaf uint32) (mls.Member, bool) {
 	return memberOf(leaf, k), true
 }
 
-// memberOf describes a leaf. One with a parent hash comes from a Commit: it is no longer the key package with the lifetime.
+// memberOf describes a leaf. A leaf with a parent hash comes from a Commit, so its lifetime is left out.
 func memberOf(leaf uint32, k *gomls.KeyPackage) mls.Member {
 	m := mls.Member{Leaf: leaf, Identity: k.Credential.Identity(), SignatureKey: k.Credential.PublicKey().Data}
 	var lifetime gomls.LifetimeExtension
@@ -192,7 +193,8 @@ func (g *group) VerifyGroupInfo(message []byte) (epoch uint64, signer mls.Member
 	return uint64(info.Epoch), memberOf(leaf, k), nil
 }
 
-// VerifyMember checks a signature over the SignContent of RFC 9420, section 5.1.2: draft-09 has no labelled signatures.
+// VerifyMember verifies a signature over the SignContent of RFC 9420, section 5.1.2. draft-09 has no labelled
+// signatures.
 func (g *group) VerifyMember(leaf uint32, label string, content, signature []byte) (err error) {
 	defer guard("verify member", g.id, &err)
 	k := g.leaf(leaf)
@@ -205,7 +207,7 @@ func (g *group) VerifyMember(leaf uint32, label string, content, signature []byt
 	return nil
 }
 
-// decodedTree is roughly how many times its encoding a tree takes in memory.
+// decodedTree estimates how many times more memory a tree takes than its encoding.
 const decodedTree = 4
 
 func (g *group) Size() int {
@@ -231,7 +233,8 @@ func (g *group) handshake(message []byte) (*framing.Message, error) {
 	case !bytes.Equal(pt.GroupID, g.id):
 		return nil, errGroupID
 	case uint64(pt.Epoch) != g.epoch:
-		return nil, &mimiport.Error{Kind: errEpoch.Kind, Info: mimiport.Info{Rule: errEpoch.Info.Rule, Epoch: &g.epoch}, Err: errEpoch.Err}
+		info := mimiport.Info{Rule: errEpoch.Info.Rule, Epoch: &g.epoch}
+		return nil, &mimiport.Error{Kind: errEpoch.Kind, Info: info, Err: errEpoch.Err}
 	case pt.Content.Application != nil:
 		return nil, errApplication
 	case pt.Sender.Type != gomls.SenderTypeMember:

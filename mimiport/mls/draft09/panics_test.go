@@ -13,7 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/internal/framing"
 )
 
-// panics reports whether a function does.
+// panics reports whether f panics.
 func panics(f func()) (did bool) {
 	defer func() { did = recover() != nil }()
 	f()
@@ -23,11 +23,11 @@ func panics(f func()) (did bool) {
 // hostile is input on which go-mls panics. The engine must refuse it before go-mls sees it.
 type hostile struct {
 	name   string
-	gomls  func()       // what go-mls does with it
-	engine func() error // what the engine does with it
+	gomls  func()       // gives the input to go-mls
+	engine func() error // gives the input to the engine
 }
 
-// TestPanicsOfGoMLS: go-mls still panics on each of these, and the engine refuses each with an error of a kind.
+// TestPanicsOfGoMLS: go-mls panics on each hostile input, and the engine refuses it with a typed error.
 func TestPanicsOfGoMLS(t *testing.T) {
 	m := newMembers(t, 1, []byte("group"), 4)
 	m.Commit(3, nil)
@@ -59,16 +59,27 @@ func (m *members) hostileMessages() []hostile {
 	truncated := committed.Message[:1+1+len("group")+8+1+4+4+1+3*2] // up to the path, which is optional
 	outside := m.edit(1, m.Update(1), func(pt *gomls.MLSPlaintext) { pt.Sender.Sender = 99 })
 	removal := m.edit(1, m.Remove(1, 2), func(pt *gomls.MLSPlaintext) { pt.Content.Proposal.Remove.Removed = 99 })
-	otherSuite := m.edit(1, m.Update(1), func(pt *gomls.MLSPlaintext) { pt.Content.Proposal.Update.KeyPackage.CipherSuite = 3 })
+	otherSuite := m.edit(
+		1, m.Update(1), func(pt *gomls.MLSPlaintext) { pt.Content.Proposal.Update.KeyPackage.CipherSuite = 3 },
+	)
 	return []hostile{
-		{"an optional value cut off", func() { syntax.Unmarshal(truncated[1:], new(gomls.MLSPlaintext)) }, func() error { return parse(truncated) }},
+		{
+			"an optional value cut off", func() { syntax.Unmarshal(truncated[1:], new(gomls.MLSPlaintext)) },
+			func() error { return parse(truncated) },
+		},
 		{"a sender out of range", func() { m.clients[0].Handle(outside) }, func() error { return refusal(g, outside) }},
-		{"a removed leaf out of range", func() { m.clients[0].Commit(nil, removal) }, func() error { return refusal(g, removal) }},
-		{"an update for another suite", func() { m.clients[0].Commit(nil, otherSuite) }, func() error { return refusal(g, otherSuite) }},
+		{
+			"a removed leaf out of range", func() { m.clients[0].Commit(nil, removal) },
+			func() error { return refusal(g, removal) },
+		},
+		{
+			"an update for another suite", func() { m.clients[0].Commit(nil, otherSuite) },
+			func() error { return refusal(g, otherSuite) },
+		},
 	}
 }
 
-// refusal is why a group refuses a proposal.
+// refusal returns the error of a group for a proposal.
 func refusal(g mls.Group, message []byte) error {
 	_, _, err := g.Propose(message)
 	return err
@@ -76,11 +87,13 @@ func refusal(g mls.Group, message []byte) error {
 
 func (m *members) hostileKeyPackages() (out []hostile) {
 	for name, change := range map[string]func(*gomls.KeyPackage){
-		"a signature key of 31 bytes":   func(k *gomls.KeyPackage) { k.Credential.Basic.PublicKey.Data = make([]byte, 31) },
-		"an unknown cipher suite":       func(k *gomls.KeyPackage) { k.CipherSuite = 99 },
-		"a suite that is not there":     func(k *gomls.KeyPackage) { k.CipherSuite = gomls.X448_AES256GCM_SHA512_Ed448 },
-		"an empty certificate chain":    func(k *gomls.KeyPackage) { k.Credential = gomls.Credential{X509: new(gomls.X509Credential)} },
-		"an ECDSA key that is no point": notOnTheCurve,
+		"a signature key of 31 bytes": func(k *gomls.KeyPackage) { k.Credential.Basic.PublicKey.Data = make([]byte, 31) },
+		"an unknown cipher suite":     func(k *gomls.KeyPackage) { k.CipherSuite = 99 },
+		"an unimplemented suite":      func(k *gomls.KeyPackage) { k.CipherSuite = gomls.X448_AES256GCM_SHA512_Ed448 },
+		"an empty certificate chain": func(k *gomls.KeyPackage) {
+			k.Credential = gomls.Credential{X509: new(gomls.X509Credential)}
+		},
+		"an ECDSA key off the curve": notOnTheCurve,
 	} {
 		k := must(framing.Decode(slices.Clone(m.KeyPackage())))(m).KeyPackage
 		change(k)
@@ -103,8 +116,14 @@ func (m *members) hostileTrees() (out []hostile) {
 		change func(*gomls.GroupInfo)
 		gomls  func(*gomls.TreeKEMPublicKey)
 	}{
-		{"an empty tree", func(i *gomls.GroupInfo) { i.Tree.Nodes = nil }, func(tree *gomls.TreeKEMPublicKey) { tree.RootHash() }},
-		{"a signer out of range", func(i *gomls.GroupInfo) { i.SignerIndex = 99 }, func(tree *gomls.TreeKEMPublicKey) { tree.KeyPackage(99) }},
+		{
+			"an empty tree", func(i *gomls.GroupInfo) { i.Tree.Nodes = nil },
+			func(tree *gomls.TreeKEMPublicKey) { tree.RootHash() },
+		},
+		{
+			"a signer out of range", func(i *gomls.GroupInfo) { i.SignerIndex = 99 },
+			func(tree *gomls.TreeKEMPublicKey) { tree.KeyPackage(99) },
+		},
 		{
 			"a parent in the place of a leaf", func(i *gomls.GroupInfo) { i.Tree.Nodes[0] = i.Tree.Nodes[5] },
 			func(tree *gomls.TreeKEMPublicKey) { tree.KeyPackage(0) },
@@ -133,7 +152,7 @@ func (m *members) hostileTrees() (out []hostile) {
 	return out
 }
 
-// encap makes a path for the first leaf.
+// encap has go-mls make a path for the first leaf.
 func encap(tree *gomls.TreeKEMPublicKey) {
 	tree.Encap(0, nil, make([]byte, 32), gomls.SignaturePrivateKey{}, nil)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/internal/framing"
 )
 
-// received is a proposal of this epoch. By value there are none in draft-09.
+// received is a proposal of this epoch. draft-09 has no proposals by value.
 type received struct {
 	ref           []byte // the hash of the encoding of go-mls
 	message       []byte
@@ -58,7 +58,8 @@ func (g *group) propose(message []byte) (*group, *received, error) {
 	return &next, r, err
 }
 
-// checkTogether checks that a member whose leaf they do not change can commit some proposals, all at once.
+// checkTogether checks that one Commit can have all proposals of a list, and that the list leaves a member who can
+// commit it: one whose leaf it does not change.
 func (g *group) checkTogether(list []*received) error {
 	gone := make(map[uint32]bool)
 	var added []*gomls.KeyPackage
@@ -104,7 +105,7 @@ func (g *group) checkTogether(list []*received) error {
 	return nil
 }
 
-// checkProposal checks a proposal by itself, in the group as it is.
+// checkProposal enforces the rules of a single proposal in the present group.
 func (g *group) checkProposal(r *received) (err error) {
 	switch p := r.proposal; p.Type() {
 	case gomls.ProposalTypeAdd:
@@ -130,7 +131,7 @@ func (g *group) checkProposal(r *received) (err error) {
 	return nil
 }
 
-// checkNew checks a key package that is proposed.
+// checkNew checks the key package of an Add or an Update.
 func (g *group) checkNew(k *gomls.KeyPackage) error {
 	if err := checkKeyPackage(k, g.suite); err != nil {
 		return err
@@ -141,7 +142,7 @@ func (g *group) checkNew(k *gomls.KeyPackage) error {
 	return nil
 }
 
-// target is the leaf that a proposal changes; false for an Add.
+// target returns the leaf that a proposal updates or removes. It returns false for an Add.
 func (r *received) target() (leaf uint32, changes bool) {
 	switch {
 	case r.proposal.Update != nil:
@@ -152,7 +153,7 @@ func (r *received) target() (leaf uint32, changes bool) {
 	return 0, false
 }
 
-// describe is what callers may know of a proposal to a group. The numbers of the types are those of RFC 9420.
+// describe makes the Proposal that callers see. go-mls numbers the types as RFC 9420 does.
 func (r *received) describe(g *group) mls.Proposal {
 	out := mls.Proposal{
 		Ref: r.ref, Message: r.message, Type: mls.ProposalType(r.proposal.Type()),

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestRandomLife lets a group live through many Commits of random proposals. A GroupInfo that the engine accepts is one that a member
-// made of its own state: so all members and the engine agree on every epoch.
+// TestRandomLife takes a group through many Commits of random proposals. A member makes each GroupInfo from its own
+// state, so the engine agrees with the members on every epoch whose GroupInfo it accepts.
 func TestRandomLife(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	m := newMembers(t, 1, []byte("group"), 2)
@@ -22,7 +22,7 @@ func TestRandomLife(t *testing.T) {
 	t.Logf("%d members in %d leaves after %d epochs", g.NumMembers(), len(m.clients), g.Epoch())
 }
 
-// anyone is the leaf of a random member.
+// anyone returns the leaf of a random member.
 func (m *members) anyone(random *rand.Rand) uint32 {
 	for {
 		if leaf := random.IntN(len(m.clients)); m.clients[leaf] != nil {
@@ -31,7 +31,8 @@ func (m *members) anyone(random *rand.Rand) uint32 {
 	}
 }
 
-// someProposals makes up to three proposals that a member may commit together: none about itself, none about a leaf twice.
+// someProposals makes up to three proposals that the committer may commit together: none changes its own leaf, and no
+// two change the same leaf.
 func (m *members) someProposals(random *rand.Rand, committer uint32) (proposals [][]byte) {
 	used := map[uint32]bool{committer: true}
 	for range random.IntN(4) {

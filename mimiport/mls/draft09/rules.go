@@ -17,7 +17,7 @@ func signature(rule, text string) *mimiport.Error {
 	return broken(mimiport.KindBadSignature, rule, text)
 }
 
-// What may be wrong with well-formed input. A rule that RFC 9420 has too bears the name that it has in package mls.
+// The errors of well-formed input. A rule that RFC 9420 also has is named as in package mls.
 var (
 	errGroupID         = broken(mimiport.KindUnknownGroup, "ValSem002", "the message is of another group")
 	errEpoch           = broken(mimiport.KindWrongEpoch, "ValSem003", "the message is of another epoch")
@@ -32,18 +32,22 @@ var (
 	errSignatureKeyUnique  = invalid("ValSem101", "two members would have the same signature key")
 	errEncryptionKeyUnique = invalid("ValSem103", "two nodes would have the same encryption key")
 	errSuite               = invalid("ValSem105", "a key package is for another cipher suite")
-	errRequired            = invalid("ValSem106", "a key package lacks an extension that every one must have, or does not list its own version and suite")
-	errExtensions          = invalid("extensions-unique", "a key package has two extensions of one type, or one that is not well-formed")
+	errRequired            = invalid("ValSem106", "a key package lacks a mandatory extension or its own version or suite")
+	errExtensions          = invalid("extensions-unique", "a key package repeats an extension, or has a malformed one")
 	errLeafSignature       = signature("leaf-signature", "a key package's signature does not verify")
 	errRemove              = invalid("ValSem108", "the removed leaf is blank or out of range")
 	errUpdateKey           = invalid("ValSem110", "an updated leaf's encryption key is already in the tree")
 	errUpdateSelf          = invalid("ValSem111", "a Commit covers an Update of its own sender")
-	errTogether            = invalid("proposals-together", "the proposal cannot stand in one Commit beside all that is pending")
-	errNoCommitter         = invalid("no-committer", "no member would be left to commit all that is pending")
-	errLifetimeOrder       = invalid("lifetime-order", "a key package's lifetime does not end after it begins")
-	errSuccessor           = invalid("successor", "a leaf's successor has another identity")
-	errDevice              = invalid("device-unique", "two leaves would have one identity")
-	errReference           = invalid("proposal-reference", "a reference to no proposal of this epoch, one of another type, or a repeated one")
+	errTogether            = invalid(
+		"proposals-together", "no Commit can have the proposal together with all pending ones",
+	)
+	errNoCommitter   = invalid("no-committer", "no member would be left to commit all pending proposals")
+	errLifetimeOrder = invalid("lifetime-order", "a key package's lifetime does not end after it begins")
+	errSuccessor     = invalid("successor", "a leaf has another identity than the leaf it replaces")
+	errDevice        = invalid("device-unique", "two leaves would have one identity")
+	errReference     = invalid(
+		"proposal-reference", "a reference is repeated, of another type or to no proposal of this epoch",
+	)
 
 	errSelfRemove     = invalid("ValSem200", "a Commit removes its own sender")
 	errPathRequired   = invalid("ValSem201", "the proposals require a path")
@@ -52,20 +56,26 @@ var (
 	errPathParentHash = invalid("path-parent-hash", "the parent hash of the path's leaf is wrong")
 	errLeaves         = broken(mimiport.KindTooLarge, "", "go-mls cannot commit in a group of more than 128 leaves")
 
-	errTree            = broken(mimiport.KindBadMessage, "tree-shape", "a tree has an odd number of nodes: leaves at even places, parents at odd ones")
-	errUnmerged        = invalid("unmerged-leaves", "an unmerged leaf is out of order, not a member below its node, or not listed on the way there")
+	errTree = broken(
+		mimiport.KindBadMessage, "tree-shape", "the tree's nodes do not alternate: leaf, parent, …, leaf",
+	)
+	errUnmerged = invalid(
+		"unmerged-leaves", "an unmerged leaf is out of order, not below its node, or not listed in a node between",
+	)
 	errTwoTrees        = invalid("ratchet-tree", "the tree is not the one in the GroupInfo")
 	errGroupIDLength   = invalid("group-id", "a group id has 1 to 255 bytes")
 	errTranscript      = invalid("transcript-hash", "a transcript hash is not as long as the suite's hash")
-	errGroupExtensions = broken(mimiport.KindUnsupported, "group-extensions", "go-mls leaves a group's extensions unsigned and loses them with the first Commit")
-	errInfoSigner      = invalid("group-info-signer", "the signer's leaf is blank or out of range")
-	errInfoContext     = invalid("group-info-context", "the GroupInfo does not describe the epoch to which the Commit leads")
-	errInfoSignature   = signature("group-info-signature", "the GroupInfo's signature does not verify")
-	errWelcome         = invalid("welcome-members", "the Welcomes are not for the clients that the Commit adds")
+	errGroupExtensions = broken(
+		mimiport.KindUnsupported, "group-extensions", "go-mls does not sign or keep a group's extensions",
+	)
+	errInfoSigner    = invalid("group-info-signer", "the signer's leaf is blank or out of range")
+	errInfoContext   = invalid("group-info-context", "the GroupInfo does not describe the epoch that the Commit starts")
+	errInfoSignature = signature("group-info-signature", "the GroupInfo's signature does not verify")
+	errWelcome       = invalid("welcome-members", "the Welcomes are not for the clients that the Commit adds")
 )
 
-// guard, deferred, names the operation and the group of the error that a method returns. Should go-mls panic in spite of all checks,
-// the input is to blame.
+// guard is deferred in a method. It adds the operation and the group to the error that the method returns. When go-mls
+// panics in spite of all checks, guard returns a KindInvalid error instead.
 func guard(op string, group []byte, err *error) {
 	if fault := recover(); fault != nil {
 		*err = &mimiport.Error{Kind: mimiport.KindInvalid, Err: fmt.Errorf("go-mls: %v", fault)}

@@ -14,7 +14,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/internal/framing"
 )
 
-// wantRule checks that an error is typed, and which rule it names.
+// wantRule checks the kind and the rule of an error.
 func wantRule(t testing.TB, err error, kind mimiport.Kind, rule string) {
 	t.Helper()
 	var e *mimiport.Error
@@ -29,7 +29,7 @@ func (m *members) plaintext(message []byte) *gomls.MLSPlaintext {
 	return must(framing.Decode(slices.Clone(message)))(m).Plaintext // edits must not reach the message
 }
 
-// edit changes a handshake message of a member, who signs it again.
+// edit changes a handshake message of a member and signs it again.
 func (m *members) edit(by uint32, message []byte, change func(*gomls.MLSPlaintext)) []byte {
 	m.Helper()
 	pt := m.plaintext(message)
@@ -37,7 +37,7 @@ func (m *members) edit(by uint32, message []byte, change func(*gomls.MLSPlaintex
 	return must(m.clients[by].SignPlaintext(pt))(m)
 }
 
-// path changes the path of a member's Commit, whose parent hash and signature are made anew.
+// path changes the path of a member's Commit, and renews its parent hash and signature.
 func (m *members) path(by uint32, change func(*gomls.DirectPath)) func(*gomls.Commit) {
 	return func(c *gomls.Commit) {
 		m.Helper()
@@ -48,7 +48,7 @@ func (m *members) path(by uint32, change func(*gomls.DirectPath)) func(*gomls.Co
 	}
 }
 
-// editKeyPackage changes a client's key package, which it signs again.
+// editKeyPackage changes a client's key package and signs it again.
 func (m *members) editKeyPackage(c *draft09test.Client, change func(*gomls.KeyPackage)) []byte {
 	m.Helper()
 	k := must(framing.Decode(must(c.KeyPackage())(m)))(m).KeyPackage
@@ -59,7 +59,7 @@ func (m *members) editKeyPackage(c *draft09test.Client, change func(*gomls.KeyPa
 	return must(framing.Encode(k))(m)
 }
 
-// proposeAll hands proposals to a group.
+// proposeAll gives proposals to a group.
 func proposeAll(t testing.TB, g mls.Group, proposals ...[]byte) mls.Group {
 	t.Helper()
 	for _, message := range proposals {
@@ -71,7 +71,9 @@ func proposeAll(t testing.TB, g mls.Group, proposals ...[]byte) mls.Group {
 
 // setExtension replaces or appends an extension.
 func setExtension(k *gomls.KeyPackage, typ gomls.ExtensionType, data []byte) {
-	k.Extensions.Entries = slices.DeleteFunc(k.Extensions.Entries, func(e gomls.Extension) bool { return e.ExtensionType == typ })
+	k.Extensions.Entries = slices.DeleteFunc(
+		k.Extensions.Entries, func(e gomls.Extension) bool { return e.ExtensionType == typ },
+	)
 	k.Extensions.Entries = append(k.Extensions.Entries, gomls.Extension{ExtensionType: typ, ExtensionData: data})
 }
 
@@ -89,7 +91,9 @@ func TestHandshakeRules(t *testing.T) {
 		{"ValSem005", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) {
 			pt.Content = gomls.MLSPlaintextContent{Application: &gomls.ApplicationData{Data: []byte("x")}}
 		}},
-		{"sender-type", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) { pt.Sender.Type = gomls.SenderTypePreconfigured }},
+		{
+			"sender-type", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) { pt.Sender.Type = gomls.SenderTypePreconfigured },
+		},
 		{"sender-type", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) { pt.Sender.Type = gomls.SenderTypeNewMember }},
 		{"ValSem010", mimiport.KindBadSignature, func(pt *gomls.MLSPlaintext) { pt.Sender.Sender = 0 }},
 		{"ValSem108", mimiport.KindInvalid, func(pt *gomls.MLSPlaintext) {
@@ -108,7 +112,9 @@ func TestHandshakeRules(t *testing.T) {
 		_, _, err := g.Propose(m.edit(1, update, c.change))
 		wantRule(t, err, c.kind, c.rule)
 	}
-	sealed := must(framing.Encode(&gomls.MLSCiphertext{GroupID: []byte("group"), Epoch: 1, ContentType: gomls.ContentTypeCommit}))(t)
+	sealed := must(framing.Encode(&gomls.MLSCiphertext{
+		GroupID: []byte("group"), Epoch: 1, ContentType: gomls.ContentTypeCommit,
+	}))(t)
 	_, err := draft09.New().Parse(sealed)
 	wantRule(t, err, mimiport.KindUnsupported, "")
 	_, _, err = g.Propose(sealed)
@@ -134,7 +140,9 @@ func TestKeyPackageRules(t *testing.T) {
 		{"ValSem106", func(k *gomls.KeyPackage) { k.Extensions.Entries = k.Extensions.Entries[1:] }},
 		{"ValSem106", func(k *gomls.KeyPackage) { k.Extensions.Entries = k.Extensions.Entries[:2] }},
 		{"ValSem106", func(k *gomls.KeyPackage) { setExtension(k, gomls.ExtensionTypeSupportedVersions, []byte{1, 9}) }},
-		{"ValSem106", func(k *gomls.KeyPackage) { setExtension(k, gomls.ExtensionTypeSupportedCipherSuites, []byte{2, 0, 3}) }},
+		{"ValSem106", func(k *gomls.KeyPackage) {
+			setExtension(k, gomls.ExtensionTypeSupportedCipherSuites, []byte{2, 0, 3})
+		}},
 		{"extensions-unique", func(k *gomls.KeyPackage) {
 			k.Extensions.Entries = append(k.Extensions.Entries, k.Extensions.Entries[0])
 		}},
@@ -147,7 +155,7 @@ func TestKeyPackageRules(t *testing.T) {
 	} {
 		wantRule(t, add(m.editKeyPackage(m.client(), c.change)), mimiport.KindInvalid, c.rule)
 	}
-	// An unknown extension is nobody's business.
+	// The engine ignores an unknown extension.
 	if err := add(m.editKeyPackage(m.client(), func(k *gomls.KeyPackage) { setExtension(k, 0x2a2a, nil) })); err != nil {
 		t.Error(err)
 	}
@@ -199,7 +207,9 @@ func TestCommitRules(t *testing.T) {
 		{"ValSem202", mimiport.KindInvalid, func(c *gomls.Commit) { c.Adds = nil }},
 		{"leaf-signature", mimiport.KindBadSignature, func(c *gomls.Commit) { c.Path.LeafKeyPackage.Signature.Data[0] ^= 1 }},
 		{"path-parent-hash", mimiport.KindInvalid, func(c *gomls.Commit) { c.Path.Steps[1].PublicKey.Data[0] ^= 1 }},
-		{"ValSem206", mimiport.KindInvalid, m.path(3, func(p *gomls.DirectPath) { p.Steps[0].PublicKey = p.LeafKeyPackage.InitKey })},
+		{"ValSem206", mimiport.KindInvalid, m.path(
+			3, func(p *gomls.DirectPath) { p.Steps[0].PublicKey = p.LeafKeyPackage.InitKey },
+		)},
 		{"ValSem206", mimiport.KindInvalid, m.path(3, func(p *gomls.DirectPath) {
 			p.LeafKeyPackage.InitKey = m.plaintext(update).Content.Proposal.Update.KeyPackage.InitKey
 			p.Steps[0].PublicKey = must(framing.Decode(m.GroupInfo()))(t).GroupInfo.Tree.Nodes[0].Node.Leaf.InitKey
@@ -214,8 +224,8 @@ func TestCommitRules(t *testing.T) {
 	}
 }
 
-// TestTogether: nobody is added twice, nor with a key or the name that a member has or will have, and somebody must be
-// left who can commit all that is pending.
+// TestTogether: pending proposals cannot add a client twice, or with a key or an identity that a member has or will
+// have. They must leave a member who can commit all of them.
 func TestTogether(t *testing.T) {
 	m := newMembers(t, 1, []byte("group"), 3)
 	client := m.client()
@@ -240,15 +250,19 @@ func TestTogether(t *testing.T) {
 		rule string
 		list [][]byte
 	}{
-		"one client twice":          {"proposals-together", [][]byte{first, addOf(client, initKey(1))}},
-		"one name twice":            {"proposals-together", [][]byte{addOf(named([]byte("a")), same), addOf(named([]byte("a")), same)}},
-		"one encryption key twice":  {"proposals-together", [][]byte{addOf(named([]byte("a")), initKey(2)), addOf(named([]byte("b")), initKey(2))}},
+		"one client twice": {"proposals-together", [][]byte{first, addOf(client, initKey(1))}},
+		"one name twice": {
+			"proposals-together", [][]byte{addOf(named([]byte("a")), same), addOf(named([]byte("a")), same)},
+		},
+		"one encryption key twice": {
+			"proposals-together", [][]byte{addOf(named([]byte("a")), initKey(2)), addOf(named([]byte("b")), initKey(2))},
+		},
 		"a member's name":           {"device-unique", [][]byte{addOf(named(second.Identity), same)}},
 		"another name for a member": {"successor", [][]byte{renamed}},
 		"two changes of a leaf":     {"proposals-together", [][]byte{m.Update(1), m.Remove(0, 1)}},
 		"two Updates":               {"proposals-together", [][]byte{m.Update(1), m.Update(1)}},
-		"nobody is left":            {"no-committer", [][]byte{m.Update(0), m.Update(1), m.Update(2)}},
-		"a lifetime that is no time": {"lifetime-order", [][]byte{addOf(client, func(k *gomls.KeyPackage) {
+		"no committer is left":      {"no-committer", [][]byte{m.Update(0), m.Update(1), m.Update(2)}},
+		"an empty lifetime": {"lifetime-order", [][]byte{addOf(client, func(k *gomls.KeyPackage) {
 			setExtension(k, gomls.ExtensionTypeLifetime, make([]byte, 16))
 		})}},
 	} {
@@ -261,7 +275,7 @@ func TestTogether(t *testing.T) {
 	wantRule(t, err, mimiport.KindInvalid, "no-committer")
 }
 
-// TestLargestGroup fills a group, in which a member can still commit a path, and adds one too many.
+// TestLargestGroup: in a full group, a member can still commit a path, and the group refuses one more member.
 func TestLargestGroup(t *testing.T) {
 	m := newMembers(t, 1, []byte("group"), 1)
 	g := m.open()
@@ -302,7 +316,9 @@ func TestGroupInfoRules(t *testing.T) {
 		change func(*gomls.GroupInfo)
 	}{
 		{"tree-shape", mimiport.KindBadMessage, func(i *gomls.GroupInfo) { i.Tree.Nodes = nil }},
-		{"tree-shape", mimiport.KindBadMessage, func(i *gomls.GroupInfo) { i.Tree.Nodes = append(i.Tree.Nodes, gomls.OptionalNode{}) }},
+		{"tree-shape", mimiport.KindBadMessage, func(i *gomls.GroupInfo) {
+			i.Tree.Nodes = append(i.Tree.Nodes, gomls.OptionalNode{})
+		}},
 		{"tree-shape", mimiport.KindBadMessage, func(i *gomls.GroupInfo) { i.Tree.Nodes[0] = i.Tree.Nodes[1] }},
 		{"tree-shape", mimiport.KindBadMessage, func(i *gomls.GroupInfo) { i.Tree.Nodes[1] = i.Tree.Nodes[0] }},
 		{"unmerged-leaves", mimiport.KindInvalid, unmerged(3, 3, 2)},
@@ -319,13 +335,19 @@ func TestGroupInfoRules(t *testing.T) {
 		}},
 		{"ValSem103", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.Tree.Nodes[6] = i.Tree.Nodes[4] }},
 		{"group-info-signer", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.Tree.Nodes[0].Node = nil }},
-		{"leaf-signature", mimiport.KindBadSignature, func(i *gomls.GroupInfo) { i.Tree.Nodes[2].Node.Leaf.Signature.Data[0] ^= 1 }},
+		{"leaf-signature", mimiport.KindBadSignature, func(i *gomls.GroupInfo) {
+			i.Tree.Nodes[2].Node.Leaf.Signature.Data[0] ^= 1
+		}},
 		{"group-id", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.GroupID = nil }},
 		{"epoch-range", mimiport.KindUnsupported, func(i *gomls.GroupInfo) { i.Epoch = 1 << 63 }},
 		{"transcript-hash", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.Epoch = 0 }},
-		{"transcript-hash", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.ConfirmedTranscriptHash = i.ConfirmedTranscriptHash[1:] }},
+		{"transcript-hash", mimiport.KindInvalid, func(i *gomls.GroupInfo) {
+			i.ConfirmedTranscriptHash = i.ConfirmedTranscriptHash[1:]
+		}},
 		{"transcript-hash", mimiport.KindInvalid, func(i *gomls.GroupInfo) { i.InterimTranscriptHash = nil }},
-		{"group-extensions", mimiport.KindUnsupported, func(i *gomls.GroupInfo) { i.Extensions.Entries = make([]gomls.Extension, 1) }},
+		{"group-extensions", mimiport.KindUnsupported, func(i *gomls.GroupInfo) {
+			i.Extensions.Entries = make([]gomls.Extension, 1)
+		}},
 	} {
 		info := must(framing.Decode(m.GroupInfo()))(t).GroupInfo
 		c.change(info)

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/internal/framing"
 )
 
-// Trees are arrays in order: leaves at even places, and every parent between its children. They need not be full: the nodes past the
-// last leaf do not exist (draft-ietf-mls-protocol-09, appendix A).
+// A tree is an array with leaves at even places and each parent between its children. It need not be full: there are no
+// nodes after the last leaf (draft-ietf-mls-protocol-09, appendix A).
 
 func level(x int) int { return bits.TrailingZeros(^uint(x)) }
 
@@ -27,10 +27,10 @@ func right(x, width int) int {
 	return r
 }
 
-// step is a node of a direct path and its child beside the path.
+// step is a node of a direct path and its child on the copath.
 type step struct{ node, sibling int }
 
-// directPath is the direct path of a leaf that exists, from the root down.
+// directPath returns the direct path of a leaf from the root down. The leaf must be in the tree.
 func directPath(leaf uint32, width int) (steps []step) {
 	for x := root(width); x != 2*int(leaf); {
 		l, r := left(x), right(x, width)
@@ -45,7 +45,7 @@ func directPath(leaf uint32, width int) (steps []step) {
 	return steps
 }
 
-// leafAt is the key package at a leaf, nil where there is none.
+// leafAt returns the key package at a leaf, nil when the leaf is blank or out of range.
 func leafAt(nodes []gomls.OptionalNode, leaf uint32) *gomls.KeyPackage {
 	if uint64(leaf) > uint64(len(nodes)/2) {
 		return nil
@@ -56,7 +56,7 @@ func leafAt(nodes []gomls.OptionalNode, leaf uint32) *gomls.KeyPackage {
 	return nil
 }
 
-// leaves lists the leaves that are not blank.
+// leaves lists the non-blank leaves.
 func leaves(nodes []gomls.OptionalNode) (out []uint32) {
 	for x := 0; x < len(nodes); x += 2 {
 		if nodes[x].Node != nil {
@@ -66,7 +66,7 @@ func leaves(nodes []gomls.OptionalNode) (out []uint32) {
 	return out
 }
 
-// resolutionSize is how many nodes the resolution of a node has.
+// resolutionSize counts the nodes in the resolution of a node.
 func resolutionSize(nodes []gomls.OptionalNode, x int) int {
 	switch n := nodes[x].Node; {
 	case n != nil && n.Leaf != nil:
@@ -79,7 +79,7 @@ func resolutionSize(nodes []gomls.OptionalNode, x int) int {
 	return resolutionSize(nodes, left(x)) + resolutionSize(nodes, right(x, len(nodes)))
 }
 
-// checkShape checks that a decoded tree is one that go-mls can work on.
+// checkShape checks that go-mls can use a decoded tree without a panic.
 func checkShape(nodes []gomls.OptionalNode) error {
 	if len(nodes)%2 == 0 {
 		return errTree
@@ -92,9 +92,10 @@ func checkShape(nodes []gomls.OptionalNode) error {
 	return checkUnmerged(nodes)
 }
 
-// checkUnmerged checks that all unmerged leaves are in order and members, and that the nodes on the way to each list it too.
+// checkUnmerged checks that each list of unmerged leaves is sorted and has only members below its node. Each non-blank
+// node on the way to an unmerged leaf must list the leaf too.
 func checkUnmerged(nodes []gomls.OptionalNode) error {
-	found := make([]int, len(nodes)) // how many members below each parent it lists
+	found := make([]int, len(nodes)) // of each parent: how many members below it are in its list
 	for _, leaf := range leaves(nodes) {
 		listed := false
 		for _, s := range directPath(leaf, len(nodes)) {
@@ -125,13 +126,13 @@ func checkUnmerged(nodes []gomls.OptionalNode) error {
 	return nil
 }
 
-// keys are the public keys of a tree, and how many leaves each identity has.
+// keys holds the public keys of a tree, and the number of leaves of each identity.
 type keys struct {
 	signature, encryption map[string]bool
 	devices               map[string]int
 }
 
-// keysOf checks that no two keys of a tree are the same, which go-mls does not.
+// keysOf collects the keys of a tree and checks that no key is there twice. go-mls does not check this.
 func keysOf(nodes []gomls.OptionalNode) (keys, error) {
 	k := keys{make(map[string]bool), make(map[string]bool), make(map[string]int)}
 	for _, n := range nodes {
@@ -158,7 +159,7 @@ func insert(set map[string]bool, key []byte) bool {
 	return !is
 }
 
-// checkKeyPackage checks a key package by itself, as go-mls does when it is added, except that lifetimes are only reported.
+// checkKeyPackage checks a single key package as go-mls does when it adds a member, except for the lifetime.
 func checkKeyPackage(k *gomls.KeyPackage, suite gomls.CipherSuite) error {
 	if k.CipherSuite != suite {
 		return errSuite
@@ -176,7 +177,7 @@ func checkKeyPackage(k *gomls.KeyPackage, suite gomls.CipherSuite) error {
 	return nil
 }
 
-// checkExtensions checks the extensions that mean something to go-mls (draft-ietf-mls-protocol-09, section 7).
+// checkExtensions checks the extensions that go-mls knows (draft-ietf-mls-protocol-09, section 7).
 func checkExtensions(k *gomls.KeyPackage) error {
 	types := make(map[gomls.ExtensionType]bool)
 	for _, e := range k.Extensions.Entries {
@@ -187,7 +188,8 @@ func checkExtensions(k *gomls.KeyPackage) error {
 	}
 	var versions gomls.SupportedVersionsExtension
 	var suites gomls.SupportedCipherSuitesExtension
-	for _, e := range []gomls.ExtensionBody{&versions, &suites, new(gomls.LifetimeExtension), new(gomls.ParentHashExtension)} {
+	lifetime, parentHash := new(gomls.LifetimeExtension), new(gomls.ParentHashExtension)
+	for _, e := range []gomls.ExtensionBody{&versions, &suites, lifetime, parentHash} {
 		if _, err := k.Extensions.Find(e); err != nil {
 			return errExtensions
 		}
@@ -199,7 +201,7 @@ func checkExtensions(k *gomls.KeyPackage) error {
 	return nil
 }
 
-// verify checks a signature with the key of a leaf.
+// verify verifies a signature with the key of a leaf.
 func verify(k *gomls.KeyPackage, content, sig []byte) bool {
 	return ed25519.Verify(k.Credential.PublicKey().Data, content, sig)
 }

@@ -1,4 +1,4 @@
-// Package enginetest is the suite that every engine of package mls must pass, whatever protocol it speaks.
+// Package enginetest is the test suite that every engine of package mls must pass, for any protocol.
 package enginetest
 
 import (
@@ -14,48 +14,62 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// NewGroup makes a group of some members, at leaves 0 and up, for the engine under test. Identities differ.
+// NewGroup makes a group for the engine under test. Its members are at leaves 0 to members-1 and have different
+// identities.
 type NewGroup func(t testing.TB, id []byte, members int) Members
 
-// Members are the members of a group, all at one epoch, and clients that they can add. Methods fail the test they were made for.
+// Members are the members of a group, all in one epoch, and clients that they can add. When a method fails, it fails
+// the test.
 type Members interface {
 	GroupInfo() []byte
 	RatchetTree() []byte
 
-	// Add, Update and Remove make proposal messages of a member: to add a new client, to update its own leaf, to remove a leaf.
+	// Add, Update and Remove make proposal messages of a member: to add a new client, to update the member's own leaf,
+	// and to remove a leaf.
 	Add(by uint32) []byte
 	Update(by uint32) []byte
 	Remove(by, leaf uint32) []byte
 
-	// Commit makes a Commit of a member that references proposals. The members stay where they are.
+	// Commit makes a Commit of a member that references proposals. The members stay in their epoch.
 	Commit(by uint32, authenticatedData []byte, proposals ...[]byte) *Commit
 
-	// Advance moves the members to the epoch of the Commit made last.
+	// Advance moves the members to the epoch that the last Commit starts.
 	Advance()
 
 	Application(by uint32) []byte
 	KeyPackage() []byte
 
-	// Sign is what VerifyMember verifies.
+	// Sign makes a signature that VerifyMember verifies.
 	Sign(by uint32, label string, content []byte) []byte
 }
 
-// Commit is a Commit with all that goes with it.
+// Commit is a Commit with its GroupInfo and Welcome.
 type Commit struct {
 	Message   []byte
 	GroupInfo []byte // of the next epoch
-	Welcome   []byte // nil if nobody is added
+	Welcome   []byte // nil when the Commit adds no client
 }
 
 // Run runs the suite.
 func Run(t *testing.T, engine mls.Engine, newGroup NewGroup) {
 	for name, test := range map[string]func(*suite){
-		"Parse": testParse, "Open": testOpen, "Life": testLife, "Follow": testFollow, "RepeatedProposal": testRepeatedProposal,
-		"WrongEpoch": testWrongEpoch, "OtherGroup": testOtherGroup, "WrongKind": testWrongKind, "UnknownReference": testUnknownReference,
-		"OtherGroupInfo": testOtherGroupInfo, "Immutable": testImmutable, "Concurrent": testConcurrent, "VerifyMember": testVerifyMember,
-		"VerifyGroupInfo": testVerifyGroupInfo,
-		"Together":        testTogether,
-		"Welcomes":        testWelcomes, "Mutations": testMutations,
+		"Parse":            testParse,
+		"Open":             testOpen,
+		"Life":             testLife,
+		"Follow":           testFollow,
+		"RepeatedProposal": testRepeatedProposal,
+		"WrongEpoch":       testWrongEpoch,
+		"OtherGroup":       testOtherGroup,
+		"WrongKind":        testWrongKind,
+		"UnknownReference": testUnknownReference,
+		"OtherGroupInfo":   testOtherGroupInfo,
+		"Immutable":        testImmutable,
+		"Concurrent":       testConcurrent,
+		"VerifyMember":     testVerifyMember,
+		"VerifyGroupInfo":  testVerifyGroupInfo,
+		"Together":         testTogether,
+		"Welcomes":         testWelcomes,
+		"Mutations":        testMutations,
 	} {
 		t.Run(name, func(t *testing.T) {
 			members := newGroup(t, []byte("group"), 5)
@@ -66,7 +80,7 @@ func Run(t *testing.T, engine mls.Engine, newGroup NewGroup) {
 	}
 }
 
-// suite is one test: a group as its members and as the engine see it.
+// suite is one test: the members of a group and the engine's group.
 type suite struct {
 	*testing.T
 	engine   mls.Engine
@@ -112,7 +126,7 @@ func (s *suite) refused(err error, kinds ...mimiport.Kind) {
 	}
 }
 
-// typed checks that an error, if there is one, is one of what a client can do wrong.
+// typed checks that an error, if there is one, is of a kind that bad input can cause.
 func (s *suite) typed(err error) {
 	s.Helper()
 	var e *mimiport.Error
@@ -121,18 +135,18 @@ func (s *suite) typed(err error) {
 	}
 }
 
-// view is all that can be seen of a group.
+// view prints the whole visible state of a group.
 func view(g mls.Group) string {
 	var proposals []string
 	for _, p := range g.Proposals() {
 		proposals = append(proposals, fmt.Sprintf("%x %d %v", p.Ref, p.Type, p.Sender))
 	}
-	return fmt.Sprintf("%s %x %d %d %x %x %x %x %x %d %v %v", g.Protocol(), g.ID(), g.Epoch(), g.CipherSuite(), g.TreeHash(),
-		g.ConfirmedTranscriptHash(), g.ConfirmationTag(), g.GroupInfo(), g.RatchetTree(), g.NumMembers(),
+	return fmt.Sprintf("%s %x %d %d %x %x %x %x %x %d %v %v", g.Protocol(), g.ID(), g.Epoch(), g.CipherSuite(),
+		g.TreeHash(), g.ConfirmedTranscriptHash(), g.ConfirmationTag(), g.GroupInfo(), g.RatchetTree(), g.NumMembers(),
 		slices.Collect(g.Members()), proposals)
 }
 
-// same checks that two groups look the same.
+// same checks that two groups have the same visible state.
 func (s *suite) same(got, want mls.Group) {
 	s.Helper()
 	if view(got) != view(want) {
@@ -143,13 +157,20 @@ func (s *suite) same(got, want mls.Group) {
 func testParse(s *suite) {
 	update, committed := s.members.Update(1), s.members.Commit(2, []byte("aad"), s.members.Add(0))
 	epoch := s.group.Epoch()
+	member := func(leaf uint32) mls.Sender { return mls.Sender{Type: mls.SenderMember, Index: leaf} }
 	for name, c := range map[string]struct {
 		message []byte
 		want    mls.Message
 	}{
-		"proposal":    {update, mls.Message{Kind: mls.KindProposal, GroupID: s.group.ID(), Epoch: epoch, Sender: mls.Sender{Type: mls.SenderMember, Index: 1}}},
-		"commit":      {committed.Message, mls.Message{Kind: mls.KindCommit, GroupID: s.group.ID(), Epoch: epoch, Sender: mls.Sender{Type: mls.SenderMember, Index: 2}, AuthenticatedData: []byte("aad")}},
-		"application": {s.members.Application(0), mls.Message{Kind: mls.KindApplication, GroupID: s.group.ID(), Epoch: epoch}},
+		"proposal": {update, mls.Message{
+			Kind: mls.KindProposal, GroupID: s.group.ID(), Epoch: epoch, Sender: member(1),
+		}},
+		"commit": {committed.Message, mls.Message{
+			Kind: mls.KindCommit, GroupID: s.group.ID(), Epoch: epoch, Sender: member(2), AuthenticatedData: []byte("aad"),
+		}},
+		"application": {
+			s.members.Application(0), mls.Message{Kind: mls.KindApplication, GroupID: s.group.ID(), Epoch: epoch},
+		},
 		"welcome":     {committed.Welcome, mls.Message{Kind: mls.KindWelcome}},
 		"group info":  {committed.GroupInfo, mls.Message{Kind: mls.KindGroupInfo, GroupID: s.group.ID(), Epoch: epoch + 1}},
 		"key package": {s.members.KeyPackage(), mls.Message{Kind: mls.KindKeyPackage}},
@@ -159,8 +180,8 @@ func testParse(s *suite) {
 			s.Errorf("%s: %v", name, err)
 			continue
 		}
-		if got.Kind != c.want.Kind || !bytes.Equal(got.GroupID, c.want.GroupID) || got.Epoch != c.want.Epoch || got.Sender != c.want.Sender ||
-			!bytes.Equal(got.AuthenticatedData, c.want.AuthenticatedData) {
+		if got.Kind != c.want.Kind || !bytes.Equal(got.GroupID, c.want.GroupID) || got.Epoch != c.want.Epoch ||
+			got.Sender != c.want.Sender || !bytes.Equal(got.AuthenticatedData, c.want.AuthenticatedData) {
 			s.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 		for n := range c.message {
@@ -174,7 +195,8 @@ func testParse(s *suite) {
 
 func testOpen(s *suite) {
 	if s.group.Protocol() != s.engine.Protocol() || string(s.group.ID()) != "group" || s.group.NumMembers() != 5 ||
-		!bytes.Equal(s.group.GroupInfo(), s.members.GroupInfo()) || !bytes.Equal(s.group.RatchetTree(), s.members.RatchetTree()) {
+		!bytes.Equal(s.group.GroupInfo(), s.members.GroupInfo()) ||
+		!bytes.Equal(s.group.RatchetTree(), s.members.RatchetTree()) {
 		s.Errorf("the group is %s", view(s.group))
 	}
 	for want, m := range slices.Collect(s.group.Members()) {
@@ -200,7 +222,8 @@ func testOpen(s *suite) {
 	s.refused(err, mimiport.KindBadMessage)
 }
 
-// advance commits, lets the members follow, and checks that what they have opens as what the engine has, and lives on.
+// advance commits and lets engine and members follow. It checks that the members' state opens as the engine's group,
+// and goes on with the opened group.
 func (s *suite) advance(by uint32, proposals ...[]byte) *mls.Effects {
 	s.Helper()
 	for _, message := range proposals {
@@ -214,8 +237,9 @@ func (s *suite) advance(by uint32, proposals ...[]byte) *mls.Effects {
 		s.Error("the members have another tree")
 	}
 	s.group = exported
-	if e.Sender != (mls.Sender{Type: mls.SenderMember, Index: by}) || string(e.AuthenticatedData) != "aad" || e.Committer.Leaf != by ||
-		len(e.Proposals) != len(proposals) || !e.SameCredential || !bytes.Equal(e.ExtensionsBefore, e.ExtensionsAfter) {
+	if e.Sender != (mls.Sender{Type: mls.SenderMember, Index: by}) || string(e.AuthenticatedData) != "aad" ||
+		e.Committer.Leaf != by || len(e.Proposals) != len(proposals) || !e.SameCredential ||
+		!bytes.Equal(e.ExtensionsBefore, e.ExtensionsAfter) {
 		s.Errorf("effects: %+v", e)
 	}
 	return e
@@ -244,11 +268,11 @@ func testLife(s *suite) {
 	}
 }
 
-// testFollow: a group followed without GroupInfos is the same but for them.
+// testFollow: a group that follows Commits without GroupInfos has the same state except for the GroupInfo.
 func testFollow(s *suite) {
 	f, ok := s.group.(mls.Follower)
 	if !ok {
-		s.Fatal("the group is no Follower")
+		s.Fatal("the group is not a Follower")
 	}
 	c := s.members.Commit(3, nil)
 	followed, _, err := f.Follow(c.Message)
@@ -267,12 +291,14 @@ func testRepeatedProposal(s *suite) {
 	first := s.propose(message)
 	once := view(s.group)
 	again := s.propose(message)
-	if view(s.group) != once || len(s.group.Proposals()) != 1 || !bytes.Equal(first.Ref, again.Ref) || !bytes.Equal(again.Message, message) {
+	if view(s.group) != once || len(s.group.Proposals()) != 1 || !bytes.Equal(first.Ref, again.Ref) ||
+		!bytes.Equal(again.Message, message) {
 		s.Errorf("the repeated proposal is %+v in %s", again, view(s.group))
 	}
 }
 
-// testTogether refuses proposals that cannot be committed with those before them. A member commits all others at once.
+// testTogether: the engine refuses a proposal that no Commit can have together with the pending ones. One Commit can
+// have all other proposals.
 func testTogether(s *suite) {
 	accepted := [][]byte{s.members.Remove(0, 1), s.members.Update(3), s.members.Add(4)}
 	var described []*mls.Proposal
@@ -308,7 +334,7 @@ func testWrongEpoch(s *suite) {
 	s.refused(err, mimiport.KindWrongEpoch)
 	var e *mimiport.Error
 	if !errors.As(err, &e) || e.Info.Epoch == nil || *e.Info.Epoch != s.group.Epoch() {
-		s.Errorf("the error does not tell the epoch: %v", err)
+		s.Errorf("the error does not have the epoch: %v", err)
 	}
 	_, _, err = s.group.Commit(c.Message, c.GroupInfo)
 	s.refused(err, mimiport.KindWrongEpoch)
@@ -348,7 +374,9 @@ func testUnknownReference(s *suite) {
 
 func testOtherGroupInfo(s *suite) {
 	c, other := s.members.Commit(1, nil), s.members.Commit(2, nil)
-	for _, groupInfo := range [][]byte{s.members.GroupInfo(), other.GroupInfo, s.newGroup(s, []byte("other"), 5).GroupInfo()} {
+	for _, groupInfo := range [][]byte{
+		s.members.GroupInfo(), other.GroupInfo, s.newGroup(s, []byte("other"), 5).GroupInfo(),
+	} {
 		_, _, err := s.group.Commit(c.Message, groupInfo)
 		s.refused(err, mimiport.KindInvalid)
 	}
@@ -377,7 +405,7 @@ func testImmutable(s *suite) {
 	}
 }
 
-// testConcurrent shows the race detector one group in use by many.
+// testConcurrent: many goroutines can use one group at a time. The race detector checks it.
 func testConcurrent(s *suite) {
 	add := s.members.Add(0)
 	s.propose(add)
@@ -423,7 +451,8 @@ func testVerifyGroupInfo(s *suite) {
 	}
 	_, _, err := before.VerifyGroupInfo(s.newGroup(s, []byte("other"), 5).GroupInfo())
 	s.refused(err, mimiport.KindUnknownGroup)
-	_, _, err = before.VerifyGroupInfo(s.newGroup(s, []byte("group"), 5).Commit(2, nil).GroupInfo) // other members with the same names
+	// other members with the same names
+	_, _, err = before.VerifyGroupInfo(s.newGroup(s, []byte("group"), 5).Commit(2, nil).GroupInfo)
 	s.refused(err, mimiport.KindBadSignature)
 	_, _, err = before.VerifyGroupInfo(later.Message)
 	s.refused(err, mimiport.KindBadMessage)
@@ -431,7 +460,7 @@ func testVerifyGroupInfo(s *suite) {
 		_, _, err := before.VerifyGroupInfo(message)
 		s.typed(err)
 		if err == nil {
-			s.Fatal("a changed GroupInfo was verified")
+			s.Fatal("the engine verifies a changed GroupInfo")
 		}
 	}
 }
@@ -451,7 +480,7 @@ func testWelcomes(s *suite) {
 	s.refused(s.engine.CheckWelcomes(e, [][]byte{nil}), mimiport.KindBadMessage)
 }
 
-// testMutations changes each byte of each message. What is not refused must leave a group that opens again.
+// testMutations changes each byte of each message. If the engine accepts a message, its group must open again.
 func testMutations(s *suite) {
 	proposals := [][]byte{s.members.Update(1), s.members.Add(4), s.members.Remove(0, 2)}
 	seen := view(s.group)
@@ -460,7 +489,7 @@ func testMutations(s *suite) {
 			next, _, err := s.group.Propose(changed)
 			s.typed(err)
 			if err == nil && len(next.Proposals()) != 1 {
-				s.Fatal("a proposal was accepted and is not there")
+				s.Fatal("an accepted proposal is not pending")
 			}
 		}
 	}
@@ -479,26 +508,27 @@ func testMutations(s *suite) {
 		_, _, err := s.group.Commit(c.Message, changed)
 		s.typed(err)
 		if err == nil {
-			s.Fatal("a changed GroupInfo was accepted")
+			s.Fatal("the engine accepts a changed GroupInfo")
 		}
 	}
 	for changed := range mutations(s.members.GroupInfo()) {
 		_, err := s.engine.Open(changed, s.members.RatchetTree())
 		s.typed(err)
 		if err == nil {
-			s.Fatal("a changed GroupInfo was opened")
+			s.Fatal("the engine opens a changed GroupInfo")
 		}
 	}
 	for changed := range mutations(s.members.RatchetTree()) {
 		_, err := s.engine.Open(s.members.GroupInfo(), changed)
 		s.typed(err)
 		if err == nil {
-			s.Fatal("a changed tree was opened")
+			s.Fatal("the engine opens a changed tree")
 		}
 	}
 }
 
-// mutations yields a message with each byte changed in turn, and with every tenth missing.
+// mutations yields copies of a message, each with one byte changed. For every tenth byte, it also yields a copy
+// without it.
 func mutations(message []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for i := range message {

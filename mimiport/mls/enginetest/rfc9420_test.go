@@ -21,7 +21,7 @@ func TestRFC9420(t *testing.T) {
 type members struct {
 	*mlstest.Group
 	next   *mlstest.Group
-	joined int // how many clients have been made besides the first members
+	joined int // the number of clients made after the first members
 }
 
 func newMembers(seed uint64, id []byte, n int) *members {

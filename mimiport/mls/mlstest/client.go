@@ -4,14 +4,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
-// Client is one device with a signature key: a member, an external sender, or somebody about to join.
+// Client is one device with a signature key: a member, an external sender, or a client that may join.
 type Client struct {
 	identity   []byte
 	key        *rfc9420.SigningKey
-	keyPackage *rfc9420.KeyPackage // nil for a member that has none left
+	keyPackage *rfc9420.KeyPackage // nil for a member without one
 }
 
-// NewClient makes a client of its own seed, for a cipher suite.
+// NewClient makes a client for a cipher suite from a seed.
 func NewClient(seed uint64, cipherSuite uint16, identity []byte) *Client {
 	return newClient(cipherSuite, newRandom(seed), identity)
 }
@@ -54,7 +54,7 @@ func (c *Client) unsignedLeaf(source rfc9420.LeafNodeSource, key []byte) *rfc942
 	}
 }
 
-// signLeaf signs a leaf. The group's context and the place count only for a leaf that does not come from a key package.
+// signLeaf signs a leaf. For a leaf of source key_package, the signature covers neither context nor place.
 func (c *Client) signLeaf(l *rfc9420.LeafNode, context *rfc9420.GroupContext, place uint32) *rfc9420.LeafNode {
 	var groupID []byte
 	if context != nil {
@@ -68,11 +68,11 @@ func (c *Client) credential() rfc9420.Credential {
 	return rfc9420.Credential{Type: rfc9420.CredentialBasic, Contents: c.identity}
 }
 
-// greaseValue is one of the values that nobody may choke on (RFC 9420, section 13.5).
+// greaseValue is one of the GREASE values, which every implementation must ignore (RFC 9420, section 13.5).
 const greaseValue = 0x2a2a
 
-// capabilities are those of every client: all suites, basic credentials, GREASE, and the proposals of
-// draft-ietf-mls-extensions-10 and of mls-rs.
+// capabilities makes the capabilities of every client: all suites, basic credentials, GREASE values, and the proposals
+// of draft-ietf-mls-extensions-10 and of mls-rs.
 func capabilities() rfc9420.Capabilities {
 	return rfc9420.Capabilities{
 		Versions:     rfc9420.MakeUint16s(rfc9420.VersionMLS10),
@@ -83,28 +83,30 @@ func capabilities() rfc9420.Capabilities {
 	}
 }
 
-// SignatureKey is the public key.
+// SignatureKey returns the client's public signature key.
 func (c *Client) SignatureKey() []byte { return c.key.Public }
 
-// Sign is SignWithLabel.
+// Sign computes SignWithLabel (RFC 9420, section 5.1.2) with the client's key.
 func (c *Client) Sign(label string, content []byte) []byte {
 	return c.SignContent(rfc9420.SignContent(label, content))
 }
 
-// KeyPackage is the message with which the client can be added.
+// KeyPackage encodes the client's key package as a message.
 func (c *Client) KeyPackage() []byte {
-	return marshal(&rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WireKeyPackage, KeyPackage: c.keyPackage})
+	return marshal(&rfc9420.Message{
+		Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WireKeyPackage, KeyPackage: c.keyPackage,
+	})
 }
 
-// ExternalSender is the client's encoded entry for an external_senders extension.
+// ExternalSender encodes the client's entry for an external_senders extension.
 func (c *Client) ExternalSender() []byte {
 	return marshal(&rfc9420.ExternalSender{SignatureKey: c.key.Public, Credential: c.credential()})
 }
 
-// SignContent signs content that has its label already.
+// SignContent signs content that already includes its label.
 func (c *Client) SignContent(content []byte) []byte { return must(c.key.Sign(content)) }
 
-// As is a client with another's signature key, and a key package of its own where it had one.
+// As makes a client with c's identity and the signature key of another. It has a new key package when c has one.
 func (c *Client) As(other *Client) *Client {
 	out := &Client{identity: c.identity, key: other.key}
 	if c.keyPackage == nil {
@@ -117,7 +119,7 @@ func (c *Client) As(other *Client) *Client {
 	return out
 }
 
-// Lasting is the client with a key package of another lifetime, in seconds since 1970.
+// Lasting makes a copy of the client with a key package of another lifetime, in seconds since 1970.
 func (c *Client) Lasting(notBefore, notAfter uint64) *Client {
 	out, k := *c, *c.keyPackage
 	k.Leaf.Lifetime = rfc9420.Lifetime{NotBefore: notBefore, NotAfter: notAfter}
@@ -126,5 +128,5 @@ func (c *Client) Lasting(notBefore, notAfter uint64) *Client {
 	return &out
 }
 
-// Identity is the identity of the client's credential.
+// Identity returns the identity of the client's credential.
 func (c *Client) Identity() []byte { return c.identity }

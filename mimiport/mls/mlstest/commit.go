@@ -37,7 +37,7 @@ func (g *Group) RemoveAppData(component uint16) *Proposal {
 	}}
 }
 
-// AppEphemeral proposes data of an application component for the Commit alone.
+// AppEphemeral proposes data of an application component that only the Commit carries.
 func (g *Group) AppEphemeral(component uint16, data []byte) *Proposal {
 	return &Proposal{Type: rfc9420.ProposalAppEphemeral, AppEphemeral: &rfc9420.ComponentData{
 		Component: component, Data: data,
@@ -47,13 +47,13 @@ func (g *Group) AppEphemeral(component uint16, data []byte) *Proposal {
 // Update proposes a new encryption key for a member's own leaf.
 func (g *Group) Update(leaf uint32) *Proposal { return g.UpdateAs(leaf, g.clients[leaf]) }
 
-// UpdateAs proposes a leaf of another client for the place of a member.
+// UpdateAs proposes to replace the leaf of a member by a leaf of another client.
 func (g *Group) UpdateAs(leaf uint32, c *Client) *Proposal {
 	l := c.unsignedLeaf(rfc9420.SourceUpdate, g.random.encryptionKey(g.suite.ID))
 	return &Proposal{Type: rfc9420.ProposalUpdate, Update: c.signLeaf(l, &g.context, leaf)}
 }
 
-// SetExtensions proposes other GroupContext extensions, encoded without their length.
+// SetExtensions proposes other GroupContext extensions, given as the encoded contents of their vector.
 func (g *Group) SetExtensions(extensions []byte) *Proposal {
 	return &Proposal{Type: rfc9420.ProposalGroupContextExtensions, Extensions: extensions}
 }
@@ -65,24 +65,24 @@ func (g *Group) PSK(id []byte) *Proposal {
 	})}
 }
 
-// ReInit proposes to begin anew under another group id.
+// ReInit proposes to reinitialise the group under another group ID.
 func (g *Group) ReInit(groupID []byte) *Proposal {
 	return &Proposal{Type: rfc9420.ProposalReInit, ReInit: &rfc9420.ReInit{
 		GroupID: groupID, Version: rfc9420.VersionMLS10, CipherSuite: g.suite.ID,
 	}}
 }
 
-// Propose is a member's proposal message.
+// Propose makes a member's proposal message.
 func (g *Group) Propose(leaf uint32, p *Proposal) []byte {
 	return g.propose(rfc9420.Sender{Type: rfc9420.SenderMember, Index: leaf}, g.clients[leaf], p)
 }
 
-// ProposeExternal is the proposal message of an external sender, which index is in external_senders.
+// ProposeExternal makes the proposal message of an external sender. index is its index in external_senders.
 func (g *Group) ProposeExternal(index uint32, c *Client, p *Proposal) []byte {
 	return g.propose(rfc9420.Sender{Type: rfc9420.SenderExternal, Index: index}, c, p)
 }
 
-// ProposeSelf is the proposal message of a client that asks to be added.
+// ProposeSelf makes the proposal message of a client that asks to join.
 func (g *Group) ProposeSelf(c *Client) []byte {
 	return g.propose(rfc9420.Sender{Type: rfc9420.SenderNewMemberProposal}, c, g.Add(c))
 }
@@ -94,7 +94,7 @@ func (g *Group) propose(sender rfc9420.Sender, c *Client, p *Proposal) []byte {
 	}, nil))
 }
 
-// sign makes a public message of its content.
+// sign makes a public message from its content.
 func (g *Group) sign(c *Client, content *rfc9420.FramedContent, edit func(*rfc9420.PublicMessage)) *rfc9420.Message {
 	m := &rfc9420.PublicMessage{AuthenticatedContent: rfc9420.AuthenticatedContent{
 		WireFormat: rfc9420.WirePublicMessage, Content: *content,
@@ -111,37 +111,37 @@ func (g *Group) sign(c *Client, content *rfc9420.FramedContent, edit func(*rfc94
 // CommitOptions describes a Commit to make.
 type CommitOptions struct {
 	Sender            uint32   // the member that commits
-	Joiner            *Client  // commits instead, from outside
+	Joiner            *Client  // makes an external Commit; Sender is ignored
 	References        [][]byte // proposal messages
 	Proposals         []*Proposal
-	Path              bool // even where the proposals require none; an external Commit always has one
+	Path              bool // add a path even when the proposals require none; an external Commit always has one
 	AuthenticatedData []byte
 	Tree              bool // the GroupInfo holds the tree
 
-	// Edit changes parts before they are signed, to make what the engine must refuse.
+	// Edit changes parts before they are signed, to make a Commit that the engine must refuse.
 	Edit Edit
 }
 
-// Edit changes parts of a Commit just before each is signed or encoded. Nil leaves a part as it is.
+// Edit changes parts of a Commit just before each part is signed or encoded. Nil leaves a part as it is.
 type Edit struct {
 	Leaf    func(*rfc9420.LeafNode) // the path's
 	Path    func(*rfc9420.UpdatePath)
 	Content func(*rfc9420.FramedContent)
 	Message func(*rfc9420.PublicMessage)
 	Info    func(*rfc9420.GroupInfo)
-	Owner   *Client // whose key the path's leaf has, the committer's if nil
+	Owner   *Client // signs the path's leaf, with its key in the leaf; the committer if nil
 	NoPath  bool
 }
 
-// Commit is a Commit with all that goes with it.
+// Commit is a Commit with its GroupInfo, its Welcome and the next epoch.
 type Commit struct {
 	Message   []byte
 	GroupInfo []byte // of the next epoch
-	Welcome   []byte // nil if nobody is added
+	Welcome   []byte // nil when the Commit adds no client
 	Next      *Group
 }
 
-// Commit makes a Commit and the epoch that it leads to.
+// Commit makes a Commit and the epoch that it starts.
 func (g *Group) Commit(o CommitOptions) *Commit {
 	by := g.author(&o)
 	list, encoded := g.collect(o, by.sender)
@@ -169,15 +169,15 @@ func (g *Group) Commit(o CommitOptions) *Commit {
 	return &Commit{Message: marshal(m), GroupInfo: next.groupInfo, Welcome: g.welcome(list), Next: next}
 }
 
-// author is who makes a Commit.
+// author describes the sender of a Commit.
 type author struct {
 	sender rfc9420.Sender
 	leaf   uint32
 	client *Client // signs the message
-	owner  *Client // has the leaf afterwards
+	owner  *Client // owns the leaf after the Commit
 }
 
-// author is who the options say, with the ExternalInit of one who joins.
+// author returns the sender that the options name. For an external Commit, it adds the ExternalInit to the options.
 func (g *Group) author(o *CommitOptions) author {
 	by := author{sender: rfc9420.Sender{Type: rfc9420.SenderMember, Index: o.Sender}, leaf: o.Sender, client: o.Joiner}
 	if o.Joiner != nil {
@@ -194,7 +194,7 @@ func (g *Group) author(o *CommitOptions) author {
 	return by
 }
 
-// following is a copy of the group, one epoch on.
+// following makes a copy of the group for the next epoch.
 func (g *Group) following() *Group {
 	next := *g
 	next.tree = g.tree.clone()
@@ -203,13 +203,13 @@ func (g *Group) following() *Group {
 	return &next
 }
 
-// sent is a proposal and who sent it.
+// sent is a proposal and its sender.
 type sent struct {
 	sender   rfc9420.Sender
 	proposal *Proposal
 }
 
-// collect lists what a Commit covers, references first.
+// collect lists the proposals of a Commit, with the references first.
 func (g *Group) collect(o CommitOptions, sender rfc9420.Sender) (list []sent, encoded rfc9420.ProposalList) {
 	var entries []rfc9420.ProposalOrRef
 	for _, message := range o.References {
@@ -231,7 +231,8 @@ func (g *Group) collect(o CommitOptions, sender rfc9420.Sender) (list []sent, en
 func needsPath(list []sent) bool {
 	return len(list) == 0 || slices.ContainsFunc(list, func(s sent) bool {
 		switch s.proposal.Type {
-		case rfc9420.ProposalUpdate, rfc9420.ProposalRemove, rfc9420.ProposalExternalInit, rfc9420.ProposalGroupContextExtensions:
+		case rfc9420.ProposalUpdate, rfc9420.ProposalRemove, rfc9420.ProposalExternalInit,
+			rfc9420.ProposalGroupContextExtensions:
 			return true
 		}
 		return s.proposal.Type.IsSelfRemove()
@@ -275,7 +276,7 @@ func (g *Group) blank(leaf uint32) {
 	g.clients[leaf] = nil
 }
 
-// applyAppData is what the application of these groups makes of an AppDataUpdate: the update is the new data.
+// applyAppData applies an AppDataUpdate. In these groups the update is the component's new data.
 func applyAppData(e rfc9420.Extensions, u *rfc9420.AppDataUpdate) rfc9420.Extensions {
 	var list rfc9420.ComponentList
 	if data, found := e.Find(rfc9420.ExtensionAppDataDictionary); found && !rfc9420.Unmarshal(data, &list) {
@@ -291,7 +292,7 @@ func applyAppData(e rfc9420.Extensions, u *rfc9420.AppDataUpdate) rfc9420.Extens
 	return must(e.Replace(rfc9420.ExtensionAppDataDictionary, marshal(&list)))
 }
 
-// place notes who is at a leaf.
+// place sets the client at a leaf.
 func (g *Group) place(leaf uint32, c *Client) {
 	for len(g.clients) <= int(leaf) {
 		g.clients = append(g.clients, nil)
@@ -299,12 +300,14 @@ func (g *Group) place(leaf uint32, c *Client) {
 	g.clients[leaf] = c
 }
 
-// makePath makes the path of a member in a tree to which the proposals have been applied, and sets it.
+// makePath makes the path of a member and puts it into the tree, which already has the proposals applied.
 func (g *Group) makePath(own uint32, added []uint32, edit Edit) *rfc9420.UpdatePath {
 	path := new(rfc9420.UpdatePath)
 	_, copath := g.tree.filteredPath(own)
 	for _, x := range copath {
-		to := slices.DeleteFunc(g.tree.resolution(x), func(x int) bool { return x%2 == 0 && slices.Contains(added, uint32(x/2)) })
+		to := slices.DeleteFunc(
+			g.tree.resolution(x), func(x int) bool { return x%2 == 0 && slices.Contains(added, uint32(x/2)) },
+		)
 		path.Nodes = append(path.Nodes, rfc9420.UpdatePathNode{
 			EncryptionKey: g.random.encryptionKey(g.suite.ID),
 			Ciphertexts:   g.ciphertexts(len(to)),
@@ -324,7 +327,7 @@ func (g *Group) makePath(own uint32, added []uint32, edit Edit) *rfc9420.UpdateP
 	return path
 }
 
-// ciphertexts are as many stand-ins for HPKE ciphertexts.
+// ciphertexts encodes n random HPKE ciphertexts.
 func (g *Group) ciphertexts(n int) []byte {
 	var b cryptobyte.Builder
 	for range n {
@@ -338,7 +341,7 @@ func (g *Group) ciphertext() rfc9420.HPKECiphertext {
 	return rfc9420.HPKECiphertext{KEMOutput: g.random.bytes(32), Ciphertext: g.random.bytes(48)}
 }
 
-// Welcome is a Welcome for clients to be added.
+// Welcome makes a Welcome for clients.
 func (g *Group) Welcome(clients ...*Client) []byte {
 	var b cryptobyte.Builder
 	for _, c := range clients {
@@ -351,11 +354,13 @@ func (g *Group) Welcome(clients ...*Client) []byte {
 	return marshal(&rfc9420.Message{
 		Version:    rfc9420.VersionMLS10,
 		WireFormat: rfc9420.WireWelcome,
-		Welcome:    &rfc9420.Welcome{CipherSuite: g.suite.ID, Secrets: b.BytesOrPanic(), EncryptedGroupInfo: g.random.bytes(300)},
+		Welcome: &rfc9420.Welcome{
+			CipherSuite: g.suite.ID, Secrets: b.BytesOrPanic(), EncryptedGroupInfo: g.random.bytes(300),
+		},
 	})
 }
 
-// welcome is the Welcome that goes with a Commit.
+// welcome makes the Welcome for the clients that a list of proposals adds.
 func (g *Group) welcome(list []sent) []byte {
 	var clients []*Client
 	for _, s := range list {

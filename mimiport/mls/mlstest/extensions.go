@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// ExternalSenders is an external_senders extension with encoded entries, for Options.Extensions.
+// ExternalSenders makes an external_senders extension from encoded entries, for Options.Extensions.
 func ExternalSenders(entries ...[]byte) []byte {
 	var b cryptobyte.Builder
 	b.AddUint16(uint16(rfc9420.ExtensionExternalSenders))

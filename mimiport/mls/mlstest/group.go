@@ -1,9 +1,10 @@
-// Package mlstest makes RFC 9420 groups for tests: members that sign properly and build valid trees, proposals, Commits and
-// GroupInfos, with random bytes where a Delivery Service cannot look: ciphertexts, membership and confirmation tags.
+// Package mlstest makes RFC 9420 groups for tests. Their members make valid signatures, trees, proposals, Commits and
+// GroupInfos. Ciphertexts, membership tags and confirmation tags are random bytes, since a Delivery Service cannot
+// check them.
 //
-// The same seed and the same calls give the same bytes. A Group is one epoch and never changes: a Commit leads to another
-// Group, so that tests can branch. Groups of one seed share its random source and must stay in one goroutine. Misuse, such as a
-// Commit by a leaf that is blank, panics.
+// The same seed and the same calls give the same bytes. A Group is one epoch and never changes. A Commit makes another
+// Group, so a test can branch. Groups of one seed share its random source and are not safe for concurrent use. Misuse,
+// such as a Commit by a blank leaf, panics.
 package mlstest
 
 import (
@@ -22,25 +23,25 @@ type Options struct {
 	Epoch           uint64
 	Members         [][]byte // the identities of the members' credentials; leaf 0 signs the GroupInfo
 	ExternalSenders []*Client
-	Extensions      []byte // encoded GroupContext extensions without their length, before that of ExternalSenders
+	Extensions      []byte // the encoded contents of the GroupContext extensions; ExternalSenders adds one behind them
 	Tree            bool   // the GroupInfo holds the tree
-	Populated       bool   // fill all parent nodes, as if each member had committed; else they are blank
+	Populated       bool   // all parent nodes have keys, as if each member had committed; otherwise they are blank
 }
 
-// Group is one epoch of a group, as its members know it.
+// Group is one epoch of a group, as its members see it.
 type Group struct {
 	random    random
 	suite     *rfc9420.Suite
 	tree      *tree
 	clients   []*Client          // by leaf
-	known     map[string]*Client // who may be added, by signature key; shared by all epochs
+	known     map[string]*Client // clients that may join, by signature key; all epochs share the map
 	context   rfc9420.GroupContext
 	interim   []byte
 	tag       []byte
 	groupInfo []byte
 }
 
-// Identity is the identity of a member's credential in a Matrix group.
+// Identity makes the identity of a member's credential in a Matrix group.
 func Identity(userID, deviceID string) []byte {
 	return must((&mimiport.LeafIdentity{UserID: userID, DeviceID: deviceID}).Marshal())
 }
@@ -89,15 +90,17 @@ func withSenders(e rfc9420.Extensions, clients []*Client) rfc9420.Extensions {
 	return must(e.With(rfc9420.ExtensionExternalSenders, marshal(&senders)))
 }
 
-// fill puts the leaves of key packages under blank parents.
+// fill makes leaves of source key_package. All parents stay blank.
 func (g *Group) fill() {
 	for i, c := range g.clients {
-		g.tree.nodes[2*i].leaf = c.signLeaf(c.unsignedLeaf(rfc9420.SourceKeyPackage, g.random.encryptionKey(g.suite.ID)), nil, 0)
+		g.tree.nodes[2*i].leaf = c.signLeaf(
+			c.unsignedLeaf(rfc9420.SourceKeyPackage, g.random.encryptionKey(g.suite.ID)), nil, 0,
+		)
 	}
 }
 
-// populate fills all nodes at and below one, as if the rightmost member below each had committed last: the chain of parent
-// hashes runs down to the right, and what it was on the left is lost.
+// populate fills all nodes at and below x, as if the rightmost member below each node had committed last. The chain of
+// parent hashes runs down to the right.
 func (g *Group) populate(x int, parentHash []byte) {
 	t := g.tree
 	if level(x) == 0 {
@@ -109,7 +112,7 @@ func (g *Group) populate(x int, parentHash []byte) {
 		}
 		return
 	}
-	if (x+1)/2 >= len(g.clients) { // no member on the right: filtered out
+	if (x+1)/2 >= len(g.clients) { // no member on the right: the node is not in the filtered direct path
 		g.populate(left(x), parentHash)
 		return
 	}
@@ -119,7 +122,7 @@ func (g *Group) populate(x int, parentHash []byte) {
 	t.nodes[x].parent = p
 }
 
-// seal completes an epoch: confirmation tag and GroupInfo.
+// seal completes an epoch with its confirmation tag and GroupInfo.
 func (g *Group) seal(tag []byte, signer uint32, withTree bool, edit func(*rfc9420.GroupInfo)) {
 	g.tag = tag
 	g.interim = g.suite.Sum(g.context.ConfirmedTranscriptHash, vector(tag))
@@ -131,22 +134,24 @@ func (g *Group) seal(tag []byte, signer uint32, withTree bool, edit func(*rfc942
 		edit(info)
 	}
 	info.Signature = g.clients[info.Signer].SignContent(reread(info).SignContent())
-	g.groupInfo = marshal(&rfc9420.Message{Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WireGroupInfo, GroupInfo: info})
+	g.groupInfo = marshal(&rfc9420.Message{
+		Version: rfc9420.VersionMLS10, WireFormat: rfc9420.WireGroupInfo, GroupInfo: info,
+	})
 }
 
-// ID is the group id.
+// ID returns the group ID.
 func (g *Group) ID() []byte { return g.context.GroupID }
 
-// Epoch is the epoch.
+// Epoch returns the number of the epoch.
 func (g *Group) Epoch() uint64 { return g.context.Epoch }
 
-// GroupInfo is the message that describes the epoch, without the tree unless it was asked for.
+// GroupInfo returns the GroupInfo message of the epoch. It holds the tree only if the options asked for it.
 func (g *Group) GroupInfo() []byte { return g.groupInfo }
 
-// Context is the encoded GroupContext.
+// Context encodes the GroupContext.
 func (g *Group) Context() []byte { return marshal(&g.context) }
 
-// RatchetTree is the encoded tree.
+// RatchetTree encodes the tree.
 func (g *Group) RatchetTree() []byte { return g.tree.encode() }
 
 // Leaves lists the leaves of the members.
@@ -164,15 +169,15 @@ func (g *Group) NewClient(identity []byte) *Client {
 	return newClient(g.suite.ID, g.random, identity)
 }
 
-// Client is the member at a leaf, nil for a blank.
+// Client returns the member at a leaf, nil for a blank leaf.
 func (g *Group) Client(leaf uint32) *Client { return g.clients[leaf] }
 
-// Sign is SignWithLabel with a member's key, as MigrationInit needs it.
+// Sign computes SignWithLabel with a member's key. A MigrationInit needs it.
 func (g *Group) Sign(leaf uint32, label string, content []byte) []byte {
 	return g.clients[leaf].Sign(label, content)
 }
 
-// Application is an encrypted message with some bytes of ciphertext.
+// Application makes an encrypted application message with size bytes of random ciphertext.
 func (g *Group) Application(authenticatedData []byte, size int) []byte {
 	return marshal(&rfc9420.Message{
 		Version:    rfc9420.VersionMLS10,
@@ -188,8 +193,8 @@ func (g *Group) Application(authenticatedData []byte, size int) []byte {
 	})
 }
 
-// Follow is one epoch of a group that others made, for members here to propose in: it knows the encoded GroupContext and the members
-// at some leaves, and has no tree.
+// Follow makes one epoch of a group that other clients have made, so that its members can propose. It has the encoded
+// GroupContext and the members at some leaves, and no tree.
 func Follow(seed uint64, context []byte, members map[uint32]*Client) *Group {
 	g := &Group{random: newRandom(seed), known: map[string]*Client{}}
 	if !rfc9420.Unmarshal(context, &g.context) {

@@ -5,11 +5,13 @@ import (
 	"testing"
 )
 
-// TestDeterminism makes the same group twice, for every suite.
+// TestDeterminism: in every suite, one seed always makes the same group, and another seed another group.
 func TestDeterminism(t *testing.T) {
 	for suite := uint16(1); suite <= 7; suite++ {
 		make := func(seed uint64) *Commit {
-			g := New(Options{Seed: seed, CipherSuite: suite, GroupID: []byte("group"), Members: [][]byte{{1}, {2}, {3}}, Populated: true})
+			g := New(Options{
+				Seed: seed, CipherSuite: suite, GroupID: []byte("group"), Members: [][]byte{{1}, {2}, {3}}, Populated: true,
+			})
 			return g.Commit(CommitOptions{Sender: 1, Proposals: []*Proposal{g.Add(g.NewClient([]byte{4})), g.Remove(2)}})
 		}
 		one, same, other := make(1), make(1), make(2)

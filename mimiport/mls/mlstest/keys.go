@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// XWing is a cipher suite with the KEM X-Wing, which no engine knows unless it is told: SHA-256, Ed25519, and public
-// keys of 1,216 bytes.
+// XWing is a cipher suite with the KEM X-Wing, SHA-256, Ed25519, and public keys of 1,216 bytes. An engine knows it
+// only through Limits.WithSuite.
 const XWing uint16 = 0x004d
 
 const xWingKey = 1216
@@ -23,7 +23,7 @@ func suiteByID(id uint16) *rfc9420.Suite {
 	return rfc9420.SuiteByID(id)
 }
 
-// random draws bytes from a seed: the same seed and the same calls give the same groups.
+// random draws bytes from a seed. The same seed and the same calls give the same bytes.
 type random struct{ source *rand.ChaCha8 }
 
 func newRandom(seed uint64) random {
@@ -40,19 +40,19 @@ func (r random) bytes(n int) []byte {
 	return b
 }
 
-// signingKey draws a signature key of a suite. All signatures are deterministic.
+// signingKey draws a signature key of a suite. Its signatures are deterministic.
 func (r random) signingKey(suite *rfc9420.Suite) *rfc9420.SigningKey {
 	return must(suite.SigningKey(must(suite.GenerateSigningKey(r.source))))
 }
 
-// scalar is a number below the order of a curve, as long as the order in bytes.
+// scalar draws a number below the order of a curve, in as many bytes as the order.
 func (r random) scalar(bits int) []byte {
 	b := r.bytes((bits + 7) / 8)
 	b[0] = 0
 	return b
 }
 
-// encryptionKey is a public key of a suite's KEM. Nobody has the private key.
+// encryptionKey makes a public key of a suite's KEM. Nobody keeps a private key.
 func (r random) encryptionKey(suite uint16) []byte {
 	switch suite {
 	case 1, 3:
@@ -70,7 +70,7 @@ func (r random) encryptionKey(suite uint16) []byte {
 	}
 }
 
-// must is for what cannot fail but by a mistake in the test that asked for it.
+// must panics for an error. Only a mistake in a test can cause one.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -80,7 +80,7 @@ func must[T any](v T, err error) T {
 
 func marshal(v rfc9420.Value) []byte { return must(rfc9420.Marshal(v)) }
 
-// reread decodes what was just encoded, so that it knows its own encoding.
+// reread encodes and decodes v. The result has its encoding in Raw.
 func reread[T any, P interface {
 	*T
 	rfc9420.Value
@@ -92,7 +92,7 @@ func reread[T any, P interface {
 	return out
 }
 
-// vector is contents with their length before them.
+// vector encodes contents as a vector.
 func vector(contents []byte) []byte {
 	var b cryptobyte.Builder
 	wire.AddOpaque(&b, contents)

@@ -10,15 +10,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// tree is a ratchet tree in the array form of RFC 9420, appendix C. It follows the text of the RFC and shares no code with the
-// engine, so that each checks the other.
+// tree is a ratchet tree in the array form of RFC 9420, appendix C. It follows the text of the RFC and shares no code
+// with the engine, so that each can check the other.
 type tree struct {
 	suite  *rfc9420.Suite
 	nodes  []node
-	hashes [][]byte // tree hashes; nil where not known
+	hashes [][]byte // tree hashes; nil for one that is not computed yet
 }
 
-// node is a leaf, a parent or, with neither, a blank. What it points to never changes.
+// node is a leaf, a parent or, with neither, a blank. The leaf or parent that it points to never changes.
 type node struct {
 	leaf   *rfc9420.LeafNode
 	parent *parent
@@ -66,7 +66,7 @@ func (t *tree) set(x int, n node) {
 
 func (t *tree) leaf(leaf uint32) *rfc9420.LeafNode { return t.nodes[2*leaf].leaf }
 
-// replace puts a leaf, or a blank for nil, and blanks its direct path.
+// replace sets a leaf, or blanks it for nil, and blanks its direct path.
 func (t *tree) replace(leaf uint32, l *rfc9420.LeafNode) {
 	x := 2 * int(leaf)
 	t.set(x, node{leaf: l})
@@ -84,7 +84,7 @@ func (t *tree) truncate() {
 	}
 }
 
-// free is the leftmost blank leaf, for which the tree is doubled if it is full.
+// free returns the leftmost blank leaf. It doubles a full tree first.
 func (t *tree) free() uint32 {
 	for x := 0; x < len(t.nodes); x += 2 {
 		if t.nodes[x].leaf == nil {
@@ -97,7 +97,7 @@ func (t *tree) free() uint32 {
 	return leaf
 }
 
-// add puts a leaf into the leftmost blank place and notes it as unmerged above.
+// add puts a leaf into the leftmost blank place and lists it as unmerged in the parents above.
 func (t *tree) add(l *rfc9420.LeafNode) uint32 {
 	leaf := t.free()
 	x := 2 * int(leaf)
@@ -129,7 +129,7 @@ func (t *tree) resolution(x int) []int {
 	return append(t.resolution(left(x)), t.resolution(right(x))...)
 }
 
-// treeHash is the hash of a node as if some leaves had never been added.
+// treeHash computes the hash that a node would have without some leaves.
 func (t *tree) treeHash(x int, except []uint32) []byte {
 	if len(except) == 0 && t.hashes[x] != nil {
 		return t.hashes[x]
@@ -153,7 +153,9 @@ func (t *tree) treeHash(x int, except []uint32) []byte {
 			b.AddUint8(1)
 			p := *n.parent
 			if len(except) > 0 {
-				p.unmerged = slices.DeleteFunc(slices.Clone(p.unmerged), func(leaf uint32) bool { return slices.Contains(except, leaf) })
+				p.unmerged = slices.DeleteFunc(
+					slices.Clone(p.unmerged), func(leaf uint32) bool { return slices.Contains(except, leaf) },
+				)
 			}
 			p.node().Encode(&b)
 		}
@@ -167,7 +169,7 @@ func (t *tree) treeHash(x int, except []uint32) []byte {
 	return sum
 }
 
-// parentHash is what the node below a parent carries, given the parent's other child.
+// parentHash computes the parent hash for the node below p. sibling is p's other child.
 func (t *tree) parentHash(p *parent, sibling int) []byte {
 	var b cryptobyte.Builder
 	wire.AddOpaque(&b, p.key)
@@ -176,7 +178,7 @@ func (t *tree) parentHash(p *parent, sibling int) []byte {
 	return t.suite.Sum(b.BytesOrPanic())
 }
 
-// filteredPath is the filtered direct path of a leaf, from its parent up, and the copath node of each.
+// filteredPath returns the filtered direct path of a leaf, from its parent up, and the copath node of each.
 func (t *tree) filteredPath(leaf uint32) (path, copath []int) {
 	for x := 2 * int(leaf); x != t.root(); x = up(x) {
 		if sibling := beside(x); len(t.resolution(sibling)) > 0 {
@@ -186,7 +188,8 @@ func (t *tree) filteredPath(leaf uint32) (path, copath []int) {
 	return path, copath
 }
 
-// setPath sets the filtered direct path of a leaf, the last node topmost, and returns the parent hash for the leaf.
+// setPath sets the filtered direct path of a leaf and returns the parent hash for the leaf. nodes run from the leaf's
+// parent up.
 func (t *tree) setPath(leaf uint32, nodes []rfc9420.UpdatePathNode) (parentHash []byte) {
 	path, copath := t.filteredPath(leaf)
 	t.replace(leaf, t.leaf(leaf))

@@ -1,5 +1,5 @@
-// Clients on ts-mls that follow one group in one process, for the differential test. Reads one JSON command per line and answers
-// each with one line; byte strings are in hexadecimal.
+// Several ts-mls clients of one group in one process, for the differential test. The process reads one JSON command per
+// line and answers each with one line. Byte strings are in hexadecimal.
 import { createInterface } from "node:readline";
 
 const client = new URL("../../../clients/ts/", import.meta.url);
@@ -56,14 +56,15 @@ const commands = {
     c.own = await mls.newKeyPackage(c.identity, NOW);
     return { keyPackage: hex(mls.encodeKeyPackage(c.own.publicPackage)) };
   },
-  // A Commit of all pending proposals that fit together and of some by value, not yet accepted.
+  // Makes a Commit of all pending proposals that fit together, and of some by value. The client does not accept it
+  // yet.
   async commit({ name, proposals, aad }) {
     const c = clients.get(name);
     const list = await mls.choose(c.state, proposals.map((p) => mls.byValue(proposal(p))));
     c.pending = await mls.commit(c.state, list, bytes(aad));
     return offer(c.pending);
   },
-  // A Commit of any list, made without looking whether it may be: sealed as its sender would seal a valid one.
+  // Makes a Commit of any list of proposals without checking it. Signature and tags are those of a valid Commit.
   async forge({ name, proposals, reference }) {
     const { state, suite } = clients.get(name);
     const cs = await mls.cipherSuite(suite);
@@ -109,14 +110,14 @@ const commands = {
     c.state = c.pending.next;
     return view(c.state);
   },
-  // A proposal, not yet accepted.
+  // Makes a proposal. The client does not accept it yet.
   async propose({ name, ...p }) {
     const c = clients.get(name);
     const { newState, message } = await createProposal(c.state, true, proposal(p), await mls.cipherSuite(c.suite));
     c.pending = { next: newState };
     return { message: hex(encodeMlsMessage(message)) };
   },
-  // The membership tag that a member would have given a message: members made elsewhere have no secrets.
+  // Sets the membership tag of a message: synthetic members have no secrets to compute it.
   async tag({ name, message }) {
     const { state, suite } = clients.get(name);
     const { wireformat, publicMessage: m } = decode(message);
@@ -133,7 +134,7 @@ const commands = {
     c.state = (await mls.process(c.state, bytes(message))).state;
     return view(c.state);
   },
-  // Whether a client would accept a message; it stays where it is.
+  // Fails if a client would refuse a message. The client's state does not change.
   async judge({ name, message }) {
     await mls.process(clients.get(name).state, bytes(message));
     return {};

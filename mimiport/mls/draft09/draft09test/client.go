@@ -1,8 +1,8 @@
-// Package draft09test is a client of go-mls groups for tests: a real member with secrets, which the engine of package draft09 has to
-// agree with.
+// Package draft09test is a client of go-mls groups for tests: a real member with secrets. The engine of package
+// draft09 must agree with it.
 //
-// go-mls itself can neither set the authenticated data of a Commit nor make a GroupInfo for a Delivery Service: this package signs both
-// by hand. All randomness is that of crypto/rand, as go-mls takes no other.
+// go-mls can neither set the authenticated data of a Commit nor make a GroupInfo for a Delivery Service, so this
+// package signs both itself. All randomness comes from crypto/rand: go-mls takes no other source.
 package draft09test
 
 import (
@@ -17,17 +17,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
-// Client is one device: outside of any group until Create or Join, then a member of one. It must stay in one goroutine.
+// Client is one device. It has no group until Create or Join. It is not safe for concurrent use.
 type Client struct {
 	identity   []byte
 	signer     gomls.SignaturePrivateKey
 	initSecret []byte // of the key package
 	keyPackage *gomls.KeyPackage
 	state      *gomls.State
-	pending    *Commit // the client's own, until it is merged or another comes
+	pending    *Commit // the client's own, until the client merges it or handles another Commit
 }
 
-// NewClient makes a client with a new signature key and key package. Cipher suites 1 and 3 work.
+// NewClient makes a client with a new signature key and a new key package. It supports cipher suites 1 and 3.
 func NewClient(cipherSuite uint16, identity []byte) (*Client, error) {
 	suite := gomls.CipherSuite(cipherSuite)
 	signer, err := suite.Scheme().Generate()
@@ -39,7 +39,7 @@ func NewClient(cipherSuite uint16, identity []byte) (*Client, error) {
 	return c, err
 }
 
-// newSecret is 32 random bytes.
+// newSecret draws 32 random bytes.
 func newSecret() []byte {
 	secret := make([]byte, 32)
 	rand.Read(secret) // never fails
@@ -51,10 +51,10 @@ func (c *Client) newKeyPackage(suite gomls.CipherSuite, initSecret []byte) (*gom
 	return gomls.NewKeyPackageWithSecret(suite, initSecret, credential, c.signer)
 }
 
-// KeyPackage is the message with which the client can be added.
+// KeyPackage encodes the client's key package.
 func (c *Client) KeyPackage() ([]byte, error) { return framing.Encode(c.keyPackage) }
 
-// Create makes a group of one, at epoch 0.
+// Create makes a group with the client as its only member, in epoch 0.
 func (c *Client) Create(groupID []byte) (err error) {
 	c.state, err = gomls.NewEmptyState(groupID, c.initSecret, c.signer, *c.keyPackage)
 	return err
@@ -69,7 +69,9 @@ func (c *Client) Join(welcome []byte) error {
 	if m.Welcome == nil {
 		return errors.New("draft09test: not a Welcome")
 	}
-	c.state, err = gomls.NewJoinedState(c.initSecret, []gomls.SignaturePrivateKey{c.signer}, []gomls.KeyPackage{*c.keyPackage}, *m.Welcome)
+	c.state, err = gomls.NewJoinedState(
+		c.initSecret, []gomls.SignaturePrivateKey{c.signer}, []gomls.KeyPackage{*c.keyPackage}, *m.Welcome,
+	)
 	return err
 }
 
@@ -82,16 +84,16 @@ func (c *Client) Leaf() uint32 { return uint32(c.state.Index) }
 // TreeHash is the hash of the client's tree.
 func (c *Client) TreeHash() []byte { return c.state.Tree.RootHash() }
 
-// ConfirmedTranscriptHash is that of the client's epoch.
+// ConfirmedTranscriptHash is the confirmed transcript hash of the client's epoch.
 func (c *Client) ConfirmedTranscriptHash() []byte { return c.state.ConfirmedTranscriptHash }
 
 // RatchetTree is the client's encoded tree.
 func (c *Client) RatchetTree() ([]byte, error) { return syntax.Marshal(c.state.Tree) }
 
-// Authenticator is a secret of the epoch: two clients with the same one are in the same state.
+// Authenticator is a secret of the epoch, 32 bytes. Two clients with the same one are in the same state.
 func (c *Client) Authenticator() []byte { return c.state.Keys.Export("authenticator", nil, 32) }
 
-// GroupInfo is the message that describes the client's epoch, signed by it.
+// GroupInfo makes the GroupInfo message of the client's epoch and signs it.
 func (c *Client) GroupInfo() ([]byte, error) { return groupInfo(c.state) }
 
 func groupInfo(s *gomls.State) ([]byte, error) {
@@ -103,7 +105,8 @@ func groupInfo(s *gomls.State) ([]byte, error) {
 	})
 }
 
-// Sign signs as VerifyMember of the engine verifies: the SignContent of RFC 9420, section 5.1.2, with the leaf's key.
+// Sign signs the SignContent of RFC 9420, section 5.1.2, with the leaf's key. Group.VerifyMember verifies the
+// signature.
 func (c *Client) Sign(label string, content []byte) ([]byte, error) {
 	return c.state.Scheme.Sign(&c.state.IdentityPriv, rfc9420.SignContent(label, content))
 }
@@ -129,7 +132,7 @@ func (c *Client) Unprotect(message []byte) ([]byte, error) {
 	return c.state.Unprotect(m.Ciphertext)
 }
 
-// Handle takes a proposal or a Commit of any member, also of its own.
+// Handle processes a proposal or a Commit of any member or of the client itself.
 func (c *Client) Handle(message []byte) error {
 	if c.pending != nil && bytes.Equal(message, c.pending.Message) {
 		c.Merge()

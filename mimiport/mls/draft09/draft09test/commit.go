@@ -38,7 +38,7 @@ func (c *Client) Remove(leaf uint32) ([]byte, error) {
 	return c.propose(c.state.Remove(gomls.LeafIndex(leaf)))
 }
 
-// propose takes note of the client's own proposal.
+// propose encodes the client's own proposal and keeps it.
 func (c *Client) propose(pt *gomls.MLSPlaintext, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
@@ -50,16 +50,16 @@ func (c *Client) propose(pt *gomls.MLSPlaintext, err error) ([]byte, error) {
 	return message, c.Handle(message)
 }
 
-// Commit is a Commit with all that goes with it.
+// Commit is a Commit with its GroupInfo and Welcome.
 type Commit struct {
 	Message   []byte
 	GroupInfo []byte // of the next epoch
-	Welcome   []byte // nil if nobody is added
+	Welcome   []byte // nil when the Commit adds no client
 	next      *gomls.State
 }
 
-// Commit commits some proposal messages of this epoch, also such as it should not. The client stays where it is until Merge, or until
-// Handle gets the Commit.
+// Commit makes a Commit of some proposal messages of this epoch. It does not check whether a member may commit them.
+// The client stays in its epoch until Merge, or until Handle gets the Commit.
 func (c *Client) Commit(authenticatedData []byte, proposals ...[]byte) (*Commit, error) {
 	s, err := branch(c.state)
 	if err != nil {
@@ -90,8 +90,8 @@ func (c *Client) Commit(authenticatedData []byte, proposals ...[]byte) (*Commit,
 // Merge moves the client to the epoch of its own Commit.
 func (c *Client) Merge() { c.state, c.pending = c.pending.next, nil }
 
-// branch copies a state without its proposals. go-mls forgets the transcript when it clones, and shares the extensions of leaves, which
-// it changes when it commits.
+// branch copies a state without its proposals. State.Clone of go-mls would lose the transcript and share the
+// extensions of the leaves, which a Commit changes.
 func branch(s *gomls.State) (*gomls.State, error) {
 	out := s.Clone()
 	out.ConfirmedTranscriptHash = s.ConfirmedTranscriptHash
@@ -112,7 +112,8 @@ func encodeContext(s *gomls.State) ([]byte, error) {
 	})
 }
 
-// authenticate sets the authenticated data of a Commit: signs it again and corrects what covers the signature.
+// authenticate sets the authenticated data of a Commit. It signs the Commit again and corrects the interim transcript
+// hash, which covers the signature.
 func authenticate(pt *gomls.MLSPlaintext, authenticatedData, context []byte, s, next *gomls.State) (err error) {
 	pt.AuthenticatedData = authenticatedData
 	if err := signPlaintext(s, context, pt); err != nil {
@@ -122,7 +123,7 @@ func authenticate(pt *gomls.MLSPlaintext, authenticatedData, context []byte, s, 
 	return err
 }
 
-// assemble encodes a Commit with the GroupInfo that goes with it, also in the Welcome.
+// assemble encodes a Commit and its GroupInfo, and puts the GroupInfo into the Welcome.
 func assemble(pt *gomls.MLSPlaintext, welcome *gomls.Welcome, next *gomls.State) (c *Commit, err error) {
 	c = &Commit{next: next}
 	if c.Message, err = framing.Encode(pt); err != nil {
@@ -160,7 +161,7 @@ func seal(s *gomls.State, groupInfo []byte) ([]byte, error) {
 	return aead.Seal(nil, nonce, groupInfo, nil), nil
 }
 
-// expandLabel is HKDF-Expand-Label with an empty context (draft-ietf-mls-protocol-09, section 8).
+// expandLabel computes HKDF-Expand-Label with an empty context (draft-ietf-mls-protocol-09, section 8).
 func expandLabel(secret []byte, label string, size int) ([]byte, error) {
 	info, err := syntax.Marshal(struct {
 		Length  uint16

@@ -7,10 +7,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/internal/framing"
 )
 
-// SignatureKey is the client's public key.
+// SignatureKey is the client's public signature key.
 func (c *Client) SignatureKey() []byte { return c.signer.PublicKey.Data }
 
-// SignPlaintext signs and encodes any handshake message of the client's epoch, also one that the engine must refuse.
+// SignPlaintext signs and encodes any handshake message of the client's epoch, even one that the engine must refuse.
 func (c *Client) SignPlaintext(pt *gomls.MLSPlaintext) ([]byte, error) {
 	context, err := encodeContext(c.state)
 	if err != nil {

@@ -1,8 +1,8 @@
-// Package rfc9420 holds the public structures of RFC 9420 as views of their encoding, and what its cipher suites
-// compute without secrets.
+// Package rfc9420 has the public structures of RFC 9420 with their codecs, and the functions of its cipher suites that
+// need no secrets.
 //
-// A decoded value holds slices of its input and never copies. Lists stay encoded: they are checked once, when decoded,
-// and walked by iterators, so that decoding allocates nothing for them. Every decoder refuses what its encoder would
+// A decoded value holds slices of its input and copies nothing. A list stays encoded, so decoding allocates nothing
+// for it: the decoder checks the list once, and iterators walk it. Every decoder refuses input that its encoder would
 // not write identically.
 package rfc9420
 
@@ -16,16 +16,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// VersionMLS10 is the only protocol version there is (RFC 9420, section 6).
+// VersionMLS10 is the only protocol version of RFC 9420 (section 6).
 const VersionMLS10 uint16 = 1
 
-// Value is a structure with its codec. Decode reports whether the structure is well-formed and leaves the rest of s.
+// Value is a structure with its codec. Decode reads the structure from the start of s and reports whether it is
+// well-formed. It leaves the rest of the input in s.
 type Value interface {
 	Encode(*cryptobyte.Builder)
 	Decode(s *cryptobyte.String) bool
 }
 
-// Marshal encodes v. It fails only for a vector longer than its length can state.
+// Marshal encodes v. It fails only for a vector of more than 2^30-1 bytes.
 func Marshal(v Value) ([]byte, error) {
 	var b cryptobyte.Builder
 	v.Encode(&b)
@@ -38,19 +39,19 @@ func Unmarshal(data []byte, v Value) bool {
 	return v.Decode(&s) && s.Empty()
 }
 
-// consumed is what was read between two positions of one string.
+// consumed returns the bytes between two positions of one string.
 func consumed(before, after cryptobyte.String) []byte {
 	n := len(before) - len(after)
 	return before[:n:n]
 }
 
-// without is raw less its last field, the vector last.
+// without returns raw without its last field, which is the vector last.
 func without(raw, last []byte) []byte {
 	n := len(raw) - len(last) - lengthSize(len(last))
 	return raw[:n:n]
 }
 
-// lengthSize is how many bytes a vector's length n takes (RFC 9420, section 2.1.2).
+// lengthSize returns the size of the encoding of a vector's length n in bytes (RFC 9420, section 2.1.2).
 func lengthSize(n int) int {
 	switch {
 	case n < 1<<6:
@@ -61,7 +62,7 @@ func lengthSize(n int) int {
 	return 4
 }
 
-// Uint16s is a vector of 16-bit numbers: its contents, encoded.
+// Uint16s is the encoded contents of a vector of 16-bit numbers.
 type Uint16s []byte
 
 // MakeUint16s encodes a list.
@@ -79,7 +80,7 @@ func (u *Uint16s) decode(s *cryptobyte.String) bool {
 	return wire.ReadOpaque(s, (*[]byte)(u)) && len(*u)%2 == 0
 }
 
-// List is the numbers in order, for people to read.
+// List is the numbers in order. Tools show it.
 func (u Uint16s) List() any { return slices.Collect(u.All()) }
 
 // All yields the numbers in order.
@@ -93,7 +94,7 @@ func (u Uint16s) All() iter.Seq[uint16] {
 	}
 }
 
-// Uint32s is a vector of 32-bit numbers: its contents, encoded.
+// Uint32s is the encoded contents of a vector of 32-bit numbers.
 type Uint32s []byte
 
 func (u Uint32s) encode(b *cryptobyte.Builder) { wire.AddOpaque(b, u) }
@@ -102,13 +103,13 @@ func (u *Uint32s) decode(s *cryptobyte.String) bool {
 	return wire.ReadOpaque(s, (*[]byte)(u)) && len(*u)%4 == 0
 }
 
-// Len is how many numbers there are.
+// Len counts the numbers.
 func (u Uint32s) Len() int { return len(u) / 4 }
 
-// At is the number at position i.
+// At returns the number at position i.
 func (u Uint32s) At(i int) uint32 { return binary.BigEndian.Uint32(u[4*i:]) }
 
-// Slice is the numbers from position i up to j.
+// Slice returns the numbers from position i up to, but not including, position j.
 func (u Uint32s) Slice(i, j int) Uint32s { return u[4*i : 4*j] }
 
 // checkList reports whether read accepts every element of a vector's contents.

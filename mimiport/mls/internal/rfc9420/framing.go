@@ -29,7 +29,7 @@ const (
 	SenderNewMemberCommit   SenderType = 4
 )
 
-// Sender says who sent a handshake message. Index is the leaf of a member, or the index into external_senders.
+// Sender names the sender of a handshake message. Index is a member's leaf, or an index into external_senders.
 type Sender struct {
 	Type  SenderType
 	Index uint32
@@ -67,7 +67,7 @@ const (
 	ContentCommit      ContentType = 3
 )
 
-// FramedContent is the signed part of a message (RFC 9420, section 6); the field of its content type is set.
+// FramedContent is the signed part of a message (RFC 9420, section 6). Only the field of its content type is set.
 type FramedContent struct {
 	GroupID           []byte
 	Epoch             uint64
@@ -117,16 +117,16 @@ func (c *FramedContent) Decode(s *cryptobyte.String) bool {
 
 // AuthenticatedContent is a message's content with its authentication (RFC 9420, section 6).
 type AuthenticatedContent struct {
-	Raw             []byte `json:"-"` // the whole encoding, wire format first
+	Raw             []byte `json:"-"` // the whole encoding, beginning with the wire format
 	WireFormat      WireFormat
 	Content         FramedContent
 	Signature       []byte
 	ConfirmationTag []byte `json:",omitzero"` // of a Commit
-	signed          int    // bytes of Raw that the signature covers
-	transcript      int    // bytes of Raw that the confirmed transcript covers
+	signed          int    // number of bytes of Raw that the signature covers
+	transcript      int    // number of bytes of Raw that the confirmed transcript hash covers
 }
 
-// Encode writes the content from its fields; Raw plays no part.
+// Encode writes the content from its fields. It ignores Raw.
 func (a *AuthenticatedContent) Encode(b *cryptobyte.Builder) {
 	b.AddUint16(uint16(a.WireFormat))
 	a.Content.Encode(b)
@@ -154,8 +154,8 @@ func (a *AuthenticatedContent) Decode(s *cryptobyte.String) bool {
 	return true
 }
 
-// SignContent is what the signature covers: members and joiners sign the encoded GroupContext too, which is otherwise
-// unused (RFC 9420, section 6.1).
+// SignContent returns the content that the signature covers (RFC 9420, section 6.1). context is the encoded
+// GroupContext. Only the signatures of members and of external Commits cover it.
 func (a *AuthenticatedContent) SignContent(context []byte) []byte {
 	if t := a.Content.Sender.Type; t != SenderMember && t != SenderNewMemberCommit {
 		context = nil
@@ -211,10 +211,12 @@ func (m *PrivateMessage) Encode(b *cryptobyte.Builder) {
 func (m *PrivateMessage) Decode(s *cryptobyte.String) bool {
 	return wire.ReadOpaque(s, &m.GroupID) && s.ReadUint64(&m.Epoch) &&
 		s.ReadUint8((*uint8)(&m.ContentType)) && m.ContentType >= ContentApplication && m.ContentType <= ContentCommit &&
-		wire.ReadOpaque(s, &m.AuthenticatedData) && wire.ReadOpaque(s, &m.EncryptedSenderData) && wire.ReadOpaque(s, &m.Ciphertext)
+		wire.ReadOpaque(s, &m.AuthenticatedData) && wire.ReadOpaque(s, &m.EncryptedSenderData) &&
+		wire.ReadOpaque(s, &m.Ciphertext)
 }
 
-// UnknownProposal is the proposal type for which a message may not have decoded: its contents are not one vector.
+// UnknownProposal returns the first unknown proposal type in a message that does not decode. The reason may be that the
+// contents of this proposal are not a vector.
 func (m *Message) UnknownProposal() (typ ProposalType, found bool) {
 	switch {
 	case m.Public == nil:
@@ -228,7 +230,7 @@ func (m *Message) UnknownProposal() (typ ProposalType, found bool) {
 	return 0, false
 }
 
-// Message is an MLSMessage (RFC 9420, section 6); the field of its wire format is set.
+// Message is an MLSMessage (RFC 9420, section 6). Only the field of its wire format is set.
 type Message struct {
 	Version    uint16
 	WireFormat WireFormat
@@ -243,7 +245,7 @@ type Message struct {
 func (m *Message) Encode(b *cryptobyte.Builder) {
 	b.AddUint16(m.Version)
 	if m.WireFormat == WirePublicMessage {
-		m.Public.encode(b) // writes the wire format itself: the signature covers it
+		m.Public.encode(b) // this writes the wire format too, since the signature covers it
 		return
 	}
 	b.AddUint16(uint16(m.WireFormat))
@@ -252,7 +254,7 @@ func (m *Message) Encode(b *cryptobyte.Builder) {
 	}
 }
 
-// Decode reads the message. Version is set even where it is another than VersionMLS10, which is not well-formed here.
+// Decode reads the message. It refuses any version but VersionMLS10, and sets Version even then.
 func (m *Message) Decode(s *cryptobyte.String) bool {
 	if !s.ReadUint16(&m.Version) || m.Version != VersionMLS10 {
 		return false

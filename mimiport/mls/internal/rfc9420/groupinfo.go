@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// GroupContext is what all members agree on (RFC 9420, section 8.1).
+// GroupContext is the state of a group on which all members agree (RFC 9420, section 8.1).
 type GroupContext struct {
 	Version                 uint16
 	CipherSuite             uint16
@@ -38,7 +38,7 @@ func (c *GroupContext) Decode(s *cryptobyte.String) bool {
 		wire.ReadOpaque(s, &c.ConfirmedTranscriptHash) && c.Extensions.decode(s)
 }
 
-// GroupInfo describes one epoch to those outside (RFC 9420, section 12.4.3).
+// GroupInfo describes an epoch to clients that join (RFC 9420, section 12.4.3).
 type GroupInfo struct {
 	Raw             []byte `json:"-"` // the whole encoding
 	Context         GroupContext
@@ -48,13 +48,13 @@ type GroupInfo struct {
 	Signature       []byte
 }
 
-// RatchetTree is the tree that the GroupInfo carries, if it does (RFC 9420, section 12.4.3.3).
+// RatchetTree returns the contents of the ratchet_tree extension (RFC 9420, section 12.4.3.3).
 func (g *GroupInfo) RatchetTree() (tree []byte, found bool) {
 	return g.Extensions.Find(ExtensionRatchetTree)
 }
 
-// ExternalPub is the key for external Commits, if there is one (RFC 9420, section 12.4.3.2). It is not ok where the
-// extension does not hold one vector.
+// ExternalPub returns the key of the external_pub extension (RFC 9420, section 12.4.3.2). It is not ok when the
+// extension is there and does not hold one vector.
 func (g *GroupInfo) ExternalPub() (key []byte, found, ok bool) {
 	data, found := g.Extensions.Find(ExtensionExternalPub)
 	s := cryptobyte.String(data)
@@ -62,7 +62,7 @@ func (g *GroupInfo) ExternalPub() (key []byte, found, ok bool) {
 	return key, found, ok
 }
 
-// Encode writes the GroupInfo from its fields; Raw plays no part.
+// Encode writes the GroupInfo from its fields. It ignores Raw.
 func (g *GroupInfo) Encode(b *cryptobyte.Builder) {
 	g.EncodeUnsigned(b)
 	wire.AddOpaque(b, g.Signature)
@@ -85,12 +85,12 @@ func (g *GroupInfo) Decode(s *cryptobyte.String) bool {
 	return ok
 }
 
-// SignContent is what the GroupInfo's signature covers.
+// SignContent returns the content that the signature covers.
 func (g *GroupInfo) SignContent() []byte {
 	return SignContent(LabelGroupInfo, without(g.Raw, g.Signature))
 }
 
-// Welcome brings new members in (RFC 9420, section 12.4.3.1).
+// Welcome gives new members the secrets of an epoch (RFC 9420, section 12.4.3.1).
 type Welcome struct {
 	CipherSuite        uint16
 	Secrets            EncryptedSecrets
@@ -131,10 +131,10 @@ func (e *EncryptedGroupSecrets) Decode(s *cryptobyte.String) bool {
 	return wire.ReadOpaque(s, &e.NewMember) && e.Secrets.Decode(s)
 }
 
-// EncryptedSecrets is the encoded list of a Welcome's parts, without its length.
+// EncryptedSecrets is the encoded contents of the vector of a Welcome's parts.
 type EncryptedSecrets []byte
 
-// List is the parts in order, for people to read.
+// List is the parts in order. Tools show it.
 func (e EncryptedSecrets) List() any { return slices.Collect(e.All()) }
 
 // All yields the parts in order.

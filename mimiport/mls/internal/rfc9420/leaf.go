@@ -14,11 +14,11 @@ const (
 	CredentialX509  uint16 = 2
 )
 
-// Credential is a credential (RFC 9420, section 5.3). The contents of an unknown type are taken for one vector, as
-// deployed implementations do; nothing else could be skipped.
+// Credential is a credential (RFC 9420, section 5.3). The codec assumes that the contents of an unknown type are one
+// vector, as deployed implementations do. It could not skip contents of another form.
 type Credential struct {
 	Type     uint16
-	Contents []byte // a basic credential's identity
+	Contents []byte // the identity of a basic credential
 }
 
 // Encode writes the credential.
@@ -38,7 +38,7 @@ func (c *Credential) Decode(s *cryptobyte.String) bool {
 	})
 }
 
-// Identity is the identity of a basic credential, nil for another type.
+// Identity returns the identity of a basic credential, nil for any other type.
 func (c *Credential) Identity() []byte {
 	if c.Type != CredentialBasic {
 		return nil
@@ -46,7 +46,7 @@ func (c *Credential) Identity() []byte {
 	return c.Contents
 }
 
-// Capabilities says what a member supports (RFC 9420, section 7.2).
+// Capabilities lists the types that a member supports (RFC 9420, section 7.2).
 type Capabilities struct {
 	Raw          []byte `json:"-"` // the whole encoding
 	Versions     Uint16s
@@ -56,7 +56,7 @@ type Capabilities struct {
 	Credentials  Uint16s
 }
 
-// Encode writes the capabilities from their fields; Raw plays no part.
+// Encode writes the capabilities from their fields. It ignores Raw.
 func (c *Capabilities) Encode(b *cryptobyte.Builder) {
 	c.Versions.encode(b)
 	c.CipherSuites.encode(b)
@@ -86,12 +86,12 @@ const (
 // ExtensionAppDataDictionary holds data of application components, as a ComponentList (draft-ietf-mls-extensions-10).
 const ExtensionAppDataDictionary uint16 = 6
 
-// DefaultExtension reports whether every member supports the type without saying so (RFC 9420, section 7.2).
+// DefaultExtension reports whether every member supports an extension type without listing it (RFC 9420, section 7.2).
 func DefaultExtension(typ uint16) bool {
 	return typ >= ExtensionApplicationID && typ <= ExtensionExternalSenders
 }
 
-// Extensions is a list of extensions, encoded, without its length (RFC 9420, section 13.4).
+// Extensions is the encoded contents of a vector of extensions (RFC 9420, section 13.4).
 type Extensions []byte
 
 func (e Extensions) encode(b *cryptobyte.Builder) { wire.AddOpaque(b, e) }
@@ -108,7 +108,7 @@ func readExtension(s *cryptobyte.String, typ *uint16, data *[]byte) bool {
 	return s.ReadUint16(typ) && wire.ReadOpaque(s, data)
 }
 
-// List is the extensions in order, for people to read.
+// List is the extensions in order. Tools show it.
 func (e Extensions) List() any {
 	type extension struct {
 		Type uint16
@@ -121,7 +121,7 @@ func (e Extensions) List() any {
 	return list
 }
 
-// All yields the extensions in order: type and contents.
+// All yields the type and the contents of each extension in order.
 func (e Extensions) All() iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
 		var typ uint16
@@ -134,7 +134,7 @@ func (e Extensions) All() iter.Seq2[uint16, []byte] {
 	}
 }
 
-// Find is the contents of the first extension of a type.
+// Find returns the contents of the first extension of a type.
 func (e Extensions) Find(typ uint16) (data []byte, found bool) {
 	for t, data := range e.All() {
 		if t == typ {
@@ -144,7 +144,7 @@ func (e Extensions) Find(typ uint16) (data []byte, found bool) {
 	return nil, false
 }
 
-// With is the list with one more extension at its end.
+// With returns the list with one more extension at its end.
 func (e Extensions) With(typ uint16, data []byte) (Extensions, error) {
 	b := cryptobyte.NewBuilder(append(Extensions(nil), e...))
 	b.AddUint16(typ)
@@ -152,7 +152,7 @@ func (e Extensions) With(typ uint16, data []byte) (Extensions, error) {
 	return b.Bytes()
 }
 
-// Replace is the list with other contents for a type: in its place, at the end where the list does not have it.
+// Replace returns the list with other contents for a type. It appends the extension when the list has none of the type.
 func (e Extensions) Replace(typ uint16, data []byte) (Extensions, error) {
 	var b cryptobyte.Builder
 	replaced := false
@@ -231,7 +231,7 @@ func (e *ExternalSenders) Decode(s *cryptobyte.String) bool {
 	})
 }
 
-// LeafNodeSource says how a leaf came into the tree (RFC 9420, section 7.2).
+// LeafNodeSource tells how a leaf came into the tree (RFC 9420, section 7.2).
 type LeafNodeSource uint8
 
 // The sources of a leaf.
@@ -241,7 +241,7 @@ const (
 	SourceCommit     LeafNodeSource = 3
 )
 
-// Lifetime is when a key package may be used, in seconds since 1970 (RFC 9420, section 7.2).
+// Lifetime is the time in which a key package is valid, in seconds since 1970 (RFC 9420, section 7.2).
 type Lifetime struct {
 	NotBefore, NotAfter uint64
 }
@@ -260,7 +260,7 @@ type LeafNode struct {
 	Signature     []byte
 }
 
-// Encode writes the leaf from its fields; Raw plays no part.
+// Encode writes the leaf from its fields. It ignores Raw.
 func (l *LeafNode) Encode(b *cryptobyte.Builder) {
 	l.EncodeUnsigned(b)
 	wire.AddOpaque(b, l.Signature)
@@ -306,8 +306,8 @@ func (l *LeafNode) decodeSource(s *cryptobyte.String) bool {
 	return false
 }
 
-// SignContent is what the leaf's signature covers: for a leaf in a tree, the group and the place too (RFC 9420,
-// section 7.2).
+// SignContent returns the content that the signature covers (RFC 9420, section 7.2). It includes the group ID and the
+// leaf index, except for a leaf of source key_package.
 func (l *LeafNode) SignContent(groupID []byte, leaf uint32) []byte {
 	unsigned := without(l.Raw, l.Signature)
 	if l.Source == SourceKeyPackage {
@@ -316,7 +316,8 @@ func (l *LeafNode) SignContent(groupID []byte, leaf uint32) []byte {
 	place := cryptobyte.NewBuilder(make([]byte, 0, len(groupID)+8))
 	wire.AddOpaque(place, groupID)
 	place.AddUint32(leaf)
-	return SignContent(LabelLeafNode, unsigned, place.BytesOrPanic()) // a group id came in a message: it is no longer than a vector
+	// BytesOrPanic does not panic: the group ID came in a vector.
+	return SignContent(LabelLeafNode, unsigned, place.BytesOrPanic())
 }
 
 // ParentNode is an inner node of the ratchet tree (RFC 9420, section 7.1).
@@ -327,7 +328,7 @@ type ParentNode struct {
 	UnmergedLeaves Uint32s
 }
 
-// Encode writes the node from its fields; Raw plays no part.
+// Encode writes the node from its fields. It ignores Raw.
 func (p *ParentNode) Encode(b *cryptobyte.Builder) {
 	wire.AddOpaque(b, p.EncryptionKey)
 	wire.AddOpaque(b, p.ParentHash)

@@ -21,7 +21,7 @@ type KeyPackage struct {
 	Signature   []byte
 }
 
-// Encode writes the key package from its fields; Raw plays no part.
+// Encode writes the key package from its fields. It ignores Raw.
 func (k *KeyPackage) Encode(b *cryptobyte.Builder) {
 	k.EncodeUnsigned(b)
 	wire.AddOpaque(b, k.Signature)
@@ -45,7 +45,7 @@ func (k *KeyPackage) Decode(s *cryptobyte.String) bool {
 	return ok
 }
 
-// SignContent is what the key package's signature covers.
+// SignContent returns the content that the signature covers.
 func (k *KeyPackage) SignContent() []byte {
 	return SignContent(LabelKeyPackage, without(k.Raw, k.Signature))
 }
@@ -59,7 +59,7 @@ const (
 	PSKResumption PSKType = 2
 )
 
-// ResumptionUsage says what a resumption PSK is for (RFC 9420, section 8.4).
+// ResumptionUsage is the purpose of a resumption PSK (RFC 9420, section 8.4).
 type ResumptionUsage uint8
 
 // The usages of a resumption PSK.
@@ -69,7 +69,7 @@ const (
 	UsageBranch      ResumptionUsage = 3
 )
 
-// PreSharedKeyID names a pre-shared key (RFC 9420, section 8.4).
+// PreSharedKeyID identifies a pre-shared key (RFC 9420, section 8.4).
 type PreSharedKeyID struct {
 	Raw     []byte `json:"-"` // the whole encoding
 	Type    PSKType
@@ -80,7 +80,7 @@ type PreSharedKeyID struct {
 	Nonce   []byte
 }
 
-// Encode writes the id from its fields; Raw plays no part.
+// Encode writes the id from its fields. It ignores Raw.
 func (p *PreSharedKeyID) Encode(b *cryptobyte.Builder) {
 	b.AddUint8(uint8(p.Type))
 	switch p.Type {
@@ -131,7 +131,8 @@ func (r *ReInit) Encode(b *cryptobyte.Builder) {
 
 // Decode reads the proposal's contents.
 func (r *ReInit) Decode(s *cryptobyte.String) bool {
-	return wire.ReadOpaque(s, &r.GroupID) && s.ReadUint16(&r.Version) && s.ReadUint16(&r.CipherSuite) && r.Extensions.decode(s)
+	return wire.ReadOpaque(s, &r.GroupID) && s.ReadUint16(&r.Version) && s.ReadUint16(&r.CipherSuite) &&
+		r.Extensions.decode(s)
 }
 
 // ProposalType is a proposal type (RFC 9420, section 17.4).
@@ -155,25 +156,27 @@ const (
 	ProposalSelfRemove    ProposalType = 10
 )
 
-// Proposal types of mls-rs, in the range for private use: a SelfRemove, one without contents and one of a number.
+// Proposal types of mls-rs, in the range for private use. ProposalPrivateEmpty has no contents, ProposalPrivateNumber a
+// 32-bit number.
 const (
 	ProposalPrivateEmpty      ProposalType = 0xf002
 	ProposalPrivateSelfRemove ProposalType = 0xf003
 	ProposalPrivateNumber     ProposalType = 0xf004
 )
 
-// IsSelfRemove reports whether proposals of the type remove their sender (draft-ietf-mls-extensions-10, SelfRemove).
+// IsSelfRemove reports whether a proposal of the type removes its sender (draft-ietf-mls-extensions-10, SelfRemove).
 func (t ProposalType) IsSelfRemove() bool {
 	return t == ProposalSelfRemove || t == ProposalPrivateSelfRemove
 }
 
-// IsKnown reports whether the type's layout is known; contents of any other are taken for one vector.
+// IsKnown reports whether the codec knows the type's contents. It assumes that the contents of any other type are one
+// vector.
 func (t ProposalType) IsKnown() bool {
 	return DefaultProposal(t) || t >= ProposalAppDataUpdate && t <= ProposalSelfRemove ||
 		t >= ProposalPrivateEmpty && t <= ProposalPrivateNumber
 }
 
-// AppDataOperation says what an AppDataUpdate does to a component's data.
+// AppDataOperation is the effect of an AppDataUpdate on a component's data.
 type AppDataOperation uint8
 
 // The operations of an AppDataUpdate.
@@ -182,8 +185,8 @@ const (
 	AppDataRemove AppDataOperation = 2
 )
 
-// AppDataUpdate changes a component's data in the group's app_data_dictionary (draft-ietf-mls-extensions-10). What an
-// update makes of the data only the application knows.
+// AppDataUpdate changes a component's data in the group's app_data_dictionary (draft-ietf-mls-extensions-10). Only the
+// application can compute the new data from an update.
 type AppDataUpdate struct {
 	Component uint16
 	Operation AppDataOperation
@@ -207,8 +210,8 @@ func (u *AppDataUpdate) Decode(s *cryptobyte.String) bool {
 	return u.Operation == AppDataRemove || u.Operation == AppDataSet && wire.ReadOpaque(s, &u.Update)
 }
 
-// ComponentData is data of one application component (draft-ietf-mls-extensions-10): an AppEphemeral, an entry of an
-// AppDataDictionary, or an item of a SafeAAD.
+// ComponentData is the data of one application component (draft-ietf-mls-extensions-10). It is an AppEphemeral, an
+// entry of an AppDataDictionary, or an item of a SafeAAD.
 type ComponentData struct {
 	Component uint16
 	Data      []byte
@@ -225,8 +228,8 @@ func (c *ComponentData) Decode(s *cryptobyte.String) bool {
 	return s.ReadUint16(&c.Component) && wire.ReadOpaque(s, &c.Data)
 }
 
-// ComponentList is a vector of ComponentData, sorted by component, with one for each at most: an AppDataDictionary or a
-// SafeAAD (draft-ietf-mls-extensions-10).
+// ComponentList is a vector of ComponentData: an AppDataDictionary or a SafeAAD (draft-ietf-mls-extensions-10). It is
+// sorted by component and has at most one entry for each.
 type ComponentList []ComponentData
 
 // Encode writes the vector.
@@ -251,22 +254,23 @@ func (l *ComponentList) Decode(s *cryptobyte.String) bool {
 	})
 }
 
-// Find is the data of a component.
+// Find returns the data of a component.
 func (l ComponentList) Find(component uint16) (data []byte, found bool) {
-	i, found := slices.BinarySearchFunc(l, component, func(c ComponentData, id uint16) int { return cmp.Compare(c.Component, id) })
+	compare := func(c ComponentData, id uint16) int { return cmp.Compare(c.Component, id) }
+	i, found := slices.BinarySearchFunc(l, component, compare)
 	if !found {
 		return nil, false
 	}
 	return l[i].Data, true
 }
 
-// DefaultProposal reports whether every member supports the type without saying so (RFC 9420, section 7.2).
+// DefaultProposal reports whether every member supports a proposal type without listing it (RFC 9420, section 7.2).
 func DefaultProposal(t ProposalType) bool {
 	return t >= ProposalAdd && t <= ProposalGroupContextExtensions
 }
 
-// Proposal is a proposal (RFC 9420, section 12.1); the field of its type is set. The contents of an unknown type are
-// taken for one vector, as deployed implementations do.
+// Proposal is a proposal (RFC 9420, section 12.1). Only the field of its type is set. The codec assumes that the
+// contents of an unknown type are one vector, as deployed implementations do.
 type Proposal struct {
 	Type       ProposalType
 	Add        *KeyPackage `json:",omitzero"`
@@ -280,10 +284,10 @@ type Proposal struct {
 	AppDataUpdate *AppDataUpdate `json:",omitzero"`
 	AppEphemeral  *ComponentData `json:",omitzero"`
 	Number        uint32         `json:",omitzero"` // of ProposalPrivateNumber
-	Custom        []byte         `json:",omitzero"` // of a type that is not known
+	Custom        []byte         `json:",omitzero"` // of an unknown type
 }
 
-// body is the codec of the contents, where they are a structure of their own.
+// body returns the contents of a type whose contents are a structure, nil for other types.
 func (p *Proposal) body() Value {
 	switch p.Type {
 	case ProposalAdd:
@@ -356,7 +360,7 @@ func (p *Proposal) Decode(s *cryptobyte.String) bool {
 	return p.body().Decode(s)
 }
 
-// ProposalOrRef is an element of a Commit's list (RFC 9420, section 12.4).
+// ProposalOrRef is an element of a Commit's list of proposals (RFC 9420, section 12.4).
 type ProposalOrRef struct {
 	Proposal *Proposal `json:",omitzero"` // nil for a reference
 	Ref      []byte    `json:",omitzero"` // nil for a proposal
@@ -389,7 +393,7 @@ func (p *ProposalOrRef) Decode(s *cryptobyte.String) bool {
 	return false
 }
 
-// ProposalList is the encoded list of a Commit, without its length.
+// ProposalList is the encoded contents of the vector of a Commit's proposals.
 type ProposalList []byte
 
 // MakeProposalList encodes a list.
@@ -401,7 +405,7 @@ func MakeProposalList(list ...ProposalOrRef) (ProposalList, error) {
 	return b.Bytes()
 }
 
-// List is the elements in order, for people to read.
+// List is the elements in order. Tools show it.
 func (l ProposalList) List() any { return slices.Collect(l.All()) }
 
 // All yields the elements in order.
@@ -416,7 +420,7 @@ func (l ProposalList) All() iter.Seq[ProposalOrRef] {
 	}
 }
 
-// unknown is the first type without a known layout in a list that does not decode.
+// unknown returns the first unknown type in a list that does not decode.
 func (l ProposalList) unknown() (first ProposalType, found bool) {
 	for s := cryptobyte.String(l); !s.Empty(); {
 		var p ProposalOrRef
@@ -431,15 +435,15 @@ func (l ProposalList) unknown() (first ProposalType, found bool) {
 	return 0, false
 }
 
-// UpdatePathNode is one node of an UpdatePath (RFC 9420, section 7.6). The ciphertexts stay encoded: only their number
-// can be checked.
+// UpdatePathNode is one node of an UpdatePath (RFC 9420, section 7.6). The ciphertexts stay encoded: a server can
+// check only their number.
 type UpdatePathNode struct {
 	EncryptionKey []byte
 	Ciphertexts   []byte `json:"-"` // the contents of the vector of HPKECiphertext
-	Count         int    // how many there are
+	Count         int    // the number of ciphertexts
 }
 
-// Encode writes the node; Count plays no part.
+// Encode writes the node. It ignores Count.
 func (n *UpdatePathNode) Encode(b *cryptobyte.Builder) {
 	wire.AddOpaque(b, n.EncryptionKey)
 	wire.AddOpaque(b, n.Ciphertexts)
@@ -472,10 +476,10 @@ func (c *HPKECiphertext) Decode(s *cryptobyte.String) bool {
 	return wire.ReadOpaque(s, &c.KEMOutput) && wire.ReadOpaque(s, &c.Ciphertext)
 }
 
-// maxPath is the length of the longest direct path there can be: leaf indices have 32 bits.
+// maxPath is the length of the longest possible direct path: leaf indices have 32 bits.
 const maxPath = 32
 
-// UpdatePath is a committer's new leaf and path (RFC 9420, section 7.6).
+// UpdatePath is the new leaf and the new direct path of a committer (RFC 9420, section 7.6).
 type UpdatePath struct {
 	Leaf  LeafNode
 	Nodes []UpdatePathNode // from the leaf's parent up
@@ -508,10 +512,10 @@ func (p *UpdatePath) Decode(s *cryptobyte.String) bool {
 type Commit struct {
 	Proposals    ProposalList
 	NumProposals int         `json:"-"`
-	Path         *UpdatePath `json:",omitzero"` // nil without one
+	Path         *UpdatePath `json:",omitzero"` // nil when the Commit has no path
 }
 
-// Encode writes the Commit; NumProposals plays no part.
+// Encode writes the Commit. It ignores NumProposals.
 func (c *Commit) Encode(b *cryptobyte.Builder) {
 	wire.AddOpaque(b, c.Proposals)
 	addOptional(b, c.Path != nil)

@@ -11,7 +11,7 @@ import (
 	"github.com/cloudflare/circl/sign/ed448"
 )
 
-// errPrivateKey is what a private key of the wrong length or range gives.
+// errPrivateKey is the error for a private key of the wrong length or out of range.
 var errPrivateKey = errors.New("not a private key of the suite's signature scheme")
 
 // SigningKey is a private signature key of one scheme.
@@ -20,7 +20,8 @@ type SigningKey struct {
 	sign   func(message []byte) ([]byte, error)
 }
 
-// GenerateSigningKey draws a private key for the suite's signature scheme: a seed for EdDSA, a scalar for ECDSA.
+// GenerateSigningKey draws a private key for the suite's signature scheme. The key is a seed for EdDSA and a scalar for
+// ECDSA.
 func (s *Suite) GenerateSigningKey(random io.Reader) ([]byte, error) {
 	switch s.Scheme.Name {
 	case schemeEd25519.Name:
@@ -36,7 +37,7 @@ func (s *Suite) GenerateSigningKey(random io.Reader) ([]byte, error) {
 		}
 		scalar[0] >>= len(scalar)*8 - curve.Params().BitSize
 		if _, err := ecdsa.ParseRawPrivateKey(curve, scalar); err == nil {
-			return scalar, nil // else it is not below the order: draw again
+			return scalar, nil // otherwise the scalar is 0 or not less than the order: draw again
 		}
 	}
 }
@@ -47,7 +48,7 @@ func readBytes(random io.Reader, n int) ([]byte, error) {
 	return b, err
 }
 
-// SigningKey reads what GenerateSigningKey drew.
+// SigningKey reads a private key in the form that GenerateSigningKey returns.
 func (s *Suite) SigningKey(private []byte) (*SigningKey, error) {
 	switch s.Scheme.Name {
 	case schemeEd25519.Name:
@@ -55,13 +56,15 @@ func (s *Suite) SigningKey(private []byte) (*SigningKey, error) {
 			return nil, errPrivateKey
 		}
 		key := ed25519.NewKeyFromSeed(private)
-		return &SigningKey{key.Public().(ed25519.PublicKey), func(m []byte) ([]byte, error) { return ed25519.Sign(key, m), nil }}, nil
+		sign := func(m []byte) ([]byte, error) { return ed25519.Sign(key, m), nil }
+		return &SigningKey{key.Public().(ed25519.PublicKey), sign}, nil
 	case schemeEd448.Name:
 		if len(private) != ed448.SeedSize {
 			return nil, errPrivateKey
 		}
 		key := ed448.NewKeyFromSeed(private)
-		return &SigningKey{key.Public().(ed448.PublicKey), func(m []byte) ([]byte, error) { return ed448.Sign(key, m, ""), nil }}, nil
+		sign := func(m []byte) ([]byte, error) { return ed448.Sign(key, m, ""), nil }
+		return &SigningKey{key.Public().(ed448.PublicKey), sign}, nil
 	}
 	curve, hash := s.ecdsa()
 	key, err := ecdsa.ParseRawPrivateKey(curve, private)
@@ -72,7 +75,7 @@ func (s *Suite) SigningKey(private []byte) (*SigningKey, error) {
 	return &SigningKey{public, func(m []byte) ([]byte, error) {
 		h := hash.New()
 		h.Write(m)
-		return key.Sign(nil, h.Sum(nil), hash) // nil: deterministic, RFC 6979
+		return key.Sign(nil, h.Sum(nil), hash) // without randomness the signature is deterministic (RFC 6979)
 	}}, err
 }
 
@@ -86,5 +89,5 @@ func (s *Suite) ecdsa() (elliptic.Curve, crypto.Hash) {
 	return elliptic.P521(), crypto.SHA512
 }
 
-// Sign signs a message that SignContent has made.
+// Sign signs content that a SignContent function has made.
 func (k *SigningKey) Sign(content []byte) ([]byte, error) { return k.sign(content) }

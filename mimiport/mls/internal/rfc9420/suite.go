@@ -32,7 +32,7 @@ const (
 // signLabelPrefix starts every label of SignWithLabel.
 const signLabelPrefix = "MLS 1.0 "
 
-// Suite is what a cipher suite computes without secrets (RFC 9420, section 17.1).
+// Suite has the functions of a cipher suite that need no secrets (RFC 9420, section 17.1).
 type Suite struct {
 	ID     uint16
 	Hash   crypto.Hash
@@ -65,14 +65,14 @@ var suites = map[uint16]*Suite{
 	7: {7, crypto.SHA384, schemeP384, onCurve(ecdh.P384())},
 }
 
-// SuiteByID is the cipher suite with an id, nil for an unknown one.
+// SuiteByID returns the cipher suite of RFC 9420 with an id, nil for an unknown id.
 func SuiteByID(id uint16) *Suite { return suites[id] }
 
-// hashes are the hash functions that a suite may have, by name.
+// hashes maps names to the hash functions that a suite may have.
 var hashes = map[string]crypto.Hash{"SHA-256": crypto.SHA256, "SHA-384": crypto.SHA384, "SHA-512": crypto.SHA512}
 
-// NewSuite is a cipher suite that RFC 9420 does not have: of a hash function and a signature scheme by name, and of a KEM whose public
-// keys are strings of so many bytes. It is nil for an unknown name.
+// NewSuite makes a cipher suite that RFC 9420 does not have. hash and scheme are names. kemKey is the size of the KEM's
+// public keys in bytes. NewSuite returns nil for an unknown name.
 func NewSuite(id uint16, hash, scheme string, kemKey int) *Suite {
 	h, found := hashes[hash]
 	s, known := schemeByName(scheme)
@@ -91,7 +91,7 @@ func schemeByName(name string) (Scheme, bool) {
 	return all[i], true
 }
 
-// VerifySignature checks a signature of a scheme, by name. It is false for an unknown name.
+// VerifySignature verifies a signature of the scheme with a name. It returns false for an unknown name.
 func VerifySignature(scheme string, key, content, signature []byte) bool {
 	s, ok := schemeByName(scheme)
 	return ok && s.verify(key, content, signature)
@@ -128,23 +128,24 @@ func verifyECDSA(curve elliptic.Curve, hash crypto.Hash) func(key, message, sign
 	}
 }
 
-// ValidEncryptionKey reports whether key is a well-formed public key of the suite's KEM: its size, and for the NIST curves
-// a point of the curve in uncompressed form.
+// ValidEncryptionKey reports whether key is a well-formed public key of the suite's KEM. A key of a NIST curve must be
+// a point of the curve in uncompressed form. Any other key must have the right size.
 func (s *Suite) ValidEncryptionKey(key []byte) bool { return s.validKEMKey(key) }
 
-// Verify checks a signature over a content made by one of the SignContent functions.
+// Verify verifies a signature over content that a SignContent function has made.
 func (s *Suite) Verify(key, content, signature []byte) bool {
 	return s.Scheme.verify(key, content, signature)
 }
 
-// Signed is a content made by one of the SignContent functions, with its signature.
+// Signed is content that a SignContent function has made, with its signature and the public key.
 type Signed struct {
 	Key, Content, Signature []byte
 }
 
-// VerifyBatch checks many signatures together: false if any is wrong. Only Ed25519 gains by it, and is checked by the rules of
-// ZIP 215, cofactor included, which RFC 8032 allows: it accepts all that Verify accepts, and what a signer crafted so that
-// Verify would not. Other schemes are checked one by one.
+// VerifyBatch verifies signatures together and returns false if any is wrong. It verifies only Ed25519 signatures as a
+// batch, by the rules of ZIP 215, with the cofactor, which RFC 8032 allows. Such a batch accepts every signature that
+// Verify accepts. It also accepts some that a signer has crafted so that Verify refuses them. VerifyBatch verifies
+// signatures of other schemes one by one.
 func (s *Suite) VerifyBatch(list []Signed, random io.Reader) bool {
 	if s.Scheme.Name != schemeEd25519.Name || len(list) == 0 {
 		return s.VerifyAll(list)
@@ -160,7 +161,7 @@ func (s *Suite) VerifyBatch(list []Signed, random io.Reader) bool {
 	return batch.VerifyBatchOnly(random)
 }
 
-// VerifyAll checks signatures one by one.
+// VerifyAll verifies signatures one by one.
 func (s *Suite) VerifyAll(list []Signed) bool {
 	for _, v := range list {
 		if !s.Verify(v.Key, v.Content, v.Signature) {
@@ -170,7 +171,7 @@ func (s *Suite) VerifyAll(list []Signed) bool {
 	return true
 }
 
-// Sum is the suite's hash of the parts, one after the other.
+// Sum hashes the concatenation of parts.
 func (s *Suite) Sum(parts ...[]byte) []byte {
 	h := s.Hash.New()
 	for _, p := range parts {
@@ -179,19 +180,19 @@ func (s *Suite) Sum(parts ...[]byte) []byte {
 	return h.Sum(nil)
 }
 
-// Ref is RefHash of a value under a label (RFC 9420, section 5.2).
+// Ref computes RefHash of a label and a value (RFC 9420, section 5.2).
 func (s *Suite) Ref(label string, value []byte) []byte {
 	return s.Sum(labelled(label, value))
 }
 
-// SignContent encodes the structure of that name (RFC 9420, section 5.1.2): the label, without its prefix, and the content
-// in parts.
+// SignContent encodes the structure of that name (RFC 9420, section 5.1.2). label has no prefix. The content is the
+// concatenation of parts.
 func SignContent(label string, parts ...[]byte) []byte {
 	return labelled(signLabelPrefix+label, parts...)
 }
 
-// labelled is a label and a content, each as a vector. A content longer than a vector can be comes out empty: nothing
-// signed or referenced by anybody else begins so.
+// labelled encodes a label and a content, each as a vector. It returns nil for content that is too long for a vector:
+// no other label and content encode to nothing.
 func labelled(label string, parts ...[]byte) []byte {
 	size := 0
 	for _, p := range parts {

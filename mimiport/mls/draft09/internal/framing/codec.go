@@ -8,17 +8,18 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// MaxLeaves is the most leaves of a tree. With more the parent hashes of go-mls overflow their field, so it cannot commit.
+// MaxLeaves is the largest number of leaves in a tree. In a larger tree, the parent hashes of go-mls overflow their
+// field and go-mls cannot commit.
 const MaxLeaves = 128
 
-// How long lists may be: nothing legitimate is longer.
+// The largest lengths of lists. A legitimate message has no longer list.
 const (
 	maxNodes      = 2*MaxLeaves - 1
-	maxExtensions = 64 // five types are known
+	maxExtensions = 64 // go-mls has five types
 	maxProposals  = 2 * MaxLeaves
 )
 
-// The sizes of the two cipher suites supported, in bytes: SHA-256, Ed25519 and X25519 both.
+// The sizes of the two supported cipher suites, in bytes. Both have SHA-256, Ed25519 and X25519.
 const (
 	HashSize      = sha256.Size
 	SignatureSize = ed25519.SignatureSize
@@ -26,7 +27,7 @@ const (
 	hpkeKey       = 32
 )
 
-// reader reads the TLS presentation language with lengths of fixed size. After the first error it reads nothing more.
+// reader reads the TLS presentation language with lengths of fixed size. After the first error it stops reading.
 type reader struct {
 	in  cryptobyte.String
 	err error
@@ -38,7 +39,7 @@ func (r *reader) fail(err error) {
 	}
 }
 
-// uint reads an integer of some bytes.
+// uint reads an integer of size bytes.
 func (r *reader) uint(size int) (n uint64) {
 	var b []byte
 	if !r.in.ReadBytes(&b, size) {
@@ -50,7 +51,7 @@ func (r *reader) uint(size int) (n uint64) {
 	return n
 }
 
-// opaque reads a vector of bytes whose length has head bytes.
+// opaque reads a vector of bytes. Its length field has head bytes.
 func (r *reader) opaque(head int) (b []byte) {
 	if n := r.uint(head); n > uint64(len(r.in)) || !r.in.ReadBytes(&b, int(n)) {
 		r.fail(ErrMessage)
@@ -58,7 +59,7 @@ func (r *reader) opaque(head int) (b []byte) {
 	return b
 }
 
-// exactly reads a vector of size bytes.
+// exactly reads a vector that must have size bytes.
 func (r *reader) exactly(head, size int) []byte {
 	b := r.opaque(head)
 	if len(b) != size {
@@ -67,7 +68,7 @@ func (r *reader) exactly(head, size int) []byte {
 	return b
 }
 
-// optional reads whether an optional value follows.
+// optional reads the byte that says whether an optional value follows.
 func (r *reader) optional() bool {
 	flag := r.uint(1)
 	if flag > 1 {
@@ -76,7 +77,7 @@ func (r *reader) optional() bool {
 	return flag == 1
 }
 
-// oneOf reads an integer that must be from 1 up to a largest value.
+// oneOf reads an integer of size bytes that must be from 1 to largest.
 func (r *reader) oneOf(size int, largest uint64) uint64 {
 	n := r.uint(size)
 	if n == 0 || n > largest {
@@ -85,7 +86,7 @@ func (r *reader) oneOf(size int, largest uint64) uint64 {
 	return n
 }
 
-// list reads a vector of at most limit elements whose length has head bytes.
+// list reads a vector of at most limit elements. Its length field has head bytes.
 func list[E any](r *reader, head, limit int, read func(*reader) E) (out []E) {
 	elements := &reader{in: r.opaque(head)}
 	for !elements.in.Empty() && elements.err == nil {
@@ -105,11 +106,16 @@ func (r *reader) plaintext() gomls.MLSPlaintext {
 	return gomls.MLSPlaintext{
 		GroupID:           r.opaque(1),
 		Epoch:             gomls.Epoch(r.uint(8)),
-		Sender:            gomls.Sender{Type: gomls.SenderType(r.oneOf(1, uint64(gomls.SenderTypeNewMember))), Sender: uint32(r.uint(4))},
+		Sender:            r.sender(),
 		AuthenticatedData: r.opaque(4),
 		Content:           r.content(),
 		Signature:         r.signature(),
 	}
+}
+
+func (r *reader) sender() gomls.Sender {
+	typ := gomls.SenderType(r.oneOf(1, uint64(gomls.SenderTypeNewMember)))
+	return gomls.Sender{Type: typ, Sender: uint32(r.uint(4))}
 }
 
 func (r *reader) content() (c gomls.MLSPlaintextContent) {
@@ -160,7 +166,10 @@ func (r *reader) path() *gomls.DirectPath {
 }
 
 func (r *reader) step() gomls.DirectPathNode {
-	return gomls.DirectPathNode{PublicKey: r.hpkeKey(), EncryptedPathSecrets: list(r, 4, MaxLeaves, (*reader).hpkeCiphertext)}
+	return gomls.DirectPathNode{
+		PublicKey:            r.hpkeKey(),
+		EncryptedPathSecrets: list(r, 4, MaxLeaves, (*reader).hpkeCiphertext),
+	}
 }
 
 func (r *reader) ciphertext() gomls.MLSCiphertext {
@@ -265,7 +274,7 @@ func (r *reader) version() gomls.ProtocolVersion {
 	return v
 }
 
-// cipherSuite reads one of the suites with which go-mls clients can sign.
+// cipherSuite reads a cipher suite and refuses the suites with which go-mls clients cannot sign.
 func (r *reader) cipherSuite() gomls.CipherSuite {
 	suite := gomls.CipherSuite(r.uint(2))
 	if suite != gomls.X25519_AES128GCM_SHA256_Ed25519 && suite != gomls.X25519_CHACHA20POLY1305_SHA256_Ed25519 {

@@ -1,8 +1,8 @@
-// Package framing encodes and decodes the structures of github.com/cisco/go-mls, and rebuilds the inputs of its signatures and
-// transcript hashes, which it does not export.
+// Package framing encodes and decodes the structures of github.com/cisco/go-mls. It also builds the inputs of the
+// signatures and transcript hashes, which go-mls does not export.
 //
-// go-mls panics on much hostile input and decodes trees in quadratic time, so nothing that a client sent reaches its decoders:
-// the one here checks every length and every count first.
+// The decoders of go-mls panic on much hostile input and decode trees in quadratic time, so they get no input from a
+// client. The decoder of this package checks every length and every count first.
 package framing
 
 import (
@@ -15,11 +15,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// MaxMessage is the largest message, in bytes. A GroupInfo of MaxLeaves members has about a tenth of it.
+// MaxMessage is the largest size of a message in bytes. A GroupInfo of MaxLeaves members has about a tenth of it.
 const MaxMessage = 1 << 20
 
-// Kind is the byte before the encoding of go-mls, which carries no sign of what it is. The numbers are those of the wire formats of
-// RFC 9420, section 6; none is zero, with which a message of RFC 9420 begins.
+// Kind is the first byte of a message. The encoding of go-mls, which follows it, does not name its own kind. The
+// numbers are those of the wire formats of RFC 9420, section 6. None is zero: a message of RFC 9420 begins with a zero
+// byte.
 type Kind uint8
 
 // The kinds of message.
@@ -31,7 +32,7 @@ const (
 	KindKeyPackage Kind = 5
 )
 
-// Message is one message; the field of its kind is set.
+// Message is one message. Only Body and the field of its kind are set.
 type Message struct {
 	Body       []byte // the encoding of go-mls
 	Plaintext  *gomls.MLSPlaintext
@@ -41,17 +42,21 @@ type Message struct {
 	KeyPackage *gomls.KeyPackage
 }
 
-// What is wrong with a message that does not decode.
+// The errors of a message that does not decode.
 var (
-	ErrMessage     = &mimiport.Error{Kind: mimiport.KindBadMessage, Err: errors.New("not a well-formed message of go-mls of the kind wanted")}
-	errSize        = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("the message is too long")}
-	errCount       = &mimiport.Error{Kind: mimiport.KindTooLarge, Err: errors.New("a list is longer than a group of 128 leaves needs")}
-	errSuite       = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("the protocol version or cipher suite is not supported")}
-	errCredential  = &mimiport.Error{Kind: mimiport.KindUnsupported, Err: errors.New("only basic credentials are supported")}
+	ErrMessage     = problem(mimiport.KindBadMessage, "not a well-formed message of go-mls of the expected kind")
+	errSize        = problem(mimiport.KindTooLarge, "the message is too long")
+	errCount       = problem(mimiport.KindTooLarge, "a list is longer than a group of 128 leaves needs")
+	errSuite       = problem(mimiport.KindUnsupported, "the protocol version or cipher suite is not supported")
+	errCredential  = problem(mimiport.KindUnsupported, "only basic credentials are supported")
 	errNotEncoding = errors.New("framing: not a message of go-mls")
 )
 
-// Encode encodes a message: a pointer to one of the structures of Message.
+func problem(kind mimiport.Kind, text string) *mimiport.Error {
+	return &mimiport.Error{Kind: kind, Err: errors.New(text)}
+}
+
+// Encode encodes a message. v is a pointer to one of the structures in Message. Any other type is an error.
 func Encode(v any) ([]byte, error) {
 	var kind Kind
 	switch v.(type) {
@@ -72,8 +77,9 @@ func Encode(v any) ([]byte, error) {
 	return append([]byte{byte(kind)}, body...), err
 }
 
-// Decode decodes a message of any kind. The message keeps slices of the input. It returns a *mimiport.Error for trailing bytes,
-// for anything that go-mls would not encode identically, and for what is larger or other than this package supports.
+// Decode decodes a message of any kind. The message keeps slices of the input. Decode returns a *mimiport.Error:
+// KindBadMessage for trailing bytes and for a message that go-mls would not encode identically, KindTooLarge beyond
+// MaxMessage or the length of a list, KindUnsupported for another version, cipher suite or credential.
 func Decode(message []byte) (*Message, error) {
 	if len(message) > MaxMessage {
 		return nil, errSize

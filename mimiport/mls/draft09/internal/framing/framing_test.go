@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// allocated is how many bytes f allocates.
+// allocated returns how many bytes f allocates.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -19,14 +19,16 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// groupInfo is a GroupInfo of n members whose key packages have as many extensions as one may, as short as can be.
+// groupInfo makes a GroupInfo of n members. Each key package has some extensions of the shortest form.
 func groupInfo(t *testing.T, n, extensions int) []byte {
 	leaf := &gomls.KeyPackage{
 		CipherSuite: 1,
 		InitKey:     gomls.HPKEPublicKey{Data: make([]byte, hpkeKey)},
-		Credential:  *gomls.NewBasicCredential(nil, gomls.Ed25519, gomls.SignaturePublicKey{Data: make([]byte, signatureKey)}),
-		Extensions:  gomls.ExtensionList{Entries: make([]gomls.Extension, extensions)},
-		Signature:   gomls.Signature{Data: make([]byte, SignatureSize)},
+		Credential: *gomls.NewBasicCredential(
+			nil, gomls.Ed25519, gomls.SignaturePublicKey{Data: make([]byte, signatureKey)},
+		),
+		Extensions: gomls.ExtensionList{Entries: make([]gomls.Extension, extensions)},
+		Signature:  gomls.Signature{Data: make([]byte, SignatureSize)},
 	}
 	info := &gomls.GroupInfo{Confirmation: make([]byte, HashSize), Signature: make([]byte, SignatureSize)}
 	info.Tree.Nodes = slices.Repeat([]gomls.OptionalNode{{Node: &gomls.Node{Leaf: leaf}}, {}}, n)[:2*n-1]
@@ -37,8 +39,8 @@ func groupInfo(t *testing.T, n, extensions int) []byte {
 	return message
 }
 
-// TestDecodingIsBounded: a stated length allocates nothing before it is checked, the worst lists take a small multiple of their size,
-// and four times the input takes four times the memory.
+// TestDecodingIsBounded: Decode allocates nothing for a length before it has checked the length. The worst lists take a
+// small multiple of their size in memory. Four times the input takes four times the memory.
 func TestDecodingIsBounded(t *testing.T) {
 	for kind := KindPlaintext; kind <= KindKeyPackage; kind++ {
 		stated := append([]byte{byte(kind)}, slices.Repeat([]byte{0xff}, 300)...)
@@ -56,7 +58,7 @@ func TestDecodingIsBounded(t *testing.T) {
 	}
 }
 
-// TestTooMany: lists longer than a group of MaxLeaves needs are refused, however short they are.
+// TestTooMany: Decode refuses a list with more elements than a group of MaxLeaves needs, even if it has few bytes.
 func TestTooMany(t *testing.T) {
 	for name, message := range map[string][]byte{
 		"leaves":     groupInfo(t, MaxLeaves+1, 0),
@@ -72,7 +74,7 @@ func TestTooMany(t *testing.T) {
 	}
 }
 
-// TestEncodeOther: there is no kind for other structures.
+// TestEncodeOther: Encode refuses other structures.
 func TestEncodeOther(t *testing.T) {
 	if _, err := Encode(&gomls.Commit{}); err == nil {
 		t.Error("encoded")

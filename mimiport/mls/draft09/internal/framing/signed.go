@@ -7,13 +7,14 @@ import (
 	syntax "github.com/cisco/go-tls-syntax"
 )
 
-// unsigned is an encoding without the signature at its end.
+// unsigned returns an encoding without the signature at its end.
 func unsigned(body []byte) []byte { return body[:len(body)-2-SignatureSize] }
 
-// PlaintextContent is what the signature of an encoded MLSPlaintext covers, in the group whose encoded GroupContext is given.
+// PlaintextContent returns the content that the signature of an encoded MLSPlaintext covers. context is the group's
+// encoded GroupContext, body the MLSPlaintext.
 func PlaintextContent(context, body []byte) []byte { return slices.Concat(context, unsigned(body)) }
 
-// KeyPackageContent is what the signature of a KeyPackage covers.
+// KeyPackageContent returns the content that the signature of a KeyPackage covers.
 func KeyPackageContent(k *gomls.KeyPackage) ([]byte, error) {
 	body, err := syntax.Marshal(k)
 	if err != nil {
@@ -22,7 +23,7 @@ func KeyPackageContent(k *gomls.KeyPackage) ([]byte, error) {
 	return unsigned(body), nil
 }
 
-// GroupInfoContent is what the signature of a GroupInfo covers: all but its extensions.
+// GroupInfoContent returns the content that the signature of a GroupInfo covers: everything except its extensions.
 func GroupInfoContent(info *gomls.GroupInfo) ([]byte, error) {
 	return syntax.Marshal(struct {
 		GroupID                 []byte `tls:"head=1"`
@@ -32,11 +33,15 @@ func GroupInfoContent(info *gomls.GroupInfo) ([]byte, error) {
 		InterimTranscriptHash   []byte `tls:"head=1"`
 		Confirmation            []byte `tls:"head=1"`
 		SignerIndex             gomls.LeafIndex
-	}{info.GroupID, info.Epoch, info.Tree, info.ConfirmedTranscriptHash, info.InterimTranscriptHash, info.Confirmation, info.SignerIndex})
+	}{
+		info.GroupID, info.Epoch, info.Tree, info.ConfirmedTranscriptHash, info.InterimTranscriptHash,
+		info.Confirmation, info.SignerIndex,
+	})
 }
 
-// ConfirmedTranscriptHash is that of the epoch to which a Commit leads, given the interim transcript hash before it. It covers
-// neither the authenticated data nor the signature of the Commit.
+// ConfirmedTranscriptHash returns the confirmed transcript hash of the epoch that a Commit starts. interim is the
+// interim transcript hash of the epoch before. The hash covers neither the authenticated data nor the signature of the
+// Commit.
 func ConfirmedTranscriptHash(suite gomls.CipherSuite, interim []byte, pt *gomls.MLSPlaintext) ([]byte, error) {
 	content, err := syntax.Marshal(struct {
 		GroupID     []byte `tls:"head=1"`
@@ -48,7 +53,8 @@ func ConfirmedTranscriptHash(suite gomls.CipherSuite, interim []byte, pt *gomls.
 	return suite.Digest(slices.Concat(interim, content)), err
 }
 
-// InterimTranscriptHash is that of the epoch to which a Commit leads, given the confirmed transcript hash of that epoch.
+// InterimTranscriptHash returns the interim transcript hash of the epoch that a Commit starts. confirmed is the
+// confirmed transcript hash of that epoch.
 func InterimTranscriptHash(suite gomls.CipherSuite, confirmed []byte, pt *gomls.MLSPlaintext) ([]byte, error) {
 	authentication, err := syntax.Marshal(struct {
 		Confirmation gomls.Confirmation
