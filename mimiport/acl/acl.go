@@ -1,5 +1,5 @@
 // Package acl reads the server ACL of a room and matches server names with it (Matrix specification, client-server API,
-// m.room.server_acl). No I/O, no state.
+// m.room.server_acl). It does no I/O and keeps no state.
 package acl
 
 import (
@@ -21,9 +21,9 @@ type ACL struct {
 	denyIPLiterals bool
 }
 
-// Parse reads the content of an m.room.server_acl event. It reads malformed content as other homeservers do: a list
-// that is none is empty, an entry that is not a string is passed over, and a switch that is not a boolean has its
-// default. So content that cannot be read at all denies every server.
+// Parse reads the content of an m.room.server_acl event. It reads malformed content as other homeservers do. It takes a
+// field that is not a list as an empty list, skips an entry that is not a string, and takes the default for
+// allow_ip_literals when that is not a boolean. So content that is not JSON denies every server.
 func Parse(content []byte) ACL {
 	fields := object(content)
 	literals := true
@@ -33,14 +33,15 @@ func Parse(content []byte) ACL {
 	return ACL{allow: patterns(fields["allow"]), deny: patterns(fields["deny"]), denyIPLiterals: !literals}
 }
 
-// Redacted says whether content is what a redaction leaves of an m.room.server_acl event: an empty object, which would
-// deny every server.
+// Redacted reports whether content is an empty object. A redaction leaves such content of an m.room.server_acl event.
+// As an ACL it would deny every server.
 func Redacted(content []byte) bool {
 	fields := object(content)
 	return fields != nil && len(fields) == 0
 }
 
-// object is nil for what is no JSON object. A map tells "Allow" from "allow", which a struct does not.
+// object decodes a JSON object. It returns nil for any other content. The result is a map because decoding into a
+// struct would take "Allow" for "allow".
 func object(content []byte) (fields map[string]json.RawMessage) {
 	if json.Unmarshal(content, &fields) != nil {
 		return nil
@@ -61,9 +62,9 @@ func patterns(list json.RawMessage) (found []string) {
 	return found
 }
 
-// Allows says whether the ACL lets a server in. The port does not count, nor does case (MSC4436); an IPv6 literal is
-// matched with its brackets. It lets in nothing that is not a valid server name. The time is linear in the size of the
-// ACL.
+// Allows reports whether the ACL allows a server. It ignores the port and the case of letters (MSC4436). It matches an
+// IPv6 literal with its brackets. It denies every string that is not a valid server name. The time is linear in the
+// size of the ACL.
 func (a *ACL) Allows(server string) bool {
 	if mimiport.ValidateServerName(server) != nil || a.denyIPLiterals && mimiport.IsIPLiteral(server) {
 		return false
@@ -73,11 +74,11 @@ func (a *ACL) Allows(server string) bool {
 	return !slices.ContainsFunc(a.deny, name.matches) && slices.ContainsFunc(a.allow, name.matches)
 }
 
-// name is a host of at most 255 bytes, ready to be matched with many patterns.
+// name is a host of at most 255 bytes in a form that is fast to match with many patterns.
 type name struct {
 	length int
-	every  places      // of all its bytes
-	of     [256]places // of each byte value
+	every  places      // the places of all bytes
+	of     [256]places // the places of each byte value
 }
 
 func newName(host string) *name {
@@ -89,8 +90,8 @@ func newName(host string) *name {
 	return n
 }
 
-// matches says whether a pattern is the whole name: * is any number of bytes, ? is one. It follows all the places in
-// the name that the pattern read so far may have come to at once, so that no pattern makes it go back.
+// matches reports whether a pattern matches the whole name. * stands for any number of bytes, ? for one byte. matches
+// keeps the set of all places in the name that the pattern so far can reach, so it never backtracks.
 func (n *name) matches(pattern string) bool {
 	var at places
 	at.add(0)
@@ -110,13 +111,13 @@ func (n *name) matches(pattern string) bool {
 	return at.has(n.length)
 }
 
-// places is a set of places in a name, its end included.
+// places is a set of places in a name. The end of the name is a place too.
 type places [4]uint64
 
 func (p *places) add(i int)      { p[i/64] |= 1 << (i % 64) }
 func (p *places) has(i int) bool { return p[i/64]>>(i%64)&1 == 1 }
 
-// fill adds all places after the first.
+// fill adds all places after the first one in the set.
 func (p *places) fill() {
 	for i := range p {
 		if p[i] != 0 {
@@ -129,7 +130,7 @@ func (p *places) fill() {
 	}
 }
 
-// step keeps the places of a byte that is there, and goes on to the next ones.
+// step drops the places that are not in there, and moves each other place forward by one.
 func (p *places) step(there *places) {
 	var carry uint64
 	for i := range p {

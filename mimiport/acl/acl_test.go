@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// TestAllows has the specification's rules, one row each: an ACL, the servers that it lets in, and some that it does
-// not.
+// TestAllows has one row for each rule of the specification: an ACL, servers that it allows, and servers that it
+// denies.
 func TestAllows(t *testing.T) {
 	for name, c := range map[string]struct{ content, allows, denies string }{
 		"whole name, denied":  {`{"allow":["*"],"deny":["ocalhos"]}`, "localhost localhost:8448", "ocalhos"},
@@ -49,18 +49,19 @@ func TestAllows(t *testing.T) {
 		})
 	}
 	if a := Parse([]byte(`{"allow":["*"]}`)); a.Allows("") || a.Allows("a b") {
-		t.Error("a name that is none is allowed")
+		t.Error("an invalid server name is allowed")
 	}
 }
 
-// TestMalformed: content is read as other homeservers read it, or a room would have another ACL on each.
+// TestMalformed: Parse reads malformed content as other homeservers do. Otherwise a room would have different ACLs on
+// different servers.
 func TestMalformed(t *testing.T) {
 	for _, content := range []string{
 		``, `{}`, `null`, `[]`, `"*"`, `{"allow":["*"]`, `{"allow":"*"}`, `{"allow":{"*":true}}`,
 		`{"allow":[1,null,["*"]]}`,
 	} {
 		if a := Parse([]byte(content)); a.Allows("a.example") {
-			t.Errorf("%s lets a server in", content)
+			t.Errorf("%s allows a server", content)
 		}
 	}
 	a := Parse([]byte(`{"allow":["*",5],"deny":[null,"evil.example"],"allow_ip_literals":"no"}`))
@@ -73,7 +74,7 @@ func TestMalformed(t *testing.T) {
 		`{"allow":["*"],"deny":"127.0.0.1"}`, `{"allow":["*"],"allow_ip_literals":null}`,
 	} {
 		if a := Parse([]byte(content)); !a.Allows("127.0.0.1") {
-			t.Errorf("%s keeps a server out", content)
+			t.Errorf("%s denies a server", content)
 		}
 	}
 }
@@ -89,8 +90,8 @@ func TestRedacted(t *testing.T) {
 	}
 }
 
-// FuzzAllows compares with regular expressions, whose matching is linear: an ACL of one pattern on either list, and
-// arbitrary content.
+// FuzzAllows compares an ACL of one pattern, on either list, with a regular expression. It also parses arbitrary
+// content.
 func FuzzAllows(f *testing.F) {
 	f.Add("ocalhos", "localhost:8448", []byte(`{}`))
 	f.Add("*.a?c*", "x.abc", []byte(`{"allow":["*"],"deny":[1,"a*"],"allow_ip_literals":false}`))
@@ -124,8 +125,8 @@ func reference(quoted []byte, server string) bool {
 	return regexp.MustCompile(`(?s)^(?:` + expression + `)$`).MatchString(host)
 }
 
-// contents are an ACL as public rooms have it and the worst that fits into an event, with the name that it is the worst
-// for.
+// contents returns two ACLs, each with a server name to match: a list as public rooms have it, and the slowest
+// patterns that fit into an event.
 func contents() map[string][2]string {
 	listed, worst := make([]string, 1000), make([]string, 450)
 	for i := range listed {

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 )
 
-// TestDeviceKeys: keys are required but of users whom the policy names, or where it says so.
+// TestDeviceKeys: every device needs a key, unless the policy names its user or has the mode "published".
 func TestDeviceKeys(t *testing.T) {
 	for _, c := range []struct {
 		patch, user string
@@ -23,7 +23,7 @@ func TestDeviceKeys(t *testing.T) {
 		{`{"application_services":["@irc_*:x","@b:x"]}`, "@irc_:x", true},
 		{`{"application_services":["@irc_*:x","@b:x"]}`, "@irc:x", false},
 		{`{"application_services":["@irc_*:x","@b:x"]}`, "@irc_bob:y", false},
-		{`{"application_services":["@a*a:x"]}`, "@a:x", false}, // both ends do not overlap
+		{`{"application_services":["@a*a:x"]}`, "@a:x", false}, // the ends of the pattern would overlap
 	} {
 		p, err := policy.Default().Merge(json.RawMessage(c.patch))
 		if err != nil || p.MayBeKeyless(c.user) != c.keyless {

@@ -1,5 +1,5 @@
-// Package policy says who may move a group (profile, section 8): an operator's policy, the facts of one migration, and the decision that
-// follows from both.
+// Package policy decides who may move a group (profile, section 8). It has an operator's policy, the facts of one
+// migration, and the decision that follows from both.
 package policy
 
 import (
@@ -13,78 +13,78 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// SourceMode says who may move a group away from this server (profile, section 8).
+// SourceMode defines which users may move a group away from this server (profile, section 8).
 type SourceMode string
 
 // The source modes.
 const (
-	SourcePowerLevel  SourceMode = "power_level"  // whoever may send the room's pointer event
-	SourceAnyMember   SourceMode = "any_member"   // the draft's default
+	SourcePowerLevel  SourceMode = "power_level"  // users who may send the room's pointer event
+	SourceAnyMember   SourceMode = "any_member"   // any member; the draft's default
 	SourceServerAdmin SourceMode = "server_admin" // administrators of this homeserver
 	SourceNobody      SourceMode = "nobody"
 )
 
-// TargetMode says who may move a group to this server (profile, section 8).
+// TargetMode defines which users may move a group to this server (profile, section 8).
 type TargetMode string
 
 // The target modes.
 const (
 	TargetLocalUsers    TargetMode = "local_users"
 	TargetJoinedServers TargetMode = "joined_servers" // users of servers that are in the room
-	TargetAnyCreator    TargetMode = "any_creator"    // whoever may create groups here: the draft's default
+	TargetAnyCreator    TargetMode = "any_creator"    // users who may create groups here; the draft's default
 	TargetNobody        TargetMode = "nobody"
 )
 
-// DeviceKeysMode says whether a leaf's device must publish the leaf's key (profile, section 7).
+// DeviceKeysMode defines whether a leaf's device must publish the leaf's key (profile, section 7).
 type DeviceKeysMode string
 
 // The device keys modes.
 const (
 	DeviceKeysRequired  DeviceKeysMode = "required"
-	DeviceKeysPublished DeviceKeysMode = "published" // a device without a published key is let in by its own user's Commit
+	DeviceKeysPublished DeviceKeysMode = "published" // a user's own Commit may add a device that publishes no key
 )
 
-// Policy is what an operator decides (profile, section 8). A quota of 0 is none.
+// Policy has an operator's decisions (profile, section 8). A quota of 0 means no quota.
 type Policy struct {
 	Source       SourceMode `json:"source"`
 	Target       TargetMode `json:"target"`
-	Creators     []string   `json:"creators"`      // servers whose users may create groups here, besides local accounts
-	AllowServers []string   `json:"allow_servers"` // when not empty, groups move to and from these only
-	DenyServers  []string   `json:"deny_servers"`
+	Creators     []string   `json:"creators"`      // servers whose users may create groups here, as local users may
+	AllowServers []string   `json:"allow_servers"` // groups move to and from only these; empty means any server
+	DenyServers  []string   `json:"deny_servers"`  // groups do not move to or from these
 	RequireRoom  bool       `json:"require_room"`  // the target must have a joined user in the room
-	AcceptClaims bool       `json:"accept_claims"` // import groups that were reclaimed or recovered on their way
-	Recover      bool       `json:"recover"`       // an administrator may take on a group whose host is lost
+	AcceptClaims bool       `json:"accept_claims"` // accept groups whose lineage has a reclaim or a recovery
+	Recover      bool       `json:"recover"`       // an administrator may recover a group whose host is lost
 	Quotas       Quotas     `json:"quotas"`
 
 	DeviceKeys DeviceKeysMode `json:"device_keys"`
-	// ApplicationServices are users for whom DeviceKeysPublished holds in either mode. One * in a user id stands for any
-	// characters.
+	// ApplicationServices names users for whom DeviceKeysPublished applies in either mode. A * in a user id stands for
+	// any characters. Only the first * does so.
 	ApplicationServices []string `json:"application_services"`
 }
 
-// Quotas bound what others can make this server hold. Each bound for the whole server has shares: what one user, one
-// room or one source may use of it.
+// Quotas limits the state that other servers and users can make this server keep. A limit for the whole server comes
+// with smaller limits for one user, one room or one source.
 type Quotas struct {
 	Groups          int `json:"groups"`            // groups hosted here
-	GroupsPerUser   int `json:"groups_per_user"`   // of those, created or moved here by one user
-	GroupsPerRoom   int `json:"groups_per_room"`   // of those, in one room
-	ReservedPerUser int `json:"reserved_per_user"` // ids given to one user that no group is bound to
-	ReservedPerRoom int `json:"reserved_per_room"` // the same in one room
+	GroupsPerUser   int `json:"groups_per_user"`   // groups hosted here that one user created or moved here
+	GroupsPerRoom   int `json:"groups_per_room"`   // groups hosted here in one room
+	ReservedPerUser int `json:"reserved_per_user"` // group ids that one user reserved and that have no group yet
+	ReservedPerRoom int `json:"reserved_per_room"` // group ids reserved in one room that have no group yet
 	Members         int `json:"members"`           // leaves of one group
 	Offers          int `json:"offers"`            // open offers of one user
 	OffersPerRoom   int `json:"offers_per_room"`   // open offers for groups of one room
 	Staged          int `json:"staged"`            // migrations staged here
-	StagedPerUser   int `json:"staged_per_user"`   // of those, begun by one user
-	StagedPerRoom   int `json:"staged_per_room"`   // of those, of groups in one room
-	StagedPerSource int `json:"staged_per_source"` // of those, from one server
-	MovesPerHour    int `json:"moves_per_hour"`    // migrations begun for one user, aborted ones included
+	StagedPerUser   int `json:"staged_per_user"`   // migrations staged here that one user began
+	StagedPerRoom   int `json:"staged_per_room"`   // migrations staged here of groups in one room
+	StagedPerSource int `json:"staged_per_source"` // migrations staged here from one server
+	MovesPerHour    int `json:"moves_per_hour"`    // migrations that one user began, with aborted ones
 	AbortsAnHour    int `json:"aborts_an_hour"`    // aborted freezes of one group by one user
-	BytesPerDay     int `json:"bytes_per_day"`     // that one user adds to the log of one group, on a day in UTC
+	BytesPerDay     int `json:"bytes_per_day"`     // bytes that one user adds to the log of one group on a UTC day
 
-	GroupsPerUserInRoom int `json:"groups_per_user_in_room"` // of a room's groups here, by one user
+	GroupsPerUserInRoom int `json:"groups_per_user_in_room"` // groups hosted here in one room, of one user
 }
 
-// Default is the profile's: stricter than the draft's defaults, which call themselves a bit liberal.
+// Default makes the profile's policy. It is stricter than the draft's defaults, which the draft calls a bit liberal.
 func Default() Policy {
 	return Policy{
 		Source: SourcePowerLevel, Target: TargetLocalUsers, RequireRoom: true, DeviceKeys: DeviceKeysRequired,
@@ -98,18 +98,18 @@ func Default() Policy {
 	}
 }
 
-// Draft is the one that the draft suggests ("Authorization"), with lists and quotas off.
+// Draft makes the policy that the draft suggests (section "Authorization"), without lists and quotas.
 func Draft() Policy {
 	return Policy{Source: SourceAnyMember, Target: TargetAnyCreator, RequireRoom: true, DeviceKeys: DeviceKeysRequired}
 }
 
-// Merge replaces the fields that patch names. {"preset": "draft"} or {"preset": "default"} replaces all fields first. An
-// unknown field or value is a KindBadMessage error.
+// Merge returns the policy with the fields that patch has. {"preset": "draft"} or {"preset": "default"} replaces all
+// fields first. Merge returns a KindBadMessage error for an unknown field or value and for a negative quota.
 func (p Policy) Merge(patch json.RawMessage) (Policy, error) {
 	const op = "set policy"
-	// Decoding into a slice overwrites its elements, and p shares them with its origin.
-	p.Creators, p.AllowServers, p.DenyServers = slices.Clone(p.Creators), slices.Clone(p.AllowServers), slices.Clone(p.DenyServers)
-	p.ApplicationServices = slices.Clone(p.ApplicationServices)
+	// Decoding overwrites the elements of a slice, which p shares with the caller's policy.
+	p.Creators, p.AllowServers = slices.Clone(p.Creators), slices.Clone(p.AllowServers)
+	p.DenyServers, p.ApplicationServices = slices.Clone(p.DenyServers), slices.Clone(p.ApplicationServices)
 	body := struct {
 		Preset string `json:"preset"`
 		*Policy
@@ -159,30 +159,30 @@ func (p *Policy) validate() error {
 	return nil
 }
 
-// Facts are what a decision depends on, gathered afresh each time.
+// Facts has the facts that a decision depends on. The caller gathers them anew for each decision.
 type Facts struct {
 	Side migration.Role // the side this server is on
 
-	UserJoined       bool   // the user is joined to the room; false where this server cannot know
+	UserJoined       bool   // the user is joined to the room; false when this server cannot know
 	UserMayPoint     bool   // the user may send the room's pointer event
 	UserLocal        bool   // the user has a usable account on this server
 	UserServer       string // the user's homeserver
 	UserServerInRoom bool
 	UserAdmin        bool     // the user administers this server
 	Peer             string   // the other Delivery Service
-	Denied           []string // those of both Delivery Services and the user's homeserver that the room's ACL denies
+	Denied           []string // of source, target and the user's homeserver: those that the room's ACL denies
 	TargetInRoom     bool     // the target has a joined user in the room
 	RoomKnown        bool     // this server is in the room
-	ForeignID        bool     // target: the group id is not of this profile's making
-	Members          int      // target: leaves of the group, once they are known
+	ForeignID        bool     // only on the target: the group id does not have the form of this profile
+	Members          int      // only on the target: leaves of the group, 0 until they are known
 }
 
-// MayCreate says whether the user may create groups here (profile, section 8, any_creator).
+// MayCreate reports whether a user may create groups here (profile, section 8, any_creator).
 func (p *Policy) MayCreate(userLocal bool, userServer string) bool {
 	return userLocal || slices.Contains(p.Creators, userServer)
 }
 
-// IsApplicationService says whether the policy names a user as one of an application service.
+// IsApplicationService reports whether ApplicationServices names a user.
 func (p *Policy) IsApplicationService(userID string) bool {
 	return slices.ContainsFunc(p.ApplicationServices, func(pattern string) bool {
 		before, after, open := strings.Cut(pattern, "*")
@@ -193,13 +193,14 @@ func (p *Policy) IsApplicationService(userID string) bool {
 	})
 }
 
-// MayBeKeyless says whether a user's own Commit may bring in a leaf of a device that publishes no key.
+// MayBeKeyless reports whether a user's own Commit may add a leaf of a device that publishes no key.
 func (p *Policy) MayBeKeyless(userID string) bool {
 	return p.DeviceKeys == DeviceKeysPublished || p.IsApplicationService(userID)
 }
 
-// Decide says whether a migration may go on; nil means yes. It is asked at the request, at the Init, before the content
-// leaves, before the target votes and in the deciding transaction (profile, section 8). Refusals are KindForbidden.
+// Decide returns nil when the policy allows a migration to go on, and a KindForbidden error otherwise. The server
+// calls it at the request, at the Init, before the source sends the content, before the target votes, and in the
+// deciding transaction (profile, section 8).
 func Decide(p *Policy, f *Facts) error {
 	if reason := p.refusal(f); reason != "" {
 		return &mimiport.Error{Op: "policy", Kind: mimiport.KindForbidden, Err: errors.New(reason)}
@@ -210,7 +211,8 @@ func Decide(p *Policy, f *Facts) error {
 	return nil
 }
 
-// DecideClose says whether a group may be closed: by whoever may move it away, wherever to. Refusals are KindForbidden.
+// DecideClose returns nil when the user may close a group, and a KindForbidden error otherwise. A user may close a
+// group when they may move it away. The rules about the target play no part.
 func DecideClose(p *Policy, f *Facts) error {
 	reason := p.sourceRefusal(f)
 	if f.RoomKnown && !f.UserJoined {

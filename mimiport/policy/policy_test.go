@@ -13,16 +13,17 @@ const (
 	serverB = "b.example"
 )
 
-// source and target are facts that the default policy allows.
+// source makes facts that the default policy allows on the source. edit changes them.
 func source(edit func(*policy.Facts)) *policy.Facts {
 	f := &policy.Facts{
-		Side: migration.Source, RoomKnown: true, UserJoined: true, UserMayPoint: true, UserServer: serverB, UserServerInRoom: true,
-		Peer: serverB, TargetInRoom: true,
+		Side: migration.Source, RoomKnown: true, UserJoined: true, UserMayPoint: true, UserServer: serverB,
+		UserServerInRoom: true, Peer: serverB, TargetInRoom: true,
 	}
 	edit(f)
 	return f
 }
 
+// target makes facts that the default policy allows on the target. edit changes them.
 func target(edit func(*policy.Facts)) *policy.Facts {
 	return source(func(f *policy.Facts) {
 		f.Side, f.Peer, f.UserLocal = migration.Target, serverA, true
@@ -30,47 +31,66 @@ func target(edit func(*policy.Facts)) *policy.Facts {
 	})
 }
 
-// TestDecide has a row for each rule of profile, section 8: what the policy says, and that it says otherwise when only the one
-// fact changes.
+// TestDecide has rows for each rule of the profile, section 8. A row changes the default policy or the facts in one
+// place, or in both, and names the decision.
 func TestDecide(t *testing.T) {
 	type rule = func(*policy.Policy)
 	type fact = func(*policy.Facts)
 	const forbidden, allowed = mimiport.KindForbidden, mimiport.KindInternal
-	same := func(*policy.Policy) {}
+	same, usual := func(*policy.Policy) {}, func(*policy.Facts) {}
+	mode := func(m policy.SourceMode) rule { return func(p *policy.Policy) { p.Source = m } }
+	targets := func(m policy.TargetMode, creators ...string) rule {
+		return func(p *policy.Policy) { p.Target, p.Creators = m, creators }
+	}
+	servers := func(allowed, denied []string) rule {
+		return func(p *policy.Policy) { p.AllowServers, p.DenyServers = allowed, denied }
+	}
+	anyRoom := func(p *policy.Policy) { p.RequireRoom = false }
+	draft := func(p *policy.Policy) { *p = policy.Draft() }
+	noPower := func(f *policy.Facts) { f.UserMayPoint = false }
+	remote := func(f *policy.Facts) { f.UserLocal = false }
+	admin := func(f *policy.Facts) { f.UserAdmin = true }
+	b := []string{serverB}
 	for name, c := range map[string]struct {
 		facts  func(fact) *policy.Facts
 		policy rule
 		edit   fact
 		want   mimiport.Kind
 	}{
-		"source default":                   {source, same, func(*policy.Facts) {}, allowed},
-		"source default, no power":         {source, same, func(f *policy.Facts) { f.UserMayPoint = false }, forbidden},
-		"source default, not joined":       {source, same, func(f *policy.Facts) { f.UserJoined = false }, forbidden},
-		"source default, ACL":              {source, same, func(f *policy.Facts) { f.Denied = []string{serverB} }, forbidden},
-		"source default, target not there": {source, same, func(f *policy.Facts) { f.TargetInRoom = false }, forbidden},
-		"any member, no power":             {source, func(p *policy.Policy) { p.Source = policy.SourceAnyMember }, func(f *policy.Facts) { f.UserMayPoint = false }, allowed},
-		"server admin, a user":             {source, func(p *policy.Policy) { p.Source = policy.SourceServerAdmin }, func(*policy.Facts) {}, forbidden},
-		"server admin, an admin":           {source, func(p *policy.Policy) { p.Source = policy.SourceServerAdmin }, func(f *policy.Facts) { f.UserAdmin = true }, allowed},
-		"source nobody":                    {source, func(p *policy.Policy) { p.Source = policy.SourceNobody }, func(f *policy.Facts) { f.UserAdmin = true }, forbidden},
-		"denied server":                    {source, func(p *policy.Policy) { p.DenyServers = []string{serverB} }, func(*policy.Facts) {}, forbidden},
-		"not an allowed server":            {source, func(p *policy.Policy) { p.AllowServers = []string{"c.example"} }, func(*policy.Facts) {}, forbidden},
-		"an allowed server":                {source, func(p *policy.Policy) { p.AllowServers = []string{serverB} }, func(*policy.Facts) {}, allowed},
-		"allowed and denied":               {source, func(p *policy.Policy) { p.AllowServers, p.DenyServers = []string{serverB}, []string{serverB} }, func(*policy.Facts) {}, forbidden},
-		"room not required":                {source, func(p *policy.Policy) { p.RequireRoom = false }, func(f *policy.Facts) { f.TargetInRoom = false }, allowed},
-		"target default":                   {target, same, func(*policy.Facts) {}, allowed},
-		"target default, remote user":      {target, same, func(f *policy.Facts) { f.UserLocal = false }, forbidden},
-		"joined servers, remote user":      {target, func(p *policy.Policy) { p.Target = policy.TargetJoinedServers }, func(f *policy.Facts) { f.UserLocal = false }, allowed},
-		"joined servers, not in room":      {target, func(p *policy.Policy) { p.Target = policy.TargetJoinedServers }, func(f *policy.Facts) { f.UserServerInRoom = false }, forbidden},
-		"any creator, remote user":         {target, func(p *policy.Policy) { p.Target = policy.TargetAnyCreator }, func(f *policy.Facts) { f.UserLocal = false }, forbidden},
-		"any creator, named server":        {target, func(p *policy.Policy) { p.Target, p.Creators = policy.TargetAnyCreator, []string{serverB} }, func(f *policy.Facts) { f.UserLocal = false }, allowed},
-		"target nobody":                    {target, func(p *policy.Policy) { p.Target = policy.TargetNobody }, func(*policy.Facts) {}, forbidden},
-		"foreign id, local user":           {target, same, func(f *policy.Facts) { f.ForeignID = true }, allowed},
-		"foreign id, remote user":          {target, func(p *policy.Policy) { p.Target = policy.TargetJoinedServers }, func(f *policy.Facts) { f.ForeignID, f.UserLocal = true, false }, forbidden},
-		"too many members":                 {target, same, func(f *policy.Facts) { f.Members = 50_001 }, forbidden},
-		"target cannot see the room":       {target, func(p *policy.Policy) { p.RequireRoom = false }, func(f *policy.Facts) { f.RoomKnown, f.UserJoined = false, false }, allowed},
-		"draft: any member":                {source, func(p *policy.Policy) { *p = policy.Draft() }, func(f *policy.Facts) { f.UserMayPoint = false }, allowed},
-		"draft: a creator":                 {target, func(p *policy.Policy) { *p = policy.Draft() }, func(*policy.Facts) {}, allowed},
-		"draft: no quotas":                 {target, func(p *policy.Policy) { *p = policy.Draft() }, func(f *policy.Facts) { f.Members = 1_000_000 }, allowed},
+		"source default":                 {source, same, usual, allowed},
+		"source default, no power":       {source, same, noPower, forbidden},
+		"source default, not joined":     {source, same, func(f *policy.Facts) { f.UserJoined = false }, forbidden},
+		"source default, ACL":            {source, same, func(f *policy.Facts) { f.Denied = []string{serverB} }, forbidden},
+		"source default, no target user": {source, same, func(f *policy.Facts) { f.TargetInRoom = false }, forbidden},
+		"any member, no power":           {source, mode(policy.SourceAnyMember), noPower, allowed},
+		"server admin, a user":           {source, mode(policy.SourceServerAdmin), usual, forbidden},
+		"server admin, an admin":         {source, mode(policy.SourceServerAdmin), admin, allowed},
+		"source nobody":                  {source, mode(policy.SourceNobody), admin, forbidden},
+		"denied server":                  {source, servers(nil, b), usual, forbidden},
+		"not an allowed server":          {source, servers([]string{"c.example"}, nil), usual, forbidden},
+		"an allowed server":              {source, servers(b, nil), usual, allowed},
+		"allowed and denied":             {source, servers(b, b), usual, forbidden},
+		"room not required":              {source, anyRoom, func(f *policy.Facts) { f.TargetInRoom = false }, allowed},
+		"target default":                 {target, same, usual, allowed},
+		"target default, remote user":    {target, same, remote, forbidden},
+		"joined servers, remote user":    {target, targets(policy.TargetJoinedServers), remote, allowed},
+		"joined servers, not in room": {
+			target, targets(policy.TargetJoinedServers), func(f *policy.Facts) { f.UserServerInRoom = false }, forbidden,
+		},
+		"any creator, remote user":  {target, targets(policy.TargetAnyCreator), remote, forbidden},
+		"any creator, named server": {target, targets(policy.TargetAnyCreator, serverB), remote, allowed},
+		"target nobody":             {target, targets(policy.TargetNobody), usual, forbidden},
+		"foreign id, local user":    {target, same, func(f *policy.Facts) { f.ForeignID = true }, allowed},
+		"foreign id, remote user": {target, targets(policy.TargetJoinedServers), func(f *policy.Facts) {
+			f.ForeignID, f.UserLocal = true, false
+		}, forbidden},
+		"too many members": {target, same, func(f *policy.Facts) { f.Members = 50_001 }, forbidden},
+		"target cannot see the room": {target, anyRoom, func(f *policy.Facts) {
+			f.RoomKnown, f.UserJoined = false, false
+		}, allowed},
+		"draft: any member": {source, draft, noPower, allowed},
+		"draft: a creator":  {target, draft, usual, allowed},
+		"draft: no quotas":  {target, draft, func(f *policy.Facts) { f.Members = 1_000_000 }, allowed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := policy.Default()
@@ -83,22 +103,24 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// TestDecideClose: whoever may move a group away may close it, wherever it could move to.
+// TestDecideClose: a user who may move a group away may close it. The target's rules play no part.
 func TestDecideClose(t *testing.T) {
 	for name, c := range map[string]struct {
 		source policy.SourceMode
 		facts  policy.Facts
 		may    bool
 	}{
-		"who may point":            {policy.SourcePowerLevel, policy.Facts{RoomKnown: true, UserJoined: true, UserMayPoint: true}, true},
-		"who may not":              {policy.SourcePowerLevel, policy.Facts{RoomKnown: true, UserJoined: true}, false},
-		"who has left":             {policy.SourceAnyMember, policy.Facts{RoomKnown: true}, false},
-		"any member":               {policy.SourceAnyMember, policy.Facts{RoomKnown: true, UserJoined: true}, true},
-		"a member, room unknown":   {policy.SourceAnyMember, policy.Facts{}, true},
-		"an administrator":         {policy.SourceServerAdmin, policy.Facts{UserAdmin: true}, true},
-		"no administrator":         {policy.SourceServerAdmin, policy.Facts{UserMayPoint: true}, false},
-		"nobody, who may point":    {policy.SourceNobody, policy.Facts{UserMayPoint: true}, false},
-		"a denied peer is no peer": {policy.SourceAnyMember, policy.Facts{Peer: "denied.example"}, true},
+		"may not point":          {policy.SourcePowerLevel, policy.Facts{RoomKnown: true, UserJoined: true}, false},
+		"not joined":             {policy.SourceAnyMember, policy.Facts{RoomKnown: true}, false},
+		"any member":             {policy.SourceAnyMember, policy.Facts{RoomKnown: true, UserJoined: true}, true},
+		"a member, room unknown": {policy.SourceAnyMember, policy.Facts{}, true},
+		"an administrator":       {policy.SourceServerAdmin, policy.Facts{UserAdmin: true}, true},
+		"no administrator":       {policy.SourceServerAdmin, policy.Facts{UserMayPoint: true}, false},
+		"nobody, may point":      {policy.SourceNobody, policy.Facts{UserMayPoint: true}, false},
+		"a denied peer":          {policy.SourceAnyMember, policy.Facts{Peer: "denied.example"}, true},
+		"joined, may point": {
+			policy.SourcePowerLevel, policy.Facts{RoomKnown: true, UserJoined: true, UserMayPoint: true}, true,
+		},
 	} {
 		p := policy.Policy{Source: c.source, DenyServers: []string{"denied.example"}}
 		err := policy.DecideClose(&p, &c.facts)

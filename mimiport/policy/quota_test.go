@@ -10,8 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 )
 
-// TestQuotas: every quota has a default, may not be negative, and refuses by its own name, with a time to wait or for
-// good.
+// TestQuotas: every quota has a default, cannot be negative, and has its own refusal, with or without a time to wait.
 func TestQuotas(t *testing.T) {
 	defaults := reflect.ValueOf(policy.Default().Quotas)
 	for i := range defaults.NumField() {

@@ -7,8 +7,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// cache holds loaded groups, the least recently used leaving first. An entry may be stale: Held.Live brings it up to
-// date.
+// cache holds loaded groups. When it is full, it drops the least recently used group. An entry may be stale: Held.Live
+// brings it up to date.
 type cache struct {
 	mu    sync.Mutex
 	max   int // bytes

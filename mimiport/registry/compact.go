@@ -7,33 +7,35 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// stored is how a live group lies in the store: the snapshot that it would be loaded from, and what would be replayed
-// on it.
+// stored describes how the store has a live group: the snapshot from which it would load, and the handshakes that it
+// would replay.
 type stored struct {
 	epoch    uint64 // of the snapshot
-	snapshot int    // its bytes
-	log      int    // bytes of the handshakes since
+	snapshot int    // bytes of the snapshot
+	log      int    // bytes of the handshakes after the snapshot
 }
 
 func storedAs(snap *storage.Snapshot) stored {
 	return stored{epoch: snap.Epoch, snapshot: len(snap.GroupInfo) + len(snap.RatchetTree)}
 }
 
-// minLog keeps a small group from being written whole with every Commit, in bytes.
+// minLog is the least size of a log before a new snapshot, in bytes. Without it, every Commit would write a small group
+// whole.
 const minLog = 64 << 10
 
-// outgrown says whether the log, with some more bytes, outweighs the snapshot before it. A group is then written whole
-// as often as its size in handshakes has been written: at most as much again.
+// outgrown reports whether the log, with some more bytes, is larger than the snapshot before it. A new snapshot is
+// then due. By this rule, snapshots write at most as many bytes as the log does.
 func (s *stored) outgrown(more int) bool { return s.log+more > max(s.snapshot, minLog) }
 
-// grow counts what was appended to the log. A log that has outgrown its snapshot starts again: a new snapshot is due.
+// grow counts bytes that were appended to the log. When the log has outgrown its snapshot, a new snapshot is due and
+// the count starts again at 0.
 func (s *stored) grow(more int) {
 	if s.log += more; s.outgrown(0) {
 		s.log = 0
 	}
 }
 
-// replayedBytes is how much of an entry is read when its group is loaded, in bytes.
+// replayedBytes returns how many bytes of an entry are read when its group is loaded.
 func replayedBytes(e *storage.Entry) int {
 	if e.Kind != storage.EntryProposal && e.Kind != storage.EntryCommit {
 		return 0
@@ -48,9 +50,10 @@ func replayed(entries []storage.Entry) (bytes int) {
 	return bytes
 }
 
-// Compact returns a snapshot of the group's present epoch as it began, and the epoch of the last snapshot, which is
-// kept for the epochs between. It returns no snapshot where the last one is of this epoch. Requests go on meanwhile: a
-// state never changes.
+// Compact returns a snapshot of the beginning of the group's present epoch, and the epoch of the last snapshot, which
+// the store keeps for the epochs between. It returns no snapshot when the last one is of the present epoch. It holds
+// the group's lock only while it finds the state, which never changes, so requests go on while it encodes the
+// snapshot.
 func (r *Registry) Compact(ctx context.Context, key storage.GroupKey) (snap *storage.Snapshot, last uint64, err error) {
 	var begin mls.Group
 	var seq uint64
@@ -66,7 +69,7 @@ func (r *Registry) Compact(ctx context.Context, key storage.GroupKey) (snap *sto
 	return &s, last, nil
 }
 
-// Compacted takes into account that a snapshot was stored.
+// Compacted notes that a snapshot was stored.
 func (r *Registry) Compacted(ctx context.Context, snap *storage.Snapshot) error {
 	return r.With(ctx, snap.GroupID, func(*Held) error {
 		if l := r.cache.get(cacheKey{string(snap.GroupID), snap.Term}); l != nil {

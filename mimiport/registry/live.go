@@ -10,31 +10,33 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Live is a group in memory: the engine's state after all log entries below seq. It belongs to who holds the group.
+// Live is a group in memory: the engine's state after all log entries below seq. Only the holder of the group's lock
+// may use it.
 type Live struct {
 	MLS     mls.Group
 	Roster  Roster
-	Alarmed bool // the operator has been told that a member says to be in a later epoch
+	Alarmed bool // the operator was told that a member claims to be in a later epoch
 
 	seq    uint64
-	before mls.Group // the epoch before, as it ended; nil until a Commit has been followed
-	begin  mls.Group // this epoch as it began, which was before the log entry beginSeq
+	before mls.Group // the end of the previous epoch; nil until a Commit has been followed
+	begin  mls.Group // the beginning of this epoch, before log entry beginSeq
 	stored stored
 
 	beginSeq uint64
 }
 
-// NewLive is a group that begins with a state, before log entry seq. It returns a KindInvalid or KindBadMessage error
-// for a group with a leaf that names no Matrix device.
+// NewLive makes a group from its state before log entry seq. It returns a KindInvalid or KindBadMessage error for a
+// group with a leaf that names no Matrix device.
 func NewLive(state mls.Group, seq uint64) (*Live, error) {
 	r, err := NewRoster(state)
 	return &Live{MLS: state, seq: seq, Roster: r, begin: state, beginSeq: seq}, err
 }
 
-// Snapshot is the group's state as its row g and its log have it.
+// Snapshot makes a snapshot of the group's present state. g is its row.
 func (l *Live) Snapshot(g *storage.Group) storage.Snapshot { return SnapshotOf(g, l.MLS, l.seq) }
 
-// SnapshotOf is a state of the group in row g, before log entry seq. It holds the tree once.
+// SnapshotOf makes a snapshot of a state of the group in row g, before log entry seq. It leaves the tree out when the
+// GroupInfo holds it.
 func SnapshotOf(g *storage.Group, state mls.Group, seq uint64) storage.Snapshot {
 	s := storage.Snapshot{
 		GroupID: g.ID, Term: g.Term, Epoch: state.Epoch(), Seq: seq, GroupInfo: state.GroupInfo(),
@@ -45,16 +47,17 @@ func SnapshotOf(g *storage.Group, state mls.Group, seq uint64) storage.Snapshot 
 	return s
 }
 
-// LastSnapshot is the epoch of the snapshot that the group would be loaded from.
+// LastSnapshot returns the epoch of the snapshot from which the group would load.
 func (l *Live) LastSnapshot() uint64 { return l.stored.epoch }
 
-// errNoInfo means that a Commit has its GroupInfo in a snapshot of the epoch that it leads to, and not in the log.
+// errNoInfo means that the log has a Commit without its GroupInfo: only a snapshot of the epoch that the Commit starts
+// has it.
 var errNoInfo = errors.New("registry: the log does not have the GroupInfo of a Commit")
 
-// memberSize is how much memory the roster takes for each member, in bytes, as measured.
+// memberSize is the measured memory of the roster for each member, in bytes.
 const memberSize = 400
 
-// size is roughly how many bytes of memory the group takes.
+// size estimates the memory of the group in bytes.
 func (l *Live) size() int { return l.MLS.Size() + l.MLS.NumMembers()*memberSize }
 
 // open loads the latest snapshot at or before an epoch.
@@ -76,8 +79,8 @@ func (r *Registry) open(ctx context.Context, g *storage.Group, epoch uint64) (*L
 	return l, err
 }
 
-// follow replays the handshakes up to an epoch: all of them to the epoch of the group's row, else to where that epoch
-// begins.
+// follow replays the handshakes up to an epoch. For the epoch of the group's row it replays all of them. For an earlier
+// epoch it stops at the beginning of that epoch.
 func (r *Registry) follow(ctx context.Context, g *storage.Group, l *Live, epoch uint64) error {
 	const batch = 256
 	for more := true; more && l.seq < g.NextSeq; {
@@ -101,7 +104,7 @@ func (r *Registry) follow(ctx context.Context, g *storage.Group, l *Live, epoch 
 	return nil
 }
 
-// replay takes one accepted handshake into account.
+// replay applies one accepted handshake.
 func (l *Live) replay(e *storage.Entry) error {
 	if e.Kind == storage.EntryProposal {
 		next, _, err := l.MLS.Propose(e.Message)
@@ -126,8 +129,8 @@ func (l *Live) replay(e *storage.Entry) error {
 	return nil
 }
 
-// commit takes a Commit's outcome into account: the group as it is before a log entry. Of each leaf that the Commit
-// has touched, the roster loses what the tree had before and gains what it has now.
+// commit moves the group to the epoch that a Commit starts. next is its state before log entry seq. For each leaf that
+// the Commit has changed, commit takes the old device out of the roster and puts the new one in.
 func (l *Live) commit(next mls.Group, effects *mls.Effects, seq uint64) error {
 	for leaf := range touched(effects) {
 		if m, ok := l.MLS.Member(leaf); ok {
@@ -149,7 +152,7 @@ func (l *Live) commit(next mls.Group, effects *mls.Effects, seq uint64) error {
 	return nil
 }
 
-// touched are the leaves that a Commit may have changed.
+// touched returns the leaves that a Commit may have changed.
 func touched(e *mls.Effects) map[uint32]bool {
 	leaves := map[uint32]bool{e.Committer.Leaf: true}
 	for _, members := range [][]mls.Member{e.Added, e.Removed, e.Updated} {
@@ -160,15 +163,16 @@ func touched(e *mls.Effects) map[uint32]bool {
 	return leaves
 }
 
-// Accepted is what accepting messages makes of a group: the state after them, and what goes into the log.
+// Accepted is the result of accepted messages: the group's next state, and the entries for the log.
 type Accepted struct {
 	Next    mls.Group       // nil for an application message
-	Effects *mls.Effects    // of a Commit
+	Effects *mls.Effects    // of a Commit; nil for other messages
 	Entries []storage.Entry // without group, term, number, hash and time: Extend adds them
 }
 
-// Snapshot is the state after a Commit whose GroupInfo holds the tree, nil for any other: it is kept in a snapshot, and
-// not in the log for good. next is the row after it.
+// Snapshot makes a snapshot after a Commit whose GroupInfo holds the tree. It returns nil after any other message. The
+// store keeps such a GroupInfo in a snapshot, and does not keep it in the log for good. next is the row after the
+// Commit.
 func (a *Accepted) Snapshot(next *storage.Group) *storage.Snapshot {
 	if a.Effects == nil || !a.Next.TreeInside() {
 		return nil
@@ -177,8 +181,8 @@ func (a *Accepted) Snapshot(next *storage.Group) *storage.Snapshot {
 	return &s
 }
 
-// Advance brings the group in memory to where a stored change has brought its row, next. Where that fails the group is
-// loaded again next time.
+// Advance brings the group in memory to the state of its row next, after the change was stored. When that fails, it
+// drops the group from the cache, so the next request loads it again.
 func (h *Held) Advance(next *storage.Group, l *Live, a *Accepted) {
 	var err error
 	switch {
@@ -200,14 +204,14 @@ func (h *Held) Advance(next *storage.Group, l *Live, a *Accepted) {
 	h.registry.cache.put(keyOf(next), l)
 }
 
-// Outgrown says whether the log, with some more entries, outweighs the snapshot that it is replayed on, so that a new
-// one is due.
+// Outgrown reports whether the log, with some more entries, is larger than the snapshot on which it is replayed. A new
+// snapshot is then due.
 func (l *Live) Outgrown(more []storage.Entry) bool {
 	size := replayed(more)
 	return size > 0 && l.stored.outgrown(size)
 }
 
-// Identities reads the Matrix user and device of each member. See Identity.
+// Identities reads the Matrix user and device of each member. It returns the errors of Identity.
 func Identities(members []mls.Member) ([]mimiport.LeafIdentity, error) {
 	ids := make([]mimiport.LeafIdentity, len(members))
 	for i, m := range members {

@@ -1,6 +1,6 @@
-// Package registry holds the groups that a Delivery Service has loaded. It loads a group once for all who wait for it,
-// lets one request at a time change a group, replays the log on the last snapshot, and keeps what it has loaded in a
-// bounded cache.
+// Package registry holds the groups that a Delivery Service has loaded. To load a group, it replays the log on the
+// last snapshot. It loads a group once for all requests that wait for it, and keeps loaded groups in a bounded cache.
+// Only one request at a time can change a group.
 package registry
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Store is what a Registry reads.
+// Store is the part of the storage that a Registry reads.
 type Store interface {
 	storage.Groups
 	storage.Log
@@ -26,7 +26,7 @@ type Registry struct {
 	cache   cache
 
 	mu    sync.Mutex
-	locks map[string]*lock // of the groups that somebody wants
+	locks map[string]*lock // of the groups that requests hold or wait for
 }
 
 // New makes a Registry that keeps loaded groups of at most cacheBytes bytes.
@@ -34,22 +34,23 @@ func New(engines mls.Engines, store Store, cacheBytes int) *Registry {
 	return &Registry{engines: engines, store: store, cache: newCache(cacheBytes), locks: make(map[string]*lock)}
 }
 
-// lock is one group's lock.
+// lock is the lock of one group.
 type lock struct {
 	sync.Mutex
-	wanted int // by how many, the holder included
+	wanted int // the number of requests that hold it or wait for it
 }
 
-// Held is a group that nobody else in this process reads or changes through the Registry: With hands it out and takes
-// it back. A function that needs the group's lock takes a Held, so that it cannot be called without.
+// Held is proof that the caller holds a group's lock. With makes a Held; it is valid until the function that got it
+// returns. A function that needs the lock takes a Held, so that nobody can call it without the lock.
 type Held struct {
 	registry *Registry
 	id       []byte
 }
 
-// With calls f while it holds the group, and again as long as f ends with storage.ErrConflict: another process was
-// faster, so f must load everything anew. After eight conflicts it returns a KindConflict error. Requests for one group
-// queue up here rather than lose races; the store's compare-and-set is what makes them correct.
+// With calls f while it holds the group's lock. It calls f again when f returns storage.ErrConflict: another process
+// has changed the group, so f must load everything anew. After eight conflicts, With returns a KindConflict error. The
+// lock makes requests of this process queue instead of losing races. Only the compare-and-set of the store makes them
+// correct.
 func (r *Registry) With(ctx context.Context, groupID []byte, f func(*Held) error) error {
 	defer r.lock(string(groupID))()
 	const attempts = 8
@@ -82,8 +83,8 @@ func (r *Registry) lock(id string) (unlock func()) {
 	}
 }
 
-// WithLive calls f with a group in one term, as it is after its last log entry. It returns storage.ErrNotFound where
-// the row or its snapshot is not here.
+// WithLive calls f with a group of one term in its state after the last log entry. It returns storage.ErrNotFound when
+// the store does not have the row or its snapshot.
 func (r *Registry) WithLive(ctx context.Context, key storage.GroupKey, f func(*storage.Group, *Live) error) error {
 	return r.With(ctx, key.ID, func(h *Held) error {
 		g, err := h.GroupAt(ctx, key.Term)
@@ -103,7 +104,7 @@ func (r *Registry) Group(ctx context.Context, id []byte) (*storage.Group, error)
 	g, err := r.store.Group(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, &mimiport.Error{
-			Op: "load group", Kind: mimiport.KindUnknownGroup, Group: id, Err: errors.New("no such group here"),
+			Op: "load group", Kind: mimiport.KindUnknownGroup, Group: id, Err: errors.New("this server does not have the group"),
 		}
 	}
 	return g, err
@@ -117,16 +118,16 @@ func (h *Held) GroupAt(ctx context.Context, term uint64) (*storage.Group, error)
 	return h.registry.store.GroupAt(ctx, storage.GroupKey{ID: h.id, Term: term})
 }
 
-// Live returns the group as it is after its last log entry. g must have been loaded from h: an older row would take the
-// group back.
+// Live returns the group's state after its last log entry. The caller must have loaded g from h: with an older row, the
+// group would go back.
 func (h *Held) Live(ctx context.Context, g *storage.Group) (*Live, error) {
 	r, key := h.registry, keyOf(g)
 	l, err := r.load(ctx, g, r.cache.get(key))
-	if errors.Is(err, errNoInfo) { // another process has gone on: its snapshot has what the log does not
+	if errors.Is(err, errNoInfo) { // another process has stored a Commit whose GroupInfo only a snapshot has
 		l, err = r.load(ctx, g, nil)
 	}
 	if err != nil {
-		r.cache.drop(key) // what is in memory may be half a step on
+		r.cache.drop(key) // the replay may have stopped halfway
 		return nil, err
 	}
 	l.seq = g.NextSeq
@@ -134,7 +135,7 @@ func (h *Held) Live(ctx context.Context, g *storage.Group) (*Live, error) {
 	return l, nil
 }
 
-// load brings a group to where its row is: what is in memory, or, if that is nil, the latest snapshot.
+// load brings a live group to the state of its row g. When l is nil, it starts from the latest snapshot.
 func (r *Registry) load(ctx context.Context, g *storage.Group, l *Live) (_ *Live, err error) {
 	if l == nil {
 		if l, err = r.open(ctx, g, g.Epoch); err != nil {
@@ -144,10 +145,10 @@ func (r *Registry) load(ctx context.Context, g *storage.Group, l *Live) (_ *Live
 	return l, r.follow(ctx, g, l, g.Epoch)
 }
 
-// Drop forgets what is loaded of the group in a term.
+// Drop removes the group in a term from the cache.
 func (h *Held) Drop(term uint64) { h.registry.cache.drop(cacheKey{string(h.id), term}) }
 
-// StateAt returns the group's state at an epoch of the present or the past. It returns storage.ErrNotFound for an epoch
+// StateAt returns the group's state in the present epoch or an earlier one. It returns storage.ErrNotFound for an epoch
 // before the oldest snapshot.
 func (r *Registry) StateAt(ctx context.Context, key storage.GroupKey, epoch uint64) (mls.Group, error) {
 	var state mls.Group

@@ -13,10 +13,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// Roster counts the leaves of each device, by server and user: it says who gets the fan-out.
+// Roster counts the leaves of each device, by server, user and device. The fan-out goes to these servers and devices.
 type Roster map[string]map[string]map[string]int
 
-// NewRoster counts a group's leaves. See Identity for its errors.
+// NewRoster counts a group's leaves. It returns the errors of Identity.
 func NewRoster(g mls.Group) (Roster, error) {
 	r := make(Roster)
 	for m := range g.Members() {
@@ -41,7 +41,7 @@ func (r Roster) Add(id *mimiport.LeafIdentity) {
 	r[server][id.UserID][id.DeviceID]++
 }
 
-// Remove takes back what Add counted.
+// Remove takes back one call of Add.
 func (r Roster) Remove(id *mimiport.LeafIdentity) {
 	server := ServerOf(id.UserID)
 	devices := r[server][id.UserID]
@@ -57,7 +57,7 @@ func (r Roster) Remove(id *mimiport.LeafIdentity) {
 	}
 }
 
-// Has says whether a user has a leaf.
+// Has reports whether a user has a leaf.
 func (r Roster) Has(userID string) bool { return len(r[ServerOf(userID)][userID]) > 0 }
 
 // Users lists the users, in no order.
@@ -71,7 +71,7 @@ func (r Roster) Users() (users []string) {
 // Servers lists the servers of the users, sorted.
 func (r Roster) Servers() []string { return slices.Sorted(maps.Keys(r)) }
 
-// At is a copy of the roster of one server: user, device, number of leaves.
+// At copies the roster of one server: the number of leaves by user and device.
 func (r Roster) At(server string) map[string]map[string]int {
 	users := make(map[string]map[string]int, len(r[server]))
 	for user, devices := range r[server] {
@@ -80,7 +80,7 @@ func (r Roster) At(server string) map[string]map[string]int {
 	return users
 }
 
-// ruleIdentity is the profile's rule on credentials, as refusals name it.
+// ruleIdentity is the name of the profile's rule on credentials in errors.
 const ruleIdentity = "leaf-identity"
 
 // Identity reads the Matrix user and device in a member's credential (profile, section 7). It returns a KindInvalid
@@ -94,19 +94,19 @@ func Identity(m mls.Member) (*mimiport.LeafIdentity, error) {
 		}
 	}
 	if m.Identity == nil {
-		return nil, fail(mimiport.KindInvalid, errors.New("no basic credential"))
+		return nil, fail(mimiport.KindInvalid, errors.New("the credential is not basic"))
 	}
 	id, err := mimiport.UnmarshalLeafIdentity(m.Identity)
 	if err != nil {
 		return nil, fail(mimiport.KindBadMessage, err)
 	}
 	if _, err := spec.NewUserID(id.UserID, true); err != nil || id.DeviceID == "" {
-		return nil, fail(mimiport.KindInvalid, errors.New("it names no Matrix device"))
+		return nil, fail(mimiport.KindInvalid, errors.New("the credential names no Matrix device"))
 	}
 	return id, nil
 }
 
-// ServerOf is the server part of a user id that Identity or the edge has checked.
+// ServerOf returns the server part of a user id, which Identity or the edge has checked.
 func ServerOf(userID string) string {
 	_, domain, _ := strings.Cut(userID, ":")
 	return domain

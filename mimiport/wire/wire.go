@@ -1,7 +1,7 @@
-// Package wire reads and writes the variable-size vectors of the TLS presentation language as RFC 9420,
-// section 2.1.2, defines them: a QUIC-style length that must be the shortest possible, then the bytes.
+// Package wire reads and writes the variable-size vectors of RFC 9420, section 2.1.2. A vector is a QUIC-style length
+// in its shortest encoding, then the bytes.
 //
-// Readers never copy and never allocate: what they return is a slice of the input.
+// Readers never copy and never allocate: they return slices of the input.
 package wire
 
 import (
@@ -10,14 +10,14 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// MaxVector is the largest length a vector can state, in bytes (RFC 9420, section 2.1.2).
+// MaxVector is the largest length of a vector in bytes (RFC 9420, section 2.1.2).
 const MaxVector = 1<<30 - 1
 
-// ErrTooLong is the builder error for a vector longer than MaxVector.
+// ErrTooLong is the error of a builder that got a vector longer than MaxVector.
 var ErrTooLong = errors.New("wire: vector longer than 2^30-1 bytes")
 
-// ReadVarint reads a length. It reports false for a truncated length, the reserved prefix 0b11, and any length that
-// is not encoded in the fewest bytes.
+// ReadVarint reads a length. It returns false for a truncated length, for the reserved prefix 0b11, and for a length
+// that is not in its shortest encoding.
 func ReadVarint(s *cryptobyte.String, n *uint32) bool {
 	var first uint8
 	if !s.ReadUint8(&first) {
@@ -46,7 +46,8 @@ func ReadVarint(s *cryptobyte.String, n *uint32) bool {
 	return false
 }
 
-// ReadVector reads a vector's contents, `opaque x<V>` or `T x<V>`, as a slice of the input.
+// ReadVector reads a vector, `opaque x<V>` or `T x<V>`. contents becomes a slice of the input. ReadVector returns
+// false when the length is malformed or longer than the input.
 func ReadVector(s, contents *cryptobyte.String) bool {
 	var n uint32
 	var b []byte
@@ -57,12 +58,12 @@ func ReadVector(s, contents *cryptobyte.String) bool {
 	return true
 }
 
-// ReadOpaque is ReadVector into a byte slice.
+// ReadOpaque is ReadVector for a byte slice.
 func ReadOpaque(s *cryptobyte.String, b *[]byte) bool {
 	return ReadVector(s, (*cryptobyte.String)(b))
 }
 
-// AddVarint appends the shortest encoding of n.
+// AddVarint appends the shortest encoding of a length n. It sets ErrTooLong on the builder when n is above MaxVector.
 func AddVarint(b *cryptobyte.Builder, n int) {
 	switch {
 	case n < 1<<6:
@@ -82,8 +83,8 @@ func AddOpaque(b *cryptobyte.Builder, contents []byte) {
 	b.AddBytes(contents)
 }
 
-// AddVector appends a vector whose contents f writes. The length is only known afterwards, so the contents are built
-// apart and copied once.
+// AddVector appends a vector. f writes the contents into a builder of its own, because the length comes first and is
+// known last.
 func AddVector(b *cryptobyte.Builder, f func(*cryptobyte.Builder)) {
 	var inner cryptobyte.Builder
 	f(&inner)

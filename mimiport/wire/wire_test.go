@@ -20,8 +20,8 @@ func encodeLength(t testing.TB, n int) []byte {
 	return encoded
 }
 
-// TestVarintExamples holds the examples of RFC 9000, appendix A.1, that RFC 9420, section 2.1.2, takes over, and the ends of every
-// length's range.
+// TestVarintExamples has the examples of RFC 9000, appendix A.1, which RFC 9420, section 2.1.2, takes over, and the
+// smallest and largest value of each encoded length.
 func TestVarintExamples(t *testing.T) {
 	for _, c := range []struct {
 		encoded []byte
@@ -55,7 +55,7 @@ func TestVarintExamples(t *testing.T) {
 			t.Errorf("%x: read %d, %v", c.encoded, n, ok)
 		}
 		if c.ok && !bytes.Equal(encodeLength(t, int(c.n)), c.encoded) {
-			t.Errorf("%d is written %x", c.n, encodeLength(t, int(c.n)))
+			t.Errorf("%d encodes to %x", c.n, encodeLength(t, int(c.n)))
 		}
 	}
 }
@@ -68,7 +68,7 @@ func TestVarintRoundTrip(t *testing.T) {
 		s := cryptobyte.String(b.BytesOrPanic())
 		var n uint32
 		if !ReadVarint(&s, &n) || int(n) != want || !s.Empty() {
-			t.Fatalf("%d is read as %d", want, n)
+			t.Fatalf("%d decodes to %d", want, n)
 		}
 	})
 }
@@ -82,7 +82,7 @@ func TestTooLong(t *testing.T) {
 	var outer cryptobyte.Builder
 	AddVector(&outer, func(b *cryptobyte.Builder) { AddVarint(b, MaxVector+1) })
 	if _, err := outer.Bytes(); !errors.Is(err, ErrTooLong) {
-		t.Errorf("error %v from within a vector", err)
+		t.Errorf("an inner vector that is too long gives error %v", err)
 	}
 }
 
@@ -97,15 +97,15 @@ func TestVectorRoundTrip(t *testing.T) {
 		s := cryptobyte.String(b.BytesOrPanic())
 		var contents cryptobyte.String
 		var gotFirst, gotSecond []byte
-		if !ReadVector(&s, &contents) || !s.Empty() || !ReadOpaque(&contents, &gotFirst) || !ReadOpaque(&contents, &gotSecond) ||
-			!contents.Empty() || !bytes.Equal(gotFirst, first) || !bytes.Equal(gotSecond, second) {
+		if !ReadVector(&s, &contents) || !s.Empty() || !ReadOpaque(&contents, &gotFirst) ||
+			!ReadOpaque(&contents, &gotSecond) || !contents.Empty() ||
+			!bytes.Equal(gotFirst, first) || !bytes.Equal(gotSecond, second) {
 			t.Fatalf("read %x and %x", gotFirst, gotSecond)
 		}
 	})
 }
 
-// TestReadersDoNotAllocate shows that a length is compared with the input before anything is done with it: four bytes can ask
-// for 1 GiB.
+// TestReadersDoNotAllocate: readers compare a length with the input before they use it. Four bytes can claim 1 GiB.
 func TestReadersDoNotAllocate(t *testing.T) {
 	valid := append(encodeLength(t, 1000), make([]byte, 1000)...)
 	for _, input := range [][]byte{{0xbf, 0xff, 0xff, 0xff, 1, 2, 3}, valid} {
