@@ -55,6 +55,14 @@ const RESERVED_USER = "@_mimiport:";
 /** As much of a message of the log as it takes to handle it. */
 type Arrived = Pick<LogMessage, "seq" | "message"> & Partial<LogMessage>;
 
+/** Where a Welcome leads: the last message that is handled by it, and the Welcome itself unless it is in the log only. */
+interface Entry {
+  server: string;
+  term: number;
+  seq: number;
+  message: string | undefined;
+}
+
 const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
 
 /** The hash by which an own message is known again. */
@@ -279,7 +287,7 @@ export class Inbox {
     if (!(await this.evidence.provesMove(g, moved))) return false;
     const own = migration !== undefined && same(migration.response, fromBase64(moved.migration_response));
     if (own && !migration.over) this.merge(g, migration.commit);
-    else await this.readOldTerm(g, this.ds(server));
+    else await this.readOldTerm(g, server);
     // Who is on a branch that was lost before this move cannot read the way there, and enters anew at its end.
     if (g.term === term && g.unproven) this.moveTo(g, moved.delivery_service, moved.term);
     if (g.term === term) return false;
@@ -434,13 +442,11 @@ export class Inbox {
   }
 
   /** Reads at another server what the current term still brings. */
-  private async readOldTerm(g: Group, target: DeliveryService): Promise<void> {
+  private async readOldTerm(g: Group, server: string): Promise<void> {
     const { term } = g;
-    for (let from = 1, end = false; !end && g.term === term; ) {
-      const page = await target.messages(g.key, term, from);
-      for (const m of page.messages) if (g.term === term) await this.process(g, m);
-      end = page.end || !(page.next > from);
-      from = page.next;
+    for await (const m of this.termAt(server, g.key, term)) {
+      await this.process(g, m);
+      if (g.term !== term) return;
     }
   }
 
@@ -666,9 +672,38 @@ export class Inbox {
   private async welcomed(server: string, fanOut: FanOut, until = this.world.now() + INVITED): Promise<void> {
     const key = fanOut.group_id;
     const host = await this.hostOf(fanOut.room_id).catch(() => undefined);
-    if (host?.key === key && host.server === server) await this.orFail(key, this.join(server, key, fanOut));
+    const at = host?.key === key ? await this.entryOf(server, fanOut, host.server).catch(() => undefined) : undefined;
+    if (at !== undefined) await this.orFail(key, this.join(host!.server, at, fanOut));
     else if (this.stored.invitations.length < MAX_INVITATIONS && this.world.now() < until)
       this.stored.invitations.push({ server, fanOut, until });
+  }
+
+  /**
+   * Where in the group a Welcome of a server leads; undefined for one that does not count. One of a server from which the
+   * group has moved since counts if the present host has it too, in that server's term.
+   */
+  private async entryOf(server: string, fanOut: FanOut, host: string): Promise<Entry | undefined> {
+    const { group_id, term, seq, epoch } = fanOut;
+    if (server === host) return { server, term, seq, message: fanOut.message };
+    let [message, migration]: [string?, Migrated?] = [];
+    for await (const m of this.termAt(host, group_id, term)) {
+      if (m.kind === "commit" && m.epoch === epoch - 1) migration = m.migration;
+      if (m.kind === "welcome" && m.epoch === epoch && m.message === (fanOut.message ?? m.message)) message = m.message;
+    }
+    if (message === undefined) return undefined;
+    return migration === undefined
+      ? { server, term, seq, message }
+      : { server: migration.delivery_service, term: migration.term, seq: 0, message };
+  }
+
+  /** Reads a term of a group as a server has it, from its beginning. */
+  private async *termAt(server: string, key: string, term: number): AsyncGenerator<LogMessage> {
+    for (let from = 1, end = false; !end; ) {
+      const page = await this.ds(server).messages(key, term, from);
+      yield* page.messages;
+      end = page.end || !(page.next > from);
+      from = page.next;
+    }
   }
 
   /** The group that a room names and where it is: the pointer's Delivery Service, or where that one redirects to. */
@@ -681,16 +716,17 @@ export class Inbox {
     return { key, server: delivery_service };
   }
 
-  private async join(server: string, key: string, f: FanOut): Promise<void> {
-    const ds = this.ds(server);
+  private async join(host: string, { message, ...at }: Entry, f: FanOut): Promise<void> {
+    const key = f.group_id;
+    const ds = this.ds(host);
     const logged = async () => (await ds.messages(key, f.term, f.seq)).messages.find((m) => m.seq === f.seq)?.message;
-    const welcome = fromBase64(f.message ?? (await logged()) ?? "");
+    const welcome = fromBase64(message ?? (await logged()) ?? "");
     const refs = mls.welcomeRefs(welcome).map(toBase64url);
     const ref = refs.find((r) => this.stored.keyPackages.has(r));
-    if (ref === undefined) return this.ignored(key, server, "the Welcome is for no KeyPackage of this device");
+    if (ref === undefined) return this.ignored(key, at.server, "the Welcome is for no KeyPackage of this device");
     const state = await mls.join(welcome, this.stored.keyPackages.get(ref)!, () => ds.tree(key, f.epoch));
     this.stored.keyPackages.delete(ref);
-    await this.enter(key, f.room_id, server, f, state);
+    await this.enter(key, f.room_id, at.server, at, state);
   }
 
   /** Enters a group by an external Commit, which removes the own former leaf (RFC 9420, section 12.4.3.2). */
