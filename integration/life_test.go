@@ -1,0 +1,22 @@
+package integration
+
+import (
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/scenario"
+)
+
+// TestLife: a group of members on dendrite-mimi, a Synapse and a stock Dendrite lives its whole life, in a room that
+// the user of the Synapse has made. All members have the same epoch authenticator after each step.
+func TestLife(t *testing.T) { testLife(t, harness.NewTestNetwork(t), "11") }
+
+// TestLifeOnPostgres is TestLife in a room of version 10, with the Dendrites on PostgreSQL.
+func TestLifeOnPostgres(t *testing.T) { testLife(t, harness.NewPostgresNetwork(t), "10") }
+
+func testLife(t *testing.T, n *harness.TestNetwork, version string) {
+	stock := []*harness.Server{n.StartSynapse(t), n.StartServer(t, "")}
+	if err := scenario.Life(t.Context(), n.Network, stock, version, t.Log); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,414 @@
+package scenario
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
+)
+
+// life is the story of a group with members on homeservers that lack the module.
+type life struct {
+	*Play
+	stock   []*harness.Server
+	version string            // of the room
+	guests  []*harness.Client // the member on each of stock
+	erin    *harness.Client   // who comes and goes, with no power in the room
+	admins  [2]*harness.User  // at A and B
+	host    *harness.Server   // which has the group
+	term    uint64
+}
+
+// Life lets a group live its whole life. Its members are alice, on a homeserver A with the module, and one user on each
+// of the running homeservers stock, which lack it. The first of those makes the room, of a version, and the group. B is
+// the other homeserver with the module. It returns the first thing that is not as it should be.
+func Life(ctx context.Context, n *harness.Network, stock []*harness.Server, version string, print func(...any)) error {
+	l := &life{
+		Play: &Play{Start: TypeScript, Print: print, began: time.Now()}, stock: stock, version: version,
+	}
+	defer l.close()
+	for _, act := range []func(context.Context, *harness.Network) error{
+		l.open, l.gather, l.create, l.everybody, l.addAndRemove, l.moves, l.away, l.leave, l.kick, l.lose, l.everybody,
+	} {
+		if err := act(ctx, n); err != nil {
+			return err
+		}
+	}
+	l.report("done: %d moves, %d messages decrypted by all others, %d checks that all members and the Delivery Service "+
+		"agree, %.1f s", l.Play.moves, l.messages, l.checks, time.Since(l.began).Seconds())
+	return nil
+}
+
+func (l *life) close() {
+	for _, c := range append(l.guests, l.alice, l.erin) {
+		if c != nil {
+			_ = c.Kill() // it may have ended
+		}
+	}
+}
+
+// open starts A and B, whose operators let users of other homeservers create groups and move them here.
+func (l *life) open(ctx context.Context, n *harness.Network) (err error) {
+	if err := l.servers(ctx, n); err != nil {
+		return err
+	}
+	creators := []string{l.a.Name, l.b.Name}
+	for _, s := range l.stock {
+		creators = append(creators, s.Name)
+	}
+	policy := map[string]any{"target": "joined_servers", "creators": creators, "recover": true, "accept_claims": true}
+	for i, s := range []*harness.Server{l.a, l.b} {
+		if l.admins[i], err = s.Register(ctx, "operator", true); err != nil {
+			return err
+		}
+		if err := l.admins[i].Do(ctx, http.MethodPut, adminapi.PathPrefix+"/policy", policy, nil); err != nil {
+			return err
+		}
+	}
+	for _, s := range l.stock {
+		what, err := software(ctx, n, s)
+		if err != nil {
+			return err
+		}
+		l.report("%s is a stock %s", s.Name, what)
+	}
+	return nil
+}
+
+// software is the name and version of a homeserver as it says.
+func software(ctx context.Context, n *harness.Network, s *harness.Server) (string, error) {
+	client := n.Client()
+	defer client.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.Name+"/_matrix/federation/v1/version", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Server struct{ Name, Version string }
+	}
+	err = json.NewDecoder(resp.Body).Decode(&answer)
+	return answer.Server.Name + " " + answer.Server.Version, err
+}
+
+// gather makes the room and the clients.
+func (l *life) gather(ctx context.Context, _ *harness.Network) error {
+	names := []string{"carol", "dave"}
+	var users []*harness.User
+	for i, s := range l.stock {
+		u, err := s.Register(ctx, names[i], false)
+		if err != nil {
+			return err
+		}
+		users = append(users, u)
+	}
+	alice, err := l.a.Register(ctx, "alice", false)
+	if err != nil {
+		return err
+	}
+	maker := users[0]
+	if l.room, err = maker.CreateRoomOf(ctx, l.version); err != nil {
+		return err
+	}
+	for _, u := range append(users[1:], alice, l.admins[1]) { // B has to be in the room
+		if err := l.admit(ctx, maker, u); err != nil {
+			return err
+		}
+	}
+	l.report("%s has made the room %s of version %s", maker.ID, l.room, l.version)
+	for _, u := range users {
+		guest, err := l.Start(ctx, u)
+		if err != nil {
+			return err
+		}
+		l.guests = append(l.guests, guest)
+	}
+	if l.alice, err = l.Start(ctx, alice); err != nil {
+		return err
+	}
+	erin, err := l.a.Register(ctx, "erin", false)
+	if err != nil {
+		return err
+	}
+	if err := alice.Admit(ctx, l.room, erin); err != nil {
+		return err
+	}
+	l.erin, err = l.Start(ctx, erin)
+	return err
+}
+
+// admit has a user come into the room who may do everything there.
+func (l *life) admit(ctx context.Context, by, u *harness.User) error {
+	if err := by.Admit(ctx, l.room, u); err != nil {
+		return err
+	}
+	return by.SetPowerLevel(ctx, l.room, u.ID, 100)
+}
+
+// create has the first guest create the group at A, and add all others.
+func (l *life) create(ctx context.Context, _ *harness.Network) error {
+	creator := l.guests[0]
+	var st harness.GroupState
+	if err := creator.Do(ctx, "create_group", harness.Args{"room": l.room, "ds": l.a.Name}, &st); err != nil {
+		return err
+	}
+	l.Party = &party.Party{Room: l.room, Group: st.Group, Members: []*harness.Client{creator}}
+	l.host = l.a
+	l.report("%s%s has created the group %s…", l.where(&st), creator.Name, l.Group[:8])
+	for _, c := range append(l.guests[1:], l.alice) {
+		if err := l.Add(ctx, c); err != nil {
+			return err
+		}
+		l.report("%s has added %s, who has joined by Welcome", creator.Name, c.Name)
+	}
+	return l.agreed(ctx)
+}
+
+// everybody has each member send a message that all others decrypt, and commit.
+func (l *life) everybody(ctx context.Context, _ *harness.Network) error {
+	for _, c := range l.Members {
+		if err := l.say(ctx, c); err != nil {
+			return err
+		}
+	}
+	for _, c := range l.Members {
+		if err := l.commit(ctx, c, "has committed new keys"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *life) say(ctx context.Context, from *harness.Client) error {
+	text, err := l.Say(ctx, from)
+	if err != nil {
+		return err
+	}
+	l.messages++
+	l.report("all others have decrypted %q", text)
+	return nil
+}
+
+// commit has a member commit what is pending, with new keys, and all follow.
+func (l *life) commit(ctx context.Context, by *harness.Client, what string) error {
+	if err := by.Do(ctx, "update", nil, nil); err != nil {
+		return err
+	}
+	l.report("%s %s", by.Name, what)
+	return l.agreed(ctx)
+}
+
+// addAndRemove has each guest add erin, and remove her.
+func (l *life) addAndRemove(ctx context.Context, _ *harness.Network) error {
+	for _, guest := range l.guests {
+		if err := l.erin.Do(ctx, "publish_key_packages", nil, nil); err != nil {
+			return err
+		}
+		if err := guest.Do(ctx, "add", harness.Args{"user": l.erin.User.ID}, nil); err != nil {
+			return err
+		}
+		if err := l.erin.Do(ctx, "join", nil, nil); err != nil {
+			return err
+		}
+		l.Members = append(l.Members, l.erin)
+		l.report("%s has added erin, who has joined by Welcome", guest.Name)
+		if err := l.agreed(ctx); err != nil {
+			return err
+		}
+		if err := guest.Do(ctx, "remove", harness.Args{"user": l.erin.User.ID}, nil); err != nil {
+			return err
+		}
+		if err := l.out(ctx, l.erin); err != nil {
+			return err
+		}
+		l.report("%s has removed erin", guest.Name)
+		if err := l.agreed(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// out waits until a client knows that it is removed.
+func (l *life) out(ctx context.Context, c *harness.Client) error {
+	l.Members = slices.DeleteFunc(l.Members, func(m *harness.Client) bool { return m == c })
+	return c.Do(ctx, "wait_for", harness.Args{"kind": "removed"}, nil)
+}
+
+// moves has each member move the group to B and back.
+func (l *life) moves(ctx context.Context, _ *harness.Network) error {
+	for _, c := range slices.Clone(l.Members) {
+		for _, target := range []*harness.Server{l.b, l.a} {
+			if err := l.moveBy(ctx, c, target); err != nil {
+				return err
+			}
+			if err := l.agreed(ctx); err != nil {
+				return err
+			}
+			if err := l.say(ctx, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// moveBy has a member move the group.
+func (l *life) moveBy(ctx context.Context, mover *harness.Client, target *harness.Server) error {
+	if err := migrate(ctx, mover, target.Name); err != nil {
+		return err
+	}
+	l.host, l.term = target, l.term+1
+	l.Play.moves++
+	l.report("%s has moved the group to %s", mover.Name, l.label(target.Name))
+	return nil
+}
+
+// away has the group move and go on while a guest's homeserver is down.
+func (l *life) away(ctx context.Context, _ *harness.Network) error {
+	for i, s := range l.stock {
+		if err := s.Stop(); err != nil {
+			return err
+		}
+		l.report("%s is down", s.Name)
+		target := l.b
+		if l.host == l.b {
+			target = l.a
+		}
+		if err := l.moveBy(ctx, l.alice, target); err != nil {
+			return err
+		}
+		if err := l.alice.Do(ctx, "update", nil, nil); err != nil {
+			return err
+		}
+		if err := s.Start(ctx); err != nil {
+			return err
+		}
+		l.report("%s is up again", s.Name)
+		if err := l.agreed(ctx); err != nil {
+			return err
+		}
+		if err := l.say(ctx, l.guests[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leave has each guest leave the group, and enter anew by an external Commit.
+func (l *life) leave(ctx context.Context, _ *harness.Network) error {
+	for _, guest := range l.guests {
+		if err := guest.Do(ctx, "leave", nil, nil); err != nil {
+			return err
+		}
+		if err := l.removed(ctx, guest, "has left the group"); err != nil {
+			return err
+		}
+		if err := l.rejoin(ctx, guest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removed has alice commit the removal that is pending, which the guest gets.
+func (l *life) removed(ctx context.Context, guest *harness.Client, why string) error {
+	pending := harness.Args{"kind": "state", "pending_proposals": 1}
+	if err := l.alice.Do(ctx, "wait_for", pending, nil); err != nil {
+		return err
+	}
+	if err := l.alice.Do(ctx, "update", nil, nil); err != nil {
+		return err
+	}
+	if err := l.out(ctx, guest); err != nil {
+		return err
+	}
+	l.report("%s %s, alice has committed that, and %s has read the Commit", guest.Name, why, guest.Name)
+	return l.agreed(ctx)
+}
+
+// rejoin has a guest who is in the room enter the group by an external Commit.
+func (l *life) rejoin(ctx context.Context, guest *harness.Client) error {
+	if err := guest.Do(ctx, "rejoin", harness.Args{"room": l.room}, nil); err != nil {
+		return err
+	}
+	l.Members = append(l.Members, guest)
+	l.report("%s has entered anew by an external Commit", guest.Name)
+	return l.agreed(ctx)
+}
+
+// kick has alice kick each guest from the room, who comes back.
+func (l *life) kick(ctx context.Context, _ *harness.Network) error {
+	for _, guest := range l.guests {
+		u := guest.User
+		if err := u.SetPowerLevel(ctx, l.room, u.ID, 0); err != nil {
+			return err
+		}
+		err := harness.Poll(ctx, func(ctx context.Context) error { // until A knows the level
+			return l.alice.User.Kick(ctx, l.room, u.ID)
+		})
+		if err != nil {
+			return err
+		}
+		if err := l.removed(ctx, guest, "was kicked from the room"); err != nil {
+			return err
+		}
+		if err := l.admit(ctx, l.alice.User, u); err != nil {
+			return err
+		}
+		if err := l.rejoin(ctx, guest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lose has the group move to B, which is lost. A takes it on from what a member holds.
+func (l *life) lose(ctx context.Context, _ *harness.Network) error {
+	if err := l.moveBy(ctx, l.guests[len(l.guests)-1], l.b); err != nil {
+		return err
+	}
+	if err := l.agreed(ctx); err != nil {
+		return err
+	}
+	var held json.RawMessage
+	if err := errors.Join(l.b.Kill(), l.guests[0].Do(ctx, "export", nil, &held)); err != nil {
+		return err
+	}
+	route := adminapi.PathPrefix + "/groups/" + l.Group + "/recover"
+	if err := l.admins[0].Do(ctx, http.MethodPost, route, held, nil); err != nil {
+		return err
+	}
+	l.host, l.term = l.a, l.term+1
+	l.report("B is lost, and A's operator has recovered the group from what %s holds", l.guests[0].Name)
+	for _, c := range l.Members {
+		if err := c.Do(ctx, "follow", harness.Args{"ds": l.a.Name}, nil); err != nil {
+			return err
+		}
+		l.report("%s has followed to A", c.Name)
+	}
+	return l.agreed(ctx)
+}
+
+// agreed checks that all members and the Delivery Service have the same group, where it should be, with nobody else.
+func (l *life) agreed(ctx context.Context) error {
+	if err := l.agree(ctx, l.host.Name, l.term); err != nil {
+		return err
+	}
+	st, err := l.Members[0].State(ctx)
+	if err == nil && len(st.Members) != len(l.Members) {
+		err = fmt.Errorf("the group has %d members, not %d", len(st.Members), len(l.Members))
+	}
+	return err
+}
