@@ -21,14 +21,16 @@ FAILURES := grep -E '^ *(--- FAIL|[a-z0-9_]+_test\.go:[0-9]+:|panic:|FAIL)'
 HISTORIES ?= 10000
 # The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
 PROTOCOL ?= mls10
+# synapse: the demo is the whole life of a group with members on a Synapse and on a stock Dendrite.
+STOCK ?=
 
 .PHONY: help demo test test-go test-ts test-integration synapse lint vuln fuzz bench soak explore clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' Makefile
 
-demo: $(if $(filter draft09,$(PROTOCOL)),,$(DRIVER)) ## move a live group between two real homeservers, step by step
-	$(GO) run ./integration/demo -protocol $(PROTOCOL)
+demo: $(if $(filter draft09,$(PROTOCOL)),,$(DRIVER)) $(if $(STOCK),synapse) ## move a live group between two real homeservers, step by step
+	$(GO) run ./integration/demo -protocol $(PROTOCOL) -stock "$(STOCK)"
 
 test: test-ts test-go test-integration ## everything; ends with a line for each thing that tests lack here
 	@$(GO) test -count=1 -v -run '^TestMachine$$' ./internal/needs | sed -n 's/.*\(NOT TESTED: .*\)/\1/p'
@@ -81,8 +83,9 @@ fuzz: ## every fuzz target for FUZZTIME
 	  done; \
 	done
 
-soak: $(DRIVER) ## an hour: servers killed at every write and send, every fault, random histories, explore
+soak: $(DRIVER) synapse ## an hour: servers killed at every write and send, every fault, a Synapse, histories, explore
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -artifacts ./integration/kill
+	MIMI_REQUIRE_ALL=1 $(GO) test -count=1 -timeout 30m -run 'Synapse|Life|ByReference' ./integration
 	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m -artifacts ./integration/history
 	$(MAKE) explore
 

@@ -1,4 +1,5 @@
-// Command demo moves a live MLS group between two real homeservers and back, and shows each step. It leaves nothing running and
+// Command demo moves a live MLS group between two real homeservers and back, and shows each step. With -stock synapse
+// it shows the whole life of a group with members on a Synapse and on a stock Dendrite. It leaves nothing running and
 // no file behind, and exits with 1 when anything is not as it should be.
 package main
 
@@ -14,6 +15,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/draft09"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/scenario"
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
 )
 
 // clients are the clients of each kind of group.
@@ -21,15 +23,13 @@ var clients = map[string]scenario.StartClient{"mls10": scenario.TypeScript, "dra
 
 func main() {
 	draft09.ServeClient()
-	protocol := flag.String("protocol", "mls10", "mls10 for groups of RFC 9420, or draft09 for groups of github.com/cisco/go-mls")
-	flag.Parse()
-	start, ok := clients[*protocol]
-	if !ok {
-		fmt.Fprintf(os.Stderr, "demo: no clients for protocol %q\n", *protocol)
+	play, err := chosen()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, start)
+	err = run(ctx, play)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
@@ -37,7 +37,41 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, start scenario.StartClient) (err error) {
+// chosen is the play that the flags name.
+func chosen() (func(context.Context, *harness.Network) error, error) {
+	protocol := flag.String("protocol", "mls10",
+		"mls10 for groups of RFC 9420, or draft09 for groups of github.com/cisco/go-mls")
+	stock := flag.String("stock", "", "synapse for members on a Synapse and on a stock Dendrite besides")
+	flag.Parse()
+	start, ok := clients[*protocol]
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("no clients for protocol %q", *protocol)
+	case *stock == "":
+		return func(ctx context.Context, n *harness.Network) error { return scenario.Move(ctx, n, start, show) }, nil
+	case *stock != "synapse" || *protocol != "mls10":
+		return nil, fmt.Errorf("no members on %q in groups of protocol %q", *stock, *protocol)
+	}
+	folder, err := needs.SynapseFolder()
+	return func(ctx context.Context, n *harness.Network) error { return life(ctx, n, folder) }, err
+}
+
+// life plays with a Synapse, installed in a folder, and a stock Dendrite.
+func life(ctx context.Context, n *harness.Network, folder string) error {
+	synapse, err := n.StartSynapse(ctx, folder)
+	if err != nil {
+		return err
+	}
+	dendrite, err := n.Start(ctx, "")
+	if err != nil {
+		return err
+	}
+	return scenario.Life(ctx, n, []*harness.Server{synapse, dendrite}, "11", show)
+}
+
+func show(line ...any) { fmt.Println(line...) }
+
+func run(ctx context.Context, play func(context.Context, *harness.Network) error) (err error) {
 	dir, err := os.MkdirTemp("", "mimiport-demo-")
 	if err != nil {
 		return err
@@ -49,7 +83,7 @@ func run(ctx context.Context, start scenario.StartClient) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.Close()) }()
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	return scenario.Move(ctx, n, start, func(line ...any) { fmt.Println(line...) })
+	return play(ctx, n)
 }

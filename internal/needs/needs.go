@@ -3,6 +3,8 @@
 package needs
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,15 +72,24 @@ func OpenMLS(tb testing.TB) {
 // Synapse is the folder in which a Synapse is installed, where the test may mount and run it.
 func Synapse(tb testing.TB) (folder string) {
 	tb.Helper()
-	cache, err := os.UserCacheDir()
-	folder = filepath.Join(cache, "mimiport", "synapse")
-	if err != nil || !exists(folder) {
-		missing(tb, "Synapse is not installed: make synapse installs it")
-	}
-	if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
-		missing(tb, "Synapse is run by root only: "+err.Error())
+	folder, err := SynapseFolder()
+	if err != nil {
+		missing(tb, err.Error())
 	}
 	return folder
+}
+
+// SynapseFolder is Synapse for a program that is no test.
+func SynapseFolder() (string, error) {
+	cache, err := os.UserCacheDir()
+	folder := filepath.Join(cache, "mimiport", "synapse")
+	if err != nil || !exists(folder) {
+		return "", errors.New("Synapse is not installed: make synapse installs it")
+	}
+	if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
+		return "", fmt.Errorf("Synapse is run by root only: %w", err)
+	}
+	return folder, nil
 }
 
 func missing(tb testing.TB, what string) {
