@@ -29,29 +29,26 @@ type hosted struct {
 	carol   *harness.User
 }
 
-// TestSynapseReceives: what TestUnmodifiedReceiver says of Dendrite, of a Synapse.
-func TestSynapseReceives(t *testing.T) {
-	n := harness.NewTestNetwork(t)
-	synapse := n.StartSynapse(t)
-	p := newPairAt(t, n.StartServer(t, harness.Section), n.StartServer(t, harness.Section))
-	p.requireReceives(t, synapse)
-}
-
 // TestSynapse: a room that a user of a Synapse has made has a group elsewhere, in each version that both sides have.
 // Devices there are added by what they publish, and are removed when they are deleted, or their users kicked or gone.
+// They get what TestUnmodifiedReceiver says of Dendrite, also when their homeserver was away.
 func TestSynapse(t *testing.T) {
 	n := harness.NewTestNetwork(t)
 	synapse := n.StartSynapse(t)
 	a, b := n.StartServer(t, harness.Section), n.StartServer(t, harness.Section)
+	newNamed := func(t *testing.T, version, suffix string) *hosted {
+		alice := harness.RegisterUser(t, a, "alice-"+suffix, false)
+		bob := harness.RegisterUser(t, b, "bob-"+suffix, false)
+		return newHosted(t, harness.RegisterUser(t, synapse, "carol-"+suffix, false), version, alice, bob)
+	}
+	t.Run("receives", func(t *testing.T) { newPairAt(t, a, b).requireReceives(t, synapse) })
 	for _, version := range []string{"10", "11"} {
-		t.Run(version, func(t *testing.T) {
-			name := func(s string) string { return s + version }
-			carol := harness.RegisterUser(t, synapse, name("carol"), false)
-			alice, bob := harness.RegisterUser(t, a, name("alice"), false), harness.RegisterUser(t, b, name("bob"), false)
-			h := newHosted(t, carol, version, alice, bob)
-			h.requireRemovals(t, harness.RegisterUser(t, synapse, name("dave"), false))
+		t.Run("removals in version "+version, func(t *testing.T) {
+			dave := harness.RegisterUser(t, synapse, "dave-"+version, false)
+			newNamed(t, version, version).requireRemovals(t, dave)
 		})
 	}
+	t.Run("was away", func(t *testing.T) { newNamed(t, "11", "away").requireAllAfterAbsence(t) })
 }
 
 // newHosted has carol make a room of a version, alice the group in it, with bob and then carol for its other members.
@@ -146,23 +143,20 @@ func (h *hosted) requireMembers(t *testing.T, n int) {
 	}
 }
 
-// TestSynapseWasAway: a group talks, moves and talks on while a member's Synapse is down. All that the logs have comes
-// to the member afterwards, in their order and without a gap: the group can be followed by that alone. The evidence of
-// the move verifies with the key for which the Synapse vouches (profile, sections 2, 6 and 7).
-func TestSynapseWasAway(t *testing.T) {
-	n := harness.NewTestNetwork(t)
-	synapse := n.StartSynapse(t)
-	a, b := n.StartServer(t, harness.Section), n.StartServer(t, harness.Section)
-	carol := harness.RegisterUser(t, synapse, "carol", false)
-	h := newHosted(t, carol, "11", harness.RegisterUser(t, a, "alice", false), harness.RegisterUser(t, b, "bob", false))
-	harness.WhileDown(t, synapse, func() error {
+// requireAllAfterAbsence has the group talk, move and talk on while carol's Synapse is down. It checks that all that
+// the logs have comes to her afterwards, in their order and without a gap: the group can be followed by that alone. The
+// evidence of the move verifies with the key for which the Synapse vouches (profile, sections 2, 6 and 7).
+func (h *hosted) requireAllAfterAbsence(t *testing.T) {
+	t.Helper()
+	a, b := h.alice.User.Server, h.bob.User.Server
+	harness.WhileDown(t, h.synapse, func() error {
 		h.Talk(t)
 		commit(t, h.alice, h.bob)
 		h.Move(t, h.bob, b)
 		h.Talk(t)
 		return nil
 	})
-	got := takeEvents(t, carol, 7)
+	got := takeEvents(t, h.carol, 7)
 	slices.SortFunc(got, func(a, b event) int { // the two servers do not wait for each other
 		return slices.Compare([]uint64{a.Term, a.Seq}, []uint64{b.Term, b.Seq})
 	})
@@ -182,7 +176,7 @@ func TestSynapseWasAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := mimiport.Verify(confirmation, notarizedKey(t, synapse, a, moved.KeyID)); err != nil {
+	if err := mimiport.Verify(confirmation, notarizedKey(t, h.synapse, a, moved.KeyID)); err != nil {
 		t.Error(err)
 	}
 }
