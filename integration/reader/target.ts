@@ -28,6 +28,16 @@ export interface Staged {
   term: number;
   group: Group;
   members: string[];
+  log: Served[]; // of the former terms, until the receipt of the migration Commit is there
+}
+
+/** A message of the log as members read it, without the message itself. */
+export interface Served {
+  term: bigint;
+  seq: bigint;
+  epoch: bigint;
+  kind: string;
+  sender: string;
 }
 
 const invalid = (ok: unknown, why: string, rule?: string) => require(ok, "M_INVALID", why, rule);
@@ -58,9 +68,9 @@ export function stage(offer: Offer, data: Uint8Array, keyID: string): Staged {
   const commit = base.commit(state.commit.commit, state.commit.group_info);
   requireMigrationCommit(base, commit, source, target, offer.externalSender);
   require(userOf(commit.before) === offer.user, "M_FORBIDDEN", "the Commit is another user's");
-  requireLog(state, group_id, epoch, chain.end.term);
+  const log = formerLog(state, offer, group_id, epoch, BigInt(chain.end.term));
   const members = commit.next.tree.leaves().map(([, leaf]) => userOf(leaf));
-  return { hash: sha256(data), term: chain.end.term + 1, group: commit.next, members };
+  return { hash: sha256(data), term: chain.end.term + 1, group: commit.next, members, log };
 }
 
 type Commit = ReturnType<Group["commit"]>;
@@ -104,22 +114,34 @@ function othersKept(base: Group, next: Group): boolean {
   );
 }
 
-/** Profile, section 4, "Former terms". */
-function requireLog(state: GroupState, groupID: Uint8Array, epoch: bigint, term: number) {
+/** The log that T serves of former terms, with the migration Commit at its end (profile, section 4). */
+function formerLog(state: GroupState, offer: Offer, groupID: Uint8Array, epoch: bigint, term: bigint): Served[] {
   const seen = new Set([Buffer.from(sha256(state.commit.commit)).toString("hex")]);
-  for (const e of state.log) {
+  const handshakes = state.log.map((e): Served => {
     invalid(readMessage(e.message).format === 1, "not a handshake");
     const m = readHandshake(e.message);
     invalid(equal(m.group_id, groupID) && m.epoch === e.epoch && e.epoch <= epoch, "another group or epoch");
     const hash = Buffer.from(sha256(e.message)).toString("hex");
     invalid(!seen.has(hash), "a message twice");
     seen.add(hash);
-    invalid(e.term <= BigInt(term), "a later term");
+    invalid(e.term <= term, "a later term");
     invalid(e.receipt.length === 0 || isReceiptOf(e, groupID), "another receipt");
-  }
-  const commit = { term: BigInt(term), epoch, seq: undefined };
-  const log: Pick<LogEntry, "term" | "epoch">[] = [...state.log, commit];
-  for (const w of state.welcomes) requirePlace(w, log as LogEntry[]);
+    const kind = m.content.type === 3 ? "commit" : "proposal";
+    return { term: e.term, seq: e.seq, epoch: e.epoch, kind, sender: e.sender };
+  });
+  const log = handshakes.flatMap((e, i) => [e, ...welcomeAfter(e, handshakes[i + 1]?.epoch ?? epoch, state.welcomes)]);
+  const last = log.at(-1);
+  const seq = last?.term === term ? last.seq + 1n : 1n;
+  const commit = { term, seq, epoch, kind: "commit", sender: offer.user };
+  log.push(commit, ...welcomeAfter(commit, epoch + 1n, state.welcomes));
+  const welcomes = log.filter((e) => e.kind === "welcome").length;
+  invalid(welcomes === state.welcomes.length, "a Welcome without its Commit");
+  const ascends = (a: Served, b: Served) => a.term < b.term || a.seq < b.seq;
+  invalid(
+    log.every((e, i) => i === 0 || ascends(log[i - 1]!, e)),
+    "no number for a Welcome",
+  );
+  return log;
 }
 
 function isReceiptOf(e: LogEntry, groupID: Uint8Array): boolean {
@@ -128,11 +150,8 @@ function isReceiptOf(e: LogEntry, groupID: Uint8Array): boolean {
   return place && equal(r.group_id, groupID) && equal(r.commit_hash, sha256(e.message));
 }
 
-/** A Welcome has its Commit, the last message of the epoch before, and the number after it. */
-function requirePlace(w: Joiners, log: LogEntry[]) {
-  const at = log.findLastIndex((e) => e.epoch === w.epoch - 1n);
-  invalid(at >= 0, "a Welcome without its Commit");
-  const [commit, next] = [log[at]!, log[at + 1]];
-  const free = next?.seq === undefined || next.term !== commit.term || next.seq > commit.seq + 1n;
-  invalid(free, "no number for a Welcome");
+/** The Welcome after the last message of an epoch, which is its Commit. next is the epoch of the message after it. */
+function welcomeAfter(e: Served, next: bigint, welcomes: Joiners[]): Served[] {
+  const found = e.epoch < next && welcomes.some((w) => w.epoch === e.epoch + 1n);
+  return found ? [{ ...e, seq: e.seq + 1n, epoch: e.epoch + 1n, kind: "welcome" }] : [];
 }

@@ -224,6 +224,7 @@ for (const c of contents.cases) {
         confirmed_transcript_hash: toHex(staged.group.context.confirmed_transcript_hash),
         external_senders: staged.group.externalSenders().map((e) => toHex(ExternalSender.write(e))),
         members: staged.members,
+        log: shown(staged.log),
       },
       c.staged,
     );

@@ -57,6 +57,10 @@ type stagedVector struct {
 	Transcript      hexBytes   `json:"confirmed_transcript_hash"`
 	ExternalSenders []hexBytes `json:"external_senders"`
 	Members         []string
+	Log             []struct {
+		Term, Seq, Epoch uint64
+		Kind, Sender     string
+	}
 }
 
 // codes are the kinds of refusals by their codes in the vectors.
@@ -87,6 +91,7 @@ func TestContentVectors(t *testing.T) {
 					t.Fatal(err)
 				}
 				vectors.expectStaged(w, m, &c.Staged)
+				vectors.expectFormer(w, m, &c.Staged)
 				return
 			}
 			expectKind(t, err, codes[c.Code])
@@ -121,8 +126,7 @@ func (v *contentVectors) target(t *testing.T) (*world, *migration.Migration) {
 	if err := store.Apply(t.Context(), &storage.Change{Migration: m}); err != nil {
 		t.Fatal(err)
 	}
-	seed := sha256.Sum256([]byte("mimiport test vector key external sender")) // as the README has it
-	private := must(json.Marshal(seed[:]))(t)
+	private := must(json.Marshal(seedOf("external sender")))(t)
 	if err := store.PutSetting(t.Context(), "external-sender/mls10/Ed25519", private); err != nil {
 		t.Fatal(err)
 	}
@@ -188,5 +192,50 @@ func (v *contentVectors) expectStaged(w *world, m *migration.Migration, want *st
 	err := mimiport.Verify(vote, w.Key(m.Target).Public().(ed25519.PublicKey))
 	if err != nil || !bytes.Equal(vote.ContentHash, want.ContentHash) {
 		t.Errorf("the vote is for %x, %v", vote.ContentHash, err)
+	}
+}
+
+// seedOf is the seed of a signer of the vectors.
+func seedOf(signer string) []byte {
+	seed := sha256.Sum256([]byte("mimiport test vector key " + signer)) // as the README has it
+	return seed[:]
+}
+
+// expectFormer compares what the target serves of former terms, once it has been shown the source's decision, with the
+// vector. Everybody who has a Welcome reads along.
+func (v *contentVectors) expectFormer(w *world, m *migration.Migration, want *stagedVector) {
+	t := w.t
+	t.Helper()
+	offer := must(mimiport.UnmarshalMigrationResponse(v.Offer))(t)
+	decision := &mimiport.MigrationConfirmation{DomainName: m.Target, Nonce: offer.Nonce, GroupID: m.GroupID}
+	if err := mimiport.Sign(decision, ed25519.NewKeyFromSeed(seedOf("source"))); err != nil {
+		t.Fatal(err)
+	}
+	target := w.services[m.Target]
+	_, err := target.ConfirmMigration(t.Context(), caller(m.User), m.ID, &api.SignedRequest{
+		Message: must(decision.Marshal())(t), KeyID: "ed25519:a",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[uint64]api.LogMessage)
+	for _, user := range []string{v.User, "@erin:third.example", "@frank:third.example"} {
+		w.Room.Join(user)
+		term := want.Term - 1
+		log := must(target.Messages(t.Context(), caller(user), m.GroupID, api.MessagesQuery{Term: &term}))(t)
+		if log.Term != term || !log.End || log.Moved == nil || log.Moved.DeliveryService != m.Target {
+			t.Errorf("the log of term %d: %+v", term, log)
+		}
+		for _, e := range log.Messages {
+			got[e.Seq] = e
+		}
+	}
+	for _, e := range want.Log {
+		if g := got[e.Seq]; g.Epoch != e.Epoch || g.Kind != e.Kind || g.Sender != e.Sender {
+			t.Errorf("number %d is %+v, want %+v", e.Seq, g, e)
+		}
+	}
+	if len(got) != len(want.Log) {
+		t.Errorf("%d messages, want %d", len(got), len(want.Log))
 	}
 }

@@ -48,6 +48,17 @@ type stagedJSON struct {
 	Transcript      string   `json:"confirmed_transcript_hash"`
 	ExternalSenders []string `json:"external_senders"`
 	Members         []string `json:"members"`
+	// Log is what the target serves of former terms until it has the receipt of the migration Commit.
+	Log []entryJSON `json:"log"`
+}
+
+// entryJSON is a message of the log, without the message itself.
+type entryJSON struct {
+	Term   uint64 `json:"term"`
+	Seq    uint64 `json:"seq"`
+	Epoch  uint64 `json:"epoch"`
+	Kind   string `json:"kind"`
+	Sender string `json:"sender"`
 }
 
 // The users of the group of the contents, and the room that they are in.
@@ -240,12 +251,18 @@ func contents() *contentFile {
 		Name: "valid", Outcome: "staged", KeyID: "ed25519:a", Content: hex.EncodeToString(data),
 		Staged: h.staged(data, good, moverName, bobName, carolName, joinerName),
 	})
+	f.Cases[0].Staged.Log = []entryJSON{
+		{1, 1, 5, "commit", bobName}, {1, 2, 6, "welcome", bobName}, {1, 4, 6, "commit", moverName},
+		{1, 5, 7, "proposal", ""}, {1, 6, 7, "proposal", bobName},
+		{1, 7, 7, "commit", moverName}, {1, 8, 8, "welcome", moverName},
+	}
 	plain, small := h.plain()
 	f.Cases = append(f.Cases, contentCase{
 		Name: "valid: no external senders, proposals, Welcomes and log", Outcome: "staged", KeyID: "ed25519:a",
 		Content: hex.EncodeToString(plain), Staged: h.staged(plain, small, moverName, bobName),
 	})
 	f.Cases[1].Staged.ExternalSenders = []string{}
+	f.Cases[1].Staged.Log = []entryJSON{{1, 1, 7, "commit", moverName}}
 	refused := func(name, code, rule string, content []byte) {
 		f.Cases = append(f.Cases, contentCase{
 			Name: name, Outcome: "refused", Code: code, Rule: rule, KeyID: "ed25519:a", Content: hex.EncodeToString(content),
