@@ -82,8 +82,12 @@ func TestProbe(t *testing.T) {
 	}{
 		"an offer":                  {edit: func(*api.MigrationStatus) {}},
 		"an offer without limits":   {edit: func(m *api.MigrationStatus) { m.Limits = nil }},
-		"staged":                    {edit: func(m *api.MigrationStatus) { m.State = "staged" }, want: mimiport.KindOfferExpired},
-		"a state that nobody knows": {edit: func(m *api.MigrationStatus) { m.State = "" }, want: mimiport.KindOfferExpired},
+		"staged": {
+			edit: func(m *api.MigrationStatus) { m.State = "staged" }, want: mimiport.KindOfferExpired,
+		},
+		"a state that nobody knows": {
+			edit: func(m *api.MigrationStatus) { m.State = "" }, want: mimiport.KindOfferExpired,
+		},
 		"another protocol": {
 			edit: func(m *api.MigrationStatus) { m.Limits.Protocols = nil }, want: mimiport.KindUnsupported,
 		},

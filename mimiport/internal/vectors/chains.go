@@ -391,6 +391,19 @@ func origins(add adder) {
 			object := &c.Lineage.Steps[0].Confirmation.KeyObject
 			*object = bytes.Replace(*object, []byte("1900000000000"), []byte("1900000000001"), 1)
 		}))
+	spaced := func(spaces int) edit {
+		return imported(func(v *chainCase, c *chain) {
+			object := &c.Lineage.Steps[0].Confirmation.KeyObject
+			*object = bytes.Replace(*object, []byte("{"), append([]byte("{"), bytes.Repeat([]byte(" "), spaces)...), 1)
+			v.Presented = older
+		})
+	}
+	add("holds", "a key object that is no Canonical JSON stays as it is", movedTwice(), spaced(1))
+	add("unreachable", "a key object of more than 16 KiB", movedTwice(), spaced(16<<10)).Presented = nil
+	add("holds", "a key that its server signs with no more", movedTwice(), func(v *chainCase, _ *chain) {
+		newer, older := pairOf(sourceName, "ed25519:b"), pairOf(sourceName, "ed25519:a")
+		v.Live[sourceName] = hex.EncodeToString(prooftest.KeyObject(sourceName, newer, older))
+	})
 	add("unreachable", "a presented key against the known one of its id",
 		movedTwice(), imported(func(v *chainCase, _ *chain) {
 			other := prooftest.Pair{ID: "ed25519:a", Key: keyOf("stranger"), Until: pairOf(sourceName, "ed25519:a").Until}
