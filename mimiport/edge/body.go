@@ -18,34 +18,34 @@ import (
 const (
 	patience    = 30 * time.Second // how far a body may fall behind the pace
 	pace        = 64 << 10         // bytes a second
-	firstPiece  = 4 << 10          // bytes that are set aside for a body before any of it has come
-	maxPiece    = 1 << 20          // bytes that are set aside for it at a time
-	signedJSON  = 20               // times its size in memory takes a JSON body while its signature is checked
-	bodiesRetry = 5 * time.Second  // when to try again where the memory for bodies is in use
+	firstPiece  = 4 << 10          // bytes reserved for a body before it arrives
+	maxPiece    = 1 << 20          // most bytes reserved for a body at a time
+	signedJSON  = 20               // memory to check the signature of a JSON body, in multiples of its size
+	bodiesRetry = 5 * time.Second  // the time to wait when the memory for bodies is in use
 )
 
-// Bodies is the memory that the bodies of all requests share. A body takes of it as it arrives, whatever length it
-// states, and gives it back when its request has been answered. Whoever finds it in use, or sends too slowly, is told
-// to try again (KindQuota).
+// Bodies is the memory that the bodies of all requests share. A body takes memory as it arrives, for any
+// Content-Length, and gives it back after the answer to its request. A request is refused with KindQuota when the
+// memory is in use, or when its body comes too slowly.
 type Bodies struct {
 	total, share int64
 	patience     time.Duration
 
 	mu   sync.Mutex
 	used int64
-	by   map[string]int64 // user, server, or address of one who has not said yet
+	by   map[string]int64 // by user, by server, or by address until the caller is known
 }
 
-// NewBodies shares out total bytes.
+// NewBodies makes the memory for bodies, of total bytes.
 func NewBodies(total int64) *Bodies {
 	return &Bodies{total: total, share: total / 2, patience: patience, by: make(map[string]int64)}
 }
 
-// Share is what one user, one server and one address have at most, in bytes: half, so that none of them can use up all
-// of it. No body can be larger.
+// Share returns the most memory that one user, one server or one address can have, in bytes. It is half of the total,
+// so that none of them can use up all of it. No body can be larger.
 func (b *Bodies) Share() int64 { return b.share }
 
-// fits reports whether n bytes more would be left for an owner.
+// fits reports whether an owner can have n more bytes.
 func (b *Bodies) fits(owner string, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -54,7 +54,7 @@ func (b *Bodies) fits(owner string, n int64) bool {
 
 func (b *Bodies) left(owner string) int64 { return min(b.total-b.used, b.share-b.by[owner]) }
 
-// take reports false when n bytes are more than is left.
+// take counts n more bytes for an owner. It returns false when that is more than the owner can have.
 func (b *Bodies) take(owner string, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -75,7 +75,7 @@ func (b *Bodies) give(owner string, n int64) {
 	}
 }
 
-// open gives a request's body, of which nothing has been read yet. Its release must be called.
+// open makes a request's body and reads nothing of it. The caller must call its release.
 func (b *Bodies) open(w http.ResponseWriter, r *http.Request, limit int64) *body {
 	return &body{
 		Bodies: b, stated: r.ContentLength, from: http.MaxBytesReader(w, r.Body, limit),
@@ -83,18 +83,18 @@ func (b *Bodies) open(w http.ResponseWriter, r *http.Request, limit int64) *body
 	}
 }
 
-// address is who sends, as long as nothing else is known: an IPv4 address, or what an IPv6 subscriber has many of.
+// address names the sender of a request until the caller is known: by its IPv4 address, or by the /64 prefix of its
+// IPv6 address, since one IPv6 subscriber has a whole prefix.
 func address(remote string) string {
 	if a, err := netip.ParseAddrPort(remote); err == nil {
 		ip := a.Addr().Unmap()
-		prefix, _ := ip.Prefix(min(ip.BitLen(), 64)) // no more than there are
+		prefix, _ := ip.Prefix(min(ip.BitLen(), 64)) // it cannot fail: no prefix is longer than the address
 		remote = prefix.String()
 	}
 	return "address " + remote
 }
 
-// owner is whom the memory for a caller's body is counted for: a user of this server, or another server with all its
-// users.
+// owner names the owner of the memory for a caller's body: a user of this server, or another server with all its users.
 func owner(c api.Caller, federation bool) string {
 	if federation || c.DeviceID != "" {
 		return c.Server
@@ -102,34 +102,34 @@ func owner(c api.Caller, federation bool) string {
 	return c.UserID
 }
 
-// body is a request's body. It is read, as a whole, when it is first asked for.
+// body is a request's body. Its first use reads it as a whole.
 type body struct {
 	*Bodies
 	from    io.ReadCloser
 	answer  http.Header
 	control *http.ResponseController
-	stated  int64 // length; -1 for none
+	stated  int64 // the Content-Length; -1 for none
 	owner   string
-	held    int64 // bytes of the memory for bodies
+	held    int64 // bytes taken of the memory for bodies
 
-	want *[sha256.Size]byte // the hash of what the sender has signed; nil for none
+	want *[sha256.Size]byte // the hash that the sender has signed; nil for none
 
-	asked bool
-	begun bool // to read
+	asked bool // the whole body has been read, or that has failed
+	begun bool // reading has begun
 	data  []byte
 	err   error
-	seen  int // bytes that Read has given
+	seen  int // bytes that Read has returned
 }
 
-// ExpectBody tells the SHA-256 of the body of a request that is being authenticated. Another body is refused with
-// KindBadSignature when it is read, or at once where the route has no body.
+// ExpectBody sets the SHA-256 that the body of a request must have. An Authenticate function calls it. The route
+// refuses another body with KindBadSignature when it reads the body, or at once when the route takes no body.
 func ExpectBody(r *http.Request, sum [sha256.Size]byte) {
 	if b, ok := r.Body.(*body); ok {
 		b.want = &sum
 	}
 }
 
-// bytes is the whole body. The error is of KindQuota, KindTooLarge, KindBadMessage or KindBadSignature.
+// bytes reads the whole body. The error is KindQuota, KindTooLarge, KindBadMessage or KindBadSignature.
 func (b *body) bytes() ([]byte, error) {
 	if !b.asked {
 		b.asked = true
@@ -141,7 +141,7 @@ func (b *body) bytes() ([]byte, error) {
 	return b.data, b.err
 }
 
-// Read gives the body to whoever checks a signature over it, and sets memory aside for that.
+// Read implements io.Reader for the check of a signature over the body. It reserves memory for that check.
 func (b *body) Read(p []byte) (int, error) {
 	first := !b.asked
 	data, err := b.bytes()
@@ -160,13 +160,13 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close implements io.Closer. The handler's release does the work.
+// Close implements io.Closer. It does nothing: the handler calls release.
 func (b *body) Close() error { return nil }
 
-// receive reads to the end. The deadline moves on with what comes, though it is never further away than at first: what
-// came faster gives no right to be silent.
+// receive reads to the end. The deadline moves on with each byte that comes, but is never further away than patience.
+// So a sender that was fast at first may not be silent for longer.
 func (b *body) receive() ([]byte, error) {
-	if !b.fits(b.owner, b.stated) { // no use in reading some of it
+	if !b.fits(b.owner, b.stated) { // refuse before reading a body that cannot fit
 		return nil, noRoom()
 	}
 	due := time.Now().Add(b.patience)
@@ -184,7 +184,7 @@ func (b *body) receive() ([]byte, error) {
 		}
 		switch {
 		case err == io.EOF:
-			_ = b.control.SetReadDeadline(time.Time{}) // or the server takes the caller for gone
+			_ = b.control.SetReadDeadline(time.Time{}) // otherwise the server would think that the caller has gone
 			return join(pieces), nil
 		case err != nil:
 			return nil, bodyError(err)
@@ -192,14 +192,14 @@ func (b *body) receive() ([]byte, error) {
 	}
 }
 
-// room is the piece that the next bytes go to. A new one is as large as what has come, though not larger than what is
-// to come.
+// room returns the piece that the next bytes go to. A new piece is as large as all bytes so far, but not larger than
+// the rest of the body.
 func (b *body) room(pieces *[][]byte, got int) (last *[]byte, err error) {
 	if n := len(*pieces); n > 0 && len((*pieces)[n-1]) < cap((*pieces)[n-1]) {
 		return &(*pieces)[n-1], nil
 	}
 	size := min(max(int64(got), firstPiece), maxPiece)
-	if rest := b.stated + 1 - int64(got); rest > 0 { // one more, to see the end
+	if rest := b.stated + 1 - int64(got); rest > 0 { // one more byte, to see the end
 		size = min(size, rest)
 	}
 	if err := b.charge(size); err != nil {
@@ -216,8 +216,8 @@ func join(pieces [][]byte) []byte {
 	return slices.Concat(pieces...)
 }
 
-// read reads some bytes, or fails at the deadline. Where the server has no deadlines, one who sends nothing keeps a
-// small piece and is asked to go.
+// read reads some bytes, or fails at the deadline. When the server supports no deadlines, read waits in another
+// goroutine. A sender that stays silent then keeps a small buffer, and read asks the server to close the connection.
 func (b *body) read(p []byte, due time.Time) (int, error) {
 	b.begun = true
 	if b.control.SetReadDeadline(due) == nil {
@@ -252,27 +252,27 @@ func (b *body) charge(n int64) error {
 	return nil
 }
 
-// assign counts the body for another owner from now on.
+// assign counts the memory of the body for another owner from now on.
 func (b *body) assign(owner string) error {
 	b.release()
 	b.owner = owner
 	return b.charge(int64(cap(b.data)))
 }
 
-// release gives the memory back. It may be called again.
+// release gives the memory back. A second call does nothing.
 func (b *body) release() {
 	b.give(b.owner, b.held)
 	b.held = 0
 }
 
-// leave bounds how long the server reads of a body that was refused unread, before it sends the answer.
+// leave limits the time for which the server reads an unread body before it sends the answer.
 func (b *body) leave() {
 	if !b.begun && b.stated != 0 {
 		_ = b.control.SetReadDeadline(time.Now().Add(b.patience))
 	}
 }
 
-// bodyError is the typed error for a failed read of a body.
+// bodyError makes the typed error of a failed read.
 func bodyError(err error) error {
 	var over *http.MaxBytesError
 	switch {

@@ -22,7 +22,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// count answers with how many bytes it was sent.
+// count answers with the number of bytes in the body.
 func count(limit int64) Route {
 	at := api.Route{Name: "count", Method: http.MethodPut, Path: "/count", MaxBody: limit}
 	return Route{Route: at, Serve: func(_ context.Context, r *Request) (any, error) {
@@ -31,7 +31,7 @@ func count(limit int64) Route {
 	}}
 }
 
-// line is the only connection to a server, in memory: its deadlines pass in the time of a synctest bubble.
+// line is the only connection to a server, in memory. Its deadlines use the time of a synctest bubble.
 type line struct{ conns chan net.Conn }
 
 func (l *line) Accept() (net.Conn, error) {
@@ -44,7 +44,7 @@ func (l *line) Accept() (net.Conn, error) {
 func (l *line) Close() error   { return nil }
 func (l *line) Addr() net.Addr { return &net.TCPAddr{} }
 
-// dial starts a server for one connection, and gives the client's end of it.
+// dial starts a server for one connection, and returns the client's end of it.
 func dial(t *testing.T, h http.Handler) (*bufio.Reader, net.Conn) {
 	theirs, ours := net.Pipe()
 	l := &line{make(chan net.Conn, 1)}
@@ -64,20 +64,20 @@ func dial(t *testing.T, h http.Handler) (*bufio.Reader, net.Conn) {
 	return bufio.NewReader(ours), ours
 }
 
-// bare hides what an http.ResponseWriter has besides, as a wrapper does that does not say what it wraps.
+// bare hides the optional methods of an http.ResponseWriter, as a wrapper without Unwrap does.
 func bare(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
 	})
 }
 
-// servers are one with deadlines and one without.
+// servers are a server with deadlines and one without.
 var servers = map[string]func(http.Handler) http.Handler{
 	"deadlines":    func(h http.Handler) http.Handler { return h },
 	"no deadlines": bare,
 }
 
-// One who states 64 MiB and sends nothing is refused after 30 s, and the connection closed.
+// A sender that announces 64 MiB and sends nothing is refused after 30 s. The connection is closed.
 func TestIdleUploadIsRefused(t *testing.T) {
 	for name, wrap := range servers {
 		t.Run(name, func(t *testing.T) {
@@ -100,7 +100,7 @@ func TestIdleUploadIsRefused(t *testing.T) {
 	}
 }
 
-// Whoever sends at the pace may take any time, whoever sends at half of it may not.
+// A sender at the pace may take any time. A sender at half of the pace may not.
 func TestPace(t *testing.T) {
 	for name, wrap := range servers {
 		for size, status := range map[int]int{pace: http.StatusOK, pace / 2: http.StatusTooManyRequests} {
@@ -131,7 +131,7 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// Whoever has sent all but the last byte at once has no longer to send it than one who has sent nothing.
+// A sender that has sent all but the last byte at once has no more time for it than one that has sent nothing.
 func TestSilenceIsNotEarned(t *testing.T) {
 	for name, wrap := range servers {
 		t.Run(name, func(t *testing.T) {
@@ -151,7 +151,7 @@ func TestSilenceIsNotEarned(t *testing.T) {
 	}
 }
 
-// The deadline is for the body alone: a call may take longer.
+// The deadline is only for the body. The call may take longer.
 func TestDeadlineEndsWithTheBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := count(64)
@@ -174,8 +174,7 @@ func TestDeadlineEndsWithTheBody(t *testing.T) {
 	})
 }
 
-// A body that nobody asked for, of which the server reads a little, does not hold up the refusal for longer than its
-// time.
+// An unread body delays the refusal no longer than patience, although the server reads a little of it first.
 func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		deny := func(*http.Request) (api.Caller, error) {
@@ -191,7 +190,8 @@ func TestRefusalDoesNotWaitForTheBody(t *testing.T) {
 	})
 }
 
-// Memory is set aside for at most twice what has arrived, whatever is stated, and for no more than all of it.
+// A body takes memory for at most twice the bytes that have arrived, for any Content-Length, and never for more than
+// that length.
 func TestMemoryGrowsWithWhatArrives(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		length := rapid.IntRange(0, 1<<20).Draw(t, "length")
@@ -201,7 +201,7 @@ func TestMemoryGrowsWithWhatArrives(t *testing.T) {
 		arrived := 0
 		r.Body = io.NopCloser(readerFunc(func(p []byte) (int, error) {
 			if most := int64(max(2*arrived, firstPiece)); bodies.used > most || stated >= 0 && bodies.used > stated+1 {
-				t.Fatalf("%d bytes set aside for %d of %d", bodies.used, arrived, length)
+				t.Fatalf("%d bytes are reserved for %d of %d", bodies.used, arrived, length)
 			}
 			n := min(len(p), length-arrived, rapid.IntRange(1, 1<<18).Draw(t, "piece"))
 			if arrived += n; n == 0 {
@@ -226,7 +226,8 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// Nobody has more than a half, all together no more than the whole, and what is given back is there again.
+// No owner has more than half of the memory, and all together have no more than the whole. Memory that is given back
+// can be taken again.
 func TestShares(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		total := rapid.Int64Range(0, 100).Draw(t, "total")
@@ -256,7 +257,7 @@ func TestShares(t *testing.T) {
 	})
 }
 
-// One peer that holds all it may does not keep out another, and is itself told to come back.
+// A peer that holds its whole share is told to try again, and another peer is still served.
 func TestOnePeerDoesNotUseUpAllMemory(t *testing.T) {
 	bodies := NewBodies(64 << 10)
 	rt := count(30_000)
@@ -275,7 +276,7 @@ func TestOnePeerDoesNotUseUpAllMemory(t *testing.T) {
 	go func() {
 		holding <- ask("a.example", io.MultiReader(strings.NewReader(strings.Repeat("x", 20_000)), held))
 	}()
-	if _, err := sender.Write([]byte("x")); err != nil { // returns when all before it has been read
+	if _, err := sender.Write([]byte("x")); err != nil { // returns when the server has read everything before
 		t.Fatal(err)
 	}
 	body := func() io.Reader { return strings.NewReader(strings.Repeat("x", 30_000)) }
@@ -293,8 +294,8 @@ func TestOnePeerDoesNotUseUpAllMemory(t *testing.T) {
 	}
 }
 
-// A body that is read to check who signed it counts for its address, with what the check takes, and then for the caller
-// alone.
+// While a signature over a body is checked, the body and the memory of the check count for the sender's address. Then
+// the body alone counts for the caller.
 func TestSignedBodyCountsForItsAddressFirst(t *testing.T) {
 	bodies := NewBodies(1 << 20)
 	const length = 1000
@@ -320,7 +321,7 @@ func TestSignedBodyCountsForItsAddressFirst(t *testing.T) {
 	}
 }
 
-// However a request ends, the memory for its body is given back.
+// Every end of a request gives the memory for its body back.
 func TestMemoryIsGivenBack(t *testing.T) {
 	failing := count(100)
 	failing.Path = "/panic"
@@ -353,7 +354,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	}
 }
 
-// Whoever is not admitted is told so before the body is read.
+// A caller that Admit refuses gets the answer before the body is read.
 func TestAdmissionComesBeforeTheBody(t *testing.T) {
 	rt := count(64)
 	rt.Admit = func(_ context.Context, r *Request) error {
@@ -365,8 +366,8 @@ func TestAdmissionComesBeforeTheBody(t *testing.T) {
 	}
 }
 
-// TestExpectedBody: a signed hash tells the sender before the body is read. The body counts for the homeserver of the
-// device that signed it, and is refused if it has another hash.
+// TestExpectedBody: a signature over the hash of a body identifies the sender before the body is read. The body counts
+// for the homeserver of the device that signed. A body with another hash is refused.
 func TestExpectedBody(t *testing.T) {
 	const text = `{"text":"x"}`
 	signed := func(body string) Authenticate {
@@ -396,14 +397,14 @@ func TestExpectedBody(t *testing.T) {
 		t.Errorf("another body: %d", code)
 	}
 	if code := send(count(0), signed(text), free, nil); code != http.StatusForbidden {
-		t.Errorf("no body where one was signed: %d", code)
+		t.Errorf("no body, although one was signed: %d", code)
 	}
 	if code := send(count(0), signed(""), free, nil); code != http.StatusOK {
 		t.Errorf("no body: %d", code)
 	}
 	full := NewBodies(1 << 20)
 	if !full.take("other", full.Share()) {
-		t.Fatal("the share is not there")
+		t.Fatal("the share cannot be taken")
 	}
 	if code := send(count(64), signed(text), full, strings.NewReader(text)); code != http.StatusTooManyRequests {
 		t.Errorf("beyond the homeserver's share: %d", code)

@@ -1,5 +1,6 @@
-// Package edge turns calls on a Delivery Service into HTTP: limits first, then authentication, then one call that knows no
-// HTTP, then one table from errors to status and code. The client, federation and admin APIs are tables of its routes.
+// Package edge serves calls on a Delivery Service over HTTP. For each request it checks limits, then authenticates the
+// caller, then makes one call that knows no HTTP. One table maps an error to its status and code. The client,
+// federation and admin APIs are tables of routes of this package.
 package edge
 
 import (
@@ -10,11 +11,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Authenticate says who sends a request, or returns a *Denied. It may read the body, which is already limited in size,
-// time and memory; for a route with a raw body it is given a request without one.
+// Authenticate returns the caller of a request, or a *Denied. It may read the body, which is limited in size, time and
+// memory. For a route with a raw body, the request has no body.
 type Authenticate func(r *http.Request) (api.Caller, error)
 
-// Denied is a refusal in the words of the homeserver: it is written as it is.
+// Denied is a refusal by the homeserver. The answer is Status and Body without any change.
 type Denied struct {
 	Status int
 	Body   any // marshalled to JSON
@@ -30,22 +31,22 @@ type Request struct {
 	body   *body
 }
 
-// Body reads the whole body into memory, at most Route.MaxBody bytes. The error is of KindTooLarge, of KindQuota where
-// the memory for bodies is in use or the body comes too slowly, of KindBadMessage where it ends too early, and of
-// KindBadSignature where another body was signed.
+// Body reads the whole body into memory, at most Route.MaxBody bytes. The error is KindTooLarge for a longer body,
+// KindQuota when the memory for bodies is in use or the body comes too slowly, KindBadMessage when the body ends too
+// early, and KindBadSignature when the sender signed another body.
 func (r *Request) Body() ([]byte, error) { return r.body.bytes() }
 
-// Raw is an answer that is not JSON but application/octet-stream.
+// Raw is an answer of type application/octet-stream. All other answers are JSON.
 type Raw []byte
 
 // Route is one row of a table: the route and the call behind it.
 type Route struct {
 	api.Route
 
-	Federation bool // asked by another server, which must never see a 5xx for what is not a fault of this one
+	Federation bool // other servers call it; they get a 5xx only for a fault of this server
 
-	// Admit refuses, before the body is read, whoever need not send it. Nil admits every caller. Where a signature covers
-	// the body, it has been read to know the caller.
+	// Admit can refuse a caller before the body is read. Nil admits every caller. When a signature covers the body,
+	// authentication has already read it.
 	Admit func(ctx context.Context, r *Request) error
 
 	Serve func(ctx context.Context, r *Request) (answer any, err error)

@@ -25,7 +25,7 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// anybody authenticates without a look at the body, as access tokens do; signed reads it first, as X-Matrix does.
+// anybody authenticates without reading the body, as with access tokens. signed reads the body first, as with X-Matrix.
 func anybody(*http.Request) (api.Caller, error) { return api.Caller{UserID: "@a:hs"}, nil }
 
 func signed(r *http.Request) (api.Caller, error) {
@@ -56,9 +56,10 @@ type note struct {
 	Key  []byte `json:"key,omitempty"`
 }
 
-// echo answers with what it was asked.
+// echo answers with the parts of the request.
 func echo(maxBody int64) Route {
-	return Route{Route: api.Route{Name: "echo", Method: http.MethodPut, Path: "/echo/{groupId}", MaxBody: maxBody}, Serve: func(_ context.Context, r *Request) (any, error) {
+	at := api.Route{Name: "echo", Method: http.MethodPut, Path: "/echo/{groupId}", MaxBody: maxBody}
+	return Route{Route: at, Serve: func(_ context.Context, r *Request) (any, error) {
 		id, err := GroupID(r)
 		if err != nil {
 			return nil, err
@@ -76,9 +77,9 @@ func echo(maxBody int64) Route {
 }
 
 func TestRequests(t *testing.T) {
-	const badMessage = "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"
 	long := `{"text":"` + strings.Repeat("x", 100) + `"}`
 	chunked := func() io.Reader { return struct{ io.Reader }{strings.NewReader(long)} }
+	const bad = codePrefix + "M_BAD_MESSAGE"
 	tests := []struct {
 		name, method, uri string
 		body              io.Reader
@@ -89,28 +90,28 @@ func TestRequests(t *testing.T) {
 		{"unknown fields are ignored", "PUT", "/echo/AQID", strings.NewReader(`{"text":"x","y":1}`), 200, ""},
 		{"unknown path", "PUT", "/other", nil, 404, ""},
 		{"unknown method", "POST", "/echo/AQID", nil, 405, ""},
-		{"stated too large", "PUT", "/echo/AQID", strings.NewReader(long), 413, "M_TOO_LARGE"},
-		{"unstated too large", "PUT", "/echo/AQID", chunked(), 413, "M_TOO_LARGE"},
-		{"no body", "PUT", "/echo/AQID", nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"not JSON", "PUT", "/echo/AQID", strings.NewReader(`text`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"trailing data", "PUT", "/echo/AQID", strings.NewReader(`{"text":"x"}{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"wrong type", "PUT", "/echo/AQID", strings.NewReader(`{"text":1}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"too large", "PUT", "/echo/AQID", strings.NewReader(long), 413, "M_TOO_LARGE"},
+		{"too large without a length", "PUT", "/echo/AQID", chunked(), 413, "M_TOO_LARGE"},
+		{"no body", "PUT", "/echo/AQID", nil, 400, bad},
+		{"not JSON", "PUT", "/echo/AQID", strings.NewReader(`text`), 400, bad},
+		{"trailing data", "PUT", "/echo/AQID", strings.NewReader(`{"text":"x"}{}`), 400, bad},
+		{"wrong type", "PUT", "/echo/AQID", strings.NewReader(`{"text":1}`), 400, bad},
 		{"2^53-1 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":[-9007199254740991,9007199254740991,1e99]}`), 200, ""},
-		{"2^53 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":9007199254740992}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"-2^53 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":-9007199254740992}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"2^64 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":18446744073709551616}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"not UTF-8", "PUT", "/echo/AQID", strings.NewReader("{\"text\":\"\xff\"}"), 400, badMessage},
-		{"a query that is not UTF-8", "PUT", "/echo/AQID?n=%ff", strings.NewReader(`{}`), 400, badMessage},
+		{"2^53 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":9007199254740992}`), 400, bad},
+		{"-2^53 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":-9007199254740992}`), 400, bad},
+		{"2^64 in the body", "PUT", "/echo/AQID", strings.NewReader(`{"y":18446744073709551616}`), 400, bad},
+		{"not UTF-8", "PUT", "/echo/AQID", strings.NewReader("{\"text\":\"\xff\"}"), 400, bad},
+		{"a query that is not UTF-8", "PUT", "/echo/AQID?n=%ff", strings.NewReader(`{}`), 400, bad},
 		{"digits in a string", "PUT", "/echo/AQID", strings.NewReader(`{"y\\\"":"\"18446744073709551616"}`), 200, ""},
-		{"padded id", "PUT", "/echo/AQI%3D", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"standard base64 id", "PUT", "/echo/%2F%2F8", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"padded id", "PUT", "/echo/AQI%3D", strings.NewReader(`{}`), 400, bad},
+		{"standard base64 id", "PUT", "/echo/%2F%2F8", strings.NewReader(`{}`), 400, bad},
 		{"id with loose bits", "PUT", "/echo/AQI9", strings.NewReader(`{}`), 200, ""},
-		{"id that encodes two ways", "PUT", "/echo/AR", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"id of 256 bytes", "PUT", "/echo/" + strings.Repeat("A", 342), strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"bad escape in query", "PUT", "/echo/AQID?n=%zz", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"not a number", "PUT", "/echo/AQID?n=-1", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"2^53", "PUT", "/echo/AQID?n=9007199254740992", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"twice", "PUT", "/echo/AQID?n=1&n=2", strings.NewReader(`{}`), 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{"id that encodes two ways", "PUT", "/echo/AR", strings.NewReader(`{}`), 400, bad},
+		{"id of 256 bytes", "PUT", "/echo/" + strings.Repeat("A", 342), strings.NewReader(`{}`), 400, bad},
+		{"bad escape in query", "PUT", "/echo/AQID?n=%zz", strings.NewReader(`{}`), 400, bad},
+		{"not a number", "PUT", "/echo/AQID?n=-1", strings.NewReader(`{}`), 400, bad},
+		{"2^53", "PUT", "/echo/AQID?n=9007199254740992", strings.NewReader(`{}`), 400, bad},
+		{"repeated", "PUT", "/echo/AQID?n=1&n=2", strings.NewReader(`{}`), 400, bad},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -138,7 +139,8 @@ func TestRequests(t *testing.T) {
 // "path vars must be unescaped exactly once"
 func TestPathVariableIsUnescapedOnce(t *testing.T) {
 	var got string
-	rt := Route{Route: api.Route{Method: http.MethodGet, Path: "/x/{name}"}, Serve: func(_ context.Context, r *Request) (any, error) {
+	at := api.Route{Method: http.MethodGet, Path: "/x/{name}"}
+	rt := Route{Route: at, Serve: func(_ context.Context, r *Request) (any, error) {
 		got = r.Vars["name"]
 		return struct{}{}, nil
 	}}
@@ -147,10 +149,11 @@ func TestPathVariableIsUnescapedOnce(t *testing.T) {
 	}
 }
 
-// A raw body is not given to authentication, and not read before it has passed.
+// Authentication does not get a raw body, and nothing reads the body before authentication has passed.
 func TestRawBodyIsReadAfterAuthentication(t *testing.T) {
 	body := &countingReader{Reader: strings.NewReader("raw content")}
-	rt := Route{Route: api.Route{Method: http.MethodPut, Path: "/raw", MaxBody: 64, RawBody: true}, Serve: func(_ context.Context, r *Request) (any, error) {
+	at := api.Route{Method: http.MethodPut, Path: "/raw", MaxBody: 64, RawBody: true}
+	rt := Route{Route: at, Serve: func(_ context.Context, r *Request) (any, error) {
 		data, err := r.Body()
 		return Raw(data), err
 	}}
@@ -181,7 +184,7 @@ func (r *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Without a signature over the body, a stranger's body is not held in memory.
+// Unless a signature covers the body, the body of an unknown sender is not read.
 func TestBodyIsNotReadForStrangers(t *testing.T) {
 	body := &countingReader{Reader: strings.NewReader(`{"text":"x"}`)}
 	deny := func(*http.Request) (api.Caller, error) {
@@ -192,10 +195,10 @@ func TestBodyIsNotReadForStrangers(t *testing.T) {
 	}
 }
 
-// A length that is stated too large is refused before anybody looks at the request.
+// A Content-Length beyond the limit is refused before anything else is checked.
 func TestLimitComesFirst(t *testing.T) {
 	auth := func(*http.Request) (api.Caller, error) {
-		t.Error("authentication was asked")
+		t.Error("authentication was called")
 		return api.Caller{}, nil
 	}
 	r := httptest.NewRequest("PUT", "/echo/AQID", strings.NewReader(`{}`))
@@ -217,7 +220,7 @@ func TestPending(t *testing.T) {
 	}
 }
 
-// What fails inside is told to the log and to nobody else.
+// The text of an internal fault goes only to the log.
 func TestFaultsAreLoggedAndNotTold(t *testing.T) {
 	for _, err := range []error{
 		errors.New("secret path"),
@@ -225,7 +228,8 @@ func TestFaultsAreLoggedAndNotTold(t *testing.T) {
 		mimiport.Errorf("ask", mimiport.KindPeer, "secret path"),
 	} {
 		var log bytes.Buffer
-		rt := Route{Route: api.Route{Name: "fault", Method: http.MethodGet, Path: "/x"}, Serve: func(context.Context, *Request) (any, error) { return nil, err }}
+		at := api.Route{Name: "fault", Method: http.MethodGet, Path: "/x"}
+		rt := Route{Route: at, Serve: func(context.Context, *Request) (any, error) { return nil, err }}
 		r := mux.NewRouter()
 		Mount(r, []Route{rt}, anybody, NewBodies(1<<20), slog.New(slog.NewTextHandler(&log, nil)))
 		w := do(r, "GET", "/x", nil)
@@ -279,7 +283,7 @@ func FuzzUnmarshal(f *testing.F) {
 	})
 }
 
-// hasLongInteger is the slow and plain form of what Unmarshal looks for.
+// hasLongInteger finds the integers that Unmarshal refuses in a slow and simple way.
 func hasLongInteger(data []byte) bool {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()

@@ -11,11 +11,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// codePrefix starts the error codes that Matrix does not have (profile, section 1).
+// codePrefix is the prefix of error codes that Matrix does not have (profile, section 1).
 const codePrefix = "IO.GITHUB.MIMIPORT."
 
-// refusals maps every kind of error to its status and code. A peer must see neither 401 nor 5xx: it would back off from the
-// whole server (profile, section 8).
+// refusals maps every kind of error to its status and code. A peer that gets a 401 or a 5xx backs off from the whole
+// server, so a refusal has another status (profile, section 8).
 var refusals = map[mimiport.Kind]struct {
 	status int
 	code   string
@@ -42,17 +42,17 @@ var refusals = map[mimiport.Kind]struct {
 	mimiport.KindPeer:             {http.StatusBadGateway, codePrefix + "M_PEER_UNREACHABLE"},
 }
 
-// kinds is the same table the other way round.
+// kinds maps a code to its kind of error, for answers of other servers.
 var kinds = func() map[string]mimiport.Kind {
 	m := make(map[string]mimiport.Kind, len(refusals))
 	for kind, row := range refusals {
 		m[row.code] = kind
 	}
-	delete(m, "M_UNKNOWN") // a fault of theirs, not of ours
+	delete(m, "M_UNKNOWN") // a fault of the other server is KindPeer, not KindInternal
 	return m
 }()
 
-// errorBody is a Matrix error with what this project adds to it.
+// errorBody is a Matrix error with the fields that the profile adds.
 type errorBody struct {
 	Code       string         `json:"errcode"`
 	Text       string         `json:"error"`
@@ -63,8 +63,8 @@ type errorBody struct {
 	ServerTime int64          `json:"server_time,omitempty"` // milliseconds since 1970
 }
 
-// errorAnswer is what the caller is told. Internal faults, and what went wrong between this server and another, are not
-// described: that would show strangers around in our network.
+// errorAnswer makes the answer to an error. It does not describe an internal fault, nor a failure between this server
+// and another: the text could reveal details of this server's network.
 func errorAnswer(err error, federation bool) (status int, body errorBody) {
 	var e *mimiport.Error
 	if !errors.As(err, &e) {
@@ -86,7 +86,7 @@ func errorAnswer(err error, federation bool) (status int, body errorBody) {
 	case mimiport.KindInternal:
 		body.Text = "Internal server error"
 	case mimiport.KindPeer:
-		body.Text = e.Op + ": the other server cannot be reached or makes no sense"
+		body.Text = e.Op + ": the other server cannot be reached or gave a malformed answer"
 		if federation {
 			row.status = http.StatusFailedDependency
 		}
@@ -94,15 +94,16 @@ func errorAnswer(err error, federation bool) (status int, body errorBody) {
 	return row.status, body
 }
 
-// setRetryAfter states the time in whole seconds, rounded up.
+// setRetryAfter sets the Retry-After header to a time in whole seconds, rounded up.
 func setRetryAfter(h http.Header, ms int64) {
 	if ms > 0 {
 		h.Set("Retry-After", strconv.FormatInt((ms+999)/1000, 10))
 	}
 }
 
-// ParseError is the inverse of what routes answer: the error that another server told, as if it had happened here. An answer
-// that is no such error is KindPeer. What the other server says went through mimiport.Clip.
+// ParseError reads the error in another server's answer and returns it as if it had happened here. It returns a
+// KindPeer error for an answer that is not such an error. It passes all text of the other server through
+// mimiport.Clip.
 func ParseError(op string, status int, header http.Header, body []byte) *mimiport.Error {
 	var b errorBody
 	kind, known := mimiport.KindPeer, false
@@ -125,7 +126,7 @@ func ParseError(op string, status int, header http.Header, body []byte) *mimipor
 	return e
 }
 
-// maxRetryAfter bounds what another server can make us wait.
+// maxRetryAfter is the longest time for which another server can make this one wait.
 const maxRetryAfter = time.Hour
 
 func retryAfter(ms int64, header http.Header) time.Duration {

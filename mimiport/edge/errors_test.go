@@ -27,7 +27,7 @@ func allKinds() (kinds []mimiport.Kind) {
 	return kinds
 }
 
-// tell writes an error as a route of either API does.
+// tell writes an error as a route of the federation or client API does.
 func tell(err error, federation bool) *http.Response {
 	w := httptest.NewRecorder()
 	write(w, Route{Federation: federation}.refusal(w.Header(), err))
@@ -44,7 +44,9 @@ func hear(t *testing.T, resp *http.Response) *mimiport.Error {
 }
 
 func TestErrorRoundTrip(t *testing.T) {
-	moved := &mimiport.Moved{Server: "t.example", Term: 3, Response: []byte("response"), Confirmation: []byte("confirmation"), KeyID: "ed25519:a"}
+	moved := &mimiport.Moved{
+		Server: "t.example", Term: 3, Response: []byte("response"), Confirmation: []byte("confirmation"), KeyID: "ed25519:a",
+	}
 	info := map[mimiport.Kind]mimiport.Info{
 		mimiport.KindInvalid:    {Rule: "ValSem201"},
 		mimiport.KindWrongEpoch: {Epoch: ptr(uint64(0))},
@@ -60,7 +62,7 @@ func TestErrorRoundTrip(t *testing.T) {
 			got := hear(t, tell(fmt.Errorf("wrapped: %w", sent), federation))
 			want := kind
 			if kind == mimiport.KindInternal {
-				want = mimiport.KindPeer // their fault, seen from here
+				want = mimiport.KindPeer // a fault of the other server
 			}
 			if got.Kind != want || !reflect.DeepEqual(got.Info, sent.Info) || got.Op != "op" || got.Err == nil {
 				t.Errorf("kind %d: got %+v", kind, got)
@@ -89,7 +91,9 @@ func TestRefusalsToPeers(t *testing.T) {
 }
 
 func TestRetryAfterHeader(t *testing.T) {
-	for wait, want := range map[time.Duration]string{0: "", time.Millisecond: "1", time.Second: "1", 1001 * time.Millisecond: "2"} {
+	for wait, want := range map[time.Duration]string{
+		0: "", time.Millisecond: "1", time.Second: "1", 1001 * time.Millisecond: "2",
+	} {
 		err := &mimiport.Error{Kind: mimiport.KindInProgress, Info: mimiport.Info{RetryAfter: wait}}
 		if got := tell(err, true).Header.Get("Retry-After"); got != want {
 			t.Errorf("%v: got %q, want %q", wait, got, want)
@@ -109,9 +113,15 @@ func TestParseErrorOfStrangers(t *testing.T) {
 		{"Dendrite's denial", `{"message":"Invalid request signature"}`, "", 401, mimiport.KindPeer, 0},
 		{"an internal fault", `{"errcode":"M_UNKNOWN","error":"x"}`, "", 500, mimiport.KindPeer, 0},
 		{"no module there", `{"errcode":"M_UNRECOGNIZED","error":"x"}`, "", 404, mimiport.KindUnrecognized, 0},
-		{"a rate limit in a header", `{"errcode":"M_LIMIT_EXCEEDED","error":"x"}`, "30", 429, mimiport.KindQuota, 30 * time.Second},
+		{
+			"a rate limit in a header", `{"errcode":"M_LIMIT_EXCEEDED","error":"x"}`, "30",
+			429, mimiport.KindQuota, 30 * time.Second,
+		},
 		{"a rate limit of a proxy", `slow down`, "30", 429, mimiport.KindPeer, 30 * time.Second},
-		{"a wait without end", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":9007199254740991}`, "", 429, mimiport.KindQuota, maxRetryAfter},
+		{
+			"a wait without end", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":9007199254740991}`, "",
+			429, mimiport.KindQuota, maxRetryAfter,
+		},
 		{"a header without end", `{}`, "9223372036854775807", 429, mimiport.KindPeer, maxRetryAfter},
 		{"a wait before now", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":-5}`, "-7", 429, mimiport.KindQuota, 0},
 		{"moved to nowhere", `{"errcode":"IO.GITHUB.MIMIPORT.M_GROUP_MOVED"}`, "", 410, mimiport.KindPeer, 0},
@@ -143,7 +153,7 @@ func FuzzParseError(f *testing.F) {
 	})
 }
 
-// What another server says is clipped, all of it.
+// Every text of another server is clipped.
 func TestPeerTextIsClipped(t *testing.T) {
 	loud := strings.Repeat("\x1b[31m\n", 1<<10)
 	body, err := json.Marshal(errorBody{

@@ -15,22 +15,22 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Pending is the answer to a request that is being worked on: 202 with the time after which to ask again.
+// Pending is the answer to a request that is still in progress: 202 with the time after which to ask again.
 type Pending struct {
 	RetryAfter time.Duration
 }
 
-// Mount adds the routes to a router that keeps paths encoded (mux.Router.UseEncodedPath), as the homeserver's do. CORS and the
-// answers to unknown paths and methods, pre-flight requests among them, stay with the router it is given.
+// Mount adds the routes to a router that keeps paths encoded (mux.Router.UseEncodedPath), as the homeserver's routers
+// do. The router itself handles CORS, pre-flight requests, and unknown paths and methods.
 //
-// The log gets what the answers do not tell: faults of this server, and why a peer failed.
+// The log gets details that answers leave out: faults of this server, and failures of a peer.
 func Mount(router *mux.Router, routes []Route, auth Authenticate, bodies *Bodies, log *slog.Logger) {
 	for _, rt := range routes {
 		router.Handle(rt.Path, rt.Handler(auth, bodies, log)).Methods(rt.Method).Name(rt.Name)
 	}
 }
 
-// Handler serves the route: limits, then authentication, then admission, then the call, then its answer or error.
+// Handler serves the route: limits, then authentication, then admission, then the call, then the answer or the error.
 func (rt Route) Handler(auth Authenticate, bodies *Bodies, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := bodies.open(w, r, rt.MaxBody)
@@ -69,8 +69,8 @@ func (rt Route) call(r *http.Request, body *body, auth Authenticate) (any, error
 	return rt.Serve(r.Context(), req)
 }
 
-// authenticate runs auth. A signature over the body needs the body, an access token does not: then none of it is read
-// for a stranger.
+// authenticate runs auth. Only the check of a signature over the body reads the body. With access tokens, nothing of
+// the body is read before the caller is known.
 func (rt Route) authenticate(r *http.Request, body *body, auth Authenticate) (api.Caller, error) {
 	clone := r.Clone(r.Context())
 	clone.Body = body
@@ -79,7 +79,7 @@ func (rt Route) authenticate(r *http.Request, body *body, auth Authenticate) (ap
 	}
 	caller, err := auth(clone)
 	switch {
-	case body.err != nil: // whatever auth makes of it
+	case body.err != nil: // it takes precedence over the error that auth makes of it
 		return caller, body.err
 	case err != nil:
 		return caller, err
@@ -102,7 +102,7 @@ func unescape(vars map[string]string) (map[string]string, error) {
 	return plain, nil
 }
 
-// reply is an answer in JSON with a status of its own.
+// reply is an answer in JSON with its own status.
 type reply struct {
 	status int
 	body   any
@@ -112,7 +112,7 @@ func write(w http.ResponseWriter, answer any) {
 	switch a := answer.(type) {
 	case Raw:
 		w.Header().Set("Content-Type", "application/octet-stream")
-		_, _ = w.Write(a) // an error means that the caller has gone: there is nobody left to tell
+		_, _ = w.Write(a) // an error means that the caller has gone
 	case Pending:
 		writeJSON(w, http.StatusAccepted, pendingBody{RetryAfter: a.RetryAfter.Milliseconds()})
 	case reply:
@@ -129,10 +129,10 @@ type pendingBody struct {
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // as above
+	_ = json.NewEncoder(w).Encode(body) // an error means that the caller has gone
 }
 
-// refusal is the answer to an error: the homeserver's own words, or the table's.
+// refusal makes the answer to an error: the homeserver's own answer for a *Denied, or the row of the table.
 func (rt Route) refusal(h http.Header, err error) reply {
 	var denied *Denied
 	if errors.As(err, &denied) {
@@ -143,7 +143,7 @@ func (rt Route) refusal(h http.Header, err error) reply {
 	return reply{status, body}
 }
 
-// logFault keeps what the answer does not tell: faults of this server, and why a peer failed.
+// logFault logs errors that the answer does not describe: faults of this server, and failures of a peer.
 func logFault(ctx context.Context, log *slog.Logger, err error) {
 	var denied *Denied
 	switch kind := mimiport.KindOf(err); {

@@ -15,7 +15,8 @@ type Metrics struct {
 	seconds  *prometheus.HistogramVec
 }
 
-// NewMetrics registers the metrics where reg is not nil. Registering twice is an error.
+// NewMetrics makes the metrics. It registers them when reg is not nil, and returns an error when they are already
+// registered.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	labels := []string{"api", "route", "code"}
 	m := &Metrics{
@@ -37,7 +38,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	return m, reg.Register(m.seconds)
 }
 
-// Middleware observes the routes of a router that was given to Mount: mux.Router.Use(m.Middleware("client")).
+// Middleware counts and times the requests to a router with routes of Mount: mux.Router.Use(m.Middleware("client")).
 func (m *Metrics) Middleware(api string) mux.MiddlewareFunc {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

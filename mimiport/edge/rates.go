@@ -12,31 +12,31 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Rates bound how many requests a second users and servers may send. They are counted when their sender is known, and
-// before anything is done for them.
+// Rates limits how many requests a second users and servers may send. It counts a request as soon as its sender is
+// known, before any further work.
 type Rates struct {
 	users, servers *buckets
 }
 
-// NewRates allows so many requests a second to each user of this server and to each other server with all its users,
-// and burstSeconds times as many at once. 0 or less is no bound. now is the time.
+// NewRates allows perUser requests a second to each user of this server, and perServer to each other server with all
+// its users. It allows burstSeconds times as many at once. A rate of 0 or less means no limit. now returns the time.
 func NewRates(perUser, perServer int, now func() time.Time) *Rates {
 	return &Rates{users: newBuckets(perUser, now), servers: newBuckets(perServer, now)}
 }
 
-// Users is auth for routes that users of this server ask. A user who asks too often is refused with KindQuota.
+// Users wraps auth for routes for users of this server. It refuses a user who sends too many requests with KindQuota.
 func (r *Rates) Users(auth Authenticate) Authenticate {
 	return r.users.after(auth, func(c api.Caller) string { return c.UserID })
 }
 
-// Servers is auth for routes that other servers ask. A server that asks too often, whether for a user or for itself, is
-// refused with KindQuota.
+// Servers wraps auth for routes for other servers. It refuses a server that sends too many requests, for its users or
+// for itself, with KindQuota.
 func (r *Rates) Servers(auth Authenticate) Authenticate {
 	return r.servers.after(auth, func(c api.Caller) string { return c.Server })
 }
 
-// TakeDirect counts a request that a device of another server has signed: for the device, as for a user of this server,
-// and for its server. Too many are KindQuota.
+// TakeDirect counts a request that a device of another server has signed, for the device and for its server. The limit
+// of a device is that of a user of this server. TakeDirect returns a KindQuota error for too many requests.
 func (r *Rates) TakeDirect(c api.Caller) error {
 	if err := r.users.take(c.UserID + "\x00" + c.DeviceID); err != nil {
 		return err
@@ -45,12 +45,12 @@ func (r *Rates) TakeDirect(c api.Caller) error {
 }
 
 const (
-	burstSeconds = 10     // whose requests may come at once
-	maxSenders   = 10_000 // that are remembered; of more, those that asked last
+	burstSeconds = 10     // the requests of so many seconds may come at once
+	maxSenders   = 10_000 // the senders that are remembered: those that sent a request last
 	ruleRate     = "requests_per_second"
 )
 
-// buckets count the requests of senders by name.
+// buckets counts the requests of senders by name.
 type buckets struct {
 	perSecond int
 	now       func() time.Time
@@ -58,11 +58,11 @@ type buckets struct {
 }
 
 func newBuckets(perSecond int, now func() time.Time) *buckets {
-	senders, _ := lru.New[string, *rate.Limiter](maxSenders) // it fails for a size of 0 or less only
+	senders, _ := lru.New[string, *rate.Limiter](maxSenders) // it fails only for a size of 0 or less
 	return &buckets{perSecond: perSecond, now: now, senders: senders}
 }
 
-// after counts the requests that auth lets pass.
+// after wraps auth and counts the requests that it accepts.
 func (b *buckets) after(auth Authenticate, sender func(api.Caller) string) Authenticate {
 	return func(r *http.Request) (api.Caller, error) {
 		caller, err := auth(r)
@@ -73,7 +73,7 @@ func (b *buckets) after(auth Authenticate, sender func(api.Caller) string) Authe
 	}
 }
 
-// take fails for a sender that has sent too much, with the time after which one more request is welcome.
+// take counts one request. It fails for a sender that has sent too many. The error has the time to wait.
 func (b *buckets) take(sender string) error {
 	if b.perSecond <= 0 {
 		return nil

@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// as authenticates the caller whom the header names, or nobody.
+// as authenticates the caller that the header names. It refuses a request without the header.
 func as(r *http.Request) (api.Caller, error) {
 	user := r.Header.Get("User")
 	if user == "" {
@@ -33,7 +33,8 @@ func asked(t *testing.T, auth Authenticate, user string) error {
 	return err
 }
 
-// TestRates: who asks too often is told when to ask again, alone, and is heard then.
+// TestRates: a sender of too many requests is told when to try again, and is served then. Other senders are not
+// affected.
 func TestRates(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	rates := NewRates(2, 3, func() time.Time { return now })
@@ -42,8 +43,8 @@ func TestRates(t *testing.T) {
 		auth   Authenticate
 		burst  int
 		sender string
-		shares string // asks from the same budget
-		other  string // has one of its own
+		shares string // has the same budget
+		other  string // has another budget
 		wait   time.Duration
 	}{
 		"users":   {rates.Users(as), 20, a, a, b, time.Second / 2},
@@ -54,7 +55,7 @@ func TestRates(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 		}
-		for range 3 { // what is refused is not counted
+		for range 3 { // refused requests are not counted
 			err := asked(t, c.auth, c.shares)
 			e, _ := errors.AsType[*mimiport.Error](err)
 			if e == nil || e.Kind != mimiport.KindQuota || e.Info.Rule != "requests_per_second" ||
@@ -72,7 +73,7 @@ func TestRates(t *testing.T) {
 	}
 }
 
-// TestRatesOff: a rate of 0 bounds nothing.
+// TestRatesOff: a rate of 0 sets no limit.
 func TestRatesOff(t *testing.T) {
 	auth := NewRates(0, 0, time.Now).Users(as)
 	for range 1000 {
@@ -82,17 +83,17 @@ func TestRatesOff(t *testing.T) {
 	}
 }
 
-// TestRatesCountKnownSenders: a stranger uses nobody's budget, and the memory for senders is bounded.
+// TestRatesCountKnownSenders: an unknown sender uses no budget, and the memory for senders is bounded.
 func TestRatesCountKnownSenders(t *testing.T) {
 	rates := NewRates(1, 1, time.Now)
 	auth := rates.Users(as)
 	for range 100 {
 		if err := asked(t, auth, ""); err == nil {
-			t.Fatal("a stranger is let in")
+			t.Fatal("an unknown sender is accepted")
 		}
 	}
 	if n := rates.users.senders.Len(); n != 0 {
-		t.Errorf("%d strangers are remembered", n)
+		t.Errorf("%d unknown senders are remembered", n)
 	}
 	for n := range 2 * maxSenders {
 		if err := asked(t, auth, fmt.Sprintf("@%d:hs", n)); err != nil {
@@ -104,7 +105,7 @@ func TestRatesCountKnownSenders(t *testing.T) {
 	}
 }
 
-// TestRateRefusedBeforeWork: a request beyond the rate is answered 429 with a time, and its route is not called.
+// TestRateRefusedBeforeWork: the answer to a request beyond the rate is 429 with a time, and the route is not called.
 func TestRateRefusedBeforeWork(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	h := router(NewRates(1, 1, func() time.Time { return now }).Users(anybody), echo(100))

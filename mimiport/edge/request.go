@@ -11,11 +11,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// maxInteger is the largest integer that JSON carries between any two implementations (profile, section 1).
+// maxInteger is the largest integer that every implementation of JSON represents exactly (profile, section 1).
 const maxInteger = 1<<53 - 1
 
-// Decode reads the request's body as one JSON value, or returns the error of Request.Body or a KindBadMessage error.
-// Unknown fields are ignored, as everywhere in Matrix.
+// Decode reads the request's body as one JSON value. It ignores unknown fields, as Matrix requires. It returns the
+// errors of Request.Body, and a KindBadMessage error for a body that does not decode.
 func Decode[T any](r *Request) (*T, error) {
 	data, err := r.Body()
 	if err != nil {
@@ -28,8 +28,8 @@ func Decode[T any](r *Request) (*T, error) {
 	return v, nil
 }
 
-// Unmarshal is json.Unmarshal for JSON in UTF-8 whose integers are all between -(2^53-1) and 2^53-1, and an error for
-// any other (profile, section 1).
+// Unmarshal is json.Unmarshal, but it also returns an error for JSON that is not UTF-8, or has an integer that is not
+// between -(2^53-1) and 2^53-1 (profile, section 1).
 func Unmarshal(data []byte, v any) error {
 	if !utf8.Valid(data) { // package json would put U+FFFD in the place of what is not
 		return errors.New("not UTF-8")
@@ -47,7 +47,8 @@ func Unmarshal(data []byte, v any) error {
 	return nil
 }
 
-// tokenLength is the length in bytes of what valid JSON begins with: a string, a number, or one byte of anything else.
+// tokenLength returns the length of the first token of valid JSON in bytes. A token is a string, a number, or any other
+// byte.
 func tokenLength(data []byte) int {
 	switch c := data[0]; {
 	case c == '"':
@@ -66,7 +67,7 @@ func tokenLength(data []byte) int {
 
 func numeric(first byte) bool { return first == '-' || '0' <= first && first <= '9' }
 
-// tooLong says whether a token is an integer beyond maxInteger.
+// tooLong reports whether a token is an integer beyond maxInteger.
 func tooLong(token []byte) bool {
 	if !numeric(token[0]) || bytes.ContainsAny(token, ".eE") {
 		return false
@@ -75,18 +76,18 @@ func tooLong(token []byte) bool {
 	return err != nil || i > maxInteger || i < -maxInteger
 }
 
-// GroupID is the path variable groupId, or a KindBadMessage error.
+// GroupID decodes the path variable groupId, or returns a KindBadMessage error.
 func GroupID(r *Request) ([]byte, error) {
 	return api.ParseGroupID(r.Vars["groupId"])
 }
 
-// MigrationID is the path variable migrationId, or a KindBadMessage error.
+// MigrationID decodes the path variable migrationId, or returns a KindBadMessage error.
 func MigrationID(r *Request) (mimiport.MigrationID, error) {
 	return mimiport.ParseMigrationID(r.Vars["migrationId"])
 }
 
-// Uint is the query parameter of that name, nil where there is none. Anything but one decimal number up to 2^53-1 is a
-// KindBadMessage error.
+// Uint decodes a query parameter, nil when it is missing or empty. It returns a KindBadMessage error for anything but
+// one decimal number up to 2^53-1.
 func Uint(r *Request, name string) (*uint64, error) {
 	s, err := Param(r, name)
 	if err != nil || s == "" {
@@ -99,11 +100,11 @@ func Uint(r *Request, name string) (*uint64, error) {
 	return &v, nil
 }
 
-// Param is the query parameter of that name, empty where there is none. It returns a KindBadMessage error for one that
-// is not UTF-8, or that stands there twice: whoever checked the first might not be whoever uses the second.
+// Param returns a query parameter, empty when it is missing. It returns a KindBadMessage error for one that is not UTF-8,
+// and for a repeated one: otherwise one part of the code could check the first value and another part use the second.
 func Param(r *Request, name string) (string, error) {
 	if len(r.Query[name]) > 1 {
-		return "", mimiport.Errorf("read query", mimiport.KindBadMessage, "%s stands there more than once", name)
+		return "", mimiport.Errorf("read query", mimiport.KindBadMessage, "%s is repeated", name)
 	}
 	value := r.Query.Get(name)
 	if !utf8.ValidString(value) {

@@ -8,10 +8,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Resolve says which Delivery Service a request is for.
+// Resolve returns the Delivery Service that a request is for.
 type Resolve func(r *Request) (api.API, error)
 
-// UserRoutes is what users can ask of a Delivery Service. maxBind is the limit in bytes of the body that binds a group.
+// UserRoutes makes the routes for users of a Delivery Service. maxBind is the largest body that binds a group, in
+// bytes.
 func UserRoutes(resolve Resolve, maxBind int64) []Route {
 	return []Route{
 		plain(api.ReserveGroup, resolve, api.API.ReserveGroup),
@@ -61,8 +62,10 @@ func route(at api.Route, resolve Resolve, call func(context.Context, api.API, *R
 	}}
 }
 
-// plain is a call that takes a body.
-func plain[Q, A any](at api.Route, resolve Resolve, call func(api.API, context.Context, api.Caller, *Q) (A, error)) Route {
+// plain makes the route of a call that takes a body.
+func plain[Q, A any](
+	at api.Route, resolve Resolve, call func(api.API, context.Context, api.Caller, *Q) (A, error),
+) Route {
 	return route(at, resolve, func(ctx context.Context, ds api.API, r *Request) (any, error) {
 		q, err := Decode[Q](r)
 		if err != nil {
@@ -72,7 +75,7 @@ func plain[Q, A any](at api.Route, resolve Resolve, call func(api.API, context.C
 	})
 }
 
-// of is a call on the group or migration that the path names.
+// of makes the route of a call on the group or migration in the path.
 func of[K, A any](at api.Route, resolve Resolve, key func(*Request) (K, error),
 	call func(api.API, context.Context, api.Caller, K) (A, error)) Route {
 	return route(at, resolve, func(ctx context.Context, ds api.API, r *Request) (any, error) {
@@ -84,7 +87,7 @@ func of[K, A any](at api.Route, resolve Resolve, key func(*Request) (K, error),
 	})
 }
 
-// with is a call on what the path names that takes a body or a query besides.
+// with makes the route of a call on the group or migration in the path that also takes a body or a query.
 func with[K, Q, A any](at api.Route, resolve Resolve, key func(*Request) (K, error), query func(*Request) (Q, error),
 	call func(api.API, context.Context, api.Caller, K, Q) (A, error)) Route {
 	return route(at, resolve, func(ctx context.Context, ds api.API, r *Request) (any, error) {

@@ -1,7 +1,7 @@
-// Package outbox works off what the Delivery Service has stored to be done: it hands each row that is due to a handler,
-// in the order of its queue, and puts off what fails. What a crash interrupts is done again, so a handler must bear
-// repetition. Of several processes on one database, one at a time works at a queue. A server that does not answer slows
-// nobody else: see scheduler.
+// Package outbox does the work that the Delivery Service has stored as rows. It gives each due row to a handler, in
+// the order of the row's queue, and postpones a row that fails. After a crash it gives a row to its handler again, so
+// a handler must accept repetition. When several processes use one database, only one of them works on a queue at a
+// time. A server that does not answer does not delay work for other servers: see scheduler.
 package outbox
 
 import (
@@ -15,17 +15,19 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// maxRest bounds how long the store is left alone after it was asked: four times as long as the answer took. What is due where
-// nobody answers can pile up, and makes answers slow; yet it must not take a processor for itself whenever something is done.
+// maxRest limits the pause after each question to the store. The pause is four times as long as the answer took. Due
+// rows for silent servers can pile up and make answers slow. The pause keeps these questions from using a whole
+// processor.
 const maxRest = 50 * time.Millisecond
 
-// lookAgain is how long the worker waits at most: a clock jumps without telling.
+// lookAgain is the longest time between two looks at the store. The worker gets no signal when the clock is set.
 const lookAgain = time.Minute
 
-// storePause is how long the worker waits when the store fails, and leaves a queue alone that another process is at.
+// storePause is the pause after a failure of the store, and the pause before another try at a queue on which another
+// process works.
 const storePause = time.Second
 
-// Store is what a Worker needs of storage.Store.
+// Store is the part of storage.Store that a Worker needs.
 type Store interface {
 	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []storage.Row, next time.Time, err error)
 	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
@@ -33,13 +35,15 @@ type Store interface {
 	Hasten(ctx context.Context, now time.Time) error
 }
 
-// Handler does what a row asks for, and removes the row from the store. When it fails, the row is put off by Backoff.
+// Handler does the work of a row and removes the row from the store. When it fails, the Worker postpones the row by
+// Backoff.
 type Handler func(ctx context.Context, row storage.Row) error
 
-// errKept is for a row that its handler left as it was: it must not be handed over again and again.
+// errKept is the failure of a row that its handler left in the store without an error. The Worker postpones such a
+// row, so that it does not get it at once again.
 var errKept = errors.New("the handler neither failed nor removed the row")
 
-// Worker hands rows to a Handler.
+// Worker gives rows to a Handler.
 type Worker struct {
 	store   Store
 	handler Handler
@@ -50,9 +54,9 @@ type Worker struct {
 	wake    chan struct{}
 }
 
-// New makes a Worker. The rows for the server names own are this server's own work, and a row for any other server is
-// filed under the one that its handler dials. What is due is so by the clock now; the jitter function gives random
-// numbers from 0 to 1. Several goroutines may call either.
+// New makes a Worker. Rows whose destination is one of the server names own are this server's own work. The
+// destination of any other row is the server that its handler calls. now is the clock that decides whether a row is
+// due. jitter returns random numbers from 0 to 1. Both must be safe for concurrent use.
 func New(
 	store Store, handler Handler, own []string, now func() time.Time, jitter func() float64, log *slog.Logger,
 ) *Worker {
@@ -61,15 +65,15 @@ func New(
 	}
 }
 
-// Wake tells that rows may have become due. It never blocks.
+// Wake tells the Worker that rows may have become due. It never blocks.
 func (w *Worker) Wake() {
 	select {
 	case w.wake <- struct{}{}:
-	default: // the one before has not been heard yet
+	default: // the worker has not read the previous signal yet
 	}
 }
 
-// Run works until the context ends and what is at work has returned.
+// Run works until the context ends. It then waits for the running handlers to return.
 func (w *Worker) Run(ctx context.Context) {
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
@@ -87,25 +91,25 @@ func (w *Worker) Run(ctx context.Context) {
 	}
 }
 
-// result is a row that its handler is done with.
+// result is a row whose handler has returned.
 type result struct {
 	row     storage.Row
-	handled bool // without an error
+	handled bool // the handler returned no error
 	news    news
 }
 
-// run is the state of one Run; only its goroutine touches it, but for the channel.
+// run is the state of one Run. Only its goroutine uses the fields, except for the channel.
 type run struct {
 	worker    *Worker
 	scheduler *scheduler
-	kept      map[storage.RowKey]storage.Row // handled since the store was last asked
+	kept      map[storage.RowKey]storage.Row // handled since the last look at the store
 	finished  chan result
-	looked    time.Time // when the store was last asked
+	looked    time.Time // of the last look at the store
 }
 
-// start hands over what is due and has a place. It returns how long to wait when nothing happens before.
+// start starts the due rows that have a place. It returns the time to wait when nothing else happens.
 func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Duration {
-	now := r.worker.now().Round(0) // without the monotonic clock, which shows no jumps
+	now := r.worker.now().Round(0) // strips the monotonic clock, which does not show that the clock was set
 	rows, next, err := r.due(ctx, now)
 	if err != nil {
 		r.worker.log.ErrorContext(ctx, "outbox: cannot read what is due", "error", err)
@@ -120,12 +124,13 @@ func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Duration
 	}
 	clear(r.kept)
 	if next.IsZero() {
-		return lookAgain // there is nothing, or the rest of what is due waits for a place
+		return lookAgain // there are no further rows, or the due ones wait for a place
 	}
 	return min(next.Sub(now), lookAgain)
 }
 
-// due lists what is due. At first, and when the clock has gone back, it has what is too far ahead brought forward.
+// due lists the due rows. On the first look, and when the clock has gone back, it first has the store bring forward the
+// rows that are due too late.
 func (r *run) due(ctx context.Context, now time.Time) (rows []storage.Row, next time.Time, err error) {
 	if r.looked.IsZero() || now.Before(r.looked) {
 		if err := r.worker.store.Hasten(ctx, now); err != nil {
@@ -136,7 +141,7 @@ func (r *run) due(ctx context.Context, now time.Time) (rows []storage.Row, next 
 	return r.worker.store.Due(ctx, now, listed, r.scheduler.lanes()...)
 }
 
-// wait returns when there may be something to start.
+// wait returns when a row may be able to start.
 func (r *run) wait(ctx context.Context, idle time.Duration) {
 	select {
 	case <-ctx.Done():
@@ -147,7 +152,7 @@ func (r *run) wait(ctx context.Context, idle time.Duration) {
 	}
 }
 
-// gather makes all that has happened by now one reason to look.
+// gather reads all signals and results so far, so that one look at the store answers all of them.
 func (r *run) gather() {
 	for {
 		select {
@@ -167,7 +172,7 @@ func (r *run) finish(done result) {
 	}
 }
 
-// handle has one row handled, and puts it off when that fails.
+// handle gives one row to a handler, and postpones the row when the handler fails.
 func (w *Worker) handle(ctx context.Context, handler Handler, row storage.Row) result {
 	untold := result{row: row}
 	release, err := w.store.Claim(ctx, row.Key())
@@ -175,7 +180,7 @@ func (w *Worker) handle(ctx context.Context, handler Handler, row storage.Row) r
 	case errors.Is(err, storage.ErrNotFound):
 		return untold // another process was faster
 	case errors.Is(err, storage.ErrConflict):
-		pause(ctx, storePause) // nobody tells when that process is done with it
+		pause(ctx, storePause) // another process works on the queue, and sends no signal when it has finished
 		return untold
 	case err != nil:
 		w.log.ErrorContext(ctx, "outbox: cannot claim", "error", err)
@@ -187,7 +192,7 @@ func (w *Worker) handle(ctx context.Context, handler Handler, row storage.Row) r
 	if err == nil {
 		return result{row, true, newsOf(nil)}
 	}
-	if ctx.Err() != nil { // a row that the end of the Run interrupted is as good as new
+	if ctx.Err() != nil { // the end of Run interrupted the handler, so the row stays as it was
 		return untold
 	}
 	w.putOff(ctx, &row, err)
@@ -217,12 +222,12 @@ const (
 	maxDelay = 5 * time.Minute
 )
 
-// Backoff is how long a row waits after a failure. The first failure costs one to two seconds, and each further one
-// twice as much, up to five minutes; attempts counts the failures before this one. The jitter, from 0 to 1, spreads the
-// delay between its half and its whole. When the error names a later time (Info.RetryAfter of a mimiport.Error), the
-// row waits that long, up to five minutes.
+// Backoff returns the delay of a row after a failure. attempts is the number of failures before this one. The largest
+// delay is two seconds after the first failure. It doubles with each failure, up to five minutes. jitter, from 0 to 1,
+// chooses the delay between half of the largest and the largest. When the error asks for a longer time
+// (Info.RetryAfter of a mimiport.Error), the row waits that long, up to five minutes.
 func Backoff(attempts int, err error, jitter float64) time.Duration {
-	const enough = 10 // doublings; more would only overflow
+	const enough = 10 // doublings reach maxDelay; more could overflow
 	half := min(minDelay<<min(uint(attempts), enough), maxDelay/2)
 	delay := half + time.Duration(float64(half)*jitter)
 	if e, ok := errors.AsType[*mimiport.Error](err); ok {

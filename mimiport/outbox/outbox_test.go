@@ -25,16 +25,16 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// own is the name of the server that the worker is part of.
+// own is the name of the worker's own server.
 const own = "own"
 
-// bench is a worker at work in a bubble of its own time.
+// bench is a running worker in a synctest bubble.
 type bench struct {
 	t       *testing.T
 	store   storage.Store
 	worker  *outbox.Worker
 	begin   time.Time
-	ahead   atomic.Int64 // by how many nanoseconds the worker's clock is
+	ahead   atomic.Int64 // the number of nanoseconds by which the worker's clock is ahead
 	stop    func()       // ends the run and waits for it
 	mu      sync.Mutex
 	events  []string // "destination/queue/order @seconds"
@@ -42,7 +42,7 @@ type bench struct {
 	most    map[string]int // by destination, at a time
 }
 
-// newBench starts a worker whose rows behave as the function says, and are removed when it returns nil.
+// newBench starts a worker. behave handles each row; when it returns nil, the row is removed.
 func newBench(t *testing.T, behave func(ctx context.Context, row storage.Row) error) *bench {
 	return newBenchOn(t, memory.New(), behave)
 }
@@ -65,7 +65,7 @@ func newBenchOn(t *testing.T, store storage.Store, behave outbox.Handler) *bench
 	return b
 }
 
-// now is the worker's clock; what is expected stands at the true time.
+// now is the worker's clock. Expected events have the true time.
 func (b *bench) now() time.Time { return time.Now().Add(time.Duration(b.ahead.Load())) }
 
 func (b *bench) handler(behave outbox.Handler) outbox.Handler {
@@ -83,7 +83,8 @@ func (b *bench) handler(behave outbox.Handler) outbox.Handler {
 func (b *bench) enter(row storage.Row) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.events = append(b.events, fmt.Sprintf("%s/%s/%d @%v", row.Destination, row.Queue, row.Order, time.Since(b.begin).Round(time.Second)))
+	at := time.Since(b.begin).Round(time.Second)
+	b.events = append(b.events, fmt.Sprintf("%s/%s/%d @%v", row.Destination, row.Queue, row.Order, at))
 	b.running[row.Destination]++
 	b.most[row.Destination] = max(b.most[row.Destination], b.running[row.Destination])
 }
@@ -119,18 +120,18 @@ func (b *bench) put(rows ...storage.Row) {
 	b.worker.Wake()
 }
 
-// expect compares what has been handed over, when all that can happen by now has.
+// expect waits until nothing more can happen now, and compares the rows that the handler got.
 func (b *bench) expect(want ...string) {
 	b.t.Helper()
 	synctest.Wait()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !slices.Equal(b.events, want) {
-		b.t.Fatalf("handed over:\n%s\nwant:\n%s", strings.Join(b.events, "\n"), strings.Join(want, "\n"))
+		b.t.Fatalf("the handler got:\n%s\nwant:\n%s", strings.Join(b.events, "\n"), strings.Join(want, "\n"))
 	}
 }
 
-// after lets the time pass until so long after the beginning.
+// after waits until the time d after the beginning.
 func (b *bench) after(d time.Duration) { <-time.After(time.Until(b.begin.Add(d))) }
 
 func row(destination, queue string, order uint64, due time.Time) storage.Row {
@@ -193,8 +194,8 @@ func TestSleepsUntilDue(t *testing.T) {
 	})
 }
 
-// A clock that goes back keeps nothing waiting: what was put off, and what became due before it was done, is done within a minute.
-// Purges, which are far ahead on purpose, wait.
+// When the clock goes back, postponed rows and due rows run within a minute. Purges are due far ahead on purpose, so
+// they wait.
 func TestClockGoesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failures := 1
@@ -215,7 +216,7 @@ func TestClockGoesBack(t *testing.T) {
 	})
 }
 
-// A clock that was set back while nobody worked is noticed at the start.
+// The worker notices at its start that the clock was set back before.
 func TestClockWentBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memory.New()
@@ -228,7 +229,7 @@ func TestClockWentBack(t *testing.T) {
 	})
 }
 
-// A clock that goes forward is noticed within a minute, though the worker went to sleep for longer.
+// The worker notices within a minute that the clock goes forward, although the next row is due later.
 func TestClockGoesForward(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, succeed)
@@ -248,7 +249,8 @@ func TestRetryAfter(t *testing.T) {
 			if failures < 0 {
 				return nil
 			}
-			return fmt.Errorf("sending: %w", &mimiport.Error{Kind: mimiport.KindInProgress, Info: mimiport.Info{RetryAfter: 40 * time.Second}})
+			info := mimiport.Info{RetryAfter: 40 * time.Second}
+			return fmt.Errorf("sending: %w", &mimiport.Error{Kind: mimiport.KindInProgress, Info: info})
 		})
 		b.put(row("b", "q", 1, b.begin))
 		b.after(time.Hour)
@@ -256,7 +258,7 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
-// A handler that leaves its row as it was is not asked again at once, and again, and again.
+// A handler that leaves its row in the store does not get the row again at once.
 func TestKeptRow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t, store: memory.New(), begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
@@ -292,7 +294,7 @@ func TestShutdownWaitsForHandlers(t *testing.T) {
 	})
 }
 
-// failing is a store whose reads or deferrals fail for a while.
+// failing is a store whose methods Due and Retry fail for a while.
 type failing struct {
 	storage.Store
 	until time.Time
@@ -313,7 +315,8 @@ func (f *failing) Retry(context.Context, storage.RowKey, int, time.Time) error {
 
 func TestStoreDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBenchOn(t, &failing{memory.New(), time.Now().Add(10 * time.Second)}, func(_ context.Context, row storage.Row) error {
+		store := &failing{memory.New(), time.Now().Add(10 * time.Second)}
+		b := newBenchOn(t, store, func(_ context.Context, row storage.Row) error {
 			if row.Queue == "bad" {
 				return errors.New("no")
 			}
@@ -322,13 +325,13 @@ func TestStoreDown(t *testing.T) {
 		b.put(row("b", "q", 1, b.begin))
 		b.after(20 * time.Second)
 		b.expect("b/q/1 @10s")
-		b.put(row("b", "bad", 1, b.begin)) // cannot be put off, and yet does not spin
+		b.put(row("b", "bad", 1, b.begin)) // cannot be postponed, but must not run in a loop
 		b.after(22500 * time.Millisecond)
 		b.expect("b/q/1 @10s", "b/bad/1 @20s", "b/bad/1 @21s", "b/bad/1 @22s")
 	})
 }
 
-// claimed is a store that another process works on as well: it has a queue for a while, or is done with its row.
+// claimed is a store that another process also uses. That process claims a queue for a while, or has removed a row.
 type claimed struct {
 	storage.Store
 	until time.Time
@@ -358,7 +361,8 @@ func TestClaimed(t *testing.T) {
 	})
 }
 
-// A commit whose outcome the handler did not learn makes it do the row again: at least once, never not at all.
+// When a handler does not learn whether its transaction committed, it gets the row again: a row is handled at least
+// once.
 func TestUnknownOutcome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &storagetest.Faulty{Store: memory.New()}

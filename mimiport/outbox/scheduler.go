@@ -7,28 +7,27 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// A row that is at work takes a place until its handler returns. Own work and work for other servers have places of
-// their own.
+// A running row takes a place until its handler returns. Own work and work for other servers have separate places.
 const (
 	places         = ownPlaces + otherPlaces
 	ownPlaces      = 16
 	otherPlaces    = 48
-	silentPlaces   = 24 // of otherPlaces, the most for all servers together that are silent
-	sparePlaces    = 8  // of otherPlaces, those that only a server with nothing at work gets
-	perDestination = 8  // the most for a server that has answered; a silent one gets one
+	silentPlaces   = 24 // of otherPlaces: the most that all silent servers together can have
+	sparePlaces    = 8  // of otherPlaces: the last ones, only for servers without a running row
+	perDestination = 8  // the most for one server that has answered; a silent server gets one
 )
 
-// listed is how many rows of each lane are asked for at a time. As many as there are places are enough: while one of
-// them is free, a row that can start is among them. The rows before it in its lane are those of its turn and of earlier
-// turns, at most perDestination from one server, and each of them either is at work or belongs to a server that may not
-// have more at work. There are fewer such rows than places.
+// listed is the number of rows of each lane that the worker asks for. It is enough to ask for as many rows as there
+// are places. Let a place be free, and let a row be able to start. The rows before it in its lane are of its turn or
+// of earlier turns, so at most perDestination of them belong to one server. Each of them is running, or its server may
+// not run more rows. There are fewer such rows than places, so the list includes the row that can start.
 const listed = places
 
-// remembered is for how many servers the scheduler knows that they answered. A server that it has forgotten is silent
-// until it answers again. At 255 bytes for a name this takes less than 2 MiB.
+// remembered is the number of servers of which the scheduler remembers that they answered. A server that it has
+// forgotten is silent until it answers again. At 255 bytes for a name this takes less than 2 MiB.
 const remembered = 4096
 
-// news is what the outcome of a row tells about the server that it is for.
+// news is what the result of a row shows about its destination.
 type news int
 
 const (
@@ -37,7 +36,7 @@ const (
 	silent        // the server could not be reached, did not answer in time, or answered nonsense
 )
 
-// newsOf reads a handler's outcome. An error of this server's own (KindInternal) tells nothing.
+// newsOf reads the result of a handler. An error of this server itself (KindInternal) shows nothing.
 func newsOf(err error) news {
 	switch {
 	case err == nil:
@@ -47,31 +46,29 @@ func newsOf(err error) news {
 	case mimiport.KindOf(err) == mimiport.KindInternal:
 		return nothing
 	}
-	return answered // with a refusal
+	return answered // the server refused
 }
 
-// queue is what is done in order.
+// queue names a queue. Its rows run in order.
 type queue struct{ destination, name string }
 
-// scheduler decides which rows start. It knows what is at work and which servers answer, and neither waits nor asks
-// anybody:
+// scheduler decides which rows start. It knows the running rows and the servers that answer. It never waits and makes
+// no calls. Its rules are:
 //   - Own work has its own places. Work for other servers cannot take them.
-//   - A server is silent until it answers, and again from when it does not answer. It has one row at work then, and all
-//     silent servers together have half of the places for other servers.
-//   - A server that answers has up to perDestination rows at work. The last free places go to servers with nothing at
-//     work.
-//   - One row of a queue is at work at a time. Of the rows that may start, the first in the order of storage.Queue
-//     starts first.
+//   - A server is silent until it answers, and again when it stops answering. A silent server runs one row. All silent
+//     servers together have half of the places for other servers.
+//   - A server that answers runs up to perDestination rows. The last free places go to servers without a running row.
+//   - A queue runs one row at a time. Of the rows that may start, the first in the order of storage.Queue starts first.
 type scheduler struct {
 	own     []string
 	isOwn   map[string]bool
 	heard   *simplelru.LRU[string, struct{}] // the servers that answer
-	queues  map[queue]bool                   // at work
-	working map[string]int                   // how many rows of each destination are at work
+	queues  map[queue]bool                   // the queues with a running row
+	working map[string]int                   // the number of running rows by destination
 }
 
 func newScheduler(own []string) *scheduler {
-	heard, _ := simplelru.NewLRU[string, struct{}](remembered, nil) // fails for a size below 1
+	heard, _ := simplelru.NewLRU[string, struct{}](remembered, nil) // it fails only for a size below 1
 	s := &scheduler{
 		own: own, isOwn: make(map[string]bool), heard: heard, queues: make(map[queue]bool), working: make(map[string]int),
 	}
@@ -81,13 +78,14 @@ func newScheduler(own []string) *scheduler {
 	return s
 }
 
-// lanes are the destinations that storage.Queue is to list apart from each other: own work, and servers that answer.
+// lanes returns the two groups of destinations that storage.Queue lists separately: own work, and servers that answer.
 func (s *scheduler) lanes() [][]string { return [][]string{s.own, s.heard.Keys()} }
 
-// usage counts the places taken.
+// usage is the number of taken places.
 type usage struct{ own, others, silent int }
 
-// usage counts anew: a server that falls silent takes all its places with it.
+// usage counts the taken places. It counts anew each time, because a server that becomes silent changes the class of
+// all its places.
 func (s *scheduler) usage() (u usage) {
 	for destination, n := range s.working {
 		u.add(s, destination, n)
@@ -106,7 +104,7 @@ func (u *usage) add(s *scheduler, destination string, n int) {
 	}
 }
 
-// start picks the rows that start now from the listed ones, and counts them as at work.
+// start chooses the rows that start now from the listed ones, and counts them as running.
 func (s *scheduler) start(rows []storage.Row) (started []storage.Row) {
 	used := s.usage()
 	for i := range rows {
@@ -122,7 +120,7 @@ func (s *scheduler) start(rows []storage.Row) (started []storage.Row) {
 	return started
 }
 
-// hasPlace says whether one more row for a destination may start.
+// hasPlace reports whether one more row for a destination may start.
 func (s *scheduler) hasPlace(destination string, used *usage) bool {
 	working, free := s.working[destination], otherPlaces-used.others
 	switch {
@@ -136,7 +134,7 @@ func (s *scheduler) hasPlace(destination string, used *usage) bool {
 	return working < perDestination && free > sparePlaces
 }
 
-// finish frees the place of a row, and takes note of what its outcome tells.
+// finish frees the place of a row, and notes what its result shows about its destination.
 func (s *scheduler) finish(row *storage.Row, n news) {
 	delete(s.queues, queue{row.Destination, row.Queue})
 	if s.working[row.Destination]--; s.working[row.Destination] == 0 {

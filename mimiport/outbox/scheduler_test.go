@@ -35,7 +35,7 @@ func TestNews(t *testing.T) {
 	}
 }
 
-// The scheduler remembers a bounded number of servers, those that answered last.
+// The scheduler remembers a bounded number of servers: those that answered last.
 func TestRemembered(t *testing.T) {
 	s := newScheduler(nil)
 	learn := func(server string, n news) {
@@ -53,20 +53,20 @@ func TestRemembered(t *testing.T) {
 	}
 }
 
-// town is a scheduler among destinations, and a store of one row for each queue.
+// town is a scheduler with destinations and a store that holds at most one row for each queue.
 type town struct {
 	*rapid.T
 	*scheduler
 	clock   int // counts steps
 	puts    int
 	waiting map[queue]visit
-	atWork  []storage.Row // in the order in which they started
+	atWork  []storage.Row // running rows, in the order of their start
 }
 
-// visit is when a row came, and how many steps it may wait.
+// visit is the step at which a row came, and the most steps that it may wait.
 type visit struct{ number, clock, most int }
 
-// due is what storage.Queue.Due shows of the town. A row is due from when it was put.
+// due lists rows as storage.Queue.Due does. A row is due as soon as it is put.
 func (w *town) due() (rows []storage.Row) {
 	lanes := make(map[string]int)
 	for i, names := range w.lanes() {
@@ -77,7 +77,7 @@ func (w *town) due() (rows []storage.Row) {
 	for q, v := range w.waiting {
 		rows = append(rows, storage.Row{Destination: q.destination, Queue: q.name, Seq: uint64(v.number)})
 	}
-	rows = append(rows, w.atWork...) // they are due still
+	rows = append(rows, w.atWork...) // running rows are still due
 	slices.SortFunc(rows, func(a, b storage.Row) int { return cmp.Compare(a.Seq, b.Seq) })
 	turns := make(map[string]uint64)
 	for i := range rows {
@@ -93,7 +93,7 @@ func (w *town) due() (rows []storage.Row) {
 	})
 }
 
-// look starts what may start, and checks the rules.
+// look starts the rows that may start, and checks the rules.
 func (w *town) look() {
 	before := w.usage()
 	for _, row := range w.start(w.due()) {
@@ -116,7 +116,7 @@ func (w *town) look() {
 	case len(w.queues) != len(w.atWork) || used.own+used.others != len(w.atWork):
 		w.Fatalf("%d rows are at work, the scheduler knows of %+v in %d queues", len(w.atWork), used, len(w.queues))
 	}
-	for q := range w.waiting { // nothing waits that may start, though the list is cut
+	for q := range w.waiting { // no row waits that may start, although due cuts the list
 		if w.hasPlace(q.destination, &used) {
 			w.Fatalf("%v waits and has a place: %+v", q, used)
 		}
@@ -128,9 +128,8 @@ func (w *town) look() {
 	}
 }
 
-// put adds a row, unless its queue has one. Each place is free again within as many steps as there are places, so the
-// row waits a few times so long for each row of its destination that is here, and once more for each lot of rows that
-// silent servers have places for.
+// put adds a row, unless its queue has one. Each place becomes free within as many steps as there are places. The row
+// may wait a few times that long for each present row of its destination, and once more for each silentPlaces rows.
 func (w *town) put(q queue) {
 	if _, ok := w.waiting[q]; ok || w.queues[q] {
 		return
@@ -145,15 +144,15 @@ func (w *town) put(q queue) {
 	w.waiting[q] = visit{w.puts, w.clock, same * places * (2 + (len(w.waiting)+len(w.atWork))/silentPlaces)}
 }
 
-// giveBack ends the i-th row at work.
+// giveBack ends the i-th running row.
 func (w *town) giveBack(i int, n news) {
 	row := w.atWork[i]
 	w.atWork = slices.Delete(w.atWork, i, i+1)
 	w.finish(&row, n)
 }
 
-// TestNobodyStarves lets chance put rows, choose who answers and which row returns first, as long as none stays for
-// ever. Each row starts within a bound, and no rule is broken on the way.
+// TestNobodyStarves puts rows at random, and chooses at random which server answers and which row returns first. Every
+// running row returns in the end. Then each row starts within a bound, and no rule is ever broken.
 func TestNobodyStarves(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := &town{T: rt, scheduler: newScheduler([]string{self}), waiting: make(map[queue]visit)}

@@ -15,17 +15,18 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// timeout is when a request to a silent server gives up, and pace is how long the work of a healthy destination takes.
+// timeout is the time after which a request to a silent server fails. pace is the time that a row of a healthy
+// destination takes.
 const (
 	timeout = 16 * time.Second
 	pace    = 40 * time.Millisecond
 )
 
-// network behaves as the servers that rows are for. A name that begins with "silent" never answers.
+// network plays the servers of the rows. A server whose name begins with "silent" never answers.
 type network struct {
 	mu      sync.Mutex
-	running map[string]int // rows at work
-	most    int            // at work for silent servers at a time
+	running map[string]int // running rows by destination
+	most    int            // the most rows for silent servers that ran at a time
 	done    map[string]time.Time
 }
 
@@ -69,8 +70,8 @@ func (n *network) enter(destination string, by int) {
 	n.most = max(n.most, sum)
 }
 
-// latencies delivers to the healthy destinations for a minute beside the given rows, and returns how long each delivery
-// took.
+// latencies delivers to the healthy destinations for a minute while the worker also has the rows beside. It returns
+// the time of each delivery.
 func latencies(t *testing.T, n *network, healthy []string, beside []storage.Row) map[string]time.Duration {
 	took := make(map[string]time.Duration)
 	b := newBench(t, n.handle)
@@ -92,7 +93,7 @@ func latencies(t *testing.T, n *network, healthy []string, beside []storage.Row)
 			took[name(&rows[i])] = done.Sub(put)
 		}
 	}
-	deliver("first") // they have answered
+	deliver("first") // from now on, the scheduler knows that they answer
 	b.put(beside...)
 	for second := range 60 {
 		deliver(fmt.Sprint(second))
@@ -100,7 +101,7 @@ func latencies(t *testing.T, n *network, healthy []string, beside []storage.Row)
 	return took
 }
 
-// silentRows are rows for so many silent servers, long due, in so many queues each.
+// silentRows makes due rows for silent servers, one in each of their queues.
 func silentRows(servers, queues int) (rows []storage.Row) {
 	for s := range servers {
 		for q := range queues {
@@ -110,8 +111,8 @@ func silentRows(servers, queues int) (rows []storage.Row) {
 	return rows
 }
 
-// However many servers are silent, own work and delivery to servers that answer take at most twice the time that they
-// take alone, and silent servers take half of the places for other servers at most, and one each.
+// With any number of silent servers, own work and delivery to servers that answer take at most twice the time that
+// they take alone. Silent servers take at most half of the places for other servers, and at most one each.
 func TestSilentServersSlowNobody(t *testing.T) {
 	for _, test := range []struct{ servers, queues, most int }{{1000, 1, 24}, {1, 24, 1}, {8, 8, 8}, {100, 20, 24}} {
 		t.Run(fmt.Sprintf("%d with %d queues", test.servers, test.queues), func(t *testing.T) {
@@ -140,10 +141,11 @@ func slowest(took map[string]time.Duration) time.Duration {
 	return slices.Max(slices.Collect(maps.Values(took)))
 }
 
-// Servers that fall silent while they have as much at work as they may stop nobody, and soon have one place each.
+// Servers that become silent while they run as many rows as they may do not stop other work, and soon have one place
+// each.
 func TestServersFallSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var down sync.Map // destinations that do not answer now
+		var down sync.Map // the destinations that do not answer now
 		b := newBench(t, func(ctx context.Context, row storage.Row) error {
 			if _, ok := down.Load(row.Destination); !ok {
 				return nil
@@ -185,7 +187,7 @@ func TestServersFallSilent(t *testing.T) {
 	})
 }
 
-// A server has one row at work until it answers, and eight from then on. A refusal is an answer.
+// A server runs one row until it answers, and up to eight after that. A refusal is an answer.
 func TestFirstAnswer(t *testing.T) {
 	for _, outcome := range []error{nil, mimiport.Errorf("send", mimiport.KindForbidden, "the peer refuses")} {
 		synctest.Test(t, func(t *testing.T) {
