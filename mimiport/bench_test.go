@@ -2,7 +2,7 @@ package mimiport
 
 import "testing"
 
-// largestContent is a MigrationContent with a group_state of the default cap, 64 MiB (profile, section 4).
+// largestContent makes a MigrationContent with a group_state of the default limit, 64 MiB (profile, section 4).
 func largestContent(b *testing.B) (*MigrationContent, []byte) {
 	b.Helper()
 	state := GroupState{

@@ -6,12 +6,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxHeard is how much of what a stranger says is kept, in bytes.
+// maxHeard is the largest text of another server that is kept, in bytes.
 const maxHeard = 512
 
-// Clip makes what another server says fit to be stored, logged and passed on: at most 512 bytes of valid UTF-8 without
-// characters that control how a line is shown, such as ESC, line ends and changes of direction. A space takes the place
-// of each.
+// Clip makes a text of another server safe to store, log and pass on. The result has at most 512 bytes of valid UTF-8.
+// Clip replaces each character that controls how a line is shown, such as ESC, a line end or a change of direction, by
+// a space.
 func Clip(s string) string {
 	var b strings.Builder
 	for _, r := range s {
@@ -26,7 +26,8 @@ func Clip(s string) string {
 	return b.String()
 }
 
-// Heard gives an error that another server has a say in a text that went through Clip. It is nil for none.
+// Heard wraps an error that may contain text of another server. The text of the result has gone through Clip. Heard
+// returns nil for nil.
 func Heard(err error) error {
 	if err == nil {
 		return nil

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// What Clip returns is short, valid and plain, whatever it was given, and Clip changes nothing in it.
+// The result of Clip is always short, valid and printable. Clip does not change such a text.
 func FuzzClip(f *testing.F) {
 	for _, s := range []string{
 		"", "no room for it", "\x1b[31mred\r\n\x00\x7f\x85\u009b1m", "\u202egnp.exe\u2066\u200f\u061c\u2028",
@@ -37,7 +37,7 @@ func plain(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// An error that was heard is short and still the error that it was.
+// The text of an error from Heard is short, and the error still wraps the original.
 func TestHeard(t *testing.T) {
 	cause := errors.New(strings.Repeat("\x1b\n", 1<<20))
 	got := mimiport.Heard(cause)
@@ -45,6 +45,6 @@ func TestHeard(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	if mimiport.Heard(nil) != nil {
-		t.Error("an error out of nothing")
+		t.Error("Heard makes an error of nil")
 	}
 }

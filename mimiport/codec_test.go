@@ -122,7 +122,7 @@ func genLogEntry(t *rapid.T) LogEntry {
 	return e
 }
 
-// genLog draws a log in order.
+// genLog draws a log whose entries are in order.
 func genLog(t *rapid.T) []LogEntry {
 	log := genList(t, genLogEntry)
 	slices.SortFunc(log, func(a, b LogEntry) int {
@@ -140,7 +140,7 @@ func genLog(t *rapid.T) []LogEntry {
 	return log
 }
 
-// genWelcomes draws Welcomes in order.
+// genWelcomes draws Welcomes that are in order.
 func genWelcomes(t *rapid.T) []Joiners {
 	welcomes := genList(t, genJoiners)
 	slices.SortFunc(welcomes, func(a, b Joiners) int { return cmp.Compare(a.Epoch, b.Epoch) })
@@ -170,7 +170,7 @@ func genGroupState(t *rapid.T) GroupState {
 
 type marshaler interface{ Marshal() ([]byte, error) }
 
-// codecs is a generator and a decoder for every structure.
+// codecs has a generator and a decoder for every structure.
 var codecs = []struct {
 	name   string
 	draw   func(*rapid.T) marshaler
@@ -206,8 +206,8 @@ func decoder[M marshaler](unmarshal func([]byte) (M, error)) func([]byte) (marsh
 	return func(data []byte) (marshaler, error) { return unmarshal(data) }
 }
 
-// TestRoundTrip: every value encodes, decodes to a value that encodes the same, and neither a part of the encoding nor more than
-// it decodes.
+// TestRoundTrip: every value encodes, and decodes to a value that encodes identically. Neither a part of the encoding
+// nor the encoding with more bytes decodes.
 func TestRoundTrip(t *testing.T) {
 	for _, c := range codecs {
 		t.Run(c.name, func(t *testing.T) {
@@ -234,7 +234,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// FuzzDecode: what decodes encodes to the same bytes; what does not is refused with a typed error.
+// FuzzDecode: a structure that decodes encodes to the same bytes. Any other input gives a typed error.
 func FuzzDecode(f *testing.F) {
 	for i, c := range codecs {
 		gen := rapid.Custom(c.draw)
@@ -262,7 +262,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// allocated is how many bytes f allocates.
+// allocated returns how many bytes f allocates.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -271,7 +271,7 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// liveAfter is by how many bytes f makes the live heap grow.
+// liveAfter returns by how many bytes f makes the live heap grow.
 func liveAfter(f func()) int64 {
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -282,8 +282,8 @@ func liveAfter(f func()) int64 {
 	return int64(after.HeapAlloc) - int64(before.HeapAlloc)
 }
 
-// TestDecodingIsBounded: a stated length allocates nothing before it is checked, and the worst lists take at most 16
-// times their size, or 24 MiB.
+// TestDecodingIsBounded: the decoder allocates nothing for a length before it has checked the length. The worst lists
+// take at most 16 times their size, or 24 MiB.
 func TestDecodingIsBounded(t *testing.T) {
 	for _, c := range codecs {
 		if n := allocated(func() { c.decode([]byte{0xbf, 0xff, 0xff, 0xff}) }); n > 1<<14 {
@@ -316,7 +316,7 @@ func TestDecodingIsBounded(t *testing.T) {
 	}
 }
 
-// worstLists are group states with one list of n elements as short as can be.
+// worstLists makes group states that each have one list of n elements of the shortest form.
 func worstLists(n int) map[string]*GroupState {
 	with := func(change func(*GroupState)) *GroupState {
 		g := &GroupState{Base: BaseState{GroupInfo: []byte{0}}, Commit: CommitState{[]byte{0}, []byte{0}}}
@@ -332,7 +332,9 @@ func worstLists(n int) map[string]*GroupState {
 			}
 		}),
 		"steps": with(func(g *GroupState) {
-			g.Lineage.Steps = slices.Repeat([]LineageStep{{Kind: StepMigration, Response: signed, Confirmation: signed, Complete: signed}}, n)
+			g.Lineage.Steps = slices.Repeat(
+				[]LineageStep{{Kind: StepMigration, Response: signed, Confirmation: signed, Complete: signed}}, n,
+			)
 		}),
 		"claims": with(func(g *GroupState) {
 			for range n {
@@ -373,12 +375,14 @@ func TestValidateRequest(t *testing.T) {
 
 func TestError(t *testing.T) {
 	cause := errors.New("cause")
-	err := &Error{Op: "submit", Kind: KindInvalid, Group: []byte{0xff, 0xfe}, Info: Info{Rule: "ValSem201", RetryAfter: time.Second}, Err: cause}
+	err := &Error{Op: "submit", Kind: KindInvalid, Group: []byte{0xff, 0xfe}, Err: cause}
+	err.Info = Info{Rule: "ValSem201", RetryAfter: time.Second}
 	if got, want := err.Error(), "submit (group __4): ValSem201: cause"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	wrapped := fmt.Errorf("outer: %w", err)
-	if !errors.Is(wrapped, cause) || KindOf(wrapped) != KindInvalid || KindOf(cause) != KindInternal || KindOf(nil) != KindInternal {
+	if !errors.Is(wrapped, cause) || KindOf(wrapped) != KindInvalid || KindOf(cause) != KindInternal ||
+		KindOf(nil) != KindInternal {
 		t.Error("the kind or the cause is lost")
 	}
 }

@@ -8,60 +8,60 @@ import (
 	"time"
 )
 
-// Kind says what is wrong, in the terms a client or a peer can act on. The HTTP edge maps each kind to one status and one
+// Kind classifies an error so that a client or a peer can act on it. The HTTP edge maps each kind to one status and one
 // error code.
 type Kind int
 
-// The kinds of error. The zero value is an internal fault, told to nobody in detail.
+// The kinds of error. The zero value is an internal fault. Its details go only to the log.
 const (
 	KindInternal         Kind = iota
-	KindBadMessage            // does not decode, or breaks a syntactic rule
-	KindTooLarge              // larger than a configured limit
-	KindUnsupported           // protocol, cipher suite or section this server does not speak
-	KindInvalid               // well-formed, but breaks a rule of MLS or of the profile
+	KindBadMessage            // the input does not decode, or breaks a rule of syntax
+	KindTooLarge              // the input is larger than a configured limit
+	KindUnsupported           // this server does not support the protocol, the cipher suite or a section
+	KindInvalid               // the input is well-formed but breaks a rule of MLS or of the profile
 	KindBadSignature          // a signature does not verify, or its key is not acceptable
-	KindForbidden             // policy, room membership or power level says no
-	KindQuota                 // a quota of this server is used up for now: Info.RetryAfter
-	KindUnknownGroup          // no such group here
-	KindUnknownMigration      // no such migration here
-	KindWrongEpoch            // not the group's current epoch; Info.Epoch tells it
-	KindConflict              // the thing already exists, or another request won
-	KindInProgress            // frozen or staged: try again after Info.RetryAfter
+	KindForbidden             // policy, room membership or power level forbid the request
+	KindQuota                 // a quota of this server is used up: try again after Info.RetryAfter
+	KindUnknownGroup          // this server does not have the group
+	KindUnknownMigration      // this server does not have the migration
+	KindWrongEpoch            // the input is not of the group's current epoch, which is Info.Epoch
+	KindConflict              // the object already exists, or another request was faster
+	KindInProgress            // the group is frozen or staged: try again after Info.RetryAfter
 	KindMoved                 // the group is at Info.Moved.Server
-	KindStopped               // this server is behind the group's members and accepts nothing until its operator decides
-	KindClosed                // the group's members have closed it: its room may bind another
-	KindOfferExpired          // the offer is past its time, or used
-	KindEnded                 // the migration has ended with another outcome
-	KindUnrecognized          // another server has no such route: it lacks this module now, or speaks only the draft
-	KindPeer                  // another server cannot be reached or answers nonsense
+	KindStopped               // this server is behind the members and accepts nothing until its operator decides
+	KindClosed                // the members have closed the group: its room may bind another
+	KindOfferExpired          // the offer has expired, or was used
+	KindEnded                 // the migration has ended with another result
+	KindUnrecognized          // another server has no such route: it lacks this module now, or supports only the draft
+	KindPeer                  // another server cannot be reached or gave a malformed answer
 )
 
-// Error is the error every package of this module returns for what its callers can act on.
+// Error is the error that every package of this module returns when its callers can act on the error.
 type Error struct {
-	Op    string // what was attempted, lower case: "submit", "verify MigrationResponse"
+	Op    string // the operation, in lower case: "submit", "verify MigrationResponse"
 	Kind  Kind
-	Group []byte // the group concerned, or nil
+	Group []byte // the group's ID, or nil
 	Info  Info
-	Err   error // why
+	Err   error // the cause
 }
 
-// Info is what a kind tells the caller besides its name.
+// Info has details that depend on the kind of an error.
 type Info struct {
-	Epoch      *uint64       // KindWrongEpoch
-	RetryAfter time.Duration // KindInProgress, KindQuota
-	Moved      *Moved        // KindMoved
-	Now        time.Time     // KindBadSignature: this server's time, where a request was signed at another
-	Rule       string        // KindInvalid: which rule, e.g. "ValSem201"; KindForbidden, KindQuota: which quota
+	Epoch      *uint64       // KindWrongEpoch: the group's epoch
+	RetryAfter time.Duration // KindInProgress, KindQuota: the time to wait
+	Moved      *Moved        // KindMoved: the redirect
+	Now        time.Time     // KindBadSignature: this server's time, when the time of a signed request differs from it
+	Rule       string        // KindInvalid: the broken rule, such as "ValSem201"; KindForbidden, KindQuota: the quota
 }
 
-// Moved is a redirect: where the group went, and the source's word for it (profile, section 6).
+// Moved is a redirect: the group's new server, and the signed proof of the move (profile, section 6).
 type Moved struct {
 	Server       string // the target
-	Term         uint64 // the term that began there
+	Term         uint64 // the term that began at the target
 	Response     []byte // MigrationResponse
 	Confirmation []byte // MigrationConfirmation, signed by the source
-	Claim        []byte // instead of both: LineageClaim, signed by Server
-	KeyID        string // the key that the confirmation or claim is signed with
+	Claim        []byte // LineageClaim, signed by Server; it replaces Response and Confirmation
+	KeyID        string // the key that signed the confirmation or the claim
 }
 
 func (e *Error) Error() string {
@@ -81,7 +81,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// KindOf is the kind of the first *Error in err's chain, KindInternal where there is none.
+// KindOf returns the kind of the first *Error in err's chain, KindInternal when there is none.
 func KindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) {
@@ -90,7 +90,7 @@ func KindOf(err error) Kind {
 	return KindInternal
 }
 
-// Errorf makes an Error of the given kind; the text may wrap with %w.
+// Errorf makes an Error of a kind. The format may wrap an error with %w.
 func Errorf(op string, kind Kind, format string, args ...any) *Error {
 	return &Error{Op: op, Kind: kind, Err: fmt.Errorf(format, args...)}
 }

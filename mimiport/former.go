@@ -7,11 +7,11 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// Former is what a host knows of a group's former terms: handshakes, and the Welcomes that came with Commits among them
-// (profile, section 4).
+// Former is the log of a group's former terms as far as a host has it: handshakes, and the Welcomes that came with
+// their Commits (profile, section 4).
 type Former struct {
 	Log      []LogEntry // as in GroupState
-	Welcomes []Joiners  // as in GroupState; the Commit that leads to the epoch of each is in Log
+	Welcomes []Joiners  // as in GroupState; Log has the Commit of each
 }
 
 func (f *Former) encode(b *cryptobyte.Builder) {
@@ -23,8 +23,8 @@ func (f *Former) decode(s *cryptobyte.String) bool {
 	return vectorOf[LogEntry](&f.Log).decode(s) && vectorOf[Joiners](&f.Welcomes).decode(s) && f.ordered()
 }
 
-// ordered says whether the lists are as documented: one Joiners an epoch, and the log as it was accepted, so that terms
-// and numbers ascend, and epochs with them.
+// ordered reports whether the lists are in order. Welcomes has at most one entry for each epoch, in ascending order.
+// In the log, terms, numbers within a term, and epochs ascend.
 func (f *Former) ordered() bool {
 	for i := 1; i < len(f.Log); i++ {
 		a, b := &f.Log[i-1], &f.Log[i]
@@ -38,11 +38,11 @@ func (f *Former) ordered() bool {
 // Marshal encodes both lists, for a store.
 func (f *Former) Marshal() ([]byte, error) { return marshal(f) }
 
-// UnmarshalFormer decodes what Marshal gave, or returns a KindBadMessage error.
+// UnmarshalFormer decodes the result of Marshal, or returns a KindBadMessage error.
 func UnmarshalFormer(data []byte) (*Former, error) { return unmarshal[Former](data) }
 
-// WelcomeTo finds the Welcome that came with a Commit, nil for none: the last message of an epoch is its Commit. A
-// Welcome has the number after its Commit's.
+// WelcomeTo returns the Welcome that came with message i, nil for none. Only the last message of an epoch, the Commit,
+// can have one. The number of a Welcome is that of its Commit plus one.
 func (f *Former) WelcomeTo(i int) *Joiners {
 	e := &f.Log[i]
 	if i+1 < len(f.Log) && f.Log[i+1].Epoch == e.Epoch {
@@ -57,7 +57,7 @@ func (f *Former) WelcomeTo(i int) *Joiners {
 	return &f.Welcomes[j]
 }
 
-// After is the number after that of a message, and of the Welcome that came with it.
+// After returns the first number after message i and after the Welcome that came with it.
 func (f *Former) After(i int) uint64 {
 	if f.WelcomeTo(i) != nil {
 		return f.Log[i].Seq + 2
@@ -65,8 +65,8 @@ func (f *Former) After(i int) uint64 {
 	return f.Log[i].Seq + 1
 }
 
-// KeepLast forgets all but the last messages: at most a number of them, with as many bytes of messages, receipts and
-// Welcomes. The last message stays whatever its size.
+// KeepLast drops all but the last messages. It keeps at most that many messages, and at most that many bytes of
+// messages, receipts and Welcomes. It always keeps the last message.
 func (f *Former) KeepLast(messages, bytes int) {
 	first, welcomes := len(f.Log), len(f.Welcomes)
 	for i := first - 1; i >= 0; i-- {

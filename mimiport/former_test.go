@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestKeepLast: KeepLast keeps the end of the log, as long as both bounds allow, or the last message alone. It keeps
-// just the Welcomes that came with Commits in it.
+// TestKeepLast: KeepLast keeps as much of the end of the log as both bounds allow, and at least the last message. It
+// keeps exactly the Welcomes whose Commits it keeps.
 func TestKeepLast(t *testing.T) {
 	size := func(f *Former) (n int) {
 		for i := range f.Log {
@@ -43,7 +43,7 @@ func TestKeepLast(t *testing.T) {
 		}
 		first := len(whole.Log) - len(kept.Log)
 		if kept.Log[0].Seq != whole.Log[first].Seq {
-			t.Fatal("it is not the end of the log")
+			t.Fatal("the kept messages are not the end of the log")
 		}
 		placed := 0
 		for i := range kept.Log {
@@ -62,7 +62,7 @@ func TestKeepLast(t *testing.T) {
 			more.Welcomes = append([]Joiners{*w}, more.Welcomes...)
 		}
 		if fits(&more) {
-			t.Fatal("one more message would have fitted")
+			t.Fatal("KeepLast could have kept one more message")
 		}
 	})
 }

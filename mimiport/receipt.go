@@ -8,12 +8,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// CommitReceipt is a host's word that it accepted a Commit, signed by it (profile, sections 3 and 10).
+// CommitReceipt is a host's signed statement that it accepted a Commit (profile, sections 3 and 10).
 type CommitReceipt struct {
 	GroupID    []byte            `json:"group_id"`
 	Term       uint64            `json:"term"`
-	Epoch      uint64            `json:"epoch"` // that the Commit leads to
-	Seq        uint64            `json:"seq"`   // of the Commit in the log of the term
+	Epoch      uint64            `json:"epoch"` // the epoch that the Commit starts
+	Seq        uint64            `json:"seq"`   // the Commit's number in the log of the term
 	CommitHash [sha256.Size]byte `json:"commit_hash"`
 	Signature  []byte            `json:"signature"`
 }

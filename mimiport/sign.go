@@ -11,14 +11,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// labelPrefix starts every label under which a Delivery Service signs (profile, section 2).
+// labelPrefix is the prefix of every label with which a Delivery Service signs (profile, section 2).
 const labelPrefix = "MIMI Portability 1.0 "
 
 // MigrationInitLabel is the SignWithLabel label of a client's signature on a MigrationInit (profile, section 2).
 const MigrationInitLabel = "MigrationInitTBS"
 
-// signContent encodes SignContent{label, content} of profile, section 2. Its first byte is the length of a label
-// shorter than 64 bytes, so it never is the '{' (0x7b) of the JSON that Matrix signs with the same keys.
+// signContent encodes SignContent{label, content} (profile, section 2). The first byte is the length of the label,
+// which is less than 64. So the content never begins with '{' (0x7b), as the JSON does that Matrix signs with the same
+// keys.
 func signContent(m signed) ([]byte, error) {
 	content, err := unsigned(m)
 	if err != nil {
@@ -36,8 +37,9 @@ func unsigned(m signed) ([]byte, error) {
 	return b.Bytes()
 }
 
-// Signed is a message that a Delivery Service signs with its Matrix federation key: MigrationResponse, MigrationContent,
-// TargetMigrationComplete, MigrationConfirmation, MigrationAbort, LineageClaim, CommitReceipt, ExternalSenderOffer.
+// Signed is a message that a Delivery Service signs with its Matrix federation key: MigrationResponse,
+// MigrationContent, TargetMigrationComplete, MigrationConfirmation, MigrationAbort, LineageClaim, CommitReceipt or
+// ExternalSenderOffer.
 type Signed interface {
 	signed
 	serverSigned()
@@ -52,7 +54,8 @@ func (*LineageClaim) serverSigned()            {}
 func (*CommitReceipt) serverSigned()           {}
 func (*ExternalSenderOffer) serverSigned()     {}
 
-// Sign sets m's signature: 64 bytes, Ed25519 (profile, section 2).
+// Sign signs m with Ed25519 and sets its signature of 64 bytes (profile, section 2). It returns an error for a field
+// that is too long for its vector.
 func Sign(m Signed, key ed25519.PrivateKey) error {
 	tbs, err := signContent(m)
 	if err != nil {
@@ -62,7 +65,7 @@ func Sign(m Signed, key ed25519.PrivateKey) error {
 	return nil
 }
 
-// Verify checks m's signature, or returns a KindBadSignature error.
+// Verify verifies m's signature. It returns a KindBadSignature error when the signature does not verify.
 func Verify(m Signed, key ed25519.PublicKey) error {
 	tbs, err := signContent(m)
 	if err != nil {
@@ -74,37 +77,39 @@ func Verify(m Signed, key ed25519.PublicKey) error {
 	return nil
 }
 
-// TBS is what the client signs: SignWithLabel(leaf key, MigrationInitLabel, TBS) (profile, section 2).
+// TBS returns the content that the client signs: SignWithLabel(leaf key, MigrationInitLabel, TBS) (profile, section 2).
 func (m *MigrationInit) TBS() ([]byte, error) { return unsigned(m) }
 
-// MigrationID names one migration: SHA-256 of the MigrationResponse without its signature (profile, section 1).
+// MigrationID identifies a migration. It is the SHA-256 of the MigrationResponse without its signature (profile,
+// section 1).
 type MigrationID [sha256.Size]byte
 
-// ID is the id of the migration that this offer is for.
+// ID computes the id of the migration that this offer is for.
 func (m *MigrationResponse) ID() MigrationID {
 	b, err := unsigned(m)
 	if err != nil {
-		return MigrationID{} // a field longer than 2^30-1 bytes: no such offer can be sent
+		return MigrationID{} // a field has more than 2^30-1 bytes: nobody can send such an offer
 	}
 	return sha256.Sum256(b)
 }
 
-// IDText is an id as it stands in paths, logs and the output of tools: unpadded base64url.
+// IDText encodes an id in unpadded base64url. Ids have this form in paths, logs and the output of tools.
 func IDText(id []byte) string { return base64.RawURLEncoding.EncodeToString(id) }
 
-// String is the id in unpadded base64url: 43 characters.
+// String encodes the id in unpadded base64url, in 43 characters.
 func (id MigrationID) String() string { return IDText(id[:]) }
 
-// ParseBase64URL reads unpadded base64url, or returns a KindBadMessage error. Nothing else is taken for the same bytes.
+// ParseBase64URL decodes unpadded base64url, or returns a KindBadMessage error. It accepts only one text for the same
+// bytes.
 func ParseBase64URL(s string) ([]byte, error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || base64.RawURLEncoding.EncodedLen(len(b)) != len(s) { // the decoder skips line ends
+	if err != nil || base64.RawURLEncoding.EncodedLen(len(b)) != len(s) { // the decoder would skip line ends
 		return nil, Errorf("read base64url", KindBadMessage, "not unpadded base64url")
 	}
 	return b, nil
 }
 
-// ParseMigrationID reads what String prints, or returns a KindBadMessage error.
+// ParseMigrationID decodes the result of String, or returns a KindBadMessage error.
 func ParseMigrationID(s string) (id MigrationID, err error) {
 	b, err := ParseBase64URL(s)
 	if err != nil || len(b) != len(id) {
@@ -114,15 +119,15 @@ func ParseMigrationID(s string) (id MigrationID, err error) {
 	return id, nil
 }
 
-// GroupIDPreimage is what a group id created by this profile is the hash of (profile, section 3).
+// GroupIDPreimage is the input of the hash that makes a group id of this profile (profile, section 3).
 type GroupIDPreimage struct {
 	CreatingServer string `json:"creating_server"`
 	RoomID         string `json:"room_id"`
 	Nonce          Nonce  `json:"nonce"`
 }
 
-// GroupID is the 32-byte id: SHA-256 over the label and the parts, each as a vector (profile, section 3). It is nil where a
-// part is longer than its vector can state: no group has that id.
+// GroupID computes the id of 32 bytes: the SHA-256 of the label and the parts, each encoded as a vector (profile,
+// section 3). It returns nil when a part is too long for a vector. No group has that id.
 func (p *GroupIDPreimage) GroupID() []byte {
 	var b cryptobyte.Builder
 	addString(&b, labelPrefix+"GroupID")

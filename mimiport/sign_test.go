@@ -21,7 +21,8 @@ func publicKey(key ed25519.PrivateKey) ed25519.PublicKey { return key.Public().(
 // allSigned draws one of each structure that a server signs.
 func allSigned(t *rapid.T) []Signed {
 	return []Signed{
-		draw(t, genResponse), draw(t, genContent), draw(t, genComplete), draw(t, genConfirmation), draw(t, genAbort), draw(t, genClaim),
+		draw(t, genResponse), draw(t, genContent), draw(t, genComplete),
+		draw(t, genConfirmation), draw(t, genAbort), draw(t, genClaim),
 		draw(t, genReceipt), draw(t, genSenderOffer),
 	}
 }
@@ -62,8 +63,8 @@ func TestVerifyRefusesBadKeys(t *testing.T) {
 	}
 }
 
-// TestNoSignatureFitsTwoStructs: a signature made for one structure never verifies on another, because the label differs
-// and is in what is signed.
+// TestNoSignatureFitsTwoStructs: a signature over one structure never verifies on another, because the signed content
+// includes the label.
 func TestNoSignatureFitsTwoStructs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := allSigned(t)
@@ -84,8 +85,8 @@ func TestNoSignatureFitsTwoStructs(t *testing.T) {
 	})
 }
 
-// TestNeverAMatrixSignature: "A Matrix signature is over text that starts with `{`, so the two can never be confused: a test
-// proves it" (profile, section 2).
+// TestNeverAMatrixSignature: "A Matrix signature is over text that starts with `{`, so the two can never be confused:
+// a test proves it" (profile, section 2).
 func TestNeverAMatrixSignature(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		for _, m := range allSigned(t) {
@@ -94,13 +95,14 @@ func TestNeverAMatrixSignature(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tbs[0] >= 0x40 || tbs[0] == '{' || json.Valid(tbs) {
-				t.Fatalf("what is signed of a %s starts with %#x", m.name(), tbs[0])
+				t.Fatalf("the signed content of a %s starts with %#x", m.name(), tbs[0])
 			}
 		}
 	})
 }
 
-// TestMatrixSignaturesDoNotCross takes a signature that Matrix made with the same key on our structures, and ours on a Matrix object.
+// TestMatrixSignaturesDoNotCross: a Matrix signature does not verify on a structure of the profile, and a signature of
+// the profile does not verify on a Matrix object. Both have the same key.
 func TestMatrixSignaturesDoNotCross(t *testing.T) {
 	const server, keyID = "a.example", "ed25519:a"
 	m := &MigrationAbort{SourceDomain: server}
@@ -158,7 +160,9 @@ func TestParseMigrationID(t *testing.T) {
 	if _, err := ParseMigrationID(valid); err != nil {
 		t.Error(err)
 	}
-	for _, s := range []string{"", valid[1:], valid + "A", valid + "=", valid[1:] + "B", valid[1:] + "+", valid[:20] + "\n" + valid[20:]} {
+	for _, s := range []string{
+		"", valid[1:], valid + "A", valid + "=", valid[1:] + "B", valid[1:] + "+", valid[:20] + "\n" + valid[20:],
+	} {
 		if _, err := ParseMigrationID(s); KindOf(err) != KindBadMessage {
 			t.Errorf("%q: %v", s, err)
 		}

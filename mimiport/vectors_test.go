@@ -25,7 +25,7 @@ import (
 
 type structure interface{ Marshal() ([]byte, error) }
 
-// codecs decodes every structure that has test vectors.
+// codecs has a decoder for every structure with test vectors.
 var codecs = map[string]func([]byte) (structure, error){
 	"MigrationRequest":        codec(mimiport.UnmarshalMigrationRequest),
 	"MigrationResponse":       codec(mimiport.UnmarshalMigrationResponse),
@@ -81,7 +81,7 @@ func readJSON(t testing.TB, path string, v any) {
 	}
 }
 
-// vectorFiles reads all files of structures by the name of the structure.
+// vectorFiles reads the files of all structures. It returns them by the name of the structure.
 func vectorFiles(t testing.TB) map[string]vectorFile {
 	t.Helper()
 	paths, err := filepath.Glob("testdata/*.json")
@@ -164,7 +164,8 @@ func replay(t *testing.T, decode func([]byte) (structure, error), c *vectorCase)
 			if err := verify(m, c); err != nil {
 				t.Error(err)
 			}
-			if !ed25519.Verify(ed25519.PublicKey(c.PublicKey), c.SignedContent, c.Encoded[len(c.Encoded)-ed25519.SignatureSize:]) {
+			signature := c.Encoded[len(c.Encoded)-ed25519.SignatureSize:]
+			if !ed25519.Verify(ed25519.PublicKey(c.PublicKey), c.SignedContent, signature) {
 				t.Error("the signature is not over signed_content")
 			}
 		}
@@ -214,7 +215,7 @@ func checkFields(t *testing.T, m structure, c *vectorCase) {
 	}
 }
 
-// verify checks a signature as the structure's receiver does.
+// verify verifies a signature as the receiver of the structure does.
 func verify(m structure, c *vectorCase) error {
 	switch m := m.(type) {
 	case mimiport.Signed:
@@ -250,8 +251,8 @@ func verifyDirect(m *mimiport.DirectRequest, scheme string, key []byte) error {
 	return mls.VerifySignature(scheme, key, content, m.Signature)
 }
 
-// TestVectorsDirectHeaders: a service takes each valid request, by whatever scheme it is signed. It takes none that
-// was signed for something else, and no header that is written otherwise.
+// TestVectorsDirectHeaders: a service accepts each valid request, with any signature scheme. It refuses a request that
+// was signed for something else, and a header of another form.
 func TestVectorsDirectHeaders(t *testing.T) {
 	var f struct {
 		Cases []struct {
@@ -328,7 +329,8 @@ func TestVectorsDerivations(t *testing.T) {
 	}
 }
 
-// TestVectorsContentHashes: "`migration_content_hash` = the suite's hash over the exact MigrationContent bytes" (profile, section 2).
+// TestVectorsContentHashes: "`migration_content_hash` = the suite's hash over the exact MigrationContent bytes"
+// (profile, section 2).
 func TestVectorsContentHashes(t *testing.T) {
 	var f struct {
 		Cases []struct {
@@ -342,7 +344,9 @@ func TestVectorsContentHashes(t *testing.T) {
 		t.Fatalf("%d cases", len(f.Cases))
 	}
 	for _, c := range f.Cases {
-		made := mlstest.New(mlstest.Options{CipherSuite: c.CipherSuite, GroupID: []byte{1}, Members: [][]byte{[]byte("a member")}})
+		made := mlstest.New(mlstest.Options{
+			CipherSuite: c.CipherSuite, GroupID: []byte{1}, Members: [][]byte{[]byte("a member")},
+		})
 		g, err := mls.RFC9420(mls.DefaultLimits()).Open(made.GroupInfo(), made.RatchetTree())
 		if err != nil {
 			t.Fatal(err)
@@ -370,12 +374,12 @@ func TestVectorsServerNames(t *testing.T) {
 	}
 	for _, name := range f.Valid {
 		if mimiport.IsIPLiteral(name) {
-			t.Errorf("%q is taken for an IP literal", name)
+			t.Errorf("%q passes for an IP literal", name)
 		}
 	}
 	for _, name := range f.IPLiterals {
 		if !mimiport.IsIPLiteral(name) {
-			t.Errorf("%q is not taken for an IP literal", name)
+			t.Errorf("%q does not pass for an IP literal", name)
 		}
 	}
 	for _, name := range append(f.Invalid, string(bytes.Repeat([]byte{'a'}, 256))) {
@@ -383,7 +387,7 @@ func TestVectorsServerNames(t *testing.T) {
 	}
 }
 
-// FuzzServerName: whatever passes for a server name can stand in a URL and in a user id.
+// FuzzServerName: every valid server name can be part of a URL and of a user id.
 func FuzzServerName(f *testing.F) {
 	for _, name := range []string{"a.example:8448", "[::1]", "127.1", "0x7f.1", "a.example/x", "a@b", "\x00", "."} {
 		f.Add(name)
@@ -394,7 +398,7 @@ func FuzzServerName(f *testing.F) {
 			return
 		}
 		if len(name) > 255 || strings.ContainsAny(name, "/@?#% \t\r\n\x00\\\"{") {
-			t.Errorf("%q is taken for a server name", name)
+			t.Errorf("%q passes for a server name", name)
 		}
 	})
 }

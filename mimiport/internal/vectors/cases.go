@@ -13,13 +13,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// file is what a vector file holds.
+// file is the content of a vector file.
 type file struct {
 	Struct string     `json:"struct"`
 	Cases  []testCase `json:"cases"`
 }
 
-// testCase is one input and what must come of it.
+// testCase is one input and its expected outcome.
 type testCase struct {
 	Name          string          `json:"name"`
 	Outcome       string          `json:"outcome"`
@@ -29,18 +29,18 @@ type testCase struct {
 	SignedContent string          `json:"signed_content,omitempty"`
 }
 
-// structure is what every structure can do.
+// structure is any structure with test vectors.
 type structure interface{ Marshal() ([]byte, error) }
 
-// suite is what the cases of one structure are made from.
+// suite describes the cases of one structure.
 type suite struct {
 	fileName string
 	name     string // of the structure
 	valid    []named
 	// firstLength is the offset of the first vector length in the encoding of valid[0].
 	firstLength int
-	signer      string // who signs; empty for what is not signed
-	label       string // under which the signer signs
+	signer      string // the name of the signer; empty for an unsigned structure
+	label       string // the label of the signature
 	wrongLabels []string
 	more        []testCase
 }
@@ -93,7 +93,7 @@ func newCase(name, outcome string, encoded []byte) testCase {
 	return testCase{Name: name, Outcome: outcome, Encoded: hex.EncodeToString(encoded)}
 }
 
-// malformed breaks an encoding in the ways that hold for every structure.
+// malformed makes the malformed encodings that every structure has.
 func malformed(encoded []byte, firstLength int) []testCase {
 	before, rest := encoded[:firstLength], cryptobyte.String(encoded[firstLength:])
 	var n uint32
@@ -113,7 +113,7 @@ func malformed(encoded []byte, firstLength int) []testCase {
 	}
 }
 
-// longer encodes a length in twice the bytes it needs.
+// longer encodes a length in twice as many bytes as it needs.
 func longer(n uint32) []byte {
 	if n < 1<<6 {
 		return []byte{0x40, byte(n)}
@@ -121,7 +121,7 @@ func longer(n uint32) []byte {
 	return []byte{0x80, byte(n >> 16), byte(n >> 8), byte(n)}
 }
 
-// signatureVector is the length in bytes of `opaque signature<V>` with an Ed25519 signature.
+// signatureVector is the size of `opaque signature<V>` with an Ed25519 signature, in bytes.
 const signatureVector = 2 + ed25519.SignatureSize
 
 func unsigned(encoded []byte) []byte { return encoded[:len(encoded)-signatureVector] }
@@ -130,7 +130,7 @@ func publicKey(signer string) string {
 	return hex.EncodeToString(keyOf(signer).Public().(ed25519.PublicKey))
 }
 
-// badSignatures are encodings that are well-formed and whose signature does not verify under the signer's key.
+// badSignatures makes well-formed encodings whose signature does not verify with the signer's key.
 func (s *suite) badSignatures(encoded []byte) []testCase {
 	content := unsigned(encoded)
 	signature := encoded[len(encoded)-ed25519.SignatureSize:]
@@ -160,7 +160,7 @@ func (s *suite) badSignatures(encoded []byte) []testCase {
 	return cases
 }
 
-// replaced is v's encoding with one part exchanged.
+// replaced returns v's encoding with one part replaced. The part must occur once.
 func replaced(v structure, before, after []byte) []byte {
 	encoded, err := v.Marshal()
 	if err != nil || bytes.Count(encoded, before) != 1 {
@@ -169,7 +169,7 @@ func replaced(v structure, before, after []byte) []byte {
 	return bytes.Replace(encoded, before, after, 1)
 }
 
-// mustMarshal is for values of this program's own making.
+// mustMarshal encodes a value that this program has made.
 func mustMarshal(v structure) []byte {
 	encoded, err := v.Marshal()
 	if err != nil {

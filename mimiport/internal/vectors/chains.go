@@ -10,15 +10,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 )
 
-// thirdName is where the group of the chains goes after the target.
+// thirdName is the server to which the group of the chains moves after the target.
 const thirdName = "third.example"
 
-// chainFile is the file of whole chains.
+// chainFile is the content of the file of whole chains.
 type chainFile struct {
 	Cases []*chainCase `json:"cases"`
 }
 
-// chainCase is one lineage, what is known beside it, and what must come of it.
+// chainCase is one lineage, other facts that the verifier knows, and the expected outcome.
 type chainCase struct {
 	Name    string `json:"name"`
 	Outcome string `json:"outcome"`
@@ -52,13 +52,13 @@ type useJSON struct {
 	KeyID  string `json:"key_id"`
 }
 
-// chain is a group on its way from host to host.
+// chain is a group that moves from host to host.
 type chain = prooftest.Chain
 
-// edit changes a case, or its chain.
+// edit changes a case or its chain.
 type edit = func(v *chainCase, c *chain)
 
-// keyNames say whose seed a server's key is made from.
+// keyNames maps a server to the name from which its key is derived.
 var keyNames = map[string]string{sourceName: "source", targetName: "target", thirdName: "third"}
 
 func pairOf(server, id string) prooftest.Pair {
@@ -72,10 +72,10 @@ func pairOf(server, id string) prooftest.Pair {
 	return prooftest.Pair{ID: id, Key: keyOf(name), Until: time.UnixMilli(1_900_000_000_000)}
 }
 
-// objectOf is a server's key object with one key.
+// objectOf makes a server's key object with one key.
 func objectOf(server, id string) []byte { return prooftest.KeyObject(server, pairOf(server, id)) }
 
-// signAs signs a message with a server's key of an id.
+// signAs signs a message with the key of a server that has an id.
 func signAs(server, id string, m prooftest.Message) mimiport.SignedMessage {
 	if err := mimiport.Sign(m, pairOf(server, id).Key); err != nil {
 		panic(err)
@@ -83,7 +83,7 @@ func signAs(server, id string, m prooftest.Message) mimiport.SignedMessage {
 	return mimiport.SignedMessage{Message: mustMarshal(m), KeyID: id, KeyObject: objectOf(server, id)}
 }
 
-// newChain is the group of all vectors, at the server that made its id.
+// newChain makes the group of all vectors, at the server that created its id.
 func newChain() *chain {
 	pre := mimiport.GroupIDPreimage{CreatingServer: sourceName, RoomID: roomID, Nonce: derive("group nonce")}
 	return prooftest.NewChain(pre, func(server string, m prooftest.Message) mimiport.SignedMessage {
@@ -91,7 +91,7 @@ func newChain() *chain {
 	})
 }
 
-// movedTwice goes from source to target at epoch 7, and on to the third at epoch 9.
+// movedTwice makes a chain that moves from the source to the target at epoch 7, and to the third server at epoch 9.
 func movedTwice() *chain {
 	c := newChain()
 	c.Migrate(targetName, 7)
@@ -99,7 +99,7 @@ func movedTwice() *chain {
 	return c
 }
 
-// online are the key objects that the servers publish.
+// online returns the key objects that servers publish.
 func online(servers ...string) map[string]string {
 	live := make(map[string]string)
 	for _, server := range servers {
@@ -116,7 +116,7 @@ func stored(servers ...string) map[string][]string {
 	return known
 }
 
-// chains are the cases: each begins with a chain, made anew, and changes it or what is known beside it.
+// chains makes the cases. Each begins with a new chain and changes the chain or the other facts.
 func chains() *chainFile {
 	f := new(chainFile)
 	add := func(outcome, name string, c *chain, change edit) *chainCase {
@@ -244,7 +244,7 @@ func brokenChains(add adder) {
 	})
 }
 
-// badSignatures are chains with a part that is signed by another than it must be, or is about something else.
+// badSignatures makes chains with a part that the wrong server has signed, or that is about something else.
 func badSignatures(add adder) {
 	add("refused", "a decision for another target",
 		newChain(), decided(func(c *mimiport.MigrationConfirmation) { c.DomainName = thirdName }))
@@ -268,7 +268,7 @@ func badSignatures(add adder) {
 	add("refused", "a key that the server does not publish", movedTwice(), resigned)
 }
 
-// decided moves a group by a decision that is changed before it is signed.
+// decided moves a group with a decision that change alters before it is signed.
 func decided(change func(*mimiport.MigrationConfirmation)) edit {
 	return func(_ *chainCase, c *chain) {
 		_, decision := c.Offer(targetName, 7)
@@ -278,13 +278,13 @@ func decided(change func(*mimiport.MigrationConfirmation)) edit {
 	}
 }
 
-// resigned has the first decision signed with another key of its source.
+// resigned signs the first decision with another key of its source.
 func resigned(_ *chainCase, c *chain) {
 	_, decision := newChain().Offer(targetName, 7)
 	c.Lineage.Steps[0].Confirmation = signAs(sourceName, "ed25519:b", decision)
 }
 
-// recorded are chains of which this server has a part already.
+// recorded makes chains of which the verifier already has a part.
 func recorded(add adder) {
 	beginning := hex.EncodeToString(mustMarshal(&upTo(movedTwice(), 1).Lineage))
 	add("holds", "only the steps beyond what is recorded are verified",
@@ -330,7 +330,7 @@ func recorded(add adder) {
 	})
 }
 
-// upTo is the beginning of a chain of migrations, up to a term.
+// upTo returns the beginning of a chain of migrations, up to a term.
 func upTo(c *chain, term int) *chain {
 	c.Lineage.Steps = c.Lineage.Steps[:term]
 	offer, err := mimiport.UnmarshalMigrationResponse(c.Lineage.Steps[term-1].Response.Message)
@@ -341,10 +341,10 @@ func upTo(c *chain, term int) *chain {
 	return c
 }
 
-// origins are chains by what is known of the keys.
+// origins makes chains that differ in what the verifier knows of the keys.
 func origins(add adder) {
 	here := &placeJSON{thirdName, 2}
-	// imported hands the group over from the third, which alone can be asked.
+	// imported makes the third server the source of an import, and the only server that answers.
 	imported := func(more edit) edit {
 		return func(v *chainCase, c *chain) {
 			v.Source, v.Live, v.Named = thirdName, online(thirdName), here
@@ -428,7 +428,7 @@ func origins(add adder) {
 		c.Claim(mimiport.StepRecover, targetName, 7)
 		v.Own, v.Live = []string{sourceName}, online(sourceName)
 	})
-	for _, known := range []int{2, 1} { // of ten servers: at most eight are asked
+	for _, known := range []int{2, 1} { // the verifier asks at most eight servers
 		outcome := map[int]string{2: "holds", 1: "unreachable"}[known]
 		add(outcome, fmt.Sprintf("ten servers, the keys of %d are known", known),
 			newChain(), func(v *chainCase, c *chain) {

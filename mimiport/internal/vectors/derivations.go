@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// derived is the file of everything that is computed from something else.
+// derived is the content of the file of computed values.
 type derived struct {
 	GroupIDs      []groupIDCase     `json:"group_ids"`
 	MigrationIDs  []migrationIDCase `json:"migration_ids"`
@@ -63,7 +63,9 @@ func groupID(p mimiport.GroupIDPreimage) groupIDCase {
 	}
 	hashed := b.BytesOrPanic()
 	id := sha256.Sum256(hashed)
-	return groupIDCase{p.CreatingServer, p.RoomID, hex.EncodeToString(p.Nonce[:]), hex.EncodeToString(hashed), hex.EncodeToString(id[:])}
+	return groupIDCase{
+		p.CreatingServer, p.RoomID, hex.EncodeToString(p.Nonce[:]), hex.EncodeToString(hashed), hex.EncodeToString(id[:]),
+	}
 }
 
 // contentHashes uses the hash functions of RFC 9420, section 17.1.
@@ -81,15 +83,24 @@ func contentHashes(content []byte) (cases []contentHashCase) {
 	return cases
 }
 
-// names is the file of server names.
+// names is the content of the file of server names.
 type names struct {
 	Valid      []string `json:"valid"`       // DNS names
-	IPLiterals []string `json:"ip_literals"` // valid, and refused where IP literals are
+	IPLiterals []string `json:"ip_literals"` // valid server names, which a server may still refuse as IP literals
 	Invalid    []string `json:"invalid"`
 }
 
 var serverNames = names{
-	Valid:      []string{"a", "localhost", "matrix.org", "Matrix.Org", "a-b.example", "a.example:1", "a.example:65535", "1.example", "example."},
-	IPLiterals: []string{"127.0.0.1", "127.0.0.1:8448", "[::1]", "[::1]:8448", "[2001:db8::7]", "127.1", "0x7f.1", "0x7f000001", "2130706433", "127.0.0.1.", "a.0x"},
-	Invalid:    []string{"", ":8448", "a b", "a_b.example", "a.example:", "a.example:65536", "a.example:-1", "a.example:x", "é.example", "::1", "[::1", "[a.example]", "a.example/x", "user@a.example", "a.example\u0000", "{\"a\":1}"},
+	Valid: []string{
+		"a", "localhost", "matrix.org", "Matrix.Org", "a-b.example", "a.example:1", "a.example:65535", "1.example",
+		"example.",
+	},
+	IPLiterals: []string{
+		"127.0.0.1", "127.0.0.1:8448", "[::1]", "[::1]:8448", "[2001:db8::7]", "127.1", "0x7f.1", "0x7f000001",
+		"2130706433", "127.0.0.1.", "a.0x",
+	},
+	Invalid: []string{
+		"", ":8448", "a b", "a_b.example", "a.example:", "a.example:65536", "a.example:-1", "a.example:x", "é.example",
+		"::1", "[::1", "[a.example]", "a.example/x", "user@a.example", "a.example\u0000", "{\"a\":1}",
+	},
 }

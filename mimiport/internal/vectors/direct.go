@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// headers is the file of whole direct requests.
+// headers is the content of the file of whole direct requests.
 type headers struct {
 	Cases []headerCase `json:"cases"`
 }
@@ -25,7 +25,7 @@ type headers struct {
 type headerCase struct {
 	Name          string `json:"name"`
 	Outcome       string `json:"outcome"`
-	Service       string `json:"service"` // the server name of the service that receives it
+	Service       string `json:"service"` // the server name of the receiving service
 	Method        string `json:"method"`
 	URI           string `json:"uri"`
 	Body          string `json:"body"`
@@ -46,7 +46,7 @@ func directRequest() mimiport.DirectRequest {
 	}
 }
 
-// directSuite has the structure by itself, signed by an Ed25519 key.
+// directSuite describes the structure alone, signed with an Ed25519 key.
 func directSuite(s *samples) *suite {
 	suite := serverSuite("direct_request.json", "DirectRequest", "client", &s.direct, "CommitReceipt")
 	for _, c := range directChanges {
@@ -66,7 +66,7 @@ func directSuite(s *samples) *suite {
 	return suite
 }
 
-// directChanges are what a request is bound to.
+// directChanges has one change for each part that the signature of a request covers.
 var directChanges = []struct {
 	name   string
 	change func(*mimiport.DirectRequest)
@@ -81,7 +81,8 @@ var directChanges = []struct {
 	{"nonce", func(r *mimiport.DirectRequest) { r.Nonce = derive("another nonce") }},
 }
 
-// directHeaders are requests by all schemes, requests that were signed for something else, and malformed headers.
+// directHeaders makes requests with all signature schemes, requests that were signed for something else, and malformed
+// headers.
 func directHeaders(s *samples) *headers {
 	f := new(headers)
 	add := func(name, outcome, authorization string, k *directKey) {
@@ -133,7 +134,7 @@ func directHeaders(s *samples) *headers {
 	return f
 }
 
-// authorization is written here again, apart from package api, so that the vectors check it.
+// authorization makes the header without package api, so that the vectors can check that package.
 func authorization(r *mimiport.DirectRequest, scheme string) string {
 	quoted := func(s string) string {
 		return `"` + strings.ReplaceAll(strings.ReplaceAll(s, `\`, `\\`), `"`, `\"`) + `"`
@@ -172,7 +173,7 @@ func directKeys() []directKey {
 	}
 }
 
-// ecdsaKey signs deterministically, as RFC 6979 has it.
+// ecdsaKey makes a key that signs deterministically (RFC 6979).
 func ecdsaKey(scheme string, curve elliptic.Curve, hash crypto.Hash) directKey {
 	seed := derive("key client " + scheme)
 	scalar := make([]byte, (curve.Params().BitSize+7)/8)

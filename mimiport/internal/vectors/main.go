@@ -1,5 +1,6 @@
-// Command vectors writes the test vectors of package mimiport, one JSON file for each structure, into a directory. The format is
-// described in mimiport/testdata/README.md. Its output never varies: keys and nonces are derived from fixed names.
+// Command vectors writes the test vectors of package mimiport into a directory, one JSON file for each structure.
+// mimiport/testdata/README.md describes the format. The output is always the same: keys and nonces are derived from
+// fixed names.
 package main
 
 import (

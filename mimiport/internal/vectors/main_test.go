@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestFilesAreCurrent fails when the files in testdata are not what this program writes: run go generate ./mimiport.
+// TestFilesAreCurrent fails when the files in testdata differ from the output of this program: run go generate
+// ./mimiport.
 func TestFilesAreCurrent(t *testing.T) {
 	const dir = "../../testdata"
 	want, err := generate()

@@ -16,7 +16,7 @@ const (
 	roomID     = "!room:source.example:8448"
 )
 
-// derive is a fixed, random-looking value for a name.
+// derive computes a fixed value from a name. The value looks random.
 func derive(name string) [32]byte { return sha256.Sum256([]byte("mimiport test vector " + name)) }
 
 func keyOf(signer string) ed25519.PrivateKey {
@@ -24,7 +24,7 @@ func keyOf(signer string) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(seed[:])
 }
 
-// samples is one valid value of every structure, all of one migration.
+// samples has one valid value of every structure. All belong to one migration.
 type samples struct {
 	preimage     mimiport.GroupIDPreimage
 	request      mimiport.MigrationRequest
@@ -54,7 +54,9 @@ func newSamples() (*samples, error) {
 		aad:      mimiport.MigrationCommitAAD{TargetDomain: targetName},
 		identity: mimiport.LeafIdentity{UserID: "@alice:source.example:8448", DeviceID: "ALICEPHONE"},
 	}
-	s.request = mimiport.MigrationRequest{SourceDomain: sourceName, TargetDomain: targetName, GroupID: s.preimage.GroupID(), Epoch: 7}
+	s.request = mimiport.MigrationRequest{
+		SourceDomain: sourceName, TargetDomain: targetName, GroupID: s.preimage.GroupID(), Epoch: 7,
+	}
 	s.lineage = mimiport.Lineage{CreatingServer: sourceName, Preimage: &s.preimage, RoomID: roomID}
 	s.state = groupState(s)
 	for _, build := range []func(*samples) error{
@@ -67,7 +69,7 @@ func newSamples() (*samples, error) {
 	return s, nil
 }
 
-// groupState holds stand-ins where MLS messages belong: to this package they are opaque.
+// groupState makes a group state with text in place of MLS messages, which package mimiport does not decode.
 func groupState(s *samples) mimiport.GroupState {
 	return mimiport.GroupState{
 		Base: mimiport.BaseState{
@@ -121,7 +123,9 @@ func signDecisions(s *samples) error {
 	}
 	hash := sha256.Sum256(content) // cipher suite 1
 	s.complete = mimiport.TargetMigrationComplete{ContentHash: hash[:]}
-	s.confirmation = mimiport.MigrationConfirmation{DomainName: targetName, Nonce: s.response.Nonce, GroupID: s.request.GroupID}
+	s.confirmation = mimiport.MigrationConfirmation{
+		DomainName: targetName, Nonce: s.response.Nonce, GroupID: s.request.GroupID,
+	}
 	s.abort = mimiport.MigrationAbort{MigrationID: s.response.ID(), SourceDomain: sourceName}
 	if err := mimiport.Sign(&s.complete, keyOf("target")); err != nil {
 		return err
@@ -132,7 +136,7 @@ func signDecisions(s *samples) error {
 	return mimiport.Sign(&s.abort, keyOf("source"))
 }
 
-// signReceipt is for the migration Commit.
+// signReceipt makes the receipt of the migration Commit.
 func signReceipt(s *samples) error {
 	s.receipt = mimiport.CommitReceipt{
 		GroupID: s.request.GroupID, Epoch: s.request.Epoch + 1, Seq: 12,
@@ -167,7 +171,9 @@ func recordStep(s *samples) (err error) {
 	if err := mimiport.Sign(&s.claim, keyOf("source")); err != nil {
 		return err
 	}
-	s.senderOffer = mimiport.ExternalSenderOffer{MigrationID: s.response.ID(), ExternalSender: []byte("a stand-in for an ExternalSender")}
+	s.senderOffer = mimiport.ExternalSenderOffer{
+		MigrationID: s.response.ID(), ExternalSender: []byte("a stand-in for an ExternalSender"),
+	}
 	if err := mimiport.Sign(&s.senderOffer, keyOf("target")); err != nil {
 		return err
 	}
@@ -190,7 +196,7 @@ const (
 	mlsPrefix         = "MLS 1.0 "
 )
 
-// signedContent is written here again, apart from package mimiport, so that the vectors check it.
+// signedContent encodes SignContent without package mimiport, so that the vectors can check that package.
 func signedContent(label string, content []byte) []byte {
 	var b cryptobyte.Builder
 	wire.AddOpaque(&b, []byte(label))

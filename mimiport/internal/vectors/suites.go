@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// suites lists the structures in the order of the draft, then the profile's own.
+// suites lists the structures of the draft in its order, then those of the profile.
 func suites(s *samples) []*suite {
 	return []*suite{
 		requestSuite(s),
@@ -69,7 +69,9 @@ func requestSuite(s *samples) *suite {
 			invalid("no source", func(r *mimiport.MigrationRequest) { r.SourceDomain = "" }),
 			invalid("no target", func(r *mimiport.MigrationRequest) { r.TargetDomain = "" }),
 			invalid("source is no server name", func(r *mimiport.MigrationRequest) { r.SourceDomain = "source example" }),
-			invalid("target is no server name", func(r *mimiport.MigrationRequest) { r.TargetDomain = "https://target.example" }),
+			invalid("target is no server name", func(r *mimiport.MigrationRequest) {
+				r.TargetDomain = "https://target.example"
+			}),
 			invalid("no group id", func(r *mimiport.MigrationRequest) { r.GroupID = nil }),
 			invalid("group id of 256 bytes", func(r *mimiport.MigrationRequest) { r.GroupID = make([]byte, 256) }),
 		},
@@ -112,7 +114,7 @@ func abortSuite(s *samples) *suite {
 	return suite
 }
 
-// wrongLengths are v's encoding with a byte less and a byte more of a vector that has 32 bytes.
+// wrongLengths makes encodings of v in which a vector of 32 bytes has one byte less and one byte more.
 func wrongLengths(name string, v structure, of [32]byte) []testCase {
 	whole := append([]byte{32}, of[:]...)
 	short := append([]byte{31}, of[:31]...)
@@ -313,7 +315,7 @@ func groupStateSuite(s *samples) *suite {
 	}
 }
 
-// sectionsOf takes a group state's encoding apart.
+// sectionsOf splits the encoding of a group state into its sections.
 func sectionsOf(g *mimiport.GroupState) (sections []mimiport.Section) {
 	rest := cryptobyte.String(mustMarshal(g))
 	var version uint16
