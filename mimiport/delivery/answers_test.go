@@ -80,8 +80,8 @@ func TestProbe(t *testing.T) {
 		fail mimiport.Kind // what T answers instead of a status
 		want mimiport.Kind // KindInternal: S goes on
 	}{
-		"an offer":                  {edit: func(*api.MigrationStatus) {}},
-		"an offer without limits":   {edit: func(m *api.MigrationStatus) { m.Limits = nil }},
+		"an offer":                {edit: func(*api.MigrationStatus) {}},
+		"an offer without limits": {edit: func(m *api.MigrationStatus) { m.Limits = nil }},
 		"staged": {
 			edit: func(m *api.MigrationStatus) { m.State = "staged" }, want: mimiport.KindOfferExpired,
 		},
