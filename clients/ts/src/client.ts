@@ -106,7 +106,7 @@ export class Client {
     readonly stored: Stored,
     private readonly world: Surroundings,
   ) {
-    const direct = new Direct(() => ownIdentity(stored), world.now, world.fetch ?? globalThis.fetch);
+    const direct = new Direct(() => ownIdentity(stored), world.now);
     this.transport = new Chosen(matrix, direct);
     this.announcer = new Announcer(matrix);
     this.inbox = new Inbox(matrix, this.transport, stored, world);
@@ -513,19 +513,25 @@ export class Client {
     const migrationResponse = decode(wire.migrationResponse, response);
     const genuine =
       same(encode(wire.migrationRequest, migrationResponse.migrationRequest), request) &&
-      (await this.inbox.evidence.signedBy(target, offer.key_id, wire.migrationResponse, migrationResponse));
+      (await this.inbox.evidence.signedBy(g, target, offer.key_id, wire.migrationResponse, migrationResponse));
     if (!genuine) throw new Error("the offer is not the target's, or not for this request");
     const senderOffer = offer.external_sender_offer;
-    const sender = senderOffer && (await this.offeredSender(target, offer.key_id, migrationResponse, senderOffer));
+    const sender = senderOffer && (await this.offeredSender(g, target, offer.key_id, migrationResponse, senderOffer));
     return { response, migrationResponse, keyId: offer.key_id, sender: sender || undefined, senderOffer };
   }
 
   /** The target's entry for external_senders, which it has signed for this migration. */
-  private async offeredSender(target: string, keyId: string, response: wire.MigrationResponse, encoded: string) {
+  private async offeredSender(
+    g: Group,
+    target: string,
+    keyId: string,
+    response: wire.MigrationResponse,
+    encoded: string,
+  ) {
     const offer = decode(wire.externalSenderOffer, fromBase64(encoded));
     const genuine =
       toBase64url(offer.migrationId) === wire.migrationId(response) &&
-      (await this.inbox.evidence.signedBy(target, keyId, wire.externalSenderOffer, offer));
+      (await this.inbox.evidence.signedBy(g, target, keyId, wire.externalSenderOffer, offer));
     if (!genuine) throw new Error("the external sender is not the target's, or not for this migration");
     return externalSender(offer.externalSender);
   }
@@ -597,7 +603,7 @@ export class Client {
     const { migration_confirmation: confirmation, migration_abort: abort, reason = "" } = status;
     const decided = confirmation !== undefined && (await this.inbox.evidence.confirms(g, m, confirmation));
     if (!decided) {
-      const aborted = !m.over && abort !== undefined && (await this.inbox.evidence.aborts(m, abort));
+      const aborted = !m.over && abort !== undefined && (await this.inbox.evidence.aborts(g, m, abort));
       return aborted ? this.end(g, { state: "aborted", reason }) : undefined;
     }
     if (!m.over) await this.inbox.catchUp(g).catch(() => undefined); // what came before; the source may be gone by now

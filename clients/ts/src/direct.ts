@@ -44,14 +44,17 @@ export class Direct implements Transport {
   constructor(
     private readonly identity: () => Identity,
     private readonly now: () => number,
-    private readonly fetch: typeof globalThis.fetch,
   ) {}
+
+  async addressOf(server: string): Promise<string> {
+    return (await this.find(server)).address;
+  }
 
   /** A request that is refused for its time is sent once more, by the clock of who refuses it. */
   async send(server: string, method: string, route: string, body?: string): Promise<Answer> {
     const service = await this.find(server);
     const answer = await this.sendOnce(service, server, method, route, body);
-    const { rule, server_time: time } = answer.status === 403 ? json(answer) : ({} as any);
+    const { rule, server_time: time } = (answer.status === 403 && json(answer)) || ({} as any);
     if (rule !== "time" || !Number.isSafeInteger(time)) return answer;
     service.ahead = time - this.now();
     return this.sendOnce(service, server, method, route, body);
@@ -65,7 +68,7 @@ export class Direct implements Transport {
     const init: RequestInit = { method, headers: { authorization }, redirect: "manual", signal };
     if (body !== undefined) init.body = body;
     try {
-      return await call(address + uri, init, MAX_ANSWER, this.fetch);
+      return await call(address + uri, init, MAX_ANSWER);
     } catch (e) {
       this.services.delete(service); // it may be elsewhere the next time
       throw unreachable(`${service}: ${e}`);
@@ -95,8 +98,8 @@ export class Direct implements Transport {
 
   private async discover(server: string): Promise<Service> {
     if (!isServerName(server)) throw unreachable(`${server} is no server name`);
-    for (const address of await clientAddresses(server, this.fetch)) {
-      const versions = await fetchJson(`${address}/_matrix/client/versions`, this.fetch);
+    for (const address of await clientAddresses(server)) {
+      const versions = await fetchJson(`${address}/_matrix/client/versions`);
       if (versions?.unstable_features?.[TAKES_DIRECT] === true) return { address, ahead: 0 };
     }
     throw unreachable(`${server} does not answer, or takes no direct requests`);

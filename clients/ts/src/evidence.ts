@@ -1,28 +1,25 @@
 // What servers have signed, checked under their current keys (profile, section 2).
 import type { Claimed, Migrated, Signed } from "./ds.js";
 import { type Group, type OwnMigration, same } from "./group.js";
-import type { KeyObject, Matrix } from "./matrix.js";
+import type { KeyObject, ServerKeys } from "./keys.js";
 import { type CommitReceipt, commitReceipt, decode, fromBase64, lineageClaim, migrationAbort } from "./wire.js";
 import { migrationConfirmation, migrationResponse } from "./wire.js";
 import { signedContent, type Signature, type SignedCodec, toBase64url } from "./wire.js";
 
 export class Evidence {
-  /** now gives milliseconds since 1970. */
-  constructor(
-    private readonly matrix: Matrix,
-    private readonly now: () => number,
-  ) {}
+  constructor(private readonly keys: ServerKeys) {}
 
-  /** Whether a server has signed a message, with a current key or with one of the object kept. */
+  /** Whether a server has signed a message about a group, with a current key or with one of the object kept. */
   signedBy<T>(
+    { ds }: Group,
     server: string,
     keyId: string,
     codec: SignedCodec<T>,
     message: T & Signature,
     kept?: KeyObject,
   ): Promise<boolean> {
-    const text = signedContent(codec, message);
-    return this.matrix.verifyServer(server, keyId, text, message.signature, this.now(), kept);
+    const { signature } = message;
+    return this.keys.verify({ server, keyId, text: signedContent(codec, message), signature }, ds, kept);
   }
 
   /** Whether a redirect proves a step of the group from the current Delivery Service. */
@@ -37,12 +34,12 @@ export class Evidence {
     const claim = decode(lineageClaim, fromBase64(moved.lineage_claim));
     const fits =
       claim.domainName === moved.delivery_service && Number(claim.term) === moved.term && same(claim.groupId, g.id);
-    return fits && this.signedBy(claim.domainName, moved.key_id, lineageClaim, claim);
+    return fits && this.signedBy(g, claim.domainName, moved.key_id, lineageClaim, claim);
   }
 
   /** Whether a receipt is the current Delivery Service's. One that cannot be checked is as good as none. */
   attests(g: Group, receipt: CommitReceipt, keyId: string): Promise<boolean> {
-    return this.signedBy(g.ds, keyId, commitReceipt, receipt).catch(() => false);
+    return this.signedBy(g, g.ds, keyId, commitReceipt, receipt).catch(() => false);
   }
 
   /**
@@ -64,13 +61,13 @@ export class Evidence {
       same(confirmation.groupId, g.id) &&
       same(confirmation.nonce, nonce);
     const kept = g.hostKeys?.server_name === step.source ? g.hostKeys : undefined;
-    return fits && this.signedBy(step.source, signed.key_id, migrationConfirmation, confirmation, kept);
+    return fits && this.signedBy(g, step.source, signed.key_id, migrationConfirmation, confirmation, kept);
   }
 
   /** Whether a MigrationAbort is the source's word for this migration. */
-  async aborts(m: OwnMigration, signed: Signed): Promise<boolean> {
+  async aborts(g: Group, m: OwnMigration, signed: Signed): Promise<boolean> {
     const abort = decode(migrationAbort, fromBase64(signed.message));
     const fits = toBase64url(abort.migrationId) === m.id && abort.sourceDomain === m.source;
-    return fits && this.signedBy(m.source, signed.key_id, migrationAbort, abort);
+    return fits && this.signedBy(g, m.source, signed.key_id, migrationAbort, abort);
   }
 }

@@ -2,7 +2,7 @@
 import type { ClientState } from "ts-mls";
 import type { DeviceKeys, KeyPair, Verification } from "./devices.js";
 import type { FanOut, Migrated, Signed } from "./ds.js";
-import type { KeyObject } from "./matrix.js";
+import type { KeyObject } from "./keys.js";
 import type * as mls from "./mls.js";
 import type { Named } from "./pointer.js";
 import { toBase64url } from "./wire.js";
@@ -136,6 +136,8 @@ export type ClientEvent =
   | { event: "fork"; group: string; epoch: number; first: Signed; second: Signed }
   // What the Delivery Service warns of as the group is bound: `movers-on-one-server`.
   | { event: "warning"; group: string; warning: string }
+  // The keys of a server are by the word of a group's Delivery Service alone.
+  | { event: "vouched"; server: string; by: string }
   | { event: "ignored"; group: string; from: string; reason: string }
   | { event: "failed"; group: string; reason: string };
 
@@ -146,8 +148,6 @@ export interface Surroundings {
   /** How long a Delivery Service is out of reach before a successor's claim is followed, in ms; a day by default. */
   patience?: number;
   pause(ms: number): Promise<void>;
-  /** How Delivery Services are asked directly: as the platform does by default. */
-  fetch?: typeof globalThis.fetch;
   emit(event: ClientEvent): void;
   /**
    * Signs device keys with the device's Ed25519 key, in unpadded base64, where another program holds that key: the

@@ -19,6 +19,7 @@ import {
   type Stored,
   type Surroundings,
 } from "./group.js";
+import { ServerKeys } from "./keys.js";
 import { claimIn, goesOn, isRecover, moveIn } from "./lineage.js";
 import { claimHash, type Pointer, pointerFor, pointerTo } from "./pointer.js";
 import { isLost, news, receiptIn } from "./receipts.js";
@@ -92,6 +93,7 @@ function parseFanOut(content: any): { key: string; fanOut: FanOut } | undefined 
 
 /** Brings groups forward by what arrives. Its methods must not run two at a time. */
 export class Inbox {
+  private readonly keys: ServerKeys;
   readonly evidence: Evidence;
   /** When each group's host was looked after last, in milliseconds since 1970. */
   private readonly looked = new Map<string, number>();
@@ -104,7 +106,8 @@ export class Inbox {
     private readonly stored: Stored,
     private readonly world: Surroundings,
   ) {
-    this.evidence = new Evidence(matrix, world.now);
+    this.keys = new ServerKeys(matrix, transport, world);
+    this.evidence = new Evidence(this.keys);
   }
 
   private ds(server: string): DeliveryService {
@@ -201,7 +204,7 @@ export class Inbox {
   private async keepKeys(g: Group, keyId?: string): Promise<void> {
     const { hostKeys: kept } = g;
     if (kept?.server_name === g.ds && (keyId === undefined || keyId in kept.verify_keys)) return;
-    const [object] = await this.matrix.keyObjects(g.ds, this.world.now(), keyId).catch(() => []);
+    const [object] = await this.keys.objects(g.ds, g.ds, keyId).catch(() => []);
     if (object !== undefined) g.hostKeys = object; // else the next time
   }
 

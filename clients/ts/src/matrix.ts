@@ -1,10 +1,7 @@
 // The part of the Matrix client-server API that the client needs.
-import { verify, createPublicKey } from "node:crypto";
-import { request as httpRequest } from "node:http";
-import { request as httpsRequest } from "node:https";
 import { type DeviceKeys, KEY_PACKAGE, type PublishedKeys } from "./devices.js";
 import type { LeafIdentity } from "./wire.js";
-import { fromBase64, toBase64url } from "./wire.js";
+import { toBase64url } from "./wire.js";
 
 /** A refusal by a server: its HTTP status and its Matrix error. */
 export class MatrixError extends Error {
@@ -65,25 +62,21 @@ export interface Answer {
 }
 
 /** Makes a request; Unreachable without a whole answer of at most so many bytes. */
-export async function call(
-  url: string,
-  init: RequestInit,
-  limit = Infinity,
-  fetch = globalThis.fetch,
-): Promise<Answer> {
+export async function call(url: string, init: RequestInit, limit = Infinity): Promise<Answer> {
   try {
     const response = await fetch(url, init);
-    return { status: response.status, body: await bodyOf(response, limit) };
+    const body = (response.body ?? []) as unknown as AsyncIterable<Uint8Array>;
+    return { status: response.status, body: await bodyOf(body, limit) };
   } catch (e) {
     throw init.signal?.aborted ? e : new Unreachable(`${url}: ${e}`);
   }
 }
 
 /** Reads an answer, of which no more than a chunk above the limit is taken into memory. */
-async function bodyOf({ body }: { body: unknown }, limit: number): Promise<Uint8Array> {
+export async function bodyOf(body: AsyncIterable<Uint8Array>, limit: number): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   let size = 0;
-  for await (const chunk of (body as AsyncIterable<Uint8Array> | null) ?? []) {
+  for await (const chunk of body) {
     chunks.push(chunk);
     if ((size += chunk.length) > limit) throw new Error(`more than ${limit} bytes`);
   }
@@ -104,7 +97,7 @@ export function json({ body }: Answer): any {
 export function granted(answer: Answer): Answer {
   if (answer.status < 300) return answer;
   const body = json(answer);
-  throw new MatrixError(answer.status, typeof body === "object" ? body : { error: String(body).slice(0, 200) });
+  throw new MatrixError(answer.status, typeof body === "object" && body !== null ? body : { error: String(body).slice(0, 200) });
 }
 
 async function post(url: string, body: unknown): Promise<any> {
@@ -149,20 +142,7 @@ function session(homeserver: string, { access_token, user_id, device_id }: any):
 }
 
 /** One device's requests to its homeserver. */
-/** How long a server's key is kept at most, in milliseconds (Matrix specification, "Publishing keys"). */
-const MAX_KEPT = 7 * 24 * 3600_000;
-
-/** What a server publishes of its keys (Matrix specification, "Publishing keys"). It is kept as it is, with its signatures. */
-export interface KeyObject {
-  server_name: string;
-  valid_until_ts: number;
-  verify_keys: Record<string, { key: string }>;
-}
-
 export class Matrix {
-  /** Current keys of servers, by server name and key id. */
-  private readonly serverKeys = new Map<string, { key: string; until: number }>();
-
   constructor(readonly session: Session) {}
 
   /** Makes an authenticated request; a MatrixError when it is refused. path begins after the homeserver's base URL. */
@@ -252,67 +232,5 @@ export class Matrix {
     return Object.entries<any>(claimed.one_time_keys?.[userId] ?? {}).flatMap(([deviceId, keys]) =>
       Object.values<any>(keys).map((value) => ({ deviceId, value })),
     );
-  }
-
-  /**
-   * Checks a server's Ed25519 signature over text with its current key of that id, which the own homeserver vouches for as a
-   * notary. False for an unknown, expired or unreachable key too. now is in milliseconds since 1970. A key of the object kept
-   * counts where no current one is to be had.
-   */
-  async verifyServer(
-    server: string,
-    keyId: string,
-    text: Uint8Array,
-    signature: Uint8Array,
-    now: number,
-    kept?: KeyObject,
-  ): Promise<boolean> {
-    const current = await this.serverKey(server, keyId, now).catch((e: unknown) => {
-      if (kept === undefined) throw e;
-    });
-    const key = current ?? kept?.verify_keys[keyId]?.key;
-    if (key === undefined) return false;
-    const jwk = { kty: "OKP", crv: "Ed25519", x: toBase64url(fromBase64(key)) };
-    return verify(null, text, createPublicKey({ key: jwk, format: "jwk" }), signature);
-  }
-
-  /** A current key of a server, which is kept as long as it is valid: every Commit has a signature to verify. */
-  private async serverKey(server: string, keyId: string, now: number): Promise<string | undefined> {
-    const name = `${server} ${keyId}`;
-    const kept = this.serverKeys.get(name);
-    if (kept !== undefined && kept.until > now) return kept.key;
-    for (const { valid_until_ts: until, verify_keys } of await this.keyObjects(server, now, keyId)) {
-      const key = verify_keys[keyId]?.key;
-      if (typeof key !== "string") continue;
-      this.serverKeys.set(name, { key, until: Math.min(until, now + MAX_KEPT) });
-      return key;
-    }
-    return undefined;
-  }
-
-  /** A server's key objects that are valid now, as the notary has them; those with one key where its id is known. */
-  async keyObjects(server: string, now: number, keyId?: string): Promise<KeyObject[]> {
-    const criteria = keyId === undefined ? {} : { [keyId]: { minimum_valid_until_ts: now } };
-    const { server_keys } = json(granted(await this.askNotary({ server_keys: { [server]: criteria } })));
-    return (server_keys ?? []).filter(
-      (k: any) => k?.server_name === server && k.valid_until_ts > now && typeof k.verify_keys === "object",
-    );
-  }
-
-  /** A homeserver answers as a notary only under its own name, and fetch lets nobody set the Host header. */
-  private askNotary(body: unknown): Promise<Answer> {
-    const url = new URL("/_matrix/key/v2/query", this.session.homeserver);
-    const request = url.protocol === "https:" ? httpsRequest : httpRequest;
-    const headers = { host: serverOf(this.session.userId), "content-type": "application/json" };
-    return new Promise((resolve, reject) => {
-      const req = request(url, { method: "POST", headers }, (res) => {
-        const chunks: Buffer[] = [];
-        res.on("data", (c: Buffer) => chunks.push(c));
-        res.on("error", reject);
-        res.on("end", () => resolve({ status: res.statusCode ?? 0, body: Buffer.concat(chunks) }));
-      });
-      req.on("error", (e) => reject(new Unreachable(`${url}: ${e}`)));
-      req.end(JSON.stringify(body));
-    });
   }
 }

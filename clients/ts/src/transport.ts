@@ -4,6 +4,9 @@ import type { Answer, Matrix } from "./matrix.js";
 export interface Transport {
   /** Sends a request for a route of a Delivery Service, such as "/groups", and gives the answer whatever its status. */
   send(server: string, method: string, route: string, body?: string): Promise<Answer>;
+
+  /** The base URL at which a server is to be asked; undefined where the own homeserver asks it. */
+  addressOf(server: string): Promise<string | undefined>;
 }
 
 /** The unstable features of a homeserver that forwards its users' requests, and of one that takes direct requests. */
@@ -21,6 +24,8 @@ class Forwarded implements Transport {
   send(server: string, method: string, route: string, body?: string): Promise<Answer> {
     return this.matrix.send(method, pathOf(server, route), body);
   }
+
+  async addressOf(): Promise<undefined> {}
 }
 
 /** The way through the own homeserver if that has the module, else the direct way: as the homeserver says at first. */
@@ -33,9 +38,17 @@ export class Chosen implements Transport {
   ) {}
 
   async send(...request: Parameters<Transport["send"]>): Promise<Answer> {
+    return (await this.chosen()).send(...request);
+  }
+
+  async addressOf(server: string): Promise<string | undefined> {
+    return (await this.chosen()).addressOf(server);
+  }
+
+  private chosen(): Promise<Transport> {
     this.choice ??= this.choose();
     this.choice.catch(() => (this.choice = undefined)); // asked again the next time
-    return (await this.choice).send(...request);
+    return this.choice;
   }
 
   private async choose(): Promise<Transport> {

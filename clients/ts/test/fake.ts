@@ -96,13 +96,20 @@ export class FakeDs {
   misnames: Record<string, string> = {};
   /** No answers at all, as if the server were gone. */
   down = false;
-  /** Whether the homeserver, as a notary, has no key of this server. */
+  /** Whether nobody has a key of this server. */
   keyless = false;
 
   constructor(
     readonly name: string,
     private readonly net: FakeNetwork,
   ) {}
+
+  /** The keys that it publishes. */
+  get keys(): object | undefined {
+    const verify_keys = { [KEY_ID]: { key: this.key.public } };
+    const published = { server_name: this.name, valid_until_ts: Date.now() + 1e9, verify_keys };
+    return this.keyless ? undefined : published;
+  }
 
   /** A user whose confirmations do not arrive. */
   deaf: string | undefined;
@@ -414,6 +421,7 @@ export class FakeDs {
 }
 
 const VERSIONS = "/_matrix/client/versions";
+const WELL_KNOWN = "/.well-known/matrix/client";
 
 const features = (name: string, has: boolean) => ({ versions: ["v1.11"], unstable_features: has ? { [name]: true } : {} });
 
@@ -560,6 +568,9 @@ export class FakeNetwork {
     if (ds.down) return undefined;
     const uri = req.url!.slice(name!.length + 1);
     if (uri === VERSIONS) return features("io.github.mimiport.v0.direct_requests", true);
+    if (uri === WELL_KNOWN) return { "m.homeserver": { base_url: `${this.address}/${name}` } };
+    if (uri === "/_matrix/key/v2/server") return ds.keys ?? refuse(404, "M_NOT_FOUND");
+    if (uri === "/_matrix/key/v2/query") return this.notary(JSON.parse(text));
     if (path[4] !== "ds") throw new Refusal(404, { errcode: "M_UNRECOGNIZED" });
     const body = text === "" ? undefined : JSON.parse(text);
     const user = await this.sender(path[5]!, req.method!, uri, text, req.headers.authorization ?? "");
@@ -680,12 +691,9 @@ export class FakeNetwork {
     this.deviceKeys.set(keys.user_id, { ...this.deviceKeys.get(keys.user_id), [keys.device_id]: keys });
   }
 
+  /** What a homeserver knows of a server's keys: nothing if it is not to be had there. */
   private notary({ server_keys }: any) {
-    const [server] = Object.keys(server_keys);
-    const ds = this.services.get(server!);
-    const verify_keys = { [KEY_ID]: { key: ds?.key.public } };
-    return {
-      server_keys: ds === undefined || ds.keyless ? [] : [{ server_name: server, valid_until_ts: Date.now() + 1e9, verify_keys }],
-    };
+    const keys = this.services.get(Object.keys(server_keys)[0]!)?.keys;
+    return { server_keys: keys === undefined ? [] : [keys] };
   }
 }

@@ -13,6 +13,7 @@ let homeserver: string;
 
 before(async () => {
   homeserver = await net.listen();
+  reach(net.address);
 });
 after(() => net.close());
 
@@ -38,10 +39,7 @@ export class User {
     const emit = (e: ClientEvent) => void user.events.push(e);
     const now = () => Date.now() + clock.ahead;
     const user: User = new User(
-      new Client(new Matrix(session), stored, {
-        ...{ now, pause: async () => undefined, emit, save, fetch: reach(net.address) },
-        ...more,
-      }),
+      new Client(new Matrix(session), stored, { now, pause: async () => undefined, emit, save, ...more }),
     );
     if (stored.identity === undefined) await user.client.createIdentity(1);
     return user;
