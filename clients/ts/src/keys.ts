@@ -15,7 +15,7 @@ const MAX_KEPT = 7 * 24 * 3600_000;
 const PATIENCE = 60_000;
 const MAX_ANSWER = 1 << 20;
 
-/** A server's keys as it publishes them (Matrix specification, "Publishing keys"): kept as they are, with signatures. */
+/** A server's keys as it publishes them, with the signatures (Matrix specification, "Publishing keys"). */
 export interface KeyObject {
   server_name: string;
   valid_until_ts: number;

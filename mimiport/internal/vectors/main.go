@@ -38,7 +38,8 @@ func generate() (map[string][]byte, error) {
 	}
 	contents := map[string]any{
 		"derivations.json": derived, "server_names.json": serverNames, "chains.json": chains(),
-		"direct_headers.json": directHeaders(s), "bounds.json": bounds(s), "contents.json": contents(), "content_requests.json": contentRequests(s),
+		"direct_headers.json": directHeaders(s), "bounds.json": bounds(s), "contents.json": contents(),
+		"content_requests.json": contentRequests(s),
 	}
 	for _, suite := range suites(s) {
 		f, err := suite.file()
