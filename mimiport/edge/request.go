@@ -101,7 +101,8 @@ func Uint(r *Request, name string) (*uint64, error) {
 }
 
 // Param returns a query parameter, empty when it is missing. It returns a KindBadMessage error for one that is not
-// UTF-8, and for a repeated one: otherwise one part of the code could check the first value and another part use the second.
+// UTF-8, and for a repeated one: otherwise one part of the code could check the first value and another part use the
+// second.
 func Param(r *Request, name string) (string, error) {
 	if len(r.Query[name]) > 1 {
 		return "", mimiport.Errorf("read query", mimiport.KindBadMessage, "%s is repeated", name)
