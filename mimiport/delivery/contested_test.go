@@ -201,6 +201,29 @@ func TestRestoredWhileAway(t *testing.T) {
 	p.move(serverA, serverB, bob)
 }
 
+// TestRivalLeadsBack: a server that yields to a lineage which leads back here takes both steps at once. Else it would
+// point to the other server, and that one to it, until somebody showed the lineage again.
+func TestRivalLeadsBack(t *testing.T) {
+	p := newPlay(t)
+	backup := p.copyOf(serverA)
+	receipt := p.commit(serverA, alice, mlstest.CommitOptions{}).Receipt
+	p.move(serverA, serverB, bob)
+	p.move(serverB, serverA, alice)
+	lineage := p.lineage(serverA)
+	p.restore(serverA, backup)
+	if err := p.show(serverA, &api.LineageRequest{Receipt: receipt}); err != nil {
+		t.Fatal(err)
+	}
+	must(p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{}))(t)
+	p.expectAt(serverA, serverA, 1)
+	if err := p.show(serverA, lineage); err != nil {
+		t.Fatal(err)
+	}
+	p.expectAt(serverA, serverA, 2)
+	_, err := p.submit(serverA, alice, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
+	expectKind(t, err, mimiport.KindStopped)
+}
+
 // TestExpiredOfferDoesNotReturn: "nobody can stop a group with an expired offer": a host that confirms the group to a
 // server which never voted does not stop it there.
 func TestExpiredOfferDoesNotReturn(t *testing.T) {

@@ -64,30 +64,36 @@ func (s *Service) takeLineage(
 	if err != nil {
 		return nil, err
 	}
-	own, err := mimiport.UnmarshalLineage(g.Lineage)
-	if err != nil {
-		return nil, err
-	}
-	sh := &shown{l, operator}
-	if at, parts := proof.Parting(own, l); parts {
-		err = s.takeRival(ctx, g, own, at, sh)
-	} else {
-		err = s.takeSteps(ctx, g.ID, sh)
-	}
-	if err != nil {
+	if err := s.takeSteps(ctx, g.ID, &shown{l, operator}); err != nil {
 		return nil, err
 	}
 	return s.host(ctx, g.ID)
 }
 
-// takeSteps takes the steps of a lineage that follow what this server knows of the group.
+// takeSteps takes all of a lineage that is new to this server: where it parts from this server's own, and the steps
+// that follow what this server knows then.
 func (s *Service) takeSteps(ctx context.Context, id []byte, sh *shown) error {
 	for range 3 { // what was staged here may have gone on from here, and may have come back
-		if err := s.takeStep(ctx, id, sh); err != nil {
+		if err := s.takeMore(ctx, id, sh); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *Service) takeMore(ctx context.Context, id []byte, sh *shown) error {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return err
+	}
+	own, err := mimiport.UnmarshalLineage(g.Lineage)
+	if err != nil {
+		return err
+	}
+	if at, parts := proof.Parting(own, sh.Lineage); parts {
+		return s.takeRival(ctx, g, own, at, sh)
+	}
+	return s.takeStep(ctx, id, sh)
 }
 
 // takeStep takes the step of a lineage that follows what this server knows of the group, if there is one. What it
