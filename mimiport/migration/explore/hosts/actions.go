@@ -53,6 +53,8 @@ var actions = []action{
 	{"{s} is shown its receipt for another Commit after {i}", delivery, onBoth, (*model).isShownOther},
 	{"{T} shows {i} to {S}", delivery, steps, (*model).tell},
 	{"{s} accepts a Commit", chance, onServers, (*model).accept},
+	{"a member closes the group at {s}", chance, onServers, (*model).closeGroup},
+	{"{s} forgets the group that it has closed", delivery, onServers, (*model).forgetClosed},
 
 	{"an operator recovers the group by {i}", chance, steps, first((*model).recover)},
 	{"an operator reclaims the group by {i}", chance, steps, first((*model).reclaim)},
@@ -212,15 +214,20 @@ func (m *model) isShownReceipt(w *world, i step, s server, signed signs, l log) 
 }
 
 // tell is the row by which the server that has claimed a group shows that to the former host. A recover that the
-// former host contests stops, unless the room supports it.
+// former host contests stops, unless the room supports it. A reclaim is shown again to a former host that contests
+// it, or that does not know the group: that one may yet take up what it has dropped.
 func (m *model) tell(w *world, i step, _ server) bool {
 	s, former := m.tree[i].host, m.sourceOf(i)
 	g := w.here(s)
 	if !m.claim(i) || !m.honest(w, s) || !m.honest(w, former) || g == nil || g.state != active || g.at != i {
 		return false
 	}
-	if contested := m.show(w, former, i); contested {
+	contested := m.show(w, former, i)
+	if contested {
 		m.contested(w, s, i)
+	}
+	if !contested && (w.here(former) != nil || m.bug == TellsOnce) {
+		w.signed[i] &^= untold
 	}
 	return true
 }
@@ -247,17 +254,45 @@ func (m *model) accept(w *world, _ step, s server) bool {
 	return true
 }
 
+func (m *model) closeGroup(w *world, _ step, s server) bool {
+	g := w.here(s)
+	if !m.Closes || !m.honest(w, s) || g == nil || !g.hosts() {
+		return false
+	}
+	at := bare(s, g)
+	if g.state == frozen {
+		at = m.source(w, g.by)
+	}
+	if m.bug == ClosesFrozen {
+		at, g.state = bare(s, g), active
+	}
+	m.step(w, at, migration.Close{}, root)
+	return true
+}
+
+func (m *model) forgetClosed(w *world, _ step, s server) bool {
+	g := w.here(s)
+	if !m.honest(w, s) || g == nil || g.state != closed {
+		return false
+	}
+	m.step(w, bare(s, g), migration.End{}, root)
+	return true
+}
+
 // recover is Recover, from what a member holds.
 func (m *model) recover(w *world, i step) bool {
 	s, base := m.tree[i].host, m.tree[i].before
 	if m.tree[i].kind != mimiport.StepRecover {
 		return false
 	}
-	if g := w.here(s); g != nil && (!g.load().Recoverable() || !m.begins(g.known(), base) || m.wasLater(w, s, g, i)) {
+	if g := w.here(s); g != nil && (!g.load().Recoverable() || !m.goesOn(g, base) || m.wasLater(w, s, g, i)) {
 		return false
 	}
 	return m.claimAt(w, i)
 }
+
+// goesOn says whether a lineage goes on from what a server knows.
+func (m *model) goesOn(g *row, i step) bool { return m.begins(g.known(), i) || m.bug == RecoversBehind }
 
 // reclaim is Reclaim of a group that has moved away, or was stopped.
 func (m *model) reclaim(w *world, i step) bool {
@@ -271,7 +306,11 @@ func (m *model) reclaim(w *world, i step) bool {
 		at = m.source(w, g.by)
 	}
 	given := at.record.is(migration.Decided) && !at.record.aborted && at.record.voted
-	return m.step(w, at, migration.Reclaim{Given: given}, root) == nil && m.claimAt(w, i)
+	if m.bug == ClaimsSameTerm {
+		g.state, g.by = active, root
+		return given
+	}
+	return m.step(w, at, migration.Reclaim{Given: given}, i) == nil && m.claimAt(w, i)
 }
 
 // operatorYields: where a source has confirmed two moves of one term, an operator chooses.
@@ -295,7 +334,8 @@ func (m *model) operatorYields(w *world, i step, s server) bool {
 func (m *model) insist(w *world, i step) bool {
 	s, base := m.tree[i].host, m.tree[i].before
 	g := w.here(s)
-	if m.tree[i].kind != mimiport.StepReclaim || !m.claim(base) || g == nil || !g.owned() || g.at != m.tree[base].before {
+	if m.tree[i].kind != mimiport.StepReclaim || !m.claim(base) || g == nil || !g.owned() || g.load().Closed() ||
+		g.at != m.tree[base].before {
 		return false
 	}
 	if g.state == frozen {
@@ -331,7 +371,7 @@ func (m *model) mayClaim(w *world, i step) bool {
 func (m *model) nowhere(w *world) bool {
 	for s := range server(servers) {
 		g := w.here(s)
-		if m.honest(w, s) && g != nil && (g.hosts() || g.state == staged) {
+		if m.honest(w, s) && g != nil && (g.has() || g.state == staged) {
 			return false
 		}
 	}
@@ -360,7 +400,7 @@ func (m *model) name(w *world, i step, _ server) bool {
 func (m *model) nameHost(w *world, i step, _ server) bool {
 	s := m.tree[i].host
 	g := w.here(s)
-	return m.honest(w, s) && g != nil && g.state == active && g.at == i && m.name(w, i, s)
+	return m.honest(w, s) && g != nil && (g.state == active || g.load().Closed()) && g.at == i && m.name(w, i, s)
 }
 
 func outageTo(from, to outage, may func(*model, *world, server) bool) func(*model, *world, step, server) bool {

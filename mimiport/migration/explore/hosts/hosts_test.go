@@ -32,6 +32,8 @@ func TestExplore(t *testing.T) {
 		searched = []Scenario{
 			small(scenario(t, "two recovers into one term")), small(scenario(t, "two recovers by listed successors")),
 			small(scenario(t, "a recover beside a decided move")), scenario(t, "a backup from before the group came back"),
+			scenario(t, "a backup and another move"), scenario(t, "two moves to one server, and claims"),
+			scenario(t, "a group that is closed"),
 		}
 	}
 	for _, sc := range searched {
@@ -52,11 +54,14 @@ func TestBugs(t *testing.T) {
 		one       = "one host, once everybody has heard of everything, unless the room has yet to choose"
 		redirects = "redirects end somewhere"
 		stuck     = "no honest server is stuck for good"
+		together  = "a migration is frozen as long as its group is"
+		shows     = "a server shows what it has reclaimed until the former host follows"
 	)
 	recovers := scenario(t, "two recovers into one term")
 	listed := scenario(t, "two recovers by listed successors")
 	beside := small(scenario(t, "a recover beside a decided move"))
 	backup := scenario(t, "a backup from before the group came back")
+	twoMoves := scenario(t, "two moves to one server, and claims")
 	offers := scenario(t, "old offers of a hostile host")
 	for _, c := range []struct {
 		bug      Bug
@@ -75,6 +80,18 @@ func TestBugs(t *testing.T) {
 		{CountsOldOffers, offers, "a server stops in a term that it has signed for, or has forgotten"},
 		{HeedsOneStep, listed, ends},
 		{NeverDrops, beside, stuck},
+
+		{DatabaseFirst, backup, one},
+		{TakesOneStep, backup, "what arrives twice changes nothing the second time"},
+		{StopsSilently, backup, "a server that stops for what it is shown keeps it"},
+		{StaysFrozen, beside, together},
+		{YieldsToLower, beside, ends},
+		{ClaimsSameTerm, beside, "no server accepts in a term that it has confirmed away"},
+		{HidesReclaim, twoMoves, shows},
+		{TellsOnce, twoMoves, shows},
+		{RecoversBehind, twoMoves, "a server that remembers signs one step after a lineage"},
+		{RevivesDropped, twoMoves, ends},
+		{ClosesFrozen, scenario(t, "a group that is closed"), together},
 	} {
 		t.Run(string(c.bug), func(t *testing.T) {
 			r := Explore(c.scenario, c.bug)

@@ -9,6 +9,20 @@ var invariants = []struct {
 }{
 	{"a server that redirects names another server", namesAnother},
 	{"a server stops in a term that it has signed for, or has forgotten", stoppedRightly},
+	{"a migration is frozen as long as its group is", frozenTogether},
+	{"no server accepts in a term that it has confirmed away", confirmedAway},
+	{"a server that remembers signs one step after a lineage", signsOneStep},
+	{"a server shows what it has reclaimed until the former host follows", showsReclaim},
+}
+
+// ofSteps are what holds of every step from one world to the next.
+var ofSteps = []struct {
+	name  string
+	holds func(m *model, before, after *world, e event) bool
+}{
+	{"a healthy host ends only by its own signature, the room or its operator", endsByRight},
+	{"a server that stops for what it is shown keeps it", keepsEvidence},
+	{"what arrives twice changes nothing the second time", onceIsEnough},
 }
 
 // inTheEnd are what holds once everybody has heard of everything, whatever the room and operators have yet to say.
@@ -28,9 +42,9 @@ func (m *model) check(before, after *world, e event) string {
 			return inv.name
 		}
 	}
-	for s := range server(servers) {
-		if !m.endsByRight(before, after, e, s) {
-			return "a healthy host ends only by its own signature, the room or its operator"
+	for _, inv := range ofSteps {
+		if !inv.holds(m, before, after, e) {
+			return inv.name
 		}
 	}
 	return ""
@@ -69,12 +83,112 @@ func stoppedRightly(m *model, w *world) bool {
 	return true
 }
 
+// frozenTogether: the group's row says for which migration it is frozen, and that one's record says so too.
+func frozenTogether(m *model, w *world) bool {
+	for s := range server(servers) {
+		for i := step(1); i <= step(m.moves); i++ {
+			r := m.row(w, s, m.tree[i].before)
+			if w.data[s].records[i-1].source.is(migration.Frozen) != (r.state == frozen && r.by == i) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func confirmedAway(m *model, w *world) bool {
+	for i := step(1); i <= step(m.moves); i++ {
+		at := m.source(w, i)
+		if (at.record.is(migration.Decided) || at.record.is(migration.Moved)) && at.row.hosts() {
+			return false
+		}
+	}
+	return true
+}
+
+// signsOneStep: of the steps that go on from one lineage a server confirms one, or claims one.
+func signsOneStep(m *model, w *world) bool {
+	for i := range m.tree {
+		for j := range i {
+			s := m.signer(step(i))
+			if j > 0 && m.tree[i].before == m.tree[j].before && m.signer(step(j)) == s &&
+				w.signed[i]&w.signed[j]&taken != 0 && !m.hostile(s) && !w.forgot(s) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// signer is the server that signs a step.
+func (m *model) signer(i step) server {
+	if m.claim(i) {
+		return m.tree[i].host
+	}
+	return m.sourceOf(i)
+}
+
+// showsReclaim: a former host that has the group yet, or waits for it, by a lineage that was reclaimed is told so.
+func showsReclaim(m *model, w *world) bool {
+	for j := range m.tree {
+		i := step(j)
+		if i == root || m.tree[i].kind != reclaims || m.claim(m.tree[i].before) || w.signed[i]&(taken|untold) != taken {
+			continue
+		}
+		s, former := m.tree[i].host, m.sourceOf(i)
+		g := w.here(former)
+		if s == former || m.hostile(s) || m.hostile(former) || w.forgot(s) || w.forgot(former) || g == nil {
+			continue
+		}
+		if (g.has() || g.state == staged) && m.begins(g.at, m.tree[i].before) {
+			return false
+		}
+	}
+	return true
+}
+
+// keepsEvidence: a server that has the group and no longer has it has confirmed it away by a vote, or has been shown
+// something.
+func keepsEvidence(m *model, before, after *world, _ event) bool {
+	for s := range server(servers) {
+		b, a := before.here(s), after.here(s)
+		if b == nil || !b.has() || a != nil && a.has() || before.forgot(s) != after.forgot(s) {
+			continue
+		}
+		voted := a != nil && a.state == moved && a.by != root && m.source(after, a.by).record.voted
+		if !voted && !after.data[s].kept {
+			return false
+		}
+	}
+	return true
+}
+
+// onceIsEnough: servers repeat what they send, and what is shown may be shown again. A server has done all at once.
+func onceIsEnough(m *model, _, after *world, e event) bool {
+	a := &actions[e.action]
+	if a.kind != delivery {
+		return true
+	}
+	m.again = *after
+	a.do(m, &m.again, e.step, e.server)
+	return m.again == *after
+}
+
+func endsByRight(m *model, before, after *world, e event) bool {
+	for s := range server(servers) {
+		if !m.endsByRight(before, after, e, s) {
+			return false
+		}
+	}
+	return true
+}
+
 // endsByRight: a server that has the group, and no longer has it after a step, has signed so itself, or was told so
 // by the room or by its operator, or has claimed the group without the room's support, or was out of service for a
 // day.
 func (m *model) endsByRight(before, after *world, e event, s server) bool {
 	b, a := before.here(s), after.here(s)
-	if m.hostile(s) || b == nil || !b.hosts() || a != nil && a.hosts() && a.at == b.at {
+	if m.hostile(s) || b == nil || !b.has() || a != nil && a.at == b.at && (a.hosts() && b.hosts() || a.load().Closed()) {
 		return true
 	}
 	if before.forgot(s) != after.forgot(s) {
@@ -136,7 +250,7 @@ func oneHost(m *model, w *world) bool {
 	for s := range server(servers) {
 		for t := range s {
 			p, q := w.here(s), w.here(t)
-			if !m.honest(w, s) || !m.honest(w, t) || p == nil || q == nil || !p.hosts() || !q.hosts() {
+			if !m.honest(w, s) || !m.honest(w, t) || !m.at(w, p) || !m.at(w, q) {
 				continue
 			}
 			if !m.undecided(w, p.at, q.at) && !m.undecided(w, q.at, p.at) || !w.data[s].kept && !w.data[t].kept {
@@ -145,6 +259,12 @@ func oneHost(m *model, w *world) bool {
 		}
 	}
 	return true
+}
+
+// at says whether a group is where a row is: it takes its part in what follows, or was closed there. That a server has
+// closed what it has claimed counts with the room's support.
+func (m *model) at(w *world, g *row) bool {
+	return g != nil && (g.hosts() || g.load().Closed() && !m.unsupported(w, g.at))
 }
 
 // undecided says whether nothing but the room decides between the hosts of two lineages: one of them goes on from the
@@ -241,7 +361,7 @@ func (m *model) settled(w *world) bool {
 		case w.outage[s] == out || w.outage[s] == outForDay:
 			return false
 		case !m.honest(w, s) || g == nil:
-		case g.state == active:
+		case g.state != frozen && m.at(w, g):
 			hosts++
 		case g.state == frozen, g.state == staged:
 			return false

@@ -15,6 +15,7 @@ type Scenario struct {
 	Hostile    server
 	Commits    bool // hosts accept Commits
 	Drops      bool // operators drop what is staged, at any time
+	Closes     bool // members close the group
 	Outages    bool // A goes out of service, once
 	Loses      bool // A is lost for good
 	Restores   bool // a server is put back to a backup, once
@@ -45,6 +46,16 @@ var Scenarios = []Scenario{
 		{moves, 0, b, false}, {moves, 1, a, false},
 	}},
 	{Name: "a backup and a claim", Restores: true, Room: []possible{
+		{moves, 0, b, false}, {recovers, 0, c, false}, {reclaims, 1, a, false},
+	}},
+	{Name: "a backup and another move", Restores: true, Room: []possible{
+		{moves, 0, b, false}, {moves, 0, c, false},
+	}},
+	{Name: "two moves to one server, and claims", Drops: true, Room: []possible{
+		{moves, 0, b, false}, {moves, 0, b, false}, {recovers, 0, a, false}, {recovers, 0, b, false},
+		{reclaims, 1, a, false},
+	}},
+	{Name: "a group that is closed", Closes: true, Room: []possible{
 		{moves, 0, b, false}, {recovers, 0, c, false}, {reclaims, 1, a, false},
 	}},
 	{Name: "a hostile host", HasHostile: true, Hostile: a, Room: []possible{

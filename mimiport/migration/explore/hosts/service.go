@@ -11,8 +11,8 @@ import (
 // model is a scenario, sound or with one bug.
 type model struct {
 	Scenario
-	bug  Bug
-	next world // room for one
+	bug         Bug
+	next, again world // room for one each
 }
 
 // place is where a step of the machine happens: a server's record of a migration, and its row of the group.
@@ -39,7 +39,11 @@ func bare(s server, r *row) place { return place{s, root, new(record), r} }
 // that a step follows or begins with.
 func (m *model) step(w *world, at place, e migration.Event, shown step) error {
 	ready, err := at.record.load(at.move).Step(at.row.load(), e)
-	if len(ready.Evidence) > 0 && m.bug != KeepsNothing {
+	if m.bug == StaysFrozen && at.record.is(migration.Frozen) && ready.Follow != nil {
+		ready.Migration, ready.Sign = at.record.load(at.move), migration.SignNothing
+	}
+	silent := m.bug == KeepsNothing && err != nil || m.bug == StopsSilently && err == nil
+	if len(ready.Evidence) > 0 && !silent {
 		w.data[at.server].kept = true
 	}
 	if err != nil {
@@ -65,8 +69,13 @@ func (m *model) step(w *world, at place, e migration.Event, shown step) error {
 	case ready.Follow != nil:
 		at.row.at = shown
 	}
+	if slices.ContainsFunc(ready.Put, isLineage) && m.bug != HidesReclaim {
+		w.signed[shown] |= untold
+	}
 	return nil
 }
+
+func isLineage(r migration.Row) bool { return r.Kind == migration.RowLineage }
 
 // known is the lineage of a row and, where the group has moved on by a migration, to where.
 func (r *row) known() step {
@@ -137,27 +146,35 @@ func (m *model) lineageStep(i step) *mimiport.LineageStep {
 
 // show is ShowLineage. It reports whether the server contests what it is shown.
 func (m *model) show(w *world, s server, i step) (contested bool) {
+	for range 3 {
+		if contested = m.showNext(w, s, i); contested || m.bug == TakesOneStep {
+			break
+		}
+	}
+	return contested
+}
+
+// showNext is takeNext: what is next in a lineage, where it parts from the server's own or goes on from there.
+func (m *model) showNext(w *world, s server, i step) (contested bool) {
 	g := w.here(s)
-	if g == nil {
+	if g == nil { // what was staged here has ended
 		return false
 	}
 	if theirs, own, parts := m.parting(i, g.at); parts {
 		preferred := m.bug != HasNoTies && m.outranks(w, i, theirs, g.at, own)
 		return m.showRival(w, s, g, m.counts(w, theirs, i), preferred)
 	}
-	for range 3 {
-		contested = m.showStep(w, s, i)
-	}
-	return contested
+	return m.showStep(w, s, i)
 }
 
 // showStep is takeStep: the step of a lineage that follows what the server knows.
 func (m *model) showStep(w *world, s server, i step) (contested bool) {
 	g := w.here(s)
-	if g == nil { // what was staged here has ended
+	own := g.at
+	if m.bug == YieldsToLower && m.term(i) < m.term(own) && g.hosts() {
+		m.yield(w, s, g, i)
 		return false
 	}
-	own := g.at
 	if m.term(i) <= m.term(own) || !m.begins(own, i) {
 		return false
 	}
@@ -266,6 +283,9 @@ func (m *model) yield(w *world, s server, g *row, to step) {
 }
 
 func (m *model) recall(w *world, g *row, i step) {
+	if m.bug == DatabaseFirst {
+		return
+	}
 	if g.state == frozen && g.by != i {
 		m.step(w, m.source(w, g.by), migration.GiveUpElsewhere, root)
 	}
@@ -277,6 +297,9 @@ func (m *model) confirm(w *world, i step) {
 	at := m.target(w, i)
 	if at.record.is(migration.Offered) {
 		return // refused: no content has come
+	}
+	if m.bug == RevivesDropped && at.record.is(migration.Dropped) {
+		at.row.state, at.row.by = dropped, i
 	}
 	m.step(w, at, migration.Confirm{}, root)
 }

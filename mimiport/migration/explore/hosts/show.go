@@ -25,7 +25,7 @@ func (t tree) lineage(i step) string {
 
 var signNames = []string{
 	"offer", "content", "vote", "decision", "abort", "receipt", "receipt for another Commit", "latest epoch",
-	"signed in an outage",
+	"signed in an outage", "yet to be shown to the host before",
 }
 
 var outageNames = []string{"in service", "out", "out for a day", "back", "back after a day", "lost"}

@@ -53,6 +53,7 @@ const (
 	otherReceipt                   // CommitReceipt for another Commit in its place
 	whole                          // of a claim: its epoch is the latest of the term before
 	inOutage                       // of a claim: it was signed while the host before was out of service
+	untold                         // of a reclaim: its server has yet to show it to the one that had the group
 )
 
 // log is what the host of a term has accepted in it.
@@ -83,11 +84,13 @@ const (
 	moved
 	staged
 	dropped
+	closed
+	ended
 )
 
 var groupStates = [...]migration.GroupState{
 	"", migration.GroupActive, migration.GroupFrozen, migration.GroupStopped, migration.GroupMoved,
-	migration.GroupStaged, migration.GroupDropped,
+	migration.GroupStaged, migration.GroupDropped, migration.GroupClosed, migration.GroupEnded,
 }
 
 // owned says whether a server with such a row holds itself for the host.
@@ -95,6 +98,9 @@ func (r *row) owned() bool { return r.load().Owned() }
 
 // hosts says whether a server with such a row has the group and takes its part in what follows.
 func (r *row) hosts() bool { return r.state == active || r.state == frozen }
+
+// has says whether the group is at a server with such a row, closed or not.
+func (r *row) has() bool { return r.hosts() || r.load().Closed() }
 
 func (r *row) load() migration.Group {
 	return migration.Group{State: groupStates[r.state], Migration: r.by.id()}
