@@ -2,8 +2,6 @@ package explore
 
 import (
 	"strings"
-
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
 // party is who does an action, as seen from its migration.
@@ -25,7 +23,6 @@ type action struct {
 	do    func(m *model, w *world, i slot) messages // stores, and returns what leaves
 	fair  bool                                      // happens in the end, whatever members do
 	clock bool                                      // happens as time passes
-	last  bool                                      // happens in the end, by an operator, when nothing else does and the group is at no server
 	sends bool                                      // does no more than send what a row asks for
 }
 
@@ -85,57 +82,6 @@ var actions = []action{
 	{text: "{x} receives a Commit", can: (*model).mayReceive, do: (*model).receive},
 	{text: "{x} commits", by: bySource, can: (*model).mayCommit, do: (*model).commit},
 	{text: "a member shows {T} a confirmation for {m}", by: byTarget, can: (*model).mayShow, do: (*model).show},
-
-	{text: "{S} is backed up", by: bySource, can: (*model).mayBackUp, do: atSource((*world).backUp)},
-	{text: "{T} is backed up", by: byTarget, can: (*model).mayBackUp, do: atTarget((*world).backUp)},
-	{text: "{S} is restored", by: bySource, do: atSource((*world).restore),
-		can: func(_ *model, w *world, i slot) bool { return mayRestore(w, i, i.source()) }},
-	{text: "{T} is restored", by: byTarget, do: atTarget((*world).restore),
-		can: func(_ *model, w *world, i slot) bool { return mayRestore(w, i, i.target()) }},
-	{text: "{x} goes to where the group was claimed", can: (*model).mayEnter, do: (*model).enter},
-
-	{text: "the room's pointer names the claim", can: mayName, do: name, fair: true},
-	{text: "the server that reclaimed the group shows its lineage", by: bySource, fair: true, do: (*model).tell,
-		can: func(_ *model, w *world, i slot) bool { return i == 0 && w.claim.untold }},
-	{text: "{x} shows {S} its lineage", by: bySource, can: (*model).apartOnce, fair: true,
-		do: func(m *model, w *world, i slot) messages {
-			return m.takeLineage(w, i.source(), w.members[i.member()].steps())
-		}},
-	{text: "{x} shows {T} its lineage", by: byTarget, can: (*model).apartOnce, fair: true,
-		do: func(m *model, w *world, i slot) messages {
-			return m.takeLineage(w, i.target(), w.members[i.member()].steps())
-		}},
-
-	{text: "an operator shows {S} what {T} knows", by: bySource, can: (*model).mayAsk, last: true,
-		do: func(m *model, w *world, i slot) messages {
-			return m.takeLineage(w, i.source(), w.here(i.target()).known())
-		}},
-	{text: "an operator shows {T} what {S} knows", by: byTarget, can: (*model).mayAsk, last: true,
-		do: func(m *model, w *world, i slot) messages {
-			return m.takeLineage(w, i.target(), w.here(i.source()).known())
-		}},
-	{text: "an operator drops {m} at {T}", by: byTarget, last: true,
-		can: func(m *model, w *world, i slot) bool { return m.mayAct(w) && w.moves[i].target.state == staged },
-		do: func(m *model, w *world, i slot) messages {
-			m.step(w, w.target(i), migration.OperatorDrop{})
-			return 0
-		}},
-	{text: "an operator reclaims the group that left {S} by {m}", by: bySource, can: (*model).mayReclaim, do: (*model).reclaim, last: true},
-	{text: "an operator recovers at {S} what {x} holds", by: bySource, last: true,
-		can: func(m *model, w *world, i slot) bool { return m.mayRecover(w, i, i.source()) },
-		do:  func(m *model, w *world, i slot) messages { return m.recoverAt(w, i, i.source()) }},
-	{text: "an operator recovers at {T} what {x} holds", by: byTarget, last: true,
-		can: func(m *model, w *world, i slot) bool { return m.mayRecover(w, i, i.target()) },
-		do:  func(m *model, w *world, i slot) messages { return m.recoverAt(w, i, i.target()) }},
-}
-
-// atSource and atTarget are what a server does apart from a migration.
-func atSource(do func(*world, server) messages) func(*model, *world, slot) messages {
-	return func(_ *model, w *world, i slot) messages { return do(w, i.source()) }
-}
-
-func atTarget(do func(*world, server) messages) func(*model, *world, slot) messages {
-	return func(_ *model, w *world, i slot) messages { return do(w, i.target()) }
 }
 
 func pending(_ *model, w *world, i slot) bool { return w.moves[i].pending }
@@ -151,8 +97,5 @@ func (s server) String() string { return string("AB"[s]) }
 
 // String is the term a migration leads to and the member who asked for it.
 func (i slot) String() string {
-	if i == byClaim {
-		return "claim"
-	}
 	return string('0'+rune(i.term())) + memberNames[i.member()]
 }

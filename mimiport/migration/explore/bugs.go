@@ -26,19 +26,6 @@ const (
 	FreezesAgain      Bug = "the source freezes again for an Init that has ended"
 	UndoesDecision    Bug = "the source aborts what it has decided"
 	MergesEarly       Bug = "a member merges its Commit when the source freezes"
-
-	DatabaseFirst  Bug = "a restored server believes its database rather than its signature"
-	HeedsOneStep   Bug = "a server heeds only the first step that it is shown"
-	StaysFrozen    Bug = "a server that stops leaves a migration frozen"
-	KeepsNothing   Bug = "a server that stops keeps no evidence"
-	YieldsToLower  Bug = "a server yields to a lower term"
-	ClaimsSameTerm Bug = "a reclaim begins no term"
-	TellsOnce      Bug = "a reclaim is not told again to a target that does not know the group"
-	HidesReclaim   Bug = "a reclaim is not told to the target"
-	RecoversBehind Bug = "a server recovers a group from before it confirmed it away"
-	RevivesDropped Bug = "a claim leaves what was dropped in its term"
-
-	FollowsAnyClaim Bug = "a host follows a claim that the room does not support"
 )
 
 // Bugs in what follows from a step.
@@ -62,14 +49,6 @@ const (
 // spoils are the bugs that change what the machine has returned: a machine that says it wrong, or a service that does
 // not do it all.
 var spoils = map[Bug]spoil{
-	KeepsNothing: func(_ *migration.Migration, r *migration.Ready) { r.Evidence = nil },
-	HidesReclaim: putsNo(migration.RowLineage),
-	StaysFrozen: func(before *migration.Migration, r *migration.Ready) {
-		if before.State == migration.Frozen && r.Follow != nil {
-			*r = migration.Ready{Migration: *before, Group: r.Group, Follow: r.Follow, Evidence: r.Evidence}
-		}
-	},
-
 	KeepsContentRow: func(_ *migration.Migration, r *migration.Ready) {
 		r.Done = slices.DeleteFunc(r.Done, func(k migration.RowKind) bool { return k == migration.RowContent })
 	},
@@ -98,10 +77,10 @@ func putsNo(kind migration.RowKind) spoil {
 	}
 }
 
-// leaves gives the group another state when a record comes to a state.
+// leaves gives the group of a record another state when the record comes to a state.
 func leaves(at migration.State, state migration.GroupState) spoil {
 	return func(before *migration.Migration, r *migration.Ready) {
-		if before.State != at && r.Migration.State == at && r.Group.State != "" {
+		if before.State != at && r.Migration.State == at && r.Group.Migration == r.Migration.ID {
 			r.Group.State = state
 		}
 	}

@@ -19,7 +19,8 @@ const (
 	raced            // only with NoCompareAndSet: otherwise the loser writes nothing and starts anew
 )
 
-// events calls visit with each event that can happen in a world, and the world after it.
+// events calls visit with each event that can happen in a world, and the world after it, which belongs to events again
+// when visit returns.
 func (m *model) events(w *world, visit func(event, *world)) {
 	for i := range slot(m.bounds.Terms * members) {
 		for n := range actions {
@@ -32,50 +33,47 @@ func (m *model) events(w *world, visit func(event, *world)) {
 
 // outcomes are the ways in which one action can end.
 func (m *model) outcomes(w *world, n uint8, i slot, visit func(event, *world)) {
-	a := &actions[n]
-	taken := *w
+	a, taken, saved := &actions[n], &m.room.taken, &m.room.saved
+	*taken = *w
 	taken.moves[i].net &^= a.takes
-	saved := taken
-	sent := a.do(m, &saved, i)
-	emit := func(f fate, next world) {
-		if next != *w {
-			visit(event{action: n, slot: uint8(i), fate: f}, &next)
+	*saved = *taken
+	sent := a.do(m, saved, i)
+	emit := func(f fate, after *world, arrives messages) {
+		next := &m.room.next
+		*next = *after
+		if next.moves[i].net |= arrives; *next != *w {
+			visit(event{action: n, slot: uint8(i), fate: f}, next)
 		}
 	}
-	next := saved
-	next.moves[i].net |= sent
-	emit(fine, next)
+	emit(fine, saved, sent)
 	if a.takes != 0 {
-		next.moves[i].net |= a.takes
-		emit(repeated, next)
-		emit(lost, taken)
+		emit(repeated, saved, sent|a.takes)
+		emit(lost, taken, 0)
 	}
 	if a.by != byMember {
-		m.crashes(a, i, &taken, &saved, sent, emit)
+		m.crashes(a, i, taken, saved, sent, emit)
 	}
 	if m.bug == NoCompareAndSet && a.by == bySource {
-		m.races(w, n, i, &saved, visit)
+		m.races(w, n, i, saved, visit)
 	}
 }
 
 // crashes are the worlds after a crash of the server during an action. One that changes nothing is none.
-func (m *model) crashes(a *action, i slot, taken, saved *world, sent messages, emit func(fate, world)) {
-	early := m.bug == SendsBeforeSaving || m.bug == AcksEarly && sent&ack != 0
-	if a.takes != 0 || early {
-		next := *taken
-		if early {
-			next.moves[i].net |= sent
-		}
-		m.restart(&next, a.server(i))
-		emit(crashBefore, next)
+func (m *model) crashes(a *action, i slot, taken, saved *world, sent messages, emit func(fate, *world, messages)) {
+	var early messages
+	if m.bug == SendsBeforeSaving || m.bug == AcksEarly && sent&ack != 0 {
+		early = sent
+	}
+	if a.takes != 0 || early != 0 {
+		m.restart(taken, a.server(i))
+		emit(crashBefore, taken, early)
 	}
 	if sent != 0 || m.bug == SplitsTransaction || m.bug == RowsInMemory {
-		next := *saved
 		if m.bug == SplitsTransaction {
-			next.groups = taken.groups
+			saved.groups = taken.groups
 		}
-		m.restart(&next, a.server(i))
-		emit(crashAfter, next)
+		m.restart(saved, a.server(i))
+		emit(crashAfter, saved, 0)
 	}
 }
 

@@ -8,25 +8,22 @@ import (
 // schedule is an order in which to choose among the fair actions that change something.
 type schedule []uint8
 
-// schedules are the two extremes: everything arrives before any time passes, and all time passes before anything arrives.
-var schedules = func() []schedule {
-	var prompt, clocks, rest, last schedule
+// prompt is all fair actions: everything arrives before any time passes.
+var prompt = func() (order schedule) {
 	for n := range actions {
-		a := &actions[n]
-		if a.last {
-			last = append(last, uint8(n))
-		}
-		if !a.fair {
-			continue
-		}
-		prompt = append(prompt, uint8(n))
-		if a.clock {
-			clocks = append(clocks, uint8(n))
-		} else {
-			rest = append(rest, uint8(n))
+		if actions[n].fair {
+			order = append(order, uint8(n))
 		}
 	}
-	return []schedule{append(prompt, last...), slices.Concat(clocks, rest, last)}
+	return order
+}()
+
+// tardy is the other extreme: all time passes before anything arrives.
+var tardy = func() schedule {
+	clocks := slices.Clone(prompt)
+	rest := slices.DeleteFunc(slices.Clone(prompt), func(n uint8) bool { return actions[n].clock })
+	clocks = slices.DeleteFunc(clocks, func(n uint8) bool { return !actions[n].clock })
+	return append(clocks, rest...)
 }()
 
 // next is the first fair step in a world, the world itself when there is none.
@@ -34,7 +31,7 @@ func (m *model) next(w *world, order schedule) (event, world) {
 	for _, n := range order {
 		a := &actions[n]
 		for i := range slot(m.bounds.Terms * members) {
-			if !a.can(m, w, i) || a.last && w.settled() || a.sends && m.inVain(a, w, i) {
+			if !a.can(m, w, i) || a.sends && m.inVain(a, w, i) {
 				continue
 			}
 			next := *w
@@ -65,7 +62,7 @@ const mostFair = 100
 
 // live follows each schedule from each state to its end. A step of it is one of the search as well, so each is taken once.
 func (s *search) live() {
-	for _, order := range schedules {
+	for _, order := range []schedule{prompt, tardy} {
 		left := make([]uint8, s.len()) // 1 + the steps to the end, 0 where not known yet
 		for n := range uint32(s.len()) {
 			if !s.follow(order, n, left) {

@@ -8,7 +8,7 @@ var invariants = []struct {
 	{"at most one server accepts Commits", oneHost},
 	{"the accepted Commits are one chain", oneChain},
 	{"members merge accepted Commits only", membersFollow},
-	{"a vote is a promise: what is confirmed stays at the target until it activates", promisesKept},
+	{"a vote is a promise: what is confirmed stays at the target until it activates", each(promiseKept)},
 	{"the target activates what the source confirmed, nothing else", each(activeIsConfirmed)},
 	{"the source signs one outcome", each(oneOutcome)},
 	{"what is signed was saved before", each(savedBeforeSent)},
@@ -16,10 +16,6 @@ var invariants = []struct {
 
 	{"the source has the content to send while it waits for the vote, no longer", each(contentStored)},
 	{"nothing holds back an outcome", each(outcomeFree)},
-
-	{"at most one server accepts Commits in a term", oneHostOfTerm},
-	{"no server accepts in a term that it knows to be over", acceptsInLast},
-	{"a server that stops for what it is shown keeps it", evidenceKept},
 }
 
 // steps are what holds of every step from one world to the next.
@@ -30,8 +26,6 @@ var steps = []struct {
 	{"a migration ends once", endsOnce},
 	{"the source's clock decides: no vote counts from decide_by on", noLateVote},
 	{"what has moved away or was dropped is purged in the end", purged},
-	{"nothing is signed against what was shown", nothingContrary},
-	{"a host stops for a claim only when the room supports it", stopsWithSupport},
 	{"members go on from where they are", neverBack},
 }
 
@@ -41,9 +35,6 @@ func (m *model) check(before, after *world) string {
 		if !inv.holds(m, after) {
 			return inv.name
 		}
-	}
-	if before.restored() != after.restored() {
-		return "" // as if what is forgotten had never been
 	}
 	for _, s := range steps {
 		for i := range slot(m.bounds.Terms * members) {
@@ -68,9 +59,6 @@ func each(holds func(w *world, i slot) bool) func(*model, *world) bool {
 }
 
 func oneHost(_ *model, w *world) bool {
-	if w.apart() {
-		return true
-	}
 	n := 0
 	for _, g := range w.groups {
 		if g.state == groupActive {
@@ -86,12 +74,9 @@ func (g *group) accepted() bool {
 }
 
 func oneChain(_ *model, w *world) bool {
-	if w.apart() {
-		return true
-	}
 	for t := range maxTerms {
 		g, next := &w.groups[t], &w.groups[t+1]
-		if g.state == groupMoved && g.move != byClaim && !g.history.has(moveCommit(g.move)) ||
+		if g.state == groupMoved && !g.history.has(moveCommit(g.move)) ||
 			next.accepted() && (g.state != groupMoved || !g.history.begins(next.history)) {
 			return false
 		}
@@ -100,9 +85,6 @@ func oneChain(_ *model, w *world) bool {
 }
 
 func membersFollow(_ *model, w *world) bool {
-	if w.apart() {
-		return true
-	}
 	for _, h := range w.members {
 		g := &w.groups[h.term()]
 		before := h.term() > 0 && h.begins(w.groups[h.term()-1].history) // as the server before knows it
@@ -113,9 +95,6 @@ func membersFollow(_ *model, w *world) bool {
 	return true
 }
 
-// promisesKept: unless an operator may break it.
-func promisesKept(m *model, w *world) bool { return m.mayAct(w) || each(promiseKept)(m, w) }
-
 func promiseKept(w *world, i slot) bool {
 	mv := &w.moves[i]
 	return mv.source.holds&confirmation == 0 || mv.target.state == staged || mv.target.state == active
@@ -123,18 +102,15 @@ func promiseKept(w *world, i slot) bool {
 
 func activeIsConfirmed(w *world, i slot) bool {
 	mv := &w.moves[i]
-	return mv.target.state != active || mv.source.holds&confirmation != 0 || w.forgot(i.source())
+	return mv.target.state != active || mv.source.holds&confirmation != 0
 }
 
 func oneOutcome(w *world, i slot) bool {
-	return w.moves[i].source.holds&(confirmation|abort) != confirmation|abort || w.forgot(i.source())
+	return w.moves[i].source.holds&(confirmation|abort) != confirmation|abort
 }
 
 // savedBeforeSent: each signed message that is on its way, or in another party's hands, is in the record of who signed it.
 func savedBeforeSent(w *world, i slot) bool {
-	if w.restored() {
-		return true
-	}
 	mv := &w.moves[i]
 	out := mv.net | mv.source.holds&vote | mv.target.holds&(confirmation|abort)
 	for _, h := range w.members {
@@ -154,7 +130,7 @@ func savedBeforeSent(w *world, i slot) bool {
 
 func ackedIsActive(w *world, i slot) bool {
 	mv := &w.moves[i]
-	return mv.net&ack == 0 && mv.source.state != moved || mv.target.state == active || w.restored()
+	return mv.net&ack == 0 && mv.source.state != moved || mv.target.state == active
 }
 
 func contentStored(w *world, i slot) bool {
@@ -166,45 +142,6 @@ func contentStored(w *world, i slot) bool {
 func outcomeFree(w *world, i slot) bool {
 	r := &w.moves[i].source
 	return r.state == frozen || r.rows&rowOutcome == 0 || r.rows&(rowContent|rowDeadline) == 0
-}
-
-func oneHostOfTerm(_ *model, w *world) bool {
-	t := w.claim.history.term()
-	return w.claim.state != groupActive || t > maxTerms || w.groups[t].state != groupActive
-}
-
-func acceptsInLast(m *model, w *world) bool {
-	for s := range server(2) {
-		g := w.here(s)
-		if g.state != groupActive {
-			continue
-		}
-		last := int(w.shown[s])
-		for i := range slot(m.bounds.Terms * members) {
-			if i.source() == s && w.moves[i].source.holds&confirmation != 0 {
-				last = max(last, i.term())
-			}
-		}
-		if g.history.term() < last {
-			return false
-		}
-	}
-	return true
-}
-
-// evidenceKept: a confirmation without a vote is one that the source was shown.
-func evidenceKept(m *model, w *world) bool {
-	for s := range server(2) {
-		g := w.here(s)
-		stopped := g.state == groupMoved && g.move == byClaim
-		for i := range slot(m.bounds.Terms * members) {
-			stopped = stopped || i.source() == s && w.moves[i].source.holds&(confirmation|vote) == confirmation
-		}
-		if stopped && !w.kept[s] {
-			return false
-		}
-	}
-	return true
 }
 
 // endsOnce: against an end that is not the move only the confirmation counts.
@@ -229,49 +166,26 @@ func purged(before, after *world, i slot) bool {
 	return !(moves && a.source.rows&rowPurge == 0 || drops && a.target.rows&rowPurge == 0)
 }
 
-// nothingContrary: once shown how its term ended the source neither confirms another migration of it nor aborts that one.
-func nothingContrary(before, after *world, i slot) bool {
-	b, a := &before.moves[i].source, &after.moves[i].source
-	signed := a.holds &^ b.holds
-	confirms := signed&confirmation != 0 && a.holds&vote != 0 && int(before.shown[i.source()]) >= i.term()
-	return !confirms && (signed&abort == 0 || b.holds&confirmation == 0)
-}
-
 func neverBack(before, after *world, i slot) bool {
 	return before.members[i.member()].begins(after.members[i.member()])
 }
 
-// settled says whether all is over: the group is active at one server, in the latest term that anybody knows of, and no migration is under
-// way. What was decided may stay so when its target has forgotten it, or has the group by a claim.
+// settled says whether all is over: the group is active at one server, and no migration is under way.
 func (w *world) settled() bool {
 	hosts := 0
-	for s := range server(2) {
-		switch g := w.here(s); g.state {
+	for _, g := range w.groups {
+		switch g.state {
 		case groupActive:
 			hosts++
-			if g.history.term() != w.highest() {
-				return false
-			}
 		case groupFrozen, groupStaged:
 			return false
 		}
 	}
 	for i := range w.moves {
 		s, t := w.moves[i].source.state, w.moves[i].target.state
-		if s == frozen || s == decided && !w.apart() || t == offered || t == staged {
+		if s == frozen || s == decided || t == offered || t == staged {
 			return false
 		}
 	}
 	return hosts == 1
-}
-
-func stopsWithSupport(before, after *world, _ slot) bool {
-	for s := range server(2) {
-		b, a := before.here(s), after.here(s)
-		hosted := b.state == groupActive || b.state == groupFrozen || b.state == groupStaged
-		if hosted && a.state == groupMoved && a.move == byClaim && !after.claim.supported {
-			return false
-		}
-	}
-	return true
 }

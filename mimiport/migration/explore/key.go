@@ -10,17 +10,12 @@ const (
 	moveSize    = 8
 	groupSize   = 4
 	historySize = 3
-	recordSize  = 2
-	flagsSize   = 2
 )
 
 // keySize is the length in bytes of the keys of the worlds within bounds.
 func keySize(b Bounds) int {
 	slots := b.Terms * members
 	n := slots*moveSize + (b.Terms+1)*groupSize + members*historySize
-	if b.faulty() {
-		n += flagsSize + 3*groupSize + slots*recordSize
-	}
 	return n
 }
 
@@ -45,16 +40,6 @@ func (w *world) encode(b []byte, bounds Bounds) []byte {
 	for _, h := range w.members {
 		b = append(b, byte(h>>16), byte(h>>8), byte(h))
 	}
-	if !bounds.faulty() {
-		return b
-	}
-	b = binary.BigEndian.AppendUint16(b, w.faults.bits())
-	for _, g := range []*group{&w.claim.group, &w.backup.groups[0], &w.backup.groups[1]} {
-		b = binary.BigEndian.AppendUint32(b, g.bits())
-	}
-	for _, r := range w.backup.records[:bounds.Terms*members] {
-		b = binary.BigEndian.AppendUint16(b, uint16(r.bits()))
-	}
 	return b
 }
 
@@ -72,19 +57,6 @@ func decode(k []byte, bounds Bounds) *world {
 	for m := range w.members {
 		w.members[m] = history(k[0])<<16 | history(k[1])<<8 | history(k[2])
 		k = k[historySize:]
-	}
-	if !bounds.faulty() {
-		return w
-	}
-	w.faults = faultsOf(binary.BigEndian.Uint16(k))
-	k = k[flagsSize:]
-	for _, g := range []*group{&w.claim.group, &w.backup.groups[0], &w.backup.groups[1]} {
-		*g = groupOf(binary.BigEndian.Uint32(k))
-		k = k[groupSize:]
-	}
-	for i := range w.backup.records[:bounds.Terms*members] {
-		w.backup.records[i] = recordOf(uint64(binary.BigEndian.Uint16(k)))
-		k = k[recordSize:]
 	}
 	return w
 }
@@ -108,21 +80,6 @@ func (g *group) bits() uint32 { return uint32(g.state)<<28 | uint32(g.move)<<24 
 
 func groupOf(v uint32) group {
 	return group{groupState(v >> 28), slot(v >> 24 & 0xf), history(v & 0xffffff)}
-}
-
-// bits packs what is in no group and no record into 14 bits.
-func (f *faults) bits() uint16 {
-	v := bit(f.claim.supported)<<3 | uint64(f.backup.state)<<1 | uint64(f.backup.of)
-	v = v<<2 | uint64(f.claim.by)<<1 | bit(f.claim.untold)
-	return uint16(v<<8 | uint64(f.shown[0])<<5 | uint64(f.shown[1])<<2 | bit(f.kept[0])<<1 | bit(f.kept[1]))
-}
-
-func faultsOf(v uint16) faults {
-	return faults{
-		backup: backup{state: backupState(v >> 11 & 3), of: server(v >> 10 & 1)},
-		claim:  claim{by: server(v >> 9 & 1), untold: v>>8&1 != 0, supported: v>>13&1 != 0},
-		shown:  [2]uint8{uint8(v >> 5 & 7), uint8(v >> 2 & 7)}, kept: [2]bool{v>>1&1 != 0, v&1 != 0},
-	}
 }
 
 // bits packs a record into 13 bits.

@@ -5,10 +5,10 @@ package explore
 // mayRequest: a member asks once for each term, from the term before.
 func (m *model) mayRequest(w *world, i slot) bool {
 	h := w.members[i.member()]
-	if m.bounds.Alone && !w.apart() && w.moves[i.mirror()] != (move{}) {
+	if m.bounds.Alone && w.moves[i.mirror()] != (move{}) {
 		return false
 	}
-	return w.moves[i].target.state == none && !w.moves[i].over && h.term() == i.term()-1 && !h.has(claimed) && !w.used(i)
+	return w.moves[i].target.state == none && !w.moves[i].over && h.term() == i.term()-1
 }
 
 // start makes the migration Commit for the epoch of the offer and sends it with the Init.
@@ -22,22 +22,7 @@ func (m *model) start(w *world, i slot) messages {
 }
 
 // current is the row of the server that a member holds for current.
-func (w *world) current(member int) *group {
-	h := w.members[member]
-	if h.has(claimed) {
-		return &w.claim.group
-	}
-	return &w.groups[h.term()]
-}
-
-// host is the server that a member holds for current.
-func (w *world) host(member int) server {
-	h := w.members[member]
-	if h.has(claimed) {
-		return w.claim.by
-	}
-	return server(h.term() % 2)
-}
+func (w *world) current(member int) *group { return &w.groups[w.members[member].term()] }
 
 func (m *model) mayReceive(w *world, i slot) bool {
 	h := w.members[i.member()]
@@ -66,8 +51,8 @@ func (m *model) mayCommit(w *world, i slot) bool {
 			return false
 		}
 	}
-	return once(i) && !m.bounds.NoCommits && g.state == groupActive && w.here(w.host(i.member())) == g &&
-		g.history == w.members[i.member()] && !g.history.has(ownCommit(i.member()))
+	return once(i) && !m.bounds.NoCommits && g.state == groupActive && g.history == w.members[i.member()] &&
+		!g.history.has(ownCommit(i.member()))
 }
 
 func (m *model) commit(w *world, i slot) messages {

@@ -12,16 +12,13 @@ import (
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			return play(t, courses[d.Cmd], strings.Split(d.Input, "\n"))
+			return play(t, strings.Split(d.Input, "\n"))
 		})
 	})
 }
 
-// courses are the searches that a course is of, by the command in its file.
-var courses = map[string]Bounds{"play": stated, "claim": claims, "restore": {Terms: 1, Restores: true}}
-
-func play(t *testing.T, b Bounds, events []string) string {
-	m := &model{bounds: b}
+func play(t *testing.T, events []string) string {
+	m := &model{bounds: stated}
 	at := *first()
 	var out strings.Builder
 	for n, name := range events {

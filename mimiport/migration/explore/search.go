@@ -13,9 +13,7 @@ type Bounds struct {
 	Losses     int  // of messages, at most 3
 	Duplicates int  // of messages, at most 3
 	NoCommits  bool // members make no Commits but those that move the group
-	Alone      bool // of each term only one member asks to be moved on, until a server is restored or a term is claimed
-	Restores   bool // a server is restored from a backup once, and then an operator may begin a term
-	Claims     bool // an operator may begin a term, once
+	Alone      bool // of each term only one member asks to be moved on
 }
 
 // Result is what a search has found.
@@ -55,7 +53,7 @@ type node struct {
 // Explore searches all states within the bounds, those with the fewest faults on the way first, breadth first among these; then it follows
 // fair schedules from each.
 func Explore(b Bounds, bug Bug) Result {
-	s := &search{model: &model{b, bug}, space: newSpace(keySize(b)), queues: make([][]uint32, b.Crashes+b.Losses+b.Duplicates+1)}
+	s := &search{model: &model{bounds: b, bug: bug}, space: newSpace(keySize(b)), queues: make([][]uint32, b.Crashes+b.Losses+b.Duplicates+1)}
 	s.reach(node{state: s.number(first()), left: budget{int8(b.Crashes), int8(b.Losses), int8(b.Duplicates)}})
 	for used := range s.queues {
 		for n := 0; n < len(s.queues[used]) && s.result.Violation == ""; n++ {

@@ -13,9 +13,6 @@ func (w *world) moved(i slot) history {
 
 // here is the row by which a server answers for the group: of the highest term that is not dropped.
 func (w *world) here(s server) *group {
-	if w.claim.by == s && w.claim.state != groupNone {
-		return &w.claim.group
-	}
 	for t := maxTerms; t >= 0; t-- {
 		if g := &w.groups[t]; server(t%2) == s && g.state != groupNone && g.state != groupDropped {
 			return g
@@ -28,26 +25,18 @@ func (w *world) here(s server) *group {
 type model struct {
 	bounds Bounds
 	bug    Bug
+	room   struct{ quiet, taken, saved, next world } // for one of each
 }
 
-// site is where a step happens: a record, and the row of the group that it is about, at a server.
+// site is where a step happens: a record, and the row of the group that it is about.
 type site struct {
-	server server
 	move   slot
 	record *record
 	group  *group
 }
 
-func (w *world) source(i slot) site {
-	return site{i.source(), i, &w.moves[i].source, w.sourceGroup(i)}
-}
-
-func (w *world) target(i slot) site {
-	return site{i.target(), i, &w.moves[i].target, w.targetGroup(i)}
-}
-
-// bare is a row of the group without a record.
-func bare(s server, g *group) site { return site{s, byClaim, new(record), g} }
+func (w *world) source(i slot) site { return site{i, &w.moves[i].source, w.sourceGroup(i)} }
+func (w *world) target(i slot) site { return site{i, &w.moves[i].target, w.targetGroup(i)} }
 
 // step lets a record take one step and stores all that follows from it, as the machine says.
 func (m *model) step(w *world, at site, e migration.Event) error {
@@ -80,18 +69,12 @@ func (w *world) store(at site, ready *migration.Ready) {
 	}
 	for _, row := range ready.Put {
 		r.rows |= rowBit(row.Kind)
-		w.claim.untold = w.claim.untold || row.Kind == migration.RowLineage
 	}
 	r.stored = (r.stored || ready.KeepContent != nil) && !ready.DropContent
 	if ready.Accept || ready.Begin {
-		g.history = w.begins(at.move)
+		g.history = w.moved(at.move)
 	}
-	for _, e := range ready.Evidence {
-		if e.Kind == migration.EvidenceOwnForgotten || e.Kind == migration.EvidenceHigherTerm {
-			w.kept[at.server] = true
-		}
-	}
-	if at.move != byClaim && w.moves[at.move].source.state != frozen {
+	if w.moves[at.move].source.state != frozen {
 		w.moves[at.move].late = false // nobody looks at that clock any more
 	}
 }
@@ -106,14 +89,6 @@ func sign(ready *migration.Ready, i slot) {
 	case migration.SignAbort:
 		m.Abort = signed(abort, i)
 	}
-}
-
-// begins is the history of a group when a migration has moved it or a claim has begun.
-func (w *world) begins(i slot) history {
-	if i == byClaim {
-		return w.claim.history
-	}
-	return w.moved(i)
 }
 
 // What S does, as in delivery/source.go.
@@ -166,12 +141,7 @@ func (m *model) sendContent(w *world, i slot) messages {
 
 // sendOutcome is sendDecision.
 func (m *model) sendOutcome(w *world, i slot) messages {
-	r := &w.moves[i].source
-	if r.state == moved { // it has been shown its own confirmation since it signed the abort
-		r.rows &^= rowOutcome
-		return 0
-	}
-	return r.holds & (confirmation | abort)
+	return w.moves[i].source.holds & (confirmation | abort)
 }
 
 func (m *model) takeAck(w *world, i slot) messages {
@@ -203,10 +173,7 @@ func (m *model) takeContent(w *world, i slot) messages {
 		mv.target.state = offered
 	}
 	if mv.target.state == offered {
-		if !mv.expired {
-			m.takeLineage(w, i.target(), mv.base.steps())
-		}
-		if mv.expired || !w.continues(i) {
+		if mv.expired {
 			return refusal
 		}
 	}

@@ -49,35 +49,11 @@ func (w *world) facts() []string {
 			}
 		}
 	}
-	w.faults.facts(say)
 	for m, h := range w.members {
 		say("%s has Commits %s", memberNames[m], h)
 	}
 	slices.Sort(facts)
 	return facts
-}
-
-func (f *faults) facts(say func(string, ...any)) {
-	if f.backup.state == taken {
-		say("there is a backup of %s", f.backup.of)
-	}
-	if g := &f.claim.group; g.state != groupNone {
-		say("%s, term %d: the group is %s, Commits %s", f.claim.by, g.history.term(), groupNames[g.state], g.history)
-	}
-	if f.claim.supported {
-		say("the room supports the claim")
-	}
-	if f.claim.untold {
-		say("%s has to show that it reclaimed the group", f.claim.by)
-	}
-	for s := range server(2) {
-		if f.shown[s] > 0 {
-			say("%s has been shown term %d", s, f.shown[s])
-		}
-		if f.kept[s] {
-			say("%s has kept evidence", s)
-		}
-	}
 }
 
 func (r *record) facts(say func(string, ...any), s server, i slot) {

@@ -3,11 +3,10 @@ package explore
 // tidy lets happen at once what need not wait, so that worlds that differ in it only are one. Members receive what was accepted: one
 // that lags behind can do nothing that counts. A row's message is on its way as long as the row is there, and what comes to a record
 // that has ended is taken as soon as it is sent: the machine is asked, and where it changes anything but rows and messages the step
-// is left to the search. Where a claim can come between, only what comes to ended records is taken at once, and where a server can yet be restored,
-// nothing.
+// is left to the search.
 func (m *model) tidy(w *world) {
 	for i := range slot(members) {
-		for !m.bounds.faulty() && m.mayReceive(w, i) {
+		for m.mayReceive(w, i) {
 			m.receive(w, i)
 		}
 	}
@@ -16,26 +15,29 @@ func (m *model) tidy(w *world) {
 		m.forgetClock(mv)
 		mv.source.rows &^= rowPurge
 		mv.target.rows &^= rowPurge
-		if m.bounds.Restores && !w.restored() {
-			continue
-		}
 		for again := mv.net != 0 || mv.source.rows|mv.target.rows != 0; again; {
 			again = false
-			for n := range actions {
-				if a := &actions[n]; a.fair && a.can(m, w, i) && m.past(a, mv) {
-					next := *w
-					next.moves[i].net &^= a.takes
-					next.moves[i].net |= a.do(m, &next, i)
-					if next != *w && quiet(w, &next, i) {
-						*w, again = next, true
-					}
+			for _, n := range prompt {
+				if a := &actions[n]; m.past(a, mv) && a.can(m, w, i) {
+					again = m.takeQuietly(a, w, i) || again
 				}
 			}
 		}
-		if !m.bounds.faulty() {
-			m.forget(w, i)
-		}
+		m.forget(w, i)
 	}
+}
+
+// takeQuietly does what changes no more than the rows and messages of a migration, if it changes these.
+func (m *model) takeQuietly(a *action, w *world, i slot) bool {
+	next := &m.room.quiet
+	*next = *w
+	next.moves[i].net &^= a.takes
+	next.moves[i].net |= a.do(m, next, i)
+	if !quiet(w, next, i) || next.moves[i] == w.moves[i] {
+		return false
+	}
+	*w = *next
+	return true
 }
 
 // past says whether the action is by a party for which the migration has ended, or only sends what a row asks for.
@@ -44,23 +46,28 @@ func (m *model) past(a *action, mv *move) bool {
 	case a.takes == initiation:
 		return mv.source.state != none || mv.target.ended()
 	case a.sends:
-		return !m.bounds.faulty() && mv.net&(vote|refusal|ack|abortAck) == 0 // no answer is on its way
+		return mv.net&(vote|refusal|ack|abortAck) == 0 // no answer is on its way
 	case a.by == bySource:
 		return mv.source.ended()
 	}
 	return a.by == byTarget && mv.target.ended()
 }
 
-func (r *record) ended() bool { return states[r.state].Ended() }
+func (r *record) ended() bool { return ended[r.state] }
+
+// ended says of each state whether it is an end.
+var ended = func() (of [len(states)]bool) {
+	for n, s := range states {
+		of[n] = s.Ended()
+	}
+	return of
+}()
 
 // quiet says whether a step changed no more than the rows and messages of a migration.
 func quiet(before, after *world, i slot) bool {
-	b, a := *before, *after
-	for _, w := range []*world{&b, &a} {
-		mv := &w.moves[i]
-		mv.net, mv.source.rows, mv.target.rows, mv.expired = 0, 0, 0, false
-	}
-	return a == b
+	a, b := after.moves[i], before.moves[i]
+	a.net, a.source.rows, a.target.rows, a.expired = b.net, b.source.rows, b.target.rows, b.expired
+	return a == b && after.groups == before.groups && after.members == before.members
 }
 
 // forgetClock takes away the clock of an offer that has been taken up or has ended.

@@ -27,19 +27,11 @@ func (i slot) member() int    { return int(i) % members }
 func (i slot) source() server { return server(i.term()-1) % 2 }
 func (i slot) target() server { return server(i.term()) % 2 }
 
-// byClaim stands, where a migration could, for the operator's claim that began a term.
-const byClaim slot = 12
-
 // mirror is the slot of the other member.
-func (i slot) mirror() slot {
-	if i == byClaim {
-		return i
-	}
-	return i ^ 1
-}
+func (i slot) mirror() slot { return i ^ 1 }
 
 // history is a sequence of Commits, four bits for each, the first lowest. Its length is the epoch. A member's own Commit is
-// 1 + the member, a migration's is firstMove + its slot. A claim stands where its term begins, as if it were a Commit.
+// 1 + the member, a migration's is firstMove + its slot.
 type history uint32
 
 const firstMove = 1 + members
@@ -71,17 +63,6 @@ func (h history) term() int {
 		}
 	}
 	return n
-}
-
-// steps is the lineage: what began the terms.
-func (h history) steps() history {
-	var steps history
-	for ; h != 0; h >>= 4 {
-		if h&0xf >= firstMove {
-			steps = steps.add(h & 0xf)
-		}
-	}
-	return steps
 }
 
 // mirror is the history with the two members exchanged.
@@ -136,25 +117,12 @@ func (g *group) load() migration.Group {
 func (g *group) save(to migration.Group) {
 	g.state, g.move = groupState(slices.Index(groupStates[:], to.State)), 0
 	if g.state > groupActive {
-		g.move = slotOf(to.Migration)
+		g.move = slot(to.Migration[0] - 1)
 	}
 }
 
-// id is the id of a migration, zero for a claim.
-func (i slot) id() (id mimiport.MigrationID) {
-	if i != byClaim {
-		id[0] = 1 + byte(i)
-	}
-	return id
-}
-
-// slotOf is the inverse of id.
-func slotOf(id mimiport.MigrationID) slot {
-	if id[0] == 0 {
-		return byClaim
-	}
-	return slot(id[0] - 1)
-}
+// id is the id of a migration.
+func (i slot) id() mimiport.MigrationID { return mimiport.MigrationID{1 + byte(i)} }
 
 // states are the states of a record; zero is no record.
 var states = [...]migration.State{
@@ -244,7 +212,6 @@ type world struct {
 	groups  [maxTerms + 1]group
 	moves   [maxSlots]move
 	members [members]history
-	faults
 }
 
 // The two times there are: before and at a deadline.
@@ -326,7 +293,6 @@ func (w *world) mirror() world {
 	for t := range m.groups {
 		m.groups[t] = w.groups[t].mirror()
 	}
-	m.faults = w.faults.mirror()
 	m.members = [members]history{w.members[1].mirror(), w.members[0].mirror()}
 	return m
 }
