@@ -3,6 +3,7 @@ package explore
 import (
 	"flag"
 	"testing"
+	"time"
 )
 
 var full = flag.Bool("full", false, "explore within the stated bounds, for minutes, instead of smaller ones")
@@ -21,9 +22,11 @@ func TestExplore(t *testing.T) {
 		searches = []Bounds{stated}
 	}
 	for _, b := range searches {
+		start := time.Now()
 		r := Explore(b, "")
-		t.Logf("%+v: %d states, at most %d steps deep, settled in at most %d fair steps", b, r.States, r.Depth, r.Fair)
-		if r.Violation != "" {
+		t.Logf("%+v: %d states, at most %d steps deep, %d left to go on from, settled in at most %d fair steps, %.0f s",
+			b, r.States, r.Depth, r.Left, r.Fair, time.Since(start).Seconds())
+		if r.Violation != "" || r.Left != 0 {
 			t.Errorf("%s\n%s", r.Violation, r.Trace)
 		}
 	}
@@ -90,14 +93,14 @@ func TestKeys(t *testing.T) {
 
 func testKeys(t *testing.T, m *model) {
 	worlds := []world{*first()}
-	for n := 0; n < len(worlds) && n < 10000; n++ {
+	for n := 0; n < len(worlds) && n < 3000; n++ {
 		w := worlds[n]
 		mirrored := w.mirror()
-		k := w.key(nil, m.bounds)
-		if got := *decode(k, m.bounds); got != w && got != mirrored {
+		k := w.key(m.bounds)
+		if got := *decode(&k, m.bounds); got != w && got != mirrored {
 			t.Fatalf("%+v comes back as %+v", w, got)
 		}
-		if string(mirrored.key(nil, m.bounds)) != string(k) || mirrored.mirror() != w {
+		if mirrored.key(m.bounds) != k || mirrored.mirror() != w {
 			t.Fatalf("the mirror image of %+v is %+v", w, mirrored)
 		}
 		m.events(&w, func(_ event, next *world) { worlds = append(worlds, *next) })

@@ -63,8 +63,8 @@ const mostFair = 100
 // live follows each schedule from each state to its end. A step of it is one of the search as well, so each is taken once.
 func (s *search) live() {
 	for _, order := range []schedule{prompt, tardy} {
-		left := make([]uint8, s.len()) // 1 + the steps to the end, 0 where not known yet
-		for n := range uint32(s.len()) {
+		left := make([]uint8, s.states.Len()) // 1 + the steps to the end, 0 where not known yet
+		for n := range uint32(s.states.Len()) {
 			if !s.follow(order, n, left) {
 				s.result.Violation = "fair delivery ends with the group active at one server"
 				s.result.Trace = s.trace(s.nodeOf(n)) + s.fairTrace(s.nodeOf(n), order)
@@ -79,12 +79,12 @@ func (s *search) live() {
 func (s *search) follow(order schedule, n uint32, left []uint8) bool {
 	var path []uint32
 	for left[n] == 0 {
-		w := decode(s.key(n), s.bounds)
+		w := decode(s.states.At(n), s.bounds)
 		_, next := s.next(w, order)
 		switch {
 		case next != *w:
 			path = append(path, n)
-			n = *s.place(next.key(nil, s.bounds)) - 1
+			n = s.number(&next)
 		case w.settled():
 			left[n] = 1
 		}
@@ -106,7 +106,7 @@ func (s *search) nodeOf(state uint32) uint32 {
 // fairTrace writes a fair schedule from a node.
 func (s *search) fairTrace(n uint32, order schedule) string {
 	var out strings.Builder
-	w := decode(s.key(s.nodes[n].state), s.bounds)
+	w := decode(s.states.At(s.nodes[n].state), s.bounds)
 	for n := range mostFair {
 		e, next := s.next(w, order)
 		if next == *w {

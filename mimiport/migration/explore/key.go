@@ -12,25 +12,21 @@ const (
 	historySize = 3
 )
 
-// keySize is the length in bytes of the keys of the worlds within bounds.
-func keySize(b Bounds) int {
-	slots := b.Terms * members
-	n := slots*moveSize + (b.Terms+1)*groupSize + members*historySize
-	return n
-}
+// key is a state: one for all worlds that differ only in the members' names. What the bounds leave no room for is 0.
+type key [maxSlots*moveSize + (maxTerms+1)*groupSize + members*historySize]byte
 
-// key appends what is one for all worlds that differ only in the members' names.
-func (w *world) key(buf []byte, bounds Bounds) []byte {
+func (w *world) key(bounds Bounds) key {
 	m := w.mirror()
-	mid, n := len(buf)+keySize(bounds), len(buf)
-	buf = m.encode(w.encode(buf, bounds), bounds)
-	if bytes.Compare(buf[mid:], buf[n:mid]) < 0 {
-		copy(buf[n:mid], buf[mid:])
+	var k, mirrored key
+	w.encode(k[:0], bounds)
+	m.encode(mirrored[:0], bounds)
+	if bytes.Compare(mirrored[:], k[:]) < 0 {
+		return mirrored
 	}
-	return buf[:mid]
+	return k
 }
 
-func (w *world) encode(b []byte, bounds Bounds) []byte {
+func (w *world) encode(b []byte, bounds Bounds) {
 	for i := range w.moves[:bounds.Terms*members] {
 		b = binary.BigEndian.AppendUint64(b, w.moves[i].bits())
 	}
@@ -40,12 +36,11 @@ func (w *world) encode(b []byte, bounds Bounds) []byte {
 	for _, h := range w.members {
 		b = append(b, byte(h>>16), byte(h>>8), byte(h))
 	}
-	return b
 }
 
 // decode is the inverse of encode.
-func decode(k []byte, bounds Bounds) *world {
-	w := new(world)
+func decode(of *key, bounds Bounds) *world {
+	w, k := new(world), of[:]
 	for i := range w.moves[:bounds.Terms*members] {
 		w.moves[i] = moveOf(binary.BigEndian.Uint64(k))
 		k = k[moveSize:]

@@ -1,9 +1,10 @@
 package explore
 
 import (
-	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration/explore/space"
 )
 
 // Bounds say how much is searched; within them the search is complete.
@@ -19,6 +20,7 @@ type Bounds struct {
 // Result is what a search has found.
 type Result struct {
 	States    int    // distinct ones
+	Left      int    // nodes to go on from, 0 if the search has ended
 	Depth     int    // the most events that a state is away from the first
 	Fair      int    // the most events of a fair schedule to the end
 	Violation string // the invariant that does not hold, empty when all do
@@ -35,11 +37,10 @@ func first() *world {
 // search is a search under way.
 type search struct {
 	*model
-	space
+	states  *space.Set[key]
 	covered []uint64 // of each state: the budgets with which, or with more, it has been reached
 	nodes   []node
 	queues  [][]uint32 // nodes to go on from, by the number of faults on the way
-	buf     []byte
 	result  Result
 }
 
@@ -53,15 +54,17 @@ type node struct {
 // Explore searches all states within the bounds, those with the fewest faults on the way first, breadth first among these; then it follows
 // fair schedules from each.
 func Explore(b Bounds, bug Bug) Result {
-	s := &search{model: &model{bounds: b, bug: bug}, space: newSpace(keySize(b)), queues: make([][]uint32, b.Crashes+b.Losses+b.Duplicates+1)}
+	s := &search{model: &model{bounds: b, bug: bug}, states: space.NewSet[key](), queues: make([][]uint32, b.Crashes+b.Losses+b.Duplicates+1)}
 	s.reach(node{state: s.number(first()), left: budget{int8(b.Crashes), int8(b.Losses), int8(b.Duplicates)}})
 	for used := range s.queues {
-		for n := 0; n < len(s.queues[used]) && s.result.Violation == ""; n++ {
+		n := 0
+		for ; n < len(s.queues[used]) && s.result.Violation == ""; n++ {
 			s.expand(s.queues[used][n])
 		}
+		s.result.Left += len(s.queues[used]) - n
 		s.queues[used] = nil
 	}
-	if s.result.States = s.len(); s.result.Violation == "" {
+	if s.result.States = s.states.Len(); s.result.Violation == "" {
 		s.live()
 	}
 	return s.result
@@ -70,7 +73,7 @@ func Explore(b Bounds, bug Bug) Result {
 // expand goes one step on from a node in all ways that its budget allows.
 func (s *search) expand(n uint32) {
 	from := s.nodes[n]
-	w := decode(s.key(from.state), s.bounds)
+	w := decode(s.states.At(from.state), s.bounds)
 	s.events(w, func(e event, next *world) {
 		left, ok := from.left.after(e.fate)
 		if !ok || s.result.Violation != "" {
@@ -90,8 +93,8 @@ func (s *search) expand(n uint32) {
 
 // number gives the number of a world's state.
 func (s *search) number(w *world) uint32 {
-	s.buf = w.key(s.buf[:0], s.bounds)
-	n := s.add(s.buf)
+	k := w.key(s.bounds)
+	n := s.states.Number(&k)
 	if int(n) == len(s.covered) {
 		s.covered = append(s.covered, 0)
 	}
@@ -134,8 +137,5 @@ func (s *search) trace(n uint32) string {
 }
 
 func writeStep(out *strings.Builder, n int, what string, before, after *world) {
-	fmt.Fprintf(out, "%3d %s\n", n, what)
-	for _, line := range differences(before, after) {
-		fmt.Fprintf(out, "      %s\n", line)
-	}
+	space.WriteStep(out, n, what, before.facts(), after.facts())
 }

@@ -82,20 +82,3 @@ func (h history) String() string {
 	}
 	return "[" + strings.Join(names, " ") + "]"
 }
-
-// differences lists what a step has ended, with a minus sign, and begun, with a plus sign.
-func differences(before, after *world) []string {
-	old, now := before.facts(), after.facts()
-	var lines []string
-	for _, f := range old {
-		if !slices.Contains(now, f) {
-			lines = append(lines, "- "+f)
-		}
-	}
-	for _, f := range now {
-		if !slices.Contains(old, f) {
-			lines = append(lines, "+ "+f)
-		}
-	}
-	return lines
-}

@@ -39,9 +39,9 @@ func TestExplore(t *testing.T) {
 	for _, sc := range searched {
 		start := time.Now()
 		r := Explore(sc, "")
-		t.Logf("%s: %d states, %d events, %d states in which all is heard, at most %d events deep, %.0f s",
-			sc.Name, r.States, r.Events, r.Ends, r.Depth, time.Since(start).Seconds())
-		if r.Violation != "" {
+		t.Logf("%s: %d states, at most %d events deep, %d left to go on from, in %d all is heard, %.0f s",
+			sc.Name, r.States, r.Depth, r.Left, r.Ends, time.Since(start).Seconds())
+		if r.Violation != "" || r.Left != 0 {
 			t.Errorf("%s\n%s", r.Violation, r.Trace)
 		}
 	}

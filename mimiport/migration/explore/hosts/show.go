@@ -70,20 +70,3 @@ func (m *model) facts(w *world) []string {
 	slices.Sort(facts)
 	return facts
 }
-
-// differences lists what a step has ended, with a minus sign, and begun, with a plus sign.
-func (m *model) differences(before, after *world) []string {
-	old, now := m.facts(before), m.facts(after)
-	var lines []string
-	for _, f := range old {
-		if !slices.Contains(now, f) {
-			lines = append(lines, "- "+f)
-		}
-	}
-	for _, f := range now {
-		if !slices.Contains(old, f) {
-			lines = append(lines, "+ "+f)
-		}
-	}
-	return lines
-}
