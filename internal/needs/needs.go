@@ -35,6 +35,9 @@ func Vectors(tb testing.TB) string {
 func PostgreSQL(tb testing.TB) string {
 	tb.Helper()
 	if path, err := exec.LookPath("pg_ctl"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err != nil {
+			tb.Fatal(err)
+		}
 		return filepath.Dir(path)
 	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_ctl") // where Debian keeps them off the path
@@ -45,6 +48,18 @@ func PostgreSQL(tb testing.TB) string {
 		missing(tb, "PostgreSQL is not installed")
 	}
 	return filepath.Dir(slices.Max(found))
+}
+
+// PgBouncer is the path of the connection pooler PgBouncer.
+func PgBouncer(tb testing.TB) string {
+	tb.Helper()
+	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} { // where Debian keeps it off the path of users
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	missing(tb, "PgBouncer is not installed")
+	return ""
 }
 
 // Client is the path of Node.js, where the TypeScript client is built for it.

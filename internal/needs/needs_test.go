@@ -9,6 +9,7 @@ import (
 func TestMachine(t *testing.T) {
 	t.Run("vectors", func(t *testing.T) { Vectors(t) })
 	t.Run("PostgreSQL", func(t *testing.T) { PostgreSQL(t) })
+	t.Run("PgBouncer", func(t *testing.T) { PgBouncer(t) })
 	t.Run("client", func(t *testing.T) { Client(t) })
 	t.Run("OpenMLS", func(t *testing.T) { OpenMLS(t) })
 	t.Run("Synapse", func(t *testing.T) { Synapse(t) })

@@ -3,7 +3,10 @@ package postgres
 import (
 	"context"
 	"database/sql"
-	"sync"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
 )
 
 // locks are advisory locks of one session. The server frees them when the session ends, however it ends: what a crashed process
@@ -11,43 +14,137 @@ import (
 type locks struct {
 	db *sql.DB
 
-	mu      sync.Mutex
-	session *sql.Conn // nil until the first lock, and after a failure
+	turn    chan struct{} // holds a token while nobody uses what is below
+	session *sql.Conn     // nil until the first lock, and after a failure
+	backend backend       // of the latest session
+	held    map[string]bool
 }
+
+// backend is the server's side of a session.
+type backend struct {
+	pid     int64
+	started time.Time // a pid is used again
+}
+
+func newLocks(db *sql.DB) *locks {
+	l := &locks{db: db, turn: make(chan struct{}, 1), held: make(map[string]bool)}
+	l.turn <- struct{}{}
+	return l
+}
+
+// errNotHeld means that the server does not know of a lock that this process has.
+var errNotHeld = errors.New("postgres: a claim was lost: a pooler may have given its connection to somebody else")
 
 // TryLock implements storage.Locks.
 func (l *locks) TryLock(ctx context.Context, name string) (ok bool, err error) {
-	err = l.ask(ctx, &ok, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", name)
+	err = l.ask(ctx, func(ctx context.Context) error {
+		if l.held[name] {
+			return nil // the session would take it a second time
+		}
+		ok, err = l.bool(ctx, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", name)
+		if ok {
+			l.held[name] = true
+		}
+		return err
+	})
 	return ok, err
 }
 
-// Unlock implements storage.Locks.
+// Unlock implements storage.Locks. It ends the session when the server does not know of the lock.
 func (l *locks) Unlock(ctx context.Context, name string) error {
-	var was bool
-	return l.ask(ctx, &was, "SELECT pg_advisory_unlock(hashtextextended($1, 0))", name)
+	return l.ask(context.WithoutCancel(ctx), func(ctx context.Context) error {
+		if !l.held[name] {
+			return errNotHeld // it was lost with a session
+		}
+		delete(l.held, name)
+		was, err := l.bool(ctx, "SELECT pg_advisory_unlock(hashtextextended($1, 0))", name)
+		if err == nil && !was {
+			l.end()
+			err = errNotHeld
+		}
+		return err
+	})
 }
 
-// ask asks the session. When that fails the session is ended, so that nothing stays locked which nobody knows of.
-func (l *locks) ask(ctx context.Context, answer *bool, query, name string) (err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// ask has the session asked, by one at a time.
+func (l *locks) ask(ctx context.Context, question func(context.Context) error) error {
+	select {
+	case <-l.turn:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { l.turn <- struct{}{} }()
 	ctx = context.WithoutCancel(ctx) // a question that is given up would end the session
 	if l.session == nil {
-		if l.session, err = l.db.Conn(ctx); err != nil {
+		if err := l.begin(ctx); err != nil {
+			l.end()
 			return err
 		}
 	}
-	if err = l.session.QueryRowContext(ctx, query, name).Scan(answer); err != nil {
-		_ = l.session.Raw(func(any) error { return sql.ErrConnDone }) // the pool must not keep it
-		l.session = nil
+	return question(ctx)
+}
+
+// bool asks the session. When that fails the session is ended, so that nothing stays locked which nobody knows of.
+func (l *locks) bool(ctx context.Context, query string, args ...any) (answer bool, err error) {
+	if err = l.session.QueryRowContext(ctx, query, args...).Scan(&answer); err != nil {
+		l.end()
+	}
+	return answer, err
+}
+
+// begin begins a session with what the one before it held. A server that has not noticed that the connection was lost
+// would keep all of that: so its side is ended first. What another process has got hold of meanwhile is lost.
+func (l *locks) begin(ctx context.Context) (err error) {
+	if l.session, err = l.db.Conn(ctx); err != nil {
+		return err
+	}
+	var b backend
+	err = l.session.QueryRowContext(ctx, "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()").
+		Scan(&b.pid, &b.started)
+	if err != nil {
+		return err
+	}
+	if err := l.requireEnded(ctx, l.backend); err != nil {
+		return err
+	}
+	l.backend = b
+	for name := range l.held {
+		ok, err := l.bool(ctx, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", name)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			delete(l.held, name)
+		}
+	}
+	return nil
+}
+
+// requireEnded fails until the server's side of a session holds no lock any more. It has it ended.
+func (l *locks) requireEnded(ctx context.Context, b backend) error {
+	var ended, all int
+	err := l.session.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM (
+			SELECT DISTINCT pid FROM pg_locks JOIN pg_stat_activity AS a USING (pid)
+			WHERE locktype = 'advisory' AND pid = $1 AND backend_start = $2 AND pid <> pg_backend_pid()
+		) AS old`, b.pid, b.started).Scan(&all, &ended)
+	if err == nil && all > 0 {
+		err = fmt.Errorf("postgres: the session that held the claims still ends (%d of %d)", ended, all)
 	}
 	return err
 }
 
+// end ends the session.
+func (l *locks) end() {
+	if l.session != nil {
+		_ = l.session.Raw(func(any) error { return driver.ErrBadConn }) // the pool must not keep it
+		l.session = nil
+	}
+}
+
 // Close frees all locks.
 func (l *locks) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	<-l.turn
+	defer func() { l.turn <- struct{}{} }()
 	if l.session != nil {
 		_ = l.session.Close() // into the pool, which ends it
 		l.session = nil

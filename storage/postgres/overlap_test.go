@@ -21,9 +21,10 @@ import (
 
 // testOverlap lets two processes of one homeserver work on one database, as when one takes over before the other has ended: never
 // is more than one Commit accepted in an epoch, and no server gets messages out of order.
-func testOverlap(t *testing.T, server *pgtest.Server) {
+func testOverlap(t *testing.T, server *pgtest.Server) { testOverlapAt(t, server.Database(t)) }
+
+func testOverlapAt(t *testing.T, database string) {
 	const epochs = 40
-	database := server.Database(t)
 	got := &receiver{last: make(map[string]uint64), t: t, want: 2 * epochs, done: make(chan struct{})}
 	first, second := startProcess(t, database, got), startProcess(t, database, got)
 	group, id := bindGroup(t, first)

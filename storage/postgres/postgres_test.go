@@ -3,6 +3,8 @@ package postgres_test
 import (
 	"database/sql"
 	"errors"
+	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +41,10 @@ func TestPostgres(t *testing.T) {
 		{"Claims", testClaims},
 		{"Overlap", testOverlap},
 		{"RemovalWaitsForAddition", testRemovalWaitsForAddition},
+		{"BlackHole", testBlackHole},
+		{"Pooled", testPooled},
+		{"Turn", testTurn},
+		{"TwoHosts", testTwoHosts},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, server) })
 	}
@@ -90,6 +96,33 @@ func testRacingMigrations(t *testing.T, server *pgtest.Server) {
 	wait.Wait()
 }
 
+// testTurn: who waits for another process that brings the schema up to date says so, and in the end who it is.
+func testTurn(t *testing.T, server *pgtest.Server) {
+	database := server.Database(t)
+	holder := connect(t, database)
+	holder.SetMaxOpenConns(1)
+	log := new(strings.Builder)
+	take := func() error {
+		db := connect(t, database)
+		db.SetMaxOpenConns(1)
+		return postgres.TakeTurn(t.Context(), db, time.Millisecond, slog.New(slog.NewTextHandler(log, nil)))
+	}
+	var pid int
+	if err := holder.QueryRow("SELECT pg_backend_pid()").Scan(&pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := postgres.TakeTurn(t.Context(), holder, time.Millisecond, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	err := take()
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("held by process %d ", pid)) {
+		t.Errorf("got %v, want that %d holds the lock", err, pid)
+	}
+	if !strings.Contains(log.String(), "waiting for it") {
+		t.Errorf("the log says %q", log)
+	}
+}
+
 func testNewerSchema(t *testing.T, server *pgtest.Server) {
 	database := server.Database(t)
 	store, err := postgres.Open(t.Context(), database, pool)
@@ -106,8 +139,9 @@ func testNewerSchema(t *testing.T, server *pgtest.Server) {
 }
 
 // Claims are one process's at a time, and end with it.
-func testClaims(t *testing.T, server *pgtest.Server) {
-	database := server.Database(t)
+func testClaims(t *testing.T, server *pgtest.Server) { testClaimsAt(t, server.Database(t)) }
+
+func testClaimsAt(t *testing.T, database string) {
 	open := func() storage.Store {
 		store, err := postgres.Open(t.Context(), database, pool)
 		if err != nil {

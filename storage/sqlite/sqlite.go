@@ -21,7 +21,7 @@ const maxReaders = 8
 
 // Open opens, or creates, the file that a connection string of the homeserver's form names: "file:mimi.db", relative to the
 // working directory, or "file:/var/lib/mimi.db". What has been committed survives a power cut. The file must be on a local
-// disk: writers do not hold back readers, and for that SQLite shares memory between connections. See sqlstore.Open.
+// disk: writers do not hold back readers, and for that SQLite shares memory between connections. See sqlstore.Migrate.
 func Open(ctx context.Context, connection string) (*sqlstore.Store, error) {
 	file, err := parse(connection)
 	if err != nil {
@@ -35,7 +35,11 @@ func Open(ctx context.Context, connection string) (*sqlstore.Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, write.Close())
 	}
-	return sqlstore.Open(ctx, engine, write, read)
+	store := sqlstore.New(engine, write, read)
+	if err := sqlstore.Migrate(ctx, write, engine.Dialect); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return store, nil
 }
 
 // parse is the file's path from its connection string. As the homeserver does, it takes nothing else from there.

@@ -17,7 +17,14 @@ var migrationFiles embed.FS
 // versionTable is ours alone: the host may keep its own in the same database.
 const versionTable = "mimiport_schema_version"
 
-// migrate brings the schema to this binary's version. It refuses a schema that a newer binary has written.
+// Migrate brings the schema to this binary's version. It refuses a schema that a newer binary has written.
+func Migrate(ctx context.Context, db *sql.DB, dialect database.Dialect) error {
+	if err := migrate(ctx, db, dialect); err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	return nil
+}
+
 func migrate(ctx context.Context, db *sql.DB, dialect database.Dialect) error {
 	versions, err := database.NewStore(dialect, versionTable)
 	if err != nil {

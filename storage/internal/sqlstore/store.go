@@ -49,14 +49,10 @@ type Store struct {
 
 var _ storage.Store = (*Store)(nil)
 
-// Open makes a Store that writes and reads through two pools, which may be the same one, and which it closes in the end, also
-// when it fails. It brings the schema to this binary's version, or refuses one that is newer.
-func Open(ctx context.Context, engine Engine, write, read *sql.DB) (*Store, error) {
-	s := &Store{engine: engine, write: write, read: read}
-	if err := migrate(ctx, write, engine.Dialect); err != nil {
-		return nil, fmt.Errorf("storage: %w", errors.Join(err, s.Close()))
-	}
-	return s, nil
+// New makes a Store that writes and reads through two pools, which may be the same one, and which it closes in the end.
+// The schema must be this binary's: see Migrate.
+func New(engine Engine, write, read *sql.DB) *Store {
+	return &Store{engine: engine, write: write, read: read}
 }
 
 // Close waits for running transactions and closes the database.
@@ -105,7 +101,7 @@ func (s *Store) transact(ctx context.Context, op string, f func(*tx) error) erro
 }
 
 func (s *Store) attempt(ctx context.Context, f func(*tx) error) error {
-	t, err := s.write.BeginTx(ctx, nil)
+	t, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -114,6 +110,18 @@ func (s *Store) attempt(ctx context.Context, f func(*tx) error) error {
 		return err
 	}
 	return t.Commit()
+}
+
+// begin begins a transaction that the end of the context interrupts up to its COMMIT, but not in it: PostgreSQL reports
+// a COMMIT as done whose wait for a synchronous standby was interrupted.
+func (s *Store) begin(ctx context.Context) (*sql.Tx, error) {
+	until, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	t, err := s.write.BeginTx(until, nil)
+	if !stop() && err == nil {
+		err = ctx.Err() // the transaction is rolled back
+	}
+	return t, err
 }
 
 // Apply implements storage.Store.

@@ -21,58 +21,114 @@ import (
 // Server is a running server. It listens on a Unix socket alone.
 type Server struct {
 	directory string
+	programs  string // the folder of PostgreSQL's
+	options   string // of the server
+	attr      *syscall.SysProcAttr
 	databases atomic.Int64
+	stopped   bool
 }
 
 // Start starts a server and stops it when the test ends. Where PostgreSQL is not installed, package needs ends the
 // test.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
-	programs := needs.PostgreSQL(tb)
+	s := prepare(tb, needs.PostgreSQL(tb))
+	s.run(tb, "initdb", "-D", s.data(), "-U", "mimi", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync")
+	s.start(tb)
+	return s
+}
+
+// prepare makes a server's directory.
+func prepare(tb testing.TB, programs string) *Server {
+	tb.Helper()
 	directory, err := os.MkdirTemp("", "pgtest")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { os.RemoveAll(directory) })
-	attr := unprivileged(tb, directory)
-	run := func(name string, args ...string) {
-		tb.Helper()
-		cmd := exec.Command(filepath.Join(programs, name), args...)
-		cmd.Dir, cmd.SysProcAttr = directory, attr
-		log, err := os.Create(filepath.Join(directory, name+".log")) // no pipe: the server would keep it open
-		if err != nil {
-			tb.Fatal(err)
-		}
-		defer log.Close()
-		cmd.Stdout, cmd.Stderr = log, log
-		if err := cmd.Run(); err != nil {
-			output, _ := os.ReadFile(log.Name())
-			tb.Fatalf("%s: %v\n%s", name, err, output)
-		}
-	}
-	data := filepath.Join(directory, "data")
-	run("initdb", "-D", data, "-U", "mimi", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync")
-	options := fmt.Sprintf("-k %s -c listen_addresses='' -c max_connections=200", directory)
+	s := &Server{directory: directory, programs: programs, attr: unprivileged(tb, directory)}
+	s.options = fmt.Sprintf("-k %s -c listen_addresses='' -c max_connections=200", directory)
 	if _, measured := tb.(*testing.B); !measured {
-		options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off" // nothing here outlives the power
+		s.options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off" // nothing here outlives the power
 	}
-	run("pg_ctl", "-D", data, "-w", "-o", options, "start")
-	tb.Cleanup(func() { run("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop") })
-	return &Server{directory: directory}
+	return s
 }
 
-// Database creates an empty database and returns its connection string.
-func (s *Server) Database(tb testing.TB) string {
+func (s *Server) data() string { return filepath.Join(s.directory, "data") }
+
+// run runs one of PostgreSQL's programs.
+func (s *Server) run(tb testing.TB, name string, args ...string) {
+	tb.Helper()
+	cmd := exec.Command(filepath.Join(s.programs, name), args...)
+	cmd.Dir, cmd.SysProcAttr = s.directory, s.attr
+	log, err := os.Create(filepath.Join(s.directory, name+".log")) // no pipe: the server would keep it open
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		output, _ := os.ReadFile(log.Name())
+		tb.Fatalf("%s: %v\n%s", name, err, output)
+	}
+}
+
+func (s *Server) start(tb testing.TB) {
+	tb.Helper()
+	s.run(tb, "pg_ctl", "-D", s.data(), "-w", "-o", s.options, "start")
+	tb.Cleanup(func() { s.Kill(tb) })
+}
+
+// Kill ends the server at once, as a power cut does.
+func (s *Server) Kill(tb testing.TB) {
+	tb.Helper()
+	if !s.stopped {
+		s.stopped = true
+		s.run(tb, "pg_ctl", "-D", s.data(), "-w", "-m", "immediate", "stop")
+	}
+}
+
+// Standby starts a server that follows this one. Each transaction waits from now on until the standby has it too.
+func (s *Server) Standby(tb testing.TB) *Server {
+	tb.Helper()
+	standby := prepare(tb, s.programs)
+	standby.run(tb, "pg_basebackup", "-h", s.directory, "-U", "mimi", "-D", standby.data(),
+		"-R", "--no-sync", "-c", "fast")
+	standby.start(tb)
+	s.exec(tb, "ALTER ROLE mimi SET synchronous_commit = on", "ALTER SYSTEM SET synchronous_standby_names = '*'",
+		"SELECT pg_reload_conf()")
+	return standby
+}
+
+// Promote makes a standby a server that can be written to.
+func (s *Server) Promote(tb testing.TB) {
+	tb.Helper()
+	s.exec(tb, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_promote(true)")
+}
+
+// Socket is the path of the Unix socket.
+func (s *Server) Socket() string { return filepath.Join(s.directory, ".s.PGSQL.5432") }
+
+// exec runs statements, one after the other.
+func (s *Server) exec(tb testing.TB, statements ...string) {
 	tb.Helper()
 	db, err := sql.Open("postgres", s.connection("postgres"))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	defer db.Close()
-	name := fmt.Sprintf("test%d", s.databases.Add(1))
-	if _, err := db.Exec("CREATE DATABASE " + name); err != nil {
-		tb.Fatal(err)
+	for _, statement := range statements {
+		if _, err := db.Exec(statement); err != nil {
+			tb.Fatalf("%s: %v", statement, err)
+		}
 	}
+}
+
+// Database creates an empty database and returns its connection string.
+func (s *Server) Database(tb testing.TB) string {
+	tb.Helper()
+	name := fmt.Sprintf("test%d", s.databases.Add(1))
+	s.exec(tb, "CREATE DATABASE "+name)
 	return s.connection(name)
 }
 

@@ -1,0 +1,4 @@
+package postgres
+
+// TakeTurn is takeTurn, for tests.
+var TakeTurn = takeTurn

@@ -1,0 +1,35 @@
+package postgres_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
+)
+
+// testPooled: a pooler that hands out connections by transaction is refused at the start, however often it is tried,
+// and no lock is left behind. One that does so by session serves as PostgreSQL itself does.
+func testPooled(t *testing.T, server *pgtest.Server) {
+	database := server.Database(t)
+	through := pgtest.Bouncer(t, server, "transaction", database)
+	for range 3 {
+		store, err := postgres.Open(t.Context(), through, hurried)
+		if err == nil {
+			store.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), "a pooler hands out connections by transaction") {
+			t.Errorf("pooling by transaction: %v", err)
+		}
+	}
+	var locks int
+	db := connect(t, database)
+	err := db.QueryRow(`SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
+		WHERE locktype = 'advisory' AND datname = current_database()`).Scan(&locks)
+	if err != nil || locks > 0 {
+		t.Errorf("%d locks are left, %v", locks, err)
+	}
+	through = pgtest.Bouncer(t, server, "session", database)
+	testClaimsAt(t, through)
+	testOverlapAt(t, through)
+}

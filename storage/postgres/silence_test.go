@@ -1,0 +1,107 @@
+package postgres_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
+)
+
+// hurried is a pool whose server counts as gone soon.
+var hurried = postgres.Pool{MaxOpen: 10, MaxIdle: 10, Patience: time.Second}
+
+// open opens a store that ends with the test.
+func open(t *testing.T, connection string, pool postgres.Pool) storage.Store {
+	t.Helper()
+	store, err := postgres.Open(t.Context(), connection, pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() }) // which cannot say farewell to a server that has vanished
+	return store
+}
+
+// testBlackHole lets a server vanish without closing a connection, and come back for new connections only. One failure
+// for each of what was under way is all that the silence costs: nothing hangs, nothing that was written is lost, and a
+// claim goes on, which the server's side of the lost connection would keep from everybody.
+func testBlackHole(t *testing.T, server *pgtest.Server) {
+	database := server.Database(t)
+	proxy := pgtest.NewProxy(t, server)
+	store := open(t, pgtest.Through(t, database, proxy), hurried)
+	other := open(t, database, pool)
+	one := storage.Row{Destination: "a", Queue: "one", Order: 1}
+	two := storage.Row{Destination: "a", Queue: "two", Order: 1}
+	if err := store.Apply(t.Context(), &storage.Change{Rows: []storage.Row{one, two}}); err != nil {
+		t.Fatal(err)
+	}
+	release, err := store.Claim(t.Context(), one.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, store)
+
+	proxy.Swallow()
+	if err := store.PutSetting(t.Context(), "swallowed", []byte("1")); err == nil {
+		t.Fatal("stored in a black hole")
+	}
+	proxy.Lead(server)
+	if err := store.PutSetting(t.Context(), "after", []byte("1")); err != nil {
+		t.Errorf("a connection that the silence of another one proves dead is used: %v", err)
+	}
+	_, err = store.Claim(t.Context(), two.Key())
+	if err == nil {
+		t.Error("the connection that held the claims has passed something")
+	}
+	for err != nil { // until the server has ended its side of that connection
+		_, err = store.Claim(t.Context(), two.Key())
+	}
+	if _, err := other.Claim(t.Context(), one.Key()); !errors.Is(err, storage.ErrConflict) {
+		t.Errorf("another process got what this one has claimed: %v", err)
+	}
+	release()
+	if _, err := other.Claim(t.Context(), one.Key()); err != nil {
+		t.Errorf("what was released cannot be claimed: %v", err)
+	}
+	if _, err := store.Setting(t.Context(), "swallowed"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("what was swallowed: %v", err)
+	}
+}
+
+// fill makes the pool hold as many connections as it may.
+func fill(t *testing.T, store storage.Store) {
+	t.Helper()
+	ended := make(chan error)
+	for range hurried.MaxOpen {
+		go func() { ended <- store.PutSetting(t.Context(), "filled", []byte("1")) }()
+	}
+	for range hurried.MaxOpen {
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// testTwoHosts lets one of two hosts in one connection string vanish. The other one, its standby, takes over with all
+// that was acknowledged.
+func testTwoHosts(t *testing.T, _ *pgtest.Server) {
+	primary := pgtest.Start(t)
+	database := primary.Database(t)
+	standby := primary.Standby(t)
+	first, second := pgtest.NewProxy(t, primary), pgtest.NewProxy(t, standby)
+	store := open(t, pgtest.Through(t, database, second, first), hurried) // the first one cannot be written to
+	if err := store.PutSetting(t.Context(), "before", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	first.Swallow()
+	primary.Kill(t)
+	standby.Promote(t)
+	for err := errors.New("not yet"); err != nil; {
+		err = store.PutSetting(t.Context(), "after", []byte("1"))
+	}
+	if got, err := store.Setting(t.Context(), "before"); err != nil || string(got) != "1" {
+		t.Errorf("what was acknowledged before is %q, %v", got, err)
+	}
+}
