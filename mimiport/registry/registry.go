@@ -36,8 +36,8 @@ func New(engines mls.Engines, store Store, cacheBytes int) *Registry {
 
 // lock is the lock of one group.
 type lock struct {
-	sync.Mutex
-	wanted int // the number of requests that hold it or wait for it
+	free   chan struct{} // has a token while nobody holds the group
+	wanted int           // the number of requests that hold it or wait for it
 }
 
 // Held is proof that the caller holds a group's lock. With makes a Held; it is valid until the function that got it
@@ -49,12 +49,15 @@ type Held struct {
 
 // With calls f while it holds the group's lock. It calls f again when f returns storage.ErrConflict: another process
 // has changed the group, so f must load everything anew. After eight conflicts, With returns a KindConflict error. The
-// lock makes requests of this process queue instead of losing races. Only the compare-and-set of the store makes them
-// correct.
+// lock makes requests of this process queue, until their context ends, instead of losing races. Only the
+// compare-and-set of the store makes them correct.
 func (r *Registry) With(ctx context.Context, groupID []byte, f func(*Held) error) error {
-	defer r.lock(string(groupID))()
+	unlock, err := r.lock(ctx, string(groupID))
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	const attempts = 8
-	var err error
 	for range attempts {
 		if err = f(&Held{r, groupID}); !errors.Is(err, storage.ErrConflict) {
 			return err
@@ -63,23 +66,39 @@ func (r *Registry) With(ctx context.Context, groupID []byte, f func(*Held) error
 	return mimiport.Errorf("commit", mimiport.KindConflict, "%w", err)
 }
 
-func (r *Registry) lock(id string) (unlock func()) {
+// lock waits for a group until the context ends.
+func (r *Registry) lock(ctx context.Context, id string) (unlock func(), err error) {
+	l := r.want(id)
+	select {
+	case <-l.free:
+		return func() {
+			l.free <- struct{}{}
+			r.unwant(id, l)
+		}, nil
+	case <-ctx.Done():
+		r.unwant(id, l)
+		return nil, ctx.Err()
+	}
+}
+
+func (r *Registry) want(id string) *lock {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	l := r.locks[id]
 	if l == nil {
-		l = new(lock)
+		l = &lock{free: make(chan struct{}, 1)}
+		l.free <- struct{}{}
 		r.locks[id] = l
 	}
 	l.wanted++
-	r.mu.Unlock()
-	l.Lock()
-	return func() {
-		l.Unlock()
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if l.wanted--; l.wanted == 0 {
-			delete(r.locks, id)
-		}
+	return l
+}
+
+func (r *Registry) unwant(id string, l *lock) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l.wanted--; l.wanted == 0 {
+		delete(r.locks, id)
 	}
 }
 
