@@ -68,18 +68,25 @@ func Enable(d Deps) error {
 
 func enable(d *Deps, cfg *Config) error {
 	log := newLogger()
+	d.Rooms, d.Users = patientRooms{d.Rooms}, patientUsers{d.Users}
 	suites, err := cfg.mlsLimits()
 	if err != nil {
 		return err
 	}
-	metrics, err := newMetrics(&d.Config.Global.Metrics)
+	registerer := registererOf(&d.Config.Global.Metrics)
+	metrics, err := edge.NewMetrics(registerer)
+	if err != nil {
+		return err
+	}
+	health, err := newHealth(registerer, log)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(advertise(d.Routers.Client), reserveSender(d.Routers.Client, d.Config.Global.ServerName)); err != nil {
 		return err
 	}
-	store, err := openStore(d.Process.Context(), cfg.connection(d.Config.Global.DatabaseOptions.ConnectionString), &cfg.Database)
+	connection := cfg.connection(d.Config.Global.DatabaseOptions.ConnectionString)
+	store, err := openStore(d.Process.Context(), connection, &cfg.Database, log)
 	if err != nil {
 		return err
 	}
@@ -134,7 +141,7 @@ func enable(d *Deps, cfg *Config) error {
 	if err := service.Started(d.Process.Context()); err != nil {
 		return err
 	}
-	run(d.Process, service, kept, localNames(global), cfg.Retention, log)
+	run(d.Process, service, kept, localNames(global), cfg.Retention, health, log)
 	return errors.Join(
 		watchRooms(d, service.RoomChanged, log),
 		watchDevices(d, func(ctx context.Context, userID string) error {
@@ -156,16 +163,20 @@ func requireRoom(bodies *edge.Bodies, surfaces []surface) error {
 	return nil
 }
 
-func newMetrics(cfg *config.Metrics) (*edge.Metrics, error) {
+// registererOf is where metrics are registered, nil for nowhere.
+func registererOf(cfg *config.Metrics) prometheus.Registerer {
 	if !cfg.Enabled {
-		return edge.NewMetrics(nil)
+		return nil
 	}
-	return edge.NewMetrics(prometheus.DefaultRegisterer)
+	return prometheus.DefaultRegisterer
 }
 
-func openStore(ctx context.Context, connection string, limits *config.DatabaseOptions) (*engine.Store, error) {
+func openStore(
+	ctx context.Context, connection string, limits *config.DatabaseOptions, log *slog.Logger,
+) (*engine.Store, error) {
 	return engine.Open(ctx, connection, postgres.Pool{
 		MaxOpen: limits.MaxOpenConns(), MaxIdle: limits.MaxIdleConns(), MaxLifetime: limits.ConnMaxLifetime(),
+		Patience: databasePatience, Log: log,
 	})
 }
 
@@ -217,7 +228,7 @@ func localNames(global *config.Global) []string {
 // run works off what is due, and forgets what is past its retention, until the homeserver shuts down.
 func run(
 	pc *process.ProcessContext, service *delivery.Service, store storage.Store, own []string, keep Retention,
-	log *slog.Logger,
+	health *health, log *slog.Logger,
 ) {
 	worker := outbox.New(store, service.Do, own, clock, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
@@ -227,6 +238,7 @@ func run(
 		var work sync.WaitGroup
 		work.Go(func() { worker.Run(pc.Context()) })
 		work.Go(func() { forget(pc.Context(), store, keep, log) })
+		work.Go(func() { health.watch(pc.Context(), store) })
 		work.Go(func() { beat(pc.Context(), service, log) })
 		work.Go(func() { audit(pc.Context(), service.Audit, log) })
 		work.Wait()

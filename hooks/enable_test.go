@@ -409,10 +409,10 @@ func TestWorkerEndsWithTheProcess(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	if _, err := newMetrics(&config.Metrics{}); err != nil {
-		t.Fatal(err)
+	if reg := registererOf(&config.Metrics{}); reg != nil {
+		t.Errorf("metrics that are off are registered with %v", reg)
 	}
-	metrics, err := newMetrics(&config.Metrics{Enabled: true})
+	metrics, err := edge.NewMetrics(registererOf(&config.Metrics{Enabled: true}))
 	if err != nil {
 		t.Fatal(err)
 	}

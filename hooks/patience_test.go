@@ -1,0 +1,68 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	rsapi "github.com/matrix-org/dendrite/roomserver/api"
+)
+
+// hungRooms is a room server whose database has vanished: it answers nothing and heeds no context.
+type hungRooms struct {
+	rsapi.RoomserverInternalAPI
+	never chan struct{}
+}
+
+func (h hungRooms) QueryServerJoinedToRoom(
+	_ context.Context, _ *rsapi.QueryServerJoinedToRoomRequest, a *rsapi.QueryServerJoinedToRoomResponse,
+) error {
+	<-h.never
+	a.RoomExists = true
+	return nil
+}
+
+// TestHungHomeserver: a question that the homeserver never answers ends by itself, and is not taken for an answer.
+func TestHungHomeserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		never := make(chan struct{})
+		r := &rooms{api: patientRooms{hungRooms{never: never}}}
+		begin := time.Now()
+		st, err := r.Standing(t.Context(), "!room:a.example", "@user:a.example")
+		if err == nil || !strings.Contains(err.Error(), "did not answer") || st.Exists {
+			t.Errorf("got %+v, %v", st, err)
+		}
+		if waited := time.Since(begin); waited != hostPatience {
+			t.Errorf("waited %s", waited)
+		}
+		close(never)
+	})
+}
+
+// TestWithin: an answer, a refusal, a panic and the end of the caller's own context are told apart.
+func TestWithin(t *testing.T) {
+	refusal := errors.New("refused")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, test := range map[string]struct {
+		ctx  context.Context
+		ask  func(context.Context) (int, error)
+		want func(int, error) bool
+	}{
+		"an answer": {t.Context(), func(context.Context) (int, error) { return 1, nil },
+			func(n int, err error) bool { return n == 1 && err == nil }},
+		"a refusal": {t.Context(), func(context.Context) (int, error) { return 0, refusal },
+			func(_ int, err error) bool { return errors.Is(err, refusal) }},
+		"a panic": {t.Context(), func(context.Context) (int, error) { panic("broken") },
+			func(_ int, err error) bool { return err != nil && strings.Contains(err.Error(), "broken") }},
+		"the end": {gone, func(ctx context.Context) (int, error) { <-ctx.Done(); <-t.Context().Done(); return 1, nil },
+			func(_ int, err error) bool { return errors.Is(err, context.Canceled) }},
+	} {
+		if n, err := within(test.ctx, time.Hour, test.ask); !test.want(n, err) {
+			t.Errorf("%s: %d, %v", name, n, err)
+		}
+	}
+}

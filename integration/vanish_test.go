@@ -1,0 +1,245 @@
+package integration
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
+)
+
+// soonAfter is how long the first acknowledgement may take once there is a database again.
+const soonAfter = 15 * time.Second
+
+// enough is how many acknowledgements there are before, and after.
+const enough = 40
+
+// TestDatabaseVanishes: the machine with the database is lost without a closed connection, and its standby takes over,
+// at the same address or at the second one of the connection string. Without a restart the homeserver soon accepts
+// again. Every message that it has ever acknowledged is in the log, and reaches the other member in order. Where
+// Dendrite has the same database, its connections stay lost, and delivery to its users with them, until it is restarted.
+func TestDatabaseVanishes(t *testing.T) {
+	for _, test := range []struct {
+		name             string
+		twoHosts, shared bool
+	}{
+		{name: "one address"}, {name: "two hosts", twoHosts: true}, {name: "shared with Dendrite", shared: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			primary := pgtest.Start(t)
+			database := primary.Database(t)
+			standby := primary.Standby(t)
+			address := pgtest.NewProxy(t, primary)
+			addresses := []*pgtest.Proxy{address}
+			if test.twoHosts {
+				addresses = append(addresses, pgtest.NewProxy(t, standby))
+			}
+			v := newVanishing(t, pgtest.Through(t, database, addresses...), test.shared)
+			stop := v.traffic(t)
+			v.await(t, enough)
+
+			address.Swallow()
+			primary.Kill(t)
+			standby.Promote(t)
+			if !test.twoHosts {
+				address.Lead(standby)
+			}
+			again := time.Now()
+			v.await(t, 1)
+			took := time.Since(again)
+			t.Logf("the first acknowledgement came after %v", took.Round(time.Millisecond))
+			if took > soonAfter {
+				t.Errorf("that is more than %v", soonAfter)
+			}
+			v.await(t, enough)
+			stop()
+			if test.shared {
+				restart(t, v.alice.Server)
+			}
+			v.requireAll(t)
+		})
+	}
+}
+
+// vanishing is a homeserver with one database, and users whose clients send as long as they are let.
+type vanishing struct {
+	alice, bob *harness.User
+	groups     []*talk
+	more       chan struct{}
+
+	mu    sync.Mutex
+	acked int
+}
+
+// talk is a group in which one member commits, and commits again.
+type talk struct {
+	*mlstest.Group
+	path string // of its messages
+	last uint64 // the number of the last one that was acknowledged
+}
+
+// newVanishing starts a homeserver with a database for the module, or for everything.
+func newVanishing(t *testing.T, connection string, shared bool) *vanishing {
+	t.Helper()
+	network := harness.NewTestNetwork(t)
+	section := harness.Section
+	if shared {
+		network.Postgres = func() string { return connection + "&connect_timeout=3" }
+	} else {
+		section = strings.Replace(section, `{{.Database "mimi_portability"}}`, connection, 1)
+	}
+	server := network.StartServer(t, section)
+	v := &vanishing{
+		alice: harness.RegisterUser(t, server, "alice", false), bob: harness.RegisterUser(t, server, "bob", false),
+		more: make(chan struct{}),
+	}
+	sample := mlstest.New(mlstest.Options{Members: v.identities()}) // of one seed, all groups have the same keys
+	for leaf, u := range []*harness.User{v.alice, v.bob} {
+		err := u.PublishKey(harness.Within(t), "ed25519", sample.Client(uint32(leaf)).SignatureKey())
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 8 {
+		v.groups = append(v.groups, v.bind(t))
+	}
+	return v
+}
+
+// identities are those of the members, by their leaves.
+func (v *vanishing) identities() [][]byte {
+	return [][]byte{
+		mlstest.Identity(v.alice.ID, v.alice.DeviceID), mlstest.Identity(v.bob.ID, v.bob.DeviceID),
+	}
+}
+
+// bind makes a group of alice and bob, in a room of its own.
+func (v *vanishing) bind(t *testing.T) *talk {
+	t.Helper()
+	room := harness.SharedRoom(t, v.alice, v.bob)
+	var reserved api.ReserveGroupResponse
+	groups := clientapi.PathPrefix + "/ds/" + v.alice.Server.Name + "/groups"
+	err := v.alice.Do(harness.Within(t), http.MethodPost, groups, &api.ReserveGroupRequest{RoomID: room}, &reserved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: v.identities()})
+	path := groups + "/" + url.PathEscape(base64.RawURLEncoding.EncodeToString(reserved.GroupID))
+	err = v.alice.Do(harness.Within(t), http.MethodPut, path, &api.BindGroupRequest{
+		Protocol: "mls10", GroupInfo: g.GroupInfo(), RatchetTree: g.RatchetTree(),
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &talk{Group: g, path: path + "/messages"}
+}
+
+// traffic lets alice commit in all groups until it is stopped.
+func (v *vanishing) traffic(t *testing.T) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for _, g := range v.groups {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				v.commit(ctx, g)
+			}
+		})
+	}
+	return func() {
+		cancel()
+		all.Wait()
+	}
+}
+
+// commit sends one Commit until it is acknowledged.
+func (v *vanishing) commit(ctx context.Context, g *talk) {
+	c := g.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
+	req := &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}
+	var answer api.SubmitResponse
+	err := harness.Poll(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // a client does not wait for ever
+		defer cancel()
+		return v.alice.Do(ctx, http.MethodPost, g.path, req, &answer)
+	})
+	if err != nil {
+		return
+	}
+	g.Group, g.last = c.Next, answer.Seq
+	v.mu.Lock()
+	v.acked++
+	v.mu.Unlock()
+	select {
+	case v.more <- struct{}{}:
+	default:
+	}
+}
+
+// await waits for some acknowledgements that come from now on.
+func (v *vanishing) await(t *testing.T, n int) {
+	t.Helper()
+	for range n {
+		select {
+		case <-v.more:
+		case <-harness.Within(t).Done():
+			t.Fatal("nothing is accepted any more")
+		}
+	}
+}
+
+// requireAll checks that what was acknowledged is in the log of its group, and comes to bob, in order. The last Commit
+// of a group may be there without its acknowledgement.
+func (v *vanishing) requireAll(t *testing.T) {
+	t.Helper()
+	next := make(map[string]uint64) // the last message that bob has got, by the path
+	_, err := v.bob.Await(harness.Within(t), "", func(s *harness.Sync) bool {
+		for _, e := range s.ToDevice.Events {
+			var m api.FanOut
+			if e.Type != api.EventMessage || json.Unmarshal(e.Content, &m) != nil {
+				continue
+			}
+			for _, g := range v.groups {
+				if !strings.Contains(g.path, url.PathEscape(m.GroupID.String())) {
+					continue
+				}
+				if last := next[g.path]; m.Seq != last && m.Seq != last+1 {
+					t.Errorf("bob got message %d after %d", m.Seq, last)
+				}
+				next[g.path] = max(next[g.path], m.Seq)
+			}
+		}
+		for _, g := range v.groups {
+			if next[g.path] < g.last {
+				return false
+			}
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range v.groups {
+		for from := uint64(1); from <= g.last; {
+			var log api.MessagesResponse
+			path := fmt.Sprintf("%s?from=%d&limit=100", g.path, from)
+			if err := v.bob.Do(harness.Within(t), http.MethodGet, path, nil, &log); err != nil {
+				t.Fatal(err)
+			}
+			if len(log.Messages) == 0 || log.Messages[0].Seq != from {
+				t.Fatalf("the log lacks message %d of %d that were acknowledged", from, g.last)
+			}
+			from = log.Next
+		}
+	}
+	t.Logf("%d Commits were acknowledged", v.acked)
+}
