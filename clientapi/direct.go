@@ -35,6 +35,7 @@ const directSkew = storage.NonceLife / 2
 const (
 	ruleTime  = "time"
 	ruleNonce = "nonce"
+	ruleHome  = "homeserver"
 )
 
 const opDirect = "authenticate direct request"
@@ -95,6 +96,9 @@ func requireTime(ms uint64, now time.Time) error {
 
 func (d *Direct) requireSignature(ctx context.Context, q *mimiport.DirectRequest, key api.DirectKey) error {
 	public, err := d.Key(ctx, q.Service, key)
+	if mimiport.KindOf(err) == mimiport.KindPeer { // which is not the Delivery Service that the client looks for
+		return &mimiport.Error{Op: opDirect, Kind: mimiport.KindPeer, Info: mimiport.Info{Rule: ruleHome}, Err: err}
+	}
 	if err != nil {
 		return err
 	}

@@ -66,6 +66,7 @@ type counter struct {
 	t       *testing.T
 	service listener
 	asked   []string // for which keys, as which server
+	silent  error    // in place of a key
 	time    time.Time
 	rates   *edge.Rates
 	handler http.Handler
@@ -80,7 +81,7 @@ func newCounter(t *testing.T, perUser, perServer int) *counter {
 		IsLocal: isLocal, Nonces: memory.New(), Rates: c.rates, Now: clock,
 		Key: func(_ context.Context, from string, of api.DirectKey) ([]byte, error) {
 			c.asked = append(c.asked, from+": "+api.DeviceKeyName(of.Scheme, of.DeviceID))
-			return key(of.UserID + of.DeviceID).Public().(ed25519.PublicKey), nil
+			return key(of.UserID + of.DeviceID).Public().(ed25519.PublicKey), c.silent
 		},
 	}
 	services := clientapi.Services{IsLocal: isLocal, Local: &c.service}
@@ -238,6 +239,16 @@ func TestDirectRequestTime(t *testing.T) {
 	c.wantHeard("early", c.send("GET", groupURI, "", header))
 	c.time = now.Add(limit)
 	c.want("as late as can be", c.send("GET", groupURI, "", header), http.StatusForbidden, "M_BAD_SIGNATURE", "nonce")
+}
+
+// TestDirectRequestHome: a refusal says that it is the device's homeserver which does not answer, and not this server.
+func TestDirectRequestHome(t *testing.T) {
+	c := newCounter(t, 0, 0)
+	c.silent = mimiport.Errorf("ask", mimiport.KindPeer, "no answer")
+	a := c.send("GET", groupURI, "", authorization(t, request(1, "GET", groupURI, "")))
+	if a.status != http.StatusBadGateway || a.Rule != "homeserver" || len(c.service.callers) != 0 {
+		t.Errorf("got %+v, asked by %v", a, c.service.callers)
+	}
 }
 
 // TestDirectRequestPlace: users of this server have tokens, and services of other servers are asked there. Nobody is

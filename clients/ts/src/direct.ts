@@ -55,7 +55,7 @@ export class Direct implements Transport {
     const service = await this.find(server);
     const answer = await this.sendOnce(service, server, method, route, body);
     const { rule, server_time: time } = (answer.status === 403 && json(answer)) || ({} as any);
-    if (rule !== "time" || !Number.isSafeInteger(time)) return answer;
+    if (rule !== "time" || !Number.isSafeInteger(time) || time < 0) return answer;
     service.ahead = time - this.now();
     return this.sendOnce(service, server, method, route, body);
   }

@@ -64,6 +64,9 @@ interface Entry {
   message: string | undefined;
 }
 
+/** Whether it is the own homeserver that could not be reached, by a Delivery Service which is there. */
+const isOfHome = (e: unknown) => e instanceof MatrixError && e.body.rule === "homeserver";
+
 const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
 
 /** The hash by which an own message is known again. */
@@ -377,7 +380,7 @@ export class Inbox {
       .then(() => undefined)
       .catch((e: unknown) => e);
     if (refusal instanceof Unreachable) return false; // the own homeserver is away
-    if (!refused(refusal, PEER_UNREACHABLE)) {
+    if (!refused(refusal, PEER_UNREACHABLE) || isOfHome(refusal)) {
       g.silent = undefined;
       return refused(refusal, STOPPED);
     }

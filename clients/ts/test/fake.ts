@@ -98,6 +98,8 @@ export class FakeDs {
   down = false;
   /** Whether nobody has a key of this server. */
   keyless = false;
+  /** Whether it says nothing of its keys itself. */
+  mute = false;
 
   constructor(
     readonly name: string,
@@ -420,6 +422,7 @@ export class FakeDs {
   }
 }
 
+const NOTARY = "/_matrix/key/v2/query";
 const VERSIONS = "/_matrix/client/versions";
 const WELL_KNOWN = "/.well-known/matrix/client";
 
@@ -477,6 +480,8 @@ export class FakeNetwork {
   changed: string[] = [];
   /** Users whose homeserver says nothing about their devices. */
   readonly silent = new Set<string>();
+  /** Whether the users' homeserver knows no server's keys. */
+  ignorant = false;
   /** Fan-out waits here while there is an array. */
   held: (() => void)[] | undefined;
   /** Whether the users' homeserver lacks the module: with MIMI_DIRECT in the environment. */
@@ -545,7 +550,7 @@ export class FakeNetwork {
     const user = (req.headers.authorization ?? "").replace("Bearer ", "");
     const body = text === "" ? undefined : JSON.parse(text);
     const path = url.pathname.split("/").slice(1).map(decodeURIComponent);
-    if (url.pathname === "/_matrix/key/v2/query") return this.notary(body);
+    if (url.pathname === NOTARY) return this.ignorant ? { server_keys: [] } : this.notary(body);
     if (url.pathname === VERSIONS) return features("io.github.mimiport.v0", !this.stock);
     const [, , , operation, ...rest] = path;
     if (operation === "login") return this.login(body.identifier.user);
@@ -569,8 +574,8 @@ export class FakeNetwork {
     const uri = req.url!.slice(name!.length + 1);
     if (uri === VERSIONS) return features("io.github.mimiport.v0.direct_requests", true);
     if (uri === WELL_KNOWN) return { "m.homeserver": { base_url: `${this.address}/${name}` } };
-    if (uri === "/_matrix/key/v2/server") return ds.keys ?? refuse(404, "M_NOT_FOUND");
-    if (uri === "/_matrix/key/v2/query") return this.notary(JSON.parse(text));
+    if (uri === "/_matrix/key/v2/server") return (!ds.mute && ds.keys) || refuse(404, "M_NOT_FOUND");
+    if (uri === NOTARY) return this.notary(JSON.parse(text));
     if (path[4] !== "ds") throw new Refusal(404, { errcode: "M_UNRECOGNIZED" });
     const body = text === "" ? undefined : JSON.parse(text);
     const user = await this.sender(path[5]!, req.method!, uri, text, req.headers.authorization ?? "");

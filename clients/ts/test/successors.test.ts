@@ -7,6 +7,7 @@ import { test, type TestContext } from "node:test";
 import type { StateEvent } from "../src/matrix.js";
 import { emptyStore, loadStore, saveStore } from "../src/store.js";
 import { successorsIn, successorsNow, successorsOf } from "../src/successors.js";
+import { refuse } from "./fake.js";
 import { clock, net, nextRoom, party, together, User } from "./party.js";
 
 const HOUR = 3600_000;
@@ -87,6 +88,18 @@ test("a host that answers once, and a client that was away itself, begin anew", 
   assert.equal(bob.group.ds, s);
   await hours(bob, 2);
   assert.equal(bob.group.ds, t);
+});
+
+test("a host is there that cannot ask the own homeserver for the device", async (t_) => {
+  const p = await agreed(t_);
+  const { bob, s, t } = p;
+  const answer = net.ds(s).answer.bind(net.ds(s));
+  await recovered(p, t);
+  net.ds(s).down = false;
+  net.ds(s).answer = (method, path, ...rest) =>
+    path.length === 2 ? refuse(502, "M_PEER_UNREACHABLE", { rule: "homeserver" }) : answer(method, path, ...rest);
+  await hours(bob, 25);
+  assert.deepEqual([bob.group.ds, bob.group.silent], [s, undefined]);
 });
 
 test("how long the host has been out of reach survives a restart", async (t_) => {
