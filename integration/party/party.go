@@ -48,8 +48,13 @@ func (p *Party) Add(ctx context.Context, c *harness.Client) error {
 func (p *Party) Say(ctx context.Context, from *harness.Client) (text string, err error) {
 	p.said++
 	text = fmt.Sprintf("message %d from %s", p.said, from.Name)
+	return text, p.SayText(ctx, from, text)
+}
+
+// SayText has a member send a text, and all others decrypt it.
+func (p *Party) SayText(ctx context.Context, from *harness.Client, text string) error {
 	if err := from.Do(ctx, "send", harness.Args{"text": text}, nil); err != nil {
-		return "", err
+		return err
 	}
 	for _, to := range p.Members {
 		if to == from {
@@ -59,13 +64,13 @@ func (p *Party) Say(ctx context.Context, from *harness.Client) (text string, err
 			Sender string `json:"sender"`
 		}
 		if err := to.Do(ctx, "wait_for", harness.Args{"kind": "message", "text": text}, &got); err != nil {
-			return "", err
+			return err
 		}
 		if got.Sender != from.User.ID {
-			return "", fmt.Errorf("%s takes %q for a message from %s", to.Name, text, got.Sender)
+			return fmt.Errorf("%s takes %q for a message from %s", to.Name, text, got.Sender)
 		}
 	}
-	return text, nil
+	return nil
 }
 
 // Outcome is how a migration ended for the client that began it.

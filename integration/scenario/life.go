@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
@@ -35,7 +36,8 @@ func Life(ctx context.Context, n *harness.Network, stock []*harness.Server, vers
 	}
 	defer l.close()
 	for _, act := range []func(context.Context, *harness.Network) error{
-		l.open, l.gather, l.create, l.everybody, l.addAndRemove, l.moves, l.away, l.leave, l.kick, l.lose, l.everybody,
+		l.open, l.gather, l.create, l.everybody, l.sayMuch, l.addAndRemove, l.moves, l.away, l.leave, l.kick, l.lose, l.everybody,
+		l.unharmed,
 	} {
 		if err := act(ctx, n); err != nil {
 			return err
@@ -197,6 +199,17 @@ func (l *life) say(ctx context.Context, from *harness.Client) error {
 	}
 	l.messages++
 	l.report("all others have decrypted %q", text)
+	return nil
+}
+
+// sayMuch has alice send a message that is too large for an event: guests read it by direct requests.
+func (l *life) sayMuch(ctx context.Context, _ *harness.Network) error {
+	const size = 40 << 10
+	if err := l.SayText(ctx, l.alice, strings.Repeat("m", size)); err != nil {
+		return err
+	}
+	l.messages++
+	l.report("all others have decrypted a message of %d KiB, which no event can carry", size>>10)
 	return nil
 }
 
@@ -399,6 +412,21 @@ func (l *life) lose(ctx context.Context, _ *harness.Network) error {
 		l.report("%s has followed to A", c.Name)
 	}
 	return l.agreed(ctx)
+}
+
+// unharmed checks that no client has found anybody to have lied.
+func (l *life) unharmed(ctx context.Context, _ *harness.Network) error {
+	for _, c := range append(l.Members, l.erin) {
+		var found []map[string]any
+		kinds := []string{"misattributed", "unverified", "fork"}
+		if err := c.Do(ctx, "take", harness.Args{"kinds": kinds}, &found); err != nil {
+			return err
+		}
+		if len(found) != 0 {
+			return fmt.Errorf("%s has found %v", c.Name, found)
+		}
+	}
+	return nil
 }
 
 // agreed checks that all members and the Delivery Service have the same group, where it should be, with nobody else.
