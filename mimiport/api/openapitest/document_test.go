@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api/openapitest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
@@ -73,6 +75,40 @@ func TestRoutesAreInTheDocument(t *testing.T) {
 	}
 	if len(ops) != len(routes) {
 		t.Errorf("the document has %d operations, the tables %d", len(ops), len(routes))
+	}
+}
+
+// Every code of an operation has a status, every code is of some operation, and none is listed twice.
+func TestCodesOfOperations(t *testing.T) {
+	doc := document(t)
+	statuses := doc.Components.Schemas["Error"].Value.Extensions["x-statuses"].(map[string]any)
+	always := openapitest.Codes(doc.Extensions)
+	seen := map[any]bool{"M_GUEST_ACCESS_FORBIDDEN": true, "M_BAD_JSON": true} // the homeserver's own
+	for _, code := range always {
+		seen[code] = true
+	}
+	for path, item := range doc.Paths.Map() {
+		for _, op := range item.Operations() {
+			own := openapitest.Codes(op.Extensions)
+			if own == nil {
+				t.Errorf("%s: %s says nothing of its refusals", path, op.OperationID)
+			}
+			for i, code := range own {
+				if seen[code] = true; slices.Contains(always, code) || slices.Contains(own[:i], code) {
+					t.Errorf("%s lists %s twice", op.OperationID, code)
+				}
+			}
+		}
+	}
+	for code := range statuses {
+		short := strings.TrimPrefix(code, "IO.GITHUB.MIMIPORT.")
+		if !seen[short] {
+			t.Errorf("no operation refuses with %s", code)
+		}
+		delete(seen, any(short))
+	}
+	if len(seen) != 2 {
+		t.Errorf("codes without a status: %v", seen)
 	}
 }
 

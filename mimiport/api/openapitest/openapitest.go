@@ -5,11 +5,14 @@ package openapitest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -24,19 +27,30 @@ import (
 type Checker struct {
 	t      testing.TB
 	router routers.Router
+	always []any // the codes with which every operation may refuse
 }
 
 // New makes a checker of api.OpenAPI.
 func New(t testing.TB) *Checker {
 	t.Helper()
-	router, err := load()
+	doc, err := load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Checker{t, router}
+	router, err := gorillamux.NewRouter(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Checker{t, router, Codes(doc.Extensions)}
 }
 
-var load = sync.OnceValues(func() (routers.Router, error) {
+// Codes are the codes of refusals that extensions list, without the prefix of those that Matrix does not have.
+func Codes(extensions map[string]any) []any {
+	codes, _ := extensions["x-codes"].([]any)
+	return codes
+}
+
+var load = sync.OnceValues(func() (*openapi3.T, error) {
 	openapi3.SchemaErrorDetailsDisabled = true // they fill pages
 	doc, err := openapi3.NewLoader().LoadFromData(api.OpenAPI)
 	if err != nil {
@@ -50,7 +64,7 @@ var load = sync.OnceValues(func() (routers.Router, error) {
 			item.Servers = doc.Servers // the router would take those of the path before it
 		}
 	}
-	return gorillamux.NewRouter(doc)
+	return doc, nil
 })
 
 // Handler checks what next is asked and what it answers.
@@ -129,10 +143,26 @@ func (c *Checker) verify(r *http.Request, body []byte, status int, header http.H
 			return fmt.Errorf("accepted, but: %w", err)
 		}
 	}
+	if err := c.requireCode(route.Operation, status, answer); err != nil {
+		return err
+	}
 	return openapi3filter.ValidateResponse(r.Context(), &openapi3filter.ResponseValidationInput{
 		RequestValidationInput: input, Status: status, Header: header, Options: options,
 		Body: io.NopCloser(bytes.NewReader(answer)),
 	})
+}
+
+// requireCode fails for a refusal with a code that the document does not list for the operation.
+func (c *Checker) requireCode(op *openapi3.Operation, status int, answer []byte) error {
+	var refusal struct{ Errcode string }
+	if status < http.StatusBadRequest || json.Unmarshal(answer, &refusal) != nil {
+		return nil
+	}
+	code := strings.TrimPrefix(refusal.Errcode, "IO.GITHUB.MIMIPORT.")
+	if code != "" && !slices.Contains(c.always, any(code)) && !slices.Contains(Codes(op.Extensions), any(code)) {
+		return fmt.Errorf("%s does not refuse with %s", op.OperationID, code)
+	}
+	return nil
 }
 
 // outside is an error when something answers that the document does not know.

@@ -38,6 +38,7 @@ func TestChecker(t *testing.T) {
 		request = `{"message":"AQID"}`
 		answer  = `{"term":0,"seq":1,"epoch":2}`
 		refusal = `{"errcode":"M_FORBIDDEN","error":"no"}`
+		unknown = `{"errcode":"IO.GITHUB.MIMIPORT.M_UNKNOWN_MIGRATION","error":"no"}`
 	)
 	tests := []struct {
 		name, uri, request string
@@ -46,6 +47,7 @@ func TestChecker(t *testing.T) {
 	}{
 		{"as documented", submit, request, transport{200, answer}, ""},
 		{"a refusal", submit, request, transport{403, refusal}, ""},
+		{"a refusal that only others give", submit, request, transport{404, unknown}, "submit does not refuse"},
 		{"a bad request that is refused", submit, `{}`, transport{400, refusal}, ""},
 		{"a bad request that is accepted", submit, `{}`, transport{200, answer}, "accepted, but"},
 		{"an answer with something missing", submit, request, transport{200, `{"term":0,"seq":1}`}, "epoch"},
