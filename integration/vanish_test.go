@@ -28,7 +28,8 @@ const enough = 40
 // TestDatabaseVanishes: the machine with the database is lost without a closed connection, and its standby takes over,
 // at the same address or at the second one of the connection string. Without a restart the homeserver soon accepts
 // again. Every message that it has ever acknowledged is in the log, and reaches the other member in order. Where
-// Dendrite has the same database, its connections stay lost, and delivery to its users with them, until it is restarted.
+// Dendrite has the same database, its connections stay lost, and delivery to its users with them, until it is
+// restarted.
 func TestDatabaseVanishes(t *testing.T) {
 	for _, test := range []struct {
 		name             string
