@@ -36,8 +36,8 @@ func Life(ctx context.Context, n *harness.Network, stock []*harness.Server, vers
 	}
 	defer l.close()
 	for _, act := range []func(context.Context, *harness.Network) error{
-		l.open, l.gather, l.create, l.everybody, l.sayMuch, l.addAndRemove, l.moves, l.away, l.leave, l.kick, l.lose, l.everybody,
-		l.unharmed,
+		l.open, l.gather, l.create, l.everybody, l.sayMuch, l.addAndRemove, l.moves, l.away, l.leave, l.kick, l.lose,
+		l.everybody, l.unharmed,
 	} {
 		if err := act(ctx, n); err != nil {
 			return err
