@@ -46,6 +46,7 @@ var (
 	server  = api.Caller{Server: source}
 	lineage = &api.LineageRequest{Lineage: []byte("lineage")}
 	message = &api.SignedRequest{Message: []byte("signed"), KeyID: "ed25519:a"}
+	vote    = &api.SignedRequest{Message: []byte("signed"), KeyID: "ed25519:a", Vote: []byte("named")}
 )
 
 // network carries requests to the target's routes, each checked against the document.
@@ -170,7 +171,7 @@ func TestClientAgainstRoutes(t *testing.T) {
 			func() (any, error) { return nil, c.PutAbort(ctx, source, target, id, message) },
 			recorded{"AbortFromSource", source, id, message}, nil},
 		"PutContent": {
-			func() (any, error) { return c.PutContent(ctx, source, target, upload) }, recorded{"PutContent", source, upload}, message},
+			func() (any, error) { return c.PutContent(ctx, source, target, upload) }, recorded{"PutContent", source, upload}, vote},
 	}
 	for name, call := range calls {
 		t.Run(name, func(t *testing.T) {

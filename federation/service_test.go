@@ -123,11 +123,11 @@ func (s *service) ConfirmMigration(_ context.Context, c api.Caller, id mimiport.
 }
 
 func (s *service) PutContent(_ context.Context, origin string, up *api.ContentUpload) (*api.SignedRequest, error) {
-	vote := message
+	answered := vote
 	if s.atWork {
-		vote = nil
+		answered = nil
 	}
-	return answer(s, vote, "PutContent", origin, up)
+	return answer(s, answered, "PutContent", origin, up)
 }
 
 func (s *service) AbortFromSource(_ context.Context, origin string, id mimiport.MigrationID, m *api.SignedRequest) error {

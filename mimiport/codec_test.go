@@ -51,6 +51,10 @@ func genComplete(t *rapid.T) TargetMigrationComplete {
 	return TargetMigrationComplete{genBytes(t), genBytes(t)}
 }
 
+func genVote(t *rapid.T) MigrationVote {
+	return MigrationVote{MigrationID(genNonce(t)), genEpoch(t), genBytes(t), genBytes(t)}
+}
+
 func genConfirmation(t *rapid.T) MigrationConfirmation {
 	return MigrationConfirmation{genName(t), genNonce(t), genBytes(t), genBytes(t)}
 }
@@ -75,7 +79,7 @@ func genStep(t *rapid.T) LineageStep {
 	}
 	step := LineageStep{Kind: kind, Response: genSigned(t), Confirmation: genSigned(t)}
 	if rapid.Bool().Draw(t, "voted") {
-		step.Complete = genSigned(t)
+		step.Vote = genSigned(t)
 	}
 	return step
 }
@@ -182,6 +186,7 @@ var codecs = []struct {
 	{"MigrationCommitAAD", drawn(genAAD), decoder(UnmarshalMigrationCommitAAD)},
 	{"MigrationContent", drawn(genContent), decoder(UnmarshalMigrationContent)},
 	{"TargetMigrationComplete", drawn(genComplete), decoder(UnmarshalTargetMigrationComplete)},
+	{"MigrationVote", drawn(genVote), decoder(UnmarshalMigrationVote)},
 	{"MigrationConfirmation", drawn(genConfirmation), decoder(UnmarshalMigrationConfirmation)},
 	{"MigrationAbort", drawn(genAbort), decoder(UnmarshalMigrationAbort)},
 	{"LeafIdentity", drawn(genIdentity), decoder(UnmarshalLeafIdentity)},
@@ -333,7 +338,7 @@ func worstLists(n int) map[string]*GroupState {
 		}),
 		"steps": with(func(g *GroupState) {
 			g.Lineage.Steps = slices.Repeat(
-				[]LineageStep{{Kind: StepMigration, Response: signed, Confirmation: signed, Complete: signed}}, n,
+				[]LineageStep{{Kind: StepMigration, Response: signed, Confirmation: signed, Vote: signed}}, n,
 			)
 		}),
 		"claims": with(func(g *GroupState) {

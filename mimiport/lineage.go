@@ -34,10 +34,10 @@ func (l *Lineage) Term() uint64 { return uint64(len(l.Steps)) }
 // target's vote; a reclaim or recover by the claim of the server that takes the group.
 type LineageStep struct {
 	Kind         StepKind       `json:"kind"`
-	Response     SignedMessage  `json:"migration_response,omitzero"`        // by the step's target
-	Confirmation SignedMessage  `json:"migration_confirmation,omitzero"`    // by the step's source
-	Complete     SignedMessage  `json:"target_migration_complete,omitzero"` // by the step's target; empty where it is not known
-	Claim        *SignedMessage `json:"lineage_claim,omitzero"`             // LineageClaim, of any other kind but a migration
+	Response     SignedMessage  `json:"migration_response,omitzero"`     // by the step's target
+	Confirmation SignedMessage  `json:"migration_confirmation,omitzero"` // by the step's source
+	Vote         SignedMessage  `json:"migration_vote,omitzero"`         // by the step's target; empty where it is not known
+	Claim        *SignedMessage `json:"lineage_claim,omitzero"`          // LineageClaim, of any other kind but a migration
 }
 
 // LineageClaim is a server's word that it hosts the group in a term, signed by it (profile, section 3).
@@ -107,7 +107,7 @@ func (m *LineageStep) encode(b *cryptobyte.Builder) {
 	}
 	m.Response.encode(b)
 	m.Confirmation.encode(b)
-	m.Complete.encode(b)
+	m.Vote.encode(b)
 }
 
 func (m *LineageStep) decode(s *cryptobyte.String) bool {
@@ -116,7 +116,7 @@ func (m *LineageStep) decode(s *cryptobyte.String) bool {
 	}
 	switch m.Kind {
 	case StepMigration:
-		return m.Response.decode(s) && m.Confirmation.decode(s) && (m.Complete.decodeAbsent(s) || m.Complete.decode(s))
+		return m.Response.decode(s) && m.Confirmation.decode(s) && (m.Vote.decodeAbsent(s) || m.Vote.decode(s))
 	case StepReclaim, StepRecover:
 		m.Claim = new(SignedMessage)
 		return m.Claim.decode(s)

@@ -73,6 +73,15 @@ type TargetMigrationComplete struct {
 	Signature   []byte `json:"signature"`
 }
 
+// MigrationVote is the target's vote in one migration of one term, signed by it (profile, section 1). The
+// TargetMigrationComplete beside it names a content alone.
+type MigrationVote struct {
+	MigrationID MigrationID `json:"migration_id"`
+	Term        uint64      `json:"term"` // that the migration begins
+	ContentHash []byte      `json:"migration_content_hash"`
+	Signature   []byte      `json:"signature"`
+}
+
 // MigrationConfirmation is the source's decision, signed by it (draft, "Initiating a migration"). DomainName is the target's
 // name: where the group now is (profile, section 1).
 type MigrationConfirmation struct {
@@ -260,6 +269,19 @@ func (m *TargetMigrationComplete) decode(s *cryptobyte.String) bool {
 	return wire.ReadOpaque(s, &m.ContentHash) && wire.ReadOpaque(s, &m.Signature)
 }
 
+func (m *MigrationVote) name() string       { return "MigrationVote" }
+func (m *MigrationVote) signature() *[]byte { return &m.Signature }
+func (m *MigrationVote) encodeUnsigned(b *cryptobyte.Builder) {
+	wire.AddOpaque(b, m.MigrationID[:])
+	b.AddUint64(m.Term)
+	wire.AddOpaque(b, m.ContentHash)
+}
+func (m *MigrationVote) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
+func (m *MigrationVote) decode(s *cryptobyte.String) bool {
+	return readOpaque32(s, (*[32]byte)(&m.MigrationID)) && readEpoch(s, &m.Term) &&
+		wire.ReadOpaque(s, &m.ContentHash) && wire.ReadOpaque(s, &m.Signature)
+}
+
 func (m *MigrationConfirmation) name() string       { return "MigrationConfirmation" }
 func (m *MigrationConfirmation) signature() *[]byte { return &m.Signature }
 func (m *MigrationConfirmation) encodeUnsigned(b *cryptobyte.Builder) {
@@ -304,6 +326,9 @@ func (m *MigrationContent) Marshal() ([]byte, error) { return marshal(m) }
 func (m *TargetMigrationComplete) Marshal() ([]byte, error) { return marshal(m) }
 
 // Marshal encodes the message.
+func (m *MigrationVote) Marshal() ([]byte, error) { return marshal(m) }
+
+// Marshal encodes the message.
 func (m *MigrationConfirmation) Marshal() ([]byte, error) { return marshal(m) }
 
 // Marshal encodes the message.
@@ -337,6 +362,11 @@ func UnmarshalMigrationContent(data []byte) (*MigrationContent, error) {
 // UnmarshalTargetMigrationComplete decodes data, or returns a KindBadMessage error.
 func UnmarshalTargetMigrationComplete(data []byte) (*TargetMigrationComplete, error) {
 	return unmarshal[TargetMigrationComplete](data)
+}
+
+// UnmarshalMigrationVote decodes data, or returns a KindBadMessage error.
+func UnmarshalMigrationVote(data []byte) (*MigrationVote, error) {
+	return unmarshal[MigrationVote](data)
 }
 
 // UnmarshalMigrationConfirmation decodes data, or returns a KindBadMessage error.

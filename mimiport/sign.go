@@ -38,8 +38,8 @@ func unsigned(m signed) ([]byte, error) {
 }
 
 // Signed is a message that a Delivery Service signs with its Matrix federation key: MigrationResponse,
-// MigrationContent, TargetMigrationComplete, MigrationConfirmation, MigrationAbort, LineageClaim, CommitReceipt or
-// ExternalSenderOffer.
+// MigrationContent, TargetMigrationComplete, MigrationVote, MigrationConfirmation, MigrationAbort, LineageClaim,
+// CommitReceipt or ExternalSenderOffer.
 type Signed interface {
 	signed
 	serverSigned()
@@ -48,6 +48,7 @@ type Signed interface {
 func (*MigrationResponse) serverSigned()       {}
 func (*MigrationContent) serverSigned()        {}
 func (*TargetMigrationComplete) serverSigned() {}
+func (*MigrationVote) serverSigned()           {}
 func (*MigrationConfirmation) serverSigned()   {}
 func (*MigrationAbort) serverSigned()          {}
 func (*LineageClaim) serverSigned()            {}

@@ -23,7 +23,7 @@ func allSigned(t *rapid.T) []Signed {
 	return []Signed{
 		draw(t, genResponse), draw(t, genContent), draw(t, genComplete),
 		draw(t, genConfirmation), draw(t, genAbort), draw(t, genClaim),
-		draw(t, genReceipt), draw(t, genSenderOffer),
+		draw(t, genReceipt), draw(t, genSenderOffer), draw(t, genVote),
 	}
 }
 

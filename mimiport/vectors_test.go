@@ -33,6 +33,7 @@ var codecs = map[string]func([]byte) (structure, error){
 	"MigrationCommitAAD":      codec(mimiport.UnmarshalMigrationCommitAAD),
 	"MigrationContent":        codec(mimiport.UnmarshalMigrationContent),
 	"TargetMigrationComplete": codec(mimiport.UnmarshalTargetMigrationComplete),
+	"MigrationVote":           codec(mimiport.UnmarshalMigrationVote),
 	"MigrationConfirmation":   codec(mimiport.UnmarshalMigrationConfirmation),
 	"MigrationAbort":          codec(mimiport.UnmarshalMigrationAbort),
 	"LeafIdentity":            codec(mimiport.UnmarshalLeafIdentity),

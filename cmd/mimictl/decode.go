@@ -37,6 +37,7 @@ var structures = []structure{
 	{"MigrationCommitAAD", describe(mimiport.UnmarshalMigrationCommitAAD), nil},
 	{"MigrationContent", describe(mimiport.UnmarshalMigrationContent), nil},
 	{"TargetMigrationComplete", describe(mimiport.UnmarshalTargetMigrationComplete), nil},
+	{"MigrationVote", describe(mimiport.UnmarshalMigrationVote), nil},
 	{"MigrationConfirmation", describe(mimiport.UnmarshalMigrationConfirmation), nil},
 	{"MigrationAbort", describe(mimiport.UnmarshalMigrationAbort), namesServer},
 	{"GroupState", describe(mimiport.UnmarshalGroupState), nil},

@@ -72,6 +72,11 @@ var attacks = []attack{
 		play: twoRecovers, after: goesOnClaimed,
 	},
 	{
+		name: "another group's vote beside an old offer", who: "a former host",
+		rule: "a vote names its migration: where chains part, and at its own server, no other counts",
+		play: borrowedVote, after: goesOnClaimed,
+	},
+	{
 		name: "a recover shown to a target that has voted", who: "member of power 0",
 		rule: "a staged row ends by the source's signature, the room or the operator",
 		play: recoverShownToStaged,

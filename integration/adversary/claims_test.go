@@ -2,6 +2,7 @@ package adversary
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"net/http"
 	"slices"
 	"testing"
@@ -195,7 +196,7 @@ func poorArchive(t *testing.T, g *group) {
 	poor.Steps = slices.Clone(poor.Steps)
 	for i := range poor.Steps {
 		step := &poor.Steps[i]
-		for _, m := range []*mimiport.SignedMessage{&step.Response, &step.Confirmation, &step.Complete} {
+		for _, m := range []*mimiport.SignedMessage{&step.Response, &step.Confirmation, &step.Vote} {
 			m.KeyObject = []byte(`{"a":1}`)
 		}
 	}
@@ -306,6 +307,51 @@ func twoRecovers(t *testing.T, g *group) {
 	}
 	harness.RequireRefused(t, show(g.a, atB), conflict)
 	g.host = g.a
+}
+
+// borrowedVote has the attacker's server, which has the group, get b's vote for a group of its own, and put it beside
+// b's offer for this one. It shows that to b, and to a, which has recovered the group.
+func borrowedVote(t *testing.T, g *group) {
+	g.move(t, g.bob, bobLeaf, g.b)
+	g.toC(t)
+	l := g.lineage(t)
+	o := g.offer(t, g.bob, g.b)
+	decision := harness.Signed(t, g.c.SigningIdentity, &mimiport.MigrationConfirmation{
+		DomainName: g.b.Name, Nonce: o.response.Nonce, GroupID: g.id,
+	})
+	h := g.newHoax(t, g.room, nil)
+	var vote api.SignedRequest
+	if a := h.put(t, g.b, time.Now().Add(time.Hour)); json.Unmarshal(a.body, &vote) != nil || len(vote.Vote) == 0 {
+		t.Fatalf("the content was answered %v", a)
+	}
+	g.c.lies(t, func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
+	g.recover(t, g.a, encode(t, l))
+	for _, borrowed := range [][]byte{nil, vote.Message, vote.Vote} {
+		step := mimiport.LineageStep{
+			Kind:         mimiport.StepMigration,
+			Response:     mimiport.SignedMessage{Message: encode(t, o.response), KeyID: o.keyID},
+			Confirmation: mimiport.SignedMessage{Message: decision.Message, KeyID: decision.KeyID},
+		}
+		if borrowed != nil {
+			step.Vote = mimiport.SignedMessage{Message: borrowed, KeyID: vote.KeyID}
+		}
+		longer := *l
+		longer.Steps = append(slices.Clone(l.Steps), step)
+		for _, answer := range g.show(t, g.a, encode(t, &longer)) {
+			answer.requireRefused(t, "a borrowed vote against a recover")
+		}
+		g.show(t, g.b, encode(t, &longer))
+		if host := g.where(t, g.bob, g.b); host.DeliveryService != g.c.Name {
+			t.Errorf("%s says that the group is at %s, stopped or not", g.b.Name, host.DeliveryService)
+		}
+	}
+	g.host, g.term = g.a, g.term+1
+	if host := g.where(t, g.alice, g.a); host.DeliveryService != g.a.Name || host.Term != g.term {
+		t.Errorf("%s says that the group is at %s in term %d", g.a.Name, host.DeliveryService, host.Term)
+	}
 }
 
 // goesOnClaimed is goesOn for a group that was recovered.

@@ -347,12 +347,15 @@ type MigrationInitRequest struct {
 	SubmitRequest
 }
 
-// SignedRequest carries a signed message: a MigrationConfirmation or a MigrationAbort.
+// SignedRequest carries a signed message: a MigrationConfirmation or a MigrationAbort, or the target's vote as an answer.
 type SignedRequest struct {
 	Message spec.Base64Bytes `json:"message"`
 	KeyID   string           `json:"key_id"`
 	// Receipt goes with a MigrationConfirmation: the source's CommitReceipt of the migration Commit, where it is known.
 	Receipt *SignedInfo `json:"receipt,omitempty"`
+	// Vote goes with a TargetMigrationComplete: the MigrationVote under the same key, nil from a target that speaks only
+	// the draft.
+	Vote spec.Base64Bytes `json:"migration_vote,omitempty"`
 }
 
 // MigrationStatus is how a migration stands on one side.

@@ -1,6 +1,7 @@
 package delivery_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"testing"
@@ -122,10 +123,12 @@ func TestRestoredBeforeMove(t *testing.T) {
 		t.Fatalf("the restored server says %+v, %v", g, err)
 	}
 	l := p.lineage(serverB)
-	forged := *l
-	forged.Lineage = append([]byte(nil), l.Lineage...)
-	forged.Lineage[len(forged.Lineage)/2] ^= 1
-	if err := p.show(serverA, &forged); err == nil {
+	forged := p.shown(l, func(l *mimiport.Lineage) {
+		decision := &l.Steps[0].Confirmation
+		decision.Message = bytes.Clone(decision.Message)
+		decision.Message[len(decision.Message)-1] ^= 1
+	})
+	if err := p.show(serverA, forged); err == nil {
 		t.Error("a forged lineage was taken")
 	}
 	for range 2 {

@@ -230,19 +230,23 @@ func TestExpiredOfferDoesNotReturn(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
 	back := p.mustRequest(serverB, serverA, alice)
-	offer := must(mimiport.UnmarshalMigrationResponse(back.offer.MigrationResponse))(t)
-	l := p.shown(p.lineage(serverB), func(l *mimiport.Lineage) {
-		confirmation := &mimiport.MigrationConfirmation{DomainName: serverA, Nonce: offer.Nonce, GroupID: p.id}
-		l.Steps = append(l.Steps, mimiport.LineageStep{
-			Kind:         mimiport.StepMigration,
-			Response:     migration.Signed{Message: back.offer.MigrationResponse, KeyID: back.offer.KeyID},
-			Confirmation: migration.Signed{Message: p.encoded(serverB, confirmation), KeyID: "ed25519:1"},
-		})
-	})
+	l := p.shown(p.lineage(serverB), func(l *mimiport.Lineage) { l.Steps = append(l.Steps, p.confirmed(back)) })
 	if err := p.show(serverA, l); err != nil {
 		t.Fatal(err)
 	}
 	p.expectMoved(serverA, serverB)
+}
+
+// confirmed is the step of a hostile source that confirms a target's offer without its vote.
+func (p *play) confirmed(a *attempt) mimiport.LineageStep {
+	p.t.Helper()
+	offer := must(mimiport.UnmarshalMigrationResponse(a.offer.MigrationResponse))(p.t)
+	confirmation := &mimiport.MigrationConfirmation{DomainName: a.to, Nonce: offer.Nonce, GroupID: p.id}
+	return mimiport.LineageStep{
+		Kind:         mimiport.StepMigration,
+		Response:     migration.Signed{Message: a.offer.MigrationResponse, KeyID: a.offer.KeyID},
+		Confirmation: migration.Signed{Message: p.encoded(a.from, confirmation), KeyID: "ed25519:1"},
+	}
 }
 
 // nameInRoom makes the room's binding name a group.

@@ -159,12 +159,25 @@ func (s *core) change(
 func (s *core) signReady(r *migration.Ready) (err error) {
 	switch m := &r.Migration; r.Sign {
 	case migration.SignComplete:
-		m.Complete, err = s.sign(m.Target, &mimiport.TargetMigrationComplete{ContentHash: m.ContentHash})
+		err = s.signVote(m)
 	case migration.SignConfirmation:
 		m.Confirmation, err = s.signConfirmation(m)
 	case migration.SignAbort:
 		m.Abort, err = s.signAbort(m)
 	}
+	return err
+}
+
+// signVote signs T's vote: as the draft has it, and by the name of the migration.
+func (s *core) signVote(m *migration.Migration) (err error) {
+	m.Complete, err = s.sign(m.Target, &mimiport.TargetMigrationComplete{ContentHash: m.ContentHash})
+	if err != nil {
+		return err
+	}
+	vote, err := s.sign(
+		m.Target, &mimiport.MigrationVote{MigrationID: m.ID, Term: m.Term, ContentHash: m.ContentHash},
+	)
+	m.Vote = vote.Message
 	return err
 }
 

@@ -229,12 +229,15 @@ func (s *core) extendLineage(ctx context.Context, encoded []byte, m *migration.M
 	if err != nil {
 		return nil, err
 	}
-	step := mimiport.LineageStep{
-		Kind: mimiport.StepMigration, Response: m.Response, Confirmation: m.Confirmation, Complete: m.Complete,
+	step := mimiport.LineageStep{Kind: mimiport.StepMigration, Response: m.Response, Confirmation: m.Confirmation}
+	targets := []*mimiport.SignedMessage{&step.Response}
+	if len(m.Vote) > 0 {
+		step.Vote = mimiport.SignedMessage{Message: m.Vote, KeyID: m.Complete.KeyID}
+		targets = append(targets, &step.Vote)
 	}
-	for _, own := range []*mimiport.SignedMessage{&step.Response, &step.Complete} {
-		if own.KeyObject, err = s.Keys.KeyObject(ctx, m.Target, own.KeyID); err != nil {
-			s.Log.Warn("no own key object for the lineage", "key_id", own.KeyID, "error", err)
+	for _, signed := range targets {
+		if signed.KeyObject, err = s.Keys.KeyObject(ctx, m.Target, signed.KeyID); err != nil {
+			s.Log.Warn("no own key object for the lineage", "key_id", signed.KeyID, "error", err)
 		}
 	}
 	l.Steps = append(l.Steps, step)

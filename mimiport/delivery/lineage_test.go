@@ -30,6 +30,14 @@ func (p *play) forge(step *mimiport.LineageStep, target, source string, edit fun
 	step.Response.Message, step.Confirmation.Message = p.encoded(target, response), p.encoded(source, confirmation)
 }
 
+// voted has a target sign its vote in a migration that begins a term.
+func (p *play) voted(step *mimiport.LineageStep, target string, term uint64) {
+	p.t.Helper()
+	response := must(mimiport.UnmarshalMigrationResponse(step.Response.Message))(p.t)
+	vote := &mimiport.MigrationVote{MigrationID: response.ID(), Term: term, ContentHash: make([]byte, 32)}
+	step.Vote = migration.Signed{Message: p.encoded(target, vote), KeyID: step.Response.KeyID}
+}
+
 // shown is a lineage to show, after an edit.
 func (p *play) shown(l *api.LineageRequest, edit func(*mimiport.Lineage)) *api.LineageRequest {
 	p.t.Helper()
@@ -157,20 +165,20 @@ func TestAnotherBranch(t *testing.T) {
 	must(p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{}))(t)
 	withVotes := false
 	onward := func(l *mimiport.Lineage) {
-		step := func(from, to string, epoch uint64) mimiport.LineageStep {
+		step := func(from, to string, term, epoch uint64) mimiport.LineageStep {
 			next := l.Steps[0]
 			p.forge(&next, to, from, func(r *mimiport.MigrationResponse, c *mimiport.MigrationConfirmation) {
 				r.Request.SourceDomain, r.Request.TargetDomain, c.DomainName, r.Request.Epoch = from, to, to, epoch
 				r.Nonce[0] ^= byte(epoch)
 				c.Nonce = r.Nonce
 			})
-			next.Complete.Message = p.encoded(to, &mimiport.TargetMigrationComplete{ContentHash: make([]byte, 32)})
-			if !withVotes {
-				next.Complete = mimiport.SignedMessage{}
+			next.Vote = mimiport.SignedMessage{}
+			if withVotes {
+				p.voted(&next, to, term)
 			}
 			return next
 		}
-		l.Steps = append(l.Steps, step(serverB, serverC, 1), step(serverC, serverB, 2))
+		l.Steps = append(l.Steps, step(serverB, serverC, 2, 1), step(serverC, serverB, 3, 2))
 	}
 	show := func() error { return p.show(serverA, p.shown(p.lineage(serverB), onward)) }
 	p.support(serverA)

@@ -149,7 +149,7 @@ func TestRecordStays(t *testing.T) {
 	expectRule(t, p.put(a, without), "lineage")
 	spoiled := p.resignAs(serverB, data, func(s *mimiport.GroupState) {
 		step := &s.Lineage.Steps[0]
-		for _, m := range []*mimiport.SignedMessage{&step.Response, &step.Confirmation, &step.Complete} {
+		for _, m := range []*mimiport.SignedMessage{&step.Response, &step.Confirmation, &step.Vote} {
 			m.KeyObject = []byte(`{"a":1}`)
 		}
 	})
@@ -167,7 +167,7 @@ func TestRecordStays(t *testing.T) {
 	}{
 		"response":     {serverB, &l.Steps[0].Response},
 		"confirmation": {serverA, &l.Steps[0].Confirmation},
-		"vote":         {serverB, &l.Steps[0].Complete},
+		"vote":         {serverB, &l.Steps[0].Vote},
 	} {
 		published, err := proof.KeyObject(of.server, of.signed.KeyObject)
 		if _, ok := published[of.signed.KeyID]; !ok {

@@ -160,20 +160,36 @@ func (s lineages) cameBack(
 		if !s.IsLocal(hosts[term]) {
 			continue
 		}
-		known, err := s.remembers(ctx, storage.GroupKey{ID: g.ID, Term: term}, &l.Steps[term-1])
-		if err != nil || !known {
+		forgot, err := s.forgot(ctx, g.ID, l, term)
+		if err != nil || forgot {
 			return term, err
 		}
 	}
 	return 0, nil
 }
 
-// remembers says whether this server knows that it has signed for the term that a step begins here: of a claim it
-// has the row of the term, of a migration the record, with the vote if the step has one.
-func (s lineages) remembers(ctx context.Context, key storage.GroupKey, step *mimiport.LineageStep) (bool, error) {
+// isSigned says whether the host of a term has signed for it in a verified lineage: by a claim, by its vote in the
+// migration, or by its decision on the next one. An offer alone promises nothing.
+func isSigned(l *mimiport.Lineage, term uint64) bool {
+	step := &l.Steps[term-1]
+	return step.Kind != mimiport.StepMigration || step.Vote.Message != nil || isDecidedOn(l, term)
+}
+
+// isDecidedOn says whether a term of a lineage ended by a migration.
+func isDecidedOn(l *mimiport.Lineage, term uint64) bool {
+	return term < l.Term() && l.Steps[term].Kind == mimiport.StepMigration
+}
+
+// forgot says whether this server has signed for a term that it has by a lineage, and does not remember: of a claim it
+// has no row of the term, of a migration no record with the vote.
+func (s lineages) forgot(ctx context.Context, id []byte, l *mimiport.Lineage, term uint64) (bool, error) {
+	if !isSigned(l, term) {
+		return false, nil
+	}
+	step := &l.Steps[term-1]
 	if step.Kind != mimiport.StepMigration {
-		row, err := s.newTerm(ctx, key)
-		return err == nil && row.State != "" && row.State != migration.GroupDropped, err
+		row, err := s.newTerm(ctx, storage.GroupKey{ID: id, Term: term})
+		return err == nil && (row.State == "" || row.State == migration.GroupDropped), err
 	}
 	offer, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 	if err != nil {
@@ -181,9 +197,9 @@ func (s lineages) remembers(ctx context.Context, key storage.GroupKey, step *mim
 	}
 	m, err := s.Store.Migration(ctx, offer.ID())
 	if errors.Is(err, storage.ErrNotFound) {
-		return false, nil
+		return true, nil
 	}
-	return err == nil && (m.Complete.Message != nil || step.Complete.Message == nil), err
+	return err == nil && m.Complete.Message == nil, err
 }
 
 // takeReturn stops the group in a later term, in which it came back here by a lineage: this server's database is
@@ -196,8 +212,13 @@ func (s lineages) takeReturn(
 		return err
 	}
 	// A vote that does not hold is not in there any more.
-	known, err := s.remembers(ctx, storage.GroupKey{ID: g.ID, Term: term}, &verified.Steps[term-1])
-	if err != nil || known {
+	if !isSigned(verified, term) && isDecidedOn(l, term) {
+		verified, _, err = s.verify(ctx, g.ID, l, proof.Rules{Recorded: own, UpTo: term + 1})
+		if err != nil {
+			return err
+		}
+	}
+	if forgot, err := s.forgot(ctx, g.ID, verified, term); err != nil || !forgot {
 		return err
 	}
 	return s.stopIn(ctx, g, term, encoded)
@@ -263,10 +284,8 @@ func (s lineages) rival(ctx context.Context, g *storage.Group, l *mimiport.Linea
 	if err != nil || !s.IsLocal(hosts[l.Term()]) || l.Term() == 0 {
 		return new(migration.Rival), err
 	}
-	step := &l.Steps[l.Term()-1]
-	known, err := s.remembers(ctx, storage.GroupKey{ID: g.ID, Term: l.Term()}, step)
-	signed := step.Kind != mimiport.StepMigration || step.Complete.Message != nil
-	return &migration.Rival{Here: true, Signed: signed, Forgot: !known}, err
+	forgot, err := s.forgot(ctx, g.ID, l, l.Term())
+	return &migration.Rival{Here: true, Signed: isSigned(l, l.Term()), Forgot: forgot}, err
 }
 
 // halt stops a group that this server has signed for in another lineage, which it does not remember.
@@ -398,8 +417,8 @@ func (s *Service) forgotten(
 	return &migration.Migration{
 		ID: r.ID(), GroupID: g.ID, RoomID: g.RoomID, Term: g.Term + 1,
 		Source: r.Request.SourceDomain, Target: r.Request.TargetDomain, Epoch: r.Request.Epoch, CreatedAt: s.Now(),
-		Response: step.Response, Complete: step.Complete,
-		Reason: "learnt from a lineage: this server does not remember it",
+		Response: step.Response,
+		Reason:   "learnt from a lineage: this server does not remember it",
 	}
 }
 

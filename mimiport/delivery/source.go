@@ -352,13 +352,33 @@ func (s *Service) takeVote(ctx context.Context, row *storage.Row, answer *api.Si
 	if !bytes.Equal(complete.ContentHash, m.ContentHash) { // no vote: the target is asked again until decide_by
 		return mimiport.Errorf("take vote", mimiport.KindInvalid, "the vote is for another content")
 	}
+	if err := s.requireNamed(ctx, m, answer); err != nil {
+		return err
+	}
 	if err := s.decide(ctx, migration.Source, m, api.Caller{}, nil); err != nil {
 		return s.giveUp(ctx, m.ID, row, err)
 	}
 	return s.takeEvent(ctx, m.ID, migration.Vote{
 		Complete:    migration.Signed{Message: answer.Message, KeyID: answer.KeyID},
+		Vote:        answer.Vote,
 		ContentHash: complete.ContentHash, At: s.Now(),
 	}, row)
+}
+
+// requireNamed fails if a MigrationVote goes with a vote that is not the target's in this migration. None goes with it
+// from a target that speaks only the draft.
+func (s *core) requireNamed(ctx context.Context, m *migration.Migration, answer *api.SignedRequest) error {
+	if len(answer.Vote) == 0 {
+		return nil
+	}
+	vote, err := mimiport.UnmarshalMigrationVote(answer.Vote)
+	if err != nil {
+		return err
+	}
+	if vote.MigrationID != m.ID || vote.Term != m.Term || !bytes.Equal(vote.ContentHash, m.ContentHash) {
+		return mimiport.Errorf("take vote", mimiport.KindInvalid, "the MigrationVote is for another migration")
+	}
+	return s.requireSigned(ctx, m.Target, answer.KeyID, vote)
 }
 
 // decidedCommit is the migration Commit as the log takes it, read back from the stored content: what was sent is what

@@ -126,7 +126,7 @@ func (s *Service) vote(ctx context.Context, m *migration.Migration, up *api.Cont
 		if !bytes.Equal(hashAs(m.ContentHash, up.Data), m.ContentHash) {
 			return nil, s.takeSecondContent(ctx, m, up)
 		}
-		return &api.SignedRequest{Message: m.Complete.Message, KeyID: m.Complete.KeyID}, nil
+		return voteOf(m), nil
 	}
 	return nil, mimiport.Errorf("stage", mimiport.KindEnded, "the migration has ended: %s", m.Reason)
 }
@@ -292,8 +292,12 @@ func (s *Service) stage(
 	} else if err != nil {
 		return nil, err
 	}
-	complete := ready.Migration.Complete
-	return &api.SignedRequest{Message: complete.Message, KeyID: complete.KeyID}, nil
+	return voteOf(&ready.Migration), nil
+}
+
+// voteOf is the vote as the source is answered.
+func voteOf(m *migration.Migration) *api.SignedRequest {
+	return &api.SignedRequest{Message: m.Complete.Message, KeyID: m.Complete.KeyID, Vote: m.Vote}
 }
 
 // newTerm is the row that a group's row of a new term takes the place of: a stored one, or one that is not stored yet.

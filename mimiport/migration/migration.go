@@ -67,6 +67,7 @@ type Migration struct {
 
 	Response     Signed // MigrationResponse, by the target
 	Complete     Signed // TargetMigrationComplete, by the target: the vote
+	Vote         []byte // MigrationVote, with it and under the same key; nil from a target that speaks only the draft
 	Confirmation Signed // MigrationConfirmation, by the source: the decision
 	Abort        Signed // MigrationAbort, by the source
 	Reason       string // why it was aborted or dropped, for people

@@ -35,10 +35,10 @@ type Ready struct {
 // Signature says which message a step has signed, as the server that keeps the record.
 type Signature uint8
 
-// The messages that steps sign, each for one field of the record.
+// The messages that steps sign, for fields of the record.
 const (
 	SignNothing      Signature = iota
-	SignComplete               // T: the vote
+	SignComplete               // T: the vote, in both forms
 	SignConfirmation           // S: the decision
 	SignAbort                  // S
 )

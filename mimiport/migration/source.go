@@ -22,6 +22,7 @@ func (e Init) step(r Ready) (Ready, error) {
 // Vote is T's verified TargetMigrationComplete. At is S's clock: it alone decides.
 type Vote struct {
 	Complete    Signed
+	Vote        []byte // the MigrationVote beside it, verified; nil for none
 	ContentHash []byte
 	At          time.Time
 }
@@ -33,7 +34,7 @@ func (e Vote) step(r Ready) (Ready, error) {
 	case !e.At.Before(m.DecideBy):
 		r.abort("the vote came after decide_by")
 	default:
-		m.Complete, r.Sign = e.Complete, SignConfirmation
+		m.Complete, m.Vote, r.Sign = e.Complete, e.Vote, SignConfirmation
 		r.decide()
 	}
 	return r, nil

@@ -143,7 +143,8 @@ func (c *Chain) settle(s *signature) error {
 }
 
 // clean takes from beside a signature what proves nothing. The key object stays if it holds the signature's key, else
-// the one takes its place that the key was found in. A vote stays if it is under the key of the offer.
+// the one takes its place that the key was found in. A vote stays if it is for this very step, under the key of the
+// offer.
 func (c *Chain) clean(s *signature) {
 	presented, err := KeyObject(s.server, s.signed.KeyObject)
 	if err != nil || !s.key.Public.Equal(presented[s.signed.KeyID].Public) {
@@ -153,12 +154,20 @@ func (c *Chain) clean(s *signature) {
 	if s.signed != &step.Response {
 		return
 	}
-	vote, err := mimiport.UnmarshalTargetMigrationComplete(step.Complete.Message)
-	if err != nil || step.Complete.KeyID != s.signed.KeyID || mimiport.Verify(vote, s.key.Public) != nil {
-		step.Complete = mimiport.SignedMessage{}
+	if !voted(step, s) {
+		step.Vote = mimiport.SignedMessage{}
 		return
 	}
-	step.Complete.KeyObject = s.signed.KeyObject
+	step.Vote.KeyObject = s.signed.KeyObject
+}
+
+// voted says whether a step holds its target's vote for this migration in this term, under the key of the offer, whose
+// signature verifies. A vote for another group or another offer is none.
+func voted(step *mimiport.LineageStep, offer *signature) bool {
+	vote, err := mimiport.UnmarshalMigrationVote(step.Vote.Message)
+	response, ok := offer.message.(*mimiport.MigrationResponse)
+	return err == nil && ok && vote.MigrationID == response.ID() && vote.Term == offer.term &&
+		step.Vote.KeyID == offer.signed.KeyID && mimiport.Verify(vote, offer.key.Public) == nil
 }
 
 // Stored checks a lineage that this server has stored, and asks nobody. A signature is checked by the key object beside

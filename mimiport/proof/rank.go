@@ -101,12 +101,12 @@ func (w *Word) NamesAny(steps []mimiport.LineageStep) bool {
 
 // Prefers says whether everybody prefers a lineage that goes on with the steps a, where it parts from another, to
 // that one, which goes on with b: the lineage in which the pointer names a claim, or else that whose first step
-// Outranks the other. A migration counts only with the vote of its target: an offer promises nothing.
+// Outranks the other. A migration counts only with the vote of its target for it: an offer promises nothing.
 func (w *Word) Prefers(a, b []mimiport.LineageStep) bool {
 	if na, nb := w.NamesAny(a), w.NamesAny(b); na != nb || len(b) == 0 {
 		return na
 	}
-	if a[0].Kind == mimiport.StepMigration && a[0].Complete.Message == nil {
+	if a[0].Kind == mimiport.StepMigration && a[0].Vote.Message == nil {
 		return false
 	}
 	return w.Outranks(&a[0], &b[0])

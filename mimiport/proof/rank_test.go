@@ -69,7 +69,7 @@ func TestPrefers(t *testing.T) {
 		return mimiport.LineageStep{Kind: mimiport.StepRecover, Claim: &signed}
 	}
 	offered := mimiport.LineageStep{Kind: mimiport.StepMigration}
-	voted := mimiport.LineageStep{Kind: mimiport.StepMigration, Complete: mimiport.SignedMessage{Message: []byte("vote")}}
+	voted := mimiport.LineageStep{Kind: mimiport.StepMigration, Vote: mimiport.SignedMessage{Message: []byte("vote")}}
 	claims := []mimiport.LineageStep{claim(1), claim(2), claim(3)}
 	silent := new(proof.Word)
 	for _, c := range []struct {

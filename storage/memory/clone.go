@@ -32,6 +32,7 @@ func cloneMigration(m *migration.Migration, version uint64) *migration.Migration
 	c.Version = version
 	c.Reason = storage.Text(m.Reason)
 	c.GroupID, c.CommitHash, c.ContentHash = clone(m.GroupID), clone(m.CommitHash), clone(m.ContentHash)
+	c.Vote = clone(m.Vote)
 	c.CreatedAt, c.ExpiresAt, c.DecideBy = stamp(m.CreatedAt), stamp(m.ExpiresAt), stamp(m.DecideBy)
 	for _, s := range []*migration.Signed{&c.Response, &c.Complete, &c.Confirmation, &c.Abort} {
 		s.Message, s.KeyObject = clone(s.Message), clone(s.KeyObject)

@@ -206,7 +206,7 @@ func sampleMigration(n uint64) migration.Migration {
 		Term: 1, Source: "a.example", Target: "b.example", User: "@user:a.example", ByAdmin: true, Epoch: 5,
 		CreatedAt: epoch.Add(time.Duration(n) * time.Second), ContentKey: "ed25519:content", ExpiresAt: epoch.Add(time.Minute),
 		DecideBy: epoch.Add(time.Second), CommitHash: bytesOf("commit"), ContentHash: bytesOf("content"), Response: signed("response"),
-		Complete: signed("complete"), Confirmation: signed("confirmation"), Abort: signed("abort"), Reason: "за́чем? \"'\n", Refused: 2,
+		Complete: signed("complete"), Vote: bytesOf("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"), Reason: "за́чем? \"'\n", Refused: 2,
 	}
 }
 

@@ -233,6 +233,9 @@ export const migrationContent = signed("MigrationContent", { migrationResponse, 
 /** Draft, "Initiating a migration": the target's vote. */
 export const targetMigrationComplete = signed("TargetMigrationComplete", { migrationContentHash: opaque });
 
+/** Profile, section 1: the target's vote in one migration of one term. */
+export const migrationVote = signed("MigrationVote", { migrationId: opaque32, term: epoch, migrationContentHash: opaque });
+
 /** Draft, "Initiating a migration": the source's decision; domainName is the target (profile, section 1). */
 export const migrationConfirmation = signed("MigrationConfirmation", { domainName: text, nonce, groupId: opaque });
 export type MigrationConfirmation = TypeOf<typeof migrationConfirmation>;
@@ -303,7 +306,7 @@ export type LineageStep =
       kind: typeof MIGRATION;
       migrationResponse: SignedMessage;
       migrationConfirmation: SignedMessage;
-      targetMigrationComplete?: SignedMessage;
+      migrationVote?: SignedMessage;
     }
   | { kind: typeof RECLAIM | typeof RECOVER; lineageClaim: SignedMessage };
 
@@ -313,7 +316,7 @@ export const lineageStep: Codec<LineageStep> = {
     if (step.kind !== MIGRATION) return signedMessage.write(w, step.lineageClaim);
     signedMessage.write(w, step.migrationResponse);
     signedMessage.write(w, step.migrationConfirmation);
-    maybeSignedMessage.write(w, step.targetMigrationComplete);
+    maybeSignedMessage.write(w, step.migrationVote);
   },
   read: (r) => {
     const kind = Number(r.uint(1));
@@ -321,8 +324,8 @@ export const lineageStep: Codec<LineageStep> = {
     if (kind !== MIGRATION) fail("a step of unknown kind");
     const migrationResponse = signedMessage.read(r);
     const migrationConfirmation = signedMessage.read(r);
-    const targetMigrationComplete = maybeSignedMessage.read(r);
-    return { kind, migrationResponse, migrationConfirmation, ...(targetMigrationComplete && { targetMigrationComplete }) };
+    const migrationVote = maybeSignedMessage.read(r);
+    return { kind, migrationResponse, migrationConfirmation, ...(migrationVote && { migrationVote }) };
   },
 };
 

@@ -19,6 +19,7 @@ const codecs: Record<string, wire.Codec<any>> = {
   migration_commit_aad: wire.migrationCommitAAD,
   migration_content: wire.migrationContent,
   target_migration_complete: wire.targetMigrationComplete,
+  migration_vote: wire.migrationVote,
   migration_confirmation: wire.migrationConfirmation,
   migration_abort: wire.migrationAbort,
   external_sender_offer: wire.externalSenderOffer,

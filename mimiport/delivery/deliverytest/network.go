@@ -95,7 +95,8 @@ func (n network) PutContent(
 ) (vote *api.SignedRequest, err error) {
 	err = n.w.exchange(Message{from, to, "content"}, func(d *delivery.Service) (err error) {
 		vote, err = d.PutContent(ctx, from, c)
-		if err == nil && to == n.w.Draft {
+		if err == nil && vote != nil && to == n.w.Draft {
+			vote.Vote = nil // the draft has no such thing
 			err = n.w.activate(ctx, from, to, c.ID)
 		}
 		return err

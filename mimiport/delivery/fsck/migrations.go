@@ -91,6 +91,12 @@ func (c *checker) outcome(m *migration.Migration) {
 			c.migration(m, "its vote is not on its content (%v)", err)
 		}
 	}
+	if len(m.Vote) > 0 {
+		vote, err := mimiport.UnmarshalMigrationVote(m.Vote)
+		if err != nil || vote.MigrationID != m.ID || vote.Term != m.Term || !bytes.Equal(vote.ContentHash, m.ContentHash) {
+			c.migration(m, "its MigrationVote is not for it (%v)", err)
+		}
+	}
 }
 
 // due is what a record in a state waits for: a row of the outbox does it.

@@ -164,17 +164,35 @@ func holding(add adder) {
 			v.Stored = hex.EncodeToString(mustMarshal(&c.Lineage))
 			for i := range c.Lineage.Steps {
 				step := &c.Lineage.Steps[i]
-				step.Response.KeyObject, step.Confirmation.KeyObject, step.Complete.KeyObject = []byte(`{"a":1}`), nil, []byte(`{}`)
+				step.Response.KeyObject, step.Confirmation.KeyObject, step.Vote.KeyObject = []byte(`{"a":1}`), nil, []byte(`{}`)
 			}
 		})
-	add("holds", "a vote that proves nothing is left out", movedTwice(), func(v *chainCase, c *chain) {
-		vote := c.Lineage.Steps[0].Complete
-		c.Lineage.Steps[0].Complete = mimiport.SignedMessage{}
-		v.Stored = hex.EncodeToString(mustMarshal(&c.Lineage))
-		vote.Message = append([]byte(nil), vote.Message...)
-		vote.Message[len(vote.Message)-1] ^= 1
-		c.Lineage.Steps[0].Complete = vote
-	})
+	votes(add)
+}
+
+// votes are chains with a vote that is none for their first step.
+func votes(add adder) {
+	offer, _ := newChain().Offer(targetName, 7)
+	vote := func(change func(*mimiport.MigrationVote)) *mimiport.MigrationVote {
+		v := newChain().Vote(offer)
+		change(v)
+		return v
+	}
+	whole := vote(func(*mimiport.MigrationVote) {})
+	left := func(name string, signed mimiport.SignedMessage) {
+		add("holds", name+" is left out", movedTwice(), func(v *chainCase, c *chain) {
+			c.Lineage.Steps[0].Vote = mimiport.SignedMessage{}
+			v.Stored = hex.EncodeToString(mustMarshal(&c.Lineage))
+			c.Lineage.Steps[0].Vote = signed
+		})
+	}
+	left("a vote by another", signAs(thirdName, "ed25519:a", whole))
+	left("a vote in another migration",
+		signAs(targetName, "ed25519:a", vote(func(v *mimiport.MigrationVote) { v.MigrationID[0] ^= 1 })))
+	left("a vote in another term",
+		signAs(targetName, "ed25519:a", vote(func(v *mimiport.MigrationVote) { v.Term++ })))
+	left("a vote that names no migration",
+		signAs(targetName, "ed25519:a", &mimiport.TargetMigrationComplete{ContentHash: whole.ContentHash}))
 }
 
 func brokenChains(add adder) {

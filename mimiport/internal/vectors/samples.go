@@ -33,6 +33,7 @@ type samples struct {
 	aad          mimiport.MigrationCommitAAD
 	content      mimiport.MigrationContent
 	complete     mimiport.TargetMigrationComplete
+	vote         mimiport.MigrationVote
 	confirmation mimiport.MigrationConfirmation
 	abort        mimiport.MigrationAbort
 	identity     mimiport.LeafIdentity
@@ -123,11 +124,15 @@ func signDecisions(s *samples) error {
 	}
 	hash := sha256.Sum256(content) // cipher suite 1
 	s.complete = mimiport.TargetMigrationComplete{ContentHash: hash[:]}
+	s.vote = mimiport.MigrationVote{MigrationID: s.response.ID(), Term: 1, ContentHash: hash[:]}
 	s.confirmation = mimiport.MigrationConfirmation{
 		DomainName: targetName, Nonce: s.response.Nonce, GroupID: s.request.GroupID,
 	}
 	s.abort = mimiport.MigrationAbort{MigrationID: s.response.ID(), SourceDomain: sourceName}
 	if err := mimiport.Sign(&s.complete, keyOf("target")); err != nil {
+		return err
+	}
+	if err := mimiport.Sign(&s.vote, keyOf("target")); err != nil {
 		return err
 	}
 	if err := mimiport.Sign(&s.confirmation, keyOf("source")); err != nil {
@@ -163,7 +168,7 @@ func recordStep(s *samples) (err error) {
 		Kind:         mimiport.StepMigration,
 		Response:     record(&s.response),
 		Confirmation: record(&s.confirmation),
-		Complete:     record(&s.complete),
+		Vote:         record(&s.vote),
 	}
 	s.claim = mimiport.LineageClaim{
 		Kind: mimiport.StepReclaim, DomainName: sourceName, GroupID: s.request.GroupID, Term: 2, Epoch: s.request.Epoch + 1,

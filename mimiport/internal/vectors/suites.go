@@ -26,6 +26,7 @@ func suites(s *samples) []*suite {
 		serverSuite("target_migration_complete.json", "TargetMigrationComplete", "target", &s.complete, "MigrationContent"),
 		confirmationSuite(s),
 		abortSuite(s),
+		voteSuite(s),
 		identitySuite(s),
 		groupStateSuite(s),
 		lineageSuite(s),
@@ -114,6 +115,15 @@ func abortSuite(s *samples) *suite {
 	return suite
 }
 
+func voteSuite(s *samples) *suite {
+	suite := serverSuite("migration_vote.json", "MigrationVote", "target", &s.vote, "TargetMigrationComplete")
+	late := s.vote
+	late.Term = 1 << 63
+	suite.more = append(wrongLengths("id", &s.vote, s.vote.MigrationID),
+		newCase("term 2^63", "epoch-too-large", mustMarshal(&late)))
+	return suite
+}
+
 // wrongLengths makes encodings of v in which a vector of 32 bytes has one byte less and one byte more.
 func wrongLengths(name string, v structure, of [32]byte) []testCase {
 	whole := append([]byte{32}, of[:]...)
@@ -144,15 +154,15 @@ func stepSuite(s *samples) *suite {
 	unsaid := s.step
 	unsaid.Confirmation.Message = nil
 	unvoted := s.step
-	unvoted.Complete = mimiport.SignedMessage{}
+	unvoted.Vote = mimiport.SignedMessage{}
 	nobodys := s.step
 	nobodys.Response.KeyID = notUTF8
 	half := func(name string, vote mimiport.SignedMessage) testCase {
 		step := s.step
-		step.Complete = vote
+		step.Vote = vote
 		return newCase(name, "empty", mustMarshal(&step))
 	}
-	vote := s.step.Complete
+	vote := s.step.Vote
 	return &suite{
 		fileName: "lineage_step.json", name: "LineageStep", firstLength: 1,
 		valid: []named{

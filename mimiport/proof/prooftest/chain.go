@@ -43,11 +43,16 @@ func (c *Chain) Offer(target string, epoch uint64) (*mimiport.MigrationResponse,
 // Migrate adds a migration at an epoch, with the target's vote.
 func (c *Chain) Migrate(target string, epoch uint64) {
 	offer, decision := c.Offer(target, epoch)
-	hash := sha256.Sum256([]byte("a stand-in for a MigrationContent"))
 	c.add(target, epoch+1, mimiport.LineageStep{
 		Kind: mimiport.StepMigration, Response: c.sign(target, offer), Confirmation: c.sign(c.Host, decision),
-		Complete: c.sign(target, &mimiport.TargetMigrationComplete{ContentHash: hash[:]}),
+		Vote: c.sign(target, c.Vote(offer)),
 	})
+}
+
+// Vote is a target's vote on its offer to the host, not signed.
+func (c *Chain) Vote(offer *mimiport.MigrationResponse) *mimiport.MigrationVote {
+	hash := sha256.Sum256([]byte("a stand-in for a MigrationContent"))
+	return &mimiport.MigrationVote{MigrationID: offer.ID(), Term: c.Lineage.Term() + 1, ContentHash: hash[:]}
 }
 
 // Claim adds a reclaim or a recover by a server.

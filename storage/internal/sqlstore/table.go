@@ -71,7 +71,7 @@ var migrations = table[migration.Migration]{
 	columns: columns("migration_id, created_at, role, state, version, group_id, room_id, term, source, target, user_id, by_admin, epoch, " +
 		"expires_at, decide_by, commit_hash, content_hash, content_key_id, response, response_key_id, response_key_object, " +
 		"complete, complete_key_id, complete_key_object, confirmation, confirmation_key_id, confirmation_key_object, " +
-		"abort, abort_key_id, abort_key_object, reason, refused"),
+		"abort, abort_key_id, abort_key_object, reason, refused, vote"),
 	key: 1, fixed: 2,
 	fields: func(m *migration.Migration) []any {
 		f := []any{(*hash)(&m.ID), (*millis)(&m.CreatedAt), &m.Role, &m.State, &m.Version, (*blob)(&m.GroupID), &m.RoomID, &m.Term,
@@ -80,7 +80,7 @@ var migrations = table[migration.Migration]{
 		for _, s := range []*migration.Signed{&m.Response, &m.Complete, &m.Confirmation, &m.Abort} {
 			f = append(f, (*blob)(&s.Message), &s.KeyID, (*blob)(&s.KeyObject))
 		}
-		return append(f, &m.Reason, &m.Refused)
+		return append(f, &m.Reason, &m.Refused, (*blob)(&m.Vote))
 	},
 }
 

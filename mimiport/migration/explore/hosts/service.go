@@ -222,15 +222,16 @@ func (m *model) cameBack(w *world, s server, g *row, i, next step) int {
 	return 0
 }
 
-// remembers says whether a server knows of the term that a step begins here: of a claim it has the row, of a
-// migration the record, with the vote that it has signed.
+// remembers says whether a server knows of all that it has signed for the term that a step begins here: of a claim it
+// has the row, of a migration that it has voted in the record with the vote.
 func (m *model) remembers(w *world, s server, i step) bool {
 	if m.claim(i) {
 		state := m.row(w, s, i).state
 		return state != none && state != dropped
 	}
 	r := &w.data[s].records[i-1].target
-	return r.state != 0 && m.bug != CountsOldOffers && (r.voted || w.signed[i]&voted == 0 || m.bug == ForgetsVotes)
+	signed := w.signed[i]&voted != 0 || m.bug == CountsOldOffers
+	return !signed || r.voted || r.state != 0 && m.bug == ForgetsVotes
 }
 
 // termOf is the term of a row.

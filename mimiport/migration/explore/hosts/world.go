@@ -46,7 +46,7 @@ type signs uint16
 const (
 	offered      signs = 1 << iota // MigrationResponse, by the target
 	content                        // MigrationContent, by the source
-	voted                          // TargetMigrationComplete, by the target
+	voted                          // MigrationVote, by the target
 	taken                          // MigrationConfirmation, by the source, or LineageClaim
 	aborted                        // MigrationAbort, by the source
 	receipt                        // CommitReceipt for the first Commit of the term
