@@ -71,6 +71,7 @@ func (x *arena) setPolicy(t *testing.T, ctx context.Context, s *harness.Server, 
 	t.Helper()
 	many := map[string]int{
 		"moves_per_hour": 10_000, "staged_per_user": 1000, "staged_per_room": 1000, "staged_per_source": 1000,
+		"staged_per_user_in_room": 1000,
 	}
 	policy := map[string]any{"preset": "default", "quotas": many}
 	maps.Copy(policy, changes)

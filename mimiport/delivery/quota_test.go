@@ -67,6 +67,7 @@ func TestQuotasCount(t *testing.T) {
 		"staged":                {serverB, "staged", false, staged, decided, (*play).ask},
 		"staged of a user":      {serverB, "staged_per_user", false, staged, decided, (*play).ask},
 		"staged of a room":      {serverB, "staged_per_room", false, staged, decided, (*play).ask},
+		"staged of both":        {serverB, "staged_per_user_in_room", false, staged, decided, (*play).ask},
 		"staged from a source":  {serverB, "staged_per_source", false, staged, decided, (*play).ask},
 		"groups":                {serverB, "groups", false, bound, raised, (*play).ask},
 		"groups of a user":      {serverB, "groups_per_user", false, bound, raised, (*play).ask},
@@ -290,4 +291,17 @@ func TestRoomShare(t *testing.T) {
 		t.Errorf("another user: %v", err)
 	}
 	expectRule(t, p.reserved(serverA, anna), "groups_per_room")
+}
+
+// TestStagedShare: what one user has begun and sources do not decide does not keep others from moving a room's groups.
+func TestStagedShare(t *testing.T) {
+	p := newPlay(t)
+	p.allow(serverB, `{"target":"joined_servers","quotas":{"staged_per_room":2,"staged_per_user_in_room":1}}`)
+	p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }
+	p.begin(serverA, serverB, bob)
+	p.run()
+	expectRule(t, p.ask(), "staged_per_user_in_room")
+	if _, err := p.request(serverA, serverB, alice, nil); err != nil {
+		t.Errorf("another user: %v", err)
+	}
 }

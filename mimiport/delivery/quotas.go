@@ -57,7 +57,8 @@ func offerLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
 	}
 }
 
-// stageLimits bound what waits for its source here, with the shares for a user, a room and a source.
+// stageLimits bound what waits for its source here, with the shares for a user, a room, the user in the room, and a
+// source.
 func stageLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
 	count := func(f storage.MigrationFilter) *storage.MigrationFilter {
 		f.Role, f.States = migration.Target, []migration.State{migration.Staged}
@@ -67,6 +68,8 @@ func stageLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
 		{Quota: "staged", Max: int64(q.Staged), Migrations: count(storage.MigrationFilter{})},
 		{Quota: "staged_per_user", Max: int64(q.StagedPerUser), Migrations: count(storage.MigrationFilter{User: m.User})},
 		{Quota: "staged_per_room", Max: int64(q.StagedPerRoom), Migrations: count(storage.MigrationFilter{RoomID: m.RoomID})},
+		{Quota: "staged_per_user_in_room", Max: int64(q.StagedPerUserInRoom),
+			Migrations: count(storage.MigrationFilter{User: m.User, RoomID: m.RoomID})},
 		{Quota: "staged_per_source", Max: int64(q.StagedPerSource),
 			Migrations: count(storage.MigrationFilter{Source: m.Source})},
 	}

@@ -82,6 +82,7 @@ type Quotas struct {
 	BytesPerDay     int `json:"bytes_per_day"`     // bytes that one user adds to the log of one group on a UTC day
 
 	GroupsPerUserInRoom int `json:"groups_per_user_in_room"` // groups hosted here in one room, of one user
+	StagedPerUserInRoom int `json:"staged_per_user_in_room"` // migrations staged here of groups in one room, of one user
 }
 
 // Default makes the profile's policy. It is stricter than the draft's defaults, which the draft calls a bit liberal.
@@ -93,7 +94,7 @@ func Default() Policy {
 			Members: 50_000, Offers: 20, OffersPerRoom: 100,
 			Staged: 100, StagedPerUser: 10, StagedPerRoom: 10, StagedPerSource: 25,
 			MovesPerHour: 60, AbortsAnHour: 3, BytesPerDay: 256 << 20,
-			GroupsPerUserInRoom: 50,
+			GroupsPerUserInRoom: 50, StagedPerUserInRoom: 5,
 		},
 	}
 }
@@ -152,7 +153,7 @@ func (p *Policy) validate() error {
 	if min(
 		q.Groups, q.GroupsPerUser, q.GroupsPerRoom, q.ReservedPerUser, q.ReservedPerRoom, q.Members, q.Offers,
 		q.OffersPerRoom, q.Staged, q.StagedPerUser, q.StagedPerRoom, q.StagedPerSource, q.MovesPerHour, q.AbortsAnHour,
-		q.BytesPerDay, q.GroupsPerUserInRoom,
+		q.BytesPerDay, q.GroupsPerUserInRoom, q.StagedPerUserInRoom,
 	) < 0 {
 		return mimiport.Errorf(op, mimiport.KindBadMessage, "a quota is negative")
 	}

@@ -30,6 +30,7 @@ var exceeded = map[string]struct {
 	"bytes_per_day":     {"the user has added as many bytes to the group today as one user may add", time.Hour},
 
 	"groups_per_user_in_room": {"the user has as many groups of the room on this server as one user may have", 0},
+	"staged_per_user_in_room": {"too many migrations of the room by the user to this server wait for their sources", 0},
 }
 
 // Exceeded returns the error of a request that would exceed the quota with this name in JSON. When waiting helps, the
