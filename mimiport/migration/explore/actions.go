@@ -57,17 +57,15 @@ var actions = []action{
 	{text: "{T} asks {S} about {m}", by: byTarget, can: targetHas(rowAsk), do: (*model).ask, fair: true},
 	{text: "{S} hands out the content of {m}", by: bySource, can: sourceHas(rowContent), do: (*model).sendContent, fair: true, sends: true},
 
-	{text: "decide_by of {m} passes", clock: true, can: func(_ *model, w *world, i slot) bool { return w.moves[i].source.state == frozen },
-		do: func(_ *model, w *world, i slot) messages { w.moves[i].late = true; return 0 }, fair: true},
-	{text: "the offer of {m} expires", clock: true, can: targetHas(rowDeadline),
-		do: func(_ *model, w *world, i slot) messages { w.moves[i].expired = true; return 0 }, fair: true},
 	{text: "{S} minds decide_by of {m}", clock: true, by: bySource, fair: true, do: (*model).sourceDeadline,
-		can: func(_ *model, w *world, i slot) bool {
-			return w.moves[i].late && w.moves[i].source.rows&rowDeadline != 0
-		}},
+		can: sourceHas(rowDeadline)},
 	{text: "{T} minds the expiry of {m}", clock: true, by: byTarget, fair: true, do: (*model).targetDeadline,
-		can: func(_ *model, w *world, i slot) bool { return w.moves[i].expired }},
+		can: targetHas(rowDeadline)},
 
+	{text: "{S} takes the vote on {m} after decide_by", clock: true, by: bySource, takes: vote, do: (*model).takeLateVote,
+		can: func(_ *model, w *world, i slot) bool {
+			return w.moves[i].net&vote != 0 && w.moves[i].source.state == frozen
+		}},
 	{text: "{T} refuses the content of {m}", by: byTarget, takes: content, do: (*model).refuse,
 		can: func(_ *model, w *world, i slot) bool {
 			return w.moves[i].net&content != 0 && w.moves[i].target.state == offered

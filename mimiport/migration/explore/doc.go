@@ -16,7 +16,8 @@
 //     service.go) says how a migration.Ready looks in a world: the record, the group's row, a bit for each kind of
 //     outbox row, one for the stored content.
 //   - S asks T before it freezes. T asks S how a staged migration ended, at any time, since T's clock decides nothing.
-//   - decide_by passes on S's clock, and the offer expires on T's, at any time. T may refuse any content.
+//   - S minds decide_by, or takes a vote that comes after it, at any time, and T minds the expiry of an offer. T may
+//     refuse any content.
 //
 // Any message can be late by any time, so they overtake each other at will, and be lost or arrive twice. A server can
 // crash at any time: before it has saved, or when it has saved and not sent. A lost compare-and-set is no step of its
@@ -30,12 +31,14 @@
 // them the search is complete, breadth first, those states first that need the fewest faults. `make explore` does it:
 // seven million states, 1.2 GB. `go test` searches one migration, and there and back with one member who asks for each.
 //
-// A state has no ids, clocks or counters. Worlds that differ in the names of the two members are one. So are those that
-// differ in what cannot matter (tidy.go): members receive at once what was accepted; a row's message is on its way as
-// long as the row is there; what reaches a record that has ended is taken at once, if the machine, when asked, says
-// that it is without effect; and of an offer for an epoch that is over, which can freeze nothing any more, nothing is
-// kept. How many faults it took is no part of a state: it is searched again only with faults left that it was not
-// searched with before.
+// A state has no ids, clocks or counters. That a deadline passes is no event of its own. Only the server whose deadline
+// it is can tell, and only when it minds the deadline or takes a message. Nothing else depends on it, so it may as well
+// pass just then: S minds decide_by or takes a late vote, T minds the expiry or refuses a late content, as it may refuse
+// any. Worlds that differ in the names of the two members are one. So are those that differ in what cannot matter
+// (tidy.go): members receive at once what was accepted; a row's message is on its way as long as the row is there; what
+// reaches a record that has ended is taken at once, if the machine, when asked, says that it is without effect; and of
+// an offer for an epoch that is over, which can freeze nothing any more, nothing is kept. How many faults it took is no
+// part of a state: it is searched again only with faults left that it was not searched with before.
 //
 // # Invariants
 //
@@ -53,11 +56,11 @@
 //
 // A violation comes with a shortest way to it. Each step is numbered, with what it ended (-) and what it began (+):
 //
-//	6 A takes the vote on 1x
-//	    - 1x: decide_by has passed
+//	6 A takes the vote on 1x after decide_by
+//	    - A, term 0: the group is frozen, Commits []
 //	    - A: 1x is frozen
-//	    + A: 1x is aborted
 //	    + A, term 0: the group is active, Commits []
+//	    + A: 1x is aborted
 //
 // "A: 1x is frozen" is A's record of migration 1x; "A has to …" is a row of A's outbox; "… is on its way" is a message.
 // Commits are named by who made them. A crash or a loss stands in the line of what it befell. The files in testdata are

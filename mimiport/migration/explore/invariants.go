@@ -21,7 +21,7 @@ var invariants = []struct {
 // steps are what holds of every step from one world to the next.
 var steps = []struct {
 	name  string
-	holds func(before, after *world, i slot) bool
+	holds func(before, after *world, i slot, e event) bool
 }{
 	{"a migration ends once", endsOnce},
 	{"the source's clock decides: no vote counts from decide_by on", noLateVote},
@@ -30,7 +30,7 @@ var steps = []struct {
 }
 
 // check names an invariant that a step to a world violates, or none.
-func (m *model) check(before, after *world) string {
+func (m *model) check(before, after *world, e event) string {
 	for _, inv := range invariants {
 		if !inv.holds(m, after) {
 			return inv.name
@@ -38,7 +38,7 @@ func (m *model) check(before, after *world) string {
 	}
 	for _, s := range steps {
 		for i := range slot(m.bounds.Terms * members) {
-			if !s.holds(before, after, i) {
+			if !s.holds(before, after, i, e) {
 				return s.name
 			}
 		}
@@ -145,7 +145,7 @@ func outcomeFree(w *world, i slot) bool {
 }
 
 // endsOnce: against an end that is not the move only the confirmation counts.
-func endsOnce(before, after *world, i slot) bool {
+func endsOnce(before, after *world, i slot, _ event) bool {
 	a, b := before.moves[i].source.state, after.moves[i].source.state
 	if (a == decided || a == aborted) && b != a && b != moved || a == moved && b != moved {
 		return false
@@ -154,19 +154,19 @@ func endsOnce(before, after *world, i slot) bool {
 	return a != active && a != dropped || b == a || b == active
 }
 
-func noLateVote(before, after *world, i slot) bool {
-	b, a := &before.moves[i], &after.moves[i].source
-	return !(b.late && b.source.state == frozen && a.state == decided && a.holds&vote != 0)
+func noLateVote(before, after *world, i slot, e event) bool {
+	late := actions[e.action].clock && slot(e.slot) == i
+	return !late || before.moves[i].source.state != frozen || after.moves[i].source.state != decided
 }
 
-func purged(before, after *world, i slot) bool {
+func purged(before, after *world, i slot, _ event) bool {
 	b, a := &before.moves[i], &after.moves[i]
 	moves := b.source.state != decided && a.source.state == decided
 	drops := b.target.state == staged && a.target.state == dropped
 	return !(moves && a.source.rows&rowPurge == 0 || drops && a.target.rows&rowPurge == 0)
 }
 
-func neverBack(before, after *world, i slot) bool {
+func neverBack(before, after *world, i slot, _ event) bool {
 	return before.members[i.member()].begins(after.members[i.member()])
 }
 

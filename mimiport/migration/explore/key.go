@@ -56,18 +56,17 @@ func decode(of *key, bounds Bounds) *world {
 	return w
 }
 
-// bits packs a move into 63 bits.
+// bits packs a move into 61 bits.
 func (m *move) bits() uint64 {
 	v := uint64(m.net)<<24 | uint64(m.base)
-	v = v<<4 | bit(m.pending)<<3 | bit(m.late)<<2 | bit(m.expired)<<1 | bit(m.over)
+	v = v<<2 | bit(m.pending)<<1 | bit(m.over)
 	return v<<26 | m.source.bits()<<13 | m.target.bits()
 }
 
 func moveOf(v uint64) move {
 	return move{
 		source: recordOf(v >> 13), target: recordOf(v),
-		net: messages(v >> 54), base: history(v >> 30 & 0xffffff),
-		pending: v>>29&1 != 0, late: v>>28&1 != 0, expired: v>>27&1 != 0, over: v>>26&1 != 0,
+		net: messages(v >> 52), base: history(v >> 28 & 0xffffff), pending: v>>27&1 != 0, over: v>>26&1 != 0,
 	}
 }
 

@@ -26,13 +26,13 @@ func play(t *testing.T, events []string) string {
 		m.events(&before, func(e event, next *world) {
 			if e.String() == name {
 				found, at = true, *next
+				if broken := m.check(&before, next, e); broken != "" {
+					t.Errorf("%s: broken at line %d", broken, n+1)
+				}
 			}
 		})
 		if !found {
 			t.Fatalf("this cannot happen, or changes nothing, at line %d: %s", n+1, name)
-		}
-		if broken := m.check(&before, &at); broken != "" {
-			t.Errorf("%s: broken at line %d", broken, n+1)
 		}
 		writeStep(&out, n+1, name, &before, &at)
 	}

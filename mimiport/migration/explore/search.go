@@ -79,7 +79,7 @@ func (s *search) expand(n uint32) {
 		if !ok || s.result.Violation != "" {
 			return
 		}
-		violation := s.check(w, next)
+		violation := s.check(w, next, e)
 		s.tidy(next)
 		to := node{s.number(next), n, left, from.depth + 1}
 		if violation == "" {

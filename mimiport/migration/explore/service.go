@@ -1,6 +1,10 @@
 package explore
 
-import "github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+import (
+	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+)
 
 // The rows of the group that a migration is between.
 func (w *world) sourceGroup(i slot) *group { return &w.groups[i.term()-1] }
@@ -74,9 +78,6 @@ func (w *world) store(at site, ready *migration.Ready) {
 	if ready.Accept || ready.Begin {
 		g.history = w.moved(at.move)
 	}
-	if w.moves[at.move].source.state != frozen {
-		w.moves[at.move].late = false // nobody looks at that clock any more
-	}
 }
 
 // sign puts into a record what a step has signed.
@@ -110,10 +111,18 @@ func (m *model) initiate(w *world, i slot) messages {
 
 // takeVote is voted.
 func (m *model) takeVote(w *world, i slot) messages {
-	mv := &w.moves[i]
-	m.step(w, w.source(i), migration.Vote{
-		Complete: signed(vote, i), ContentHash: contentHash(i), At: clock(mv.late && m.bug != CountsLateVote),
-	})
+	return m.takeVoteAt(w, i, before)
+}
+
+func (m *model) takeLateVote(w *world, i slot) messages {
+	if m.bug == CountsLateVote {
+		return m.takeVoteAt(w, i, before)
+	}
+	return m.takeVoteAt(w, i, deadline)
+}
+
+func (m *model) takeVoteAt(w *world, i slot, at time.Time) messages {
+	m.step(w, w.source(i), migration.Vote{Complete: signed(vote, i), ContentHash: contentHash(i), At: at})
 	return 0
 }
 
@@ -124,9 +133,8 @@ func (m *model) giveUp(w *world, i slot) messages {
 }
 
 func (m *model) sourceDeadline(w *world, i slot) messages {
-	mv := &w.moves[i]
-	mv.source.rows &^= rowDeadline
-	m.step(w, w.source(i), migration.Deadline{At: clock(mv.late)})
+	w.moves[i].source.rows &^= rowDeadline
+	m.step(w, w.source(i), migration.Deadline{At: deadline})
 	return 0
 }
 
@@ -172,13 +180,8 @@ func (m *model) takeContent(w *world, i slot) messages {
 	if m.bug == UsesNonceTwice && mv.target.state == dropped {
 		mv.target.state = offered
 	}
-	if mv.target.state == offered {
-		if mv.expired {
-			return refusal
-		}
-	}
 	err := m.step(w, w.target(i), migration.Content{
-		ContentHash: contentHash(i), DecideBy: deadline, At: clock(mv.expired),
+		ContentHash: contentHash(i), DecideBy: deadline, At: before,
 	})
 	if err == migration.ErrStaged {
 		return 0 // in progress: to be tried again
@@ -192,7 +195,7 @@ func (m *model) takeContent(w *world, i slot) messages {
 	return refusal
 }
 
-// refuse is PutContent when T's policy, or T's size limit, says no.
+// refuse is PutContent when T's policy, or T's size limit, says no, or the offer has expired.
 func (m *model) refuse(w *world, i slot) messages { return refusal }
 
 // confirm is the MigrationConfirmation, from whomever T has it.
@@ -240,8 +243,7 @@ func (m *model) targetDeadline(w *world, i slot) messages {
 	if m.bug == ExpiresStaged && mv.target.state == staged {
 		m.step(w, w.target(i), migration.Superseded{})
 	}
-	m.step(w, w.target(i), migration.Deadline{At: clock(mv.expired)})
+	m.step(w, w.target(i), migration.Deadline{At: deadline})
 	mv.target.rows &^= rowDeadline
-	mv.expired = false
 	return 0
 }

@@ -43,7 +43,7 @@ func (w *world) facts() []string {
 				say("%s of %s is on its way", m.name, i)
 			}
 		}
-		for what, is := range map[string]bool{"its member waits": mv.pending, "decide_by has passed": mv.late, "the offer has expired": mv.expired, "it can freeze nothing any more": mv.over} {
+		for what, is := range map[string]bool{"its member waits": mv.pending, "it can freeze nothing any more": mv.over} {
 			if is {
 				say("%s: %s", i, what)
 			}

@@ -66,14 +66,13 @@ var ended = func() (of [len(states)]bool) {
 // quiet says whether a step changed no more than the rows and messages of a migration.
 func quiet(before, after *world, i slot) bool {
 	a, b := after.moves[i], before.moves[i]
-	a.net, a.source.rows, a.target.rows, a.expired = b.net, b.source.rows, b.target.rows, b.expired
+	a.net, a.source.rows, a.target.rows = b.net, b.source.rows, b.target.rows
 	return a == b && after.groups == before.groups && after.members == before.members
 }
 
 // forgetClock takes away the clock of an offer that has been taken up or has ended.
 func (m *model) forgetClock(mv *move) {
 	if mv.target.state != offered && m.bug != ExpiresStaged {
-		mv.expired = false
 		mv.target.rows &^= rowDeadline
 	}
 }

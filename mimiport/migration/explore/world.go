@@ -202,8 +202,6 @@ type move struct {
 	net            messages
 	base           history // of the member when it asked: what the migration Commit follows
 	pending        bool    // the member has sent the Init and waits
-	late           bool    // decide_by has passed on S's clock
-	expired        bool    // the offer has expired on T's clock
 	over           bool    // S will refuse its Init, if there ever is one: the epoch of the request is over
 }
 
@@ -219,13 +217,6 @@ var (
 	before   = time.Unix(1, 0)
 	deadline = time.Unix(2, 0)
 )
-
-func clock(passed bool) time.Time {
-	if passed {
-		return deadline
-	}
-	return before
-}
 
 // someBytes are enough to tell a migration's signed messages and content hashes from another's.
 var someBytes = []byte("0123456789abcdef0123456789abcdef")
