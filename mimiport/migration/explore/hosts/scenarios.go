@@ -55,9 +55,19 @@ var Scenarios = []Scenario{
 		{moves, 0, b, false}, {moves, 0, b, false}, {recovers, 0, a, false}, {recovers, 0, b, false},
 		{reclaims, 1, a, false},
 	}},
+	{Name: "two moves to one server, and a backup", Drops: true, Restores: true, Room: []possible{
+		{moves, 0, b, false}, {moves, 0, b, false}, {reclaims, 1, a, false},
+	}},
 	{Name: "a group that is closed", Closes: true, Room: []possible{
 		{moves, 0, b, false}, {recovers, 0, c, false}, {reclaims, 1, a, false},
 	}},
+	{Name: "a group that is closed, and a backup", Closes: true, Restores: true, Room: []possible{
+		{moves, 0, b, false}, {moves, 1, a, false}, {recovers, 0, c, false},
+	}},
+	{
+		Name: "a group that is closed, and an outage", Closes: true, Loses: true, Outages: true, Commits: true,
+		Successors: []server{c}, Room: []possible{{moves, 0, b, false}, {recovers, 0, c, false}},
+	},
 	{Name: "a hostile host", HasHostile: true, Hostile: a, Room: []possible{
 		{moves, 0, b, false}, {moves, 0, c, false}, {recovers, 0, b, false}, {reclaims, 1, a, false},
 	}},
