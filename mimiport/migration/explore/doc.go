@@ -27,9 +27,10 @@
 //
 // # Bounds
 //
-// Two members, there and back, two crashes, two losses, one duplicate, one Commit of its own for each member. Within
-// them the search is complete, breadth first, those states first that need the fewest faults. `make explore` does it:
-// seven million states, 1.2 GB. `go test` searches one migration, and there and back with one member who asks for each.
+// Two members, there and back, one Commit of its own for each member. There may be any number of crashes, losses and
+// repetitions: a state does not hold how many there were, so a bound on them would save few states, and have each
+// searched again with more of them left. Within the bounds the search is complete, breadth first. `make explore` does
+// it. `go test` searches one migration, and there and back with one member who asks for each.
 //
 // A state has no ids, clocks or counters. That a deadline passes is no event of its own. Only the server whose deadline
 // it is can tell, and only when it minds the deadline or takes a message. Nothing else depends on it, so it may as well
@@ -37,8 +38,7 @@
 // any. Worlds that differ in the names of the two members are one. So are those that differ in what cannot matter
 // (tidy.go): members receive at once what was accepted; a row's message is on its way as long as the row is there; what
 // reaches a record that has ended is taken at once, if the machine, when asked, says that it is without effect; and of
-// an offer for an epoch that is over, which can freeze nothing any more, nothing is kept. How many faults it took is no
-// part of a state: it is searched again only with faults left that it was not searched with before.
+// an offer for an epoch that is over, which can freeze nothing any more, nothing is kept.
 //
 // # Invariants
 //

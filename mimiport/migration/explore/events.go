@@ -7,7 +7,7 @@ type event struct {
 	rival        uint8 // raced: the action on the same migration that comes between reading and writing
 }
 
-// fate is what befalls an action; all but fine and raced count against the bounds.
+// fate is what befalls an action.
 type fate uint8
 
 const (

@@ -2,7 +2,6 @@ package explore
 
 import (
 	"slices"
-	"strings"
 )
 
 // schedule is an order in which to choose among the fair actions that change something.
@@ -67,7 +66,7 @@ func (s *search) live() {
 		for n := range uint32(s.states.Len()) {
 			if !s.follow(order, n, left) {
 				s.result.Violation = "fair delivery ends with the group active at one server"
-				s.result.Trace = s.trace(s.nodeOf(n)) + s.fairTrace(s.nodeOf(n), order)
+				s.result.Trace = s.fairTrace(n, order)
 				return
 			}
 			s.result.Fair = max(s.result.Fair, int(left[n])-1)
@@ -79,12 +78,12 @@ func (s *search) live() {
 func (s *search) follow(order schedule, n uint32, left []uint8) bool {
 	var path []uint32
 	for left[n] == 0 {
-		w := decode(s.states.At(n), s.bounds)
+		w := s.world(n)
 		_, next := s.next(w, order)
 		switch {
 		case next != *w:
 			path = append(path, n)
-			n = s.number(&next)
+			n = s.number(&next, node{})
 		case w.settled():
 			left[n] = 1
 		}
@@ -98,21 +97,15 @@ func (s *search) follow(order schedule, n uint32, left []uint8) bool {
 	return true
 }
 
-// nodeOf finds the first node of a state.
-func (s *search) nodeOf(state uint32) uint32 {
-	return uint32(slices.IndexFunc(s.nodes, func(n node) bool { return n.state == state }))
-}
-
-// fairTrace writes a fair schedule from a node.
+// fairTrace writes the way to a state, and a fair schedule from there.
 func (s *search) fairTrace(n uint32, order schedule) string {
-	var out strings.Builder
-	w := decode(s.states.At(s.nodes[n].state), s.bounds)
-	for n := range mostFair {
+	out, w := s.trace(n), s.world(n)
+	for k := range mostFair {
 		e, next := s.next(w, order)
 		if next == *w {
 			break
 		}
-		writeStep(&out, n+1, "fairly: "+e.String(), w, &next)
+		writeStep(out, k+1, "fairly: "+e.String(), w, &next)
 		w = &next
 	}
 	return out.String()

@@ -9,18 +9,15 @@ import (
 
 // Bounds say how much is searched; within them the search is complete.
 type Bounds struct {
-	Terms      int  // how often the group may move, 1 to 3: there, back, there again
-	Crashes    int  // of either server, at most 3
-	Losses     int  // of messages, at most 3
-	Duplicates int  // of messages, at most 3
-	NoCommits  bool // members make no Commits but those that move the group
-	Alone      bool // of each term only one member asks to be moved on
+	Terms     int  // how often the group may move, 1 to 3: there, back, there again
+	NoCommits bool // members make no Commits but those that move the group
+	Alone     bool // of each term only one member asks to be moved on
 }
 
 // Result is what a search has found.
 type Result struct {
 	States    int    // distinct ones
-	Left      int    // nodes to go on from, 0 if the search has ended
+	Left      int    // states to go on from, 0 if the search has ended
 	Depth     int    // the most events that a state is away from the first
 	Fair      int    // the most events of a fair schedule to the end
 	Violation string // the invariant that does not hold, empty when all do
@@ -37,103 +34,85 @@ func first() *world {
 // search is a search under way.
 type search struct {
 	*model
-	states  *space.Set[key]
-	covered []uint64 // of each state: the budgets with which, or with more, it has been reached
-	nodes   []node
-	queues  [][]uint32 // nodes to go on from, by the number of faults on the way
-	result  Result
+	states *space.Set[key]
+	nodes  []node // of each state
+	result Result
 }
 
-// node is a state reached with a budget that no other way to it has had.
+// node is how a state was reached first.
 type node struct {
-	state, parent uint32
-	left          budget
-	depth         uint8
+	parent uint32
+	depth  uint8
 }
 
-// Explore searches all states within the bounds, those with the fewest faults on the way first, breadth first among these; then it follows
-// fair schedules from each.
+// Explore searches all states within the bounds, breadth first. Then it follows fair schedules from each.
 func Explore(b Bounds, bug Bug) Result {
-	s := &search{model: &model{bounds: b, bug: bug}, states: space.NewSet[key](), queues: make([][]uint32, b.Crashes+b.Losses+b.Duplicates+1)}
-	s.reach(node{state: s.number(first()), left: budget{int8(b.Crashes), int8(b.Losses), int8(b.Duplicates)}})
-	for used := range s.queues {
-		n := 0
-		for ; n < len(s.queues[used]) && s.result.Violation == ""; n++ {
-			s.expand(s.queues[used][n])
-		}
-		s.result.Left += len(s.queues[used]) - n
-		s.queues[used] = nil
+	s := &search{model: &model{bounds: b, bug: bug}, states: space.NewSet[key]()}
+	s.number(first(), node{})
+	done := 0
+	for ; done < s.states.Len() && s.result.Violation == ""; done++ {
+		s.expand(uint32(done))
 	}
-	if s.result.States = s.states.Len(); s.result.Violation == "" {
+	s.result.States, s.result.Left = s.states.Len(), s.states.Len()-done
+	if s.result.Violation == "" {
 		s.live()
 	}
 	return s.result
 }
 
-// expand goes one step on from a node in all ways that its budget allows.
+// expand goes one step on from a state in all ways.
 func (s *search) expand(n uint32) {
-	from := s.nodes[n]
-	w := decode(s.states.At(from.state), s.bounds)
+	w, depth := s.world(n), s.nodes[n].depth
+	s.result.Depth = max(s.result.Depth, int(depth))
 	s.events(w, func(e event, next *world) {
-		left, ok := from.left.after(e.fate)
-		if !ok || s.result.Violation != "" {
+		if s.result.Violation != "" {
 			return
 		}
 		violation := s.check(w, next, e)
 		s.tidy(next)
-		to := node{s.number(next), n, left, from.depth + 1}
 		if violation == "" {
-			s.reach(to)
+			s.number(next, node{n, depth + 1})
 			return
 		}
-		s.nodes = append(s.nodes, to)
-		s.result.Violation, s.result.Trace = violation, s.trace(uint32(len(s.nodes)-1))
+		out := s.trace(n)
+		writeStep(out, int(depth)+1, e.String(), w, next)
+		s.result.Violation, s.result.Trace = violation, out.String()
 	})
 }
 
-// number gives the number of a world's state.
-func (s *search) number(w *world) uint32 {
+// world is the state with a number.
+func (s *search) world(n uint32) *world { return decode(s.states.At(n), s.bounds) }
+
+// number gives the number of a world's state, and notes how it was reached first.
+func (s *search) number(w *world, how node) uint32 {
 	k := w.key(s.bounds)
 	n := s.states.Number(&k)
-	if int(n) == len(s.covered) {
-		s.covered = append(s.covered, 0)
+	if int(n) == len(s.nodes) {
+		s.nodes = append(s.nodes, how)
 	}
 	return n
 }
 
-// reach notes a node to go on from, unless its state has been reached with as large a budget.
-func (s *search) reach(n node) {
-	if s.covered[n.state]&n.left.bit() != 0 {
-		return
-	}
-	s.covered[n.state] |= n.left.below()
-	used := len(s.queues) - 1 - n.left.sum()
-	s.queues[used] = append(s.queues[used], uint32(len(s.nodes)))
-	s.nodes = append(s.nodes, n)
-	s.result.Depth = max(s.result.Depth, int(n.depth))
-}
-
-// trace writes the events from the first world to a node.
-func (s *search) trace(n uint32) string {
-	var path []node
+// trace writes the events from the first world to a state.
+func (s *search) trace(n uint32) *strings.Builder {
+	var path []uint32
 	for ; n != 0; n = s.nodes[n].parent {
-		path = append(path, s.nodes[n])
+		path = append(path, n)
 	}
 	slices.Reverse(path)
-	var out strings.Builder
-	at, left := *first(), s.nodes[0].left
-	for n, to := range path {
+	out := new(strings.Builder)
+	at := *first()
+	m := &model{bounds: s.bounds, bug: s.bug} // the search's own may be in use
+	for k, to := range path {
 		before, found := at, false
-		s.events(&before, func(e event, next *world) {
-			after, _ := left.after(e.fate)
-			if s.tidy(next); !found && after == to.left && s.number(next) == to.state {
+		m.events(&before, func(e event, next *world) {
+			if m.tidy(next); !found && next.key(s.bounds) == *s.states.At(to) {
 				found, at = true, *next
-				writeStep(&out, n+1, e.String(), &before, next)
+				writeStep(out, k+1, e.String(), &before, next)
 			}
 		})
-		left = to.left
 	}
-	return out.String()
+	return out
 }
 
 func writeStep(out *strings.Builder, n int, what string, before, after *world) {
