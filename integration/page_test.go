@@ -92,6 +92,47 @@ func TestExampleIsLike(t *testing.T) {
 	}
 }
 
+// TestClientsPageDirect: the page shows the bytes that a device signs, and its header, as the test vectors have them.
+func TestClientsPageDirect(t *testing.T) {
+	var requests, headers struct {
+		Cases []struct {
+			Name, Authorization string
+			SignedContent       string `json:"signed_content"`
+		}
+	}
+	readVectors(t, "direct_request", &requests)
+	readVectors(t, "direct_headers", &headers)
+	signed := strings.Join(regexp.MustCompile(`(?m)^[0-9a-f]+`).FindAllString(fenced(t, "signed"), -1), "")
+	if len(requests.Cases) == 0 || signed != requests.Cases[0].SignedContent {
+		t.Errorf("the page signs %s", signed)
+	}
+	header := regexp.MustCompile(`\n *`).ReplaceAllString(fenced(t, "authorization"), "")
+	if len(headers.Cases) == 0 || header != headers.Cases[0].Authorization {
+		t.Errorf("the page sends %s", header)
+	}
+}
+
+func readVectors(t *testing.T, name string, out any) {
+	t.Helper()
+	data, err := os.ReadFile("../mimiport/testdata/" + name + ".json")
+	if err == nil {
+		err = json.Unmarshal(data, out)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fenced is the page's only block of a kind.
+func fenced(t *testing.T, kind string) string {
+	t.Helper()
+	blocks := regexp.MustCompile("(?ms)^```"+kind+"\n(.*?)^```$").FindAllStringSubmatch(clientsPage(t), -1)
+	if len(blocks) != 1 {
+		t.Fatalf("the page has %d blocks of %s", len(blocks), kind)
+	}
+	return blocks[0][1]
+}
+
 // overhear is all that is said while clients create a group, use it, and follow it to another server and back.
 func overhear(t *testing.T) *hearsay {
 	t.Helper()
