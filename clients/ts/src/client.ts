@@ -49,6 +49,8 @@ const RETRY_PAUSE = 200;
 /** How long a request waits for a migration under way, in milliseconds: longer than any freeze (profile, section 6). */
 const MAX_FROZEN = 11 * 60_000;
 const POLL_PAUSE = 500;
+/** How many KeyPackages are kept that are for when the others are used up: a Welcome for the former one may come late. */
+const LAST_RESORTS = 2;
 /** How long one /sync waits for news, in milliseconds. */
 const SYNC_WAIT = 20_000;
 
@@ -177,19 +179,36 @@ export class Client {
     await this.matrix.uploadDeviceKeys(await signDeviceKeys(keys, this.stored.deviceKey, other));
   }
 
-  /** Makes n KeyPackages and publishes them as Matrix one-time keys, and the device so that others find it. */
+  /**
+   * Makes n KeyPackages and publishes them as Matrix one-time keys, one more as a last resort, and the device so that
+   * others find it.
+   */
   async publishKeyPackages(n: number): Promise<void> {
-    const identity = ownIdentity(this.stored);
     await this.publishDevice();
     const published = [];
-    for (let i = 0; i < n; i++) {
-      const own = await mls.newKeyPackage(identity, seconds(this.world));
-      const ref = await mls.keyPackageRef(own.publicPackage);
-      this.stored.keyPackages.set(toBase64url(ref), own);
-      published.push({ ref, value: await oneTimeKey(identity, mls.encodeKeyPackage(own.publicPackage)) });
-    }
+    for (let i = 0; i < n; i++) published.push(await this.newKeyPackage(false));
     this.world.save();
-    await this.matrix.uploadKeyPackages(published);
+    await this.matrix.uploadKeyPackages("one_time_keys", published);
+    await this.publishLastResort();
+  }
+
+  /** Publishes the KeyPackage that is given out when the others are used up. The one before it is kept, too. */
+  private async publishLastResort(): Promise<void> {
+    const { lastResorts, keyPackages } = this.stored;
+    const made = await this.newKeyPackage(true);
+    lastResorts.push(toBase64url(made.ref));
+    for (const ref of lastResorts.splice(0, lastResorts.length - LAST_RESORTS)) keyPackages.delete(ref);
+    this.world.save();
+    await this.matrix.uploadKeyPackages("fallback_keys", [made]);
+  }
+
+  /** A new KeyPackage of the device as it is published. */
+  private async newKeyPackage(fallback: boolean) {
+    const identity = ownIdentity(this.stored);
+    const own = await mls.newKeyPackage(identity, seconds(this.world));
+    const ref = await mls.keyPackageRef(own.publicPackage);
+    this.stored.keyPackages.set(toBase64url(ref), own);
+    return { ref, value: await oneTimeKey(identity, mls.encodeKeyPackage(own.publicPackage), fallback) };
   }
 
   /** Creates the group of a room at a Delivery Service: reserve an id, create the group under it, bind, announce. */
@@ -661,8 +680,9 @@ export class Client {
   }
 
   /** Takes in what one /sync brought. */
-  synced(result: SyncResult): Promise<void> {
-    return this.exclusive(() => this.inbox.synced(result));
+  async synced(result: SyncResult): Promise<void> {
+    await this.exclusive(() => this.inbox.synced(result));
+    if (result.lastResortUsed && this.stored.lastResorts.length > 0) await this.publishLastResort();
   }
 
   /**

@@ -125,9 +125,9 @@ export async function signDeviceKeys(
   return { ...whole, signatures: { [keys.user_id]: { [id]: signature } } };
 }
 
-/** A KeyPackage (an MLSMessage) as the value of a one-time key. */
-export async function oneTimeKey(own: Identity, message: Uint8Array) {
-  const value = { key: toBase64(message) };
+/** A KeyPackage (an MLSMessage) as the value of a one-time key, or of one that is given out when those are used up. */
+export async function oneTimeKey(own: Identity, message: Uint8Array, fallback = false) {
+  const value = { key: toBase64(message), ...(fallback && { fallback }) };
   return { ...value, signatures: { [own.userId]: { [mlsKeyId(own.deviceId)]: await sign(value, own) } } };
 }
 

@@ -107,6 +107,8 @@ export interface Stored {
   deviceKey: KeyPair | undefined;
   /** By KeyPackageRef in base64url. */
   keyPackages: Map<string, mls.OwnKeyPackage>;
+  /** The KeyPackages among them that are given out when the others are used up: those are kept. The newest is last. */
+  lastResorts: string[];
   groups: Map<string, Group>;
   /** Welcomes for groups that their rooms do not name yet; until when they are kept, in milliseconds since 1970. */
   invitations: Invitation[];

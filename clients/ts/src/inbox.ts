@@ -731,7 +731,7 @@ export class Inbox {
     const ref = refs.find((r) => this.stored.keyPackages.has(r));
     if (ref === undefined) return this.ignored(key, at.server, "the Welcome is for no KeyPackage of this device");
     const state = await mls.join(welcome, this.stored.keyPackages.get(ref)!, () => ds.tree(key, f.epoch));
-    this.stored.keyPackages.delete(ref);
+    if (!this.stored.lastResorts.includes(ref)) this.stored.keyPackages.delete(ref);
     await this.enter(key, f.room_id, at.server, at, state);
   }
 

@@ -34,6 +34,8 @@ export interface SyncResult {
   pointers: { roomId: string; content: any }[];
   /** Users whose devices, or their keys, have changed. */
   changed: string[];
+  /** Whether the KeyPackage has been given out that is for when the others are used up. */
+  lastResortUsed: boolean;
 }
 
 /** A logged-in device. */
@@ -174,7 +176,9 @@ export class Matrix {
         .map(({ content }) => ({ roomId, content })),
     );
     const changed = news.device_lists?.changed ?? [];
-    return { next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers, changed };
+    const unused = news.device_unused_fallback_key_types; // which not every homeserver tells
+    const lastResortUsed = Array.isArray(unused) && !unused.includes(KEY_PACKAGE);
+    return { next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers, changed, lastResortUsed };
   }
 
   private statePath(roomId: string, type: string): string {
@@ -206,12 +210,16 @@ export class Matrix {
     await this.request("POST", "/_matrix/client/v3/keys/upload", { device_keys });
   }
 
-  /** Publishes KeyPackages as one-time keys: their values by KeyPackageRef. */
-  async uploadKeyPackages(packages: { ref: Uint8Array; value: unknown }[]): Promise<void> {
-    const one_time_keys = Object.fromEntries(
-      packages.map(({ ref, value }) => [`${KEY_PACKAGE}:${toBase64url(ref.subarray(0, 12))}`, value]),
-    );
-    await this.request("POST", "/_matrix/client/v3/keys/upload", { one_time_keys });
+  /**
+   * Publishes KeyPackages, their values by KeyPackageRef: as one-time keys, or as the key that is given out when those
+   * are used up, which a homeserver without such keys passes over.
+   */
+  async uploadKeyPackages(
+    kind: "one_time_keys" | "fallback_keys",
+    packages: { ref: Uint8Array; value: unknown }[],
+  ): Promise<void> {
+    const keys = packages.map(({ ref, value }) => [`${KEY_PACKAGE}:${toBase64url(ref.subarray(0, 12))}`, value]);
+    await this.request("POST", "/_matrix/client/v3/keys/upload", { [kind]: Object.fromEntries(keys) });
   }
 
   /** What users' homeservers publish of all their devices, also of users elsewhere. */

@@ -10,6 +10,7 @@ export const emptyStore = (): Stored => ({
   identity: undefined,
   deviceKey: undefined,
   keyPackages: new Map(),
+  lastResorts: [],
   groups: new Map(),
   invitations: [],
   since: undefined,
@@ -85,12 +86,13 @@ const loadKeys = (k: any) => k && { ...k, signKey: fromBase64(k.signKey), public
 /** Writes the store; after a crash the file holds the old contents or the new. */
 export function saveStore(
   path: string,
-  { identity, deviceKey, keyPackages, groups, invitations, since }: Stored,
+  { identity, deviceKey, keyPackages, lastResorts, groups, invitations, since }: Stored,
 ): void {
   const text = JSON.stringify({
     identity: saveKeys(identity),
     deviceKey: saveKeys(deviceKey),
     keyPackages: [...keyPackages].map(([ref, own]) => [ref, mls.saveKeyPackage(own)]),
+    lastResorts,
     groups: [...groups.values()].map(saveGroup),
     invitations,
     since,
@@ -102,11 +104,14 @@ export function saveStore(
 /** Reads the store, an empty one where there is no file. */
 export function loadStore(path: string): Stored {
   if (!existsSync(path)) return emptyStore();
-  const { identity, deviceKey, keyPackages, groups, invitations, since } = JSON.parse(readFileSync(path, "utf8"));
+  const { identity, deviceKey, keyPackages, lastResorts, groups, invitations, since } = JSON.parse(
+    readFileSync(path, "utf8"),
+  );
   return {
     identity: loadKeys(identity),
     deviceKey: loadKeys(deviceKey),
     keyPackages: new Map(keyPackages.map(([ref, saved]: [string, string[]]) => [ref, mls.loadKeyPackage(saved)])),
+    lastResorts,
     groups: new Map(groups.map(loadGroup).map((g: Group) => [g.key, g])),
     invitations,
     since,

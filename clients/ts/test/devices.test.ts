@@ -120,6 +120,33 @@ test("all devices of a user are added", async () => {
   assert.deepEqual(alice.take("skipped"), []);
 });
 
+test("a KeyPackage of last resort serves again and again, and is renewed once it was used", async (t) => {
+  t.after(() => (net.hasFallback = false));
+  net.hasFallback = true;
+  const { users } = await party("alice");
+  const [alice] = users as [User];
+  const bob = await published(`bob${rooms}`);
+  const { lastResorts, keyPackages } = bob.client.stored;
+  const [first] = lastResorts;
+  const add = () => alice.client.add(alice.group, bob.id);
+  const remove = () => alice.client.remove(alice.group, bob.id);
+  await add(); // by the only one-time key
+  await bob.sync();
+  assert.deepEqual(lastResorts, [first]);
+  await remove();
+  for (let i = 0; i < 2; i++) {
+    await add();
+    await remove();
+    await add();
+    await bob.sync();
+    together(alice, bob);
+    await remove();
+  }
+  assert.equal(bob.take("joined").length, 5);
+  assert.deepEqual([lastResorts.length, lastResorts.includes(first!)], [2, false]);
+  assert.deepEqual([...keyPackages.keys()], lastResorts);
+});
+
 const odd: [string, RegExp, Parameters<typeof twoDevices>[0]][] = [
   ["is not signed", /has not signed/, (value) => delete value.signatures],
   ["is changed", /has not signed/, (value) => (value.more = 1)],

@@ -473,6 +473,9 @@ export class FakeNetwork {
   private readonly pointers: { roomId: string; content: unknown }[] = [];
   /** One-time keys by user and device. */
   readonly oneTimeKeys = new Map<string, Map<string, Record<string, unknown>>>();
+  /** Whether the homeserver has keys for when a device's one-time keys are used up. */
+  hasFallback = false;
+  private readonly lastResorts = new Map<string, { key: [string, unknown]; used: boolean }>();
   readonly deviceKeys = new Map<string, Record<string, DeviceKeys>>();
   /** The users' keys for cross-signing, as /keys/query gives them. */
   crossSigning: Pick<PublishedKeys, "master_keys" | "self_signing_keys"> = {};
@@ -660,7 +663,12 @@ export class FakeNetwork {
         { timeline: { events: [{ type: "io.github.mimiport.delivery_service", state_key: "", content }] } },
       ]),
     );
-    return { next_batch, to_device: { events }, rooms: { join }, device_lists: { changed: this.changed } };
+    const unused = [...this.lastResorts].filter(([of, { used }]) => of.startsWith(`${user} `) && !used);
+    const device_unused_fallback_key_types = unused.map(([, { key }]) => key[0].split(":")[0]);
+    return {
+      ...{ next_batch, to_device: { events }, rooms: { join }, device_lists: { changed: this.changed } },
+      ...(this.hasFallback && { device_unused_fallback_key_types }),
+    };
   }
 
   /**
@@ -671,6 +679,8 @@ export class FakeNetwork {
     if (operation === "upload") {
       const had = this.oneTimeKeys.get(user) ?? new Map<string, Record<string, unknown>>();
       this.oneTimeKeys.set(user, had.set(device, { ...had.get(device), ...body.one_time_keys }));
+      const [last] = Object.entries<any>((this.hasFallback && body.fallback_keys) || {});
+      if (last !== undefined) this.lastResorts.set(`${user} ${device}`, { key: last, used: false });
       if (body.device_keys !== undefined) this.publish(body.device_keys);
       return {};
     }
@@ -684,6 +694,11 @@ export class FakeNetwork {
     const claimed = Object.keys(devices).map((id) => {
       const keys = this.oneTimeKeys.get(wanted)?.get(id) ?? {};
       const [name, key] = Object.entries(keys)[0] ?? [];
+      const last = this.lastResorts.get(`${wanted} ${id}`);
+      if (name === undefined && last !== undefined) {
+        last.used = true;
+        return [id, Object.fromEntries([last.key])];
+      }
       if (name === undefined) return [id, {}];
       delete keys[name];
       return [id, { [name]: key }];
