@@ -6,8 +6,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// TestKickedMemberIsRemoved: when a member is kicked from the room, the Delivery Service that hosts the group proposes the removal, and the
-// next Commit carries it out: at the server that created the group, and at the one it moved to, which was given the right to propose.
+// TestKickedMemberIsRemoved: when a member is kicked from the room, the Delivery Service that hosts the group proposes
+// the removal. The next Commit carries it out, and the kicked member reads that Commit. So does the server that created
+// the group, and the one that it moved to, which was given the right to propose.
 func TestKickedMemberIsRemoved(t *testing.T) {
 	p := newPair(t)
 	p.requireKickedRemoved(t, "carol")
@@ -30,6 +31,7 @@ func (p *pair) requireKickedRemoved(t *testing.T, localpart string) {
 	}
 	harness.Do(t, p.bob, "wait_for", harness.Args{"kind": "state", "pending_proposals": 1}, nil)
 	harness.Do(t, p.bob, "update", nil, nil)
+	harness.Do(t, c, "wait_for", harness.Args{"kind": "removed"}, nil)
 	if at := p.RequireSettled(t); len(at.Members) != 2 {
 		t.Errorf("there are %d members after %s was kicked", len(at.Members), localpart)
 	}
