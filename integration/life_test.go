@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
@@ -16,7 +17,9 @@ func TestLifeOnPostgres(t *testing.T) { testLife(t, harness.NewPostgresNetwork(t
 
 func testLife(t *testing.T, n *harness.TestNetwork, version string) {
 	stock := []*harness.Server{n.StartSynapse(t), n.StartServer(t, "")}
-	if err := scenario.Life(t.Context(), n.Network, stock, version, t.Log); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*harness.Patience)
+	defer cancel()
+	if err := scenario.Life(ctx, n.Network, stock, version, t.Log); err != nil {
 		t.Fatal(err)
 	}
 }

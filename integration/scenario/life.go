@@ -377,6 +377,9 @@ func (l *life) kick(ctx context.Context, _ *harness.Network) error {
 		if err := l.removed(ctx, guest, "was kicked from the room"); err != nil {
 			return err
 		}
+		if err := l.awaitKicked(ctx, u); err != nil {
+			return err
+		}
 		if err := l.admit(ctx, l.alice.User, u); err != nil {
 			return err
 		}
@@ -385,6 +388,21 @@ func (l *life) kick(ctx context.Context, _ *harness.Network) error {
 		}
 	}
 	return nil
+}
+
+// awaitKicked waits until a user's homeserver knows that they are out of the room. Before that it takes them for joined
+// when they are to come back.
+func (l *life) awaitKicked(ctx context.Context, u *harness.User) error {
+	return harness.Poll(ctx, func(ctx context.Context) error {
+		var joined struct {
+			Rooms []string `json:"joined_rooms"`
+		}
+		err := u.Do(ctx, http.MethodGet, "/_matrix/client/v3/joined_rooms", nil, &joined)
+		if err == nil && slices.Contains(joined.Rooms, l.room) {
+			err = fmt.Errorf("%s has not been kicked yet", u.ID)
+		}
+		return err
+	})
 }
 
 // lose has the group move to B, which is lost. A takes it on from what a member holds.
