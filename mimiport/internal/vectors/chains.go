@@ -155,6 +155,14 @@ func holding(add adder) {
 	add("holds", "reclaimed by the host before", claimed(mimiport.StepReclaim, targetName), nil)
 	add("holds", "reclaimed by the host itself", claimed(mimiport.StepReclaim, thirdName), nil)
 	add("holds", "reclaimed in term 1 by the host itself", first, nil)
+	long := claimed(mimiport.StepReclaim, targetName)
+	long.Claim(mimiport.StepRecover, thirdName, 12)
+	long.Migrate(sourceName, 14)
+	long.Claim(mimiport.StepReclaim, thirdName, 15)
+	add("holds", "moved twice, reclaimed, recovered, moved, reclaimed", long, nil)
+	again := claimed(mimiport.StepRecover, targetName)
+	again.Claim(mimiport.StepReclaim, sourceName, 12)
+	add("refused", "reclaimed by a host from before the one before", again, nil)
 	add("holds", "recovered by a server that never had it",
 		claimed(mimiport.StepRecover, "fourth.example"), func(v *chainCase, _ *chain) {
 			v.Live = online(sourceName, targetName, thirdName, "fourth.example")
