@@ -148,6 +148,36 @@ export function verifyLineage(id: Uint8Array, lineage: Lineage, k: Knowledge): C
   return { end: way.end, epoch: way.epoch, stored: l, presented: uses };
 }
 
+/** The room's word: the claim that its pointer names, in hexadecimal, and the successors that count. */
+export interface Word {
+  claim_hash?: string;
+  successors?: string[];
+}
+
+/** How many steps two lineages have in common, and which one everybody prefers where they part. */
+export function prefer(first: Lineage, second: Lineage, word: Word): [at: number, preferred: string] {
+  const at = first.steps.findIndex((s, i) => !second.steps[i] || !equal(essence(s), essence(second.steps[i]!)));
+  const [a, b] = [first, second].map((l) => l.steps.slice(at).map((s) => rank(s, word))) as [number[][], number[][]];
+  const best = (ranks: number[][]) => (ranks.some(([named]) => named === 0) ? [0] : ranks[0]!);
+  const less = (x: number[], y: number[]) => {
+    const i = x.findIndex((v, i) => v !== y[i]);
+    return i >= 0 && i < y.length && x[i]! < y[i]!;
+  };
+  const counts = (l: Lineage) => l.steps[at]!.kind !== 1 || l.steps[at]!["target_migration_complete"];
+  if (less(best(a), best(b)) && (best(a)[0] === 0 || counts(first))) return [at, "first"];
+  return [at, less(best(b), best(a)) && (best(b)[0] === 0 || counts(second)) ? "second" : "neither"];
+}
+
+/** The place of a step among others: named by the pointer, then by kind, then by the list of successors. */
+function rank(step: Step, { claim_hash, successors = [] }: Word): number[] {
+  if (step.kind === 1) return [1, 1, 0];
+  const claim: SignedMessage = step["lineage_claim"];
+  const named = Buffer.from(sha256(claim.message)).toString("hex") === claim_hash;
+  const listed = successors.indexOf(decode(LineageClaim, claim.message).domain_name);
+  const place = step.kind === 3 && listed >= 0 ? listed : successors.length;
+  return [named ? 0 : 1, step.kind, place];
+}
+
 /** Whether a recorded step holds the same signature. */
 function isRecorded(s: Signature, step: Step | undefined): boolean {
   const parts: SignedMessage[] = step

@@ -3,7 +3,7 @@ import { strict as assert } from "node:assert";
 import { createHash } from "node:crypto";
 import { readFileSync, readdirSync } from "node:fs";
 import { test } from "node:test";
-import { Unreachable, groupID, isRequest, verifyLineage } from "./chain.js";
+import { Unreachable, groupID, isRequest, prefer, verifyLineage } from "./chain.js";
 import { canonical, isAddress, isServerName, sha256, signContent, signedBy, verify } from "./keys.js";
 import { ExternalSender } from "./mls.js";
 import { Lineage, MigrationInit, structures } from "./structures.js";
@@ -117,6 +117,13 @@ for (const c of load("chains.json").cases) {
     assert.deepEqual([chain.end, Number(chain.epoch)], [c.end, c.epoch]);
     assert.equal(toHex(Lineage.write(chain.stored)), c.stored ?? c.lineage);
     return assert.deepEqual(chain.presented, c.presented ?? []);
+  });
+}
+
+for (const c of load("partings.json").cases) {
+  test(`partings: ${c.name}`, () => {
+    const [first, second] = [c.first, c.second].map((l) => decode(Lineage, hex(l)));
+    assert.deepEqual(prefer(first!, second!, c), [c.at, c.preferred]);
   });
 }
 

@@ -37,12 +37,12 @@ func generate() (map[string][]byte, error) {
 		return nil, err
 	}
 	contents := map[string]any{
-		"derivations.json":      derived,
-		"server_names.json":     serverNames,
-		"chains.json":           chains(),
-		"direct_headers.json":   directHeaders(s),
-		"bounds.json":           bounds(s),
-		"contents.json":         contents(),
+		"derivations.json":    derived,
+		"server_names.json":   serverNames,
+		"chains.json":         chains(),
+		"direct_headers.json": directHeaders(s),
+		"bounds.json":         bounds(s),
+		"partings.json":       partings(), "contents.json": contents(),
 		"content_requests.json": contentRequests(s),
 	}
 	for _, suite := range suites(s) {
