@@ -44,7 +44,8 @@ func (s *service) AdminGroups(_ context.Context, after []byte, limit int) (group
 	for b := byte(1); b <= 5 && len(groups) < limit; b++ {
 		if string([]byte{b}) > string(after) {
 			groups = append(groups, storage.Group{
-				ID: []byte{b}, State: migration.GroupMoved, Server: "hs.example", RoomID: "!r", Creator: "@a:hs.example", Protocol: "mls10",
+				ID: []byte{b}, State: migration.GroupMoved, Server: "hs.example", RoomID: "!r", Creator: "@a:hs.example",
+				Protocol:    "mls10",
 				CipherSuite: 1, Epoch: 7, NextSeq: 9, Migration: id, CreatedAt: time.UnixMilli(5),
 			})
 		}
@@ -73,7 +74,9 @@ func (s *service) AdminGroup(ctx context.Context, id []byte) (*storage.Group, er
 	return &storage.Group{ID: id, State: migration.GroupReserved, CreatedAt: time.UnixMilli(5)}, nil
 }
 
-func (s *service) AdminMigrations(_ context.Context, f storage.MigrationFilter, after mimiport.MigrationID, _ int) ([]*api.MigrationStatus, error) {
+func (s *service) AdminMigrations(
+	_ context.Context, f storage.MigrationFilter, after mimiport.MigrationID, _ int,
+) ([]*api.MigrationStatus, error) {
 	s.filter = f
 	if after == id {
 		return []*api.MigrationStatus{}, nil
@@ -93,7 +96,8 @@ func (s *service) AdminReports(context.Context, []byte) ([]api.Report, error) {
 }
 
 func (s *service) AdminEvidence(_ context.Context, id []byte) ([]storage.Evidence, error) {
-	return []storage.Evidence{{GroupID: id, Kind: migration.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}}, nil
+	e := storage.Evidence{GroupID: id, Kind: migration.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}
+	return []storage.Evidence{e}, nil
 }
 
 func (s *service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
@@ -146,7 +150,8 @@ func call(t *testing.T, svc *service, method, uri, body string) (int, map[string
 
 func TestPolicy(t *testing.T) {
 	svc := &service{policy: policy.Default()}
-	code, got := call(t, svc, "PUT", "/policy", `{"source":"any_member","deny_servers":["spam.example"],"quotas":{"moves_per_hour":7}}`)
+	const patch = `{"source":"any_member","deny_servers":["spam.example"],"quotas":{"moves_per_hour":7}}`
+	code, got := call(t, svc, "PUT", "/policy", patch)
 	if code != 200 || got["source"] != "any_member" || got["target"] != "local_users" {
 		t.Errorf("got %d %v", code, got)
 	}
@@ -161,8 +166,11 @@ func TestPolicy(t *testing.T) {
 
 func TestBadPolicyChangesNothing(t *testing.T) {
 	svc := &service{policy: policy.Default()}
-	for _, body := range []string{``, `[]`, `{"sauce":"nobody"}`, `{"source":"everybody"}`, `{"quotas":{"groups":-1}}`, `{"source":"nobody"}{}`} {
-		if code, got := call(t, svc, "PUT", "/policy", body); code != 400 || got["errcode"] != "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE" {
+	for _, body := range []string{
+		``, `[]`, `{"sauce":"nobody"}`, `{"source":"everybody"}`, `{"quotas":{"groups":-1}}`, `{"source":"nobody"}{}`,
+	} {
+		code, got := call(t, svc, "PUT", "/policy", body)
+		if code != 400 || got["errcode"] != "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE" {
 			t.Errorf("%s: got %d %v", body, code, got)
 		}
 	}
@@ -191,7 +199,8 @@ func asString(v any) string { s, _ := v.(string); return s }
 func TestShow(t *testing.T) {
 	_, got := call(t, &service{}, "GET", "/groups/AQ", "")
 	want := map[string]any{
-		"group_id": "AQ", "term": 0., "state": "reserved", "server": "", "room_id": "", "creator": "", "epoch": 0., "next_seq": 0., "created_at": 5.,
+		"group_id": "AQ", "term": 0., "state": "reserved", "server": "", "room_id": "", "creator": "", "epoch": 0.,
+		"next_seq": 0., "created_at": 5.,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -203,9 +212,11 @@ func TestShow(t *testing.T) {
 
 func TestMigrationsAreFiltered(t *testing.T) {
 	svc := &service{}
-	_, got := call(t, svc, "GET", "/migrations?limit=1&group_id=AQ&role=source&state=frozen&state=decided&user=%40a%3Ax&since=5", "")
+	const query = "?limit=1&group_id=AQ&role=source&state=frozen&state=decided&user=%40a%3Ax&since=5"
+	_, got := call(t, svc, "GET", "/migrations"+query, "")
 	want := storage.MigrationFilter{
-		GroupID: []byte{1}, Role: migration.Source, States: []migration.State{migration.Frozen, migration.Decided}, User: "@a:x", Since: time.UnixMilli(5),
+		GroupID: []byte{1}, Role: migration.Source, States: []migration.State{migration.Frozen, migration.Decided},
+		User: "@a:x", Since: time.UnixMilli(5),
 	}
 	if diff := cmp.Diff(want, svc.filter); diff != "" {
 		t.Error(diff)
@@ -238,7 +249,7 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
-// TestLeaves: what is wrong with leaves is shown, and an operator lets leaves go.
+// TestLeaves: an operator sees the drift of a group's leaves, and can have leaves removed.
 func TestLeaves(t *testing.T) {
 	code, got := call(t, &service{}, "GET", "/groups/AQ/drift", "")
 	leaf := map[string]any{"leaf": 2., "user_id": "@a:hs.example", "device_id": "D", "faults": []any{"other_key"}}
@@ -254,22 +265,26 @@ func TestLeaves(t *testing.T) {
 	}
 }
 
-// TestDrop: an operator ends a migration that waits.
+// TestDrop: an operator can end a staged migration.
 func TestDrop(t *testing.T) {
-	if code, got := call(t, &service{}, "DELETE", "/migrations/"+id.String(), ""); code != 200 || got["state"] != "dropped" {
+	code, got := call(t, &service{}, "DELETE", "/migrations/"+id.String(), "")
+	if code != 200 || got["state"] != "dropped" {
 		t.Errorf("got %d %v", code, got)
 	}
 }
 
-// TestClaims: evidence is listed, and what a reclaim or recover answers is passed on.
+// TestClaims: the API lists evidence, and passes on the answers of reclaim and recover.
 func TestClaims(t *testing.T) {
 	_, got := call(t, &service{}, "GET", "/groups/AQ/evidence", "")
 	want := map[string]any{"items": []any{map[string]any{"group_id": "AQ", "kind": "higher-term", "data": "AQ", "at": 5.}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	for uri, body := range map[string]string{"/reclaim": "", "/recover": `{"protocol":"mls10","group_info":"AQ","lineage":"AQ"}`} {
-		if code, got := call(t, &service{}, "POST", "/groups/AQ"+uri, body); code != 200 || got["term"] != 2. || got["lineage"] != "AQ" {
+	for uri, body := range map[string]string{
+		"/reclaim": "", "/recover": `{"protocol":"mls10","group_info":"AQ","lineage":"AQ"}`,
+	} {
+		code, got := call(t, &service{}, "POST", "/groups/AQ"+uri, body)
+		if code != 200 || got["term"] != 2. || got["lineage"] != "AQ" {
 			t.Errorf("%s: got %d %v", uri, code, got)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Group is a stored group as operators see it. CreatedAt is in milliseconds since 1970.
+// Group shows a stored group to operators. CreatedAt is in milliseconds since 1970.
 type Group struct {
 	GroupID     api.GroupID `json:"group_id"`
 	Term        uint64      `json:"term"`
@@ -24,7 +24,7 @@ type Group struct {
 	CreatedAt   int64       `json:"created_at"`
 }
 
-// Evidence is kept evidence as operators see it. At is in milliseconds since 1970.
+// Evidence shows stored evidence to operators. At is in milliseconds since 1970.
 type Evidence struct {
 	GroupID     api.GroupID      `json:"group_id"`
 	MigrationID string           `json:"migration_id,omitempty"`
@@ -45,7 +45,8 @@ func viewEvidence(e *storage.Evidence) Evidence {
 func view(g *storage.Group) Group {
 	v := Group{
 		GroupID: g.ID, Term: g.Term, State: string(g.State), Server: g.Server, RoomID: g.RoomID, Creator: g.Creator,
-		Protocol: g.Protocol, CipherSuite: g.CipherSuite, Epoch: g.Epoch, NextSeq: g.NextSeq, CreatedAt: g.CreatedAt.UnixMilli(),
+		Protocol: g.Protocol, CipherSuite: g.CipherSuite, Epoch: g.Epoch, NextSeq: g.NextSeq,
+		CreatedAt: g.CreatedAt.UnixMilli(),
 	}
 	if g.Migration != (mimiport.MigrationID{}) {
 		v.MigrationID = g.Migration.String()

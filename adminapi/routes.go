@@ -1,4 +1,5 @@
-// Package adminapi is the API for operators: the policy in force, and what this server hosts, offers and has moved.
+// Package adminapi is the API for operators. It shows and sets the policy, and shows the groups and migrations of this
+// server. Some routes act on a group or a migration.
 package adminapi
 
 import (
@@ -15,36 +16,38 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// PathPrefix is where Routes are mounted.
+// PathPrefix is the path under which Routes are mounted.
 const PathPrefix = "/_dendrite/admin/mimiport"
 
-// maxPolicy is the limit in bytes of a policy with its lists of servers.
+// maxPolicy is the largest size of a policy in bytes, with its lists of servers.
 const maxPolicy = 1 << 20
 
-// maxRecover is the limit in bytes of a group's public state with its tree, in base64.
+// maxRecover is the largest size of a group's public state with its tree in bytes, in base64.
 const maxRecover = 90 << 20
 
-// maxLineage is the limit in bytes of a lineage, in base64.
+// maxLineage is the largest size of a lineage in bytes, in base64.
 const maxLineage = 1 << 20
 
-// Leaves is what operators can ask about the leaves of a group.
+// Leaves has the calls of operators about the leaves of a group.
 type Leaves interface {
 	Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drift, error)
 	Expel(ctx context.Context, id []byte) (*api.Expelled, error)
 }
 
-// Service is what operators can ask of a Delivery Service, as *delivery.Service answers it.
+// Service has all calls of operators on a Delivery Service. *delivery.Service implements it.
 type Service interface {
 	Leaves
 	Groups
 	Policy(ctx context.Context) (policy.Policy, error)
 	SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error)
-	AdminMigrations(ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int) ([]*api.MigrationStatus, error)
+	AdminMigrations(
+		ctx context.Context, f storage.MigrationFilter, after mimiport.MigrationID, limit int,
+	) ([]*api.MigrationStatus, error)
 	DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
 	AdminMigration(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
 }
 
-// Groups is what operators can ask about groups.
+// Groups has the calls of operators about groups.
 type Groups interface {
 	AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error)
 	AdminGroup(ctx context.Context, id []byte) (*storage.Group, error)
@@ -55,7 +58,7 @@ type Groups interface {
 	Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error)
 }
 
-// Routes is the admin API of svc. Authenticate must let nobody but administrators pass.
+// Routes makes the admin API of svc. The Authenticate function of these routes must accept only administrators.
 func Routes(svc Service) []edge.Route {
 	a := &admin{svc}
 	return []edge.Route{
@@ -106,7 +109,7 @@ func (a *admin) showGroup(ctx context.Context, r *edge.Request) (any, error) {
 	return view(g), nil
 }
 
-// EvidenceList is all the evidence about a group.
+// EvidenceList has all evidence about a group.
 type EvidenceList struct {
 	Items []Evidence `json:"items"`
 }
@@ -127,7 +130,7 @@ func (a *admin) listEvidence(ctx context.Context, r *edge.Request) (any, error) 
 	return list, nil
 }
 
-// ReportList is what members have reported about a group.
+// ReportList has all reports of members about a group.
 type ReportList struct {
 	Items []api.Report `json:"items"`
 }
@@ -160,7 +163,7 @@ func (a *admin) expel(ctx context.Context, r *edge.Request) (any, error) {
 	return a.svc.Expel(ctx, id)
 }
 
-// reclaim takes a body or none.
+// reclaim accepts a request with or without a body.
 func (a *admin) reclaim(ctx context.Context, r *edge.Request) (any, error) {
 	id, err := edge.GroupID(r)
 	if err != nil {
@@ -219,13 +222,13 @@ func (a *admin) dropMigration(ctx context.Context, r *edge.Request) (any, error)
 	return a.svc.DropStaged(ctx, id)
 }
 
-// Page is a piece of a list. Next is what to ask for as "after"; it is absent after the last piece.
+// Page is one page of a list. Next is the value of "after" for the next page. The last page has none.
 type Page[T any] struct {
 	Items []T    `json:"items"`
 	Next  string `json:"next,omitempty"`
 }
 
-// maxPage is how many items a page has at most, and where the request does not say.
+// maxPage is the largest number of items on a page, and the number when the request has no limit.
 const maxPage = 100
 
 func pageSize(r *edge.Request) (int, error) {
@@ -236,7 +239,7 @@ func pageSize(r *edge.Request) (int, error) {
 	return int(min(*limit, maxPage)), nil
 }
 
-// page is full unless it is the last; a full one may be the last, too.
+// page makes a page. A page with fewer than limit items is the last one. A full page may also be the last.
 func page[T any](items []T, limit int, id func(T) string) Page[T] {
 	p := Page[T]{Items: items}
 	if len(items) == limit {
@@ -285,8 +288,8 @@ func (a *admin) listMigrations(ctx context.Context, r *edge.Request) (any, error
 	return page(rows, limit, func(m *api.MigrationStatus) string { return m.MigrationID }), nil
 }
 
-// filter reads group_id, role, user, since (milliseconds since 1970) and any number of states. A role or state that there is
-// not selects nothing.
+// filter reads group_id, role, user, since (milliseconds since 1970) and any number of states. An unknown role or state
+// selects nothing.
 func filter(r *edge.Request) (f storage.MigrationFilter, err error) {
 	if f.GroupID, err = bytesParam(r, "group_id"); err != nil {
 		return f, err

@@ -14,8 +14,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// requireAnnouncer fails unless the user can send the state events that name a group in the room, and, the first time,
-// reserve them to api.ReservedLevel.
+// requireAnnouncer fails unless the user can send the state events that name a group in the room. If the room's power
+// levels do not name these events yet, the user must also be able to set their level to api.ReservedLevel.
 func (h *Home) requireAnnouncer(ctx context.Context, userID, roomID string) error {
 	const op = "announce group"
 	st, err := h.Rooms.Standing(ctx, roomID, userID)
@@ -34,13 +34,14 @@ func (h *Home) requireAnnouncer(ctx context.Context, userID, roomID string) erro
 		need = max(need, api.ReservedLevel)
 	}
 	if st.Power < need {
-		return mimiport.Errorf(op, mimiport.KindForbidden, "%s has power level %d, announcing a group needs %d", userID, st.Power, need)
+		const why = "%s has power level %d and needs %d to announce a group"
+		return mimiport.Errorf(op, mimiport.KindForbidden, why, userID, st.Power, need)
 	}
 	return nil
 }
 
-// announceGroup makes the room name a group at the Delivery Service that made its id, as the user. The binding comes last:
-// where it is, the rest was once there.
+// announceGroup sends the events that name a group in the room, in the user's name. The group is at the Delivery
+// Service that made its id. The binding comes last, so a room with a binding has had the other events.
 func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *api.GroupResponse) error {
 	if err := h.requireAnnouncer(ctx, userID, g.RoomID); err != nil {
 		return err
@@ -76,8 +77,9 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *a
 	})
 }
 
-// announceMove points the room to the target of a migration, as the migrating user. The room must name the group and the
-// pointer go forward. Where another server says so, the step must begin where the pointer is, and be proved.
+// announceMove points the room to the target of a migration, in the name of the migrating user. The room must name the
+// group, and the term of the pointer must rise. A status of another server needs proof: the migration must begin at the
+// server of the present pointer, and signatures and lineage must verify.
 func (a *announcer) announceMove(
 	ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus,
 ) error {
@@ -107,7 +109,7 @@ func (a *announcer) announceMove(
 			return err
 		}
 	}
-	var claim []byte // a host that was lost, and comes back after this move, still yields to it
+	var claim []byte // kept, so that a lost host that comes back after this move still yields to the claim
 	if present.Names(st.RoomID, st.GroupID) {
 		claim = present.ClaimHash
 	}
@@ -123,8 +125,9 @@ func (a *announcer) announceMove(
 	})
 }
 
-// provenTerm is the term that a verified migration begins, by the lineage that the Delivery Service shows. No signature
-// covers the term in a status: a pointer with too high a term would hide every later move.
+// provenTerm returns the term that a verified migration begins. It takes the term from the lineage that the Delivery
+// Service shows, because no signature covers the term in a status. A pointer with too high a term would hide every
+// later move.
 func (a *announcer) provenTerm(
 	ctx context.Context, c api.Caller, st *api.MigrationStatus, bound *api.Binding, present *api.Pointer,
 ) (uint64, error) {
@@ -136,7 +139,7 @@ func (a *announcer) provenTerm(
 	if err != nil {
 		return 0, err
 	}
-	l = proof.Before(l, st.MigrationResponse.Message) // the target's lineage goes on with the migration
+	l = proof.Before(l, st.MigrationResponse.Message) // the target's lineage already includes the migration
 	rules := proof.Rules{
 		Hashed: bound.Preimage != nil && bound.Preimage.HashesTo(st.GroupID),
 		Named:  &proof.Place{Server: present.Via, Term: present.Term},
@@ -151,8 +154,7 @@ func (a *announcer) provenTerm(
 	return chain.Term + 1, nil
 }
 
-// verify checks that the migration is from the server named, and that source and target have signed what the status
-// says.
+// verify checks that the migration is from a server, and that source and target have signed the evidence in the status.
 func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.MigrationStatus, from string) error {
 	offer, err := mimiport.UnmarshalMigrationResponse(st.MigrationResponse.Message)
 	if err != nil {
@@ -163,9 +165,9 @@ func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.Migr
 		return err
 	}
 	q := offer.Request
-	if st.Source != from || offer.ID() != id || q.SourceDomain != st.Source || q.TargetDomain != st.Target || q.Epoch != st.Epoch ||
-		!bytes.Equal(q.GroupID, st.GroupID) {
-		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the evidence is of something else")
+	if st.Source != from || offer.ID() != id || q.SourceDomain != st.Source || q.TargetDomain != st.Target ||
+		q.Epoch != st.Epoch || !bytes.Equal(q.GroupID, st.GroupID) {
+		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the evidence is of another migration")
 	}
 	now := h.Now()
 	if _, err := proof.Verify(ctx, h.Keys, st.Target, st.MigrationResponse.KeyID, offer, now, proof.Known); err != nil {
@@ -175,7 +177,7 @@ func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.Migr
 	return err
 }
 
-// reserve sets the power levels of the module's state events explicitly, where they are not.
+// reserve sets the power levels of the module's state events that have none of their own.
 func (h *Home) reserve(ctx context.Context, userID, roomID string) error {
 	levels, err := h.reservingLevels(ctx, roomID)
 	if err != nil || levels == nil {
@@ -184,9 +186,9 @@ func (h *Home) reserve(ctx context.Context, userID, roomID string) error {
 	return h.Rooms.SendState(ctx, roomID, userID, spec.MRoomPowerLevels, levels)
 }
 
-// reservingLevels is the room's m.room.power_levels with api.ReservedLevel for the module's state events that have no level
-// of their own, else whoever may send any state could move the room's group; nil where binding and pointer have one. The
-// rest stays as it is.
+// reservingLevels returns the room's m.room.power_levels with api.ReservedLevel for the module's state events that
+// have no level of their own. Without it, any user who may send state events could move the room's group. It returns
+// nil when binding and pointer have a level. All other levels stay as they are.
 func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]json.RawMessage, error) {
 	levels, err := stateOf[map[string]json.RawMessage](ctx, h, roomID, spec.MRoomPowerLevels)
 	if err != nil {
@@ -202,7 +204,7 @@ func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]j
 		}
 	}
 	if events[api.EventGroup] != nil && events[api.EventPointer] != nil {
-		return nil, nil // a list of successors needs the pointer's level, whatever the room says of its own
+		return nil, nil // a list of successors needs the pointer's level anyway
 	}
 	level := json.RawMessage(strconv.Itoa(api.ReservedLevel))
 	own := map[string]json.RawMessage{api.EventGroup: level, api.EventPointer: level, api.EventSuccessors: level}
@@ -211,7 +213,7 @@ func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]j
 	return *levels, err
 }
 
-// stateOf is the content of a state event of the room, nil where there is none that makes sense.
+// stateOf decodes a state event of the room. It returns nil when there is none or it does not decode.
 func stateOf[T any](ctx context.Context, h *Home, roomID, eventType string) (*T, error) {
 	raw, err := h.Rooms.State(ctx, roomID, eventType)
 	if err != nil || raw == nil {
@@ -219,7 +221,7 @@ func stateOf[T any](ctx context.Context, h *Home, roomID, eventType string) (*T,
 	}
 	v := new(T)
 	if json.Unmarshal(raw, v) != nil {
-		return nil, nil // anybody with the power can put anything there
+		return nil, nil // users with enough power can send any content
 	}
 	return v, nil
 }

@@ -37,7 +37,7 @@ const (
 	roomID = "!room"
 )
 
-// group is an id that the other Delivery Service has made.
+// group is a group id that the other Delivery Service has made.
 var (
 	pre   = mimiport.GroupIDPreimage{CreatingServer: other, RoomID: roomID, Nonce: mimiport.Nonce{1}}
 	group = pre.GroupID()
@@ -47,7 +47,7 @@ func preimage() *api.Preimage {
 	return &api.Preimage{CreatingServer: pre.CreatingServer, RoomID: pre.RoomID, Nonce: pre.Nonce[:]}
 }
 
-// service is a Delivery Service that answers what the test has put there. What is not overridden is not called.
+// service is a Delivery Service with fixed answers. Its other methods are not called.
 type service struct {
 	api.API
 	reserved int
@@ -67,7 +67,9 @@ func (s *service) Host(context.Context, api.Caller, []byte) (*api.HostResponse, 
 	return &api.HostResponse{GroupID: group, Lineage: encoded}, err
 }
 
-func (s *service) ReserveGroup(_ context.Context, _ api.Caller, _ *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
+func (s *service) ReserveGroup(
+	_ context.Context, _ api.Caller, _ *api.ReserveGroupRequest,
+) (*api.ReserveGroupResponse, error) {
 	s.reserved++
 	return &api.ReserveGroupResponse{GroupID: group, Preimage: *s.preimage}, s.err
 }
@@ -82,15 +84,19 @@ func (s *service) Migration(context.Context, api.Caller, mimiport.MigrationID) (
 	return s.status, s.err
 }
 
-func (s *service) InitMigration(context.Context, api.Caller, mimiport.MigrationID, *api.MigrationInitRequest) (*api.MigrationStatus, error) {
+func (s *service) InitMigration(
+	context.Context, api.Caller, mimiport.MigrationID, *api.MigrationInitRequest,
+) (*api.MigrationStatus, error) {
 	return s.status, s.err
 }
 
-func (s *service) ConfirmMigration(context.Context, api.Caller, mimiport.MigrationID, *api.SignedRequest) (*api.MigrationStatus, error) {
+func (s *service) ConfirmMigration(
+	context.Context, api.Caller, mimiport.MigrationID, *api.SignedRequest,
+) (*api.MigrationStatus, error) {
 	return s.status, s.err
 }
 
-// rooms is one room. What is sent is remembered by type; sending fails once for each type in fail.
+// rooms is one room. It records the events sent by type. Sending fails once for each type in fail.
 type rooms struct {
 	delivery.Rooms
 	standing delivery.Standing
@@ -127,19 +133,19 @@ func (r *rooms) SendState(_ context.Context, room, user, eventType string, conte
 	return err
 }
 
-// key is a server's signing key.
+// key makes a server's signing key.
 func key(server string) ed25519.PrivateKey {
 	seed := sha256.Sum256([]byte(server))
 	return ed25519.NewKeyFromSeed(seed[:])
 }
 
-// now is when the tests play.
+// now is the time of the tests.
 var now = time.Unix(1_700_000_000, 0)
 
-// keyIDs are the ids of the keys of both servers.
+// keyIDs has the key ids of both servers.
 var keyIDs = map[string]string{here: "ed25519:t", other: "ed25519:s"}
 
-// online gives the keys of both servers.
+// online returns the published keys of both servers.
 func online() proof.Keys {
 	k := &prooftest.Keys{Published: map[string][]byte{}}
 	for server, id := range keyIDs {
@@ -154,17 +160,19 @@ type world struct {
 	local, remote *service
 	rooms         *rooms
 	log           bytes.Buffer
-	router        http.Handler // without a check against the document
+	router        http.Handler // does not check requests against openapi.yaml
 	handler       http.Handler
-	asked         []string // servers, as whom
+	asked         []string // "FROM → SERVER" for each remote service
 }
 
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, local: &service{preimage: preimage()}, remote: &service{preimage: preimage()}}
 	w.rooms = &rooms{
 		standing: delivery.Standing{Exists: true, Joined: true, Power: 100, PointerLevel: 50},
-		state:    map[string]json.RawMessage{"m.room.power_levels": json.RawMessage(`{"users":{"@alice:hs.example":100},"events":{"m.room.name":50}}`)},
-		fail:     map[string]error{},
+		state: map[string]json.RawMessage{
+			"m.room.power_levels": json.RawMessage(`{"users":{"@alice:hs.example":100},"events":{"m.room.name":50}}`),
+		},
+		fail: map[string]error{},
 	}
 	services := clientapi.Services{
 		IsLocal: func(server string) bool { return server == here },
@@ -185,7 +193,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// call asks a Delivery Service and returns the status and the error code.
+// call sends a request to a Delivery Service and returns the status and the error code.
 func (w *world) call(server, method, path string, body any) (int, string) {
 	w.t.Helper()
 	data, err := json.Marshal(body)
@@ -236,7 +244,7 @@ func (w *world) expectState(eventType, want string) {
 	}
 }
 
-// Whether the id was given to the caller is asked before the group's state is read.
+// The caller must have reserved the id. The server checks this before it reads the group's state.
 func TestBindIsAskedBeforeItIsRead(t *testing.T) {
 	w := newWorld(t)
 	w.local.err = mimiport.Errorf("load group", mimiport.KindUnknownGroup, "none")
@@ -256,7 +264,7 @@ func TestServerName(t *testing.T) {
 	}{
 		here:                     {200, ""},
 		other:                    {200, ""},
-		other + ":8448":          {502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE"}, // which made another id
+		other + ":8448":          {502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE"}, // this server made another id
 		"a/b":                    {400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		"user@ds.example":        {400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		"10.0.0.1:8008":          {403, "M_FORBIDDEN"},
@@ -265,11 +273,12 @@ func TestServerName(t *testing.T) {
 	} {
 		w := newWorld(t)
 		w.expect(server, want.status, want.code)(w.call(server, "POST", "/groups", &api.ReserveGroupRequest{RoomID: roomID}))
-		if (want.status == 200 || want.status == 502) && server != here && !slices.Equal(w.asked, []string{here + " → " + server}) {
+		reached := want.status == 200 || want.status == 502
+		if reached && server != here && !slices.Equal(w.asked, []string{here + " → " + server}) {
 			t.Errorf("asked %v", w.asked)
 		}
 		if server == here && w.local.reserved != 1 {
-			t.Error("the local service was not asked")
+			t.Error("the local service was not called")
 		}
 	}
 }

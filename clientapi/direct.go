@@ -17,21 +17,22 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Direct knows devices of other homeservers by requests that they sign with their MLS keys (profile, section 7).
+// Direct authenticates devices of other homeservers by requests that they sign with their MLS keys (profile, section
+// 7).
 type Direct struct {
 	IsLocal func(server string) bool
-	// Key is the key of that name which a device of another server publishes now, or did at most a minute ago. This
-	// server asks as its name from. A device without the key is KindBadSignature.
+	// Key returns a key that a device of another server publishes now, or published at most a minute ago. This server
+	// asks for it under its name from. Key returns a KindBadSignature error when the device does not publish the key.
 	Key    func(ctx context.Context, from string, of api.DirectKey) ([]byte, error)
 	Nonces storage.Nonces
 	Rates  *edge.Rates
 	Now    func() time.Time
 }
 
-// directSkew is how far the time of a direct request may be from the server's, either way.
+// directSkew is the largest difference between the time of a direct request and the server's time.
 const directSkew = storage.NonceLife / 2
 
-// The rules that a refusal names.
+// The names of rules in errors.
 const (
 	ruleTime  = "time"
 	ruleNonce = "nonce"
@@ -40,8 +41,8 @@ const (
 
 const opDirect = "authenticate direct request"
 
-// Authenticate is an edge.Authenticate. The sender is known before the body is read, which must have the hash that was
-// signed.
+// Authenticate is an edge.Authenticate. It does not read the body. The signature covers the hash of the body, which the
+// edge checks later.
 func (d *Direct) Authenticate(r *http.Request) (api.Caller, error) {
 	q, key, err := api.ParseDirectHeader(r.Header)
 	if err != nil {
@@ -73,13 +74,13 @@ func (d *Direct) Authenticate(r *http.Request) (api.Caller, error) {
 	return caller, d.useNonce(r.Context(), q, now)
 }
 
-// requirePlace fails unless a user of another server asks the Delivery Service of this one.
+// requirePlace fails unless the request is from a user of another server for the Delivery Service of this server.
 func (d *Direct) requirePlace(service, home string) error {
 	switch {
 	case !d.IsLocal(service):
-		return mimiport.Errorf(opDirect, mimiport.KindForbidden, "ask the homeserver %s for its Delivery Service", service)
+		return mimiport.Errorf(opDirect, mimiport.KindForbidden, "the Delivery Service of %s is not on this server", service)
 	case d.IsLocal(home):
-		return mimiport.Errorf(opDirect, mimiport.KindForbidden, "users of %s ask with an access token", home)
+		return mimiport.Errorf(opDirect, mimiport.KindForbidden, "users of %s must use an access token", home)
 	}
 	return nil
 }
@@ -109,7 +110,7 @@ func (d *Direct) requireSignature(ctx context.Context, q *mimiport.DirectRequest
 	return mls.VerifySignature(key.Scheme, public, content, q.Signature)
 }
 
-// useNonce fails for a request that was sent before.
+// useNonce fails for a request whose nonce was used before.
 func (d *Direct) useNonce(ctx context.Context, q *mimiport.DirectRequest, now time.Time) error {
 	err := d.Nonces.UseNonce(ctx, &storage.Nonce{UserID: q.UserID, DeviceID: q.DeviceID, Nonce: q.Nonce, UsedAt: now})
 	limit, full := errors.AsType[*storage.LimitError](err)

@@ -33,7 +33,7 @@ const (
 	submission = `{"message":"AAEC"}`
 )
 
-// listener is a Delivery Service that remembers who has asked, and with which message.
+// listener is a Delivery Service that records its callers and their messages.
 type listener struct {
 	api.API
 	callers  []api.Caller
@@ -61,12 +61,12 @@ func (l *listener) BindGroup(
 	return &api.GroupResponse{GroupID: id, RoomID: roomID, State: "active", DeliveryService: here}, nil
 }
 
-// counter is a Delivery Service that is asked by devices of other servers.
+// counter is a Delivery Service for direct requests of devices of other servers.
 type counter struct {
 	t       *testing.T
 	service listener
-	asked   []string // for which keys, as which server
-	silent  error    // in place of a key
+	asked   []string // the keys that it asked for, and under which name
+	silent  error    // the error of a request for a key; nil to return the key
 	time    time.Time
 	rates   *edge.Rates
 	handler http.Handler
@@ -92,7 +92,7 @@ func newCounter(t *testing.T, perUser, perServer int) *counter {
 	return c
 }
 
-// request is one of carol's phone, signed now. Each has another number.
+// request makes a request of carol's phone, signed now. The nonce holds the number.
 func request(number uint64, method, uri, body string) *mimiport.DirectRequest {
 	r := &mimiport.DirectRequest{
 		Service: here, Method: method, URI: uri, BodyHash: sha256.Sum256([]byte(body)),
@@ -113,7 +113,7 @@ func authorization(t *testing.T, r *mimiport.DirectRequest) string {
 	return api.DirectHeader(r, "ed25519")
 }
 
-// answer is what a request is answered.
+// answer is the answer to a request.
 type answer struct {
 	status     int
 	Code       string `json:"errcode"`
@@ -123,7 +123,7 @@ type answer struct {
 	RetryAfter int64 `json:"retry_after_ms"`
 }
 
-// send sends a request as it arrives, whatever was signed.
+// send sends a request with any Authorization header.
 func (c *counter) send(method, uri, body, authorization string) (a answer) {
 	c.t.Helper()
 	var content io.Reader
@@ -154,8 +154,8 @@ func (c *counter) wantHeard(what string, a answer) {
 	c.want(what, a, http.StatusNotFound, "M_UNKNOWN_GROUP", "")
 }
 
-// TestDirectRequest: a device of another server asks as its user. That server vouches, by the key that it gives to the
-// name by which this one was asked.
+// TestDirectRequest: a device of another server can send requests for its user. This server asks the user's server for
+// the device's key, under the name to which the request was sent.
 func TestDirectRequest(t *testing.T) {
 	c := newCounter(t, 0, 0)
 	get := request(1, "GET", groupURI, "")
@@ -164,7 +164,7 @@ func TestDirectRequest(t *testing.T) {
 	c.wantHeard("a submission", c.send("POST", messages, submission, authorization(t, post)))
 	want := api.Caller{UserID: carol, Server: "elsewhere.example", DeviceID: phone}
 	if len(c.service.callers) != 2 || c.service.callers[0] != want || c.service.callers[1] != want {
-		t.Errorf("asked by %+v", c.service.callers)
+		t.Errorf("the service was called by %+v", c.service.callers)
 	}
 	if len(c.service.messages) != 1 || c.service.messages[0] != "\x00\x01\x02" {
 		t.Errorf("heard %q", c.service.messages)
@@ -174,8 +174,8 @@ func TestDirectRequest(t *testing.T) {
 	}
 }
 
-// TestStolenDirectRequest: a request counts for the service, method, URI, body, user, device and time that were
-// signed, once. It uses up no nonce where it does not count.
+// TestStolenDirectRequest: a signature is valid once, and only for the signed service, method, URI, body, user, device
+// and time. A refused request does not use up its nonce.
 func TestStolenDirectRequest(t *testing.T) {
 	for name, change := range map[string]func(*mimiport.DirectRequest){
 		"service": func(r *mimiport.DirectRequest) { r.Service = other },
@@ -213,8 +213,8 @@ func TestStolenDirectRequest(t *testing.T) {
 	}
 }
 
-// TestDirectRequestTime: the server takes a request up to five minutes away from its own time, which it tells else. A
-// nonce is kept until the request with it is too old in any case.
+// TestDirectRequestTime: the server accepts a request signed within five minutes of its own time. Its refusal of any
+// other request has the server's time. The server keeps a nonce until a request with it would be too old.
 func TestDirectRequestTime(t *testing.T) {
 	const limit = 5 * time.Minute
 	for off, heard := range map[time.Duration]bool{
@@ -230,7 +230,7 @@ func TestDirectRequestTime(t *testing.T) {
 		}
 		c.want(off.String(), a, http.StatusForbidden, "M_BAD_SIGNATURE", "time")
 		if a.ServerTime != c.time.UnixMilli() || len(c.asked) != 0 {
-			t.Errorf("%v: the server tells %d, and asked for %q", off, a.ServerTime, c.asked)
+			t.Errorf("%v: the refusal has the time %d, and the server asked for %q", off, a.ServerTime, c.asked)
 		}
 	}
 	c := newCounter(t, 0, 0)
@@ -241,18 +241,18 @@ func TestDirectRequestTime(t *testing.T) {
 	c.want("as late as can be", c.send("GET", groupURI, "", header), http.StatusForbidden, "M_BAD_SIGNATURE", "nonce")
 }
 
-// TestDirectRequestHome: a refusal says that it is the device's homeserver which does not answer, and not this server.
+// TestDirectRequestHome: when the device's homeserver does not answer, the refusal says so.
 func TestDirectRequestHome(t *testing.T) {
 	c := newCounter(t, 0, 0)
 	c.silent = mimiport.Errorf("ask", mimiport.KindPeer, "no answer")
 	a := c.send("GET", groupURI, "", authorization(t, request(1, "GET", groupURI, "")))
 	if a.status != http.StatusBadGateway || a.Rule != "homeserver" || len(c.service.callers) != 0 {
-		t.Errorf("got %+v, asked by %v", a, c.service.callers)
+		t.Errorf("got %+v, the service was called by %v", a, c.service.callers)
 	}
 }
 
-// TestDirectRequestPlace: users of this server have tokens, and services of other servers are asked there. Nobody is
-// asked for a key then.
+// TestDirectRequestPlace: the server refuses direct requests of its own users, who have tokens, and direct requests for
+// services of other servers. It asks nobody for a key then.
 func TestDirectRequestPlace(t *testing.T) {
 	c := newCounter(t, 0, 0)
 	own := request(1, "GET", groupURI, "")
@@ -273,8 +273,8 @@ func TestDirectRequestPlace(t *testing.T) {
 	}
 }
 
-// TestDirectRequestRates: a device has a share of its homeserver's, as a user of this server has. Requests that are not
-// signed by their device take nothing of either.
+// TestDirectRequestRates: a device has the request rate of a user of this server, within the rate of its homeserver. A
+// request with a wrong signature counts for neither.
 func TestDirectRequestRates(t *testing.T) {
 	c := newCounter(t, 1, 2)
 	number := uint64(0)
@@ -300,8 +300,8 @@ func TestDirectRequestRates(t *testing.T) {
 	c.want("a third device", ask("C"), http.StatusTooManyRequests, "M_LIMIT_EXCEEDED", "requests_per_second")
 }
 
-// TestDirectFlood: one homeserver's devices, as many as it makes up, use up no more than its share, by direct requests
-// and over federation together. Devices of other homeservers, other servers and users of this one go on.
+// TestDirectFlood: all devices of one homeserver together, with direct requests and over federation, can use only the
+// rate of that homeserver. The server still serves devices of other homeservers, other servers and its own users.
 func TestDirectFlood(t *testing.T) {
 	c := newCounter(t, 1, 2)
 	ask := func(number uint64, user string) answer {
@@ -318,7 +318,7 @@ func TestDirectFlood(t *testing.T) {
 		}
 	}
 	if heard != 20 {
-		t.Errorf("%d requests of the flood are heard", heard)
+		t.Errorf("%d requests of the flood are served", heard)
 	}
 	is := func(caller api.Caller) edge.Authenticate {
 		return func(*http.Request) (api.Caller, error) { return caller, nil }
@@ -339,8 +339,8 @@ func TestDirectFlood(t *testing.T) {
 	}
 }
 
-// TestDirectRequestAnnouncesNothing: this homeserver speaks in rooms for its own users alone. There is no home in this
-// test that could.
+// TestDirectRequestAnnouncesNothing: this homeserver sends events only for its own users. This test has no Home that
+// could send events.
 func TestDirectRequestAnnouncesNothing(t *testing.T) {
 	c := newCounter(t, 0, 0)
 	bound := request(1, "PUT", groupURI, `{"protocol":"mls10","group_info":"AAEC"}`)

@@ -12,8 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// Home is the homeserver of the users it acts for: what they do at a Delivery Service, it says in the room, as them
-// (profile, section 7).
+// Home acts for this homeserver's users: when they create or move a group at a Delivery Service, it announces this in
+// the room, in the user's name (profile, section 7).
 type Home struct {
 	Rooms delivery.Rooms
 	Keys  proof.Keys
@@ -21,7 +21,7 @@ type Home struct {
 	Log   *slog.Logger
 }
 
-// announcer is a Delivery Service as this homeserver's users see it.
+// announcer is a Delivery Service that also announces the results of calls in rooms.
 type announcer struct {
 	api.API
 	home   *Home
@@ -29,8 +29,11 @@ type announcer struct {
 	local  bool
 }
 
-// ReserveGroup refuses whoever could not announce the group to come: a group that its room does not name is lost.
-func (a *announcer) ReserveGroup(ctx context.Context, c api.Caller, req *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
+// ReserveGroup refuses a user who could not announce the new group: nobody would find a group that its room does not
+// name.
+func (a *announcer) ReserveGroup(
+	ctx context.Context, c api.Caller, req *api.ReserveGroupRequest,
+) (*api.ReserveGroupResponse, error) {
 	if err := a.home.requireAnnouncer(ctx, c.UserID, req.RoomID); err != nil {
 		return nil, err
 	}
@@ -41,8 +44,10 @@ func (a *announcer) ReserveGroup(ctx context.Context, c api.Caller, req *api.Res
 	return res, a.requireOwnID(res.GroupID, &res.Preimage, req.RoomID)
 }
 
-// BindGroup answers when the room names the group; repeating it repairs what is missing.
-func (a *announcer) BindGroup(ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest) (*api.GroupResponse, error) {
+// BindGroup returns when the room names the group. A repeated call sends the events that are missing.
+func (a *announcer) BindGroup(
+	ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest,
+) (*api.GroupResponse, error) {
 	g, err := a.API.BindGroup(ctx, c, id, req)
 	if err != nil {
 		return nil, err
@@ -53,8 +58,8 @@ func (a *announcer) BindGroup(ctx context.Context, c api.Caller, id []byte, req 
 	return g, a.home.announceGroup(ctx, c.UserID, id, g)
 }
 
-// requireOwnID returns a KindPeer error unless the id is of the Delivery Service's making, for a group in the room.
-// Without it another server could have a user announce its group in any room of theirs.
+// requireOwnID returns a KindPeer error unless the Delivery Service made the id for a group in the room. Without this
+// check, another server could make a user announce its group in any room of the user.
 func (a *announcer) requireOwnID(id []byte, p *api.Preimage, roomID string) error {
 	if p != nil && (a.local || a.server == p.CreatingServer && roomID == p.RoomID && p.HashesTo(id)) {
 		return nil
@@ -62,30 +67,39 @@ func (a *announcer) requireOwnID(id []byte, p *api.Preimage, roomID string) erro
 	return mimiport.Errorf("check group id", mimiport.KindPeer, "%s did not make this id for the room", a.server)
 }
 
-func (a *announcer) InitMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest) (*api.MigrationStatus, error) {
+func (a *announcer) InitMigration(
+	ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.MigrationInitRequest,
+) (*api.MigrationStatus, error) {
 	st, err := a.API.InitMigration(ctx, c, id, req)
 	return a.told(ctx, c, id, st, err)
 }
 
-func (a *announcer) Migration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
+func (a *announcer) Migration(
+	ctx context.Context, c api.Caller, id mimiport.MigrationID,
+) (*api.MigrationStatus, error) {
 	st, err := a.API.Migration(ctx, c, id)
 	return a.told(ctx, c, id, st, err)
 }
 
-func (a *announcer) ConfirmMigration(ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.SignedRequest) (*api.MigrationStatus, error) {
+func (a *announcer) ConfirmMigration(
+	ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.SignedRequest,
+) (*api.MigrationStatus, error) {
 	st, err := a.API.ConfirmMigration(ctx, c, id, req)
 	return a.told(ctx, c, id, st, err)
 }
 
-// told passes on how a migration stands. After success the migrating user points the room to the target; that this fails is
-// no failure of the migration, because the pointer is advisory.
-func (a *announcer) told(ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus, err error) (*api.MigrationStatus, error) {
+// told returns the status of a migration. After success it points the room to the target, in the name of the migrating
+// user. A failure of this does not fail the call, because the pointer is advisory.
+func (a *announcer) told(
+	ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus, err error,
+) (*api.MigrationStatus, error) {
 	if err != nil {
 		return nil, err
 	}
 	if st.User == c.UserID && succeeded(st) {
 		if err := a.announceMove(ctx, c, id, st); err != nil {
-			a.home.Log.WarnContext(ctx, "the room was not told of a migration", "migration_id", id, "room_id", st.RoomID, "error", err)
+			log := a.home.Log.With("migration_id", id, "room_id", st.RoomID)
+			log.WarnContext(ctx, "a migration was not announced in its room", "error", err)
 		}
 	}
 	return st, nil

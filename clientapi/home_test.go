@@ -30,22 +30,23 @@ var (
 
 func described() *api.GroupResponse {
 	return &api.GroupResponse{
-		GroupID: group, RoomID: roomID, Protocol: "mls10", CipherSuite: 1, CreatingServer: other, DeliveryService: other, State: "active",
+		GroupID: group, RoomID: roomID, Protocol: "mls10", CipherSuite: 1, CreatingServer: other, DeliveryService: other,
+		State:    "active",
 		Preimage: preimage(), GroupInfo: []byte{1}, TreeHash: []byte{2}, ConfirmedTranscriptHash: []byte{3}, Members: 1,
 	}
 }
 
-// Whoever could not announce a group is given no id for one.
+// A user who could not announce a group gets no group id.
 func TestReserveNeedsPower(t *testing.T) {
 	reserve := &api.ReserveGroupRequest{RoomID: roomID}
 	for name, change := range map[string]func(*rooms){
 		"not joined":                      func(r *rooms) { r.standing.Joined = false },
 		"less than the pointer needs":     func(r *rooms) { r.standing.Power, r.standing.PointerLevel = 40, 50 },
-		"less than the room will ask for": func(r *rooms) { r.standing.Power = 99 },
+		"less than the reserved level":    func(r *rooms) { r.standing.Power = 99 },
 		"no power levels in the room":     func(r *rooms) { delete(r.state, levels) },
-		"power levels that make no sense": func(r *rooms) { r.state[levels] = json.RawMessage(`{"events":1}`) },
+		"power levels that do not decode": func(r *rooms) { r.state[levels] = json.RawMessage(`{"events":1}`) },
 		"power levels that are null":      func(r *rooms) { r.state[levels] = json.RawMessage(`null`) },
-		"power levels that are no object": func(r *rooms) { r.state[levels] = json.RawMessage(`[]`) },
+		"power levels that are a list":    func(r *rooms) { r.state[levels] = json.RawMessage(`[]`) },
 	} {
 		w := newWorld(t)
 		change(w.rooms)
@@ -58,11 +59,12 @@ func TestReserveNeedsPower(t *testing.T) {
 	}
 	w := newWorld(t)
 	w.rooms.standing.Power = 50
-	w.rooms.state[levels] = json.RawMessage(`{"events":{"io.github.mimiport.group":50,"io.github.mimiport.delivery_service":50}}`)
+	const set = `{"events":{"io.github.mimiport.group":50,"io.github.mimiport.delivery_service":50}}`
+	w.rooms.state[levels] = json.RawMessage(set)
 	w.ok("levels set already")(w.call(other, "POST", "/groups", reserve))
 }
 
-// After a bind the room names the group, and asks for power level 100 to change that.
+// After a bind the room names the group, and a user needs power level 100 to change that.
 func TestBindAnnounces(t *testing.T) {
 	w := newWorld(t)
 	w.remote.bound = described()
@@ -73,7 +75,8 @@ func TestBindAnnounces(t *testing.T) {
 		"io.github.mimiport.successors":100}}`)
 	w.expectState(api.EventPointer, firstPointer)
 	w.expectState(api.EventGroup, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"protocol":"mls10","cipher_suite":1,
-		"preimage":{"creating_server":"ds.example","room_id":"!room","nonce":%q},"creating_server":"ds.example"}`, groupID, nonce))
+		"preimage":{"creating_server":"ds.example","room_id":"!room","nonce":%q},
+		"creating_server":"ds.example"}`, groupID, nonce))
 	w.ok("again")(w.call(other, "PUT", bindURI, bind))
 	w.expectSent()
 }
@@ -88,15 +91,16 @@ func TestBindRepairs(t *testing.T) {
 		w.ok("again")(w.call(other, "PUT", bindURI, bind))
 		w.expectState(api.EventPointer, firstPointer)
 		for _, eventType := range []string{levels, api.EventPointer, api.EventGroup} {
-			if w.rooms.state[eventType] == nil || !strings.Contains(string(w.rooms.state[levels]), `"io.github.mimiport.group":100`) {
+			reserved := strings.Contains(string(w.rooms.state[levels]), `"io.github.mimiport.group":100`)
+			if w.rooms.state[eventType] == nil || !reserved {
 				t.Errorf("after failing at %s, %s is missing", failing, eventType)
 			}
 		}
 	}
 }
 
-// A new group in the room begins at term 0, whatever the pointer said of the one before; a repeated bind of the same group
-// leaves a pointer alone that has gone forward.
+// The pointer of a new group in the room begins at term 0, for any pointer of the former group. A repeated bind of the
+// same group does not take the pointer back.
 func TestBindAndOldPointers(t *testing.T) {
 	w := newWorld(t)
 	w.remote.bound = described()
@@ -121,7 +125,7 @@ func TestBindReplacesACopiedBinding(t *testing.T) {
 	w.expectSent(levels, api.EventPointer, api.EventGroup)
 }
 
-// The binding of a group that comes after another names that one, also when it is repaired.
+// The binding of a later group names the former group, even after a repeated bind.
 func TestBindNamesTheFormer(t *testing.T) {
 	w := newWorld(t)
 	w.remote.bound = described()
@@ -131,12 +135,12 @@ func TestBindNamesTheFormer(t *testing.T) {
 	for range 2 {
 		w.ok("bind")(w.call(other, "PUT", bindURI, bind))
 		if sent := string(w.rooms.state[api.EventGroup]); !strings.Contains(sent, `"former":{"group_id":"CQkJ"}`) {
-			t.Errorf("the room is told %s", sent)
+			t.Errorf("the room got %s", sent)
 		}
 	}
 }
 
-// Without a bound group nothing is announced.
+// A failed bind announces nothing.
 func TestFailedBindAnnouncesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.remote.err = mimiport.Errorf("bind", mimiport.KindConflict, "bound already")
@@ -144,7 +148,7 @@ func TestFailedBindAnnouncesNothing(t *testing.T) {
 	w.expectSent()
 }
 
-// Another server cannot have a user announce a group in a room that the user did not mean.
+// Another server cannot make a user announce a group in another room than the user's choice.
 func TestIDsOfAnothersMaking(t *testing.T) {
 	for name, change := range map[string]func(*api.Preimage){
 		"another room":   func(p *api.Preimage) { p.RoomID = "!other" },
@@ -156,7 +160,8 @@ func TestIDsOfAnothersMaking(t *testing.T) {
 		w.remote.bound = described()
 		change(w.remote.preimage)
 		change(w.remote.bound.Preimage)
-		w.expect(name, 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "POST", "/groups", &api.ReserveGroupRequest{RoomID: roomID}))
+		reserve := &api.ReserveGroupRequest{RoomID: roomID}
+		w.expect(name, 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "POST", "/groups", reserve))
 		w.expect(name, 502, "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE")(w.call(other, "PUT", bindURI, bind))
 		w.expectSent()
 	}
@@ -170,7 +175,7 @@ func TestIDsOfAnothersMaking(t *testing.T) {
 	w.expectSent()
 }
 
-// migrated is a finished migration from ds.example to hs.example, with evidence that verifies.
+// migrated makes a finished migration from ds.example to hs.example, with valid evidence.
 func migrated(t *testing.T) (mimiport.MigrationID, *api.MigrationStatus) {
 	t.Helper()
 	offer := &mimiport.MigrationResponse{
@@ -185,14 +190,14 @@ func migrated(t *testing.T) (mimiport.MigrationID, *api.MigrationStatus) {
 		t.Fatal(err)
 	}
 	return offer.ID(), &api.MigrationStatus{
-		MigrationID: offer.ID().String(), Role: "target", State: "active", GroupID: group, RoomID: roomID, Source: other, Target: here, User: alice,
-		Term: 1, Epoch: 7,
+		MigrationID: offer.ID().String(), Role: "target", State: "active", GroupID: group, RoomID: roomID,
+		Source: other, Target: here, User: alice, Term: 1, Epoch: 7,
 		MigrationResponse: &api.SignedInfo{Message: response, KeyID: "ed25519:t"},
 		Confirmation:      &api.SignedInfo{Message: confirmation, KeyID: "ed25519:s"},
 	}
 }
 
-// chain is the way that a group has taken through migrations at epochs 1, 2 and so on.
+// chain makes the lineage of a group that has moved at epochs 1, 2 and so on.
 func chain(t *testing.T, targets ...string) *mimiport.Lineage {
 	t.Helper()
 	c := prooftest.NewChain(pre, func(server string, m prooftest.Message) mimiport.SignedMessage {
@@ -209,7 +214,7 @@ func chain(t *testing.T, targets ...string) *mimiport.Lineage {
 	return &c.Lineage
 }
 
-// step is the step that a finished migration is.
+// step makes the lineage step of a finished migration.
 func step(st *api.MigrationStatus) mimiport.LineageStep {
 	return mimiport.LineageStep{
 		Kind:         mimiport.StepMigration,
@@ -221,7 +226,8 @@ func step(st *api.MigrationStatus) mimiport.LineageStep {
 func newMovedWorld(t *testing.T) (*world, string, *api.MigrationStatus) {
 	w := newWorld(t)
 	id, status := migrated(t)
-	w.rooms.state[api.EventGroup] = json.RawMessage(fmt.Sprintf(`{"room_id":"!room","group_id":%q,"creating_server":"ds.example"}`, groupID))
+	const binding = `{"room_id":"!room","group_id":%q,"creating_server":"ds.example"}`
+	w.rooms.state[api.EventGroup] = json.RawMessage(fmt.Sprintf(binding, groupID))
 	w.rooms.state[api.EventPointer] = json.RawMessage(`{"via":"ds.example","term":0,"epoch":0}`)
 	w.local.status, w.remote.status = status, status
 	w.remote.lineage = chain(t)
@@ -239,7 +245,9 @@ func TestMoveIsAnnounced(t *testing.T) {
 				{"GET", "", nil},
 				{"PUT", "/confirmation", &api.SignedRequest{Message: []byte{1}, KeyID: "ed25519:s"}},
 				{"PUT", "/init", &api.MigrationInitRequest{
-					MigrationInit: []byte{1}, KeyID: "ed25519:t", SubmitRequest: api.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}}}},
+					MigrationInit: []byte{1}, KeyID: "ed25519:t",
+					SubmitRequest: api.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}},
+				}},
 			} {
 				w, uri, status := newMovedWorld(t)
 				status.State = state
@@ -255,13 +263,15 @@ func TestMoveIsAnnounced(t *testing.T) {
 func (w *world) expectMoved(status *api.MigrationStatus) {
 	w.t.Helper()
 	w.expectSent(api.EventPointer)
-	w.expectState(api.EventPointer, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"via":"hs.example","term":1,"epoch":8,"migration_id":%q,"evidence":{
-		"migration_response":%q,"response_key_id":"ed25519:t","migration_confirmation":%q,"confirmation_key_id":"ed25519:s"}}`,
+	w.expectState(api.EventPointer, fmt.Sprintf(`{"room_id":"!room","group_id":%q,"via":"hs.example","term":1,
+		"epoch":8,"migration_id":%q,"evidence":{
+		"migration_response":%q,"response_key_id":"ed25519:t",
+		"migration_confirmation":%q,"confirmation_key_id":"ed25519:s"}}`,
 		groupID, status.MigrationID, status.MigrationResponse.Message.Encode(), status.Confirmation.Message.Encode()))
 }
 
-// The room is told the term that the lineage proves, at the source and at the target, and not the one that the other
-// server says: no later move would be announced after one of 2^53-1.
+// At the source and at the target, the pointer has the term that the lineage proves, not the term in the other server's
+// status. After a pointer with term 2^53-1, no later move could be announced.
 func TestTermIsProved(t *testing.T) {
 	for name, after := range map[string]func(*mimiport.Lineage, *api.MigrationStatus){
 		"the source": func(*mimiport.Lineage, *api.MigrationStatus) {},
@@ -280,7 +290,7 @@ func TestTermIsProved(t *testing.T) {
 	}
 }
 
-// A group that has been on its way for longer has a later term.
+// A group that has moved more often has a higher term.
 func TestLaterTermIsProved(t *testing.T) {
 	w, uri, status := newMovedWorld(t)
 	w.remote.lineage = chain(t, here, other)
@@ -289,12 +299,12 @@ func TestLaterTermIsProved(t *testing.T) {
 	w.ok("status")(w.call(other, "GET", uri, nil))
 	w.expectSent(api.EventPointer)
 	if sent := string(w.rooms.state[api.EventPointer]); !strings.Contains(sent, `"term":3,`) {
-		t.Errorf("the room is told %s", sent)
+		t.Errorf("the room got %s", sent)
 	}
 }
 
-// The claim that the room supports stays named after a move: the host that it was made against may only come back then.
-// One that a room upgrade has copied does not.
+// The pointer keeps the claim that the room supports after a move, because the lost host may come back only then. It
+// does not keep a claim that a room upgrade has copied.
 func TestMoveKeepsTheClaim(t *testing.T) {
 	for room, kept := range map[string]bool{roomID: true, "!before": false} {
 		w, uri, status := newMovedWorld(t)
@@ -304,12 +314,12 @@ func TestMoveKeepsTheClaim(t *testing.T) {
 		w.ok("status")(w.call(here, "GET", uri, nil))
 		w.expectSent(api.EventPointer)
 		if sent := string(w.rooms.state[api.EventPointer]); strings.Contains(sent, `"claim_hash":"AQID"`) != kept {
-			t.Errorf("after a pointer of %s the room is told %s", room, sent)
+			t.Errorf("after a pointer of %s the room got %s", room, sent)
 		}
 	}
 }
 
-// Where no lineage proves a later term than the pointer's, the room is told nothing.
+// Unless a lineage proves a higher term than the pointer's, nothing is announced.
 func TestUnprovedTermIsNotAnnounced(t *testing.T) {
 	for name, change := range map[string]func(*world, *mimiport.Lineage){
 		"no lineage":         func(_ *world, l *mimiport.Lineage) { *l = mimiport.Lineage{} },
@@ -333,7 +343,7 @@ func TestUnprovedTermIsNotAnnounced(t *testing.T) {
 	}
 }
 
-// Where the pointer is missing, the group is at its creating server.
+// When the pointer is missing, the group is at its creating server.
 func TestMoveIsAnnouncedWithoutPointer(t *testing.T) {
 	w, uri, status := newMovedWorld(t)
 	delete(w.rooms.state, api.EventPointer)
@@ -341,7 +351,8 @@ func TestMoveIsAnnouncedWithoutPointer(t *testing.T) {
 	w.expectMoved(status)
 }
 
-// This server's own service has checked how the group came to it; a pointer that has missed a move does not stop it.
+// The local service has verified the moves of its group, so a pointer that has missed a move does not stop the
+// announcement.
 func TestMoveIsAnnouncedAfterAMissedOne(t *testing.T) {
 	w, uri, status := newMovedWorld(t)
 	w.pointer(`{"via":"older.example","term":0,"epoch":0}`)
@@ -349,16 +360,21 @@ func TestMoveIsAnnouncedAfterAMissedOne(t *testing.T) {
 	w.expectMoved(status)
 }
 
-// "The pointer is advisory …; one that goes backwards or fails to verify is ignored": none is sent, and the request succeeds.
+// "The pointer is advisory …; one that goes backwards or fails to verify is ignored": nothing is sent, and the request
+// succeeds.
 func TestMoveIsNotAnnounced(t *testing.T) {
 	for name, change := range map[string]func(*world, *api.MigrationStatus){
-		"not decided":          func(_ *world, st *api.MigrationStatus) { st.State = "frozen" },
-		"aborted":              func(_ *world, st *api.MigrationStatus) { st.State = "aborted" },
-		"another user's":       func(_ *world, st *api.MigrationStatus) { st.User = "@bob:hs.example" },
-		"no confirmation":      func(_ *world, st *api.MigrationStatus) { st.Confirmation = nil },
-		"no offer":             func(_ *world, st *api.MigrationStatus) { st.MigrationResponse = nil },
-		"an older term":        func(w *world, _ *api.MigrationStatus) { w.pointer(`{"via":"ds.example","term":2,"epoch":8}`) },
-		"the same term":        func(w *world, _ *api.MigrationStatus) { w.pointer(`{"via":"ds.example","term":1,"epoch":8}`) },
+		"not decided":     func(_ *world, st *api.MigrationStatus) { st.State = "frozen" },
+		"aborted":         func(_ *world, st *api.MigrationStatus) { st.State = "aborted" },
+		"another user's":  func(_ *world, st *api.MigrationStatus) { st.User = "@bob:hs.example" },
+		"no confirmation": func(_ *world, st *api.MigrationStatus) { st.Confirmation = nil },
+		"no offer":        func(_ *world, st *api.MigrationStatus) { st.MigrationResponse = nil },
+		"an older term": func(w *world, _ *api.MigrationStatus) {
+			w.pointer(`{"via":"ds.example","term":2,"epoch":8}`)
+		},
+		"the same term": func(w *world, _ *api.MigrationStatus) {
+			w.pointer(`{"via":"ds.example","term":1,"epoch":8}`)
+		},
 		"another room":         func(_ *world, st *api.MigrationStatus) { st.RoomID = "!other" },
 		"another group":        func(_ *world, st *api.MigrationStatus) { st.GroupID = []byte{9, 9, 9} },
 		"no group in the room": func(w *world, _ *api.MigrationStatus) { delete(w.rooms.state, api.EventGroup) },
@@ -370,11 +386,13 @@ func TestMoveIsNotAnnounced(t *testing.T) {
 	}
 }
 
-// What another server says must also verify.
+// A status of another server must also verify.
 func TestMoveThatDoesNotVerifyIsNotAnnounced(t *testing.T) {
 	for name, change := range map[string]func(*world, *api.MigrationStatus){
-		"another source than the pointer's": func(w *world, _ *api.MigrationStatus) { w.pointer(`{"via":"x","term":0,"epoch":0}`) },
-		"a target that signed no offer":     func(_ *world, st *api.MigrationStatus) { st.Target = "evil.example" },
+		"another source than the pointer's": func(w *world, _ *api.MigrationStatus) {
+			w.pointer(`{"via":"x","term":0,"epoch":0}`)
+		},
+		"a target that signed no offer": func(_ *world, st *api.MigrationStatus) { st.Target = "evil.example" },
 		"a source that did not decide": func(w *world, st *api.MigrationStatus) {
 			w.pointer(`{"via":"evil.example","term":0,"epoch":0}`)
 			st.Source = "evil.example"
@@ -389,8 +407,10 @@ func TestMoveThatDoesNotVerifyIsNotAnnounced(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"another epoch":                   func(_ *world, st *api.MigrationStatus) { st.Epoch++ },
-		"an offer that is none":           func(_ *world, st *api.MigrationStatus) { st.MigrationResponse.Message = []byte{1} },
+		"another epoch": func(_ *world, st *api.MigrationStatus) { st.Epoch++ },
+		"an offer that is none": func(_ *world, st *api.MigrationStatus) {
+			st.MigrationResponse.Message = []byte{1}
+		},
 		"a confirmation that is none":     func(_ *world, st *api.MigrationStatus) { st.Confirmation.Message = []byte{1} },
 		"an offer signed by nobody":       func(_ *world, st *api.MigrationStatus) { last(st.MigrationResponse)[0] ^= 1 },
 		"a confirmation signed by nobody": func(_ *world, st *api.MigrationStatus) { last(st.Confirmation)[0] ^= 1 },
@@ -412,15 +432,15 @@ func (w *world) pointer(content string) {
 	w.rooms.state[api.EventPointer] = json.RawMessage(content)
 }
 
-// last is the last byte of a signed message: of its signature.
+// last returns the last byte of a signed message, which is part of its signature.
 func last(m *api.SignedInfo) []byte { return m.Message[len(m.Message)-1:] }
 
-// What is not announced for a reason is logged.
+// The reason why a move is not announced is logged.
 func TestUnannouncedMoveIsLogged(t *testing.T) {
 	w, uri, _ := newMovedWorld(t)
 	w.rooms.fail[api.EventPointer] = forbidden
 	w.ok("status")(w.call(here, "GET", uri, nil))
-	if !strings.Contains(w.log.String(), "the room was not told") {
+	if !strings.Contains(w.log.String(), "was not announced in its room") {
 		t.Errorf("logged %q", &w.log)
 	}
 }

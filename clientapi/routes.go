@@ -1,6 +1,6 @@
-// Package clientapi is the API for this server's own users. They reach every Delivery Service through it, by its server name:
-// the one on this server, and those on others over federation. Devices of other servers reach that of this server with
-// requests that they sign.
+// Package clientapi is the API for this server's own users. Through it they reach every Delivery Service by its server
+// name: the local one directly, and others over federation. Devices of other servers reach the local Delivery Service
+// with requests that they sign.
 package clientapi
 
 import (
@@ -9,20 +9,20 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
-// PathPrefix is where Routes are mounted.
+// PathPrefix is the path under which Routes are mounted.
 const PathPrefix = "/_matrix/client/unstable/" + api.Namespace
 
 // Services finds Delivery Services.
 type Services struct {
 	IsLocal func(server string) bool
 	Local   api.API
-	Remote  func(from, server string) api.API // as the local server from
+	Remote  func(from, server string) api.API // sends requests in the name of the local server from
 	// AllowIPLiterals lets users name servers by their IP address.
 	AllowIPLiterals bool
 }
 
-// Routes is the API of users, each route below /ds/{serverName}. home is told what comes of the calls; maxGroupState is the
-// largest group this server takes, in bytes.
+// Routes makes the API of users. Each route is below /ds/{serverName}. home announces the results of calls in rooms.
+// maxGroupState is the largest state of a group that this server accepts, in bytes.
 func Routes(services Services, home *Home, maxGroupState int64) []edge.Route {
 	resolve := func(r *edge.Request) (api.API, error) {
 		return services.find(r.Caller.Server, r.Vars["serverName"], home)
@@ -39,7 +39,7 @@ func (s *Services) find(from, server string, home *Home) (api.API, error) {
 		return nil, err
 	}
 	switch {
-	case s.IsLocal(server) && !s.IsLocal(from): // a direct request: another server speaks for the user in rooms
+	case s.IsLocal(server) && !s.IsLocal(from): // a direct request: the user's own server sends events for the user
 		return s.Local, nil
 	case s.IsLocal(server):
 		return &announcer{s.Local, home, server, true}, nil

@@ -1,7 +1,8 @@
-// Command dendrite-mimi is Dendrite's monolith with MIMI Portability plugged in: the same flags, the same dendrite.yaml, plus
-// the section mimi_portability, which package hooks documents. Without that section it is Dendrite and nothing else.
+// Command dendrite-mimi is Dendrite's monolith with MIMI Portability. It has the same flags and the same
+// dendrite.yaml, with the additional section mimi_portability, which package hooks documents. Without that section it
+// behaves as Dendrite.
 //
-// docs/embedding.md says how to plug MIMI Portability into a build of your own.
+// docs/embedding.md explains how to add MIMI Portability to another build of Dendrite.
 package main
 
 import (
@@ -38,7 +39,7 @@ var (
 	unixSocket           = flag.String("unix-socket", "", "listen on this Unix socket instead of TCP (experimental)")
 	unixSocketPermission = flag.String("unix-socket-permission", "755", "permissions of the Unix socket, in octal")
 	httpBindAddr         = flag.String("http-bind-address", ":8008", "the address to serve HTTP on")
-	httpsBindAddr        = flag.String("https-bind-address", ":8448", "the address to serve HTTPS on, with a certificate and key")
+	httpsBindAddr        = flag.String("https-bind-address", ":8448", "the address to serve HTTPS on")
 	certFile             = flag.String("tls-cert", "", "the certificate for HTTPS, PEM")
 	keyFile              = flag.String("tls-key", "", "the private key for HTTPS, PEM")
 )
@@ -98,7 +99,7 @@ func verify(cfg *config.Dendrite) error {
 	return nil
 }
 
-// build starts Dendrite's components in the order of its own main and returns the routers that lead to them.
+// build starts Dendrite's components in the order of Dendrite's own main, and returns their routers.
 func build(pc *process.ProcessContext, cfg *config.Dendrite) (httputil.Routers, error) {
 	var dnsCache *fclient.DNSCache
 	if c := cfg.Global.DNSCache; c.Enabled {
@@ -114,7 +115,9 @@ func build(pc *process.ProcessContext, cfg *config.Dendrite) (httputil.Routers, 
 	fsAPI := federationapi.NewInternalAPI(pc, cfg, cm, &nats, fedClient, rsAPI, caches, nil, false)
 	keyRing := fsAPI.KeyRing()
 	rsAPI.SetFederationAPI(fsAPI, keyRing)
-	userAPI := userapi.NewInternalAPI(pc, cfg, cm, &nats, rsAPI, fedClient, caching.EnableMetrics, fsAPI.IsBlacklistedOrBackingOff)
+	userAPI := userapi.NewInternalAPI(
+		pc, cfg, cm, &nats, rsAPI, fedClient, caching.EnableMetrics, fsAPI.IsBlacklistedOrBackingOff,
+	)
 	asAPI := appservice.NewInternalAPI(pc, cfg, &nats, userAPI, rsAPI)
 	rsAPI.SetAppserviceAPI(asAPI)
 	rsAPI.SetUserAPI(userAPI)
@@ -133,9 +136,10 @@ func build(pc *process.ProcessContext, cfg *config.Dendrite) (httputil.Routers, 
 	return routers, enableMIMI(pc, routers, &nats, &monolith, wakeups)
 }
 
-// enableMIMI is what this command adds to Dendrite.
+// enableMIMI adds MIMI Portability to Dendrite.
 func enableMIMI(
-	pc *process.ProcessContext, routers httputil.Routers, nats *jetstream.NATSInstance, m *setup.Monolith, wakeups *fedrouting.FederationWakeups,
+	pc *process.ProcessContext, routers httputil.Routers, nats *jetstream.NATSInstance, m *setup.Monolith,
+	wakeups *fedrouting.FederationWakeups,
 ) error {
 	return hooks.Enable(hooks.Deps{
 		ConfigPath: flag.Lookup("config").Value.String(),
@@ -177,7 +181,7 @@ func startSentry(pc *process.ProcessContext, cfg *config.Dendrite) error {
 	return nil
 }
 
-// countUp exports the metric that Dendrite's dashboards look for.
+// countUp exports the metric that Dendrite's dashboards need.
 func countUp() {
 	up := prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: "dendrite", Name: "up", ConstLabels: prometheus.Labels{"version": internal.VersionString()},

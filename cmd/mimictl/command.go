@@ -9,20 +9,20 @@ import (
 	"strings"
 )
 
-// command is a verb of one or two words.
+// command is a command with a name of one or two words.
 type command struct {
 	name     string
-	about    string   // the paragraphs that -h shows
-	file     bool     // whether it takes one file
-	required []string // the flags that must be given
-	// prepare adds the command's flags, and returns what is done once they are parsed.
+	about    string   // the text of -h
+	file     bool     // it takes one file
+	required []string // its mandatory flags
+	// prepare adds the command's flags, and returns the action to run after they are parsed.
 	prepare func(*flag.FlagSet) action
 }
 
-// action is what a command does, with the name of its file if it takes one.
+// action runs a command. file is the name of its file, empty if it takes none.
 type action func(std stdio, file string) error
 
-// run parses the arguments of a command and carries it out.
+// run parses the arguments of a command and runs it.
 func (c *command) run(args []string, std stdio) error {
 	flags, act := c.newFlags()
 	err := flags.Parse(args)
@@ -44,7 +44,7 @@ func (c *command) newFlags() (*flag.FlagSet, action) {
 	return flags, c.prepare(flags)
 }
 
-// requireArguments fails unless the required flags are there, and one file where the command takes one.
+// requireArguments fails unless the mandatory flags are set, and unless there is one file if the command takes one.
 func (c *command) requireArguments(flags *flag.FlagSet) error {
 	for _, name := range c.required {
 		if flags.Lookup(name).Value.String() == "" {
@@ -60,7 +60,7 @@ func (c *command) requireArguments(flags *flag.FlagSet) error {
 	return nil
 }
 
-// help prints how a command is called.
+// help prints the usage of a command.
 func (c *command) help(flags *flag.FlagSet, out io.Writer) error {
 	_, err := fmt.Fprintf(out, "Usage:\n    %s\n\n%s\n", c.synopsis(flags), c.about)
 	flags.SetOutput(out)
@@ -68,7 +68,7 @@ func (c *command) help(flags *flag.FlagSet, out io.Writer) error {
 	return err
 }
 
-// synopsis is a command's line, made from its flags.
+// synopsis makes the usage line of a command from its flags.
 func (c *command) synopsis(flags *flag.FlagSet) string {
 	words := []string{"mimictl", c.name}
 	flags.VisitAll(func(f *flag.Flag) {

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// TestContentVectors: mls verify tells what a target stages of each content that holds, and mls replay follows it. It
-// names the rule of RFC 9420 that each broken group breaks. What the profile asks besides, no tool knows.
+// TestContentVectors: for each valid content, mls verify reports the state that a target stages, and mls replay
+// follows it. For each invalid group, mls verify names the broken rule of RFC 9420. The tool does not check the rules
+// of the profile.
 func TestContentVectors(t *testing.T) {
 	data, err := os.ReadFile("../../mimiport/testdata/contents.json")
 	if err != nil {

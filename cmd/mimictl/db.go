@@ -15,9 +15,9 @@ import (
 
 var copyCommand = command{
 	name: "db copy",
-	about: `db copy copies all that a homeserver has stored to an empty database, of the same
-or the other engine, and compares the two. Stop the homeserver first, and let it
-start again on the new database.
+	about: `db copy copies the whole database of a homeserver to an empty database of the
+same or the other engine, and compares the two. Stop the homeserver first. Start
+it again with the new database.
 `,
 	required: []string{"from", "to"},
 	prepare: func(flags *flag.FlagSet) action {
@@ -51,7 +51,7 @@ func openDatabase(ctx context.Context, connection string) (*engine.Store, error)
 	return engine.Open(ctx, connection, postgres.Pool{MaxOpen: 2, MaxIdle: 2})
 }
 
-// openExisting opens a DATABASE, and fails where it is a file that does not exist.
+// openExisting opens a DATABASE. It fails for a file that does not exist.
 func openExisting(ctx context.Context, connection string) (*engine.Store, error) {
 	if path, isFile := strings.CutPrefix(connection, "file:"); isFile {
 		if _, err := os.Stat(path); err != nil {

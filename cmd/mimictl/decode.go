@@ -17,19 +17,19 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// structure is one that decode knows. Where two look the same, likely tells them apart.
+// structure is a structure that decode knows. When an encoding fits two structures, likely chooses between them.
 type structure struct {
 	name     string
 	describe func(data []byte) (json.RawMessage, error)
 	likely   func(data []byte) bool
 }
 
-// structuresOf are what decode knows, in the order in which it tries them.
+// structuresOf lists all structures that decode knows, in the order in which it tries them.
 func structuresOf(engine mls.Engine) []structure {
 	return append(slices.Clip(structures), structure{"MLSMessage", describeMLS(engine), nil})
 }
 
-// structures are those that are the same for every protocol.
+// structures lists the structures that do not depend on the protocol.
 var structures = []structure{
 	{"MigrationRequest", describe(mimiport.UnmarshalMigrationRequest), nil},
 	{"MigrationResponse", describe(mimiport.UnmarshalMigrationResponse), nil},
@@ -49,8 +49,8 @@ var structures = []structure{
 	{"ExternalSenderOffer", describe(mimiport.UnmarshalExternalSenderOffer), namesNoServer},
 }
 
-// namesServer says whether a MigrationAbort names a source. The offer of an external sender, which has the same shape,
-// holds a key there.
+// namesServer reports whether data is a MigrationAbort with a server name as its source. An ExternalSenderOffer has
+// the same form, with a key in that place.
 func namesServer(data []byte) bool {
 	m, err := mimiport.UnmarshalMigrationAbort(data)
 	return err == nil && mimiport.ValidateServerName(m.SourceDomain) == nil
@@ -75,7 +75,7 @@ func describe[M any](unmarshal func([]byte) (*M, error)) func([]byte) (json.RawM
 	}
 }
 
-// decoded is an input under one of its readings.
+// decoded is an input, decoded as one structure.
 type decoded struct {
 	Type  string          `json:"type"`
 	Value json.RawMessage `json:"value"`
@@ -84,7 +84,7 @@ type decoded struct {
 var decodeCommand = command{
 	name: "decode",
 	about: `decode prints a message of MIMI Portability or of MLS. The input is binary,
-hexadecimal or base64 of any kind. Of messages of mls-draft09, it prints the
+hexadecimal or base64 of any kind. Of a message of mls-draft09, it prints only the
 framing.
 `,
 	file: true,
@@ -107,7 +107,7 @@ framing.
 // typeFlag adds the flag -type, the name of a structure.
 func typeFlag(flags *flag.FlagSet) *string {
 	only, names := new(string), typeNames()
-	usage := "decode as the structure `NAME`; without it, all are tried:\n" + strings.Join(names, "\n")
+	usage := "decode as the structure `NAME`; the default is to try all:\n" + strings.Join(names, "\n")
 	flags.Func("type", usage, func(name string) error {
 		if !slices.Contains(names, name) {
 			return errors.New("there is no such structure")
@@ -120,7 +120,7 @@ func typeFlag(flags *flag.FlagSet) *string {
 
 // jsonFlag adds the flag -json.
 func jsonFlag(flags *flag.FlagSet) *bool {
-	return flags.Bool("json", false, "print JSON: bytes are hexadecimal, nothing is cut short")
+	return flags.Bool("json", false, "print JSON, with bytes in hexadecimal and with whole values")
 }
 
 func (d *decoded) write(w io.Writer, asJSON bool) error {
@@ -130,7 +130,8 @@ func (d *decoded) write(w io.Writer, asJSON bool) error {
 	return writeText(w, d)
 }
 
-// decode finds what the input is, as text first: binary that looks like text is rarer than the other way round.
+// decode finds the structure of the input. It reads the input as text first: a binary message rarely looks like
+// hexadecimal or base64.
 func decode(input []byte, only string, structures []structure) (*decoded, error) {
 	data, encoded := fromText(string(input))
 	matches, err := match(data, only, structures)
@@ -151,10 +152,10 @@ func decode(input []byte, only string, structures []structure) (*decoded, error)
 		return nil, err
 	}
 	err = fmt.Errorf("%d bytes of no known structure", len(input))
-	return nil, &failure{err, 1, []string{"-type NAME says why it is not that one"}}
+	return nil, &failure{err, 1, []string{"-type NAME prints why the input is not that structure"}}
 }
 
-// match lists what the data decodes as; the error is that of the last structure tried.
+// match lists the structures as which the data decodes. The error is that of the last structure.
 func match(data []byte, only string, structures []structure) (matches []decoded, err error) {
 	for _, s := range structures {
 		if only != "" && only != s.name || only == "" && s.likely != nil && !s.likely(data) {
@@ -168,8 +169,8 @@ func match(data []byte, only string, structures []structure) (matches []decoded,
 	return matches, err
 }
 
-// fromText reads hexadecimal or base64 of either alphabet, padded or not, with white space anywhere. It returns
-// anything else as it is, and false.
+// fromText reads hexadecimal or base64. It accepts both alphabets of base64, with and without padding, and white space
+// anywhere. It returns any other text as it is, and false.
 func fromText(text string) ([]byte, bool) {
 	compact := strings.Join(strings.Fields(text), "")
 	if data, err := hex.DecodeString(compact); err == nil && compact != "" {
@@ -182,7 +183,7 @@ func fromText(text string) ([]byte, bool) {
 	return []byte(text), false
 }
 
-// binary is bytes in JSON, in any text that fromText reads.
+// binary holds bytes, which JSON has as a text that fromText reads.
 type binary []byte
 
 func (b *binary) UnmarshalText(text []byte) error {

@@ -7,7 +7,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// TestDecodeMLS: decode shows each kind of MLSMessage whole, with the fields in their order and the lists opened.
+// TestDecodeMLS: decode shows all fields of each kind of MLSMessage in order, with the elements of lists.
 func TestDecodeMLS(t *testing.T) {
 	m := mlstest.New(mlstest.Options{
 		Seed: 1, GroupID: []byte("group"), Members: [][]byte{[]byte("a"), []byte("b"), []byte("c")},

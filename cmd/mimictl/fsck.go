@@ -13,23 +13,22 @@ import (
 
 var fsckCommand = command{
 	name: "fsck",
-	about: `fsck checks a server's database by deriving every group from its log and every
-migration from what was signed. The server must not run meanwhile. It brings an
-older schema up to date, and changes nothing else. It prints a line for each
-problem.
+	about: `fsck checks a server's database. It derives every group from its log, and every
+migration from its signed messages. Stop the server first. fsck brings an older
+schema up to date, and changes nothing else. It prints one line for each problem.
 `,
 	required: []string{"db"},
 	prepare: func(flags *flag.FlagSet) action {
 		connection := flags.String("db", "", "the `DATABASE` to check")
-		key := flags.String("peers", "", "ask the other server of each migration how it stands there,\n"+
+		key := flags.String("peers", "", "ask the other server of each migration for its status there,\n"+
 			"with requests signed by the homeserver's private_key in `KEYFILE`")
-		private := flags.Bool("allow-private-networks", false, "ask servers at addresses that are not public, too,\n"+
-			"as federation.allow_private_networks does")
+		private := flags.Bool("allow-private-networks", false, "also ask servers at addresses that are not public,\n"+
+			"as federation.allow_private_networks allows")
 		return func(std stdio, _ string) error { return checkDatabase(*connection, *key, *private, std.out) }
 	},
 }
 
-// checkDatabase prints what is wrong with a database, a problem a line, and fails when there is something.
+// checkDatabase prints the problems of a database, one on each line. It fails when there are any.
 func checkDatabase(connection, key string, privateNetworks bool, out io.Writer) error {
 	var ask fsck.Ask
 	if key != "" {
@@ -53,7 +52,7 @@ func checkDatabase(connection, key string, privateNetworks bool, out io.Writer) 
 	return nil
 }
 
-// check prints what is wrong with a database; with ask, also where other servers contradict it.
+// check prints the problems of a database. With ask, it also prints the contradictions of other servers.
 func check(ctx context.Context, store *engine.Store, ask fsck.Ask, out io.Writer) (problems int, err error) {
 	report, err := fsck.Check(ctx, store, engines)
 	if err != nil {

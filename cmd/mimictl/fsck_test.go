@@ -30,7 +30,7 @@ type play struct {
 func toB(m deliverytest.Message) bool      { return m.To == serverB }
 func votesOfB(m deliverytest.Message) bool { return m.From == serverB && m.What == "vote" }
 
-// members are alice and bob, by the server that takes a group for them.
+// members are alice and bob, each by the server to which this user moves a group.
 type members map[string]*deliverytest.Member
 
 func (p *play) check(err error) {
@@ -50,7 +50,7 @@ func (p *play) begin() members {
 	return both
 }
 
-// talk lets both commit and send.
+// talk has both members commit and send a message.
 func (p *play) talk(both members) {
 	p.t.Helper()
 	for _, name := range p.Servers() {
@@ -63,7 +63,7 @@ func (p *play) talk(both members) {
 	p.check(p.Run(p.t.Context()))
 }
 
-// move begins to move a group, and lets the servers do what can be done while something gets lost.
+// move begins to move a group, and runs the servers while lose drops some messages.
 func (p *play) move(both members, target string, lose func(deliverytest.Message) bool) {
 	p.t.Helper()
 	m := both[target]
@@ -77,7 +77,8 @@ func (p *play) move(both members, target string, lose func(deliverytest.Message)
 	p.Lose = nil
 }
 
-// fill makes a group that has come back, and one in each state in which a crash can leave a migration.
+// fill makes a group that has moved away and come back, and one group for each state in which a crash can leave a
+// migration.
 func (p *play) fill() {
 	p.t.Helper()
 	back := p.begin()
@@ -101,7 +102,7 @@ func (p *play) fill() {
 	p.move(staged, serverB, votesOfB)
 }
 
-// databases makes the files of A and B.
+// databases makes the databases of A and B.
 func databases(t *testing.T) map[string]string {
 	t.Helper()
 	files, stores := map[string]string{}, map[string]storage.Store{}
@@ -127,46 +128,96 @@ func runFsck(file string, more ...string) (status int, out string) {
 	return status, stdout.String() + stderr.String()
 }
 
-// corruptions are made by hand: what a disk, a bug or an impatient operator does to a database.
+// corruptions are changes to a database that a broken disk, a bug or an impatient operator could make.
 var corruptions = []struct {
 	name, server, sql, want string
 }{
-	{"a message has another byte", serverA, `UPDATE mimiport_entries SET message = CAST(message || 'x' AS BLOB) WHERE kind = 'application' AND seq = 2`, "does not have its hash"},
-	{"a Commit is another one", serverA, `UPDATE mimiport_entries SET (message, group_info) = (SELECT message, group_info FROM mimiport_entries
+	{
+		"a message has another byte", serverA,
+		`UPDATE mimiport_entries SET message = CAST(message || 'x' AS BLOB) WHERE kind = 'application' AND seq = 2`,
+		"does not have its hash",
+	},
+	{"a Commit is another one", serverA, `UPDATE mimiport_entries
+		SET (message, group_info) = (SELECT message, group_info FROM mimiport_entries
 		WHERE kind = 'commit' AND seq = 3) WHERE kind = 'commit' AND seq = 1`, "message 1: "},
 	{"a message is gone", serverA, `DELETE FROM mimiport_entries WHERE seq = 3`, "are missing"},
 	{"the last message is gone", serverA, `DELETE FROM mimiport_entries WHERE seq = 4`, "are missing"},
-	{"a group is an epoch ahead", serverA, `UPDATE mimiport_groups SET epoch = epoch + 1 WHERE state = 'active'`, "the log ends at epoch"},
-	{"numbers are given out twice", serverA, `UPDATE mimiport_groups SET next_seq = next_seq - 1 WHERE state = 'active'`, "the next to come is"},
-	{"a snapshot has another tree", serverA, `UPDATE mimiport_snapshots SET ratchet_tree = substr(ratchet_tree, 2)`, "the snapshot of epoch 0"},
+	{
+		"a group is an epoch ahead", serverA, `UPDATE mimiport_groups SET epoch = epoch + 1 WHERE state = 'active'`,
+		"the log ends at epoch",
+	},
+	{
+		"numbers are given out twice", serverA,
+		`UPDATE mimiport_groups SET next_seq = next_seq - 1 WHERE state = 'active'`,
+		"the next to come is",
+	},
+	{
+		"a snapshot has another tree", serverA, `UPDATE mimiport_snapshots SET ratchet_tree = substr(ratchet_tree, 2)`,
+		"the snapshot of epoch 0",
+	},
 	{"a snapshot is gone", serverA, `DELETE FROM mimiport_snapshots`, "has no snapshot"},
-	{"a frozen group accepts Commits", serverA, `UPDATE mimiport_groups SET state = 'active' WHERE state = 'frozen'`, "it is frozen, and the group is active"},
-	{"a group is at two servers", serverA, `UPDATE mimiport_groups SET state = 'active' WHERE state = 'moved'`, "the group is active"},
-	{"a group is here twice", serverA, `UPDATE mimiport_groups SET state = 'active' WHERE term = 0`, "the group is also here in term 2"},
+	{
+		"a frozen group accepts Commits", serverA, `UPDATE mimiport_groups SET state = 'active' WHERE state = 'frozen'`,
+		"it is frozen, and the group is active",
+	},
+	{
+		"a group is at two servers", serverA, `UPDATE mimiport_groups SET state = 'active' WHERE state = 'moved'`,
+		"the group is active",
+	},
+	{
+		"a group is here twice", serverA, `UPDATE mimiport_groups SET state = 'active' WHERE term = 0`,
+		"the group is also here in term 2",
+	},
 	{"a lineage is cut", serverA, `UPDATE mimiport_groups SET lineage = (SELECT lineage FROM mimiport_groups AS first
 		WHERE first.group_id = mimiport_groups.group_id AND first.term = 0)`, "its lineage has 0 steps, not 2"},
-	{"a lineage is another group's", serverA, `UPDATE mimiport_groups SET lineage = (SELECT lineage FROM mimiport_groups WHERE term = 0
+	{"a lineage is another group's", serverA, `UPDATE mimiport_groups
+		SET lineage = (SELECT lineage FROM mimiport_groups WHERE term = 0
 		ORDER BY group_id LIMIT 1) WHERE term = 0`, "the preimage is not the group id's"},
-	{"a decision is not handed out", serverA, `DELETE FROM mimiport_outbox WHERE kind = 'confirmation'`, "no row of kind confirmation"},
+	{
+		"a decision is not handed out", serverA, `DELETE FROM mimiport_outbox WHERE kind = 'confirmation'`,
+		"no row of kind confirmation",
+	},
 	{"nobody asks for the outcome", serverB, `DELETE FROM mimiport_outbox WHERE kind = 'ask'`, "no row of kind ask"},
 	{"nothing is ever due", serverA, `DELETE FROM mimiport_queues`, "is never due"},
-	{"a queue begins in the middle", serverA, `UPDATE mimiport_queues SET row_order = row_order + 1`, "does not begin with its first row"},
-	{"an offer is given out twice", serverB, `UPDATE mimiport_migrations SET response = (SELECT response FROM mimiport_migrations
+	{
+		"a queue begins in the middle", serverA, `UPDATE mimiport_queues SET row_order = row_order + 1`,
+		"does not begin with its first row",
+	},
+	{"an offer is given out twice", serverB, `UPDATE mimiport_migrations
+		SET response = (SELECT response FROM mimiport_migrations
 		ORDER BY migration_id LIMIT 1) WHERE role = 'target'`, "it has the nonce of migration"},
-	{"a content has another byte", serverA, `UPDATE mimiport_contents SET data = CAST(data || 'x' AS BLOB)`, "the content to send does not have its hash"},
-	{"a decision is not signed", serverA, `UPDATE mimiport_migrations SET confirmation = x'' WHERE state = 'moved'`, "it is moved without a confirmation"},
-	{"both outcomes are signed", serverA, `UPDATE mimiport_migrations SET abort = x'00' WHERE state = 'decided'`, "its abort is not for it"},
+	{
+		"a content has another byte", serverA, `UPDATE mimiport_contents SET data = CAST(data || 'x' AS BLOB)`,
+		"the content to send does not have its hash",
+	},
+	{
+		"a decision is not signed", serverA, `UPDATE mimiport_migrations SET confirmation = x'' WHERE state = 'moved'`,
+		"it is moved without a confirmation",
+	},
+	{
+		"both outcomes are signed", serverA, `UPDATE mimiport_migrations SET abort = x'00' WHERE state = 'decided'`,
+		"its abort is not for it",
+	},
 	{"a record is gone", serverA, `DELETE FROM mimiport_migrations`, "by a migration that is not known"},
-	{"a term is absurd", serverA, `UPDATE mimiport_groups SET term = 1 << 60 WHERE term = 2`, "no group has moved so often"},
+	{
+		"a term is absurd", serverA, `UPDATE mimiport_groups SET term = 1 << 60 WHERE term = 2`,
+		"no group has moved so often",
+	},
 	{"a receipt is another's", serverA, `UPDATE mimiport_receipts SET commit_hash = zeroblob(32) WHERE epoch = 1`,
 		"is not the Commit that was signed for, to lead to epoch 1"},
 	{"a receipt is gone", serverA, `DELETE FROM mimiport_receipts WHERE epoch = 2`, "is a Commit without a receipt"},
 	{"a receipt is ahead of its group", serverA, `UPDATE mimiport_receipts SET epoch = 99 WHERE epoch = 2`,
 		"it has signed for a Commit that leads to epoch 99"},
 	{"a receipt is of no group", serverA, `UPDATE mimiport_receipts SET term = 9`, "receipts are of no group"},
-	{"a former term is none", serverA, `UPDATE mimiport_former SET data = substr(data, 2)`, "the log of its former terms: "},
+	{
+		"a former term is none", serverA, `UPDATE mimiport_former SET data = substr(data, 2)`,
+		"the log of its former terms: ",
+	},
 	{"a former term is to come", serverA, `UPDATE mimiport_former SET term = 0`, "has a message of term 1"},
-	{"a former term is of no group", serverA, `UPDATE mimiport_former SET term = 9`, "logs of former terms are of no group"},
+	{
+		"a former term is of no group", serverA, `UPDATE mimiport_former SET term = 9`,
+		"logs of former terms are of no group",
+	},
 	{"a key object is none", serverA, `INSERT INTO mimiport_key_objects
 		VALUES ('c.example', 'ed25519:a', CAST('{"a":1}' AS BLOB), 1)`, "keys of c.example: "},
 	{"a group is gone", serverA, `DELETE FROM mimiport_groups WHERE term = 0`, "are of no group"},
@@ -188,14 +239,15 @@ func TestFsck(t *testing.T) {
 		})
 	}
 	if status, out := runFsck(filepath.Join(t.TempDir(), "none.db")); status != 1 {
-		t.Errorf("a database that is not there: status %d\n%s", status, out)
+		t.Errorf("a missing database: status %d\n%s", status, out)
 	}
-	if status, out := runFsck(files[serverA], "-peers", files[serverA]); status != 1 || !strings.Contains(out, "is not the private key of a homeserver") {
-		t.Errorf("a key that is none: status %d\n%s", status, out)
+	status, out := runFsck(files[serverA], "-peers", files[serverA])
+	if status != 1 || !strings.Contains(out, "is not the private key of a homeserver") {
+		t.Errorf("a file without a key: status %d\n%s", status, out)
 	}
 }
 
-// corrupted is a copy of a database in which something has been changed.
+// corrupted makes a copy of a database and changes it by a statement.
 func corrupted(t *testing.T, file, statement string) string {
 	t.Helper()
 	data, err := os.ReadFile(file)

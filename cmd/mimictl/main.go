@@ -6,8 +6,8 @@
 //	mimictl mls verify [-json] [-protocol NAME] FILE|-
 //	mimictl db copy -from DATABASE -to DATABASE
 //
-// It exits with 0 when it did what it was asked, with 1 when the input is not acceptable or cannot be read, and with 2
-// when it was called wrongly or the input can be more than one thing.
+// It exits with 0 on success, with 1 when the input is not acceptable or cannot be read, and with 2 for wrong
+// arguments or an ambiguous input.
 package main
 
 import (
@@ -19,20 +19,20 @@ import (
 	"time"
 )
 
-// commands are the verbs, in the order in which -h lists them.
+// commands lists the commands in the order of -h.
 var commands = []*command{&decodeCommand, &fsckCommand, &replayCommand, &verifyCommand, &copyCommand}
 
 const usage = `Usage:
 %s
-mimictl COMMAND -h tells more. A FILE of - is standard input. A DATABASE is
+mimictl COMMAND -h prints more help. A FILE of - is standard input. A DATABASE is
 file:PATH or postgres://USER:PASSWORD@HOST/NAME, as in the homeserver's
 configuration.
 
-Exit status: 0 done; 1 the input is not acceptable or cannot be read; 2 called
-wrongly, or the input can be more than one thing.
+Exit status: 0 done; 1 the input is not acceptable or cannot be read; 2 wrong
+arguments, or an ambiguous input.
 `
 
-// stdio is what a command has of the world, besides files.
+// stdio has the input, the output and the time of a command.
 type stdio struct {
 	in  io.Reader
 	out io.Writer
@@ -41,7 +41,7 @@ type stdio struct {
 
 func main() { os.Exit(run(os.Args[1:], stdio{os.Stdin, os.Stdout, time.Now()}, os.Stderr)) }
 
-// run carries out a command line, and returns the exit status.
+// run runs a command line, and returns the exit status.
 func run(args []string, std stdio, stderr io.Writer) int {
 	err := dispatch(args, std)
 	if err == nil {
@@ -86,7 +86,7 @@ func help(out io.Writer) error {
 	return err
 }
 
-// failure is an error with an exit status and with advice.
+// failure is an error with an exit status and with hints.
 type failure struct {
 	error
 	status int
@@ -94,11 +94,11 @@ type failure struct {
 }
 
 func misused(command string, err error) error {
-	return &failure{err, 2, []string{command + " -h tells how it is called"}}
+	return &failure{err, 2, []string{command + " -h prints the usage"}}
 }
 
-// maxInput is the largest input in bytes: the largest group state there is by default, in hexadecimal, with room to
-// spare.
+// maxInput is the largest input in bytes. It has room for the largest group state of the default configuration in
+// hexadecimal.
 const maxInput = 256 << 20
 
 // read reads a file, or standard input for "-".

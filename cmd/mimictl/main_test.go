@@ -54,14 +54,15 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
-// TestDecodeEncodings reads one message in every text that people paste.
+// TestDecodeEncodings: decode reads a message in every text encoding.
 func TestDecodeEncodings(t *testing.T) {
 	message := append([]byte{0x3f}, bytes.Repeat([]byte("\uffff"), 21)...) // + and / in base64
 	for _, text := range []string{
 		hex.EncodeToString(message), strings.ToUpper(hex.EncodeToString(message)) + "\n",
 		base64.StdEncoding.EncodeToString(message), base64.RawStdEncoding.EncodeToString(message) + "\r\n",
 		base64.URLEncoding.EncodeToString(message) + "\n", base64.RawURLEncoding.EncodeToString(message),
-		base64.StdEncoding.EncodeToString(message)[:40] + "\n  " + base64.StdEncoding.EncodeToString(message)[40:], string(message),
+		base64.StdEncoding.EncodeToString(message)[:40] + "\n  " + base64.StdEncoding.EncodeToString(message)[40:],
+		string(message),
 	} {
 		d, err := decode([]byte(text), "", structures)
 		if err != nil || d.Type != "MigrationCommitAAD" {
@@ -70,7 +71,7 @@ func TestDecodeEncodings(t *testing.T) {
 	}
 }
 
-// TestDecodeVectors: every structure that has vectors is known for what it is.
+// TestDecodeVectors: decode recognises the vectors of every structure.
 func TestDecodeVectors(t *testing.T) {
 	paths, err := filepath.Glob("../../mimiport/testdata/*.json")
 	if err != nil || len(paths) == 0 {
@@ -90,7 +91,7 @@ func TestDecodeVectors(t *testing.T) {
 		}
 		for _, c := range f.Cases {
 			switch {
-			case f.Struct == "": // headers and names are no structures
+			case f.Struct == "": // the file has no structures
 				continue
 			case c.Outcome != "valid", f.Struct == "LeafIdentity": // looks like TargetMigrationComplete, never travels alone
 				continue

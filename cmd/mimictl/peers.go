@@ -16,8 +16,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 )
 
-// asker asks other servers, with requests signed by a homeserver's key. The names of those servers come from the
-// database, where users and peers have put them.
+// asker makes a function that asks other servers, with requests signed by a homeserver's key. It calls only permitted
+// addresses, because users and peers have chosen the server names in the database.
 func asker(keyFile string, privateNetworks bool) (fsck.Ask, error) {
 	text, err := os.ReadFile(keyFile)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// A database names servers that peers have chosen. fsck asks none of them in a private network.
+// Peers have chosen the server names in a database. fsck asks no server in a private network.
 func TestFsckAsksNoPrivateNetwork(t *testing.T) {
 	internal := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("was asked") }))
 	defer internal.Close()

@@ -9,16 +9,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
 )
 
-// engines are the kinds of groups that the tool knows, by protocol.
+// engines maps the protocols that the tool knows to their engines.
 var engines = map[string]mls.Engine{
 	mls.ProtocolMLS10: mls.RFC9420(mls.DefaultLimits()),
 	draft09.Protocol:  draft09.New(),
 }
 
-// protocolFlag adds the flag -protocol, and returns the engine that it will have chosen.
+// protocolFlag adds the flag -protocol. The result points to the chosen engine once the flags are parsed.
 func protocolFlag(flags *flag.FlagSet) *mls.Engine {
 	chosen := engines[mls.ProtocolMLS10]
-	usage := "the kind of group is `NAME`: mls10, which is the default, for RFC 9420,\n" +
+	usage := "the protocol of the group is `NAME`: mls10, the default, for RFC 9420,\n" +
 		"or mls-draft09 for github.com/cisco/go-mls"
 	flags.Func("protocol", usage, func(name string) error {
 		engine, ok := engines[name]
@@ -31,7 +31,7 @@ func protocolFlag(flags *flag.FlagSet) *mls.Engine {
 	return &chosen
 }
 
-// framing is what every protocol shows of a message.
+// framing has the fields of a message that every protocol has.
 type framing struct {
 	Protocol          string `json:"protocol"`
 	Kind              string `json:"kind"`
@@ -41,7 +41,7 @@ type framing struct {
 	AuthenticatedData []byte `json:"authenticated_data"`
 }
 
-// describeMLS describes a message whole where the protocol is RFC 9420, else its framing.
+// describeMLS describes a whole message of RFC 9420. Of a message of any other protocol it describes the framing.
 func describeMLS(engine mls.Engine) func(data []byte) (json.RawMessage, error) {
 	if engine.Protocol() == mls.ProtocolMLS10 {
 		return describe(mls.Decode)

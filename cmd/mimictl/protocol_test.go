@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// draft09Member is the only member of a new group of go-mls.
+// draft09Member makes the only member of a new group of go-mls.
 func draft09Member(t *testing.T) *draft09test.Client {
 	t.Helper()
 	c, err := draft09test.NewClient(1, mlstest.Identity("@a:a.example", "A"))
@@ -25,7 +25,8 @@ func draft09Member(t *testing.T) *draft09test.Client {
 	return c
 }
 
-// TestDraft09 replays, verifies and decodes a group of go-mls when told that it is one, and refuses it otherwise.
+// TestDraft09: with -protocol mls-draft09 the commands replay, verify and decode a group of go-mls. They refuse a
+// group of RFC 9420.
 func TestDraft09(t *testing.T) {
 	c := draft09Member(t)
 	info, err := c.GroupInfo()
@@ -43,9 +44,13 @@ func TestDraft09(t *testing.T) {
 		input   []byte
 		want    []string
 	}{
-		{"mls replay", recording, []string{`"kind":"commit","epoch":1`, hex.EncodeToString(c.ConfirmedTranscriptHash()), `"error":""`}},
+		{"mls replay", recording, []string{
+			`"kind":"commit","epoch":1`, hex.EncodeToString(c.ConfirmedTranscriptHash()), `"error":""`,
+		}},
 		{"mls verify", commit.GroupInfo, []string{"  epoch: 1\n", "user_id: @a:a.example\n"}},
-		{"decode", commit.Message, []string{"MLSMessage\n", "  protocol: mls-draft09\n", "  kind: commit\n", "  authenticated_data: 616164\n"}},
+		{"decode", commit.Message, []string{
+			"MLSMessage\n", "  protocol: mls-draft09\n", "  kind: commit\n", "  authenticated_data: 616164\n",
+		}},
 	} {
 		words := append(strings.Fields(step.command), "-protocol", draft09.Protocol, "-")
 		got := mustRun(t, step.input, words...)
@@ -55,7 +60,8 @@ func TestDraft09(t *testing.T) {
 			}
 		}
 		var out, stderr bytes.Buffer
-		if status := run(append(strings.Fields(step.command), "-"), stdio{bytes.NewReader(step.input), &out, testTime}, &stderr); status != 1 {
+		args := append(strings.Fields(step.command), "-")
+		if status := run(args, stdio{bytes.NewReader(step.input), &out, testTime}, &stderr); status != 1 {
 			t.Errorf("%s of a group of RFC 9420: status %d: %s", step.command, status, &stderr)
 		}
 	}

@@ -12,17 +12,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// recording is a group at one epoch, and what came after.
+// recording is a group in one epoch, and the messages that follow.
 type recording struct {
 	GroupInfo   binary   `json:"group_info"`
 	RatchetTree binary   `json:"ratchet_tree"`
 	Messages    []binary `json:"messages"`
 
-	next []byte // the GroupInfo of the epoch that the messages lead to, where it is known
+	next []byte // the GroupInfo of the epoch after the messages; nil when it is not known
 }
 
-// recordState is a group that moves, as a MigrationContent or a group state has it: with the migration Commit as the
-// last message. It is nil for other input.
+// recordState makes a recording of the group in a MigrationContent or a group state. Its last message is the migration
+// Commit. recordState returns nil for any other input.
 func recordState(data []byte) *recording {
 	if content, err := mimiport.UnmarshalMigrationContent(data); err == nil {
 		data = content.GroupState
@@ -38,7 +38,7 @@ func recordState(data []byte) *recording {
 	return r
 }
 
-// readRecording reads a file: a recording in JSON, a group that moves, or a GroupInfo alone.
+// readRecording reads a file: a recording in JSON, a MigrationContent, a group state, or a GroupInfo.
 func readRecording(file string, std stdio) (*recording, error) {
 	input, err := read(file, std)
 	if err != nil {
@@ -59,7 +59,7 @@ func readRecording(file string, std stdio) (*recording, error) {
 	return r, nil
 }
 
-// openGroup reads a recording, and returns the group that it begins with.
+// openGroup reads a recording, and opens the group at its beginning.
 func openGroup(engine mls.Engine, file string, std stdio) (mls.Group, *recording, error) {
 	r, err := readRecording(file, std)
 	if err != nil {
@@ -69,7 +69,7 @@ func openGroup(engine mls.Engine, file string, std stdio) (mls.Group, *recording
 	return group, r, err
 }
 
-// replayed is the line for one message: what it is, and the group after it.
+// replayed is the line for one message: its kind, and the group after it.
 type replayed struct {
 	Index                   int    `json:"i"`
 	Kind                    string `json:"kind"`
@@ -87,12 +87,12 @@ them. The input is JSON, bytes in base64 or hexadecimal:
 
     {"group_info": MLSMESSAGE, "ratchet_tree": TREE, "messages": [MLSMESSAGE, ...]}
 
-ratchet_tree may be absent when group_info carries the tree. Or the input is a
+ratchet_tree may be absent when group_info holds the tree. Or the input is a
 MigrationContent or a group state: its proposals and its Commit are the messages,
-and its signature is not looked at. It prints one line of JSON for each message;
-one that is refused leaves the group as it was.
-It does not look at lifetimes, and cannot follow a Commit of an AppDataUpdate:
-the new data is in the GroupInfo of the next epoch alone.
+and its signature is not checked. It prints one line of JSON for each message. A
+refused message leaves the group as it was.
+It does not check lifetimes. It cannot follow a Commit with an AppDataUpdate: only
+the GroupInfo of the next epoch has the new data.
 `,
 	file: true,
 	prepare: func(flags *flag.FlagSet) action {
@@ -135,7 +135,7 @@ var kinds = map[mls.Kind]string{
 	mls.KindKeyPackage:  "key_package",
 }
 
-// follow says what kind of message it is, and what group comes after it.
+// follow returns the kind of a message, and the group after it.
 func follow(engine mls.Engine, group mls.Group, message []byte) (kind string, next mls.Group, err error) {
 	m, err := engine.Parse(message)
 	if err != nil {
@@ -147,23 +147,23 @@ func follow(engine mls.Engine, group mls.Group, message []byte) (kind string, ne
 	case mls.KindCommit:
 		follower, ok := group.(mls.Follower)
 		if !ok {
-			return kinds[m.Kind], nil, errors.New("this kind of group cannot be followed by Commits alone")
+			return kinds[m.Kind], nil, errors.New("this engine cannot follow a group without GroupInfos")
 		}
 		next, _, err = follower.Follow(message)
 	case mls.KindApplication:
-		err = ofEpoch(group, m)
+		err = requireEpoch(group, m)
 	}
 	return kinds[m.Kind], next, err
 }
 
-// ofEpoch checks what can be checked of an encrypted message.
-func ofEpoch(group mls.Group, m *mls.Message) error {
+// requireEpoch fails unless an encrypted message is of the group and its epoch, and the group is open.
+func requireEpoch(group mls.Group, m *mls.Message) error {
 	const op = "receive application message"
 	if err := mls.RequireOpen(group); err != nil {
 		return err
 	}
 	if string(m.GroupID) != string(group.ID()) {
-		return mimiport.Errorf(op, mimiport.KindInvalid, "it is of another group")
+		return mimiport.Errorf(op, mimiport.KindInvalid, "the message is of another group")
 	}
 	if m.Epoch != group.Epoch() {
 		return mimiport.Errorf(op, mimiport.KindWrongEpoch,

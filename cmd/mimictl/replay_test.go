@@ -20,12 +20,15 @@ import (
 // testTime is after the lifetime of all key packages of mlstest.
 var testTime = time.Unix(5_000_000_000, 0)
 
-// TestReplay follows a group through a proposal, a Commit that references it, a Commit that was tampered with, a message of the
-// past, and "Handshakes must be PublicMessage" (profile, section 9): what is refused leaves the group as it was.
+// TestReplay replays a proposal, a Commit that references it, a Commit that was changed, a message of an earlier
+// epoch, and an encrypted Commit ("Handshakes must be PublicMessage", profile, section 9). A refused message leaves
+// the group as it was.
 func TestReplay(t *testing.T) {
 	before := mlstest.New(mlstest.Options{
 		GroupID: []byte("group"), Epoch: 4,
-		Members: [][]byte{mlstest.Identity("@a:a.example", "A"), mlstest.Identity("@b:b.example", "B"), mlstest.Identity("@c:a.example", "C")},
+		Members: [][]byte{
+			mlstest.Identity("@a:a.example", "A"), mlstest.Identity("@b:b.example", "B"), mlstest.Identity("@c:a.example", "C"),
+		},
 	})
 	proposal := before.Propose(0, before.Remove(2))
 	commit := before.Commit(mlstest.CommitOptions{Sender: 1, References: [][]byte{proposal}})
@@ -34,7 +37,7 @@ func TestReplay(t *testing.T) {
 	tampered[len(tampered)-100] ^= 1 // in the signature
 
 	encrypted := after.Application(nil, 20)
-	encrypted[len("..")+len("..")+len(".group")+8] = 3 // content_type: a Commit, which nobody but members could check
+	encrypted[len("..")+len("..")+len(".group")+8] = 3 // content_type: a Commit, which only members could check
 
 	got := replay(t, before,
 		base64.RawStdEncoding.EncodeToString(proposal),
@@ -60,7 +63,8 @@ func TestReplay(t *testing.T) {
 		}
 		line := replayed{
 			Index: i, Kind: want.kind, Epoch: g.Epoch(), TreeHash: hex.EncodeToString(g.TreeHash()),
-			ConfirmedTranscriptHash: hex.EncodeToString(g.ConfirmedTranscriptHash()), Members: g.NumMembers(), Error: got[i].Error,
+			ConfirmedTranscriptHash: hex.EncodeToString(g.ConfirmedTranscriptHash()),
+			Members:                 g.NumMembers(), Error: got[i].Error,
 		}
 		if got[i] != line || (got[i].Error != "") != want.refused {
 			t.Errorf("got %+v, want %+v, refused %v", got[i], line, want.refused)
@@ -68,8 +72,8 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// TestReplayCases replays small inputs that a Delivery Service could answer wrongly: which message is refused, and by
-// which rule.
+// TestReplayCases replays small inputs for which a mistake in a Delivery Service is likely. It checks which message is
+// refused, and by which rule.
 func TestReplayCases(t *testing.T) {
 	for name, rules := range map[string][]string{
 		"01-duplicate-add":                             {"device-unique"},
@@ -100,8 +104,8 @@ func TestReplayCases(t *testing.T) {
 	}
 }
 
-// TestReplayRecordings replays groups of ts-mls 1.6.4 clients: adds, removes, paths, a proposal by reference, leaves reused.
-// "expected" is what the clients computed.
+// TestReplayRecordings replays groups of ts-mls 1.6.4 clients, with Adds, Removes, paths, a proposal by reference and
+// reused leaves. "expected" has the values that the clients computed.
 func TestReplayRecordings(t *testing.T) {
 	paths, err := filepath.Glob("testdata/recordings/*.json")
 	if err != nil || len(paths) == 0 {
@@ -155,7 +159,7 @@ func readLines(t *testing.T, text string) (lines []replayed) {
 	return lines
 }
 
-// mustRun runs a command that succeeds on an input, and returns its output.
+// mustRun runs a command on an input and returns its output. The command must succeed.
 func mustRun(t *testing.T, input []byte, args ...string) string {
 	t.Helper()
 	var out, stderr bytes.Buffer
@@ -174,19 +178,22 @@ func TestVerify(t *testing.T) {
 	got := mustRun(t, []byte(input), "mls", "verify", "-")
 	for _, want := range []string{
 		"Group\n  group_id: ab\n  epoch: 4\n  cipher_suite: 1\n", "  expired_leaves: 2\n",
-		"      leaf: 0\n      user_id: @a:a.example\n      device_id: A\n", "      leaf: 1\n      user_id: \"\"\n", "lifetime: expired\n",
+		"      leaf: 0\n      user_id: @a:a.example\n      device_id: A\n", "      leaf: 1\n      user_id: \"\"\n",
+		"lifetime: expired\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:\n%s", want, got)
 		}
 	}
 	var out, stderr bytes.Buffer
-	broken := strings.Replace(input, fmt.Sprintf("%x", mlstest.Identity("@a:a.example", "A")), fmt.Sprintf("%x", mlstest.Identity("@e:a.example", "A")), 1)
-	if status := run([]string{"mls", "verify", "-"}, stdio{strings.NewReader(broken), &out, testTime}, &stderr); status != 1 {
-		t.Errorf("another's name in a leaf: status %d: %s", status, &stderr)
+	identity := func(user string) string { return fmt.Sprintf("%x", mlstest.Identity(user, "A")) }
+	broken := strings.Replace(input, identity("@a:a.example"), identity("@e:a.example"), 1)
+	status := run([]string{"mls", "verify", "-"}, stdio{strings.NewReader(broken), &out, testTime}, &stderr)
+	if status != 1 {
+		t.Errorf("a leaf with a changed identity: status %d: %s", status, &stderr)
 	}
 	if !strings.Contains(stderr.String(), "tree-hash") {
-		t.Errorf("the report does not say what failed: %s", &stderr)
+		t.Errorf("the error does not name the failed check: %s", &stderr)
 	}
 }
 

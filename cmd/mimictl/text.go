@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// writeText writes what was decoded for people to read: a line for each field, indented by its depth.
+// writeText writes a decoded structure as text: one line for each field, indented by its depth.
 func writeText(w io.Writer, d *decoded) error {
 	var b bytes.Buffer
 	b.WriteString(d.Type)
@@ -22,7 +22,7 @@ func writeText(w io.Writer, d *decoded) error {
 	return err
 }
 
-// writeValue writes the next value, after its name on the same line.
+// writeValue writes the next value behind its name.
 func writeValue(b *bytes.Buffer, dec *json.Decoder, depth int) error {
 	token, err := dec.Token()
 	if err != nil {
@@ -55,10 +55,10 @@ func writeValue(b *bytes.Buffer, dec *json.Decoder, depth int) error {
 	return err
 }
 
-// maxShown is how many characters of a value the text shows.
+// maxShown is the largest number of characters of a value that the text shows.
 const maxShown = 160
 
-// scalar is a value that does nothing to a terminal: names in messages are chosen by strangers.
+// scalar makes text of a value that is safe for a terminal. Unknown users have chosen the names in messages.
 func scalar(token json.Token) string {
 	switch v := token.(type) {
 	case nil:

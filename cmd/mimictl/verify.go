@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// report is what mls verify says of a group that passes every check.
+// report is the output of mls verify for a group that passes every check.
 type report struct {
 	GroupID                 []byte         `json:"group_id"`
 	Epoch                   uint64         `json:"epoch"`
@@ -27,7 +27,7 @@ type senderReport struct {
 
 type memberReport struct {
 	Leaf         uint32 `json:"leaf"`
-	UserID       string `json:"user_id"` // empty where the credential is none of Matrix
+	UserID       string `json:"user_id"` // empty when the credential names no Matrix device
 	DeviceID     string `json:"device_id"`
 	SignatureKey []byte `json:"signature_key"`
 	Lifetime     string `json:"lifetime"`
@@ -35,10 +35,10 @@ type memberReport struct {
 
 var verifyCommand = command{
 	name: "mls verify",
-	about: `mls verify checks all that a Delivery Service can check of a group, and reports
-its members and whose key packages have expired. The input is as for mls replay,
-or a GroupInfo that carries its tree. Of a MigrationContent and of a group state it
-checks the proposals and the Commit, too, and reports the epoch after the Commit.
+	about: `mls verify checks a group as a Delivery Service does. It reports the members and
+the number of expired key packages. The input is as for mls replay, or a GroupInfo
+that holds its tree. Of a MigrationContent or a group state it also checks the
+proposals and the Commit, and reports the epoch after the Commit.
 `,
 	file: true,
 	prepare: func(flags *flag.FlagSet) action {
@@ -62,7 +62,7 @@ func verifyFile(engine mls.Engine, asJSON bool, file string, std stdio) error {
 	return (&decoded{"Group", value}).write(std.out, asJSON)
 }
 
-// move takes a group to the epoch that its migration Commit leads to.
+// move applies the proposals and the migration Commit of a recording.
 func move(group mls.Group, r *recording) (mls.Group, error) {
 	last := len(r.Messages) - 1
 	for _, proposal := range r.Messages[:last] {
