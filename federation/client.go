@@ -20,8 +20,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
-// The limits in bytes of what another server can make this one read: the state of a migration, a lineage or devices,
-// another JSON answer, a ratchet tree, and a refusal.
+// The largest answers of another server that this server reads, in bytes: a status of a migration, a lineage or
+// devices; any other JSON; a ratchet tree; and a refusal.
 const (
 	maxSmallAnswer = 2 << 20
 	maxAnswer      = 16 << 20
@@ -29,33 +29,36 @@ const (
 	maxRefusal     = 64 << 10
 )
 
-// A request may take answerTime to connect and to be answered, and what a link of 4 Mbit/s takes to carry its bytes.
+// A request has answerTime for the connection and the answer, and the time that a link of 4 Mbit/s needs for its bytes.
 const (
 	answerTime     = 15 * time.Second
 	bytesPerSecond = 512 << 10
 )
 
-// carryTime is how long so many bytes may take on their way.
+// carryTime returns the time that a link may need for some bytes.
 func carryTime(bytes int64) time.Duration { return time.Duration(bytes) * time.Second / bytesPerSecond }
 
-// ErrTooLong is in the chain of the error for an answer that is longer than this server reads.
+// ErrTooLong is in the chain of the error for an answer that is larger than its limit.
 var ErrTooLong = errors.New("the answer is longer than")
 
-// Doer sends requests to matrix:// URLs, as *fclient.Client does.
+// Doer sends requests to matrix:// URLs. *fclient.Client implements it.
 type Doer interface {
 	DoHTTPRequest(ctx context.Context, r *http.Request) (*http.Response, error)
 }
 
-// Client calls the routes of other servers. What they refuse is the *mimiport.Error they told; what fails on the way, or makes
-// no sense, is KindPeer.
+// Client calls the routes of other servers. For a refusal it returns the other server's *mimiport.Error. For a failed
+// request or a malformed answer it returns a KindPeer error.
 type Client struct {
 	identity func(server string) (*fclient.SigningIdentity, error)
 	http     Doer
 	now      func() time.Time
 }
 
-// NewClient makes a client that signs with the identity of the local server it speaks for.
-func NewClient(identity func(server string) (*fclient.SigningIdentity, error), http Doer, now func() time.Time) *Client {
+// NewClient makes a client. It signs a request with the identity of the local server in whose name it sends the
+// request.
+func NewClient(
+	identity func(server string) (*fclient.SigningIdentity, error), http Doer, now func() time.Time,
+) *Client {
 	return &Client{identity, http, now}
 }
 
@@ -66,19 +69,19 @@ type request struct {
 	method   string
 	uri      string
 	content  any           // JSON; nil for none
-	raw      []byte        // a body that the URI authenticates
-	limit    int64         // of the answer, in bytes
-	work     time.Duration // that the other server may take besides answerTime
+	raw      []byte        // a body whose hash is in the URI; nil for none
+	limit    int64         // largest size of the answer, in bytes
+	work     time.Duration // time that the other server has in addition to answerTime
 }
 
-// timeout is in proportion to the request: its bytes are those that are sent, and those that the answer may have.
+// timeout grows with the request: it allows for the sent bytes and for the largest answer.
 func (q *request) timeout(sent int64) time.Duration {
 	return answerTime + q.work + carryTime(sent+q.limit)
 }
 
 var pathVariable = regexp.MustCompile(`\{[^}]*\}`)
 
-// to addresses a route: key takes the place of its path variable.
+// to makes a request to a route. key replaces the route's path variable.
 func to(rt api.Route, from, server, key string, query url.Values) request {
 	uri := PathPrefix + pathVariable.ReplaceAllLiteralString(rt.Path, key)
 	if len(query) > 0 {
@@ -87,7 +90,7 @@ func to(rt api.Route, from, server, key string, query url.Values) request {
 	return request{from: from, to: server, op: rt.Name, method: rt.Method, uri: uri, limit: maxAnswer}
 }
 
-// toSmall addresses a route that has little to answer.
+// toSmall makes a request to a route with a small answer.
 func toSmall(rt api.Route, from, server, key string, query url.Values) request {
 	q := to(rt, from, server, key, query)
 	q.limit = maxSmallAnswer
@@ -104,7 +107,7 @@ func (c *Client) do(ctx context.Context, q request) (status int, body []byte, er
 	defer cancel()
 	resp, err := c.http.DoHTTPRequest(ctx, hr)
 	var refused *mimiport.Error
-	if errors.As(err, &refused) { // by this server's own transport: the name is not one to dial
+	if errors.As(err, &refused) { // this server's own transport does not dial that name
 		return 0, nil, refused
 	}
 	if err != nil {
@@ -128,7 +131,7 @@ func (c *Client) do(ctx context.Context, q request) (status int, body []byte, er
 	return resp.StatusCode, body, nil
 }
 
-// failed is the error for a request that the other server did not answer as it should.
+// failed makes the error for a request without a well-formed answer.
 func (q *request) failed(err error) error {
 	return mimiport.Errorf(q.op, mimiport.KindPeer, "%s: %w", q.to, mimiport.Heard(err))
 }
@@ -183,7 +186,7 @@ func decodeAnswer[A any](q request, body []byte) (*A, error) {
 	return a, nil
 }
 
-// clipStatus clips the texts of a status, which are shown and logged and not all checked.
+// clipStatus clips the texts of a status, because not all are checked before they are shown and logged.
 func clipStatus(st *api.MigrationStatus) {
 	for _, text := range []*string{
 		&st.MigrationID, &st.Role, &st.State, &st.RoomID, &st.Source, &st.Target, &st.User, &st.Reason,
@@ -192,8 +195,11 @@ func clipStatus(st *api.MigrationStatus) {
 	}
 }
 
-// PutContent hands the content to the target and returns its vote; nil while it is at work.
-func (c *Client) PutContent(ctx context.Context, from, server string, up *api.ContentUpload) (*api.SignedRequest, error) {
+// PutContent sends the content to the target and returns the target's vote. The vote is nil while the target still
+// works on the content.
+func (c *Client) PutContent(
+	ctx context.Context, from, server string, up *api.ContentUpload,
+) (*api.SignedRequest, error) {
 	q := toSmall(api.PutContent, from, server, up.ID.String(), contentQuery(up))
 	q.raw, q.work = up.Data, carryTime(int64(len(up.Data))) // the target checks the group before it votes
 	status, body, err := c.do(ctx, q)
@@ -203,23 +209,27 @@ func (c *Client) PutContent(ctx context.Context, from, server string, up *api.Co
 	return decodeAnswer[api.SignedRequest](q, body)
 }
 
-// PutConfirmation hands the target the source's decision.
-func (c *Client) PutConfirmation(ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest) error {
+// PutConfirmation sends the source's decision to the target.
+func (c *Client) PutConfirmation(
+	ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest,
+) error {
 	q := toSmall(api.ConfirmMigration, from, server, id.String(), nil)
 	q.content = m
 	_, err := ask[api.MigrationStatus](ctx, c, q)
 	return err
 }
 
-// PutAbort hands the target the source's signed abort.
-func (c *Client) PutAbort(ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest) error {
+// PutAbort sends the source's signed abort to the target.
+func (c *Client) PutAbort(
+	ctx context.Context, from, server string, id mimiport.MigrationID, m *api.SignedRequest,
+) error {
 	q := toSmall(api.PutAbort, from, server, id.String(), nil)
 	q.content = m
 	_, err := ask[struct{}](ctx, c, q)
 	return err
 }
 
-// PutLineage shows another server how a group went on.
+// PutLineage shows a group's lineage to another server.
 func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []byte, req *api.LineageRequest) error {
 	q := toSmall(api.ShowLineage, from, server, mimiport.IDText(groupID), nil)
 	q.content = req
@@ -227,12 +237,14 @@ func (c *Client) PutLineage(ctx context.Context, from, server string, groupID []
 	return err
 }
 
-// AskStatus asks how a migration stands at another server.
-func (c *Client) AskStatus(ctx context.Context, from, server string, id mimiport.MigrationID) (*api.MigrationStatus, error) {
+// AskStatus asks another server for the status of a migration.
+func (c *Client) AskStatus(
+	ctx context.Context, from, server string, id mimiport.MigrationID,
+) (*api.MigrationStatus, error) {
 	return ask[api.MigrationStatus](ctx, c, toSmall(api.GetMigration, from, server, id.String(), nil))
 }
 
-// API is another server's Delivery Service, for users of the local server from.
+// API returns the Delivery Service of another server, for users of the local server from.
 func (c *Client) API(from, server string) api.API { return &remote{c, from, server} }
 
 func uintParam(v uint64) []string { return []string{strconv.FormatUint(v, 10)} }

@@ -23,7 +23,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// doer is what is on the other side of the network.
+// doer plays the other server.
 type doer func(*http.Request) (*http.Response, error)
 
 func (f doer) DoHTTPRequest(_ context.Context, r *http.Request) (*http.Response, error) { return f(r) }
@@ -34,12 +34,12 @@ func answers(status int, body io.Reader) doer {
 	}
 }
 
-// endless is white space that never ends.
+// endless is an endless reader of white space.
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return copy(p, bytes.Repeat([]byte{' '}, len(p))), nil }
 
-// What fails on the way, or makes no sense, is KindPeer.
+// A failed request and a malformed answer give a KindPeer error.
 func TestPeerFailures(t *testing.T) {
 	down := doer(func(*http.Request) (*http.Response, error) { return nil, errors.New("no route") })
 	for name, d := range map[string]federation.Doer{
@@ -52,13 +52,14 @@ func TestPeerFailures(t *testing.T) {
 		"an internal fault": answers(500, strings.NewReader(`{"errcode":"M_UNKNOWN","error":"x"}`)),
 		"a proxy":           answers(504, strings.NewReader("Gateway Timeout")),
 	} {
-		if _, err := client(d).AskStatus(context.Background(), source, target, id); mimiport.KindOf(err) != mimiport.KindPeer {
+		_, err := client(d).AskStatus(context.Background(), source, target, id)
+		if mimiport.KindOf(err) != mimiport.KindPeer {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
 }
 
-// Whatever another server says, what is kept of it is short and plain.
+// All texts of another server are clipped.
 func TestPeerTextIsClipped(t *testing.T) {
 	loud := strings.Repeat("\x1b[2J\n\u202e", 1<<10)
 	quoted, err := json.Marshal(loud)
@@ -72,17 +73,21 @@ func TestPeerTextIsClipped(t *testing.T) {
 		doer federation.Doer
 		kind mimiport.Kind
 	}{
-		"a refusal":             {answers(403, strings.NewReader(refusal)), mimiport.KindForbidden},
-		"a refusal of 64 KiB":   {answers(403, strings.NewReader(long)), mimiport.KindPeer},
-		"a number of any size":  {answers(200, strings.NewReader(`{"state":`+strings.Repeat("1", 1<<20)+`}`)), mimiport.KindPeer},
+		"a refusal":           {answers(403, strings.NewReader(refusal)), mimiport.KindForbidden},
+		"a refusal of 64 KiB": {answers(403, strings.NewReader(long)), mimiport.KindPeer},
+		"a number of any size": {
+			answers(200, strings.NewReader(`{"state":`+strings.Repeat("1", 1<<20)+`}`)), mimiport.KindPeer,
+		},
 		"a text of a transport": {down, mimiport.KindPeer},
 	} {
 		_, err := client(tt.doer).AskStatus(context.Background(), source, target, id)
-		if text := err.Error(); len(text) > 600 || strings.ContainsAny(text, "\x1b\n\u202e") || mimiport.KindOf(err) != tt.kind {
+		text := err.Error()
+		if len(text) > 600 || strings.ContainsAny(text, "\x1b\n\u202e") || mimiport.KindOf(err) != tt.kind {
 			t.Errorf("%s: %d bytes, kind %d: %.50q", name, len(text), mimiport.KindOf(err), text)
 		}
 	}
-	ds := client(answers(200, strings.NewReader(`{"state":`+string(quoted)+`,"reason":`+string(quoted)+`}`))).API(source, target)
+	status := `{"state":` + string(quoted) + `,"reason":` + string(quoted) + `}`
+	ds := client(answers(200, strings.NewReader(status))).API(source, target)
 	st, err := ds.Migration(context.Background(), alice, id)
 	if err != nil || st.State != mimiport.Clip(loud) || st.Reason != mimiport.Clip(loud) {
 		t.Errorf("got %+v, %v", st, err)
@@ -93,7 +98,7 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// A homeserver names no number and no limit where its client named none: they are the other server's to choose.
+// A homeserver sends no number and no limit when its client has sent none. The other server chooses the defaults.
 func TestMessagesQuery(t *testing.T) {
 	term := uint64(0)
 	for want, q := range map[string]api.MessagesQuery{
@@ -107,16 +112,18 @@ func TestMessagesQuery(t *testing.T) {
 			return answers(200, strings.NewReader(`{"term":0,"messages":[],"next":1,"end":true}`))(r)
 		})
 		user := api.Caller{UserID: "@a:s.example", Server: source}
-		if _, err := client(asked).API(source, target).Messages(context.Background(), user, group, q); err != nil || got != want {
-			t.Errorf("%+v is asked for as %s: %v", q, got, err)
+		_, err := client(asked).API(source, target).Messages(context.Background(), user, group, q)
+		if err != nil || got != want {
+			t.Errorf("%+v becomes the query %s: %v", q, got, err)
 		}
 	}
 }
 
-// Trees are larger than other answers.
+// The limit for a tree is larger than the limit for other answers.
 func TestLargeTree(t *testing.T) {
 	large := bytes.Repeat([]byte{1}, 17<<20)
-	tree, err := client(answers(200, bytes.NewReader(large))).API(source, target).RatchetTree(context.Background(), alice, group, 7)
+	ds := client(answers(200, bytes.NewReader(large))).API(source, target)
+	tree, err := ds.RatchetTree(context.Background(), alice, group, 7)
 	if err != nil || !bytes.Equal(tree, large) {
 		t.Errorf("got %d bytes, %v", len(tree), err)
 	}
@@ -130,7 +137,7 @@ func TestRetryAfterIsHeard(t *testing.T) {
 	}
 }
 
-// The client signs for local servers only.
+// The client signs only in the name of local servers.
 func TestForeignIdentity(t *testing.T) {
 	refuse := func(string) (*fclient.SigningIdentity, error) { return nil, errors.New("not ours") }
 	c := federation.NewClient(refuse, answers(200, strings.NewReader("{}")), clock)
@@ -147,12 +154,13 @@ func TestSenderRoutes(t *testing.T) {
 		Local:   localFunc(func(to string) { local = append(local, to) }),
 	}
 	for _, to := range []string{source, target} {
-		if err := s.ToDevice(context.Background(), source, to, "1", map[string][]string{"@a:" + to: {"D"}}, json.RawMessage("{}")); err != nil {
+		devices := map[string][]string{"@a:" + to: {"D"}}
+		if err := s.ToDevice(context.Background(), source, to, "1", devices, json.RawMessage("{}")); err != nil {
 			t.Error(err)
 		}
 	}
 	if !slices.Equal(local, []string{source}) {
-		t.Errorf("delivered here: %v", local)
+		t.Errorf("delivered locally: %v", local)
 	}
 }
 
@@ -163,7 +171,7 @@ func (f localFunc) ToDevice(_ context.Context, _, to, _ string, _ map[string][]s
 	return nil
 }
 
-// mailbox is a homeserver's /send.
+// mailbox plays the route /send of a homeserver.
 type mailbox struct {
 	transactions map[string]gomatrixserverlib.Transaction // by path
 	messageIDs   map[string]bool
@@ -208,7 +216,7 @@ func newMailbox() *mailbox {
 	return &mailbox{map[string]gomatrixserverlib.Transaction{}, map[string]bool{}, map[string]map[string][]string{}, 0}
 }
 
-// However many devices there are: each gets the event once, in transactions that a homeserver takes.
+// For any number of devices, each gets the event once, in transactions that a homeserver accepts.
 func TestToDeviceSplitting(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.StringMatching(`[A-Z"\\<\n]{1,12}`)
@@ -219,7 +227,7 @@ func TestToDeviceSplitting(t *testing.T) {
 			t.Fatal(err)
 		}
 		box := newMailbox()
-		for range 2 { // repeating it repeats the same transactions
+		for range 2 { // the second call sends the same transactions
 			clear(box.got)
 			if err := client(box).ToDevice(context.Background(), source, target, "txn", devices, content); err != nil {
 				t.Fatal(err)
@@ -267,8 +275,8 @@ func checkTransactions(t *rapid.T, box *mailbox) {
 	}
 }
 
-// A receiver drops transactions that it has seen. When a device has gone between two attempts, those behind it move up: the
-// transactions that changed must have another name.
+// A receiver drops a transaction with a known id. When a device has gone between two attempts, later devices move to
+// earlier transactions. A changed transaction must have a new id.
 func TestToDeviceAfterChange(t *testing.T) {
 	devices := map[string][]string{"@a:x": make([]string, 40)}
 	for i := range devices["@a:x"] {
@@ -284,7 +292,7 @@ func TestToDeviceAfterChange(t *testing.T) {
 	}
 	for path, txn := range second.transactions {
 		if before, ok := first.transactions[path]; ok && !cmp.Equal(before, txn) {
-			t.Errorf("two transactions are called %s", path)
+			t.Errorf("two transactions have the path %s", path)
 		}
 	}
 	if len(first.transactions) < 3 {
@@ -294,11 +302,15 @@ func TestToDeviceAfterChange(t *testing.T) {
 
 func TestToDeviceFailure(t *testing.T) {
 	devices := map[string][]string{"@a:x": {"D"}}
-	err := client(answers(502, strings.NewReader(""))).ToDevice(context.Background(), source, target, "txn", devices, json.RawMessage("{}"))
+	deliver := func(devices map[string][]string) error {
+		c := client(answers(502, strings.NewReader("")))
+		return c.ToDevice(context.Background(), source, target, "txn", devices, json.RawMessage("{}"))
+	}
+	err := deliver(devices)
 	if mimiport.KindOf(err) != mimiport.KindPeer {
 		t.Errorf("got %v", err)
 	}
-	if err := client(answers(502, strings.NewReader(""))).ToDevice(context.Background(), source, target, "txn", nil, json.RawMessage("{}")); err != nil {
-		t.Errorf("nobody to deliver to: %v", err)
+	if err := deliver(nil); err != nil {
+		t.Errorf("no devices: %v", err)
 	}
 }

@@ -14,14 +14,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
-// maxEnvelope is what a MigrationContent has besides the group_state, at most, in bytes.
+// maxEnvelope is the largest size of a MigrationContent without its group_state, in bytes.
 const maxEnvelope = 64 << 10
 
-// pollContent is when the source asks again for the vote of a target that is at work.
+// pollContent is the time after which the source asks again for the vote.
 const pollContent = time.Second
 
-// contentRoute takes a MigrationContent as a raw body, whose SHA-256 the signed URI states: it is authenticated before
-// a byte of it is read (profile, section 1).
+// contentRoute receives a MigrationContent as a raw body. The signed URI has the SHA-256 of the body, so the request is
+// authenticated before the body is read (profile, section 1).
 func contentRoute(svc Service, maxGroupState int64) edge.Route {
 	rt := edge.Route{Route: api.PutContent}
 	rt.MaxBody = maxGroupState + maxEnvelope
@@ -56,11 +56,11 @@ func contentRoute(svc Service, maxGroupState int64) edge.Route {
 	return rt
 }
 
-// maxUploads is how many uploads of one migration this server holds at a time, so that an offer is no licence to fill
-// its memory: one, and another when the first hangs.
+// maxUploads is the largest number of uploads of one migration at a time. One is enough, and a second one is for a
+// first that hangs. Without the limit, the holder of an offer could fill this server's memory.
 const maxUploads = 2
 
-// contentQuery and parseContentURI are a pair: what the URI of a content request states.
+// contentQuery makes the query of a content request. parseContentURI reads it.
 func contentQuery(c *api.ContentUpload) url.Values {
 	return url.Values{
 		"sha256":    {base64.RawURLEncoding.EncodeToString(c.SHA256[:])},
@@ -103,7 +103,7 @@ func parseContentURI(r *edge.Request) (*api.ContentUpload, error) {
 func readContent(r *edge.Request, want [sha256.Size]byte) ([]byte, error) {
 	data, err := r.Body()
 	if err == nil && sha256.Sum256(data) != want {
-		err = mimiport.Errorf("read content", mimiport.KindBadMessage, "the body is not what the URI was signed for")
+		err = mimiport.Errorf("read content", mimiport.KindBadMessage, "the body does not have the hash in the URI")
 	}
 	return data, err
 }

@@ -10,15 +10,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// DeviceKeys are the public keys of devices, by the name of the key, as Matrix device keys have them: by user, device
-// and key. A device whose keys do not decode is there without any.
+// DeviceKeys has the public keys of devices by user, device and name of the key, as in Matrix device keys. A device
+// whose keys do not decode is there without keys.
 type DeviceKeys map[string]map[string]map[string]string
 
-// usersAtOnce is how many users one request is about at most, so that the answer stays small.
+// usersAtOnce is the largest number of users in one request. It keeps the answer small.
 const usersAtOnce = 32
 
-// DeviceKeys asks a server which devices some of its users have (Matrix specification, server-server API, "POST
-// /_matrix/federation/v1/user/keys/query"). A server that gives no answer to that is KindPeer, whatever it says.
+// DeviceKeys asks a server for the devices of some of its users (Matrix specification, server-server API, "POST
+// /_matrix/federation/v1/user/keys/query"). It returns a KindPeer error for any failure and any refusal.
 func (c *Client) DeviceKeys(ctx context.Context, from, server string, users []string) (DeviceKeys, error) {
 	all := make(DeviceKeys)
 	for some := range slices.Chunk(users, usersAtOnce) {
@@ -29,7 +29,7 @@ func (c *Client) DeviceKeys(ctx context.Context, from, server string, users []st
 	return all, nil
 }
 
-// addSmaller is addDeviceKeys, by several requests where the answer to one is too long.
+// addSmaller is addDeviceKeys, but it splits the users when the answer is too long.
 func (c *Client) addSmaller(ctx context.Context, from, server string, users []string, all DeviceKeys) error {
 	err := c.addDeviceKeys(ctx, from, server, users, all)
 	if len(users) == 1 || !errors.Is(err, ErrTooLong) {
@@ -70,8 +70,8 @@ func (c *Client) addDeviceKeys(ctx context.Context, from, server string, users [
 	return nil
 }
 
-// ParseDeviceKeys reads the keys of one device from its Matrix device keys, nil where they do not decode or are another
-// device's.
+// ParseDeviceKeys reads the keys of one device from its Matrix device keys. It returns nil when these do not decode or
+// are of another device.
 func ParseDeviceKeys(userID, deviceID string, deviceKeys []byte) map[string]string {
 	var device struct {
 		UserID   string            `json:"user_id"`

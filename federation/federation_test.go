@@ -41,7 +41,7 @@ var (
 	now     = time.UnixMilli(1_800_000_000_000)
 	key     = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	id      = mimiport.MigrationID{1, 2, 3}
-	group   = []byte{0xfb, 0xff, 3} // "-_8D": not the same in both alphabets of base64
+	group   = []byte{0xfb, 0xff, 3} // "-_8D", which differs in the two alphabets of base64
 	alice   = api.Caller{UserID: user, Server: source}
 	server  = api.Caller{Server: source}
 	lineage = &api.LineageRequest{Lineage: []byte("lineage")}
@@ -49,7 +49,7 @@ var (
 	vote    = &api.SignedRequest{Message: []byte("signed"), KeyID: "ed25519:a", Vote: []byte("named")}
 )
 
-// network carries requests to the target's routes, each checked against the document.
+// network carries requests to the target's routes, and checks each against openapi.yaml.
 type network struct {
 	t       *testing.T
 	service *service
@@ -66,7 +66,7 @@ func newNetwork(t *testing.T) *network {
 	return n
 }
 
-// authenticate is X-Matrix.
+// authenticate checks X-Matrix signatures.
 func (n *network) authenticate(r *http.Request) (api.Caller, error) {
 	fr, denial := fclient.VerifyHTTPRequest(r, now, target, nil, n)
 	if fr == nil {
@@ -75,10 +75,13 @@ func (n *network) authenticate(r *http.Request) (api.Caller, error) {
 	return federation.Caller(string(fr.Origin()), r)
 }
 
-func (n *network) VerifyJSONs(_ context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
+func (n *network) VerifyJSONs(
+	_ context.Context, requests []gomatrixserverlib.VerifyJSONRequest,
+) ([]gomatrixserverlib.VerifyJSONResult, error) {
 	results := make([]gomatrixserverlib.VerifyJSONResult, len(requests))
 	for i, r := range requests {
-		results[i].Error = gomatrixserverlib.VerifyJSON(string(r.ServerName), "ed25519:a", key.Public().(ed25519.PublicKey), r.Message)
+		public := key.Public().(ed25519.PublicKey)
+		results[i].Error = gomatrixserverlib.VerifyJSON(string(r.ServerName), "ed25519:a", public, r.Message)
 	}
 	return results, nil
 }
@@ -104,13 +107,15 @@ func identity(server string) (*fclient.SigningIdentity, error) {
 	return &fclient.SigningIdentity{ServerName: spec.ServerName(server), KeyID: "ed25519:a", PrivateKey: key}, nil
 }
 
-// Everything that is asked through the client arrives at the service as it was, and every answer comes back.
+// Every call of the client reaches the service with the same arguments, and every answer comes back unchanged.
 func TestClientAgainstRoutes(t *testing.T) {
 	n := newNetwork(t)
 	c := client(n)
 	ds := c.API(source, target)
 	ctx := context.Background()
-	upload := &api.ContentUpload{ID: id, SHA256: sha256.Sum256([]byte("content")), KeyID: "ed25519:a", DecideBy: now, Data: []byte("content")}
+	upload := &api.ContentUpload{
+		ID: id, SHA256: sha256.Sum256([]byte("content")), KeyID: "ed25519:a", DecideBy: now, Data: []byte("content"),
+	}
 	bind := &api.BindGroupRequest{Protocol: "mls10", GroupInfo: []byte{1}, RatchetTree: []byte{2}}
 	commit := api.SubmitRequest{Message: []byte{1}, GroupInfo: []byte{2}, Welcome: []byte{3}}
 	init := &api.MigrationInitRequest{MigrationInit: []byte{9}, KeyID: "ed25519:a", SubmitRequest: commit}
@@ -132,21 +137,33 @@ func TestClientAgainstRoutes(t *testing.T) {
 				return ds.ReserveGroup(ctx, alice, &api.ReserveGroupRequest{RoomID: "!r:x"})
 			},
 			recorded{"ReserveGroup", alice, &api.ReserveGroupRequest{RoomID: "!r:x"}}, reserved},
-		"BindGroup":  {func() (any, error) { return ds.BindGroup(ctx, alice, group, bind) }, recorded{"BindGroup", alice, group, bind}, described},
-		"CloseGroup": {func() (any, error) { return ds.CloseGroup(ctx, alice, group) }, recorded{"CloseGroup", alice, group}, described},
-		"Report": {func() (any, error) { return ds.Report(ctx, alice, group, report) },
-			recorded{"Report", alice, group, report}, new(api.ReportResponse)},
+		"BindGroup": {
+			func() (any, error) { return ds.BindGroup(ctx, alice, group, bind) },
+			recorded{"BindGroup", alice, group, bind}, described,
+		},
+		"CloseGroup": {
+			func() (any, error) { return ds.CloseGroup(ctx, alice, group) }, recorded{"CloseGroup", alice, group}, described,
+		},
+		"Report": {
+			func() (any, error) { return ds.Report(ctx, alice, group, report) },
+			recorded{"Report", alice, group, report}, new(api.ReportResponse),
+		},
 		"Group": {func() (any, error) { return ds.Group(ctx, alice, group) }, recorded{"Group", alice, group}, described},
 		"Host":  {func() (any, error) { return ds.Host(ctx, alice, group) }, recorded{"Host", alice, group}, hosted},
 		"Drift": {func() (any, error) { return ds.Drift(ctx, alice, group) }, recorded{"Drift", alice, group}, drifted},
 		"ShowLineage": {
-			func() (any, error) { return ds.ShowLineage(ctx, alice, group, lineage) }, recorded{"ShowLineage", alice, group, lineage}, hosted},
+			func() (any, error) { return ds.ShowLineage(ctx, alice, group, lineage) },
+			recorded{"ShowLineage", alice, group, lineage}, hosted},
 		"PutLineage": {
 			func() (any, error) { return nil, c.PutLineage(ctx, source, target, group, lineage) },
 			recorded{"ShowLineage", server, group, lineage}, nil},
 		"RatchetTree": {
-			func() (any, error) { return ds.RatchetTree(ctx, alice, group, 7) }, recorded{"RatchetTree", alice, group, uint64(7)}, []byte("tree")},
-		"Submit": {func() (any, error) { return ds.Submit(ctx, alice, group, &commit) }, recorded{"Submit", alice, group, &commit}, submitted},
+			func() (any, error) { return ds.RatchetTree(ctx, alice, group, 7) },
+			recorded{"RatchetTree", alice, group, uint64(7)}, []byte("tree")},
+		"Submit": {
+			func() (any, error) { return ds.Submit(ctx, alice, group, &commit) },
+			recorded{"Submit", alice, group, &commit}, submitted,
+		},
 		"Messages": {
 			func() (any, error) {
 				return ds.Messages(ctx, alice, group, api.MessagesQuery{Term: &term, From: 5, Limit: 10})
@@ -156,14 +173,23 @@ func TestClientAgainstRoutes(t *testing.T) {
 			func() (any, error) { return ds.Messages(ctx, alice, group, api.MessagesQuery{}) },
 			recorded{"Messages", alice, group, api.MessagesQuery{}}, logged},
 		"RequestMigration": {
-			func() (any, error) { return ds.RequestMigration(ctx, alice, request) }, recorded{"RequestMigration", alice, request}, offered},
+			func() (any, error) { return ds.RequestMigration(ctx, alice, request) },
+			recorded{"RequestMigration", alice, request}, offered},
 		"InitMigration": {
-			func() (any, error) { return ds.InitMigration(ctx, alice, id, init) }, recorded{"InitMigration", alice, id, init}, status},
-		"Migration":      {func() (any, error) { return ds.Migration(ctx, alice, id) }, recorded{"Migration", alice, id}, status},
-		"AbortMigration": {func() (any, error) { return ds.AbortMigration(ctx, alice, id) }, recorded{"AbortMigration", alice, id}, status},
+			func() (any, error) { return ds.InitMigration(ctx, alice, id, init) },
+			recorded{"InitMigration", alice, id, init}, status},
+		"Migration": {
+			func() (any, error) { return ds.Migration(ctx, alice, id) }, recorded{"Migration", alice, id}, status,
+		},
+		"AbortMigration": {
+			func() (any, error) { return ds.AbortMigration(ctx, alice, id) }, recorded{"AbortMigration", alice, id}, status,
+		},
 		"ConfirmMigration": {
-			func() (any, error) { return ds.ConfirmMigration(ctx, alice, id, message) }, recorded{"ConfirmMigration", alice, id, message}, status},
-		"AskStatus": {func() (any, error) { return c.AskStatus(ctx, source, target, id) }, recorded{"Migration", server, id}, status},
+			func() (any, error) { return ds.ConfirmMigration(ctx, alice, id, message) },
+			recorded{"ConfirmMigration", alice, id, message}, status},
+		"AskStatus": {
+			func() (any, error) { return c.AskStatus(ctx, source, target, id) }, recorded{"Migration", server, id}, status,
+		},
 		"PutConfirmation": {
 			func() (any, error) { return nil, c.PutConfirmation(ctx, source, target, id, decision) },
 			recorded{"ConfirmMigration", server, id, decision}, nil},
@@ -171,7 +197,8 @@ func TestClientAgainstRoutes(t *testing.T) {
 			func() (any, error) { return nil, c.PutAbort(ctx, source, target, id, message) },
 			recorded{"AbortFromSource", source, id, message}, nil},
 		"PutContent": {
-			func() (any, error) { return c.PutContent(ctx, source, target, upload) }, recorded{"PutContent", source, upload}, vote},
+			func() (any, error) { return c.PutContent(ctx, source, target, upload) },
+			recorded{"PutContent", source, upload}, vote},
 	}
 	for name, call := range calls {
 		t.Run(name, func(t *testing.T) {
@@ -180,7 +207,7 @@ func TestClientAgainstRoutes(t *testing.T) {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(call.want, n.service.last); diff != "" {
-				t.Error("the service was asked otherwise:", diff)
+				t.Error("the service got another call:", diff)
 			}
 			if diff := cmp.Diff(call.res, res); diff != "" {
 				t.Error("another answer came back:", diff)
@@ -189,29 +216,34 @@ func TestClientAgainstRoutes(t *testing.T) {
 	}
 }
 
-// A target that is at work answers 202, and the client says so by a vote that is nil.
+// A target that still works on a content answers 202, and the client then returns a nil vote.
 func TestContentAtWork(t *testing.T) {
 	n := newNetwork(t)
 	n.service.atWork = true
-	up := &api.ContentUpload{ID: id, SHA256: sha256.Sum256([]byte("x")), KeyID: "ed25519:a", DecideBy: now, Data: []byte("x")}
+	up := &api.ContentUpload{
+		ID: id, SHA256: sha256.Sum256([]byte("x")), KeyID: "ed25519:a", DecideBy: now, Data: []byte("x"),
+	}
 	if vote, err := client(n).PutContent(context.Background(), source, target, up); vote != nil || err != nil {
 		t.Errorf("got %v, %v", vote, err)
 	}
 }
 
-// Every kind of error that the service returns arrives as that kind.
+// Every kind of error of the service reaches the client as the same kind.
 func TestErrorsTravel(t *testing.T) {
 	n := newNetwork(t)
 	epoch := uint64(7)
-	n.service.err = &mimiport.Error{Op: "submit", Kind: mimiport.KindWrongEpoch, Info: mimiport.Info{Epoch: &epoch}, Err: errors.New("why")}
-	_, err := client(n).API(source, target).Submit(context.Background(), alice, group, &api.SubmitRequest{Message: []byte{1}})
+	n.service.err = &mimiport.Error{
+		Op: "submit", Kind: mimiport.KindWrongEpoch, Info: mimiport.Info{Epoch: &epoch}, Err: errors.New("why"),
+	}
+	commit := &api.SubmitRequest{Message: []byte{1}}
+	_, err := client(n).API(source, target).Submit(context.Background(), alice, group, commit)
 	var e *mimiport.Error
 	if !errors.As(err, &e) || e.Kind != mimiport.KindWrongEpoch || e.Info.Epoch == nil || *e.Info.Epoch != 7 {
 		t.Errorf("got %v", err)
 	}
 }
 
-// send signs and sends a request that the client would not.
+// send signs and sends a request that the client would not send.
 func (n *network) send(method, uri string, content any, raw io.Reader, length int64) *http.Response {
 	n.t.Helper()
 	fr := fclient.NewFederationRequest(method, source, target, federation.PathPrefix+uri)
@@ -257,13 +289,19 @@ func TestBadRequests(t *testing.T) {
 		{"bad group id", "GET", "/groups/A" + me, nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"bad migration id", "GET", "/migrations/AQID" + me, nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"no epoch", "GET", groupURI + "/tree" + me, nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"bad epoch", "GET", groupURI + "/tree" + me + "&epoch=9007199254740992", nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{
+			"bad epoch", "GET", groupURI + "/tree" + me + "&epoch=9007199254740992", nil,
+			400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		},
 		{"bad term", "GET", groupURI + "/messages" + me + "&term=x", nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"bad from", "GET", groupURI + "/messages" + me + "&from=x", nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"bad limit", "GET", groupURI + "/messages" + me + "&limit=x", nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"no body", "POST", groupURI + "/messages" + me, nil, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
 		{"body of another shape", "POST", groupURI + "/messages" + me, []int{1}, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
-		{"bad base64", "POST", groupURI + "/messages" + me, map[string]string{"message": "!"}, 400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE"},
+		{
+			"bad base64", "POST", groupURI + "/messages" + me, map[string]string{"message": "!"},
+			400, "IO.GITHUB.MIMIPORT.M_BAD_MESSAGE",
+		},
 		{"too large", "POST", groupURI + "/messages" + me, strings.Repeat("x", 2<<20), 413, "M_TOO_LARGE"},
 	}
 	for _, tt := range tests {
@@ -271,7 +309,7 @@ func TestBadRequests(t *testing.T) {
 			n := newNetwork(t)
 			n.expect(n.send(tt.method, tt.uri, tt.content, nil, 0), tt.status, tt.code)
 			if n.service.last != nil {
-				t.Error("the service was asked", n.service.last)
+				t.Error("the service was called", n.service.last)
 			}
 		})
 	}
@@ -323,7 +361,7 @@ func TestBadContent(t *testing.T) {
 			n := newNetwork(t)
 			n.expect(n.send("PUT", tt.uri, nil, bytes.NewReader(tt.raw), tt.length), tt.status, tt.code)
 			if n.service.last != nil && n.service.last[0] == "PutContent" {
-				t.Error("the service was given the content")
+				t.Error("the service got the content")
 			}
 		})
 	}
@@ -348,7 +386,7 @@ func answerTo(h http.Handler, r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-// Whoever has no offer here cannot make this server hold a large body.
+// Without an offer of this server, a caller cannot make it hold a large body.
 func TestContentWithoutOfferIsNotRead(t *testing.T) {
 	h := contentHandler(&service{err: mimiport.Errorf("load", mimiport.KindUnknownMigration, "none")})
 	body := strings.NewReader("content")
@@ -357,7 +395,7 @@ func TestContentWithoutOfferIsNotRead(t *testing.T) {
 	}
 }
 
-// Nor can whoever has one do so any number of times.
+// With an offer, a caller can make it hold only a bounded number of bodies.
 func TestUploadsOfOneMigrationAreBounded(t *testing.T) {
 	h := contentHandler(&service{})
 	var serving sync.WaitGroup
@@ -365,7 +403,7 @@ func TestUploadsOfOneMigrationAreBounded(t *testing.T) {
 	for range 2 {
 		body, sender := io.Pipe()
 		serving.Go(func() { answerTo(h, contentRequest(body)) })
-		if _, err := sender.Write([]byte("x")); err != nil { // returns when it has been read
+		if _, err := sender.Write([]byte("x")); err != nil { // returns when the server has read it
 			t.Fatal(err)
 		}
 		senders = append(senders, sender)
@@ -384,7 +422,8 @@ func TestUploadsOfOneMigrationAreBounded(t *testing.T) {
 
 func TestTamperedBodyIsRefused(t *testing.T) {
 	n := newNetwork(t)
-	resp := n.send("POST", "/groups?user_id=%40alice%3As.example%3A8448", map[string]string{"room_id": "!a:x"}, strings.NewReader(`{"room_id":"!b:x"}`), 18)
+	const uri = "/groups?user_id=%40alice%3As.example%3A8448"
+	resp := n.send("POST", uri, map[string]string{"room_id": "!a:x"}, strings.NewReader(`{"room_id":"!b:x"}`), 18)
 	if resp.StatusCode != http.StatusUnauthorized || n.service.last != nil {
 		t.Errorf("got %d", resp.StatusCode)
 	}

@@ -1,5 +1,5 @@
-// Package federation is the server-to-server API: the routes that other homeservers call, for their users and for
-// themselves, and the client that calls the same routes on them.
+// Package federation is the server-to-server API. It has the routes that other homeservers call, for their users and
+// for themselves, and the client that calls the same routes of other homeservers.
 package federation
 
 import (
@@ -10,21 +10,22 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
-// PathPrefix is where Routes are mounted.
+// PathPrefix is the path under which Routes are mounted.
 const PathPrefix = "/_matrix/federation/unstable/" + api.Namespace
 
-// Service is what other servers can ask of this one.
+// Service has the calls of other servers on this server's Delivery Service.
 type Service interface {
 	api.API
 
-	// PutContent takes the content from the source, origin, and returns this server's vote; nil while it is at work.
+	// PutContent receives the content from the source origin, and returns this server's vote. The vote is nil while this
+	// server still works on the content.
 	PutContent(ctx context.Context, origin string, c *api.ContentUpload) (vote *api.SignedRequest, err error)
 
-	// AbortFromSource takes the source's signed abort.
+	// AbortFromSource receives the source's signed abort.
 	AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, m *api.SignedRequest) error
 }
 
-// Routes is the federation API of svc. maxGroupState is the largest group_state it takes, in bytes.
+// Routes makes the federation API of svc. maxGroupState is the largest group_state that it accepts, in bytes.
 func Routes(svc Service, maxGroupState int64) []edge.Route {
 	routes := append(edge.UserRoutes(func(*edge.Request) (api.API, error) { return svc, nil }, api.MaxBind),
 		contentRoute(svc, maxGroupState), abortRoute(svc))
@@ -33,7 +34,7 @@ func Routes(svc Service, maxGroupState int64) []edge.Route {
 		switch rt.Name {
 		case api.GetMigration.Name, api.ConfirmMigration.Name, api.ShowLineage.Name: // for users and for servers
 		case api.PutContent.Name, api.PutAbort.Name:
-			routes[i].Admit = require(rt.Admit, server, "this is for servers, not for users")
+			routes[i].Admit = require(rt.Admit, server, "only servers can call this, not users")
 		default:
 			routes[i].Admit = require(rt.Admit, user, "user_id is missing")
 		}

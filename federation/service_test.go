@@ -7,10 +7,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// recorded is a call: its name, then its arguments.
+// recorded is a call: its name and its arguments.
 type recorded []any
 
-// service is a Service that answers everything with a sample, or with err.
+// service is a Service that answers every call with a sample, or with err.
 type service struct {
 	last   recorded
 	err    error
@@ -22,8 +22,9 @@ var (
 	pre       = &api.Preimage{CreatingServer: target, RoomID: "!r:x", Nonce: []byte{1}}
 	reserved  = &api.ReserveGroupResponse{GroupID: group, Preimage: *pre}
 	described = &api.GroupResponse{
-		GroupID: group, RoomID: "!r:x", Protocol: "mls10", CipherSuite: 1, Preimage: pre, CreatingServer: target, DeliveryService: target,
-		State: "active", Term: 1, Epoch: 7, NextSeq: 12, GroupInfo: []byte{1}, TreeHash: []byte{2}, ConfirmedTranscriptHash: []byte{3}, Members: 4,
+		GroupID: group, RoomID: "!r:x", Protocol: "mls10", CipherSuite: 1, Preimage: pre,
+		CreatingServer: target, DeliveryService: target, State: "active", Term: 1, Epoch: 7, NextSeq: 12,
+		GroupInfo: []byte{1}, TreeHash: []byte{2}, ConfirmedTranscriptHash: []byte{3}, Members: 4,
 	}
 	redirect = &api.MovedInfo{
 		DeliveryService: source, Term: 2, MigrationResponse: []byte{4}, MigrationConfirmation: []byte{5}, KeyID: "ed25519:a",
@@ -36,17 +37,24 @@ var (
 	submitted = &api.SubmitResponse{Term: 1, Seq: 12, Epoch: 8}
 	logged    = &api.MessagesResponse{
 		Term: 1, Next: 13, End: true, Moved: redirect,
-		Messages: []api.LogMessage{{Seq: 12, Epoch: 7, Kind: "commit", Sender: user, Message: []byte{7}, Migration: redirect}},
+		Messages: []api.LogMessage{
+			{Seq: 12, Epoch: 7, Kind: "commit", Sender: user, Message: []byte{7}, Migration: redirect},
+		},
 	}
 	offered = &api.MigrationOffer{MigrationID: id.String(), MigrationResponse: []byte{4}, KeyID: "ed25519:a", ExpiresAt: 1}
 	status  = &api.MigrationStatus{
-		MigrationID: id.String(), Role: "source", State: "decided", GroupID: group, RoomID: "!r:x", Source: source, Target: target, User: user,
-		Term: 2, Epoch: 7, ExpiresAt: 1, DecideBy: 2, MigrationResponse: &api.SignedInfo{Message: message.Message, KeyID: message.KeyID}, Complete: &api.SignedInfo{Message: message.Message, KeyID: message.KeyID},
-		Confirmation: &api.SignedInfo{Message: message.Message, KeyID: message.KeyID}, Abort: &api.SignedInfo{Message: message.Message, KeyID: message.KeyID}, Reason: "none",
+		MigrationID: id.String(), Role: "source", State: "decided", GroupID: group, RoomID: "!r:x",
+		Source: source, Target: target, User: user,
+		Term: 2, Epoch: 7, ExpiresAt: 1, DecideBy: 2,
+		MigrationResponse: &api.SignedInfo{Message: message.Message, KeyID: message.KeyID},
+		Complete:          &api.SignedInfo{Message: message.Message, KeyID: message.KeyID},
+		Confirmation:      &api.SignedInfo{Message: message.Message, KeyID: message.KeyID},
+		Abort:             &api.SignedInfo{Message: message.Message, KeyID: message.KeyID},
+		Reason:            "none",
 	}
 )
 
-// answer records the call and gives its answer.
+// answer records a call and returns its answer.
 func answer[A any](s *service, a A, call ...any) (A, error) {
 	s.last = call
 	if s.err != nil {
@@ -56,13 +64,17 @@ func answer[A any](s *service, a A, call ...any) (A, error) {
 	return a, nil
 }
 
-func (s *service) ReserveGroup(_ context.Context, c api.Caller, q *api.ReserveGroupRequest) (*api.ReserveGroupResponse, error) {
+func (s *service) ReserveGroup(
+	_ context.Context, c api.Caller, q *api.ReserveGroupRequest,
+) (*api.ReserveGroupResponse, error) {
 	return answer(s, reserved, "ReserveGroup", c, q)
 }
 
 func (s *service) RequireReserver(context.Context, api.Caller, []byte) error { return s.err }
 
-func (s *service) BindGroup(_ context.Context, c api.Caller, id []byte, q *api.BindGroupRequest) (*api.GroupResponse, error) {
+func (s *service) BindGroup(
+	_ context.Context, c api.Caller, id []byte, q *api.BindGroupRequest,
+) (*api.GroupResponse, error) {
 	return answer(s, described, "BindGroup", c, id, q)
 }
 
@@ -74,7 +86,9 @@ func (s *service) CloseGroup(_ context.Context, c api.Caller, id []byte) (*api.G
 	return answer(s, described, "CloseGroup", c, id)
 }
 
-func (s *service) Report(_ context.Context, c api.Caller, id []byte, q *api.ReportRequest) (*api.ReportResponse, error) {
+func (s *service) Report(
+	_ context.Context, c api.Caller, id []byte, q *api.ReportRequest,
+) (*api.ReportResponse, error) {
 	return answer(s, new(api.ReportResponse), "Report", c, id, q)
 }
 
@@ -82,7 +96,9 @@ func (s *service) Host(_ context.Context, c api.Caller, id []byte) (*api.HostRes
 	return answer(s, hosted, "Host", c, id)
 }
 
-func (s *service) ShowLineage(_ context.Context, c api.Caller, id []byte, q *api.LineageRequest) (*api.HostResponse, error) {
+func (s *service) ShowLineage(
+	_ context.Context, c api.Caller, id []byte, q *api.LineageRequest,
+) (*api.HostResponse, error) {
 	return answer(s, hosted, "ShowLineage", c, id, q)
 }
 
@@ -94,19 +110,27 @@ func (s *service) RatchetTree(_ context.Context, c api.Caller, id []byte, epoch 
 	return answer(s, []byte("tree"), "RatchetTree", c, id, epoch)
 }
 
-func (s *service) Submit(_ context.Context, c api.Caller, id []byte, q *api.SubmitRequest) (*api.SubmitResponse, error) {
+func (s *service) Submit(
+	_ context.Context, c api.Caller, id []byte, q *api.SubmitRequest,
+) (*api.SubmitResponse, error) {
 	return answer(s, submitted, "Submit", c, id, q)
 }
 
-func (s *service) Messages(_ context.Context, c api.Caller, id []byte, q api.MessagesQuery) (*api.MessagesResponse, error) {
+func (s *service) Messages(
+	_ context.Context, c api.Caller, id []byte, q api.MessagesQuery,
+) (*api.MessagesResponse, error) {
 	return answer(s, logged, "Messages", c, id, q)
 }
 
-func (s *service) RequestMigration(_ context.Context, c api.Caller, q *api.MigrationRequestRequest) (*api.MigrationOffer, error) {
+func (s *service) RequestMigration(
+	_ context.Context, c api.Caller, q *api.MigrationRequestRequest,
+) (*api.MigrationOffer, error) {
 	return answer(s, offered, "RequestMigration", c, q)
 }
 
-func (s *service) InitMigration(_ context.Context, c api.Caller, id mimiport.MigrationID, q *api.MigrationInitRequest) (*api.MigrationStatus, error) {
+func (s *service) InitMigration(
+	_ context.Context, c api.Caller, id mimiport.MigrationID, q *api.MigrationInitRequest,
+) (*api.MigrationStatus, error) {
 	return answer(s, status, "InitMigration", c, id, q)
 }
 
@@ -114,11 +138,15 @@ func (s *service) Migration(_ context.Context, c api.Caller, id mimiport.Migrati
 	return answer(s, status, "Migration", c, id)
 }
 
-func (s *service) AbortMigration(_ context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
+func (s *service) AbortMigration(
+	_ context.Context, c api.Caller, id mimiport.MigrationID,
+) (*api.MigrationStatus, error) {
 	return answer(s, status, "AbortMigration", c, id)
 }
 
-func (s *service) ConfirmMigration(_ context.Context, c api.Caller, id mimiport.MigrationID, q *api.SignedRequest) (*api.MigrationStatus, error) {
+func (s *service) ConfirmMigration(
+	_ context.Context, c api.Caller, id mimiport.MigrationID, q *api.SignedRequest,
+) (*api.MigrationStatus, error) {
 	return answer(s, status, "ConfirmMigration", c, id, q)
 }
 
@@ -130,7 +158,9 @@ func (s *service) PutContent(_ context.Context, origin string, up *api.ContentUp
 	return answer(s, answered, "PutContent", origin, up)
 }
 
-func (s *service) AbortFromSource(_ context.Context, origin string, id mimiport.MigrationID, m *api.SignedRequest) error {
+func (s *service) AbortFromSource(
+	_ context.Context, origin string, id mimiport.MigrationID, m *api.SignedRequest,
+) error {
 	_, err := answer(s, 0, "AbortFromSource", origin, id, m)
 	return err
 }

@@ -22,7 +22,7 @@ func (mute) DoHTTPRequest(ctx context.Context, _ *http.Request) (*http.Response,
 	return nil, ctx.Err()
 }
 
-// A request to a server that does not answer ends by itself, the sooner the less it carries, and is KindPeer.
+// A request to a silent server ends by itself with a KindPeer error. A small request ends sooner than a large one.
 func TestTimeouts(t *testing.T) {
 	const small = 20 * time.Second
 	content := func(size int) func(context.Context, *federation.Client) error {

@@ -15,19 +15,22 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// SenderID is the reserved user who sends to devices for a Delivery Service (profile, section 7).
+// SenderID returns the reserved user in whose name a Delivery Service sends to devices (profile, section 7).
 func SenderID(server string) string { return "@_mimiport:" + server }
 
-// What is sent at once, in bytes: the messages of an EDU, and the EDUs of a transaction. Of two neighbouring EDUs at least one
-// is half full, so a transaction has far fewer than the 100 that it may have (Matrix specification, server-server API, "Transactions").
+// The largest sizes of the messages in an EDU and of the EDUs in a transaction, in bytes. At least one of two
+// neighbouring EDUs is half full, so a transaction has far fewer EDUs than the limit of 100 (Matrix specification,
+// server-server API, "Transactions").
 const (
 	maxMessages    = 60 << 10
 	maxTransaction = 512 << 10
 )
 
-// ToDevice delivers one event to devices of another server, in as many transactions as it takes; it is delivered when all of
-// them have been answered. Repeating it repeats the same transactions.
-func (c *Client) ToDevice(ctx context.Context, from, server, txnID string, devices map[string][]string, content json.RawMessage) error {
+// ToDevice delivers one event to devices of another server, in one or more transactions. It returns nil when the
+// server has answered all of them. A repeated call sends the same transactions.
+func (c *Client) ToDevice(
+	ctx context.Context, from, server, txnID string, devices map[string][]string, content json.RawMessage,
+) error {
 	edus, err := toDeviceEDUs(from, server, txnID, devices, content)
 	if err != nil {
 		return err
@@ -40,8 +43,8 @@ func (c *Client) ToDevice(ctx context.Context, from, server, txnID string, devic
 	return nil
 }
 
-// sendTransaction names the transaction by its EDUs: a receiver drops a transaction whose id it has seen, so another split of
-// the devices, after one of them has gone, must not come under an old id.
+// sendTransaction sends a transaction. Its id is a hash of its EDUs. A receiver drops a transaction with a known id.
+// When a device has gone, the devices are split in another way, and the new transactions must have new ids.
 func (c *Client) sendTransaction(ctx context.Context, from, server string, edus []gomatrixserverlib.EDU) error {
 	h := sha256.New()
 	for _, edu := range edus {
@@ -49,7 +52,8 @@ func (c *Client) sendTransaction(ctx context.Context, from, server string, edus 
 	}
 	_, err := ask[struct{}](ctx, c, request{
 		from: from, to: server, op: "send to devices", limit: maxSmallAnswer,
-		method: http.MethodPut, uri: "/_matrix/federation/v1/send/mimiport-" + base64.RawURLEncoding.EncodeToString(h.Sum(nil)),
+		method: http.MethodPut,
+		uri:    "/_matrix/federation/v1/send/mimiport-" + base64.RawURLEncoding.EncodeToString(h.Sum(nil)),
 		content: gomatrixserverlib.Transaction{
 			Origin:         spec.ServerName(from),
 			OriginServerTS: spec.AsTimestamp(c.now()),
@@ -60,7 +64,7 @@ func (c *Client) sendTransaction(ctx context.Context, from, server string, edus 
 	return err
 }
 
-// transactions fills one transaction after the other.
+// transactions splits EDUs into transactions.
 func transactions(edus []gomatrixserverlib.EDU) (txns [][]gomatrixserverlib.EDU) {
 	start, size := 0, 0
 	for i, edu := range edus {
@@ -75,7 +79,9 @@ func transactions(edus []gomatrixserverlib.EDU) (txns [][]gomatrixserverlib.EDU)
 	return append(txns, edus[start:])
 }
 
-func toDeviceEDUs(from, server, txnID string, devices map[string][]string, content json.RawMessage) ([]gomatrixserverlib.EDU, error) {
+func toDeviceEDUs(
+	from, server, txnID string, devices map[string][]string, content json.RawMessage,
+) ([]gomatrixserverlib.EDU, error) {
 	var edus []gomatrixserverlib.EDU
 	for _, m := range split(devices, content) {
 		payload, err := json.Marshal(m)
@@ -91,21 +97,23 @@ func toDeviceEDUs(from, server, txnID string, devices map[string][]string, conte
 		if err != nil {
 			return nil, err
 		}
-		edus = append(edus, gomatrixserverlib.EDU{Type: spec.MDirectToDevice, Origin: from, Destination: server, Content: data})
+		edus = append(edus, gomatrixserverlib.EDU{
+			Type: spec.MDirectToDevice, Origin: from, Destination: server, Content: data,
+		})
 	}
 	return edus, nil
 }
 
-// messageID is 32 characters, the most there may be (Matrix specification, "m.direct_to_device").
+// messageID makes an id of 32 characters, the largest allowed length (Matrix specification, "m.direct_to_device").
 func messageID(txnID string, payload []byte) string {
 	sum := sha256.Sum256(append([]byte(txnID+"\x00"), payload...))
 	return base64.RawURLEncoding.EncodeToString(sum[:24])
 }
 
-// messages is the payload of one EDU: user id → device id → content.
+// messages is the payload of one EDU: the content by user id and device id.
 type messages = map[string]map[string]json.RawMessage
 
-// split puts the devices into EDUs in the order of their names, so that the same devices always make the same EDUs.
+// split assigns the devices to EDUs in the order of their ids, so the same devices always make the same EDUs.
 func split(devices map[string][]string, content json.RawMessage) (edus []messages) {
 	size := 0
 	for _, user := range slices.Sorted(maps.Keys(devices)) {
@@ -124,7 +132,7 @@ func split(devices map[string][]string, content json.RawMessage) (edus []message
 	return edus
 }
 
-// quoted is the length in bytes of s as a JSON string.
+// quoted returns the size of s as a JSON string, in bytes.
 func quoted(s string) int {
 	q, _ := json.Marshal(s) // strings always encode
 	return len(q)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// guardedDialer connects to public addresses only, unless private networks are allowed. The dialer judges the address
-// that it is about to connect to, so that no DNS answer can get around the guard (CVE-2024-52594).
+// guardedDialer makes a dialer that connects only to public addresses, unless private networks are allowed. The dialer
+// checks the address of each connection, so no DNS answer can bypass the check (CVE-2024-52594).
 func guardedDialer(allowPrivate bool) *net.Dialer {
 	d := &net.Dialer{Timeout: 5 * time.Second}
 	if !allowPrivate {
@@ -36,7 +36,7 @@ func requirePublic(address string) error {
 }
 
 // notPublic lists the special-purpose ranges that the methods of netip.Addr do not know (IANA special-purpose address
-// registries, RFC 6890), and the IPv6 ranges that lead to IPv4 addresses in disguise.
+// registries, RFC 6890), and the IPv6 ranges that embed IPv4 addresses.
 var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT

@@ -14,16 +14,17 @@ import (
 	"time"
 )
 
-// hostile is the name of a server at a public address, with a good certificate. It sends others to internal addresses.
+// hostile is the name of a server at a public address with a valid certificate. It leads other servers to internal
+// addresses.
 const hostile = "hostile.example.com"
 
-// A trick is how it does so. PORT stands for the internal server's.
+// A trick is a set of answers of the hostile server. PORT stands for the port of the internal server.
 type trick struct {
-	wellKnown string // its answer to well-known requests
-	redirect  string // where it redirects well-known requests
-	srv       string // the target of its SRV record
-	api       string // where it redirects all other requests
-	works     bool   // where private networks are permitted: this test would notice
+	wellKnown string // the answer to well-known requests
+	redirect  string // the redirect of well-known requests
+	srv       string // the target of the SRV record
+	api       string // the redirect of all other requests
+	works     bool   // the trick reaches the internal server when private networks are permitted
 }
 
 var tricks = map[string]trick{
@@ -59,13 +60,13 @@ func TestHostileAnswersReachNothingInternal(t *testing.T) {
 				t.Error("an internal server was reached")
 			}
 			if works := tr.reaches(t, Allowed{IPLiterals: true, PrivateNetworks: true}); works != tr.works {
-				t.Errorf("where private networks are permitted: reached %v", works)
+				t.Errorf("with private networks permitted: reached %v", works)
 			}
 		})
 	}
 }
 
-// reaches says whether a request to the hostile server makes a connection to the internal one.
+// reaches reports whether a request to the hostile server leads to a connection to the internal server.
 func (tr trick) reaches(t *testing.T, allowed Allowed) bool {
 	t.Helper()
 	internal, accepted := internalServer(t)
@@ -77,7 +78,8 @@ func (tr trick) reaches(t *testing.T, allowed Allowed) bool {
 	if resp, err := (&http.Client{Transport: transport}).Do(r); err == nil {
 		resp.Body.Close()
 	}
-	own, err := net.Dial("tcp", "localhost:"+strconv.Itoa(internal)) // whoever came before was not us
+	// the test's own connection, which shows that no other came before
+	own, err := net.Dial("tcp", "localhost:"+strconv.Itoa(internal))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +87,7 @@ func (tr trick) reaches(t *testing.T, allowed Allowed) bool {
 	return <-accepted != own.LocalAddr().String()
 }
 
-// internalServer hangs up on all who connect, and says who they were.
+// internalServer closes every connection, and reports the addresses of the callers.
 func internalServer(t *testing.T) (tcpPort int, accepted <-chan string) {
 	t.Helper()
 	l, err := net.Listen("tcp", ":0")
@@ -107,7 +109,7 @@ func internalServer(t *testing.T) (tcpPort int, accepted <-chan string) {
 	return int(port(t, l.Addr())), from
 }
 
-// transport is a transport for which the hostile server is at a public address.
+// transport makes a transport for which the hostile server is at a public address.
 func (tr trick) transport(t *testing.T, allowed Allowed, internal int) *Transport {
 	t.Helper()
 	to := func(target string) string { return strings.ReplaceAll(target, "PORT", strconv.Itoa(internal)) }

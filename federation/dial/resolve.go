@@ -19,17 +19,17 @@ import (
 )
 
 const (
-	resolutionLife = time.Hour // within the 24 hours at most that the specification lets a well-known answer be kept
+	resolutionLife = time.Hour // the specification allows at most 24 hours for a well-known answer
 	maxResolutions = 4096
 	maxWellKnown   = fclient.WellKnownMaxSize
-	maxRedirects   = 10 // of one well-known request, as net/http has it
+	maxRedirects   = 10 // of one well-known request, as in net/http
 )
 
-// resolver finds where a Matrix server listens (Matrix server-server API, "Resolving server names"). The one of fclient
-// sends well-known requests to any address.
+// resolver finds the addresses of a Matrix server (Matrix server-server API, "Resolving server names"). The resolver of
+// fclient is not used, because it sends well-known requests to any address.
 type resolver struct {
 	allowIPLiterals bool
-	web             *http.Client // guarded; for well-known
+	web             *http.Client // for well-known requests; its dialer is guarded
 	lookUpSRV       func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
 	now             func() time.Time
 
@@ -86,13 +86,13 @@ func (r *resolver) discover(ctx context.Context, server string) ([]fclient.Resol
 	return direct(server), nil
 }
 
-// explicit says whether a valid name is an address itself, or has a port.
+// explicit reports whether a valid name is an IP address or has a port.
 func explicit(server string) bool {
 	_, port, _ := spec.ParseAndValidateServerName(spec.ServerName(server))
 	return port != -1 || mimiport.IsIPLiteral(server)
 }
 
-// direct is where a valid name leads by itself.
+// direct returns the address of a valid name without delegation.
 func direct(server string) []fclient.ResolutionResult {
 	host, port, _ := spec.ParseAndValidateServerName(spec.ServerName(server))
 	if port == -1 {
@@ -127,7 +127,7 @@ func (r *resolver) wellKnown(ctx context.Context, server string) (delegate strin
 	return string(answer.NewAddress), nil
 }
 
-// follow lets a well-known request be redirected where it could have gone in the first place.
+// follow allows a redirect of a well-known request only to an https URL of a permitted server name.
 func (r *resolver) follow(to *http.Request, via []*http.Request) error {
 	if to.URL.Scheme != "https" || len(via) >= maxRedirects {
 		return http.ErrUseLastResponse
@@ -139,7 +139,7 @@ func (r *resolver) srv(ctx context.Context, server string) (targets []fclient.Re
 	for _, service := range []string{"matrix-fed", "matrix"} {
 		_, records, err := r.lookUpSRV(ctx, service, "tcp", server)
 		if err != nil {
-			continue // as good as none: the next step of the specification follows
+			continue // treated as no record: go on with the next step of the specification
 		}
 		for _, rec := range records {
 			destination := net.JoinHostPort(strings.TrimSuffix(rec.Target, "."), strconv.Itoa(int(rec.Port)))

@@ -34,7 +34,7 @@ func TestIsPublic(t *testing.T) {
 	}
 }
 
-// web answers well-known requests; a server it does not know answers 404.
+// web answers well-known requests. For an unknown server it answers 404.
 type web struct {
 	answers map[string]string
 	asked   int
@@ -124,7 +124,7 @@ func TestResolve(t *testing.T) {
 	} {
 		got, err := r.resolve(t.Context(), name)
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
-			t.Errorf("%s, which is allowed: %v %s", name, err, diff)
+			t.Errorf("%s should be allowed: %v %s", name, err, diff)
 		}
 	}
 }

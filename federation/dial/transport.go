@@ -1,6 +1,6 @@
-// Package dial sends requests to Matrix servers that clients and peers have named, at addresses that the operator
-// permits. Nothing else in this module resolves or dials: fclient's own resolver and dialer go anywhere
-// (CVE-2024-52594).
+// Package dial sends requests to Matrix servers whose names clients and peers have chosen. It connects only to
+// addresses that the operator permits. No other package of this module resolves or dials: fclient's own resolver and
+// dialer go to any address (CVE-2024-52594).
 package dial
 
 import (
@@ -14,10 +14,10 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 )
 
-// maxTransports bounds the connection pools that are kept. One holds at most two idle connections.
+// maxTransports is the largest number of connection pools. One pool holds at most two idle connections.
 const maxTransports = 256
 
-// Allowed is where requests may go besides public addresses under names.
+// Allowed lists the destinations that are allowed in addition to server names with public addresses.
 type Allowed struct {
 	PrivateNetworks bool // loopback, private, link-local and other addresses that are not public
 	IPLiterals      bool // server names that are IP addresses
@@ -32,11 +32,11 @@ type Transport struct {
 	pools map[string]*http.Transport // by TLS server name, which a transport cannot choose per connection
 }
 
-// NewTransport makes a transport. With skipVerify it takes any certificate, except for well-known answers.
+// NewTransport makes a transport. With skipVerify it accepts any certificate, except in well-known requests.
 func NewTransport(allowed Allowed, skipVerify bool, now func() time.Time) *Transport {
 	template := &http.Transport{
 		DialContext:            guardedDialer(allowed.PrivateNetworks).DialContext,
-		TLSClientConfig:        &tls.Config{InsecureSkipVerify: skipVerify}, // as federation_api.disable_tls_validation says
+		TLSClientConfig:        &tls.Config{InsecureSkipVerify: skipVerify}, // set by federation_api.disable_tls_validation
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxIdleConnsPerHost:    2,
 		IdleConnTimeout:        5 * time.Minute,
@@ -44,14 +44,14 @@ func NewTransport(allowed Allowed, skipVerify bool, now func() time.Time) *Trans
 		ForceAttemptHTTP2:      true,
 	}
 	web := template.Clone()
-	web.TLSClientConfig = nil // a well-known answer decides whom to believe: it is never taken without a valid certificate
+	web.TLSClientConfig = nil // a well-known answer names the server to trust, so it always needs a valid certificate
 	r := &resolver{allowIPLiterals: allowed.IPLiterals, lookUpSRV: net.DefaultResolver.LookupSRV, now: now}
 	r.web = &http.Client{Transport: web, Timeout: 10 * time.Second, CheckRedirect: r.follow}
 	return &Transport{resolver: r, template: template, pools: make(map[string]*http.Transport)}
 }
 
-// RoundTrip tries the addresses of a server in turn. A body that cannot be read again is sent to the first only. A name
-// that must not be dialled gives a *mimiport.Error of KindForbidden or KindBadMessage.
+// RoundTrip tries the addresses of a server in turn. It sends a body that cannot be read again only to the first
+// address. It returns a *mimiport.Error of KindForbidden or KindBadMessage for a name that it must not dial.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	server := r.URL.Host
 	targets, err := t.resolver.resolve(r.Context(), server)
@@ -72,7 +72,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 	}
-	t.resolver.forget(server) // it may have moved
+	t.resolver.forget(server) // the server may have another address now
 	return nil, fmt.Errorf("%s: %w", server, err)
 }
 
@@ -103,7 +103,7 @@ func (t *Transport) pool(tlsServerName string) *http.Transport {
 	return p
 }
 
-// evict makes room for one more, of any age: to open a connection again is cheap.
+// evict makes room for one more pool. It drops any pool, because a new connection is cheap.
 func (t *Transport) evict() {
 	if len(t.pools) < maxTransports {
 		return

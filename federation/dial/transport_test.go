@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// echo is a TLS server on loopback that answers what it is sent, and its Matrix name.
+// echo starts a TLS server on loopback that answers with the request's body. It returns the server and its Matrix name.
 func echo(t *testing.T) (s *httptest.Server, name string) {
 	t.Helper()
 	s = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -122,7 +122,7 @@ func TestTransportTriesAllAddresses(t *testing.T) {
 		t.Error("sent a body that was read before")
 	}
 	if open.resolver.cached("s.example") != nil {
-		t.Error("addresses that failed are still believed")
+		t.Error("addresses that failed are still in the cache")
 	}
 }
 
