@@ -1,5 +1,5 @@
-// Package hexjson writes decoded structures as JSON for people and for test vectors: fields in their order, bytes in
-// hexadecimal. It is for output only.
+// Package hexjson writes decoded structures as JSON, for tools and for test vectors. Fields are in their order, and
+// bytes are in hexadecimal. It cannot read JSON.
 package hexjson
 
 import (
@@ -13,16 +13,16 @@ import (
 	"strings"
 )
 
-// maxInteger is the largest integer that every JSON reader keeps exactly (RFC 8259, section 6).
+// maxInteger is the largest integer that every JSON reader represents exactly (RFC 8259, section 6).
 const maxInteger = 1<<53 - 1
 
-// Lister is a list that is kept in another form, such as its encoding. Marshal writes what List returns.
+// Lister is a list in another form, such as its encoding. Marshal writes the result of List.
 type Lister interface{ List() any }
 
-// Marshal encodes v, made of structs, pointers, slices, strings, integers, bytes and Listers. Of a struct's fields it
-// writes those that encoding/json would, under the same names, and knows of the options omitzero alone. An integer
-// above 2^53-1 becomes a string of its decimal digits. It returns an error for any other type, a negative integer
-// included.
+// Marshal encodes v, which consists of structs, pointers, slices, strings, integers, bytes and Listers. It writes the
+// same fields of a struct as encoding/json, under the same names. omitzero is the only option that it knows. An
+// integer above 2^53-1 becomes a string of its decimal digits. Marshal returns an error for any other type and for a
+// negative integer.
 func Marshal(v any) ([]byte, error) {
 	var b bytes.Buffer
 	if err := write(&b, reflect.ValueOf(v)); err != nil {
@@ -77,7 +77,7 @@ type field struct {
 	value reflect.Value
 }
 
-// fieldsOf are the fields that a struct shows, with those of the structs that it embeds.
+// fieldsOf lists the fields of a struct that Marshal writes, and those of its embedded structs.
 func fieldsOf(v reflect.Value) (fields []field) {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
@@ -107,7 +107,7 @@ func writeList(b *bytes.Buffer, begin, end byte, n int, element func(int) error)
 }
 
 func writeBytes(b *bytes.Buffer, v reflect.Value) error {
-	if v.Kind() == reflect.Array { // not addressable inside an interface
+	if v.Kind() == reflect.Array { // an array in an interface is not addressable
 		s := reflect.MakeSlice(reflect.SliceOf(v.Type().Elem()), v.Len(), v.Len())
 		reflect.Copy(s, v)
 		v = s

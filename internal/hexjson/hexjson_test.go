@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// words is a list that is kept as one text.
+// words is a list in the form of one text.
 type words string
 
 func (w words) List() any { return strings.Fields(string(w)) }

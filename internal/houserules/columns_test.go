@@ -7,13 +7,13 @@ import (
 	"unicode/utf8"
 )
 
-// maxColumns is how many characters a line has at most; a tab is one.
+// maxColumns is the largest number of characters in a line. A tab counts as one.
 const maxColumns = 120
 
-// longLines names the files that were there before the rule, one a line. It only shrinks.
+// longLines names the files from before the rule that may have long lines, one on each line. The list only shrinks.
 const longLines = "testdata/longlines.txt"
 
-// longLine is the number of the first line of a text that is too long, 0 for none. A row of a table in Markdown may be.
+// longLine returns the number of the first line that is too long, 0 for none. It ignores rows of tables in Markdown.
 func longLine(path, text string) (number int) {
 	for line := range strings.Lines(text) {
 		number++
@@ -25,8 +25,8 @@ func longLine(path, text string) (number int) {
 	return 0
 }
 
-// TestColumns fails when a file has a line that is too long and is not exempt, and when an exempt file no longer has
-// one.
+// TestColumns fails for a file with a line that is too long, unless the file is exempt. It also fails for an exempt
+// file without such a line.
 func TestColumns(t *testing.T) {
 	list, err := os.ReadFile(longLines)
 	if err != nil {
@@ -48,7 +48,7 @@ func TestColumns(t *testing.T) {
 	}
 }
 
-// TestLongLine: lines count in characters, and only Markdown has rows of tables.
+// TestLongLine: longLine counts characters, and ignores rows of tables only in Markdown.
 func TestLongLine(t *testing.T) {
 	full := strings.Repeat("é", maxColumns)
 	for _, c := range []struct {

@@ -21,7 +21,7 @@ var (
 	attackRow   = regexp.MustCompile(`(?m)^\s*name: "([^"]+)"`)
 )
 
-// testsInTree are the names of all Go tests and fuzz targets of this module, the titles of the reference client's
+// testsInTree has the names of all Go tests and fuzz targets of this module, the titles of the reference client's
 // tests, and the attacks of the adversary.
 func testsInTree(t *testing.T) map[string]bool {
 	t.Helper()
@@ -72,8 +72,8 @@ func TestDocumentedTestsExist(t *testing.T) {
 	}
 }
 
-// TestConformanceRowsAreComplete fails when a row of docs/conformance.md says neither which test there is nor why there
-// is none.
+// TestConformanceRowsAreComplete fails when a row of docs/conformance.md names no test and does not say why there is
+// none.
 func TestConformanceRowsAreComplete(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "docs", "conformance.md"))
 	if err != nil {

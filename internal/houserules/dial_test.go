@@ -14,7 +14,7 @@ import (
 // fclient resolves and dials without a guard (CVE-2024-52594).
 const fclient = "github.com/matrix-org/gomatrixserverlib/fclient"
 
-// harmless lists, for packages that dial, the names that all code may use: types, and functions that send nothing.
+// harmless lists the names of packages that dial which all code may use: types, and functions that send nothing.
 var harmless = map[string][]string{
 	fclient: {
 		"SigningIdentity", "NewFederationRequest", "VerifyHTTPRequest",
@@ -23,16 +23,16 @@ var harmless = map[string][]string{
 	"net": {},
 }
 
-// sends are the names of net/http that send requests to addresses of their own choice.
+// sends lists the names of net/http that send requests to any address.
 var sends = []string{"Client", "DefaultClient", "DefaultTransport", "Get", "Head", "Post", "PostForm", "Transport"}
 
-// mayDial are the places that resolve and dial: the guard, the main, which is Dendrite's own, the connections to the
-// database that the operator names, and code for tests.
+// mayDial lists the places that may resolve and dial: the guard, Dendrite's own main, the connections to the operator's
+// database, and code for tests.
 var mayDial = []string{
 	"federation/dial", "cmd/dendrite-mimi", "storage/postgres", "integration", "storage/storagetest",
 }
 
-// TestOnlyTheGuardDials fails when code of a homeserver or a tool could reach an address around federation/dial.
+// TestOnlyTheGuardDials fails when code of a homeserver or a tool could reach an address without federation/dial.
 func TestOnlyTheGuardDials(t *testing.T) {
 	files := 0
 	for path, file := range sources(t, token.NewFileSet()) {
@@ -49,7 +49,7 @@ func TestOnlyTheGuardDials(t *testing.T) {
 	}
 }
 
-// The rule catches what it is for.
+// TestDiallingIsSeen: the rule finds code that dials.
 func TestDiallingIsSeen(t *testing.T) {
 	for source, want := range map[string]string{
 		`import "` + fclient + `"; var _, _ = fclient.ResolveServer(nil, "")`:             "fclient.ResolveServer",
@@ -70,7 +70,7 @@ func TestDiallingIsSeen(t *testing.T) {
 	}
 }
 
-// dialling are the uses in a file of what resolves and dials.
+// dialling lists the uses of names that resolve or dial in a file.
 func dialling(file *ast.File) (uses []string) {
 	names := importNames(file)
 	ast.Inspect(file, func(n ast.Node) bool {
@@ -98,7 +98,7 @@ func dialling(file *ast.File) (uses []string) {
 	return uses
 }
 
-// importNames are the packages that a file imports, by the names that it gives them.
+// importNames maps the names in a file to the packages that it imports.
 func importNames(file *ast.File) map[string]string {
 	names := make(map[string]string)
 	for _, spec := range file.Imports {

@@ -13,11 +13,11 @@ import (
 	"testing"
 )
 
-// notOurs are the folders whose files the project neither wrote nor keeps.
+// notOurs lists the folders whose files are not part of the project.
 var notOurs = []string{".git", "node_modules", "dist", "_artifacts"}
 
-// files yields the tree's files whose names end in one of the suffixes: the path, with slashes from the root, and the
-// text.
+// files yields the files of the tree whose names end in one of the suffixes: the path from the root, with slashes, and
+// the text.
 func files(t *testing.T, suffixes ...string) iter.Seq2[string, string] {
 	t.Helper()
 	return func(yield func(path, text string) bool) {
@@ -46,7 +46,7 @@ func files(t *testing.T, suffixes ...string) iter.Seq2[string, string] {
 	}
 }
 
-// sources are the parsed Go files of this module that are not tests, by path.
+// sources parses the Go files of this module that are not tests, and returns them by path.
 func sources(t *testing.T, fset *token.FileSet) map[string]*ast.File {
 	t.Helper()
 	parsed := make(map[string]*ast.File)

@@ -1,5 +1,5 @@
-// Package houserules holds the tests of the tree itself: that the picture of the packages is true, that types stay
-// small, and that what the documents say is tested is tested.
+// Package houserules has tests of the source tree itself. For example, the picture of the packages must be right,
+// types must stay small, and tests that documents name must exist.
 package houserules
 
 import (
@@ -23,10 +23,10 @@ const (
 	design = root + "/DESIGN.md"
 )
 
-var update = flag.Bool("update", false, "draw the picture in DESIGN.md anew")
+var update = flag.Bool("update", false, "draw the picture in DESIGN.md again")
 
-// places are the rooms of the picture. A package belongs to the longest place that it is in. integration is not drawn:
-// it may import anything.
+// places lists the places in the picture. A package belongs to the longest place that is a prefix of its path. The
+// picture leaves out integration, which may import anything.
 var places = []string{
 	"mimiport/wire", "mimiport", "mimiport/internal/vectors", "mimiport/mls", "mimiport/mls/draft09", "mimiport/migration",
 	"mimiport/proof", "mimiport/policy", "mimiport/api", "mimiport/acl", "mimiport/registry", "mimiport/delivery",
@@ -63,10 +63,10 @@ func packages(t *testing.T) []listed {
 	}
 }
 
-// within says whether a path is a place or below it.
+// within reports whether a path is a place or below it.
 func within(path, place string) bool { return path == place || strings.HasPrefix(path, place+"/") }
 
-// ours is a package's path in this module.
+// ours returns the path of a package in this module.
 func ours(importPath string) (path string, ok bool) { return strings.CutPrefix(importPath, module+"/") }
 
 func placeOf(path string) (place string) {
@@ -78,7 +78,7 @@ func placeOf(path string) (place string) {
 	return place
 }
 
-// arrows are the imports between places, by importer, as go list has them.
+// arrows returns the imports between places, by importer, from go list.
 func arrows(t *testing.T) map[string]map[string]bool {
 	t.Helper()
 	all := make(map[string]map[string]bool)
@@ -106,7 +106,7 @@ func arrows(t *testing.T) map[string]map[string]bool {
 	return all
 }
 
-// draw is the picture: one line for each place, with the places that it imports, every place below those that it
+// draw makes the picture: one line for each place, with the places that it imports. A place stands below those that it
 // imports.
 func draw(t *testing.T, all map[string]map[string]bool) string {
 	t.Helper()
@@ -148,7 +148,7 @@ func line(place string, imports []string) string {
 	return strings.TrimRight(text, " ") + "\n"
 }
 
-// The picture in DESIGN.md is what go list says: each place with just the places that it imports, in one direction.
+// TestPicture: the picture in DESIGN.md has exactly the imports of go list, and they go in one direction.
 func TestPicture(t *testing.T) {
 	document, err := os.ReadFile(design)
 	if err != nil {

@@ -12,14 +12,13 @@ import (
 	"testing"
 )
 
-// logMethods are the methods of slog.Logger that take keys and values, with the number of arguments before the keys and
-// values.
+// logMethods lists the methods of slog.Logger that take keys and values, with the number of arguments before these.
 var logMethods = map[string]int{
 	"With": 0, "Debug": 1, "Info": 1, "Warn": 1, "Error": 1,
 	"DebugContext": 2, "InfoContext": 2, "WarnContext": 2, "ErrorContext": 2, "Log": 3, "LogAttrs": 3,
 }
 
-// logKeys are the keys in the table of DESIGN.md. The value says whether the code uses the key.
+// logKeys returns the keys in the table of DESIGN.md. The value of a key becomes true when the code uses the key.
 func logKeys(t *testing.T) map[string]bool {
 	t.Helper()
 	document, err := os.ReadFile(design)
@@ -39,7 +38,7 @@ func logKeys(t *testing.T) map[string]bool {
 	return keys
 }
 
-// logSources are the parsed files, without tests, of the folders in which a file imports log/slog.
+// logSources parses the files, without tests, of the folders in which a file imports log/slog.
 func logSources(t *testing.T, fset *token.FileSet) (logging []*ast.File) {
 	t.Helper()
 	folders, logs := make(map[string][]*ast.File), make(map[string]bool)
@@ -58,8 +57,7 @@ func logSources(t *testing.T, fset *token.FileSet) (logging []*ast.File) {
 
 func isSlog(imported *ast.ImportSpec) bool { return imported.Path.Value == `"log/slog"` }
 
-// keysOf are the keys that a call gives to a logger, none where it is no such call. What should be a key and is no
-// string literal is empty.
+// keysOf returns the keys of a call of a logger, none for any other call. A key that is not a string literal is empty.
 func keysOf(call *ast.CallExpr) (keys []string) {
 	method, ok := call.Fun.(*ast.SelectorExpr)
 	if !ok {
@@ -69,7 +67,7 @@ func keysOf(call *ast.CallExpr) (keys []string) {
 	if on, isName := method.X.(*ast.Ident); !ok || isName && on.Name == "logrus" {
 		return nil
 	}
-	if (len(call.Args)-before)%2 == 1 { // vet lets no logger have a key without a value: this is another type's method
+	if (len(call.Args)-before)%2 == 1 { // a method of another type: vet finds a logger's key without a value
 		return nil
 	}
 	for i := before; i < len(call.Args); i += 2 {
@@ -97,7 +95,7 @@ func TestLogKeys(t *testing.T) {
 				if _, known := keys[key]; known {
 					keys[key] = true
 				} else {
-					t.Errorf("%s: %q is none of the log keys in DESIGN.md", fset.Position(call.Pos()), key)
+					t.Errorf("%s: %q is not a log key in DESIGN.md", fset.Position(call.Pos()), key)
 				}
 			}
 		}

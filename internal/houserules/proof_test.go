@@ -9,15 +9,15 @@ import (
 	"testing"
 )
 
-// mayProve are the places that may check evidence by themselves: proof, whose task that is, the codecs that it stands
-// on, and the program that writes its test vectors.
+// mayProve lists the places that may check evidence: package proof, the codecs that it uses, and the program that
+// writes its test vectors.
 var mayProve = []string{"mimiport/proof", "mimiport/lineage.go", "mimiport/messages.go", "mimiport/internal/vectors"}
 
-// mayShow are the files that decode evidence to print it.
+// mayShow lists the files that decode evidence only to print it.
 var mayShow = []string{"cmd/mimictl/decode.go"}
 
-// TestOnlyProofProves fails when code around mimiport/proof checks a confirmation against its offer, or walks along a
-// chain of hosts. A check of the first kind needs the decoded confirmation, one of the second kind a loop.
+// TestOnlyProofProves fails when code outside mimiport/proof checks a confirmation against its offer, or walks a chain
+// of hosts. It looks for code that decodes a confirmation or loops over the steps of a lineage.
 func TestOnlyProofProves(t *testing.T) {
 	files := 0
 	for path, file := range sources(t, token.NewFileSet()) {
@@ -36,7 +36,7 @@ func TestOnlyProofProves(t *testing.T) {
 	}
 }
 
-// The rule catches what it is for.
+// TestProvingIsSeen: the rule finds code that checks evidence.
 func TestProvingIsSeen(t *testing.T) {
 	const mimiport = `import "` + module + `/mimiport"; `
 	for source, want := range map[string]string{
@@ -59,7 +59,7 @@ func TestProvingIsSeen(t *testing.T) {
 	}
 }
 
-// proving are the checks of evidence in a file. One that does not import the messages has no lineage to loop over.
+// proving lists the checks of evidence in a file. A file that does not import package mimiport has no lineage.
 func proving(file *ast.File) (uses []string) {
 	const messages = module + "/mimiport"
 	names := importNames(file)
@@ -83,7 +83,7 @@ func proving(file *ast.File) (uses []string) {
 	return uses
 }
 
-// hasSteps says whether an expression contains a field Steps.
+// hasSteps reports whether an expression contains a field Steps.
 func hasSteps(e ast.Expr) bool {
 	for n := range ast.Preorder(e) {
 		if sel, ok := n.(*ast.SelectorExpr); ok && sel.Sel.Name == "Steps" {

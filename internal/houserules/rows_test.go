@@ -6,10 +6,10 @@ import (
 	"testing"
 )
 
-// doer is the file with the function Do, which does what a row asks for.
+// doer is the file with the method Do, which does the work of a row.
 const doer = "mimiport/delivery/work.go"
 
-// TestRowsAreDone fails when a kind of row is declared and Do does not know it: such a row would be tried for ever.
+// TestRowsAreDone fails when Do does not know a declared kind of row. Such a row would be tried for ever.
 func TestRowsAreDone(t *testing.T) {
 	parsed := sources(t, token.NewFileSet())
 	done := make(map[string]bool)
@@ -38,7 +38,7 @@ func TestRowsAreDone(t *testing.T) {
 	}
 }
 
-// cases are the names, without their packages, that the switches in a function have cases for.
+// cases returns the names in the cases of a function's switches, without their packages.
 func cases(f *ast.FuncDecl) map[string]bool {
 	names := make(map[string]bool)
 	for n := range ast.Preorder(f) {

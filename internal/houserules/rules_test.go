@@ -17,7 +17,7 @@ var (
 	ruleNumber = regexp.MustCompile(`\*\*(P(\d+)\.(\d+))\*\*`)
 	ruleRow    = regexp.MustCompile(`(?m)^\| (P\d+\.\d+) \|`)
 
-	// twoSentences is the end of a sentence and the beginning of the next.
+	// twoSentences matches the end of a sentence and the beginning of the next.
 	twoSentences = regexp.MustCompile(`[a-z0-9)"` + "`" + `]\. +[A-Z"` + "`" + `]`)
 	abbreviation = regexp.MustCompile(`\b(?:e\.g|i\.e|vs)\.`)
 
@@ -28,7 +28,7 @@ var (
 // rule is a numbered sentence of the profile.
 type rule struct{ number, text string }
 
-// rules are the rules of one section of the profile, in their order.
+// rules returns the rules of one section of the profile, in their order.
 func rules(section string) (list []rule) {
 	at := ruleNumber.FindAllStringSubmatchIndex(section, -1)
 	for i, m := range at {
@@ -46,7 +46,7 @@ func rules(section string) (list []rule) {
 	return list
 }
 
-// ruleSections are the sections of the profile that have rules.
+// ruleSections returns the sections of the profile that have rules.
 func ruleSections(t *testing.T) map[int][]rule {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(root, "docs", "profile.md"))
@@ -62,12 +62,12 @@ func ruleSections(t *testing.T) map[int][]rule {
 	return sections
 }
 
-// TestRulesAreNumbered fails when a rule of the profile is out of its order, or has more than one sentence.
+// TestRulesAreNumbered fails when a rule of the profile is out of order, or has more than one sentence.
 func TestRulesAreNumbered(t *testing.T) {
 	for n, list := range ruleSections(t) {
 		for i, r := range list {
 			if want := fmt.Sprintf("P%d.%d", n, i+1); r.number != want {
-				t.Errorf("rule %s stands where %s should", r.number, want)
+				t.Errorf("rule %s is in the place of %s", r.number, want)
 			}
 			if twoSentences.MatchString(abbreviation.ReplaceAllString(r.text, "")) {
 				t.Errorf("rule %s has more than one sentence: %s", r.number, r.text)
@@ -118,7 +118,7 @@ func TestRulesAreEnforced(t *testing.T) {
 	}
 }
 
-// symbolsInTree are the top-level names of all Go packages, as package.Name and package.Type.Method, and the functions
+// symbolsInTree has the top-level names of all Go packages, as package.Name and package.Type.Method, and the functions
 // of the reference client, as "file.ts name".
 func symbolsInTree(t *testing.T) map[string]bool {
 	t.Helper()
@@ -141,7 +141,7 @@ func symbolsInTree(t *testing.T) map[string]bool {
 	return symbols
 }
 
-// namesOf gives the names that a declaration makes.
+// namesOf returns the names that a declaration makes.
 func namesOf(decl ast.Decl) (names []string) {
 	switch d := decl.(type) {
 	case *ast.FuncDecl:

@@ -7,14 +7,13 @@ import (
 	"testing"
 )
 
-// The largest type and interface. A type that outgrows this has more than one task.
+// The largest numbers of methods of a type and of an interface. A larger type has more than one task.
 const (
 	maxMethods          = 79
 	maxInterfaceMethods = 12
 )
 
-// No type has more methods than one task needs, and no interface asks for more than one reader wants: larger ones are
-// made of parts.
+// TestTypesAreSmall fails for a type or an interface with too many methods. A larger one must be made of parts.
 func TestTypesAreSmall(t *testing.T) {
 	methods := make(map[string]int)
 	for path, file := range sources(t, token.NewFileSet()) {
@@ -50,7 +49,7 @@ func receiver(e ast.Expr) string {
 	return ""
 }
 
-// declared counts the methods that an interface names itself.
+// declared counts the methods of an interface, without those of embedded interfaces.
 func declared(i *ast.InterfaceType) (n int) {
 	for _, m := range i.Methods.List {
 		n += len(m.Names)

@@ -6,15 +6,14 @@ import (
 	"testing"
 )
 
-// skips finds in a Go or TypeScript test the ways to be skipped, and to ask where the test runs.
+// skips matches the ways of a Go or TypeScript test to skip itself, or to find out where it runs.
 var skips = regexp.MustCompile(
 	`\b(t|tb|b|f)\.Skip(f|Now)?\(|\bskip: (true|")|\.skip\(|Getenv\("CI"\)|process\.env\.CI\b`)
 
-// maySkip are the places that decide when a test is skipped, and those where rapid skips one of its draws.
+// maySkip lists the places that may skip a test, and those where rapid skips one of its draws.
 var maySkip = []string{"internal/needs/needs.go", "internal/houserules/skips_test.go", "mimiport/proof/proof_test.go"}
 
-// TestOnePlaceSkips fails when a test is skipped, or looks at CI, otherwise than through internal/needs or its like in
-// clients/ts.
+// TestOnePlaceSkips fails when a test skips itself or looks at CI without internal/needs or clients/ts/test/needs.ts.
 func TestOnePlaceSkips(t *testing.T) {
 	for path, text := range files(t, ".go", ".test.ts") {
 		if found := skips.FindString(text); found != "" && !slices.Contains(maySkip, path) {

@@ -1,5 +1,6 @@
-// Package needs finds what tests need of a machine besides Go and a C compiler. Where something is absent, the test is
-// skipped with a line that begins with NOT TESTED. Where the environment sets MIMI_REQUIRE_ALL, the test fails instead.
+// Package needs finds the programs and files that tests need in addition to Go and a C compiler. When something is
+// missing, it skips the test with a line that begins with NOT TESTED. When the environment sets MIMI_REQUIRE_ALL, it
+// fails the test instead.
 package needs
 
 import (
@@ -17,8 +18,8 @@ const (
 	vectorsEnv = "MLS_TEST_VECTORS"
 )
 
-// Vectors is the folder of the test vectors of the MLS working group: the one that MLS_TEST_VECTORS names, or else
-// shared/vectors/mls beside the repository.
+// Vectors returns the folder of the test vectors of the MLS working group: the folder in MLS_TEST_VECTORS, or by
+// default shared/vectors/mls beside the repository.
 func Vectors(tb testing.TB) string {
 	tb.Helper()
 	folder := os.Getenv(vectorsEnv)
@@ -31,7 +32,7 @@ func Vectors(tb testing.TB) string {
 	return folder
 }
 
-// PostgreSQL is the folder of the programs of the newest PostgreSQL server that is installed.
+// PostgreSQL returns the folder of the programs of the newest installed PostgreSQL server.
 func PostgreSQL(tb testing.TB) string {
 	tb.Helper()
 	if path, err := exec.LookPath("pg_ctl"); err == nil {
@@ -40,7 +41,7 @@ func PostgreSQL(tb testing.TB) string {
 		}
 		return filepath.Dir(path)
 	}
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_ctl") // where Debian keeps them off the path
+	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_ctl") // Debian's place, which is not in PATH
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -50,10 +51,11 @@ func PostgreSQL(tb testing.TB) string {
 	return filepath.Dir(slices.Max(found))
 }
 
-// PgBouncer is the path of the connection pooler PgBouncer.
+// PgBouncer returns the path of the connection pooler PgBouncer.
 func PgBouncer(tb testing.TB) string {
 	tb.Helper()
-	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} { // where Debian keeps it off the path of users
+	// Debian's place, which is not in the PATH of users
+	for _, name := range []string{"pgbouncer", "/usr/sbin/pgbouncer"} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path
 		}
@@ -62,7 +64,7 @@ func PgBouncer(tb testing.TB) string {
 	return ""
 }
 
-// Client is the path of Node.js, where the TypeScript client is built for it.
+// Client returns the path of Node.js. The test also needs the built TypeScript client.
 func Client(tb testing.TB) (node string) {
 	tb.Helper()
 	node, err := exec.LookPath("node")
@@ -75,7 +77,7 @@ func Client(tb testing.TB) (node string) {
 	return node
 }
 
-// OpenMLS says whether the packages of the client on OpenMLS are installed, and what it takes of the TypeScript client.
+// OpenMLS checks that the packages of the client on OpenMLS are installed, and calls Client.
 func OpenMLS(tb testing.TB) {
 	tb.Helper()
 	Client(tb)
@@ -84,7 +86,7 @@ func OpenMLS(tb testing.TB) {
 	}
 }
 
-// Synapse is the folder in which a Synapse is installed, where the test may mount and run it.
+// Synapse returns the folder of an installed Synapse. Only root can run it.
 func Synapse(tb testing.TB) (folder string) {
 	tb.Helper()
 	folder, err := SynapseFolder()
@@ -94,7 +96,7 @@ func Synapse(tb testing.TB) (folder string) {
 	return folder
 }
 
-// SynapseFolder is Synapse for a program that is no test.
+// SynapseFolder is Synapse for a program that is not a test.
 func SynapseFolder() (string, error) {
 	cache, err := os.UserCacheDir()
 	folder := filepath.Join(cache, "mimiport", "synapse")
@@ -102,7 +104,7 @@ func SynapseFolder() (string, error) {
 		return "", errors.New("Synapse is not installed: make synapse installs it")
 	}
 	if err := exec.Command("unshare", "--mount", "true").Run(); err != nil {
-		return "", fmt.Errorf("Synapse is run by root only: %w", err)
+		return "", fmt.Errorf("only root can run Synapse: %w", err)
 	}
 	return folder, nil
 }
@@ -115,7 +117,7 @@ func missing(tb testing.TB, what string) {
 	tb.Skip("NOT TESTED:", what)
 }
 
-// root is the repository: the nearest folder above a test's own that holds a go.mod.
+// root returns the folder of the repository: the nearest folder with a go.mod above the test's own folder.
 func root(tb testing.TB) string {
 	tb.Helper()
 	folder, err := os.Getwd()

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestMachine has a subtest for each need. make test prints the lines of those that are skipped.
+// TestMachine has a subtest for each need. make test prints the lines of the skipped ones.
 func TestMachine(t *testing.T) {
 	t.Run("vectors", func(t *testing.T) { Vectors(t) })
 	t.Run("PostgreSQL", func(t *testing.T) { PostgreSQL(t) })
@@ -15,7 +15,7 @@ func TestMachine(t *testing.T) {
 	t.Run("Synapse", func(t *testing.T) { Synapse(t) })
 }
 
-// outcome notes how a test would have ended.
+// outcome records how a test would have ended.
 type outcome struct {
 	testing.TB
 	skipped, failed bool
@@ -31,7 +31,7 @@ func (o *outcome) Fatalf(string, ...any) {
 	runtime.Goexit()
 }
 
-// endOf runs a test to its end.
+// endOf runs a test to its end and returns its outcome.
 func endOf(t *testing.T, test func(testing.TB)) *outcome {
 	o := &outcome{TB: t}
 	ended := make(chan struct{})
@@ -43,7 +43,8 @@ func endOf(t *testing.T, test func(testing.TB)) *outcome {
 	return o
 }
 
-// TestMissing: a test that cannot run is skipped, whether or not CI is set, and fails where everything is required.
+// TestMissing: a test that cannot run is skipped, with or without CI in the environment. It fails when
+// MIMI_REQUIRE_ALL is set.
 func TestMissing(t *testing.T) {
 	absent := t.TempDir() + "/absent"
 	t.Setenv(vectorsEnv, absent)
@@ -65,7 +66,7 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// TestPresent: what is there is found, and nothing is skipped.
+// TestPresent: needs finds a folder that exists, and does not skip the test.
 func TestPresent(t *testing.T) {
 	folder := t.TempDir()
 	t.Setenv(vectorsEnv, folder)

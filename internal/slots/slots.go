@@ -1,9 +1,10 @@
-// Package slots bounds how much goes on at a time for one key.
+// Package slots limits how many operations run at a time for one key.
 package slots
 
 import "sync"
 
-// Slots has the same number of slots for each key. It holds memory only for keys whose slots are taken.
+// Slots has the same number of slots for each key. It uses memory only for keys with taken slots. It is safe for
+// concurrent use.
 type Slots[K comparable] struct {
 	perKey int
 	mu     sync.Mutex
@@ -15,8 +16,8 @@ func New[K comparable](perKey int) *Slots[K] {
 	return &Slots[K]{perKey: perKey, taken: make(map[K]int)}
 }
 
-// Take takes one of a key's slots until free is called, which must be called once. It does not wait: ok is false, and
-// free nil, when no slot is left.
+// Take takes one of a key's slots. The caller must call free once to give the slot back. Take does not wait: when no
+// slot is left, ok is false and free is nil.
 func (s *Slots[K]) Take(key K) (free func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,8 +7,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestSlots: whatever is taken and freed, a key has at most its slots, other keys play no part, and nothing is kept for
-// a key with no slot taken.
+// TestSlots: for any sequence of calls, a key has at most its slots, other keys do not matter, and a key without a
+// taken slot uses no memory.
 func TestSlots(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		perKey := rapid.IntRange(1, 3).Draw(t, "per key")

@@ -1,10 +1,10 @@
-// Command vulncheck runs govulncheck on this module's programs and compares the findings with the list of those that
-// stay. A finding that is not on the list is an error. An entry of the list that is not found is an error, too.
+// Command vulncheck runs govulncheck on this module's programs and compares the findings with the list of allowed
+// ones. It fails for a finding that is not on the list, and for an entry of the list that is not found.
 //
 //	vulncheck DATABASE
 //
-// DATABASE is a tar.gz archive with the Go vulnerability database in the folder osv. Without the archive nothing is
-// checked, which is an error when MIMI_REQUIRE_ALL is set.
+// DATABASE is a tar.gz archive with the Go vulnerability database in the folder osv. Without the archive, vulncheck
+// checks nothing. It then fails if MIMI_REQUIRE_ALL is set.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 	"strings"
 )
 
-// allowed are the findings that stay, each with its reason.
+// allowed has the allowed findings, each with its reason.
 var allowed = map[string]string{
 	"GO-2025-3396": "gomatrixserverlib dials any address (CVE-2024-52594). Dendrite v0.13.8 does not compile with the " +
 		"fix. The module's own requests go through federation/dial. SECURITY.md says how to contain Dendrite's.",
@@ -68,7 +68,7 @@ func run(database string) error {
 	if err := judge(found, allowed); err != nil {
 		return err
 	}
-	fmt.Printf("vulncheck: nothing new, and %d findings that stay\n", len(found))
+	fmt.Printf("vulncheck: no new finding, and %d allowed ones\n", len(found))
 	return nil
 }
 
@@ -83,7 +83,8 @@ func output(name string, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// findings are the vulnerabilities in an OpenVEX document whose code the programs call: by id, a description.
+// findings lists the vulnerabilities in an OpenVEX document whose code the programs call. It maps an id to a
+// description.
 func findings(document []byte) (map[string]string, error) {
 	var vex struct {
 		Statements []struct {
@@ -119,7 +120,7 @@ func findings(document []byte) (map[string]string, error) {
 	return found, nil
 }
 
-// judge returns an error for each finding that is not allowed, and for each that is allowed and not found.
+// judge returns an error for each finding that is not allowed, and for each allowed one that is not found.
 func judge(found, allowed map[string]string) error {
 	var wrong []error
 	for _, id := range slices.Sorted(maps.Keys(found)) {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// document is an answer of govulncheck, cut short.
+// document is a short answer of govulncheck.
 const document = `{"@context": "https://openvex.dev/ns/v0.2.0", "statements": [
 	{"vulnerability": {"name": "GO-1", "description": "bad", "aliases": ["CVE-1"]},
 	 "products": [{"@id": "Unknown Product", "subcomponents": [{"@id": "pkg:golang/m@v1"}]}], "status": "affected"},

@@ -1,11 +1,11 @@
-// Package x448 is X448 (RFC 7748, section 5) under the import path that github.com/cisco/go-hpke wants and that is no
-// longer served. It holds only the functions which go-hpke calls.
+// Package x448 is X448 (RFC 7748, section 5). It replaces a module that github.com/cisco/go-hpke imports and that is no
+// longer available. It has only the functions that go-hpke calls.
 package x448
 
 import "github.com/cloudflare/circl/dh/x448"
 
-// ScalarMult sets out to the u-coordinate of scalar times the point with u-coordinate base, all 56 bytes,
-// little-endian. A base of low order gives zero.
+// ScalarMult multiplies the point with u-coordinate base by scalar and sets out to the u-coordinate of the product.
+// All have 56 bytes, little-endian. A base of low order gives zero.
 func ScalarMult(out, scalar, base *[x448.Size]byte) {
 	x448.Shared((*x448.Key)(out), (*x448.Key)(scalar), (*x448.Key)(base))
 }

@@ -43,30 +43,37 @@ func TestIterated(t *testing.T) {
 		var out [56]byte
 		ScalarMult(&out, &k, &u)
 		k, u = out, k
-		if i == 0 && k != key(t, "3f482c8a9f19b01e6c46ee9711d9dc14fd4bf67af30765c2ae2b846a4d23a8cd0db897086239492caf350b51f833868b9bc2b3bca9cf4113") {
+		if i == 0 && k != key(t, "3f482c8a9f19b01e6c46ee9711d9dc14fd4bf67af30765c2ae2b846a"+
+			"4d23a8cd0db897086239492caf350b51f833868b9bc2b3bca9cf4113") {
 			t.Fatalf("after one: %x", k)
 		}
 	}
-	if k != key(t, "aa3b4749d55b9daf1e5b00288826c467274ce3ebbdd5c17b975e09d4af6c67cf10d087202db88286e2b79fceea3ec353ef54faa26e219f38") {
+	if k != key(t, "aa3b4749d55b9daf1e5b00288826c467274ce3ebbdd5c17b975e09d4"+
+		"af6c67cf10d087202db88286e2b79fceea3ec353ef54faa26e219f38") {
 		t.Errorf("after a thousand: %x", k)
 	}
 }
 
 // TestDiffieHellman replays the exchange of RFC 7748, section 6.2.
 func TestDiffieHellman(t *testing.T) {
-	a := key(t, "9a8f4925d1519f5775cf46b04b5800d4ee9ee8bae8bc5565d498c28dd9c9baf574a9419744897391006382a6f127ab1d9ac2d8c0a598726b")
-	b := key(t, "1c306a7ac2a0e2e0990b294470cba339e6453772b075811d8fad0d1d6927c120bb5ee8972b0d3e21374c9c921b09d1b0366f10b65173992d")
+	a := key(t, "9a8f4925d1519f5775cf46b04b5800d4ee9ee8bae8bc5565d498c28d"+
+		"d9c9baf574a9419744897391006382a6f127ab1d9ac2d8c0a598726b")
+	b := key(t, "1c306a7ac2a0e2e0990b294470cba339e6453772b075811d8fad0d1d"+
+		"6927c120bb5ee8972b0d3e21374c9c921b09d1b0366f10b65173992d")
 	var publicA, publicB, sharedA, sharedB [56]byte
 	ScalarBaseMult(&publicA, &a)
 	ScalarBaseMult(&publicB, &b)
-	if publicA != key(t, "9b08f7cc31b7e3e67d22d5aea121074a273bd2b83de09c63faa73d2c22c5d9bbc836647241d953d40c5b12da88120d53177f80e532c41fa0") ||
-		publicB != key(t, "3eb7a829b0cd20f5bcfc0b599b6feccf6da4627107bdb0d4f345b43027d8b972fc3e34fb4232a13ca706dcb57aec3dae07bdc1c67bf33609") {
+	if publicA != key(t, "9b08f7cc31b7e3e67d22d5aea121074a273bd2b83de09c63faa73d2c"+
+		"22c5d9bbc836647241d953d40c5b12da88120d53177f80e532c41fa0") ||
+		publicB != key(t, "3eb7a829b0cd20f5bcfc0b599b6feccf6da4627107bdb0d4f345b430"+
+			"27d8b972fc3e34fb4232a13ca706dcb57aec3dae07bdc1c67bf33609") {
 		t.Errorf("public keys %x and %x", publicA, publicB)
 	}
 	ScalarMult(&sharedA, &a, &publicB)
 	ScalarMult(&sharedB, &b, &publicA)
 	if sharedA != sharedB ||
-		sharedA != key(t, "07fff4181ac6cc95ec1c16a94a0f74d12da232ce40a77552281d282bb60c0b56fd2464c335543936521c24403085d59a449a5037514a879d") {
+		sharedA != key(t, "07fff4181ac6cc95ec1c16a94a0f74d12da232ce40a77552281d282b"+
+			"b60c0b56fd2464c335543936521c24403085d59a449a5037514a879d") {
 		t.Errorf("shared secrets %x and %x", sharedA, sharedB)
 	}
 }
