@@ -408,10 +408,10 @@ func TestMoveThatDoesNotVerifyIsNotAnnounced(t *testing.T) {
 			}
 		},
 		"another epoch": func(_ *world, st *api.MigrationStatus) { st.Epoch++ },
-		"an offer that is none": func(_ *world, st *api.MigrationStatus) {
+		"an undecodable offer": func(_ *world, st *api.MigrationStatus) {
 			st.MigrationResponse.Message = []byte{1}
 		},
-		"a confirmation that is none":     func(_ *world, st *api.MigrationStatus) { st.Confirmation.Message = []byte{1} },
+		"an undecodable confirmation":     func(_ *world, st *api.MigrationStatus) { st.Confirmation.Message = []byte{1} },
 		"an offer signed by nobody":       func(_ *world, st *api.MigrationStatus) { last(st.MigrationResponse)[0] ^= 1 },
 		"a confirmation signed by nobody": func(_ *world, st *api.MigrationStatus) { last(st.Confirmation)[0] ^= 1 },
 	} {

@@ -350,7 +350,7 @@ func TestBadContent(t *testing.T) {
 		{"no key", uri(sum, "&decide_by=1"), content, 7, 400, bad},
 		{"two keys", uri(sum, rest+"&key_id=b"), content, 7, 400, bad},
 		{"no time", uri(sum, "&key_id=a"), content, 7, 400, bad},
-		{"a time that is none", uri(sum, "&key_id=a&decide_by=now"), content, 7, 400, bad},
+		{"a malformed time", uri(sum, "&key_id=a&decide_by=now"), content, 7, 400, bad},
 		{"no hash", "/migrations/" + id.String() + "/content?" + rest, content, 7, 400, bad},
 		{"two hashes", uri(sum, rest+"&sha256=b"), content, 7, 400, bad},
 		{"a short hash", "/migrations/" + id.String() + "/content?sha256=AAAA" + rest, content, 7, 400, bad},

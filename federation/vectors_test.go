@@ -31,7 +31,7 @@ func (h *hexBytes) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// requestVectors is mimiport/testdata/content_requests.json.
+// requestVectors is the content of mimiport/testdata/content_requests.json.
 type requestVectors struct {
 	Destination, Origin string
 	PublicKey           hexBytes `json:"public_key"`
@@ -42,7 +42,7 @@ type requestVectors struct {
 	}
 }
 
-// VerifyJSONs checks signatures by the one key of the vectors.
+// VerifyJSONs verifies signatures with the only key of the vectors.
 func (v *requestVectors) VerifyJSONs(
 	_ context.Context, requests []gomatrixserverlib.VerifyJSONRequest,
 ) ([]gomatrixserverlib.VerifyJSONResult, error) {
@@ -62,7 +62,7 @@ func (v *requestVectors) authenticate(r *http.Request) (api.Caller, error) {
 	return federation.Caller(string(fr.Origin()), r)
 }
 
-// TestContentRequestVectors: a target gives its service the content of each valid request, and of no other.
+// TestContentRequestVectors: the routes pass the content of each valid request to the service, and of no other request.
 func TestContentRequestVectors(t *testing.T) {
 	data, err := os.ReadFile("../mimiport/testdata/content_requests.json")
 	if err != nil {

@@ -102,7 +102,7 @@ func reportOn(group mls.Group, now uint64) *report {
 
 const expired = "expired"
 
-// lifetime says how a leaf stands in time. Only the leaf of a key package has a lifetime (RFC 9420, section 7.2).
+// lifetime describes the lifetime of a leaf. Only a leaf of source key_package has one (RFC 9420, section 7.2).
 func lifetime(m *mls.Member, now uint64) string {
 	switch {
 	case m.NotBefore == 0 && m.NotAfter == 0:

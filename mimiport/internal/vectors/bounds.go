@@ -10,12 +10,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// boundFile is the file of lists at their bound. They are long, and told by what is repeated in them.
+// boundFile is the content of the file of lists at their bound. A case gives a long list by its repeated parts.
 type boundFile struct {
 	Cases []boundCase `json:"cases"`
 }
 
-// boundCase is a structure in parts: its encoding is one after the other.
+// boundCase is a structure in parts. Its encoding is the concatenation of the parts.
 type boundCase struct {
 	Name    string `json:"name"`
 	Struct  string `json:"struct"`
@@ -23,22 +23,23 @@ type boundCase struct {
 	Parts   []part `json:"parts"`
 }
 
-// part is bytes that stand there a number of times. Where CounterAt says so, the 8 bytes from there on count up from 1.
+// part is a text of bytes that is repeated a number of times. CounterAt, if it is set, is the offset of 8 bytes that
+// count up from 1.
 type part struct {
 	Bytes     string `json:"bytes"`
 	Times     int    `json:"times"`
 	CounterAt *int   `json:"counter_at,omitempty"`
 }
 
-// maxElements is how many elements a list has at most (profile, section 4).
+// maxElements is the largest number of elements in a list (profile, section 4).
 const maxElements = 1<<16 - 1
 
-// list is a list of equal elements, in the structure that holds it.
+// list is a list of equal elements in a structure.
 type list struct {
 	name, structure string
 	element         []byte
 	counterAt       *int
-	// around is what stands before and after the elements of a list of so many bytes.
+	// around returns the encoding before and after the elements. size is the size of all elements in bytes.
 	around func(size int) (before, after []byte)
 }
 
@@ -66,7 +67,7 @@ func lists(s *samples) []list {
 		l := s.lineage
 		l.Steps = nil
 		encoded := mustMarshal(&l)
-		return append(encoded[:len(encoded)-1], lengthOf(size)...), nil // in the place of the empty list
+		return append(encoded[:len(encoded)-1], lengthOf(size)...), nil // this replaces the empty list
 	}
 	in := func(section mimiport.SectionType) func(int) ([]byte, []byte) {
 		return func(size int) ([]byte, []byte) { return aroundSection(s, section, lengthOf(size), size) }
@@ -90,7 +91,8 @@ func lists(s *samples) []list {
 	}
 }
 
-// aroundSection is a group state around the last bytes of the data of one section, which begins with start.
+// aroundSection returns the encoding of a group state before and after the last size bytes of one section's data. The
+// data begins with start.
 func aroundSection(s *samples, section mimiport.SectionType, start []byte, size int) (before, after []byte) {
 	sections := sectionsOf(&s.state)
 	at := slices.IndexFunc(sections, func(sec mimiport.Section) bool { return sec.Type == section })
@@ -105,7 +107,7 @@ func aroundSection(s *samples, section mimiport.SectionType, start []byte, size 
 	return append(whole, before...), after
 }
 
-// sizeOf is how many bytes sections have together.
+// sizeOf returns the size of all sections in bytes.
 func sizeOf(sections []mimiport.Section) (n int) {
 	for _, s := range sections {
 		n += 2 + len(lengthOf(len(s.Data))) + len(s.Data)

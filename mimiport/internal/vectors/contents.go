@@ -16,19 +16,19 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// contentFile is the file of whole MigrationContents, with groups of RFC 9420 inside, cipher suite 1.
+// contentFile is the content of the file of whole MigrationContents. Their groups are of RFC 9420, cipher suite 1.
 type contentFile struct {
 	Source         string            `json:"source"`
 	Target         string            `json:"target"`
 	RoomID         string            `json:"room_id"`
-	User           string            `json:"user"` // who has the offer
+	User           string            `json:"user"` // the user of the offer
 	Offer          string            `json:"migration_response"`
 	ExternalSender string            `json:"external_sender"` // the target's entry
 	Live           map[string]string `json:"live"`
 	Cases          []contentCase     `json:"cases"`
 }
 
-// contentCase is a content as the target gets it, and what comes of it.
+// contentCase is a content as the target receives it, and the outcome.
 type contentCase struct {
 	Name    string      `json:"name"`
 	Outcome string      `json:"outcome"`
@@ -39,7 +39,7 @@ type contentCase struct {
 	Staged  *stagedJSON `json:"staged,omitempty"`
 }
 
-// stagedJSON is what the target has of a content that it takes.
+// stagedJSON is the state that the target stages from a valid content.
 type stagedJSON struct {
 	ContentHash     string   `json:"migration_content_hash"`
 	Term            uint64   `json:"term"`
@@ -48,11 +48,11 @@ type stagedJSON struct {
 	Transcript      string   `json:"confirmed_transcript_hash"`
 	ExternalSenders []string `json:"external_senders"`
 	Members         []string `json:"members"`
-	// Log is what the target serves of former terms until it has the receipt of the migration Commit.
+	// Log is the log of former terms that the target serves until it has the receipt of the migration Commit.
 	Log []entryJSON `json:"log"`
 }
 
-// entryJSON is a message of the log, without the message itself.
+// entryJSON describes a message of the log, without its bytes.
 type entryJSON struct {
 	Term   uint64 `json:"term"`
 	Seq    uint64 `json:"seq"`
@@ -61,7 +61,7 @@ type entryJSON struct {
 	Sender string `json:"sender"`
 }
 
-// The users of the group of the contents, and the room that they are in.
+// The users of the group in the contents, and their room.
 const (
 	moverName   = "@alice:target.example"
 	bobName     = "@bob:source.example:8448"
@@ -72,7 +72,7 @@ const (
 	auditorName = "auditor.example"
 )
 
-// handOver is a group that is about to move, and all that its content is made of.
+// handOver is a group before its migration, with all parts of its content.
 type handOver struct {
 	chain            *chain
 	offer            mimiport.MigrationResponse
@@ -85,7 +85,7 @@ type handOver struct {
 
 func identityOf(user string) []byte { return mlstest.Identity(user, "DEVICE") }
 
-// targetEntry is the target's entry for external_senders.
+// targetEntry makes the target's entry for external_senders.
 func targetEntry() []byte {
 	engine := mls.RFC9420(mls.DefaultLimits()).(mls.ExternalSenders)
 	_, entry, err := engine.Entry(1, keyOf("external sender").Seed(), []byte(targetName))
@@ -95,7 +95,8 @@ func targetEntry() []byte {
 	return entry
 }
 
-// newHandOver is a group that third.example has made, that went to the source at epoch 3, and is at epoch 7.
+// newHandOver makes a group that third.example created, that moved to the source at epoch 3, and that is now in epoch
+// 7.
 func newHandOver() *handOver {
 	pre := mimiport.GroupIDPreimage{CreatingServer: thirdName, RoomID: contentRoom, Nonce: derive("content group nonce")}
 	h := &handOver{
@@ -125,13 +126,14 @@ func newHandOver() *handOver {
 	return h
 }
 
-// propose makes the proposals of the base's epoch: the source's to remove who has left, and a member's to add somebody.
+// propose makes the proposals of the base's epoch: the source proposes to remove a member who has left the room, and a
+// member proposes to add a client.
 func (h *handOver) propose() {
 	h.removal = h.base.ProposeExternal(0, h.sender, h.base.Remove(3))
 	h.joining = h.base.Propose(1, h.base.Add(h.joiner))
 }
 
-// vectors are vectors in a vector.
+// vectors encodes a vector of vectors.
 func vectors(list ...[]byte) []byte {
 	var b cryptobyte.Builder
 	wire.AddVector(&b, func(b *cryptobyte.Builder) {
@@ -142,23 +144,23 @@ func vectors(list ...[]byte) []byte {
 	return b.BytesOrPanic()
 }
 
-// kept is an extension of the group that a migration leaves alone: one of a GREASE type.
+// kept is an extension of a GREASE type, which a migration does not change.
 var kept = []byte{0x2a, 0x2a, 1, 0xab}
 
-// extensions are those of a GroupContextExtensions: one that is left alone, and external_senders (type 5).
+// extensions encodes the extensions of a GroupContext: one of a GREASE type, and external_senders (type 5).
 func extensions(other, senders []byte) []byte {
 	b := cryptobyte.NewBuilder(append(bytes.Clone(other), 0, 5))
 	wire.AddOpaque(b, senders)
 	return b.BytesOrPanic()
 }
 
-// auditor is an external sender that is neither of the two servers.
+// auditor makes a third external sender, which is neither source nor target.
 func auditor() *mlstest.Client { return mlstest.NewClient(4, 1, []byte(auditorName)) }
 
-// swapped is external_senders with the target's entry in the place of the source's.
+// swapped encodes external_senders after the migration: the target's entry has replaced the source's.
 func swapped() []byte { return vectors(targetEntry(), auditor().ExternalSender()) }
 
-// options are those of the migration Commit that everybody accepts.
+// options returns the options of the valid migration Commit.
 func (h *handOver) options() mlstest.CommitOptions {
 	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: targetName}).Marshal()
 	if err != nil {
@@ -170,7 +172,7 @@ func (h *handOver) options() mlstest.CommitOptions {
 	}
 }
 
-// state is the group state with a migration Commit.
+// state makes the group state with a migration Commit.
 func (h *handOver) state(c *mlstest.Commit) *mimiport.GroupState {
 	who := func(user string) []mimiport.LeafIdentity {
 		return []mimiport.LeafIdentity{{UserID: user, DeviceID: "DEVICE"}}
@@ -196,7 +198,7 @@ func (h *handOver) state(c *mlstest.Commit) *mimiport.GroupState {
 	return s
 }
 
-// accepted is a Commit of the log, with its receipt.
+// accepted makes the log entry of a Commit with its receipt.
 func (h *handOver) accepted(term, seq, epoch uint64, sender string, commit []byte) mimiport.LogEntry {
 	receipt := signAs(sourceName, "ed25519:a", &mimiport.CommitReceipt{
 		GroupID: h.chain.ID, Term: term, Epoch: epoch + 1, Seq: seq, CommitHash: sha256.Sum256(commit),
@@ -207,7 +209,7 @@ func (h *handOver) accepted(term, seq, epoch uint64, sender string, commit []byt
 	}
 }
 
-// content is the encoded MigrationContent, signed with a key.
+// content encodes the MigrationContent of a group state, signed with a key.
 func (h *handOver) content(groupState []byte, key ed25519.PrivateKey) []byte {
 	m := &mimiport.MigrationContent{Response: h.offer, GroupState: groupState}
 	if err := mimiport.Sign(m, key); err != nil {
@@ -216,12 +218,12 @@ func (h *handOver) content(groupState []byte, key ed25519.PrivateKey) []byte {
 	return mustMarshal(m)
 }
 
-// signed is the content of a group state, signed as it must be.
+// signed encodes the MigrationContent of a group state, signed with the source's key.
 func (h *handOver) signed(s *mimiport.GroupState) []byte {
 	return h.content(mustMarshal(s), pairOf(sourceName, "ed25519:a").Key)
 }
 
-// staged is what the target has after a content and its Commit.
+// staged describes the state that the target stages from a content and its Commit.
 func (h *handOver) staged(content []byte, c *mlstest.Commit, members ...string) *stagedJSON {
 	hash := sha256.Sum256(content)
 	out := &stagedJSON{ContentHash: hex.EncodeToString(hash[:]), Term: 2, Epoch: 8, Members: members}
@@ -275,7 +277,7 @@ func contents() *contentFile {
 	return f
 }
 
-// plain is a content of a group without anything that may be left out, and its Commit.
+// plain makes a content without any optional part, and its Commit.
 func (h *handOver) plain() ([]byte, *mlstest.Commit) {
 	base := mlstest.New(mlstest.Options{
 		Seed: 7, GroupID: h.chain.ID, Epoch: 7, Members: [][]byte{identityOf(moverName), identityOf(bobName)},
@@ -288,10 +290,10 @@ func (h *handOver) plain() ([]byte, *mlstest.Commit) {
 	}), c
 }
 
-// refuser adds a content that is refused.
+// refuser adds a content that the target refuses.
 type refuser = func(name, code, rule string, content []byte)
 
-// The codes of refusals, without their prefix.
+// The error codes of refusals, without their prefix.
 const (
 	badMessage   = "M_BAD_MESSAGE"
 	badSignature = "M_BAD_SIGNATURE"
@@ -299,7 +301,7 @@ const (
 	unsupported  = "M_UNSUPPORTED"
 )
 
-// envelopes are contents that are wrong outside the group state.
+// envelopes adds contents with an error outside the group state.
 func (h *handOver) envelopes(refused refuser, data, state []byte) {
 	key := pairOf(sourceName, "ed25519:a").Key
 	refused("a byte missing", badMessage, "", data[:len(data)-1])
@@ -323,7 +325,7 @@ func (h *handOver) envelopes(refused refuser, data, state []byte) {
 	refused("no group state", badMessage, "", h.content(nil, key))
 }
 
-// states are contents whose group state is not what the source must send.
+// states adds contents with an invalid group state.
 func (h *handOver) states(refused refuser, good *mlstest.Commit) {
 	change := func(name, code, rule string, edit func(*mimiport.GroupState)) {
 		s := h.state(good)
@@ -389,7 +391,7 @@ func (h *handOver) states(refused refuser, good *mlstest.Commit) {
 	})
 }
 
-// commits are contents whose Commit does not move the group as it must.
+// commits adds contents with an invalid migration Commit.
 func (h *handOver) commits(refused refuser) {
 	with := func(name, code, rule string, edit func(*mlstest.CommitOptions)) {
 		o := h.options()
@@ -465,7 +467,7 @@ func (h *handOver) commits(refused refuser) {
 	with("no GroupContextExtensions", invalid, "external-senders", func(o *mlstest.CommitOptions) { o.Proposals = nil })
 }
 
-// histories are contents whose lineage or log does not hold.
+// histories adds contents with an invalid lineage or log.
 func (h *handOver) histories(refused refuser, good *mlstest.Commit) {
 	change := func(name, code, rule string, edit func(*mimiport.GroupState)) {
 		s := h.state(good)

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// requestFile is the file of whole content requests, as a target receives them.
+// requestFile is the content of the file of whole content requests, as a target receives them.
 type requestFile struct {
 	Destination string          `json:"destination"`
 	Origin      string          `json:"origin"`
@@ -17,7 +17,7 @@ type requestFile struct {
 	Cases       []contentOnWire `json:"cases"`
 }
 
-// contentOnWire is one content request, and what comes of it before anybody looks into the content.
+// contentOnWire is one content request, and its outcome before the target decodes the content.
 type contentOnWire struct {
 	Name          string `json:"name"`
 	Outcome       string `json:"outcome"`
@@ -28,7 +28,7 @@ type contentOnWire struct {
 	Body          string `json:"body"`
 }
 
-// xMatrix is what X-Matrix signs of a request, as Canonical JSON, and the header with its signature.
+// xMatrix has the parts of a request that an X-Matrix signature covers. It makes the header with the signature.
 type xMatrix struct{ destination, method, origin, uri, body string }
 
 func (x xMatrix) header(key ed25519.PrivateKey) string {
@@ -77,7 +77,7 @@ func contentRequests(s *samples) *requestFile {
 	} {
 		other := good
 		c.change(&other)
-		header := strings.Replace(other.header(key), thirdName, targetName, 1) // it names the one that is asked
+		header := strings.Replace(other.header(key), thirdName, targetName, 1) // the header still names the target
 		add("signed for "+c.name, "bad-signature", uri, header, data)
 	}
 	signed := func(name, outcome, uri string, body []byte) {
