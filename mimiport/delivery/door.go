@@ -25,7 +25,7 @@ const (
 func (s intake) requireProposable(ctx context.Context, sub *submission, p *mls.Proposal) error {
 	switch p.Type {
 	case mls.ProposalAdd:
-		if err := mls.CheckLifetime(*p.Add, s.Now()); err != nil {
+		if err := mls.RequireLifetime(*p.Add, s.Now()); err != nil {
 			return err
 		}
 		added, err := registry.Identity(*p.Add)
@@ -145,7 +145,7 @@ func byValue(effects *mls.Effects) (own []mls.Proposal) {
 func (s intake) requireLifetimes(proposals []mls.Proposal) error {
 	for i := range proposals {
 		if p := &proposals[i]; p.Type == mls.ProposalAdd {
-			if err := mls.CheckLifetime(*p.Add, s.Now()); err != nil {
+			if err := mls.RequireLifetime(*p.Add, s.Now()); err != nil {
 				return err
 			}
 		}

@@ -333,15 +333,15 @@ func (t *transition) applyAdds() error {
 			break
 		}
 	}
-	if err := t.g.checkPlace(t.added[len(t.added)-1].leaf); err != nil {
+	if err := t.g.requirePlace(t.added[len(t.added)-1].leaf); err != nil {
 		return err
 	}
 	t.tree = t.add(t.tree, t.added)
 	return nil
 }
 
-// checkPlace refuses a leaf beyond the limit of the cipher suite.
-func (g *group) checkPlace(leaf uint32) error {
+// requirePlace fails for a leaf beyond the limit of the cipher suite.
+func (g *group) requirePlace(leaf uint32) error {
 	if uint64(leaf) >= uint64(g.limits.Leaves[g.suite.ID]) {
 		return errLeaves
 	}
@@ -409,7 +409,7 @@ func (t *transition) placeJoiner() error {
 	for t.committer = range t.tree.blanks() {
 		break
 	}
-	if err := t.g.checkPlace(t.committer); err != nil {
+	if err := t.g.requirePlace(t.committer); err != nil {
 		return err
 	}
 	t.tree = t.extend(t.tree, t.committer)

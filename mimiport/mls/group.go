@@ -89,15 +89,15 @@ type Group interface {
 	Size() int
 }
 
-// lifetimeSkew is the largest difference between the clocks of a client and a server that CheckLifetime allows, in
+// lifetimeSkew is the largest difference between the clocks of a client and a server that RequireLifetime allows, in
 // seconds.
 const lifetimeSkew = uint64(time.Hour / time.Second)
 
-// CheckLifetime fails for a member whose leaf comes from a key package that is not yet valid, or has expired, at a
-// time. The error is KindInvalid of rule lifetime. CheckLifetime allows for clocks that differ by an hour. No engine
+// RequireLifetime fails for a member whose leaf comes from a key package that is not yet valid, or has expired, at a
+// time. The error is KindInvalid of rule lifetime. RequireLifetime allows for clocks that differ by an hour. No engine
 // calls it: the server calls it once when it receives an Add, so a log can be replayed at any time (RFC 9420, section
 // 7.3).
-func CheckLifetime(m Member, now time.Time) error {
+func RequireLifetime(m Member, now time.Time) error {
 	at := uint64(now.Unix())
 	expired := at > m.NotAfter && at-m.NotAfter > lifetimeSkew
 	if m.NotBefore == 0 && m.NotAfter == 0 || m.NotBefore <= at+lifetimeSkew && !expired {

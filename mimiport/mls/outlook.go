@@ -111,16 +111,16 @@ func (o *outlook) check(g *group) error {
 	return g.checkSupport(o.everyone, o.extensions)
 }
 
-// roomPerLeaf bounds two sizes in bytes: how much a new leaf adds to a tree besides the leaf's encoding, and how much
+// spacePerLeaf bounds two sizes in bytes: how much a new leaf adds to a tree besides the leaf's encoding, and how much
 // one node of a path adds.
-const roomPerLeaf = 256
+const spacePerLeaf = 256
 
-// checkRoom checks that the tree has room for all new leaves, and for the path of the Commit that adds them.
-func (o *outlook) checkRoom(g *group) error {
+// requireSpace fails unless the tree has space for all new leaves, and for the path of the Commit that adds them.
+func (o *outlook) requireSpace(g *group) error {
 	if g.NumMembers()+o.adds > g.limits.Leaves[g.suite.ID] {
 		return errLeaves
 	}
-	if size, _ := g.tree.encodedSize(); size+o.size+(o.adds+32)*roomPerLeaf > g.limits.Tree {
+	if size, _ := g.tree.encodedSize(); size+o.size+(o.adds+32)*spacePerLeaf > g.limits.Tree {
 		return errSize
 	}
 	return nil
@@ -161,7 +161,7 @@ func (g *group) admit(s *supports, r *received) (*group, error) {
 		return nil, err
 	}
 	if after.size > next.outlook.size {
-		if err := after.checkRoom(g); err != nil {
+		if err := after.requireSpace(g); err != nil {
 			return nil, err
 		}
 	}

@@ -371,7 +371,7 @@ func proposalOffences(s scene) []offence {
 			ruleLifetimeOrder, s.add(func(l *rfc9420.LeafNode) { l.Lifetime.NotAfter = l.Lifetime.NotBefore }, nil),
 		),
 		{rule: ruleLifetime, why: "only a caller with a clock checks it", commit: func(*engine) error {
-			return CheckLifetime(Member{NotBefore: 1, NotAfter: 2}, time.Unix(1_700_000_000, 0))
+			return RequireLifetime(Member{NotBefore: 1, NotAfter: 2}, time.Unix(1_700_000_000, 0))
 		}},
 		s.commitsValue(rulePSKNonce, psk(func(p *rfc9420.PreSharedKeyID) { p.Nonce = p.Nonce[1:] })),
 		s.commitsValue(rulePSKUsage, psk(func(p *rfc9420.PreSharedKeyID) {

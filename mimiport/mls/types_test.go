@@ -433,7 +433,7 @@ func TestLifetime(t *testing.T) {
 		{0, 1<<64 - 1, true},
 		{1<<64 - 1, 1<<64 - 1, false},
 	} {
-		err := CheckLifetime(Member{NotBefore: c.notBefore, NotAfter: c.notAfter}, now)
+		err := RequireLifetime(Member{NotBefore: c.notBefore, NotAfter: c.notAfter}, now)
 		refused := ruleOf(err) == ruleLifetime.name && mimiport.KindOf(err) == mimiport.KindInvalid
 		if (err == nil) != c.valid || refused == c.valid {
 			t.Errorf("from %d to %d: %v", c.notBefore, c.notAfter, err)
