@@ -58,8 +58,30 @@ func parse(connection string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
+// releasedAtOnce is how many pages of 4 KiB a transaction gives back to the file system. Deletions in batches do not free
+// more in one.
+const releasedAtOnce = 512
+
+// release implements sqlstore.Engine.Release. A file that an earlier version has made gives nothing back.
+func release(ctx context.Context, tx *sql.Tx) (released bool, err error) {
+	var free int
+	if err := tx.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&free); err != nil || free == 0 {
+		return false, err
+	}
+	rows, err := tx.QueryContext(ctx, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", releasedAtOnce))
+	if err != nil {
+		return false, err
+	}
+	defer rows.Close()
+	for rows.Next() { // each step gives back a page
+		released = true
+	}
+	return released, rows.Err()
+}
+
 // pragmas make a commit reach the disk, and let readers go on meanwhile. Another process may hold the file for ten seconds.
-const pragmas = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000"
+// A file that is new can give back what it does not need.
+const pragmas = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000&_auto_vacuum=incremental"
 
 func open(path string, connections int, more string) (*sql.DB, error) {
 	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: pragmas + "&" + more}
@@ -79,5 +101,6 @@ var engine = sqlstore.Engine{
 		failure, ok := errors.AsType[sqlite3.Error](err)
 		return ok && slices.Contains([]sqlite3.ErrNoExtended{sqlite3.ErrConstraintPrimaryKey, sqlite3.ErrConstraintUnique}, failure.ExtendedCode)
 	},
+	Release:   release,
 	Transient: func(error) bool { return false }, // there is one writer, and it waits for its turn before it begins
 }

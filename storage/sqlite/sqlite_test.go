@@ -1,11 +1,15 @@
 package sqlite_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
@@ -111,5 +115,51 @@ func TestNewerSchema(t *testing.T) {
 	const newer = "the database has schema version 1000 and this program knows only version 9"
 	if err == nil || !strings.Contains(err.Error(), newer) {
 		t.Fatalf("opened a newer schema: %v", err)
+	}
+}
+
+// A file gives back to the file system what it has forgotten.
+func TestForgetShrinks(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mimi.db")
+	store, err := sqlite.Open(t.Context(), "file:"+file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		t.Helper()
+		if err := store.Close(); err != nil { // all that was written is in the file
+			t.Fatal(err)
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if store, err = sqlite.Open(t.Context(), "file:"+file); err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	empty := size()
+	old := time.UnixMilli(1)
+	var entries []storage.Entry
+	for seq := range uint64(3000) {
+		message := bytes.Repeat(binary.BigEndian.AppendUint64(nil, seq), 128)
+		entries = append(entries, storage.Entry{
+			GroupID: []byte("group"), Term: 1, Seq: seq, Kind: storage.EntryApplication, Message: message,
+			Hash: sha256.Sum256(message), At: old,
+		})
+	}
+	if err := store.Apply(t.Context(), &storage.Change{Entries: entries}); err != nil {
+		t.Fatal(err)
+	}
+	full := size()
+	if err := store.Forget(t.Context(), storage.Horizon{Log: old.Add(time.Second)}); err != nil {
+		t.Fatal(err)
+	}
+	if after := size(); after > empty+(full-empty)/20 {
+		t.Errorf("of %d bytes, %d when it was empty, the file has %d after all is forgotten", full, empty, after)
+	}
+	if err := store.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -2,16 +2,22 @@ package sqlstore
 
 import (
 	"context"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// forgottenAtOnce is how many rows one transaction deletes.
-const forgottenAtOnce = 1000
+// forgottenAtOnce is how many rows one transaction deletes. Other writers wait as long as it takes.
+const forgottenAtOnce = 100
 
 // Forget implements storage.Store.
 func (s *Store) Forget(ctx context.Context, before storage.Horizon) error {
+	return s.forgetBy(ctx, before, forgottenAtOnce)
+}
+
+// forgetBy is Forget with so many rows at once.
+func (s *Store) forgetBy(ctx context.Context, before storage.Horizon, atOnce int) error {
 	for _, statement := range []struct {
 		query string
 		args  []any
@@ -20,36 +26,68 @@ func (s *Store) Forget(ctx context.Context, before storage.Horizon) error {
 			SELECT group_id, term, seq FROM mimiport_entries AS e WHERE accepted_at < $1 AND (NOT ` + handshake + ` OR seq < (
 				SELECT min(seq) FROM mimiport_snapshots AS s WHERE s.group_id = e.group_id AND s.term = e.term))
 			ORDER BY accepted_at LIMIT $2)`,
-			[]any{storage.Millis(before.Log), forgottenAtOnce}},
+			[]any{storage.Millis(before.Log), atOnce}},
 		{`DELETE FROM mimiport_migrations WHERE migration_id IN (
 			SELECT migration_id FROM mimiport_migrations
 			WHERE role = $1 AND state = $2 AND length(complete) = 0 AND expires_at < $3 LIMIT $4)`,
-			[]any{migration.Target, migration.Dropped, storage.Millis(before.Offers), forgottenAtOnce}},
+			[]any{migration.Target, migration.Dropped, storage.Millis(before.Offers), atOnce}},
 		{`DELETE FROM mimiport_evidence WHERE found_at < $1`, []any{storage.Millis(before.Evidence)}},
 		{`DELETE FROM mimiport_nonces WHERE (user_id, device_id, nonce) IN (
 			SELECT user_id, device_id, nonce FROM mimiport_nonces WHERE used_at < $1 LIMIT $2)`,
-			[]any{storage.Millis(before.Nonces), forgottenAtOnce}},
+			[]any{storage.Millis(before.Nonces), atOnce}},
 	} {
 		if err := s.forget(ctx, statement.query, statement.args); err != nil {
 			return err
 		}
 	}
-	return nil
+	return s.releaseAll(ctx)
 }
 
-// forget runs a deletion until it finds nothing more.
+// forget runs a deletion until it finds nothing more. Each transaction gives back the space that it has freed.
 func (s *Store) forget(ctx context.Context, query string, args []any) error {
-	for deleted := int64(1); deleted > 0; {
-		err := s.transact(ctx, "forget", func(tx *tx) error {
-			result, err := tx.exec(ctx, query, args...)
-			if err == nil {
-				deleted, err = result.RowsAffected()
-			}
+	return s.slowly(ctx, func(tx *tx) (more bool, err error) {
+		result, err := tx.exec(ctx, query, args...)
+		if err != nil {
+			return false, err
+		}
+		deleted, err := result.RowsAffected()
+		if err != nil {
+			return false, err
+		}
+		_, err = tx.release(ctx)
+		return deleted > 0, err
+	})
+}
+
+// releaseAll gives back the space that other deletions have freed.
+func (s *Store) releaseAll(ctx context.Context) error {
+	return s.slowly(ctx, func(tx *tx) (more bool, err error) { return tx.release(ctx) })
+}
+
+// slowly runs f in one transaction after the other as long as there is more to do. Between two of them it rests as long
+// as the first one took: whoever writes meanwhile finds the database free half of the time.
+func (s *Store) slowly(ctx context.Context, f func(*tx) (more bool, err error)) error {
+	for {
+		begin, more := time.Now(), false
+		err := s.transact(ctx, "forget", func(tx *tx) (err error) {
+			more, err = f(tx)
 			return err
 		})
-		if err != nil {
+		if err != nil || !more {
 			return err
 		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Since(begin)):
+		}
 	}
-	return nil
+}
+
+// release gives some of the database's free space back to the file system. It says whether there was any.
+func (tx *tx) release(ctx context.Context) (released bool, err error) {
+	if tx.store.engine.Release == nil {
+		return false, nil
+	}
+	return tx.store.engine.Release(ctx, tx.Tx)
 }

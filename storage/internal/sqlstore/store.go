@@ -30,6 +30,10 @@ type Engine struct {
 	// has one writer at a time.
 	Hold string
 
+	// Release gives some of the free space back to the file system, within a transaction that holds nobody up for long.
+	// It says whether there was any. Nil where the database does so by itself.
+	Release func(ctx context.Context, tx *sql.Tx) (released bool, err error)
+
 	Locks Locks // nil for a database that one process uses at a time
 }
 
