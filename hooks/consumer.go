@@ -3,7 +3,6 @@ package hooks
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -31,7 +30,7 @@ func watchRooms(d *Deps, changed func(ctx context.Context, roomID string) error,
 		log.Error("a room's change could not be noted", "room_id", id, "error", err)
 	}
 	w := &watcher{changedRoom, changed, failed}
-	return w.follow(d, jetstream.OutputRoomEvent, roomConsumer)
+	return w.follow(d, jetstream.OutputRoomEvent, roomConsumer, log)
 }
 
 // watchDevices is watchRooms for changes of the device keys of users of this server and of others.
@@ -40,7 +39,7 @@ func watchDevices(d *Deps, changed func(ctx context.Context, userID string) erro
 		log.Error("a change of devices was not noted", "user_id", id, "error", err)
 	}
 	w := &watcher{changedUser, changed, failed}
-	return w.follow(d, jetstream.OutputKeyChangeEvent, deviceConsumer)
+	return w.follow(d, jetstream.OutputKeyChangeEvent, deviceConsumer, log)
 }
 
 // watcher tells the Delivery Service of changes that a stream of Dendrite's tells of.
@@ -50,25 +49,18 @@ type watcher struct {
 	failed  func(id string, err error)
 }
 
-func (w *watcher) follow(d *Deps, topic, name string) error {
-	cfg := &d.Config.Global.JetStream
-	js, _ := d.NATS.Prepare(d.Process, cfg)
-	stream, durable := cfg.Prefixed(topic), cfg.Durable(name)
-	// One that the library made would be deleted at shutdown, with what it had not delivered yet.
-	_, err := js.AddConsumer(stream, &nats.ConsumerConfig{
-		Durable: durable + "Pull", AckPolicy: nats.AckExplicitPolicy, DeliverPolicy: nats.DeliverNewPolicy,
-	})
-	if err != nil && !errors.Is(err, nats.ErrConsumerNameAlreadyInUse) {
+func (w *watcher) follow(d *Deps, topic, name string, log *slog.Logger) error {
+	f, err := newFeed(d, topic, name, log)
+	if err != nil {
 		return err
 	}
-	return jetstream.JetStreamConsumer(
-		d.Process.Context(), js, stream, durable, 1, w.onMessage, nats.Bind(stream, durable+"Pull"), nats.ManualAck(),
-	)
+	go f.follow(d.Process.Context(), w.onMessage)
+	return nil
 }
 
 // onMessage reports whether the message is dealt with; another one is delivered again at once.
-func (w *watcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
-	id, ok := w.read(msgs[0])
+func (w *watcher) onMessage(ctx context.Context, msg *nats.Msg) bool {
+	id, ok := w.read(msg)
 	if !ok {
 		return true
 	}
@@ -77,10 +69,7 @@ func (w *watcher) onMessage(ctx context.Context, msgs []*nats.Msg) bool {
 		return true
 	}
 	w.failed(id, err)
-	select { // so that a database that is down is not asked thousands of times a second
-	case <-ctx.Done():
-	case <-time.After(time.Second):
-	}
+	pause(ctx, time.Second) // so that a database that is down is not asked thousands of times a second
 	return false
 }
 
