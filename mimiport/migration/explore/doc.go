@@ -32,13 +32,13 @@
 // searched again with more of them left. Within the bounds the search is complete, breadth first. `make explore` does
 // it. `go test` searches one migration, and there and back with one member who asks for each.
 //
-// A state has no ids, clocks or counters. That a deadline passes is no event of its own. Only the server whose deadline
-// it is can tell, and only when it minds the deadline or takes a message. Nothing else depends on it, so it may as well
-// pass just then: S minds decide_by or takes a late vote, T minds the expiry or refuses a late content, as it may refuse
-// any. Worlds that differ in the names of the two members are one. So are those that differ in what cannot matter
-// (tidy.go): members receive at once what was accepted; a row's message is on its way as long as the row is there; what
-// reaches a record that has ended is taken at once, if the machine, when asked, says that it is without effect; and of
-// an offer for an epoch that is over, which can freeze nothing any more, nothing is kept.
+// A state has no ids, clocks or counters. That a deadline passes is no event of its own. Only the server whose
+// deadline it is can tell, and only when it minds the deadline or takes a message. Nothing else depends on it, so it
+// may as well pass just then: S minds decide_by or takes a late vote, T minds the expiry or refuses a late content, as
+// it may refuse any. Worlds that differ in the names of the two members are one. So are those that differ in what
+// cannot matter (tidy.go): members receive at once what was accepted; a row's message is on its way as long as the row
+// is there; what reaches a record that has ended is taken at once, if the machine, when asked, says that it is without
+// effect; and of an offer for an epoch that is over, which can freeze nothing any more, nothing is kept.
 //
 // # Invariants
 //

@@ -35,7 +35,8 @@ func TestExplore(t *testing.T) {
 func TestBugs(t *testing.T) {
 	short := Bounds{Terms: 1, NoCommits: true}
 	commits := Bounds{Terms: 1}
-	thereAgain := Bounds{Terms: 3, NoCommits: true, Alone: true} // a confirmation of the first time is shown the second time
+	// A confirmation of the first time is shown the second time.
+	thereAgain := Bounds{Terms: 3, NoCommits: true, Alone: true}
 	for _, c := range []struct {
 		bug     Bug
 		bounds  Bounds

@@ -379,9 +379,9 @@ func (m *model) nowhere(w *world) bool {
 }
 
 // leaf says whether nothing goes on from a lineage.
-func (m *model) leaf(w *world, i step) bool {
-	for j := range m.tree {
-		if j > 0 && m.tree[j].before == i && w.signed[j]&taken != 0 {
+func (t tree) leaf(w *world, i step) bool {
+	for j := range t {
+		if j > 0 && t[j].before == i && w.signed[j]&taken != 0 {
 			return false
 		}
 	}
@@ -502,9 +502,9 @@ func (m *model) events(w *world, visit func(event, *world)) {
 }
 
 // late says whether operators have begun to do what they do in the end.
-func (m *model) late(w *world) bool {
-	for i := range m.tree {
-		if m.tree[i].last && w.signed[i] != 0 {
+func (t tree) late(w *world) bool {
+	for i := range t {
+		if t[i].last && w.signed[i] != 0 {
 			return true
 		}
 	}

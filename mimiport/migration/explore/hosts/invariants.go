@@ -121,11 +121,11 @@ func signsOneStep(m *model, w *world) bool {
 }
 
 // signer is the server that signs a step.
-func (m *model) signer(i step) server {
-	if m.claim(i) {
-		return m.tree[i].host
+func (t tree) signer(i step) server {
+	if t.claim(i) {
+		return t[i].host
 	}
-	return m.sourceOf(i)
+	return t.sourceOf(i)
 }
 
 // showsReclaim: a former host that has the group yet, or waits for it, by a lineage that was reclaimed is told so.

@@ -239,8 +239,8 @@ func (t tree) upTo(i step, term int) step {
 func (t tree) begins(i, in step) bool { return t.upTo(in, t.term(i)) == i }
 
 // holds says whether each step of a lineage is signed as it has to be.
-func (m *model) holds(w *world, i step) bool {
-	for ; i != root; i = m.tree[i].before {
+func (t tree) holds(w *world, i step) bool {
+	for ; i != root; i = t[i].before {
 		if w.signed[i]&taken == 0 {
 			return false
 		}
