@@ -92,7 +92,7 @@ soak: $(DRIVER) synapse ## an hour: servers killed at every write and send, ever
 bench: ## what things cost: the module's own, and a Commit beside a message event of Dendrite's
 	$(GO) test -run '^$$' -bench . -timeout 60m ./...
 
-explore: ## every course of a hand-over, and of who has a group, within bounds: minutes, and 3 GiB at most
+explore: ## every course of a hand-over, and of who has a group, within bounds: minutes, and 2 GiB at most
 	cd mimiport/migration/explore && $(GO) test -count=1 -timeout 1h -v -run '^TestExplore$$' . ./hosts -full
 
 clean: ## delete what the TypeScript client's build has made, and all packages of npm
