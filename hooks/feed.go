@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// feed is what one durable consumer gets of a stream of Dendrite's. It outlives the loss of the NATS server that has the
-// stream: Dendrite's own helper would end the homeserver.
+// feed is what one durable consumer gets of a stream of Dendrite's. It outlives the loss of the NATS server that has
+// the stream: Dendrite's own helper would end the homeserver.
 type feed struct {
 	js           nats.JetStreamContext
 	stream, name string
