@@ -97,7 +97,7 @@ func requireTime(ms uint64, now time.Time) error {
 
 func (d *Direct) requireSignature(ctx context.Context, q *mimiport.DirectRequest, key api.DirectKey) error {
 	public, err := d.Key(ctx, q.Service, key)
-	if mimiport.KindOf(err) == mimiport.KindPeer { // which is not the Delivery Service that the client looks for
+	if mimiport.KindOf(err) == mimiport.KindPeer { // the rule tells the client that its homeserver failed, not this server
 		return &mimiport.Error{Op: opDirect, Kind: mimiport.KindPeer, Info: mimiport.Info{Rule: ruleHome}, Err: err}
 	}
 	if err != nil {

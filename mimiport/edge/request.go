@@ -31,8 +31,8 @@ func Decode[T any](r *Request) (*T, error) {
 // Unmarshal is json.Unmarshal, but it also returns an error for JSON that is not UTF-8, or has an integer that is not
 // between -(2^53-1) and 2^53-1 (profile, section 1).
 func Unmarshal(data []byte, v any) error {
-	if !utf8.Valid(data) { // package json would put U+FFFD in the place of what is not
-		return errors.New("not UTF-8")
+	if !utf8.Valid(data) { // package json would replace invalid bytes by U+FFFD
+		return errors.New("the text is not UTF-8")
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return err

@@ -248,7 +248,7 @@ func TestHostileProposals(t *testing.T) {
 	if _, _, err := g.Propose(c.Next.Propose(0, ephemeral(0))); mimiport.KindOf(err) != mimiport.KindTooLarge {
 		t.Errorf("a proposal too many: %v", err)
 	}
-	propose(t, g, c.Next.ProposeExternal(0, ds, c.Next.Remove(0))) // an external sender has a place nevertheless
+	propose(t, g, c.Next.ProposeExternal(0, ds, c.Next.Remove(0))) // an external sender still has a place
 }
 
 // TestHostileBytes cuts every message at every place, and puts the largest length at every place. The engine may accept

@@ -6,7 +6,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 )
 
-// Spoilt are Commits with one thing wrong that their sender has signed, by what it is.
+// Spoilt has edits that each make one part of a Commit wrong, by the name of the part. The sender signs the result.
 var Spoilt = map[string]Edit{
 	"tag":         {Info: func(i *rfc9420.GroupInfo) { i.ConfirmationTag = flipped(i.ConfirmationTag) }},
 	"tree hash":   {Info: func(i *rfc9420.GroupInfo) { i.Context.TreeHash = flipped(i.Context.TreeHash) }},
@@ -28,8 +28,8 @@ func flipped(b []byte) []byte {
 	return out
 }
 
-// SpoilLeaf is the same epoch with a leaf whose signature does not verify. Its tree hash and its GroupInfo are those of
-// that tree.
+// SpoilLeaf makes the same epoch with a leaf whose signature does not verify. Tree hash and GroupInfo fit the changed
+// tree.
 func (g *Group) SpoilLeaf(leaf uint32) *Group {
 	next := *g
 	next.tree = g.tree.clone()
