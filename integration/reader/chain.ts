@@ -1,5 +1,5 @@
 // The chain of a group's hosts (profile, section 3).
-import { isServerName, keysIn, sha256, signedBy } from "./keys.js";
+import { isServerName, keysIn, sha256, signedBy, unsigned } from "./keys.js";
 import {
   GroupIDPreimage,
   type Lineage,
@@ -8,8 +8,8 @@ import {
   MigrationConfirmation,
   MigrationRequest,
   MigrationResponse,
+  MigrationVote,
   type SignedMessage,
-  TargetMigrationComplete,
 } from "./structures.js";
 import { type Of, concat, decode, equal, require, text } from "./wire.js";
 
@@ -163,7 +163,7 @@ export function prefer(first: Lineage, second: Lineage, word: Word): [at: number
     const i = x.findIndex((v, i) => v !== y[i]);
     return i >= 0 && i < y.length && x[i]! < y[i]!;
   };
-  const counts = (l: Lineage) => l.steps[at]!.kind !== 1 || l.steps[at]!["target_migration_complete"];
+  const counts = (l: Lineage) => l.steps[at]!.kind !== 1 || l.steps[at]!["migration_vote"];
   if (less(best(a), best(b)) && (best(a)[0] === 0 || counts(first))) return [at, "first"];
   return [at, less(best(b), best(a)) && (best(b)[0] === 0 || counts(second)) ? "second" : "neither"];
 }
@@ -215,10 +215,20 @@ function lookUp(open: Signature[], least: (s: Signature) => string, k: Knowledge
 function clean(s: Signature, step: Step) {
   const beside = keysIn(s.server, s.signed.key_object)?.get(s.signed.key_id);
   if (!beside || !equal(beside, s.key!)) s.signed.key_object = s.object!;
-  const vote: SignedMessage | undefined = step["target_migration_complete"];
+  const vote: SignedMessage | undefined = step["migration_vote"];
   if (s.struct !== "MigrationResponse" || !vote) return;
-  const { signature } = decode(TargetMigrationComplete, vote.message);
-  const good = vote.key_id === s.signed.key_id && signedBy(s.key!, "TargetMigrationComplete", vote.message, signature);
-  if (good) vote.key_object = s.signed.key_object;
-  else step["target_migration_complete"] = undefined;
+  if (isVote(vote, s)) vote.key_object = s.signed.key_object;
+  else step["migration_vote"] = undefined;
+}
+
+/** Whether a message is the target's vote in the migration of an offer and its term, under the key of the offer. */
+function isVote(vote: SignedMessage, offer: Signature): boolean {
+  try {
+    const { migration_id, term, signature } = decode(MigrationVote, vote.message);
+    const id = sha256(unsigned(offer.signed.message, offer.signature));
+    const named = equal(migration_id, id) && term === BigInt(offer.term) && vote.key_id === offer.signed.key_id;
+    return named && signedBy(offer.key!, "MigrationVote", vote.message, signature);
+  } catch {
+    return false; // it does not decode
+  }
 }

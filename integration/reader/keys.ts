@@ -33,10 +33,13 @@ export function verify(key: Uint8Array, content: Uint8Array, signature: Uint8Arr
   }
 }
 
-/** Whether a server has signed an encoded structure, whose last field is the signature. */
+/** An encoded structure without the signature, which is its last field. */
+export const unsigned = (encoded: Uint8Array, signature: Uint8Array) =>
+  encoded.subarray(0, encoded.length - bytes.write(signature).length);
+
+/** Whether a server has signed an encoded structure. */
 export function signedBy(key: Uint8Array, struct: string, encoded: Uint8Array, signature: Uint8Array): boolean {
-  const unsigned = encoded.subarray(0, encoded.length - bytes.write(signature).length);
-  return verify(key, signContent(`MIMI Portability 1.0 ${struct}`, unsigned), signature);
+  return verify(key, signContent(`MIMI Portability 1.0 ${struct}`, unsigned(encoded, signature)), signature);
 }
 
 /** Canonical JSON of the Matrix specification, for JSON with integers. */

@@ -33,6 +33,12 @@ export const MigrationInit = struct({ migration_response: MigrationResponse, sig
 export const MigrationCommitAAD = struct({ target_ds_domain: text });
 export const MigrationContent = struct({ migration_response: MigrationResponse, group_state: bytes, signature: bytes });
 export const TargetMigrationComplete = struct({ migration_content_hash: bytes, signature: bytes });
+export const MigrationVote = struct({
+  migration_id: digest,
+  term: u64,
+  migration_content_hash: bytes,
+  signature: bytes,
+});
 export const MigrationConfirmation = struct({
   domain_name: text,
   nonce: fixed(32),
@@ -90,7 +96,7 @@ export const LineageStep = select("kind", u8, {
   1: struct({
     migration_response: SignedMessage,
     migration_confirmation: SignedMessage,
-    target_migration_complete: vote,
+    migration_vote: vote,
   }),
   2: claim,
   3: claim,
@@ -202,6 +208,7 @@ export const structures: Record<string, Codec<any>> = {
   MigrationCommitAAD,
   MigrationContent,
   TargetMigrationComplete,
+  MigrationVote,
   MigrationConfirmation,
   MigrationAbort,
   ExternalSenderOffer,
