@@ -166,3 +166,22 @@ func TestDecideByOfTheTarget(t *testing.T) {
 		}
 	}
 }
+
+// TestTargetLosesModule: T votes, and is then restarted without this module. S goes on to hand its decision over, and T
+// takes it when it has the module again.
+func TestTargetLosesModule(t *testing.T) {
+	p := newPlay(t)
+	p.lost = func(_, what string) bool { return what == "confirmation" }
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	p.expect(a, "decided", "staged")
+	p.lost = func(string, string) bool { return false }
+	p.Draft = serverB // every route that the draft does not have is gone
+	p.now = p.now.Add(30 * time.Second)
+	p.run()
+	p.expect(a, "decided", "staged")
+	p.Draft = ""
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	p.expect(a, "moved", "active")
+}

@@ -505,8 +505,8 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &api.SignedRequest{
 		Message: confirmation.Message, KeyID: confirmation.KeyID, Receipt: receipt,
 	})
-	// A target that speaks only the draft is active since it voted.
-	if err != nil && mimiport.KindOf(err) != mimiport.KindUnrecognized {
+	// A target that speaks only the draft is active since it voted. Another one lacks this module for a while.
+	if err != nil && (m.Vote != nil || mimiport.KindOf(err) != mimiport.KindUnrecognized) {
 		return err
 	}
 	return s.takeEvent(ctx, m.ID, migration.Ack{}, row)
