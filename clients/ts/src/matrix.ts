@@ -231,14 +231,14 @@ export class Matrix {
   /** Claims one KeyPackage for each of a user's devices that have published any: the values of one-time keys. */
   async claimKeyPackages(userId: string, published: PublishedKeys): Promise<{ deviceId: string; value: unknown }[]> {
     const devices = Object.entries(published.device_keys?.[userId] ?? {})
-      .filter(([, keys]) => keys.algorithms?.includes(KEY_PACKAGE))
+      .filter(([, keys]) => Array.isArray(keys?.algorithms) && keys.algorithms.includes(KEY_PACKAGE))
       .map(([deviceId]) => [deviceId, KEY_PACKAGE]);
     if (devices.length === 0) return [];
     const claimed = await this.request("POST", "/_matrix/client/v3/keys/claim", {
       one_time_keys: { [userId]: Object.fromEntries(devices) },
     });
     return Object.entries<any>(claimed.one_time_keys?.[userId] ?? {}).flatMap(([deviceId, keys]) =>
-      Object.values<any>(keys).map((value) => ({ deviceId, value })),
+      Object.values<any>(keys ?? {}).map((value) => ({ deviceId, value })),
     );
   }
 }

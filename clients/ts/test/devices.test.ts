@@ -11,6 +11,7 @@ import { fromBase64, toBase64 } from "../src/wire.js";
 import { net, nextRoom, party, published, rooms, together, User } from "./party.js";
 
 const MLS = "io.github.mimiport.ed25519";
+const KP = "io.github.mimiport.key_package";
 
 const keysOf = ({ id, client }: User): DeviceKeys => net.deviceKeys.get(id)![client.matrix.session.deviceId]!;
 
@@ -120,6 +121,14 @@ test("all devices of a user are added", async () => {
   assert.deepEqual(alice.take("skipped"), []);
 });
 
+test("a device whose keys make no sense keeps nobody else out", async () => {
+  for (const odd of [null, 7, "keys", { algorithms: "all" }, { algorithms: { includes: 1 } }] as any[]) {
+    const { alice, bob } = await twoDevices((_, { user_id }) => (net.deviceKeys.get(user_id)!.SECOND = odd));
+    await alice.client.add(alice.group, bob.id);
+    assert.equal(mls.members(alice.group.state).length, 2);
+  }
+});
+
 test("a KeyPackage of last resort serves again and again, and is renewed once it was used", async (t) => {
   t.after(() => (net.hasFallback = false));
   net.hasFallback = true;
@@ -150,6 +159,8 @@ test("a KeyPackage of last resort serves again and again, and is renewed once it
 const odd: [string, RegExp, Parameters<typeof twoDevices>[0]][] = [
   ["is not signed", /has not signed/, (value) => delete value.signatures],
   ["is changed", /has not signed/, (value) => (value.more = 1)],
+  ["is null", /has not signed/, (_, { user_id }) => net.oneTimeKeys.get(user_id)!.set("SECOND", { [`${KP}:A`]: null })],
+  ["is text", /has not signed/, (_, { user_id }) => net.oneTimeKeys.get(user_id)!.set("SECOND", { [`${KP}:A`]: "A" })],
   [
     "is signed by another key",
     /has not signed/,
