@@ -18,6 +18,7 @@ import (
 // life is the story of a group with members on homeservers that lack the module.
 type life struct {
 	*Play
+	network *harness.Network
 	stock   []*harness.Server
 	version string            // of the room
 	guests  []*harness.Client // the member on each of stock
@@ -32,19 +33,29 @@ type life struct {
 // the other homeserver with the module. It returns the first thing that is not as it should be.
 func Life(ctx context.Context, n *harness.Network, stock []*harness.Server, version string, print func(...any)) error {
 	l := &life{
-		Play: &Play{Start: TypeScript, Print: print, began: time.Now()}, stock: stock, version: version,
+		Play: &Play{Start: TypeScript, Print: print, began: time.Now()}, network: n, stock: stock, version: version,
 	}
 	defer l.close()
-	for _, act := range []func(context.Context, *harness.Network) error{
-		l.open, l.gather, l.create, l.everybody, l.sayMuch, l.addAndRemove, l.moves, l.away, l.leave, l.kick, l.lose,
-		l.everybody, l.unharmed,
-	} {
-		if err := act(ctx, n); err != nil {
-			return err
-		}
+	err := inOrder(ctx, l.open, l.gather, l.create, l.everybody, l.sayMuch, l.addAndRemove, l.moves, l.away, l.leave,
+		l.kick, l.lose, l.everybody, l.unharmed)
+	if err != nil {
+		return err
 	}
 	l.report("done: %d moves, %d messages decrypted by all others, %d checks that all members and the Delivery Service "+
 		"agree, %.1f s", l.Play.moves, l.messages, l.checks, time.Since(l.began).Seconds())
+	return nil
+}
+
+// step is a part of an act.
+type step func(context.Context) error
+
+// inOrder takes steps until one fails.
+func inOrder(ctx context.Context, steps ...step) error {
+	for _, s := range steps {
+		if err := s(ctx); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -57,8 +68,8 @@ func (l *life) close() {
 }
 
 // open starts A and B, whose operators let users of other homeservers create groups and move them here.
-func (l *life) open(ctx context.Context, n *harness.Network) (err error) {
-	if err := l.servers(ctx, n); err != nil {
+func (l *life) open(ctx context.Context) (err error) {
+	if err := l.servers(ctx, l.network); err != nil {
 		return err
 	}
 	creators := []string{l.a.Name, l.b.Name}
@@ -75,7 +86,7 @@ func (l *life) open(ctx context.Context, n *harness.Network) (err error) {
 		}
 	}
 	for _, s := range l.stock {
-		what, err := software(ctx, n, s)
+		what, err := l.software(ctx, s)
 		if err != nil {
 			return err
 		}
@@ -85,8 +96,8 @@ func (l *life) open(ctx context.Context, n *harness.Network) (err error) {
 }
 
 // software is the name and version of a homeserver as it says.
-func software(ctx context.Context, n *harness.Network, s *harness.Server) (string, error) {
-	client := n.Client()
+func (l *life) software(ctx context.Context, s *harness.Server) (string, error) {
+	client := l.network.Client()
 	defer client.CloseIdleConnections()
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.Name+"/_matrix/federation/v1/version", nil)
 	if err != nil {
@@ -105,7 +116,7 @@ func software(ctx context.Context, n *harness.Network, s *harness.Server) (strin
 }
 
 // gather makes the room and the clients.
-func (l *life) gather(ctx context.Context, _ *harness.Network) error {
+func (l *life) gather(ctx context.Context) error {
 	names := []string{"carol", "dave"}
 	var users []*harness.User
 	for i, s := range l.stock {
@@ -124,7 +135,7 @@ func (l *life) gather(ctx context.Context, _ *harness.Network) error {
 		return err
 	}
 	for _, u := range append(users[1:], alice, l.admins[1]) { // B has to be in the room
-		if err := l.admit(ctx, maker, u); err != nil {
+		if err := l.admit(maker, u)(ctx); err != nil {
 			return err
 		}
 	}
@@ -151,15 +162,17 @@ func (l *life) gather(ctx context.Context, _ *harness.Network) error {
 }
 
 // admit has a user come into the room who may do everything there.
-func (l *life) admit(ctx context.Context, by, u *harness.User) error {
-	if err := by.Admit(ctx, l.room, u); err != nil {
-		return err
+func (l *life) admit(by, u *harness.User) step {
+	return func(ctx context.Context) error {
+		if err := by.Admit(ctx, l.room, u); err != nil {
+			return err
+		}
+		return by.SetPowerLevel(ctx, l.room, u.ID, 100)
 	}
-	return by.SetPowerLevel(ctx, l.room, u.ID, 100)
 }
 
 // create has the first guest create the group at A, and add all others.
-func (l *life) create(ctx context.Context, _ *harness.Network) error {
+func (l *life) create(ctx context.Context) error {
 	creator := l.guests[0]
 	var st harness.GroupState
 	if err := creator.Do(ctx, "create_group", harness.Args{"room": l.room, "ds": l.a.Name}, &st); err != nil {
@@ -169,41 +182,106 @@ func (l *life) create(ctx context.Context, _ *harness.Network) error {
 	l.host = l.a
 	l.report("%s%s has created the group %s…", l.where(&st), creator.Name, l.Group[:8])
 	for _, c := range append(l.guests[1:], l.alice) {
-		if err := l.Add(ctx, c); err != nil {
-			return err
-		}
-		l.report("%s has added %s, who has joined by Welcome", creator.Name, c.Name)
-	}
-	return l.agreed(ctx)
-}
-
-// everybody has each member send a message that all others decrypt, and commit.
-func (l *life) everybody(ctx context.Context, _ *harness.Network) error {
-	for _, c := range l.Members {
-		if err := l.say(ctx, c); err != nil {
-			return err
-		}
-	}
-	for _, c := range l.Members {
-		if err := l.commit(ctx, c, "has committed new keys"); err != nil {
+		if err := l.add(creator, c)(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *life) say(ctx context.Context, from *harness.Client) error {
-	text, err := l.Say(ctx, from)
-	if err != nil {
+// tell gives a client a command.
+func tell(c *harness.Client, command string, args harness.Args) step {
+	return func(ctx context.Context) error { return c.Do(ctx, command, args, nil) }
+}
+
+// agreed checks that all members and the Delivery Service have the same group, where it should be, with nobody else.
+func (l *life) agreed(ctx context.Context) error {
+	if err := l.agree(ctx, l.host.Name, l.term); err != nil {
 		return err
 	}
-	l.messages++
-	l.report("all others have decrypted %q", text)
+	st, err := l.Members[0].State(ctx)
+	if err == nil && len(st.Members) != len(l.Members) {
+		err = fmt.Errorf("the group has %d members, not %d", len(st.Members), len(l.Members))
+	}
+	return err
+}
+
+// enters notes that a client is a member, by which way.
+func (l *life) enters(c *harness.Client, way string) step {
+	return func(ctx context.Context) error {
+		l.Members = append(l.Members, c)
+		l.report("%s has %s", c.Name, way)
+		return l.agreed(ctx)
+	}
+}
+
+// leaves waits until a client knows that it is removed, and why.
+func (l *life) leaves(c *harness.Client, why string) step {
+	return func(ctx context.Context) error {
+		l.Members = slices.DeleteFunc(l.Members, func(m *harness.Client) bool { return m == c })
+		if err := c.Do(ctx, "wait_for", harness.Args{"kind": "removed"}, nil); err != nil {
+			return err
+		}
+		l.report("%s %s, and has read the Commit that says so", c.Name, why)
+		return l.agreed(ctx)
+	}
+}
+
+// add has a member add a client.
+func (l *life) add(by, c *harness.Client) step {
+	return func(ctx context.Context) error {
+		return inOrder(ctx,
+			tell(c, "publish_key_packages", nil), tell(by, "add", harness.Args{"user": c.User.ID}),
+			tell(c, "join", nil), l.enters(c, "joined by the Welcome of "+by.Name))
+	}
+}
+
+// say has a member send a message that all others decrypt.
+func (l *life) say(from *harness.Client) step {
+	return func(ctx context.Context) error {
+		text, err := l.Say(ctx, from)
+		if err != nil {
+			return err
+		}
+		l.messages++
+		l.report("all others have decrypted %q", text)
+		return nil
+	}
+}
+
+// commit has a member commit what is pending, with new keys.
+func (l *life) commit(by *harness.Client) step {
+	return func(ctx context.Context) error {
+		l.report("%s commits", by.Name)
+		return by.Do(ctx, "update", nil, nil)
+	}
+}
+
+// moveTo has a member move the group.
+func (l *life) moveTo(target *harness.Server, mover *harness.Client) step {
+	return func(ctx context.Context) error {
+		if err := migrate(ctx, mover, target.Name); err != nil {
+			return err
+		}
+		l.host, l.term = target, l.term+1
+		l.Play.moves++
+		l.report("%s has moved the group to %s", mover.Name, l.label(target.Name))
+		return nil
+	}
+}
+
+// everybody has each member send a message, and commit.
+func (l *life) everybody(ctx context.Context) error {
+	for _, c := range l.Members {
+		if err := inOrder(ctx, l.say(c), l.commit(c), l.agreed); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 // sayMuch has alice send a message that is too large for an event: guests read it by direct requests.
-func (l *life) sayMuch(ctx context.Context, _ *harness.Network) error {
+func (l *life) sayMuch(ctx context.Context) error {
 	const size = 40 << 10
 	if err := l.SayText(ctx, l.alice, strings.Repeat("m", size)); err != nil {
 		return err
@@ -213,106 +291,42 @@ func (l *life) sayMuch(ctx context.Context, _ *harness.Network) error {
 	return nil
 }
 
-// commit has a member commit what is pending, with new keys, and all follow.
-func (l *life) commit(ctx context.Context, by *harness.Client, what string) error {
-	if err := by.Do(ctx, "update", nil, nil); err != nil {
-		return err
-	}
-	l.report("%s %s", by.Name, what)
-	return l.agreed(ctx)
-}
-
 // addAndRemove has each guest add erin, and remove her.
-func (l *life) addAndRemove(ctx context.Context, _ *harness.Network) error {
+func (l *life) addAndRemove(ctx context.Context) error {
 	for _, guest := range l.guests {
-		if err := l.erin.Do(ctx, "publish_key_packages", nil, nil); err != nil {
-			return err
-		}
-		if err := guest.Do(ctx, "add", harness.Args{"user": l.erin.User.ID}, nil); err != nil {
-			return err
-		}
-		if err := l.erin.Do(ctx, "join", nil, nil); err != nil {
-			return err
-		}
-		l.Members = append(l.Members, l.erin)
-		l.report("%s has added erin, who has joined by Welcome", guest.Name)
-		if err := l.agreed(ctx); err != nil {
-			return err
-		}
-		if err := guest.Do(ctx, "remove", harness.Args{"user": l.erin.User.ID}, nil); err != nil {
-			return err
-		}
-		if err := l.out(ctx, l.erin); err != nil {
-			return err
-		}
-		l.report("%s has removed erin", guest.Name)
-		if err := l.agreed(ctx); err != nil {
+		err := inOrder(ctx, l.add(guest, l.erin),
+			tell(guest, "remove", harness.Args{"user": l.erin.User.ID}), l.leaves(l.erin, "was removed by "+guest.Name))
+		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// out waits until a client knows that it is removed.
-func (l *life) out(ctx context.Context, c *harness.Client) error {
-	l.Members = slices.DeleteFunc(l.Members, func(m *harness.Client) bool { return m == c })
-	return c.Do(ctx, "wait_for", harness.Args{"kind": "removed"}, nil)
 }
 
 // moves has each member move the group to B and back.
-func (l *life) moves(ctx context.Context, _ *harness.Network) error {
-	for _, c := range slices.Clone(l.Members) {
-		for _, target := range []*harness.Server{l.b, l.a} {
-			if err := l.moveBy(ctx, c, target); err != nil {
-				return err
-			}
-			if err := l.agreed(ctx); err != nil {
-				return err
-			}
-			if err := l.say(ctx, c); err != nil {
-				return err
-			}
+func (l *life) moves(ctx context.Context) error {
+	for _, c := range l.Members {
+		err := inOrder(ctx, l.moveTo(l.b, c), l.agreed, l.say(c), l.moveTo(l.a, c), l.agreed, l.say(c))
+		if err != nil {
+			return err
 		}
 	}
-	return nil
-}
-
-// moveBy has a member move the group.
-func (l *life) moveBy(ctx context.Context, mover *harness.Client, target *harness.Server) error {
-	if err := migrate(ctx, mover, target.Name); err != nil {
-		return err
-	}
-	l.host, l.term = target, l.term+1
-	l.Play.moves++
-	l.report("%s has moved the group to %s", mover.Name, l.label(target.Name))
 	return nil
 }
 
 // away has the group move and go on while a guest's homeserver is down.
-func (l *life) away(ctx context.Context, _ *harness.Network) error {
-	for i, s := range l.stock {
+func (l *life) away(ctx context.Context) error {
+	for i, target := range []*harness.Server{l.b, l.a}[:len(l.stock)] {
+		s := l.stock[i]
 		if err := s.Stop(); err != nil {
 			return err
 		}
 		l.report("%s is down", s.Name)
-		target := l.b
-		if l.host == l.b {
-			target = l.a
-		}
-		if err := l.moveBy(ctx, l.alice, target); err != nil {
-			return err
-		}
-		if err := l.alice.Do(ctx, "update", nil, nil); err != nil {
-			return err
-		}
-		if err := s.Start(ctx); err != nil {
+		if err := inOrder(ctx, l.moveTo(target, l.alice), l.commit(l.alice), s.Start); err != nil {
 			return err
 		}
 		l.report("%s is up again", s.Name)
-		if err := l.agreed(ctx); err != nil {
-			return err
-		}
-		if err := l.say(ctx, l.guests[i]); err != nil {
+		if err := inOrder(ctx, l.agreed, l.say(l.guests[i])); err != nil {
 			return err
 		}
 	}
@@ -320,80 +334,59 @@ func (l *life) away(ctx context.Context, _ *harness.Network) error {
 }
 
 // leave has each guest leave the group, and enter anew by an external Commit.
-func (l *life) leave(ctx context.Context, _ *harness.Network) error {
+func (l *life) leave(ctx context.Context) error {
 	for _, guest := range l.guests {
-		if err := guest.Do(ctx, "leave", nil, nil); err != nil {
-			return err
-		}
-		if err := l.removed(ctx, guest, "has left the group"); err != nil {
-			return err
-		}
-		if err := l.rejoin(ctx, guest); err != nil {
+		if err := inOrder(ctx, tell(guest, "leave", nil), l.removed(guest, "has left"), l.rejoin(guest)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// removed has alice commit the removal that is pending, which the guest gets.
-func (l *life) removed(ctx context.Context, guest *harness.Client, why string) error {
-	pending := harness.Args{"kind": "state", "pending_proposals": 1}
-	if err := l.alice.Do(ctx, "wait_for", pending, nil); err != nil {
-		return err
+// removed has alice commit the removal of a guest that is pending.
+func (l *life) removed(guest *harness.Client, why string) step {
+	return func(ctx context.Context) error {
+		pending := harness.Args{"kind": "state", "pending_proposals": 1}
+		return inOrder(ctx, tell(l.alice, "wait_for", pending), l.commit(l.alice), l.leaves(guest, why))
 	}
-	if err := l.alice.Do(ctx, "update", nil, nil); err != nil {
-		return err
-	}
-	if err := l.out(ctx, guest); err != nil {
-		return err
-	}
-	l.report("%s %s, alice has committed that, and %s has read the Commit", guest.Name, why, guest.Name)
-	return l.agreed(ctx)
 }
 
 // rejoin has a guest who is in the room enter the group by an external Commit.
-func (l *life) rejoin(ctx context.Context, guest *harness.Client) error {
-	if err := guest.Do(ctx, "rejoin", harness.Args{"room": l.room}, nil); err != nil {
-		return err
+func (l *life) rejoin(guest *harness.Client) step {
+	return func(ctx context.Context) error {
+		return inOrder(ctx, tell(guest, "rejoin", harness.Args{"room": l.room}),
+			l.enters(guest, "entered anew by an external Commit"))
 	}
-	l.Members = append(l.Members, guest)
-	l.report("%s has entered anew by an external Commit", guest.Name)
-	return l.agreed(ctx)
 }
 
 // kick has alice kick each guest from the room, who comes back.
-func (l *life) kick(ctx context.Context, _ *harness.Network) error {
+func (l *life) kick(ctx context.Context) error {
 	for _, guest := range l.guests {
-		u := guest.User
-		if err := u.SetPowerLevel(ctx, l.room, u.ID, 0); err != nil {
-			return err
-		}
-		err := harness.Poll(ctx, func(ctx context.Context) error { // until A knows the level
-			return l.alice.User.Kick(ctx, l.room, u.ID)
-		})
+		err := inOrder(ctx, l.expel(guest.User), l.removed(guest, "was kicked from the room"), l.awaitKicked(guest.User),
+			l.admit(l.alice.User, guest.User), l.rejoin(guest))
 		if err != nil {
-			return err
-		}
-		if err := l.removed(ctx, guest, "was kicked from the room"); err != nil {
-			return err
-		}
-		if err := l.awaitKicked(ctx, u); err != nil {
-			return err
-		}
-		if err := l.admit(ctx, l.alice.User, u); err != nil {
-			return err
-		}
-		if err := l.rejoin(ctx, guest); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// awaitKicked waits until a user's homeserver knows that they are out of the room. Before that it takes them for joined
-// when they are to come back.
-func (l *life) awaitKicked(ctx context.Context, u *harness.User) error {
-	return harness.Poll(ctx, func(ctx context.Context) error {
+// expel has alice kick a user, who gives up their power before.
+func (l *life) expel(u *harness.User) step {
+	return func(ctx context.Context) error {
+		if err := u.SetPowerLevel(ctx, l.room, u.ID, 0); err != nil {
+			return err
+		}
+		return harness.Poll(ctx, func(ctx context.Context) error { // until A knows that
+			return l.alice.User.Kick(ctx, l.room, u.ID)
+		})
+	}
+}
+
+// awaitKicked waits until a user's homeserver knows that they are out of the room. Before that it would take them for
+// joined when they come back.
+func (l *life) awaitKicked(u *harness.User) step {
+	kicked := func(ctx context.Context) error {
 		var joined struct {
 			Rooms []string `json:"joined_rooms"`
 		}
@@ -402,15 +395,13 @@ func (l *life) awaitKicked(ctx context.Context, u *harness.User) error {
 			err = fmt.Errorf("%s has not been kicked yet", u.ID)
 		}
 		return err
-	})
+	}
+	return func(ctx context.Context) error { return harness.Poll(ctx, kicked) }
 }
 
 // lose has the group move to B, which is lost. A takes it on from what a member holds.
-func (l *life) lose(ctx context.Context, _ *harness.Network) error {
-	if err := l.moveBy(ctx, l.guests[len(l.guests)-1], l.b); err != nil {
-		return err
-	}
-	if err := l.agreed(ctx); err != nil {
+func (l *life) lose(ctx context.Context) error {
+	if err := inOrder(ctx, l.moveTo(l.b, l.guests[len(l.guests)-1]), l.agreed); err != nil {
 		return err
 	}
 	var held json.RawMessage
@@ -433,7 +424,7 @@ func (l *life) lose(ctx context.Context, _ *harness.Network) error {
 }
 
 // unharmed checks that no client has found anybody to have lied.
-func (l *life) unharmed(ctx context.Context, _ *harness.Network) error {
+func (l *life) unharmed(ctx context.Context) error {
 	for _, c := range append(l.Members, l.erin) {
 		var found []map[string]any
 		kinds := []string{"misattributed", "unverified", "fork"}
@@ -445,16 +436,4 @@ func (l *life) unharmed(ctx context.Context, _ *harness.Network) error {
 		}
 	}
 	return nil
-}
-
-// agreed checks that all members and the Delivery Service have the same group, where it should be, with nobody else.
-func (l *life) agreed(ctx context.Context) error {
-	if err := l.agree(ctx, l.host.Name, l.term); err != nil {
-		return err
-	}
-	st, err := l.Members[0].State(ctx)
-	if err == nil && len(st.Members) != len(l.Members) {
-		err = fmt.Errorf("the group has %d members, not %d", len(st.Members), len(l.Members))
-	}
-	return err
 }
