@@ -26,6 +26,8 @@ import (
 type Network struct {
 	// Postgres makes an empty PostgreSQL database for each server and returns its connection string. Nil: the servers use SQLite.
 	Postgres func() string
+	// NATS are the addresses of NATS servers for all homeservers. None: each has one inside.
+	NATS []string
 	// Links are the ways by which the servers reach each other. Nil: directly.
 	Links *Links
 	// Host is the host in the names of servers to come, localhost or another name of it. Ports tell servers apart, but

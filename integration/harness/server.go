@@ -42,7 +42,8 @@ type Server struct {
 	Env    []string // besides the test's own environment, from the next start on
 	Listen string   // where the server listens for its peers, if not at its name: its network's Links do
 
-	Postgres string // the connection string of its one database; empty for SQLite files
+	NATSServers []string // the addresses of NATS servers; none for the one inside
+	Postgres    string   // the connection string of its one database; empty for SQLite files
 
 	network *Network
 	program program
@@ -102,11 +103,12 @@ func (n *Network) prepare(ctx context.Context, p program) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		Name:    fmt.Sprintf("%s:%d", n.Host, secure),
-		Dir:     filepath.Join(n.dir, fmt.Sprintf("server-%d", secure)),
-		URL:     fmt.Sprintf("http://localhost:%d", plain),
-		network: n,
-		program: p,
+		Name:        fmt.Sprintf("%s:%d", n.Host, secure),
+		Dir:         filepath.Join(n.dir, fmt.Sprintf("server-%d", secure)),
+		URL:         fmt.Sprintf("http://localhost:%d", plain),
+		NATSServers: n.NATS,
+		network:     n,
+		program:     p,
 	}
 	if n.Postgres != nil {
 		s.Postgres = n.Postgres()
@@ -327,7 +329,7 @@ global:
   server_name: "{{.Name}}"
   private_key: {{.Dir}}/matrix_key.pem
   cache: {max_size_estimated: 32mb, max_age: 1h}
-  jetstream: {storage_path: {{.Dir}}/jetstream, topic_prefix: Dendrite}
+  jetstream: {storage_path: {{.Dir}}/jetstream, topic_prefix: Dendrite, addresses: [{{range .NATSServers}}"{{.}}", {{end}}]}
 {{if .Postgres}}  database: {connection_string: "{{.Postgres}}", max_open_conns: 20, max_idle_conns: 5, conn_max_lifetime: -1}
 {{end}}client_api:
   registration_disabled: false

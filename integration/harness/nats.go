@@ -1,0 +1,113 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// NATS is a cluster of NATS servers with JetStream.
+type NATS []*natsserver.Server
+
+// StartNATS starts three servers in this process, which end with the test.
+func StartNATS(t testing.TB) (cluster NATS) {
+	t.Helper()
+	ports, routes := make([]int, 3), ""
+	for i := range ports {
+		port, err := freePort(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports[i] = port
+		routes += fmt.Sprintf(",nats://127.0.0.1:%d", ports[i])
+	}
+	for i, port := range ports {
+		s, err := natsserver.NewServer(&natsserver.Options{
+			ServerName: fmt.Sprint("node", i), Host: "127.0.0.1", Port: natsserver.RANDOM_PORT,
+			JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, MaxPayload: 8 << 20,
+			Cluster: natsserver.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port},
+			Routes:  natsserver.RoutesFromStr(routes[1:]),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			s.Shutdown()
+			s.WaitForShutdown()
+		})
+		s.Start()
+		cluster = append(cluster, s)
+	}
+	for _, s := range cluster {
+		if !s.ReadyForConnections(Patience) {
+			t.Fatal("NATS does not start")
+		}
+	}
+	err := Poll(Within(t), func(context.Context) error {
+		for _, s := range cluster {
+			if s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == len(cluster) {
+				return nil
+			}
+		}
+		return errors.New("the servers have no leader")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cluster
+}
+
+// Addresses are the servers' own.
+func (c NATS) Addresses() (urls []string) {
+	for _, s := range c {
+		urls = append(urls, s.ClientURL())
+	}
+	return urls
+}
+
+// LoseLeader loses the server that leads a consumer, for good.
+func (c NATS) LoseLeader(t testing.TB, js nats.JetStreamContext, stream, consumer string) {
+	t.Helper()
+	info, err := js.ConsumerInfo(stream, consumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range c {
+		if s.Name() == info.Cluster.Leader {
+			go s.Shutdown()
+		}
+	}
+}
+
+// Replicate puts a stream on all three servers.
+func (c NATS) Replicate(t testing.TB, js nats.JetStreamContext, stream string) {
+	t.Helper()
+	err := Poll(Within(t), func(context.Context) error {
+		info, err := js.StreamInfo(stream)
+		if err != nil {
+			return err
+		}
+		if info.Config.Replicas != 3 {
+			info.Config.Replicas = 3
+			if info, err = js.UpdateStream(&info.Config); err != nil {
+				return err
+			}
+		}
+		if info.Cluster == nil || info.Cluster.Leader == "" || len(info.Cluster.Replicas) != 2 {
+			return errors.New("the stream has no three replicas")
+		}
+		for _, r := range info.Cluster.Replicas {
+			if !r.Current {
+				return fmt.Errorf("%s is behind", r.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
