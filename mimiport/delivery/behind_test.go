@@ -1,6 +1,7 @@
 package delivery_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -304,6 +305,9 @@ func TestStoppedGoesOn(t *testing.T) {
 			if err := p.show(serverA, receipt); err != nil {
 				t.Error(err)
 			}
+		}
+		if kinds := p.evidenceKinds(serverA); slices.Contains(kinds, storage.EvidenceLaterEpoch) {
+			t.Errorf("the void epoch alarms: %v", kinds)
 		}
 		p.group = before
 		p.goesOn()

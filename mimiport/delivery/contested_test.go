@@ -276,6 +276,25 @@ func TestForeignIDNeedsBinding(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
+// TestForeignIDIsRecovered: an operator recovers a group with a foreign id without the room's binding, unless that
+// binding has a preimage of the id.
+func TestForeignIDIsRecovered(t *testing.T) {
+	p := newPlay(t)
+	p.allow(serverB, `{"recover":true}`)
+	own := p.lineage(serverA)
+	held := p.held(p.shown(own, func(l *mimiport.Lineage) { l.Preimage = nil }))
+	pre := must(mimiport.UnmarshalLineage(own.Lineage))(t).Preimage
+	p.state(api.EventGroup, api.Binding{
+		RoomID: room, GroupID: p.id,
+		Preimage: &api.Preimage{CreatingServer: pre.CreatingServer, RoomID: pre.RoomID, Nonce: pre.Nonce[:]},
+	})
+	_, err := p.services[serverB].Recover(t.Context(), p.id, held)
+	expectRule(t, err, "lineage")
+	p.Room.Events = nil
+	must(p.services[serverB].Recover(t.Context(), p.id, held))(t)
+	p.expectHosted(serverB, 1)
+}
+
 // TestSquatterGivesWay: "A verified lineage with the preimage of an id displaces a row for that id without one".
 func TestSquatterGivesWay(t *testing.T) {
 	p := newPlay(t)

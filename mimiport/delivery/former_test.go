@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -176,7 +177,7 @@ func TestFormerTermsOfShorterLineage(t *testing.T) {
 	p.allow(serverB, `{"recover":true}`)
 	held, was := p.held(p.lineage(serverA)), p.group
 	p.move(serverA, serverC, alice)
-	migrated := p.lineage(serverC)
+	migrated, atC := p.lineage(serverC), p.group
 
 	p.group = was
 	p.lost = func(to, _ string) bool { return to == serverA }
@@ -197,6 +198,59 @@ func TestFormerTermsOfShorterLineage(t *testing.T) {
 	expectKind(t, err, mimiport.KindUnknownGroup)
 	if log, err := read(2); err != nil || log.Moved == nil || log.Moved.DeliveryService != serverC {
 		t.Errorf("of term 2 %s serves %v, %v", serverD, log, err)
+	}
+
+	// Term 2 is over at D: the group does not come back there in term 2 of the other lineage, but in a later term.
+	p.group = atC
+	refused := p.begin(serverC, serverD, alice)
+	p.run()
+	p.expect(refused, "aborted", "dropped")
+	const why = "the group has been here in a later term of another lineage"
+	if m := must(p.stores[serverC].Migration(t.Context(), refused.id))(t); !strings.Contains(m.Reason, why) {
+		t.Errorf("the migration is aborted: %s", m.Reason)
+	}
+	p.lost = func(string, string) bool { return false }
+	p.move(serverC, serverA, alice)
+	p.move(serverA, serverD, alice)
+	p.expectHosted(serverD, 3)
+}
+
+// TestFormerTermsOfLostBranch: a server that has yielded a term serves of that term the log of the branch that goes on,
+// and not its own.
+func TestFormerTermsOfLostBranch(t *testing.T) {
+	p := newPlay(t)
+	p.addThird(`{"recover":true}`)
+	p.allow(serverB, `{"recover":true,"accept_claims":true}`)
+	p.lost = func(to, _ string) bool { return to == serverA }
+	held, was := p.held(p.lineage(serverA)), p.group
+	must(p.services[serverB].Recover(t.Context(), p.id, held))(t)
+	p.commit(serverB, bob, mlstest.CommitOptions{})
+	must(p.services[serverC].Recover(t.Context(), p.id, held))(t)
+	p.support(serverC)
+	if err := p.show(serverB, p.lineage(serverC)); err != nil {
+		t.Fatal(err)
+	}
+	p.group = was
+	p.commit(serverC, alice, mlstest.CommitOptions{})
+	p.move(serverC, serverB, bob)
+	p.requireSameLog(serverB, serverC, alice, 1)
+}
+
+// TestClaimTakesNoFormerTerms: a server that reclaims a group has nothing of the terms before that its log came with.
+func TestClaimTakesNoFormerTerms(t *testing.T) {
+	p := newPlay(t)
+	p.addThird(`{"target":"joined_servers"}`)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	p.move(serverA, serverB, bob)
+	if log := p.log(serverB, alice, 0, 0); len(log.Messages) != 2 {
+		t.Fatalf("of term 0 %s serves %s", serverB, outline(log))
+	}
+	p.move(serverB, serverC, bob)
+	p.lost = func(to, _ string) bool { return to == serverC }
+	must(p.services[serverB].Reclaim(t.Context(), p.id, &api.LineageRequest{}))(t)
+	log := p.log(serverB, alice, 0, 0)
+	if len(log.Messages) != 0 || !log.End || log.Moved == nil || log.Moved.DeliveryService != serverB || log.Term != 0 {
+		t.Errorf("after the reclaim of term 0 %s serves %s", serverB, outline(log))
 	}
 }
 

@@ -1,7 +1,11 @@
 package delivery_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,7 +105,7 @@ func TestForgedWhileStaged(t *testing.T) {
 }
 
 // TestFormerHostGone: a group whose former host is gone moves on, to a server that has never met it, if the room names
-// the source and its term.
+// the source and its term. That server's log names each key that came with the lineage.
 func TestFormerHostGone(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers"}`)
@@ -113,6 +117,8 @@ func TestFormerHostGone(t *testing.T) {
 		p.point(api.Pointer{Via: place.Server, Term: place.Term})
 		expectKind(t, p.put(a, data), mimiport.KindPeer)
 	}
+	var log bytes.Buffer
+	p.services[serverC].Log = slog.New(slog.NewTextHandler(&log, nil))
 	p.point(api.Pointer{Via: serverB, Term: 1})
 	spoiled := p.resignAs(serverB, data, func(s *mimiport.GroupState) {
 		s.Lineage.Steps[0].Confirmation.KeyObject = []byte(`{"a":1}`)
@@ -120,6 +126,10 @@ func TestFormerHostGone(t *testing.T) {
 	expectKind(t, p.put(a, spoiled), mimiport.KindPeer)
 	p.run()
 	p.expect(a, "moved", "active")
+	const use = `msg="a lineage rests on a key that came with it" group_id=%s term=1 server=a.example`
+	if want := fmt.Sprintf(use, mimiport.IDText(p.id)); !strings.Contains(log.String(), want) {
+		t.Errorf("the log has not %q: %s", want, &log)
+	}
 }
 
 // TestSourceMustBeLive: what the source itself has signed counts by a key that it has now, known as it may be.

@@ -9,6 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // agree sets the room's list of successors.
@@ -157,6 +158,13 @@ func TestHealthyHostStays(t *testing.T) {
 		"denied by the ACL":    func(p *play) { p.whileOut(serverA, day); p.Room.Denied = []string{serverB} },
 		"the operator alone":   func(p *play) { p.whileOut(serverA, day); p.allow(serverA, `{"source":"server_admin"}`) },
 		"nobody moves a group": func(p *play) { p.whileOut(serverA, day); p.allow(serverA, `{"source":"nobody"}`) },
+		"has forgotten what it signed": func(p *play) {
+			p.whileOut(serverA, day)
+			forgotten := []storage.Evidence{{GroupID: p.id, Kind: migration.EvidenceOwnForgotten, At: p.now}}
+			if err := p.stores[serverA].Apply(p.t.Context(), &storage.Change{Evidence: forgotten}); err != nil {
+				p.t.Fatal(err)
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newSuccession(t)
@@ -170,6 +178,23 @@ func TestHealthyHostStays(t *testing.T) {
 			p.expectAt(serverA, serverA, 0)
 		})
 	}
+}
+
+// TestStoppedHostStays: a host that has stopped the group does not yield to a successor. It contests nothing either.
+func TestStoppedHostStays(t *testing.T) {
+	p := newSuccession(t)
+	claim := p.forgedRecover(serverA, serverB)
+	stopped := must(p.stores[serverA].Group(t.Context(), p.id))(t)
+	stopped.State = migration.GroupStopped
+	if err := p.stores[serverA].Apply(t.Context(), &storage.Change{Group: stopped}); err != nil {
+		t.Fatal(err)
+	}
+	p.whileOut(serverA, day)
+	if err := p.show(serverA, claim); err != nil {
+		t.Fatal(err)
+	}
+	p.expectAt(serverA, serverA, 0)
+	p.expectKept(serverA, migration.EvidenceContested)
 }
 
 // TestSuccessorAfterRestore: the heartbeat of a database that was restored says nothing: a claim of a later epoch shows
