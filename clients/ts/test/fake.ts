@@ -33,13 +33,15 @@ export const refuse = (status: number, code: string, more = {}): never => {
 };
 
 /** A signing key as a server has it. */
-class SigningKey {
+export class SigningKey {
   private readonly pair = generateKeyPairSync("ed25519");
   readonly public = toBase64(Buffer.from(this.pair.publicKey.export({ format: "jwk" }).x!, "base64url"));
 
+  constructor(readonly id = KEY_ID) {}
+
   sign<T>(codec: wire.SignedCodec<T>, message: T): { message: string; key_id: string } {
     const signature = new Uint8Array(sign(null, wire.signedContent(codec, message), this.pair.privateKey));
-    return { message: toBase64(wire.encode(codec, { ...message, signature })), key_id: KEY_ID };
+    return { message: toBase64(wire.encode(codec, { ...message, signature })), key_id: this.id };
   }
 }
 
@@ -83,7 +85,7 @@ interface Hosted {
 }
 
 export class FakeDs {
-  readonly key = new SigningKey();
+  key = new SigningKey();
   readonly groups = new Map<string, Hosted>();
   readonly migrations = new Map<string, Migration>();
   /** What the source does with an Init: decide at once, leave it frozen, or give up. */
@@ -108,7 +110,7 @@ export class FakeDs {
 
   /** The keys that it publishes. */
   get keys(): object | undefined {
-    const verify_keys = { [KEY_ID]: { key: this.key.public } };
+    const verify_keys = { [this.key.id]: { key: this.key.public } };
     const published = { server_name: this.name, valid_until_ts: Date.now() + 1e9, verify_keys };
     return this.keyless ? undefined : published;
   }
@@ -356,7 +358,7 @@ export class FakeDs {
     const term = from.term + 1;
     this.groups.set(key, { id: key, room: room_id, term, epoch: from.epoch + 1, log: [], state: "staged", lineage: from.lineage });
     const expires_at = Date.now() + 600_000;
-    return { migration_id: id, migration_response: signed.message, key_id: KEY_ID, expires_at, ...this.entryOffer(response) };
+    return { migration_id: id, migration_response: signed.message, key_id: this.key.id, expires_at, ...this.entryOffer(response) };
   }
 
   private init(m: Migration, body: any, user: string): MigrationStatus {
@@ -396,7 +398,7 @@ export class FakeDs {
       term: g.term + 1,
       migration_response: m.signed.message,
       migration_confirmation: confirmation.message,
-      key_id: KEY_ID,
+      key_id: confirmation.key_id,
     };
     Object.assign(m.status, { state: "moved", migration_confirmation: confirmation });
     this.accept(g, m.submission, "commit", user, moved);

@@ -10,6 +10,7 @@ import { ratchetTree } from "../src/mls.js";
 import { receiptIn } from "../src/receipts.js";
 import { loadStore, saveStore } from "../src/store.js";
 import { commitReceipt, type CommitReceipt, fromBase64, toBase64 } from "../src/wire.js";
+import { SigningKey } from "./fake.js";
 import { net, party, together, User } from "./party.js";
 
 const hosted = (u: User, ds = u.group.ds) => net.ds(ds).groups.get(u.group.key)!;
@@ -114,6 +115,16 @@ test("a receipt counts only with the host's signature, for its message, in this 
     await deliver(alice, f);
   assert.deepEqual([alice.group.receipt, alice.group.fork], [before, undefined]);
   assert.deepEqual(alice.take("fork"), []);
+});
+
+test("the host's key object is kept, and taken anew when a receipt has another key", async () => {
+  const { s, alice, bob } = await pair();
+  const keys = (u: User) => Object.keys(u.group.hostKeys!.verify_keys);
+  assert.deepEqual([alice.group.hostKeys!.server_name, keys(alice)], [s, ["ed25519:1"]]);
+  net.ds(s).key = new SigningKey("ed25519:2");
+  await bob.client.update(bob.group);
+  await alice.sync();
+  assert.deepEqual([keys(alice), keys(bob)], [["ed25519:2"], ["ed25519:2"]]);
 });
 
 test("two receipts for one epoch prove a fork: the first is kept, nothing is submitted, both are shown", async () => {
