@@ -99,6 +99,18 @@ func TestTargetVerifies(t *testing.T) {
 	p.expect(a, "frozen", "offered")
 }
 
+// TestExpiredLeafMoves: a leaf whose lifetime is over holds up no move.
+func TestExpiredLeafMoves(t *testing.T) {
+	p := newPlay(t)
+	p.Room.Joined[carol] = true
+	now := uint64(p.now.Unix())
+	joiner := p.group.NewClient(mlstest.Identity(carol, "CAROL")).Lasting(now-1, now+1)
+	p.commit(serverA, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(joiner)}})
+	p.now = p.now.Add(48 * time.Hour)
+	p.move(serverA, serverB, bob)
+	p.expectHosted(serverB, 1)
+}
+
 // flipped is data with one bit changed near its end.
 func flipped(data []byte) []byte {
 	out := bytes.Clone(data)
