@@ -401,6 +401,22 @@ func TestBadFormerLog(t *testing.T) {
 	}
 }
 
+// TestFormerReceiptsAreForMembers: T does not verify the signature of a receipt in the log. Members do.
+func TestFormerReceiptsAreForMembers(t *testing.T) {
+	p := newPlay(t)
+	p.commit(serverA, alice, mlstest.CommitOptions{})
+	a := p.begin(serverA, serverB, bob)
+	data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
+	unsigned := p.resign(data, func(s *mimiport.GroupState) {
+		r := must(mimiport.UnmarshalCommitReceipt(s.Log[0].Receipt))(t)
+		r.Signature[0] ^= 1
+		s.Log[0].Receipt = must(r.Marshal())(t)
+	})
+	if err := p.put(a, unsigned); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFollowsByTargetAlone: a member who was away when S was lost for good follows by T alone, with the
 // former term that T serves.
 func TestFollowsByTargetAlone(t *testing.T) {
