@@ -20,7 +20,7 @@ import {
   type Surroundings,
 } from "./group.js";
 import { ServerKeys } from "./keys.js";
-import { claimIn, goesOn, isRecover, moveIn } from "./lineage.js";
+import { claimIn, goesOn, hostIn, isRecover, moveIn } from "./lineage.js";
 import { claimHash, type Pointer, pointerFor, pointerTo } from "./pointer.js";
 import { isLost, news, receiptIn } from "./receipts.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
@@ -686,20 +686,21 @@ export class Inbox {
 
   /**
    * Where in the group a Welcome of a server leads; undefined for one that does not count. One of a server from which the
-   * group has moved since counts if the present host has it too, in that server's term.
+   * group has moved since counts if the present host says that it was the host in its term, and has the Welcome, too.
    */
   private async entryOf(server: string, fanOut: FanOut, host: string): Promise<Entry | undefined> {
     const { group_id, term, seq, epoch } = fanOut;
     if (server === host) return { server, term, seq, message: fanOut.message };
-    let [message, migration]: [string?, Migrated?] = [];
+    const { lineage: told } = await this.ds(host).host(group_id);
+    const hosts = decode(lineage, fromBase64(told ?? ""));
+    if (term >= hosts.steps.length || hostIn(hosts, term) !== server) return undefined;
+    let [message, leads]: [string?, boolean?] = [];
     for await (const m of this.termAt(host, group_id, term)) {
-      if (m.kind === "commit" && m.epoch === epoch - 1) migration = m.migration;
+      if (m.kind === "commit" && m.epoch === epoch - 1) leads = m.migration !== undefined;
       if (m.kind === "welcome" && m.epoch === epoch && m.message === (fanOut.message ?? m.message)) message = m.message;
     }
     if (message === undefined) return undefined;
-    return migration === undefined
-      ? { server, term, seq, message }
-      : { server: migration.delivery_service, term: migration.term, seq: 0, message };
+    return leads ? { server: hostIn(hosts, term + 1), term: term + 1, seq: 0, message } : { server, term, seq, message };
   }
 
   /** Reads a term of a group as a server has it, from its beginning. */

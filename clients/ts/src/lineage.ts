@@ -30,7 +30,7 @@ export function moveIn(step: LineageStep | undefined, term: number): Migrated | 
 }
 
 /** The Delivery Service of a term, which the lineage must reach. */
-function hostIn({ creatingServer, steps }: Lineage, term: number): string {
+export function hostIn({ creatingServer, steps }: Lineage, term: number): string {
   const step = steps[term - 1];
   if (step === undefined) return creatingServer;
   if ("lineageClaim" in step) return decode(lineageClaim, step.lineageClaim.message).domainName;

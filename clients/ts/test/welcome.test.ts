@@ -90,3 +90,24 @@ test("the Welcome of a migration Commit leads to the target, whether it is in th
     assert.deepEqual([carol.group.ds, carol.group.term, carol.group.next], [t, 1, 1]);
   }
 });
+
+test("a Welcome counts only from the server that had the group in its term", async () => {
+  for (const moved of [false, true]) {
+    const { users, s, t, room } = await party("alice", "bob");
+    const [alice, bob] = users as [User, User];
+    const carol = await published(`carol${rooms}`);
+    const deliver = await addUnheard(alice, carol);
+    if (moved) await alice.client.migrate(alice.group, t);
+    net.lose(carol.id);
+    // A stranger need not know the Welcome: the host has it.
+    const of = { group_id: alice.group.key, room_id: room, protocol: "mls10", kind: "welcome", seq: 99, epoch: 2 };
+    for (const term of [0, 1, 2]) net.toDevice(carol.id, `@_mimiport:stranger${rooms}.example`, { ...of, term });
+    await carol.sync();
+    assert.equal(carol.client.stored.groups.size, 0);
+    deliver();
+    await carol.sync();
+    for (const u of [alice, bob]) await u.sync();
+    together(alice, bob, carol);
+    assert.equal(carol.group.ds, moved ? t : s);
+  }
+});
