@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -34,6 +33,7 @@ type deviceKeys struct {
 	confirmed *simplelru.LRU[delivery.LeafKey, time.Time] // keys that another homeserver says are published, and when
 	published *simplelru.LRU[api.DirectKey, published]    // the same keys by their names
 	asking    *slots.Slots[string]                        // homeservers that are asked for published keys
+	askingAll *slots.Slots[struct{}]                      // the same questions to all of them
 }
 
 // published is a key that another homeserver says is published, and when it has said so.
@@ -49,6 +49,7 @@ const (
 	maxConfirmed = 16384 // at some hundred bytes each
 	maxKey       = 255   // bytes of a published key
 	maxAsking    = 8     // questions for published keys that one homeserver has not answered yet
+	maxAskingAll = placesAll / 2
 )
 
 func newDeviceKeys(
@@ -58,7 +59,7 @@ func newDeviceKeys(
 	byName, _ := simplelru.NewLRU[api.DirectKey, published](maxConfirmed, nil)
 	return &deviceKeys{
 		client: client, users: users, isLocal: isLocal, silent: silent, now: silent.now, confirmed: confirmed,
-		published: byName, asking: slots.New[string](maxAsking),
+		published: byName, asking: slots.New[string](maxAsking), askingAll: slots.New[struct{}](maxAskingAll),
 	}
 }
 
@@ -89,7 +90,7 @@ func (d *deviceKeys) Look(
 }
 
 // key is the Key of clientapi.Direct. Anybody can make this server ask a homeserver, by naming one of its users: at
-// most maxAsking questions go on at a time.
+// most maxAsking questions go on at a time, and maxAskingAll to all homeservers. So Look has places left.
 func (d *deviceKeys) key(ctx context.Context, from string, of api.DirectKey) ([]byte, error) {
 	const op = "look up device key"
 	if key, ok := d.isPublished(of); ok {
@@ -101,12 +102,14 @@ func (d *deviceKeys) key(ctx context.Context, from string, of api.DirectKey) ([]
 	}
 	free, ok := d.asking.Take(string(server))
 	if !ok {
-		return nil, &mimiport.Error{
-			Op: op, Kind: mimiport.KindQuota, Info: mimiport.Info{RetryAfter: time.Second},
-			Err: fmt.Errorf("%s is being asked for other devices", server),
-		}
+		return nil, tooMany(op, "%s is being asked for other devices", server)
 	}
 	defer free()
+	freeAll, ok := d.askingAll.Take(struct{}{})
+	if !ok {
+		return nil, tooMany(op, "too many homeservers are being asked for devices")
+	}
+	defer freeAll()
 	devices, err := d.devices(ctx, from, string(server), []string{of.UserID})
 	if err != nil {
 		return nil, err
@@ -121,6 +124,12 @@ func (d *deviceKeys) key(ctx context.Context, from string, of api.DirectKey) ([]
 	defer d.mu.Unlock()
 	d.published.Add(of, published{key, d.now()})
 	return key, nil
+}
+
+func tooMany(op, why string, args ...any) error {
+	err := mimiport.Errorf(op, mimiport.KindQuota, why, args...)
+	err.Info.RetryAfter = time.Second
+	return err
 }
 
 func (d *deviceKeys) isPublished(of api.DirectKey) ([]byte, bool) {

@@ -1,10 +1,14 @@
 package hooks
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,4 +105,43 @@ func TestLyingHomeserver(t *testing.T) {
 			t.Errorf("the leaf of %s: %v, %v", user, found, err)
 		}
 	}
+}
+
+// TestQuestionsOfStrangers: who names users of many homeservers that never answer takes half of the places for
+// questions about devices. The others are left for the devices of members.
+func TestQuestionsOfStrangers(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	begun, refused := make(chan bool), make(chan bool)
+	d := asker(func(ctx context.Context, r *http.Request) (*http.Response, error) {
+		if r.URL.Host == "s.example" {
+			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(`{}`))}, nil
+		}
+		begun <- true
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	var asking sync.WaitGroup
+	questions := 0
+	for i := range placesAll {
+		asking.Go(func() {
+			of := api.DirectKey{UserID: fmt.Sprintf("@alice:%d.example", i), DeviceID: "PHONE", Scheme: scheme}
+			if _, err := d.key(ctx, "t.example", of); mimiport.KindOf(err) == mimiport.KindQuota {
+				refused <- true
+			}
+		})
+		select {
+		case <-begun:
+			questions++
+		case <-refused:
+		}
+	}
+	if questions != placesAll/2 {
+		t.Errorf("%d of %d places are taken", questions, placesAll)
+	} else {
+		leaves := []delivery.LeafKey{{UserID: "@bob:s.example", DeviceID: "D", Scheme: scheme, Key: "key"}}
+		_, err := d.Look(t.Context(), "t.example", "s.example", leaves)
+		wantNone(t, err)
+	}
+	cancel()
+	asking.Wait()
 }
