@@ -60,11 +60,14 @@ func (d *Direct) Authenticate(r *http.Request) (api.Caller, error) {
 	if err := d.requirePlace(q.Service, caller.Server); err != nil {
 		return api.Caller{}, err
 	}
-	now := d.Now()
-	if err := requireTime(q.Time, now); err != nil {
+	if err := requireTime(q.Time, d.Now()); err != nil {
 		return api.Caller{}, err
 	}
 	if err := d.requireSignature(r.Context(), q, key); err != nil {
+		return api.Caller{}, err
+	}
+	now := d.Now() // another homeserver may have taken its time, until the nonce was forgotten
+	if err := requireTime(q.Time, now); err != nil {
 		return api.Caller{}, err
 	}
 	if err := d.Rates.TakeDirect(caller); err != nil {

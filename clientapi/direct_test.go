@@ -65,8 +65,9 @@ func (l *listener) BindGroup(
 type counter struct {
 	t       *testing.T
 	service listener
-	asked   []string // the keys that it asked for, and under which name
-	silent  error    // the error of a request for a key; nil to return the key
+	asked   []string      // the keys that it asked for, and under which name
+	silent  error         // the error of a request for a key; nil to return the key
+	takes   time.Duration // the time that a request for a key takes
 	time    time.Time
 	rates   *edge.Rates
 	handler http.Handler
@@ -81,6 +82,7 @@ func newCounter(t *testing.T, perUser, perServer int) *counter {
 		IsLocal: isLocal, Nonces: memory.New(), Rates: c.rates, Now: clock,
 		Key: func(_ context.Context, from string, of api.DirectKey) ([]byte, error) {
 			c.asked = append(c.asked, from+": "+api.DeviceKeyName(of.Scheme, of.DeviceID))
+			c.time = c.time.Add(c.takes)
 			return key(of.UserID + of.DeviceID).Public().(ed25519.PublicKey), c.silent
 		},
 	}
@@ -239,6 +241,8 @@ func TestDirectRequestTime(t *testing.T) {
 	c.wantHeard("early", c.send("GET", groupURI, "", header))
 	c.time = now.Add(limit)
 	c.want("as late as can be", c.send("GET", groupURI, "", header), http.StatusForbidden, "M_BAD_SIGNATURE", "nonce")
+	c.takes = time.Minute // in which the nonce may be forgotten
+	c.want("late when it is known", c.send("GET", groupURI, "", header), http.StatusForbidden, "M_BAD_SIGNATURE", "time")
 }
 
 // TestDirectRequestHome: when the device's homeserver does not answer, the refusal says so.
