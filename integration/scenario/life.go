@@ -404,6 +404,9 @@ func (l *life) lose(ctx context.Context) error {
 	if err := inOrder(ctx, l.moveTo(l.b, l.guests[len(l.guests)-1]), l.agreed); err != nil {
 		return err
 	}
+	if err := l.guests[0].Do(ctx, "sync", nil, nil); err != nil { // B has to say how the group came there
+		return err
+	}
 	var held json.RawMessage
 	if err := errors.Join(l.b.Kill(), l.guests[0].Do(ctx, "export", nil, &held)); err != nil {
 		return err
