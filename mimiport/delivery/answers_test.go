@@ -10,8 +10,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// TestStagedAnswers: while a group is staged, T answers every route of it with M_MIGRATION_IN_PROGRESS and a time, and
-// each route of the migration as the profile, section 6, says.
+// TestStagedAnswers: a group that is only offered is unknown at T. While a group is staged, T answers every route of it
+// with M_MIGRATION_IN_PROGRESS and a time, but refuses a stranger, and answers each route of the migration as the
+// profile, section 6, says.
 func TestStagedAnswers(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" || what == "vote" }
@@ -20,6 +21,8 @@ func TestStagedAnswers(t *testing.T) {
 	if offer.State != "offered" || offer.Term != 0 || offer.Limits == nil {
 		t.Errorf("the offer: %+v", offer)
 	}
+	_, err := p.services[serverB].Group(t.Context(), caller(bob), p.id)
+	expectKind(t, err, mimiport.KindUnknownGroup)
 	if _, err := p.initiate(a); err != nil {
 		t.Fatal(err)
 	}
@@ -47,11 +50,13 @@ func TestStagedAnswers(t *testing.T) {
 			t.Errorf("%s: no time to try again", name)
 		}
 	}
+	_, err = b.Group(ctx, caller("@eve:a.example"), p.id)
+	expectKind(t, err, mimiport.KindForbidden)
 	staged := must(b.Migration(ctx, api.Caller{Server: serverA}, a.id))(t)
 	if staged.State != "staged" || staged.Term != 1 || staged.Complete == nil || staged.Limits != nil {
 		t.Errorf("the status: %+v", staged)
 	}
-	_, err := b.AbortMigration(ctx, caller(bob), a.id)
+	_, err = b.AbortMigration(ctx, caller(bob), a.id)
 	expectKind(t, err, mimiport.KindForbidden)
 	_, err = b.InitMigration(ctx, caller(bob), a.id, a.init)
 	expectKind(t, err, mimiport.KindInvalid)
@@ -70,6 +75,25 @@ func infoOf(t *testing.T, err error, kind mimiport.Kind) mimiport.Info {
 		t.FailNow()
 	}
 	return e.Info
+}
+
+// TestOfferForUnknownSuite: T makes no offer for a cipher suite that T does not speak.
+func TestOfferForUnknownSuite(t *testing.T) {
+	p := newPlay(t)
+	req := must((&mimiport.MigrationRequest{
+		SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id, Epoch: p.group.Epoch(),
+	}).Marshal())(t)
+	ask := func(cipherSuite uint16) error {
+		_, err := p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{
+			MigrationRequest: req, RoomID: room,
+			SuiteRequest: api.SuiteRequest{Protocol: suite.Protocol, CipherSuite: cipherSuite},
+		})
+		return err
+	}
+	expectKind(t, ask(0xfeed), mimiport.KindUnsupported)
+	if err := ask(suite.CipherSuite); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestProbe: before S freezes, it asks T once how the migration stands there. It goes on for an offer alone, or where T
