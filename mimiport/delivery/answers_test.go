@@ -7,6 +7,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
@@ -208,4 +209,22 @@ func TestTargetLosesModule(t *testing.T) {
 	p.now = p.now.Add(time.Hour)
 	p.run()
 	p.expect(a, "moved", "active")
+}
+
+// TestLargePiece: a piece of the log ends before it has more than 4 MiB of messages. It has its first message whatever
+// the size of that is.
+func TestLargePiece(t *testing.T) {
+	p := newPlay(t)
+	deps := p.services[serverA].Deps
+	deps.Limits.MessageBytes = 8 << 20
+	p.services[serverA] = delivery.New(deps)
+	for _, size := range []int{5 << 20, 1 << 20, 2 << 20, 2 << 20} {
+		must(p.submit(serverA, alice, &api.SubmitRequest{Message: p.group.Application(nil, size)}))(t)
+	}
+	for from, want := range map[uint64]int{1: 1, 2: 2, 3: 1, 4: 1} {
+		res := must(p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{From: from}))(t)
+		if len(res.Messages) != want || res.Next != from+uint64(want) || res.End != (res.Next == 5) {
+			t.Errorf("from %d: %d messages, next %d, end %v", from, len(res.Messages), res.Next, res.End)
+		}
+	}
 }
