@@ -40,6 +40,14 @@ func TestHostLeftRoom(t *testing.T) {
 	p.say(serverB, bob)
 }
 
+// TestHostLeftRoomRemoves: by the last state that such a host saw, it proposes the removal of whoever had left.
+func TestHostLeftRoomRemoves(t *testing.T) {
+	p := newExternalPlay(t)
+	p.Room.Left = map[string]bool{serverA: true}
+	p.leave(serverA, carol)
+	p.expectProposals(serverA, 1)
+}
+
 // TestClaimAfterHostLeft: a room that the host has left says nothing to it of who has the group.
 func TestClaimAfterHostLeft(t *testing.T) {
 	p := newPlay(t)

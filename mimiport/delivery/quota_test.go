@@ -277,6 +277,44 @@ func TestTargetInRoom(t *testing.T) {
 	}
 }
 
+// TestTargetLeavesRoom: by its own policy S asks at the Init, before the content leaves and before its decision whether
+// the target has a joined user in the room, and T asks before its vote.
+func TestTargetLeavesRoom(t *testing.T) {
+	for name, c := range map[string]struct{ asks, waives, when string }{
+		"S before the content":  {serverA, serverB, "begin"},
+		"T before its vote":     {serverB, serverA, "content"},
+		"S before its decision": {serverA, serverB, "vote"},
+		"nobody":                {"", serverA, "content"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlay(t)
+			p.allow(serverB, `{"target":"joined_servers"}`)
+			p.allow(c.waives, `{"require_room":false}`)
+			want := []string{"aborted", "dropped"}
+			if c.asks == "" {
+				p.allow(serverB, `{"require_room":false}`)
+				want = []string{"moved", "active"}
+			}
+			a := p.begin(serverA, serverB, alice)
+			p.Room.Joined[bob] = c.when != "begin"
+			p.lost = func(_, what string) bool {
+				if what == c.when {
+					p.Room.Joined[bob] = false
+				}
+				return false
+			}
+			p.run()
+			p.expect(a, want[0], want[1])
+		})
+	}
+	p := newPlay(t)
+	p.allow(serverB, `{"target":"joined_servers"}`)
+	a := p.mustRequest(serverA, serverB, alice)
+	p.Room.Joined[bob] = false
+	_, err := p.initiate(a)
+	expectKind(t, err, mimiport.KindForbidden)
+}
+
 // TestRoomShare: one user does not use up what is there for a room's groups.
 func TestRoomShare(t *testing.T) {
 	const anna = "@anna:a.example"
