@@ -264,6 +264,30 @@ func TestAdminMoves(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
+// TestPromisesNeedNoQuota: quotas that are used up by now stop neither the decision on a vote, nor what follows from it
+// at the target, nor a removal by the server.
+func TestPromisesNeedNoQuota(t *testing.T) {
+	p := newPlay(t)
+	if err := p.reserved(serverB, bob); err != nil {
+		t.Fatal(err)
+	}
+	p.lost = func(_, what string) bool {
+		if what == "vote" {
+			p.allow(serverA, `{"quotas":{"bytes_per_day":1}}`)
+			p.allow(serverB, `{"quotas":{"groups":1,"members":1}}`)
+		}
+		return false
+	}
+	a := p.begin(serverA, serverB, bob)
+	p.run()
+	p.expect(a, "moved", "active")
+
+	p = newExternalPlay(t)
+	p.allow(serverA, `{"quotas":{"bytes_per_day":1}}`)
+	p.leave(serverA, carol)
+	p.expectProposals(serverA, 1)
+}
+
 // TestTargetInRoom: "T must have a joined user in the room unless `require_room: false`" (profile, section 8).
 func TestTargetInRoom(t *testing.T) {
 	p := newPlay(t)
