@@ -12,8 +12,8 @@ import (
 // groupStateVersion is the only version of GroupState there is (profile, section 4).
 const groupStateVersion = 1
 
-// SectionType is the type of a section of the group state. With the high bit set, an importer that does not know the section
-// must refuse the whole.
+// SectionType is the type of a section of the group state. With the high bit set, an importer that does not know the
+// section must refuse the whole.
 type SectionType uint16
 
 // The sections of profile, section 4.
@@ -28,8 +28,8 @@ const (
 	sectionCritical SectionType = 0x8000
 )
 
-// maxElements bounds the elements of every list in a group state, so that decoding it takes a small multiple of its size in
-// memory (profile, section 4).
+// maxElements bounds the elements of every list in a group state, so that decoding it takes a small multiple of its
+// size in memory (profile, section 4).
 const maxElements = 1<<16 - 1
 
 // GroupState is what moves (profile, section 4). An optional section is present when its list is not empty.
@@ -40,7 +40,8 @@ type GroupState struct {
 	Lineage   Lineage     `json:"lineage"`
 	Welcomes  []Joiners   `json:"welcomes"` // ascending epochs
 	Log       []LogEntry  `json:"log"`      // ascending terms and numbers, in the order accepted
-	Unknown   []Section   `json:"unknown"`  // optional sections of later versions: kept to encode identically, never passed on
+	// optional sections of later versions: kept to encode identically, never passed on
+	Unknown []Section `json:"unknown"`
 }
 
 // Section is a section as it stands on the wire.
@@ -62,7 +63,8 @@ type CommitState struct {
 	GroupInfo []byte `json:"group_info"` // MLSMessage, of the next epoch
 }
 
-// Joiners is what those need who were added by one Commit and have not yet joined. A Commit has one Welcome for all it adds.
+// Joiners is what those need who were added by one Commit and have not yet joined. A Commit has one Welcome for all it
+// adds.
 type Joiners struct {
 	Epoch       uint64         `json:"epoch"`        // the epoch the Welcome leads to
 	RatchetTree []byte         `json:"ratchet_tree"` // may be empty: then it is in the Welcome, or read from the source
@@ -152,8 +154,8 @@ func (g *GroupState) Marshal() ([]byte, error) {
 	return b.Bytes()
 }
 
-// UnmarshalGroupState decodes a group state. It returns a KindUnsupported error for another version or an unknown critical
-// section, and a KindBadMessage error for anything else that is wrong: order, repetition, a missing section.
+// UnmarshalGroupState decodes a group state. It returns a KindUnsupported error for another version or an unknown
+// critical section, and a KindBadMessage error for anything else that is wrong: order, repetition, a missing section.
 func UnmarshalGroupState(data []byte) (*GroupState, error) {
 	sections, err := splitGroupState(data)
 	if err != nil {

@@ -30,14 +30,15 @@ type Lineage struct {
 // Term is the number of steps: the term of the present host.
 func (l *Lineage) Term() uint64 { return uint64(len(l.Steps)) }
 
-// LineageStep is the proof of one step. A migration is proved by the target's offer and the source's decision, supported by the
-// target's vote; a reclaim or recover by the claim of the server that takes the group.
+// LineageStep is the proof of one step. A migration is proved by the target's offer and the source's decision,
+// supported by the target's vote; a reclaim or recover by the claim of the server that takes the group.
 type LineageStep struct {
-	Kind         StepKind       `json:"kind"`
-	Response     SignedMessage  `json:"migration_response,omitzero"`     // by the step's target
-	Confirmation SignedMessage  `json:"migration_confirmation,omitzero"` // by the step's source
-	Vote         SignedMessage  `json:"migration_vote,omitzero"`         // by the step's target; empty where it is not known
-	Claim        *SignedMessage `json:"lineage_claim,omitzero"`          // LineageClaim, of any other kind but a migration
+	Kind         StepKind      `json:"kind"`
+	Response     SignedMessage `json:"migration_response,omitzero"`     // by the step's target
+	Confirmation SignedMessage `json:"migration_confirmation,omitzero"` // by the step's source
+	// by the step's target; empty where it is not known
+	Vote  SignedMessage  `json:"migration_vote,omitzero"`
+	Claim *SignedMessage `json:"lineage_claim,omitzero"` // LineageClaim, of any other kind but a migration
 }
 
 // LineageClaim is a server's word that it hosts the group in a term, signed by it (profile, section 3).
@@ -61,7 +62,8 @@ func (m *LineageClaim) encodeUnsigned(b *cryptobyte.Builder) {
 }
 func (m *LineageClaim) encode(b *cryptobyte.Builder) { encodeSigned(b, m) }
 func (m *LineageClaim) decode(s *cryptobyte.String) bool {
-	return s.ReadUint8((*uint8)(&m.Kind)) && (m.Kind == StepReclaim || m.Kind == StepRecover) && readString(s, &m.DomainName) &&
+	return s.ReadUint8((*uint8)(&m.Kind)) && (m.Kind == StepReclaim || m.Kind == StepRecover) &&
+		readString(s, &m.DomainName) &&
 		wire.ReadOpaque(s, &m.GroupID) && readEpoch(s, &m.Term) && readEpoch(s, &m.Epoch) && wire.ReadOpaque(s, &m.Signature)
 }
 

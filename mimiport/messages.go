@@ -2,9 +2,9 @@
 // docs/profile.md adds to them, their signatures, identifiers and errors. It does no I/O, reads no clock and draws no
 // randomness.
 //
-// Every Unmarshal function refuses trailing bytes, non-minimal lengths and anything it would not encode identically, and
-// returns slices of its input. Every Marshal method fails only when a field is longer than its vector can state. The json tags are
-// the field names of the draft, for tools: on the wire the structures are binary.
+// Every Unmarshal function refuses trailing bytes, non-minimal lengths and anything it would not encode identically,
+// and returns slices of its input. Every Marshal method fails only when a field is longer than its vector can state.
+// The json tags are the field names of the draft, for tools: on the wire the structures are binary.
 package mimiport
 
 //go:generate go run ./internal/vectors testdata
@@ -82,8 +82,8 @@ type MigrationVote struct {
 	Signature   []byte      `json:"signature"`
 }
 
-// MigrationConfirmation is the source's decision, signed by it (draft, "Initiating a migration"). DomainName is the target's
-// name: where the group now is (profile, section 1).
+// MigrationConfirmation is the source's decision, signed by it (draft, "Initiating a migration"). DomainName is the
+// target's name: where the group now is (profile, section 1).
 type MigrationConfirmation struct {
 	DomainName string `json:"domain_name"`
 	Nonce      Nonce  `json:"nonce"`
@@ -98,8 +98,8 @@ type MigrationAbort struct {
 	Signature    []byte      `json:"signature"`
 }
 
-// ExternalSenderOffer is the external_senders entry that a migration Commit puts in the place of the source's, signed by the target
-// (profile, section 5). It travels beside the MigrationResponse.
+// ExternalSenderOffer is the external_senders entry that a migration Commit puts in the place of the source's, signed
+// by the target (profile, section 5). It travels beside the MigrationResponse.
 type ExternalSenderOffer struct {
 	MigrationID    MigrationID `json:"migration_id"`
 	ExternalSender []byte      `json:"external_sender"` // encoded as the group's protocol has it

@@ -1,5 +1,5 @@
-// Package api holds what users, servers and members say to a Delivery Service and hear from it: the calls, the JSON messages of the
-// HTTP APIs, and the content of events. It knows neither HTTP nor how a call is served.
+// Package api holds what users, servers and members say to a Delivery Service and hear from it: the calls, the JSON
+// messages of the HTTP APIs, and the content of events. It knows neither HTTP nor how a call is served.
 package api
 
 import (
@@ -12,8 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// API is what a user can ask of a Delivery Service. Service answers for this server; the federation client carries the same
-// calls to another one. Every method returns a *mimiport.Error for what the caller can act on.
+// API is what a user can ask of a Delivery Service. Service answers for this server; the federation client carries the
+// same calls to another one. Every method returns a *mimiport.Error for what the caller can act on.
 type API interface {
 	Groups
 	Migrations
@@ -54,8 +54,8 @@ type Groups interface {
 	// RatchetTree is the encoded ratchet tree of the current epoch or the one before.
 	RatchetTree(ctx context.Context, c Caller, groupID []byte, epoch uint64) ([]byte, error)
 
-	// Submit accepts a proposal, a Commit with its GroupInfo and Welcome, or an application message. A repeated submit gets
-	// the first answer.
+	// Submit accepts a proposal, a Commit with its GroupInfo and Welcome, or an application message. A repeated submit
+	// gets the first answer.
 	Submit(ctx context.Context, c Caller, groupID []byte, req *SubmitRequest) (*SubmitResponse, error)
 
 	// Messages reads the log.
@@ -69,7 +69,8 @@ type Migrations interface {
 
 	// InitMigration asks this server, as the source, to hand the group over. It answers when the migration has ended, or
 	// after a while with the state it is in.
-	InitMigration(ctx context.Context, c Caller, id mimiport.MigrationID, req *MigrationInitRequest) (*MigrationStatus, error)
+	InitMigration(ctx context.Context, c Caller, id mimiport.MigrationID, req *MigrationInitRequest) (
+		*MigrationStatus, error)
 
 	// Migration tells how a migration stands here.
 	Migration(ctx context.Context, c Caller, id mimiport.MigrationID) (*MigrationStatus, error)
@@ -97,8 +98,8 @@ type ReserveGroupRequest struct {
 	SuiteRequest
 }
 
-// SuiteRequest names a group's protocol and cipher suite, to be given the server's external_senders entry for it. Without a suite none
-// is given.
+// SuiteRequest names a group's protocol and cipher suite, to be given the server's external_senders entry for it.
+// Without a suite none is given.
 type SuiteRequest struct {
 	Protocol    string `json:"protocol,omitempty"`
 	CipherSuite uint16 `json:"cipher_suite,omitempty"`
@@ -108,7 +109,8 @@ type SuiteRequest struct {
 type ReserveGroupResponse struct {
 	GroupID  GroupID  `json:"group_id"`
 	Preimage Preimage `json:"preimage"`
-	// ExternalSender is the entry for external_senders with which this server can propose to remove members who leave the room.
+	// ExternalSender is the entry for external_senders with which this server can propose to remove members who leave the
+	// room.
 	ExternalSender spec.Base64Bytes `json:"external_sender,omitempty"`
 }
 
@@ -159,8 +161,8 @@ type GroupResponse struct {
 	Warnings []string `json:"warnings,omitempty"` // of a bind: WarnOneServer
 }
 
-// WarnOneServer is the warning that all users who may move the group are on one server: when that one is lost, nobody is
-// left to say who has the group.
+// WarnOneServer is the warning that all users who may move the group are on one server: when that one is lost, nobody
+// is left to say who has the group.
 const WarnOneServer = "movers-on-one-server"
 
 // HostResponse says where a group is and how it came there.
@@ -214,8 +216,8 @@ type RecoverRequest struct {
 	Lineage spec.Base64Bytes `json:"lineage"`
 }
 
-// SubmitRequest is one message for the group. GroupInfo and Welcome go with a Commit: the GroupInfo of the next epoch always,
-// better without a ratchet_tree extension; the Welcome when the Commit adds.
+// SubmitRequest is one message for the group. GroupInfo and Welcome go with a Commit: the GroupInfo of the next epoch
+// always, better without a ratchet_tree extension; the Welcome when the Commit adds.
 type SubmitRequest struct {
 	Message   spec.Base64Bytes `json:"message"`
 	GroupInfo spec.Base64Bytes `json:"group_info,omitempty"`
@@ -253,8 +255,8 @@ type MessagesResponse struct {
 	Moved    *MovedInfo   `json:"moved,omitempty"` // at the end of a term that is over
 }
 
-// LogMessage is a message of the log, in answers and in fan-out. In fan-out, Message is absent above 32 KiB and is fetched
-// from the log by its number.
+// LogMessage is a message of the log, in answers and in fan-out. In fan-out, Message is absent above 32 KiB and is
+// fetched from the log by its number.
 type LogMessage struct {
 	Seq       uint64           `json:"seq"`
 	Epoch     uint64           `json:"epoch"` // the epoch it was sent in; of a Welcome, the one it leads to
@@ -296,7 +298,8 @@ func (b *Binding) Names(roomID string, groupID []byte) bool {
 	return b.RoomID == roomID && bytes.Equal(b.GroupID, groupID)
 }
 
-// Pointer is the content of EventPointer: where a room's group is, and the source's word for the step that brought it there.
+// Pointer is the content of EventPointer: where a room's group is, and the source's word for the step that brought it
+// there.
 type Pointer struct {
 	RoomID      string           `json:"room_id,omitempty"`    // a pointer that a room upgrade has copied is void
 	GroupID     GroupID          `json:"group_id,omitempty"`   // of the group that it is about
@@ -338,7 +341,8 @@ type MigrationOffer struct {
 	ExternalSenderOffer spec.Base64Bytes `json:"external_sender_offer,omitempty"`
 }
 
-// MigrationInitRequest carries the MigrationInit with its Commit bundle. KeyID is the target's key of the MigrationResponse inside.
+// MigrationInitRequest carries the MigrationInit with its Commit bundle. KeyID is the target's key of the
+// MigrationResponse inside.
 type MigrationInitRequest struct {
 	MigrationInit spec.Base64Bytes `json:"migration_init"`
 	KeyID         string           `json:"key_id"`
@@ -347,7 +351,8 @@ type MigrationInitRequest struct {
 	SubmitRequest
 }
 
-// SignedRequest carries a signed message: a MigrationConfirmation or a MigrationAbort, or the target's vote as an answer.
+// SignedRequest carries a signed message: a MigrationConfirmation or a MigrationAbort, or the target's vote as an
+// answer.
 type SignedRequest struct {
 	Message spec.Base64Bytes `json:"message"`
 	KeyID   string           `json:"key_id"`
@@ -360,25 +365,26 @@ type SignedRequest struct {
 
 // MigrationStatus is how a migration stands on one side.
 type MigrationStatus struct {
-	MigrationID       string        `json:"migration_id"`
-	Role              string        `json:"role"`
-	State             string        `json:"state"`
-	GroupID           GroupID       `json:"group_id"`
-	RoomID            string        `json:"room_id"`
-	Source            string        `json:"source"`
-	Target            string        `json:"target"`
-	User              string        `json:"user"`
-	Term              uint64        `json:"term"` // the term that begins at the target
-	Epoch             uint64        `json:"epoch"`
-	ExpiresAt         int64         `json:"expires_at,omitempty"` // milliseconds since 1970
-	DecideBy          int64         `json:"decide_by,omitempty"`  // milliseconds since 1970
-	MigrationResponse *SignedInfo   `json:"migration_response,omitempty"`
-	Complete          *SignedInfo   `json:"target_migration_complete,omitempty"`
-	Confirmation      *SignedInfo   `json:"migration_confirmation,omitempty"`
-	Abort             *SignedInfo   `json:"migration_abort,omitempty"`
-	Receipt           *SignedInfo   `json:"receipt,omitempty"` // of the migration Commit, at the source: mimiport.CommitReceipt
-	Reason            string        `json:"reason,omitempty"`
-	Limits            *TargetLimits `json:"limits,omitempty"` // of an offer: what the target takes
+	MigrationID       string      `json:"migration_id"`
+	Role              string      `json:"role"`
+	State             string      `json:"state"`
+	GroupID           GroupID     `json:"group_id"`
+	RoomID            string      `json:"room_id"`
+	Source            string      `json:"source"`
+	Target            string      `json:"target"`
+	User              string      `json:"user"`
+	Term              uint64      `json:"term"` // the term that begins at the target
+	Epoch             uint64      `json:"epoch"`
+	ExpiresAt         int64       `json:"expires_at,omitempty"` // milliseconds since 1970
+	DecideBy          int64       `json:"decide_by,omitempty"`  // milliseconds since 1970
+	MigrationResponse *SignedInfo `json:"migration_response,omitempty"`
+	Complete          *SignedInfo `json:"target_migration_complete,omitempty"`
+	Confirmation      *SignedInfo `json:"migration_confirmation,omitempty"`
+	Abort             *SignedInfo `json:"migration_abort,omitempty"`
+	// of the migration Commit, at the source: mimiport.CommitReceipt
+	Receipt *SignedInfo   `json:"receipt,omitempty"`
+	Reason  string        `json:"reason,omitempty"`
+	Limits  *TargetLimits `json:"limits,omitempty"` // of an offer: what the target takes
 }
 
 // TargetLimits is what a target takes, so that nothing freezes for what it would refuse.

@@ -14,33 +14,39 @@ type Route struct {
 	RawBody bool   // the body is authenticated by a hash in the signed URI and streamed
 }
 
-// maxJSON is the limit in bytes of a JSON body: 1 MiB in base64 with room to spare. MaxBind is the limit for binding a group, whose
-// ratchet tree is in the body, over federation. Both are small because it takes 20 times the size in memory to check who has signed a
-// JSON body.
+// maxJSON is the limit in bytes of a JSON body: 1 MiB in base64 with room to spare. MaxBind is the limit for binding a
+// group, whose ratchet tree is in the body, over federation. Both are small because it takes 20 times the size in
+// memory to check who has signed a JSON body.
 const (
 	maxJSON = 3 << 19
 	MaxBind = 8 << 20
 )
 
-// The routes of users and servers, as server and client must agree on them. Package edge adds the calls. Names are those of
-// openapi.yaml.
+// The routes of users and servers, as server and client must agree on them. Package edge adds the calls. Names are
+// those of openapi.yaml.
 var (
-	ReserveGroup     = Route{Name: "reserveGroup", Method: http.MethodPost, Path: "/groups", MaxBody: maxJSON}
-	BindGroup        = Route{Name: "bindGroup", Method: http.MethodPut, Path: "/groups/{groupId}", MaxBody: MaxBind}
-	GetGroup         = Route{Name: "getGroup", Method: http.MethodGet, Path: "/groups/{groupId}"}
-	CloseGroup       = Route{Name: "closeGroup", Method: http.MethodDelete, Path: "/groups/{groupId}"}
-	ReportCommit     = Route{Name: "reportCommit", Method: http.MethodPost, Path: "/groups/{groupId}/reports", MaxBody: maxJSON}
-	GetHost          = Route{Name: "getHost", Method: http.MethodGet, Path: "/groups/{groupId}/host"}
-	ShowLineage      = Route{Name: "showLineage", Method: http.MethodPut, Path: "/groups/{groupId}/lineage", MaxBody: maxJSON}
+	ReserveGroup = Route{Name: "reserveGroup", Method: http.MethodPost, Path: "/groups", MaxBody: maxJSON}
+	BindGroup    = Route{Name: "bindGroup", Method: http.MethodPut, Path: "/groups/{groupId}", MaxBody: MaxBind}
+	GetGroup     = Route{Name: "getGroup", Method: http.MethodGet, Path: "/groups/{groupId}"}
+	CloseGroup   = Route{Name: "closeGroup", Method: http.MethodDelete, Path: "/groups/{groupId}"}
+	ReportCommit = Route{Name: "reportCommit", Method: http.MethodPost, Path: "/groups/{groupId}/reports",
+		MaxBody: maxJSON}
+	GetHost     = Route{Name: "getHost", Method: http.MethodGet, Path: "/groups/{groupId}/host"}
+	ShowLineage = Route{Name: "showLineage", Method: http.MethodPut, Path: "/groups/{groupId}/lineage",
+		MaxBody: maxJSON}
 	GetDrift         = Route{Name: "getDrift", Method: http.MethodGet, Path: "/groups/{groupId}/drift"}
 	GetTree          = Route{Name: "getTree", Method: http.MethodGet, Path: "/groups/{groupId}/tree"}
 	Submit           = Route{Name: "submit", Method: http.MethodPost, Path: "/groups/{groupId}/messages", MaxBody: maxJSON}
 	GetMessages      = Route{Name: "getMessages", Method: http.MethodGet, Path: "/groups/{groupId}/messages"}
 	RequestMigration = Route{Name: "requestMigration", Method: http.MethodPost, Path: "/migrations", MaxBody: maxJSON}
-	InitMigration    = Route{Name: "initMigration", Method: http.MethodPut, Path: "/migrations/{migrationId}/init", MaxBody: maxJSON}
+	InitMigration    = Route{Name: "initMigration", Method: http.MethodPut, Path: "/migrations/{migrationId}/init",
+		MaxBody: maxJSON}
 	GetMigration     = Route{Name: "getMigration", Method: http.MethodGet, Path: "/migrations/{migrationId}"}
 	AbortMigration   = Route{Name: "abortMigration", Method: http.MethodDelete, Path: "/migrations/{migrationId}"}
-	ConfirmMigration = Route{Name: "confirmMigration", Method: http.MethodPut, Path: "/migrations/{migrationId}/confirmation", MaxBody: maxJSON}
-	PutContent       = Route{Name: "putContent", Method: http.MethodPut, Path: "/migrations/{migrationId}/content", RawBody: true}
-	PutAbort         = Route{Name: "putAbort", Method: http.MethodPut, Path: "/migrations/{migrationId}/abort", MaxBody: maxJSON}
+	ConfirmMigration = Route{Name: "confirmMigration", Method: http.MethodPut,
+		Path: "/migrations/{migrationId}/confirmation", MaxBody: maxJSON}
+	PutContent = Route{Name: "putContent", Method: http.MethodPut, Path: "/migrations/{migrationId}/content",
+		RawBody: true}
+	PutAbort = Route{Name: "putAbort", Method: http.MethodPut, Path: "/migrations/{migrationId}/abort",
+		MaxBody: maxJSON}
 )

@@ -94,11 +94,13 @@ type attempt struct {
 // request asks the target for an offer and prepares the Init. edit may spoil the Commit.
 func (p *play) request(from, to, user string, edit func(*mlstest.CommitOptions)) (*attempt, error) {
 	p.t.Helper()
-	req, err := (&mimiport.MigrationRequest{SourceDomain: from, TargetDomain: to, GroupID: p.id, Epoch: p.group.Epoch()}).Marshal()
+	req, err := (&mimiport.MigrationRequest{SourceDomain: from, TargetDomain: to, GroupID: p.id,
+		Epoch: p.group.Epoch()}).Marshal()
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	offer, err := p.services[to].RequestMigration(p.t.Context(), caller(user), &api.MigrationRequestRequest{MigrationRequest: req, RoomID: room})
+	offer, err := p.services[to].RequestMigration(p.t.Context(), caller(user),
+		&api.MigrationRequestRequest{MigrationRequest: req, RoomID: room})
 	if err != nil {
 		return nil, err
 	}
@@ -188,8 +190,10 @@ func (p *play) expectHosted(ds string, term uint64) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if g.Term != term || g.Epoch != p.group.Epoch() || g.State != "active" || string(g.GroupInfo) != string(p.group.GroupInfo()) {
-		p.t.Errorf("%s has the group %s at term %d, epoch %d; want term %d, epoch %d", ds, g.State, g.Term, g.Epoch, term, p.group.Epoch())
+	if g.Term != term || g.Epoch != p.group.Epoch() || g.State != "active" ||
+		string(g.GroupInfo) != string(p.group.GroupInfo()) {
+		p.t.Errorf("%s has the group %s at term %d, epoch %d; want term %d, epoch %d", ds, g.State, g.Term, g.Epoch, term,
+			p.group.Epoch())
 	}
 	tree, err := p.services[ds].RatchetTree(p.t.Context(), caller(bob), p.id, g.Epoch)
 	if err != nil {

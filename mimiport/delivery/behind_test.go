@@ -52,7 +52,8 @@ func TestForgottenReceipt(t *testing.T) {
 	if _, err := p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{}); err != nil {
 		t.Errorf("what was accepted cannot be read: %v", err)
 	}
-	if host, err := p.services[serverA].Host(t.Context(), caller(bob), p.id); err != nil || host.DeliveryService != serverA || host.Term != 0 {
+	if host, err := p.services[serverA].Host(t.Context(), caller(bob), p.id); err != nil ||
+		host.DeliveryService != serverA || host.Term != 0 {
 		t.Errorf("the group is at %+v, %v", host, err)
 	}
 	if err := p.show(serverA, receipt); err != nil { // again

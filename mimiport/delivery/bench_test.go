@@ -126,7 +126,8 @@ func (c *crowd) next(i, members int) (api.Caller, *api.SubmitRequest) {
 	return caller(user), &api.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo}
 }
 
-// BenchmarkCommit accepts Commits one after the other in groups of growing size, each one with its fan-out to ten servers stored.
+// BenchmarkCommit accepts Commits one after the other in groups of growing size, each one with its fan-out to ten
+// servers stored.
 func BenchmarkCommit(b *testing.B) {
 	onEngines(b, func(b *testing.B, service *delivery.Service) {
 		for _, members := range []int{100, 1_000, 10_000, 50_000} {
@@ -165,7 +166,8 @@ func BenchmarkCommit(b *testing.B) {
 	})
 }
 
-// processorTime is what this process has used of the processors: without that of a PostgreSQL server, and whatever else runs.
+// processorTime is what this process has used of the processors: without that of a PostgreSQL server, and whatever else
+// runs.
 func processorTime() time.Duration {
 	var used syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
@@ -174,7 +176,8 @@ func processorTime() time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkGroups accepts Commits in 1,000 groups of ten members, 64 requests at a time: one of each group an operation.
+// BenchmarkGroups accepts Commits in 1,000 groups of ten members, 64 requests at a time: one of each group an
+// operation.
 func BenchmarkGroups(b *testing.B) {
 	const groups, members, atOnce = 1_000, 10, 64
 	type request struct {
@@ -198,7 +201,8 @@ func BenchmarkGroups(b *testing.B) {
 			wait.Go(func() {
 				for n := range b.N {
 					for i := worker; i < groups; i += atOnce {
-						if _, err := service.Submit(b.Context(), requests[i][n].from, requests[i][n].id, requests[i][n].SubmitRequest); err != nil {
+						if _, err := service.Submit(b.Context(), requests[i][n].from, requests[i][n].id,
+							requests[i][n].SubmitRequest); err != nil {
 							b.Error(err)
 						}
 					}

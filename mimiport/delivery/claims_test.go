@@ -111,15 +111,16 @@ func (p *play) restore(ds string, store storage.Store) {
 	p.stores[ds], p.services[ds] = store, delivery.New(deps)
 }
 
-// TestRestoredBeforeMove: "Own signature beats own database" (profile, section 3): a source restored from before the migration hosts the group
-// again until it is shown its own confirmation; then it stops, for good, and redirects.
+// TestRestoredBeforeMove: "Own signature beats own database" (profile, section 3): a source restored from before the
+// migration hosts the group again until it is shown its own confirmation; then it stops, for good, and redirects.
 func TestRestoredBeforeMove(t *testing.T) {
 	p := newPlay(t)
 	p.commit(serverA, alice, mlstest.CommitOptions{})
 	backup, before := p.copyOf(serverA), p.group
 	p.move(serverA, serverB, bob)
 	p.restore(serverA, backup)
-	if g, err := p.services[serverA].Group(t.Context(), caller(alice), p.id); err != nil || g.State != "active" || g.Epoch != before.Epoch() {
+	if g, err := p.services[serverA].Group(t.Context(), caller(alice), p.id); err != nil || g.State != "active" ||
+		g.Epoch != before.Epoch() {
 		t.Fatalf("the restored server says %+v, %v", g, err)
 	}
 	l := p.lineage(serverB)
@@ -143,8 +144,8 @@ func TestRestoredBeforeMove(t *testing.T) {
 	p.expectHosted(serverA, 2)
 }
 
-// TestPointerStops: a restored source learns from the room's pointer, too, that it has confirmed the group away; a pointer that does not
-// verify is passed over.
+// TestPointerStops: a restored source learns from the room's pointer, too, that it has confirmed the group away; a
+// pointer that does not verify is passed over.
 func TestPointerStops(t *testing.T) {
 	p := newPlay(t)
 	backup := p.copyOf(serverA)
@@ -175,8 +176,8 @@ func TestPointerStops(t *testing.T) {
 	}
 }
 
-// TestRestoredWhileFrozen: restored from the middle of a migration, a source that is shown its own confirmation completes the move
-// instead of aborting at decide_by.
+// TestRestoredWhileFrozen: restored from the middle of a migration, a source that is shown its own confirmation
+// completes the move instead of aborting at decide_by.
 func TestRestoredWhileFrozen(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -198,7 +199,8 @@ func TestRestoredWhileFrozen(t *testing.T) {
 	}
 }
 
-// TestRestoredAndAborted: a source that was restored and has aborted what it had confirmed stops when it is shown the confirmation.
+// TestRestoredAndAborted: a source that was restored and has aborted what it had confirmed stops when it is shown the
+// confirmation.
 func TestRestoredAndAborted(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -223,8 +225,8 @@ func TestRestoredAndAborted(t *testing.T) {
 	}
 }
 
-// TestStagedLearnsFromLineage: STAGED ends with "a verified lineage in which S's step of that term is another migration → DROPPED" (profile,
-// section 6).
+// TestStagedLearnsFromLineage: STAGED ends with "a verified lineage in which S's step of that term is another migration
+// → DROPPED" (profile, section 6).
 func TestStagedLearnsFromLineage(t *testing.T) {
 	p := newPlay(t)
 	lost := p.mustRequest(serverA, serverB, bob)
@@ -242,7 +244,9 @@ func TestStagedLearnsFromLineage(t *testing.T) {
 	const serverC, carol = "c.example", "@carol:c.example"
 	p.addServer(serverC)
 	p.Room.Joined[carol], p.Room.Power[carol] = true, 100
-	p.commit(serverA, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL")))}})
+	p.commit(serverA, alice,
+		mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(carol,
+			"CAROL")))}})
 	leafOf[carol] = 2
 	defer delete(leafOf, carol)
 	p.lost = func(to, _ string) bool { return to == serverB }
@@ -254,8 +258,8 @@ func TestStagedLearnsFromLineage(t *testing.T) {
 	p.expect(lost, "aborted", "dropped")
 }
 
-// TestReclaim: "Target lost for good after the decision: operator `reclaim` at S, a new term …; T yields to the higher term" (profile, section
-// 6).
+// TestReclaim: "Target lost for good after the decision: operator `reclaim` at S, a new term …; T yields to the higher
+// term" (profile, section 6).
 func TestReclaim(t *testing.T) {
 	p := newPlay(t)
 	_, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{})
@@ -283,7 +287,8 @@ func TestReclaim(t *testing.T) {
 	p.run()
 	_, err = p.submit(serverB, bob, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
 	expectKind(t, err, mimiport.KindMoved)
-	if moved := asError(err).Info.Moved; moved == nil || moved.Server != serverA || moved.Term != 2 || len(moved.Claim) == 0 {
+	if moved := asError(err).Info.Moved; moved == nil || moved.Server != serverA || moved.Term != 2 ||
+		len(moved.Claim) == 0 {
 		t.Errorf("B redirects to %+v", moved)
 	}
 
@@ -296,7 +301,8 @@ func TestReclaim(t *testing.T) {
 	p.expectHosted(serverB, 3)
 }
 
-// newReclaimed is a group that was reclaimed from a target that had voted and never heard of the decision. No decision reaches it.
+// newReclaimed is a group that was reclaimed from a target that had voted and never heard of the decision. No decision
+// reaches it.
 func newReclaimed(t *testing.T) *play {
 	t.Helper()
 	p := newPlay(t)
@@ -317,7 +323,8 @@ func TestReclaimUndecidedTarget(t *testing.T) {
 	p.expectHosted(serverA, 2)
 }
 
-// TestRecover: "Source lost for good: operator `recover` at T from what members hold, off by default" (profile, section 6).
+// TestRecover: "Source lost for good: operator `recover` at T from what members hold, off by default" (profile, section
+// 6).
 func TestRecover(t *testing.T) {
 	p := newPlay(t)
 	req := p.held(p.lineage(serverA))
@@ -362,7 +369,8 @@ func TestForeignClaims(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := &mimiport.LineageClaim{Kind: mimiport.StepReclaim, DomainName: serverA, GroupID: p.id, Term: 2, Epoch: p.group.Epoch()}
+		c := &mimiport.LineageClaim{Kind: mimiport.StepReclaim, DomainName: serverA, GroupID: p.id, Term: 2,
+			Epoch: p.group.Epoch()}
 		edit(c)
 		if err := mimiport.Sign(c, p.Key(c.DomainName)); err != nil {
 			t.Fatal(err)
@@ -371,7 +379,8 @@ func TestForeignClaims(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.Steps = append(l.Steps, mimiport.LineageStep{Kind: c.Kind, Claim: &migration.Signed{Message: data, KeyID: "ed25519:1"}})
+		l.Steps = append(l.Steps,
+			mimiport.LineageStep{Kind: c.Kind, Claim: &migration.Signed{Message: data, KeyID: "ed25519:1"}})
 		out, err := l.Marshal()
 		if err != nil {
 			t.Fatal(err)

@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// TestClockBack: the clock goes back while the group is frozen. S decides if the vote comes first, else it aborts as soon as it looks:
-// it does not stay frozen for as long as the clock went back.
+// TestClockBack: the clock goes back while the group is frozen. S decides if the vote comes first, else it aborts as
+// soon as it looks: it does not stay frozen for as long as the clock went back.
 func TestClockBack(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -88,8 +88,8 @@ func TestSourceAhead(t *testing.T) {
 	}
 }
 
-// TestClockYearsAhead: a clock that leaps ahead ends what is kept for a time, and nothing that is kept for good: redirects, the lineage,
-// Commits that were aborted, nonces that were used.
+// TestClockYearsAhead: a clock that leaps ahead ends what is kept for a time, and nothing that is kept for good:
+// redirects, the lineage, Commits that were aborted, nonces that were used.
 func TestClockYearsAhead(t *testing.T) {
 	p := newPlay(t)
 	dropped := p.begin(serverA, serverB, bob)

@@ -18,8 +18,9 @@ func (p *play) submitted(proposal *mlstest.Proposal) []byte {
 	return message
 }
 
-// TestMigrationCommit: the migration Commit is "a PublicMessage of a member, with a path that keeps the leaf's credential", and has "nothing else
-// inside: no Adds or Removes by value, no ReInit"; where no external_senders entry is for S, "none is added" (profile, section 5).
+// TestMigrationCommit: the migration Commit is "a PublicMessage of a member, with a path that keeps the leaf's
+// credential", and has "nothing else inside: no Adds or Removes by value, no ReInit"; where no external_senders entry
+// is for S, "none is added" (profile, section 5).
 func TestMigrationCommit(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit func(*play, *mlstest.CommitOptions)
@@ -50,7 +51,8 @@ func TestMigrationCommit(t *testing.T) {
 			o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(nil)}
 		}, "external-senders"},
 		"an entry of the target": {func(p *play, o *mlstest.CommitOptions) {
-			o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(p.group.NewClient([]byte(serverB)).ExternalSender()))}
+			entry := p.group.NewClient([]byte(serverB)).ExternalSender()
+			o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry))}
 		}, "external-senders"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -67,7 +69,8 @@ func TestMigrationCommit(t *testing.T) {
 	}
 }
 
-// TestInitIsForOneMigration: MigrationInit, Commit and MigrationResponse are of one migration, from this server to another one.
+// TestInitIsForOneMigration: MigrationInit, Commit and MigrationResponse are of one migration, from this server to
+// another one.
 func TestInitIsForOneMigration(t *testing.T) {
 	p := newPlay(t)
 	other := p.mustRequest(serverA, serverB, bob)
@@ -84,7 +87,8 @@ func TestInitIsForOneMigration(t *testing.T) {
 	expectKind(t, init(serverA, other.id, a.init), mimiport.KindBadMessage)
 	expectKind(t, init(serverB, a.id, a.init), mimiport.KindInvalid)
 	foreign := func(source, target string) error {
-		response := &mimiport.MigrationResponse{Request: mimiport.MigrationRequest{SourceDomain: source, TargetDomain: target, GroupID: p.id, Epoch: p.group.Epoch()}}
+		response := &mimiport.MigrationResponse{Request: mimiport.MigrationRequest{SourceDomain: source, TargetDomain: target,
+			GroupID: p.id, Epoch: p.group.Epoch()}}
 		p.encoded(serverB, response)
 		req := *a.init
 		req.MigrationInit = p.signInit(response, leafOf[bob])
@@ -106,14 +110,17 @@ func TestInitIsForOneMigration(t *testing.T) {
 	expectKind(t, init(serverA, a.id, &alone), mimiport.KindBadMessage)
 
 	// An offer for another epoch than the Commit's.
-	request := must((&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id, Epoch: p.group.Epoch() + 1}).Marshal())(t)
-	offer := must(p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{MigrationRequest: request, RoomID: room}))(t)
+	request := must((&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id,
+		Epoch: p.group.Epoch() + 1}).Marshal())(t)
+	offer := must(p.services[serverB].RequestMigration(t.Context(), caller(bob),
+		&api.MigrationRequestRequest{MigrationRequest: request, RoomID: room}))(t)
 	_, err := p.initiate(p.prepare(serverA, serverB, bob, offer, nil))
 	expectRule(t, err, "migration-commit")
 	p.expectHosted(serverA, 0)
 }
 
-// TestVirtualHosts: a server by several names migrates a group under the one that hosts it, and not from one name to another.
+// TestVirtualHosts: a server by several names migrates a group under the one that hosts it, and not from one name to
+// another.
 func TestVirtualHosts(t *testing.T) {
 	const alias = "alias.a.example"
 	p := newPlay(t)
@@ -121,12 +128,14 @@ func TestVirtualHosts(t *testing.T) {
 	deps.IsLocal = func(s string) bool { return s == serverA || s == alias }
 	p.services[serverA] = delivery.New(deps)
 	request := func(source, target string) (*api.MigrationOffer, error) {
-		data := must((&mimiport.MigrationRequest{SourceDomain: source, TargetDomain: target, GroupID: p.id, Epoch: p.group.Epoch()}).Marshal())(t)
+		data := must((&mimiport.MigrationRequest{SourceDomain: source, TargetDomain: target, GroupID: p.id,
+			Epoch: p.group.Epoch()}).Marshal())(t)
 		server := target
 		if target == alias {
 			server = serverA
 		}
-		return p.services[server].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{MigrationRequest: data, RoomID: room})
+		return p.services[server].RequestMigration(t.Context(), caller(bob),
+			&api.MigrationRequestRequest{MigrationRequest: data, RoomID: room})
 	}
 	_, err := request(serverA, alias)
 	expectKind(t, err, mimiport.KindInvalid)
@@ -136,7 +145,8 @@ func TestVirtualHosts(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestAbortedCommit: "The hash of an aborted Commit is kept and refused on every path" (profile, section 5): with a new Response, too.
+// TestAbortedCommit: "The hash of an aborted Commit is kept and refused on every path" (profile, section 5): with a new
+// Response, too.
 func TestAbortedCommit(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -150,8 +160,8 @@ func TestAbortedCommit(t *testing.T) {
 	p.move(serverA, serverB, bob)
 }
 
-// TestOutsideInit: "Outside a MigrationInit the DS refuses a Commit whose authenticated_data parses as MigrationCommitAAD with a valid server
-// name" (profile, section 5), and no other for its authenticated_data.
+// TestOutsideInit: "Outside a MigrationInit the DS refuses a Commit whose authenticated_data parses as
+// MigrationCommitAAD with a valid server name" (profile, section 5), and no other for its authenticated_data.
 func TestOutsideInit(t *testing.T) {
 	p := newPlay(t)
 	c := p.group.Commit(mlstest.CommitOptions{Path: true, AuthenticatedData: announce("c.example")})
@@ -189,7 +199,8 @@ func TestSafeAAD(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestSwapIsSigned: "C gets T's entry with the MigrationResponse, signed by T; T refuses any other" (profile, section 5).
+// TestSwapIsSigned: "C gets T's entry with the MigrationResponse, signed by T; T refuses any other" (profile, section
+// 5).
 func TestSwapIsSigned(t *testing.T) {
 	p := newExternalPlay(t)
 	swap := func(o *mlstest.CommitOptions, entry []byte) {
@@ -206,7 +217,8 @@ func TestSwapIsSigned(t *testing.T) {
 	p.expectHosted(serverA, 0)
 
 	// A group that lists no entry of S, and one of T with a key that T has not given out: S cannot know.
-	other2 := newPlayWith(t, func(g *mlstest.Group) [][]byte { return [][]byte{g.NewClient([]byte(serverB)).ExternalSender()} })
+	other2 := newPlayWith(t,
+		func(g *mlstest.Group) [][]byte { return [][]byte{g.NewClient([]byte(serverB)).ExternalSender()} })
 	a := other2.begin(serverA, serverB, bob)
 	other2.run()
 	other2.expect(a, "aborted", "dropped")
@@ -216,14 +228,16 @@ func TestSwapIsSigned(t *testing.T) {
 func newPlayWith(t *testing.T, entries func(*mlstest.Group) [][]byte) *play {
 	p := &play{world: newWorld(t)}
 	p.Room.Joined[carol] = true
-	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t).GroupID
+	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice),
+		&api.ReserveGroupRequest{RoomID: room}))(t).GroupID
 	p.group = p.groupWith(entries(p.groupWith())...)
 	p.bind(serverA)
 	return p
 }
 
-// TestPendingRemove: "A pending Remove of C means C cannot migrate" (profile, section 5); "the next member Commit at that epoch must remove the
-// leaf, unless its sender is the one removed. External Commits are exempt …: the DS … proposes again at the new epoch" (section 7).
+// TestPendingRemove: "A pending Remove of C means C cannot migrate" (profile, section 5); "the next member Commit at
+// that epoch must remove the leaf, unless its sender is the one removed. External Commits are exempt …: the DS …
+// proposes again at the new epoch" (section 7).
 func TestPendingRemove(t *testing.T) {
 	p := newExternalPlay(t)
 	leafOf[carol] = 2
@@ -248,8 +262,8 @@ func TestPendingRemove(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestProposals: a proposal is of the member who is calling, or adds one who is in the room; while a group is frozen there are none: "the
-// proposal set is closed at the freeze" (profile, section 7).
+// TestProposals: a proposal is of the member who is calling, or adds one who is in the room; while a group is frozen
+// there are none: "the proposal set is closed at the freeze" (profile, section 7).
 func TestProposals(t *testing.T) {
 	p := newPlayWith(t, func(g *mlstest.Group) [][]byte {
 		return [][]byte{mlstest.NewClient(9, 1, []byte("elsewhere.example")).ExternalSender()}
@@ -260,10 +274,12 @@ func TestProposals(t *testing.T) {
 	}
 	update := p.group.Propose(0, p.group.Update(0))
 	expectKind(t, submit(bob, update), mimiport.KindForbidden)
-	expectKind(t, submit(alice, p.group.ProposeExternal(0, mlstest.NewClient(9, 1, []byte("elsewhere.example")), p.group.Remove(1))), mimiport.KindForbidden)
+	stranger := mlstest.NewClient(9, 1, []byte("elsewhere.example"))
+	expectKind(t, submit(alice, p.group.ProposeExternal(0, stranger, p.group.Remove(1))), mimiport.KindForbidden)
 	dave := p.group.NewClient(mlstest.Identity("@dave:b.example", "DAVE"))
 	expectKind(t, submit(alice, p.group.Propose(0, p.group.Add(dave))), mimiport.KindForbidden)
-	elsewhere := mlstest.New(mlstest.Options{GroupID: []byte("elsewhere"), Members: [][]byte{mlstest.Identity(alice, "ALICE")}})
+	elsewhere := mlstest.New(mlstest.Options{GroupID: []byte("elsewhere"),
+		Members: [][]byte{mlstest.Identity(alice, "ALICE")}})
 	expectKind(t, submit(alice, elsewhere.Application(nil, 10)), mimiport.KindInvalid)
 	p.expectHosted(serverA, 0)
 

@@ -23,8 +23,9 @@ func announce(to string) []byte {
 	return data
 }
 
-// TestTargetVerifies: "T derives epoch n+1 itself …: it trusts S only for 'this is the branch I accepted', never for what the group is.
-// Everything is verified" (profile, section 4): whatever a source signs that its own checks would have refused, T refuses and stays OFFERED.
+// TestTargetVerifies: "T derives epoch n+1 itself …: it trusts S only for 'this is the branch I accepted', never for
+// what the group is. Everything is verified" (profile, section 4): whatever a source signs that its own checks would
+// have refused, T refuses and stays OFFERED.
 func TestTargetVerifies(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -42,7 +43,8 @@ func TestTargetVerifies(t *testing.T) {
 	}
 	byBob := mlstest.CommitOptions{Sender: 1}
 	like := func(id []byte, third []byte) *mlstest.Group {
-		return mlstest.New(mlstest.Options{Seed: 7, GroupID: id, Members: [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB"), third}})
+		return mlstest.New(mlstest.Options{Seed: 7, GroupID: id,
+			Members: [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB"), third}})
 	}
 	logged := func(epoch uint64, message []byte) func(*mimiport.GroupState) {
 		return func(s *mimiport.GroupState) {
@@ -55,13 +57,17 @@ func TestTargetVerifies(t *testing.T) {
 		edit func(*mimiport.GroupState)
 		want mimiport.Kind
 	}{
-		"another group":               {replace(elsewhere, byBob), mimiport.KindInvalid},
-		"another epoch":               {replace(later, byBob), mimiport.KindInvalid},
-		"another tree":                {func(s *mimiport.GroupState) { s.Base.RatchetTree = elsewhere.RatchetTree() }, mimiport.KindInvalid},
-		"by another member":           {replace(p.group, mlstest.CommitOptions{Sender: 0}), mimiport.KindForbidden},
-		"announces another target":    {replace(p.group, mlstest.CommitOptions{Sender: 1, AuthenticatedData: announce("c.example")}), mimiport.KindInvalid},
-		"announces nothing":           {replace(p.group, mlstest.CommitOptions{Sender: 1, AuthenticatedData: []byte{}}), mimiport.KindInvalid},
-		"a Remove by value":           {replace(p.group, mlstest.CommitOptions{Sender: 1, Proposals: []*mlstest.Proposal{p.group.Remove(0)}}), mimiport.KindInvalid},
+		"another group": {replace(elsewhere, byBob), mimiport.KindInvalid},
+		"another epoch": {replace(later, byBob), mimiport.KindInvalid},
+		"another tree": {func(s *mimiport.GroupState) { s.Base.RatchetTree = elsewhere.RatchetTree() },
+			mimiport.KindInvalid},
+		"by another member": {replace(p.group, mlstest.CommitOptions{Sender: 0}), mimiport.KindForbidden},
+		"announces another target": {replace(p.group,
+			mlstest.CommitOptions{Sender: 1, AuthenticatedData: announce("c.example")}), mimiport.KindInvalid},
+		"announces nothing": {replace(p.group, mlstest.CommitOptions{Sender: 1, AuthenticatedData: []byte{}}),
+			mimiport.KindInvalid},
+		"a Remove by value": {replace(p.group,
+			mlstest.CommitOptions{Sender: 1, Proposals: []*mlstest.Proposal{p.group.Remove(0)}}), mimiport.KindInvalid},
 		"a leaf of nobody":            {replace(like(p.id, []byte("nobody")), byBob), mimiport.KindBadMessage},
 		"a log of another group":      {logged(0, elsewhere.Commit(byBob).Message), mimiport.KindInvalid},
 		"a log of the future":         {logged(1, later.Commit(byBob).Message), mimiport.KindInvalid},
@@ -93,7 +99,8 @@ func TestTargetVerifies(t *testing.T) {
 		expectKind(t, p.put(a, data), mimiport.KindTooLarge)
 	})
 	t.Run("to the source", func(t *testing.T) {
-		_, err := p.services[serverA].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
+		_, err := p.services[serverA].PutContent(t.Context(), serverA,
+			&api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
 		expectKind(t, err, mimiport.KindForbidden)
 	})
 	p.expect(a, "frozen", "offered")
@@ -118,8 +125,8 @@ func flipped(data []byte) []byte {
 	return out
 }
 
-// TestContentRepeated: TargetMigrationComplete is "the answer to the content request, also when repeated" (profile, section 6), by the hash of
-// each suite; when the migration has ended the answer is that.
+// TestContentRepeated: TargetMigrationComplete is "the answer to the content request, also when repeated" (profile,
+// section 6), by the hash of each suite; when the migration has ended the answer is that.
 func TestContentRepeated(t *testing.T) {
 	for suite := uint16(1); suite <= 7; suite++ {
 		t.Run(fmt.Sprint(suite), func(t *testing.T) {
@@ -143,7 +150,8 @@ func TestContentRepeated(t *testing.T) {
 	}
 }
 
-// TestOfferLife: the nonce "expires in 10 minutes" (profile, section 6): neither sooner nor later, at the probe and when the content comes.
+// TestOfferLife: the nonce "expires in 10 minutes" (profile, section 6): neither sooner nor later, at the probe and
+// when the content comes.
 func TestOfferLife(t *testing.T) {
 	const life = 10 * time.Minute
 	p := newPlay(t)
@@ -215,7 +223,8 @@ func TestDecideByIsBounded(t *testing.T) {
 		deps := p.services[serverA].Deps
 		deps.Limits.DecideBy = base
 		p.services[serverA] = delivery.New(deps)
-		p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t).GroupID
+		p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice),
+			&api.ReserveGroupRequest{RoomID: room}))(t).GroupID
 		p.group = mlstest.New(mlstest.Options{Seed: 1, GroupID: p.id, Extensions: extensions, Members: [][]byte{
 			mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB"),
 		}})

@@ -30,7 +30,8 @@ type draft09Play struct {
 func newDraft09Play(t *testing.T) *draft09Play {
 	t.Helper()
 	p := &draft09Play{&play{world: newWorld(t)}, map[string]*draft09test.Client{}}
-	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t)
+	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice),
+		&api.ReserveGroupRequest{RoomID: room}))(t)
 	p.id = reserved.GroupID
 	for user, device := range map[string]string{alice: "ALICE", bob: "BOB"} {
 		p.clients[user] = must(draft09test.NewClient(1, mlstest.Identity(user, device)))(t)
@@ -88,8 +89,10 @@ func (p *draft09Play) addBob() {
 func (p *draft09Play) moveBy(user, from, to string, proposals ...[]byte) {
 	p.t.Helper()
 	c := p.clients[user]
-	req := must((&mimiport.MigrationRequest{SourceDomain: from, TargetDomain: to, GroupID: p.id, Epoch: c.Epoch()}).Marshal())(p.t)
-	offer := must(p.services[to].RequestMigration(p.t.Context(), caller(user), &api.MigrationRequestRequest{MigrationRequest: req, RoomID: room}))(p.t)
+	req := must((&mimiport.MigrationRequest{SourceDomain: from, TargetDomain: to, GroupID: p.id,
+		Epoch: c.Epoch()}).Marshal())(p.t)
+	offer := must(p.services[to].RequestMigration(p.t.Context(), caller(user),
+		&api.MigrationRequestRequest{MigrationRequest: req, RoomID: room}))(p.t)
 	init := &mimiport.MigrationInit{Response: *must(mimiport.UnmarshalMigrationResponse(offer.MigrationResponse))(p.t)}
 	init.Signature = must(c.Sign(mimiport.MigrationInitLabel, must(init.TBS())(p.t)))(p.t)
 	commit := must(c.Commit(must((&mimiport.MigrationCommitAAD{TargetDomain: to}).Marshal())(p.t), proposals...))(p.t)
@@ -128,7 +131,8 @@ func TestDraft09Group(t *testing.T) {
 	p.moveBy(alice, serverB, serverA)
 	p.say(serverA)
 	g := must(p.services[serverA].Group(t.Context(), caller(alice), p.id))(t)
-	if g.Protocol != draft09.Protocol || g.Term != 2 || g.Epoch != p.clients[bob].Epoch() || string(g.TreeHash) != string(p.clients[bob].TreeHash()) {
+	if g.Protocol != draft09.Protocol || g.Term != 2 || g.Epoch != p.clients[bob].Epoch() ||
+		string(g.TreeHash) != string(p.clients[bob].TreeHash()) {
 		t.Errorf("A has %+v", g)
 	}
 }

@@ -20,7 +20,8 @@ func newExternalPlay(t *testing.T) *play {
 	t.Helper()
 	p := &play{world: newWorld(t)}
 	p.Room.Joined[carol] = true
-	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room, SuiteRequest: suite})
+	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice),
+		&api.ReserveGroupRequest{RoomID: room, SuiteRequest: suite})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +67,8 @@ func (p *play) proposals(ds string) (messages [][]byte) {
 	return messages
 }
 
-// TestOwnEntry: the DS refuses a Commit "that changes or drops the DS's own entry" (profile, section 5); a group may list the server with the key
-// that it has given out and no other.
+// TestOwnEntry: the DS refuses a Commit "that changes or drops the DS's own entry" (profile, section 5); a group may
+// list the server with the key that it has given out and no other.
 func TestOwnEntry(t *testing.T) {
 	p := newExternalPlay(t)
 	forged := p.group.NewClient([]byte(serverA))
@@ -87,7 +88,8 @@ func TestOwnEntry(t *testing.T) {
 	expectRule(t, err, "external-senders")
 
 	for name, extensions := range map[string][]byte{"dropped": nil, "forged": externalSenders(forged.ExternalSender())} {
-		c := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true, Proposals: []*mlstest.Proposal{p.group.SetExtensions(extensions)}})
+		c := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true,
+			Proposals: []*mlstest.Proposal{p.group.SetExtensions(extensions)}})
 		_, err := p.submit(serverA, alice, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
 		if err == nil {
 			t.Errorf("the entry was %s", name)
@@ -103,8 +105,8 @@ func expectRule(t *testing.T, err error, rule string) {
 	}
 }
 
-// TestRemoveProposed: when a user leaves the room the server proposes the removal of their leaves, once, and the next member Commit must
-// remove them.
+// TestRemoveProposed: when a user leaves the room the server proposes the removal of their leaves, once, and the next
+// member Commit must remove them.
 func TestRemoveProposed(t *testing.T) {
 	p := newExternalPlay(t)
 	p.leave(serverA, carol)
@@ -230,7 +232,8 @@ func TestMostLeave(t *testing.T) {
 // swapRequest asks for a move to B with a Commit that gives the external_senders entry to it. edit may spoil it.
 func (p *play) swapRequest(user string, edit func(*mlstest.CommitOptions, []byte)) *attempt {
 	p.t.Helper()
-	req, err := (&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id, Epoch: p.group.Epoch()}).Marshal()
+	req, err := (&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id,
+		Epoch: p.group.Epoch()}).Marshal()
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -249,8 +252,9 @@ func (p *play) swapRequest(user string, edit func(*mlstest.CommitOptions, []byte
 	return a
 }
 
-// TestSwap: where an entry is for S, "the Commit has one by-value GroupContextExtensions that puts T's entry at the first such index, drops
-// further entries of S or T, and leaves every other entry and extension byte for byte" (profile, section 5); then T proposes.
+// TestSwap: where an entry is for S, "the Commit has one by-value GroupContextExtensions that puts T's entry at the
+// first such index, drops further entries of S or T, and leaves every other entry and extension byte for byte"
+// (profile, section 5); then T proposes.
 func TestSwap(t *testing.T) {
 	p := newExternalPlay(t)
 	good := func(o *mlstest.CommitOptions, entry []byte) {
@@ -262,7 +266,8 @@ func TestSwap(t *testing.T) {
 			o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry, entry))}
 		},
 		"another key": func(o *mlstest.CommitOptions, _ []byte) {
-			o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(p.group.NewClient([]byte(serverB)).ExternalSender()))}
+			entry := p.group.NewClient([]byte(serverB)).ExternalSender()
+			o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry))}
 		},
 		"besides a Remove by value": func(o *mlstest.CommitOptions, entry []byte) {
 			good(o, entry)
@@ -294,7 +299,8 @@ func TestSwap(t *testing.T) {
 	}
 }
 
-// TestRemovesInMigration: the migration Commit "references every Remove the DS itself proposed at epoch n" (profile, section 5).
+// TestRemovesInMigration: the migration Commit "references every Remove the DS itself proposed at epoch n" (profile,
+// section 5).
 func TestRemovesInMigration(t *testing.T) {
 	p := newExternalPlay(t)
 	p.leave(serverA, carol)
@@ -318,8 +324,8 @@ func TestRemovesInMigration(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestLeftWhileFrozen: the set of proposals is closed at the freeze; who leaves meanwhile is proposed after an abort, and by the target
-// after an activation.
+// TestLeftWhileFrozen: the set of proposals is closed at the freeze; who leaves meanwhile is proposed after an abort,
+// and by the target after an activation.
 func TestLeftWhileFrozen(t *testing.T) {
 	p := newExternalPlay(t)
 	swap := func(o *mlstest.CommitOptions, entry []byte) {
@@ -345,7 +351,8 @@ func TestLeftWhileFrozen(t *testing.T) {
 	p.commit(serverA, alice, mlstest.CommitOptions{References: p.proposals(serverA)})
 	dave := "@dave:b.example"
 	p.Room.Joined[dave] = true
-	p.commit(serverA, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(dave, "DAVE")))}})
+	p.commit(serverA, alice,
+		mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(dave, "DAVE")))}})
 	b := p.swapRequest(bob, swap)
 	if _, err := p.initiate(b); err != nil {
 		t.Fatal(err)
@@ -376,7 +383,8 @@ func TestSelfRemovesForJoiners(t *testing.T) {
 	})
 	must(p.submit(serverA, dave, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}))(t)
 	p.group = c.Next
-	if got := must(p.services[serverA].Group(t.Context(), caller(dave), p.id))(t); got.Members != 3 || got.SelfRemoves != nil {
+	if got := must(p.services[serverA].Group(t.Context(), caller(dave), p.id))(t); got.Members != 3 ||
+		got.SelfRemoves != nil {
 		t.Errorf("%d members and %d SelfRemoves after the Commit", got.Members, len(got.SelfRemoves))
 	}
 }

@@ -26,7 +26,8 @@ func (h hostile) PutContent(ctx context.Context, from, to string, c *api.Content
 	return h.vote(c)
 }
 
-func (h hostile) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*api.MigrationStatus, error) {
+func (h hostile) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (
+	*api.MigrationStatus, error) {
 	if h.status == nil {
 		return h.Sender.AskStatus(ctx, from, to, id)
 	}
@@ -53,7 +54,8 @@ func (p *play) encoded(signer string, m interface {
 	return must(m.Marshal())(p.t)
 }
 
-// put hands a target a content, as its source would. If it is refused, that is forgiven, for the next one to be judged too.
+// put hands a target a content, as its source would. If it is refused, that is forgiven, for the next one to be judged
+// too.
 func (p *play) put(a *attempt, data []byte) error {
 	return p.putFrom(a, a.from, data)
 }
@@ -75,8 +77,8 @@ func (p *play) putFrom(a *attempt, origin string, data []byte) error {
 	return err
 }
 
-// TestThirdRefusedContentEndsTheOffer: bad contents are refused each for what is wrong with it, a good one is taken after
-// two, and after three of them nothing more is verified.
+// TestThirdRefusedContentEndsTheOffer: bad contents are refused each for what is wrong with it, a good one is taken
+// after two, and after three of them nothing more is verified.
 func TestThirdRefusedContentEndsTheOffer(t *testing.T) {
 	for refusals, want := range map[int]string{2: "staged", 3: "dropped"} {
 		p := newPlay(t)
@@ -127,8 +129,8 @@ func TestFinalRefusals(t *testing.T) {
 	}
 }
 
-// TestForgedVotes: S, "for its answer, first look[s] up [its] own row and compare[s] every field before trusting a signature" (profile,
-// section 2), and decides only for T's vote on the content that it has sent.
+// TestForgedVotes: S, "for its answer, first look[s] up [its] own row and compare[s] every field before trusting a
+// signature" (profile, section 2), and decides only for T's vote on the content that it has sent.
 func TestForgedVotes(t *testing.T) {
 	for name, vote := range map[string]func(p *play, honest *mimiport.TargetMigrationComplete) *api.SignedRequest{
 		"by another server": func(p *play, m *mimiport.TargetMigrationComplete) *api.SignedRequest {
@@ -180,8 +182,8 @@ func TestPolicyBeforeDecision(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestDecidedForGood: "A `migration_id` ends once" (profile, section 6): when S has decided, neither its client, nor its clock, nor a
-// refusal of the target, nor a row that is done twice takes the decision back.
+// TestDecidedForGood: "A `migration_id` ends once" (profile, section 6): when S has decided, neither its client, nor
+// its clock, nor a refusal of the target, nor a row that is done twice takes the decision back.
 func TestDecidedForGood(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -192,7 +194,8 @@ func TestDecidedForGood(t *testing.T) {
 	p.run()
 	p.expect(a, "decided", "staged")
 
-	if st, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil || st.State != "decided" || st.Abort != nil {
+	if st, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil ||
+		st.State != "decided" || st.Abort != nil {
 		t.Errorf("its client's abort gives %+v, %v", st, err)
 	}
 	p.now = p.now.Add(24 * time.Hour)
@@ -215,8 +218,9 @@ func TestDecidedForGood(t *testing.T) {
 
 func must2[V, W any](v V, _ W, err error) func(*testing.T) V { return must(v, err) }
 
-// TestStagedForGood: STAGED ends by nothing that is not signed by S: "it never infers an abort from silence", and "status answers are hints:
-// only signed bytes move a row" (profile, sections 6 and 2). The time of the offer does not count any more.
+// TestStagedForGood: STAGED ends by nothing that is not signed by S: "it never infers an abort from silence", and
+// "status answers are hints: only signed bytes move a row" (profile, sections 6 and 2). The time of the offer does not
+// count any more.
 func TestStagedForGood(t *testing.T) {
 	for name, status := range map[string]func() (*api.MigrationStatus, error){
 		"aborted, it says": func() (*api.MigrationStatus, error) { return &api.MigrationStatus{State: "aborted"}, nil },
@@ -229,7 +233,8 @@ func TestStagedForGood(t *testing.T) {
 			return nil, mimiport.Errorf("", mimiport.KindForbidden, "no")
 		},
 		"an unsigned abort": func() (*api.MigrationStatus, error) {
-			return &api.MigrationStatus{State: "aborted", Abort: &api.SignedInfo{Message: []byte("garbage"), KeyID: "ed25519:1"}}, nil
+			return &api.MigrationStatus{State: "aborted",
+				Abort: &api.SignedInfo{Message: []byte("garbage"), KeyID: "ed25519:1"}}, nil
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -274,8 +279,8 @@ func TestStagedAsks(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestRowsTwice: "the worker that resumes after a crash is the one that runs every time" (profile, section 6): each row of a hand-over may be
-// done again after its end, and changes nothing.
+// TestRowsTwice: "the worker that resumes after a crash is the one that runs every time" (profile, section 6): each row
+// of a hand-over may be done again after its end, and changes nothing.
 func TestRowsTwice(t *testing.T) {
 	p := newPlay(t)
 	done := map[string][]storage.Row{}
@@ -298,13 +303,15 @@ func TestRowsTwice(t *testing.T) {
 	p.expectMoved(serverA, serverB)
 }
 
-// TestContentAtWork: while T is at work on a content, the same one again is told to wait, and is not verified a second time.
+// TestContentAtWork: while T is at work on a content, the same one again is told to wait, and is not verified a second
+// time.
 func TestContentAtWork(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
 	data := must(p.stores[serverA].Content(t.Context(), a.id))(t)
 	again := func() (*api.SignedRequest, error) {
-		return p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
+		return p.services[serverB].PutContent(t.Context(), serverA,
+			&api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data, DecideBy: p.now})
 	}
 	at := 0
 	p.Verified = func() {
@@ -321,8 +328,8 @@ func TestContentAtWork(t *testing.T) {
 	p.Verified = nil
 }
 
-// TestSecondMigrationWaits: STAGED has the group's "id and quota reserved" (profile, section 6): another migration of the same term waits for
-// the end of the first, and takes its place then.
+// TestSecondMigrationWaits: STAGED has the group's "id and quota reserved" (profile, section 6): another migration of
+// the same term waits for the end of the first, and takes its place then.
 func TestSecondMigrationWaits(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }
@@ -348,7 +355,8 @@ func TestSecondMigrationWaits(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestAbortIsDelivered: T is told of an abort until it has heard; one that knows nothing of the migration has nothing to drop.
+// TestAbortIsDelivered: T is told of an abort until it has heard; one that knows nothing of the migration has nothing
+// to drop.
 func TestAbortIsDelivered(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }
@@ -396,8 +404,8 @@ func TestWhoAborts(t *testing.T) {
 	p.expect(a, "aborted", "offered")
 }
 
-// TestNoPurgeBeforeTheEnd: "retention → state purged" (profile, section 6) is for what has ended: neither a decision that T has not taken, nor
-// what a second migration has staged, is purged.
+// TestNoPurgeBeforeTheEnd: "retention → state purged" (profile, section 6) is for what has ended: neither a decision
+// that T has not taken, nor what a second migration has staged, is purged.
 func TestNoPurgeBeforeTheEnd(t *testing.T) {
 	p := newPlay(t)
 	epoch := p.group.Epoch()
@@ -428,8 +436,8 @@ func TestNoPurgeBeforeTheEnd(t *testing.T) {
 	expectKind(t, err, mimiport.KindWrongEpoch)
 }
 
-// TestPurgeIsOfItsOwn: what was dropped is "kept through retention" (profile, section 6), counted from its own end, not from that of an earlier
-// migration to the same term.
+// TestPurgeIsOfItsOwn: what was dropped is "kept through retention" (profile, section 6), counted from its own end, not
+// from that of an earlier migration to the same term.
 func TestPurgeIsOfItsOwn(t *testing.T) {
 	const day = 24 * time.Hour
 	p := newPlay(t)
@@ -447,13 +455,15 @@ func TestPurgeIsOfItsOwn(t *testing.T) {
 	second := dropped()
 	p.now = p.now.Add(4 * day)
 	p.run()
-	if _, err := p.services[serverB].ConfirmMigration(t.Context(), caller(bob), second.id, p.confirmation(second)); err != nil {
+	if _, err := p.services[serverB].ConfirmMigration(t.Context(), caller(bob), second.id,
+		p.confirmation(second)); err != nil {
 		t.Error(err)
 	}
 	p.expect(second, "aborted", "active")
 }
 
-// TestClosedAtTheFreeze: "The proposal set is closed at the freeze" (profile, section 7): the DS proposes nothing either.
+// TestClosedAtTheFreeze: "The proposal set is closed at the freeze" (profile, section 7): the DS proposes nothing
+// either.
 func TestClosedAtTheFreeze(t *testing.T) {
 	p := newExternalPlay(t)
 	p.lost = func(_, what string) bool { return what == "vote" }

@@ -22,7 +22,8 @@ func (p *play) addThird(policy string) {
 }
 
 // forge changes the proof of a step and signs it again, the response as one server, the confirmation as another.
-func (p *play) forge(step *mimiport.LineageStep, target, source string, edit func(*mimiport.MigrationResponse, *mimiport.MigrationConfirmation)) {
+func (p *play) forge(step *mimiport.LineageStep, target, source string,
+	edit func(*mimiport.MigrationResponse, *mimiport.MigrationConfirmation)) {
 	p.t.Helper()
 	response := must(mimiport.UnmarshalMigrationResponse(step.Response.Message))(p.t)
 	confirmation := must(mimiport.UnmarshalMigrationConfirmation(step.Confirmation.Message))(p.t)
@@ -46,8 +47,8 @@ func (p *play) shown(l *api.LineageRequest, edit func(*mimiport.Lineage)) *api.L
 	return &api.LineageRequest{Lineage: must(decoded.Marshal())(p.t)}
 }
 
-// TestChain: "T checks the chain before it imports: starts at the creating server, ends at S, epochs rise strictly", each step proved by
-// both servers' signatures (profile, section 3).
+// TestChain: "T checks the chain before it imports: starts at the creating server, ends at S, epochs rise strictly",
+// each step proved by both servers' signatures (profile, section 3).
 func TestChain(t *testing.T) {
 	type (
 		response     = *mimiport.MigrationResponse
@@ -86,11 +87,15 @@ func TestChain(t *testing.T) {
 		},
 		"another id's preimage": func(l *mimiport.Lineage) { l.Preimage.Nonce[0] ^= 1 },
 		"a claim of another kind": func(l *mimiport.Lineage) {
-			l.Steps = append(l.Steps, p.claim(serverB, &mimiport.LineageClaim{Kind: mimiport.StepRecover, DomainName: serverB, GroupID: p.id, Term: 3, Epoch: 9}))
+			l.Steps = append(l.Steps, p.claim(serverB, &mimiport.LineageClaim{
+				Kind: mimiport.StepRecover, DomainName: serverB, GroupID: p.id, Term: 3, Epoch: 9,
+			}))
 			l.Steps[2].Kind = mimiport.StepReclaim
 		},
 		"a claim by another": func(l *mimiport.Lineage) {
-			l.Steps = append(l.Steps, p.claim(serverC, &mimiport.LineageClaim{Kind: mimiport.StepReclaim, DomainName: serverB, GroupID: p.id, Term: 3, Epoch: 9}))
+			l.Steps = append(l.Steps, p.claim(serverC, &mimiport.LineageClaim{
+				Kind: mimiport.StepReclaim, DomainName: serverB, GroupID: p.id, Term: 3, Epoch: 9,
+			}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -118,7 +123,8 @@ func (p *play) claim(signer string, c *mimiport.LineageClaim) mimiport.LineageSt
 	return mimiport.LineageStep{Kind: c.Kind, Claim: &migration.Signed{Message: p.encoded(signer, c), KeyID: "ed25519:1"}}
 }
 
-// TestChainEndsAtSource: the chain of what T imports "ends at S" and before the epoch of the request (profile, section 3).
+// TestChainEndsAtSource: the chain of what T imports "ends at S" and before the epoch of the request (profile, section
+// 3).
 func TestChainEndsAtSource(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers"}`)
@@ -128,7 +134,8 @@ func TestChainEndsAtSource(t *testing.T) {
 	for name, edit := range map[string]func(*mimiport.GroupState){
 		"at another server": func(s *mimiport.GroupState) { s.Lineage.Steps = nil },
 		"in a later epoch": func(s *mimiport.GroupState) {
-			p.forge(&s.Lineage.Steps[0], serverB, serverA, func(r *mimiport.MigrationResponse, _ *mimiport.MigrationConfirmation) { r.Request.Epoch = 100 })
+			p.forge(&s.Lineage.Steps[0], serverB, serverA,
+				func(r *mimiport.MigrationResponse, _ *mimiport.MigrationConfirmation) { r.Request.Epoch = 100 })
 		},
 		"in another room": func(s *mimiport.GroupState) { s.Lineage.RoomID = "!other:a.example" },
 	} {
@@ -142,7 +149,8 @@ func TestChainEndsAtSource(t *testing.T) {
 	}
 }
 
-// TestAnotherBranch: a lineage that goes on elsewhere than where this server has the group is none of it, whatever its kinds of steps.
+// TestAnotherBranch: a lineage that goes on elsewhere than where this server has the group is none of it, whatever its
+// kinds of steps.
 func TestAnotherBranch(t *testing.T) {
 	p := newPlay(t)
 	p.addServer(serverC)
@@ -215,8 +223,8 @@ func TestWhoShows(t *testing.T) {
 	p.expectAt(serverA, serverB, 1)
 }
 
-// TestStagedLearnsTheDecision: a lineage in which S's step of the term is the staged migration is the decision, as well as the confirmation by
-// itself.
+// TestStagedLearnsTheDecision: a lineage in which S's step of the term is the staged migration is the decision, as well
+// as the confirmation by itself.
 func TestStagedLearnsTheDecision(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -226,7 +234,8 @@ func TestStagedLearnsTheDecision(t *testing.T) {
 	p.expect(a, "decided", "staged")
 	m := must(p.stores[serverA].Migration(t.Context(), a.id))(t)
 	l := p.shown(before, func(l *mimiport.Lineage) {
-		l.Steps = append(l.Steps, mimiport.LineageStep{Kind: mimiport.StepMigration, Response: m.Response, Confirmation: m.Confirmation})
+		l.Steps = append(l.Steps,
+			mimiport.LineageStep{Kind: mimiport.StepMigration, Response: m.Response, Confirmation: m.Confirmation})
 	})
 	if err := p.show(serverB, l); err != nil {
 		t.Error(err)
@@ -245,7 +254,8 @@ func TestReclaimTooLate(t *testing.T) {
 	p.expectMoved(serverA, serverB)
 }
 
-// TestRedirectByClaim: a host that yields redirects to the one that has claimed the group from it, wherever that has gone since.
+// TestRedirectByClaim: a host that yields redirects to the one that has claimed the group from it, wherever that has
+// gone since.
 func TestRedirectByClaim(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers","accept_claims":true}`)
@@ -278,7 +288,8 @@ func TestRecoverRefusals(t *testing.T) {
 			r.GroupInfo, r.RatchetTree = other.GroupInfo(), other.RatchetTree()
 		},
 		"another preimage": func(r *api.RecoverRequest) {
-			r.Lineage = p.shown(&api.LineageRequest{Lineage: held.Lineage}, func(l *mimiport.Lineage) { l.Preimage.Nonce[0] ^= 1 }).Lineage
+			r.Lineage = p.shown(&api.LineageRequest{Lineage: held.Lineage},
+				func(l *mimiport.Lineage) { l.Preimage.Nonce[0] ^= 1 }).Lineage
 		},
 		"a leaf of nobody": func(r *api.RecoverRequest) {
 			g := mlstest.New(mlstest.Options{GroupID: p.id, Members: [][]byte{[]byte("nobody")}})
@@ -294,7 +305,8 @@ func TestRecoverRefusals(t *testing.T) {
 	}
 }
 
-// TestYieldsWhileFrozen: a host that yields while its own migration awaits the decision does not accept again when that one is aborted.
+// TestYieldsWhileFrozen: a host that yields while its own migration awaits the decision does not accept again when that
+// one is aborted.
 func TestYieldsWhileFrozen(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers"}`)

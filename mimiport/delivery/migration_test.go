@@ -15,8 +15,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// TestClientAbort: FROZEN ends with "client abort", and while it lasts "other handshakes get M_MIGRATION_IN_PROGRESS; application messages still
-// flow" (profile, section 6). The abort makes the group as it was, for good.
+// TestClientAbort: FROZEN ends with "client abort", and while it lasts "other handshakes get M_MIGRATION_IN_PROGRESS;
+// application messages still flow" (profile, section 6). The abort makes the group as it was, for good.
 func TestClientAbort(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
@@ -30,7 +30,8 @@ func TestClientAbort(t *testing.T) {
 	if asError(err).Info.RetryAfter <= 0 {
 		t.Error("no time to try again")
 	}
-	if _, err := p.services[serverA].AbortMigration(t.Context(), caller("@eve:a.example"), a.id); mimiport.KindOf(err) != mimiport.KindForbidden {
+	_, err = p.services[serverA].AbortMigration(t.Context(), caller("@eve:a.example"), a.id)
+	if mimiport.KindOf(err) != mimiport.KindForbidden {
 		t.Errorf("a stranger's abort gives %v", err)
 	}
 	if st, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil || st.State != "aborted" {
@@ -54,8 +55,8 @@ func (p *play) expectAbortedForGood(a *attempt) {
 	expectKind(p.t, err, mimiport.KindInvalid)
 }
 
-// TestDecideBy: FROZEN ends with "`decide_by` → ACTIVE, the Commit dropped, a durable abort record, C told" (profile, section 6), and a vote that
-// comes later changes nothing.
+// TestDecideBy: FROZEN ends with "`decide_by` → ACTIVE, the Commit dropped, a durable abort record, C told" (profile,
+// section 6), and a vote that comes later changes nothing.
 func TestDecideBy(t *testing.T) {
 	p := newPlay(t)
 	// B votes, and A does not hear of it
@@ -70,8 +71,8 @@ func TestDecideBy(t *testing.T) {
 	p.expectAbortedForGood(a)
 }
 
-// TestLateVote: "S's clock alone decides" (profile, section 6), not the order in which rows are done, when the vote's answer and the deadline
-// meet.
+// TestLateVote: "S's clock alone decides" (profile, section 6), not the order in which rows are done, when the vote's
+// answer and the deadline meet.
 func TestLateVote(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -91,8 +92,9 @@ func TestLateVote(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestTargetRefuses: "The Target Delivery Service MUST ensure that the client is authorized … before issuing a MigrationResponse and importing
-// the MLS group state" (draft): its policy is asked "by T before it votes" (profile, section 8), and its final refusal aborts at once.
+// TestTargetRefuses: "The Target Delivery Service MUST ensure that the client is authorized … before issuing a
+// MigrationResponse and importing the MLS group state" (draft): its policy is asked "by T before it votes" (profile,
+// section 8), and its final refusal aborts at once.
 func TestTargetRefuses(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -115,8 +117,9 @@ func TestTargetQuota(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestSourcePolicyBeforeContent: "The Source Delivery Service MUST NOT allow a client to migrate an MLS group if the client is not authorized to
-// do so" (draft): S asks its policy again "just before content leaves" (profile, section 8).
+// TestSourcePolicyBeforeContent: "The Source Delivery Service MUST NOT allow a client to migrate an MLS group if the
+// client is not authorized to do so" (draft): S asks its policy again "just before content leaves" (profile, section
+// 8).
 func TestSourcePolicyBeforeContent(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -131,8 +134,8 @@ func TestSourcePolicyBeforeContent(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestConfirmationLost: while STAGED, "handshakes [are] refused with a retry time; after `decide_by` it asks S; it never infers an abort from
-// silence" (profile, section 6).
+// TestConfirmationLost: while STAGED, "handshakes [are] refused with a retry time; after `decide_by` it asks S; it
+// never infers an abort from silence" (profile, section 6).
 func TestConfirmationLost(t *testing.T) {
 	p := newPlay(t)
 	silent := true
@@ -155,8 +158,8 @@ func TestConfirmationLost(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestMemberShowsConfirmation: STAGED ends with "MigrationConfirmation, from S or shown by any member → ACTIVE" (profile, section 6), also when S
-// cannot be reached.
+// TestMemberShowsConfirmation: STAGED ends with "MigrationConfirmation, from S or shown by any member → ACTIVE"
+// (profile, section 6), also when S cannot be reached.
 func TestMemberShowsConfirmation(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -167,7 +170,8 @@ func TestMemberShowsConfirmation(t *testing.T) {
 		t.Fatalf("the Init gives %+v, %v", st, err)
 	}
 	shown := &api.SignedRequest{Message: st.Confirmation.Message, KeyID: st.Confirmation.KeyID}
-	if st, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, shown); err != nil || st.State != "active" {
+	if st, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, shown); err != nil ||
+		st.State != "active" {
 		t.Fatalf("T says %+v, %v", st, err)
 	}
 	p.group = a.commit.Next
@@ -177,8 +181,9 @@ func TestMemberShowsConfirmation(t *testing.T) {
 	}
 }
 
-// TestEachStepRepeats: "Content is stored and resent byte for byte, signature included", and "An Init for an ended id gets that outcome, never a
-// second freeze" (profile, section 6): every message of the hand-over may come twice, also after the end, and changes nothing.
+// TestEachStepRepeats: "Content is stored and resent byte for byte, signature included", and "An Init for an ended id
+// gets that outcome, never a second freeze" (profile, section 6): every message of the hand-over may come twice, also
+// after the end, and changes nothing.
 func TestEachStepRepeats(t *testing.T) {
 	p := newPlay(t)
 	seen := map[string]int{}
@@ -196,7 +201,8 @@ func TestEachStepRepeats(t *testing.T) {
 		p.now = p.now.Add(2 * time.Second)
 	}
 	p.expect(a, "moved", "active")
-	vote, err := p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
+	vote, err := p.services[serverB].PutContent(t.Context(), serverA,
+		&api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: data})
 	if err != nil || vote == nil {
 		t.Errorf("the content again gives %+v, %v", vote, err)
 	}
@@ -207,8 +213,8 @@ func TestEachStepRepeats(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestInitRefusals: "A refused Init uses up neither the Response nor the epoch" (profile, section 5): a bad one is refused with the right kind
-// and freezes nothing.
+// TestInitRefusals: "A refused Init uses up neither the Response nor the epoch" (profile, section 5): a bad one is
+// refused with the right kind and freezes nothing.
 func TestInitRefusals(t *testing.T) {
 	const mallory = "@mallory:b.example"
 	p := newPlay(t)
@@ -246,18 +252,28 @@ func TestInitRefusals(t *testing.T) {
 	}{
 		"not the sender of the Commit": {mallory, good.init, mimiport.KindForbidden},
 		"not in the room":              {"@eve:b.example", good.init, mimiport.KindForbidden},
-		"garbage":                      {bob, with(func(r *api.MigrationInitRequest) { r.MigrationInit = []byte("garbage") }), mimiport.KindBadMessage},
-		"signed by another leaf":       {bob, with(func(r *api.MigrationInitRequest) { r.MigrationInit = p.signInit(response, 0) }), mimiport.KindBadSignature},
-		"forged response":              {bob, with(func(r *api.MigrationInitRequest) { r.MigrationInit = p.signInit(&forged, 1) }), mimiport.KindBadSignature},
-		"unknown key":                  {bob, with(func(r *api.MigrationInitRequest) { r.KeyID = "ed25519:2" }), mimiport.KindBadSignature},
-		"wrong target in the AAD":      {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = elsewhere }), mimiport.KindInvalid},
-		"no AAD":                       {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = nil }), mimiport.KindInvalid},
-		"a longer AAD":                 {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = append(o.AuthenticatedData, 0) }), mimiport.KindInvalid},
+		"garbage": {bob, with(func(r *api.MigrationInitRequest) { r.MigrationInit = []byte("garbage") }),
+			mimiport.KindBadMessage},
+		"signed by another leaf": {bob,
+			with(func(r *api.MigrationInitRequest) { r.MigrationInit = p.signInit(response, 0) }), mimiport.KindBadSignature},
+		"forged response": {bob,
+			with(func(r *api.MigrationInitRequest) { r.MigrationInit = p.signInit(&forged, 1) }), mimiport.KindBadSignature},
+		"unknown key": {bob, with(func(r *api.MigrationInitRequest) { r.KeyID = "ed25519:2" }),
+			mimiport.KindBadSignature},
+		"wrong target in the AAD": {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = elsewhere }),
+			mimiport.KindInvalid},
+		"no AAD": {bob, variant(func(o *mlstest.CommitOptions) { o.AuthenticatedData = nil }),
+			mimiport.KindInvalid},
+		"a longer AAD": {bob, variant(func(o *mlstest.CommitOptions) {
+			o.AuthenticatedData = append(o.AuthenticatedData, 0)
+		}), mimiport.KindInvalid},
 		"a Remove by value": {bob, variant(func(o *mlstest.CommitOptions) {
 			o.Proposals = []*mlstest.Proposal{p.group.Remove(0)}
 		}), mimiport.KindInvalid},
-		"an application message": {bob, with(func(r *api.MigrationInitRequest) { r.Message = p.group.Application(nil, 10) }), mimiport.KindInvalid},
-		"too large":              {bob, with(func(r *api.MigrationInitRequest) { r.Welcome = make([]byte, 2<<20) }), mimiport.KindTooLarge},
+		"an application message": {bob, with(func(r *api.MigrationInitRequest) { r.Message = p.group.Application(nil, 10) }),
+			mimiport.KindInvalid},
+		"too large": {bob, with(func(r *api.MigrationInitRequest) { r.Welcome = make([]byte, 2<<20) }),
+			mimiport.KindTooLarge},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := p.services[serverA].InitMigration(t.Context(), caller(c.user), good.id, c.init)
@@ -272,8 +288,9 @@ func TestInitRefusals(t *testing.T) {
 	p.expect(good, "moved", "active")
 }
 
-// TestRequestRefusals: "The Target Delivery Service MUST NOT allow a client to import an MLS group if the client is not authorized to do so"
-// (draft): T gives no offer to whom its policy does not allow, nor for what is not a migration to it.
+// TestRequestRefusals: "The Target Delivery Service MUST NOT allow a client to import an MLS group if the client is not
+// authorized to do so" (draft): T gives no offer to whom its policy does not allow, nor for what is not a migration to
+// it.
 func TestRequestRefusals(t *testing.T) {
 	p := newPlay(t)
 	_, err := p.request(serverA, serverB, alice, nil)
@@ -283,13 +300,18 @@ func TestRequestRefusals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{MigrationRequest: data, RoomID: room})
+		_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob),
+			&api.MigrationRequestRequest{MigrationRequest: data, RoomID: room})
 		return err
 	}
-	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: serverB, TargetDomain: serverB, GroupID: p.id}), mimiport.KindBadMessage)
-	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: "c.example", GroupID: p.id}), mimiport.KindInvalid)
-	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: "not a name", TargetDomain: serverB, GroupID: p.id}), mimiport.KindBadMessage)
-	_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{MigrationRequest: []byte("garbage"), RoomID: room})
+	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: serverB, TargetDomain: serverB, GroupID: p.id}),
+		mimiport.KindBadMessage)
+	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: "c.example", GroupID: p.id}),
+		mimiport.KindInvalid)
+	expectKind(t, request(&mimiport.MigrationRequest{SourceDomain: "not a name", TargetDomain: serverB, GroupID: p.id}),
+		mimiport.KindBadMessage)
+	_, err = p.services[serverB].RequestMigration(t.Context(), caller(bob),
+		&api.MigrationRequestRequest{MigrationRequest: []byte("garbage"), RoomID: room})
 	expectKind(t, err, mimiport.KindBadMessage)
 	p.Room.Denied = []string{serverA}
 	_, err = p.request(serverA, serverB, bob, nil)
@@ -321,8 +343,8 @@ func TestOfferIsBound(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden)
 }
 
-// TestTamperedContent: T votes for nothing but what S signed about the group that the offer names; "a second, different content for one nonce is
-// refused and kept as evidence" (profile, section 6).
+// TestTamperedContent: T votes for nothing but what S signed about the group that the offer names; "a second, different
+// content for one nonce is refused and kept as evidence" (profile, section 6).
 func TestTamperedContent(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -336,11 +358,16 @@ func TestTamperedContent(t *testing.T) {
 	flipped := append([]byte(nil), data...)
 	flipped[len(flipped)/2] ^= 1
 	expectKind(t, put(serverA, flipped), mimiport.KindBadSignature)
-	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Lineage.CreatingServer = serverB })), mimiport.KindBadMessage)
-	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Lineage.Preimage.Nonce[0] ^= 1 })), mimiport.KindInvalid)
-	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Lineage.RoomID = "!other:a.example" })), mimiport.KindInvalid)
-	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Base.Protocol = "mls11" })), mimiport.KindUnsupported)
-	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Commit.GroupInfo = s.Base.GroupInfo })), mimiport.KindInvalid)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Lineage.CreatingServer = serverB })),
+		mimiport.KindBadMessage)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Lineage.Preimage.Nonce[0] ^= 1 })),
+		mimiport.KindInvalid)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Lineage.RoomID = "!other:a.example" })),
+		mimiport.KindInvalid)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Base.Protocol = "mls11" })),
+		mimiport.KindUnsupported)
+	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) { s.Commit.GroupInfo = s.Base.GroupInfo })),
+		mimiport.KindInvalid)
 	expectKind(t, put(serverA, p.resign(data, func(s *mimiport.GroupState) {
 		s.Log = append(s.Log, mimiport.LogEntry{Seq: 1, Message: s.Base.GroupInfo})
 	})), mimiport.KindInvalid)
@@ -351,14 +378,15 @@ func TestTamperedContent(t *testing.T) {
 	second := p.resign(data, func(s *mimiport.GroupState) { s.Lineage.RoomID = "!x:y" })
 	expectKind(t, put(serverA, second), mimiport.KindConflict)
 	kept, err := p.stores[serverB].Evidence(t.Context(), p.id)
-	if err != nil || len(kept) != 1 || kept[0].Kind != migration.EvidenceSecondContent || string(kept[0].Data) != string(second) {
+	if err != nil || len(kept) != 1 || kept[0].Kind != migration.EvidenceSecondContent ||
+		string(kept[0].Data) != string(second) {
 		t.Errorf("the evidence is %+v, %v", kept, err)
 	}
 	p.expect(a, "frozen", "staged")
 }
 
-// TestLargeSecondContent: of a second content of more than 64 KiB the hash and the signature are kept, 96 bytes, and they are
-// its own; a third adds nothing.
+// TestLargeSecondContent: of a second content of more than 64 KiB the hash and the signature are kept, 96 bytes, and
+// they are its own; a third adds nothing.
 func TestLargeSecondContent(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -416,8 +444,8 @@ func (p *play) resignAs(source string, data []byte, edit func(*mimiport.GroupSta
 	return out
 }
 
-// TestForgedDecisions: T "first look[s] up [its] own row and compare[s] every field before trusting a signature" (profile, section 2): a
-// confirmation or an abort counts only when it is for this migration and signed by S.
+// TestForgedDecisions: T "first look[s] up [its] own row and compare[s] every field before trusting a signature"
+// (profile, section 2): a confirmation or an abort counts only when it is for this migration and signed by S.
 func TestForgedDecisions(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -437,13 +465,16 @@ func TestForgedDecisions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &api.SignedRequest{Message: data, KeyID: "ed25519:1"})
+		_, err = p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id,
+			&api.SignedRequest{Message: data, KeyID: "ed25519:1"})
 		return err
 	}
 	expectKind(t, confirm(serverB, func(*mimiport.MigrationConfirmation) {}), mimiport.KindBadSignature)
 	expectKind(t, confirm(serverA, func(c *mimiport.MigrationConfirmation) { c.Nonce[0] ^= 1 }), mimiport.KindInvalid)
-	expectKind(t, confirm(serverA, func(c *mimiport.MigrationConfirmation) { c.DomainName = serverA }), mimiport.KindInvalid)
-	expectKind(t, confirm(serverA, func(c *mimiport.MigrationConfirmation) { c.GroupID = []byte("other") }), mimiport.KindInvalid)
+	expectKind(t, confirm(serverA, func(c *mimiport.MigrationConfirmation) { c.DomainName = serverA }),
+		mimiport.KindInvalid)
+	expectKind(t, confirm(serverA, func(c *mimiport.MigrationConfirmation) { c.GroupID = []byte("other") }),
+		mimiport.KindInvalid)
 
 	abort := func(signer, origin string, m *mimiport.MigrationAbort) error {
 		if err := mimiport.Sign(m, p.Key(signer)); err != nil {
@@ -453,21 +484,24 @@ func TestForgedDecisions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return p.services[serverB].AbortFromSource(t.Context(), origin, a.id, &api.SignedRequest{Message: data, KeyID: "ed25519:1"})
+		return p.services[serverB].AbortFromSource(t.Context(), origin, a.id,
+			&api.SignedRequest{Message: data, KeyID: "ed25519:1"})
 	}
 	real := &mimiport.MigrationAbort{MigrationID: a.id, SourceDomain: serverA}
 	expectKind(t, abort(serverB, serverA, real), mimiport.KindBadSignature)
 	expectKind(t, abort(serverA, "c.example", real), mimiport.KindForbidden)
 	expectKind(t, abort(serverA, serverA, &mimiport.MigrationAbort{SourceDomain: serverA}), mimiport.KindInvalid)
-	expectKind(t, abort(serverA, serverA, &mimiport.MigrationAbort{MigrationID: a.id, SourceDomain: "c.example"}), mimiport.KindInvalid)
+	expectKind(t, abort(serverA, serverA, &mimiport.MigrationAbort{MigrationID: a.id, SourceDomain: "c.example"}),
+		mimiport.KindInvalid)
 	p.expect(a, "decided", "staged")
 }
 
-// TestRacingInits: "S decides by compare-and-set" (profile, section 6): of two members who begin at once one freezes the group, and the other is
-// told to wait.
+// TestRacingInits: "S decides by compare-and-set" (profile, section 6): of two members who begin at once one freezes
+// the group, and the other is told to wait.
 func TestRacingInits(t *testing.T) {
 	p := newPlay(t)
-	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"preset":"draft","creators":["a.example"]}`)); err != nil {
+	if _, err := p.services[serverB].SetPolicy(t.Context(),
+		json.RawMessage(`{"preset":"draft","creators":["a.example"]}`)); err != nil {
 		t.Fatal(err)
 	}
 	one := p.mustRequest(serverA, serverB, bob)
@@ -525,8 +559,8 @@ func TestConcurrentRequests(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestNothingWaitsForEver: when the requests that waited for a migration have been answered, nothing is kept for it: while it
-// is frozen, when it has moved, and when it is asked for again.
+// TestNothingWaitsForEver: when the requests that waited for a migration have been answered, nothing is kept for it:
+// while it is frozen, when it has moved, and when it is asked for again.
 func TestNothingWaitsForEver(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -547,8 +581,8 @@ func requireNobodyWaits(p *play) {
 	}
 }
 
-// TestBothOutcomes: "If S signed both, the confirmation wins and both are kept as evidence" (profile, section 6), as long as what was staged is
-// kept.
+// TestBothOutcomes: "If S signed both, the confirmation wins and both are kept as evidence" (profile, section 6), as
+// long as what was staged is kept.
 func TestBothOutcomes(t *testing.T) {
 	for name, c := range map[string]struct {
 		after  time.Duration
@@ -611,8 +645,8 @@ func (p *play) confirmation(a *attempt) *api.SignedRequest {
 	return &api.SignedRequest{Message: data, KeyID: "ed25519:1"}
 }
 
-// TestRetention: MOVED ends with "retention → state purged, redirect kept"; until then "reads of what S accepted … are served" (profile, section
-// 6). The group can come back.
+// TestRetention: MOVED ends with "retention → state purged, redirect kept"; until then "reads of what S accepted … are
+// served" (profile, section 6). The group can come back.
 func TestRetention(t *testing.T) {
 	p := newPlay(t)
 	epoch := p.group.Epoch()

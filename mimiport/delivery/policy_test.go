@@ -9,12 +9,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 )
 
-// TestSetPolicy: what the admin sets is merged, checked, effective at once, and survives a restart; what is wrong changes nothing.
+// TestSetPolicy: what the admin sets is merged, checked, effective at once, and survives a restart; what is wrong
+// changes nothing.
 func TestSetPolicy(t *testing.T) {
 	w := newWorld(t)
 	svc := w.services[serverA]
 	for _, bad := range []string{
-		`{"source":"everybody"}`, `{"target":""}`, `{"sauce":"nobody"}`, `{"preset":"wild"}`, `{"quotas":{"groups":-1}}`, `[]`, `{`,
+		`{"source":"everybody"}`, `{"target":""}`, `{"sauce":"nobody"}`, `{"preset":"wild"}`,
+		`{"quotas":{"groups":-1}}`, `[]`, `{`,
 		`{"deny_servers":"b.example"}`,
 	} {
 		_, err := svc.SetPolicy(t.Context(), json.RawMessage(bad))
@@ -23,14 +25,16 @@ func TestSetPolicy(t *testing.T) {
 	if p, err := svc.Policy(t.Context()); err != nil || p.Source != policy.SourcePowerLevel {
 		t.Errorf("after bad requests the policy is %+v, %v", p, err)
 	}
-	if _, err := svc.SetPolicy(t.Context(), json.RawMessage(`{"source":"nobody","deny_servers":["b.example"]}`)); err != nil {
+	if _, err := svc.SetPolicy(t.Context(),
+		json.RawMessage(`{"source":"nobody","deny_servers":["b.example"]}`)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := svc.SetPolicy(t.Context(), json.RawMessage(`{"quotas":{"groups":7}}`)); err != nil {
 		t.Fatal(err)
 	}
 	p, err := delivery.New(svc.Deps).Policy(t.Context())
-	if err != nil || p.Source != policy.SourceNobody || len(p.DenyServers) != 1 || p.Quotas.Groups != 7 || p.Quotas.Members != 50_000 {
+	if err != nil || p.Source != policy.SourceNobody || len(p.DenyServers) != 1 || p.Quotas.Groups != 7 ||
+		p.Quotas.Members != 50_000 {
 		t.Errorf("after a restart the policy is %+v, %v", p, err)
 	}
 }

@@ -63,8 +63,8 @@ func TestMissingMemberProposal(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestReferencedAdd: "Welcomes for Adds it references travel in the same request" (profile, section 5), and reach the joiner from S, while
-// T has them for those who ask there.
+// TestReferencedAdd: "Welcomes for Adds it references travel in the same request" (profile, section 5), and reach the
+// joiner from S, while T has them for those who ask there.
 func TestReferencedAdd(t *testing.T) {
 	p := newPlay(t)
 	p.Room.Joined[carol] = true
@@ -78,7 +78,8 @@ func TestReferencedAdd(t *testing.T) {
 	}
 	without := *a.init
 	without.Welcome = nil
-	if _, err := p.services[serverA].InitMigration(t.Context(), caller(bob), a.id, &without); mimiport.KindOf(err) != mimiport.KindInvalid {
+	if _, err := p.services[serverA].InitMigration(t.Context(), caller(bob), a.id,
+		&without); mimiport.KindOf(err) != mimiport.KindInvalid {
 		t.Errorf("without its Welcome: %v", err)
 	}
 	if _, err := p.initiate(a); err != nil {
@@ -109,7 +110,8 @@ func TestVoteIsPromise(t *testing.T) {
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "decided", "staged")
-	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"target":"nobody","deny_servers":["a.example"],"quotas":{"members":1}}`)); err != nil {
+	if _, err := p.services[serverB].SetPolicy(t.Context(),
+		json.RawMessage(`{"target":"nobody","deny_servers":["a.example"],"quotas":{"members":1}}`)); err != nil {
 		t.Fatal(err)
 	}
 	p.Room.Joined[bob], p.Room.Denied = false, []string{serverA}
@@ -119,8 +121,8 @@ func TestVoteIsPromise(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestExternalJoin: a member that has lost its state enters by external Commit, which "checks the joiner's own membership" (profile,
-// section 7), and is a member for all purposes afterwards.
+// TestExternalJoin: a member that has lost its state enters by external Commit, which "checks the joiner's own
+// membership" (profile, section 7), and is a member for all purposes afterwards.
 func TestExternalJoin(t *testing.T) {
 	p := newPlay(t)
 	join := func(user string) error {
@@ -143,8 +145,8 @@ func TestExternalJoin(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden)
 }
 
-// TestForeignID: "Foreign ids … enter by migration only, per policy (default: of local users' groups and allow-listed servers)"
-// (profile, section 3).
+// TestForeignID: "Foreign ids … enter by migration only, per policy (default: of local users' groups and allow-listed
+// servers)" (profile, section 3).
 func TestForeignID(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -154,7 +156,8 @@ func TestForeignID(t *testing.T) {
 	}
 	foreign := p.resign(data, func(s *mimiport.GroupState) { s.Lineage.Preimage = nil })
 	put := func() error {
-		_, err := p.services[serverB].PutContent(t.Context(), serverA, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: foreign, DecideBy: p.now})
+		_, err := p.services[serverB].PutContent(t.Context(), serverA,
+			&api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: foreign, DecideBy: p.now})
 		return err
 	}
 	p.nameInRoom(p.id)
@@ -169,7 +172,8 @@ func TestForeignID(t *testing.T) {
 	}
 }
 
-// TestUnknownSection: a section that T does not know is skipped when it may be, refused when it must be understood, and "never passed on".
+// TestUnknownSection: a section that T does not know is skipped when it may be, refused when it must be understood, and
+// "never passed on".
 func TestUnknownSection(t *testing.T) {
 	for name, c := range map[string]struct {
 		typ  uint16
@@ -221,7 +225,8 @@ func section() []byte {
 	return b.BytesOrPanic()
 }
 
-// TestLimitsAskedFirst: "Size and suite are checked before anything freezes" (profile, section 6), by what the target takes, too.
+// TestLimitsAskedFirst: "Size and suite are checked before anything freezes" (profile, section 6), by what the target
+// takes, too.
 func TestLimitsAskedFirst(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit func(*delivery.Deps)
@@ -242,7 +247,8 @@ func TestLimitsAskedFirst(t *testing.T) {
 	}
 }
 
-// TestAnotherLineage: "Another lineage for a known id is refused" (profile, section 3): a step is not the one that this server knows.
+// TestAnotherLineage: "Another lineage for a known id is refused" (profile, section 3): a step is not the one that this
+// server knows.
 func TestAnotherLineage(t *testing.T) {
 	p := newPlay(t)
 	p.addServer("c.example")
@@ -275,11 +281,13 @@ func TestAnotherLineage(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	_, err = p.services[serverA].PutContent(t.Context(), serverB, &api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: other, DecideBy: p.now})
+	_, err = p.services[serverA].PutContent(t.Context(), serverB,
+		&api.ContentUpload{ID: a.id, KeyID: "ed25519:1", Data: other, DecideBy: p.now})
 	expectRule(t, err, "lineage")
 }
 
-// TestOperatorDrop: "the operator can list and drop rows, with a warning" (profile, section 6); what is staged is kept for a confirmation.
+// TestOperatorDrop: "the operator can list and drop rows, with a warning" (profile, section 6); what is staged is kept
+// for a confirmation.
 func TestOperatorDrop(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -296,8 +304,8 @@ func TestOperatorDrop(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestSignedAgain: "S signs again with its current key when it repeats a decision", and T accepts "any key of S that was current at any
-// time since T made the offer" (profile, section 2).
+// TestSignedAgain: "S signs again with its current key when it repeats a decision", and T accepts "any key of S that
+// was current at any time since T made the offer" (profile, section 2).
 func TestSignedAgain(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -311,8 +319,8 @@ func TestSignedAgain(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestRotatedKeys: "for a row T has STAGED, confirmation and abort are accepted under any key of S that was current at any time since T made
-// the offer" (profile, section 2), and under no other.
+// TestRotatedKeys: "for a row T has STAGED, confirmation and abort are accepted under any key of S that was current at
+// any time since T made the offer" (profile, section 2), and under no other.
 func TestRotatedKeys(t *testing.T) {
 	p := newPlay(t)
 	first := p.Key(serverA)
@@ -326,7 +334,8 @@ func TestRotatedKeys(t *testing.T) {
 	abort := must(p.stores[serverA].Migration(t.Context(), aborted.id))(t).Abort
 	p.Rotate(serverA)
 	drop := func(keyID string, message []byte) error {
-		return p.services[serverB].AbortFromSource(t.Context(), serverA, aborted.id, &api.SignedRequest{Message: message, KeyID: keyID})
+		return p.services[serverB].AbortFromSource(t.Context(), serverA, aborted.id,
+			&api.SignedRequest{Message: message, KeyID: keyID})
 	}
 	early := &mimiport.MigrationAbort{MigrationID: aborted.id, SourceDomain: serverA}
 	if err := mimiport.Sign(early, first); err != nil {
@@ -346,7 +355,8 @@ func TestRotatedKeys(t *testing.T) {
 	p.Rotate(serverA)
 	p.now = p.now.Add(time.Second)
 	show := func(keyID string, message []byte) error {
-		_, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id, &api.SignedRequest{Message: message, KeyID: keyID})
+		_, err := p.services[serverB].ConfirmMigration(t.Context(), caller(alice), a.id,
+			&api.SignedRequest{Message: message, KeyID: keyID})
 		return err
 	}
 	old := must(mimiport.UnmarshalMigrationConfirmation(decision.Message))(t)
@@ -360,8 +370,8 @@ func TestRotatedKeys(t *testing.T) {
 	p.expect(a, "decided", "active")
 }
 
-// TestDraftTarget: "A target that speaks only the draft (activates on import) is safe while S and members keep these rules; after an abort it
-// keeps a dead copy" (profile, section 6).
+// TestDraftTarget: "A target that speaks only the draft (activates on import) is safe while S and members keep these
+// rules; after an abort it keeps a dead copy" (profile, section 6).
 func TestDraftTarget(t *testing.T) {
 	t.Run("moves", func(t *testing.T) {
 		p := newPlay(t)

@@ -27,9 +27,9 @@ func (p *play) abortOne() error {
 	return err
 }
 
-// TestQuotasCount: each quota of profile, section 8 counts what the servers hold, refuses by its name, with a time to ask
-// again just where waiting helps, and has room again when what it counts is gone. "Aborted freezes count: 3 an hour per
-// group and user by default" (section 6).
+// TestQuotasCount: each quota of profile, section 8 counts what the servers hold, refuses by its name, with a time to
+// ask again just where waiting helps, and has room again when what it counts is gone. "Aborted freezes count: 3 an hour
+// per group and user by default" (section 6).
 func TestQuotasCount(t *testing.T) {
 	const hour = time.Hour + time.Second
 	staged := func(p *play) error {
@@ -182,8 +182,8 @@ func TestQuotasUnderLoad(t *testing.T) {
 	}
 }
 
-// TestStoredPolicyOfAnEarlierVersion: a policy that was stored before a quota or a mode existed has its default, and can be
-// changed.
+// TestStoredPolicyOfAnEarlierVersion: a policy that was stored before a quota or a mode existed has its default, and
+// can be changed.
 func TestStoredPolicyOfAnEarlierVersion(t *testing.T) {
 	p := newPlay(t)
 	stored := []byte(`{"source":"nobody","target":"nobody","quotas":{"groups":7}}`)
@@ -252,14 +252,16 @@ func TestBindMembers(t *testing.T) {
 	}
 }
 
-// TestAdminMoves: "`server_admin`" (profile, section 8) is asked of who began the migration, also when nobody calls any more.
+// TestAdminMoves: "`server_admin`" (profile, section 8) is asked of who began the migration, also when nobody calls any
+// more.
 func TestAdminMoves(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverA, `{"source":"server_admin"}`)
 	a := p.mustRequest(serverA, serverB, bob)
 	_, err := p.initiate(a)
 	expectKind(t, err, mimiport.KindForbidden)
-	must(p.services[serverA].InitMigration(t.Context(), api.Caller{UserID: bob, Server: serverB, Admin: true}, a.id, a.init))(t)
+	must(p.services[serverA].InitMigration(t.Context(), api.Caller{UserID: bob, Server: serverB, Admin: true}, a.id,
+		a.init))(t)
 	p.run()
 	p.expect(a, "moved", "active")
 }

@@ -25,8 +25,9 @@ func expectKind(t *testing.T, err error, want mimiport.Kind) {
 	}
 }
 
-// TestMoveThereAndBack is the whole life: a group at A, to B, back to A, with messages and Commits at each place. "Clients can now send messages
-// to the group using the Target Delivery Service" (draft); "Moving back to a former host works, at once" (profile, section 3).
+// TestMoveThereAndBack is the whole life: a group at A, to B, back to A, with messages and Commits at each place.
+// "Clients can now send messages to the group using the Target Delivery Service" (draft); "Moving back to a former host
+// works, at once" (profile, section 3).
 func TestMoveThereAndBack(t *testing.T) {
 	p := newPlay(t)
 	p.commit(serverA, bob, mlstest.CommitOptions{})
@@ -57,8 +58,8 @@ func TestMoveThereAndBack(t *testing.T) {
 	}
 }
 
-// TestFanOut: each accepted message reaches each device of the epoch once, in the order of the log; what a device was sent is what
-// the log says.
+// TestFanOut: each accepted message reaches each device of the epoch once, in the order of the log; what a device was
+// sent is what the log says.
 func TestFanOut(t *testing.T) {
 	p := newPlay(t)
 	p.say(serverA, alice)
@@ -99,7 +100,8 @@ func TestWelcome(t *testing.T) {
 	p := newPlay(t)
 	add := func() *mlstest.Commit {
 		return p.group.Commit(mlstest.CommitOptions{
-			Sender: 0, Path: true, Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL")))},
+			Sender: 0, Path: true,
+			Proposals: []*mlstest.Proposal{p.group.Add(p.group.NewClient(mlstest.Identity(carol, "CAROL")))},
 		})
 	}
 	c := add()
@@ -192,21 +194,29 @@ func TestSubmitRefusals(t *testing.T) {
 		req  *api.SubmitRequest
 		want mimiport.Kind
 	}{
-		"not in the room":             {"@eve:a.example", commit(good), mimiport.KindForbidden},
-		"not in the group":            {mallory, &api.SubmitRequest{Message: p.group.Application(nil, 10)}, mimiport.KindForbidden},
-		"another user's leaf":         {bob, commit(good), mimiport.KindForbidden},
-		"garbage":                     {alice, &api.SubmitRequest{Message: []byte("garbage")}, mimiport.KindUnsupported}, // no version 1
-		"truncated":                   {alice, &api.SubmitRequest{Message: good.Message[:50]}, mimiport.KindBadMessage},
-		"empty":                       {alice, &api.SubmitRequest{}, mimiport.KindBadMessage},
-		"too large":                   {alice, &api.SubmitRequest{Message: make([]byte, 2<<20)}, mimiport.KindTooLarge},
-		"no GroupInfo":                {alice, &api.SubmitRequest{Message: good.Message}, mimiport.KindBadMessage},
-		"GroupInfo of another commit": {alice, &api.SubmitRequest{Message: good.Message, GroupInfo: announced.GroupInfo}, mimiport.KindInvalid},
-		"tampered":                    {alice, &api.SubmitRequest{Message: tampered, GroupInfo: good.GroupInfo}, mimiport.KindBadSignature},
-		"Welcome without an add":      {alice, &api.SubmitRequest{Message: good.Message, GroupInfo: good.GroupInfo, Welcome: adding.Welcome}, mimiport.KindInvalid},
-		"garbage as a Welcome":        {alice, &api.SubmitRequest{Message: adding.Message, GroupInfo: adding.GroupInfo, Welcome: []byte{1}}, mimiport.KindBadMessage},
-		"announces a migration":       {alice, commit(announced), mimiport.KindInvalid},
-		"a GroupInfo as a message":    {alice, &api.SubmitRequest{Message: good.GroupInfo}, mimiport.KindInvalid},
-		"future epoch":                {alice, &api.SubmitRequest{Message: good.Next.Application(nil, 10)}, mimiport.KindWrongEpoch},
+		"not in the room": {"@eve:a.example", commit(good), mimiport.KindForbidden},
+		"not in the group": {mallory, &api.SubmitRequest{Message: p.group.Application(nil, 10)},
+			mimiport.KindForbidden},
+		"another user's leaf": {bob, commit(good), mimiport.KindForbidden},
+		// no version 1
+		"garbage":      {alice, &api.SubmitRequest{Message: []byte("garbage")}, mimiport.KindUnsupported},
+		"truncated":    {alice, &api.SubmitRequest{Message: good.Message[:50]}, mimiport.KindBadMessage},
+		"empty":        {alice, &api.SubmitRequest{}, mimiport.KindBadMessage},
+		"too large":    {alice, &api.SubmitRequest{Message: make([]byte, 2<<20)}, mimiport.KindTooLarge},
+		"no GroupInfo": {alice, &api.SubmitRequest{Message: good.Message}, mimiport.KindBadMessage},
+		"GroupInfo of another commit": {alice, &api.SubmitRequest{Message: good.Message, GroupInfo: announced.GroupInfo},
+			mimiport.KindInvalid},
+		"tampered": {alice, &api.SubmitRequest{Message: tampered, GroupInfo: good.GroupInfo},
+			mimiport.KindBadSignature},
+		"Welcome without an add": {alice,
+			&api.SubmitRequest{Message: good.Message, GroupInfo: good.GroupInfo, Welcome: adding.Welcome}, mimiport.KindInvalid},
+		"garbage as a Welcome": {alice,
+			&api.SubmitRequest{Message: adding.Message, GroupInfo: adding.GroupInfo, Welcome: []byte{1}},
+			mimiport.KindBadMessage},
+		"announces a migration":    {alice, commit(announced), mimiport.KindInvalid},
+		"a GroupInfo as a message": {alice, &api.SubmitRequest{Message: good.GroupInfo}, mimiport.KindInvalid},
+		"future epoch": {alice, &api.SubmitRequest{Message: good.Next.Application(nil, 10)},
+			mimiport.KindWrongEpoch},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := p.submit(serverA, c.user, c.req)
@@ -214,7 +224,8 @@ func TestSubmitRefusals(t *testing.T) {
 			p.expectHosted(serverA, 0)
 		})
 	}
-	if _, err := p.services[serverA].Submit(t.Context(), caller(alice), []byte("nowhere"), commit(good)); mimiport.KindOf(err) != mimiport.KindUnknownGroup {
+	if _, err := p.services[serverA].Submit(t.Context(), caller(alice), []byte("nowhere"),
+		commit(good)); mimiport.KindOf(err) != mimiport.KindUnknownGroup {
 		t.Errorf("an unknown group gives %v", err)
 	}
 }
@@ -233,7 +244,8 @@ func TestRestart(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestReservedIDs: an id is handed out to members of the room who may create groups, and bound by the one who has it, once.
+// TestReservedIDs: an id is handed out to members of the room who may create groups, and bound by the one who has it,
+// once.
 func TestReservedIDs(t *testing.T) {
 	p := newPlay(t)
 	svc := p.services[serverA]
@@ -255,7 +267,8 @@ func TestReservedIDs(t *testing.T) {
 	_, err = svc.BindGroup(t.Context(), caller(bob), p.id, bind)
 	expectKind(t, err, mimiport.KindForbidden)
 	other := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true}).Next
-	_, err = svc.BindGroup(t.Context(), caller(alice), p.id, &api.BindGroupRequest{Protocol: "mls10", GroupInfo: other.GroupInfo(), RatchetTree: other.RatchetTree()})
+	_, err = svc.BindGroup(t.Context(), caller(alice), p.id,
+		&api.BindGroupRequest{Protocol: "mls10", GroupInfo: other.GroupInfo(), RatchetTree: other.RatchetTree()})
 	expectKind(t, err, mimiport.KindConflict)
 	_, err = svc.BindGroup(t.Context(), caller(alice), p.id, &api.BindGroupRequest{Protocol: "mls11"})
 	expectKind(t, err, mimiport.KindUnsupported)
@@ -270,7 +283,8 @@ func TestReservedIDs(t *testing.T) {
 	expectKind(t, err, mimiport.KindUnknownGroup)
 }
 
-// TestReadersMeetWriters: while members commit, whoever reads the group is told one epoch as it is or was, and nobody is disturbed.
+// TestReadersMeetWriters: while members commit, whoever reads the group is told one epoch as it is or was, and nobody
+// is disturbed.
 func TestReadersMeetWriters(t *testing.T) {
 	p := newPlay(t)
 	svc := p.services[serverA]

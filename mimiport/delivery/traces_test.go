@@ -26,7 +26,8 @@ var update = flag.Bool("update", false, "write the golden files")
 // client is C, whose homeserver is H; alice is another member, M.
 const client = "@c:h.example"
 
-// tracer writes down every request of a play between C, M, S and T: what it carries, what comes back, and how S and T stand afterwards.
+// tracer writes down every request of a play between C, M, S and T: what it carries, what comes back, and how S and T
+// stand afterwards.
 type tracer struct {
 	*play
 	out    bytes.Buffer
@@ -41,13 +42,16 @@ var parties = map[string]string{serverA: "S", serverB: "T", "h.example": "H"}
 func newTracer(t *testing.T) *tracer {
 	p := &play{world: newWorld(t)}
 	p.Room.Joined[client], p.Room.Power[client] = true, 100
-	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room}))(t).GroupID
-	p.group = mlstest.New(mlstest.Options{Seed: 1, GroupID: p.id, Members: [][]byte{mlstest.Identity(alice, "M"), mlstest.Identity(client, "C")}})
+	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice),
+		&api.ReserveGroupRequest{RoomID: room}))(t).GroupID
+	p.group = mlstest.New(mlstest.Options{Seed: 1, GroupID: p.id,
+		Members: [][]byte{mlstest.Identity(alice, "M"), mlstest.Identity(client, "C")}})
 	p.bind(serverA)
 	for _, ds := range []string{serverA, serverB} {
 		p.allow(ds, `{"target":"joined_servers"}`)
 	}
-	tr := &tracer{play: p, stand: map[string]string{}, ids: map[mimiport.MigrationID]string{}, nonces: map[mimiport.Nonce]string{}, begun: p.now}
+	tr := &tracer{play: p, stand: map[string]string{}, ids: map[mimiport.MigrationID]string{},
+		nonces: map[mimiport.Nonce]string{}, begun: p.now}
 	for name, service := range p.services {
 		deps := service.Deps
 		deps.Sender = traced{deps.Sender, tr}
@@ -75,8 +79,10 @@ func (tr *tracer) ask(from, to, operation, body string, request func() (string, 
 // refusal is an error as the wire has it.
 func (tr *tracer) refusal(err error) string {
 	text, known := map[mimiport.Kind]string{
-		mimiport.KindPeer: "(lost)", mimiport.KindForbidden: "403 M_FORBIDDEN", mimiport.KindUnrecognized: "404 M_UNRECOGNIZED",
-		mimiport.KindInProgress: "409 M_MIGRATION_IN_PROGRESS", mimiport.KindInvalid: "400 M_INVALID", mimiport.KindMoved: "410 M_GROUP_MOVED",
+		mimiport.KindPeer: "(lost)", mimiport.KindForbidden: "403 M_FORBIDDEN",
+		mimiport.KindUnrecognized: "404 M_UNRECOGNIZED",
+		mimiport.KindInProgress:   "409 M_MIGRATION_IN_PROGRESS", mimiport.KindInvalid: "400 M_INVALID",
+		mimiport.KindMoved: "410 M_GROUP_MOVED",
 	}[mimiport.KindOf(err)]
 	if !known {
 		tr.t.Fatal(err)
@@ -133,12 +139,14 @@ func (tr *tracer) response(r *mimiport.MigrationResponse) string {
 }
 
 func (tr *tracer) request(r *mimiport.MigrationRequest) string {
-	return fmt.Sprintf("MigrationRequest{source_domain_name: %s, target_domain_name: %s, group_id: G, epoch: %d}", parties[r.SourceDomain], parties[r.TargetDomain], r.Epoch)
+	return fmt.Sprintf("MigrationRequest{source_domain_name: %s, target_domain_name: %s, group_id: G, epoch: %d}",
+		parties[r.SourceDomain], parties[r.TargetDomain], r.Epoch)
 }
 
 func (tr *tracer) confirmation(data []byte) string {
 	c := must(mimiport.UnmarshalMigrationConfirmation(data))(tr.t)
-	return fmt.Sprintf("MigrationConfirmation{domain_name: %s, nonce: %s, group_id: G} %s", parties[c.DomainName], tr.nonces[c.Nonce], tr.signed(c))
+	return fmt.Sprintf("MigrationConfirmation{domain_name: %s, nonce: %s, group_id: G} %s", parties[c.DomainName],
+		tr.nonces[c.Nonce], tr.signed(c))
 }
 
 // receipt is what goes with a decision.
@@ -171,7 +179,8 @@ func (tr *tracer) reads(party, user, server string, term uint64) {
 
 func (tr *tracer) abort(data []byte) string {
 	a := must(mimiport.UnmarshalMigrationAbort(data))(tr.t)
-	return fmt.Sprintf("MigrationAbort{migration_id: %s, source_domain: %s} %s", tr.ids[a.MigrationID], parties[a.SourceDomain], tr.signed(a))
+	return fmt.Sprintf("MigrationAbort{migration_id: %s, source_domain: %s} %s", tr.ids[a.MigrationID],
+		parties[a.SourceDomain], tr.signed(a))
 }
 
 func (tr *tracer) status(st *api.MigrationStatus) string {
@@ -188,8 +197,10 @@ func (tr *tracer) status(st *api.MigrationStatus) string {
 func (tr *tracer) content(up *api.ContentUpload) string {
 	c := must(mimiport.UnmarshalMigrationContent(up.Data))(tr.t)
 	s := must(mimiport.UnmarshalGroupState(c.GroupState))(tr.t)
-	return fmt.Sprintf("MigrationContent{MigrationResponse{nonce: %s}, group_state: {base: epoch %d, commit, proposals: %d, lineage: %s, welcomes: %d, log: %d}} %s, decide_by: %s",
-		tr.nonces[c.Response.Nonce], c.Response.Request.Epoch, len(s.Proposals), tr.lineageText(&s.Lineage), len(s.Welcomes), len(s.Log), tr.signed(c), tr.clock(up.DecideBy))
+	return fmt.Sprintf("MigrationContent{MigrationResponse{nonce: %s}, group_state: {base: epoch %d, commit, "+
+		"proposals: %d, lineage: %s, welcomes: %d, log: %d}} %s, decide_by: %s",
+		tr.nonces[c.Response.Nonce], c.Response.Request.Epoch, len(s.Proposals),
+		tr.lineageText(&s.Lineage), len(s.Welcomes), len(s.Log), tr.signed(c), tr.clock(up.DecideBy))
 }
 
 func (tr *tracer) lineageText(l *mimiport.Lineage) string {
@@ -217,7 +228,8 @@ type traced struct {
 	tr *tracer
 }
 
-func (s traced) PutContent(ctx context.Context, from, to string, up *api.ContentUpload) (vote *api.SignedRequest, err error) {
+func (s traced) PutContent(ctx context.Context, from, to string, up *api.ContentUpload) (
+	vote *api.SignedRequest, err error) {
 	err = s.tr.ask(parties[from], parties[to], "putContent", s.tr.content(up), func() (string, error) {
 		if vote, err = s.Sender.PutContent(ctx, from, to, up); err != nil {
 			return "", err
@@ -228,10 +240,12 @@ func (s traced) PutContent(ctx context.Context, from, to string, up *api.Content
 	return vote, err
 }
 
-func (s traced) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
-	return s.tr.ask(parties[from], parties[to], "confirmMigration", s.tr.confirmation(m.Message)+s.tr.receipt(m.Receipt), func() (string, error) {
-		return "200", s.Sender.PutConfirmation(ctx, from, to, id, m)
-	})
+func (s traced) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID,
+	m *api.SignedRequest) error {
+	return s.tr.ask(parties[from], parties[to], "confirmMigration", s.tr.confirmation(m.Message)+s.tr.receipt(m.Receipt),
+		func() (string, error) {
+			return "200", s.Sender.PutConfirmation(ctx, from, to, id, m)
+		})
 }
 
 func (s traced) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
@@ -241,12 +255,14 @@ func (s traced) PutAbort(ctx context.Context, from, to string, id mimiport.Migra
 }
 
 func (s traced) PutLineage(ctx context.Context, from, to string, groupID []byte, r *api.LineageRequest) error {
-	return s.tr.ask(parties[from], parties[to], "showLineage", s.tr.lineageText(must(mimiport.UnmarshalLineage(r.Lineage))(s.tr.t)), func() (string, error) {
-		return "200", s.Sender.PutLineage(ctx, from, to, groupID, r)
-	})
+	return s.tr.ask(parties[from], parties[to], "showLineage",
+		s.tr.lineageText(must(mimiport.UnmarshalLineage(r.Lineage))(s.tr.t)), func() (string, error) {
+			return "200", s.Sender.PutLineage(ctx, from, to, groupID, r)
+		})
 }
 
-func (s traced) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *api.MigrationStatus, err error) {
+func (s traced) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (
+	st *api.MigrationStatus, err error) {
 	err = s.tr.ask(parties[from], parties[to], "getMigration", s.tr.ids[id], func() (string, error) {
 		if st, err = s.Sender.AskStatus(ctx, from, to, id); err != nil {
 			return "", err
@@ -256,7 +272,8 @@ func (s traced) AskStatus(ctx context.Context, from, to string, id mimiport.Migr
 	return st, err
 }
 
-func (s traced) ToDevice(ctx context.Context, from, to, txn string, devices map[string][]string, content json.RawMessage) error {
+func (s traced) ToDevice(ctx context.Context, from, to, txn string, devices map[string][]string,
+	content json.RawMessage) error {
 	var m api.FanOut
 	if err := json.Unmarshal(content, &m); err != nil {
 		return err
@@ -294,7 +311,8 @@ func (tr *tracer) offer(from, to string) (a *attempt) {
 // init lets C send its MigrationInit.
 func (tr *tracer) init(a *attempt) {
 	init := must(mimiport.UnmarshalMigrationInit(a.init.MigrationInit))(tr.t)
-	body := fmt.Sprintf("MigrationInit{MigrationResponse{nonce: %s}} signed by C, Commit{epoch: %d, authenticated_data: MigrationCommitAAD{%s}}, GroupInfo{epoch: %d}",
+	body := fmt.Sprintf("MigrationInit{MigrationResponse{nonce: %s}} signed by C, "+
+		"Commit{epoch: %d, authenticated_data: MigrationCommitAAD{%s}}, GroupInfo{epoch: %d}",
 		tr.nonces[init.Response.Nonce], tr.group.Epoch(), parties[a.to], tr.group.Epoch()+1)
 	_ = tr.ask("C", parties[a.from], "initMigration", body, func() (string, error) {
 		st, err := tr.initiate(a)
@@ -308,14 +326,15 @@ func (tr *tracer) init(a *attempt) {
 // commits lets a member submit a Commit.
 func (tr *tracer) commits(member, user, ds string) {
 	c := tr.group.Commit(mlstest.CommitOptions{Sender: leafOf[user], Path: true})
-	_ = tr.ask(member, parties[ds], "submit", fmt.Sprintf("Commit{epoch: %d}, GroupInfo{epoch: %d}", tr.group.Epoch(), c.Next.Epoch()), func() (string, error) {
-		res, err := tr.submit(ds, user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
-		if err != nil {
-			return "", err
-		}
-		tr.group = c.Next
-		return fmt.Sprintf("200 number %d of term %d, epoch %d", res.Seq, res.Term, res.Epoch), nil
-	})
+	_ = tr.ask(member, parties[ds], "submit",
+		fmt.Sprintf("Commit{epoch: %d}, GroupInfo{epoch: %d}", tr.group.Epoch(), c.Next.Epoch()), func() (string, error) {
+			res, err := tr.submit(ds, user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo})
+			if err != nil {
+				return "", err
+			}
+			tr.group = c.Next
+			return fmt.Sprintf("200 number %d of term %d, epoch %d", res.Seq, res.Term, res.Epoch), nil
+		})
 	tr.run()
 }
 
@@ -332,30 +351,32 @@ var traces = map[string]struct {
 	about string
 	play  func(*tracer)
 }{
-	"there_and_back": {"The group goes from S to T and comes back; a member who asks at the wrong place is redirected.", func(tr *tracer) {
-		a := tr.offer(serverA, serverB)
-		tr.init(a)
-		tr.run()
-		tr.init(a)
-		tr.group = a.commit.Next
-		tr.commits("M", alice, serverA)
-		tr.commits("M", alice, serverB)
-		b := tr.offer(serverB, serverA)
-		tr.init(b)
-		tr.run()
-		tr.group = b.commit.Next
-		tr.commits("C", client, serverA)
-	}},
-	"decide_by": {"T's vote is lost until decide_by: S aborts, T learns of it, and the Commit is dropped for good.", func(tr *tracer) {
-		tr.lost = func(_, what string) bool { return what == "vote" }
-		a := tr.offer(serverA, serverB)
-		tr.init(a)
-		tr.run()
-		tr.commits("M", alice, serverA)
-		tr.pass(61 * time.Second)
-		tr.init(a)
-		tr.commits("M", alice, serverA)
-	}},
+	"there_and_back": {"The group goes from S to T and comes back; a member who asks at the wrong place is redirected.",
+		func(tr *tracer) {
+			a := tr.offer(serverA, serverB)
+			tr.init(a)
+			tr.run()
+			tr.init(a)
+			tr.group = a.commit.Next
+			tr.commits("M", alice, serverA)
+			tr.commits("M", alice, serverB)
+			b := tr.offer(serverB, serverA)
+			tr.init(b)
+			tr.run()
+			tr.group = b.commit.Next
+			tr.commits("C", client, serverA)
+		}},
+	"decide_by": {"T's vote is lost until decide_by: S aborts, T learns of it, and the Commit is dropped for good.",
+		func(tr *tracer) {
+			tr.lost = func(_, what string) bool { return what == "vote" }
+			a := tr.offer(serverA, serverB)
+			tr.init(a)
+			tr.run()
+			tr.commits("M", alice, serverA)
+			tr.pass(61 * time.Second)
+			tr.init(a)
+			tr.commits("M", alice, serverA)
+		}},
 	"late_vote": {"T's vote arrives after decide_by: S's clock alone decides.", func(tr *tracer) {
 		tr.lost = func(_, what string) bool {
 			if what == "vote" {
@@ -388,32 +409,36 @@ var traces = map[string]struct {
 		tr.run()
 		tr.commits("M", alice, serverA)
 	}},
-	"source_dies": {"S dies when it has decided and told C: C shows T the decision, and S hears of it when it is back.", func(tr *tracer) {
-		down := false
-		tr.lost = func(to, what string) bool { return what == "confirmation" || down && to == serverA }
-		a := tr.offer(serverA, serverB)
-		tr.init(a)
-		tr.run()
-		tr.init(a)
-		down = true
-		tr.group = a.commit.Next
-		tr.commits("M", alice, serverB)
-		tr.pass(2 * time.Minute)
-		told := must(tr.services[serverA].Migration(tr.t.Context(), caller(client), a.id))(tr.t)
-		shown := &api.SignedRequest{Message: told.Confirmation.Message, KeyID: told.Confirmation.KeyID, Receipt: told.Receipt}
-		_ = tr.ask("C", "T", "confirmMigration", tr.confirmation(shown.Message)+tr.receipt(shown.Receipt), func() (string, error) {
-			st, err := tr.services[serverB].ConfirmMigration(tr.t.Context(), caller(client), a.id, shown)
-			if err != nil {
-				return "", err
-			}
-			return tr.status(st), nil
-		})
-		tr.reads("M", alice, serverB, 0)
-		tr.commits("M", alice, serverB)
-		tr.lost = func(string, string) bool { return false }
-		tr.pass(10 * time.Second)
-	}},
-	"draft_target": {"T speaks only the draft and activates what it imports: S decides by its vote, and needs no acknowledgement.", func(tr *tracer) {
+	"source_dies": {"S dies when it has decided and told C: C shows T the decision, and S hears of it when it is back.",
+		func(tr *tracer) {
+			down := false
+			tr.lost = func(to, what string) bool { return what == "confirmation" || down && to == serverA }
+			a := tr.offer(serverA, serverB)
+			tr.init(a)
+			tr.run()
+			tr.init(a)
+			down = true
+			tr.group = a.commit.Next
+			tr.commits("M", alice, serverB)
+			tr.pass(2 * time.Minute)
+			told := must(tr.services[serverA].Migration(tr.t.Context(), caller(client), a.id))(tr.t)
+			c := told.Confirmation
+			shown := &api.SignedRequest{Message: c.Message, KeyID: c.KeyID, Receipt: told.Receipt}
+			_ = tr.ask("C", "T", "confirmMigration", tr.confirmation(shown.Message)+tr.receipt(shown.Receipt),
+				func() (string, error) {
+					st, err := tr.services[serverB].ConfirmMigration(tr.t.Context(), caller(client), a.id, shown)
+					if err != nil {
+						return "", err
+					}
+					return tr.status(st), nil
+				})
+			tr.reads("M", alice, serverB, 0)
+			tr.commits("M", alice, serverB)
+			tr.lost = func(string, string) bool { return false }
+			tr.pass(10 * time.Second)
+		}},
+	"draft_target": {"T speaks only the draft and activates what it imports: S decides by its vote, " +
+		"and needs no acknowledgement.", func(tr *tracer) {
 		tr.Draft = serverB
 		a := tr.offer(serverA, serverB)
 		tr.init(a)
@@ -421,7 +446,8 @@ var traces = map[string]struct {
 		tr.group = a.commit.Next
 		tr.commits("M", alice, serverB)
 	}},
-	"reclaim": {"T is lost after the decision: S's operator takes the group back in a new term, the room names the claim, and T yields.", func(tr *tracer) {
+	"reclaim": {"T is lost after the decision: S's operator takes the group back in a new term, " +
+		"the room names the claim, and T yields.", func(tr *tracer) {
 		a := tr.offer(serverA, serverB)
 		tr.init(a)
 		tr.run()

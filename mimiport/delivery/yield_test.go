@@ -17,8 +17,9 @@ import (
 // held is what a member holds, to recover a group from.
 func (p *play) held(l *api.LineageRequest) *api.RecoverRequest {
 	return &api.RecoverRequest{
-		BindGroupRequest: api.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: p.group.RatchetTree()},
-		Lineage:          l.Lineage,
+		BindGroupRequest: api.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(),
+			RatchetTree: p.group.RatchetTree()},
+		Lineage: l.Lineage,
 	}
 }
 
@@ -59,8 +60,8 @@ func (p *play) expectKept(ds string, kind storage.EvidenceKind) {
 	}
 }
 
-// TestReclaimedWhileStaged: a target that waits for the decision, and is shown it together with the reclaim, does not accept: not even
-// until it is told once more.
+// TestReclaimedWhileStaged: a target that waits for the decision, and is shown it together with the reclaim, does not
+// accept: not even until it is told once more.
 func TestReclaimedWhileStaged(t *testing.T) {
 	p := newReclaimed(t)
 	p.lost = func(string, string) bool { return false }
@@ -76,8 +77,8 @@ func TestReclaimedWhileStaged(t *testing.T) {
 	p.expectHosted(serverA, 2)
 }
 
-// TestReclaimAfterDrop: a reclaim takes the place of what a migration back has staged here and left, and its confirmation, should it come
-// after all, revives nothing.
+// TestReclaimAfterDrop: a reclaim takes the place of what a migration back has staged here and left, and its
+// confirmation, should it come after all, revives nothing.
 func TestReclaimAfterDrop(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
@@ -97,7 +98,8 @@ func TestReclaimAfterDrop(t *testing.T) {
 	expectKind(t, err, mimiport.KindEnded)
 	p.expectHosted(serverA, 2)
 
-	// The server that the group was taken from gives up its own migration as soon as it hears: no vote can decide it any more.
+	// The server that the group was taken from gives up its own migration as soon as it hears: no vote can decide it any
+	// more.
 	p.lost = func(_, what string) bool { return what == "content" }
 	p.now = p.now.Add(time.Second)
 	p.run()
@@ -110,7 +112,8 @@ func TestReclaimAfterDrop(t *testing.T) {
 	p.expectAt(serverB, serverA, 2)
 }
 
-// TestRecoverAfterDrop: a group whose source is lost is recovered at the target that waited for its decision, once that waits no more.
+// TestRecoverAfterDrop: a group whose source is lost is recovered at the target that waited for its decision, once that
+// waits no more.
 func TestRecoverAfterDrop(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverB, `{"recover":true}`)
@@ -144,7 +147,8 @@ func TestRecoverAfterDrop(t *testing.T) {
 	p.expectKept(serverA, migration.EvidenceHigherTerm)
 }
 
-// TestRecoverBehind: a server that has confirmed a group away does not recover it from before: that would be a second host of one term.
+// TestRecoverBehind: a server that has confirmed a group away does not recover it from before: that would be a second
+// host of one term.
 func TestRecoverBehind(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverA, `{"recover":true}`)
@@ -159,8 +163,8 @@ func TestRecoverBehind(t *testing.T) {
 	p.commit(serverA, alice, mlstest.CommitOptions{})
 }
 
-// TestRestoredKeepsEvidence: whatever a restored source has done about a migration that it had confirmed, shown its confirmation it keeps
-// the evidence.
+// TestRestoredKeepsEvidence: whatever a restored source has done about a migration that it had confirmed, shown its
+// confirmation it keeps the evidence.
 func TestRestoredKeepsEvidence(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -173,8 +177,8 @@ func TestRestoredKeepsEvidence(t *testing.T) {
 	p.expectKept(serverA, migration.EvidenceOwnForgotten)
 }
 
-// TestReclaimToldAgain: a target that has dropped what it staged does not know the group when it is told of the reclaim. Should it take the
-// group up by a confirmation later, it is told again.
+// TestReclaimToldAgain: a target that has dropped what it staged does not know the group when it is told of the
+// reclaim. Should it take the group up by a confirmation later, it is told again.
 func TestReclaimToldAgain(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(to, what string) bool {
@@ -200,7 +204,8 @@ func TestReclaimToldAgain(t *testing.T) {
 	p.expectAt(serverB, serverA, 2)
 }
 
-// TestReclaimForgotten: the server that a group was reclaimed from is told until the retention ends, should it never know the group again.
+// TestReclaimForgotten: the server that a group was reclaimed from is told until the retention ends, should it never
+// know the group again.
 func TestReclaimForgotten(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
@@ -235,14 +240,15 @@ func TestReclaimOtherBranch(t *testing.T) {
 	if err := p.show(serverA, l); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{}); mimiport.KindOf(err) != mimiport.KindConflict {
+	if _, err := p.services[serverA].Reclaim(t.Context(), p.id,
+		&api.LineageRequest{}); mimiport.KindOf(err) != mimiport.KindConflict {
 		t.Errorf("the reclaim ends with %v", err)
 	}
 	p.expectAt(serverA, serverB, 1)
 }
 
-// TestRecalledWhileFrozen: a source that was restored, has aborted what it had confirmed and is frozen for another migration when it is
-// shown its confirmation, confirms no other.
+// TestRecalledWhileFrozen: a source that was restored, has aborted what it had confirmed and is frozen for another
+// migration when it is shown its confirmation, confirms no other.
 func TestRecalledWhileFrozen(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -267,8 +273,8 @@ func TestRecalledWhileFrozen(t *testing.T) {
 	}
 }
 
-// TestRestoredTakesBack: a restored source that is offered the group back finds its own confirmation in the lineage: whatever becomes of that
-// migration, it does not go on in the term that it had confirmed away.
+// TestRestoredTakesBack: a restored source that is offered the group back finds its own confirmation in the lineage:
+// whatever becomes of that migration, it does not go on in the term that it had confirmed away.
 func TestRestoredTakesBack(t *testing.T) {
 	p := newPlay(t)
 	backup := p.copyOf(serverA)

@@ -29,7 +29,8 @@ const (
 	Dropped State = "dropped" // expired, or S's signed abort was shown
 )
 
-// Ended says whether the outcome is final. Only a confirmation changes a record in such a state, against S's own abort: it wins.
+// Ended says whether the outcome is final. Only a confirmation changes a record in such a state, against S's own abort:
+// it wins.
 func (s State) Ended() bool { return s == Moved || s == Aborted || s == Active || s == Dropped }
 
 // Role is the side that keeps the record.

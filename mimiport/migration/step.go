@@ -47,9 +47,9 @@ func (e Deadline) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Left is how long a record waits yet, by a clock that is at a time: S for the vote, T for the content; 0 for what waits no more. Nor
-// is anything left by a clock from before the record: it has gone back, and might do so again. Until the end has been written, a vote
-// or a content counts all the same.
+// Left is how long a record waits yet, by a clock that is at a time: S for the vote, T for the content; 0 for what
+// waits no more. Nor is anything left by a clock from before the record: it has gone back, and might do so again. Until
+// the end has been written, a vote or a content counts all the same.
 func (m Migration) Left(at time.Time) time.Duration {
 	deadline := m.ExpiresAt
 	switch m.State {

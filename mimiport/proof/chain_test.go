@@ -80,7 +80,8 @@ func drawStep(t *rapid.T, c *chain) {
 		return rapid.SampledFrom(servers).Filter(func(s string) bool { return s != not })
 	}
 	epoch := c.Epoch + rapid.Uint64Range(0, 1000).Draw(t, "epochs")
-	switch kind := rapid.SampledFrom([]mimiport.StepKind{1, 1, 1, mimiport.StepReclaim, mimiport.StepRecover}).Draw(t, "kind"); {
+	switch kind := rapid.SampledFrom([]mimiport.StepKind{1, 1, 1, mimiport.StepReclaim, mimiport.StepRecover}).Draw(t,
+		"kind"); {
 	case kind == mimiport.StepMigration:
 		c.Migrate(others(c.Host).Draw(t, "target"), epoch)
 	case kind == mimiport.StepReclaim && c.Before != "":

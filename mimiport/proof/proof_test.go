@@ -18,7 +18,8 @@ import (
 func expectLineageError(t rapid.TB, err error, text string) {
 	t.Helper()
 	var e *mimiport.Error
-	if !errors.As(err, &e) || e.Kind != mimiport.KindInvalid || e.Info.Rule != "lineage" || !strings.Contains(err.Error(), text) {
+	if !errors.As(err, &e) || e.Kind != mimiport.KindInvalid || e.Info.Rule != "lineage" ||
+		!strings.Contains(err.Error(), text) {
 		t.Errorf("got %v, want an error about the lineage with %q", err, text)
 	}
 }
@@ -106,9 +107,10 @@ func TestBrokenChains(t *testing.T) {
 		}, "another step"},
 		"a claim of an earlier epoch": {func(ch *chain) { ch.Claim(mimiport.StepRecover, c, 5) }, "do not rise"},
 		"a reclaim by nobody":         {func(ch *chain) { ch.Claim(mimiport.StepReclaim, "", 9) }, "server name"},
-		"a recover by no server":      {func(ch *chain) { ch.Claim(mimiport.StepRecover, "user@c.example", 9) }, "server name"},
-		"a move to no server":         {func(ch *chain) { ch.Migrate("", 9) }, "target_domain_name"},
-		"a move to itself":            {func(ch *chain) { ch.Migrate(b, 9) }, "the source is the target"},
+		"a recover by no server": {func(ch *chain) { ch.Claim(mimiport.StepRecover, "user@c.example", 9) },
+			"server name"},
+		"a move to no server": {func(ch *chain) { ch.Migrate("", 9) }, "target_domain_name"},
+		"a move to itself":    {func(ch *chain) { ch.Migrate(b, 9) }, "the source is the target"},
 		"an earlier step's nonce": {func(ch *chain) {
 			ch.Migrate(a, 9)
 			offer, decision := ch.Offer(b, 20)
@@ -268,7 +270,8 @@ func TestByOffer(t *testing.T) {
 	c.Migrate("b.example", 3)
 	c.Claim(mimiport.StepRecover, "c.example:8448", 9)
 	migration, claim := &c.Lineage.Steps[0], &c.Lineage.Steps[1]
-	if !proof.ByOffer(migration, migration.Response.Message) || proof.ByOffer(migration, claim.Claim.Message) || proof.ByOffer(claim, nil) {
+	if !proof.ByOffer(migration, migration.Response.Message) || proof.ByOffer(migration, claim.Claim.Message) ||
+		proof.ByOffer(claim, nil) {
 		t.Error("a step is taken for another")
 	}
 }

@@ -136,7 +136,8 @@ func (c *Checker) verify(r *http.Request, body []byte, status int, header http.H
 	if err != nil {
 		return err
 	}
-	options := &openapi3filter.Options{IncludeResponseStatus: true, AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
+	options := &openapi3filter.Options{IncludeResponseStatus: true,
+		AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
 	input := &openapi3filter.RequestValidationInput{Request: asked, PathParams: vars, Route: route, Options: options}
 	if status < 300 {
 		if err := openapi3filter.ValidateRequest(r.Context(), input); err != nil {

@@ -1,5 +1,5 @@
-// Package fsck derives again, from what a Delivery Service has stored, what must be true of it: every group from its snapshots and
-// its log, every migration from what was signed. It changes nothing.
+// Package fsck derives again, from what a Delivery Service has stored, what must be true of it: every group from its
+// snapshots and its log, every migration from what was signed. It changes nothing.
 package fsck
 
 import (
@@ -17,7 +17,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Store is what is checked. Nothing may write to it meanwhile: a row that goes while its group is read looks like a problem.
+// Store is what is checked. Nothing may write to it meanwhile: a row that goes while its group is read looks like a
+// problem.
 type Store interface {
 	storage.Store
 
@@ -159,14 +160,16 @@ func (c *checker) row(ctx context.Context, r *storage.Row) error {
 	c.todo[task{r.Kind, r.Migration}] = true
 	if r.Migration != (mimiport.MigrationID{}) {
 		if c.records[r.Migration] == nil {
-			c.found(Problem{Migration: r.Migration, What: fmt.Sprintf("a row of kind %s is for it, and it is not known", r.Kind)})
+			c.found(Problem{Migration: r.Migration,
+				What: fmt.Sprintf("a row of kind %s is for it, and it is not known", r.Kind)})
 		}
 		return nil
 	}
 	g, err := c.store.GroupAt(ctx, storage.GroupKey{ID: r.GroupID, Term: r.Term})
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
-		c.found(Problem{Group: r.GroupID, Term: r.Term, What: fmt.Sprintf("a row of kind %s is for it, and it is not known", r.Kind)})
+		c.found(Problem{Group: r.GroupID, Term: r.Term,
+			What: fmt.Sprintf("a row of kind %s is for it, and it is not known", r.Kind)})
 		return nil
 	case err == nil && r.Kind == storage.RowFanOut && r.Seq >= g.NextSeq:
 		c.group(g, "message %d is to be delivered, and the next to come is %d", r.Seq, g.NextSeq)
@@ -200,7 +203,8 @@ func (c *checker) checkGroups(ctx context.Context) error {
 			if live != nil {
 				c.group(live, "it is %s, and the group is also here in term %d", live.State, g.Term)
 			}
-			if live = g; g.State == migration.GroupMoved || g.State == migration.GroupEnded || g.State == migration.GroupStopped || g.State == migration.GroupDropped {
+			if live = g; g.State == migration.GroupMoved || g.State == migration.GroupEnded ||
+				g.State == migration.GroupStopped || g.State == migration.GroupDropped {
 				live = nil
 			}
 			c.report.Groups++
@@ -216,7 +220,8 @@ func (c *checker) checkGroups(ctx context.Context) error {
 
 // checkState checks a group against the migration that it names, and that one against the outbox.
 func (c *checker) checkState(g *storage.Group) {
-	if g.State == migration.GroupActive || g.State == migration.GroupStopped || g.State == migration.GroupReserved || g.Migration == (mimiport.MigrationID{}) {
+	if g.State == migration.GroupActive || g.State == migration.GroupStopped || g.State == migration.GroupReserved ||
+		g.Migration == (mimiport.MigrationID{}) {
 		return
 	}
 	m := c.records[g.Migration]

@@ -127,8 +127,8 @@ func (r *replay) open() {
 
 // entry takes the next message.
 func (r *replay) entry(e *storage.Entry) {
-	// From the oldest snapshot on all handshakes are kept. What else is missing was forgotten for its age, and so was all of it
-	// that is older than what is there.
+	// From the oldest snapshot on all handshakes are kept. What else is missing was forgotten for its age, and so was all
+	// of it that is older than what is there.
 	if gap := e.Seq != r.last+1; gap && r.whole {
 		r.group(r.g, "messages %d to %d are missing", r.last+1, e.Seq-1)
 	}
@@ -185,7 +185,8 @@ func (r *replay) handshake(e *storage.Entry) {
 	}
 }
 
-// groupInfo is the GroupInfo of a Commit: one that holds the tree is in the snapshot after the Commit, and not in the log.
+// groupInfo is the GroupInfo of a Commit: one that holds the tree is in the snapshot after the Commit, and not in the
+// log.
 func (r *replay) groupInfo(e *storage.Entry) []byte {
 	if len(e.GroupInfo) == 0 && len(r.snapshots) > 0 && r.snapshots[0].Seq == e.Seq+1 {
 		return r.snapshots[0].GroupInfo

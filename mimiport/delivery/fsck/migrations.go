@@ -118,7 +118,8 @@ func (c *checker) tasks(m *migration.Migration) {
 // whereabouts checks a record against its group: at the source in the term before, at the target in that of the record.
 func (c *checker) whereabouts(ctx context.Context, m *migration.Migration) error {
 	want, term := map[migration.State]migration.GroupState{
-		migration.Frozen: migration.GroupFrozen, migration.Decided: migration.GroupMoved, migration.Moved: migration.GroupMoved,
+		migration.Frozen:  migration.GroupFrozen,
+		migration.Decided: migration.GroupMoved, migration.Moved: migration.GroupMoved,
 		migration.Staged: migration.GroupStaged,
 	}[m.State], m.Term
 	if m.Role == migration.Source {

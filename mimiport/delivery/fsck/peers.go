@@ -22,8 +22,8 @@ var together = map[migration.State][]migration.State{
 	migration.Aborted: {migration.Offered, migration.Staged, migration.Dropped},
 }
 
-// Peers asks the other server of each migration how it stands there, and returns where the two sides contradict each other. Whom
-// it cannot ask is a problem too. It returns an error only when the store cannot be read.
+// Peers asks the other server of each migration how it stands there, and returns where the two sides contradict each
+// other. Whom it cannot ask is a problem too. It returns an error only when the store cannot be read.
 func Peers(ctx context.Context, store Store, ask Ask) (problems []Problem, err error) {
 	for after := (mimiport.MigrationID{}); ; {
 		records, err := store.Migrations(ctx, storage.MigrationFilter{}, after, page)
@@ -50,7 +50,8 @@ func compare(ctx context.Context, m *migration.Migration, ask Ask) string {
 		own, peer = peer, own
 	}
 	there, err := ask(ctx, own, peer, m.ID)
-	if mimiport.KindOf(err) == mimiport.KindUnknownMigration && slices.Contains([]migration.State{migration.Offered, migration.Dropped, migration.Aborted}, m.State) {
+	if mimiport.KindOf(err) == mimiport.KindUnknownMigration &&
+		slices.Contains([]migration.State{migration.Offered, migration.Dropped, migration.Aborted}, m.State) {
 		return "" // it never came there, or is forgotten
 	}
 	if err != nil {

@@ -39,19 +39,21 @@ func TestPeers(t *testing.T) {
 		{migration.Target, migration.Staged, "", away, "no answer"},
 	} {
 		store := memory.New()
-		m := &migration.Migration{ID: mimiport.MigrationID{1}, Role: test.role, State: test.here, Source: "own.example", Target: "peer.example"}
+		m := &migration.Migration{ID: mimiport.MigrationID{1}, Role: test.role, State: test.here, Source: "own.example",
+			Target: "peer.example"}
 		if test.role == migration.Target {
 			m.Source, m.Target = m.Target, m.Source
 		}
 		if err := store.Apply(t.Context(), &storage.Change{Migration: m}); err != nil {
 			t.Fatal(err)
 		}
-		problems, err := fsck.Peers(t.Context(), store, func(_ context.Context, from, to string, _ mimiport.MigrationID) (*api.MigrationStatus, error) {
-			if from != "own.example" || to != "peer.example" {
-				t.Errorf("%s asks %s", from, to)
-			}
-			return &api.MigrationStatus{State: string(test.there)}, test.err
-		})
+		problems, err := fsck.Peers(t.Context(), store,
+			func(_ context.Context, from, to string, _ mimiport.MigrationID) (*api.MigrationStatus, error) {
+				if from != "own.example" || to != "peer.example" {
+					t.Errorf("%s asks %s", from, to)
+				}
+				return &api.MigrationStatus{State: string(test.there)}, test.err
+			})
 		switch {
 		case err != nil || len(problems) > 1 || (len(problems) == 1) != (test.want != ""):
 			t.Errorf("%+v: %v (%v)", test, problems, err)

@@ -13,8 +13,8 @@ const (
 	byTarget
 )
 
-// action is something that can happen to a migration. In its text {m} is the migration, {x} the member who asked for it, {S}
-// and {T} are its source and target.
+// action is something that can happen to a migration. In its text {m} is the migration, {x} the member who asked for
+// it, {S} and {T} are its source and target.
 type action struct {
 	text  string
 	by    party
@@ -42,20 +42,30 @@ func targetHas(row rows) func(*model, *world, slot) bool {
 // once is true of one slot of each member: for what a member does apart from migrations.
 func once(i slot) bool { return i.term() == 1 }
 
-// actions lists all there are. The fair ones stand in the order in which a fair schedule prefers them: messages, rows, clocks.
+// actions lists all there are. The fair ones stand in the order in which a fair schedule prefers them: messages, rows,
+// clocks.
 var actions = []action{
-	{text: "{S} takes the Init of {m}", by: bySource, takes: initiation, can: arrives(initiation), do: (*model).initiate, fair: true},
-	{text: "{T} takes the content of {m}", by: byTarget, takes: content, can: arrives(content), do: (*model).takeContent, fair: true},
+	{text: "{S} takes the Init of {m}", by: bySource, takes: initiation, can: arrives(initiation), do: (*model).initiate,
+		fair: true},
+	{text: "{T} takes the content of {m}", by: byTarget, takes: content, can: arrives(content), do: (*model).takeContent,
+		fair: true},
 	{text: "{S} takes the vote on {m}", by: bySource, takes: vote, can: arrives(vote), do: (*model).takeVote, fair: true},
-	{text: "{S} takes the refusal of {m}", by: bySource, takes: refusal, can: arrives(refusal), do: (*model).giveUp, fair: true},
-	{text: "{T} takes the confirmation of {m}", by: byTarget, takes: confirmation, can: arrives(confirmation), do: (*model).confirm, fair: true},
-	{text: "{S} takes the acknowledgement of {m}", by: bySource, takes: ack, can: arrives(ack), do: (*model).takeAck, fair: true},
-	{text: "{T} takes the abort of {m}", by: byTarget, takes: abort, can: arrives(abort), do: (*model).takeAbort, fair: true},
-	{text: "{S} takes the acknowledgement of the abort of {m}", by: bySource, takes: abortAck, can: arrives(abortAck), do: (*model).takeAbortAck, fair: true},
+	{text: "{S} takes the refusal of {m}", by: bySource, takes: refusal, can: arrives(refusal), do: (*model).giveUp,
+		fair: true},
+	{text: "{T} takes the confirmation of {m}", by: byTarget, takes: confirmation, can: arrives(confirmation),
+		do: (*model).confirm, fair: true},
+	{text: "{S} takes the acknowledgement of {m}", by: bySource, takes: ack, can: arrives(ack), do: (*model).takeAck,
+		fair: true},
+	{text: "{T} takes the abort of {m}", by: byTarget, takes: abort, can: arrives(abort), do: (*model).takeAbort,
+		fair: true},
+	{text: "{S} takes the acknowledgement of the abort of {m}", by: bySource, takes: abortAck, can: arrives(abortAck),
+		do: (*model).takeAbortAck, fair: true},
 
-	{text: "{S} hands out the outcome of {m}", by: bySource, can: sourceHas(rowOutcome), do: (*model).sendOutcome, fair: true, sends: true},
+	{text: "{S} hands out the outcome of {m}", by: bySource, can: sourceHas(rowOutcome), do: (*model).sendOutcome,
+		fair: true, sends: true},
 	{text: "{T} asks {S} about {m}", by: byTarget, can: targetHas(rowAsk), do: (*model).ask, fair: true},
-	{text: "{S} hands out the content of {m}", by: bySource, can: sourceHas(rowContent), do: (*model).sendContent, fair: true, sends: true},
+	{text: "{S} hands out the content of {m}", by: bySource, can: sourceHas(rowContent), do: (*model).sendContent,
+		fair: true, sends: true},
 
 	{text: "{S} minds decide_by of {m}", clock: true, by: bySource, fair: true, do: (*model).sourceDeadline,
 		can: sourceHas(rowDeadline)},
@@ -73,8 +83,9 @@ var actions = []action{
 	{text: "{x} asks {T} for {m}", by: byTarget, can: (*model).mayRequest, do: (*model).request},
 	{text: "{x} starts {m}", takes: offer, can: arrives(offer), do: (*model).start},
 	{text: "{x} sends the Init of {m} again", can: pending, do: func(*model, *world, slot) messages { return initiation }},
-	{text: "{x} learns that {m} was aborted", can: func(_ *model, w *world, i slot) bool { return w.moves[i].pending && w.moves[i].source.holds&abort != 0 },
-		do: func(_ *model, w *world, i slot) messages { w.moves[i].pending = false; return 0 }},
+	{text: "{x} learns that {m} was aborted",
+		can: func(_ *model, w *world, i slot) bool { return w.moves[i].pending && w.moves[i].source.holds&abort != 0 },
+		do:  func(_ *model, w *world, i slot) messages { w.moves[i].pending = false; return 0 }},
 	{text: "{x} aborts {m}", by: bySource, do: (*model).giveUp,
 		can: func(_ *model, w *world, i slot) bool { return w.moves[i].source.state != none }},
 	{text: "{x} receives a Commit", can: (*model).mayReceive, do: (*model).receive},
@@ -86,7 +97,8 @@ func pending(_ *model, w *world, i slot) bool { return w.moves[i].pending }
 
 // name is the action's text for one migration.
 func (a *action) name(i slot) string {
-	return strings.NewReplacer("{m}", i.String(), "{x}", memberNames[i.member()], "{S}", i.source().String(), "{T}", i.target().String()).Replace(a.text)
+	return strings.NewReplacer("{m}", i.String(), "{x}", memberNames[i.member()], "{S}", i.source().String(), "{T}",
+		i.target().String()).Replace(a.text)
 }
 
 var memberNames = [members]string{"x", "y"}

@@ -44,7 +44,8 @@ func (m *model) next(w *world, order schedule) (event, world) {
 	return event{}, *w
 }
 
-// inVain says whether what is sent changes nothing when it arrives: then it is sent again and again, and nobody waits for it.
+// inVain says whether what is sent changes nothing when it arrives: then it is sent again and again, and nobody waits
+// for it.
 func (m *model) inVain(a *action, w *world, i slot) bool {
 	after := *w
 	sent := a.do(m, &after, i)
@@ -59,7 +60,8 @@ func (m *model) inVain(a *action, w *world, i slot) bool {
 // mostFair is more steps than any fair schedule should need.
 const mostFair = 100
 
-// live follows each schedule from each state to its end. A step of it is one of the search as well, so each is taken once.
+// live follows each schedule from each state to its end. A step of it is one of the search as well, so each is taken
+// once.
 func (s *search) live() {
 	for _, order := range []schedule{prompt, tardy} {
 		left := make([]uint8, s.states.Len()) // 1 + the steps to the end, 0 where not known yet
@@ -74,7 +76,8 @@ func (s *search) live() {
 	}
 }
 
-// follow goes on from a state until the end of the schedule, or a state from which the end is known. It reports whether it is a good one.
+// follow goes on from a state until the end of the schedule, or a state from which the end is known. It reports whether
+// it is a good one.
 func (s *search) follow(order schedule, n uint32, left []uint8) bool {
 	var path []uint32
 	for left[n] == 0 {

@@ -109,7 +109,8 @@ func oneOutcome(w *world, i slot) bool {
 	return w.moves[i].source.holds&(confirmation|abort) != confirmation|abort
 }
 
-// savedBeforeSent: each signed message that is on its way, or in another party's hands, is in the record of who signed it.
+// savedBeforeSent: each signed message that is on its way, or in another party's hands, is in the record of who signed
+// it.
 func savedBeforeSent(w *world, i slot) bool {
 	mv := &w.moves[i]
 	out := mv.net | mv.source.holds&vote | mv.target.holds&(confirmation|abort)

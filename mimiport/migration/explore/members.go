@@ -27,11 +27,12 @@ func (w *world) current(member int) *group { return &w.groups[w.members[member].
 func (m *model) mayReceive(w *world, i slot) bool {
 	h := w.members[i.member()]
 	g := w.current(i.member())
-	return once(i) && g.state != groupStaged && g.state != groupDropped && h.epoch() < g.history.epoch() && h.begins(g.history)
+	return once(i) && g.state != groupStaged && g.state != groupDropped && h.epoch() < g.history.epoch() &&
+		h.begins(g.history)
 }
 
-// receive merges the next Commit of the log, a migration's as well: with it comes the confirmation. Own Commits for epochs that
-// are over by then are dropped.
+// receive merges the next Commit of the log, a migration's as well: with it comes the confirmation. Own Commits for
+// epochs that are over by then are dropped.
 func (m *model) receive(w *world, i slot) messages {
 	h := &w.members[i.member()]
 	*h = w.current(i.member()).history.prefix(h.epoch() + 1)
@@ -61,7 +62,8 @@ func (m *model) commit(w *world, i slot) messages {
 	return 0
 }
 
-// mayShow: any member that has received a migration's Commit has the confirmation, and may show it to its target for any migration.
+// mayShow: any member that has received a migration's Commit has the confirmation, and may show it to its target for
+// any migration.
 func (m *model) mayShow(w *world, i slot) bool {
 	state := w.moves[i].target.state
 	if state != staged && state != dropped {
@@ -77,8 +79,8 @@ func (m *model) mayShow(w *world, i slot) bool {
 	return false
 }
 
-// accepts says whether T takes the confirmation of one migration for another. Of the same two servers in the same roles its nonce is
-// all that tells them apart.
+// accepts says whether T takes the confirmation of one migration for another. Of the same two servers in the same roles
+// its nonce is all that tells them apart.
 func (m *model) accepts(shown, i slot) bool {
 	return shown.target() == i.target() && (m.nonce(shown) == m.nonce(i) || m.bug == IgnoresNonce)
 }

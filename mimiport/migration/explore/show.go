@@ -12,7 +12,8 @@ var messageNames = []struct {
 	kind messages
 	name string
 }{
-	{offer, "MigrationResponse"}, {initiation, "MigrationInit"}, {content, "MigrationContent"}, {vote, "TargetMigrationComplete"},
+	{offer, "MigrationResponse"}, {initiation, "MigrationInit"}, {content, "MigrationContent"},
+	{vote, "TargetMigrationComplete"},
 	{refusal, "refusal"}, {confirmation, "MigrationConfirmation"}, {ack, "acknowledgement"}, {abort, "MigrationAbort"},
 	{abortAck, "acknowledgement of the abort"},
 }
@@ -21,7 +22,8 @@ var rowNames = []struct {
 	row  rows
 	name string
 }{
-	{rowContent, "send the content"}, {rowOutcome, "send the outcome"}, {rowDeadline, "mind the deadline"}, {rowAsk, "ask"},
+	{rowContent, "send the content"}, {rowOutcome, "send the outcome"}, {rowDeadline, "mind the deadline"},
+	{rowAsk, "ask"},
 	{rowPurge, "forget the group"},
 }
 

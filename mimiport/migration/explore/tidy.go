@@ -1,9 +1,9 @@
 package explore
 
-// tidy lets happen at once what need not wait, so that worlds that differ in it only are one. Members receive what was accepted: one
-// that lags behind can do nothing that counts. A row's message is on its way as long as the row is there, and what comes to a record
-// that has ended is taken as soon as it is sent: the machine is asked, and where it changes anything but rows and messages the step
-// is left to the search.
+// tidy lets happen at once what need not wait, so that worlds that differ in it only are one. Members receive what was
+// accepted: one that lags behind can do nothing that counts. A row's message is on its way as long as the row is there,
+// and what comes to a record that has ended is taken as soon as it is sent: the machine is asked, and where it changes
+// anything but rows and messages the step is left to the search.
 func (m *model) tidy(w *world) {
 	for i := range slot(members) {
 		for m.mayReceive(w, i) {

@@ -30,8 +30,8 @@ func (i slot) target() server { return server(i.term()) % 2 }
 // mirror is the slot of the other member.
 func (i slot) mirror() slot { return i ^ 1 }
 
-// history is a sequence of Commits, four bits for each, the first lowest. Its length is the epoch. A member's own Commit is
-// 1 + the member, a migration's is firstMove + its slot.
+// history is a sequence of Commits, four bits for each, the first lowest. Its length is the epoch. A member's own
+// Commit is 1 + the member, a migration's is firstMove + its slot.
 type history uint32
 
 const firstMove = 1 + members
@@ -98,7 +98,8 @@ var groupStates = [...]migration.GroupState{
 	migration.GroupStaged, migration.GroupDropped,
 }
 
-// group is the row of the group in one term, at the server that hosts it then. Only of a staged or dropped one is the history not accepted.
+// group is the row of the group in one term, at the server that hosts it then. Only of a staged or dropped one is the
+// history not accepted.
 type group struct {
 	state   groupState
 	move    slot // that froze, moved, staged or dropped it
