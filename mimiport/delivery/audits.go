@@ -13,9 +13,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// DevicesChanged is to be called when the devices of a user, of this server or another, or their keys have changed, as
-// often as one likes: this server asks the user's homeserver about their leaves. A room tells which groups may have
-// them: a user outside the room loses their leaves in any case.
+// DevicesChanged makes this server ask a user's homeserver about the user's leaves. Call it when the devices of a local
+// or remote user, or the keys of these devices, have changed. More calls than changes do no harm. Only groups of rooms
+// that the user is joined to matter: a user outside the room loses their leaves in any case.
 func (s removals) DevicesChanged(ctx context.Context, userID string) error {
 	rooms, err := s.Rooms.RoomsOf(ctx, userID)
 	if err != nil {
@@ -37,8 +37,8 @@ func (s removals) DevicesChanged(ctx context.Context, userID string) error {
 	return nil
 }
 
-// Audit has this server look after the groups that it hosts, at most limit of them, with ids after a given one: what no
-// event has told of comes to light so. It returns the last id, nil where there are no more.
+// Audit makes this server check the groups that it hosts: at most limit of them, with ids after a given one. It finds
+// changes for which no event came. It returns the last id, or nil when no group is left.
 func (s removals) Audit(ctx context.Context, after []byte, limit int) (last []byte, err error) {
 	groups, err := s.Store.Groups(ctx, after, limit)
 	if err != nil || len(groups) == 0 {
@@ -52,7 +52,7 @@ func (s removals) Audit(ctx context.Context, after []byte, limit int) (last []by
 	return groups[len(groups)-1].ID, nil
 }
 
-// file stores a row about a group that lives here, in this term. A row that is there already will do.
+// file stores a row about a group that this server hosts in this term. It changes nothing when the row exists already.
 func (s *core) file(ctx context.Context, g *storage.Group, row storage.Row) error {
 	if !hosted(g) {
 		return nil
@@ -64,7 +64,7 @@ func (s *core) file(ctx context.Context, g *storage.Group, row storage.Row) erro
 	return err
 }
 
-// auditRow is a row by which this server looks after a group in every way.
+// auditRow is the row that makes this server check a group's room and devices.
 func (s *core) auditRow(g *storage.Group) storage.Row {
 	return storage.Row{
 		Destination: s.Server, Queue: "audit/" + fanOutQueue(g.Key()), Order: uint64(s.Now().UnixNano()),
@@ -72,15 +72,15 @@ func (s *core) auditRow(g *storage.Group) storage.Row {
 	}
 }
 
-// The numbers of the two rows that there are at most about one user's devices: news that nobody has looked into, and
-// the look that follows it. While that takes its time, all further news is one row.
+// The numbers of the two rows that can exist about one user's devices: news that this server has not looked into yet,
+// and the look that follows. While this look runs, all further news shares one row.
 const (
 	looking = 1
 	changed = 2
 )
 
-// devicesRow is a row by which this server asks a homeserver about leaves of a group: those of one user, or of all of
-// its users there where userID is empty.
+// devicesRow is the row that makes this server ask a homeserver about leaves of a group: the leaves of one user, or,
+// with an empty userID, the leaves of all users of that homeserver.
 func (s *core) devicesRow(g *storage.Group, server, userID string, order uint64) storage.Row {
 	return storage.Row{
 		Destination: server, Queue: devicesQueue(g.Key()) + userID, Order: order,
@@ -90,7 +90,7 @@ func (s *core) devicesRow(g *storage.Group, server, userID string, order uint64)
 
 func devicesQueue(key storage.GroupKey) string { return "devices/" + fanOutQueue(key) + "/" }
 
-// audit files a row for each way of looking after a group.
+// audit files one row for the group's room, and one row for each homeserver with members in the group.
 func (s removals) audit(ctx context.Context, row *storage.Row) error {
 	key := storage.GroupKey{ID: row.GroupID, Term: row.Term}
 	change := &storage.Change{Done: []storage.RowKey{row.Key()}}
@@ -104,17 +104,17 @@ func (s removals) audit(ctx context.Context, row *storage.Row) error {
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, storage.ErrNotFound) { // its state is forgotten: it has gone
+	if err != nil && !errors.Is(err, storage.ErrNotFound) { // this server has purged the state of a group that left
 		return err
 	}
 	return s.apply(ctx, change)
 }
 
-// patience is how often a homeserver is asked that does not answer. The next audit asks it anew.
+// patience is how often this server asks a homeserver that does not answer. The next audit asks again.
 const patience = 100
 
-// followDevices asks the row's destination about leaves of its users, and proposes to remove those of devices that are
-// gone. A homeserver that does not answer says nothing.
+// followDevices asks the row's destination about leaves of its users, and proposes to remove the leaves of deleted
+// devices. While a homeserver does not answer, the leaves of its users stay.
 func (s removals) followDevices(ctx context.Context, row *storage.Row) error {
 	key := storage.GroupKey{ID: row.GroupID, Term: row.Term}
 	userID := strings.TrimPrefix(row.Queue, devicesQueue(key))
@@ -152,7 +152,7 @@ func (s removals) followDevices(ctx context.Context, row *storage.Row) error {
 	})
 }
 
-// doneUnless deletes a row, unless there is an error other than that its group's state is forgotten.
+// doneUnless deletes a row if err is nil, or if err says that the state of the row's group is purged.
 func (s *core) doneUnless(ctx context.Context, row *storage.Row, err error) error {
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
@@ -160,7 +160,7 @@ func (s *core) doneUnless(ctx context.Context, row *storage.Row, err error) erro
 	return s.done(ctx, row)
 }
 
-// leaves lists the leaves of a hosted group, of wanted users. from is the local server that hosts the group.
+// leaves lists the leaves of wanted users in a hosted group. from is the local server that hosts the group.
 func (s *core) leaves(
 	ctx context.Context, key storage.GroupKey, wanted func(userID string) bool,
 ) (from string, leaves []LeafKey, err error) {
@@ -185,8 +185,8 @@ func (s *core) leaves(
 
 func everybody(string) bool { return true }
 
-// Expel is for operators: this server proposes to remove all leaves that have no place in a group, however many they
-// are.
+// Expel is for operators. This server proposes to remove all leaves that have no place in a group, even if these are
+// most of the group.
 func (s removals) Expel(ctx context.Context, id []byte) (*api.Expelled, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {

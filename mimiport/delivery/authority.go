@@ -14,13 +14,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// authority says who may do what, from the room's state now and the operator's policy.
+// authority decides from the room's current state and the operator's policy who may do what.
 type authority struct{ *Deps }
 
 // policySetting is the name under which the operator's policy is stored.
 const policySetting = "policy"
 
-// Policy is the one in force: the configured defaults, or what the admin API has set since.
+// Policy returns the policy in force: the configured defaults, or the policy that the admin API has set since.
 func (a authority) Policy(ctx context.Context) (policy.Policy, error) {
 	raw, err := a.Store.Setting(ctx, policySetting)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -29,13 +29,13 @@ func (a authority) Policy(ctx context.Context) (policy.Policy, error) {
 	if err != nil {
 		return policy.Policy{}, err
 	}
-	// For what it was stored without, by an earlier version.
+	// These defaults fill the fields that an earlier version did not store.
 	p := policy.Policy{Quotas: a.DefaultPolicy.Quotas, DeviceKeys: a.DefaultPolicy.DeviceKeys}
 	err = json.Unmarshal(raw, &p)
 	return p, err
 }
 
-// SetPolicy merges patch into the policy in force and keeps the result across restarts. It counts from the next
+// SetPolicy merges patch into the policy in force and keeps the result across restarts. The result counts from the next
 // decision on.
 func (a authority) SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error) {
 	p, err := a.Policy(ctx)
@@ -52,8 +52,8 @@ func (a authority) SetPolicy(ctx context.Context, patch json.RawMessage) (policy
 	return p, a.Store.PutSetting(ctx, policySetting, raw)
 }
 
-// requireMember fails unless the caller is joined to the group's room, by its state now, and the room's server ACL lets
-// their homeserver in.
+// requireMember fails unless the room's current state has the caller joined, and the room's server ACL allows the
+// caller's homeserver.
 func (a authority) requireMember(ctx context.Context, c api.Caller, roomID string) error {
 	st, err := a.standing(ctx, c, roomID)
 	if err != nil {
@@ -65,7 +65,7 @@ func (a authority) requireMember(ctx context.Context, c api.Caller, roomID strin
 	return a.requireStanding(ctx, c, roomID, st)
 }
 
-// standing is the caller's place in a room. It fails for a caller who is no user.
+// standing returns the caller's place in a room. It fails for a caller who is not a user.
 func (a authority) standing(ctx context.Context, c api.Caller, roomID string) (Standing, error) {
 	if c.UserID == "" {
 		return Standing{}, mimiport.Errorf("authorise", mimiport.KindForbidden, "this needs a user")
@@ -73,8 +73,8 @@ func (a authority) standing(ctx context.Context, c api.Caller, roomID string) (S
 	return a.Rooms.Standing(ctx, roomID, c.UserID)
 }
 
-// requireStanding fails unless the caller, with this standing, is joined to the room, and its server ACL lets their
-// homeserver in. It takes the last state of a room that this server has left.
+// requireStanding fails unless the caller, with this standing, is joined to the room, and the room's server ACL allows
+// the caller's homeserver. If this server has left the room, the last state that it saw counts.
 func (a authority) requireStanding(ctx context.Context, c api.Caller, roomID string, st Standing) error {
 	switch {
 	case st.Left && !st.Joined:
@@ -85,14 +85,14 @@ func (a authority) requireStanding(ctx context.Context, c api.Caller, roomID str
 	return a.requireAllowed(ctx, roomID, []string{registry.ServerOf(c.UserID)})
 }
 
-// hostLeft is the refusal of what this server does not decide by the last state that it saw of a room.
+// hostLeft is the refusal of a request that this server cannot decide because it has left the room.
 func hostLeft() error {
 	return forbidden(ruleHostLeftRoom,
 		"this server has left the room: its members can read the group, and move it away by the last state seen here")
 }
 
-// absent are those of the users who are not joined to the room. Of a room that this server has never been in it knows
-// nobody to be absent, where its policy lets it host such groups: then MLS alone says who is a member.
+// absent returns the users who are not joined to the room. If this server was never in the room, and its policy lets it
+// host groups of such rooms, absent returns nobody: then MLS alone says who is a member.
 func (a authority) absent(ctx context.Context, roomID string, users []string) ([]string, error) {
 	missing, err := a.Rooms.NotJoined(ctx, roomID, users)
 	if err != nil || len(missing) == 0 {
@@ -109,7 +109,7 @@ func (a authority) absent(ctx context.Context, roomID string, users []string) ([
 	return nil, nil
 }
 
-// requireAllowed fails where the room's server ACL, by its state now, denies one of the servers (profile, section 7).
+// requireAllowed fails when the room's current server ACL denies one of the servers (profile, section 7).
 func (a authority) requireAllowed(ctx context.Context, roomID string, servers []string) error {
 	denied, err := a.Rooms.Denied(ctx, roomID, servers)
 	if err != nil {
@@ -121,8 +121,8 @@ func (a authority) requireAllowed(ctx context.Context, roomID string, servers []
 	return nil
 }
 
-// requireAdmissible fails unless all users may be given a leaf: they are joined to the room, and its server ACL lets
-// their homeservers in.
+// requireAdmissible fails unless each user may have a leaf: the user is joined to the room, and the room's server ACL
+// allows the user's homeserver.
 func (a authority) requireAdmissible(ctx context.Context, roomID string, users []string) error {
 	if err := a.requireJoined(ctx, roomID, users); err != nil {
 		return err
@@ -168,7 +168,8 @@ func (a authority) requireCreator(ctx context.Context, c api.Caller) error {
 	return nil
 }
 
-// warnings are what whoever binds a group should know: that all users who may move it are on one server.
+// warnings returns the warnings for the user who binds a group: WarnOneServer if all users who may move the group are
+// on one server.
 func (a authority) warnings(ctx context.Context, roomID string) ([]string, error) {
 	p, err := a.Policy(ctx)
 	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
@@ -181,14 +182,14 @@ func (a authority) warnings(ctx context.Context, roomID string) ([]string, error
 	return []string{api.WarnOneServer}, nil
 }
 
-// arriving is what only the content of a migration shows.
+// arriving holds the facts that only the content of a migration shows.
 type arriving struct {
 	members   int
 	foreignID bool
 }
 
-// decide gathers the facts and asks the policy, on either side and at every step. Only a caller tells whether an
-// administrator asks; content is nil where there is none yet.
+// decide gathers the facts and asks the policy. Both sides call it at every step. A nil content means that no content
+// has come yet.
 func (a authority) decide(
 	ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller, content *arriving,
 ) error {
@@ -223,7 +224,7 @@ func (a authority) facts(
 	if err != nil {
 		return nil, err
 	}
-	// A target does not go by what it once saw of a room.
+	// A target ignores the last state of a room that it has left.
 	f.RoomKnown = st.Exists && !(st.Left && side == migration.Target)
 	f.UserJoined, f.UserMayPoint = st.Joined, st.Power >= st.PointerLevel
 	if f.Denied, err = a.Rooms.Denied(ctx, m.RoomID, []string{m.Source, m.Target, f.UserServer}); err != nil {

@@ -9,17 +9,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// noticeLaterEpoch looks at a Commit of a later epoch than the group's here, as members submit it to a server that was
-// restored from a backup (profile, section 3). The Commit's own signature is over a GroupContext that this server does
-// not have; that of the GroupInfo beside it is over its own. Members can make both up, however many they are: this
-// alarms, once, and only a receipt stops the group.
+// noticeLaterEpoch looks at a Commit of a later epoch than this server's epoch of the group. Members submit such a
+// Commit to a server that was restored from a backup (profile, section 3). The server cannot verify the Commit's
+// signature without that epoch's GroupContext. It verifies the signature of the GroupInfo beside the Commit. Members
+// can make up both, so this function only raises an alarm, once. Only a receipt stops the group.
 func (s intake) noticeLaterEpoch(ctx context.Context, sub *submission) error {
 	g, msg := sub.group, sub.msg
 	if g.State != migration.GroupActive || msg.Kind != mls.KindCommit || msg.Epoch <= g.Epoch {
 		return nil
 	}
 	claimed, err := claimed(g)
-	if err != nil || claimed { // what was lost with the host before is later than what was claimed, and void
+	if err != nil || claimed { // epochs after the claimed one were lost with the host before, and are void
 		return err
 	}
 	l, err := sub.held.Live(ctx, g)
@@ -28,7 +28,7 @@ func (s intake) noticeLaterEpoch(ctx context.Context, sub *submission) error {
 	}
 	epoch, signer, err := l.MLS.VerifyGroupInfo(sub.req.GroupInfo)
 	if err != nil || epoch != msg.Epoch+1 || requireOwnLeaf(sub.caller, signer) != nil {
-		return nil // it shows nothing
+		return nil // the GroupInfo proves nothing
 	}
 	s.Log.Error("a member says to be in a later epoch than this server: was an old backup restored?",
 		"group_id", mimiport.IDText(g.ID), "epoch", g.Epoch, "later_epoch", epoch, "user_id", sub.caller.UserID)
@@ -38,7 +38,7 @@ func (s intake) noticeLaterEpoch(ctx context.Context, sub *submission) error {
 	}})
 }
 
-// claimed says whether the group's present term began with a reclaim or recover.
+// claimed reports whether the group's present term began with a reclaim or a recover.
 func claimed(g *storage.Group) (bool, error) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil || len(l.Steps) == 0 {

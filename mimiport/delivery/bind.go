@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// ReserveGroup implements API. Only the room's members who may create groups here are given an id.
+// ReserveGroup implements API. It gives an id only to a member of the room who may create groups here.
 func (s *Service) ReserveGroup(
 	ctx context.Context, c api.Caller, req *api.ReserveGroupRequest,
 ) (*api.ReserveGroupResponse, error) {
@@ -49,7 +49,7 @@ func (s *Service) ReserveGroup(
 	return &api.ReserveGroupResponse{GroupID: g.ID, Preimage: *preimage(&lineage), ExternalSender: entry}, nil
 }
 
-// serverFor is the local server name that acts for a caller: their own homeserver's where that is one of ours.
+// serverFor returns the local server name that acts for a caller: the caller's homeserver if it is local.
 func (s *Service) serverFor(c api.Caller) string {
 	if s.IsLocal(c.Server) {
 		return c.Server
@@ -155,13 +155,13 @@ func (s *Service) bind(
 	return describe(&next, state)
 }
 
-// rebind answers a repeated bind: the first answer when it is the same group, as it is now.
+// rebind answers a repeated bind. If the request binds the same group, it gets the group's present description.
 func (s *Service) rebind(
 	ctx context.Context, h *registry.Held, g *storage.Group, epoch uint64, req *api.BindGroupRequest,
 ) (*api.GroupResponse, error) {
 	first, err := s.Store.Snapshot(ctx, g.Key(), epoch)
 	if errors.Is(err, storage.ErrNotFound) {
-		first, err = new(storage.Snapshot), nil // bound to a later epoch, or so long ago that it is not known any more
+		first, err = new(storage.Snapshot), nil // the first snapshot is of a later epoch, or forgotten
 	}
 	if err != nil {
 		return nil, err

@@ -14,16 +14,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// operator is what only operators may do.
+// operator holds the actions for operators alone.
 type operator struct{ *core }
 
-// Reclaim takes back a group from a target that is lost for good after the decision: a new term begins here, with the
-// state that the target was given (profile, section 6). It is unsafe if the target is only unreachable: what it accepts
-// is lost. A group that was stopped goes on from where it is here: what its members have seen since is lost. It is for
-// operators.
+// Reclaim takes a group back from a target that is lost for good after the decision. A new term begins here with the
+// state that the target got (profile, section 6). Reclaim is unsafe if the target is only unreachable: the messages
+// that the target accepts are lost. A stopped group goes on from the state that this server has: all later Commits that
+// its members have seen are lost. Reclaim is for operators.
 //
-// With a lineage that ends with another server's claim to a group that this server has, the new term begins above that
-// claim: this server insists.
+// The request may carry a lineage that ends with another server's claim to the group. Then this server insists: the new
+// term begins above that claim.
 func (s operator) Reclaim(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
 	err := s.groups.With(ctx, id, func(h *registry.Held) error {
 		if len(req.Lineage) > 0 {
@@ -37,8 +37,8 @@ func (s operator) Reclaim(ctx context.Context, id []byte, req *api.LineageReques
 	return s.host(ctx, id)
 }
 
-// insist reclaims a group from a server whose claim to it this server contests. The group is stopped first: that
-// transaction is not the one that begins the new term.
+// insist reclaims a group from a server whose claim this server contests. It stops the group in a transaction of its
+// own, before the transaction that begins the new term.
 func (s operator) insist(ctx context.Context, h *registry.Held, lineage []byte) error {
 	g, err := h.Group(ctx)
 	if err != nil {
@@ -95,8 +95,9 @@ func (s operator) reclaim(ctx context.Context, h *registry.Held) error {
 	return s.claim(ctx, mimiport.StepReclaim, g, encoded, l.MLS, change)
 }
 
-// reclaimed is the lineage of a group up to the term that a reclaim ends, and what goes with the claim: the target,
-// should it come back, is shown how the group went on, and no confirmation any more.
+// reclaimed returns the lineage of a group up to the term that a reclaim ends, and the change that goes with the claim.
+// By this change the server shows the claim to the target, should the target come back, and no longer sends it the
+// confirmation.
 func (s operator) reclaimed(ctx context.Context, g *storage.Group) (lineage []byte, change *storage.Change, err error) {
 	m, err := s.movedBy(ctx, g)
 	if err != nil {
@@ -116,7 +117,7 @@ func (s operator) reclaimed(ctx context.Context, g *storage.Group) (lineage []by
 	return lineage, change, err
 }
 
-// movedBy is the record of the migration by which a group moved away, a zero one where there is none.
+// movedBy returns the record of the migration by which a group moved away, or a zero record.
 func (s operator) movedBy(ctx context.Context, g *storage.Group) (*migration.Migration, error) {
 	if g.State != migration.GroupMoved || g.Migration == (mimiport.MigrationID{}) {
 		return &migration.Migration{}, nil
@@ -128,7 +129,7 @@ func cannotReclaim(id []byte, why error) error {
 	return &mimiport.Error{Op: "reclaim", Kind: mimiport.KindConflict, Group: id, Err: why}
 }
 
-// provisional is the row by which the server that has recovered a group shows the claim to the one that had the group.
+// provisional is the row by which a server that has recovered a group shows its claim to the former host.
 func (s *core) provisional(g *storage.Group, former string) storage.Row {
 	return storage.Row{
 		Destination: former, Queue: "lineage/" + fanOutQueue(g.Key()), Order: 1, Kind: migration.RowLineage,
@@ -136,8 +137,8 @@ func (s *core) provisional(g *storage.Group, former string) storage.Row {
 	}
 }
 
-// showLineage shows the server that a group was claimed from how it went on, should it come back. A recover is
-// provisional: a former host that contests the claim still has the group, and this server stops.
+// showLineage shows the claim to the server that the group was claimed from, should that server come back. A recover is
+// provisional: if the former host contests the claim, the former host still has the group, and this server stops.
 func (s lineages) showLineage(ctx context.Context, row *storage.Row) error {
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
@@ -146,7 +147,7 @@ func (s lineages) showLineage(ctx context.Context, row *storage.Row) error {
 	err = s.Sender.PutLineage(ctx, g.Server, row.Destination, g.ID, &api.LineageRequest{Lineage: g.Lineage})
 	switch {
 	case mimiport.KindOf(err) == mimiport.KindUnknownGroup && !s.Now().Before(g.CreatedAt.Add(s.Limits.Retention)):
-		err = nil // until then it may take up again what it had staged and dropped
+		err = nil // until then the former host may activate the group that it had staged and dropped
 	case isContested(err):
 		err = s.contestedBy(ctx, g, err)
 	}
@@ -156,14 +157,14 @@ func (s lineages) showLineage(ctx context.Context, row *storage.Row) error {
 	return s.done(ctx, row)
 }
 
-// isContested says whether another server answers that it goes on with a group that this one has claimed.
+// isContested reports whether another server answers that it still hosts a group that this server has claimed.
 func isContested(err error) bool {
 	var e *mimiport.Error
 	return errors.As(err, &e) && e.Kind == mimiport.KindConflict && e.Info.Rule == ruleContested
 }
 
-// contestedBy halts a recover that the former host contests, unless the room's pointer names it. A reclaim goes on: the
-// former host is shown it again and again.
+// contestedBy halts a recover that the former host contests, unless the room's pointer names the recover. After a
+// contested reclaim this server goes on: it shows the reclaim to the former host again and again.
 func (s lineages) contestedBy(ctx context.Context, g *storage.Group, refusal error) error {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil || l.Term() == 0 {
@@ -179,9 +180,9 @@ func (s lineages) contestedBy(ctx context.Context, g *storage.Group, refusal err
 	return s.atGroup(ctx, g, migration.Halt{Lineage: g.Lineage})
 }
 
-// Recover takes on a group whose host is lost for good, from what a member holds: the public state of an epoch and the
-// lineage (profile, section 6). Commits that only the lost host knew are lost. It is for operators, and off unless the
-// policy says recover.
+// Recover makes this server the host of a group whose host is lost for good. It starts from the public state of an
+// epoch and the lineage, which a member holds (profile, section 6). Commits that only the lost host knew are lost.
+// Recover is for operators. It is off unless the policy allows it.
 func (s operator) Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error) {
 	p, err := s.Policy(ctx)
 	if err != nil {
@@ -234,8 +235,8 @@ func (s operator) Recover(ctx context.Context, id []byte, req *api.RecoverReques
 	return s.host(ctx, id)
 }
 
-// requireRecoverable fails for a group that is here or on its way, or where the lineage does not go on from what this
-// server knows: what it has confirmed itself included.
+// requireRecoverable fails if this server hosts or stages the group. It also fails if the lineage does not continue the
+// lineage that this server knows, its own confirmations included.
 func (s operator) requireRecoverable(ctx context.Context, id []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -252,7 +253,7 @@ func (s operator) requireRecoverable(ctx context.Context, id []byte, l *mimiport
 	return s.requireContinues(ctx, known, l)
 }
 
-// claim begins a new term here: old's lineage, encoded, ends at the host that is lost.
+// claim begins a new term here. The encoded lineage of old ends at the lost host.
 func (s operator) claim(
 	ctx context.Context, kind mimiport.StepKind, old *storage.Group, encoded []byte, state mls.Group,
 	change *storage.Change,

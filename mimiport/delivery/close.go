@@ -10,10 +10,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// closing ends groups for good.
+// closing closes groups for good.
 type closing struct{ *core }
 
-// CloseGroup implements API: for whoever may move the group. A closed group stays as it is.
+// CloseGroup implements API. A caller who may move the group may close it. Closing a closed group changes nothing.
 func (s *Service) CloseGroup(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
 	err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.close(ctx, h, c) })
 	if err != nil {
@@ -39,7 +39,7 @@ func (s closing) close(ctx context.Context, h *registry.Held, c api.Caller) erro
 	return s.stepRecord(ctx, h, m, g, migration.Close{}, nil)
 }
 
-// requireCloser fails unless the caller may move the group away, wherever to.
+// requireCloser fails unless the caller may move the group away to some server.
 func (s closing) requireCloser(ctx context.Context, c api.Caller, g *storage.Group) error {
 	p, err := s.Policy(ctx)
 	if err != nil {
@@ -53,7 +53,7 @@ func (s closing) requireCloser(ctx context.Context, c api.Caller, g *storage.Gro
 	return policy.DecideClose(&p, f)
 }
 
-// endRow is the row by which this server forgets what a closed group leaves here.
+// endRow is the row that makes this server delete the log and the trees of a closed group.
 func (s *core) endRow(g *storage.Group) storage.Row {
 	return storage.Row{
 		Destination: s.Server, Queue: "end/" + fanOutQueue(g.Key()), Order: 1, Kind: migration.RowEnd,
@@ -61,7 +61,7 @@ func (s *core) endRow(g *storage.Group) storage.Row {
 	}
 }
 
-// end forgets the log and the trees of a closed group. That it was closed is kept for good.
+// end deletes the log and the trees of a closed group. The server remembers for good that the group was closed.
 func (s closing) end(ctx context.Context, row *storage.Row) error {
 	return s.groups.With(ctx, row.GroupID, func(h *registry.Held) error {
 		g, err := h.GroupAt(ctx, row.Term)

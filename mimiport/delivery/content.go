@@ -11,20 +11,20 @@ import (
 // outgoing prepares the hand-over of a group from here.
 type outgoing struct{ *core }
 
-// formerMessages and formerBytes bound what of the log moves along (profile, section 4).
+// formerMessages and formerBytes bound the part of the log that moves with the group (profile, section 4).
 const (
 	formerMessages = 1000
 	formerBytes    = 1 << 20
 )
 
-// groupState is the encoded group_state (profile, section 4).
+// groupState returns the encoded group_state (profile, section 4).
 func (s outgoing) groupState(ctx context.Context, sub *submission, a *registry.Accepted) ([]byte, error) {
 	g, l := sub.group, sub.live
 	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return nil, err
 	}
-	now := l.Snapshot(g) // which holds the tree once
+	now := l.Snapshot(g) // the snapshot holds the tree once
 	state := &mimiport.GroupState{
 		Base:    mimiport.BaseState{Protocol: g.Protocol, GroupInfo: now.GroupInfo, RatchetTree: now.RatchetTree},
 		Commit:  mimiport.CommitState{Commit: sub.req.Message, GroupInfo: sub.req.GroupInfo},
@@ -32,9 +32,9 @@ func (s outgoing) groupState(ctx context.Context, sub *submission, a *registry.A
 	}
 	referenced := make(map[string]bool)
 	for _, p := range a.Effects.Proposals {
-		referenced[string(p.Ref)] = true // an empty one of those by value
+		referenced[string(p.Ref)] = true // a proposal by value has an empty reference
 	}
-	for _, p := range l.MLS.Proposals() { // as received: one may need that another has made room
+	for _, p := range l.MLS.Proposals() {
 		if referenced[string(p.Ref)] {
 			state.Proposals = append(state.Proposals, p.Message)
 		}
@@ -45,13 +45,14 @@ func (s outgoing) groupState(ctx context.Context, sub *submission, a *registry.A
 	}
 	state.Log, state.Welcomes = log.Log, log.Welcomes
 	for i := range a.Entries[1:] {
-		state.Welcomes = append(state.Welcomes, joiners(&a.Entries[1+i])) // its own Welcome travels whatever the size
+		// The Welcome of the migration Commit travels whatever its size.
+		state.Welcomes = append(state.Welcomes, joiners(&a.Entries[1+i]))
 	}
 	return state.Marshal()
 }
 
-// logToNow is the end of the log without application messages, as much of it as the bounds allow: what came here of
-// former terms, and the present one.
+// logToNow returns the end of the log without application messages, as far back as the bounds allow. It covers the
+// present term, and the former terms that came here with the group.
 func (s *core) logToNow(ctx context.Context, g *storage.Group) (*mimiport.Former, error) {
 	log, err := s.former(ctx, g.Key())
 	if err != nil {
@@ -85,7 +86,7 @@ func joiners(e *storage.Entry) mimiport.Joiners {
 	return mimiport.Joiners{Epoch: e.Epoch, Welcome: e.Message, Identities: e.Recipients}
 }
 
-// welcomeEntry is the log entry for a Welcome that went with a group's state.
+// welcomeEntry returns the log entry for a Welcome that came with a group's state.
 func welcomeEntry(j *mimiport.Joiners, sender string) storage.Entry {
 	return storage.Entry{
 		Kind: storage.EntryWelcome, Epoch: j.Epoch, Sender: sender, Message: j.Welcome, Recipients: j.Identities,

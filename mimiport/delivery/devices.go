@@ -17,13 +17,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// This file is all that asks whether leaves have the keys that their devices publish (profile, section 7). Homeservers
-// are asked while nobody holds the group.
+// This file checks that leaves have the keys that their devices publish (profile, section 7). This server asks
+// homeservers while no request holds the group.
 
-// findings are what homeservers have said about leaves.
+// findings are the answers of homeservers about leaves.
 type findings map[LeafKey]Finding
 
-// unasked is an error: homeservers are to be asked about leaves before a request can be judged.
+// unasked is an error: this server must ask homeservers about leaves before it can judge a request.
 type unasked struct {
 	from   string // the local server that asks
 	leaves []LeafKey
@@ -31,9 +31,10 @@ type unasked struct {
 
 func (*unasked) Error() string { return "homeservers have not been asked about leaves" }
 
-// withFindings calls f while it holds the group, and again with what f has found unasked.
+// withFindings calls f while it holds the group. When f returns an unasked error, withFindings asks the homeservers
+// without holding the group, and calls f again with their answers.
 func (s *core) withFindings(ctx context.Context, id []byte, f func(*registry.Held, findings) error) error {
-	const rounds = 3 // the group may have gone on meanwhile
+	const rounds = 3 // the group may have changed meanwhile
 	known := make(findings)
 	for range rounds {
 		err := s.groups.With(ctx, id, func(h *registry.Held) error { return f(h, known) })
@@ -50,13 +51,14 @@ func (s *core) withFindings(ctx context.Context, id []byte, f func(*registry.Hel
 	return mimiport.Errorf("check devices", mimiport.KindConflict, "the group goes on faster than homeservers answer")
 }
 
-// For one request, askedAtOnce homeservers are asked at a time, and all of them have askTime to answer.
+// For one request this server asks at most askedAtOnce homeservers at a time. All of them together have askTime to
+// answer.
 const (
 	askedAtOnce = 8
 	askTime     = 20 * time.Second
 )
 
-// look asks the homeservers of leaves' users. It returns what those say that answer, and the errors of the others.
+// look asks the homeservers of the leaves' users. It returns the answers, and the errors by homeserver.
 func (s *core) look(ctx context.Context, from string, leaves []LeafKey) (findings, map[string]error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -84,11 +86,11 @@ func (s *core) look(ctx context.Context, from string, leaves []LeafKey) (finding
 			return nil
 		})
 	}
-	_ = work.Wait() // what fails is told by server
+	_ = work.Wait() // failed has the error of each server
 	return said, failed
 }
 
-// names lists the servers that have failed, sorted.
+// names lists the failed servers, sorted.
 func names(failed map[string]error) []string {
 	return append([]string{}, slices.Sorted(maps.Keys(failed))...)
 }
@@ -103,14 +105,14 @@ func leafKey(g mls.Group, m mls.Member) (LeafKey, error) {
 	return LeafKey{UserID: id.UserID, DeviceID: id.DeviceID, Scheme: scheme, Key: string(m.SignatureKey)}, err
 }
 
-// incomer is a leaf with a key that its device had not in the group before.
+// incomer is a leaf with a key that its device did not have in the group before.
 type incomer struct {
 	mls.Member
-	own bool // its user brings it in
+	own bool // the leaf's own user brings the leaf in
 }
 
-// requireDeviceKeys fails for a leaf that has another key than its device publishes. A device that publishes none is
-// let in as the policy says. A leaf that nobody has been asked about is an *unasked error.
+// requireDeviceKeys fails for a leaf whose key differs from the key that its device publishes. The policy decides about
+// a device that publishes no key. If no homeserver has answered about a leaf yet, it returns an *unasked error.
 func (s *core) requireDeviceKeys(
 	ctx context.Context, g *storage.Group, state mls.Group, in []incomer, known findings,
 ) error {
@@ -144,7 +146,7 @@ func (s *core) requireDeviceKeys(
 	return nil
 }
 
-// founders are the leaves of a group that a user binds.
+// founders returns the leaves of a group that a user binds.
 func founders(c api.Caller, state mls.Group) (in []incomer, err error) {
 	for m := range state.Members() {
 		id, err := registry.Identity(m)
@@ -156,7 +158,7 @@ func founders(c api.Caller, state mls.Group) (in []incomer, err error) {
 	return in, nil
 }
 
-// proposed are the leaves that a proposal brings in, if it is committed.
+// proposed returns the leaves that a proposal brings in, if a Commit covers the proposal.
 func proposed(before mls.Group, p *mls.Proposal) []incomer {
 	switch {
 	case p.Add != nil:
@@ -169,8 +171,9 @@ func proposed(before mls.Group, p *mls.Proposal) []incomer {
 	return nil
 }
 
-// incomers are the leaves that a Commit itself brings in: those of proposals by reference were judged when they were
-// proposed. A device whose leaf must go does not come back unasked by the Commit that removes the leaf.
+// incomers returns the leaves that a Commit itself brings in. The server has judged the leaves of proposals by
+// reference at their submission. If a Commit removes a leaf that must go and brings the same leaf back, this leaf is an
+// incomer too.
 func (sub *submission) incomers(e *mls.Effects) (in []incomer) {
 	demanded := pendingRemoves(sub.group.Server, sub.live.MLS)
 	brought := slices.Concat(e.Added, []mls.Member{e.Committer})

@@ -9,10 +9,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 )
 
-// This file is all that is asked of a proposal at the door, once: at its submission, or in the Commit that has it by
-// value (profile, section 7). A Commit is not judged for the proposals of others that it references.
+// This file judges each proposal once: at its submission, or in the Commit that has it by value (profile, section 7).
+// The server does not judge again the proposals of others that a Commit references.
 
-// The rules of the profile on proposals, as refusals name them.
+// The names that refusals give to the profile's rules on proposals.
 const (
 	ruleJoined          = "joined"
 	ruleKick            = "kick"
@@ -20,8 +20,9 @@ const (
 	ruleProposalPending = "proposal-pending"
 )
 
-// requireProposable fails for a proposal by reference that no Commit could carry out here, or that would keep members
-// from committing who take all that is pending.
+// requireProposable fails for a proposal by reference that would make a Commit with all pending proposals unacceptable.
+// This is an Add whose KeyPackage is not valid now, or whose user may not have a leaf. It is also a
+// GroupContextExtensions that drops or forges this server's external_senders entry.
 func (s intake) requireProposable(ctx context.Context, sub *submission, p *mls.Proposal) error {
 	switch p.Type {
 	case mls.ProposalAdd:
@@ -39,7 +40,7 @@ func (s intake) requireProposable(ctx context.Context, sub *submission, p *mls.P
 	return nil
 }
 
-// requireMay fails unless the room lets the caller have what some proposals of theirs ask for.
+// requireMay fails unless the room gives the caller the power for the caller's proposals.
 func (s intake) requireMay(ctx context.Context, sub *submission, proposals []mls.Proposal) error {
 	var removed []mls.Member
 	for i := range proposals {
@@ -55,8 +56,8 @@ func (s intake) requireMay(ctx context.Context, sub *submission, proposals []mls
 	return s.requireMayRemove(ctx, sub, removed)
 }
 
-// requireGroupPower fails unless the caller may send the room's pointer event: changing what the whole group is takes
-// as much.
+// requireGroupPower fails unless the caller may send the room's pointer event. Changing the properties of the whole
+// group needs the same power.
 func (s intake) requireGroupPower(ctx context.Context, sub *submission) error {
 	st, err := s.Rooms.Standing(ctx, sub.group.RoomID, sub.caller.UserID)
 	if err != nil {
@@ -69,8 +70,9 @@ func (s intake) requireGroupPower(ctx context.Context, sub *submission) error {
 	return nil
 }
 
-// requireMayRemove fails unless the caller may remove some leaves. Their own are free for all to remove, those that
-// this server wants to go, and those of users who are not in the room. For the rest it takes what kicking takes.
+// requireMayRemove fails unless the caller may remove the leaves. Every caller may remove their own leaves, leaves that
+// this server proposes to remove, and leaves of users who are not in the room. To remove any other leaf, the caller
+// must be able to kick the leaf's user.
 func (s intake) requireMayRemove(ctx context.Context, sub *submission, leaves []mls.Member) error {
 	free := pendingRemoves(sub.group.Server, sub.live.MLS)
 	var others []string
@@ -96,8 +98,8 @@ func (s intake) requireMayRemove(ctx context.Context, sub *submission, leaves []
 	return s.requireKick(ctx, sub, others)
 }
 
-// requireKick fails unless the caller may kick all of some users from the room. In a room that this server has never
-// been in nobody stands above another: MLS alone decides.
+// requireKick fails unless the caller may kick each of the users from the room. If this server was never in the room,
+// it knows no power levels: MLS alone decides.
 func (s intake) requireKick(ctx context.Context, sub *submission, users []string) error {
 	if len(users) == 0 {
 		return nil
@@ -131,7 +133,7 @@ func forbidden(rule, format string, args ...any) error {
 	return err
 }
 
-// byValue are the proposals that a Commit has by value: its sender's own.
+// byValue returns the proposals that a Commit has by value. These are the sender's own.
 func byValue(effects *mls.Effects) (own []mls.Proposal) {
 	for i := range effects.Proposals {
 		if effects.Proposals[i].Ref == nil {
@@ -141,7 +143,7 @@ func byValue(effects *mls.Effects) (own []mls.Proposal) {
 	return own
 }
 
-// requireLifetimes fails for an Add by value whose key package is not valid now.
+// requireLifetimes fails for an Add by value whose KeyPackage is not valid now.
 func (s intake) requireLifetimes(proposals []mls.Proposal) error {
 	for i := range proposals {
 		if p := &proposals[i]; p.Type == mls.ProposalAdd {

@@ -87,7 +87,7 @@ var faults = map[Finding]api.Fault{
 	DeviceUnlisted: api.FaultNoDevice, KeyMissing: api.FaultNoKey, KeyOther: api.FaultOtherKey,
 }
 
-// secondLeaves are the leaves of devices that have another one before them.
+// secondLeaves returns each leaf whose device has another leaf with a lower index.
 func secondLeaves(g mls.Group) map[uint32]bool {
 	second := make(map[uint32]bool)
 	for _, m := range g.Duplicates() {

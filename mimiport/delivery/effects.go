@@ -11,11 +11,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// This file is all that knows how what package migration returns is written to the store.
+// This file writes the results of package migration to the store. No other file knows how.
 
-// takeEvent lets the record of a migration take one step, and writes all that follows from it in one transaction; row,
-// if there is one, is done with it. A signed message that contradicts the record is kept as evidence, and is a
-// KindConflict error.
+// takeEvent lets the record of a migration take one step, and writes the result in one transaction. This transaction
+// also deletes row, if row is not nil. If a signed message contradicts the record, the server keeps it as evidence, and
+// takeEvent returns a KindConflict error.
 func (s *core) takeEvent(ctx context.Context, id mimiport.MigrationID, e migration.Event, row *storage.Row) error {
 	m, err := s.record(ctx, id)
 	if err != nil {
@@ -34,7 +34,7 @@ func (s *core) takeEvent(ctx context.Context, id mimiport.MigrationID, e migrati
 	})
 }
 
-// groupOf is the row of the group that a record is about, nil where there is none.
+// groupOf returns the row of a record's group, or nil.
 func groupOf(ctx context.Context, h *registry.Held, m *migration.Migration) (*storage.Group, error) {
 	term := m.Term
 	if m.Role == migration.Source {
@@ -47,7 +47,7 @@ func groupOf(ctx context.Context, h *registry.Held, m *migration.Migration) (*st
 	return g, err
 }
 
-// stateOf is what migrations change of a group's row, or of none.
+// stateOf returns the fields of a group's row that migrations change. g may be nil.
 func stateOf(g *storage.Group) migration.Group {
 	if g == nil {
 		return migration.Group{}
@@ -55,7 +55,7 @@ func stateOf(g *storage.Group) migration.Group {
 	return migration.Group{State: g.State, Migration: g.Migration}
 }
 
-// stepRecord does the same as takeEvent for a record and a group's row that were loaded while the group is held.
+// stepRecord does the same as takeEvent. Its caller holds the group and has loaded the record and the group's row.
 func (s *core) stepRecord(
 	ctx context.Context, h *registry.Held, m *migration.Migration, g *storage.Group, e migration.Event, row *storage.Row,
 ) error {
@@ -89,7 +89,7 @@ func (s *core) stepRecord(
 	return refusal(refused)
 }
 
-// refusal is the error for what a step refuses.
+// refusal returns the error for a refused step.
 func refusal(err error) error {
 	switch {
 	case errors.Is(err, migration.ErrEquivocation):
@@ -98,7 +98,7 @@ func refusal(err error) error {
 		contested := mimiport.Errorf("take lineage", mimiport.KindConflict, "%w", err)
 		contested.Info.Rule = ruleContested
 		return contested
-	case errors.Is(err, migration.ErrFrozen): // it was not when it was loaded
+	case errors.Is(err, migration.ErrFrozen): // the group was not frozen when its row was loaded
 		return fmt.Errorf("%w: %w", storage.ErrConflict, err)
 	case errors.Is(err, migration.ErrStaged):
 		return &mimiport.Error{
@@ -110,8 +110,8 @@ func refusal(err error) error {
 	return err
 }
 
-// change is what a Ready asks to write, signed, but for the log and the trees: m and g are the record and the group's
-// row before, g nil where there is none.
+// change returns what to write for a Ready, signed, without the log and the trees. m and g are the record and the
+// group's row before the step. g may be nil.
 func (s *core) change(
 	ctx context.Context, m *migration.Migration, g *storage.Group, r *migration.Ready,
 ) (*storage.Change, error) {
@@ -155,7 +155,7 @@ func (s *core) change(
 	return change, nil
 }
 
-// signReady signs what a step has signed and puts it into the record.
+// signReady signs the messages that a step asks for and puts them into the record.
 func (s *core) signReady(r *migration.Ready) (err error) {
 	switch m := &r.Migration; r.Sign {
 	case migration.SignComplete:
@@ -168,7 +168,7 @@ func (s *core) signReady(r *migration.Ready) (err error) {
 	return err
 }
 
-// signVote signs T's vote: as the draft has it, and by the name of the migration.
+// signVote signs T's two votes: the draft's TargetMigrationComplete, and the MigrationVote, which names the migration.
 func (s *core) signVote(m *migration.Migration) (err error) {
 	m.Complete, err = s.sign(m.Target, &mimiport.TargetMigrationComplete{ContentHash: m.ContentHash})
 	if err != nil {
@@ -181,7 +181,7 @@ func (s *core) signVote(m *migration.Migration) (err error) {
 	return err
 }
 
-// nextGroup is the group's row after a step.
+// nextGroup returns the group's row after a step.
 func (s *core) nextGroup(ctx context.Context, g *storage.Group, r *migration.Ready) (*storage.Group, error) {
 	if g == nil {
 		return nil, mimiport.Errorf("step", mimiport.KindInternal, "no group for migration %s", r.Migration.ID)
@@ -198,7 +198,7 @@ func (s *core) nextGroup(ctx context.Context, g *storage.Group, r *migration.Rea
 	return &next, err
 }
 
-// acceptMigration adds to a change that the migration Commit comes into the log. after is to be called when it is
+// acceptMigration adds the log entry of the migration Commit to a change. The caller calls after when the change is
 // stored.
 func (s *core) acceptMigration(
 	ctx context.Context, h *registry.Held, m *migration.Migration, g *storage.Group, change *storage.Change,
@@ -221,7 +221,7 @@ func (s *core) acceptMigration(
 	return func() { h.Advance(next, l, a) }, nil
 }
 
-// evidence is a piece of evidence about a migration or a group, and the alarm that goes with it.
+// evidence returns a piece of evidence about a migration or a group, and logs the alarm for it.
 func (s *core) evidence(m *migration.Migration, g *storage.Group, e migration.Evidence) storage.Evidence {
 	id := m.GroupID
 	if g != nil {

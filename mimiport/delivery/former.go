@@ -14,11 +14,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// logs is what members read, of the present term and of former ones. This file is all that knows of the terms that a
-// group had elsewhere: what of their logs comes here with the group, and how members read it (profile, section 4).
+// logs reads the log for members: that of the present term and those of former terms. This file handles the terms that
+// a group had at other servers: which part of their logs comes here with the group, and how members read it (profile,
+// section 4).
 type logs struct{ *core }
 
-// former is what came here of a group's former terms, nothing where none did.
+// former returns the logs of former terms that came here with a group. They may be empty.
 func (s *core) former(ctx context.Context, key storage.GroupKey) (*mimiport.Former, error) {
 	stored, err := s.Store.Former(ctx, key)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -30,15 +31,15 @@ func (s *core) former(ctx context.Context, key storage.GroupKey) (*mimiport.Form
 	return mimiport.UnmarshalFormer(stored.Data)
 }
 
-// storedFormer is what a change stores of former terms.
+// storedFormer returns the logs of former terms as a change stores them.
 func storedFormer(key storage.GroupKey, log *mimiport.Former) (*storage.Former, error) {
 	data, err := log.Marshal()
 	return &storage.Former{GroupKey: key, Data: data}, err
 }
 
-// imported is what members find here of the former terms: what the source sent along, then the migration Commit and its
-// Welcome. The source did not know the number of that Commit yet: it has the one after the last, until its receipt
-// comes.
+// imported returns the logs of former terms as members read them here: the log that the source sent, then the migration
+// Commit and its Welcome. The source did not know the number of this Commit yet. Until its receipt comes, the Commit
+// has the number after the last message.
 func (s logs) imported(m *migration.Migration, a *arrival) (*mimiport.Former, error) {
 	engine, err := s.Engines.Find(a.next.Protocol())
 	if err != nil {
@@ -73,11 +74,11 @@ func (s logs) imported(m *migration.Migration, a *arrival) (*mimiport.Former, er
 	return log, nil
 }
 
-// maxFormerSeq is the largest number that a message of a former term has: those after it are integers of JSON, too.
+// maxFormerSeq is the largest number of a message of a former term. The numbers that follow it are still exact in JSON.
 const maxFormerSeq = 1 << 52
 
-// requireHandshake fails unless a message of the source's log is what it is said to be. Members verify it themselves,
-// and the receipt's signature.
+// requireHandshake fails unless a message of the source's log matches its log entry. Members verify the message and the
+// receipt's signature themselves.
 func requireHandshake(engine mls.Engine, m *migration.Migration, e *mimiport.LogEntry) error {
 	msg, err := engine.Parse(e.Message)
 	if err != nil {
@@ -103,13 +104,15 @@ func requireHandshake(engine mls.Engine, m *migration.Migration, e *mimiport.Log
 	return nil
 }
 
-// isReceiptOf says whether a receipt, if it is genuine, is for a message of the log of a former term.
+// isReceiptOf reports whether the fields of a receipt match a message of a former term's log. It does not verify the
+// receipt's signature.
 func isReceiptOf(r *mimiport.CommitReceipt, groupID []byte, e *mimiport.LogEntry) bool {
 	return bytes.Equal(r.GroupID, groupID) && r.Term == e.Term && r.Seq == e.Seq && r.Epoch == e.Epoch+1 &&
 		r.CommitHash == hash(e.Message)
 }
 
-// requireWelcomesPlaced fails unless the Commit of each Welcome is in the log and leaves the number after its own free.
+// requireWelcomesPlaced fails unless the log has the Commit of each Welcome, and no message has the number after that
+// Commit's number.
 func requireWelcomesPlaced(log *mimiport.Former) error {
 	placed := 0
 	for i := range log.Log {
@@ -131,8 +134,8 @@ func badLog(format string, args ...any) error {
 	return mimiport.Errorf("take log", mimiport.KindInvalid, format, args...)
 }
 
-// takeMigrationReceipt stores the source's receipt for the migration Commit by which a group came here, and with it the
-// number of that Commit. A receipt that is not good is as good as none.
+// takeMigrationReceipt stores the source's receipt for the migration Commit by which a group came here. The receipt
+// tells the number of this Commit. takeMigrationReceipt ignores a receipt that is not valid.
 func (s logs) takeMigrationReceipt(ctx context.Context, m *migration.Migration, shown *api.SignedInfo) error {
 	if shown == nil {
 		return nil
@@ -166,17 +169,18 @@ func (s logs) takeMigrationReceipt(ctx context.Context, m *migration.Migration, 
 		if err != nil {
 			return err
 		}
-		return s.apply(ctx, &storage.Change{Group: g, Former: former}) // the row of the group: it may have been purged
+		// The group's row makes this fail if the group was purged meanwhile.
+		return s.apply(ctx, &storage.Change{Group: g, Former: former})
 	})
 }
 
-// formerPiece is a piece of the log of a term that the group had before it came here.
+// formerPiece returns a piece of the log of a term that the group had before it came here.
 func (s logs) formerPiece(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*piece, error) {
 	lineage, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		return nil, err
 	}
-	if *q.Term >= lineage.Term() { // this server went along with a lineage that is shorter than its own was
+	if *q.Term >= lineage.Term() { // this server took a lineage that is shorter than its own before
 		return nil, notInTerm(g.ID, *q.Term)
 	}
 	log, err := s.former(ctx, g.Key())
@@ -217,7 +221,7 @@ func (s logs) formerPiece(ctx context.Context, g *storage.Group, q api.MessagesQ
 	return p, nil
 }
 
-// formerMessage is a handshake of a former term as members see it.
+// formerMessage returns a handshake message of a former term in the form that members read.
 func formerMessage(engine mls.Engine, e *mimiport.LogEntry) (*api.LogMessage, error) {
 	msg, err := engine.Parse(e.Message)
 	if err != nil {
@@ -235,7 +239,7 @@ func formerMessage(engine mls.Engine, e *mimiport.LogEntry) (*api.LogMessage, er
 	return m, nil
 }
 
-// welcomeOf is the Welcome that came with a Commit of a former term.
+// welcomeOf returns the Welcome that came with a Commit of a former term.
 func welcomeOf(commit *mimiport.LogEntry, w *mimiport.Joiners) pieceMessage {
 	return pieceMessage{
 		LogMessage: api.LogMessage{
@@ -245,7 +249,7 @@ func welcomeOf(commit *mimiport.LogEntry, w *mimiport.Joiners) pieceMessage {
 	}
 }
 
-// movesBy says whether a message is the migration Commit of a step.
+// movesBy reports whether a message is the migration Commit of a step.
 func movesBy(step *mimiport.LineageStep, m *api.LogMessage) bool {
 	if step.Kind != mimiport.StepMigration || m.Kind != string(storage.EntryCommit) {
 		return false

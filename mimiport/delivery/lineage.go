@@ -14,8 +14,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// requireHistory checks who hosted the group before the source claims to (profile, section 3): the chain holds, it ends
-// at the source, and what this server knows of the group is its beginning. It returns the lineage to store.
+// requireHistory checks the hosts of the group up to the source (profile, section 3). The chain must verify, end at the
+// source, and begin with the lineage that this server knows. requireHistory returns the lineage to store.
 func (s *Service) requireHistory(
 	ctx context.Context, m *migration.Migration, l *mimiport.Lineage,
 ) (*mimiport.Lineage, error) {
@@ -41,8 +41,8 @@ func (s *Service) requireHistory(
 	return chain.Lineage, s.requireContinuation(ctx, m.GroupID, chain.Lineage)
 }
 
-// requireBound fails for a foreign id that the room's binding does not name: anybody could import an id otherwise, and
-// keep the group that has it from coming here.
+// requireBound fails for a foreign id that the room's binding does not name. Otherwise anybody could import an id and
+// keep out the real group with this id.
 func (s lineages) requireBound(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	if l.Preimage != nil {
 		return nil
@@ -60,7 +60,7 @@ func (s lineages) requireBound(ctx context.Context, groupID []byte, l *mimiport.
 	return nil
 }
 
-// binding is which group a room says that it has, nil where it says nothing that is in force and makes sense.
+// binding returns the content of the room's binding event, or nil if no valid binding is in force.
 func (s *core) binding(ctx context.Context, roomID string) (*api.Binding, error) {
 	content, err := s.Rooms.StateInForce(ctx, roomID, api.EventGroup)
 	if err != nil || content == nil {
@@ -68,13 +68,13 @@ func (s *core) binding(ctx context.Context, roomID string) (*api.Binding, error)
 	}
 	bound := new(api.Binding)
 	if json.Unmarshal(content, bound) != nil {
-		return nil, nil // anybody with the power can put anything there
+		return nil, nil // any user with the power can put any JSON there
 	}
 	return bound, nil
 }
 
-// displaceSquatter drops a group that is here without a preimage, by the id of the group whose lineage has the
-// preimage.
+// displaceSquatter drops the group that has this id here without a preimage. l is the lineage of the group that comes
+// here: it must verify and have the id's preimage.
 func (s lineages) displaceSquatter(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	recorded, err := s.recordedLineage(ctx, groupID)
 	if err != nil || recorded == nil || recorded.Preimage != nil || l.Preimage == nil {
@@ -91,7 +91,7 @@ func (s lineages) displaceSquatter(ctx context.Context, groupID []byte, l *mimip
 	return s.atGroup(ctx, known, migration.Displace{Lineage: encoded})
 }
 
-// recordedLineage is the lineage that this server has of a group, nil for none.
+// recordedLineage returns the lineage that this server has of a group, or nil.
 func (s *core) recordedLineage(ctx context.Context, groupID []byte) (*mimiport.Lineage, error) {
 	known, err := s.Store.Group(ctx, groupID)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -103,8 +103,8 @@ func (s *core) recordedLineage(ctx context.Context, groupID []byte) (*mimiport.L
 	return mimiport.UnmarshalLineage(known.Lineage)
 }
 
-// verify checks a lineage that may end hosting or staging here: no key counts that came with it. It returns the lineage
-// as far as it was verified, also encoded.
+// verify checks a lineage that may end hosting or staging here. It ignores the keys inside the lineage. It returns the
+// verified part of the lineage, decoded and encoded.
 func (s *core) verify(
 	ctx context.Context, groupID []byte, l *mimiport.Lineage, rules proof.Rules,
 ) (*mimiport.Lineage, []byte, error) {
@@ -117,8 +117,8 @@ func (s *core) verify(
 	return chain.Lineage, encoded, err
 }
 
-// checkChain verifies a lineage that a group is taken on with, as far as it goes on from what this server knows of the
-// group. source hands the group over. It is empty for a recover.
+// checkChain verifies the lineage of a group that comes here: the steps after those that this server knows. source is
+// the server that hands the group over. It is empty for a recover.
 func (s *core) checkChain(
 	ctx context.Context, groupID []byte, l *mimiport.Lineage, source string,
 ) (*proof.Chain, error) {
@@ -150,14 +150,15 @@ func (s *core) checkChain(
 	return chain, nil
 }
 
-// requireSigned fails unless a server has signed m with a key that it signs with at present.
+// requireSigned fails unless a server has signed m with one of its present keys.
 func (d *Deps) requireSigned(ctx context.Context, server, keyID string, m mimiport.Signed) error {
 	_, err := proof.Verify(ctx, d.Keys, server, keyID, m, d.Now(), proof.Known)
 	return err
 }
 
-// requireContinuation fails unless the chain goes on from what this server knows. Of a group that is here it takes the
-// next step first: this server may have signed that step and not remember.
+// requireContinuation fails unless the chain continues the lineage that this server knows. If this server hosts the
+// group, requireContinuation first takes the next step of the chain: this server may have signed that step and
+// forgotten it.
 func (s *Service) requireContinuation(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	known, err := s.Store.Group(ctx, groupID)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -177,7 +178,7 @@ func (s *Service) requireContinuation(ctx context.Context, groupID []byte, l *mi
 	return s.requireContinues(ctx, known, l)
 }
 
-// requireClaimsAccepted fails for a lineage with claims where the policy does not accept them.
+// requireClaimsAccepted fails for a lineage with claims if the policy does not accept claims.
 func (s lineages) requireClaimsAccepted(ctx context.Context, groupID []byte, l *mimiport.Lineage) error {
 	claimed := slices.ContainsFunc(
 		l.Steps, func(step mimiport.LineageStep) bool { return step.Kind != mimiport.StepMigration },
@@ -198,7 +199,7 @@ func (s lineages) requireClaimsAccepted(ctx context.Context, groupID []byte, l *
 	return nil
 }
 
-// requireContinues checks that the chain goes on from what this server knows of the group.
+// requireContinues fails unless the chain continues the lineage that this server knows.
 func (s *core) requireContinues(ctx context.Context, known *storage.Group, l *mimiport.Lineage) error {
 	own, err := mimiport.UnmarshalLineage(known.Lineage)
 	if err != nil {
@@ -211,7 +212,7 @@ func (s *core) requireContinues(ctx context.Context, known *storage.Group, l *mi
 		return proof.Errorf(known.ID, "the group has been here in a later term of another lineage")
 	}
 	if known.State != migration.GroupMoved || known.Migration == (mimiport.MigrationID{}) {
-		return nil // staged here before, or reserved: storing it decides; or yielded: the claim is in the lineage
+		return nil // staged before, or reserved: the store decides. Yielded: the lineage has the claim.
 	}
 	moved, err := s.moved(ctx, known)
 	if err != nil {
@@ -223,7 +224,7 @@ func (s *core) requireContinues(ctx context.Context, known *storage.Group, l *mi
 	return nil
 }
 
-// extendLineage adds the step that a migration was.
+// extendLineage adds the step of a migration to a lineage.
 func (s *core) extendLineage(ctx context.Context, encoded []byte, m *migration.Migration) ([]byte, error) {
 	l, err := mimiport.UnmarshalLineage(encoded)
 	if err != nil {

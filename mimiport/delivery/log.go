@@ -11,9 +11,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// extend is the change that appends accepted messages to a group's log: the row after it, the entries, the receipt of a
-// Commit, and a fan-out row for each entry and each server that has recipients. Of GroupInfos that hold the tree, those
-// of this epoch and of the one before are kept.
+// extend returns the change that appends accepted messages to a group's log: the group's next row, the entries, the
+// receipt of a Commit, and a fan-out row for each entry and each server with recipients. If GroupInfos hold the tree,
+// the change keeps those of this epoch and of the epoch before.
 func (s *core) extend(
 	ctx context.Context, g *storage.Group, l *registry.Live, a *registry.Accepted,
 ) (*storage.Group, *storage.Change, error) {
@@ -27,7 +27,7 @@ func (s *core) extend(
 		e.GroupID, e.Term, e.Seq, e.At, e.Hash = g.ID, g.Term, next.NextSeq, now, hash(e.Message)
 		next.NextSeq++
 		if a.Effects != nil && a.Next.TreeInside() {
-			e.GroupInfo = nil // the snapshot has it
+			e.GroupInfo = nil // the snapshot holds the GroupInfo
 		}
 		change.Entries = append(change.Entries, e)
 		if e.Kind == storage.EntryCommit {
@@ -61,12 +61,13 @@ func (s *core) extend(
 	return &next, change, nil
 }
 
-// fanOutQueue is the queue of a group's messages in one term. Its order is that of the log.
+// fanOutQueue returns the name of the queue for a group's messages in one term. The queue has the order of the log.
 func fanOutQueue(key storage.GroupKey) string {
 	return fmt.Sprintf("group/%s/%d", mimiport.IDText(key.ID), key.Term)
 }
 
-// destinations lists the servers an entry goes to: those of the members of its epoch, or of those a Welcome is for.
+// destinations lists the servers that get an entry: the servers of the members of the entry's epoch, or of a Welcome's
+// recipients.
 func destinations(members registry.Roster, e *storage.Entry) []string {
 	if e.Kind != storage.EntryWelcome {
 		return members.Servers()
@@ -76,7 +77,7 @@ func destinations(members registry.Roster, e *storage.Entry) []string {
 	return joiners.Servers()
 }
 
-// compaction is the row by which this server stores a snapshot some time after a log entry.
+// compaction is the row that makes this server store a snapshot some time after a log entry.
 func (s *core) compaction(e *storage.Entry) storage.Row {
 	return storage.Row{
 		Destination: s.Server, Queue: "compact/" + fanOutQueue(storage.GroupKey{ID: e.GroupID, Term: e.Term}), Order: e.Seq,

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// requireMemberOf fails unless the caller may change a group that the caller of this holds: they are joined to its
-// room, by its state now. Of a room that this server has never been in it takes the group's members.
+// requireMemberOf fails unless the caller may change a group, which h holds: the room's current state must have the
+// caller joined. If this server was never in the room, the caller must have a leaf in the group.
 func (s *core) requireMemberOf(ctx context.Context, h *registry.Held, c api.Caller, g *storage.Group) error {
 	st, err := s.standing(ctx, c, g.RoomID)
 	switch {
@@ -26,8 +26,8 @@ func (s *core) requireMemberOf(ctx context.Context, h *registry.Held, c api.Call
 	return s.requireLeaf(ctx, c, err == nil && l.Roster.Has(c.UserID), err)
 }
 
-// requireReader fails unless the caller may read a group and move it away: they are joined to its room, by the last
-// state that this server saw of it. Of a room that this server has never been in it takes the group's members.
+// requireReader fails unless the caller may read a group and move it away: the last room state that this server saw
+// must have the caller joined. If this server was never in the room, the caller must have a leaf in the group.
 func (s *core) requireReader(ctx context.Context, c api.Caller, g *storage.Group) error {
 	st, err := s.standing(ctx, c, g.RoomID)
 	if err != nil {
@@ -44,8 +44,8 @@ func (s *core) requireReader(ctx context.Context, c api.Caller, g *storage.Group
 	return s.requireLeaf(ctx, c, has, err)
 }
 
-// requireLeaf fails unless the caller has a leaf of a group whose room this server does not know, and its policy lets
-// it host such groups. err is why it is not known whether they have.
+// requireLeaf is for a group whose room this server was never in. It fails unless the caller has a leaf (has), and the
+// policy lets this server host such groups. err says why has could not be found out.
 func (s *core) requireLeaf(ctx context.Context, c api.Caller, has bool, err error) error {
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
@@ -60,8 +60,8 @@ func (s *core) requireLeaf(ctx context.Context, c api.Caller, has bool, err erro
 	return nil
 }
 
-// requireInRoom fails unless the caller, a user or a server, is in the group's room, and its server ACL lets them in.
-// It takes the last state of a room that this server has left.
+// requireInRoom fails unless the caller, a user or a server, is in the group's room, and the room's server ACL allows
+// the caller's server. If this server has left the room, the last state that it saw counts.
 func (s *core) requireInRoom(ctx context.Context, c api.Caller, g *storage.Group) error {
 	if c.UserID != "" {
 		return s.requireReader(ctx, c, g)

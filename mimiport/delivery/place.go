@@ -12,9 +12,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// requireHosted fails unless the group is hosted here: with the redirect when it has moved, with a time to try again
-// while it is staged, as stopped when it is behind its members, as closed when that was its end, and as unknown while
-// nothing is bound to the id.
+// requireHosted fails unless this server hosts the group. The error has the redirect if the group has moved, and a time
+// to try again if the group is staged. A stopped group, a closed group and an id without a group have an error kind of
+// their own.
 func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 	switch g.State {
 	case migration.GroupMoved:
@@ -48,8 +48,8 @@ func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 	return nil
 }
 
-// heldFor is the row of a held group for a caller who may change the group, while the group can be shown. See
-// requireMemberOf and requireShown for its errors.
+// heldFor returns the row of a held group for a caller who may change the group. It returns the errors of
+// requireMemberOf and requireShown.
 func (s *core) heldFor(ctx context.Context, h *registry.Held, c api.Caller) (*storage.Group, error) {
 	g, err := h.Group(ctx)
 	if err != nil {
@@ -61,7 +61,8 @@ func (s *core) heldFor(ctx context.Context, h *registry.Held, c api.Caller) (*st
 	return g, s.requireShown(ctx, g)
 }
 
-// requireShown fails unless the group's present epoch is to be seen here: it is hosted here, or was closed here.
+// requireShown fails unless this server has the group's present epoch: it hosts the group, or the group was closed
+// here.
 func (s *core) requireShown(ctx context.Context, g *storage.Group) error {
 	if g.State == migration.GroupClosed {
 		return nil
@@ -69,7 +70,7 @@ func (s *core) requireShown(ctx context.Context, g *storage.Group) error {
 	return s.requireHosted(ctx, g)
 }
 
-// moved is the redirect of a group that has moved.
+// moved returns the redirect of a group that has moved.
 func (s *core) moved(ctx context.Context, g *storage.Group) (*mimiport.Moved, error) {
 	if g.Migration == (mimiport.MigrationID{}) {
 		return movedByLineage(g)
@@ -81,7 +82,7 @@ func (s *core) moved(ctx context.Context, g *storage.Group) (*mimiport.Moved, er
 	return redirect(m), nil
 }
 
-// redirect is the redirect that a migration leaves, with the evidence for it.
+// redirect returns the redirect that a migration leaves, with its evidence.
 func redirect(m *migration.Migration) *mimiport.Moved {
 	return &mimiport.Moved{
 		Server: m.Target, Term: m.Term, Response: m.Response.Message,
@@ -89,7 +90,7 @@ func redirect(m *migration.Migration) *mimiport.Moved {
 	}
 }
 
-// movedByLineage is the redirect of a group that has yielded: by the last step of its lineage.
+// movedByLineage returns the redirect of a group that this server has yielded. The last step of the lineage gives it.
 func movedByLineage(g *storage.Group) (*mimiport.Moved, error) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
@@ -101,7 +102,8 @@ func movedByLineage(g *storage.Group) (*mimiport.Moved, error) {
 	return stepRedirect(&l.Steps[len(l.Steps)-1], l.Term())
 }
 
-// stepRedirect is the redirect of a group whose term ended with a step of its lineage: to the term that it began.
+// stepRedirect returns the redirect of a group whose term ended with a step of its lineage. It leads to the term that
+// the step began.
 func stepRedirect(step *mimiport.LineageStep, term uint64) (*mimiport.Moved, error) {
 	if step.Kind == mimiport.StepMigration {
 		offer, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
@@ -121,7 +123,7 @@ func stepRedirect(step *mimiport.LineageStep, term uint64) (*mimiport.Moved, err
 	return &mimiport.Moved{Server: claim.DomainName, Term: claim.Term, Claim: signed.Message, KeyID: signed.KeyID}, nil
 }
 
-// host says where a group is, whoever asks.
+// host tells any caller where a group is.
 func (s *core) host(ctx context.Context, id []byte) (*api.HostResponse, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {

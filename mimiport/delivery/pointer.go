@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// pointer is where the room says that its group is, nil where it says nothing of this group that is in force.
+// pointer returns the content of the room's pointer event, or nil if no pointer to this group is in force.
 func (s *core) pointer(ctx context.Context, g *storage.Group) (*api.Pointer, error) {
 	content, err := s.Rooms.StateInForce(ctx, g.RoomID, api.EventPointer)
 	if err != nil || content == nil {
@@ -20,19 +20,19 @@ func (s *core) pointer(ctx context.Context, g *storage.Group) (*api.Pointer, err
 	}
 	p := new(api.Pointer)
 	if json.Unmarshal(content, p) != nil || !p.Names(g.RoomID, g.ID) {
-		return nil, nil // anybody with the power can put anything there
+		return nil, nil // any user with the power can put any JSON there
 	}
 	return p, nil
 }
 
-// pointed is the lineage of a group with the step that the room's pointer shows for the term after it.
+// pointed is the lineage of a group, extended by the step of the next term that the room's pointer shows.
 type pointed struct {
 	shown
 	encoded []byte
-	target  string // the server that the step leads to
+	target  string // the server that the step gives the group to
 }
 
-// pointedAt reads a room's pointer. It returns nil where the pointer shows no step that may be checked.
+// pointedAt reads a room's pointer. It returns nil if the pointer shows no step that this server can check.
 func (s *core) pointedAt(ctx context.Context, g *storage.Group) (*pointed, error) {
 	p, err := s.pointer(ctx, g)
 	if err != nil || p == nil || p.Evidence == nil || p.Term != g.Term+1 {
@@ -58,8 +58,8 @@ func (s *core) pointedAt(ctx context.Context, g *storage.Group) (*pointed, error
 	return &pointed{shown{l, false}, encoded, response.Request.TargetDomain}, nil
 }
 
-// key is that of the row by which this server checks the step. It is filed under the target, whose keys it takes, and
-// the same step has the same row.
+// key is the key of the row that makes this server check the step. Its destination is the target, because the check
+// needs the target's keys. The same step always has the same key.
 func (sh *pointed) key(g *storage.Group) storage.RowKey {
 	sum := sha256.Sum256(sh.encoded)
 	return storage.RowKey{
@@ -67,7 +67,7 @@ func (sh *pointed) key(g *storage.Group) storage.RowKey {
 	}
 }
 
-// filePointer puts a row for the step that the room's pointer shows, if it shows one.
+// filePointer stores a row for the step that the room's pointer shows, if the pointer shows a step.
 func (s *core) filePointer(ctx context.Context, g *storage.Group) error {
 	sh, err := s.pointedAt(ctx, g)
 	if err != nil || sh == nil {
@@ -78,15 +78,15 @@ func (s *core) filePointer(ctx context.Context, g *storage.Group) error {
 		Destination: key.Destination, Queue: key.Queue, Order: key.Order, Kind: storage.RowPointer,
 		GroupID: g.ID, Term: g.Term, Due: s.Now(),
 	}}})
-	if errors.Is(err, storage.ErrConflict) { // it is there
+	if errors.Is(err, storage.ErrConflict) { // the row exists already
 		return nil
 	}
 	return err
 }
 
-// followPointer looks at where the room says that its group is: shown there a confirmation of its own that it does not
-// remember, this server stops. The pointer is advisory: a step that does not verify is passed over. While the target
-// cannot be asked, the row waits.
+// followPointer checks the step that the room's pointer shows. If the step carries a confirmation that this server has
+// signed and forgotten, this server stops. The pointer is advisory: followPointer ignores a step that does not verify.
+// While the target does not answer, the row waits.
 func (s *Service) followPointer(ctx context.Context, row *storage.Row) error {
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
@@ -96,7 +96,7 @@ func (s *Service) followPointer(ctx context.Context, row *storage.Row) error {
 	if err != nil {
 		return err
 	}
-	if stateOf(g).Owned() && sh != nil && sh.key(g) == row.Key() { // else the room shows something else by now
+	if stateOf(g).Owned() && sh != nil && sh.key(g) == row.Key() { // else the pointer shows another step by now
 		if err := s.takeShown(ctx, g, sh); err != nil {
 			return err
 		}

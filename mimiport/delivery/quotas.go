@@ -10,16 +10,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// This file is all that knows what the operator's quotas count. The store counts it, in the transaction that stores
-// what a quota bounds.
+// This file defines what the operator's quotas count. The store does the counting, in the transaction that stores the
+// counted thing.
 
-// kept are the groups that this server holds the state of, for their members.
+// kept lists the states of groups whose MLS state this server keeps for their members.
 var kept = []migration.GroupState{
 	migration.GroupActive, migration.GroupFrozen, migration.GroupStaged, migration.GroupStopped,
 	migration.GroupClosed,
 }
 
-// groupLimits bound the groups here, with their shares for a user, a room, and the user in the room.
+// groupLimits bound the groups here: in all, and by share for a user, a room, and the user in the room.
 func groupLimits(q *policy.Quotas, user, room string) []storage.Limit {
 	count := func(f storage.GroupFilter) *storage.GroupFilter {
 		f.States = kept
@@ -34,7 +34,7 @@ func groupLimits(q *policy.Quotas, user, room string) []storage.Limit {
 	}
 }
 
-// reserveLimits bound the ids that no group is bound to.
+// reserveLimits bound the reserved ids without a group.
 func reserveLimits(q *policy.Quotas, user, room string) []storage.Limit {
 	states := []migration.GroupState{migration.GroupReserved}
 	return []storage.Limit{
@@ -45,7 +45,7 @@ func reserveLimits(q *policy.Quotas, user, room string) []storage.Limit {
 	}
 }
 
-// offerLimits bound what waits for its content here.
+// offerLimits bound the offers that wait for their content.
 func offerLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
 	count := func(f storage.MigrationFilter) *storage.MigrationFilter {
 		f.Role, f.States = migration.Target, []migration.State{migration.Offered}
@@ -57,8 +57,8 @@ func offerLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
 	}
 }
 
-// stageLimits bound what waits for its source here, with the shares for a user, a room, the user in the room, and a
-// source.
+// stageLimits bound the staged groups, which wait for their source's decision: in all, and by share for a user, a room,
+// the user in the room, and a source.
 func stageLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
 	count := func(f storage.MigrationFilter) *storage.MigrationFilter {
 		f.Role, f.States = migration.Target, []migration.State{migration.Staged}
@@ -89,14 +89,14 @@ func abortLimits(q *policy.Quotas, m *migration.Migration, now time.Time) []stor
 	return []storage.Limit{{Quota: "aborts_an_hour", Max: int64(q.AbortsAnHour), Migrations: recent(now, aborted)}}
 }
 
-// recent restricts a filter to the hour before now. It includes what other requests have dated a little later and
-// stored already, and leaves out what a clock that was ahead has dated.
+// recent restricts a filter to the hour before now. The range ends a little after now, because a concurrent request may
+// have stored a record with a later time. Records from a clock that was far ahead stay outside.
 func recent(now time.Time, f storage.MigrationFilter) *storage.MigrationFilter {
 	f.Since, f.Until = now.Add(-time.Hour), now.Add(storage.MaxWait)
 	return &f
 }
 
-// spare are the same limits with a place left over: for what is not counted yet and may come to be.
+// spare returns the same limits, each lower by one: the new record is not counted yet.
 func spare(limits []storage.Limit) []storage.Limit {
 	limits = set(limits)
 	for i := range limits {
@@ -105,12 +105,12 @@ func spare(limits []storage.Limit) []storage.Limit {
 	return limits
 }
 
-// set are those of the limits that the operator has not turned off.
+// set returns the limits that the operator has not turned off.
 func set(limits []storage.Limit) []storage.Limit {
 	return slices.DeleteFunc(limits, func(l storage.Limit) bool { return l.Max == 0 })
 }
 
-// reserving are the limits on a new group id.
+// reserving returns the limits on a new group id.
 func (a authority) reserving(ctx context.Context, g *storage.Group) ([]storage.Limit, error) {
 	p, err := a.Policy(ctx)
 	q := &p.Quotas
@@ -119,13 +119,13 @@ func (a authority) reserving(ctx context.Context, g *storage.Group) ([]storage.L
 	), err
 }
 
-// hosting are the limits on a group that comes to be here.
+// hosting returns the limits on a group that this server begins to host.
 func (a authority) hosting(ctx context.Context, g *storage.Group) ([]storage.Limit, error) {
 	p, err := a.Policy(ctx)
 	return set(groupLimits(&p.Quotas, g.Creator, g.RoomID)), err
 }
 
-// beginning are the limits on a migration that begins: an offer of this server, or a freeze.
+// beginning returns the limits on a migration that begins: an offer of this server, or a freeze.
 func (a authority) beginning(ctx context.Context, m *migration.Migration) ([]storage.Limit, error) {
 	p, err := a.Policy(ctx)
 	q, now := &p.Quotas, a.Now()
@@ -138,14 +138,14 @@ func (a authority) beginning(ctx context.Context, m *migration.Migration) ([]sto
 	), err
 }
 
-// staging are the limits on a group that is staged here by a migration.
+// staging returns the limits on a group that a migration stages here.
 func (a authority) staging(ctx context.Context, m *migration.Migration) ([]storage.Limit, error) {
 	p, err := a.Policy(ctx)
 	q := &p.Quotas
 	return set(append(stageLimits(q, m), groupLimits(q, m.User, m.RoomID)...)), err
 }
 
-// stepping are the limits on what a step changes of a migration.
+// stepping returns the limits on a step of a migration.
 func (a authority) stepping(ctx context.Context, before, next *migration.Migration) ([]storage.Limit, error) {
 	switch {
 	case before.Version == 0:
@@ -156,7 +156,8 @@ func (a authority) stepping(ctx context.Context, before, next *migration.Migrati
 	return nil, nil
 }
 
-// requireFreezable fails where a freeze would exceed a quota as things are now: before anything is done for it.
+// requireFreezable fails if a freeze would exceed a quota now. The server calls it before it does any work for the
+// freeze.
 func (s *core) requireFreezable(ctx context.Context, m *migration.Migration) error {
 	p, err := s.Policy(ctx)
 	if err != nil {
@@ -167,7 +168,7 @@ func (s *core) requireFreezable(ctx context.Context, m *migration.Migration) err
 	return s.apply(ctx, &storage.Change{Limits: spare(limits)})
 }
 
-// countBytes adds to a change of a group's log what a user adds to it, and the limit on that.
+// countBytes adds to a change the number of bytes that a user adds to a group's log, and the limit on this number.
 func (a authority) countBytes(ctx context.Context, c *storage.Change, user string) error {
 	p, err := a.Policy(ctx)
 	if err != nil {
@@ -178,7 +179,7 @@ func (a authority) countBytes(ctx context.Context, c *storage.Change, user strin
 	for i := range c.Entries {
 		c.Volume.Bytes += int64(c.Entries[i].Bytes())
 	}
-	for i := range c.Snapshots { // of a Commit with the tree
+	for i := range c.Snapshots { // a Commit whose GroupInfo holds the tree has one
 		c.Volume.Bytes += int64(len(c.Snapshots[i].GroupInfo))
 	}
 	c.Limits = set([]storage.Limit{{Quota: "bytes_per_day", Max: int64(p.Quotas.BytesPerDay), Volume: true}})

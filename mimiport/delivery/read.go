@@ -17,7 +17,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// view loads a group for a member to read. A group that has moved can be read: what was accepted here is served.
+// view loads a group for a member to read. A member can also read the log of a group that has moved away.
 func (s *Service) view(ctx context.Context, c api.Caller, id []byte) (*storage.Group, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
@@ -26,7 +26,7 @@ func (s *Service) view(ctx context.Context, c api.Caller, id []byte) (*storage.G
 	return g, s.requireReadable(ctx, c, g)
 }
 
-// requireReadable fails unless the caller may read what was accepted here: also after the group has moved, was
+// requireReadable fails unless the caller may read the log. The log stays readable after the group has moved, was
 // stopped or was closed.
 func (s *Service) requireReadable(ctx context.Context, c api.Caller, g *storage.Group) error {
 	if err := s.requireReader(ctx, c, g); err != nil {
@@ -39,8 +39,8 @@ func (s *Service) requireReadable(ctx context.Context, c api.Caller, g *storage.
 	return s.requireHosted(ctx, g)
 }
 
-// termRow is the row whose log has a term, which may be over: its own, or the present one, with which the group came
-// here.
+// termRow returns the row whose log has the asked term: the term's own row, or the present row if the log of that term
+// came here with the group.
 func (s *Service) termRow(ctx context.Context, id []byte, q api.MessagesQuery) (*storage.Group, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
@@ -67,8 +67,8 @@ func notInTerm(id []byte, term uint64) error {
 	}
 }
 
-// ownTerm is the row of a former term that the group, g, had here, nil unless its log still has what is asked for. A
-// term that is on no branch of the group's lineage does not count.
+// ownTerm returns the row of a former term that the group g had here. It returns nil if the log of that row no longer
+// has the asked messages, or if the term is not in the group's lineage.
 func (s logs) ownTerm(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*storage.Group, error) {
 	own, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: g.ID, Term: *q.Term})
 	if errors.Is(err, storage.ErrNotFound) || err == nil && own.State == migration.GroupDropped {
@@ -92,7 +92,7 @@ func (s logs) ownTerm(ctx context.Context, g *storage.Group, q api.MessagesQuery
 	return own, nil
 }
 
-// Group implements API. Of a group that has moved it is told only to where.
+// Group implements API. For a group that has moved it returns only the redirect.
 func (s *Service) Group(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
 	g, err := s.view(ctx, c, id)
 	if err != nil {
@@ -103,7 +103,7 @@ func (s *Service) Group(ctx context.Context, c api.Caller, id []byte) (*api.Grou
 	}
 	var res *api.GroupResponse
 	err = s.groups.WithLive(ctx, g.Key(), func(g *storage.Group, l *registry.Live) (err error) {
-		if err := s.requireShown(ctx, g); err != nil { // it may have moved meanwhile
+		if err := s.requireShown(ctx, g); err != nil { // the group may have moved meanwhile
 			return err
 		}
 		res, err = describe(g, l.MLS)
@@ -126,7 +126,7 @@ func describe(g *storage.Group, state mls.Group) (*api.GroupResponse, error) {
 	}, nil
 }
 
-// selfRemoves are the pending SelfRemoves, which go with a GroupInfo to those who enter by an external Commit.
+// selfRemoves returns the pending SelfRemoves. A client needs them beside the GroupInfo to join by an external Commit.
 func selfRemoves(state mls.Group) (messages []spec.Base64Bytes) {
 	for _, p := range state.Proposals() {
 		if p.Remove != nil && p.Type != mls.ProposalRemove {
@@ -151,7 +151,7 @@ func (s *Service) Host(ctx context.Context, c api.Caller, id []byte) (*api.HostR
 	return s.host(ctx, id)
 }
 
-// RatchetTree implements API. Epochs before the oldest snapshot are KindWrongEpoch.
+// RatchetTree implements API. It returns a KindWrongEpoch error for an epoch before the oldest snapshot.
 func (s *Service) RatchetTree(ctx context.Context, c api.Caller, id []byte, epoch uint64) ([]byte, error) {
 	g, err := s.view(ctx, c, id)
 	if err != nil {
@@ -184,18 +184,18 @@ const (
 // piece is a piece of the log of a term.
 type piece struct {
 	term     uint64
-	messages []pieceMessage  // all, or as many as were asked for
+	messages []pieceMessage  // all, or as many as the query allows
 	next     uint64          // the number after the last one of the term so far
 	moved    *mimiport.Moved // where the group went when the term ended; nil while it goes on
 }
 
-// pieceMessage is a message of the log, and of a Welcome for whom it is.
+// pieceMessage is a message of the log. A Welcome has its recipients.
 type pieceMessage struct {
 	api.LogMessage
 	recipients []mimiport.LeafIdentity
 }
 
-// Messages implements API. Welcomes are shown to those they are for.
+// Messages implements API. Only its recipients get a Welcome.
 func (s *Service) Messages(
 	ctx context.Context, c api.Caller, id []byte, q api.MessagesQuery,
 ) (*api.MessagesResponse, error) {
@@ -229,7 +229,7 @@ func (s *Service) Messages(
 	return res, nil
 }
 
-// readable is the piece of a log that the caller may read.
+// readable returns the piece of a log that the caller may read.
 func (s *Service) readable(
 	ctx context.Context, c api.Caller, g *storage.Group, q api.MessagesQuery,
 ) (*piece, error) {
@@ -246,8 +246,8 @@ func (s *Service) readable(
 	return s.ownPiece(ctx, g, q)
 }
 
-// lastPiece is what a user reads who has left the room: the proposals and Commits up to the last Commit that removes a
-// leaf of theirs. Where there is none it fails as refused says.
+// lastPiece returns the piece of the log for a user who has left the room: the proposals and Commits up to the last
+// Commit that removes a leaf of this user. If the log has no such Commit, lastPiece returns the error refused.
 func (s *Service) lastPiece(
 	ctx context.Context, c api.Caller, g *storage.Group, q api.MessagesQuery, refused error,
 ) (*piece, error) {
@@ -271,7 +271,7 @@ func (s *Service) lastPiece(
 	return nil, refused
 }
 
-// ownPiece is a piece of the log of a term that the group has, or had, here.
+// ownPiece returns a piece of the log of a present or former term here.
 func (s logs) ownPiece(ctx context.Context, g *storage.Group, q api.MessagesQuery) (*piece, error) {
 	entries, err := s.Store.Entries(ctx, g.Key(), q.From, q.Limit)
 	if err != nil {
@@ -284,7 +284,7 @@ func (s logs) ownPiece(ctx context.Context, g *storage.Group, q api.MessagesQuer
 	return p, err
 }
 
-// pieceOf is these entries of a log, as members see them.
+// pieceOf returns log entries in the form that members read.
 func (s logs) pieceOf(ctx context.Context, g *storage.Group, entries []storage.Entry) (*piece, error) {
 	receipts, err := s.receipts(ctx, entries)
 	if err != nil {
@@ -310,8 +310,8 @@ func isFor(recipients []mimiport.LeafIdentity, userID string) bool {
 	return slices.ContainsFunc(recipients, func(r mimiport.LeafIdentity) bool { return r.UserID == userID })
 }
 
-// logMessage is an entry as members see it. With a Commit goes its receipt, and with one that moves the group the
-// evidence for that.
+// logMessage returns an entry in the form that members read. A Commit carries its receipt. A migration Commit also
+// carries the evidence for the move.
 func (s *core) logMessage(ctx context.Context, e *storage.Entry, receipt *api.SignedInfo) (*api.LogMessage, error) {
 	m := &api.LogMessage{
 		Seq: e.Seq, Epoch: e.Epoch, Kind: string(e.Kind), Sender: e.Sender, Message: e.Message, Receipt: receipt,

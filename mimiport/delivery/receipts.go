@@ -13,7 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// signReceipt signs, as the group's host, for a Commit that the same transaction accepts (profile, section 3).
+// signReceipt signs the receipt for a Commit in the name of the group's host. The transaction that stores the Commit
+// stores the receipt too (profile, section 3).
 func (s *core) signReceipt(host string, e *storage.Entry) (*storage.Receipt, error) {
 	m := &mimiport.CommitReceipt{GroupID: e.GroupID, Term: e.Term, Epoch: e.Epoch + 1, Seq: e.Seq, CommitHash: e.Hash}
 	keyID, err := s.Keys.Sign(host, m)
@@ -23,7 +24,7 @@ func (s *core) signReceipt(host string, e *storage.Entry) (*storage.Receipt, err
 	}, err
 }
 
-// signedReceipt is a stored receipt as it was signed, nil for none.
+// signedReceipt returns the signed message of a stored receipt, or nil.
 func signedReceipt(r *storage.Receipt) (*api.SignedInfo, error) {
 	if r == nil {
 		return nil, nil
@@ -35,8 +36,8 @@ func signedReceipt(r *storage.Receipt) (*api.SignedInfo, error) {
 	return &api.SignedInfo{Message: data, KeyID: r.KeyID}, err
 }
 
-// receipts finds those of the Commits among successive log entries of one term, by the entries' numbers. Commits that
-// an older version of this program accepted have none.
+// receipts returns the receipts of the Commits among successive log entries of one term, by the entries' numbers. A
+// Commit that an older version of this program accepted has no receipt.
 func (s *core) receipts(ctx context.Context, entries []storage.Entry) (map[uint64]*api.SignedInfo, error) {
 	var first *storage.Entry
 	commits := 0
@@ -65,7 +66,7 @@ func (s *core) receipts(ctx context.Context, entries []storage.Entry) (map[uint6
 	return signed, nil
 }
 
-// recorded is the receipt for the Commit that leads to an epoch, nil where there is none.
+// recorded returns the receipt for the Commit that leads to an epoch, or nil.
 func (s *core) recorded(ctx context.Context, epoch storage.Epoch) (*storage.Receipt, error) {
 	found, err := s.Store.Receipts(ctx, epoch, 1)
 	if err != nil || len(found) == 0 || found[0].Epoch != epoch.Epoch {
@@ -74,7 +75,7 @@ func (s *core) recorded(ctx context.Context, epoch storage.Epoch) (*storage.Rece
 	return &found[0], nil
 }
 
-// migrationReceipt is the receipt for the Commit by which a group has moved away from here, nil where there is none.
+// migrationReceipt returns the receipt for the Commit by which a group has moved away from here, or nil.
 func (s *core) migrationReceipt(ctx context.Context, m *migration.Migration) (*api.SignedInfo, error) {
 	if m.Role != migration.Source || !m.Accepted() {
 		return nil, nil
@@ -87,8 +88,8 @@ func (s *core) migrationReceipt(ctx context.Context, m *migration.Migration) (*a
 	return signedReceipt(found)
 }
 
-// requireKnown fails with KindWrongEpoch unless the Commit that the caller has a receipt for is the one that was
-// accepted here. The caller can show the receipt then: see takeReceipt.
+// requireKnown returns a KindWrongEpoch error unless this server has accepted the Commit of the caller's receipt. The
+// caller can then show the receipt: see takeReceipt.
 func (s intake) requireKnown(ctx context.Context, g *storage.Group, known *api.KnownCommit) error {
 	if known == nil {
 		return nil
@@ -103,9 +104,9 @@ func (s intake) requireKnown(ctx context.Context, g *storage.Group, known *api.K
 	}
 }
 
-// takeReceipt takes note of a receipt of this server that it is shown. One of the present term, for a Commit that is
-// not the one on record, stops the group: the database is older than this server's word. Any other changes nothing
-// (profile, section 3).
+// takeReceipt judges a receipt of this server that a caller shows. If the receipt is of the present term, and the
+// record has another Commit for the receipt's epoch or none, this server's database is older than the receipt:
+// takeReceipt stops the group. Any other receipt changes nothing (profile, section 3).
 func (s *Service) takeReceipt(ctx context.Context, g *storage.Group, shown *api.SignedInfo) error {
 	r, err := mimiport.UnmarshalCommitReceipt(shown.Message)
 	if err != nil {
@@ -133,19 +134,20 @@ func (s *Service) takeReceipt(ctx context.Context, g *storage.Group, shown *api.
 	})
 }
 
-// contradiction is a receipt of this server, the key that it is signed with, and what is on record in its place: nil,
-// or another receipt for the same epoch.
+// contradiction is a receipt of this server and the id of its key, with the receipt that the server has on record for
+// the same epoch, or nil.
 type contradiction struct {
 	shown *mimiport.CommitReceipt
 	keyID string
 	own   *storage.Receipt
 }
 
-// forgotten is why a migration is given up when the server learns that its database is older than its word.
+// forgotten gives up a migration because the server learns that it has forgotten a Commit.
 var forgotten = migration.GiveUp{Reason: "this server has forgotten a Commit that it accepted"}
 
-// stop ends that a group accepts anything, until an operator decides. A migration that the group is frozen for is given
-// up, unless the receipt is for its Commit: then this server has decided before, and comes to the same decision again.
+// stop makes the group refuse all messages until an operator decides. It gives up the migration that the group is
+// frozen for, unless the receipt is for the migration Commit: then this server decided to move the group before, and
+// will decide so again.
 func (s *Service) stop(ctx context.Context, h *registry.Held, g *storage.Group, c contradiction) error {
 	if g.State == migration.GroupFrozen {
 		m, err := s.record(ctx, g.Migration)
@@ -170,7 +172,7 @@ func (s *Service) stop(ctx context.Context, h *registry.Held, g *storage.Group, 
 	return s.apply(ctx, &storage.Change{Group: &stopped, Evidence: evidence})
 }
 
-// evidence is the receipt that was shown, and the one on record.
+// evidence returns the shown receipt, and the receipt on record.
 func (c *contradiction) evidence(now time.Time) ([]storage.Evidence, error) {
 	shown, err := c.shown.Marshal()
 	if err != nil {

@@ -15,12 +15,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// settling is how long after the news of a change this server asks for the room's state: the host tells the news before
-// it has committed the change.
+// settling is the time that this server waits after the news of a change before it asks for the room's state. Dendrite
+// tells the news before it has committed the change.
 const settling = time.Second
 
-// RoomChanged is to be called when somebody has left a room, or its pointer, successors or server ACL have changed, as
-// often as one likes: this server looks after the groups bound to it.
+// RoomChanged makes this server check the groups of a room. Call it when a user has left the room, or when the room's
+// pointer, successors or server ACL have changed. More calls than changes do no harm.
 func (s removals) RoomChanged(ctx context.Context, roomID string) error {
 	groups, err := s.Store.GroupsInRoom(ctx, roomID)
 	if err != nil {
@@ -40,13 +40,13 @@ func (s removals) RoomChanged(ctx context.Context, roomID string) error {
 	return nil
 }
 
-// hosted says whether a group lives here, in this term.
+// hosted reports whether this server hosts a group in this term.
 func hosted(g *storage.Group) bool {
 	return g.State == migration.GroupActive || g.State == migration.GroupFrozen
 }
 
-// expelRow is a row by which this server looks after a group: whether the room says that it is elsewhere, and who of
-// its members is not in the room.
+// expelRow is the row that makes this server check a group against its room: whether the room's pointer leads
+// elsewhere, and which members are not in the room.
 func (s *core) expelRow(g *storage.Group, order uint64) storage.Row {
 	return storage.Row{
 		Destination: s.Server, Queue: "expel/" + fanOutQueue(g.Key()), Order: order, Kind: migration.RowExpel,
@@ -54,7 +54,7 @@ func (s *core) expelRow(g *storage.Group, order uint64) storage.Row {
 	}
 }
 
-// followRoom does what a change of the room asks for. It asks no other server.
+// followRoom acts on a change of the room. It asks no other server.
 func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
@@ -67,15 +67,16 @@ func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 		if err := s.filePointer(ctx, g); err != nil {
 			return err
 		}
-		if _, err := s.successors(ctx, g); err != nil { // asking also has the list kept, should it be redacted later
+		// This call also makes the host keep the list, in case it is redacted later.
+		if _, err := s.successors(ctx, g); err != nil {
 			return err
 		}
 	}
 	return s.expel(ctx, row)
 }
 
-// warnIfDenied tells the operator when the room's server ACL denies this server. Asking for a new ACL now also has it
-// kept, should it be redacted later.
+// warnIfDenied warns the operator when the room's server ACL denies this server. The call also makes the host keep a
+// new ACL, in case it is redacted later.
 func (s *Service) warnIfDenied(ctx context.Context, g *storage.Group) error {
 	denied, err := s.Rooms.Denied(ctx, g.RoomID, []string{g.Server})
 	if err == nil && len(denied) > 0 {
@@ -84,18 +85,19 @@ func (s *Service) warnIfDenied(ctx context.Context, g *storage.Group) error {
 	return err
 }
 
-// removals look after the leaves of groups. They propose that leaves go which have no place in a group: of users who
-// are not joined to the room, of devices that are gone, and all but the first of one device (profile, section 7).
+// removals proposes to remove the leaves that have no place in a group: leaves of users who are not joined to the room,
+// leaves of deleted devices, and all leaves of one device but the first (profile, section 7).
 type removals struct{ *core }
 
-// expel proposes to remove the leaves that have no place in a group as far as this server knows by itself.
+// expel proposes to remove the leaves that have no place in a group. It uses only facts that this server has without
+// asking homeservers.
 func (s removals) expel(ctx context.Context, row *storage.Row) error {
 	return s.groups.With(ctx, row.GroupID, func(h *registry.Held) error {
 		g, err := h.GroupAt(ctx, row.Term)
 		if err != nil {
 			return err
 		}
-		if g.State != migration.GroupActive { // frozen: the set of proposals is closed; what follows asks again
+		if g.State != migration.GroupActive { // a frozen group takes no proposals; the end of the migration has a row of its own
 			return s.done(ctx, row)
 		}
 		_, err = s.removeMisplaced(ctx, &expulsion{held: h, group: g, row: row})
@@ -103,17 +105,17 @@ func (s removals) expel(ctx context.Context, row *storage.Row) error {
 	})
 }
 
-// expulsion is which leaves are to go, and in which group.
+// expulsion says which leaves this server proposes to remove, and from which group.
 type expulsion struct {
 	held  *registry.Held
 	group *storage.Group
-	row   *storage.Row // that is done with it; nil for none
-	said  findings     // about leaves of some users
-	all   bool         // an operator lets most of the members go
+	row   *storage.Row // the row to delete when all is proposed; may be nil
+	said  findings     // the homeservers' answers about leaves of some users
+	all   bool         // an operator allows the removal of most members
 }
 
-// removeMisplaced proposes to remove the leaves that have no place in a group, where the group lets this server
-// propose. It returns how many are to go, those that have been proposed before included.
+// removeMisplaced proposes to remove the leaves that have no place in a group, if the group has this server as an
+// external sender. It returns the number of such leaves, including those whose removal was proposed before.
 func (s removals) removeMisplaced(ctx context.Context, e *expulsion) (int, error) {
 	l, err := e.held.Live(ctx, e.group)
 	if err != nil {
@@ -136,8 +138,8 @@ func (s removals) removeMisplaced(ctx context.Context, e *expulsion) (int, error
 	return len(leaves), s.proposeRemoves(ctx, e, l, fresh)
 }
 
-// leavingLeaves are the leaves that proposals of this epoch take away, whoever made them. Another Remove of one could
-// not be committed with those (RFC 9420, section 12.2).
+// leavingLeaves returns the leaves that pending proposals of any sender remove. No Commit can cover a second Remove of
+// the same leaf (RFC 9420, section 12.2).
 func leavingLeaves(g mls.Group) map[uint32]bool {
 	leaving := make(map[uint32]bool)
 	for _, p := range g.Proposals() {
@@ -148,8 +150,8 @@ func leavingLeaves(g mls.Group) map[uint32]bool {
 	return leaving
 }
 
-// finish deletes the row, if there is one, when this server has proposed all that is to go. A member's proposal may be
-// dropped: then the row is to be tried again.
+// finish deletes the row, if there is one, when this server has itself proposed every removal. A member's proposal for
+// a leaf may be dropped. In this case the row stays, and the server tries it again.
 func (s removals) finish(
 	ctx context.Context, e *expulsion, l *registry.Live, leaves map[uint32]string,
 ) error {
@@ -165,7 +167,8 @@ func (s removals) finish(
 	return s.done(ctx, e.row)
 }
 
-// misplaced lists the leaves that have no place in a group, and their users: those whose removal is proposed included.
+// misplaced lists the leaves that have no place in a group, with their users. It includes leaves whose removal is
+// proposed already.
 func (s removals) misplaced(ctx context.Context, e *expulsion, l *registry.Live) (map[uint32]string, error) {
 	absent, err := s.absent(ctx, e.group.RoomID, l.Roster.Users())
 	if err != nil {
@@ -199,7 +202,7 @@ func setOf[T comparable](list []T) map[T]bool {
 	return set
 }
 
-// isGone says whether a device is gone. Another server lists no device that publishes no key at all.
+// isGone reports whether a device is deleted. A remote homeserver does not list a device without any keys.
 func (s *core) isGone(p *policy.Policy, userID string, found Finding) bool {
 	switch {
 	case found != DeviceUnlisted:
@@ -210,11 +213,12 @@ func (s *core) isGone(p *policy.Policy, userID string, found Finding) bool {
 	return !p.MayBeKeyless(userID)
 }
 
-// expelShare is the share of a group's users above which nothing is proposed at once: rather has the room's state been
-// reset, or a homeserver lost its devices.
+// expelShare is the share of a group's users above which this server proposes no removal by itself. More likely the
+// room's state was reset, or a homeserver has lost its devices.
 const expelShare = 0.5
 
-// requireShare fails for leaves of most of a group's users, unless an operator lets them go. One user may always go.
+// requireShare fails for leaves of more than expelShare of a group's users, unless an operator allows it. The leaves of
+// a single user are always allowed.
 func (s removals) requireShare(e *expulsion, l *registry.Live, leaves map[uint32]string) error {
 	users := make(map[string]bool)
 	for _, user := range leaves {
@@ -231,7 +235,7 @@ func (s removals) requireShare(e *expulsion, l *registry.Live, leaves map[uint32
 	return mimiport.Errorf("expel", mimiport.KindInProgress, "%d of %d users at once", len(users), all)
 }
 
-// proposeRemoves accepts this server's own proposals into the log.
+// proposeRemoves makes this server's own Remove proposals and accepts them into the log.
 func (s removals) proposeRemoves(ctx context.Context, e *expulsion, l *registry.Live, leaves []uint32) error {
 	g := e.group
 	o, err := s.sender(ctx, g.Server, g.Protocol, g.CipherSuite)

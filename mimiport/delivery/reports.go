@@ -14,17 +14,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// reporting takes note of Commits that members cannot process.
+// reporting stores members' reports of Commits that they cannot process.
 type reporting struct{ *core }
 
-// A report is a signal and not a vote: nothing but the operator's attention depends on it (profile, section 9). It is
-// kept like a piece of evidence.
+// A report only calls the operator's attention. No decision of the server depends on it (profile, section 9). The
+// server stores it as a piece of evidence.
 const (
-	maxReports  = 100            // of one user about one group
-	keptForThem = 24 * time.Hour // for how long the epoch before a reported Commit is kept
+	maxReports  = 100            // reports of one user about one group
+	keptForThem = 24 * time.Hour // the time that the server keeps the epoch before a reported Commit
 )
 
-// Report implements API: for members. A repeated report changes nothing.
+// Report implements API. The caller must be a member. A repeated report changes nothing.
 func (s reporting) Report(
 	ctx context.Context, c api.Caller, id []byte, req *api.ReportRequest,
 ) (*api.ReportResponse, error) {
@@ -62,14 +62,14 @@ func (s reporting) report(ctx context.Context, h *registry.Held, c api.Caller, r
 	}})
 }
 
-// reportID tells reports of one group apart: there is one of a user about a Commit.
+// reportID tells the reports about one group apart. Each user has one report about each Commit.
 func reportID(r *api.Report) mimiport.MigrationID {
 	b := binary.BigEndian.AppendUint64(nil, r.Term)
 	b = binary.BigEndian.AppendUint64(b, r.Seq)
 	return sha256.Sum256(append(b, r.UserID...))
 }
 
-// requireReporter fails unless the caller has a leaf in the group, and has not said too much already.
+// requireReporter fails unless the caller has a leaf in the group and has made fewer than maxReports reports.
 func (s reporting) requireReporter(ctx context.Context, h *registry.Held, c api.Caller, g *storage.Group) error {
 	l, err := h.Live(ctx, g)
 	if err != nil {
@@ -94,7 +94,7 @@ func (s reporting) requireReporter(ctx context.Context, h *registry.Held, c api.
 	return nil
 }
 
-// reportable is the Commit with a number in the log of the present term.
+// reportable returns the Commit with the number seq in the log of the present term.
 func (s reporting) reportable(ctx context.Context, g *storage.Group, seq uint64) (*storage.Entry, error) {
 	entries, err := s.Store.Entries(ctx, g.Key(), seq, 1)
 	if err != nil {
@@ -108,7 +108,7 @@ func (s reporting) reportable(ctx context.Context, g *storage.Group, seq uint64)
 	return &entries[0], nil
 }
 
-// AdminReports lists what members have reported about a group, oldest first, or returns a KindUnknownGroup error.
+// AdminReports lists the members' reports about a group, oldest first, or returns a KindUnknownGroup error.
 func (s reporting) AdminReports(ctx context.Context, id []byte) ([]api.Report, error) {
 	if _, err := s.groups.Group(ctx, id); err != nil {
 		return nil, err
@@ -134,8 +134,9 @@ func (s *core) reports(ctx context.Context, id []byte) (reports []api.Report, er
 	return reports, nil
 }
 
-// keptFor is the epoch before which no snapshot of a group is needed: that of the last snapshot, or, if a Commit has
-// been reported lately, that of a snapshot from which the epoch before the Commit can be had.
+// keptFor returns the epoch before which the server needs no snapshot of a group. This is the epoch of the last
+// snapshot. If a member has reported a Commit lately, it is the epoch of a snapshot from which the server can derive
+// the epoch before the Commit.
 func (s *core) keptFor(ctx context.Context, key storage.GroupKey, last uint64) (uint64, error) {
 	reports, err := s.reports(ctx, key.ID)
 	if err != nil {
@@ -149,7 +150,7 @@ func (s *core) keptFor(ctx context.Context, key storage.GroupKey, last uint64) (
 		}
 		snap, err := s.Store.Snapshot(ctx, key, r.Epoch)
 		if errors.Is(err, storage.ErrNotFound) {
-			continue // it is past
+			continue // the report is too old
 		}
 		if err != nil {
 			return 0, err

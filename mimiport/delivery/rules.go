@@ -13,7 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// The rules of the profile on Commits, as refusals name them.
+// The names that refusals give to the profile's rules on Commits.
 const (
 	ruleOutsideInit     = "migration-commit-outside-init"
 	ruleAbortedCommit   = "aborted-commit"
@@ -32,8 +32,8 @@ func broken(rule, format string, args ...any) error {
 	return err
 }
 
-// requirePlain fails for a Commit that may not come outside a MigrationInit (profile, section 5): an aborted one is
-// among them.
+// requirePlain fails for a Commit that may come only in a MigrationInit (profile, section 5). The Commit of an aborted
+// migration is one of them.
 func requirePlain(g mls.Group, msg *mls.Message) error {
 	data, found := mls.MigrationAAD(g, msg.AuthenticatedData)
 	if !found {
@@ -46,8 +46,7 @@ func requirePlain(g mls.Group, msg *mls.Message) error {
 	return nil
 }
 
-// requireNotAborted fails for a Commit of a migration that was aborted: a retry needs a Commit of its own (profile,
-// section 5).
+// requireNotAborted fails for the Commit of an aborted migration. A retry needs a new Commit (profile, section 5).
 func (s intake) requireNotAborted(ctx context.Context, g *storage.Group, commit []byte) error {
 	h := hash(commit)
 	aborted, err := s.Store.CommitAborted(ctx, g.ID, h[:])
@@ -57,8 +56,8 @@ func (s intake) requireNotAborted(ctx context.Context, g *storage.Group, commit 
 	return err
 }
 
-// requireMigrationCommit fails unless the step is a migration Commit as profile, section 5 has it. entry is the
-// target's external_senders entry, nil where there is none.
+// requireMigrationCommit fails unless the step is a migration Commit as in profile, section 5. entry is the target's
+// external_senders entry, or nil.
 func (s senders) requireMigrationCommit(
 	ctx context.Context, m *migration.Migration, before mls.Group, a *registry.Accepted, entry []byte,
 ) error {
@@ -85,8 +84,8 @@ func (s senders) requireMigrationCommit(
 	return s.requireSwap(m, before, a, entry)
 }
 
-// requirePendingRemoves fails for a member's Commit that leaves a leaf in the group which must go, unless it is the
-// sender's own (profile, section 7). By which proposal the leaf goes does not matter.
+// requirePendingRemoves fails if a member's Commit keeps a leaf in the group that must go, unless the leaf is the
+// sender's own (profile, section 7). Any proposal may remove the leaf.
 func (s senders) requirePendingRemoves(
 	ctx context.Context, roomID, server string, before mls.Group, effects *mls.Effects,
 ) error {
@@ -106,8 +105,9 @@ func (s senders) requirePendingRemoves(
 	return nil
 }
 
-// demanded lists the leaves that must go: those that the server has proposed to remove, and those of users who are not
-// in the room that another proposal removes, a SelfRemove too. Beside that one the server proposes none of its own.
+// demanded lists the leaves that must go. These are the leaves that the server has proposed to remove. They are also
+// the leaves of users outside the room for which a member has made a Remove or a SelfRemove: the server makes no second
+// proposal for such a leaf.
 func (s senders) demanded(ctx context.Context, roomID, server string, g mls.Group) ([]uint32, error) {
 	leaves := pendingRemoves(server, g)
 	others, owners := []uint32(nil), make(map[uint32]string)

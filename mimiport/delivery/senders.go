@@ -16,8 +16,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// senders is this server as an external sender of groups: it has one key for each protocol and signature scheme, apart
-// from the federation key (profile, section 4).
+// senders makes this server an external sender of groups. The server has one key for each protocol and signature
+// scheme. None of them is the federation key (profile, section 4).
 type senders struct{ *Deps }
 
 // ownSender is this server as an external sender of groups of one cipher suite.
@@ -28,8 +28,8 @@ type ownSender struct {
 	encoded []byte
 }
 
-// sender is this server, by the name server, as an external sender; nil where the protocol has none. The key is drawn
-// when it is first needed.
+// sender returns this server as an external sender under the name server, or nil if the protocol has no external
+// senders. The first call for a key makes the key.
 func (s senders) sender(ctx context.Context, server, protocol string, cipherSuite uint16) (*ownSender, error) {
 	engine, err := s.Engines.Find(protocol)
 	if err != nil {
@@ -66,7 +66,7 @@ func (s senders) senderKey(
 	return private, err
 }
 
-// drawKey stores a new key and returns what is stored: another one, if that came first.
+// drawKey stores a new key and returns the stored key. If another request has stored a key first, that key stays.
 func (s senders) drawKey(
 	ctx context.Context, external mls.ExternalSenders, cipherSuite uint16, setting string,
 ) (json.RawMessage, error) {
@@ -81,7 +81,7 @@ func (s senders) drawKey(
 	return s.Store.AddSetting(context.WithoutCancel(ctx), setting, value)
 }
 
-// senderEntry is the encoded entry to hand out, nil where none is asked for.
+// senderEntry returns the encoded entry to hand out, or nil if the request asks for none.
 func (s senders) senderEntry(ctx context.Context, server string, req api.SuiteRequest) ([]byte, error) {
 	if req.CipherSuite == 0 {
 		return nil, nil
@@ -106,8 +106,7 @@ func entriesOf(server string, entries []mls.ExternalSender) (indexes []uint32) {
 	return indexes
 }
 
-// requireOwnKey fails for entries of a group's external_senders of which one names this server and has another key than
-// its own.
+// requireOwnKey fails if an entry of a group's external_senders names this server with a key that is not this server's.
 func (s senders) requireOwnKey(ctx context.Context, server string, g mls.Group, entries []mls.ExternalSender) error {
 	indexes := entriesOf(server, entries)
 	if len(indexes) == 0 {
@@ -125,8 +124,7 @@ func (s senders) requireOwnKey(ctx context.Context, server string, g mls.Group, 
 	return nil
 }
 
-// requireOwnEntries fails for entries of external_senders that a group is to have, if they drop or forge those of the
-// server itself.
+// requireOwnEntries fails if a group's new external_senders drop or forge an entry of this server.
 func (s senders) requireOwnEntries(
 	ctx context.Context, server string, before mls.Group, after []mls.ExternalSender,
 ) error {
@@ -136,7 +134,7 @@ func (s senders) requireOwnEntries(
 	return s.requireOwnKey(ctx, server, before, after)
 }
 
-// offeredEntry is the target's external_senders entry in an Init, verified; nil where there is none.
+// offeredEntry returns the verified external_senders entry of the target from an Init, or nil.
 func (s senders) offeredEntry(
 	ctx context.Context, id mimiport.MigrationID, target string, req *api.MigrationInitRequest,
 ) ([]byte, error) {
@@ -153,8 +151,9 @@ func (s senders) offeredEntry(
 	return offer.ExternalSender, s.requireSigned(ctx, target, req.KeyID, offer)
 }
 
-// requireSwap fails unless the Commit gives the group's external_senders to the target, as profile, section 5 has it,
-// by one GroupContextExtensions by value; where no entry names the source, none.
+// requireSwap fails unless the Commit replaces the source's external_senders entry with the target's by one
+// GroupContextExtensions by value (profile, section 5). If no entry names the source, the Commit must have no
+// GroupContextExtensions.
 func (s senders) requireSwap(m *migration.Migration, before mls.Group, a *registry.Accepted, entry []byte) error {
 	byValue := 0
 	for _, p := range a.Effects.Proposals {

@@ -1,6 +1,6 @@
-// Package delivery is the Delivery Service: it loads a group or a migration, lets the engine or the machine take one
-// step, commits the outcome in one transaction, and wakes the outbox. It declares the interfaces it needs and knows
-// neither HTTP nor Dendrite.
+// Package delivery is the Delivery Service. For each request it loads a group or a migration, lets the MLS engine or
+// the state machine of package migration take one step, commits the outcome in one transaction, and wakes the outbox.
+// It declares the interfaces that it needs. It knows neither HTTP nor Dendrite.
 package delivery
 
 import (
@@ -20,10 +20,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Deps is what a Service is made of. All fields are needed.
+// Deps holds the parts of a Service. All fields are required.
 type Deps struct {
 	Server  string                   // this homeserver's name
-	IsLocal func(server string) bool // whether a name is one of this server's
+	IsLocal func(server string) bool // reports whether a server name is local
 	Engines mls.Engines              // by protocol
 	Store   storage.Store
 	Keys    Keys
@@ -40,14 +40,14 @@ type Deps struct {
 
 // Limits are the sizes and times that an operator may set.
 type Limits struct {
-	GroupStateBytes int64         // of the group_state of a migration, in either direction
-	MessageBytes    int64         // of one submitted message with its GroupInfo and Welcome
+	GroupStateBytes int64         // most bytes of a migration's group_state, sent or received
+	MessageBytes    int64         // most bytes of one submitted message with its GroupInfo and Welcome
 	OfferLife       time.Duration // from MigrationResponse to content
 	DecideBy        time.Duration // from the freeze to S's abort, for a small group
-	Retention       time.Duration // of the state of what has moved away or was dropped
-	LogRetention    time.Duration // of messages that no snapshot needs; 0 is for good
+	Retention       time.Duration // how long to keep the state of a group that moved away or was dropped
+	LogRetention    time.Duration // how long to keep messages that no snapshot needs; 0 means for good
 	Wait            time.Duration // how long InitMigration waits for the outcome before it answers
-	CacheBytes      int           // of loaded groups
+	CacheBytes      int           // most bytes of loaded groups
 }
 
 // DefaultLimits are the profile's (sections 4 and 6).
@@ -80,7 +80,7 @@ type Service struct {
 
 var _ api.API = (*Service)(nil)
 
-// New makes a Service. It starts nothing: rows become due in the store, and whoever runs the outbox gives them to Do.
+// New makes a Service. It starts no goroutine: rows become due in the store, and the outbox passes them to Do.
 func New(d Deps) *Service {
 	c := &core{Deps: d, groups: registry.New(d.Engines, d.Store, d.Limits.CacheBytes), wake: func() {}}
 	c.authority, c.senders = authority{&c.Deps}, senders{&c.Deps}
@@ -92,11 +92,11 @@ func New(d Deps) *Service {
 	}
 }
 
-// SetWake sets what is called after each change that may have made rows due. It must be called before the Service is
-// used.
+// SetWake sets the function that the Service calls after each change that may have made rows due. Call SetWake before
+// any other method.
 func (s *Service) SetWake(wake func()) { s.wake = wake }
 
-// core is what the capabilities of the Service share.
+// core holds the parts that all capabilities of the Service share.
 type core struct {
 	Deps
 	authority
@@ -106,8 +106,8 @@ type core struct {
 	wake   func()
 }
 
-// apply commits a change and wakes whoever waits for it. The change must reach the store whatever becomes of the
-// request. A quota that it would exceed is an error of policy.Exceeded.
+// apply commits a change and wakes the requests that wait for it. It commits even if the request is canceled. If the
+// change would exceed a quota, apply returns an error of policy.Exceeded.
 func (s *core) apply(ctx context.Context, c *storage.Change) error {
 	err := s.Store.Apply(context.WithoutCancel(ctx), c)
 	if broken, ok := errors.AsType[*storage.LimitError](err); ok {
@@ -130,7 +130,7 @@ func (s *core) done(ctx context.Context, row *storage.Row) error {
 	return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}})
 }
 
-// record loads a migration, or a KindUnknownMigration error.
+// record loads a migration, or returns a KindUnknownMigration error.
 func (s *core) record(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error) {
 	m, err := s.Store.Migration(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {

@@ -12,10 +12,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// ShowLineage implements API: a verified later term stops this server (profile, section 3), if this server has signed
-// the step that leads there, or the room supports the claim that begins it. A claim without support is kept as
-// evidence and is a KindConflict error, rule "contested". A receipt that this server has forgotten stops it, too. A
-// lineage or receipt that says nothing new changes nothing.
+// ShowLineage implements API. A verified later term stops this server (profile, section 3) if this server has signed
+// the step that leads there, or if the room supports the claim that begins the term. The server keeps a claim without
+// support as evidence, and ShowLineage returns a KindConflict error, rule "contested". A receipt that this server has
+// forgotten stops it, too. A lineage or receipt that this server knows already changes nothing.
 func (s *Service) ShowLineage(
 	ctx context.Context, c api.Caller, id []byte, req *api.LineageRequest,
 ) (*api.HostResponse, error) {
@@ -37,8 +37,8 @@ func (s *Service) ShowLineage(
 	return s.takeLineage(ctx, g, req, false)
 }
 
-// Yield makes this server follow a claim to a group that it has and whose room does not support the claim. It is for
-// operators, and returns the errors of ShowLineage.
+// Yield makes this server follow a claim to a group that it hosts, although the room does not support the claim. It is
+// for operators. It returns the errors of ShowLineage.
 func (s *Service) Yield(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error) {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
@@ -47,16 +47,16 @@ func (s *Service) Yield(ctx context.Context, id []byte, req *api.LineageRequest)
 	return s.takeLineage(ctx, g, req, true)
 }
 
-// lineages judges the chains of hosts that others show.
+// lineages judges the lineages that others show.
 type lineages struct{ *core }
 
-// shown is a lineage that somebody shows.
+// shown is a lineage that a caller shows.
 type shown struct {
 	*mimiport.Lineage
-	operator bool // this server's operator says that it counts
+	operator bool // this server's operator supports the claim
 }
 
-// takeLineage does what is to be done about a lineage of a group.
+// takeLineage judges a lineage of a group and acts on it.
 func (s *Service) takeLineage(
 	ctx context.Context, g *storage.Group, req *api.LineageRequest, operator bool,
 ) (*api.HostResponse, error) {
@@ -70,10 +70,10 @@ func (s *Service) takeLineage(
 	return s.host(ctx, g.ID)
 }
 
-// takeSteps takes all of a lineage that is new to this server: where it parts from this server's own, and the steps
-// that follow what this server knows then.
+// takeSteps takes all new steps of a lineage: first the step where it parts from this server's own lineage, then the
+// steps that follow.
 func (s *Service) takeSteps(ctx context.Context, id []byte, sh *shown) error {
-	for range 3 { // what was staged here may have gone on from here, and may have come back
+	for range 3 { // a group that is staged here may have moved on, and may have come back
 		if err := s.takeMore(ctx, id, sh); err != nil {
 			return err
 		}
@@ -96,8 +96,8 @@ func (s *Service) takeMore(ctx context.Context, id []byte, sh *shown) error {
 	return s.takeStep(ctx, id, sh)
 }
 
-// takeStep takes the step of a lineage that follows what this server knows of the group, if there is one. What it
-// takes it verifies first.
+// takeStep takes the step of a lineage that follows the steps that this server knows, if the lineage has one. It
+// verifies the step first.
 func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
 	g, err := s.groups.Group(ctx, id)
 	if err != nil {
@@ -136,14 +136,13 @@ func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
 	return s.takeNext(ctx, g, verified.Steps[own.Term():], encoded, sh.operator)
 }
 
-// isYielded says whether a group redirects by another server's claim.
+// isYielded reports whether a group redirects because of another server's claim.
 func isYielded(g *storage.Group) bool {
 	return g.State == migration.GroupMoved && g.Migration == (mimiport.MigrationID{})
 }
 
-// cameBack is the latest term in which a lineage leads back here and of which this server remembers nothing, 0 for
-// none. It asks about a group that has left, or that this server has claimed itself by the step that counts, of a
-// term.
+// cameBack returns the latest term in which a lineage leads back to this server without this server remembering the
+// term, or 0. It is for a group that has left, or that this server itself claims by the step that counts.
 func (s lineages) cameBack(
 	ctx context.Context, g *storage.Group, own, l *mimiport.Lineage, counts uint64,
 ) (uint64, error) {
@@ -168,20 +167,20 @@ func (s lineages) cameBack(
 	return 0, nil
 }
 
-// isSigned says whether the host of a term has signed for it in a verified lineage: by a claim, by its vote in the
-// migration, or by its decision on the next one. An offer alone promises nothing.
+// isSigned reports whether the host of a term has signed for this term in a verified lineage: by a claim, by its vote
+// in the migration that began the term, or by its decision on the next migration. An offer alone promises nothing.
 func isSigned(l *mimiport.Lineage, term uint64) bool {
 	step := &l.Steps[term-1]
 	return step.Kind != mimiport.StepMigration || step.Vote.Message != nil || isDecidedOn(l, term)
 }
 
-// isDecidedOn says whether a term of a lineage ended by a migration.
+// isDecidedOn reports whether a migration ended a term of a lineage.
 func isDecidedOn(l *mimiport.Lineage, term uint64) bool {
 	return term < l.Term() && l.Steps[term].Kind == mimiport.StepMigration
 }
 
-// forgot says whether this server has signed for a term that it has by a lineage, and does not remember: of a claim it
-// has no row of the term, of a migration no record with the vote.
+// forgot reports whether this server has signed for a term of a lineage and has forgotten it. For a claim, it then has
+// no row of the term. For a migration, it then has no record with the vote.
 func (s lineages) forgot(ctx context.Context, id []byte, l *mimiport.Lineage, term uint64) (bool, error) {
 	if !isSigned(l, term) {
 		return false, nil
@@ -202,8 +201,8 @@ func (s lineages) forgot(ctx context.Context, id []byte, l *mimiport.Lineage, te
 	return err == nil && m.Complete.Message == nil, err
 }
 
-// takeReturn stops the group in a later term, in which it came back here by a lineage: this server's database is
-// older than its signatures.
+// takeReturn stops the group in the later term in which a lineage gives the group back to this server. This server's
+// database is older than its signatures.
 func (s lineages) takeReturn(
 	ctx context.Context, g *storage.Group, own *mimiport.Lineage, term uint64, l *mimiport.Lineage,
 ) error {
@@ -211,7 +210,7 @@ func (s lineages) takeReturn(
 	if err != nil {
 		return err
 	}
-	// A vote that does not hold is not in there any more.
+	// The verified lineage no longer has a vote that does not verify.
 	if !isSigned(verified, term) && isDecidedOn(l, term) {
 		verified, _, err = s.verify(ctx, g.ID, l, proof.Rules{Recorded: own, UpTo: term + 1})
 		if err != nil {
@@ -224,7 +223,7 @@ func (s lineages) takeReturn(
 	return s.stopIn(ctx, g, term, encoded)
 }
 
-// stopIn stops the group in a term in which a verified lineage gives it to this server.
+// stopIn stops the group in the term in which a verified lineage gives the group to this server.
 func (s lineages) stopIn(ctx context.Context, g *storage.Group, term uint64, lineage []byte) error {
 	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
 		row, err := s.newTerm(ctx, storage.GroupKey{ID: g.ID, Term: term})
@@ -241,8 +240,8 @@ func (s lineages) stopIn(ctx context.Context, g *storage.Group, term uint64, lin
 	})
 }
 
-// takeRival judges a lineage that parts from the one recorded here (profile, section 3): everybody prefers the same
-// one of the two, and only here does another lineage take the place of a recorded one.
+// takeRival judges a lineage that parts from the recorded one (profile, section 3). Every server prefers the same
+// lineage of the two. No other function replaces a recorded lineage.
 func (s *Service) takeRival(ctx context.Context, g *storage.Group, own *mimiport.Lineage, at int, sh *shown) error {
 	word, err := s.word(ctx, g)
 	if err != nil {
@@ -278,7 +277,7 @@ func (s *Service) takeRival(ctx context.Context, g *storage.Group, own *mimiport
 	return proof.Errorf(g.ID, "it is not the lineage known here")
 }
 
-// rival is a verified lineage, up to the step that counts, as its machine knows it.
+// rival returns a verified lineage, up to the step that counts, for package migration.
 func (s lineages) rival(ctx context.Context, g *storage.Group, l *mimiport.Lineage) (*migration.Rival, error) {
 	hosts, err := proof.Hosts(l)
 	if err != nil || !s.IsLocal(hosts[l.Term()]) || l.Term() == 0 {
@@ -288,7 +287,7 @@ func (s lineages) rival(ctx context.Context, g *storage.Group, l *mimiport.Linea
 	return &migration.Rival{Here: true, Signed: isSigned(l, l.Term()), Forgot: forgot}, err
 }
 
-// halt stops a group that this server has signed for in another lineage, which it does not remember.
+// halt stops a group because this server has signed for it in another lineage and has forgotten that.
 func (s lineages) halt(ctx context.Context, g *storage.Group, lineage []byte) error {
 	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
 		row, err := s.giveUpOther(ctx, h, g.Term, mimiport.MigrationID{})
@@ -299,7 +298,7 @@ func (s lineages) halt(ctx context.Context, g *storage.Group, lineage []byte) er
 	})
 }
 
-// atGroup takes an event that is about a group's row and no migration.
+// atGroup takes an event about a group's row without a migration.
 func (s *core) atGroup(ctx context.Context, g *storage.Group, e migration.Event) error {
 	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
 		row, err := h.GroupAt(ctx, g.Term)
@@ -310,8 +309,8 @@ func (s *core) atGroup(ctx context.Context, g *storage.Group, e migration.Event)
 	})
 }
 
-// takeNext does what is to be done about the verified steps after a group's, up to the one that counts, with which
-// the encoded lineage ends.
+// takeNext acts on the verified steps that follow a group's own steps. The encoded lineage ends with the step that
+// counts.
 func (s *Service) takeNext(
 	ctx context.Context, g *storage.Group, steps []mimiport.LineageStep, lineage []byte, operator bool,
 ) error {
@@ -339,7 +338,7 @@ func (s *Service) takeNext(
 	return nil
 }
 
-// next is a verified step, and all that counts for or against it.
+// next returns a verified step with the facts that count for or against it.
 func (s *Service) next(
 	ctx context.Context, g *storage.Group, steps []mimiport.LineageStep, operator bool,
 ) (*migration.Next, error) {
@@ -368,7 +367,8 @@ func (s *Service) next(
 	return next, err
 }
 
-// recall stops a group that this server has confirmed away and does not remember: its signature beats its database.
+// recall stops a group that this server has moved away by a confirmation and has forgotten. The signature counts more
+// than the database.
 func (s *Service) recall(
 	ctx context.Context, g *storage.Group, step *mimiport.LineageStep, lineage []byte,
 ) error {
@@ -391,8 +391,8 @@ func (s *Service) recall(
 	})
 }
 
-// giveUpOther gives up the migration that a group is frozen for, unless it is the one meant, and returns the group's
-// row as it is then.
+// giveUpOther gives up the migration that a group is frozen for, unless it is the given one. It returns the group's new
+// row.
 func (s *core) giveUpOther(
 	ctx context.Context, h *registry.Held, term uint64, meant mimiport.MigrationID,
 ) (*storage.Group, error) {
@@ -410,7 +410,7 @@ func (s *core) giveUpOther(
 	return h.GroupAt(ctx, term)
 }
 
-// forgotten is the record that this server must once have had of a migration that it confirmed, without a state.
+// forgotten returns the record that this server once had of a migration that it confirmed, without a state.
 func (s *Service) forgotten(
 	g *storage.Group, r *mimiport.MigrationResponse, step *mimiport.LineageStep,
 ) *migration.Migration {
@@ -422,7 +422,7 @@ func (s *Service) forgotten(
 	}
 }
 
-// yield stops a group that another server has claimed.
+// yield gives a group up to the server that has claimed it.
 func (s *Service) yield(ctx context.Context, g *storage.Group, lineage []byte) error {
 	return s.groups.With(ctx, g.ID, func(h *registry.Held) error {
 		g, err := h.GroupAt(ctx, g.Term)

@@ -48,7 +48,7 @@ func (s *Service) InitMigration(
 	return s.outcome(ctx, id)
 }
 
-// outcome waits for a migration to be decided, for a while, and tells how it stands.
+// outcome waits at most Limits.Wait for the decision on a migration, and returns its status.
 func (s *Service) outcome(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Limits.Wait)
 	defer cancel()
@@ -79,7 +79,7 @@ type initiation struct {
 	limits *api.TargetLimits // what the target takes
 }
 
-// init freezes the group for a migration. All that needs another server comes before the group is held.
+// init freezes the group for a migration. It makes all requests to other servers before it holds the group.
 func (s *Service) init(
 	ctx context.Context, c api.Caller, init *mimiport.MigrationInit, req *api.MigrationInitRequest,
 ) error {
@@ -105,7 +105,7 @@ func (s *Service) init(
 		return err
 	}
 	if err := s.requireFreezable(ctx, in.record); err != nil {
-		return err // before the target's name is dialled
+		return err // before this server connects to the target
 	}
 	if err := s.requireSigned(ctx, r.TargetDomain, req.KeyID, &init.Response); err != nil {
 		return err
@@ -119,13 +119,13 @@ func (s *Service) init(
 }
 
 // probe asks the target, before anything freezes, whether it is there, knows of its offer, and speaks the group's
-// protocol. It returns what the target takes.
+// protocol. It returns the limits of the target.
 func (s outgoing) probe(
 	ctx context.Context, offer *mimiport.MigrationResponse, protocol string,
 ) (*api.TargetLimits, error) {
 	const op = "probe target"
 	there, err := s.Sender.AskStatus(ctx, offer.Request.SourceDomain, offer.Request.TargetDomain, offer.ID())
-	if mimiport.KindOf(err) == mimiport.KindUnrecognized { // a target that speaks only the draft: it can say nothing
+	if mimiport.KindOf(err) == mimiport.KindUnrecognized { // a target that speaks only the draft does not have this route
 		return &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
 	}
 	if err != nil {
@@ -135,7 +135,7 @@ func (s outgoing) probe(
 		return nil, mimiport.Errorf(op, mimiport.KindOfferExpired, "the target says that its offer is %s", there.State)
 	}
 	limits := there.Limits
-	if limits == nil { // a target that does not say is left to refuse the content
+	if limits == nil { // a target that states no limits may refuse the content later
 		return &api.TargetLimits{GroupStateBytes: s.Limits.GroupStateBytes}, nil
 	}
 	if !slices.Contains(limits.Protocols, protocol) {
@@ -144,10 +144,10 @@ func (s outgoing) probe(
 	return limits, nil
 }
 
-// freeze checks everything against the group as it is now and stores the migration with its content.
+// freeze checks the Init against the group's present state and stores the migration with its content.
 func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation, known findings) error {
 	if _, err := s.Store.Migration(ctx, in.record.ID); !errors.Is(err, storage.ErrNotFound) {
-		return err // the same Init has come twice at once: the outcome of the first is the answer
+		return err // the same Init came twice at once: the answer is the outcome of the first
 	}
 	sub, err := s.migrationSubmission(ctx, h, in)
 	if err != nil {
@@ -175,7 +175,8 @@ func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation, 
 	return s.stepRecord(ctx, h, in.record, sub.group, migration.Init{Content: signed.Message}, nil)
 }
 
-// migrationSubmission is the migration Commit of an Init, and its group, which must admit it.
+// migrationSubmission returns the migration Commit of an Init with its group. It fails unless the group's state allows
+// the Commit.
 func (s *Service) migrationSubmission(ctx context.Context, h *registry.Held, in *initiation) (*submission, error) {
 	r := &in.init.Response.Request
 	g, err := h.Group(ctx)
@@ -236,8 +237,8 @@ func (s *Service) migrationCommit(ctx context.Context, sub *submission, in *init
 	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, sub.incomers(a.Effects), sub.known)
 }
 
-// decideBy is how long S waits for the vote: longer for more to send and for slower signatures to verify, MaxWait at
-// most (profile, section 6).
+// decideBy returns the time that S waits for the vote. It grows with the bytes to send and with the time to verify the
+// signatures, up to MaxWait (profile, section 6).
 func (s outgoing) decideBy(bytes int, g mls.Group) time.Duration {
 	const perMiB = 2 * time.Second
 	return min(
@@ -246,7 +247,7 @@ func (s outgoing) decideBy(bytes int, g mls.Group) time.Duration {
 	)
 }
 
-// verifying is generously how long a target takes to verify one leaf of a group.
+// verifying is a generous estimate of the time that a target needs to verify one leaf of a group.
 func verifying(cipherSuite uint16) time.Duration {
 	switch cipherSuite {
 	case 5: // P-521
@@ -257,7 +258,7 @@ func verifying(cipherSuite uint16) time.Duration {
 	return 500 * time.Microsecond
 }
 
-// newSource is the record that an Init for a group begins.
+// newSource returns the record that an Init for a group begins.
 func (s outgoing) newSource(g *storage.Group, in *initiation) (*migration.Migration, error) {
 	offer := &in.init.Response
 	response, err := offer.Marshal()
@@ -274,7 +275,7 @@ func (s outgoing) newSource(g *storage.Group, in *initiation) (*migration.Migrat
 	}, nil
 }
 
-// content is the MigrationContent for a migration Commit, unsigned.
+// content returns the unsigned MigrationContent for a migration Commit.
 func (s outgoing) content(
 	ctx context.Context, sub *submission, in *initiation, a *registry.Accepted,
 ) (*mimiport.MigrationContent, error) {
@@ -290,7 +291,7 @@ func (s outgoing) content(
 	return &mimiport.MigrationContent{Response: in.init.Response, GroupState: state}, nil
 }
 
-// sendContent hands the content to the target and takes its answer.
+// sendContent sends the content to the target and takes its answer.
 func (s *Service) sendContent(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
@@ -323,8 +324,8 @@ func (s *Service) sendContent(ctx context.Context, row *storage.Row) error {
 	return s.takeVote(ctx, row, vote)
 }
 
-// finalRefusal says whether the target will never take this content. Anything that may pass is not: the deadline ends
-// it.
+// finalRefusal reports whether the target will never take this content. An error that may pass is not final: then the
+// deadline ends the migration.
 func finalRefusal(err error) bool {
 	switch mimiport.KindOf(err) {
 	case mimiport.KindBadMessage, mimiport.KindTooLarge, mimiport.KindUnsupported, mimiport.KindInvalid,
@@ -349,7 +350,8 @@ func (s *Service) takeVote(ctx context.Context, row *storage.Row, answer *api.Si
 	if err := s.requireSigned(ctx, m.Target, answer.KeyID, complete); err != nil {
 		return err
 	}
-	if !bytes.Equal(complete.ContentHash, m.ContentHash) { // no vote: the target is asked again until decide_by
+	// A vote for another content does not count: this server asks the target again until decide_by.
+	if !bytes.Equal(complete.ContentHash, m.ContentHash) {
 		return mimiport.Errorf("take vote", mimiport.KindInvalid, "the vote is for another content")
 	}
 	if err := s.requireNamed(ctx, m, answer); err != nil {
@@ -365,8 +367,8 @@ func (s *Service) takeVote(ctx context.Context, row *storage.Row, answer *api.Si
 	}, row)
 }
 
-// requireNamed fails if a MigrationVote goes with a vote that is not the target's in this migration. None goes with it
-// from a target that speaks only the draft.
+// requireNamed fails if the vote comes with a MigrationVote that the target has not signed for this migration. A target
+// that speaks only the draft sends no MigrationVote.
 func (s *core) requireNamed(ctx context.Context, m *migration.Migration, answer *api.SignedRequest) error {
 	if len(answer.Vote) == 0 {
 		return nil
@@ -381,8 +383,8 @@ func (s *core) requireNamed(ctx context.Context, m *migration.Migration, answer 
 	return s.requireSigned(ctx, m.Target, answer.KeyID, vote)
 }
 
-// decidedCommit is the migration Commit as the log takes it, read back from the stored content: what was sent is what
-// is accepted.
+// decidedCommit returns the log entries of the migration Commit. It reads the Commit from the stored content, so that
+// the source accepts exactly the Commit that it has sent.
 func (s *core) decidedCommit(
 	ctx context.Context, m *migration.Migration, l *registry.Live,
 ) (*registry.Accepted, error) {
@@ -417,7 +419,7 @@ func (s *core) decidedCommit(
 	return &registry.Accepted{Next: next, Effects: effects, Entries: entries}, nil
 }
 
-// signConfirmation is S's signed decision to move.
+// signConfirmation returns S's signed decision to move.
 func (s *core) signConfirmation(m *migration.Migration) (migration.Signed, error) {
 	response, err := mimiport.UnmarshalMigrationResponse(m.Response.Message)
 	if err != nil {
@@ -428,17 +430,17 @@ func (s *core) signConfirmation(m *migration.Migration) (migration.Signed, error
 	)
 }
 
-// signAbort is S's signed decision not to move.
+// signAbort returns S's signed decision not to move.
 func (s *core) signAbort(m *migration.Migration) (migration.Signed, error) {
 	return s.sign(m.Source, &mimiport.MigrationAbort{MigrationID: m.ID, SourceDomain: m.Source})
 }
 
-// giveUp aborts a migration that is not decided, for a reason to tell.
+// giveUp aborts an undecided migration. The status of the migration shows the reason.
 func (s *Service) giveUp(ctx context.Context, id mimiport.MigrationID, row *storage.Row, reason error) error {
 	return s.takeEvent(ctx, id, migration.GiveUp{Reason: reason.Error()}, row)
 }
 
-// AbortMigration implements API: for the migrating user, or whoever may migrate the group.
+// AbortMigration implements API. The migrating user may abort, and every user who may migrate the group.
 func (s *Service) AbortMigration(
 	ctx context.Context, c api.Caller, id mimiport.MigrationID,
 ) (*api.MigrationStatus, error) {
@@ -470,17 +472,18 @@ func (s *Service) AbortMigration(
 	return status(m), nil
 }
 
-// sendDecision hands the target the confirmation or the signed abort, until it has taken it.
+// sendDecision sends the confirmation or the signed abort to the target. The row stays until the target has taken the
+// decision.
 func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
 		return err
 	}
 	if row.Kind == migration.RowAbort {
-		if m.State != migration.Aborted { // it has been shown its own confirmation since: that is what it stands by
+		if m.State != migration.Aborted { // this server was shown its own confirmation meanwhile, and sends that
 			return s.done(ctx, row)
 		}
-		abort, err := s.signAbort(m) // signed again: the key may have been rotated since
+		abort, err := s.signAbort(m) // signed anew: the key may have been rotated
 		if err != nil {
 			return err
 		}
@@ -505,7 +508,7 @@ func (s *Service) sendDecision(ctx context.Context, row *storage.Row) error {
 	err = s.Sender.PutConfirmation(ctx, m.Source, m.Target, m.ID, &api.SignedRequest{
 		Message: confirmation.Message, KeyID: confirmation.KeyID, Receipt: receipt,
 	})
-	// A target that speaks only the draft is active since it voted. Another one lacks this module for a while.
+	// A target that speaks only the draft is active since its vote. Any other target lacks this module only for a while.
 	if err != nil && (m.Vote != nil || mimiport.KindOf(err) != mimiport.KindUnrecognized) {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Migration implements API: for the two servers, the migrating user and the room's members.
+// Migration implements API. The two servers, the migrating user and the room's members may call it.
 func (s *Service) Migration(ctx context.Context, c api.Caller, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	m, err := s.record(ctx, id)
 	if err != nil {
@@ -41,7 +41,7 @@ func (s *Service) Migration(ctx context.Context, c api.Caller, id mimiport.Migra
 	return st, nil
 }
 
-// statusOf is status, with the receipt of the migration Commit once there is one.
+// statusOf returns the status with the receipt of the migration Commit, if the Commit has one yet.
 func (s *core) statusOf(ctx context.Context, m *migration.Migration) (*api.MigrationStatus, error) {
 	st := status(m)
 	var err error
@@ -77,12 +77,12 @@ func (s *Service) AdminGroups(ctx context.Context, after []byte, limit int) ([]s
 	return s.Store.Groups(ctx, after, limit)
 }
 
-// AdminGroup is one group for an operator, or a KindUnknownGroup error.
+// AdminGroup returns one group for an operator, or a KindUnknownGroup error.
 func (s *Service) AdminGroup(ctx context.Context, id []byte) (*storage.Group, error) {
 	return s.groups.Group(ctx, id)
 }
 
-// AdminEvidence lists the evidence kept about a group, oldest first, or returns a KindUnknownGroup error.
+// AdminEvidence lists the evidence about a group, oldest first, or returns a KindUnknownGroup error.
 func (s *Service) AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error) {
 	if _, err := s.groups.Group(ctx, id); err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func (s *Service) AdminMigrations(
 	return list, err
 }
 
-// AdminMigration is one migration for an operator, or a KindUnknownMigration error.
+// AdminMigration returns one migration for an operator, or a KindUnknownMigration error.
 func (s *Service) AdminMigration(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	m, err := s.record(ctx, id)
 	if err != nil {

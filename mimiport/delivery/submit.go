@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// frozenRetry is when to try again what a frozen or staged group refuses.
+// frozenRetry is the time after which a client may repeat a request that a frozen or staged group refused.
 const frozenRetry = time.Second
 
 // Submit implements API.
@@ -37,7 +37,7 @@ func (s *Service) Submit(
 // intake accepts messages into the log.
 type intake struct{ *core }
 
-// submission is one message, and the group that it is for as it is while it is held.
+// submission is one message with the held group that it is for.
 type submission struct {
 	caller api.Caller
 	held   *registry.Held
@@ -45,10 +45,10 @@ type submission struct {
 	live   *registry.Live
 	req    *api.SubmitRequest
 	msg    *mls.Message
-	known  findings // about its leaves
+	known  findings // the homeservers' answers about its leaves
 }
 
-// requireSize fails for a message that is larger, with what goes along, than this server takes.
+// requireSize fails if a message with its GroupInfo and Welcome is larger than this server accepts.
 func (s intake) requireSize(op string, req *api.SubmitRequest) error {
 	if n := len(req.Message) + len(req.GroupInfo) + len(req.Welcome); int64(n) > s.Limits.MessageBytes {
 		return mimiport.Errorf(op, mimiport.KindTooLarge, "%d bytes, %d are allowed", n, s.Limits.MessageBytes)
@@ -56,7 +56,7 @@ func (s intake) requireSize(op string, req *api.SubmitRequest) error {
 	return nil
 }
 
-// submit accepts one message into the log, by a compare-and-set on the group's row.
+// submit accepts one message into the log by a compare-and-set on the group's row.
 func (s intake) submit(
 	ctx context.Context, h *registry.Held, c api.Caller, req *api.SubmitRequest, known findings,
 ) (*api.SubmitResponse, error) {
@@ -100,7 +100,7 @@ func (s intake) submit(
 	return s.append(ctx, sub, a)
 }
 
-// earlierAnswer finds the answer that the same message of the same user got before.
+// earlierAnswer returns the answer that the same message of the same user got before.
 func (s intake) earlierAnswer(
 	ctx context.Context, c api.Caller, g *storage.Group, message []byte,
 ) (*api.SubmitResponse, error) {
@@ -167,7 +167,7 @@ func (s intake) accept(ctx context.Context, sub *submission) (*registry.Accepted
 	return &registry.Accepted{Entries: []storage.Entry{entry}}, nil
 }
 
-// propose checks a proposal: by the member who is calling, or by a user who asks to be added.
+// propose checks a proposal of the calling member, or of a user who asks to be added.
 func (s intake) propose(ctx context.Context, sub *submission) (mls.Group, error) {
 	next, p, err := sub.live.MLS.Propose(sub.req.Message)
 	if err != nil {
@@ -258,7 +258,8 @@ func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted
 	if err := s.requireAdmissible(ctx, sub.group.RoomID, users(added)); err != nil {
 		return nil, err
 	}
-	// An Update from before its server was denied stays good, or nobody could commit while it is pending.
+	// An Update stays valid when the ACL denies its server later. Otherwise nobody could commit while the Update is
+	// pending.
 	if err := s.requireJoined(ctx, sub.group.RoomID, users(updated)); err != nil {
 		return nil, err
 	}
@@ -283,7 +284,7 @@ func users(identities []mimiport.LeafIdentity) []string {
 	return users
 }
 
-// requireWelcomes fails unless the Welcome is for just those that the Commit adds.
+// requireWelcomes fails unless the Welcome is for exactly the members that the Commit adds.
 func (s intake) requireWelcomes(sub *submission, effects *mls.Effects) error {
 	engine, err := s.Engines.Find(sub.group.Protocol)
 	if err != nil {
@@ -296,7 +297,7 @@ func (s intake) requireWelcomes(sub *submission, effects *mls.Effects) error {
 	return engine.CheckWelcomes(effects, all)
 }
 
-// dropped are rows to look after a group whose proposals an external Commit has dropped.
+// dropped returns rows that make this server check a group again after an external Commit has dropped its proposals.
 func (s intake) dropped(g *storage.Group, before mls.Group) []storage.Row {
 	rows := []storage.Row{s.expelRow(g, g.Version)}
 	servers := make(map[string]bool)
@@ -312,7 +313,7 @@ func (s intake) dropped(g *storage.Group, before mls.Group) []storage.Row {
 	return rows
 }
 
-// append writes what was accepted to the log with its fan-out, in one transaction.
+// append writes an accepted message and its fan-out to the store in one transaction.
 func (s intake) append(ctx context.Context, sub *submission, a *registry.Accepted) (*api.SubmitResponse, error) {
 	g := sub.group
 	next, change, err := s.extend(ctx, g, sub.live, a)

@@ -15,8 +15,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// word is the room's word on who has a group. Where the policy lets nobody or only administrators move groups away, the
-// room's word does not count: the operator's does.
+// word returns the room's word on the server that has a group. If the policy lets nobody or only administrators move
+// groups away, the room's word does not count: only the operator's counts.
 func (s *core) word(ctx context.Context, g *storage.Group) (*proof.Word, error) {
 	w := new(proof.Word)
 	p, err := s.Policy(ctx)
@@ -34,8 +34,8 @@ func (s *core) word(ctx context.Context, g *storage.Group) (*proof.Word, error) 
 	return w, err
 }
 
-// successors are the servers that the room has agreed on, in the order of its list: those with a joined user that its
-// server ACL lets in.
+// successors returns the servers of the room's list of successors, in the order of the list. It leaves out servers
+// without a joined user, and servers that the room's server ACL denies.
 func (s *core) successors(ctx context.Context, g *storage.Group) ([]string, error) {
 	content, err := s.Rooms.StateInForce(ctx, g.RoomID, api.EventSuccessors)
 	if err != nil || content == nil {
@@ -43,7 +43,7 @@ func (s *core) successors(ctx context.Context, g *storage.Group) ([]string, erro
 	}
 	list, err := api.UnmarshalSuccessors(content)
 	if err != nil || !list.Names(g.RoomID, g.ID) {
-		return nil, nil // anybody with the power can put anything there
+		return nil, nil // any user with the power can put any JSON there
 	}
 	denied, err := s.Rooms.Denied(ctx, g.RoomID, list.Servers)
 	if err != nil {
@@ -62,25 +62,25 @@ func (s *core) successors(ctx context.Context, g *storage.Group) ([]string, erro
 	return in, nil
 }
 
-// outOfService is for how long a host was out of service when it yields to a successor that the pointer does not name,
-// and for how long after that.
+// outOfService is the time that a host must have been out of service before it yields to a successor that the pointer
+// does not name. It is also the time after its return in which it does so.
 const outOfService = 24 * time.Hour
 
-// HeartbeatEvery is how often Beat is to be called.
+// HeartbeatEvery is the time between two calls of Beat.
 const HeartbeatEvery = time.Minute
 
 // heartbeatSetting is the name under which the heartbeat is stored.
 const heartbeatSetting = "heartbeat"
 
-// heartbeat is when this server was in service, in milliseconds since 1970.
+// heartbeat records when this server was in service, in milliseconds since 1970.
 type heartbeat struct {
-	At   int64 `json:"at"`             // last
+	At   int64 `json:"at"`             // the last beat
 	From int64 `json:"from,omitempty"` // the last beat before the latest time of outOfService or more without one
 	To   int64 `json:"to,omitempty"`   // the first beat after it, 0 for none
 }
 
-// Started notes that this server is in service again, and for how long it was not. It must be called before the first
-// request is served.
+// Started records that this server is in service again, and how long it was out of service. Call it before the server
+// serves the first request.
 func (s *core) Started(ctx context.Context) error {
 	return s.beat(ctx, func(h *heartbeat, now int64) {
 		if h.At > 0 && now-h.At >= outOfService.Milliseconds() {
@@ -89,7 +89,8 @@ func (s *core) Started(ctx context.Context) error {
 	})
 }
 
-// Beat notes that this server is in service. While it is, a clock that jumps ahead is no time out of service.
+// Beat records that this server is in service. If the clock jumps ahead while the server is in service, the jump does
+// not count as time out of service.
 func (s *core) Beat(ctx context.Context) error { return s.beat(ctx, func(*heartbeat, int64) {}) }
 
 func (s *core) beat(ctx context.Context, note func(h *heartbeat, now int64)) error {
@@ -98,7 +99,7 @@ func (s *core) beat(ctx context.Context, note func(h *heartbeat, now int64)) err
 		return err
 	}
 	now := s.Now().UnixMilli()
-	if h.At > now { // the clock has gone back: nothing that was noted is plausible
+	if h.At > now { // the clock has gone back: the recorded times are not plausible
 		*h = heartbeat{}
 	}
 	note(h, now)
@@ -122,17 +123,17 @@ func (s *core) heartbeat(ctx context.Context) (*heartbeat, error) {
 	return h, json.Unmarshal(raw, h)
 }
 
-// ends says whether this server's time out of service is one after which a successor may have a group: it ended less
-// than outOfService ago, by a clock that has not gone back since.
+// ends reports whether this server's last time out of service ended less than outOfService ago, by a clock that has not
+// gone back since. Only then may a successor have a group.
 func (h *heartbeat) ends(now time.Time) bool {
 	to := time.UnixMilli(h.To)
 	return h.To > 0 && h.At <= now.UnixMilli() && !now.Before(to) && now.Sub(to) < outOfService
 }
 
-// mayFollow says whether this server yields a group to the claim of a successor that the pointer does not name. The
-// group must have been lost to its members: this server was out of service for a day, has accepted no Commit since, and
-// the claim goes on from the very epoch that is here. By a claim of a later epoch this server has forgotten a Commit
-// that it accepted: its database was restored, and the heartbeat in it is no proof.
+// mayFollow reports whether this server yields a group to the claim of a successor that the pointer does not name. The
+// members must have lost the group: this server was out of service for a day, has accepted no Commit since, and the
+// claim continues from exactly the epoch that this server has. A claim of a later epoch means that this server has
+// forgotten a Commit that it accepted: its database was restored, and the heartbeat in this database proves nothing.
 func (s *core) mayFollow(
 	ctx context.Context, g *storage.Group, w *proof.Word, step *mimiport.LineageStep,
 ) (bool, error) {
@@ -151,11 +152,12 @@ func (s *core) mayFollow(
 		return false, err
 	}
 	since, err := s.epochBegan(ctx, g)
-	// The last beat is up to HeartbeatEvery before the end of service. One more is for a slow database.
+	// The last beat comes up to HeartbeatEvery before the end of service. A second HeartbeatEvery allows for a slow
+	// database.
 	return err == nil && !since.IsZero() && !since.After(time.UnixMilli(h.From).Add(2*HeartbeatEvery)), err
 }
 
-// hasForgotten says whether this server has evidence that its database was older than its word about a group.
+// hasForgotten reports whether this server has evidence that it has forgotten something that it signed about a group.
 func (s *core) hasForgotten(ctx context.Context, id []byte) (bool, error) {
 	kept, err := s.Store.Evidence(ctx, id)
 	return slices.ContainsFunc(kept, func(e storage.Evidence) bool {
@@ -163,8 +165,8 @@ func (s *core) hasForgotten(ctx context.Context, id []byte) (bool, error) {
 	}), err
 }
 
-// epochBegan is when the Commit was accepted that led to a group's epoch, or when its term began here where none did.
-// It is zero where the log has it no more.
+// epochBegan returns the time at which this server accepted the Commit that led to the group's epoch. If no Commit of
+// this term did, it returns the time at which the term began here. It returns zero if the log no longer has the Commit.
 func (s *core) epochBegan(ctx context.Context, g *storage.Group) (time.Time, error) {
 	receipts, err := s.Store.Receipts(ctx, storage.Epoch{GroupKey: g.Key(), Epoch: g.Epoch}, 1)
 	if err != nil || len(receipts) == 0 {

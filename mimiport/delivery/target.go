@@ -18,7 +18,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// RequestMigration implements API. The nonce is stored before the offer leaves.
+// RequestMigration implements API. It stores the nonce before it returns the offer.
 func (s *Service) RequestMigration(
 	ctx context.Context, c api.Caller, req *api.MigrationRequestRequest,
 ) (*api.MigrationOffer, error) {
@@ -70,7 +70,7 @@ func (s *Service) RequestMigration(
 	}, nil
 }
 
-// senderOffer is the encoded, signed entry for external_senders, nil where none is asked for.
+// senderOffer returns the encoded, signed entry for external_senders, or nil if the request asks for none.
 func (s *Service) senderOffer(ctx context.Context, m *migration.Migration, req api.SuiteRequest) ([]byte, error) {
 	entry, err := s.senderEntry(ctx, m.Target, req)
 	if len(entry) == 0 || err != nil {
@@ -80,8 +80,8 @@ func (s *Service) senderOffer(ctx context.Context, m *migration.Migration, req a
 	return offer.Message, err
 }
 
-// PutContent is the source's MigrationContent. It returns the vote, the same one each time; no vote and no error while
-// another request works on the content.
+// PutContent takes the source's MigrationContent. It returns the vote, which is the same each time. It returns nil
+// without an error while another request works on the content.
 func (s *Service) PutContent(ctx context.Context, origin string, up *api.ContentUpload) (*api.SignedRequest, error) {
 	end, ok := s.inWork.Take(up.ID)
 	if !ok {
@@ -108,7 +108,7 @@ func (s *Service) PutContent(ctx context.Context, origin string, up *api.Content
 	return vote, err
 }
 
-// takeContent verifies the first content that holds, and votes for it.
+// takeContent verifies a content. It votes for the first one that verifies.
 func (s *Service) takeContent(
 	ctx context.Context, m *migration.Migration, up *api.ContentUpload,
 ) (*api.SignedRequest, error) {
@@ -146,11 +146,12 @@ func (s *Service) takeSecondContent(ctx context.Context, m *migration.Migration,
 	}, nil)
 }
 
-// maxProof is how large a second content is kept as it is, in bytes.
+// maxProof is the size in bytes up to which the server keeps all of a second content.
 const maxProof = 64 << 10
 
-// proofOf is what is kept of a second content that the source has signed: all of a small one, which anybody can verify;
-// of a larger one its SHA-256 and its signature, 96 bytes, for whoever has the content itself.
+// proofOf returns the proof that the server keeps of a second content that the source has signed. Of a small content it
+// is all of it: anybody can verify this. Of a larger content it is the SHA-256 and the signature, together 96 bytes:
+// only a party that has the content can verify them.
 func proofOf(content, signature []byte) []byte {
 	if len(content) <= maxProof {
 		return content
@@ -159,7 +160,7 @@ func proofOf(content, signature []byte) []byte {
 	return append(sum[:], signature...)
 }
 
-// hashAs hashes data with the hash function of a cipher suite's hash value, which its length tells.
+// hashAs hashes data with the hash function that gives values of value's length.
 func hashAs(value, data []byte) []byte {
 	switch len(value) {
 	case sha512.Size:
@@ -176,11 +177,11 @@ func hashAs(value, data []byte) []byte {
 // arrival is a content that has passed every check.
 type arrival struct {
 	state *mimiport.GroupState
-	next  mls.Group // of the epoch that begins here
+	next  mls.Group // the first epoch here
 	hash  []byte
 }
 
-// verifyContent checks all of a MigrationContent: it trusts the source only for "this is the branch I accepted"
+// verifyContent checks all of a MigrationContent. It trusts the source only for "this is the branch I accepted"
 // (profile, section 4).
 func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up *api.ContentUpload) (*arrival, error) {
 	content, err := mimiport.UnmarshalMigrationContent(up.Data)
@@ -264,7 +265,7 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 	return next, err
 }
 
-// stage stores what was derived and votes.
+// stage stores the derived group and votes.
 func (s *Service) stage(
 	ctx context.Context, m *migration.Migration, up *api.ContentUpload, a *arrival,
 ) (*api.SignedRequest, error) {
@@ -288,19 +289,20 @@ func (s *Service) stage(
 		return nil, err
 	}
 	if err := s.apply(ctx, change); errors.Is(err, storage.ErrConflict) {
-		return nil, nil // the record has moved on meanwhile: the next request is told
+		return nil, nil // the record has changed meanwhile: the next request gets the answer
 	} else if err != nil {
 		return nil, err
 	}
 	return voteOf(&ready.Migration), nil
 }
 
-// voteOf is the vote as the source is answered.
+// voteOf returns the vote in the answer to the source.
 func voteOf(m *migration.Migration) *api.SignedRequest {
 	return &api.SignedRequest{Message: m.Complete.Message, KeyID: m.Complete.KeyID, Vote: m.Vote}
 }
 
-// newTerm is the row that a group's row of a new term takes the place of: a stored one, or one that is not stored yet.
+// newTerm returns the row that a group's row of a new term replaces: the stored row, or an empty row that is not stored
+// yet.
 func (s *core) newTerm(ctx context.Context, key storage.GroupKey) (*storage.Group, error) {
 	g, err := s.Store.GroupAt(ctx, key)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -309,7 +311,8 @@ func (s *core) newTerm(ctx context.Context, key storage.GroupKey) (*storage.Grou
 	return g, err
 }
 
-// stageChange writes the group as it will be, unreachable until the decision, in the place of the row old.
+// stageChange returns the change that replaces the row old with the staged group. No request can reach this group
+// before the decision.
 func (s *Service) stageChange(
 	ctx context.Context, m *migration.Migration, old *storage.Group, r *migration.Ready, a *arrival,
 ) (*storage.Change, error) {
@@ -338,7 +341,7 @@ func (s *Service) stageChange(
 	return change, nil
 }
 
-// ConfirmMigration implements API. The decision counts whoever shows it.
+// ConfirmMigration implements API. Anybody may show the decision.
 func (s *Service) ConfirmMigration(
 	ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.SignedRequest,
 ) (*api.MigrationStatus, error) {
@@ -363,7 +366,7 @@ func (s *Service) targetRecord(ctx context.Context, id mimiport.MigrationID) (*m
 	return m, err
 }
 
-// confirm verifies S's decision against the own record first, then its signature, and activates the group.
+// confirm compares S's decision with the record, verifies its signature, and activates the group.
 func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *api.SignedRequest) error {
 	offer, err := mimiport.UnmarshalMigrationResponse(m.Response.Message)
 	if err != nil {
@@ -387,13 +390,13 @@ func (s *Service) confirm(ctx context.Context, m *migration.Migration, req *api.
 	if m, err = s.record(ctx, m.ID); err != nil {
 		return err
 	}
-	if m.State != migration.Active { // the source must not believe that it is
+	if m.State != migration.Active { // the source must not believe that the target is active
 		return mimiport.Errorf("confirm", mimiport.KindEnded, "the migration has ended: %s", m.Reason)
 	}
 	return s.takeMigrationReceipt(ctx, m, req.Receipt)
 }
 
-// AbortFromSource is the source's signed abort.
+// AbortFromSource takes the source's signed abort.
 func (s *Service) AbortFromSource(
 	ctx context.Context, origin string, id mimiport.MigrationID, req *api.SignedRequest,
 ) error {
@@ -422,9 +425,9 @@ func (s *Service) takeAbort(ctx context.Context, m *migration.Migration, req *ap
 	return s.takeEvent(ctx, m.ID, migration.SourceAbort{Abort: signed}, nil)
 }
 
-// DropStaged ends a migration at its target that waits for a source which will not answer any more. A vote is a
-// promise: this is for operators, and unsafe unless the source is known to have aborted or to be lost before it
-// decided.
+// DropStaged ends a migration at its target when the source will never answer. The target's vote is a promise. So
+// DropStaged is for operators, and is unsafe unless the operator knows that the source has aborted or was lost before
+// its decision.
 func (s *Service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
 	m, err := s.targetRecord(ctx, id)
 	if err != nil {
@@ -437,7 +440,7 @@ func (s *Service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api
 	return s.AdminMigration(ctx, id)
 }
 
-// ask asks the source how a staged migration ended. An answer is a hint: only signed bytes move the record.
+// ask asks the source how a staged migration ended. The answer is a hint: only signed bytes change the record.
 func (s *Service) ask(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {

@@ -6,19 +6,19 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// waits lets requests wait for a migration to change. It holds memory only for migrations that somebody waits for.
+// waits lets requests wait for a change of a migration. It holds memory only for migrations that a request waits for.
 type waits struct {
 	mu sync.Mutex
 	m  map[mimiport.MigrationID]*waited
 }
 
-// waited is a migration that somebody waits for.
+// waited is a migration that requests wait for.
 type waited struct {
-	by      int           // requests
+	by      int           // the number of waiting requests
 	changed chan struct{} // closed at the next change of the record
 }
 
-// begin says that a request waits for a migration, until it calls end once.
+// begin registers a request that waits for a migration. The request must call end once.
 func (w *waits) begin(id mimiport.MigrationID) (end func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -40,7 +40,7 @@ func (w *waits) end(id mimiport.MigrationID) {
 	}
 }
 
-// changed is closed at the next change of the record. The caller has begun to wait.
+// changed returns a channel that closes at the next change of the record. The caller must have called begin.
 func (w *waits) changed(id mimiport.MigrationID) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -14,14 +14,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// row is a row of a migration, or of the group that it is about. Those to the target are one queue, the content first,
-// then its outcome.
+// row returns a row of a migration, or of its group. The rows to the target form one queue: the content first, then the
+// outcome.
 func (s *core) row(m *migration.Migration, g *storage.Group, r migration.Row) storage.Row {
 	row := storage.Row{
 		Destination: s.Server, Queue: string(r.Kind) + "/" + m.ID.String(), Order: 1, Kind: r.Kind,
 		GroupID: m.GroupID, Migration: m.ID, Due: s.Now(),
 	}
-	if !r.Due.IsZero() { // the other server's clock may be ahead
+	if !r.Due.IsZero() { // the other server's clock may be ahead of ours
 		row.Due = earlier(r.Due, s.Now().Add(storage.MaxWait))
 	}
 	switch r.Kind {
@@ -36,7 +36,7 @@ func (s *core) row(m *migration.Migration, g *storage.Group, r migration.Row) st
 	case migration.RowPurge:
 		row.Term, row.Due = g.Term, s.Now().Add(s.Limits.Retention)
 	case migration.RowExpel:
-		if m.Role == migration.Target { // what the source let in is not known here
+		if m.Role == migration.Target { // the target does not know which leaves the source has checked
 			return s.auditRow(g)
 		}
 		return s.expelRow(g, g.Version)
@@ -53,8 +53,8 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// Do does what a row asks for and deletes it in the transaction that stores the outcome. With an error the row stays
-// and is to be tried again later. Doing a row twice does no harm.
+// Do does the work of a row and deletes the row in the transaction that stores the outcome. After an error the row
+// stays, and the outbox tries it again later. Doing a row twice does no harm.
 func (s *Service) Do(ctx context.Context, row storage.Row) error {
 	switch row.Kind {
 	case storage.RowFanOut:
@@ -87,7 +87,7 @@ func (s *Service) Do(ctx context.Context, row storage.Row) error {
 	return fmt.Errorf("delivery: unknown kind of row %q", row.Kind)
 }
 
-// purge forgets the log and the trees of a group that has moved away or was dropped. The redirect stays, for good.
+// purge deletes the log and the trees of a group that has moved away or was dropped. The redirect stays for good.
 func (s *Service) purge(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
@@ -99,7 +99,7 @@ func (s *Service) purge(ctx context.Context, row *storage.Row) error {
 	return s.takeEvent(ctx, m.ID, migration.RetentionOver{}, row)
 }
 
-// endOverdue ends what has waited too long.
+// endOverdue ends a migration whose deadline is over.
 func (s *Service) endOverdue(ctx context.Context, row *storage.Row) error {
 	m, err := s.record(ctx, row.Migration)
 	if err != nil {
@@ -119,8 +119,8 @@ func (s *Service) endOverdue(ctx context.Context, row *storage.Row) error {
 // courier delivers the log to members.
 type courier struct{ *core }
 
-// maxInline is the largest message that travels inside its fan-out event; a larger one is fetched from the log
-// (profile, section 7).
+// maxInline is the size in bytes of the largest message inside a fan-out event. Clients fetch a larger message from the
+// log (profile, section 7).
 const maxInline = 32 << 10
 
 // fanOut delivers one log entry to the members on one server.
@@ -134,7 +134,7 @@ func (s courier) fanOut(ctx context.Context, row *storage.Row) error {
 		return err
 	}
 	if len(entries) == 0 || entries[0].Seq != row.Seq {
-		return s.done(ctx, row) // dropped from the log: too late to deliver
+		return s.done(ctx, row) // the log no longer has the entry: it is too late to deliver
 	}
 	devices, err := s.recipients(ctx, g, &entries[0], row.Destination)
 	if err != nil {
@@ -168,9 +168,9 @@ func (s courier) fanOutContent(ctx context.Context, g *storage.Group, e *storage
 	return json.Marshal(&api.FanOut{GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, Term: g.Term, LogMessage: *m})
 }
 
-// recipients lists the devices at a server that an entry goes to: those a Welcome is for; else the members there as
-// they are now, and those whom the entry itself removes. Whoever has left the room gets nothing but the Commit that
-// removes them. A server that the room's ACL denies gets nothing.
+// recipients lists the devices of a server that get an entry. A Welcome goes to its recipients. Any other entry goes to
+// the present members and to the members that the entry itself removes. A user who has left the room gets only the
+// Commit that removes them. A server that the room's ACL denies gets nothing.
 func (s courier) recipients(
 	ctx context.Context, g *storage.Group, e *storage.Entry, server string,
 ) (map[string][]string, error) {
@@ -218,7 +218,8 @@ func add(to registry.Roster, identities []mimiport.LeafIdentity) {
 	}
 }
 
-// compact stores a snapshot of the present epoch as it began, so that the log before it need not be replayed.
+// compact stores a snapshot of the beginning of the present epoch. A later load need not replay the log before the
+// snapshot.
 func (s *Service) compact(ctx context.Context, row *storage.Row) error {
 	key := storage.GroupKey{ID: row.GroupID, Term: row.Term}
 	g, err := s.Store.GroupAt(ctx, key)
@@ -227,7 +228,7 @@ func (s *Service) compact(ctx context.Context, row *storage.Row) error {
 	}
 	change := &storage.Change{Done: []storage.RowKey{row.Key()}}
 	if !hosted(g) {
-		return s.apply(ctx, change) // it is on its way to be purged
+		return s.apply(ctx, change) // the group will be purged
 	}
 	snap, last, err := s.groups.Compact(ctx, key)
 	if err != nil {
