@@ -34,7 +34,8 @@ func (a *authenticator) client(r *http.Request) (api.Caller, error) {
 		return api.Caller{}, &edge.Denied{Status: denial.Code, Body: denial.JSON}
 	}
 	if device.AccountType == userapi.AccountTypeGuest {
-		return api.Caller{}, &edge.Denied{Status: http.StatusForbidden, Body: spec.GuestAccessForbidden("Guest access not allowed")}
+		return api.Caller{}, &edge.Denied{Status: http.StatusForbidden,
+			Body: spec.GuestAccessForbidden("Guest access not allowed")}
 	}
 	return api.Caller{
 		UserID: device.UserID,

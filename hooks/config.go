@@ -48,13 +48,15 @@ import (
 //	    source: power_level
 //	    target: local_users
 type Config struct {
-	// Enabled turns MIMI Portability on. When it is false or the section is absent, there is no route, no table and no worker.
+	// Enabled turns MIMI Portability on. When it is false or the section is absent, there is no route, no table and no
+	// worker.
 	Enabled bool `yaml:"enabled"`
 
-	// Database is where groups, logs and migrations are kept, under the keys of Dendrite's own databases: connection_string is file:PATH
-	// for SQLite, relative to the working directory as in the rest of the file, or postgres://USER:PASSWORD@HOST/DATABASE. Without
-	// one it is the homeserver's global database if that has a connection string, else file:mimi_portability.db. It may be a PostgreSQL
-	// database that Dendrite uses too, but not one of its SQLite files. The limits are for PostgreSQL.
+	// Database is where groups, logs and migrations are kept, under the keys of Dendrite's own databases:
+	// connection_string is file:PATH for SQLite, relative to the working directory as in the rest of the file, or
+	// postgres://USER:PASSWORD@HOST/DATABASE. Without one it is the homeserver's global database if that has a connection
+	// string, else file:mimi_portability.db. It may be a PostgreSQL database that Dendrite uses too, but not one of its
+	// SQLite files. The limits are for PostgreSQL.
 	Database config.DatabaseOptions `yaml:"database"`
 
 	// Retention is how long things are kept.
@@ -81,8 +83,8 @@ type Config struct {
 	// post-quantum suites, so there is none by default.
 	CipherSuites []CipherSuite `yaml:"cipher_suites"`
 
-	// DecideBy is how long a group stays frozen before this server gives its migration up: at least 1s, at most 10m. It grows by
-	// itself with the size of the group.
+	// DecideBy is how long a group stays frozen before this server gives its migration up: at least 1s, at most 10m. It
+	// grows by itself with the size of the group.
 	DecideBy time.Duration `yaml:"decide_by"`
 
 	// OfferLife is how long an offer of this server, as the target, waits for the group: at least 1s, at most 10m.
@@ -92,7 +94,8 @@ type Config struct {
 	Policy Policy `yaml:"policy"`
 }
 
-// Policy is a policy.Policy under the names that the admin API gives its fields, or "draft" or "default" for all of them.
+// Policy is a policy.Policy under the names that the admin API gives its fields, or "draft" or "default" for all of
+// them.
 type Policy struct{ policy.Policy }
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -134,7 +137,8 @@ type Retention struct {
 	// Moved is how long the messages and trees of a group that has moved away are served. Its redirect is kept for good.
 	Moved time.Duration `yaml:"moved"`
 
-	// Log is how long accepted messages are kept for devices that were away. A device that is away for longer must join anew.
+	// Log is how long accepted messages are kept for devices that were away. A device that is away for longer must join
+	// anew.
 	Log time.Duration `yaml:"log"`
 
 	// Offers is how long an offer that nobody took up is remembered after it has expired.
@@ -211,7 +215,8 @@ func (c *Config) mlsLimits() (limits mls.Limits, err error) {
 func defaultConfig() Config {
 	limits := delivery.DefaultLimits()
 	return Config{
-		Database:           config.DatabaseOptions{MaxOpenConnections: 10, MaxIdleConnections: 10, ConnMaxLifetimeSeconds: -1},
+		Database: config.DatabaseOptions{MaxOpenConnections: 10, MaxIdleConnections: 10,
+			ConnMaxLifetimeSeconds: -1},
 		Retention:          Retention{Moved: limits.Retention, Offers: 30 * 24 * time.Hour},
 		MaxGroupStateBytes: limits.GroupStateBytes,
 		RequestsPerSecond:  RequestsPerSecond{User: 50, Server: 500},
@@ -238,8 +243,8 @@ func (c *Config) connection(global config.DataSource) string {
 	return string(cmp.Or(c.Database.ConnectionString, global, "file:mimi_portability.db"))
 }
 
-// loadConfig reads the section from the homeserver's configuration file. A key it does not know is an error that names it, for
-// a misspelt limit is no limit.
+// loadConfig reads the section from the homeserver's configuration file. A key it does not know is an error that names
+// it, for a misspelt limit is no limit.
 func loadConfig(path string) (*Config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -24,7 +24,8 @@ func load(t *testing.T, text string) (*Config, error) {
 
 func TestConfigDefaults(t *testing.T) {
 	want := defaultConfig()
-	for _, text := range []string{"", "version: 2\nglobal: {typo: 1, nested: {x: [1]}}\n", "mimi_portability: {}", "mimi_portability: {enabled: false}"} {
+	for _, text := range []string{"", "version: 2\nglobal: {typo: 1, nested: {x: [1]}}\n", "mimi_portability: {}",
+		"mimi_portability: {enabled: false}"} {
 		got, err := load(t, text)
 		if diff := cmp.Diff(&want, got); err != nil || diff != "" {
 			t.Errorf("%q: %v %s", text, err, diff)
@@ -51,8 +52,10 @@ client_api: {registration_disabled: true}
 `)
 	want := defaultConfig()
 	want.Enabled = true
-	want.Database = config.DatabaseOptions{ConnectionString: "file:/x.db", MaxOpenConnections: 7, MaxIdleConnections: 3, ConnMaxLifetimeSeconds: 60}
-	want.Retention = Retention{Moved: 24 * time.Hour, Log: 90 * 24 * time.Hour, Offers: 48 * time.Hour, Evidence: 365 * 24 * time.Hour}
+	want.Database = config.DatabaseOptions{ConnectionString: "file:/x.db", MaxOpenConnections: 7, MaxIdleConnections: 3,
+		ConnMaxLifetimeSeconds: 60}
+	want.Retention = Retention{Moved: 24 * time.Hour, Log: 90 * 24 * time.Hour, Offers: 48 * time.Hour,
+		Evidence: 365 * 24 * time.Hour}
 	want.MaxGroupStateBytes, want.BodyMemoryBytes = 1000, 2000
 	want.RequestsPerSecond = RequestsPerSecond{User: 7, Server: 70}
 	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
@@ -104,7 +107,8 @@ func TestConfigRefusals(t *testing.T) {
 		"mimi_portability: {enabled: true\n":                       "yaml",
 		"mimi_portability: {enabled: true, enabled: false}":        "enabled",
 	} {
-		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "mimi_portability") {
+		_, err := load(t, text)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "mimi_portability") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -29,10 +29,11 @@ func newDevices(d *Deps, known func(context.Context, string) (map[string]bool, e
 	}}
 }
 
-// ToDevice implements federation.Local. Dendrite keeps no transaction ids for its own events: one that is repeated after an error
-// arrives twice, and the client knows it by its number in the log. What is for a device that has been logged out would stay in Dendrite's
-// database for good: it is dropped.
-func (d *devices) ToDevice(ctx context.Context, from, _, _ string, to map[string][]string, content json.RawMessage) error {
+// ToDevice implements federation.Local. Dendrite keeps no transaction ids for its own events: one that is repeated
+// after an error arrives twice, and the client knows it by its number in the log. What is for a device that has been
+// logged out would stay in Dendrite's database for good: it is dropped.
+func (d *devices) ToDevice(ctx context.Context, from, _, _ string, to map[string][]string,
+	content json.RawMessage) error {
 	ctx, cancel := context.WithTimeout(ctx, sendPatience) // NATS waits for a lost server as long as it may
 	defer cancel()
 	for user, ids := range to {

@@ -1,5 +1,5 @@
-// Package hooks plugs MIMI Portability into a Dendrite monolith: configuration, keys, rooms, authentication, delivery to devices,
-// routes and the worker. Nothing but this package and the command knows Dendrite.
+// Package hooks plugs MIMI Portability into a Dendrite monolith: configuration, keys, rooms, authentication, delivery
+// to devices, routes and the worker. Nothing but this package and the command knows Dendrite.
 package hooks
 
 import (
@@ -52,9 +52,10 @@ type Deps struct {
 	Engines    []mls.Engine // for groups of other protocols than that of RFC 9420
 }
 
-// Enable plugs MIMI Portability in when the section mimi_portability of the configuration file says so, and otherwise changes nothing. Call it
-// once, after Dendrite has added its routes and before its listeners start. It returns an error, and no worker runs, when the
-// section has a key it does not know, the database cannot be opened, or something of Dendrite's is in the way.
+// Enable plugs MIMI Portability in when the section mimi_portability of the configuration file says so, and otherwise
+// changes nothing. Call it once, after Dendrite has added its routes and before its listeners start. It returns an
+// error, and no worker runs, when the section has a key it does not know, the database cannot be opened, or something
+// of Dendrite's is in the way.
 func Enable(d Deps) error {
 	cfg, err := loadConfig(d.ConfigPath)
 	if err != nil || !cfg.Enabled {
@@ -82,7 +83,8 @@ func enable(d *Deps, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(advertise(d.Routers.Client), reserveSender(d.Routers.Client, d.Config.Global.ServerName)); err != nil {
+	client := d.Routers.Client
+	if err := errors.Join(advertise(client), reserveSender(client, d.Config.Global.ServerName)); err != nil {
 		return err
 	}
 	connection := cfg.connection(d.Config.Global.DatabaseOptions.ConnectionString)
@@ -115,7 +117,8 @@ func enable(d *Deps, cfg *Config) error {
 		DefaultPolicy: cfg.Policy.Policy,
 		Limits:        cfg.limits(),
 	})
-	services := clientapi.Services{IsLocal: isLocal, Local: service, Remote: remote.API, AllowIPLiterals: cfg.Federation.AllowIPLiterals}
+	services := clientapi.Services{IsLocal: isLocal, Local: service, Remote: remote.API,
+		AllowIPLiterals: cfg.Federation.AllowIPLiterals}
 	home := &clientapi.Home{Rooms: rooms, Keys: keys, Now: clock, Log: log}
 
 	auth := &authenticator{

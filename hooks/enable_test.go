@@ -39,7 +39,8 @@ func plug(t *testing.T, h *homeserver, lines string) error {
 	t.Helper()
 	dir := t.TempDir()
 	h.ConfigPath = filepath.Join(dir, "dendrite.yaml")
-	section := "mimi_portability:\n  enabled: true\n  database: {connection_string: \"file:" + dir + "/mimi.db\"}\n" + lines
+	section := "mimi_portability:\n  enabled: true\n" +
+		"  database: {connection_string: \"file:" + dir + "/mimi.db\"}\n" + lines
 	if err := os.WriteFile(h.ConfigPath, []byte(section), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +120,8 @@ func TestPreflight(t *testing.T) {
 	for _, r := range []*http.Request{r, httptest.NewRequest(http.MethodGet, r.URL.Path, nil)} {
 		w := httptest.NewRecorder()
 		s.handler.ServeHTTP(w, r)
-		if w.Header().Get("Access-Control-Allow-Origin") != "*" || (r.Method == http.MethodOptions && w.Code != http.StatusOK) {
+		if w.Header().Get("Access-Control-Allow-Origin") != "*" ||
+			(r.Method == http.MethodOptions && w.Code != http.StatusOK) {
 			t.Errorf("%s: %d %v", r.Method, w.Code, w.Header())
 		}
 		if !strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), "Authorization") {
@@ -272,7 +274,8 @@ func (r *deadlineRecorder) Read([]byte) (int, error) {
 // There must be memory for the largest body of each route, and without a word there is.
 func TestRoomForBodies(t *testing.T) {
 	h := start(t, "s.example", newFabric())
-	if err := plug(t, h, "  body_memory_bytes: 188743680\n"); err == nil || !strings.Contains(err.Error(), "body_memory_bytes") {
+	err := plug(t, h, "  body_memory_bytes: 188743680\n")
+	if err == nil || !strings.Contains(err.Error(), "body_memory_bytes") {
 		t.Errorf("twice the largest body: %v", err)
 	}
 	if err := plug(t, start(t, "t.example", newFabric()), "  max_group_state_bytes: 1073741824\n"); err != nil {
@@ -308,13 +311,16 @@ func TestReservedUser(t *testing.T) {
 	wantRefused(t, "by the shared secret", err, "M_INVALID_USERNAME")
 	bridge := &harness.User{Server: s.Server, Token: "bridge"}
 	for _, name := range []string{"_mimiport", "@_mimiport:s.example", "_MimiPort"} {
-		wantRefused(t, "by an application service as "+name, register(t, bridge, name, "m.login.application_service"), "M_EXCLUSIVE")
-		wantRefused(t, "by anybody as "+name, register(t, &harness.User{Server: s.Server}, name, "m.login.dummy"), "M_EXCLUSIVE")
+		wantRefused(t, "by an application service as "+name, register(t, bridge, name, "m.login.application_service"),
+			"M_EXCLUSIVE")
+		wantRefused(t, "by anybody as "+name, register(t, &harness.User{Server: s.Server}, name, "m.login.dummy"),
+			"M_EXCLUSIVE")
 	}
 	if err := register(t, bridge, "_bridged", "m.login.application_service"); err != nil {
 		t.Errorf("other users of the application service: %v", err)
 	}
-	wantRefused(t, "with a huge body", register(t, bridge, strings.Repeat("x", maxRegistration), "m.login.application_service"), "M_TOO_LARGE")
+	wantRefused(t, "with a huge body", register(t, bridge, strings.Repeat("x", maxRegistration),
+		"m.login.application_service"), "M_TOO_LARGE")
 }
 
 func register(t *testing.T, u *harness.User, name, flow string) error {
@@ -386,7 +392,8 @@ func TestNewerSchemaRefusesToStart(t *testing.T) {
 	if err := os.WriteFile(s.ConfigPath, []byte(section), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Enable(s.Deps); err == nil || !strings.Contains(err.Error(), "start the newer program that wrote it, or restore a backup") {
+	const advice = "start the newer program that wrote it, or restore a backup"
+	if err := Enable(s.Deps); err == nil || !strings.Contains(err.Error(), advice) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -417,7 +424,8 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	router := mux.NewRouter()
-	a := &surface{name: "client", router: router, root: "/", prefix: "/x", routes: []edge.Route{{Route: api.Route{Name: "ping", Method: http.MethodGet, Path: "/ping"}}},
+	a := &surface{name: "client", router: router, root: "/", prefix: "/x",
+		routes: []edge.Route{{Route: api.Route{Name: "ping", Method: http.MethodGet, Path: "/ping"}}},
 		auth: func(*http.Request) (api.Caller, error) {
 			return api.Caller{}, &edge.Denied{Status: http.StatusForbidden}
 		}}

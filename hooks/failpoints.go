@@ -22,13 +22,13 @@ import (
 )
 
 // failpointEnv names the environment variable that says where this process is to end, and at which time it comes there:
-// "apply/frozen:before:1". Each durable write and each send is such a point, before and after. Every point that is passed is written
-// to standard error, so that a test knows that it knows them all.
+// "apply/frozen:before:1". Each durable write and each send is such a point, before and after. Every point that is
+// passed is written to standard error, so that a test knows that it knows them all.
 const failpointEnv = "MIMI_FAILPOINT"
 
-// clockEnv names the environment variable with the name of a file that says how far this process's clock is ahead, as a Go duration:
-// "-10m". It is read each time, so that a test can let the clock jump, by a file that it renames to that name. No file, or an empty
-// one, is for a clock that is right.
+// clockEnv names the environment variable with the name of a file that says how far this process's clock is ahead, as a
+// Go duration: "-10m". It is read each time, so that a test can let the clock jump, by a file that it renames to that
+// name. No file, or an empty one, is for a clock that is right.
 const clockEnv = "MIMI_CLOCK"
 
 // clock is what all of the module goes by, but for how long something takes.
@@ -85,7 +85,8 @@ func (f *failpoints) pass(point string) {
 	}
 }
 
-// reads are the methods of a storage.Store that leave no trace. A method that is neither here nor below does not compile.
+// reads are the methods of a storage.Store that leave no trace. A method that is neither here nor below does not
+// compile.
 type reads interface {
 	storage.Groups
 	storage.Log
@@ -145,7 +146,8 @@ func (s *failingStore) PutSetting(ctx context.Context, name string, value json.R
 	return s.at.around("setting", func() error { return s.store.PutSetting(ctx, name, value) })
 }
 
-func (s *failingStore) AddSetting(ctx context.Context, name string, value json.RawMessage) (stored json.RawMessage, err error) {
+func (s *failingStore) AddSetting(ctx context.Context, name string,
+	value json.RawMessage) (stored json.RawMessage, err error) {
 	err = s.at.around("setting", func() error {
 		stored, err = s.store.AddSetting(ctx, name, value)
 		return err
@@ -167,11 +169,13 @@ type failingSender struct {
 	at     *failpoints
 }
 
-func (s *failingSender) ToDevice(ctx context.Context, from, to, txn string, devices map[string][]string, content json.RawMessage) error {
+func (s *failingSender) ToDevice(ctx context.Context, from, to, txn string, devices map[string][]string,
+	content json.RawMessage) error {
 	return s.at.around("send/to-device", func() error { return s.sender.ToDevice(ctx, from, to, txn, devices, content) })
 }
 
-func (s *failingSender) PutContent(ctx context.Context, from, to string, c *api.ContentUpload) (vote *api.SignedRequest, err error) {
+func (s *failingSender) PutContent(ctx context.Context, from, to string,
+	c *api.ContentUpload) (vote *api.SignedRequest, err error) {
 	err = s.at.around("send/content", func() error {
 		vote, err = s.sender.PutContent(ctx, from, to, c)
 		return err
@@ -179,19 +183,23 @@ func (s *failingSender) PutContent(ctx context.Context, from, to string, c *api.
 	return vote, err
 }
 
-func (s *failingSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
+func (s *failingSender) PutConfirmation(ctx context.Context, from, to string, id mimiport.MigrationID,
+	m *api.SignedRequest) error {
 	return s.at.around("send/confirmation", func() error { return s.sender.PutConfirmation(ctx, from, to, id, m) })
 }
 
-func (s *failingSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID, m *api.SignedRequest) error {
+func (s *failingSender) PutAbort(ctx context.Context, from, to string, id mimiport.MigrationID,
+	m *api.SignedRequest) error {
 	return s.at.around("send/abort", func() error { return s.sender.PutAbort(ctx, from, to, id, m) })
 }
 
-func (s *failingSender) PutLineage(ctx context.Context, from, to string, groupID []byte, req *api.LineageRequest) error {
+func (s *failingSender) PutLineage(ctx context.Context, from, to string, groupID []byte,
+	req *api.LineageRequest) error {
 	return s.at.around("send/lineage", func() error { return s.sender.PutLineage(ctx, from, to, groupID, req) })
 }
 
-func (s *failingSender) AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (st *api.MigrationStatus, err error) {
+func (s *failingSender) AskStatus(ctx context.Context, from, to string,
+	id mimiport.MigrationID) (st *api.MigrationStatus, err error) {
 	err = s.at.around("send/status", func() error {
 		st, err = s.sender.AskStatus(ctx, from, to, id)
 		return err

@@ -9,7 +9,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// clock is what all of the module goes by, but for how long something takes. It can be set in a build that tests failures: see failpoints.go.
+// clock is what all of the module goes by, but for how long something takes. It can be set in a build that tests
+// failures: see failpoints.go.
 func clock() time.Time { return time.Now() }
 
 // instrument is for the same build.

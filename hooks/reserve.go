@@ -16,15 +16,17 @@ import (
 // maxRegistration is the largest registration request in bytes. Dendrite sets no limit.
 const maxRegistration = 64 << 10
 
-// reserveSender keeps the user in whose name messages are delivered from being registered (profile, section 7). Dendrite itself
-// refuses names that begin with an underscore to all but application services, which may have any name in their namespace.
+// reserveSender keeps the user in whose name messages are delivered from being registered (profile, section 7).
+// Dendrite itself refuses names that begin with an underscore to all but application services, which may have any name
+// in their namespace.
 func reserveSender(client *mux.Router, server spec.ServerName) error {
 	sender := federation.SenderID(string(server))
 	return wrap(client, "/_matrix/client/{apiversion:(?:r0|v3)}/register", func(register http.Handler) http.Handler {
 		return cors(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRegistration))
 			if err != nil {
-				refuse(w, http.StatusRequestEntityTooLarge, spec.MatrixError{ErrCode: "M_TOO_LARGE", Err: "The request is too large"})
+				refuse(w, http.StatusRequestEntityTooLarge,
+					spec.MatrixError{ErrCode: "M_TOO_LARGE", Err: "The request is too large"})
 				return
 			}
 			if registers(body, sender) {

@@ -71,7 +71,8 @@ func (f *fabric) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	r2 := httptest.NewRequestWithContext(r.Context(), r.Method, "https://"+r.URL.Host+r.URL.RequestURI(), bytes.NewReader(body))
+	r2 := httptest.NewRequestWithContext(r.Context(), r.Method, "https://"+r.URL.Host+r.URL.RequestURI(),
+		bytes.NewReader(body))
 	r2.Header, r2.Host = r.Header.Clone(), r.URL.Host
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r2)
@@ -115,7 +116,8 @@ func testConfig(t *testing.T, name string) *config.Dendrite {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Global.SigningIdentity = fclient.SigningIdentity{ServerName: spec.ServerName(name), KeyID: "ed25519:now", PrivateKey: private}
+	cfg.Global.SigningIdentity = fclient.SigningIdentity{ServerName: spec.ServerName(name), KeyID: "ed25519:now",
+		PrivateKey: private}
 	cfg.Global.JetStream.StoragePath = config.Path(dir)
 	cfg.Global.JetStream.NoLog = true
 	cfg.Global.Cache.EstimatedMaxSize = 16 << 20
@@ -263,7 +265,8 @@ func deactivate(t *testing.T, h *homeserver, u *harness.User) {
 		t.Fatal(err)
 	}
 	request := &userapiapi.PerformAccountDeactivationRequest{Localpart: id.Local(), ServerName: id.Domain()}
-	if err := h.Users.PerformAccountDeactivation(t.Context(), request, &userapiapi.PerformAccountDeactivationResponse{}); err != nil {
+	var response userapiapi.PerformAccountDeactivationResponse
+	if err := h.Users.PerformAccountDeactivation(t.Context(), request, &response); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -71,8 +71,8 @@ func (r *rooms) Standing(ctx context.Context, roomID, userID string) (delivery.S
 	return st, nil
 }
 
-// sees says whether this server is in a room, or was: the room server keeps the state of a room that it has left. A room
-// to which a user was only invited has none.
+// sees says whether this server is in a room, or was: the room server keeps the state of a room that it has left. A
+// room to which a user was only invited has none.
 func (r *rooms) sees(ctx context.Context, roomID string) (known, in bool, err error) {
 	var answer rsapi.QueryServerJoinedToRoomResponse
 	err = r.api.QueryServerJoinedToRoom(ctx, &rsapi.QueryServerJoinedToRoomRequest{RoomID: roomID}, &answer)
@@ -163,14 +163,15 @@ func (r *rooms) powerLevels(ctx context.Context, roomID string) (*roomLevels, er
 // atOnce is how many users one query of the room server is about: SQLite bounds its parameters.
 const atOnce = 10_000
 
-// NotJoined implements delivery.Rooms. It asks the room server's table of members, not for their events: those of a large room
-// are megabytes, and every message that is delivered asks.
+// NotJoined implements delivery.Rooms. It asks the room server's table of members, not for their events: those of a
+// large room are megabytes, and every message that is delivered asks.
 func (r *rooms) NotJoined(ctx context.Context, roomID string, userIDs []string) ([]string, error) {
 	joined := make(map[string]int, len(userIDs))
 	for users := range slices.Chunk(userIDs, atOnce) {
 		var shared rsapi.QuerySharedUsersResponse
 		err := r.api.QuerySharedUsers(ctx, &rsapi.QuerySharedUsersRequest{
-			UserID:         federation.SenderID(string(r.config.ServerName)), // who is in no room: in which of these rooms are those users?
+			// This sender is in no room, so the answer says which of the users are in the room below.
+			UserID:         federation.SenderID(string(r.config.ServerName)),
 			IncludeRoomIDs: []string{roomID},
 			OtherUserIDs:   users,
 		}, &shared)
@@ -185,12 +186,13 @@ func (r *rooms) NotJoined(ctx context.Context, roomID string, userIDs []string) 
 // ServerJoined implements delivery.Rooms. An empty name is this server.
 func (r *rooms) ServerJoined(ctx context.Context, roomID, server string) (bool, error) {
 	var answer rsapi.QueryServerJoinedToRoomResponse
-	err := r.api.QueryServerJoinedToRoom(ctx, &rsapi.QueryServerJoinedToRoomRequest{RoomID: roomID, ServerName: spec.ServerName(server)}, &answer)
+	question := rsapi.QueryServerJoinedToRoomRequest{RoomID: roomID, ServerName: spec.ServerName(server)}
+	err := r.api.QueryServerJoinedToRoom(ctx, &question, &answer)
 	return answer.RoomExists && answer.IsInRoom, err
 }
 
-// Movers implements delivery.Rooms. Where not everybody may move the group, it asks for few members only: their events in
-// a large room are megabytes.
+// Movers implements delivery.Rooms. Where not everybody may move the group, it asks for few members only: their events
+// in a large room are megabytes.
 func (r *rooms) Movers(ctx context.Context, roomID string, anybody bool) ([]string, error) {
 	levels, err := r.powerLevels(ctx, roomID)
 	if err != nil {
@@ -258,8 +260,8 @@ func (r *rooms) State(ctx context.Context, roomID, eventType string) (json.RawMe
 	return json.RawMessage(event.Content()), nil
 }
 
-// StateInForce implements delivery.Rooms. A redaction leaves nothing of the content of the module's events, and the host
-// does not mark the event: one without content counts as redacted.
+// StateInForce implements delivery.Rooms. A redaction leaves nothing of the content of the module's events, and the
+// host does not mark the event: one without content counts as redacted.
 func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error) {
 	if _, in, err := r.sees(ctx, roomID); err != nil || !in {
 		return nil, err
@@ -288,7 +290,8 @@ func (r *rooms) stateEvent(ctx context.Context, roomID, eventType string) (*type
 	}
 	key := gomatrixserverlib.StateKeyTuple{EventType: eventType}
 	var state rsapi.QueryCurrentStateResponse
-	err := r.api.QueryCurrentState(ctx, &rsapi.QueryCurrentStateRequest{RoomID: roomID, StateTuples: []gomatrixserverlib.StateKeyTuple{key}}, &state)
+	question := rsapi.QueryCurrentStateRequest{RoomID: roomID, StateTuples: []gomatrixserverlib.StateKeyTuple{key}}
+	err := r.api.QueryCurrentState(ctx, &question, &state)
 	return state.StateEvents[key], err
 }
 
@@ -316,7 +319,8 @@ func (r *rooms) SendState(ctx context.Context, roomID, userID, eventType string,
 	}
 	domain := user.Domain()
 	// Once it is on its way, the event must not be lost with the request.
-	return rsapi.SendEvents(context.WithoutCancel(ctx), r.api, rsapi.KindNew, []*types.HeaderedEvent{event}, domain, domain, domain, nil, false)
+	events := []*types.HeaderedEvent{event}
+	return rsapi.SendEvents(context.WithoutCancel(ctx), r.api, rsapi.KindNew, events, domain, domain, domain, nil, false)
 }
 
 func (r *rooms) hasContent(ctx context.Context, roomID, eventType string, content any) (bool, error) {
@@ -328,7 +332,8 @@ func (r *rooms) hasContent(ctx context.Context, roomID, eventType string, conten
 	if err != nil {
 		return false, err
 	}
-	return bytes.Equal(gomatrixserverlib.CanonicalJSONAssumeValid(present), gomatrixserverlib.CanonicalJSONAssumeValid(wanted)), nil
+	return bytes.Equal(gomatrixserverlib.CanonicalJSONAssumeValid(present),
+		gomatrixserverlib.CanonicalJSONAssumeValid(wanted)), nil
 }
 
 // buildState makes a state event that the room's rules allow, or returns a KindForbidden error.
@@ -348,7 +353,8 @@ func (r *rooms) buildState(
 		return nil, err
 	}
 	var noKey string
-	proto := &gomatrixserverlib.ProtoEvent{SenderID: string(*sender), RoomID: room.String(), Type: eventType, StateKey: &noKey}
+	proto := &gomatrixserverlib.ProtoEvent{SenderID: string(*sender), RoomID: room.String(), Type: eventType,
+		StateKey: &noKey}
 	if err := proto.SetContent(content); err != nil {
 		return nil, err
 	}
@@ -397,21 +403,22 @@ func (r *rooms) RoomsOf(ctx context.Context, userID string) ([]string, error) {
 func (r *rooms) Joined(ctx context.Context, roomID string) ([]string, error) {
 	var shared rsapi.QuerySharedUsersResponse
 	err := r.api.QuerySharedUsers(ctx, &rsapi.QuerySharedUsersRequest{
-		UserID:         federation.SenderID(string(r.config.ServerName)), // who is in no room
+		UserID:         federation.SenderID(string(r.config.ServerName)), // in no room
 		IncludeRoomIDs: []string{roomID},
 	}, &shared)
 	return slices.Sorted(maps.Keys(shared.UserIDsToCount)), err
 }
 
-// LocalAccount implements delivery.Rooms. Deactivating an account deletes its devices, and Dendrite tells of it in no other
-// way; an application service's user has none to begin with.
+// LocalAccount implements delivery.Rooms. Deactivating an account deletes its devices, and Dendrite tells of it in no
+// other way; an application service's user has none to begin with.
 func (r *rooms) LocalAccount(ctx context.Context, userID string) (bool, error) {
 	user, err := spec.NewUserID(userID, true)
 	if err != nil || !r.config.IsLocalServerName(user.Domain()) {
 		return false, nil // not one of ours
 	}
 	var found userapi.QueryAccountByLocalpartResponse
-	err = r.users.QueryAccountByLocalpart(ctx, &userapi.QueryAccountByLocalpartRequest{Localpart: user.Local(), ServerName: user.Domain()}, &found)
+	err = r.users.QueryAccountByLocalpart(ctx,
+		&userapi.QueryAccountByLocalpartRequest{Localpart: user.Local(), ServerName: user.Domain()}, &found)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return false, nil

@@ -273,14 +273,16 @@ func TestSendState(t *testing.T) {
 	}
 
 	for name, user := range map[string]string{
-		"without power": bob.ID, "not in the room": s.register(t, "carol").ID, "of another server": "@alice:t.example", "no user": "alice",
+		"without power": bob.ID, "not in the room": s.register(t, "carol").ID, "of another server": "@alice:t.example",
+		"no user": "alice",
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantKind(t, r.SendState(t.Context(), room, user, eventType, map[string]any{"by": name}), mimiport.KindForbidden)
 		})
 	}
 	wantKind(t, r.SendState(t.Context(), "!unknown:s.example", alice.ID, eventType, content), mimiport.KindForbidden)
-	wantKind(t, r.SendState(t.Context(), room, alice.ID, eventType, map[string]any{"big": strings.Repeat("x", 1<<16)}), mimiport.KindTooLarge)
+	wantKind(t, r.SendState(t.Context(), room, alice.ID, eventType, map[string]any{"big": strings.Repeat("x", 1<<16)}),
+		mimiport.KindTooLarge)
 }
 
 func countEvents(t *testing.T, u *harness.User, room, eventType string) (n int) {
@@ -329,7 +331,8 @@ func TestToDevice(t *testing.T) {
 		}
 		return false
 	})
-	if err != nil || seen.Type != api.EventMessage || seen.Sender != "@_mimiport:s.example" || string(seen.Content) != string(content) {
+	if err != nil || seen.Type != api.EventMessage || seen.Sender != "@_mimiport:s.example" ||
+		string(seen.Content) != string(content) {
 		t.Errorf("got %+v, %v", seen, err)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// advertise adds this project to the unstable features in Dendrite's answer to /_matrix/client/versions. Dendrite keeps its
-// feature map to itself.
+// advertise adds this project to the unstable features in Dendrite's answer to /_matrix/client/versions. Dendrite keeps
+// its feature map to itself.
 func advertise(client *mux.Router) error {
 	return wrap(client, "/_matrix/client/versions", withFeature)
 }

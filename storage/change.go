@@ -6,8 +6,9 @@ import (
 )
 
 // Change is one atomic transition: all of it is written, durably, or none. A Group or Migration whose Version is 0 is
-// inserted and must not exist; any other replaces the stored row of that version; either is stored with Version+1. Entries,
-// Receipt, Content and Rows are inserted and must not exist. Anything unmet is ErrConflict. Limits are checked last.
+// inserted and must not exist; any other replaces the stored row of that version; either is stored with Version+1.
+// Entries, Receipt, Content and Rows are inserted and must not exist. Anything unmet is ErrConflict. Limits are checked
+// last.
 type Change struct {
 	Group     *Group
 	Migration *migration.Migration

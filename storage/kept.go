@@ -1,6 +1,6 @@
-// Package storage is the contract of the Delivery Service's stores: the data that a store keeps, the changes that it makes, each in
-// one transaction, and what it can be asked. The packages beneath keep it in SQLite, in PostgreSQL or in memory; storagetest is the
-// suite that all of them pass.
+// Package storage is the contract of the Delivery Service's stores: the data that a store keeps, the changes that it
+// makes, each in one transaction, and what it can be asked. The packages beneath keep it in SQLite, in PostgreSQL or in
+// memory; storagetest is the suite that all of them pass.
 package storage
 
 import (
@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Millis is how every store keeps a time: milliseconds since 1970, rounded down, 0 for the zero time. The protocol's own
-// times are milliseconds, and unlike nanoseconds they hold any year that a peer may name.
+// Millis is how every store keeps a time: milliseconds since 1970, rounded down, 0 for the zero time. The protocol's
+// own times are milliseconds, and unlike nanoseconds they hold any year that a peer may name.
 func Millis(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -28,8 +28,8 @@ func Time(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-// Text is how every store keeps what is for people to read: as valid UTF-8 without NUL, or PostgreSQL would refuse it. It may
-// repeat what another server said, which must not be able to keep a change from being stored.
+// Text is how every store keeps what is for people to read: as valid UTF-8 without NUL, or PostgreSQL would refuse it.
+// It may repeat what another server said, which must not be able to keep a change from being stored.
 func Text(s string) string {
 	const replacement = "\uFFFD"
 	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", replacement), replacement)

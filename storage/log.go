@@ -6,7 +6,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// EntriesBytes is how much of messages and GroupInfos, in bytes, a store reads of a log at a time, give or take one entry.
+// EntriesBytes is how much of messages and GroupInfos, in bytes, a store reads of a log at a time, give or take one
+// entry.
 const EntriesBytes = 8 << 20
 
 // Bytes is what of an entry counts towards EntriesBytes.
@@ -36,8 +37,8 @@ type Receipt struct {
 	Signature  []byte
 }
 
-// Former is what came here of a group's former terms, with the group in one term: a mimiport.Former, encoded. It is kept
-// as long as that term has state here.
+// Former is what came here of a group's former terms, with the group in one term: a mimiport.Former, encoded. It is
+// kept as long as that term has state here.
 type Former struct {
 	GroupKey
 	Data []byte

@@ -25,8 +25,8 @@ type MigrationFilter struct {
 	Until   time.Time // created at or before
 }
 
-// Evidence is something that another server has signed and should not have, or that this server has and does not remember. It is
-// kept for people.
+// Evidence is something that another server has signed and should not have, or that this server has and does not
+// remember. It is kept for people.
 type Evidence struct {
 	GroupID   []byte
 	Migration mimiport.MigrationID

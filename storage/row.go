@@ -9,12 +9,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// MaxWait is the longest that a group may be frozen and an offer may last (profile, section 6), and the furthest ahead that a row
-// is due, but for purges and ends.
+// MaxWait is the longest that a group may be frozen and an offer may last (profile, section 6), and the furthest ahead
+// that a row is due, but for purges and ends.
 const MaxWait = 10 * time.Minute
 
-// Row is one thing to do, once, not before its time: a message to deliver or a deadline to keep. Rows of one destination
-// and queue are done in the order of their numbers; different queues know no order.
+// Row is one thing to do, once, not before its time: a message to deliver or a deadline to keep. Rows of one
+// destination and queue are done in the order of their numbers; different queues know no order.
 type Row struct {
 	Destination string // the server that whoever does the row asks or tells; this server's own name where it asks nobody
 	Queue       string
@@ -52,5 +52,6 @@ func (r *Row) Key() RowKey { return RowKey{r.Destination, r.Queue, r.Order} }
 
 // CompareKeys orders rows by destination, queue and number.
 func CompareKeys(a, b RowKey) int {
-	return cmp.Or(strings.Compare(a.Destination, b.Destination), strings.Compare(a.Queue, b.Queue), cmp.Compare(a.Order, b.Order))
+	return cmp.Or(strings.Compare(a.Destination, b.Destination), strings.Compare(a.Queue, b.Queue),
+		cmp.Compare(a.Order, b.Order))
 }

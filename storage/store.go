@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// ErrNotFound and ErrConflict are what a Store returns besides its own failures. A conflict means that nothing was written
-// because a row is not, or no longer, what the change expected: load again.
+// ErrNotFound and ErrConflict are what a Store returns besides its own failures. A conflict means that nothing was
+// written because a row is not, or no longer, what the change expected: load again.
 var (
 	ErrNotFound = errors.New("storage: not found")
 	ErrConflict = errors.New("storage: conflict")
@@ -25,9 +25,9 @@ type Horizon struct {
 	Nonces   time.Time // nonces used before
 }
 
-// Store keeps everything that this module must not forget. A reader that needs a part of it names that part. Reads return ErrNotFound
-// for a single thing that is not there. A failed Apply that is neither ErrConflict nor a *LimitError may
-// have been written or not: load again.
+// Store keeps everything that this module must not forget. A reader that needs a part of it names that part. Reads
+// return ErrNotFound for a single thing that is not there. A failed Apply that is neither ErrConflict nor a *LimitError
+// may have been written or not: load again.
 type Store interface {
 	// A *LimitError names the limit of the change that is not kept.
 	Apply(ctx context.Context, c *Change) error
@@ -61,7 +61,8 @@ type Groups interface {
 type Log interface {
 	// Snapshot is the latest of the term at or before an epoch.
 	Snapshot(ctx context.Context, key GroupKey, epoch uint64) (*Snapshot, error)
-	// Entries are those numbered from and up, in order, at most limit, and none after those that have EntriesBytes together.
+	// Entries are those numbered from and up, in order, at most limit, and none after those that have EntriesBytes
+	// together.
 	Entries(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
 	// Handshakes are Entries without all but the proposals and Commits.
 	Handshakes(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
@@ -78,7 +79,9 @@ type Log interface {
 // Migrations is what this server has offered, sent and decided.
 type Migrations interface {
 	Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error)
-	Migrations(ctx context.Context, f MigrationFilter, after mimiport.MigrationID, limit int) ([]migration.Migration, error) // by id
+	// Migrations are in the order of their ids.
+	Migrations(ctx context.Context, f MigrationFilter, after mimiport.MigrationID,
+		limit int) ([]migration.Migration, error)
 	// CommitAborted says whether a Commit with this SHA-256 belonged to an aborted migration of the group.
 	CommitAborted(ctx context.Context, groupID []byte, hash []byte) (bool, error)
 	Content(ctx context.Context, id mimiport.MigrationID) ([]byte, error)
@@ -91,13 +94,14 @@ type Queue interface {
 	// lane shows its first rows, at most limit of them. Destinations take turns: the first row of each precedes the
 	// second row of any.
 	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []Row, next time.Time, err error)
-	// Claim keeps a listed row, and its queue, from other processes on the same database until it is released or this process ends.
-	// It returns ErrConflict while another process has the queue, and ErrNotFound when the row is no longer the first of it.
+	// Claim keeps a listed row, and its queue, from other processes on the same database until it is released or this
+	// process ends. It returns ErrConflict while another process has the queue, and ErrNotFound when the row is no longer
+	// the first of it.
 	Claim(ctx context.Context, key RowKey) (release func(), err error)
 	// Retry puts a row off.
 	Retry(ctx context.Context, key RowKey, attempts int, due time.Time) error
-	// Hasten makes every row except purges and ends due now if it is due later than now + MaxWait. It is for a clock that has gone back, and
-	// looks at all rows.
+	// Hasten makes every row except purges and ends due now if it is due later than now + MaxWait. It is for a clock that
+	// has gone back, and looks at all rows.
 	Hasten(ctx context.Context, now time.Time) error
 }
 

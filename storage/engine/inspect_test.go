@@ -16,10 +16,12 @@ func TestInspect(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := open(t, connection)
-			keys := []storage.RowKey{{Destination: "a", Queue: "p", Order: 1}, {Destination: "a", Queue: "p", Order: 2}, {Destination: "b", Queue: "a", Order: 1}}
+			keys := []storage.RowKey{{Destination: "a", Queue: "p", Order: 1}, {Destination: "a", Queue: "p", Order: 2},
+				{Destination: "b", Queue: "a", Order: 1}}
 			change := &storage.Change{Entries: []storage.Entry{{GroupID: []byte("none"), Seq: 1, Kind: storage.EntryCommit}}}
 			for _, k := range keys {
-				change.Rows = append(change.Rows, storage.Row{Destination: k.Destination, Queue: k.Queue, Order: k.Order, Due: time.Unix(1, 0)})
+				change.Rows = append(change.Rows, storage.Row{Destination: k.Destination, Queue: k.Queue, Order: k.Order,
+					Due: time.Unix(1, 0)})
 			}
 			if err := store.Apply(t.Context(), change); err != nil {
 				t.Fatal(err)

@@ -1,5 +1,5 @@
-// Package memory is a storage.Store for unit tests: it forgets everything with the process, and answers exactly as the SQL
-// stores do.
+// Package memory is a storage.Store for unit tests: it forgets everything with the process, and answers exactly as the
+// SQL stores do.
 package memory
 
 import (
@@ -124,7 +124,8 @@ func compareUsed(a, b used) int {
 }
 
 func compareFound(a, b found) int {
-	return cmp.Or(strings.Compare(a.group, b.group), cmp.Compare(a.kind, b.kind), bytes.Compare(a.migration[:], b.migration[:]))
+	return cmp.Or(strings.Compare(a.group, b.group), cmp.Compare(a.kind, b.kind),
+		bytes.Compare(a.migration[:], b.migration[:]))
 }
 
 func compareHashed(a, b hashed) int {
@@ -152,8 +153,8 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 	return nil
 }
 
-// apply checks and writes part by part. Deletions precede insertions, so that a change can put a row in the place of one it
-// removes.
+// apply checks and writes part by part. Deletions precede insertions, so that a change can put a row in the place of
+// one it removes.
 func (s *Store) apply(tx *transaction, c *storage.Change) error {
 	if g := c.Group; g != nil {
 		versionOf := func(g *storage.Group) uint64 { return g.Version }
@@ -332,7 +333,8 @@ func (s *Store) Handshakes(_ context.Context, key storage.GroupKey, from uint64,
 }
 
 // log lists entries of a kind until there are enough of them, or of their bytes.
-func (s *Store) log(key storage.GroupKey, from uint64, limit int, of func(*storage.Entry) bool) (found []storage.Entry) {
+func (s *Store) log(key storage.GroupKey, from uint64, limit int,
+	of func(*storage.Entry) bool) (found []storage.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	size := 0
@@ -603,7 +605,8 @@ func (s *Store) Forget(_ context.Context, before storage.Horizon) error {
 		}
 	}
 	for _, m := range slices.Clone(s.migrations.rows) {
-		if m.Role == migration.Target && m.State == migration.Dropped && len(m.Complete.Message) == 0 && m.ExpiresAt.Before(before.Offers) {
+		if m.Role == migration.Target && m.State == migration.Dropped && len(m.Complete.Message) == 0 &&
+			m.ExpiresAt.Before(before.Offers) {
 			put(tx, &s.migrations, m.ID, nil)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// locks are advisory locks of one session. The server frees them when the session ends, however it ends: what a crashed process
-// held is free as soon as its connection is closed, and no clock decides that.
+// locks are advisory locks of one session. The server frees them when the session ends, however it ends: what a crashed
+// process held is free as soon as its connection is closed, and no clock decides that.
 type locks struct {
 	db *sql.DB
 

@@ -19,8 +19,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
-// testOverlap lets two processes of one homeserver work on one database, as when one takes over before the other has ended: never
-// is more than one Commit accepted in an epoch, and no server gets messages out of order.
+// testOverlap lets two processes of one homeserver work on one database, as when one takes over before the other has
+// ended: never is more than one Commit accepted in an epoch, and no server gets messages out of order.
 func testOverlap(t *testing.T, server *pgtest.Server) { testOverlapAt(t, server.Database(t)) }
 
 func testOverlapAt(t *testing.T, database string) {
@@ -35,7 +35,8 @@ func testOverlapAt(t *testing.T, database string) {
 		for leaf, service := range []*delivery.Service{first, second} { // each with a Commit of its own for the same epoch
 			commit := group.Commit(mlstest.CommitOptions{Sender: uint32(leaf), Path: true})
 			wait.Go(func() {
-				_, err := service.Submit(t.Context(), members[leaf], id, &api.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo})
+				_, err := service.Submit(t.Context(), members[leaf], id,
+					&api.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo})
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil {
@@ -115,8 +116,8 @@ func bindGroup(t *testing.T, service *delivery.Service) (*mlstest.Group, []byte)
 	return group, reserved.GroupID
 }
 
-// receiver is the other end of the outbox. It demands that each server gets its messages one after the other, and in order; the
-// same one may come again.
+// receiver is the other end of the outbox. It demands that each server gets its messages one after the other, and in
+// order; the same one may come again.
 type receiver struct {
 	delivery.Sender
 	t    *testing.T

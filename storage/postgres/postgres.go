@@ -31,9 +31,9 @@ type Pool struct {
 
 // Open opens the database that a connection string of the homeserver's form names: "postgres://user@host/database", or
 // "postgres://user@/database?host=one,two". Of several hosts it takes the one that can be written to. The tables
-// are named so that it may be the homeserver's own. Processes that open one database at once take turns with its schema. Besides
-// the pool there is one connection, which holds the claims (see storage.Store). Open fails for a pooler that hands out
-// connections by transaction. See sqlstore.Migrate.
+// are named so that it may be the homeserver's own. Processes that open one database at once take turns with its
+// schema. Besides the pool there is one connection, which holds the claims (see storage.Store). Open fails for a pooler
+// that hands out connections by transaction. See sqlstore.Migrate.
 func Open(ctx context.Context, connection string, pool Pool) (*sqlstore.Store, error) {
 	unhurried, err := newConnector(connection, 0) // to change the schema may take any time
 	if err != nil {

@@ -130,10 +130,12 @@ func testNewerSchema(t *testing.T, server *pgtest.Server) {
 		t.Fatal(err)
 	}
 	store.Close()
-	if _, err := connect(t, database).Exec("INSERT INTO mimiport_schema_version (version_id, is_applied) VALUES (1000, true)"); err != nil {
+	const newer = "INSERT INTO mimiport_schema_version (version_id, is_applied) VALUES (1000, true)"
+	if _, err := connect(t, database).Exec(newer); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := postgres.Open(t.Context(), database, pool); err == nil || !strings.Contains(err.Error(), "schema version 1000") {
+	_, err = postgres.Open(t.Context(), database, pool)
+	if err == nil || !strings.Contains(err.Error(), "schema version 1000") {
 		t.Fatalf("opened a newer schema: %v", err)
 	}
 }
@@ -151,7 +153,8 @@ func testClaimsAt(t *testing.T, database string) {
 	}
 	one, other := open(), open()
 	defer other.Close()
-	first, second := storage.Row{Destination: "a", Queue: "q", Order: 1}, storage.Row{Destination: "a", Queue: "q", Order: 2}
+	first := storage.Row{Destination: "a", Queue: "q", Order: 1}
+	second := storage.Row{Destination: "a", Queue: "q", Order: 2}
 	elsewhere := storage.Row{Destination: "b", Queue: "q", Order: 1}
 	if err := one.Apply(t.Context(), &storage.Change{Rows: []storage.Row{first, second, elsewhere}}); err != nil {
 		t.Fatal(err)
@@ -196,7 +199,8 @@ func connect(tb testing.TB, database string) *sql.DB {
 // empty deletes all rows but the schema's version.
 func empty(db *sql.DB) error {
 	_, err := db.Exec(`DO $$ DECLARE name text; BEGIN
-		FOR name IN SELECT tablename FROM pg_tables WHERE tablename LIKE 'mimiport_%' AND tablename <> 'mimiport_schema_version'
+		FOR name IN SELECT tablename FROM pg_tables
+			WHERE tablename LIKE 'mimiport_%' AND tablename <> 'mimiport_schema_version'
 		LOOP EXECUTE 'DELETE FROM ' || name; END LOOP; END $$`)
 	return err
 }
@@ -204,7 +208,8 @@ func empty(db *sql.DB) error {
 func BenchmarkStore(b *testing.B) { storagetest.Benchmark(b, on(pgtest.Start(b))) }
 
 func TestConnectionString(t *testing.T) {
-	for _, connection := range []string{"postgres://%zz", "nonsense", "postgres://nobody@/nowhere?host=" + t.TempDir() + "&sslmode=disable"} {
+	for _, connection := range []string{"postgres://%zz", "nonsense",
+		"postgres://nobody@/nowhere?host=" + t.TempDir() + "&sslmode=disable"} {
 		if store, err := postgres.Open(t.Context(), connection, pool); err == nil {
 			t.Errorf("%q: opened", connection)
 			store.Close()
@@ -212,8 +217,8 @@ func TestConnectionString(t *testing.T) {
 	}
 }
 
-// A row that is added to a queue while its only row is removed must become due. The test holds the transaction that adds at a
-// point where it has come to the queue and not yet to its end.
+// A row that is added to a queue while its only row is removed must become due. The test holds the transaction that
+// adds at a point where it has come to the queue and not yet to its end.
 func testRemovalWaitsForAddition(t *testing.T, server *pgtest.Server) {
 	database := server.Database(t)
 	store, err := postgres.Open(t.Context(), database, pool)
@@ -236,7 +241,8 @@ func testRemovalWaitsForAddition(t *testing.T, server *pgtest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := barrier.Exec("INSERT INTO mimiport_queues (destination, queue, row_order, due_at) VALUES ('z', 'q', 0, 0)"); err != nil {
+	const barred = "INSERT INTO mimiport_queues (destination, queue, row_order, due_at) VALUES ('z', 'q', 0, 0)"
+	if _, err := barrier.Exec(barred); err != nil {
 		t.Fatal(err)
 	}
 	var wait sync.WaitGroup
@@ -258,7 +264,8 @@ func testRemovalWaitsForAddition(t *testing.T, server *pgtest.Server) {
 func blocked(t *testing.T, db *sql.DB, want int) {
 	t.Helper()
 	for waiting := -1; waiting != want; {
-		if err := db.QueryRowContext(t.Context(), "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted").Scan(&waiting); err != nil {
+		const count = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+		if err := db.QueryRowContext(t.Context(), count).Scan(&waiting); err != nil {
 			t.Fatal(err)
 		}
 	}

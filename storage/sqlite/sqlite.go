@@ -19,9 +19,10 @@ import (
 // maxReaders bounds the connections that read.
 const maxReaders = 8
 
-// Open opens, or creates, the file that a connection string of the homeserver's form names: "file:mimi.db", relative to the
-// working directory, or "file:/var/lib/mimi.db". What has been committed survives a power cut. The file must be on a local
-// disk: writers do not hold back readers, and for that SQLite shares memory between connections. See sqlstore.Migrate.
+// Open opens, or creates, the file that a connection string of the homeserver's form names: "file:mimi.db", relative to
+// the working directory, or "file:/var/lib/mimi.db". What has been committed survives a power cut. The file must be on
+// a local disk: writers do not hold back readers, and for that SQLite shares memory between connections. See
+// sqlstore.Migrate.
 func Open(ctx context.Context, connection string) (*sqlstore.Store, error) {
 	file, err := parse(connection)
 	if err != nil {
@@ -53,13 +54,14 @@ func parse(connection string) (string, error) {
 		path, err = url.PathUnescape(u.Opaque)
 	}
 	if err != nil || u.Scheme != "file" || u.Host != "" || path == "" || path == ":memory:" {
-		return "", fmt.Errorf("sqlite: connection string %q is not of the form file:name.db or file:/directory/name.db", connection)
+		return "", fmt.Errorf("sqlite: connection string %q is not of the form file:name.db or file:/directory/name.db",
+			connection)
 	}
 	return filepath.Clean(path), nil
 }
 
-// releasedAtOnce is how many pages of 4 KiB a transaction gives back to the file system. Deletions in batches do not free
-// more in one.
+// releasedAtOnce is how many pages of 4 KiB a transaction gives back to the file system. Deletions in batches do not
+// free more in one.
 const releasedAtOnce = 512
 
 // release implements sqlstore.Engine.Release. A file that an earlier version has made gives nothing back.
@@ -79,8 +81,8 @@ func release(ctx context.Context, tx *sql.Tx) (released bool, err error) {
 	return released, rows.Err()
 }
 
-// pragmas make a commit reach the disk, and let readers go on meanwhile. Another process may hold the file for ten seconds.
-// A file that is new can give back what it does not need.
+// pragmas make a commit reach the disk, and let readers go on meanwhile. Another process may hold the file for ten
+// seconds. A file that is new can give back what it does not need.
 const pragmas = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000&_auto_vacuum=incremental"
 
 func open(path string, connections int, more string) (*sql.DB, error) {
@@ -99,7 +101,8 @@ var engine = sqlstore.Engine{
 	Parameter: "?",
 	Duplicate: func(err error) bool {
 		failure, ok := errors.AsType[sqlite3.Error](err)
-		return ok && slices.Contains([]sqlite3.ErrNoExtended{sqlite3.ErrConstraintPrimaryKey, sqlite3.ErrConstraintUnique}, failure.ExtendedCode)
+		return ok && slices.Contains([]sqlite3.ErrNoExtended{sqlite3.ErrConstraintPrimaryKey, sqlite3.ErrConstraintUnique},
+			failure.ExtendedCode)
 	},
 	Release:   release,
 	Transient: func(error) bool { return false }, // there is one writer, and it waits for its turn before it begins

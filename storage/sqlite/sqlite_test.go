@@ -45,14 +45,16 @@ func fresh(tb testing.TB) storagetest.Opener {
 }
 
 func TestConnectionString(t *testing.T) {
-	for _, connection := range []string{"", "mimi.db", "file:", "file::memory:", "file://host/mimi.db", "postgres://host/mimi", "file:%zz"} {
+	for _, connection := range []string{"", "mimi.db", "file:", "file::memory:", "file://host/mimi.db",
+		"postgres://host/mimi", "file:%zz"} {
 		if store, err := sqlite.Open(t.Context(), connection); err == nil {
 			t.Errorf("%q: opened", connection)
 			store.Close()
 		}
 	}
 	t.Chdir(t.TempDir())
-	for _, connection := range []string{"file:relative.db", "file:./relative.db?mode=memory", "file://" + t.TempDir() + "/absolute.db"} {
+	for _, connection := range []string{"file:relative.db", "file:./relative.db?mode=memory",
+		"file://" + t.TempDir() + "/absolute.db"} {
 		store, err := sqlite.Open(t.Context(), connection)
 		if err != nil {
 			t.Errorf("%q: %v", connection, err)

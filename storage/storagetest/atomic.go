@@ -23,8 +23,9 @@ func everything(name string, number, groupVersion, migrationVersion uint64) *sto
 	former := sampleFormer("group", 1, name)
 	return &storage.Change{
 		Group: &g, Migration: &m, Content: &storage.Content{ID: migrationID(number), Data: bytesOf(name)},
-		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []storage.Entry{e}, Receipt: &r, Former: &former,
-		Rows: []storage.Row{sampleRow("b.example", name, 1)}, Evidence: []storage.Evidence{sampleEvidence("group", number)},
+		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []storage.Entry{e}, Receipt: &r,
+		Former: &former,
+		Rows:   []storage.Row{sampleRow("b.example", name, 1)}, Evidence: []storage.Evidence{sampleEvidence("group", number)},
 	}
 }
 
@@ -214,7 +215,8 @@ func testRacingGroup(t *testing.T, f *fixture) {
 	expect(t, "log", len(log), err, racers*each)
 }
 
-// testRacingQueue demands that a row which is added while the last one is removed becomes due all the same, and in order.
+// testRacingQueue demands that a row which is added while the last one is removed becomes due all the same, and in
+// order.
 func testRacingQueue(t *testing.T, f *fixture) {
 	const writers, each = 4, 25
 	ctx := t.Context()

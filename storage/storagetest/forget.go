@@ -10,10 +10,12 @@ import (
 
 func testDropBefore(t *testing.T, f *fixture) {
 	f.apply(&storage.Change{Snapshots: []storage.Snapshot{
-		sampleSnapshot("group", 1, 1), sampleSnapshot("group", 1, 2), sampleSnapshot("group", 2, 1), sampleSnapshot("other", 1, 1),
+		sampleSnapshot("group", 1, 1), sampleSnapshot("group", 1, 2), sampleSnapshot("group", 2, 1),
+		sampleSnapshot("other", 1, 1),
 	}})
 	third := sampleSnapshot("group", 1, 3)
-	f.apply(&storage.Change{DropBefore: &storage.Epoch{GroupKey: key("group", 1), Epoch: 2}, Snapshots: []storage.Snapshot{third}})
+	f.apply(&storage.Change{DropBefore: &storage.Epoch{GroupKey: key("group", 1), Epoch: 2},
+		Snapshots: []storage.Snapshot{third}})
 	_, err := f.Snapshot(t.Context(), key("group", 1), 1)
 	absent(t, "before", err)
 	for _, kept := range []storage.Snapshot{
@@ -48,7 +50,8 @@ func testForget(t *testing.T, f *fixture) {
 	voted := offer(4, migration.Dropped, old)
 	voted.Complete = sampleMigration(1).Complete
 	offers := []migration.Migration{
-		offer(1, migration.Dropped, old), offer(2, migration.Dropped, now), offer(3, migration.Offered, old), voted, sampleMigration(5),
+		offer(1, migration.Dropped, old), offer(2, migration.Dropped, now), offer(3, migration.Offered, old), voted,
+		sampleMigration(5),
 	}
 	for i := range offers {
 		f.apply(&storage.Change{Migration: &offers[i]})
@@ -56,7 +59,8 @@ func testForget(t *testing.T, f *fixture) {
 	past, present := sampleEvidence("group", 1), sampleEvidence("group", 2)
 	past.At = old
 	f.apply(&storage.Change{
-		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, 1)}, Entries: append(log, unsnapped), Evidence: []storage.Evidence{past, present},
+		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, 1)}, Entries: append(log, unsnapped),
+		Evidence: []storage.Evidence{past, present},
 	})
 
 	check := func(what string, entries []storage.Entry, migrations, pieces int) {

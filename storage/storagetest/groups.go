@@ -107,7 +107,8 @@ func testSnapshot(t *testing.T, f *fixture) {
 		got, err := f.Snapshot(ctx, key("group", 1), epoch)
 		expect(t, fmt.Sprint("at ", epoch), got, err, want)
 	}
-	for _, k := range []storage.GroupKey{key("group", 1), key("group", 0), key("grou", 2), key("groupe", 1), key("group", math.MaxUint64)} {
+	for _, k := range []storage.GroupKey{key("group", 1), key("group", 0), key("grou", 2), key("groupe", 1),
+		key("group", math.MaxUint64)} {
 		_, err := f.Snapshot(ctx, k, 4)
 		absent(t, fmt.Sprint(k), err)
 	}
@@ -119,10 +120,11 @@ func testEntries(t *testing.T, f *fixture) {
 	for seq := range uint64(5) {
 		log = append(log, sampleEntry("group", 1, seq+1))
 	}
-	log[1] = storage.Entry{GroupID: []byte("group"), Term: 1, Seq: 2, Kind: storage.EntryWelcome} // with as little as can be
+	log[1] = storage.Entry{GroupID: []byte("group"), Term: 1, Seq: 2, Kind: storage.EntryWelcome} // no other fields
 	complete(t, log[0])
 	f.apply(&storage.Change{Entries: []storage.Entry{log[3], log[0], log[1]}})
-	f.apply(&storage.Change{Entries: []storage.Entry{log[2], log[4], sampleEntry("group", 2, 1), sampleEntry("groups", 1, 2)}})
+	f.apply(&storage.Change{Entries: []storage.Entry{log[2], log[4], sampleEntry("group", 2, 1),
+		sampleEntry("groups", 1, 2)}})
 
 	got, err := f.Entries(ctx, key("group", 1), 0, 100)
 	expect(t, "all", got, err, log)

@@ -23,7 +23,8 @@ func testMigration(t *testing.T, f *fixture) {
 	got, err := f.Migration(ctx, m.ID)
 	expect(t, "inserted", got, err, &m)
 
-	next := migration.Migration{ID: m.ID, Version: 1, State: migration.Aborted, Role: migration.Target, CreatedAt: m.CreatedAt}
+	next := migration.Migration{ID: m.ID, Version: 1, State: migration.Aborted, Role: migration.Target,
+		CreatedAt: m.CreatedAt}
 	f.apply(&storage.Change{Migration: &next})
 	f.refuse(&storage.Change{Migration: &next}) // not that version any more
 	next.Version = 2
@@ -70,7 +71,8 @@ func testMigrations(t *testing.T, f *fixture) {
 		{"group", storage.MigrationFilter{GroupID: []byte("other")}, 0, 10, []uint64{2, 4}},
 		{"role", storage.MigrationFilter{Role: migration.Source}, 0, 10, []uint64{1, 3}},
 		{"state", storage.MigrationFilter{States: []migration.State{migration.Decided}}, 0, 10, []uint64{3}},
-		{"states", storage.MigrationFilter{States: []migration.State{migration.Offered, migration.Frozen}}, 0, 10, []uint64{1, 2, 4}},
+		{"states", storage.MigrationFilter{States: []migration.State{migration.Offered, migration.Frozen}}, 0, 10,
+			[]uint64{1, 2, 4}},
 		{"user", storage.MigrationFilter{User: "@user:a.example"}, 0, 10, []uint64{1, 3}},
 		{"room", storage.MigrationFilter{RoomID: "!other:a.example"}, 0, 10, []uint64{2}},
 		{"source", storage.MigrationFilter{Source: "c.example"}, 0, 10, []uint64{3}},

@@ -14,7 +14,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
-// RunModel applies random changes to the stores that fresh makes and to one in memory, and demands that they never differ.
+// RunModel applies random changes to the stores that fresh makes and to one in memory, and demands that they never
+// differ.
 func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 	rapid.Check(t, func(rt *rapid.T) {
 		store := newFixture(t, fresh)
@@ -30,7 +31,8 @@ func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 			},
 			"retry": func(rt *rapid.T) {
 				row, at := drawRow(rt), drawTime(rt)
-				if err := errors.Join(store.Retry(t.Context(), row.Key(), 3, at), model.Retry(t.Context(), row.Key(), 3, at)); err != nil {
+				err := errors.Join(store.Retry(t.Context(), row.Key(), 3, at), model.Retry(t.Context(), row.Key(), 3, at))
+				if err != nil {
 					rt.Fatal(err)
 				}
 			},
@@ -83,7 +85,8 @@ func drawDestination(rt *rapid.T) string {
 
 func drawRow(rt *rapid.T) storage.Row {
 	row := sampleRow(drawDestination(rt), drawID(rt), drawSmall(rt))
-	row.Due, row.Kind = drawTime(rt), rapid.SampledFrom([]storage.RowKind{storage.RowFanOut, migration.RowPurge}).Draw(rt, "kind")
+	row.Due = drawTime(rt)
+	row.Kind = rapid.SampledFrom([]storage.RowKind{storage.RowFanOut, migration.RowPurge}).Draw(rt, "kind")
 	if rapid.Bool().Draw(rt, "ahead") {
 		row.Due = row.Due.Add(storage.MaxWait)
 	}

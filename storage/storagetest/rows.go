@@ -45,7 +45,8 @@ func testDue(t *testing.T, f *fixture) {
 	first := due("b.example", "q", 2, 8)
 	f.apply(&storage.Change{Rows: []storage.Row{first}}) // holds back what was the head
 	f.expectDue(5, 10, 8, other)
-	f.apply(&storage.Change{Done: []storage.RowKey{first.Key(), first.Key(), {Destination: "b.example", Queue: "none", Order: 1}}})
+	f.apply(&storage.Change{Done: []storage.RowKey{first.Key(), first.Key(),
+		{Destination: "b.example", Queue: "none", Order: 1}}})
 	f.expectDue(5, 10, -1, head, other)
 	f.apply(&storage.Change{Done: []storage.RowKey{last.Key()}}) // not the head
 	f.expectDue(5, 10, -1, head, other)

@@ -172,7 +172,8 @@ func sampleGroup(id string, term uint64) storage.Group {
 }
 
 func sampleSnapshot(id string, term, epoch uint64) storage.Snapshot {
-	return storage.Snapshot{GroupID: []byte(id), Term: term, Epoch: epoch, Seq: 3 * epoch, GroupInfo: bytesOf("info"), RatchetTree: bytesOf("tree")}
+	return storage.Snapshot{GroupID: []byte(id), Term: term, Epoch: epoch, Seq: 3 * epoch, GroupInfo: bytesOf("info"),
+		RatchetTree: bytesOf("tree")}
 }
 
 func sampleEntry(id string, term, seq uint64) storage.Entry {
@@ -181,8 +182,9 @@ func sampleEntry(id string, term, seq uint64) storage.Entry {
 	return storage.Entry{
 		GroupID: []byte(id), Term: term, Seq: seq, Epoch: 4, Kind: storage.EntryCommit, Sender: "@sender:b.example",
 		Hash: sha256.Sum256(message), Message: message, GroupInfo: bytesOf("info"),
-		Recipients: []mimiport.LeafIdentity{{UserID: "@a:a.example", DeviceID: "A"}, {UserID: "@b:b.example", DeviceID: "B \x00\xff"}},
-		Migration:  &m, At: epoch.Add(time.Duration(seq) * time.Millisecond),
+		Recipients: []mimiport.LeafIdentity{{UserID: "@a:a.example", DeviceID: "A"},
+			{UserID: "@b:b.example", DeviceID: "B \x00\xff"}},
+		Migration: &m, At: epoch.Add(time.Duration(seq) * time.Millisecond),
 	}
 }
 
@@ -202,23 +204,26 @@ func sampleMigration(n uint64) migration.Migration {
 		return migration.Signed{Message: bytesOf(name), KeyID: "ed25519:" + name, KeyObject: bytesOf(name + " key")}
 	}
 	return migration.Migration{
-		ID: migrationID(n), Role: migration.Source, State: migration.Frozen, GroupID: []byte("group"), RoomID: "!room:a.example",
-		Term: 1, Source: "a.example", Target: "b.example", User: "@user:a.example", ByAdmin: true, Epoch: 5,
-		CreatedAt: epoch.Add(time.Duration(n) * time.Second), ContentKey: "ed25519:content", ExpiresAt: epoch.Add(time.Minute),
-		DecideBy: epoch.Add(time.Second), CommitHash: bytesOf("commit"), ContentHash: bytesOf("content"), Response: signed("response"),
-		Complete: signed("complete"), Vote: bytesOf("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"), Reason: "за́чем? \"'\n", Refused: 2,
+		ID: migrationID(n), Role: migration.Source, State: migration.Frozen, GroupID: []byte("group"),
+		RoomID: "!room:a.example", Term: 1, Source: "a.example", Target: "b.example", User: "@user:a.example", ByAdmin: true,
+		Epoch: 5, CreatedAt: epoch.Add(time.Duration(n) * time.Second), ContentKey: "ed25519:content",
+		ExpiresAt: epoch.Add(time.Minute), DecideBy: epoch.Add(time.Second), CommitHash: bytesOf("commit"),
+		ContentHash: bytesOf("content"), Response: signed("response"), Complete: signed("complete"),
+		Vote: bytesOf("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"),
+		Reason: "за́чем? \"'\n", Refused: 2,
 	}
 }
 
 func sampleEvidence(id string, n uint64) storage.Evidence {
 	return storage.Evidence{
-		GroupID: []byte(id), Migration: migrationID(n), Kind: migration.EvidenceHigherTerm, Data: bytesOf("evidence"), KeyID: "ed25519:e", At: epoch,
+		GroupID: []byte(id), Migration: migrationID(n), Kind: migration.EvidenceHigherTerm, Data: bytesOf("evidence"),
+		KeyID: "ed25519:e", At: epoch,
 	}
 }
 
 func sampleRow(destination, queue string, order uint64) storage.Row {
 	return storage.Row{
-		Destination: destination, Queue: queue, Order: order, Kind: storage.RowFanOut, GroupID: []byte("group"), Term: 1, Seq: 2,
-		Migration: migrationID(3), Due: epoch, Attempts: 4,
+		Destination: destination, Queue: queue, Order: order, Kind: storage.RowFanOut, GroupID: []byte("group"), Term: 1,
+		Seq: 2, Migration: migrationID(3), Due: epoch, Attempts: 4,
 	}
 }

@@ -12,13 +12,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
-// Dumps of databases as programs of the past have written them, one of each schema and engine, with one row in every table.
+// Dumps of databases as programs of the past have written them, one of each schema and engine, with one row in every
+// table.
 //
 //go:embed testdata/schema-*.sql
 var frozen embed.FS
 
-// RunUpgrades opens every frozen dump of an engine ("sqlite" or "postgres") with the present program and demands that all of it is
-// there. restore makes a database of a dump's SQL.
+// RunUpgrades opens every frozen dump of an engine ("sqlite" or "postgres") with the present program and demands that
+// all of it is there. restore makes a database of a dump's SQL.
 func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump string) Opener) {
 	dumps, err := fs.Glob(frozen, "testdata/schema-*."+engine+".sql")
 	if err != nil || len(dumps) == 0 {
@@ -68,7 +69,8 @@ func Dump(t testing.TB, s storage.Store) any { return dump(t, s) }
 
 func testHandshakes(t *testing.T, f *fixture) {
 	kinds := []storage.EntryKind{
-		storage.EntryApplication, storage.EntryProposal, storage.EntryCommit, storage.EntryWelcome, storage.EntryApplication, storage.EntryCommit,
+		storage.EntryApplication, storage.EntryProposal, storage.EntryCommit, storage.EntryWelcome, storage.EntryApplication,
+		storage.EntryCommit,
 	}
 	var log, handshakes []storage.Entry
 	for i, kind := range kinds {

@@ -49,7 +49,9 @@ const RETRY_PAUSE = 200;
 /** How long a request waits for a migration under way, in milliseconds: longer than any freeze (profile, section 6). */
 const MAX_FROZEN = 11 * 60_000;
 const POLL_PAUSE = 500;
-/** How many KeyPackages are kept that are for when the others are used up: a Welcome for the former one may come late. */
+/**
+ * How many KeyPackages are kept that are for when the others are used up: a Welcome for the former one may come late.
+ */
 const LAST_RESORTS = 2;
 /** How long one /sync waits for news, in milliseconds. */
 const SYNC_WAIT = 20_000;
@@ -57,7 +59,10 @@ const SYNC_WAIT = 20_000;
 /** How a migration of this client has ended; "overtaken" by a Commit of another member in the same epoch. */
 export type Outcome = { state: "moved"; ds: string; term: number } | { state: "aborted" | "overtaken"; reason: string };
 
-/** The Delivery Service has forgotten Commits that it had accepted: it was restored from a backup. Its operator has to act. */
+/**
+ * The Delivery Service has forgotten Commits that it had accepted: it was restored from a backup. Its operator has to
+ * act.
+ */
 export class Behind extends Error {
   override name = "Behind";
 }
@@ -67,7 +72,9 @@ export class Forked extends Error {
   override name = "Forked";
 }
 
-/** How long a request waits at most because a server asks it to, in milliseconds. A longer wait is the application's. */
+/**
+ * How long a request waits at most because a server asks it to, in milliseconds. A longer wait is the application's.
+ */
 const LONGEST_WAIT = 30_000;
 
 /** Whether a refusal names a time to try again that a request can wait for. */
@@ -90,7 +97,9 @@ function requireOneBranch({ fork, ds }: Group): void {
   if (fork !== undefined) throw new Forked(`${ds} has signed for two Commits in one epoch`);
 }
 
-/** Fails if this device is about to be removed: it cannot commit that, which has to come first (RFC 9420, section 12.4). */
+/**
+ * Fails if this device is about to be removed: it cannot commit that, which has to come first (RFC 9420, section 12.4).
+ */
 function requireStaying({ state }: Group): void {
   if (mls.removalPending(state)) throw new Error("this device is about to be removed");
 }
@@ -234,8 +243,8 @@ export class Client {
   }
 
   /**
-   * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2): as a new device, or anew with state that was
-   * lost or has gone wrong.
+   * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2): as a new device, or anew with state that
+   * was lost or has gone wrong.
    */
   async rejoin(roomId: string): Promise<Group> {
     await this.publishDevice();
@@ -293,8 +302,8 @@ export class Client {
   }
 
   /**
-   * Asks to leave a group: another member's next Commit takes this device out. With a SelfRemove where all members know it,
-   * else with a Remove.
+   * Asks to leave a group: another member's next Commit takes this device out. With a SelfRemove where all members know
+   * it, else with a Remove.
    */
   async leave(g: Group): Promise<void> {
     for (let races = 0; races < MAX_RACES; races++) {
@@ -307,8 +316,8 @@ export class Client {
   }
 
   /**
-   * Makes a Commit of the pending proposals and those that `propose` gives for the current state; gets it accepted. If the
-   * Delivery Service refuses it, the next one leaves out what members have proposed: so nobody can block an epoch.
+   * Makes a Commit of the pending proposals and those that `propose` gives for the current state; gets it accepted. If
+   * the Delivery Service refuses it, the next one leaves out what members have proposed: so nobody can block an epoch.
    */
   private async commit(g: Group, propose: (state: ClientState) => ProposalOrRef[]): Promise<void> {
     try {
@@ -407,8 +416,8 @@ export class Client {
   }
 
   /**
-   * Sends application data, after all that was sent before. Pending proposals are committed first (RFC 9420, section 12.4).
-   * Without an answer the message is kept: it goes before the next one, also after a restart.
+   * Sends application data, after all that was sent before. Pending proposals are committed first (RFC 9420, section
+   * 12.4). Without an answer the message is kept: it goes before the next one, also after a restart.
    */
   send(g: Group, text: string): Promise<void> {
     return this.inTurn(g, async () => {
@@ -450,7 +459,10 @@ export class Client {
     }
   }
 
-  /** Submits what is to be sent, encrypted once for an epoch. Who has seen it in the log, or has an answer, knows its fate. */
+  /**
+   * Submits what is to be sent, encrypted once for an epoch. Who has seen it in the log, or has an answer, knows its
+   * fate.
+   */
   private async encryptAndSubmit(g: Group): Promise<void> {
     await this.inbox.prove(g);
     const { outgoing } = g;
@@ -666,7 +678,10 @@ export class Client {
     await this.matrix.setRoomState(g.roomId, SUCCESSORS, content);
   }
 
-  /** What an operator needs who recovers the group as this device holds it (profile, section 6). Nothing in it is secret. */
+  /**
+   * What an operator needs who recovers the group as this device holds it (profile, section 6). Nothing in it is
+   * secret.
+   */
   async export(g: Group): Promise<{ protocol: string; group_info: string; ratchet_tree: string; lineage: string }> {
     const { state, lineage, term } = g;
     if (lineage === undefined || decode(wire.lineage, fromBase64(lineage)).steps.length !== term || g.unproven)
@@ -687,8 +702,8 @@ export class Client {
   }
 
   /**
-   * Follows /sync until the signal ends it. After a start every group is brought up to date from its log, and what was being
-   * sent before is sent again.
+   * Follows /sync until the signal ends it. After a start every group is brought up to date from its log, and what was
+   * being sent before is sent again.
    */
   async run(signal: AbortSignal): Promise<void> {
     await this.exclusive(() => this.inbox.catchUpAll());

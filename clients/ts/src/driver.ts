@@ -76,7 +76,9 @@ function state(g: Group) {
 const fits = (have: Arguments, wanted: Arguments) =>
   Object.entries(wanted).every(([k, v]) => (typeof v === "number" ? have[k] >= v : have[k] === v));
 
-/** Takes the first event of a kind with the wanted fields; for the kind "state", waits until the group's state has them. */
+/**
+ * Takes the first event of a kind with the wanted fields; for the kind "state", waits until the group's state has them.
+ */
 function waitFor({ kind, timeout = DEFAULT_WAIT, ...wanted }: Arguments): Promise<unknown> {
   const look = (): unknown => {
     if (kind === "state") return fits(state(groupOf(wanted)), wanted) ? state(groupOf(wanted)) : undefined;

@@ -198,7 +198,8 @@ export class DeliveryService {
   }
 
   bind(group: string, groupInfo: string, ratchetTree: string): Promise<GroupResponse> {
-    return this.ask("PUT", `/groups/${group}`, { protocol: PROTOCOL, group_info: groupInfo, ratchet_tree: ratchetTree });
+    const body = { protocol: PROTOCOL, group_info: groupInfo, ratchet_tree: ratchetTree };
+    return this.ask("PUT", `/groups/${group}`, body);
   }
 
   group(group: string): Promise<GroupResponse> {

@@ -32,7 +32,10 @@ export interface OwnMigration {
   over?: boolean;
 }
 
-/** Application data that has not been answered, and the message that it is sent in: the same bytes until there is an answer. */
+/**
+ * Application data that has not been answered, and the message that it is sent in: the same bytes until there is an
+ * answer.
+ */
 export interface Outgoing {
   text: string;
   /** base64. Absent until it is encrypted, for an epoch. */
@@ -73,7 +76,10 @@ export interface Group {
   checked: Map<string, Verification>;
   /** The log of the current Delivery Service has not been read to its end. */
   behind: boolean;
-  /** How the group came to a Delivery Service, as one told it last (base64): what a server needs that recovers the group. */
+  /**
+   * How the group came to a Delivery Service, as one told it last (base64): what a server needs that recovers the
+   * group.
+   */
   lineage?: string | undefined;
   /** The key object of the current Delivery Service, for a time when it cannot be asked any more. */
   hostKeys?: KeyObject | undefined;
@@ -89,7 +95,9 @@ export interface Group {
   silent?: { since: number; last: number } | undefined;
   /** The group was ended for good, by a ReInit or at its Delivery Service. */
   closed?: boolean | undefined;
-  /** The current Delivery Service has claimed the group, and may go on with another branch than that of the state here. */
+  /**
+   * The current Delivery Service has claimed the group, and may go on with another branch than that of the state here.
+   */
   unproven?: boolean | undefined;
 }
 
@@ -130,8 +138,8 @@ export type ClientEvent =
   | { event: "moved"; group: string; ds: string; term: number }
   // The group was ended for good: the room may begin its next one.
   | { event: "closed"; group: string }
-  // A Commit of this client between two epochs, which their confirmed transcript hashes name: before it is sent, and when
-  // it is known for good whether it was accepted.
+  // A Commit of this client between two epochs, which their confirmed transcript hashes name: before it is sent, and
+  // when it is known for good whether it was accepted.
   | { event: "commit"; group: string; from: string; to: string }
   | { event: "commit_ended"; group: string; to: string; accepted: boolean }
   // The Delivery Service has signed for two Commits that lead to one epoch.
@@ -160,7 +168,9 @@ export interface Surroundings {
   save(): void;
 }
 
-/** A group whose log is handled up to a number. Every field is there: it also takes the place of what was known before. */
+/**
+ * A group whose log is handled up to a number. Every field is there: it also takes the place of what was known before.
+ */
 export function newGroup(
   roomId: string,
   ds: string,

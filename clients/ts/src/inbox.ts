@@ -35,7 +35,10 @@ import { fromBase64url, toBase64, toBase64url, WireError } from "./wire.js";
 export const MAX_RACES = 10;
 /** How many messages are kept of Delivery Services that are not the current one. */
 const MAX_HELD = 256;
-/** How many terms of a group are remembered that this client left before it had seen all: no older message could be decrypted. */
+/**
+ * How many terms of a group are remembered that this client left before it had seen all: no older message could be
+ * decrypted.
+ */
 const MAX_FORMER = 4;
 /** How many refused Commits of one epoch are kept. */
 const MAX_REFUSED = 8;
@@ -56,7 +59,9 @@ const RESERVED_USER = "@_mimiport:";
 /** As much of a message of the log as it takes to handle it. */
 type Arrived = Pick<LogMessage, "seq" | "message"> & Partial<LogMessage>;
 
-/** Where a Welcome leads: the last message that is handled by it, and the Welcome itself unless it is in the log only. */
+/**
+ * Where a Welcome leads: the last message that is handled by it, and the Welcome itself unless it is in the log only.
+ */
 interface Entry {
   server: string;
   term: number;
@@ -167,7 +172,9 @@ export class Inbox {
     for (const g of this.stored.groups.values()) if (g.behind && !isOut(g)) await this.orFail(g.key, this.catchUp(g));
   }
 
-  /** Reads the log from where this client stands, over every step to the next term. moved is a redirect that was given. */
+  /**
+   * Reads the log from where this client stands, over every step to the next term. moved is a redirect that was given.
+   */
   async catchUp(g: Group, moved?: MovedInfo): Promise<void> {
     g.behind = true;
     let step = await this.nextStep(g, moved);
@@ -179,7 +186,9 @@ export class Inbox {
     await this.readFormer(g);
   }
 
-  /** Reads the current log to its end, and gives what leads on from there: a redirect, or a claim of the same server. */
+  /**
+   * Reads the current log to its end, and gives what leads on from there: a redirect, or a claim of the same server.
+   */
   private async nextStep(g: Group, moved?: MovedInfo): Promise<MovedInfo | undefined> {
     try {
       return (await this.readLog(g)) ?? moved ?? (await this.askHost(g));
@@ -192,8 +201,8 @@ export class Inbox {
   }
 
   /**
-   * Takes the next step without the current Delivery Service: by the lineage that the server shows to which the room points, and
-   * by what that server knows of the present term (profile, section 6, "What members do").
+   * Takes the next step without the current Delivery Service: by the lineage that the server shows to which the room
+   * points, and by what that server knows of the present term (profile, section 6, "What members do").
    */
   private async followPointed(g: Group): Promise<boolean> {
     const pointer = pointerTo(await this.matrix.roomState(g.roomId, POINTER), g.roomId, g.key);
@@ -212,8 +221,8 @@ export class Inbox {
   }
 
   /**
-   * Keeps what the current Delivery Service says of how the group came there, and gives its claim to the next term if there is
-   * one: a server that was restored from a backup goes on so. Without an answer it is asked the next time.
+   * Keeps what the current Delivery Service says of how the group came there, and gives its claim to the next term if
+   * there is one: a server that was restored from a backup goes on so. Without an answer it is asked the next time.
    */
   private async askHost(g: Group): Promise<Claimed | undefined> {
     const told = await this.toldBy(g, g.ds).catch(() => undefined);
@@ -229,7 +238,10 @@ export class Inbox {
     return told && goesOn(g, told) ? told : undefined;
   }
 
-  /** Reads what former Delivery Services had accepted before they handed the group over. One that is away keeps it for later. */
+  /**
+   * Reads what former Delivery Services had accepted before they handed the group over. One that is away keeps it for
+   * later.
+   */
   private async readFormer(g: Group): Promise<void> {
     const former = g.former?.splice(0) ?? [];
     for (const f of former) {
@@ -285,8 +297,8 @@ export class Inbox {
   }
 
   /**
-   * Goes to the target by the source's confirmation, and reads the end of the old term there, or at a later host (profile,
-   * section 6, "What members do"). False when that server cannot help, too.
+   * Goes to the target by the source's confirmation, and reads the end of the old term there, or at a later host
+   * (profile, section 6, "What members do"). False when that server cannot help, too.
    */
   private async followMove(g: Group, moved: Migrated, server = moved.delivery_service): Promise<boolean> {
     const { term, migration } = g;
@@ -331,7 +343,9 @@ export class Inbox {
     return claim;
   }
 
-  /** Follows a claim that the room's pointer still names, when the host has had its time to yield (profile, section 3). */
+  /**
+   * Follows a claim that the room's pointer still names, when the host has had its time to yield (profile, section 3).
+   */
   private async wait(g: Group): Promise<void> {
     const { hash, until } = g.named!;
     if (this.world.now() < until) return;
@@ -457,8 +471,8 @@ export class Inbox {
   }
 
   /**
-   * An own message has been accepted under a number: it and all before it are handled. False when that showed that it was of a
-   * branch that was lost, so that nobody can read it.
+   * An own message has been accepted under a number: it and all before it are handled. False when that showed that it
+   * was of a branch that was lost, so that nobody can read it.
    */
   async accepted(g: Group, { term, seq, receipt }: Submitted, message: string): Promise<boolean> {
     const { sent } = g;
@@ -511,7 +525,9 @@ export class Inbox {
     this.world.save();
   }
 
-  /** A message of another member. One that is not valid changes nothing; the application is told unless it is only old. */
+  /**
+   * A message of another member. One that is not valid changes nothing; the application is told unless it is only old.
+   */
   private async received(g: Group, sender: string, message: Uint8Array): Promise<void> {
     try {
       const { state, author, plaintext, committed } = await mls.process(g.state, message);
@@ -556,7 +572,9 @@ export class Inbox {
     g.migration.over = true;
   }
 
-  /** A Commit of this client was refused for good: it is not sent again, but a copy that is late may yet be accepted. */
+  /**
+   * A Commit of this client was refused for good: it is not sent again, but a copy that is late may yet be accepted.
+   */
   refuse(g: Group, commit: PendingCommit): void {
     const open = [g.pending, g.migration?.over ? undefined : g.migration?.commit].includes(commit);
     if (g.pending === commit) g.pending = undefined;
@@ -685,8 +703,9 @@ export class Inbox {
   }
 
   /**
-   * Where in the group a Welcome of a server leads; undefined for one that does not count. One of a server from which the
-   * group has moved since counts if the present host says that it was the host in its term, and has the Welcome, too.
+   * Where in the group a Welcome of a server leads; undefined for one that does not count. One of a server from which
+   * the group has moved since counts if the present host says that this server was the host in the Welcome's term, and
+   * has the Welcome, too.
    */
   private async entryOf(server: string, fanOut: FanOut, host: string): Promise<Entry | undefined> {
     const { group_id, term, seq, epoch } = fanOut;

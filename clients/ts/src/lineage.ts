@@ -1,7 +1,15 @@
 // Who hosted a group, from its creation on, as servers tell it (profile, sections 3 and 10).
 import type { Claimed, Migrated } from "./ds.js";
 import { type Group, same } from "./group.js";
-import { decode, fromBase64, lineage, type Lineage, lineageClaim, type LineageStep, migrationConfirmation } from "./wire.js";
+import {
+  decode,
+  fromBase64,
+  lineage,
+  type Lineage,
+  lineageClaim,
+  type LineageStep,
+  migrationConfirmation,
+} from "./wire.js";
 import { RECOVER, toBase64 } from "./wire.js";
 
 /** The claim in a step as the redirect that it is; undefined for none, or another step. */
@@ -46,7 +54,9 @@ const begins = (known: Lineage, told: Lineage): boolean =>
   known.steps.length <= told.steps.length &&
   known.steps.every((step, i) => same(proof(step), proof(told.steps[i]!)));
 
-/** Whether a lineage begins with what the client knows of its group: who hosts it in its term, and how it came there. */
+/**
+ * Whether a lineage begins with what the client knows of its group: who hosts it in its term, and how it came there.
+ */
 export function goesOn(g: Group, told: Lineage): boolean {
   if (told.steps.length < g.term || hostIn(told, g.term) !== g.ds) return false;
   return g.lineage === undefined || begins(decode(lineage, fromBase64(g.lineage)), told);

@@ -99,7 +99,8 @@ export function json({ body }: Answer): any {
 export function granted(answer: Answer): Answer {
   if (answer.status < 300) return answer;
   const body = json(answer);
-  throw new MatrixError(answer.status, typeof body === "object" && body !== null ? body : { error: String(body).slice(0, 200) });
+  const error = typeof body === "object" && body !== null ? body : { error: String(body).slice(0, 200) };
+  throw new MatrixError(answer.status, error);
 }
 
 async function post(url: string, body: unknown): Promise<any> {
@@ -152,7 +153,9 @@ export class Matrix {
     return json(granted(await this.send(method, path, body, signal)));
   }
 
-  /** Makes an authenticated request with a body of any kind, text as it is, and gives the answer whatever its status. */
+  /**
+   * Makes an authenticated request with a body of any kind, text as it is, and gives the answer whatever its status.
+   */
   async raw(method: string, path: string, body?: unknown): Promise<{ status: number; body: unknown }> {
     const answer = await this.send(method, path, body);
     return { status: answer.status, body: json(answer) };
@@ -165,7 +168,9 @@ export class Matrix {
     return call(this.session.homeserver + path, init);
   }
 
-  /** Waits up to `wait` milliseconds for anything new. Asking with a token tells the server to drop what came before it. */
+  /**
+   * Waits up to `wait` milliseconds for anything new. Asking with a token tells the server to drop what came before it.
+   */
   async sync(since: string | undefined, wait: number, signal?: AbortSignal): Promise<SyncResult> {
     const query = new URLSearchParams({ timeout: String(wait), set_presence: "offline" });
     if (since !== undefined) query.set("since", since);

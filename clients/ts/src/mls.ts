@@ -188,8 +188,8 @@ export async function commit(
 }
 
 /**
- * Makes an external Commit by which a device enters a group, in place of its former leaf if it has one there. pending are
- * messages with proposals of the GroupInfo's epoch: SelfRemoves are committed too, as no others may be.
+ * Makes an external Commit by which a device enters a group, in place of its former leaf if it has one there. pending
+ * are messages with proposals of the GroupInfo's epoch: SelfRemoves are committed too, as no others may be.
  */
 export async function externalCommit(
   identity: Identity,
@@ -224,8 +224,8 @@ async function encodeCommit({ commit, welcome, newState }: PendingCommit): Promi
 export const byValue = (proposal: Proposal): ProposalOrRef => ({ proposalOrRefType: "proposal", proposal });
 
 /**
- * What goes first into a Commit: the Delivery Service's Removes, the caller's own proposals, what removes a leaf, the rest.
- * RFC 9420, section 12.4.1, prefers a Remove to an Update.
+ * What goes first into a Commit: the Delivery Service's Removes, the caller's own proposals, what removes a leaf, the
+ * rest. RFC 9420, section 12.4.1, prefers a Remove to an Update.
  */
 const RANKS = { service: 0, own: 1, removal: 2, other: 3 };
 
@@ -245,8 +245,8 @@ export async function isCommittable(state: ClientState, proposals: ProposalOrRef
 }
 
 /**
- * The proposals for a Commit of the caller: its own, and all wanted pending ones. Where they cannot stand in one Commit, or
- * this client cannot apply one, those that can, in the order of their ranks.
+ * The proposals for a Commit of the caller: its own, and all wanted pending ones. Where they cannot stand in one
+ * Commit, or this client cannot apply one, those that can, in the order of their ranks.
  */
 export async function choose(
   state: ClientState,
@@ -303,7 +303,8 @@ const isServer = (s: ExternalSender, name: string) =>
 
 /**
  * The GroupContextExtensions proposal that a migration Commit needs: the target's entry takes the place of the source's
- * first one, further entries of both go, the rest stays byte for byte (profile, section 5). Undefined without such an entry.
+ * first one, further entries of both go, the rest stays byte for byte (profile, section 5). Undefined without such an
+ * entry.
  */
 export function swapExternalSender(
   state: ClientState,
@@ -407,7 +408,9 @@ export interface Processed {
   committed?: Uint8Array;
 }
 
-/** Processes a received PublicMessage or PrivateMessage of the group; throws and changes nothing when it is not valid. */
+/**
+ * Processes a received PublicMessage or PrivateMessage of the group; throws and changes nothing when it is not valid.
+ */
 export async function process(state: ClientState, bytes: Uint8Array): Promise<Processed> {
   const cs = await suiteOf(state);
   const leaving = decodeSelfRemove(bytes);
@@ -451,8 +454,9 @@ function deviceAt(tree: RatchetTree, leaf: number): LeafIdentity | undefined {
 }
 
 /**
- * Encrypts application data (a PrivateMessage, as an MLSMessage). The new state must be kept before the message is sent.
- * The caller has committed the pending proposals first (RFC 9420, section 12.4), save for those that nobody can commit.
+ * Encrypts application data (a PrivateMessage, as an MLSMessage). The new state must be kept before the message is
+ * sent. The caller has committed the pending proposals first (RFC 9420, section 12.4), save for those that nobody can
+ * commit.
  */
 export async function encrypt(
   state: ClientState,

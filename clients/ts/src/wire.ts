@@ -234,7 +234,11 @@ export const migrationContent = signed("MigrationContent", { migrationResponse, 
 export const targetMigrationComplete = signed("TargetMigrationComplete", { migrationContentHash: opaque });
 
 /** Profile, section 1: the target's vote in one migration of one term. */
-export const migrationVote = signed("MigrationVote", { migrationId: opaque32, term: epoch, migrationContentHash: opaque });
+export const migrationVote = signed("MigrationVote", {
+  migrationId: opaque32,
+  term: epoch,
+  migrationContentHash: opaque,
+});
 
 /** Draft, "Initiating a migration": the source's decision; domainName is the target (profile, section 1). */
 export const migrationConfirmation = signed("MigrationConfirmation", { domainName: text, nonce, groupId: opaque });
@@ -248,7 +252,9 @@ export type MigrationAbort = TypeOf<typeof migrationAbort>;
 export const externalSenderOffer = signed("ExternalSenderOffer", { migrationId: opaque32, externalSender: opaque });
 export type ExternalSenderOffer = TypeOf<typeof externalSenderOffer>;
 
-/** Profile, section 10: a server's word that it hosts the group from an epoch on, in a term that no migration led to. */
+/**
+ * Profile, section 10: a server's word that it hosts the group from an epoch on, in a term that no migration led to.
+ */
 export const lineageClaim = signed("LineageClaim", {
   kind: claimKind,
   domainName: text,
@@ -340,7 +346,12 @@ export function groupIdOf(made: Preimage): Uint8Array {
   return new Uint8Array(createHash("sha256").update(content).digest());
 }
 
-const anyLineage = struct({ creatingServer: text, preimage: optional(preimage), roomId: text, steps: list(lineageStep) });
+const anyLineage = struct({
+  creatingServer: text,
+  preimage: optional(preimage),
+  roomId: text,
+  steps: list(lineageStep),
+});
 
 /** Profile, section 10: who hosted the group, from its creation on; the term is the number of steps. */
 export type Lineage = TypeOf<typeof anyLineage>;

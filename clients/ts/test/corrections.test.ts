@@ -155,7 +155,7 @@ test('"If the path field is required [...] then it MUST be populated": GroupCont
 });
 
 for (const suite of [1, 3]) {
-  test(`an unmerged leaf is listed "between the leaf node and the parent node", not above (suite ${suite})`, async () => {
+  test(`nodes between an unmerged leaf and the parent list it, nodes above do not (suite ${suite})`, async () => {
     const group = await TestGroup.create("a", undefined, suite);
     await group.add("a", "b", "c", "d", "e", "f", "g", "h");
     await group.remove("a", "h");

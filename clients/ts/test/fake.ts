@@ -358,9 +358,11 @@ export class FakeDs {
     mine.migrations.set(id, { response, signed, status: { ...status, role: "source" } });
     const from = mine.group(key);
     const term = from.term + 1;
-    this.groups.set(key, { id: key, room: room_id, term, epoch: from.epoch + 1, log: [], state: "staged", lineage: from.lineage });
+    const { epoch, lineage } = from;
+    this.groups.set(key, { id: key, room: room_id, term, epoch: epoch + 1, log: [], state: "staged", lineage });
     const expires_at = Date.now() + 600_000;
-    return { migration_id: id, migration_response: signed.message, key_id: this.key.id, expires_at, ...this.entryOffer(response) };
+    const entry = this.entryOffer(response);
+    return { migration_id: id, migration_response: signed.message, key_id: this.key.id, expires_at, ...entry };
   }
 
   private init(m: Migration, body: any, user: string): MigrationStatus {
@@ -431,7 +433,9 @@ const NOTARY = "/_matrix/key/v2/query";
 const VERSIONS = "/_matrix/client/versions";
 const WELL_KNOWN = "/.well-known/matrix/client";
 
-const features = (name: string, has: boolean) => ({ versions: ["v1.11"], unstable_features: has ? { [name]: true } : {} });
+const features = (name: string, has: boolean) => {
+  return { versions: ["v1.11"], unstable_features: has ? { [name]: true } : {} };
+};
 
 /** The header of a direct request. */
 const DIRECT = new RegExp(
@@ -562,7 +566,8 @@ export class FakeNetwork {
     if (url.pathname === VERSIONS) return features("io.github.mimiport.v0", !this.stock);
     const [, , , operation, ...rest] = path;
     if (operation === "login") return this.login(body.identifier.user);
-    if (operation === "sync") return this.sync(user, url.searchParams.get("since"), Number(url.searchParams.get("timeout")));
+    const query = url.searchParams;
+    if (operation === "sync") return this.sync(user, query.get("since"), Number(query.get("timeout")));
     if (operation === "rooms" && req.method === "PUT") return this.setState(rest[0]!, rest[2]!, body, user);
     if (operation === "rooms" && rest.length === 2) return this.allState(rest[0]!);
     if (operation === "keys") return this.keys(rest[0]!, body, user, deviceOf(user));

@@ -14,8 +14,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// The types below are how fields are written to and read from columns, where database/sql would not do it by itself. Each is
-// used through a pointer into the struct that is stored, both as an argument and as a destination.
+// The types below are how fields are written to and read from columns, where database/sql would not do it by itself.
+// Each is used through a pointer into the struct that is stored, both as an argument and as a destination.
 
 // blob is bytes; empty ones are read as nil.
 type blob []byte

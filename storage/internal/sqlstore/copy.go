@@ -16,9 +16,9 @@ type Copied struct {
 	Sum   [32]byte // the sum of its contents, which is the same for the same rows in any order and engine
 }
 
-// Copy copies all of a store into an empty one, in one transaction, reads it back there, and compares. Nobody may write to either
-// meanwhile. It returns what each table holds now. When the destination has a row already, or what it gives back is not what it was
-// given, that is an error and the destination is as it was.
+// Copy copies all of a store into an empty one, in one transaction, reads it back there, and compares. Nobody may write
+// to either meanwhile. It returns what each table holds now. When the destination has a row already, or what it gives
+// back is not what it was given, that is an error and the destination is as it was.
 func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 	err = to.transact(ctx, "copy", func(into *tx) error {
 		copied = nil
@@ -40,7 +40,9 @@ func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 }
 
 func (t *table[T]) copy(ctx context.Context, from *Store, to *tx) (Copied, error) {
-	before, err := t.scan(ctx, to.Tx, func(*T) error { return fmt.Errorf("the destination is not empty: %s has rows", t.name) })
+	before, err := t.scan(ctx, to.Tx, func(*T) error {
+		return fmt.Errorf("the destination is not empty: %s has rows", t.name)
+	})
 	if err != nil {
 		return before, err
 	}

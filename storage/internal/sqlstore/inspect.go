@@ -20,8 +20,9 @@ func (s *Store) AllKeyObjects(ctx context.Context) ([]storage.KeyObject, error) 
 
 // loose are queries for what the tables' constraints allow and this package never writes. Each gives one text a row.
 var loose = []string{
-	`SELECT 'the queue ' || queue || ' to ' || destination || ' does not begin with its first row' FROM mimiport_queues AS q
-		WHERE row_order <> coalesce((SELECT min(row_order) FROM mimiport_outbox WHERE destination = q.destination AND queue = q.queue), -1)`,
+	`SELECT 'the queue ' || queue || ' to ' || destination || ' does not begin with its first row'
+		FROM mimiport_queues AS q WHERE row_order <> coalesce((SELECT min(row_order) FROM mimiport_outbox
+			WHERE destination = q.destination AND queue = q.queue), -1)`,
 	`SELECT DISTINCT 'the queue ' || queue || ' to ' || destination || ' is never due' FROM mimiport_outbox AS o
 		WHERE NOT EXISTS (SELECT 1 FROM mimiport_queues WHERE destination = o.destination AND queue = o.queue)`,
 	`SELECT count(*) || ' messages are of no group' FROM mimiport_entries AS e WHERE NOT EXISTS (

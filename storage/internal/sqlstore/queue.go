@@ -12,8 +12,8 @@ import (
 )
 
 // applyRows deletes what is done and adds what is to be done. Each queue's first row is kept up to date in the table of
-// queues, whose row a transaction holds from before it looks until it commits: without that, one that removes the last row and
-// one that adds another would not see each other, and the new row would never become due.
+// queues, whose row a transaction holds from before it looks until it commits: without that, one that removes the last
+// row and one that adds another would not see each other, and the new row would never become due.
 func (tx *tx) applyRows(ctx context.Context, c *storage.Change) error {
 	for _, key := range slices.SortedFunc(slices.Values(c.Done), storage.CompareKeys) {
 		if err := tx.remove(ctx, key); err != nil {
@@ -21,11 +21,14 @@ func (tx *tx) applyRows(ctx context.Context, c *storage.Change) error {
 		}
 	}
 	// One order for everybody, so that two transactions seldom wait for each other in a circle.
-	rows := slices.SortedFunc(slices.Values(c.Rows), func(a, b storage.Row) int { return storage.CompareKeys(a.Key(), b.Key()) })
+	rows := slices.SortedFunc(slices.Values(c.Rows),
+		func(a, b storage.Row) int { return storage.CompareKeys(a.Key(), b.Key()) })
 	if err := insert(ctx, tx, &outbox, rows, ""); err != nil {
 		return err
 	}
-	heads := slices.CompactFunc(rows, func(a, b storage.Row) bool { return a.Destination == b.Destination && a.Queue == b.Queue })
+	heads := slices.CompactFunc(rows, func(a, b storage.Row) bool {
+		return a.Destination == b.Destination && a.Queue == b.Queue
+	})
 	return insert(ctx, tx, &queues, heads, ` ON CONFLICT (destination, queue) DO UPDATE SET
 		row_order = excluded.row_order, due_at = excluded.due_at WHERE excluded.row_order < mimiport_queues.row_order`)
 }
@@ -67,7 +70,8 @@ func (s *Store) Due(
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	err = s.answer(ctx, []any{(*millis)(&next)}, "SELECT coalesce(min(due_at), 0) FROM mimiport_queues WHERE due_at > $1", storage.Millis(now))
+	err = s.answer(ctx, []any{(*millis)(&next)},
+		"SELECT coalesce(min(due_at), 0) FROM mimiport_queues WHERE due_at > $1", storage.Millis(now))
 	return rows, next, err
 }
 
@@ -111,7 +115,8 @@ func (s *Store) Hasten(ctx context.Context, now time.Time) error {
 			return err
 		}
 		_, err := tx.exec(ctx, `UPDATE mimiport_queues AS q SET due_at = $1 WHERE due_at > $2 AND EXISTS (
-			SELECT 1 FROM mimiport_outbox WHERE destination = q.destination AND queue = q.queue AND row_order = q.row_order AND due_at <= $2)`,
+			SELECT 1 FROM mimiport_outbox WHERE destination = q.destination AND queue = q.queue
+				AND row_order = q.row_order AND due_at <= $2)`,
 			storage.Millis(now), ahead)
 		return err
 	})

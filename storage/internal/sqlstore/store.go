@@ -1,5 +1,5 @@
-// Package sqlstore keeps what the Delivery Service must not forget in SQLite or PostgreSQL. Both run the same SQL and the
-// same migrations; packages sqlite and postgres open a database and know what its errors mean.
+// Package sqlstore keeps what the Delivery Service must not forget in SQLite or PostgreSQL. Both run the same SQL and
+// the same migrations; packages sqlite and postgres open a database and know what its errors mean.
 package sqlstore
 
 import (
@@ -136,8 +136,8 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 	return s.transact(ctx, "apply", func(tx *tx) error { return tx.apply(ctx, c) })
 }
 
-// apply writes part by part. What races most comes first: it fails early and holds back the others of its group. Deletions
-// precede insertions, so that a change can put a row in the place of one it removes.
+// apply writes part by part. What races most comes first: it fails early and holds back the others of its group.
+// Deletions precede insertions, so that a change can put a row in the place of one it removes.
 func (tx *tx) apply(ctx context.Context, c *storage.Change) error {
 	parts := []func(context.Context, *storage.Change) error{
 		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows, tx.requireLimits,
@@ -184,7 +184,8 @@ func (tx *tx) applyContent(ctx context.Context, c *storage.Change) error {
 func (tx *tx) applyLog(ctx context.Context, c *storage.Change) error {
 	if d := c.Drop; d != nil {
 		for _, table := range []string{entries.name, receipts.name, former.name, snapshots.name, volumes.name} {
-			if _, err := tx.exec(ctx, "DELETE FROM "+table+" WHERE group_id = $1 AND term = $2", d.ID, clamp(d.Term)); err != nil {
+			query := "DELETE FROM " + table + " WHERE group_id = $1 AND term = $2"
+			if _, err := tx.exec(ctx, query, d.ID, clamp(d.Term)); err != nil {
 				return err
 			}
 		}
@@ -282,9 +283,10 @@ func (s *Store) Handshakes(ctx context.Context, key storage.GroupKey, from uint6
 	return s.log(ctx, handshake+" AND ", key, from, limit)
 }
 
-// log reads entries until there are enough of them, or of their bytes. The sizes are looked at first: what is not wanted must not
-// come from the database at all.
-func (s *Store) log(ctx context.Context, condition string, key storage.GroupKey, from uint64, limit int) ([]storage.Entry, error) {
+// log reads entries until there are enough of them, or of their bytes. The sizes are looked at first: what is not
+// wanted must not come from the database at all.
+func (s *Store) log(ctx context.Context, condition string, key storage.GroupKey, from uint64,
+	limit int) ([]storage.Entry, error) {
 	return list(ctx, s, &entries, `JOIN (
 			SELECT group_id, term, seq, sum(length(message) + length(group_info)) OVER (ORDER BY seq)
 				- length(message) - length(group_info) AS preceding
@@ -353,7 +355,8 @@ func (s *Store) Content(ctx context.Context, id mimiport.MigrationID) ([]byte, e
 // GroupsInRoom implements storage.Store.
 func (s *Store) GroupsInRoom(ctx context.Context, roomID string) ([]storage.Group, error) {
 	return list(ctx, s, &groups, `AS g WHERE room_id = $1 AND state <> $2 AND term = (
-		SELECT MAX(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> $2) ORDER BY group_id`, roomID, migration.GroupDropped)
+		SELECT MAX(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> $2) ORDER BY group_id`,
+		roomID, migration.GroupDropped)
 }
 
 // Evidence implements storage.Store.
@@ -373,7 +376,8 @@ func (s *Store) Setting(ctx context.Context, name string) (json.RawMessage, erro
 // PutSetting implements storage.Store.
 func (s *Store) PutSetting(ctx context.Context, name string, value json.RawMessage) error {
 	return s.transact(ctx, "put setting", func(tx *tx) error {
-		return insert(ctx, tx, &settings, []setting{{name, value}}, " ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+		return insert(ctx, tx, &settings, []setting{{name, value}},
+			" ON CONFLICT (name) DO UPDATE SET value = excluded.value")
 	})
 }
 

@@ -91,7 +91,8 @@ func FuzzIdentities(f *testing.F) {
 }
 
 func TestTimes(t *testing.T) {
-	for _, at := range []time.Time{{}, time.UnixMilli(1), time.UnixMilli(-1), time.Date(99999, 1, 1, 0, 0, 0, 999_000_000, time.UTC)} {
+	for _, at := range []time.Time{{}, time.UnixMilli(1), time.UnixMilli(-1),
+		time.Date(99999, 1, 1, 0, 0, 0, 999_000_000, time.UTC)} {
 		if got := storage.Time(storage.Millis(at)); !got.Equal(at) {
 			t.Errorf("%v is read as %v", at, got)
 		}

@@ -23,12 +23,12 @@ func columns(list string) []string { return strings.Split(list, ", ") }
 
 var groups = table[storage.Group]{
 	name: "mimiport_groups",
-	columns: columns("group_id, term, created_at, version, state, server, room_id, creator, protocol, cipher_suite, epoch, " +
-		"next_seq, migration_id, lineage"),
+	columns: columns("group_id, term, created_at, version, state, server, room_id, creator, protocol, cipher_suite, " +
+		"epoch, next_seq, migration_id, lineage"),
 	key: 2, fixed: 3,
 	fields: func(g *storage.Group) []any {
-		return []any{(*blob)(&g.ID), &g.Term, (*millis)(&g.CreatedAt), &g.Version, &g.State, &g.Server, &g.RoomID, &g.Creator, &g.Protocol,
-			&g.CipherSuite, &g.Epoch, &g.NextSeq, (*hash)(&g.Migration), (*blob)(&g.Lineage)}
+		return []any{(*blob)(&g.ID), &g.Term, (*millis)(&g.CreatedAt), &g.Version, &g.State, &g.Server, &g.RoomID, &g.Creator,
+			&g.Protocol, &g.CipherSuite, &g.Epoch, &g.NextSeq, (*hash)(&g.Migration), (*blob)(&g.Lineage)}
 	},
 }
 
@@ -45,8 +45,8 @@ var entries = table[storage.Entry]{
 	columns: columns("group_id, term, seq, epoch, kind, sender, hash, message, group_info, recipients, migration_id, " +
 		"accepted_at"),
 	fields: func(e *storage.Entry) []any {
-		return []any{(*blob)(&e.GroupID), &e.Term, &e.Seq, &e.Epoch, &e.Kind, &e.Sender, (*hash)(&e.Hash), (*blob)(&e.Message),
-			(*blob)(&e.GroupInfo), (*identities)(&e.Recipients), optionalID{&e.Migration}, (*millis)(&e.At)}
+		return []any{(*blob)(&e.GroupID), &e.Term, &e.Seq, &e.Epoch, &e.Kind, &e.Sender, (*hash)(&e.Hash),
+			(*blob)(&e.Message), (*blob)(&e.GroupInfo), (*identities)(&e.Recipients), optionalID{&e.Migration}, (*millis)(&e.At)}
 	},
 }
 
@@ -68,15 +68,16 @@ var former = table[storage.Former]{
 
 var migrations = table[migration.Migration]{
 	name: "mimiport_migrations",
-	columns: columns("migration_id, created_at, role, state, version, group_id, room_id, term, source, target, user_id, by_admin, epoch, " +
-		"expires_at, decide_by, commit_hash, content_hash, content_key_id, response, response_key_id, response_key_object, " +
+	columns: columns("migration_id, created_at, role, state, version, group_id, room_id, term, source, target, user_id, " +
+		"by_admin, epoch, expires_at, decide_by, commit_hash, content_hash, content_key_id, " +
+		"response, response_key_id, response_key_object, " +
 		"complete, complete_key_id, complete_key_object, confirmation, confirmation_key_id, confirmation_key_object, " +
 		"abort, abort_key_id, abort_key_object, reason, refused, vote"),
 	key: 1, fixed: 2,
 	fields: func(m *migration.Migration) []any {
-		f := []any{(*hash)(&m.ID), (*millis)(&m.CreatedAt), &m.Role, &m.State, &m.Version, (*blob)(&m.GroupID), &m.RoomID, &m.Term,
-			&m.Source, &m.Target, &m.User, &m.ByAdmin, &m.Epoch, (*millis)(&m.ExpiresAt), (*millis)(&m.DecideBy), (*blob)(&m.CommitHash),
-			(*blob)(&m.ContentHash), &m.ContentKey}
+		f := []any{(*hash)(&m.ID), (*millis)(&m.CreatedAt), &m.Role, &m.State, &m.Version, (*blob)(&m.GroupID), &m.RoomID,
+			&m.Term, &m.Source, &m.Target, &m.User, &m.ByAdmin, &m.Epoch, (*millis)(&m.ExpiresAt), (*millis)(&m.DecideBy),
+			(*blob)(&m.CommitHash), (*blob)(&m.ContentHash), &m.ContentKey}
 		for _, s := range []*migration.Signed{&m.Response, &m.Complete, &m.Confirmation, &m.Abort} {
 			f = append(f, (*blob)(&s.Message), &s.KeyID, (*blob)(&s.KeyObject))
 		}
@@ -160,8 +161,8 @@ var settings = table[setting]{
 // maxParameters bounds the parameters of one statement, well below the 32,766 of SQLite and the 65,535 of PostgreSQL.
 const maxParameters = 4096
 
-// insert writes rows, as many at a time as a statement holds. The clause says what becomes of a row that exists; with an
-// empty one it is a conflict.
+// insert writes rows, as many at a time as a statement holds. The clause says what becomes of a row that exists; with
+// an empty one it is a conflict.
 func insert[T any](ctx context.Context, tx *tx, t *table[T], rows []T, onConflict string) error {
 	for atOnce := maxParameters / len(t.columns); len(rows) > 0; {
 		chunk := rows[:min(atOnce, len(rows))]

@@ -1,8 +1,8 @@
-// ts-mls 1.6.4 makes a Commit of GroupContextExtensions alone without a path, which section 17.4 of RFC 9420 requires for
-// that type, and encrypts a path beside one for the old extensions. RFC 9420, section 12.4.1: "If the path field is
-// required based on the proposals that are in the Commit (see above), then it MUST be populated. Otherwise, the sender MAY
-// omit the path field at its discretion", and of the provisional GroupContext: "extensions: The new GroupContext extensions
-// (possibly updated by a GroupContextExtensions proposal)". Every Commit made here has a path.
+// ts-mls 1.6.4 makes a Commit of GroupContextExtensions alone without a path, which section 17.4 of RFC 9420 requires
+// for that type, and encrypts a path beside one for the old extensions. RFC 9420, section 12.4.1: "If the path field is
+// required based on the proposals that are in the Commit (see above), then it MUST be populated. Otherwise, the sender
+// MAY omit the path field at its discretion", and of the provisional GroupContext: "extensions: The new GroupContext
+// extensions (possibly updated by a GroupContextExtensions proposal)". Every Commit made here has a path.
 import type { CiphersuiteImpl, ClientState, GroupContext, KeyPackage, MLSMessage } from "ts-mls";
 import type { ProposalOrRef, RatchetTree, Welcome } from "ts-mls";
 import { addHistoricalReceiverData, nextEpochContext } from "ts-mls/clientState.js";

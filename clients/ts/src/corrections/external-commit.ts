@@ -11,8 +11,8 @@ import { verifyGroup } from "./join.js";
 import { type SelfRemove, selfRemoveRef } from "./self-remove.js";
 
 /**
- * An external Commit (RFC 9420, section 12.4.3.2): joins by the GroupInfo of the current epoch and its tree, in place of the
- * joiner's former leaf if there is one, and commits the pending SelfRemoves that are given.
+ * An external Commit (RFC 9420, section 12.4.3.2): joins by the GroupInfo of the current epoch and its tree, in place
+ * of the joiner's former leaf if there is one, and commits the pending SelfRemoves that are given.
  */
 export async function createExternalCommit(
   info: GroupInfo,

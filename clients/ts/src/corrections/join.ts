@@ -1,6 +1,6 @@
 // ts-mls 1.6.4 refuses a tree in which two nodes of one direct path list different unmerged leaves. RFC 9420, section
-// 12.4.3.1: "Verify that every non-blank intermediate node between the leaf node and the parent node also has an entry for
-// the leaf node in its unmerged_leaves." Nodes above the parent are no part of that.
+// 12.4.3.1: "Verify that every non-blank intermediate node between the leaf node and the parent node also has an entry
+// for the leaf node in its unmerged_leaves." Nodes above the parent are no part of that.
 import type { CiphersuiteImpl, ClientConfig, ClientState, GroupInfo, KeyPackage } from "ts-mls";
 import { makePskIndex, type PrivateKeyPackage, type RatchetTree, type Welcome } from "ts-mls";
 import { validateLeafNodeUpdateOrCommit } from "ts-mls/clientState.js";
