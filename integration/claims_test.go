@@ -101,9 +101,9 @@ func (p *pair) show(t *testing.T, ds string) error {
 }
 
 // TestReclaimed: the host of a group is lost after more Commits. The operator of the host before takes the group back;
-// the member who was where the new term begins goes on, the one who has gone on at the lost host enters anew. The
-// group moves on. The lost host comes back and yields, when it hears that the room's pointer names the claim: the client
-// has set it.
+// the member who was where the new term begins goes on, the one who has gone on at the lost host enters anew. The group
+// moves on. The lost host comes back and yields, when it hears that the room's pointer names the claim: the client has
+// set it.
 func TestReclaimed(t *testing.T) {
 	g := newAway(t)
 	harness.WhileDown(t, g.a, func() error {
@@ -141,7 +141,8 @@ func TestReclaimed(t *testing.T) {
 	g.Talk(t)
 }
 
-// TestRecovered: the host of a group is lost, and the operator of another server takes the group on from what a member holds.
+// TestRecovered: the host of a group is lost, and the operator of another server takes the group on from what a member
+// holds.
 func TestRecovered(t *testing.T) {
 	g := newAway(t)
 	commit(t, g.bob, g.alice)
@@ -190,7 +191,8 @@ func TestRecoverStops(t *testing.T) {
 }
 
 // TestRestoredBehind: a server whose database is put back to before several Commits is stopped by the receipt that one
-// member holds, says so to its operator, and goes on from what a member holds: nothing is lost, and nobody has to be told.
+// member holds, says so to its operator, and goes on from what a member holds: nothing is lost, and nobody has to be
+// told.
 func TestRestoredBehind(t *testing.T) {
 	p := newPair(t)
 	a := p.alice.User.Server

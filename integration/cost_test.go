@@ -40,7 +40,8 @@ func besideMessage(b *testing.B, network *harness.TestNetwork) {
 	}
 	group := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: identities, Populated: true})
 	path := "/groups/" + url.PathEscape(base64.RawURLEncoding.EncodeToString(reserved.GroupID))
-	ask(http.MethodPut, path, &api.BindGroupRequest{Protocol: "mls10", GroupInfo: group.GroupInfo(), RatchetTree: group.RatchetTree()}, nil)
+	bind := &api.BindGroupRequest{Protocol: "mls10", GroupInfo: group.GroupInfo(), RatchetTree: group.RatchetTree()}
+	ask(http.MethodPut, path, bind, nil)
 
 	var commits, messages []time.Duration
 	for i := range b.N {
@@ -52,7 +53,8 @@ func besideMessage(b *testing.B, network *harness.TestNetwork) {
 
 		text := base64.RawStdEncoding.EncodeToString(append(c.Message, c.GroupInfo...))
 		begin = time.Now()
-		if _, err := alice.Send(b.Context(), room, "m.room.message", map[string]string{"msgtype": "m.text", "body": text}); err != nil {
+		content := map[string]string{"msgtype": "m.text", "body": text}
+		if _, err := alice.Send(b.Context(), room, "m.room.message", content); err != nil {
 			b.Fatal(err)
 		}
 		messages = append(messages, time.Since(begin))

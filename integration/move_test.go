@@ -26,9 +26,9 @@ func TestGroupMovesOnPostgres(t *testing.T) {
 	}
 }
 
-// Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes after a crash
-// is the one that runs every time." Either server is killed at any moment of a migration, and starts again: the group is at one
-// of the two afterwards, and all members with it.
+// Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes
+// after a crash is the one that runs every time." Either server is killed at any moment of a migration, and starts
+// again: the group is at one of the two afterwards, and all members with it.
 func TestCrashesWhileMoving(t *testing.T) {
 	p := newPair(t)
 	moved := 0

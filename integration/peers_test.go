@@ -22,7 +22,9 @@ import (
 )
 
 // call is a request of a server to another one, below the prefix of the federation API.
-func call(t *testing.T, by *fclient.SigningIdentity, to *harness.Server, method, route string, content any) *http.Request {
+func call(
+	t *testing.T, by *fclient.SigningIdentity, to *harness.Server, method, route string, content any,
+) *http.Request {
 	t.Helper()
 	r, err := to.FederationRequest(t.Context(), by, method, federation.PathPrefix+route, content)
 	if err != nil {
@@ -62,24 +64,32 @@ func (x *trio) badPeers(t *testing.T) {
 		{"in the asked server's own name", get(impostor(b, a), group+as(x.alice.User)), 401, "M_UNAUTHORIZED"},
 		{"for another server's user", get(b, group+as(x.alice.User)), 403, "M_FORBIDDEN"},
 		{"for no user", get(b, group), 403, "M_FORBIDDEN"},
-		{"for two users", get(b, group+as(x.bob.User)+"&user_id="+url.QueryEscape(x.bob.User.ID)), 400, prefix + "M_BAD_MESSAGE"},
+		{"for two users", get(b, group+as(x.bob.User)+"&user_id="+url.QueryEscape(x.bob.User.ID)),
+			400, prefix + "M_BAD_MESSAGE"},
 		{"for a malformed user", get(b, group+"?user_id=bob"), 400, prefix + "M_BAD_MESSAGE"},
 		{"for a user who is not in the room", get(c, group+as(carol)), 403, "M_FORBIDDEN"},
 		{"a group that is not there", get(b, "/groups/"+digest+as(x.bob.User)), 404, prefix + "M_UNKNOWN_GROUP"},
-		{"a lineage from a server that is not in the room", call(t, c, x.a, "PUT", group+"/lineage", api.LineageRequest{Lineage: []byte{0}}), 403, "M_FORBIDDEN"},
+		{"a lineage from a server that is not in the room",
+			call(t, c, x.a, "PUT", group+"/lineage", api.LineageRequest{Lineage: []byte{0}}), 403, "M_FORBIDDEN"},
 		{"another body than was signed", post(`{"message":"AAED"}`), 401, "M_UNAUTHORIZED"},
 		{"garbage", post("garbage"), 400, "M_BAD_JSON"},
 		{"deep", post(deep), 400, "M_BAD_JSON"},
 		{"large", post(large), 413, "M_TOO_LARGE"},
-		{"no MLS message", call(t, b, x.a, "POST", group+"/messages"+as(x.bob.User), api.SubmitRequest{Message: []byte{0, 1, 2}}), 400, prefix + "M_BAD_MESSAGE"},
+		{"no MLS message",
+			call(t, b, x.a, "POST", group+"/messages"+as(x.bob.User), api.SubmitRequest{Message: []byte{0, 1, 2}}),
+			400, prefix + "M_BAD_MESSAGE"},
 		{"an offer for another server's user", call(t, c, x.a, "POST", "/migrations"+as(carol), api.MigrationRequestRequest{
-			MigrationRequest: encode(t, &mimiport.MigrationRequest{SourceDomain: x.b.Name, TargetDomain: x.a.Name, GroupID: x.id(t)}), RoomID: x.Room,
+			RoomID: x.Room, MigrationRequest: encode(t, &mimiport.MigrationRequest{
+				SourceDomain: x.b.Name, TargetDomain: x.a.Name, GroupID: x.id(t),
+			}),
 		}), 403, "M_FORBIDDEN"},
 	})
 }
 
 // upload is a content request with a query that fits the body, unless change changes it.
-func upload(t *testing.T, by *fclient.SigningIdentity, to *harness.Server, id string, body []byte, change func(url.Values)) *http.Request {
+func upload(
+	t *testing.T, by *fclient.SigningIdentity, to *harness.Server, id string, body []byte, change func(url.Values),
+) *http.Request {
 	t.Helper()
 	sum := sha256.Sum256(body)
 	query := url.Values{
@@ -111,7 +121,8 @@ func (x *trio) groupState(t *testing.T, host string) *mimiport.GroupState {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, tree := x.send(t, ask(t, alice, "GET", at(host, fmt.Sprintf("/groups/%s/tree?epoch=%d", x.Group, group.Epoch)), ""))
+	route := fmt.Sprintf("/groups/%s/tree?epoch=%d", x.Group, group.Epoch)
+	status, tree := x.send(t, ask(t, alice, "GET", at(host, route), ""))
 	if status != http.StatusOK {
 		t.Fatalf("%d %s", status, tree)
 	}
@@ -158,28 +169,40 @@ func (x *trio) badContents(t *testing.T) {
 		{"unknown migration", upload(t, a, x.b, digest, body, nil), 404, prefix + "M_UNKNOWN_MIGRATION"},
 		{"not from the source", upload(t, c, x.b, o.id, body, nil), 403, "M_FORBIDDEN"},
 		{"in the source's name", upload(t, impostor(c, a), x.b, o.id, body, nil), 401, "M_UNAUTHORIZED"},
-		{"for a user", upload(t, a, x.b, o.id, body, func(q url.Values) { q.Set("user_id", x.alice.User.ID) }), 403, "M_FORBIDDEN"},
-		{"another body than the URI says", query(func(q url.Values) { q.Set("sha256", digest) }), 400, prefix + "M_BAD_MESSAGE"},
+		{"for a user", upload(t, a, x.b, o.id, body, func(q url.Values) { q.Set("user_id", x.alice.User.ID) }),
+			403, "M_FORBIDDEN"},
+		{"another body than the URI says", query(func(q url.Values) { q.Set("sha256", digest) }),
+			400, prefix + "M_BAD_MESSAGE"},
 		{"no hash", query(func(q url.Values) { q.Del("sha256") }), 400, prefix + "M_BAD_MESSAGE"},
 		{"no key", query(func(q url.Values) { q.Del("key_id") }), 400, prefix + "M_BAD_MESSAGE"},
 		{"no time", query(func(q url.Values) { q.Del("decide_by") }), 400, prefix + "M_BAD_MESSAGE"},
 		{"garbage", send(func(*offer) []byte { return []byte("garbage") }), 400, prefix + "M_BAD_MESSAGE"},
-		{"a byte too many", send(func(o *offer) []byte { return append(content(t, a, o, encode(t, good)), 0) }), 400, prefix + "M_BAD_MESSAGE"},
-		{"tampered with", send(func(o *offer) []byte { return cut(content(t, a, o, encode(t, good))) }), 403, prefix + "M_BAD_SIGNATURE"},
-		{"signed by another server", send(func(o *offer) []byte { return content(t, c, o, encode(t, good)) }), 403, prefix + "M_BAD_SIGNATURE"},
+		{"a byte too many", send(func(o *offer) []byte { return append(content(t, a, o, encode(t, good)), 0) }),
+			400, prefix + "M_BAD_MESSAGE"},
+		{"tampered with", send(func(o *offer) []byte { return cut(content(t, a, o, encode(t, good))) }),
+			403, prefix + "M_BAD_SIGNATURE"},
+		{"signed by another server", send(func(o *offer) []byte { return content(t, c, o, encode(t, good)) }),
+			403, prefix + "M_BAD_SIGNATURE"},
 		{"an unknown key", query(func(q url.Values) { q.Set("key_id", "ed25519:none") }), 403, prefix + "M_BAD_SIGNATURE"},
-		{"for another offer", send(func(*offer) []byte { return content(t, a, other, encode(t, good)) }), 400, prefix + "M_INVALID"},
+		{"for another offer", send(func(*offer) []byte { return content(t, a, other, encode(t, good)) }),
+			400, prefix + "M_INVALID"},
 		{"no group", send(func(o *offer) []byte { return content(t, a, o, nil) }), 400, prefix + "M_BAD_MESSAGE"},
-		{"another creator", changed(func(s *mimiport.GroupState) { s.Lineage.CreatingServer = x.c.Name }), 400, prefix + "M_BAD_MESSAGE"},
-		{"another protocol", changed(func(s *mimiport.GroupState) { s.Base.Protocol = "mls99" }), 400, prefix + "M_UNSUPPORTED"},
-		{"another tree", changed(func(s *mimiport.GroupState) { s.Base.RatchetTree = []byte{0} }), 400, prefix + "M_BAD_MESSAGE"},
+		{"another creator", changed(func(s *mimiport.GroupState) { s.Lineage.CreatingServer = x.c.Name }),
+			400, prefix + "M_BAD_MESSAGE"},
+		{"another protocol", changed(func(s *mimiport.GroupState) { s.Base.Protocol = "mls99" }),
+			400, prefix + "M_UNSUPPORTED"},
+		{"another tree", changed(func(s *mimiport.GroupState) { s.Base.RatchetTree = []byte{0} }),
+			400, prefix + "M_BAD_MESSAGE"},
 		{"a Commit of another epoch", changed(func(*mimiport.GroupState) {}), 409, prefix + "M_WRONG_EPOCH"},
-		{"a forged Commit", changed(func(s *mimiport.GroupState) { s.Commit.Commit = altered(s.Commit.Commit, x.id(t), byte(epoch)) }), 403, prefix + "M_BAD_SIGNATURE"},
+		{"a forged Commit", changed(func(s *mimiport.GroupState) {
+			s.Commit.Commit = altered(s.Commit.Commit, x.id(t), byte(epoch))
+		}), 403, prefix + "M_BAD_SIGNATURE"},
 		{"an abort not from the source", abort(c, c, o.id, real), 403, "M_FORBIDDEN"},
 		{"an abort signed by another server", abort(a, b, o.id, real), 403, prefix + "M_BAD_SIGNATURE"},
 		{"an abort of another migration", abort(a, a, other.id, real), 400, prefix + "M_INVALID"},
 		{"an abort of an unknown migration", abort(a, a, digest, real), 404, prefix + "M_UNKNOWN_MIGRATION"},
-		{"an abort with garbage", call(t, a, x.b, "PUT", "/migrations/"+o.id+"/abort", api.SignedRequest{Message: []byte{1}, KeyID: "x"}), 400, prefix + "M_BAD_MESSAGE"},
+		{"an abort with garbage", call(t, a, x.b, "PUT", "/migrations/"+o.id+"/abort",
+			api.SignedRequest{Message: []byte{1}, KeyID: "x"}), 400, prefix + "M_BAD_MESSAGE"},
 		{"another server asks", call(t, c, x.b, "GET", "/migrations/"+o.id, nil), 403, "M_FORBIDDEN"},
 	})
 }
@@ -205,16 +228,22 @@ func (x *trio) badReplays(t *testing.T) {
 		return ask(t, u, "PUT", at(ds, "/migrations/"+o.id+"/init"), initBody(t, o, commit))
 	}
 	x.requireRefused(t, x.b.Name, []attempt{
-		{"the group at its former host", ask(t, alice, "GET", at(x.a.Name, "/groups/"+x.Group), ""), 410, prefix + "M_GROUP_MOVED"},
-		{"a message for its former host", ask(t, alice, "POST", at(x.a.Name, "/groups/"+x.Group+"/messages"), `{"message":"AAEC"}`), 410, prefix + "M_GROUP_MOVED"},
+		{"the group at its former host", ask(t, alice, "GET", at(x.a.Name, "/groups/"+x.Group), ""),
+			410, prefix + "M_GROUP_MOVED"},
+		{"a message for its former host",
+			ask(t, alice, "POST", at(x.a.Name, "/groups/"+x.Group+"/messages"), `{"message":"AAEC"}`),
+			410, prefix + "M_GROUP_MOVED"},
 		{"an Init at its former host", put(bob, x.a.Name, again), 410, prefix + "M_GROUP_MOVED"},
 		{"another user's Init", put(alice, x.a.Name, replayed), 403, "M_FORBIDDEN"},
 		{"a second content", upload(t, a, x.b, replayed.id, content(t, a, replayed, good), nil), 409, prefix + "M_CONFLICT"},
-		{"an abort after the confirmation", call(t, a, x.b, "PUT", "/migrations/"+replayed.id+"/abort", harness.Signed(t, a, abort)), 409, prefix + "M_CONFLICT"},
+		{"an abort after the confirmation",
+			call(t, a, x.b, "PUT", "/migrations/"+replayed.id+"/abort", harness.Signed(t, a, abort)),
+			409, prefix + "M_CONFLICT"},
 		{"an abort by the user", ask(t, bob, "DELETE", at(x.a.Name, "/migrations/"+replayed.id), ""), 200, ""},
 		{"the same user's Init again", put(bob, x.a.Name, replayed), 200, ""},
 		{"an Init with an expired offer", put(alice, x.b.Name, expired), 410, prefix + "M_OFFER_EXPIRED"},
-		{"a content for an expired offer", upload(t, b, x.a, expired.id, content(t, b, expired, good), nil), 409, prefix + "M_MIGRATION_ENDED"},
+		{"a content for an expired offer", upload(t, b, x.a, expired.id, content(t, b, expired, good), nil),
+			409, prefix + "M_MIGRATION_ENDED"},
 	})
 	want := []string{string(migration.EvidenceBothOutcomes), string(migration.EvidenceSecondContent)}
 	if got := x.evidence(t); !slices.Equal(got, want) {
@@ -225,7 +254,8 @@ func (x *trio) badReplays(t *testing.T) {
 // evidence is what b has kept about the group: the kinds, sorted.
 func (x *trio) evidence(t *testing.T) (kinds []string) {
 	t.Helper()
-	list := get[adminapi.EvidenceList](t, x, ask(t, x.admins[1], "GET", adminapi.PathPrefix+"/groups/"+x.Group+"/evidence", ""))
+	path := adminapi.PathPrefix + "/groups/" + x.Group + "/evidence"
+	list := get[adminapi.EvidenceList](t, x, ask(t, x.admins[1], "GET", path, ""))
 	for i := range list.Items {
 		kinds = append(kinds, list.Items[i].Kind)
 	}

@@ -38,7 +38,8 @@ func TestServersFederate(t *testing.T) {
 
 func TestVersionsAdvertiseTheFeature(t *testing.T) {
 	network := harness.NewTestNetwork(t)
-	for name, want := range map[string]bool{harness.Section: true, "mimi_portability: {enabled: false}": false, "": false} {
+	sections := map[string]bool{harness.Section: true, "mimi_portability: {enabled: false}": false, "": false}
+	for name, want := range sections {
 		if got := features(t, network.StartServer(t, name))[api.Namespace]; got != want {
 			t.Errorf("with section %q the feature is advertised: %v", name, got)
 		}
@@ -88,8 +89,8 @@ func TestUnknownKeyRefusesToStart(t *testing.T) {
 	}
 }
 
-// The database survives kill -9, and an idle server stops cleanly. (One that is cut off in its work may end with an error of
-// Dendrite's own.)
+// The database survives kill -9, and an idle server stops cleanly. (One that is cut off in its work may end with an
+// error of Dendrite's own.)
 func TestKillStopRestart(t *testing.T) {
 	s := harness.StartServers(t, 1)[0]
 	alice := harness.RegisterUser(t, s, "alice", false)

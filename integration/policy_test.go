@@ -9,8 +9,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// Profile, section 8: "the admin API changes them at run time and the change survives a restart". Each policy counts from the next
-// decision on, on either side.
+// Profile, section 8: "the admin API changes them at run time and the change survives a restart". Each policy counts
+// from the next decision on, on either side.
 func TestPolicyAtRunTime(t *testing.T) {
 	p := newPair(t)
 	a, b := p.alice.User.Server, p.bob.User.Server

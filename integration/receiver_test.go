@@ -11,8 +11,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Profile, section 7: "Receivers may run an unmodified homeserver." A member on a homeserver without the module gets all that is
-// fanned out, from the source before the move and from the target after it, and finds the move itself in it.
+// Profile, section 7: "Receivers may run an unmodified homeserver." A member on a homeserver without the module gets
+// all that is fanned out, from the source before the move and from the target after it, and finds the move itself in
+// it.
 func TestUnmodifiedReceiver(t *testing.T) {
 	n := harness.NewTestNetwork(t)
 	p := newPairAt(t, n.StartServer(t, harness.Section), n.StartServer(t, harness.Section))

@@ -24,8 +24,8 @@ var large = `{"message":"` + strings.Repeat("A", 9<<20) + `"}`
 // digest is the id of no migration.
 var digest = strings.Repeat("A", 43)
 
-// Profile, section 8: "Refusals are typed". Whatever is wrong with a request to a real server, the answer says so, and nothing
-// changes.
+// Profile, section 8: "Refusals are typed". Whatever is wrong with a request to a real server, the answer says so, and
+// nothing changes.
 func TestRefusals(t *testing.T) {
 	x := newTrio(t, harness.Section+"  offer_life: 1s\n", harness.Section)
 	x.Talk(t)
@@ -61,12 +61,15 @@ func (x *trio) badUsers(t *testing.T) {
 		{"not in the room: host", read(mallory, group+"/host"), 403, "M_FORBIDDEN"},
 		{"not in the room: log", read(mallory, group+"/messages"), 403, "M_FORBIDDEN"},
 		{"not in the room: tree", read(mallory, group+"/tree?epoch=1"), 403, "M_FORBIDDEN"},
-		{"not in the room: reserve", ask(t, mallory, "POST", at(x.a.Name, "/groups"), toJSON(t, api.ReserveGroupRequest{RoomID: x.Room})), 403, "M_FORBIDDEN"},
+		{"not in the room: reserve",
+			ask(t, mallory, "POST", at(x.a.Name, "/groups"), toJSON(t, api.ReserveGroupRequest{RoomID: x.Room})),
+			403, "M_FORBIDDEN"},
 		{"not in the room: submit", ask(t, mallory, "POST", group+"/messages", `{"message":"AAEC"}`), 403, "M_FORBIDDEN"},
 		{"unknown group", read(alice, at(x.a.Name, "/groups/"+digest)), 404, prefix + "M_UNKNOWN_GROUP"},
 		{"unknown group elsewhere", read(alice, at(x.b.Name, "/groups/"+digest)), 404, prefix + "M_UNKNOWN_GROUP"},
 		{"an id that is not base64url", read(alice, at(x.a.Name, "/groups/AA==")), 400, prefix + "M_BAD_MESSAGE"},
-		{"an id that is too long", read(alice, at(x.a.Name, "/groups/"+strings.Repeat("A", 342))), 400, prefix + "M_BAD_MESSAGE"},
+		{"an id that is too long", read(alice, at(x.a.Name, "/groups/"+strings.Repeat("A", 342))),
+			400, prefix + "M_BAD_MESSAGE"},
 		{"an IP address", read(alice, at("127.0.0.1:1", "/groups/"+x.Group)), 403, "M_FORBIDDEN"},
 		{"an IPv6 address", read(alice, at("[::1]:1", "/groups/"+x.Group)), 403, "M_FORBIDDEN"},
 		{"no server name", read(alice, at("a/../b", "/groups/"+x.Group)), 400, prefix + "M_BAD_MESSAGE"},
@@ -78,9 +81,12 @@ func (x *trio) badUsers(t *testing.T) {
 		{"an epoch to come", read(alice, group+"/tree?epoch=9"), 409, prefix + "M_WRONG_EPOCH"},
 		{"not in the room: lineage", ask(t, mallory, "PUT", group+"/lineage", `{"lineage":"AA"}`), 403, "M_FORBIDDEN"},
 		{"no lineage", ask(t, alice, "PUT", group+"/lineage", `{"lineage":"AA"}`), 400, prefix + "M_BAD_MESSAGE"},
-		{"bind, but another's id", ask(t, x.bob.User, "PUT", group, `{"protocol":"mls10","group_info":"AAEC"}`), 403, "M_FORBIDDEN"},
-		{"bind garbage", ask(t, alice, "PUT", group, `{"protocol":"mls10","group_info":"AAEC"}`), 400, prefix + "M_BAD_MESSAGE"},
-		{"bind another protocol", ask(t, alice, "PUT", group, `{"protocol":"mls99","group_info":"AAEC"}`), 400, prefix + "M_UNSUPPORTED"},
+		{"bind, but another's id", ask(t, x.bob.User, "PUT", group, `{"protocol":"mls10","group_info":"AAEC"}`),
+			403, "M_FORBIDDEN"},
+		{"bind garbage", ask(t, alice, "PUT", group, `{"protocol":"mls10","group_info":"AAEC"}`),
+			400, prefix + "M_BAD_MESSAGE"},
+		{"bind another protocol", ask(t, alice, "PUT", group, `{"protocol":"mls99","group_info":"AAEC"}`),
+			400, prefix + "M_UNSUPPORTED"},
 	})
 }
 
@@ -99,7 +105,8 @@ func (x *trio) badMessages(t *testing.T) {
 		{"deep", post(alice, deep), 400, prefix + "M_BAD_MESSAGE"},
 		{"large", post(alice, large), 413, "M_TOO_LARGE"},
 		{"no base64", post(alice, `{"message":"!"}`), 400, prefix + "M_BAD_MESSAGE"},
-		{"an integer beyond 2^53-1", post(alice, `{"message":"AAEC","more":9007199254740992}`), 400, prefix + "M_BAD_MESSAGE"},
+		{"an integer beyond 2^53-1", post(alice, `{"message":"AAEC","more":9007199254740992}`),
+			400, prefix + "M_BAD_MESSAGE"},
 		{"no MLS message", submit(alice, []byte{0, 1, 2}), 400, prefix + "M_BAD_MESSAGE"},
 		{"a message with a byte too many", submit(alice, append(bytes.Clone(commit), 0)), 400, prefix + "M_BAD_MESSAGE"},
 		{"another group's", submit(alice, altered(commit, make([]byte, 32), epoch)), 400, prefix + "M_INVALID"},
@@ -130,11 +137,15 @@ func (x *trio) badRequests(t *testing.T) {
 		{"a user of another server", post(x.alice.User, requestBody(t, &good, x.Room)), 403, "M_FORBIDDEN"},
 		{"a user who is not in the room", post(stranger, requestBody(t, &good, x.Room)), 403, "M_FORBIDDEN"},
 		{"a room that nobody knows", post(x.bob.User, requestBody(t, &good, "!none")), 403, "M_FORBIDDEN"},
-		{"wrong target", changed(func(r *mimiport.MigrationRequest) { r.TargetDomain = x.c.Name }), 400, prefix + "M_INVALID"},
-		{"the target is the source", changed(func(r *mimiport.MigrationRequest) { r.SourceDomain = x.b.Name }), 400, prefix + "M_BAD_MESSAGE"},
-		{"no server name", changed(func(r *mimiport.MigrationRequest) { r.SourceDomain = "a/b" }), 400, prefix + "M_BAD_MESSAGE"},
+		{"wrong target", changed(func(r *mimiport.MigrationRequest) { r.TargetDomain = x.c.Name }),
+			400, prefix + "M_INVALID"},
+		{"the target is the source", changed(func(r *mimiport.MigrationRequest) { r.SourceDomain = x.b.Name }),
+			400, prefix + "M_BAD_MESSAGE"},
+		{"no server name", changed(func(r *mimiport.MigrationRequest) { r.SourceDomain = "a/b" }),
+			400, prefix + "M_BAD_MESSAGE"},
 		{"no group id", changed(func(r *mimiport.MigrationRequest) { r.GroupID = nil }), 400, prefix + "M_BAD_MESSAGE"},
-		{"a group id of 256 bytes", changed(func(r *mimiport.MigrationRequest) { r.GroupID = make([]byte, 256) }), 400, prefix + "M_BAD_MESSAGE"},
+		{"a group id of 256 bytes", changed(func(r *mimiport.MigrationRequest) { r.GroupID = make([]byte, 256) }),
+			400, prefix + "M_BAD_MESSAGE"},
 		{"epoch 2^63", raw(tooLate), 400, prefix + "M_BAD_MESSAGE"},
 		{"a byte too few", raw(encoded[1:]), 400, prefix + "M_BAD_MESSAGE"},
 		{"a byte too many", raw(append(bytes.Clone(encoded), 0)), 400, prefix + "M_BAD_MESSAGE"},
@@ -176,7 +187,8 @@ func (x *trio) badInits(t *testing.T) {
 		{"garbage", put(bob, a, good.id, "garbage"), 400, prefix + "M_BAD_MESSAGE"},
 		{"deep", put(bob, a, good.id, deep), 400, prefix + "M_BAD_MESSAGE"},
 		{"large", put(bob, a, good.id, large), 413, "M_TOO_LARGE"},
-		{"no MigrationInit", put(bob, a, good.id, `{"migration_init":"AAEC","key_id":"x","message":"AA","group_info":"AA"}`), 400, prefix + "M_BAD_MESSAGE"},
+		{"no MigrationInit", put(bob, a, good.id, `{"migration_init":"AAEC","key_id":"x","message":"AA","group_info":"AA"}`),
+			400, prefix + "M_BAD_MESSAGE"},
 		{"another migration's id", put(bob, a, digest, initBody(t, good, commit)), 400, prefix + "M_BAD_MESSAGE"},
 		{"a malformed id", put(bob, a, "AAEC", initBody(t, good, commit)), 400, prefix + "M_BAD_MESSAGE"},
 		{"at the target", put(bob, x.b.Name, good.id, initBody(t, good, commit)), 400, prefix + "M_INVALID"},
@@ -190,13 +202,17 @@ func (x *trio) badInits(t *testing.T) {
 		{"no Commit", put(bob, a, good.id, initBody(t, good, []byte{1})), 400, prefix + "M_BAD_MESSAGE"},
 		{"a Commit of another epoch", put(bob, a, good.id, initBody(t, good, commit)), 400, prefix + "M_INVALID"},
 		{"an epoch that is over", put(bob, a, past.id, initBody(t, past, commit)), 409, prefix + "M_WRONG_EPOCH"},
-		{"a forged Commit", put(bob, a, good.id, initBody(t, good, altered(commit, x.id(t), byte(epoch)))), 403, prefix + "M_BAD_SIGNATURE"},
+		{"a forged Commit", put(bob, a, good.id, initBody(t, good, altered(commit, x.id(t), byte(epoch)))),
+			403, prefix + "M_BAD_SIGNATURE"},
 		{"an unknown migration", status("GET", a, digest, "", ""), 404, prefix + "M_UNKNOWN_MIGRATION"},
 		{"abort an unknown migration", status("DELETE", a, digest, "", ""), 404, prefix + "M_UNKNOWN_MIGRATION"},
 		{"abort at the target", status("DELETE", x.b.Name, good.id, "", ""), 403, "M_FORBIDDEN"},
-		{"confirm what has not come", status("PUT", x.b.Name, good.id, "/confirmation", confirmation), 409, prefix + "M_CONFLICT"},
-		{"confirm another migration", status("PUT", x.b.Name, past.id, "/confirmation", confirmation), 400, prefix + "M_INVALID"},
-		{"confirm with garbage", status("PUT", x.b.Name, good.id, "/confirmation", `{"message":"AA","key_id":"x"}`), 400, prefix + "M_BAD_MESSAGE"},
+		{"confirm what has not come", status("PUT", x.b.Name, good.id, "/confirmation", confirmation),
+			409, prefix + "M_CONFLICT"},
+		{"confirm another migration", status("PUT", x.b.Name, past.id, "/confirmation", confirmation),
+			400, prefix + "M_INVALID"},
+		{"confirm with garbage", status("PUT", x.b.Name, good.id, "/confirmation", `{"message":"AA","key_id":"x"}`),
+			400, prefix + "M_BAD_MESSAGE"},
 	})
 }
 
@@ -210,7 +226,8 @@ func (x *trio) badAdmins(t *testing.T) {
 		{"no token", ask(t, &harness.User{Server: x.a}, "GET", policy, ""), 401, "M_MISSING_TOKEN"},
 		{"not an administrator: read", ask(t, x.alice.User, "GET", policy, ""), 403, "M_FORBIDDEN"},
 		{"not an administrator: write", ask(t, x.alice.User, "PUT", policy, `{"source":"nobody"}`), 403, "M_FORBIDDEN"},
-		{"an administrator of another server", ask(t, &harness.User{Server: x.a, Token: x.admins[1].Token}, "GET", policy, ""), 401, "M_UNKNOWN_TOKEN"},
+		{"an administrator of another server",
+			ask(t, &harness.User{Server: x.a, Token: x.admins[1].Token}, "GET", policy, ""), 401, "M_UNKNOWN_TOKEN"},
 		{"unknown field", put(`{"sauce":"nobody"}`), 400, prefix + "M_BAD_MESSAGE"},
 		{"unknown mode", put(`{"source":"everybody"}`), 400, prefix + "M_BAD_MESSAGE"},
 		{"unknown preset", put(`{"preset":"strict"}`), 400, prefix + "M_BAD_MESSAGE"},
@@ -225,7 +242,8 @@ func (x *trio) badAdmins(t *testing.T) {
 		{"malformed group", read("/groups/A"), 400, prefix + "M_BAD_MESSAGE"},
 		{"reclaim what is here", post("/groups/"+x.Group+"/reclaim", ""), 409, prefix + "M_CONFLICT"},
 		{"reclaim an unknown group", post("/groups/"+digest+"/reclaim", ""), 404, prefix + "M_UNKNOWN_GROUP"},
-		{"recover against the policy", post("/groups/"+digest+"/recover", `{"protocol":"mls10","group_info":"AA","lineage":"AA"}`), 403, "M_FORBIDDEN"},
+		{"recover against the policy",
+			post("/groups/"+digest+"/recover", `{"protocol":"mls10","group_info":"AA","lineage":"AA"}`), 403, "M_FORBIDDEN"},
 		{"recover with garbage", post("/groups/"+digest+"/recover", "garbage"), 400, prefix + "M_BAD_MESSAGE"},
 		{"unknown migration", read("/migrations/" + digest), 404, prefix + "M_UNKNOWN_MIGRATION"},
 		{"malformed migration", read("/migrations/A"), 400, prefix + "M_BAD_MESSAGE"},

@@ -20,8 +20,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api/openapitest"
 )
 
-// trio is the homeservers a and b with the group of a pair, and c, which lacks the module. What is asked and answered through http
-// is checked against the document of the APIs.
+// trio is the homeservers a and b with the group of a pair, and c, which lacks the module. What is asked and answered
+// through http is checked against the document of the APIs.
 type trio struct {
 	*pair
 	a, b, c *harness.Server

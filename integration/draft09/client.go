@@ -70,7 +70,8 @@ func (c *client) ask(ctx context.Context, ds, method, route string, in, out any)
 func (c *client) create(ctx context.Context, cmd *command) (any, error) {
 	ds := c.user.Server.Name
 	var reserved api.ReserveGroupResponse
-	if err := c.ask(ctx, ds, http.MethodPost, "/groups", &api.ReserveGroupRequest{RoomID: cmd.Room}, &reserved); err != nil {
+	room := &api.ReserveGroupRequest{RoomID: cmd.Room}
+	if err := c.ask(ctx, ds, http.MethodPost, "/groups", room, &reserved); err != nil {
 		return nil, err
 	}
 	if err := c.member.Create(reserved.GroupID); err != nil {
@@ -81,7 +82,8 @@ func (c *client) create(ctx context.Context, cmd *command) (any, error) {
 		return nil, err
 	}
 	g := &group{id: reserved.GroupID, room: cmd.Room, ds: ds, next: 1}
-	if err := c.ask(ctx, ds, http.MethodPut, g.route(), &api.BindGroupRequest{Protocol: engine.Protocol, GroupInfo: info}, nil); err != nil {
+	bind := &api.BindGroupRequest{Protocol: engine.Protocol, GroupInfo: info}
+	if err := c.ask(ctx, ds, http.MethodPut, g.route(), bind, nil); err != nil {
 		return nil, err
 	}
 	c.group = g
@@ -234,7 +236,8 @@ func (c *client) state() (*harness.GroupState, error) {
 		return nil, err
 	}
 	st := &harness.GroupState{
-		Group: base64.RawURLEncoding.EncodeToString(c.group.id), Room: c.group.room, DS: c.group.ds, Term: c.group.term, Epoch: c.member.Epoch(),
+		Group: base64.RawURLEncoding.EncodeToString(c.group.id), Room: c.group.room,
+		DS: c.group.ds, Term: c.group.term, Epoch: c.member.Epoch(),
 		EpochAuthenticator:      hex.EncodeToString(c.member.Authenticator()),
 		TreeHash:                hex.EncodeToString(c.member.TreeHash()),
 		ConfirmedTranscriptHash: hex.EncodeToString(c.member.ConfirmedTranscriptHash()),

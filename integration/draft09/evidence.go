@@ -19,7 +19,9 @@ import (
 )
 
 // offered checks that an offer is the target's, and for the request.
-func (c *client) offered(ctx context.Context, request []byte, offer *api.MigrationOffer) (*mimiport.MigrationResponse, error) {
+func (c *client) offered(
+	ctx context.Context, request []byte, offer *api.MigrationOffer,
+) (*mimiport.MigrationResponse, error) {
 	response, err := mimiport.UnmarshalMigrationResponse(offer.MigrationResponse)
 	if err != nil {
 		return nil, err
@@ -52,8 +54,8 @@ func (c *client) verify(ctx context.Context, server, keyID string, m mimiport.Si
 	return mimiport.Verify(m, key)
 }
 
-// serverKey asks the user's own homeserver, as a notary, for a key that is valid now (Matrix specification, server-server API, "Querying
-// keys through another server"). Dendrite is one only under its server's name.
+// serverKey asks the user's own homeserver, as a notary, for a key that is valid now (Matrix specification,
+// server-server API, "Querying keys through another server"). Dendrite is one only under its server's name.
 func (c *client) serverKey(ctx context.Context, server, keyID string) (ed25519.PublicKey, error) {
 	now := spec.AsTimestamp(time.Now())
 	criteria := map[string]map[string]spec.Timestamp{keyID: {"minimum_valid_until_ts": now}}
@@ -61,7 +63,8 @@ func (c *client) serverKey(ctx context.Context, server, keyID string) (ed25519.P
 	if err != nil {
 		return nil, err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.user.Server.URL+"/_matrix/key/v2/query", bytes.NewReader(query))
+	uri := c.user.Server.URL + "/_matrix/key/v2/query"
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, uri, bytes.NewReader(query))
 	if err != nil {
 		return nil, err
 	}

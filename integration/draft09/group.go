@@ -70,7 +70,8 @@ func (c *client) catchUp(ctx context.Context) error {
 	for term := g.term; g.term == term; {
 		from := g.next
 		var page api.MessagesResponse
-		if err := c.ask(ctx, g.ds, http.MethodGet, fmt.Sprintf("%s/messages?term=%d&from=%d", g.route(), term, from), nil, &page); err != nil {
+		route := fmt.Sprintf("%s/messages?term=%d&from=%d", g.route(), term, from)
+		if err := c.ask(ctx, g.ds, http.MethodGet, route, nil, &page); err != nil {
 			return err
 		}
 		for i := range page.Messages {
@@ -88,7 +89,8 @@ func (c *client) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// take handles the next message of the current Delivery Service's log. A target's begins with what it has of the term before.
+// take handles the next message of the current Delivery Service's log. A target's begins with what it has of the term
+// before.
 func (c *client) take(m *api.LogMessage) error {
 	g := c.group
 	g.next = m.Seq + 1
@@ -124,8 +126,8 @@ func (c *client) read(m *api.LogMessage) error {
 	return nil
 }
 
-// entered notes that the group is in the epoch after a Commit: at another Delivery Service, if the Commit says so (profile,
-// section 5). The Commit came from the one before, which is as good as its confirmation (section 6).
+// entered notes that the group is in the epoch after a Commit: at another Delivery Service, if the Commit says so
+// (profile, section 5). The Commit came from the one before, which is as good as its confirmation (section 6).
 func (g *group) entered(commit []byte) error {
 	g.proposals, g.update = nil, nil
 	m, err := engine.New().Parse(commit)

@@ -79,7 +79,8 @@ func (x *trio) requireAt(ds *harness.Server, term uint64) {
 	}
 }
 
-// live is the life of the group: adds, an Update that another member commits, two moves, a removal, and messages all the while.
+// live is the life of the group: adds, an Update that another member commits, two moves, a removal, and messages all
+// the while.
 func (x *trio) live() {
 	x.add(x.bob)
 	x.Talk(x)

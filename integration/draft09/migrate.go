@@ -41,8 +41,12 @@ func (c *client) migrate(ctx context.Context, cmd *command) (any, error) {
 }
 
 // offer asks the target for an offer.
-func (c *client) offer(ctx context.Context, target string) (response *mimiport.MigrationResponse, keyID string, err error) {
-	request, err := (&mimiport.MigrationRequest{SourceDomain: c.group.ds, TargetDomain: target, GroupID: c.group.id, Epoch: c.member.Epoch()}).Marshal()
+func (c *client) offer(
+	ctx context.Context, target string,
+) (response *mimiport.MigrationResponse, keyID string, err error) {
+	request, err := (&mimiport.MigrationRequest{
+		SourceDomain: c.group.ds, TargetDomain: target, GroupID: c.group.id, Epoch: c.member.Epoch(),
+	}).Marshal()
 	if err != nil {
 		return nil, "", err
 	}
@@ -81,7 +85,9 @@ func (c *client) init(offer *mimiport.MigrationResponse, keyID string) (*api.Mig
 }
 
 // decision has the source begin, and waits for how it decides.
-func (c *client) decision(ctx context.Context, offer *mimiport.MigrationResponse, init *api.MigrationInitRequest) (*api.MigrationStatus, error) {
+func (c *client) decision(
+	ctx context.Context, offer *mimiport.MigrationResponse, init *api.MigrationInitRequest,
+) (*api.MigrationStatus, error) {
 	source, status := offer.Request.SourceDomain, new(api.MigrationStatus)
 	err := c.ask(ctx, source, http.MethodPut, route(offer)+"/init", init, status)
 	for err == nil && status.Confirmation == nil && status.Abort == nil {
@@ -105,5 +111,6 @@ func (c *client) confirm(ctx context.Context, offer *mimiport.MigrationResponse,
 	if c.group.ds != target {
 		return fmt.Errorf("the log of %s ends without the migration Commit", c.group.ds)
 	}
-	return c.ask(ctx, target, http.MethodPut, route(offer)+"/confirmation", &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID}, nil)
+	signed := &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID}
+	return c.ask(ctx, target, http.MethodPut, route(offer)+"/confirmation", signed, nil)
 }

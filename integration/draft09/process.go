@@ -1,5 +1,6 @@
-// Package draft09 is a Matrix client for groups of github.com/cisco/go-mls: a process that takes the commands of the TypeScript client,
-// and so can play the same stories. It keeps to what a story needs: one group, nothing that outlives the process, no second attempt.
+// Package draft09 is a Matrix client for groups of github.com/cisco/go-mls: a process that takes the commands of the
+// TypeScript client, and so can play the same stories. It keeps to what a story needs: one group, nothing that outlives
+// the process, no second attempt.
 package draft09
 
 import (
@@ -29,7 +30,8 @@ func StartClient(ctx context.Context, u *harness.User) (*harness.Client, error) 
 	return harness.StartProgram(ctx, u, cmd, "")
 }
 
-// ServeClient is the main of a process that StartClient has started, which ends in it. In any other process it does nothing.
+// ServeClient is the main of a process that StartClient has started, which ends in it. In any other process it does
+// nothing.
 func ServeClient() {
 	if os.Getenv(clientEnv) == "" {
 		return

@@ -15,8 +15,9 @@ import (
 	"syscall"
 )
 
-// Client is a client as a process of its own: the TypeScript reference client, or one that takes the same commands. It shares nothing
-// with other clients but the homeservers: commands go in, answers and what it has decrypted come out, one JSON line each.
+// Client is a client as a process of its own: the TypeScript reference client, or one that takes the same commands. It
+// shares nothing with other clients but the homeservers: commands go in, answers and what it has decrypted come out,
+// one JSON line each.
 type Client struct {
 	User *User
 	Name string // the user's localpart
@@ -61,14 +62,15 @@ type Member struct {
 	User string `json:"user"`
 }
 
-// StartClient starts a client process for a user and logs it in with the user's token. store is the file it keeps its state in;
-// empty for none.
+// StartClient starts a client process for a user and logs it in with the user's token. store is the file it keeps its
+// state in; empty for none.
 func StartClient(ctx context.Context, u *User, store string) (*Client, error) {
 	root, err := moduleRoot()
 	if err != nil {
 		return nil, err
 	}
-	return StartProgram(ctx, u, exec.Command("node", filepath.Join(root, "clients", "ts", "dist", "src", "driver.js")), store)
+	driver := filepath.Join(root, "clients", "ts", "dist", "src", "driver.js")
+	return StartProgram(ctx, u, exec.Command("node", driver), store)
 }
 
 // StartProgram is StartClient with another program, which takes the same commands.
@@ -102,7 +104,8 @@ var moduleRoot = sync.OnceValues(func() (string, error) {
 	return filepath.Dir(strings.TrimSpace(string(out))), err
 })
 
-// read hands each answer to whoever waits for it. What the client tells unasked is kept by the client too, for wait_for.
+// read hands each answer to whoever waits for it. What the client tells unasked is kept by the client too, for
+// wait_for.
 func (c *Client) read(out io.Reader) {
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 64<<20)
@@ -127,7 +130,8 @@ func (c *Client) read(out io.Reader) {
 	}
 }
 
-// Do gives the client a command and decodes the result into out unless that is nil. A homeserver's refusal is an *Error.
+// Do gives the client a command and decodes the result into out unless that is nil. A homeserver's refusal is an
+// *Error.
 func (c *Client) Do(ctx context.Context, cmd string, args Args, out any) error {
 	ch, err := c.send(cmd, args)
 	if err != nil {

@@ -36,7 +36,9 @@ func (s *Server) Identity() (*fclient.SigningIdentity, error) {
 }
 
 // FederationRequest makes a request to this server that origin has signed. content is its JSON body; nil for none.
-func (s *Server) FederationRequest(ctx context.Context, origin *fclient.SigningIdentity, method, uri string, content any) (*http.Request, error) {
+func (s *Server) FederationRequest(
+	ctx context.Context, origin *fclient.SigningIdentity, method, uri string, content any,
+) (*http.Request, error) {
 	fr := fclient.NewFederationRequest(method, origin.ServerName, spec.ServerName(s.Name), uri)
 	if content != nil {
 		if err := fr.SetContent(content); err != nil {

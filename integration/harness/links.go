@@ -33,8 +33,8 @@ const (
 	lostAnswers = time.Second
 )
 
-// Links are the ways between servers: a proxy at each server's name, which knows whose process connects. Whoever is none of the
-// servers is never disturbed.
+// Links are the ways between servers: a proxy at each server's name, which knows whose process connects. Whoever is
+// none of the servers is never disturbed.
 type Links struct {
 	mu        sync.Mutex
 	listeners map[*Server]net.Listener
@@ -74,8 +74,8 @@ func (l *Links) listen(ctx context.Context, s *Server) error {
 	return nil
 }
 
-// Set lets a fault befall what from sends to to, or ends it. A network that fails or recovers remembers no connections, so those that
-// there are end too; but not where it was or becomes slow.
+// Set lets a fault befall what from sends to to, or ends it. A network that fails or recovers remembers no connections,
+// so those that there are end too; but not where it was or becomes slow.
 func (l *Links) Set(from, to *Server, f Fault) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -194,8 +194,8 @@ func (t *tunnel) carry(l *Links, to io.Writer, from io.Reader, answers bool) {
 	}
 }
 
-// pass waits until a piece may pass; false when the tunnel is to end. Of lost answers the first one passes: without it, the server's
-// part of the handshake, there would be no request.
+// pass waits until a piece may pass; false when the tunnel is to end. Of lost answers the first one passes: without it,
+// the server's part of the handshake, there would be no request.
 func (t *tunnel) pass(f Fault, answer bool) bool {
 	if answer {
 		t.greeted.Store(true)

@@ -1,5 +1,5 @@
-// Package harness runs real homeservers with MIMI Portability as processes on loopback, for tests and for the demo, and drives
-// them as Matrix clients do. It leaves nothing behind: no file outside its directory, no process.
+// Package harness runs real homeservers with MIMI Portability as processes on loopback, for tests and for the demo, and
+// drives them as Matrix clients do. It leaves nothing behind: no file outside its directory, no process.
 package harness
 
 import (
@@ -24,7 +24,8 @@ import (
 
 // Network is a set of homeservers that trust one certificate.
 type Network struct {
-	// Postgres makes an empty PostgreSQL database for each server and returns its connection string. Nil: the servers use SQLite.
+	// Postgres makes an empty PostgreSQL database for each server and returns its connection string. Nil: the servers use
+	// SQLite.
 	Postgres func() string
 	// NATS are the addresses of NATS servers for all homeservers. None: each has one inside.
 	NATS []string
@@ -68,7 +69,8 @@ func (n *Network) Close() error {
 
 // Client is an HTTP client that trusts the network's certificate.
 func (n *Network) Client() *http.Client {
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: n.roots}, ForceAttemptHTTP2: true}}
+	config := &tls.Config{RootCAs: n.roots}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
 }
 
 // CertFile is the file with the certificate that all servers trust, in PEM.
@@ -116,8 +118,8 @@ func writePEM(path string, block *pem.Block) error {
 // BinaryEnv names an environment variable with the path of a dendrite-mimi that is already built.
 const BinaryEnv = "DENDRITE_MIMI"
 
-// buildOnce gives the path of the server command. The directory it is built in outlives the process: the build cache makes the next one
-// cheap, and a fixed name keeps it from piling up.
+// buildOnce gives the path of the server command. The directory it is built in outlives the process: the build cache
+// makes the next one cheap, and a fixed name keeps it from piling up.
 var buildOnce = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv(BinaryEnv); path != "" {
 		return filepath.Abs(path)
@@ -143,8 +145,8 @@ func Build(path string, flags ...string) error {
 // RemoveBinary deletes what NewNetwork has built. Call it when the process is done with networks.
 func RemoveBinary() error { return os.RemoveAll(binaryDir()) }
 
-// freePort finds a TCP port on loopback below the range that the kernel gives to outgoing connections, so that it is still free
-// when a server is started again.
+// freePort finds a TCP port on loopback below the range that the kernel gives to outgoing connections, so that it is
+// still free when a server is started again.
 func freePort(ctx context.Context) (int, error) {
 	const low, high, attempts = 20000, 32000, 100
 	var listen net.ListenConfig

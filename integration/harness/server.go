@@ -75,8 +75,8 @@ type process struct {
 	err    error         // how; valid once exited is closed
 }
 
-// Start starts a new homeserver and waits until it serves. section is its section mimi_portability: YAML, and a template in which
-// {{.Dir}} is the server's directory and {{.Database "name"}} the connection string of a database.
+// Start starts a new homeserver and waits until it serves. section is its section mimi_portability: YAML, and a
+// template in which {{.Dir}} is the server's directory and {{.Database "name"}} the connection string of a database.
 func (n *Network) Start(ctx context.Context, section string) (*Server, error) {
 	return n.start(ctx, program{dendriteConfig + section, (*Server).dendrite})
 }
@@ -322,15 +322,17 @@ func (s *Server) Log() string {
 // SharedSecret is what the servers of the harness let accounts be registered with.
 const SharedSecret = "harness"
 
-// dendriteConfig is a complete dendrite.yaml. The limits that it lifts are there against strangers. Guests may register:
-// Dendrite lets them where anybody could, given a captcha that nobody here will solve.
+// dendriteConfig is a complete dendrite.yaml. The limits that it lifts are there against strangers. Guests may
+// register: Dendrite lets them where anybody could, given a captcha that nobody here will solve.
 const dendriteConfig = `version: 2
 global:
   server_name: "{{.Name}}"
   private_key: {{.Dir}}/matrix_key.pem
   cache: {max_size_estimated: 32mb, max_age: 1h}
-  jetstream: {storage_path: {{.Dir}}/jetstream, topic_prefix: Dendrite, addresses: [{{range .NATSServers}}"{{.}}", {{end}}]}
-{{if .Postgres}}  database: {connection_string: "{{.Postgres}}", max_open_conns: 20, max_idle_conns: 5, conn_max_lifetime: -1}
+  jetstream: {storage_path: {{.Dir}}/jetstream, topic_prefix: Dendrite,
+    addresses: [{{range .NATSServers}}"{{.}}", {{end}}]}
+{{if .Postgres}}  database: {connection_string: "{{.Postgres}}", max_open_conns: 20, max_idle_conns: 5,
+    conn_max_lifetime: -1}
 {{end}}client_api:
   registration_disabled: false
   enable_registration_captcha: true

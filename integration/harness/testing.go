@@ -14,7 +14,8 @@ func Run(m *testing.M) int {
 	return m.Run()
 }
 
-// StartServers gives a test n servers with the default section, which end with it. When the test fails, their logs are shown.
+// StartServers gives a test n servers with the default section, which end with it. When the test fails, their logs are
+// shown.
 func StartServers(t testing.TB, n int) []*Server {
 	t.Helper()
 	network := NewTestNetwork(t)

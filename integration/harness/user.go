@@ -72,7 +72,8 @@ func (s *Server) Register(ctx context.Context, localpart string, admin bool) (*U
 	fmt.Fprintf(mac, "%s\x00%s\x00%s\x00%s", nonce.Nonce, localpart, password, role)
 	var u account
 	err := anybody.Do(ctx, http.MethodPost, path, map[string]any{
-		"nonce": nonce.Nonce, "username": localpart, "password": password, "admin": admin, "mac": hex.EncodeToString(mac.Sum(nil)),
+		"nonce": nonce.Nonce, "username": localpart, "password": password, "admin": admin,
+		"mac": hex.EncodeToString(mac.Sum(nil)),
 	}, &u)
 	if err != nil {
 		return nil, fmt.Errorf("register %s at %s: %w", localpart, s.Name, err)
@@ -116,8 +117,8 @@ func (u *User) Request(ctx context.Context, method, path string, body []byte) (*
 	return r, nil
 }
 
-// Do sends one request to the user's homeserver, with the user's token, and decodes the answer into out unless that is nil. An
-// answer other than 200 is an *Error.
+// Do sends one request to the user's homeserver, with the user's token, and decodes the answer into out unless that is
+// nil. An answer other than 200 is an *Error.
 func (u *User) Do(ctx context.Context, method, path string, in, out any) error {
 	var body []byte
 	if in != nil {
@@ -301,8 +302,8 @@ func (u *User) Sync(ctx context.Context, since string, wait time.Duration) (*Syn
 	return &s, u.Do(ctx, http.MethodGet, "/_matrix/client/v3/sync?"+query.Encode(), nil, &s)
 }
 
-// Await syncs from a token on until found says that it has seen what it looks for, and returns the token to go on from. The
-// context bounds how long.
+// Await syncs from a token on until found says that it has seen what it looks for, and returns the token to go on from.
+// The context bounds how long.
 func (u *User) Await(ctx context.Context, since string, found func(*Sync) bool) (next string, err error) {
 	for {
 		s, err := u.Sync(ctx, since, time.Second)

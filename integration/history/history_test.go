@@ -119,7 +119,8 @@ func (p *play) insist(try func() (ended bool, err error)) Outcome {
 	for range 30 {
 		ended, err := try()
 		switch mimiport.KindOf(err) {
-		case mimiport.KindWrongEpoch, mimiport.KindMoved, mimiport.KindInProgress, mimiport.KindOfferExpired, mimiport.KindForbidden, mimiport.KindInvalid,
+		case mimiport.KindWrongEpoch, mimiport.KindMoved, mimiport.KindInProgress, mimiport.KindOfferExpired,
+			mimiport.KindForbidden, mimiport.KindInvalid,
 			mimiport.KindEnded, mimiport.KindUnknownGroup:
 			return Refused
 		}
@@ -213,7 +214,8 @@ func (p *play) round(ctx context.Context, d time.Duration) {
 	runtime.Gosched()
 }
 
-// heal ends all faults, but leaves the clocks as wrong as they are, and waits until everybody agrees and has everything.
+// heal ends all faults, but leaves the clocks as wrong as they are, and waits until everybody agrees and has
+// everything.
 func (p *play) heal(ctx context.Context) error {
 	p.loss.Store(0)
 	p.cut.Store(nil)
@@ -237,7 +239,8 @@ func (p *play) settled(ctx context.Context) error {
 		if err := m.Sync(ctx); err != nil {
 			return fmt.Errorf("%s: %w", m.User, err)
 		}
-		if state, err := m.Look(ctx); err != nil || state != first.State() || m.State() != first.State() || m.DS != first.DS || m.Term != first.Term {
+		if state, err := m.Look(ctx); err != nil || state != first.State() || m.State() != first.State() ||
+			m.DS != first.DS || m.Term != first.Term {
 			return fmt.Errorf("%s is at %s in term %d, %s in term %d (%w)", m.User, m.DS, m.Term, first.DS, first.Term, err)
 		}
 		for n, message := range p.owed {
@@ -261,7 +264,8 @@ func (p *play) audit(ctx context.Context) {
 		for _, problem := range report.Problems {
 			p.t.Errorf("%s: %s", name, problem)
 		}
-		if g, err := store.Group(ctx, p.members[0].ID); err == nil && (g.State == migration.GroupActive || g.State == migration.GroupFrozen) {
+		g, err := store.Group(ctx, p.members[0].ID)
+		if err == nil && (g.State == migration.GroupActive || g.State == migration.GroupFrozen) {
 			hosts++
 		}
 	}
@@ -270,7 +274,8 @@ func (p *play) audit(ctx context.Context) {
 	}
 }
 
-// The model is not blind: two Commits accepted on one state, or a state that is read when another one has followed, are seen.
+// The model is not blind: two Commits accepted on one state, or a state that is read when another one has followed, are
+// seen.
 func TestForksAreSeen(t *testing.T) {
 	a, b, c := State{1}, State{2}, State{3}
 	for name, second := range map[string]struct {
@@ -289,9 +294,9 @@ func TestForksAreSeen(t *testing.T) {
 	}
 }
 
-// Profile, section 7: "One Commit per epoch: accepting one is a compare-and-set of the epoch in one transaction with tree, log and
-// fan-out." Whatever fails, the Commits that members were told of are one history, wherever the group was; every message whose
-// sending was acknowledged reaches everybody; and exactly one server has the group in the end.
+// Profile, section 7: "One Commit per epoch: accepting one is a compare-and-set of the epoch in one transaction with
+// tree, log and fan-out." Whatever fails, the Commits that members were told of are one history, wherever the group
+// was; every message whose sending was acknowledged reaches everybody; and exactly one server has the group in the end.
 func TestHistories(t *testing.T) {
 	n := uint64(100)
 	if s := os.Getenv(historiesEnv); s != "" {

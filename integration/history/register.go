@@ -1,5 +1,5 @@
-// Package history checks what the members of a group have seen against what a group is: one register, whose state is the epoch and
-// whose compare-and-set is the Commit, wherever it is hosted and whatever fails.
+// Package history checks what the members of a group have seen against what a group is: one register, whose state is
+// the epoch and whose compare-and-set is the Commit, wherever it is hosted and whatever fails.
 package history
 
 import (
@@ -49,8 +49,9 @@ type Output struct {
 	State   State   // of a read
 }
 
-// register is what a group is: one register, compare-and-set by Commits, wherever it is hosted (profile, section 7: "One Commit
-// per epoch"). A Commit whose outcome is not known may have been accepted at any later time; one that was not goes last.
+// register is what a group is: one register, compare-and-set by Commits, wherever it is hosted (profile, section 7:
+// "One Commit per epoch"). A Commit whose outcome is not known may have been accepted at any later time; one that was
+// not goes last.
 func register(first State) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return first },
@@ -120,7 +121,8 @@ func Possible(first State, ops []porcupine.Operation) bool {
 	return porcupine.CheckOperations(register(first), effective(ops))
 }
 
-// effective leaves out the Commits that were refused: they have done nothing, and the many orders that they could have taken cost time.
+// effective leaves out the Commits that were refused: they have done nothing, and the many orders that they could have
+// taken cost time.
 func effective(ops []porcupine.Operation) (left []porcupine.Operation) {
 	for _, op := range ops {
 		if op.Output.(Output).Outcome != Refused {

@@ -10,7 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// audit kills all servers, checks what they have stored, and starts them again. Exactly one of them, host, has the group.
+// audit kills all servers, checks what they have stored, and starts them again. Exactly one of them, host, has the
+// group.
 func (g *group) audit(t *testing.T, host int) {
 	t.Helper()
 	var starts []func(*testing.T)

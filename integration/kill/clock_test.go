@@ -23,8 +23,9 @@ var jumps = []struct {
 	{"S and T apart, the other way", false, map[byte]time.Duration{'S': 30 * time.Minute, 'T': -30 * time.Minute}},
 }
 
-// Profile, section 6: "S's clock alone decides". A clock jumps in the middle of a migration, stays wrong while others follow, and jumps
-// back in the middle of one: all of them end, the members and one Delivery Service agree, and nothing that was acknowledged is lost.
+// Profile, section 6: "S's clock alone decides". A clock jumps in the middle of a migration, stays wrong while others
+// follow, and jumps back in the middle of one: all of them end, the members and one Delivery Service agree, and nothing
+// that was acknowledged is lost.
 func TestClockJumps(t *testing.T) {
 	g := newLinkedGroup(t)
 	all := os.Getenv(soakEnv) != ""

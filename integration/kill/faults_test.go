@@ -23,8 +23,8 @@ func (g *group) roles(host int) roles {
 	return roles{'S': g.servers[host], 'T': g.servers[1-host], 'H': g.servers[len(g.servers)-1]}
 }
 
-// fault is what befalls servers or the network between them. It strikes while the group moves back and forth, and lasts longer than there
-// is time to decide.
+// fault is what befalls servers or the network between them. It strikes while the group moves back and forth, and lasts
+// longer than there is time to decide.
 type fault struct {
 	name   string
 	strike strike
@@ -104,14 +104,16 @@ func networkFaults() (all []fault) {
 
 // sampledFaults are the faults that are always tried.
 var sampledFaults = []string{
-	"S stands still", "a black hole between S and T", "answers are lost from S to T", "connections are refused between H and S",
+	"S stands still", "a black hole between S and T", "answers are lost from S to T",
+	"connections are refused between H and S",
 }
 
 // lasting is how long a fault lasts: longer than decide_by in section.
 const lasting = 5 * time.Second
 
-// Profile, section 6: "S's clock alone decides", and T "never infers an abort from silence". Servers stand still or die and the network
-// fails across decide_by: the members and one Delivery Service agree afterwards, and nothing that was acknowledged is lost.
+// Profile, section 6: "S's clock alone decides", and T "never infers an abort from silence". Servers stand still or die
+// and the network fails across decide_by: the members and one Delivery Service agree afterwards, and nothing that was
+// acknowledged is lost.
 func TestFaults(t *testing.T) {
 	g := newLinkedGroup(t)
 	all := os.Getenv(soakEnv) != ""
@@ -146,8 +148,8 @@ func (g *group) suffer(t *testing.T, strike strike) {
 	t.Logf("the last migration: %+v; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
 }
 
-// A disk that is full: nothing is accepted that cannot be stored, and when there is room again everything goes on. It takes the right
-// to mount a file system, and is tried with all the rest only.
+// A disk that is full: nothing is accepted that cannot be stored, and when there is room again everything goes on. It
+// takes the right to mount a file system, and is tried with all the rest only.
 func TestFullDisk(t *testing.T) {
 	if os.Getenv(soakEnv) == "" {
 		return

@@ -32,10 +32,11 @@ const (
 	soakLifetime  = time.Minute
 )
 
-// Profile, section 7: "One Commit per epoch: accepting one is a compare-and-set of the epoch in one transaction with tree, log and
-// fan-out." Three members on three homeservers commit, send and move their group about at random, while servers die, stand still, lose
-// requests and answers, and have wrong clocks. What the members have seen is the history of one register; each message whose sending
-// was acknowledged reaches everybody; and exactly one server has the group in the end.
+// Profile, section 7: "One Commit per epoch: accepting one is a compare-and-set of the epoch in one transaction with
+// tree, log and fan-out." Three members on three homeservers commit, send and move their group about at random, while
+// servers die, stand still, lose requests and answers, and have wrong clocks. What the members have seen is the history
+// of one register; each message whose sending was acknowledged reaches everybody; and exactly one server has the group
+// in the end.
 func TestHistories(t *testing.T) {
 	first, err := strconv.ParseUint(cmp.Or(os.Getenv(seedEnv), "1"), 10, 64)
 	if err != nil {
@@ -96,7 +97,8 @@ func (s *story) keepLogs(t *testing.T) {
 	}
 	for i, server := range s.servers {
 		log, err := os.ReadFile(server.LogFile())
-		if err := errors.Join(err, os.WriteFile(filepath.Join(t.ArtifactDir(), fmt.Sprintf("server-%d.log", i)), log, 0o600)); err != nil {
+		path := filepath.Join(t.ArtifactDir(), fmt.Sprintf("server-%d.log", i))
+		if err := errors.Join(err, os.WriteFile(path, log, 0o600)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -114,8 +116,8 @@ func transcript(t *testing.T, hash string) (s history.State) {
 // random is one of the story's sources of chance.
 func (s *story) random(n int) *rand.Rand { return rand.New(rand.NewPCG(s.seed, uint64(n))) }
 
-// tell lets the members live while things go wrong, and checks what has come of it. When everything else is right again, the clocks
-// are still wrong.
+// tell lets the members live while things go wrong, and checks what has come of it. When everything else is right
+// again, the clocks are still wrong.
 func (s *story) tell(t *testing.T, life time.Duration) {
 	young, cancel := context.WithTimeout(t.Context(), life)
 	defer cancel()
@@ -141,8 +143,9 @@ func (s *story) tell(t *testing.T, life time.Duration) {
 	received := s.collect(t)
 	s.audit(t, host)
 	s.seen.Check(t, s.first)
-	t.Logf("%d operations; Commits: %d accepted, %d refused, %d unknown; %d moves; %d messages received; %d commands failed; faults: %v",
-		len(s.seen.Operations()), s.seen.Count(history.Accepted), s.seen.Count(history.Refused), s.seen.Count(history.Unknown),
+	t.Logf("%d operations; Commits: %d accepted, %d refused, %d unknown; %d moves; %d messages received; "+
+		"%d commands failed; faults: %v", len(s.seen.Operations()),
+		s.seen.Count(history.Accepted), s.seen.Count(history.Refused), s.seen.Count(history.Unknown),
 		st.Term, received, s.failed.Load(), s.faults)
 	s.forge(t)
 }
@@ -208,7 +211,8 @@ func (s *story) end(t *testing.T, i int, to string, outcome history.Outcome) {
 		t.Errorf("%s has not made the Commit to %s", s.Members[i].Name, to)
 	}
 	delete(s.open[i], to)
-	s.seen.Return(i, a.call, history.Input{Kind: history.Commit, Before: a.before, After: transcript(t, to)}, history.Output{Outcome: outcome})
+	in := history.Input{Kind: history.Commit, Before: a.before, After: transcript(t, to)}
+	s.seen.Return(i, a.call, in, history.Output{Outcome: outcome})
 }
 
 // giveUp notes the Commits of which nobody will know any more how they ended.

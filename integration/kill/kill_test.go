@@ -25,8 +25,8 @@ type death struct {
 	point string // with :before, :after or both of them for %s
 }
 
-// plot is a story of servers that die during a migration, one after the other. Who is dead starts again with its next death, or
-// in the end.
+// plot is a story of servers that die during a migration, one after the other. Who is dead starts again with its next
+// death, or in the end.
 type plot []death
 
 // plots lead to every point of a hand-over, and so does each with before and after in place of %s.
@@ -61,11 +61,15 @@ var plots = []plot{
 var sample = map[int]string{1: "after", 2: "after", 3: "before", 4: "after", 11: "after", 12: "before", 20: "before"}
 
 // elsewhere are points that are no part of a hand-over: what precedes it, and what is for later.
-var elsewhere = []string{"apply/group-reserved", "apply/group-active", "setting", "forget", "hasten", "apply/rows", "apply/evidence", "apply/snapshot", "apply/purge"}
+var elsewhere = []string{
+	"apply/group-reserved", "apply/group-active", "setting", "forget", "hasten", "apply/rows", "apply/evidence",
+	"apply/snapshot", "apply/purge",
+}
 
-// Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes after a crash
-// is the one that runs every time." A server is killed at each durable write and each send, before and after it, while both members
-// send and commit. When all is up again, the members and exactly one Delivery Service agree, and nothing that was acknowledged is lost.
+// Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes
+// after a crash is the one that runs every time." A server is killed at each durable write and each send, before and
+// after it, while both members send and commit. When all is up again, the members and exactly one Delivery Service
+// agree, and nothing that was acknowledged is lost.
 func TestKilledAtEveryPoint(t *testing.T) { killedAtEveryPoint(t, harness.NewTestNetwork(t)) }
 
 // TestKilledOnPostgres is TestKilledAtEveryPoint on PostgreSQL.

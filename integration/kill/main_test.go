@@ -1,6 +1,6 @@
-// Package kill shows that the hand-over survives anything: real homeservers are killed at every durable write and every send, are
-// paused, run out of disk, and have wrong clocks, and what goes between them is cut, held up and lost, while a group that is in use
-// moves between them.
+// Package kill shows that the hand-over survives anything: real homeservers are killed at every durable write and every
+// send, are paused, run out of disk, and have wrong clocks, and what goes between them is cut, held up and lost, while
+// a group that is in use moves between them.
 package kill
 
 import (
@@ -13,11 +13,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// soakEnv names the environment variable that asks for all there is to try, which takes many minutes, and not for a sample.
+// soakEnv names the environment variable that asks for all there is to try, which takes many minutes, and not for a
+// sample.
 const soakEnv = "MIMI_SOAK"
 
-// clockEnv names the environment variable with the file that says how far a server's clock is ahead; here one in each server's own
-// directory, where it runs.
+// clockEnv names the environment variable with the file that says how far a server's clock is ahead; here one in each
+// server's own directory, where it runs.
 const (
 	clockEnv  = "MIMI_CLOCK"
 	clockFile = "clock"

@@ -1,5 +1,5 @@
-// Package scenario plays what the project is for on real homeservers with real clients, and checks after each step that all who
-// should agree do. The demo shows it; the integration tests run it.
+// Package scenario plays the life of a group on real homeservers with real clients. After each step it checks that the
+// members and the Delivery Service agree. The demo shows these plays, and the integration tests run them.
 package scenario
 
 import (
@@ -36,8 +36,8 @@ func TypeScript(ctx context.Context, u *harness.User) (*harness.Client, error) {
 	return harness.StartClient(ctx, u, "")
 }
 
-// Move lets a group be created at A, live, move to B, live on, and move back to A. Both servers are on the default policy all
-// the while. It returns the first thing that is not as it should be.
+// Move plays a group that is created at A, moves to B, is used there, and moves back to A. Both servers have the
+// default policy. The error is the first check that fails.
 func Move(ctx context.Context, n *harness.Network, start StartClient, print func(line ...any)) error {
 	p := &Play{Start: start, Print: print, began: time.Now()}
 	defer p.close()
