@@ -14,7 +14,7 @@ import (
 	_ "github.com/mattn/go-sqlite3" // the driver "sqlite3"
 )
 
-// WhileDown does something while a server is down.
+// WhileDown stops a server, calls do, and starts the server again. It fails the test on any error.
 func WhileDown(t testing.TB, s *Server, do func() error) {
 	t.Helper()
 	if err := errors.Join(s.Stop(), do(), s.Start(t.Context())); err != nil {
@@ -22,8 +22,8 @@ func WhileDown(t testing.TB, s *Server, do func() error) {
 	}
 }
 
-// BackUp takes a backup of a server's module's tables while the server is down. The result restores it in the same way,
-// once, as docs/backup.md says.
+// BackUp stops a server, backs up its module's tables, and starts it again. The result restores the backup in the same
+// way, as docs/backup.md says. It can be called once.
 func BackUp(t testing.TB, s *Server) (restore func()) {
 	t.Helper()
 	take, put := backUpFile, restoreFile
@@ -38,7 +38,7 @@ func BackUp(t testing.TB, s *Server) (restore func()) {
 	}
 }
 
-// backUpFile also takes what a server that did not close its database has left in the file beside it.
+// backUpFile also copies the changes that a server without a clean stop has left in the write-ahead log.
 func backUpFile(s *Server, backup string) error {
 	return onDatabase("sqlite3", s.Store(), func(db *sql.DB) error {
 		_, err := db.Exec("VACUUM INTO ?", backup)
@@ -46,7 +46,7 @@ func backUpFile(s *Server, backup string) error {
 	})
 }
 
-// restoreFile also removes the files beside the database: SQLite would apply them to the backup.
+// restoreFile also removes the write-ahead log: SQLite would apply it to the backup.
 func restoreFile(s *Server, backup string) error {
 	database := strings.TrimPrefix(s.Store(), "file:")
 	for _, beside := range []string{"-wal", "-shm"} {
@@ -69,7 +69,7 @@ func restoreTables(s *Server, _ string) error {
 	return eachTable(s, "DELETE FROM %[1]s", "INSERT INTO %[1]s SELECT * FROM backup_%[1]s", "DROP TABLE backup_%[1]s")
 }
 
-// eachTable executes statements for each of the module's tables in the homeserver's database.
+// eachTable executes statements for each of the module's tables in the homeserver's database. %s is the table's name.
 func eachTable(s *Server, statements ...string) error {
 	return onDatabase("postgres", s.Postgres, func(db *sql.DB) error {
 		const list = "SELECT string_agg(tablename, ' ') FROM pg_tables " +

@@ -15,9 +15,9 @@ import (
 	"syscall"
 )
 
-// Client is a client as a process of its own: the TypeScript reference client, or one that takes the same commands. It
-// shares nothing with other clients but the homeservers: commands go in, answers and what it has decrypted come out,
-// one JSON line each.
+// Client is a client in its own process: the TypeScript reference client, or a program that takes the same commands.
+// Clients reach each other through the homeservers only. The process reads commands, and writes answers and decrypted
+// messages. Each of them is one line of JSON.
 type Client struct {
 	User *User
 	Name string // the user's localpart
@@ -29,7 +29,7 @@ type Client struct {
 	mu      sync.Mutex
 	nextID  int
 	pending map[int]chan answer
-	err     error // why there are no more answers
+	err     error // set when the process has ended
 }
 
 type answer struct {
@@ -44,14 +44,14 @@ type answer struct {
 // Args are the arguments of a command.
 type Args map[string]any
 
-// GroupState is what a client knows of its group.
+// GroupState is a client's view of its group.
 type GroupState struct {
 	Group                   string   `json:"group"` // the id in base64url
 	Room                    string   `json:"room"`
 	DS                      string   `json:"ds"`
 	Term                    uint64   `json:"term"`
 	Epoch                   uint64   `json:"epoch"`
-	EpochAuthenticator      string   `json:"epoch_authenticator"` // empty where the client's library does not show it
+	EpochAuthenticator      string   `json:"epoch_authenticator"` // empty if the client's library does not export it
 	TreeHash                string   `json:"tree_hash"`
 	ConfirmedTranscriptHash string   `json:"confirmed_transcript_hash"`
 	Members                 []Member `json:"members"`
@@ -62,8 +62,8 @@ type Member struct {
 	User string `json:"user"`
 }
 
-// StartClient starts a client process for a user and logs it in with the user's token. store is the file it keeps its
-// state in; empty for none.
+// StartClient starts the TypeScript reference client for a user and logs it in with the user's token. The client keeps
+// its state in the file store, and in memory if store is empty.
 func StartClient(ctx context.Context, u *User, store string) (*Client, error) {
 	root, err := moduleRoot()
 	if err != nil {
@@ -73,7 +73,7 @@ func StartClient(ctx context.Context, u *User, store string) (*Client, error) {
 	return StartProgram(ctx, u, exec.Command("node", driver), store)
 }
 
-// StartProgram is StartClient with another program, which takes the same commands.
+// StartProgram is StartClient for another program that takes the same commands.
 func StartProgram(ctx context.Context, u *User, program *exec.Cmd, store string) (c *Client, err error) {
 	name, _, _ := strings.Cut(strings.TrimPrefix(u.ID, "@"), ":")
 	c = &Client{User: u, Name: name, cmd: program, pending: map[int]chan answer{}}
@@ -98,14 +98,14 @@ func StartProgram(ctx context.Context, u *User, program *exec.Cmd, store string)
 	return c, errors.Join(c.Do(ctx, "login", args, nil), c.Do(ctx, "identity", nil, nil))
 }
 
-// moduleRoot is the directory of go.mod.
+// moduleRoot returns the directory of go.mod.
 var moduleRoot = sync.OnceValues(func() (string, error) {
 	out, err := exec.Command("go", "env", "GOMOD").Output()
 	return filepath.Dir(strings.TrimSpace(string(out))), err
 })
 
-// read hands each answer to whoever waits for it. What the client tells unasked is kept by the client too, for
-// wait_for.
+// read gives each answer to the call of Do that waits for it. It ignores the lines without an id: the client keeps the
+// same messages for its command wait_for.
 func (c *Client) read(out io.Reader) {
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 64<<20)
@@ -130,8 +130,8 @@ func (c *Client) read(out io.Reader) {
 	}
 }
 
-// Do gives the client a command and decodes the result into out unless that is nil. A homeserver's refusal is an
-// *Error.
+// Do gives the client a command and decodes the result into out, unless out is nil. The error is an *Error when a
+// homeserver refused a request.
 func (c *Client) Do(ctx context.Context, cmd string, args Args, out any) error {
 	ch, err := c.send(cmd, args)
 	if err != nil {
@@ -177,7 +177,7 @@ func (c *Client) send(cmd string, args Args) (<-chan answer, error) {
 	return ch, err
 }
 
-// State is what the client knows of its group.
+// State returns the client's view of its group.
 func (c *Client) State(ctx context.Context) (st GroupState, err error) {
 	err = c.Do(ctx, "state", nil, &st)
 	return st, err
@@ -186,16 +186,16 @@ func (c *Client) State(ctx context.Context) (st GroupState, err error) {
 // Kill ends the process at once.
 func (c *Client) Kill() error {
 	err := c.cmd.Process.Kill()
-	_ = c.cmd.Wait() // how it ended is known
+	_ = c.cmd.Wait() // the process was killed
 	return err
 }
 
-// Close lets the process end.
+// Close closes the client's standard input and waits until the process has ended.
 func (c *Client) Close() error {
 	return errors.Join(c.in.Close(), c.cmd.Wait())
 }
 
-// tail keeps the end of what is written to it.
+// tail keeps the last 4 KiB that were written.
 type tail struct {
 	mu sync.Mutex
 	b  []byte

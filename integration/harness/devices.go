@@ -26,7 +26,7 @@ func (u *User) Login(ctx context.Context, deviceID string) (*User, error) {
 	return other, err
 }
 
-// Logout logs the device out, which deletes it.
+// Logout logs the device out. The homeserver then deletes the device.
 func (u *User) Logout(ctx context.Context) error {
 	return u.Do(ctx, http.MethodPost, "/_matrix/client/v3/logout", struct{}{}, nil)
 }
@@ -45,8 +45,8 @@ func (u *User) Deactivate(ctx context.Context) error {
 	}}, nil)
 }
 
-// PublishKey uploads the device's Matrix device keys, for some algorithms, with an MLS signature key among them
-// (profile, section 7). With no key they have none.
+// PublishKey uploads the Matrix device keys of the device, for the given algorithms. They include the MLS signature
+// key, unless key is nil (profile, section 7).
 func (u *User) PublishKey(ctx context.Context, scheme string, key []byte, algorithms ...string) error {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

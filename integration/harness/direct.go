@@ -13,15 +13,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Device is a user's device that asks Delivery Services of other homeservers by direct requests.
+// Device is a user's device that sends direct requests to the Delivery Services of other homeservers.
 type Device struct {
 	*User
-	Scheme string // of its MLS signature key
+	Scheme string // signature scheme of its MLS signature key
 	Sign   func(content []byte) []byte
 }
 
-// Request makes a signed request for a route of a server's Delivery Service, such as "/groups". body is JSON; empty for
-// none.
+// Request makes a signed request for a route of a server's Delivery Service, such as "/groups". body is JSON, or empty.
 func (d *Device) Request(ctx context.Context, at *Server, method, route string, body []byte) (*http.Request, error) {
 	r, err := (&User{Server: at}).Request(ctx, method, clientapi.PathPrefix+"/ds/"+at.Name+route, body)
 	if err != nil {
@@ -43,8 +42,8 @@ func (d *Device) Request(ctx context.Context, at *Server, method, route string, 
 	return r, nil
 }
 
-// Ask sends a signed request to a server's Delivery Service and decodes the answer into out unless that is nil. An
-// answer other than 200 is an *Error.
+// Ask sends a signed request to a server's Delivery Service and decodes the answer into out, unless out is nil. It
+// returns an *Error for an answer other than 200.
 func (d *Device) Ask(ctx context.Context, at *Server, method, route string, in, out any) error {
 	var body []byte
 	if in != nil {

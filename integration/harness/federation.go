@@ -15,10 +15,10 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// SigningKeyFile is the file with the server's signing key, in PEM.
+// SigningKeyFile returns the path of the server's signing key, in PEM.
 func (s *Server) SigningKeyFile() string { return filepath.Join(s.Dir, "matrix_key.pem") }
 
-// Identity is what the server signs with.
+// Identity returns the server's name, its signing key and the id of the key.
 func (s *Server) Identity() (*fclient.SigningIdentity, error) {
 	text, err := os.ReadFile(s.SigningKeyFile())
 	if err != nil {
@@ -26,7 +26,7 @@ func (s *Server) Identity() (*fclient.SigningIdentity, error) {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil || len(block.Bytes) != ed25519.SeedSize {
-		return nil, errors.New("the signing key is not what the harness has written")
+		return nil, errors.New("the signing key's file is not in the format of the harness")
 	}
 	return &fclient.SigningIdentity{
 		ServerName: spec.ServerName(s.Name),
@@ -35,7 +35,7 @@ func (s *Server) Identity() (*fclient.SigningIdentity, error) {
 	}, nil
 }
 
-// FederationRequest makes a request to this server that origin has signed. content is its JSON body; nil for none.
+// FederationRequest makes a request to this server, signed by origin. content becomes the JSON body; nil means no body.
 func (s *Server) FederationRequest(
 	ctx context.Context, origin *fclient.SigningIdentity, method, uri string, content any,
 ) (*http.Request, error) {

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Fault is what befalls the connections that one server makes to another.
+// Fault is a fault of the connections from one server to another.
 type Fault int
 
 // The faults.
@@ -24,8 +24,8 @@ const (
 	Healthy     Fault = iota
 	Refused           // every connection is reset
 	BlackHole         // connections stay open, and nothing passes
-	AnswersLost       // requests arrive, their answers do not; a second later the connection is reset
-	Slow              // every piece takes 150 ms, in either direction
+	AnswersLost       // requests pass, answers do not; the connection is reset a second after an answer
+	Slow              // every piece of data is 150 ms late, in both directions
 )
 
 const (
@@ -33,8 +33,8 @@ const (
 	lostAnswers = time.Second
 )
 
-// Links are the ways between servers: a proxy at each server's name, which knows whose process connects. Whoever is
-// none of the servers is never disturbed.
+// Links are the connections between servers. A proxy listens at each server's name and finds out which server's process
+// connects. A fault never affects a process that is not one of the servers.
 type Links struct {
 	mu        sync.Mutex
 	listeners map[*Server]net.Listener
@@ -43,7 +43,7 @@ type Links struct {
 	all       sync.WaitGroup
 }
 
-// NewLinks makes links for the servers of a network that is to be started.
+// NewLinks makes links for a network. Network.Links must be set before the first server starts.
 func NewLinks() *Links {
 	return &Links{listeners: map[*Server]net.Listener{}, faults: map[way]Fault{}, tunnels: map[*tunnel]bool{}}
 }
@@ -53,14 +53,14 @@ type way struct{ from, to *Server }
 // tunnel is one connection.
 type tunnel struct {
 	way
-	in, out *net.TCPConn // from, to
+	in, out *net.TCPConn // the connection of way.from, and the connection to way.to
 	ctx     context.Context
 	end     context.CancelFunc
-	greeted atomic.Bool // the server has answered: in TLS, with its side of the handshake
-	asked   atomic.Bool // and has been spoken to after that
+	greeted atomic.Bool // way.to has sent data: in TLS, its part of the handshake
+	asked   atomic.Bool // way.from has sent data after that
 }
 
-// listen begins to listen at the server's name for what the server itself listens to elsewhere.
+// listen starts the proxy at the server's name. The server itself listens at Server.Listen.
 func (l *Links) listen(ctx context.Context, s *Server) error {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", s.Name)
@@ -74,8 +74,8 @@ func (l *Links) listen(ctx context.Context, s *Server) error {
 	return nil
 }
 
-// Set lets a fault befall what from sends to to, or ends it. A network that fails or recovers remembers no connections,
-// so those that there are end too; but not where it was or becomes slow.
+// Set sets the fault of the connections from one server to another; Healthy ends the fault. Set resets the existing
+// connections when the new fault is Refused, or when the old fault was BlackHole or AnswersLost.
 func (l *Links) Set(from, to *Server, f Fault) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -101,7 +101,7 @@ func (l *Links) set(w way, f Fault) {
 	}
 }
 
-// close ends everything.
+// close stops the proxies, resets all connections, and waits for the goroutines.
 func (l *Links) close() error {
 	var errs []error
 	l.mu.Lock()
@@ -135,14 +135,14 @@ func (l *Links) serve(to *Server, listener net.Listener) {
 // connect carries one connection, from its acceptance to its end.
 func (l *Links) connect(in *net.TCPConn, to *Server) {
 	defer in.Close()
-	out, err := net.Dial("tcp", to.Listen) // nolint: noctx // on loopback it ends at once
+	out, err := net.Dial("tcp", to.Listen) // nolint: noctx // on loopback, Dial returns at once
 	if err != nil {
 		return
 	}
 	defer out.Close()
 	t := &tunnel{way: way{l.owner(in), to}, in: in, out: out.(*net.TCPConn)}
 	t.ctx, t.end = context.WithCancel(context.Background())
-	stop := context.AfterFunc(t.ctx, func() { _, _ = in.Close(), out.Close() }) // which ends what is read from them
+	stop := context.AfterFunc(t.ctx, func() { _, _ = in.Close(), out.Close() }) // both reads then fail
 	defer stop()
 	if !l.open(t) {
 		return
@@ -154,7 +154,7 @@ func (l *Links) connect(in *net.TCPConn, to *Server) {
 	back.Wait()
 }
 
-// open remembers a tunnel, unless it is refused.
+// open adds a tunnel to those of the links. It returns false and resets the tunnel when connections are refused.
 func (l *Links) open(t *tunnel) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -173,13 +173,13 @@ func (l *Links) forget(t *tunnel) {
 	t.end()
 }
 
-// reset ends a tunnel so that both ends see it.
+// reset ends a tunnel with a TCP reset to both servers.
 func (t *tunnel) reset() {
 	_, _ = t.in.SetLinger(0), t.out.SetLinger(0)
 	t.end()
 }
 
-// carry carries one direction, of requests or of answers, and ends both when it ends.
+// carry copies the data of one direction, requests or answers. When it ends, the tunnel ends.
 func (t *tunnel) carry(l *Links, to io.Writer, from io.Reader, answers bool) {
 	defer t.end()
 	piece := make([]byte, 16<<10)
@@ -194,8 +194,8 @@ func (t *tunnel) carry(l *Links, to io.Writer, from io.Reader, answers bool) {
 	}
 }
 
-// pass waits until a piece may pass; false when the tunnel is to end. Of lost answers the first one passes: without it,
-// the server's part of the handshake, there would be no request.
+// pass waits until a piece of data may pass. It returns false when the tunnel has ended. With AnswersLost the TLS
+// handshake still passes, as the client sends no request without it.
 func (t *tunnel) pass(f Fault, answer bool) bool {
 	if answer {
 		t.greeted.Store(true)
@@ -214,11 +214,11 @@ func (t *tunnel) pass(f Fault, answer bool) bool {
 	return t.ctx.Err() == nil
 }
 
-// owner is the server whose process has made a connection; nil if none has.
+// owner returns the server whose process has made a connection, or nil.
 func (l *Links) owner(in *net.TCPConn) *Server {
 	inode, err := socketInode(in.RemoteAddr().(*net.TCPAddr).Port, in.LocalAddr().(*net.TCPAddr).Port)
 	if err != nil {
-		return nil // whoever made it is gone
+		return nil // the connection is closed already
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -230,7 +230,7 @@ func (l *Links) owner(in *net.TCPConn) *Server {
 	return nil
 }
 
-// hasSocket says whether the server's process has a socket open.
+// hasSocket reports whether the server's process has a socket open.
 func (s *Server) hasSocket(inode string) bool {
 	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", s.pid.Load()))
 	if err != nil {
@@ -245,7 +245,7 @@ func (s *Server) hasSocket(inode string) bool {
 }
 
 // socketInode finds the socket on this machine that is connected from one port to another (Linux, proc(5)). The kernel
-// gives its table in pieces: an entry can be missed when others come and go meanwhile, so socketInode looks again.
+// returns its table in pieces. A reader can miss an entry when other entries come and go, so socketInode tries 3 times.
 func socketInode(local, remote int) (inode string, err error) {
 	const looks = 3
 	for range looks {
@@ -278,7 +278,7 @@ func findSocket(local, remote int) (inode string, err error) {
 	return "", os.ErrNotExist
 }
 
-// port is the port of ADDRESS:PORT in hexadecimal, -1 if there is none.
+// port returns the port of ADDRESS:PORT in hexadecimal, or -1.
 func port(address string) int {
 	n, err := strconv.ParseUint(address[strings.LastIndex(address, ":")+1:], 16, 16)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(Run(m)) }
 
-// Each fault befalls one direction between two servers, and nothing else; and ends.
+// TestLinks: each fault affects one direction between two servers and nothing else. Mend ends it.
 func TestLinks(t *testing.T) {
 	n := NewTestNetwork(t)
 	n.Links = NewLinks()
@@ -28,21 +28,21 @@ func TestLinks(t *testing.T) {
 		err := u.Do(ctx, http.MethodGet, clientapi.PathPrefix+"/ds/"+ds.Name+"/groups/AAAA", nil, nil)
 		return errors.As(err, &refusal) && refusal.Status == http.StatusNotFound
 	}
-	if !asked(alice, b, Patience) || !asked(bob, a, Patience) { // which also makes them get each other's keys
+	if !asked(alice, b, Patience) || !asked(bob, a, Patience) { // each also fetches the other's keys
 		t.Fatal("no answer")
 	}
 	for _, f := range []Fault{Refused, BlackHole, AnswersLost, Slow} {
-		for range 2 { // on a new connection, and on one that there is
+		for range 2 { // on a new connection, then on an existing one
 			n.Links.Set(a, b, f)
 			patience := 2 * lostAnswers
 			if f == Slow {
 				patience = Patience
 			}
 			if asked(alice, b, patience) != (f == Slow) {
-				t.Errorf("fault %d does not befall whom it should", f)
+				t.Errorf("requests from a to b do not behave as fault %d says", f)
 			}
 			if !asked(bob, a, Patience) || !answers(t.Context(), outside, "https://"+b.Name+"/_dendrite/monitor/up") {
-				t.Errorf("fault %d befalls others, too", f)
+				t.Errorf("fault %d affects other connections", f)
 			}
 			n.Links.Mend()
 			if !asked(alice, b, Patience) {

@@ -1,5 +1,6 @@
-// Package harness runs real homeservers with MIMI Portability as processes on loopback, for tests and for the demo, and
-// drives them as Matrix clients do. It leaves nothing behind: no file outside its directory, no process.
+// Package harness runs real homeservers with MIMI Portability as processes on loopback, for tests and for the demo. It
+// uses the homeservers through the APIs for Matrix clients and servers. At the end it leaves no process, and no file
+// outside the directory of its network and the directory that RemoveBinary deletes.
 package harness
 
 import (
@@ -24,15 +25,15 @@ import (
 
 // Network is a set of homeservers that trust one certificate.
 type Network struct {
-	// Postgres makes an empty PostgreSQL database for each server and returns its connection string. Nil: the servers use
+	// Postgres makes an empty PostgreSQL database for a server and returns its connection string. If nil, the servers use
 	// SQLite.
 	Postgres func() string
-	// NATS are the addresses of NATS servers for all homeservers. None: each has one inside.
+	// NATS are the addresses of NATS servers for all homeservers. If empty, each homeserver runs its own.
 	NATS []string
-	// Links are the ways by which the servers reach each other. Nil: directly.
+	// Links are the connections between the servers. If nil, the servers reach each other directly.
 	Links *Links
-	// Host is the host in the names of servers to come, localhost or another name of it. Ports tell servers apart, but
-	// not for a server ACL.
+	// Host is the host in the names of the servers started next: localhost, or another name of this machine. Servers on
+	// one host differ in their ports, but a server ACL ignores ports.
 	Host string
 
 	dir    string
@@ -43,7 +44,8 @@ type Network struct {
 	servers []*Server
 }
 
-// NewNetwork prepares a network below dir, which must exist, and builds the server command once per process.
+// NewNetwork prepares a network with its files in dir, which must exist. The first call in a process builds the server
+// command.
 func NewNetwork(dir string) (*Network, error) {
 	binary, err := buildOnce()
 	if err != nil {
@@ -53,7 +55,7 @@ func NewNetwork(dir string) (*Network, error) {
 	return n, n.makeCertificate()
 }
 
-// Close kills what still runs. Files stay: the directory is its owner's.
+// Close kills the servers that still run. The files stay: the caller deletes the directory.
 func (n *Network) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -67,20 +69,20 @@ func (n *Network) Close() error {
 	return errors.Join(errs...)
 }
 
-// Client is an HTTP client that trusts the network's certificate.
+// Client returns an HTTP client that trusts the network's certificate.
 func (n *Network) Client() *http.Client {
 	config := &tls.Config{RootCAs: n.roots}
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
 }
 
-// CertFile is the file with the certificate that all servers trust, in PEM.
+// CertFile returns the path of the certificate that all servers trust, in PEM.
 func (n *Network) CertFile() string { return filepath.Join(n.dir, "tls.crt") }
 
-// KeyFile is the file with the key of the certificate, in PEM.
+// KeyFile returns the path of the certificate's private key, in PEM.
 func (n *Network) KeyFile() string { return filepath.Join(n.dir, "tls.key") }
 
-// makeCertificate writes a self-signed certificate for localhost and its address. The servers find it by SSL_CERT_FILE,
-// so that they run with TLS validation on, as in earnest.
+// makeCertificate writes a self-signed certificate for localhost and 127.0.0.1. SSL_CERT_FILE names it for the servers,
+// so that they validate certificates as in production.
 func (n *Network) makeCertificate() error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -115,11 +117,10 @@ func writePEM(path string, block *pem.Block) error {
 	return os.WriteFile(path, pem.EncodeToMemory(block), 0o600)
 }
 
-// BinaryEnv names an environment variable with the path of a dendrite-mimi that is already built.
+// BinaryEnv is the environment variable with the path of a dendrite-mimi that is built already.
 const BinaryEnv = "DENDRITE_MIMI"
 
-// buildOnce gives the path of the server command. The directory it is built in outlives the process: the build cache
-// makes the next one cheap, and a fixed name keeps it from piling up.
+// buildOnce builds the server command and returns its path. With BinaryEnv it builds nothing and returns that path.
 var buildOnce = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv(BinaryEnv); path != "" {
 		return filepath.Abs(path)
@@ -142,11 +143,11 @@ func Build(path string, flags ...string) error {
 	return nil
 }
 
-// RemoveBinary deletes what NewNetwork has built. Call it when the process is done with networks.
+// RemoveBinary deletes the server command that NewNetwork has built. Call it when the process needs no more networks.
 func RemoveBinary() error { return os.RemoveAll(binaryDir()) }
 
-// freePort finds a TCP port on loopback below the range that the kernel gives to outgoing connections, so that it is
-// still free when a server is started again.
+// freePort finds a free TCP port on loopback. It is below the ports that the kernel chooses for outgoing connections,
+// so that it is still free when a server starts again.
 func freePort(ctx context.Context) (int, error) {
 	const low, high, attempts = 20000, 32000, 100
 	var listen net.ListenConfig

@@ -23,8 +23,8 @@ import (
 // Patience is how long the harness waits for a process to start or stop.
 const Patience = 30 * time.Second
 
-// Section is the default section mimi_portability of a server: on, with loopback in reach, and with no bound on how
-// often the tests ask. Its database is a file, or the homeserver's own where that is on PostgreSQL.
+// Section is the default section mimi_portability of a server: the module is enabled, may connect to loopback, and has
+// no limit on requests. Its database is a SQLite file, or the homeserver's database if that is on PostgreSQL.
 const Section = `
 mimi_portability:
   enabled: true
@@ -33,17 +33,17 @@ mimi_portability:
   requests_per_second: {user: 0, server: 0}
 `
 
-// Server is one homeserver. Its process may come and go.
+// Server is one homeserver. Its process can stop and start again.
 type Server struct {
 	Name string // the Matrix server name, HOST:PORT
 	Dir  string
 	URL  string // of the client API, http://localhost:PORT
 
-	Env    []string // besides the test's own environment, from the next start on
-	Listen string   // where the server listens for its peers, if not at its name: its network's Links do
+	Env    []string // added to the test's environment, from the next start on
+	Listen string   // the address for peers, if the network has Links; else the server listens at its name
 
-	NATSServers []string // the addresses of NATS servers; none for the one inside
-	Postgres    string   // the connection string of its one database; empty for SQLite files
+	NATSServers []string // the addresses of NATS servers; if empty, the homeserver runs its own
+	Postgres    string   // the connection string of its only database; empty for SQLite files
 
 	network *Network
 	program program
@@ -53,11 +53,11 @@ type Server struct {
 
 // program is the homeserver that a Server runs.
 type program struct {
-	config  string // a template over the Server
+	config  string // a template, executed with the Server
 	command func(*Server) *exec.Cmd
 }
 
-// Database is the connection string of a component's own database, empty where the server has one for all.
+// Database returns the connection string of a component's own database. It is empty if all components share one.
 func (s *Server) Database(component string) string {
 	if s.Postgres != "" {
 		return ""
@@ -65,18 +65,18 @@ func (s *Server) Database(component string) string {
 	return "file:" + filepath.Join(s.Dir, component+".db")
 }
 
-// Store is the connection string of the module's database, where Section has it.
+// Store returns the connection string of the module's database, for a server with Section.
 func (s *Server) Store() string { return cmp.Or(s.Postgres, s.Database("mimi_portability")) }
 
-// process is one life of a server.
+// process is one run of a server.
 type process struct {
 	cmd    *exec.Cmd
-	exited chan struct{} // closed when the process is gone
-	err    error         // how; valid once exited is closed
+	exited chan struct{} // closed when the process has ended
+	err    error         // of cmd.Wait; valid when exited is closed
 }
 
-// Start starts a new homeserver and waits until it serves. section is its section mimi_portability: YAML, and a
-// template in which {{.Dir}} is the server's directory and {{.Database "name"}} the connection string of a database.
+// Start starts a new homeserver and waits until it serves. section is its section mimi_portability in YAML. It is a
+// template: {{.Dir}} is the server's directory, and {{.Database "name"}} is the connection string of a database.
 func (n *Network) Start(ctx context.Context, section string) (*Server, error) {
 	return n.start(ctx, program{dendriteConfig + section, (*Server).dendrite})
 }
@@ -92,7 +92,7 @@ func (n *Network) start(ctx context.Context, p program) (*Server, error) {
 	return s, s.Start(ctx)
 }
 
-// prepare writes what a server needs before its first start.
+// prepare chooses a server's ports and writes its files.
 func (n *Network) prepare(ctx context.Context, p program) (*Server, error) {
 	plain, err := freePort(ctx)
 	if err != nil {
@@ -153,7 +153,7 @@ func (s *Server) writeConfig() error {
 
 func (s *Server) configFile() string { return filepath.Join(s.Dir, "homeserver.yaml") }
 
-// LogFile is the file that the server writes its log to.
+// LogFile returns the path of the server's log.
 func (s *Server) LogFile() string { return filepath.Join(s.Dir, "homeserver.log") }
 
 // Start starts a stopped server again and waits until it serves.
@@ -189,10 +189,11 @@ func (s *Server) launch() error {
 	return nil
 }
 
-// trusted is by what a client in Node trusts the network's servers: one whose homeserver lacks the module asks others.
+// trusted returns the environment variable by which a client in Node trusts the network's servers. A client needs it
+// for direct requests to other homeservers.
 func (s *Server) trusted() []string {
 	if s.network == nil {
-		return nil // what stands before a server, in plain HTTP
+		return nil // a stand-in for a server, with plain HTTP
 	}
 	return []string{"NODE_EXTRA_CA_CERTS=" + s.network.CertFile()}
 }
@@ -238,7 +239,7 @@ func answers(ctx context.Context, client *http.Client, url string) bool {
 	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
 }
 
-// Kill ends the process and its children at once, as a power cut does.
+// Kill ends the process and its children at once, like a power cut.
 func (s *Server) Kill() error {
 	if s.process == nil {
 		return nil
@@ -252,19 +253,20 @@ func (s *Server) Kill() error {
 	return err
 }
 
-// Exited is closed when the process, which must have been started, is gone.
+// Exited returns a channel that closes when the process, which must have been started, has ended.
 func (s *Server) Exited() <-chan struct{} { return s.process.exited }
 
-// Pause stops the process where it stands until Resume, as a machine does that is out of memory.
+// Pause stops the process until Resume, like a machine that swaps.
 func (s *Server) Pause() error { return syscall.Kill(-s.process.cmd.Process.Pid, syscall.SIGSTOP) }
 
-// Resume lets a paused process go on.
+// Resume continues a paused process.
 func (s *Server) Resume() error { return syscall.Kill(-s.process.cmd.Process.Pid, syscall.SIGCONT) }
 
-// Stop asks the process to end and waits until it has. A process that ends with an error, or too late, is an error.
+// Stop asks the process to end and waits for its end. It returns an error if the process ends with an error, or not
+// within Patience.
 //
-// Dendrite v0.13.8 panics by its log when it is to stop while it notes a room event. Then Stop starts it once more, so
-// that its databases are closed after all.
+// Dendrite v0.13.8 can panic, as its log shows, when it stops while it stores a room event. Stop then starts it and
+// stops it once more, so that it closes its databases.
 func (s *Server) Stop() error {
 	err := s.terminate()
 	if err == nil || !strings.Contains(s.Log(), "level=panic") {
@@ -297,7 +299,7 @@ func (s *Server) terminate() error {
 	}
 }
 
-// PeakMemory is the most memory that the running process has held so far, in bytes.
+// PeakMemory returns the largest resident memory of the running process so far, in bytes.
 func (s *Server) PeakMemory() (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid.Load()))
 	if err != nil {
@@ -309,7 +311,7 @@ func (s *Server) PeakMemory() (int64, error) {
 	return kib << 10, err
 }
 
-// Log is the end of what the server has written, at most 16 KiB.
+// Log returns the end of the server's log, at most 16 KiB.
 func (s *Server) Log() string {
 	const limit = 16 << 10
 	text, err := os.ReadFile(s.LogFile())
@@ -319,11 +321,11 @@ func (s *Server) Log() string {
 	return string(text[max(0, len(text)-limit):])
 }
 
-// SharedSecret is what the servers of the harness let accounts be registered with.
+// SharedSecret is the secret for the registration of accounts at the harness's servers.
 const SharedSecret = "harness"
 
-// dendriteConfig is a complete dendrite.yaml. The limits that it lifts are there against strangers. Guests may
-// register: Dendrite lets them where anybody could, given a captcha that nobody here will solve.
+// dendriteConfig is a complete dendrite.yaml without rate limits. Guests may register, as registration is enabled.
+// Other users need the shared secret: without it, Dendrite asks for a captcha, which nobody can solve here.
 const dendriteConfig = `version: 2
 global:
   server_name: "{{.Name}}"

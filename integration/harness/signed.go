@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Signed signs a message as a server, for JSON.
+// Signed signs a message with a server's key and returns it as a JSON body.
 func Signed(t testing.TB, by *fclient.SigningIdentity, m interface {
 	mimiport.Signed
 	Marshal() ([]byte, error)

@@ -12,32 +12,32 @@ import (
 )
 
 // StartSynapse starts a new Synapse and waits until it serves. root is the folder that integration/synapse/setup.sh has
-// made. Synapse lives in that folder, to which it writes nothing, and needs root for it.
+// made. Synapse runs in a chroot in that folder, so the caller must be root. It writes nothing to the folder.
 func (n *Network) StartSynapse(ctx context.Context, root string) (*Server, error) {
 	return n.start(ctx, program{synapseConfig, func(s *Server) *exec.Cmd { return s.synapse(root) }})
 }
 
-// StartSynapse starts a Synapse or fails the test, which is skipped where Synapse is not installed.
+// StartSynapse starts a Synapse or fails the test. It skips the test where Synapse is not installed.
 func (n *TestNetwork) StartSynapse(t testing.TB) *Server {
 	t.Helper()
 	root := needs.Synapse(t)
 	return n.started(t, func(ctx context.Context) (*Server, error) { return n.Network.StartSynapse(ctx, root) })
 }
 
-// synapse mounts the network's folder at /mnt, as this process alone sees it.
+// synapse returns the command that runs Synapse in root. Only this process sees the network's folder at /mnt.
 func (s *Server) synapse(root string) *exec.Cmd {
 	const inside = `mount --bind "$1" "$2/mnt" && exec chroot "$2" python3 -m synapse.app.homeserver -c "$3"`
 	config := filepath.Join(s.Mounted(), filepath.Base(s.configFile()))
 	return exec.Command("unshare", "--mount", "sh", "-c", inside, "sh", s.network.dir, root, config)
 }
 
-// Mounted is the server's directory as a Synapse sees it.
+// Mounted returns the path of the server's directory inside the chroot of a Synapse.
 func (s *Server) Mounted() string { return filepath.Join("/mnt", filepath.Base(s.Dir)) }
 
-// ClientPort is the port of the client API.
+// ClientPort returns the port of the client API.
 func (s *Server) ClientPort() string { return portOf(s.URL) }
 
-// PeerPort is the port where the server listens for its peers.
+// PeerPort returns the port on which the server listens for its peers.
 func (s *Server) PeerPort() string {
 	if s.Listen != "" {
 		return portOf(s.Listen)
@@ -47,7 +47,7 @@ func (s *Server) PeerPort() string {
 
 func portOf(address string) string { return address[strings.LastIndex(address, ":")+1:] }
 
-// SigningKey is the server's signing key as Synapse writes one.
+// SigningKey returns the server's signing key in the format of Synapse.
 func (s *Server) SigningKey() (string, error) {
 	id, err := s.Identity()
 	if err != nil {
@@ -57,8 +57,7 @@ func (s *Server) SigningKey() (string, error) {
 	return strings.Replace(string(id.KeyID), ":", " ", 1) + " " + seed, nil
 }
 
-// synapseConfig is a complete homeserver.yaml. It lifts what keeps Synapse off loopback. The limits of its users and
-// peers are those that Synapse has by default.
+// synapseConfig is a complete homeserver.yaml. It allows requests to loopback. Users and peers have the default limits.
 const synapseConfig = `server_name: "{{.Name}}"
 signing_key: "{{.SigningKey}}"
 listeners:

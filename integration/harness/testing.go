@@ -8,14 +8,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
-// Run is testing.M.Run with the built command removed after it.
+// Run runs the tests of a package, and removes the built server command afterwards.
 func Run(m *testing.M) int {
 	defer RemoveBinary() // nolint: errcheck // in the temporary directory
 	return m.Run()
 }
 
-// StartServers gives a test n servers with the default section, which end with it. When the test fails, their logs are
-// shown.
+// StartServers starts n servers with the default section for a test. They end with the test. A failed test shows their
+// logs.
 func StartServers(t testing.TB, n int) []*Server {
 	t.Helper()
 	network := NewTestNetwork(t)
@@ -47,13 +47,13 @@ func NewTestNetwork(t testing.TB) *TestNetwork {
 // NewPostgresNetwork is NewTestNetwork with a PostgreSQL database for each server.
 func NewPostgresNetwork(t testing.TB) *TestNetwork {
 	t.Helper()
-	databases := pgtest.Start(t) // which ends after the network
+	databases := pgtest.Start(t) // it ends after the network
 	n := NewTestNetwork(t)
 	n.Postgres = func() string { return databases.Database(t) }
 	return n
 }
 
-// StartServer starts a server or fails the test.
+// StartServer starts a server or fails the test. A failed test shows the server's log.
 func (n *TestNetwork) StartServer(t testing.TB, section string) *Server {
 	t.Helper()
 	return n.started(t, func(ctx context.Context) (*Server, error) { return n.Start(ctx, section) })
@@ -83,7 +83,7 @@ func RegisterUser(t testing.TB, s *Server, localpart string, admin bool) *User {
 	return u
 }
 
-// Admit has a user who is in a room let another one in, or fails the test.
+// Admit calls User.Admit, and fails the test on an error.
 func Admit(t testing.TB, by *User, roomID string, u *User) {
 	t.Helper()
 	if err := by.Admit(Within(t), roomID, u); err != nil {
@@ -91,7 +91,7 @@ func Admit(t testing.TB, by *User, roomID string, u *User) {
 	}
 }
 
-// SharedRoom makes a room of the first user that all others join, where all of them may do everything.
+// SharedRoom makes a room of the first user that all others join. All of them have power level 100.
 func SharedRoom(t testing.TB, creator *User, others ...*User) (roomID string) {
 	t.Helper()
 	room, err := creator.CreateRoom(t.Context())
@@ -115,7 +115,7 @@ func StartTestClient(t testing.TB, u *User) *Client {
 	return RunClient(t, u, func(ctx context.Context, u *User) (*Client, error) { return StartClient(ctx, u, store) })
 }
 
-// RunClient starts a client for a user, which ends with the test.
+// RunClient starts a client for a user or fails the test. The client ends with the test.
 func RunClient(t testing.TB, u *User, start func(context.Context, *User) (*Client, error)) *Client {
 	t.Helper()
 	c, err := start(t.Context(), u)
@@ -126,7 +126,7 @@ func RunClient(t testing.TB, u *User, start func(context.Context, *User) (*Clien
 	return c
 }
 
-// Do gives a client a command and decodes the result into out unless that is nil, or fails the test.
+// Do calls Client.Do, and fails the test on an error.
 func Do(t testing.TB, c *Client, command string, args Args, out any) {
 	t.Helper()
 	if err := c.Do(Within(t), command, args, out); err != nil {
@@ -134,7 +134,7 @@ func Do(t testing.TB, c *Client, command string, args Args, out any) {
 	}
 }
 
-// State is what a client knows of its group.
+// State returns a client's view of its group, or fails the test.
 func State(t testing.TB, c *Client) GroupState {
 	t.Helper()
 	st, err := c.State(Within(t))
@@ -144,8 +144,8 @@ func State(t testing.TB, c *Client) GroupState {
 	return st
 }
 
-// Beside runs something beside the test, for at most four times the harness's patience. end waits for it, and fails the
-// test if it has failed.
+// Beside calls run in the background, with a context of 4 times Patience. end waits for its result, and fails the test
+// on an error.
 func Beside[T any](t testing.TB, run func(context.Context) (T, error)) (end func() T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*Patience)
 	t.Cleanup(cancel)
@@ -165,7 +165,7 @@ func Beside[T any](t testing.TB, run func(context.Context) (T, error)) (end func
 	}
 }
 
-// RequireRefused fails the test unless an error is a homeserver's refusal with a code.
+// RequireRefused fails the test unless err is a homeserver's refusal with this code.
 func RequireRefused(t testing.TB, err error, code string) {
 	t.Helper()
 	if CodeOf(err) != code {
@@ -173,7 +173,7 @@ func RequireRefused(t testing.TB, err error, code string) {
 	}
 }
 
-// RequireRule fails the test unless an error is a homeserver's refusal that names a rule.
+// RequireRule fails the test unless err is a homeserver's refusal that names this rule.
 func RequireRule(t testing.TB, err error, rule string) {
 	t.Helper()
 	if RuleOf(err) != rule {
@@ -181,7 +181,7 @@ func RequireRule(t testing.TB, err error, rule string) {
 	}
 }
 
-// Within is a context for what should take a moment, with twice the harness's patience.
+// Within returns a context of twice Patience, for an operation that should take only a moment.
 func Within(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)

@@ -26,7 +26,7 @@ type User struct {
 	password string
 }
 
-// Error is an answer other than 200.
+// Error is a homeserver's answer with a status other than 200.
 type Error struct {
 	Status int
 	Code   string         // errcode
@@ -35,7 +35,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("HTTP %d: %v", e.Status, e.Fields) }
 
-// CodeOf is the errcode of an *Error, empty for any other error.
+// CodeOf returns the errcode of an *Error, or "" for any other error.
 func CodeOf(err error) string {
 	var refusal *Error
 	if !errors.As(err, &refusal) {
@@ -44,7 +44,7 @@ func CodeOf(err error) string {
 	return refusal.Code
 }
 
-// RuleOf is the rule that an *Error names, empty for any other error.
+// RuleOf returns the rule that an *Error names, or "" for any other error.
 func RuleOf(err error) string {
 	var refusal *Error
 	if !errors.As(err, &refusal) {
@@ -54,7 +54,7 @@ func RuleOf(err error) string {
 	return rule
 }
 
-// Register makes an account with a device, by the shared secret.
+// Register makes an account with a device, with the shared secret.
 func (s *Server) Register(ctx context.Context, localpart string, admin bool) (*User, error) {
 	const path = "/_synapse/admin/v1/register"
 	anybody := &User{Server: s}
@@ -102,7 +102,7 @@ func (s *Server) RegisterGuest(ctx context.Context) (*User, error) {
 	return u.at(s), err
 }
 
-// Request makes a request to the user's homeserver, with the user's token. body is JSON; empty for none.
+// Request makes a request to the user's homeserver, with the user's token. body is JSON, or empty.
 func (u *User) Request(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
 	r, err := http.NewRequestWithContext(ctx, method, u.Server.URL+path, bytes.NewReader(body))
 	if err != nil {
@@ -117,8 +117,8 @@ func (u *User) Request(ctx context.Context, method, path string, body []byte) (*
 	return r, nil
 }
 
-// Do sends one request to the user's homeserver, with the user's token, and decodes the answer into out unless that is
-// nil. An answer other than 200 is an *Error.
+// Do sends one request to the user's homeserver, with the user's token, and decodes the answer into out, unless out is
+// nil. It returns an *Error for an answer other than 200.
 func (u *User) Do(ctx context.Context, method, path string, in, out any) error {
 	var body []byte
 	if in != nil {
@@ -134,7 +134,8 @@ func (u *User) Do(ctx context.Context, method, path string, in, out any) error {
 	return exchange(r, out)
 }
 
-// exchange sends a request and decodes the answer into out unless that is nil. An answer other than 200 is an *Error.
+// exchange sends a request and decodes the answer into out, unless out is nil. It returns an *Error for an answer other
+// than 200.
 func exchange(r *http.Request, out any) error {
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
@@ -171,7 +172,7 @@ func (u *User) roomPath(roomID string, rest ...string) string {
 	return path
 }
 
-// CreateRoom makes a room that one joins by invitation, and returns its id.
+// CreateRoom makes a room that users join by invitation, and returns its id.
 func (u *User) CreateRoom(ctx context.Context) (roomID string, err error) {
 	return u.createRoom(ctx, map[string]any{"preset": "private_chat"})
 }
@@ -194,13 +195,13 @@ func (u *User) Invite(ctx context.Context, roomID, userID string) error {
 	return u.Do(ctx, http.MethodPost, u.roomPath(roomID, "invite"), map[string]any{"user_id": userID}, nil)
 }
 
-// Join joins a room that this user is invited to, by way of the server via.
+// Join joins a room that this user is invited to. The homeserver joins through the server via.
 func (u *User) Join(ctx context.Context, roomID, via string) error {
 	path := "/_matrix/client/v3/join/" + url.PathEscape(roomID) + "?server_name=" + url.QueryEscape(via)
 	return u.Do(ctx, http.MethodPost, path, map[string]any{}, nil)
 }
 
-// Admit has another user come into the room: one invites, the other joins.
+// Admit invites another user, who then joins the room.
 func (u *User) Admit(ctx context.Context, roomID string, other *User) error {
 	if err := u.Invite(ctx, roomID, other.ID); err != nil {
 		return err
@@ -233,7 +234,7 @@ func (u *User) SetState(ctx context.Context, roomID, eventType string, content a
 	return err
 }
 
-// SendState is SetState, and returns the event's id.
+// SendState does the same as SetState, and returns the event's id.
 func (u *User) SendState(ctx context.Context, roomID, eventType string, content any) (eventID string, err error) {
 	var sent struct {
 		EventID string `json:"event_id"`
@@ -268,7 +269,7 @@ func (u *User) SetPowerLevel(ctx context.Context, roomID, userID string, level i
 	return u.SetState(ctx, roomID, eventType, content)
 }
 
-// Sync is an answer of /sync, as far as the harness looks at it.
+// Sync is an answer of /sync. It has only the fields that the harness uses.
 type Sync struct {
 	NextBatch string `json:"next_batch"`
 	ToDevice  struct {
@@ -292,7 +293,7 @@ type Event struct {
 	Content  json.RawMessage `json:"content"`
 }
 
-// Sync asks for news since a token, empty for all, and waits for some for at most the given time.
+// Sync asks for the events since a token; an empty token means all events. The homeserver waits at most wait for one.
 func (u *User) Sync(ctx context.Context, since string, wait time.Duration) (*Sync, error) {
 	query := url.Values{"timeout": {fmt.Sprint(wait.Milliseconds())}}
 	if since != "" {
@@ -302,8 +303,8 @@ func (u *User) Sync(ctx context.Context, since string, wait time.Duration) (*Syn
 	return &s, u.Do(ctx, http.MethodGet, "/_matrix/client/v3/sync?"+query.Encode(), nil, &s)
 }
 
-// Await syncs from a token on until found says that it has seen what it looks for, and returns the token to go on from.
-// The context bounds how long.
+// Await syncs from the token since, until found returns true or the context ends. It returns the token for the next
+// sync.
 func (u *User) Await(ctx context.Context, since string, found func(*Sync) bool) (next string, err error) {
 	for {
 		s, err := u.Sync(ctx, since, time.Second)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Wait lets a time pass, or returns when the context ends.
+// Wait returns after a time, or when the context ends.
 func Wait(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -15,10 +15,10 @@ func Wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// Breathe waits for 50 ms, so that whoever tries again and again does not take every processor.
+// Breathe waits for 50 ms, so that a loop of attempts does not use a whole processor.
 func Breathe(ctx context.Context) { Wait(ctx, 50*time.Millisecond) }
 
-// Poll tries until it succeeds. It returns the last failure when the context ends before that.
+// Poll calls try until try succeeds or the context ends. It returns the error of the last call.
 func Poll(ctx context.Context, try func(context.Context) error) error {
 	for {
 		err := try(ctx)
