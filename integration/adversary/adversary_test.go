@@ -11,29 +11,28 @@ import (
 type attack struct {
 	name string
 	who  string // the attacker
-	rule string // that the attack tests
-	// play attacks a group that alice has at a, and checks the answers. after checks what must hold then: nil where the
-	// group must go on where it was.
+	rule string // the rule that the attack tests
+	// play attacks alice's group at a, and checks the answers. after checks the group afterwards; nil means goesOn.
 	play  func(*testing.T, *group)
 	after func(*testing.T, *group)
-	open  string // of an attack that still succeeds, and is told rather than played: why
+	open  string // why the attack still succeeds; the test then prints open and plays nothing
 }
 
-// attacks is what the adversary plays, in this order.
+// attacks are the attacks, in the order of play.
 var attacks = []attack{
 	{
 		name: "reclaim of a group that has never moved", who: "member of power 0, or a server in the room",
-		rule: "a reclaim needs a former host, a name is checked before its key, and a refusal of our own is no outage",
+		rule: "a reclaim needs a former host; a server checks a name before its key, and a refused name is no dead server",
 		play: reclaimNeverMoved,
 	},
 	{
 		name: "reclaim by a former host that is down", who: "member of power 0",
-		rule: "a key object that came with a claim ends no hosting",
+		rule: "a key object that comes with a claim ends no hosting",
 		play: reclaimForDownHost,
 	},
 	{
 		name: "recover of a live group", who: "a member's own server",
-		rule: "accept_claims is about imports: a healthy host stops for a claim that the room supports",
+		rule: "accept_claims is for imports; a healthy host stops only for a claim that the room supports",
 		play: recoverLive,
 	},
 	{
@@ -43,17 +42,17 @@ var attacks = []attack{
 	},
 	{
 		name: "Commits of epochs to come", who: "two members of power 0",
-		rule: "a later-epoch handshake without a receipt is only an alarm",
+		rule: "a handshake message of a later epoch without a receipt only alarms the operator",
 		play: laterEpochs,
 	},
 	{
 		name: "decision by a key that expired a year ago", who: "thief of an old key of the source",
-		rule: "a key counts for a time only if it was valid then",
+		rule: "a key counts only for the time in which it was valid",
 		play: expiredKey,
 	},
 	{
 		name: "an archive without preimage and keys", who: "the source",
-		rule: "own records win, and a preimage is never lost",
+		rule: "a server keeps its own records, and never loses a preimage",
 		play: poorArchive, after: archiveIsWhole,
 	},
 	{
@@ -63,37 +62,37 @@ var attacks = []attack{
 	},
 	{
 		name: "a backup made while the group was away", who: "a restored host",
-		rule: "a later term that leads back here stops, and says so",
+		rule: "a restored host stops at a later term that leads back to it, and says so",
 		play: restoredWhileAway, after: goesOnClaimed,
 	},
 	{
 		name: "two recovers into one term", who: "two operators",
-		rule: "where two chains part, everybody chooses alike; the room's pointer decides",
+		rule: "all servers choose the same of two chains; the room's pointer decides",
 		play: twoRecovers, after: goesOnClaimed,
 	},
 	{
 		name: "another group's vote beside an old offer", who: "a former host",
-		rule: "a vote names its migration: where chains part, and at its own server, no other counts",
+		rule: "a vote counts only for the migration that it names",
 		play: borrowedVote, after: goesOnClaimed,
 	},
 	{
 		name: "a recover shown to a target that has voted", who: "member of power 0",
-		rule: "a staged row ends by the source's signature, the room or the operator",
+		rule: "only the source's signature, the room or the operator ends a staged migration",
 		play: recoverShownToStaged,
 	},
 	{
 		name: "the room's word for a claim of one's own", who: "member of power 0",
-		rule: "the pointer takes the power to move the group, and only such a sender's counts",
+		rule: "a pointer counts only if its sender has the power to move the group",
 		play: forgedPointer,
 	},
 	{
 		name: "a successor's claim to a healthy host", who: "a server that the room lists",
-		rule: "a successor is trusted with a lost group, not with a healthy one",
+		rule: "a successor may take a lost group, not a healthy one",
 		play: succeedHealthy,
 	},
 	{
 		name: "another server's receipt", who: "member of power 0",
-		rule: "a receipt counts in the present term, under a key of the host",
+		rule: "a receipt counts only in the present term, under a key of the host",
 		play: forgedReceipt,
 	},
 	{
@@ -103,32 +102,32 @@ var attacks = []attack{
 	},
 	{
 		name: "two contents for one offer, and both outcomes", who: "the source",
-		rule: "the first content stays, a confirmation wins, and both are evidence",
+		rule: "the first content stays; a confirmation wins over an abort; both pairs are evidence",
 		play: secondContent,
 	},
 	{
 		name: "12 sources and 1,000 servers that never answer", who: "remote servers",
-		rule: "work that dials out is filed under the server that it dials",
+		rule: "rows that dial a server wait for that server only",
 		play: silentHosts,
 	},
 	{
 		name: "200 uploads of 64 MiB that send nothing", who: "remote server",
-		rule: "a body is read into memory as it arrives, against one budget",
+		rule: "all bodies share one budget of memory, and take it only as they arrive",
 		play: idleUploads,
 	},
 	{
 		name: "300 offers at once, 400 reservations at once", who: "local user",
-		rule: "a quota is counted in the transaction that stores",
+		rule: "a quota is counted in the transaction that stores the row",
 		play: quotaRaces,
 	},
 	{
 		name: "a lineage with 1,000 signers", who: "member of power 0",
-		rule: "at most 8 servers are asked for keys for one message, and failures are remembered",
+		rule: "a server asks at most 8 servers for the keys of one message, and remembers failures",
 		play: manySigners,
 	},
 	{
 		name: "a refusal of 7 MB with control characters", who: "the target",
-		rule: "peer text is clipped before it is stored, logged or passed on",
+		rule: "a server clips text of a peer before it stores it, logs it or passes it on",
 		play: longRefusal,
 	},
 	{
@@ -138,7 +137,7 @@ var attacks = []attack{
 	},
 	{
 		name: "users of a server that the room's ACL denies", who: "members on a denied server",
-		rule: "every route hears the ACL, matched whole and without case",
+		rule: "every route applies the ACL, which matches whole names without regard to case",
 		play: deniedServer,
 	},
 	{
@@ -158,7 +157,7 @@ var attacks = []attack{
 	},
 	{
 		name: "power 0 removes the creator", who: "member of power 0",
-		rule: "removing others takes what kicking takes in the room",
+		rule: "removing a leaf of another user takes the power to kick in the room",
 		play: removeCreator,
 	},
 	{
@@ -168,12 +167,12 @@ var attacks = []attack{
 	},
 	{
 		name: "poison proposals", who: "member of power 0",
-		rule: "what no Commit could carry out is refused at the door",
+		rule: "the host refuses a proposal that no Commit could carry out",
 		play: poison,
 	},
 	{
 		name: "a kicked member with an Update pending", who: "member of power 0",
-		rule: "beside an Update the host's own Remove wins",
+		rule: "the host's own Remove wins over an Update",
 		play: preparedLeaver, after: malloryIsOut,
 	},
 	{
@@ -183,7 +182,7 @@ var attacks = []attack{
 	},
 	{
 		name: "lists of successors that do not count, for a host that was out for a day", who: "member of power 0",
-		rule: "a list is of one room and group, and its sender needs the power for the pointer",
+		rule: "a list counts for one room and group, and its sender needs the power to send the pointer",
 		play: voidSuccessors,
 	},
 }
@@ -203,7 +202,7 @@ func playAll(t *testing.T, n *harness.TestNetwork) {
 		t.Run(a.name, func(t *testing.T) {
 			start := time.Now()
 			g := x.newGroup(t)
-			t.Run("attack", func(t *testing.T) { a.play(t, g) }) // whose cleanup undoes what it has set up
+			t.Run("attack", func(t *testing.T) { a.play(t, g) }) // its cleanup ends before after begins
 			after := a.after
 			if after == nil {
 				after = goesOn
@@ -213,6 +212,6 @@ func playAll(t *testing.T, n *harness.TestNetwork) {
 		})
 	}
 	for _, s := range []*harness.Server{x.a, x.b} {
-		logPeak(t, s, "in the end")
+		logPeak(t, s, "at the end")
 	}
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// arena is the homeservers of an attack, a user on each, and the administrators of the honest ones.
+// arena has the homeservers of all attacks, a user on each, and the administrators of the honest servers.
 type arena struct {
 	*harness.TestNetwork
 	a, b *harness.Server // honest
@@ -47,7 +47,7 @@ func newArena(t *testing.T, n *harness.TestNetwork) *arena {
 	for s := range x.root {
 		x.setPolicy(t, t.Context(), s, nil)
 	}
-	keys := x.mlsGroup(nil) // which are the same for any id
+	keys := x.mlsGroup(nil) // its keys do not depend on the id
 	for leaf, u := range []*harness.User{x.alice, x.bob, x.mallory} {
 		if err := u.PublishKey(t.Context(), "ed25519", keys.Client(uint32(leaf)).SignatureKey()); err != nil {
 			t.Fatal(err)
@@ -65,8 +65,8 @@ func (x *arena) set(t *testing.T, s *harness.Server, policy map[string]any) {
 	t.Cleanup(func() { x.setPolicy(t, context.WithoutCancel(t.Context()), s, nil) })
 }
 
-// setPolicy gives an honest server the default policy, but for the changes and for the quotas that the many attacks
-// would use up.
+// setPolicy gives an honest server the default policy with changes. It raises the quotas that so many attacks would use
+// up.
 func (x *arena) setPolicy(t *testing.T, ctx context.Context, s *harness.Server, changes map[string]any) {
 	t.Helper()
 	many := map[string]int{
@@ -80,17 +80,17 @@ func (x *arena) setPolicy(t *testing.T, ctx context.Context, s *harness.Server, 
 	}
 }
 
-// group is a group of alice, bob and mallory, its leaves 0, 1 and 2. alice has created it; she and bob may move it.
+// group is a group of alice, bob and mallory, with leaves 0, 1 and 2. alice has created it. She and bob may move it.
 type group struct {
 	*arena
 	room string
 	id   []byte
-	mls  *mlstest.Group // in the epoch that it is in
+	mls  *mlstest.Group // in its present epoch
 	host *harness.Server
 	term uint64
 }
 
-// leaves are the members' places in the tree.
+// These are the leaf indices of the members.
 const (
 	aliceLeaf = iota
 	bobLeaf
@@ -119,7 +119,7 @@ func (x *arena) newGroup(t *testing.T) *group {
 
 const protocol = "mls10"
 
-// mlsGroup is a group of the three users with any id.
+// mlsGroup returns an MLS group of the three users with this id.
 func (x *arena) mlsGroup(id []byte) *mlstest.Group {
 	o := mlstest.Options{GroupID: id}
 	for _, u := range []*harness.User{x.alice, x.bob, x.mallory} {
@@ -132,10 +132,10 @@ func (g *group) path(route string) string {
 	return "/groups/" + base64.RawURLEncoding.EncodeToString(g.id) + route
 }
 
-// at is the path of a route of a Delivery Service in the client API.
+// at returns the path of a route of a Delivery Service in the client API.
 func at(ds, route string) string { return clientapi.PathPrefix + "/ds/" + url.PathEscape(ds) + route }
 
-// ask has a user ask the group's host.
+// ask sends a user's request to the group's host.
 func (g *group) ask(t *testing.T, u *harness.User, method, route string, in, out any) error {
 	t.Helper()
 	return u.Do(harness.Within(t), method, at(g.host.Name, route), in, out)
@@ -148,7 +148,7 @@ func (g *group) must(t *testing.T, u *harness.User, method, route string, in, ou
 	}
 }
 
-// commit has a member make a Commit that the host accepts.
+// commit submits a member's Commit, which the host must accept.
 func (g *group) commit(t *testing.T, u *harness.User, leaf uint32) {
 	t.Helper()
 	c := g.mls.Commit(mlstest.CommitOptions{Sender: leaf, Path: true})
@@ -158,7 +158,7 @@ func (g *group) commit(t *testing.T, u *harness.User, leaf uint32) {
 	g.mls = c.Next
 }
 
-// say has a member send a message that the host accepts.
+// say submits a member's message, which the host must accept.
 func (g *group) say(t *testing.T, u *harness.User) {
 	t.Helper()
 	if err := g.submit(t, u, &api.SubmitRequest{Message: g.mls.Application(nil, 32)}); err != nil {
@@ -166,13 +166,13 @@ func (g *group) say(t *testing.T, u *harness.User) {
 	}
 }
 
-// submit has a user submit a message.
+// submit submits a user's message to the group's host.
 func (g *group) submit(t *testing.T, u *harness.User, message *api.SubmitRequest) error {
 	t.Helper()
 	return g.ask(t, u, http.MethodPost, g.path("/messages"), message, nil)
 }
 
-// where is what a server says of the group's host, asked by a user.
+// where asks a server, as a user, for the group's host.
 func (g *group) where(t *testing.T, u *harness.User, s *harness.Server) (host api.HostResponse) {
 	t.Helper()
 	if err := u.Do(harness.Within(t), http.MethodGet, at(s.Name, g.path("/host")), nil, &host); err != nil {
@@ -181,7 +181,7 @@ func (g *group) where(t *testing.T, u *harness.User, s *harness.Server) (host ap
 	return host
 }
 
-// lineage is the group's as its host has it.
+// lineage returns the group's lineage as its host has it.
 func (g *group) lineage(t *testing.T) *mimiport.Lineage {
 	t.Helper()
 	l, err := mimiport.UnmarshalLineage(g.where(t, g.alice, g.host).Lineage)
@@ -191,7 +191,7 @@ func (g *group) lineage(t *testing.T) *mimiport.Lineage {
 	return l
 }
 
-// evidence is the kinds of what a server has kept about the group.
+// evidence returns the kinds of evidence that a server has about the group.
 func (g *group) evidence(t *testing.T, s *harness.Server) (kinds []string) {
 	t.Helper()
 	var list adminapi.EvidenceList
@@ -205,7 +205,7 @@ func (g *group) evidence(t *testing.T, s *harness.Server) (kinds []string) {
 	return kinds
 }
 
-// move has a member move the group to a server, and waits until it is there.
+// move moves the group to a server, as a member, and waits until the group is active there.
 func (g *group) move(t *testing.T, u *harness.User, leaf uint32, to *harness.Server) {
 	t.Helper()
 	o := g.offer(t, u, to)
@@ -230,7 +230,7 @@ func (g *group) move(t *testing.T, u *harness.User, leaf uint32, to *harness.Ser
 	}
 }
 
-// goesOn checks that the group is where it was, and that its members go on: they commit, talk and move it.
+// goesOn checks that the group is at its host in its term, and that its members can commit, send and move it.
 func goesOn(t *testing.T, g *group) {
 	t.Helper()
 	if host := g.where(t, g.bob, g.host); host.DeliveryService != g.host.Name || host.Term != g.term {
@@ -246,7 +246,7 @@ func goesOn(t *testing.T, g *group) {
 	g.say(t, g.mallory)
 }
 
-// answer is what a server has answered to a request.
+// answer is a server's answer to a request.
 type answer struct {
 	status int
 	body   []byte
@@ -256,11 +256,11 @@ func (a answer) code() string {
 	var refusal struct {
 		Code string `json:"errcode"`
 	}
-	_ = json.Unmarshal(a.body, &refusal) // what is not JSON has no code
+	_ = json.Unmarshal(a.body, &refusal) // a body that is not JSON has no code
 	return refusal.Code
 }
 
-// requireRefused fails unless an answer is a typed refusal.
+// requireRefused fails the test unless the answer is a refusal with a code.
 func (a answer) requireRefused(t *testing.T, name string) {
 	t.Helper()
 	if a.status < 400 || a.status >= 500 || a.code() == "" {
@@ -285,7 +285,7 @@ func (x *arena) send(t *testing.T, r *http.Request) answer {
 	return answer{resp.StatusCode, body}
 }
 
-// request is one of a server to another, below the prefix of the federation API.
+// request makes a request of one server to another. route comes after the prefix of the federation API.
 func (x *arena) request(
 	t *testing.T, by *fclient.SigningIdentity, to *harness.Server, method, route string, in any,
 ) *http.Request {
@@ -304,7 +304,7 @@ func (x *arena) peer(
 	return x.send(t, x.request(t, by, to, method, route, in))
 }
 
-// as is the query that names a user.
+// as returns the query that names a user.
 func as(u *harness.User) string { return "?" + url.Values{"user_id": {u.ID}}.Encode() }
 
 // withBody gives a request a body that is not JSON.

@@ -24,7 +24,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
 
-// logPeak tells what a server has held at most so far, and returns it in bytes.
+// logPeak logs a server's peak memory, and returns it in bytes.
 func logPeak(t *testing.T, s *harness.Server, when string) int64 {
 	t.Helper()
 	peak, err := s.PeakMemory()
@@ -35,10 +35,10 @@ func logPeak(t *testing.T, s *harness.Server, when string) int64 {
 	return peak
 }
 
-// maxHeld is what a server may hold whatever uploads are open, in bytes.
+// maxHeld is the most memory that a server may use under idle uploads, in bytes.
 const maxHeld = 300 << 20
 
-// idleUploads has alice and the attacker's server begin 200 uploads each that send nothing.
+// idleUploads: alice and the attacker's server begin 200 uploads each, and send none of the bodies.
 func idleUploads(t *testing.T, g *group) {
 	ctx, cancel := context.WithCancel(t.Context())
 	logPeak(t, g.a, "before the uploads")
@@ -85,12 +85,12 @@ func idleUploads(t *testing.T, g *group) {
 	answered.Wait()
 	peak := logPeak(t, g.a, fmt.Sprintf("under %d idle uploads of 64 MiB, %d refused", begun.Load(), refused.Load()))
 	if begun.Load() < 200 || peak > maxHeld {
-		t.Errorf("the server has held %d MiB for %d uploads", peak>>20, begun.Load())
+		t.Errorf("the server used %d MiB under %d uploads", peak>>20, begun.Load())
 	}
-	g.say(t, g.bob) // beside them
+	g.say(t, g.bob) // while the uploads are open
 }
 
-// delivered sends messages to bob by way of his own server, and returns how long each took to reach him.
+// delivered sends n messages to bob through his own server, and returns the median and the longest delivery time.
 func (g *group) delivered(t *testing.T, n int) (median, most time.Duration) {
 	t.Helper()
 	since, err := g.bob.Await(harness.Within(t), "", func(*harness.Sync) bool { return true })
@@ -117,7 +117,7 @@ func (g *group) delivered(t *testing.T, n int) (median, most time.Duration) {
 	return took[n/2], took[n-1]
 }
 
-// silentHosts gives bob's server work for servers that never answer, and measures what that costs bob.
+// silentHosts gives bob's server work for servers that never answer, and measures the delay of bob's messages.
 func silentHosts(t *testing.T, g *group) {
 	g.move(t, g.bob, bobLeaf, g.b)
 	median, most := g.delivered(t, 10)
@@ -141,11 +141,11 @@ func silentHosts(t *testing.T, g *group) {
 	t.Logf("local delivery beside 1,000 silent servers and %d sources that hang: median %d ms, at most %d ms",
 		staged, median.Milliseconds(), most.Milliseconds())
 	if hanging.Load() == 0 || dialled.Load() == 0 {
-		t.Errorf("%d sources and %d silent servers were asked", hanging.Load(), dialled.Load())
+		t.Errorf("bob's server asked %d sources and dialled %d silent servers", hanging.Load(), dialled.Load())
 	}
 }
 
-// owe gives a server something to tell each of n silent servers, and counts when they are dialled.
+// owe stores a row for each of n silent servers, and counts the connections to them.
 func (g *group) owe(t *testing.T, s *harness.Server, n int) (dialled *counter) {
 	t.Helper()
 	store, err := engine.Open(t.Context(), s.Store(), postgres.Pool{MaxOpen: 1, MaxIdle: 1})
@@ -171,7 +171,7 @@ func (g *group) owe(t *testing.T, s *harness.Server, n int) (dialled *counter) {
 	return dialled
 }
 
-// quotaRaces has a user of bob's server ask for all at once.
+// quotaRaces: a user of bob's server asks for many offers and reservations at the same time.
 func quotaRaces(t *testing.T, g *group) {
 	greedy := harness.RegisterUser(t, g.b, "greedy"+strings.ToLower(rand.Text()[:6]), false)
 	harness.Admit(t, g.bob, g.room, greedy)

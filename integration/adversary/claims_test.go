@@ -17,7 +17,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// claim is a claim to the group by a server, for the next term.
+// claim returns a server's unsigned claim to the group for the next term.
 func (g *group) claim(kind mimiport.StepKind, name string) *mimiport.LineageClaim {
 	return &mimiport.LineageClaim{Kind: kind, DomainName: name, GroupID: g.id, Term: g.term + 1, Epoch: g.mls.Epoch()}
 }
@@ -62,7 +62,7 @@ func recoverLive(t *testing.T, g *group) {
 		answer.requireRefused(t, "a recover that nobody supports")
 	}
 	if kinds := g.evidence(t, g.a); !slices.Contains(kinds, string(migration.EvidenceContested)) {
-		t.Errorf("the operator is shown %q", kinds)
+		t.Errorf("the operator sees the evidence %q", kinds)
 	}
 }
 
@@ -92,7 +92,7 @@ func recoverShownToStaged(t *testing.T, g *group) {
 	h.stage(t, time.Now().Add(time.Hour))
 	staged := h.group()
 	staged.term = 0
-	for _, server := range []*harness.Server{g.a, g.c.Server} { // any server, and the source
+	for _, server := range []*harness.Server{g.a, g.c.Server} { // a third server, and the source
 		by, err := server.Identity()
 		if err != nil {
 			t.Fatal(err)
@@ -109,7 +109,7 @@ func recoverShownToStaged(t *testing.T, g *group) {
 	h.requireState(t, migration.Active)
 }
 
-// forgedPointer has mallory say in the room that a recover by their own server is what the room wants.
+// forgedPointer: mallory sends the room a pointer to a recover by the attacker's server.
 func forgedPointer(t *testing.T, g *group) {
 	signed := claimed(t, g.lineage(t), g.c.SigningIdentity, g.claim(mimiport.StepRecover, g.c.Name), nil)
 	l, err := mimiport.UnmarshalLineage(signed)
@@ -127,7 +127,7 @@ func forgedPointer(t *testing.T, g *group) {
 	}
 }
 
-// forgedReceipt shows the host receipts for a Commit that it has not accepted.
+// forgedReceipt shows the host receipts for a Commit that it has not accepted, under keys that are not its own.
 func forgedReceipt(t *testing.T, g *group) {
 	for _, by := range []*fclient.SigningIdentity{g.c.SigningIdentity, stranger(t, g.a.Name)} {
 		m := harness.Signed(t, by, &mimiport.CommitReceipt{GroupID: g.id, Epoch: 9, Seq: 9})
@@ -138,7 +138,7 @@ func forgedReceipt(t *testing.T, g *group) {
 	}
 }
 
-// foreignHandOver has the attacker's server hand bob's the group that alice's has.
+// foreignHandOver: the attacker's server, as the source, hands bob's server a group that alice's server hosts.
 func foreignHandOver(t *testing.T, g *group) {
 	l := *g.lineage(t)
 	h := g.newHoax(t, g.room, g.id)
@@ -155,7 +155,7 @@ func foreignHandOver(t *testing.T, g *group) {
 	h.put(t, g.b, time.Now().Add(time.Hour)).requireRefused(t, "a chain that ends with a recover")
 }
 
-// secondContent has the attacker's server say two things of one offer, twice.
+// secondContent: the attacker's server sends two contents, and then both outcomes, for one offer.
 func secondContent(t *testing.T, g *group) {
 	h := g.newHoax(t, g.room, nil)
 	h.stage(t, time.Now().Add(time.Hour))
@@ -175,12 +175,12 @@ func secondContent(t *testing.T, g *group) {
 	kinds := h.group().evidence(t, g.b)
 	for _, want := range []migration.EvidenceKind{migration.EvidenceSecondContent, migration.EvidenceBothOutcomes} {
 		if !slices.Contains(kinds, string(want)) {
-			t.Errorf("the operator is shown %q, not %s", kinds, want)
+			t.Errorf("the operator sees the evidence %q, without %s", kinds, want)
 		}
 	}
 }
 
-// toC has the group moved to the attacker's server, which a member may whom the room trusts.
+// toC gives mallory the power to move the group, and moves it to the attacker's server.
 func (g *group) toC(t *testing.T) {
 	t.Helper()
 	if err := g.alice.SetPowerLevel(harness.Within(t), g.room, g.mallory.ID, 100); err != nil {
@@ -228,7 +228,7 @@ func archiveIsWhole(t *testing.T, g *group) {
 	}
 }
 
-// operate lets a server's administrator ask about the group.
+// operate sends a request about the group to a server's admin API, as its administrator.
 func (g *group) operate(t *testing.T, s *harness.Server, method, route string, in any) {
 	t.Helper()
 	path := adminapi.PathPrefix + g.path(route)
@@ -237,7 +237,7 @@ func (g *group) operate(t *testing.T, s *harness.Server, method, route string, i
 	}
 }
 
-// recover lets a server's administrator take the group on from what its members hold.
+// recover recovers the group at a server from a lineage and the GroupInfo, as its administrator.
 func (g *group) recover(t *testing.T, s *harness.Server, lineage []byte) {
 	t.Helper()
 	g.set(t, s, map[string]any{"recover": true})
@@ -261,7 +261,7 @@ func restoredWhileAway(t *testing.T, g *group) {
 		t.Error(err)
 	}
 	if kinds := g.evidence(t, g.a); !slices.Contains(kinds, string(migration.EvidenceOwnForgotten)) {
-		t.Errorf("the operator is shown %q", kinds)
+		t.Errorf("the operator sees the evidence %q", kinds)
 	}
 	err := g.submit(t, g.alice, &api.SubmitRequest{Message: g.mls.Application(nil, 32)})
 	harness.RequireRefused(t, err, "IO.GITHUB.MIMIPORT.M_GROUP_STOPPED")
@@ -309,8 +309,8 @@ func twoRecovers(t *testing.T, g *group) {
 	g.host = g.a
 }
 
-// borrowedVote has the attacker's server, which has the group, get b's vote for a group of its own, and put it beside
-// b's offer for this one. It shows that to b, and to a, which has recovered the group.
+// borrowedVote: the attacker's server hosts the group, and gets b's vote for another group. It puts that vote beside
+// b's offer for this group. It shows this chain to b, and to a, which has recovered the group.
 func borrowedVote(t *testing.T, g *group) {
 	g.move(t, g.bob, bobLeaf, g.b)
 	g.toC(t)
@@ -322,7 +322,7 @@ func borrowedVote(t *testing.T, g *group) {
 	h := g.newHoax(t, g.room, nil)
 	var vote api.SignedRequest
 	if a := h.put(t, g.b, time.Now().Add(time.Hour)); json.Unmarshal(a.body, &vote) != nil || len(vote.Vote) == 0 {
-		t.Fatalf("the content was answered %v", a)
+		t.Fatalf("the answer to the content is %v", a)
 	}
 	g.c.lies(t, func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -354,7 +354,7 @@ func borrowedVote(t *testing.T, g *group) {
 	}
 }
 
-// goesOnClaimed is goesOn for a group that was recovered.
+// goesOnClaimed is goesOn for a recovered group.
 func goesOnClaimed(t *testing.T, g *group) {
 	g.set(t, g.b, map[string]any{"accept_claims": true})
 	goesOn(t, g)

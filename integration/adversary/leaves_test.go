@@ -15,13 +15,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// propose has mallory send a proposal.
+// propose submits a proposal by mallory.
 func (g *group) propose(t *testing.T, p *mlstest.Proposal) error {
 	t.Helper()
 	return g.submit(t, g.mallory, &api.SubmitRequest{Message: g.mls.Propose(malloryLeaf, p)})
 }
 
-// sendCommit has a user send a Commit. The group follows if it is accepted.
+// sendCommit submits a user's Commit. g.mls goes to the next epoch if the host accepts the Commit.
 func (g *group) sendCommit(t *testing.T, u *harness.User, o mlstest.CommitOptions) error {
 	t.Helper()
 	c := g.mls.Commit(o)
@@ -32,7 +32,7 @@ func (g *group) sendCommit(t *testing.T, u *harness.User, o mlstest.CommitOption
 	return err
 }
 
-// commitValue has mallory commit a proposal by value.
+// commitValue submits mallory's Commit with a proposal by value.
 func (g *group) commitValue(t *testing.T, p *mlstest.Proposal) error {
 	t.Helper()
 	return g.sendCommit(t, g.mallory, mlstest.CommitOptions{
@@ -40,10 +40,10 @@ func (g *group) commitValue(t *testing.T, p *mlstest.Proposal) error {
 	})
 }
 
-// identity is that of a user's device.
+// identity returns the MLS identity of a user's device.
 func identity(u *harness.User) []byte { return mlstest.Identity(u.ID, u.DeviceID) }
 
-// renameLeaf has mallory's leaf take the name of alice's device, and of another device of their own.
+// renameLeaf: mallory's leaf takes the identity of alice's device, of another device of mallory, and of nobody.
 func renameLeaf(t *testing.T, g *group) {
 	for _, name := range [][]byte{identity(g.alice), mlstest.Identity(g.mallory.ID, "OTHER"), []byte("nobody")} {
 		renamed := g.mls.NewClient(name)
@@ -54,7 +54,7 @@ func renameLeaf(t *testing.T, g *group) {
 	}
 }
 
-// secondLeaf has mallory's device enter twice.
+// secondLeaf: mallory adds a second leaf for the same device.
 func secondLeaf(t *testing.T, g *group) {
 	twin := g.mls.NewClient(identity(g.mallory))
 	harness.RequireRule(t, g.propose(t, g.mls.Add(twin)), "device-unique")
@@ -65,8 +65,7 @@ func secondLeaf(t *testing.T, g *group) {
 	}), "successor")
 }
 
-// ghost has mallory add a leaf in alice's name, of a device that she has and of one that she has not, with keys of
-// their own.
+// ghost: mallory adds leaves for devices of alice and of mallory. No device publishes the keys of these leaves.
 func ghost(t *testing.T, g *group) {
 	for _, name := range [][]byte{mlstest.Identity(g.alice.ID, "PHONE"), mlstest.Identity(g.mallory.ID, "PHONE")} {
 		add := g.mls.Add(g.mls.NewClient(name))
@@ -78,7 +77,7 @@ func ghost(t *testing.T, g *group) {
 	harness.RequireRefused(t, err, "M_FORBIDDEN")
 }
 
-// removeCreator has mallory remove alice, who has created the room.
+// removeCreator: mallory removes alice, who has created the room, and bob.
 func removeCreator(t *testing.T, g *group) {
 	for _, leaf := range []uint32{aliceLeaf, bobLeaf} {
 		harness.RequireRule(t, g.propose(t, g.mls.Remove(leaf)), "kick")
@@ -86,7 +85,7 @@ func removeCreator(t *testing.T, g *group) {
 	}
 }
 
-// endGroup has mallory end the group, and change what it is.
+// endGroup: mallory proposes and commits a ReInit and a GroupContextExtensions.
 func endGroup(t *testing.T, g *group) {
 	for _, p := range []*mlstest.Proposal{g.mls.ReInit([]byte("next")), g.mls.SetExtensions(nil)} {
 		harness.RequireRule(t, g.propose(t, p), "group-power")
@@ -96,7 +95,7 @@ func endGroup(t *testing.T, g *group) {
 	harness.RequireRefused(t, err, "M_FORBIDDEN")
 }
 
-// poison has mallory propose what nobody could commit. What is accepted of it, alice can commit as it is.
+// poison: mallory sends proposals that nobody could commit. Alice can commit all that the host accepts.
 func poison(t *testing.T, g *group) {
 	stranger := mlstest.Identity("@nobody:"+g.c.Name, "DEVICE")
 	own := g.mls.NewClient(mlstest.Identity(g.mallory.ID, "OLD"))
@@ -117,11 +116,11 @@ func poison(t *testing.T, g *group) {
 	harness.RequireRule(t, g.propose(t, g.mls.Update(malloryLeaf)), "proposals-together")
 	harness.RequireRule(t, g.propose(t, g.mls.Remove(malloryLeaf)), "proposals-together")
 	if err := g.sendCommit(t, g.alice, mlstest.CommitOptions{References: [][]byte{update}}); err != nil {
-		t.Errorf("alice's Commit of all that is pending: %v", err)
+		t.Errorf("alice's Commit of all pending proposals: %v", err)
 	}
 }
 
-// listHost makes the group another one, which lists its host as an external sender.
+// listHost replaces g by another group, which lists its host as an external sender.
 func (g *group) listHost(t *testing.T) {
 	t.Helper()
 	var reserved api.ReserveGroupResponse
@@ -141,7 +140,7 @@ func (g *group) listHost(t *testing.T) {
 	g.must(t, g.alice, http.MethodPut, g.path(""), bind, nil)
 }
 
-// preparedLeaver has mallory leave proposals behind for the time after the kick.
+// preparedLeaver: mallory sends an Update before the kick. The host's Remove still goes through.
 func preparedLeaver(t *testing.T, g *group) {
 	g.listHost(t)
 	update := g.mls.Propose(malloryLeaf, g.mls.Update(malloryLeaf))
@@ -159,7 +158,7 @@ func preparedLeaver(t *testing.T, g *group) {
 	}
 }
 
-// demand waits for the host's proposal to remove mallory.
+// demand waits for the host's proposal that removes mallory.
 func (g *group) demand(t *testing.T) (message []byte) {
 	t.Helper()
 	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
@@ -169,7 +168,7 @@ func (g *group) demand(t *testing.T) (message []byte) {
 		}
 		i := slices.IndexFunc(log.Messages, func(m api.LogMessage) bool { return m.Kind == "proposal" && m.Sender == "" })
 		if i < 0 {
-			return fmt.Errorf("the host has proposed nothing in %d messages", len(log.Messages))
+			return fmt.Errorf("the host has sent no proposal among %d messages", len(log.Messages))
 		}
 		message = log.Messages[i].Message
 		return nil
@@ -180,7 +179,7 @@ func (g *group) demand(t *testing.T) (message []byte) {
 	return message
 }
 
-// malloryIsOut checks that the others go on, and that mallory reads nothing.
+// malloryIsOut checks that mallory has no leaf and can read nothing, and that the others can commit and send.
 func malloryIsOut(t *testing.T, g *group) {
 	if slices.Contains(g.mls.Leaves(), malloryLeaf) {
 		t.Error("mallory has a leaf")

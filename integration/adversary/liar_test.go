@@ -14,8 +14,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// liar is the attacker's homeserver: a real one, behind a listener at its name that answers in its place as the
-// attacker likes. The attacker has its signing key.
+// liar is the attacker's homeserver: a real homeserver behind a proxy at its name. The proxy gives the attacker's
+// answers instead of the homeserver's. The attacker has the homeserver's signing key.
 type liar struct {
 	*harness.Server
 	*fclient.SigningIdentity
@@ -24,7 +24,7 @@ type liar struct {
 	lie func(http.ResponseWriter, *http.Request) bool
 }
 
-// startLiar starts the attacker's homeserver, which is honest until it is told to lie.
+// startLiar starts the attacker's homeserver. It is honest until a call of lies.
 func startLiar(t *testing.T, n *harness.TestNetwork) *liar {
 	t.Helper()
 	s := n.StartServer(t, harness.Section)
@@ -46,7 +46,7 @@ func startLiar(t *testing.T, n *harness.TestNetwork) *liar {
 	return l
 }
 
-// listen answers at the server's name until the test ends.
+// listen serves at the server's name until the test ends.
 func (l *liar) listen(t *testing.T, n *harness.TestNetwork) {
 	t.Helper()
 	certificate, err := tls.LoadX509KeyPair(n.CertFile(), n.KeyFile())
@@ -80,7 +80,7 @@ func (l *liar) answers(w http.ResponseWriter, r *http.Request) bool {
 	return lie != nil && lie(w, r)
 }
 
-// lies has the server answer what lie takes, until the test ends.
+// lies gives each request to lie first, until the test ends. The homeserver serves a request if lie returns false.
 func (l *liar) lies(t *testing.T, lie func(http.ResponseWriter, *http.Request) bool) {
 	l.set(lie)
 	t.Cleanup(func() { l.set(nil) })
@@ -92,7 +92,7 @@ func (l *liar) set(lie func(http.ResponseWriter, *http.Request) bool) {
 	l.lie = lie
 }
 
-// silent is a listener that accepts connections, counts them, and never says a word.
+// silent returns a listener that accepts connections, counts them, and never sends anything.
 func silent(t *testing.T, dialled *counter) net.Listener {
 	t.Helper()
 	listener, err := net.Listen("tcp", "localhost:0") // nolint: noctx // on loopback

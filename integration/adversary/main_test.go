@@ -1,5 +1,5 @@
-// Package adversary plays a hostile server and hostile members against real homeservers, attack by attack, and checks
-// after each one that honest use goes on. docs/threats.md says which rule each attack tests.
+// Package adversary plays the attacks of a hostile server and of hostile members against real homeservers. After each
+// attack it checks that honest members can go on. docs/threats.md lists the attackers and the attacks.
 package adversary
 
 import (

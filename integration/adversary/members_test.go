@@ -16,8 +16,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// squatID has bob's server import the group's id from the attacker's server, for a room of their own: without the
-// room's binding, and with one.
+// squatID: bob's server imports a group with the same id from the attacker's server, for another room. At first that
+// room does not bind the id, and then it does.
 func squatID(t *testing.T, g *group) {
 	own := g.newRoom(t)
 	h := g.newHoax(t, own, g.id)
@@ -27,13 +27,13 @@ func squatID(t *testing.T, g *group) {
 		t.Fatal(err)
 	}
 	h = g.newHoax(t, own, g.id)
-	h.stage(t, time.Now().Add(time.Hour)) // which goesOn shows to be in nobody's way
+	h.stage(t, time.Now().Add(time.Hour)) // goesOn checks that it does not disturb the group
 	if a := h.confirm(t, g.c.SigningIdentity); a.status != http.StatusOK {
 		t.Errorf("the decision: %v", a)
 	}
 }
 
-// laterEpochs has two accounts submit Commits of epochs that are made up.
+// laterEpochs: mallory and bob submit Commits of later epochs that do not exist.
 func laterEpochs(t *testing.T, g *group) {
 	madeUp := g.mls
 	for range 3 {
@@ -46,7 +46,7 @@ func laterEpochs(t *testing.T, g *group) {
 	}
 }
 
-// deniedServer: "an allow of good.example admits names that contain it". The host admits them; the module does not.
+// deniedServer: Dendrite matches part of a name: it admits all names that contain an allowed name. The module does not.
 func deniedServer(t *testing.T, g *group) {
 	setACL := func(allow string) {
 		t.Helper()
@@ -79,7 +79,7 @@ func deniedServer(t *testing.T, g *group) {
 	g.await(t, g.mallory, false)
 }
 
-// await waits until the room's ACL denies a user at a, or no longer does.
+// await waits until the room's ACL at a denies a user (want), or admits the user.
 func (g *group) await(t *testing.T, u *harness.User, want bool) {
 	t.Helper()
 	err := harness.Poll(harness.Within(t), func(context.Context) error {
@@ -93,14 +93,14 @@ func (g *group) await(t *testing.T, u *harness.User, want bool) {
 	}
 }
 
-// denied says whether a refusal is for the room's server ACL.
+// denied reports whether an error is a refusal because of the room's server ACL.
 func denied(err error) bool {
 	var refused *harness.Error
 	return errors.As(err, &refused) &&
 		strings.Contains(fmt.Sprint(refused.Fields["error"]), "the room's server ACL denies")
 }
 
-// manySigners has the attacker's server asked for the keys of a long chain.
+// manySigners: mallory and the attacker's server show a chain with 1,000 signers, all of the attacker's server.
 func manySigners(t *testing.T, g *group) {
 	var asked counter
 	g.c.lies(t, func(_ http.ResponseWriter, r *http.Request) bool {

@@ -25,14 +25,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// offer is what a target gives to whoever may move a group to it.
+// offer is a target's signed offer to take a group.
 type offer struct {
 	id       string
 	response *mimiport.MigrationResponse
 	keyID    string
 }
 
-// askOffer has a user ask a target for an offer to take a group from a source.
+// askOffer asks a target, as a user, for an offer to take a group from a source.
 func askOffer(t *testing.T, u *harness.User, target, source, room string, id []byte, epoch uint64) (*offer, error) {
 	t.Helper()
 	request := mimiport.MigrationRequest{SourceDomain: source, TargetDomain: target, GroupID: id, Epoch: epoch}
@@ -45,7 +45,7 @@ func askOffer(t *testing.T, u *harness.User, target, source, room string, id []b
 	return &offer{out.MigrationID, response, out.KeyID}, err
 }
 
-// offer gets an offer for the group from a server, as a user who may move it there.
+// offer asks a server, as a user, for an offer to take the group.
 func (g *group) offer(t *testing.T, u *harness.User, to *harness.Server) *offer {
 	t.Helper()
 	o, err := askOffer(t, u, to.Name, g.host.Name, g.room, g.id, g.mls.Epoch())
@@ -55,7 +55,7 @@ func (g *group) offer(t *testing.T, u *harness.User, to *harness.Server) *offer 
 	return o
 }
 
-// initiate has a member ask the host to move the group. after is the group as it will be at the target.
+// initiate asks the host, as a member, to move the group. after is the group in the epoch at the target.
 func (g *group) initiate(t *testing.T, o *offer, u *harness.User, leaf uint32) (
 	st api.MigrationStatus, after *mlstest.Group, err error,
 ) {
@@ -74,14 +74,14 @@ func (g *group) initiate(t *testing.T, o *offer, u *harness.User, leaf uint32) (
 	return st, c.Next, err
 }
 
-// commitTo is a migration Commit for an offer.
+// commitTo returns the migration Commit for an offer.
 func commitTo(t *testing.T, g *mlstest.Group, leaf uint32, o *offer) *mlstest.Commit {
 	t.Helper()
 	aad := &mimiport.MigrationCommitAAD{TargetDomain: o.response.Request.TargetDomain}
 	return g.Commit(mlstest.CommitOptions{Sender: leaf, Path: true, AuthenticatedData: encode(t, aad)})
 }
 
-// stranger is an identity that nobody publishes, by a server's name.
+// stranger returns an identity with a server's name and a new key, which no server publishes.
 func stranger(t *testing.T, name string) *fclient.SigningIdentity {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
@@ -91,7 +91,7 @@ func stranger(t *testing.T, name string) *fclient.SigningIdentity {
 	return &fclient.SigningIdentity{ServerName: spec.ServerName(name), KeyID: "ed25519:own", PrivateKey: private}
 }
 
-// keyObject is a key object that an identity makes of itself, with past keys: by id, when each expired.
+// keyObject returns a key object that an identity signs for itself. past maps its old keys to the times they expired.
 func keyObject(t *testing.T, by *fclient.SigningIdentity, past map[*fclient.SigningIdentity]time.Time) []byte {
 	t.Helper()
 	public := func(id *fclient.SigningIdentity) spec.Base64Bytes {
@@ -116,7 +116,7 @@ func keyObject(t *testing.T, by *fclient.SigningIdentity, past map[*fclient.Sign
 	return signed
 }
 
-// claimed is a lineage with one step more: a claim.
+// claimed returns the lineage l with one more step: the claim, signed by an identity.
 func claimed(
 	t *testing.T, l *mimiport.Lineage, by *fclient.SigningIdentity, claim *mimiport.LineageClaim, object []byte,
 ) []byte {
@@ -130,7 +130,7 @@ func claimed(
 	return encode(t, &longer)
 }
 
-// show has mallory and the attacker's server show a server a lineage of the group.
+// show sends a server a lineage of the group, first as mallory and then as the attacker's server.
 func (g *group) show(t *testing.T, to *harness.Server, lineage []byte) (answers []answer) {
 	t.Helper()
 	in := &api.LineageRequest{Lineage: lineage}
@@ -140,7 +140,7 @@ func (g *group) show(t *testing.T, to *harness.Server, lineage []byte) (answers 
 	return answers
 }
 
-// hoax is a migration to b that the attacker's server makes up as its source.
+// hoax is a migration to b of a group that only the attacker's server, its source, claims to host.
 type hoax struct {
 	*arena
 	*offer
@@ -148,8 +148,8 @@ type hoax struct {
 	after *mlstest.Group
 }
 
-// newHoax makes up a group of the attacker's server with an offer that bob has got for it. id is a foreign one; nil for
-// an id of the server's own making.
+// newHoax makes a hoax, with an offer by b that bob asks for. id is the group's id. If nil, the attacker's server
+// creates an id of its own, with a preimage.
 func (x *arena) newHoax(t *testing.T, room string, id []byte) *hoax {
 	t.Helper()
 	lineage := mimiport.Lineage{CreatingServer: x.c.Name, RoomID: room}
@@ -171,14 +171,14 @@ func (x *arena) newHoax(t *testing.T, room string, id []byte) *hoax {
 	}, c.Next}
 }
 
-// put sends the hoax's content to its target and returns what the target has decided about it.
+// put sends the hoax's content to its target, and returns the target's final answer.
 func (h *hoax) put(t *testing.T, to *harness.Server, decideBy time.Time) answer {
 	t.Helper()
 	content := &mimiport.MigrationContent{Response: *h.response, GroupState: encode(t, h.state)}
 	return h.upload(t, to, harness.Signed(t, h.c.SigningIdentity, content).Message, decideBy)
 }
 
-// upload sends bytes as the content of an offer until the target has decided about them.
+// upload sends body as the content of the offer, again and again until the target's answer is final.
 func (h *hoax) upload(t *testing.T, to *harness.Server, body []byte, decideBy time.Time) answer {
 	t.Helper()
 	sum := sha256.Sum256(body)
@@ -191,7 +191,7 @@ func (h *hoax) upload(t *testing.T, to *harness.Server, body []byte, decideBy ti
 	err := harness.Poll(harness.Within(t), func(context.Context) error {
 		a = h.send(t, withBody(h.request(t, h.c.SigningIdentity, to, http.MethodPut, route, nil), body))
 		if a.status == http.StatusAccepted {
-			return errors.New("the target is at work")
+			return errors.New("the target has not checked the content yet")
 		}
 		return nil
 	})
@@ -201,16 +201,16 @@ func (h *hoax) upload(t *testing.T, to *harness.Server, body []byte, decideBy ti
 	return a
 }
 
-// stage makes b vote for the hoax.
+// stage sends b the content, and requires b's vote for the hoax.
 func (h *hoax) stage(t *testing.T, decideBy time.Time) {
 	t.Helper()
 	if a := h.put(t, h.b, decideBy); a.status != http.StatusOK {
-		t.Fatalf("the content was answered %v", a)
+		t.Fatalf("the answer to the content is %v", a)
 	}
 	h.requireState(t, migration.Staged)
 }
 
-// confirm shows b the source's decision, signed by an identity.
+// confirm sends b the source's confirmation, signed by an identity.
 func (h *hoax) confirm(t *testing.T, by *fclient.SigningIdentity) answer {
 	t.Helper()
 	m := harness.Signed(t, by, &mimiport.MigrationConfirmation{
@@ -219,7 +219,7 @@ func (h *hoax) confirm(t *testing.T, by *fclient.SigningIdentity) answer {
 	return h.peer(t, h.c.SigningIdentity, h.b, http.MethodPut, "/migrations/"+h.id+"/confirmation", m)
 }
 
-// requireState fails unless the hoax stands so at b.
+// requireState fails the test unless the hoax is in this state at b.
 func (h *hoax) requireState(t *testing.T, want migration.State) {
 	t.Helper()
 	var st api.MigrationStatus
@@ -231,7 +231,7 @@ func (h *hoax) requireState(t *testing.T, want migration.State) {
 	}
 }
 
-// group is the hoax's group, once b has it.
+// group returns the hoax's group after b has taken it.
 func (h *hoax) group() *group {
 	return &group{
 		arena: h.arena, room: h.state.Lineage.RoomID, id: h.response.Request.GroupID, mls: h.after, host: h.b, term: 1,

@@ -27,10 +27,10 @@ type counter = atomic.Int64
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // whoever hangs up is told nothing
+	_ = json.NewEncoder(w).Encode(body) // the client may be gone
 }
 
-// hugeTerm has the attacker's server, which has the group, tell bob's that the group has moved in term 2^53-1.
+// hugeTerm: the attacker's server, which hosts the group, tells bob that the group has moved in term 2^53-1.
 func hugeTerm(t *testing.T, g *group) {
 	g.toC(t)
 	pointer := func() (p api.Pointer, err error) {
@@ -64,17 +64,17 @@ func hugeTerm(t *testing.T, g *group) {
 		return true
 	})
 	if st, _, err := g.initiate(t, o, g.bob, bobLeaf); err != nil || st.Term != 1<<53-1 {
-		t.Fatalf("bob is told of term %d: %v", st.Term, err)
+		t.Fatalf("bob hears of term %d: %v", st.Term, err)
 	}
 	if p, err := pointer(); err != nil || p.Term > g.term+1 {
 		t.Errorf("the room's pointer says term %d: %v", p.Term, err)
 	}
 }
 
-// refusal is what the attacker's server refuses something with.
+// refusal returns the body of a refusal by the attacker's server: JSON of about this many bytes.
 func refusal(t *testing.T, bytes int) []byte {
 	t.Helper()
-	text := "\x1b[2J\r\n" + strings.Repeat("\x1b[2J\r\nmoved ", bytes/32) // 32 is about what JSON makes of it
+	text := "\x1b[2J\r\n" + strings.Repeat("\x1b[2J\r\nmoved ", bytes/32) // in JSON, about 32 bytes each
 	body, err := json.Marshal(map[string]string{"errcode": "M_FORBIDDEN", "error": text})
 	if err != nil {
 		t.Fatal(err)
@@ -82,8 +82,8 @@ func refusal(t *testing.T, bytes int) []byte {
 	return body
 }
 
-// refused has alice's server hand the group to the attacker's, which refuses the question before the freeze where asked
-// is given, else the content. It returns how that ended.
+// refused moves the group to the attacker's server, which refuses. It answers the probe before the freeze with the
+// refusal asked. If asked is nil, it answers the content with the refusal content. st is the migration at the source.
 func (g *group) refused(t *testing.T, asked, content []byte) (st api.MigrationStatus, err error) {
 	t.Helper()
 	response := &mimiport.MigrationResponse{Request: mimiport.MigrationRequest{
@@ -94,7 +94,7 @@ func (g *group) refused(t *testing.T, asked, content []byte) (st api.MigrationSt
 	g.c.lies(t, func(w http.ResponseWriter, r *http.Request) bool {
 		refuse := func(body []byte) {
 			w.WriteHeader(http.StatusForbidden)
-			_, _ = w.Write(body) // whoever hangs up is told nothing
+			_, _ = w.Write(body) // the client may be gone
 		}
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/migrations/"+o.id) && asked != nil:
@@ -145,7 +145,7 @@ func longRefusal(t *testing.T, g *group) {
 	}
 }
 
-// requireClipped fails for text of a peer that is long or has control characters.
+// requireClipped fails the test if text of a peer is long or has control characters.
 func requireClipped(t *testing.T, name, text string) {
 	t.Helper()
 	if len(text) > 1024 || strings.ContainsFunc(text, unicode.IsControl) {
@@ -167,7 +167,7 @@ func badContents(t *testing.T, g *group) {
 	t.Logf("four contents took %d ms", time.Since(start).Milliseconds())
 }
 
-// threeAborts has alice's moves fail: goesOn lets bob move the group after that.
+// threeAborts: three moves by alice fail. goesOn then checks that bob can still move the group.
 func threeAborts(t *testing.T, g *group) {
 	for range 3 {
 		if st, err := g.refused(t, nil, refusal(t, 0)); err != nil || st.State != string(migration.Aborted) {

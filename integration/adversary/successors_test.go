@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// requireNotSucceeded shows the host a recover by the attacker's server, which must change nothing.
+// requireNotSucceeded shows the host a recover by the attacker's server, and fails the test unless nothing changes.
 func (g *group) requireNotSucceeded(t *testing.T, name string) {
 	t.Helper()
 	claim := g.claim(mimiport.StepRecover, g.c.Name)
@@ -24,7 +24,7 @@ func (g *group) requireNotSucceeded(t *testing.T, name string) {
 	}
 }
 
-// cutPower ends the host at once, and starts it again as if it had been down for some time.
+// cutPower kills the host, and starts it again as if it had been down for the time d.
 func (g *group) cutPower(t *testing.T, d time.Duration) {
 	t.Helper()
 	if err := errors.Join(g.a.Kill(), g.a.Age(t.Context(), d), g.a.Start(t.Context())); err != nil {
@@ -39,13 +39,14 @@ func succeedHealthy(t *testing.T, g *group) {
 	}
 	g.requireNotSucceeded(t, "a recover of a healthy group")
 	if kinds := g.evidence(t, g.a); !slices.Contains(kinds, string(migration.EvidenceContested)) {
-		t.Errorf("the operator is shown %q", kinds)
+		t.Errorf("the operator sees the evidence %q", kinds)
 	}
 	g.cutPower(t, 0)
 	g.requireNotSucceeded(t, "a recover after a moment out of service")
 }
 
-// voidSuccessors names the attacker's server to a host that yields to any successor that its room lists.
+// voidSuccessors: a host that was down for a day yields to a successor. Lists that do not count name the attacker's
+// server as one.
 func voidSuccessors(t *testing.T, g *group) {
 	g.cutPower(t, 25*time.Hour)
 	list := api.Successors{RoomID: g.room, GroupID: g.id, Servers: []string{g.c.Name}}
@@ -63,7 +64,7 @@ func voidSuccessors(t *testing.T, g *group) {
 		}
 		g.requireNotSucceeded(t, "a list "+name)
 	}
-	// A list by somebody who has lost the power since supports nothing, redacted or not.
+	// A list does not count after its sender has lost the power, before or after its redaction.
 	root := g.root[g.a]
 	harness.Admit(t, g.alice, g.room, root)
 	if err := g.alice.SetPowerLevel(harness.Within(t), g.room, root.ID, 100); err != nil {
