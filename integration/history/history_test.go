@@ -21,26 +21,26 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 )
 
-// historiesEnv names the environment variable that says how many histories there are to be.
+// historiesEnv is the environment variable with the number of histories. The default is 100.
 const historiesEnv = "MIMI_HISTORIES"
 
-// users are the members; a server takes a group for its own users.
+// users are the members. Each of them can move the group to the own server.
 var users = []string{"@alice:a.example", "@bob:b.example", "@carol:c.example"}
 
-// play is one history in the making.
+// play records one history.
 type play struct {
 	t       *testing.T
 	w       *deliverytest.World
 	members []*deliverytest.Member
 	stores  map[string]*storagetest.Faulty
 	inside  map[string]*memory.Store
-	loss    atomic.Uint64          // of 1000 requests
-	cut     atomic.Pointer[string] // a server that nothing reaches or leaves
+	loss    atomic.Uint64          // lost requests of 1000
+	cut     atomic.Pointer[string] // the server that is cut off from all others
 	rounds  *rounds
 	seen    Recorder
 
 	mu   sync.Mutex
-	owed [][]byte // messages whose sending was acknowledged
+	owed [][]byte // the acknowledged messages
 }
 
 func newPlay(t *testing.T, seed uint64) *play {
@@ -65,7 +65,7 @@ func newPlay(t *testing.T, seed uint64) *play {
 	return p
 }
 
-// rounds lets members wait for the servers to do something.
+// rounds lets members wait until the servers have done their work of a round.
 type rounds struct {
 	mu   sync.Mutex
 	next chan struct{}
@@ -87,13 +87,13 @@ func (r *rounds) over() {
 	r.next = make(chan struct{})
 }
 
-// commit submits a Commit and notes how it ended.
+// commit submits a Commit and records its outcome.
 func (p *play) commit(member int, c *deliverytest.Proposed, submit func() Outcome) {
 	call := p.seen.Call()
 	p.seen.Return(member, call, Input{Kind: Commit, Before: c.Before, After: c.After}, Output{Outcome: submit()})
 }
 
-// live is a member's life.
+// live lets a member act ten times at random.
 func (p *play) live(ctx context.Context, i int, random *rand.Rand) {
 	const actions = 10
 	m := p.members[i]
@@ -109,12 +109,12 @@ func (p *play) live(ctx context.Context, i int, random *rand.Rand) {
 			c := m.NewCommit()
 			p.commit(i, c, func() Outcome { return p.insist(func() (bool, error) { return true, m.Submit(ctx, c) }) })
 		}
-		_ = m.Sync(ctx) // or later
+		_ = m.Sync(ctx) // a later one may succeed
 		p.rounds.wait()
 	}
 }
 
-// insist asks until it is told how a Commit ended, but not for ever.
+// insist calls try until the outcome of a Commit is known, at most 30 times.
 func (p *play) insist(try func() (ended bool, err error)) Outcome {
 	for range 30 {
 		ended, err := try()
@@ -147,7 +147,7 @@ func (p *play) look(ctx context.Context, i int) {
 	}
 }
 
-// move has the group moved to the member's server, unless it is there.
+// move moves the group to the member's server, unless the group is there.
 func (p *play) move(ctx context.Context, i int, target string) {
 	m := p.members[i]
 	if m.DS == target {
@@ -171,7 +171,7 @@ func (p *play) move(ctx context.Context, i int, target string) {
 	})
 }
 
-// disturb is what happens to the servers while the members live.
+// disturb begins and ends faults until the members have finished.
 func (p *play) disturb(ctx context.Context, random *rand.Rand, done <-chan struct{}) {
 	p.loss.Store(random.Uint64N(200))
 	for {
@@ -204,18 +204,18 @@ func (p *play) disturb(ctx context.Context, random *rand.Rand, done <-chan struc
 	}
 }
 
-// round lets time pass and each server do what is due.
+// round lets a time pass, and lets each server do its due work.
 func (p *play) round(ctx context.Context, d time.Duration) {
 	p.w.Pass(d)
 	for _, name := range p.w.Servers() {
-		_, _ = p.w.Work(ctx, name) // what fails is tried again
+		_, _ = p.w.Work(ctx, name) // the server tries a failed row again
 	}
 	p.rounds.over()
 	runtime.Gosched()
 }
 
-// heal ends all faults, but leaves the clocks as wrong as they are, and waits until everybody agrees and has
-// everything.
+// heal ends all faults except wrong clocks. It waits until all members agree and have received all acknowledged
+// messages.
 func (p *play) heal(ctx context.Context) error {
 	p.loss.Store(0)
 	p.cut.Store(nil)
@@ -252,7 +252,7 @@ func (p *play) settled(ctx context.Context) error {
 	return nil
 }
 
-// audit checks what the servers have stored: it fits together, and one of them has the group.
+// audit checks the servers' stores: each is consistent, and exactly one server has the group.
 func (p *play) audit(ctx context.Context) {
 	p.t.Helper()
 	hosts := 0
@@ -274,8 +274,8 @@ func (p *play) audit(ctx context.Context) {
 	}
 }
 
-// The model is not blind: two Commits accepted on one state, or a state that is read when another one has followed, are
-// seen.
+// TestForksAreSeen: the model refuses two Commits accepted on one state, and a read of a state that another one has
+// replaced.
 func TestForksAreSeen(t *testing.T) {
 	a, b, c := State{1}, State{2}, State{3}
 	for name, second := range map[string]struct {
@@ -289,14 +289,14 @@ func TestForksAreSeen(t *testing.T) {
 		seen.Return(0, seen.Call(), Input{Commit, a, b}, Output{Outcome: Accepted})
 		seen.Return(1, seen.Call(), second.in, second.out)
 		if Possible(a, seen.Operations()) {
-			t.Errorf("%s: not seen", name)
+			t.Errorf("the model accepts %s", name)
 		}
 	}
 }
 
 // Profile, section 7: "One Commit per epoch: accepting one is a compare-and-set of the epoch in one transaction with
-// tree, log and fan-out." Whatever fails, the Commits that members were told of are one history, wherever the group
-// was; every message whose sending was acknowledged reaches everybody; and exactly one server has the group in the end.
+// tree, log and fan-out." Under all faults, the Commits that members know of are one history, wherever the group was.
+// Every acknowledged message reaches all members. At the end, exactly one server has the group.
 func TestHistories(t *testing.T) {
 	n := uint64(100)
 	if s := os.Getenv(historiesEnv); s != "" {
@@ -319,7 +319,7 @@ func TestHistories(t *testing.T) {
 	})
 	t.Logf("%d histories: %d Commits, %d moves, %d messages", n, commits.Load(), moves.Load(), messages.Load())
 	if commits.Load() == 0 || moves.Load() == 0 || messages.Load() == 0 {
-		t.Error("nothing has happened")
+		t.Error("a history without Commits, moves or messages proves nothing")
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package history checks what the members of a group have seen against what a group is: one register, whose state is
-// the epoch and whose compare-and-set is the Commit, wherever it is hosted and whatever fails.
+// Package history checks that a group behaves as one register, wherever it is hosted and whatever fails. The register's
+// state is the epoch, and a Commit is a compare-and-set. The package checks the recorded operations of the members.
 package history
 
 import (
@@ -15,19 +15,19 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// State is an epoch of a group, by a hash that covers all Commits that have led to it.
+// State names an epoch of a group by a hash that covers all Commits up to the epoch.
 type State [32]byte
 
-// Kind is what a member does.
+// Kind is the kind of an operation.
 type Kind string
 
 // The kinds.
 const (
 	Read   Kind = "read"
-	Commit Kind = "commit" // a compare-and-set; migration Commits too
+	Commit Kind = "commit" // a compare-and-set; also a migration Commit
 )
 
-// Outcome is how a Commit ended, as far as its sender knows.
+// Outcome is the outcome of a Commit, as its sender knows it.
 type Outcome string
 
 // The outcomes.
@@ -37,21 +37,20 @@ const (
 	Unknown  Outcome = "unknown"
 )
 
-// Input is what a member asks for: to read, or to go from one state of the group to another.
+// Input is a member's request: a read, or a Commit from the state Before to the state After.
 type Input struct {
 	Kind          Kind
 	Before, After State
 }
 
-// Output is what the member is told.
+// Output is the answer to a request.
 type Output struct {
 	Outcome Outcome // of a Commit
 	State   State   // of a read
 }
 
-// register is what a group is: one register, compare-and-set by Commits, wherever it is hosted (profile, section 7:
-// "One Commit per epoch"). A Commit whose outcome is not known may have been accepted at any later time; one that was
-// not goes last.
+// register is the model of a group (profile, section 7: "One Commit per epoch"). A Commit of unknown outcome may have
+// been accepted at any time after its call. The model puts a Commit that was not accepted last.
 func register(first State) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return first },
@@ -77,7 +76,7 @@ func register(first State) porcupine.Model {
 	}
 }
 
-// Recorder keeps the history of one group. Its methods may be called by all members at once.
+// Recorder keeps the history of one group. It is safe for concurrent use.
 type Recorder struct {
 	clock atomic.Int64
 
@@ -85,10 +84,10 @@ type Recorder struct {
 	ops []porcupine.Operation
 }
 
-// Call is the time at which an operation begins.
+// Call returns the logical time at which an operation begins.
 func (r *Recorder) Call() int64 { return r.clock.Add(1) }
 
-// Return notes an operation of a member that has ended just now. A Commit whose outcome is unknown does not end.
+// Return records an operation of a member that ends now. A Commit of unknown outcome never ends.
 func (r *Recorder) Return(member int, call int64, in Input, out Output) {
 	op := porcupine.Operation{ClientId: member, Input: in, Call: call, Output: out, Return: r.clock.Add(1)}
 	if out.Outcome == Unknown {
@@ -99,14 +98,14 @@ func (r *Recorder) Return(member int, call int64, in Input, out Output) {
 	r.ops = append(r.ops, op)
 }
 
-// Operations are all that were noted so far.
+// Operations returns the operations recorded so far.
 func (r *Recorder) Operations() []porcupine.Operation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.ops)
 }
 
-// Count is how many Commits ended in one way.
+// Count returns the number of Commits with an outcome.
 func (r *Recorder) Count(outcome Outcome) (n int) {
 	for _, op := range r.Operations() {
 		if op.Output.(Output).Outcome == outcome {
@@ -116,13 +115,13 @@ func (r *Recorder) Count(outcome Outcome) (n int) {
 	return n
 }
 
-// Possible is whether operations, from a first state on, are the history of one register.
+// Possible reports whether the operations are a history of one register that begins in the state first.
 func Possible(first State, ops []porcupine.Operation) bool {
 	return porcupine.CheckOperations(register(first), effective(ops))
 }
 
-// effective leaves out the Commits that were refused: they have done nothing, and the many orders that they could have
-// taken cost time.
+// effective returns the operations without the refused Commits. These change nothing, but their many possible orders
+// make the check slow.
 func effective(ops []porcupine.Operation) (left []porcupine.Operation) {
 	for _, op := range ops {
 		if op.Output.(Output).Outcome != Refused {
@@ -132,7 +131,8 @@ func effective(ops []porcupine.Operation) (left []porcupine.Operation) {
 	return left
 }
 
-// Check fails the test unless what was noted, from a first state on, is the history of one register, and then draws it.
+// Check fails the test unless the operations are a history of one register that begins in the state first. It draws a
+// history that is not.
 func (r *Recorder) Check(t *testing.T, first State) {
 	t.Helper()
 	const patience = time.Minute
@@ -141,7 +141,7 @@ func (r *Recorder) Check(t *testing.T, first State) {
 	if result == porcupine.Ok {
 		return
 	}
-	t.Errorf("this is not the history of one register: %s", result)
+	t.Errorf("the operations are not a history of one register: %s", result)
 	for _, op := range ops {
 		t.Logf("%d: %d to %d: %s", op.ClientId, op.Call, op.Return, model.DescribeOperation(op.Input, op.Output))
 	}
@@ -149,5 +149,5 @@ func (r *Recorder) Check(t *testing.T, first State) {
 	if err := porcupine.VisualizePath(model, info, drawing); err != nil {
 		t.Error(err)
 	}
-	t.Logf("drawn in %s, which go test -artifacts keeps", drawing)
+	t.Logf("the drawing is %s; go test -artifacts keeps it", drawing)
 }

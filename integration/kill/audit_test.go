@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
 
-// audit kills all servers, checks what they have stored, and starts them again. Exactly one of them, host, has the
+// audit kills all servers, checks their databases, and starts them again. Exactly one server, host, must have the
 // group.
 func (g *group) audit(t *testing.T, host int) {
 	t.Helper()
@@ -27,7 +27,7 @@ func (g *group) audit(t *testing.T, host int) {
 	}
 }
 
-// askPeers lets each server that is down ask the others, as an operator does before it starts again.
+// askPeers kills each server, and asks the other servers for its groups, as an operator does before a start.
 func (g *group) askPeers(t *testing.T) {
 	t.Helper()
 	for i, s := range g.servers {

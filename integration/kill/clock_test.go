@@ -9,10 +9,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// jumps are how far clocks jump, by server.
+// jumps are sets of wrong clocks. ahead is how far the clock of S, T or H is ahead.
 var jumps = []struct {
 	name   string
-	sample bool // always tried
+	sample bool // also without MIMI_SOAK
 	ahead  map[byte]time.Duration
 }{
 	{"S over decide_by", true, map[byte]time.Duration{'S': time.Minute}},
@@ -23,9 +23,9 @@ var jumps = []struct {
 	{"S and T apart, the other way", false, map[byte]time.Duration{'S': 30 * time.Minute, 'T': -30 * time.Minute}},
 }
 
-// Profile, section 6: "S's clock alone decides". A clock jumps in the middle of a migration, stays wrong while others
-// follow, and jumps back in the middle of one: all of them end, the members and one Delivery Service agree, and nothing
-// that was acknowledged is lost.
+// Profile, section 6: "S's clock alone decides". A clock jumps during a migration. It stays wrong during other
+// migrations, and jumps back during one. All migrations end. The members and one Delivery Service then agree, and no
+// acknowledged message or Commit is lost.
 func TestClockJumps(t *testing.T) {
 	g := newLinkedGroup(t)
 	all := os.Getenv(soakEnv) != ""
@@ -51,14 +51,14 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
-// setClock lets a server's clock jump, so that it is ahead of the right time.
+// setClock sets how far a server's clock is ahead of the right time.
 func setClock(t *testing.T, s *harness.Server, ahead time.Duration) {
 	t.Helper()
 	file := filepath.Join(s.Dir, clockFile)
 	if err := os.WriteFile(file+".new", []byte(ahead.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(file+".new", file); err != nil { // at once: the server reads it all the time
+	if err := os.Rename(file+".new", file); err != nil { // atomic, as the server reads it at any time
 		t.Fatal(err)
 	}
 }

@@ -15,16 +15,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// roles are the servers of a group when the first migration begins: S has the group, T is where it goes, and H is home
-// to who moves it if that is none of the two.
+// roles are the servers of a group when the first migration begins. S is the source and T the target. H is the home of
+// a third member.
 type roles map[byte]*harness.Server
 
 func (g *group) roles(host int) roles {
 	return roles{'S': g.servers[host], 'T': g.servers[1-host], 'H': g.servers[len(g.servers)-1]}
 }
 
-// fault is what befalls servers or the network between them. It strikes while the group moves back and forth, and lasts
-// longer than there is time to decide.
+// fault is a fault of servers or of the network between them. It begins while the group moves back and forth, and lasts
+// longer than decide_by.
 type fault struct {
 	name   string
 	strike strike
@@ -35,7 +35,7 @@ type strike func(t *testing.T, g *group, r roles) relief
 // relief ends a fault.
 type relief = func(t *testing.T)
 
-// serverFaults are those of one server.
+// serverFaults returns the faults of one server.
 func serverFaults() (all []fault) {
 	for _, who := range []byte("STH") {
 		all = append(all,
@@ -73,7 +73,7 @@ func kill(t *testing.T, s *harness.Server) (start func(*testing.T)) {
 	}
 }
 
-// networkFaults are each fault of the network in each direction between two servers, in both, and everywhere.
+// networkFaults returns the faults of the network: one way between two servers, both ways, and between all servers.
 func networkFaults() (all []fault) {
 	for _, f := range []struct {
 		name string
@@ -102,18 +102,18 @@ func networkFaults() (all []fault) {
 	return all
 }
 
-// sampledFaults are the faults that are always tried.
+// sampledFaults are the faults that the test also tries without MIMI_SOAK.
 var sampledFaults = []string{
 	"S stands still", "a black hole between S and T", "answers are lost from S to T",
 	"connections are refused between H and S",
 }
 
-// lasting is how long a fault lasts: longer than decide_by in section.
+// lasting is the duration of a fault. It is longer than decide_by in section.
 const lasting = 5 * time.Second
 
-// Profile, section 6: "S's clock alone decides", and T "never infers an abort from silence". Servers stand still or die
-// and the network fails across decide_by: the members and one Delivery Service agree afterwards, and nothing that was
-// acknowledged is lost.
+// Profile, section 6: "S's clock alone decides", and T "never infers an abort from silence". Servers stop or die, or
+// the network fails, for longer than decide_by. Afterwards the members and one Delivery Service agree, and no
+// acknowledged message or Commit is lost.
 func TestFaults(t *testing.T) {
 	g := newLinkedGroup(t)
 	all := os.Getenv(soakEnv) != ""
@@ -127,7 +127,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// suffer lets a fault strike while the group is in use and moves back and forth.
+// suffer begins and ends a fault while the members use the group and move it back and forth.
 func (g *group) suffer(t *testing.T, strike strike) {
 	began := time.Now()
 	host := g.requireSettled(t)
@@ -148,8 +148,8 @@ func (g *group) suffer(t *testing.T, strike strike) {
 	t.Logf("the last migration: %+v; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
 }
 
-// A disk that is full: nothing is accepted that cannot be stored, and when there is room again everything goes on. It
-// takes the right to mount a file system, and is tried with all the rest only.
+// TestFullDisk: a server whose disk is full loses nothing that it has acknowledged, and goes on when there is space
+// again. The test mounts a file system, and runs only with MIMI_SOAK.
 func TestFullDisk(t *testing.T) {
 	if os.Getenv(soakEnv) == "" {
 		return
@@ -172,7 +172,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// fill leaves no room on a disk.
+// fill fills a disk. The result frees the space again.
 func fill(t *testing.T, disk string) (empty func(*testing.T)) {
 	t.Helper()
 	ballast := filepath.Join(disk, "ballast")

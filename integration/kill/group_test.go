@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
 )
 
-// section is the default with a short time to decide, without the quotas that so many attempts would use up, and for a
-// group that users of any server in its room may move.
+// section is the default section with a short decide_by. It raises the quotas, as the tests try many moves. Users of
+// any server in the room may move the group.
 const section = harness.Section + `
   decide_by: 3s
   policy: {target: joined_servers, quotas: {moves_per_hour: 0, aborts_an_hour: 0, offers: 0}}
@@ -24,15 +24,15 @@ type group struct {
 	network *harness.TestNetwork
 	servers []*harness.Server
 	stores  []string // the connection strings of the module's databases
-	movers  [2]int   // by target: the member who moves the group there
+	movers  [2]int   // by target: the member who moves the group to it
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	said   int
-	owed   [][]string        // by member: what they have to receive, for its sending was acknowledged
-	epochs map[uint64]string // the transcript of each epoch that a Commit was acknowledged to lead to
+	owed   [][]string        // by member: the acknowledged messages that the member must receive
+	epochs map[uint64]string // confirmed transcript hashes of the epochs of acknowledged Commits
 }
 
-// newGroup makes a group on servers with a section each. The first server has it.
+// newGroup starts a server with each section, and makes a group with a member on each. The first server hosts it.
 func newGroup(t *testing.T, network *harness.TestNetwork, sections ...string) *group {
 	t.Helper()
 	g := &group{network: network, movers: [2]int{0, 1}, epochs: map[uint64]string{}}
@@ -47,8 +47,8 @@ func newGroup(t *testing.T, network *harness.TestNetwork, sections ...string) *g
 	return g
 }
 
-// newLinkedGroup makes a group on three servers with links between them: alice and bob have one that the group moves to
-// and from each, carol has a third one and moves it.
+// newLinkedGroup makes a group on three servers with links between them. The group moves between the servers of alice
+// and bob. carol is on the third server and moves it.
 func newLinkedGroup(t *testing.T) *group {
 	t.Helper()
 	network := harness.NewTestNetwork(t)
@@ -58,8 +58,8 @@ func newLinkedGroup(t *testing.T) *group {
 	return g
 }
 
-// requireSettled fails the test unless all members and the Delivery Service come to have the same group, which has lost
-// no Commit that was acknowledged. It returns which server that Delivery Service is.
+// requireSettled waits until all members and the Delivery Service have the same state of the group. It fails the test
+// if an acknowledged Commit is lost. It returns the index of the Delivery Service's server.
 func (g *group) requireSettled(t *testing.T) (host int) {
 	t.Helper()
 	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
@@ -72,7 +72,7 @@ func (g *group) requireSettled(t *testing.T) (host int) {
 		at := states[0]
 		for epoch := range g.epochs {
 			if epoch > at.Epoch {
-				return fmt.Errorf("a Commit that led to epoch %d is lost: this is epoch %d", epoch, at.Epoch)
+				return fmt.Errorf("the acknowledged Commit to epoch %d is lost: the group is in epoch %d", epoch, at.Epoch)
 			}
 		}
 		host = slices.IndexFunc(g.servers, func(s *harness.Server) bool { return s.Name == at.DS })

@@ -22,10 +22,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/history"
 )
 
-// seedEnv names the environment variable with the seed of the first history.
+// seedEnv is the environment variable with the seed of the first history. The default is 1.
 const seedEnv = "MIMI_SEED"
 
-// How many histories there are, and how long things go wrong in each.
+// The length of a history, without and with MIMI_SOAK, and their number.
 const (
 	lifetime      = 30 * time.Second
 	soakHistories = 20
@@ -33,10 +33,9 @@ const (
 )
 
 // Profile, section 7: "One Commit per epoch: accepting one is a compare-and-set of the epoch in one transaction with
-// tree, log and fan-out." Three members on three homeservers commit, send and move their group about at random, while
-// servers die, stand still, lose requests and answers, and have wrong clocks. What the members have seen is the history
-// of one register; each message whose sending was acknowledged reaches everybody; and exactly one server has the group
-// in the end.
+// tree, log and fan-out." Three members on three homeservers commit, send and move their group at random. Meanwhile
+// servers die, stop for a while, lose requests and answers, and have wrong clocks. The members observe the history of
+// one register. Each acknowledged message reaches all members. At the end, exactly one server has the group.
 func TestHistories(t *testing.T) {
 	first, err := strconv.ParseUint(cmp.Or(os.Getenv(seedEnv), "1"), 10, 64)
 	if err != nil {
@@ -51,16 +50,16 @@ func TestHistories(t *testing.T) {
 	}
 }
 
-// story is a history in the making.
+// story records one history.
 type story struct {
 	*group
 	seed  uint64
-	first history.State // where the group is when it begins
+	first history.State // the group's state at the beginning
 	seen  history.Recorder
-	open  []map[string]attempt // by member and by where they lead: Commits of which it is not known how they ended
+	open  []map[string]attempt // Commits of unknown outcome, by member and by new transcript hash
 
-	failed atomic.Int64   // commands
-	faults map[string]int // how often each has struck, with party.mu
+	failed atomic.Int64   // the number of failed commands
+	faults map[string]int // the number of faults by name, guarded by group.mu
 }
 
 // attempt is a Commit that a member has made.
@@ -69,7 +68,7 @@ type attempt struct {
 	before history.State
 }
 
-// What a client tells of its Commits.
+// These are a client's events about its Commits.
 const (
 	commitMade  = "commit"
 	commitEnded = "commit_ended"
@@ -83,14 +82,14 @@ func newStory(t *testing.T, seed uint64) *story {
 	t.Cleanup(func() { s.keepLogs(t) })
 	s.requireSettled(t)
 	for i := range s.Members {
-		harness.Do(t, s.Members[i], "take", takeCommits, nil) // how the group was made is no part of the history
+		harness.Do(t, s.Members[i], "take", takeCommits, nil) // the history begins after the group's creation
 		s.open = append(s.open, map[string]attempt{})
 	}
 	s.first = transcript(t, harness.State(t, s.Members[0]).ConfirmedTranscriptHash)
 	return s
 }
 
-// keepLogs keeps what the servers have written, where it has to be understood.
+// keepLogs copies the servers' logs to the artifacts of a failed test.
 func (s *story) keepLogs(t *testing.T) {
 	if !t.Failed() {
 		return
@@ -104,7 +103,7 @@ func (s *story) keepLogs(t *testing.T) {
 	}
 }
 
-// transcript is the state that a confirmed transcript hash names, in hexadecimal.
+// transcript returns the state with a confirmed transcript hash, which is in hexadecimal.
 func transcript(t *testing.T, hash string) (s history.State) {
 	t.Helper()
 	if n, err := hex.Decode(s[:], []byte(hash)); err != nil || n != len(s) {
@@ -113,11 +112,11 @@ func transcript(t *testing.T, hash string) (s history.State) {
 	return s
 }
 
-// random is one of the story's sources of chance.
+// random returns the story's source of random numbers with number n.
 func (s *story) random(n int) *rand.Rand { return rand.New(rand.NewPCG(s.seed, uint64(n))) }
 
-// tell lets the members live while things go wrong, and checks what has come of it. When everything else is right
-// again, the clocks are still wrong.
+// tell lets the members act while faults come and go, for the time life, and checks the result. The clocks are still
+// wrong when all other faults have ended.
 func (s *story) tell(t *testing.T, life time.Duration) {
 	young, cancel := context.WithTimeout(t.Context(), life)
 	defer cancel()
@@ -150,7 +149,7 @@ func (s *story) tell(t *testing.T, life time.Duration) {
 	s.forge(t)
 }
 
-// live is a member's life.
+// live lets a member act at random until over is closed.
 func (s *story) live(ctx context.Context, over <-chan struct{}, t *testing.T, i int) {
 	random := s.random(i)
 	for {
@@ -176,7 +175,7 @@ func (s *story) live(ctx context.Context, over <-chan struct{}, t *testing.T, i 
 	}
 }
 
-// try lets a member do something that may fail, and notes what has become of their Commits.
+// try gives a member's client a command that may fail, and records the outcomes of the member's Commits.
 func (s *story) try(ctx context.Context, t *testing.T, i int, command string, args harness.Args, out any) error {
 	call := s.seen.Call()
 	failed := s.Members[i].Do(ctx, command, args, out)
@@ -204,18 +203,18 @@ func (s *story) try(ctx context.Context, t *testing.T, i int, command string, ar
 	return failed
 }
 
-// end notes how a Commit has ended.
+// end records the outcome of a member's Commit. to is its new transcript hash.
 func (s *story) end(t *testing.T, i int, to string, outcome history.Outcome) {
 	a, ok := s.open[i][to]
 	if !ok {
-		t.Errorf("%s has not made the Commit to %s", s.Members[i].Name, to)
+		t.Errorf("%s has made no Commit to %s", s.Members[i].Name, to)
 	}
 	delete(s.open[i], to)
 	in := history.Input{Kind: history.Commit, Before: a.before, After: transcript(t, to)}
 	s.seen.Return(i, a.call, in, history.Output{Outcome: outcome})
 }
 
-// giveUp notes the Commits of which nobody will know any more how they ended.
+// giveUp records all Commits that are still open as Unknown.
 func (s *story) giveUp(t *testing.T) {
 	for i, open := range s.open {
 		for to := range open {
@@ -224,7 +223,7 @@ func (s *story) giveUp(t *testing.T) {
 	}
 }
 
-// sync lets a member read the log: the state that this leads to is the group's.
+// sync lets a member read the log, and records a read of the state that the member reaches.
 func (s *story) sync(ctx context.Context, t *testing.T, i int) (st harness.GroupState) {
 	call := s.seen.Call()
 	if s.try(ctx, t, i, "sync", nil, &st) == nil {
@@ -233,7 +232,7 @@ func (s *story) sync(ctx context.Context, t *testing.T, i int) (st harness.Group
 	return st
 }
 
-// look lets a member ask any of the servers for the group. One that says that it has the group must know its state.
+// look lets a member ask a server for the group, and records a read if the server says that it has the group.
 func (s *story) look(ctx context.Context, t *testing.T, i int, server string) {
 	call := s.seen.Call()
 	var ds struct {
@@ -254,7 +253,7 @@ func (s *story) read(i int, call int64, state history.State) {
 	s.seen.Return(i, call, history.Input{Kind: history.Read}, history.Output{State: state})
 }
 
-// finish lets a member bring to its end what it has begun.
+// finish lets a member finish its migration and its pending Commit.
 func (s *story) finish(ctx context.Context, t *testing.T, i int) {
 	err := harness.Poll(harness.Within(t), func(context.Context) error {
 		var st struct {
@@ -266,7 +265,7 @@ func (s *story) finish(ctx context.Context, t *testing.T, i int) {
 		case err != nil:
 			return err
 		case st.Migration != nil:
-			return cmp.Or(s.try(ctx, t, i, "migration_finish", nil, nil), errors.New("it was still moving the group"))
+			return cmp.Or(s.try(ctx, t, i, "migration_finish", nil, nil), errors.New("a migration was pending"))
 		case st.PendingCommit:
 			return s.try(ctx, t, i, "update", nil, nil)
 		}
@@ -277,7 +276,7 @@ func (s *story) finish(ctx context.Context, t *testing.T, i int) {
 	}
 }
 
-// forge checks that the recording would show it if the servers were not one register.
+// forge changes the recorded history in three ways, and checks that history.Possible refuses each.
 func (s *story) forge(t *testing.T) {
 	ops := s.seen.Operations()
 	random := s.random(len(s.Members) + 2)
@@ -288,7 +287,7 @@ func (s *story) forge(t *testing.T) {
 		}
 	}
 	if len(accepted) == 0 {
-		t.Error("nothing was accepted")
+		t.Error("no Commit was accepted")
 		return
 	}
 	i := accepted[random.IntN(len(accepted))]
@@ -297,18 +296,18 @@ func (s *story) forge(t *testing.T) {
 	in.After = history.State{}
 	fork.Input = in
 	if history.Possible(s.first, append(slices.Clone(ops), fork)) {
-		t.Error("two Commits accepted on one state are not seen")
+		t.Error("history.Possible accepts two Commits on one state")
 	}
 	if history.Possible(s.first, slices.Delete(slices.Clone(ops), i, i+1)) {
-		t.Error("a Commit that was lost is not seen")
+		t.Error("history.Possible accepts a lost Commit")
 	}
 	s.read(0, s.seen.Call(), s.first)
 	if history.Possible(s.first, s.seen.Operations()) {
-		t.Error("a server that is behind is not seen")
+		t.Error("history.Possible accepts a read of an old state")
 	}
 }
 
-// disturbServers lets one server after the other die, stand still or have another time.
+// disturbServers kills a server, pauses it, or sets its clock, again and again until ctx ends.
 func (s *story) disturbServers(ctx context.Context, t *testing.T) {
 	random := s.random(len(s.Members))
 	for ctx.Err() == nil {
@@ -338,7 +337,7 @@ func (s *story) disturbServers(ctx context.Context, t *testing.T) {
 	}
 }
 
-// anyPoint is a fail point of a hand-over, one of the first times that it is passed.
+// anyPoint returns a random fail point of a hand-over, with the number of the pass that kills the server.
 func anyPoint(random *rand.Rand) string {
 	pl := plots[random.IntN(len(plots))]
 	when := []string{"before", "after"}[random.IntN(2)]
@@ -357,7 +356,7 @@ func diesWithin(ctx context.Context, s *harness.Server, d time.Duration) bool {
 	return ended(s)
 }
 
-// disturbNetwork lets faults befall what goes between servers.
+// disturbNetwork begins and ends faults between the servers until ctx ends.
 func (s *story) disturbNetwork(ctx context.Context) {
 	random := s.random(len(s.Members) + 1)
 	defer s.network.Links.Mend()
@@ -376,12 +375,12 @@ func (s *story) disturbNetwork(ctx context.Context) {
 	}
 }
 
-// lastFor waits as long as something goes wrong: mostly a moment, and now and then longer than there is time to decide.
+// lastFor waits for the duration of a fault: mostly up to a second, sometimes longer than decide_by.
 func lastFor(ctx context.Context, random *rand.Rand) {
 	pauseFor(ctx, random, []time.Duration{time.Second, time.Second, time.Second, 2 * lasting}[random.IntN(4)])
 }
 
-// pauseFor waits for some time of at most so long.
+// pauseFor waits for a random time of at most most.
 func pauseFor(ctx context.Context, random *rand.Rand, most time.Duration) {
 	harness.Wait(ctx, time.Duration(random.Int64N(int64(most))))
 }

@@ -19,17 +19,17 @@ const (
 	target = "target"
 )
 
-// death is a server that is killed where it comes to a point; without a point it is only started, if it is down.
+// death starts a server, which dies when it reaches a fail point. With an empty point the server does not die.
 type death struct {
 	side  string
-	point string // with :before, :after or both of them for %s
+	point string // %s stands for before, and in another run for after
 }
 
-// plot is a story of servers that die during a migration, one after the other. Who is dead starts again with its next
-// death, or in the end.
+// plot is a list of deaths during a migration, one after the other. A dead server starts again with its next death or
+// at the end.
 type plot []death
 
-// plots lead to every point of a hand-over, and so does each with before and after in place of %s.
+// plots reach every fail point of a hand-over. Each plot runs twice, with before and after in place of %s.
 var plots = []plot{
 	{{source, "send/status:%s:1"}},
 	{{source, "apply/frozen:%s:1"}},
@@ -48,7 +48,7 @@ var plots = []plot{
 	{{target, "apply/commit:%s:1"}},
 	{{target, "send/to-device:%s:4"}},
 	{{target, "apply/done:%s:2"}},
-	// The source waits in vain for the vote, and the target for the outcome.
+	// The source does not receive the vote, or the target does not receive the outcome.
 	{{target, "apply/staged:before:1"}, {source, "retry:%s:1"}},
 	{{target, "apply/staged:after:1"}, {source, "apply/aborted:%s:1"}},
 	{{target, "apply/staged:after:1"}, {source, "apply/aborted:after:1"}, {target, ""}, {source, "send/abort:%s:1"}},
@@ -57,19 +57,19 @@ var plots = []plot{
 	{{source, "apply/decided:after:1"}, {target, "retry:%s:1"}},
 }
 
-// sample are the plots, by number, that are always tried, with what is in place of %s.
+// sample are the plots, by number, that also run without MIMI_SOAK. The value is in place of %s.
 var sample = map[int]string{1: "after", 2: "after", 3: "before", 4: "after", 11: "after", 12: "before", 20: "before"}
 
-// elsewhere are points that are no part of a hand-over: what precedes it, and what is for later.
+// elsewhere are the fail points outside a hand-over.
 var elsewhere = []string{
 	"apply/group-reserved", "apply/group-active", "setting", "forget", "hasten", "apply/rows", "apply/evidence",
 	"apply/snapshot", "apply/purge",
 }
 
 // Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes
-// after a crash is the one that runs every time." A server is killed at each durable write and each send, before and
-// after it, while both members send and commit. When all is up again, the members and exactly one Delivery Service
-// agree, and nothing that was acknowledged is lost.
+// after a crash is the one that runs every time." The test kills a server before and after each durable write and each
+// send, while both members send and commit. When all servers run again, the members and exactly one Delivery Service
+// agree, and no acknowledged message or Commit is lost.
 func TestKilledAtEveryPoint(t *testing.T) { killedAtEveryPoint(t, harness.NewTestNetwork(t)) }
 
 // TestKilledOnPostgres is TestKilledAtEveryPoint on PostgreSQL.
@@ -89,7 +89,7 @@ func killedAtEveryPoint(t *testing.T, network *harness.TestNetwork) {
 				continue
 			}
 			if !t.Run(name, func(t *testing.T) { g.play(t, full) }) {
-				return // the group is not what the next one needs
+				return // the group is not ready for the next plot
 			}
 		}
 	}
@@ -97,7 +97,7 @@ func killedAtEveryPoint(t *testing.T, network *harness.TestNetwork) {
 	g.askPeers(t)
 }
 
-// at is the plot before or after its last point, and its name.
+// at returns the plot with when (before or after) in place of %s, and its name.
 func (pl plot) at(when string) (name string, full plot) {
 	for _, d := range pl {
 		if strings.Contains(d.point, "%s") {
@@ -109,7 +109,7 @@ func (pl plot) at(when string) (name string, full plot) {
 	return name[1:], full
 }
 
-// play lets a plot happen in the middle of a migration.
+// play plays a plot during a migration, and checks the group afterwards.
 func (g *group) play(t *testing.T, pl plot) {
 	began := time.Now()
 	from := g.requireSettled(t)
@@ -140,7 +140,7 @@ func (g *group) play(t *testing.T, pl plot) {
 	t.Logf("the last migration: %+v; %d messages; %v", outcome, n, time.Since(began).Round(time.Second/10))
 }
 
-// arm starts a server that will die at a point. One that runs without a point, and shall, runs on.
+// arm restarts a server so that it dies at a point. It does nothing if the server runs with this point already.
 func (g *group) arm(t *testing.T, s *harness.Server, point string) {
 	t.Helper()
 	env := []string{"MIMI_FAILPOINT=" + point}
@@ -151,7 +151,7 @@ func (g *group) arm(t *testing.T, s *harness.Server, point string) {
 	if err := s.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(t.Context()); err != nil && !(point != "" && ended(s)) { // it may come to the point while it starts
+	if err := s.Start(t.Context()); err != nil && !(point != "" && ended(s)) { // it may die while it starts
 		t.Fatal(err)
 	}
 }
@@ -172,13 +172,13 @@ func awaitDeath(t *testing.T, s *harness.Server, d death) {
 	select {
 	case <-s.Exited():
 	case <-late.C:
-		t.Fatalf("the %s never comes to %s", d.side, d.point)
+		t.Fatalf("the %s does not reach %s", d.side, d.point)
 	}
 }
 
 var passed = regexp.MustCompile(`(?m)^failpoint (.*)$`)
 
-// requireKnown fails the test unless every point that any server has come to is known here.
+// requireKnown fails the test if a server has passed a fail point that no plot leads to. It logs all points.
 func (g *group) requireKnown(t *testing.T, known map[string]bool) {
 	t.Helper()
 	seen := map[string]int{}

@@ -1,6 +1,6 @@
-// Package kill shows that the hand-over survives anything: real homeservers are killed at every durable write and every
-// send, are paused, run out of disk, and have wrong clocks, and what goes between them is cut, held up and lost, while
-// a group that is in use moves between them.
+// Package kill tests the hand-over under faults. A group in use moves between real homeservers. The tests kill them at
+// every durable write and every send, pause them, fill their disks, and set their clocks wrong. They cut the
+// connections between the servers, delay data and drop answers.
 package kill
 
 import (
@@ -13,12 +13,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// soakEnv names the environment variable that asks for all there is to try, which takes many minutes, and not for a
-// sample.
+// soakEnv is the environment variable that makes the tests try everything, which takes many minutes. Without it they
+// try a sample.
 const soakEnv = "MIMI_SOAK"
 
-// clockEnv names the environment variable with the file that says how far a server's clock is ahead; here one in each
-// server's own directory, where it runs.
+// clockEnv is the environment variable with the path of a file, which says how far a server's clock is ahead. The path
+// is relative to the server's directory.
 const (
 	clockEnv  = "MIMI_CLOCK"
 	clockFile = "clock"
@@ -26,7 +26,7 @@ const (
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-// run builds the server command with fail points, which no other build has.
+// run builds the server command with fail points, and runs the tests with it.
 func run(m *testing.M) int {
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("dendrite-mimi-failpoints-%d", os.Getpid()))
 	defer os.RemoveAll(dir) // nolint: errcheck // in the temporary directory

@@ -10,8 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
 )
 
-// traffic lets all members send and commit until it is stopped. A server may be away meanwhile: what was not
-// acknowledged is not owed to anybody.
+// traffic lets all members send and commit until stop. Commands may fail, as servers may be down.
 func (g *group) traffic(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
@@ -29,7 +28,7 @@ func (g *group) traffic(t *testing.T) (stop func()) {
 	}
 }
 
-// act sends a message, or each third time a Commit.
+// act sends a Commit if n is a multiple of 3, and else a message.
 func (g *group) act(ctx context.Context, t *testing.T, i, n int) {
 	c := g.Members[i]
 	if n%3 == 0 {
@@ -40,7 +39,7 @@ func (g *group) act(ctx context.Context, t *testing.T, i, n int) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if other, ok := g.epochs[st.Epoch]; ok && other != st.ConfirmedTranscriptHash {
-			t.Errorf("there are two epochs %d", st.Epoch)
+			t.Errorf("two acknowledged Commits lead to epoch %d", st.Epoch)
 		}
 		g.epochs[st.Epoch] = st.ConfirmedTranscriptHash
 		return
@@ -48,7 +47,7 @@ func (g *group) act(ctx context.Context, t *testing.T, i, n int) {
 	g.say(i, func(text string) error { return c.Do(ctx, "send", harness.Args{"text": text}, nil) })
 }
 
-// say lets a member send something new. Once that is acknowledged, all others have to receive it.
+// say lets a member send a new message. All other members must receive it if the Delivery Service acknowledges it.
 func (g *group) say(i int, send func(text string) error) {
 	g.mu.Lock()
 	g.said++
@@ -66,7 +65,7 @@ func (g *group) say(i int, send func(text string) error) {
 	}
 }
 
-// collect checks that each member has received what was acknowledged to another one.
+// collect checks that each member receives the acknowledged messages of the others, and returns their number.
 func (g *group) collect(t *testing.T) (messages int) {
 	t.Helper()
 	for i, texts := range g.owed {
@@ -79,8 +78,8 @@ func (g *group) collect(t *testing.T) (messages int) {
 	return messages
 }
 
-// migrate lets the members move the group, first to a target, then back, and so on until enough says that the last move
-// need not be followed by another one. It returns before that has ended.
+// migrate moves the group in the background, first to a target, then back, and so on until enough is closed. end waits
+// for the last move.
 func (g *group) migrate(t *testing.T, target int, enough <-chan struct{}) (end func() party.Outcome) {
 	return harness.Beside(t, func(ctx context.Context) (party.Outcome, error) { return g.shuttle(ctx, target, enough) })
 }
