@@ -1,4 +1,4 @@
-// Package audit checks what homeservers have stored.
+// Package audit checks the databases of homeservers.
 package audit
 
 import (
@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
 
-// Check derives anew all that a server, which must be down, has stored in a database. It returns the state of the only
-// group of the engine, empty where there is none.
+// Check checks the module's database of a stopped server: it derives all stored values again. It returns the state of
+// the only group of the engine, or "" if there is none.
 func Check(t testing.TB, server, connection string, engine mls.Engine) (state migration.GroupState) {
 	t.Helper()
 	store, err := storage.Open(t.Context(), connection, postgres.Pool{MaxOpen: 2, MaxIdle: 2})

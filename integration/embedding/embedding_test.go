@@ -1,4 +1,4 @@
-// Package embedding proves docs/embedding.md.
+// Package embedding tests that the code in docs/embedding.md builds.
 package embedding
 
 import (
@@ -38,7 +38,7 @@ func TestDocumentedMain(t *testing.T) {
 	})
 }
 
-// codeBlocks are the fenced blocks of a Markdown file.
+// codeBlocks returns the fenced code blocks of a Markdown file.
 func codeBlocks(t *testing.T, path string) (blocks []string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -47,28 +47,28 @@ func codeBlocks(t *testing.T, path string) (blocks []string) {
 	}
 	for i, part := range strings.Split(string(text), "```") {
 		if i%2 == 1 {
-			_, code, _ := strings.Cut(part, "\n") // after the language
+			_, code, _ := strings.Cut(part, "\n") // the first line is the language
 			blocks = append(blocks, code)
 		}
 	}
 	if len(blocks) < 3 {
-		t.Fatalf("%d blocks of code in %s", len(blocks), path)
+		t.Fatalf("there are %d blocks of code in %s", len(blocks), path)
 	}
 	return blocks
 }
 
-// insertAfter inserts lines after the first line that has a text in it.
+// insertAfter inserts lines after the first line that contains a text.
 func insertAfter(t *testing.T, source, text, lines string) string {
 	t.Helper()
 	before, after, ok := strings.Cut(source, text)
 	if !ok {
-		t.Fatalf("no %q in the source", text)
+		t.Fatalf("the source does not contain %q", text)
 	}
 	rest, after, _ := strings.Cut(after, "\n")
 	return before + text + rest + "\n" + lines + after
 }
 
-// without drops the lines that have a text in them.
+// without removes the lines that contain a text.
 func without(source, text string) string {
 	var kept strings.Builder
 	for line := range strings.Lines(source) {
@@ -79,7 +79,7 @@ func without(source, text string) string {
 	return kept.String()
 }
 
-// build builds a main in an empty module and returns the program's path.
+// build builds a main package in an empty module, and returns the program's path.
 func build(t *testing.T, module, main string) (program string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -106,7 +106,7 @@ func goCommand(t *testing.T, dir string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// links says whether a program has been linked with a module.
+// links reports whether a program is linked with a module.
 func links(t *testing.T, program, module string) bool {
 	t.Helper()
 	info, err := buildinfo.ReadFile(program)

@@ -1,4 +1,4 @@
-// Package handlers plays requests of users and servers to real services behind their routes, in one process.
+// Package handlers sends requests of users and servers to the routes of real services, in one process.
 package handlers
 
 import (
@@ -33,15 +33,15 @@ const (
 	aliceA = "@alice:a.example"
 	bobB   = "@bob:b.example"
 
-	// Bounds of one input: its requests, and the bytes that a server takes for a group.
+	// The bounds of one input: its requests, and the size of a group's state in bytes.
 	maxRequests   = 8
 	maxGroupState = 1 << 16
 )
 
-// stage is two Delivery Services behind their routes, and a group of alice and bob at the first.
+// stage has two Delivery Services behind their routes, and a group of alice and bob at the first.
 type stage struct {
 	*deliverytest.World
-	faulty   *storagetest.Faulty // the first one's store
+	faulty   *storagetest.Faulty // the store of the first
 	handlers map[string]http.Handler
 	group    *mlstest.Group
 }
@@ -74,11 +74,11 @@ func newStage(t testing.TB) *stage {
 	return s
 }
 
-// asking is the header that says who asks: a user of the server, or another server.
+// asking is the header that names the caller: a user of the server, or another server.
 const asking = "Asking"
 
-// handler is the routes of a server for its users and for other servers. Whatever other server its users name is the
-// other one of the two.
+// handler returns a server's routes for its users and for other servers. When a user names another Delivery Service,
+// the other server of the stage answers, whatever the name.
 func (s *stage) handler(name string) http.Handler {
 	quiet := slog.New(slog.DiscardHandler)
 	service := s.Service(name)
@@ -104,7 +104,7 @@ func (s *stage) handler(name string) http.Handler {
 	return router
 }
 
-// play sends a request of a script: a line "TO FROM METHOD URI", and a body. It returns 0 for what is no request.
+// play sends a request of a script: a line "TO FROM METHOD URI", and a body. It returns 0 if the request is malformed.
 func (s *stage) play(request string) (status int, body string) {
 	head, text, _ := strings.Cut(request, "\n")
 	var to, from, method, uri string
@@ -125,7 +125,7 @@ func (s *stage) play(request string) (status int, body string) {
 
 const nextRequest = "\n\n"
 
-// seeds are scripts from the tables of routes and from honest use.
+// seeds returns scripts with a request for each route, and a script of honest use.
 func seeds(t testing.TB) (scripts []string) {
 	s := newStage(t)
 	id := base64.RawURLEncoding.EncodeToString(s.group.ID())
@@ -173,9 +173,9 @@ func seeds(t testing.TB) (scripts []string) {
 	return append(append(scripts, honest...), strings.Join(honest, nextRequest))
 }
 
-// FuzzHandlers: whatever users and servers ask, in whatever order, of services with real rules and a store behind their
-// routes, no request panics, and none is answered as a fault of the server unless its store has failed. faults makes a
-// write of the first server fail, before or after it takes effect; 0 none.
+// FuzzHandlers: users and servers send any requests in any order to real services. No request panics. No answer reports
+// a fault of the server, unless its store has failed. faults chooses a write of the first server that fails, before or
+// after it takes effect; 0 means no failure.
 func FuzzHandlers(f *testing.F) {
 	for i, script := range seeds(f) {
 		f.Add(uint8(0), script)

@@ -1,5 +1,5 @@
-// Package party makes a group of clients on real homeservers, lets them talk and move it, and checks that all who
-// should agree do. The tests and the demo's story use it.
+// Package party makes a group of clients on real homeservers. The members send messages and move the group. The package
+// checks that the members and the Delivery Service agree. The tests and the demo use it.
 package party
 
 import (
@@ -11,16 +11,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Party is a group, and the clients of its members.
+// Party is a group with the clients of its members.
 type Party struct {
 	Room    string
-	Group   string            // its id in base64url
+	Group   string            // the group's id in base64url
 	Members []*harness.Client // the first has created the group
 
 	said int
 }
 
-// Create has a client create a group for a room, with no other member.
+// Create creates a group for a room, with creator as the only member.
 func Create(ctx context.Context, creator *harness.Client, room string) (*Party, error) {
 	var st harness.GroupState
 	if err := creator.Do(ctx, "create_group", harness.Args{"room": room}, &st); err != nil {
@@ -29,7 +29,7 @@ func Create(ctx context.Context, creator *harness.Client, room string) (*Party, 
 	return &Party{Room: room, Group: st.Group, Members: []*harness.Client{creator}}, nil
 }
 
-// Add has the creator add a client whose user is in the room.
+// Add lets the creator add a client to the group. The client's user must be in the room.
 func (p *Party) Add(ctx context.Context, c *harness.Client) error {
 	if err := c.Do(ctx, "publish_key_packages", nil, nil); err != nil {
 		return err
@@ -44,14 +44,14 @@ func (p *Party) Add(ctx context.Context, c *harness.Client) error {
 	return nil
 }
 
-// Say has a member send a message, which it returns, and all others decrypt it.
+// Say sends a new message as a member, and waits until all others have decrypted it. It returns the message.
 func (p *Party) Say(ctx context.Context, from *harness.Client) (text string, err error) {
 	p.said++
 	text = fmt.Sprintf("message %d from %s", p.said, from.Name)
 	return text, p.SayText(ctx, from, text)
 }
 
-// SayText has a member send a text, and all others decrypt it.
+// SayText sends a text as a member, and waits until all others have decrypted it.
 func (p *Party) SayText(ctx context.Context, from *harness.Client, text string) error {
 	if err := from.Do(ctx, "send", harness.Args{"text": text}, nil); err != nil {
 		return err
@@ -67,23 +67,23 @@ func (p *Party) SayText(ctx context.Context, from *harness.Client, text string) 
 			return err
 		}
 		if got.Sender != from.User.ID {
-			return fmt.Errorf("%s takes %q for a message from %s", to.Name, text, got.Sender)
+			return fmt.Errorf("%s sees %q as a message from %s", to.Name, text, got.Sender)
 		}
 	}
 	return nil
 }
 
-// Outcome is how a migration ended for the client that began it.
+// Outcome is the outcome of a migration, as the client that began it sees it.
 type Outcome struct {
-	State  string `json:"state"` // moved, aborted, overtaken; empty where that is not known
+	State  string `json:"state"` // moved, aborted or overtaken; empty if unknown
 	Reason string `json:"reason"`
 }
 
-// Moved is the State of an Outcome where the group is at the target.
+// Moved is the State of an Outcome when the group is at the target.
 const Moved = "moved"
 
-// Migrate has a member move the group to a server, and returns how that ended. When that fails but the group has come
-// there, there is an outcome besides the error.
+// Migrate moves the group to a server, as a member. If the command fails but the group is at the target, Migrate
+// returns the error together with the outcome Moved.
 func Migrate(ctx context.Context, mover *harness.Client, target string) (out Outcome, err error) {
 	if err = mover.Do(ctx, "migrate", harness.Args{"target": target}, &out); err == nil {
 		return out, nil
@@ -94,14 +94,14 @@ func Migrate(ctx context.Context, mover *harness.Client, target string) (out Out
 	return out, err
 }
 
-// Settle waits until all members have come as far as each other. It returns where that is, if they and the Delivery
-// Service agree on it.
+// Settle waits until all members are in the same epoch and term. It returns their state. The error says when the
+// members and the Delivery Service do not agree on it.
 func (p *Party) Settle(ctx context.Context) (at harness.GroupState, err error) {
 	if at, err = p.Members[0].State(ctx); err != nil {
 		return at, err
 	}
 	states := make([]harness.GroupState, len(p.Members))
-	for range 2 { // the last one may be ahead of all others
+	for range 2 { // the last member may be ahead of the others
 		for i, c := range p.Members {
 			args := harness.Args{"kind": "state", "epoch": at.Epoch, "term": at.Term}
 			if err := c.Do(ctx, "wait_for", args, &states[i]); err != nil {
@@ -113,8 +113,9 @@ func (p *Party) Settle(ctx context.Context) (at harness.GroupState, err error) {
 	return at, Agree(ctx, p.Members[0], states...)
 }
 
-// Agree checks that members, who say where they are, and the Delivery Service, which asker asks, have the same group.
-// The first member must show an epoch authenticator. Another one's library may keep it to itself.
+// Agree checks that the members' states are equal, and that the Delivery Service has the same state. asker asks the
+// Delivery Service. The first member's state must have an epoch authenticator. Other members' libraries may not export
+// it.
 func Agree(ctx context.Context, asker *harness.Client, members ...harness.GroupState) error {
 	a := members[0]
 	for _, b := range members[1:] {
@@ -133,7 +134,7 @@ func Agree(ctx context.Context, asker *harness.Client, members ...harness.GroupS
 		DS:                      ds.DeliveryService,
 		Term:                    ds.Term,
 		Epoch:                   ds.Epoch,
-		EpochAuthenticator:      a.EpochAuthenticator, // which is secret
+		EpochAuthenticator:      a.EpochAuthenticator, // secret: the Delivery Service does not know it
 		TreeHash:                hex.EncodeToString(ds.TreeHash),
 		ConfirmedTranscriptHash: hex.EncodeToString(ds.ConfirmedTranscriptHash),
 		Members:                 a.Members,

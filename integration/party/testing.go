@@ -6,8 +6,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// Gather makes a group of the users of a room of their own, with the reference client for each. The first user creates
-// it, and all of them may move it.
+// Gather makes a room and a group of users, with a reference client for each. The first user creates the group. All of
+// them may move it.
 func Gather(t testing.TB, users ...*harness.User) *Party {
 	t.Helper()
 	room := harness.SharedRoom(t, users[0], users[1:]...)
@@ -23,7 +23,7 @@ func Gather(t testing.TB, users ...*harness.User) *Party {
 	return p
 }
 
-// Talk lets each member send a message that all others decrypt.
+// Talk sends a message as each member, and waits until all others have decrypted it.
 func (p *Party) Talk(t testing.TB) {
 	t.Helper()
 	for _, from := range p.Members {
@@ -33,18 +33,17 @@ func (p *Party) Talk(t testing.TB) {
 	}
 }
 
-// Move has a member move the group to a server.
+// Move moves the group to a server, as a member. It fails the test if the outcome is not Moved.
 func (p *Party) Move(t testing.TB, mover *harness.Client, target *harness.Server) {
 	t.Helper()
 	var out Outcome
 	harness.Do(t, mover, "migrate", harness.Args{"target": target.Name}, &out)
 	if out.State != Moved {
-		t.Fatalf("%s has moved the group to %s, which ended as %+v", mover.Name, target.Name, out)
+		t.Fatalf("%s moved the group to %s: the outcome is %+v", mover.Name, target.Name, out)
 	}
 }
 
-// RequireSettled fails the test unless all members and the Delivery Service come to have the same group. It returns
-// that.
+// RequireSettled calls Settle, and fails the test on an error.
 func (p *Party) RequireSettled(t testing.TB) harness.GroupState {
 	t.Helper()
 	at, err := p.Settle(harness.Within(t))
@@ -54,7 +53,7 @@ func (p *Party) RequireSettled(t testing.TB) harness.GroupState {
 	return at
 }
 
-// RequireAt is RequireSettled for a group that must be at a server, in a term.
+// RequireAt does the same as RequireSettled. It also fails the test unless the group is at this server in this term.
 func (p *Party) RequireAt(t testing.TB, host *harness.Server, term uint64) harness.GroupState {
 	t.Helper()
 	at := p.RequireSettled(t)
