@@ -21,16 +21,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09/draft09test"
 )
 
-// client is a device in at most one group.
+// client is a device. It is in at most one group.
 type client struct {
 	user   *harness.User
 	member *draft09test.Client
-	group  *group // nil while in none
-	since  string // where /sync goes on
+	group  *group // nil if the device is in no group
+	since  string // the token for the next /sync
 	inbox  []received
 }
 
-// received is an application message of another member that nobody has asked for yet.
+// received is an application message of another member.
 type received struct {
 	Sender string `json:"sender"`
 	Text   string `json:"text"`
@@ -62,7 +62,7 @@ func (c *client) identity(ctx context.Context, _ *command) (_ any, err error) {
 	return nil, c.user.PublishKey(ctx, "ed25519", c.member.SignatureKey(), algorithm)
 }
 
-// ask sends a request to a Delivery Service by way of the user's own homeserver.
+// ask sends a request to a Delivery Service through the user's own homeserver.
 func (c *client) ask(ctx context.Context, ds, method, route string, in, out any) error {
 	return c.user.Do(ctx, method, clientapi.PathPrefix+"/ds/"+url.PathEscape(ds)+route, in, out)
 }
@@ -90,7 +90,7 @@ func (c *client) create(ctx context.Context, cmd *command) (any, error) {
 	return c.state()
 }
 
-// join waits for the Welcome.
+// join waits for a Welcome and joins its group.
 func (c *client) join(ctx context.Context, _ *command) (any, error) {
 	for c.group == nil {
 		if err := c.sync(ctx); err != nil {
@@ -129,7 +129,7 @@ func (c *client) remove(ctx context.Context, cmd *command) (any, error) {
 	return c.update(ctx, cmd)
 }
 
-// proposeUpdate proposes new keys for the own leaf, which another member has to commit.
+// proposeUpdate proposes an Update of the client's own leaf. Another member must commit it.
 func (c *client) proposeUpdate(ctx context.Context, _ *command) (any, error) {
 	err := c.propose(ctx, func() (message []byte, err error) {
 		message, err = c.member.Update()
@@ -142,7 +142,7 @@ func (c *client) proposeUpdate(ctx context.Context, _ *command) (any, error) {
 	return c.state()
 }
 
-// propose gets a proposal accepted, which is made when the client is up to date.
+// propose reads the log to its end, makes a proposal, and submits it.
 func (c *client) propose(ctx context.Context, proposal func() ([]byte, error)) error {
 	if err := c.catchUp(ctx); err != nil {
 		return err
@@ -154,7 +154,7 @@ func (c *client) propose(ctx context.Context, proposal func() ([]byte, error)) e
 	return c.submit(ctx, &api.SubmitRequest{Message: message})
 }
 
-// update commits what has been proposed, with new keys.
+// update commits all pending proposals, with new keys for the client's own leaf.
 func (c *client) update(ctx context.Context, _ *command) (any, error) {
 	if err := c.catchUp(ctx); err != nil {
 		return nil, err
@@ -182,7 +182,7 @@ func (c *client) send(ctx context.Context, cmd *command) (any, error) {
 	return nil, c.submit(ctx, &api.SubmitRequest{Message: message})
 }
 
-// submit gets a message accepted, and follows the log over it.
+// submit submits a message, and reads the log to its end.
 func (c *client) submit(ctx context.Context, req *api.SubmitRequest) error {
 	if err := c.ask(ctx, c.group.ds, http.MethodPost, c.group.route()+"/messages", req, nil); err != nil {
 		return err
@@ -190,7 +190,7 @@ func (c *client) submit(ctx context.Context, req *api.SubmitRequest) error {
 	return c.catchUp(ctx)
 }
 
-// waitFor follows /sync until there is such a message, or the group is in such a state.
+// waitFor calls /sync until find returns a message or the group's state.
 func (c *client) waitFor(ctx context.Context, cmd *command) (any, error) {
 	for {
 		if found, err := c.find(cmd); found != nil || err != nil {
@@ -218,10 +218,10 @@ func (c *client) find(cmd *command) (any, error) {
 	return st, nil
 }
 
-// view is the group as a Delivery Service sees it.
+// view returns the group as a Delivery Service sees it.
 func (c *client) view() (mls.Group, error) {
 	if c.group == nil {
-		return nil, errors.New("in no group")
+		return nil, errors.New("the client is in no group")
 	}
 	info, err := c.member.GroupInfo()
 	if err != nil {
@@ -248,7 +248,7 @@ func (c *client) state() (*harness.GroupState, error) {
 	return st, nil
 }
 
-// userOf is a member's user, empty where the credential is none of Matrix.
+// userOf returns a member's Matrix user, or "" if the credential names none.
 func userOf(m *mls.Member) string {
 	id, err := mimiport.UnmarshalLeafIdentity(m.Identity)
 	if err != nil {
@@ -267,7 +267,7 @@ func (c *client) host(ctx context.Context, cmd *command) (any, error) {
 	return &host, c.ask(ctx, cmd.DS, http.MethodGet, c.group.route()+"/host", nil, &host)
 }
 
-// sync takes in what is new, or what comes within a second.
+// sync handles new to-device events. It waits at most a second for one.
 func (c *client) sync(ctx context.Context) error {
 	news, err := c.user.Sync(ctx, c.since, time.Second)
 	if err != nil {

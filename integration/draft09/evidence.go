@@ -18,7 +18,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// offered checks that an offer is the target's, and for the request.
+// offered checks that the target has signed an offer, and that the offer is for the request.
 func (c *client) offered(
 	ctx context.Context, request []byte, offer *api.MigrationOffer,
 ) (*mimiport.MigrationResponse, error) {
@@ -36,7 +36,7 @@ func (c *client) offered(
 	return response, c.verify(ctx, response.Request.TargetDomain, offer.KeyID, response)
 }
 
-// confirmed checks that a MigrationConfirmation is the source's word for an offer.
+// confirmed checks that the source has signed a MigrationConfirmation for an offer.
 func (c *client) confirmed(ctx context.Context, offer *mimiport.MigrationResponse, signed *api.SignedInfo) error {
 	m, err := proof.Decision(offer, signed.Message)
 	if err != nil {
@@ -45,7 +45,7 @@ func (c *client) confirmed(ctx context.Context, offer *mimiport.MigrationRespons
 	return c.verify(ctx, offer.Request.SourceDomain, signed.KeyID, m)
 }
 
-// verify checks a server's signature by its present key.
+// verify checks a server's signature with the server's present key.
 func (c *client) verify(ctx context.Context, server, keyID string, m mimiport.Signed) error {
 	key, err := c.serverKey(ctx, server, keyID)
 	if err != nil {
@@ -55,7 +55,8 @@ func (c *client) verify(ctx context.Context, server, keyID string, m mimiport.Si
 }
 
 // serverKey asks the user's own homeserver, as a notary, for a key that is valid now (Matrix specification,
-// server-server API, "Querying keys through another server"). Dendrite is one only under its server's name.
+// server-server API, "Querying keys through another server"). Dendrite acts as a notary only if the request's Host is
+// the server's name.
 func (c *client) serverKey(ctx context.Context, server, keyID string) (ed25519.PublicKey, error) {
 	now := spec.AsTimestamp(time.Now())
 	criteria := map[string]map[string]spec.Timestamp{keyID: {"minimum_valid_until_ts": now}}
@@ -86,5 +87,5 @@ func (c *client) serverKey(ctx context.Context, server, keyID string) (ed25519.P
 			return ed25519.PublicKey(key.Key), nil
 		}
 	}
-	return nil, fmt.Errorf("no key %s that is valid now", keyID)
+	return nil, fmt.Errorf("the server has no key %s that is valid now", keyID)
 }

@@ -17,21 +17,21 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// group is where the client stands in its group.
+// group is the client's state of its group.
 type group struct {
 	id        []byte
 	room      string
 	ds        string // the current Delivery Service
 	term      uint64
-	next      uint64   // the first number of the log that is not handled yet
-	proposals [][]byte // of this epoch, that the client may commit
-	update    []byte   // the client's own Update of this epoch, which it may not
+	next      uint64   // the number of the next message in the log
+	proposals [][]byte // of this epoch, without the client's own Update
+	update    []byte   // the client's own Update of this epoch, which the client cannot commit
 	sent      []byte   // the client's own last application message, which it cannot decrypt
 }
 
 func (g *group) route() string { return "/groups/" + base64.RawURLEncoding.EncodeToString(g.id) }
 
-// heard takes a to-device event. What does not come from the group's current Delivery Service is not heard.
+// heard handles a to-device event. It ignores events that do not come from the group's current Delivery Service.
 func (c *client) heard(ctx context.Context, e *harness.Event) error {
 	server, ok := strings.CutPrefix(e.Sender, federation.SenderID(""))
 	if !ok || e.Type != api.EventMessage {
@@ -55,7 +55,7 @@ func (c *client) heard(ctx context.Context, e *harness.Event) error {
 
 func (c *client) welcomed(ctx context.Context, server string, m *api.FanOut) error {
 	if m.Protocol != engine.Protocol {
-		return fmt.Errorf("a Welcome of protocol %q", m.Protocol)
+		return fmt.Errorf("the Welcome is for the protocol %q", m.Protocol)
 	}
 	if err := c.member.Join(m.Message); err != nil {
 		return err
@@ -83,14 +83,14 @@ func (c *client) catchUp(ctx context.Context) error {
 			return nil
 		}
 		if g.next == from {
-			return fmt.Errorf("the log of %s does not go on after %d", g.ds, from)
+			return fmt.Errorf("the log of %s has no message %d", g.ds, from)
 		}
 	}
 	return nil
 }
 
-// take handles the next message of the current Delivery Service's log. A target's begins with what it has of the term
-// before.
+// take handles the next message of the current Delivery Service's log. The log of a target begins with messages of
+// former terms, which take ignores by their epoch.
 func (c *client) take(m *api.LogMessage) error {
 	g := c.group
 	g.next = m.Seq + 1
@@ -107,7 +107,7 @@ func (c *client) take(m *api.LogMessage) error {
 		return c.member.Handle(m.Message)
 	case storage.EntryCommit:
 		if err := c.member.Handle(m.Message); err != nil {
-			return fmt.Errorf("a Commit of %s: %w", m.Sender, err)
+			return fmt.Errorf("handle the Commit of %s: %w", m.Sender, err)
 		}
 		return g.entered(m.Message)
 	}
@@ -120,14 +120,14 @@ func (c *client) read(m *api.LogMessage) error {
 	}
 	text, err := c.member.Unprotect(m.Message)
 	if err != nil {
-		return fmt.Errorf("the message of %s: %w", m.Sender, err)
+		return fmt.Errorf("decrypt the message of %s: %w", m.Sender, err)
 	}
 	c.inbox = append(c.inbox, received{m.Sender, string(text)})
 	return nil
 }
 
-// entered notes that the group is in the epoch after a Commit: at another Delivery Service, if the Commit says so
-// (profile, section 5). The Commit came from the one before, which is as good as its confirmation (section 6).
+// entered updates the group after a Commit. A migration Commit names the next Delivery Service (profile, section 5).
+// The source's log has the Commit only after the source's decision, so the client needs no confirmation (section 6).
 func (g *group) entered(commit []byte) error {
 	g.proposals, g.update = nil, nil
 	m, err := engine.New().Parse(commit)

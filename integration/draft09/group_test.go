@@ -47,7 +47,7 @@ func (x *trio) start(u *harness.User) *harness.Client {
 	return harness.RunClient(x, u, draft09.StartClient)
 }
 
-// do gives a client a command.
+// do gives a client a command, and fails the test on an error.
 func (x *trio) do(c *harness.Client, command string, args harness.Args) {
 	x.Helper()
 	harness.Do(x, c, command, args, nil)
@@ -61,14 +61,14 @@ func (x *trio) add(c *harness.Client) {
 	}
 }
 
-// remove lets a member remove another one.
+// remove lets a member remove another member.
 func (x *trio) remove(by, c *harness.Client) {
 	x.Helper()
 	x.do(by, "remove", harness.Args{"user": c.User.ID})
 	x.Members = slices.DeleteFunc(x.Members, func(m *harness.Client) bool { return m == c })
 }
 
-// requireAt fails the test unless all members have the same group of go-mls as a server, in a term.
+// requireAt fails the test unless all members and a server have the same group of go-mls, in this term.
 func (x *trio) requireAt(ds *harness.Server, term uint64) {
 	x.Helper()
 	x.RequireAt(x, ds, term)
@@ -79,8 +79,8 @@ func (x *trio) requireAt(ds *harness.Server, term uint64) {
 	}
 }
 
-// live is the life of the group: adds, an Update that another member commits, two moves, a removal, and messages all
-// the while.
+// live plays the life of the group: members are added, one member commits another's Update, the group moves twice, and
+// a member is removed. The members send messages after each step.
 func (x *trio) live() {
 	x.add(x.bob)
 	x.Talk(x)
@@ -107,15 +107,15 @@ func (x *trio) live() {
 	x.audit()
 }
 
-// requireOutside fails the test unless one who was removed can send nothing any more: their last epoch is over, and
-// they get no keys of the next.
+// requireOutside fails the test unless a removed member cannot send: the member's last epoch has ended, and the member
+// has no keys of the next epoch.
 func (x *trio) requireOutside(c *harness.Client) {
 	x.Helper()
 	err := c.Do(harness.Within(x), "send", harness.Args{"text": "still here"}, nil)
 	harness.RequireRefused(x, err, "IO.GITHUB.MIMIPORT.M_WRONG_EPOCH")
 }
 
-// audit stops the servers and derives anew all that they have stored: A has the group, and B had it.
+// audit stops the servers and checks their databases: A has the group, and B had it.
 func (x *trio) audit() {
 	x.Helper()
 	states := map[*harness.Server]migration.GroupState{x.a: migration.GroupActive, x.b: migration.GroupMoved}
@@ -133,7 +133,7 @@ func TestGroupLivesAndMoves(t *testing.T) { newTrio(t, harness.NewTestNetwork(t)
 
 func TestGroupLivesAndMovesOnPostgres(t *testing.T) { newTrio(t, harness.NewPostgresNetwork(t)).live() }
 
-// TestMove plays what the demo shows.
+// TestMove plays the demo's scenario with clients of go-mls.
 func TestMove(t *testing.T) {
 	n := harness.NewTestNetwork(t).Network
 	if err := scenario.Move(harness.Within(t), n, draft09.StartClient, t.Log); err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// algorithm is that of the one-time keys which are KeyPackages (profile, section 12).
+// algorithm is the algorithm of one-time keys that are KeyPackages (profile, section 12).
 const algorithm = "io.github.mimiport.key_package"
 
 // oneTimeKey is a KeyPackage as a one-time key.
@@ -19,8 +19,8 @@ type oneTimeKey struct {
 	Key spec.Base64Bytes `json:"key"`
 }
 
-// publishKeyPackage publishes the one KeyPackage that the client has. Its device, with which others find it, is
-// published already.
+// publishKeyPackage publishes the client's only KeyPackage. The command identity has published the device keys, by
+// which others find the device.
 func (c *client) publishKeyPackage(ctx context.Context, _ *command) (any, error) {
 	message, err := c.member.KeyPackage()
 	if err != nil {
@@ -33,7 +33,7 @@ func (c *client) publishKeyPackage(ctx context.Context, _ *command) (any, error)
 	}, nil)
 }
 
-// claimKeyPackages gets a KeyPackage of each device of a user that has published any.
+// claimKeyPackages claims a KeyPackage of each device of a user that has published one.
 func (c *client) claimKeyPackages(ctx context.Context, user string) (messages [][]byte, err error) {
 	var found struct {
 		DeviceKeys map[string]map[string]struct {
@@ -63,7 +63,7 @@ func (c *client) claimKeyPackages(ctx context.Context, user string) (messages []
 		}
 	}
 	if len(messages) == 0 {
-		return nil, fmt.Errorf("%s has no KeyPackage to claim", user)
+		return nil, fmt.Errorf("%s has no KeyPackage left", user)
 	}
 	return messages, nil
 }

@@ -11,13 +11,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// outcome is how a migration has ended.
+// outcome is the outcome of a migration.
 type outcome struct {
-	State  string `json:"state"` // moved, aborted
+	State  string `json:"state"` // moved or aborted
 	Reason string `json:"reason,omitempty"`
 }
 
-// migrate has the group moved, with what has been proposed (profile, sections 5 and 6).
+// migrate moves the group. The migration Commit also commits all pending proposals (profile, sections 5 and 6).
 func (c *client) migrate(ctx context.Context, cmd *command) (any, error) {
 	if err := c.catchUp(ctx); err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func (c *client) offer(
 	return response, offer.KeyID, err
 }
 
-// init makes the MigrationInit and the Commit that goes with it.
+// init makes the MigrationInit and the migration Commit.
 func (c *client) init(offer *mimiport.MigrationResponse, keyID string) (*api.MigrationInitRequest, error) {
 	init := &mimiport.MigrationInit{Response: *offer}
 	tbs, err := init.TBS()
@@ -84,7 +84,7 @@ func (c *client) init(offer *mimiport.MigrationResponse, keyID string) (*api.Mig
 	return &api.MigrationInitRequest{MigrationInit: encoded, KeyID: keyID, SubmitRequest: *submission(commit)}, nil
 }
 
-// decision has the source begin, and waits for how it decides.
+// decision sends the MigrationInit to the source, and waits for the source's decision.
 func (c *client) decision(
 	ctx context.Context, offer *mimiport.MigrationResponse, init *api.MigrationInitRequest,
 ) (*api.MigrationStatus, error) {
@@ -99,7 +99,7 @@ func (c *client) decision(
 
 func route(offer *mimiport.MigrationResponse) string { return "/migrations/" + offer.ID().String() }
 
-// confirm goes to the target and shows it the source's decision.
+// confirm checks the source's decision, follows the group to the target, and sends the target the decision.
 func (c *client) confirm(ctx context.Context, offer *mimiport.MigrationResponse, confirmation *api.SignedInfo) error {
 	if err := c.confirmed(ctx, offer, confirmation); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (c *client) confirm(ctx context.Context, offer *mimiport.MigrationResponse,
 	}
 	target := offer.Request.TargetDomain
 	if c.group.ds != target {
-		return fmt.Errorf("the log of %s ends without the migration Commit", c.group.ds)
+		return fmt.Errorf("the log of %s has no migration Commit at its end", c.group.ds)
 	}
 	signed := &api.SignedRequest{Message: confirmation.Message, KeyID: confirmation.KeyID}
 	return c.ask(ctx, target, http.MethodPut, route(offer)+"/confirmation", signed, nil)

@@ -1,6 +1,6 @@
-// Package draft09 is a Matrix client for groups of github.com/cisco/go-mls: a process that takes the commands of the
-// TypeScript client, and so can play the same stories. It keeps to what a story needs: one group, nothing that outlives
-// the process, no second attempt.
+// Package draft09 is a Matrix client for groups of github.com/cisco/go-mls. It is a process that takes the commands of
+// the TypeScript client, so that it can play the same scenarios. It is in one group, keeps its state in memory, and
+// does not retry.
 package draft09
 
 import (
@@ -16,10 +16,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// clientEnv names the environment variable that makes a process a client.
+// clientEnv is the environment variable that makes ServeClient serve.
 const clientEnv = "MIMI_DRAFT09_CLIENT"
 
-// StartClient starts this very program once more, as the client of a user. Its main must begin with ServeClient.
+// StartClient runs the executable of the current process again, as a user's client. Its main must call ServeClient
+// first.
 func StartClient(ctx context.Context, u *harness.User) (*harness.Client, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -30,7 +31,7 @@ func StartClient(ctx context.Context, u *harness.User) (*harness.Client, error) 
 	return harness.StartProgram(ctx, u, cmd, "")
 }
 
-// ServeClient is the main of a process that StartClient has started, which ends in it. In any other process it does
+// ServeClient runs the client in a process that StartClient has started, and then exits. In any other process it does
 // nothing.
 func ServeClient() {
 	if os.Getenv(clientEnv) == "" {
@@ -43,7 +44,7 @@ func ServeClient() {
 	os.Exit(0)
 }
 
-// command is a line of input: what to do, and all arguments that any command has.
+// command is a line of input: the name of a command, and the arguments of all commands.
 type command struct {
 	ID         int    `json:"id"`
 	Name       string `json:"cmd"`
@@ -65,7 +66,7 @@ type answer struct {
 	OK     bool           `json:"ok"`
 	Result any            `json:"result,omitempty"`
 	Error  string         `json:"error,omitempty"`
-	Status int            `json:"status,omitempty"` // of a homeserver's refusal
+	Status int            `json:"status,omitempty"` // from a homeserver's refusal
 	Body   map[string]any `json:"body,omitempty"`
 }
 
@@ -87,7 +88,7 @@ var commands = map[string]func(*client, context.Context, *command) (any, error){
 	"host":                 (*client).host,
 }
 
-// serve does one command after the other.
+// serve runs one command after the other.
 func serve(in io.Reader, out io.Writer) error {
 	c := new(client)
 	lines, answers := bufio.NewScanner(in), json.NewEncoder(out)

@@ -1,5 +1,5 @@
-// A Matrix device in at most one group, whose MLS is OpenMLS. It follows the group by its log alone, and keeps nothing.
-// Its HTTP, and how it verifies what servers sign, are the TypeScript client's.
+// A Matrix device that uses OpenMLS. It is in at most one group, follows the group by its log only, and keeps its state
+// in memory. The TypeScript client's code sends its requests and verifies the servers' signatures.
 import { oneTimeKey, signDeviceKeys, verifyOneTimeKey, withMlsKey } from "../../clients/ts/dist/src/devices.js";
 import { DeliveryService, submission } from "../../clients/ts/dist/src/ds.js";
 import { Evidence } from "../../clients/ts/dist/src/evidence.js";
@@ -21,9 +21,9 @@ export class Client {
   /** The device and its signature keys. */
   #own;
   #since;
-  /** Where the client stands in its group. */
+  /** The state of the group. */
   #group;
-  /** Application messages of others. */
+  /** Application messages of other members. */
   #inbox = [];
 
   async login(homeserver, token) {
@@ -60,7 +60,7 @@ export class Client {
     await this.#matrix.uploadKeyPackages(published);
   }
 
-  /** Creates the group of a room at the own homeserver. Its first GroupInfo has the tree inside. */
+  /** Creates the group of a room at the user's homeserver. Its first GroupInfo includes the tree. */
   async create(room) {
     const ds = serverOf(this.#session.userId);
     const { group_id, external_sender } = await this.#ds(ds).reserve(room, SUITE);
@@ -71,7 +71,7 @@ export class Client {
     this.#enter(room, ds, { term: 0, seq: 0 });
   }
 
-  /** Waits for the Welcome of a group. */
+  /** Waits for a Welcome and joins its group. */
   async join() {
     while (this.#group === undefined) await this.sync();
   }
@@ -92,10 +92,10 @@ export class Client {
     await this.catchUp();
   }
 
-  /** The group's log is handled up to a number. */
+  /** Starts to follow a group after message seq of its log. */
   #enter(room, ds, { term, seq }) {
     const id = this.#member.groupId;
-    const sent = new Set(); // own messages that the log has not shown yet: nobody processes their own
+    const sent = new Set(); // own messages to skip in the log
     this.#group = { id, key: toBase64url(id), room, ds, term, next: seq + 1, proposals: 0, active: true, sent };
   }
 
@@ -114,12 +114,12 @@ export class Client {
     await this.#commit((submit) => this.#member.remove(leaves, submit));
   }
 
-  /** Commits all that has been proposed. */
+  /** Commits all pending proposals. */
   update() {
     return this.#commit((submit) => this.#member.update(submit));
   }
 
-  /** Has the member make a Commit in the present epoch, and the Delivery Service accept it. */
+  /** Makes a Commit in the present epoch, and submits it to the Delivery Service. */
   async #commit(make) {
     await this.catchUp();
     await make((commit) => this.#submit(submission(commit)));
@@ -127,7 +127,7 @@ export class Client {
     await this.catchUp();
   }
 
-  /** Sends an application message. Pending proposals are committed first (RFC 9420, section 12.4). */
+  /** Sends an application message. It commits pending proposals first (RFC 9420, section 12.4). */
   async send(text) {
     await this.catchUp();
     if (this.#here.proposals > 0) await this.update();
@@ -141,14 +141,14 @@ export class Client {
     await this.#ds().submit(key, what);
   }
 
-  /** Takes in what is new, or what comes within a second. */
+  /** Handles new to-device events. It waits at most SYNC_WAIT for one. */
   async sync() {
     const { next, toDevice } = await this.#matrix.sync(this.#since, SYNC_WAIT);
     this.#since = next;
     for (const { type, sender, content } of toDevice) if (type === FAN_OUT) await this.#heard(sender, content);
   }
 
-  /** Fan-out of a group says only that there is more in the log. */
+  /** Reads the log after a fan-out event of the group. */
   async #heard(sender, { kind, message, room_id: room, term, seq }) {
     if (this.#group !== undefined) return this.catchUp();
     if (kind !== "welcome") return;
@@ -157,7 +157,7 @@ export class Client {
     await this.catchUp();
   }
 
-  /** Reads the log to its end, over every move. */
+  /** Reads the log to its end, and follows every move. */
   async catchUp() {
     const g = this.#here;
     for (let end = false; !end && g.active; ) {
@@ -179,7 +179,7 @@ export class Client {
     if (plaintext !== undefined) this.#inbox.push({ sender: userOf(author), text: Buffer.from(plaintext).toString() });
   }
 
-  /** Goes where a redirect leads. core-crypto does not show the authenticated_data of the migration Commit. */
+  /** Follows a redirect to the next host: core-crypto does not show the authenticated_data of the migration Commit. */
   async #follow(moved) {
     if (moved === undefined) return false;
     const g = this.#here;
@@ -189,7 +189,7 @@ export class Client {
     return true;
   }
 
-  /** The state, without what core-crypto does not show. */
+  /** The group's state, as far as core-crypto shows it. */
   async state() {
     const { key: group, room, ds, term, active, proposals } = this.#here;
     const members = (await this.#member.identities()).map((identity) => ({ user: userOf(identity) }));
@@ -197,7 +197,7 @@ export class Client {
     return { group, room, ds, term, epoch, active, members, pending_proposals: proposals };
   }
 
-  /** A message of another member by its text. */
+  /** Finds a message of another member by its text. */
   message(text) {
     return this.#inbox.find((m) => m.text === text);
   }

@@ -1,5 +1,5 @@
-// A client for tests as a process, whose MLS is OpenMLS. It takes the commands of the TypeScript client's driver, one
-// after the other, as far as core-crypto goes: it cannot have a group moved.
+// A client for tests that uses OpenMLS, as a process. It takes commands of the TypeScript client's driver, one after
+// the other. It cannot move a group, as core-crypto cannot make a migration Commit.
 import { createInterface } from "node:readline";
 import { MatrixError } from "../../clients/ts/dist/src/matrix.js";
 import { Client } from "./client.mjs";
@@ -19,14 +19,14 @@ async function waitFor({ kind, text, ...wanted }) {
   }
 }
 
-/** The state, if every wanted field is there: a number at least as large, anything else equal. */
+/** The state, if it has all wanted fields: numbers at least as large, other values equal. */
 async function stateWith(wanted) {
   const state = await client.state();
   const fits = ([k, v]) => (typeof v === "number" ? state[k] >= v : state[k] === v);
   return Object.entries(wanted).every(fits) ? state : undefined;
 }
 
-/** The state after what has been done. */
+/** The state after an action. */
 const after = (done) => done.then(() => client.state());
 
 const commands = {

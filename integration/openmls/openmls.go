@@ -1,5 +1,5 @@
-// Package openmls is a Matrix client for tests whose MLS is OpenMLS: a process of Node.js that takes the commands of
-// the TypeScript client.
+// Package openmls is a Matrix client for tests that uses OpenMLS. It is a process of Node.js, which takes the commands
+// of the TypeScript client.
 package openmls
 
 import (

@@ -32,7 +32,7 @@ func (x *mixed) requireOK(err error) {
 	}
 }
 
-// register makes an account at a server whose user comes into the room.
+// register makes an account at a server, and lets the user join the room.
 func (x *mixed) register(by *harness.Client, s *harness.Server, localpart string) *harness.User {
 	x.Helper()
 	u := harness.RegisterUser(x, s, localpart, false)
@@ -40,7 +40,7 @@ func (x *mixed) register(by *harness.Client, s *harness.Server, localpart string
 	return u
 }
 
-// add has a member add a client, which joins by the Welcome.
+// add lets a member add a client, which joins by the Welcome.
 func (x *mixed) add(by, c *harness.Client) {
 	x.Helper()
 	harness.Do(x, c, "publish_key_packages", nil, nil)
@@ -49,12 +49,13 @@ func (x *mixed) add(by, c *harness.Client) {
 	x.Members = append(x.Members, c)
 }
 
-// leaves takes a client from the list of members.
+// leaves deletes a client from the list of members.
 func (x *mixed) leaves(c *harness.Client) {
 	x.Members = slices.DeleteFunc(x.Members, func(m *harness.Client) bool { return m == c })
 }
 
-// requireSame fails the test unless all members have the same group as a server, in a term, with the same secrets.
+// requireSame fails the test unless all members and a server have the same group, in this term, and the members have
+// the same secrets.
 func (x *mixed) requireSame(ds *harness.Server, term uint64) {
 	x.Helper()
 	at := x.RequireAt(x, ds, term)
@@ -69,12 +70,12 @@ func (x *mixed) requireSame(ds *harness.Server, term uint64) {
 			first = secret
 		}
 		if len(secret) != 64 || secret != first {
-			x.Errorf("%s exports another secret than %s", c.Name, x.Members[0].Name)
+			x.Errorf("%s and %s export different secrets", c.Name, x.Members[0].Name)
 		}
 	}
 }
 
-// commitsRemoval has a member commit the pending Remove of another one.
+// commitsRemoval lets a member commit the pending Remove of another member.
 func (x *mixed) commitsRemoval(committer, gone *harness.Client) {
 	x.Helper()
 	harness.Do(x, committer, "wait_for", harness.Args{"kind": "state", "pending_proposals": 1}, nil)
@@ -82,10 +83,10 @@ func (x *mixed) commitsRemoval(committer, gone *harness.Client) {
 	x.leaves(gone)
 }
 
-// TestOpenMLSMember lets clients on OpenMLS be members beside those on ts-mls. They join by Welcome and by external
-// Commit, and take the place of their former leaf. They commit with the tree inside the GroupInfo, follow a move and
-// one back, and carry out Removes that the Delivery Service and a member have proposed. All members and the Delivery
-// Service agree on each epoch.
+// TestOpenMLSMember: clients with OpenMLS and clients with ts-mls are members of one group. Clients with OpenMLS join
+// by Welcome and by external Commit, and replace their former leaf. Their GroupInfos include the tree. They follow a
+// move and a move back, and commit Removes proposed by the Delivery Service and by a member. All members and the
+// Delivery Service agree on each epoch.
 func TestOpenMLSMember(t *testing.T) {
 	needs.OpenMLS(t)
 	servers := harness.StartServers(t, 2)
@@ -101,7 +102,7 @@ func TestOpenMLSMember(t *testing.T) {
 	dave := harness.RunClient(t, x.register(byB, x.b, "dave"), openmls.StartClient)
 	enter := harness.Args{"room": x.Room}
 	if err := dave.Do(harness.Within(t), "rejoin", enter, nil); err == nil {
-		t.Error("core-crypto enters by a GroupInfo without the tree")
+		t.Error("core-crypto joined by a GroupInfo without the tree")
 	}
 	harness.Do(t, carol, "update", nil, nil)
 	x.requireSame(x.a, 0)
@@ -139,7 +140,7 @@ func TestOpenMLSMember(t *testing.T) {
 	x.audit(map[*harness.Server]migration.GroupState{x.a: migration.GroupActive, x.b: migration.GroupMoved})
 }
 
-// audit stops servers and derives anew all that they have stored.
+// audit stops servers and checks their databases.
 func (x *mixed) audit(want map[*harness.Server]migration.GroupState) {
 	x.Helper()
 	for s, want := range want {
@@ -150,9 +151,9 @@ func (x *mixed) audit(want map[*harness.Server]migration.GroupState) {
 	}
 }
 
-// TestCoreCryptoGroup lets core-crypto create a group, whose GroupInfos have the tree inside from the first on. The
-// group outlives a restart of its server. But it has the Delivery Service's key under another name, and it demands that
-// every leaf supports X.509 credentials: devices on ts-mls cannot be added.
+// TestCoreCryptoGroup: core-crypto creates a group. All its GroupInfos include the tree. The group works after a
+// restart of its server. The group has the Delivery Service's key under another name. It requires that every leaf
+// supports X.509 credentials, so a member cannot add devices with ts-mls.
 func TestCoreCryptoGroup(t *testing.T) {
 	needs.OpenMLS(t)
 	servers := harness.StartServers(t, 2)
@@ -183,7 +184,7 @@ func TestCoreCryptoGroup(t *testing.T) {
 	erin := harness.StartTestClient(t, x.register(carol, x.a, "erin"))
 	harness.Do(t, erin, "publish_key_packages", nil, nil)
 	if err := carol.Do(harness.Within(t), "add", harness.Args{"user": erin.User.ID}, nil); err == nil {
-		t.Error("core-crypto adds a leaf without X.509 credentials to its own group")
+		t.Error("core-crypto added a leaf without X.509 credentials to its own group")
 	}
 	x.Talk(t)
 }
