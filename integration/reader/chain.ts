@@ -18,7 +18,7 @@ export interface Place {
   term: number;
 }
 
-/** What is known beside a lineage: the members of a case in chains.json. */
+/** The inputs besides a lineage: the members of a case in chains.json. */
 export interface Knowledge {
   recorded?: Lineage;
   next?: boolean;
@@ -38,7 +38,7 @@ export interface Chain {
   presented: { term: number; server: string; key_id: string }[];
 }
 
-/** A server that is needed cannot be asked. */
+/** The error when nobody can ask a server whose key is needed. */
 export class Unreachable extends Error {}
 
 const holds = (ok: unknown, why: string) => require(ok, "M_INVALID", why, "lineage");
@@ -60,14 +60,14 @@ interface Signature {
   signed: SignedMessage;
   signature: Uint8Array;
   term: number;
-  decider?: string; // of an offer: who has decided on it
+  decider?: string; // of an offer: the server that decided on it
   key?: Uint8Array;
-  object?: Uint8Array; // that has the key
+  object?: Uint8Array; // the key object with the key
   unreachable?: boolean; // the server cannot be asked
   closed?: boolean; // no presented key counts
 }
 
-/** Goes along a lineage: where it ends, and which signatures must verify. */
+/** Reads a lineage: finds its end, and the signatures that must verify. */
 function follow(id: Uint8Array, l: Lineage) {
   holds(l.preimage === null || equal(groupID(l.preimage), id), "the preimage of another id");
   holds(isServerName(l.creating_server), "the creating server is none");
@@ -109,7 +109,7 @@ function follow(id: Uint8Array, l: Lineage) {
 
 type Step = Of<typeof LineageStep>;
 
-/** The message by which steps are the same. */
+/** The message of a step. Two steps with the same message are the same step. */
 const essence = (step: Step): Uint8Array => (step["migration_response"] ?? step["lineage_claim"]).message;
 
 function continues(recorded: Lineage, l: Lineage): boolean {
@@ -120,7 +120,7 @@ function continues(recorded: Lineage, l: Lineage): boolean {
   );
 }
 
-/** Checks a lineage of a group, and says where it ends and what it rests on. */
+/** Checks a lineage of a group. Returns its end, and the keys that it depends on. */
 export function verifyLineage(id: Uint8Array, lineage: Lineage, k: Knowledge): Chain {
   const recorded = k.recorded;
   holds(lineage.preimage || !(k.hashed || recorded?.preimage), "the preimage is missing");
@@ -148,13 +148,13 @@ export function verifyLineage(id: Uint8Array, lineage: Lineage, k: Knowledge): C
   return { end: way.end, epoch: way.epoch, stored: l, presented: uses };
 }
 
-/** The room's word: the claim that its pointer names, in hexadecimal, and the successors that count. */
+/** The room's state: the claim that its pointer names, in hexadecimal, and the successors that count. */
 export interface Word {
   claim_hash?: string;
   successors?: string[];
 }
 
-/** How many steps two lineages have in common, and which one everybody prefers where they part. */
+/** The number of common steps of two lineages, and the lineage that all servers choose if they differ. */
 export function prefer(first: Lineage, second: Lineage, word: Word): [at: number, preferred: string] {
   const at = first.steps.findIndex((s, i) => !second.steps[i] || !equal(essence(s), essence(second.steps[i]!)));
   const [a, b] = [first, second].map((l) => l.steps.slice(at).map((s) => rank(s, word))) as [number[][], number[][]];
@@ -168,7 +168,7 @@ export function prefer(first: Lineage, second: Lineage, word: Word): [at: number
   return [at, less(best(b), best(a)) && (best(b)[0] === 0 || counts(second)) ? "second" : "neither"];
 }
 
-/** The place of a step among others: named by the pointer, then by kind, then by the list of successors. */
+/** The rank of a step among others: by the pointer, then by its kind, then by the list of successors. */
 function rank(step: Step, { claim_hash, successors = [] }: Word): number[] {
   if (step.kind === 1) return [1, 1, 0];
   const claim: SignedMessage = step["lineage_claim"];
@@ -178,7 +178,7 @@ function rank(step: Step, { claim_hash, successors = [] }: Word): number[] {
   return [named ? 0 : 1, step.kind, place];
 }
 
-/** Whether a recorded step holds the same signature. */
+/** Whether a recorded step contains the same signature. */
 function isRecorded(s: Signature, step: Step | undefined): boolean {
   const parts: SignedMessage[] = step
     ? [step["migration_response"], step["migration_confirmation"], step["lineage_claim"]].filter((p) => p)
@@ -186,7 +186,7 @@ function isRecorded(s: Signature, step: Step | undefined): boolean {
   return parts.some((p) => p.key_id === s.signed.key_id && equal(p.message, s.signed.message));
 }
 
-/** Looks for a signature's key in a key object: true, false, or undefined where the object has not its id. */
+/** Looks for a signature's key in a key object: true, false, or undefined if the object has no key with its id. */
 function tryKey(s: Signature, object: Uint8Array): boolean | undefined {
   const key = keysIn(s.server, object)?.get(s.signed.key_id);
   if (!key) return undefined;
@@ -195,7 +195,7 @@ function tryKey(s: Signature, object: Uint8Array): boolean | undefined {
   return true;
 }
 
-/** Looks for known keys, then asks at most eight servers for live ones, those first of which one must be live. */
+/** Finds known keys, then asks at most eight servers for live keys, first the servers whose key must be live. */
 function lookUp(open: Signature[], least: (s: Signature) => string, k: Knowledge) {
   for (const s of open.filter((s) => least(s) !== "live")) {
     for (const object of k.known?.[s.server] ?? []) s.closed ||= tryKey(s, object) === false;
@@ -211,7 +211,7 @@ function lookUp(open: Signature[], least: (s: Signature) => string, k: Knowledge
   }
 }
 
-/** Takes from beside a signature the key object and the vote that prove nothing. */
+/** Removes the key object and the vote beside a signature if they prove nothing. */
 function clean(s: Signature, step: Step) {
   const beside = keysIn(s.server, s.signed.key_object)?.get(s.signed.key_id);
   if (!beside || !equal(beside, s.key!)) s.signed.key_object = s.object!;

@@ -33,7 +33,7 @@ export function verify(key: Uint8Array, content: Uint8Array, signature: Uint8Arr
   }
 }
 
-/** An encoded structure without the signature, which is its last field. */
+/** An encoded structure without its last field, the signature. */
 export const unsigned = (encoded: Uint8Array, signature: Uint8Array) =>
   encoded.subarray(0, encoded.length - bytes.write(signature).length);
 
@@ -50,7 +50,7 @@ export function canonical(value: any): string {
   return `{${keys.map((k) => `${JSON.stringify(k)}:${canonical(value[k])}`).join(",")}}`;
 }
 
-/** The keys in a server's key object, by their ids; null for one that does not prove them. */
+/** The keys in a server's key object, by id; null if the object does not prove them. */
 export function keysIn(server: string, object: Uint8Array): Map<string, Uint8Array> | null {
   if (object.length > 16 << 10) return null;
   try {
@@ -79,7 +79,7 @@ export function isServerName(name: string): boolean {
   return valid && name.length <= 255 && Number(port ?? 0) <= 65535;
 }
 
-/** Whether a valid server name is an IP literal: one in brackets, or one whose last label is a number. */
+/** Whether a valid server name is an IP literal: it is in brackets, or its last label is a number. */
 export function isAddress(name: string): boolean {
   const last = host(name).replace(/\.$/, "").split(".").at(-1)!;
   return name.startsWith("[") || /^([0-9]+|0x[0-9a-f]*)$/i.test(last);

@@ -1,5 +1,5 @@
 // A group of RFC 9420 as a Delivery Service sees it: cipher suite 1, and the proposals Add, Update, Remove and
-// GroupContextExtensions. Capabilities and key uniqueness are left out: no vector breaks them.
+// GroupContextExtensions. It does not check capabilities or the uniqueness of keys, as no vector violates these rules.
 import { sha256, signContent, verify } from "./keys.js";
 import {
   type Codec,
@@ -109,7 +109,7 @@ const FramedContent = struct({
   }),
 });
 
-/** A PublicMessage, with what its signature and its hashes cover. */
+/** A PublicMessage, with the inputs of its signature and its hashes. */
 interface PublicMessage extends Of<typeof FramedContent> {
   signed: Uint8Array;
   signature: Uint8Array;
@@ -130,14 +130,14 @@ function readPublic(data: Uint8Array): PublicMessage {
   return { ...content, signed, signature, transcript, tag };
 }
 
-/** An MLSMessage: its wire format and what comes after it. */
+/** An MLSMessage: its wire format and the rest of its bytes. */
 export function readMessage(data: Uint8Array): { format: number; body: Uint8Array } {
   const r = new Reader(data);
   require(u16.read(r) === 1, "M_UNSUPPORTED", "another version of MLS");
   return { format: u16.read(r), body: data.subarray(r.at) };
 }
 
-/** A handshake, which is a PublicMessage. */
+/** A handshake message, as a PublicMessage. */
 export function readHandshake(data: Uint8Array): PublicMessage {
   const { format, body } = readMessage(data);
   require(format === 1, "M_INVALID", "not a handshake");
@@ -163,7 +163,7 @@ function requireLeaf(leaf: LeafNode, groupID: Uint8Array, at: number) {
   requireSigned(leaf.signature_key, "LeafNodeTBS", content, leaf.signature, "leaf-signature");
 }
 
-// The tree of RFC 9420, appendix C: leaves at even places.
+// The tree of RFC 9420, appendix C: leaves have even indices.
 const level = (x: number) => Math.log2((~x & (x + 1)) >>> 0);
 const left = (x: number) => x - 2 ** (level(x) - 1);
 const right = (x: number) => x + 2 ** (level(x) - 1);
@@ -202,7 +202,7 @@ class Tree {
     return this.nodes.flatMap((n, x) => (n?.leaf ? [[x / 2, n.leaf] as [number, LeafNode]] : []));
   }
 
-  /** The way from the root to a leaf: each parent, with the child on the way and the other one. */
+  /** The path from the root to a leaf: each parent, with its child on the path and its other child. */
   way(at: number): { x: number; child: number; sibling: number }[] {
     const out = [];
     for (let x = this.root; x !== 2 * at; ) {
@@ -213,7 +213,7 @@ class Tree {
     return out;
   }
 
-  /** RFC 9420, section 4.1.1. */
+  /** The resolution of a node (RFC 9420, section 4.1.1). */
   resolution(x: number): number[] {
     const node = this.nodes[x];
     if (node?.leaf) return [x];
@@ -221,7 +221,7 @@ class Tree {
     return level(x) === 0 ? [] : [...this.resolution(left(x)), ...this.resolution(right(x))];
   }
 
-  /** RFC 9420, section 7.8, without some leaves. */
+  /** The tree hash without some leaves (RFC 9420, section 7.8). */
   hash(x: number, without: number[] = []): Uint8Array {
     if (level(x) === 0) {
       const leaf = without.includes(x / 2) ? null : (this.nodes[x]?.leaf ?? null);
@@ -236,14 +236,14 @@ class Tree {
     return sha256(concat(u8.write(2), optional(ParentNode).write(kept ?? null), ...children));
   }
 
-  /** RFC 9420, section 7.9: the hash of a parent that the node below it on one side carries. */
+  /** The parent hash of a parent, for its child on one side (RFC 9420, section 7.9). */
   parentHash(x: number, sibling: number): Uint8Array {
     const { encryption_key, parent_hash, unmerged_leaves } = this.nodes[x]!.parent!;
     const original = this.hash(sibling, unmerged_leaves);
     return sha256(concat(...[encryption_key, parent_hash, original].map(bytes.write)));
   }
 
-  /** RFC 9420, section 7.9.2. */
+  /** Whether a node below a parent carries its parent hash (RFC 9420, section 7.9.2). */
   parentHashHolds(x: number): boolean {
     const unmerged = this.nodes[x]!.parent!.unmerged_leaves.map((l) => 2 * l);
     return [left(x), right(x)].some((child) => {
@@ -290,7 +290,7 @@ export class Group {
     readonly tag: Uint8Array,
   ) {}
 
-  /** Opens a group, and checks all that can be checked without its secrets. */
+  /** Opens a group. It makes all checks that need no secrets. */
   static open(groupInfo: Uint8Array, ratchetTree: Uint8Array): Group {
     const info = readInfo(groupInfo);
     const { group_context: context } = info;
@@ -318,7 +318,7 @@ export class Group {
     requireSigned(signer.signature_key, "GroupInfoTBS", content, info.signature, "group-info-signature");
   }
 
-  /** Checks the framing of a handshake of this epoch, and who has signed it. */
+  /** Checks the framing and the signature of a handshake message of this epoch. */
   private requireSender(m: PublicMessage) {
     require(equal(m.group_id, this.context.group_id), "M_UNKNOWN_GROUP", "another group", "ValSem002");
     require(m.epoch === this.context.epoch, "M_WRONG_EPOCH", "another epoch", "ValSem003");
@@ -330,7 +330,7 @@ export class Group {
     return { type, index };
   }
 
-  /** Takes a proposal of this epoch. */
+  /** Adds a proposal of this epoch to the pending ones. */
   propose(data: Uint8Array) {
     const { format, body } = readMessage(data);
     const m = readPublic(body);
@@ -353,7 +353,7 @@ export class Group {
     require(p.type !== 3 || this.tree.leaf(p["removed"]), "M_INVALID", "nobody is removed", "ValSem108");
   }
 
-  /** Applies a Commit, and compares what it leads to with the GroupInfo of the next epoch. */
+  /** Applies a Commit, and compares the result with the GroupInfo of the next epoch. */
   commit(data: Uint8Array, groupInfo: Uint8Array) {
     const m = readHandshake(data);
     require(m.content.type === 3, "M_BAD_MESSAGE", "not a Commit");

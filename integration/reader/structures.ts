@@ -82,7 +82,7 @@ export type SignedMessage = Of<typeof SignedMessage>;
 
 const absent = new Uint8Array(3);
 
-/** A vote: a SignedMessage, or three empty vectors where it is not known. */
+/** A vote: a SignedMessage, or three empty vectors for an unknown vote. */
 const vote: Codec<SignedMessage | undefined> = {
   read: (r) => {
     if (!equal(r.data.subarray(r.at, r.at + 3), absent)) return SignedMessage.read(r);
@@ -140,7 +140,7 @@ interface Part {
   type: number;
   key: string;
   codec: Codec<any>;
-  needed: boolean; // whether it is there also when it is empty
+  needed: boolean; // whether the section is present even if empty
 }
 const parts: Part[] = [
   { type: 0x8001, key: "base", codec: Base, needed: true },

@@ -1,4 +1,4 @@
-// A target, off line: what it does with a MigrationContent (profile, sections 3 to 6).
+// An offline target: it checks a MigrationContent and takes the group (profile, sections 3 to 6).
 import { verifyLineage } from "./chain.js";
 import { keysIn, sha256, signedBy } from "./keys.js";
 import { type Covered, ExternalSender, ExternalSenders, Group, readHandshake, readMessage } from "./mls.js";
@@ -15,23 +15,23 @@ import {
 import { decode, equal, require } from "./wire.js";
 
 export interface Offer {
-  response: Uint8Array; // the MigrationResponse that was given out
+  response: Uint8Array; // the target's MigrationResponse
   user: string;
   roomID: string;
   externalSender: Uint8Array; // the target's entry
   live: Record<string, Uint8Array>; // key objects, by server
 }
 
-/** What a target has of a content that it takes. */
+/** The group that a target takes from a content. */
 export interface Staged {
   hash: Uint8Array;
   term: number;
   group: Group;
   members: string[];
-  log: Served[]; // of the former terms, until the receipt of the migration Commit is there
+  log: Served[]; // the log of the former terms, with the migration Commit at its end
 }
 
-/** A message of the log as members read it, without the message itself. */
+/** An entry of the log as members read it, without the message. */
 export interface Served {
   term: bigint;
   seq: bigint;
@@ -96,7 +96,7 @@ function requireMigrationCommit(base: Group, c: Commit, source: string, target: 
   invalid(same && othersKept(base, c.next), "external_senders are others", "external-senders");
 }
 
-/** The target's entry at the first place of the source's, further ones of either dropped. */
+/** external_senders with the target's entry in place of the source's first one, without further entries of either. */
 function swapped(base: Group, source: string, target: string, entry: Uint8Array) {
   const before = base.externalSenders();
   const first = before.findIndex((e) => identity(e) === source);
@@ -106,7 +106,7 @@ function swapped(base: Group, source: string, target: string, entry: Uint8Array)
   });
 }
 
-/** Whether all extensions but external_senders are the same, in the same places. */
+/** Whether all extensions except external_senders are the same, in the same order. */
 function othersKept(base: Group, next: Group): boolean {
   const [a, b] = [base.context.extensions, next.context.extensions];
   return (

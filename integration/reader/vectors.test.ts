@@ -1,4 +1,4 @@
-// Every vector of mimiport/testdata, as its README says what must come of it.
+// Checks every vector of mimiport/testdata. The README there says what the result must be.
 import { strict as assert } from "node:assert";
 import { createHash } from "node:crypto";
 import { readFileSync, readdirSync } from "node:fs";
@@ -15,7 +15,7 @@ const load = (file: string) => JSON.parse(readFileSync(new URL(file, folder)).to
 const hex = (s: string) => new Uint8Array(Buffer.from(s, "hex"));
 const toHex = (b: Uint8Array) => Buffer.from(b).toString("hex");
 
-/** A value as the files show it. */
+/** A value in the format of the files. */
 function shown(v: any): any {
   if (typeof v === "bigint") return v <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(v) : String(v);
   if (v instanceof Uint8Array) return toHex(v);
@@ -127,7 +127,7 @@ for (const c of load("partings.json").cases) {
   });
 }
 
-/** A header as the profile, section 11, has it. */
+/** A header in the format of the profile, section 11. */
 const field = (name: string) => `${name}="((?:[ !#-\\[\\]-~]|\\\\["\\\\])*)"`;
 const direct = new RegExp(
   `^MimiDevice ${["user", "device", "key", "time", "nonce", "sha256", "sig"].map(field).join(",")}$`,

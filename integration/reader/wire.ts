@@ -1,6 +1,6 @@
-// The TLS presentation language with the vectors of RFC 9420, section 2.1.2. A codec reads a value and writes it again.
+// The TLS presentation language with the vectors of RFC 9420, section 2.1.2. A codec reads and writes values of a type.
 
-/** A refusal, by the codes of the profile, section 11. */
+/** A refusal with a code of the profile, section 11. */
 export class Refused extends Error {
   constructor(
     readonly code: string,

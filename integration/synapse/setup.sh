@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs Synapse for the tests, from Debian's unstable suite, into a folder of its own in the user's cache: once, a
-# minute and 550 MB. It needs root and debootstrap, and takes the mirror and the age of its lists as apt has them.
+# Installs Synapse for the tests, from Debian's unstable suite, into a folder of the user's cache. It does so once, in a
+# minute and 550 MB. It needs root and debootstrap. It uses the mirror and Acquire::Check-Valid-Until of apt.
 set -euo pipefail
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/mimiport/synapse
 
 if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null; then
-  echo "Synapse is installed by root and with debootstrap only" >&2
+  echo "The installation of Synapse needs root and debootstrap" >&2
   exit 1
 fi
 mkdir -p "$(dirname "$folder")"
@@ -13,7 +13,7 @@ exec 9>"$folder.lock"
 flock 9
 [ ! -d "$folder" ] || exit 0
 
-new=$folder.new # renamed when it is whole
+new=$folder.new # renamed at the end
 rm -rf --one-file-system "$new"
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | sed -n 1p)
 eval "$(apt-config shell valid_until Acquire::Check-Valid-Until)"
@@ -21,7 +21,7 @@ unshare --mount debootstrap --force-check-gpg --variant=minbase --include=ca-cer
   sid "$new" ${mirror:+"$mirror"}
 printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d" # no service starts
 chmod +x "$new/usr/sbin/policy-rc.d"
-echo force-unsafe-io >"$new/etc/dpkg/dpkg.cfg.d/cache" # what is half done is begun anew
+echo force-unsafe-io >"$new/etc/dpkg/dpkg.cfg.d/cache" # a failed installation starts again
 cp /etc/resolv.conf /etc/hosts "$new/etc/"
 inside() { DEBIAN_FRONTEND=noninteractive chroot "$new" "$@"; }
 inside debconf-set-selections <<'ANSWERS'
