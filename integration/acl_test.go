@@ -22,9 +22,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
 
-// TestDeniedServer: a Delivery Service hears the server ACL of the room's current state, by the specification's rules
-// and not by its host's (profile, section 7). Ports do not count for an ACL, so that bob's homeserver has an address
-// for a name.
+// TestDeniedServer: a Delivery Service applies the server ACL of the room's current state, by the rules of the Matrix
+// specification and not by Dendrite's (profile, section 7). An ACL ignores ports, so the name of bob's homeserver is an
+// IP address.
 func TestDeniedServer(t *testing.T) {
 	network := harness.NewTestNetwork(t)
 	section := strings.Replace(harness.Section, "{allow_private", "{allow_ip_literals: true, allow_private", 1)
@@ -54,7 +54,7 @@ func TestDeniedServer(t *testing.T) {
 		"a part of a name, denied":  {content{"allow": []string{"*"}, "deny": []string{"ocalhos"}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p.setACL(t, content{"allow": "*"}) // no list: nobody
+			p.setACL(t, content{"allow": "*"}) // not a list: it allows nobody
 			p.requireDenied(t, a.Name, b.Name)
 			p.setACL(t, c.acl)
 			p.requireDenied(t, c.denied...)
@@ -71,7 +71,7 @@ func TestDeniedServer(t *testing.T) {
 	p.requireDenied(t, b.Name)
 }
 
-// setACL has alice give the room a server ACL, and returns the event's id.
+// setACL sets the room's server ACL, as alice, and returns the event's id.
 func (p *pair) setACL(t *testing.T, content map[string]any) string {
 	t.Helper()
 	id, err := p.alice.User.SendState(harness.Within(t), p.Room, acl.EventType, content)
@@ -81,8 +81,8 @@ func (p *pair) setACL(t *testing.T, content map[string]any) string {
 	return id
 }
 
-// asks has a user ask the server that hosts the group, and returns the server that the room's ACL denies by the answer,
-// if any.
+// asks sends a user's request to the group's host. If the room's ACL denies the user's server, it returns the server's
+// name.
 func (p *pair) asks(t *testing.T, u *harness.User, method, route string, body any) (denied string) {
 	t.Helper()
 	err := u.Do(harness.Within(t), method, at(p.alice.User.Server.Name, route), body, nil)
@@ -95,7 +95,7 @@ func (p *pair) asks(t *testing.T, u *harness.User, method, route string, body an
 	return denied
 }
 
-// requireDenied waits until these are the servers whose users may not read the group.
+// requireDenied waits until the ACL denies exactly these servers.
 func (p *pair) requireDenied(t *testing.T, servers ...string) {
 	t.Helper()
 	err := harness.Poll(harness.Within(t), func(context.Context) error {
@@ -115,8 +115,8 @@ func (p *pair) requireDenied(t *testing.T, servers ...string) {
 	}
 }
 
-// requireDeniedRoutes checks what bob asks of alice's server, whose room denies his, and that no group is taken from
-// there either.
+// requireDeniedRoutes checks that alice's server refuses all requests of bob, whose server the ACL denies. It also
+// checks that bob's server takes no group from alice's.
 func (p *pair) requireDeniedRoutes(t *testing.T, server string) {
 	t.Helper()
 	group := "/groups/" + p.Group
@@ -144,8 +144,8 @@ func (p *pair) requireDeniedRoutes(t *testing.T, server string) {
 	}
 }
 
-// requireDeniedFanOut checks that a user of the denied server never gets the Commit that is accepted meanwhile, and
-// that bob finds it in the log when his server is let in again.
+// requireDeniedFanOut checks that a user of the denied server never receives a Commit that the host accepts meanwhile.
+// bob finds it in the log when the ACL allows his server again.
 func (p *pair) requireDeniedFanOut(t *testing.T, carol *harness.User) {
 	t.Helper()
 	harness.Do(t, p.alice, "update", nil, nil)
@@ -155,7 +155,7 @@ func (p *pair) requireDeniedFanOut(t *testing.T, carol *harness.User) {
 	p.Talk(t)
 	p.RequireSettled(t)
 	want := map[string][]received{federation.SenderID(p.alice.User.Server.Name): {
-		{0, "commit", ""}, // by which she was added
+		{0, "commit", ""}, // the Commit that added her
 		{0, "welcome", ""}, {0, "application", ""}, {0, "application", ""},
 	}}
 	if diff := cmp.Diff(want, receive(t, carol, 4)); diff != "" {
@@ -163,7 +163,7 @@ func (p *pair) requireDeniedFanOut(t *testing.T, carol *harness.User) {
 	}
 }
 
-// requireNothingDue waits until a server has nothing to deliver to another one.
+// requireNothingDue waits until a server has no row to deliver to another server.
 func requireNothingDue(t *testing.T, from *harness.Server, to string) {
 	t.Helper()
 	store, err := engine.Open(t.Context(), from.Database("mimi_portability"), postgres.Pool{MaxOpen: 1, MaxIdle: 1})
@@ -174,7 +174,7 @@ func requireNothingDue(t *testing.T, from *harness.Server, to string) {
 	err = harness.Poll(harness.Within(t), func(ctx context.Context) error {
 		rows, _, err := store.Due(ctx, time.Now(), 100)
 		if slices.ContainsFunc(rows, func(r storage.Row) bool { return r.Destination == to }) {
-			return fmt.Errorf("%s has something for %s", from.Name, to)
+			return fmt.Errorf("%s still has a row for %s", from.Name, to)
 		}
 		return err
 	})

@@ -8,8 +8,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// TestFollowsByTargetAlone: a member is away while others commit and the group moves. Then the former host is lost for
-// good. The member follows by the present host alone, and the group goes on (profile, section 6, "What members do").
+// TestFollowsByTargetAlone: a member is away while others commit and the group moves. Then the former host is lost. The
+// member catches up from the present host only, and the group goes on (profile, section 6, "What members do").
 func TestFollowsByTargetAlone(t *testing.T) {
 	g := newAway(t)
 	harness.WhileDown(t, g.a, func() error {
@@ -25,7 +25,7 @@ func TestFollowsByTargetAlone(t *testing.T) {
 	}
 	followed := errors.New("alice has not followed yet")
 	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
-		// Dendrite sends a server that was away nothing until it hears from it.
+		// Dendrite sends nothing to a server that was down, until that server sends something.
 		if _, err := g.alice.User.Send(ctx, g.Room, "io.github.mimiport.test.back", struct{}{}); err != nil {
 			return err
 		}

@@ -8,8 +8,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// TestRestoredBackup: a server whose database is put back to before a migration hosts the group again in its own eyes.
-// Shown its own confirmation by a member, it stops and redirects, and the group can come back to it.
+// TestRestoredBackup: the source restores a backup from before a migration, and so believes that it hosts the group. A
+// member shows it its own confirmation. It then stops and redirects, and the group can move back to it.
 func TestRestoredBackup(t *testing.T) {
 	p := newPair(t)
 	a, b := p.alice.User.Server, p.bob.User.Server
@@ -26,14 +26,14 @@ func TestRestoredBackup(t *testing.T) {
 		}
 		return h
 	}
-	// A client that had not seen the end of its former host's log may have shown it by now, unasked.
+	// A client that reads its former host's log may have shown the confirmation already.
 	shown := api.LineageRequest{Lineage: host(b.Name).Lineage}
 	route := at(a.Name, "/groups/"+p.Group+"/lineage")
 	if err := p.bob.User.Do(harness.Within(t), http.MethodPut, route, shown, nil); err != nil {
 		t.Fatal(err)
 	}
 	if h := host(a.Name); h.DeliveryService != b.Name || h.Moved == nil {
-		t.Errorf("after it was shown where the group is, it says %s", h.DeliveryService)
+		t.Errorf("the source has seen its own confirmation, and says that the group is at %s", h.DeliveryService)
 	}
 	p.Talk(t)
 	p.Move(t, p.alice, a)

@@ -15,16 +15,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// maxHeld is what a server may hold whatever uploads are open, in bytes.
+// maxHeld is the most memory that a server may use under open uploads, in bytes.
 const maxHeld = 300 << 20
 
-// halfSent is a request whose body the server is waiting for.
+// halfSent is a request whose body is still missing.
 type halfSent struct {
 	net.Conn
 	in *bufio.Reader
 }
 
-// open sends the head of a request and returns when the server has begun to read its body, or has refused it.
+// open sends the head of a request. It returns when the server asks for the body (begun), or refuses the request.
 func open(t *testing.T, u *harness.User, method, path string, length int) (up *halfSent, begun bool) {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(u.Server.URL, "http://"))
@@ -52,7 +52,7 @@ func (u *halfSent) answer(t *testing.T) *http.Response {
 	return resp
 }
 
-// logPeak tells what a server has held at most, and returns it.
+// logPeak logs a server's peak memory, and returns it in bytes.
 func logPeak(t *testing.T, s *harness.Server, when string) int64 {
 	t.Helper()
 	peak, err := s.PeakMemory()
@@ -63,8 +63,8 @@ func logPeak(t *testing.T, s *harness.Server, when string) int64 {
 	return peak
 }
 
-// 200 uploads of 64 MiB that send nothing, and 200 of strangers, cost no memory, keep nobody from working, and are
-// dropped.
+// TestIdleUploads: a user begins 200 uploads of 64 MiB and sends no body, and so do 200 strangers. These uploads take
+// no memory and delay nobody. The server ends them.
 func TestIdleUploads(t *testing.T) {
 	s := harness.StartServers(t, 1)[0]
 	alice := harness.RegisterUser(t, s, "alice", false)
@@ -78,12 +78,12 @@ func TestIdleUploads(t *testing.T) {
 		mine, begun := open(t, alice, http.MethodPut, path, 64<<20)
 		_, theirs := open(t, stranger, http.MethodPut, federation.PathPrefix+"/groups/AAAA?user_id=%40a%3Ax", 8<<20)
 		if !begun || !theirs {
-			t.Fatalf("after %d uploads one more was refused", len(idle))
+			t.Fatalf("the server refused an upload after %d others", len(idle))
 		}
 		idle = append(idle, mine)
 	}
 	if peak := logPeak(t, s, "under 400 idle uploads"); peak > maxHeld {
-		t.Errorf("the server held %d MiB", peak>>20)
+		t.Errorf("the server used %d MiB", peak>>20)
 	}
 	members := [][]byte{mlstest.Identity(alice.ID, alice.DeviceID)}
 	group := mlstest.New(mlstest.Options{GroupID: reserved.GroupID, Members: members})
@@ -92,7 +92,7 @@ func TestIdleUploads(t *testing.T) {
 	}
 	bind := &api.BindGroupRequest{Protocol: "mls10", GroupInfo: group.GroupInfo(), RatchetTree: group.RatchetTree()}
 	if err := alice.Do(t.Context(), http.MethodPut, path, bind, nil); err != nil {
-		t.Error("beside them:", err)
+		t.Error("beside the idle uploads:", err)
 	}
 	for _, up := range idle {
 		if resp := up.answer(t); resp.StatusCode != http.StatusTooManyRequests || !resp.Close {
@@ -101,8 +101,8 @@ func TestIdleUploads(t *testing.T) {
 	}
 }
 
-// Uploads that lack a byte share what memory there is. Whoever finds none of it left is told to come back, and one user
-// cannot take what is another's.
+// TestStuckUploads: uploads without their last byte share the memory for bodies. The server refuses an upload when the
+// memory is in use, and one user cannot take the memory of another.
 func TestStuckUploads(t *testing.T) {
 	s := harness.StartServers(t, 1)[0]
 	logPeak(t, s, "at rest")
@@ -122,15 +122,15 @@ func TestStuckUploads(t *testing.T) {
 			stuck++
 		}
 		if stuck != want {
-			t.Errorf("%d uploads of user %d were taken, not %d", stuck, i, want)
+			t.Errorf("the server took %d uploads of user %d, not %d", stuck, i, want)
 		}
 		if peak := logPeak(t, s, fmt.Sprintf("with user %d", i)); peak > maxHeld {
-			t.Errorf("the server held %d MiB", peak>>20)
+			t.Errorf("the server used %d MiB", peak>>20)
 		}
 	}
 }
 
-// reserve gives the user an id for a group, and the path to bind it.
+// reserve reserves a group id for the user, and returns the path to bind it.
 func reserve(t *testing.T, u *harness.User, groups string) (res *api.ReserveGroupResponse, path string) {
 	t.Helper()
 	room, err := u.CreateRoom(t.Context())

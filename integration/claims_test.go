@@ -15,7 +15,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// away is a group of two members on two homeservers, at a third server that none of them needs and that will be lost.
+// away is a group of two members on the homeservers a and b. The group's host is a third server, lost, which the test
+// will stop.
 type away struct {
 	*pair
 	a, b, lost *harness.Server
@@ -27,7 +28,7 @@ func newAway(t *testing.T) *away {
 	return newAwayOn(t, harness.NewTestNetwork(t))
 }
 
-// newAwayOn is newAway on servers of a network.
+// newAwayOn makes the group on three new servers of a network.
 func newAwayOn(t *testing.T, n *harness.TestNetwork) *away {
 	t.Helper()
 	servers := []*harness.Server{
@@ -54,7 +55,7 @@ func (g *away) follow(t *testing.T, s *harness.Server) {
 	}
 }
 
-// operate lets a server's administrator ask the admin API about the group.
+// operate sends a request about the group to the admin API of an administrator's server.
 func (p *pair) operate(t *testing.T, admin *harness.User, method, route string, body, answer any) {
 	t.Helper()
 	path := adminapi.PathPrefix + "/groups/" + p.Group + route
@@ -63,7 +64,7 @@ func (p *pair) operate(t *testing.T, admin *harness.User, method, route string, 
 	}
 }
 
-// recover lets a server's administrator take the group on from what a member holds.
+// recover recovers the group at an administrator's server from a member's copy.
 func (p *pair) recover(t *testing.T, admin *harness.User, holder *harness.Client) {
 	t.Helper()
 	var held json.RawMessage
@@ -71,7 +72,7 @@ func (p *pair) recover(t *testing.T, admin *harness.User, holder *harness.Client
 	p.operate(t, admin, http.MethodPost, "/recover", held, nil)
 }
 
-// commit has a member make an empty Commit that the other one follows.
+// commit lets one member make an empty Commit, and waits until the other member has followed.
 func commit(t *testing.T, by, other *harness.Client) {
 	t.Helper()
 	var st harness.GroupState
@@ -79,7 +80,7 @@ func commit(t *testing.T, by, other *harness.Client) {
 	harness.Do(t, other, "wait_for", harness.Args{"kind": "state", "epoch": st.Epoch, "term": st.Term}, nil)
 }
 
-// requireGoesOn lets the members talk and commit, and one of them move the group.
+// requireGoesOn checks that the members can send and commit, and that bob can move the group.
 func (p *pair) requireGoesOn(t *testing.T, target *harness.Server, term uint64) {
 	t.Helper()
 	p.Talk(t)
@@ -90,7 +91,7 @@ func (p *pair) requireGoesOn(t *testing.T, target *harness.Server, term uint64) 
 	p.RequireAt(t, target, term)
 }
 
-// show lets a member show a server how the group went on, as the group's host tells it.
+// show sends a server the lineage of the group's host, as a member.
 func (p *pair) show(t *testing.T, ds string) error {
 	t.Helper()
 	var host api.HostResponse
@@ -100,10 +101,10 @@ func (p *pair) show(t *testing.T, ds string) error {
 	return p.alice.User.Do(harness.Within(t), http.MethodPut, route, shown, nil)
 }
 
-// TestReclaimed: the host of a group is lost after more Commits. The operator of the host before takes the group back;
-// the member who was where the new term begins goes on, the one who has gone on at the lost host enters anew. The group
-// moves on. The lost host comes back and yields, when it hears that the room's pointer names the claim: the client has
-// set it.
+// TestReclaimed: the host of a group is lost after more Commits. The operator of the former host reclaims the group. A
+// member in the epoch where the new term begins goes on. A member in a later epoch of the lost host rejoins. The group
+// moves again. The lost host comes back, and yields to the claim that the room's pointer names. A client has set the
+// pointer.
 func TestReclaimed(t *testing.T) {
 	g := newAway(t)
 	harness.WhileDown(t, g.a, func() error {
@@ -124,7 +125,7 @@ func TestReclaimed(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
-		// Dendrite sends a server that was away nothing until it hears from it.
+		// Dendrite sends nothing to a server that was down, until that server sends something.
 		if _, err := g.admins[g.lost].Send(ctx, g.Room, "io.github.mimiport.test.back", struct{}{}); err != nil {
 			return err
 		}
@@ -136,13 +137,12 @@ func TestReclaimed(t *testing.T) {
 	var host api.HostResponse
 	harness.Do(t, g.alice, "host", harness.Args{"ds": g.lost.Name}, &host)
 	if host.DeliveryService != g.a.Name || host.Moved == nil || len(host.Moved.LineageClaim) == 0 {
-		t.Errorf("the server that was lost says that the group is at %s", host.DeliveryService)
+		t.Errorf("the lost server says that the group is at %s", host.DeliveryService)
 	}
 	g.Talk(t)
 }
 
-// TestRecovered: the host of a group is lost, and the operator of another server takes the group on from what a member
-// holds.
+// TestRecovered: the host of a group is lost. The operator of another server recovers the group from a member's copy.
 func TestRecovered(t *testing.T) {
 	g := newAway(t)
 	commit(t, g.bob, g.alice)
@@ -158,8 +158,8 @@ func TestRecovered(t *testing.T) {
 	g.requireGoesOn(t, g.a, 3)
 }
 
-// TestRecoverStops: an operator recovers a group whose host is only away. The room does not support the claim: the host
-// goes on when it is back, keeps the claim as evidence, and the recovered group stops.
+// TestRecoverStops: an operator recovers a group whose host is only down, and the room does not support the claim. When
+// the host is back, it goes on and keeps the claim as evidence. The recovered group stops.
 func TestRecoverStops(t *testing.T) {
 	g := newAway(t)
 	harness.WhileDown(t, g.lost, func() error {
@@ -183,16 +183,15 @@ func TestRecoverStops(t *testing.T) {
 		var evidence json.RawMessage
 		g.operate(t, admin, http.MethodGet, "/evidence", nil, &evidence)
 		if !strings.Contains(string(evidence), strconv.Quote(string(migration.EvidenceContested))) {
-			t.Errorf("the operator is shown %s", evidence)
+			t.Errorf("the operator sees the evidence %s", evidence)
 		}
 	}
 	g.Talk(t)
 	g.RequireAt(t, g.lost, 1)
 }
 
-// TestRestoredBehind: a server whose database is put back to before several Commits is stopped by the receipt that one
-// member holds, says so to its operator, and goes on from what a member holds: nothing is lost, and nobody has to be
-// told.
+// TestRestoredBehind: a host restores a backup from before several Commits. A member's receipt stops it, and it tells
+// its operator. The operator recovers the group from a member's copy. No Commit is lost, and no member has to act.
 func TestRestoredBehind(t *testing.T) {
 	p := newPair(t)
 	a := p.alice.User.Server
@@ -218,7 +217,7 @@ func TestRestoredBehind(t *testing.T) {
 	var evidence json.RawMessage
 	p.operate(t, admin, http.MethodGet, "/evidence", nil, &evidence)
 	if !strings.Contains(string(evidence), strconv.Quote(string(migration.EvidenceOwnForgotten))) {
-		t.Errorf("the operator is shown %s", evidence)
+		t.Errorf("the operator sees the evidence %s", evidence)
 	}
 
 	p.recover(t, admin, p.bob)

@@ -15,14 +15,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// BenchmarkCommitBesideMessage lets a user of a real server commit and send a message of the same size, in turns.
+// BenchmarkCommitBesideMessage: a user of a real server sends a Commit and a room message of the same size, in turns.
 func BenchmarkCommitBesideMessage(b *testing.B) {
 	b.Run("sqlite", func(b *testing.B) { besideMessage(b, harness.NewTestNetwork(b)) })
 	b.Run("postgres", func(b *testing.B) { besideMessage(b, harness.NewPostgresNetwork(b)) })
 }
 
 func besideMessage(b *testing.B, network *harness.TestNetwork) {
-	server := network.StartServer(b, harness.Section+"  policy: {device_keys: published}\n") // for devices without keys
+	server := network.StartServer(b, harness.Section+"  policy: {device_keys: published}\n") // the devices publish no keys
 	alice := harness.RegisterUser(b, server, "alice", false)
 	room := harness.SharedRoom(b, alice)
 	ask := func(method, path string, in, out any) {
@@ -31,7 +31,7 @@ func besideMessage(b *testing.B, network *harness.TestNetwork) {
 			b.Fatal(err)
 		}
 	}
-	const members = 100 // devices of alice's
+	const members = 100 // all are devices of alice
 	var reserved api.ReserveGroupResponse
 	ask(http.MethodPost, "/groups", &api.ReserveGroupRequest{RoomID: room}, &reserved)
 	var identities [][]byte

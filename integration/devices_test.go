@@ -15,19 +15,19 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// TestDevices: a leaf is a device that publishes its key, at homeservers on either database.
+// TestDevices: the device of each leaf publishes its key. The test runs on SQLite and on PostgreSQL.
 func TestDevices(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) { testDevices(t, harness.NewTestNetwork(t)) })
 	t.Run("postgres", func(t *testing.T) { testDevices(t, harness.NewPostgresNetwork(t)) })
 }
 
-// roll is a group whose members' devices a test plays itself: leaf by leaf.
+// roll is a group whose MLS clients are in the test's process.
 type roll struct {
 	*testing.T
 	host *harness.Server
 	id   []byte
 	mls  *mlstest.Group
-	seq  uint64 // the number of the last message that the host took
+	seq  uint64 // the number of the last accepted message
 }
 
 func testDevices(t *testing.T, network *harness.TestNetwork) {
@@ -77,8 +77,8 @@ func testDevices(t *testing.T, network *harness.TestNetwork) {
 	}
 }
 
-// newRoll makes a group of devices at the first one's homeserver. A group with a device that has not published its key
-// is refused.
+// newRoll makes a group of devices at the homeserver of the first one. It checks that the homeserver refuses the group
+// while its devices have not published their keys.
 func newRoll(t *testing.T, room string, devices ...*harness.User) *roll {
 	t.Helper()
 	r := &roll{T: t, host: devices[0].Server}
@@ -93,7 +93,7 @@ func newRoll(t *testing.T, room string, devices ...*harness.User) *roll {
 	}
 	r.mls = mlstest.New(o)
 	bind := &api.BindGroupRequest{Protocol: "mls10", GroupInfo: r.mls.GroupInfo(), RatchetTree: r.mls.RatchetTree()}
-	err := harness.Poll(harness.Within(t), func(context.Context) error { // until a knows that all are joined
+	err := harness.Poll(harness.Within(t), func(context.Context) error { // until a knows that all have joined the room
 		err := r.ask(devices[0], http.MethodPut, r.path(""), bind, nil)
 		if harness.RuleOf(err) == "device-key" {
 			return nil
@@ -132,7 +132,7 @@ func (r *roll) publish(device *harness.User, c *mlstest.Client) {
 	}
 }
 
-// add has the member at leaf 0 add a client.
+// add lets the member at leaf 0 add a client.
 func (r *roll) add(u *harness.User, c *mlstest.Client) error {
 	return r.commit(u, mlstest.CommitOptions{Path: true, Proposals: []*mlstest.Proposal{r.mls.Add(c)}})
 }
@@ -155,8 +155,8 @@ func (r *roll) submit(u *harness.User, req *api.SubmitRequest) error {
 	return err
 }
 
-// requireRemoved waits until the host proposes to remove a leaf, that one alone, and commits that as the member at leaf
-// 0.
+// requireRemoved waits until the host proposes to remove this leaf and no other. It then commits the proposal, as the
+// member at leaf 0.
 func (r *roll) requireRemoved(u *harness.User, leaf uint32) {
 	r.Helper()
 	proposals := r.awaitProposals(u)
@@ -168,7 +168,7 @@ func (r *roll) requireRemoved(u *harness.User, leaf uint32) {
 	}
 }
 
-// awaitProposals waits for proposals of the present epoch in the log, which a user reads.
+// awaitProposals reads the log as a user, until it has proposals of the present epoch.
 func (r *roll) awaitProposals(u *harness.User) (proposals [][]byte) {
 	r.Helper()
 	err := harness.Poll(harness.Within(r), func(context.Context) error {
@@ -183,7 +183,7 @@ func (r *roll) awaitProposals(u *harness.User) (proposals [][]byte) {
 			}
 		}
 		if len(proposals) == 0 {
-			return fmt.Errorf("nobody proposes anything in epoch %d", r.mls.Epoch())
+			return fmt.Errorf("there is no proposal in epoch %d", r.mls.Epoch())
 		}
 		return nil
 	})

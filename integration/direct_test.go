@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// TestDirectRequests: a member whose homeserver lacks the module uses the group by requests that its device signs, at
-// homeservers on either database.
+// TestDirectRequests: a member whose homeserver lacks the module uses the group by requests that the member's device
+// signs. The test runs on SQLite and on PostgreSQL.
 func TestDirectRequests(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) { testDirectRequests(t, harness.NewTestNetwork(t)) })
 	t.Run("postgres", func(t *testing.T) { testDirectRequests(t, harness.NewPostgresNetwork(t)) })
@@ -74,7 +74,7 @@ func testDirectRequests(t *testing.T, network *harness.TestNetwork) {
 	}
 }
 
-// requireOnce fails the test unless a request is taken once: also not after the server has lost its memory.
+// requireOnce fails the test unless the server accepts a request only once, also after the server has restarted.
 func requireOnce(t *testing.T, d *harness.Device, at *harness.Server, route string) {
 	t.Helper()
 	first, err := d.Request(t.Context(), at, http.MethodGet, route, nil)

@@ -6,9 +6,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// TestKickedMemberIsRemoved: when a member is kicked from the room, the Delivery Service that hosts the group proposes
-// the removal. The next Commit carries it out, and the kicked member reads that Commit. So does the server that created
-// the group, and the one that it moved to, which was given the right to propose.
+// TestKickedMemberIsRemoved: when a member is kicked from the room, the group's Delivery Service proposes the removal.
+// The next Commit removes the leaf, and the kicked member reads that Commit. This holds at the server that created the
+// group, and at the target of a move.
 func TestKickedMemberIsRemoved(t *testing.T) {
 	p := newPair(t)
 	p.requireKickedRemoved(t, "carol")
@@ -17,7 +17,7 @@ func TestKickedMemberIsRemoved(t *testing.T) {
 	p.requireKickedRemoved(t, "dave")
 }
 
-// requireKickedRemoved lets a member come and be kicked, and checks that the others' next Commit removes the leaf.
+// requireKickedRemoved adds a member, kicks the user from the room, and checks that the next Commit removes the leaf.
 func (p *pair) requireKickedRemoved(t *testing.T, localpart string) {
 	t.Helper()
 	u := harness.RegisterUser(t, p.bob.User.Server, localpart, false)
@@ -33,6 +33,6 @@ func (p *pair) requireKickedRemoved(t *testing.T, localpart string) {
 	harness.Do(t, p.bob, "update", nil, nil)
 	harness.Do(t, c, "wait_for", harness.Args{"kind": "removed"}, nil)
 	if at := p.RequireSettled(t); len(at.Members) != 2 {
-		t.Errorf("there are %d members after %s was kicked", len(at.Members), localpart)
+		t.Errorf("there are %d members after the kick of %s", len(at.Members), localpart)
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// TestMemberLeavesAndGroupIsReset: a member leaves by a SelfRemove, which the Delivery Service takes and another member
-// commits. The group is closed then, and its members meet in the room's next one.
+// TestMemberLeavesAndGroupIsReset: a member leaves by a SelfRemove, which another member commits. Then a member closes
+// the group, and its members join the room's next group.
 func TestMemberLeavesAndGroupIsReset(t *testing.T) {
 	p := newPair(t)
 	former := harness.Args{"group": p.Group}

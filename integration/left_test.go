@@ -7,8 +7,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// TestHostLeavesRoom: the last user of a group's host leaves the room. Members are told so, and not that they are not
-// joined; nothing is accepted there any more. They move the group away.
+// TestHostLeavesRoom: the last user of a group's host leaves the room. The host then accepts no messages. Its refusal
+// says that the host has left, not that the member has. The members move the group away.
 func TestHostLeavesRoom(t *testing.T)           { testHostLeavesRoom(t, harness.NewTestNetwork(t)) }
 func TestHostLeavesRoomOnPostgres(t *testing.T) { testHostLeavesRoom(t, harness.NewPostgresNetwork(t)) }
 
@@ -22,7 +22,7 @@ func testHostLeavesRoom(t *testing.T, n *harness.TestNetwork) {
 	if !ok || refusal.Code != "M_FORBIDDEN" || refusal.Fields["rule"] != "host-left-room" {
 		t.Errorf("bob sends: %v", err)
 	}
-	harness.Do(t, g.alice, "sync", nil, nil) // what was accepted before is there to read
+	harness.Do(t, g.alice, "sync", nil, nil) // members can still read the log
 	g.Move(t, g.bob, g.b)
 	g.RequireAt(t, g.b, 2)
 	g.Talk(t)

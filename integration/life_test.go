@@ -8,8 +8,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/scenario"
 )
 
-// TestLife: a group of members on dendrite-mimi, a Synapse and a stock Dendrite lives its whole life, in a room that
-// the user of the Synapse has made. All members have the same epoch authenticator after each step.
+// TestLife plays the whole life of a group with members on dendrite-mimi, a Synapse and a stock Dendrite. The user of
+// the Synapse has made the room. All members have the same epoch authenticator after each step.
 func TestLife(t *testing.T) { testLife(t, harness.NewTestNetwork(t), "11") }
 
 // TestLifeOnPostgres is TestLife in a room of version 10, with the Dendrites on PostgreSQL.

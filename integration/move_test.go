@@ -18,7 +18,7 @@ func TestGroupMovesAndComesBack(t *testing.T) {
 	}
 }
 
-// The module shares the one PostgreSQL database of each homeserver.
+// TestGroupMovesOnPostgres: the module uses the same PostgreSQL database as its homeserver.
 func TestGroupMovesOnPostgres(t *testing.T) {
 	n := harness.NewPostgresNetwork(t).Network
 	if err := scenario.Move(harness.Within(t), n, scenario.TypeScript, t.Log); err != nil {
@@ -27,8 +27,8 @@ func TestGroupMovesOnPostgres(t *testing.T) {
 }
 
 // Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes
-// after a crash is the one that runs every time." Either server is killed at any moment of a migration, and starts
-// again: the group is at one of the two afterwards, and all members with it.
+// after a crash is the one that runs every time." The test kills either server at any moment of a migration, and
+// starts it again. Afterwards the group is at one of the two servers, and all members follow it there.
 func TestCrashesWhileMoving(t *testing.T) {
 	p := newPair(t)
 	moved := 0
@@ -43,7 +43,7 @@ func TestCrashesWhileMoving(t *testing.T) {
 			victim = other
 		}
 		end := migrateHome(t, mover)
-		// Where in its work a server is then must not matter.
+		// The test kills a server at another moment in each round.
 		harness.Wait(t.Context(), time.Duration(round/2)*20*time.Millisecond)
 		restart(t, victim.User.Server)
 		if out := end(); out.State == party.Moved {
@@ -58,12 +58,12 @@ func TestCrashesWhileMoving(t *testing.T) {
 		t.Errorf("after %d moves the term is %d", moved, at.Term)
 	}
 	if moved == 0 {
-		t.Error("nothing has moved")
+		t.Error("no migration succeeded")
 	}
 }
 
-// migrateHome has a member move the group to their homeserver, again and again while that is away. It returns before
-// that has ended.
+// migrateHome moves the group to a member's homeserver in the background. It tries again while that homeserver is down.
+// end waits for the outcome.
 func migrateHome(t *testing.T, mover *harness.Client) (end func() party.Outcome) {
 	return harness.Beside(t, func(ctx context.Context) (party.Outcome, error) {
 		for {

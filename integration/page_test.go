@@ -25,7 +25,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
-// clientsPage is what client developers read.
+// clientsPage returns docs/clients.md.
 func clientsPage(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile("../docs/clients.md")
@@ -35,7 +35,7 @@ func clientsPage(t *testing.T) string {
 	return string(text)
 }
 
-// TestClientsPageCodes: the page says of each error code what to do.
+// TestClientsPageCodes: the page has each error code.
 func TestClientsPageCodes(t *testing.T) {
 	codes := regexp.MustCompile(`(M_[A-Z_]+): \d{3}\n`).FindAllStringSubmatch(string(api.OpenAPI), -1)
 	if len(codes) == 0 {
@@ -48,9 +48,8 @@ func TestClientsPageCodes(t *testing.T) {
 	}
 }
 
-// TestClientsPage: each example of the page stands in what the reference clients and real homeservers say to each
-// other. It has all fields and no others. Its texts are the real ones, where … stands for any text, and its numbers are
-// numbers.
+// TestClientsPage: each example of the page is like a real message between the reference clients and real homeservers.
+// An example has the same fields as the message. Texts are equal, but … stands for any text. Numbers may differ.
 func TestClientsPage(t *testing.T) {
 	examples := regexp.MustCompile("(?ms)^```json ?(.*?)\n(.*?)^```$").FindAllStringSubmatch(clientsPage(t), -1)
 	if len(examples) == 0 {
@@ -67,7 +66,7 @@ func TestClientsPage(t *testing.T) {
 	}
 }
 
-// TestExampleIsLike: an example without a field, or with another, is not like what was said.
+// TestExampleIsLike: an example with a missing or another field is not like the message.
 func TestExampleIsLike(t *testing.T) {
 	said := map[string]any{"seq": 7., "kind": "commit", "end": true, "keys": []any{map[string]any{"ed25519:A": "AQ"}}}
 	for example, like := range map[string]bool{
@@ -92,7 +91,7 @@ func TestExampleIsLike(t *testing.T) {
 	}
 }
 
-// TestClientsPageDirect: the page shows the bytes that a device signs, and its header, as the test vectors have them.
+// TestClientsPageDirect: the bytes that a device signs, and its header, are on the page as in the test vectors.
 func TestClientsPageDirect(t *testing.T) {
 	var requests, headers struct {
 		Cases []struct {
@@ -123,7 +122,7 @@ func readVectors(t *testing.T, name string, out any) {
 	}
 }
 
-// fenced is the page's only block of a kind.
+// fenced returns the page's only fenced block of a kind.
 func fenced(t *testing.T, kind string) string {
 	t.Helper()
 	blocks := regexp.MustCompile("(?ms)^```"+kind+"\n(.*?)^```$").FindAllStringSubmatch(clientsPage(t), -1)
@@ -133,7 +132,7 @@ func fenced(t *testing.T, kind string) string {
 	return blocks[0][1]
 }
 
-// overhear is all that is said while clients create a group, use it, and follow it to another server and back.
+// overhear returns all messages while clients create a group, use it, and move it to another server and back.
 func overhear(t *testing.T) *hearsay {
 	t.Helper()
 	h := &hearsay{said: make(map[string][]any)}
@@ -167,7 +166,7 @@ func overhear(t *testing.T) *hearsay {
 	return h
 }
 
-// leaveAndMove lets the third member leave, and the first one move the group and commit there.
+// leaveAndMove lets the third member leave. Then the first member moves the group, and commits at the target.
 func (h *hearsay) leaveAndMove(t *testing.T, p *party.Party, target *harness.Server) {
 	t.Helper()
 	alice, carol := p.Members[0], p.Members[2]
@@ -183,7 +182,7 @@ func (h *hearsay) leaveAndMove(t *testing.T, p *party.Party, target *harness.Ser
 	h.add("request recoverGroup", held)
 }
 
-// ask makes the requests that clients make seldom. The group has moved from one server to another.
+// ask makes requests that clients make rarely. The group has moved from one server to another.
 func (h *hearsay) ask(t *testing.T, p *party.Party, from, to *harness.Server) {
 	t.Helper()
 	alice := p.Members[0].User
@@ -221,7 +220,7 @@ func (h *hearsay) ask(t *testing.T, p *party.Party, from, to *harness.Server) {
 	}
 }
 
-// hearsay is what was said, by the names that the page gives to its examples.
+// hearsay has the messages, by the names that the page gives to its examples.
 type hearsay struct {
 	mutex sync.Mutex
 	said  map[string][]any
@@ -230,14 +229,14 @@ type hearsay struct {
 func (h *hearsay) add(name string, data []byte) {
 	var v any
 	if json.Unmarshal(data, &v) != nil {
-		return // no JSON, or no body
+		return // not JSON
 	}
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
 	h.said[name] = append(h.said[name], v)
 }
 
-// before is a server whose clients speak to it through a proxy that hears all.
+// before returns a proxy in front of a server, which records all messages of the server's clients.
 func (h *hearsay) before(t *testing.T, s *harness.Server) *harness.Server {
 	t.Helper()
 	target, err := url.Parse(s.URL)
@@ -252,7 +251,7 @@ func (h *hearsay) before(t *testing.T, s *harness.Server) *harness.Server {
 	return &harness.Server{Name: s.Name, URL: server.URL}
 }
 
-// listener hears requests and their answers.
+// listener records requests and their answers.
 type listener struct {
 	*hearsay
 	routes map[string]*regexp.Regexp
@@ -281,7 +280,7 @@ func (l *listener) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// hear takes note of a request and its answer, of what the answer to a sync holds, and of state.
+// hear records a request and its answer, the events in the answer to a sync, and the content of state events.
 func (l *listener) hear(asked string, status int, body, answer []byte) {
 	if status != http.StatusOK {
 		var e struct {
@@ -312,7 +311,7 @@ func (l *listener) hear(asked string, status int, body, answer []byte) {
 	}
 }
 
-// heardRoutes is by which name a request and its answer are heard: that of the document of the APIs.
+// heardRoutes returns the routes to record, by their names in the document of the APIs.
 func heardRoutes() map[string]*regexp.Regexp {
 	routes := map[string]*regexp.Regexp{
 		"upload": regexp.MustCompile(`^POST /_matrix/client/v3/keys/upload$`),
@@ -325,7 +324,7 @@ func heardRoutes() map[string]*regexp.Regexp {
 	return routes
 }
 
-// require fails the test unless something with the name was said that is like the example.
+// require fails the test unless a message with the name is like the example.
 func (h *hearsay) require(t *testing.T, name string, example any) {
 	t.Helper()
 	h.mutex.Lock()
@@ -339,10 +338,10 @@ func (h *hearsay) require(t *testing.T, name string, example any) {
 		why = append(why, err.Error())
 	}
 	slices.Sort(why)
-	t.Errorf("nobody says %q as the page has it:\n\t%s", name, strings.Join(slices.Compact(why), "\n\t"))
+	t.Errorf("no message %q is like the example:\n\t%s", name, strings.Join(slices.Compact(why), "\n\t"))
 }
 
-// requireLike fails unless a value is what an example shows.
+// requireLike returns an error unless a value is like an example.
 func requireLike(example, said any) error {
 	switch e := example.(type) {
 	case map[string]any:
@@ -379,7 +378,8 @@ func requireElements(example, said []any) error {
 	return nil
 }
 
-// requireFields fails unless each field of an example is just one that was said, and none is left. A name may have a ….
+// requireFields returns an error unless each field of an example matches exactly one field of the message, and no field
+// is left. A name may contain ….
 func requireFields(example, said map[string]any) error {
 	left := maps.Clone(said)
 	for _, name := range slices.Sorted(maps.Keys(example)) {
@@ -400,7 +400,7 @@ func requireFields(example, said map[string]any) error {
 	return nil
 }
 
-// pattern is what an example's text stands for.
+// pattern returns the pattern of an example's text.
 func pattern(text string) *regexp.Regexp {
 	return regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(text), "…", ".+") + "$")
 }

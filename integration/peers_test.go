@@ -21,7 +21,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// call is a request of a server to another one, below the prefix of the federation API.
+// call makes a request of one server to another. route comes after the prefix of the federation API.
 func call(
 	t *testing.T, by *fclient.SigningIdentity, to *harness.Server, method, route string, content any,
 ) *http.Request {
@@ -33,10 +33,10 @@ func call(
 	return r
 }
 
-// as is the query that names a user.
+// as returns the query that names a user.
 func as(u *harness.User) string { return "?" + url.Values{"user_id": {u.ID}}.Encode() }
 
-// impostor is a server that claims another's name and key id, and has only its own key.
+// impostor returns an identity with another server's name and key id, and its own key.
 func impostor(by, claims *fclient.SigningIdentity) *fclient.SigningIdentity {
 	return &fclient.SigningIdentity{ServerName: claims.ServerName, KeyID: claims.KeyID, PrivateKey: by.PrivateKey}
 }
@@ -86,7 +86,7 @@ func (x *trio) badPeers(t *testing.T) {
 	})
 }
 
-// upload is a content request with a query that fits the body, unless change changes it.
+// upload makes a content request. Its query matches the body, unless change changes the query.
 func upload(
 	t *testing.T, by *fclient.SigningIdentity, to *harness.Server, id string, body []byte, change func(url.Values),
 ) *http.Request {
@@ -106,12 +106,12 @@ func upload(
 	return r
 }
 
-// content is a MigrationContent for an offer, signed. state is the group_state.
+// content returns a signed MigrationContent for an offer. state is its group_state.
 func content(t *testing.T, by *fclient.SigningIdentity, o *offer, state []byte) []byte {
 	return harness.Signed(t, by, &mimiport.MigrationContent{Response: *o.response, GroupState: state}).Message
 }
 
-// groupState is the group_state that a source would send, with a Commit that fits only another epoch.
+// groupState returns the group_state that a source would send, but with a Commit of another epoch.
 func (x *trio) groupState(t *testing.T, host string) *mimiport.GroupState {
 	t.Helper()
 	alice := x.alice.User
@@ -133,7 +133,7 @@ func (x *trio) groupState(t *testing.T, host string) *mimiport.GroupState {
 	}
 }
 
-// cut is a message whose last byte, of its signature, is another.
+// cut changes the last byte of a message, which belongs to its signature.
 func cut(message []byte) []byte {
 	message[len(message)-1] ^= 1
 	return message
@@ -147,7 +147,7 @@ func (x *trio) badContents(t *testing.T) {
 	good := x.groupState(t, x.a.Name)
 	var next *offer
 	uses := 0
-	send := func(body func(*offer) []byte) *http.Request { // to an offer that takes it: the third that is refused ends one
+	send := func(body func(*offer) []byte) *http.Request { // two for each offer: the third refused content ends it
 		if uses%2 == 0 {
 			next = x.offer(t, x.bob.User, x.id(t), x.a.Name, epoch)
 		}
@@ -207,7 +207,7 @@ func (x *trio) badContents(t *testing.T) {
 	})
 }
 
-// badReplays is what comes too late: the group has moved from a to b.
+// badReplays are requests that come too late: the group has moved from a to b.
 func (x *trio) badReplays(t *testing.T) {
 	a, b := identity(t, x.a), identity(t, x.b)
 	epoch := harness.State(t, x.alice).Epoch
@@ -247,11 +247,11 @@ func (x *trio) badReplays(t *testing.T) {
 	})
 	want := []string{string(migration.EvidenceBothOutcomes), string(migration.EvidenceSecondContent)}
 	if got := x.evidence(t); !slices.Equal(got, want) {
-		t.Errorf("the target has kept %v as evidence, want %v", got, want)
+		t.Errorf("the target has the evidence %v, want %v", got, want)
 	}
 }
 
-// evidence is what b has kept about the group: the kinds, sorted.
+// evidence returns the kinds of b's evidence about the group, sorted.
 func (x *trio) evidence(t *testing.T) (kinds []string) {
 	t.Helper()
 	path := adminapi.PathPrefix + "/groups/" + x.Group + "/evidence"
@@ -263,7 +263,7 @@ func (x *trio) evidence(t *testing.T) (kinds []string) {
 	return kinds
 }
 
-// lastMigration is the one by which the group came to where it is, as its user sees it at the source.
+// lastMigration returns the group's last migration, as its user sees it at the source.
 func (x *trio) lastMigration(t *testing.T, u *harness.User) *api.MigrationStatus {
 	t.Helper()
 	where := get[api.HostResponse](t, x, ask(t, u, "GET", at(x.a.Name, "/groups/"+x.Group+"/host"), ""))
@@ -275,7 +275,7 @@ func (x *trio) lastMigration(t *testing.T, u *harness.User) *api.MigrationStatus
 	return &status
 }
 
-// awaitExpiry asks the user's homeserver for an offer until it is gone.
+// awaitExpiry asks the user's homeserver for an offer until the offer has expired.
 func (x *trio) awaitExpiry(t *testing.T, u *harness.User, o *offer) {
 	t.Helper()
 	ctx := harness.Within(t)

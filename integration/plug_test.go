@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Two homeservers with the module federate as Dendrite does: the plug breaks nothing.
+// TestServersFederate: two homeservers with the module exchange room events, as without it.
 func TestServersFederate(t *testing.T) {
 	servers := harness.StartServers(t, 2)
 	alice := harness.RegisterUser(t, servers[0], "alice", false)
@@ -41,7 +41,7 @@ func TestVersionsAdvertiseTheFeature(t *testing.T) {
 	sections := map[string]bool{harness.Section: true, "mimi_portability: {enabled: false}": false, "": false}
 	for name, want := range sections {
 		if got := features(t, network.StartServer(t, name))[api.Namespace]; got != want {
-			t.Errorf("with section %q the feature is advertised: %v", name, got)
+			t.Errorf("with section %q the advertised feature is %v", name, got)
 		}
 	}
 }
@@ -57,7 +57,7 @@ func features(t *testing.T, s *harness.Server) map[string]bool {
 		t.Fatal(err)
 	}
 	if len(versions.Versions) == 0 {
-		t.Error("Dendrite's own versions are gone")
+		t.Error("the answer lacks Dendrite's own versions")
 	}
 	return versions.Features
 }
@@ -77,7 +77,7 @@ func TestDisabledAddsNothing(t *testing.T) {
 		}
 	}
 	if _, err := os.Stat(s.Dir + "/mimi_portability.db"); !os.IsNotExist(err) {
-		t.Errorf("there is a database: %v", err)
+		t.Errorf("the database exists: %v", err)
 	}
 }
 
@@ -89,8 +89,8 @@ func TestUnknownKeyRefusesToStart(t *testing.T) {
 	}
 }
 
-// The database survives kill -9, and an idle server stops cleanly. (One that is cut off in its work may end with an
-// error of Dendrite's own.)
+// TestKillStopRestart: the database survives kill -9, and an idle server stops without an error. A busy Dendrite may
+// end with an error.
 func TestKillStopRestart(t *testing.T) {
 	s := harness.StartServers(t, 1)[0]
 	alice := harness.RegisterUser(t, s, "alice", false)

@@ -9,15 +9,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 )
 
-// Profile, section 8: "the admin API changes them at run time and the change survives a restart". Each policy counts
-// from the next decision on, on either side.
+// Profile, section 8: "the admin API changes them at run time and the change survives a restart". A new policy
+// of the source or of the target applies to the next decision.
 func TestPolicyAtRunTime(t *testing.T) {
 	p := newPair(t)
 	a, b := p.alice.User.Server, p.bob.User.Server
 	rootA, rootB := harness.RegisterUser(t, a, "admin", true), harness.RegisterUser(t, b, "admin", true)
 	for _, c := range []struct {
 		name   string
-		admin  *harness.User // of the server whose policy it is
+		admin  *harness.User // of the server with the policy
 		policy policy
 		code   string
 	}{
@@ -52,7 +52,7 @@ func TestPolicyAtRunTime(t *testing.T) {
 
 type policy map[string]any
 
-// setPolicy sets the fields named and gives all others their defaults.
+// setPolicy sets the given fields, and all others to their defaults.
 func setPolicy(t *testing.T, admin *harness.User, fields policy) {
 	t.Helper()
 	body := policy{"preset": "default"}
@@ -62,7 +62,7 @@ func setPolicy(t *testing.T, admin *harness.User, fields policy) {
 	}
 }
 
-// requireMoveRefused checks that bob is refused when he has the group moved to his homeserver, and that all goes on.
+// requireMoveRefused checks that bob cannot move the group to his homeserver, and that the members can still send.
 func (p *pair) requireMoveRefused(t *testing.T, code string) {
 	t.Helper()
 	err := p.bob.Do(harness.Within(t), "migrate", harness.Args{"target": p.bob.User.Server.Name}, nil)

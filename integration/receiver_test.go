@@ -11,17 +11,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Profile, section 7: "Receivers may run an unmodified homeserver." A member on a homeserver without the module gets
-// all that is fanned out, from the source before the move and from the target after it, and finds the move itself in
-// it.
+// Profile, section 7: "Receivers may run an unmodified homeserver." A member on a homeserver without the module
+// receives the whole fan-out: from the source before the move, from the target after it. It includes the migration
+// Commit.
 func TestUnmodifiedReceiver(t *testing.T) {
 	n := harness.NewTestNetwork(t)
 	p := newPairAt(t, n.StartServer(t, harness.Section), n.StartServer(t, harness.Section))
 	p.requireReceives(t, n.StartServer(t, ""))
 }
 
-// requireReceives has a group with a member at a homeserver talk, move from alice's server to bob's and talk again, and
-// checks that all of that comes to the member.
+// requireReceives adds carol, a user of the server s. The members send, move the group from alice's server to bob's,
+// and send again. It checks that carol receives all of these messages.
 func (p *pair) requireReceives(t *testing.T, s *harness.Server) {
 	t.Helper()
 	carol := harness.RegisterUser(t, s, "carol", false)
@@ -46,7 +46,8 @@ func (p *pair) requireReceives(t *testing.T, s *harness.Server) {
 	}
 }
 
-// publishKeyPackage has a client of the user publish a KeyPackage, and ends it: what comes then is for the test.
+// publishKeyPackage starts a client, which publishes a KeyPackage for the user, and stops it. The test can then read
+// the user's events.
 func publishKeyPackage(t *testing.T, u *harness.User) {
 	t.Helper()
 	c := harness.StartTestClient(t, u)
@@ -56,14 +57,14 @@ func publishKeyPackage(t *testing.T, u *harness.User) {
 	}
 }
 
-// received is one message of the fan-out. To is where the group goes, of a migration Commit.
+// received is one message of the fan-out. For a migration Commit, To is the target.
 type received struct {
 	Term uint64
 	Kind string
 	To   string
 }
 
-// receive takes n messages from a user's to-device events, by sender.
+// receive returns n messages from a user's to-device events, by sender.
 func receive(t *testing.T, u *harness.User, n int) map[string][]received {
 	t.Helper()
 	bySender := make(map[string][]received)
@@ -83,8 +84,8 @@ type event struct {
 	api.FanOut
 }
 
-// takeEvents takes n messages from a user's to-device events. Each sender's come in the order of their numbers; a
-// homeserver may repeat one.
+// takeEvents returns n messages from a user's to-device events. It checks that the messages of each sender come in the
+// order of their numbers. A homeserver may repeat a message.
 func takeEvents(t *testing.T, u *harness.User, n int) []event {
 	t.Helper()
 	var taken []event

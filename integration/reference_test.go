@@ -15,9 +15,9 @@ import (
 // inline is the size of the largest message that travels inside its event (profile, section 7).
 const inline = 32 << 10
 
-// TestByReference: the Commit and the Welcome that bring a group to 304 members are too large for an event. Members on
-// a Dendrite and a Synapse without the module read them by direct requests. So does a member who has left read the
-// Commit that removes them. The largest message that fits into an event comes in one.
+// TestByReference: a Commit and its Welcome add members, up to 304, and are too large for an event. Members on a
+// Dendrite and a Synapse without the module read them by direct requests. A member who has left reads the Commit that
+// removes them in the same way. The largest message that fits into an event comes in an event.
 func TestByReference(t *testing.T) {
 	n := harness.NewTestNetwork(t)
 	a, stock := n.StartServer(t, harness.Section), []*harness.Server{n.StartSynapse(t), n.StartServer(t, "")}
@@ -33,7 +33,7 @@ func TestByReference(t *testing.T) {
 	}
 	r := newRoll(t, room, append([]*harness.User{alice}, leavers...)...)
 	added := r.devices(erin, 299)
-	harness.Admit(t, alice, room, erin) // now, so that nobody else is told of each of her devices
+	harness.Admit(t, alice, room, erin) // now, so that no server receives a list update for each of her devices
 	var carols, daves []*reader
 	for i, u := range joiners {
 		carol := r.mls.NewClient(mlstest.Identity(u.ID, u.DeviceID))
@@ -81,7 +81,7 @@ func TestByReference(t *testing.T) {
 	}
 }
 
-// devices logs a user in on n further devices that publish keys, and proposes to add each.
+// devices logs a user in on n more devices that publish keys, and returns a proposal to add each.
 func (r *roll) devices(u *harness.User, n int) (proposals []*mlstest.Proposal) {
 	r.Helper()
 	for i := range n {
@@ -96,11 +96,11 @@ func (r *roll) devices(u *harness.User, n int) (proposals []*mlstest.Proposal) {
 	return proposals
 }
 
-// reader is a device that takes its events, and reads by direct requests.
+// reader is a device that reads its events, and makes direct requests.
 type reader struct {
 	*harness.Device
 	since  string
-	events map[uint64]api.FanOut // by number, of the one term
+	events map[uint64]api.FanOut // by number; there is only one term
 }
 
 func newReader(u *harness.User, c *mlstest.Client) *reader {
@@ -108,13 +108,13 @@ func newReader(u *harness.User, c *mlstest.Client) *reader {
 	return &reader{Device: device, events: make(map[uint64]api.FanOut)}
 }
 
-// requireReads waits for the event of a message, and fails the test unless the message is in it if it may be, and else
-// in the log.
+// requireReads waits for the event of a message. It fails the test unless a message of at most inline bytes is in the
+// event, and a larger message in the log.
 func (d *reader) requireReads(r *roll, seq uint64, want []byte) {
 	r.Helper()
 	got := d.event(r, seq).LogMessage
 	if (len(got.Message) > 0) != (len(want) <= inline) {
-		r.Errorf("the event of a message of %d bytes has %d", len(want), len(got.Message))
+		r.Errorf("the event of a message of %d bytes has %d bytes of it", len(want), len(got.Message))
 	}
 	if len(got.Message) == 0 {
 		var log api.MessagesResponse
@@ -125,11 +125,11 @@ func (d *reader) requireReads(r *roll, seq uint64, want []byte) {
 		got = log.Messages[0]
 	}
 	if got.Seq != seq || !bytes.Equal(got.Message, want) {
-		r.Errorf("message %d of %d bytes is read as %d of %d", seq, len(want), got.Seq, len(got.Message))
+		r.Errorf("the log has message %d of %d bytes as message %d of %d bytes", seq, len(want), got.Seq, len(got.Message))
 	}
 }
 
-// requireTree fails the test unless the device reads the ratchet tree of the present epoch.
+// requireTree fails the test unless the device can read the ratchet tree of the present epoch.
 func (d *reader) requireTree(r *roll) {
 	r.Helper()
 	tree, err := d.Request(r.Context(), r.host, http.MethodGet, r.path(fmt.Sprint("/tree?epoch=", r.mls.Epoch())), nil)

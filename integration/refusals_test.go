@@ -12,10 +12,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// The codes of refusals, without their prefix where they are this project's.
+// prefix is the prefix of the project's own error codes.
 const prefix = "IO.GITHUB.MIMIPORT."
 
-// deep is JSON that is nested deeper than any parser should follow.
+// deep is JSON nested so deeply that a parser should refuse it.
 var deep = strings.Repeat("[", 100_000)
 
 // large is a JSON body above every limit.
@@ -24,7 +24,7 @@ var large = `{"message":"` + strings.Repeat("A", 9<<20) + `"}`
 // digest is the id of no migration.
 var digest = strings.Repeat("A", 43)
 
-// Profile, section 8: "Refusals are typed". Whatever is wrong with a request to a real server, the answer says so, and
+// Profile, section 8: "Refusals are typed". A real server answers each wrong request with the right code, and
 // nothing changes.
 func TestRefusals(t *testing.T) {
 	x := newTrio(t, harness.Section+"  offer_life: 1s\n", harness.Section)

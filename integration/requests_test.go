@@ -20,8 +20,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api/openapitest"
 )
 
-// trio is the homeservers a and b with the group of a pair, and c, which lacks the module. What is asked and answered
-// through http is checked against the document of the APIs.
+// trio has the homeservers a and b with the group of a pair, and c, which lacks the module. http checks its requests
+// and their answers against the document of the APIs.
 type trio struct {
 	*pair
 	a, b, c *harness.Server
@@ -41,7 +41,7 @@ func newTrio(t *testing.T, sectionA, sectionB string) *trio {
 	return x
 }
 
-// identity is what a server signs with.
+// identity returns a server's name and signing key.
 func identity(t *testing.T, s *harness.Server) *fclient.SigningIdentity {
 	t.Helper()
 	id, err := s.Identity()
@@ -51,7 +51,7 @@ func identity(t *testing.T, s *harness.Server) *fclient.SigningIdentity {
 	return id
 }
 
-// ask makes a request of a user. body is JSON; empty for none.
+// ask makes a user's request. body is JSON, or empty.
 func ask(t *testing.T, u *harness.User, method, path, body string) *http.Request {
 	t.Helper()
 	r, err := u.Request(t.Context(), method, path, []byte(body))
@@ -61,7 +61,7 @@ func ask(t *testing.T, u *harness.User, method, path, body string) *http.Request
 	return r
 }
 
-// at is the path of a route of the Delivery Service ds in the client API.
+// at returns the path of a route of the Delivery Service ds in the client API.
 func at(ds, route string) string { return clientapi.PathPrefix + "/ds/" + url.PathEscape(ds) + route }
 
 // send sends a request and returns the answer.
@@ -79,7 +79,7 @@ func (x *trio) send(t *testing.T, r *http.Request) (status int, body []byte) {
 	return resp.StatusCode, body
 }
 
-// get decodes the answer to a request that succeeds.
+// get sends a request, which must succeed, and decodes the answer.
 func get[A any](t *testing.T, x *trio, r *http.Request) (answer A) {
 	t.Helper()
 	status, body := x.send(t, r)
@@ -92,7 +92,7 @@ func get[A any](t *testing.T, x *trio, r *http.Request) (answer A) {
 	return answer
 }
 
-// hosting is all that the operators and a member see of the servers a and b. The group is at the server hosted.
+// hosting returns the answers of a and b to their operators, and of the group's host to alice.
 func (x *trio) hosting(t *testing.T, host string) map[string]any {
 	t.Helper()
 	seen := make(map[string]any)
@@ -107,15 +107,15 @@ func (x *trio) hosting(t *testing.T, host string) map[string]any {
 	return seen
 }
 
-// attempt is a request that changes nothing.
+// attempt is a request that must change nothing.
 type attempt struct {
 	name    string
 	request *http.Request
-	status  int    // 200 where the answer is what has been settled before
+	status  int    // 200 if the server repeats an earlier answer
 	code    string // errcode
 }
 
-// requireRefused makes each attempt and checks its answer, and that nothing changes. The group is at the server host.
+// requireRefused makes each attempt, and checks its answer and that nothing has changed. host has the group.
 func (x *trio) requireRefused(t *testing.T, host string, attempts []attempt) {
 	t.Helper()
 	before := x.hosting(t, host)
@@ -125,7 +125,7 @@ func (x *trio) requireRefused(t *testing.T, host string, attempts []attempt) {
 			var refusal struct {
 				Code string `json:"errcode"`
 			}
-			_ = json.Unmarshal(body, &refusal) // what is not JSON has no code
+			_ = json.Unmarshal(body, &refusal) // a body that is not JSON has no code
 			if status != a.status || refusal.Code != a.code {
 				t.Errorf("got %d %s, want %d %s", status, body, a.status, a.code)
 			}
@@ -136,14 +136,14 @@ func (x *trio) requireRefused(t *testing.T, host string, attempts []attempt) {
 	}
 }
 
-// offer is what a target gives to whoever may move a group to it.
+// offer is a target's signed offer to take a group.
 type offer struct {
 	id       string
 	response *mimiport.MigrationResponse
 	keyID    string
 }
 
-// offer gets an offer of the user's homeserver for the group, to move here from source at an epoch.
+// offer asks the user's homeserver for an offer to take the group from source at an epoch.
 func (x *trio) offer(t *testing.T, u *harness.User, groupID []byte, source string, epoch uint64) *offer {
 	t.Helper()
 	request := mimiport.MigrationRequest{SourceDomain: source, TargetDomain: u.Server.Name, GroupID: groupID, Epoch: epoch}
@@ -160,7 +160,7 @@ func requestBody(t *testing.T, r *mimiport.MigrationRequest, room string) string
 	return toJSON(t, api.MigrationRequestRequest{MigrationRequest: encode(t, r), RoomID: room})
 }
 
-// initBody is an Init without the client's signature, with a Commit and what is no GroupInfo.
+// initBody returns the body of an Init with a Commit. It has no valid client's signature and no valid GroupInfo.
 func initBody(t *testing.T, o *offer, commit []byte) string {
 	return toJSON(t, api.MigrationInitRequest{
 		MigrationInit: encode(t, &mimiport.MigrationInit{Response: *o.response, Signature: make([]byte, 64)}),
@@ -187,7 +187,7 @@ func toJSON(t *testing.T, v any) string {
 	return string(b)
 }
 
-// id is the group's id.
+// id returns the group's id.
 func (p *pair) id(t *testing.T) []byte {
 	t.Helper()
 	id, err := base64.RawURLEncoding.DecodeString(p.Group)
@@ -197,7 +197,7 @@ func (p *pair) id(t *testing.T) []byte {
 	return id
 }
 
-// message is a message for the group in the log of a server.
+// message returns a message of a kind from a server's log of the group.
 func (x *trio) message(t *testing.T, host, kind string) *api.LogMessage {
 	t.Helper()
 	log := get[api.MessagesResponse](t, x, ask(t, x.alice.User, "GET", at(host, "/groups/"+x.Group+"/messages"), ""))
@@ -206,13 +206,13 @@ func (x *trio) message(t *testing.T, host, kind string) *api.LogMessage {
 			return &log.Messages[i]
 		}
 	}
-	t.Fatalf("no %s in the log", kind)
+	t.Fatalf("the log has no %s", kind)
 	return nil
 }
 
-// altered is a PublicMessage for a group with an id of 32 bytes that says another group or epoch (RFC 9420, section 6).
+// altered changes the group id and epoch of a PublicMessage (RFC 9420, section 6). The group ids have 32 bytes.
 func altered(message, groupID []byte, epoch byte) []byte {
-	const idAt = 2 + 2 + 1 // after version, wire format and the id's length
+	const idAt = 2 + 2 + 1 // after the version, the wire format and the id's length
 	m := bytes.Clone(message)
 	copy(m[idAt:], groupID)
 	m[idAt+len(groupID)+7] = epoch

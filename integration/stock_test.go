@@ -8,7 +8,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
 )
 
-// TestStockMember: a member whose homeserver lacks the module does all that others do, and creates groups elsewhere.
+// TestStockMember: a member whose homeserver lacks the module can do all that other members can. The member can create
+// a group at another server.
 func TestStockMember(t *testing.T) {
 	n := harness.NewTestNetwork(t)
 	a, b, stock := n.StartServer(t, harness.Section), n.StartServer(t, harness.Section), n.StartServer(t, "")
@@ -28,8 +29,8 @@ func TestStockMember(t *testing.T) {
 	}
 }
 
-// requireLife has the first of some users make a group of all of them at one server, and checks that each does all that
-// a member does: there, and at another server.
+// requireLife lets the first user create a group of all users at the server a. It checks that each user can do all that
+// a member can, at a and, after a move, at b.
 func requireLife(t *testing.T, a, b *harness.Server, users []*harness.User) {
 	t.Helper()
 	room := harness.SharedRoom(t, users[0], users[1:]...)

@@ -15,8 +15,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// newSucceeded is a group whose room has agreed on b as a successor, and whose host is lost. b's operator has recovered
-// the group, and bob, who may not point the room there, has followed by himself. alice has not.
+// newSucceeded returns a group whose room lists b as a successor, and whose host is lost. b's operator has recovered
+// the group. bob, who has no power to send the pointer, has followed. alice has not.
 func newSucceeded(t *testing.T, n *harness.TestNetwork) *away {
 	t.Helper()
 	g := newAwayOn(t, n)
@@ -34,13 +34,13 @@ func newSucceeded(t *testing.T, n *harness.TestNetwork) *away {
 	harness.Do(t, g.bob, "patience", harness.Args{"ms": 20_000}, nil)
 	harness.Do(t, g.bob, "wait_for", harness.Args{"kind": "state", "ds": g.b.Name, "term": 2, "timeout": 90_000}, nil)
 	if st := harness.State(t, g.alice); st.DS != g.lost.Name {
-		t.Fatalf("alice has followed to %s", st.DS)
+		t.Fatalf("alice is at %s already", st.DS)
 	}
 	return g
 }
 
-// TestSuccessor: a host that was out of service for a day yields to the successor that the room has agreed on. The
-// pointer names nothing.
+// TestSuccessor: a host that was out of service for a day yields to the successor that the room lists. The pointer does
+// not name the claim.
 func TestSuccessor(t *testing.T)           { testSuccessor(t, harness.NewTestNetwork(t)) }
 func TestSuccessorOnPostgres(t *testing.T) { testSuccessor(t, harness.NewPostgresNetwork(t)) }
 
@@ -53,7 +53,7 @@ func testSuccessor(t *testing.T, n *harness.TestNetwork) {
 		t.Fatal(err)
 	}
 	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
-		if err := g.bob.Do(ctx, "sync", nil, nil); err != nil { // shows the claim to the former host
+		if err := g.bob.Do(ctx, "sync", nil, nil); err != nil { // bob's client shows the claim to the former host
 			return err
 		}
 		return g.requireYielded(ctx)
@@ -68,7 +68,7 @@ func testSuccessor(t *testing.T, n *harness.TestNetwork) {
 	g.RequireSettled(t)
 }
 
-// requireYielded fails unless the host that was lost points to b by b's claim.
+// requireYielded returns an error unless the lost host redirects to b in the term of b's claim.
 func (g *away) requireYielded(ctx context.Context) error {
 	var host api.HostResponse
 	if err := g.bob.Do(ctx, "host", harness.Args{"ds": g.lost.Name}, &host); err != nil {
@@ -80,8 +80,8 @@ func (g *away) requireYielded(ctx context.Context) error {
 	return nil
 }
 
-// TestSuccessorOfHealthyHost: a host that was out of service for a moment keeps the group: the successor's claim is
-// evidence, and what it has recovered stops.
+// TestSuccessorOfHealthyHost: a host that was out of service for a moment keeps the group. It keeps the successor's
+// claim as evidence, and the recovered group stops.
 func TestSuccessorOfHealthyHost(t *testing.T) {
 	g := newSucceeded(t, harness.NewTestNetwork(t))
 	if err := g.lost.Start(t.Context()); err != nil {
@@ -104,7 +104,7 @@ func TestSuccessorOfHealthyHost(t *testing.T) {
 	var evidence json.RawMessage
 	g.operate(t, g.admins[g.lost], http.MethodGet, "/evidence", nil, &evidence)
 	if !strings.Contains(string(evidence), strconv.Quote(string(migration.EvidenceContested))) {
-		t.Errorf("the operator is shown %s", evidence)
+		t.Errorf("the operator sees the evidence %s", evidence)
 	}
 	if err := g.requireYielded(harness.Within(t)); err == nil {
 		t.Error("the host has yielded")

@@ -19,17 +19,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
-// soonAfter is how long the first acknowledgement may take once there is a database again.
+// soonAfter is the longest time from the return of a database to the first acknowledgement.
 const soonAfter = 15 * time.Second
 
-// enough is how many acknowledgements there are before, and after.
+// enough is the number of acknowledgements before the loss, and again after it.
 const enough = 40
 
-// TestDatabaseVanishes: the machine with the database is lost without a closed connection, and its standby takes over,
-// at the same address or at the second one of the connection string. Without a restart the homeserver soon accepts
-// again. Every message that it has ever acknowledged is in the log, and reaches the other member in order. Where
-// Dendrite has the same database, its connections stay lost, and delivery to its users with them, until it is
-// restarted.
+// TestDatabaseVanishes: the machine with the database is lost and closes no connection. Its standby takes over, at the
+// same address or at the second address of the connection string. The homeserver accepts messages again soon, without a
+// restart. Every acknowledged message is in the log, and reaches the other member in order. If Dendrite uses the same
+// database, its own connections stay lost until it restarts, and so does the delivery to its users.
 func TestDatabaseVanishes(t *testing.T) {
 	for _, test := range []struct {
 		name             string
@@ -61,7 +60,7 @@ func TestDatabaseVanishes(t *testing.T) {
 			took := time.Since(again)
 			t.Logf("the first acknowledgement came after %v", took.Round(time.Millisecond))
 			if took > soonAfter {
-				t.Errorf("that is more than %v", soonAfter)
+				t.Errorf("the first acknowledgement took more than %v", soonAfter)
 			}
 			v.await(t, enough)
 			stop()
@@ -73,7 +72,7 @@ func TestDatabaseVanishes(t *testing.T) {
 	}
 }
 
-// vanishing is a homeserver with one database, and users whose clients send as long as they are let.
+// vanishing is a homeserver with a database that the test takes away, and two users with groups.
 type vanishing struct {
 	alice, bob *harness.User
 	groups     []*talk
@@ -83,14 +82,14 @@ type vanishing struct {
 	acked int
 }
 
-// talk is a group in which one member commits, and commits again.
+// talk is a group in which one member commits again and again.
 type talk struct {
 	*mlstest.Group
-	path string // of its messages
-	last uint64 // the number of the last one that was acknowledged
+	path string // of the group's messages
+	last uint64 // the number of the last acknowledged message
 }
 
-// newVanishing starts a homeserver with a database for the module, or for everything.
+// newVanishing starts a homeserver. The database is for the module only, or shared with Dendrite.
 func newVanishing(t *testing.T, connection string, shared bool) *vanishing {
 	t.Helper()
 	network := harness.NewTestNetwork(t)
@@ -105,7 +104,7 @@ func newVanishing(t *testing.T, connection string, shared bool) *vanishing {
 		alice: harness.RegisterUser(t, server, "alice", false), bob: harness.RegisterUser(t, server, "bob", false),
 		more: make(chan struct{}),
 	}
-	sample := mlstest.New(mlstest.Options{Members: v.identities()}) // of one seed, all groups have the same keys
+	sample := mlstest.New(mlstest.Options{Members: v.identities()}) // all groups have the same seed, so the same keys
 	for leaf, u := range []*harness.User{v.alice, v.bob} {
 		err := u.PublishKey(harness.Within(t), "ed25519", sample.Client(uint32(leaf)).SignatureKey())
 		if err != nil {
@@ -118,14 +117,14 @@ func newVanishing(t *testing.T, connection string, shared bool) *vanishing {
 	return v
 }
 
-// identities are those of the members, by their leaves.
+// identities returns the members' identities in the order of their leaves.
 func (v *vanishing) identities() [][]byte {
 	return [][]byte{
 		mlstest.Identity(v.alice.ID, v.alice.DeviceID), mlstest.Identity(v.bob.ID, v.bob.DeviceID),
 	}
 }
 
-// bind makes a group of alice and bob, in a room of its own.
+// bind makes a room, and a group of alice and bob in it.
 func (v *vanishing) bind(t *testing.T) *talk {
 	t.Helper()
 	room := harness.SharedRoom(t, v.alice, v.bob)
@@ -146,7 +145,7 @@ func (v *vanishing) bind(t *testing.T) *talk {
 	return &talk{Group: g, path: path + "/messages"}
 }
 
-// traffic lets alice commit in all groups until it is stopped.
+// traffic lets alice commit in all groups until stop.
 func (v *vanishing) traffic(t *testing.T) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var all sync.WaitGroup
@@ -163,13 +162,13 @@ func (v *vanishing) traffic(t *testing.T) (stop func()) {
 	}
 }
 
-// commit sends one Commit until it is acknowledged.
+// commit sends one Commit again and again, until the server acknowledges it.
 func (v *vanishing) commit(ctx context.Context, g *talk) {
 	c := g.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
 	req := &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo}
 	var answer api.SubmitResponse
 	err := harness.Poll(ctx, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // a client does not wait for ever
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // as a client does
 		defer cancel()
 		return v.alice.Do(ctx, http.MethodPost, g.path, req, &answer)
 	})
@@ -186,23 +185,23 @@ func (v *vanishing) commit(ctx context.Context, g *talk) {
 	}
 }
 
-// await waits for some acknowledgements that come from now on.
+// await waits for n more acknowledgements.
 func (v *vanishing) await(t *testing.T, n int) {
 	t.Helper()
 	for range n {
 		select {
 		case <-v.more:
 		case <-harness.Within(t).Done():
-			t.Fatal("nothing is accepted any more")
+			t.Fatal("the homeserver accepts nothing")
 		}
 	}
 }
 
-// requireAll checks that what was acknowledged is in the log of its group, and comes to bob, in order. The last Commit
-// of a group may be there without its acknowledgement.
+// requireAll checks that each acknowledged message is in its group's log, and that bob receives them in order. The last
+// Commit of a group may be there without an acknowledgement.
 func (v *vanishing) requireAll(t *testing.T) {
 	t.Helper()
-	next := make(map[string]uint64) // the last message that bob has got, by the path
+	next := make(map[string]uint64) // the number of bob's last message, by path
 	_, err := v.bob.Await(harness.Within(t), "", func(s *harness.Sync) bool {
 		for _, e := range s.ToDevice.Events {
 			var m api.FanOut
@@ -237,10 +236,10 @@ func (v *vanishing) requireAll(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(log.Messages) == 0 || log.Messages[0].Seq != from {
-				t.Fatalf("the log lacks message %d of %d that were acknowledged", from, g.last)
+				t.Fatalf("the log lacks message %d of %d acknowledged ones", from, g.last)
 			}
 			from = log.Next
 		}
 	}
-	t.Logf("%d Commits were acknowledged", v.acked)
+	t.Logf("the server acknowledged %d Commits", v.acked)
 }
