@@ -97,7 +97,8 @@ func (s removals) expel(ctx context.Context, row *storage.Row) error {
 		if err != nil {
 			return err
 		}
-		if g.State != migration.GroupActive { // a frozen group takes no proposals; the end of the migration has a row of its own
+		// A frozen group takes no proposals. The end of the migration has a row of its own.
+		if g.State != migration.GroupActive {
 			return s.done(ctx, row)
 		}
 		_, err = s.removeMisplaced(ctx, &expulsion{held: h, group: g, row: row})

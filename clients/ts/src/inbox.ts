@@ -719,7 +719,8 @@ export class Inbox {
       if (m.kind === "welcome" && m.epoch === epoch && m.message === (fanOut.message ?? m.message)) message = m.message;
     }
     if (message === undefined) return undefined;
-    return leads ? { server: hostIn(hosts, term + 1), term: term + 1, seq: 0, message } : { server, term, seq, message };
+    if (!leads) return { server, term, seq, message };
+    return { server: hostIn(hosts, term + 1), term: term + 1, seq: 0, message };
   }
 
   /** Reads a term of a group as a server has it, from its beginning. */
