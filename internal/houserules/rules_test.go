@@ -131,7 +131,7 @@ func symbolsInTree(t *testing.T) map[string]bool {
 		}
 	}
 	clientFunction := regexp.MustCompile(
-		`(?m)(?:function\*?|const|class) (\w+)|^\s+(?:private |static |async |\*)*(\w+)\(`,
+		`(?m)(?:function\*?|const|class) (\w+)|^\s+(?:private |static |async |\*)*(\w+)(?:<\w+>)?\(`,
 	)
 	for name, source := range files(t, ".ts") {
 		for _, m := range clientFunction.FindAllStringSubmatch(source, -1) {

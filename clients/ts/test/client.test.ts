@@ -153,6 +153,25 @@ describe("a group at one Delivery Service", () => {
     assert.deepEqual(bob.texts(), ["taken"]);
   });
 
+  test("a client tries again after as long as a full quota asks for", async () => {
+    const { users, s } = await party("alice", "bob");
+    const [{ id, client }, bob] = users as [User, User];
+    const pauses: number[] = [];
+    const pause = async (ms: number) => void pauses.push(ms);
+    const alice = await User.create(id.slice(1).split(":")[0]!, client.stored, undefined, { pause });
+    const ds = net.ds(s);
+    const honest = ds.answer.bind(ds);
+    let refusals = 2;
+    ds.answer = (method, path, ...rest) => {
+      const quota = () => refuse(429, "M_LIMIT_EXCEEDED", { errcode: "M_LIMIT_EXCEEDED", retry_after_ms: 12_345 });
+      if (path[2] === "messages" && method === "POST" && refusals-- > 0) quota();
+      return honest(method, path, ...rest);
+    };
+    await alice.client.send(alice.group, "later");
+    await bob.sync();
+    assert.deepEqual([bob.texts(), pauses], [["later"], [12_345, 12_345]]);
+  });
+
   test("the Delivery Service proposes a Remove: it is committed before anything else", async () => {
     const n = rooms + 1;
     await net.ds(`s${n}.example`).becomeSender();

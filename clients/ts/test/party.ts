@@ -33,7 +33,7 @@ export class User {
     name: string,
     stored = emptyStore(),
     save: () => void = () => undefined,
-    more: Pick<Surroundings, "signDeviceKeys"> = {},
+    more: Partial<Pick<Surroundings, "signDeviceKeys" | "pause">> = {},
   ): Promise<User> {
     const session = await login(homeserver, name, "password", undefined);
     const emit = (e: ClientEvent) => void user.events.push(e);
