@@ -13,7 +13,7 @@ import (
 // NATS is a cluster of NATS servers with JetStream.
 type NATS []*natsserver.Server
 
-// StartNATS starts three servers in this process, which end with the test.
+// StartNATS starts a cluster of three servers in this process. They end with the test.
 func StartNATS(t testing.TB) (cluster NATS) {
 	t.Helper()
 	ports, routes := make([]int, 3), ""
@@ -44,7 +44,7 @@ func StartNATS(t testing.TB) (cluster NATS) {
 	}
 	for _, s := range cluster {
 		if !s.ReadyForConnections(Patience) {
-			t.Fatal("NATS does not start")
+			t.Fatal("a NATS server does not start")
 		}
 	}
 	err := Poll(Within(t), func(context.Context) error {
@@ -53,7 +53,7 @@ func StartNATS(t testing.TB) (cluster NATS) {
 				return nil
 			}
 		}
-		return errors.New("the servers have no leader")
+		return errors.New("the NATS servers have no leader")
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func StartNATS(t testing.TB) (cluster NATS) {
 	return cluster
 }
 
-// Addresses are the servers' own.
+// Addresses returns the servers' addresses for clients.
 func (c NATS) Addresses() (urls []string) {
 	for _, s := range c {
 		urls = append(urls, s.ClientURL())
@@ -69,7 +69,7 @@ func (c NATS) Addresses() (urls []string) {
 	return urls
 }
 
-// LoseLeader loses the server that leads a consumer, for good.
+// LoseLeader stops the server that leads a consumer. The server does not come back.
 func (c NATS) LoseLeader(t testing.TB, js nats.JetStreamContext, stream, consumer string) {
 	t.Helper()
 	info, err := js.ConsumerInfo(stream, consumer)
@@ -83,7 +83,7 @@ func (c NATS) LoseLeader(t testing.TB, js nats.JetStreamContext, stream, consume
 	}
 }
 
-// Replicate puts a stream on all three servers.
+// Replicate replicates a stream to all three servers, and waits until all replicas are current.
 func (c NATS) Replicate(t testing.TB, js nats.JetStreamContext, stream string) {
 	t.Helper()
 	err := Poll(Within(t), func(context.Context) error {
@@ -98,11 +98,11 @@ func (c NATS) Replicate(t testing.TB, js nats.JetStreamContext, stream string) {
 			}
 		}
 		if info.Cluster == nil || info.Cluster.Leader == "" || len(info.Cluster.Replicas) != 2 {
-			return errors.New("the stream has no three replicas")
+			return errors.New("the stream does not have three replicas")
 		}
 		for _, r := range info.Cluster.Replicas {
 			if !r.Current {
-				return fmt.Errorf("%s is behind", r.Name)
+				return fmt.Errorf("the replica on %s is behind", r.Name)
 			}
 		}
 		return nil
