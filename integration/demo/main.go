@@ -1,6 +1,6 @@
 // Command demo moves a live MLS group between two real homeservers and back, and shows each step. With -stock synapse
-// it shows the whole life of a group with members on a Synapse and on a stock Dendrite. It leaves nothing running and
-// no file behind, and exits with 1 when anything is not as it should be.
+// it shows the whole life of a group with members on a Synapse and on a stock Dendrite. It stops all its processes and
+// deletes all its files. It exits with 1 if a step or a check fails.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
 )
 
-// clients are the clients of each kind of group.
+// clients start the clients for groups of each protocol.
 var clients = map[string]scenario.StartClient{"mls10": scenario.TypeScript, "draft09": draft09.StartClient}
 
 func main() {
@@ -37,26 +37,26 @@ func main() {
 	}
 }
 
-// chosen is the play that the flags name.
+// chosen returns the play that the flags name.
 func chosen() (func(context.Context, *harness.Network) error, error) {
 	protocol := flag.String("protocol", "mls10",
 		"mls10 for groups of RFC 9420, or draft09 for groups of github.com/cisco/go-mls")
-	stock := flag.String("stock", "", "synapse for members on a Synapse and on a stock Dendrite besides")
+	stock := flag.String("stock", "", "synapse for members on a Synapse and on a stock Dendrite")
 	flag.Parse()
 	start, ok := clients[*protocol]
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("no clients for protocol %q", *protocol)
+		return nil, fmt.Errorf("the demo has no clients for the protocol %q", *protocol)
 	case *stock == "":
 		return func(ctx context.Context, n *harness.Network) error { return scenario.Move(ctx, n, start, show) }, nil
 	case *stock != "synapse" || *protocol != "mls10":
-		return nil, fmt.Errorf("no members on %q in groups of protocol %q", *stock, *protocol)
+		return nil, fmt.Errorf("the demo has no members on %q for the protocol %q", *stock, *protocol)
 	}
 	folder, err := needs.SynapseFolder()
 	return func(ctx context.Context, n *harness.Network) error { return life(ctx, n, folder) }, err
 }
 
-// life plays with a Synapse, installed in a folder, and a stock Dendrite.
+// life plays scenario.Life with a Synapse, which is installed in a folder, and a stock Dendrite.
 func life(ctx context.Context, n *harness.Network, folder string) error {
 	synapse, err := n.StartSynapse(ctx, folder)
 	if err != nil {
@@ -77,7 +77,7 @@ func run(ctx context.Context, play func(context.Context, *harness.Network) error
 		return err
 	}
 	defer func() { err = errors.Join(err, harness.RemoveBinary(), os.RemoveAll(dir)) }()
-	fmt.Println("building the homeserver (the first time takes a few minutes) …")
+	fmt.Println("building the homeserver; the first build takes a few minutes …")
 	n, err := harness.NewNetwork(dir)
 	if err != nil {
 		return err

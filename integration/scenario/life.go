@@ -15,22 +15,22 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
 )
 
-// life is the story of a group with members on homeservers that lack the module.
+// life is a running play of Life.
 type life struct {
 	*Play
 	network *harness.Network
 	stock   []*harness.Server
-	version string            // of the room
-	guests  []*harness.Client // the member on each of stock
-	erin    *harness.Client   // who comes and goes, with no power in the room
+	version string            // the room version
+	guests  []*harness.Client // one member on each server of stock
+	erin    *harness.Client   // a member from time to time, with power level 0
 	admins  [2]*harness.User  // at A and B
-	host    *harness.Server   // which has the group
+	host    *harness.Server   // the group's host
 	term    uint64
 }
 
-// Life lets a group live its whole life. Its members are alice, on a homeserver A with the module, and one user on each
-// of the running homeservers stock, which lack it. The first of those makes the room, of a version, and the group. B is
-// the other homeserver with the module. It returns the first thing that is not as it should be.
+// Life plays the whole life of a group. A and B are new homeservers with the module. The homeservers stock run already
+// and lack the module. The members are alice at A and one user on each server of stock. The first of these users makes
+// the room, of this room version, and the group. The error is the first check that fails.
 func Life(ctx context.Context, n *harness.Network, stock []*harness.Server, version string, print func(...any)) error {
 	l := &life{
 		Play: &Play{Start: TypeScript, Print: print, began: time.Now()}, network: n, stock: stock, version: version,
@@ -46,10 +46,10 @@ func Life(ctx context.Context, n *harness.Network, stock []*harness.Server, vers
 	return nil
 }
 
-// step is a part of an act.
+// step is one step of the play.
 type step func(context.Context) error
 
-// inOrder takes steps until one fails.
+// inOrder runs steps until one fails.
 func inOrder(ctx context.Context, steps ...step) error {
 	for _, s := range steps {
 		if err := s(ctx); err != nil {
@@ -62,12 +62,12 @@ func inOrder(ctx context.Context, steps ...step) error {
 func (l *life) close() {
 	for _, c := range append(l.guests, l.alice, l.erin) {
 		if c != nil {
-			_ = c.Kill() // it may have ended
+			_ = c.Kill() // the client may have ended
 		}
 	}
 }
 
-// open starts A and B, whose operators let users of other homeservers create groups and move them here.
+// open starts A and B. Their policies let users of other homeservers create groups there and move groups to them.
 func (l *life) open(ctx context.Context) (err error) {
 	if err := l.servers(ctx, l.network); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (l *life) open(ctx context.Context) (err error) {
 	return nil
 }
 
-// software is the name and version of a homeserver as it says.
+// software returns the name and version that a homeserver reports.
 func (l *life) software(ctx context.Context, s *harness.Server) (string, error) {
 	client := l.network.Client()
 	defer client.CloseIdleConnections()
@@ -134,7 +134,7 @@ func (l *life) gather(ctx context.Context) error {
 	if l.room, err = maker.CreateRoomOf(ctx, l.version); err != nil {
 		return err
 	}
-	for _, u := range append(users[1:], alice, l.admins[1]) { // B has to be in the room
+	for _, u := range append(users[1:], alice, l.admins[1]) { // the operator joins, so that B is in the room
 		if err := l.admit(maker, u)(ctx); err != nil {
 			return err
 		}
@@ -161,7 +161,7 @@ func (l *life) gather(ctx context.Context) error {
 	return err
 }
 
-// admit has a user come into the room who may do everything there.
+// admit lets a user join the room, with power level 100.
 func (l *life) admit(by, u *harness.User) step {
 	return func(ctx context.Context) error {
 		if err := by.Admit(ctx, l.room, u); err != nil {
@@ -171,7 +171,7 @@ func (l *life) admit(by, u *harness.User) step {
 	}
 }
 
-// create has the first guest create the group at A, and add all others.
+// create lets the first guest create the group at A and add all others.
 func (l *life) create(ctx context.Context) error {
 	creator := l.guests[0]
 	var st harness.GroupState
@@ -194,7 +194,8 @@ func tell(c *harness.Client, command string, args harness.Args) step {
 	return func(ctx context.Context) error { return c.Do(ctx, command, args, nil) }
 }
 
-// agreed checks that all members and the Delivery Service have the same group, where it should be, with nobody else.
+// agreed checks that all members and the Delivery Service have the same group, at the expected host in the expected
+// term, and that the group has no other members.
 func (l *life) agreed(ctx context.Context) error {
 	if err := l.agree(ctx, l.host.Name, l.term); err != nil {
 		return err
@@ -206,7 +207,7 @@ func (l *life) agreed(ctx context.Context) error {
 	return err
 }
 
-// enters notes that a client is a member, by which way.
+// enters adds a client to the list of members, and reports how it joined.
 func (l *life) enters(c *harness.Client, way string) step {
 	return func(ctx context.Context) error {
 		l.Members = append(l.Members, c)
@@ -215,19 +216,19 @@ func (l *life) enters(c *harness.Client, way string) step {
 	}
 }
 
-// leaves waits until a client knows that it is removed, and why.
+// leaves waits until a client has read the Commit that removed it, and reports why it was removed.
 func (l *life) leaves(c *harness.Client, why string) step {
 	return func(ctx context.Context) error {
 		l.Members = slices.DeleteFunc(l.Members, func(m *harness.Client) bool { return m == c })
 		if err := c.Do(ctx, "wait_for", harness.Args{"kind": "removed"}, nil); err != nil {
 			return err
 		}
-		l.report("%s %s, and has read the Commit that says so", c.Name, why)
+		l.report("%s %s, and has read the Commit that removes the leaf", c.Name, why)
 		return l.agreed(ctx)
 	}
 }
 
-// add has a member add a client.
+// add lets a member add a client.
 func (l *life) add(by, c *harness.Client) step {
 	return func(ctx context.Context) error {
 		return inOrder(ctx,
@@ -236,7 +237,7 @@ func (l *life) add(by, c *harness.Client) step {
 	}
 }
 
-// say has a member send a message that all others decrypt.
+// say lets a member send a message, and waits until all others have decrypted it.
 func (l *life) say(from *harness.Client) step {
 	return func(ctx context.Context) error {
 		text, err := l.Say(ctx, from)
@@ -249,7 +250,7 @@ func (l *life) say(from *harness.Client) step {
 	}
 }
 
-// commit has a member commit what is pending, with new keys.
+// commit lets a member commit all pending proposals, with new keys.
 func (l *life) commit(by *harness.Client) step {
 	return func(ctx context.Context) error {
 		l.report("%s commits", by.Name)
@@ -257,7 +258,7 @@ func (l *life) commit(by *harness.Client) step {
 	}
 }
 
-// moveTo has a member move the group.
+// moveTo lets a member move the group to a server.
 func (l *life) moveTo(target *harness.Server, mover *harness.Client) step {
 	return func(ctx context.Context) error {
 		if err := migrate(ctx, mover, target.Name); err != nil {
@@ -270,7 +271,7 @@ func (l *life) moveTo(target *harness.Server, mover *harness.Client) step {
 	}
 }
 
-// everybody has each member send a message, and commit.
+// everybody lets each member send a message and commit.
 func (l *life) everybody(ctx context.Context) error {
 	for _, c := range l.Members {
 		if err := inOrder(ctx, l.say(c), l.commit(c), l.agreed); err != nil {
@@ -280,18 +281,18 @@ func (l *life) everybody(ctx context.Context) error {
 	return nil
 }
 
-// sayMuch has alice send a message that is too large for an event: guests read it by direct requests.
+// sayMuch lets alice send a message that is too large for an event. The guests read it by direct requests.
 func (l *life) sayMuch(ctx context.Context) error {
 	const size = 40 << 10
 	if err := l.SayText(ctx, l.alice, strings.Repeat("m", size)); err != nil {
 		return err
 	}
 	l.messages++
-	l.report("all others have decrypted a message of %d KiB, which no event can carry", size>>10)
+	l.report("all others have decrypted a message of %d KiB, which is too large for an event", size>>10)
 	return nil
 }
 
-// addAndRemove has each guest add erin, and remove her.
+// addAndRemove lets each guest add erin and remove her.
 func (l *life) addAndRemove(ctx context.Context) error {
 	for _, guest := range l.guests {
 		err := inOrder(ctx, l.add(guest, l.erin),
@@ -303,7 +304,7 @@ func (l *life) addAndRemove(ctx context.Context) error {
 	return nil
 }
 
-// moves has each member move the group to B and back.
+// moves lets each member move the group to B and back.
 func (l *life) moves(ctx context.Context) error {
 	for _, c := range l.Members {
 		err := inOrder(ctx, l.moveTo(l.b, c), l.agreed, l.say(c), l.moveTo(l.a, c), l.agreed, l.say(c))
@@ -314,7 +315,7 @@ func (l *life) moves(ctx context.Context) error {
 	return nil
 }
 
-// away has the group move and go on while a guest's homeserver is down.
+// away moves the group and commits while a guest's homeserver is down.
 func (l *life) away(ctx context.Context) error {
 	for i, target := range []*harness.Server{l.b, l.a}[:len(l.stock)] {
 		s := l.stock[i]
@@ -333,7 +334,7 @@ func (l *life) away(ctx context.Context) error {
 	return nil
 }
 
-// leave has each guest leave the group, and enter anew by an external Commit.
+// leave lets each guest leave the group and rejoin by an external Commit.
 func (l *life) leave(ctx context.Context) error {
 	for _, guest := range l.guests {
 		if err := inOrder(ctx, tell(guest, "leave", nil), l.removed(guest, "has left"), l.rejoin(guest)); err != nil {
@@ -343,7 +344,7 @@ func (l *life) leave(ctx context.Context) error {
 	return nil
 }
 
-// removed has alice commit the removal of a guest that is pending.
+// removed lets alice commit the pending removal of a guest.
 func (l *life) removed(guest *harness.Client, why string) step {
 	return func(ctx context.Context) error {
 		pending := harness.Args{"kind": "state", "pending_proposals": 1}
@@ -351,15 +352,15 @@ func (l *life) removed(guest *harness.Client, why string) step {
 	}
 }
 
-// rejoin has a guest who is in the room enter the group by an external Commit.
+// rejoin lets a guest, who is in the room, rejoin the group by an external Commit.
 func (l *life) rejoin(guest *harness.Client) step {
 	return func(ctx context.Context) error {
 		return inOrder(ctx, tell(guest, "rejoin", harness.Args{"room": l.room}),
-			l.enters(guest, "entered anew by an external Commit"))
+			l.enters(guest, "rejoined by an external Commit"))
 	}
 }
 
-// kick has alice kick each guest from the room, who comes back.
+// kick lets alice kick each guest from the room. The guest then joins the room and the group again.
 func (l *life) kick(ctx context.Context) error {
 	for _, guest := range l.guests {
 		err := inOrder(ctx, l.expel(guest.User), l.removed(guest, "was kicked from the room"), l.awaitKicked(guest.User),
@@ -371,20 +372,19 @@ func (l *life) kick(ctx context.Context) error {
 	return nil
 }
 
-// expel has alice kick a user, who gives up their power before.
+// expel lets a user give up power in the room, and then lets alice kick the user.
 func (l *life) expel(u *harness.User) step {
 	return func(ctx context.Context) error {
 		if err := u.SetPowerLevel(ctx, l.room, u.ID, 0); err != nil {
 			return err
 		}
-		return harness.Poll(ctx, func(ctx context.Context) error { // until A knows that
+		return harness.Poll(ctx, func(ctx context.Context) error { // until A knows the new power level
 			return l.alice.User.Kick(ctx, l.room, u.ID)
 		})
 	}
 }
 
-// awaitKicked waits until a user's homeserver knows that they are out of the room. Before that it would take them for
-// joined when they come back.
+// awaitKicked waits until a user's homeserver knows of the kick. Until then, it would ignore a new join of the user.
 func (l *life) awaitKicked(u *harness.User) step {
 	kicked := func(ctx context.Context) error {
 		var joined struct {
@@ -392,19 +392,19 @@ func (l *life) awaitKicked(u *harness.User) step {
 		}
 		err := u.Do(ctx, http.MethodGet, "/_matrix/client/v3/joined_rooms", nil, &joined)
 		if err == nil && slices.Contains(joined.Rooms, l.room) {
-			err = fmt.Errorf("%s has not been kicked yet", u.ID)
+			err = fmt.Errorf("the homeserver of %s does not know of the kick yet", u.ID)
 		}
 		return err
 	}
 	return func(ctx context.Context) error { return harness.Poll(ctx, kicked) }
 }
 
-// lose has the group move to B, which is lost. A takes it on from what a member holds.
+// lose moves the group to B, and kills B. A's operator recovers the group from a guest's copy.
 func (l *life) lose(ctx context.Context) error {
 	if err := inOrder(ctx, l.moveTo(l.b, l.guests[len(l.guests)-1]), l.agreed); err != nil {
 		return err
 	}
-	if err := l.guests[0].Do(ctx, "sync", nil, nil); err != nil { // B has to say how the group came there
+	if err := l.guests[0].Do(ctx, "sync", nil, nil); err != nil { // the guest needs the lineage from B
 		return err
 	}
 	var held json.RawMessage
@@ -416,7 +416,7 @@ func (l *life) lose(ctx context.Context) error {
 		return err
 	}
 	l.host, l.term = l.a, l.term+1
-	l.report("B is lost, and A's operator has recovered the group from what %s holds", l.guests[0].Name)
+	l.report("B is lost, and A's operator has recovered the group from the copy of %s", l.guests[0].Name)
 	for _, c := range l.Members {
 		if err := c.Do(ctx, "follow", harness.Args{"ds": l.a.Name}, nil); err != nil {
 			return err
@@ -426,7 +426,7 @@ func (l *life) lose(ctx context.Context) error {
 	return l.agreed(ctx)
 }
 
-// unharmed checks that no client has found anybody to have lied.
+// unharmed checks that no client has seen a misattributed message, an unverified leaf or a fork.
 func (l *life) unharmed(ctx context.Context) error {
 	for _, c := range append(l.Members, l.erin) {
 		var found []map[string]any

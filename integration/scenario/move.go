@@ -12,12 +12,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
 )
 
-// Play is a story in progress: two homeservers, two clients, one group.
+// Play is a running play, with two homeservers, two clients and one group.
 type Play struct {
 	Start StartClient
 	Print func(line ...any)
 
-	*party.Party // from create on
+	*party.Party // set by create
 
 	began      time.Time
 	a, b       *harness.Server
@@ -57,7 +57,7 @@ func Move(ctx context.Context, n *harness.Network, start StartClient, print func
 func (p *Play) close() {
 	for _, c := range []*harness.Client{p.alice, p.bob} {
 		if c != nil {
-			_ = c.Kill() // it may have ended
+			_ = c.Kill() // the client may have ended
 		}
 	}
 }
@@ -66,12 +66,12 @@ func (p *Play) report(format string, args ...any) {
 	p.Print(fmt.Sprintf("%6.2fs  ", time.Since(p.began).Seconds()) + fmt.Sprintf(format, args...))
 }
 
-// where starts a line about the group: its epoch and Delivery Service.
+// where returns the start of a line about the group, with its epoch and Delivery Service.
 func (p *Play) where(st *harness.GroupState) string {
 	return fmt.Sprintf("epoch %-2d at %s: ", st.Epoch, p.label(st.DS))
 }
 
-// label calls a server A or B besides its name.
+// label returns a server's name with its letter, A or B.
 func (p *Play) label(server string) string {
 	if server == p.a.Name {
 		return "A (" + server + ")"
@@ -112,7 +112,7 @@ func (p *Play) clients(ctx context.Context, _ *harness.Network) error {
 	if p.bob, err = p.Start(ctx, bob); err != nil {
 		return err
 	}
-	p.report("alice and bob have an MLS identity each, in a process each")
+	p.report("alice and bob each have an MLS identity, in a process of their own")
 	return nil
 }
 
@@ -131,11 +131,11 @@ func (p *Play) create(ctx context.Context, _ *harness.Network) (err error) {
 	if st, err = p.bob.State(ctx); err != nil {
 		return err
 	}
-	p.report("%sbob has published a KeyPackage, alice has added bob, who has joined by Welcome", p.where(&st))
+	p.report("%sbob has published a KeyPackage, alice has added bob, and bob has joined by Welcome", p.where(&st))
 	return p.agree(ctx, p.a.Name, 0)
 }
 
-// talk lets both send a message that the other decrypts.
+// talk lets each client send a message, and waits until the other has decrypted it.
 func (p *Play) talk(ctx context.Context, _ *harness.Network) error {
 	for _, way := range [][2]*harness.Client{{p.alice, p.bob}, {p.bob, p.alice}} {
 		from, to := way[0], way[1]
@@ -156,7 +156,7 @@ func (p *Play) talk(ctx context.Context, _ *harness.Network) error {
 // forbidden is the code of a refusal by a policy.
 const forbidden = "M_FORBIDDEN"
 
-// refusals shows the default policies at work, on both sides.
+// refusals shows that the default policies of A and B refuse a move.
 func (p *Play) refusals(ctx context.Context, _ *harness.Network) error {
 	for _, try := range []struct {
 		who  *harness.Client
@@ -168,7 +168,7 @@ func (p *Play) refusals(ctx context.Context, _ *harness.Network) error {
 		err := try.who.Do(ctx, "migrate", harness.Args{"target": p.b.Name}, nil)
 		var refused *harness.Error
 		if !errors.As(err, &refused) || refused.Code != forbidden {
-			return fmt.Errorf("%s, and gets %w instead of a refusal", try.what, err)
+			return fmt.Errorf("%s: the error is not a refusal: %w", try.what, err)
 		}
 		p.report("refused: %s (%s: %s)", try.what, refused.Code, refused.Fields["error"])
 	}
@@ -183,7 +183,7 @@ func (p *Play) moveToB(ctx context.Context, _ *harness.Network) error {
 	return p.move(ctx, p.bob, p.b.Name, 1)
 }
 
-// move lets one client have the group moved, and waits until both are there.
+// move lets one client move the group, and waits until both clients have followed.
 func (p *Play) move(ctx context.Context, who *harness.Client, target string, term uint64) error {
 	if err := migrate(ctx, who, target); err != nil {
 		return err
@@ -193,20 +193,20 @@ func (p *Play) move(ctx context.Context, who *harness.Client, target string, ter
 		if err := c.Do(ctx, "wait_for", harness.Args{"kind": "state", "ds": target, "term": term}, &st); err != nil {
 			return err
 		}
-		p.report("%s%s is there: %s has had the group moved, term %d", p.where(&st), c.Name, who.Name, st.Term)
+		p.report("%s%s has followed: %s has moved the group, term %d", p.where(&st), c.Name, who.Name, st.Term)
 	}
 	p.moves++
 	return p.agree(ctx, target, term)
 }
 
-// migrate tries again while the room's new power levels have not reached the homeserver that is asked.
+// migrate tries again after M_FORBIDDEN, as the room's new power levels may not have reached the other homeserver.
 func migrate(ctx context.Context, who *harness.Client, target string) error {
 	for {
 		_, err := party.Migrate(ctx, who, target)
 		if harness.CodeOf(err) != forbidden || ctx.Err() != nil {
 			return err
 		}
-		harness.Wait(ctx, 200*time.Millisecond) // each attempt costs an offer
+		harness.Wait(ctx, 200*time.Millisecond) // each attempt uses an offer
 	}
 }
 
@@ -225,7 +225,7 @@ func (p *Play) liveAtB(ctx context.Context, n *harness.Network) error {
 	return p.agree(ctx, p.b.Name, 1)
 }
 
-// traces shows what the move has left behind: the redirect at A and the pointer in the room.
+// traces shows the redirect at A and the pointer in the room after the move.
 func (p *Play) traces(ctx context.Context, _ *harness.Network) error {
 	var host struct {
 		DeliveryService string `json:"delivery_service"`
@@ -237,7 +237,7 @@ func (p *Play) traces(ctx context.Context, _ *harness.Network) error {
 	if host.DeliveryService != p.b.Name {
 		return fmt.Errorf("the redirect at A names %s", host.DeliveryService)
 	}
-	p.report("A redirects: the group is at %s since term %d, and here is A's signed word for it",
+	p.report("A redirects: the group is at %s since term %d, and A has signed this",
 		p.label(host.DeliveryService), host.Term)
 	pointer, err := p.awaitPointer(ctx, p.b.Name)
 	if err != nil {
@@ -248,17 +248,17 @@ func (p *Play) traces(ctx context.Context, _ *harness.Network) error {
 	return nil
 }
 
-// pointerType is the type of a room's state event that says where its group is.
+// pointerType is the type of the room's pointer, the state event that names the group's host.
 const pointerType = "io.github.mimiport.delivery_service"
 
-// pointer is the content of that event.
+// pointer is the content of the room's pointer.
 type pointer struct {
 	Via   string `json:"via"`
 	Term  uint64 `json:"term"`
 	Epoch uint64 `json:"epoch"`
 }
 
-// awaitPointer reads the pointer event at A until it names a server: it has come by federation.
+// awaitPointer reads the room's pointer at A until it names this server. The event comes by federation.
 func (p *Play) awaitPointer(ctx context.Context, server string) (seen pointer, err error) {
 	err = harness.Poll(ctx, func(ctx context.Context) error {
 		err := p.alice.User.State(ctx, p.room, pointerType, &seen)
@@ -280,7 +280,7 @@ func (p *Play) moveBack(ctx context.Context, n *harness.Network) error {
 	return p.agree(ctx, p.a.Name, 2)
 }
 
-// agree checks that both clients and the Delivery Service have the same group, at a server in a term.
+// agree checks that all members and the Delivery Service have the same group, at this server in this term.
 func (p *Play) agree(ctx context.Context, ds string, term uint64) error {
 	at, err := p.Settle(ctx)
 	if err != nil {
