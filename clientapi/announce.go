@@ -94,7 +94,7 @@ func (a *announcer) announceMove(
 	if bound == nil || !bound.Names(st.RoomID, st.GroupID) {
 		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
 	}
-	if present == nil {
+	if present == nil || !present.Names(st.RoomID, st.GroupID) { // a room upgrade may copy a pointer
 		present = &api.Pointer{Via: bound.CreatingServer}
 	}
 	if present.Term >= st.Term {
@@ -109,12 +109,9 @@ func (a *announcer) announceMove(
 			return err
 		}
 	}
-	var claim []byte // kept, so that a lost host that comes back after this move still yields to the claim
-	if present.Names(st.RoomID, st.GroupID) {
-		claim = present.ClaimHash
-	}
+	// The claim stays: a lost host that comes back after this move still yields to it.
 	return a.home.Rooms.SendState(ctx, st.RoomID, c.UserID, api.EventPointer, api.Pointer{
-		RoomID: st.RoomID, GroupID: st.GroupID, ClaimHash: claim,
+		RoomID: st.RoomID, GroupID: st.GroupID, ClaimHash: present.ClaimHash,
 		Via: st.Target, Term: term, Epoch: st.Epoch + 1, MigrationID: id.String(),
 		Evidence: &api.PointerEvidence{
 			MigrationResponse:     st.MigrationResponse.Message,

@@ -228,7 +228,7 @@ func newMovedWorld(t *testing.T) (*world, string, *api.MigrationStatus) {
 	id, status := migrated(t)
 	const binding = `{"room_id":"!room","group_id":%q,"creating_server":"ds.example"}`
 	w.rooms.state[api.EventGroup] = json.RawMessage(fmt.Sprintf(binding, groupID))
-	w.rooms.state[api.EventPointer] = json.RawMessage(`{"via":"ds.example","term":0,"epoch":0}`)
+	w.pointer(`"via":"ds.example","term":0,"epoch":0`)
 	w.local.status, w.remote.status = status, status
 	w.remote.lineage = chain(t)
 	return w, "/migrations/" + id.String(), status
@@ -294,7 +294,7 @@ func TestTermIsProved(t *testing.T) {
 func TestLaterTermIsProved(t *testing.T) {
 	w, uri, status := newMovedWorld(t)
 	w.remote.lineage = chain(t, here, other)
-	w.pointer(`{"via":"ds.example","term":2,"epoch":3}`)
+	w.pointer(`"via":"ds.example","term":2,"epoch":3`)
 	status.Term = 1<<53 - 1
 	w.ok("status")(w.call(other, "GET", uri, nil))
 	w.expectSent(api.EventPointer)
@@ -309,8 +309,8 @@ func TestMoveKeepsTheClaim(t *testing.T) {
 	for room, kept := range map[string]bool{roomID: true, "!before": false} {
 		w, uri, status := newMovedWorld(t)
 		status.Term = 2
-		w.pointer(fmt.Sprintf(
-			`{"room_id":%q,"group_id":%q,"via":"ds.example","term":1,"epoch":7,"claim_hash":"AQID"}`, room, groupID))
+		const pointer = `{"room_id":%q,"group_id":%q,"via":"ds.example","term":1,"epoch":7,"claim_hash":"AQID"}`
+		w.rooms.state[api.EventPointer] = json.RawMessage(fmt.Sprintf(pointer, room, groupID))
 		w.ok("status")(w.call(here, "GET", uri, nil))
 		w.expectSent(api.EventPointer)
 		if sent := string(w.rooms.state[api.EventPointer]); strings.Contains(sent, `"claim_hash":"AQID"`) != kept {
@@ -331,7 +331,7 @@ func TestUnprovedTermIsNotAnnounced(t *testing.T) {
 			confirmation := l.Steps[1].Confirmation.Message
 			confirmation[len(confirmation)-1] ^= 1
 		},
-		"an older term": func(w *world, _ *mimiport.Lineage) { w.pointer(`{"via":"ds.example","term":2,"epoch":3}`) },
+		"an older term": func(w *world, _ *mimiport.Lineage) { w.pointer(`"via":"ds.example","term":2,"epoch":3`) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, uri, status := newMovedWorld(t)
@@ -351,11 +351,24 @@ func TestMoveIsAnnouncedWithoutPointer(t *testing.T) {
 	w.expectMoved(status)
 }
 
+// A pointer that names another room or another group hides no move.
+func TestMoveIsAnnouncedInPlaceOfAVoidPointer(t *testing.T) {
+	for _, void := range []string{
+		`{"room_id":"!before","group_id":%q,"via":"ds.example","term":2,"epoch":8}`,
+		`{"room_id":"!room","group_id":"CQkJ%.0s","via":"ds.example","term":2,"epoch":8}`,
+	} {
+		w, uri, status := newMovedWorld(t)
+		w.rooms.state[api.EventPointer] = json.RawMessage(fmt.Sprintf(void, groupID))
+		w.ok("status")(w.call(other, "GET", uri, nil))
+		w.expectMoved(status)
+	}
+}
+
 // The local service has verified the moves of its group, so a pointer that has missed a move does not stop the
 // announcement.
 func TestMoveIsAnnouncedAfterAMissedOne(t *testing.T) {
 	w, uri, status := newMovedWorld(t)
-	w.pointer(`{"via":"older.example","term":0,"epoch":0}`)
+	w.pointer(`"via":"older.example","term":0,"epoch":0`)
 	w.ok("status")(w.call(here, "GET", uri, nil))
 	w.expectMoved(status)
 }
@@ -370,10 +383,10 @@ func TestMoveIsNotAnnounced(t *testing.T) {
 		"no confirmation": func(_ *world, st *api.MigrationStatus) { st.Confirmation = nil },
 		"no offer":        func(_ *world, st *api.MigrationStatus) { st.MigrationResponse = nil },
 		"an older term": func(w *world, _ *api.MigrationStatus) {
-			w.pointer(`{"via":"ds.example","term":2,"epoch":8}`)
+			w.pointer(`"via":"ds.example","term":2,"epoch":8`)
 		},
 		"the same term": func(w *world, _ *api.MigrationStatus) {
-			w.pointer(`{"via":"ds.example","term":1,"epoch":8}`)
+			w.pointer(`"via":"ds.example","term":1,"epoch":8`)
 		},
 		"another room":         func(_ *world, st *api.MigrationStatus) { st.RoomID = "!other" },
 		"another group":        func(_ *world, st *api.MigrationStatus) { st.GroupID = []byte{9, 9, 9} },
@@ -390,11 +403,11 @@ func TestMoveIsNotAnnounced(t *testing.T) {
 func TestMoveThatDoesNotVerifyIsNotAnnounced(t *testing.T) {
 	for name, change := range map[string]func(*world, *api.MigrationStatus){
 		"another source than the pointer's": func(w *world, _ *api.MigrationStatus) {
-			w.pointer(`{"via":"x","term":0,"epoch":0}`)
+			w.pointer(`"via":"x","term":0,"epoch":0`)
 		},
 		"a target that signed no offer": func(_ *world, st *api.MigrationStatus) { st.Target = "evil.example" },
 		"a source that did not decide": func(w *world, st *api.MigrationStatus) {
-			w.pointer(`{"via":"evil.example","term":0,"epoch":0}`)
+			w.pointer(`"via":"evil.example","term":0,"epoch":0`)
 			st.Source = "evil.example"
 		},
 		"a confirmation of another offer": func(_ *world, st *api.MigrationStatus) {
@@ -428,8 +441,10 @@ func testNotAnnounced(t *testing.T, name, server string, change func(*world, *ap
 	})
 }
 
-func (w *world) pointer(content string) {
-	w.rooms.state[api.EventPointer] = json.RawMessage(content)
+// pointer puts a pointer of the group into the room.
+func (w *world) pointer(fields string) {
+	const pointer = `{"room_id":"!room","group_id":%q,%s}`
+	w.rooms.state[api.EventPointer] = json.RawMessage(fmt.Sprintf(pointer, groupID, fields))
 }
 
 // last returns the last byte of a signed message, which is part of its signature.

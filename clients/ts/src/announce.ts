@@ -46,11 +46,11 @@ export class Announcer {
   /** Points a room to the Delivery Service to which an own migration, by its source's decision, has led. */
   async announceMove(g: Group, m: OwnMigration, confirmation: Signed): Promise<void> {
     const { roomId: room_id, key: group_id, ds: via, term } = g;
-    const present = await this.matrix.roomState(room_id, POINTER);
-    if (via !== m.target || present?.term >= term) return;
+    const present = pointerTo(await this.matrix.roomState(room_id, POINTER), room_id, group_id);
+    if (via !== m.target || (present !== undefined && present.term >= term)) return;
     const { epoch } = decode(migrationResponse, m.response).migrationRequest;
     // A host that was lost, and comes back after this move, still yields to the claim.
-    const claim_hash = pointerTo(present, room_id, group_id)?.claim_hash;
+    const claim_hash = present?.claim_hash;
     const pointer: Pointer = {
       ...{ room_id, group_id, via, term, epoch: Number(epoch) + 1, migration_id: m.id },
       ...(claim_hash !== undefined && { claim_hash }),
