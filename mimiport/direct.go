@@ -8,12 +8,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// DirectRequest is an HTTP request of a device to a Delivery Service of another homeserver, as the device's MLS key
-// signs it (profile, sections 7 and 10).
+// DirectRequest is an HTTP request of a device to the Delivery Service of another homeserver. The device signs it with
+// its MLS key (profile, sections 7 and 10).
 type DirectRequest struct {
 	Service   string            `json:"service"` // the server name of the Delivery Service
 	Method    string            `json:"method"`
-	URI       string            `json:"uri"` // path and query, as they are sent
+	URI       string            `json:"uri"` // path and query, exactly as sent
 	BodyHash  [sha256.Size]byte `json:"body_hash"`
 	UserID    string            `json:"user_id"`
 	DeviceID  string            `json:"device_id"`
@@ -49,5 +49,6 @@ func UnmarshalDirectRequest(data []byte) (*DirectRequest, error) {
 	return unmarshal[DirectRequest](data)
 }
 
-// SignContent is what the device signs, by its key's scheme, without another label (profile, section 2).
+// SignContent returns the bytes that the device signs with its key's scheme. They have no other label (profile, section
+// 2).
 func (m *DirectRequest) SignContent() ([]byte, error) { return signContent(m) }

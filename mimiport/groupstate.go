@@ -9,14 +9,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// groupStateVersion is the only version of GroupState there is (profile, section 4).
+// groupStateVersion is the only version of GroupState (profile, section 4).
 const groupStateVersion = 1
 
-// SectionType is the type of a section of the group state. With the high bit set, an importer that does not know the
-// section must refuse the whole.
+// SectionType is the type of a section of the group state. If the high bit is set, an importer that does not know the
+// section must refuse the whole GroupState.
 type SectionType uint16
 
-// The sections of profile, section 4.
+// The section types of profile, section 4.
 const (
 	SectionBase      SectionType = 0x8001
 	SectionCommit    SectionType = 0x8002
@@ -28,11 +28,12 @@ const (
 	sectionCritical SectionType = 0x8000
 )
 
-// maxElements bounds the elements of every list in a group state, so that decoding it takes a small multiple of its
-// size in memory (profile, section 4).
+// maxElements is the largest number of elements of every list in a group state. With this bound, decoding a group state
+// takes memory of a small multiple of its size (profile, section 4).
 const maxElements = 1<<16 - 1
 
-// GroupState is what moves (profile, section 4). An optional section is present when its list is not empty.
+// GroupState is the state that a migration moves (profile, section 4). An optional section is present if its list is
+// not empty.
 type GroupState struct {
 	Base      BaseState   `json:"base"`
 	Commit    CommitState `json:"commit"`
@@ -40,7 +41,7 @@ type GroupState struct {
 	Lineage   Lineage     `json:"lineage"`
 	Welcomes  []Joiners   `json:"welcomes"` // ascending epochs
 	Log       []LogEntry  `json:"log"`      // ascending terms and numbers, in the order accepted
-	// optional sections of later versions: kept to encode identically, never passed on
+	// Unknown has the optional sections of later versions. Marshal encodes them identically, and no server passes them on.
 	Unknown []Section `json:"unknown"`
 }
 
@@ -50,7 +51,7 @@ type Section struct {
 	Data []byte      `json:"data"`
 }
 
-// BaseState is the group at the epoch of the MigrationRequest.
+// BaseState is the group's state at the epoch of the MigrationRequest.
 type BaseState struct {
 	Protocol    string `json:"protocol"`
 	GroupInfo   []byte `json:"group_info"` // MLSMessage
@@ -63,27 +64,27 @@ type CommitState struct {
 	GroupInfo []byte `json:"group_info"` // MLSMessage, of the next epoch
 }
 
-// Joiners is what those need who were added by one Commit and have not yet joined. A Commit has one Welcome for all it
-// adds.
+// Joiners has the data for members that one Commit has added and that have not joined yet. A Commit has one Welcome for
+// all members that it adds.
 type Joiners struct {
 	Epoch       uint64         `json:"epoch"`        // the epoch the Welcome leads to
-	RatchetTree []byte         `json:"ratchet_tree"` // may be empty: then it is in the Welcome, or read from the source
+	RatchetTree []byte         `json:"ratchet_tree"` // empty if it is in the Welcome, or read from the source
 	Welcome     []byte         `json:"welcome"`      // MLSMessage
-	Identities  []LeafIdentity `json:"identities"`   // whom it is for
+	Identities  []LeafIdentity `json:"identities"`   // the recipients of the Welcome
 }
 
-// LogEntry is one handshake message of the source's log, or of the log of a host before it.
+// LogEntry is one handshake message of the log of the source or of a host before the source.
 type LogEntry struct {
-	Term         uint64 `json:"term"` // in which it was accepted
-	Seq          uint64 `json:"seq"`  // its number in that term, at least 1
+	Term         uint64 `json:"term"` // the term in which a host accepted the message
+	Seq          uint64 `json:"seq"`  // the message's number in that term, at least 1
 	Epoch        uint64 `json:"epoch"`
 	Sender       string `json:"sender"`         // a user id; empty for the Delivery Service of the term
 	Message      []byte `json:"message"`        // MLSMessage
-	Receipt      []byte `json:"receipt"`        // of a Commit: CommitReceipt; empty where it is not known
-	ReceiptKeyID string `json:"receipt_key_id"` // that the receipt is signed with
+	Receipt      []byte `json:"receipt"`        // of a Commit: the CommitReceipt; empty if it is not known
+	ReceiptKeyID string `json:"receipt_key_id"` // the id of the key that signed the receipt
 }
 
-// maxSender is the longest Matrix user id, in bytes.
+// maxSender is the length in bytes of the longest Matrix user id.
 const maxSender = 255
 
 // LeafIdentity is the identity in a member's basic credential (profile, section 7).
@@ -116,7 +117,7 @@ func (m *Section) decode(s *cryptobyte.String) bool {
 	return s.ReadUint16((*uint16)(&m.Type)) && wire.ReadOpaque(s, &m.Data)
 }
 
-// part is a section that this version knows: its type, what is in it, and whether that is nothing.
+// part is a section that this version knows: its type, its content, and whether the content is empty.
 type part struct {
 	typ SectionType
 	message
@@ -134,7 +135,7 @@ func (g *GroupState) parts() []part {
 	}
 }
 
-// Marshal encodes the state; empty optional sections are left out.
+// Marshal encodes the state. It leaves out empty optional sections.
 func (g *GroupState) Marshal() ([]byte, error) {
 	sections := slices.Clone(g.Unknown)
 	for _, p := range g.parts() {
@@ -155,7 +156,8 @@ func (g *GroupState) Marshal() ([]byte, error) {
 }
 
 // UnmarshalGroupState decodes a group state. It returns a KindUnsupported error for another version or an unknown
-// critical section, and a KindBadMessage error for anything else that is wrong: order, repetition, a missing section.
+// critical section. It returns a KindBadMessage error for any other fault: wrong order, a repetition, a missing
+// section.
 func UnmarshalGroupState(data []byte) (*GroupState, error) {
 	sections, err := splitGroupState(data)
 	if err != nil {
@@ -191,7 +193,7 @@ func UnmarshalGroupState(data []byte) (*GroupState, error) {
 
 const opGroupState = "decode group_state"
 
-// splitGroupState takes a group state apart into its sections, which are of ascending types.
+// splitGroupState splits a group state into its sections, whose types must ascend.
 func splitGroupState(data []byte) ([]Section, error) {
 	s := cryptobyte.String(data)
 	var version uint16
@@ -261,10 +263,10 @@ func (m *LogEntry) decode(s *cryptobyte.String) bool {
 		(len(m.Receipt) == 0) == (m.ReceiptKeyID == "")
 }
 
-// readMessage reads a message, which is never empty.
+// readMessage reads a message, which must not be empty.
 func readMessage(s *cryptobyte.String, v *[]byte) bool { return wire.ReadOpaque(s, v) && len(*v) > 0 }
 
-// opaques is `opaque x<V> list<V>`, each a message.
+// opaques is a list of messages, `opaque x<V> list<V>`.
 type opaques struct{ list *[][]byte }
 
 func (o opaques) encode(b *cryptobyte.Builder) {

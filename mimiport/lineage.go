@@ -9,45 +9,45 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
 
-// StepKind is how a group came to its next Delivery Service (profile, section 3).
+// StepKind is the way in which a group came to its next Delivery Service (profile, section 3).
 type StepKind uint8
 
-// The kinds of steps. No other decodes.
+// The kinds of steps. Decoding refuses any other kind.
 const (
 	StepMigration StepKind = 1 // the hand-over of profile, section 6
-	StepReclaim   StepKind = 2 // a former host takes the group back from a target that is lost
-	StepRecover   StepKind = 3 // a server takes the group on from what members hold, because its host is lost
+	StepReclaim   StepKind = 2 // a former host takes the group back from a lost target
+	StepRecover   StepKind = 3 // a server continues a group whose host is lost, from the state that members hold
 )
 
-// Lineage is who hosted the group, from its creation on (profile, section 3).
+// Lineage lists the hosts of a group from its creation on (profile, section 3).
 type Lineage struct {
 	CreatingServer string           `json:"creating_server"`
 	Preimage       *GroupIDPreimage `json:"preimage"` // nil for a foreign id
-	RoomID         string           `json:"room_id"`  // the room it is bound to now
+	RoomID         string           `json:"room_id"`  // the room that the group is bound to now
 	Steps          []LineageStep    `json:"steps"`
 }
 
-// Term is the number of steps: the term of the present host.
+// Term returns the number of steps, which is the term of the present host.
 func (l *Lineage) Term() uint64 { return uint64(len(l.Steps)) }
 
-// LineageStep is the proof of one step. A migration is proved by the target's offer and the source's decision,
-// supported by the target's vote; a reclaim or recover by the claim of the server that takes the group.
+// LineageStep is the proof of one step. The target's offer and the source's decision prove a migration. The target's
+// vote supports them. The claim of the server that takes the group proves a reclaim or recover.
 type LineageStep struct {
 	Kind         StepKind      `json:"kind"`
 	Response     SignedMessage `json:"migration_response,omitzero"`     // by the step's target
 	Confirmation SignedMessage `json:"migration_confirmation,omitzero"` // by the step's source
-	// by the step's target; empty where it is not known
+	// Vote is by the step's target. It is empty if it is not known.
 	Vote  SignedMessage  `json:"migration_vote,omitzero"`
-	Claim *SignedMessage `json:"lineage_claim,omitzero"` // LineageClaim, of any other kind but a migration
+	Claim *SignedMessage `json:"lineage_claim,omitzero"` // a LineageClaim; only for a reclaim or recover
 }
 
-// LineageClaim is a server's word that it hosts the group in a term, signed by it (profile, section 3).
+// LineageClaim is a server's signed statement that it hosts the group in a term (profile, section 3).
 type LineageClaim struct {
 	Kind       StepKind `json:"kind"` // StepReclaim or StepRecover
 	DomainName string   `json:"domain_name"`
 	GroupID    []byte   `json:"group_id"`
 	Term       uint64   `json:"term"`
-	Epoch      uint64   `json:"epoch"` // that the term begins with
+	Epoch      uint64   `json:"epoch"` // the first epoch of the term
 	Signature  []byte   `json:"signature"`
 }
 
@@ -73,7 +73,7 @@ func (m *LineageClaim) Marshal() ([]byte, error) { return marshal(m) }
 // UnmarshalLineageClaim decodes data, or returns a KindBadMessage error.
 func UnmarshalLineageClaim(data []byte) (*LineageClaim, error) { return unmarshal[LineageClaim](data) }
 
-// SignedMessage is a message with what a later reader needs to verify it.
+// SignedMessage is a message with everything that a later reader needs to verify it.
 type SignedMessage struct {
 	Message   []byte `json:"message"`
 	KeyID     string `json:"key_id"`
@@ -90,7 +90,7 @@ func (m *SignedMessage) decode(s *cryptobyte.String) bool {
 	return readMessage(s, &m.Message) && readString(s, &m.KeyID) && m.KeyID != "" && wire.ReadOpaque(s, &m.KeyObject)
 }
 
-// decodeAbsent reads a message that is not there: three empty vectors.
+// decodeAbsent reads an absent message, which is three empty vectors.
 func (m *SignedMessage) decodeAbsent(s *cryptobyte.String) bool {
 	return bytes.HasPrefix(*s, []byte{0, 0, 0}) && s.Skip(3)
 }

@@ -2,9 +2,9 @@
 // docs/profile.md adds to them, their signatures, identifiers and errors. It does no I/O, reads no clock and draws no
 // randomness.
 //
-// Every Unmarshal function refuses trailing bytes, non-minimal lengths and anything it would not encode identically,
-// and returns slices of its input. Every Marshal method fails only when a field is longer than its vector can state.
-// The json tags are the field names of the draft, for tools: on the wire the structures are binary.
+// Every Unmarshal function refuses trailing bytes, non-minimal lengths and all input that it would not encode
+// identically. It returns slices of its input. Every Marshal method fails only if a field is too long for its vector.
+// The json tags are the field names of the draft, for tools. On the wire the structures are binary.
 package mimiport
 
 //go:generate go run ./internal/vectors testdata
@@ -21,7 +21,7 @@ import (
 // NonceSize is the length in bytes of a MigrationResponse's nonce.
 const NonceSize = 32
 
-// MaxEpoch is the largest epoch there is: databases store 64-bit integers with a sign (profile, section 1).
+// MaxEpoch is the largest valid epoch, because databases store signed 64-bit integers (profile, section 1).
 const MaxEpoch = 1<<63 - 1
 
 // MaxGroupID is the length in bytes of the longest group id; the shortest is 1 (profile, section 3).
@@ -30,7 +30,7 @@ const MaxGroupID = 255
 // Nonce names one offer of a target (draft, "Requesting a migration").
 type Nonce [NonceSize]byte
 
-// MigrationRequest is what a client sends to the target (draft, "Requesting a migration").
+// MigrationRequest is the client's request to the target (draft, "Requesting a migration").
 type MigrationRequest struct {
 	SourceDomain string `json:"source_domain_name"`
 	TargetDomain string `json:"target_domain_name"`
@@ -45,7 +45,8 @@ type MigrationResponse struct {
 	Signature []byte           `json:"signature"`
 }
 
-// MigrationInit is what the client sends to the source, signed with its leaf key (draft, "Initiating a migration").
+// MigrationInit is the client's order to the source, signed with the client's leaf key (draft, "Initiating a
+// migration").
 type MigrationInit struct {
 	Response  MigrationResponse `json:"migration_response"`
 	Signature []byte            `json:"signature"`
@@ -56,7 +57,7 @@ type MigrationCommitAAD struct {
 	TargetDomain string `json:"target_ds_domain"`
 }
 
-// MigrationComponent is the application component under which a MigrationCommitAAD travels in a SafeAAD (profile,
+// MigrationComponent is the id of the application component that a MigrationCommitAAD has in a SafeAAD (profile,
 // section 5). It is in the range for private use.
 const MigrationComponent uint16 = 0xf1c4
 
@@ -74,16 +75,16 @@ type TargetMigrationComplete struct {
 }
 
 // MigrationVote is the target's vote in one migration of one term, signed by it (profile, section 1). The
-// TargetMigrationComplete beside it names a content alone.
+// TargetMigrationComplete beside it names only a content.
 type MigrationVote struct {
 	MigrationID MigrationID `json:"migration_id"`
-	Term        uint64      `json:"term"` // that the migration begins
+	Term        uint64      `json:"term"` // the term that the migration begins
 	ContentHash []byte      `json:"migration_content_hash"`
 	Signature   []byte      `json:"signature"`
 }
 
 // MigrationConfirmation is the source's decision, signed by it (draft, "Initiating a migration"). DomainName is the
-// target's name: where the group now is (profile, section 1).
+// name of the target, which now has the group (profile, section 1).
 type MigrationConfirmation struct {
 	DomainName string `json:"domain_name"`
 	Nonce      Nonce  `json:"nonce"`
@@ -98,11 +99,11 @@ type MigrationAbort struct {
 	Signature    []byte      `json:"signature"`
 }
 
-// ExternalSenderOffer is the external_senders entry that a migration Commit puts in the place of the source's, signed
-// by the target (profile, section 5). It travels beside the MigrationResponse.
+// ExternalSenderOffer is the target's external_senders entry, signed by the target (profile, section 5). The migration
+// Commit replaces the source's entry with it. It travels beside the MigrationResponse.
 type ExternalSenderOffer struct {
 	MigrationID    MigrationID `json:"migration_id"`
-	ExternalSender []byte      `json:"external_sender"` // encoded as the group's protocol has it
+	ExternalSender []byte      `json:"external_sender"` // in the encoding of the group's protocol
 	Signature      []byte      `json:"signature"`
 }
 
@@ -136,8 +137,8 @@ func UnmarshalExternalSenderOffer(data []byte) (*ExternalSenderOffer, error) {
 	return unmarshal[ExternalSenderOffer](data)
 }
 
-// message is one wire structure: how its fields are written and read, in order. The two functions stand side by side
-// so that neither changes alone.
+// message is one wire structure, with a function to write its fields and a function to read them. The two functions
+// stand side by side so that nobody changes only one of them.
 type message interface {
 	encode(*cryptobyte.Builder)
 	decode(*cryptobyte.String) bool
@@ -173,13 +174,13 @@ func unmarshal[M any, P interface {
 	return m, nil
 }
 
-// decodeAll decodes data into a zero m and reports whether that is all there is.
+// decodeAll decodes data into a zero m and reports whether m takes all of data.
 func decodeAll(m message, data []byte) bool {
 	s := cryptobyte.String(data)
 	return m.decode(&s) && s.Empty()
 }
 
-// readString reads a text, which is UTF-8 (profile, section 10).
+// readString reads a text. It refuses bytes that are not UTF-8 (profile, section 10).
 func readString(s *cryptobyte.String, v *string) bool {
 	var b []byte
 	if !wire.ReadOpaque(s, &b) || !utf8.Valid(b) {
@@ -205,8 +206,8 @@ func (m *MigrationRequest) decode(s *cryptobyte.String) bool {
 		wire.ReadOpaque(s, &m.GroupID) && readEpoch(s, &m.Epoch)
 }
 
-// Validate checks what a MigrationRequest says by itself: two different, well-formed server names, a group id of 1 to
-// MaxGroupID bytes, an epoch of at most MaxEpoch. It returns a KindBadMessage error.
+// Validate checks a MigrationRequest alone: it must have two different, valid server names, a group id of 1 to
+// MaxGroupID bytes, and an epoch of at most MaxEpoch. It returns a KindBadMessage error.
 func (m *MigrationRequest) Validate() error {
 	const op = "validate MigrationRequest"
 	if err := ValidateServerName(m.SourceDomain); err != nil {

@@ -18,14 +18,13 @@ const DirectScheme = "MimiDevice"
 const (
 	maxDirect = 4096      // bytes of an Authorization header
 	maxID     = 255       // bytes of a user or device id
-	maxMillis = 1<<53 - 1 // as all integers
+	maxMillis = 1<<53 - 1 // the bound of all integers in JSON
 )
 
-// DirectFeature is the unstable feature by which a server says that it takes direct requests.
+// DirectFeature is the unstable feature that a server lists if it accepts direct requests.
 const DirectFeature = Namespace + ".direct_requests"
 
-// DirectKey names the device and its key that a direct request is signed with. The scheme is as mls.SignatureScheme
-// names it.
+// DirectKey names the device that signs a direct request, and its key. The scheme is a value of mls.SignatureScheme.
 type DirectKey struct {
 	UserID, DeviceID, Scheme string
 }
@@ -42,7 +41,7 @@ var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func quote(s string) string { return `"` + escape.Replace(s) + `"` }
 
-// IsDirect says whether a request comes with an Authorization header of DirectScheme.
+// IsDirect reports whether a request has an Authorization header of DirectScheme.
 func IsDirect(h http.Header) bool {
 	for _, value := range h.Values("Authorization") {
 		if scheme, _, _ := strings.Cut(value, " "); scheme == DirectScheme {
@@ -52,8 +51,8 @@ func IsDirect(h http.Header) bool {
 	return false
 }
 
-// ParseDirectHeader reads what DirectHeader writes, and nothing else, from the only Authorization header of a request.
-// The request has no service, method and URI yet. Any other header is a KindBadMessage error.
+// ParseDirectHeader reads the output of DirectHeader from the only Authorization header of a request. Any other header
+// is a KindBadMessage error. The returned DirectRequest has no service, method and URI yet.
 func ParseDirectHeader(h http.Header) (r *mimiport.DirectRequest, key DirectKey, err error) {
 	values := h.Values("Authorization")
 	if len(values) != 1 || len(values[0]) > maxDirect {
@@ -86,7 +85,7 @@ func ParseDirectHeader(h http.Header) (r *mimiport.DirectRequest, key DirectKey,
 	return r, key, requireIDs(r)
 }
 
-// cutField takes one field off the front.
+// cutField cuts one field off the front.
 func cutField(s, name string, first bool) (value, rest string, ok bool) {
 	before := "," + name + `="`
 	if first {
@@ -117,7 +116,8 @@ func decode32(s string, v *[32]byte) bool {
 	return err == nil && copy(v[:], b) == len(b) && len(b) == len(v)
 }
 
-// schemeOf takes a DeviceKeyName apart. For another name it is one that makes another DeviceKeyName.
+// schemeOf returns the scheme of a DeviceKeyName. For any other name it returns a scheme with a different
+// DeviceKeyName.
 func schemeOf(name, deviceID string) string {
 	before, after, _ := strings.Cut(DeviceKeyName("\x00", deviceID), "\x00")
 	return strings.TrimSuffix(strings.TrimPrefix(name, before), after)

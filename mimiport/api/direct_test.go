@@ -11,7 +11,7 @@ import (
 
 func authorization(values ...string) http.Header { return http.Header{"Authorization": values} }
 
-// TestDirectHeaders: a request has one such header, which is bounded.
+// TestDirectHeaders: a direct request has exactly one Authorization header, of bounded size.
 func TestDirectHeaders(t *testing.T) {
 	r := &mimiport.DirectRequest{UserID: "@alice:a.example", DeviceID: "PHONE", Signature: make([]byte, 64)}
 	valid := DirectHeader(r, "ed25519")
@@ -40,7 +40,7 @@ func TestDirectHeaders(t *testing.T) {
 	}
 }
 
-// FuzzDirectHeader: a header that is taken is what is written for the same request.
+// FuzzDirectHeader: ParseDirectHeader accepts only a header that DirectHeader writes for the same request.
 func FuzzDirectHeader(f *testing.F) {
 	data, err := os.ReadFile("../testdata/direct_headers.json")
 	if err != nil {

@@ -1,14 +1,14 @@
 package api
 
-// Drift is how the leaves of a group differ from its room and from the devices of its users (profile, section 7).
+// Drift lists the differences of a group's leaves from its room and from the devices of its users (profile, section 7).
 type Drift struct {
 	Epoch       uint64      `json:"epoch"`
-	Leaves      []DriftLeaf `json:"leaves"`       // that something is wrong with, in order
+	Leaves      []DriftLeaf `json:"leaves"`       // the leaves with a fault, in order
 	WithoutLeaf []string    `json:"without_leaf"` // users who are joined to the room and have no leaf
-	Unasked     []string    `json:"unasked"`      // homeservers that have not answered: nothing is said of their devices
+	Unasked     []string    `json:"unasked"`      // homeservers without an answer: their devices are not checked
 }
 
-// DriftLeaf is a leaf, and each thing that is wrong with it.
+// DriftLeaf is a leaf with all its faults.
 type DriftLeaf struct {
 	Leaf     uint32  `json:"leaf"`
 	UserID   string  `json:"user_id"`
@@ -16,7 +16,7 @@ type DriftLeaf struct {
 	Faults   []Fault `json:"faults"`
 }
 
-// Fault is what is wrong with a leaf.
+// Fault is a fault of a leaf.
 type Fault string
 
 // The faults.
@@ -25,11 +25,11 @@ const (
 	FaultNoDevice  Fault = "no_device"  // the user's homeserver lists no such device
 	FaultNoKey     Fault = "no_key"     // the device publishes no MLS key
 	FaultOtherKey  Fault = "other_key"  // the device publishes another MLS key
-	FaultDuplicate Fault = "duplicate"  // a leaf before it is of the same device
+	FaultDuplicate Fault = "duplicate"  // a leaf with a lower index is of the same device
 )
 
-// Expelled is what this server has proposed when an operator let it.
+// Expelled lists the removals that this server has proposed for an operator.
 type Expelled struct {
-	Leaves  int      `json:"leaves"`  // whose removal is proposed
+	Leaves  int      `json:"leaves"`  // the number of leaves whose removal is proposed
 	Unasked []string `json:"unasked"` // homeservers that have not answered: the leaves of their users' devices stay
 }

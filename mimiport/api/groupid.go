@@ -2,8 +2,8 @@ package api
 
 import "github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 
-// GroupID is the id of a group. It is text in unpadded base64url wherever a person may see or paste it: in paths,
-// bodies and events alike (profile, section 1).
+// GroupID is the id of a group. It is text in unpadded base64url in paths, bodies and events, so that people can copy
+// it between them (profile, section 1).
 type GroupID []byte
 
 // ParseGroupID reads 1 to 255 bytes in unpadded base64url. Anything else is a KindBadMessage error.
@@ -16,7 +16,7 @@ func ParseGroupID(s string) (GroupID, error) {
 	return id, nil
 }
 
-// String is the id in unpadded base64url.
+// String returns the id in unpadded base64url.
 func (id GroupID) String() string { return mimiport.IDText(id) }
 
 // MarshalText is String.

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// An id in JSON is the text of a path: base64url alone, in one form for the same bytes.
+// An id has the same text in JSON and in a path: base64url, in exactly one form for the same bytes.
 func TestGroupID(t *testing.T) {
 	var b api.Binding
 	if err := json.Unmarshal([]byte(`{"group_id":"-_8D"}`), &b); err != nil || string(b.GroupID) != "\xfb\xff\x03" {

@@ -5,9 +5,9 @@ import "net/http"
 // Namespace is the unstable name of this project's protocol, with its wire version (profile, section 1).
 const Namespace = "io.github.mimiport.v0"
 
-// Route says where one call is found.
+// Route is the address of one call.
 type Route struct {
-	Name    string // of the metric and in openapi.yaml, e.g. "submit"
+	Name    string // the name in the metric and in openapi.yaml, e.g. "submit"
 	Method  string
 	Path    string // below the mount point, with variables in braces: "/groups/{groupId}"
 	MaxBody int64  // bytes; 0 for none
@@ -15,15 +15,15 @@ type Route struct {
 }
 
 // maxJSON is the limit in bytes of a JSON body: 1 MiB in base64 with room to spare. MaxBind is the limit for binding a
-// group, whose ratchet tree is in the body, over federation. Both are small because it takes 20 times the size in
-// memory to check who has signed a JSON body.
+// group over federation: the body has the group's ratchet tree. Both limits are small, because checking the signature
+// of a JSON body takes 20 times its size in memory.
 const (
 	maxJSON = 3 << 19
 	MaxBind = 8 << 20
 )
 
-// The routes of users and servers, as server and client must agree on them. Package edge adds the calls. Names are
-// those of openapi.yaml.
+// The routes for users and servers. Server and client use the same table. Package edge adds the calls. The names are
+// the operation ids of openapi.yaml.
 var (
 	ReserveGroup = Route{Name: "reserveGroup", Method: http.MethodPost, Path: "/groups", MaxBody: maxJSON}
 	BindGroup    = Route{Name: "bindGroup", Method: http.MethodPut, Path: "/groups/{groupId}", MaxBody: MaxBind}

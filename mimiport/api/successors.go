@@ -8,24 +8,23 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// EventSuccessors is the type of the state event by which a room agrees, while all is well, on the servers that may
-// take its group on when the host is lost (profile, section 12).
+// EventSuccessors is the type of the state event that lists the servers that may recover a room's group if the host is
+// lost. The room sets it before that happens (profile, section 12).
 const EventSuccessors = "io.github.mimiport.successors"
 
-// MaxSuccessors is how many servers an EventSuccessors names at most.
+// MaxSuccessors is the largest number of servers in an EventSuccessors.
 const MaxSuccessors = 16
 
-// Successors is the content of EventSuccessors. Of two servers that both recover the group, the one listed first has
-// it.
+// Successors is the content of EventSuccessors. If two servers recover the group, the server listed first has it.
 type Successors struct {
 	RoomID  string   `json:"room_id"`  // a list that a room upgrade has copied is void
-	GroupID GroupID  `json:"group_id"` // of the group that it is about
+	GroupID GroupID  `json:"group_id"` // the group that the list is about
 	Servers []string `json:"servers"`  // at most MaxSuccessors valid names, none of them twice
 }
 
 // UnmarshalSuccessors reads the content of an EventSuccessors. It returns a KindBadMessage error for content without a
-// group id or a list, and for a list that is too long or has a name twice or a name that is not valid. Unknown members
-// are ignored.
+// group id or a list, and for a list that is too long, has a name twice or has an invalid name. It ignores unknown
+// members.
 func UnmarshalSuccessors(content []byte) (*Successors, error) {
 	const op = "read successors"
 	l := new(Successors)
@@ -52,7 +51,7 @@ func UnmarshalSuccessors(content []byte) (*Successors, error) {
 	return l, nil
 }
 
-// Names says whether the list is of this room and group.
+// Names reports whether the list is of this room and group.
 func (l *Successors) Names(roomID string, groupID []byte) bool {
 	return l.RoomID == roomID && bytes.Equal(l.GroupID, groupID)
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// names is a JSON list of n server names.
+// names returns a JSON list of n server names.
 func names(n int) string {
 	list := make([]string, n)
 	for i := range list {
@@ -20,7 +20,7 @@ func names(n int) string {
 	return string(encoded)
 }
 
-// TestSuccessors: a list is bounded, and has valid names, each once.
+// TestSuccessors: a list is bounded and has only valid names, each once.
 func TestSuccessors(t *testing.T) {
 	for servers, ok := range map[string]bool{
 		`[]`: true, `["b.example:8448","c.example"]`: true, names(api.MaxSuccessors): true,
@@ -45,7 +45,7 @@ func TestSuccessors(t *testing.T) {
 	}
 }
 
-// FuzzSuccessors: what is read is bounded, and encodes to the same list.
+// FuzzSuccessors: a decoded list is bounded, and encodes to the same list.
 func FuzzSuccessors(f *testing.F) {
 	f.Add([]byte(`{"room_id":"!r:a","group_id":"AQ","servers":["b.example"]}`))
 	f.Fuzz(func(t *testing.T, content []byte) {

@@ -118,8 +118,8 @@ func (s *Service) init(
 	})
 }
 
-// probe asks the target, before anything freezes, whether it is there, knows of its offer, and speaks the group's
-// protocol. It returns the limits of the target.
+// probe asks the target before the freeze whether it answers, knows its offer, and speaks the group's protocol. It
+// returns the limits of the target.
 func (s outgoing) probe(
 	ctx context.Context, offer *mimiport.MigrationResponse, protocol string,
 ) (*api.TargetLimits, error) {

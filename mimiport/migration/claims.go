@@ -7,15 +7,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Next is the verified step of a lineage that begins the term after a group's, and all that counts for or against it.
-// It is the place for every further fact that decides who has a group.
+// Next is the verified step of a lineage that begins the term after a group's term, with all facts that count for or
+// against it. A new fact that decides who has a group belongs here.
 type Next struct {
 	Kind      mimiport.StepKind
 	Migration mimiport.MigrationID // of a StepMigration
-	Supported bool                 // of a claim: the group's room supports it, or this server's operator does
+	Supported bool                 // of a claim: the group's room or this server's operator supports it
 }
 
-// Ruling is what a server does about a Next.
+// Ruling says how a server reacts to a Next or a Rival.
 type Ruling uint8
 
 // The rulings.
@@ -23,14 +23,14 @@ const (
 	Nothing     Ruling = iota // the server redirects already, or has no group
 	TakeConfirm               // the step is the migration that is staged here: Confirm
 	TakeOther                 // another step began the term that is staged here: Superseded
-	TakeOwn                   // this server has confirmed the step itself, and does not remember: Recall
+	TakeOwn                   // this server has confirmed the step itself, and has forgotten it: Recall
 	TakeClaim                 // another server has claimed the group, with support: Yield
 	KeepOn                    // another server has claimed the group, without support: Contest
-	TakeBack                  // this server has signed for the other lineage, and does not have it: Return
-	Stop                      // the same, and another lineage of the term is here: Halt
+	TakeBack                  // this server has signed for the other lineage, and has forgotten it: Return
+	Stop                      // the same, and this server has another lineage of the term: Halt
 )
 
-// Judge says what the server whose group this is does about the step that begins the next term (profile, section 3).
+// Judge says how the server that has this group reacts to the step that begins the next term (profile, section 3).
 func (g Group) Judge(n Next) Ruling {
 	switch {
 	case g.State == GroupStaged && n.Kind == mimiport.StepMigration && n.Migration == g.Migration:
@@ -47,20 +47,20 @@ func (g Group) Judge(n Next) Ruling {
 	return KeepOn
 }
 
-// yielded is a group that redirects by a claim.
+// yielded is a group that redirects because of a claim.
 var yielded = Group{State: GroupMoved}
 
-// Rival is a verified lineage that parts from the one recorded here, up to the step that counts in it: the claim
-// that the room's pointer names, or else the step with which it parts.
+// Rival is a verified lineage that parts from the recorded one. It ends with the step that counts: the claim that the
+// room's pointer names, or else the step with which it parts.
 type Rival struct {
-	Outranks bool // everybody prefers it to the recorded one, or this server's operator does
+	Outranks bool // everybody, or this server's operator, prefers it to the recorded lineage
 	Here     bool // the step gives the group to this server
-	Signed   bool // and this server has voted for that or claimed it: an offer alone is nothing
-	Forgot   bool // and it does not remember
+	Signed   bool // this server has voted for this step or claimed the group by it; an offer does not count
+	Forgot   bool // this server has forgotten its signature
 }
 
-// JudgeRival says what a server does about a lineage that parts from its own (profile, section 3). A server that has
-// yielded goes along when the room changes its mind.
+// JudgeRival says how a server reacts to a lineage that parts from its own (profile, section 3). A server that has
+// yielded follows the room when the room changes its mind.
 func (g Group) JudgeRival(r Rival) Ruling {
 	switch {
 	case g == yielded && !r.Outranks, g != yielded && !g.Owned():
@@ -77,11 +77,11 @@ func (g Group) JudgeRival(r Rival) Ruling {
 	return TakeClaim
 }
 
-// elsewhere is why a migration is given up when the server learns that the group is in a later term.
+// elsewhere is the reason to give up a migration when the server learns that the group is in a later term.
 const elsewhere = "the group is elsewhere in a later term"
 
-// GiveUpElsewhere gives up the migration that a group is frozen for, before the Recall of another one: a vote could
-// otherwise still have this server confirm it, against what it has been shown.
+// GiveUpElsewhere gives up the migration that a group is frozen for, before the Recall of another migration. Otherwise
+// a vote could still make this server confirm the first one, against its shown confirmation.
 var GiveUpElsewhere = GiveUp{Reason: elsewhere}
 
 // requireThawed fails if the group is frozen for another migration than the record's.
@@ -92,13 +92,13 @@ func (r *Ready) requireThawed() error {
 	return nil
 }
 
-// Recall is S's own verified confirmation, shown to S: it has signed what it does not remember, as after the restore
-// of a backup. Its signature beats its database, its own abort included (profile, section 3). A receiver without a
-// state is the record that S must once have had. It fails with ErrFrozen while the group is frozen for another
+// Recall is S's own verified confirmation that somebody shows to S. S has forgotten it, as after the restore of a
+// backup. S's signature counts more than its database, even more than its own abort (profile, section 3). A receiver
+// without a state is the record that S once had. Recall fails with ErrFrozen while the group is frozen for another
 // migration.
 type Recall struct {
 	Confirmation Signed
-	Lineage      []byte // that was shown, encoded
+	Lineage      []byte // the shown lineage, encoded
 }
 
 func (e Recall) step(r Ready) (Ready, error) {
@@ -118,9 +118,9 @@ func (e Recall) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Yield is another server's verified claim to a group that is hosted here, or that this server has yielded before:
-// the group redirects there. The receiver is the record that the group is frozen for, which is given up, or the zero
-// record. It fails with ErrFrozen for any other.
+// Yield is another server's verified claim to a group that this server hosts or has yielded before. The group then
+// redirects to the other server. The receiver is the record that the group is frozen for, or the zero record. Yield
+// gives the record's migration up. It fails with ErrFrozen for any other record.
 type Yield struct{ Lineage []byte } // that was shown, encoded
 
 func (e Yield) step(r Ready) (Ready, error) {
@@ -135,12 +135,12 @@ func (e Yield) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// ErrContested is returned for a claim that this server does not follow. The Ready holds the evidence to keep.
+// ErrContested is the error for a claim that this server does not follow. The Ready holds the evidence to keep.
 var ErrContested = errors.New("migration: the claim has no support, and the group goes on here")
 
-// Contest is another server's verified claim that neither the room nor this server's operator supports: the group
-// goes on here. Step it on the zero record. It fails with ErrContested, unless the group is stopped: then nothing
-// goes on here that the claim would be against.
+// Contest is another server's verified claim that neither the room nor this server's operator supports. The group goes
+// on here. Step it on the zero record. It fails with ErrContested, unless the group is stopped: a stopped group does
+// not go on here, so the claim contradicts nothing.
 type Contest struct{ Lineage []byte } // that was shown, encoded
 
 func (e Contest) step(r Ready) (Ready, error) {
@@ -151,15 +151,15 @@ func (e Contest) step(r Ready) (Ready, error) {
 	return r, ErrContested
 }
 
-// Return is a verified lineage by which the group came back here in a term that this server does not remember: its
-// database is older than what it has signed. Or it is one by which the room gives back what this server has yielded.
-// The group is stopped until an operator decides. Step it on the zero record and on the row of that term: one that
-// is neither vacant nor yielded stays as it is.
+// Return is a verified lineage by which the group came back here in a term that this server has forgotten: its database
+// is older than its signatures. It can also be a lineage by which the room gives back a group that this server has
+// yielded. The group is stopped until an operator decides. Step it on the zero record and on the row of that term. A
+// row that is neither vacant nor yielded stays as it is.
 type Return struct{ Lineage []byte } // that was shown, encoded
 
 func (e Return) step(r Ready) (Ready, error) {
 	switch {
-	case r.Group == yielded: // its log and trees are here yet
+	case r.Group == yielded: // this server still has its log and trees
 		r.Group, r.Follow = Group{State: GroupStopped}, e.Lineage
 		r.keep(EvidenceContested, Signed{Message: e.Lineage})
 	case r.Group.requireVacant() == nil:
@@ -169,10 +169,9 @@ func (e Return) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Halt stops an active group that another server claims or contests, until an operator decides: a recover that the
-// server before contests, or a term that this server's operator is about to reclaim above the claim. Step it on the
-// zero record.
-type Halt struct{ Lineage []byte } // the other server's, or the one that it contests, encoded
+// Halt stops an active group until an operator decides. The former host contests this server's recover, or this
+// server's operator is about to reclaim the group above another server's claim. Step it on the zero record.
+type Halt struct{ Lineage []byte } // the other server's lineage, or the lineage that it contests, encoded
 
 func (e Halt) step(r Ready) (Ready, error) {
 	if r.Group.State != GroupActive {
@@ -183,8 +182,9 @@ func (e Halt) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Displace is a verified lineage of the group that the id was made for, shown to a server that has another group by
-// that id: the id is a hash, and this lineage has the preimage. What is here is dropped. Step it on the zero record.
+// Displace is a verified lineage of the group that the id was made for: the id is a hash, and this lineage has the
+// preimage. The server that it is shown to has another group with this id, and drops that group. Step it on the zero
+// record.
 type Displace struct{ Lineage []byte } // that was shown, encoded
 
 func (e Displace) step(r Ready) (Ready, error) {
@@ -196,17 +196,17 @@ func (e Displace) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Why a group cannot be reclaimed.
+// The reasons why a group cannot be reclaimed.
 var (
 	ErrNotGone  = errors.New("migration: the group has not moved away from here, nor was it stopped")
 	ErrNotGiven = errors.New("migration: what the target was given is not here")
 )
 
-// Reclaim ends a term, here or at the target, that a Claim of this server follows, by an operator (profile, section
-// 6). The receiver is the record of the migration by which the group moved, or the zero record. It fails with
-// ErrNotGone or ErrNotGiven.
+// Reclaim ends a term, here or at the target, before a Claim of this server (profile, section 6). It is for operators.
+// The receiver is the record of the migration by which the group moved, or the zero record. It fails with ErrNotGone or
+// ErrNotGiven.
 type Reclaim struct {
-	Given bool // what the target was given is here: the log ends with the migration Commit
+	Given bool // this server has the state that the target got: the log ends with the migration Commit
 }
 
 func (e Reclaim) step(r Ready) (Ready, error) {
@@ -219,13 +219,13 @@ func (e Reclaim) step(r Ready) (Ready, error) {
 	case m.Role != Source, r.Group.Migration != m.ID, !e.Given:
 		return r, ErrNotGiven
 	}
-	r.Done = append(r.Done, RowConfirmation) // should the target come back, it is shown how the group went on instead
+	r.Done = append(r.Done, RowConfirmation) // a target that comes back gets the new lineage instead
 	r.put(RowLineage, time.Time{})
 	return r, nil
 }
 
-// Claim begins a term of this server's own, by an operator. Step it on the zero record and on the row of that term.
-// It fails with ErrStaged or ErrTaken where the row is not vacant.
+// Claim begins a term at this server. It is for operators. Step it on the zero record and on the row of that term. It
+// fails with ErrStaged or ErrTaken if the row is not vacant.
 type Claim struct{}
 
 func (Claim) step(r Ready) (Ready, error) {

@@ -2,9 +2,9 @@ package migration
 
 import "time"
 
-// Close ends a group for good, by somebody who may move it. The receiver is the record that the group is frozen for,
-// which is given up, or the zero record. It fails with ErrFrozen for any other. A group that accepts nothing does not
-// change.
+// Close ends a group for good. A caller who may move the group may close it. The receiver is the record that the group
+// is frozen for, or the zero record. Close gives the record's migration up. It fails with ErrFrozen for any other
+// record. A group that accepts no messages does not change.
 type Close struct{}
 
 func (Close) step(r Ready) (Ready, error) {
@@ -22,7 +22,7 @@ func (Close) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// End is the time at which what a closed group has left here is forgotten. Step it on the zero record.
+// End deletes the log and the trees of a closed group at the end of their retention. Step it on the zero record.
 type End struct{}
 
 func (End) step(r Ready) (Ready, error) {

@@ -1,8 +1,9 @@
-// Package migration holds the two machines of the hand-over (profile, section 6) as pure functions, and what a server
-// does when it learns of a later term or claims a group: a record, the group's row and an event give all that follows,
-// as a Ready. It does no I/O, reads no clock and signs nothing: times arrive in events, and a Ready says what to sign,
-// to store and to do later. Package delivery writes Ready values to its store, package explore to the worlds that it
-// searches, so that what follows from a step stands here alone.
+// Package migration holds the two state machines of the hand-over (profile, section 6) as pure functions. It also
+// decides how a server reacts to a later term of a group, or claims a group. A record, the group's row and an event
+// give a Ready with all consequences. The package does no I/O, reads no clock and signs nothing: times arrive in
+// events, and a Ready says what to sign, to store and to do later. Package delivery writes Ready values to its store,
+// and package explore writes them to the worlds that it searches. So only this package states the consequences of a
+// step.
 package migration
 
 import (
@@ -11,26 +12,26 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// State is where a migration stands, on the side that keeps the record.
+// State is the state of a migration on the side that keeps the record.
 type State string
 
-// The states of profile, section 6. A source record begins FROZEN: before that the group is simply active.
+// The states of profile, section 6. A source record begins with Frozen: before that the group is simply active.
 const (
 	// Source.
-	Frozen  State = "frozen"  // content is on its way; S waits for T's vote until DecideBy
+	Frozen  State = "frozen"  // S sends the content and waits for T's vote until DecideBy
 	Decided State = "decided" // the confirmation is signed; T may not know yet
 	Moved   State = "moved"   // T has acknowledged
 	Aborted State = "aborted" // ended without a move, for good
 
 	// Target.
 	Offered State = "offered" // a response was given out
-	Staged  State = "staged"  // voted: T activates when it is shown the confirmation
+	Staged  State = "staged"  // voted: T activates when it gets the confirmation
 	Active  State = "active"  // T hosts the group
-	Dropped State = "dropped" // expired, or S's signed abort was shown
+	Dropped State = "dropped" // the offer expired, or T got S's signed abort
 )
 
-// Ended says whether the outcome is final. Only a confirmation changes a record in such a state, against S's own abort:
-// it wins.
+// Ended reports whether the outcome is final. Only a confirmation changes a record in such a state: it wins even
+// against S's own abort.
 func (s State) Ended() bool { return s == Moved || s == Aborted || s == Active || s == Dropped }
 
 // Role is the side that keeps the record.
@@ -55,7 +56,7 @@ type Migration struct {
 	Source  string
 	Target  string
 	User    string // the migrating user
-	ByAdmin bool   // who was an administrator of the source then
+	ByAdmin bool   // the user was an administrator of the source then
 	Epoch   uint64 // n: the epoch the migration Commit ends
 
 	CreatedAt time.Time
@@ -68,19 +69,19 @@ type Migration struct {
 
 	Response     Signed // MigrationResponse, by the target
 	Complete     Signed // TargetMigrationComplete, by the target: the vote
-	Vote         []byte // MigrationVote, with it and under the same key; nil from a target that speaks only the draft
+	Vote         []byte // MigrationVote, signed with the same key; nil from a target that speaks only the draft
 	Confirmation Signed // MigrationConfirmation, by the source: the decision
 	Abort        Signed // MigrationAbort, by the source
-	Reason       string // why it was aborted or dropped, for people
+	Reason       string // the reason of an abort or drop, for people
 
-	Refused int // how many contents T has refused, MaxRefused at most
+	Refused int // the number of contents that T has refused, at most MaxRefused
 }
 
-// Accepted says whether the source's log has the migration Commit: not if its confirmation was shown to it after an
-// abort, or after it had forgotten the migration.
+// Accepted reports whether the source's log has the migration Commit. The log does not have it if the source was shown
+// its confirmation after an abort, or after it had forgotten the migration.
 func (m *Migration) Accepted() bool {
 	return (m.State == Decided || m.State == Moved) && m.CommitHash != nil && m.Abort.Message == nil
 }
 
-// Signed is a signed message and the key it was signed with; empty until there is one.
+// Signed is a signed message and the id of its key. It is empty until the message is signed.
 type Signed = mimiport.SignedMessage

@@ -2,29 +2,29 @@ package migration
 
 import "time"
 
-// Ready is all that follows from an event: plain values, in the manner of etcd-io/raft. The caller signs first as Sign
-// says, then writes everything else in one transaction. Nothing leaves the server before that transaction is durable:
+// Ready has all consequences of an event as plain values, in the manner of etcd-io/raft. The caller first signs as Sign
+// says, then writes everything else in one transaction. The server sends nothing before that transaction is durable:
 // the rows send it.
 type Ready struct {
-	Migration Migration // the record after the event; its State or Refused is another exactly if the record has changed
-	Group     Group     // the group's row after the event, equal to the one before if it has not changed
+	Migration Migration // the record after the event; State or Refused differs if and only if the record has changed
+	Group     Group     // the group's row after the event, equal to the row before if it has not changed
 
 	Sign Signature // the message to sign and to put into the record
 
-	Done []RowKind // rows of the migration to delete, if they are there
+	Done []RowKind // rows of the migration to delete, if they exist
 	Put  []Row     // rows to insert
 
 	KeepContent []byte // S: the MigrationContent to store, nil for none
-	DropContent bool   // S: delete it, once the Commit in it is accepted where Accept says so
+	DropContent bool   // S: delete the content, after accepting its Commit if Accept says so
 
 	// S: append the migration Commit of the stored content to the log, and fan it out.
 	Accept bool
-	// The group begins here in the row's term: its log and trees replace all that an earlier migration left in that
+	// The group begins here in the row's term. Its log and trees replace all data that an earlier migration left in that
 	// row.
 	Begin bool
-	// T: the lineage of the group grows by the step that this migration is.
+	// T: append the step of this migration to the group's lineage.
 	Extend bool
-	// The encoded lineage that was shown, nil for none: the group's becomes that, up to the term after its own.
+	// The shown lineage, encoded, or nil. It replaces the group's lineage, up to the term after the group's own.
 	Follow []byte
 	// Delete the log and the trees of the group.
 	Forget bool
@@ -32,7 +32,7 @@ type Ready struct {
 	Evidence []Evidence // to keep for people
 }
 
-// Signature says which message a step has signed, as the server that keeps the record.
+// Signature names the message that the server with the record must sign.
 type Signature uint8
 
 // The messages that steps sign, for fields of the record.
@@ -46,21 +46,21 @@ const (
 // Row is something to do later.
 type Row struct {
 	Kind RowKind
-	Due  time.Time // zero: as soon as can be; a purge or an end when the retention of what it deletes is over
+	Due  time.Time // zero: as soon as possible; a purge or an end at the end of the retention
 }
 
-// RowKind is what a row asks for.
+// RowKind is the kind of work of a row.
 type RowKind string
 
 // The rows that migrations ask for.
 const (
-	RowContent      RowKind = "content"      // S: hand the content to the target
-	RowConfirmation RowKind = "confirmation" // S: hand the decision to the target
-	RowAbort        RowKind = "abort"        // S: hand the signed abort to the target
+	RowContent      RowKind = "content"      // S: send the content to the target
+	RowConfirmation RowKind = "confirmation" // S: send the decision to the target
+	RowAbort        RowKind = "abort"        // S: send the signed abort to the target
 	RowDeadline     RowKind = "deadline"     // the offer expires, or decide_by has come
 	RowAsk          RowKind = "ask"          // T: ask the source how a staged migration ended
-	RowPurge        RowKind = "purge"        // forget the state of a group that has moved or was dropped
-	RowEnd          RowKind = "end"          // forget the state of a group that was closed
+	RowPurge        RowKind = "purge"        // delete the state of a group that has moved or was dropped
+	RowEnd          RowKind = "end"          // delete the state of a group that was closed
 	RowExpel        RowKind = "expel"        // propose to remove members who are not in the room
 	RowLineage      RowKind = "lineage"      // S: show the target that the group was reclaimed from it
 )

@@ -78,7 +78,7 @@ func (r *Ready) abort(reason string) {
 	r.put(RowAbort, time.Time{})
 	if r.Group == (Group{GroupFrozen, m.ID}) {
 		r.Group.State = GroupActive
-		r.put(RowExpel, time.Time{}) // who left meanwhile
+		r.put(RowExpel, time.Time{}) // users may have left meanwhile
 	}
 }
 

@@ -8,12 +8,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// maxSteps bounds the chain of a group that has moved often.
+// maxSteps is the largest number of steps of a lineage.
 const maxSteps = 1000
 
-// requireBeginning fails unless what is recorded of a group is the beginning of what is shown, as far as both go, and
-// the preimage of its id is there where it is known to have one. Where two chains part, the recorded one stands, but
-// for what Outranks says.
+// requireBeginning fails unless the recorded and the shown lineage of a group agree as far as both go. It also fails if
+// the shown lineage lacks the preimage of an id that is known to have one. If two lineages part, the recorded lineage
+// stands, unless Prefers says otherwise.
 func requireBeginning(groupID []byte, recorded, l *mimiport.Lineage, hashed bool) error {
 	switch {
 	case l.Preimage == nil && (hashed || recorded.Preimage != nil):
@@ -24,13 +24,13 @@ func requireBeginning(groupID []byte, recorded, l *mimiport.Lineage, hashed bool
 	return nil
 }
 
-// Begins says whether one lineage is the beginning of another.
+// Begins reports whether one lineage is the beginning of another.
 func Begins(recorded, l *mimiport.Lineage) bool {
 	return len(recorded.Steps) <= len(l.Steps) && !parts(recorded, l)
 }
 
-// sameStep says whether two proofs are of one step, byte for byte. The source signs its decision again when its key is
-// a newer one: that is no other step.
+// sameStep reports whether two proofs are of the same step, byte for byte. If the source signs its decision again with
+// a newer key, the step stays the same.
 func sameStep(a, b *mimiport.LineageStep) bool {
 	if a.Kind != b.Kind {
 		return false
@@ -41,12 +41,12 @@ func sameStep(a, b *mimiport.LineageStep) bool {
 	return ByOffer(b, a.Response.Message)
 }
 
-// ByOffer says whether a step is the migration that began with an encoded MigrationResponse.
+// ByOffer reports whether a step is the migration that began with an encoded MigrationResponse.
 func ByOffer(step *mimiport.LineageStep, offer []byte) bool {
 	return step.Kind == mimiport.StepMigration && bytes.Equal(step.Response.Message, offer)
 }
 
-// follow goes along a lineage. It looks at no signature and returns those that must verify.
+// follow checks the steps of a lineage without their signatures. It returns the signatures that must verify.
 func follow(groupID []byte, l *mimiport.Lineage) (*walk, []*signature, error) {
 	if len(l.Steps) > maxSteps {
 		return nil, nil, Errorf(groupID, "more than %d steps", maxSteps)
@@ -66,12 +66,12 @@ func follow(groupID []byte, l *mimiport.Lineage) (*walk, []*signature, error) {
 	return w, w.signatures, nil
 }
 
-// walk is the way along a chain.
+// walk is the state of a check along a lineage.
 type walk struct {
 	groupID    []byte
-	Place             // the host and the term
-	before     string // who was the host of the term before, if there is one
-	epoch      uint64 // that the term begins with
+	Place             // the present host and term
+	before     string // the host of the term before, if there is one
+	epoch      uint64 // the first epoch of the term
 	nonces     map[mimiport.Nonce]bool
 	signatures []*signature
 }
@@ -84,7 +84,7 @@ func (w *walk) step(step *mimiport.LineageStep) error {
 	return w.claim(step)
 }
 
-// migration follows a step by an offer and the decision on it.
+// migration takes the step of an offer and the decision on it.
 func (w *walk) migration(step *mimiport.LineageStep) error {
 	offer, err := mimiport.UnmarshalMigrationResponse(step.Response.Message)
 	if err != nil {
@@ -115,8 +115,8 @@ func (w *walk) migration(step *mimiport.LineageStep) error {
 	return nil
 }
 
-// claim follows a reclaim or a recover. A group is reclaimed by its host, or by the one before: in term 1 there is
-// none.
+// claim takes a reclaim or a recover. Only the present host or the host before can reclaim a group. A claim to term 1
+// has no host before.
 func (w *walk) claim(step *mimiport.LineageStep) error {
 	claim, err := mimiport.UnmarshalLineageClaim(step.Claim.Message)
 	if err != nil {
@@ -139,7 +139,7 @@ func (w *walk) claim(step *mimiport.LineageStep) error {
 
 var errNotRising = errors.New("epochs do not rise")
 
-// to goes on to the next host.
+// to makes a server the host of the next term.
 func (w *walk) to(host string, epoch uint64, signatures ...*signature) {
 	w.before, w.Place, w.epoch = w.Server, Place{host, w.Term + 1}, epoch
 	for _, s := range signatures {

@@ -12,21 +12,21 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 )
 
-// chain is a group on its way from host to host.
+// chain is a group that moves from host to host.
 type chain = prooftest.Chain
 
 const keyID = "ed25519:1"
 
-// keyOf is a server's signing key.
+// keyOf returns a server's signing key.
 func keyOf(server string) ed25519.PrivateKey {
 	seed := sha256.Sum256([]byte(server))
 	return ed25519.NewKeyFromSeed(seed[:])
 }
 
-// objects are key objects that were made before, by server.
+// objects caches key objects by server.
 var objects = map[string][]byte{}
 
-// object is a server's key object with the one key that it signs chains with.
+// object returns a server's key object. It has one key, with which the server signs chains.
 func object(server string) []byte {
 	if objects[server] == nil {
 		pair := prooftest.Pair{ID: keyID, Key: keyOf(server), Until: time.UnixMilli(1e12)}
@@ -35,7 +35,7 @@ func object(server string) []byte {
 	return objects[server]
 }
 
-// online gives the keys of all servers, as they publish them now.
+// online returns the keys that all servers publish now.
 func online() *prooftest.Keys {
 	k := &prooftest.Keys{Published: map[string][]byte{}}
 	for _, server := range servers {
@@ -44,7 +44,7 @@ func online() *prooftest.Keys {
 	return k
 }
 
-// signed is a message with a server's signature.
+// signed returns a message with a server's signature.
 func signed(server string, m prooftest.Message) mimiport.SignedMessage {
 	if err := mimiport.Sign(m, keyOf(server)); err != nil {
 		panic(err)
@@ -66,7 +66,7 @@ func newChain(creator string) *chain {
 
 var servers = []string{"a.example", "b.example", "c.example:8448", "[2001:db8::1]", "e.example"}
 
-// drawChain draws a chain that holds.
+// drawChain draws a chain that verifies.
 func drawChain(t *rapid.T) *chain {
 	c := newChain(rapid.SampledFrom(servers).Draw(t, "creator"))
 	for range rapid.IntRange(0, 8).Draw(t, "steps") {
@@ -91,7 +91,7 @@ func drawStep(t *rapid.T, c *chain) {
 	}
 }
 
-// copied is a lineage to change.
+// copied returns a copy of a lineage to change.
 func copied(t testing.TB, l *mimiport.Lineage) *mimiport.Lineage {
 	t.Helper()
 	data, err := l.Marshal()

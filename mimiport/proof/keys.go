@@ -16,47 +16,48 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Origin is how this server knows a key (profile, section 2). A greater one proves more.
+// Origin says how this server knows a key (profile, section 2). A greater origin proves more.
 type Origin uint8
 
 // The origins of keys.
 const (
 	Presented Origin = iota // the key came with the message
 	Known                   // this server has fetched and stored the key object itself, earlier
-	Live                    // the server itself or a configured notary says so now
+	Live                    // the server itself or a configured notary publishes the key now
 )
 
 // Key is a public key of a server.
 type Key struct {
 	Public ed25519.PublicKey
-	Until  time.Time // the server signs with it until then, or has signed
-	Object []byte    // the server's signed key object (JSON) that publishes it, nil where there is none
+	Until  time.Time // the time until which the server signs, or signed, with the key
+	Object []byte    // the server's signed key object (JSON) that publishes the key, or nil
 }
 
-// Keys is where keys come from that did not come with the message in question. It is asked for valid server names
-// alone, several at a time.
+// Keys returns keys that did not come with the message to verify. Callers pass only valid server names. They make
+// several calls at a time.
 type Keys interface {
-	// Known are keys of a server, by their ids: those in key objects that this server has fetched and stored itself. None
-	// is no error.
+	// Known returns the keys of a server, by their ids, from key objects that this server has fetched and stored itself.
+	// It returns no error if there are none.
 	Known(ctx context.Context, server string) (map[string]Key, error)
 
-	// Live are keys of a server, by their ids, as it publishes them now, or else as a notary gives those with the ids. It
-	// returns a KindPeer error where neither can be asked. Any other error is a refusal of this server's own: no presented
-	// key counts instead.
+	// Live returns the keys that a server publishes now, by their ids. If the server does not answer, Live returns the
+	// keys with the given ids from a notary. It returns a KindPeer error if neither answers. Any other error is this
+	// server's own refusal: then no presented key counts instead.
 	Live(ctx context.Context, server string, ids []string) (map[string]Key, error)
 }
 
 const (
-	// MaxKeyObject bounds a server's signed key object, in bytes. One with one key has about 300.
+	// MaxKeyObject is the largest size of a server's signed key object, in bytes. An object with one key has about 300
+	// bytes.
 	MaxKeyObject = 16 << 10
 
-	maxAsked = 8 // servers that are asked for their keys for one message
+	maxAsked = 8 // most servers to ask for their keys for one message
 )
 
 // KeyObject reads the keys of a server, current and old, from its signed key object (Matrix specification,
-// server-server API, "Publishing keys"). It returns a KindBadSignature error for one that is larger than MaxKeyObject,
-// another server's, or not signed by each current key. Whoever wants to can make such an object in any server's name:
-// the caller knows where it comes from.
+// server-server API, "Publishing keys"). It returns a KindBadSignature error for an object that is larger than
+// MaxKeyObject, is of another server, or is not signed by each current key. Anybody can make such an object in any
+// server's name. So the caller must know where the object comes from.
 func KeyObject(server string, object []byte) (map[string]Key, error) {
 	const op = "read key object"
 	if len(object) > MaxKeyObject {
@@ -85,16 +86,17 @@ func KeyObject(server string, object []byte) (map[string]Key, error) {
 	return keys, nil
 }
 
-// isKeyID says whether an id is one of an Ed25519 key that a store can keep: at most 255 visible ASCII characters.
+// isKeyID reports whether an id is the id of an Ed25519 key that a store can keep: at most 255 visible ASCII
+// characters.
 func isKeyID(id string) bool {
 	visible := !strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' })
 	return strings.HasPrefix(id, "ed25519:") && len(id) <= 255 && visible
 }
 
-// Verify checks the signature of a server on m by a key that it signs with at since or later: with the present time as
-// since, by a current key. least is the least origin that counts, Known or Live. It returns the key, or an error:
-// KindBadSignature for a key that the server does not have or a signature that does not verify, KindPeer where the
-// server cannot be asked.
+// Verify checks the signature of a server on m. The key must be valid at since or later: with the present time as
+// since, it must be a current key. least is the least origin that counts, Known or Live. Verify returns the key. It
+// returns a KindBadSignature error if the server does not have the key or the signature does not verify, and a KindPeer
+// error if the server does not answer.
 func Verify(
 	ctx context.Context, keys Keys, server, keyID string, m mimiport.Signed, since time.Time, least Origin,
 ) (*Key, error) {
@@ -108,21 +110,21 @@ func Verify(
 	return s.key, s.err
 }
 
-// signature is one that must verify, and what became of it.
+// signature is a signature that must verify, with the result of the check.
 type signature struct {
-	server  string // who must have signed
+	server  string // the server that must have signed
 	signed  *mimiport.SignedMessage
 	message mimiport.Signed // signed.Message, decoded
-	term    uint64          // that the step begins
-	decider string          // of an offer: who has decided on it
-	least   Origin          // that its key must have
+	term    uint64          // the term that the step begins
+	decider string          // of an offer: the server that has decided on it
+	least   Origin          // the least origin of the key
 
-	key     *Key  // under which it verifies, nil until there is one
-	err     error // why there is none
-	refused bool  // for good: no presented key counts
+	key     *Key  // the key that verifies the signature, nil until it is found
+	err     error // the reason why there is no key
+	refused bool  // final: no presented key counts
 }
 
-// try looks for the key among those of one origin. A key that the server has no more since a time is none.
+// try looks for the key among the keys of one origin. It ignores a key that expired before since.
 func (s *signature) try(keys map[string]Key, origin Origin, since time.Time) {
 	key, ok := keys[s.signed.KeyID]
 	if !ok || key.Until.Before(since) {
@@ -136,7 +138,7 @@ func (s *signature) try(keys map[string]Key, origin Origin, since time.Time) {
 	}
 }
 
-// in says whether a step holds the same signature.
+// in reports whether a step holds the same signature.
 func (s *signature) in(step *mimiport.LineageStep) bool {
 	for _, own := range []*mimiport.SignedMessage{&step.Response, &step.Confirmation, step.Claim} {
 		if own != nil && own.KeyID == s.signed.KeyID && bytes.Equal(own.Message, s.signed.Message) {
@@ -146,8 +148,8 @@ func (s *signature) in(step *mimiport.LineageStep) bool {
 	return false
 }
 
-// inquire looks for the keys of signatures: among those that are known, then at their servers, all at once, those first
-// that must be live. It returns an error only when that cannot be done.
+// inquire looks for the keys of signatures: first among the known keys, then at their servers, all at the same time.
+// Servers whose keys must be live come first. It returns an error only if the lookup itself fails.
 func inquire(ctx context.Context, keys Keys, since time.Time, signatures []*signature) error {
 	known := make(map[string]map[string]Key)
 	for _, s := range signatures {
@@ -175,11 +177,10 @@ func inquire(ctx context.Context, keys Keys, since time.Time, signatures []*sign
 		asked.Go(func() { ask(ctx, keys, since, open) })
 	}
 	asked.Wait()
-	return ctx.Err() // a request that was given up has asked nobody
+	return ctx.Err() // a canceled request proves nothing about servers
 }
 
-// byServer lists the signatures without a key yet, those of one server together, servers first of which one must be
-// live.
+// byServer lists the signatures without a key, grouped by server. Servers that must give a live key come first.
 func byServer(signatures []*signature) (open [][]*signature) {
 	place := make(map[string]int)
 	for _, least := range []Origin{Live, Known, Presented} {

@@ -13,7 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 )
 
-// TestVerify: a key counts from an origin that is good enough, and for a time only if its server had it then.
+// TestVerify: a key counts only if its origin is good enough and its server had it at the given time.
 func TestVerify(t *testing.T) {
 	const server = "a.example"
 	now := time.UnixMilli(1e12)
@@ -33,7 +33,7 @@ func TestVerify(t *testing.T) {
 		pair  prooftest.Pair
 		since time.Time
 		least proof.Origin
-		want  mimiport.Kind // KindInternal where it holds
+		want  mimiport.Kind // KindInternal if it verifies
 	}{
 		{"current, live", live, current, now, proof.Live, mimiport.KindInternal},
 		{"current, live, although known would do", live, current, now, proof.Known, mimiport.KindInternal},
@@ -71,7 +71,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestGivenUp: a request that is given up rests on no presented key.
+// TestGivenUp: a canceled request accepts no presented key.
 func TestGivenUp(t *testing.T) {
 	c := newChain("a.example")
 	c.Migrate("b.example", 3)
@@ -84,7 +84,7 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
-// TestFewAreAsked: one lineage makes this server ask at most eight others for their keys, each once.
+// TestFewAreAsked: for one lineage this server asks at most eight other servers for their keys, each once.
 func TestFewAreAsked(t *testing.T) {
 	many, one := newChain("a.example"), newChain("a.example")
 	for i := range 1000 {
@@ -107,7 +107,7 @@ func TestFewAreAsked(t *testing.T) {
 	}
 }
 
-// FuzzKeyObject feeds what may be shown as a server's key object. What is read of one are whole Ed25519 keys.
+// FuzzKeyObject decodes arbitrary bytes as a server's key object. All decoded keys are whole Ed25519 keys.
 func FuzzKeyObject(f *testing.F) {
 	const server = "a.example"
 	f.Add(object(server))

@@ -9,28 +9,28 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Rules are what a lineage must keep to besides its own.
+// Rules are the conditions that a caller sets for a lineage.
 type Rules struct {
-	// Recorded is the lineage that this server has of the group, nil for none. As far as both go they must agree. What is
-	// recorded is not verified again.
+	// Recorded is the lineage that this server has of the group, or nil. The two lineages must agree as far as both go.
+	// Lineage does not verify recorded steps again.
 	Recorded *mimiport.Lineage
 
-	// UpTo is the term with which the lineage ends for now, 0 for its own last one. Later steps must lead on, and are not
-	// verified.
+	// UpTo is the last term to verify, 0 for the last term of the lineage. Later steps must lead on, but Lineage does not
+	// verify their signatures.
 	UpTo uint64
 
-	// Hashed says that the group's id is known to be the hash of a preimage: the lineage must hold it.
+	// Hashed says that the group's id is known to be the hash of a preimage. The lineage must then hold the preimage.
 	Hashed bool
 
-	// Source is the server that hands the group over, empty for none. Its own signatures need a live key.
+	// Source is the server that hands the group over, or empty. Its signatures need a live key.
 	Source string
 
-	// Named is where the room says that the group is, nil for nowhere. Where the lineage ends there, signatures of other
-	// servers than the source may rest on presented keys. Else each needs a key that is known or live.
+	// Named is the place that the room's pointer names, or nil. If the lineage ends there, signatures of all servers but
+	// the source may rest on presented keys. Otherwise each signature needs a known or live key.
 	Named *Place
 
-	// Own says whether a name is this server's, nil for none. This server's decision proves the step that it made: the
-	// target's offer may rest on a presented key.
+	// Own reports whether a name is this server's. A nil Own means that none is. This server's own decision proves its
+	// step: the target's offer may then rest on a presented key.
 	Own func(server string) bool
 }
 
@@ -40,12 +40,13 @@ type Place struct {
 	Term   uint64
 }
 
-// Chain is a lineage that holds.
+// Chain is a verified lineage.
 type Chain struct {
-	Place        // where it ends
-	Epoch uint64 // that the last term begins with
+	Place        // the place at the end
+	Epoch uint64 // the first epoch of the last term
 
-	// Lineage is to be stored: with what was recorded as it was, and without key objects and votes that prove nothing.
+	// Lineage is the lineage to store. Its recorded steps are unchanged. Its other steps are without key objects and votes
+	// that prove nothing.
 	Lineage *mimiport.Lineage
 
 	Presented []Use // the signatures that rest on keys that came with the lineage
@@ -54,14 +55,14 @@ type Chain struct {
 // Use is a signature that rests on a presented key.
 type Use struct {
 	Term   uint64 // that the step begins
-	Server string // in whose name it is
+	Server string // the server that has signed
 	KeyID  string
-	Reason error // why no known or live key serves
+	Reason error // the reason why no known or live key counts
 }
 
-// Lineage checks a group's lineage (profile, section 3): it starts at the creating server, each step leads on from the
-// one before and is signed, epochs rise, and the rules are kept. Errors are KindInvalid, rule "lineage", but KindPeer
-// where a server cannot be asked for a key that is needed.
+// Lineage checks a group's lineage (profile, section 3). It must start at the creating server, each step must be signed
+// and lead on from the step before, epochs must rise, and the rules must hold. Lineage returns a KindPeer error if a
+// server does not answer for a needed key. Any other error is KindInvalid, rule "lineage".
 func Lineage(ctx context.Context, keys Keys, groupID []byte, l *mimiport.Lineage, rules Rules) (*Chain, error) {
 	recorded := rules.Recorded
 	if recorded == nil {
@@ -101,7 +102,7 @@ func Lineage(ctx context.Context, keys Keys, groupID []byte, l *mimiport.Lineage
 	return chain, nil
 }
 
-// clone is a lineage whose key objects and votes can be changed.
+// clone returns a copy of a lineage whose key objects and votes can be changed.
 func clone(l *mimiport.Lineage) *mimiport.Lineage {
 	c := *l
 	c.Steps = slices.Clone(l.Steps)
@@ -114,7 +115,7 @@ func clone(l *mimiport.Lineage) *mimiport.Lineage {
 	return &c
 }
 
-// least is the least origin of the key of a signature in a lineage that ends at a place.
+// least returns the least origin that counts for the key of a signature in a lineage that ends at a place.
 func (r *Rules) least(s *signature, end Place) Origin {
 	switch {
 	case s.server == r.Source:
@@ -125,7 +126,7 @@ func (r *Rules) least(s *signature, end Place) Origin {
 	return Known
 }
 
-// settle takes a signature for which keys have been looked up. It looks at the presented one where that counts.
+// settle decides on a signature after the lookup of known and live keys. It tries the presented key if that counts.
 func (c *Chain) settle(s *signature) error {
 	if s.key != nil || s.refused || s.least != Presented {
 		return s.err
@@ -142,9 +143,9 @@ func (c *Chain) settle(s *signature) error {
 	return nil
 }
 
-// clean takes from beside a signature what proves nothing. The key object stays if it holds the signature's key, else
-// the one takes its place that the key was found in. A vote stays if it is for this very step, under the key of the
-// offer.
+// clean removes key objects and votes that prove nothing. If the key object beside a signature does not hold the
+// signature's key, clean replaces it with the object in which the key was found. A vote stays if it is for exactly this
+// step and signed with the key of the offer.
 func (c *Chain) clean(s *signature) {
 	presented, err := KeyObject(s.server, s.signed.KeyObject)
 	if err != nil || !s.key.Public.Equal(presented[s.signed.KeyID].Public) {
@@ -161,8 +162,8 @@ func (c *Chain) clean(s *signature) {
 	step.Vote.KeyObject = s.signed.KeyObject
 }
 
-// voted says whether a step holds its target's vote for this migration in this term, under the key of the offer, whose
-// signature verifies. A vote for another group or another offer is none.
+// voted reports whether a step holds its target's vote for this migration in this term, with a valid signature by the
+// key of the offer. A vote for another group or another offer does not count.
 func voted(step *mimiport.LineageStep, offer *signature) bool {
 	vote, err := mimiport.UnmarshalMigrationVote(step.Vote.Message)
 	response, ok := offer.message.(*mimiport.MigrationResponse)
@@ -170,8 +171,8 @@ func voted(step *mimiport.LineageStep, offer *signature) bool {
 		step.Vote.KeyID == offer.signed.KeyID && mimiport.Verify(vote, offer.key.Public) == nil
 }
 
-// Stored checks a lineage that this server has stored, and asks nobody. A signature is checked by the key object beside
-// it, and passes where that has not its key.
+// Stored checks a lineage that this server has stored. It asks no server. It checks each signature with the key object
+// beside it. A signature passes if this object does not have its key.
 func Stored(groupID []byte, l *mimiport.Lineage) (Place, error) {
 	end, signatures, err := follow(groupID, l)
 	if err != nil {
@@ -194,7 +195,7 @@ func Stored(groupID []byte, l *mimiport.Lineage) (Place, error) {
 	return end.Place, nil
 }
 
-// badStep is an error about the step that begins a term.
+// badStep returns an error about the step that begins a term.
 func badStep(groupID []byte, term uint64, err error) error {
 	if mimiport.KindOf(err) == mimiport.KindPeer {
 		return &mimiport.Error{

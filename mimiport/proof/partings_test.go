@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// TestPartingVectors: of two lineages that part, everybody prefers the one that each vector says.
+// TestPartingVectors: of two lineages that part, everybody prefers the one that the vector states.
 func TestPartingVectors(t *testing.T) {
 	data, err := os.ReadFile("../testdata/partings.json")
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package proof says whether a decision is the one on an offer, and whether the chain of a group's hosts holds
-// (profile, section 3). Nothing outside this package checks either.
+// Package proof checks whether a decision is for an offer, and verifies the lineage of a group (profile, section 3). No
+// other package checks either.
 package proof
 
 import (
@@ -8,9 +8,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Decision decodes a MigrationConfirmation. It returns a KindBadMessage error for one that does not decode, and a
-// KindInvalid error for one that is not the decision on the offer: it must name the offer's target, nonce and group. It
-// looks at no signature.
+// Decision decodes a MigrationConfirmation. It returns a KindBadMessage error if the message does not decode. It
+// returns a KindInvalid error unless the message names the offer's target, nonce and group. It does not verify the
+// signature.
 func Decision(offer *mimiport.MigrationResponse, confirmation []byte) (*mimiport.MigrationConfirmation, error) {
 	c, err := mimiport.UnmarshalMigrationConfirmation(confirmation)
 	if err != nil {
@@ -23,7 +23,7 @@ func Decision(offer *mimiport.MigrationResponse, confirmation []byte) (*mimiport
 	return c, nil
 }
 
-// Errorf makes an error about a group's lineage: KindInvalid, rule "lineage".
+// Errorf returns an error about a group's lineage: KindInvalid, rule "lineage".
 func Errorf(groupID []byte, format string, args ...any) error {
 	err := mimiport.Errorf("check lineage", mimiport.KindInvalid, format, args...)
 	err.Group, err.Info.Rule = groupID, "lineage"

@@ -24,7 +24,7 @@ func expectLineageError(t rapid.TB, err error, text string) {
 	}
 }
 
-// TestDecision: a decision is for one offer's target, nonce and group.
+// TestDecision: a decision must name its offer's target, nonce and group.
 func TestDecision(t *testing.T) {
 	offer, decision := newChain("a.example").Offer("b.example", 3)
 	if _, err := proof.Decision(offer, must(decision.Marshal())); err != nil {
@@ -46,7 +46,7 @@ func TestDecision(t *testing.T) {
 	}
 }
 
-// TestLineageHolds: a chain in which each step leads on from the one before and is signed holds, and ends where the
+// TestLineageHolds: a chain verifies if each step is signed and leads on from the step before. The chain ends where the
 // last step leads.
 func TestLineageHolds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -58,7 +58,7 @@ func TestLineageHolds(t *testing.T) {
 	})
 }
 
-// TestLineageWithoutSignature: no signature of a chain may be missing or another server's.
+// TestLineageWithoutSignature: a chain fails if a signature is missing or another server's.
 func TestLineageWithoutSignature(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := drawChain(t)
@@ -74,7 +74,7 @@ func TestLineageWithoutSignature(t *testing.T) {
 	})
 }
 
-// TestBrokenChains: whatever does not lead on, although it is signed, breaks a chain.
+// TestBrokenChains: a signed step that does not lead on breaks a chain.
 func TestBrokenChains(t *testing.T) {
 	const a, b, c = "a.example", "b.example", "c.example:8448"
 	// Each chain goes from a to b at epoch 5 before it breaks.
@@ -151,7 +151,7 @@ func TestBrokenChains(t *testing.T) {
 	}
 }
 
-// TestFirstReclaim: there is no former host in terms 0 and 1. The host itself reclaims what was stopped.
+// TestFirstReclaim: a group has no former host in terms 0 and 1. The host itself reclaims a stopped group.
 func TestFirstReclaim(t *testing.T) {
 	for server, text := range map[string]string{"": "server name", "b.example": "only the host"} {
 		c := newChain("a.example")
@@ -166,7 +166,7 @@ func TestFirstReclaim(t *testing.T) {
 	}
 }
 
-// TestLongChain: a chain of more than 1000 steps is not looked at.
+// TestLongChain: Lineage refuses a chain of more than 1000 steps without looking at it.
 func TestLongChain(t *testing.T) {
 	c := newChain("a.example")
 	for range 1001 {
@@ -187,7 +187,7 @@ func TestLongChain(t *testing.T) {
 	}
 }
 
-// TestRecorded: only the steps beyond what is recorded are verified, and what is recorded is the beginning.
+// TestRecorded: Lineage verifies only the steps after the recorded ones. The recorded steps must be the beginning.
 func TestRecorded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := drawChain(t)
@@ -215,7 +215,7 @@ func TestRecorded(t *testing.T) {
 	})
 }
 
-// TestAnotherBranch: a chain that parts from the recorded one is refused before anybody is asked for keys.
+// TestAnotherBranch: Lineage refuses a chain that parts from the recorded one before it asks any server for keys.
 func TestAnotherBranch(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		common := drawChain(t)
@@ -239,8 +239,8 @@ func TestAnotherBranch(t *testing.T) {
 	})
 }
 
-// TestSignedAgain: a decision that was signed again with a newer key leaves the step the same. It is verified, and what
-// is recorded is kept.
+// TestSignedAgain: a decision that was signed again with a newer key leaves the step the same. Lineage verifies the new
+// signature and keeps the recorded one.
 func TestSignedAgain(t *testing.T) {
 	c := newChain("a.example")
 	c.Migrate("b.example", 3)
@@ -264,7 +264,7 @@ func TestSignedAgain(t *testing.T) {
 	}
 }
 
-// TestByOffer: a step is told by the offer that it began with.
+// TestByOffer: the offer that a step began with identifies the step.
 func TestByOffer(t *testing.T) {
 	c := newChain("a.example")
 	c.Migrate("b.example", 3)

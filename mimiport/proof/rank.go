@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Hosts are the servers that a lineage names as the group's hosts, by term. It looks at no signature. It returns a
+// Hosts returns the servers that a lineage names as the group's hosts, by term. It verifies no signature. It returns a
 // KindBadMessage error for a step that does not decode.
 func Hosts(l *mimiport.Lineage) ([]string, error) {
 	hosts := []string{l.CreatingServer}
@@ -31,8 +31,8 @@ func Hosts(l *mimiport.Lineage) ([]string, error) {
 	return hosts, nil
 }
 
-// Parting is the number of steps that two lineages of a group have in common, which is where they part; ok is false
-// where they do not: one of them is the beginning of the other. Lineages of different creating servers part at 0.
+// Parting returns the number of steps that two lineages of a group have in common. ok is false if they do not part,
+// because one of them is the beginning of the other. Lineages of different creating servers part at 0.
 func Parting(a, b *mimiport.Lineage) (at int, ok bool) {
 	if a.CreatingServer != b.CreatingServer {
 		return 0, true
@@ -45,14 +45,14 @@ func Parting(a, b *mimiport.Lineage) (at int, ok bool) {
 	return 0, false
 }
 
-// parts says whether two lineages part.
+// parts reports whether two lineages part.
 func parts(a, b *mimiport.Lineage) bool {
 	_, ok := Parting(a, b)
 	return ok
 }
 
-// Before is the beginning of a lineage that leads to the migration which began with an encoded MigrationResponse: the
-// whole lineage where it has no such step.
+// Before returns the steps of a lineage before the migration that began with an encoded MigrationResponse. It returns
+// the whole lineage if the lineage has no such step.
 func Before(l *mimiport.Lineage, offer []byte) *mimiport.Lineage {
 	before := *l
 	for i := range l.Steps {
@@ -64,15 +64,15 @@ func Before(l *mimiport.Lineage, offer []byte) *mimiport.Lineage {
 	return &before
 }
 
-// Word is the room's word on who has its group.
+// Word is the room's word on the server that has its group.
 type Word struct {
-	Claim      []byte   // SHA-256 of the claim that the pointer names, nil for none
-	Successors []string // that the room has agreed on and that may have the group, the first before the others
+	Claim      []byte   // SHA-256 of the claim that the pointer names, or nil
+	Successors []string // the servers that the room lists as successors, the preferred one first
 }
 
-// Outranks says whether everybody prefers a step to another one of the same term, where two lineages part: the step
-// that the room's pointer names; else a migration; else a reclaim; else the recover of the successor listed first.
-// Other recovers have no order of their own: the room must name one.
+// Outranks compares the two steps with which two lineages part. It reports whether everybody prefers the first. The
+// step that the room's pointer names comes first, then a migration, then a reclaim, then the recover of the successor
+// listed first. Other recovers have no order: the room must name one.
 func (w *Word) Outranks(a, b *mimiport.LineageStep) bool {
 	if na, nb := Names(w.Claim, a), Names(w.Claim, b); na != nb {
 		return na
@@ -83,8 +83,8 @@ func (w *Word) Outranks(a, b *mimiport.LineageStep) bool {
 	return w.place(a) < w.place(b)
 }
 
-// Counts is how many of the successive steps of a lineage count together: those up to the last claim that the pointer
-// names, or else the first one. It is 0 for no steps.
+// Counts returns how many of the successive steps of a lineage count together: the steps up to the last claim that the
+// pointer names, or only the first step if it names none. It returns 0 for no steps.
 func (w *Word) Counts(steps []mimiport.LineageStep) int {
 	for n := len(steps); n > 0; n-- {
 		if Names(w.Claim, &steps[n-1]) {
@@ -94,14 +94,15 @@ func (w *Word) Counts(steps []mimiport.LineageStep) int {
 	return min(1, len(steps))
 }
 
-// NamesAny says whether the pointer names one of the steps.
+// NamesAny reports whether the pointer names one of the steps.
 func (w *Word) NamesAny(steps []mimiport.LineageStep) bool {
 	return slices.ContainsFunc(steps, func(s mimiport.LineageStep) bool { return Names(w.Claim, &s) })
 }
 
-// Prefers says whether everybody prefers a lineage that goes on with the steps a, where it parts from another, to
-// that one, which goes on with b: the lineage in which the pointer names a claim, or else that whose first step
-// Outranks the other. A migration counts only with the vote of its target for it: an offer promises nothing.
+// Prefers compares two lineages that part: one goes on with the steps a, the other with the steps b. It reports whether
+// everybody prefers the first. Everybody prefers the lineage in which the pointer names a claim. If it names none, the
+// lineage whose first step Outranks the other is preferred. A migration counts only with its target's vote: an offer
+// promises nothing.
 func (w *Word) Prefers(a, b []mimiport.LineageStep) bool {
 	if na, nb := w.NamesAny(a), w.NamesAny(b); na != nb || len(b) == 0 {
 		return na
@@ -112,10 +113,11 @@ func (w *Word) Prefers(a, b []mimiport.LineageStep) bool {
 	return w.Outranks(&a[0], &b[0])
 }
 
-// Lists says whether a step is the recover of a successor.
+// Lists reports whether a step is the recover of a successor.
 func (w *Word) Lists(step *mimiport.LineageStep) bool { return w.place(step) < len(w.Successors) }
 
-// place is where the list has the server that a recover is by; its end for any other step or server.
+// place returns the index of a recover's server in the list. It returns the length of the list for any other step or
+// server.
 func (w *Word) place(step *mimiport.LineageStep) int {
 	if step.Kind != mimiport.StepRecover {
 		return len(w.Successors)
@@ -130,7 +132,7 @@ func (w *Word) place(step *mimiport.LineageStep) int {
 	return len(w.Successors)
 }
 
-// Names says whether a hash is the SHA-256 of a step's claim, by which a room's pointer names it.
+// Names reports whether a hash is the SHA-256 of a step's claim. A room's pointer names a claim by this hash.
 func Names(hash []byte, step *mimiport.LineageStep) bool {
 	if step.Kind == mimiport.StepMigration {
 		return false

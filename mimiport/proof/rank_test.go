@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// drawRival is a step of the first term, by one of three servers.
+// drawRival draws a step of the first term by one of three servers.
 func drawRival(t *rapid.T, name string) *mimiport.LineageStep {
 	kinds := []mimiport.StepKind{mimiport.StepMigration, mimiport.StepReclaim, mimiport.StepRecover, mimiport.StepRecover}
 	kind := rapid.SampledFrom(kinds).Draw(t, name)
@@ -24,8 +24,8 @@ func drawRival(t *rapid.T, name string) *mimiport.LineageStep {
 	return &mimiport.LineageStep{Kind: kind, Claim: &signed}
 }
 
-// TestOutranks: of two steps at most one comes first, and the same one for everybody: that which the pointer names,
-// whatever the list of successors says; else by kind; else, of two recovers, by the list.
+// TestOutranks: of two steps at most one comes first, and the same one for everybody. The step that the pointer names
+// comes first, whatever the list of successors says. Otherwise the kind decides. Of two recovers the list decides.
 func TestOutranks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := drawRival(t, "a"), drawRival(t, "b")
@@ -59,8 +59,8 @@ func TestOutranks(t *testing.T) {
 	})
 }
 
-// TestPrefers: of two lineages that part everybody prefers the one in which the pointer names a claim, at
-// whatever place. Otherwise their first steps decide, and a migration without its target's vote does not.
+// TestPrefers: of two lineages that part everybody prefers the one in which the pointer names a claim, at any place.
+// Otherwise their first steps decide. A migration without its target's vote does not count.
 func TestPrefers(t *testing.T) {
 	claim := func(term uint64) mimiport.LineageStep {
 		signed := signed(servers[1], &mimiport.LineageClaim{

@@ -96,8 +96,8 @@ func lineage(t testing.TB, encoded []byte) *mimiport.Lineage {
 	return l
 }
 
-// TestChainVectors replays whole chains: what holds, what does not, where it ends, what is stored of it, and what it
-// rests on.
+// TestChainVectors replays whole chains. Each vector states whether the chain verifies, where it ends, which lineage to
+// store, and which presented keys it rests on.
 func TestChainVectors(t *testing.T) {
 	vectors := chainVectors(t)
 	for _, v := range vectors {
@@ -149,8 +149,8 @@ func (v *chainVector) expect(t *testing.T, chain *proof.Chain) {
 	}
 }
 
-// FuzzLineage feeds lineages. One that holds ends where its last step leads, and what is to be stored of it holds as
-// well.
+// FuzzLineage checks arbitrary lineages. A verified lineage ends where its last step leads, and the lineage to store
+// verifies as well.
 func FuzzLineage(f *testing.F) {
 	vectors := chainVectors(f)
 	for i := range vectors {

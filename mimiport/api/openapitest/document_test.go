@@ -31,7 +31,7 @@ func document(t *testing.T) *openapi3.T {
 	return doc
 }
 
-// operations is operation id → the methods and full paths at which the document has it.
+// operations maps each operation id to the methods and full paths that it has in the document.
 func operations(doc *openapi3.T) map[string][]string {
 	ops := make(map[string][]string)
 	for path, item := range doc.Paths.Map() {
@@ -48,7 +48,7 @@ func operations(doc *openapi3.T) map[string][]string {
 	return ops
 }
 
-// The document has every route, and no other.
+// The document has exactly the routes of the tables.
 func TestRoutesAreInTheDocument(t *testing.T) {
 	routes := make(map[string]map[string]bool)
 	add := func(prefix string, table []edge.Route) {
@@ -78,7 +78,7 @@ func TestRoutesAreInTheDocument(t *testing.T) {
 	}
 }
 
-// Every code of an operation has a status, every code is of some operation, and none is listed twice.
+// Every code of an operation has a status. Every code belongs to some operation. No operation lists a code twice.
 func TestCodesOfOperations(t *testing.T) {
 	doc := document(t)
 	statuses := doc.Components.Schemas["Error"].Value.Extensions["x-statuses"].(map[string]any)
@@ -112,7 +112,7 @@ func TestCodesOfOperations(t *testing.T) {
 	}
 }
 
-// Every call that gives an answer has a route. TestRoutesAreInTheDocument sees only routes.
+// Every call of the API has a route. TestRoutesAreInTheDocument checks only routes.
 func TestCallsHaveRoutes(t *testing.T) {
 	calls := 0
 	for call := range reflect.TypeFor[api.API]().Methods() {

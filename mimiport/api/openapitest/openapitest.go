@@ -1,5 +1,5 @@
-// Package openapitest lets tests check real requests and answers against the document of the APIs: every answer must be
-// what the document says, and so must be every request that is not refused.
+// Package openapitest lets tests check real requests and answers against the document of the APIs. Every answer must
+// match the document, and so must every request that the server does not refuse.
 package openapitest
 
 import (
@@ -23,11 +23,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// Checker reports whatever the document does not say as errors of a test.
+// Checker reports every deviation from the document as an error of a test.
 type Checker struct {
 	t      testing.TB
 	router routers.Router
-	always []any // the codes with which every operation may refuse
+	always []any // the codes of refusals that every operation may have
 }
 
 // New makes a checker of api.OpenAPI.
@@ -44,14 +44,15 @@ func New(t testing.TB) *Checker {
 	return &Checker{t, router, Codes(doc.Extensions)}
 }
 
-// Codes are the codes of refusals that extensions list, without the prefix of those that Matrix does not have.
+// Codes returns the codes of refusals that extensions list. The list leaves out the prefix of codes that Matrix does
+// not define.
 func Codes(extensions map[string]any) []any {
 	codes, _ := extensions["x-codes"].([]any)
 	return codes
 }
 
 var load = sync.OnceValues(func() (*openapi3.T, error) {
-	openapi3.SchemaErrorDetailsDisabled = true // they fill pages
+	openapi3.SchemaErrorDetailsDisabled = true // the details fill pages
 	doc, err := openapi3.NewLoader().LoadFromData(api.OpenAPI)
 	if err != nil {
 		return nil, err
@@ -61,13 +62,13 @@ var load = sync.OnceValues(func() (*openapi3.T, error) {
 	}
 	for _, item := range doc.Paths.Map() {
 		if item.Servers == nil {
-			item.Servers = doc.Servers // the router would take those of the path before it
+			item.Servers = doc.Servers // otherwise the router uses the servers of the path before
 		}
 	}
 	return doc, nil
 })
 
-// Handler checks what next is asked and what it answers.
+// Handler checks the requests to next and its answers.
 func (c *Checker) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := c.read(&r.Body)
@@ -84,7 +85,7 @@ func (c *Checker) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// RoundTripper checks what is asked through next and what comes back.
+// RoundTripper checks the requests through next and their answers.
 func (c *Checker) RoundTripper(next http.RoundTripper) http.RoundTripper { return &transport{c, next} }
 
 type transport struct {
@@ -125,7 +126,7 @@ func (c *Checker) check(r *http.Request, body []byte, status int, header http.He
 
 func (c *Checker) verify(r *http.Request, body []byte, status int, header http.Header, answer []byte) error {
 	if status == http.StatusUnauthorized {
-		return nil // in the words of the homeserver
+		return nil // an answer of the homeserver itself
 	}
 	asked := r.Clone(r.Context())
 	asked.Body = io.NopCloser(bytes.NewReader(body))
@@ -166,7 +167,7 @@ func (c *Checker) requireCode(op *openapi3.Operation, status int, answer []byte)
 	return nil
 }
 
-// outside is an error when something answers that the document does not know.
+// outside returns an error if the server answers a request that the document does not have.
 func outside(r *http.Request, status int) error {
 	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api/openapitest"
 )
 
-// reports collects what a checker says.
+// reports collects the reports of a checker.
 type reports struct {
 	testing.TB
 	said []string
@@ -21,7 +21,7 @@ func (r *reports) Errorf(format string, args ...any) {
 	r.said = append(r.said, fmt.Sprintf(format, args...))
 }
 
-// transport answers every request alike.
+// transport gives every request the same answer.
 type transport struct {
 	status int
 	body   string

@@ -8,8 +8,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
-// Devices are the devices of all users, as their homeservers tell every server. A device that a test says nothing of
-// publishes the key that it is asked for.
+// Devices are the devices of all users, as their homeservers list them for every server. A device that no test has
+// changed publishes the key of its leaf.
 type Devices struct {
 	mu     sync.Mutex
 	said   map[device]published
@@ -24,15 +24,15 @@ type published struct {
 	key     string
 }
 
-// Delete lets a device be deleted.
+// Delete deletes a device.
 func (d *Devices) Delete(user, id string) {
 	d.set(user, id, published{finding: delivery.DeviceUnlisted})
 }
 
-// Bare lets a device publish no key.
+// Bare makes a device publish no key.
 func (d *Devices) Bare(user, id string) { d.set(user, id, published{finding: delivery.KeyMissing}) }
 
-// Publish lets a device publish a key.
+// Publish makes a device publish a key.
 func (d *Devices) Publish(user, id string, key []byte) {
 	d.set(user, id, published{finding: delivery.KeyOther, key: string(key)})
 }
@@ -43,21 +43,21 @@ func (d *Devices) set(user, id string, p published) {
 	d.said[device{user, id}] = p
 }
 
-// Trust lets a device publish the key that it is asked for, again.
+// Trust makes a device publish the key of its leaf again.
 func (d *Devices) Trust(user, id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.said, device{user, id})
 }
 
-// Silence sets whether a homeserver does not answer.
+// Silence sets whether a homeserver is silent.
 func (d *Devices) Silence(server string, silent bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.silent[server] = silent
 }
 
-// Asked lists the servers that have been asked so far, in order.
+// Asked lists the servers that were asked so far, in order.
 func (d *Devices) Asked() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

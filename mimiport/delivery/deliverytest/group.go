@@ -17,12 +17,11 @@ type Group struct {
 	ID []byte
 
 	w     *World
-	mu    sync.Mutex                  // for all that mlstest does
+	mu    sync.Mutex                  // guards all calls of mlstest
 	after map[[32]byte]*mlstest.Group // by the hash of a Commit: the epoch that it leads to
 }
 
-// Member is a member with what they have learnt so far. Only the methods that send may be called while another of them
-// runs.
+// Member is a member with its state so far. Only the methods that send may run concurrently.
 type Member struct {
 	*Group
 	User string
@@ -34,7 +33,7 @@ type Member struct {
 	state *mlstest.Group
 }
 
-// NewGroup lets some users into the room and makes a group of them at a server, which the first of them binds.
+// NewGroup joins some users to the room and makes a group of them at a server. The first user binds it.
 func NewGroup(ctx context.Context, w *World, host string, users ...string) (*Group, []*Member, error) {
 	w.Room.Join(users...)
 	reserved, err := w.Service(host).ReserveGroup(ctx, Caller(users[0]), &api.ReserveGroupRequest{RoomID: RoomID})
@@ -57,10 +56,10 @@ func NewGroup(ctx context.Context, w *World, host string, users ...string) (*Gro
 	return g, members, err
 }
 
-// State tells the member's epoch from every other, also of another branch: it is the hash of its GroupInfo.
+// State identifies the member's epoch among all epochs of all branches. It is the hash of the epoch's GroupInfo.
 func (m *Member) State() [32]byte { return sha256.Sum256(m.state.GroupInfo()) }
 
-// Look asks where the group stands at the Delivery Service that the member holds as current, as State tells it.
+// Look asks the Delivery Service that the member holds as current for the group's state, in the form of State.
 func (m *Member) Look(ctx context.Context) (state [32]byte, err error) {
 	err = m.ask(m.DS, func(d *delivery.Service) error {
 		g, err := d.Group(ctx, Caller(m.User), m.ID)
@@ -77,10 +76,10 @@ func (m *Member) ask(server string, request func(*delivery.Service) error) error
 	return m.w.exchange(Message{serverOf(m.User), server, "request"}, request)
 }
 
-// Sync reads the log and goes where it leads.
+// Sync reads the log and follows it.
 func (m *Member) Sync(ctx context.Context) error { return m.SyncAt(ctx, m.DS) }
 
-// SyncAt is Sync for a member whose Delivery Service is lost: another one serves what it knows of the member's term.
+// SyncAt is Sync for a member whose Delivery Service is lost: another one serves its log of the member's term.
 func (m *Member) SyncAt(ctx context.Context, server string) error {
 	for {
 		var log *api.MessagesResponse
@@ -103,7 +102,7 @@ func (m *Member) SyncAt(ctx context.Context, server string) error {
 	}
 }
 
-// read takes messages of the log in, up to the Commit that moves the group.
+// read takes messages of the log up to the Commit that moves the group.
 func (m *Member) read(log []api.LogMessage) (moved bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -216,7 +215,7 @@ func SignInit(g *mlstest.Group, leaf uint32, response *mimiport.MigrationRespons
 	return init.Marshal()
 }
 
-// Initiate sends the MigrationInit, again if need be, and returns how the migration stands at the source.
+// Initiate sends the MigrationInit, repeatedly if needed, and returns the migration's status at the source.
 func (m *Member) Initiate(ctx context.Context, p *Proposed) (st *api.MigrationStatus, err error) {
 	err = m.ask(p.from, func(d *delivery.Service) (err error) {
 		st, err = d.InitMigration(ctx, Caller(m.User), p.id, p.init)

@@ -22,14 +22,14 @@ func signingKey(server string, n int) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(seed[:])
 }
 
-// Key is the key with which a server signs now. Every server has published its keys, also one that is no Delivery
+// Key is the key with which a server signs now. Every server publishes its keys, also a server that is not a Delivery
 // Service.
 func (w *World) Key(server string) ed25519.PrivateKey { return signingKey(server, w.keyCount(server)) }
 
 // KeyID is the id of Key.
 func (w *World) KeyID(server string) string { return keyID(w.keyCount(server)) }
 
-// keyCount is how many keys a server has had. The last one is current.
+// keyCount returns the number of keys that a server has had. The last one is current.
 func (w *World) keyCount(server string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -44,10 +44,10 @@ func (w *World) Rotate(server string) {
 	w.retired[server] = append(w.retired[server], now)
 }
 
-// forEver is until when a key is valid that is not rotated away.
+// forEver is the end of validity of a key that is not rotated away.
 var forEver = time.Unix(1<<33, 0)
 
-// keys signs for one server, and knows the keys that others have given it.
+// keys signs for one server, and knows the keys that it has fetched from others.
 type keys struct {
 	w      *World
 	server string
@@ -61,7 +61,7 @@ func (k keys) Sign(server string, m mimiport.Signed) (string, error) {
 	return keyID(n), mimiport.Sign(m, signingKey(server, n))
 }
 
-// Live implements proof.Keys. What a server has been given once it knows from then on.
+// Live implements proof.Keys. A server knows every key that it has fetched once.
 func (k keys) Live(_ context.Context, server string, _ []string) (map[string]proof.Key, error) {
 	if k.w.Verified != nil {
 		k.w.Verified()
@@ -90,7 +90,7 @@ func (k keys) Known(_ context.Context, server string) (map[string]proof.Key, err
 	return maps.Clone(k.w.known[[2]string{k.server, server}]), nil
 }
 
-// ForgetKeys takes from a server the keys that another has given it.
+// ForgetKeys makes a server forget the keys that it has fetched from another.
 func (w *World) ForgetKeys(server, other string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -110,7 +110,7 @@ func (k keys) KeyObject(_ context.Context, server, _ string) ([]byte, error) {
 	return k.w.keyObject(server), nil
 }
 
-// keyObject is what a server publishes: its key, and those before.
+// keyObject returns a server's key object with its present and former keys.
 func (w *World) keyObject(server string) []byte {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
-// Message is what passes from one server to another: a request, or what comes back.
+// Message is a request from one server to another, or the answer to it.
 type Message struct {
 	From, To string
 
@@ -27,19 +27,19 @@ type Delivery struct {
 	api.FanOut
 }
 
-// Received says whether a device of a user was sent a message.
+// Received reports whether a device of a user has got a message.
 func (w *World) Received(user string, message []byte) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.Got, func(d Delivery) bool { return d.User == user && bytes.Equal(d.Message, message) })
 }
 
-// Network takes messages from each server to each, unless they get lost.
+// Network carries messages between servers, unless they get lost.
 func (w *World) Network() delivery.Sender { return network{w} }
 
 type network struct{ w *World }
 
-// carry takes a message along.
+// carry carries one message.
 func (w *World) carry(m Message) error {
 	if w.Lose != nil && w.Lose(m) {
 		return mimiport.Errorf("send", mimiport.KindPeer, "the %s from %s to %s was lost", m.What, m.From, m.To)
@@ -47,7 +47,7 @@ func (w *World) carry(m Message) error {
 	return nil
 }
 
-// exchange takes a request along, and what comes back.
+// exchange carries a request and its answer.
 func (w *World) exchange(request Message, serve func(*delivery.Service) error) error {
 	if err := w.carry(request); err != nil {
 		return err
@@ -96,7 +96,7 @@ func (n network) PutContent(
 	err = n.w.exchange(Message{from, to, "content"}, func(d *delivery.Service) (err error) {
 		vote, err = d.PutContent(ctx, from, c)
 		if err == nil && vote != nil && to == n.w.Draft {
-			vote.Vote = nil // the draft has no such thing
+			vote.Vote = nil // the draft has no MigrationVote
 			err = n.w.activate(ctx, from, to, c.ID)
 		}
 		return err
@@ -104,7 +104,8 @@ func (n network) PutContent(
 	return vote, err
 }
 
-// activate makes a target active as the draft has it, without a decision: by one that the World signs for the source.
+// activate makes a target active right after its vote, as in the draft. For this the World signs a decision for the
+// source.
 func (w *World) activate(ctx context.Context, from, to string, id mimiport.MigrationID) error {
 	st, err := w.Service(to).Migration(ctx, api.Caller{Server: to}, id)
 	if err != nil {

@@ -22,7 +22,7 @@ type Room struct {
 	Unseen    map[string]bool            // servers that have never been in it
 }
 
-// Join lets users into the room, with the power to do everything.
+// Join joins users to the room, with the power to do everything.
 func (r *Room) Join(users ...string) {
 	for _, user := range users {
 		r.Joined[user], r.Power[user] = true, 100
@@ -35,7 +35,7 @@ type rooms struct {
 	server string
 }
 
-// knows says whether the server was ever in a room.
+// knows reports whether the server was ever in a room.
 func (r rooms) knows(roomID string) bool { return roomID == RoomID && !r.room.Unseen[r.server] }
 
 func (r rooms) Standing(_ context.Context, roomID, userID string) (delivery.Standing, error) {

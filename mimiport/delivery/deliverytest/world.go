@@ -1,5 +1,5 @@
-// Package deliverytest runs Delivery Services in one process, with one room that all of them see and a network between
-// them that loses what a test says, for tests of what several of them store and decide together.
+// Package deliverytest runs several Delivery Services in one process, for tests of their common decisions. All of them
+// see one room. The network between them loses the messages that a test chooses.
 package deliverytest
 
 import (
@@ -24,25 +24,26 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Engines are those of every server.
+// Engines returns the MLS engines of every server.
 func Engines() map[string]mls.Engine {
 	engine := mls.RFC9420(mls.DefaultLimits())
 	return map[string]mls.Engine{engine.Protocol(): engine}
 }
 
-// World is some Delivery Services. Its methods are safe for concurrent use; its fields are set while no method runs.
+// World is a set of Delivery Services. Its methods are safe for concurrent use. A test sets its fields while no method
+// runs.
 type World struct {
 	Stores   map[string]storage.Store     // by server name
 	Services map[string]*delivery.Service // by server name
 	Room     *Room                        // as all servers see it
 	Devices  *Devices                     // as their homeservers tell it
-	Got      []Delivery                   // what devices have received, in order
+	Got      []Delivery                   // the events that devices have received, in order
 
 	Lose     func(Message) bool               // whether a message between servers gets lost; nil for never
 	Draft    string                           // a server that speaks only the draft: it activates what it imports
 	Silent   map[string]bool                  // servers that cannot be asked for their keys
 	Verified func()                           // called when a server is asked for its keys; may be nil
-	Logf     func(format string, args ...any) // told of the rows that fail; may be nil
+	Logf     func(format string, args ...any) // logs the rows that fail; may be nil
 
 	seed uint64
 
@@ -72,7 +73,7 @@ func New(seed uint64, stores map[string]storage.Store) *World {
 // Add starts one more Delivery Service.
 func (w *World) Add(name string, store storage.Store) {
 	limits := delivery.DefaultLimits()
-	limits.Wait = 0 // outcomes are asked for
+	limits.Wait = 0 // tests ask for outcomes
 	unbounded := policy.Default()
 	unbounded.Quotas = policy.Quotas{}
 	seed := sha256.Sum256(fmt.Appendf(nil, "%d %s", w.seed, name))
@@ -92,10 +93,10 @@ func (w *World) start(name string, deps delivery.Deps) {
 	w.Stores[name], w.Services[name] = deps.Store, delivery.New(deps)
 }
 
-// Restart takes from a server what it holds in memory.
+// Restart makes a server lose its memory.
 func (w *World) Restart(name string) { w.start(name, w.Service(name).Deps) }
 
-// RestartWith restarts a server with other parts.
+// RestartWith restarts a server with changed Deps.
 func (w *World) RestartWith(name string, change func(*delivery.Deps)) {
 	deps := w.Service(name).Deps
 	change(&deps)
@@ -151,7 +152,7 @@ func (w *World) Jump(name string, ahead time.Duration) {
 	w.skew[name] = ahead
 }
 
-// Work does once what is due at a server, and says whether there was any. What fails is put off for a second.
+// Work does each due row of a server once, and reports whether there was any. It delays a row that fails by a second.
 func (w *World) Work(ctx context.Context, name string) (worked bool, err error) {
 	service, now := w.Service(name), w.Now(name)
 	store := service.Store
@@ -177,7 +178,7 @@ func (w *World) Work(ctx context.Context, name string) (worked bool, err error) 
 	return len(due) > 0, nil
 }
 
-// WorkAll does once what is due at each server, and says whether there was any.
+// WorkAll does each due row of each server once, and reports whether there was any.
 func (w *World) WorkAll(ctx context.Context) (worked bool, err error) {
 	for _, name := range w.Servers() {
 		here, err := w.Work(ctx, name)
@@ -189,7 +190,7 @@ func (w *World) WorkAll(ctx context.Context) (worked bool, err error) {
 	return worked, nil
 }
 
-// Run does what is due, everywhere, until nothing is. Rows that fail are due again when time has passed.
+// Run does the due rows of all servers until no row is due. A row that fails is due again when time has passed.
 func (w *World) Run(ctx context.Context) error {
 	for range 1000 {
 		if worked, err := w.WorkAll(ctx); err != nil || !worked {

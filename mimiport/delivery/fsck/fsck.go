@@ -1,5 +1,5 @@
-// Package fsck derives again, from what a Delivery Service has stored, what must be true of it: every group from its
-// snapshots and its log, every migration from what was signed. It changes nothing.
+// Package fsck checks the store of a Delivery Service. It derives every group again from its snapshots and its log, and
+// every migration from its signed messages. It changes nothing.
 package fsck
 
 import (
@@ -17,24 +17,24 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Store is what is checked. Nothing may write to it meanwhile: a row that goes while its group is read looks like a
-// problem.
+// Store is the store to check. Nothing may write to it during the check: if a row disappears while Check reads its
+// group, the row looks like a problem.
 type Store interface {
 	storage.Store
 
-	// Outbox lists at most limit rows that follow a key, in the order of their keys.
+	// Outbox lists at most limit rows after a key, in the order of their keys.
 	Outbox(ctx context.Context, after storage.RowKey, limit int) ([]storage.Row, error)
 
 	// AllKeyObjects lists the key objects of all servers.
 	AllKeyObjects(ctx context.Context) ([]storage.KeyObject, error)
 }
 
-// Problem is something that a Delivery Service never stores.
+// Problem is a fault that the store of a sound Delivery Service never has.
 type Problem struct {
 	Group     []byte
 	Term      uint64
-	Migration mimiport.MigrationID // where it is a migration that has the problem
-	Server    string               // where it is what is kept of another server
+	Migration mimiport.MigrationID // set if a migration has the problem
+	Server    string               // set if the stored keys of another server have the problem
 	What      string
 }
 
@@ -48,19 +48,19 @@ func (p Problem) String() string {
 	return fmt.Sprintf("group %s in term %d: %s", base64.RawURLEncoding.EncodeToString(p.Group), p.Term, p.What)
 }
 
-// Report is what a check has seen.
+// Report is the result of a check.
 type Report struct {
 	Groups, Migrations, Rows int
 	Problems                 []Problem
 }
 
-// page is how much is read at a time.
+// page is the number of entries that a check reads at a time.
 const page = 256
 
-// maxTerm is beyond what servers accept of a group's moves: a term that is wrong must not make a check endless.
+// maxTerm is larger than every term that servers accept. A wrong term must not make a check endless.
 const maxTerm = 10_000
 
-// Check looks at everything in a store. It returns an error only when the store cannot be read.
+// Check checks everything in a store. It returns an error only if it cannot read the store.
 func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Report, error) {
 	c := &checker{
 		store: store, engines: engines, report: new(Report),
@@ -77,7 +77,7 @@ func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Re
 	return c.report, nil
 }
 
-// task is what a row of the outbox is there for.
+// task is the work of a row of the outbox.
 type task struct {
 	kind      storage.RowKind
 	migration mimiport.MigrationID
@@ -91,7 +91,7 @@ type checker struct {
 
 	todo    map[task]bool
 	records map[mimiport.MigrationID]*migration.Migration
-	last    map[string]uint64 // by group: the latest term that anything tells of
+	last    map[string]uint64 // by group: the latest term that the store mentions
 	nonces  map[mimiport.Nonce]mimiport.MigrationID
 }
 
@@ -155,7 +155,7 @@ func (c *checker) readOutbox(ctx context.Context) error {
 	}
 }
 
-// row checks that what a row tells to do can be done.
+// row checks that the group and the migration of a row exist.
 func (c *checker) row(ctx context.Context, r *storage.Row) error {
 	c.todo[task{r.Kind, r.Migration}] = true
 	if r.Migration != (mimiport.MigrationID{}) {
@@ -183,7 +183,7 @@ func (c *checker) group(g *storage.Group, format string, args ...any) {
 	c.found(Problem{Group: g.ID, Term: g.Term, What: fmt.Sprintf(format, args...)})
 }
 
-// checkGroups checks each term of each group: all before the last must be over.
+// checkGroups checks each term of each group. All terms before the last must be over.
 func (c *checker) checkGroups(ctx context.Context) error {
 	ids := make([]string, 0, len(c.last))
 	for id := range c.last {
@@ -218,7 +218,7 @@ func (c *checker) checkGroups(ctx context.Context) error {
 	return nil
 }
 
-// checkState checks a group against the migration that it names, and that one against the outbox.
+// checkState checks a group against the migration that it names, and the migration against the outbox.
 func (c *checker) checkState(g *storage.Group) {
 	if g.State == migration.GroupActive || g.State == migration.GroupStopped || g.State == migration.GroupReserved ||
 		g.Migration == (mimiport.MigrationID{}) {
@@ -253,9 +253,9 @@ func (c *checker) checkLineage(g *storage.Group) {
 	want := g.Term
 	switch {
 	case g.State == migration.GroupStaged || g.State == migration.GroupDropped:
-		want-- // the step that leads here is not confirmed
+		want-- // the last step is not confirmed yet
 	case g.State == migration.GroupMoved && g.Migration == (mimiport.MigrationID{}):
-		want = l.Term() // yielded: the claim is part of it
+		want = l.Term() // yielded: the lineage includes the claim
 	}
 	end, err := proof.Stored(g.ID, l)
 	switch {
@@ -270,8 +270,7 @@ func (c *checker) checkLineage(g *storage.Group) {
 	}
 }
 
-// checkKeyObjects checks that each key object which is kept is signed by its server, and holds the key that it is kept
-// for.
+// checkKeyObjects checks that each stored key object is signed by its server, and holds the key that it is stored for.
 func (c *checker) checkKeyObjects(ctx context.Context) error {
 	objects, err := c.store.AllKeyObjects(ctx)
 	for _, o := range objects {

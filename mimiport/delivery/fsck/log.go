@@ -57,7 +57,7 @@ func (c *checker) checkLog(ctx context.Context, g *storage.Group) error {
 	return r.content(ctx)
 }
 
-// checkFormer checks that what came here of former terms is of terms before the group's.
+// checkFormer checks that the imported log is of terms before the group's term.
 func (c *checker) checkFormer(ctx context.Context, g *storage.Group) error {
 	stored, err := c.store.Former(ctx, storage.GroupKey{ID: g.ID, Term: g.Term})
 	if errors.Is(err, storage.ErrNotFound) {
@@ -95,19 +95,19 @@ func (c *checker) snapshots(ctx context.Context, g *storage.Group) (found []stor
 	}
 }
 
-// replay is a group on its way through its log.
+// replay is the state of a group during the replay of its log.
 type replay struct {
 	*checker
 	g         *storage.Group
 	engine    mls.Engine
-	snapshots []storage.Snapshot // that are still to come
+	snapshots []storage.Snapshot // the snapshots that follow
 	receipts  *receipts
-	begin     uint64    // the number of the message to go on with
-	state     mls.Group // nil where there is none, or it has failed
+	begin     uint64    // the number of the next message to replay
+	state     mls.Group // nil before the first snapshot, or after a failure
 
 	last  uint64 // the number of the message before; 0 for none
-	epoch uint64 // of that
-	whole bool   // from here on nothing may be missing: only what is old is forgotten
+	epoch uint64 // the epoch of that message
+	whole bool   // from here on no message may be missing: the server forgets only the oldest messages
 }
 
 // open begins with the oldest snapshot.
@@ -127,8 +127,7 @@ func (r *replay) open() {
 
 // entry takes the next message.
 func (r *replay) entry(e *storage.Entry) {
-	// From the oldest snapshot on all handshakes are kept. What else is missing was forgotten for its age, and so was all
-	// of it that is older than what is there.
+	// The server keeps all handshakes from the oldest snapshot on. It forgets other messages by age, the oldest first.
 	if gap := e.Seq != r.last+1; gap && r.whole {
 		r.group(r.g, "messages %d to %d are missing", r.last+1, e.Seq-1)
 	}
@@ -185,8 +184,8 @@ func (r *replay) handshake(e *storage.Entry) {
 	}
 }
 
-// groupInfo is the GroupInfo of a Commit: one that holds the tree is in the snapshot after the Commit, and not in the
-// log.
+// groupInfo returns the GroupInfo of a Commit. If the GroupInfo holds the tree, it is in the snapshot after the Commit
+// and not in the log.
 func (r *replay) groupInfo(e *storage.Entry) []byte {
 	if len(e.GroupInfo) == 0 && len(r.snapshots) > 0 && r.snapshots[0].Seq == e.Seq+1 {
 		return r.snapshots[0].GroupInfo
@@ -211,7 +210,7 @@ func (r *replay) end() {
 	}
 }
 
-// content checks that what a frozen group's source is to send is what it has signed.
+// content checks that the stored content of a frozen group is the content that the source has signed.
 func (r *replay) content(ctx context.Context) error {
 	m := r.records[r.g.Migration]
 	if r.g.State != migration.GroupFrozen || m == nil || r.state == nil {

@@ -62,7 +62,7 @@ func (c *checker) offer(m *migration.Migration) {
 	}
 }
 
-// outcome checks that what is signed is what its state needs, and no more.
+// outcome checks that a record has exactly the signed messages that its state needs.
 func (c *checker) outcome(m *migration.Migration) {
 	confirmed, aborted := m.Confirmation.Message != nil, m.Abort.Message != nil
 	switch m.State {
@@ -99,7 +99,7 @@ func (c *checker) outcome(m *migration.Migration) {
 	}
 }
 
-// due is what a record in a state waits for: a row of the outbox does it.
+// due lists, by state, the rows of the outbox that a record needs.
 var due = map[migration.State][]storage.RowKind{
 	migration.Frozen:  {migration.RowContent, migration.RowDeadline},
 	migration.Decided: {migration.RowConfirmation},
@@ -126,7 +126,7 @@ func (c *checker) whereabouts(ctx context.Context, m *migration.Migration) error
 		term--
 	}
 	if m.State == migration.Offered || m.State == migration.Dropped || m.State == migration.Aborted {
-		return nil // nothing is here for its sake
+		return nil // this server has no row of the group for this migration
 	}
 	g, err := c.store.GroupAt(ctx, storage.GroupKey{ID: m.GroupID, Term: term})
 	if errors.Is(err, storage.ErrNotFound) {
@@ -149,7 +149,7 @@ func (c *checker) whereabouts(ctx context.Context, m *migration.Migration) error
 func (c *checker) activated(g *storage.Group, m *migration.Migration) {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
-		return // told before
+		return // reported before
 	}
 	if l.Term() < m.Term || m.Term == 0 || !proof.ByOffer(&l.Steps[m.Term-1], m.Response.Message) {
 		c.migration(m, "it is active, and the group's lineage does not have it")

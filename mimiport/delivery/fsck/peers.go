@@ -11,10 +11,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Ask asks another server, as one of this server's names, how a migration stands there: delivery.Sender.AskStatus.
+// Ask asks another server, in the name of a local one, for the status of a migration: delivery.Sender.AskStatus.
 type Ask func(ctx context.Context, from, to string, id mimiport.MigrationID) (*api.MigrationStatus, error)
 
-// together says which states of a target go with one of the source (profile, section 6).
+// together lists the states of a target that a state of the source allows (profile, section 6).
 var together = map[migration.State][]migration.State{
 	migration.Frozen:  {migration.Offered, migration.Staged, migration.Dropped},
 	migration.Decided: {migration.Staged, migration.Active},
@@ -22,8 +22,8 @@ var together = map[migration.State][]migration.State{
 	migration.Aborted: {migration.Offered, migration.Staged, migration.Dropped},
 }
 
-// Peers asks the other server of each migration how it stands there, and returns where the two sides contradict each
-// other. Whom it cannot ask is a problem too. It returns an error only when the store cannot be read.
+// Peers asks the other server of each migration for its status, and returns the contradictions between the two sides. A
+// server that does not answer is a problem too. Peers returns an error only if it cannot read the store.
 func Peers(ctx context.Context, store Store, ask Ask) (problems []Problem, err error) {
 	for after := (mimiport.MigrationID{}); ; {
 		records, err := store.Migrations(ctx, storage.MigrationFilter{}, after, page)
@@ -43,7 +43,7 @@ func Peers(ctx context.Context, store Store, ask Ask) (problems []Problem, err e
 	}
 }
 
-// compare says what is wrong between the two sides of a migration, nothing for nothing.
+// compare describes the contradiction between the two sides of a migration, or returns "".
 func compare(ctx context.Context, m *migration.Migration, ask Ask) string {
 	own, peer := m.Source, m.Target
 	if m.Role == migration.Target {
@@ -52,7 +52,7 @@ func compare(ctx context.Context, m *migration.Migration, ask Ask) string {
 	there, err := ask(ctx, own, peer, m.ID)
 	if mimiport.KindOf(err) == mimiport.KindUnknownMigration &&
 		slices.Contains([]migration.State{migration.Offered, migration.Dropped, migration.Aborted}, m.State) {
-		return "" // it never came there, or is forgotten
+		return "" // the migration never came there, or the other server has forgotten it
 	}
 	if err != nil {
 		return fmt.Sprintf("it is %s, and %s says: %v", m.State, peer, err)

@@ -6,13 +6,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// receipts are those of a group in one term, by the epoch that the Commit leads to.
+// receipts are the receipts of a group in one term, by the epoch that the Commit leads to.
 type receipts struct {
 	by    map[uint64]storage.Receipt
-	first uint64 // the lowest epoch; from there on every Commit has one
+	first uint64 // the lowest epoch; from there on every Commit has a receipt
 }
 
-// receipts reads what a group's host has signed for, which must not be beyond the group's epoch.
+// receipts reads the receipts that a group's host has signed. None may be beyond the group's epoch.
 func (c *checker) receipts(ctx context.Context, g *storage.Group) (*receipts, error) {
 	all := &receipts{by: make(map[uint64]storage.Receipt)}
 	for from := uint64(0); ; {
@@ -34,7 +34,7 @@ func (c *checker) receipts(ctx context.Context, g *storage.Group) (*receipts, er
 	}
 }
 
-// receipt checks that a Commit is the one that was signed for.
+// receipt checks that a Commit is the Commit of its receipt.
 func (r *replay) receipt(e *storage.Entry) {
 	signed, ok := r.receipts.by[e.Epoch+1]
 	switch {

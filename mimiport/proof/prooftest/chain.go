@@ -7,23 +7,23 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Message is what servers sign of a lineage.
+// Message is a message of a lineage that servers sign.
 type Message interface {
 	mimiport.Signed
 	Marshal() ([]byte, error)
 }
 
-// Chain is a group on its way from host to host. Its lineage may be changed at will.
+// Chain is a group that moves from host to host. A test may change its lineage in any way.
 type Chain struct {
 	ID           []byte
-	Host, Before string // who has the group, and who had it in the term before
-	Epoch        uint64 // that the present term began with
+	Host, Before string // the present host, and the host of the term before
+	Epoch        uint64 // the first epoch of the present term
 	Lineage      mimiport.Lineage
 
 	sign func(server string, m Message) mimiport.SignedMessage
 }
 
-// NewChain is a group at the server that made its id. sign signs for every server.
+// NewChain makes a group at the server that made its id. sign signs for every server.
 func NewChain(p mimiport.GroupIDPreimage, sign func(server string, m Message) mimiport.SignedMessage) *Chain {
 	return &Chain{
 		ID: p.GroupID(), Host: p.CreatingServer, sign: sign,
@@ -31,7 +31,7 @@ func NewChain(p mimiport.GroupIDPreimage, sign func(server string, m Message) mi
 	}
 }
 
-// Offer is an offer of a target to the host at an epoch, and the decision on it. Neither is signed.
+// Offer returns an offer of a target to the host at an epoch, and the decision on it. Neither is signed.
 func (c *Chain) Offer(target string, epoch uint64) (*mimiport.MigrationResponse, *mimiport.MigrationConfirmation) {
 	offer := &mimiport.MigrationResponse{
 		Request: mimiport.MigrationRequest{SourceDomain: c.Host, TargetDomain: target, GroupID: c.ID, Epoch: epoch},
@@ -49,7 +49,7 @@ func (c *Chain) Migrate(target string, epoch uint64) {
 	})
 }
 
-// Vote is a target's vote on its offer to the host, not signed.
+// Vote returns a target's unsigned vote on its offer to the host.
 func (c *Chain) Vote(offer *mimiport.MigrationResponse) *mimiport.MigrationVote {
 	hash := sha256.Sum256([]byte("a stand-in for a MigrationContent"))
 	return &mimiport.MigrationVote{MigrationID: offer.ID(), Term: c.Lineage.Term() + 1, ContentHash: hash[:]}

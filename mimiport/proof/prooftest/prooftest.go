@@ -1,4 +1,4 @@
-// Package prooftest makes signed key objects and gives keys from them, for tests and test vectors.
+// Package prooftest makes signed key objects and returns keys from them, for tests and test vectors.
 package prooftest
 
 import (
@@ -16,15 +16,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
-// Pair is a server's signing key and until when it signs, or has signed, with it.
+// Pair is a server's signing key, and the time until which the server signs, or signed, with it.
 type Pair struct {
 	ID    string
 	Key   ed25519.PrivateKey
 	Until time.Time
 }
 
-// KeyObject is a server's signed key object: of its current key, and of those that it has signed with before. It panics
-// on a name that cannot be encoded.
+// KeyObject returns a server's signed key object with its current key and its former keys. It panics on a name that
+// cannot be encoded.
 func KeyObject(server string, current Pair, old ...Pair) []byte {
 	id := gomatrixserverlib.KeyID(current.ID)
 	fields := gomatrixserverlib.ServerKeyFields{
@@ -55,15 +55,15 @@ func public(p Pair) gomatrixserverlib.VerifyKey {
 
 // Keys is proof.Keys over key objects.
 type Keys struct {
-	Stored    map[string][][]byte // by server: the key objects that are known
-	Published map[string][]byte   // by server: the key object that it gives now; a server without one cannot be asked
-	Refused   []string            // servers that are not asked whatever they would say
+	Stored    map[string][][]byte // by server: the stored key objects
+	Published map[string][]byte   // by server: the key object that it publishes now; a server without one does not answer
+	Refused   []string            // servers that Live refuses to ask
 
 	mu    sync.Mutex
 	asked []string
 }
 
-// Asked lists the servers that were asked for their keys, each as often as it was.
+// Asked lists the servers that were asked for their keys, once for each time.
 func (k *Keys) Asked() []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
