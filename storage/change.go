@@ -5,27 +5,29 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// Change is one atomic transition: all of it is written, durably, or none. A Group or Migration whose Version is 0 is
-// inserted and must not exist; any other replaces the stored row of that version; either is stored with Version+1.
-// Entries, Receipt, Content and Rows are inserted and must not exist. Anything unmet is ErrConflict. Limits are checked
-// last.
+// Change is one atomic transition: a store writes all of it durably, or nothing.
+//
+// The store inserts a Group or Migration whose Version is 0; there must be no such row. For any other Version, the
+// store replaces the row, which must have that version. It stores the row with Version+1. It inserts Entries, Receipt,
+// Content and Rows; there must be no such rows. If one of these conditions does not hold, the error is ErrConflict. The
+// store checks limits last.
 type Change struct {
 	Group     *Group
 	Migration *migration.Migration
 	Content   *Content
-	Snapshots []Snapshot // inserted; one that exists is left as it is
+	Snapshots []Snapshot // inserted; a stored one stays as it is
 	Entries   []Entry
 	Receipt   *Receipt // of a Commit that this change accepts
-	Former    *Former  // takes the place of an earlier one
+	Former    *Former  // replaces an earlier one
 	Rows      []Row
-	Evidence  []Evidence // inserted; of one kind and migration the first is kept
-	Volume    *Volume    // added to what is counted
+	Evidence  []Evidence // inserted; the first of a kind and migration stays
+	Volume    *Volume    // added to the stored bytes of the user and day
 
-	Limits []Limit // what the change, with all that is stored, must keep
+	Limits []Limit // must hold after the change
 
-	// What is deleted; absent things are ignored. Deletions come before insertions.
+	// The store deletes these things first, before it inserts anything. It ignores absent things.
 	Done        []RowKey              // rows
-	Drop        *GroupKey             // entries, receipts, former terms, snapshots and counted bytes
+	Drop        *GroupKey             // a term's entries, receipts, Former, snapshots and volumes
 	DropBefore  *Epoch                // snapshots of earlier epochs than this one
 	DropContent *mimiport.MigrationID // a content
 }

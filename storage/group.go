@@ -19,33 +19,33 @@ type Epoch struct {
 	Epoch uint64
 }
 
-// Group is one group in one term on this server. Rows are kept for good.
+// Group is one group in one term on this server. A store never deletes a Group.
 type Group struct {
 	ID          []byte
 	Term        uint64
-	Version     uint64 // of the stored row; the store counts it
+	Version     uint64 // of the stored row; the store increments it
 	State       migration.GroupState
-	Server      string // the local server name that hosts it
+	Server      string // the local server name that hosts the group
 	RoomID      string
-	Creator     string // who reserved or migrated it
+	Creator     string // the user who reserved or migrated the group
 	Protocol    string
 	CipherSuite uint16
 	Epoch       uint64
 	NextSeq     uint64               // of the log; the first message is 1
 	Migration   mimiport.MigrationID // the migration that froze or moved it
-	Lineage     []byte               // mimiport.Lineage, encoded: how it came here
+	Lineage     []byte               // the encoded mimiport.Lineage: the group's way to this server
 	CreatedAt   time.Time
 }
 
 // Key is the row's identity.
 func (g *Group) Key() GroupKey { return GroupKey{g.ID, g.Term} }
 
-// Snapshot is a group's public state at one epoch, to replay the log on.
+// Snapshot is a group's public state at one epoch. A replay of the log starts from it.
 type Snapshot struct {
 	GroupID     []byte
 	Term        uint64
 	Epoch       uint64
-	Seq         uint64 // the first log number not in it
+	Seq         uint64 // number of the first log entry after this state
 	GroupInfo   []byte
 	RatchetTree []byte
 }

@@ -1,6 +1,6 @@
-// Package storage is the contract of the Delivery Service's stores: the data that a store keeps, the changes that it
-// makes, each in one transaction, and what it can be asked. The packages beneath keep it in SQLite, in PostgreSQL or in
-// memory; storagetest is the suite that all of them pass.
+// Package storage is the contract of the Delivery Service's stores: the data, the changes, the questions. A store
+// writes each change in one transaction. The packages below store the data in SQLite, in PostgreSQL or in memory. All
+// of them pass the suite of package storagetest.
 package storage
 
 import (
@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Millis is how every store keeps a time: milliseconds since 1970, rounded down, 0 for the zero time. The protocol's
-// own times are milliseconds, and unlike nanoseconds they hold any year that a peer may name.
+// Millis returns a time as every store keeps it: milliseconds since 1970, rounded down, 0 for the zero time. The
+// protocol's own times are milliseconds too. Unlike nanoseconds, they hold every year that a peer may name.
 func Millis(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
@@ -20,7 +20,7 @@ func Millis(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// Time is what Millis kept, in UTC.
+// Time is the inverse of Millis. The result is in UTC.
 func Time(ms int64) time.Time {
 	if ms == 0 {
 		return time.Time{}
@@ -28,15 +28,16 @@ func Time(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-// Text is how every store keeps what is for people to read: as valid UTF-8 without NUL, or PostgreSQL would refuse it.
-// It may repeat what another server said, which must not be able to keep a change from being stored.
+// Text returns a text for people as every store keeps it: valid UTF-8 without NUL, since PostgreSQL refuses anything
+// else. The text may repeat the words of another server, and such words must not prevent a change.
 func Text(s string) string {
 	const replacement = "\uFFFD"
 	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", replacement), replacement)
 }
 
-// RequireRange fails if a change has a number that the databases' 64-bit integers with a sign cannot hold. The protocol
-// refuses such epochs itself; this keeps a slip from wrapping around. It returns a KindInternal error.
+// RequireRange fails if a number in a change does not fit into a signed 64-bit integer, the largest that the databases
+// have. The error is KindInternal: the protocol refuses such numbers earlier, so this check finds only mistakes of this
+// program.
 func RequireRange(c *Change) error {
 	var largest uint64
 	note := func(numbers ...uint64) {

@@ -6,11 +6,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// EntriesBytes is how much of messages and GroupInfos, in bytes, a store reads of a log at a time, give or take one
-// entry.
+// EntriesBytes is the most bytes of messages and GroupInfos that a store reads of a log at a time. One entry may exceed
+// it.
 const EntriesBytes = 8 << 20
 
-// Bytes is what of an entry counts towards EntriesBytes.
+// Bytes returns the bytes that count towards EntriesBytes.
 func (e *Entry) Bytes() int { return len(e.Message) + len(e.GroupInfo) }
 
 // EntryKind is the kind of a log entry.
@@ -24,9 +24,9 @@ const (
 	EntryWelcome     EntryKind = "welcome"
 )
 
-// Receipt is this server's signed word that a Commit leads a group to an epoch (profile, section 3): the fields of a
-// mimiport.CommitReceipt and the id of the key. It is kept as long as its term has state here, whatever is forgotten of
-// the log.
+// Receipt is this server's signed statement that a Commit leads a group to an epoch (profile, section 3). It has the
+// fields of a mimiport.CommitReceipt and the id of the key. A store keeps it as long as it keeps state of the term,
+// even after it forgets the Commit.
 type Receipt struct {
 	GroupID    []byte
 	Term       uint64
@@ -37,8 +37,8 @@ type Receipt struct {
 	Signature  []byte
 }
 
-// Former is what came here of a group's former terms, with the group in one term: a mimiport.Former, encoded. It is
-// kept as long as that term has state here.
+// Former is an encoded mimiport.Former: the data of a group's former terms, which came here with the group in one term.
+// A store keeps it as long as it keeps state of that term.
 type Former struct {
 	GroupKey
 	Data []byte
@@ -54,8 +54,8 @@ type Entry struct {
 	Sender     string
 	Hash       [32]byte // SHA-256 of Message; unique in a term
 	Message    []byte
-	GroupInfo  []byte                  // of a Commit: the next epoch's
-	Recipients []mimiport.LeafIdentity // of a Welcome: for whom; of a Commit: whom it removed
+	GroupInfo  []byte                  // of a Commit: the GroupInfo of the next epoch
+	Recipients []mimiport.LeafIdentity // of a Welcome: the new members; of a Commit: the removed members
 	Migration  *mimiport.MigrationID   // of a migration Commit
 	At         time.Time
 }

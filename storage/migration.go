@@ -7,13 +7,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// Content is the exact MigrationContent that a source sends or a target has voted for.
+// Content is a MigrationContent, byte for byte: the one that a source sends, or the one that a target voted for.
 type Content struct {
 	ID   mimiport.MigrationID
 	Data []byte
 }
 
-// MigrationFilter selects migrations; zero fields select all.
+// MigrationFilter selects migrations. A zero field selects all.
 type MigrationFilter struct {
 	GroupID []byte
 	Role    migration.Role
@@ -25,8 +25,8 @@ type MigrationFilter struct {
 	Until   time.Time // created at or before
 }
 
-// Evidence is something that another server has signed and should not have, or that this server has and does not
-// remember. It is kept for people.
+// Evidence is a message that another server signed against the rules, or that this server signed and no longer
+// remembers. A store keeps it for people to read.
 type Evidence struct {
 	GroupID   []byte
 	Migration mimiport.MigrationID
@@ -36,12 +36,12 @@ type Evidence struct {
 	At        time.Time
 }
 
-// EvidenceKind says what the evidence shows: one of those that migrations ask to keep, or of these.
+// EvidenceKind says what the evidence shows. Package migration has some of the kinds, and the others are below.
 type EvidenceKind = migration.EvidenceKind
 
-// The other kinds of evidence.
+// The kinds of evidence that do not come from package migration.
 const (
-	EvidenceLaterEpoch EvidenceKind = "later-epoch" // a member says to be in a later epoch than this server
-	EvidenceFork       EvidenceKind = "fork"        // this server has signed for another Commit than the one forgotten
-	EvidenceReport     EvidenceKind = "report"      // no evidence: a member says that they cannot process a Commit
+	EvidenceLaterEpoch EvidenceKind = "later-epoch" // a member claims a later epoch than this server has
+	EvidenceFork       EvidenceKind = "fork"        // this server also signed for another Commit, which it forgot
+	EvidenceReport     EvidenceKind = "report"      // a member's unsigned report that they cannot process a Commit
 )

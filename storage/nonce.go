@@ -6,16 +6,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// A store keeps the nonce of a request for NonceLife, and of one device MaxNonces at most.
+// A store keeps a nonce for NonceLife, and at most MaxNonces nonces of one device.
 const (
 	NonceLife = 10 * time.Minute
 	MaxNonces = 2048
 )
 
-// QuotaNonces is the quota of a *LimitError for a device that has used MaxNonces.
+// QuotaNonces is the quota in the *LimitError for a device that has used MaxNonces nonces.
 const QuotaNonces = "nonces"
 
-// Nonce is what tells a request of a device from all others.
+// Nonce is the nonce of one signed request of a device. No two requests of a device have the same nonce.
 type Nonce struct {
 	UserID, DeviceID string
 	Nonce            mimiport.Nonce

@@ -9,35 +9,35 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// MaxWait is the longest that a group may be frozen and an offer may last (profile, section 6), and the furthest ahead
-// that a row is due, but for purges and ends.
+// MaxWait is the longest time for which a group can be frozen and an offer can last (profile, section 6). Except for
+// purges and ends, no row is due later than MaxWait from now.
 const MaxWait = 10 * time.Minute
 
-// Row is one thing to do, once, not before its time: a message to deliver or a deadline to keep. Rows of one
-// destination and queue are done in the order of their numbers; different queues know no order.
+// Row is one task: to deliver a message, or to act at a deadline. A worker does it once, at its due time or later. It
+// does the rows of one destination and queue in the order of their numbers. Different queues have no order.
 type Row struct {
-	Destination string // the server that whoever does the row asks or tells; this server's own name where it asks nobody
+	Destination string // the server that the task calls; this server's own name if the task calls no server
 	Queue       string
 	Order       uint64
 	Kind        RowKind
 	GroupID     []byte
 	Term        uint64
 	Seq         uint64               // RowFanOut: the log entry
-	Migration   mimiport.MigrationID // all other kinds
+	Migration   mimiport.MigrationID // for all other kinds
 	Due         time.Time
 	Attempts    int
 }
 
-// RowKind is what a row asks for: one of those that migrations ask for, or of these.
+// RowKind is the kind of a task. Package migration has some of the kinds, and the others are below.
 type RowKind = migration.RowKind
 
-// The other kinds of rows.
+// The kinds of rows that do not come from package migration.
 const (
 	RowFanOut  RowKind = "fan-out" // deliver a log entry to the members at the destination
-	RowCompact RowKind = "compact" // store a snapshot, so that the log before it need not be replayed
-	RowPointer RowKind = "pointer" // check the step that the room's pointer shows, with keys of its target
-	RowDevices RowKind = "devices" // compare leaves with what the devices of their users publish, at the destination
-	RowAudit   RowKind = "audit"   // look after a group in every way
+	RowCompact RowKind = "compact" // store a snapshot, so that a replay can skip the log before it
+	RowPointer RowKind = "pointer" // check the step in the room's pointer with keys of its target
+	RowDevices RowKind = "devices" // compare leaves with the device keys that their users publish at the destination
+	RowAudit   RowKind = "audit"   // make all checks of a group
 )
 
 // RowKey identifies a row.

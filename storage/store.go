@@ -10,26 +10,26 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// ErrNotFound and ErrConflict are what a Store returns besides its own failures. A conflict means that nothing was
-// written because a row is not, or no longer, what the change expected: load again.
+// Reads of a single thing return ErrNotFound if it is absent. Writes return ErrConflict if a row is not, or no longer,
+// as the change expects it. After an ErrConflict nothing is written, and the caller loads again.
 var (
 	ErrNotFound = errors.New("storage: not found")
 	ErrConflict = errors.New("storage: conflict")
 )
 
-// Horizon says what a store may forget: what is older. A zero time is for nothing.
+// Horizon bounds what a store may forget. A zero time forgets nothing.
 type Horizon struct {
-	Log      time.Time // messages accepted before, but for the handshakes that a group is replayed from
-	Offers   time.Time // this server's offers that expired before and that nobody took up
-	Evidence time.Time // evidence found before
-	Nonces   time.Time // nonces used before
+	Log      time.Time // messages accepted earlier, except the handshakes that a replay needs
+	Offers   time.Time // offers of this server that expired earlier and that nobody used
+	Evidence time.Time // evidence found earlier
+	Nonces   time.Time // nonces used earlier
 }
 
-// Store keeps everything that this module must not forget. A reader that needs a part of it names that part. Reads
-// return ErrNotFound for a single thing that is not there. A failed Apply that is neither ErrConflict nor a *LimitError
-// may have been written or not: load again.
+// Store keeps everything that this module must not forget. A caller that needs only a part takes an interface of that
+// part. If Apply fails with neither ErrConflict nor a *LimitError, the change may be written or not, and the caller
+// loads again.
 type Store interface {
-	// A *LimitError names the limit of the change that is not kept.
+	// Apply writes a change. A *LimitError names the limit that the change breaks.
 	Apply(ctx context.Context, c *Change) error
 
 	Groups
@@ -40,90 +40,91 @@ type Store interface {
 	KeyObjects
 	Nonces
 
-	// Forget deletes what lies before a horizon. It holds nobody up for long.
+	// Forget deletes everything that is older than the horizon. It works in small steps, so other calls never wait long.
 	Forget(ctx context.Context, before Horizon) error
 
 	Close() error
 }
 
-// Groups is where groups stand on this server.
+// Groups has the groups on this server, and the evidence about them.
 type Groups interface {
-	Group(ctx context.Context, id []byte) (*Group, error) // of the highest term that is not dropped
+	Group(ctx context.Context, id []byte) (*Group, error) // in the highest term that is not dropped
 	GroupAt(ctx context.Context, key GroupKey) (*Group, error)
-	Groups(ctx context.Context, after []byte, limit int) ([]Group, error) // highest terms, by id
-	// GroupsInRoom lists the groups bound to a room, highest terms.
+	Groups(ctx context.Context, after []byte, limit int) ([]Group, error) // each in its highest term, by id
+	// GroupsInRoom lists the groups that are bound to a room, each in its highest term.
 	GroupsInRoom(ctx context.Context, roomID string) ([]Group, error)
-	// Evidence lists what is kept about a group, oldest first.
+	// Evidence lists the evidence about a group, oldest first.
 	Evidence(ctx context.Context, groupID []byte) ([]Evidence, error)
 }
 
-// Log is what a group's state is replayed from.
+// Log has the messages of a group, and the snapshots for their replay.
 type Log interface {
-	// Snapshot is the latest of the term at or before an epoch.
+	// Snapshot returns the latest snapshot of the term at or before an epoch.
 	Snapshot(ctx context.Context, key GroupKey, epoch uint64) (*Snapshot, error)
-	// Entries are those numbered from and up, in order, at most limit, and none after those that have EntriesBytes
-	// together.
+	// Entries returns the entries from a number on, in order. It stops after limit entries, or after the entry with which
+	// they have EntriesBytes together.
 	Entries(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
-	// Handshakes are Entries without all but the proposals and Commits.
+	// Handshakes is Entries for proposals and Commits only.
 	Handshakes(ctx context.Context, key GroupKey, from uint64, limit int) ([]Entry, error)
-	// Latest are the last Entries but for application messages, in order, at most limit, and none before those that have
-	// EntriesBytes together.
+	// Latest returns the last entries except application messages, in order. Like Entries, it stops at limit or
+	// EntriesBytes, counted from the end.
 	Latest(ctx context.Context, key GroupKey, limit int) ([]Entry, error)
 	EntryByHash(ctx context.Context, key GroupKey, hash [32]byte) (*Entry, error)
-	// Receipts are those of a term for an epoch and later ones, in order, at most limit.
+	// Receipts returns at most limit receipts of a term, in order, from an epoch on.
 	Receipts(ctx context.Context, from Epoch, limit int) ([]Receipt, error)
-	// Former is what came with the group in a term.
+	// Former returns the data of former terms that came with the group in this term.
 	Former(ctx context.Context, key GroupKey) (*Former, error)
 }
 
-// Migrations is what this server has offered, sent and decided.
+// Migrations has the migrations in which this server is source or target.
 type Migrations interface {
 	Migration(ctx context.Context, id mimiport.MigrationID) (*migration.Migration, error)
-	// Migrations are in the order of their ids.
+	// Migrations returns at most limit migrations in the order of their ids, after an id.
 	Migrations(ctx context.Context, f MigrationFilter, after mimiport.MigrationID,
 		limit int) ([]migration.Migration, error)
-	// CommitAborted says whether a Commit with this SHA-256 belonged to an aborted migration of the group.
+	// CommitAborted reports whether the Commit with this SHA-256 belongs to an aborted migration of the group.
 	CommitAborted(ctx context.Context, groupID []byte, hash []byte) (bool, error)
 	Content(ctx context.Context, id mimiport.MigrationID) ([]byte, error)
 }
 
-// Queue is what is to be done.
+// Queue has the rows, which are the tasks of this server.
 type Queue interface {
-	// Due lists the first row of every queue that has one due, and tells when the next one becomes due after now, zero
-	// for never. The destinations of each list in lanes are a lane, and all other destinations are the last lane. Each
-	// lane shows its first rows, at most limit of them. Destinations take turns: the first row of each precedes the
-	// second row of any.
+	// Due lists the first row of every queue if that row is due. It also returns the next time after now at which a first
+	// row becomes due; zero is never. Each list in lanes is a lane of destinations. All other destinations form the last
+	// lane. Due returns at most limit rows for each lane. Destinations take turns: the first row of each destination
+	// precedes the second row of any.
 	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []Row, next time.Time, err error)
-	// Claim keeps a listed row, and its queue, from other processes on the same database until it is released or this
-	// process ends. It returns ErrConflict while another process has the queue, and ErrNotFound when the row is no longer
-	// the first of it.
+	// Claim reserves a row and its queue for this process. Other processes on the same database cannot claim the queue
+	// until release or the end of this process. The error is ErrConflict while another process has the queue, and
+	// ErrNotFound if the row is no longer the first of its queue.
 	Claim(ctx context.Context, key RowKey) (release func(), err error)
-	// Retry puts a row off.
+	// Retry sets the attempts of a row and puts it off until due.
 	Retry(ctx context.Context, key RowKey, attempts int, due time.Time) error
-	// Hasten makes every row except purges and ends due now if it is due later than now + MaxWait. It is for a clock that
-	// has gone back, and looks at all rows.
+	// Hasten makes every row except purges and ends due now if it is due later than now + MaxWait. Callers use it after
+	// the clock went back. It reads all rows.
 	Hasten(ctx context.Context, now time.Time) error
 }
 
-// Settings are small named JSON values: the policy that an operator has set, this server's keys.
+// Settings are small named JSON values, such as the operator's policy and this server's keys.
 type Settings interface {
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	PutSetting(ctx context.Context, name string, value json.RawMessage) error
-	// AddSetting stores a value unless there is one, and returns what is stored.
+	// AddSetting stores a value unless there is one. It returns the stored value.
 	AddSetting(ctx context.Context, name string, value json.RawMessage) (json.RawMessage, error)
 }
 
-// KeyObjects is what other servers have published.
+// KeyObjects has the key objects of other servers.
 type KeyObjects interface {
-	// KeyObjects lists those of a server, the one that was fetched last first.
+	// KeyObjects lists the key objects of a server, the last fetched first.
 	KeyObjects(ctx context.Context, server string) ([]KeyObject, error)
-	// KeepKeyObject stores one in the place of an earlier one of the same key. Beyond the limits the oldest go.
+	// KeepKeyObject stores a key object and replaces an earlier one of the same key. Beyond the limits, it deletes the
+	// oldest.
 	KeepKeyObject(ctx context.Context, k *KeyObject) error
 }
 
-// Nonces are those of the requests that devices have signed.
+// Nonces has the nonces of the requests that devices signed.
 type Nonces interface {
-	// UseNonce stores a nonce. One that the device has used within NonceLife is ErrConflict. A device that has used
-	// MaxNonces within that time is a *LimitError.
+	// UseNonce stores a nonce. The error is ErrConflict if the device used the nonce within NonceLife, and a *LimitError
+	// if the device used MaxNonces nonces within that time.
 	UseNonce(ctx context.Context, n *Nonce) error
 }

@@ -24,7 +24,7 @@ func open(t *testing.T, connection string) *engine.Store {
 	return store
 }
 
-// Everything goes from SQLite to PostgreSQL and back to another SQLite file, and is what it was.
+// A store copied from SQLite to PostgreSQL and on to another SQLite file has the same contents.
 func TestCopy(t *testing.T) {
 	file := "file:" + filepath.Join(t.TempDir(), "mimi.db")
 	from := open(t, file)
@@ -38,7 +38,7 @@ func TestCopy(t *testing.T) {
 		}
 		for _, c := range copied {
 			if c.Rows == 0 {
-				t.Errorf("nothing of %s was there to be copied", c.Table)
+				t.Errorf("table %s had no rows to copy", c.Table)
 			}
 		}
 		if diff := cmp.Diff(want, storagetest.Dump(t, to)); diff != "" {
@@ -51,6 +51,6 @@ func TestCopy(t *testing.T) {
 		from = to
 	}
 	if diff := cmp.Diff(sums[0], sums[1]); diff != "" {
-		t.Errorf("the engines sum up differently:\n%s", diff)
+		t.Errorf("the engines have different sums:\n%s", diff)
 	}
 }

@@ -1,4 +1,4 @@
-// Package engine opens the store in whichever database a connection string names.
+// Package engine opens a store in the database that a connection string names.
 package engine
 
 import (
@@ -10,11 +10,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
 )
 
-// Store is a store in either database. It implements storage.Store.
+// Store is a store in SQLite or PostgreSQL. It implements storage.Store.
 type Store = sqlstore.Store
 
-// Open opens an SQLite file for "file:…" and a PostgreSQL database, through a pool, for anything else. See the Open of
-// either.
+// Open opens an SQLite file for "file:…". For anything else it opens a PostgreSQL database with a pool of connections.
+// See sqlite.Open and postgres.Open.
 func Open(ctx context.Context, connection string, pool postgres.Pool) (*Store, error) {
 	if strings.HasPrefix(connection, "file:") {
 		return sqlite.Open(ctx, connection)
@@ -22,9 +22,9 @@ func Open(ctx context.Context, connection string, pool postgres.Pool) (*Store, e
 	return postgres.Open(ctx, connection, pool)
 }
 
-// Copy copies all of a store into an empty one, in one transaction, reads it back there, and compares. Nobody may write
-// to either meanwhile. It returns what each table holds now. When the destination has a row already, or what it gives
-// back is not what it was given, that is an error and the destination is as it was.
+// Copy copies a whole store into an empty one in one transaction. Then it reads the copy back and compares. During the
+// copy nobody may write to either store. Copy returns the contents of each table. If the destination has rows, or the
+// copy differs, Copy returns an error and the destination does not change.
 func Copy(ctx context.Context, from, to *Store) ([]sqlstore.Copied, error) {
 	return sqlstore.Copy(ctx, from, to)
 }

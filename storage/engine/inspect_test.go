@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
-// Both engines list all of the outbox, page by page, and tell what belongs to nothing.
+// Both engines list the whole outbox page by page, and report a message without a group.
 func TestInspect(t *testing.T) {
 	for name, connection := range map[string]string{
 		"SQLite": "file:" + filepath.Join(t.TempDir(), "mimi.db"), "PostgreSQL": pgtest.Start(t).Database(t),

@@ -8,8 +8,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// The clones share no memory with their originals, and are in the form that a database gives back: empty bytes are nil,
-// times are as storage.Millis keeps them, text for people is as storage.Text.
+// A clone shares no memory with its original. It has the form that a database returns: empty bytes are nil, times are
+// as storage.Millis keeps them, and texts for people are as storage.Text returns them.
 
 func clone[B ~[]byte](b B) B {
 	if len(b) == 0 {

@@ -22,7 +22,7 @@ func (s *Store) KeyObjects(_ context.Context, server string) ([]storage.KeyObjec
 	return found, nil
 }
 
-// latestKeys lists the key objects of a server, or of all, the one that was fetched last first.
+// latestKeys lists the key objects of a server, or of all servers, the last fetched first.
 func (s *Store) latestKeys(server string) (found []*storage.KeyObject) {
 	for _, k := range s.keys.rows {
 		if server == "" || k.Server == server {

@@ -7,7 +7,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// requireLimits counts what the limits of a change say, with the change written.
+// requireLimits fails unless a change, which is already written, keeps its limits.
 func (s *Store) requireLimits(c *storage.Change) error {
 	for _, l := range c.LimitsInOrder() {
 		if s.count(&l, c.Volume) > l.Max {
@@ -24,7 +24,7 @@ func (s *Store) count(l *storage.Limit, v *storage.Volume) int64 {
 	case l.Migrations != nil:
 		return matching(&s.migrations, func(m *migration.Migration) bool { return selected(m, l.Migrations) })
 	case v != nil:
-		stored, _ := s.volumes.get(s.volumes.key(v)) // the change has written it
+		stored, _ := s.volumes.get(s.volumes.key(v)) // the change wrote it
 		return stored.Bytes
 	}
 	return 0
@@ -45,7 +45,7 @@ func counted(g *storage.Group, f *storage.GroupFilter) bool {
 		(f.RoomID == "" || g.RoomID == f.RoomID)
 }
 
-// addVolume counts what is added on a day together.
+// addVolume adds the bytes of one day together.
 func (s *Store) addVolume(tx *transaction, v *storage.Volume) {
 	sum := *v
 	sum.ID = clone(v.ID)

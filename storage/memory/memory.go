@@ -1,5 +1,5 @@
-// Package memory is a storage.Store for unit tests: it forgets everything with the process, and answers exactly as the
-// SQL stores do.
+// Package memory is a storage.Store for unit tests. It keeps its data in memory, and answers exactly as the SQL stores
+// do.
 package memory
 
 import (
@@ -39,7 +39,7 @@ type Store struct {
 
 var _ storage.Store = (*Store)(nil)
 
-// numbered is the key of a group, an epoch's snapshot or receipt, or a log entry; a group has the number 0.
+// numbered is the key of a group, an epoch's snapshot or receipt, or a log entry. A group has the number 0.
 type numbered struct {
 	group        string
 	term, number uint64
@@ -68,7 +68,7 @@ type used struct {
 	nonce        mimiport.Nonce
 }
 
-// owned is the key of what a user has added to a group.
+// owned is the key of a volume.
 type owned struct {
 	numbered
 	user string
@@ -132,7 +132,7 @@ func compareHashed(a, b hashed) int {
 	return cmp.Or(strings.Compare(a.group, b.group), cmp.Compare(a.term, b.term), bytes.Compare(a.hash[:], b.hash[:]))
 }
 
-// Close does nothing: what is in memory stays readable.
+// Close does nothing. The data stays readable.
 func (s *Store) Close() error { return nil }
 
 // Apply implements storage.Store.
@@ -153,8 +153,7 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 	return nil
 }
 
-// apply checks and writes part by part. Deletions precede insertions, so that a change can put a row in the place of
-// one it removes.
+// apply checks and writes part by part. It deletes before it inserts, so that a change can replace a row.
 func (s *Store) apply(tx *transaction, c *storage.Change) error {
 	if g := c.Group; g != nil {
 		versionOf := func(g *storage.Group) uint64 { return g.Version }
@@ -198,12 +197,12 @@ func (s *Store) applyLog(tx *transaction, c *storage.Change) error {
 		s.dropSnapshots(tx, e.GroupKey, e.Epoch)
 	}
 	for i := range c.Snapshots {
-		_ = insert(tx, &s.snapshots, cloneSnapshot(&c.Snapshots[i])) // one that exists is left as it is
+		_ = insert(tx, &s.snapshots, cloneSnapshot(&c.Snapshots[i])) // a stored one stays
 	}
 	for i := range c.Evidence {
 		e := c.Evidence[i]
 		e.GroupID, e.Data, e.At = clone(e.GroupID), clone(e.Data), stamp(e.At)
-		_ = insert(tx, &s.evidence, &e) // the first is kept
+		_ = insert(tx, &s.evidence, &e) // the first one stays
 	}
 	if c.Receipt != nil {
 		if err := insert(tx, &s.receipts, cloneReceipt(c.Receipt)); err != nil {
@@ -298,7 +297,7 @@ func (s *Store) Groups(_ context.Context, after []byte, limit int) ([]storage.Gr
 			continue
 		}
 		if n := len(groups); n > 0 && bytes.Equal(groups[n-1].ID, g.ID) {
-			groups = groups[:n-1] // a later term
+			groups = groups[:n-1] // this term is higher
 		}
 		if len(groups) >= limit {
 			break
@@ -314,7 +313,7 @@ func (s *Store) Snapshot(_ context.Context, key storage.GroupKey, epoch uint64) 
 	defer s.mu.Unlock()
 	i, found := s.snapshots.find(numbered{string(key.ID), key.Term, epoch})
 	if !found {
-		i-- // the one before
+		i-- // the row before
 	}
 	if i < 0 || !inTerm(s.snapshots.rows[i].GroupID, s.snapshots.rows[i].Term, key) {
 		return nil, storage.ErrNotFound
@@ -332,7 +331,7 @@ func (s *Store) Handshakes(_ context.Context, key storage.GroupKey, from uint64,
 	return s.log(key, from, limit, handshake), nil
 }
 
-// log lists entries of a kind until there are enough of them, or of their bytes.
+// log lists entries of a kind, at most limit and about EntriesBytes.
 func (s *Store) log(key storage.GroupKey, from uint64, limit int,
 	of func(*storage.Entry) bool) (found []storage.Entry) {
 	s.mu.Lock()
@@ -491,10 +490,10 @@ func (s *Store) Due(
 	return rows, next, nil
 }
 
-// laneOf numbers the lanes: a destination that none names is in the last.
+// laneOf returns the number of a destination's lane. A destination in no list is in the last lane.
 func laneOf(lanes [][]string) func(destination string) int {
 	named := make(map[string]int)
-	for i, destinations := range slices.Backward(lanes) { // the first that names it counts
+	for i, destinations := range slices.Backward(lanes) { // the first lane that names a destination counts
 		for _, d := range destinations {
 			named[d] = i
 		}
@@ -507,13 +506,13 @@ func laneOf(lanes [][]string) func(destination string) int {
 	}
 }
 
-// head is the first row of a queue, and how many of the same destination come before it.
+// head is the first row of a queue. turn is the number of earlier heads with the same destination.
 type head struct {
 	row  *storage.Row
 	turn int
 }
 
-// heads lists the first row of every queue by when they are due, the destinations taking turns.
+// heads lists the first row of every queue in the order of their due times. Destinations take turns.
 func (s *Store) heads() []head {
 	var heads []head
 	for i, r := range s.rows.rows {
@@ -543,7 +542,7 @@ func (s *Store) Retry(_ context.Context, key storage.RowKey, attempts int, due t
 	defer s.mu.Unlock()
 	r, err := s.rows.get(key)
 	if err != nil {
-		return nil // done in the meantime
+		return nil // another caller did it
 	}
 	later := *r
 	later.Attempts, later.Due = attempts, stamp(due)
@@ -619,7 +618,7 @@ func (s *Store) Forget(_ context.Context, before storage.Horizon) error {
 	return nil
 }
 
-// replayedFrom is the first log number that the oldest snapshot of an entry's group leaves to be replayed.
+// replayedFrom returns the number of the first log entry that a replay from the oldest snapshot needs.
 func (s *Store) replayedFrom(e *storage.Entry) uint64 {
 	later := s.snapshots.from(numbered{string(e.GroupID), e.Term, 0})
 	if len(later) == 0 || !inTerm(later[0].GroupID, later[0].Term, storage.GroupKey{ID: e.GroupID, Term: e.Term}) {

@@ -25,7 +25,7 @@ func (s *Store) UseNonce(_ context.Context, n *storage.Nonce) error {
 	return err
 }
 
-// noncesOf are those of the same device.
+// noncesOf returns the nonces of the same device.
 func (s *Store) noncesOf(n *storage.Nonce) []*storage.Nonce {
 	from := s.nonces.from(used{user: n.UserID, device: n.DeviceID})
 	end := slices.IndexFunc(from, func(m *storage.Nonce) bool { return m.UserID != n.UserID || m.DeviceID != n.DeviceID })

@@ -6,19 +6,19 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// table holds rows sorted by their key, one row a key. Rows are never changed in place.
+// table holds rows sorted by key, one row for each key. It never changes a row in place.
 type table[K, V any] struct {
 	key     func(*V) K
 	compare func(a, b K) int
 	rows    []*V
 }
 
-// find is where the row of a key is, or would be.
+// find returns the index of a key's row, or the index where such a row would be.
 func (t *table[K, V]) find(k K) (int, bool) {
 	return slices.BinarySearchFunc(t.rows, k, func(row *V, k K) int { return t.compare(t.key(row), k) })
 }
 
-// get is the row of a key, or ErrNotFound.
+// get returns the row of a key, or ErrNotFound.
 func (t *table[K, V]) get(k K) (*V, error) {
 	i, ok := t.find(k)
 	if !ok {
@@ -27,13 +27,13 @@ func (t *table[K, V]) get(k K) (*V, error) {
 	return t.rows[i], nil
 }
 
-// from lists the rows whose key is k or greater.
+// from lists the rows with keys of at least k.
 func (t *table[K, V]) from(k K) []*V {
 	i, _ := t.find(k)
 	return t.rows[i:]
 }
 
-// transaction remembers how to take back what it did, so that a change that fails half-way leaves nothing behind.
+// transaction remembers how to undo its writes, so that a change that fails half-way leaves nothing behind.
 type transaction struct{ undo []func() }
 
 func (tx *transaction) rollback() {
@@ -42,7 +42,7 @@ func (tx *transaction) rollback() {
 	}
 }
 
-// put stores a row under its key and takes note of what was there. A nil row deletes.
+// put stores a row under its key and remembers the old row. A nil row deletes.
 func put[K, V any](tx *transaction, t *table[K, V], k K, row *V) {
 	i, found := t.find(k)
 	switch {
@@ -60,7 +60,7 @@ func put[K, V any](tx *transaction, t *table[K, V], k K, row *V) {
 	}
 }
 
-// insert stores a row whose key must be new.
+// insert stores a row, and fails with ErrConflict if the key has one.
 func insert[K, V any](tx *transaction, t *table[K, V], row *V) error {
 	if _, found := t.find(t.key(row)); found {
 		return storage.ErrConflict
@@ -69,7 +69,8 @@ func insert[K, V any](tx *transaction, t *table[K, V], row *V) error {
 	return nil
 }
 
-// replace stores the next version of a row: version is the one it was made from, 0 when there must be none.
+// replace stores the next version of a row. The stored row must have the given version; for version 0 there must be no
+// row. Otherwise the error is ErrConflict.
 func replace[K, V any](tx *transaction, t *table[K, V], row *V, version uint64, versionOf func(*V) uint64) error {
 	if version == 0 {
 		return insert(tx, t, row)

@@ -11,24 +11,24 @@ import (
 	"github.com/lib/pq"
 )
 
-// handshake is how long a host may take to let somebody in, unless the connection string says so with connect_timeout.
-// The next host of the string is asked then.
+// handshake is the time in which a host must complete a connection. After that, the next host of the connection string
+// gets its turn. The parameter connect_timeout of the connection string overrides it.
 const handshake = 3 * time.Second
 
 // connector makes connections with deadlines at both ends.
 type connector struct {
 	*pq.Connector
-	settings string // a statement that each connection begins with; empty for none
+	settings string // the first statement of each connection; empty for none
 }
 
-// newConnector reads a connection string. With a patience of 0 nothing has a deadline. Of several hosts it takes one
-// that can be written to.
+// newConnector reads a connection string. A patience of 0 sets no deadlines. If the string has several hosts, the
+// connector takes one that accepts writes.
 func newConnector(connection string, patience time.Duration) (*connector, error) {
 	config, err := pq.NewConfig(connection)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: connection string: %w", err)
 	}
-	config.BinaryParameters = true // one round trip for a statement, and bytes are sent as they are
+	config.BinaryParameters = true // one round trip for a statement, and raw bytes
 	if config.TargetSessionAttrs == "" {
 		config.TargetSessionAttrs = pq.TargetSessionAttrsReadWrite
 	}
@@ -46,10 +46,10 @@ func newConnector(connection string, patience time.Duration) (*connector, error)
 	return &connector{c, settings(patience)}, nil
 }
 
-// settings are what the server is to do by itself: give up waiting for a lock in half the time after which it would
-// count as gone, and end what is left of a connection that this end has lost, with all its locks. A statement has no
-// deadline of its own there: it would end the wait for a synchronous standby as well, and PostgreSQL reports that
-// COMMIT as done.
+// settings returns a statement that makes the server enforce deadlines itself. The server stops to wait for a lock
+// after half of patience. It ends its side of a lost connection, and so frees the locks of that connection. A statement
+// has no deadline on the server: such a deadline would also interrupt a COMMIT that waits for a synchronous standby,
+// and PostgreSQL reports that COMMIT as done.
 func settings(patience time.Duration) string {
 	var values []string
 	for name, value := range map[string]time.Duration{
@@ -73,7 +73,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return conn, err
 	}
 	if _, err := conn.(driver.ExecerContext).ExecContext(ctx, c.settings, nil); err != nil {
-		_ = conn.Close() // what counts is why
+		_ = conn.Close() // the first error is the important one
 		return nil, err
 	}
 	return conn, nil

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// dialer makes connections on which a silent server is an error. A server that a cut or a lost machine has taken away
-// closes nothing: without a deadline its connections hang for as long as TCP hopes, which is a quarter of an hour on
-// Linux, and for good behind a proxy that hangs.
+// dialer makes connections that fail when the server is silent for too long. A server that loses its network or its
+// machine closes no connection. Without a deadline its connections hang as long as TCP retries, a quarter of an hour on
+// Linux. Behind a proxy that hangs, they hang for ever.
 type dialer struct {
 	patience time.Duration // for a read or a write
 
 	mu    sync.Mutex
-	lines map[*line]struct{} // all that are open
+	lines map[*line]struct{} // the open ones
 }
 
 func newDialer(patience time.Duration) *dialer {
@@ -25,7 +25,7 @@ func newDialer(patience time.Duration) *dialer {
 
 // DialContext implements pq.DialerContext.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	// TCP asks a server that stays silent between two statements. A pool may keep a connection for days.
+	// TCP probes a server that is silent between two statements. A pool may keep a connection for days.
 	tcp := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: d.patience, Interval: d.patience / 2, Count: 3,
 	}}
@@ -52,35 +52,36 @@ func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (ne
 	return d.DialContext(ctx, network, address)
 }
 
-// suspect closes every connection on which the server has said nothing since a moment. It has been asked on one of them
-// then, and has kept silent: the others would cost as much time each. One that is closed is replaced on its next use.
+// suspect closes every connection on which the server has sent nothing since the given time. The server kept silent on
+// one connection since then, so each of the others would probably cost the same wait. The pool replaces a closed
+// connection on its next use.
 func (d *dialer) suspect(since time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for l := range d.lines {
 		if l.heard.Before(since) {
 			delete(d.lines, l)
-			_ = l.Conn.Close() // nobody can say more to it
+			_ = l.Conn.Close() // no error of a dead connection matters
 		}
 	}
 }
 
-// line is one connection. A single goroutine reads from it and writes to it; any may close it.
+// line is one connection. One goroutine reads and writes; any goroutine may close.
 type line struct {
 	net.Conn
 	dialer *dialer
 
-	heard time.Time // when the server last said something; the dialer's mutex is for it
+	heard time.Time // when the server last sent something; the dialer's mutex guards it
 	until time.Time // when the handshake must be over; zero for never
 }
 
-// SetDeadline bounds all that follows, beside the patience for each read and write.
+// SetDeadline sets the time at which everything must end, in addition to the patience for each read and write.
 func (l *line) SetDeadline(t time.Time) error {
 	l.until = t
 	return nil
 }
 
-// deadline is when something that begins now must have ended.
+// deadline returns the time at which an operation that starts now must end.
 func (l *line) deadline(now time.Time) time.Time {
 	patience := now.Add(l.dialer.patience)
 	if !l.until.IsZero() && l.until.Before(patience) {
@@ -99,7 +100,7 @@ func (l *line) Read(p []byte) (n int, err error) {
 	return n, l.judge(err, began)
 }
 
-// piece is how much of a large message has the whole patience to leave.
+// piece is the size in which Write splits a large message. Each piece has the whole patience.
 const piece = 64 << 10
 
 func (l *line) Write(p []byte) (written int, err error) {
@@ -126,7 +127,7 @@ func (l *line) noteHeard(n int) {
 	l.heard = time.Now()
 }
 
-// judge draws the conclusion from a failure: a server that was silent for too long is gone.
+// judge suspects the server's other connections if the server was silent for too long.
 func (l *line) judge(err error, began time.Time) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		l.dialer.suspect(began)

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// locks are advisory locks of one session. The server frees them when the session ends, however it ends: what a crashed
-// process held is free as soon as its connection is closed, and no clock decides that.
+// locks are advisory locks of one session. The server frees them when the session ends for any reason. So the locks of
+// a crashed process are free as soon as its connection closes, and no clock decides that.
 type locks struct {
 	db *sql.DB
 
-	turn    chan struct{} // holds a token while nobody uses what is below
+	turn    chan struct{} // holds a token while nobody uses the fields below
 	session *sql.Conn     // nil until the first lock, and after a failure
 	backend backend       // of the latest session
 	held    map[string]bool
@@ -23,7 +23,7 @@ type locks struct {
 // backend is the server's side of a session.
 type backend struct {
 	pid     int64
-	started time.Time // a pid is used again
+	started time.Time // the system reuses pids
 }
 
 func newLocks(db *sql.DB) *locks {
@@ -32,14 +32,14 @@ func newLocks(db *sql.DB) *locks {
 	return l
 }
 
-// errNotHeld means that the server does not know of a lock that this process has.
+// errNotHeld means that this process counts on a lock that the server does not have.
 var errNotHeld = errors.New("postgres: a claim was lost: a pooler may have given its connection to somebody else")
 
 // TryLock implements storage.Locks.
 func (l *locks) TryLock(ctx context.Context, name string) (ok bool, err error) {
 	err = l.ask(ctx, func(ctx context.Context) error {
 		if l.held[name] {
-			return nil // the session would take it a second time
+			return nil // else the session would take it twice
 		}
 		ok, err = l.bool(ctx, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", name)
 		if ok {
@@ -54,7 +54,7 @@ func (l *locks) TryLock(ctx context.Context, name string) (ok bool, err error) {
 func (l *locks) Unlock(ctx context.Context, name string) error {
 	return l.ask(context.WithoutCancel(ctx), func(ctx context.Context) error {
 		if !l.held[name] {
-			return errNotHeld // it was lost with a session
+			return errNotHeld // the lock was lost with an earlier session
 		}
 		delete(l.held, name)
 		was, err := l.bool(ctx, "SELECT pg_advisory_unlock(hashtextextended($1, 0))", name)
@@ -66,7 +66,7 @@ func (l *locks) Unlock(ctx context.Context, name string) error {
 	})
 }
 
-// ask has the session asked, by one at a time.
+// ask runs a question on the session. Callers take turns.
 func (l *locks) ask(ctx context.Context, question func(context.Context) error) error {
 	select {
 	case <-l.turn:
@@ -74,7 +74,7 @@ func (l *locks) ask(ctx context.Context, question func(context.Context) error) e
 		return ctx.Err()
 	}
 	defer func() { l.turn <- struct{}{} }()
-	ctx = context.WithoutCancel(ctx) // a question that is given up would end the session
+	ctx = context.WithoutCancel(ctx) // a canceled question would end the session
 	if l.session == nil {
 		if err := l.begin(ctx); err != nil {
 			l.end()
@@ -84,7 +84,7 @@ func (l *locks) ask(ctx context.Context, question func(context.Context) error) e
 	return question(ctx)
 }
 
-// bool asks the session. When that fails the session is ended, so that nothing stays locked which nobody knows of.
+// bool runs a query with one boolean result. If the query fails, bool ends the session, so that no unknown lock stays.
 func (l *locks) bool(ctx context.Context, query string, args ...any) (answer bool, err error) {
 	if err = l.session.QueryRowContext(ctx, query, args...).Scan(&answer); err != nil {
 		l.end()
@@ -92,8 +92,9 @@ func (l *locks) bool(ctx context.Context, query string, args ...any) (answer boo
 	return answer, err
 }
 
-// begin begins a session with what the one before it held. A server that has not noticed that the connection was lost
-// would keep all of that: so its side is ended first. What another process has got hold of meanwhile is lost.
+// begin starts a session and takes the locks of the former session again. If the server has not noticed that the former
+// connection was lost, its side still holds these locks, so begin ends that side first. A lock that another process
+// took meanwhile is lost.
 func (l *locks) begin(ctx context.Context) (err error) {
 	if l.session, err = l.db.Conn(ctx); err != nil {
 		return err
@@ -120,7 +121,7 @@ func (l *locks) begin(ctx context.Context) (err error) {
 	return nil
 }
 
-// requireEnded fails until the server's side of a session holds no lock any more. It has it ended.
+// requireEnded terminates the server's side of a session. It fails until that side holds no lock.
 func (l *locks) requireEnded(ctx context.Context, b backend) error {
 	var ended, all int
 	err := l.session.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM (
@@ -133,10 +134,9 @@ func (l *locks) requireEnded(ctx context.Context, b backend) error {
 	return err
 }
 
-// end ends the session.
 func (l *locks) end() {
 	if l.session != nil {
-		_ = l.session.Raw(func(any) error { return driver.ErrBadConn }) // the pool must not keep it
+		_ = l.session.Raw(func(any) error { return driver.ErrBadConn }) // so the pool does not keep it
 		l.session = nil
 	}
 }
@@ -146,7 +146,7 @@ func (l *locks) Close() error {
 	<-l.turn
 	defer func() { l.turn <- struct{}{} }()
 	if l.session != nil {
-		_ = l.session.Close() // into the pool, which ends it
+		_ = l.session.Close() // returns it to the pool, which closes it
 		l.session = nil
 	}
 	return l.db.Close()

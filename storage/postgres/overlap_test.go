@@ -19,8 +19,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
-// testOverlap lets two processes of one homeserver work on one database, as when one takes over before the other has
-// ended: never is more than one Commit accepted in an epoch, and no server gets messages out of order.
+// testOverlap runs two processes of one homeserver on one database, as when one takes over before the other has ended.
+// Each epoch accepts exactly one Commit, and every server gets its messages in order.
 func testOverlap(t *testing.T, server *pgtest.Server) { testOverlapAt(t, server.Database(t)) }
 
 func testOverlapAt(t *testing.T, database string) {
@@ -32,7 +32,7 @@ func testOverlapAt(t *testing.T, database string) {
 		var accepted []*mlstest.Commit
 		var wait sync.WaitGroup
 		var mu sync.Mutex
-		for leaf, service := range []*delivery.Service{first, second} { // each with a Commit of its own for the same epoch
+		for leaf, service := range []*delivery.Service{first, second} { // each submits its own Commit of the same epoch
 			commit := group.Commit(mlstest.CommitOptions{Sender: uint32(leaf), Path: true})
 			wait.Go(func() {
 				_, err := service.Submit(t.Context(), members[leaf], id,
@@ -65,10 +65,10 @@ func testOverlapAt(t *testing.T, database string) {
 	}
 }
 
-// members of the group, by their leaves. Their messages go to two servers.
+// members are the callers for the group's leaves. Their messages go to two servers.
 var members = []api.Caller{{UserID: "@a:a.example", Server: "a.example"}, {UserID: "@b:b.example", Server: "b.example"}}
 
-// startProcess is one process of the homeserver a.example: its service and its worker.
+// startProcess starts one process of the homeserver a.example: its service and its worker.
 func startProcess(t *testing.T, database string, got *receiver) *delivery.Service {
 	t.Helper()
 	store, err := postgres.Open(t.Context(), database, pool)
@@ -116,8 +116,8 @@ func bindGroup(t *testing.T, service *delivery.Service) (*mlstest.Group, []byte)
 	return group, reserved.GroupID
 }
 
-// receiver is the other end of the outbox. It demands that each server gets its messages one after the other, and in
-// order; the same one may come again.
+// receiver is the other end of the outbox. It fails the test unless each server gets its messages one at a time and in
+// order. A message may arrive twice.
 type receiver struct {
 	delivery.Sender
 	t    *testing.T

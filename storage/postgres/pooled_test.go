@@ -8,8 +8,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
-// testPooled: a pooler that hands out connections by transaction is refused at the start, however often it is tried,
-// and no lock is left behind. One that does so by session serves as PostgreSQL itself does.
+// testPooled: Open refuses a pooler with connections by transaction, at every attempt, and leaves no lock behind. A
+// pooler with connections by session works like PostgreSQL itself.
 func testPooled(t *testing.T, server *pgtest.Server) {
 	database := server.Database(t)
 	through := pgtest.Bouncer(t, server, "transaction", database)

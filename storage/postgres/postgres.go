@@ -16,26 +16,26 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/internal/sqlstore"
 )
 
-// Pool bounds the connections, with the meanings of database/sql.
+// Pool bounds the connections. The bounds mean the same as in database/sql.
 type Pool struct {
 	MaxOpen     int           // connections; 0 or less is no bound
-	MaxIdle     int           // of them, kept while there is nothing to do; less than 0 keeps none
+	MaxIdle     int           // idle connections that stay open; less than 0 is none
 	MaxLifetime time.Duration // of a connection; 0 or less is no bound
 
-	// Patience is how long the server may keep silent when it is asked something, before it counts as gone; 0 is for
-	// ever. A call fails then, and its outcome is unknown. A statement waits half as long for a lock.
+	// Patience is the longest silence of a server after a question; 0 is for ever. After it, the server counts as gone:
+	// the call fails, and its outcome is unknown. A statement waits half as long for a lock.
 	Patience time.Duration
 
-	Log *slog.Logger // for what takes long at the start; nil for none
+	Log *slog.Logger // reports a slow start; nil for none
 }
 
-// Open opens the database that a connection string of the homeserver's form names: "postgres://user@host/database", or
-// "postgres://user@/database?host=one,two". Of several hosts it takes the one that can be written to. The tables
-// are named so that it may be the homeserver's own. Processes that open one database at once take turns with its
-// schema. Besides the pool there is one connection, which holds the claims (see storage.Store). Open fails for a pooler
-// that hands out connections by transaction. See sqlstore.Migrate.
+// Open opens a PostgreSQL database. The connection string has the homeserver's form: "postgres://user@host/database",
+// or "postgres://user@/database?host=one,two". If it has several hosts, Open takes one that accepts writes. The
+// database can be the homeserver's own: the names of the tables have a prefix. Processes that open one database at once
+// take turns with its schema. One connection outside the pool holds the claims (see storage.Queue). Open fails for a
+// pooler that hands out connections by transaction. See sqlstore.Migrate.
 func Open(ctx context.Context, connection string, pool Pool) (*sqlstore.Store, error) {
-	unhurried, err := newConnector(connection, 0) // to change the schema may take any time
+	unhurried, err := newConnector(connection, 0) // a change of the schema may take any time
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func Open(ctx context.Context, connection string, pool Pool) (*sqlstore.Store, e
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
 	turn := sql.OpenDB(unhurried)
-	defer turn.Close() // ends the session, and with it the lock
+	defer turn.Close() // this ends the session, and so frees the lock
 	turn.SetMaxOpenConns(1)
 	if err := takeTurn(ctx, turn, turnPatience, cmp.Or(pool.Log, slog.New(slog.DiscardHandler))); err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
@@ -70,6 +70,6 @@ func engine(locks *locks) sqlstore.Engine {
 			return pq.As(err, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected) != nil
 		},
 		Locks: locks,
-		Hold:  "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", // claims are hashed with 0
+		Hold:  "SELECT pg_advisory_xact_lock(hashtextextended($1, 1))", // claims use the seed 0
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 var pool = postgres.Pool{MaxOpen: 10, MaxIdle: 10}
 
-// on makes stores in databases of a server's.
+// on returns a function that makes stores in databases of a server.
 func on(server *pgtest.Server) func(testing.TB) storagetest.Opener {
 	return func(tb testing.TB) storagetest.Opener {
 		database := server.Database(tb)
@@ -26,7 +26,7 @@ func on(server *pgtest.Server) func(testing.TB) storagetest.Opener {
 	}
 }
 
-// To start a server takes longer than most of the tests.
+// All tests share one server: a server takes longer to start than most tests run.
 func TestPostgres(t *testing.T) {
 	server := pgtest.Start(t)
 	for _, test := range []struct {
@@ -51,7 +51,7 @@ func TestPostgres(t *testing.T) {
 }
 
 func testModel(t *testing.T, server *pgtest.Server) {
-	database := server.Database(t) // one for all: to create a hundred takes longer than the test
+	database := server.Database(t) // one for all: a hundred databases would take longer than the test
 	store, err := postgres.Open(t.Context(), database, pool)
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func testModel(t *testing.T, server *pgtest.Server) {
 	})
 }
 
-// unclosed is a store that outlives who uses it.
+// unclosed is a store whose Close does nothing.
 type unclosed struct{ storage.Store }
 
 func (unclosed) Close() error { return nil }
@@ -79,7 +79,7 @@ func testUpgrades(t *testing.T, server *pgtest.Server) {
 	})
 }
 
-// Several processes may begin at once on an empty database.
+// Several processes may open an empty database at once.
 func testRacingMigrations(t *testing.T, server *pgtest.Server) {
 	database := server.Database(t)
 	var wait sync.WaitGroup
@@ -96,7 +96,8 @@ func testRacingMigrations(t *testing.T, server *pgtest.Server) {
 	wait.Wait()
 }
 
-// testTurn: who waits for another process that brings the schema up to date says so, and in the end who it is.
+// testTurn: a process waits while another one updates the schema. It logs that it waits. In the end its error says
+// which process has the lock.
 func testTurn(t *testing.T, server *pgtest.Server) {
 	database := server.Database(t)
 	holder := connect(t, database)
@@ -140,7 +141,7 @@ func testNewerSchema(t *testing.T, server *pgtest.Server) {
 	}
 }
 
-// Claims are one process's at a time, and end with it.
+// A claim belongs to one process, and ends with that process.
 func testClaims(t *testing.T, server *pgtest.Server) { testClaimsAt(t, server.Database(t)) }
 
 func testClaimsAt(t *testing.T, database string) {
@@ -172,12 +173,12 @@ func testClaimsAt(t *testing.T, database string) {
 	claim(other, elsewhere, nil)
 	claim(one, elsewhere, storage.ErrConflict)
 	release()
-	claim(other, second, storage.ErrNotFound) // it is not its turn
+	claim(other, second, storage.ErrNotFound) // not the first of its queue
 	claim(one, first, nil)
 	if err := one.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for err := storage.ErrConflict; errors.Is(err, storage.ErrConflict); { // the server needs a moment to notice
+	for err := storage.ErrConflict; errors.Is(err, storage.ErrConflict); { // until the server notices
 		_, err = other.Claim(t.Context(), first.Key())
 		if err != nil && !errors.Is(err, storage.ErrConflict) {
 			t.Fatal(err)
@@ -185,7 +186,7 @@ func testClaimsAt(t *testing.T, database string) {
 	}
 }
 
-// connect opens a database beside the store.
+// connect opens a second connection to a store's database.
 func connect(tb testing.TB, database string) *sql.DB {
 	tb.Helper()
 	db, err := sql.Open("postgres", database)
@@ -196,7 +197,7 @@ func connect(tb testing.TB, database string) *sql.DB {
 	return db
 }
 
-// empty deletes all rows but the schema's version.
+// empty deletes all rows except the schema's version.
 func empty(db *sql.DB) error {
 	_, err := db.Exec(`DO $$ DECLARE name text; BEGIN
 		FOR name IN SELECT tablename FROM pg_tables
@@ -217,8 +218,8 @@ func TestConnectionString(t *testing.T) {
 	}
 }
 
-// A row that is added to a queue while its only row is removed must become due. The test holds the transaction that
-// adds at a point where it has come to the queue and not yet to its end.
+// A row must become due if one transaction adds it while another removes the only row of its queue. The test stops the
+// transaction that adds when it has reached the queue and has not committed.
 func testRemovalWaitsForAddition(t *testing.T, server *pgtest.Server) {
 	database := server.Database(t)
 	store, err := postgres.Open(t.Context(), database, pool)
@@ -260,7 +261,7 @@ func testRemovalWaitsForAddition(t *testing.T, server *pgtest.Server) {
 	}
 }
 
-// blocked waits until so many transactions wait for others.
+// blocked waits until that many sessions wait for locks.
 func blocked(t *testing.T, db *sql.DB, want int) {
 	t.Helper()
 	for waiting := -1; waiting != want; {

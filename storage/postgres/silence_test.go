@@ -10,23 +10,23 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
-// hurried is a pool whose server counts as gone soon.
+// hurried is a pool with a short Patience.
 var hurried = postgres.Pool{MaxOpen: 10, MaxIdle: 10, Patience: time.Second}
 
-// open opens a store that ends with the test.
+// open opens a store and closes it when the test ends.
 func open(t *testing.T, connection string, pool postgres.Pool) storage.Store {
 	t.Helper()
 	store, err := postgres.Open(t.Context(), connection, pool)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() }) // which cannot say farewell to a server that has vanished
+	t.Cleanup(func() { store.Close() }) // an error is fine: the server may have vanished
 	return store
 }
 
-// testBlackHole lets a server vanish without closing a connection, and come back for new connections only. One failure
-// for each of what was under way is all that the silence costs: nothing hangs, nothing that was written is lost, and a
-// claim goes on, which the server's side of the lost connection would keep from everybody.
+// testBlackHole lets a server vanish without closing a connection, and come back for new connections only. Each call
+// that is under way fails once. Nothing hangs, no written data is lost, and this process keeps its claim, although the
+// server's side of the lost connection still holds the lock.
 func testBlackHole(t *testing.T, server *pgtest.Server) {
 	database := server.Database(t)
 	proxy := pgtest.NewProxy(t, server)
@@ -55,7 +55,7 @@ func testBlackHole(t *testing.T, server *pgtest.Server) {
 	if err == nil {
 		t.Error("the connection that held the claims has passed something")
 	}
-	for err != nil { // until the server has ended its side of that connection
+	for err != nil { // until the server ends its side of that connection
 		_, err = store.Claim(t.Context(), two.Key())
 	}
 	if _, err := other.Claim(t.Context(), one.Key()); !errors.Is(err, storage.ErrConflict) {
@@ -70,7 +70,7 @@ func testBlackHole(t *testing.T, server *pgtest.Server) {
 	}
 }
 
-// fill makes the pool hold as many connections as it may.
+// fill opens as many connections as the pool may have.
 func fill(t *testing.T, store storage.Store) {
 	t.Helper()
 	ended := make(chan error)
@@ -84,14 +84,14 @@ func fill(t *testing.T, store storage.Store) {
 	}
 }
 
-// testTwoHosts lets one of two hosts in one connection string vanish. The other one, its standby, takes over with all
-// that was acknowledged.
+// testTwoHosts lets one of two hosts in a connection string vanish. Its standby, the other host, takes over with all
+// acknowledged changes.
 func testTwoHosts(t *testing.T, _ *pgtest.Server) {
 	primary := pgtest.Start(t)
 	database := primary.Database(t)
 	standby := primary.Standby(t)
 	first, second := pgtest.NewProxy(t, primary), pgtest.NewProxy(t, standby)
-	store := open(t, pgtest.Through(t, database, second, first), hurried) // the first one cannot be written to
+	store := open(t, pgtest.Through(t, database, second, first), hurried) // the standby, which is first, accepts no writes
 	if err := store.PutSetting(t.Context(), "before", []byte("1")); err != nil {
 		t.Fatal(err)
 	}

@@ -12,13 +12,14 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// migrationLock is the advisory lock of whoever brings the schema up to date, a number of our own choosing.
+// migrationLock is the number of the advisory lock for changes of the schema.
 const migrationLock = 0x6d696d69706f7274 // "mimiport"
 
-// turnPatience is how long a process waits for another one that brings the schema up to date.
+// turnPatience is the longest wait for another process that updates the schema.
 const turnPatience = time.Minute
 
-// takeTurn takes the lock on the schema, on the one connection of a pool, or fails after a while and says who has it.
+// takeTurn takes the lock on the schema with the only connection of a pool. After patience it fails with an error that
+// says who has the lock.
 func takeTurn(ctx context.Context, db *sql.DB, patience time.Duration, log *slog.Logger) error {
 	var ok bool
 	err := db.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1)", int64(migrationLock)).Scan(&ok)
@@ -43,16 +44,16 @@ func takeTurn(ctx context.Context, db *sql.DB, patience time.Duration, log *slog
 	return errors.Join(fmt.Errorf(held, patience, holder), err)
 }
 
-// errPooled is the refusal of a pooler that breaks claims.
+// errPooled refuses a pooler that breaks claims.
 var errPooled = errors.New("a pooler hands out connections by transaction: it must do so by session " +
 	"(pool_mode = session), or the connection string must lead to PostgreSQL itself")
 
-// rounds is how often the sessions are compared. Another client of the pooler may get in between once.
+// rounds is how often requireSessions compares. Another client of the pooler may disturb one comparison.
 const rounds = 3
 
-// requireSessions fails where a pooler gives a connection to somebody else between two transactions. Two connections of
-// this process look who serves them, one of them within a transaction: with sessions of their own they never share a
-// process of the server's, nor do they change it.
+// requireSessions fails if a pooler can give a connection to another client between two transactions. Two connections
+// of this process ask which backend serves them, one of them inside a transaction. If each has its own session, they
+// never share a backend, and their backends never change.
 func requireSessions(ctx context.Context, c *connector) error {
 	db := sql.OpenDB(c)
 	defer db.Close()
@@ -84,7 +85,7 @@ func requireOwnBackends(ctx context.Context, one, other *sql.Conn) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // it has done nothing
+	defer tx.Rollback() // it changed nothing
 	meanwhile, err := backendOf(ctx, tx)
 	if err != nil {
 		return err
@@ -96,7 +97,7 @@ func requireOwnBackends(ctx context.Context, one, other *sql.Conn) error {
 	return err
 }
 
-// backendOf is the process of the server's that answers.
+// backendOf returns the pid of the backend that answers.
 func backendOf(ctx context.Context, asked interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }) (pid int, err error) {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What is committed must be on the disk, and readers must not wait for the writer.
+// A commit must reach the disk, and readers must not wait for the writer.
 func TestPragmas(t *testing.T) {
 	db, err := open(filepath.Join(t.TempDir(), "mimi.db"), 1, "_txlock=immediate")
 	if err != nil {

@@ -16,19 +16,18 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/internal/sqlstore"
 )
 
-// maxReaders bounds the connections that read.
+// maxReaders is the largest number of connections that read.
 const maxReaders = 8
 
-// Open opens, or creates, the file that a connection string of the homeserver's form names: "file:mimi.db", relative to
-// the working directory, or "file:/var/lib/mimi.db". What has been committed survives a power cut. The file must be on
-// a local disk: writers do not hold back readers, and for that SQLite shares memory between connections. See
-// sqlstore.Migrate.
+// Open opens or creates an SQLite file. The connection string has the homeserver's form: "file:mimi.db", relative to
+// the working directory, or "file:/var/lib/mimi.db". Committed changes survive a power cut. The file must be on a local
+// disk: readers do not wait for writers, and for that SQLite's connections share memory. See sqlstore.Migrate.
 func Open(ctx context.Context, connection string) (*sqlstore.Store, error) {
 	file, err := parse(connection)
 	if err != nil {
 		return nil, err
 	}
-	write, err := open(file, 1, "_txlock=immediate") // waits for its turn before it reads: it never fails midway
+	write, err := open(file, 1, "_txlock=immediate") // it waits for its turn before it reads, so it never fails midway
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +42,8 @@ func Open(ctx context.Context, connection string) (*sqlstore.Store, error) {
 	return store, nil
 }
 
-// parse is the file's path from its connection string. As the homeserver does, it takes nothing else from there.
+// parse returns the file's path from its connection string. It ignores everything else in the string, as the homeserver
+// does.
 func parse(connection string) (string, error) {
 	u, err := url.Parse(connection)
 	if err != nil {
@@ -60,11 +60,12 @@ func parse(connection string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-// releasedAtOnce is how many pages of 4 KiB a transaction gives back to the file system. Deletions in batches do not
-// free more in one.
+// releasedAtOnce is the most pages of 4 KiB that one transaction gives back to the file system. One batch of deletions
+// frees fewer.
 const releasedAtOnce = 512
 
-// release implements sqlstore.Engine.Release. A file that an earlier version has made gives nothing back.
+// release implements sqlstore.Engine.Release. It gives nothing back for a file that an earlier version of this program
+// made.
 func release(ctx context.Context, tx *sql.Tx) (released bool, err error) {
 	var free int
 	if err := tx.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&free); err != nil || free == 0 {
@@ -81,8 +82,8 @@ func release(ctx context.Context, tx *sql.Tx) (released bool, err error) {
 	return released, rows.Err()
 }
 
-// pragmas make a commit reach the disk, and let readers go on meanwhile. Another process may hold the file for ten
-// seconds. A file that is new can give back what it does not need.
+// These pragmas make a commit reach the disk, and let readers work during a write. A writer waits up to ten seconds for
+// another process that holds the file. A new file can give free space back.
 const pragmas = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000&_auto_vacuum=incremental"
 
 func open(path string, connections int, more string) (*sql.DB, error) {
@@ -105,5 +106,5 @@ var engine = sqlstore.Engine{
 			failure.ExtendedCode)
 	},
 	Release:   release,
-	Transient: func(error) bool { return false }, // there is one writer, and it waits for its turn before it begins
+	Transient: func(error) bool { return false }, // there is one writer, and it waits for its turn before it starts
 }

@@ -67,7 +67,7 @@ func TestConnectionString(t *testing.T) {
 	}
 }
 
-// What is committed is found again in a copy of the files as they are when the power goes.
+// A copy of the files at the moment of a power cut has the committed changes.
 func TestPowerCut(t *testing.T) {
 	alive, dead := t.TempDir(), t.TempDir()
 	store, err := sqlite.Open(t.Context(), "file:"+filepath.Join(alive, "mimi.db"))
@@ -120,7 +120,7 @@ func TestNewerSchema(t *testing.T) {
 	}
 }
 
-// A file gives back to the file system what it has forgotten.
+// A file gives space back to the file system after Forget.
 func TestForgetShrinks(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "mimi.db")
 	store, err := sqlite.Open(t.Context(), "file:"+file)
@@ -129,7 +129,7 @@ func TestForgetShrinks(t *testing.T) {
 	}
 	size := func() int64 {
 		t.Helper()
-		if err := store.Close(); err != nil { // all that was written is in the file
+		if err := store.Close(); err != nil { // closing moves all writes into the file
 			t.Fatal(err)
 		}
 		info, err := os.Stat(file)
@@ -159,7 +159,8 @@ func TestForgetShrinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	if after := size(); after > empty+(full-empty)/20 {
-		t.Errorf("of %d bytes, %d when it was empty, the file has %d after all is forgotten", full, empty, after)
+		t.Errorf("the file had %d bytes, and %d when it was empty; after Forget it has %d",
+			full, empty, after)
 	}
 	if err := store.Close(); err != nil {
 		t.Error(err)

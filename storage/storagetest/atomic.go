@@ -14,7 +14,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// everything is a change with all its parts, made from the versions given. The name is in every key that it inserts.
+// everything returns a change with all parts. It replaces the given versions. Every inserted key contains the name.
 func everything(name string, number, groupVersion, migrationVersion uint64) *storage.Change {
 	g, m := sampleGroup("group", 1), sampleMigration(1)
 	g.Version, g.RoomID = groupVersion, name
@@ -29,7 +29,7 @@ func everything(name string, number, groupVersion, migrationVersion uint64) *sto
 	}
 }
 
-// state is all that a store of these tests can tell.
+// state is everything that these tests can read from a store.
 type state struct {
 	Groups     []storage.Group
 	Migrations []migration.Migration
@@ -43,7 +43,7 @@ type state struct {
 	KeyObjects []storage.KeyObject
 }
 
-// dump reads all: groups and terms up to maxTerm, contents and snapshots up to maxNumber.
+// dump reads everything: groups and terms up to maxTerm, contents and snapshots up to maxNumber.
 func dump(t testing.TB, s storage.Store) (all state) {
 	const maxTerm, maxNumber, limit = 3, 3, 1000
 	ctx := t.Context()
@@ -101,7 +101,7 @@ func dump(t testing.TB, s storage.Store) (all state) {
 	return all
 }
 
-// testAtomic demands that a change of which any one part conflicts leaves nothing behind.
+// testAtomic: a change leaves nothing behind if any part of it conflicts.
 func testAtomic(t *testing.T, f *fixture) {
 	f.apply(everything("before", 1, 0, 0))
 	before := dump(t, f)
@@ -124,7 +124,7 @@ func testAtomic(t *testing.T, f *fixture) {
 		c.Done = []storage.RowKey{{Destination: "b.example", Queue: "before", Order: 1}}
 		c.Drop, c.DropContent = &drop, &dropped
 		if name == "entry" || name == "receipt" {
-			c.Drop = nil // or there would be no conflict
+			c.Drop = nil // else there is no conflict
 		}
 		if name == "content" {
 			c.DropContent = nil
@@ -135,7 +135,7 @@ func testAtomic(t *testing.T, f *fixture) {
 	}
 	c := everything("after", 2, 1, 1)
 	c.Drop = &drop
-	f.apply(c) // as it was before it was spoiled
+	f.apply(c) // the change is valid again
 }
 
 func testRange(t *testing.T, f *fixture) {
@@ -164,14 +164,14 @@ func testCanceled(t *testing.T, f *fixture) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := f.Apply(ctx, everything("change", 1, 0, 0)); !errors.Is(err, context.Canceled) {
-		t.Fatalf("apply: %v, want that it was canceled", err)
+		t.Fatalf("apply: %v, want context.Canceled", err)
 	}
 	if got := dump(t, f); len(got.Groups)+len(got.Rows) > 0 {
 		t.Fatalf("wrote %v", got)
 	}
 }
 
-// testRacingGroup demands that of those who race for a version exactly one wins.
+// testRacingGroup: if several changes race for a version, exactly one wins.
 func testRacingGroup(t *testing.T, f *fixture) {
 	const racers, each = 8, 10
 	ctx := t.Context()
@@ -215,8 +215,7 @@ func testRacingGroup(t *testing.T, f *fixture) {
 	expect(t, "log", len(log), err, racers*each)
 }
 
-// testRacingQueue demands that a row which is added while the last one is removed becomes due all the same, and in
-// order.
+// testRacingQueue: a row that is added while another change removes the last row becomes due, and in order.
 func testRacingQueue(t *testing.T, f *fixture) {
 	const writers, each = 4, 25
 	ctx := t.Context()
@@ -240,7 +239,7 @@ func testRacingQueue(t *testing.T, f *fixture) {
 			t.Fatal(err)
 		}
 		if len(rows) == 0 && before == 2*writers*each {
-			t.Fatalf("nothing is due when %d of %d rows are removed", removed, before)
+			t.Fatalf("no row is due after the removal of %d of %d rows", removed, before)
 		}
 		for _, row := range rows {
 			if err := f.Apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}}); err != nil {

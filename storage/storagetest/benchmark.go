@@ -16,7 +16,7 @@ func Benchmark(b *testing.B, fresh func(testing.TB) Opener) {
 	b.Run("DueSilent", func(b *testing.B) { benchmarkDueSilent(b, newFixture(b, fresh)) })
 }
 
-// benchmarkCommit accepts Commits of 2 KiB with a GroupInfo of 1 KiB, fanned out to ten servers.
+// benchmarkCommit accepts Commits of 2 KiB with a GroupInfo of 1 KiB, and fans them out to ten servers.
 func benchmarkCommit(b *testing.B, f *fixture) {
 	const servers = 10
 	g := sampleGroup("group", 1)
@@ -37,7 +37,7 @@ func benchmarkCommit(b *testing.B, f *fixture) {
 	}
 }
 
-// benchmarkDueSilent lists what is due of 8,000 queues of 1,000 servers, of which the lanes name as many others.
+// benchmarkDueSilent lists due rows of 8,000 queues of 1,000 servers. The lanes name as many other servers.
 func benchmarkDueSilent(b *testing.B, f *fixture) {
 	const servers, queues = 1000, 8
 	c, answered := new(storage.Change), make([]string, servers)
@@ -56,7 +56,7 @@ func benchmarkDueSilent(b *testing.B, f *fixture) {
 	}
 }
 
-// benchmarkDue lists what is due of 100,000 rows in 1,000 queues of 100 servers, of which one server is not dead.
+// benchmarkDue lists due rows among 100,000 rows in 1,000 queues of 100 servers. All but one of the servers are dead.
 func benchmarkDue(b *testing.B, f *fixture) {
 	const queues, rows = 1000, 100
 	for order := range uint64(rows) {

@@ -8,23 +8,23 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// ErrInjected is the failure that a Faulty store was told to have.
+// ErrInjected is the error of a Faulty store.
 var ErrInjected = errors.New("storagetest: injected failure")
 
-// Faulty is a store whose Apply fails on command, before or after the change took effect: what a caller sees of a lost
-// database connection. All else goes to the store inside. It is safe for concurrent use.
+// Faulty is a store whose Apply fails on command, before or after the change takes effect, as with a lost database
+// connection. All other calls go to the store inside. It is safe for concurrent use.
 type Faulty struct {
 	storage.Store
 
 	mu     sync.Mutex
-	before int // counts down to the Apply that fails before it takes effect
-	after  int // likewise, after
+	before int // number of calls until the Apply that fails without effect
+	after  int // number of calls until the Apply that fails after it took effect
 }
 
-// FailBefore makes the k-th Apply from now fail without effect; the next one is the first.
+// FailBefore makes the k-th call of Apply from now fail without effect. The next call is the first.
 func (f *Faulty) FailBefore(k int) { f.arm(&f.before, k) }
 
-// FailAfter makes the k-th Apply from now take effect and fail all the same, when the store inside lets it succeed.
+// FailAfter makes the k-th call of Apply from now fail after it took effect, if the store inside succeeds.
 func (f *Faulty) FailAfter(k int) { f.arm(&f.after, k) }
 
 func (f *Faulty) arm(counter *int, k int) {
@@ -33,7 +33,7 @@ func (f *Faulty) arm(counter *int, k int) {
 	*counter = k
 }
 
-// strikes counts an Apply and says whether it is one to fail.
+// strikes counts a call of Apply, and reports whether it must fail.
 func (f *Faulty) strikes() (before, after bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

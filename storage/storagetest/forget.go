@@ -26,7 +26,7 @@ func testDropBefore(t *testing.T, f *fixture) {
 	}
 }
 
-// testForget demands that a group can be replayed from its oldest snapshot whatever is forgotten.
+// testForget: after Forget, a group can still be replayed from its oldest snapshot.
 func testForget(t *testing.T, f *fixture) {
 	ctx := t.Context()
 	now, old := epoch, epoch.Add(-time.Hour)
@@ -35,7 +35,7 @@ func testForget(t *testing.T, f *fixture) {
 		e.Kind, e.At = kind, at
 		return e
 	}
-	// The snapshot of epoch 1 leaves number 3 and up to be replayed.
+	// A replay from the snapshot of epoch 1 starts at number 3.
 	log := []storage.Entry{
 		entry(1, storage.EntryCommit, old), entry(2, storage.EntryApplication, old), entry(3, storage.EntryCommit, old),
 		entry(4, storage.EntryApplication, old), entry(5, storage.EntryWelcome, old), entry(6, storage.EntryApplication, now),

@@ -32,13 +32,13 @@ func testGroup(t *testing.T, f *fixture) {
 	got, err := f.Group(ctx, first.ID)
 	expect(t, "inserted", got, err, &stored)
 
-	f.refuse(&storage.Change{Group: &first}) // it exists
+	f.refuse(&storage.Change{Group: &first}) // the row exists
 	stale := stored
 	stale.Version = 2
-	f.refuse(&storage.Change{Group: &stale}) // not that version
+	f.refuse(&storage.Change{Group: &stale}) // the row has another version
 	other := sampleGroup("other", 1)
 	other.Version = 1
-	f.refuse(&storage.Change{Group: &other}) // nothing to replace
+	f.refuse(&storage.Change{Group: &other}) // there is no row
 
 	next := storage.Group{ID: first.ID, Term: 1, Version: 1, State: migration.GroupMoved, CreatedAt: epoch}
 	f.apply(&storage.Change{Group: &next})
@@ -101,7 +101,7 @@ func testSnapshot(t *testing.T, f *fixture) {
 
 	again := five
 	again.GroupInfo = bytesOf("another")
-	f.apply(&storage.Change{Snapshots: []storage.Snapshot{again}}) // left as it is
+	f.apply(&storage.Change{Snapshots: []storage.Snapshot{again}}) // the stored one stays
 
 	for epoch, want := range map[uint64]*storage.Snapshot{5: &five, 8: &five, 9: &nine, math.MaxUint64: &nine} {
 		got, err := f.Snapshot(ctx, key("group", 1), epoch)
@@ -213,7 +213,7 @@ func testReceipts(t *testing.T, f *fixture) {
 	}
 	another := sampleReceipt("group", 1, 2)
 	another.CommitHash = [32]byte(bytesOf("another"))
-	f.refuse(&storage.Change{Receipt: &another}) // one for an epoch
+	f.refuse(&storage.Change{Receipt: &another}) // an epoch has only one
 	for _, test := range []struct {
 		from  uint64
 		limit int
@@ -231,7 +231,7 @@ func testReceipts(t *testing.T, f *fixture) {
 	expect(t, "all, when the log is forgotten", got, err, all)
 }
 
-// testLargeChange writes more than one statement holds, and large bytes.
+// testLargeChange writes more rows than one statement holds, and large bytes.
 func testLargeChange(t *testing.T, f *fixture) {
 	const members, size = 3000, 4 << 20
 	ctx := t.Context()

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// sampleKeyObject is one that was fetched some seconds after the epoch.
+// sampleKeyObject returns a key object, fetched that many seconds after epoch.
 func sampleKeyObject(server, keyID string, seconds int) storage.KeyObject {
 	return storage.KeyObject{
 		Server: server, KeyID: keyID, Object: fmt.Appendf(nil, "%s %s %d", server, keyID, seconds),
@@ -47,13 +47,13 @@ func testKeyObjects(t *testing.T, f *fixture) {
 	}
 	kept := of(server)
 	if len(kept) != storage.MaxKeyObjectsOfServer || kept[len(kept)-1].KeyID != "more 0" {
-		t.Errorf("%d objects of one server, the last of %q", len(kept), kept[len(kept)-1].KeyID)
+		t.Errorf("%d objects of one server are kept, the last is %q", len(kept), kept[len(kept)-1].KeyID)
 	}
 	for i := range storage.MaxKeyObjects - 1 {
 		f.keep(sampleKeyObject(fmt.Sprint(i), "1", 1000+i))
 	}
 	expect(t, "the oldest, beyond what is kept", of("other"), nil, []storage.KeyObject(nil))
 	if kept := of(server); len(kept) != 1 {
-		t.Errorf("%d objects are kept that are the oldest beside %d others, want 1", len(kept), storage.MaxKeyObjects-1)
+		t.Errorf("%d of the oldest objects are kept beside %d others, want 1", len(kept), storage.MaxKeyObjects-1)
 	}
 }

@@ -12,16 +12,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// exceed commits a change that must break a limit.
+// exceed applies a change that must break a limit.
 func (f *fixture) exceed(c *storage.Change, quota string) {
 	f.t.Helper()
 	err := f.Apply(f.t.Context(), c)
 	if broken, ok := errors.AsType[*storage.LimitError](err); !ok || broken.Quota != quota {
-		f.t.Fatalf("apply: %v, want that %s is used up", err, quota)
+		f.t.Fatalf("apply: %v, want a *LimitError for %s", err, quota)
 	}
 }
 
-// expectCount demands that a limit counts what is expected, by what it allows and what it refuses.
+// expectCount fails the test unless a Max of want allows a change and a smaller Max refuses it.
 func (f *fixture) expectCount(name string, l storage.Limit, want int64) {
 	f.t.Helper()
 	l.Quota, l.Max = name, want
@@ -77,7 +77,7 @@ func testLimitMigrations(t *testing.T, f *fixture) {
 	}
 }
 
-// testLimitVolume demands that bytes are counted for a user, a term and a day, and that what is refused is not counted.
+// testLimitVolume: a store counts bytes for each user, term and day, and does not count a refused change.
 func testLimitVolume(t *testing.T, f *fixture) {
 	add := func(group string, term uint64, user string, day, bytes int64) *storage.Change {
 		return &storage.Change{
@@ -102,7 +102,7 @@ func testLimitVolume(t *testing.T, f *fixture) {
 	f.exceed(add("group", 2, a, 7, 1), "bytes")
 }
 
-// testLimitAtomic demands that a change which breaks a limit leaves nothing behind.
+// testLimitAtomic: a change that breaks a limit leaves nothing behind.
 func testLimitAtomic(t *testing.T, f *fixture) {
 	f.apply(everything("before", 1, 0, 0))
 	before := dump(t, f)
@@ -115,7 +115,7 @@ func testLimitAtomic(t *testing.T, f *fixture) {
 	expect(t, "refused", dump(t, f), nil, before)
 }
 
-// testRacingLimits demands that of those who race for the places of several quotas just as many get one as there are.
+// testRacingLimits: if several changes race for the places of several quotas, as many succeed as there are places.
 func testRacingLimits(t *testing.T, f *fixture) {
 	const rounds, racers, places = 20, 8, 2
 	for round := range rounds {

@@ -17,7 +17,7 @@ func testMigration(t *testing.T, f *fixture) {
 	absent(t, "no migration", err)
 
 	f.apply(&storage.Change{Migration: &m})
-	f.refuse(&storage.Change{Migration: &m}) // it exists
+	f.refuse(&storage.Change{Migration: &m}) // the row exists
 	m.Version = 1
 	complete(t, m)
 	got, err := f.Migration(ctx, m.ID)
@@ -26,7 +26,7 @@ func testMigration(t *testing.T, f *fixture) {
 	next := migration.Migration{ID: m.ID, Version: 1, State: migration.Aborted, Role: migration.Target,
 		CreatedAt: m.CreatedAt}
 	f.apply(&storage.Change{Migration: &next})
-	f.refuse(&storage.Change{Migration: &next}) // not that version any more
+	f.refuse(&storage.Change{Migration: &next}) // the row has a later version
 	next.Version = 2
 	got, err = f.Migration(ctx, m.ID)
 	expect(t, "replaced", got, err, &next)
@@ -39,7 +39,7 @@ func testMigration(t *testing.T, f *fixture) {
 
 	other := sampleMigration(2)
 	other.Version = 1
-	f.refuse(&storage.Change{Migration: &other}) // nothing to replace
+	f.refuse(&storage.Change{Migration: &other}) // there is no row
 }
 
 func testMigrations(t *testing.T, f *fixture) {
@@ -129,7 +129,7 @@ func testContent(t *testing.T, f *fixture) {
 	f.apply(&storage.Change{DropContent: &id})
 	_, err = f.Content(ctx, id)
 	absent(t, "dropped content", err)
-	f.apply(&storage.Change{DropContent: &id, Content: c.Content}) // nothing there to drop, and then there is
+	f.apply(&storage.Change{DropContent: &id, Content: c.Content}) // it drops nothing, then inserts
 }
 
 func testEvidence(t *testing.T, f *fixture) {

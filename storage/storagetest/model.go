@@ -14,7 +14,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
-// RunModel applies random changes to the stores that fresh makes and to one in memory, and demands that they never
+// RunModel applies random changes to the stores that fresh makes and to a store in memory. The test fails when they
 // differ.
 func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 	rapid.Check(t, func(rt *rapid.T) {
@@ -26,7 +26,7 @@ func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 				c := drawChange(t, rt, model)
 				got, want := store.Apply(t.Context(), c), model.Apply(t.Context(), c)
 				if !errors.Is(got, want) {
-					rt.Fatalf("apply: %v, the model says %v", got, want)
+					rt.Fatalf("apply: %v, want %v as from the model", got, want)
 				}
 			},
 			"retry": func(rt *rapid.T) {
@@ -45,7 +45,7 @@ func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 			"observe": func(rt *rapid.T) {
 				now, limit, lane := drawTime(rt), rapid.IntRange(1, 4).Draw(rt, "limit"), []string{drawDestination(rt)}
 				want, got := observe(t, model, now, limit, lane), observe(t, store, now, limit, lane)
-				if !reflect.DeepEqual(want, got) { // in haste: a difference is for people
+				if !reflect.DeepEqual(want, got) { // DeepEqual is faster than cmp.Diff
 					rt.Fatalf("the store differs from the model (-model +store):\n%s", cmp.Diff(want, got))
 				}
 			},
@@ -53,7 +53,7 @@ func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 	})
 }
 
-// observation is all that a store tells, and what is due.
+// observation is everything that a store tells, with the due rows.
 type observation struct {
 	State state
 	Due   []storage.Row
@@ -69,7 +69,7 @@ func observe(t testing.TB, s storage.Store, now time.Time, limit int, lane []str
 	return observation{dump(t, s), rows, next}
 }
 
-// The draws come from few values, so that they often meet.
+// Each value is drawn from few, so that equal values are frequent.
 
 func drawID(rt *rapid.T) string { return rapid.SampledFrom([]string{"group", "other"}).Draw(rt, "id") }
 
@@ -93,7 +93,7 @@ func drawRow(rt *rapid.T) storage.Row {
 	return row
 }
 
-// drawChange draws a change to what the model holds; one part in a few is stale.
+// drawChange draws a change to the contents of the model. A few of its parts are stale.
 func drawChange(t testing.TB, rt *rapid.T, model storage.Store) *storage.Change {
 	c := new(storage.Change)
 	term := drawSmall(rt)

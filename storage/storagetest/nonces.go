@@ -11,14 +11,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// sampleNonce is a device's nonce number n, used at a time.
+// sampleNonce returns nonce number n of a device, used at the given time.
 func sampleNonce(device string, n int, at time.Time) *storage.Nonce {
 	nonce := &storage.Nonce{UserID: "@alice:a.example", DeviceID: device, UsedAt: at}
 	binary.BigEndian.PutUint64(nonce.Nonce[:], uint64(n))
 	return nonce
 }
 
-// testNonces: a device uses a nonce once within the time for which it is kept. Others do not concern it.
+// testNonces: a device can use a nonce once while the store keeps it. Other devices have their own nonces.
 func testNonces(t *testing.T, f *fixture) {
 	use := func(what string, n *storage.Nonce, want error) {
 		t.Helper()
@@ -49,7 +49,7 @@ func testNonces(t *testing.T, f *fixture) {
 	use("what is not", sampleNonce("PHONE", 2, epoch), storage.ErrConflict)
 }
 
-// testNoncesOfOneDevice: one device has a share of the store, and gets it back in time. Others have their own.
+// testNoncesOfOneDevice: a device can use MaxNonces nonces, and more after their time. Other devices are not affected.
 func testNoncesOfOneDevice(t *testing.T, f *fixture) {
 	for n := range storage.MaxNonces {
 		if err := f.UseNonce(t.Context(), sampleNonce("PHONE", n, epoch)); err != nil {
@@ -71,7 +71,7 @@ func testNoncesOfOneDevice(t *testing.T, f *fixture) {
 	}
 }
 
-// testRacingNonces: of requests with one nonce that come at once, one is taken.
+// testRacingNonces: of concurrent requests with one nonce, exactly one succeeds.
 func testRacingNonces(t *testing.T, f *fixture) {
 	var taken atomic.Int32
 	var work sync.WaitGroup
@@ -87,6 +87,6 @@ func testRacingNonces(t *testing.T, f *fixture) {
 	}
 	work.Wait()
 	if taken.Load() != 1 {
-		t.Errorf("taken %d times", taken.Load())
+		t.Errorf("the nonce was accepted %d times", taken.Load())
 	}
 }

@@ -9,14 +9,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// due is sampleRow, due so many seconds after epoch.
+// due returns a sampleRow that is due that many seconds after epoch.
 func due(destination, queue string, order uint64, seconds int) storage.Row {
 	r := sampleRow(destination, queue, order)
 	r.Due = epoch.Add(time.Duration(seconds) * time.Second)
 	return r
 }
 
-// expectDue compares what is due so many seconds after epoch, and what is next; -1 for never.
+// expectDue compares the due rows that many seconds after epoch, and the time of the next; -1 is never.
 func (f *fixture) expectDue(seconds, limit int, next int, want ...storage.Row) {
 	f.t.Helper()
 	rows, at, err := f.Due(f.t.Context(), epoch.Add(time.Duration(seconds)*time.Second), limit)
@@ -36,19 +36,19 @@ func testDue(t *testing.T, f *fixture) {
 	f.refuse(&storage.Change{Rows: []storage.Row{due("b.example", "q", 5, 0)}})
 	f.refuse(&storage.Change{Rows: []storage.Row{due("b.example", "s", 1, 0), due("b.example", "s", 1, 0)}})
 
-	f.expectDue(2, 10, 3) // the last of the queue is due, its first is not
+	f.expectDue(2, 10, 3) // the last row of the queue is due, the first is not
 	f.expectDue(3, 10, 4, head)
 	f.expectDue(4, 10, -1, head, other)
 	f.expectDue(3, 1, 4, head)
-	f.expectDue(4, 1, -1, head) // the other one is due now, not later
+	f.expectDue(4, 1, -1, head) // the other row is due now too
 
 	first := due("b.example", "q", 2, 8)
-	f.apply(&storage.Change{Rows: []storage.Row{first}}) // holds back what was the head
+	f.apply(&storage.Change{Rows: []storage.Row{first}}) // now comes before the former head
 	f.expectDue(5, 10, 8, other)
 	f.apply(&storage.Change{Done: []storage.RowKey{first.Key(), first.Key(),
 		{Destination: "b.example", Queue: "none", Order: 1}}})
 	f.expectDue(5, 10, -1, head, other)
-	f.apply(&storage.Change{Done: []storage.RowKey{last.Key()}}) // not the head
+	f.apply(&storage.Change{Done: []storage.RowKey{last.Key()}}) // the row is not the head
 	f.expectDue(5, 10, -1, head, other)
 	f.apply(&storage.Change{Done: []storage.RowKey{head.Key(), other.Key()}})
 	f.expectDue(5, 10, -1)
@@ -56,12 +56,12 @@ func testDue(t *testing.T, f *fixture) {
 	again := due("b.example", "q", 5, 6)
 	f.apply(&storage.Change{Rows: []storage.Row{again}})
 	later := due("b.example", "q", 5, 7)
-	f.apply(&storage.Change{Done: []storage.RowKey{again.Key()}, Rows: []storage.Row{later}}) // in its place
+	f.apply(&storage.Change{Done: []storage.RowKey{again.Key()}, Rows: []storage.Row{later}}) // replaces the old row
 	f.expectDue(6, 10, 7)
 	f.expectDue(7, 10, -1, later)
 }
 
-// testDueTurns demands that a destination with much to do hides no other.
+// testDueTurns: a destination with many rows hides no other destination.
 func testDueTurns(t *testing.T, f *fixture) {
 	var busy []storage.Row
 	for i := range 20 {
@@ -73,7 +73,7 @@ func testDueTurns(t *testing.T, f *fixture) {
 	f.expectDue(3, 100, 9, append([]storage.Row{busy[0], quiet}, busy[1:]...)...)
 }
 
-// testDueLanes demands that no lane hides another.
+// testDueLanes: no lane hides another lane.
 func testDueLanes(t *testing.T, f *fixture) {
 	var rows []storage.Row
 	for i := range 6 {
@@ -109,18 +109,18 @@ func testRetry(t *testing.T, f *fixture) {
 		}
 	}
 	put(&head, 5, 10)
-	f.expectDue(9, 10, 10) // nothing overtakes
+	f.expectDue(9, 10, 10) // no row passes the head
 	f.expectDue(10, 10, -1, head)
 	put(&behind, 6, 20)
 	f.expectDue(10, 10, -1, head)
 	f.apply(&storage.Change{Done: []storage.RowKey{head.Key()}})
 	f.expectDue(10, 10, 20)
 	f.expectDue(20, 10, -1, behind)
-	put(&head, 7, 30) // is done already
+	put(&head, 7, 30) // the head is done already
 	f.expectDue(20, 10, -1, behind)
 }
 
-// testHasten demands that nothing but what waits for the end of a retention is further ahead than MaxWait.
+// testHasten: afterwards only rows that wait for the end of a retention are due later than MaxWait from now.
 func testHasten(t *testing.T, f *fixture) {
 	const far = 3600
 	most := int(storage.MaxWait.Seconds())

@@ -17,10 +17,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Opener opens a store, the same one each time. It is closed by whoever opened it.
+// Opener opens a store, the same one each time. The caller closes it.
 type Opener func() (storage.Store, error)
 
-// Run checks the stores that fresh makes: each an empty one, gone when the test ends.
+// Run checks the stores that fresh makes. Each must be empty, and must be gone when the test ends.
 func Run(t *testing.T, fresh func(testing.TB) Opener) {
 	tests := []struct {
 		name string
@@ -70,7 +70,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 	}
 }
 
-// fixture is one test's store.
+// fixture is the store of one test.
 type fixture struct {
 	storage.Store
 	t    testing.TB
@@ -99,10 +99,10 @@ func (f *fixture) stop() {
 	}
 }
 
-// epoch is when the tests begin.
+// epoch is the time at which the tests begin.
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// apply commits a change that must succeed.
+// apply applies a change that must succeed.
 func (f *fixture) apply(c *storage.Change) {
 	f.t.Helper()
 	if err := f.Apply(f.t.Context(), c); err != nil {
@@ -110,7 +110,7 @@ func (f *fixture) apply(c *storage.Change) {
 	}
 }
 
-// refuse commits a change that must be a conflict.
+// refuse applies a change that must be a conflict.
 func (f *fixture) refuse(c *storage.Change) {
 	f.t.Helper()
 	if err := f.Apply(f.t.Context(), c); !errors.Is(err, storage.ErrConflict) {
@@ -118,21 +118,21 @@ func (f *fixture) refuse(c *storage.Change) {
 	}
 }
 
-// expect compares what was read.
+// expect compares a result with the wanted one.
 func expect[T any](t testing.TB, what string, got T, err error, want T) {
 	t.Helper()
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
 	if reflect.DeepEqual(want, got) {
-		return // in haste: a difference is for people
+		return // DeepEqual is faster than cmp.Diff
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("%s (-want +got):\n%s", what, diff)
 	}
 }
 
-// absent demands ErrNotFound.
+// absent fails the test unless the error is ErrNotFound.
 func absent(t testing.TB, what string, err error) {
 	t.Helper()
 	if !errors.Is(err, storage.ErrNotFound) {
@@ -140,19 +140,19 @@ func absent(t testing.TB, what string, err error) {
 	}
 }
 
-// complete demands that a sample has no zero field, so that a field which a store forgets is missed.
+// complete fails the test if a sample has a zero field. So a store that forgets a field is found out.
 func complete[T any](t testing.TB, sample T) T {
 	t.Helper()
 	v := reflect.ValueOf(sample)
 	for i := range v.NumField() {
 		if v.Field(i).IsZero() {
-			t.Fatalf("the sample of %T says nothing of %s", sample, v.Type().Field(i).Name)
+			t.Fatalf("the sample of %T has no value for %s", sample, v.Type().Field(i).Name)
 		}
 	}
 	return sample
 }
 
-// bytesOf are bytes that follow from their name.
+// bytesOf returns bytes that depend on the name only.
 func bytesOf(name string) []byte {
 	sum := sha256.Sum256([]byte(name))
 	return sum[:]

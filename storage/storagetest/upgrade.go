@@ -12,14 +12,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
-// Dumps of databases as programs of the past have written them, one of each schema and engine, with one row in every
-// table.
+// frozen has dumps of databases that earlier versions of this program wrote. There is one for each schema and engine.
+// Each has a row in every table.
 //
 //go:embed testdata/schema-*.sql
 var frozen embed.FS
 
-// RunUpgrades opens every frozen dump of an engine ("sqlite" or "postgres") with the present program and demands that
-// all of it is there. restore makes a database of a dump's SQL.
+// RunUpgrades opens every dump of an engine ("sqlite" or "postgres") with the present program, and fails unless all of
+// it is there. restore makes a database from a dump's SQL.
 func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump string) Opener) {
 	dumps, err := fs.Glob(frozen, "testdata/schema-*."+engine+".sql")
 	if err != nil || len(dumps) == 0 {
@@ -27,10 +27,10 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 	}
 	want := &fixture{Store: memory.New(), t: t}
 	kept := everything("frozen", 1, 0, 0)
-	kept.Receipt = nil         // the programs of the past wrote none
-	kept.Former = nil          // nor this
-	kept.Migration.Refused = 0 // the programs of the past did not count
-	kept.Migration.Vote = nil  // nor did their votes name the migration
+	kept.Receipt = nil         // earlier versions wrote none
+	kept.Former = nil          // nor these
+	kept.Migration.Refused = 0 // earlier versions did not count
+	kept.Migration.Vote = nil  // earlier versions stored none
 	want.apply(kept)
 	for _, name := range dumps {
 		t.Run(name, func(t *testing.T) {
@@ -47,7 +47,7 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 	}
 }
 
-// Fill puts a row into every table of an empty store, and returns what Dump says of it.
+// Fill inserts a row into every table of an empty store, and returns its Dump.
 func Fill(t testing.TB, s storage.Store) any {
 	t.Helper()
 	f := &fixture{Store: s, t: t}
@@ -64,7 +64,7 @@ func Fill(t testing.TB, s storage.Store) any {
 	return dump(t, s)
 }
 
-// Dump is all that a store says of what Fill put there, for a comparison.
+// Dump returns everything that Fill wrote, for a comparison.
 func Dump(t testing.TB, s storage.Store) any { return dump(t, s) }
 
 func testHandshakes(t *testing.T, f *fixture) {
@@ -92,7 +92,7 @@ func testHandshakes(t *testing.T, f *fixture) {
 	}
 }
 
-// testLatest demands the end of a log, whatever lies between.
+// testLatest: Latest returns the end of a log, whatever lies between.
 func testLatest(t *testing.T, f *fixture) {
 	kinds := []storage.EntryKind{
 		storage.EntryProposal, storage.EntryCommit, storage.EntryWelcome, storage.EntryApplication, storage.EntryCommit,
@@ -118,7 +118,7 @@ func testLatest(t *testing.T, f *fixture) {
 	expect(t, "of a term that cannot be", got, err, nil)
 }
 
-// testEntriesBytes demands that a store does not read more of a log at a time than is asked for in bytes.
+// testEntriesBytes: a store reads at most about EntriesBytes of a log at a time.
 func testEntriesBytes(t *testing.T, f *fixture) {
 	const large = storage.EntriesBytes/2 - 1
 	for seq := range uint64(4) {

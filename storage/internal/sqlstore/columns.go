@@ -14,21 +14,21 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// The types below are how fields are written to and read from columns, where database/sql would not do it by itself.
-// Each is used through a pointer into the struct that is stored, both as an argument and as a destination.
+// The types below write fields to columns and read them back, where database/sql cannot do so by itself. Each is used
+// through a pointer into the stored struct, as an argument and as a destination.
 
-// blob is bytes; empty ones are read as nil.
+// blob is bytes. An empty column is read as nil.
 type blob []byte
 
 func (b *blob) Value() (driver.Value, error) { return notNull(*b), nil }
 
 func (b *blob) Scan(src any) error {
 	data, err := bytesOf(src)
-	*b = bytes.Clone(data) // the driver's memory is only lent
+	*b = bytes.Clone(data) // the driver reuses its memory
 	return err
 }
 
-// notNull is the bytes as a column takes them: nil would be null.
+// notNull returns the bytes for a column that cannot be null: nil becomes empty.
 func notNull(data []byte) []byte {
 	if data == nil {
 		return []byte{}
@@ -36,11 +36,11 @@ func notNull(data []byte) []byte {
 	return data
 }
 
-// bytesOf is the bytes of a column, nil for none.
+// bytesOf returns the bytes of a column, nil for none.
 func bytesOf(src any) ([]byte, error) {
 	data, ok := src.([]byte)
 	if !ok && src != nil {
-		return nil, fmt.Errorf("a column of %T in the place of bytes", src)
+		return nil, fmt.Errorf("a column has type %T, want bytes", src)
 	}
 	if len(data) == 0 {
 		return nil, nil
@@ -56,13 +56,13 @@ func (h *hash) Value() (driver.Value, error) { return h[:], nil }
 func (h *hash) Scan(src any) error {
 	data, err := bytesOf(src)
 	if err == nil && len(data) != len(h) {
-		err = fmt.Errorf("%d bytes in the place of %d", len(data), len(h))
+		err = fmt.Errorf("a column has %d bytes, want %d", len(data), len(h))
 	}
 	copy(h[:], data)
 	return err
 }
 
-// optionalID is a migration id that may be absent: null.
+// optionalID is a migration id that may be absent. An absent one is null.
 type optionalID struct{ id **mimiport.MigrationID }
 
 func (o optionalID) Value() (driver.Value, error) {
@@ -81,7 +81,7 @@ func (o optionalID) Scan(src any) error {
 	return (*hash)(*o.id).Scan(src)
 }
 
-// millis is a time as Millis keeps it.
+// millis is a time, stored as storage.Millis returns it.
 type millis time.Time
 
 func (m *millis) Value() (driver.Value, error) { return storage.Millis(time.Time(*m)), nil }
@@ -89,13 +89,13 @@ func (m *millis) Value() (driver.Value, error) { return storage.Millis(time.Time
 func (m *millis) Scan(src any) error {
 	ms, ok := src.(int64)
 	if !ok {
-		return fmt.Errorf("a column of %T in the place of a time", src)
+		return fmt.Errorf("a column has type %T, want a time", src)
 	}
 	*m = millis(storage.Time(ms))
 	return nil
 }
 
-// identities is a list of leaf identities: of each the user and the device id, as vectors.
+// identities is a list of leaf identities. Each is a user id and a device id, as vectors.
 type identities []mimiport.LeafIdentity
 
 func (l *identities) Value() (driver.Value, error) {
@@ -117,7 +117,7 @@ func (l *identities) Scan(src any) error {
 	for s := cryptobyte.String(data); !s.Empty(); {
 		var userID, deviceID []byte
 		if !wire.ReadOpaque(&s, &userID) || !wire.ReadOpaque(&s, &deviceID) {
-			return errors.New("a truncated list of identities")
+			return errors.New("a column has a truncated list of identities")
 		}
 		*l = append(*l, mimiport.LeafIdentity{UserID: string(userID), DeviceID: string(deviceID)})
 	}

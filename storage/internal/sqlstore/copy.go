@@ -9,16 +9,16 @@ import (
 	"io"
 )
 
-// Copied is what a table holds after Copy.
+// Copied says what a table contains after Copy.
 type Copied struct {
 	Table string
 	Rows  int
-	Sum   [32]byte // the sum of its contents, which is the same for the same rows in any order and engine
+	Sum   [32]byte // the same for the same rows, in any order and engine
 }
 
-// Copy copies all of a store into an empty one, in one transaction, reads it back there, and compares. Nobody may write
-// to either meanwhile. It returns what each table holds now. When the destination has a row already, or what it gives
-// back is not what it was given, that is an error and the destination is as it was.
+// Copy copies a whole store into an empty one in one transaction. Then it reads the copy back and compares. During the
+// copy nobody may write to either store. Copy returns the contents of each table. If the destination has rows, or the
+// copy differs, Copy returns an error and the destination does not change.
 func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 	err = to.transact(ctx, "copy", func(into *tx) error {
 		copied = nil
@@ -52,17 +52,17 @@ func (t *table[T]) copy(ctx context.Context, from *Store, to *tx) (Copied, error
 	}
 	written, err := t.scan(ctx, to.Tx, func(*T) error { return nil })
 	if err == nil && written != read {
-		err = fmt.Errorf("%s has %d rows of %d, or others", t.name, written.Rows, read.Rows)
+		err = fmt.Errorf("the copy of %s differs: it has %d rows, the original has %d", t.name, written.Rows, read.Rows)
 	}
 	return written, err
 }
 
-// querier reads, within a transaction or without one.
+// querier runs queries, within a transaction or outside.
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// scan calls f for every row and sums the rows up.
+// scan calls f for every row, and sums the rows up.
 func (t *table[T]) scan(ctx context.Context, db querier, f func(*T) error) (Copied, error) {
 	c := Copied{Table: t.name}
 	rows, err := db.QueryContext(ctx, t.selection(""))
@@ -81,7 +81,7 @@ func (t *table[T]) scan(ctx context.Context, db querier, f func(*T) error) (Copi
 			return c, err
 		}
 		c.Rows++
-		for i := range sum { // rows differ in their keys: none cancels another out
+		for i := range sum { // the keys of rows differ, so no two rows cancel each other out
 			c.Sum[i] ^= sum[i]
 		}
 		if err := f(row); err != nil {
@@ -91,7 +91,7 @@ func (t *table[T]) scan(ctx context.Context, db querier, f func(*T) error) (Copi
 	return c, rows.Err()
 }
 
-// sumOf is the SHA-256 of a row's columns, each after its length.
+// sumOf returns the SHA-256 of a row's columns, each with its length in front.
 func sumOf(fields []any) (sum [32]byte, err error) {
 	h := sha256.New()
 	for _, field := range fields {
@@ -110,5 +110,5 @@ func addColumn(w io.Writer, value driver.Value) {
 		data = fmt.Append(nil, value)
 	}
 	fmt.Fprintf(w, "%d:", len(data))
-	_, _ = w.Write(data) // a hash takes everything
+	_, _ = w.Write(data) // a hash never fails
 }

@@ -1,6 +1,6 @@
 package sqlstore
 
-// ForgetBy is forgetBy, and ForgottenAtOnce its usual number of rows, for benchmarks.
+// ForgetBy and ForgottenAtOnce give benchmarks access to forgetBy and its usual number of rows.
 var ForgetBy = (*Store).forgetBy
 
 const ForgottenAtOnce = forgottenAtOnce

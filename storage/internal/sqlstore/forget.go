@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// forgottenAtOnce is how many rows one transaction deletes. Other writers wait as long as it takes.
+// forgottenAtOnce is the most rows that one transaction deletes. Other writers wait until it ends.
 const forgottenAtOnce = 100
 
 // Forget implements storage.Store.
@@ -16,7 +16,7 @@ func (s *Store) Forget(ctx context.Context, before storage.Horizon) error {
 	return s.forgetBy(ctx, before, forgottenAtOnce)
 }
 
-// forgetBy is Forget with so many rows at once.
+// forgetBy is Forget with at most atOnce rows in a transaction.
 func (s *Store) forgetBy(ctx context.Context, before storage.Horizon, atOnce int) error {
 	for _, statement := range []struct {
 		query string
@@ -43,7 +43,7 @@ func (s *Store) forgetBy(ctx context.Context, before storage.Horizon, atOnce int
 	return s.releaseAll(ctx)
 }
 
-// forget runs a deletion until it finds nothing more. Each transaction gives back the space that it has freed.
+// forget repeats a deletion until it finds no more rows. Each transaction also releases some free space.
 func (s *Store) forget(ctx context.Context, query string, args []any) error {
 	return s.slowly(ctx, func(tx *tx) (more bool, err error) {
 		result, err := tx.exec(ctx, query, args...)
@@ -59,13 +59,13 @@ func (s *Store) forget(ctx context.Context, query string, args []any) error {
 	})
 }
 
-// releaseAll gives back the space that other deletions have freed.
+// releaseAll releases the remaining free space.
 func (s *Store) releaseAll(ctx context.Context) error {
 	return s.slowly(ctx, func(tx *tx) (more bool, err error) { return tx.release(ctx) })
 }
 
-// slowly runs f in one transaction after the other as long as there is more to do. Between two of them it rests as long
-// as the first one took: whoever writes meanwhile finds the database free half of the time.
+// slowly runs f in one transaction after the other while there is more to do. After each it rests for as long as the
+// transaction took, so that other writers find the database free for half of the time.
 func (s *Store) slowly(ctx context.Context, f func(*tx) (more bool, err error)) error {
 	for {
 		begin, more := time.Now(), false
@@ -84,7 +84,7 @@ func (s *Store) slowly(ctx context.Context, f func(*tx) (more bool, err error)) 
 	}
 }
 
-// release gives some of the database's free space back to the file system. It says whether there was any.
+// release gives some free space of the database back to the file system. It reports whether there was any.
 func (tx *tx) release(ctx context.Context) (released bool, err error) {
 	if tx.store.engine.Release == nil {
 		return false, nil

@@ -18,9 +18,9 @@ import (
 
 var forgotten = flag.Int("forgotten", 100_000, "the entries that BenchmarkForget forgets")
 
-// BenchmarkForget lets a writer write every millisecond while SQLite forgets, a thousand rows at once and then as many
-// as the store takes. For each it shows how long that takes, how long a write takes before and meanwhile, and what is
-// left of the file.
+// BenchmarkForget runs a writer every millisecond while SQLite forgets: first with a thousand rows at once, then with
+// the usual number. It reports the time that Forget takes, the times of writes before and during Forget, and the
+// remaining part of the file.
 func BenchmarkForget(b *testing.B) {
 	for _, atOnce := range []int{1000, sqlstore.ForgottenAtOnce} {
 		b.Run(fmt.Sprintf("AtOnce=%d", atOnce), func(b *testing.B) {
@@ -75,7 +75,7 @@ func benchmarkForget(b *testing.B, atOnce int) {
 	b.ReportMetric(float64(sizeOf(b, file))/float64(before), "file-ratio")
 }
 
-// fillLog stores messages of 1 KiB that are old.
+// fillLog stores old messages of 1 KiB.
 func fillLog(b *testing.B, store *sqlstore.Store) {
 	b.Helper()
 	const batch = 1000
@@ -94,7 +94,7 @@ func fillLog(b *testing.B, store *sqlstore.Store) {
 	}
 }
 
-// write is one small transaction of another writer's.
+// write makes one small transaction, and returns its duration.
 func write(b *testing.B, store *sqlstore.Store) time.Duration {
 	begin := time.Now()
 	if err := store.PutSetting(b.Context(), "written", []byte("1")); err != nil {
@@ -116,7 +116,7 @@ func slow(all []time.Duration) time.Duration {
 	return all[len(all)*99/100]
 }
 
-// sizeOf is the size of a database with its write-ahead log.
+// sizeOf returns the size of a database together with its write-ahead log.
 func sizeOf(b *testing.B, file string) (size int64) {
 	b.Helper()
 	for _, name := range []string{file, file + "-wal"} {

@@ -18,7 +18,8 @@ func (s *Store) AllKeyObjects(ctx context.Context) ([]storage.KeyObject, error) 
 	return list(ctx, s, &keyObjects, "ORDER BY server, key_id")
 }
 
-// loose are queries for what the tables' constraints allow and this package never writes. Each gives one text a row.
+// loose are queries for errors that the constraints of the tables allow. This package never writes such rows. Each
+// query returns one text for each problem.
 var loose = []string{
 	`SELECT 'the queue ' || queue || ' to ' || destination || ' does not begin with its first row'
 		FROM mimiport_queues AS q WHERE row_order <> coalesce((SELECT min(row_order) FROM mimiport_outbox
@@ -37,7 +38,7 @@ var loose = []string{
 		SELECT 1 FROM mimiport_migrations WHERE migration_id = c.migration_id AND state = 'frozen') HAVING count(*) > 0`,
 }
 
-// Loose tells, for people, what in the tables belongs to nothing or is never found.
+// Loose describes, for people, rows that belong to nothing and rows that no query finds.
 func (s *Store) Loose(ctx context.Context) (problems []string, err error) {
 	for _, query := range loose {
 		err := s.query(ctx, query, nil, func(rows *sql.Rows) error {

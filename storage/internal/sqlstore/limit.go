@@ -8,9 +8,10 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// requireLimits counts what the limits say, the change itself included. A transaction that counts holds the name of the
-// quota until it ends: another one that would count meanwhile waits, and then sees what this one has stored. Nothing is
-// written after the first name is held, and names have one order for everybody: nobody waits in a circle.
+// requireLimits fails unless the change, which is already written, keeps its limits. The transaction holds the name of
+// each quota until it ends. Another transaction with the same quota waits, and then counts the rows of this one too.
+// There is no deadlock: a transaction writes nothing after it holds the first name, and all transactions hold names in
+// the same order.
 func (tx *tx) requireLimits(ctx context.Context, c *storage.Change) error {
 	for _, l := range c.LimitsInOrder() {
 		if err := tx.hold(ctx, &l); err != nil {
@@ -32,8 +33,8 @@ func isLimit(err error) bool {
 	return ok
 }
 
-// hold makes others wait that count for the same quota. A volume needs no more than its row, which the transaction has
-// written and so holds.
+// hold makes other transactions with the same quota wait. A volume needs no lock of its own: the transaction wrote the
+// volume's row, and so holds it.
 func (tx *tx) hold(ctx context.Context, l *storage.Limit) error {
 	if tx.store.engine.Hold == "" || l.Volume {
 		return nil
@@ -42,7 +43,7 @@ func (tx *tx) hold(ctx context.Context, l *storage.Limit) error {
 	return err
 }
 
-// count is how much there is of what a limit counts. It stops when there is too much.
+// count returns the number of things that a limit counts. It stops when there are too many.
 func (tx *tx) count(ctx context.Context, l *storage.Limit, v *storage.Volume) (n int64, err error) {
 	table, w := "", new(where)
 	switch {

@@ -6,7 +6,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// UseNonce implements storage.Store. Requests of one device that come at once may find room for a few nonces more than
+// UseNonce implements storage.Store. Concurrent requests of one device may store a few nonces more than
 // storage.MaxNonces.
 func (s *Store) UseNonce(ctx context.Context, n *storage.Nonce) error {
 	return s.transact(ctx, "use nonce", func(tx *tx) error {

@@ -11,16 +11,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// applyRows deletes what is done and adds what is to be done. Each queue's first row is kept up to date in the table of
-// queues, whose row a transaction holds from before it looks until it commits: without that, one that removes the last
-// row and one that adds another would not see each other, and the new row would never become due.
+// applyRows deletes the rows that are done, and inserts new ones. The table of queues has the first row of each queue.
+// A transaction locks the queue's row there before it reads, until it commits. Otherwise one transaction could remove
+// the last row of a queue while another adds a row, neither would see the other, and the new row would never become
+// due.
 func (tx *tx) applyRows(ctx context.Context, c *storage.Change) error {
 	for _, key := range slices.SortedFunc(slices.Values(c.Done), storage.CompareKeys) {
 		if err := tx.remove(ctx, key); err != nil {
 			return err
 		}
 	}
-	// One order for everybody, so that two transactions seldom wait for each other in a circle.
+	// All transactions use the same order, so they seldom deadlock.
 	rows := slices.SortedFunc(slices.Values(c.Rows),
 		func(a, b storage.Row) int { return storage.CompareKeys(a.Key(), b.Key()) })
 	if err := insert(ctx, tx, &outbox, rows, ""); err != nil {
@@ -33,7 +34,7 @@ func (tx *tx) applyRows(ctx context.Context, c *storage.Change) error {
 		row_order = excluded.row_order, due_at = excluded.due_at WHERE excluded.row_order < mimiport_queues.row_order`)
 }
 
-// remove deletes a row, and makes the next one the first of the queue.
+// remove deletes a row. The next row becomes the first of the queue.
 func (tx *tx) remove(ctx context.Context, key storage.RowKey) error {
 	const ofQueue = " WHERE destination = $1 AND queue = $2"
 	queue := []any{key.Destination, key.Queue}
@@ -41,7 +42,7 @@ func (tx *tx) remove(ctx context.Context, key storage.RowKey) error {
 		query string
 		args  []any
 	}{
-		{"UPDATE mimiport_queues SET row_order = row_order" + ofQueue, queue}, // holds the queue
+		{"UPDATE mimiport_queues SET row_order = row_order" + ofQueue, queue}, // locks the queue
 		{"DELETE FROM mimiport_outbox" + ofQueue + " AND row_order = $3", append(queue, clamp(key.Order))},
 		{"DELETE FROM mimiport_queues" + ofQueue + " AND NOT EXISTS (SELECT 1 FROM mimiport_outbox" + ofQueue + ")", queue},
 		{"UPDATE mimiport_queues SET (row_order, due_at) = (SELECT row_order, due_at FROM mimiport_outbox" + ofQueue +
@@ -75,9 +76,9 @@ func (s *Store) Due(
 	return rows, next, err
 }
 
-// laneOf is the number of a destination's lane in SQL, and the arguments of the statement with one more for each lane.
-// A lane is a JSON object whose keys are its destinations: both engines read one with json_each, and look a destination
-// up without a scan.
+// laneOf returns an SQL expression for the number of a destination's lane, and the arguments of the statement with one
+// more for each lane. A lane is a JSON object whose keys are its destinations. Both engines read it with json_each, and
+// find a destination without a scan.
 func laneOf(lanes [][]string, args ...any) (string, []any) {
 	lane := "CASE"
 	for i, destinations := range lanes {
@@ -134,12 +135,12 @@ func (s *Store) Claim(ctx context.Context, key storage.RowKey) (release func(), 
 	case !ok:
 		return nil, storage.ErrConflict
 	}
-	release = func() { _ = s.engine.Locks.Unlock(ctx, name) } // or the session has ended, and its locks with it
+	release = func() { _ = s.engine.Locks.Unlock(ctx, name) } // it fails only if the session ended, and its locks with it
 	var first bool
 	err = s.answer(ctx, []any{&first}, `SELECT EXISTS (SELECT 1 FROM mimiport_queues
 		WHERE destination = $1 AND queue = $2 AND row_order = $3)`, key.Destination, key.Queue, clamp(key.Order))
 	if err == nil && !first {
-		err = storage.ErrNotFound // another process was done with it since it was listed
+		err = storage.ErrNotFound // another process did the row since Due listed it
 	}
 	if err != nil {
 		release()

@@ -14,10 +14,10 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-// versionTable is ours alone: the host may keep its own in the same database.
+// versionTable has our own name, since the host may keep its versions in the same database.
 const versionTable = "mimiport_schema_version"
 
-// Migrate brings the schema to this binary's version. It refuses a schema that a newer binary has written.
+// Migrate updates the schema to the version of this program. It refuses a schema that a newer program wrote.
 func Migrate(ctx context.Context, db *sql.DB, dialect database.Dialect) error {
 	if err := migrate(ctx, db, dialect); err != nil {
 		return fmt.Errorf("storage: %w", err)

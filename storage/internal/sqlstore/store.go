@@ -1,5 +1,5 @@
-// Package sqlstore keeps what the Delivery Service must not forget in SQLite or PostgreSQL. Both run the same SQL and
-// the same migrations; packages sqlite and postgres open a database and know what its errors mean.
+// Package sqlstore is a storage.Store in SQLite or PostgreSQL. Both run the same SQL and the same migrations. Packages
+// sqlite and postgres open a database, and classify its errors.
 package sqlstore
 
 import (
@@ -18,34 +18,34 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Engine is what differs between databases.
+// Engine describes the differences between the databases.
 type Engine struct {
 	Dialect   database.Dialect // of the migrations
-	Parameter string           // what stands before a parameter's number: "$" or "?"
+	Parameter string           // the sign before a parameter's number: "$" or "?"
 
-	Duplicate func(error) bool // the key of an inserted row exists
-	Transient func(error) bool // the database gave the transaction up, for no fault of its own
+	Duplicate func(error) bool // reports that an inserted row has the key of another row
+	Transient func(error) bool // reports that the transaction failed only because of others
 
-	// Hold is a statement that keeps a name from other transactions until its own ends. None is needed where a database
-	// has one writer at a time.
+	// Hold is a statement that locks a name until the transaction ends. It is empty for a database with one writer at a
+	// time.
 	Hold string
 
-	// Release gives some of the free space back to the file system, within a transaction that holds nobody up for long.
-	// It says whether there was any. Nil where the database does so by itself.
+	// Release gives some free space back to the file system, in a transaction that is short for other writers. It reports
+	// whether there was any. It is nil for a database that does so by itself.
 	Release func(ctx context.Context, tx *sql.Tx) (released bool, err error)
 
 	Locks Locks // nil for a database that one process uses at a time
 }
 
-// Locks are locks by name that processes on one database share. They end with the process.
+// Locks are named locks that all processes on one database share. They end with the process.
 type Locks interface {
-	// TryLock takes a lock unless another process has it.
+	// TryLock takes a lock, and reports false if another process has it.
 	TryLock(ctx context.Context, name string) (ok bool, err error)
 	Unlock(ctx context.Context, name string) error
 	Close() error
 }
 
-// Store implements storage.Store. It is safe for concurrent use. Times are kept as Millis.
+// Store implements storage.Store. It is safe for concurrent use.
 type Store struct {
 	engine      Engine
 	write, read *sql.DB
@@ -53,8 +53,8 @@ type Store struct {
 
 var _ storage.Store = (*Store)(nil)
 
-// New makes a Store that writes and reads through two pools, which may be the same one, and which it closes in the end.
-// The schema must be this binary's: see Migrate.
+// New makes a Store that writes and reads through two pools, which may be the same. Close closes them. The schema must
+// have this program's version: see Migrate.
 func New(engine Engine, write, read *sql.DB) *Store {
 	return &Store{engine: engine, write: write, read: read}
 }
@@ -71,10 +71,10 @@ func (s *Store) Close() error {
 	return err
 }
 
-// bind puts the engine's parameters into a statement.
+// bind writes the parameters of a statement as the engine wants them.
 func (s *Store) bind(query string) string { return strings.ReplaceAll(query, "$", s.engine.Parameter) }
 
-// tx is a transaction that writes.
+// tx is a write transaction.
 type tx struct {
 	*sql.Tx
 	store *Store
@@ -84,10 +84,11 @@ func (tx *tx) exec(ctx context.Context, query string, args ...any) (sql.Result, 
 	return tx.ExecContext(ctx, tx.store.bind(query), args...)
 }
 
-// maxAttempts bounds how often a transaction is tried that the database gives up.
+// maxAttempts is how often transact tries a transaction with transient failures.
 const maxAttempts = 5
 
-// transact runs f in a transaction, again when the database gives it up. It returns ErrConflict for a row that exists.
+// transact runs f in a transaction, and again after a transient failure. It returns ErrConflict if f inserts a row
+// whose key exists.
 func (s *Store) transact(ctx context.Context, op string, f func(*tx) error) error {
 	var err error
 	for range maxAttempts {
@@ -110,14 +111,14 @@ func (s *Store) attempt(ctx context.Context, f func(*tx) error) error {
 		return err
 	}
 	if err := f(&tx{t, s}); err != nil {
-		_ = t.Rollback() // what counts is why; a lost connection rolls back by itself
+		_ = t.Rollback() // the first error is the important one, and a lost connection rolls back by itself
 		return err
 	}
 	return t.Commit()
 }
 
-// begin begins a transaction that the end of the context interrupts up to its COMMIT, but not in it: PostgreSQL reports
-// a COMMIT as done whose wait for a synchronous standby was interrupted.
+// begin starts a transaction. The end of the context interrupts it before its COMMIT, but not the COMMIT itself:
+// PostgreSQL reports an interrupted wait for a synchronous standby as success.
 func (s *Store) begin(ctx context.Context) (*sql.Tx, error) {
 	until, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
@@ -136,8 +137,8 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 	return s.transact(ctx, "apply", func(tx *tx) error { return tx.apply(ctx, c) })
 }
 
-// apply writes part by part. What races most comes first: it fails early and holds back the others of its group.
-// Deletions precede insertions, so that a change can put a row in the place of one it removes.
+// apply writes part by part. The rows with the most races come first, so that a race is lost early and others of the
+// group wait. apply deletes before it inserts, so that a change can replace a row.
 func (tx *tx) apply(ctx context.Context, c *storage.Change) error {
 	parts := []func(context.Context, *storage.Change) error{
 		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows, tx.requireLimits,
@@ -221,10 +222,10 @@ func (tx *tx) applyLog(ctx context.Context, c *storage.Change) error {
 	return insert(ctx, tx, &entries, c.Entries, "")
 }
 
-// clamp keeps a number that a caller only asks for within what a column can hold. Nothing is stored beyond.
+// clamp bounds a number in a query to the range of a column. No stored number is larger.
 func clamp(n uint64) uint64 { return min(n, math.MaxInt64) }
 
-// query reads and has each row scanned.
+// query runs a query and calls scan for each row.
 func (s *Store) query(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
 	rows, err := s.read.QueryContext(ctx, s.bind(query), args...)
 	if err != nil {
@@ -242,7 +243,7 @@ func (s *Store) query(ctx context.Context, query string, args []any, scan func(*
 	return nil
 }
 
-// answer reads the one row that the query has.
+// answer reads the only row of a query.
 func (s *Store) answer(ctx context.Context, into []any, query string, args ...any) error {
 	return s.query(ctx, query, args, func(rows *sql.Rows) error { return rows.Scan(into...) })
 }
@@ -275,7 +276,7 @@ func (s *Store) Entries(ctx context.Context, key storage.GroupKey, from uint64, 
 	return s.log(ctx, "", key, from, limit)
 }
 
-// handshake is the condition of an index: it is found by its text.
+// handshake must have the exact text of an index's condition, or the database does not use the index.
 const handshake = "kind IN ('proposal', 'commit')"
 
 // Handshakes implements storage.Store.
@@ -283,8 +284,8 @@ func (s *Store) Handshakes(ctx context.Context, key storage.GroupKey, from uint6
 	return s.log(ctx, handshake+" AND ", key, from, limit)
 }
 
-// log reads entries until there are enough of them, or of their bytes. The sizes are looked at first: what is not
-// wanted must not come from the database at all.
+// log reads entries, at most limit and about EntriesBytes. The query sums up the sizes first, so that the database does
+// not send messages that nobody reads.
 func (s *Store) log(ctx context.Context, condition string, key storage.GroupKey, from uint64,
 	limit int) ([]storage.Entry, error) {
 	return list(ctx, s, &entries, `JOIN (

@@ -29,7 +29,7 @@ func TestTransactTriesAgain(t *testing.T) {
 	failure := errors.New("broken")
 	for _, test := range []struct {
 		name   string
-		errors []error // of the attempts in turn; the last one of all further ones
+		errors []error // of the attempts in turn; the last one repeats
 		tries  int
 		want   error
 	}{
@@ -56,7 +56,7 @@ func TestTransactTriesAgain(t *testing.T) {
 	}
 }
 
-// A column of another type or length than ours is an error, not a panic and not a guess.
+// A column with another type or length is an error. It is neither a panic nor a guess.
 func TestScanRefuses(t *testing.T) {
 	var id *mimiport.MigrationID
 	for name, scan := range map[string]func() error{

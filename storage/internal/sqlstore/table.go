@@ -10,12 +10,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// table is how a struct is kept: the columns, and pointers to the fields that go there, in the same order.
+// table maps a struct to a table: the columns, and pointers to the fields, in the same order.
 type table[T any] struct {
 	name    string
-	columns []string // the key first, then what never changes, then the rest
-	key     int      // how many columns identify a row
-	fixed   int      // how many columns an update leaves alone, the key included
+	columns []string // the key first, then constant columns, then the rest
+	key     int      // the number of columns in the key
+	fixed   int      // the number of columns that never change, with the key
 	fields  func(*T) []any
 }
 
@@ -100,7 +100,7 @@ var outbox = table[storage.Row]{
 	},
 }
 
-// queues keeps of each queue its first row.
+// queues has the first row of each queue.
 var queues = table[storage.Row]{
 	name:    "mimiport_queues",
 	columns: columns("destination, queue, row_order, due_at"),
@@ -133,7 +133,7 @@ var nonces = table[storage.Nonce]{
 	},
 }
 
-// volumes keeps of each user in a group the last day on which they added something.
+// volumes has one row for each user in a group and term: the last day on which the user added bytes.
 var volumes = table[storage.Volume]{
 	name:    "mimiport_volumes",
 	columns: columns("group_id, term, user_id, day, bytes"),
@@ -142,7 +142,7 @@ var volumes = table[storage.Volume]{
 	},
 }
 
-// addVolume counts what is added on a day together.
+// addVolume adds the bytes of one day together.
 const addVolume = ` ON CONFLICT (group_id, term, user_id) DO UPDATE SET day = excluded.day, bytes = excluded.bytes +
 	CASE WHEN mimiport_volumes.day = excluded.day THEN mimiport_volumes.bytes ELSE 0 END`
 
@@ -158,11 +158,11 @@ var settings = table[setting]{
 	fields:  func(s *setting) []any { return []any{&s.name, (*blob)(&s.value)} },
 }
 
-// maxParameters bounds the parameters of one statement, well below the 32,766 of SQLite and the 65,535 of PostgreSQL.
+// maxParameters is the most parameters of one statement. SQLite allows 32,766, and PostgreSQL 65,535.
 const maxParameters = 4096
 
-// insert writes rows, as many at a time as a statement holds. The clause says what becomes of a row that exists; with
-// an empty one it is a conflict.
+// insert writes rows, in as many statements as it needs. onConflict is a clause for rows that exist. Without a clause,
+// such a row is a conflict.
 func insert[T any](ctx context.Context, tx *tx, t *table[T], rows []T, onConflict string) error {
 	for atOnce := maxParameters / len(t.columns); len(rows) > 0; {
 		chunk := rows[:min(atOnce, len(rows))]
@@ -178,7 +178,7 @@ func insert[T any](ctx context.Context, tx *tx, t *table[T], rows []T, onConflic
 	return nil
 }
 
-// insertion is the statement that inserts n rows.
+// insertion returns the statement that inserts n rows.
 func (t *table[T]) insertion(n int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "INSERT INTO %s (%s) VALUES ", t.name, strings.Join(t.columns, ", "))
@@ -197,7 +197,8 @@ func (t *table[T]) insertion(n int) string {
 	return b.String()
 }
 
-// replace writes the next version of a row: version is the one it was made from, 0 when there must be none.
+// replace writes the next version of a row. The stored row must have the given version; for version 0 there must be no
+// row.
 func replace[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uint64) error {
 	if version == 0 {
 		return insert(ctx, tx, t, []T{*row}, "")
@@ -205,7 +206,7 @@ func replace[T any](ctx context.Context, tx *tx, t *table[T], row *T, version ui
 	return update(ctx, tx, t, row, version)
 }
 
-// update writes a row over the given version of it. Another version, or no row, is ErrConflict.
+// update replaces a row that has the given version. If there is no such row, the error is ErrConflict.
 func update[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uint64) error {
 	var b strings.Builder
 	var args []any
@@ -235,12 +236,12 @@ func update[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uin
 	return err
 }
 
-// selection is the statement that reads whole rows, with a tail.
+// selection returns the statement that reads whole rows. tail follows the name of the table.
 func (t *table[T]) selection(tail string) string {
 	return "SELECT " + strings.Join(t.columns, ", ") + " FROM " + t.name + " " + tail
 }
 
-// list reads the rows that the tail of the SELECT says.
+// list reads the rows that the tail of the SELECT selects.
 func list[T any](ctx context.Context, s *Store, t *table[T], tail string, args ...any) ([]T, error) {
 	var found []T
 	err := s.query(ctx, t.selection(tail), args, func(rows *sql.Rows) error {
@@ -255,7 +256,7 @@ func list[T any](ctx context.Context, s *Store, t *table[T], tail string, args .
 	return found, nil
 }
 
-// one reads the first row that the tail of the SELECT says, or returns ErrNotFound.
+// one reads the first row that the tail of the SELECT selects, or returns ErrNotFound.
 func one[T any](ctx context.Context, s *Store, t *table[T], tail string, args ...any) (*T, error) {
 	rows, err := list(ctx, s, t, tail+" LIMIT 1", args...)
 	if err != nil {

@@ -7,13 +7,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// where is a WHERE clause that grows, and its arguments.
+// where builds a WHERE clause and its arguments.
 type where struct {
 	text strings.Builder
 	args []any
 }
 
-// and adds a condition with a question mark for each value.
+// and adds a condition that has a question mark for each value.
 func (w *where) and(condition string, values ...any) {
 	separator := " AND "
 	if w.text.Len() == 0 {
@@ -22,12 +22,12 @@ func (w *where) and(condition string, values ...any) {
 	w.text.WriteString(separator + w.number(condition, values))
 }
 
-// with is the clause and what follows it.
+// with returns the clause, followed by tail.
 func (w *where) with(tail string, values ...any) string {
 	return w.text.String() + " " + w.number(tail, values)
 }
 
-// number takes the values as arguments and puts their numbers in the places of the question marks.
+// number appends the values to the arguments, and replaces the question marks by their numbers.
 func (w *where) number(text string, values []any) string {
 	for _, v := range values {
 		w.args = append(w.args, v)
@@ -36,14 +36,14 @@ func (w *where) number(text string, values []any) string {
 	return text
 }
 
-// equals adds a condition unless the value is empty, which stands for any.
+// equals adds a condition unless the value is empty.
 func equals[T ~string](w *where, column string, value T) {
 	if value != "" {
 		w.and(column+" = ?", value)
 	}
 }
 
-// oneOf adds a condition unless there are no values, which stands for any.
+// oneOf adds a condition unless there are no values.
 func oneOf[T any](w *where, column string, values []T) {
 	if len(values) > 0 {
 		w.and(column+" IN (?"+strings.Repeat(", ?", len(values)-1)+")", anys(values)...)

@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
 )
 
-// Bouncer starts a PgBouncer in front of a server, in a pool mode of its own: session, transaction or statement. It
-// returns the connection string of a database of the server's by way of it.
+// Bouncer starts a PgBouncer in front of a server, with a pool mode: session, transaction or statement. It returns the
+// connection string that leads through it to a database of the server.
 func Bouncer(tb testing.TB, server *Server, mode, connection string) string {
 	tb.Helper()
 	program := needs.PgBouncer(tb)

@@ -1,4 +1,4 @@
-// Package pgtest runs a PostgreSQL server for tests, in a directory of its own that is gone afterwards.
+// Package pgtest runs a PostgreSQL server for tests, in its own directory, which the end of the test deletes.
 package pgtest
 
 import (
@@ -21,15 +21,14 @@ import (
 // Server is a running server. It listens on a Unix socket alone.
 type Server struct {
 	directory string
-	programs  string // the folder of PostgreSQL's
-	options   string // of the server
+	programs  string // the folder of PostgreSQL's programs
+	options   string // the server's command line options
 	attr      *syscall.SysProcAttr
 	databases atomic.Int64
 	stopped   bool
 }
 
-// Start starts a server and stops it when the test ends. Where PostgreSQL is not installed, package needs ends the
-// test.
+// Start starts a server and stops it when the test ends. If PostgreSQL is not installed, package needs ends the test.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
 	s := prepare(tb, needs.PostgreSQL(tb))
@@ -49,7 +48,7 @@ func prepare(tb testing.TB, programs string) *Server {
 	s := &Server{directory: directory, programs: programs, attr: unprivileged(tb, directory)}
 	s.options = fmt.Sprintf("-k %s -c listen_addresses='' -c max_connections=200", directory)
 	if _, measured := tb.(*testing.B); !measured {
-		s.options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off" // nothing here outlives the power
+		s.options += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off" // no power cut to survive
 	}
 	return s
 }
@@ -61,7 +60,7 @@ func (s *Server) run(tb testing.TB, name string, args ...string) {
 	tb.Helper()
 	cmd := exec.Command(filepath.Join(s.programs, name), args...)
 	cmd.Dir, cmd.SysProcAttr = s.directory, s.attr
-	log, err := os.Create(filepath.Join(s.directory, name+".log")) // no pipe: the server would keep it open
+	log, err := os.Create(filepath.Join(s.directory, name+".log")) // a file, since the server would keep a pipe open
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -88,7 +87,7 @@ func (s *Server) Kill(tb testing.TB) {
 	}
 }
 
-// Standby starts a server that follows this one. Each transaction waits from now on until the standby has it too.
+// Standby starts a server that follows this one. From now on, each transaction waits until the standby has it too.
 func (s *Server) Standby(tb testing.TB) *Server {
 	tb.Helper()
 	standby := prepare(tb, s.programs)
@@ -100,7 +99,7 @@ func (s *Server) Standby(tb testing.TB) *Server {
 	return standby
 }
 
-// Promote makes a standby a server that can be written to.
+// Promote makes a standby accept writes.
 func (s *Server) Promote(tb testing.TB) {
 	tb.Helper()
 	s.exec(tb, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_promote(true)")
@@ -136,7 +135,7 @@ func (s *Server) connection(database string) string {
 	return fmt.Sprintf("postgres://mimi@/%s?host=%s&sslmode=disable", database, s.directory)
 }
 
-// unprivileged makes root's processes run as the user postgres, who then owns the directory: the server refuses to run
+// unprivileged makes root's processes run as the user postgres, who then owns the directory. PostgreSQL refuses to run
 // as root.
 func unprivileged(tb testing.TB, directory string) *syscall.SysProcAttr {
 	tb.Helper()

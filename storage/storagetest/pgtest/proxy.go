@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// Proxy is an address of a server on loopback TCP that can become a black hole.
+// Proxy is an address of a server on loopback TCP. It can become a black hole.
 type Proxy struct {
 	listener net.Listener
 
 	mu    sync.Mutex
-	to    *Server // nil for nobody: what comes is swallowed
+	to    *Server // nil for a black hole
 	pipes []*pipe
 	all   sync.WaitGroup
 }
@@ -23,10 +23,10 @@ type Proxy struct {
 // pipe is one connection through a Proxy.
 type pipe struct {
 	ends  []net.Conn
-	stuck chan struct{} // closed when nothing passes any more
+	stuck chan struct{} // closed when the pipe carries nothing any more
 }
 
-// NewProxy starts a Proxy, which ends with the test.
+// NewProxy starts a Proxy. It ends with the test.
 func NewProxy(tb testing.TB, to *Server) *Proxy {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "localhost:0")
@@ -39,10 +39,10 @@ func NewProxy(tb testing.TB, to *Server) *Proxy {
 	return p
 }
 
-// Port is where the Proxy listens.
+// Port returns the port of the Proxy.
 func (p *Proxy) Port() int { return p.listener.Addr().(*net.TCPAddr).Port }
 
-// Through is a connection string of a server's by way of proxies, in their order.
+// Through returns a connection string that leads to a server through proxies, in their order.
 func Through(tb testing.TB, connection string, proxies ...*Proxy) string {
 	tb.Helper()
 	u, err := url.Parse(connection)
@@ -65,8 +65,8 @@ func Through(tb testing.TB, connection string, proxies ...*Proxy) string {
 	return u.String()
 }
 
-// Swallow makes the Proxy a black hole: nothing passes any more on the connections that it has, and never will, and new
-// ones are taken and not answered. None is closed.
+// Swallow makes the Proxy a black hole. Its connections never carry anything again. It accepts new connections and does
+// not answer them. It closes none.
 func (p *Proxy) Swallow() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -80,7 +80,7 @@ func (p *Proxy) Swallow() {
 	}
 }
 
-// Lead leads new connections to a server.
+// Lead sends new connections to a server.
 func (p *Proxy) Lead(to *Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,7 +112,7 @@ func (p *Proxy) serve() {
 	}
 }
 
-// connect begins to carry a connection.
+// connect starts to carry a connection.
 func (p *Proxy) connect(in net.Conn) {
 	c := &pipe{ends: []net.Conn{in}, stuck: make(chan struct{})}
 	p.pipes = append(p.pipes, c)
@@ -129,7 +129,7 @@ func (p *Proxy) connect(in net.Conn) {
 	p.all.Go(func() { c.carry(out, in) })
 }
 
-// carry carries one direction. An end that closes closes the other one, unless the pipe is stuck.
+// carry copies one direction. When one end closes, it closes the other end, unless the pipe is stuck.
 func (c *pipe) carry(to io.WriteCloser, from io.Reader) {
 	piece := make([]byte, 64<<10)
 	for {

@@ -1,9 +1,9 @@
--- Both engines run this: BYTEA is binary in PostgreSQL, and SQLite keeps what it is given. Times are milliseconds since 1970,
--- 0 for none. Names are keys of our own choosing; nothing is numbered by the database.
+-- Both engines run this file. BYTEA is binary in PostgreSQL, and SQLite stores values as they are. Times are
+-- milliseconds since 1970, and 0 means none. The module chooses all keys: the database numbers nothing.
 
 -- +goose Up
 
--- One row for each term of a group on this server, kept for good.
+-- One row for each term of a group on this server. The module never deletes a row.
 CREATE TABLE mimiport_groups (
 	group_id     BYTEA  NOT NULL,
 	term         BIGINT NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE mimiport_groups (
 );
 CREATE INDEX mimiport_groups_state ON mimiport_groups (state, creator);
 
--- Apart from their groups, so that accepting a message writes that message and no tree.
+-- Snapshots are apart from groups, so that an accepted message writes no tree.
 CREATE TABLE mimiport_snapshots (
 	group_id     BYTEA  NOT NULL,
 	term         BIGINT NOT NULL,
@@ -44,8 +44,8 @@ CREATE TABLE mimiport_entries (
 	hash         BYTEA  NOT NULL,
 	message      BYTEA  NOT NULL,
 	group_info   BYTEA  NOT NULL,
-	recipients   BYTEA  NOT NULL, -- of each the user and the device id, as vectors
-	migration_id BYTEA,           -- null but for a migration Commit
+	recipients   BYTEA  NOT NULL, -- for each, the user id and the device id, as vectors
+	migration_id BYTEA,           -- not null only for a migration Commit
 	accepted_at  BIGINT NOT NULL,
 	PRIMARY KEY (group_id, term, seq),
 	UNIQUE (group_id, term, hash)
@@ -106,7 +106,7 @@ CREATE TABLE mimiport_outbox (
 	PRIMARY KEY (destination, queue, row_order)
 );
 
--- The first row of each queue, so that what is due is found without looking at what waits behind it.
+-- The first row of each queue. It lets a query find due rows without reading the rows behind them.
 CREATE TABLE mimiport_queues (
 	destination TEXT   NOT NULL,
 	queue       TEXT   NOT NULL,

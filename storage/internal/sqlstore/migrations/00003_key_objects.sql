@@ -1,6 +1,6 @@
 -- +goose Up
 
--- What other servers have published: of each key the object that it was fetched with last.
+-- The key objects of other servers: for each key, the object that this server fetched last.
 CREATE TABLE mimiport_key_objects (
 	server     TEXT   NOT NULL,
 	key_id     TEXT   NOT NULL,

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- The Commits that this server has accepted and signed for, by the epoch that each leads to. They outlive the messages.
+-- Receipts for accepted Commits, by the epoch to which each Commit leads. They outlive the messages.
 CREATE TABLE mimiport_receipts (
 	group_id    BYTEA  NOT NULL,
 	term        BIGINT NOT NULL,

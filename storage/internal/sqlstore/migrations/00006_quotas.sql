@@ -1,7 +1,7 @@
 -- +goose Up
 
--- How many bytes each user has added to the log of a group, of the last day on which they added any. A day is a number of
--- days since 1970, in UTC.
+-- How many bytes each user added to the log of a group on the last day on which the user added any. A day is a number
+-- of days since 1970, in UTC.
 CREATE TABLE mimiport_volumes (
 	group_id BYTEA  NOT NULL,
 	term     BIGINT NOT NULL,
@@ -11,7 +11,7 @@ CREATE TABLE mimiport_volumes (
 	PRIMARY KEY (group_id, term, user_id)
 );
 
--- What the quotas count.
+-- For the counts of the quotas.
 CREATE INDEX mimiport_migrations_state ON mimiport_migrations (role, state, source);
 CREATE INDEX mimiport_migrations_room ON mimiport_migrations (room_id, state);
 CREATE INDEX mimiport_groups_creator ON mimiport_groups (creator, state);

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- What came with a group of the terms that it had at other servers, by the term in which the group came.
+-- The data of a group's former terms at other servers, by the term in which the group came here.
 CREATE TABLE mimiport_former (
 	group_id BYTEA  NOT NULL,
 	term     BIGINT NOT NULL,
@@ -8,5 +8,5 @@ CREATE TABLE mimiport_former (
 	PRIMARY KEY (group_id, term)
 );
 
--- The end of a log without its application messages.
+-- For the end of a log without its application messages.
 CREATE INDEX mimiport_entries_latest ON mimiport_entries (group_id, term, seq) WHERE kind <> 'application';

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- The nonces of direct requests that this server has taken, so that it takes none of them again.
+-- The nonces of accepted direct requests. This server accepts no nonce twice.
 CREATE TABLE mimiport_nonces (
 	user_id   TEXT   NOT NULL,
 	device_id TEXT   NOT NULL,

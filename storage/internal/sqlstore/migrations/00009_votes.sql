@@ -1,4 +1,5 @@
 -- +goose Up
 
--- The MigrationVote of a target. Null and empty: a target that speaks only the draft gives none, nor did older versions.
+-- The MigrationVote of a target. It is null or empty if the target speaks only the draft, or if an older version wrote
+-- the row.
 ALTER TABLE mimiport_migrations ADD COLUMN vote BYTEA;
