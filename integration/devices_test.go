@@ -164,7 +164,7 @@ func (r *roll) requireRemoved(u *harness.User, leaf uint32) {
 		r.Fatal(err)
 	}
 	if c := r.mls.Client(leaf); c != nil || len(proposals) != 1 {
-		r.Errorf("leaf %d is there after %d proposals", leaf, len(proposals))
+		r.Errorf("leaf %d is still there after %d proposals", leaf, len(proposals))
 	}
 }
 

@@ -22,16 +22,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// hosted is a pair in a room of carol's, whose homeserver is a Synapse: with the limits that it sets its peers.
+// hosted is a pair in a room that carol, a user of a Synapse, has made. The Synapse has its default limits for peers.
 type hosted struct {
 	*pair
 	synapse *harness.Server
 	carol   *harness.User
 }
 
-// TestSynapse: a room that a user of a Synapse has made has a group elsewhere, in each version that both sides have.
-// Devices there are added by what they publish, and are removed when they are deleted, or their users kicked or gone.
-// They get what TestUnmodifiedReceiver says of Dendrite, also when their homeserver was away.
+// TestSynapse: a room made by a user of a Synapse has a group on a homeserver with the module. The test uses each room
+// version that both homeservers support. Members add devices on the Synapse by their published keys. The Delivery
+// Service removes devices that are deleted, and devices of users who are kicked or leave. The Synapse's users receive
+// the whole fan-out, as in TestUnmodifiedReceiver, also after the Synapse was down.
 func TestSynapse(t *testing.T) {
 	n := harness.NewTestNetwork(t)
 	synapse := n.StartSynapse(t)
@@ -51,7 +52,7 @@ func TestSynapse(t *testing.T) {
 	t.Run("was away", func(t *testing.T) { newNamed(t, "11", "away").requireAllAfterAbsence(t) })
 }
 
-// newHosted has carol make a room of a version, alice the group in it, with bob and then carol for its other members.
+// newHosted lets carol make a room of this version, and alice make a group in it. alice adds bob and carol.
 func newHosted(t *testing.T, carol *harness.User, version string, alice, bob *harness.User) *hosted {
 	t.Helper()
 	room, err := carol.CreateRoomOf(t.Context(), version)
@@ -79,7 +80,7 @@ func newHosted(t *testing.T, carol *harness.User, version string, alice, bob *ha
 	return h
 }
 
-// requireRemovals checks that leaves of devices on the Synapse go when they should.
+// requireRemovals checks that the leaf of a device on the Synapse goes after a logout, a kick or a leave.
 func (h *hosted) requireRemovals(t *testing.T, dave *harness.User) {
 	t.Helper()
 	harness.Admit(t, h.carol, h.Room, dave)
@@ -105,7 +106,8 @@ func (h *hosted) requireRemovals(t *testing.T, dave *harness.User) {
 	h.requireRemoved(t, 2)
 }
 
-// requireRemoved waits until the Delivery Service proposes a removal, and commits it.
+// requireRemoved waits until the Delivery Service proposes a removal. It commits the removal, as bob, and checks that
+// left members are left.
 func (h *hosted) requireRemoved(t *testing.T, left int) {
 	t.Helper()
 	harness.Do(t, h.bob, "wait_for", harness.Args{"kind": "state", "pending_proposals": 1}, nil)
@@ -113,8 +115,8 @@ func (h *hosted) requireRemoved(t *testing.T, left int) {
 	h.requireMembers(t, left)
 }
 
-// requireMembers checks how many leaves the group has, and waits until bob has found each of them to be its device's by
-// the key that this publishes.
+// requireMembers checks that the group has n leaves. It waits until bob's client has verified each leaf by the key that
+// its device publishes.
 func (h *hosted) requireMembers(t *testing.T, n int) {
 	t.Helper()
 	h.RequireSettled(t)
@@ -134,7 +136,7 @@ func (h *hosted) requireMembers(t *testing.T, n int) {
 			}
 		}
 		if verified != n || len(members) != n {
-			return fmt.Errorf("there are %d members, not %d, and %d are verified: %+v", len(members), n, verified, members)
+			return fmt.Errorf("the group has %d members, not %d, and %d are verified: %+v", len(members), n, verified, members)
 		}
 		return nil
 	})
@@ -143,9 +145,10 @@ func (h *hosted) requireMembers(t *testing.T, n int) {
 	}
 }
 
-// requireAllAfterAbsence has the group talk, move and talk on while carol's Synapse is down. It checks that all that
-// the logs have comes to her afterwards, in their order and without a gap: the group can be followed by that alone. The
-// evidence of the move verifies with the key for which the Synapse vouches (profile, sections 2, 6 and 7).
+// requireAllAfterAbsence: the members send, move the group and send again while carol's Synapse is down. Afterwards
+// carol receives all messages of the logs, in their order and without a gap, so that her client can follow the group by
+// its events only. The evidence of the move verifies with the source's key, which the Synapse notarizes (profile,
+// sections 2, 6 and 7).
 func (h *hosted) requireAllAfterAbsence(t *testing.T) {
 	t.Helper()
 	a, b := h.alice.User.Server, h.bob.User.Server
@@ -157,7 +160,7 @@ func (h *hosted) requireAllAfterAbsence(t *testing.T) {
 		return nil
 	})
 	got := takeEvents(t, h.carol, 7)
-	slices.SortFunc(got, func(a, b event) int { // the two servers do not wait for each other
+	slices.SortFunc(got, func(a, b event) int { // events of the two servers can come in any order
 		return slices.Compare([]uint64{a.Term, a.Seq}, []uint64{b.Term, b.Seq})
 	})
 	if got[0].Kind != "welcome" {
@@ -169,7 +172,7 @@ func (h *hosted) requireAllAfterAbsence(t *testing.T) {
 	}
 	i := slices.IndexFunc(got, func(e event) bool { return e.Migration != nil })
 	if i < 0 || got[i].Migration.DeliveryService != b.Name {
-		t.Fatal("no event shows the move")
+		t.Fatal("no event has the evidence of the move")
 	}
 	moved := got[i].Migration
 	confirmation, err := mimiport.UnmarshalMigrationConfirmation(moved.MigrationConfirmation)
@@ -181,7 +184,7 @@ func (h *hosted) requireAllAfterAbsence(t *testing.T) {
 	}
 }
 
-// logged is what the homeserver of a member has in its log of a term, from a number on, as events of that server.
+// logged returns the log of a member's homeserver, of a term from a number on, as events of that server.
 func (h *hosted) logged(t *testing.T, by *harness.Client, term, from uint64) (events []event) {
 	t.Helper()
 	var log api.MessagesResponse
@@ -192,7 +195,7 @@ func (h *hosted) logged(t *testing.T, by *harness.Client, term, from uint64) (ev
 	}
 	for i, m := range log.Messages {
 		if m.Seq != from+uint64(i) {
-			t.Fatalf("%s has message %d after %d", host, m.Seq, from)
+			t.Fatalf("%s has message %d instead of %d", host, m.Seq, from+uint64(i))
 		}
 		events = append(events, event{federation.SenderID(host), api.FanOut{
 			GroupID: h.id(t), RoomID: h.Room, Protocol: "mls10", Term: term, LogMessage: m,
@@ -201,7 +204,7 @@ func (h *hosted) logged(t *testing.T, by *harness.Client, term, from uint64) (ev
 	return events
 }
 
-// notarizedKey is a server's key as a Synapse gives it, which has signed it besides the server.
+// notarizedKey asks a notary for a server's key, and checks that both have signed the answer.
 func notarizedKey(t *testing.T, notary, of *harness.Server, keyID string) ed25519.PublicKey {
 	t.Helper()
 	query := map[string]any{"server_keys": map[string]any{of.Name: map[string]any{
@@ -231,8 +234,8 @@ func notarizedKey(t *testing.T, notary, of *harness.Server, keyID string) ed2551
 	return ed25519.PublicKey(keys.VerifyKeys[gomatrixserverlib.KeyID(keyID)].Key)
 }
 
-// TestSynapseDenied: while the room's ACL denies a Synapse, its user is refused and gets nothing. Ports do not count
-// for an ACL, so that the Synapse has an address for a name.
+// TestSynapseDenied: while the room's ACL denies a Synapse, the group's host refuses its user and sends the user
+// nothing. An ACL ignores ports, so the name of the Synapse is an IP address.
 func TestSynapseDenied(t *testing.T) {
 	n := harness.NewTestNetwork(t)
 	a := n.StartServer(t, strings.Replace(harness.Section, "{allow_private", "{allow_ip_literals: true, allow_private", 1))
@@ -257,7 +260,7 @@ func TestSynapseDenied(t *testing.T) {
 	}
 }
 
-// requireAnswer waits until alice's server answers carol's, which asks for the group in her name, with a status.
+// requireAnswer waits until alice's server answers with this status when carol's server asks for the group in her name.
 func (h *hosted) requireAnswer(t *testing.T, client *http.Client, status int) {
 	t.Helper()
 	err := harness.Poll(harness.Within(t), func(context.Context) error {

@@ -345,7 +345,7 @@ func borrowedVote(t *testing.T, g *group) {
 		}
 		g.show(t, g.b, encode(t, &longer))
 		if host := g.where(t, g.bob, g.b); host.DeliveryService != g.c.Name {
-			t.Errorf("%s says that the group is at %s, stopped or not", g.b.Name, host.DeliveryService)
+			t.Errorf("%s says that the group is at %s", g.b.Name, host.DeliveryService)
 		}
 	}
 	g.host, g.term = g.a, g.term+1

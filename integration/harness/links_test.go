@@ -29,7 +29,7 @@ func TestLinks(t *testing.T) {
 		return errors.As(err, &refusal) && refusal.Status == http.StatusNotFound
 	}
 	if !asked(alice, b, Patience) || !asked(bob, a, Patience) { // each also fetches the other's keys
-		t.Fatal("no answer")
+		t.Fatal("a server does not answer")
 	}
 	for _, f := range []Fault{Refused, BlackHole, AnswersLost, Slow} {
 		for range 2 { // on a new connection, then on an existing one

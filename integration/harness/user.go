@@ -309,7 +309,7 @@ func (u *User) Await(ctx context.Context, since string, found func(*Sync) bool) 
 	for {
 		s, err := u.Sync(ctx, since, time.Second)
 		if err != nil {
-			return since, fmt.Errorf("%s waits: %w", u.ID, err)
+			return since, fmt.Errorf("sync of %s: %w", u.ID, err)
 		}
 		since = s.NextBatch
 		if found(s) {

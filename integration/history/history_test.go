@@ -241,7 +241,8 @@ func (p *play) settled(ctx context.Context) error {
 		}
 		if state, err := m.Look(ctx); err != nil || state != first.State() || m.State() != first.State() ||
 			m.DS != first.DS || m.Term != first.Term {
-			return fmt.Errorf("%s is at %s in term %d, %s in term %d (%w)", m.User, m.DS, m.Term, first.DS, first.Term, err)
+			return fmt.Errorf("%s is at %s in term %d, the first member at %s in term %d (%w)",
+				m.User, m.DS, m.Term, first.DS, first.Term, err)
 		}
 		for n, message := range p.owed {
 			if !p.w.Received(m.User, message) {

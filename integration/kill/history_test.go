@@ -107,7 +107,7 @@ func (s *story) keepLogs(t *testing.T) {
 func transcript(t *testing.T, hash string) (s history.State) {
 	t.Helper()
 	if n, err := hex.Decode(s[:], []byte(hash)); err != nil || n != len(s) {
-		t.Errorf("no confirmed transcript hash: %q", hash)
+		t.Errorf("%q is not a confirmed transcript hash", hash)
 	}
 	return s
 }
