@@ -12,8 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
 
-// Age changes the module's database of a stopped server, as if the server had stopped a time d ago. It dates the last
-// heartbeat back by d, and so every accepted entry and every group.
+// Age changes the module's database of a stopped server, as if the server had stopped a time d ago. The last heartbeat
+// becomes d old. All entries and groups become older by d.
 func (s *Server) Age(ctx context.Context, d time.Duration) error {
 	store, err := engine.Open(ctx, s.Store(), postgres.Pool{MaxOpen: 1, MaxIdle: 1})
 	if err != nil {

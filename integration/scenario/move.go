@@ -153,7 +153,7 @@ func (p *Play) talk(ctx context.Context, _ *harness.Network) error {
 	return nil
 }
 
-// forbidden is the code of a refusal by a policy.
+// forbidden is the error code of a refusal by a policy.
 const forbidden = "M_FORBIDDEN"
 
 // refusals shows that the default policies of A and B refuse a move.
