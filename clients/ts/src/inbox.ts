@@ -1,9 +1,9 @@
 // What comes in: fan-out, the log and room state, and who is believed (profile, sections 6 and 7).
 import { createHash } from "node:crypto";
 import type { ClientState } from "ts-mls";
-import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage, type Migrated } from "./ds.js";
-import { type MovedInfo, PEER_UNREACHABLE, refused, type Signed, STOPPED, submission, type Submitted } from "./ds.js";
-import { UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
+import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage, type MessagesResponse } from "./ds.js";
+import { type Migrated, type MovedInfo, PEER_UNREACHABLE, refused, type Signed, STOPPED, submission } from "./ds.js";
+import { type Submitted, UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
 import { type Verification, verify } from "./devices.js";
 import { Evidence } from "./evidence.js";
 import {
@@ -52,6 +52,8 @@ const PATIENCE = 24 * 3600_000;
 /** How often a host is looked after in that time. A gap between two looks is at most a quarter of it. */
 const LOOKS = 24;
 const GAPS = 4;
+/** How long one log is read at a time, in milliseconds: one that has no end must not hold up the other groups. */
+const TURN = 60_000;
 
 /** The start of the user id from which a Delivery Service sends; its server name follows. */
 const RESERVED_USER = "@_mimiport:";
@@ -67,6 +69,11 @@ interface Entry {
   term: number;
   seq: number;
   message: string | undefined;
+}
+
+/** A log of which not all was read. */
+class Endless extends Error {
+  override name = "Endless";
 }
 
 /** Whether it is the own homeserver that could not be reached, by a Delivery Service which is there. */
@@ -246,17 +253,15 @@ export class Inbox {
     const former = g.former?.splice(0) ?? [];
     for (const f of former) {
       try {
-        for (let end = false; !end; ) {
-          const page = await this.ds(f.ds).messages(g.key, f.term, f.next);
+        for await (const page of this.pages(f.ds, g.key, f.term, f.next)) {
           // Handshakes have come by the way that the group took; those on a branch that was lost must not count.
           for (const m of page.messages) if (mls.isPrivate(fromBase64(m.message ?? ""))) await this.process(g, m);
-          end = page.end || !(page.next > f.next);
           f.next = page.next;
-          if (end && page.moved === undefined) await this.tell(g, f.ds);
+          if (page.end && page.moved === undefined) await this.tell(g, f.ds);
         }
       } catch (e) {
         const forgotten = e instanceof MatrixError && e.status < 500 && e.body.retry_after_ms === undefined;
-        if (!forgotten) g.former!.push(f);
+        if (!forgotten && !(e instanceof Endless)) g.former!.push(f);
       }
     }
     this.world.save();
@@ -272,14 +277,25 @@ export class Inbox {
 
   /** Reads to the end of the current Delivery Service's log, and gives the redirect that stands there. */
   private async readLog(g: Group): Promise<MovedInfo | undefined> {
-    for (;;) {
-      const { ds, term, next } = g;
-      const page = await this.ds(ds).messages(g.key, term, next);
+    const { term } = g;
+    for await (const page of this.pages(g.ds, g.key, term, g.next)) {
       for (const m of page.messages) if (g.term === term) await this.handle(g, m);
-      if (g.term !== term) continue;
+      if (g.term !== term) return this.readLog(g);
       g.next = Math.max(g.next, page.next);
       if (page.end) return page.moved;
-      if (!(g.next > next)) throw new Error(`the log of ${ds} does not go on`);
+    }
+    return undefined;
+  }
+
+  /** The pieces of a log from a number on. Endless if there are more when the turn is over, or if it does not go on. */
+  private async *pages(server: string, key: string, term: number, from: number): AsyncGenerator<MessagesResponse> {
+    for (const began = this.world.now(); ; ) {
+      const page = await this.ds(server).messages(key, term, from);
+      yield page;
+      if (page.end) return;
+      if (!(page.next > from)) throw new Endless(`the log of ${server} does not go on`);
+      if (this.world.now() - began > TURN) throw new Endless(`the log of ${server} has more than can be read at once`);
+      from = page.next;
     }
   }
 
@@ -725,12 +741,7 @@ export class Inbox {
 
   /** Reads a term of a group as a server has it, from its beginning. */
   private async *termAt(server: string, key: string, term: number): AsyncGenerator<LogMessage> {
-    for (let from = 1, end = false; !end; ) {
-      const page = await this.ds(server).messages(key, term, from);
-      yield* page.messages;
-      end = page.end || !(page.next > from);
-      from = page.next;
-    }
+    for await (const page of this.pages(server, key, term, 1)) yield* page.messages;
   }
 
   /** The group that a room names and where it is: the pointer's Delivery Service, or where that one redirects to. */

@@ -8,7 +8,7 @@ import { members, ratchetTree, transcript } from "../src/mls.js";
 import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse, toBase64 } from "../src/wire.js";
 import type { LineageStep, MigrationResponse } from "../src/wire.js";
 import { type FakeDs, refuse } from "./fake.js";
-import { authenticator, net, nextRoom, party, published, rooms, together, User } from "./party.js";
+import { authenticator, clock, net, nextRoom, party, published, rooms, together, User } from "./party.js";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -643,4 +643,46 @@ describe("a migration", () => {
     assert.deepEqual(bob.texts(), ["before", "after"]);
     await lost;
   });
+});
+
+/** Makes a Delivery Service answer with a log that does not end, a second for each piece. The result counts them. */
+function endless(server: string): () => number {
+  const ds = net.ds(server);
+  const answer = ds.answer.bind(ds);
+  let pieces = 0;
+  ds.answer = (method, path, query, ...rest) => {
+    if (method !== "GET" || path[2] !== "messages") return answer(method, path, query, ...rest);
+    clock.ahead += 1000;
+    const next = Number(query.get("from") ?? 1) + 1;
+    return { term: Number(query.get("term")), messages: [], next, end: ++pieces >= 1000 };
+  };
+  return () => pieces;
+}
+
+test("a log that does not end is left after a minute: other groups have their turn", async (t_) => {
+  t_.after(() => (clock.ahead = 0));
+  const { users, s } = await party("alice", "bob");
+  const [alice] = users as [User, User];
+  const pieces = endless(s);
+  alice.group.behind = true;
+  await alice.sync();
+  assert.ok(pieces() <= 62, `${pieces()} pieces`);
+  assert.equal(alice.take("failed").length, 1);
+});
+
+test("a former host whose log does not end is asked no more", async (t_) => {
+  t_.after(() => (clock.ahead = 0));
+  const { users, s, t } = await party("alice", "bob");
+  const [alice, bob] = users as [User, User];
+  await alice.client.migrate(alice.group, t);
+  const pieces = endless(s);
+  alice.group.former = [{ ds: s, term: 0, next: 1 }];
+  alice.group.behind = true;
+  await alice.sync();
+  assert.ok(pieces() <= 62, `${pieces()} pieces`);
+  await bob.client.update(bob.group);
+  const before = pieces();
+  await alice.sync();
+  together(alice, bob);
+  assert.equal(pieces(), before);
 });
