@@ -112,6 +112,9 @@ export class Client {
   /** The last send of each group, by its id. */
   private readonly sending = new Map<string, Promise<void>>();
 
+  /** The KeyPackage of last resort that the homeserver has not taken yet. */
+  private lastResort: { ref: Uint8Array; value: unknown } | undefined;
+
   constructor(
     readonly matrix: Matrix,
     readonly stored: Stored,
@@ -201,14 +204,21 @@ export class Client {
     await this.publishLastResort();
   }
 
-  /** Publishes the KeyPackage that is given out when the others are used up. The one before it is kept, too. */
+  /**
+   * Publishes the KeyPackage that is given out when the others are used up. The one before it is kept, too. Until the
+   * homeserver has taken one, the same is sent, and those before it are kept: it gives one of them out.
+   */
   private async publishLastResort(): Promise<void> {
     const { lastResorts, keyPackages } = this.stored;
-    const made = await this.newKeyPackage(true);
-    lastResorts.push(toBase64url(made.ref));
+    if (this.lastResort === undefined) {
+      this.lastResort = await this.newKeyPackage(true);
+      lastResorts.push(toBase64url(this.lastResort.ref));
+      this.world.save();
+    }
+    await this.matrix.uploadKeyPackages("fallback_keys", [this.lastResort]);
+    this.lastResort = undefined;
     for (const ref of lastResorts.splice(0, lastResorts.length - LAST_RESORTS)) keyPackages.delete(ref);
     this.world.save();
-    await this.matrix.uploadKeyPackages("fallback_keys", [made]);
   }
 
   /** A new KeyPackage of the device as it is published. */

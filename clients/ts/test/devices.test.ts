@@ -157,6 +157,32 @@ test("a KeyPackage of last resort serves again and again, and is renewed once it
   assert.deepEqual([...keyPackages.keys()], lastResorts);
 });
 
+test("a KeyPackage of last resort that was used is kept until the homeserver has taken the next but one", async (t) => {
+  t.after(() => (net.hasFallback = false));
+  net.hasFallback = true;
+  const { users } = await party("alice");
+  const [alice] = users as [User];
+  const bob = await published(`bob${rooms}`);
+  await alice.client.add(alice.group, bob.id); // by the only one-time key
+  await bob.sync();
+  await alice.client.remove(alice.group, bob.id);
+  const { client } = bob;
+  const { lastResorts, keyPackages } = client.stored;
+  const [first] = lastResorts;
+  net.held = [];
+  await alice.client.add(alice.group, bob.id);
+  const late = net.held;
+  net.held = undefined;
+  const upload = client.matrix.uploadKeyPackages;
+  client.matrix.uploadKeyPackages = () => Promise.reject(new Error("the homeserver is away"));
+  for (let i = 0; i < 3; i++) await assert.rejects(bob.sync(), /away/);
+  client.matrix.uploadKeyPackages = upload;
+  for (const deliver of late) deliver();
+  await bob.sync();
+  together(alice, bob);
+  assert.deepEqual([lastResorts.length, lastResorts[0], keyPackages.size], [2, first, 2]);
+});
+
 const odd: [string, RegExp, Parameters<typeof twoDevices>[0]][] = [
   ["is not signed", /has not signed/, (value) => delete value.signatures],
   ["is changed", /has not signed/, (value) => (value.more = 1)],
