@@ -230,7 +230,7 @@ func newPlayWith(t *testing.T, entries func(*mlstest.Group) [][]byte) *play {
 	p.Room.Joined[carol] = true
 	p.id = must(p.services[serverA].ReserveGroup(t.Context(), caller(alice),
 		&api.ReserveGroupRequest{RoomID: room}))(t).GroupID
-	p.group = p.groupWith(entries(p.groupWith())...)
+	p.group = p.groupWith(nil, entries(p.groupWith(nil))...)
 	p.bind(serverA)
 	return p
 }

@@ -126,7 +126,7 @@ func TestFounders(t *testing.T) {
 	req := &api.ReserveGroupRequest{RoomID: room}
 	reserved := must(p.services[serverA].ReserveGroup(t.Context(), caller(alice), req))(t)
 	p.id = reserved.GroupID
-	p.group = p.groupWith()
+	p.group = p.groupWith(nil)
 	p.Room.Joined[carol] = true
 	bind := func() error {
 		_, err := p.services[serverA].BindGroup(t.Context(), caller(alice), p.id, &api.BindGroupRequest{

@@ -7,6 +7,8 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 )
@@ -16,7 +18,7 @@ const carol = "@carol:b.example"
 var suite = api.SuiteRequest{Protocol: "mls10", CipherSuite: 1}
 
 // newExternalPlay is a play of alice, bob and carol whose group lists A as an external sender.
-func newExternalPlay(t *testing.T) *play {
+func newExternalPlay(t *testing.T, more ...[]byte) *play {
 	t.Helper()
 	p := &play{world: newWorld(t)}
 	p.Room.Joined[carol] = true
@@ -26,15 +28,15 @@ func newExternalPlay(t *testing.T) *play {
 		t.Fatal(err)
 	}
 	p.id = reserved.GroupID
-	p.group = p.groupWith(reserved.ExternalSender)
+	p.group = p.groupWith(more, reserved.ExternalSender)
 	p.bind(serverA)
 	return p
 }
 
-func (p *play) groupWith(entries ...[]byte) *mlstest.Group {
+func (p *play) groupWith(more [][]byte, entries ...[]byte) *mlstest.Group {
+	members := [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB"), mlstest.Identity(carol, "CAROL")}
 	return mlstest.New(mlstest.Options{
-		Seed: 1, GroupID: p.id, Extensions: externalSenders(entries...),
-		Members: [][]byte{mlstest.Identity(alice, "ALICE"), mlstest.Identity(bob, "BOB"), mlstest.Identity(carol, "CAROL")},
+		Seed: 1, GroupID: p.id, Extensions: externalSenders(entries...), Members: append(members, more...),
 	})
 }
 
@@ -81,7 +83,7 @@ func TestOwnEntry(t *testing.T) {
 		t.Error("an entry that was not asked for")
 	}
 	other.id = reserved.GroupID
-	other.group = other.groupWith(forged.ExternalSender())
+	other.group = other.groupWith(nil, forged.ExternalSender())
 	_, err = p.services[serverA].BindGroup(t.Context(), caller(alice), other.id, &api.BindGroupRequest{
 		Protocol: "mls10", GroupInfo: other.group.GroupInfo(), RatchetTree: other.group.RatchetTree(),
 	})
@@ -127,6 +129,32 @@ func TestRemoveProposed(t *testing.T) {
 	if again := p.proposals(serverA); len(again) != 0 {
 		t.Error("a removal was proposed of somebody who is not in the group")
 	}
+}
+
+// TestRemovalsBeyondAnEpoch: when more leaves must go than an epoch has places for proposals, the server proposes those
+// that fit, and the others after the next Commit.
+func TestRemovalsBeyondAnEpoch(t *testing.T) {
+	p := newExternalPlay(t, mlstest.Identity(carol, "TABLET"))
+	limits := mls.DefaultLimits()
+	limits.Proposals = 1
+	p.RestartWith(serverA, func(d *delivery.Deps) {
+		d.Engines = map[string]mls.Engine{"mls10": mls.RFC9420(limits)}
+		d.Now = func() time.Time { return p.now }
+	})
+	p.leave(serverA, carol)
+	first := p.proposals(serverA)
+	if len(first) != 1 {
+		t.Fatalf("%d proposals in one epoch", len(first))
+	}
+	p.commit(serverA, alice, mlstest.CommitOptions{References: first})
+	p.now = p.now.Add(time.Hour)
+	p.run()
+	second := p.proposals(serverA)
+	if len(second) != 1 {
+		t.Fatalf("%d proposals in the next epoch", len(second))
+	}
+	p.commit(serverA, alice, mlstest.CommitOptions{References: second})
+	p.expectHosted(serverA, 0)
 }
 
 // TestLastCommit: a member whom a Commit removes gets that Commit, also after leaving the room. It is the last thing

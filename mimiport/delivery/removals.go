@@ -236,7 +236,8 @@ func (s removals) requireShare(e *expulsion, l *registry.Live, leaves map[uint32
 	return mimiport.Errorf("expel", mimiport.KindInProgress, "%d of %d users at once", len(users), all)
 }
 
-// proposeRemoves makes this server's own Remove proposals and accepts them into the log.
+// proposeRemoves makes this server's own Remove proposals and accepts them into the log. If the epoch has no place for
+// all of them, proposeRemoves accepts those that fit. The row then stays for the others, by a KindInProgress error.
 func (s removals) proposeRemoves(ctx context.Context, e *expulsion, l *registry.Live, leaves []uint32) error {
 	g := e.group
 	o, err := s.sender(ctx, g.Server, g.Protocol, g.CipherSuite)
@@ -250,21 +251,30 @@ func (s removals) proposeRemoves(ctx context.Context, e *expulsion, l *registry.
 		if err != nil {
 			return err
 		}
-		if a.Next, _, err = a.Next.Propose(message); err != nil {
+		next, _, err := a.Next.Propose(message)
+		if mimiport.KindOf(err) == mimiport.KindTooLarge && len(a.Entries) > 0 {
+			break
+		}
+		if err != nil {
 			return err
 		}
+		a.Next = next
 		a.Entries = append(a.Entries, storage.Entry{Kind: storage.EntryProposal, Epoch: g.Epoch, Message: message})
 	}
+	left := len(leaves) - len(a.Entries)
 	next, change, err := s.extend(ctx, g, l, a)
 	if err != nil {
 		return err
 	}
-	if e.row != nil {
+	if e.row != nil && left == 0 {
 		change.Done = []storage.RowKey{e.row.Key()}
 	}
 	if err := s.apply(ctx, change); err != nil {
 		return err
 	}
 	e.held.Advance(next, l, a)
+	if left > 0 && e.row != nil {
+		return mimiport.Errorf("expel", mimiport.KindInProgress, "%d leaves wait for a later epoch", left)
+	}
 	return nil
 }
