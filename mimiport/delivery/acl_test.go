@@ -24,8 +24,8 @@ func requireDenied(t *testing.T, err error, server string) {
 	}
 }
 
-// TestACLOnEveryRoute: every route of a room hears its server ACL (profile, section 7): nobody of B reads, writes, or
-// hands the group over while it denies B, and all of it goes well without the ACL.
+// TestACLOnEveryRoute: every route obeys the room's server ACL (profile, section 7). While the ACL denies B, no user of
+// B reads, writes, or hands the group over. Without the ACL all of these requests succeed.
 func TestACLOnEveryRoute(t *testing.T) {
 	for name, prepare := range map[string]func(p *play, a *delivery.Service) (route func() error){
 		"reserve": func(p *play, a *delivery.Service) func() error {
@@ -150,8 +150,8 @@ func (p *play) bindAnother(creator string, reserved *api.ReserveGroupResponse, u
 	return err
 }
 
-// TestACLAndFanOut: a server gets nothing while the room's ACL denies it, also of what was accepted before. When the
-// ACL lets it in again, its users catch up from the log.
+// TestACLAndFanOut: a server gets no messages while the room's ACL denies it, not even messages accepted before. When
+// the ACL allows the server again, its users catch up from the log.
 func TestACLAndFanOut(t *testing.T) {
 	p := newPlay(t)
 	p.say(serverA, alice)
@@ -194,8 +194,8 @@ func TestACLKeepsLeaves(t *testing.T) {
 	p.commit(serverA, alice, mlstest.CommitOptions{References: [][]byte{update}})
 }
 
-// TestACLBeforeDecision: the ACL is heard until the decision (profile, section 8): by the target before it votes, and
-// by the source when it has the vote.
+// TestACLBeforeDecision: both servers obey the ACL until the decision (profile, section 8): the target before it votes,
+// and the source when it has the vote.
 func TestACLBeforeDecision(t *testing.T) {
 	for _, last := range []string{"content", "vote"} {
 		for _, server := range []string{serverA, serverB} {
@@ -219,7 +219,7 @@ func TestACLBeforeDecision(t *testing.T) {
 	}
 }
 
-// TestACLDeniesHost: the operator is told when the room denies the server that hosts its group.
+// TestACLDeniesHost: the log warns the operator when the room denies the server that hosts its group.
 func TestACLDeniesHost(t *testing.T) {
 	p := newPlay(t)
 	var log bytes.Buffer

@@ -97,7 +97,7 @@ func TestOfferForUnknownSuite(t *testing.T) {
 	}
 }
 
-// TestProbe: before S freezes, it asks T once how the migration stands there. It goes on for an offer alone, or where T
+// TestProbe: before S freezes, it asks T once for the migration's status. S goes on only if T has an offer, or if T
 // speaks only the draft.
 func TestProbe(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -152,8 +152,8 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestPieces: a piece of the log begins with the first message and has 100, where the request does not say otherwise,
-// and never more than 500.
+// TestPieces: a piece of the log begins with the first message and has 100 messages, unless the request says otherwise.
+// It never has more than 500.
 func TestPieces(t *testing.T) {
 	p := newPlay(t)
 	for range 501 {
@@ -174,7 +174,8 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// TestDecideByOfTheTarget: T takes a content whatever its decide_by is. It asks S then, or at once where that is past.
+// TestDecideByOfTheTarget: T takes a content with any decide_by. It asks S at that time, or at once if that time is
+// past.
 func TestDecideByOfTheTarget(t *testing.T) {
 	for _, at := range []time.Duration{-1000 * time.Hour, 0, time.Minute} {
 		p := newPlay(t)
@@ -192,8 +193,8 @@ func TestDecideByOfTheTarget(t *testing.T) {
 	}
 }
 
-// TestTargetLosesModule: T votes, and is then restarted without this module. S goes on to hand its decision over, and T
-// takes it when it has the module again.
+// TestTargetLosesModule: T votes, and then restarts without this module. S keeps sending its decision, and T takes the
+// decision when it has the module again.
 func TestTargetLosesModule(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }

@@ -30,7 +30,7 @@ func (s intake) noticeLaterEpoch(ctx context.Context, sub *submission) error {
 	if err != nil || epoch != msg.Epoch+1 || requireOwnLeaf(sub.caller, signer) != nil {
 		return nil // the GroupInfo proves nothing
 	}
-	s.Log.Error("a member says to be in a later epoch than this server: was an old backup restored?",
+	s.Log.Error("a member claims a later epoch than this server has: was an old backup restored?",
 		"group_id", mimiport.IDText(g.ID), "epoch", g.Epoch, "later_epoch", epoch, "user_id", sub.caller.UserID)
 	l.Alarmed = true
 	return s.apply(ctx, &storage.Change{Evidence: []storage.Evidence{

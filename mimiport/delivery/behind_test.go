@@ -32,8 +32,8 @@ func newBehind(t *testing.T) (p *play, before *mlstest.Group, receipt *api.Linea
 	return p, before, receipt
 }
 
-// TestForgottenReceipt: one receipt that a server has forgotten stops it, whoever in the room shows it: nobody else can
-// have signed it.
+// TestForgottenReceipt: one receipt that a server has forgotten stops it. Any user of the room may show the receipt,
+// because only the server can have signed it.
 func TestForgottenReceipt(t *testing.T) {
 	p, _, receipt := newBehind(t)
 	stale := p.group
@@ -61,8 +61,8 @@ func TestForgottenReceipt(t *testing.T) {
 	}
 }
 
-// TestLaterEpochsAlarm: handshakes of a later epoch stop nothing, however many members send them: they may be made up.
-// They alarm, and one is kept.
+// TestLaterEpochsAlarm: handshakes of a later epoch stop no group, however many members send them, because members can
+// make them up. They raise an alarm, and the server keeps one of them.
 func TestLaterEpochsAlarm(t *testing.T) {
 	p, before, _ := newBehind(t)
 	p.Room.Power[alice], p.Room.Power[bob] = 0, 0
@@ -113,9 +113,9 @@ func (p *play) editReceipt(
 	return &api.LineageRequest{Receipt: &api.SignedInfo{Message: p.encoded(signer, r), KeyID: p.KeyID(signer)}}
 }
 
-// TestReceiptsThatCountForNothing: a receipt counts only if this server has signed it, for this group in its present
-// term, and if it says something else than what is on record. Its fields are compared: a signature by another key is
-// nothing new.
+// TestReceiptsThatCountForNothing: a receipt counts only if this server has signed it for this group in its present
+// term, and if it contradicts the receipt on record. The server compares the fields: another signature on the same
+// fields changes nothing.
 func TestReceiptsThatCountForNothing(t *testing.T) {
 	p, before, receipt := newBehind(t)
 	same := func(*mimiport.CommitReceipt) {}
@@ -162,7 +162,7 @@ func TestReceiptsThatCountForNothing(t *testing.T) {
 	p.expectHosted(serverA, 2)
 }
 
-// TestReceiptOfPastKey: a receipt that was signed with a key that has been rotated away since counts as well.
+// TestReceiptOfPastKey: a receipt by a key that was rotated away counts as well.
 func TestReceiptOfPastKey(t *testing.T) {
 	p, _, receipt := newBehind(t)
 	p.Rotate(serverA)
@@ -234,9 +234,9 @@ func (p *play) known(shown *api.LineageRequest) *api.KnownCommit {
 	return &api.KnownCommit{Epoch: r.Epoch, CommitHash: r.CommitHash[:]}
 }
 
-// TestFrozenReceipt: a server that was restored while the group was frozen, and had decided since, is shown the receipt
-// of its decision: it comes to the same decision again. Shown that of another Commit, it gives the migration up and
-// stops.
+// TestFrozenReceipt: a server had decided a migration, and was then restored to a backup in which the group is frozen.
+// Shown the receipt of the migration Commit, it comes to the same decision again. Shown the receipt of another Commit,
+// it gives the migration up and stops.
 func TestFrozenReceipt(t *testing.T) {
 	restored := func(t *testing.T) (*play, *attempt, storage.Store) {
 		p := newPlay(t)

@@ -74,8 +74,8 @@ func (s *siege) draw(t *rapid.T) (user string, message []byte) {
 	return user, g.Propose(leaf, proposals[kind]())
 }
 
-// pending lists what a client that can leave out proposals takes: all that is pending, but for what it sees that the
-// server must refuse.
+// pending lists the proposals that a client takes if it can leave out proposals: all pending proposals but those that
+// the server must refuse.
 func (s *siege) pending(t *rapid.T) (all, chosen [][]byte) {
 	all = s.proposals(serverA)
 	state, err := mls.RFC9420(mls.DefaultLimits()).Open(s.group.GroupInfo(), s.group.RatchetTree())
@@ -124,10 +124,10 @@ func (s *siege) sends(c *mlstest.Commit) error {
 	return err
 }
 
-// TestNobodyBlocks: nobody can keep honest members from committing for longer than one refused request. Whatever others
-// propose, and whoever leaves, alice's Commit of all that is pending is accepted as long as everybody stays. After a
-// refusal, a client that can choose is accepted with what it chooses, and one that cannot joins anew. Who has left is
-// out after the next Commit.
+// TestNobodyBlocks: no user can keep honest members from committing for longer than one refused request. While
+// everybody stays in the room, the server accepts alice's Commit of all pending proposals, whatever others propose.
+// After a refusal, a client that can choose proposals succeeds with its choice, and a client that cannot joins anew. A
+// user who has left is out of the group after the next Commit.
 func TestNobodyBlocks(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newSiege(t)

@@ -87,7 +87,7 @@ func (s operator) reclaim(ctx context.Context, h *registry.Held) error {
 	}
 	l, err := h.Live(ctx, g)
 	if errors.Is(err, storage.ErrNotFound) {
-		return cannotReclaim(g.ID, errors.New("the group's state is past its retention"))
+		return cannotReclaim(g.ID, errors.New("the group's state is deleted: its retention is over"))
 	}
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
-// lineage is what a server says of how the group came to it.
+// lineage returns the group's lineage at a server.
 func (p *play) lineage(ds string) *api.LineageRequest {
 	p.t.Helper()
 	host, err := p.services[ds].Host(p.t.Context(), caller(alice), p.id)
@@ -199,8 +199,8 @@ func TestRestoredWhileFrozen(t *testing.T) {
 	}
 }
 
-// TestRestoredAndAborted: a source that was restored and has aborted what it had confirmed stops when it is shown the
-// confirmation.
+// TestRestoredAndAborted: a restored source aborts a migration that it had confirmed before. It stops when somebody
+// shows it the confirmation.
 func TestRestoredAndAborted(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -358,7 +358,7 @@ func TestRecover(t *testing.T) {
 	expectKind(t, err, mimiport.KindMoved)
 }
 
-// TestForeignClaims: a claim counts only when it follows from what came before it.
+// TestForeignClaims: a claim counts only if it follows from the steps before it.
 func TestForeignClaims(t *testing.T) {
 	p := newPlay(t)
 	p.addServer("c.example")

@@ -49,7 +49,7 @@ func (p *play) due(server string, kind storage.RowKind) storage.Row {
 	return rows[i]
 }
 
-// TestDeadlineTooEarly: a deadline that is looked at before its time, by a clock that went back a little, is kept.
+// TestDeadlineTooEarly: if the clock goes back a little and a row for a deadline runs before its time, the row stays.
 func TestDeadlineTooEarly(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "content" || what == "abort" }
@@ -88,8 +88,8 @@ func TestSourceAhead(t *testing.T) {
 	}
 }
 
-// TestClockYearsAhead: a clock that leaps ahead ends what is kept for a time, and nothing that is kept for good:
-// redirects, the lineage, Commits that were aborted, nonces that were used.
+// TestClockYearsAhead: a clock that leaps ahead ends everything with a retention. It ends nothing that the server keeps
+// for good: redirects, the lineage, aborted Commits, used nonces.
 func TestClockYearsAhead(t *testing.T) {
 	p := newPlay(t)
 	dropped := p.begin(serverA, serverB, bob)
@@ -127,7 +127,8 @@ func TestClockYearsAhead(t *testing.T) {
 	}
 }
 
-// TestQuotaOfTheFuture: aborts from when the clock was ahead keep no group where it is when the clock is right again.
+// TestQuotaOfTheFuture: aborts from a time when the clock was ahead do not keep a group from moving when the clock is
+// right again.
 func TestQuotaOfTheFuture(t *testing.T) {
 	p := newPlay(t)
 	p.now = p.now.AddDate(1, 0, 0)

@@ -45,7 +45,8 @@ func (p *play) expectClosed() {
 	expectKind(p.t, err, mimiport.KindClosed)
 }
 
-// TestReInitCloses: a ReInit by who may closes the group for good, by value and by reference (profile, section 9).
+// TestReInitCloses: a ReInit of a user who may close the group closes it for good, by value and by reference (profile,
+// section 9).
 func TestReInitCloses(t *testing.T) {
 	for _, kind := range []string{"value", "reference"} {
 		t.Run(kind, func(t *testing.T) {
@@ -76,7 +77,7 @@ func TestReInitCloses(t *testing.T) {
 	}
 }
 
-// TestClose: whoever may move the group may close it, and nobody else. Closing again changes nothing.
+// TestClose: only a user who may move the group may close it. Closing again changes nothing.
 func TestClose(t *testing.T) {
 	p := newExternalPlay(t)
 	_, err := p.close(serverA, carol)
@@ -96,7 +97,7 @@ func TestClose(t *testing.T) {
 	p.expectSound(serverA)
 }
 
-// TestCloseEndsMigration: a migration that is not decided ends with the group that was to move.
+// TestCloseEndsMigration: closing a group ends its undecided migration.
 func TestCloseEndsMigration(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "vote" }
@@ -137,8 +138,8 @@ func TestCloseElsewhere(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestClosedEnds: what a closed group leaves is kept through retention, and counts until then. That it was closed is
-// known for good.
+// TestClosedEnds: the server keeps the log and the trees of a closed group through retention, and counts them until
+// then. It remembers for good that the group was closed.
 func TestClosedEnds(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverA, `{"quotas":{"groups_per_room":1}}`)
@@ -218,7 +219,8 @@ func TestReportsAreFew(t *testing.T) {
 	}
 }
 
-// TestReportedEpochIsKept: the epoch before a reported Commit is kept for a day, whatever is compacted meanwhile.
+// TestReportedEpochIsKept: the server keeps the epoch before a reported Commit for a day, even if it compacts the log
+// meanwhile.
 func TestReportedEpochIsKept(t *testing.T) {
 	p := newPlay(t)
 	busy := func() {

@@ -262,8 +262,8 @@ func TestPendingRemove(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestProposals: a proposal is of the member who is calling, or adds one who is in the room; while a group is frozen
-// there are none: "the proposal set is closed at the freeze" (profile, section 7).
+// TestProposals: a proposal must be of the calling member, or add a user of the room. A frozen group takes no
+// proposals: "the proposal set is closed at the freeze" (profile, section 7).
 func TestProposals(t *testing.T) {
 	p := newPlayWith(t, func(g *mlstest.Group) [][]byte {
 		return [][]byte{mlstest.NewClient(9, 1, []byte("elsewhere.example")).ExternalSender()}
@@ -318,7 +318,7 @@ func TestResync(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestRemovedIsTold: whom a Commit removes is sent that Commit, and nothing after it.
+// TestRemovedIsTold: a removed member gets the Commit that removes them, and no message after it.
 func TestRemovedIsTold(t *testing.T) {
 	p := newExternalPlay(t)
 	p.commit(serverA, alice, mlstest.CommitOptions{Proposals: []*mlstest.Proposal{p.group.Remove(2)}})
@@ -348,7 +348,7 @@ func TestLargeByReference(t *testing.T) {
 	}
 }
 
-// TestWhoIsTold: how a migration stands is told to its servers, its user and the members.
+// TestWhoIsTold: the servers of a migration, its user and the members can read its status.
 func TestWhoIsTold(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)

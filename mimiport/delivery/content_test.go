@@ -24,8 +24,8 @@ func announce(to string) []byte {
 }
 
 // TestTargetVerifies: "T derives epoch n+1 itself …: it trusts S only for 'this is the branch I accepted', never for
-// what the group is. Everything is verified" (profile, section 4): whatever a source signs that its own checks would
-// have refused, T refuses and stays OFFERED.
+// what the group is. Everything is verified" (profile, section 4): T refuses every signed content that S's own checks
+// would have refused, and stays OFFERED.
 func TestTargetVerifies(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -202,7 +202,7 @@ func TestLogIsBounded(t *testing.T) {
 	}
 }
 
-// TestContentIsForgotten: once a migration has ended, its source keeps the content no longer.
+// TestContentIsForgotten: the source deletes the content when the migration has ended.
 func TestContentIsForgotten(t *testing.T) {
 	p := newPlay(t)
 	aborted := p.begin(serverA, serverB, bob)

@@ -25,8 +25,9 @@ func (p *play) forgedRecover(from, by string) *api.LineageRequest {
 	})
 }
 
-// TestClaimNeedsSupport: "Another server's claim makes a healthy host stop only when the room supports it": whoever
-// shows the claim, whatever the policy for imports says, the group goes on, and the claim is kept as evidence.
+// TestClaimNeedsSupport: "Another server's claim makes a healthy host stop only when the room supports it": any user
+// may show the claim, and the policy for imports may allow claims: the group goes on, and the server keeps the claim as
+// evidence.
 func TestClaimNeedsSupport(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{}`)
@@ -82,8 +83,8 @@ func TestStagedNeedsSupport(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestRecoverIsProvisional: "A recover that the pointer does not name is provisional": a server that has recovered a
-// group from a host that is still there stops, and the host goes on.
+// TestRecoverIsProvisional: "A recover that the pointer does not name is provisional": if the former host still works,
+// the server that has recovered the group stops, and the former host goes on.
 func TestRecoverIsProvisional(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverB, `{"recover":true}`)

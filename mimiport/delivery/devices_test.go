@@ -60,8 +60,8 @@ func (p *play) tryCommit(user string, o mlstest.CommitOptions) error {
 	return p.trySubmit(user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome})
 }
 
-// TestDeviceKey: whichever way a leaf comes in, its device publishes its key. A homeserver that does not answer is no
-// reason to let it in, and the group is free meanwhile.
+// TestDeviceKey: a leaf can come in only with the key that its device publishes, in every way of coming in. The server
+// refuses the leaf if the homeserver does not answer. It does not hold the group while it waits.
 func TestDeviceKey(t *testing.T) {
 	for name, e := range entrances {
 		t.Run(name, func(t *testing.T) {
@@ -96,8 +96,8 @@ func TestDeviceKeyInMigrations(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestKeyless: with the policy "published", as for application services, a device without a key is let in by its own
-// user's Commit, and in no other way. One with another key is not let in at all.
+// TestKeyless: with the policy "published", as for application services, a device without a key comes in only by its
+// own user's Commit. A device with another key does not come in at all.
 func TestKeyless(t *testing.T) {
 	own := []string{"external Commit", "path with a new key"}
 	for _, policy := range []string{
@@ -145,7 +145,7 @@ func TestFounders(t *testing.T) {
 	}
 }
 
-// TestKnownKeysAreNotAsked: nobody is asked about a key that the device's leaf has already.
+// TestKnownKeysAreNotAsked: the server asks no homeserver about a key that the device's leaf has already.
 func TestKnownKeysAreNotAsked(t *testing.T) {
 	p := newPlay(t)
 	before := len(p.Devices.Asked())
@@ -211,8 +211,9 @@ func (p *play) expectProposals(ds string, want int) {
 	}
 }
 
-// TestDeviceGone: a device that its homeserver lists no more, or that publishes another key than its leaf's, loses the
-// leaf, once. One that publishes no key is there, and a homeserver that does not answer says nothing.
+// TestDeviceGone: a device loses its leaf, once, if its homeserver no longer lists it, or if it publishes another key
+// than its leaf's. A device that publishes no key keeps its leaf. While a homeserver does not answer, all leaves of its
+// users stay.
 func TestDeviceGone(t *testing.T) {
 	const published, bridge = `{"device_keys":"published"}`, `{"application_services":["@carol:b.example"]}`
 	for name, c := range map[string]struct {
@@ -243,7 +244,7 @@ func TestDeviceGone(t *testing.T) {
 	}
 }
 
-// TestOwnDeviceGone: this server knows of its own users' devices also where they need not publish a key.
+// TestOwnDeviceGone: this server notices deleted devices of its own users even if the policy needs no published key.
 func TestOwnDeviceGone(t *testing.T) {
 	p := newExternalPlay(t)
 	p.allow(serverA, `{"device_keys":"published"}`)
@@ -252,7 +253,7 @@ func TestOwnDeviceGone(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestSilentHomeserverIsAskedAgain: what a homeserver has not answered it is asked again.
+// TestSilentHomeserverIsAskedAgain: the server asks a homeserver again until it answers.
 func TestSilentHomeserverIsAskedAgain(t *testing.T) {
 	p := newExternalPlay(t)
 	p.Devices.Delete(carol, "CAROL")
@@ -263,8 +264,8 @@ func TestSilentHomeserverIsAskedAgain(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestManyChangesAreOneLook: a homeserver that tells again and again of changes, and answers nothing, leaves no more
-// work behind than one that tells of them once. What changes while it is asked is asked for afterwards.
+// TestManyChangesAreOneLook: a homeserver may report changes again and again without answering: it leaves no more work
+// than with one report. The server looks into changes during a look afterwards.
 func TestManyChangesAreOneLook(t *testing.T) {
 	p := newExternalPlay(t)
 	p.Devices.Delete(carol, "CAROL")
@@ -282,7 +283,7 @@ func TestManyChangesAreOneLook(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestAudit: what no event has told of comes to light when the server looks after its groups.
+// TestAudit: an audit finds changes for which no event came.
 func TestAudit(t *testing.T) {
 	p := newExternalPlay(t)
 	p.Devices.Delete(carol, "CAROL")
@@ -301,7 +302,8 @@ func TestAudit(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestRemovalsSurviveExternalCommits: an external Commit drops what was proposed. It is proposed again.
+// TestRemovalsSurviveExternalCommits: an external Commit drops the pending proposals. The server proposes its removals
+// again.
 func TestRemovalsSurviveExternalCommits(t *testing.T) {
 	p := newExternalPlay(t)
 	p.Room.Joined[dave] = true
@@ -391,7 +393,7 @@ func TestOneUserGoes(t *testing.T) {
 	p.expectProposals(serverA, 2)
 }
 
-// TestOperatorLetsThemGo: most of a group's users go only when an operator lets them.
+// TestOperatorLetsThemGo: the server proposes to remove most of a group's users only if an operator allows it.
 func TestOperatorLetsThemGo(t *testing.T) {
 	p := newLot(t, mlstest.Identity(alice, "A"), mlstest.Identity(bob, "B1"), mlstest.Identity(bob, "B2"),
 		mlstest.Identity(carol, "C"))
@@ -438,8 +440,8 @@ func TestRecoverTakesAll(t *testing.T) {
 	p.expectProposals(serverB, 1)
 }
 
-// TestDrift: members and administrators are told how the leaves differ from the room and from devices, and whose
-// homeserver has not answered. Nothing is changed by that.
+// TestDrift: members and administrators see the differences of the leaves from the room and from devices, and the
+// homeservers that have not answered. The call changes nothing.
 func TestDrift(t *testing.T) {
 	const erin = "@erin:c.example"
 	p := newExternalPlay(t)

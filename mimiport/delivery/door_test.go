@@ -48,8 +48,8 @@ func (p *play) leaf(user string) uint32 {
 	return map[string]uint32{alice: 0, bob: 1, carol: 2}[user]
 }
 
-// TestPower: removing the leaf of another takes what kicking takes in the room, and changing the group takes the power
-// to point the room to it, by reference and by value (profile, section 7).
+// TestPower: removing the leaf of another user needs the power to kick in the room. Changing the group needs the power
+// to send the pointer event. Both hold by reference and by value (profile, section 7).
 func TestPower(t *testing.T) {
 	remove := func(user string) func(*play) *mlstest.Proposal {
 		return func(p *play) *mlstest.Proposal { return p.group.Remove(p.leaf(user)) }
@@ -93,7 +93,8 @@ func TestPower(t *testing.T) {
 	}
 }
 
-// TestCommitterIsNotJudged: a Commit is not judged for the proposals of others that it references.
+// TestCommitterIsNotJudged: the server does not judge a committer for the proposals of others that the Commit
+// references.
 func TestCommitterIsNotJudged(t *testing.T) {
 	p := newDoor(t, 50)
 	message := p.group.Propose(p.leaf(alice), p.group.Remove(p.leaf(carol)))
@@ -102,7 +103,8 @@ func TestCommitterIsNotJudged(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestOwnLeaves: everybody may remove the leaves of their own devices, and those that the server wants to go.
+// TestOwnLeaves: every member may remove the leaves of their own devices, and leaves that the server proposes to
+// remove.
 func TestOwnLeaves(t *testing.T) {
 	p := newDoor(t, 0)
 	join := p.group.Commit(mlstest.CommitOptions{Joiner: p.group.NewClient(mlstest.Identity(bob, "OTHER"))})
@@ -118,7 +120,7 @@ func TestOwnLeaves(t *testing.T) {
 	}
 }
 
-// TestUnusable: a proposal is refused by reference if no Commit could carry it out here, or not every member could.
+// TestUnusable: the server refuses a proposal by reference if no Commit, or not every member's Commit, could cover it.
 func TestUnusable(t *testing.T) {
 	for name, c := range map[string]struct {
 		proposal func(*play) *mlstest.Proposal
@@ -145,8 +147,8 @@ func TestUnusable(t *testing.T) {
 	}
 }
 
-// TestLifetime: an Add is refused when its key package is not valid by the server's clock. What was accepted stays
-// good.
+// TestLifetime: the server refuses an Add whose KeyPackage is not valid by the server's clock. An accepted Add stays
+// valid.
 func TestLifetime(t *testing.T) {
 	p := newDoor(t, 0)
 	now := uint64(p.now.Unix())

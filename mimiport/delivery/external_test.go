@@ -182,8 +182,8 @@ func TestLastCommit(t *testing.T) {
 	}
 }
 
-// TestLastReading: a user who has left the room reads the log no further than the Commit that removes them, and of it
-// nothing but the proposals and Commits. Before that Commit they read nothing.
+// TestLastReading: a user who has left the room reads only proposals and Commits, up to the Commit that removes them.
+// Before that Commit is accepted the user reads nothing.
 func TestLastReading(t *testing.T) {
 	p := newPlay(t)
 	p.addCarol(serverA)
@@ -232,7 +232,8 @@ func TestLastReading(t *testing.T) {
 	refused("a denied user", carol, api.MessagesQuery{})
 }
 
-// TestNoEntry: without an entry nothing can be proposed, and the removed are just not served any more.
+// TestNoEntry: in a group without the server's entry the server proposes nothing. It only stops serving users who have
+// left.
 func TestNoEntry(t *testing.T) {
 	p := newPlay(t)
 	p.leave(serverA, bob)
@@ -241,7 +242,7 @@ func TestNoEntry(t *testing.T) {
 	}
 }
 
-// TestMostLeave: when most leaves would go at once, as after a state reset, nothing is proposed.
+// TestMostLeave: the server proposes nothing when most users leave at once, as after a state reset.
 func TestMostLeave(t *testing.T) {
 	p := newExternalPlay(t)
 	p.Room.Joined[bob] = false
@@ -352,8 +353,8 @@ func TestRemovesInMigration(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestLeftWhileFrozen: the set of proposals is closed at the freeze; who leaves meanwhile is proposed after an abort,
-// and by the target after an activation.
+// TestLeftWhileFrozen: a frozen group takes no proposals. If a user leaves meanwhile, the source proposes the removal
+// after an abort, and the target proposes it after an activation.
 func TestLeftWhileFrozen(t *testing.T) {
 	p := newExternalPlay(t)
 	swap := func(o *mlstest.CommitOptions, entry []byte) {
@@ -394,8 +395,8 @@ func TestLeftWhileFrozen(t *testing.T) {
 	}
 }
 
-// TestSelfRemovesForJoiners: the group is described with its pending SelfRemoves alone, and an external Commit of these
-// removes who has asked to go.
+// TestSelfRemovesForJoiners: the group's description lists only its pending SelfRemoves. An external Commit that covers
+// them removes their senders.
 func TestSelfRemovesForJoiners(t *testing.T) {
 	p := newExternalPlay(t)
 	leaving := p.group.Propose(2, p.group.SelfRemove())

@@ -138,8 +138,8 @@ func TestFormerTermsInPieces(t *testing.T) {
 	}
 }
 
-// TestFormerTermsOfNobody: former terms are for the members of the room, and not before S has decided. There are none
-// beyond the present one.
+// TestFormerTermsOfNobody: only members of the room read former terms, and only after S has decided. No term follows
+// the present one.
 func TestFormerTermsOfNobody(t *testing.T) {
 	p := newPlay(t)
 	p.commit(serverA, alice, mlstest.CommitOptions{})
@@ -272,8 +272,8 @@ func TestMigrationCommitAtStaged(t *testing.T) {
 	expectKind(t, err, mimiport.KindWrongEpoch)
 }
 
-// TestMigrationReceipt: the migration Commit has S's number at T once T has S's receipt, whoever shows it, and the next
-// one after the last that T knows until then. A receipt that is not good changes nothing.
+// TestMigrationReceipt: once anybody has shown T the receipt of S, the migration Commit has S's number at T. Until then
+// it has the number after the last message that T knows. An invalid receipt changes nothing.
 func TestMigrationReceipt(t *testing.T) {
 	p := newPlay(t)
 	p.commit(serverA, alice, mlstest.CommitOptions{})
@@ -346,7 +346,7 @@ func (s *misvoting) PutContent(
 	return &api.SignedRequest{Message: must(wrong.Marshal())(s.p.t), KeyID: vote.KeyID}, err
 }
 
-// TestWrongVote: a vote for another content is none. S asks again, and T's vote decides.
+// TestWrongVote: a vote for another content does not count. S asks again, and T's vote decides.
 func TestWrongVote(t *testing.T) {
 	p := newPlay(t)
 	p.RestartWith(serverA, func(d *delivery.Deps) { d.Sender = &misvoting{Sender: d.Sender, p: p, left: 2} })
@@ -358,7 +358,7 @@ func TestWrongVote(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestBadFormerLog: T refuses a log that S cannot have.
+// TestBadFormerLog: T refuses a log that no honest S can have.
 func TestBadFormerLog(t *testing.T) {
 	receipt := func(edit func(*mimiport.CommitReceipt)) func(*mimiport.GroupState) {
 		return func(s *mimiport.GroupState) {

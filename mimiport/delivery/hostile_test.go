@@ -77,8 +77,8 @@ func (p *play) putFrom(a *attempt, origin string, data []byte) error {
 	return err
 }
 
-// TestThirdRefusedContentEndsTheOffer: bad contents are refused each for what is wrong with it, a good one is taken
-// after two, and after three of them nothing more is verified.
+// TestThirdRefusedContentEndsTheOffer: T refuses each bad content for its own fault. After two bad contents T takes a
+// good one. After three T verifies no further content.
 func TestThirdRefusedContentEndsTheOffer(t *testing.T) {
 	for refusals, want := range map[int]string{2: "staged", 3: "dropped"} {
 		p := newPlay(t)
@@ -218,9 +218,8 @@ func TestDecidedForGood(t *testing.T) {
 
 func must2[V, W any](v V, _ W, err error) func(*testing.T) V { return must(v, err) }
 
-// TestStagedForGood: STAGED ends by nothing that is not signed by S: "it never infers an abort from silence", and
-// "status answers are hints: only signed bytes move a row" (profile, sections 6 and 2). The time of the offer does not
-// count any more.
+// TestStagedForGood: only messages signed by S end STAGED: "it never infers an abort from silence", and "status answers
+// are hints: only signed bytes move a row" (profile, sections 6 and 2). The time of the offer does not count any more.
 func TestStagedForGood(t *testing.T) {
 	for name, status := range map[string]func() (*api.MigrationStatus, error){
 		"aborted, it says": func() (*api.MigrationStatus, error) { return &api.MigrationStatus{State: "aborted"}, nil },
@@ -303,8 +302,8 @@ func TestRowsTwice(t *testing.T) {
 	p.expectMoved(serverA, serverB)
 }
 
-// TestContentAtWork: while T is at work on a content, the same one again is told to wait, and is not verified a second
-// time.
+// TestContentAtWork: while T works on a content, a second request with the same content gets a time to wait. T does not
+// verify the content twice.
 func TestContentAtWork(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -355,8 +354,8 @@ func TestSecondMigrationWaits(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestAbortIsDelivered: T is told of an abort until it has heard; one that knows nothing of the migration has nothing
-// to drop.
+// TestAbortIsDelivered: S sends an abort until T has taken it. A T that does not know the migration has nothing to
+// drop.
 func TestAbortIsDelivered(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }

@@ -219,7 +219,7 @@ func (s *core) requireContinues(ctx context.Context, known *storage.Group, l *mi
 		return err
 	}
 	if len(l.Steps) <= len(own.Steps) || !proof.ByOffer(&l.Steps[len(own.Steps)], moved.Response) {
-		return proof.Errorf(known.ID, "it does not go on where the group left this server")
+		return proof.Errorf(known.ID, "it does not go on from the step by which the group left this server")
 	}
 	return nil
 }

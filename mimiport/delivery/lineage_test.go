@@ -203,7 +203,7 @@ func TestAnotherBranch(t *testing.T) {
 	p.expectAt(serverA, serverC, 2)
 }
 
-// TestWhoShows: a lineage counts from whoever has to do with the group's room.
+// TestWhoShows: every user and server of the group's room may show a lineage.
 func TestWhoShows(t *testing.T) {
 	p := newPlay(t)
 	backup := p.copyOf(serverA)
@@ -254,8 +254,8 @@ func TestReclaimTooLate(t *testing.T) {
 	p.expectMoved(serverA, serverB)
 }
 
-// TestRedirectByClaim: a host that yields redirects to the one that has claimed the group from it, wherever that has
-// gone since.
+// TestRedirectByClaim: a host that yields redirects to the server that has claimed the group, even if the group has
+// moved on since.
 func TestRedirectByClaim(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers","accept_claims":true}`)
@@ -277,7 +277,7 @@ func TestRedirectByClaim(t *testing.T) {
 	}
 }
 
-// TestRecoverRefusals: what a member holds counts for a recover only when it is the group's and its lineage is proved.
+// TestRecoverRefusals: a recover needs the state of this group and a verified lineage.
 func TestRecoverRefusals(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverB, `{"recover":true}`)

@@ -318,7 +318,7 @@ func TestRequestRefusals(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden) // the room's ACL
 }
 
-// TestOfferExpires: an offer past its time is worth nothing, at S's probe and at T itself.
+// TestOfferExpires: an expired offer does not count, at S's probe and at T itself.
 func TestOfferExpires(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
@@ -559,8 +559,8 @@ func TestConcurrentRequests(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestNothingWaitsForEver: when the requests that waited for a migration have been answered, nothing is kept for it:
-// while it is frozen, when it has moved, and when it is asked for again.
+// TestNothingWaitsForEver: the server holds no memory for a migration after it has answered all waiting requests: while
+// the group is frozen, after the move, and after a repeated request.
 func TestNothingWaitsForEver(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)

@@ -44,8 +44,8 @@ func (p *play) forgedClaim(c *mimiport.LineageClaim) mimiport.LineageStep {
 	}}
 }
 
-// TestForgedReclaim: nobody ends a group that has never moved by a claim of their own making, in whose name it may be:
-// not in nobody's, nor in that of a server that this one cannot ask.
+// TestForgedReclaim: nobody ends a group that has never moved by a forged claim, in the name of any server: not of a
+// server that does not exist, nor of a server that does not answer.
 func TestForgedReclaim(t *testing.T) {
 	p := newPlay(t)
 	p.silence(serverB, "gone.example")
@@ -65,8 +65,8 @@ func TestForgedReclaim(t *testing.T) {
 	}
 }
 
-// TestForgedFormerHost: a former host that is down does not take its group back by a key that somebody has made in its
-// name. It does by a key that is known from when the group came.
+// TestForgedFormerHost: a key that somebody has forged in the name of a silent former host does not take the group
+// back. A key that this server knows since the group came does.
 func TestForgedFormerHost(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
@@ -87,7 +87,7 @@ func TestForgedFormerHost(t *testing.T) {
 	p.expectAt(serverB, serverA, 2)
 }
 
-// TestForgedWhileStaged: nor does it end what is staged, which waits for its source.
+// TestForgedWhileStaged: a forged claim does not end a staged group, which waits for its source.
 func TestForgedWhileStaged(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -132,7 +132,8 @@ func TestFormerHostGone(t *testing.T) {
 	}
 }
 
-// TestSourceMustBeLive: what the source itself has signed counts by a key that it has now, known as it may be.
+// TestSourceMustBeLive: the source's own signatures count only under a key that the source has now. A known key is not
+// enough.
 func TestSourceMustBeLive(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
@@ -202,8 +203,8 @@ func TestKnownPreimage(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestForgottenDecision: a server that has forgotten its own decision stops when it is shown it, also when the target
-// that it decided for is gone by now: its own signature is proof enough.
+// TestForgottenDecision: a server that has forgotten its own decision stops when somebody shows it the decision, even
+// if the target is gone by now. Its own signature is enough proof.
 func TestForgottenDecision(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers"}`)

@@ -97,7 +97,7 @@ func movedByLineage(g *storage.Group) (*mimiport.Moved, error) {
 		return nil, err
 	}
 	if len(l.Steps) == 0 {
-		return nil, errors.New("delivery: a group has moved nowhere")
+		return nil, errors.New("delivery: the lineage of a moved group has no step")
 	}
 	return stepRedirect(&l.Steps[len(l.Steps)-1], l.Term())
 }

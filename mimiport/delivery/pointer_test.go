@@ -94,7 +94,7 @@ func TestPointerIsFiledUnderItsTarget(t *testing.T) {
 	p.expectMoved(serverA, serverC)
 }
 
-// TestPointerOfThePast: a row for a step that the room's pointer does not show any more asks nobody.
+// TestPointerOfThePast: a row for a step that the room's pointer no longer shows asks no server.
 func TestPointerOfThePast(t *testing.T) {
 	p := newPlay(t)
 	p.Silent = map[string]bool{serverC: true}
@@ -111,7 +111,7 @@ func TestPointerOfThePast(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestBadPointers: this server files nothing for a pointer that names nothing to check, and goes on removing who has
+// TestBadPointers: this server stores no row for a pointer without a step to check, and still removes users who have
 // left.
 func TestBadPointers(t *testing.T) {
 	for name, spoil := range map[string]func(*api.Pointer){

@@ -48,7 +48,7 @@ func TestHostLeftRoomRemoves(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestClaimAfterHostLeft: a room that the host has left says nothing to it of who has the group.
+// TestClaimAfterHostLeft: a host that has left the room does not use the room's word on who has the group.
 func TestClaimAfterHostLeft(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverB, `{"recover":true}`)
@@ -71,8 +71,8 @@ func newUnseen(t *testing.T) *play {
 	return p
 }
 
-// TestHostNeverInRoom: such a host decides by MLS alone: the group's members use it, and nobody else does, whoever is
-// joined to the room. It removes nobody.
+// TestHostNeverInRoom: a host that was never in the room decides by MLS alone: only the group's members can use the
+// group, whoever is joined to the room. The host removes nobody.
 func TestHostNeverInRoom(t *testing.T) {
 	const mallory = "@mallory:b.example"
 	p := newUnseen(t)
@@ -147,7 +147,7 @@ func TestHostNeverInRoomAndClaims(t *testing.T) {
 	}
 }
 
-// TestMoversOnOneServer: a bind warns where all who may move the group are on one server, also when it is repeated.
+// TestMoversOnOneServer: a bind, also a repeated one, warns if all users who may move the group are on one server.
 func TestMoversOnOneServer(t *testing.T) {
 	bind := func(p *play) []string {
 		return must(p.services[serverA].BindGroup(p.t.Context(), caller(alice), p.id, &api.BindGroupRequest{

@@ -113,7 +113,7 @@ func (p *play) speak(user string) error {
 	return err
 }
 
-// TestBytesOfOneUser: bytes are counted for each user, repeated messages are not, and nor is what is refused.
+// TestBytesOfOneUser: the server counts bytes by user. It does not count repeated or refused messages.
 func TestBytesOfOneUser(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverA, `{"quotas":{"bytes_per_day":500}}`)
@@ -341,7 +341,7 @@ func TestTargetLeavesRoom(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden)
 }
 
-// TestRoomShare: one user does not use up what is there for a room's groups.
+// TestRoomShare: one user cannot use up the share of a room's groups.
 func TestRoomShare(t *testing.T) {
 	const anna = "@anna:a.example"
 	p := newPlay(t) // with one group of alice's
@@ -357,7 +357,7 @@ func TestRoomShare(t *testing.T) {
 	expectRule(t, p.reserved(serverA, anna), "groups_per_room")
 }
 
-// TestStagedShare: what one user has begun and sources do not decide does not keep others from moving a room's groups.
+// TestStagedShare: undecided migrations of one user do not keep others from moving a room's groups.
 func TestStagedShare(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverB, `{"target":"joined_servers","quotas":{"staged_per_room":2,"staged_per_user_in_room":1}}`)

@@ -165,7 +165,7 @@ func (s *Service) stop(ctx context.Context, h *registry.Held, g *storage.Group, 
 	if err != nil {
 		return err
 	}
-	s.Log.Error("this server has signed for a Commit that it does not have: it stops accepting for the group",
+	s.Log.Error("this server has forgotten a Commit that it signed for: it accepts no more messages for the group",
 		"group_id", mimiport.IDText(g.ID), "term", g.Term, "epoch", g.Epoch, "receipt_epoch", c.shown.Epoch)
 	stopped := *g
 	stopped.State = migration.GroupStopped

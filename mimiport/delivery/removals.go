@@ -230,7 +230,7 @@ func (s removals) requireShare(e *expulsion, l *registry.Live, leaves map[uint32
 		return nil
 	}
 	s.Log.Error(
-		"most of a group's users are gone at once: nothing is proposed before an operator lets them go",
+		"most of a group's users are gone at once: this server proposes no removal until an operator allows it",
 		"group_id", mimiport.IDText(e.group.ID), "room_id", e.group.RoomID, "leaves", len(leaves),
 	)
 	return mimiport.Errorf("expel", mimiport.KindInProgress, "%d of %d users at once", len(users), all)

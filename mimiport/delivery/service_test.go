@@ -173,7 +173,7 @@ func TestLostRace(t *testing.T) {
 	}
 }
 
-// TestSubmitRefusals: what must not be accepted is refused with the right kind, and the group is as it was.
+// TestSubmitRefusals: the server refuses each bad message with the right kind, and the group does not change.
 func TestSubmitRefusals(t *testing.T) {
 	const mallory = "@mallory:b.example"
 	p := newPlay(t)
@@ -283,8 +283,8 @@ func TestReservedIDs(t *testing.T) {
 	expectKind(t, err, mimiport.KindUnknownGroup)
 }
 
-// TestReadersMeetWriters: while members commit, whoever reads the group is told one epoch as it is or was, and nobody
-// is disturbed.
+// TestReadersMeetWriters: while members commit, every reader gets one present or former epoch as a whole, and disturbs
+// nobody.
 func TestReadersMeetWriters(t *testing.T) {
 	p := newPlay(t)
 	svc := p.services[serverA]

@@ -46,8 +46,8 @@ func TestVoteNamesMigration(t *testing.T) {
 	}
 }
 
-// TestForgedMigrationVotes: a vote whose MigrationVote is not T's in this very migration is none, and S asks again
-// until decide_by.
+// TestForgedMigrationVotes: a vote does not count if T has not signed its MigrationVote for this migration. S asks
+// again until decide_by.
 func TestForgedMigrationVotes(t *testing.T) {
 	for name, forge := range map[string]struct {
 		signer string

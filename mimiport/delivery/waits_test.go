@@ -8,11 +8,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Waiting is how many migrations somebody waits for.
+// Waiting returns the number of migrations that requests wait for.
 func (s *Service) Waiting() int { return len(s.waits.m) }
 
-// TestWaits: whoever waits is told of every change, and nothing is kept for a migration that nobody waits for, whether
-// it has changed or not.
+// TestWaits: a waiting request hears of every change. The server holds no memory for a migration without a waiting
+// request.
 func TestWaits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var w waits

@@ -198,8 +198,8 @@ func (e Displace) step(r Ready) (Ready, error) {
 
 // The reasons why a group cannot be reclaimed.
 var (
-	ErrNotGone  = errors.New("migration: the group has not moved away from here, nor was it stopped")
-	ErrNotGiven = errors.New("migration: what the target was given is not here")
+	ErrNotGone  = errors.New("migration: the group has neither moved away from here nor was it stopped")
+	ErrNotGiven = errors.New("migration: this server does not have the state that the target got")
 )
 
 // Reclaim ends a term, here or at the target, before a Claim of this server (profile, section 6). It is for operators.

@@ -65,8 +65,7 @@ const (
 	RowLineage      RowKind = "lineage"      // S: show the target that the group was reclaimed from it
 )
 
-// Evidence is something that another server has signed and should not have, or that this server has and does not
-// remember.
+// Evidence is a message that another server should not have signed, or that this server has signed and forgotten.
 type Evidence struct {
 	Kind    EvidenceKind
 	Message Signed // the signed message, or an encoded lineage
@@ -79,10 +78,10 @@ type EvidenceKind string
 const (
 	EvidenceSecondContent EvidenceKind = "second-content" // a source sent two contents for one offer
 	EvidenceBothOutcomes  EvidenceKind = "both-outcomes"  // a source signed the confirmation and the abort
-	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server signed what it does not remember
+	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server has forgotten what it signed
 	EvidenceHigherTerm    EvidenceKind = "higher-term"    // the group is elsewhere in a later term
 	EvidenceContested     EvidenceKind = "contested"      // a server claims the group without support
-	EvidenceDisplaced     EvidenceKind = "displaced"      // another group was here by the id of this one
+	EvidenceDisplaced     EvidenceKind = "displaced"      // another group had the id of this group here
 )
 
 func (r *Ready) put(kind RowKind, due time.Time) { r.Put = append(r.Put, Row{kind, due}) }

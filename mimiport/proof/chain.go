@@ -129,7 +129,7 @@ func (w *walk) claim(step *mimiport.LineageStep) error {
 	case claim.Kind != step.Kind, claim.Term != w.Term+1, !bytes.Equal(claim.GroupID, w.groupID):
 		return errors.New("the claim is for another step")
 	case step.Kind == mimiport.StepReclaim && claim.DomainName != w.before && claim.DomainName != w.Server:
-		return fmt.Errorf("only the host and the one before reclaim a group, %s is neither", claim.DomainName)
+		return fmt.Errorf("only the host and the host before reclaim a group, %s is neither", claim.DomainName)
 	case claim.Epoch < w.epoch:
 		return errNotRising
 	}

@@ -169,7 +169,7 @@ func inquire(ctx context.Context, keys Keys, since time.Time, signatures []*sign
 	for i, open := range byServer(signatures) {
 		if i >= maxAsked {
 			for _, s := range open {
-				const why = "%s is not asked: no more than %d servers are"
+				const why = "this server does not ask %s: it asks at most %d servers"
 				s.err = mimiport.Errorf("look up key", mimiport.KindPeer, why, s.server, maxAsked)
 			}
 			continue

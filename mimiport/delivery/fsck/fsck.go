@@ -161,7 +161,7 @@ func (c *checker) row(ctx context.Context, r *storage.Row) error {
 	if r.Migration != (mimiport.MigrationID{}) {
 		if c.records[r.Migration] == nil {
 			c.found(Problem{Migration: r.Migration,
-				What: fmt.Sprintf("a row of kind %s is for it, and it is not known", r.Kind)})
+				What: fmt.Sprintf("the outbox has a row of kind %s for it, but the store does not have it", r.Kind)})
 		}
 		return nil
 	}
@@ -169,7 +169,7 @@ func (c *checker) row(ctx context.Context, r *storage.Row) error {
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		c.found(Problem{Group: r.GroupID, Term: r.Term,
-			What: fmt.Sprintf("a row of kind %s is for it, and it is not known", r.Kind)})
+			What: fmt.Sprintf("the outbox has a row of kind %s for it, but the store does not have it", r.Kind)})
 		return nil
 	case err == nil && r.Kind == storage.RowFanOut && r.Seq >= g.NextSeq:
 		c.group(g, "message %d is to be delivered, and the next to come is %d", r.Seq, g.NextSeq)
@@ -276,7 +276,7 @@ func (c *checker) checkKeyObjects(ctx context.Context) error {
 	for _, o := range objects {
 		keys, err := proof.KeyObject(o.Server, o.Object)
 		if _, ok := keys[o.KeyID]; !ok {
-			c.found(Problem{Server: o.Server, What: fmt.Sprintf("what is kept for %q does not hold it (%v)", o.KeyID, err)})
+			c.found(Problem{Server: o.Server, What: fmt.Sprintf("the key object stored for %q does not hold this key (%v)", o.KeyID, err)})
 		}
 	}
 	return err
