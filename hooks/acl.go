@@ -12,15 +12,15 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// acls holds the last good server ACL of each room that was asked about. The room server forgets the content of an
-// event that is redacted, so the content is stored as well: a restart must not make an ACL void.
+// acls holds the last good server ACL of each room about which the service asked. The room server forgets the content
+// of a redacted event. So acls also stores the content: otherwise a restart would make an ACL void.
 type acls struct {
 	store settings
-	rooms stripes // held while a room's ACL is read and stored, so that an older one never follows a newer one
+	rooms stripes // held while reading and storing a room's ACL, so an older one never replaces a newer one
 
 	mu    sync.Mutex
 	known map[string]knownACL // by room
-	size  int                 // bytes that were put into known
+	size  int                 // size of known in bytes
 }
 
 // settings is the part of storage.Store that acls needs.
@@ -29,7 +29,7 @@ type settings interface {
 	PutSetting(ctx context.Context, name string, value json.RawMessage) error
 }
 
-// knownACL is a room's ACL as it was at a time, nil for none.
+// knownACL is a room's ACL as it was at a time. Nil is no ACL.
 type knownACL struct {
 	eventID string
 	acl     *acl.ACL
@@ -37,24 +37,24 @@ type knownACL struct {
 }
 
 const (
-	// aclFresh is how long a room's state is not asked again. The room server reads all of a room's state to find one
-	// event in it, and each message asks for each server that it goes to.
+	// aclFresh is the time for which acls answers from memory. The room server reads all of a room's state to find one
+	// event, and each message needs an answer for each of its destinations.
 	aclFresh = time.Second / 2
 
-	// maxKnown is how many bytes the ACLs in memory may have: their content, which takes a few times as much when it is
-	// parsed, and entrySize for each room.
+	// maxKnown bounds the memory of the ACLs, in bytes: their content, and entrySize for each room. A parsed ACL takes a
+	// few times as much as its content.
 	maxKnown  = 16 << 20
 	entrySize = 512
 )
 
-// acl is the server ACL in force in a room, nil without one.
+// acl returns the server ACL in force in a room, nil for none.
 func (r *rooms) acl(ctx context.Context, roomID string) (*acl.ACL, error) {
 	if known := r.acls.get(roomID); known.fresh(r.now()) {
 		return known.acl, nil
 	}
 	defer r.acls.rooms.lock(roomID)()
 	known, now := r.acls.get(roomID), r.now()
-	if known.fresh(now) { // somebody else has asked meanwhile
+	if known.fresh(now) { // another call asked meanwhile
 		return known.acl, nil
 	}
 	event, err := r.stateEvent(ctx, roomID, acl.EventType)
@@ -65,7 +65,7 @@ func (r *rooms) acl(ctx context.Context, roomID string) (*acl.ACL, error) {
 	var content json.RawMessage
 	switch {
 	case event == nil:
-	case event.EventID() == known.eventID: // redacted since, or not
+	case event.EventID() == known.eventID: // the same event, redacted or not
 		next.eventID, next.acl = known.eventID, known.acl
 	default:
 		redacted := acl.Redacted(event.Content())
@@ -80,9 +80,9 @@ func (r *rooms) acl(ctx context.Context, roomID string) (*acl.ACL, error) {
 	return next.acl, nil
 }
 
-// lastGood stores the content of a state event under a name and returns the content. For a redacted event it returns
-// what was stored before, so that nobody changes a room's rules with the power to redact. An event that was redacted
-// before this server ever saw it has no content.
+// lastGood stores the content of a state event under a name and returns it. For a redacted event it returns the stored
+// content, so that the power to redact does not let anyone change a room's rules. If this server never saw the event
+// before its redaction, there is no content.
 func lastGood(
 	ctx context.Context, store settings, name string, content json.RawMessage, redacted bool,
 ) (json.RawMessage, error) {
@@ -98,7 +98,7 @@ func lastGood(
 	return content, store.PutSetting(ctx, name, content)
 }
 
-// fresh says whether an ACL need not be asked for again. A clock that went back makes nothing fresh.
+// fresh reports whether an ACL is recent enough to use. After the clock went back, no ACL is.
 func (k knownACL) fresh(now time.Time) bool {
 	age := now.Sub(k.at)
 	return age >= 0 && age < aclFresh

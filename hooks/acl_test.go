@@ -18,7 +18,7 @@ func setACL(t *testing.T, u *harness.User, room string, content map[string]any) 
 
 var aclServers = []string{"localhost:8448", "good.example", "good.example.evil.example", "evil.example"}
 
-// wantDenied compares those of aclServers that a room denies with those that it should, a second later than before.
+// wantDenied compares the aclServers that a room denies with the wanted ones, a second later than before.
 func wantDenied(t *testing.T, r *rooms, room string, want ...string) {
 	t.Helper()
 	at := r.now().Add(time.Second)
@@ -29,7 +29,8 @@ func wantDenied(t *testing.T, r *rooms, room string, want ...string) {
 	}
 }
 
-// TestServerACL: the ACL of the room's state counts, by the specification's rules, which the host does not keep.
+// TestServerACL: the ACL in the room's state counts, by the specification's rules. Dendrite itself does not follow
+// these rules.
 func TestServerACL(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice := s.register(t, "alice")
@@ -45,8 +46,8 @@ func TestServerACL(t *testing.T) {
 	wantDenied(t, r, room, aclServers...)
 }
 
-// TestRedactedACL: a redaction takes less power than an ACL, and must not change one, neither to "nobody" nor to
-// "everybody"; not after a restart either.
+// TestRedactedACL: a redaction, which takes less power than an ACL, does not change the ACL, neither to "nobody" nor to
+// "everybody". A restart does not change it either.
 func TestRedactedACL(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice := s.register(t, "alice")
@@ -61,13 +62,14 @@ func TestRedactedACL(t *testing.T) {
 	restarted := s.rooms()
 	restarted.acls.store = r.acls.store
 	wantDenied(t, restarted, room, "evil.example")
-	wantDenied(t, s.rooms(), room, aclServers...) // one that has never seen the ACL follows the specification
+	wantDenied(t, s.rooms(), room, aclServers...) // a server that never saw the ACL follows the specification
 
 	setACL(t, alice, room, map[string]any{"allow": []string{"*"}})
 	wantDenied(t, restarted, room)
 }
 
-// TestACLIsAskedOnceAMoment: for half a second the room's state is not asked again, unless the clock goes back.
+// TestACLIsAskedOnceAMoment: this server does not ask for the room's state again for half a second, unless the clock
+// goes back.
 func TestACLIsAskedOnceAMoment(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice := s.register(t, "alice")
@@ -91,7 +93,7 @@ func TestACLIsAskedOnceAMoment(t *testing.T) {
 	}
 }
 
-// TestKnownACLs: the ACLs in memory stay within their bound, and one that was let go is not found.
+// TestKnownACLs: the ACLs in memory stay within their bound. A dropped ACL is not found.
 func TestKnownACLs(t *testing.T) {
 	var c acls
 	parsed := acl.Parse([]byte(`{"allow":["*"]}`))

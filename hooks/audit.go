@@ -6,14 +6,16 @@ import (
 	"time"
 )
 
-// The pauses between two groups that are looked after: at the start, and at least later, when all of them take a day.
+// The pauses between the audits of two groups. At the start the pause is short. Later a round takes a day, and a pause
+// is at least firstPause.
 const (
 	firstPause = 100 * time.Millisecond
 	auditRound = 24 * time.Hour
 )
 
-// audit has the service look after one hosted group after the other: all of them at the start, for what happened while
-// the homeserver was down, and then each once a day. Dendrite's events do not tell of every device that is gone.
+// audit makes the service check all hosted groups, one after the other. The first round is at the start, for changes
+// while the homeserver was down. After that, each group has its turn once a day, since Dendrite does not send an event
+// for every deleted device.
 func audit(
 	ctx context.Context, next func(ctx context.Context, after []byte, limit int) (last []byte, err error),
 	log *slog.Logger,
@@ -24,8 +26,8 @@ func audit(
 		at, err := next(ctx, last, 1)
 		switch {
 		case err != nil && ctx.Err() == nil:
-			log.Error("a group could not be looked after", "error", err)
-		case at == nil: // the round is over
+			log.Error("cannot audit a group", "error", err)
+		case at == nil: // end of the round
 			pause, groups, last = max(firstPause, auditRound/time.Duration(groups+1)), 0, nil
 		default:
 			groups, last = groups+1, at

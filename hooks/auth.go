@@ -17,17 +17,17 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
-// authenticator answers who sends a request, by Dendrite's means and in Dendrite's words.
+// authenticator identifies the sender of a request. It uses Dendrite's checks and Dendrite's errors.
 type authenticator struct {
 	config  *config.Global
 	users   userapi.UserInternalAPI
 	ring    gomatrixserverlib.JSONVerifier
 	wakeups *fedrouting.FederationWakeups
-	spoke   func(server string) // what is to know that a server is there
+	spoke   func(server string) // called when a server sends a request
 	now     func() time.Time
 }
 
-// client knows a local user by the access token. Guests are refused.
+// client identifies a local user by the access token. It refuses guests.
 func (a *authenticator) client(r *http.Request) (api.Caller, error) {
 	device, denial := auth.VerifyUserFromRequest(r, a.users)
 	if denial != nil {
@@ -44,7 +44,7 @@ func (a *authenticator) client(r *http.Request) (api.Caller, error) {
 	}, nil
 }
 
-// either knows whoever sends a direct request by its signature, and others by their token.
+// either identifies the sender of a direct request by its signature, and all others by their token.
 func either(direct, token edge.Authenticate) edge.Authenticate {
 	return func(r *http.Request) (api.Caller, error) {
 		if api.IsDirect(r.Header) {
@@ -54,7 +54,7 @@ func either(direct, token edge.Authenticate) edge.Authenticate {
 	}
 }
 
-// admin knows a local user who administers this homeserver.
+// admin identifies a local user who administers this homeserver.
 func (a *authenticator) admin(r *http.Request) (api.Caller, error) {
 	caller, err := a.client(r)
 	if err == nil && !caller.Admin {
@@ -63,19 +63,19 @@ func (a *authenticator) admin(r *http.Request) (api.Caller, error) {
 	return caller, err
 }
 
-// federation knows another server by its signature on the request, and a user by that server's word.
+// federation identifies another server by its signature on the request. That server vouches for its user.
 func (a *authenticator) federation(r *http.Request) (api.Caller, error) {
 	request, denial := fclient.VerifyHTTPRequest(r, a.now(), a.config.ServerName, a.config.IsLocalServerName, a.ring)
 	if request == nil {
 		return api.Caller{}, &edge.Denied{Status: denial.Code, Body: unsigned[denial.Code]}
 	}
-	// As for every authenticated request: whoever speaks to us is alive, and Dendrite may send it what it has kept back.
+	// As on Dendrite's own routes: a server that sends a request is up, so Dendrite may send it the waiting events.
 	go a.wakeups.Wakeup(r.Context(), request.Origin())
 	a.spoke(string(request.Origin()))
 	return federation.Caller(string(request.Origin()), r)
 }
 
-// unsigned is what fclient's refusals, by status, are in the form that Matrix errors have. It logs the reason of each.
+// unsigned maps the status of a refusal by fclient to a Matrix error. fclient logs the reason of each.
 var unsigned = map[int]spec.MatrixError{
 	http.StatusBadRequest:          {ErrCode: spec.ErrorBadJSON, Err: "The request is malformed or for another server."},
 	http.StatusUnauthorized:        {ErrCode: "M_UNAUTHORIZED", Err: "The request is not signed by its origin."},

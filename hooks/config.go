@@ -52,50 +52,51 @@ type Config struct {
 	// worker.
 	Enabled bool `yaml:"enabled"`
 
-	// Database is where groups, logs and migrations are kept, under the keys of Dendrite's own databases:
-	// connection_string is file:PATH for SQLite, relative to the working directory as in the rest of the file, or
-	// postgres://USER:PASSWORD@HOST/DATABASE. Without one it is the homeserver's global database if that has a connection
-	// string, else file:mimi_portability.db. It may be a PostgreSQL database that Dendrite uses too, but not one of its
-	// SQLite files. The limits are for PostgreSQL.
+	// Database keeps groups, logs and migrations. Its keys are those of Dendrite's own databases. connection_string is
+	// file:PATH for SQLite, relative to the working directory as elsewhere in the file, or
+	// postgres://USER:PASSWORD@HOST/DATABASE. The default is the homeserver's global database if that has a connection
+	// string, else file:mimi_portability.db. A PostgreSQL database may be one that Dendrite uses too. An SQLite file must
+	// not be one of Dendrite's. The limits of connections apply to PostgreSQL only.
 	Database config.DatabaseOptions `yaml:"database"`
 
-	// Retention is how long things are kept.
+	// Retention is how long this server keeps things.
 	Retention Retention `yaml:"retention"`
 
-	// MaxGroupStateBytes is the largest group, exported, that this server takes over or hands over.
+	// MaxGroupStateBytes is the size of the largest exported group that this server takes over or hands over.
 	MaxGroupStateBytes int64 `yaml:"max_group_state_bytes"`
 
-	// BodyMemoryBytes is the memory for the bodies of all requests at a time. One user or server has half of it at most.
-	// Without it, it is three times MaxGroupStateBytes and at least 192 MiB.
+	// BodyMemoryBytes is the memory that the bodies of all current requests share. One user or server has at most half of
+	// it. The default is three times MaxGroupStateBytes, and at least 192 MiB.
 	BodyMemoryBytes int64 `yaml:"body_memory_bytes"`
 
-	// RequestsPerSecond bounds how often users and servers may ask.
+	// RequestsPerSecond bounds the requests of users and servers.
 	RequestsPerSecond RequestsPerSecond `yaml:"requests_per_second"`
 
-	// Federation bounds which servers this one talks to when a client or a peer names them.
+	// Federation bounds the servers to which this server sends requests when a client or a peer names them.
 	Federation Federation `yaml:"federation"`
 
-	// StolenKeys are the ids of this server's past signing keys that somebody else may have. A receipt that is signed
-	// with one counts for nothing: whoever has the key could stop every group with it.
+	// StolenKeys are the ids of past signing keys of this server that somebody else may have. A receipt signed with such a
+	// key counts for nothing: otherwise a thief could stop every group with it.
 	StolenKeys []string `yaml:"stolen_keys"`
 
-	// CipherSuites are those of MLS groups besides the seven of RFC 9420. Implementations disagree about the numbers of
-	// post-quantum suites, so there is none by default.
+	// CipherSuites are suites of MLS groups in addition to the seven of RFC 9420. The default is none, since
+	// implementations disagree about the numbers of post-quantum suites.
 	CipherSuites []CipherSuite `yaml:"cipher_suites"`
 
-	// DecideBy is how long a group stays frozen before this server gives its migration up: at least 1s, at most 10m. It
-	// grows by itself with the size of the group.
+	// DecideBy is how long a group stays frozen before this server gives its migration up. It is at least 1s and at most
+	// 10m. A large group gets more time.
 	DecideBy time.Duration `yaml:"decide_by"`
 
 	// OfferLife is how long an offer of this server, as the target, waits for the group: at least 1s, at most 10m.
 	OfferLife time.Duration `yaml:"offer_life"`
 
-	// Policy holds the defaults for who may move groups from and to here. What the admin API sets wins over it.
+	// Policy is the default policy for moves of groups from and to this server. A policy that the admin API sets overrides
+	// it.
 	Policy Policy `yaml:"policy"`
 }
 
-// Policy is a policy.Policy under the names that the admin API gives its fields, or "draft" or "default" for all of
-// them.
+// Policy is a policy.Policy. Its keys are the names of the fields in the admin API. The text "draft" or "default"
+// stands for all of them.
 type Policy struct{ policy.Policy }
 
 // UnmarshalYAML implements yaml.Unmarshaler.
@@ -115,7 +116,7 @@ func (p *Policy) UnmarshalYAML(unmarshal func(any) error) error {
 	return err
 }
 
-// jsonable gives every map the keys that JSON needs. YAML decodes maps within maps with keys of any type.
+// jsonable converts the keys of all maps to strings, as JSON needs. YAML decodes inner maps with keys of any type.
 func jsonable(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
@@ -132,23 +133,24 @@ func jsonable(v any) any {
 	return v
 }
 
-// Retention says how long is kept what nobody needs any more but may still ask for. 0 is for good.
+// Retention says how long this server keeps things that it no longer needs, but that others may ask for. 0 is for ever.
 type Retention struct {
-	// Moved is how long the messages and trees of a group that has moved away are served. Its redirect is kept for good.
+	// Moved is how long this server serves the messages and trees of a group that has moved away. It keeps the redirect
+	// for ever.
 	Moved time.Duration `yaml:"moved"`
 
-	// Log is how long accepted messages are kept for devices that were away. A device that is away for longer must join
-	// anew.
+	// Log is how long this server keeps accepted messages for devices that are offline. A device that is offline for
+	// longer must join again.
 	Log time.Duration `yaml:"log"`
 
-	// Offers is how long an offer that nobody took up is remembered after it has expired.
+	// Offers is how long this server remembers an expired offer that nobody used.
 	Offers time.Duration `yaml:"offers"`
 
-	// Evidence is how long it is kept for people that another server signed what it should not have.
+	// Evidence is how long this server keeps, for people, messages that another server signed against the rules.
 	Evidence time.Duration `yaml:"evidence"`
 }
 
-// horizon is what is past its retention.
+// horizon returns the times before which the retention has passed.
 func (r *Retention) horizon(now time.Time) storage.Horizon {
 	ago := func(d time.Duration) time.Time {
 		if d == 0 {
@@ -161,17 +163,18 @@ func (r *Retention) horizon(now time.Time) storage.Horizon {
 	}
 }
 
-// RequestsPerSecond are numbers of requests. Ten times as many may come at once. 0 is no bound.
+// RequestsPerSecond are numbers of requests per second. A burst may have ten times as many. 0 is no bound.
 type RequestsPerSecond struct {
-	// User is what one user of this server may ask on the routes of clients and administrators, and what one device of
-	// another server may ask directly.
+	// User is the bound for one user of this server on the routes of clients and administrators, and for the direct
+	// requests of one device of another server.
 	User int `yaml:"user"`
 
-	// Server is what one other server may ask, for itself and for all of its users, with what their devices ask directly.
+	// Server is the bound for one other server, for itself and for all of its users together, with the direct requests of
+	// their devices.
 	Server int `yaml:"server"`
 }
 
-// Federation bounds outgoing requests. A server name in a request is chosen by whoever sends it.
+// Federation bounds outgoing requests. The sender of a request chooses the server names in it.
 type Federation struct {
 	// AllowPrivateNetworks permits requests to loopback, private, link-local and other addresses that are not public.
 	AllowPrivateNetworks bool `yaml:"allow_private_networks"`
@@ -194,11 +197,11 @@ type CipherSuite struct {
 	// EncryptionKeyBytes is the size of a public key of the KEM.
 	EncryptionKeyBytes int `yaml:"encryption_key_bytes"`
 
-	// Leaves is the most leaves that a group has, blank ones too. A tree takes about two keys a leaf.
+	// Leaves is the largest number of leaves of a group, with blank leaves. A tree takes about two keys for each leaf.
 	Leaves int `yaml:"leaves"`
 }
 
-// mlsLimits are what RFC 9420's engine looks at. An error names a cipher suite that it cannot have.
+// mlsLimits returns the limits of RFC 9420's engine. An error names an invalid cipher suite.
 func (c *Config) mlsLimits() (limits mls.Limits, err error) {
 	limits = mls.DefaultLimits()
 	for _, s := range c.CipherSuites {
@@ -233,18 +236,18 @@ func (c *Config) limits() delivery.Limits {
 	return limits
 }
 
-// bodyMemory is BodyMemoryBytes or its default.
+// bodyMemory returns BodyMemoryBytes or its default.
 func (c *Config) bodyMemory() int64 {
 	return cmp.Or(c.BodyMemoryBytes, max(192<<20, 3*c.MaxGroupStateBytes))
 }
 
-// connection is the connection string to use on a homeserver with a global database, or none.
+// connection returns the connection string for a homeserver with or without a global database.
 func (c *Config) connection(global config.DataSource) string {
 	return string(cmp.Or(c.Database.ConnectionString, global, "file:mimi_portability.db"))
 }
 
-// loadConfig reads the section from the homeserver's configuration file. A key it does not know is an error that names
-// it, for a misspelt limit is no limit.
+// loadConfig reads the section from the homeserver's configuration file. An unknown key is an error that names it,
+// since a limit with a misspelt name would have no effect.
 func loadConfig(path string) (*Config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -279,7 +282,7 @@ func (c *Config) verify() error {
 	return err
 }
 
-// ignored is a section that is Dendrite's business: nothing in it is looked at.
+// ignored is a section that only Dendrite reads.
 type ignored struct{}
 
 func (*ignored) UnmarshalYAML(func(any) error) error { return nil }

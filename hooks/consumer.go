@@ -23,20 +23,20 @@ const (
 	deviceConsumer = "MimiportKeyChangeConsumer"
 )
 
-// watchRooms follows Dendrite's room events until the homeserver shuts down: changed is told of rooms that somebody has
-// left, whose group is said to be elsewhere, or whose ACL or list of successors is new.
+// watchRooms follows Dendrite's room events until the homeserver shuts down. It calls changed for a room if a member
+// left, or if the room's pointer, server ACL or list of successors changed.
 func watchRooms(d *Deps, changed func(ctx context.Context, roomID string) error, log *slog.Logger) error {
 	failed := func(id string, err error) {
-		log.Error("a room's change could not be noted", "room_id", id, "error", err)
+		log.Error("cannot record the change of a room", "room_id", id, "error", err)
 	}
 	w := &watcher{changedRoom, changed, failed}
 	return w.follow(d, jetstream.OutputRoomEvent, roomConsumer, log)
 }
 
-// watchDevices is watchRooms for changes of the device keys of users of this server and of others.
+// watchDevices calls changed for each user, local or remote, whose device keys changed.
 func watchDevices(d *Deps, changed func(ctx context.Context, userID string) error, log *slog.Logger) error {
 	failed := func(id string, err error) {
-		log.Error("a change of devices was not noted", "user_id", id, "error", err)
+		log.Error("cannot record a change of devices", "user_id", id, "error", err)
 	}
 	w := &watcher{changedUser, changed, failed}
 	return w.follow(d, jetstream.OutputKeyChangeEvent, deviceConsumer, log)
@@ -44,7 +44,7 @@ func watchDevices(d *Deps, changed func(ctx context.Context, userID string) erro
 
 // watcher tells the Delivery Service of changes that a stream of Dendrite's tells of.
 type watcher struct {
-	read    func(*nats.Msg) (id string, changed bool) // what has changed, by a message
+	read    func(*nats.Msg) (id string, changed bool) // reads the change from a message
 	changed func(ctx context.Context, id string) error
 	failed  func(id string, err error)
 }
@@ -58,7 +58,7 @@ func (w *watcher) follow(d *Deps, topic, name string, log *slog.Logger) error {
 	return nil
 }
 
-// onMessage reports whether the message is dealt with; another one is delivered again at once.
+// onMessage handles a message, and reports whether it succeeded. NATS delivers a failed message again at once.
 func (w *watcher) onMessage(ctx context.Context, msg *nats.Msg) bool {
 	id, ok := w.read(msg)
 	if !ok {
@@ -69,15 +69,15 @@ func (w *watcher) onMessage(ctx context.Context, msg *nats.Msg) bool {
 		return true
 	}
 	w.failed(id, err)
-	pause(ctx, time.Second) // so that a database that is down is not asked thousands of times a second
+	pause(ctx, time.Second) // else a database that is down would get thousands of queries per second
 	return false
 }
 
-// watched are the types of the state events that say something of a room's group.
+// watched are the types of the state events that concern a room's group.
 var watched = []string{api.EventPointer, api.EventSuccessors, acl.EventType}
 
-// changedRoom is the room of an event by which members may have left it, or its pointer, successors or server ACL
-// changed. An event that cannot be read is of no concern here.
+// changedRoom returns the room of an event that may remove members from the room, or change its pointer, successors or
+// server ACL. It ignores an event that it cannot parse.
 func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
 	if rsapi.OutputType(msg.Header.Get(jetstream.RoomEventType)) != rsapi.OutputTypeNewRoomEvent {
 		return "", false
@@ -98,8 +98,8 @@ func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
 	return roomID, err == nil && membership != spec.Join && membership != spec.Invite
 }
 
-// changedUser is the user whose devices, or their keys, have changed. Whether a device is there, Dendrite's events do
-// not tell: a new one without keys looks like a deleted one.
+// changedUser returns the user whose devices or device keys changed. Dendrite's events do not tell whether a device
+// exists: a new device without keys looks like a deleted one.
 func changedUser(msg *nats.Msg) (userID string, changed bool) {
 	var m userapi.DeviceMessage
 	if json.Unmarshal(msg.Data, &m) != nil || m.Type != userapi.TypeDeviceKeyUpdate || m.DeviceKeys == nil {

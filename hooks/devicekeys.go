@@ -19,8 +19,8 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
-// deviceKeys is delivery.Devices: over Dendrite's own devices for local users, and over requests of its own to the
-// homeservers of others. Dendrite's QueryKeys does not tell what a server says now from what it has said before.
+// deviceKeys is delivery.Devices. It asks Dendrite for the devices of local users, and sends its own requests to other
+// homeservers. It does not use Dendrite's QueryKeys, which does not tell current answers of a server from earlier ones.
 type deviceKeys struct {
 	client  *federation.Client
 	users   userapi.UserInternalAPI
@@ -30,13 +30,13 @@ type deviceKeys struct {
 	places  places
 
 	mu        sync.Mutex
-	confirmed *simplelru.LRU[delivery.LeafKey, time.Time] // keys that another homeserver says are published, and when
+	confirmed *simplelru.LRU[delivery.LeafKey, time.Time] // keys that another homeserver confirmed, and when
 	published *simplelru.LRU[api.DirectKey, published]    // the same keys by their names
 	asking    *slots.Slots[string]                        // homeservers that are asked for published keys
 	askingAll *slots.Slots[struct{}]                      // the same questions to all of them
 }
 
-// published is a key that another homeserver says is published, and when it has said so.
+// published is a key that another homeserver confirmed, and the time.
 type published struct {
 	key []byte
 	at  time.Time
@@ -46,7 +46,7 @@ var _ delivery.Devices = (*deviceKeys)(nil)
 
 const (
 	confirmedFor = time.Minute
-	maxConfirmed = 16384 // at some hundred bytes each
+	maxConfirmed = 16384 // each takes some hundred bytes
 	maxKey       = 255   // bytes of a published key
 	maxAsking    = 8     // questions for published keys that one homeserver has not answered yet
 	maxAskingAll = placesAll / 2
@@ -55,7 +55,7 @@ const (
 func newDeviceKeys(
 	client *federation.Client, users userapi.UserInternalAPI, isLocal func(string) bool, silent *silences,
 ) *deviceKeys {
-	confirmed, _ := simplelru.NewLRU[delivery.LeafKey, time.Time](maxConfirmed, nil) // fails for a size below 1
+	confirmed, _ := simplelru.NewLRU[delivery.LeafKey, time.Time](maxConfirmed, nil) // it fails only for a size below 1
 	byName, _ := simplelru.NewLRU[api.DirectKey, published](maxConfirmed, nil)
 	return &deviceKeys{
 		client: client, users: users, isLocal: isLocal, silent: silent, now: silent.now, confirmed: confirmed,
@@ -139,7 +139,7 @@ func (d *deviceKeys) isPublished(of api.DirectKey) ([]byte, bool) {
 	return p.key, ok && d.now().Before(p.at.Add(confirmedFor))
 }
 
-// devices asks a server, this one included, for the devices of users.
+// devices asks a server, or this one, for the devices of users.
 func (d *deviceKeys) devices(
 	ctx context.Context, from, server string, users []string,
 ) (federation.DeviceKeys, error) {
@@ -159,14 +159,15 @@ func (d *deviceKeys) devices(
 	}
 	defer leave()
 	devices, err := d.client.DeviceKeys(ctx, from, server, users)
-	// One user can make an answer too long: that says nothing of the server. Nor does a client that waits no longer.
+	// A user with many devices can make the answer too long, and a client can stop waiting. Neither says anything about
+	// the server.
 	if err != nil && !errors.Is(err, federation.ErrTooLong) && !errors.Is(ctx.Err(), context.Canceled) {
 		d.silent.fell(server)
 	}
 	return devices, err
 }
 
-// own lists the devices of users of this server. Unlike another server's, it has those that publish nothing.
+// own lists the devices of local users. Unlike the answer of another server, the list has devices that publish nothing.
 func (d *deviceKeys) own(ctx context.Context, users []string) (federation.DeviceKeys, error) {
 	all := make(federation.DeviceKeys)
 	for _, user := range users {
@@ -187,7 +188,7 @@ func (d *deviceKeys) own(ctx context.Context, users []string) (federation.Device
 			all[user][id] = nil
 		}
 		for _, m := range published.Devices {
-			if ids[m.DeviceID] { // else it is deleted, or about to be
+			if ids[m.DeviceID] { // else the device is deleted, or about to be
 				all[user][m.DeviceID] = federation.ParseDeviceKeys(user, m.DeviceID, m.KeyJSON)
 			}
 		}
@@ -195,7 +196,7 @@ func (d *deviceKeys) own(ctx context.Context, users []string) (federation.Device
 	return all, nil
 }
 
-// ownDevices are the ids of the devices of a user of this server.
+// ownDevices returns the ids of a local user's devices.
 func (d *deviceKeys) ownDevices(ctx context.Context, userID string) (map[string]bool, error) {
 	var answer userapi.QueryDevicesResponse
 	if err := d.users.QueryDevices(ctx, &userapi.QueryDevicesRequest{UserID: userID}, &answer); err != nil {
@@ -208,7 +209,7 @@ func (d *deviceKeys) ownDevices(ctx context.Context, userID string) (map[string]
 	return ids, nil
 }
 
-// find compares a leaf's key with what the devices of its user publish.
+// find compares a leaf's key with the keys that the devices of its user publish.
 func find(devices map[string]map[string]string, l delivery.LeafKey) delivery.Finding {
 	keys, listed := devices[l.DeviceID]
 	if !listed {
@@ -231,7 +232,7 @@ func (d *deviceKeys) isConfirmed(l delivery.LeafKey) bool {
 	return ok && d.now().Before(at.Add(confirmedFor))
 }
 
-// note remembers what another server has confirmed.
+// note remembers a key that another server confirmed.
 func (d *deviceKeys) note(server string, l delivery.LeafKey, found delivery.Finding) {
 	if found != delivery.KeyPublished || d.isLocal(server) {
 		return
@@ -241,7 +242,7 @@ func (d *deviceKeys) note(server string, l delivery.LeafKey, found delivery.Find
 	d.confirmed.Add(l, d.now())
 }
 
-// forget makes this server ask anew about a user's devices.
+// forget drops the confirmed keys of a user's devices, so that the next check asks again.
 func (d *deviceKeys) forget(userID string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

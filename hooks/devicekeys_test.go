@@ -16,7 +16,7 @@ import (
 
 const scheme = "ed25519"
 
-// look asks as a server about alice's devices, whose leaves have the key "key".
+// look asks, as a server, about alice's devices. Their leaves have the key "key".
 func look(t *testing.T, d *deviceKeys, s *homeserver, user string, ids ...string) ([]delivery.Finding, error) {
 	t.Helper()
 	var leaves []delivery.LeafKey
@@ -33,7 +33,7 @@ func wantFound(t *testing.T, found []delivery.Finding, err error, want ...delive
 	}
 }
 
-// loginWith logs a user in on a device that publishes a key; nil for none among its keys.
+// loginWith logs a user in on a device that publishes a key. A nil key is device keys without an MLS key.
 func loginWith(t *testing.T, u *harness.User, id string, key []byte) *harness.User {
 	t.Helper()
 	device, err := u.Login(t.Context(), id)
@@ -42,8 +42,8 @@ func loginWith(t *testing.T, u *harness.User, id string, key []byte) *harness.Us
 	return device
 }
 
-// TestLook: this server and another tell the key that a device publishes from another key, from none and from no such
-// device. Only this server knows of devices that publish nothing at all.
+// TestLook: this server and another one tell the published key of a device from another key, from no key and from no
+// such device. Only this server knows of devices that publish nothing.
 func TestLook(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
@@ -66,8 +66,8 @@ func TestLook(t *testing.T) {
 	}
 }
 
-// TestLookAgain: what another server has confirmed counts for a minute, unless its user's devices have changed. All
-// else is asked each time. A server that cannot be asked is KindPeer, for a minute without being asked.
+// TestLookAgain: the answer of another server counts for a minute, unless the devices of its user change. Other answers
+// are not kept. An unreachable server is KindPeer, and nobody asks it again for a minute.
 func TestLookAgain(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)

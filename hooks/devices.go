@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/setup/jetstream"
 )
 
-// devices is federation.Local: it gives to-device events for this server's own users to Dendrite's sync API.
+// devices is federation.Local. It gives to-device events for local users to Dendrite's sync API.
 type devices struct {
 	producer *producers.SyncAPIProducer
 	known    func(ctx context.Context, userID string) (ids map[string]bool, err error)
@@ -29,12 +29,12 @@ func newDevices(d *Deps, known func(context.Context, string) (map[string]bool, e
 	}}
 }
 
-// ToDevice implements federation.Local. Dendrite keeps no transaction ids for its own events: one that is repeated
-// after an error arrives twice, and the client knows it by its number in the log. What is for a device that has been
-// logged out would stay in Dendrite's database for good: it is dropped.
+// ToDevice implements federation.Local. Dendrite keeps no transaction ids for its own events. So an event that is
+// repeated after an error arrives twice, and the client recognizes it by its number in the log. ToDevice drops events
+// for logged-out devices, since Dendrite would keep them for ever.
 func (d *devices) ToDevice(ctx context.Context, from, _, _ string, to map[string][]string,
 	content json.RawMessage) error {
-	ctx, cancel := context.WithTimeout(ctx, sendPatience) // NATS waits for a lost server as long as it may
+	ctx, cancel := context.WithTimeout(ctx, sendPatience) // NATS waits for a lost server until the context ends
 	defer cancel()
 	for user, ids := range to {
 		known, err := d.known(ctx, user)

@@ -20,8 +20,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
-// TestPublishedKey: a homeserver is asked for the key of a device, once a minute unless its user's devices change. What
-// it does not publish is asked each time. It has a bounded number of questions to answer at a time.
+// TestPublishedKey: this server asks a homeserver for the key of a device once a minute, unless the user's devices
+// change. It asks again each time for a key that is not published. One homeserver gets a bounded number of concurrent
+// requests.
 func TestPublishedKey(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
@@ -75,8 +76,8 @@ func TestPublishedKey(t *testing.T) {
 	wantKind(t, err, mimiport.KindPeer)
 }
 
-// TestLyingHomeserver: a homeserver may give its users any devices with any keys: it speaks for these users over
-// federation as well. It says nothing of users of another one, whatever it adds to its answers.
+// TestLyingHomeserver: a homeserver can give its own users any devices with any keys, as it also speaks for them over
+// federation. Its answers do not count for users of another homeserver.
 func TestLyingHomeserver(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)

@@ -1,5 +1,5 @@
 // Package hooks plugs MIMI Portability into a Dendrite monolith: configuration, keys, rooms, authentication, delivery
-// to devices, routes and the worker. Nothing but this package and the command knows Dendrite.
+// to devices, routes and the worker. Only this package, the command and the integration tests know Dendrite.
 package hooks
 
 import (
@@ -38,7 +38,7 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
-// Deps is what a monolith hands over: all of it is at hand in Dendrite's own main.
+// Deps is everything that Enable needs of a monolith. Dendrite's own main has all of it.
 type Deps struct {
 	ConfigPath string // the homeserver's configuration file
 	Config     *config.Dendrite
@@ -52,10 +52,10 @@ type Deps struct {
 	Engines    []mls.Engine // for groups of other protocols than that of RFC 9420
 }
 
-// Enable plugs MIMI Portability in when the section mimi_portability of the configuration file says so, and otherwise
-// changes nothing. Call it once, after Dendrite has added its routes and before its listeners start. It returns an
-// error, and no worker runs, when the section has a key it does not know, the database cannot be opened, or something
-// of Dendrite's is in the way.
+// Enable plugs MIMI Portability in if the configuration file has a section mimi_portability that enables it. Otherwise
+// it changes nothing. The monolith calls it once, after Dendrite has added its routes and before its listeners start.
+// Enable fails, and starts no worker, if the section has an unknown key, if the database cannot be opened, or if
+// Dendrite lacks a route that Enable wraps.
 func Enable(d Deps) error {
 	cfg, err := loadConfig(d.ConfigPath)
 	if err != nil || !cfg.Enabled {
@@ -154,7 +154,7 @@ func enable(d *Deps, cfg *Config) error {
 	)
 }
 
-// requireRoom fails unless there is memory for the largest body of each route.
+// requireRoom fails unless the memory is enough for the largest body of each route.
 func requireRoom(bodies *edge.Bodies, surfaces []surface) error {
 	for _, a := range surfaces {
 		for _, rt := range a.routes {
@@ -166,7 +166,7 @@ func requireRoom(bodies *edge.Bodies, surfaces []surface) error {
 	return nil
 }
 
-// registererOf is where metrics are registered, nil for nowhere.
+// registererOf returns the registerer of metrics, nil for none.
 func registererOf(cfg *config.Metrics) prometheus.Registerer {
 	if !cfg.Enabled {
 		return nil
@@ -183,7 +183,7 @@ func openStore(
 	})
 }
 
-// newTransport is for requests to servers that others name.
+// newTransport returns the transport for requests to servers that others name.
 func newTransport(global *config.Global, cfg *Config, skipVerify bool) http.RoundTripper {
 	if global.DisableFederation {
 		return noFederation{}
@@ -193,24 +193,24 @@ func newTransport(global *config.Global, cfg *Config, skipVerify bool) http.Roun
 	return dial.NewTransport(allowed, skipVerify, clock)
 }
 
-// keyTimeout is how long this server waits for another one's keys.
+// keyTimeout is the longest wait for another server's keys.
 const keyTimeout = 15 * time.Second
 
-// newClient makes a client. Without a timeout, each request needs its own.
+// newClient returns a client. A timeout of 0 is none: then each request needs its own.
 func newClient(transport http.RoundTripper, timeout time.Duration) *fclient.Client {
 	return fclient.NewClient(
 		fclient.WithTransport(transport), fclient.WithTimeout(timeout), fclient.WithUserAgent("dendrite-mimi"),
 	)
 }
 
-// noFederation is the transport of a homeserver that keeps to itself.
+// noFederation is the transport of a homeserver with federation disabled.
 type noFederation struct{}
 
 func (noFederation) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, errors.New("federation is disabled on this homeserver")
 }
 
-// engines are RFC 9420's and more, by protocol.
+// engines returns the engine of RFC 9420 and the others, by protocol.
 func engines(limits mls.Limits, more []mls.Engine) map[string]mls.Engine {
 	byProtocol := map[string]mls.Engine{mls.ProtocolMLS10: mls.RFC9420(limits)}
 	for _, e := range more {
@@ -219,7 +219,7 @@ func engines(limits mls.Limits, more []mls.Engine) map[string]mls.Engine {
 	return byProtocol
 }
 
-// localNames lists the names that the homeserver has.
+// localNames lists the server names of the homeserver.
 func localNames(global *config.Global) []string {
 	names := []string{string(global.ServerName)}
 	for _, host := range global.VirtualHosts {
@@ -228,7 +228,7 @@ func localNames(global *config.Global) []string {
 	return names
 }
 
-// run works off what is due, and forgets what is past its retention, until the homeserver shuts down.
+// run does the due rows and deletes old data until the homeserver shuts down.
 func run(
 	pc *process.ProcessContext, service *delivery.Service, store storage.Store, own []string, keep Retention,
 	health *health, log *slog.Logger,
@@ -246,30 +246,30 @@ func run(
 		work.Go(func() { audit(pc.Context(), service.Audit, log) })
 		work.Wait()
 		if err := store.Close(); err != nil {
-			log.Error("the database was not closed", "error", err)
+			log.Error("cannot close the database", "error", err)
 		}
 	}()
 }
 
-// forget looks once an hour for what is past its retention.
+// forget deletes data whose retention has passed, once an hour.
 func forget(ctx context.Context, store storage.Store, keep Retention, log *slog.Logger) {
 	every(ctx, time.Hour, func() {
 		if err := store.Forget(ctx, keep.horizon(clock())); err != nil && ctx.Err() == nil {
-			log.Error("what is past its retention was not deleted", "error", err)
+			log.Error("cannot delete data whose retention has passed", "error", err)
 		}
 	})
 }
 
-// beat notes again and again that this server is in service.
+// beat records regularly that this server is in service.
 func beat(ctx context.Context, service *delivery.Service, log *slog.Logger) {
 	every(ctx, delivery.HeartbeatEvery, func() {
 		if err := service.Beat(ctx); err != nil && ctx.Err() == nil {
-			log.Error("it was not noted that this server is in service", "error", err)
+			log.Error("cannot record that this server is in service", "error", err)
 		}
 	})
 }
 
-// every does something now and each time that d has passed, until the context ends.
+// every calls do at once and then after each d, until the context ends.
 func every(ctx context.Context, d time.Duration, do func()) {
 	tick := time.NewTicker(d)
 	defer tick.Stop()

@@ -34,7 +34,7 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
-// plug enables the module on a homeserver, with more lines of its section.
+// plug enables the module on a homeserver. lines are added to its section.
 func plug(t *testing.T, h *homeserver, lines string) error {
 	t.Helper()
 	dir := t.TempDir()
@@ -130,7 +130,7 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-// ask sends one federation request as one server to another and returns the status and the error code.
+// ask sends one federation request from one server to another. It returns the status and the error code.
 func ask(t *testing.T, from, to *homeserver, uri string, change func(*http.Request)) (status int, code string) {
 	t.Helper()
 	id := from.Config.Global.SigningIdentity
@@ -186,8 +186,8 @@ func TestFederationAuthentication(t *testing.T) {
 	}
 }
 
-// A signed request makes this server ask the request's origin for a key, and notaries. The guarded client asks, and not
-// Dendrite's, which goes anywhere.
+// A signed request makes this server ask the request's origin, and notaries, for a key. The guarded client asks.
+// Dendrite's client, which connects to any address, does not.
 func TestKeysOfSignersAreFetchedGuarded(t *testing.T) {
 	for _, allowed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("private networks permitted %v", allowed), func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestKeysOfSignersAreFetchedGuarded(t *testing.T) {
 	}
 }
 
-// origin has a name and a key, and no more of a homeserver.
+// origin is a homeserver with a name and a key only.
 func origin(t *testing.T, name string) *homeserver {
 	return &homeserver{Server: &harness.Server{Name: name}, Deps: Deps{Config: testConfig(t, name)}}
 }
@@ -236,7 +236,7 @@ func TestUnsignedContentIsNotRead(t *testing.T) {
 	}
 }
 
-// Dendrite's handlers let the deadline for a body through to its server, on every API.
+// Dendrite's handlers pass the deadline for a body to its server, on every API.
 func TestDeadlineReachesTheServer(t *testing.T) {
 	s := plugged(t, "s.example", newFabric())
 	admin := harness.RegisterUser(t, s.Server, "root", true)
@@ -255,7 +255,7 @@ func TestDeadlineReachesTheServer(t *testing.T) {
 	}
 }
 
-// deadlineRecorder notes the deadline that is in force when the body, which it is, is read.
+// deadlineRecorder is a body. It records the deadline in force when a handler reads it.
 type deadlineRecorder struct {
 	*httptest.ResponseRecorder
 	now, whileRead time.Time
@@ -271,7 +271,7 @@ func (r *deadlineRecorder) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// There must be memory for the largest body of each route, and without a word there is.
+// The memory must be enough for the largest body of each route. The default is enough.
 func TestRoomForBodies(t *testing.T) {
 	h := start(t, "s.example", newFabric())
 	err := plug(t, h, "  body_memory_bytes: 188743680\n")
@@ -368,7 +368,7 @@ func TestEnableRefusals(t *testing.T) {
 	}
 }
 
-// A database of a newer version is left alone, and the homeserver does not start.
+// The homeserver does not start with the database of a newer version, and does not change it.
 func TestNewerSchemaRefusesToStart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "mimi.db")
 	store, err := sqlite.Open(t.Context(), "file:"+file)
@@ -398,7 +398,7 @@ func TestNewerSchemaRefusesToStart(t *testing.T) {
 	}
 }
 
-// Shutting the homeserver down ends the worker: the cleanup of start waits for it.
+// The worker ends with the homeserver: the cleanup of start waits for it.
 func TestWorkerEndsWithTheProcess(t *testing.T) {
 	s := plugged(t, "s.example", newFabric())
 	s.quiesce(t)
@@ -411,7 +411,7 @@ func TestWorkerEndsWithTheProcess(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(harness.Patience):
-		t.Error("something goes on")
+		t.Error("something still runs")
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// A homeserver hosts groups of the protocols whose engines it was built with, and refuses others by name.
+// A homeserver hosts groups of the protocols whose engines are built in. It refuses other protocols, and names them.
 func TestEngines(t *testing.T) {
 	for name, c := range map[string]struct {
 		engines []mls.Engine

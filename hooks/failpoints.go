@@ -21,17 +21,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// failpointEnv names the environment variable that says where this process is to end, and at which time it comes there:
-// "apply/frozen:before:1". Each durable write and each send is such a point, before and after. Every point that is
-// passed is written to standard error, so that a test knows that it knows them all.
+// failpointEnv is the environment variable that says at which point this process ends, and at which pass of the point:
+// "apply/frozen:before:1". There is a point before and after each durable write and each send. The process writes every
+// point that it passes to standard error, so that a test can check that it knows all of them.
 const failpointEnv = "MIMI_FAILPOINT"
 
-// clockEnv names the environment variable with the name of a file that says how far this process's clock is ahead, as a
-// Go duration: "-10m". It is read each time, so that a test can let the clock jump, by a file that it renames to that
-// name. No file, or an empty one, is for a clock that is right.
+// clockEnv is the environment variable with the name of a file. The file says how far this process's clock is ahead, as
+// a Go duration: "-10m". The clock reads it each time, so a test can make the clock jump: it renames a new file to that
+// name. No file, or an empty file, is a correct clock.
 const clockEnv = "MIMI_CLOCK"
 
-// clock is what all of the module goes by, but for how long something takes.
+// clock returns the time for the whole module. Only measurements of durations do not use it.
 func clock() time.Time {
 	text, err := os.ReadFile(os.Getenv(clockEnv))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(text) == 0 {
@@ -47,7 +47,7 @@ func clock() time.Time {
 	return time.Now().Add(ahead)
 }
 
-// instrument puts fail points around the store and the sender.
+// instrument adds fail points to the store and the sender.
 func instrument(store storage.Store, sender delivery.Sender) (storage.Store, delivery.Sender) {
 	f := new(failpoints)
 	if at := strings.LastIndex(os.Getenv(failpointEnv), ":"); at >= 0 {
@@ -61,17 +61,17 @@ func instrument(store storage.Store, sender delivery.Sender) (storage.Store, del
 	return &failingStore{reads: store, store: store, at: f}, &failingSender{sender, f}
 }
 
-// failpoints is the one point at which the process is to end.
+// failpoints is the one point at which the process ends.
 type failpoints struct {
 	point string
 	left  atomic.Int64
 }
 
-// around does something that leaves a trace outside of this process's memory.
+// around runs an action that leaves a trace outside of this process's memory, between its two points.
 func (f *failpoints) around(name string, do func() error) error {
 	f.pass(name + ":before")
 	err := do()
-	if err == nil { // what has failed has left no trace: that is the point before
+	if err == nil { // a failed action leaves no trace, like the point before it
 		f.pass(name + ":after")
 	}
 	return err
@@ -81,12 +81,12 @@ func (f *failpoints) pass(point string) {
 	fmt.Fprintln(os.Stderr, "failpoint", point)
 	if point == f.point && f.left.Add(-1) == 0 {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {} // until it arrives
+		select {} // until the signal arrives
 	}
 }
 
-// reads are the methods of a storage.Store that leave no trace. A method that is neither here nor below does not
-// compile.
+// reads are the methods of a storage.Store that leave no trace. If a method is neither here nor below, this file does
+// not compile.
 type reads interface {
 	storage.Groups
 	storage.Log
@@ -98,7 +98,7 @@ type reads interface {
 	Close() error
 }
 
-// failingStore is a storage.Store with a point before and after each transaction that writes.
+// failingStore is a storage.Store with a point before and after each write transaction.
 type failingStore struct {
 	reads
 	store storage.Store
@@ -109,7 +109,7 @@ func (s *failingStore) Apply(ctx context.Context, c *storage.Change) error {
 	return s.at.around("apply/"+transition(c), func() error { return s.store.Apply(ctx, c) })
 }
 
-// transition names a change by what it does to a migration, else by what it does to a group.
+// transition names a change by the new state of its migration, else by the new state of its group.
 func transition(c *storage.Change) string {
 	switch {
 	case c.Migration != nil:

@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// feed is what one durable consumer gets of a stream of Dendrite's. It outlives the loss of the NATS server that has
-// the stream: Dendrite's own helper would end the homeserver.
+// feed reads a stream of Dendrite's for one durable consumer. It survives the loss of the NATS server that has the
+// stream. Dendrite's own helper would end the homeserver.
 type feed struct {
 	js           nats.JetStreamContext
 	stream, name string
@@ -21,11 +21,11 @@ type feed struct {
 
 // The waits of a feed.
 const (
-	feedPatience = 5 * time.Second // for a message, or for NATS to note something
+	feedPatience = 5 * time.Second // for a message, or an answer of NATS
 	feedPause    = time.Second     // after a failure
 )
 
-// newFeed makes the consumer unless it is there. The stream keeps for it what comes from then on.
+// newFeed adds the consumer unless it exists. From then on, the stream keeps messages for it.
 func newFeed(d *Deps, topic, name string, log *slog.Logger) (*feed, error) {
 	cfg := &d.Config.Global.JetStream
 	js, _ := d.NATS.Prepare(d.Process, cfg)
@@ -34,7 +34,7 @@ func newFeed(d *Deps, topic, name string, log *slog.Logger) (*feed, error) {
 }
 
 func (f *feed) subscribe() (err error) {
-	// One that the library made would be deleted at shutdown, with what it had not delivered yet.
+	// The NATS library would delete a consumer of its own at shutdown, together with its undelivered messages.
 	_, err = f.js.AddConsumer(f.stream, &nats.ConsumerConfig{
 		Durable: f.name, AckPolicy: nats.AckExplicitPolicy, DeliverPolicy: nats.DeliverNewPolicy,
 	})
@@ -45,8 +45,8 @@ func (f *feed) subscribe() (err error) {
 	return err
 }
 
-// follow hands over one message after the other until the context ends. A message that handle does not take comes
-// again.
+// follow passes the messages to handle, one after the other, until the context ends. If handle does not take a message,
+// it comes again.
 func (f *feed) follow(ctx context.Context, handle func(context.Context, *nats.Msg) (taken bool)) {
 	down := false
 	for ctx.Err() == nil {
@@ -55,12 +55,12 @@ func (f *feed) follow(ctx context.Context, handle func(context.Context, *nats.Ms
 		case ctx.Err() != nil:
 		case err != nil:
 			if !down {
-				f.log.WarnContext(ctx, "a stream of Dendrite's cannot be read: trying again", "error", err)
+				f.log.WarnContext(ctx, "cannot read a stream of Dendrite's: trying again", "error", err)
 			}
 			f.drop()
 			pause(ctx, feedPause)
 		case down:
-			f.log.InfoContext(ctx, "the stream of Dendrite's can be read again")
+			f.log.InfoContext(ctx, "reads the stream of Dendrite's again")
 		}
 		down = err != nil
 		if msg != nil {
@@ -70,7 +70,7 @@ func (f *feed) follow(ctx context.Context, handle func(context.Context, *nats.Ms
 	f.drop()
 }
 
-// next waits for a message for a while; nil for none.
+// next waits a while for a message. Nil is none.
 func (f *feed) next(ctx context.Context) (*nats.Msg, error) {
 	if f.sub == nil {
 		if err := f.subscribe(); err != nil {
@@ -89,7 +89,7 @@ func (f *feed) next(ctx context.Context) (*nats.Msg, error) {
 	return msgs[0], nil
 }
 
-// settle tells NATS what became of a message. One that NATS does not hear of comes again.
+// settle tells NATS whether a message was taken. NATS delivers it again if it hears nothing.
 func (f *feed) settle(ctx context.Context, msg *nats.Msg, taken bool) {
 	ctx, cancel := context.WithTimeout(ctx, feedPatience)
 	defer cancel()
@@ -100,15 +100,15 @@ func (f *feed) settle(ctx context.Context, msg *nats.Msg, taken bool) {
 	_ = msg.Nak(nats.Context(ctx))
 }
 
-// drop ends the subscription. The consumer stays, and keeps what comes.
+// drop ends the subscription. The consumer stays and collects messages.
 func (f *feed) drop() {
 	if f.sub != nil {
-		_ = f.sub.Unsubscribe() // it may have ended
+		_ = f.sub.Unsubscribe() // it may have ended already
 		f.sub = nil
 	}
 }
 
-// pause lets some time pass, or ends with the context.
+// pause waits for d, or until the context ends.
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():

@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/setup/process"
 )
 
-// TestFeedOutlivesNode: the module goes on reading Dendrite's events after the NATS server that leads its consumer is
-// lost, and misses nothing of before, during and after. Dendrite's own helper would end this process.
+// TestFeedOutlivesNode: the module continues to read Dendrite's events when the NATS server that leads its consumer is
+// lost. It misses no event before, during and after the loss. Dendrite's own helper would end this process.
 func TestFeedOutlivesNode(t *testing.T) {
 	cluster := harness.StartNATS(t)
 	cfg := testConfig(t, "a.example")
@@ -54,7 +54,7 @@ func TestFeedOutlivesNode(t *testing.T) {
 					return
 				}
 			case <-harness.Within(t).Done():
-				t.Fatalf("%s was never noted", id)
+				t.Fatalf("%s never arrived", id)
 			}
 		}
 	}

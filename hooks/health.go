@@ -10,14 +10,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// health shows whether the module's database answers: to Prometheus, and in the log when that changes.
+// health reports whether the module's database answers: in a metric, and in the log at each change.
 type health struct {
 	up   prometheus.Gauge
 	down bool
 	log  *slog.Logger
 }
 
-// newHealth registers the metric where reg is not nil.
+// newHealth registers the metric unless reg is nil.
 func newHealth(reg prometheus.Registerer, log *slog.Logger) (*health, error) {
 	h := &health{log: log, up: prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mimiport_database_up", Help: "Whether the database of MIMI Portability answers: 1 or 0.",
@@ -29,7 +29,7 @@ func newHealth(reg prometheus.Registerer, log *slog.Logger) (*health, error) {
 	return h, reg.Register(h.up)
 }
 
-// watch asks the database again and again.
+// watch queries the database regularly.
 func (h *health) watch(ctx context.Context, store settings) {
 	every(ctx, databasePatience, func() {
 		_, err := store.Setting(ctx, "heartbeat")

@@ -15,7 +15,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// script is a database that answers as it is told, one time after the other, and then shuts the homeserver down.
+// script is a database that gives the answers of a list, one after the other, and then shuts the homeserver down.
 type script struct {
 	answers []error
 	end     context.CancelFunc
@@ -35,7 +35,7 @@ func (s *script) Setting(context.Context, string) (json.RawMessage, error) {
 
 func (s *script) PutSetting(context.Context, string, json.RawMessage) error { return nil }
 
-// TestHealth: the metric follows the database, and the log tells each change once.
+// TestHealth: the metric follows the database, and the log has one line for each change.
 func TestHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reg := prometheus.NewRegistry()

@@ -23,18 +23,18 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
-// keyLife is the longest that a key counts as current after its object was fetched (Matrix specification, server-server
+// keyLife is the longest time after its fetch for which a key counts as current (Matrix specification, server-server
 // API, "Publishing keys").
 const keyLife = 7 * 24 * time.Hour
 
-// keys is delivery.Keys over Dendrite's signing keys, and over those of other servers, which it fetches and stores
-// itself: Dendrite would go to any address for them, and tells of none whether it is from its server.
+// keys is delivery.Keys. It uses Dendrite's signing keys. It fetches and stores the keys of other servers itself:
+// Dendrite would connect to any address for them, and does not tell whether a key comes from its server.
 type keys struct {
 	config *config.FederationAPI
 	ring   *gomatrixserverlib.KeyRing // Dendrite's notaries
 	store  storage.KeyObjects
 	client federation.Doer
-	stolen []string // ids of own keys with which others may sign
+	stolen []string // ids of own keys that others may have
 	now    func() time.Time
 	log    *slog.Logger
 	silent *silences
@@ -55,10 +55,10 @@ func (k *keys) identity(server string) (*fclient.SigningIdentity, error) {
 	return k.config.Matrix.SigningIdentityFor(spec.ServerName(server))
 }
 
-// Known implements proof.Keys. Of a key that several objects hold, that one counts which was fetched last.
+// Known implements proof.Keys. If several objects hold a key, the last fetched one counts.
 func (k *keys) Known(ctx context.Context, server string) (map[string]proof.Key, error) {
 	if k.isLocal(server) {
-		return nil, nil // its keys are in the configuration
+		return nil, nil // the configuration has this server's own keys
 	}
 	stored, err := k.store.KeyObjects(ctx, server)
 	if err != nil {
@@ -68,7 +68,7 @@ func (k *keys) Known(ctx context.Context, server string) (map[string]proof.Key, 
 	for _, o := range stored {
 		published, err := proof.KeyObject(server, o.Object)
 		if err != nil {
-			k.log.WarnContext(ctx, "a stored key object is none", "server", server, "key_id", o.KeyID, "error", err)
+			k.log.WarnContext(ctx, "a stored key object is not valid", "server", server, "key_id", o.KeyID, "error", err)
 		}
 		end := o.FetchedAt.Add(keyLife)
 		for id, key := range published {
@@ -126,8 +126,8 @@ func (k *keys) VerifyOwn(server, keyID string, m mimiport.Signed) error {
 	return mimiport.Verify(m, own[keyID].Public)
 }
 
-// own are the keys of this server, as the configuration has them: Dendrite's key ring knows the present one under every
-// id. A key that this server does not have it never had: there is no other word for it.
+// own returns this server's keys from the configuration. Dendrite's key ring is of no use here: it gives the present
+// key for every id. A key that the configuration lacks was never a key of this server.
 func (k *keys) own(server string, ids []string) (map[string]proof.Key, error) {
 	current, err := k.identity(server)
 	if err != nil {
@@ -163,7 +163,7 @@ func (k *keys) ownObject(server string) ([]byte, error) {
 	return object.Raw, nil
 }
 
-// KeyObject implements delivery.Keys. Of another server it gives the one that is stored, if there is one.
+// KeyObject implements delivery.Keys. For another server it returns the stored object, if there is one.
 func (k *keys) KeyObject(ctx context.Context, server, keyID string) ([]byte, error) {
 	for _, find := range []func() (map[string]proof.Key, error){
 		func() (map[string]proof.Key, error) { return k.Known(ctx, server) },
@@ -184,7 +184,7 @@ func (k *keys) isLocal(server string) bool {
 	return k.config.Matrix.IsLocalServerName(spec.ServerName(server))
 }
 
-// askNotaries asks the configured notaries in turn for keys of a server that cannot be asked itself.
+// askNotaries asks the configured notaries, one after the other, for keys of a server that this one cannot reach.
 func (k *keys) askNotaries(ctx context.Context, server string, ids []string) map[string]proof.Key {
 	for _, f := range k.ring.KeyFetchers {
 		notary, ok := f.(*gomatrixserverlib.PerspectiveKeyFetcher)
@@ -219,9 +219,9 @@ func (k *keys) askNotaries(ctx context.Context, server string, ids []string) map
 	return nil
 }
 
-// fetch asks a server for its key object, which holds. A server that cannot be asked, or answers with something else,
-// is KindPeer, and is not asked again before silence is over or it speaks to this one. KindForbidden and
-// KindBadMessage: this server asks nobody of that name.
+// fetch asks a server for its key object, and verifies it. The error is KindPeer if the server does not answer, or
+// answers with anything else. Then fetch does not ask again until silence is over, or until the server sends a request.
+// The error is KindForbidden or KindBadMessage if this server does not send requests to such a name.
 func (k *keys) fetch(ctx context.Context, server string) ([]byte, error) {
 	if k.silent.isSilent(server) {
 		const why = "%s could not be asked less than %v ago"

@@ -50,18 +50,18 @@ func wantNone(t *testing.T, err error) {
 	}
 }
 
-// verify checks a signature by a key that its server signs with at present.
+// verify checks a signature by a key with which its server signs now.
 func (k *keys) verify(ctx context.Context, server, keyID string, m mimiport.Signed) error {
 	return k.verifySince(ctx, server, keyID, m, k.now())
 }
 
-// verifySince checks a signature by a key that its server signs with at a time or later.
+// verifySince checks a signature by a key with which its server signed at a time or later.
 func (k *keys) verifySince(ctx context.Context, server, keyID string, m mimiport.Signed, since time.Time) error {
 	_, err := proof.Verify(ctx, k, server, keyID, m, since, proof.Known)
 	return err
 }
 
-// at puts the keys' clock at a time.
+// at sets the clock of the keys.
 func (k *keys) at(now time.Time) { k.now = func() time.Time { return now } }
 
 // Profile, section 2: "Our own signatures are checked against our own keys, never through the key ring."
@@ -90,8 +90,7 @@ func TestOwnSignatures(t *testing.T) {
 	wantNone(t, k.VerifyOwn(s.Name, newID, fresh))
 }
 
-// TestOwnKeysAreOnlyOurs: nobody shows this server a key of its own that it does not have: that no such key is known is
-// a refusal.
+// TestOwnKeysAreOnlyOurs: this server refuses a key of its own name that it does not have, whoever shows it.
 func TestOwnKeysAreOnlyOurs(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	_, err := s.keys().Live(t.Context(), s.Name, []string{"ed25519:invented"})
@@ -101,7 +100,7 @@ func TestOwnKeysAreOnlyOurs(t *testing.T) {
 func TestSignAsStranger(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	if _, err := s.keys().Sign("t.example", abort("t.example")); err == nil {
-		t.Error("signed in the name of another server")
+		t.Error("this server signed in the name of another server")
 	}
 }
 
@@ -121,12 +120,12 @@ func TestRemoteSignatures(t *testing.T) {
 	wantKind(t, k.verify(t.Context(), s.Name, id, abort(s.Name)), mimiport.KindBadSignature)
 	wantKind(t, k.verify(t.Context(), s.Name, "ed25519:invented", m), mimiport.KindBadSignature)
 
-	net.set(s.Name, nil) // the key is known by now
+	net.set(s.Name, nil) // the key is stored now
 	wantNone(t, k.verify(t.Context(), s.Name, id, m))
 	_, err := proof.Verify(t.Context(), k, s.Name, id, m, k.now(), proof.Live)
 	wantKind(t, err, mimiport.KindPeer) // but not live
 	k.at(time.Now().Add(8 * 24 * time.Hour))
-	wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer) // not valid any more, and nobody to ask
+	wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer) // expired, and nobody can be asked
 }
 
 func TestRemoteRotation(t *testing.T) {
@@ -144,23 +143,23 @@ func TestRemoteRotation(t *testing.T) {
 	wantNone(t, k.verify(t.Context(), s.Name, newID, fresh))
 }
 
-// TestExpiredKey: a key that is stored counts for a time only if it was valid then, also one that its server has never
-// called old.
+// TestExpiredKey: a stored key counts for a time only if it was valid then. This also holds for a key that its server
+// never listed as old.
 func TestExpiredKey(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
 	id, m := signed(t, s.keys(), s.Name)
 	k := tt.keys()
-	wantNone(t, k.verify(t.Context(), s.Name, id, m)) // now it is known
+	wantNone(t, k.verify(t.Context(), s.Name, id, m)) // now the key is stored
 	net.set(s.Name, nil)
 	fetched := time.Now()
 	k.at(fetched.Add(365 * 24 * time.Hour))
 	wantKind(t, k.verifySince(t.Context(), s.Name, id, m, k.now().Add(-time.Hour)), mimiport.KindPeer)
-	wantNone(t, k.verifySince(t.Context(), s.Name, id, m, fetched)) // it was valid then
+	wantNone(t, k.verifySince(t.Context(), s.Name, id, m, fetched)) // the key was valid then
 }
 
-// TestKnownKeys: what was fetched is known for good, also when its server is gone or has another key, and the last word
-// on a key counts.
+// TestKnownKeys: this server knows a fetched key for ever, also when the key's server is gone or has another key. The
+// last fetched object of a key counts.
 func TestKnownKeys(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
@@ -169,7 +168,7 @@ func TestKnownKeys(t *testing.T) {
 	wantNone(t, k.verify(t.Context(), s.Name, oldID, old))
 	s.rotate(t)
 	k.at(time.Now().Add(time.Second))
-	wantNone(t, k.verify(t.Context(), s.Name, oldID, old)) // nobody has said that it is old
+	wantNone(t, k.verify(t.Context(), s.Name, oldID, old)) // no server has listed it as old
 	newID, fresh := signed(t, s.keys(), s.Name)
 	wantNone(t, k.verify(t.Context(), s.Name, newID, fresh))
 	wantKind(t, k.verify(t.Context(), s.Name, oldID, old), mimiport.KindBadSignature)
@@ -179,15 +178,15 @@ func TestKnownKeys(t *testing.T) {
 	again.store = k.store // another process on the same database
 	known, err := again.Known(t.Context(), s.Name)
 	if err != nil || len(known) != 2 {
-		t.Errorf("known are %d keys: %v", len(known), err)
+		t.Errorf("%d keys are known: %v", len(known), err)
 	}
 	object, err := again.KeyObject(t.Context(), s.Name, newID)
 	if _, bad := proof.KeyObject(s.Name, object); err != nil || bad != nil {
-		t.Errorf("the key object that is known: %v, %v", err, bad)
+		t.Errorf("the known key object: %v, %v", err, bad)
 	}
 }
 
-// counted counts the requests that go through it.
+// counted counts its requests.
 type counted struct {
 	http.RoundTripper
 	n *int
@@ -198,7 +197,8 @@ func (c counted) RoundTrip(r *http.Request) (*http.Response, error) {
 	return c.RoundTripper.RoundTrip(r)
 }
 
-// TestSilentServer: that a server could not be asked is remembered for a minute, or until it speaks to this one.
+// TestSilentServer: this server does not ask an unreachable server again for a minute, or until that one sends a
+// request.
 func TestSilentServer(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
@@ -224,7 +224,7 @@ func TestSilentServer(t *testing.T) {
 	}
 }
 
-// TestGivenUp: a request that is given up says nothing of the server that it asks.
+// TestGivenUp: a canceled request says nothing about the server that it asks.
 func TestGivenUp(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
@@ -238,18 +238,18 @@ func TestGivenUp(t *testing.T) {
 	wantNone(t, k.verify(t.Context(), s.Name, id, m))
 }
 
-// TestManySilentServers: what is remembered of servers that cannot be asked is bounded.
+// TestManySilentServers: the number of unreachable servers in memory is bounded.
 func TestManySilentServers(t *testing.T) {
 	k := start(t, "t.example", newFabric()).keys()
 	for i := range 3 * maxSilent {
 		k.silent.fell(strings.Repeat("a", i%200+1) + "." + strings.Repeat("b", i/200+1))
 	}
 	if len(k.silent.since) > maxSilent {
-		t.Errorf("%d are remembered", len(k.silent.since))
+		t.Errorf("%d servers are in memory", len(k.silent.since))
 	}
 }
 
-// TestOwnRefusals: a server that this one does not ask, by its own rules, is not one that cannot be asked.
+// TestOwnRefusals: a server that this one must not ask, by its own rules, does not count as unreachable.
 func TestOwnRefusals(t *testing.T) {
 	k := start(t, "t.example", newFabric()).keys()
 	k.client = fclient.NewClient(fclient.WithTransport(dial.NewTransport(dial.Allowed{}, false, time.Now)))
@@ -261,8 +261,8 @@ func TestOwnRefusals(t *testing.T) {
 	wantKind(t, err, mimiport.KindBadMessage)
 }
 
-// TestAnswerThatIsNone: a server that answers with something else than its keys cannot be asked, and nothing of it is
-// stored.
+// TestAnswerThatIsNone: a server that answers with anything but its keys counts as unreachable, and nothing of its
+// answer is stored.
 func TestAnswerThatIsNone(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
@@ -281,7 +281,7 @@ func TestAnswerThatIsNone(t *testing.T) {
 			k := tt.keys()
 			wantKind(t, k.verify(t.Context(), s.Name, id, m), mimiport.KindPeer)
 			if stored, err := k.store.KeyObjects(t.Context(), s.Name); len(stored) > 0 || err != nil {
-				t.Errorf("stored are %v: %v", stored, err)
+				t.Errorf("the store has %v: %v", stored, err)
 			}
 		})
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// logHandler gives log/slog records to the homeserver's logrus.
+// logHandler passes log/slog records to the homeserver's logrus.
 type logHandler struct {
 	entry  *logrus.Entry
 	prefix string // the open groups, each with a dot

@@ -9,11 +9,11 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// clock is what all of the module goes by, but for how long something takes. It can be set in a build that tests
-// failures: see failpoints.go.
+// clock returns the time for the whole module. Only measurements of durations do not use it. A build with fail points
+// can set it: see failpoints.go.
 func clock() time.Time { return time.Now() }
 
-// instrument is for the same build.
+// instrument changes nothing in this build.
 func instrument(store storage.Store, sender delivery.Sender) (storage.Store, delivery.Sender) {
 	return store, sender
 }

@@ -14,17 +14,17 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
-// The patience with what this server depends on. Some of it is asked while a group is held: one question without an
-// answer would block the group for good.
+// How long this module waits for other parts. It asks some of them while it holds a group's lock, and a question
+// without an answer would block the group for good.
 const (
-	databasePatience = 5 * time.Second  // with the module's database, for every answer
-	hostPatience     = 5 * time.Second  // with a question to the homeserver
-	sendPatience     = 30 * time.Second // with the homeserver accepting an event into a room
+	databasePatience = 5 * time.Second  // for each answer of the module's database
+	hostPatience     = 5 * time.Second  // for each answer of the homeserver
+	sendPatience     = 30 * time.Second // for the homeserver to accept an event into a room
 )
 
-// within asks the homeserver and waits for a time. The homeserver's database connections have no deadlines and do not
-// heed a context while a server is silent: then the question goes on by itself, and its answer is lost. A panic there
-// is an error here: an HTTP handler bears one too.
+// within asks the homeserver, and waits for at most patience. The homeserver's database connections have no deadlines,
+// and ignore the context while a server is silent. After the wait the question continues in the background, and its
+// answer is lost. within returns a panic as an error, since an HTTP handler would recover from it too.
 func within[T any](ctx context.Context, patience time.Duration, ask func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the homeserver did not answer within %s", patience))
 	type answer struct {
@@ -49,17 +49,17 @@ func within[T any](ctx context.Context, patience time.Duration, ask func(context
 	case <-ctx.Done():
 	}
 	select {
-	case a := <-answered: // both at once
+	case a := <-answered: // the answer and the end came together
 		return a.value, a.err
 	default:
 		return *new(T), context.Cause(ctx)
 	}
 }
 
-// fill is within for a question whose answer is filled in.
+// fill is within for a question that fills in its answer.
 func fill[Q, A any](ctx context.Context, ask func(context.Context, *Q, *A) error, question *Q, into *A) error {
 	a, err := within(ctx, hostPatience, func(ctx context.Context) (*A, error) {
-		a := new(A) // into is the caller's again when the time is up
+		a := new(A) // after the wait, into belongs to the caller again
 		return a, ask(ctx, question, a)
 	})
 	if err == nil {
@@ -68,7 +68,7 @@ func fill[Q, A any](ctx context.Context, ask func(context.Context, *Q, *A) error
 	return err
 }
 
-// patientRooms is Dendrite's room server with a bound on the time of each question that this package asks.
+// patientRooms is Dendrite's room server with a time limit for each question of this package.
 type patientRooms struct{ rsapi.RoomserverInternalAPI }
 
 func (p patientRooms) QueryMembershipForUser(
@@ -139,7 +139,7 @@ func (p patientRooms) QueryRoomsForUser(
 	})
 }
 
-// InputRoomEvents sends events. After sendPatience it is not known whether they are in the room.
+// InputRoomEvents sends events. If it fails after sendPatience, the events may or may not be in the room.
 func (p patientRooms) InputRoomEvents(
 	ctx context.Context, q *rsapi.InputRoomEventsRequest, a *rsapi.InputRoomEventsResponse,
 ) {
@@ -154,7 +154,7 @@ func (p patientRooms) InputRoomEvents(
 	*a = *answer
 }
 
-// patientUsers is Dendrite's user API in the same way.
+// patientUsers is Dendrite's user API with the same limit.
 type patientUsers struct{ userapi.UserInternalAPI }
 
 func (p patientUsers) QueryAccessToken(
@@ -181,10 +181,10 @@ func (p patientUsers) QueryDeviceMessages(
 	return fill(ctx, p.UserInternalAPI.QueryDeviceMessages, q, a)
 }
 
-// patientKeys is Dendrite's database of the keys of other servers in the same way.
+// patientKeys is Dendrite's database of other servers' keys with the same limit.
 type patientKeys struct{ gomatrixserverlib.KeyDatabase }
 
-// keyResults are keys as a database has them.
+// keyResults are keys in the form of a key database.
 type keyResults = map[gomatrixserverlib.PublicKeyLookupRequest]gomatrixserverlib.PublicKeyLookupResult
 
 func (p patientKeys) FetchKeys(

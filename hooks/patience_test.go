@@ -11,7 +11,7 @@ import (
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 )
 
-// hungRooms is a room server whose database has vanished: it answers nothing and heeds no context.
+// hungRooms is a room server whose database has vanished. It never answers, and ignores the context.
 type hungRooms struct {
 	rsapi.RoomserverInternalAPI
 	never chan struct{}
@@ -25,7 +25,7 @@ func (h hungRooms) QueryServerJoinedToRoom(
 	return nil
 }
 
-// TestHungHomeserver: a question that the homeserver never answers ends by itself, and is not taken for an answer.
+// TestHungHomeserver: a question that the homeserver never answers ends with an error after a while.
 func TestHungHomeserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		never := make(chan struct{})
@@ -42,7 +42,7 @@ func TestHungHomeserver(t *testing.T) {
 	})
 }
 
-// TestWithin: an answer, a refusal, a panic and the end of the caller's own context are told apart.
+// TestWithin: within tells an answer, a refusal, a panic and the end of the caller's context apart.
 func TestWithin(t *testing.T) {
 	refusal := errors.New("refused")
 	gone, cancel := context.WithCancel(t.Context())

@@ -7,26 +7,26 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// How many requests about devices are under way at a time, to one server and in all: so many answers are in memory.
+// The most requests about devices that run at a time, to one server and in all. Memory must hold as many answers.
 const (
 	placesEach = 4
 	placesAll  = 64
 )
 
-// places bounds how much is asked of other servers at a time.
+// places bounds the current requests to other servers.
 type places struct {
 	mu   sync.Mutex
 	all  *semaphore.Weighted
-	each map[string]*queue // of the servers that somebody asks, or waits to ask
+	each map[string]*queue // by server, while a request runs or waits
 }
 
-// queue is who asks one server.
+// queue has the requests to one server.
 type queue struct {
 	*semaphore.Weighted
-	wanted int // by how many, those included who have a place
+	wanted int // number of requests, running and waiting
 }
 
-// take waits for a place to ask a server, and fails when the context ends first.
+// take waits for a place to ask a server. It fails if the context ends first.
 func (p *places) take(ctx context.Context, server string) (leave func(), err error) {
 	q := p.enter(server)
 	if err := q.Acquire(ctx, 1); err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 )
 
-// doer is a homeserver that answers as a function says.
+// doer is a homeserver that a function answers for.
 type doer func(ctx context.Context, r *http.Request) (*http.Response, error)
 
 func (f doer) DoHTTPRequest(ctx context.Context, r *http.Request) (*http.Response, error) {
@@ -38,8 +38,8 @@ func asker(answer doer) *deviceKeys {
 	return newDeviceKeys(client, nil, func(string) bool { return false }, &silences{now: time.Now})
 }
 
-// TestLongAnswerOfOneUser: a user whose devices are too many to read about says nothing of their homeserver, which is
-// asked about others as before, and about those who were asked for beside that user.
+// TestLongAnswerOfOneUser: a user has too many devices for one answer. This does not make the homeserver count as
+// unreachable. Questions about other users, alone or together with that user, get answers.
 func TestLongAnswerOfOneUser(t *testing.T) {
 	var asked [][]string
 	d := asker(func(_ context.Context, r *http.Request) (*http.Response, error) {
@@ -66,12 +66,12 @@ func TestLongAnswerOfOneUser(t *testing.T) {
 	wantKind(t, ask("@alice:s.example", "@bob:s.example", "@mallory:s.example"), mimiport.KindPeer)
 	alone := func(users []string) bool { return slices.Equal(users, []string{"@alice:s.example"}) }
 	if !slices.ContainsFunc(asked, alone) {
-		t.Errorf("asked about %v together only", asked)
+		t.Errorf("asked only about %v together", asked)
 	}
 	wantNone(t, ask("@alice:s.example"))
 }
 
-// ending is a context that ends by its deadline when a channel is closed.
+// ending is a context whose deadline passes when a channel is closed.
 type ending struct {
 	context.Context
 	done chan struct{}
@@ -88,8 +88,8 @@ func (e *ending) Err() error {
 	}
 }
 
-// TestHangingServerIsSilent: a homeserver that takes a question and gives no answer in time is not asked again for a
-// minute, so that it holds nobody up twice.
+// TestHangingServerIsSilent: a homeserver that does not answer in time is not asked again for a minute, so it delays
+// nobody twice.
 func TestHangingServerIsSilent(t *testing.T) {
 	asked := 0
 	ctx := &ending{t.Context(), make(chan struct{})}
@@ -108,7 +108,7 @@ func TestHangingServerIsSilent(t *testing.T) {
 	}
 }
 
-// TestPlaces: a server is asked a bounded number of questions at a time, which takes no place from another server.
+// TestPlaces: the current requests to one server are bounded, and take no place from another server.
 func TestPlaces(t *testing.T) {
 	var p places
 	var leave []func()
@@ -131,6 +131,6 @@ func TestPlaces(t *testing.T) {
 	wantNone(t, err)
 	done()
 	if len(p.each) != 0 {
-		t.Errorf("%d servers are remembered", len(p.each))
+		t.Errorf("%d servers are in memory", len(p.each))
 	}
 }

@@ -16,9 +16,9 @@ import (
 // maxRegistration is the largest registration request in bytes. Dendrite sets no limit.
 const maxRegistration = 64 << 10
 
-// reserveSender keeps the user in whose name messages are delivered from being registered (profile, section 7).
-// Dendrite itself refuses names that begin with an underscore to all but application services, which may have any name
-// in their namespace.
+// reserveSender prevents the registration of the user who sends the messages of this module (profile, section 7).
+// Dendrite itself refuses names that begin with an underscore, but it lets application services register any name in
+// their namespace.
 func reserveSender(client *mux.Router, server spec.ServerName) error {
 	sender := federation.SenderID(string(server))
 	return wrap(client, "/_matrix/client/{apiversion:(?:r0|v3)}/register", func(register http.Handler) http.Handler {
@@ -39,7 +39,7 @@ func reserveSender(client *mux.Router, server spec.ServerName) error {
 	})
 }
 
-// registers says whether Dendrite would understand a body as the registration of a user: by local part or by user id.
+// registers reports whether Dendrite would read a body as a registration of the user, by local part or by user id.
 func registers(body []byte, user string) bool {
 	var request struct {
 		Username string `json:"username"`
@@ -54,5 +54,5 @@ func registers(body []byte, user string) bool {
 func refuse(w http.ResponseWriter, status int, reason spec.MatrixError) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(reason) // whoever asked has gone
+	_ = json.NewEncoder(w).Encode(reason) // an error means that the client is gone
 }

@@ -87,7 +87,7 @@ type homeserver struct {
 	handler http.Handler
 }
 
-// start boots a homeserver, with a changed configuration if need be, and connects it to the fabric.
+// start boots a homeserver and connects it to the fabric. changes can change its configuration.
 func start(t *testing.T, name string, net *fabric, changes ...func(*config.Dendrite)) *homeserver {
 	t.Helper()
 	cfg := testConfig(t, name)
@@ -142,7 +142,7 @@ func testConfig(t *testing.T, name string) *config.Dendrite {
 	return &cfg
 }
 
-// boot is Dendrite's main without listeners, metrics and the world.
+// boot is Dendrite's main without listeners and metrics, and without the network.
 func boot(t *testing.T, cfg *config.Dendrite, net *fabric) Deps {
 	pc := process.NewProcessContext()
 	fed := fclient.NewFederationClient(cfg.Global.SigningIdentities(), fclient.WithTransport(net))
@@ -178,7 +178,7 @@ func handlerOf(r httputil.Routers) http.Handler {
 	return m
 }
 
-// quiesce waits until Dendrite's consumers have nothing left to do: one that is cut off in its work panics.
+// quiesce waits until Dendrite's consumers are idle. A consumer that is cut off in its work panics.
 func (h *homeserver) quiesce(t *testing.T) {
 	js, _ := h.NATS.Prepare(h.Process, &h.Config.Global.JetStream)
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -223,7 +223,7 @@ func (h *homeserver) deviceKeys() *deviceKeys {
 	return newDeviceKeys(client, h.Users, k.isLocal, k.silent)
 }
 
-// meets stores another homeserver's key where Dendrite keeps those that requests are signed with.
+// meets stores another homeserver's key where Dendrite looks for the keys of signed requests.
 func (h *homeserver) meets(t *testing.T, other *homeserver) error {
 	g := &other.Config.Global
 	of := gomatrixserverlib.PublicKeyLookupRequest{ServerName: spec.ServerName(other.Name), KeyID: g.KeyID}
@@ -242,7 +242,7 @@ func (h *homeserver) rooms() *rooms {
 	}
 }
 
-// rotate gives the homeserver a new signing key and keeps the old one as such.
+// rotate gives the homeserver a new signing key, and lists the former key as old.
 func (h *homeserver) rotate(t *testing.T) {
 	t.Helper()
 	g := &h.Config.Global

@@ -2,8 +2,8 @@ package hooks
 
 import "github.com/matrix-org/gomatrixserverlib"
 
-// guarded is Dendrite's key ring with another client for its fetchers. Dendrite's own client goes to any address for
-// the key of a server that only claims to have signed a request.
+// guarded is Dendrite's key ring with another client for its fetchers. Dendrite's own client connects to any address
+// for the key of a server that only claims to have signed a request.
 func guarded(ring *gomatrixserverlib.KeyRing, client gomatrixserverlib.KeyClient) *gomatrixserverlib.KeyRing {
 	g := &gomatrixserverlib.KeyRing{KeyDatabase: patientKeys{ring.KeyDatabase}}
 	for _, fetcher := range ring.KeyFetchers {

@@ -46,7 +46,7 @@ var _ delivery.Rooms = (*rooms)(nil)
 func (r *rooms) Standing(ctx context.Context, roomID, userID string) (delivery.Standing, error) {
 	user, err := spec.NewUserID(userID, true)
 	if err != nil {
-		return delivery.Standing{}, nil // a room has no such member
+		return delivery.Standing{}, nil // not a user id, so not a member
 	}
 	known, in, err := r.sees(ctx, roomID)
 	if err != nil || !known {
@@ -71,8 +71,8 @@ func (r *rooms) Standing(ctx context.Context, roomID, userID string) (delivery.S
 	return st, nil
 }
 
-// sees says whether this server is in a room, or was: the room server keeps the state of a room that it has left. A
-// room to which a user was only invited has none.
+// sees reports whether this server knows a room, and whether it is in the room now. The room server keeps the state of
+// a room that it has left. It has no state of a room to which a user was only invited.
 func (r *rooms) sees(ctx context.Context, roomID string) (known, in bool, err error) {
 	var answer rsapi.QueryServerJoinedToRoomResponse
 	err = r.api.QueryServerJoinedToRoom(ctx, &rsapi.QueryServerJoinedToRoomRequest{RoomID: roomID}, &answer)
@@ -109,13 +109,13 @@ func (r *rooms) Powers(ctx context.Context, roomID string, userIDs []string) ([]
 	return powers, nil
 }
 
-// roomLevels are a room's power levels, and its creators who stand above them.
+// roomLevels are a room's power levels, and the creators who stand above them.
 type roomLevels struct {
 	gomatrixserverlib.PowerLevelContent
 	creators []string
 }
 
-// of is the power of a user.
+// of returns the power of a user.
 func (l *roomLevels) of(user spec.SenderID) int64 {
 	if slices.Contains(l.creators, string(user)) {
 		return math.MaxInt64
@@ -123,8 +123,8 @@ func (l *roomLevels) of(user spec.SenderID) int64 {
 	return l.UserLevel(user)
 }
 
-// creators lists the users who stand above all power levels: those of a room of version 12 or later. Of the numbers of
-// later versions nothing is known but that they are numbers.
+// creators lists the users who stand above all power levels, in rooms of version 12 or later. Of later versions, this
+// code knows only that their names are numbers.
 func creators(sender spec.SenderID, create json.RawMessage) []string {
 	var content struct {
 		Version    string   `json:"room_version"`
@@ -139,7 +139,7 @@ func creators(sender spec.SenderID, create json.RawMessage) []string {
 	return append(content.Additional, string(sender))
 }
 
-// powerLevels are the room's, or what the specification says of a room that has none.
+// powerLevels returns the room's levels, or the specification's defaults for a room without them.
 func (r *rooms) powerLevels(ctx context.Context, roomID string) (*roomLevels, error) {
 	create, err := r.stateEvent(ctx, roomID, spec.MRoomCreate)
 	if err != nil {
@@ -160,11 +160,11 @@ func (r *rooms) powerLevels(ctx context.Context, roomID string) (*roomLevels, er
 	return &roomLevels{levels, creators(create.SenderID(), create.Content())}, err
 }
 
-// atOnce is how many users one query of the room server is about: SQLite bounds its parameters.
+// atOnce is the most users in one query of the room server, since SQLite bounds its parameters.
 const atOnce = 10_000
 
-// NotJoined implements delivery.Rooms. It asks the room server's table of members, not for their events: those of a
-// large room are megabytes, and every message that is delivered asks.
+// NotJoined implements delivery.Rooms. It asks the room server's table of members and not for their events. The events
+// of a large room are megabytes, and every delivery of a message asks.
 func (r *rooms) NotJoined(ctx context.Context, roomID string, userIDs []string) ([]string, error) {
 	joined := make(map[string]int, len(userIDs))
 	for users := range slices.Chunk(userIDs, atOnce) {
@@ -183,7 +183,7 @@ func (r *rooms) NotJoined(ctx context.Context, roomID string, userIDs []string) 
 	return slices.DeleteFunc(slices.Clone(userIDs), func(u string) bool { return joined[u] > 0 }), nil
 }
 
-// ServerJoined implements delivery.Rooms. An empty name is this server.
+// ServerJoined implements delivery.Rooms. The empty name is this server.
 func (r *rooms) ServerJoined(ctx context.Context, roomID, server string) (bool, error) {
 	var answer rsapi.QueryServerJoinedToRoomResponse
 	question := rsapi.QueryServerJoinedToRoomRequest{RoomID: roomID, ServerName: spec.ServerName(server)}
@@ -191,8 +191,8 @@ func (r *rooms) ServerJoined(ctx context.Context, roomID, server string) (bool, 
 	return answer.RoomExists && answer.IsInRoom, err
 }
 
-// Movers implements delivery.Rooms. Where not everybody may move the group, it asks for few members only: their events
-// in a large room are megabytes.
+// Movers implements delivery.Rooms. If not everybody may move the group, it asks for few members only, since the member
+// events of a large room are megabytes.
 func (r *rooms) Movers(ctx context.Context, roomID string, anybody bool) ([]string, error) {
 	levels, err := r.powerLevels(ctx, roomID)
 	if err != nil {
@@ -218,7 +218,7 @@ func (r *rooms) Movers(ctx context.Context, roomID string, anybody bool) ([]stri
 	return serversOf(slices.DeleteFunc(users, func(u string) bool { return slices.Contains(missing, u) })), nil
 }
 
-// joinedServers are the servers of a room's joined users, each once.
+// joinedServers returns the servers of a room's joined users, each once.
 func (r *rooms) joinedServers(ctx context.Context, roomID string) ([]string, error) {
 	var members rsapi.QueryMembershipsForRoomResponse
 	request := &rsapi.QueryMembershipsForRoomRequest{RoomID: roomID, JoinedOnly: true}
@@ -232,7 +232,7 @@ func (r *rooms) joinedServers(ctx context.Context, roomID string) ([]string, err
 	return serversOf(users), nil
 }
 
-// serversOf are the servers of users, each once.
+// serversOf returns the servers of users, each once.
 func serversOf(users []string) (servers []string) {
 	for _, user := range users {
 		_, server, _ := strings.Cut(user, ":")
@@ -242,7 +242,8 @@ func serversOf(users []string) (servers []string) {
 	return slices.Compact(servers)
 }
 
-// Denied implements delivery.Rooms. The room server's own answer is wrong: it matches parts of names, and heeds case.
+// Denied implements delivery.Rooms. It does not use the room server's own answer, which is wrong: that one matches
+// parts of names, and is case-sensitive.
 func (r *rooms) Denied(ctx context.Context, roomID string, servers []string) ([]string, error) {
 	a, err := r.acl(ctx, roomID)
 	if err != nil || a == nil {
@@ -260,8 +261,8 @@ func (r *rooms) State(ctx context.Context, roomID, eventType string) (json.RawMe
 	return json.RawMessage(event.Content()), nil
 }
 
-// StateInForce implements delivery.Rooms. A redaction leaves nothing of the content of the module's events, and the
-// host does not mark the event: one without content counts as redacted.
+// StateInForce implements delivery.Rooms. A redaction removes all content of the module's events, and Dendrite does not
+// mark redacted events. So an event without content counts as redacted.
 func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error) {
 	if _, in, err := r.sees(ctx, roomID); err != nil || !in {
 		return nil, err
@@ -274,7 +275,7 @@ func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (jso
 	if err != nil {
 		return nil, err
 	}
-	// A room that was bound by an earlier version has no level of its own for a list of successors.
+	// A room that an earlier version bound has no level for the list of successors.
 	need := max(levels.EventLevel(eventType, true), levels.EventLevel(api.EventPointer, true))
 	if levels.of(event.SenderID()) < need {
 		return nil, nil
@@ -282,11 +283,11 @@ func (r *rooms) StateInForce(ctx context.Context, roomID, eventType string) (jso
 	return lastGood(ctx, r.acls.store, eventType+"/"+roomID, event.Content(), acl.Redacted(event.Content()))
 }
 
-// stateEvent is nil where the room, or such an event in it, is unknown. Of a room that this server has left it is the
-// last one that this server saw.
+// stateEvent returns nil if this server does not know the room, or if the room has no such event. For a room that this
+// server has left, it returns the last event that this server saw.
 func (r *rooms) stateEvent(ctx context.Context, roomID, eventType string) (*types.HeaderedEvent, error) {
 	if known, _, err := r.sees(ctx, roomID); err != nil || !known {
-		return nil, err // the room server would answer an unknown room with an error
+		return nil, err // the room server returns an error for an unknown room
 	}
 	key := gomatrixserverlib.StateKeyTuple{EventType: eventType}
 	var state rsapi.QueryCurrentStateResponse
@@ -295,7 +296,7 @@ func (r *rooms) stateEvent(ctx context.Context, roomID, eventType string) (*type
 	return state.StateEvents[key], err
 }
 
-// SendState implements delivery.Rooms. Content that the room already has is not sent again.
+// SendState implements delivery.Rooms. It does not send content that the room already has.
 func (r *rooms) SendState(ctx context.Context, roomID, userID, eventType string, content any) error {
 	const op = "send state event"
 	user, err := spec.NewUserID(userID, true)
@@ -318,7 +319,7 @@ func (r *rooms) SendState(ctx context.Context, roomID, userID, eventType string,
 		return err
 	}
 	domain := user.Domain()
-	// Once it is on its way, the event must not be lost with the request.
+	// The end of the request must not stop an event that is on its way.
 	events := []*types.HeaderedEvent{event}
 	return rsapi.SendEvents(context.WithoutCancel(ctx), r.api, rsapi.KindNew, events, domain, domain, domain, nil, false)
 }
@@ -336,7 +337,7 @@ func (r *rooms) hasContent(ctx context.Context, roomID, eventType string, conten
 		gomatrixserverlib.CanonicalJSONAssumeValid(wanted)), nil
 }
 
-// buildState makes a state event that the room's rules allow, or returns a KindForbidden error.
+// buildState makes a state event that the room's rules allow. Otherwise the error is KindForbidden.
 func (r *rooms) buildState(
 	ctx context.Context, room *spec.RoomID, user *spec.UserID, eventType string, content any,
 ) (*types.HeaderedEvent, error) {
@@ -375,7 +376,7 @@ func (r *rooms) buildState(
 	return event, nil
 }
 
-// requireAllowed fails unless the room, in a state, lets an event in.
+// requireAllowed fails unless the rules of the room allow the event in the given state.
 func (r *rooms) requireAllowed(
 	ctx context.Context, event *types.HeaderedEvent, state *rsapi.QueryLatestEventsAndStateResponse,
 ) error {
@@ -385,11 +386,11 @@ func (r *rooms) requireAllowed(
 	})
 }
 
-// RoomsOf implements delivery.Rooms. The room server remembers rooms that this server has left.
+// RoomsOf implements delivery.Rooms. The room server also knows rooms that this server has left.
 func (r *rooms) RoomsOf(ctx context.Context, userID string) ([]string, error) {
 	user, err := spec.NewUserID(userID, true)
 	if err != nil {
-		return nil, nil // not one that can be in a room
+		return nil, nil // not a user id, so in no room
 	}
 	found, err := r.api.QueryRoomsForUser(ctx, *user, spec.Join)
 	rooms := make([]string, len(found))
@@ -409,12 +410,12 @@ func (r *rooms) Joined(ctx context.Context, roomID string) ([]string, error) {
 	return slices.Sorted(maps.Keys(shared.UserIDsToCount)), err
 }
 
-// LocalAccount implements delivery.Rooms. Deactivating an account deletes its devices, and Dendrite tells of it in no
-// other way; an application service's user has none to begin with.
+// LocalAccount implements delivery.Rooms. Dendrite sends no event when an account is deactivated; it only deletes the
+// account's devices. A user of an application service may never have devices.
 func (r *rooms) LocalAccount(ctx context.Context, userID string) (bool, error) {
 	user, err := spec.NewUserID(userID, true)
 	if err != nil || !r.config.IsLocalServerName(user.Domain()) {
-		return false, nil // not one of ours
+		return false, nil // not a local user
 	}
 	var found userapi.QueryAccountByLocalpartResponse
 	err = r.users.QueryAccountByLocalpart(ctx,
@@ -434,7 +435,7 @@ func (r *rooms) LocalAccount(ctx context.Context, userID string) (bool, error) {
 	return len(devices.Devices) > 0, err
 }
 
-// stripes is a fixed number of locks, shared by any number of names.
+// stripes is a fixed number of locks for any number of names.
 type stripes struct {
 	locks [64]sync.Mutex
 }

@@ -84,7 +84,8 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestMovers: who may move a group once it is bound: by the level that the room asks for the pointer, or will ask.
+// TestMovers: Movers lists the users who may move a group once it is bound. They have the level that the room requires,
+// or will require, for the pointer.
 func TestMovers(t *testing.T) {
 	net := newFabric()
 	s, tt := start(t, "s.example", net), start(t, "t.example", net)
@@ -115,7 +116,7 @@ func TestMovers(t *testing.T) {
 	want("all have the power", false, s.Name, tt.Name)
 }
 
-// TestPowers: the levels of users are told in their order, those of users who are not in the room too.
+// TestPowers: Powers returns the levels in the order of the users, also for users who are not in the room.
 func TestPowers(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice, bob := s.register(t, "alice"), s.register(t, "bob")
@@ -129,7 +130,7 @@ func TestPowers(t *testing.T) {
 	}
 }
 
-// TestCreators: the creators of a room of version 12 stand above all power levels, in earlier versions nobody does.
+// TestCreators: the creators of a room of version 12 stand above all power levels. In earlier versions nobody does.
 func TestCreators(t *testing.T) {
 	for content, want := range map[string][]string{
 		`{"room_version":"12"}`:                                {"@a:x"},
@@ -161,7 +162,7 @@ func TestPointerLevel(t *testing.T) {
 	}
 }
 
-// wantInForce compares the pointer that is in force with the term that it should name, 0 for none.
+// wantInForce compares the term of the pointer in force with the wanted one. 0 is none.
 func wantInForce(t *testing.T, r *rooms, room string, term uint64) {
 	t.Helper()
 	content, err := r.StateInForce(t.Context(), room, api.EventPointer)
@@ -175,8 +176,8 @@ func wantInForce(t *testing.T, r *rooms, room string, term uint64) {
 	}
 }
 
-// TestPointerInForce: a pointer counts only while its sender has the power to send it. A redacted one leaves the last
-// good one in force.
+// TestPointerInForce: a pointer counts only while its sender has the power to send it. After a redaction, the last good
+// pointer stays in force.
 func TestPointerInForce(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice, bob := s.register(t, "alice"), s.register(t, "bob")
@@ -196,7 +197,7 @@ func TestPointerInForce(t *testing.T) {
 }
 
 // TestSuccessorsInForce: a list of successors counts only while its sender has the power to send the pointer, also in a
-// room that has reserved no level for the list. A redacted one leaves the last good one in force.
+// room that has no level of its own for the list. After a redaction, the last good list stays in force.
 func TestSuccessorsInForce(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice, bob := s.register(t, "alice"), s.register(t, "bob")
@@ -267,7 +268,7 @@ func TestSendState(t *testing.T) {
 
 	wantNone(t, r.SendState(t.Context(), room, alice.ID, eventType, content))
 	wantNone(t, r.SendState(t.Context(), room, alice.ID, eventType, map[string]any{"via": "u.example", "term": 2}))
-	s.quiesce(t) // the sync API, which /messages asks, follows the room server
+	s.quiesce(t) // /messages asks the sync API, which follows the room server
 	if n := countEvents(t, alice, room, eventType); n != 2 {
 		t.Errorf("there are %d events: the same content was sent again", n)
 	}
@@ -337,7 +338,7 @@ func TestToDevice(t *testing.T) {
 	}
 }
 
-// TestToDeviceLoggedOut: what is for a device that has been logged out is not kept for it.
+// TestToDeviceLoggedOut: Dendrite does not keep an event for a device that is logged out.
 func TestToDeviceLoggedOut(t *testing.T) {
 	s := start(t, "s.example", newFabric())
 	alice := s.register(t, "alice")
@@ -347,7 +348,7 @@ func TestToDeviceLoggedOut(t *testing.T) {
 	wantNone(t, phone.Logout(t.Context()))
 	to := map[string][]string{alice.ID: {"PHONE", alice.DeviceID}}
 	wantNone(t, d.ToDevice(t.Context(), s.Name, s.Name, "txn", to, json.RawMessage(`{}`)))
-	phone, err = alice.Login(t.Context(), "PHONE") // whoever has the id would find it
+	phone, err = alice.Login(t.Context(), "PHONE") // a new device with this id would get the event
 	wantNone(t, err)
 	_, err = alice.Await(harness.Within(t), "", func(sync *harness.Sync) bool { return len(sync.ToDevice.Events) > 0 })
 	wantNone(t, err)

@@ -12,11 +12,11 @@ import (
 	"github.com/matrix-org/dendrite/internal/httputil"
 )
 
-// surface is a table of routes with its place in Dendrite's.
+// surface is a table of routes, and its place among Dendrite's routes.
 type surface struct {
 	name         string // in metrics
 	router       *mux.Router
-	root, prefix string // where the router is mounted, and where the routes are to be
+	root, prefix string // the path of the router, and the path of the routes
 	routes       []edge.Route
 	auth         edge.Authenticate
 }
@@ -27,10 +27,10 @@ func (a *surface) mount(metrics *edge.Metrics, bodies *edge.Bodies, log *slog.Lo
 	edge.Mount(sub, a.routes, a.auth, bodies, log)
 }
 
-// cors lets web clients in, as Dendrite does on its own routes.
+// cors lets web clients in, as on Dendrite's own routes.
 func cors(next http.Handler) http.Handler { return httputil.WrapHandlerInCORS(next) }
 
-// wrap puts a handler around that of one of Dendrite's routes. A second route of that path would never match.
+// wrap puts a handler around the handler of a Dendrite route. A second route with the same path would never match.
 func wrap(router *mux.Router, path string, around func(http.Handler) http.Handler) error {
 	found := false
 	err := router.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {

@@ -7,11 +7,11 @@ import (
 )
 
 const (
-	silence   = time.Minute // a server that could not be asked is not asked again for so long
-	maxSilent = 1024        // servers that are remembered as such
+	silence   = time.Minute // the time for which nobody asks an unreachable server again
+	maxSilent = 1024        // the most unreachable servers in memory
 )
 
-// silences remembers which servers could not be asked.
+// silences remembers the unreachable servers.
 type silences struct {
 	now func() time.Time
 
@@ -26,7 +26,7 @@ func (s *silences) isSilent(server string) bool {
 	return ok && s.now().Before(since.Add(silence))
 }
 
-// fell remembers that a server could not be asked.
+// fell records that a server is unreachable.
 func (s *silences) fell(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -37,7 +37,7 @@ func (s *silences) fell(server string) {
 	s.since[server] = s.now()
 }
 
-// spoke says that a server has spoken to this one: it may be asked.
+// spoke records that a server sent a request, so that others may ask it again.
 func (s *silences) spoke(server string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

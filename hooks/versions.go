@@ -9,8 +9,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
-// advertise adds this project to the unstable features in Dendrite's answer to /_matrix/client/versions. Dendrite keeps
-// its feature map to itself.
+// advertise adds this project to the unstable features in Dendrite's answer to /_matrix/client/versions. It changes the
+// answer, since Dendrite does not export its map of features.
 func advertise(client *mux.Router) error {
 	return wrap(client, "/_matrix/client/versions", withFeature)
 }
@@ -24,7 +24,7 @@ func withFeature(versions http.Handler) http.Handler {
 	})
 }
 
-// addFeature leaves alone what is not an answer of that route, such as the empty answer to OPTIONS.
+// addFeature adds the feature to an answer. It does not change other bodies, such as the empty answer to OPTIONS.
 func addFeature(body []byte) []byte {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(body, &fields) != nil || fields["versions"] == nil {
@@ -38,7 +38,7 @@ func addFeature(body []byte) []byte {
 	return wider
 }
 
-// recorder holds an answer back until it is complete.
+// recorder keeps an answer until it is complete.
 type recorder struct {
 	header http.Header
 	status int
