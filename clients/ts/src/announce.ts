@@ -1,4 +1,4 @@
-// What the room is told of its group, where no homeserver does it for its user (profile, sections 7 and 12).
+// Announces a group in its room, where no homeserver does it for its user (profile, sections 7 and 12).
 import { type Preimage, PROTOCOL, type Signed } from "./ds.js";
 import { type Group, type OwnMigration, same } from "./group.js";
 import { BINDING, type Matrix, POINTER, SUCCESSORS } from "./matrix.js";
@@ -7,16 +7,16 @@ import { type Pointer, pointerTo } from "./pointer.js";
 import { POWER_LEVELS, RoomState } from "./room.js";
 import { decode, fromBase64, fromBase64url, groupIdOf, migrationResponse, toBase64 } from "./wire.js";
 
-/** The level that is reserved for the events that name a group and its place. */
+/** The power level for the events that name a group and its place. */
 const RESERVED_LEVEL = 100;
 
-/** Says in rooms what a user does with their groups. What a homeserver has said is not said again. */
+/** Announces in rooms what a user does with their groups. It does not repeat what a homeserver has announced. */
 export class Announcer {
   constructor(private readonly matrix: Matrix) {}
 
   /**
-   * Fails unless the own user can name a group in a room and, the first time, reserve the events for it: a group that
-   * its room does not name is lost.
+   * Fails unless the own user can name a group in a room and, the first time, reserve the events for it. If a room does
+   * not name its group, the group is lost.
    */
   async requireAnnouncer(roomId: string): Promise<void> {
     const { userId } = this.matrix.session;
@@ -27,7 +27,7 @@ export class Announcer {
       throw new Error(`${userId} has not the power to announce a group in ${roomId}`);
   }
 
-  /** Makes the room of a new group name it. The binding comes last: where it is, the rest was once there. */
+  /** Makes the room of a new group name it. It sends the binding last: where there is a binding, the rest was sent. */
   async announceGroup(g: Group, preimage: Preimage): Promise<void> {
     const { roomId: room_id, key: group_id, ds } = g;
     const bound = await this.matrix.roomState(room_id, BINDING);
@@ -43,7 +43,7 @@ export class Announcer {
     await this.matrix.setRoomState(room_id, BINDING, { ...of, ...how, ...former });
   }
 
-  /** Points a room to the Delivery Service to which an own migration, by its source's decision, has led. */
+  /** Points a room to the Delivery Service to which an own migration led, as its source decided. */
   async announceMove(g: Group, m: OwnMigration, confirmation: Signed): Promise<void> {
     const { roomId: room_id, key: group_id, ds: via, term } = g;
     const present = pointerTo(await this.matrix.roomState(room_id, POINTER), room_id, group_id);
@@ -66,8 +66,8 @@ export class Announcer {
 }
 
 /**
- * A room's power levels with one for each of the events that name a group and its place, else whoever may send any
- * state could move the room's group; undefined where binding and pointer have one.
+ * A room's power levels with a level for each of the events that name a group and its place; undefined where binding
+ * and pointer have one. Otherwise anybody who may send any state could move the room's group.
  */
 function reservingLevels(levels: any): object | undefined {
   if (levels === undefined) throw new Error("the room has no power levels");
@@ -76,7 +76,7 @@ function reservingLevels(levels: any): object | undefined {
   return { ...levels, events: { ...own, ...levels.events } };
 }
 
-/** Fails unless a Delivery Service has made an id, for a group in the room. Else it could name its group anywhere. */
+/** Fails unless the Delivery Service made the id for a group in the room. Otherwise it could choose any name. */
 export function requireOwnId(id: string, preimage: Preimage | undefined, server: string, roomId: string): void {
   const made = groupIdOf({ creatingServer: server, roomId, nonce: fromBase64(preimage?.nonce ?? "") });
   if (preimage?.creating_server !== server || preimage.room_id !== roomId || !same(made, fromBase64url(id)))

@@ -1,4 +1,4 @@
-// The client: what its user asks of groups, and the loop that follows them.
+// The client: the operations on groups, and the loop that follows them.
 import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
 import { Announcer, requireOwnId } from "./announce.js";
@@ -43,45 +43,45 @@ import { Chosen, type Transport } from "./transport.js";
 import * as wire from "./wire.js";
 import { decode, encode, fromBase64, fromBase64url, toBase64, toBase64url } from "./wire.js";
 
-/** How often a request is repeated while a server fails, with doubling pauses from RETRY_PAUSE milliseconds. */
+/** How often a request is repeated while a server fails. The pauses start at RETRY_PAUSE milliseconds and double. */
 const MAX_RETRIES = 6;
 const RETRY_PAUSE = 200;
 /** How long a request waits for a migration under way, in milliseconds: longer than any freeze (profile, section 6). */
 const MAX_FROZEN = 11 * 60_000;
 const POLL_PAUSE = 500;
-/**
- * How many KeyPackages are kept that are for when the others are used up: a Welcome for the former one may come late.
- */
+/** How many KeyPackages of last resort are kept: a Welcome for the former one may arrive late. */
 const LAST_RESORTS = 2;
 /** How long one /sync waits for news, in milliseconds. */
 const SYNC_WAIT = 20_000;
 
-/** How a migration of this client has ended; "overtaken" by a Commit of another member in the same epoch. */
+/** How a migration of this client ended; "overtaken" means by a Commit of another member in the same epoch. */
 export type Outcome = { state: "moved"; ds: string; term: number } | { state: "aborted" | "overtaken"; reason: string };
 
 /**
- * The Delivery Service has forgotten Commits that it had accepted: it was restored from a backup. Its operator has to
- * act.
+ * The Delivery Service has forgotten Commits that it accepted, as after a restore from a backup. Its operator must act.
  */
 export class Behind extends Error {
   override name = "Behind";
 }
 
-/** The Delivery Service has accepted two Commits in one epoch. Its operator has to act. */
+/** The Delivery Service has accepted two Commits in one epoch. Its operator must act. */
 export class Forked extends Error {
   override name = "Forked";
 }
 
 /**
- * How long a request waits at most because a server asks it to, in milliseconds. A longer wait is the application's.
+ * The longest time that a request waits when a server asks it to, in milliseconds. For a longer time, the application
+ * must wait.
  */
 const LONGEST_WAIT = 30_000;
 
-/** Whether a refusal names a time to try again that a request can wait for. */
+/** Whether a refusal names a time to try again that is short enough for a request to wait. */
 const worthWaiting = (e: MatrixError) =>
   e.body.retry_after_ms !== undefined && Number(e.body.retry_after_ms) <= LONGEST_WAIT;
 
-/** A server's refusal that repeating the request will not change: not its fault, and with no time soon to try again. */
+/**
+ * A final refusal: not a fault of the server, and without a time soon to try again. To repeat the request is useless.
+ */
 const isFinal = (e: unknown): e is MatrixError | Behind | Forked =>
   e instanceof Behind ||
   e instanceof Forked ||
@@ -92,13 +92,14 @@ const redirectOf = (e: MatrixError) => e.body.moved as MovedInfo | undefined;
 
 const externalSender = (encoded: Uint8Array): ExternalSender | undefined => decodeExternalSender(encoded, 0)?.[0];
 
-/** Fails if the group is on two branches: what is submitted to one of them could be lost. */
+/** Fails if the group has two branches: a message to one of them could be lost. */
 function requireOneBranch({ fork, ds }: Group): void {
   if (fork !== undefined) throw new Forked(`${ds} has signed for two Commits in one epoch`);
 }
 
 /**
- * Fails if this device is about to be removed: it cannot commit that, which has to come first (RFC 9420, section 12.4).
+ * Fails if a pending proposal removes this device. The proposal must be committed first (RFC 9420, section 12.4), and
+ * this device cannot commit it.
  */
 function requireStaying({ state }: Group): void {
   if (mls.removalPending(state)) throw new Error("this device is about to be removed");
@@ -140,12 +141,12 @@ export class Client {
     return g;
   }
 
-  /** A Delivery Service, as this device reaches it. */
+  /** A Delivery Service, by the route that this device uses. */
   ds(server: string): DeliveryService {
     return new DeliveryService(this.transport, server);
   }
 
-  /** Runs one step at a time: what a step sees of a group stays true until it ends. */
+  /** Runs one step at a time, so that a step's view of a group stays true until the step ends. */
   private exclusive<T>(step: () => Promise<T>): Promise<T> {
     const run = this.turn.then(step, step);
     this.turn = run.catch(() => undefined);
@@ -168,7 +169,7 @@ export class Client {
     }
   }
 
-  /** The device's signature key, made the first time, for a cipher suite: 1 or 3, which sign with the same key. */
+  /** The device's signature key for a cipher suite, made the first time. The suites 1 and 3 share it. */
   async createIdentity(suite: number): Promise<mls.Identity> {
     const { identity } = this.stored;
     if (identity?.suite !== suite) {
@@ -192,8 +193,8 @@ export class Client {
   }
 
   /**
-   * Makes n KeyPackages and publishes them as Matrix one-time keys, one more as a last resort, and the device so that
-   * others find it.
+   * Makes n KeyPackages and publishes them as Matrix one-time keys, with one more of last resort. It also publishes the
+   * device so that others find it.
    */
   async publishKeyPackages(n: number): Promise<void> {
     await this.publishDevice();
@@ -221,7 +222,7 @@ export class Client {
     this.world.save();
   }
 
-  /** A new KeyPackage of the device as it is published. */
+  /** A new KeyPackage of the device, in its published form. */
   private async newKeyPackage(fallback: boolean) {
     const identity = ownIdentity(this.stored);
     const own = await mls.newKeyPackage(identity, seconds(this.world));
@@ -230,7 +231,9 @@ export class Client {
     return { ref, value: await oneTimeKey(identity, mls.encodeKeyPackage(own.publicPackage), fallback) };
   }
 
-  /** Creates the group of a room at a Delivery Service: reserve an id, create the group under it, bind, announce. */
+  /**
+   * Creates the group of a room at a Delivery Service: reserves an id, creates the group, binds it and announces it.
+   */
   async createGroup(roomId: string, server: string): Promise<Group> {
     const identity = ownIdentity(this.stored);
     await this.publishDevice();
@@ -253,8 +256,7 @@ export class Client {
   }
 
   /**
-   * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2): as a new device, or anew with state that
-   * was lost or has gone wrong.
+   * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2). The device is new, or has lost its state.
    */
   async rejoin(roomId: string): Promise<Group> {
     await this.publishDevice();
@@ -266,8 +268,8 @@ export class Client {
   }
 
   /**
-   * Adds all devices of a user that have published KeyPackages and are not members yet. A device whose KeyPackage it
-   * has not signed, or that the group cannot take, is left out: an event says so.
+   * Adds all devices of a user that have published KeyPackages and are not members yet. It leaves a device out, with an
+   * event, if the device did not sign its KeyPackage or the group cannot take it.
    */
   async add(g: Group, userId: string): Promise<void> {
     const published = await this.matrix.queryKeys([userId]);
@@ -291,7 +293,7 @@ export class Client {
     await this.commit(g, (state) => devices.filter((d) => missing(state, d.deviceId)).map((d) => d.add));
   }
 
-  /** The members of a group, by leaf, and how sure it is that each leaf is of the device that it names. */
+  /** The members of a group, by leaf, with the trust in each leaf: whether it belongs to the device that it names. */
   async members(g: Group): Promise<(mls.Member & { verified: Verification })[]> {
     await this.inbox.check(g);
     return mls.members(g.state).map((m) => ({ ...m, verified: g.checked.get(checkId(m)) ?? "unknown" }));
@@ -312,8 +314,8 @@ export class Client {
   }
 
   /**
-   * Asks to leave a group: another member's next Commit takes this device out. With a SelfRemove where all members know
-   * it, else with a Remove.
+   * Asks to leave a group. The next Commit of another member removes this device. The request is a SelfRemove if all
+   * members support it, else a Remove.
    */
   async leave(g: Group): Promise<void> {
     for (let races = 0; races < MAX_RACES; races++) {
@@ -326,8 +328,9 @@ export class Client {
   }
 
   /**
-   * Makes a Commit of the pending proposals and those that `propose` gives for the current state; gets it accepted. If
-   * the Delivery Service refuses it, the next one leaves out what members have proposed: so nobody can block an epoch.
+   * Makes a Commit of the pending proposals and of the proposals that `propose` returns for the current state. It
+   * returns when the Commit is accepted. If the Delivery Service refuses the Commit, the next one leaves out the
+   * members' proposals, so that no member can block an epoch.
    */
   private async commit(g: Group, propose: (state: ClientState) => ProposalOrRef[]): Promise<void> {
     try {
@@ -347,7 +350,7 @@ export class Client {
     for (let races = 0; races < MAX_RACES; races++) {
       let made = false;
       const commit = await this.exclusive(async () => {
-        // One that got no answer comes first: it may have been accepted.
+        // A Commit without an answer comes first: it may have been accepted.
         if (g.pending !== undefined) return g.pending;
         await this.inbox.prove(g);
         g.pending = await mls.commit(g.state, await mls.choose(g.state, propose(g.state), wanted));
@@ -362,7 +365,7 @@ export class Client {
     throw new Error("other members' Commits kept coming first");
   }
 
-  /** Submits a pending Commit unless its epoch is over by now. After a final refusal it is not sent again. */
+  /** Submits a pending Commit unless its epoch is over. After a final refusal the client does not send it again. */
   private async submitPending(g: Group, commit: PendingCommit): Promise<void> {
     if (g.pending !== commit) return;
     try {
@@ -374,7 +377,7 @@ export class Client {
     if (g.pending === commit) this.inbox.endPending(g);
   }
 
-  /** Submits a message and handles the log up to it. False when the group is in another epoch, or elsewhere. */
+  /** Submits a message and handles the log up to it. False if the group is in another epoch, or has moved. */
   private async submit(g: Group, what: Submission): Promise<boolean> {
     requireOneBranch(g);
     try {
@@ -391,8 +394,8 @@ export class Client {
   }
 
   /**
-   * The group is in another epoch, or elsewhere. Throws the refusal again if this device does not follow it there,
-   * and a Behind if the Delivery Service has less than it once accepted.
+   * The group is in another epoch, or has moved. Throws the refusal again if this device cannot follow. Throws a Behind
+   * if the Delivery Service has lost messages that it accepted.
    */
   private async overtaken(g: Group, e: MatrixError): Promise<void> {
     const { term } = g;
@@ -406,14 +409,17 @@ export class Client {
       throw new Behind(`the Delivery Service is behind: it is in epoch ${there}, this device in ${here}`);
   }
 
-  /** The Delivery Service stops if it has forgotten what it signed: the answer to the next submission says so. */
+  /**
+   * Shows a receipt to the Delivery Service, which stops if it has forgotten what it signed. Its answer to the next
+   * submission then says so.
+   */
   private async showReceipt(g: Group): Promise<void> {
     await this.ds(g.ds)
       .showReceipt(g.key, g.receipt!)
       .catch(() => undefined);
   }
 
-  /** A target that has voted but not heard the decision may hear it from any member (profile, section 6). */
+  /** A target that has voted and has no decision may get the decision from any member (profile, section 6). */
   private async showEvidence(g: Group): Promise<void> {
     if (g.evidence === undefined) return;
     const { migration_response, migration_confirmation: message, key_id } = g.evidence;
@@ -426,8 +432,8 @@ export class Client {
   }
 
   /**
-   * Sends application data, after all that was sent before. Pending proposals are committed first (RFC 9420, section
-   * 12.4). Without an answer the message is kept: it goes before the next one, also after a restart.
+   * Sends application data, after all earlier data. The client commits pending proposals first (RFC 9420, section
+   * 12.4). It keeps a message without an answer, also over a restart, and sends that message before the next one.
    */
   send(g: Group, text: string): Promise<void> {
     return this.inTurn(g, async () => {
@@ -437,7 +443,7 @@ export class Client {
     });
   }
 
-  /** Runs what sends to a group one after another. */
+  /** Runs the sends of a group one after another. */
   private inTurn(g: Group, step: () => Promise<void>): Promise<void> {
     const run = (this.sending.get(g.key) ?? Promise.resolve()).then(step);
     this.sending.set(
@@ -447,13 +453,19 @@ export class Client {
     return run;
   }
 
-  /** An earlier message was refused for good, which is an event, or has no answer still, which is thrown again. */
+  /**
+   * Handles the failure of an earlier send. If that message was refused for good, an event says so. Otherwise throws
+   * the failure again.
+   */
   private unsent(g: Group, e: unknown): void {
     if (g.outgoing !== undefined) throw e;
     this.world.emit({ event: "failed", group: g.key, reason: String(e) });
   }
 
-  /** Brings through what is to be sent. It is dropped with an error that came before it could have been accepted. */
+  /**
+   * Sends the outgoing data until it is accepted. A final refusal, or an error before the first submission, drops the
+   * data.
+   */
   private async finishSending(g: Group): Promise<void> {
     try {
       for (let races = 0; g.outgoing !== undefined; races++) {
@@ -470,8 +482,8 @@ export class Client {
   }
 
   /**
-   * Submits what is to be sent, encrypted once for an epoch. Who has seen it in the log, or has an answer, knows its
-   * fate.
+   * Submits the outgoing data. The client encrypts it once for each epoch. It learns the outcome from the answer, or
+   * from the log.
    */
   private async encryptAndSubmit(g: Group): Promise<void> {
     await this.inbox.prove(g);
@@ -479,7 +491,7 @@ export class Client {
     if (outgoing === undefined) return;
     outgoing.message ??= await this.encrypt(g, outgoing.text);
     const { message } = outgoing;
-    const { sent } = g; // another set once this device has entered anew
+    const { sent } = g; // joining again replaces this set
     const hash = messageHash(fromBase64(message));
     const shown = () => g.sent === sent && !sent.has(hash);
     if (shown() || (await this.submit(g, { message })) || shown()) g.outgoing = undefined;
@@ -497,7 +509,7 @@ export class Client {
     return toBase64(message);
   }
 
-  /** Moves the group to another Delivery Service (profile, section 6). One that was begun before is taken up again. */
+  /** Moves the group to another Delivery Service (profile, section 6), or continues a migration that has begun. */
   async migrate(g: Group, target: string): Promise<Outcome> {
     let last: unknown;
     for (let races = 0; races < MAX_RACES; races++) {
@@ -517,7 +529,7 @@ export class Client {
     throw last;
   }
 
-  /** Why a target has dropped an offer, which no other offer would mend; undefined if it has not, or does not say. */
+  /** The reason for which a target has dropped an offer, if a new offer would not help; else undefined. */
   private async droppedBy(target: string, id: string): Promise<string | undefined> {
     const there = await this.ds(target)
       .migration(id)
@@ -545,7 +557,7 @@ export class Client {
     this.world.save();
   }
 
-  /** Gets an offer and checks that it is the target's, for the group as it is now. */
+  /** Gets an offer, and checks that the target made it for the present state of the group. */
   private async offer(g: Group, target: string) {
     const { epoch } = g.state.groupContext;
     const migrationRequest = { sourceDomainName: g.ds, targetDomainName: target, groupId: g.id, epoch };
@@ -562,7 +574,7 @@ export class Client {
     return { response, migrationResponse, keyId: offer.key_id, sender: sender || undefined, senderOffer };
   }
 
-  /** The target's entry for external_senders, which it has signed for this migration. */
+  /** The target's entry for external_senders, which the target signed for this migration. */
   private async offeredSender(
     g: Group,
     target: string,
@@ -578,14 +590,15 @@ export class Client {
     return externalSender(offer.externalSender);
   }
 
-  /** Ends the group for good, if the user may move it. The room may begin its next group then. */
+  /** Ends the group for good, if the user may move it. After that, the room may begin its next group. */
   async close(g: Group): Promise<void> {
     await this.patiently(() => this.ds(g.ds).close(g.key));
     this.inbox.closed(g);
   }
 
   /**
-   * Begins the next group of the room of a closed one, and adds the users that were in it. An event names who is not.
+   * Begins the next group of a room whose group is closed, and adds that group's users. An event names the users that
+   * it cannot add.
    */
   async reset(g: Group, server = g.ds): Promise<Group> {
     if (!g.closed) throw new Error("the group is not closed");
@@ -599,7 +612,7 @@ export class Client {
     return next;
   }
 
-  /** Brings this client's migration to its end, from wherever it is; also after a restart. */
+  /** Brings this client's migration to its end from any state, also after a restart. */
   async finishMigration(g: Group): Promise<Outcome> {
     const { migration } = g;
     if (migration === undefined) throw new Error("no migration of this client is under way");
@@ -612,7 +625,10 @@ export class Client {
     return this.end(g, { state: "overtaken", reason: "another Commit came first" });
   }
 
-  /** How a migration stands. A source that does not know it gets the Init; without its help the target is asked. */
+  /**
+   * The status of a migration. The source gets the Init if it does not know the migration. If it does not answer, the
+   * client asks the target.
+   */
   private async initOrStatus(g: Group, m: OwnMigration): Promise<MigrationStatus> {
     try {
       return await this.ds(m.source).migration(m.id);
@@ -634,13 +650,13 @@ export class Client {
     }
   }
 
-  /** A refused Init uses up neither the epoch nor the offer (profile, section 5): the attempt is over. */
+  /** Ends the attempt. A refused Init uses up neither the epoch nor the offer (profile, section 5). */
   private async initRefused(g: Group, m: OwnMigration, e: Error): Promise<void> {
     this.inbox.refuse(g, m.commit);
     if (refused(e, WRONG_EPOCH) || refused(e, MOVED)) await this.overtaken(g, e);
   }
 
-  /** Does what follows from a status, of which only signed parts count. Undefined while the migration is undecided. */
+  /** Acts on a status, of which only the signed parts count. Undefined while the migration is undecided. */
   private async settle(g: Group, m: OwnMigration, status: MigrationStatus): Promise<Outcome | undefined> {
     const { migration_confirmation: confirmation, migration_abort: abort, reason = "" } = status;
     const decided = confirmation !== undefined && (await this.inbox.evidence.confirms(g, m, confirmation));
@@ -648,12 +664,12 @@ export class Client {
       const aborted = !m.over && abort !== undefined && (await this.inbox.evidence.aborts(g, m, abort));
       return aborted ? this.end(g, { state: "aborted", reason }) : undefined;
     }
-    if (!m.over) await this.inbox.catchUp(g).catch(() => undefined); // what came before; the source may be gone by now
+    if (!m.over) await this.inbox.catchUp(g).catch(() => undefined); // for earlier messages; the source may be gone
     if (!m.over) this.inbox.merge(g, m.commit);
-    if (!m.commit.accepted) return undefined; // the source has accepted another Commit besides
+    if (!m.commit.accepted) return undefined; // the source also accepted another Commit
     const { receipt } = status;
     await this.ds(m.target).confirmMigration(m.id, { ...confirmation, ...(receipt && { receipt }) });
-    await this.announcer.announceMove(g, m, confirmation).catch(() => undefined); // not every member may
+    await this.announcer.announceMove(g, m, confirmation).catch(() => undefined); // some members may not do this
     await this.inbox.catchUp(g);
     return this.end(g, { state: "moved", ds: m.target, term: g.term });
   }
@@ -669,18 +685,21 @@ export class Client {
     this.world.save();
   }
 
-  /** Asks the source to give up this client's migration; finishMigration tells how it ended. */
+  /** Asks the source to abort this client's migration. finishMigration returns the outcome. */
   abortMigration(g: Group): Promise<MigrationStatus> {
     if (g.migration === undefined) throw new Error("no migration of this client is under way");
     return this.ds(g.migration.source).abortMigration(g.migration.id);
   }
 
-  /** Goes to a server that has reclaimed or recovered the group: the user says that its Delivery Service is lost. */
+  /**
+   * Follows a server that has reclaimed or recovered the group. With this call the user says that the Delivery Service
+   * is lost.
+   */
   follow(g: Group, server: string): Promise<void> {
     return this.patiently(() => this.exclusive(() => this.inbox.followClaim(g, server)));
   }
 
-  /** Names the servers that may take the group on when its host is lost, the first before the others: in the room. */
+  /** Names, in the room, the servers that may take the group on when its host is lost, in order of preference. */
   async setSuccessors(g: Group, servers: string[]): Promise<void> {
     const { userId } = this.matrix.session;
     const state = await this.matrix.allRoomState(g.roomId);
@@ -689,8 +708,8 @@ export class Client {
   }
 
   /**
-   * What an operator needs who recovers the group as this device holds it (profile, section 6). Nothing in it is
-   * secret.
+   * The data with which an operator can recover the group in the state of this device (profile, section 6). It has no
+   * secrets.
    */
   async export(g: Group): Promise<{ protocol: string; group_info: string; ratchet_tree: string; lineage: string }> {
     const { state, lineage, term } = g;
@@ -705,15 +724,15 @@ export class Client {
     return this.exclusive(() => this.inbox.catchUp(g));
   }
 
-  /** Takes in what one /sync brought. */
+  /** Handles the news of one /sync. */
   async synced(result: SyncResult): Promise<void> {
     await this.exclusive(() => this.inbox.synced(result));
     if (result.lastResortUsed && this.stored.lastResorts.length > 0) await this.publishLastResort();
   }
 
   /**
-   * Follows /sync until the signal ends it. After a start every group is brought up to date from its log, and what was
-   * being sent before is sent again.
+   * Follows /sync until the signal ends it. At the start, the client reads every group's log and sends pending messages
+   * again.
    */
   async run(signal: AbortSignal): Promise<void> {
     await this.exclusive(() => this.inbox.catchUpAll());

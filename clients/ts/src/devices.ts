@@ -1,4 +1,4 @@
-// What Matrix publishes of a device: its keys, that of MLS among them, and KeyPackages as signed one-time keys
+// The data that Matrix publishes for a device: its keys, with the MLS key, and KeyPackages as signed one-time keys
 // (profile, section 12).
 import type { KeyPackage } from "ts-mls";
 import { cipherSuite, type Identity, type Member, parseKeyPackage, suiteOfKeyPackage } from "./mls.js";
@@ -40,17 +40,18 @@ export interface KeyPair {
 }
 
 /**
- * How sure it is that a leaf is of the device that it names: its homeserver has not been asked or has not answered;
- * the device does not publish the leaf's key; it does; and the user's other devices can tell by cross-signing.
+ * The trust that a leaf belongs to the device that it names. Either the device's homeserver has not been asked or has
+ * not answered, or the device does not publish the leaf's key, or it does, or it does and the user's other devices have
+ * cross-signed it.
  */
 export type Verification = "unknown" | "unverified" | "key" | "cross-signed";
 
-/** Thrown for a KeyPackage that its device has not signed, or that is for another. */
+/** Thrown for a KeyPackage that its device did not sign, or that names another device. */
 export class OddKeyPackage extends Error {
   override name = "OddKeyPackage";
 }
 
-/** All signatures here are Ed25519: so are those of both cipher suites. */
+/** All signatures in this file are Ed25519, as in both cipher suites. */
 const ed25519 = async () => (await cipherSuite(1)).signature;
 
 /** The name of a device's MLS key among its device keys. */
@@ -68,7 +69,7 @@ export function canonicalJson(value: unknown): string {
   return `{${fields.map(([name, v]) => `${JSON.stringify(name)}:${canonicalJson(v)}`).join(",")}}`;
 }
 
-/** What is signed of an object: all but its signatures and what is unsigned. */
+/** The signed part of an object: everything except `signatures` and `unsigned`. */
 function signedPart(object: object): Uint8Array {
   const { signatures: _, unsigned: __, ...rest } = object as Record<string, unknown>;
   return new Uint8Array(Buffer.from(canonicalJson(rest)));
@@ -78,14 +79,14 @@ async function sign(object: object, { signKey }: KeyPair): Promise<string> {
   return toBase64(await (await ed25519()).sign(signKey, signedPart(object)));
 }
 
-/** Whether an object has a user's signature under a key's name that verifies. */
+/** Whether an object has a valid signature of a user under a key's name. */
 async function isSigned(object: any, userId: string, keyId: string, key: string): Promise<boolean> {
   const signature = object?.signatures?.[userId]?.[keyId];
   if (typeof signature !== "string") return false;
   try {
     return await (await ed25519()).verify(fromBase64(key), signedPart(object), fromBase64(signature));
   } catch {
-    return false; // not base64, or no key
+    return false; // not base64, or not a key
   }
 }
 
@@ -94,8 +95,8 @@ const publishedKey = ({ userId, deviceId }: LeafIdentity, published: PublishedKe
   published.device_keys?.[userId]?.[deviceId]?.keys?.[mlsKeyId(deviceId)];
 
 /**
- * A device's keys with that of MLS and the algorithm of KeyPackages, beside all that is there; undefined where both
- * are there. An error if the device has published another MLS key: it keeps its first one.
+ * A device's keys, with the MLS key and the algorithm of KeyPackages added; undefined if both are there. Throws if the
+ * device has published another MLS key, since a device keeps its first one.
  */
 export function withMlsKey(own: Identity, had: DeviceKeys | undefined): DeviceKeys | undefined {
   const { userId: user_id, deviceId: device_id } = own;
@@ -108,8 +109,8 @@ export function withMlsKey(own: Identity, had: DeviceKeys | undefined): DeviceKe
 }
 
 /**
- * Signs device keys: with the given key, which becomes the device's own if it has none, or by `other` where the
- * device has keys of another program, such as Olm's.
+ * Signs device keys with the given key. It becomes the device's own key if the device has none. If the device has keys
+ * of another program, such as Olm's, `other` signs.
  */
 export async function signDeviceKeys(
   keys: DeviceKeys,
@@ -125,15 +126,15 @@ export async function signDeviceKeys(
   return { ...whole, signatures: { [keys.user_id]: { [id]: signature } } };
 }
 
-/** A KeyPackage (an MLSMessage) as the value of a one-time key, or of one that is given out when those are used up. */
+/** A KeyPackage (an MLSMessage) as the value of a one-time key or of a fallback key. */
 export async function oneTimeKey(own: Identity, message: Uint8Array, fallback = false) {
   const value = { key: toBase64(message), ...(fallback && { fallback }) };
   return { ...value, signatures: { [own.userId]: { [mlsKeyId(own.deviceId)]: await sign(value, own) } } };
 }
 
 /**
- * The KeyPackage in a claimed one-time key; an OddKeyPackage unless it is the device's, by the key that this
- * publishes.
+ * The KeyPackage in a claimed one-time key. Throws an OddKeyPackage if it does not belong to the device, by the key
+ * that the device publishes.
  */
 export async function verifyOneTimeKey(
   device: LeafIdentity,
@@ -163,7 +164,7 @@ export async function verifyOneTimeKey(
   return keyPackage;
 }
 
-/** What a leaf's user publishes about its device. */
+/** The trust in a leaf, by the keys that its user's homeserver publishes. */
 export async function verify(member: Member, published: PublishedKeys): Promise<Verification> {
   const server = member.userId.slice(member.userId.indexOf(":") + 1);
   if (published.failures?.[server] !== undefined) return "unknown";
@@ -171,7 +172,9 @@ export async function verify(member: Member, published: PublishedKeys): Promise<
   return (await isCrossSigned(member, published)) ? "cross-signed" : "key";
 }
 
-/** Whether the user's self-signing key, which the user's master key has signed, has signed the device's keys. */
+/**
+ * Whether the user's self-signing key signed the device's keys, and the user's master key signed the self-signing key.
+ */
 async function isCrossSigned({ userId, deviceId }: LeafIdentity, published: PublishedKeys): Promise<boolean> {
   const [master] = Object.entries(published.master_keys?.[userId]?.keys ?? {});
   const selfSigning = published.self_signing_keys?.[userId];

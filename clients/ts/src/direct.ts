@@ -1,4 +1,5 @@
-// Requests that a device signs, to a Delivery Service whose homeserver does not know its user (profile, section 11).
+// Signed requests of a device to a Delivery Service, for a device whose homeserver lacks the module (profile, section
+// 11).
 import { createHash, randomBytes } from "node:crypto";
 import { mlsKeyId } from "./devices.js";
 import { clientAddresses, fetchJson } from "./discovery.js";
@@ -8,7 +9,7 @@ import { cipherSuite, type Identity } from "./mls.js";
 import { pathOf, TAKES_DIRECT, type Transport } from "./transport.js";
 import { type DirectRequest, directRequest, isServerName, type Signature, signedContent, toBase64 } from "./wire.js";
 
-/** How long an answer is waited for, in milliseconds, and how large it may be, in bytes: a tree is the largest. */
+/** The longest wait for an answer, in milliseconds, and its largest size, in bytes. The largest answer is a tree. */
 const PATIENCE = 120_000;
 const MAX_ANSWER = 64 << 20;
 
@@ -16,7 +17,7 @@ const MAX_ANSWER = 64 << 20;
 interface Service {
   /** The base URL of its client API. */
   address: string;
-  /** How far its clock is ahead of the own one, in milliseconds, as far as it has complained. */
+  /** How far its clock is ahead of this one, in milliseconds, according to its last complaint. */
   ahead: number;
 }
 
@@ -36,7 +37,7 @@ export function directHeader(r: DirectRequest & Signature): string {
   return `MimiDevice ${Object.entries(fields).map(([name, value]) => `${name}=${quoted(value)}`).join(",")}`;
 }
 
-/** The way to a Delivery Service without the help of the own homeserver. */
+/** The route to a Delivery Service without the help of the own homeserver. */
 export class Direct implements Transport {
   private readonly services = new Map<string, Promise<Service>>();
 
@@ -50,7 +51,7 @@ export class Direct implements Transport {
     return (await this.find(server)).address;
   }
 
-  /** A request that is refused for its time is sent once more, by the clock of who refuses it. */
+  /** If the server refuses a request for its time, the client sends it once more, by the server's clock. */
   async send(server: string, method: string, route: string, body?: string): Promise<Answer> {
     const service = await this.find(server);
     const answer = await this.sendOnce(service, server, method, route, body);
@@ -64,13 +65,13 @@ export class Direct implements Transport {
     const uri = pathOf(service, route);
     const authorization = await this.sign({ service, method, uri, body: body ?? "", time: this.now() + ahead });
     const signal = AbortSignal.timeout(PATIENCE);
-    // A signature is for one URI alone: a redirect is an answer.
+    // A signature is for one URI only, so the client does not follow redirects.
     const init: RequestInit = { method, headers: { authorization }, redirect: "manual", signal };
     if (body !== undefined) init.body = body;
     try {
       return await call(address + uri, init, MAX_ANSWER);
     } catch (e) {
-      this.services.delete(service); // it may be elsewhere the next time
+      this.services.delete(service); // look it up again the next time
       throw unreachable(`${service}: ${e}`);
     }
   }
@@ -88,7 +89,7 @@ export class Direct implements Transport {
     return directHeader({ ...unsigned, signature: await signature.sign(signKey, content) });
   }
 
-  /** The homeserver of a Delivery Service, which is looked for until it is found. */
+  /** The homeserver of a Delivery Service. The client looks for it until it finds it. */
   private find(server: string): Promise<Service> {
     const known = this.services.get(server) ?? this.discover(server);
     this.services.set(server, known);
@@ -106,5 +107,5 @@ export class Direct implements Transport {
   }
 }
 
-/** As a homeserver says it that cannot reach a Delivery Service. */
+/** The error that a homeserver returns when it cannot reach a Delivery Service. */
 const unreachable = (reason: string) => refusal(502, PEER_UNREACHABLE, reason);

@@ -1,11 +1,11 @@
-// Where a server's client API is (Matrix specification, client-server API, "Server discovery").
+// Finds a server's client API (Matrix specification, client-server API, "Server discovery").
 import { call, json } from "./matrix.js";
 
-/** How much of an answer is read, in bytes, and how long it is waited for, in milliseconds. */
+/** The largest answer, in bytes, and the longest wait for it, in milliseconds. */
 const MAX_ANSWER = 64 << 10;
 const PATIENCE = 10_000;
 
-/** Fetches JSON from where anybody may have put anything; undefined for no answer, or none of use. */
+/** Fetches JSON from an untrusted address; undefined without a usable answer. */
 export async function fetchJson(url: string): Promise<any> {
   try {
     const answer = await call(url, { signal: AbortSignal.timeout(PATIENCE) }, MAX_ANSWER);
@@ -15,7 +15,7 @@ export async function fetchJson(url: string): Promise<any> {
   }
 }
 
-/** A base URL without its last slash; undefined for what is no URL of a server that can prove its name, or is here. */
+/** A base URL without its last slash; undefined unless it is https, or http on this machine. */
 function baseUrl(text: unknown): string | undefined {
   if (typeof text !== "string" || !URL.canParse(text)) return undefined;
   const { protocol, hostname, origin, pathname } = new URL(text);
@@ -23,7 +23,7 @@ function baseUrl(text: unknown): string | undefined {
   return protocol === "https:" || isHere ? origin + pathname.replace(/\/$/, "") : undefined;
 }
 
-/** Where a server's client API may be: where the host of its name says in /.well-known, then at its name. */
+/** The possible base URLs of a server's client API: the one in its host's /.well-known, then its name. */
 export async function clientAddresses(server: string): Promise<string[]> {
   const host = server.replace(/:\d+$/, "");
   const told = await fetchJson(`https://${host}/.well-known/matrix/client`);

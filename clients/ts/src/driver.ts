@@ -13,7 +13,7 @@ const MAX_KEPT = 10_000;
 
 type Arguments = Record<string, any>;
 
-/** Events that no wait_for has taken yet, and everything received. */
+/** The events that no wait_for has taken yet, and all received data. */
 const events: ClientEvent[] = [];
 const waiting = new Set<() => void>();
 const plaintexts: ClientEvent[] = [];
@@ -30,13 +30,13 @@ function emit(event: ClientEvent): void {
   wake();
 }
 
-/** Adds to a list, of which only the last are kept. */
+/** Adds to a list that keeps only the last items. */
 function keep<T>(list: T[], entry: T): void {
   list.push(entry);
   if (list.length > MAX_KEPT) list.shift();
 }
 
-/** Lets every wait_for look again. */
+/** Makes every wait_for check again. */
 const wake = () => waiting.forEach((look) => look());
 
 function current(): Client {
@@ -72,12 +72,12 @@ function state(g: Group) {
   };
 }
 
-/** Every wanted field is there: a number at least as large, anything else equal. */
+/** Whether every wanted field is there: a number must be at least as large, any other value equal. */
 const fits = (have: Arguments, wanted: Arguments) =>
   Object.entries(wanted).every(([k, v]) => (typeof v === "number" ? have[k] >= v : have[k] === v));
 
 /**
- * Takes the first event of a kind with the wanted fields; for the kind "state", waits until the group's state has them.
+ * Takes the first event of a kind with the wanted fields. For the kind "state", waits until the group's state has them.
  */
 function waitFor({ kind, timeout = DEFAULT_WAIT, ...wanted }: Arguments): Promise<unknown> {
   const look = (): unknown => {
@@ -110,14 +110,17 @@ function waitFor({ kind, timeout = DEFAULT_WAIT, ...wanted }: Arguments): Promis
   });
 }
 
-/** Takes all events of some kinds that there are. */
+/** Takes all present events of some kinds. */
 function takeAll(kinds: string[]): ClientEvent[] {
   const kept = events.splice(0);
   events.push(...kept.filter((e) => !kinds.includes(e.event)));
   return kept.filter((e) => kinds.includes(e.event));
 }
 
-/** Begins a session and follows /sync from then on. With `store`, state is kept in that file and taken up again. */
+/**
+ * Begins a session and follows /sync from then on. With `store`, the client loads its state from that file and saves it
+ * there.
+ */
 async function begin({ homeserver, user, password, device, token, store }: Arguments, enter: typeof login) {
   const session =
     token === undefined ? await enter(homeserver, user, password, device) : await withToken(homeserver, token);

@@ -15,28 +15,28 @@ interface Redirect {
   key_id: string;
 }
 
-/** A redirect after a migration, with the source's word for it. */
+/** A redirect after a migration, signed by the source. */
 export interface Migrated extends Redirect {
   migration_response: string;
   migration_confirmation: string;
 }
 
-/** A redirect after a reclaim or recover, with the word of the server that has taken the group. */
+/** A redirect after a reclaim or recover, signed by the server that has taken the group. */
 export interface Claimed extends Redirect {
   lineage_claim: string;
 }
 
-/** Where the group went. */
+/** A redirect of any kind. */
 export type MovedInfo = Migrated | Claimed;
 
-/** What a group's id was made from. */
+/** The preimage of a group's id. */
 export interface Preimage {
   creating_server: string;
   room_id: string;
   nonce: string;
 }
 
-/** An id for a group to come, and the Delivery Service's entry for external_senders. */
+/** The id of a future group, and the Delivery Service's entry for external_senders. */
 export interface Reserved {
   group_id: string;
   preimage: Preimage;
@@ -92,7 +92,7 @@ export interface MessagesResponse {
   moved?: MovedInfo;
 }
 
-/** What a client's latest receipt of the present term says. */
+/** The fields of a client's latest receipt of the present term. */
 export interface KnownCommit {
   epoch: number;
   commit_hash: string;
@@ -105,7 +105,7 @@ export interface Submission {
   known?: KnownCommit;
 }
 
-/** A Commit as it is submitted. */
+/** A Commit in the form of a submission. */
 export function submission({ message, groupInfo, welcome }: Commit): Submission {
   const body = { message: toBase64(message), group_info: toBase64(groupInfo) };
   return welcome === undefined ? body : { ...body, welcome: toBase64(welcome) };
@@ -148,7 +148,7 @@ export interface MigrationInitRequest extends Submission {
   external_sender_offer?: string;
 }
 
-/** Where a group is, and its encoded lineage up to the server that is asked. */
+/** The place of a group, and its encoded lineage up to the asked server. */
 export interface HostResponse {
   delivery_service: string;
   term: number;
@@ -172,7 +172,7 @@ export const PEER_UNREACHABLE = "M_PEER_UNREACHABLE";
 
 const coded = (code: string) => `IO.GITHUB.MIMIPORT.${code}`;
 
-/** Whether e is a Delivery Service's refusal with the given code, without its prefix. */
+/** Whether e is a Delivery Service's refusal with the given code. The code is without its prefix. */
 export function refused(e: unknown, code: string): e is MatrixError {
   return e instanceof MatrixError && e.body.errcode === coded(code);
 }
@@ -206,7 +206,7 @@ export class DeliveryService {
     return this.ask("GET", `/groups/${group}`);
   }
 
-  /** Ends the group for good: for who may move it. */
+  /** Ends the group for good. Only users who may move the group can do this. */
   close(group: string): Promise<GroupResponse> {
     return this.ask("DELETE", `/groups/${group}`);
   }
@@ -219,7 +219,7 @@ export class DeliveryService {
     return this.ask("PUT", `/groups/${group}/lineage`, { lineage });
   }
 
-  /** Shows the Delivery Service a receipt of its own, which stops it if it has forgotten. */
+  /** Shows the Delivery Service one of its own receipts. It stops if it has forgotten the receipt. */
   showReceipt(group: string, receipt: Signed): Promise<HostResponse> {
     return this.ask("PUT", `/groups/${group}/lineage`, { receipt });
   }
@@ -253,7 +253,7 @@ export class DeliveryService {
     return this.ask("DELETE", `/migrations/${id}`);
   }
 
-  /** The source's receipt for the migration Commit goes along, where it is known. */
+  /** Includes the source's receipt for the migration Commit if this client has it. */
   confirmMigration(id: string, confirmation: Signed & { receipt?: Signed }): Promise<MigrationStatus> {
     return this.ask("PUT", `/migrations/${id}/confirmation`, confirmation);
   }

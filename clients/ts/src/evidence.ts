@@ -1,4 +1,4 @@
-// What servers have signed, checked under their current keys (profile, section 2).
+// Checks the signatures of servers with their current keys (profile, section 2).
 import type { Claimed, Migrated, Signed } from "./ds.js";
 import { type Group, type OwnMigration, same } from "./group.js";
 import type { KeyObject, ServerKeys } from "./keys.js";
@@ -9,7 +9,7 @@ import { signedContent, type Signature, type SignedCodec, toBase64url } from "./
 export class Evidence {
   constructor(private readonly keys: ServerKeys) {}
 
-  /** Whether a server has signed a message about a group, with a current key or with one of the object kept. */
+  /** Whether a server signed a message about a group, with a current key or with a key of the kept object. */
   signedBy<T>(
     { ds }: Group,
     server: string,
@@ -29,7 +29,7 @@ export class Evidence {
     return this.confirms(g, step, signed);
   }
 
-  /** Whether a redirect is the word of the server that it names for taking this group in this term. */
+  /** Whether a redirect proves that the server that it names takes this group in this term. */
   async provesClaim(g: Group, moved: Claimed): Promise<boolean> {
     const claim = decode(lineageClaim, fromBase64(moved.lineage_claim));
     const fits =
@@ -37,14 +37,14 @@ export class Evidence {
     return fits && this.signedBy(g, claim.domainName, moved.key_id, lineageClaim, claim);
   }
 
-  /** Whether a receipt is the current Delivery Service's. One that cannot be checked is as good as none. */
+  /** Whether the current Delivery Service signed a receipt. A receipt that cannot be checked counts as none. */
   attests(g: Group, receipt: CommitReceipt, keyId: string): Promise<boolean> {
     return this.signedBy(g, g.ds, keyId, commitReceipt, receipt).catch(() => false);
   }
 
   /**
-   * Whether a MigrationConfirmation is the source's word for this group, this offer and this target. The source's key
-   * may be one that was kept, for a client that was away when the source was lost.
+   * Whether the source signed a MigrationConfirmation for this group, this offer and this target. The source's key may
+   * be a kept one, for a client that was offline when the source was lost.
    */
   async confirms(
     g: Group,
@@ -64,7 +64,7 @@ export class Evidence {
     return fits && this.signedBy(g, step.source, signed.key_id, migrationConfirmation, confirmation, kept);
   }
 
-  /** Whether a MigrationAbort is the source's word for this migration. */
+  /** Whether the source signed a MigrationAbort for this migration. */
   async aborts(g: Group, m: OwnMigration, signed: Signed): Promise<boolean> {
     const abort = decode(migrationAbort, fromBase64(signed.message));
     const fits = toBase64url(abort.migrationId) === m.id && abort.sourceDomain === m.source;

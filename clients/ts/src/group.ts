@@ -1,4 +1,4 @@
-// A group as this client sees it, and what the client as a whole keeps.
+// The state of a group in this client, and the state of the whole client.
 import type { ClientState } from "ts-mls";
 import type { DeviceKeys, KeyPair, Verification } from "./devices.js";
 import type { FanOut, Migrated, Signed } from "./ds.js";
@@ -7,20 +7,22 @@ import type * as mls from "./mls.js";
 import type { Named } from "./pointer.js";
 import { toBase64url } from "./wire.js";
 
-/** A Commit that has been sent, or is about to be, and the state it leads to. */
+/** A Commit that is sent or will be, and its next state. */
 export interface PendingCommit extends mls.Commit {
-  /** Whether it has been accepted; kept for whoever waits for it. */
+  /** Whether the Commit was accepted. It is kept for callers that wait for it. */
   accepted?: boolean;
-  /** Of a migration Commit: the server that it leads to. */
+  /** Of a migration Commit: the target. */
   target?: string;
 }
 
-/** A migration that this client has begun, until the target has its confirmation or it has ended otherwise. */
+/**
+ * A migration that this client has begun. It is kept until the target has its confirmation, or it ends in another way.
+ */
 export interface OwnMigration {
   id: string;
   source: string;
   target: string;
-  /** The target's MigrationResponse and the key it is signed with. */
+  /** The target's MigrationResponse and the id of its signing key. */
   response: Uint8Array;
   keyId: string;
   /** The MigrationInit, base64. */
@@ -28,27 +30,24 @@ export interface OwnMigration {
   /** The target's ExternalSenderOffer, base64. */
   senderOffer?: string;
   commit: PendingCommit;
-  /** The Commit's epoch is over: it was accepted, or another one was. */
+  /** The Commit's epoch is over: this Commit or another one was accepted. */
   over?: boolean;
 }
 
-/**
- * Application data that has not been answered, and the message that it is sent in: the same bytes until there is an
- * answer.
- */
+/** Application data without an answer, and the message with it. Repeated requests have the same bytes. */
 export interface Outgoing {
   text: string;
-  /** base64. Absent until it is encrypted, for an epoch. */
+  /** base64. Absent until the data is encrypted for an epoch. */
   message?: string | undefined;
 }
 
-/** A group and where it stands. */
+/** A group and its place. */
 export interface Group {
   id: Uint8Array;
   /** The id in base64url. */
   key: string;
   roomId: string;
-  /** The Delivery Service held as current, and its term. */
+  /** The Delivery Service that this client holds as current, and its term. */
   ds: string;
   term: number;
   /** The first log number of the term that is not yet handled. */
@@ -59,45 +58,41 @@ export interface Group {
   migration?: OwnMigration | undefined;
   /** Commits of this client that were refused, until their epoch is over: a late copy of one may yet be accepted. */
   refused?: PendingCommit[] | undefined;
-  /** Kept until the Delivery Service has accepted it, or refused it for good. */
+  /** Kept until the Delivery Service accepts it or refuses it for good. */
   outgoing?: Outgoing | undefined;
-  /** Hashes of own application messages that the log has not shown yet: nobody can decrypt their own. */
+  /** Hashes of own application messages that are not in the log yet: a sender cannot decrypt its own messages. */
   sent: Set<string>;
-  /** Fan-out of Delivery Services that may become the current one. */
+  /** Fan-out from Delivery Services that may become the current one. */
   held: { server: string; fanOut: FanOut }[];
-  /** The proof of the step to the current Delivery Service, for one that does not have it yet. */
+  /** The proof of the step to the current Delivery Service, if that one does not have it yet. */
   evidence?: Migrated | undefined;
-  /** Logs of former Delivery Services whose end this client has not seen: it has gone on without them. */
+  /** The logs of former Delivery Services of which this client has not seen the end. */
   former?: { ds: string; term: number; next: number }[] | undefined;
-  /**
-   * What the devices of leaves publish, as far as their homeservers have been asked, by checkId. Not kept over a
-   * restart.
-   */
+  /** The trust in leaves, by checkId, as far as homeservers have answered. A restart forgets it. */
   checked: Map<string, Verification>;
-  /** The log of the current Delivery Service has not been read to its end. */
+  /** This client has not read the log of the current Delivery Service to its end. */
   behind: boolean;
-  /**
-   * How the group came to a Delivery Service, as one told it last (base64): what a server needs that recovers the
-   * group.
-   */
+  /** The latest lineage that a Delivery Service told (base64). A server needs it to recover the group. */
   lineage?: string | undefined;
-  /** The key object of the current Delivery Service, for a time when it cannot be asked any more. */
+  /** The key object of the current Delivery Service, for a time when that one is unreachable. */
   hostKeys?: KeyObject | undefined;
   /** The latest verified receipt of a Delivery Service for a Commit, of this term or of one before. */
   receipt?: Signed | undefined;
-  /** The proof that the current Delivery Service has accepted two Commits in one epoch: nothing is submitted to it. */
+  /**
+   * The proof that the current Delivery Service accepted two Commits in one epoch. This client submits nothing to it.
+   */
   fork?: { first: Signed; second: Signed } | undefined;
-  /** A claim of a later term that the room's pointer names, and that the current Delivery Service was shown. */
+  /**
+   * A claim of a later term. The room's pointer names it, and this client has shown it to the current Delivery Service.
+   */
   named?: Named | undefined;
   /** The last good list of successors that the room had. */
   successors?: string[] | undefined;
-  /** The current Delivery Service could not be reached: when that was tried first and last, in ms since 1970. */
+  /** The first and the last time at which the current Delivery Service was unreachable, in ms since 1970. */
   silent?: { since: number; last: number } | undefined;
   /** The group was ended for good, by a ReInit or at its Delivery Service. */
   closed?: boolean | undefined;
-  /**
-   * The current Delivery Service has claimed the group, and may go on with another branch than that of the state here.
-   */
+  /** The current Delivery Service has claimed the group. It may continue another branch than that of this state. */
   unproven?: boolean | undefined;
 }
 
@@ -107,29 +102,28 @@ export interface Invitation {
   until: number;
 }
 
-/** What a client keeps from one run to the next. */
+/** The state that a client keeps from one run to the next. */
 export interface Stored {
-  /** The key is one for the device's life. */
+  /** The device has this key for its whole life. */
   identity: mls.Identity | undefined;
-  /** The device's own key, which signs its device keys unless another program has keys for the device. */
+  /** The device's own key. It signs the device keys unless another program has keys for the device. */
   deviceKey: KeyPair | undefined;
   /** By KeyPackageRef in base64url. */
   keyPackages: Map<string, mls.OwnKeyPackage>;
-  /** The KeyPackages among them that are given out when the others are used up: those are kept. The newest is last. */
+  /** The KeyPackages of last resort among them, which a Welcome does not use up. The newest is last. */
   lastResorts: string[];
   groups: Map<string, Group>;
-  /** Welcomes for groups that their rooms do not name yet; until when they are kept, in milliseconds since 1970. */
+  /** Welcomes for groups that their rooms do not name yet, and until when they are kept, in milliseconds since 1970. */
   invitations: Invitation[];
-  /** Where /sync goes on. */
+  /** The token for the next /sync. */
   since: string | undefined;
 }
 
-/** What happened, for the application. */
+/** An event for the application. */
 export type ClientEvent =
   // The sender is the author that MLS authenticates.
   | { event: "message"; group: string; sender: string; device: string; epoch: number; text: string }
-  // The Delivery Service names another user as the sender of a message than MLS authenticates.
-  // A leaf whose device does not publish the leaf's key.
+  // The Delivery Service names another sender of a message than MLS authenticates.
   | { event: "unverified"; group: string; leaf: number; user: string; device: string }
   // A device that was not added: its KeyPackage is odd.
   | { event: "skipped"; group: string; user: string; device: string; reason: string }
@@ -138,39 +132,40 @@ export type ClientEvent =
   | { event: "moved"; group: string; ds: string; term: number }
   // The group was ended for good: the room may begin its next one.
   | { event: "closed"; group: string }
-  // A Commit of this client between two epochs, which their confirmed transcript hashes name: before it is sent, and
-  // when it is known for good whether it was accepted.
+  // A Commit of this client between two epochs, which are named by their confirmed transcript hashes. There is one
+  // event before the Commit is sent, and one when the outcome is known.
   | { event: "commit"; group: string; from: string; to: string }
   | { event: "commit_ended"; group: string; to: string; accepted: boolean }
   // The Delivery Service has signed for two Commits that lead to one epoch.
   | { event: "fork"; group: string; epoch: number; first: Signed; second: Signed }
-  // What the Delivery Service warns of as the group is bound: `movers-on-one-server`.
+  // A warning of the Delivery Service when the group is bound: `movers-on-one-server`.
   | { event: "warning"; group: string; warning: string }
-  // The keys of a server are by the word of a group's Delivery Service alone.
+  // Only a group's Delivery Service vouches for the keys of a server.
   | { event: "vouched"; server: string; by: string }
   | { event: "ignored"; group: string; from: string; reason: string }
   | { event: "failed"; group: string; reason: string };
 
-/** What a client needs from its surroundings. */
+/** The environment of a client. */
 export interface Surroundings {
   /** Milliseconds since 1970. */
   now(): number;
-  /** How long a Delivery Service is out of reach before a successor's claim is followed, in ms; a day by default. */
+  /**
+   * How long a Delivery Service must be unreachable before the client follows a successor's claim, in ms; a day by
+   * default.
+   */
   patience?: number;
   pause(ms: number): Promise<void>;
   emit(event: ClientEvent): void;
   /**
-   * Signs device keys with the device's Ed25519 key, in unpadded base64, where another program holds that key: the
-   * Canonical JSON of what is given (Matrix specification, "Signing JSON").
+   * Signs device keys with the device's Ed25519 key, if another program has that key. It signs the Canonical JSON of
+   * its argument (Matrix specification, "Signing JSON"), and returns unpadded base64.
    */
   signDeviceKeys?(keys: DeviceKeys): Promise<string>;
-  /** Makes what is stored durable; called before anything is sent that depends on it. */
+  /** Writes the state durably. The client calls it before it sends anything that depends on the state. */
   save(): void;
 }
 
-/**
- * A group whose log is handled up to a number. Every field is there: it also takes the place of what was known before.
- */
+/** A group with a log that is handled up to a number. It has every field, so that it can overwrite a known group. */
 export function newGroup(
   roomId: string,
   ds: string,
@@ -211,11 +206,11 @@ export function newGroup(
   };
 }
 
-/** Under which name it is kept whether a leaf is its device's. */
+/** The key under which the trust in a leaf is kept. */
 export const checkId = ({ userId, deviceId, signatureKey }: mls.Member): string =>
   [userId, deviceId, toBase64url(signatureKey)].join(" ");
 
-/** The time in seconds since 1970, as MLS counts it. */
+/** The time in seconds since 1970, as MLS uses it. */
 export const seconds = ({ now }: Surroundings): bigint => BigInt(Math.floor(now() / 1000));
 
 export function ownIdentity({ identity }: Stored): mls.Identity {

@@ -1,4 +1,4 @@
-// What comes in: fan-out, the log and room state, and who is believed (profile, sections 6 and 7).
+// Handles incoming data: fan-out, the log and room state. It decides which of it counts (profile, sections 6 and 7).
 import { createHash } from "node:crypto";
 import type { ClientState } from "ts-mls";
 import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage, type MessagesResponse } from "./ds.js";
@@ -31,38 +31,39 @@ import * as mls from "./mls.js";
 import { decode, encode, fromBase64, isServerName, lineage, type Lineage, migrationCommitAAD } from "./wire.js";
 import { fromBase64url, toBase64, toBase64url, WireError } from "./wire.js";
 
-/** How many Commits of others may come first before an operation gives up. */
+/** How many Commits of other members may come first before an operation gives up. */
 export const MAX_RACES = 10;
-/** How many messages are kept of Delivery Services that are not the current one. */
+/** How many messages are kept from Delivery Services that are not the current one. */
 const MAX_HELD = 256;
-/**
- * How many terms of a group are remembered that this client left before it had seen all: no older message could be
- * decrypted.
- */
+/** How many unfinished terms of a group are remembered. A client cannot decrypt messages of older ones. */
 const MAX_FORMER = 4;
 /** How many refused Commits of one epoch are kept. */
 const MAX_REFUSED = 8;
-/** How many Welcomes are kept that no room accounts for, and how long, in milliseconds. */
+/** How many Welcomes are kept for which no room names the group, and for how long, in milliseconds. */
 const MAX_INVITATIONS = 16;
 const INVITED = 10 * 60_000;
-/** How long a host that was shown a claim has to yield, in milliseconds, before a client follows the room's pointer. */
+/**
+ * The time that a host has to yield after a client shows it a claim, in milliseconds. After it, the client follows the
+ * room's pointer.
+ */
 const TO_YIELD = 10 * 60_000;
-/** How long a host must be out of reach, in milliseconds, before a client follows a successor's claim by default. */
+/** How long a host must be unreachable before a client follows a successor's claim by default, in milliseconds. */
 const PATIENCE = 24 * 3600_000;
-/** How often a host is looked after in that time. A gap between two looks is at most a quarter of it. */
+/** How often a client checks a host in that time. A gap between two checks is at most a quarter of it. */
 const LOOKS = 24;
 const GAPS = 4;
 /** How long one log is read at a time, in milliseconds: one that has no end must not hold up the other groups. */
 const TURN = 60_000;
 
-/** The start of the user id from which a Delivery Service sends; its server name follows. */
+/** The start of the user id of every Delivery Service's sender. The server name follows. */
 const RESERVED_USER = "@_mimiport:";
 
-/** As much of a message of the log as it takes to handle it. */
+/** The fields of a log message that are needed to handle it. */
 type Arrived = Pick<LogMessage, "seq" | "message"> & Partial<LogMessage>;
 
 /**
- * Where a Welcome leads: the last message that is handled by it, and the Welcome itself unless it is in the log only.
+ * The place to which a Welcome leads: the last message that it covers, and the Welcome itself unless it is only in the
+ * log.
  */
 interface Entry {
   server: string;
@@ -81,10 +82,10 @@ const isOfHome = (e: unknown) => e instanceof MatrixError && e.body.rule === "ho
 
 const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
 
-/** The hash by which an own message is known again. */
+/** The hash by which this client recognizes its own message. */
 export const messageHash = (message: Uint8Array): string => createHash("sha256").update(message).digest("hex");
 
-/** The target that a Commit's authenticated_data names, when it is that of a migration Commit (profile, section 5). */
+/** The target in a Commit's authenticated_data if the Commit is a migration Commit (profile, section 5). */
 function migrationTarget(authenticatedData: Uint8Array): string | undefined {
   try {
     const { targetDsDomain } = decode(migrationCommitAAD, authenticatedData);
@@ -94,7 +95,7 @@ function migrationTarget(authenticatedData: Uint8Array): string | undefined {
   }
 }
 
-/** The content of a fan-out event, or undefined when it is not well-formed. */
+/** The content of a fan-out event; undefined if it is not well-formed. */
 function parseFanOut(content: any): { key: string; fanOut: FanOut } | undefined {
   const { group_id, room_id, term, seq } = content ?? {};
   if (typeof group_id !== "string" || typeof room_id !== "string" || !isCount(term) || !isCount(seq)) return undefined;
@@ -106,11 +107,11 @@ function parseFanOut(content: any): { key: string; fanOut: FanOut } | undefined 
   }
 }
 
-/** Brings groups forward by what arrives. Its methods must not run two at a time. */
+/** Advances groups by incoming data. Callers must not run two of its methods at a time. */
 export class Inbox {
   private readonly keys: ServerKeys;
   readonly evidence: Evidence;
-  /** When each group's host was looked after last, in milliseconds since 1970. */
+  /** The time of the last check of each group's host, in milliseconds since 1970. */
   private readonly looked = new Map<string, number>();
   /** The groups whose leaves are being checked. */
   private readonly checking = new Set<Group>();
@@ -129,7 +130,7 @@ export class Inbox {
     return new DeliveryService(this.transport, server);
   }
 
-  /** Handles what one /sync brought. Its token is kept only after that, so a crash in between loses nothing. */
+  /** Handles the news of one /sync. It saves the token only afterwards, so a crash in between loses nothing. */
   async synced(result: SyncResult): Promise<void> {
     this.devicesChanged(result.changed);
     const invitations = this.stored.invitations.splice(0);
@@ -144,8 +145,8 @@ export class Inbox {
   }
 
   /**
-   * Asks the own homeserver about leaves that have not been checked. Nothing is refused for the answer: an accepted
-   * Commit counts. Leaves whose user's homeserver does not answer stay unknown. May run beside everything else.
+   * Asks the own homeserver about leaves without a check. The answer refuses nothing, since an accepted Commit counts.
+   * If a user's homeserver does not answer, the leaf stays unchecked. This may run beside everything else.
    */
   async check(g: Group): Promise<void> {
     const unknown = mls.members(g.state).filter((m) => !g.checked.has(checkId(m)));
@@ -155,7 +156,7 @@ export class Inbox {
       const published = await this.matrix.queryKeys([...new Set(unknown.map((m) => m.userId))]);
       for (const m of unknown) this.checked(g, m, await verify(m, published));
     } catch (e) {
-      if (!(e instanceof MatrixError || e instanceof Unreachable)) throw e; // asked again later
+      if (!(e instanceof MatrixError || e instanceof Unreachable)) throw e; // the next check asks again
     } finally {
       this.checking.delete(g);
     }
@@ -168,20 +169,18 @@ export class Inbox {
     if (verified === "unverified") this.world.emit({ event: "unverified", group: g.key, leaf, user, device });
   }
 
-  /** Forgets what users' devices have published: they have changed it. */
+  /** Forgets the checks of users whose devices have changed. */
   private devicesChanged(users: string[]): void {
     for (const { checked } of this.stored.groups.values())
       for (const id of checked.keys()) if (users.includes(id.slice(0, id.indexOf(" ")))) checked.delete(id);
   }
 
-  /** Reads the log of every group whose log was not read to its end. */
+  /** Reads the log of every group that is not read to its end. */
   async catchUpAll(): Promise<void> {
     for (const g of this.stored.groups.values()) if (g.behind && !isOut(g)) await this.orFail(g.key, this.catchUp(g));
   }
 
-  /**
-   * Reads the log from where this client stands, over every step to the next term. moved is a redirect that was given.
-   */
+  /** Reads the log from this client's position, through every later term. moved is a given redirect. */
   async catchUp(g: Group, moved?: MovedInfo): Promise<void> {
     g.behind = true;
     let step = await this.nextStep(g, moved);
@@ -193,9 +192,7 @@ export class Inbox {
     await this.readFormer(g);
   }
 
-  /**
-   * Reads the current log to its end, and gives what leads on from there: a redirect, or a claim of the same server.
-   */
+  /** Reads the current log to its end. Returns the next step: a redirect, or a claim of the same server. */
   private async nextStep(g: Group, moved?: MovedInfo): Promise<MovedInfo | undefined> {
     try {
       return (await this.readLog(g)) ?? moved ?? (await this.askHost(g));
@@ -208,8 +205,8 @@ export class Inbox {
   }
 
   /**
-   * Takes the next step without the current Delivery Service: by the lineage that the server shows to which the room
-   * points, and by what that server knows of the present term (profile, section 6, "What members do").
+   * Takes the next step without the current Delivery Service. It uses the lineage of the server to which the room
+   * points, and that server's log of the present term (profile, section 6, "What members do").
    */
   private async followPointed(g: Group): Promise<boolean> {
     const pointer = pointerTo(await this.matrix.roomState(g.roomId, POINTER), g.roomId, g.key);
@@ -219,17 +216,20 @@ export class Inbox {
     return moved !== undefined && this.followMove(g, moved, pointer.via);
   }
 
-  /** Keeps the keys of the current Delivery Service, once for each, and anew when it has signed with another one. */
+  /**
+   * Keeps the key object of the current Delivery Service: fetches it once, and again when the server signs with another
+   * key.
+   */
   private async keepKeys(g: Group, keyId?: string): Promise<void> {
     const { hostKeys: kept } = g;
     if (kept?.server_name === g.ds && (keyId === undefined || keyId in kept.verify_keys)) return;
     const [object] = await this.keys.objects(g.ds, g.ds, keyId).catch(() => []);
-    if (object !== undefined) g.hostKeys = object; // else the next time
+    if (object !== undefined) g.hostKeys = object; // else the client tries again the next time
   }
 
   /**
-   * Keeps what the current Delivery Service says of how the group came there, and gives its claim to the next term if
-   * there is one: a server that was restored from a backup goes on so. Without an answer it is asked the next time.
+   * Keeps the lineage that the current Delivery Service tells. Returns that server's claim to the next term if there is
+   * one, as after a restore from a backup. Without an answer, the client asks again the next time.
    */
   private async askHost(g: Group): Promise<Claimed | undefined> {
     const told = await this.toldBy(g, g.ds).catch(() => undefined);
@@ -238,7 +238,7 @@ export class Inbox {
     return claimIn(told.steps[g.term]);
   }
 
-  /** What a server says of how the group came there; undefined if it does not go on from what this client knows. */
+  /** The lineage that a server tells; undefined if it does not continue the known one. */
   private async toldBy(g: Group, server: string): Promise<Lineage | undefined> {
     const host = await this.ds(server).host(g.key);
     const told = host.lineage === undefined ? undefined : decode(lineage, fromBase64(host.lineage));
@@ -246,8 +246,8 @@ export class Inbox {
   }
 
   /**
-   * Reads what former Delivery Services had accepted before they handed the group over. One that is away keeps it for
-   * later.
+   * Reads the rest of former Delivery Services' logs, from before they handed the group over. If one is unreachable,
+   * the client tries again later.
    */
   private async readFormer(g: Group): Promise<void> {
     const former = g.former?.splice(0) ?? [];
@@ -267,15 +267,18 @@ export class Inbox {
     this.world.save();
   }
 
-  /** Shows a former Delivery Service that does not know it how the group went on: it must stop (profile, section 3). */
+  /**
+   * Shows a former Delivery Service how the group continued. If it does not know that, it must stop (profile, section
+   * 3).
+   */
   private async tell(g: Group, server: string): Promise<void> {
     if (g.lineage === undefined || server === g.ds) return;
     await this.ds(server)
       .showLineage(g.key, g.lineage)
-      .catch(() => undefined); // its operator's policy may not let it
+      .catch(() => undefined); // its operator's policy may refuse this
   }
 
-  /** Reads to the end of the current Delivery Service's log, and gives the redirect that stands there. */
+  /** Reads the current Delivery Service's log to its end. Returns the redirect at the end. */
   private async readLog(g: Group): Promise<MovedInfo | undefined> {
     const { term } = g;
     for await (const page of this.pages(g.ds, g.key, term, g.next)) {
@@ -299,7 +302,9 @@ export class Inbox {
     }
   }
 
-  /** Takes the step to the next term that a redirect proves. False when it proves nothing for this group now. */
+  /**
+   * Takes the step to the next term that a redirect proves. False if the redirect proves nothing for this group now.
+   */
   private async follow(g: Group, moved: MovedInfo): Promise<boolean> {
     if (moved.term !== g.term + 1) return false;
     if (!("lineage_claim" in moved)) return this.followMove(g, moved);
@@ -313,8 +318,8 @@ export class Inbox {
   }
 
   /**
-   * Goes to the target by the source's confirmation, and reads the end of the old term there, or at a later host
-   * (profile, section 6, "What members do"). False when that server cannot help, too.
+   * Follows the source's confirmation to the target. Reads the end of the old term there or at a later host (profile,
+   * section 6, "What members do"). False if that server cannot help either.
    */
   private async followMove(g: Group, moved: Migrated, server = moved.delivery_service): Promise<boolean> {
     const { term, migration } = g;
@@ -322,21 +327,24 @@ export class Inbox {
     const own = migration !== undefined && same(migration.response, fromBase64(moved.migration_response));
     if (own && !migration.over) this.merge(g, migration.commit);
     else await this.readOldTerm(g, server);
-    // Who is on a branch that was lost before this move cannot read the way there, and enters anew at its end.
+    // A client on a branch that was lost before this move cannot read on. It joins again at the end.
     if (g.term === term && g.unproven) this.moveTo(g, moved.delivery_service, moved.term);
     if (g.term === term) return false;
     g.evidence = moved;
     return true;
   }
 
-  /** Goes to a server that has claimed the group, because the user says that the host is lost (profile, section 3). */
+  /**
+   * Follows a server that has claimed the group. With this call the user says that the host is lost (profile, section
+   * 3).
+   */
   async followClaim(g: Group, server: string): Promise<void> {
     const { claim } = await this.claimBy(g, server, (c, last) => last && c.delivery_service === server);
     await this.goTo(g, claim);
     await this.catchUp(g);
   }
 
-  /** The verified claim that a server's lineage holds and that is meant, and the lineage. */
+  /** The wanted claim in a server's lineage, after verification, with the lineage. */
   private async claimBy(g: Group, server: string, isMeant: (claim: Claimed, last: boolean) => boolean) {
     const told = await this.toldBy(g, server);
     for (const [i, step] of told?.steps.entries() ?? []) {
@@ -347,11 +355,11 @@ export class Inbox {
     throw new Error(`${server} shows no claim to the group that goes on from what this device knows`);
   }
 
-  /** Shows the host the claim that the room's pointer names, and follows if the host yields. */
+  /** Shows the host the claim that the room's pointer names. Follows the claim if the host yields. */
   private async showNamed(g: Group): Promise<Claimed> {
     const { server, hash } = g.named!;
     const { claim, told } = await this.claimBy(g, server, (c) => claimHash(c) === hash);
-    const refusal = () => undefined; // it goes on, or is away: the pointer decides in the end
+    const refusal = () => undefined; // it refuses or is unreachable: the pointer decides in the end
     await this.ds(g.ds)
       .showLineage(g.key, toBase64(encode(lineage, told)))
       .catch(refusal);
@@ -359,9 +367,7 @@ export class Inbox {
     return claim;
   }
 
-  /**
-   * Follows a claim that the room's pointer still names, when the host has had its time to yield (profile, section 3).
-   */
+  /** Follows a claim if the room's pointer still names it after the host's time to yield (profile, section 3). */
   private async wait(g: Group): Promise<void> {
     const { hash, until } = g.named!;
     if (this.world.now() < until) return;
@@ -375,58 +381,62 @@ export class Inbox {
     await this.catchUp(g);
   }
 
-  /** How long the host of a group may be out of reach. */
+  /** The time for which a group's host may be unreachable. */
   private get patience(): number {
     return this.world.patience ?? PATIENCE;
   }
 
-  /** How long a client may wait before it looks after the hosts of its groups. */
+  /** The longest wait until the next check of the groups' hosts. */
   get lookEvery(): number {
     return this.patience / LOOKS;
   }
 
-  /** Has the host of a group looked after soon. */
+  /** Makes the next check of a group's host due soon. */
   lookSoon(g: Group): void {
     this.looked.delete(g.key);
   }
 
-  /** Looks now and then whether the host of a group is lost, and goes to a successor that has taken the group on. */
+  /** Checks regularly whether a group's host is lost. If so, follows a successor that has taken the group on. */
   private async lookAfter(g: Group): Promise<void> {
     const { key, roomId } = g;
     const since = this.world.now() - (this.looked.get(key) ?? -Infinity);
     if (isOut(g) || g.named !== undefined || (since >= 0 && since < this.lookEvery)) return;
     this.looked.set(key, this.world.now());
     const list = successorsIn(await this.matrix.roomState(roomId, SUCCESSORS), roomId, key);
-    if (list !== undefined) g.successors = list; // a redacted one leaves the last good one
+    if (list !== undefined) g.successors = list; // after a redaction, the last good list stays
     if (!g.successors?.some((s) => s !== g.ds) || !(await this.isLostHost(g))) return;
     const listed = successorsNow(await this.matrix.allRoomState(roomId), roomId, key, g.successors);
     for (const server of listed) if (server !== g.ds && (await this.followSuccessor(g, server))) return;
   }
 
-  /** Whether the host of a group has stopped, or could not be reached for as long as it takes. */
+  /** Whether the group's host has stopped, or was unreachable for long enough. */
   private async isLostHost(g: Group): Promise<boolean> {
     const refusal = await this.ds(g.ds)
       .group(g.key)
       .then(() => undefined)
       .catch((e: unknown) => e);
-    if (refusal instanceof Unreachable) return false; // the own homeserver is away
+    if (refusal instanceof Unreachable) return false; // the own homeserver is unreachable
     if (!refused(refusal, PEER_UNREACHABLE) || isOfHome(refusal)) {
       g.silent = undefined;
       return refused(refusal, STOPPED);
     }
     const now = this.world.now();
     const { since, last } = g.silent ?? { since: now, last: now };
-    // After a gap it is not known whether the host was there meanwhile. A clock that has gone back tells nothing.
+    // After a gap, the client cannot know whether the host was reachable meanwhile. After the clock went back, it
+    // cannot either.
     const unbroken = now >= last && now - last <= this.patience / GAPS;
     g.silent = { since: unbroken ? since : now, last: now };
     this.world.save();
     return now - g.silent.since >= this.patience;
   }
 
-  /** Follows the recover of a successor into the next term. False if it shows none, or one that leaves out a Commit. */
+  /**
+   * Follows the recover of a successor into the next term. False if the successor shows none, or if the recover leaves
+   * out a known Commit.
+   */
   private async followSuccessor(g: Group, server: string): Promise<boolean> {
     const isMeant = (c: Claimed) => c.term === g.term + 1 && c.delivery_service === server && isRecover(c);
-    const shown = await this.claimBy(g, server, isMeant).catch(() => undefined); // it may be away, too
+    const shown = await this.claimBy(g, server, isMeant).catch(() => undefined); // it may be unreachable too
     if (shown === undefined) return false;
     if (isLost(g, shown.claim)) {
       this.leavesOut(g, shown.claim);
@@ -441,7 +451,7 @@ export class Inbox {
     this.ignored(g.key, delivery_service, "its claim leaves out a Commit for which there is a receipt");
   }
 
-  /** Goes on at the server of a verified claim. What had only reached the host before is not in the new term. */
+  /** Continues at the server of a verified claim. The new term lacks messages that only the host had. */
   private async goTo(g: Group, claim: Claimed): Promise<void> {
     this.endMigrationCommit(g);
     g.migration = undefined;
@@ -455,14 +465,20 @@ export class Inbox {
     await this.point(g, claim).catch(() => undefined); // not every member may
   }
 
-  /** Points the room to a claim, which no homeserver does: hosts yield by it, and who joins later looks there. */
+  /**
+   * Points the room to a claim, since no homeserver does so. Hosts yield because of the pointer, and new members find
+   * the group by it.
+   */
   private async point({ roomId, key }: Group, claim: Claimed): Promise<void> {
     const pointer = pointerTo(await this.matrix.roomState(roomId, POINTER), roomId, key);
     if (pointer !== undefined && pointer.term >= claim.term) return;
     await this.matrix.setRoomState(roomId, POINTER, pointerFor(claim, roomId, key));
   }
 
-  /** After a claim: goes on with the own state if the Delivery Service has it, enters anew if its branch was lost. */
+  /**
+   * After a claim: continues with the own state if the Delivery Service has it, and joins again if the own branch was
+   * lost.
+   */
   async prove(g: Group): Promise<void> {
     if (!g.unproven || isOut(g)) return;
     const there = await this.ds(g.ds).group(g.key);
@@ -477,7 +493,7 @@ export class Inbox {
     this.world.save();
   }
 
-  /** Reads at another server what the current term still brings. */
+  /** Reads the rest of the current term at another server. */
   private async readOldTerm(g: Group, server: string): Promise<void> {
     const { term } = g;
     for await (const m of this.termAt(server, g.key, term)) {
@@ -487,14 +503,14 @@ export class Inbox {
   }
 
   /**
-   * An own message has been accepted under a number: it and all before it are handled. False when that showed that it
-   * was of a branch that was lost, so that nobody can read it.
+   * Records that an own message was accepted under a number. All messages before it are then handled too. False if that
+   * number shows that the own branch was lost, so that nobody can read the message.
    */
   async accepted(g: Group, { term, seq, receipt }: Submitted, message: string): Promise<boolean> {
     const { sent } = g;
     if (term === g.term && seq === g.next) await this.handle(g, { seq, message, ...(receipt && { receipt }) });
     else await this.catchUp(g);
-    return g.sent === sent; // who enters anew has sent nothing yet
+    return g.sent === sent; // after joining again, nothing is sent yet
   }
 
   /** Handles a message of the current Delivery Service, in the order of its log. */
@@ -507,7 +523,10 @@ export class Inbox {
     if (g.term !== term) g.former?.pop(); // its log ends with this message
   }
 
-  /** Keeps the receipt of a message if it is the latest. A second one for one epoch proves a fork: the first stays. */
+  /**
+   * Keeps a message's receipt if it is the latest. A second receipt for one epoch proves a fork; then the first one
+   * stays.
+   */
   private async attested(g: Group, m: Arrived, signed: Signed): Promise<void> {
     if (g.fork !== undefined) return;
     try {
@@ -519,7 +538,7 @@ export class Inbox {
       else this.forked(g, { first: g.receipt!, second: signed });
       this.world.save();
     } catch (e) {
-      if (!(e instanceof WireError)) throw e; // no receipt at all
+      if (!(e instanceof WireError)) throw e; // not a receipt
     }
   }
 
@@ -542,7 +561,8 @@ export class Inbox {
   }
 
   /**
-   * A message of another member. One that is not valid changes nothing; the application is told unless it is only old.
+   * Handles a message of another member. A message that is not valid changes nothing. The application gets an event
+   * unless the message is only old.
    */
   private async received(g: Group, sender: string, message: Uint8Array): Promise<void> {
     try {
@@ -561,7 +581,7 @@ export class Inbox {
     }
   }
 
-  /** A Commit of this client is about to be kept, and then sent. */
+  /** Emits an event for a Commit of this client, before it is kept and sent. */
   made(g: Group, commit: PendingCommit): void {
     this.world.emit({ event: "commit", group: g.key, from: mls.transcript(g.state), to: mls.transcript(commit.next) });
   }
@@ -570,7 +590,7 @@ export class Inbox {
     this.world.emit({ event: "commit_ended", group: g.key, to: mls.transcript(next), accepted });
   }
 
-  /** The pending Commit, if there is one, was accepted or will not be. */
+  /** Drops the pending Commit, with its outcome: accepted, or never accepted. */
   endPending(g: Group): void {
     if (g.pending !== undefined) this.ended(g, g.pending);
     g.pending = undefined;
@@ -581,7 +601,7 @@ export class Inbox {
     g.refused = undefined;
   }
 
-  /** The migration Commit of this client, if there is one, was accepted or will not be. */
+  /** Records the outcome of this client's migration Commit: accepted, or never accepted. */
   endMigrationCommit(g: Group): void {
     if (g.migration === undefined || g.migration.over) return;
     this.ended(g, g.migration.commit);
@@ -589,18 +609,19 @@ export class Inbox {
   }
 
   /**
-   * A Commit of this client was refused for good: it is not sent again, but a copy that is late may yet be accepted.
+   * Records a final refusal of a Commit of this client. The client does not send it again, but a late copy may still be
+   * accepted.
    */
   refuse(g: Group, commit: PendingCommit): void {
     const open = [g.pending, g.migration?.over ? undefined : g.migration?.commit].includes(commit);
     if (g.pending === commit) g.pending = undefined;
     if (g.migration?.commit === commit) g.migration = undefined;
-    if (open) g.refused = [...(g.refused ?? []), commit]; // else its epoch was over before the refusal
+    if (open) g.refused = [...(g.refused ?? []), commit]; // else the epoch ended before the refusal
     for (const c of g.refused?.splice(0, g.refused.length - MAX_REFUSED) ?? []) this.ended(g, c);
     this.world.save();
   }
 
-  /** A Commit of this client has been accepted. */
+  /** Handles an own Commit that was accepted. */
   merge(g: Group, commit: PendingCommit): void {
     g.state = commit.next;
     commit.accepted = true;
@@ -608,12 +629,12 @@ export class Inbox {
     this.world.save();
   }
 
-  /** The group is in its next epoch, and at the target if a migration Commit led there. */
+  /** Enters the group's next epoch, at the target if a migration Commit led there. */
   private entered(g: Group, target: string | undefined): void {
     this.endPending(g);
     this.endMigrationCommit(g);
     this.endRefused(g);
-    g.unproven = undefined; // the next epoch follows on from the own state
+    g.unproven = undefined; // the next epoch follows the own state
     if (g.state.groupActiveState.kind === "removedFromGroup") {
       this.world.emit({ event: "removed", group: g.key, epoch: epochOf(g) });
       return;
@@ -623,7 +644,7 @@ export class Inbox {
     if (target !== undefined && target !== g.ds) this.moveTo(g, target, g.term + 1);
   }
 
-  /** The group was ended for good. */
+  /** Closes a group that was ended for good. */
   closed(g: Group): void {
     if (g.closed) return;
     g.closed = true;
@@ -631,7 +652,10 @@ export class Inbox {
     this.world.emit({ event: "closed", group: g.key });
   }
 
-  /** A new term begins. Its Delivery Service is read soon also when it has nothing to say: it knows the lineage. */
+  /**
+   * Begins a new term. The client reads the new Delivery Service soon, even without news, since that one knows the
+   * lineage.
+   */
   private moveTo(g: Group, ds: string, term: number): void {
     g.former = [...(g.former ?? []), { ds: g.ds, term: g.term, next: g.next }].slice(-MAX_FORMER);
     g.ds = ds;
@@ -656,7 +680,7 @@ export class Inbox {
     this.world.emit({ event: "ignored", group, from, reason });
   }
 
-  /** One to-device event. Only the reserved user of the current Delivery Service is heard. */
+  /** Handles one to-device event. Only the reserved user of the current Delivery Service counts. */
   private async fannedOut({ sender, content }: MatrixEvent): Promise<void> {
     const parsed = parseFanOut(content);
     if (parsed === undefined) return this.ignored("", sender, "malformed");
@@ -672,7 +696,7 @@ export class Inbox {
       return this.ignored(key, sender, "not the current Delivery Service");
     g.held.push({ server, fanOut });
     this.ignored(key, sender, "not yet the current Delivery Service");
-    await this.orFail(key, this.catchUp(g)); // perhaps the migration Commit is only late
+    await this.orFail(key, this.catchUp(g)); // the migration Commit may be only late
   }
 
   private async arrived(g: Group, fanOut: FanOut): Promise<void> {
@@ -681,7 +705,7 @@ export class Inbox {
     await this.release(g);
   }
 
-  /** Handles what was held back from the Delivery Service that is now the current one. */
+  /** Handles the kept messages of the Delivery Service that is now the current one. */
   private async release(g: Group): Promise<void> {
     const due = g.held.filter(({ server, fanOut }) => server === g.ds && fanOut.term === g.term);
     g.held = g.held.filter(({ fanOut }) => fanOut.term > g.term);
@@ -689,7 +713,7 @@ export class Inbox {
     for (const { fanOut } of due) if (fanOut.seq >= g.next) await this.arrived(g, fanOut);
   }
 
-  /** The room's pointer is a hint: its evidence must verify, and only the group's next step counts. */
+  /** Handles the room's pointer, which is a hint. Its evidence must verify, and only the group's next step counts. */
   private async pointedTo(roomId: string, content: any): Promise<void> {
     for (const g of this.stored.groups.values()) {
       const pointer = isOut(g) ? undefined : pointerTo(content, roomId, g.key);
@@ -708,7 +732,10 @@ export class Inbox {
     await this.catchUp(g, { delivery_service: via, term, migration_response, migration_confirmation, key_id });
   }
 
-  /** A Welcome. It is kept for later when the room does not name the group yet: state may travel slower. */
+  /**
+   * Handles a Welcome. The client keeps it for later if the room does not name the group yet, since room state may
+   * arrive later.
+   */
   private async welcomed(server: string, fanOut: FanOut, until = this.world.now() + INVITED): Promise<void> {
     const key = fanOut.group_id;
     const host = await this.hostOf(fanOut.room_id).catch(() => undefined);
@@ -739,12 +766,12 @@ export class Inbox {
     return { server: hostIn(hosts, term + 1), term: term + 1, seq: 0, message };
   }
 
-  /** Reads a term of a group as a server has it, from its beginning. */
+  /** Reads a term of a group from its beginning, at a server. */
   private async *termAt(server: string, key: string, term: number): AsyncGenerator<LogMessage> {
     for await (const page of this.pages(server, key, term, 1)) yield* page.messages;
   }
 
-  /** The group that a room names and where it is: the pointer's Delivery Service, or where that one redirects to. */
+  /** The group that a room names, and its place: the pointer's Delivery Service, or the one to which that redirects. */
   async hostOf(roomId: string): Promise<{ key: string; server: string }> {
     const binding = await this.matrix.roomState(roomId, BINDING);
     if (binding?.room_id !== roomId) throw new Error("the room names no group");
@@ -767,7 +794,7 @@ export class Inbox {
     await this.enter(key, f.room_id, at.server, at, state);
   }
 
-  /** Enters a group by an external Commit, which removes the own former leaf (RFC 9420, section 12.4.3.2). */
+  /** Joins a group by an external Commit, which removes the own former leaf (RFC 9420, section 12.4.3.2). */
   async enterAnew(key: string, roomId: string, server: string): Promise<Group> {
     const ds = this.ds(server);
     for (let races = 0; ; races++) {
@@ -788,7 +815,7 @@ export class Inbox {
     }
   }
 
-  /** The device is in a group from a message of its log on. What it knew of the group before is over. */
+  /** Records that the device is in a group from a log message on. Earlier knowledge of the group is dropped. */
   private async enter(
     key: string,
     roomId: string,
@@ -802,8 +829,8 @@ export class Inbox {
     if (known !== undefined) this.endMigrationCommit(known);
     if (known !== undefined) this.endPending(known);
     if (known !== undefined) this.endRefused(known);
-    const g: Group = Object.assign(known ?? {}, fresh); // whoever waits for the group holds this object
-    if (g.outgoing !== undefined) g.outgoing.message = undefined; // it was for the former leaf
+    const g: Group = Object.assign(known ?? {}, fresh); // other callers hold this object
+    if (g.outgoing !== undefined) g.outgoing.message = undefined; // it was encrypted with the former leaf
     this.stored.groups.set(key, g);
     this.world.save();
     this.world.emit({ event: "joined", group: key, epoch: epochOf(g) });

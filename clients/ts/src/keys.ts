@@ -1,4 +1,4 @@
-// The keys of servers, and who is asked for them (profile, section 2).
+// The keys of servers, and the servers that are asked for them (profile, section 2).
 import { createPublicKey, verify } from "node:crypto";
 import { request as httpRequest } from "node:http";
 import { request as httpsRequest } from "node:https";
@@ -8,21 +8,21 @@ import { type Answer, bodyOf, granted, json, type Matrix, MatrixError, serverOf,
 import type { Transport } from "./transport.js";
 import { fromBase64, toBase64url } from "./wire.js";
 
-/** How long a server's key is kept at most, in milliseconds (Matrix specification, "Publishing keys"). */
+/** The longest time for which a server's key is kept, in milliseconds (Matrix specification, "Publishing keys"). */
 const MAX_KEPT = 7 * 24 * 3600_000;
 
-/** How long a notary is waited for, in milliseconds, and how much it may say, in bytes. */
+/** The longest wait for a notary's answer, in milliseconds, and the answer's largest size, in bytes. */
 const PATIENCE = 60_000;
 const MAX_ANSWER = 1 << 20;
 
-/** A server's keys as it publishes them, with the signatures (Matrix specification, "Publishing keys"). */
+/** A server's keys in their published form, with signatures (Matrix specification, "Publishing keys"). */
 export interface KeyObject {
   server_name: string;
   valid_until_ts: number;
   verify_keys: Record<string, { key: string }>;
 }
 
-/** A signature by a server, over text. */
+/** A server's signature over a text. */
 export interface ServerSignature {
   server: string;
   keyId: string;
@@ -42,8 +42,8 @@ export class ServerKeys {
   ) {}
 
   /**
-   * Checks an Ed25519 signature with the server's current key of that id. False for an unknown, expired or unreachable
-   * key too. host is the group's Delivery Service. A key of the object kept counts where there is no current one.
+   * Checks an Ed25519 signature with the server's current key of that id. False also for an unknown, expired or
+   * unreachable key. host is the group's Delivery Service. If there is no current key, a key of the kept object counts.
    */
   async verify(s: ServerSignature, host: string, kept?: KeyObject): Promise<boolean> {
     const current = await this.current(s, host).catch((e: unknown) => {
@@ -55,7 +55,10 @@ export class ServerKeys {
     return verify(null, s.text, createPublicKey({ key: jwk, format: "jwk" }), s.signature);
   }
 
-  /** A current key of a server, which is kept as long as it is valid: every Commit has a signature to verify. */
+  /**
+   * A current key of a server. The client keeps it as long as it is valid, since every Commit has a signature to
+   * verify.
+   */
   private async current({ server, keyId }: ServerSignature, host: string): Promise<string | undefined> {
     const name = `${server} ${keyId}`;
     const now = this.world.now();
@@ -71,9 +74,9 @@ export class ServerKeys {
   }
 
   /**
-   * A server's key objects that are valid now; those with one key where its id is known. The own homeserver vouches for
-   * them as a notary. A client that it does not help asks the server itself, too, and at last the group's Delivery
-   * Service: an event says so. That one can say no more by it than by its own signature.
+   * A server's key objects that are valid now; only those with the key if its id is known. The own homeserver vouches
+   * for them as a notary. If it does not help, the client also asks the server itself. At last it asks the group's
+   * Delivery Service, and an event says so. That one gains no more power by its answer than its own signature gives it.
    */
   async objects(server: string, host: string, keyId?: string): Promise<KeyObject[]> {
     const now = this.world.now();
@@ -92,13 +95,13 @@ export class ServerKeys {
     return vouched;
   }
 
-  /** What a server says itself; nothing where the own homeserver is to be asked. */
+  /** The server's own answer; nothing if the own homeserver asks for this client. */
   private async askItself(server: string): Promise<unknown[]> {
     const address = await this.addressOf(server);
     return address === undefined ? [] : [await fetchJson(`${address}/_matrix/key/v2/server`)];
   }
 
-  /** What a Delivery Service's homeserver says of another server as a notary. */
+  /** The answer about another server from a Delivery Service's homeserver, as a notary. */
   private async askHost(host: string, server: string, criteria: object): Promise<unknown[]> {
     const address = await this.addressOf(host);
     return address === undefined ? [] : askNotary(address, host, server, criteria).catch(() => []);
@@ -109,15 +112,15 @@ export class ServerKeys {
   }
 }
 
-/** A homeserver that does not serve as a notary knows no keys. */
+/** If a homeserver does not serve as a notary, it knows no keys. */
 function orNothing(e: unknown): [] {
   if (e instanceof MatrixError && e.status < 500) return [];
   throw e;
 }
 
 /**
- * What a homeserver knows of a server's keys. It answers as a notary only under its own name, and fetch lets nobody set
- * the Host header.
+ * The key objects of a server that a homeserver knows. A homeserver answers as a notary only under its own name, and
+ * fetch does not allow a Host header.
  */
 async function askNotary(address: string, name: string, server: string, criteria: object): Promise<unknown[]> {
   const url = new URL(`${address}/_matrix/key/v2/query`);

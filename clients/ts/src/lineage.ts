@@ -1,4 +1,4 @@
-// Who hosted a group, from its creation on, as servers tell it (profile, sections 3 and 10).
+// Lineages: the hosts of a group since its creation, as servers tell them (profile, sections 3 and 10).
 import type { Claimed, Migrated } from "./ds.js";
 import { type Group, same } from "./group.js";
 import {
@@ -12,7 +12,7 @@ import {
 } from "./wire.js";
 import { RECOVER, toBase64 } from "./wire.js";
 
-/** The claim in a step as the redirect that it is; undefined for none, or another step. */
+/** The claim in a step as a redirect; undefined for no step, or another kind. */
 export function claimIn(step: LineageStep | undefined): Claimed | undefined {
   if (step === undefined || !("lineageClaim" in step)) return undefined;
   const { message, keyId } = step.lineageClaim;
@@ -24,7 +24,7 @@ export function claimIn(step: LineageStep | undefined): Claimed | undefined {
 export const isRecover = ({ lineage_claim }: Claimed): boolean =>
   decode(lineageClaim, fromBase64(lineage_claim)).kind === RECOVER;
 
-/** The move in a step as the redirect that it is, to the term that it began; undefined for none, or another step. */
+/** The move in a step as a redirect to the term that it began; undefined for no step, or another kind. */
 export function moveIn(step: LineageStep | undefined, term: number): Migrated | undefined {
   if (step === undefined || "lineageClaim" in step) return undefined;
   const { migrationResponse: offer, migrationConfirmation: decision } = step;
@@ -45,7 +45,7 @@ export function hostIn({ creatingServer, steps }: Lineage, term: number): string
   return decode(migrationConfirmation, step.migrationConfirmation.message).domainName;
 }
 
-/** What makes two proofs be of one step: a signature that was made again with a newer key is no other step. */
+/** Identifies the step of a proof. A new signature with a newer key does not make another step. */
 const proof = (step: LineageStep): Uint8Array =>
   "lineageClaim" in step ? step.lineageClaim.message : step.migrationResponse.message;
 
@@ -55,7 +55,7 @@ const begins = (known: Lineage, told: Lineage): boolean =>
   known.steps.every((step, i) => same(proof(step), proof(told.steps[i]!)));
 
 /**
- * Whether a lineage begins with what the client knows of its group: who hosts it in its term, and how it came there.
+ * Whether a lineage begins with the lineage that the client knows for its group, up to the host of the client's term.
  */
 export function goesOn(g: Group, told: Lineage): boolean {
   if (told.steps.length < g.term || hostIn(told, g.term) !== g.ds) return false;

@@ -26,7 +26,7 @@ export interface StateEvent extends MatrixEvent {
   state_key: string;
 }
 
-/** What one /sync brought, and the token that asks for the next. */
+/** The news of one /sync, and the token for the next. */
 export interface SyncResult {
   next: string;
   toDevice: MatrixEvent[];
@@ -34,7 +34,7 @@ export interface SyncResult {
   pointers: { roomId: string; content: any }[];
   /** Users whose devices, or their keys, have changed. */
   changed: string[];
-  /** Whether the KeyPackage has been given out that is for when the others are used up. */
+  /** Whether the KeyPackage of last resort has been given out. */
   lastResortUsed: boolean;
 }
 
@@ -45,15 +45,15 @@ export interface Session extends LeafIdentity {
 }
 
 /**
- * The events of profile, section 12: the binding of a room to its group, the pointer to where that is, the servers that
- * may take it on, and fan-out.
+ * The events of profile, section 12: the binding of a room to its group, the pointer to the group's place, the list of
+ * successors, and fan-out.
  */
 export const BINDING = "io.github.mimiport.group";
 export const FAN_OUT = "io.github.mimiport.message";
 export const POINTER = "io.github.mimiport.delivery_service";
 export const SUCCESSORS = "io.github.mimiport.successors";
 
-/** No answer, or half of one. */
+/** There was no answer, or only a part of one. */
 export class Unreachable extends Error {
   override name = "Unreachable";
 }
@@ -63,7 +63,7 @@ export interface Answer {
   body: Uint8Array;
 }
 
-/** Makes a request; Unreachable without a whole answer of at most so many bytes. */
+/** Makes a request. Throws Unreachable without a whole answer of at most that many bytes. */
 export async function call(url: string, init: RequestInit, limit = Infinity): Promise<Answer> {
   try {
     const response = await fetch(url, init);
@@ -74,7 +74,7 @@ export async function call(url: string, init: RequestInit, limit = Infinity): Pr
   }
 }
 
-/** Reads an answer, of which no more than a chunk above the limit is taken into memory. */
+/** Reads an answer. It takes at most one chunk above the limit into memory. */
 export async function bodyOf(body: AsyncIterable<Uint8Array>, limit: number): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   let size = 0;
@@ -85,7 +85,7 @@ export async function bodyOf(body: AsyncIterable<Uint8Array>, limit: number): Pr
   return new Uint8Array(Buffer.concat(chunks));
 }
 
-/** The JSON of an answer; text in its place where it is none. */
+/** The JSON of an answer, or its text if it is not JSON. */
 export function json({ body }: Answer): any {
   const text = Buffer.from(body).toString();
   try {
@@ -95,7 +95,7 @@ export function json({ body }: Answer): any {
   }
 }
 
-/** The answer unless it is a refusal. */
+/** Returns the answer unless it is a refusal. */
 export function granted(answer: Answer): Answer {
   if (answer.status < 300) return answer;
   const body = json(answer);
@@ -110,7 +110,7 @@ async function post(url: string, body: unknown): Promise<any> {
 /** The server name of a user id: everything after its first colon. */
 export const serverOf = (userId: string) => userId.slice(userId.indexOf(":") + 1);
 
-/** Logs in by password. The device id is reused when given, so that a restarted client keeps its place in the tree. */
+/** Logs in by password. With a device id, the login reuses that device, so that a restarted client keeps its leaf. */
 export async function login(
   homeserver: string,
   user: string,
@@ -122,7 +122,7 @@ export async function login(
   return session(homeserver, await post(`${homeserver}/_matrix/client/v3/login`, body));
 }
 
-/** Makes an account where registration is open, and logs in. */
+/** Makes an account on a server with open registration, and logs in. */
 export async function register(
   homeserver: string,
   user: string,
@@ -133,7 +133,7 @@ export async function register(
   return session(homeserver, await post(`${homeserver}/_matrix/client/v3/register`, body));
 }
 
-/** Takes over a session that somebody else has opened. */
+/** Takes over a session that another program has opened. */
 export async function withToken(homeserver: string, token: string): Promise<Session> {
   const headers = { authorization: `Bearer ${token}` };
   const answer = json(granted(await call(`${homeserver}/_matrix/client/v3/account/whoami`, { headers })));
@@ -148,13 +148,16 @@ function session(homeserver: string, { access_token, user_id, device_id }: any):
 export class Matrix {
   constructor(readonly session: Session) {}
 
-  /** Makes an authenticated request; a MatrixError when it is refused. path begins after the homeserver's base URL. */
+  /**
+   * Makes an authenticated request. Throws a MatrixError if it is refused. path starts after the homeserver's base URL.
+   */
   async request(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<any> {
     return json(granted(await this.send(method, path, body, signal)));
   }
 
   /**
-   * Makes an authenticated request with a body of any kind, text as it is, and gives the answer whatever its status.
+   * Makes an authenticated request with a body of any kind. It sends text unchanged, and returns the answer with any
+   * status.
    */
   async raw(method: string, path: string, body?: unknown): Promise<{ status: number; body: unknown }> {
     const answer = await this.send(method, path, body);
@@ -168,9 +171,7 @@ export class Matrix {
     return call(this.session.homeserver + path, init);
   }
 
-  /**
-   * Waits up to `wait` milliseconds for anything new. Asking with a token tells the server to drop what came before it.
-   */
+  /** Waits up to `wait` milliseconds for news. A request with a token tells the server to drop everything before it. */
   async sync(since: string | undefined, wait: number, signal?: AbortSignal): Promise<SyncResult> {
     const query = new URLSearchParams({ timeout: String(wait), set_presence: "offline" });
     if (since !== undefined) query.set("since", since);
@@ -181,7 +182,7 @@ export class Matrix {
         .map(({ content }) => ({ roomId, content })),
     );
     const changed = news.device_lists?.changed ?? [];
-    const unused = news.device_unused_fallback_key_types; // which not every homeserver tells
+    const unused = news.device_unused_fallback_key_types; // some homeservers omit it
     const lastResortUsed = Array.isArray(unused) && !unused.includes(KEY_PACKAGE);
     return { next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers, changed, lastResortUsed };
   }
@@ -205,19 +206,19 @@ export class Matrix {
     }
   }
 
-  /** All state of a room, with who has set it. */
+  /** All state of a room, with senders. */
   async allRoomState(roomId: string): Promise<StateEvent[]> {
     return this.request("GET", `/_matrix/client/v3/rooms/${encodeURIComponent(roomId)}/state`);
   }
 
-  /** Publishes the device's keys, in place of what it has published before. */
+  /** Publishes the device's keys. They replace the published ones. */
   async uploadDeviceKeys(device_keys: DeviceKeys): Promise<void> {
     await this.request("POST", "/_matrix/client/v3/keys/upload", { device_keys });
   }
 
   /**
-   * Publishes KeyPackages, their values by KeyPackageRef: as one-time keys, or as the key that is given out when those
-   * are used up, which a homeserver without such keys passes over.
+   * Publishes KeyPackages, their values by KeyPackageRef: as one-time keys or as a fallback key. A homeserver without
+   * fallback keys ignores that one.
    */
   async uploadKeyPackages(
     kind: "one_time_keys" | "fallback_keys",
@@ -227,13 +228,16 @@ export class Matrix {
     await this.request("POST", "/_matrix/client/v3/keys/upload", { [kind]: Object.fromEntries(keys) });
   }
 
-  /** What users' homeservers publish of all their devices, also of users elsewhere. */
+  /** The published keys of all devices of users, local or remote. */
   queryKeys(userIds: string[]): Promise<PublishedKeys> {
     const device_keys = Object.fromEntries(userIds.map((user) => [user, []]));
     return this.request("POST", "/_matrix/client/v3/keys/query", { device_keys });
   }
 
-  /** Claims one KeyPackage for each of a user's devices that have published any: the values of one-time keys. */
+  /**
+   * Claims one KeyPackage for each of a user's devices that have published some. Returns the values of the one-time
+   * keys.
+   */
   async claimKeyPackages(userId: string, published: PublishedKeys): Promise<{ deviceId: string; value: unknown }[]> {
     const devices = Object.entries(published.device_keys?.[userId] ?? {})
       .filter(([, keys]) => Array.isArray(keys?.algorithms) && keys.algorithms.includes(KEY_PACKAGE))

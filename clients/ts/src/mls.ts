@@ -26,7 +26,7 @@ import { createSelfRemove, decodeSelfRemove, isSelfRemove } from "./corrections/
 import { processSelfRemove, SELF_REMOVE } from "./corrections/self-remove.js";
 import { decode, encode, fromBase64, leafIdentity, type LeafIdentity, toBase64 } from "./wire.js";
 
-/** The cipher suites that ts-mls speaks as RFC 9420 has them. */
+/** The cipher suites that ts-mls implements as in RFC 9420. */
 const suiteNames: Record<number, CiphersuiteName> = {
   1: "MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519",
   3: "MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519",
@@ -35,7 +35,7 @@ const suiteNames: Record<number, CiphersuiteName> = {
 const KEY_PACKAGE_DAYS = 90n;
 const DAY = 86_400n;
 
-/** A device and the key that signs for its leaves. */
+/** A device and the signature key of its leaves. */
 export interface Identity extends LeafIdentity {
   suite: number;
   signKey: Uint8Array;
@@ -48,7 +48,7 @@ export interface OwnKeyPackage {
   privatePackage: PrivateKeyPackage;
 }
 
-/** A Commit as the Delivery Service takes it, and the state it leads to once accepted. Byte fields are MLSMessages. */
+/** A Commit in the form for the Delivery Service, and the state after it is accepted. Byte fields are MLSMessages. */
 export interface Commit {
   message: Uint8Array;
   groupInfo: Uint8Array;
@@ -110,12 +110,12 @@ export async function newKeyPackage(identity: Identity, now: bigint): Promise<Ow
   );
 }
 
-/** KeyPackageRef, by which a Welcome names the KeyPackage it is for. */
+/** KeyPackageRef: a Welcome names its KeyPackage by it. */
 export async function keyPackageRef(kp: KeyPackage): Promise<Uint8Array> {
   return makeKeyPackageRef(kp, (await cipherSuite(suiteOfKeyPackage(kp))).hash);
 }
 
-/** Decodes one MLSMessage; an MlsRuleError for anything that would not be encoded identically. */
+/** Decodes one MLSMessage. Throws an MlsRuleError for bytes that would not be encoded identically. */
 export function parse(bytes: Uint8Array): MLSMessage {
   let message: MLSMessage | undefined;
   try {
@@ -128,7 +128,7 @@ export function parse(bytes: Uint8Array): MLSMessage {
   return message;
 }
 
-/** The KeyPackage in an MLSMessage, and the device it says it is for. */
+/** The KeyPackage in an MLSMessage, and the device that it names. */
 export function parseKeyPackage(bytes: Uint8Array): { keyPackage: KeyPackage; device: LeafIdentity } {
   const message = parse(bytes);
   const device =
@@ -146,7 +146,7 @@ export function encodeKeyPackage(keyPackage: KeyPackage): Uint8Array {
   return encodeMlsMessage({ version: "mls10", wireformat: "mls_key_package", keyPackage });
 }
 
-/** A new group of one, at epoch 0. sender is the Delivery Service's entry in external_senders. */
+/** A new group with one member, at epoch 0. sender is the Delivery Service's entry in external_senders. */
 export async function newGroup(
   identity: Identity,
   groupId: Uint8Array,
@@ -172,13 +172,16 @@ export async function groupInfo(state: ClientState): Promise<Uint8Array> {
   return encodeMlsMessage({ version: "mls10", wireformat: "mls_group_info", groupInfo: info });
 }
 
-/** What names a group's epoch among all that it could have come to: the confirmed transcript hash, in hexadecimal. */
+/** Identifies an epoch on any branch of a group: the confirmed transcript hash, in hexadecimal. */
 export const transcript = (state: ClientState): string =>
   Buffer.from(state.groupContext.confirmedTranscriptHash).toString("hex");
 
 export const ratchetTree = (state: ClientState): Uint8Array => encodeRatchetTree(state.ratchetTree);
 
-/** Makes a Commit of by-reference and by-value proposals. The given state stays the group's until it is accepted. */
+/**
+ * Makes a Commit of proposals by reference and by value. The group stays in the given state until the Commit is
+ * accepted.
+ */
 export async function commit(
   state: ClientState,
   proposals: ProposalOrRef[],
@@ -188,8 +191,9 @@ export async function commit(
 }
 
 /**
- * Makes an external Commit by which a device enters a group, in place of its former leaf if it has one there. pending
- * are messages with proposals of the GroupInfo's epoch: SelfRemoves are committed too, as no others may be.
+ * Makes an external Commit with which a device joins a group. It removes the device's former leaf if there is one.
+ * pending are messages with proposals of the GroupInfo's epoch. The Commit includes the SelfRemoves among them; an
+ * external Commit may include no others.
  */
 export async function externalCommit(
   identity: Identity,
@@ -224,8 +228,8 @@ async function encodeCommit({ commit, welcome, newState }: PendingCommit): Promi
 export const byValue = (proposal: Proposal): ProposalOrRef => ({ proposalOrRefType: "proposal", proposal });
 
 /**
- * What goes first into a Commit: the Delivery Service's Removes, the caller's own proposals, what removes a leaf, the
- * rest. RFC 9420, section 12.4.1, prefers a Remove to an Update.
+ * The rank of a proposal in a Commit: the Delivery Service's Removes, the caller's own proposals, other removals of
+ * leaves, the rest. RFC 9420, section 12.4.1, prefers a Remove to an Update.
  */
 const RANKS = { service: 0, own: 1, removal: 2, other: 3 };
 
@@ -245,8 +249,8 @@ export async function isCommittable(state: ClientState, proposals: ProposalOrRef
 }
 
 /**
- * The proposals for a Commit of the caller: its own, and all wanted pending ones. Where they cannot stand in one
- * Commit, or this client cannot apply one, those that can, in the order of their ranks.
+ * The proposals for a Commit of the caller: its own, and all wanted pending ones. If they cannot be in one Commit, or
+ * this client cannot apply one, the function leaves out some, in the order of their ranks.
  */
 export async function choose(
   state: ClientState,
@@ -259,7 +263,7 @@ export async function choose(
     const known = typeof p.proposalType === "string" || isSelfRemove(p);
     const reference = new Uint8Array(Buffer.from(ref, "base64"));
     const proposal: ProposalOrRef = { proposalOrRefType: "reference", reference };
-    // Alone first: ts-mls abandons a promise where it refuses two Adds at once.
+    // Each alone first: ts-mls abandons a promise when it refuses two Adds at once.
     if (known && wanted(p, senderLeafIndex) && (await isCommittable(state, [proposal])))
       usable.push({ rank: rankOf(pending), proposal });
   }
@@ -270,7 +274,7 @@ export async function choose(
   return chosen;
 }
 
-/** The leaves that pending proposals remove; of the Delivery Service's alone on demand. */
+/** The leaves that pending proposals remove; on request, only those of the Delivery Service's proposals. */
 export function pendingRemovals(state: ClientState, byServer = false): number[] {
   return Object.values(state.unappliedProposals).flatMap(({ proposal: p, senderLeafIndex: sender }) => {
     if (byServer && !isExternalRemove(p, sender)) return [];
@@ -279,11 +283,11 @@ export function pendingRemovals(state: ClientState, byServer = false): number[] 
   });
 }
 
-/** Whether a pending proposal, of anybody, removes the caller's own leaf. */
+/** Whether a pending proposal of any sender removes the caller's own leaf. */
 export const removalPending = (state: ClientState): boolean =>
   pendingRemovals(state).includes(state.privatePath.leafIndex);
 
-/** Makes the message by which the caller asks to leave: a SelfRemove where all members know it, else a Remove. */
+/** Makes the message with which the caller asks to leave: a SelfRemove if all members support it, else a Remove. */
 export async function leave(state: ClientState): Promise<Uint8Array> {
   const cs = await suiteOf(state);
   const known = state.ratchetTree.every(
@@ -294,7 +298,7 @@ export async function leave(state: ClientState): Promise<Uint8Array> {
   return encodeMlsMessage((await createProposal(state, true, remove, cs)).message);
 }
 
-/** A proposal is the Delivery Service's own Remove when an external sender sent it. */
+/** Whether a proposal is the Delivery Service's own Remove: then an external sender sent it. */
 export const isExternalRemove = (p: Proposal, sender: number | undefined) =>
   p.proposalType === "remove" && sender === undefined;
 
@@ -302,9 +306,9 @@ const isServer = (s: ExternalSender, name: string) =>
   s.credential.credentialType === "basic" && Buffer.compare(s.credential.identity, Buffer.from(name)) === 0;
 
 /**
- * The GroupContextExtensions proposal that a migration Commit needs: the target's entry takes the place of the source's
- * first one, further entries of both go, the rest stays byte for byte (profile, section 5). Undefined without such an
- * entry.
+ * The GroupContextExtensions proposal that a migration Commit needs. The target's entry replaces the source's first
+ * one. Further entries of both are dropped, and the rest stays byte for byte (profile, section 5). Undefined without
+ * such an entry.
  */
 export function swapExternalSender(
   state: ClientState,
@@ -354,13 +358,13 @@ function parseTree(encoded: Uint8Array): RatchetTree {
   return tree;
 }
 
-/** Which KeyPackages a Welcome is for. */
+/** The KeyPackages for which a Welcome is. */
 export function welcomeRefs(welcome: Uint8Array): Uint8Array[] {
   const message = parse(welcome);
   return message.wireformat === "mls_welcome" ? message.welcome.secrets.map((s) => s.newMember) : [];
 }
 
-/** The epoch that a message of a group was sent in; undefined for what is no such message. */
+/** The epoch in which a message of a group was sent; undefined for anything else. */
 export function messageEpoch(bytes: Uint8Array): bigint | undefined {
   const leaving = decodeSelfRemove(bytes);
   if (leaving !== undefined) return leaving.epoch;
@@ -369,7 +373,7 @@ export function messageEpoch(bytes: Uint8Array): bigint | undefined {
   return message.wireformat === "mls_private_message" ? message.privateMessage.epoch : undefined;
 }
 
-/** Whether a message is encrypted, and so no handshake. */
+/** Whether a message is encrypted, so not a handshake. */
 export function isPrivate(bytes: Uint8Array): boolean {
   try {
     return parse(bytes).wireformat === "mls_private_message";
@@ -378,7 +382,7 @@ export function isPrivate(bytes: Uint8Array): boolean {
   }
 }
 
-/** Whether a message is a Commit that refers to proposals sent before it. */
+/** Whether a message is a Commit that refers to earlier proposals. */
 export function refersToProposals(bytes: Uint8Array): boolean {
   const message = parse(bytes);
   if (message.wireformat !== "mls_public_message") return false;
@@ -389,7 +393,7 @@ export function refersToProposals(bytes: Uint8Array): boolean {
 /** The state without the proposals of its epoch. */
 export const withoutProposals = (state: ClientState): ClientState => ({ ...state, unappliedProposals: {} });
 
-/** Whether a message is of an epoch before the state's; false for what is no message of a group. */
+/** Whether a message is of an epoch before the state's; false for anything but a message of a group. */
 export function isOlder(state: ClientState, bytes: Uint8Array): boolean {
   try {
     return (messageEpoch(bytes) ?? state.groupContext.epoch) < state.groupContext.epoch;
@@ -398,19 +402,17 @@ export function isOlder(state: ClientState, bytes: Uint8Array): boolean {
   }
 }
 
-/** What a received message did. */
+/** The effect of a received message. */
 export interface Processed {
   state: ClientState;
-  /** The device that MLS authenticates as the sender; undefined for what no member sent. */
+  /** The device that MLS authenticates as the sender; undefined if the sender is no member. */
   author: LeafIdentity | undefined;
   plaintext?: Uint8Array;
   /** The authenticated_data of a Commit. */
   committed?: Uint8Array;
 }
 
-/**
- * Processes a received PublicMessage or PrivateMessage of the group; throws and changes nothing when it is not valid.
- */
+/** Processes a received PublicMessage or PrivateMessage of the group. Throws and changes nothing if it is not valid. */
 export async function process(state: ClientState, bytes: Uint8Array): Promise<Processed> {
   const cs = await suiteOf(state);
   const leaving = decodeSelfRemove(bytes);
@@ -432,7 +434,7 @@ export async function process(state: ClientState, bytes: Uint8Array): Promise<Pr
   return { state: result.newState, author: await encryptedBy(state, privateMessage, cs), plaintext: result.message };
 }
 
-/** The sender of a PublicMessage. It counts once the message has been processed. */
+/** The sender of a PublicMessage. It is certain only once the message is processed. */
 function authorOf(state: ClientState, content: FramedContent): LeafIdentity | undefined {
   const { sender } = content;
   if (sender.senderType === "member") return deviceAt(state.ratchetTree, sender.leafIndex);
@@ -440,7 +442,7 @@ function authorOf(state: ClientState, content: FramedContent): LeafIdentity | un
   return joined && identityOf(joined.credential);
 }
 
-/** The sender of a PrivateMessage, which may be of a former epoch. It counts once the message has been processed. */
+/** The sender of a PrivateMessage, also from a former epoch. It is certain only once the message is processed. */
 async function encryptedBy(state: ClientState, message: PrivateMessage, cs: CiphersuiteImpl) {
   const former = message.epoch < state.groupContext.epoch ? state.historicalReceiverData.get(message.epoch) : undefined;
   const { senderDataSecret } = former ?? state.keySchedule;
@@ -454,9 +456,9 @@ function deviceAt(tree: RatchetTree, leaf: number): LeafIdentity | undefined {
 }
 
 /**
- * Encrypts application data (a PrivateMessage, as an MLSMessage). The new state must be kept before the message is
- * sent. The caller has committed the pending proposals first (RFC 9420, section 12.4), save for those that nobody can
- * commit.
+ * Encrypts application data (a PrivateMessage, as an MLSMessage). The caller must keep the new state before it sends
+ * the message. The caller has committed the pending proposals first (RFC 9420, section 12.4), except those that nobody
+ * can commit.
  */
 export async function encrypt(
   state: ClientState,
@@ -470,7 +472,7 @@ export async function encrypt(
   };
 }
 
-/** Signs by the group's scheme with the caller's leaf key (RFC 9420, section 5.1.2: SignWithLabel). */
+/** Signs with the group's scheme and the caller's leaf key (RFC 9420, section 5.1.2: SignWithLabel). */
 export async function sign(state: ClientState, label: string, content: Uint8Array): Promise<Uint8Array> {
   return signWithLabel(state.signaturePrivateKey, label, content, (await suiteOf(state)).signature);
 }

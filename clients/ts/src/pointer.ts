@@ -1,9 +1,9 @@
-// The room's pointer: where the room says that its group is, and which claim it supports (profile, sections 7 and 12).
+// The room's pointer: the place of the group, and the claim that the room supports (profile, sections 7 and 12).
 import { createHash } from "node:crypto";
 import type { Claimed } from "./ds.js";
 import { decode, fromBase64, lineageClaim, toBase64 } from "./wire.js";
 
-/** The content of the pointer event. Only what is compared has been checked. */
+/** The content of the pointer event. Only the fields that this client compares are checked. */
 export interface Pointer {
   room_id: string;
   group_id: string;
@@ -17,7 +17,7 @@ export interface Pointer {
 
 /** A claim that a room's pointer names, and until when the host may yield to it, in milliseconds since 1970. */
 export interface Named {
-  /** Where the pointer says that the group is: the server that has claimed it, or one that has it since. */
+  /** The place that the pointer names: the server that claimed the group, or a later host. */
   server: string;
   hash: string;
   until: number;

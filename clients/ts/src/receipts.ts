@@ -1,4 +1,4 @@
-// What a Delivery Service has signed for the Commits that it accepted, and what follows from it (profile, section 3).
+// Receipts of a Delivery Service for accepted Commits, and their consequences (profile, section 3).
 import { createHash } from "node:crypto";
 import type { Claimed, KnownCommit, LogMessage, Signed } from "./ds.js";
 import { type Group, same } from "./group.js";
@@ -12,25 +12,25 @@ function latest(g: Group): CommitReceipt | undefined {
   return receipt && Number(receipt.term) === g.term ? receipt : undefined;
 }
 
-/** What a server compares before it accepts: nothing without a receipt. */
+/** The fields that a server compares before it accepts a message; empty without a receipt. */
 export function known(g: Group): { known?: KnownCommit } {
   const receipt = latest(g);
   return receipt ? { known: { epoch: Number(receipt.epoch), commit_hash: toBase64(receipt.commitHash) } } : {};
 }
 
-/** Whether a server that is in this epoch must have forgotten the Commit of the latest receipt, or taken another. */
+/** Whether a server in this epoch must have forgotten the Commit of the latest receipt, or accepted another. */
 export function isForgotten(g: Group, epoch: number): boolean {
   const receipt = latest(g);
   return receipt !== undefined && epoch <= Number(receipt.epoch);
 }
 
-/** Whether a claim goes on from before the Commit of the latest receipt. */
+/** Whether a claim continues from an epoch before the Commit of the latest receipt. */
 export function isLost(g: Group, claim: Claimed): boolean {
   const { epoch } = decode(lineageClaim, fromBase64(claim.lineage_claim));
   return g.receipt !== undefined && epoch < receiptIn(g.receipt).epoch;
 }
 
-/** What a receipt, if it is genuine, tells of a group: nothing new, a later Commit, or a second one for one epoch. */
+/** The news in a genuine receipt: none, a later Commit, or a second Commit for one epoch. */
 export type News = undefined | "later" | "fork";
 
 /** The news in a receipt that came with a message. One for anything else tells nothing. */

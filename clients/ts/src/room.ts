@@ -1,4 +1,4 @@
-// A room's state, as its members see it: who may do what there, and which servers are in it.
+// A room's state as its members see it: the powers of users, and the servers in the room.
 import { isIP } from "node:net";
 import { serverOf, type StateEvent } from "./matrix.js";
 
@@ -7,10 +7,10 @@ const CREATE = "m.room.create";
 const MEMBER = "m.room.member";
 export const POWER_LEVELS = "m.room.power_levels";
 
-/** The level that a room asks for state events without one of their own. */
+/** The level that a room requires for state events without a level of their own. */
 const STATE_DEFAULT = 50;
 
-/** Whether a redaction has left nothing of an event's content. */
+/** Whether a redaction has removed all of an event's content. */
 export const isRedacted = (content: any): boolean => Object.keys(content ?? {}).length === 0;
 
 /** A room's state as its members see it now. */
@@ -34,13 +34,13 @@ export class RoomState {
     const levels = this.find(POWER_LEVELS)?.content;
     const create = this.find(CREATE);
     const creators = [create?.sender, ...(create?.content?.additional_creators ?? [])];
-    // From version 12 on a room's creators have more power than any level.
+    // In rooms of version 12 and later, creators have more power than any level.
     if (Number(create?.content?.room_version) >= 12 && creators.includes(userId)) return Infinity;
     if (levels === undefined) return create?.sender === userId ? 100 : 0;
     return Number(levels.users?.[userId] ?? levels.users_default ?? 0);
   }
 
-  /** Whether a server has a joined user, and the room's server ACL lets it in. */
+  /** Whether a server has a joined user, and the room's server ACL permits the server. */
   hasServer(server: string): boolean {
     const isThere = ({ type, state_key, content }: StateEvent) =>
       type === MEMBER && content?.membership === "join" && serverOf(state_key) === server;
@@ -48,7 +48,7 @@ export class RoomState {
   }
 }
 
-/** Whether a server ACL lets a server in. One that was redacted is passed over: its content is not to be had. */
+/** Whether a server ACL permits a server. A redacted ACL is ignored, since its content is lost. */
 function letsIn(acl: any, server: string): boolean {
   if (isRedacted(acl)) return true;
   const host = server.toLowerCase().replace(/:\d+$/, "");
@@ -58,7 +58,7 @@ function letsIn(acl: any, server: string): boolean {
   return !(isLiteral && acl.allow_ip_literals === false) && !matches(acl.deny) && matches(acl.allow);
 }
 
-/** Whether a name is what a pattern with `*` and `?` says. A regular expression could take for ever. */
+/** Whether a name matches a pattern with `*` and `?`. A regular expression could take exponential time. */
 function fits(name: string, pattern: string): boolean {
   let [n, p, star, from] = [0, 0, -1, 0];
   while (n < name.length) {

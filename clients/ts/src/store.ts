@@ -1,11 +1,11 @@
-// What a client keeps between runs, as one JSON file. It holds secrets: group states, signature and KeyPackage keys.
+// The state of a client between runs, as one JSON file. It holds secrets: group states, signature and KeyPackage keys.
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import type { KeyPair } from "./devices.js";
 import type { Group, PendingCommit, Stored } from "./group.js";
 import * as mls from "./mls.js";
 import { fromBase64, toBase64 } from "./wire.js";
 
-/** A client that has nothing yet. */
+/** The store of a new client. */
 export const emptyStore = (): Stored => ({
   identity: undefined,
   deviceKey: undefined,
@@ -83,7 +83,7 @@ const saveKeys = <T extends KeyPair>(k: T | undefined) =>
 
 const loadKeys = (k: any) => k && { ...k, signKey: fromBase64(k.signKey), publicKey: fromBase64(k.publicKey) };
 
-/** Writes the store; after a crash the file holds the old contents or the new. */
+/** Writes the store. After a crash the file has the old contents or the new. */
 export function saveStore(
   path: string,
   { identity, deviceKey, keyPackages, lastResorts, groups, invitations, since }: Stored,
@@ -101,7 +101,7 @@ export function saveStore(
   renameSync(`${path}.new`, path);
 }
 
-/** Reads the store, an empty one where there is no file. */
+/** Reads the store; a new one if there is no file. */
 export function loadStore(path: string): Stored {
   if (!existsSync(path)) return emptyStore();
   const { identity, deviceKey, keyPackages, lastResorts, groups, invitations, since } = JSON.parse(

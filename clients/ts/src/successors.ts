@@ -1,28 +1,28 @@
-// The servers that a room has agreed on to take its group on when the host is lost (profile, sections 3 and 12).
+// Successors: the servers that a room permits to take its group on when the host is lost (profile, sections 3 and 12).
 import { POINTER, type StateEvent, SUCCESSORS } from "./matrix.js";
 import { isRedacted, RoomState } from "./room.js";
 import { isServerName } from "./wire.js";
 
-/** How many successors a room names at most. */
+/** The largest number of successors of a room. */
 const MAX_SUCCESSORS = 16;
 
-/** A list of successors is at most 16 valid server names, none of them twice. */
+/** A list of successors has at most 16 valid server names, each once. */
 const isList = (servers: unknown): servers is string[] =>
   Array.isArray(servers) &&
   servers.length <= MAX_SUCCESSORS &&
   new Set(servers).size === servers.length &&
   servers.every((s) => typeof s === "string" && isServerName(s));
 
-/** The list in the content of the event; undefined where it is void for the room and group, or none at all. */
+/** The list in the content of the event; undefined if it is not valid for the room and group. */
 export function successorsIn(content: any, roomId: string, groupId: string): string[] | undefined {
   const { room_id, group_id, servers } = content ?? {};
   return room_id === roomId && group_id === groupId && isList(servers) ? servers : undefined;
 }
 
 /**
- * The successors that a room's state supports now, the first before the others: the sender of the list must have the
- * power for the pointer, each server a joined user, and the ACL let it in. known is the last good list, in place of one
- * that was redacted.
+ * The successors that a room's state supports now, in order. The sender of the list must have the power to send the
+ * pointer. Each server must have a joined user, and the ACL must permit it. known is the last good list, which replaces
+ * a redacted one.
  */
 export function successorsNow(events: StateEvent[], roomId: string, groupId: string, known: string[]): string[] {
   const state = new RoomState(events);
@@ -32,7 +32,7 @@ export function successorsNow(events: StateEvent[], roomId: string, groupId: str
   return (list ?? []).filter((server) => state.hasServer(server));
 }
 
-/** The content of the event that names successors. Fails for a list that no server would take. */
+/** The content of the event that names successors. Fails for a list that no server would accept. */
 export function successorsOf(events: StateEvent[], userId: string, roomId: string, groupId: string, servers: string[]) {
   const state = new RoomState(events);
   if (!isList(servers)) throw new Error(`successors are at most ${MAX_SUCCESSORS} server names, each once`);

@@ -1,23 +1,26 @@
-// How requests reach a Delivery Service: through the device's own homeserver, or directly (profile, sections 7 and 11).
+// Routes to a Delivery Service: through the device's own homeserver, or direct (profile, sections 7 and 11).
 import type { Answer, Matrix } from "./matrix.js";
 
 export interface Transport {
-  /** Sends a request for a route of a Delivery Service, such as "/groups", and gives the answer whatever its status. */
+  /** Sends a request for a route of a Delivery Service, such as "/groups". Returns the answer with any status. */
   send(server: string, method: string, route: string, body?: string): Promise<Answer>;
 
-  /** The base URL at which a server is to be asked; undefined where the own homeserver asks it. */
+  /** The base URL of a server for direct requests; undefined if the own homeserver sends the requests. */
   addressOf(server: string): Promise<string | undefined>;
 }
 
-/** The unstable features of a homeserver that forwards its users' requests, and of one that takes direct requests. */
+/**
+ * The unstable features of a homeserver: one says that it forwards its users' requests, the other that it takes direct
+ * requests.
+ */
 const FORWARDS = "io.github.mimiport.v0";
 export const TAKES_DIRECT = "io.github.mimiport.v0.direct_requests";
 
-/** Where a homeserver has the routes of a Delivery Service. */
+/** The path of a Delivery Service's routes at a homeserver. */
 export const pathOf = (server: string, route: string): string =>
   `/_matrix/client/unstable/io.github.mimiport.v0/ds/${encodeURIComponent(server)}${route}`;
 
-/** The way through a homeserver that has the module. */
+/** The route through a homeserver that has the module. */
 class Forwarded implements Transport {
   constructor(private readonly matrix: Matrix) {}
 
@@ -28,7 +31,10 @@ class Forwarded implements Transport {
   async addressOf(): Promise<undefined> {}
 }
 
-/** The way through the own homeserver if that has the module, else the direct way: as the homeserver says at first. */
+/**
+ * The route through the own homeserver if that has the module, else the direct route. The homeserver's first answer
+ * decides.
+ */
 export class Chosen implements Transport {
   private choice: Promise<Transport> | undefined;
 
@@ -47,7 +53,7 @@ export class Chosen implements Transport {
 
   private chosen(): Promise<Transport> {
     this.choice ??= this.choose();
-    this.choice.catch(() => (this.choice = undefined)); // asked again the next time
+    this.choice.catch(() => (this.choice = undefined)); // ask again the next time
     return this.choice;
   }
 

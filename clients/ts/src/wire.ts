@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { isIPv6 } from "node:net";
 
-/** Thrown for bytes that are not a well-formed message, and for values that no message can carry. */
+/** Thrown for bytes that are not a well-formed message, and for values that no message can encode. */
 export class WireError extends Error {
   override name = "WireError";
 }
@@ -12,7 +12,7 @@ function fail(why: string): never {
   throw new WireError(why);
 }
 
-/** The largest length a vector can state, in bytes (RFC 9420, section 2.1.2). */
+/** The largest length of a vector, in bytes (RFC 9420, section 2.1.2). */
 const MAX_VECTOR = 2 ** 30 - 1;
 
 class Writer {
@@ -71,7 +71,7 @@ class Reader {
   }
 }
 
-/** How one type is written and read; the two stand side by side so that neither changes alone. */
+/** The encoder and the decoder of one type, side by side so that neither changes alone. */
 export interface Codec<T> {
   write(w: Writer, value: T): void;
   read(r: Reader): T;
@@ -79,14 +79,14 @@ export interface Codec<T> {
 
 export type TypeOf<C> = C extends Codec<infer T> ? T : never;
 
-/** Encodes a value; a WireError for what does not fit its field. */
+/** Encodes a value. Throws a WireError for a value that does not fit its field. */
 export function encode<T>(codec: Codec<T>, value: T): Uint8Array {
   const w = new Writer();
   codec.write(w, value);
   return w.done();
 }
 
-/** Decodes all of data, or throws a WireError. Byte fields are slices of data. */
+/** Decodes all of data, or throws a WireError. Byte fields share memory with data. */
 export function decode<T>(codec: Codec<T>, data: Uint8Array): T {
   const r = new Reader(data);
   const value = codec.read(r);
@@ -99,7 +99,7 @@ const opaque: Codec<Uint8Array> = {
   read: (r) => r.vector(),
 };
 
-// ignoreBOM keeps a leading byte order mark, so that every name is encoded again as it was read.
+// ignoreBOM keeps a leading byte order mark, so that every name is encoded as it was read.
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 const text: Codec<string> = {
@@ -253,7 +253,8 @@ export const externalSenderOffer = signed("ExternalSenderOffer", { migrationId: 
 export type ExternalSenderOffer = TypeOf<typeof externalSenderOffer>;
 
 /**
- * Profile, section 10: a server's word that it hosts the group from an epoch on, in a term that no migration led to.
+ * Profile, section 10: a server's statement that it hosts the group from an epoch on, in a term that no migration
+ * began.
  */
 export const lineageClaim = signed("LineageClaim", {
   kind: claimKind,
@@ -264,7 +265,9 @@ export const lineageClaim = signed("LineageClaim", {
 });
 export type LineageClaim = TypeOf<typeof lineageClaim>;
 
-/** Profile, section 10: a host's word that it accepted the Commit that leads to an epoch; commitHash is its SHA-256. */
+/**
+ * Profile, section 10: a host's statement that it accepted the Commit to an epoch. commitHash is the Commit's SHA-256.
+ */
 export const commitReceipt = signed("CommitReceipt", {
   groupId: opaque,
   term: epoch,
@@ -289,7 +292,10 @@ export type DirectRequest = TypeOf<typeof directRequest>;
 
 const archived = struct({ message: opaque, keyId: text, keyObject: opaque });
 
-/** Profile, section 10: a message with what a later reader needs to verify it. Absent is three empty vectors. */
+/**
+ * Profile, section 10: a message with the key that a later reader needs to verify it. An absent one is three empty
+ * vectors.
+ */
 export type SignedMessage = TypeOf<typeof archived>;
 
 const maybeSignedMessage: Codec<SignedMessage | undefined> = {
@@ -306,7 +312,7 @@ const signedMessage: Codec<SignedMessage> = {
   read: (r) => maybeSignedMessage.read(r) ?? fail("a signed message is missing"),
 };
 
-/** Profile, section 10: how a group came to its next Delivery Service. */
+/** Profile, section 10: a group's step to its next Delivery Service. */
 export type LineageStep =
   | {
       kind: typeof MIGRATION;
@@ -353,7 +359,7 @@ const anyLineage = struct({
   steps: list(lineageStep),
 });
 
-/** Profile, section 10: who hosted the group, from its creation on; the term is the number of steps. */
+/** Profile, section 10: the hosts of the group since its creation. The term is the number of steps. */
 export type Lineage = TypeOf<typeof anyLineage>;
 
 export const lineage: Codec<Lineage> = {
@@ -396,19 +402,19 @@ export function toBase64(b: Uint8Array): string {
   return Buffer.from(b).toString("base64").replace(/=+$/, "");
 }
 
-/** Unpadded base64url, as ids have it everywhere (profile, section 1). */
+/** Unpadded base64url, the form of all ids (profile, section 1). */
 export function toBase64url(b: Uint8Array): string {
   return Buffer.from(b).toString("base64url");
 }
 
-/** Reads unpadded standard base64; a WireError for anything else. */
+/** Reads unpadded standard base64. Throws a WireError for anything else. */
 export function fromBase64(s: string): Uint8Array {
   const b = new Uint8Array(Buffer.from(s, "base64"));
   if (toBase64(b) !== s) throw new WireError("not unpadded base64");
   return b;
 }
 
-/** Reads unpadded base64url; a WireError for anything else. */
+/** Reads unpadded base64url. Throws a WireError for anything else. */
 export function fromBase64url(s: string): Uint8Array {
   const b = new Uint8Array(Buffer.from(s, "base64url"));
   if (toBase64url(b) !== s) throw new WireError("not unpadded base64url");

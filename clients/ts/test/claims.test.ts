@@ -1,4 +1,4 @@
-// Members whose Delivery Service is lost or has forgotten: they follow a claim, and go on or enter anew.
+// Members whose Delivery Service is lost or has forgotten messages follow a claim, and continue or join again.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test, type TestContext } from "node:test";
@@ -15,7 +15,7 @@ const hosted = (u: User, ds = u.group.ds) => net.ds(ds).groups.get(u.group.key)!
 
 const pointer = (room: string) => net.state.get(`${room} io.github.mimiport.delivery_service`);
 
-/** The claim that ends a server's lineage, and its hash. */
+/** The claim at the end of a server's lineage, and its hash. */
 function lastClaim(u: User, ds: string) {
   const step = hosted(u, ds).lineage.steps.at(-1)!;
   assert.ok("lineageClaim" in step);
@@ -23,7 +23,7 @@ function lastClaim(u: User, ds: string) {
   return { step, message, hash: toBase64(new Uint8Array(createHash("sha256").update(message).digest())) };
 }
 
-/** Lets users talk in both directions. */
+/** Makes users send in both directions. */
 async function talk(a: User, b: User): Promise<void> {
   for (const [from, to] of [
     [a, b],
@@ -36,7 +36,7 @@ async function talk(a: User, b: User): Promise<void> {
   }
 }
 
-/** A group that has moved from s to t, where bob has gone on while alice was away; t is lost. */
+/** A group that moved from s to t while alice was offline. bob has followed it, and t is lost. */
 async function lostTarget({ receipts = true } = {}) {
   const p = await party("alice", "bob");
   const [alice, bob] = p.users as [User, User];
@@ -56,7 +56,7 @@ test("a reclaim: who is where the new term begins goes on, who went on elsewhere
   const { alice, bob, held, s, t, room } = await lostTarget();
   net.ds(s).claim(2, held);
   await bob.sync();
-  assert.equal(bob.group.ds, t); // nobody who counts has said anything
+  assert.equal(bob.group.ds, t); // no server that counts has said anything
   await alice.client.follow(alice.group, s);
   assert.deepEqual([alice.group.ds, alice.group.term, alice.group.unproven], [s, 2, undefined]);
   assert.equal(alice.take("joined").length, 0);
@@ -112,7 +112,7 @@ test("who has a receipt for a Commit that a claim leaves out follows it by the u
   net.ds(s).claim(2, held);
   await alice.client.follow(alice.group, s);
   net.ds(t).down = false;
-  await alice.client.bringUpToDate(alice.group); // shows the claim to t, which yields
+  await alice.client.bringUpToDate(alice.group); // alice shows the claim to t, which yields
   await assert.rejects(bob.client.update(bob.group), /M_GROUP_MOVED/);
   assert.equal(bob.group.ds, t);
   const ignored = bob.take("ignored").some((e) => e.event === "ignored" && e.from === s && /a receipt/.test(e.reason));
@@ -132,14 +132,14 @@ test("a host goes on that the room does not tell to yield, and members stay", as
   await bob.client.bringUpToDate(bob.group);
   await bob.sync();
   assert.deepEqual([hosted(bob, t).state, bob.group.ds], ["active", t]);
-  await alice.client.follow(alice.group, s); // leaves the pointer alone, which is of this term
+  await alice.client.follow(alice.group, s); // keeps the pointer, which is already of this term
   assert.equal(pointer(room).claim_hash, "another");
   const shown = { lineage: toBase64(encode(lineage, hosted(alice, s).lineage)) };
   const path = ["groups", bob.group.key, "lineage"];
   assert.throws(() => net.ds(t).answer("PUT", path, new URLSearchParams(), shown, bob.id), /M_CONFLICT/);
 });
 
-/** The target that is lost, a claim to the group, and a room whose pointer names the claim. */
+/** The lost target, a claim to the group, and a room whose pointer names the claim. */
 async function named({ receipts = false } = {}) {
   const p = await lostTarget({ receipts });
   net.ds(p.s).claim(2, p.held);
@@ -148,7 +148,7 @@ async function named({ receipts = false } = {}) {
   return p;
 }
 
-/** Lets all users' clocks be ahead until the test ends. */
+/** Sets all users' clocks ahead until the test ends. */
 function ahead(t: TestContext, minutes: number): void {
   clock.ahead = minutes * 60_000;
   t.after(() => (clock.ahead = 0));
@@ -184,7 +184,7 @@ test("a claim that the pointer still names after a move is found in the lineage"
   hosted(alice, target).tree = toBase64(ratchetTree(alice.group.state));
   const answer = net.ds(target).answer.bind(net.ds(target));
   net.ds(target).answer = (method, path, query, ...rest) =>
-    path[2] === "messages" && query.get("term") === "2" // nothing that bob can read: he is on the branch that was lost
+    path[2] === "messages" && query.get("term") === "2" // bob can read nothing: he is on the lost branch
       ? { messages: [], next: 1, end: true }
       : answer(method, path, query, ...rest);
   net.point(room, { ...pointer(room), via: target, term: 3 });
@@ -217,17 +217,17 @@ test("a recover: members go on from what one of them held", async () => {
   await bob.client.bringUpToDate(bob.group);
   net.ds(s).down = true;
   net.lose(carol.id);
-  await assert.rejects(alice.client.update(alice.group)); // a Commit that nobody has answered
+  await assert.rejects(alice.client.update(alice.group)); // a Commit without an answer
   net.ds(t).claim(3, await bob.client.export(bob.group));
   await alice.client.follow(alice.group, t);
   assert.ok(alice.group.pending);
   await bob.client.follow(bob.group, t);
-  await alice.client.update(alice.group); // it comes first
+  await alice.client.update(alice.group); // that Commit comes first
   await bob.sync();
   together(alice, bob);
   assert.equal(alice.take("joined").length, 0);
   hosted(bob).tree = toBase64(ratchetTree(bob.group.state));
-  await carol.client.follow(carol.group, t); // what she has missed is lost
+  await carol.client.follow(carol.group, t); // the messages that she missed are lost
   for (const u of [alice, bob]) await u.sync();
   together(alice, bob, carol);
   await talk(alice, carol);
@@ -302,7 +302,7 @@ test("a pending Commit and a migration of the lost term are over", async () => {
   net.ds(s).down = true;
   net.ds(t).claim(3, held);
   await alice.client.follow(alice.group, t);
-  assert.equal((await migrating).state, "moved"); // begun again, from the new host
+  assert.equal((await migrating).state, "moved"); // started again, from the new host
   assert.deepEqual(Object.keys(alice.group.state.unappliedProposals), []);
   await bob.client.follow(bob.group, t);
   await bob.sync();

@@ -13,7 +13,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-/** Whether each Commit that a user has made was accepted, undefined while they cannot know. */
+/** Whether each Commit of a user was accepted; undefined while they cannot know. */
 function fates({ events }: User): (boolean | undefined)[] {
   const ended = new Map<string, boolean>();
   for (const e of events) if (e.event === "commit_ended") ended.set(e.to, e.accepted);
@@ -54,7 +54,7 @@ describe("a group at one Delivery Service", () => {
   test("a lost race is caught up and tried again", async () => {
     const { users } = await party("alice", "bob", "carol");
     const [alice, bob, carol] = users as [User, User, User];
-    await bob.client.update(bob.group); // alice has not heard of it
+    await bob.client.update(bob.group); // alice does not know of it
     await alice.client.update(alice.group);
     await bob.sync();
     await carol.sync();
@@ -86,7 +86,7 @@ describe("a group at one Delivery Service", () => {
       if (path[2] === "messages" && method === "POST" && lost++ < 8) refuse(502, "M_PEER_UNREACHABLE");
       return answer;
     };
-    await assert.rejects(alice.client.update(alice.group), { status: 502 }); // it was accepted all the same
+    await assert.rejects(alice.client.update(alice.group), { status: 502 }); // but it was accepted
     assert.deepEqual(fates(alice), [true, undefined]);
     await alice.client.add(alice.group, (await published(`carol${rooms}`)).id);
     await bob.sync();
@@ -96,7 +96,7 @@ describe("a group at one Delivery Service", () => {
     assert.deepEqual(fates(alice), [true, true, true]);
   });
 
-  /** Loses the first n answers to submissions at a Delivery Service, which has accepted them all the same. */
+  /** Loses the first n answers to submissions that a Delivery Service accepted. */
   function loseAnswers(s: string, n: number): void {
     const ds = net.ds(s);
     const honest = ds.answer.bind(ds);
@@ -241,7 +241,7 @@ describe("a group at one Delivery Service", () => {
     const { users, s, room } = await party("alice", "bob");
     const [alice, bob] = users as [User, User];
     const hosted = net.ds(s).groups.get(alice.group.key)!;
-    const { identity } = bob.client.stored; // the key is the device's for life
+    const { identity } = bob.client.stored; // a device keeps its key for life
     for (const [name, stored] of [
       [bob.id.slice(1, bob.id.indexOf(":")), { ...emptyStore(), identity }],
       [`dave${rooms}`, emptyStore()],
@@ -259,7 +259,7 @@ describe("a group at one Delivery Service", () => {
   });
 });
 
-/** Waits until the source has taken an Init, while somebody reads. */
+/** Waits until the source has accepted an Init, while somebody reads. */
 async function frozen(source: FakeDs, reader: User): Promise<void> {
   while (![...source.migrations.values()].some((m) => m.submission !== undefined)) await reader.sync();
 }
@@ -298,7 +298,7 @@ describe("a migration", () => {
     const { users, t } = await party("alice", "bob", "carol");
     const [alice, bob, carol] = users as [User, User, User];
     await net.ds(`s${n}.example`).proposeRemove(alice.group.key, carol.group.state.privatePath.leafIndex);
-    await alice.client.migrate(alice.group, t); // commits the Remove too
+    await alice.client.migrate(alice.group, t); // this also commits the Remove
     await bob.sync();
     await carol.sync();
     together(alice, bob);
@@ -608,7 +608,7 @@ describe("a migration", () => {
       g.hostKeys = keys;
       net.setState(room, "io.github.mimiport.delivery_service", content, alice.id);
       const catchUp = away.client.bringUpToDate(g);
-      if (keys === undefined) await assert.rejects(catchUp); // nobody else vouches for what the source has signed
+      if (keys === undefined) await assert.rejects(catchUp); // nobody else vouches for the source's signature
       else await catchUp;
       assert.deepEqual([g.ds, g.term], keys === undefined ? [s, 0] : [u, 2]);
     }

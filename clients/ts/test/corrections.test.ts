@@ -1,4 +1,4 @@
-// Every correction: what RFC 9420 says, that the original ts-mls does otherwise, that ours does it.
+// Each test shows, for one correction, the rule of RFC 9420, the error of the original ts-mls, and our correct result.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -160,7 +160,7 @@ for (const suite of [1, 3]) {
     await group.add("a", "b", "c", "d", "e", "f", "g", "h");
     await group.remove("a", "h");
     await group.commit("e"); // now the right half has a parent node of its own
-    const { welcome, packages } = await group.add("a", "i"); // which lists i; the root, new with this Commit, does not
+    const { welcome, packages } = await group.add("a", "i"); // the parent lists i, the new root does not
     const cs = await mls.cipherSuite(suite);
     const { publicPackage, privatePackage } = packages[0]!;
     const message = mls.parse(welcome);
@@ -270,7 +270,7 @@ test('"This is a wholesale replacement, not a merge": an empty list of extension
   assert.equal(group.authenticators().size, 1);
 });
 
-/** Gives every member a proposal. */
+/** Hands every member a proposal. */
 async function propose(group: TestGroup, message: Uint8Array): Promise<void> {
   for (const [name, state] of group.states) group.states.set(name, (await mls.process(state, message)).state);
 }

@@ -1,4 +1,4 @@
-// Device keys, KeyPackages that devices have signed, and whether a leaf is its device's.
+// Device keys, signed KeyPackages, and the trust that a leaf belongs to its device.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -95,7 +95,7 @@ test("a KeyPackage is signed as Matrix signs JSON, with the device's MLS key", a
   assert.ok(await verifies(value, user.id, `${MLS}:${deviceId}`, keysOf(user).keys[`${MLS}:${deviceId}`]!));
 });
 
-/** Bob, who has a good KeyPackage, and a second device with what `odd` makes of another good one. */
+/** Bob, with a good KeyPackage, and a second device, whose good KeyPackage `odd` changes. */
 async function twoDevices(odd: (value: any, keys: DeviceKeys, signKey: Uint8Array) => unknown) {
   const { users } = await party("alice");
   const alice = users[0]!;

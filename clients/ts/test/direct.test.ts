@@ -1,4 +1,4 @@
-// Clients whose homeserver does not help them: their requests, where these go, and what they say in the room.
+// Clients whose homeserver lacks the module: their requests, the destinations of these, and their events in the room.
 import assert from "node:assert/strict";
 import { describe, test, type TestContext } from "node:test";
 import { Direct } from "../src/direct.js";
@@ -14,14 +14,14 @@ const POINTER = "io.github.mimiport.delivery_service";
 
 let original: typeof fetch | undefined;
 
-/** Puts something in the place of fetch until the test ends. */
+/** Replaces fetch until the test ends. */
 function replaceFetch(t: TestContext, by: (original: typeof fetch) => typeof fetch): void {
   original ??= globalThis.fetch;
   globalThis.fetch = by(original);
   t.after(() => (globalThis.fetch = original!));
 }
 
-/** Hears all that is fetched until the test ends: addresses with their Authorization. */
+/** Records all fetched addresses and their Authorization until the test ends. */
 function overhear(t: TestContext): { url: string; authorization: string }[] {
   const heard: { url: string; authorization: string }[] = [];
   replaceFetch(t, (fetch) => (url, init) => {
@@ -32,11 +32,11 @@ function overhear(t: TestContext): { url: string; authorization: string }[] {
   return heard;
 }
 
-/** Lets all servers answer alike until the test ends. */
+/** Makes all servers give the same answer until the test ends. */
 const say = (t: TestContext, answer: (url: string) => Response) =>
   replaceFetch(t, () => async (url) => answer(String(url)));
 
-/** The way of a device that has published its key, by a clock that is ahead. */
+/** The direct route of a device that has published its key, with a clock that is ahead. */
 async function way(minutes = 0) {
   const { client } = await published(`alice${nextRoom()}`);
   const s = `s${rooms}.example`;

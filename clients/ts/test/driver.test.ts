@@ -1,4 +1,4 @@
-// The driver as tests of other parts use it: processes that are told what to do line by line.
+// The driver as other tests use it: processes that get commands line by line.
 import assert from "node:assert/strict";
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -14,7 +14,7 @@ class Driver {
   private readonly answers = new Map<number, (line: any) => void>();
   private last = 0;
 
-  /** services is where Delivery Services can be asked directly. */
+  /** services is the address at which Delivery Services take direct requests. */
   constructor(services: string) {
     const [reach, driver] = ["./reach.js", "../src/driver.js"].map((file) => new URL(file, import.meta.url));
     const env = { ...process.env, MIMI_SERVICES: services };

@@ -80,9 +80,9 @@ interface Hosted {
   moved?: MovedInfo;
   groupInfo?: string;
   lineage: wire.Lineage;
-  /** What came with the group of its former terms, by term. */
+  /** The data of the group's former terms that came here, by term. */
   former?: Map<number, { messages: LogMessage[]; moved: MovedInfo }>;
-  /** The ratchet tree, base64, where a test has put it: this server cannot follow one. */
+  /** The ratchet tree, base64, if a test sets it: this server does not maintain one. */
   tree?: string;
 }
 
@@ -90,19 +90,19 @@ export class FakeDs {
   key = new SigningKey();
   readonly groups = new Map<string, Hosted>();
   readonly migrations = new Map<string, Migration>();
-  /** What the source does with an Init: decide at once, leave it frozen, or give up. */
+  /** The action of the source after an Init: decide at once, leave the group frozen, or give up. */
   outcome: "confirm" | "wait" | "abort" = "confirm";
   /** The Delivery Service's entry in external_senders, for tests that give it one. */
   sender: (ExternalSender & { signKey: Uint8Array }) | undefined;
-  /** Whether Commits get receipts: not from servers of an older version. */
+  /** Whether Commits get receipts. Servers of an older version give none. */
   receipts = true;
-  /** Users that this server names as others. */
+  /** Users whom this server names wrongly. */
   misnames: Record<string, string> = {};
   /** No answers at all, as if the server were gone. */
   down = false;
   /** Whether nobody has a key of this server. */
   keyless = false;
-  /** Whether it says nothing of its keys itself. */
+  /** Whether it does not answer questions about its own keys. */
   mute = false;
 
   constructor(
@@ -152,7 +152,7 @@ export class FakeDs {
     return { delivery_service: moved?.delivery_service ?? this.name, term: moved?.term ?? term, lineage: encoded };
   }
 
-  /** A claim to a group that this server thinks is here stops it, if the room's pointer names the claim. */
+  /** Stops the server for a claim to a group that it still hosts, if the room's pointer names the claim. */
   private shown(id: string, { lineage: encoded, receipt }: { lineage: string; receipt?: Signed }) {
     const g = this.group(id);
     if (receipt !== undefined) return this.shownReceipt(g, receipt);
@@ -163,7 +163,7 @@ export class FakeDs {
     return this.host(id);
   }
 
-  /** A receipt for a Commit that this server does not have stops it. */
+  /** Stops the server for a receipt for a Commit that it does not have. */
   private shownReceipt(g: Hosted, receipt: Signed) {
     const { term, epoch, commitHash } = wire.decode(wire.commitReceipt, fromBase64(receipt.message));
     const forgotten = !this.has(g, { epoch: Number(epoch), commit_hash: toBase64(commitHash) });
@@ -184,7 +184,7 @@ export class FakeDs {
     return { receipt: this.key.sign(wire.commitReceipt, { groupId, ...of, commitHash: commitHash(message) }) };
   }
 
-  /** Takes a group on from what a member has exported: 2 for a reclaim, 3 for a recover. */
+  /** Continues a group from a member's export: 2 for a reclaim, 3 for a recover. */
   claim(kind: 2 | 3, held: { group_info: string; ratchet_tree: string; lineage: string }): void {
     const info = mls.parse(fromBase64(held.group_info));
     if (info.wireformat !== "mls_group_info") throw new Error("no GroupInfo");
@@ -466,29 +466,29 @@ interface ToDevice {
   content: unknown;
 }
 
-/** All servers of a test and the homeserver through which every client speaks to them. */
+/** All servers of a test, and the homeserver of all clients. */
 export class FakeNetwork {
   readonly services = new Map<string, FakeDs>();
   readonly state = new Map<string, any>();
-  /** Who has set each state event. */
+  /** The sender of each state event. */
   private readonly senders = new Map<string, string>();
   /** Users who are joined to a room, where a test says so. */
   readonly members = new Map<string, string[]>();
   private readonly inboxes = new Map<string, ToDevice[]>();
-  /** Users who wait for something to arrive. */
+  /** Users who wait for news. */
   private readonly readers = new Map<string, () => void>();
-  /** How many events of each user are forgotten. */
+  /** The number of forgotten events of each user. */
   private readonly received = new Map<string, number>();
   private readonly pointers: { roomId: string; content: unknown }[] = [];
   /** One-time keys by user and device. */
   readonly oneTimeKeys = new Map<string, Map<string, Record<string, unknown>>>();
-  /** Whether the homeserver has keys for when a device's one-time keys are used up. */
+  /** Whether the homeserver supports fallback keys. */
   hasFallback = false;
   private readonly lastResorts = new Map<string, { key: [string, unknown]; used: boolean }>();
   readonly deviceKeys = new Map<string, Record<string, DeviceKeys>>();
-  /** The users' keys for cross-signing, as /keys/query gives them. */
+  /** The users' cross-signing keys, in the form of /keys/query. */
   crossSigning: Pick<PublishedKeys, "master_keys" | "self_signing_keys"> = {};
-  /** Users whose devices are said to have changed. */
+  /** Users whom /sync lists with changed devices. */
   changed: string[] = [];
   /** Users whose homeserver says nothing about their devices. */
   readonly silent = new Set<string>();
@@ -498,12 +498,12 @@ export class FakeNetwork {
   held: (() => void)[] | undefined;
   /** Whether the users' homeserver lacks the module: with MIMI_DIRECT in the environment. */
   readonly stock = !!process.env.MIMI_DIRECT;
-  /** Where the homeservers of the Delivery Services are, each below its name. */
+  /** The address of the Delivery Services' homeservers. Each is below its name. */
   address = "";
   private readonly nonces = new Set<string>();
   private readonly servers: Server[] = [];
 
-  /** Serves the users' homeserver, of which this gives the address, and those of the Delivery Services. */
+  /** Serves the users' homeserver, whose address it returns, and those of the Delivery Services. */
   async listen(): Promise<string> {
     this.address = await this.start((...asked) => this.askedDirectly(...asked));
     return this.start((...asked) => this.asked(...asked));
@@ -557,7 +557,7 @@ export class FakeNetwork {
     this.pointers.push({ roomId, content });
   }
 
-  /** Answers what the users' homeserver is asked. */
+  /** Answers a request to the users' homeserver. */
   private asked(req: IncomingMessage, url: URL, text: string): unknown {
     const user = (req.headers.authorization ?? "").replace("Bearer ", "");
     const body = text === "" ? undefined : JSON.parse(text);
@@ -579,7 +579,7 @@ export class FakeNetwork {
     return ds.answer(req.method!, call, url.searchParams, body, user);
   }
 
-  /** Answers what a Delivery Service's own homeserver is asked. */
+  /** Answers a request to a Delivery Service's own homeserver. */
   private async askedDirectly(req: IncomingMessage, url: URL, text: string): Promise<unknown> {
     const [name, ...path] = url.pathname.split("/").slice(1).map(decodeURIComponent);
     const ds = this.ds(name!);
@@ -595,7 +595,7 @@ export class FakeNetwork {
     return ds.answer(req.method!, path.slice(6), url.searchParams, body, user);
   }
 
-  /** Who has signed a direct request. */
+  /** The device that signed a direct request. */
   private async sender(service: string, method: string, uri: string, body: string, header: string): Promise<string> {
     const [, user, device, key, time, nonce, sha256, sig] = DIRECT.exec(header) ?? refuse(400, "M_BAD_MESSAGE");
     const server_time = Date.now();
@@ -721,7 +721,7 @@ export class FakeNetwork {
     this.deviceKeys.set(keys.user_id, { ...this.deviceKeys.get(keys.user_id), [keys.device_id]: keys });
   }
 
-  /** What a homeserver knows of a server's keys: nothing if it is not to be had there. */
+  /** The keys of a server that a homeserver knows; none if it cannot reach the server. */
   private notary({ server_keys }: any) {
     const keys = this.services.get(Object.keys(server_keys)[0]!)?.keys;
     return { server_keys: keys === undefined ? [] : [keys] };

@@ -1,4 +1,4 @@
-// Devices that follow one group without any server, for tests of MLS alone.
+// Devices in one group without any server, for tests of MLS alone.
 import type { ClientState, ExternalSender, Proposal } from "ts-mls";
 import * as mls from "../src/mls.js";
 
@@ -9,7 +9,7 @@ export const utf8 = (s: string) => new TextEncoder().encode(s);
 export const device = (name: string, suite = 1) =>
   mls.newIdentity({ userId: `@${name}:one.example`, deviceId: name.toUpperCase() }, suite);
 
-/** The members' states by name, kept in step. */
+/** The members' states by name, all in the same epoch. */
 export class TestGroup {
   readonly states = new Map<string, ClientState>();
 

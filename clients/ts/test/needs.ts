@@ -1,8 +1,8 @@
-// Finds what tests need of the machine besides Node. internal/needs does the same for the tests in Go.
+// Finds the programs and files that tests need besides Node. internal/needs does the same for the tests in Go.
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
-/** Says why a test is to be skipped, or false. With MIMI_REQUIRE_ALL in the environment the test runs, and fails. */
+/** The reason to skip a test, or false. With MIMI_REQUIRE_ALL in the environment the test runs, and fails. */
 const skipWithout = (present: boolean, missing: string): string | false =>
   present || process.env.MIMI_REQUIRE_ALL ? false : `NOT TESTED: ${missing}`;
 
@@ -10,7 +10,7 @@ const skipWithout = (present: boolean, missing: string): string | false =>
 export const vectors =
   process.env.MLS_TEST_VECTORS || fileURLToPath(new URL("../../../../../shared/vectors/mls", import.meta.url));
 
-/** What a test that reads the vectors gives as skip. */
+/** The value of skip for a test that reads the vectors. */
 export const noVectors = skipWithout(
   existsSync(vectors),
   `there are no MLS test vectors at ${vectors}: set MLS_TEST_VECTORS`,

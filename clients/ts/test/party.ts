@@ -17,7 +17,7 @@ before(async () => {
 });
 after(() => net.close());
 
-/** How many rooms there are; the last one's number is in the names of its Delivery Services and users. */
+/** The number of rooms. The names of Delivery Services and users contain the number of their room. */
 export let rooms = 0;
 export const nextRoom = (): number => ++rooms;
 
@@ -53,7 +53,7 @@ export class User {
     return this.client.group();
   }
 
-  /** Takes in what has arrived, as the sync loop would. */
+  /** Handles the arrived events, as the sync loop does. */
   async sync(): Promise<void> {
     await this.client.synced(await this.client.matrix.sync(undefined, 0));
   }

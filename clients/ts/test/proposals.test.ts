@@ -1,4 +1,4 @@
-// Which proposals a client commits, how it leaves a group, and whom it takes for the author of a message.
+// The proposals that a client commits, the way in which it leaves a group, and the author that it names for a message.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createProposal, encodeMlsMessage, type ExternalSender, type Proposal } from "ts-mls";
@@ -156,7 +156,7 @@ test("what nobody can commit keeps nobody from sending", async () => {
   assert.deepEqual((await mls.process(p.group.state("carol"), message)).plaintext, utf8("hello"));
 });
 
-/** Lets a member's proposal into the log, past the rules of a real Delivery Service. */
+/** Puts a member's proposal into the log, against the rules of a real Delivery Service. */
 async function propose({ client, group }: User, proposal: Proposal): Promise<void> {
   const { message } = await createProposal(group.state, true, proposal, await mls.cipherSuite(1));
   await client.ds(group.ds).submit(group.key, { message: toBase64(encodeMlsMessage(message)) });

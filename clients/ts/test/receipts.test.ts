@@ -1,4 +1,4 @@
-// Receipts for Commits: kept, compared, shown to a host that has forgotten, and the proof of a fork.
+// Receipts for Commits: clients keep and compare them, show them to a host that has forgotten, and prove a fork.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -16,7 +16,7 @@ import { net, party, together, User } from "./party.js";
 const hosted = (u: User, ds = u.group.ds) => net.ds(ds).groups.get(u.group.key)!;
 const latest = (u: User) => u.group.receipt && Number(receiptIn(u.group.receipt).epoch);
 
-/** Alice and bob, both in the epoch that bob's Commit led to. */
+/** Alice and bob, both in the epoch after bob's Commit. */
 async function pair() {
   const p = await party("alice", "bob");
   const [alice, bob] = p.users as [User, User];
@@ -26,7 +26,7 @@ async function pair() {
   return { ...p, alice, bob };
 }
 
-/** The last Commit as it could come by fan-out again, with what a server signs about it. */
+/** A repeated fan-out of the last Commit, with a receipt. */
 function again(u: User, more: Partial<CommitReceipt> = {}, signer = u.group.ds): FanOut {
   const { log, room, term, id } = hosted(u);
   const commit = log.findLast((m): m is LogMessage & { receipt: Signed; message: string } => m.kind === "commit")!;
@@ -34,7 +34,7 @@ function again(u: User, more: Partial<CommitReceipt> = {}, signer = u.group.ds):
   return { ...commit, receipt, group_id: id, room_id: room, protocol: "mls10", term };
 }
 
-/** The same place in the log with another Commit, and the host's word for it. */
+/** The same place in the log with another Commit, and the host's receipt for it. */
 function other(u: User): FanOut {
   const { message: _, ...rest } = again(u);
   const message = toBase64(Buffer.from("another Commit"));
@@ -145,7 +145,7 @@ test("two receipts for one epoch prove a fork: the first is kept, nothing is sub
   assert.equal(hosted(alice).log.length, log);
   assert.deepEqual([alice.group.pending, alice.group.migration], [undefined, undefined]);
   await bob.client.update(bob.group);
-  await alice.sync(); // what goes on from the first is read
+  await alice.sync(); // alice reads the messages after the first Commit
   together(alice, bob);
   assert.ok(alice.group.fork);
 });

@@ -1,4 +1,5 @@
-// Members whose Delivery Service is lost, and a successor that the room has agreed on: they follow by themselves.
+// Members whose Delivery Service is lost, and a successor on which the room has agreed. The members follow it without a
+// call.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -16,7 +17,7 @@ const POWER_LEVELS = "m.room.power_levels";
 
 const hosted = (u: User, ds = u.group.ds) => net.ds(ds).groups.get(u.group.key)!;
 
-/** A group of alice and bob at s, whose room has agreed on t. Only alice may say who has the group. */
+/** A group of alice and bob at s, whose room has agreed on t. Only alice may send the pointer. */
 async function agreed(t_: TestContext, { list = (t: string) => [t] } = {}) {
   t_.after(() => (clock.ahead = 0));
   const p = await party("alice", "bob");
@@ -28,14 +29,14 @@ async function agreed(t_: TestContext, { list = (t: string) => [t] } = {}) {
   return { ...p, alice, bob };
 }
 
-/** The host is gone, and another server has recovered the group as bob holds it. */
+/** Loses the host. Another server recovers the group in bob's state. */
 async function recovered(p: { s: string; bob: User }, by: string) {
   const held = await p.bob.client.export(p.bob.group);
   net.ds(p.s).down = true;
   net.ds(by).claim(3, held);
 }
 
-/** Lets a user look after the group each hour for some hours. */
+/** Makes a user check the group each hour for some hours. */
 async function hours(u: User, n: number): Promise<void> {
   for (let i = 0; i < n; i++) {
     clock.ahead += HOUR;

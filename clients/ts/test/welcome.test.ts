@@ -1,4 +1,4 @@
-// Welcomes that arrive when the group has moved on (profile, sections 4 and 5).
+// Welcomes that arrive after the group has moved on (profile, sections 4 and 5).
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { submission } from "../src/ds.js";
@@ -8,7 +8,7 @@ import { encode, fromBase64, toBase64, toBase64url } from "../src/wire.js";
 import { refuse } from "./fake.js";
 import { net, party, published, rooms, together, type User } from "./party.js";
 
-/** Adds a user who does not hear of it. */
+/** Adds a user who gets no message. */
 async function addUnheard(by: User, user: User): Promise<() => void> {
   net.held = [];
   await by.client.add(by.group, user.id);
@@ -48,7 +48,10 @@ test("a Welcome that the present host does not have does not count", async () =>
   assert.equal(carol.client.stored.invitations[0]!.server, s);
 });
 
-/** Moves a group by a Commit that adds a user. Real Commits refer to an Add; these servers do not look. */
+/**
+ * Moves a group by a Commit that adds a user. In a real Commit there is a reference to an Add, which these servers do
+ * not check.
+ */
 async function moveWith(alice: User, user: User, target: string): Promise<void> {
   const { client, group: g } = alice;
   const { keyPackages } = user.client.stored;

@@ -32,7 +32,7 @@ const codecs: Record<string, wire.Codec<any>> = {
 };
 const decodes = ["valid", "invalid-request", "bad-signature", "wrong-signer", "wrong-label"];
 
-/** A decoded value as the vectors write it: the draft's names, hexadecimal bytes. */
+/** A decoded value in the form of the vectors: the draft's names, hexadecimal bytes. */
 function plain(value: any): any {
   if (value === undefined) return null;
   if (Array.isArray(value)) return value.map(plain);

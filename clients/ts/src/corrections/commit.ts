@@ -25,14 +25,14 @@ import { encryptGroupInfo, encryptGroupSecrets } from "ts-mls/welcome.js";
 import { applyProposals } from "./proposals.js";
 import { must } from "./rules.js";
 
-/** A Commit before the Delivery Service has accepted it, and the state that it leads to. */
+/** A Commit that the Delivery Service has not accepted yet, and the next state. */
 export interface PendingCommit {
   commit: MLSMessage;
   welcome: Welcome | undefined;
   newState: ClientState;
 }
 
-/** What a Commit starts from and what its proposals make of it. */
+/** The start of a Commit, and the effect of its proposals. */
 export interface Basis {
   context: GroupContext;
   confirmationTag: Uint8Array;
@@ -42,11 +42,11 @@ export interface Basis {
   /** The tree and the extensions with the proposals applied. */
   tree: RatchetTree;
   extensions: Extension[];
-  /** The leaves that the proposals add: their path secrets are in the Welcome. */
+  /** The new leaves. The Welcome has their path secrets. */
   newLeaves: LeafIndex[];
   initSecret: Uint8Array;
   pskSecret: Uint8Array;
-  /** None where the sender is no member. */
+  /** None if the sender is no member. */
   membershipKey: Uint8Array;
   /** The private keys known so far. */
   keys: PrivateKeyPath;
@@ -56,14 +56,14 @@ export interface Concluded {
   commit: MLSMessage;
   secrets: PathSecret[];
   epoch: EpochSecrets;
-  /** As much of the next state as follows from the Commit. */
+  /** The part of the next state that follows from the Commit. */
   next: Pick<
     ClientState,
     "groupContext" | "ratchetTree" | "keySchedule" | "confirmationTag" | "secretTree" | "privatePath"
   >;
 }
 
-/** Gives the sender a new path, signs, enters the next epoch and frames the Commit: alike for members and joiners. */
+/** Gives the sender a new path, signs, enters the next epoch and frames the Commit, for members and joiners. */
 export async function conclude(
   b: Basis,
   proposals: ProposalOrRef[],

@@ -1,5 +1,5 @@
-// joinGroupExternal of ts-mls 1.6.4 refuses the trees that joinGroup does (see join.ts), and knows a former leaf by its
-// signature key only, which a device that has lost its state no longer has.
+// joinGroupExternal of ts-mls 1.6.4 refuses the same trees as joinGroup (see join.ts). It finds a former leaf by its
+// signature key only, and a device that has lost its state does not have that key.
 import type { CiphersuiteImpl, ClientConfig, ClientState, GroupInfo, KeyPackage } from "ts-mls";
 import type { PrivateKeyPackage, ProposalOrRef, RatchetTree } from "ts-mls";
 import { exportSecret } from "ts-mls/clientState.js";
@@ -11,8 +11,8 @@ import { verifyGroup } from "./join.js";
 import { type SelfRemove, selfRemoveRef } from "./self-remove.js";
 
 /**
- * An external Commit (RFC 9420, section 12.4.3.2): joins by the GroupInfo of the current epoch and its tree, in place
- * of the joiner's former leaf if there is one, and commits the pending SelfRemoves that are given.
+ * An external Commit (RFC 9420, section 12.4.3.2). It joins by the GroupInfo and the tree of the current epoch. It
+ * removes the joiner's former leaf if there is one, and commits the given SelfRemoves.
  */
 export async function createExternalCommit(
   info: GroupInfo,
@@ -26,7 +26,7 @@ export async function createExternalCommit(
 ): Promise<PendingCommit> {
   await verifyGroup(info, tree, cs, config);
   const { enc, secret: initSecret } = await exportSecret(externalPub(info), cs);
-  const others = leaving.filter((m) => m.leaf !== formerLeaf); // else the Remove of the former leaf counts
+  const others = leaving.filter((m) => m.leaf !== formerLeaf); // the Remove of the former leaf suffices
   const gone = [...others.map((m) => toLeafIndex(m.leaf)), ...(formerLeaf === undefined ? [] : [formerLeaf])];
   const [withLeaf, node] = addLeafNode(gone.reduce(removeLeafNode, tree), kp.leafNode);
   const self = nodeToLeafIndex(node);

@@ -17,7 +17,7 @@ const EXTERNAL_SENDERS = extensionTypeToNumber("external_senders");
 /** The contents of an external_senders extension (RFC 9420, section 12.1.8.1). */
 export const encodeExternalSenders = encode(varLenTypeEncoder(externalSenderEncoder));
 
-/** Reads an external_senders extension; an MlsRuleError for anything that would not be encoded identically. */
+/** Reads an external_senders extension. Throws an MlsRuleError if it is not exactly as it would be encoded again. */
 export function decodeExternalSenders(data: Uint8Array): ExternalSender[] {
   const [senders] = decodeVarLenType(decodeExternalSender)(data, 0) ?? [];
   must(senders !== undefined && equal(encodeExternalSenders(senders), data), "malformed external_senders");
@@ -30,13 +30,13 @@ export function externalSenders(extensions: Extension[]): ExternalSender[] {
   return found === undefined ? [] : decodeExternalSenders(found.extensionData);
 }
 
-// ts-mls does not look into an extension that it knows by number only, and encodes it the same.
+// ts-mls does not parse an extension that it knows only by number, and encodes it the same.
 const byNumber = (e: Extension): Extension =>
   e.extensionType === "external_senders" ? { ...e, extensionType: EXTERNAL_SENDERS } : e;
 export const byName = (e: Extension): Extension =>
   e.extensionType === EXTERNAL_SENDERS ? { ...e, extensionType: "external_senders" } : e;
 
-/** A proposal with its external_senders as ts-mls takes it: the bytes are the same. */
+/** A proposal whose external_senders have the type that ts-mls accepts. The bytes are the same. */
 export function opaqueSenders(p: Proposal): Proposal {
   if (p.proposalType !== "group_context_extensions") return p;
   const { extensions } = p.groupContextExtensions;

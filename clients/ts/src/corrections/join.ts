@@ -1,6 +1,6 @@
 // ts-mls 1.6.4 refuses a tree in which two nodes of one direct path list different unmerged leaves. RFC 9420, section
 // 12.4.3.1: "Verify that every non-blank intermediate node between the leaf node and the parent node also has an entry
-// for the leaf node in its unmerged_leaves." Nodes above the parent are no part of that.
+// for the leaf node in its unmerged_leaves." The rule does not cover nodes above the parent.
 import type { CiphersuiteImpl, ClientConfig, ClientState, GroupInfo, KeyPackage } from "ts-mls";
 import { makePskIndex, type PrivateKeyPackage, type RatchetTree, type Welcome } from "ts-mls";
 import { validateLeafNodeUpdateOrCommit } from "ts-mls/clientState.js";
@@ -24,10 +24,10 @@ import { firstCommonAncestor } from "ts-mls/updatePath.js";
 import { decryptGroupInfo, decryptGroupSecrets } from "ts-mls/welcome.js";
 import { equal, must } from "./rules.js";
 
-/** What joinGroup says when it needs the tree from elsewhere. */
+/** The error of joinGroup when the Welcome has no tree. */
 export const NO_TREE = "no ratchet tree";
 
-/** Checks a tree as received (RFC 9420, section 12.4.3.1), save for lifetimes; an MlsRuleError says what is wrong. */
+/** Checks a received tree (RFC 9420, section 12.4.3.1), except lifetimes. An MlsRuleError says what is wrong. */
 export async function validateTree(
   tree: RatchetTree,
   context: ClientState["groupContext"],
@@ -68,7 +68,7 @@ export async function validateTree(
   must(equal(context.treeHash, await treeHashRoot(tree, cs.hash)), "the tree is not the one of the GroupContext");
 }
 
-/** Checks a GroupInfo's signature and the tree that belongs to it. */
+/** Checks a GroupInfo's signature and its tree. */
 export async function verifyGroup(
   info: GroupInfo,
   tree: RatchetTree,
@@ -82,7 +82,7 @@ export async function verifyGroup(
   await validateTree(tree, info.groupContext, cs, config);
 }
 
-/** joinGroup with the tree checked as above. The tree comes with the Welcome, or from the Delivery Service. */
+/** joinGroup with this check of the tree. The tree is in the Welcome, or comes from the Delivery Service. */
 export async function joinGroup(
   welcome: Welcome,
   kp: KeyPackage,

@@ -17,7 +17,7 @@ import { applyUpdatePath } from "ts-mls/updatePath.js";
 import { type Applied, applyProposals } from "./proposals.js";
 import { must } from "./rules.js";
 
-/** The next state by a received Commit (RFC 9420, section 12.4.2); throws for one that is not valid. */
+/** The next state after a received Commit (RFC 9420, section 12.4.2). Throws if the Commit is not valid. */
 export async function processCommit(
   state: ClientState,
   message: PublicMessage,
@@ -85,7 +85,7 @@ export async function processCommit(
   };
 }
 
-/** Merges the path of a Commit, and derives what is encrypted in it to the caller. */
+/** Merges the path of a Commit, and derives the secrets from the part that is encrypted to the caller. */
 async function applyPath(
   state: ClientState,
   { tree: before, added, joiner }: Applied,

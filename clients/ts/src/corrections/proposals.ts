@@ -15,7 +15,7 @@ import { byName, opaqueSenders } from "./external-senders.js";
 import { must } from "./rules.js";
 import { isSelfRemove } from "./self-remove.js";
 
-/** What the proposals of a Commit make of a group. */
+/** The effect of a Commit's proposals on a group. */
 export interface Applied {
   tree: RatchetTree;
   extensions: Extension[];
@@ -24,14 +24,17 @@ export interface Applied {
   pathRequired: boolean;
   /** Whether the caller's leaf is gone. */
   removed: boolean;
-  /** Of an external Commit: the new leaf, and the secret that takes the place of the init secret. */
+  /** Of an external Commit: the new leaf, and the secret that replaces the init secret. */
   joiner?: { leaf: LeafIndex; initSecret: Uint8Array };
   reinit?: Reinit;
 }
 
 const removedBy = (p: Proposal) => (p.proposalType === "remove" ? p.remove.removed : undefined);
 
-/** Applies the proposals of a Commit, in the caller's own (`making`) or in a received one. committer is no joiner. */
+/**
+ * Applies the proposals of a Commit: of the caller's own Commit (`making`) or of a received one. For a joiner,
+ * committer is undefined.
+ */
 export async function applyProposals(
   state: ClientState,
   proposals: ProposalOrRef[],

@@ -1,4 +1,4 @@
-// What the corrections share.
+// The helpers that all corrections share.
 
 /** Thrown for a message that breaks RFC 9420. */
 export class MlsRuleError extends Error {

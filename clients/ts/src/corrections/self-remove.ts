@@ -103,8 +103,8 @@ export async function createSelfRemove(state: ClientState, cs: CiphersuiteImpl):
 }
 
 /**
- * The ProposalRef of a SelfRemove that a member of the tree has signed (RFC 9420, section 5.2); an MlsRuleError for any
- * other. The membership tag is not looked at: who joins cannot check it.
+ * The ProposalRef of a SelfRemove that a member of the tree signed (RFC 9420, section 5.2). Throws an MlsRuleError for
+ * any other. It does not check the membership tag, since a joiner cannot.
  */
 export async function selfRemoveRef(
   groupContext: GroupContext,
