@@ -1,8 +1,8 @@
 // Handles incoming data: fan-out, the log and room state. It decides which of it counts (profile, sections 6 and 7).
 import { createHash } from "node:crypto";
 import type { ClientState } from "ts-mls";
-import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage, type MessagesResponse } from "./ds.js";
-import { type Migrated, type MovedInfo, PEER_UNREACHABLE, refused, type Signed, STOPPED, submission } from "./ds.js";
+import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage } from "./ds.js";
+import { type MessagesResponse, type Migrated, type MovedInfo, PEER_UNREACHABLE, refused, type Signed, STOPPED, submission } from "./ds.js";
 import { type Submitted, UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
 import { type Verification, verify } from "./devices.js";
 import { Evidence } from "./evidence.js";

@@ -276,7 +276,8 @@ func (c *checker) checkKeyObjects(ctx context.Context) error {
 	for _, o := range objects {
 		keys, err := proof.KeyObject(o.Server, o.Object)
 		if _, ok := keys[o.KeyID]; !ok {
-			c.found(Problem{Server: o.Server, What: fmt.Sprintf("the key object stored for %q does not hold this key (%v)", o.KeyID, err)})
+			c.found(Problem{Server: o.Server,
+				What: fmt.Sprintf("the key object stored for %q does not hold this key (%v)", o.KeyID, err)})
 		}
 	}
 	return err
