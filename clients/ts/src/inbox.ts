@@ -2,7 +2,8 @@
 import { createHash } from "node:crypto";
 import type { ClientState } from "ts-mls";
 import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage } from "./ds.js";
-import { type MessagesResponse, type Migrated, type MovedInfo, PEER_UNREACHABLE, refused, type Signed, STOPPED, submission } from "./ds.js";
+import { type MessagesResponse, type Migrated, type MovedInfo, PEER_UNREACHABLE, refused } from "./ds.js";
+import { type Signed, STOPPED, submission } from "./ds.js";
 import { type Submitted, UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
 import { type Verification, verify } from "./devices.js";
 import { Evidence } from "./evidence.js";
