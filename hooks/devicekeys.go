@@ -32,8 +32,8 @@ type deviceKeys struct {
 	mu        sync.Mutex
 	confirmed *simplelru.LRU[delivery.LeafKey, time.Time] // keys that another homeserver confirmed, and when
 	published *simplelru.LRU[api.DirectKey, published]    // the same keys by their names
-	asking    *slots.Slots[string]                        // homeservers that are asked for published keys
-	askingAll *slots.Slots[struct{}]                      // the same questions to all of them
+	asking    *slots.Slots[string]                        // current requests for published keys, by homeserver
+	askingAll *slots.Slots[struct{}]                      // the same requests to all homeservers
 }
 
 // published is a key that another homeserver confirmed, and the time.
@@ -89,8 +89,8 @@ func (d *deviceKeys) Look(
 	return found, nil
 }
 
-// key is the Key of clientapi.Direct. Anybody can make this server ask a homeserver, by naming one of its users: at
-// most maxAsking questions go on at a time, and maxAskingAll to all homeservers. So Look has places left.
+// key is the Key of clientapi.Direct. Anybody can make this server ask a homeserver by naming one of its users. So at
+// most maxAsking requests to one homeserver run at a time, and maxAskingAll to all. That leaves places for Look.
 func (d *deviceKeys) key(ctx context.Context, from string, of api.DirectKey) ([]byte, error) {
 	const op = "look up device key"
 	if key, ok := d.isPublished(of); ok {
