@@ -125,6 +125,7 @@ func TestClientAgainstRoutes(t *testing.T) {
 		Message: message.Message, KeyID: message.KeyID, Receipt: &api.SignedInfo{Message: []byte{5}, KeyID: "ed25519:a"},
 	}
 	term := uint64(2)
+	claim := &api.ClaimLastResortsRequest{Devices: map[string][]string{user: {"D"}}}
 
 	type outcome = func() (any, error)
 	calls := map[string]struct {
@@ -187,6 +188,12 @@ func TestClientAgainstRoutes(t *testing.T) {
 		"ConfirmMigration": {
 			func() (any, error) { return ds.ConfirmMigration(ctx, alice, id, message) },
 			recorded{"ConfirmMigration", alice, id, message}, status},
+		"PutLastResort": {
+			func() (any, error) { return ds.PutLastResort(ctx, alice, &value) },
+			recorded{"PutLastResort", alice, &value}, new(api.PutLastResortResponse)},
+		"ClaimLastResorts": {
+			func() (any, error) { return ds.ClaimLastResorts(ctx, alice, claim) },
+			recorded{"ClaimLastResorts", alice, claim}, claimed},
 		"AskStatus": {
 			func() (any, error) { return c.AskStatus(ctx, source, target, id) }, recorded{"Migration", server, id}, status,
 		},

@@ -2,6 +2,7 @@ package federation
 
 import (
 	"context"
+	"encoding/json"
 	"net/url"
 	"time"
 
@@ -144,4 +145,16 @@ func (a *remote) ConfirmMigration(
 	ctx context.Context, c api.Caller, id mimiport.MigrationID, req *api.SignedRequest,
 ) (*api.MigrationStatus, error) {
 	return send[api.MigrationStatus](ctx, a, a.to(api.ConfirmMigration, c, id.String(), nil), req)
+}
+
+func (a *remote) PutLastResort(
+	ctx context.Context, c api.Caller, value *json.RawMessage,
+) (*api.PutLastResortResponse, error) {
+	return send[api.PutLastResortResponse](ctx, a, a.to(api.PutLastResort, c, "", nil), value)
+}
+
+func (a *remote) ClaimLastResorts(
+	ctx context.Context, c api.Caller, req *api.ClaimLastResortsRequest,
+) (*api.ClaimLastResortsResponse, error) {
+	return send[api.ClaimLastResortsResponse](ctx, a, a.to(api.ClaimLastResorts, c, "", nil), req)
 }

@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
@@ -33,6 +34,10 @@ var (
 	drifted = &api.Drift{
 		Epoch: 7, Unasked: []string{target}, WithoutLeaf: []string{user},
 		Leaves: []api.DriftLeaf{{Leaf: 1, UserID: user, DeviceID: "D", Faults: []api.Fault{api.FaultNoKey}}},
+	}
+	value   = json.RawMessage(`{"fallback":true,"key":"AAEABQ","signatures":{"@alice:s.example:8448":{"a":"AAAA"}}}`)
+	claimed = &api.ClaimLastResortsResponse{
+		KeyPackages: map[string]map[string]json.RawMessage{user: {"D": value}},
 	}
 	submitted = &api.SubmitResponse{Term: 1, Seq: 12, Epoch: 8}
 	logged    = &api.MessagesResponse{
@@ -148,6 +153,18 @@ func (s *service) ConfirmMigration(
 	_ context.Context, c api.Caller, id mimiport.MigrationID, q *api.SignedRequest,
 ) (*api.MigrationStatus, error) {
 	return answer(s, status, "ConfirmMigration", c, id, q)
+}
+
+func (s *service) PutLastResort(
+	_ context.Context, c api.Caller, q *json.RawMessage,
+) (*api.PutLastResortResponse, error) {
+	return answer(s, new(api.PutLastResortResponse), "PutLastResort", c, q)
+}
+
+func (s *service) ClaimLastResorts(
+	_ context.Context, c api.Caller, q *api.ClaimLastResortsRequest,
+) (*api.ClaimLastResortsResponse, error) {
+	return answer(s, claimed, "ClaimLastResorts", c, q)
 }
 
 func (s *service) PutContent(_ context.Context, origin string, up *api.ContentUpload) (*api.SignedRequest, error) {

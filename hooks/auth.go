@@ -41,6 +41,8 @@ func (a *authenticator) client(r *http.Request) (api.Caller, error) {
 		UserID: device.UserID,
 		Server: string(device.UserDomain()),
 		Admin:  device.AccountType == userapi.AccountTypeAdmin,
+
+		OwnDevice: device.ID,
 	}, nil
 }
 

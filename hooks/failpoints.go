@@ -95,6 +95,7 @@ type reads interface {
 	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	KeyObjects(ctx context.Context, server string) ([]storage.KeyObject, error)
+	LastResorts(ctx context.Context, userID string) ([]storage.LastResort, error)
 	Close() error
 }
 
@@ -157,6 +158,14 @@ func (s *failingStore) AddSetting(ctx context.Context, name string,
 
 func (s *failingStore) KeepKeyObject(ctx context.Context, k *storage.KeyObject) error {
 	return s.at.around("key-object", func() error { return s.store.KeepKeyObject(ctx, k) })
+}
+
+func (s *failingStore) PutLastResort(ctx context.Context, l *storage.LastResort) error {
+	return s.at.around("last-resort", func() error { return s.store.PutLastResort(ctx, l) })
+}
+
+func (s *failingStore) DropLastResort(ctx context.Context, userID, deviceID string) error {
+	return s.at.around("last-resort", func() error { return s.store.DropLastResort(ctx, userID, deviceID) })
 }
 
 func (s *failingStore) Forget(ctx context.Context, before storage.Horizon) error {

@@ -39,6 +39,7 @@ type Store interface {
 	Settings
 	KeyObjects
 	Nonces
+	LastResorts
 
 	// Forget deletes everything that is older than the horizon. It works in small steps, so other calls never wait long.
 	Forget(ctx context.Context, before Horizon) error
@@ -127,4 +128,15 @@ type Nonces interface {
 	// UseNonce stores a nonce. The error is ErrConflict if the device used the nonce within NonceLife, and a *LimitError
 	// if the device used MaxNonces nonces within that time.
 	UseNonce(ctx context.Context, n *Nonce) error
+}
+
+// LastResorts are the KeyPackages of last resort of this server's users.
+type LastResorts interface {
+	// LastResorts lists those of a user, by device.
+	LastResorts(ctx context.Context, userID string) ([]LastResort, error)
+	// PutLastResort stores one in the place of an earlier one of the device. One more than MaxLastResorts of a user is a
+	// *LimitError.
+	PutLastResort(ctx context.Context, l *LastResort) error
+	// DropLastResort deletes that of a device, if there is one.
+	DropLastResort(ctx context.Context, userID, deviceID string) error
 }

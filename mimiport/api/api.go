@@ -17,6 +17,7 @@ import (
 type API interface {
 	Groups
 	Migrations
+	LastResorts
 }
 
 // Groups has the calls about a group and its messages.
@@ -91,6 +92,9 @@ type Caller struct {
 	// DeviceID is the device that signed a direct request. Server is then the device's homeserver. DeviceID is empty for
 	// any other request.
 	DeviceID string
+
+	// OwnDevice is the device of this server whose access token came with the request. Else it is empty.
+	OwnDevice string
 }
 
 // ReserveGroupRequest names the room that the group will belong to.

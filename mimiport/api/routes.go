@@ -22,6 +22,9 @@ const (
 	MaxBind = 8 << 20
 )
 
+// maxLastResort is the limit in bytes of a KeyPackage of last resort. An answer with MaxClaimed of them is still small.
+const maxLastResort = 16 << 10
+
 // The routes for users and servers. Server and client use the same table. Package edge adds the calls. The names are
 // the operation ids of openapi.yaml.
 var (
@@ -45,6 +48,9 @@ var (
 	AbortMigration   = Route{Name: "abortMigration", Method: http.MethodDelete, Path: "/migrations/{migrationId}"}
 	ConfirmMigration = Route{Name: "confirmMigration", Method: http.MethodPut,
 		Path: "/migrations/{migrationId}/confirmation", MaxBody: maxJSON}
+	PutLastResort    = Route{Name: "putLastResort", Method: http.MethodPut, Path: "/last_resort", MaxBody: maxLastResort}
+	ClaimLastResorts = Route{Name: "claimLastResorts", Method: http.MethodPost, Path: "/last_resort/claim",
+		MaxBody: maxJSON}
 	PutContent = Route{Name: "putContent", Method: http.MethodPut, Path: "/migrations/{migrationId}/content",
 		RawBody: true}
 	PutAbort = Route{Name: "putAbort", Method: http.MethodPut, Path: "/migrations/{migrationId}/abort",

@@ -16,7 +16,11 @@ import (
 // DevicesChanged makes this server ask a user's homeserver about the user's leaves. Call it when the devices of a local
 // or remote user, or the keys of these devices, have changed. More calls than changes do no harm. Only groups of rooms
 // that the user is joined to matter: a user outside the room loses their leaves in any case.
+// It also deletes the KeyPackages of last resort of deleted local devices.
 func (s removals) DevicesChanged(ctx context.Context, userID string) error {
+	if _, err := s.lastResorts(ctx, userID); err != nil {
+		return err
+	}
 	rooms, err := s.Rooms.RoomsOf(ctx, userID)
 	if err != nil {
 		return err

@@ -75,6 +75,7 @@ type Service struct {
 	lineages
 	logs
 	outgoing
+	resorts
 	inWork *slots.Slots[mimiport.MigrationID] // a target verifies one content of a migration at a time
 }
 
@@ -87,7 +88,7 @@ func New(d Deps) *Service {
 	return &Service{
 		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, closing: closing{c},
 		reporting: reporting{c}, operator: operator{c},
-		lineages: lineages{c}, logs: logs{c}, outgoing: outgoing{c},
+		lineages: lineages{c}, logs: logs{c}, outgoing: outgoing{c}, resorts: resorts{c},
 		inWork: slots.New[mimiport.MigrationID](1),
 	}
 }

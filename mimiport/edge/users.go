@@ -30,6 +30,8 @@ func UserRoutes(resolve Resolve, maxBind int64) []Route {
 		with(api.InitMigration, resolve, MigrationID, Decode[api.MigrationInitRequest], api.API.InitMigration),
 		of(api.GetMigration, resolve, MigrationID, api.API.Migration),
 		of(api.AbortMigration, resolve, MigrationID, api.API.AbortMigration),
+		plain(api.PutLastResort, resolve, api.API.PutLastResort),
+		plain(api.ClaimLastResorts, resolve, api.API.ClaimLastResorts),
 		with(api.ConfirmMigration, resolve, MigrationID, Decode[api.SignedRequest], api.API.ConfirmMigration),
 	}
 }

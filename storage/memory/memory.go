@@ -35,6 +35,7 @@ type Store struct {
 	settings   map[string]json.RawMessage
 	keys       table[keyed, storage.KeyObject]
 	nonces     table[used, storage.Nonce]
+	resorts    table[device, storage.LastResort]
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -67,6 +68,9 @@ type used struct {
 	user, device string
 	nonce        mimiport.Nonce
 }
+
+// device is the key of a KeyPackage of last resort.
+type device struct{ user, id string }
 
 // owned is the key of a volume.
 type owned struct {
@@ -107,6 +111,9 @@ func New() *Store {
 			key: func(k *storage.KeyObject) keyed { return keyed{k.Server, k.KeyID} }},
 		nonces: table[used, storage.Nonce]{compare: compareUsed,
 			key: func(n *storage.Nonce) used { return used{n.UserID, n.DeviceID, n.Nonce} }},
+		resorts: table[device, storage.LastResort]{
+			compare: func(a, b device) int { return cmp.Or(strings.Compare(a.user, b.user), strings.Compare(a.id, b.id)) },
+			key:     func(l *storage.LastResort) device { return device{l.UserID, l.DeviceID} }},
 	}
 }
 

@@ -41,6 +41,7 @@ type state struct {
 	Rows       []storage.Row
 	Evidence   []storage.Evidence
 	KeyObjects []storage.KeyObject
+	Resorts    []storage.LastResort
 }
 
 // dump reads everything: groups and terms up to maxTerm, contents and snapshots up to maxNumber.
@@ -59,6 +60,8 @@ func dump(t testing.TB, s storage.Store) (all state) {
 	all.Rows, _, err = s.Due(ctx, epoch.AddDate(1, 0, 0), limit)
 	check(err)
 	all.KeyObjects, err = s.KeyObjects(ctx, "a.example")
+	check(err)
+	all.Resorts, err = s.LastResorts(ctx, "@alice:a.example")
 	check(err)
 	all.Entries = make(map[string][]storage.Entry)
 	for _, id := range []string{"group", "other"} {

@@ -47,6 +47,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"Nonces", testNonces},
 		{"NoncesOfOneDevice", testNoncesOfOneDevice},
 		{"RacingNonces", testRacingNonces},
+		{"LastResorts", testLastResorts},
 		{"Due", testDue},
 		{"DueTurns", testDueTurns},
 		{"DueLanes", testDueLanes},

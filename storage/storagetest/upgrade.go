@@ -61,6 +61,7 @@ func Fill(t testing.TB, s storage.Store) any {
 	if err := s.UseNonce(t.Context(), sampleNonce("PHONE", 1, epoch)); err != nil {
 		t.Fatal(err)
 	}
+	f.publish(sampleLastResort("@alice:a.example", "PHONE", `{"b":2}`))
 	return dump(t, s)
 }
 

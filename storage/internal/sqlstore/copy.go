@@ -26,7 +26,7 @@ func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 			copy(context.Context, *Store, *tx) (Copied, error)
 		}{
 			&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &evidence, &volumes,
-			&settings, &keyObjects, &nonces,
+			&settings, &keyObjects, &nonces, &lastResorts,
 		} {
 			c, err := t.copy(ctx, from, into)
 			if err != nil {

@@ -133,6 +133,12 @@ var nonces = table[storage.Nonce]{
 	},
 }
 
+var lastResorts = table[storage.LastResort]{
+	name:    "mimiport_last_resorts",
+	columns: columns("user_id, device_id, value"),
+	fields:  func(l *storage.LastResort) []any { return []any{&l.UserID, &l.DeviceID, (*blob)(&l.Value)} },
+}
+
 // volumes has one row for each user in a group and term: the last day on which the user added bytes.
 var volumes = table[storage.Volume]{
 	name:    "mimiport_volumes",
