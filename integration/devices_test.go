@@ -11,6 +11,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
@@ -191,4 +192,22 @@ func (r *roll) awaitProposals(u *harness.User) (proposals [][]byte) {
 		r.Fatal(err)
 	}
 	return proposals
+}
+
+// A device on Dendrite whose one-time KeyPackages are used up is added by its KeyPackage of last resort, again and
+// again.
+func TestLastResort(t *testing.T) {
+	n := harness.NewTestNetwork(t)
+	a, b := n.StartServer(t, harness.Section), n.StartServer(t, harness.Section)
+	alice, bob := harness.RegisterUser(t, a, "alice", false), harness.RegisterUser(t, b, "bob", false)
+	p := party.Gather(t, alice, bob) // by the only one-time KeyPackage
+	for range 2 {
+		harness.Do(t, p.Members[1], "leave", nil, nil)
+		harness.Do(t, p.Members[0], "wait_for", harness.Args{"kind": "state", "pending_proposals": 1}, nil)
+		harness.Do(t, p.Members[0], "update", nil, nil)
+		harness.Do(t, p.Members[1], "wait_for", harness.Args{"kind": "removed"}, nil)
+		harness.Do(t, p.Members[0], "add", harness.Args{"user": bob.ID}, nil)
+		harness.Do(t, p.Members[1], "wait_for", harness.Args{"kind": "joined"}, nil)
+		p.Talk(t)
+	}
 }

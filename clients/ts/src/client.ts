@@ -14,6 +14,7 @@ import {
 import { PROTOCOL, refused, STOPPED, type Submission, submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
 import { Direct } from "./direct.js";
 import {
+  joinable,
   OddKeyPackage,
   oneTimeKey,
   signDeviceKeys,
@@ -39,7 +40,7 @@ import { type Matrix, MatrixError, serverOf, SUCCESSORS, type SyncResult, Unreac
 import * as mls from "./mls.js";
 import { isForgotten, known } from "./receipts.js";
 import { successorsOf } from "./successors.js";
-import { Chosen, type Transport } from "./transport.js";
+import { Chosen } from "./transport.js";
 import * as wire from "./wire.js";
 import { decode, encode, fromBase64, fromBase64url, toBase64, toBase64url } from "./wire.js";
 
@@ -51,6 +52,10 @@ const MAX_FROZEN = 11 * 60_000;
 const POLL_PAUSE = 500;
 /** How many KeyPackages of last resort are kept: a Welcome for the former one may arrive late. */
 const LAST_RESORTS = 2;
+/** After how many seconds of its lifetime it is renewed in any case. */
+const RENEW_AFTER = 7n * 24n * 3600n;
+/** For how many devices one request may claim such KeyPackages. */
+const MAX_CLAIMED = 128;
 /** How long one /sync waits for news, in milliseconds. */
 const SYNC_WAIT = 20_000;
 
@@ -87,6 +92,11 @@ const isFinal = (e: unknown): e is MatrixError | Behind | Forked =>
   e instanceof Forked ||
   (e instanceof MatrixError && e.status < 500 && !worthWaiting(e) && !refused(e, IN_PROGRESS));
 
+/** Passes over the refusal of a homeserver whose module is of an earlier version. */
+const unlessLacking = (e: unknown) => {
+  if (!(e instanceof MatrixError && e.status === 404)) throw e;
+};
+
 /** The redirect in a refusal. */
 const redirectOf = (e: MatrixError) => e.body.moved as MovedInfo | undefined;
 
@@ -106,7 +116,7 @@ function requireStaying({ state }: Group): void {
 }
 
 export class Client {
-  private readonly transport: Transport;
+  private readonly transport: Chosen;
   private readonly announcer: Announcer;
   private readonly inbox: Inbox;
   private turn: Promise<unknown> = Promise.resolve();
@@ -216,10 +226,31 @@ export class Client {
       lastResorts.push(toBase64url(this.lastResort.ref));
       this.world.save();
     }
+    const { value } = this.lastResort;
     await this.matrix.uploadKeyPackages("fallback_keys", [this.lastResort]);
+    if (await this.transport.forwards()) await this.ds(this.homeServer).putLastResort(value).catch(unlessLacking);
     this.lastResort = undefined;
     for (const ref of lastResorts.splice(0, lastResorts.length - LAST_RESORTS)) keyPackages.delete(ref);
     this.world.save();
+  }
+
+  /** Whether the device published its KeyPackage of last resort so long ago that it renews it, used or not. */
+  private lastResortIsOld(): boolean {
+    const { lastResorts, keyPackages } = this.stored;
+    const leaf = keyPackages.get(lastResorts.at(-1) ?? "")?.publicPackage.leafNode;
+    return leaf?.leafNodeSource === "key_package" && seconds(this.world) - leaf.lifetime.notBefore > RENEW_AFTER;
+  }
+
+  /** Claims KeyPackages of last resort at the module of a user's homeserver. */
+  private async lastResorts(userId: string, devices: string[]): Promise<{ deviceId: string; value: unknown }[]> {
+    if (devices.length === 0) return [];
+    const found = await this.ds(serverOf(userId))
+      .claimLastResorts(userId, devices.slice(0, MAX_CLAIMED))
+      .catch((e) => {
+        if (!(e instanceof MatrixError || e instanceof Unreachable)) throw e;
+        return {}; // many homeservers have no module
+      });
+    return Object.entries(found).map(([deviceId, value]) => ({ deviceId, value }));
   }
 
   /** A new KeyPackage of the device, in its published form. */
@@ -273,7 +304,10 @@ export class Client {
    */
   async add(g: Group, userId: string): Promise<void> {
     const published = await this.matrix.queryKeys([userId]);
-    const claimed = await this.matrix.claimKeyPackages(userId, published);
+    const joining = joinable(userId, published);
+    const claimed = await this.matrix.claimKeyPackages(userId, joining);
+    const without = joining.filter((id) => !claimed.some(({ deviceId }) => deviceId === id));
+    claimed.push(...(await this.lastResorts(userId, without)));
     const missing = (state: ClientState, deviceId: string) =>
       !mls.members(state).some((m) => m.userId === userId && m.deviceId === deviceId);
     const devices: { deviceId: string; add: ProposalOrRef }[] = [];
@@ -727,7 +761,8 @@ export class Client {
   /** Handles the news of one /sync. */
   async synced(result: SyncResult): Promise<void> {
     await this.exclusive(() => this.inbox.synced(result));
-    if (result.lastResortUsed && this.stored.lastResorts.length > 0) await this.publishLastResort();
+    const { lastResorts } = this.stored;
+    if (lastResorts.length > 0 && (result.lastResortUsed || this.lastResortIsOld())) await this.publishLastResort();
   }
 
   /**

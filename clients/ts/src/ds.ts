@@ -236,6 +236,17 @@ export class DeliveryService {
     return this.ask("GET", `/groups/${group}/messages?term=${term}&from=${from}`);
   }
 
+  /** Publishes this device's KeyPackage of last resort, at the own homeserver. */
+  async putLastResort(value: unknown): Promise<void> {
+    await this.ask("PUT", "/last_resort", value);
+  }
+
+  /** The KeyPackages of last resort of devices of one of the server's users, by device. */
+  async claimLastResorts(userId: string, devices: string[]): Promise<Record<string, unknown>> {
+    const { key_packages } = await this.ask("POST", "/last_resort/claim", { devices: { [userId]: devices } });
+    return key_packages?.[userId] ?? {};
+  }
+
   requestMigration(request: string, roomId: string, suite: number): Promise<MigrationOffer> {
     const body = { migration_request: request, room_id: roomId, protocol: PROTOCOL, cipher_suite: suite };
     return this.ask("POST", "/migrations", body);

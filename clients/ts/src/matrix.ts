@@ -234,17 +234,11 @@ export class Matrix {
     return this.request("POST", "/_matrix/client/v3/keys/query", { device_keys });
   }
 
-  /**
-   * Claims one KeyPackage for each of a user's devices that have published some. Returns the values of the one-time
-   * keys.
-   */
-  async claimKeyPackages(userId: string, published: PublishedKeys): Promise<{ deviceId: string; value: unknown }[]> {
-    const devices = Object.entries(published.device_keys?.[userId] ?? {})
-      .filter(([, keys]) => Array.isArray(keys?.algorithms) && keys.algorithms.includes(KEY_PACKAGE))
-      .map(([deviceId]) => [deviceId, KEY_PACKAGE]);
+  /** Claims one KeyPackage for each of the given devices of a user. Returns the values of the one-time keys. */
+  async claimKeyPackages(userId: string, devices: string[]): Promise<{ deviceId: string; value: unknown }[]> {
     if (devices.length === 0) return [];
     const claimed = await this.request("POST", "/_matrix/client/v3/keys/claim", {
-      one_time_keys: { [userId]: Object.fromEntries(devices) },
+      one_time_keys: { [userId]: Object.fromEntries(devices.map((deviceId) => [deviceId, KEY_PACKAGE])) },
     });
     return Object.entries<any>(claimed.one_time_keys?.[userId] ?? {}).flatMap(([deviceId, keys]) =>
       Object.values<any>(keys ?? {}).map((value) => ({ deviceId, value })),

@@ -47,6 +47,11 @@ export class Chosen implements Transport {
     return (await this.chosen()).send(...request);
   }
 
+  /** Whether the own homeserver has the module. */
+  async forwards(): Promise<boolean> {
+    return (await this.chosen()) instanceof Forwarded;
+  }
+
   async addressOf(server: string): Promise<string | undefined> {
     return (await this.chosen()).addressOf(server);
   }

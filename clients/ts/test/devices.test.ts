@@ -183,6 +183,43 @@ test("a KeyPackage of last resort that was used is kept until the homeserver has
   assert.deepEqual([lastResorts.length, lastResorts[0], keyPackages.size], [2, first, 2]);
 });
 
+const keepsLastResorts = { skip: net.stock && "the homeserver has no module" };
+
+test("the module keeps a KeyPackage of last resort, which is renewed in time", keepsLastResorts, async (t) => {
+  t.after(() => (net.atModule = undefined));
+  net.atModule = new Map();
+  const { users } = await party("alice");
+  const [alice] = users as [User];
+  const bob = await published(`bob${rooms}`);
+  const { lastResorts, keyPackages } = bob.client.stored;
+  const [first] = lastResorts;
+  const add = () => alice.client.add(alice.group, bob.id);
+  const remove = () => alice.client.remove(alice.group, bob.id);
+  await add(); // by the only one-time key
+  await remove();
+  for (let i = 0; i < 2; i++) {
+    await add();
+    await bob.sync();
+    together(alice, bob);
+    await remove();
+  }
+  assert.deepEqual(lastResorts, [first]);
+  const { leafNode } = keyPackages.get(first!)!.publicPackage;
+  assert(leafNode.leafNodeSource === "key_package");
+  leafNode.lifetime.notBefore -= 7n * 24n * 3600n;
+  await bob.sync();
+  assert.deepEqual([lastResorts.length, lastResorts[0]], [2, first]);
+  await add();
+  await bob.sync();
+  together(alice, bob);
+  await remove();
+
+  net.atModule.set(`${bob.id} ${bob.client.matrix.session.deviceId}`, { key: "AAEABQ", fallback: true });
+  await assert.rejects(add(), /no usable KeyPackage/); // one that the device has not signed
+  net.atModule = undefined;
+  await assert.rejects(add(), /no usable KeyPackage/);
+});
+
 const odd: [string, RegExp, Parameters<typeof twoDevices>[0]][] = [
   ["is not signed", /has not signed/, (value) => delete value.signatures],
   ["is changed", /has not signed/, (value) => (value.more = 1)],

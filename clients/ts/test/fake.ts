@@ -484,6 +484,8 @@ export class FakeNetwork {
   readonly oneTimeKeys = new Map<string, Map<string, Record<string, unknown>>>();
   /** Whether the homeserver supports fallback keys. */
   hasFallback = false;
+  /** The KeyPackages of last resort at the module of the users' homeserver; undefined for one without that route. */
+  atModule: Map<string, unknown> | undefined;
   private readonly lastResorts = new Map<string, { key: [string, unknown]; used: boolean }>();
   readonly deviceKeys = new Map<string, Record<string, DeviceKeys>>();
   /** The users' cross-signing keys, in the form of /keys/query. */
@@ -574,6 +576,7 @@ export class FakeNetwork {
     if (operation === "rooms") return this.stateOf(rest[0]!, rest[2]!) ?? refuse(404, "M_NOT_FOUND");
     const [, name, ...call] = rest;
     if (this.stock) throw new Refusal(404, { errcode: "M_UNRECOGNIZED" });
+    if (call[0] === "last_resort") return this.lastResort(req.method!, name!, body, user, deviceOf(user));
     const ds = this.ds(name!);
     if (ds.down) throw new Refusal(502, { errcode: "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE" });
     return ds.answer(req.method!, call, url.searchParams, body, user);
@@ -714,6 +717,18 @@ export class FakeNetwork {
       return [id, { [name]: key }];
     });
     return { one_time_keys: { [wanted]: Object.fromEntries(claimed) } };
+  }
+
+  /** The module at the users' homeserver keeps a KeyPackage of last resort for each device, where a test says so. */
+  private lastResort(method: string, server: string, body: any, user: string, device: string) {
+    if (server !== "h.example" || this.atModule === undefined) throw new Refusal(404, { errcode: "M_UNRECOGNIZED" });
+    if (method === "PUT") {
+      this.atModule.set(`${user} ${device}`, body);
+      return {};
+    }
+    const [of, devices] = Object.entries<string[]>(body.devices)[0]!;
+    const kept = devices.map((id) => [id, this.atModule!.get(`${of} ${id}`)] as const);
+    return { key_packages: { [of]: Object.fromEntries(kept.filter(([, value]) => value !== undefined)) } };
   }
 
   /** Takes a device's keys in place of those that it had. */
