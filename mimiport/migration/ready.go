@@ -3,8 +3,8 @@ package migration
 import "time"
 
 // Ready has all consequences of an event as plain values, in the manner of etcd-io/raft. The caller first signs as Sign
-// says, then writes everything else in one transaction. The server sends nothing before that transaction is durable:
-// the rows send it.
+// says. Then the caller writes everything else in one transaction. The server sends nothing before that transaction is
+// durable: the workers of the rows do the sending.
 type Ready struct {
 	Migration Migration // the record after the event; State or Refused differs if and only if the record has changed
 	Group     Group     // the group's row after the event, equal to the row before if it has not changed
@@ -19,12 +19,13 @@ type Ready struct {
 
 	// S: append the migration Commit of the stored content to the log, and fan it out.
 	Accept bool
-	// The group begins here in the row's term. Its log and trees replace all data that an earlier migration left in that
-	// row.
+	// The group begins here in the row's term. The new log and trees replace all data that an earlier migration left in
+	// that row.
 	Begin bool
 	// T: append the step of this migration to the group's lineage.
 	Extend bool
-	// The shown lineage, encoded, or nil. It replaces the group's lineage, up to the term after the group's own.
+	// The shown lineage, encoded, or nil. The caller puts it in the place of the group's lineage, up to the term after
+	// the group's own.
 	Follow []byte
 	// Delete the log and the trees of the group.
 	Forget bool
@@ -43,10 +44,10 @@ const (
 	SignAbort                  // S
 )
 
-// Row is something to do later.
+// Row is a task for later.
 type Row struct {
 	Kind RowKind
-	Due  time.Time // zero: as soon as possible; a purge or an end at the end of the retention
+	Due  time.Time // zero: as soon as possible, but a purge or an end: at the end of retention
 }
 
 // RowKind is the kind of work of a row.
@@ -65,7 +66,7 @@ const (
 	RowLineage      RowKind = "lineage"      // S: show the target that the group was reclaimed from it
 )
 
-// Evidence is a message that another server should not have signed, or that this server has signed and forgotten.
+// Evidence is a message that another server should not have signed, or that this server signed and forgot.
 type Evidence struct {
 	Kind    EvidenceKind
 	Message Signed // the signed message, or an encoded lineage
@@ -76,7 +77,7 @@ type EvidenceKind string
 
 // The evidence that steps ask to keep.
 const (
-	EvidenceSecondContent EvidenceKind = "second-content" // a source sent two contents for one offer
+	EvidenceSecondContent EvidenceKind = "second-content" // a source signed two contents for one offer
 	EvidenceBothOutcomes  EvidenceKind = "both-outcomes"  // a source signed the confirmation and the abort
 	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server has forgotten what it signed
 	EvidenceHigherTerm    EvidenceKind = "higher-term"    // the group is elsewhere in a later term

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Init begins the source's record: a valid MigrationInit with its Commit has been accepted (profile, section 6). The
-// receiver holds everything but the state.
+// Init begins the source's record: S has accepted a valid MigrationInit with its Commit (profile, section 6). The
+// caller has set every field of the record but the role and the state.
 type Init struct{ Content []byte } // the MigrationContent to send, signed
 
 func (e Init) step(r Ready) (Ready, error) {
@@ -19,7 +19,8 @@ func (e Init) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Vote is T's verified TargetMigrationComplete. At is S's clock: it alone decides.
+// Vote is T's verified TargetMigrationComplete. At is the time by S's clock. Only S's clock decides whether the vote is
+// in time.
 type Vote struct {
 	Complete    Signed
 	Vote        []byte // the MigrationVote beside it, verified; nil for none
@@ -40,7 +41,7 @@ func (e Vote) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// GiveUp aborts before the decision: T refused for good, policy changed, or the client asked.
+// GiveUp aborts before the decision: T refused for good, the policy changed, or the client asked for it.
 type GiveUp struct{ Reason string }
 
 func (e GiveUp) step(r Ready) (Ready, error) {
@@ -60,7 +61,7 @@ func (Ack) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// decide ends a frozen record with the move.
+// decide ends a frozen record: the group moves.
 func (r *Ready) decide() {
 	r.Migration.State = Decided
 	r.Group = Group{GroupMoved, r.Migration.ID}
@@ -70,7 +71,7 @@ func (r *Ready) decide() {
 	r.put(RowPurge, time.Time{})
 }
 
-// abort ends a frozen record without a move: the group, if it is frozen for it, is as it was.
+// abort ends a frozen record without a move. If the group is frozen for this migration, the group becomes active again.
 func (r *Ready) abort(reason string) {
 	m := &r.Migration
 	m.State, m.Reason, r.Sign = Aborted, reason, SignAbort
@@ -82,7 +83,7 @@ func (r *Ready) abort(reason string) {
 	}
 }
 
-// thaw takes away what a frozen record waits for, which must not hold back its outcome.
+// thaw deletes the content and the rows that a frozen record waits for. They must not delay the row of the outcome.
 func (r *Ready) thaw() {
 	r.DropContent = true
 	r.Done = append(r.Done, RowContent, RowDeadline)

@@ -6,31 +6,31 @@ import (
 )
 
 var (
-	// ErrEquivocation is returned for a second, different content for one offer, or a decision against an earlier one.
-	// The record does not change; the Ready holds the evidence to keep.
+	// ErrEquivocation means that S sent a second, different content for one offer, or a decision against its earlier
+	// one. The record does not change. The Ready holds the evidence to keep.
 	ErrEquivocation = errors.New("migration: contradicts what was signed before")
 
-	// ErrFrozen is returned for what stops a group that is frozen for another migration: the caller gives that one up
-	// first.
+	// ErrFrozen means that the event would stop a group that is frozen for another migration. The caller gives up that
+	// migration first.
 	ErrFrozen = errors.New("migration: the group is frozen for another migration")
 )
 
-// Event is something that happens to a record.
+// Event is a thing that happens to a record.
 type Event interface {
-	// step changes the record and the group in r and adds what else follows; with an error it adds nothing but
-	// evidence.
+	// step changes the record and the group in r and adds the other consequences. If step returns an error, it adds
+	// only evidence.
 	step(r Ready) (Ready, error)
 }
 
-// Step gives all that follows from an event. g is the group's row in the term that the record is about: at the source
-// the one that the migration ends, at the target the one that it begins. An event that comes late or again changes
-// nothing and asks for nothing: the outcome to tell is in the record.
+// Step returns all consequences of an event. g is the group's row in the term of the record. At the source that is the
+// term that the migration ends. At the target it is the term that the migration begins. An event that comes late or
+// again changes nothing and asks for nothing: the caller reads the outcome from the record.
 func (m Migration) Step(g Group, e Event) (Ready, error) {
 	return e.step(Ready{Migration: m, Group: g})
 }
 
-// Deadline ends a record that has nothing Left to wait for: S's decide_by or the expiry of T's offer has come. Another
-// record does not change.
+// Deadline ends a record that has no time Left: S's decide_by or the expiry of T's offer has come. It changes no other
+// record.
 type Deadline struct{ At time.Time }
 
 func (e Deadline) step(r Ready) (Ready, error) {
@@ -47,9 +47,9 @@ func (e Deadline) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Left is how long a record waits yet, by a clock that is at a time: S for the vote, T for the content; 0 for what
-// waits no more. Nor is anything left by a clock from before the record: it has gone back, and might do so again. Until
-// the end has been written, a vote or a content counts all the same.
+// Left is how long a record still waits when the clock shows at. S waits for the vote, T for the content. Left is 0 for
+// a record that waits no more. Left is also 0 if at is before the record was created: the clock has gone back and might
+// do so again. Until the server has written the end of the record, the vote or the content still counts.
 func (m Migration) Left(at time.Time) time.Duration {
 	deadline := m.ExpiresAt
 	switch m.State {

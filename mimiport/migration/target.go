@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Offer begins the target's record: a MigrationResponse has been signed.
+// Offer begins the target's record: T has signed a MigrationResponse.
 type Offer struct{}
 
 func (Offer) step(r Ready) (Ready, error) {
@@ -14,8 +14,7 @@ func (Offer) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Content is a MigrationContent that S has signed and that T, unless it has voted already, has verified in every
-// respect.
+// Content is a MigrationContent that S has signed. T has verified the whole content, unless T has voted already.
 type Content struct {
 	Message     Signed
 	ContentHash []byte
@@ -26,7 +25,7 @@ type Content struct {
 	At          time.Time
 }
 
-// step fails with ErrStaged or ErrTaken where the row of the term is not vacant.
+// step fails with ErrStaged or ErrTaken if the row of the term is not vacant.
 func (e Content) step(r Ready) (Ready, error) {
 	m := &r.Migration
 	switch {
@@ -57,7 +56,8 @@ func (e Content) stage(r *Ready) error {
 	return nil
 }
 
-// MaxRefused is how many contents of its source T refuses before the offer is over. To verify one may take seconds.
+// MaxRefused is the number of contents that T refuses before it drops the offer. T may need seconds to verify one
+// content.
 const MaxRefused = 3
 
 // RefusedContent is a content of the source that T has refused for good.
@@ -74,9 +74,9 @@ func (RefusedContent) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Confirm is S's verified MigrationConfirmation, from whomever T has it. A vote is a promise: T activates whatever has
-// changed since, even an abort: if S signed both, the confirmation wins (profile, section 6), as long as what was
-// staged is kept.
+// Confirm is S's verified MigrationConfirmation. Any sender may bring it. A vote is a promise: T activates the group
+// even if something has changed since the vote. If S signed both a confirmation and an abort, the confirmation wins
+// (profile, section 6) as long as T keeps the staged group.
 type Confirm struct{ Confirmation Signed }
 
 func (e Confirm) step(r Ready) (Ready, error) {
@@ -110,7 +110,7 @@ func (e SourceAbort) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// Superseded is a verified lineage in which S's step of this term is another migration.
+// Superseded is a verified lineage that holds another migration by S for this term.
 type Superseded struct{}
 
 func (Superseded) step(r Ready) (Ready, error) {
@@ -118,8 +118,8 @@ func (Superseded) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// OperatorDrop is an operator's decision to wait no longer for S. It breaks the promise that a vote is: should S have
-// decided, what is staged is kept through retention for the confirmation.
+// OperatorDrop is an operator's decision to wait no longer for S. It breaks the promise of the vote. S may have
+// decided: T therefore keeps the staged group through retention, so that a confirmation can still activate it.
 type OperatorDrop struct{}
 
 func (OperatorDrop) step(r Ready) (Ready, error) {
@@ -127,7 +127,7 @@ func (OperatorDrop) step(r Ready) (Ready, error) {
 	return r, nil
 }
 
-// drop ends an offered or staged record. What is staged is hidden, and kept through retention.
+// drop ends an offered or staged record. T hides a staged group and keeps it through retention.
 func (r *Ready) drop(abort Signed, reason string) {
 	m := &r.Migration
 	if m.State != Offered && m.State != Staged {
@@ -140,7 +140,7 @@ func (r *Ready) drop(abort Signed, reason string) {
 	m.State, m.Abort, m.Reason = Dropped, abort, reason
 }
 
-// RetentionOver is the time at which what a group that has moved away, or was dropped, has left here is forgotten.
+// RetentionOver is the end of retention: the server forgets the rest of a group that has moved away or was dropped.
 type RetentionOver struct{}
 
 func (RetentionOver) step(r Ready) (Ready, error) {
@@ -150,7 +150,7 @@ func (RetentionOver) step(r Ready) (Ready, error) {
 	}
 	r.Forget = true
 	if g.State == GroupDropped {
-		*g = Group{State: GroupDropped} // nothing is kept for it any more
+		*g = Group{State: GroupDropped} // the server keeps nothing for the migration any more
 	}
 	return r, nil
 }
