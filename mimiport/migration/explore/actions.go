@@ -4,29 +4,30 @@ import (
 	"strings"
 )
 
-// party is who does an action, as seen from its migration.
+// party is the role, in a migration, of the one that does an action.
 type party uint8
 
 const (
-	byMember party = iota // or by the clock
+	byMember party = iota // or the clock
 	bySource
 	byTarget
 )
 
-// action is something that can happen to a migration. In its text {m} is the migration, {x} the member who asked for
-// it, {S} and {T} are its source and target.
+// action is a thing that can happen to a migration. In its text {m} is the migration, {x} is the member who asked for
+// it, {S} is its source and {T} its target.
 type action struct {
 	text  string
 	by    party
-	takes messages // the message that arrives, if it is one
+	takes messages // the message that arrives, 0 for none
 	can   func(m *model, w *world, i slot) bool
-	do    func(m *model, w *world, i slot) messages // stores, and returns what leaves
-	fair  bool                                      // happens in the end, whatever members do
+	do    func(m *model, w *world, i slot) messages // changes the world, and returns the messages that it sends
+	fair  bool                                      // happens in the end, even if members do nothing
 	clock bool                                      // happens as time passes
-	sends bool                                      // does no more than send what a row asks for
+	sends bool                                      // only sends the message of a row
 }
 
-// arrives, sourceHas and targetHas are the conditions of taking a message and of working off a row.
+// arrives says whether a message of a kind is on its way. sourceHas and targetHas say whether a server has a row to
+// work off.
 func arrives(kind messages) func(*model, *world, slot) bool {
 	return func(_ *model, w *world, i slot) bool { return w.moves[i].net&kind != 0 }
 }
@@ -39,11 +40,10 @@ func targetHas(row rows) func(*model, *world, slot) bool {
 	return func(_ *model, w *world, i slot) bool { return w.moves[i].target.rows&row != 0 }
 }
 
-// once is true of one slot of each member: for what a member does apart from migrations.
+// once is true for one slot of each member. Actions of a member that belong to no migration happen in that slot only.
 func once(i slot) bool { return i.term() == 1 }
 
-// actions lists all there are. The fair ones stand in the order in which a fair schedule prefers them: messages, rows,
-// clocks.
+// actions lists all actions. A fair schedule prefers the fair ones in the order of this list: messages, rows, clocks.
 var actions = []action{
 	{text: "{S} takes the Init of {m}", by: bySource, takes: initiation, can: arrives(initiation), do: (*model).initiate,
 		fair: true},
@@ -105,7 +105,7 @@ var memberNames = [members]string{"x", "y"}
 
 func (s server) String() string { return string("AB"[s]) }
 
-// String is the term a migration leads to and the member who asked for it.
+// String names the term that a migration leads to, and the member who asked for it.
 func (i slot) String() string {
 	return string('0'+rune(i.term())) + memberNames[i.member()]
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// Bug is a mistake put into the model, to see that an invariant catches it. The empty one is none.
+// Bug is a mistake that a test puts into the model: an invariant must catch it. The empty Bug is no mistake.
 type Bug string
 
 // The bugs.
@@ -28,7 +28,7 @@ const (
 	MergesEarly       Bug = "a member merges its Commit when the source freezes"
 )
 
-// Bugs in what follows from a step.
+// Bugs in the consequences of a step.
 const (
 	KeepsContentRow Bug = "a content that waits holds back the outcome"
 	KeepsContent    Bug = "the source keeps the content of what has ended"
@@ -46,8 +46,8 @@ const (
 	NeverActivates  Bug = "what is confirmed stays staged"
 )
 
-// spoils are the bugs that change what the machine has returned: a machine that says it wrong, or a service that does
-// not do it all.
+// spoils are the bugs that change the Ready that the machine has returned. They stand for a machine that returns a
+// wrong Ready, or for a service that does not do all that a Ready says.
 var spoils = map[Bug]spoil{
 	KeepsContentRow: func(_ *migration.Migration, r *migration.Ready) {
 		r.Done = slices.DeleteFunc(r.Done, func(k migration.RowKind) bool { return k == migration.RowContent })
@@ -67,17 +67,17 @@ var spoils = map[Bug]spoil{
 	NeverActivates: leaves(migration.Active, migration.GroupStaged),
 }
 
-// spoil changes what a step has returned, given the record before.
+// spoil changes the Ready of a step. before is the record before the step.
 type spoil func(before *migration.Migration, r *migration.Ready)
 
-// putsNo forgets a kind of row.
+// putsNo deletes the rows of a kind from a Ready.
 func putsNo(kind migration.RowKind) spoil {
 	return func(_ *migration.Migration, r *migration.Ready) {
 		r.Put = slices.DeleteFunc(r.Put, func(row migration.Row) bool { return row.Kind == kind })
 	}
 }
 
-// leaves gives the group of a record another state when the record comes to a state.
+// leaves gives the group another state at the step by which its record enters the state at.
 func leaves(at migration.State, state migration.GroupState) spoil {
 	return func(before *migration.Migration, r *migration.Ready) {
 		if before.State != at && r.Migration.State == at && r.Group.Migration == r.Migration.ID {
@@ -86,7 +86,7 @@ func leaves(at migration.State, state migration.GroupState) spoil {
 	}
 }
 
-// unless leaves one side as it is.
+// unless spoils only records that do not have the role.
 func unless(role migration.Role, do spoil) spoil {
 	return func(before *migration.Migration, r *migration.Ready) {
 		if r.Migration.Role != role {

@@ -1,61 +1,64 @@
-// Package explore searches everything that can happen to the hand-over of profile, section 6, within bounds, and checks
-// in each state what must hold. Neither decisions nor what follows from them are modelled: they are those of package
-// migration, whose Step runs in every step of the search, and whose Ready values the search stores as package delivery
-// does. Package hosts, below, searches who has a group when servers claim it, forget or lie.
+// Package explore searches everything that can happen to the hand-over of profile, section 6, within bounds. It checks
+// the invariants in each state. The search does not model decisions or their consequences: it runs Step of package
+// migration, and stores the Ready as package delivery does. Package hosts, below, searches for the server that has a
+// group when servers claim it, forget or lie.
 //
 // # The model
 //
-// A world is two servers, A and B, the group, which A hosts in the beginning, two members, x and y, and the network.
-// Each member may, for each term, ask for one migration. 1x is the one towards term 1 that x asked for, 2y leads back
-// from B to A. One table (actions.go) lists all that happens, each line with the function that does it:
+// A world has two servers, A and B, a group, two members, x and y, and a network. A hosts the group in the beginning.
+// Each member may ask for one migration in each term. 1x is the migration to term 1 that x asked for. 2y is the
+// migration to term 2 that y asked for: it leads back from B to A. One table (actions.go) lists all actions, each with
+// the function that does it:
 //
-//   - A member asks the target, starts with a Commit and an Init, sends the Init again, aborts, learns of an abort,
-//     receives the next Commit of the server it holds for current, commits for itself once, or shows the target a
-//     confirmation it has received.
+//   - A member asks the target, starts with a Commit and an Init, sends the Init again, aborts, or learns of an abort.
+//     It receives the next Commit of the server that it takes for the current one, or makes one Commit of its own. It
+//     shows the target a confirmation that it has received.
 //   - A server takes a message, works off a row of its outbox, or minds a deadline. One function (store, in
-//     service.go) says how a migration.Ready looks in a world: the record, the group's row, a bit for each kind of
-//     outbox row, one for the stored content.
-//   - S asks T before it freezes. T asks S how a staged migration ended, at any time, since T's clock decides nothing.
-//   - S minds decide_by, or takes a vote that comes after it, at any time, and T minds the expiry of an offer. T may
-//     refuse any content.
+//     service.go) stores a migration.Ready in a world: the record, the group's row, a bit for each kind of outbox row,
+//     and a bit for the stored content.
+//   - S asks T before S freezes. T may ask S at any time how a staged migration ended: T's clock decides nothing.
+//   - At any time S minds decide_by, or takes a vote that comes after decide_by. At any time T minds the expiry of an
+//     offer. T may refuse any content.
 //
-// Any message can be late by any time, so they overtake each other at will, and be lost or arrive twice. A server can
-// crash at any time: before it has saved, or when it has saved and not sent. A lost compare-and-set is no step of its
-// own: the loser writes nothing and starts anew. Servers and members are honest. Keys, policy, retention and the tree
-// are left out. Of what a Ready asks for the model leaves out the removal of who left meanwhile, and the lineage, which
-// the history of a group tells.
+// Any message can be late, overtake another message, be lost, or arrive twice. A server can crash at any time: before
+// it has saved, or after it has saved and before it sends. A lost compare-and-set is no step of its own: the loser
+// writes nothing and starts anew. Servers and members are honest. The model leaves out keys, policy, retention and the
+// tree. It also leaves out two parts of a Ready: the removal of users who left meanwhile, and the lineage. The history
+// of a group tells its lineage.
 //
 // # Bounds
 //
-// Two members, there and back, one Commit of its own for each member. There may be any number of crashes, losses and
-// repetitions: a state does not hold how many there were, so a bound on them would save few states, and have each
-// searched again with more of them left. Within the bounds the search is complete, breadth first. `make explore` does
-// it: 2,308,017 states, at most 30 steps deep, in 17 minutes on two busy cores. `go test` searches one migration, and
-// there and back with one member who asks for each.
+// There are two members. The group may move to B and back. Each member makes one Commit of its own. There may be any
+// number of crashes, losses and repetitions. A state does not count them: a bound on them would save few states, and
+// the search would visit each state again for each count. Within the bounds the search is complete, breadth first.
+// `make explore` does it: 2,308,017 states, at most 30 steps deep, in 17 minutes on two busy cores. `go test` searches
+// one migration. It also searches a move to B and back where only one member asks for each move.
 //
-// A state has no ids, clocks or counters. That a deadline passes is no event of its own. Only the server whose
-// deadline it is can tell, and only when it minds the deadline or takes a message. Nothing else depends on it, so it
-// may as well pass just then: S minds decide_by or takes a late vote, T minds the expiry or refuses a late content, as
-// it may refuse any. Worlds that differ in the names of the two members are one. So are those that differ in what
-// cannot matter (tidy.go): members receive at once what was accepted; a row's message is on its way as long as the row
-// is there; what reaches a record that has ended is taken at once, if the machine, when asked, says that it is without
-// effect; and of an offer for an epoch that is over, which can freeze nothing any more, nothing is kept.
+// A state has no ids, clocks or counters. A deadline passes without an event of its own. Only the server of the
+// deadline notices it, and only when the server checks the deadline or takes a message. The deadline may therefore pass
+// at that moment: S checks decide_by or takes a late vote, T checks the expiry or refuses a late content. Two worlds
+// that differ only in the names of the two members are one state. Two worlds that differ only in things without effect
+// are one state, too (tidy.go). Members receive accepted Commits at once. The message of a row is on its way as long as
+// the row exists. A record that has ended takes a message at once if the machine says that the message has no effect.
+// The search keeps nothing of an offer for a past epoch, because that offer can freeze nothing any more.
 //
 // # Invariants
 //
-// invariants.go lists what holds in every state and of every step: one server at most accepts Commits; the accepted
-// Commits are one chain, and members merge no others; what is confirmed is never undone, what is aborted never
-// activates; a migration ends once; the source signs one outcome, by its own clock; whatever is signed and sent is in
-// its signer's record. From every state two fair schedules without further faults, in which members do nothing more,
-// end with the group active at one server and no migration under way: one in which everything arrives before time
-// passes, and one in which time passes first.
+// invariants.go lists the invariants of every state and of every step. At most one server accepts Commits. The accepted
+// Commits are one chain, and members merge no others. Nothing undoes a confirmed migration. An aborted migration never
+// activates. A migration ends once. The source signs one outcome, by its own clock. Each message that a server has
+// signed and sent is in the server's record. The search also follows two fair schedules from every state. They have no
+// further faults, and members do nothing more. In one schedule every message arrives before time passes, in the other
+// all time passes first. Each must end with the group active at one server and no migration under way.
 //
-// That these would notice is shown by bugs (bugs.go), each of which is caught: in the model, and in the Ready values
-// that it stores, as if package migration returned wrong ones or a server forgot some of what they ask for.
+// Bugs (bugs.go) show that the invariants notice mistakes: an invariant catches each bug. Some bugs are in the model.
+// The others are in the Ready values that the model stores, as if package migration returned a wrong one or a server
+// forgot part of one.
 //
 // # Reading a trace
 //
-// A violation comes with a shortest way to it. Each step is numbered, with what it ended (-) and what it began (+):
+// The search reports a violation with a shortest way to it. Each step has a number, the facts that it ended (-) and the
+// facts that it began (+):
 //
 //	6 A takes the vote on 1x after decide_by
 //	    - A, term 0: the group is frozen, Commits []
@@ -64,6 +67,6 @@
 //	    + A: 1x is aborted
 //
 // "A: 1x is frozen" is A's record of migration 1x; "A has to …" is a row of A's outbox; "… is on its way" is a message.
-// Commits are named by who made them. A crash or a loss stands in the line of what it befell. The files in testdata are
-// such traces too, of the courses of a hand-over that are worth reading.
+// A Commit has the name of the member or migration that made it. A crash or a loss stands in the line of the action
+// that it hits. The files in testdata are such traces, too: they show the main courses of a hand-over.
 package explore

@@ -1,13 +1,13 @@
 package explore
 
-// event is an action on a migration and what befalls it.
+// event is an action on a migration, and the fate of the action.
 type event struct {
 	action, slot uint8
 	fate         fate
-	rival        uint8 // raced: the action on the same migration that comes between reading and writing
+	rival        uint8 // raced: the other action on the migration, between reading and writing
 }
 
-// fate is what befalls an action.
+// fate is the fault that meets an action, or fine.
 type fate uint8
 
 const (
@@ -16,11 +16,11 @@ const (
 	lost             // the message does not arrive
 	crashBefore      // the server crashes before it saves
 	crashAfter       // the server crashes after it has saved, before it sends
-	raced            // only with NoCompareAndSet: otherwise the loser writes nothing and starts anew
+	raced            // only with NoCompareAndSet: without that bug the loser writes nothing and starts anew
 )
 
-// events calls visit with each event that can happen in a world, and the world after it, which belongs to events again
-// when visit returns.
+// events calls visit with each event that can happen in a world, and with the world after the event. visit must not use
+// that world after it returns.
 func (m *model) events(w *world, visit func(event, *world)) {
 	for i := range slot(m.bounds.Terms * members) {
 		for n := range actions {
@@ -31,7 +31,7 @@ func (m *model) events(w *world, visit func(event, *world)) {
 	}
 }
 
-// outcomes are the ways in which one action can end.
+// outcomes calls visit with each way in which one action can end.
 func (m *model) outcomes(w *world, n uint8, i slot, visit func(event, *world)) {
 	a, taken, saved := &actions[n], &m.room.taken, &m.room.saved
 	*taken = *w
@@ -58,7 +58,7 @@ func (m *model) outcomes(w *world, n uint8, i slot, visit func(event, *world)) {
 	}
 }
 
-// crashes are the worlds after a crash of the server during an action. One that changes nothing is none.
+// crashes emits the worlds after a crash of the server during an action. It leaves out a crash that changes nothing.
 func (m *model) crashes(a *action, i slot, taken, saved *world, sent messages, emit func(fate, *world, messages)) {
 	var early messages
 	if m.bug == SendsBeforeSaving || m.bug == AcksEarly && sent&ack != 0 {
@@ -77,21 +77,22 @@ func (m *model) crashes(a *action, i slot, taken, saved *world, sent messages, e
 	}
 }
 
-// restart takes away what a server holds in memory: nothing, if it is sound.
+// restart deletes the things that a server holds only in memory. A server without bugs holds nothing only in memory.
 func (m *model) restart(w *world, s server) {
 	if m.bug != RowsInMemory {
 		return
 	}
 	for i := range w.moves {
 		if slot(i).source() == s {
-			w.moves[i].source.rows &= rowPurge // which no state keeps anyway
+			w.moves[i].source.rows &= rowPurge // no state keeps a purge anyway
 		} else {
 			w.moves[i].target.rows &= rowPurge
 		}
 	}
 }
 
-// races are the worlds after another action of the same server has come between the reading and the writing of one.
+// races visits the worlds in which another action of the same server comes between the reading and the writing of an
+// action.
 func (m *model) races(w *world, n uint8, i slot, stale *world, visit func(event, *world)) {
 	for r := range actions {
 		rival := &actions[r]
@@ -101,7 +102,7 @@ func (m *model) races(w *world, n uint8, i slot, stale *world, visit func(event,
 		next := *w
 		next.moves[i].net &^= rival.takes | actions[n].takes
 		next.moves[i].net |= rival.do(m, &next, i)
-		m.tidy(&next) // what it sends is on its way
+		m.tidy(&next) // the messages of the rival are on their way
 		if next.moves[i].source != w.moves[i].source && stale.moves[i].source != w.moves[i].source {
 			next.moves[i].source, *next.sourceGroup(i) = stale.moves[i].source, *stale.sourceGroup(i)
 			visit(event{action: n, slot: uint8(i), fate: raced, rival: uint8(r)}, &next)
@@ -109,7 +110,7 @@ func (m *model) races(w *world, n uint8, i slot, stale *world, visit func(event,
 	}
 }
 
-// server is where an action is done.
+// server is the server that does an action.
 func (a *action) server(i slot) server {
 	if a.by == byTarget {
 		return i.target()
@@ -117,7 +118,7 @@ func (a *action) server(i slot) server {
 	return i.source()
 }
 
-// String says what happens.
+// String says in words which event happens.
 func (e event) String() string {
 	a, i := &actions[e.action], slot(e.slot)
 	name := a.name(i)

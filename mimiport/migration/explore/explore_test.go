@@ -8,10 +8,10 @@ import (
 
 var full = flag.Bool("full", false, "explore within the stated bounds, for minutes, instead of smaller ones")
 
-// stated are the bounds that the package comment states.
+// stated are the bounds in the package comment.
 var stated = Bounds{Terms: 2}
 
-// TestExplore searches the model as it is to the end.
+// TestExplore searches the model without bugs to the end.
 func TestExplore(t *testing.T) {
 	searches := []Bounds{
 		{Terms: 1},
@@ -31,11 +31,11 @@ func TestExplore(t *testing.T) {
 	}
 }
 
-// TestBugs: each bug is caught, by an invariant that it breaks.
+// TestBugs: an invariant catches each bug.
 func TestBugs(t *testing.T) {
 	short := Bounds{Terms: 1, NoCommits: true}
 	commits := Bounds{Terms: 1}
-	// A confirmation of the first time is shown the second time.
+	// A member shows the confirmation of the first move at the third move, which has the same source and target.
 	thereAgain := Bounds{Terms: 3, NoCommits: true, Alone: true}
 	for _, c := range []struct {
 		bug     Bug
@@ -84,7 +84,8 @@ func TestBugs(t *testing.T) {
 	}
 }
 
-// TestKeys: a key is decoded to the world it was made of or to its mirror image, and these two have one key.
+// TestKeys: decode returns the world that a key was made from, or its mirror image. A world and its mirror image have
+// one key.
 func TestKeys(t *testing.T) {
 	for _, b := range []Bounds{{Terms: 2}, {Terms: 1}} {
 		testKeys(t, &model{bounds: b})

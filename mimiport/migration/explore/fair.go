@@ -4,10 +4,10 @@ import (
 	"slices"
 )
 
-// schedule is an order in which to choose among the fair actions that change something.
+// schedule is an order of the fair actions: the first one that changes something happens.
 type schedule []uint8
 
-// prompt is all fair actions: everything arrives before any time passes.
+// prompt has all fair actions in order: every message arrives before any time passes.
 var prompt = func() (order schedule) {
 	for n := range actions {
 		if actions[n].fair {
@@ -17,7 +17,7 @@ var prompt = func() (order schedule) {
 	return order
 }()
 
-// tardy is the other extreme: all time passes before anything arrives.
+// tardy is the other extreme: all time passes before any message arrives.
 var tardy = func() schedule {
 	clocks := slices.Clone(prompt)
 	rest := slices.DeleteFunc(slices.Clone(prompt), func(n uint8) bool { return actions[n].clock })
@@ -25,7 +25,8 @@ var tardy = func() schedule {
 	return append(clocks, rest...)
 }()
 
-// next is the first fair step in a world, the world itself when there is none.
+// next returns the first fair event in a world and the world after it. It returns the same world if there is no fair
+// event.
 func (m *model) next(w *world, order schedule) (event, world) {
 	for _, n := range order {
 		a := &actions[n]
@@ -44,8 +45,8 @@ func (m *model) next(w *world, order schedule) (event, world) {
 	return event{}, *w
 }
 
-// inVain says whether what is sent changes nothing when it arrives: then it is sent again and again, and nobody waits
-// for it.
+// inVain says whether the message that an action sends changes nothing when it arrives. A server sends such a message
+// again and again, and nobody waits for it.
 func (m *model) inVain(a *action, w *world, i slot) bool {
 	after := *w
 	sent := a.do(m, &after, i)
@@ -57,14 +58,14 @@ func (m *model) inVain(a *action, w *world, i slot) bool {
 	return false
 }
 
-// mostFair is more steps than any fair schedule should need.
+// mostFair bounds the steps of a fair schedule. No fair schedule should need as many.
 const mostFair = 100
 
-// live follows each schedule from each state to its end. A step of it is one of the search as well, so each is taken
-// once.
+// live follows each schedule from each state to its end. The search has numbered the state after each fair step: live
+// therefore takes each step once.
 func (s *search) live() {
 	for _, order := range []schedule{prompt, tardy} {
-		left := make([]uint8, s.states.Len()) // 1 + the steps to the end, 0 where not known yet
+		left := make([]uint8, s.states.Len()) // 1 + the steps to the end, 0 if not known yet
 		for n := range uint32(s.states.Len()) {
 			if !s.follow(order, n, left) {
 				s.result.Violation = "fair delivery ends with the group active at one server"
@@ -76,8 +77,8 @@ func (s *search) live() {
 	}
 }
 
-// follow goes on from a state until the end of the schedule, or a state from which the end is known. It reports whether
-// it is a good one.
+// follow goes on from a state until the schedule ends, or until a state whose end is known. It reports whether the end
+// is settled.
 func (s *search) follow(order schedule, n uint32, left []uint8) bool {
 	var path []uint32
 	for left[n] == 0 {
@@ -100,7 +101,7 @@ func (s *search) follow(order schedule, n uint32, left []uint8) bool {
 	return true
 }
 
-// fairTrace writes the way to a state, and a fair schedule from there.
+// fairTrace writes the way to a state, and then a fair schedule from that state.
 func (s *search) fairTrace(n uint32, order schedule) string {
 	out, w := s.trace(n), s.world(n)
 	for k := range mostFair {

@@ -1,6 +1,6 @@
 package explore
 
-// invariants are what holds in every world, by the sentence of the profile's section 6 (or 3) that asks for it.
+// invariants hold in every world. Each has the name of the rule of the profile's section 6 (or 3) that asks for it.
 var invariants = []struct {
 	name  string
 	holds func(m *model, w *world) bool
@@ -18,7 +18,7 @@ var invariants = []struct {
 	{"nothing holds back an outcome", each(outcomeFree)},
 }
 
-// steps are what holds of every step from one world to the next.
+// steps are the invariants of every step from one world to the next.
 var steps = []struct {
 	name  string
 	holds func(before, after *world, i slot, e event) bool
@@ -29,7 +29,7 @@ var steps = []struct {
 	{"members go on from where they are", neverBack},
 }
 
-// check names an invariant that a step to a world violates, or none.
+// check returns the name of an invariant that a step violates, or "".
 func (m *model) check(before, after *world, e event) string {
 	for _, inv := range invariants {
 		if !inv.holds(m, after) {
@@ -46,7 +46,7 @@ func (m *model) check(before, after *world, e event) string {
 	return ""
 }
 
-// each makes an invariant of one that is about a single migration.
+// each makes an invariant of all migrations from an invariant of one migration.
 func each(holds func(w *world, i slot) bool) func(*model, *world) bool {
 	return func(m *model, w *world) bool {
 		for i := range slot(m.bounds.Terms * members) {
@@ -87,7 +87,7 @@ func oneChain(_ *model, w *world) bool {
 func membersFollow(_ *model, w *world) bool {
 	for _, h := range w.members {
 		g := &w.groups[h.term()]
-		before := h.term() > 0 && h.begins(w.groups[h.term()-1].history) // as the server before knows it
+		before := h.term() > 0 && h.begins(w.groups[h.term()-1].history) // the former server knows this history
 		if !before && !(g.accepted() && h.begins(g.history)) {
 			return false
 		}
@@ -109,8 +109,7 @@ func oneOutcome(w *world, i slot) bool {
 	return w.moves[i].source.holds&(confirmation|abort) != confirmation|abort
 }
 
-// savedBeforeSent: each signed message that is on its way, or in another party's hands, is in the record of who signed
-// it.
+// savedBeforeSent: if a signed message is on its way, or another party has it, then the signer's record has it, too.
 func savedBeforeSent(w *world, i slot) bool {
 	mv := &w.moves[i]
 	out := mv.net | mv.source.holds&vote | mv.target.holds&(confirmation|abort)
@@ -139,13 +138,15 @@ func contentStored(w *world, i slot) bool {
 	return r.stored == (r.state == frozen)
 }
 
-// outcomeFree: the rows of a migration to its target are one queue.
+// outcomeFree: the rows of a migration to its target are one queue. While the outcome waits, no content and no deadline
+// waits.
 func outcomeFree(w *world, i slot) bool {
 	r := &w.moves[i].source
 	return r.state == frozen || r.rows&rowOutcome == 0 || r.rows&(rowContent|rowDeadline) == 0
 }
 
-// endsOnce: against an end that is not the move only the confirmation counts.
+// endsOnce: the source keeps its outcome. The target keeps its end, but a confirmation still activates a dropped
+// record.
 func endsOnce(before, after *world, i slot, _ event) bool {
 	a, b := before.moves[i].source.state, after.moves[i].source.state
 	if (a == decided || a == aborted) && b != a && b != moved || a == moved && b != moved {
@@ -171,7 +172,7 @@ func neverBack(before, after *world, i slot, _ event) bool {
 	return before.members[i.member()].begins(after.members[i.member()])
 }
 
-// settled says whether all is over: the group is active at one server, and no migration is under way.
+// settled says whether the group is active at one server and no migration is under way.
 func (w *world) settled() bool {
 	hosts := 0
 	for _, g := range w.groups {

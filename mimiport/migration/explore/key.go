@@ -12,7 +12,8 @@ const (
 	historySize = 3
 )
 
-// key is a state: one for all worlds that differ only in the members' names. What the bounds leave no room for is 0.
+// key is a state. Worlds that differ only in the members' names have one key. The part of a key that the bounds do not
+// use is 0.
 type key [maxSlots*moveSize + (maxTerms+1)*groupSize + members*historySize]byte
 
 func (w *world) key(bounds Bounds) key {

@@ -1,8 +1,9 @@
 package explore
 
-// What members do. A member holds one server for current: that of the last term it has received a Commit of.
+// This file has the actions of members. A member takes one server for the current one: the host of the last term of
+// which the member has received a Commit.
 
-// mayRequest: a member asks once for each term, from the term before.
+// mayRequest: a member in the term before asks once for a migration to a term.
 func (m *model) mayRequest(w *world, i slot) bool {
 	h := w.members[i.member()]
 	if m.bounds.Alone && w.moves[i.mirror()] != (move{}) {
@@ -15,13 +16,13 @@ func (m *model) mayRequest(w *world, i slot) bool {
 func (m *model) start(w *world, i slot) messages {
 	mv := &w.moves[i]
 	if w.members[i.member()] != mv.base {
-		return 0 // the offer is for an epoch that is over
+		return 0 // the offer is for a past epoch
 	}
 	mv.pending = true
 	return initiation
 }
 
-// current is the row of the server that a member holds for current.
+// current is the row of the server that a member takes for the current one.
 func (w *world) current(member int) *group { return &w.groups[w.members[member].term()] }
 
 func (m *model) mayReceive(w *world, i slot) bool {
@@ -31,8 +32,8 @@ func (m *model) mayReceive(w *world, i slot) bool {
 		h.begins(g.history)
 }
 
-// receive merges the next Commit of the log, a migration's as well: with it comes the confirmation. Own Commits for
-// epochs that are over by then are dropped.
+// receive merges the next Commit of the log. That may be a migration Commit: the confirmation comes with it. The member
+// drops its own pending migrations from past epochs.
 func (m *model) receive(w *world, i slot) messages {
 	h := &w.members[i.member()]
 	*h = w.current(i.member()).history.prefix(h.epoch() + 1)
@@ -44,7 +45,7 @@ func (m *model) receive(w *world, i slot) messages {
 	return 0
 }
 
-// mayCommit: a member makes one Commit of its own, and none while it waits for a migration.
+// mayCommit: a member makes one Commit of its own. It makes none while it waits for a migration.
 func (m *model) mayCommit(w *world, i slot) bool {
 	g := w.current(i.member())
 	for j := range w.moves {
@@ -62,8 +63,8 @@ func (m *model) commit(w *world, i slot) messages {
 	return 0
 }
 
-// mayShow: any member that has received a migration's Commit has the confirmation, and may show it to its target for
-// any migration.
+// mayShow: any member that has received a migration Commit has the confirmation of that migration. The member may show
+// the confirmation to the target, for any migration.
 func (m *model) mayShow(w *world, i slot) bool {
 	state := w.moves[i].target.state
 	if state != staged && state != dropped {
@@ -79,13 +80,13 @@ func (m *model) mayShow(w *world, i slot) bool {
 	return false
 }
 
-// accepts says whether T takes the confirmation of one migration for another. Of the same two servers in the same roles
-// its nonce is all that tells them apart.
+// accepts says whether T takes the confirmation of one migration for another. If both migrations have the same source
+// and target, only the nonce tells them apart.
 func (m *model) accepts(shown, i slot) bool {
 	return shown.target() == i.target() && (m.nonce(shown) == m.nonce(i) || m.bug == IgnoresNonce)
 }
 
-// nonce is the one in the offer of a migration.
+// nonce is the nonce in the offer of a migration.
 func (m *model) nonce(i slot) uint8 {
 	if m.bug == ReusesNonce {
 		return uint8(i.target())

@@ -7,8 +7,8 @@ import (
 	"github.com/cockroachdb/datadriven"
 )
 
-// TestScenarios plays the main courses of a hand-over, one event a line, and compares what each changes with testdata.
-// -rewrite writes them anew. Here every row is worked off by a line of its own.
+// TestScenarios plays the main courses of a hand-over, one event a line. It compares the changes by each event with
+// testdata. -rewrite writes testdata anew. Here each row needs a line of its own to be worked off.
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {

@@ -7,24 +7,24 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration/explore/space"
 )
 
-// Bounds say how much is searched; within them the search is complete.
+// Bounds limit a search. Within the bounds the search is complete.
 type Bounds struct {
 	Terms     int  // how often the group may move, 1 to 3: there, back, there again
 	NoCommits bool // members make no Commits but those that move the group
-	Alone     bool // of each term only one member asks to be moved on
+	Alone     bool // in each term only one member asks for a move
 }
 
-// Result is what a search has found.
+// Result is the result of a search.
 type Result struct {
-	States    int    // distinct ones
-	Left      int    // states to go on from, 0 if the search has ended
-	Depth     int    // the most events that a state is away from the first
-	Fair      int    // the most events of a fair schedule to the end
-	Violation string // the invariant that does not hold, empty when all do
+	States    int    // the number of distinct states
+	Left      int    // states that the search has not expanded, 0 if it has ended
+	Depth     int    // the most events from the first state to any state
+	Fair      int    // the most events of a fair schedule until its end
+	Violation string // the invariant that does not hold, "" if all hold
 	Trace     string // the shortest way to the violation
 }
 
-// first is the world in which all begins.
+// first is the world in the beginning.
 func first() *world {
 	w := new(world)
 	w.groups[0].state = groupActive
@@ -35,17 +35,17 @@ func first() *world {
 type search struct {
 	*model
 	states *space.Set[key]
-	nodes  []node // of each state
+	nodes  []node // by number of state
 	result Result
 }
 
-// node is how a state was reached first.
+// node says how the search first reached a state.
 type node struct {
 	parent uint32
 	depth  uint8
 }
 
-// Explore searches all states within the bounds, breadth first. Then it follows fair schedules from each.
+// Explore searches all states within the bounds, breadth first. Then it follows fair schedules from each state.
 func Explore(b Bounds, bug Bug) Result {
 	s := &search{model: &model{bounds: b, bug: bug}, states: space.NewSet[key]()}
 	s.number(first(), node{})
@@ -60,7 +60,7 @@ func Explore(b Bounds, bug Bug) Result {
 	return s.result
 }
 
-// expand goes one step on from a state in all ways.
+// expand takes each possible step from a state.
 func (s *search) expand(n uint32) {
 	w, depth := s.world(n), s.nodes[n].depth
 	s.result.Depth = max(s.result.Depth, int(depth))
@@ -83,7 +83,7 @@ func (s *search) expand(n uint32) {
 // world is the state with a number.
 func (s *search) world(n uint32) *world { return decode(s.states.At(n), s.bounds) }
 
-// number gives the number of a world's state, and notes how it was reached first.
+// number returns the number of a world's state, and notes how the search first reached the state.
 func (s *search) number(w *world, how node) uint32 {
 	k := w.key(s.bounds)
 	n := s.states.Number(&k)
@@ -102,7 +102,7 @@ func (s *search) trace(n uint32) *strings.Builder {
 	slices.Reverse(path)
 	out := new(strings.Builder)
 	at := *first()
-	m := &model{bounds: s.bounds, bug: s.bug} // the search's own may be in use
+	m := &model{bounds: s.bounds, bug: s.bug} // the search's own model may be in use
 	for k, to := range path {
 		before, found := at, false
 		m.events(&before, func(e event, next *world) {

@@ -6,16 +6,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// The rows of the group that a migration is between.
+// A migration moves the group from the row sourceGroup to the row targetGroup.
 func (w *world) sourceGroup(i slot) *group { return &w.groups[i.term()-1] }
 func (w *world) targetGroup(i slot) *group { return &w.groups[i.term()] }
 
-// moved is the history that the content of a migration ends in.
+// moved is the history at the end of a migration's content.
 func (w *world) moved(i slot) history {
 	return w.moves[i].base.add(moveCommit(i))
 }
 
-// here is the row by which a server answers for the group: of the highest term that is not dropped.
+// here returns the row that a server answers for: its row of the highest term that is not dropped.
 func (w *world) here(s server) *group {
 	for t := maxTerms; t >= 0; t-- {
 		if g := &w.groups[t]; server(t%2) == s && g.state != groupNone && g.state != groupDropped {
@@ -29,10 +29,10 @@ func (w *world) here(s server) *group {
 type model struct {
 	bounds Bounds
 	bug    Bug
-	room   struct{ quiet, taken, saved, next world } // for one of each
+	room   struct{ quiet, taken, saved, next world } // scratch space, so that the search allocates little
 }
 
-// site is where a step happens: a record, and the row of the group that it is about.
+// site is the place of a step: a record, and the group's row that the record is about.
 type site struct {
 	move   slot
 	record *record
@@ -42,7 +42,7 @@ type site struct {
 func (w *world) source(i slot) site { return site{i, &w.moves[i].source, w.sourceGroup(i)} }
 func (w *world) target(i slot) site { return site{i, &w.moves[i].target, w.targetGroup(i)} }
 
-// step lets a record take one step and stores all that follows from it, as the machine says.
+// step lets a record take one step and stores the Ready that the machine returns.
 func (m *model) step(w *world, at site, e migration.Event) error {
 	before := at.record.load(at.move)
 	if m.bug == UndoesDecision && before.State == migration.Decided {
@@ -50,10 +50,10 @@ func (m *model) step(w *world, at site, e migration.Event) error {
 	}
 	ready, err := before.Step(at.group.load(), e)
 	if err != nil {
-		return err // what evidence there may be is not modelled
+		return err // the model has no evidence
 	}
 	if do := spoils[m.bug]; do != nil {
-		was, spoilt := before, ready // which leave the stack, unlike what a sound model steps
+		was, spoilt := before, ready // these two escape to the heap: a sound model makes no such copies
 		do(&was, &spoilt)
 		ready = spoilt
 	}
@@ -61,8 +61,8 @@ func (m *model) step(w *world, at site, e migration.Event) error {
 	return nil
 }
 
-// store is the one place that knows how the machine's values look in a world. Members who left are not modelled, nor is
-// the lineage of a group, which its history tells.
+// store is the one place that knows how a world holds the machine's values. The model has no members who leave. It has
+// no lineage: the history of a group tells its lineage.
 func (w *world) store(at site, ready *migration.Ready) {
 	r, g := at.record, at.group
 	sign(ready, at.move)
@@ -80,7 +80,7 @@ func (w *world) store(at site, ready *migration.Ready) {
 	}
 }
 
-// sign puts into a record what a step has signed.
+// sign puts the message that a step signs into the record.
 func sign(ready *migration.Ready, i slot) {
 	switch m := &ready.Migration; ready.Sign {
 	case migration.SignComplete:
@@ -92,9 +92,9 @@ func sign(ready *migration.Ready, i slot) {
 	}
 }
 
-// What S does, as in delivery/source.go.
+// The following functions are the part of S, as in delivery/source.go.
 
-// initiate is InitMigration: a repeated one, also of a migration that has ended, freezes nothing.
+// initiate is InitMigration. A repeated Init freezes nothing, even if the migration has ended.
 func (m *model) initiate(w *world, i slot) messages {
 	mv, g := &w.moves[i], w.sourceGroup(i)
 	again := mv.source.state != none && !(m.bug == FreezesAgain && mv.source.state == aborted)
@@ -126,7 +126,7 @@ func (m *model) takeVoteAt(w *world, i slot, at time.Time) messages {
 	return 0
 }
 
-// giveUp is the client's abort, the policy's or the target's refusal.
+// giveUp is the client's abort, the policy's refusal or the target's refusal.
 func (m *model) giveUp(w *world, i slot) messages {
 	m.step(w, w.source(i), migration.GiveUp{})
 	return 0
@@ -164,7 +164,7 @@ func (m *model) takeAbortAck(w *world, i slot) messages {
 	return 0
 }
 
-// What T does, as in delivery/target.go.
+// The following functions are the part of T, as in delivery/target.go.
 
 // request is RequestMigration.
 func (m *model) request(w *world, i slot) messages {
@@ -184,7 +184,7 @@ func (m *model) takeContent(w *world, i slot) messages {
 		ContentHash: contentHash(i), DecideBy: deadline, At: before,
 	})
 	if err == migration.ErrStaged {
-		return 0 // in progress: to be tried again
+		return 0 // another migration is in progress: S tries again
 	}
 	if m.bug == ActivatesOnImport {
 		m.step(w, w.target(i), migration.Confirm{Confirmation: signed(confirmation, i)})
@@ -195,10 +195,10 @@ func (m *model) takeContent(w *world, i slot) messages {
 	return refusal
 }
 
-// refuse is PutContent when T's policy, or T's size limit, says no, or the offer has expired.
+// refuse is PutContent when T's policy or T's size limit refuses the content, or when the offer has expired.
 func (m *model) refuse(w *world, i slot) messages { return refusal }
 
-// confirm is the MigrationConfirmation, from whomever T has it.
+// confirm lets T take the MigrationConfirmation, from any sender.
 func (m *model) confirm(w *world, i slot) messages {
 	mv := &w.moves[i]
 	if mv.target.state == offered {
@@ -206,7 +206,7 @@ func (m *model) confirm(w *world, i slot) messages {
 	}
 	m.step(w, w.target(i), migration.Confirm{Confirmation: signed(confirmation, i)})
 	if mv.target.state != active {
-		return 0 // S must not believe that it is
+		return 0 // S must not believe that T is active
 	}
 	return ack
 }
@@ -220,7 +220,7 @@ func (m *model) takeAbort(w *world, i slot) messages {
 	return abortAck
 }
 
-// ask is T's question how a staged migration ended. Only signed bytes move the record.
+// ask is T's question how a staged migration ended. Only a signed answer moves the record.
 func (m *model) ask(w *world, i slot) messages {
 	mv := &w.moves[i]
 	switch {
@@ -232,7 +232,7 @@ func (m *model) ask(w *world, i slot) messages {
 	case mv.source.holds&abort != 0:
 		m.takeAbort(w, i)
 	default:
-		return 0 // to be asked again
+		return 0 // T asks again
 	}
 	mv.target.rows &^= rowAsk
 	return 0

@@ -27,7 +27,7 @@ var rowNames = []struct {
 	{rowPurge, "forget the group"},
 }
 
-// facts lists what is the case in a world.
+// facts lists the facts of a world.
 func (w *world) facts() []string {
 	var facts []string
 	say := func(format string, args ...any) { facts = append(facts, fmt.Sprintf(format, args...)) }
@@ -72,7 +72,7 @@ func (r *record) facts(say func(string, ...any), s server, i slot) {
 	}
 }
 
-// String lists Commits: a member's own by its name, a migration's by the migration's.
+// String lists Commits. A member's own Commit has the member's name, a migration Commit has the migration's name.
 func (h history) String() string {
 	var names []string
 	for n := range h.epoch() {

@@ -1,9 +1,9 @@
 package explore
 
-// tidy lets happen at once what need not wait, so that worlds that differ in it only are one. Members receive what was
-// accepted: one that lags behind can do nothing that counts. A row's message is on its way as long as the row is there,
-// and what comes to a record that has ended is taken as soon as it is sent: the machine is asked, and where it changes
-// anything but rows and messages the step is left to the search.
+// tidy takes the steps that need not wait, so that worlds that differ only in these steps become one. Members receive
+// accepted Commits: a member that lags behind can do nothing that counts. The message of a row is on its way as long as
+// the row exists. A record that has ended takes a message as soon as it is sent. tidy asks the machine for each such
+// step: if the step changes anything but rows and messages, tidy leaves the step to the search.
 func (m *model) tidy(w *world) {
 	for i := range slot(members) {
 		for m.mayReceive(w, i) {
@@ -27,7 +27,8 @@ func (m *model) tidy(w *world) {
 	}
 }
 
-// takeQuietly does what changes no more than the rows and messages of a migration, if it changes these.
+// takeQuietly takes an action if the action changes rows or messages of the migration and nothing else. It reports
+// whether it did.
 func (m *model) takeQuietly(a *action, w *world, i slot) bool {
 	next := &m.room.quiet
 	*next = *w
@@ -40,7 +41,8 @@ func (m *model) takeQuietly(a *action, w *world, i slot) bool {
 	return true
 }
 
-// past says whether the action is by a party for which the migration has ended, or only sends what a row asks for.
+// past says whether the migration has ended for the party of an action, or whether the action only sends the message of
+// a row.
 func (m *model) past(a *action, mv *move) bool {
 	switch {
 	case a.takes == initiation:
@@ -55,7 +57,7 @@ func (m *model) past(a *action, mv *move) bool {
 
 func (r *record) ended() bool { return ended[r.state] }
 
-// ended says of each state whether it is an end.
+// ended says for each state whether it is an end.
 var ended = func() (of [len(states)]bool) {
 	for n, s := range states {
 		of[n] = s.Ended()
@@ -63,21 +65,21 @@ var ended = func() (of [len(states)]bool) {
 	return of
 }()
 
-// quiet says whether a step changed no more than the rows and messages of a migration.
+// quiet says whether a step changed only rows and messages of a migration.
 func quiet(before, after *world, i slot) bool {
 	a, b := after.moves[i], before.moves[i]
 	a.net, a.source.rows, a.target.rows = b.net, b.source.rows, b.target.rows
 	return a == b && after.groups == before.groups && after.members == before.members
 }
 
-// forgetClock takes away the clock of an offer that has been taken up or has ended.
+// forgetClock deletes the deadline of an offer that T has staged or ended.
 func (m *model) forgetClock(mv *move) {
 	if mv.target.state != offered && m.bug != ExpiresStaged {
 		mv.target.rows &^= rowDeadline
 	}
 }
 
-// forget takes away what nobody can use any more.
+// forget deletes everything of a migration that nobody can use any more.
 func (m *model) forget(w *world, i slot) {
 	mv, g := &w.moves[i], w.sourceGroup(i)
 	asked := mv.target.state != none

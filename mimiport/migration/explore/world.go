@@ -9,17 +9,17 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// The sizes that a world has room for; Bounds say how much of it is searched.
+// These are the sizes of a world. Bounds limit the part of it that a search uses.
 const (
 	maxTerms = 3
 	members  = 2
 	maxSlots = maxTerms * members
 )
 
-// server is A (0), where the group begins, or B (1).
+// server is A (0) or B (1). A hosts the group in the beginning.
 type server uint8
 
-// slot is a migration: the one that a member may ask for towards a term.
+// slot is a migration: one for each term that the group moves to and each member who asks.
 type slot uint8
 
 func (i slot) term() int      { return int(i)/members + 1 }
@@ -27,11 +27,11 @@ func (i slot) member() int    { return int(i) % members }
 func (i slot) source() server { return server(i.term()-1) % 2 }
 func (i slot) target() server { return server(i.term()) % 2 }
 
-// mirror is the slot of the other member.
+// mirror is the slot of the other member for the same term.
 func (i slot) mirror() slot { return i ^ 1 }
 
-// history is a sequence of Commits, four bits for each, the first lowest. Its length is the epoch. A member's own
-// Commit is 1 + the member, a migration's is firstMove + its slot.
+// history is a sequence of Commits, four bits for each. The first Commit is in the lowest bits. The length is the
+// epoch. A member's own Commit is 1 + the member. A migration Commit is firstMove + the slot.
 type history uint32
 
 const firstMove = 1 + members
@@ -54,7 +54,7 @@ func (h history) has(c history) bool {
 	return false
 }
 
-// term is how often the group has moved.
+// term is the number of moves of the group.
 func (h history) term() int {
 	n := 0
 	for ; h != 0; h >>= 4 {
@@ -65,7 +65,7 @@ func (h history) term() int {
 	return n
 }
 
-// mirror is the history with the two members exchanged.
+// mirror is the history after the two members have changed places.
 func (h history) mirror() history {
 	var m history
 	for n := range h.epoch() {
@@ -92,21 +92,21 @@ const (
 	groupDropped
 )
 
-// groupStates are the states of a group; zero is no group.
+// groupStates are the states of a group. Index 0 is no group.
 var groupStates = [...]migration.GroupState{
 	"", migration.GroupActive, migration.GroupFrozen, migration.GroupMoved,
 	migration.GroupStaged, migration.GroupDropped,
 }
 
-// group is the row of the group in one term, at the server that hosts it then. Only of a staged or dropped one is the
-// history not accepted.
+// group is the row of the group in one term, at the host of that term. The host has accepted the history, unless the
+// group is staged or dropped.
 type group struct {
 	state   groupState
-	move    slot // that froze, moved, staged or dropped it
+	move    slot // the migration that froze, moved, staged or dropped it
 	history history
 }
 
-// load gives the row as the machine knows it.
+// load returns the row in the machine's form.
 func (g *group) load() migration.Group {
 	if g.state <= groupActive {
 		return migration.Group{State: groupStates[g.state]}
@@ -114,7 +114,7 @@ func (g *group) load() migration.Group {
 	return migration.Group{State: groupStates[g.state], Migration: g.move.id()}
 }
 
-// save takes over what the machine has made of the row. By which migration a group once came is not kept.
+// save stores the row that the machine returns. An active row does not keep the migration that brought the group.
 func (g *group) save(to migration.Group) {
 	g.state, g.move = groupState(slices.Index(groupStates[:], to.State)), 0
 	if g.state > groupActive {
@@ -125,7 +125,7 @@ func (g *group) save(to migration.Group) {
 // id is the id of a migration.
 func (i slot) id() mimiport.MigrationID { return mimiport.MigrationID{1 + byte(i)} }
 
-// states are the states of a record; zero is no record.
+// states are the states of a record. Index 0 is no record.
 var states = [...]migration.State{
 	"", migration.Frozen, migration.Decided, migration.Moved, migration.Aborted,
 	migration.Offered, migration.Staged, migration.Active, migration.Dropped,
@@ -146,7 +146,7 @@ const (
 	dropped
 )
 
-// messages is a set of messages about one migration. Who sends and who takes a message follows from its kind.
+// messages is a set of messages about one migration. The kind of a message determines its sender and its receiver.
 type messages uint16
 
 const (
@@ -168,11 +168,11 @@ const (
 	rowContent  rows = 1 << iota // S: hand T the content
 	rowOutcome                   // S: hand T the confirmation or the abort
 	rowDeadline                  // S: decide_by; T: the expiry of the offer
-	rowAsk                       // T: ask S how it ended
-	rowPurge                     // forget the group of that term: after all that is modelled, so that no state keeps it
+	rowAsk                       // T: ask S how the migration ended
+	rowPurge                     // forget the group of that term, after the end of the model: no state keeps this row
 )
 
-// rowBit is a kind of row, as far as it is modelled.
+// rowBit is the bit of a kind of row, 0 if the model leaves the kind out.
 func rowBit(kind migration.RowKind) rows {
 	switch kind {
 	case migration.RowContent:
@@ -189,47 +189,47 @@ func rowBit(kind migration.RowKind) rows {
 	return 0
 }
 
-// record is one side's migration.Migration, less what it has in common with others.
+// record is the migration.Migration of one side, without the fields that are the same in all records.
 type record struct {
 	state  state
-	holds  messages // which of vote, confirmation and abort are in it
+	holds  messages // the record's messages among vote, confirmation and abort
 	rows   rows
-	stored bool // S: the content
+	stored bool // S has stored the content
 }
 
-// move is a migration: both sides' records and what is on its way.
+// move is a migration: the records of both sides, and the messages on their way.
 type move struct {
 	source, target record
 	net            messages
-	base           history // of the member when it asked: what the migration Commit follows
+	base           history // the member's history when it asked: the migration Commit follows it
 	pending        bool    // the member has sent the Init and waits
-	over           bool    // S will refuse its Init, if there ever is one: the epoch of the request is over
+	over           bool    // the epoch of the request is past: S will refuse any Init
 }
 
-// world is one state of everything there is.
+// world is one state of the whole model.
 type world struct {
 	groups  [maxTerms + 1]group
 	moves   [maxSlots]move
 	members [members]history
 }
 
-// The two times there are: before and at a deadline.
+// The model has two times: before a deadline, and at a deadline.
 var (
 	before   = time.Unix(1, 0)
 	deadline = time.Unix(2, 0)
 )
 
-// someBytes are enough to tell a migration's signed messages and content hashes from another's.
+// someBytes has enough bytes to give each signed message and each content hash of each migration its own value.
 var someBytes = []byte("0123456789abcdef0123456789abcdef")
 
-// signed is a signed message about a migration, contentHash the hash of its content.
+// signed is a signed message about a migration. contentHash is the hash of the migration's content.
 func signed(m messages, i slot) migration.Signed {
 	return migration.Signed{Message: someBytes[i : uint16(i)+uint16(m)]}
 }
 
 func contentHash(i slot) []byte { return someBytes[i : i+1] }
 
-// load gives the record as the machine knows it.
+// load returns the record in the machine's form.
 func (r *record) load(i slot) migration.Migration {
 	m := migration.Migration{ID: i.id(), State: states[r.state], DecideBy: deadline, ExpiresAt: deadline}
 	switch {
@@ -249,7 +249,7 @@ func (r *record) load(i slot) migration.Migration {
 	return m
 }
 
-// save takes over what the machine has made of the record.
+// save stores the record that the machine returns.
 func (r *record) save(m *migration.Migration) {
 	r.state, r.holds = state(slices.Index(states[:], m.State)), 0
 	for _, f := range signedFields(m) {
@@ -275,7 +275,7 @@ func (g group) mirror() group {
 	return g
 }
 
-// mirror is the world with the two members exchanged: nothing tells one from the other.
+// mirror is the world after the two members have changed places. The model treats both worlds alike.
 func (w *world) mirror() world {
 	m := *w
 	for i := range m.moves {
