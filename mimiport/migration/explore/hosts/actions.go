@@ -7,16 +7,16 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// kind says what an action is for.
+// kind is the part of an action in the search.
 type kind uint8
 
 const (
 	chance   kind = iota // may happen
-	delivery             // happens in the end: what is signed arrives, and time passes
-	remedy               // what the room or an operator does in the end, if nothing else helps
+	delivery             // happens in the end: a signed message arrives, or time passes
+	remedy               // the room or an operator does it in the end, if nothing else helps
 )
 
-// over says how often an action stands for something else to do.
+// over says for which steps and servers the search tries an action.
 type over uint8
 
 const (
@@ -26,8 +26,8 @@ const (
 	migrations             // once for each migration
 )
 
-// action is something that can happen. In its text {i} is the step, {s} the server, {S} and {T} the source and the
-// target of the step. do reports whether it can happen.
+// action is a thing that can happen. In its text {i} is the step, {s} is the server, {S} and {T} are the source and the
+// target of the step. do reports whether the action can happen.
 type action struct {
 	text string
 	kind kind
@@ -35,7 +35,7 @@ type action struct {
 	do   func(m *model, w *world, i step, s server) bool
 }
 
-// actions lists all there are.
+// actions lists all actions.
 var actions = []action{
 	{"{T} gives out the offer of {i}", chance, migrations, (*model).offer},
 	{"{S} freezes the group for {i}", chance, migrations, (*model).freeze},
@@ -83,7 +83,7 @@ var actions = []action{
 
 func always(*model, *world, server) bool { return true }
 
-// honest says whether a server does what the profile says, and is in service.
+// honest says whether a server follows the profile and is in service.
 func (m *model) honest(w *world, s server) bool { return !m.hostile(s) && w.outage[s].up() }
 
 func (m *model) hostile(s server) bool { return m.Hostile == s && m.HasHostile }
@@ -108,7 +108,7 @@ func (m *model) freeze(w *world, i step, _ server) bool {
 		return false
 	}
 	if t := m.target(w, i); !m.hostile(t.server) && !(w.outage[t.server].up() && t.record.is(migration.Offered)) {
-		return false // the source has asked
+		return false // the source has asked the target
 	}
 	m.step(w, at, migration.Init{Content: someBytes}, root)
 	w.signed[i] |= content
@@ -177,7 +177,7 @@ func (m *model) drop(w *world, i step, _ server) bool {
 	return true
 }
 
-// dropLast ends the wait for a source that is lost, or lies, and of whose confirmation nothing is known.
+// dropLast ends the wait for a source that is lost, lies or has forgotten. No confirmation of the step exists.
 func (m *model) dropLast(w *world, i step, _ server) bool {
 	s := m.sourceOf(i)
 	silent := w.outage[s] == lost || m.hostile(s) || w.forgot(s)
@@ -188,7 +188,7 @@ func (m *model) dropLast(w *world, i step, _ server) bool {
 	return true
 }
 
-// isShown: anybody who is in the room shows any lineage that holds.
+// isShown: any user of the room shows any lineage that holds.
 func (m *model) isShown(w *world, i step, s server) bool {
 	if !m.honest(w, s) || !m.holds(w, i) {
 		return false
@@ -213,9 +213,10 @@ func (m *model) isShownReceipt(w *world, i step, s server, signed signs, l log) 
 	return true
 }
 
-// tell is the row by which the server that has claimed a group shows that to the former host. A recover that the
-// former host contests stops, unless the room supports it. A reclaim is shown again to a former host that contests
-// it, or that does not know the group: that one may yet take up what it has dropped.
+// tell is the outbox row of a server that has claimed a group: the server shows its claim to the former host. If the
+// former host contests a recover, the server stops, unless the room supports the recover. The server shows a reclaim
+// again if the former host contests it, or does not know the group: such a host may still take up a group that it has
+// dropped.
 func (m *model) tell(w *world, i step, _ server) bool {
 	s, former := m.tree[i].host, m.sourceOf(i)
 	g := w.here(s)
@@ -239,7 +240,8 @@ func (m *model) contested(w *world, s server, i step) {
 	}
 }
 
-// accept: the host signs a receipt for a Commit. One for the same epoch as a Commit that it has forgotten is another.
+// accept: the host signs a receipt for a Commit. If the host has forgotten a Commit for the same epoch, the new Commit
+// is another one.
 func (m *model) accept(w *world, _ step, s server) bool {
 	g := w.here(s)
 	if !m.Commits || !m.honest(w, s) || g == nil || g.state != active || g.log != empty {
@@ -279,7 +281,7 @@ func (m *model) forgetClosed(w *world, _ step, s server) bool {
 	return true
 }
 
-// recover is Recover, from what a member holds.
+// recover is Recover, from the group as a member holds it.
 func (m *model) recover(w *world, i step) bool {
 	s, base := m.tree[i].host, m.tree[i].before
 	if m.tree[i].kind != mimiport.StepRecover {
@@ -291,10 +293,10 @@ func (m *model) recover(w *world, i step) bool {
 	return m.claimAt(w, i)
 }
 
-// goesOn says whether a lineage goes on from what a server knows.
+// goesOn says whether a lineage goes on from the lineage that a server knows.
 func (m *model) goesOn(g *row, i step) bool { return m.begins(g.known(), i) || m.bug == RecoversBehind }
 
-// reclaim is Reclaim of a group that has moved away, or was stopped.
+// reclaim is Reclaim of a group that has moved away or has stopped.
 func (m *model) reclaim(w *world, i step) bool {
 	s, base := m.tree[i].host, m.tree[i].before
 	g := w.here(s)
@@ -313,7 +315,7 @@ func (m *model) reclaim(w *world, i step) bool {
 	return m.step(w, at, migration.Reclaim{Given: given}, i) == nil && m.claimAt(w, i)
 }
 
-// operatorYields: where a source has confirmed two moves of one term, an operator chooses.
+// operatorYields: if a source has confirmed two moves of one term, an operator chooses.
 func (m *model) operatorYields(w *world, i step, s server) bool {
 	g := w.here(s)
 	if !m.honest(w, s) || !m.holds(w, i) || g == nil || !g.owned() {
@@ -345,9 +347,9 @@ func (m *model) insist(w *world, i step) bool {
 	return m.claimAt(w, i)
 }
 
-// first is an operator's claim that may come at any time: operators can be wrong. last is one when no server has the
-// group, at the end of a lineage that nothing follows: of the one that the room's pointer names, if it names a
-// claim. Of a group that is stopped it is the lineage that the group has.
+// first is a claim by an operator at any time: operators can be wrong. last is a claim by an operator when no server
+// has the group. The claim goes on from the end of a lineage: nothing follows that lineage, or the operator's server
+// has stopped there. If the room's pointer names a claim, the lineage holds that claim.
 func first(do func(*model, *world, step) bool) func(*model, *world, step, server) bool {
 	return func(m *model, w *world, i step, _ server) bool {
 		return !m.tree[i].last && m.mayClaim(w, i) && do(m, w, i)
@@ -367,7 +369,7 @@ func (m *model) mayClaim(w *world, i step) bool {
 	return m.claim(i) && w.signed[i] == 0 && m.honest(w, m.tree[i].host) && m.holds(w, m.tree[i].before)
 }
 
-// nowhere says whether no honest server has the group or waits for it.
+// nowhere says that no honest server has the group or waits for it.
 func (m *model) nowhere(w *world) bool {
 	for s := range server(servers) {
 		g := w.here(s)
@@ -378,7 +380,7 @@ func (m *model) nowhere(w *world) bool {
 	return true
 }
 
-// leaf says whether nothing goes on from a lineage.
+// leaf says that no signed step goes on from a lineage.
 func (t tree) leaf(w *world, i step) bool {
 	for j := range t {
 		if j > 0 && t[j].before == i && w.signed[j]&taken != 0 {
@@ -396,7 +398,7 @@ func (m *model) name(w *world, i step, _ server) bool {
 	return true
 }
 
-// nameHost: clients name the claim that they follow, of a server that has the group.
+// nameHost: clients name the claim that they follow. The server of that claim has the group.
 func (m *model) nameHost(w *world, i step, _ server) bool {
 	s := m.tree[i].host
 	g := w.here(s)
@@ -433,14 +435,14 @@ func (m *model) restore(w *world, _ step, s server) bool {
 	return true
 }
 
-// lie is what a hostile server signs, in the role that it has in a step.
+// lie lets a hostile server sign messages of a step, in its role in that step.
 func lie(signed signs, may func(tree, step, server) bool) func(*model, *world, step, server) bool {
 	return func(m *model, w *world, i step, s server) bool {
 		if i == root || !m.hostile(s) || !may(m.tree, i, s) || m.tree[i].last || !m.holds(w, m.tree[i].before) {
 			return false
 		}
 		if !m.claim(i) && signed&offered == 0 && w.signed[i]&offered == 0 {
-			return false // nobody else can sign the offer
+			return false // only the target can sign the offer
 		}
 		w.signed[i] |= signed
 		return true
@@ -451,7 +453,7 @@ func (t tree) asSource(i step, s server) bool   { return !t.claim(i) && t.source
 func (t tree) asTarget(i step, s server) bool   { return !t.claim(i) && t[i].host == s }
 func (t tree) asClaimant(i step, s server) bool { return t.claim(i) && t[i].host == s }
 
-// lieContest: a hostile former host says that it contests a recover that it is shown.
+// lieContest: a server shows its recover to a hostile former host, which answers that it contests the recover.
 func (m *model) lieContest(w *world, i step, s server) bool {
 	by := m.tree[i].host
 	if i == root || !m.hostile(s) || m.sourceOf(i) != s || !m.honest(w, by) {
@@ -471,9 +473,8 @@ type event struct {
 	server server
 }
 
-// events calls visit with each event that changes a world, and the world after it.
-// Once operators do what they do in the end, nothing else goes wrong. The world after belongs to events again when
-// visit returns.
+// events calls visit with each event that changes a world, and with the world after the event. visit must not use that
+// world after it returns. When operators have begun their last claims, nothing else goes wrong.
 func (m *model) events(w *world, visit func(event, *world)) {
 	late := m.late(w)
 	for n := range actions {
@@ -501,7 +502,7 @@ func (m *model) events(w *world, visit func(event, *world)) {
 	}
 }
 
-// late says whether operators have begun to do what they do in the end.
+// late says whether an operator has signed a claim of those that come last.
 func (t tree) late(w *world) bool {
 	for i := range t {
 		if t[i].last && w.signed[i] != 0 {

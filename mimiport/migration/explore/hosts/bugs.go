@@ -1,6 +1,6 @@
 package hosts
 
-// Bug is a mistake put into the model, to see that an invariant catches it. The empty one is none.
+// Bug is a mistake that a test puts into the model: an invariant must catch it. The empty Bug is no mistake.
 type Bug string
 
 // The bugs.

@@ -19,13 +19,14 @@ func scenario(t *testing.T, name string) Scenario {
 	return Scenario{}
 }
 
-// small is a scenario with less that can happen.
+// small is a scenario without Commits, outages and drops by operators.
 func small(sc Scenario) Scenario {
 	sc.Commits, sc.Drops, sc.Outages = false, false, false
 	return sc
 }
 
-// TestExplore searches the scenarios as they are to the end. Without -full it is a few of them, and less in each.
+// TestExplore searches the scenarios without bugs to the end. Without -full it searches only some of them, and makes
+// some of these small.
 func TestExplore(t *testing.T) {
 	searched := Scenarios
 	if !*full {
@@ -47,7 +48,7 @@ func TestExplore(t *testing.T) {
 	}
 }
 
-// TestBugs: each bug is caught, by an invariant that it breaks.
+// TestBugs: an invariant catches each bug.
 func TestBugs(t *testing.T) {
 	const (
 		ends      = "a healthy host ends only by its own signature, the room or its operator"

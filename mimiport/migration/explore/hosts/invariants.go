@@ -2,7 +2,7 @@ package hosts
 
 import "github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 
-// invariants are what holds in every world.
+// invariants hold in every world.
 var invariants = []struct {
 	name  string
 	holds func(m *model, w *world) bool
@@ -15,7 +15,7 @@ var invariants = []struct {
 	{"a server shows what it has reclaimed until the former host follows", showsReclaim},
 }
 
-// ofSteps are what holds of every step from one world to the next.
+// ofSteps are the invariants of every step from one world to the next.
 var ofSteps = []struct {
 	name  string
 	holds func(m *model, before, after *world, e event) bool
@@ -25,7 +25,8 @@ var ofSteps = []struct {
 	{"what arrives twice changes nothing the second time", onceIsEnough},
 }
 
-// inTheEnd are what holds once everybody has heard of everything, whatever the room and operators have yet to say.
+// inTheEnd hold in every world in which every server has heard of everything. The room and operators may not have
+// spoken yet.
 var inTheEnd = []struct {
 	name  string
 	holds func(m *model, w *world) bool
@@ -35,7 +36,7 @@ var inTheEnd = []struct {
 	{"redirects end somewhere", redirectsEnd},
 }
 
-// check names an invariant that a step to a world violates, or none.
+// check returns the name of an invariant that a step violates, or "".
 func (m *model) check(before, after *world, e event) string {
 	for _, inv := range invariants {
 		if !inv.holds(m, after) {
@@ -50,7 +51,7 @@ func (m *model) check(before, after *world, e event) string {
 	return ""
 }
 
-// checkEnd does the same for a world in which everybody has heard of everything.
+// checkEnd does the same for a world in which every server has heard of everything.
 func (m *model) checkEnd(w *world) string {
 	for _, inv := range inTheEnd {
 		if !inv.holds(m, w) {
@@ -83,7 +84,7 @@ func stoppedRightly(m *model, w *world) bool {
 	return true
 }
 
-// frozenTogether: the group's row says for which migration it is frozen, and that one's record says so too.
+// frozenTogether: the group's row is frozen for a migration if and only if that migration's record is frozen.
 func frozenTogether(m *model, w *world) bool {
 	for s := range server(servers) {
 		for i := step(1); i <= step(m.moves); i++ {
@@ -106,7 +107,7 @@ func confirmedAway(m *model, w *world) bool {
 	return true
 }
 
-// signsOneStep: of the steps that go on from one lineage a server confirms one, or claims one.
+// signsOneStep: a server confirms or claims at most one of the steps that go on from one lineage.
 func signsOneStep(m *model, w *world) bool {
 	for i := range m.tree {
 		for j := range i {
@@ -128,7 +129,8 @@ func (t tree) signer(i step) server {
 	return t.sourceOf(i)
 }
 
-// showsReclaim: a former host that has the group yet, or waits for it, by a lineage that was reclaimed is told so.
+// showsReclaim: as long as the former host still has a reclaimed group, or waits for it, its row to show the reclaim
+// waits.
 func showsReclaim(m *model, w *world) bool {
 	for j := range m.tree {
 		i := step(j)
@@ -147,8 +149,7 @@ func showsReclaim(m *model, w *world) bool {
 	return true
 }
 
-// keepsEvidence: a server that has the group and no longer has it has confirmed it away by a vote, or has been shown
-// something.
+// keepsEvidence: a server that loses the group has confirmed a move with a vote, or keeps evidence.
 func keepsEvidence(m *model, before, after *world, _ event) bool {
 	for s := range server(servers) {
 		b, a := before.here(s), after.here(s)
@@ -163,7 +164,8 @@ func keepsEvidence(m *model, before, after *world, _ event) bool {
 	return true
 }
 
-// onceIsEnough: servers repeat what they send, and what is shown may be shown again. A server has done all at once.
+// onceIsEnough: servers repeat their messages, and anybody may show a message again. A server does everything the first
+// time.
 func onceIsEnough(m *model, _, after *world, e event) bool {
 	a := &actions[e.action]
 	if a.kind != delivery {
@@ -183,20 +185,20 @@ func endsByRight(m *model, before, after *world, e event) bool {
 	return true
 }
 
-// endsByRight: a server that has the group, and no longer has it after a step, has signed so itself, or was told so
-// by the room or by its operator, or has claimed the group without the room's support, or was out of service for a
-// day.
+// endsByRight: a server loses the group by a step for one of these reasons only. It has signed for that itself, even if
+// it has forgotten the signature since. The room or its operator says so. It has claimed the group without the room's
+// support. It was out of service for a day, and the room lists successors.
 func (m *model) endsByRight(before, after *world, e event, s server) bool {
 	b, a := before.here(s), after.here(s)
 	if m.hostile(s) || b == nil || !b.has() || a != nil && a.at == b.at && (a.hosts() && b.hosts() || a.load().Closed()) {
 		return true
 	}
 	if before.forgot(s) != after.forgot(s) {
-		return true // it is as it was once
+		return true // the server has gone back to its backup
 	}
 	for i := range step(m.moves + 1) {
 		if i != root && m.tree[i].before == b.at && after.signed[i]&taken != 0 {
-			return true // it has confirmed the group away
+			return true // the server has confirmed a move of the group
 		}
 	}
 	receipts := after.signed[b.at] & (receipt | otherReceipt)
@@ -211,12 +213,13 @@ func (m *model) endsByRight(before, after *world, e event, s server) bool {
 	return m.byOperator(e, s)
 }
 
-// roomSays says whether the room's pointer names another server's claim, against the lineage of a server.
+// roomSays says whether the room's pointer names another server's claim that is not in the server's lineage.
 func (m *model) roomSays(w *world, at step, s server) bool {
 	return w.named != root && m.tree[w.named].host != s && !m.begins(w.named, at)
 }
 
-// unsupported says whether a lineage rests on a claim that the room's pointer does not name, nor a later one in it.
+// unsupported says whether a lineage has a claim without support: the room's pointer names neither that claim nor a
+// later step of the lineage.
 func (m *model) unsupported(w *world, i step) bool {
 	for ; i != root && i != w.named; i = m.tree[i].before {
 		if m.claim(i) {
@@ -226,7 +229,7 @@ func (m *model) unsupported(w *world, i step) bool {
 	return false
 }
 
-// signedLater says whether a server has signed that it has the group after a lineage, or beside it.
+// signedLater says whether a server has signed for the group after a lineage, or beside it.
 func (m *model) signedLater(w *world, at step, s server) bool {
 	for j := range m.tree {
 		i := step(j)
@@ -238,14 +241,14 @@ func (m *model) signedLater(w *world, at step, s server) bool {
 	return false
 }
 
-// byOperator says whether an event is what the operator of a server does.
+// byOperator says whether an event is an action of a server's operator.
 func (m *model) byOperator(e event, s server) bool {
 	a := &actions[e.action]
 	return a.kind == remedy && a.over == onBoth && e.server == s ||
 		a.kind != delivery && a.over == steps && m.tree[e.step].host == s
 }
 
-// oneHost: two honest servers have the group only where the room has to choose, and then one of them keeps evidence.
+// oneHost: two honest servers have the group only if the room has to choose. In that case one of them keeps evidence.
 func oneHost(m *model, w *world) bool {
 	for s := range server(servers) {
 		for t := range s {
@@ -261,25 +264,26 @@ func oneHost(m *model, w *world) bool {
 	return true
 }
 
-// at says whether a group is where a row is: it takes its part in what follows, or was closed there. That a server has
-// closed what it has claimed counts with the room's support.
+// at says whether the group is at the server of a row: the server hosts the group, or has closed it. If the server had
+// only claimed the group, the closing counts only with the room's support.
 func (m *model) at(w *world, g *row) bool {
 	return g != nil && (g.hosts() || g.load().Closed() && !m.unsupported(w, g.at))
 }
 
-// undecided says whether nothing but the room decides between the hosts of two lineages: one of them goes on from the
-// other with a claim, or they part with two steps that have no order, and the room's pointer names none of the
-// claims.
+// undecided says whether only the room can decide between the hosts of two lineages i and j. In the first case j goes
+// on from i with a claim, and the room's pointer names neither that claim nor a later one in j. In the second case the
+// lineages part with two steps that have no order.
 func (m *model) undecided(w *world, i, j step) bool {
 	if x, y, parts := m.parting(i, j); parts {
 		return !m.prevails(w, i, x, j, y) && !m.prevails(w, j, y, i, x)
 	}
 	next := m.upTo(j, m.term(i)+1)
-	provisional := next == j && m.tree[j].kind == recovers // it stops where the host before says that it goes on
+	provisional := next == j && m.tree[j].kind == recovers // a recover stops if the former host contests it
 	return m.begins(i, j) && m.claim(next) && !m.named(w, next, j) && !provisional
 }
 
-// prevails says whether everybody prefers a lineage, that parts from another, with all that follows in it.
+// prevails says whether every server prefers lineage i, with all its steps, to lineage j. They part with the steps x
+// and y.
 func (m *model) prevails(w *world, i, x, j, y step) bool {
 	if !m.outranks(w, i, x, j, y) {
 		return false
@@ -306,9 +310,9 @@ func keepsItsWord(m *model, w *world) bool {
 	return true
 }
 
-// redirectsEnd: who follows the servers' answers comes to one that does not redirect, unless the room names a claim
-// that is over (something goes on from it, or its server has had the group in a later term since), or a source has
-// confirmed two moves of one term, of which only the room can choose.
+// redirectsEnd: a client that follows redirects comes to a server that does not redirect. There are two exceptions. The
+// room may name a claim that is over: a step goes on from it, or its server has a row of a later term. Or a source has
+// confirmed two moves of one term, and only the room can choose.
 func redirectsEnd(m *model, w *world) bool {
 	for s := range server(servers) {
 		if _, ends := m.follow(w, s); !ends && !m.over(w, w.named) && !m.confirmedTwice(w) {
@@ -338,7 +342,7 @@ func (m *model) over(w *world, i step) bool {
 	return i != root && (!m.leaf(w, i) || g != nil && m.termOf(w, s, g) > m.term(i))
 }
 
-// follow is the server to which the redirects of one lead, if they come to an end.
+// follow returns the server to which the redirects from s lead, and whether they end.
 func (m *model) follow(w *world, s server) (end server, ends bool) {
 	for range maxSteps {
 		g := w.here(s)
@@ -350,9 +354,8 @@ func (m *model) follow(w *world, s server) (end server, ends bool) {
 	return s, false
 }
 
-// settled says whether all is over: one honest server has the group, and no other one has it, waits for it or
-// redirects to one that redirects. A redirect may lead to a server that is lost, lies or has forgotten: the room
-// says more.
+// settled says whether one honest server has the group, no other one has it or waits for it, and all redirects end. A
+// redirect may end at a server that is lost, lies or has forgotten: the room helps its clients.
 func (m *model) settled(w *world) bool {
 	hosts := 0
 	for s := range server(servers) {
@@ -374,8 +377,8 @@ func (m *model) settled(w *world) bool {
 	return hosts == 1
 }
 
-// forsaken says whether a source has confirmed two moves of one term, and a target that voted waits no more. That such
-// a group is to be had again is not asked.
+// forsaken says whether a source has confirmed two moves of one term and a target that voted waits no more. The search
+// does not require that a server gets such a group again.
 func (m *model) forsaken(w *world) bool {
 	for i := step(1); i <= step(m.moves); i++ {
 		if r := m.target(w, i).record; r.voted && r.is(migration.Dropped) {

@@ -9,14 +9,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration/explore/space"
 )
 
-// courses are the scenarios that a course is of, by the command in its file.
+// courses maps the command in the file of a course to the name of its scenario.
 var courses = map[string]string{
 	"claim":   "a recover beside a decided move",
 	"restore": "a backup from before the group came back",
 }
 
-// TestScenarios plays courses, one event a line, and compares what each changes with testdata. -rewrite writes them
-// anew.
+// TestScenarios plays courses, one event a line. It compares the changes by each event with testdata. -rewrite writes
+// testdata anew.
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {

@@ -6,19 +6,19 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// Scenario is a start and all that may happen from there. A has the group in the beginning.
+// Scenario is a start and everything that may happen from it. A has the group in the beginning.
 type Scenario struct {
 	Name       string
-	Room       []possible // the steps that there may be, migrations first
-	Successors []server   // that the room has listed, the preferred one first
+	Room       []possible // the possible steps, migrations first
+	Successors []server   // the successors that the room lists, the preferred one first
 	HasHostile bool
 	Hostile    server
 	Commits    bool // hosts accept Commits
-	Drops      bool // operators drop what is staged, at any time
+	Drops      bool // operators drop a staged group at any time
 	Closes     bool // members close the group
 	Outages    bool // A goes out of service, once
 	Loses      bool // A is lost for good
-	Restores   bool // a server is put back to a backup, once
+	Restores   bool // an operator restores a server from a backup, once
 
 	tree
 	moves int
@@ -30,7 +30,7 @@ const (
 	recovers = mimiport.StepRecover
 )
 
-// Scenarios are the starts that are searched.
+// Scenarios are all scenarios.
 var Scenarios = []Scenario{
 	{Name: "two recovers into one term", Loses: true, Outages: true, Commits: true, Room: []possible{
 		{recovers, 0, b, false}, {recovers, 0, c, false},
@@ -82,8 +82,7 @@ var Scenarios = []Scenario{
 	}},
 }
 
-// build adds the steps by which operators end what nothing else ends: each honest server may recover the group from
-// the end of each lineage.
+// build adds the last claims of operators: each honest server may recover the group from the end of each lineage.
 func (sc Scenario) build() Scenario {
 	sc.tree = append([]possible{{host: a}}, sc.Room...)
 	for _, p := range sc.Room {
@@ -103,7 +102,7 @@ func (sc Scenario) build() Scenario {
 	return sc
 }
 
-// start is the world in which all begins.
+// start is the world in the beginning.
 func (m *model) start() *world {
 	w := new(world)
 	if !m.hostile(a) {

@@ -7,13 +7,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration/explore/space"
 )
 
-// Result is what a search has found.
+// Result is the result of a search.
 type Result struct {
-	States    int    // distinct ones
-	Left      int    // states to go on from, 0 if the search has ended
-	Ends      int    // states in which everybody has heard of everything
-	Depth     int    // the most events that a state is away from the first
-	Violation string // the invariant that does not hold, empty when all do
+	States    int    // the number of distinct states
+	Left      int    // states that the search has not expanded, 0 if it has ended
+	Ends      int    // states in which every server has heard of everything
+	Depth     int    // the most events from the first state to any state
+	Violation string // the invariant that does not hold, "" if all hold
 	Trace     string // the shortest way to the violation
 }
 
@@ -22,11 +22,11 @@ type search struct {
 	*model
 	worlds *space.Set[world]
 	nodes  []node
-	fair   []uint32 // pairs of states: the second comes after the first by what happens in the end
+	fair   []uint32 // pairs of states: a delivery or a remedy leads from the first to the second
 	result Result
 }
 
-// node is how a state was reached first.
+// node says how the search first reached a state.
 type node struct {
 	parent uint32
 	depth  uint16
@@ -82,7 +82,7 @@ func (s *search) fail(violation string, trace *strings.Builder) {
 	s.result.Violation, s.result.Trace = violation, trace.String()
 }
 
-// number gives the number of a world, and notes how it was reached first.
+// number returns the number of a world, and notes how the search first reached it.
 func (s *search) number(w *world, how node) uint32 {
 	n := s.worlds.Number(w)
 	if int(n) == len(s.nodes) {
@@ -91,9 +91,10 @@ func (s *search) number(w *world, how node) uint32 {
 	return n
 }
 
-// live looks from which states what happens in the end can lead to where all is over: backwards, from there.
+// live checks that deliveries and remedies can lead from each state to a settled or forsaken one. It searches backwards
+// from these.
 func (s *search) live() {
-	from := make([]uint32, s.worlds.Len()+1) // where in before the states before each one begin
+	from := make([]uint32, s.worlds.Len()+1) // the index in before at which the predecessors of each state begin
 	for n := 1; n < len(s.fair); n += 2 {
 		from[s.fair[n]+1]++
 	}

@@ -12,10 +12,10 @@ import (
 type model struct {
 	Scenario
 	bug         Bug
-	next, again world // room for one each
+	next, again world // scratch space, so that the search allocates little
 }
 
-// place is where a step of the machine happens: a server's record of a migration, and its row of the group.
+// place is the place of a step of the machine: a server's record of a migration, and its row of the group.
 type place struct {
 	server server
 	move   step // root for the zero record
@@ -35,8 +35,8 @@ func (m *model) target(w *world, i step) place {
 
 func bare(s server, r *row) place { return place{s, root, new(record), r} }
 
-// step lets the machine take one step, and stores all that follows as package delivery does. shown is the lineage
-// that a step follows or begins with.
+// step lets the machine take one step, and stores the Ready as package delivery does. shown is the lineage that the
+// step follows or begins with.
 func (m *model) step(w *world, at place, e migration.Event, shown step) error {
 	ready, err := at.record.load(at.move).Step(at.row.load(), e)
 	if m.bug == StaysFrozen && at.record.is(migration.Frozen) && ready.Follow != nil {
@@ -77,7 +77,7 @@ func (m *model) step(w *world, at place, e migration.Event, shown step) error {
 
 func isLineage(r migration.Row) bool { return r.Kind == migration.RowLineage }
 
-// known is the lineage of a row and, where the group has moved on by a migration, to where.
+// known is the lineage of a row. If the group has moved away by a migration, known includes that migration.
 func (r *row) known() step {
 	if r.state == moved && r.by != root {
 		return r.by
@@ -85,8 +85,9 @@ func (r *row) known() step {
 	return r.at
 }
 
-// supported says whether a claim counts at the host that it is made against: the room names it or a later one, or it
-// is a recover by a listed successor that the host, by its own times, was out of service for.
+// supported says whether a claim counts at the host that it ends. It counts if the room names it or a later one. It
+// also counts if it is a recover by a listed successor, signed while the host was out of service by the host's own
+// times.
 func (m *model) supported(w *world, s server, g *row, next, i step) bool {
 	if m.named(w, next, i) || m.bug == FollowsAnyClaim {
 		return true
@@ -98,8 +99,8 @@ func (m *model) supported(w *world, s server, g *row, next, i step) bool {
 	return missed && !w.forgot(s) && (g.log == empty || w.signed[next]&whole != 0)
 }
 
-// counts is the step of a lineage that counts, from a step on: the claim that the room's pointer names, or else that
-// step.
+// counts returns the step that counts in a lineage, from a step on. That is the claim that the room's pointer names, or
+// else the step itself.
 func (m *model) counts(w *world, from, i step) step {
 	if m.bug != HeedsOneStep && w.named != root && m.begins(from, w.named) && m.begins(w.named, i) {
 		return w.named
@@ -107,14 +108,15 @@ func (m *model) counts(w *world, from, i step) step {
 	return from
 }
 
-// outranks is the order of two lineages that part with two steps.
+// outranks orders two lineages that part: it says whether i, which parts with theirs, outranks mine, which parts with
+// own.
 func (m *model) outranks(w *world, i, theirs, mine, own step) bool {
 	a, b := m.named(w, theirs, i), m.named(w, own, mine)
 	if a != b {
 		return a
 	}
 	if !m.claim(theirs) && w.signed[theirs]&voted == 0 && m.bug != CountsOldOffers {
-		return false // its target has promised nothing
+		return false // the target of their step has not voted
 	}
 	word := proof.Word{}
 	for _, s := range m.Successors {
@@ -128,7 +130,7 @@ func (m *model) named(w *world, from, i step) bool {
 	return w.named != root && w.named == m.counts(w, from, i)
 }
 
-// lineageStep is a step as package proof knows it.
+// lineageStep returns a step in the form of package proof.
 func (m *model) lineageStep(i step) *mimiport.LineageStep {
 	s := &mimiport.LineageStep{Kind: m.tree[i].kind}
 	if m.claim(i) {
@@ -137,14 +139,14 @@ func (m *model) lineageStep(i step) *mimiport.LineageStep {
 		}
 		message, err := claim.Marshal()
 		if err != nil {
-			panic(err) // it is well formed
+			panic(err) // the claim is well formed
 		}
 		s.Claim = &mimiport.SignedMessage{Message: message}
 	}
 	return s
 }
 
-// show is ShowLineage. It reports whether the server contests what it is shown.
+// show is ShowLineage. It reports whether the server contests the lineage.
 func (m *model) show(w *world, s server, i step) (contested bool) {
 	for range 3 {
 		if contested = m.showNext(w, s, i); contested || m.bug == TakesOneStep {
@@ -154,10 +156,11 @@ func (m *model) show(w *world, s server, i step) (contested bool) {
 	return contested
 }
 
-// showNext is takeNext: what is next in a lineage, where it parts from the server's own or goes on from there.
+// showNext is takeNext. It takes the next step of a lineage: the step with which the lineage parts from the server's
+// own, or the step that follows the server's own.
 func (m *model) showNext(w *world, s server, i step) (contested bool) {
 	g := w.here(s)
-	if g == nil { // what was staged here has ended
+	if g == nil { // the group that was staged here has ended
 		return false
 	}
 	if theirs, own, parts := m.parting(i, g.at); parts {
@@ -167,7 +170,7 @@ func (m *model) showNext(w *world, s server, i step) (contested bool) {
 	return m.showStep(w, s, i)
 }
 
-// showStep is takeStep: the step of a lineage that follows what the server knows.
+// showStep is takeStep: it takes the step of a lineage that follows the server's own lineage.
 func (m *model) showStep(w *world, s server, i step) (contested bool) {
 	g := w.here(s)
 	own := g.at
@@ -208,7 +211,8 @@ func (m *model) showStep(w *world, s server, i step) (contested bool) {
 	return false
 }
 
-// cameBack is the latest term in which a lineage leads back to a server that remembers nothing of it, 0 for none.
+// cameBack is the latest term in which a lineage leads back to the server and the server does not remember that. It is
+// 0 for none.
 func (m *model) cameBack(w *world, s server, g *row, i, next step) int {
 	own := g.owned() && m.claim(next) && m.tree[m.counts(w, next, i)].host == s
 	if g.state != moved && !own || m.bug == ForgetsReturn {
@@ -222,8 +226,8 @@ func (m *model) cameBack(w *world, s server, g *row, i, next step) int {
 	return 0
 }
 
-// remembers says whether a server knows of all that it has signed for the term that a step begins here: of a claim it
-// has the row, of a migration that it has voted in the record with the vote.
+// remembers says whether a server remembers all that it has signed for the term of a step that gives it the group. For
+// a claim it has the row. For a migration that it has voted on it has the record with the vote.
 func (m *model) remembers(w *world, s server, i step) bool {
 	if m.claim(i) {
 		state := m.row(w, s, i).state
@@ -244,8 +248,8 @@ func (m *model) termOf(w *world, s server, g *row) int {
 	return 0
 }
 
-// showRival is takeRival: a lineage that parts from the server's own, or goes on from where the server has yielded
-// to, up to the step that counts.
+// showRival is takeRival. It takes a lineage up to the step that counts. The lineage parts from the server's own, or
+// goes on from the lineage that the server has yielded to.
 func (m *model) showRival(w *world, s server, g *row, end step, preferred bool) (contested bool) {
 	r := migration.Rival{Outranks: preferred}
 	if m.bug != YieldsToItself && m.tree[end].host == s {
@@ -293,7 +297,7 @@ func (m *model) recall(w *world, g *row, i step) {
 	m.step(w, m.source(w, i), migration.Recall{Lineage: someBytes}, root)
 }
 
-// confirm is the MigrationConfirmation, from whomever T has it.
+// confirm lets T take the MigrationConfirmation, from any sender.
 func (m *model) confirm(w *world, i step) {
 	at := m.target(w, i)
 	if at.record.is(migration.Offered) {
@@ -320,13 +324,13 @@ func (m *model) takeContent(w *world, i step) {
 	m.step(w, at, migration.Content{ContentHash: someBytes, DecideBy: deadline, At: before}, base)
 }
 
-// wasLater says whether a server has had the group in the term of a step or a later one, in a lineage that it has
-// yielded.
+// wasLater says whether a server had the group in the term of a step, or in a later one, and the group has moved away
+// since.
 func (m *model) wasLater(w *world, s server, g *row, i step) bool {
 	return g.state == moved && m.termOf(w, s, g) >= m.term(i)
 }
 
-// showReceipt is takeReceipt: the receipt is for a Commit of the term that the server is in.
+// showReceipt is takeReceipt. The receipt counts only if it is for a Commit of the server's present term.
 func (m *model) showReceipt(w *world, s server, i step, l log) {
 	g := w.here(s)
 	if g == nil || !g.hosts() || m.termOf(w, s, g) != m.term(i) || g.log == l || m.bug == IgnoresReceipts {
@@ -338,7 +342,7 @@ func (m *model) showReceipt(w *world, s server, i step, l log) {
 	g.state, g.by, w.data[s].kept = stopped, root, true
 }
 
-// claimAt is what an operator's claim does at its server: it begins the term.
+// claimAt carries out an operator's claim at its server: the claim begins the term.
 func (m *model) claimAt(w *world, i step) bool {
 	s := m.tree[i].host
 	if m.step(w, bare(s, m.row(w, s, i)), migration.Claim{}, i) != nil {
@@ -348,7 +352,7 @@ func (m *model) claimAt(w *world, i step) bool {
 	return true
 }
 
-// sign makes a claim known. It says how much of the term before it goes on from.
+// sign makes a claim known, and notes how much of the former term the claim goes on from.
 func (m *model) sign(w *world, i step) {
 	base := m.tree[i].before
 	w.signed[i] |= taken

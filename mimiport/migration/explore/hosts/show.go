@@ -10,7 +10,7 @@ import (
 
 func (s server) String() string { return string("ABC"[s]) }
 
-// lineage is the text of a lineage: its steps, each with the server that it gives the group.
+// lineage is the text of a lineage: its steps, each with the server that gets the group.
 func (t tree) lineage(i step) string {
 	var steps []string
 	for ; i != root; i = t[i].before {
@@ -30,7 +30,7 @@ var signNames = []string{
 
 var outageNames = []string{"in service", "out", "out for a day", "back", "back after a day", "lost"}
 
-// facts lists what is the case in a world.
+// facts lists the facts of a world.
 func (m *model) facts(w *world) []string {
 	var facts []string
 	say := func(format string, args ...any) { facts = append(facts, fmt.Sprintf(format, args...)) }

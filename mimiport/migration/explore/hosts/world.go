@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// The sizes that a world has room for. A scenario says how much of it is used.
+// These are the sizes of a world. A scenario may use less.
 const (
 	servers  = 3
 	maxSteps = 24
@@ -25,22 +25,22 @@ const (
 	c
 )
 
-// step is a step of a lineage, by its place in a scenario's tree, and the lineage that ends with it. The root is the
-// lineage without steps: A has the group. Migrations come first.
+// step is a step of a lineage, by its index in a scenario's tree. It also stands for the lineage that ends with the
+// step. The root is the lineage without steps: A has the group. Migrations come first.
 type step uint8
 
 const root step = 0
 
-// possible is a step that a scenario has room for.
+// possible is a step that may happen in a scenario.
 type possible struct {
-	kind   mimiport.StepKind // none of the root
-	before step              // what the step goes on from
-	host   server            // who has the group then
-	last   bool              // operators take it when no server has the group, and at no other time
+	kind   mimiport.StepKind // the root has none
+	before step              // the lineage that the step goes on from
+	host   server            // the server that gets the group
+	last   bool              // operators take the step only when no server has the group
 }
 
-// signs is a set of what has been signed of a step, and of the term that it begins. Nothing of it is ever lost: any
-// of it may be shown to any server at any time.
+// signs is the set of the signed messages of a step and of the term that the step begins. None of them is ever lost:
+// anybody may show any of them to any server at any time.
 type signs uint16
 
 const (
@@ -51,18 +51,18 @@ const (
 	aborted                        // MigrationAbort, by the source
 	receipt                        // CommitReceipt for the first Commit of the term
 	otherReceipt                   // CommitReceipt for another Commit in its place
-	whole                          // of a claim: its epoch is the latest of the term before
-	inOutage                       // of a claim: it was signed while the host before was out of service
-	untold                         // of a reclaim: its server has yet to show it to the one that had the group
+	whole                          // of a claim: its epoch is the latest of the former term
+	inOutage                       // of a claim: signed while the former host was out of service
+	untold                         // of a reclaim: its server has yet to show it to the former host
 )
 
-// log is what the host of a term has accepted in it.
+// log is the log of a term at its host.
 type log uint8
 
 const (
 	empty log = iota
 	theFirst
-	another // in the place of the first, which the host has forgotten
+	another // the host has forgotten the first, and has accepted another in its place
 )
 
 // row is a server's row of the group in one term.
@@ -93,13 +93,13 @@ var groupStates = [...]migration.GroupState{
 	migration.GroupStaged, migration.GroupDropped, migration.GroupClosed, migration.GroupEnded,
 }
 
-// owned says whether a server with such a row holds itself for the host.
+// owned says whether a server with such a row takes itself for the host.
 func (r *row) owned() bool { return r.load().Owned() }
 
-// hosts says whether a server with such a row has the group and takes its part in what follows.
+// hosts says whether a server with such a row has the group and has not closed it.
 func (r *row) hosts() bool { return r.state == active || r.state == frozen }
 
-// has says whether the group is at a server with such a row, closed or not.
+// has says whether a server with such a row has the group, closed or not.
 func (r *row) has() bool { return r.hosts() || r.load().Closed() }
 
 func (r *row) load() migration.Group {
@@ -146,31 +146,31 @@ type world struct {
 	backup backup
 }
 
-// outage is how far a server's time out of service has come.
+// outage is the stage of a server's time out of service.
 type outage uint8
 
 const (
 	inService outage = iota
 	out
 	outForDay
-	back         // it was out for less than a day
-	backAfterDay // it was out for a day
+	back         // out for less than a day
+	backAfterDay // out for a day
 	lost         // for good
 )
 
 func (o outage) up() bool { return o != out && o != outForDay && o != lost }
 
-// backup is a copy of a server's database, and later that the server was put back to it.
+// backup is a copy of a server's database. Later it says that the server was restored from the copy.
 type backup struct {
 	data
-	state uint8 // 0 for none yet, 1 for a copy, 2 when it has been used
+	state uint8 // 0: no copy yet, 1: a copy, 2: restored
 	of    server
 }
 
-// forgot says whether a server has been put back to a backup.
+// forgot says whether a server was restored from a backup.
 func (w *world) forgot(s server) bool { return w.backup.state == 2 && w.backup.of == s }
 
-// here is the row by which a server answers for the group: of the highest term that is not dropped; nil for none.
+// here returns the row that a server answers for: its row of the highest term that is not dropped, nil for none.
 func (w *world) here(s server) *row {
 	for t := range w.data[s].rows {
 		r := &w.data[s].rows[maxTerms-1-t]
@@ -181,10 +181,10 @@ func (w *world) here(s server) *row {
 	return nil
 }
 
-// at is the row of a server in the term that a lineage ends with.
+// row is the row of a server in the last term of a lineage.
 func (m *model) row(w *world, s server, i step) *row { return &w.data[s].rows[m.term(i)] }
 
-// someBytes stand for whatever is signed or shown.
+// someBytes stand for any signed message and any lineage.
 var someBytes = []byte("bytes")
 
 var (
@@ -216,7 +216,7 @@ func (r *record) save(m *migration.Migration) {
 	r.voted, r.aborted = m.Complete.Message != nil, m.Abort.Message != nil
 }
 
-// tree is the steps that a scenario has room for, and the lineages that they make.
+// tree has the possible steps of a scenario, and so the lineages that they make.
 type tree []possible
 
 func (t tree) term(i step) int {
@@ -227,7 +227,7 @@ func (t tree) term(i step) int {
 	return n
 }
 
-// upTo is the beginning of a lineage up to a term, or all of it.
+// upTo is the part of a lineage up to a term, or the whole lineage if it is shorter.
 func (t tree) upTo(i step, term int) step {
 	for n := t.term(i); n > term; n-- {
 		i = t[i].before
@@ -235,10 +235,10 @@ func (t tree) upTo(i step, term int) step {
 	return i
 }
 
-// begins says whether one lineage is the beginning of the other.
+// begins says whether lineage i is the beginning of lineage in.
 func (t tree) begins(i, in step) bool { return t.upTo(in, t.term(i)) == i }
 
-// holds says whether each step of a lineage is signed as it has to be.
+// holds says whether each step of a lineage has its confirmation or claim.
 func (t tree) holds(w *world, i step) bool {
 	for ; i != root; i = t[i].before {
 		if w.signed[i]&taken == 0 {
@@ -248,7 +248,7 @@ func (t tree) holds(w *world, i step) bool {
 	return true
 }
 
-// parting gives the steps with which two lineages part, if they do.
+// parting returns the steps with which two lineages part, if they part.
 func (t tree) parting(i, j step) (x, y step, parts bool) {
 	n := min(t.term(i), t.term(j))
 	for x, y = t.upTo(i, n), t.upTo(j, n); x != y; x, y = t[x].before, t[y].before {

@@ -1,4 +1,4 @@
-// Package space numbers the states that a search finds, and says in words what a step has changed.
+// Package space numbers the states that a search finds, and writes the changes by a step in words.
 package space
 
 import (
@@ -8,9 +8,10 @@ import (
 	"strings"
 )
 
-// Set numbers states from 0 on, in the order in which they come. It takes a state's size, and 4 to 8 bytes, for each.
+// Set numbers states from 0 on, in the order of their first Number. For each state it needs the state's size and 4 to 8
+// bytes more.
 type Set[S comparable] struct {
-	pages [][]S // so that none is copied when there are more
+	pages [][]S // the Set never copies a page when it grows
 	count int
 	table []uint32 // open addressing: numbers + 1
 	seed  maphash.Seed
@@ -18,18 +19,18 @@ type Set[S comparable] struct {
 
 const pageSize = 1 << 14
 
-// NewSet is an empty set.
+// NewSet returns an empty set.
 func NewSet[S comparable]() *Set[S] {
 	return &Set[S]{table: make([]uint32, pageSize), seed: maphash.MakeSeed()}
 }
 
-// Len is how many states there are.
+// Len is the number of states.
 func (s *Set[S]) Len() int { return s.count }
 
-// At is the state with a number. It must not be changed.
+// At returns the state with a number. The caller must not change the state.
 func (s *Set[S]) At(n uint32) *S { return &s.pages[n/pageSize][n%pageSize] }
 
-// Number gives the number of a state, the next one if it is new.
+// Number returns the number of a state. A new state gets the next number.
 func (s *Set[S]) Number(state *S) uint32 {
 	p := s.place(state)
 	if *p != 0 {
@@ -47,7 +48,7 @@ func (s *Set[S]) Number(state *S) uint32 {
 	return uint32(s.count - 1)
 }
 
-// place is where the number of a state is, or belongs, in the table.
+// place returns the slot of the table in which the number of a state is or belongs.
 func (s *Set[S]) place(state *S) *uint32 {
 	mask := uint64(len(s.table) - 1)
 	for at := maphash.Comparable(s.seed, *state) & mask; ; at = (at + 1) & mask {
@@ -64,8 +65,8 @@ func (s *Set[S]) grow() {
 	}
 }
 
-// WriteStep writes the n-th step of a trace: what happened, and the facts that it ended, with a minus sign, and began,
-// with a plus sign.
+// WriteStep writes the n-th step of a trace: the event, the facts that it ended (with a minus sign) and the facts that
+// it began (with a plus sign).
 func WriteStep(out *strings.Builder, n int, what string, before, after []string) {
 	fmt.Fprintf(out, "%3d %s\n", n, what)
 	write := func(sign string, facts, others []string) {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestSet: states have the numbers in which they first came, also beyond a page and when the table has grown.
+// TestSet: states have numbers in the order of their first Number, even beyond a page and after the table has grown.
 func TestSet(t *testing.T) {
 	s := NewSet[[2]int]()
 	const n = 3 * pageSize
@@ -21,7 +21,7 @@ func TestSet(t *testing.T) {
 	}
 }
 
-// TestWriteStep: a step ends what was and no longer is, and begins what is and was not.
+// TestWriteStep: a step ends the facts that were only before it, and begins the facts that are only after it.
 func TestWriteStep(t *testing.T) {
 	var out strings.Builder
 	WriteStep(&out, 7, "it happens", []string{"a", "b"}, []string{"b", "c"})
