@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-// play is a world with a bound group of alice (leaf 0) and bob (leaf 1) at A, as its members know it.
+// play is a world in which A hosts a bound group of alice (leaf 0) and bob (leaf 1). group is the state of the members.
 type play struct {
 	*world
 	id    []byte
@@ -27,7 +27,7 @@ func newPlayOf(t *testing.T, suite uint16) *play {
 	return newPlayFrom(t, mlstest.Options{CipherSuite: suite})
 }
 
-// newPlayFrom is newPlay for a group of more options than its id and its members.
+// newPlayFrom is newPlay for a group with more options.
 func newPlayFrom(t *testing.T, o mlstest.Options) *play {
 	t.Helper()
 	p := &play{world: newWorld(t)}
@@ -53,14 +53,14 @@ func (p *play) bind(ds string) {
 	}
 }
 
-// leafOf is where a user's leaf is.
+// leafOf maps a user to the index of the user's leaf.
 var leafOf = map[string]uint32{alice: 0, bob: 1}
 
 func (p *play) submit(ds, user string, req *api.SubmitRequest) (*api.SubmitResponse, error) {
 	return p.services[ds].Submit(p.t.Context(), caller(user), p.id, req)
 }
 
-// commit lets a member commit and the group follow.
+// commit lets a member commit, and the other members take the Commit.
 func (p *play) commit(ds, user string, o mlstest.CommitOptions) *api.SubmitResponse {
 	p.t.Helper()
 	o.Sender, o.Path = leafOf[user], true
@@ -82,7 +82,7 @@ func (p *play) say(ds, user string) *api.SubmitResponse {
 	return res
 }
 
-// attempt is a migration on its way, as the migrating client has it.
+// attempt is a migration under way, as the migrating client knows it.
 type attempt struct {
 	from, to, user string
 	id             mimiport.MigrationID
@@ -144,7 +144,7 @@ func (p *play) mustRequest(from, to, user string) *attempt {
 	return a
 }
 
-// begin lets a migration begin; the outbox has not run when it returns.
+// begin begins a migration. It does not run the outbox.
 func (p *play) begin(from, to, user string) *attempt {
 	p.t.Helper()
 	a := p.mustRequest(from, to, user)
@@ -154,12 +154,12 @@ func (p *play) begin(from, to, user string) *attempt {
 	return a
 }
 
-// initiate sends the Init; the outbox has not run when it returns.
+// initiate sends the Init. It does not run the outbox.
 func (p *play) initiate(a *attempt) (*api.MigrationStatus, error) {
 	return p.services[a.from].InitMigration(p.t.Context(), caller(a.user), a.id, a.init)
 }
 
-// move lets a migration run to its end.
+// move runs a migration to its end.
 func (p *play) move(from, to, user string) *attempt {
 	p.t.Helper()
 	a := p.begin(from, to, user)
@@ -169,7 +169,7 @@ func (p *play) move(from, to, user string) *attempt {
 	return a
 }
 
-// expect checks how both sides say that a migration stands.
+// expect checks the state of a migration that each side reports.
 func (p *play) expect(a *attempt, source, target string) {
 	p.t.Helper()
 	for _, side := range []struct{ server, want string }{{a.from, source}, {a.to, target}} {
@@ -183,7 +183,7 @@ func (p *play) expect(a *attempt, source, target string) {
 	}
 }
 
-// expectHosted checks that a server hosts the group just as its members know it.
+// expectHosted checks that a server hosts the group in the state that the members have.
 func (p *play) expectHosted(ds string, term uint64) {
 	p.t.Helper()
 	g, err := p.services[ds].Group(p.t.Context(), caller(alice), p.id)

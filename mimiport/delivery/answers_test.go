@@ -67,7 +67,7 @@ func TestStagedAnswers(t *testing.T) {
 	}
 }
 
-// infoOf is what an error of a kind says.
+// infoOf returns the Info of an error, which must have the kind.
 func infoOf(t *testing.T, err error, kind mimiport.Kind) mimiport.Info {
 	t.Helper()
 	expectKind(t, err, kind)
@@ -202,7 +202,7 @@ func TestTargetLosesModule(t *testing.T) {
 	p.run()
 	p.expect(a, "decided", "staged")
 	p.lost = func(string, string) bool { return false }
-	p.Draft = serverB // every route that the draft does not have is gone
+	p.Draft = serverB // B has only the routes of the draft
 	p.now = p.now.Add(30 * time.Second)
 	p.run()
 	p.expect(a, "decided", "staged")
@@ -212,8 +212,8 @@ func TestTargetLosesModule(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestLargePiece: a piece of the log ends before it has more than 4 MiB of messages. It has its first message whatever
-// the size of that is.
+// TestLargePiece: a piece of the log ends before it has more than 4 MiB of messages. It always has its first message,
+// of any size.
 func TestLargePiece(t *testing.T) {
 	p := newPlay(t)
 	deps := p.services[serverA].Deps

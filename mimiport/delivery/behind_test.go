@@ -13,7 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
-// submitLater lets a member submit a Commit of the members' epoch, which nobody accepts.
+// submitLater lets a member submit a Commit of the members' epoch. The server must not accept it.
 func (p *play) submitLater(user string) error {
 	p.t.Helper()
 	c := p.group.Commit(mlstest.CommitOptions{Sender: leafOf[user], Path: true})
@@ -21,7 +21,8 @@ func (p *play) submitLater(user string) error {
 	return err
 }
 
-// newBehind is a group whose server was restored from before its last Commits, and the receipt for the last of them.
+// newBehind returns a group whose server was restored from a backup without the last Commits, and the receipt for the
+// last Commit.
 func newBehind(t *testing.T) (p *play, before *mlstest.Group, receipt *api.LineageRequest) {
 	p = newPlay(t)
 	backup, before := p.copyOf(serverA), p.group
@@ -56,7 +57,7 @@ func TestForgottenReceipt(t *testing.T) {
 		host.DeliveryService != serverA || host.Term != 0 {
 		t.Errorf("the group is at %+v, %v", host, err)
 	}
-	if err := p.show(serverA, receipt); err != nil { // again
+	if err := p.show(serverA, receipt); err != nil { // the second time
 		t.Error(err)
 	}
 }
@@ -84,8 +85,8 @@ func TestLaterEpochsAlarm(t *testing.T) {
 	behind(func(user string, req *api.SubmitRequest) string {
 		req.GroupInfo = p.group.GroupInfo()
 		return user
-	}) // of another epoch than the Commit leads to
-	behind(func(user string, _ *api.SubmitRequest) string { // signed by the other one
+	}) // of an epoch that the Commit does not lead to
+	behind(func(user string, _ *api.SubmitRequest) string { // signed by the other member
 		return map[string]string{alice: bob, bob: alice}[user]
 	})
 	if kinds := p.evidenceKinds(serverA); len(kinds) != 0 {
@@ -100,7 +101,7 @@ func TestLaterEpochsAlarm(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// editReceipt is a receipt with another content, signed by a server's key.
+// editReceipt returns the receipt after an edit, signed with a server's key.
 func (p *play) editReceipt(
 	shown *api.LineageRequest, signer string, edit func(*mimiport.CommitReceipt),
 ) *api.LineageRequest {
@@ -162,7 +163,7 @@ func TestReceiptsThatCountForNothing(t *testing.T) {
 	p.expectHosted(serverA, 2)
 }
 
-// TestReceiptOfPastKey: a receipt by a key that was rotated away counts as well.
+// TestReceiptOfPastKey: a receipt counts even if the server has rotated its key away.
 func TestReceiptOfPastKey(t *testing.T) {
 	p, _, receipt := newBehind(t)
 	p.Rotate(serverA)
@@ -172,7 +173,8 @@ func TestReceiptOfPastKey(t *testing.T) {
 	p.expectKept(serverA, migration.EvidenceOwnForgotten)
 }
 
-// TestFork: two receipts for one epoch prove that the server has accepted two Commits: both are kept as evidence.
+// TestFork: two receipts for one epoch prove that the server has accepted two Commits. The server keeps both as
+// evidence.
 func TestFork(t *testing.T) {
 	p, before, _ := newBehind(t)
 	backup := p.copyOf(serverA)
@@ -204,14 +206,14 @@ func TestFork(t *testing.T) {
 	}
 }
 
-// commitOn lets a member commit on a state, with which the play goes on, and returns the receipt.
+// commitOn lets a member commit on a state and returns the receipt. The play goes on with the new state.
 func (p *play) commitOn(state *mlstest.Group, user string) *api.SignedInfo {
 	p.t.Helper()
 	p.group = state
 	return p.commit(serverA, user, mlstest.CommitOptions{}).Receipt
 }
 
-// verifiedReceipt is a receipt that A has signed.
+// verifiedReceipt returns the receipt in a piece of evidence, after a check of A's signature.
 func (p *play) verifiedReceipt(e storage.Evidence) *mimiport.CommitReceipt {
 	p.t.Helper()
 	r, err := mimiport.UnmarshalCommitReceipt(e.Data)
@@ -224,7 +226,7 @@ func (p *play) verifiedReceipt(e storage.Evidence) *mimiport.CommitReceipt {
 	return r
 }
 
-// known is what a client says of a receipt.
+// known is a client's claim that it knows the Commit of a receipt.
 func (p *play) known(shown *api.LineageRequest) *api.KnownCommit {
 	p.t.Helper()
 	r, err := mimiport.UnmarshalCommitReceipt(shown.Receipt.Message)
@@ -234,9 +236,9 @@ func (p *play) known(shown *api.LineageRequest) *api.KnownCommit {
 	return &api.KnownCommit{Epoch: r.Epoch, CommitHash: r.CommitHash[:]}
 }
 
-// TestFrozenReceipt: a server had decided a migration, and was then restored to a backup in which the group is frozen.
-// Shown the receipt of the migration Commit, it comes to the same decision again. Shown the receipt of another Commit,
-// it gives the migration up and stops.
+// TestFrozenReceipt: a server had decided a migration, and was then restored from a backup in which the group is
+// frozen. If a user shows it the receipt of the migration Commit, it decides the same again. If a user shows it the
+// receipt of another Commit, it gives the migration up and stops.
 func TestFrozenReceipt(t *testing.T) {
 	restored := func(t *testing.T) (*play, *attempt, storage.Store) {
 		p := newPlay(t)
@@ -277,7 +279,8 @@ func TestFrozenReceipt(t *testing.T) {
 	})
 }
 
-// An operator goes on with a stopped group from what a member holds, without loss, or from what the backup has.
+// TestStoppedGoesOn: an operator goes on with a stopped group from the state that a member holds, without loss, or from
+// the state in the backup.
 func TestStoppedGoesOn(t *testing.T) {
 	stop := func(t *testing.T) (*play, *mlstest.Group, *api.LineageRequest) {
 		p, before, receipt := newBehind(t)
@@ -301,7 +304,7 @@ func TestStoppedGoesOn(t *testing.T) {
 		if err != nil || host.Term != 1 {
 			t.Fatalf("the reclaim gives %+v, %v", host, err)
 		}
-		for _, user := range []string{alice, bob} { // they have not heard of it: their epoch is void, and stops nothing again
+		for _, user := range []string{alice, bob} { // their void epoch cannot stop the group again
 			expectKind(t, p.submitLater(user), mimiport.KindWrongEpoch)
 			if err := p.show(serverA, receipt); err != nil {
 				t.Error(err)
@@ -315,7 +318,7 @@ func TestStoppedGoesOn(t *testing.T) {
 	})
 }
 
-// goesOn checks that the group is in use at A in term 1, and can move on to where claims are accepted.
+// goesOn checks that the group is in use at A in term 1, and can move to a server that accepts claims.
 func (p *play) goesOn() {
 	p.t.Helper()
 	p.expectHosted(serverA, 1)
@@ -328,7 +331,7 @@ func (p *play) goesOn() {
 	p.expectSound(serverB)
 }
 
-// expectSound checks what a server has stored.
+// expectSound checks that fsck finds nothing wrong in a server's store.
 func (p *play) expectSound(ds string) {
 	p.t.Helper()
 	report, err := fsck.Check(p.t.Context(), p.stores[ds].(*memory.Store), p.services[ds].Engines)
@@ -337,7 +340,8 @@ func (p *play) expectSound(ds string) {
 	}
 }
 
-// A stopped group learns of a later term, as any other does; both can be shown at once.
+// TestStoppedLearns: the server of a stopped group learns of a later term as any other server does. A user may show it
+// the receipt and the lineage at once.
 func TestStoppedLearns(t *testing.T) {
 	p := newPlay(t)
 	backup := p.copyOf(serverA)

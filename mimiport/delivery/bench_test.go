@@ -23,7 +23,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
 
-// engines are the databases that a server may have, here with all that makes them durable.
+// engines are the databases of a server, each with its durable settings.
 var engines = []struct {
 	name string
 	open func(testing.TB) (storage.Store, error)
@@ -50,7 +50,7 @@ func onEngines(b *testing.B, run func(*testing.B, *delivery.Service)) {
 	}
 }
 
-// everybody is a room that all have joined.
+// everybody is a room that every user has joined.
 type everybody struct{ delivery.Rooms }
 
 func (everybody) Standing(context.Context, string, string) (delivery.Standing, error) {
@@ -72,21 +72,21 @@ func serviceOn(store storage.Store) *delivery.Service {
 	w := deliverytest.New(0, map[string]storage.Store{serverA: store})
 	w.RestartWith(serverA, func(d *delivery.Deps) {
 		d.Rooms, d.Now = everybody{}, time.Now
-		d.Limits.MessageBytes, d.Limits.CacheBytes = 64<<20, 1<<30 // a group of 50,000 is bound whole
+		d.Limits.MessageBytes, d.Limits.CacheBytes = 64<<20, 1<<30 // the server binds a group of 50,000 in one message
 		d.DefaultPolicy = policy.Default()
 		d.DefaultPolicy.Quotas.Groups = 0
 	})
 	return w.Service(serverA)
 }
 
-// crowd is a group on a service, whose members all are on a few servers. Its creator is leaf 0.
+// crowd is a group on a service. Its members are on a few servers. Its creator is leaf 0.
 type crowd struct {
 	service *delivery.Service
 	id      []byte
 	group   *mlstest.Group
 }
 
-// users are those of a crowd. The first is local.
+// users returns the n users of a crowd. The first is local.
 func users(n int) []string {
 	const servers = 10
 	list := make([]string, n)
@@ -117,7 +117,7 @@ func newCrowd(tb testing.TB, service *delivery.Service, members int) *crowd {
 	return c
 }
 
-// next is a Commit with a full path by one member after the other, and the request for it.
+// next returns the request for a Commit with a full path. The members commit in turn.
 func (c *crowd) next(i, members int) (api.Caller, *api.SubmitRequest) {
 	leaf := i * 7919 % members
 	commit := c.group.Commit(mlstest.CommitOptions{Sender: uint32(leaf), Path: true})
@@ -126,8 +126,8 @@ func (c *crowd) next(i, members int) (api.Caller, *api.SubmitRequest) {
 	return caller(user), &api.SubmitRequest{Message: commit.Message, GroupInfo: commit.GroupInfo}
 }
 
-// BenchmarkCommit accepts Commits one after the other in groups of growing size, each one with its fan-out to ten
-// servers stored.
+// BenchmarkCommit accepts Commits one after the other in groups of growing size. The server stores the fan-out of each
+// Commit to ten servers.
 func BenchmarkCommit(b *testing.B) {
 	onEngines(b, func(b *testing.B, service *delivery.Service) {
 		for _, members := range []int{100, 1_000, 10_000, 50_000} {
@@ -166,8 +166,7 @@ func BenchmarkCommit(b *testing.B) {
 	})
 }
 
-// processorTime is what this process has used of the processors: without that of a PostgreSQL server, and whatever else
-// runs.
+// processorTime is the processor time of this process alone, without that of a PostgreSQL server.
 func processorTime() time.Duration {
 	var used syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
@@ -176,8 +175,8 @@ func processorTime() time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkGroups accepts Commits in 1,000 groups of ten members, 64 requests at a time: one of each group an
-// operation.
+// BenchmarkGroups accepts Commits in 1,000 groups of ten members, 64 requests at a time. One operation is one Commit in
+// each group.
 func BenchmarkGroups(b *testing.B) {
 	const groups, members, atOnce = 1_000, 10, 64
 	type request struct {
@@ -214,7 +213,7 @@ func BenchmarkGroups(b *testing.B) {
 	})
 }
 
-// BenchmarkColdLoad answers for a group of 10,000 that is not in memory.
+// BenchmarkColdLoad measures an answer for a group of 10,000 members that is not in memory.
 func BenchmarkColdLoad(b *testing.B) {
 	onEngines(b, func(b *testing.B, service *delivery.Service) {
 		c := newCrowd(b, service, 10_000)
@@ -227,7 +226,7 @@ func BenchmarkColdLoad(b *testing.B) {
 	})
 }
 
-// BenchmarkIdle measures the heap that 10,000 groups of ten members take while they are loaded.
+// BenchmarkIdle measures the heap that 10,000 loaded groups of ten members need.
 func BenchmarkIdle(b *testing.B) {
 	const groups, members = 10_000, 10
 	service := serviceOn(memory.New())

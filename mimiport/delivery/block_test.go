@@ -13,14 +13,14 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 )
 
-// siege is a play in which bob and carol, and dave who asks to be added, propose what they like. alice has more power
-// than they.
+// siege is a play in which bob, carol and dave make any proposals. dave asks for an Add of himself. alice has more
+// power than the three.
 type siege struct {
 	*play
-	departed bool // somebody has left the room
+	departed bool // a user has left the room
 }
 
-// newSiege is a siege of a group of five, so that two who leave are not most of it.
+// newSiege is a siege of a group of five, so that two users who leave are not most of the group.
 func newSiege(t *testing.T) *siege {
 	p := &play{world: newWorld(t)}
 	p.Logf = nil
@@ -108,7 +108,7 @@ func (s *siege) commits(references [][]byte) error {
 	return s.sends(s.group.Commit(mlstest.CommitOptions{Path: true, References: references}))
 }
 
-// joinsAnew lets alice enter by an external Commit in the place of her leaf.
+// joinsAnew lets alice join by an external Commit that replaces her leaf.
 func (s *siege) joinsAnew() error {
 	return s.sends(s.group.Commit(mlstest.CommitOptions{
 		Joiner:    s.group.NewClient(mlstest.Identity(alice, "ALICE")),
@@ -152,7 +152,7 @@ func TestNobodyBlocks(t *testing.T) {
 	})
 }
 
-// relieve lets alice commit, and checks who is in the group then.
+// relieve lets alice commit, and checks the members of the group after it.
 func (s *siege) relieve(t *rapid.T) {
 	all, chosen := s.pending(t)
 	err := s.commits(all)
@@ -176,7 +176,7 @@ func (s *siege) relieve(t *rapid.T) {
 		t.Fatal(err)
 	}
 	if g.State == "closed" {
-		return // by somebody who may
+		return // a user with enough power has closed the group
 	}
 	for _, user := range []string{bob, carol, dave} {
 		if !s.Room.Joined[user] && s.isMember(user) {

@@ -58,7 +58,7 @@ func (p *play) point(pointer api.Pointer) {
 	p.Room.Events = map[string]json.RawMessage{api.EventPointer: content}
 }
 
-// copyOf is a store with what another holds about the group now, outbox apart: a backup, restored.
+// copyOf returns a backup of a server's store: a new store with the group's present data, without the outbox.
 func (p *play) copyOf(ds string, migrations ...mimiport.MigrationID) storage.Store {
 	p.t.Helper()
 	from, to := p.stores[ds], memory.New()
@@ -111,8 +111,9 @@ func (p *play) restore(ds string, store storage.Store) {
 	p.stores[ds], p.services[ds] = store, delivery.New(deps)
 }
 
-// TestRestoredBeforeMove: "Own signature beats own database" (profile, section 3): a source restored from before the
-// migration hosts the group again until it is shown its own confirmation; then it stops, for good, and redirects.
+// TestRestoredBeforeMove: "Own signature beats own database" (profile, section 3): a source that was restored from a
+// backup before the migration hosts the group again. When a user shows it its own confirmation, it stops for good and
+// redirects.
 func TestRestoredBeforeMove(t *testing.T) {
 	p := newPlay(t)
 	p.commit(serverA, alice, mlstest.CommitOptions{})
@@ -140,12 +141,12 @@ func TestRestoredBeforeMove(t *testing.T) {
 	}
 	p.expectKept(serverA, migration.EvidenceOwnForgotten)
 	p.expectHosted(serverB, 1)
-	p.move(serverB, serverA, alice) // and the group can come back
+	p.move(serverB, serverA, alice) // the group can come back
 	p.expectHosted(serverA, 2)
 }
 
-// TestPointerStops: a restored source learns from the room's pointer, too, that it has confirmed the group away; a
-// pointer that does not verify is passed over.
+// TestPointerStops: a restored source also learns from the room's pointer that it has confirmed a move of the group. It
+// ignores a pointer that does not verify.
 func TestPointerStops(t *testing.T) {
 	p := newPlay(t)
 	backup := p.copyOf(serverA)
@@ -176,8 +177,8 @@ func TestPointerStops(t *testing.T) {
 	}
 }
 
-// TestRestoredWhileFrozen: restored from the middle of a migration, a source that is shown its own confirmation
-// completes the move instead of aborting at decide_by.
+// TestRestoredWhileFrozen: a source is restored from the middle of a migration. When a user shows it its own
+// confirmation, it completes the move and does not abort at decide_by.
 func TestRestoredWhileFrozen(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -254,7 +255,7 @@ func TestStagedLearnsFromLineage(t *testing.T) {
 	p.run()
 	p.expect(a, "moved", "active")
 	p.expect(lost, "aborted", "staged")
-	expectKind(t, p.show(serverB, p.lineage(serverC)), mimiport.KindUnknownGroup) // it is not here, and will not be
+	expectKind(t, p.show(serverB, p.lineage(serverC)), mimiport.KindUnknownGroup) // B will not get the group
 	p.expect(lost, "aborted", "dropped")
 }
 
@@ -263,7 +264,7 @@ func TestStagedLearnsFromLineage(t *testing.T) {
 func TestReclaim(t *testing.T) {
 	p := newPlay(t)
 	_, err := p.services[serverA].Reclaim(t.Context(), p.id, &api.LineageRequest{})
-	expectKind(t, err, mimiport.KindConflict) // it is here
+	expectKind(t, err, mimiport.KindConflict) // the group is at A
 	p.move(serverA, serverB, bob)
 	down := true
 	p.lost = func(to, _ string) bool { return down && to == serverB }
@@ -279,7 +280,7 @@ func TestReclaim(t *testing.T) {
 
 	down = false
 	p.now = p.now.Add(time.Hour)
-	p.run() // A shows B the lineage, which the room does not support yet
+	p.run() // A shows B the lineage, but the room does not support it yet
 	p.expectAt(serverB, serverB, 1)
 	p.expectKept(serverB, migration.EvidenceContested)
 	p.support(serverA)
@@ -292,7 +293,7 @@ func TestReclaim(t *testing.T) {
 		t.Errorf("B redirects to %+v", moved)
 	}
 
-	// The group can move on from there only to where such a lineage is accepted.
+	// The group can move on only to a server that accepts a lineage with a claim.
 	a := p.begin(serverA, serverB, bob)
 	p.run()
 	p.expect(a, "aborted", "dropped")
@@ -301,8 +302,7 @@ func TestReclaim(t *testing.T) {
 	p.expectHosted(serverB, 3)
 }
 
-// newReclaimed is a group that was reclaimed from a target that had voted and never heard of the decision. No decision
-// reaches it.
+// newReclaimed is a group that its source has reclaimed. The target has voted. No decision reaches the target.
 func newReclaimed(t *testing.T) *play {
 	t.Helper()
 	p := newPlay(t)
@@ -317,7 +317,8 @@ func newReclaimed(t *testing.T) *play {
 	return p
 }
 
-// TestReclaimUndecidedTarget: a reclaim while the target has not taken the confirmation withdraws it from the outbox.
+// TestReclaimUndecidedTarget: a reclaim before the target has taken the confirmation deletes the confirmation from the
+// outbox.
 func TestReclaimUndecidedTarget(t *testing.T) {
 	p := newReclaimed(t)
 	p.expectHosted(serverA, 2)
@@ -345,7 +346,8 @@ func TestRecover(t *testing.T) {
 	expectKind(t, err, mimiport.KindConflict)
 	p.commit(serverB, bob, mlstest.CommitOptions{})
 
-	// The host was not lost after all. It yields only when the room supports the claim: accept_claims is about imports.
+	// The host was not lost after all. It yields only if the room supports the claim: accept_claims is only for
+	// imports.
 	p.allow(serverA, `{"accept_claims":true}`)
 	err = p.show(serverA, p.lineage(serverB))
 	expectRule(t, err, "contested")

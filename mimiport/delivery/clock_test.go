@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// TestClockBack: the clock goes back while the group is frozen. S decides if the vote comes first, else it aborts as
-// soon as it looks: it does not stay frozen for as long as the clock went back.
+// TestClockBack: the clock goes back while the group is frozen. S decides if the vote comes first. Otherwise S aborts
+// when it next looks at the deadline. S does not stay frozen for the time by which the clock went back.
 func TestClockBack(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -35,7 +35,7 @@ func TestClockBack(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// due is the row of a kind that waits at a server.
+// due returns the waiting row of a kind at a server.
 func (p *play) due(server string, kind storage.RowKind) storage.Row {
 	p.t.Helper()
 	rows, _, err := p.stores[server].Due(p.t.Context(), p.now.AddDate(200, 0, 0), 100)
@@ -69,7 +69,7 @@ func TestDeadlineTooEarly(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestSourceAhead: a source whose clock is far ahead does not keep its target from asking.
+// TestSourceAhead: the target asks its source even if the source's clock is far ahead.
 func TestSourceAhead(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)

@@ -15,7 +15,7 @@ func (p *play) close(ds, user string) (*api.GroupResponse, error) {
 	return p.services[ds].CloseGroup(p.t.Context(), caller(user), p.id)
 }
 
-// expectClosed checks that A reads the group out, and takes nothing for it: no message, no Commit, no move.
+// expectClosed checks that A still serves reads of the group but takes nothing for it: no message, no Commit, no move.
 func (p *play) expectClosed() {
 	p.t.Helper()
 	g, err := p.services[serverA].Group(p.t.Context(), caller(bob), p.id)
@@ -45,8 +45,8 @@ func (p *play) expectClosed() {
 	expectKind(p.t, err, mimiport.KindClosed)
 }
 
-// TestReInitCloses: a ReInit of a user who may close the group closes it for good, by value and by reference (profile,
-// section 9).
+// TestReInitCloses: a ReInit by a user with the right to close the group closes it for good, by value and by reference
+// (profile, section 9).
 func TestReInitCloses(t *testing.T) {
 	for _, kind := range []string{"value", "reference"} {
 		t.Run(kind, func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestCloseEndsMigration(t *testing.T) {
 	p.expectSound(serverB)
 }
 
-// TestClosedForGood: no operator takes up a closed group again.
+// TestClosedForGood: no operator can take up a closed group again.
 func TestClosedForGood(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverA, `{"recover":true}`)
@@ -127,7 +127,7 @@ func TestClosedForGood(t *testing.T) {
 	p.expectClosed()
 }
 
-// TestCloseElsewhere: a group that is not here, or no more, is not closed here.
+// TestCloseElsewhere: a server does not close a group that it does not host, or no longer hosts.
 func TestCloseElsewhere(t *testing.T) {
 	p := newPlay(t)
 	_, err := p.close(serverB, alice)
@@ -179,7 +179,7 @@ func TestReports(t *testing.T) {
 	}
 	expectKind(t, report("@eve:a.example", seq), mimiport.KindForbidden)
 	p.Room.Joined[carol] = true
-	expectKind(t, report(carol, seq), mimiport.KindForbidden) // in the room, not in the group
+	expectKind(t, report(carol, seq), mimiport.KindForbidden) // carol is in the room, not in the group
 	for _, other := range []uint64{0, message, message + 1, 1<<53 - 1} {
 		expectKind(t, report(bob, other), mimiport.KindInvalid)
 	}
@@ -204,7 +204,7 @@ func TestReports(t *testing.T) {
 	p.commit(serverA, bob, mlstest.CommitOptions{})
 }
 
-// TestReportsAreFew: one user's reports about a group are bounded.
+// TestReportsAreFew: the server bounds the number of one user's reports about a group.
 func TestReportsAreFew(t *testing.T) {
 	p := newPlay(t)
 	for i := range 101 {

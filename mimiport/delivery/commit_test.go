@@ -19,8 +19,8 @@ func (p *play) submitted(proposal *mlstest.Proposal) []byte {
 }
 
 // TestMigrationCommit: the migration Commit is "a PublicMessage of a member, with a path that keeps the leaf's
-// credential", and has "nothing else inside: no Adds or Removes by value, no ReInit"; where no external_senders entry
-// is for S, "none is added" (profile, section 5).
+// credential", and has "nothing else inside: no Adds or Removes by value, no ReInit"; if no external_senders entry is
+// for S, "none is added" (profile, section 5).
 func TestMigrationCommit(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit func(*play, *mlstest.CommitOptions)
@@ -69,8 +69,8 @@ func TestMigrationCommit(t *testing.T) {
 	}
 }
 
-// TestInitIsForOneMigration: MigrationInit, Commit and MigrationResponse are of one migration, from this server to
-// another one.
+// TestInitIsForOneMigration: the MigrationInit, the Commit and the MigrationResponse must be of one migration, from
+// this server to another one.
 func TestInitIsForOneMigration(t *testing.T) {
 	p := newPlay(t)
 	other := p.mustRequest(serverA, serverB, bob)
@@ -109,7 +109,7 @@ func TestInitIsForOneMigration(t *testing.T) {
 	alone.SubmitRequest = api.SubmitRequest{}
 	expectKind(t, init(serverA, a.id, &alone), mimiport.KindBadMessage)
 
-	// An offer for another epoch than the Commit's.
+	// An offer whose epoch is not the Commit's.
 	request := must((&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id,
 		Epoch: p.group.Epoch() + 1}).Marshal())(t)
 	offer := must(p.services[serverB].RequestMigration(t.Context(), caller(bob),
@@ -119,8 +119,8 @@ func TestInitIsForOneMigration(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestVirtualHosts: a server by several names migrates a group under the one that hosts it, and not from one name to
-// another.
+// TestVirtualHosts: a server with several names migrates a group under the name that hosts it. It does not migrate a
+// group from one of its names to another.
 func TestVirtualHosts(t *testing.T) {
 	const alias = "alias.a.example"
 	p := newPlay(t)
@@ -172,8 +172,8 @@ func TestOutsideInit(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestSafeAAD: where the group uses SafeAAD, MigrationCommitAAD is the item of one component (profile, section 5): a
-// Commit outside a MigrationInit may not hold it, a migration Commit must.
+// TestSafeAAD: if the group uses SafeAAD, MigrationCommitAAD is the item of one component (profile, section 5). A
+// migration Commit must hold that item. A Commit outside a MigrationInit must not hold it.
 func TestSafeAAD(t *testing.T) {
 	const dictionary = "\x00\x06\x05\x04\x00\x02\x01\x00" // app_data_dictionary: safe_aad, an empty list
 	p := newPlayFrom(t, mlstest.Options{CipherSuite: 1, Extensions: []byte(dictionary)})
@@ -216,7 +216,7 @@ func TestSwapIsSigned(t *testing.T) {
 	expectKind(t, err, mimiport.KindInvalid)
 	p.expectHosted(serverA, 0)
 
-	// A group that lists no entry of S, and one of T with a key that T has not given out: S cannot know.
+	// The group lists no entry of S, and an entry of T with a key that T has not given out. S cannot know that.
 	other2 := newPlayWith(t,
 		func(g *mlstest.Group) [][]byte { return [][]byte{g.NewClient([]byte(serverB)).ExternalSender()} })
 	a := other2.begin(serverA, serverB, bob)
@@ -224,7 +224,7 @@ func TestSwapIsSigned(t *testing.T) {
 	other2.expect(a, "aborted", "dropped")
 }
 
-// newPlayWith is a play whose group has some external_senders.
+// newPlayWith is a play whose group has the given external_senders.
 func newPlayWith(t *testing.T, entries func(*mlstest.Group) [][]byte) *play {
 	p := &play{world: newWorld(t)}
 	p.Room.Joined[carol] = true
@@ -253,7 +253,7 @@ func TestPendingRemove(t *testing.T) {
 	if n := len(p.proposals(serverA)); n != 1 {
 		t.Errorf("%d proposals after an external Commit", n)
 	}
-	p.Room.Joined[carol], p.Room.Power[carol] = true, 100 // back, and still to be removed
+	p.Room.Joined[carol], p.Room.Power[carol] = true, 100 // carol is back, but her Remove is still pending
 	_, err := p.initiate(p.swapRequest(carol, func(o *mlstest.CommitOptions, entry []byte) {
 		o.Proposals = []*mlstest.Proposal{p.group.SetExtensions(externalSenders(entry))}
 	}))
@@ -262,8 +262,8 @@ func TestPendingRemove(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestProposals: a proposal must be of the calling member, or add a user of the room. A frozen group takes no
-// proposals: "the proposal set is closed at the freeze" (profile, section 7).
+// TestProposals: the sender of a proposal must be the calling member, or the proposal must add a user of the room. A
+// frozen group takes no proposals: "the proposal set is closed at the freeze" (profile, section 7).
 func TestProposals(t *testing.T) {
 	p := newPlayWith(t, func(g *mlstest.Group) [][]byte {
 		return [][]byte{mlstest.NewClient(9, 1, []byte("elsewhere.example")).ExternalSender()}
@@ -296,8 +296,8 @@ func TestProposals(t *testing.T) {
 	expectKind(t, submit(alice, p.group.Propose(0, p.group.Remove(2))), mimiport.KindInProgress)
 }
 
-// TestResync: an external Commit removes the former leaf of the device that joins, and no other: not that of another
-// user, nor that of another device. Proposals of members do not keep it out.
+// TestResync: an external Commit removes the former leaf of the joining device. It removes no leaf of another user or
+// device. Proposals of members do not keep the device out.
 func TestResync(t *testing.T) {
 	p := newPlay(t)
 	p.Room.Power[bob] = 0

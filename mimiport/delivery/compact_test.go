@@ -13,12 +13,13 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest"
 )
 
-// A log that outweighs its snapshot is compacted by the outbox, and nobody notices but who loads the group.
+// TestCompaction: the outbox compacts a log that is larger than its snapshot. Only a load of the group shows a
+// difference.
 func TestCompaction(t *testing.T) {
 	p := newPlay(t)
 	key := storage.GroupKey{ID: p.id}
 	bound := p.group
-	const commits = 300 // of some 700 bytes each: more than twice what is compacted
+	const commits = 300 // of some 700 bytes each: more than twice the size at which the server compacts
 	for range commits {
 		p.commit(serverA, alice, mlstest.CommitOptions{})
 		p.say(serverA, bob)
@@ -49,7 +50,8 @@ func TestCompaction(t *testing.T) {
 	p.commit(serverA, bob, mlstest.CommitOptions{})
 }
 
-// A snapshot is of an epoch as it began: what was proposed in it is in the log after it.
+// TestCompactionKeepsProposals: a snapshot holds the beginning of an epoch. The log after it holds the proposals of
+// that epoch.
 func TestCompactionKeepsProposals(t *testing.T) {
 	p := newPlay(t)
 	for range 120 {
@@ -66,7 +68,8 @@ func TestCompactionKeepsProposals(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// A compaction that failed, before or after it was stored, is done again and harms nothing.
+// TestCompactionAfterAFailure: the server repeats a compaction that failed before or after it was stored. That harms
+// nothing.
 func TestCompactionAfterAFailure(t *testing.T) {
 	for name, fail := range map[string]func(*storagetest.Faulty, int){
 		"before": (*storagetest.Faulty).FailBefore, "after": (*storagetest.Faulty).FailAfter,
@@ -102,7 +105,7 @@ func TestCompactionAfterAFailure(t *testing.T) {
 	}
 }
 
-// restart makes a server forget what is in memory only.
+// restart makes a server forget everything that it has only in memory.
 func (p *play) restart(server string) {
 	p.services[server] = delivery.New(p.services[server].Deps)
 }

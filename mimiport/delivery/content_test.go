@@ -106,7 +106,7 @@ func TestTargetVerifies(t *testing.T) {
 	p.expect(a, "frozen", "offered")
 }
 
-// TestExpiredLeafMoves: a leaf whose lifetime is over holds up no move.
+// TestExpiredLeafMoves: a leaf with an expired lifetime does not stop a move.
 func TestExpiredLeafMoves(t *testing.T) {
 	p := newPlay(t)
 	p.Room.Joined[carol] = true
@@ -126,7 +126,7 @@ func flipped(data []byte) []byte {
 }
 
 // TestContentRepeated: TargetMigrationComplete is "the answer to the content request, also when repeated" (profile,
-// section 6), by the hash of each suite; when the migration has ended the answer is that.
+// section 6), by the hash of each suite. When the migration has ended, the answer is its outcome.
 func TestContentRepeated(t *testing.T) {
 	for suite := uint16(1); suite <= 7; suite++ {
 		t.Run(fmt.Sprint(suite), func(t *testing.T) {
@@ -163,14 +163,14 @@ func TestOfferLife(t *testing.T) {
 	p.now = p.now.Add(time.Millisecond)
 	expectKind(t, p.put(a, data), mimiport.KindOfferExpired)
 	_, err := p.services[serverB].ConfirmMigration(t.Context(), caller(bob), a.id, p.confirmation(a))
-	expectKind(t, err, mimiport.KindConflict) // nothing has come for it
+	expectKind(t, err, mimiport.KindConflict) // no content has come for the offer
 	p.run()
 	p.expect(a, "aborted", "dropped")
 	_, err = p.services[serverB].ConfirmMigration(t.Context(), caller(bob), a.id, p.confirmation(a))
-	expectKind(t, err, mimiport.KindEnded) // S must not believe that T has it
+	expectKind(t, err, mimiport.KindEnded) // S must not believe that T has the content
 }
 
-// TestLogIsBounded: only the end of a log moves along.
+// TestLogIsBounded: a content carries only the end of a long log.
 func TestLogIsBounded(t *testing.T) {
 	sent := func(p *play) int {
 		a := p.begin(serverA, serverB, bob)
@@ -232,7 +232,7 @@ func TestDecideByIsBounded(t *testing.T) {
 		a := p.begin(serverA, serverB, bob)
 		return must(p.stores[serverA].Migration(t.Context(), a.id))(t).DecideBy.Sub(p.now)
 	}
-	small, large := wait(time.Minute, nil), wait(time.Minute, grease(700<<10)) // it is in both GroupInfos
+	small, large := wait(time.Minute, nil), wait(time.Minute, grease(700<<10)) // both GroupInfos hold the extension
 	if small < time.Minute || large < small+time.Second {
 		t.Errorf("S waits %s for a small group, %s for one of more than a mebibyte", small, large)
 	}
@@ -241,7 +241,7 @@ func TestDecideByIsBounded(t *testing.T) {
 	}
 }
 
-// grease is an encoded extension of some bytes that nobody may choke on (RFC 9420, section 13.5).
+// grease is an encoded extension of some size that every implementation must ignore (RFC 9420, section 13.5).
 func grease(size int) []byte {
 	var b cryptobyte.Builder
 	b.AddUint16(0x2a2a)
@@ -249,8 +249,8 @@ func grease(size int) []byte {
 	return b.BytesOrPanic()
 }
 
-// TestProposalsTravelAsReceived: the target takes proposals in the order in which they came, whatever the order in
-// which the migration Commit references them: a device can be added once its leaf goes.
+// TestProposalsTravelAsReceived: the target takes proposals in the order of their arrival, and not in the order of the
+// migration Commit's references. An Add of a device can therefore follow the Remove of its leaf.
 func TestProposalsTravelAsReceived(t *testing.T) {
 	p := newPlay(t)
 	p.Room.Joined[dave] = true

@@ -33,7 +33,7 @@ func (h *hexBytes) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// contentVectors is mimiport/testdata/contents.json.
+// contentVectors has the form of mimiport/testdata/contents.json.
 type contentVectors struct {
 	Source, Target, User string
 	RoomID               string   `json:"room_id"`
@@ -69,8 +69,8 @@ var codes = map[string]mimiport.Kind{
 	"M_INVALID": mimiport.KindInvalid, "M_UNSUPPORTED": mimiport.KindUnsupported, "M_FORBIDDEN": mimiport.KindForbidden,
 }
 
-// TestContentVectors: a target stages the group that each vector says, refuses every other content for what is wrong
-// with it, and has nothing of it then.
+// TestContentVectors: a target stages the group of each valid vector. It refuses each other content for the fault in
+// the vector, and keeps nothing of it.
 func TestContentVectors(t *testing.T) {
 	data, err := os.ReadFile("../testdata/contents.json")
 	if err != nil {
@@ -108,7 +108,7 @@ func TestContentVectors(t *testing.T) {
 	t.Logf("%d contents", len(vectors.Cases))
 }
 
-// target is a world with the target that made the offer of the vectors.
+// target returns a world with the target that made the offer of the vectors.
 func (v *contentVectors) target(t *testing.T) (*world, *migration.Migration) {
 	t.Helper()
 	w := newWorld(t)
@@ -141,7 +141,7 @@ func (v *contentVectors) keys() *prooftest.Keys {
 	return k
 }
 
-// vectorKeys sign with the keys of a World, and know those of the vectors.
+// vectorKeys signs with the keys of a World, and also knows the keys of the vectors.
 type vectorKeys struct {
 	delivery.Keys
 	published *prooftest.Keys
@@ -155,7 +155,7 @@ func (k *vectorKeys) Live(ctx context.Context, server string, ids []string) (map
 	return k.published.Live(ctx, server, ids)
 }
 
-// expectStaged compares the group that the target has with the vector, and its vote.
+// expectStaged compares the target's group and the target's vote with the vector.
 func (v *contentVectors) expectStaged(w *world, m *migration.Migration, want *stagedVector) {
 	t := w.t
 	t.Helper()
@@ -197,12 +197,12 @@ func (v *contentVectors) expectStaged(w *world, m *migration.Migration, want *st
 
 // seedOf is the seed of a signer of the vectors.
 func seedOf(signer string) []byte {
-	seed := sha256.Sum256([]byte("mimiport test vector key " + signer)) // as the README has it
+	seed := sha256.Sum256([]byte("mimiport test vector key " + signer)) // as in the README
 	return seed[:]
 }
 
-// expectFormer compares what the target serves of former terms, once it has been shown the source's decision, with the
-// vector. Everybody who has a Welcome reads along.
+// expectFormer shows the target the source's decision, and then compares the logs of former terms that the target
+// serves with the vector. Every user with a Welcome reads the logs.
 func (v *contentVectors) expectFormer(w *world, m *migration.Migration, want *stagedVector) {
 	t := w.t
 	t.Helper()
