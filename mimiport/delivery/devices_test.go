@@ -16,13 +16,13 @@ import (
 
 const dave = "@dave:b.example"
 
-// entrance is a way for a leaf to come into the group of alice and bob.
+// entrance is a way by which a leaf can enter the group of alice and bob.
 type entrance struct {
 	user, device string
 	enter        func(p *play) error
 }
 
-// entrances are all ways. The device is not in the group before, but for those that renew a key.
+// entrances are all such ways. The device has no leaf in the group before, unless the entrance renews its key.
 var entrances = map[string]entrance{
 	"Add by value": {dave, "DAVE", func(p *play) error {
 		return p.tryCommit(alice, mlstest.CommitOptions{
@@ -60,8 +60,8 @@ func (p *play) tryCommit(user string, o mlstest.CommitOptions) error {
 	return p.trySubmit(user, &api.SubmitRequest{Message: c.Message, GroupInfo: c.GroupInfo, Welcome: c.Welcome})
 }
 
-// TestDeviceKey: a leaf can come in only with the key that its device publishes, in every way of coming in. The server
-// refuses the leaf if the homeserver does not answer. It does not hold the group while it waits.
+// TestDeviceKey: by every entrance a leaf can come in only with the key that its device publishes. The server refuses
+// the leaf if the homeserver does not answer. It does not hold the group while it waits.
 func TestDeviceKey(t *testing.T) {
 	for name, e := range entrances {
 		t.Run(name, func(t *testing.T) {
@@ -84,7 +84,7 @@ func TestDeviceKey(t *testing.T) {
 	}
 }
 
-// TestDeviceKeyInMigrations: nor does the Commit that moves a group bring in a leaf with another key than its device's.
+// TestDeviceKeyInMigrations: the server refuses a migration Commit if a new leaf does not have the key of its device.
 func TestDeviceKeyInMigrations(t *testing.T) {
 	p := newPlay(t)
 	p.Devices.Publish(bob, "BOB", []byte("another"))
@@ -120,7 +120,7 @@ func TestKeyless(t *testing.T) {
 	}
 }
 
-// TestFounders: the leaves of a group that is bound have the keys of their devices.
+// TestFounders: the server binds a group only if each leaf has the key of its device.
 func TestFounders(t *testing.T) {
 	p := &play{world: newWorld(t)}
 	req := &api.ReserveGroupRequest{RoomID: room}
@@ -145,7 +145,7 @@ func TestFounders(t *testing.T) {
 	}
 }
 
-// TestKnownKeysAreNotAsked: the server asks no homeserver about a key that the device's leaf has already.
+// TestKnownKeysAreNotAsked: the server does not ask a homeserver about a key that the device's leaf already has.
 func TestKnownKeysAreNotAsked(t *testing.T) {
 	p := newPlay(t)
 	before := len(p.Devices.Asked())
@@ -159,7 +159,7 @@ func TestKnownKeysAreNotAsked(t *testing.T) {
 	}
 }
 
-// reader reads the group while homeservers are asked.
+// reader reads the group while the server asks homeservers.
 type reader struct {
 	delivery.Devices
 	read func() error
@@ -172,7 +172,7 @@ func (r *reader) Look(ctx context.Context, from, server string, leaves []deliver
 	return r.Devices.Look(ctx, from, server, leaves)
 }
 
-// TestGroupIsFreeWhileAsking: nobody holds a group while homeservers are asked.
+// TestGroupIsFreeWhileAsking: the server does not hold a group while it asks homeservers.
 func TestGroupIsFreeWhileAsking(t *testing.T) {
 	p := newPlay(t)
 	p.Room.Joined[dave] = true
@@ -189,7 +189,7 @@ func TestGroupIsFreeWhileAsking(t *testing.T) {
 	}
 }
 
-// changed tells a server that a user's devices have changed, and lets it work.
+// changed tells a server that a user's devices have changed, and lets the server work.
 func (p *play) changed(ds, user string) {
 	p.t.Helper()
 	if err := p.services[ds].DevicesChanged(p.t.Context(), user); err != nil {
@@ -264,8 +264,8 @@ func TestSilentHomeserverIsAskedAgain(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestManyChangesAreOneLook: a homeserver may report changes again and again without answering: it leaves no more work
-// than with one report. The server looks into changes during a look afterwards.
+// TestManyChangesAreOneLook: a homeserver may report changes again and again, and never answer. The server has no more
+// work than after one report. If a report comes while the server looks, the server looks again afterwards.
 func TestManyChangesAreOneLook(t *testing.T) {
 	p := newExternalPlay(t)
 	p.Devices.Delete(carol, "CAROL")
@@ -317,8 +317,8 @@ func TestRemovalsSurviveExternalCommits(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestGoneDeviceDoesNotComeBack: the Commit that removes the leaf of a device that is gone does not bring it back under
-// the same key, nor does the device by an external Commit of its own. A device that is there again may come back.
+// TestGoneDeviceDoesNotComeBack: a deleted device cannot come back under the same key. Neither the Commit that removes
+// its leaf nor its own external Commit can add it. A device that exists again may come back.
 func TestGoneDeviceDoesNotComeBack(t *testing.T) {
 	for name, back := range map[string]func(p *play, c *mlstest.Client) error{
 		"Remove and Add": func(p *play, c *mlstest.Client) error {
@@ -347,8 +347,8 @@ func TestGoneDeviceDoesNotComeBack(t *testing.T) {
 	}
 }
 
-// TestMembersRemoval: beside a member's proposal to remove a leaf the server makes none, which nobody could commit with
-// it. When that is dropped, the server makes its own.
+// TestMembersRemoval: while a member's proposal to remove a leaf is pending, the server proposes no Remove of that
+// leaf, because nobody could commit both. When the member's proposal is dropped, the server makes its own.
 func TestMembersRemoval(t *testing.T) {
 	p := newExternalPlay(t)
 	p.Devices.Delete(carol, "CAROL")
@@ -362,7 +362,7 @@ func TestMembersRemoval(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// newLot is a group at A of alice, and of bob with two devices, that lists A as an external sender.
+// newLot is a group at A with the given members. It lists A as an external sender.
 func newLot(t *testing.T, members ...[]byte) *play {
 	t.Helper()
 	p := &play{world: newWorld(t)}
@@ -378,8 +378,8 @@ func newLot(t *testing.T, members ...[]byte) *play {
 	return p
 }
 
-// TestOneUserGoes: a user with most of a group's leaves goes with all of them, whether they leave or their devices are
-// deleted.
+// TestOneUserGoes: the server proposes to remove all leaves of one user, even if these are most of the group's leaves.
+// The user may have left, or may have deleted the devices.
 func TestOneUserGoes(t *testing.T) {
 	crowd := [][]byte{mlstest.Identity(alice, "A"), mlstest.Identity(bob, "B1"), mlstest.Identity(bob, "B2")}
 	p := newLot(t, crowd...)
@@ -415,8 +415,8 @@ func TestOperatorLetsThemGo(t *testing.T) {
 	}
 }
 
-// TestRecoverTakesAll: a recover takes a group whatever its leaves are, or the group would be stranded. The new host
-// proposes to remove those that have no place in it.
+// TestRecoverTakesAll: a recover takes a group with any leaves, because the group would be lost otherwise. The new host
+// proposes to remove the leaves that may not be in the group.
 func TestRecoverTakesAll(t *testing.T) {
 	p := newExternalPlay(t)
 	reserved := must(p.services[serverB].ReserveGroup(t.Context(), caller(bob), &api.ReserveGroupRequest{
@@ -435,13 +435,13 @@ func TestRecoverTakesAll(t *testing.T) {
 	if diff := cmp.Diff(want, drift.Leaves); diff != "" {
 		t.Error(diff)
 	}
-	p.lost = func(to, _ string) bool { return to == serverA } // or it would contest the claim
+	p.lost = func(to, _ string) bool { return to == serverA } // A would contest the claim
 	p.settle()
 	p.expectProposals(serverB, 1)
 }
 
-// TestDrift: members and administrators see the differences of the leaves from the room and from devices, and the
-// homeservers that have not answered. The call changes nothing.
+// TestDrift: members and administrators see each leaf that does not fit the room or the devices, each joined user
+// without a leaf, and each homeserver that has not answered. The call changes nothing.
 func TestDrift(t *testing.T) {
 	const erin = "@erin:c.example"
 	p := newExternalPlay(t)

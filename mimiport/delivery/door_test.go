@@ -43,7 +43,7 @@ func (p *play) commitValue(user string, proposal *mlstest.Proposal) error {
 	return err
 }
 
-// leaf is the place of a user's first device.
+// leaf is the leaf index of a user's first device.
 func (p *play) leaf(user string) uint32 {
 	return map[string]uint32{alice: 0, bob: 1, carol: 2}[user]
 }
@@ -57,7 +57,7 @@ func TestPower(t *testing.T) {
 	reInit := func(p *play) *mlstest.Proposal { return p.group.ReInit([]byte("next")) }
 	extend := func(p *play) *mlstest.Proposal { return p.group.SetExtensions(externalSenders(p.ownEntry())) }
 	for name, c := range map[string]struct {
-		power    int64 // of carol, who proposes
+		power    int64 // the power of carol, who proposes
 		proposal func(*play) *mlstest.Proposal
 		before   func(*play)
 		rule     string
@@ -114,7 +114,7 @@ func TestOwnLeaves(t *testing.T) {
 		t.Errorf("a device of one's own: %v", err)
 	}
 	p.leave(serverA, carol)
-	p.Room.Joined[carol], p.Room.Power[carol] = true, 100 // back, and still to be removed
+	p.Room.Joined[carol], p.Room.Power[carol] = true, 100 // carol is back, but her Remove is still pending
 	if err := p.commitValue(bob, p.group.Remove(p.leaf(carol))); err != nil {
 		t.Errorf("a leaf that the server wants to go: %v", err)
 	}
@@ -155,7 +155,7 @@ func TestLifetime(t *testing.T) {
 	add := func(from, to uint64) *mlstest.Proposal {
 		return p.group.Add(p.group.NewClient(mlstest.Identity(alice, "PHONE")).Lasting(from, to))
 	}
-	const hour = 60 * 60 // that clocks may be wrong
+	const hour = 60 * 60 // the tolerance for wrong clocks
 	for name, c := range map[string]struct {
 		proposal *mlstest.Proposal
 		rule     string
@@ -181,7 +181,7 @@ func TestLifetime(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestDeviceUnique: a device has one leaf in a group that is bound.
+// TestDeviceUnique: the server binds no group in which a device has two leaves.
 func TestDeviceUnique(t *testing.T) {
 	p := newPlay(t)
 	reserved, err := p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room})

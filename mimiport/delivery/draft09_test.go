@@ -20,7 +20,7 @@ func must[V any](v V, err error) func(*testing.T) V {
 	}
 }
 
-// draft09Play is a play whose group is one of go-mls.
+// draft09Play is a play with a group of go-mls.
 type draft09Play struct {
 	*play
 	clients map[string]*draft09test.Client // by user
@@ -45,7 +45,7 @@ func newDraft09Play(t *testing.T) *draft09Play {
 	return p
 }
 
-// send submits a message that the other client is to handle.
+// send submits a message that the other client must handle.
 func (p *draft09Play) send(ds, user string, req *api.SubmitRequest) {
 	p.t.Helper()
 	must(p.submit(ds, user, req))(p.t)
@@ -72,7 +72,7 @@ func (p *draft09Play) say(ds string) {
 	}
 }
 
-// addBob lets alice add bob by way of A.
+// addBob lets alice add bob through A.
 func (p *draft09Play) addBob() {
 	p.t.Helper()
 	add := must(p.clients[alice].Add(must(p.clients[bob].KeyPackage())(p.t)))(p.t)
@@ -85,7 +85,7 @@ func (p *draft09Play) addBob() {
 	}
 }
 
-// moveBy lets a user move the group, with the proposals that wait.
+// moveBy lets a user move the group. The migration Commit references the pending proposals.
 func (p *draft09Play) moveBy(user, from, to string, proposals ...[]byte) {
 	p.t.Helper()
 	c := p.clients[user]
@@ -106,7 +106,7 @@ func (p *draft09Play) moveBy(user, from, to string, proposals ...[]byte) {
 	p.follow(commit.Message)
 }
 
-// TestDraft09Power: removing the leaf of another takes what kicking takes, in a group of go-mls too.
+// TestDraft09Power: also in a group of go-mls, removing the leaf of another user needs the power to kick.
 func TestDraft09Power(t *testing.T) {
 	p := newDraft09Play(t)
 	p.addBob()

@@ -43,7 +43,7 @@ func (p *play) groupWith(more [][]byte, entries ...[]byte) *mlstest.Group {
 // externalSenders is the encoded extension that lists entries.
 func externalSenders(entries ...[]byte) []byte { return mlstest.ExternalSenders(entries...) }
 
-// leave lets a user leave the room and the servers notice.
+// leave lets a user leave the room, and tells a server.
 func (p *play) leave(ds, user string) {
 	p.t.Helper()
 	p.Room.Joined[user] = false
@@ -69,8 +69,8 @@ func (p *play) proposals(ds string) (messages [][]byte) {
 	return messages
 }
 
-// TestOwnEntry: the DS refuses a Commit "that changes or drops the DS's own entry" (profile, section 5); a group may
-// list the server with the key that it has given out and no other.
+// TestOwnEntry: the DS refuses a Commit "that changes or drops the DS's own entry" (profile, section 5). A group may
+// list the server only with the key that the server has given out.
 func TestOwnEntry(t *testing.T) {
 	p := newExternalPlay(t)
 	forged := p.group.NewClient([]byte(serverA))
@@ -157,8 +157,8 @@ func TestRemovalsBeyondAnEpoch(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestLastCommit: a member whom a Commit removes gets that Commit, also after leaving the room. It is the last thing
-// that they get.
+// TestLastCommit: a member whom a Commit removes gets that Commit, even after the member has left the room. The member
+// gets nothing after it.
 func TestLastCommit(t *testing.T) {
 	p := newExternalPlay(t)
 	p.leave(serverA, carol)
@@ -258,7 +258,7 @@ func TestMostLeave(t *testing.T) {
 	}
 }
 
-// swapRequest asks for a move to B with a Commit that gives the external_senders entry to it. edit may spoil it.
+// swapRequest asks for a move to B. Its Commit gives the external_senders entry of A to B. edit may spoil the Commit.
 func (p *play) swapRequest(user string, edit func(*mlstest.CommitOptions, []byte)) *attempt {
 	p.t.Helper()
 	req, err := (&mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: p.id,
@@ -281,9 +281,9 @@ func (p *play) swapRequest(user string, edit func(*mlstest.CommitOptions, []byte
 	return a
 }
 
-// TestSwap: where an entry is for S, "the Commit has one by-value GroupContextExtensions that puts T's entry at the
-// first such index, drops further entries of S or T, and leaves every other entry and extension byte for byte"
-// (profile, section 5); then T proposes.
+// TestSwap: if an entry is for S, "the Commit has one by-value GroupContextExtensions that puts T's entry at the first
+// such index, drops further entries of S or T, and leaves every other entry and extension byte for byte" (profile,
+// section 5). After the move T proposes.
 func TestSwap(t *testing.T) {
 	p := newExternalPlay(t)
 	good := func(o *mlstest.CommitOptions, entry []byte) {

@@ -27,7 +27,8 @@ func (p *play) log(ds, user string, term, from uint64) *api.MessagesResponse {
 	return must(p.services[ds].Messages(p.t.Context(), caller(user), p.id, q))(p.t)
 }
 
-// requireSameLog fails unless a server has of a term what the host of the term has, but for application messages.
+// requireSameLog fails unless a server has the same log of a term as the host of that term, without application
+// messages.
 func (p *play) requireSameLog(ds, host, user string, term uint64) {
 	p.t.Helper()
 	want, got := p.log(host, user, term, 1), p.log(ds, user, term, 1)
@@ -40,7 +41,7 @@ func (p *play) requireSameLog(ds, host, user string, term uint64) {
 	}
 }
 
-// outline is a log in a few words.
+// outline describes a log in a few words.
 func outline(log *api.MessagesResponse) string {
 	text := fmt.Sprintf("[end %v, moved %v]", log.End, log.Moved != nil)
 	for _, m := range log.Messages {
@@ -72,7 +73,7 @@ func TestFormerTerms(t *testing.T) {
 	p.run()
 	p.expect(a, "moved", "active")
 	p.group = a.commit.Next
-	for _, user := range []string{carol, alice} { // the Welcome is carol's
+	for _, user := range []string{carol, alice} { // the Welcome is for carol
 		p.requireSameLog(serverB, serverA, user, 0)
 	}
 	if own := p.log(serverB, alice, 1, 0); len(own.Messages) != 0 || !own.End || own.Moved != nil {
@@ -83,7 +84,7 @@ func TestFormerTerms(t *testing.T) {
 	}
 }
 
-// TestFormerTermsTravelOn: a host passes on what it knows of former terms, and serves them when the group comes back.
+// TestFormerTermsTravelOn: a host passes on its logs of former terms, and serves them when the group comes back.
 func TestFormerTermsTravelOn(t *testing.T) {
 	const serverC = "c.example"
 	p := newPlay(t)
@@ -101,7 +102,7 @@ func TestFormerTermsTravelOn(t *testing.T) {
 	if log := p.log(serverA, alice, 0, 0); len(log.Messages) != 3 {
 		t.Errorf("of its own former term %s serves %d messages", serverA, len(log.Messages))
 	}
-	p.now = p.now.Add(8 * 24 * time.Hour) // what A had of its own term is forgotten, what came with the group is not
+	p.now = p.now.Add(8 * 24 * time.Hour) // A forgets its own log, but not the log that came with the group
 	p.run()
 	for term, host := range []string{serverC, serverC, serverB} {
 		if log := p.log(serverA, alice, uint64(term), 0); len(log.Messages) == 0 || log.Moved == nil {
@@ -113,7 +114,7 @@ func TestFormerTermsTravelOn(t *testing.T) {
 	}
 }
 
-// TestFormerTermsInPieces: former terms are read in pieces like any other, from any number on.
+// TestFormerTermsInPieces: a client reads a former term in pieces like any other term, from any number on.
 func TestFormerTermsInPieces(t *testing.T) {
 	p := newPlay(t)
 	p.addCarol(serverA)
@@ -165,8 +166,8 @@ func TestFormerTermsOfNobody(t *testing.T) {
 	}
 }
 
-// TestFormerTermsOfShorterLineage: a server that went along with another lineage, which is shorter than its own was,
-// has no log of the terms between.
+// TestFormerTermsOfShorterLineage: a server yields to another lineage that is shorter than its own. It has no log of
+// the terms between.
 func TestFormerTermsOfShorterLineage(t *testing.T) {
 	const serverC, serverD = "c.example", "d.example"
 	p := newPlay(t)
@@ -200,7 +201,8 @@ func TestFormerTermsOfShorterLineage(t *testing.T) {
 		t.Errorf("of term 2 %s serves %v, %v", serverD, log, err)
 	}
 
-	// Term 2 is over at D: the group does not come back there in term 2 of the other lineage, but in a later term.
+	// D has had the group in term 2. The group cannot come back to D in term 2 of the other lineage, but in a later
+	// term.
 	p.group = atC
 	refused := p.begin(serverC, serverD, alice)
 	p.run()
@@ -215,8 +217,8 @@ func TestFormerTermsOfShorterLineage(t *testing.T) {
 	p.expectHosted(serverD, 3)
 }
 
-// TestFormerTermsOfLostBranch: a server that has yielded a term serves of that term the log of the branch that goes on,
-// and not its own.
+// TestFormerTermsOfLostBranch: a server has yielded a term. It serves the log of that term from the branch that goes
+// on, and not its own log.
 func TestFormerTermsOfLostBranch(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"recover":true}`)
@@ -236,7 +238,7 @@ func TestFormerTermsOfLostBranch(t *testing.T) {
 	p.requireSameLog(serverB, serverC, alice, 1)
 }
 
-// TestClaimTakesNoFormerTerms: a server that reclaims a group has nothing of the terms before that its log came with.
+// TestClaimTakesNoFormerTerms: a server that reclaims a group serves no log of the terms before.
 func TestClaimTakesNoFormerTerms(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers"}`)
@@ -254,8 +256,8 @@ func TestClaimTakesNoFormerTerms(t *testing.T) {
 	}
 }
 
-// TestMigrationCommitAtStaged: a staged target refuses the migration Commit as it refuses any other, until it hosts the
-// group; then the Commit is of an epoch that is over.
+// TestMigrationCommitAtStaged: a staged target refuses the migration Commit as it refuses any other Commit. When the
+// target hosts the group, the Commit is of a past epoch.
 func TestMigrationCommitAtStaged(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -272,7 +274,7 @@ func TestMigrationCommitAtStaged(t *testing.T) {
 	expectKind(t, err, mimiport.KindWrongEpoch)
 }
 
-// TestMigrationReceipt: once anybody has shown T the receipt of S, the migration Commit has S's number at T. Until then
+// TestMigrationReceipt: when anybody has shown T the receipt of S, the migration Commit has S's number at T. Until then
 // it has the number after the last message that T knows. An invalid receipt changes nothing.
 func TestMigrationReceipt(t *testing.T) {
 	p := newPlay(t)
@@ -326,7 +328,7 @@ func TestMigrationReceipt(t *testing.T) {
 	p.requireSameLog(serverB, serverA, alice, 0)
 }
 
-// misvoting is a way to a target that votes for another content, a few times.
+// misvoting is the way to a target whose first votes are for another content. left is the number of these votes.
 type misvoting struct {
 	delivery.Sender
 	p    *play
@@ -417,8 +419,8 @@ func TestFormerReceiptsAreForMembers(t *testing.T) {
 	}
 }
 
-// TestFollowsByTargetAlone: a member who was away when S was lost for good follows by T alone, with the
-// former term that T serves.
+// TestFollowsByTargetAlone: a member was away when S was lost for good. The member follows with T alone, by the former
+// term that T serves.
 func TestFollowsByTargetAlone(t *testing.T) {
 	w := deliverytest.New(1, map[string]storage.Store{serverA: memory.New(), serverB: memory.New()})
 	_, members, err := deliverytest.NewGroup(t.Context(), w, serverA, alice, bob, carol)

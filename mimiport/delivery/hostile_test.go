@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// hostile is a server's way to others which answer as a test says.
+// hostile is a server's way to other servers. Their answers come from the test.
 type hostile struct {
 	delivery.Sender
 	vote   func(*api.ContentUpload) (*api.SignedRequest, error)
@@ -54,13 +54,13 @@ func (p *play) encoded(signer string, m interface {
 	return must(m.Marshal())(p.t)
 }
 
-// put hands a target a content, as its source would. If it is refused, that is forgiven, for the next one to be judged
-// too.
+// put hands a target a content, as its source would. The target does not count a refused content, so that it judges the
+// next one, too.
 func (p *play) put(a *attempt, data []byte) error {
 	return p.putFrom(a, a.from, data)
 }
 
-// putFrom is put by any server.
+// putFrom is put from any server.
 func (p *play) putFrom(a *attempt, origin string, data []byte) error {
 	p.t.Helper()
 	_, err := p.services[a.to].PutContent(p.t.Context(), origin, &api.ContentUpload{
@@ -106,8 +106,8 @@ func TestThirdRefusedContentEndsTheOffer(t *testing.T) {
 	}
 }
 
-// TestFinalRefusals: FROZEN ends with a final refusal (profile, section 13). Any other kind of error lets S ask again,
-// also a target without this module: it may have it again before decide_by.
+// TestFinalRefusals: FROZEN ends with a final refusal (profile, section 13). After any other kind of error S asks
+// again, even a target without this module: the target may have the module again before decide_by.
 func TestFinalRefusals(t *testing.T) {
 	final := map[mimiport.Kind]bool{
 		mimiport.KindBadMessage: true, mimiport.KindTooLarge: true, mimiport.KindUnsupported: true,
@@ -182,8 +182,8 @@ func TestPolicyBeforeDecision(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestDecidedForGood: "A `migration_id` ends once" (profile, section 6): when S has decided, neither its client, nor
-// its clock, nor a refusal of the target, nor a row that is done twice takes the decision back.
+// TestDecidedForGood: "A `migration_id` ends once" (profile, section 6): nothing takes back the decision of S. Not S's
+// client, not S's clock, not a refusal by the target, and not a row that runs twice.
 func TestDecidedForGood(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -251,7 +251,8 @@ func TestStagedForGood(t *testing.T) {
 	}
 }
 
-// TestStagedAsks: "after `decide_by` it asks S" (profile, section 6), and not before; what S has signed settles it.
+// TestStagedAsks: "after `decide_by` it asks S" (profile, section 6), and not before. T follows the answer that S has
+// signed.
 func TestStagedAsks(t *testing.T) {
 	p := newPlay(t)
 	asked := 0
@@ -279,7 +280,7 @@ func TestStagedAsks(t *testing.T) {
 }
 
 // TestRowsTwice: "the worker that resumes after a crash is the one that runs every time" (profile, section 6): each row
-// of a hand-over may be done again after its end, and changes nothing.
+// of a hand-over may run again after the end of the hand-over, and changes nothing.
 func TestRowsTwice(t *testing.T) {
 	p := newPlay(t)
 	done := map[string][]storage.Row{}
@@ -327,8 +328,8 @@ func TestContentAtWork(t *testing.T) {
 	p.Verified = nil
 }
 
-// TestSecondMigrationWaits: STAGED has the group's "id and quota reserved" (profile, section 6): another migration of
-// the same term waits for the end of the first, and takes its place then.
+// TestSecondMigrationWaits: STAGED has the group's "id and quota reserved" (profile, section 6): a second migration of
+// the same term waits for the end of the first, and then takes its place.
 func TestSecondMigrationWaits(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "vote" || what == "abort" }
@@ -391,7 +392,7 @@ func TestWhoAborts(t *testing.T) {
 		_, err := p.services[ds].AbortMigration(t.Context(), caller(user), a.id)
 		return err
 	}
-	expectKind(t, abort(serverA, carol), mimiport.KindForbidden) // no power
+	expectKind(t, abort(serverA, carol), mimiport.KindForbidden) // carol has no power
 	expectKind(t, abort(serverB, bob), mimiport.KindForbidden)   // the target
 	p.Room.Joined[bob] = false
 	expectKind(t, abort(serverA, bob), mimiport.KindForbidden)
@@ -403,8 +404,8 @@ func TestWhoAborts(t *testing.T) {
 	p.expect(a, "aborted", "offered")
 }
 
-// TestNoPurgeBeforeTheEnd: "retention → state purged" (profile, section 6) is for what has ended: neither a decision
-// that T has not taken, nor what a second migration has staged, is purged.
+// TestNoPurgeBeforeTheEnd: "retention → state purged" (profile, section 6) holds only after the end. S keeps the state
+// of a decision that T has not taken. T keeps the group that a second migration has staged.
 func TestNoPurgeBeforeTheEnd(t *testing.T) {
 	p := newPlay(t)
 	epoch := p.group.Epoch()
@@ -413,7 +414,7 @@ func TestNoPurgeBeforeTheEnd(t *testing.T) {
 	p.run()
 	must(p.services[serverA].AbortMigration(t.Context(), caller(bob), first.id))(t)
 	p.run()
-	p.expect(first, "aborted", "dropped") // to be purged in a week
+	p.expect(first, "aborted", "dropped") // T has a row to purge it in a week
 	p.lost = func(to, what string) bool { return what == "confirmation" || what == "status" && to == serverA }
 	second := p.begin(serverA, serverB, bob)
 	p.run()
@@ -435,8 +436,8 @@ func TestNoPurgeBeforeTheEnd(t *testing.T) {
 	expectKind(t, err, mimiport.KindWrongEpoch)
 }
 
-// TestPurgeIsOfItsOwn: what was dropped is "kept through retention" (profile, section 6), counted from its own end, not
-// from that of an earlier migration to the same term.
+// TestPurgeIsOfItsOwn: a dropped group is "kept through retention" (profile, section 6). The retention counts from its
+// own end, and not from the end of an earlier migration to the same term.
 func TestPurgeIsOfItsOwn(t *testing.T) {
 	const day = 24 * time.Hour
 	p := newPlay(t)

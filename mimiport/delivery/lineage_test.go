@@ -21,7 +21,7 @@ func (p *play) addThird(policy string) {
 	p.allow(serverC, policy)
 }
 
-// forge changes the proof of a step and signs it again, the response as one server, the confirmation as another.
+// forge changes the proof of a step and signs it again: the response as target, the confirmation as source.
 func (p *play) forge(step *mimiport.LineageStep, target, source string,
 	edit func(*mimiport.MigrationResponse, *mimiport.MigrationConfirmation)) {
 	p.t.Helper()
@@ -39,7 +39,7 @@ func (p *play) voted(step *mimiport.LineageStep, target string, term uint64) {
 	step.Vote = migration.Signed{Message: p.encoded(target, vote), KeyID: step.Response.KeyID}
 }
 
-// shown is a lineage to show, after an edit.
+// shown returns a lineage to show, after an edit.
 func (p *play) shown(l *api.LineageRequest, edit func(*mimiport.Lineage)) *api.LineageRequest {
 	p.t.Helper()
 	decoded := must(mimiport.UnmarshalLineage(l.Lineage))(p.t)
@@ -111,20 +111,19 @@ func TestChain(t *testing.T) {
 		}
 	})
 	if err := p.show(serverA, long); err == nil || !strings.Contains(err.Error(), "more than 1000 steps") {
-		t.Errorf("a long chain: %v", err) // it is not looked at
+		t.Errorf("a long chain: %v", err) // the server does not verify it
 	}
 	if err := p.show(serverA, real); err != nil {
 		t.Error(err)
 	}
 }
 
-// claim is a step by which a server takes a group, signed by another perhaps.
+// claim is a step by which a server claims a group. signer may be another server.
 func (p *play) claim(signer string, c *mimiport.LineageClaim) mimiport.LineageStep {
 	return mimiport.LineageStep{Kind: c.Kind, Claim: &migration.Signed{Message: p.encoded(signer, c), KeyID: "ed25519:1"}}
 }
 
-// TestChainEndsAtSource: the chain of what T imports "ends at S" and before the epoch of the request (profile, section
-// 3).
+// TestChainEndsAtSource: the chain in a content "ends at S" and before the epoch of the request (profile, section 3).
 func TestChainEndsAtSource(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers"}`)
@@ -149,8 +148,7 @@ func TestChainEndsAtSource(t *testing.T) {
 	}
 }
 
-// TestAnotherBranch: a lineage that goes on elsewhere than where this server has the group is none of it, whatever its
-// kinds of steps.
+// TestAnotherBranch: a server contests a lineage that parts from its own, unless that lineage outranks its own.
 func TestAnotherBranch(t *testing.T) {
 	p := newPlay(t)
 	p.addServer(serverC)
@@ -191,8 +189,8 @@ func TestAnotherBranch(t *testing.T) {
 	show := func() error { return p.show(serverA, p.shown(p.lineage(serverB), onward)) }
 	p.support(serverA)
 	withVotes = true
-	expectRule(t, show(), "contested") // where B has moved it, instead of A's reclaim
-	p.Room.Events = nil                // without the room's word a migration outranks a claim, by its target's vote
+	expectRule(t, show(), "contested") // B has moved the group, but A has reclaimed it
+	p.Room.Events = nil                // without the pointer, a migration with its target's vote outranks a claim
 	withVotes = false
 	expectRule(t, show(), "contested")
 	p.expectAt(serverA, serverA, 2)
@@ -223,8 +221,7 @@ func TestWhoShows(t *testing.T) {
 	p.expectAt(serverA, serverB, 1)
 }
 
-// TestStagedLearnsTheDecision: a lineage in which S's step of the term is the staged migration is the decision, as well
-// as the confirmation by itself.
+// TestStagedLearnsTheDecision: a lineage that holds the staged migration has the same effect as the confirmation alone.
 func TestStagedLearnsTheDecision(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -305,8 +302,8 @@ func TestRecoverRefusals(t *testing.T) {
 	}
 }
 
-// TestYieldsWhileFrozen: a host that yields while its own migration awaits the decision does not accept again when that
-// one is aborted.
+// TestYieldsWhileFrozen: a host yields while its own migration waits for the decision. When that migration aborts, the
+// host does not accept again.
 func TestYieldsWhileFrozen(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers"}`)

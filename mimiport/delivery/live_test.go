@@ -22,7 +22,7 @@ func (l *loads) Snapshot(ctx context.Context, key storage.GroupKey, epoch uint64
 	return l.Store.Snapshot(ctx, key, epoch)
 }
 
-// A group that is not in memory is loaded once for all who wait for it.
+// TestLoadsOnce: the server loads a group that is not in memory once for all waiting requests.
 func TestLoadsOnce(t *testing.T) {
 	store := &loads{Store: memory.New()}
 	c := newCrowd(t, serviceOn(store), 50)
@@ -40,11 +40,11 @@ func TestLoadsOnce(t *testing.T) {
 	}
 }
 
-// Loaded groups have a bound in bytes, and the least recently used one leaves first.
+// TestCacheIsBounded: the cache of loaded groups has a bound in bytes. The least recently used group leaves it first.
 func TestCacheIsBounded(t *testing.T) {
 	for _, test := range []struct {
 		bytes int
-		want  int64 // loads of one group after the other, three times
+		want  int64 // the loads after three rounds over all groups
 	}{{1 << 30, 3}, {1, 9}} {
 		store := &loads{Store: memory.New()}
 		deps := serviceOn(store).Deps
