@@ -16,7 +16,7 @@ import (
 )
 
 // TestClientAbort: FROZEN ends with "client abort", and while it lasts "other handshakes get M_MIGRATION_IN_PROGRESS;
-// application messages still flow" (profile, section 6). The abort makes the group as it was, for good.
+// application messages still flow" (profile, section 6). After the abort the group is as before, for good.
 func TestClientAbort(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
@@ -42,10 +42,11 @@ func TestClientAbort(t *testing.T) {
 	p.expectHosted(serverA, 0)
 	p.expectAbortedForGood(a)
 	p.commit(serverA, alice, mlstest.CommitOptions{})
-	p.move(serverA, serverB, bob) // a new Response, and all is well
+	p.move(serverA, serverB, bob) // the group moves with a new Response
 }
 
-// expectAbortedForGood: a repeated Init gets the outcome, and the dropped Commit is refused on every path.
+// expectAbortedForGood checks that a repeated Init gets the outcome, and that the server refuses the dropped Commit on
+// every path.
 func (p *play) expectAbortedForGood(a *attempt) {
 	p.t.Helper()
 	if st, err := p.initiate(a); err != nil || st.State != "aborted" || st.Abort == nil {
@@ -56,10 +57,10 @@ func (p *play) expectAbortedForGood(a *attempt) {
 }
 
 // TestDecideBy: FROZEN ends with "`decide_by` → ACTIVE, the Commit dropped, a durable abort record, C told" (profile,
-// section 6), and a vote that comes later changes nothing.
+// section 6), and a later vote changes nothing.
 func TestDecideBy(t *testing.T) {
 	p := newPlay(t)
-	// B votes, and A does not hear of it
+	// B votes, but the vote does not reach A
 	p.lost = func(_, what string) bool { return what == "vote" }
 	a := p.begin(serverA, serverB, bob)
 	p.run()
@@ -71,8 +72,8 @@ func TestDecideBy(t *testing.T) {
 	p.expectAbortedForGood(a)
 }
 
-// TestLateVote: "S's clock alone decides" (profile, section 6), not the order in which rows are done, when the vote's
-// answer and the deadline meet.
+// TestLateVote: "S's clock alone decides" (profile, section 6). If the vote and the deadline come together, the order
+// of the rows decides nothing.
 func TestLateVote(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -93,8 +94,8 @@ func TestLateVote(t *testing.T) {
 }
 
 // TestTargetRefuses: "The Target Delivery Service MUST ensure that the client is authorized … before issuing a
-// MigrationResponse and importing the MLS group state" (draft): its policy is asked "by T before it votes" (profile,
-// section 8), and its final refusal aborts at once.
+// MigrationResponse and importing the MLS group state" (draft): T asks its policy "before it votes" (profile, section
+// 8), and T's final refusal aborts at once.
 func TestTargetRefuses(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -106,7 +107,7 @@ func TestTargetRefuses(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestTargetQuota: a quota that only the content shows to be exceeded aborts at once, too.
+// TestTargetQuota: T may see only in the content that a quota is exceeded. Then the migration aborts at once, too.
 func TestTargetQuota(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -159,7 +160,7 @@ func TestConfirmationLost(t *testing.T) {
 }
 
 // TestMemberShowsConfirmation: STAGED ends with "MigrationConfirmation, from S or shown by any member → ACTIVE"
-// (profile, section 6), also when S cannot be reached.
+// (profile, section 6), even if T cannot reach S.
 func TestMemberShowsConfirmation(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -182,8 +183,8 @@ func TestMemberShowsConfirmation(t *testing.T) {
 }
 
 // TestEachStepRepeats: "Content is stored and resent byte for byte, signature included", and "An Init for an ended id
-// gets that outcome, never a second freeze" (profile, section 6): every message of the hand-over may come twice, also
-// after the end, and changes nothing.
+// gets that outcome, never a second freeze" (profile, section 6): every message of the hand-over may come twice, even
+// after the end, and changes nothing the second time.
 func TestEachStepRepeats(t *testing.T) {
 	p := newPlay(t)
 	seen := map[string]int{}
@@ -213,8 +214,8 @@ func TestEachStepRepeats(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestInitRefusals: "A refused Init uses up neither the Response nor the epoch" (profile, section 5): a bad one is
-// refused with the right kind and freezes nothing.
+// TestInitRefusals: "A refused Init uses up neither the Response nor the epoch" (profile, section 5): S refuses a bad
+// Init with the right kind and freezes nothing.
 func TestInitRefusals(t *testing.T) {
 	const mallory = "@mallory:b.example"
 	p := newPlay(t)
@@ -226,7 +227,7 @@ func TestInitRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 		init := *a.init
-		init.MigrationInit = good.init.MigrationInit // of the same offer
+		init.MigrationInit = good.init.MigrationInit // from the same offer
 		return &init
 	}
 	with := func(edit func(*api.MigrationInitRequest)) *api.MigrationInitRequest {
@@ -289,8 +290,8 @@ func TestInitRefusals(t *testing.T) {
 }
 
 // TestRequestRefusals: "The Target Delivery Service MUST NOT allow a client to import an MLS group if the client is not
-// authorized to do so" (draft): T gives no offer to whom its policy does not allow, nor for what is not a migration to
-// it.
+// authorized to do so" (draft): T gives no offer to a user whom its policy does not allow, and none for a request that
+// is not for a migration to T.
 func TestRequestRefusals(t *testing.T) {
 	p := newPlay(t)
 	_, err := p.request(serverA, serverB, alice, nil)
@@ -343,7 +344,7 @@ func TestOfferIsBound(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden)
 }
 
-// TestTamperedContent: T votes for nothing but what S signed about the group that the offer names; "a second, different
+// TestTamperedContent: T votes only for a content that S has signed about the group of the offer; "a second, different
 // content for one nonce is refused and kept as evidence" (profile, section 6).
 func TestTamperedContent(t *testing.T) {
 	p := newPlay(t)
@@ -385,8 +386,8 @@ func TestTamperedContent(t *testing.T) {
 	p.expect(a, "frozen", "staged")
 }
 
-// TestLargeSecondContent: of a second content of more than 64 KiB the hash and the signature are kept, 96 bytes, and
-// they are its own; a third adds nothing.
+// TestLargeSecondContent: of a second content of more than 64 KiB T keeps only its hash and its signature, 96 bytes. T
+// keeps nothing of a third content.
 func TestLargeSecondContent(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -414,7 +415,7 @@ func TestLargeSecondContent(t *testing.T) {
 	}
 }
 
-// resign spoils a content's group_state and signs it as S would.
+// resign spoils a content's group_state and signs the content as S would.
 func (p *play) resign(data []byte, edit func(*mimiport.GroupState)) []byte {
 	p.t.Helper()
 	return p.resignAs(serverA, data, edit)
@@ -445,7 +446,7 @@ func (p *play) resignAs(source string, data []byte, edit func(*mimiport.GroupSta
 }
 
 // TestForgedDecisions: T "first look[s] up [its] own row and compare[s] every field before trusting a signature"
-// (profile, section 2): a confirmation or an abort counts only when it is for this migration and signed by S.
+// (profile, section 2): a confirmation or an abort counts only if it is for this migration and S has signed it.
 func TestForgedDecisions(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -496,8 +497,8 @@ func TestForgedDecisions(t *testing.T) {
 	p.expect(a, "decided", "staged")
 }
 
-// TestRacingInits: "S decides by compare-and-set" (profile, section 6): of two members who begin at once one freezes
-// the group, and the other is told to wait.
+// TestRacingInits: "S decides by compare-and-set" (profile, section 6). If two members begin at once, one freezes the
+// group, and the other must wait.
 func TestRacingInits(t *testing.T) {
 	p := newPlay(t)
 	if _, err := p.services[serverB].SetPolicy(t.Context(),
@@ -517,7 +518,7 @@ func TestRacingInits(t *testing.T) {
 	expectKind(t, err, mimiport.KindMoved)
 }
 
-// TestKicked: "a removed user is refused at once" (profile, section 6), though the leaf is still there.
+// TestKicked: "a removed user is refused at once" (profile, section 6), even if the user's leaf is still in the group.
 func TestKicked(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
@@ -537,7 +538,7 @@ func TestKicked(t *testing.T) {
 	}
 }
 
-// TestConcurrentRequests: the same Init and the same Commit many times at once are accepted once.
+// TestConcurrentRequests: the server accepts the same Init, or the same Commit, once if it comes many times at once.
 func TestConcurrentRequests(t *testing.T) {
 	p := newPlay(t)
 	a := p.mustRequest(serverA, serverB, bob)
@@ -582,7 +583,7 @@ func requireNobodyWaits(p *play) {
 }
 
 // TestBothOutcomes: "If S signed both, the confirmation wins and both are kept as evidence" (profile, section 6), as
-// long as what was staged is kept.
+// long as T keeps the staged group.
 func TestBothOutcomes(t *testing.T) {
 	for name, c := range map[string]struct {
 		after  time.Duration
@@ -616,7 +617,7 @@ func TestBothOutcomes(t *testing.T) {
 			if err != nil || len(kept) != 1 || kept[0].Kind != migration.EvidenceBothOutcomes {
 				t.Errorf("the evidence is %+v, %v", kept, err)
 			}
-			if c.target == "active" { // for good: what was to be purged is alive
+			if c.target == "active" { // for good: the purge does not touch the active group
 				p.group = a.commit.Next
 				p.now = p.now.Add(30 * 24 * time.Hour)
 				p.run()
@@ -627,7 +628,7 @@ func TestBothOutcomes(t *testing.T) {
 	}
 }
 
-// confirmation is the decision to move, signed by the source whatever its records say.
+// confirmation returns the decision to move, signed by the source. The source's records need not hold it.
 func (p *play) confirmation(a *attempt) *api.SignedRequest {
 	p.t.Helper()
 	response, err := mimiport.UnmarshalMigrationResponse(a.offer.MigrationResponse)

@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 )
 
-// silence makes servers that cannot be asked for their keys.
+// silence lets servers not answer requests for their keys.
 func (w *world) silence(servers ...string) {
 	w.Silent = map[string]bool{}
 	for _, server := range servers {
@@ -32,7 +32,7 @@ func (w *world) state(eventType string, content any) {
 	w.Room.Events[eventType] = must(json.Marshal(content))(w.t)
 }
 
-// forgedClaim is a claim in a server's name, by a key that whoever shows it has made, with a key object to go with it.
+// forgedClaim is a claim in a server's name under a forged key, with a key object for that key.
 func (p *play) forgedClaim(c *mimiport.LineageClaim) mimiport.LineageStep {
 	p.t.Helper()
 	pair := prooftest.Pair{ID: "ed25519:forged", Key: p.Key("forger"), Until: p.now.Add(time.Hour)}
@@ -44,8 +44,8 @@ func (p *play) forgedClaim(c *mimiport.LineageClaim) mimiport.LineageStep {
 	}}
 }
 
-// TestForgedReclaim: nobody ends a group that has never moved by a forged claim, in the name of any server: not of a
-// server that does not exist, nor of a server that does not answer.
+// TestForgedReclaim: a forged claim in the name of any server does not end a group that has never moved. That server
+// need not exist or answer.
 func TestForgedReclaim(t *testing.T) {
 	p := newPlay(t)
 	p.silence(serverB, "gone.example")
@@ -56,7 +56,7 @@ func TestForgedReclaim(t *testing.T) {
 				claim := &mimiport.LineageClaim{Kind: kind, DomainName: server, GroupID: p.id, Term: 1, Epoch: 1}
 				l.Steps = append(l.Steps, p.forgedClaim(claim))
 			})
-			p.point(api.Pointer{Via: server, Term: 1}) // whatever the room says: no presented key ends hosting
+			p.point(api.Pointer{Via: server, Term: 1}) // even if the room names the claim: no presented key ends hosting
 			if err := p.show(serverA, l); err == nil {
 				t.Errorf("a claim of kind %d in the name of %q was taken", kind, server)
 			}
@@ -65,8 +65,8 @@ func TestForgedReclaim(t *testing.T) {
 	}
 }
 
-// TestForgedFormerHost: a key that somebody has forged in the name of a silent former host does not take the group
-// back. A key that this server knows since the group came does.
+// TestForgedFormerHost: a forged key in the name of a silent former host does not take the group back. The former
+// host's key that this server has known since the group came does.
 func TestForgedFormerHost(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
@@ -87,7 +87,7 @@ func TestForgedFormerHost(t *testing.T) {
 	p.expectAt(serverB, serverA, 2)
 }
 
-// TestForgedWhileStaged: a forged claim does not end a staged group, which waits for its source.
+// TestForgedWhileStaged: a forged claim does not end a staged group that waits for its source.
 func TestForgedWhileStaged(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -104,8 +104,8 @@ func TestForgedWhileStaged(t *testing.T) {
 	p.expect(a, "decided", "staged")
 }
 
-// TestFormerHostGone: a group whose former host is gone moves on, to a server that has never met it, if the room names
-// the source and its term. That server's log names each key that came with the lineage.
+// TestFormerHostGone: a group whose former host is gone can move to a server that has never met that host, if the
+// room's pointer names the source and its term. The target's log names each key that came with the lineage.
 func TestFormerHostGone(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers"}`)
@@ -148,15 +148,15 @@ func TestSourceMustBeLive(t *testing.T) {
 	}
 }
 
-// TestRecordStays: a source that sends a lineage without the preimage of the group's id is refused, and key objects
-// that are none are not taken: what this server stores, and passes on, verifies.
+// TestRecordStays: this server refuses a lineage without the preimage of the group's id. It does not take over invalid
+// key objects. Everything that it stores and passes on verifies.
 func TestRecordStays(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
 	a := p.begin(serverB, serverA, alice)
 	data := must(p.stores[serverB].Content(t.Context(), a.id))(t)
 	without := p.resignAs(serverB, data, func(s *mimiport.GroupState) { s.Lineage.Preimage = nil })
-	p.state(api.EventGroup, api.Binding{RoomID: room, GroupID: p.id}) // as that of a foreign id
+	p.state(api.EventGroup, api.Binding{RoomID: room, GroupID: p.id}) // as the binding of a foreign id
 	expectRule(t, p.put(a, without), "lineage")
 	spoiled := p.resignAs(serverB, data, func(s *mimiport.GroupState) {
 		step := &s.Lineage.Steps[0]
@@ -187,7 +187,8 @@ func TestRecordStays(t *testing.T) {
 	}
 }
 
-// TestKnownPreimage: where the room's binding holds the preimage of a group's id, no lineage without it is taken on.
+// TestKnownPreimage: if the room's binding holds the preimage of a group's id, the server takes no lineage without the
+// preimage.
 func TestKnownPreimage(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -204,7 +205,7 @@ func TestKnownPreimage(t *testing.T) {
 }
 
 // TestForgottenDecision: a server that has forgotten its own decision stops when somebody shows it the decision, even
-// if the target is gone by now. Its own signature is enough proof.
+// if the target is gone. Its own signature is enough proof.
 func TestForgottenDecision(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"joined_servers"}`)

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// TestAskIsFiledUnderTheSource: a target that asks its source how a migration ended files that under the source, so
-// that a source that does not answer holds up nobody else.
+// TestAskIsFiledUnderTheSource: a target asks its source how a migration ended. It files the row under the source, so
+// that a silent source delays no other server.
 func TestAskIsFiledUnderTheSource(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "vote" }
@@ -22,7 +22,7 @@ func TestAskIsFiledUnderTheSource(t *testing.T) {
 	}
 }
 
-// confirmedTo is a pointer to a server that A has, in its own name, confirmed the group to.
+// confirmedTo returns a pointer to target, with a confirmation by A.
 func (p *play) confirmedTo(target string, nonce byte) *api.Pointer {
 	p.t.Helper()
 	response := &mimiport.MigrationResponse{
@@ -51,7 +51,7 @@ func (p *play) pointAndTell(pointer *api.Pointer) {
 	p.now = p.now.Add(2 * time.Second)
 }
 
-// rows lists what is due at a server of a kind.
+// rows lists the due rows of a kind at a server.
 func (p *play) rows(server string, kind storage.RowKind) (found []storage.Row) {
 	p.t.Helper()
 	all, _, err := p.stores[server].Due(p.t.Context(), p.now, 100)
@@ -66,9 +66,9 @@ func (p *play) rows(server string, kind storage.RowKind) (found []storage.Row) {
 	return found
 }
 
-// TestPointerIsFiledUnderItsTarget: this server looks after a room without asking anybody. The step that the room's
-// pointer shows is filed under the server whose keys it takes, once for each step, and waits while that server is
-// silent.
+// TestPointerIsFiledUnderItsTarget: this server does its own work for a room without a request to another server. It
+// files one row for each step that the room's pointer shows, under the server whose keys the step needs. The row waits
+// while that server is silent.
 func TestPointerIsFiledUnderItsTarget(t *testing.T) {
 	p := newPlay(t)
 	p.Silent = map[string]bool{serverC: true}
@@ -94,7 +94,7 @@ func TestPointerIsFiledUnderItsTarget(t *testing.T) {
 	p.expectMoved(serverA, serverC)
 }
 
-// TestPointerOfThePast: a row for a step that the room's pointer no longer shows asks no server.
+// TestPointerOfThePast: the server asks no other server about a step that the room's pointer no longer shows.
 func TestPointerOfThePast(t *testing.T) {
 	p := newPlay(t)
 	p.Silent = map[string]bool{serverC: true}

@@ -9,8 +9,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 )
 
-// TestSetPolicy: what the admin sets is merged, checked, effective at once, and survives a restart; what is wrong
-// changes nothing.
+// TestSetPolicy: the server checks and merges the admin's policy. The policy is effective at once and survives a
+// restart. A wrong policy changes nothing.
 func TestSetPolicy(t *testing.T) {
 	w := newWorld(t)
 	svc := w.services[serverA]

@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// TestHostLeftRoom: a host that has left the room says so, and not that members are not joined. By the last state that
-// it saw, members read the group and move it away, and whoever has left is to be removed.
+// TestHostLeftRoom: a host that has left the room gives that as its reason, and does not say that members are not
+// joined. Users who were members in the last state that the host saw can read the group and move it away.
 func TestHostLeftRoom(t *testing.T) {
 	p := newPlay(t)
 	p.say(serverA, alice)
@@ -24,7 +24,7 @@ func TestHostLeftRoom(t *testing.T) {
 	expectRule(t, err, "host-left-room")
 	_, err = p.services[serverA].ReserveGroup(t.Context(), caller(alice), &api.ReserveGroupRequest{RoomID: room})
 	expectRule(t, err, "host-left-room")
-	p.expectHosted(serverA, 0) // read by both
+	p.expectHosted(serverA, 0) // both members read it
 	log := must(p.services[serverA].Messages(t.Context(), caller(bob), p.id, api.MessagesQuery{}))(t)
 	if len(log.Messages) != 1 {
 		t.Errorf("bob reads %d messages", len(log.Messages))
@@ -32,7 +32,7 @@ func TestHostLeftRoom(t *testing.T) {
 
 	p.Room.Power[alice] = 0
 	weak := p.mustRequest(serverA, serverB, bob)
-	weak.user = alice // who has no power by the last state
+	weak.user = alice // alice has no power in the last state
 	_, err = p.initiate(weak)
 	expectKind(t, err, mimiport.KindForbidden)
 	p.move(serverA, serverB, bob)
@@ -40,7 +40,8 @@ func TestHostLeftRoom(t *testing.T) {
 	p.say(serverB, bob)
 }
 
-// TestHostLeftRoomRemoves: by the last state that such a host saw, it proposes the removal of whoever had left.
+// TestHostLeftRoomRemoves: such a host proposes to remove each user who is not joined in the last state that the host
+// saw.
 func TestHostLeftRoomRemoves(t *testing.T) {
 	p := newExternalPlay(t)
 	p.Room.Left = map[string]bool{serverA: true}
@@ -48,7 +49,7 @@ func TestHostLeftRoomRemoves(t *testing.T) {
 	p.expectProposals(serverA, 1)
 }
 
-// TestClaimAfterHostLeft: a host that has left the room does not use the room's word on who has the group.
+// TestClaimAfterHostLeft: a host that has left the room does not use the room's pointer.
 func TestClaimAfterHostLeft(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverB, `{"recover":true}`)
@@ -60,7 +61,7 @@ func TestClaimAfterHostLeft(t *testing.T) {
 	p.expectAt(serverA, serverB, 1)
 }
 
-// newUnseen is a group at B, which was never in its room.
+// newUnseen is a group at B. B was never in the group's room.
 func newUnseen(t *testing.T) *play {
 	t.Helper()
 	p := newPlay(t)
@@ -72,7 +73,7 @@ func newUnseen(t *testing.T) *play {
 }
 
 // TestHostNeverInRoom: a host that was never in the room decides by MLS alone: only the group's members can use the
-// group, whoever is joined to the room. The host removes nobody.
+// group, joined to the room or not. The host removes nobody.
 func TestHostNeverInRoom(t *testing.T) {
 	const mallory = "@mallory:b.example"
 	p := newUnseen(t)
@@ -102,13 +103,13 @@ func TestHostNeverInRoom(t *testing.T) {
 		t.Error("the server has proposed something")
 	}
 
-	p.allow(serverB, `{"require_room":true}`) // what is here stays, and is for nobody
+	p.allow(serverB, `{"require_room":true}`) // the group stays here, but nobody can use it
 	_, err = p.submit(serverB, alice, &api.SubmitRequest{Message: p.group.Application(nil, 10)})
 	expectKind(t, err, mimiport.KindForbidden)
 }
 
-// TestHostNeverInRoomAndPower: at such a host all members may do what MLS lets them do: change the group, remove each
-// other, and close it.
+// TestHostNeverInRoomAndPower: at such a host each member may do everything that MLS allows: change the group, remove
+// other members, and close the group.
 func TestHostNeverInRoomAndPower(t *testing.T) {
 	p := newUnseen(t)
 	clear(p.Room.Power)
@@ -120,7 +121,7 @@ func TestHostNeverInRoomAndPower(t *testing.T) {
 	}
 }
 
-// TestHostNeverInRoomAndClaims: such a host yields by its own signature or its operator alone, and imports no foreign
+// TestHostNeverInRoomAndClaims: such a host yields only to its own signature or to its operator. It imports no foreign
 // id.
 func TestHostNeverInRoomAndClaims(t *testing.T) {
 	p := newUnseen(t)
@@ -147,7 +148,8 @@ func TestHostNeverInRoomAndClaims(t *testing.T) {
 	}
 }
 
-// TestMoversOnOneServer: a bind, also a repeated one, warns if all users who may move the group are on one server.
+// TestMoversOnOneServer: a bind warns if all users with the right to move the group are on one server. A repeated bind
+// warns, too.
 func TestMoversOnOneServer(t *testing.T) {
 	bind := func(p *play) []string {
 		return must(p.services[serverA].BindGroup(p.t.Context(), caller(alice), p.id, &api.BindGroupRequest{

@@ -63,8 +63,8 @@ func TestMissingMemberProposal(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestReferencedAdd: "Welcomes for Adds it references travel in the same request" (profile, section 5), and reach the
-// joiner from S, while T has them for those who ask there.
+// TestReferencedAdd: "Welcomes for Adds it references travel in the same request" (profile, section 5). S sends the
+// Welcome to the joiner, and T serves it to a joiner who asks T.
 func TestReferencedAdd(t *testing.T) {
 	p := newPlay(t)
 	p.Room.Joined[carol] = true
@@ -122,7 +122,7 @@ func TestVoteIsPromise(t *testing.T) {
 }
 
 // TestExternalJoin: a member that has lost its state enters by external Commit, which "checks the joiner's own
-// membership" (profile, section 7), and is a member for all purposes afterwards.
+// membership" (profile, section 7), and can do everything that a member can do afterwards.
 func TestExternalJoin(t *testing.T) {
 	p := newPlay(t)
 	join := func(user string) error {
@@ -161,7 +161,7 @@ func TestForeignID(t *testing.T) {
 		return err
 	}
 	p.nameInRoom(p.id)
-	p.Room.Strangers = []string{bob} // no account here, as for a remote user
+	p.Room.Strangers = []string{bob} // bob has no account here, like a remote user
 	if _, err := p.services[serverB].SetPolicy(t.Context(), json.RawMessage(`{"target":"joined_servers"}`)); err != nil {
 		t.Fatal(err)
 	}
@@ -172,8 +172,8 @@ func TestForeignID(t *testing.T) {
 	}
 }
 
-// TestUnknownSection: a section that T does not know is skipped when it may be, refused when it must be understood, and
-// "never passed on".
+// TestUnknownSection: T skips an unknown section that is optional, and refuses one that is critical. An unknown section
+// is "never passed on".
 func TestUnknownSection(t *testing.T) {
 	for name, c := range map[string]struct {
 		typ  uint16
@@ -218,15 +218,15 @@ func TestUnknownSection(t *testing.T) {
 	}
 }
 
-// section is the contents of a section that nobody knows.
+// section is the contents of a section of an unknown type.
 func section() []byte {
 	var b cryptobyte.Builder
 	wire.AddOpaque(&b, []byte("from the future"))
 	return b.BytesOrPanic()
 }
 
-// TestLimitsAskedFirst: "Size and suite are checked before anything freezes" (profile, section 6), by what the target
-// takes, too.
+// TestLimitsAskedFirst: "Size and suite are checked before anything freezes" (profile, section 6), also against the
+// limits of the target.
 func TestLimitsAskedFirst(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit func(*delivery.Deps)
@@ -247,8 +247,8 @@ func TestLimitsAskedFirst(t *testing.T) {
 	}
 }
 
-// TestAnotherLineage: "Another lineage for a known id is refused" (profile, section 3): a step is not the one that this
-// server knows.
+// TestAnotherLineage: "Another lineage for a known id is refused" (profile, section 3): one of its steps differs from
+// the step that this server knows.
 func TestAnotherLineage(t *testing.T) {
 	p := newPlay(t)
 	p.addServer("c.example")
@@ -264,7 +264,7 @@ func TestAnotherLineage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		response.Nonce[0] ^= 1 // an offer that A has never had
+		response.Nonce[0] ^= 1 // A has never had this offer
 		confirmation := &mimiport.MigrationConfirmation{DomainName: serverB, Nonce: response.Nonce, GroupID: p.id}
 		for m, signer := range map[interface {
 			mimiport.Signed
@@ -286,8 +286,8 @@ func TestAnotherLineage(t *testing.T) {
 	expectRule(t, err, "lineage")
 }
 
-// TestOperatorDrop: "the operator can list and drop rows, with a warning" (profile, section 6); what is staged is kept
-// for a confirmation.
+// TestOperatorDrop: "the operator can list and drop rows, with a warning" (profile, section 6); T keeps the staged
+// group for a confirmation.
 func TestOperatorDrop(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
@@ -313,7 +313,7 @@ func TestSignedAgain(t *testing.T) {
 	p.run()
 	p.expect(a, "decided", "staged")
 	p.Rotate(serverA)
-	p.lost = func(_, what string) bool { return what == "status" } // T asks nothing: it is told
+	p.lost = func(_, what string) bool { return what == "status" } // T cannot ask S: S must tell T
 	p.now = p.now.Add(time.Hour)
 	p.run()
 	p.expect(a, "moved", "active")
@@ -390,13 +390,13 @@ func TestDraftTarget(t *testing.T) {
 		p.run()
 		p.expect(a, "aborted", "active")
 		if rows, _, err := p.stores[serverA].Due(t.Context(), p.now.Add(time.Hour), 10); err != nil || len(rows) != 0 {
-			t.Errorf("A goes on with %+v, %v", rows, err) // what it cannot be told of
+			t.Errorf("A goes on with %+v, %v", rows, err) // a target with only the draft has no route for the abort
 		}
-		p.commit(serverA, alice, mlstest.CommitOptions{}) // the group goes on where its members are
+		p.commit(serverA, alice, mlstest.CommitOptions{}) // the group goes on at A
 		p.expectHosted(serverA, 0)
 		p.lost = func(string, string) bool { return false }
 		p.now = p.now.Add(time.Hour)
-		b := p.begin(serverA, serverB, bob) // the copy is in the way, and freezes nothing for good
+		b := p.begin(serverA, serverB, bob) // the dead copy stops the move, but the group does not stay frozen
 		p.run()
 		p.now = p.now.Add(2 * time.Minute)
 		p.run()

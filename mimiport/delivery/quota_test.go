@@ -27,9 +27,9 @@ func (p *play) abortOne() error {
 	return err
 }
 
-// TestQuotasCount: each quota of profile, section 8 counts what the servers hold, refuses by its name, with a time to
-// ask again just where waiting helps, and has room again when what it counts is gone. "Aborted freezes count: 3 an hour
-// per group and user by default" (section 6).
+// TestQuotasCount: each quota of profile, section 8 counts the things that a server holds. A refusal has the name of
+// the quota, and a retry time only if waiting helps. When the counted things are gone, the quota has room again.
+// "Aborted freezes count: 3 an hour per group and user by default" (section 6).
 func TestQuotasCount(t *testing.T) {
 	const hour = time.Hour + time.Second
 	staged := func(p *play) error {
@@ -56,7 +56,7 @@ func TestQuotasCount(t *testing.T) {
 		ds, quota string
 		waits     bool
 		fill      func(*play) error // uses the quota up
-		free      func(*play)       // and leaves room again
+		free      func(*play)       // makes room again
 		ask       func(*play) error
 	}{
 		"aborts":                {serverA, "aborts_an_hour", true, (*play).abortOne, later(hour), (*play).abortOne},
@@ -146,7 +146,7 @@ func TestAbortsOfOneMember(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-// TestQuotasUnderLoad: requests that come at once get as many places as there are, and not one more.
+// TestQuotasUnderLoad: concurrent requests get exactly the free places of a quota.
 func TestQuotasUnderLoad(t *testing.T) {
 	p := newPlay(t)
 	for name, c := range map[string]struct {
@@ -154,7 +154,7 @@ func TestQuotasUnderLoad(t *testing.T) {
 		want  int64
 		ask   func(n int) error
 	}{
-		"offers": {300, 20, func(n int) error { // for so many groups
+		"offers": {300, 20, func(n int) error { // for n groups
 			request := &mimiport.MigrationRequest{SourceDomain: serverA, TargetDomain: serverB, GroupID: fmt.Append(nil, n)}
 			_, err := p.services[serverB].RequestMigration(t.Context(), caller(bob), &api.MigrationRequestRequest{
 				MigrationRequest: must(request.Marshal())(t), RoomID: room,
@@ -182,8 +182,8 @@ func TestQuotasUnderLoad(t *testing.T) {
 	}
 }
 
-// TestStoredPolicyOfAnEarlierVersion: a policy that was stored before a quota or a mode existed has its default, and
-// can be changed.
+// TestStoredPolicyOfAnEarlierVersion: a stored policy without a newer quota or mode gets the default of that quota or
+// mode, and an operator can change it.
 func TestStoredPolicyOfAnEarlierVersion(t *testing.T) {
 	p := newPlay(t)
 	stored := []byte(`{"source":"nobody","target":"nobody","quotas":{"groups":7}}`)
@@ -218,7 +218,7 @@ func (p *play) reserved(ds, user string) error {
 	return err
 }
 
-// TestReserveQuota: ids are handed out within the quota of groups, and 100 to one user who binds none.
+// TestReserveQuota: a server hands out ids within the quota of groups. A user who binds none of them gets 100 at most.
 func TestReserveQuota(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverA, `{"quotas":{"groups":2}}`)
@@ -233,7 +233,7 @@ func TestReserveQuota(t *testing.T) {
 	expectRule(t, p.reserved(serverA, alice), "reserved_per_user")
 }
 
-// TestBindMembers: a group is bound by one of its members, and all of them are in the room.
+// TestBindMembers: only a member can bind a group, and only if all members are in the room.
 func TestBindMembers(t *testing.T) {
 	p := newPlay(t)
 	for name, members := range map[string][]string{"not the caller": {bob}, "not in the room": {alice, carol}} {
@@ -252,8 +252,8 @@ func TestBindMembers(t *testing.T) {
 	}
 }
 
-// TestAdminMoves: "`server_admin`" (profile, section 8) is asked of who began the migration, also when nobody calls any
-// more.
+// TestAdminMoves: "`server_admin`" (profile, section 8) holds for the user who began the migration, also in checks
+// after the user's call.
 func TestAdminMoves(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverA, `{"source":"server_admin"}`)
@@ -266,8 +266,8 @@ func TestAdminMoves(t *testing.T) {
 	p.expect(a, "moved", "active")
 }
 
-// TestPromisesNeedNoQuota: quotas that are used up by now stop neither the decision on a vote, nor what follows from it
-// at the target, nor a removal by the server.
+// TestPromisesNeedNoQuota: a quota that is used up stops none of these: the decision on a vote, the activation at the
+// target, and a Remove that the server proposes.
 func TestPromisesNeedNoQuota(t *testing.T) {
 	p := newPlay(t)
 	if err := p.reserved(serverB, bob); err != nil {
@@ -303,8 +303,8 @@ func TestTargetInRoom(t *testing.T) {
 	}
 }
 
-// TestTargetLeavesRoom: by its own policy S asks at the Init, before the content leaves and before its decision whether
-// the target has a joined user in the room, and T asks before its vote.
+// TestTargetLeavesRoom: if its policy says so, S checks that the target has a joined user in the room: at the Init,
+// before the content leaves, and before the decision. T checks the same before its vote.
 func TestTargetLeavesRoom(t *testing.T) {
 	for name, c := range map[string]struct{ asks, waives, when string }{
 		"S before the content":  {serverA, serverB, "begin"},
@@ -341,10 +341,10 @@ func TestTargetLeavesRoom(t *testing.T) {
 	expectKind(t, err, mimiport.KindForbidden)
 }
 
-// TestRoomShare: one user cannot use up the share of a room's groups.
+// TestRoomShare: one user cannot use up the groups of a room.
 func TestRoomShare(t *testing.T) {
 	const anna = "@anna:a.example"
-	p := newPlay(t) // with one group of alice's
+	p := newPlay(t) // alice has bound one group
 	p.Room.Joined[anna] = true
 	p.allow(serverA, `{"quotas":{"groups_per_room":3,"groups_per_user_in_room":2}}`)
 	if err := p.reserved(serverA, alice); err != nil {

@@ -12,7 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// TestKnown: the host compares what a client knows before it accepts, and a client that says nothing is served.
+// TestKnown: before it accepts a message the host compares the Commit that the client knows with its own. It also
+// serves a client that names no Commit.
 func TestKnown(t *testing.T) {
 	p := newPlay(t)
 	first := p.known(&api.LineageRequest{Receipt: p.commit(serverA, alice, mlstest.CommitOptions{}).Receipt})
@@ -54,8 +55,8 @@ func TestKnown(t *testing.T) {
 	}
 }
 
-// TestReceipts: the receipt of a Commit is in the answer, in the log and in the fan-out, and nothing else has one. That
-// of a migration Commit is signed when the migration is decided, not before.
+// TestReceipts: the receipt of a Commit is in the answer, in the log and in the fan-out. No other message has a
+// receipt. The host signs the receipt of a migration Commit with its decision, and not before.
 func TestReceipts(t *testing.T) {
 	p := newPlay(t)
 	c := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
@@ -65,7 +66,7 @@ func TestReceipts(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.group = c.Next
-	answered := api.LogMessage{Seq: res.Seq, Kind: "commit", Receipt: res.Receipt} // of epoch 0
+	answered := api.LogMessage{Seq: res.Seq, Kind: "commit", Receipt: res.Receipt} // the Commit of epoch 0
 	if said := p.say(serverA, bob); said.Receipt != nil {
 		t.Error("a receipt for an application message")
 	}
@@ -97,8 +98,8 @@ func TestReceipts(t *testing.T) {
 	}
 }
 
-// expectReceipt checks that a Commit of A's first term comes with its receipt, and another message without. commits are
-// by the epochs that they lead to.
+// expectReceipt checks that a Commit of A's first term has its receipt, and that any other message has none. commits
+// maps an epoch to the Commit that leads to it.
 func (p *play) expectReceipt(m *api.LogMessage, commits map[uint64][]byte) {
 	p.t.Helper()
 	if m.Kind != string(storage.EntryCommit) {

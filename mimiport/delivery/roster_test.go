@@ -17,8 +17,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// TestFanOutFollowsTheTree: whatever is committed, a message goes to the devices of the tree's leaves: by what the
-// server has in memory, and the same after a restart, after the log is compacted, and at the server that it moves to.
+// TestFanOutFollowsTheTree: after any Commits a message goes to the devices of the tree's leaves. That holds for the
+// group in memory, after a restart, after a compaction of the log, and at the server that the group moves to.
 func TestFanOutFollowsTheTree(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		p := newPlay(t)
@@ -46,7 +46,7 @@ func TestFanOutFollowsTheTree(t *testing.T) {
 	})
 }
 
-// members are the group's members by leaf, and who they are.
+// members maps each leaf of the group to its user and device.
 func (p *play) members() map[uint32]string {
 	p.t.Helper()
 	g := must(mls.RFC9420(mls.DefaultLimits()).Open(p.group.GroupInfo(), p.group.RatchetTree()))(p.t)
@@ -67,7 +67,7 @@ func (p *play) devices() (devices []string) {
 	return devices
 }
 
-// reached lists the devices that a message of alice's reaches.
+// reached lists the devices that a message by alice reaches.
 func (p *play) reached(ds string) (devices []string) {
 	p.t.Helper()
 	p.run()
@@ -81,7 +81,7 @@ func (p *play) reached(ds string) (devices []string) {
 	return devices
 }
 
-// commitSomething has a member, or a device that joins or joins anew, commit a drawn change.
+// commitSomething lets a member or a joining device commit a drawn change.
 func (p *play) commitSomething(rt *rapid.T) {
 	users := p.members()
 	leaves := p.group.Leaves()
@@ -94,7 +94,7 @@ func (p *play) commitSomething(rt *rapid.T) {
 		o.Sender, by = leaf, user
 	case "update":
 		if leaf == leafOf[alice] {
-			return // whoever commits renews their leaf by the path
+			return // a committer renews the own leaf by the path
 		}
 		update := p.group.Propose(leaf, p.group.Update(leaf))
 		must(p.submit(serverA, user, &api.SubmitRequest{Message: update}))(p.t)
@@ -120,7 +120,7 @@ func (p *play) commitSomething(rt *rapid.T) {
 	p.group = c.Next
 }
 
-// compact has a server store a snapshot of the present epoch.
+// compact lets a server store a snapshot of the present epoch.
 func (p *play) compact(ds string) {
 	p.t.Helper()
 	g := must(p.stores[ds].Group(p.t.Context(), p.id))(p.t)

@@ -25,9 +25,9 @@ func expectKind(t *testing.T, err error, want mimiport.Kind) {
 	}
 }
 
-// TestMoveThereAndBack is the whole life: a group at A, to B, back to A, with messages and Commits at each place.
-// "Clients can now send messages to the group using the Target Delivery Service" (draft); "Moving back to a former host
-// works, at once" (profile, section 3).
+// TestMoveThereAndBack is the whole life of a group: it moves from A to B and back to A, with messages and Commits at
+// each place. "Clients can now send messages to the group using the Target Delivery Service" (draft); "Moving back to a
+// former host works, at once" (profile, section 3).
 func TestMoveThereAndBack(t *testing.T) {
 	p := newPlay(t)
 	p.commit(serverA, bob, mlstest.CommitOptions{})
@@ -58,8 +58,8 @@ func TestMoveThereAndBack(t *testing.T) {
 	}
 }
 
-// TestFanOut: each accepted message reaches each device of the epoch once, in the order of the log; what a device was
-// sent is what the log says.
+// TestFanOut: each accepted message reaches each device of the epoch once, in the order of the log. The messages that a
+// device gets are those of the log.
 func TestFanOut(t *testing.T) {
 	p := newPlay(t)
 	p.say(serverA, alice)
@@ -94,7 +94,7 @@ func TestFanOut(t *testing.T) {
 	}
 }
 
-// TestWelcome: a Welcome reaches the joiner's device, and nobody else is shown it in the log.
+// TestWelcome: a Welcome reaches the joiner's device. The log shows it to nobody else.
 func TestWelcome(t *testing.T) {
 	const carol = "@carol:b.example"
 	p := newPlay(t)
@@ -139,7 +139,7 @@ func TestWelcome(t *testing.T) {
 	}
 }
 
-// TestRepeatedSubmit: the same message again gets the first answer and writes nothing.
+// TestRepeatedSubmit: a repeated message gets the first answer, and the server writes nothing.
 func TestRepeatedSubmit(t *testing.T) {
 	p := newPlay(t)
 	c := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
@@ -158,7 +158,7 @@ func TestRepeatedSubmit(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestLostRace: of two Commits of one epoch one is accepted, and the other is told the epoch.
+// TestLostRace: the server accepts one of two Commits of one epoch. The refusal of the other names the epoch.
 func TestLostRace(t *testing.T) {
 	p := newPlay(t)
 	one := p.group.Commit(mlstest.CommitOptions{Sender: 0, Path: true})
@@ -244,8 +244,8 @@ func TestRestart(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestReservedIDs: an id is handed out to members of the room who may create groups, and bound by the one who has it,
-// once.
+// TestReservedIDs: the server hands out an id to a member of the room with the right to create groups. Only that user
+// can bind the id, and only once.
 func TestReservedIDs(t *testing.T) {
 	p := newPlay(t)
 	svc := p.services[serverA]
@@ -283,8 +283,8 @@ func TestReservedIDs(t *testing.T) {
 	expectKind(t, err, mimiport.KindUnknownGroup)
 }
 
-// TestReadersMeetWriters: while members commit, every reader gets one present or former epoch as a whole, and disturbs
-// nobody.
+// TestReadersMeetWriters: while members commit, every reader gets one present or former epoch as a whole. Readers
+// disturb no request.
 func TestReadersMeetWriters(t *testing.T) {
 	p := newPlay(t)
 	svc := p.services[serverA]

@@ -38,7 +38,7 @@ func (p *play) started(ds string) {
 	}
 }
 
-// whileOut keeps a host out of service for some time, after its last beat.
+// whileOut takes a host out of service for some time after its last beat.
 func (p *play) whileOut(ds string, d time.Duration) {
 	p.t.Helper()
 	p.beat(ds)
@@ -48,7 +48,7 @@ func (p *play) whileOut(ds string, d time.Duration) {
 
 const day = 24 * time.Hour
 
-// newSuccession is a group at A that B recovers, which the room has listed as a successor. A has not heard of it.
+// newSuccession is a group at A whose room lists B as a successor.
 func newSuccession(t *testing.T) *play {
 	t.Helper()
 	p := newPlay(t)
@@ -58,7 +58,7 @@ func newSuccession(t *testing.T) *play {
 	return p
 }
 
-// recoverAt lets B's operator recover the group, and returns the lineage with that claim.
+// recoverAt lets a server's operator recover the group, and returns the lineage with that claim.
 func (p *play) recoverAt(ds string) *api.LineageRequest {
 	p.t.Helper()
 	p.allow(ds, `{"recover":true}`)
@@ -66,15 +66,15 @@ func (p *play) recoverAt(ds string) *api.LineageRequest {
 	return p.lineage(ds)
 }
 
-// TestSuccessorOfLostHost: a host that was out of service for a day yields to a listed successor that has recovered the
-// group meanwhile, when it is shown the claim. The pointer names nothing.
+// TestSuccessorOfLostHost: a host was out of service for a day, and a listed successor has recovered the group
+// meanwhile. The host yields when a user shows it the claim. The pointer names nothing.
 func TestSuccessorOfLostHost(t *testing.T) {
 	p := newSuccession(t)
 	claim := p.recoverAt(serverB)
 	p.whileOut(serverA, day)
 	p.now = p.now.Add(time.Hour)
 	p.beat(serverA)
-	p.started(serverA) // and again, after a moment
+	p.started(serverA) // the host starts again after a moment
 	if err := p.show(serverA, claim); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestSuccessorOfLostHost(t *testing.T) {
 	p.expectKept(serverA, migration.EvidenceHigherTerm)
 }
 
-// TestSuccessorOfFrozenHost: the migration for which the host had frozen the group is given up.
+// TestSuccessorOfFrozenHost: a host that yields gives up the migration for which it has frozen the group.
 func TestSuccessorOfFrozenHost(t *testing.T) {
 	p := newSuccession(t)
 	p.addThird(`{"target":"joined_servers"}`)
@@ -171,7 +171,7 @@ func TestHealthyHostStays(t *testing.T) {
 			early := p.forgedRecover(serverA, serverB)
 			act(p)
 			claim := early
-			if name == "a Commit since" { // the successor knows the present epoch
+			if name == "a Commit since" { // here the successor knows the present epoch
 				claim = p.forgedRecover(serverA, serverB)
 			}
 			expectRule(t, p.show(serverA, claim), "contested")
@@ -180,7 +180,7 @@ func TestHealthyHostStays(t *testing.T) {
 	}
 }
 
-// TestStoppedHostStays: a host that has stopped the group does not yield to a successor. It contests nothing either.
+// TestStoppedHostStays: a host that has stopped the group does not yield to a successor, and contests nothing.
 func TestStoppedHostStays(t *testing.T) {
 	p := newSuccession(t)
 	claim := p.forgedRecover(serverA, serverB)
@@ -197,8 +197,8 @@ func TestStoppedHostStays(t *testing.T) {
 	p.expectKept(serverA, migration.EvidenceContested)
 }
 
-// TestSuccessorAfterRestore: the heartbeat of a database that was restored says nothing: a claim of a later epoch shows
-// that the host has accepted a Commit which its database does not know.
+// TestSuccessorAfterRestore: the heartbeat of a restored database proves nothing. A claim of a later epoch shows that
+// the host has accepted a Commit that its database does not know.
 func TestSuccessorAfterRestore(t *testing.T) {
 	p := newSuccession(t)
 	backup := p.copyOf(serverA)
@@ -212,8 +212,8 @@ func TestSuccessorAfterRestore(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestStagedAndSuccessor: a server that has voted cannot know whether the source is lost: a listed successor's claim
-// does not end the vote.
+// TestStagedAndSuccessor: a server that has voted cannot know whether the source is lost. A listed successor's claim
+// therefore does not end the vote.
 func TestStagedAndSuccessor(t *testing.T) {
 	p := newSuccession(t)
 	p.addThird(`{}`)
@@ -227,8 +227,8 @@ func TestStagedAndSuccessor(t *testing.T) {
 	p.expect(a, "frozen", "staged")
 }
 
-// TestFirstSuccessor: of two recovers into one term the one stays that is by the successor listed first, also against a
-// server that is not listed.
+// TestFirstSuccessor: of two recovers into one term, the recover by the successor that the list names first wins. It
+// also wins against a server that the list does not name.
 func TestFirstSuccessor(t *testing.T) {
 	for name, list := range map[string][]string{
 		"second": {serverC, serverB}, "not listed": {serverC},
@@ -253,7 +253,7 @@ func TestFirstSuccessor(t *testing.T) {
 	}
 }
 
-// TestPointerBeforeSuccessors: the pointer's word comes before the list's.
+// TestPointerBeforeSuccessors: the pointer outranks the list of successors.
 func TestPointerBeforeSuccessors(t *testing.T) {
 	p := newSuccession(t)
 	p.addThird(`{"recover":true}`)
@@ -269,8 +269,8 @@ func TestPointerBeforeSuccessors(t *testing.T) {
 	p.expectAt(serverC, serverB, 1)
 }
 
-// TestSuccessorIsProvisional: a listed successor that has recovered a healthy group stops, as any server that is not
-// named by the pointer.
+// TestSuccessorIsProvisional: a listed successor that has recovered a group from a healthy host stops, like any server
+// that the pointer does not name.
 func TestSuccessorIsProvisional(t *testing.T) {
 	p := newSuccession(t)
 	p.recoverAt(serverB)

@@ -23,15 +23,15 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// client is C, whose homeserver is H; alice is another member, M.
+// client is C. The homeserver of C is H. alice is another member, M.
 const client = "@c:h.example"
 
-// tracer writes down every request of a play between C, M, S and T: what it carries, what comes back, and how S and T
-// stand afterwards.
+// tracer writes down every request of a play between C, M, S and T: its body, its answer, and the states of S and T
+// after it.
 type tracer struct {
 	*play
 	out    bytes.Buffer
-	stand  map[string]string // by server, as last written
+	stand  map[string]string // the last written state, by server
 	ids    map[mimiport.MigrationID]string
 	nonces map[mimiport.Nonce]string
 	begun  time.Time
@@ -63,9 +63,9 @@ func newTracer(t *testing.T) *tracer {
 
 func (tr *tracer) line(format string, args ...any) { fmt.Fprintf(&tr.out, format+"\n", args...) }
 
-// ask writes down a request and what comes of it.
+// ask writes down a request and its answer.
 func (tr *tracer) ask(from, to, operation, body string, request func() (string, error)) error {
-	tr.stands() // what was decided since
+	tr.stands() // the changes since the last request
 	tr.line("%s → %s  %s  %s", from, to, operation, body)
 	answer, err := request()
 	if err != nil {
@@ -76,7 +76,7 @@ func (tr *tracer) ask(from, to, operation, body string, request func() (string, 
 	return err
 }
 
-// refusal is an error as the wire has it.
+// refusal is an error in its form on the wire.
 func (tr *tracer) refusal(err error) string {
 	text, known := map[mimiport.Kind]string{
 		mimiport.KindPeer: "(lost)", mimiport.KindForbidden: "403 M_FORBIDDEN",
@@ -93,7 +93,7 @@ func (tr *tracer) refusal(err error) string {
 	return text
 }
 
-// stands writes down how the servers stand, where that has changed.
+// stands writes down the state of each server whose state has changed.
 func (tr *tracer) stands() {
 	ctx := tr.t.Context()
 	for _, server := range []string{serverA, serverB} {
@@ -119,7 +119,7 @@ func (tr *tracer) stands() {
 	}
 }
 
-// signed says by whom a message is signed, as far as servers go.
+// signed names the server that has signed a message.
 func (tr *tracer) signed(m mimiport.Signed) string {
 	for _, server := range []string{serverA, serverB} {
 		if tr.Verify(server, "ed25519:1", m) == nil {
@@ -149,7 +149,7 @@ func (tr *tracer) confirmation(data []byte) string {
 		tr.nonces[c.Nonce], tr.signed(c))
 }
 
-// receipt is what goes with a decision.
+// receipt describes the receipt beside a decision.
 func (tr *tracer) receipt(shown *api.SignedInfo) string {
 	if shown == nil {
 		return ""
@@ -222,7 +222,7 @@ func (tr *tracer) clock(at time.Time) string {
 	return fmt.Sprintf("%02d:%02d", int(d.Minutes()), int(d.Seconds())%60)
 }
 
-// traced is a server's way to others, written down.
+// traced is a server's way to other servers. It writes down each request.
 type traced struct {
 	delivery.Sender
 	tr *tracer
@@ -338,7 +338,7 @@ func (tr *tracer) commits(member, user, ds string) {
 	tr.run()
 }
 
-// pass lets time pass, and the servers do what is due.
+// pass lets time pass, and the servers do their due rows.
 func (tr *tracer) pass(d time.Duration) {
 	tr.now = tr.now.Add(d)
 	tr.line("        — %s —", tr.clock(tr.now))

@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// newTreePlay is a play of a group whose every GroupInfo holds the ratchet tree, not yet bound.
+// newTreePlay is a play of a group that is not bound yet. Each of its GroupInfos holds the ratchet tree.
 func newTreePlay(t *testing.T) *play {
 	p := &play{world: newWorld(t)}
 	reserve := &api.ReserveGroupRequest{RoomID: room}
@@ -24,7 +24,7 @@ func newTreePlay(t *testing.T) *play {
 	return p
 }
 
-// bindWith binds the group at A with a separate tree, or none.
+// bindWith binds the group at A with a separate tree, or with none.
 func (p *play) bindWith(tree []byte) error {
 	_, err := p.services[serverA].BindGroup(p.t.Context(), caller(alice), p.id, &api.BindGroupRequest{
 		Protocol: "mls10", GroupInfo: p.group.GroupInfo(), RatchetTree: tree,
@@ -59,8 +59,8 @@ func (p *play) keptTrees() (snapshots int) {
 	}
 }
 
-// TestTreeInside: a GroupInfo may hold the tree, where a group is bound, in each Commit, in a migration and where the
-// group is recovered. Of all these trees two are kept.
+// TestTreeInside: a GroupInfo may hold the tree: in a bind, in each Commit, in a migration and in a recover. The server
+// keeps two of all these trees.
 func TestTreeInside(t *testing.T) {
 	for name, twice := range map[string]bool{"inside": false, "inside and beside": true} {
 		t.Run(name, func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestTreeInside(t *testing.T) {
 			if twice {
 				beside = p.group.RatchetTree()
 			}
-			for range 2 { // and again, which changes nothing
+			for range 2 { // the second bind changes nothing
 				if err := p.bindWith(beside); err != nil {
 					t.Fatal(err)
 				}
@@ -126,7 +126,7 @@ func TestTreeInside(t *testing.T) {
 	}
 }
 
-// TestAnotherTreeInside: a tree inside that is not the group's is refused, and changes nothing.
+// TestAnotherTreeInside: the server refuses a GroupInfo that holds the tree of another group. It changes nothing.
 func TestAnotherTreeInside(t *testing.T) {
 	p := newTreePlay(t)
 	other := p.group.Commit(mlstest.CommitOptions{}).Next
@@ -137,7 +137,8 @@ func TestAnotherTreeInside(t *testing.T) {
 	p.expectHosted(serverA, 0)
 }
 
-// TestTreeInsideIsBounded: a Commit with the tree counts with it, for the limit of a message and for the day's bytes.
+// TestTreeInsideIsBounded: the tree in a Commit's GroupInfo counts for the size limit of a message and for the bytes of
+// a day.
 func TestTreeInsideIsBounded(t *testing.T) {
 	p := newTreePlay(t)
 	if err := p.bindWith(nil); err != nil {
@@ -156,7 +157,8 @@ func TestTreeInsideIsBounded(t *testing.T) {
 	expectKind(t, err, mimiport.KindTooLarge)
 }
 
-// TestTreeInsideElsewhere: a process that has an older state in memory goes on with what another one has stored.
+// TestTreeInsideElsewhere: a process with an older state in memory goes on with the state that another process has
+// stored.
 func TestTreeInsideElsewhere(t *testing.T) {
 	p := newTreePlay(t)
 	if err := p.bindWith(nil); err != nil {

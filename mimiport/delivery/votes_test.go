@@ -12,8 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// TestVoteNamesMigration: T gives its vote with the name of the migration. Both servers keep it, and the lineage of
-// either proves the step with it. A target that speaks only the draft gives none.
+// TestVoteNamesMigration: T names the migration in its MigrationVote. Both servers keep that vote, and prove the step
+// with it in their lineages. A target that speaks only the draft gives no MigrationVote.
 func TestVoteNamesMigration(t *testing.T) {
 	for _, draft := range []string{"", serverB} {
 		p := newPlay(t)
@@ -84,8 +84,8 @@ func TestForgedMigrationVotes(t *testing.T) {
 	}
 }
 
-// borrowedVotes are votes that a target has signed, and that a hostile source has put beside another offer, with which
-// the step starts that begins a term.
+// borrowedVotes are votes that a target has signed for other migrations. A hostile source puts them beside the offer of
+// a step that begins term.
 func (p *play) borrowedVotes(step *mimiport.LineageStep, target string, term uint64) map[string]migration.Signed {
 	p.t.Helper()
 	offer := must(mimiport.UnmarshalMigrationResponse(step.Response.Message))(p.t)
@@ -105,8 +105,8 @@ func (p *play) borrowedVotes(step *mimiport.LineageStep, target string, term uin
 	}
 }
 
-// TestBorrowedVoteReturns: a hostile host does not stop a group at a server that never voted, with an expired offer and
-// that server's vote for another group, whether the server still has the offer or not.
+// TestBorrowedVoteReturns: a hostile host has an expired offer of a server, and that server's vote for another
+// migration. The host cannot stop the group at that server with them. The server may still have the offer or not.
 func TestBorrowedVoteReturns(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
@@ -129,7 +129,7 @@ func TestBorrowedVoteReturns(t *testing.T) {
 		t.Fatal(err)
 	}
 	show()
-	p.voted(&step, serverA, 2) // its own vote for this very step is one that it has forgotten
+	p.voted(&step, serverA, 2) // with a real vote for this step, A has forgotten its own vote
 	l := p.shown(p.lineage(serverB), func(l *mimiport.Lineage) { l.Steps = append(l.Steps, step) })
 	if err := p.show(serverA, l); err != nil {
 		t.Fatal(err)
@@ -138,7 +138,7 @@ func TestBorrowedVoteReturns(t *testing.T) {
 }
 
 // TestReturnsWithoutVote: a restored server stops in a term for which a lineage lacks its vote, if it has decided on
-// the next move itself. A host that came between may have left the vote out. Nobody else's word counts in its place.
+// the next move itself. A later host may have left the vote out. Nobody else's word counts in its place.
 func TestReturnsWithoutVote(t *testing.T) {
 	p := newPlay(t)
 	a := p.move(serverA, serverB, bob)
@@ -168,13 +168,13 @@ func TestReturnsWithoutVote(t *testing.T) {
 	}
 	p.expectAt(serverA, serverB, 3)
 	forgotten := []storage.EvidenceKind{migration.EvidenceOwnForgotten, migration.EvidenceOwnForgotten}
-	if kinds := p.evidenceKinds(serverA); !slices.Equal(kinds, forgotten) { // that it had term 2, and moved on
+	if kinds := p.evidenceKinds(serverA); !slices.Equal(kinds, forgotten) { // of term 2, and of the next move
 		t.Errorf("the evidence is %v", kinds)
 	}
 }
 
-// TestBorrowedVoteEndsNoRecover: a hostile former host does not end a recover with an old offer of a third server,
-// which never voted and has nothing. With the third server's vote for it the migration is preferred.
+// TestBorrowedVoteEndsNoRecover: a hostile former host cannot end a recover with an old offer of a third server that
+// never voted. If the third server has voted for the migration, the migration outranks the recover.
 func TestBorrowedVoteEndsNoRecover(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"target":"any_creator","creators":["a.example"]}`)

@@ -22,14 +22,14 @@ const (
 	bob     = "@bob:b.example"
 )
 
-// world is A and B with their default quotas, both engines, and one clock, which a test sets.
+// world is A and B with their default quotas, both engines, and one clock. The test sets the clock.
 type world struct {
 	*deliverytest.World
 	t        *testing.T
 	now      time.Time
 	services map[string]*delivery.Service // the World's
 	stores   map[string]storage.Store     // the World's
-	lost     func(to, what string) bool   // which requests and votes the network swallows
+	lost     func(to, what string) bool   // says which requests and votes the network loses
 }
 
 func newWorld(t *testing.T) *world {
@@ -54,7 +54,7 @@ func (w *world) addServer(name string) {
 	})
 }
 
-// run does due rows, everywhere, until nothing is due. Rows that fail are tried again when time has passed.
+// run does due rows at all servers until no row is due. The servers try failed rows again later.
 func (w *world) run() {
 	w.t.Helper()
 	if err := w.Run(w.t.Context()); err != nil {
@@ -69,5 +69,5 @@ func (w *world) runOnce() {
 	}
 }
 
-// caller is a user as their own homeserver vouches for them.
+// caller is a user for whom the user's homeserver vouches.
 func caller(user string) api.Caller { return deliverytest.Caller(user) }

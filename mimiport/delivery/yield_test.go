@@ -14,7 +14,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
-// held is what a member holds, to recover a group from.
+// held is a request to recover the group from the state that a member holds.
 func (p *play) held(l *api.LineageRequest) *api.RecoverRequest {
 	return &api.RecoverRequest{
 		BindGroupRequest: api.BindGroupRequest{Protocol: "mls10", GroupInfo: p.group.GroupInfo(),
@@ -30,7 +30,7 @@ func (p *play) allow(ds, policy string) {
 	}
 }
 
-// expectAt checks where a server says that the group is.
+// expectAt checks the host and the term that a server names for the group.
 func (p *play) expectAt(ds, at string, term uint64) {
 	p.t.Helper()
 	host, err := p.services[ds].Host(p.t.Context(), caller(alice), p.id)
@@ -52,7 +52,7 @@ func (p *play) evidenceKinds(ds string) (kinds []storage.EvidenceKind) {
 	return kinds
 }
 
-// expectKept checks the one piece of evidence that a server keeps.
+// expectKept checks that a server keeps one piece of evidence, of a kind.
 func (p *play) expectKept(ds string, kind storage.EvidenceKind) {
 	p.t.Helper()
 	if kinds := p.evidenceKinds(ds); len(kinds) != 1 || kinds[0] != kind {
@@ -60,8 +60,8 @@ func (p *play) expectKept(ds string, kind storage.EvidenceKind) {
 	}
 }
 
-// TestReclaimedWhileStaged: a target that waits for the decision, and is shown it together with the reclaim, does not
-// accept: not even until it is told once more.
+// TestReclaimedWhileStaged: a target that waits for the decision gets the decision and the reclaim in one lineage. It
+// never accepts in between.
 func TestReclaimedWhileStaged(t *testing.T) {
 	p := newReclaimed(t)
 	p.lost = func(string, string) bool { return false }
@@ -77,8 +77,8 @@ func TestReclaimedWhileStaged(t *testing.T) {
 	p.expectHosted(serverA, 2)
 }
 
-// TestReclaimAfterDrop: a reclaim takes the place of what a migration back has staged here and left, and its
-// confirmation, should it come after all, revives nothing.
+// TestReclaimAfterDrop: a migration back has staged the group here, and an operator has dropped it. A reclaim takes its
+// place. A late confirmation of that migration revives nothing.
 func TestReclaimAfterDrop(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
@@ -98,8 +98,7 @@ func TestReclaimAfterDrop(t *testing.T) {
 	expectKind(t, err, mimiport.KindEnded)
 	p.expectHosted(serverA, 2)
 
-	// The server that the group was taken from gives up its own migration as soon as it hears: no vote can decide it any
-	// more.
+	// B gives up its own migration when it hears of the reclaim: no vote can decide that migration any more.
 	p.lost = func(_, what string) bool { return what == "content" }
 	p.now = p.now.Add(time.Second)
 	p.run()
@@ -112,8 +111,8 @@ func TestReclaimAfterDrop(t *testing.T) {
 	p.expectAt(serverB, serverA, 2)
 }
 
-// TestRecoverAfterDrop: a group whose source is lost is recovered at the target that waited for its decision, once that
-// waits no more.
+// TestRecoverAfterDrop: the source of a group is lost. The target that waits for its decision can recover the group
+// when an operator has dropped the staged group.
 func TestRecoverAfterDrop(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverB, `{"recover":true}`)
@@ -134,7 +133,7 @@ func TestRecoverAfterDrop(t *testing.T) {
 	_, err = p.services[serverB].ConfirmMigration(t.Context(), caller(bob), a.id, p.confirmation(a))
 	expectKind(t, err, mimiport.KindEnded)
 
-	// A was not lost after all, and still waits for the vote when it hears.
+	// A was not lost after all, and still waits for the vote when it hears of the recover.
 	p.support(serverB)
 	if err := p.show(serverA, p.lineage(serverB)); err != nil {
 		t.Fatal(err)
@@ -147,8 +146,8 @@ func TestRecoverAfterDrop(t *testing.T) {
 	p.expectKept(serverA, migration.EvidenceHigherTerm)
 }
 
-// TestRecoverBehind: a server that has confirmed a group away does not recover it from before: that would be a second
-// host of one term.
+// TestRecoverBehind: a server that has confirmed a move does not recover the group from the state before the move. One
+// term would have two hosts.
 func TestRecoverBehind(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverA, `{"recover":true}`)
@@ -163,8 +162,8 @@ func TestRecoverBehind(t *testing.T) {
 	p.commit(serverA, alice, mlstest.CommitOptions{})
 }
 
-// TestRestoredKeepsEvidence: whatever a restored source has done about a migration that it had confirmed, shown its
-// confirmation it keeps the evidence.
+// TestRestoredKeepsEvidence: a restored source has forgotten its confirmation. When a user shows it the confirmation,
+// it keeps the evidence.
 func TestRestoredKeepsEvidence(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -177,8 +176,8 @@ func TestRestoredKeepsEvidence(t *testing.T) {
 	p.expectKept(serverA, migration.EvidenceOwnForgotten)
 }
 
-// TestReclaimToldAgain: a target that has dropped what it staged does not know the group when it is told of the
-// reclaim. Should it take the group up by a confirmation later, it is told again.
+// TestReclaimToldAgain: a target that has dropped the staged group does not know the group when the source tells it of
+// the reclaim. If the target takes up the group later by a confirmation, the source tells it again.
 func TestReclaimToldAgain(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(to, what string) bool {
@@ -204,8 +203,8 @@ func TestReclaimToldAgain(t *testing.T) {
 	p.expectAt(serverB, serverA, 2)
 }
 
-// TestReclaimForgotten: the server that a group was reclaimed from is told until the retention ends, should it never
-// know the group again.
+// TestReclaimForgotten: the target of a reclaimed group may never know the group again. The source tells it of the
+// reclaim until retention ends.
 func TestReclaimForgotten(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
@@ -227,8 +226,8 @@ func TestReclaimForgotten(t *testing.T) {
 	}
 }
 
-// TestReclaimOtherBranch: a source that was restored and accepted another Commit in the place of the migration Commit
-// reclaims nothing: what the target was given is not what is here, though it is of the same epoch.
+// TestReclaimOtherBranch: a restored source has accepted another Commit in the place of the migration Commit. It cannot
+// reclaim the group: its state is not the state that it gave to the target, although both have the same epoch.
 func TestReclaimOtherBranch(t *testing.T) {
 	p := newPlay(t)
 	backup, before := p.copyOf(serverA), p.group
@@ -247,8 +246,8 @@ func TestReclaimOtherBranch(t *testing.T) {
 	p.expectAt(serverA, serverB, 1)
 }
 
-// TestRecalledWhileFrozen: a source that was restored, has aborted what it had confirmed and is frozen for another
-// migration when it is shown its confirmation, confirms no other.
+// TestRecalledWhileFrozen: a restored source has aborted a migration that it had confirmed, and is frozen for another
+// one. When a user shows it its confirmation, it confirms no other migration.
 func TestRecalledWhileFrozen(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -256,7 +255,7 @@ func TestRecalledWhileFrozen(t *testing.T) {
 	p.run()
 	l := p.lineage(serverB)
 	p.restore(serverA, backup)
-	p.restore(serverB, memory.New()) // or it would refuse another migration
+	p.restore(serverB, memory.New()) // B would refuse another migration
 	p.allow(serverB, `{"target":"joined_servers"}`)
 	if _, err := p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id); err != nil {
 		t.Fatal(err)
@@ -273,8 +272,8 @@ func TestRecalledWhileFrozen(t *testing.T) {
 	}
 }
 
-// TestRestoredTakesBack: a restored source that is offered the group back finds its own confirmation in the lineage:
-// whatever becomes of that migration, it does not go on in the term that it had confirmed away.
+// TestRestoredTakesBack: a restored source gets the content of a move back to it, and finds its own confirmation in the
+// lineage. It does not go on in the term that it has confirmed away, even if the move back aborts.
 func TestRestoredTakesBack(t *testing.T) {
 	p := newPlay(t)
 	backup := p.copyOf(serverA)
