@@ -79,7 +79,7 @@ type EvidenceKind string
 const (
 	EvidenceSecondContent EvidenceKind = "second-content" // a source signed two contents for one offer
 	EvidenceBothOutcomes  EvidenceKind = "both-outcomes"  // a source signed the confirmation and the abort
-	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server has forgotten what it signed
+	EvidenceOwnForgotten  EvidenceKind = "own-forgotten"  // this server has forgotten its own signature
 	EvidenceHigherTerm    EvidenceKind = "higher-term"    // the group is elsewhere in a later term
 	EvidenceContested     EvidenceKind = "contested"      // a server claims the group without support
 	EvidenceDisplaced     EvidenceKind = "displaced"      // another group had the id of this group here

@@ -4,7 +4,7 @@ import (
 	"strings"
 )
 
-// party is the role, in a migration, of the one that does an action.
+// party is the side of a migration that does an action.
 type party uint8
 
 const (
