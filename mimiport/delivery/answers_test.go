@@ -102,7 +102,7 @@ func TestOfferForUnknownSuite(t *testing.T) {
 func TestProbe(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit func(*api.MigrationStatus)
-		fail mimiport.Kind // what T answers instead of a status
+		fail mimiport.Kind // T's answer in the place of a status, as an error kind
 		want mimiport.Kind // KindInternal: S goes on
 	}{
 		"an offer":                {edit: func(*api.MigrationStatus) {}},

@@ -125,9 +125,9 @@ func (s *siege) sends(c *mlstest.Commit) error {
 }
 
 // TestNobodyBlocks: no user can keep honest members from committing for longer than one refused request. While
-// everybody stays in the room, the server accepts alice's Commit of all pending proposals, whatever others propose.
-// After a refusal, a client that can choose proposals succeeds with its choice, and a client that cannot joins anew. A
-// user who has left is out of the group after the next Commit.
+// everybody stays in the room, the server accepts alice's Commit of all pending proposals, with any proposals by
+// others. After a refusal, a client that can choose proposals succeeds with its choice, and a client that cannot joins
+// anew. A user who has left is out of the group after the next Commit.
 func TestNobodyBlocks(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		s := newSiege(t)

@@ -13,7 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// forgedRecover is a lineage in which a server recovers the group from another one: nobody but that server signs it.
+// forgedRecover is a lineage in which a server recovers the group from another one. Only the claiming server signs the
+// step.
 func (p *play) forgedRecover(from, by string) *api.LineageRequest {
 	p.t.Helper()
 	return p.shown(p.lineage(from), func(l *mimiport.Lineage) {
@@ -26,7 +27,7 @@ func (p *play) forgedRecover(from, by string) *api.LineageRequest {
 }
 
 // TestClaimNeedsSupport: "Another server's claim makes a healthy host stop only when the room supports it": any user
-// may show the claim, and the policy for imports may allow claims: the group goes on, and the server keeps the claim as
+// may show the claim, and the policy for imports may allow claims. The group goes on, and the server keeps the claim as
 // evidence.
 func TestClaimNeedsSupport(t *testing.T) {
 	p := newPlay(t)
@@ -39,7 +40,7 @@ func TestClaimNeedsSupport(t *testing.T) {
 	}
 	p.expectKept(serverA, migration.EvidenceContested)
 
-	// The room's word for another claim, for another group or room, is none for this one.
+	// A pointer to another claim, or of another group or room, does not support this claim.
 	decoded := must(mimiport.UnmarshalLineage(claim.Lineage))(t)
 	pointer := api.Pointer{Via: serverC, Term: 1, ClaimHash: make([]byte, 32)}
 	p.point(pointer)
@@ -54,7 +55,7 @@ func TestClaimNeedsSupport(t *testing.T) {
 	}
 	p.expectHosted(serverA, 0)
 
-	// Where nobody may move groups away, the room's word does not count either. The operator's does.
+	// If the policy lets nobody move groups away, the pointer does not count either. The operator can still yield.
 	p.allow(serverA, `{"source":"nobody"}`)
 	pointer.ClaimHash = sum
 	p.point(pointer)
@@ -115,8 +116,8 @@ func TestRecoverWithSupport(t *testing.T) {
 	p.expectAt(serverA, serverB, 1)
 }
 
-// TestTwoRecovers: "Where two verified chains part at a term, everybody chooses alike": of two recovers into one term
-// the one stops that the room does not name, also at equal terms.
+// TestTwoRecovers: "Where two verified chains part at a term, everybody chooses alike": of two recovers into one term,
+// the server whose recover the room's pointer does not name yields, even at equal terms.
 func TestTwoRecovers(t *testing.T) {
 	p := newPlay(t)
 	p.addThird(`{"recover":true}`)
@@ -136,7 +137,8 @@ func TestTwoRecovers(t *testing.T) {
 	p.expectAt(serverB, serverC, 1)
 	p.expectHosted(serverC, 1)
 
-	// The room changes its mind: C goes along, and B has the group again, stopped until its operator decides.
+	// The room changes its pointer to B's claim. C yields. B has the group again, but stays stopped until its operator
+	// decides.
 	p.point(api.Pointer{RoomID: room, GroupID: p.id, Via: serverB, Term: 1, ClaimHash: hashOfClaim(t, b)})
 	for _, ds := range []string{serverB, serverC} {
 		if err := p.show(ds, b); err != nil {
@@ -158,8 +160,8 @@ func hashOfClaim(t *testing.T, shown *api.LineageRequest) []byte {
 	return sum[:]
 }
 
-// TestInsist: an operator who insists begins a term above the contested claim, which the claimant follows with the
-// room's support.
+// TestInsist: an operator who insists begins a term above the contested claim. The claimant follows it if the room
+// supports it.
 func TestInsist(t *testing.T) {
 	p := newPlay(t)
 	p.allow(serverB, `{"recover":true}`)
@@ -167,7 +169,7 @@ func TestInsist(t *testing.T) {
 	claim := p.lineage(serverB)
 	p.commit(serverA, alice, mlstest.CommitOptions{})
 	_, err := p.services[serverA].Reclaim(t.Context(), p.id, p.lineage(serverA))
-	expectKind(t, err, mimiport.KindConflict) // nothing is claimed there
+	expectKind(t, err, mimiport.KindConflict) // that lineage has no claim
 	must(p.services[serverA].Reclaim(t.Context(), p.id, claim))(t)
 	p.expectHosted(serverA, 2)
 	p.support(serverA)
@@ -177,8 +179,8 @@ func TestInsist(t *testing.T) {
 	p.expectAt(serverB, serverA, 2)
 }
 
-// TestRestoredWhileAway: a server restored from a backup that was made while the group was away, after the group had
-// come back, stops and keeps the evidence. Before, it pointed to the other server, and that one to it.
+// TestRestoredWhileAway: A hosts the group again, and is restored from a backup that was made while B hosted the group.
+// At first A and B point to each other. When a user shows A the lineage, A stops and keeps the evidence.
 func TestRestoredWhileAway(t *testing.T) {
 	p := newPlay(t)
 	a := p.move(serverA, serverB, bob)
@@ -202,8 +204,8 @@ func TestRestoredWhileAway(t *testing.T) {
 	p.move(serverA, serverB, bob)
 }
 
-// TestRivalLeadsBack: a server that yields to a lineage which leads back here takes both steps at once. Else it would
-// point to the other server, and that one to it, until somebody showed the lineage again.
+// TestRivalLeadsBack: a server that yields to a lineage that leads back to it takes both steps at once. Otherwise the
+// two servers would point to each other until a user showed the lineage again.
 func TestRivalLeadsBack(t *testing.T) {
 	p := newPlay(t)
 	backup := p.copyOf(serverA)
@@ -225,8 +227,8 @@ func TestRivalLeadsBack(t *testing.T) {
 	expectKind(t, err, mimiport.KindStopped)
 }
 
-// TestExpiredOfferDoesNotReturn: "nobody can stop a group with an expired offer": a host that confirms the group to a
-// server which never voted does not stop it there.
+// TestExpiredOfferDoesNotReturn: "nobody can stop a group with an expired offer": a host may confirm a move to a server
+// that never voted. That does not stop the group at that server.
 func TestExpiredOfferDoesNotReturn(t *testing.T) {
 	p := newPlay(t)
 	p.move(serverA, serverB, bob)
@@ -257,8 +259,8 @@ func (p *play) nameInRoom(id []byte) {
 	p.Room.Events = map[string]json.RawMessage{api.EventGroup: content}
 }
 
-// TestForeignIDNeedsBinding: a foreign id is imported only where the room's binding names it, and gives way to the
-// group that the id was made for.
+// TestForeignIDNeedsBinding: a server imports a foreign id only if the room's binding names the id. The foreign id
+// gives way to the group with the preimage of the id.
 func TestForeignIDNeedsBinding(t *testing.T) {
 	p := newPlay(t)
 	a := p.begin(serverA, serverB, bob)
@@ -269,7 +271,7 @@ func TestForeignIDNeedsBinding(t *testing.T) {
 	if err := p.put(a, foreign); err != nil {
 		t.Fatal(err)
 	}
-	expectKind(t, p.put(a, data), mimiport.KindConflict) // of this offer another content was voted for
+	expectKind(t, p.put(a, data), mimiport.KindConflict) // T has voted for another content of this offer
 	must(p.services[serverA].AbortMigration(t.Context(), caller(bob), a.id))(t)
 	p.run()
 

@@ -182,8 +182,8 @@ func TestPolicyBeforeDecision(t *testing.T) {
 	p.expect(a, "aborted", "dropped")
 }
 
-// TestDecidedForGood: "A `migration_id` ends once" (profile, section 6): nothing takes back the decision of S. Not S's
-// client, not S's clock, not a refusal by the target, and not a row that runs twice.
+// TestDecidedForGood: "A `migration_id` ends once" (profile, section 6): nothing takes back the decision of S: no abort
+// by its client, no deadline, no refusal by the target, no row that runs twice.
 func TestDecidedForGood(t *testing.T) {
 	p := newPlay(t)
 	p.lost = func(_, what string) bool { return what == "confirmation" }
