@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -77,7 +76,7 @@ func StartClient(ctx context.Context, u *User, store string) (*Client, error) {
 func StartProgram(ctx context.Context, u *User, program *exec.Cmd, store string) (c *Client, err error) {
 	name, _, _ := strings.Cut(strings.TrimPrefix(u.ID, "@"), ":")
 	c = &Client{User: u, Name: name, cmd: program, pending: map[int]chan answer{}}
-	c.cmd.Env = append(os.Environ(), u.Server.trusted()...)
+	c.cmd.Env = append(c.cmd.Environ(), u.Server.trusted()...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	c.cmd.Stderr = &c.stderr
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
