@@ -1,8 +1,10 @@
 package adversary
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"testing"
@@ -184,6 +186,19 @@ func secondContent(t *testing.T, g *group) {
 func (g *group) toC(t *testing.T) {
 	t.Helper()
 	if err := g.alice.SetPowerLevel(harness.Within(t), g.room, g.mallory.ID, 100); err != nil {
+		t.Fatal(err)
+	}
+	err := harness.Poll(harness.Within(t), func(ctx context.Context) error { // the host may hear of it later
+		var levels struct{ Users map[string]int }
+		if err := g.bob.State(ctx, g.room, "m.room.power_levels", &levels); err != nil {
+			return err
+		}
+		if levels.Users[g.mallory.ID] != 100 {
+			return errors.New("bob's homeserver does not know mallory's power level")
+		}
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	g.move(t, g.mallory, malloryLeaf, g.c.Server)

@@ -63,7 +63,7 @@ var sample = map[int]string{1: "after", 2: "after", 3: "before", 4: "after", 11:
 // elsewhere are the fail points outside a hand-over.
 var elsewhere = []string{
 	"apply/group-reserved", "apply/group-active", "setting", "forget", "hasten", "apply/rows", "apply/evidence",
-	"apply/snapshot", "apply/purge",
+	"apply/snapshot", "apply/purge", "last-resort",
 }
 
 // Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes

@@ -1,11 +1,14 @@
 // A Matrix device that uses OpenMLS. It is in at most one group, follows the group by its log only, and keeps its state
 // in memory. The TypeScript client's code sends its requests and verifies the servers' signatures.
-import { oneTimeKey, signDeviceKeys, verifyOneTimeKey, withMlsKey } from "../../clients/ts/dist/src/devices.js";
+import { joinable, oneTimeKey, signDeviceKeys } from "../../clients/ts/dist/src/devices.js";
+import { verifyOneTimeKey, withMlsKey } from "../../clients/ts/dist/src/devices.js";
 import { DeliveryService, submission } from "../../clients/ts/dist/src/ds.js";
 import { Evidence } from "../../clients/ts/dist/src/evidence.js";
+import { ServerKeys } from "../../clients/ts/dist/src/keys.js";
 import { BINDING, FAN_OUT, Matrix, POINTER, serverOf, withToken } from "../../clients/ts/dist/src/matrix.js";
 import { encodeKeyPackage, keyPackageRef, parseKeyPackage } from "../../clients/ts/dist/src/mls.js";
 import { decode, encode, fromBase64, fromBase64url } from "../../clients/ts/dist/src/wire.js";
+import { Forwarded } from "../../clients/ts/dist/src/transport.js";
 import { leafIdentity, toBase64, toBase64url } from "../../clients/ts/dist/src/wire.js";
 import { Member, SUITE } from "./member.mjs";
 
@@ -40,7 +43,7 @@ export class Client {
   }
 
   #ds(server = this.#here.ds) {
-    return new DeliveryService(this.#matrix, server);
+    return new DeliveryService(new Forwarded(this.#matrix), server);
   }
 
   /** Makes the device's MLS key, and publishes it. */
@@ -57,7 +60,7 @@ export class Client {
       const ref = await keyPackageRef(parseKeyPackage(message).keyPackage);
       published.push({ ref, value: await oneTimeKey(this.#own, message) });
     }
-    await this.#matrix.uploadKeyPackages(published);
+    await this.#matrix.uploadKeyPackages("one_time_keys", published);
   }
 
   /** Creates the group of a room at the user's homeserver. Its first GroupInfo includes the tree. */
@@ -102,7 +105,7 @@ export class Client {
   async add(user) {
     const published = await this.#matrix.queryKeys([user]);
     const keyPackages = [];
-    for (const { deviceId, value } of await this.#matrix.claimKeyPackages(user, published)) {
+    for (const { deviceId, value } of await this.#matrix.claimKeyPackages(user, joinable(user, published))) {
       const keyPackage = await verifyOneTimeKey({ userId: user, deviceId }, value, published, SUITE);
       keyPackages.push(encodeKeyPackage(keyPackage));
     }
@@ -183,7 +186,8 @@ export class Client {
   async #follow(moved) {
     if (moved === undefined) return false;
     const g = this.#here;
-    const proven = moved.term === g.term + 1 && (await new Evidence(this.#matrix, Date.now).provesMove(g, moved));
+    const keys = new ServerKeys(this.#matrix, new Forwarded(this.#matrix), { now: Date.now, emit() {} });
+    const proven = moved.term === g.term + 1 && (await new Evidence(keys).provesMove(g, moved));
     if (!proven) throw new Error("a redirect without proof");
     Object.assign(g, { ds: moved.delivery_service, term: moved.term, next: 1 });
     return true;

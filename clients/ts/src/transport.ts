@@ -21,7 +21,7 @@ export const pathOf = (server: string, route: string): string =>
   `/_matrix/client/unstable/io.github.mimiport.v0/ds/${encodeURIComponent(server)}${route}`;
 
 /** The route through a homeserver that has the module. */
-class Forwarded implements Transport {
+export class Forwarded implements Transport {
   constructor(private readonly matrix: Matrix) {}
 
   send(server: string, method: string, route: string, body?: string): Promise<Answer> {
