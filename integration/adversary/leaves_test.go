@@ -179,8 +179,8 @@ func (g *group) demand(t *testing.T) (message []byte) {
 	return message
 }
 
-// malloryIsOut checks that mallory has no leaf and reads no more than the log up to the removal, and that the others can
-// commit and send.
+// malloryIsOut checks that mallory has no leaf and reads no more than the log up to the removal, and that the others
+// can commit and send.
 func malloryIsOut(t *testing.T, g *group) {
 	if slices.Contains(g.mls.Leaves(), malloryLeaf) {
 		t.Error("mallory has a leaf")
