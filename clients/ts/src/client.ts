@@ -458,9 +458,10 @@ export class Client {
     if (g.evidence === undefined) return;
     const { migration_response, migration_confirmation: message, key_id } = g.evidence;
     const id = wire.migrationId(decode(wire.migrationResponse, fromBase64(migration_response)));
+    const { receipt } = g; // the one for the migration Commit, if that has one: the target passes over any other
     g.evidence = undefined;
     await this.ds(g.ds)
-      .confirmMigration(id, { message, key_id })
+      .confirmMigration(id, { message, key_id, ...(receipt && { receipt }) })
       .catch(() => undefined); // the refusal says to try again
   }
 

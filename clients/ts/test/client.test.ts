@@ -264,11 +264,19 @@ async function frozen(source: FakeDs, reader: User): Promise<void> {
   while (![...source.migrations.values()].some((m) => m.submission !== undefined)) await reader.sync();
 }
 
+/** Fails unless the target of the first migration was shown the receipt that its source has signed for the Commit. */
+function requireReceiptShown(source: FakeDs, target: FakeDs, group: string): void {
+  const { receipt } = source.groups.get(group)!.log.at(-1)!;
+  assert.ok(receipt);
+  assert.deepEqual([...target.migrations.values()][0]!.receipt, receipt);
+}
+
 describe("a migration", () => {
   test("every member follows, and life goes on at the target", async () => {
     const { users, t, s } = await party("alice", "bob", "carol");
     const [alice, bob, carol] = users as [User, User, User];
     assert.deepEqual(await alice.client.migrate(alice.group, t), { state: "moved", ds: t, term: 1 });
+    requireReceiptShown(net.ds(s), net.ds(t), alice.group.key);
     await bob.sync();
     await carol.sync();
     together(alice, bob, carol);
@@ -316,6 +324,7 @@ describe("a migration", () => {
     net.ds(s).decide([...net.ds(s).migrations.values()][0]!, "confirm", alice.id);
     await bob.client.update(bob.group);
     assert.equal(net.ds(t).groups.get(bob.group.key)!.state, "active");
+    requireReceiptShown(net.ds(s), net.ds(t), bob.group.key);
     await migrating;
   });
 

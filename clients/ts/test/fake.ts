@@ -65,6 +65,8 @@ interface Migration {
   signed: { message: string; key_id: string };
   status: MigrationStatus;
   submission?: { message: string; group_info: string };
+  /** What came with the decision. */
+  receipt?: Signed;
 }
 
 /** A group at one Delivery Service in one term. */
@@ -402,8 +404,8 @@ export class FakeDs {
       migration_confirmation: confirmation.message,
       key_id: confirmation.key_id,
     };
-    Object.assign(m.status, { state: "moved", migration_confirmation: confirmation });
-    this.accept(g, m.submission, "commit", user, moved);
+    const { receipt } = this.accept(g, m.submission, "commit", user, moved);
+    Object.assign(m.status, { state: "moved", migration_confirmation: confirmation, ...(receipt && { receipt }) });
     g.state = "moved";
     g.moved = moved;
     const step = {
@@ -417,11 +419,12 @@ export class FakeDs {
     Object.assign(this.net.ds(target).group(g.id), { groupInfo: m.submission!.group_info, lineage, former });
   }
 
-  private activate(m: Migration, { message }: any): MigrationStatus {
+  private activate(m: Migration, { message, receipt }: any): MigrationStatus {
     const confirmation = wire.decode(wire.migrationConfirmation, fromBase64(message));
     if (Buffer.compare(confirmation.nonce, m.response.nonce) !== 0) refuse(403, "M_BAD_SIGNATURE");
     this.group(toBase64url(confirmation.groupId)).state = "active";
     m.status.state = "active";
+    m.receipt ??= receipt;
     return m.status;
   }
 }
