@@ -27,7 +27,7 @@ type deviceKeys struct {
 	isLocal func(server string) bool
 	silent  *silences
 	now     func() time.Time
-	places  places
+	places  *places
 
 	mu        sync.Mutex
 	confirmed *simplelru.LRU[delivery.LeafKey, time.Time] // keys that another homeserver confirmed, and when
@@ -58,8 +58,9 @@ func newDeviceKeys(
 	confirmed, _ := simplelru.NewLRU[delivery.LeafKey, time.Time](maxConfirmed, nil) // it fails only for a size below 1
 	byName, _ := simplelru.NewLRU[api.DirectKey, published](maxConfirmed, nil)
 	return &deviceKeys{
-		client: client, users: users, isLocal: isLocal, silent: silent, now: silent.now, confirmed: confirmed,
-		published: byName, asking: slots.New[string](maxAsking), askingAll: slots.New[struct{}](maxAskingAll),
+		client: client, users: users, isLocal: isLocal, silent: silent, now: silent.now, places: newPlaces(),
+		confirmed: confirmed, published: byName,
+		asking: slots.New[string](maxAsking), askingAll: slots.New[struct{}](maxAskingAll),
 	}
 }
 

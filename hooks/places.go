@@ -2,9 +2,8 @@ package hooks
 
 import (
 	"context"
-	"sync"
 
-	"golang.org/x/sync/semaphore"
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/slots"
 )
 
 // The most requests about devices that run at a time, to one server and in all. Memory must hold as many answers.
@@ -15,55 +14,27 @@ const (
 
 // places bounds the current requests to other servers.
 type places struct {
-	mu   sync.Mutex
-	all  *semaphore.Weighted
-	each map[string]*queue // by server, while a request runs or waits
+	all  *slots.Slots[struct{}]
+	each *slots.Slots[string] // by server
 }
 
-// queue has the requests to one server.
-type queue struct {
-	*semaphore.Weighted
-	wanted int // number of requests, running and waiting
+func newPlaces() *places {
+	return &places{all: slots.New[struct{}](placesAll), each: slots.New[string](placesEach)}
 }
 
 // take waits for a place to ask a server. It fails if the context ends first.
 func (p *places) take(ctx context.Context, server string) (leave func(), err error) {
-	q := p.enter(server)
-	if err := q.Acquire(ctx, 1); err != nil {
-		p.leave(server, q)
+	free, err := p.each.Wait(ctx, server)
+	if err != nil {
 		return nil, err
 	}
-	if err := p.all.Acquire(ctx, 1); err != nil {
-		q.Release(1)
-		p.leave(server, q)
+	freeOfAll, err := p.all.Wait(ctx, struct{}{})
+	if err != nil {
+		free()
 		return nil, err
 	}
 	return func() {
-		p.all.Release(1)
-		q.Release(1)
-		p.leave(server, q)
+		freeOfAll()
+		free()
 	}, nil
-}
-
-func (p *places) enter(server string) *queue {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.each == nil {
-		p.all, p.each = semaphore.NewWeighted(placesAll), make(map[string]*queue)
-	}
-	q := p.each[server]
-	if q == nil {
-		q = &queue{Weighted: semaphore.NewWeighted(placesEach)}
-		p.each[server] = q
-	}
-	q.wanted++
-	return q
-}
-
-func (p *places) leave(server string, q *queue) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if q.wanted--; q.wanted == 0 {
-		delete(p.each, server)
-	}
 }

@@ -110,7 +110,7 @@ func TestHangingServerIsSilent(t *testing.T) {
 
 // TestPlaces: the current requests to one server are bounded, and take no place from another server.
 func TestPlaces(t *testing.T) {
-	var p places
+	p := newPlaces()
 	var leave []func()
 	for range placesEach {
 		done, err := p.take(t.Context(), "s.example")
@@ -130,7 +130,7 @@ func TestPlaces(t *testing.T) {
 	done, err = p.take(t.Context(), "s.example")
 	wantNone(t, err)
 	done()
-	if len(p.each) != 0 {
-		t.Errorf("%d servers are in memory", len(p.each))
+	if p.each.Len() != 0 {
+		t.Errorf("%d servers are in memory", p.each.Len())
 	}
 }

@@ -35,8 +35,8 @@ func TestSlots(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				for key, n := range s.taken {
-					if n != len(frees[key]) || n == 0 {
+				for key, q := range s.keys {
+					if n := len(q.taken); n != len(frees[key]) || n != q.wanted || n == 0 {
 						t.Fatalf("key %s has %d slots taken, not %d", key, n, len(frees[key]))
 					}
 				}

@@ -6,8 +6,8 @@ package registry
 import (
 	"context"
 	"errors"
-	"sync"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/slots"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -24,20 +24,12 @@ type Registry struct {
 	engines mls.Engines
 	store   Store
 	cache   cache
-
-	mu    sync.Mutex
-	locks map[string]*lock // of the groups that requests hold or wait for
+	locks   *slots.Slots[string] // one slot for each group
 }
 
 // New makes a Registry that keeps loaded groups of at most cacheBytes bytes.
 func New(engines mls.Engines, store Store, cacheBytes int) *Registry {
-	return &Registry{engines: engines, store: store, cache: newCache(cacheBytes), locks: make(map[string]*lock)}
-}
-
-// lock is the lock of one group.
-type lock struct {
-	free   chan struct{} // has a token while nobody holds the group
-	wanted int           // the number of requests that hold it or wait for it
+	return &Registry{engines: engines, store: store, cache: newCache(cacheBytes), locks: slots.New[string](1)}
 }
 
 // Held is proof that the caller holds a group's lock. With makes a Held; it is valid until the function that got it
@@ -52,7 +44,7 @@ type Held struct {
 // lock makes requests of this process queue, until their context ends, instead of losing races. Only the
 // compare-and-set of the store makes them correct.
 func (r *Registry) With(ctx context.Context, groupID []byte, f func(*Held) error) error {
-	unlock, err := r.lock(ctx, string(groupID))
+	unlock, err := r.locks.Wait(ctx, string(groupID))
 	if err != nil {
 		return err
 	}
@@ -64,42 +56,6 @@ func (r *Registry) With(ctx context.Context, groupID []byte, f func(*Held) error
 		}
 	}
 	return mimiport.Errorf("commit", mimiport.KindConflict, "%w", err)
-}
-
-// lock waits for a group until the context ends.
-func (r *Registry) lock(ctx context.Context, id string) (unlock func(), err error) {
-	l := r.want(id)
-	select {
-	case <-l.free:
-		return func() {
-			l.free <- struct{}{}
-			r.unwant(id, l)
-		}, nil
-	case <-ctx.Done():
-		r.unwant(id, l)
-		return nil, ctx.Err()
-	}
-}
-
-func (r *Registry) want(id string) *lock {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	l := r.locks[id]
-	if l == nil {
-		l = &lock{free: make(chan struct{}, 1)}
-		l.free <- struct{}{}
-		r.locks[id] = l
-	}
-	l.wanted++
-	return l
-}
-
-func (r *Registry) unwant(id string, l *lock) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if l.wanted--; l.wanted == 0 {
-		delete(r.locks, id)
-	}
 }
 
 // WithLive calls f with a group of one term in its state after the last log entry. It returns storage.ErrNotFound when

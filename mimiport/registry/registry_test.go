@@ -23,7 +23,7 @@ func TestLockEndsWithContext(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if err := r.With(t.Context(), id, func(*Held) error { return nil }); err != nil || len(r.locks) > 0 {
-		t.Errorf("%v, %d locks are left", err, len(r.locks))
+	if err := r.With(t.Context(), id, func(*Held) error { return nil }); err != nil || r.locks.Len() > 0 {
+		t.Errorf("%v, %d locks are left", err, r.locks.Len())
 	}
 }
