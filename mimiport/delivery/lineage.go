@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -144,7 +143,7 @@ func (s *core) checkChain(
 		return nil, err
 	}
 	for _, use := range chain.Presented {
-		s.Log.Warn("a lineage rests on a key that came with it", "group_id", base64.RawURLEncoding.EncodeToString(groupID),
+		s.Log.Warn("a lineage rests on a key that came with it", "group_id", mimiport.IDText(groupID),
 			"term", use.Term, "server", use.Server, "key_id", use.KeyID, "error", use.Reason)
 	}
 	return chain, nil
@@ -168,7 +167,11 @@ func (s *Service) requireContinuation(ctx context.Context, groupID []byte, l *mi
 		return err
 	}
 	if stateOf(known).Owned() {
-		if err := s.takeStep(ctx, groupID, &shown{l, false}); err != nil {
+		own, err := mimiport.UnmarshalLineage(known.Lineage)
+		if err != nil {
+			return err
+		}
+		if err := s.takeStep(ctx, known, own, &shown{l, false}); err != nil {
 			return err
 		}
 		if known, err = s.groups.Group(ctx, groupID); err != nil {

@@ -93,24 +93,17 @@ func (s *Service) takeMore(ctx context.Context, id []byte, sh *shown) error {
 	if at, parts := proof.Parting(own, sh.Lineage); parts {
 		return s.takeRival(ctx, g, own, at, sh)
 	}
-	return s.takeStep(ctx, id, sh)
+	return s.takeStep(ctx, g, own, sh)
 }
 
 // takeStep takes the step of a lineage that follows the steps that this server knows, if the lineage has one. It
 // verifies the step first.
-func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
-	g, err := s.groups.Group(ctx, id)
-	if err != nil {
-		return err
-	}
-	own, err := mimiport.UnmarshalLineage(g.Lineage)
-	if err != nil {
-		return err
-	}
+func (s *Service) takeStep(ctx context.Context, g *storage.Group, own *mimiport.Lineage, sh *shown) error {
 	if sh.Term() <= own.Term() {
-		if stateOf(g).Owned() || g.State == migration.GroupStaged {
-			_, _, err = s.verify(ctx, id, sh.Lineage, proof.Rules{Recorded: own})
+		if !stateOf(g).Owned() && g.State != migration.GroupStaged {
+			return nil
 		}
+		_, _, err := s.verify(ctx, g.ID, sh.Lineage, proof.Rules{Recorded: own})
 		return err
 	}
 	word, err := s.word(ctx, g)
@@ -129,7 +122,7 @@ func (s *Service) takeStep(ctx context.Context, id []byte, sh *shown) error {
 	case !stateOf(g).Owned() && g.State != migration.GroupStaged:
 		return nil
 	}
-	verified, encoded, err := s.verify(ctx, id, sh.Lineage, proof.Rules{Recorded: own, UpTo: end})
+	verified, encoded, err := s.verify(ctx, g.ID, sh.Lineage, proof.Rules{Recorded: own, UpTo: end})
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ package fsck
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -45,7 +44,7 @@ func (p Problem) String() string {
 	if p.Migration != (mimiport.MigrationID{}) {
 		return fmt.Sprintf("migration %s: %s", p.Migration, p.What)
 	}
-	return fmt.Sprintf("group %s in term %d: %s", base64.RawURLEncoding.EncodeToString(p.Group), p.Term, p.What)
+	return fmt.Sprintf("group %s in term %d: %s", mimiport.IDText(p.Group), p.Term, p.What)
 }
 
 // Report is the result of a check.
