@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"encoding/hex"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -20,25 +19,19 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
-}
-
 // requestVectors is the content of mimiport/testdata/content_requests.json.
 type requestVectors struct {
 	Destination, Origin string
-	PublicKey           hexBytes `json:"public_key"`
+	PublicKey           hexjson.Bytes `json:"public_key"`
 	Cases               []struct {
 		Name, Outcome, Method, URI, Authorization string
 		ContentType                               string `json:"content_type"`
-		Body                                      hexBytes
+		Body                                      hexjson.Bytes
 	}
 }
 

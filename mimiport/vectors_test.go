@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"net/http"
 	"os"
@@ -50,13 +49,6 @@ func codec[M structure](unmarshal func([]byte) (M, error)) func([]byte) (structu
 	return func(data []byte) (structure, error) { return unmarshal(data) }
 }
 
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
-}
-
 type vectorFile struct {
 	Struct string       `json:"struct"`
 	Cases  []vectorCase `json:"cases"`
@@ -65,10 +57,10 @@ type vectorFile struct {
 type vectorCase struct {
 	Name          string          `json:"name"`
 	Outcome       string          `json:"outcome"`
-	Encoded       hexBytes        `json:"encoded"`
+	Encoded       hexjson.Bytes   `json:"encoded"`
 	Fields        json.RawMessage `json:"fields"`
-	PublicKey     hexBytes        `json:"public_key"`
-	SignedContent hexBytes        `json:"signed_content"`
+	PublicKey     hexjson.Bytes   `json:"public_key"`
+	SignedContent hexjson.Bytes   `json:"signed_content"`
 }
 
 func readJSON(t testing.TB, path string, v any) {
@@ -118,7 +110,7 @@ func TestVectorsBounds(t *testing.T) {
 		Cases []struct {
 			Name, Struct, Outcome string
 			Parts                 []struct {
-				Bytes     hexBytes
+				Bytes     hexjson.Bytes
 				Times     int
 				CounterAt *int `json:"counter_at"`
 			}
@@ -259,7 +251,7 @@ func TestVectorsDirectHeaders(t *testing.T) {
 		Cases []struct {
 			Name, Outcome, Authorization string
 			Service, Method, URI, Body   string
-			PublicKey                    hexBytes `json:"public_key"`
+			PublicKey                    hexjson.Bytes `json:"public_key"`
 		}
 	}
 	readJSON(t, "testdata/direct_headers.json", &f)
@@ -297,15 +289,15 @@ func TestVectorsDirectHeaders(t *testing.T) {
 func TestVectorsDerivations(t *testing.T) {
 	var f struct {
 		GroupIDs []struct {
-			CreatingServer string   `json:"creating_server"`
-			RoomID         string   `json:"room_id"`
-			Nonce          hexBytes `json:"nonce"`
-			Hashed         hexBytes `json:"hashed"`
-			GroupID        hexBytes `json:"group_id"`
+			CreatingServer string        `json:"creating_server"`
+			RoomID         string        `json:"room_id"`
+			Nonce          hexjson.Bytes `json:"nonce"`
+			Hashed         hexjson.Bytes `json:"hashed"`
+			GroupID        hexjson.Bytes `json:"group_id"`
 		} `json:"group_ids"`
 		MigrationIDs []struct {
-			Response hexBytes `json:"migration_response"`
-			ID       string   `json:"migration_id"`
+			Response hexjson.Bytes `json:"migration_response"`
+			ID       string        `json:"migration_id"`
 		} `json:"migration_ids"`
 	}
 	readJSON(t, "testdata/derivations.json", &f)
@@ -335,9 +327,9 @@ func TestVectorsDerivations(t *testing.T) {
 func TestVectorsContentHashes(t *testing.T) {
 	var f struct {
 		Cases []struct {
-			CipherSuite uint16   `json:"cipher_suite"`
-			Content     hexBytes `json:"migration_content"`
-			Hash        hexBytes `json:"migration_content_hash"`
+			CipherSuite uint16        `json:"cipher_suite"`
+			Content     hexjson.Bytes `json:"migration_content"`
+			Hash        hexjson.Bytes `json:"migration_content_hash"`
 		} `json:"migration_content_hashes"`
 	}
 	readJSON(t, "testdata/derivations.json", &f)

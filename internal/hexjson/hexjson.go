@@ -1,5 +1,5 @@
 // Package hexjson writes decoded structures as JSON, for tools and for test vectors. Fields are in their order, and
-// bytes are in hexadecimal. It cannot read JSON.
+// bytes are in hexadecimal. It reads no JSON: Bytes lets encoding/json do so.
 package hexjson
 
 import (

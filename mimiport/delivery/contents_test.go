@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
@@ -26,36 +26,29 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
-}
-
 // contentVectors has the form of mimiport/testdata/contents.json.
 type contentVectors struct {
 	Source, Target, User string
-	RoomID               string   `json:"room_id"`
-	Offer                hexBytes `json:"migration_response"`
-	ExternalSender       hexBytes `json:"external_sender"`
-	Live                 map[string]hexBytes
+	RoomID               string        `json:"room_id"`
+	Offer                hexjson.Bytes `json:"migration_response"`
+	ExternalSender       hexjson.Bytes `json:"external_sender"`
+	Live                 map[string]hexjson.Bytes
 	Cases                []contentVector
 }
 
 type contentVector struct {
 	Name, Outcome, Code, Rule string
 	KeyID                     string `json:"key_id"`
-	Content                   hexBytes
+	Content                   hexjson.Bytes
 	Staged                    stagedVector
 }
 
 type stagedVector struct {
-	ContentHash     hexBytes `json:"migration_content_hash"`
+	ContentHash     hexjson.Bytes `json:"migration_content_hash"`
 	Term, Epoch     uint64
-	TreeHash        hexBytes   `json:"tree_hash"`
-	Transcript      hexBytes   `json:"confirmed_transcript_hash"`
-	ExternalSenders []hexBytes `json:"external_senders"`
+	TreeHash        hexjson.Bytes   `json:"tree_hash"`
+	Transcript      hexjson.Bytes   `json:"confirmed_transcript_hash"`
+	ExternalSenders []hexjson.Bytes `json:"external_senders"`
 	Members         []string
 	Log             []struct {
 		Term, Seq, Epoch uint64
@@ -168,7 +161,7 @@ func (v *contentVectors) expectStaged(w *world, m *migration.Migration, want *st
 		t.Errorf("%s: epoch %d, tree hash %x, transcript hash %x", g.State, state.Epoch(), state.TreeHash(),
 			state.ConfirmedTranscriptHash())
 	}
-	var senders []hexBytes
+	var senders []hexjson.Bytes
 	for _, s := range state.ExternalSenders() {
 		b := new(cryptobyte.Builder)
 		wire.AddOpaque(b, s.SignatureKey)
@@ -176,7 +169,7 @@ func (v *contentVectors) expectStaged(w *world, m *migration.Migration, want *st
 		wire.AddOpaque(b, s.Identity)
 		senders = append(senders, b.BytesOrPanic())
 	}
-	if !slices.EqualFunc(senders, want.ExternalSenders, func(a, b hexBytes) bool { return bytes.Equal(a, b) }) ||
+	if !slices.EqualFunc(senders, want.ExternalSenders, func(a, b hexjson.Bytes) bool { return bytes.Equal(a, b) }) ||
 		len(senders) > 0 && !bytes.Equal(senders[0], v.ExternalSender) {
 		t.Errorf("external senders %x", senders)
 	}

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
@@ -32,8 +33,8 @@ type fields map[string]any
 // answer is the answer to any command.
 type answer struct {
 	Error                                   string
-	Context, Tree                           octets
-	Message, GroupInfo, Welcome, KeyPackage octets
+	Context, Tree                           hexjson.Bytes
+	Message, GroupInfo, Welcome, KeyPackage hexjson.Bytes
 }
 
 // startTS starts the clients.

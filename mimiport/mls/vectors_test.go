@@ -2,7 +2,6 @@ package mls
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -11,18 +10,11 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/internal/rfc9420"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
 )
-
-// octets holds bytes, which a vector file has in hexadecimal.
-type octets []byte
-
-func (o *octets) UnmarshalText(text []byte) (err error) {
-	*o, err = hex.DecodeString(string(text))
-	return err
-}
 
 // TestVectors runs the test vectors of the MLS working group, without the fields that need secrets.
 func TestVectors(t *testing.T) {
@@ -56,7 +48,7 @@ func loadVectors[C any](t *testing.T, name string) []C {
 
 func testDeserialization(t *testing.T) {
 	cases := loadVectors[struct {
-		Header octets `json:"vlbytes_header"`
+		Header hexjson.Bytes `json:"vlbytes_header"`
 		Length uint32
 	}](t, "deserialization.json")
 	for i, c := range cases {
@@ -124,11 +116,11 @@ func testCryptoBasics(t *testing.T) {
 		CipherSuite uint16 `json:"cipher_suite"`
 		RefHash     struct {
 			Label      string
-			Value, Out octets
+			Value, Out hexjson.Bytes
 		} `json:"ref_hash"`
 		SignWithLabel struct {
 			Label                   string
-			Pub, Content, Signature octets
+			Pub, Content, Signature hexjson.Bytes
 		} `json:"sign_with_label"`
 	}](t, "crypto-basics.json")
 	for _, c := range cases {
@@ -152,11 +144,11 @@ func testCryptoBasics(t *testing.T) {
 
 func testTranscriptHashes(t *testing.T) {
 	cases := loadVectors[struct {
-		CipherSuite          uint16 `json:"cipher_suite"`
-		AuthenticatedContent octets `json:"authenticated_content"`
-		InterimBefore        octets `json:"interim_transcript_hash_before"`
-		ConfirmedAfter       octets `json:"confirmed_transcript_hash_after"`
-		InterimAfter         octets `json:"interim_transcript_hash_after"`
+		CipherSuite          uint16        `json:"cipher_suite"`
+		AuthenticatedContent hexjson.Bytes `json:"authenticated_content"`
+		InterimBefore        hexjson.Bytes `json:"interim_transcript_hash_before"`
+		ConfirmedAfter       hexjson.Bytes `json:"confirmed_transcript_hash_after"`
+		InterimAfter         hexjson.Bytes `json:"interim_transcript_hash_after"`
 	}](t, "transcript-hashes.json")
 	for i, c := range cases {
 		var content rfc9420.AuthenticatedContent
@@ -177,7 +169,7 @@ func testTranscriptHashes(t *testing.T) {
 }
 
 func testMessages(t *testing.T) {
-	cases := loadVectors[map[string]octets](t, "messages.json")
+	cases := loadVectors[map[string]hexjson.Bytes](t, "messages.json")
 	message := func() rfc9420.Value { return new(rfc9420.Message) }
 	kinds := map[string]func() rfc9420.Value{
 		"mls_welcome":                message,
@@ -253,10 +245,10 @@ func openTree(suite *rfc9420.Suite, data []byte) (tree, error) {
 func testTreeValidation(t *testing.T) {
 	cases := loadVectors[struct {
 		CipherSuite uint16 `json:"cipher_suite"`
-		Tree        octets
-		GroupID     octets     `json:"group_id"`
-		TreeHashes  []octets   `json:"tree_hashes"`
-		Resolutions [][]uint32 `json:"resolutions"`
+		Tree        hexjson.Bytes
+		GroupID     hexjson.Bytes   `json:"group_id"`
+		TreeHashes  []hexjson.Bytes `json:"tree_hashes"`
+		Resolutions [][]uint32      `json:"resolutions"`
 	}](t, "tree-validation.json")
 	for i, c := range cases {
 		suite := rfc9420.SuiteByID(c.CipherSuite)
@@ -321,12 +313,12 @@ func resolutionOf(n *node, at span) (out []uint32) {
 func testTreeOperations(t *testing.T) {
 	cases := loadVectors[struct {
 		CipherSuite    uint16 `json:"cipher_suite"`
-		Proposal       octets
-		ProposalSender uint32 `json:"proposal_sender"`
-		TreeBefore     octets `json:"tree_before"`
-		TreeAfter      octets `json:"tree_after"`
-		TreeHashBefore octets `json:"tree_hash_before"`
-		TreeHashAfter  octets `json:"tree_hash_after"`
+		Proposal       hexjson.Bytes
+		ProposalSender uint32        `json:"proposal_sender"`
+		TreeBefore     hexjson.Bytes `json:"tree_before"`
+		TreeAfter      hexjson.Bytes `json:"tree_after"`
+		TreeHashBefore hexjson.Bytes `json:"tree_hash_before"`
+		TreeHashAfter  hexjson.Bytes `json:"tree_hash_after"`
 	}](t, "tree-operations.json")
 	for i, c := range cases {
 		suite := rfc9420.SuiteByID(c.CipherSuite)
@@ -371,13 +363,13 @@ func testTreeOperations(t *testing.T) {
 
 func testTreeKEM(t *testing.T) {
 	cases := loadVectors[struct {
-		CipherSuite uint16 `json:"cipher_suite"`
-		GroupID     octets `json:"group_id"`
-		Tree        octets `json:"ratchet_tree"`
+		CipherSuite uint16        `json:"cipher_suite"`
+		GroupID     hexjson.Bytes `json:"group_id"`
+		Tree        hexjson.Bytes `json:"ratchet_tree"`
 		UpdatePaths []struct {
 			Sender        uint32
-			UpdatePath    octets `json:"update_path"`
-			TreeHashAfter octets `json:"tree_hash_after"`
+			UpdatePath    hexjson.Bytes `json:"update_path"`
+			TreeHashAfter hexjson.Bytes `json:"tree_hash_after"`
 		} `json:"update_paths"`
 	}](t, "treekem.json")
 	paths := 0

@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
@@ -17,8 +18,8 @@ func TestPartingVectors(t *testing.T) {
 	var file struct {
 		Cases []struct {
 			Name, Preferred string
-			First, Second   hexBytes
-			ClaimHash       hexBytes `json:"claim_hash"`
+			First, Second   hexjson.Bytes
+			ClaimHash       hexjson.Bytes `json:"claim_hash"`
 			Successors      []string
 			At              int
 		}

@@ -2,40 +2,33 @@ package proof_test
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"os"
 	"slices"
 	"testing"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 )
 
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
-}
-
 // chainVector is a case of mimiport/testdata/chains.json.
 type chainVector struct {
 	Name, Outcome string
-	GroupID       hexBytes `json:"group_id"`
-	Lineage       hexBytes
-	Recorded      hexBytes
+	GroupID       hexjson.Bytes `json:"group_id"`
+	Lineage       hexjson.Bytes
+	Recorded      hexjson.Bytes
 	Next, Hashed  bool
 	Source        string
 	Named         *proof.Place
 	Own           []string
-	Known         map[string][]hexBytes
-	Live          map[string]hexBytes
+	Known         map[string][]hexjson.Bytes
+	Live          map[string]hexjson.Bytes
 	NotAsked      []string `json:"not_asked"`
 	End           *proof.Place
 	Epoch         uint64
-	Stored        hexBytes
+	Stored        hexjson.Bytes
 	Presented     []struct {
 		Term   uint64
 		Server string
