@@ -265,6 +265,7 @@ export class Inbox {
         if (!forgotten && !(e instanceof Endless)) g.former!.push(f);
       }
     }
+    this.keepEpochs(g);
     this.world.save();
   }
 
@@ -643,6 +644,12 @@ export class Inbox {
     if (isOut(g)) this.closed(g); // by a ReInit
     this.world.emit({ event: "epoch", group: g.key, epoch: epochOf(g) });
     if (target !== undefined && target !== g.ds) this.moveTo(g, target, g.term + 1);
+    this.keepEpochs(g);
+  }
+
+  /** Keeps the keys of past epochs as long as messages of former terms are unread. */
+  private keepEpochs(g: Group): void {
+    g.state = mls.keepingEpochs(g.state, (g.former ?? []).length > 0);
   }
 
   /** Closes a group that was ended for good. */

@@ -74,6 +74,18 @@ const config: ClientConfig = {
   authService: { validateCredential: async (credential) => identityOf(credential) !== undefined },
 };
 
+/** While messages of former terms are unread: keeps the keys of so many past epochs that these still decrypt. */
+const patient: ClientConfig = {
+  ...config,
+  keyRetentionConfig: { ...config.keyRetentionConfig, retainKeysForEpochs: 64 },
+};
+
+/** A state that keeps the keys of many past epochs if messages of former terms are unread, else those of a few. */
+export const keepingEpochs = (state: Omit<ClientState, "clientConfig">, unread: boolean): ClientState => ({
+  ...state,
+  clientConfig: unread ? patient : config,
+});
+
 /** The primitives of a suite, 1 or 3. */
 export function cipherSuite(id: number): Promise<CiphersuiteImpl> {
   const name = suiteNames[id];
@@ -498,7 +510,7 @@ export const saveState = (state: ClientState): string => toBase64(encodeGroupSta
 export function loadState(saved: string): ClientState {
   const state = decodeGroupState(fromBase64(saved), 0)?.[0];
   if (state === undefined) throw new MlsRuleError("malformed saved state");
-  return { ...state, clientConfig: config };
+  return keepingEpochs(state, true); // the next epoch begins with what the group then says
 }
 
 /** A KeyPackage with its private keys as text. */

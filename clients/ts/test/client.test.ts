@@ -581,6 +581,10 @@ describe("a migration", () => {
     together(alice, bob);
     assert.equal(bob.group.ds, t);
     assert.deepEqual(bob.texts(), []);
+    for (let i = 0; i < 8; i++) {
+      await alice.client.update(alice.group);
+      await bob.sync();
+    }
     net.ds(s).down = false;
     await bob.client.bringUpToDate(bob.group);
     assert.deepEqual(bob.texts(), ["before the move"]);
