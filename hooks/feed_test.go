@@ -3,6 +3,7 @@ package hooks
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -37,8 +38,9 @@ func TestFeedOutlivesNode(t *testing.T) {
 	}
 	tell := func(id string) {
 		t.Helper()
-		err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
-			_, err := js.Publish(stream, []byte(id), nats.MsgId(id), nats.Context(ctx))
+		// A message that the lost server has swallowed is never answered: the next attempt sends it again.
+		err := harness.Poll(harness.Within(t), func(context.Context) error {
+			_, err := js.Publish(stream, []byte(id), nats.MsgId(id), nats.AckWait(time.Second))
 			return err
 		})
 		if err != nil {
