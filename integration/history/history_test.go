@@ -114,16 +114,20 @@ func (p *play) live(ctx context.Context, i int, random *rand.Rand) {
 	}
 }
 
-// insist calls try until the outcome of a Commit is known, at most 30 times.
+// insist calls try until the outcome of a Commit is known, at most 30 times. A server that no longer has the group does
+// not say whether it accepted the Commit when its answer was lost.
 func (p *play) insist(try func() (ended bool, err error)) Outcome {
+	gone := Refused
 	for range 30 {
 		ended, err := try()
 		switch mimiport.KindOf(err) {
-		case mimiport.KindWrongEpoch, mimiport.KindMoved, mimiport.KindInProgress, mimiport.KindOfferExpired,
-			mimiport.KindForbidden, mimiport.KindInvalid,
-			mimiport.KindEnded, mimiport.KindUnknownGroup:
+		case mimiport.KindWrongEpoch, mimiport.KindInProgress, mimiport.KindOfferExpired,
+			mimiport.KindForbidden, mimiport.KindInvalid, mimiport.KindEnded:
 			return Refused
+		case mimiport.KindMoved, mimiport.KindUnknownGroup:
+			return gone
 		}
+		gone = Unknown
 		if err == nil && ended {
 			return Accepted
 		}
