@@ -16,10 +16,31 @@ type Store = sqlstore.Store
 // Open opens an SQLite file for "file:…". For anything else it opens a PostgreSQL database with a pool of connections.
 // See sqlite.Open and postgres.Open.
 func Open(ctx context.Context, connection string, pool postgres.Pool) (*Store, error) {
-	if strings.HasPrefix(connection, "file:") {
+	if IsFile(connection) {
 		return sqlite.Open(ctx, connection)
 	}
 	return postgres.Open(ctx, connection, pool)
+}
+
+// OpenSnapshot opens the database that Open would open, as it is at one moment, for reading only. It creates nothing
+// and changes nothing. See sqlite.OpenSnapshot and postgres.OpenSnapshot.
+func OpenSnapshot(ctx context.Context, connection string) (*Store, error) {
+	if IsFile(connection) {
+		return sqlite.OpenSnapshot(ctx, connection)
+	}
+	return postgres.OpenSnapshot(ctx, connection)
+}
+
+// IsFile reports whether a connection string names an SQLite file.
+func IsFile(connection string) bool { return strings.HasPrefix(connection, "file:") }
+
+// RequireEmpty fails if the module's tables in a database have rows, or if a file belongs to another program. A file
+// that does not exist is empty. RequireEmpty changes nothing.
+func RequireEmpty(ctx context.Context, connection string) error {
+	if IsFile(connection) {
+		return sqlite.RequireEmpty(ctx, connection)
+	}
+	return postgres.RequireEmpty(ctx, connection)
 }
 
 // Copy copies a whole store into an empty one in one transaction. Then it reads the copy back and compares. During the

@@ -22,3 +22,6 @@ func (s *Store) Outbox(_ context.Context, after storage.RowKey, limit int) (rows
 func (s *Store) AllKeyObjects(ctx context.Context) ([]storage.KeyObject, error) {
 	return s.KeyObjects(ctx, "")
 }
+
+// Missing lists the tables that the store lacks. A store in memory lacks none.
+func (s *Store) Missing(context.Context) ([]string, error) { return nil, nil }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -21,14 +22,21 @@ type connector struct {
 	settings string // the first statement of each connection; empty for none
 }
 
+// The names by which PostgreSQL lists connections in pg_stat_activity, unless the connection string has another one.
+const (
+	serverName = "mimiport"         // of servers of this module
+	readerName = "mimiport, reader" // of those that only read
+)
+
 // newConnector reads a connection string. A patience of 0 sets no deadlines. If the string has several hosts, the
-// connector takes one that accepts writes.
-func newConnector(connection string, patience time.Duration) (*connector, error) {
+// connector takes one that accepts writes. name is one of the names above.
+func newConnector(connection, name string, patience time.Duration) (*connector, error) {
 	config, err := pq.NewConfig(connection)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: connection string: %w", err)
 	}
 	config.BinaryParameters = true // one round trip for a statement, and raw bytes
+	config.ApplicationName = cmp.Or(config.ApplicationName, name)
 	if config.TargetSessionAttrs == "" {
 		config.TargetSessionAttrs = pq.TargetSessionAttrsReadWrite
 	}

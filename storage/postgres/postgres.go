@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -35,11 +36,11 @@ type Pool struct {
 // take turns with its schema. One connection outside the pool holds the claims (see storage.Queue). Open fails for a
 // pooler that hands out connections by transaction. See sqlstore.Migrate.
 func Open(ctx context.Context, connection string, pool Pool) (*sqlstore.Store, error) {
-	unhurried, err := newConnector(connection, 0) // a change of the schema may take any time
+	unhurried, err := newConnector(connection, serverName, 0) // a change of the schema may take any time
 	if err != nil {
 		return nil, err
 	}
-	hurried, err := newConnector(connection, pool.Patience)
+	hurried, err := newConnector(connection, serverName, pool.Patience)
 	if err != nil {
 		return nil, err
 	}
@@ -61,10 +62,49 @@ func Open(ctx context.Context, connection string, pool Pool) (*sqlstore.Store, e
 	return sqlstore.New(engine(newLocks(sql.OpenDB(hurried))), db, db), nil
 }
 
-func engine(locks *locks) sqlstore.Engine {
+// OpenSnapshot opens a database as it is at one moment, for reading only. It changes nothing. See sqlstore.Snapshot.
+func OpenSnapshot(ctx context.Context, connection string) (*sqlstore.Store, error) {
+	c, err := newConnector(connection, readerName, 0)
+	if err != nil {
+		return nil, err
+	}
+	db := sql.OpenDB(c)
+	db.SetMaxOpenConns(1)
+	beside, err := users(ctx, db)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("postgres: %w", err), db.Close())
+	}
+	return sqlstore.Snapshot(ctx, engine(nil), db, beside)
+}
+
+// RequireEmpty fails if a table of the module in a database has rows. It changes nothing.
+func RequireEmpty(ctx context.Context, connection string) error {
+	c, err := newConnector(connection, readerName, 0)
+	if err != nil {
+		return err
+	}
+	db := sql.OpenDB(c)
+	return errors.Join(sqlstore.RequireEmpty(ctx, engine(nil), db), db.Close())
+}
+
+// users describes the servers of this module that have a database open, or returns "". It does not see those whose
+// connection string has an application_name.
+func users(ctx context.Context, db *sql.DB) (string, error) {
+	var count int
+	err := db.QueryRowContext(ctx, `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()`, serverName).Scan(&count)
+	if err != nil || count == 0 {
+		return "", err
+	}
+	return fmt.Sprintf("a server has %d connections to the database", count), nil
+}
+
+// engine describes PostgreSQL. locks is nil for a database that is open for reading.
+func engine(locks sqlstore.Locks) sqlstore.Engine {
 	return sqlstore.Engine{
 		Dialect:   database.DialectPostgres,
 		Parameter: "$",
+		Tables:    "SELECT tablename FROM pg_tables WHERE schemaname = ANY (current_schemas(false))",
 		Duplicate: func(err error) bool { return pq.As(err, pqerror.UniqueViolation) != nil },
 		Transient: func(err error) bool {
 			return pq.As(err, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected) != nil

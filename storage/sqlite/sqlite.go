@@ -21,10 +21,15 @@ const maxReaders = 8
 
 // Open opens or creates an SQLite file. The connection string has the homeserver's form: "file:mimi.db", relative to
 // the working directory, or "file:/var/lib/mimi.db". Committed changes survive a power cut. The file must be on a local
-// disk: readers do not wait for writers, and for that SQLite's connections share memory. See sqlstore.Migrate.
+// disk: readers do not wait for writers, and for that SQLite's connections share memory. Open refuses a file with
+// tables of another program, such as one of Dendrite's. Only the file's owner can read it afterwards, because it holds
+// keys. See sqlstore.Migrate.
 func Open(ctx context.Context, connection string) (*sqlstore.Store, error) {
-	file, err := parse(connection)
+	file, err := Path(connection)
 	if err != nil {
+		return nil, err
+	}
+	if err := prepare(ctx, file); err != nil {
 		return nil, err
 	}
 	write, err := open(file, 1, "_txlock=immediate") // it waits for its turn before it reads, so it never fails midway
@@ -42,9 +47,9 @@ func Open(ctx context.Context, connection string) (*sqlstore.Store, error) {
 	return store, nil
 }
 
-// parse returns the file's path from its connection string. It ignores everything else in the string, as the homeserver
+// Path returns the file's path from its connection string. It ignores everything else in the string, as the homeserver
 // does.
-func parse(connection string) (string, error) {
+func Path(connection string) (string, error) {
 	u, err := url.Parse(connection)
 	if err != nil {
 		return "", fmt.Errorf("sqlite: connection string: %w", err)
@@ -87,7 +92,12 @@ func release(ctx context.Context, tx *sql.Tx) (released bool, err error) {
 const pragmas = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000&_auto_vacuum=incremental"
 
 func open(path string, connections int, more string) (*sql.DB, error) {
-	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: pragmas + "&" + more}
+	return openWith(path, connections, pragmas+"&"+more)
+}
+
+// openWith opens a file with the parameters of the driver, and changes nothing by itself.
+func openWith(path string, connections int, parameters string) (*sql.DB, error) {
+	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: parameters}
 	db, err := sql.Open("sqlite3", dsn.String())
 	if err != nil {
 		return nil, err
@@ -100,6 +110,7 @@ func open(path string, connections int, more string) (*sql.DB, error) {
 var engine = sqlstore.Engine{
 	Dialect:   database.DialectSQLite3,
 	Parameter: "?",
+	Tables:    "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'",
 	Duplicate: func(err error) bool {
 		failure, ok := errors.AsType[sqlite3.Error](err)
 		return ok && slices.Contains([]sqlite3.ErrNoExtended{sqlite3.ErrConstraintPrimaryKey, sqlite3.ErrConstraintUnique},

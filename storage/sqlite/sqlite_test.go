@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,6 +96,52 @@ func TestPowerCut(t *testing.T) {
 	defer revived.Close()
 	if got, err := revived.Content(t.Context(), content.ID); err != nil || string(got) != "committed" {
 		t.Fatalf("found %q, %v", got, err)
+	}
+}
+
+// A file of another program is refused before anything in it changes.
+func TestForeignFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "roomserver.db")
+	db, err := sql.Open("sqlite3", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec("CREATE TABLE roomserver_events (event_nid INTEGER)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sqlite.Open(t.Context(), "file:"+file)
+	want := file + " belongs to another program: it has the table roomserver_events"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Fatalf("opened a file of Dendrite's: %v", err)
+	}
+	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file has changed (%v)", err)
+	}
+}
+
+// Nobody but its owner can read a file: not a new one, and not one that an earlier version has made.
+func TestPrivate(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "mimi.db")
+	for range 2 {
+		store, err := sqlite.Open(t.Context(), "file:"+file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, end := range append([]string{""}, sqlite.Besides...) {
+			if info, err := os.Stat(file + end); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%q has mode %v, %v", end, info.Mode(), err)
+			}
+		}
+		if err := errors.Join(store.Close(), os.Chmod(file, 0o644)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package sqlstore
 import (
 	"context"
 	"crypto/sha256"
-	"database/sql"
 	"database/sql/driver"
 	"fmt"
 	"io"
@@ -18,19 +17,17 @@ type Copied struct {
 
 // Copy copies a whole store into an empty one in one transaction. Then it reads the copy back and compares. During the
 // copy nobody may write to either store. Copy returns the contents of each table. If the destination has rows, or the
-// copy differs, Copy returns an error and the destination does not change.
+// copy differs, Copy returns an error and the destination does not change. So a copy that failed can be repeated.
 func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 	err = to.transact(ctx, "copy", func(into *tx) error {
 		copied = nil
-		for _, t := range []interface {
-			copy(context.Context, *Store, *tx) (Copied, error)
-		}{
-			&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &evidence, &volumes,
-			&settings, &keyObjects, &nonces, &lastResorts,
-		} {
+		if err := RequireEmpty(ctx, to.engine, into.Tx); err != nil {
+			return err
+		}
+		for _, t := range tables {
 			c, err := t.copy(ctx, from, into)
 			if err != nil {
-				return err
+				return fmt.Errorf("stopped in %s after %d rows: %w", c.Table, c.Rows, err)
 			}
 			copied = append(copied, c)
 		}
@@ -39,27 +36,32 @@ func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 	return copied, err
 }
 
-func (t *table[T]) copy(ctx context.Context, from *Store, to *tx) (Copied, error) {
-	before, err := t.scan(ctx, to.Tx, func(*T) error {
-		return fmt.Errorf("the destination is not empty: %s has rows", t.name)
-	})
-	if err != nil {
-		return before, err
+// Sum reads every row of every table, and returns the contents of each table.
+func (s *Store) Sum(ctx context.Context) (sums []Copied, err error) {
+	for _, t := range tables {
+		c, err := t.sum(ctx, s.read)
+		if err != nil {
+			return nil, fmt.Errorf("storage: read %s after %d rows: %w", c.Table, c.Rows, err)
+		}
+		sums = append(sums, c)
 	}
+	return sums, nil
+}
+
+func (t *table[T]) sum(ctx context.Context, db querier) (Copied, error) {
+	return t.scan(ctx, db, func(*T) error { return nil })
+}
+
+func (t *table[T]) copy(ctx context.Context, from *Store, to *tx) (Copied, error) {
 	read, err := t.scan(ctx, from.read, func(row *T) error { return insert(ctx, to, t, []T{*row}, "") })
 	if err != nil {
 		return read, err
 	}
-	written, err := t.scan(ctx, to.Tx, func(*T) error { return nil })
+	written, err := t.sum(ctx, to.Tx)
 	if err == nil && written != read {
 		err = fmt.Errorf("the copy of %s differs: it has %d rows, the original has %d", t.name, written.Rows, read.Rows)
 	}
 	return written, err
-}
-
-// querier runs queries, within a transaction or outside.
-type querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
 // scan calls f for every row, and sums the rows up.
@@ -80,12 +82,12 @@ func (t *table[T]) scan(ctx context.Context, db querier, f func(*T) error) (Copi
 		if err != nil {
 			return c, err
 		}
+		if err := f(row); err != nil {
+			return c, err
+		}
 		c.Rows++
 		for i := range sum { // the keys of rows differ, so no two rows cancel each other out
 			c.Sum[i] ^= sum[i]
-		}
-		if err := f(row); err != nil {
-			return c, err
 		}
 	}
 	return c, rows.Err()

@@ -26,15 +26,7 @@ func Migrate(ctx context.Context, db *sql.DB, dialect database.Dialect) error {
 }
 
 func migrate(ctx context.Context, db *sql.DB, dialect database.Dialect) error {
-	versions, err := database.NewStore(dialect, versionTable)
-	if err != nil {
-		return err
-	}
-	files, err := fs.Sub(migrationFiles, "migrations")
-	if err != nil {
-		return err
-	}
-	provider, err := goose.NewProvider("", db, files, goose.WithStore(versions), goose.WithDisableGlobalRegistry(true))
+	provider, err := newProvider(db, dialect)
 	if err != nil {
 		return err
 	}
@@ -42,13 +34,60 @@ func migrate(ctx context.Context, db *sql.DB, dialect database.Dialect) error {
 	if err != nil {
 		return fmt.Errorf("read the schema's version: %w", err)
 	}
-	sources := provider.ListSources()
-	if newest := sources[len(sources)-1].Version; stored > newest {
-		return fmt.Errorf("the database has schema version %d and this program knows only version %d: "+
-			"start the newer program that wrote it, or restore a backup from before the upgrade", stored, newest)
+	if err := requireKnown(stored, newest(provider)); err != nil {
+		return err
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		return fmt.Errorf("migrate the schema: %w", err)
 	}
 	return nil
+}
+
+func newProvider(db *sql.DB, dialect database.Dialect) (*goose.Provider, error) {
+	versions, err := database.NewStore(dialect, versionTable)
+	if err != nil {
+		return nil, err
+	}
+	files, err := fs.Sub(migrationFiles, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider("", db, files, goose.WithStore(versions), goose.WithDisableGlobalRegistry(true))
+}
+
+// newest returns the schema version of this program.
+func newest(provider *goose.Provider) int64 {
+	sources := provider.ListSources()
+	return sources[len(sources)-1].Version
+}
+
+// requireKnown fails for a schema version that a newer program wrote.
+func requireKnown(stored, known int64) error {
+	if stored > known {
+		return fmt.Errorf("the database has schema version %d and this program knows only version %d: "+
+			"start the newer program that wrote it, or restore a backup from before the upgrade", stored, known)
+	}
+	return nil
+}
+
+// requireCurrent fails unless the schema has the version of this program. It changes nothing.
+func requireCurrent(ctx context.Context, tx *sql.Tx, db *sql.DB, dialect database.Dialect) (version int64, err error) {
+	provider, err := newProvider(db, dialect)
+	if err != nil {
+		return 0, err
+	}
+	versions, err := database.NewStore(dialect, versionTable)
+	if err != nil {
+		return 0, err
+	}
+	if version, err = versions.GetLatestVersion(ctx, tx); err != nil {
+		return 0, fmt.Errorf("read the schema's version: %w", err)
+	}
+	known := newest(provider)
+	if version < known {
+		return version, fmt.Errorf("the database has schema version %d and this program needs version %d: "+
+			"start the server of this version once, which updates the schema, or take the mimictl of the version that wrote it",
+			version, known)
+	}
+	return version, requireKnown(version, known)
 }

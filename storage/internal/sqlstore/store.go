@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strings"
 
@@ -22,6 +23,7 @@ import (
 type Engine struct {
 	Dialect   database.Dialect // of the migrations
 	Parameter string           // the sign before a parameter's number: "$" or "?"
+	Tables    string           // a query that lists the names of all tables
 
 	Duplicate func(error) bool // reports that an inserted row has the key of another row
 	Transient func(error) bool // reports that the transaction failed only because of others
@@ -47,8 +49,13 @@ type Locks interface {
 
 // Store implements storage.Store. It is safe for concurrent use.
 type Store struct {
-	engine      Engine
-	write, read *sql.DB
+	engine Engine
+	write  *sql.DB // nil for a snapshot
+	read   querier
+	open   []io.Closer // everything that Close closes, in this order
+
+	beside  string // see Snapshot
+	version int64
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -56,17 +63,20 @@ var _ storage.Store = (*Store)(nil)
 // New makes a Store that writes and reads through two pools, which may be the same. Close closes them. The schema must
 // have this program's version: see Migrate.
 func New(engine Engine, write, read *sql.DB) *Store {
-	return &Store{engine: engine, write: write, read: read}
+	s := &Store{engine: engine, write: write, read: read, open: []io.Closer{read}}
+	if read != write {
+		s.open = append(s.open, write)
+	}
+	if engine.Locks != nil {
+		s.open = append(s.open, engine.Locks)
+	}
+	return s
 }
 
 // Close waits for running transactions and closes the database.
-func (s *Store) Close() error {
-	err := s.write.Close()
-	if s.read != s.write {
-		err = errors.Join(s.read.Close(), err)
-	}
-	if s.engine.Locks != nil {
-		err = errors.Join(err, s.engine.Locks.Close())
+func (s *Store) Close() (err error) {
+	for _, c := range s.open {
+		err = errors.Join(err, c.Close())
 	}
 	return err
 }
@@ -120,6 +130,9 @@ func (s *Store) attempt(ctx context.Context, f func(*tx) error) error {
 // begin starts a transaction. The end of the context interrupts it before its COMMIT, but not the COMMIT itself:
 // PostgreSQL reports an interrupted wait for a synchronous standby as success.
 func (s *Store) begin(ctx context.Context) (*sql.Tx, error) {
+	if s.write == nil {
+		return nil, errReadOnly
+	}
 	until, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
 	t, err := s.write.BeginTx(until, nil)

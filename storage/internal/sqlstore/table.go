@@ -19,6 +19,18 @@ type table[T any] struct {
 	fields  func(*T) []any
 }
 
+// tables lists all tables with rows of the module, in the order in which Copy fills them.
+var tables = []interface {
+	called() string
+	copy(ctx context.Context, from *Store, to *tx) (Copied, error)
+	sum(ctx context.Context, db querier) (Copied, error)
+}{
+	&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &evidence, &volumes,
+	&settings, &keyObjects, &nonces, &lastResorts,
+}
+
+func (t *table[T]) called() string { return t.name }
+
 func columns(list string) []string { return strings.Split(list, ", ") }
 
 var groups = table[storage.Group]{
