@@ -5,6 +5,7 @@ package dial
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -19,8 +20,9 @@ const maxTransports = 256
 
 // Allowed lists the destinations that are allowed in addition to server names with public addresses.
 type Allowed struct {
-	PrivateNetworks bool // loopback, private, link-local and other addresses that are not public
-	IPLiterals      bool // server names that are IP addresses
+	PrivateNetworks bool           // loopback, private, link-local and other addresses that are not public
+	IPLiterals      bool           // server names that are IP addresses
+	Roots           *x509.CertPool // the authorities that may vouch for a server; nil for the system's
 }
 
 // Transport is an http.RoundTripper for matrix:// URLs.
@@ -32,11 +34,12 @@ type Transport struct {
 	pools map[string]*http.Transport // by TLS server name, which a transport cannot choose per connection
 }
 
-// NewTransport makes a transport. With skipVerify it accepts any certificate, except in well-known requests.
+// NewTransport makes a transport. With skipVerify, which federation_api.disable_tls_validation sets, it accepts any
+// certificate, except in well-known requests: their answers name the server to trust.
 func NewTransport(allowed Allowed, skipVerify bool, now func() time.Time) *Transport {
 	template := &http.Transport{
 		DialContext:            guardedDialer(allowed.PrivateNetworks).DialContext,
-		TLSClientConfig:        &tls.Config{InsecureSkipVerify: skipVerify}, // set by federation_api.disable_tls_validation
+		TLSClientConfig:        &tls.Config{RootCAs: allowed.Roots, InsecureSkipVerify: skipVerify},
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxIdleConnsPerHost:    2,
 		IdleConnTimeout:        5 * time.Minute,
@@ -44,7 +47,7 @@ func NewTransport(allowed Allowed, skipVerify bool, now func() time.Time) *Trans
 		ForceAttemptHTTP2:      true,
 	}
 	web := template.Clone()
-	web.TLSClientConfig = nil // a well-known answer names the server to trust, so it always needs a valid certificate
+	web.TLSClientConfig.InsecureSkipVerify = false
 	r := &resolver{allowIPLiterals: allowed.IPLiterals, lookUpSRV: net.DefaultResolver.LookupSRV, now: now}
 	r.web = &http.Client{Transport: web, Timeout: 10 * time.Second, CheckRedirect: r.follow}
 	return &Transport{resolver: r, template: template, pools: make(map[string]*http.Transport)}
