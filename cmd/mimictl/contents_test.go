@@ -32,7 +32,7 @@ func TestContentVectors(t *testing.T) {
 	staged, broken := 0, 0
 	for _, c := range file.Cases {
 		var out, stderr bytes.Buffer
-		status := run([]string{"mls", "verify", "-"}, stdio{strings.NewReader(c.Content), &out, testTime}, &stderr)
+		status := run([]string{"mls", "verify", "-"}, stdio{strings.NewReader(c.Content), &out, &stderr, testTime})
 		switch {
 		case c.Outcome == "staged":
 			staged++

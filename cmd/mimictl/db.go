@@ -3,60 +3,53 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
-	"os"
-	"strings"
+
+	"github.com/urfave/cli/v3"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
 
-var copyCommand = command{
-	name: "db copy",
-	about: `db copy copies the whole database of a homeserver to an empty database of the
-same or the other engine, and compares the two. Stop the homeserver first. Start
-it again with the new database.
-`,
-	required: []string{"from", "to"},
-	prepare: func(flags *flag.FlagSet) action {
-		from := flags.String("from", "", "the `DATABASE` to copy")
-		to := flags.String("to", "", "the empty `DATABASE`; a file is created")
-		return func(std stdio, _ string) error { return copyDatabase(*from, *to, std.out) }
-	},
+func copyCommand(std stdio) *cli.Command {
+	return leaf(cli.Command{
+		Name: "copy", Usage: "copy a database into an empty one of the same or the other engine",
+		Description: `It writes to the database of -to alone, in one transaction, and compares the two. Stop
+the homeserver first, and start it again with the new database. If the copy stops in
+the middle, the destination is empty as before: run the command again.`,
+		Flags: []cli.Flag{
+			databaseFlag("from", "the `DATABASE` to copy"),
+			databaseFlag("to", "the empty `DATABASE`; a file is created"),
+		},
+		Action: func(ctx context.Context, cmd *cli.Command) error {
+			return copyDatabase(ctx, cmd.String("from"), cmd.String("to"), std)
+		},
+	}, "mimictl db copy -from file:mimi_portability.db -to 'postgres://dendrite@localhost/mimi'")
 }
 
-func copyDatabase(from, to string, out io.Writer) (err error) {
-	ctx := context.Background()
-	source, err := openExisting(ctx, from)
+func copyDatabase(ctx context.Context, from, to string, std stdio) (err error) {
+	source, err := engine.OpenSnapshot(ctx, from)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
-	destination, err := openDatabase(ctx, to)
+	if source.Beside() != "" {
+		return &failure{
+			fmt.Errorf("%s: what it accepts from now on would be missing in the copy", source.Beside()), statusRefused,
+			[]string{"stop the homeserver, or copy a running server's database by mimictl backup create"},
+		}
+	}
+	if err := engine.RequireEmpty(ctx, to); err != nil {
+		return err
+	}
+	destination, err := engine.Open(ctx, to, postgres.Pool{MaxOpen: 2, MaxIdle: 2})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, destination.Close()) }()
 	copied, err := engine.Copy(ctx, source, destination)
 	for _, c := range copied {
-		fmt.Fprintf(out, "%-20s %8d rows  %x\n", c.Table, c.Rows, c.Sum)
+		fmt.Fprintf(std.out, "%-22s %8d rows  %x\n", c.Table, c.Rows, c.Sum)
 	}
 	return err
-}
-
-// openDatabase opens a DATABASE, and creates a file that does not exist.
-func openDatabase(ctx context.Context, connection string) (*engine.Store, error) {
-	return engine.Open(ctx, connection, postgres.Pool{MaxOpen: 2, MaxIdle: 2})
-}
-
-// openExisting opens a DATABASE. It fails for a file that does not exist.
-func openExisting(ctx context.Context, connection string) (*engine.Store, error) {
-	if path, isFile := strings.CutPrefix(connection, "file:"); isFile {
-		if _, err := os.Stat(path); err != nil {
-			return nil, err
-		}
-	}
-	return openDatabase(ctx, connection)
 }

@@ -25,15 +25,15 @@ func TestDBCopy(t *testing.T) {
 		status int
 		want   string
 	}{
-		{[]string{"-from", from, "-to", to}, 0, "mimiport_entries            1 rows"},
+		{[]string{"-from", from, "-to", to}, 0, "mimiport_entries              1 rows"},
 		{[]string{"-from", from, "-to", to}, 1, "the destination is not empty"},
 		{[]string{"-from", "nonsense", "-to", to}, 1, "connection string"},
 		{[]string{"-from", from + ".absent", "-to", to}, 1, "no such file"},
-		{[]string{"-from", from}, 2, "db copy needs -to"},
-		{[]string{"-from", from, "-to", to, "more"}, 2, `db copy takes no "more"`},
+		{[]string{"-from", from}, 2, `Required flag "to" not set`},
+		{[]string{"-from", from, "-to", to, "more"}, 2, "mimictl db copy takes 0 arguments, not 1"},
 	} {
 		var out, complaint bytes.Buffer
-		status := run(append([]string{"db", "copy"}, test.args...), stdio{out: &out}, &complaint)
+		status := run(append([]string{"db", "copy"}, test.args...), stdio{out: &out, notes: &complaint})
 		if text := out.String() + complaint.String(); status != test.status || !strings.Contains(text, test.want) {
 			t.Errorf("%v: status %d\n%s", test.args, status, text)
 		}

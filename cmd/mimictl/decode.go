@@ -2,15 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/urfave/cli/v3"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -81,46 +83,38 @@ type decoded struct {
 	Value json.RawMessage `json:"value"`
 }
 
-var decodeCommand = command{
-	name: "decode",
-	about: `decode prints a message of MIMI Portability or of MLS. The input is binary,
-hexadecimal or base64 of any kind. Of a message of mls-draft09, it prints only the
-framing.
-`,
-	file: true,
-	prepare: func(flags *flag.FlagSet) action {
-		asJSON, engine, only := jsonFlag(flags), protocolFlag(flags), typeFlag(flags)
-		return func(std stdio, file string) error {
-			input, err := read(file, std)
+func decodeCommand(std stdio) *cli.Command {
+	return leaf(cli.Command{
+		Name: "decode", Usage: "print a message of MIMI Portability or of MLS", ArgsUsage: "FILE|-",
+		Description: `The input is binary, hexadecimal or base64 of any kind. Of a message of mls-draft09,
+decode prints only the framing. Bytes are hexadecimal.`,
+		Flags: []cli.Flag{jsonFlag(), protocolFlag(), typeFlag()},
+		Action: func(_ context.Context, cmd *cli.Command) error {
+			input, err := read(cmd.Args().First(), std)
 			if err != nil {
 				return err
 			}
-			d, err := decode(input, *only, structuresOf(*engine))
+			d, err := decode(input, cmd.String("type"), structuresOf(engineOf(cmd)))
 			if err != nil {
 				return err
 			}
-			return d.write(std.out, *asJSON)
-		}
-	},
+			return d.write(std.out, cmd.Bool("json"))
+		},
+	}, "get /groups/$GROUP/evidence | jq -r .items[0].data | mimictl decode -")
 }
 
-// typeFlag adds the flag -type, the name of a structure.
-func typeFlag(flags *flag.FlagSet) *string {
-	only, names := new(string), typeNames()
-	usage := "decode as the structure `NAME`; the default is to try all:\n" + strings.Join(names, "\n")
-	flags.Func("type", usage, func(name string) error {
-		if !slices.Contains(names, name) {
-			return errors.New("there is no such structure")
-		}
-		*only = name
-		return nil
-	})
-	return only
-}
-
-// jsonFlag adds the flag -json.
-func jsonFlag(flags *flag.FlagSet) *bool {
-	return flags.Bool("json", false, "print JSON, with bytes in hexadecimal and with whole values")
+// typeFlag names a structure.
+func typeFlag() *cli.StringFlag {
+	names := typeNames()
+	return &cli.StringFlag{
+		Name: "type", Usage: "decode as the structure `NAME`; the default is to try all: " + strings.Join(names, " "),
+		Validator: func(name string) error {
+			if !slices.Contains(names, name) {
+				return errors.New("there is no such structure")
+			}
+			return nil
+		},
+	}
 }
 
 func (d *decoded) write(w io.Writer, asJSON bool) error {
@@ -147,12 +141,12 @@ func decode(input []byte, only string, structures []structure) (*decoded, error)
 			names = append(names, m.Type)
 		}
 		err = fmt.Errorf("the input can be any of: %s", strings.Join(names, " "))
-		return nil, &failure{err, 2, []string{"choose one with -type"}}
+		return nil, &failure{err, statusMisuse, []string{"choose one with -type"}}
 	case only != "":
 		return nil, err
 	}
 	err = fmt.Errorf("%d bytes of no known structure", len(input))
-	return nil, &failure{err, 1, []string{"-type NAME prints why the input is not that structure"}}
+	return nil, &failure{err, statusRefused, []string{"-type NAME prints why the input is not that structure"}}
 }
 
 // match lists the structures as which the data decodes. The error is that of the last structure.

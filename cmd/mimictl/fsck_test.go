@@ -124,7 +124,7 @@ func databases(t *testing.T) map[string]string {
 
 func runFsck(file string, more ...string) (status int, out string) {
 	var stdout, stderr bytes.Buffer
-	status = run(append([]string{"fsck", "-db", "file:" + file}, more...), stdio{nil, &stdout, time.Time{}}, &stderr)
+	status = run(append([]string{"fsck", "-db", "file:" + file}, more...), stdio{nil, &stdout, &stderr, time.Time{}})
 	return status, stdout.String() + stderr.String()
 }
 
@@ -220,6 +220,17 @@ var corruptions = []struct {
 	},
 	{"a key object is none", serverA, `INSERT INTO mimiport_key_objects
 		VALUES ('c.example', 'ed25519:a', CAST('{"a":1}' AS BLOB), 1)`, "keys of c.example: "},
+	{
+		"a group is frozen by nothing", serverA,
+		`UPDATE mimiport_groups SET migration_id = zeroblob(32) WHERE state = 'frozen'`, "it is frozen by no migration",
+	},
+	{
+		"a preimage is lost", serverA, `UPDATE mimiport_groups SET lineage = CAST(substr(lineage, 1, 10) || x'00' ||
+		substr(lineage, 71) AS BLOB) WHERE state = 'active' AND term = 0`, // the creating server, the room, no steps
+		"its lineage has lost the preimage of the group id",
+	},
+	{"a policy does not parse", serverA, `INSERT INTO mimiport_settings VALUES ('policy', CAST('{"source": 1}' AS BLOB))`,
+		"setting policy: the stored policy does not parse"},
 	{"a group is gone", serverA, `DELETE FROM mimiport_groups WHERE term = 0`, "are of no group"},
 }
 
@@ -238,8 +249,9 @@ func TestFsck(t *testing.T) {
 			}
 		})
 	}
-	if status, out := runFsck(filepath.Join(t.TempDir(), "none.db")); status != 1 {
-		t.Errorf("a missing database: status %d\n%s", status, out)
+	dropped := corrupted(t, files[serverA], "DROP TABLE mimiport_receipts")
+	if status, out := runFsck(dropped); status != 1 || !strings.Contains(out, "table mimiport_receipts: it is missing") {
+		t.Errorf("a missing table: status %d\n%s", status, out)
 	}
 	status, out := runFsck(files[serverA], "-peers", files[serverA])
 	if status != 1 || !strings.Contains(out, "is not the private key of a homeserver") {
@@ -267,7 +279,7 @@ func corrupted(t *testing.T, file, statement string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := result.RowsAffected(); n == 0 || err != nil {
+	if n, err := result.RowsAffected(); n == 0 && !strings.HasPrefix(statement, "DROP") || err != nil {
 		t.Fatalf("%d rows were changed: %v", n, err)
 	}
 	return damaged

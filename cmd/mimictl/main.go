@@ -1,89 +1,88 @@
-// Command mimictl is the tool of operators and implementers of MIMI Portability. It needs no server.
-//
-//	mimictl decode [-json] [-protocol NAME] [-type NAME] FILE|-
-//	mimictl fsck [-allow-private-networks] -db DATABASE [-peers KEYFILE]
-//	mimictl mls replay [-protocol NAME] FILE|-
-//	mimictl mls verify [-json] [-protocol NAME] FILE|-
-//	mimictl db copy -from DATABASE -to DATABASE
-//
-// It exits with 0 on success, with 1 when the input is not acceptable or cannot be read, and with 2 for wrong
-// arguments or an ambiguous input.
+// Command mimictl is the tool of operators and implementers of MIMI Portability. mimictl --help lists its commands, and
+// the help of each command has an example. Flags may have one hyphen or two.
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
+
+	"github.com/urfave/cli/v3"
 )
 
-// commands lists the commands in the order of -h.
-var commands = []*command{&decodeCommand, &fsckCommand, &replayCommand, &verifyCommand, &copyCommand}
+// The exit statuses.
+const (
+	statusDone    = 0
+	statusRefused = 1 // the input is not acceptable or cannot be read, a check has found problems, or a server refuses
+	statusMisuse  = 2 // wrong arguments, or an ambiguous input
+	statusGap     = 3 // a check has found no problem, and could not check everything
+	statusAway    = 4 // a server does not answer
+)
 
-const usage = `Usage:
-%s
-mimictl COMMAND -h prints more help. A FILE of - is standard input. A DATABASE is
-file:PATH or postgres://USER:PASSWORD@HOST/NAME, as in the homeserver's
-configuration.
+const about = `A FILE of - is standard input. A DATABASE is file:PATH or
+postgres://USER:PASSWORD@HOST/NAME, as in the homeserver's configuration. Commands
+open it for reading only, unless they say otherwise. A SERVER is the URL of your own
+homeserver. The environment variable MIMICTL_TOKEN has the access token of one of
+its administrators.
 
-Exit status: 0 done; 1 the input is not acceptable or cannot be read; 2 wrong
-arguments, or an ambiguous input.
-`
+Exit status:
 
-// stdio has the input, the output and the time of a command.
+    0   done
+    1   the input is not acceptable or cannot be read, a check has found problems,
+        or a server refuses the request
+    2   wrong arguments, or an ambiguous input
+    3   a check has found no problem, and could not check everything
+    4   a server does not answer
+
+Shell completion, for bash: source <(mimictl completion bash). It is there for zsh,
+fish and pwsh too.`
+
+// stdio has the input, the output and the time of a command. Notes for people go to notes, so that scripts can read the
+// output.
 type stdio struct {
-	in  io.Reader
-	out io.Writer
-	now time.Time
+	in    io.Reader
+	out   io.Writer
+	notes io.Writer
+	now   time.Time
 }
 
-func main() { os.Exit(run(os.Args[1:], stdio{os.Stdin, os.Stdout, time.Now()}, os.Stderr)) }
+func main() {
+	os.Exit(run(os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr, time.Now()}))
+}
 
 // run runs a command line, and returns the exit status.
-func run(args []string, std stdio, stderr io.Writer) int {
-	err := dispatch(args, std)
+func run(args []string, std stdio) int {
+	err := root(std).Run(context.Background(), append([]string{"mimictl"}, args...))
 	if err == nil {
-		return 0
+		return statusDone
 	}
-	fmt.Fprintf(stderr, "mimictl: error: %v\n", err)
+	fmt.Fprintf(std.notes, "mimictl: error: %v\n", err)
 	var f *failure
 	if !errors.As(err, &f) {
-		return 1
+		return statusRefused
 	}
 	for _, hint := range f.hints {
-		fmt.Fprintf(stderr, "mimictl: hint: %s\n", hint)
+		fmt.Fprintf(std.notes, "mimictl: hint: %s\n", hint)
 	}
 	return f.status
 }
 
-func dispatch(args []string, std stdio) error {
-	for words := 1; words <= min(2, len(args)); words++ {
-		for _, c := range commands {
-			if c.name == strings.Join(args[:words], " ") {
-				return c.run(args[words:], std)
-			}
-		}
-	}
-	switch {
-	case len(args) == 0:
-		return misused("mimictl", errors.New("no command"))
-	case args[0] == "-h" || args[0] == "-help" || args[0] == "--help" || args[len(args)-1] == "-h":
-		return help(std.out)
-	}
-	return misused("mimictl", fmt.Errorf("unknown command %q", strings.Join(args[:min(2, len(args))], " ")))
-}
-
-// help lists the commands.
-func help(out io.Writer) error {
-	var lines strings.Builder
-	for _, c := range commands {
-		flags, _ := c.newFlags()
-		fmt.Fprintf(&lines, "    %s\n", c.synopsis(flags))
-	}
-	_, err := fmt.Fprintf(out, usage, lines.String())
-	return err
+// root has all commands.
+func root(std stdio) *cli.Command {
+	c := group("mimictl", "the tool of operators and implementers of MIMI Portability",
+		decodeCommand(std), fsckCommand(std),
+		group("mls", "follow and verify groups", replayCommand(std), verifyCommand(std)),
+		group("db", "work on a homeserver's database", copyCommand(std)),
+	)
+	c.Description = about
+	c.Reader, c.Writer, c.ErrWriter = std.in, std.out, std.notes
+	c.EnableShellCompletion, c.Suggest, c.HideHelpCommand = true, true, true
+	c.ConfigureShellCompletionCommand = func(completion *cli.Command) { completion.Hidden = false }
+	c.ExitErrHandler = func(context.Context, *cli.Command, error) {} // run decides about the status
+	return c
 }
 
 // failure is an error with an exit status and with hints.
@@ -91,10 +90,6 @@ type failure struct {
 	error
 	status int
 	hints  []string
-}
-
-func misused(command string, err error) error {
-	return &failure{err, 2, []string{command + " -h prints the usage"}}
 }
 
 // maxInput is the largest input in bytes. It has room for the largest group state of the default configuration in

@@ -12,16 +12,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/rogpeppe/go-internal/testscript"
-
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
-
-func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mimictl": main})
-}
-
-func TestScripts(t *testing.T) { testscript.Run(t, testscript.Params{Dir: "testdata"}) }
 
 func TestExitStatus(t *testing.T) {
 	for _, c := range []struct {
@@ -47,7 +39,7 @@ func TestExitStatus(t *testing.T) {
 		{"mls replay -protocol mls11 -", "{}", 2},
 	} {
 		var out, stderr bytes.Buffer
-		status := run(strings.Fields(c.args), stdio{strings.NewReader(c.input), &out, testTime}, &stderr)
+		status := run(strings.Fields(c.args), stdio{strings.NewReader(c.input), &out, &stderr, testTime})
 		if status != c.status || (status == 0) != (stderr.Len() == 0) {
 			t.Errorf("mimictl %s: status %d, want %d: %s", c.args, status, c.status, &stderr)
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -17,15 +18,16 @@ import (
 )
 
 // asker makes a function that asks other servers, with requests signed by a homeserver's key. It calls only permitted
-// addresses, because users and peers have chosen the server names in the database.
-func asker(keyFile string, privateNetworks bool) (fsck.Ask, error) {
-	text, err := os.ReadFile(keyFile)
+// addresses, because users and peers have chosen the server names in the database. It trusts the authorities of caFile
+// in addition to the system's, unless that is empty.
+func asker(keyFile, caFile string, privateNetworks bool) (fsck.Ask, error) {
+	block, err := signingKey(keyFile)
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "MATRIX PRIVATE KEY" || len(block.Bytes) != ed25519.SeedSize {
-		return nil, fmt.Errorf("%s is not the private key of a homeserver", keyFile)
+	roots, err := authorities(caFile)
+	if err != nil {
+		return nil, err
 	}
 	identity := func(server string) (*fclient.SigningIdentity, error) {
 		return &fclient.SigningIdentity{
@@ -33,9 +35,43 @@ func asker(keyFile string, privateNetworks bool) (fsck.Ask, error) {
 			PrivateKey: ed25519.NewKeyFromSeed(block.Bytes),
 		}, nil
 	}
-	transport := dial.NewTransport(dial.Allowed{PrivateNetworks: privateNetworks, IPLiterals: true}, false, time.Now)
+	allowed := dial.Allowed{PrivateNetworks: privateNetworks, IPLiterals: true, Roots: roots}
+	transport := dial.NewTransport(allowed, false, time.Now)
 	web := fclient.NewClient(
 		fclient.WithTransport(transport), fclient.WithTimeout(30*time.Second), fclient.WithUserAgent("mimictl"))
 	sender := &federation.Sender{Client: federation.NewClient(identity, web, time.Now)}
 	return sender.AskStatus, nil
+}
+
+// signingKey reads the private key of a homeserver. The header Key-ID has its id.
+func signingKey(file string) (*pem.Block, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "MATRIX PRIVATE KEY" || len(block.Bytes) != ed25519.SeedSize {
+		return nil, fmt.Errorf("%s is not the private key of a homeserver", file)
+	}
+	return block, nil
+}
+
+// authorities returns the system's certificate authorities and those in a file. It returns nil, which is the system's,
+// for no file.
+func authorities(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, err
+	}
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", file)
+	}
+	return roots, nil
 }

@@ -24,7 +24,7 @@ func TestFsckAsksNoPrivateNetwork(t *testing.T) {
 	if err := os.WriteFile(key, pem.EncodeToMemory(&block), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ask, err := asker(key, false)
+	ask, err := asker(key, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}

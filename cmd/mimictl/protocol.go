@@ -3,7 +3,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"flag"
+
+	"github.com/urfave/cli/v3"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/draft09"
@@ -15,21 +16,22 @@ var engines = map[string]mls.Engine{
 	draft09.Protocol:  draft09.New(),
 }
 
-// protocolFlag adds the flag -protocol. The result points to the chosen engine once the flags are parsed.
-func protocolFlag(flags *flag.FlagSet) *mls.Engine {
-	chosen := engines[mls.ProtocolMLS10]
-	usage := "the protocol of the group is `NAME`: mls10, the default, for RFC 9420,\n" +
-		"or mls-draft09 for github.com/cisco/go-mls"
-	flags.Func("protocol", usage, func(name string) error {
-		engine, ok := engines[name]
-		if !ok {
-			return errors.New("there is no such protocol")
-		}
-		chosen = engine
-		return nil
-	})
-	return &chosen
+// protocolFlag names the protocol of a group: see engineOf.
+func protocolFlag() *cli.StringFlag {
+	return &cli.StringFlag{
+		Name: "protocol", Value: mls.ProtocolMLS10,
+		Usage: "the protocol of the group is `NAME`: mls10 for RFC 9420, or mls-draft09 for github.com/cisco/go-mls",
+		Validator: func(name string) error {
+			if engines[name] == nil {
+				return errors.New("there is no such protocol")
+			}
+			return nil
+		},
+	}
 }
+
+// engineOf returns the engine of the protocol that the flag names.
+func engineOf(cmd *cli.Command) mls.Engine { return engines[cmd.String("protocol")] }
 
 // framing has the fields of a message that every protocol has.
 type framing struct {

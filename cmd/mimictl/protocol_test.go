@@ -61,7 +61,7 @@ func TestDraft09(t *testing.T) {
 		}
 		var out, stderr bytes.Buffer
 		args := append(strings.Fields(step.command), "-")
-		if status := run(args, stdio{bytes.NewReader(step.input), &out, testTime}, &stderr); status != 1 {
+		if status := run(args, stdio{bytes.NewReader(step.input), &out, &stderr, testTime}); status != 1 {
 			t.Errorf("%s of a group of RFC 9420: status %d: %s", step.command, status, &stderr)
 		}
 	}

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
+
+	"github.com/urfave/cli/v3"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
@@ -80,10 +82,11 @@ type replayed struct {
 	Error                   string `json:"error"`
 }
 
-var replayCommand = command{
-	name: "mls replay",
-	about: `mls replay follows a group through its messages, as a Delivery Service sees
-them. The input is JSON, bytes in base64 or hexadecimal:
+func replayCommand(std stdio) *cli.Command {
+	return leaf(cli.Command{
+		Name: "replay", Usage: "follow a group through its messages", ArgsUsage: "FILE|-",
+		Description: `It sees the messages as a Delivery Service does. The input is JSON, bytes in base64 or
+hexadecimal:
 
     {"group_info": MLSMESSAGE, "ratchet_tree": TREE, "messages": [MLSMESSAGE, ...]}
 
@@ -92,13 +95,12 @@ MigrationContent or a group state: its proposals and its Commit are the messages
 and its signature is not checked. It prints one line of JSON for each message. A
 refused message leaves the group as it was.
 It does not check lifetimes. It cannot follow a Commit with an AppDataUpdate: only
-the GroupInfo of the next epoch has the new data.
-`,
-	file: true,
-	prepare: func(flags *flag.FlagSet) action {
-		engine := protocolFlag(flags)
-		return func(std stdio, file string) error { return replayFile(*engine, file, std) }
-	},
+the GroupInfo of the next epoch has the new data.`,
+		Flags: []cli.Flag{protocolFlag()},
+		Action: func(_ context.Context, cmd *cli.Command) error {
+			return replayFile(engineOf(cmd), cmd.Args().First(), std)
+		},
+	}, "mimictl mls replay recording.json")
 }
 
 func replayFile(engine mls.Engine, file string, std stdio) error {

@@ -163,7 +163,7 @@ func readLines(t *testing.T, text string) (lines []replayed) {
 func mustRun(t *testing.T, input []byte, args ...string) string {
 	t.Helper()
 	var out, stderr bytes.Buffer
-	if status := run(args, stdio{bytes.NewReader(input), &out, testTime}, &stderr); status != 0 {
+	if status := run(args, stdio{bytes.NewReader(input), &out, &stderr, testTime}); status != 0 {
 		t.Fatalf("status %d: %s", status, &stderr)
 	}
 	return out.String()
@@ -188,7 +188,7 @@ func TestVerify(t *testing.T) {
 	var out, stderr bytes.Buffer
 	identity := func(user string) string { return fmt.Sprintf("%x", mlstest.Identity(user, "A")) }
 	broken := strings.Replace(input, identity("@a:a.example"), identity("@e:a.example"), 1)
-	status := run([]string{"mls", "verify", "-"}, stdio{strings.NewReader(broken), &out, testTime}, &stderr)
+	status := run([]string{"mls", "verify", "-"}, stdio{strings.NewReader(broken), &out, &stderr, testTime})
 	if status != 1 {
 		t.Errorf("a leaf with a changed identity: status %d: %s", status, &stderr)
 	}

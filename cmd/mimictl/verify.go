@@ -1,7 +1,9 @@
 package main
 
 import (
-	"flag"
+	"context"
+
+	"github.com/urfave/cli/v3"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/hexjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -33,18 +35,18 @@ type memberReport struct {
 	Lifetime     string `json:"lifetime"`
 }
 
-var verifyCommand = command{
-	name: "mls verify",
-	about: `mls verify checks a group as a Delivery Service does. It reports the members and
-the number of expired key packages. The input is as for mls replay, or a GroupInfo
-that holds its tree. Of a MigrationContent or a group state it also checks the
-proposals and the Commit, and reports the epoch after the Commit.
-`,
-	file: true,
-	prepare: func(flags *flag.FlagSet) action {
-		asJSON, engine := jsonFlag(flags), protocolFlag(flags)
-		return func(std stdio, file string) error { return verifyFile(*engine, *asJSON, file, std) }
-	},
+func verifyCommand(std stdio) *cli.Command {
+	return leaf(cli.Command{
+		Name: "verify", Usage: "check a group as a Delivery Service does", ArgsUsage: "FILE|-",
+		Description: `It reports the members and the number of expired key packages. The input is as for
+mls replay, or a GroupInfo that holds its tree. Of a MigrationContent or a group
+state it also checks the proposals and the Commit, and reports the epoch after the
+Commit. Bytes are hexadecimal.`,
+		Flags: []cli.Flag{jsonFlag(), protocolFlag()},
+		Action: func(_ context.Context, cmd *cli.Command) error {
+			return verifyFile(engineOf(cmd), cmd.Bool("json"), cmd.Args().First(), std)
+		},
+	}, "mimictl mls verify -json group_info.b64 | jq .value.members")
 }
 
 func verifyFile(engine mls.Engine, asJSON bool, file string, std stdio) error {

@@ -10,16 +10,20 @@ import (
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Store is the store to check. Nothing may write to it during the check: if a row disappears while Check reads its
-// group, the row looks like a problem.
+// Store is the store to check. It must not change during the check: if a row disappears while Check reads its group,
+// the row looks like a problem. So it is a snapshot, or nobody writes to it.
 type Store interface {
 	storage.Store
+
+	// Missing lists the tables that the store lacks.
+	Missing(ctx context.Context) ([]string, error)
 
 	// Outbox lists at most limit rows after a key, in the order of their keys.
 	Outbox(ctx context.Context, after storage.RowKey, limit int) ([]storage.Row, error)
@@ -34,12 +38,19 @@ type Problem struct {
 	Term      uint64
 	Migration mimiport.MigrationID // set if a migration has the problem
 	Server    string               // set if the stored keys of another server have the problem
+	Setting   string               // set if a setting has the problem
+	Table     string               // set if a table has the problem
 	What      string
 }
 
 func (p Problem) String() string {
-	if p.Server != "" {
+	switch {
+	case p.Server != "":
 		return fmt.Sprintf("keys of %s: %s", p.Server, p.What)
+	case p.Setting != "":
+		return fmt.Sprintf("setting %s: %s", p.Setting, p.What)
+	case p.Table != "":
+		return fmt.Sprintf("table %s: %s", p.Table, p.What)
 	}
 	if p.Migration != (mimiport.MigrationID{}) {
 		return fmt.Sprintf("migration %s: %s", p.Migration, p.What)
@@ -59,21 +70,44 @@ const page = 256
 // maxTerm is larger than every term that servers accept. A wrong term must not make a check endless.
 const maxTerm = 10_000
 
-// Check checks everything in a store. It returns an error only if it cannot read the store.
+// Check checks everything in a store. If tables are missing, it checks nothing else. It returns an error only if it
+// cannot read the store.
 func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Report, error) {
 	c := &checker{
 		store: store, engines: engines, report: new(Report),
 		todo: map[task]bool{}, records: map[mimiport.MigrationID]*migration.Migration{}, last: map[string]uint64{},
 		nonces: map[mimiport.Nonce]mimiport.MigrationID{},
 	}
+	if err := c.checkTables(ctx); err != nil || len(c.report.Problems) > 0 {
+		return c.report, err
+	}
 	for _, pass := range []func(context.Context) error{
-		c.readGroups, c.readMigrations, c.readOutbox, c.checkGroups, c.checkMigrations, c.checkKeyObjects,
+		c.readGroups, c.readMigrations, c.readOutbox, c.checkGroups, c.checkMigrations, c.checkKeyObjects, c.checkPolicy,
 	} {
 		if err := pass(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return c.report, nil
+}
+
+// checkTables checks that no table is missing.
+func (c *checker) checkTables(ctx context.Context) error {
+	missing, err := c.store.Missing(ctx)
+	for _, name := range missing {
+		c.found(Problem{Table: name, What: "it is missing"})
+	}
+	return err
+}
+
+// checkPolicy checks that the server can read the policy that the admin API has set.
+func (c *checker) checkPolicy(ctx context.Context) error {
+	err := delivery.RequireReadablePolicy(ctx, c.store)
+	if mimiport.KindOf(err) != mimiport.KindBadMessage {
+		return err
+	}
+	c.found(Problem{Setting: "policy", What: err.Error()})
+	return nil
 }
 
 // task is the work of a row of the outbox.
@@ -191,6 +225,7 @@ func (c *checker) checkGroups(ctx context.Context) error {
 	slices.Sort(ids)
 	for _, id := range ids {
 		var live *storage.Group // the latest term that is not over
+		var hashed bool         // the lineage of an earlier term has the preimage of the id
 		for term := range c.last[id] + 1 {
 			g, err := c.store.GroupAt(ctx, storage.GroupKey{ID: []byte(id), Term: term})
 			if errors.Is(err, storage.ErrNotFound) {
@@ -207,7 +242,7 @@ func (c *checker) checkGroups(ctx context.Context) error {
 				live = nil
 			}
 			c.report.Groups++
-			c.checkLineage(g)
+			hashed = c.checkLineage(g, hashed)
 			c.checkState(g)
 			if err := c.checkLog(ctx, g); err != nil {
 				return err
@@ -219,8 +254,13 @@ func (c *checker) checkGroups(ctx context.Context) error {
 
 // checkState checks a group against the migration that it names, and the migration against the outbox.
 func (c *checker) checkState(g *storage.Group) {
-	if g.State == migration.GroupActive || g.State == migration.GroupStopped || g.State == migration.GroupReserved ||
-		g.Migration == (mimiport.MigrationID{}) {
+	if g.State == migration.GroupActive || g.State == migration.GroupStopped || g.State == migration.GroupReserved {
+		return
+	}
+	if g.Migration == (mimiport.MigrationID{}) {
+		if g.State == migration.GroupFrozen || g.State == migration.GroupStaged {
+			c.group(g, "it is %s by no migration", g.State)
+		}
 		return
 	}
 	m := c.records[g.Migration]
@@ -242,12 +282,16 @@ func (c *checker) checkState(g *storage.Group) {
 	}
 }
 
-// checkLineage checks that the chain leads to this server in this term.
-func (c *checker) checkLineage(g *storage.Group) {
+// checkLineage checks that the chain leads to this server in this term. A server makes the id of each group that begins
+// at it from a preimage, and hands the preimage on. hashed says that an earlier term has it; so does the result.
+func (c *checker) checkLineage(g *storage.Group, hashed bool) bool {
 	l, err := mimiport.UnmarshalLineage(g.Lineage)
 	if err != nil {
 		c.group(g, "its lineage: %v", err)
-		return
+		return hashed
+	}
+	if l.Preimage == nil && (hashed || g.Term == 0) {
+		c.group(g, "its lineage has lost the preimage of the group id")
 	}
 	want := g.Term
 	switch {
@@ -267,6 +311,7 @@ func (c *checker) checkLineage(g *storage.Group) {
 	case want == g.Term && l.Term() == want && end.Server != g.Server:
 		c.group(g, "its lineage leads to %s, and it is at %s", end.Server, g.Server)
 	}
+	return hashed || l.Preimage != nil
 }
 
 // checkKeyObjects checks that each stored key object is signed by its server, and holds the key that it is stored for.

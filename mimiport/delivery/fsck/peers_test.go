@@ -36,7 +36,7 @@ func TestPeers(t *testing.T) {
 		{migration.Target, migration.Active, migration.Aborted, nil, "it is aborted at the source and active at the target"},
 		{migration.Target, migration.Active, "", unknown, "it is active, and peer.example says"},
 		{migration.Target, migration.Offered, "", unknown, ""},
-		{migration.Target, migration.Staged, "", away, "no answer"},
+		{migration.Target, migration.Staged, "", away, ""},
 	} {
 		store := memory.New()
 		m := &migration.Migration{ID: mimiport.MigrationID{1}, Role: test.role, State: test.here, Source: "own.example",
@@ -47,13 +47,16 @@ func TestPeers(t *testing.T) {
 		if err := store.Apply(t.Context(), &storage.Change{Migration: m}); err != nil {
 			t.Fatal(err)
 		}
-		problems, err := fsck.Peers(t.Context(), store,
+		problems, gaps, err := fsck.Peers(t.Context(), store,
 			func(_ context.Context, from, to string, _ mimiport.MigrationID) (*api.MigrationStatus, error) {
 				if from != "own.example" || to != "peer.example" {
 					t.Errorf("%s asks %s", from, to)
 				}
 				return &api.MigrationStatus{State: string(test.there)}, test.err
 			})
+		if want := test.err == away; (len(gaps) == 1) != want {
+			t.Errorf("%+v: gaps %v", test, gaps)
+		}
 		switch {
 		case err != nil || len(problems) > 1 || (len(problems) == 1) != (test.want != ""):
 			t.Errorf("%+v: %v (%v)", test, problems, err)

@@ -1,0 +1,32 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// RequireReadablePolicy fails with a KindBadMessage error if the policy that the admin API has set does not parse. Then
+// the server can decide nothing. No stored policy is fine: the server takes its defaults.
+func RequireReadablePolicy(ctx context.Context, settings storage.Settings) error {
+	raw, err := settings.Setting(ctx, policySetting)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err = policy.Default().Merge(raw); err != nil {
+		return fmt.Errorf("the stored policy does not parse: %w", err)
+	}
+	return nil
+}
+
+// ForgetService makes a store forget when its server was in service. A store that was restored from a backup proves
+// nothing about that: see Started.
+func ForgetService(ctx context.Context, settings storage.Settings) error {
+	return settings.PutSetting(ctx, heartbeatSetting, []byte("{}"))
+}
