@@ -76,6 +76,7 @@ func root(std stdio) *cli.Command {
 		decodeCommand(std), fsckCommand(std),
 		group("mls", "follow and verify groups", replayCommand(std), verifyCommand(std)),
 		group("db", "work on a homeserver's database", copyCommand(std)),
+		group("backup", "take backups, and check them", backupCreateCommand(std), backupVerifyCommand(std)),
 	)
 	c.Description = about
 	c.Reader, c.Writer, c.ErrWriter = std.in, std.out, std.notes
