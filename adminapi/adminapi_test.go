@@ -124,6 +124,18 @@ func (s *service) Recover(_ context.Context, id []byte, req *api.RecoverRequest)
 	return &api.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: req.Lineage}, nil
 }
 
+// RequireTargetLost and RequireHostLost find a server that does not answer.
+func (s *service) RequireTargetLost(_ context.Context, _ []byte, word api.Lost) error {
+	if !word.Said {
+		return mimiport.Errorf("reclaim", mimiport.KindConflict, "b.example does not answer")
+	}
+	return nil
+}
+
+func (s *service) RequireHostLost(ctx context.Context, id, _ []byte, word api.Lost) error {
+	return s.RequireTargetLost(ctx, id, word)
+}
+
 func status() *api.MigrationStatus {
 	return &api.MigrationStatus{MigrationID: id.String(), Role: "source", State: "frozen", GroupID: []byte{1}}
 }
@@ -282,6 +294,15 @@ func TestClaims(t *testing.T) {
 	}
 	for uri, body := range map[string]string{
 		"/reclaim": "", "/recover": `{"protocol":"mls10","group_info":"AQ","lineage":"AQ"}`,
+	} {
+		code, got := call(t, &service{}, "POST", "/groups/AQ"+uri, body)
+		if code != 409 || !strings.Contains(asString(got["error"]), "b.example does not answer") {
+			t.Errorf("%s without the operator's word: got %d %v", uri, code, got)
+		}
+	}
+	for uri, body := range map[string]string{
+		"/reclaim": `{"target_is_lost":true}`,
+		"/recover": `{"protocol":"mls10","group_info":"AQ","lineage":"AQ","host_is_lost":true}`,
 	} {
 		code, got := call(t, &service{}, "POST", "/groups/AQ"+uri, body)
 		if code != 200 || got["term"] != 2. || got["lineage"] != "AQ" {

@@ -56,6 +56,14 @@ type Groups interface {
 	Reclaim(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Yield(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
 	Recover(ctx context.Context, id []byte, req *api.RecoverRequest) (*api.HostResponse, error)
+	Losses
+}
+
+// Losses checks the word of an operator that another server is lost. Each call fails with KindConflict if the word does
+// not fit what that server answers.
+type Losses interface {
+	RequireTargetLost(ctx context.Context, id []byte, word api.Lost) error
+	RequireHostLost(ctx context.Context, id, lineage []byte, word api.Lost) error
 }
 
 // Routes makes the admin API of svc. The Authenticate function of these routes must accept only administrators.
@@ -163,6 +171,21 @@ func (a *admin) expel(ctx context.Context, r *edge.Request) (any, error) {
 	return a.svc.Expel(ctx, id)
 }
 
+// ReclaimRequest is the body of reclaim. The lineage is for a claim that this server contests. Without a lineage, the
+// operator says that the target of a group that has moved away is lost.
+type ReclaimRequest struct {
+	api.LineageRequest
+	TargetIsLost      bool `json:"target_is_lost,omitempty"`
+	AlthoughItAnswers bool `json:"although_it_answers,omitempty"`
+}
+
+// RecoverRequest is the body of recover. The operator says that the group's host is lost.
+type RecoverRequest struct {
+	api.RecoverRequest
+	HostIsLost        bool `json:"host_is_lost,omitempty"`
+	AlthoughItAnswers bool `json:"although_it_answers,omitempty"`
+}
+
 // reclaim accepts a request with or without a body.
 func (a *admin) reclaim(ctx context.Context, r *edge.Request) (any, error) {
 	id, err := edge.GroupID(r)
@@ -173,13 +196,19 @@ func (a *admin) reclaim(ctx context.Context, r *edge.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	req := new(api.LineageRequest)
+	req := new(ReclaimRequest)
 	if len(body) > 0 {
-		if req, err = edge.Decode[api.LineageRequest](r); err != nil {
+		if req, err = edge.Decode[ReclaimRequest](r); err != nil {
 			return nil, err
 		}
 	}
-	return a.svc.Reclaim(ctx, id, req)
+	if len(req.Lineage) == 0 {
+		word := api.Lost{Said: req.TargetIsLost, AlthoughItAnswers: req.AlthoughItAnswers}
+		if err := a.svc.RequireTargetLost(ctx, id, word); err != nil {
+			return nil, err
+		}
+	}
+	return a.svc.Reclaim(ctx, id, &req.LineageRequest)
 }
 
 func (a *admin) yield(ctx context.Context, r *edge.Request) (any, error) {
@@ -199,11 +228,15 @@ func (a *admin) recoverGroup(ctx context.Context, r *edge.Request) (any, error) 
 	if err != nil {
 		return nil, err
 	}
-	req, err := edge.Decode[api.RecoverRequest](r)
+	req, err := edge.Decode[RecoverRequest](r)
 	if err != nil {
 		return nil, err
 	}
-	return a.svc.Recover(ctx, id, req)
+	word := api.Lost{Said: req.HostIsLost, AlthoughItAnswers: req.AlthoughItAnswers}
+	if err := a.svc.RequireHostLost(ctx, id, req.Lineage, word); err != nil {
+		return nil, err
+	}
+	return a.svc.Recover(ctx, id, &req.RecoverRequest)
 }
 
 func (a *admin) showMigration(ctx context.Context, r *edge.Request) (any, error) {

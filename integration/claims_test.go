@@ -67,8 +67,9 @@ func (p *pair) operate(t *testing.T, admin *harness.User, method, route string, 
 // recover recovers the group at an administrator's server from a member's copy.
 func (p *pair) recover(t *testing.T, admin *harness.User, holder *harness.Client) {
 	t.Helper()
-	var held json.RawMessage
+	var held adminapi.RecoverRequest
 	harness.Do(t, holder, "export", nil, &held)
+	held.HostIsLost, held.AlthoughItAnswers = true, true // some hosts answer, and have lost their data
 	p.operate(t, admin, http.MethodPost, "/recover", held, nil)
 }
 
@@ -116,7 +117,7 @@ func TestReclaimed(t *testing.T) {
 	if alice, bob := harness.State(t, g.alice), harness.State(t, g.bob); alice.Epoch != bob.Epoch-3 {
 		t.Fatalf("alice is in epoch %d, bob in %d", alice.Epoch, bob.Epoch)
 	}
-	g.operate(t, g.admins[g.a], http.MethodPost, "/reclaim", nil, nil)
+	g.operate(t, g.admins[g.a], http.MethodPost, "/reclaim", adminapi.ReclaimRequest{TargetIsLost: true}, nil)
 	g.follow(t, g.a)
 	g.RequireAt(t, g.a, 2)
 	g.requireGoesOn(t, g.b, 3)

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
@@ -161,7 +162,8 @@ func overhear(t *testing.T) *hearsay {
 	h.ask(t, p, a, b)
 
 	back := &pair{Party: p, alice: p.Members[0], bob: p.Members[1]}
-	back.operate(t, admin, http.MethodPost, "/reclaim", nil, nil)
+	word := adminapi.ReclaimRequest{TargetIsLost: true, AlthoughItAnswers: true}
+	back.operate(t, admin, http.MethodPost, "/reclaim", word, nil)
 	harness.Do(t, back.alice, "follow", harness.Args{"ds": a.Name}, nil)
 	return h
 }

@@ -256,11 +256,14 @@ func (g *group) operate(t *testing.T, s *harness.Server, method, route string, i
 func (g *group) recover(t *testing.T, s *harness.Server, lineage []byte) {
 	t.Helper()
 	g.set(t, s, map[string]any{"recover": true})
-	g.operate(t, s, http.MethodPost, "/recover", &api.RecoverRequest{
-		BindGroupRequest: api.BindGroupRequest{
-			Protocol: protocol, GroupInfo: g.mls.GroupInfo(), RatchetTree: g.mls.RatchetTree(),
+	g.operate(t, s, http.MethodPost, "/recover", &adminapi.RecoverRequest{
+		RecoverRequest: api.RecoverRequest{
+			BindGroupRequest: api.BindGroupRequest{
+				Protocol: protocol, GroupInfo: g.mls.GroupInfo(), RatchetTree: g.mls.RatchetTree(),
+			},
+			Lineage: lineage,
 		},
-		Lineage: lineage,
+		HostIsLost: true, AlthoughItAnswers: true,
 	})
 }
 

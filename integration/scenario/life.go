@@ -407,7 +407,7 @@ func (l *life) lose(ctx context.Context) error {
 	if err := l.guests[0].Do(ctx, "sync", nil, nil); err != nil { // the guest needs the lineage from B
 		return err
 	}
-	var held json.RawMessage
+	held := adminapi.RecoverRequest{HostIsLost: true}
 	if err := errors.Join(l.b.Kill(), l.guests[0].Do(ctx, "export", nil, &held)); err != nil {
 		return err
 	}
