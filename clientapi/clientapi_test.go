@@ -26,7 +26,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api/openapitest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
 )
 
@@ -146,7 +145,7 @@ var now = time.Unix(1_700_000_000, 0)
 var keyIDs = map[string]string{here: "ed25519:t", other: "ed25519:s"}
 
 // online returns the published keys of both servers.
-func online() proof.Keys {
+func online() *prooftest.Keys {
 	k := &prooftest.Keys{Published: map[string][]byte{}}
 	for server, id := range keyIDs {
 		k.Published[server] = prooftest.KeyObject(server, prooftest.Pair{ID: id, Key: key(server), Until: now.Add(time.Hour)})
@@ -159,6 +158,7 @@ type world struct {
 	t             *testing.T
 	local, remote *service
 	rooms         *rooms
+	keys          *prooftest.Keys
 	log           bytes.Buffer
 	router        http.Handler // does not check requests against openapi.yaml
 	handler       http.Handler
@@ -166,7 +166,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, local: &service{preimage: preimage()}, remote: &service{preimage: preimage()}}
+	w := &world{t: t, local: &service{preimage: preimage()}, remote: &service{preimage: preimage()}, keys: online()}
 	w.rooms = &rooms{
 		standing: delivery.Standing{Exists: true, Joined: true, Power: 100, PointerLevel: 50},
 		state: map[string]json.RawMessage{
@@ -183,7 +183,7 @@ func newWorld(t *testing.T) *world {
 		},
 	}
 	home := &clientapi.Home{
-		Rooms: w.rooms, Keys: online(), Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&w.log, nil)),
+		Rooms: w.rooms, Keys: w.keys, Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&w.log, nil)),
 	}
 	auth := func(*http.Request) (api.Caller, error) { return api.Caller{UserID: alice, Server: here}, nil }
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()

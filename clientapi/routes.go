@@ -27,7 +27,7 @@ func Routes(services Services, home *Home, maxGroupState int64) []edge.Route {
 	resolve := func(r *edge.Request) (api.API, error) {
 		return services.find(r.Caller.Server, r.Vars["serverName"], home)
 	}
-	routes := edge.UserRoutes(resolve, maxGroupState/3*4+1<<16)
+	routes := append(edge.UserRoutes(resolve, maxGroupState/3*4+1<<16), keyRoute(services, home))
 	for i := range routes {
 		routes[i].Path = "/ds/{serverName}" + routes[i].Path
 	}
@@ -35,7 +35,7 @@ func Routes(services Services, home *Home, maxGroupState int64) []edge.Route {
 }
 
 func (s *Services) find(from, server string, home *Home) (api.API, error) {
-	if err := mimiport.ValidateServerName(server); err != nil {
+	if err := s.requireName(server); err != nil {
 		return nil, err
 	}
 	switch {
@@ -44,8 +44,16 @@ func (s *Services) find(from, server string, home *Home) (api.API, error) {
 	case s.IsLocal(server):
 		return &announcer{s.Local, home, server, true}, nil
 	}
-	if mimiport.IsIPLiteral(server) && !s.AllowIPLiterals {
-		return nil, mimiport.Errorf("find Delivery Service", mimiport.KindForbidden, "%s is an IP address", server)
-	}
 	return &announcer{s.Remote(from, server), home, server, false}, nil
+}
+
+// requireName fails unless users may name the server.
+func (s *Services) requireName(server string) error {
+	if err := mimiport.ValidateServerName(server); err != nil {
+		return err
+	}
+	if mimiport.IsIPLiteral(server) && !s.AllowIPLiterals && !s.IsLocal(server) {
+		return mimiport.Errorf("find server", mimiport.KindForbidden, "%s is an IP address", server)
+	}
+	return nil
 }

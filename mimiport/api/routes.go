@@ -51,7 +51,9 @@ var (
 	PutLastResort    = Route{Name: "putLastResort", Method: http.MethodPut, Path: "/last_resort", MaxBody: maxLastResort}
 	ClaimLastResorts = Route{Name: "claimLastResorts", Method: http.MethodPost, Path: "/last_resort/claim",
 		MaxBody: maxJSON}
-	PutContent = Route{Name: "putContent", Method: http.MethodPut, Path: "/migrations/{migrationId}/content",
+	// GetServerKey is for a homeserver's own users and for direct requests alone.
+	GetServerKey = Route{Name: "getServerKey", Method: http.MethodGet, Path: "/keys/{keyServer}/{keyId}"}
+	PutContent   = Route{Name: "putContent", Method: http.MethodPut, Path: "/migrations/{migrationId}/content",
 		RawBody: true}
 	PutAbort = Route{Name: "putAbort", Method: http.MethodPut, Path: "/migrations/{migrationId}/abort",
 		MaxBody: maxJSON}
