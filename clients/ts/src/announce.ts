@@ -1,6 +1,7 @@
 // Announces a group in its room, where no homeserver does it for its user (profile, sections 7 and 12).
+import { same } from "./bytes.js";
 import { type Preimage, PROTOCOL, type Signed } from "./ds.js";
-import { type Group, type OwnMigration, same } from "./group.js";
+import type { Group, OwnMigration } from "./group.js";
 import { BINDING, type Matrix, POINTER, SUCCESSORS } from "./matrix.js";
 import { suiteId } from "./mls.js";
 import { type Pointer, pointerTo } from "./pointer.js";

@@ -2,6 +2,7 @@
 import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
 import { Announcer, requireOwnId } from "./announce.js";
+import { same, utf8 } from "./bytes.js";
 import {
   CLOSED,
   DeliveryService,
@@ -30,7 +31,6 @@ import {
   type OwnMigration,
   ownIdentity,
   type PendingCommit,
-  same,
   seconds,
   type Stored,
   type Surroundings,
@@ -536,7 +536,7 @@ export class Client {
 
   private async encrypt(g: Group, text: string): Promise<string> {
     requireStaying(g);
-    const { state, message } = await mls.encrypt(g.state, Buffer.from(text));
+    const { state, message } = await mls.encrypt(g.state, utf8(text));
     g.state = state;
     g.sent.add(messageHash(message));
     this.world.save();

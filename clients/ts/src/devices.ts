@@ -1,6 +1,7 @@
 // The data that Matrix publishes for a device: its keys, with the MLS key, and KeyPackages as signed one-time keys
 // (profile, section 12).
 import type { KeyPackage } from "ts-mls";
+import { compare, utf8 } from "./bytes.js";
 import { cipherSuite, type Identity, type Member, parseKeyPackage, suiteOfKeyPackage } from "./mls.js";
 import { fromBase64, type LeafIdentity, toBase64 } from "./wire.js";
 
@@ -59,7 +60,7 @@ export const mlsKeyId = (deviceId: string) => `io.github.mimiport.ed25519:${devi
 const deviceKeyId = (deviceId: string) => `ed25519:${deviceId}`;
 
 /** Orders by code points, as UTF-8 does. */
-const byCodePoints = ([a]: [string, unknown], [b]: [string, unknown]) => Buffer.compare(Buffer.from(a), Buffer.from(b));
+const byCodePoints = ([a]: [string, unknown], [b]: [string, unknown]) => compare(utf8(a), utf8(b));
 
 /** Canonical JSON (Matrix specification, appendices). */
 export function canonicalJson(value: unknown): string {
@@ -72,7 +73,7 @@ export function canonicalJson(value: unknown): string {
 /** The signed part of an object: everything except `signatures` and `unsigned`. */
 function signedPart(object: object): Uint8Array {
   const { signatures: _, unsigned: __, ...rest } = object as Record<string, unknown>;
-  return new Uint8Array(Buffer.from(canonicalJson(rest)));
+  return utf8(canonicalJson(rest));
 }
 
 async function sign(object: object, { signKey }: KeyPair): Promise<string> {

@@ -1,6 +1,6 @@
 // Signed requests of a device to a Delivery Service, for a device whose homeserver lacks the module (profile, section
 // 11).
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes, sha256, utf8 } from "./bytes.js";
 import { mlsKeyId } from "./devices.js";
 import { clientAddresses, fetchJson } from "./discovery.js";
 import { PEER_UNREACHABLE, refusal } from "./ds.js";
@@ -47,8 +47,8 @@ export class Direct implements Transport {
     private readonly now: () => number,
   ) {}
 
-  async addressOf(server: string): Promise<string> {
-    return (await this.find(server)).address;
+  async forwards(): Promise<boolean> {
+    return false;
   }
 
   /** If the server refuses a request for its time, the client sends it once more, by the server's clock. */
@@ -65,8 +65,8 @@ export class Direct implements Transport {
     const uri = pathOf(service, route);
     const authorization = await this.sign({ service, method, uri, body: body ?? "", time: this.now() + ahead });
     const signal = AbortSignal.timeout(PATIENCE);
-    // A signature is for one URI only, so the client does not follow redirects.
-    const init: RequestInit = { method, headers: { authorization }, redirect: "manual", signal };
+    // A signature is for one URI only, so the client follows no redirect.
+    const init: RequestInit = { method, headers: { authorization }, redirect: "error", signal };
     if (body !== undefined) init.body = body;
     try {
       return await call(address + uri, init, MAX_ANSWER);
@@ -81,8 +81,8 @@ export class Direct implements Transport {
     const { userId, deviceId, suite, signKey } = this.identity();
     const unsigned = {
       ...{ ...of, userId, deviceId, time: BigInt(time) },
-      bodyHash: new Uint8Array(createHash("sha256").update(body).digest()),
-      nonce: new Uint8Array(randomBytes(32)),
+      bodyHash: sha256(utf8(body)),
+      nonce: randomBytes(32),
     };
     const { signature } = await cipherSuite(suite);
     const content = signedContent(directRequest, unsigned);

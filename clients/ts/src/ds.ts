@@ -169,6 +169,7 @@ export const MOVED = "M_GROUP_MOVED";
 export const CLOSED = "M_GROUP_CLOSED";
 export const STOPPED = "M_GROUP_STOPPED";
 export const PEER_UNREACHABLE = "M_PEER_UNREACHABLE";
+export const BAD_SIGNATURE = "M_BAD_SIGNATURE";
 
 const coded = (code: string) => `IO.GITHUB.MIMIPORT.${code}`;
 
@@ -234,6 +235,14 @@ export class DeliveryService {
 
   messages(group: string, term: number, from: number): Promise<MessagesResponse> {
     return this.ask("GET", `/groups/${group}/messages?term=${term}&from=${from}`);
+  }
+
+  /**
+   * The signed key object with which another server publishes a current key. The own homeserver vouches for it, or the
+   * Delivery Service that is asked directly.
+   */
+  serverKey(server: string, keyId: string): Promise<unknown> {
+    return this.ask("GET", `/keys/${encodeURIComponent(server)}/${encodeURIComponent(keyId)}`);
   }
 
   /** Publishes this device's KeyPackage of last resort, at the own homeserver. */

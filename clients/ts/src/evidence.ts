@@ -1,6 +1,7 @@
 // Checks the signatures of servers with their current keys (profile, section 2).
+import { same } from "./bytes.js";
 import type { Claimed, Migrated, Signed } from "./ds.js";
-import { type Group, type OwnMigration, same } from "./group.js";
+import type { Group, OwnMigration } from "./group.js";
 import type { KeyObject, ServerKeys } from "./keys.js";
 import { type CommitReceipt, commitReceipt, decode, fromBase64, lineageClaim, migrationAbort } from "./wire.js";
 import { migrationConfirmation, migrationResponse } from "./wire.js";

@@ -222,5 +222,3 @@ export const epochOf = (g: Group): number => Number(g.state.groupContext.epoch);
 
 /** Whether this device has been removed from the group. */
 export const isOut = (g: Group): boolean => g.state.groupActiveState.kind !== "active";
-
-export const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;

@@ -1,6 +1,6 @@
 // Handles incoming data: fan-out, the log and room state. It decides which of it counts (profile, sections 6 and 7).
-import { createHash } from "node:crypto";
 import type { ClientState } from "ts-mls";
+import { same, sha256, textOf, toHex } from "./bytes.js";
 import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage } from "./ds.js";
 import { type MessagesResponse, type Migrated, type MovedInfo, PEER_UNREACHABLE, refused } from "./ds.js";
 import { type Signed, STOPPED, submission } from "./ds.js";
@@ -15,13 +15,12 @@ import {
   newGroup,
   ownIdentity,
   type PendingCommit,
-  same,
   seconds,
   type Stored,
   type Surroundings,
 } from "./group.js";
 import { ServerKeys } from "./keys.js";
-import { claimIn, goesOn, hostIn, isRecover, moveIn } from "./lineage.js";
+import { claimIn, goesOn, hostIn, isRecover, keyIdOfHost, moveIn } from "./lineage.js";
 import { claimHash, type Pointer, pointerFor, pointerTo } from "./pointer.js";
 import { isLost, news, receiptIn } from "./receipts.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
@@ -84,7 +83,7 @@ const isOfHome = (e: unknown) => e instanceof MatrixError && e.body.rule === "ho
 const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
 
 /** The hash by which this client recognizes its own message. */
-export const messageHash = (message: Uint8Array): string => createHash("sha256").update(message).digest("hex");
+export const messageHash = (message: Uint8Array): string => toHex(sha256(message));
 
 /** The target in a Commit's authenticated_data if the Commit is a migration Commit (profile, section 5). */
 function migrationTarget(authenticatedData: Uint8Array): string | undefined {
@@ -224,8 +223,9 @@ export class Inbox {
   private async keepKeys(g: Group, keyId?: string): Promise<void> {
     const { hostKeys: kept } = g;
     if (kept?.server_name === g.ds && (keyId === undefined || keyId in kept.verify_keys)) return;
-    const [object] = await this.keys.objects(g.ds, g.ds, keyId).catch(() => []);
-    if (object !== undefined) g.hostKeys = object; // else the client tries again the next time
+    const wanted = keyId ?? keyIdOfHost(g);
+    const object = wanted && (await this.keys.object(g.ds, g.ds, wanted).catch(() => undefined));
+    if (object) g.hostKeys = object; // else the client tries again the next time
   }
 
   /**
@@ -573,7 +573,7 @@ export class Inbox {
       if (author !== undefined && sender !== "" && sender !== author.userId)
         this.world.emit({ event: "misattributed", group: g.key, named: sender, author: author.userId });
       if (plaintext !== undefined) {
-        const text = Buffer.from(plaintext).toString();
+        const text = textOf(plaintext);
         const { userId, deviceId } = author!;
         this.world.emit({ event: "message", group: g.key, sender: userId, device: deviceId, epoch: epochOf(g), text });
       }

@@ -1,12 +1,10 @@
 // The keys of servers, and the servers that are asked for them (profile, section 2).
-import { createPublicKey, verify } from "node:crypto";
-import { request as httpRequest } from "node:http";
-import { request as httpsRequest } from "node:https";
-import { fetchJson } from "./discovery.js";
+import { BAD_SIGNATURE, DeliveryService, PEER_UNREACHABLE, refused } from "./ds.js";
 import type { Surroundings } from "./group.js";
-import { type Answer, bodyOf, granted, json, type Matrix, MatrixError, serverOf, Unreachable } from "./matrix.js";
+import { call, granted, json, type Matrix, MatrixError, serverOf } from "./matrix.js";
+import { cipherSuite } from "./mls.js";
 import type { Transport } from "./transport.js";
-import { fromBase64, toBase64url } from "./wire.js";
+import { fromBase64 } from "./wire.js";
 
 /** The longest time for which a server's key is kept, in milliseconds (Matrix specification, "Publishing keys"). */
 const MAX_KEPT = 7 * 24 * 3600_000;
@@ -51,8 +49,12 @@ export class ServerKeys {
     });
     const key = current ?? kept?.verify_keys[s.keyId]?.key;
     if (key === undefined) return false;
-    const jwk = { kty: "OKP", crv: "Ed25519", x: toBase64url(fromBase64(key)) };
-    return verify(null, s.text, createPublicKey({ key: jwk, format: "jwk" }), s.signature);
+    const { signature } = await cipherSuite(1); // its scheme is Ed25519
+    try {
+      return await signature.verify(fromBase64(key), s.text, s.signature);
+    } catch {
+      return false; // not a key, or not a signature
+    }
   }
 
   /**
@@ -64,77 +66,52 @@ export class ServerKeys {
     const now = this.world.now();
     const kept = this.known.get(name);
     if (kept !== undefined && kept.until > now) return kept.key;
-    for (const { valid_until_ts: until, verify_keys } of await this.objects(server, host, keyId)) {
-      const key = verify_keys[keyId]?.key;
-      if (typeof key !== "string") continue;
-      this.known.set(name, { key, until: Math.min(until, now + MAX_KEPT) });
-      return key;
-    }
-    return undefined;
+    const object = await this.object(server, host, keyId);
+    const key = object?.verify_keys[keyId]?.key;
+    if (object === undefined || typeof key !== "string") return undefined;
+    this.known.set(name, { key, until: Math.min(object.valid_until_ts, now + MAX_KEPT) });
+    return key;
   }
 
   /**
-   * A server's key objects that are valid now; only those with the key if its id is known. The own homeserver vouches
-   * for them as a notary. If it does not help, the client also asks the server itself. At last it asks the group's
-   * Delivery Service, and an event says so. That one gains no more power by its answer than its own signature gives it.
+   * The key object with which a server publishes a current key; undefined if nobody has it. The own homeserver vouches
+   * for it. A homeserver without the module does so as a notary. If that one does not help, the client also asks the
+   * server itself. At last it asks the group's Delivery Service, and an event says so. That one gains no more power by
+   * its answer than its own signature gives it.
    */
-  async objects(server: string, host: string, keyId?: string): Promise<KeyObject[]> {
-    const now = this.world.now();
-    const criteria = keyId === undefined ? {} : { [keyId]: { minimum_valid_until_ts: now } };
-    const valid = (objects: any[]) =>
-      objects.filter((k) => k?.server_name === server && k.valid_until_ts > now && typeof k.verify_keys === "object");
-    const has = (objects: KeyObject[]) => objects.some((k) => keyId === undefined || keyId in k.verify_keys);
+  async object(server: string, host: string, keyId: string): Promise<KeyObject | undefined> {
+    const current = (k: any): KeyObject | undefined => {
+      const valid = k?.server_name === server && k.valid_until_ts > this.world.now();
+      return valid && typeof k.verify_keys?.[keyId]?.key === "string" ? k : undefined;
+    };
+    const at = (asked: string) => new DeliveryService(this.transport, asked).serverKey(server, keyId);
     const { homeserver, userId } = this.matrix.session;
 
-    const own = valid(await askNotary(homeserver, serverOf(userId), server, criteria).catch(orNothing));
-    if (has(own)) return own;
-    const itself = valid(await this.askItself(server));
-    if (has(itself) || server === host) return itself;
-    const vouched = valid(await this.askHost(host, server, criteria));
-    if (has(vouched)) this.world.emit({ event: "vouched", server, by: host });
+    if (await this.transport.forwards()) return current(await at(serverOf(userId)).catch(orNothing));
+    const known = await askNotary(homeserver, server, keyId, this.world.now()).catch(orNothing);
+    const own = known?.map(current).find((k) => k !== undefined);
+    const itself = own ?? current(await at(server).catch(() => undefined));
+    if (itself !== undefined || server === host) return itself;
+    const vouched = current(await at(host).catch(() => undefined));
+    if (vouched !== undefined) this.world.emit({ event: "vouched", server, by: host });
     return vouched;
   }
-
-  /** The server's own answer; nothing if the own homeserver asks for this client. */
-  private async askItself(server: string): Promise<unknown[]> {
-    const address = await this.addressOf(server);
-    return address === undefined ? [] : [await fetchJson(`${address}/_matrix/key/v2/server`)];
-  }
-
-  /** The answer about another server from a Delivery Service's homeserver, as a notary. */
-  private async askHost(host: string, server: string, criteria: object): Promise<unknown[]> {
-    const address = await this.addressOf(host);
-    return address === undefined ? [] : askNotary(address, host, server, criteria).catch(() => []);
-  }
-
-  private addressOf(server: string): Promise<string | undefined> {
-    return this.transport.addressOf(server).catch(() => undefined);
-  }
 }
 
-/** If a homeserver does not serve as a notary, it knows no keys. */
-function orNothing(e: unknown): [] {
-  if (e instanceof MatrixError && e.status < 500) return [];
-  throw e;
+/** Passes over the refusal of a homeserver that does not have a key, or serves as no notary. */
+function orNothing(e: unknown): undefined {
+  const hasNone = refused(e, BAD_SIGNATURE) || refused(e, PEER_UNREACHABLE);
+  if (!hasNone && !(e instanceof MatrixError && e.status < 500)) throw e;
 }
 
-/**
- * The key objects of a server that a homeserver knows. A homeserver answers as a notary only under its own name, and
- * fetch does not allow a Host header.
- */
-async function askNotary(address: string, name: string, server: string, criteria: object): Promise<unknown[]> {
-  const url = new URL(`${address}/_matrix/key/v2/query`);
-  const request = url.protocol === "https:" ? httpsRequest : httpRequest;
-  const headers = { host: name, "content-type": "application/json" };
-  const answer = await new Promise<Answer>((resolve, reject) => {
-    const failed = (e: unknown) => reject(new Unreachable(`${url}: ${e}`));
-    const options = { method: "POST", headers, signal: AbortSignal.timeout(PATIENCE) };
-    const req = request(url, options, (res) => {
-      bodyOf(res, MAX_ANSWER).then((body) => resolve({ status: res.statusCode ?? 0, body }), failed);
-    });
-    req.on("error", failed);
-    req.end(JSON.stringify({ server_keys: { [server]: criteria } }));
-  });
-  const { server_keys } = json(granted(answer));
+/** The key objects of a server that a homeserver knows. Some homeservers answer only at an address with their name. */
+async function askNotary(address: string, server: string, keyId: string, now: number): Promise<unknown[]> {
+  const criteria = { [keyId]: { minimum_valid_until_ts: now } };
+  const init = {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ server_keys: { [server]: criteria } }),
+  };
+  const { server_keys } = json(granted(await call(`${address}/_matrix/key/v2/query`, init, PATIENCE, MAX_ANSWER)));
   return Array.isArray(server_keys) ? server_keys : [];
 }

@@ -1,6 +1,7 @@
 // Lineages: the hosts of a group since its creation, as servers tell them (profile, sections 3 and 10).
+import { same } from "./bytes.js";
 import type { Claimed, Migrated } from "./ds.js";
-import { type Group, same } from "./group.js";
+import type { Group } from "./group.js";
 import {
   decode,
   fromBase64,
@@ -43,6 +44,13 @@ export function hostIn({ creatingServer, steps }: Lineage, term: number): string
   if (step === undefined) return creatingServer;
   if ("lineageClaim" in step) return decode(lineageClaim, step.lineageClaim.message).domainName;
   return decode(migrationConfirmation, step.migrationConfirmation.message).domainName;
+}
+
+/** The id of a key of the current Delivery Service; undefined if no step and no receipt has told one. */
+export function keyIdOfHost({ term, lineage: told, receipt }: Group): string | undefined {
+  const step = told === undefined ? undefined : decode(lineage, fromBase64(told)).steps[term - 1];
+  if (step === undefined) return term === 0 ? receipt?.key_id : undefined;
+  return "lineageClaim" in step ? step.lineageClaim.keyId : step.migrationResponse.keyId;
 }
 
 /** Identifies the step of a proof. A new signature with a newer key does not make another step. */

@@ -1,4 +1,5 @@
 // The part of the Matrix client-server API that the client needs.
+import { concat, textOf } from "./bytes.js";
 import { type DeviceKeys, KEY_PACKAGE, type PublishedKeys } from "./devices.js";
 import type { LeafIdentity } from "./wire.js";
 import { toBase64url } from "./wire.js";
@@ -67,27 +68,31 @@ export interface Answer {
 export async function call(url: string, init: RequestInit, limit = Infinity): Promise<Answer> {
   try {
     const response = await fetch(url, init);
-    const body = (response.body ?? []) as unknown as AsyncIterable<Uint8Array>;
-    return { status: response.status, body: await bodyOf(body, limit) };
+    return { status: response.status, body: await bodyOf(response, limit) };
   } catch (e) {
     throw init.signal?.aborted ? e : new Unreachable(`${url}: ${e}`);
   }
 }
 
 /** Reads an answer. It takes at most one chunk above the limit into memory. */
-export async function bodyOf(body: AsyncIterable<Uint8Array>, limit: number): Promise<Uint8Array> {
+async function bodyOf({ body }: Response, limit: number): Promise<Uint8Array> {
+  const reader = body?.getReader();
   const chunks: Uint8Array[] = [];
-  let size = 0;
-  for await (const chunk of body) {
-    chunks.push(chunk);
-    if ((size += chunk.length) > limit) throw new Error(`more than ${limit} bytes`);
+  for (let size = 0; reader !== undefined; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    chunks.push(value);
+    if ((size += value.length) > limit) {
+      void reader.cancel();
+      throw new Error(`more than ${limit} bytes`);
+    }
   }
-  return new Uint8Array(Buffer.concat(chunks));
+  return concat(...chunks);
 }
 
 /** The JSON of an answer, or its text if it is not JSON. */
 export function json({ body }: Answer): any {
-  const text = Buffer.from(body).toString();
+  const text = textOf(body);
   try {
     return JSON.parse(text);
   } catch {

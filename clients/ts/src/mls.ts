@@ -13,6 +13,8 @@ import { decryptSenderData } from "ts-mls/privateMessage.js";
 import { mlsExporter } from "ts-mls/keySchedule.js";
 import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
 import { toLeafIndex } from "ts-mls/treemath.js";
+import { base64ToBytes } from "ts-mls/util/byteArray.js";
+import { same, toHex, utf8 } from "./bytes.js";
 import { createCommit, type PendingCommit } from "./corrections/commit.js";
 import { createExternalCommit } from "./corrections/external-commit.js";
 import { createGroupInfoWithExternalPub } from "./corrections/external-pub.js";
@@ -135,7 +137,7 @@ export function parse(bytes: Uint8Array): MLSMessage {
   } catch (e) {
     throw new MlsRuleError(`malformed MLSMessage: ${e}`);
   }
-  if (message === undefined || Buffer.compare(encodeMlsMessage(message), bytes) !== 0)
+  if (message === undefined || !same(encodeMlsMessage(message), bytes))
     throw new MlsRuleError("malformed MLSMessage");
   return message;
 }
@@ -186,7 +188,7 @@ export async function groupInfo(state: ClientState): Promise<Uint8Array> {
 
 /** Identifies an epoch on any branch of a group: the confirmed transcript hash, in hexadecimal. */
 export const transcript = (state: ClientState): string =>
-  Buffer.from(state.groupContext.confirmedTranscriptHash).toString("hex");
+  toHex(state.groupContext.confirmedTranscriptHash);
 
 export const ratchetTree = (state: ClientState): Uint8Array => encodeRatchetTree(state.ratchetTree);
 
@@ -273,7 +275,7 @@ export async function choose(
   for (const [ref, pending] of Object.entries(state.unappliedProposals)) {
     const { proposal: p, senderLeafIndex } = pending;
     const known = typeof p.proposalType === "string" || isSelfRemove(p);
-    const reference = new Uint8Array(Buffer.from(ref, "base64"));
+    const reference = base64ToBytes(ref);
     const proposal: ProposalOrRef = { proposalOrRefType: "reference", reference };
     // Each alone first: ts-mls abandons a promise when it refuses two Adds at once.
     if (known && wanted(p, senderLeafIndex) && (await isCommittable(state, [proposal])))
@@ -315,7 +317,7 @@ export const isExternalRemove = (p: Proposal, sender: number | undefined) =>
   p.proposalType === "remove" && sender === undefined;
 
 const isServer = (s: ExternalSender, name: string) =>
-  s.credential.credentialType === "basic" && Buffer.compare(s.credential.identity, Buffer.from(name)) === 0;
+  s.credential.credentialType === "basic" && same(s.credential.identity, utf8(name));
 
 /**
  * The GroupContextExtensions proposal that a migration Commit needs. The target's entry replaces the source's first

@@ -1,5 +1,5 @@
 // The room's pointer: the place of the group, and the claim that the room supports (profile, sections 7 and 12).
-import { createHash } from "node:crypto";
+import { sha256 } from "./bytes.js";
 import type { Claimed } from "./ds.js";
 import { decode, fromBase64, lineageClaim, toBase64 } from "./wire.js";
 
@@ -32,7 +32,7 @@ export function pointerTo(content: any, roomId: string, groupId: string): Pointe
 
 /** The hash by which a pointer names a claim: SHA-256 of the LineageClaim. */
 export const claimHash = ({ lineage_claim }: Claimed): string =>
-  toBase64(new Uint8Array(createHash("sha256").update(fromBase64(lineage_claim)).digest()));
+  toBase64(sha256(fromBase64(lineage_claim)));
 
 /** The pointer that supports a claim. */
 export function pointerFor(claim: Claimed, roomId: string, groupId: string): Pointer {

@@ -1,7 +1,7 @@
 // Receipts of a Delivery Service for accepted Commits, and their consequences (profile, section 3).
-import { createHash } from "node:crypto";
+import { same, sha256 } from "./bytes.js";
 import type { Claimed, KnownCommit, LogMessage, Signed } from "./ds.js";
-import { type Group, same } from "./group.js";
+import type { Group } from "./group.js";
 import { type CommitReceipt, commitReceipt, decode, fromBase64, lineageClaim, toBase64 } from "./wire.js";
 
 export const receiptIn = ({ message }: Signed): CommitReceipt => decode(commitReceipt, fromBase64(message));
@@ -36,7 +36,7 @@ export type News = undefined | "later" | "fork";
 /** The news in a receipt that came with a message. One for anything else tells nothing. */
 export function news(g: Group, receipt: CommitReceipt, of: Pick<LogMessage, "seq" | "message">): News {
   const { seq, message = "" } = of;
-  const hash = new Uint8Array(createHash("sha256").update(fromBase64(message)).digest());
+  const hash = sha256(fromBase64(message));
   const fits = same(receipt.groupId, g.id) && same(receipt.commitHash, hash) && Number(receipt.seq) === seq;
   if (!fits || Number(receipt.term) !== g.term) return undefined;
   const before = latest(g);

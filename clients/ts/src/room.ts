@@ -1,5 +1,4 @@
 // A room's state as its members see it: the powers of users, and the servers in the room.
-import { isIP } from "node:net";
 import { serverOf, type StateEvent } from "./matrix.js";
 
 const ACL = "m.room.server_acl";
@@ -52,7 +51,7 @@ export class RoomState {
 function letsIn(acl: any, server: string): boolean {
   if (isRedacted(acl)) return true;
   const host = server.toLowerCase().replace(/:\d+$/, "");
-  const isLiteral = isIP(host.replace(/^\[|\]$/g, "")) > 0;
+  const isLiteral = host.startsWith("[") || (/^\d+(\.\d+){3}$/.test(host) && URL.canParse(`http://${host}`));
   const matches = (globs: unknown) =>
     Array.isArray(globs) && globs.some((g) => typeof g === "string" && fits(host, g.toLowerCase()));
   return !(isLiteral && acl.allow_ip_literals === false) && !matches(acl.deny) && matches(acl.allow);

@@ -5,8 +5,8 @@ export interface Transport {
   /** Sends a request for a route of a Delivery Service, such as "/groups". Returns the answer with any status. */
   send(server: string, method: string, route: string, body?: string): Promise<Answer>;
 
-  /** The base URL of a server for direct requests; undefined if the own homeserver sends the requests. */
-  addressOf(server: string): Promise<string | undefined>;
+  /** Whether the own homeserver has the module: it sends the requests. */
+  forwards(): Promise<boolean>;
 }
 
 /**
@@ -28,7 +28,9 @@ export class Forwarded implements Transport {
     return this.matrix.send(method, pathOf(server, route), body);
   }
 
-  async addressOf(): Promise<undefined> {}
+  async forwards(): Promise<boolean> {
+    return true;
+  }
 }
 
 /**
@@ -47,13 +49,8 @@ export class Chosen implements Transport {
     return (await this.chosen()).send(...request);
   }
 
-  /** Whether the own homeserver has the module. */
   async forwards(): Promise<boolean> {
-    return (await this.chosen()) instanceof Forwarded;
-  }
-
-  async addressOf(server: string): Promise<string | undefined> {
-    return (await this.chosen()).addressOf(server);
+    return (await this.chosen()).forwards();
   }
 
   private chosen(): Promise<Transport> {

@@ -1,7 +1,6 @@
 // The draft's messages and the profile's, in TLS presentation language (RFC 9420, section 2.1.2; profile, section 1).
 // Decoding is strict: minimal lengths, no trailing bytes, nothing that would not be encoded identically.
-import { createHash } from "node:crypto";
-import { isIPv6 } from "node:net";
+import { concat, sha256 } from "./bytes.js";
 
 /** Thrown for bytes that are not a well-formed message, and for values that no message can encode. */
 export class WireError extends Error {
@@ -39,7 +38,7 @@ class Writer {
   }
 
   done(): Uint8Array {
-    return new Uint8Array(Buffer.concat(this.parts));
+    return concat(...this.parts);
   }
 }
 
@@ -349,7 +348,7 @@ const groupIdContent = struct({ label: text, preimage });
 /** The id that a server makes from a preimage (profile, section 10). */
 export function groupIdOf(made: Preimage): Uint8Array {
   const content = encode(groupIdContent, { label: "MIMI Portability 1.0 GroupID", preimage: made });
-  return new Uint8Array(createHash("sha256").update(content).digest());
+  return sha256(content);
 }
 
 const anyLineage = struct({
@@ -378,7 +377,7 @@ export type LeafIdentity = TypeOf<typeof leafIdentity>;
 /** Whether a text is a Matrix server name: a host name or an IP literal, with or without a port, at most 255 bytes. */
 export function isServerName(text: string): boolean {
   const [, host = "", port] = /^(\[[^\]]*\]|[^:]*)(?::([0-9]{1,5}))?$/.exec(text) ?? [];
-  const literal = host.startsWith("[") && isIPv6(host.slice(1, -1));
+  const literal = /^\[[0-9A-Fa-f:.]+\]$/.test(host) && URL.canParse(`http://${host}`);
   return text.length <= 255 && (literal || /^[A-Za-z0-9.-]+$/.test(host)) && Number(port ?? 0) <= 65535;
 }
 
@@ -394,29 +393,36 @@ export function signedContent<T>(codec: SignedCodec<T>, message: T): Uint8Array 
 
 /** base64url(SHA-256(the MigrationResponse without its signature)) (profile, section 1). */
 export function migrationId(response: MigrationResponse): string {
-  return createHash("sha256").update(encode(migrationResponse.unsigned, response)).digest("base64url");
+  return toBase64url(sha256(encode(migrationResponse.unsigned, response)));
 }
+
+/** How many bytes become text at once: a function takes only so many arguments. */
+const CHUNK = 1 << 13;
 
 /** Unpadded standard base64, as in JSON bodies (profile, section 1). */
 export function toBase64(b: Uint8Array): string {
-  return Buffer.from(b).toString("base64").replace(/=+$/, "");
+  let binary = "";
+  for (let i = 0; i < b.length; i += CHUNK) binary += String.fromCharCode(...b.subarray(i, i + CHUNK));
+  return btoa(binary).replace(/=+$/, "");
 }
 
 /** Unpadded base64url, the form of all ids (profile, section 1). */
 export function toBase64url(b: Uint8Array): string {
-  return Buffer.from(b).toString("base64url");
+  return toBase64(b).replaceAll("+", "-").replaceAll("/", "_");
 }
 
 /** Reads unpadded standard base64. Throws a WireError for anything else. */
 export function fromBase64(s: string): Uint8Array {
-  const b = new Uint8Array(Buffer.from(s, "base64"));
-  if (toBase64(b) !== s) throw new WireError("not unpadded base64");
-  return b;
+  try {
+    const b = Uint8Array.from(atob(s), (c) => c.charCodeAt(0));
+    if (toBase64(b) === s) return b;
+  } catch {
+    // characters that are not base64
+  }
+  return fail("not unpadded base64");
 }
 
 /** Reads unpadded base64url. Throws a WireError for anything else. */
 export function fromBase64url(s: string): Uint8Array {
-  const b = new Uint8Array(Buffer.from(s, "base64url"));
-  if (toBase64url(b) !== s) throw new WireError("not unpadded base64url");
-  return b;
+  return /[+/]/.test(s) ? fail("not unpadded base64url") : fromBase64(s.replaceAll("-", "+").replaceAll("_", "/"));
 }

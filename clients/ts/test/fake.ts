@@ -576,6 +576,8 @@ export class FakeNetwork {
     if (operation === "rooms") return this.stateOf(rest[0]!, rest[2]!) ?? refuse(404, "M_NOT_FOUND");
     const [, name, ...call] = rest;
     if (this.stock) throw new Refusal(404, { errcode: "M_UNRECOGNIZED" });
+    if (call[0] === "keys" && this.ignorant) refuse(502, "M_PEER_UNREACHABLE");
+    if (call[0] === "keys") return this.services.get(call[1]!)?.keys ?? refuse(502, "M_PEER_UNREACHABLE");
     if (call[0] === "last_resort") return this.lastResort(req.method!, name!, body, user, deviceOf(user));
     const ds = this.ds(name!);
     if (ds.down) throw new Refusal(502, { errcode: "IO.GITHUB.MIMIPORT.M_PEER_UNREACHABLE" });
@@ -590,11 +592,10 @@ export class FakeNetwork {
     const uri = req.url!.slice(name!.length + 1);
     if (uri === VERSIONS) return features("io.github.mimiport.v0.direct_requests", true);
     if (uri === WELL_KNOWN) return { "m.homeserver": { base_url: `${this.address}/${name}` } };
-    if (uri === "/_matrix/key/v2/server") return (!ds.mute && ds.keys) || refuse(404, "M_NOT_FOUND");
-    if (uri === NOTARY) return this.notary(JSON.parse(text));
     if (path[4] !== "ds") throw new Refusal(404, { errcode: "M_UNRECOGNIZED" });
     const body = text === "" ? undefined : JSON.parse(text);
     const user = await this.sender(path[5]!, req.method!, uri, text, req.headers.authorization ?? "");
+    if (path[6] === "keys") return this.keysAt(ds, path[7]!) ?? refuse(502, "M_PEER_UNREACHABLE");
     return ds.answer(req.method!, path.slice(6), url.searchParams, body, user);
   }
 
@@ -734,6 +735,11 @@ export class FakeNetwork {
   /** Takes a device's keys in place of those that it had. */
   publish(keys: DeviceKeys): void {
     this.deviceKeys.set(keys.user_id, { ...this.deviceKeys.get(keys.user_id), [keys.device_id]: keys });
+  }
+
+  /** The keys of a server that a Delivery Service tells when a device asks it directly. */
+  private keysAt(ds: FakeDs, server: string): object | undefined {
+    return server === ds.name && ds.mute ? undefined : this.services.get(server)?.keys;
   }
 
   /** The keys of a server that a homeserver knows; none if it cannot reach the server. */

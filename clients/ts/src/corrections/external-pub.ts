@@ -5,7 +5,8 @@ import { encode } from "ts-mls/codec/tlsEncoder.js";
 import { decodeVarLenData, varLenDataEncoder } from "ts-mls/codec/variableLength.js";
 import { createGroupInfo } from "ts-mls/createCommit.js";
 import type { Extension } from "ts-mls/extension.js";
-import { equal, must } from "./rules.js";
+import { same } from "../bytes.js";
+import { must } from "./rules.js";
 
 const encodeExternalPub = encode(varLenDataEncoder);
 
@@ -27,6 +28,6 @@ export function externalPub(info: GroupInfo): Uint8Array {
   } catch {
     key = undefined;
   }
-  must(key !== undefined && equal(encodeExternalPub(key), found.extensionData), "malformed external_pub");
+  must(key !== undefined && same(encodeExternalPub(key), found.extensionData), "malformed external_pub");
   return key;
 }

@@ -10,7 +10,8 @@ import { decodeVarLenType, varLenTypeEncoder } from "ts-mls/codec/variableLength
 import { type Extension, extensionTypeToNumber } from "ts-mls/extension.js";
 import { decodeExternalSender, externalSenderEncoder } from "ts-mls/externalSender.js";
 import { unprotectPublicMessage } from "ts-mls/messageProtectionPublic.js";
-import { equal, must } from "./rules.js";
+import { same } from "../bytes.js";
+import { must } from "./rules.js";
 
 const EXTERNAL_SENDERS = extensionTypeToNumber("external_senders");
 
@@ -20,7 +21,7 @@ export const encodeExternalSenders = encode(varLenTypeEncoder(externalSenderEnco
 /** Reads an external_senders extension. Throws an MlsRuleError if it is not exactly as it would be encoded again. */
 export function decodeExternalSenders(data: Uint8Array): ExternalSender[] {
   const [senders] = decodeVarLenType(decodeExternalSender)(data, 0) ?? [];
-  must(senders !== undefined && equal(encodeExternalSenders(senders), data), "malformed external_senders");
+  must(senders !== undefined && same(encodeExternalSenders(senders), data), "malformed external_senders");
   return senders;
 }
 

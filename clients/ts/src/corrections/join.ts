@@ -22,7 +22,8 @@ import { treeHashRoot } from "ts-mls/treeHash.js";
 import { directPath, isLeaf, leafToNodeIndex, leafWidth, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
 import { firstCommonAncestor } from "ts-mls/updatePath.js";
 import { decryptGroupInfo, decryptGroupSecrets } from "ts-mls/welcome.js";
-import { equal, must } from "./rules.js";
+import { same, toHex } from "../bytes.js";
+import { must } from "./rules.js";
 
 /** The error of joinGroup when the Welcome has no tree. */
 export const NO_TREE = "no ratchet tree";
@@ -36,7 +37,7 @@ export async function validateTree(
 ): Promise<void> {
   const encryptionKeys = new Set<string>();
   const signatureKeys = new Set<string>();
-  const unseen = (seen: Set<string>, key: Uint8Array) => seen.size < seen.add(Buffer.from(key).toString("hex")).size;
+  const unseen = (seen: Set<string>, key: Uint8Array) => seen.size < seen.add(toHex(key)).size;
   for (const [i, node] of tree.entries()) {
     if (node === undefined) continue;
     must(isLeaf(toNodeIndex(i)) === (node.nodeType === "leaf"), "a leaf and a parent node have changed places");
@@ -65,7 +66,7 @@ export async function validateTree(
     must(!error, `a leaf does not verify: ${error}`);
   }
   must(await verifyParentHashes(tree, cs.hash), "a parent hash does not verify");
-  must(equal(context.treeHash, await treeHashRoot(tree, cs.hash)), "the tree is not the one of the GroupContext");
+  must(same(context.treeHash, await treeHashRoot(tree, cs.hash)), "the tree is not the one of the GroupContext");
 }
 
 /** Checks a GroupInfo's signature and its tree. */

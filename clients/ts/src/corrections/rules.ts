@@ -9,5 +9,3 @@ export class MlsRuleError extends Error {
 export function must(ok: boolean, rule: string): asserts ok {
   if (!ok) throw new MlsRuleError(rule);
 }
-
-export const equal = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;

@@ -16,7 +16,8 @@ import { decodeSender, senderEncoder } from "ts-mls/sender.js";
 import { toLeafIndex } from "ts-mls/treemath.js";
 import { addUnappliedProposal } from "ts-mls/unappliedProposals.js";
 import { decodeWireformat, wireformatEncoder } from "ts-mls/wireformat.js";
-import { equal, must } from "./rules.js";
+import { concat, same } from "../bytes.js";
+import { must } from "./rules.js";
 
 /** The proposal type that a leaf lists among its capabilities. */
 export const SELF_REMOVE = 0x000a;
@@ -72,7 +73,7 @@ const decodeMessage = mapDecoders(
 export function decodeSelfRemove(bytes: Uint8Array): SelfRemove | undefined {
   try {
     const message = decodeMessage(bytes, 0)?.[0];
-    return message && equal(encodeMessage(message), bytes) ? message : undefined;
+    return message && same(encodeMessage(message), bytes) ? message : undefined;
   } catch {
     return undefined;
   }
@@ -89,7 +90,7 @@ const tbs = (groupContext: GroupContext, content: Content): Uint8Array =>
 
 /** AuthenticatedContentTBM (RFC 9420, section 6.2), of which the membership tag is the MAC. */
 const tbm = (groupContext: GroupContext, content: Content, signature: Uint8Array): Uint8Array =>
-  new Uint8Array(Buffer.concat([tbs(groupContext, content), encode(varLenDataEncoder)(signature)]));
+  concat(tbs(groupContext, content), encode(varLenDataEncoder)(signature));
 
 /** Makes the MLSMessage by which the caller asks to leave. */
 export async function createSelfRemove(state: ClientState, cs: CiphersuiteImpl): Promise<Uint8Array> {
@@ -113,7 +114,7 @@ export async function selfRemoveRef(
   cs: CiphersuiteImpl,
 ): Promise<Uint8Array> {
   const { groupId, epoch, leaf, signature } = message;
-  must(equal(groupId, groupContext.groupId), "not a message of the group");
+  must(same(groupId, groupContext.groupId), "not a message of the group");
   must(epoch === groupContext.epoch, "not the current epoch");
   const key = getSignaturePublicKeyFromLeafIndex(tree, toLeafIndex(leaf));
   const content = tbs(groupContext, message);
