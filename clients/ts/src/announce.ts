@@ -1,5 +1,6 @@
 // Announces a group in its room, where no homeserver does it for its user (profile, sections 7 and 12).
 import { same } from "./bytes.js";
+import { MimiportError } from "./errors.js";
 import { type Preimage, PROTOCOL, type Signed } from "./ds.js";
 import type { Group, OwnMigration } from "./group.js";
 import { BINDING, type Matrix, POINTER, SUCCESSORS } from "./matrix.js";
@@ -25,7 +26,7 @@ export class Announcer {
     const may = state.maySend(userId, POINTER, BINDING);
     const mayReserve = state.maySend(userId, POWER_LEVELS) && state.power(userId) >= RESERVED_LEVEL;
     if (!may || (reservingLevels(state.find(POWER_LEVELS)?.content) !== undefined && !mayReserve))
-      throw new Error(`${userId} has not the power to announce a group in ${roomId}`);
+      throw new MimiportError("FORBIDDEN", `${userId} has not the power to announce a group in ${roomId}`);
   }
 
   /** Makes the room of a new group name it. It sends the binding last: where there is a binding, the rest was sent. */
@@ -71,7 +72,7 @@ export class Announcer {
  * and pointer have one. Otherwise anybody who may send any state could move the room's group.
  */
 function reservingLevels(levels: any): object | undefined {
-  if (levels === undefined) throw new Error("the room has no power levels");
+  if (levels === undefined) throw new MimiportError("FORBIDDEN", "the room has no power levels");
   if (BINDING in (levels.events ?? {}) && POINTER in levels.events) return undefined;
   const own = { [BINDING]: RESERVED_LEVEL, [POINTER]: RESERVED_LEVEL, [SUCCESSORS]: RESERVED_LEVEL };
   return { ...levels, events: { ...own, ...levels.events } };
@@ -81,5 +82,5 @@ function reservingLevels(levels: any): object | undefined {
 export function requireOwnId(id: string, preimage: Preimage | undefined, server: string, roomId: string): void {
   const made = groupIdOf({ creatingServer: server, roomId, nonce: fromBase64(preimage?.nonce ?? "") });
   if (preimage?.creating_server !== server || preimage.room_id !== roomId || !same(made, fromBase64url(id)))
-    throw new Error(`${server} did not make this id for the room`);
+    throw new MimiportError("NOT_GENUINE", `${server} did not make this id for the room`);
 }

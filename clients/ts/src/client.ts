@@ -2,7 +2,8 @@
 import type { ClientState, ExternalSender, ProposalOrRef } from "ts-mls";
 import { decodeExternalSender } from "ts-mls";
 import { Announcer, requireOwnId } from "./announce.js";
-import { same, utf8 } from "./bytes.js";
+import { randomBytes, same } from "./bytes.js";
+import { MimiportError } from "./errors.js";
 import {
   CLOSED,
   DeliveryService,
@@ -28,14 +29,18 @@ import {
   epochOf,
   type Group,
   newGroup,
+  type Outgoing,
   type OwnMigration,
   ownIdentity,
   type PendingCommit,
+  type Position,
   seconds,
   type Stored,
   type Surroundings,
 } from "./group.js";
 import { Inbox, MAX_RACES, messageHash } from "./inbox.js";
+import { Lanes } from "./lanes.js";
+import { orAborted } from "./store.js";
 import { type Matrix, MatrixError, serverOf, SUCCESSORS, type SyncResult, Unreachable } from "./matrix.js";
 import * as mls from "./mls.js";
 import { isForgotten, known } from "./receipts.js";
@@ -59,20 +64,40 @@ const MAX_CLAIMED = 128;
 /** How long one /sync waits for news, in milliseconds. */
 const SYNC_WAIT = 20_000;
 
+/** How many messages of a group may wait to be sent. */
+const MAX_OUTBOX = 256;
+
+/** How to send: see Client.send. */
+export interface SendOptions {
+  txnId?: string;
+  signal?: AbortSignal;
+}
+
 /** How a migration of this client ended; "overtaken" means by a Commit of another member in the same epoch. */
 export type Outcome = { state: "moved"; ds: string; term: number } | { state: "aborted" | "overtaken"; reason: string };
 
 /**
  * The Delivery Service has forgotten Commits that it accepted, as after a restore from a backup. Its operator must act.
  */
-export class Behind extends Error {
+export class Behind extends MimiportError {
   override name = "Behind";
+
+  constructor(message: string) {
+    super("BEHIND", message);
+  }
 }
 
 /** The Delivery Service has accepted two Commits in one epoch. Its operator must act. */
-export class Forked extends Error {
+export class Forked extends MimiportError {
   override name = "Forked";
+
+  constructor(message: string) {
+    super("FORKED", message);
+  }
 }
+
+/** The group is busy: nothing is wrong, and the same call may succeed later. */
+const busy = () => new MimiportError("BUSY", "other members' Commits kept coming first", true);
 
 /**
  * The longest time that a request waits when a server asks it to, in milliseconds. For a longer time, the application
@@ -97,6 +122,12 @@ const unlessLacking = (e: unknown) => {
   if (!(e instanceof MatrixError && e.status === 404)) throw e;
 };
 
+/** The name of data that the application has not named. */
+const newTxnId = () => toBase64url(randomBytes(16));
+
+/** The place of data that was accepted. */
+const answerTo = ({ answered }: Group, txnId: string) => answered.find((a) => a.txnId === txnId)?.at;
+
 /** The redirect in a refusal. */
 const redirectOf = (e: MatrixError) => e.body.moved as MovedInfo | undefined;
 
@@ -112,16 +143,18 @@ function requireOneBranch({ fork, ds }: Group): void {
  * this device cannot commit it.
  */
 function requireStaying({ state }: Group): void {
-  if (mls.removalPending(state)) throw new Error("this device is about to be removed");
+  if (mls.removalPending(state)) throw new MimiportError("LEAVING", "this device is about to be removed");
 }
 
 export class Client {
   private readonly transport: Chosen;
   private readonly announcer: Announcer;
   private readonly inbox: Inbox;
-  private turn: Promise<unknown> = Promise.resolve();
+  private readonly lanes = new Lanes((key) => this.keep(key));
   /** The last send of each group, by its id. */
   private readonly sending = new Map<string, Promise<void>>();
+  /** The end of each group's latest migration of this client, by the group's id. */
+  private readonly finishing = new Map<string, Promise<Outcome>>();
 
   /** The KeyPackage of last resort that the homeserver has not taken yet. */
   private lastResort: { ref: Uint8Array; value: unknown } | undefined;
@@ -134,7 +167,7 @@ export class Client {
     const direct = new Direct(() => ownIdentity(stored), world.now);
     this.transport = new Chosen(matrix, direct);
     this.announcer = new Announcer(matrix);
-    this.inbox = new Inbox(matrix, this.transport, stored, world);
+    this.inbox = new Inbox(matrix, this.transport, stored, world, this.lanes);
   }
 
   /** The name of the own homeserver. */
@@ -147,7 +180,8 @@ export class Client {
     const { groups } = this.stored;
     const only = groups.size === 1 ? [...groups.values()][0] : undefined;
     const g = key === undefined ? only : groups.get(key);
-    if (g === undefined) throw new Error(key === undefined ? `${groups.size} groups: name one` : `no group ${key}`);
+    if (g === undefined)
+      throw new MimiportError("NO_GROUP", key === undefined ? `${groups.size} groups: name one` : `no group ${key}`);
     return g;
   }
 
@@ -156,11 +190,14 @@ export class Client {
     return new DeliveryService(this.transport, server);
   }
 
-  /** Runs one step at a time, so that a step's view of a group stays true until the step ends. */
-  private exclusive<T>(step: () => Promise<T>): Promise<T> {
-    const run = this.turn.then(step, step);
-    this.turn = run.catch(() => undefined);
-    return run;
+  /** Runs one step of a group at a time, so that a step's view of the group stays true until the step ends. */
+  private exclusive<T>({ key }: Pick<Group, "key">, step: () => Promise<T>): Promise<T> {
+    return this.lanes.run(key, step);
+  }
+
+  private async keep(key: string): Promise<void> {
+    const g = this.stored.groups.get(key);
+    await (g === undefined ? this.world.save() : this.world.save(g));
   }
 
   /** Repeats a request while a migration is under way, and a few times while a server fails. */
@@ -184,7 +221,7 @@ export class Client {
     const { identity } = this.stored;
     if (identity?.suite !== suite) {
       this.stored.identity = identity ? { ...identity, suite } : await mls.newIdentity(this.matrix.session, suite);
-      this.world.save();
+      await this.world.save();
     }
     return ownIdentity(this.stored);
   }
@@ -197,7 +234,7 @@ export class Client {
     const keys = withMlsKey(identity, published.device_keys?.[userId]?.[deviceId]);
     if (keys === undefined) return;
     this.stored.deviceKey ??= await (await mls.cipherSuite(identity.suite)).signature.keygen();
-    this.world.save();
+    await this.world.save();
     const { signDeviceKeys: other } = this.world;
     await this.matrix.uploadDeviceKeys(await signDeviceKeys(keys, this.stored.deviceKey, other));
   }
@@ -210,7 +247,7 @@ export class Client {
     await this.publishDevice();
     const published = [];
     for (let i = 0; i < n; i++) published.push(await this.newKeyPackage(false));
-    this.world.save();
+    await this.world.save();
     await this.matrix.uploadKeyPackages("one_time_keys", published);
     await this.publishLastResort();
   }
@@ -224,14 +261,14 @@ export class Client {
     if (this.lastResort === undefined) {
       this.lastResort = await this.newKeyPackage(true);
       lastResorts.push(toBase64url(this.lastResort.ref));
-      this.world.save();
+      await this.world.save();
     }
     const { value } = this.lastResort;
     await this.matrix.uploadKeyPackages("fallback_keys", [this.lastResort]);
     if (await this.transport.forwards()) await this.ds(this.homeServer).putLastResort(value).catch(unlessLacking);
     this.lastResort = undefined;
     for (const ref of lastResorts.splice(0, lastResorts.length - LAST_RESORTS)) keyPackages.delete(ref);
-    this.world.save();
+    await this.world.save();
   }
 
   /** Whether the device published its KeyPackage of last resort so long ago that it renews it, used or not. */
@@ -281,8 +318,8 @@ export class Client {
     const { warnings = [] } = await this.patiently(() => this.ds(server).bind(g.key, groupInfo, tree));
     await this.patiently(() => this.announcer.announceGroup(g, reserved.preimage));
     this.stored.groups.set(g.key, g);
-    this.world.save();
     for (const warning of warnings) this.world.emit({ event: "warning", group: g.key, warning });
+    await this.world.save(g);
     return g;
   }
 
@@ -291,11 +328,10 @@ export class Client {
    */
   async rejoin(roomId: string): Promise<Group> {
     await this.publishDevice();
-    const enter = async () => {
+    return this.patiently(async () => {
       const { key, server } = await this.inbox.hostOf(roomId);
-      return this.inbox.enterAnew(key, roomId, server);
-    };
-    return this.patiently(() => this.exclusive(enter));
+      return this.exclusive({ key }, () => this.inbox.enterAnew(key, roomId, server));
+    });
   }
 
   /**
@@ -323,7 +359,7 @@ export class Client {
         this.world.emit({ event: "skipped", group: g.key, user: userId, device: deviceId, reason: e.message });
       }
     }
-    if (devices.length === 0) throw new Error(`${userId} has no usable KeyPackage`);
+    if (devices.length === 0) throw new MimiportError("NO_KEY_PACKAGE", `${userId} has no usable KeyPackage`);
     await this.commit(g, (state) => devices.filter((d) => missing(state, d.deviceId)).map((d) => d.add));
   }
 
@@ -353,12 +389,12 @@ export class Client {
    */
   async leave(g: Group): Promise<void> {
     for (let races = 0; races < MAX_RACES; races++) {
-      await this.exclusive(() => this.inbox.prove(g));
+      await this.exclusive(g, () => this.inbox.prove(g));
       if (mls.removalPending(g.state)) return;
       const message = toBase64(await mls.leave(g.state));
-      if (await this.patiently(() => this.exclusive(() => this.submit(g, { message })))) return;
+      if (await this.patiently(() => this.exclusive(g, () => this.submit(g, { message })))) return;
     }
-    throw new Error("other members' Commits kept coming first");
+    throw busy();
   }
 
   /**
@@ -383,20 +419,20 @@ export class Client {
   ): Promise<void> {
     for (let races = 0; races < MAX_RACES; races++) {
       let made = false;
-      const commit = await this.exclusive(async () => {
+      const commit = await this.exclusive(g, async () => {
         // A Commit without an answer comes first: it may have been accepted.
         if (g.pending !== undefined) return g.pending;
         await this.inbox.prove(g);
         g.pending = await mls.commit(g.state, await mls.choose(g.state, propose(g.state), wanted));
         this.inbox.made(g, g.pending);
-        this.world.save();
+        await this.world.save(g);
         made = true;
         return g.pending;
       });
-      await this.patiently(() => this.exclusive(() => this.submitPending(g, commit)));
+      await this.patiently(() => this.exclusive(g, () => this.submitPending(g, commit)));
       if (made && commit.accepted) return;
     }
-    throw new Error("other members' Commits kept coming first");
+    throw busy();
   }
 
   /** Submits a pending Commit unless its epoch is over. After a final refusal the client does not send it again. */
@@ -411,19 +447,23 @@ export class Client {
     if (g.pending === commit) this.inbox.endPending(g);
   }
 
-  /** Submits a message and handles the log up to it. False if the group is in another epoch, or has moved. */
-  private async submit(g: Group, what: Submission): Promise<boolean> {
+  /**
+   * Submits a message and handles the log up to it. Returns its place, undefined if the group is in another epoch or
+   * has moved.
+   */
+  private async submit(g: Group, what: Submission): Promise<Position | undefined> {
     requireOneBranch(g);
     try {
-      const accepted = await this.ds(g.ds).submit(g.key, { ...what, ...known(g) });
-      return await this.inbox.accepted(g, accepted, what.message);
+      const { receipt, term, seq } = await this.ds(g.ds).submit(g.key, { ...what, ...known(g) });
+      const onBranch = await this.inbox.accepted(g, { term, seq }, what.message, receipt);
+      return onBranch ? { term, seq } : undefined;
     } catch (e) {
       if (refused(e, IN_PROGRESS)) await this.showEvidence(g);
       if (refused(e, CLOSED)) this.inbox.closed(g);
       if (refused(e, STOPPED)) this.inbox.lookSoon(g);
       if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
       await this.overtaken(g, e);
-      return false;
+      return undefined;
     }
   }
 
@@ -466,93 +506,120 @@ export class Client {
   }
 
   /**
-   * Sends application data, after all earlier data. The client commits pending proposals first (RFC 9420, section
-   * 12.4). It keeps a message without an answer, also over a restart, and sends that message before the next one.
+   * Sends application data after all earlier data, and returns its place in the log. The client commits pending
+   * proposals first (RFC 9420, section 12.4). It encrypts the data once for an epoch, keeps it, and sends the same
+   * bytes until there is an answer, also after a restart.
+   *
+   * A txnId names the data: a second call with it sends nothing anew. After an error that is retryable, the data waits
+   * in the group's outbox and is sent later. After any other error it is dropped. If the signal ends the wait, data
+   * that is not encrypted yet is dropped.
    */
-  send(g: Group, text: string): Promise<void> {
-    return this.inTurn(g, async () => {
-      await this.finishSending(g).catch((e) => this.unsent(g, e));
-      g.outgoing = { text };
-      await this.finishSending(g);
-    });
+  async send(g: Group, content: Uint8Array, { txnId = newTxnId(), signal }: SendOptions = {}): Promise<Position> {
+    const waits = () => g.outbox.some((o) => o.txnId === txnId);
+    if (answerTo(g, txnId) === undefined && !waits()) {
+      if (g.outbox.length >= MAX_OUTBOX) throw new MimiportError("QUEUE_FULL", "too many messages wait", true);
+      g.outbox.push({ txnId, content: toBase64(content) });
+      await this.world.save(g);
+    }
+    try {
+      await orAborted(
+        this.inTurn(g, () => this.empty(g, txnId)),
+        signal,
+      );
+    } catch (e) {
+      if (signal?.aborted) await this.dropUnsent(g, txnId);
+      throw e;
+    }
+    const at = answerTo(g, txnId);
+    if (at === undefined) throw new MimiportError("DROPPED", "an earlier call with this txnId has failed");
+    return at;
+  }
+
+  private async dropUnsent(g: Group, txnId: string): Promise<void> {
+    g.outbox = g.outbox.filter((o) => o.txnId !== txnId || o.message !== undefined);
+    await this.world.save(g);
   }
 
   /** Runs the sends of a group one after another. */
   private inTurn(g: Group, step: () => Promise<void>): Promise<void> {
     const run = (this.sending.get(g.key) ?? Promise.resolve()).then(step);
-    this.sending.set(
-      g.key,
-      run.catch(() => undefined),
-    );
+    const last = run
+      .catch(() => undefined)
+      .then(() => void (this.sending.get(g.key) === last && this.sending.delete(g.key)));
+    this.sending.set(g.key, last);
     return run;
   }
 
   /**
-   * Handles the failure of an earlier send. If that message was refused for good, an event says so. Otherwise throws
-   * the failure again.
+   * Sends what is in the outbox, up to one message if that is named. Of any other message that is refused for good, an
+   * event says so.
    */
-  private unsent(g: Group, e: unknown): void {
-    if (g.outgoing !== undefined) throw e;
-    this.world.emit({ event: "failed", group: g.key, reason: String(e) });
+  private async empty(g: Group, until?: string): Promise<void> {
+    for (let [next] = g.outbox; next !== undefined; [next] = g.outbox) {
+      if (until !== undefined && answerTo(g, until) !== undefined) return;
+      const { txnId } = next;
+      try {
+        await this.sendOne(g, txnId);
+      } catch (e) {
+        if (!(e instanceof MimiportError) || e.retryable) throw e;
+        g.outbox = g.outbox.filter((o) => o.txnId !== txnId);
+        if (txnId !== until) this.world.emit({ event: "failed", group: g.key, reason: String(e) });
+        await this.world.save(g);
+        if (txnId === until) throw e;
+      }
+    }
   }
 
-  /**
-   * Sends the outgoing data until it is accepted. A final refusal, or an error before the first submission, drops the
-   * data.
-   */
-  private async finishSending(g: Group): Promise<void> {
-    try {
-      for (let races = 0; g.outgoing !== undefined; races++) {
-        if (races === MAX_RACES) throw new Error("the group's epoch kept changing");
-        const fresh = g.outgoing.message === undefined;
-        if (fresh && (await mls.choose(g.state, [])).length > 0) await this.update(g);
-        await this.patiently(() => this.exclusive(() => this.encryptAndSubmit(g)));
-      }
-    } catch (e) {
-      if (isFinal(e) || g.outgoing?.message === undefined) g.outgoing = undefined;
-      this.world.save();
-      throw e;
+  /** Sends one message until it is accepted. */
+  private async sendOne(g: Group, txnId: string): Promise<void> {
+    for (let races = 0; ; races++) {
+      const item = g.outbox.find((o) => o.txnId === txnId);
+      if (item === undefined) return;
+      if (races === MAX_RACES) throw busy();
+      if (item.message === undefined && (await mls.choose(g.state, [])).length > 0) await this.update(g);
+      await this.patiently(() => this.exclusive(g, () => this.encryptAndSubmit(g, item)));
     }
   }
 
   /**
-   * Submits the outgoing data. The client encrypts it once for each epoch. It learns the outcome from the answer, or
-   * from the log.
+   * Submits a message. The client encrypts it once for each epoch. It learns the outcome from the answer, or from the
+   * log.
    */
-  private async encryptAndSubmit(g: Group): Promise<void> {
+  private async encryptAndSubmit(g: Group, item: Outgoing): Promise<void> {
     await this.inbox.prove(g);
-    const { outgoing } = g;
-    if (outgoing === undefined) return;
-    outgoing.message ??= await this.encrypt(g, outgoing.text);
-    const { message } = outgoing;
-    const { sent } = g; // joining again replaces this set
-    const hash = messageHash(fromBase64(message));
-    const shown = () => g.sent === sent && !sent.has(hash);
-    if (shown() || (await this.submit(g, { message })) || shown()) g.outgoing = undefined;
-    else sent.delete(hash);
-    outgoing.message = undefined;
-    this.world.save();
+    const waits = () => g.outbox.includes(item); // joining again replaces the items, and the log ends them
+    if (waits()) await this.encrypt(g, item);
+    const { message } = item;
+    if (!waits() || message === undefined) return;
+    const at = await this.submit(g, { message });
+    if (at !== undefined) this.inbox.shown(g, message, at);
+    if (!waits()) return;
+    g.sent.delete(messageHash(fromBase64(message))); // it was not accepted
+    item.message = undefined;
   }
 
-  private async encrypt(g: Group, text: string): Promise<string> {
+  private async encrypt(g: Group, item: Outgoing): Promise<void> {
+    if (item.message !== undefined) return;
     requireStaying(g);
-    const { state, message } = await mls.encrypt(g.state, utf8(text));
+    const { state, message } = await mls.encrypt(g.state, fromBase64(item.content));
     g.state = state;
     g.sent.add(messageHash(message));
-    this.world.save();
-    return toBase64(message);
+    item.message = toBase64(message);
+    await this.world.save(g);
   }
 
   /** Moves the group to another Delivery Service (profile, section 6), or continues a migration that has begun. */
   async migrate(g: Group, target: string): Promise<Outcome> {
     let last: unknown;
     for (let races = 0; races < MAX_RACES; races++) {
-      if (g.migration === undefined) await this.patiently(() => this.exclusive(() => this.beginMigration(g, target)));
-      const { id } = g.migration!;
+      if (g.migration === undefined)
+        await this.patiently(() => this.exclusive(g, () => this.beginMigration(g, target)));
+      const { id, target: to } = g.migration!;
       try {
         const outcome = await this.finishMigration(g);
+        if (to !== target) continue; // an earlier call's, which has ended
         if (outcome.state !== "overtaken") return outcome;
-        last = new Error("other members' Commits kept coming first");
+        last = busy();
       } catch (e) {
         if (!refused(e, WRONG_EPOCH) && !refused(e, OFFER_EXPIRED)) throw e;
         const dropped = refused(e, OFFER_EXPIRED) && (await this.droppedBy(target, id));
@@ -587,8 +654,9 @@ export class Client {
     const init = toBase64(encode(wire.migrationInit, { migrationResponse, signature }));
     const id = wire.migrationId(migrationResponse);
     g.migration = { id, source, target, response, keyId, init, commit, ...(senderOffer && { senderOffer }) };
+    this.finishing.delete(g.key);
     this.inbox.made(g, commit);
-    this.world.save();
+    await this.world.save(g);
   }
 
   /** Gets an offer, and checks that the target made it for the present state of the group. */
@@ -602,7 +670,7 @@ export class Client {
     const genuine =
       same(encode(wire.migrationRequest, migrationResponse.migrationRequest), request) &&
       (await this.inbox.evidence.signedBy(g, target, offer.key_id, wire.migrationResponse, migrationResponse));
-    if (!genuine) throw new Error("the offer is not the target's, or not for this request");
+    if (!genuine) throw new MimiportError("NOT_GENUINE", "the offer is not the target's, or not for this request");
     const senderOffer = offer.external_sender_offer;
     const sender = senderOffer && (await this.offeredSender(g, target, offer.key_id, migrationResponse, senderOffer));
     return { response, migrationResponse, keyId: offer.key_id, sender: sender || undefined, senderOffer };
@@ -620,14 +688,15 @@ export class Client {
     const genuine =
       toBase64url(offer.migrationId) === wire.migrationId(response) &&
       (await this.inbox.evidence.signedBy(g, target, keyId, wire.externalSenderOffer, offer));
-    if (!genuine) throw new Error("the external sender is not the target's, or not for this migration");
+    if (!genuine)
+      throw new MimiportError("NOT_GENUINE", "the external sender is not the target's, or not for this migration");
     return externalSender(offer.externalSender);
   }
 
   /** Ends the group for good, if the user may move it. After that, the room may begin its next group. */
   async close(g: Group): Promise<void> {
     await this.patiently(() => this.ds(g.ds).close(g.key));
-    this.inbox.closed(g);
+    await this.exclusive(g, async () => this.inbox.closed(g));
   }
 
   /**
@@ -635,7 +704,7 @@ export class Client {
    * it cannot add.
    */
   async reset(g: Group, server = g.ds): Promise<Group> {
-    if (!g.closed) throw new Error("the group is not closed");
+    if (!g.closed) throw new MimiportError("INVALID", "the group is not closed");
     const { userId, deviceId } = this.matrix.session;
     const next = await this.createGroup(g.roomId, server);
     const others = mls.members(g.state).filter((m) => m.userId !== userId || m.deviceId !== deviceId);
@@ -646,17 +715,29 @@ export class Client {
     return next;
   }
 
-  /** Brings this client's migration to its end from any state, also after a restart. */
-  async finishMigration(g: Group): Promise<Outcome> {
+  /**
+   * Brings this client's migration to its end from any state, also after a restart. All calls for one migration have
+   * one outcome.
+   */
+  finishMigration(g: Group): Promise<Outcome> {
+    const known = this.finishing.get(g.key);
+    if (known !== undefined) return known;
+    const outcome = this.finish(g);
+    this.finishing.set(g.key, outcome);
+    outcome.catch(() => this.finishing.delete(g.key)); // the next call tries again
+    return outcome;
+  }
+
+  private async finish(g: Group): Promise<Outcome> {
     const { migration } = g;
-    if (migration === undefined) throw new Error("no migration of this client is under way");
+    if (migration === undefined) throw new MimiportError("NO_MIGRATION", "no migration of this client is under way");
     while (!migration.over || migration.commit.accepted) {
       const status = await this.patiently(() => this.initOrStatus(g, migration));
-      const outcome = await this.patiently(() => this.exclusive(() => this.settle(g, migration, status)));
+      const outcome = await this.patiently(() => this.exclusive(g, () => this.settle(g, migration, status)));
       if (outcome !== undefined) return outcome;
       await this.world.pause(POLL_PAUSE);
     }
-    return this.end(g, { state: "overtaken", reason: "another Commit came first" });
+    return this.exclusive(g, async () => this.end(g, { state: "overtaken", reason: "another Commit came first" }));
   }
 
   /**
@@ -679,7 +760,7 @@ export class Client {
         ...known(g),
       });
     } catch (e) {
-      if (isFinal(e)) await this.exclusive(() => this.initRefused(g, m, e));
+      if (isFinal(e)) await this.exclusive(g, () => this.initRefused(g, m, e));
       throw e;
     }
   }
@@ -716,12 +797,11 @@ export class Client {
   private forget(g: Group): void {
     this.inbox.endMigrationCommit(g);
     g.migration = undefined;
-    this.world.save();
   }
 
   /** Asks the source to abort this client's migration. finishMigration returns the outcome. */
   abortMigration(g: Group): Promise<MigrationStatus> {
-    if (g.migration === undefined) throw new Error("no migration of this client is under way");
+    if (g.migration === undefined) throw new MimiportError("NO_MIGRATION", "no migration of this client is under way");
     return this.ds(g.migration.source).abortMigration(g.migration.id);
   }
 
@@ -730,7 +810,7 @@ export class Client {
    * is lost.
    */
   follow(g: Group, server: string): Promise<void> {
-    return this.patiently(() => this.exclusive(() => this.inbox.followClaim(g, server)));
+    return this.patiently(() => this.exclusive(g, () => this.inbox.followClaim(g, server)));
   }
 
   /** Names, in the room, the servers that may take the group on when its host is lost, in order of preference. */
@@ -748,37 +828,56 @@ export class Client {
   async export(g: Group): Promise<{ protocol: string; group_info: string; ratchet_tree: string; lineage: string }> {
     const { state, lineage, term } = g;
     if (lineage === undefined || decode(wire.lineage, fromBase64(lineage)).steps.length !== term || g.unproven)
-      throw new Error("this device has not been told how the group came to its Delivery Service");
+      throw new MimiportError("BEHIND", "this device has not been told how the group came to its Delivery Service");
     const group_info = toBase64(await mls.groupInfo(state));
     return { protocol: PROTOCOL, group_info, ratchet_tree: toBase64(mls.ratchetTree(state)), lineage };
   }
 
   /** Reads a group's log to its end. */
   bringUpToDate(g: Group): Promise<void> {
-    return this.exclusive(() => this.inbox.catchUp(g));
-  }
-
-  /** Handles the news of one /sync. */
-  async synced(result: SyncResult): Promise<void> {
-    await this.exclusive(() => this.inbox.synced(result));
-    const { lastResorts } = this.stored;
-    if (lastResorts.length > 0 && (result.lastResortUsed || this.lastResortIsOld())) await this.publishLastResort();
+    return this.exclusive(g, () => this.inbox.catchUp(g));
   }
 
   /**
-   * Follows /sync until the signal ends it. At the start, the client reads every group's log and sends pending messages
-   * again.
+   * Takes the news of one /sync. When it returns, the homeserver may forget them. `done` is when the groups have
+   * handled them, which may be long after.
    */
-  async run(signal: AbortSignal): Promise<void> {
-    await this.exclusive(() => this.inbox.catchUpAll());
-    for (const g of this.stored.groups.values())
-      void this.inTurn(g, () => this.finishSending(g)).catch((e) =>
+  async synced(result: SyncResult): Promise<{ done: Promise<void> }> {
+    const news = await this.inbox.synced(result);
+    const { lastResorts } = this.stored;
+    if (lastResorts.length > 0 && (result.lastResortUsed || this.lastResortIsOld())) await this.publishLastResort();
+    return news;
+  }
+
+  /** Goes on with what an earlier run has begun: reads every group's log, sends what waits, ends migrations. */
+  resume(): void {
+    for (const g of this.stored.groups.values()) {
+      const failed = (e: unknown) => this.world.emit({ event: "failed", group: g.key, reason: String(e) });
+      void this.exclusive(g, () => this.inbox.catchUpIfBehind(g)).catch(failed);
+      if (g.migration !== undefined) void this.finishMigration(g).catch(failed);
+    }
+    this.sendWaiting();
+  }
+
+  /** Sends what waits in groups where nothing is being sent. */
+  private sendWaiting(): void {
+    for (const g of this.stored.groups.values()) {
+      if (g.outbox.length === 0 || this.sending.has(g.key)) continue;
+      void this.inTurn(g, () => this.empty(g)).catch((e) =>
         this.world.emit({ event: "failed", group: g.key, reason: String(e) }),
       );
+    }
+  }
+
+  /** Follows /sync until the signal ends it. */
+  async run(signal: AbortSignal): Promise<void> {
+    this.resume();
     while (!signal.aborted) {
       try {
         const wait = Math.min(SYNC_WAIT, this.inbox.lookEvery);
-        await this.synced(await this.matrix.sync(this.stored.since, wait, signal));
+        const { done } = await this.synced(await this.matrix.sync(this.stored.since, wait, signal));
+        done.catch((e) => this.world.emit({ event: "failed", group: "", reason: String(e) }));
+        this.sendWaiting();
         for (const g of this.stored.groups.values()) void this.inbox.check(g);
       } catch (e) {
         if (signal.aborted) return;

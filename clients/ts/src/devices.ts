@@ -2,6 +2,7 @@
 // (profile, section 12).
 import type { KeyPackage } from "ts-mls";
 import { compare, utf8 } from "./bytes.js";
+import { MimiportError } from "./errors.js";
 import { cipherSuite, type Identity, type Member, parseKeyPackage, suiteOfKeyPackage } from "./mls.js";
 import { fromBase64, type LeafIdentity, toBase64 } from "./wire.js";
 
@@ -110,7 +111,8 @@ export function withMlsKey(own: Identity, had: DeviceKeys | undefined): DeviceKe
   const [id, key] = [mlsKeyId(device_id), toBase64(own.publicKey)];
   const there = had?.keys[id];
   if (there === key && had!.algorithms.includes(KEY_PACKAGE)) return undefined;
-  if (there !== undefined && there !== key) throw new Error("the device has published another MLS signature key");
+  if (there !== undefined && there !== key)
+    throw new MimiportError("OTHER_KEY", "the device has published another MLS signature key");
   const { algorithms = [], keys = {} } = had ?? {};
   return { user_id, device_id, algorithms: [...new Set([...algorithms, KEY_PACKAGE])], keys: { ...keys, [id]: key } };
 }
@@ -128,7 +130,8 @@ export async function signDeviceKeys(
   const key = toBase64(own.publicKey);
   const whole = { ...keys, keys: { [id]: key, ...keys.keys } };
   const isOwn = whole.keys[id] === key;
-  if (!isOwn && other === undefined) throw new Error("the device has keys of another program, which has to sign");
+  if (!isOwn && other === undefined)
+    throw new MimiportError("NOT_SIGNED", "the device has keys of another program, which has to sign");
   const signature = isOwn ? await sign(whole, own) : await other!(whole);
   return { ...whole, signatures: { [keys.user_id]: { [id]: signature } } };
 }

@@ -34,7 +34,9 @@ export function directHeader(r: DirectRequest & Signature): string {
     sha256: toBase64(r.bodyHash),
     sig: toBase64(r.signature),
   };
-  return `MimiDevice ${Object.entries(fields).map(([name, value]) => `${name}=${quoted(value)}`).join(",")}`;
+  return `MimiDevice ${Object.entries(fields)
+    .map(([name, value]) => `${name}=${quoted(value)}`)
+    .join(",")}`;
 }
 
 /** The route to a Delivery Service without the help of the own homeserver. */
@@ -64,12 +66,15 @@ export class Direct implements Transport {
   private async sendOnce({ address, ahead }: Service, service: string, method: string, route: string, body?: string) {
     const uri = pathOf(service, route);
     const authorization = await this.sign({ service, method, uri, body: body ?? "", time: this.now() + ahead });
-    const signal = AbortSignal.timeout(PATIENCE);
     // A signature is for one URI only, so the client follows no redirect.
-    const init: RequestInit = { method, headers: { authorization }, redirect: "error", signal };
+    const init: RequestInit = {
+      method,
+      headers: { authorization, "content-type": "application/json" },
+      redirect: "error",
+    };
     if (body !== undefined) init.body = body;
     try {
-      return await call(address + uri, init, MAX_ANSWER);
+      return await call(address + uri, init, PATIENCE, MAX_ANSWER);
     } catch (e) {
       this.services.delete(service); // look it up again the next time
       throw unreachable(`${service}: ${e}`);

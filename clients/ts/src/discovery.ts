@@ -8,7 +8,7 @@ const PATIENCE = 10_000;
 /** Fetches JSON from an untrusted address; undefined without a usable answer. */
 export async function fetchJson(url: string): Promise<any> {
   try {
-    const answer = await call(url, { signal: AbortSignal.timeout(PATIENCE) }, MAX_ANSWER);
+    const answer = await call(url, {}, PATIENCE, MAX_ANSWER);
     return answer.status === 200 ? json(answer) : undefined;
   } catch {
     return undefined;

@@ -6,17 +6,24 @@ import { Client } from "./client.js";
 import { checkId, type ClientEvent, type Group, type Surroundings } from "./group.js";
 import { login, Matrix, MatrixError, register, withToken } from "./matrix.js";
 import * as mls from "./mls.js";
-import { emptyStore, loadStore, saveStore } from "./store.js";
+import { textOf, utf8 } from "./bytes.js";
+import { Journal } from "./journal.js";
+import { FileStore } from "./node.js";
+import { MemoryStore } from "./store.js";
+import { fromBase64 } from "./wire.js";
 
 const DEFAULT_WAIT = 30_000;
 const MAX_KEPT = 10_000;
 
 type Arguments = Record<string, any>;
 
+/** An event as a line: a message has its text. */
+type Line = Exclude<ClientEvent, { event: "message" }> | ReturnType<typeof withText>;
+
 /** The events that no wait_for has taken yet, and all received data. */
-const events: ClientEvent[] = [];
+const events: Line[] = [];
 const waiting = new Set<() => void>();
-const plaintexts: ClientEvent[] = [];
+const plaintexts: Line[] = [];
 let client: Client | undefined;
 let world: Surroundings | undefined;
 
@@ -24,11 +31,17 @@ const write = (line: unknown) => process.stdout.write(`${JSON.stringify(line)}\n
 const hex = (b: Uint8Array) => Buffer.from(b).toString("hex");
 
 function emit(event: ClientEvent): void {
-  write(event);
-  keep(events, event);
-  if (event.event === "message") keep(plaintexts, event);
+  if (event.event === "message" && event.own) return;
+  const line = event.event === "message" ? withText(event) : event;
+  write(line);
+  keep(events, line);
+  if (event.event === "message") keep(plaintexts, line);
   wake();
 }
+
+const withText = ({ content, own: _, ...rest }: ClientEvent & { event: "message" }) => ({
+  ...{ ...rest, text: textOf(fromBase64(content)) },
+});
 
 /** Adds to a list that keeps only the last items. */
 function keep<T>(list: T[], entry: T): void {
@@ -111,7 +124,7 @@ function waitFor({ kind, timeout = DEFAULT_WAIT, ...wanted }: Arguments): Promis
 }
 
 /** Takes all present events of some kinds. */
-function takeAll(kinds: string[]): ClientEvent[] {
+function takeAll(kinds: string[]): Line[] {
   const kept = events.splice(0);
   events.push(...kept.filter((e) => !kinds.includes(e.event)));
   return kept.filter((e) => kinds.includes(e.event));
@@ -124,13 +137,14 @@ function takeAll(kinds: string[]): ClientEvent[] {
 async function begin({ homeserver, user, password, device, token, store }: Arguments, enter: typeof login) {
   const session =
     token === undefined ? await enter(homeserver, user, password, device) : await withToken(homeserver, token);
-  const stored = store === undefined ? emptyStore() : loadStore(store);
-  const save = () => {
-    if (store !== undefined) saveStore(store, stored);
-    wake();
-  };
-  world = { now: Date.now, pause: (ms) => pause(ms), emit, save };
+  const records = store === undefined ? new MemoryStore() : new FileStore(store);
+  await records.exclusive();
+  const journal = await Journal.open(records, emit);
+  const { stored } = journal;
+  const save = (...groups: Group[]) => journal.save(...groups).then(wake);
+  world = { now: Date.now, pause: (ms) => pause(ms), emit: (e) => journal.emit(e), save };
   client = new Client(new Matrix(session), stored, world);
+  journal.repeat();
   client.run(new AbortController().signal).catch((e) => write({ event: "stopped", reason: String(e) }));
   return { user: session.userId, device: session.deviceId, token: session.token, groups: [...stored.groups.keys()] };
 }
@@ -165,7 +179,9 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
     current()
       .update(groupOf(a))
       .then(() => state(groupOf(a))),
-  send: async ({ text, ...a }) => current().send(groupOf(a), text),
+  send: async ({ text, ...a }) => {
+    await current().send(groupOf(a), utf8(text));
+  },
   sync: async (a) =>
     current()
       .bringUpToDate(groupOf(a))
@@ -184,11 +200,15 @@ const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
   abort: async (a) => current().abortMigration(groupOf(a)),
   ds_info: async ({ ds, ...a }) => {
     const g = groupOf(a);
-    return current().ds(ds ?? g.ds).group(g.key);
+    return current()
+      .ds(ds ?? g.ds)
+      .group(g.key);
   },
   host: async ({ ds, ...a }) => {
     const g = groupOf(a);
-    return current().ds(ds ?? g.ds).host(g.key);
+    return current()
+      .ds(ds ?? g.ds)
+      .host(g.key);
   },
   follow: async ({ ds, ...a }) =>
     current()

@@ -2,6 +2,7 @@
 import type { ClientState } from "ts-mls";
 import type { DeviceKeys, KeyPair, Verification } from "./devices.js";
 import type { FanOut, Migrated, Signed } from "./ds.js";
+import { MimiportError } from "./errors.js";
 import type { KeyObject } from "./keys.js";
 import type * as mls from "./mls.js";
 import type { Named } from "./pointer.js";
@@ -34,11 +35,22 @@ export interface OwnMigration {
   over?: boolean;
 }
 
+/** The place of a message in a group's log. */
+export interface Position {
+  term: number;
+  seq: number;
+}
+
 /** Application data without an answer, and the message with it. Repeated requests have the same bytes. */
 export interface Outgoing {
-  text: string;
+  /** The application's name for the data. */
+  txnId: string;
+  /** base64. */
+  content: string;
   /** base64. Absent until the data is encrypted for an epoch. */
   message?: string | undefined;
+  /** The place of the message in a log that may be of another branch. */
+  at?: Position;
 }
 
 /** A group and its place. */
@@ -58,8 +70,10 @@ export interface Group {
   migration?: OwnMigration | undefined;
   /** Commits of this client that were refused, until their epoch is over: a late copy of one may yet be accepted. */
   refused?: PendingCommit[] | undefined;
-  /** Kept until the Delivery Service accepts it or refuses it for good. */
-  outgoing?: Outgoing | undefined;
+  /** Data to send, in order. Each is kept until the Delivery Service accepts it or refuses it for good. */
+  outbox: Outgoing[];
+  /** The latest own messages that were accepted. */
+  answered: { txnId: string; at: Position }[];
   /** Hashes of own application messages that are not in the log yet: a sender cannot decrypt its own messages. */
   sent: Set<string>;
   /** Fan-out from Delivery Services that may become the current one. */
@@ -100,6 +114,8 @@ export interface Invitation {
   server: string;
   fanOut: FanOut;
   until: number;
+  /** The room did not name the group yet. */
+  early?: boolean;
 }
 
 /** The state that a client keeps from one run to the next. */
@@ -119,10 +135,27 @@ export interface Stored {
   since: string | undefined;
 }
 
+/** A device in an event. */
+export interface Device {
+  user: string;
+  device: string;
+}
+
 /** An event for the application. */
 export type ClientEvent =
-  // The sender is the author that MLS authenticates.
-  | { event: "message"; group: string; sender: string; device: string; epoch: number; text: string }
+  // The sender is the author that MLS authenticates. The content is in base64. A place never has two messages.
+  | {
+      event: "message";
+      group: string;
+      at: Position;
+      sender: string;
+      device: string;
+      own: boolean;
+      epoch: number;
+      content: string;
+    }
+  // Devices that a Commit has added and removed. `by` is its sender, absent if that is no member.
+  | { event: "members"; group: string; at: Position; by?: Device; added: Device[]; removed: Device[] }
   // The Delivery Service names another sender of a message than MLS authenticates.
   | { event: "unverified"; group: string; leaf: number; user: string; device: string }
   // A device that was not added: its KeyPackage is odd.
@@ -161,8 +194,11 @@ export interface Surroundings {
    * its argument (Matrix specification, "Signing JSON"), and returns unpadded base64.
    */
   signDeviceKeys?(keys: DeviceKeys): Promise<string>;
-  /** Writes the state durably. The client calls it before it sends anything that depends on the state. */
-  save(): void;
+  /**
+   * Writes the state durably: of the device and of the given groups. The client waits for it before it sends anything
+   * that depends on the state.
+   */
+  save(...groups: Group[]): Promise<void>;
 }
 
 /** A group with a log that is handled up to a number. It has every field, so that it can overwrite a known group. */
@@ -199,6 +235,8 @@ export function newGroup(
     term,
     next: seq + 1,
     state,
+    outbox: [],
+    answered: [],
     sent: new Set(),
     held: [],
     checked: new Map(),
@@ -214,7 +252,7 @@ export const checkId = ({ userId, deviceId, signatureKey }: mls.Member): string 
 export const seconds = ({ now }: Surroundings): bigint => BigInt(Math.floor(now() / 1000));
 
 export function ownIdentity({ identity }: Stored): mls.Identity {
-  if (identity === undefined) throw new Error("the device has no MLS identity yet");
+  if (identity === undefined) throw new MimiportError("NO_IDENTITY", "the device has no MLS identity yet");
   return identity;
 }
 

@@ -1,25 +1,29 @@
 // Handles incoming data: fan-out, the log and room state. It decides which of it counts (profile, sections 6 and 7).
 import type { ClientState } from "ts-mls";
-import { same, sha256, textOf, toHex } from "./bytes.js";
+import { same, sha256, toHex } from "./bytes.js";
+import { MimiportError } from "./errors.js";
 import { type Claimed, DeliveryService, type FanOut, IN_PROGRESS, type LogMessage } from "./ds.js";
 import { type MessagesResponse, type Migrated, type MovedInfo, PEER_UNREACHABLE, refused } from "./ds.js";
 import { type Signed, STOPPED, submission } from "./ds.js";
-import { type Submitted, UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
+import { UNKNOWN_GROUP, WRONG_EPOCH } from "./ds.js";
 import { type Verification, verify } from "./devices.js";
 import { Evidence } from "./evidence.js";
 import {
   checkId,
   epochOf,
   type Group,
+  type Invitation,
   isOut,
   newGroup,
   ownIdentity,
   type PendingCommit,
+  type Position,
   seconds,
   type Stored,
   type Surroundings,
 } from "./group.js";
 import { ServerKeys } from "./keys.js";
+import type { Lanes } from "./lanes.js";
 import { claimIn, goesOn, hostIn, isRecover, keyIdOfHost, moveIn } from "./lineage.js";
 import { claimHash, type Pointer, pointerFor, pointerTo } from "./pointer.js";
 import { isLost, news, receiptIn } from "./receipts.js";
@@ -28,7 +32,8 @@ import { SUCCESSORS, Unreachable } from "./matrix.js";
 import { successorsIn, successorsNow } from "./successors.js";
 import type { Transport } from "./transport.js";
 import * as mls from "./mls.js";
-import { decode, encode, fromBase64, isServerName, lineage, type Lineage, migrationCommitAAD } from "./wire.js";
+import { decode, encode, fromBase64, isServerName, type LeafIdentity, lineage } from "./wire.js";
+import { type Lineage, migrationCommitAAD } from "./wire.js";
 import { fromBase64url, toBase64, toBase64url, WireError } from "./wire.js";
 
 /** How many Commits of other members may come first before an operation gives up. */
@@ -39,6 +44,10 @@ const MAX_HELD = 256;
 const MAX_FORMER = 4;
 /** How many refused Commits of one epoch are kept. */
 const MAX_REFUSED = 8;
+/** How many steps of a group may wait. Above that, news about it make it read its log once. */
+const MAX_WAITING = 8;
+/** How many own messages are remembered after they were accepted. */
+const MAX_ANSWERED = 64;
 /** How many Welcomes are kept for which no room names the group, and for how long, in milliseconds. */
 const MAX_INVITATIONS = 16;
 const INVITED = 10 * 60_000;
@@ -71,6 +80,15 @@ interface Entry {
   seq: number;
   message: string | undefined;
 }
+
+/** A to-device event of a Delivery Service about a group of this device. */
+interface FannedOut {
+  key: string;
+  server: string;
+  fanOut: FanOut;
+}
+
+const isProcessed = (p: unknown): p is mls.Processed => typeof p === "object" && p !== null && "state" in p;
 
 /** A log of which not all was read. */
 class Endless extends Error {
@@ -107,7 +125,10 @@ function parseFanOut(content: any): { key: string; fanOut: FanOut } | undefined 
   }
 }
 
-/** Advances groups by incoming data. Callers must not run two of its methods at a time. */
+/**
+ * Advances groups by incoming data. Callers run its methods in the lane of the group, except for synced, hostOf and
+ * check.
+ */
 export class Inbox {
   private readonly keys: ServerKeys;
   readonly evidence: Evidence;
@@ -121,6 +142,7 @@ export class Inbox {
     private readonly transport: Transport,
     private readonly stored: Stored,
     private readonly world: Surroundings,
+    private readonly lanes: Lanes,
   ) {
     this.keys = new ServerKeys(matrix, transport, world);
     this.evidence = new Evidence(this.keys);
@@ -130,18 +152,39 @@ export class Inbox {
     return new DeliveryService(this.transport, server);
   }
 
-  /** Handles the news of one /sync. It saves the token only afterwards, so a crash in between loses nothing. */
-  async synced(result: SyncResult): Promise<void> {
+  /**
+   * Takes the news of one /sync, and saves the token. Welcomes are kept with it. All else is a hint at a log, and after
+   * a restart every log is read. `done` is when the groups have handled the news: each in its lane, so that one whose
+   * Delivery Service hangs holds up no other.
+   */
+  async synced(result: SyncResult): Promise<{ done: Promise<void> }> {
     this.devicesChanged(result.changed);
-    const invitations = this.stored.invitations.splice(0);
-    for (const { server, fanOut, until } of invitations) await this.welcomed(server, fanOut, until);
-    for (const event of result.toDevice) if (event.type === FAN_OUT) await this.fannedOut(event);
-    for (const { roomId, content } of result.pointers) await this.pointedTo(roomId, content);
-    await this.catchUpAll();
-    for (const g of this.stored.groups.values()) if (g.named !== undefined) await this.orFail(g.key, this.wait(g));
-    for (const g of this.stored.groups.values()) await this.orFail(g.key, this.lookAfter(g));
+    const news = new Map<string, FannedOut[]>();
+    for (const event of result.toDevice) {
+      const of = event.type === FAN_OUT ? this.fannedOut(event) : undefined;
+      if (of !== undefined) news.set(of.key, [...(news.get(of.key) ?? []), of]);
+    }
     this.stored.since = result.next;
-    this.world.save();
+    await this.world.save();
+    const groups = [...this.stored.groups.values()].map((g) => {
+      // A group that is slow to handle its news reads its log once instead.
+      const few = this.lanes.load(g.key) < MAX_WAITING;
+      if (!few) g.behind = true;
+      const fannedOut = few ? (news.get(g.key) ?? []) : [];
+      const pointers = result.pointers.filter(({ roomId }) => roomId === g.roomId);
+      if (!few && pointers.length === 0) return undefined;
+      return this.lanes.run(g.key, () => this.handleNews(g, fannedOut, pointers));
+    });
+    const invited = this.stored.invitations.map((i) => this.lanes.run(i.fanOut.group_id, () => this.welcomed(i)));
+    return { done: Promise.all([...groups, ...invited]).then(() => undefined) };
+  }
+
+  private async handleNews(g: Group, fannedOut: FannedOut[], pointers: SyncResult["pointers"]): Promise<void> {
+    for (const of of fannedOut) await this.fannedOutTo(g, of);
+    for (const { roomId, content } of pointers) await this.pointedTo(g, roomId, content);
+    await this.catchUpIfBehind(g);
+    if (g.named !== undefined) await this.orFail(g.key, this.wait(g));
+    await this.orFail(g.key, this.lookAfter(g));
   }
 
   /**
@@ -175,9 +218,9 @@ export class Inbox {
       for (const id of checked.keys()) if (users.includes(id.slice(0, id.indexOf(" ")))) checked.delete(id);
   }
 
-  /** Reads the log of every group that is not read to its end. */
-  async catchUpAll(): Promise<void> {
-    for (const g of this.stored.groups.values()) if (g.behind && !isOut(g)) await this.orFail(g.key, this.catchUp(g));
+  /** Reads the log of a group if it is not read to its end. */
+  async catchUpIfBehind(g: Group): Promise<void> {
+    if (g.behind && !isOut(g)) await this.orFail(g.key, this.catchUp(g));
   }
 
   /** Reads the log from this client's position, through every later term. moved is a given redirect. */
@@ -251,22 +294,25 @@ export class Inbox {
    * the client tries again later.
    */
   private async readFormer(g: Group): Promise<void> {
-    const former = g.former?.splice(0) ?? [];
-    for (const f of former) {
+    for (const f of [...(g.former ?? [])]) {
       try {
         for await (const page of this.pages(f.ds, g.key, f.term, f.next)) {
           // Handshakes have come by the way that the group took; those on a branch that was lost must not count.
-          for (const m of page.messages) if (mls.isPrivate(fromBase64(m.message ?? ""))) await this.process(g, m);
+          for (const m of page.messages)
+            if (mls.isPrivate(fromBase64(m.message ?? "")))
+              await this.process(g, m, f.term, () => (f.next = m.seq + 1));
           f.next = page.next;
+          await this.world.save(g);
           if (page.end && page.moved === undefined) await this.tell(g, f.ds);
         }
+        g.former = g.former?.filter((other) => other !== f);
       } catch (e) {
         const forgotten = e instanceof MatrixError && e.status < 500 && e.body.retry_after_ms === undefined;
-        if (!forgotten && !(e instanceof Endless)) g.former!.push(f);
+        if (forgotten || e instanceof Endless) g.former = g.former?.filter((other) => other !== f);
       }
     }
     this.keepEpochs(g);
-    this.world.save();
+    await this.world.save(g);
   }
 
   /**
@@ -285,8 +331,9 @@ export class Inbox {
     const { term } = g;
     for await (const page of this.pages(g.ds, g.key, term, g.next)) {
       for (const m of page.messages) if (g.term === term) await this.handle(g, m);
+      if (g.term === term) g.next = Math.max(g.next, page.next);
+      await this.world.save(g);
       if (g.term !== term) return this.readLog(g);
-      g.next = Math.max(g.next, page.next);
       if (page.end) return page.moved;
     }
     return undefined;
@@ -354,7 +401,10 @@ export class Inbox {
       const fits = claim?.term === i + 1 && claim.term > g.term && isMeant(claim, i + 1 === told!.steps.length);
       if (fits && (await this.evidence.provesClaim(g, claim))) return { claim, told: told! };
     }
-    throw new Error(`${server} shows no claim to the group that goes on from what this device knows`);
+    throw new MimiportError(
+      "NOT_GENUINE",
+      `${server} shows no claim to the group that goes on from what this device knows`,
+    );
   }
 
   /** Shows the host the claim that the room's pointer names. Follows the claim if the host yields. */
@@ -428,7 +478,7 @@ export class Inbox {
     // cannot either.
     const unbroken = now >= last && now - last <= this.patience / GAPS;
     g.silent = { since: unbroken ? since : now, last: now };
-    this.world.save();
+    await this.world.save(g);
     return now - g.silent.since >= this.patience;
   }
 
@@ -463,7 +513,7 @@ export class Inbox {
     g.receipt = undefined;
     g.unproven = true;
     this.moveTo(g, claim.delivery_service, claim.term);
-    this.world.save();
+    await this.world.save(g);
     await this.point(g, claim).catch(() => undefined); // not every member may
   }
 
@@ -491,15 +541,21 @@ export class Inbox {
       await this.enterAnew(g.key, g.roomId, g.ds);
       return;
     }
+    this.proved(g);
+    await this.world.save(g);
+  }
+
+  /** The current Delivery Service goes on with the branch of this device. */
+  private proved(g: Group): void {
     g.unproven = undefined;
-    this.world.save();
+    for (const { message, at } of g.outbox) if (message !== undefined && at !== undefined) this.shown(g, message, at);
   }
 
   /** Reads the rest of the current term at another server. */
   private async readOldTerm(g: Group, server: string): Promise<void> {
     const { term } = g;
     for await (const m of this.termAt(server, g.key, term)) {
-      await this.process(g, m);
+      await this.process(g, m, term);
       if (g.term !== term) return;
     }
   }
@@ -508,10 +564,11 @@ export class Inbox {
    * Records that an own message was accepted under a number. All messages before it are then handled too. False if that
    * number shows that the own branch was lost, so that nobody can read the message.
    */
-  async accepted(g: Group, { term, seq, receipt }: Submitted, message: string): Promise<boolean> {
+  async accepted(g: Group, { term, seq }: Position, message: string, receipt: Signed | undefined): Promise<boolean> {
     const { sent } = g;
     if (term === g.term && seq === g.next) await this.handle(g, { seq, message, ...(receipt && { receipt }) });
     else await this.catchUp(g);
+    await this.world.save(g);
     return g.sent === sent; // after joining again, nothing is sent yet
   }
 
@@ -519,9 +576,8 @@ export class Inbox {
   private async handle(g: Group, m: Arrived): Promise<void> {
     if (m.receipt !== undefined) await this.attested(g, m, m.receipt);
     if (m.seq < g.next) return;
-    g.next = m.seq + 1;
     const { term } = g;
-    await this.process(g, m);
+    await this.process(g, m, term, () => (g.next = m.seq + 1));
     if (g.term !== term) g.former?.pop(); // its log ends with this message
   }
 
@@ -538,7 +594,6 @@ export class Inbox {
       await this.keepKeys(g, signed.key_id);
       if (told === "later") g.receipt = signed;
       else this.forked(g, { first: g.receipt!, second: signed });
-      this.world.save();
     } catch (e) {
       if (!(e instanceof WireError)) throw e; // not a receipt
     }
@@ -549,38 +604,82 @@ export class Inbox {
     this.world.emit({ event: "fork", group: g.key, epoch: Number(receiptIn(fork.first).epoch), ...fork });
   }
 
-  private async process(g: Group, { kind, sender = "", message: encoded, migration }: Arrived): Promise<void> {
-    if (kind === "welcome" || encoded === undefined || isOut(g)) return;
+  /**
+   * Handles a message of a term. advance is called together with the change of the state, so that what is kept at any
+   * moment fits.
+   */
+  private async process(g: Group, m: Arrived, of: number, advance: () => void = () => {}): Promise<void> {
+    const { kind, message: encoded, migration } = m;
+    if (kind === "welcome" || encoded === undefined || isOut(g)) return advance();
     const { term } = g;
+    const at = { term: of, seq: m.seq };
     const message = fromBase64(encoded);
     const own = [g.pending, g.migration?.commit, ...(g.refused ?? [])].find(
       (c) => c !== undefined && same(c.message, message),
     );
-    if (own !== undefined && !own.accepted) this.merge(g, own);
-    else if (!g.sent.delete(messageHash(message))) await this.received(g, sender, message);
+    if (own !== undefined && !own.accepted) {
+      advance();
+      this.merge(g, own, at);
+    } else if (g.sent.delete(messageHash(message))) {
+      advance();
+      this.shown(g, encoded, at);
+    } else await this.received(g, m.sender ?? "", message, at, advance);
     if (g.term !== term) g.evidence = migration;
-    this.world.save();
+  }
+
+  /** Ends the sending of an own message that has a place in the log. */
+  shown(g: Group, message: string, at: Position): void {
+    const item = g.outbox.find((o) => o.message === message);
+    if (item === undefined) return;
+    if (g.unproven) return void (item.at = at); // on a branch that was lost nobody can read it
+    g.outbox = g.outbox.filter((o) => o !== item);
+    g.answered = [...g.answered, { txnId: item.txnId, at }].slice(-MAX_ANSWERED);
+    this.arrivedMessage(g, at, ownIdentity(this.stored), item.content, true);
+  }
+
+  private arrivedMessage(g: Group, at: Position, by: LeafIdentity, content: string, own: boolean): void {
+    const { userId: sender, deviceId: device } = by;
+    this.world.emit({ event: "message", group: g.key, at, sender, device, own, epoch: epochOf(g), content });
   }
 
   /**
    * Handles a message of another member. A message that is not valid changes nothing. The application gets an event
    * unless the message is only old.
    */
-  private async received(g: Group, sender: string, message: Uint8Array): Promise<void> {
-    try {
-      const { state, author, plaintext, committed } = await mls.process(g.state, message);
-      g.state = state;
-      if (author !== undefined && sender !== "" && sender !== author.userId)
-        this.world.emit({ event: "misattributed", group: g.key, named: sender, author: author.userId });
-      if (plaintext !== undefined) {
-        const text = textOf(plaintext);
-        const { userId, deviceId } = author!;
-        this.world.emit({ event: "message", group: g.key, sender: userId, device: deviceId, epoch: epochOf(g), text });
-      }
-      if (committed !== undefined) this.entered(g, migrationTarget(committed));
-    } catch (e) {
-      if (!mls.isOlder(g.state, message)) this.failed(g.key, e);
+  private async received(
+    g: Group,
+    sender: string,
+    message: Uint8Array,
+    at: Position,
+    advance: () => void,
+  ): Promise<void> {
+    const processed = await mls.process(g.state, message).catch((e: unknown) => e);
+    advance();
+    if (!isProcessed(processed)) {
+      if (!mls.isOlder(g.state, message)) this.failed(g.key, processed);
+      return;
     }
+    const { state, author, plaintext, committed } = processed;
+    const before = g.state;
+    g.state = state;
+    if (author !== undefined && sender !== "" && sender !== author.userId)
+      this.world.emit({ event: "misattributed", group: g.key, named: sender, author: author.userId });
+    if (plaintext !== undefined) this.arrivedMessage(g, at, author!, toBase64(plaintext), false);
+    if (committed === undefined) return;
+    this.membersChanged(g, before, author, at);
+    this.entered(g, migrationTarget(committed));
+  }
+
+  private membersChanged(g: Group, before: ClientState, by: LeafIdentity | undefined, at: Position): void {
+    const device = ({ userId, deviceId }: LeafIdentity) => ({ user: userId, device: deviceId });
+    const [was, is] = [mls.members(before), mls.members(g.state)];
+    const without = (some: mls.Member[], others: mls.Member[]) => {
+      const keys = new Set(others.map(checkId));
+      return some.filter((m) => !keys.has(checkId(m))).map(device);
+    };
+    const [added, removed] = [without(is, was), without(was, is)];
+    if (added.length + removed.length === 0) return;
+    this.world.emit({ event: "members", group: g.key, at, ...(by && { by: device(by) }), added, removed });
   }
 
   /** Emits an event for a Commit of this client, before it is kept and sent. */
@@ -620,15 +719,15 @@ export class Inbox {
     if (g.migration?.commit === commit) g.migration = undefined;
     if (open) g.refused = [...(g.refused ?? []), commit]; // else the epoch ended before the refusal
     for (const c of g.refused?.splice(0, g.refused.length - MAX_REFUSED) ?? []) this.ended(g, c);
-    this.world.save();
   }
 
-  /** Handles an own Commit that was accepted. */
-  merge(g: Group, commit: PendingCommit): void {
+  /** Handles an own Commit that was accepted. Its place is not known if only the source's decision shows that. */
+  merge(g: Group, commit: PendingCommit, at: Position = { term: g.term, seq: g.next }): void {
+    const before = g.state;
     g.state = commit.next;
     commit.accepted = true;
+    this.membersChanged(g, before, ownIdentity(this.stored), at);
     this.entered(g, commit.target);
-    this.world.save();
   }
 
   /** Enters the group's next epoch, at the target if a migration Commit led there. */
@@ -636,7 +735,7 @@ export class Inbox {
     this.endPending(g);
     this.endMigrationCommit(g);
     this.endRefused(g);
-    g.unproven = undefined; // the next epoch follows the own state
+    this.proved(g); // the next epoch follows the own state
     if (g.state.groupActiveState.kind === "removedFromGroup") {
       this.world.emit({ event: "removed", group: g.key, epoch: epochOf(g) });
       return;
@@ -656,7 +755,6 @@ export class Inbox {
   closed(g: Group): void {
     if (g.closed) return;
     g.closed = true;
-    this.world.save();
     this.world.emit({ event: "closed", group: g.key });
   }
 
@@ -688,16 +786,28 @@ export class Inbox {
     this.world.emit({ event: "ignored", group, from, reason });
   }
 
-  /** Handles one to-device event. Only the reserved user of the current Delivery Service counts. */
-  private async fannedOut({ sender, content }: MatrixEvent): Promise<void> {
+  /**
+   * Takes one to-device event. Only the reserved user of a Delivery Service counts. Keeps a Welcome, and returns the
+   * event for any group of this device.
+   */
+  private fannedOut({ sender, content }: MatrixEvent): FannedOut | undefined {
     const parsed = parseFanOut(content);
-    if (parsed === undefined) return this.ignored("", sender, "malformed");
+    if (parsed === undefined) return void this.ignored("", sender, "malformed");
     const { key, fanOut } = parsed;
-    if (!sender.startsWith(RESERVED_USER)) return this.ignored(key, sender, "not a Delivery Service");
+    if (!sender.startsWith(RESERVED_USER)) return void this.ignored(key, sender, "not a Delivery Service");
     const server = sender.slice(RESERVED_USER.length);
     const g = this.stored.groups.get(key);
-    if (fanOut.kind === "welcome" && (g === undefined || isOut(g))) return this.welcomed(server, fanOut);
-    if (g === undefined || isOut(g)) return this.ignored(key, sender, "no such group");
+    const isIn = g !== undefined && !isOut(g);
+    // The Commit that removes this device may come before the Welcome, in the same /sync.
+    if (fanOut.kind === "welcome") this.stored.invitations.push({ server, fanOut, until: this.world.now() + INVITED });
+    else if (!isIn) this.ignored(key, sender, "no such group");
+    return isIn ? { key, server, fanOut } : undefined;
+  }
+
+  /** Handles fan-out for a group. Only the current Delivery Service counts. */
+  private async fannedOutTo(g: Group, { key, server, fanOut }: FannedOut): Promise<void> {
+    const sender = RESERVED_USER + server;
+    if (isOut(g)) return;
     if (server === g.ds && fanOut.term === g.term) return this.orFail(key, this.arrived(g, fanOut));
     if (g.former?.some((f) => f.ds === server && f.term === fanOut.term)) return this.readFormer(g);
     if (fanOut.term <= g.term || g.held.length >= MAX_HELD)
@@ -710,6 +820,7 @@ export class Inbox {
   private async arrived(g: Group, fanOut: FanOut): Promise<void> {
     if (fanOut.seq > g.next || fanOut.message === undefined) await this.catchUp(g);
     else await this.handle(g, fanOut);
+    await this.world.save(g);
     await this.release(g);
   }
 
@@ -722,17 +833,15 @@ export class Inbox {
   }
 
   /** Handles the room's pointer, which is a hint. Its evidence must verify, and only the group's next step counts. */
-  private async pointedTo(roomId: string, content: any): Promise<void> {
-    for (const g of this.stored.groups.values()) {
-      const pointer = isOut(g) ? undefined : pointerTo(content, roomId, g.key);
-      if (pointer !== undefined && g.roomId === roomId) await this.orFail(g.key, this.pointed(g, pointer));
-    }
+  private async pointedTo(g: Group, roomId: string, content: any): Promise<void> {
+    const pointer = isOut(g) ? undefined : pointerTo(content, roomId, g.key);
+    if (pointer !== undefined) await this.orFail(g.key, this.pointed(g, pointer));
   }
 
   private async pointed(g: Group, { via, term, evidence, claim_hash: hash }: Pointer): Promise<void> {
     if (typeof hash === "string" && term > g.term && g.named?.hash !== hash) {
       g.named = { server: via, hash, until: this.world.now() + TO_YIELD };
-      this.world.save();
+      await this.world.save(g);
       await this.showNamed(g);
     }
     if (typeof evidence !== "object" || evidence === null || term !== g.term + 1) return;
@@ -744,13 +853,19 @@ export class Inbox {
    * Handles a Welcome. The client keeps it for later if the room does not name the group yet, since room state may
    * arrive later.
    */
-  private async welcomed(server: string, fanOut: FanOut, until = this.world.now() + INVITED): Promise<void> {
+  private async welcomed(invitation: Invitation): Promise<void> {
+    const { server, fanOut, until } = invitation;
+    if (!this.stored.invitations.includes(invitation)) return; // an earlier /sync has come to an end with it
     const key = fanOut.group_id;
-    const host = await this.hostOf(fanOut.room_id).catch(() => undefined);
+    const known = this.stored.groups.get(key);
+    const isIn = known !== undefined && !isOut(known);
+    const host = isIn ? undefined : await this.hostOf(fanOut.room_id).catch(() => undefined);
     const at = host?.key === key ? await this.entryOf(server, fanOut, host.server).catch(() => undefined) : undefined;
     if (at !== undefined) await this.orFail(key, this.join(host!.server, at, fanOut));
-    else if (this.stored.invitations.length < MAX_INVITATIONS && this.world.now() < until)
-      this.stored.invitations.push({ server, fanOut, until });
+    const kept = this.stored.invitations.filter((i) => i !== invitation && i.early).length;
+    const early = at === undefined && !isIn && this.world.now() < until && kept < MAX_INVITATIONS;
+    if (early) invitation.early = true;
+    else this.stored.invitations = this.stored.invitations.filter((i) => i !== invitation);
   }
 
   /**
@@ -782,7 +897,7 @@ export class Inbox {
   /** The group that a room names, and its place: the pointer's Delivery Service, or the one to which that redirects. */
   async hostOf(roomId: string): Promise<{ key: string; server: string }> {
     const binding = await this.matrix.roomState(roomId, BINDING);
-    if (binding?.room_id !== roomId) throw new Error("the room names no group");
+    if (binding?.room_id !== roomId) throw new MimiportError("NO_GROUP", "the room names no group");
     const pointer = pointerTo(await this.matrix.roomState(roomId, POINTER), roomId, binding.group_id);
     const key = toBase64url(fromBase64url(binding.group_id));
     const { delivery_service } = await this.ds(pointer?.via ?? binding.creating_server).host(key);
@@ -832,16 +947,16 @@ export class Inbox {
     state: ClientState,
   ): Promise<Group> {
     const fresh = newGroup(roomId, ds, at, state);
-    if (fresh.key !== key) throw new Error("the Welcome or GroupInfo is for another group");
+    if (fresh.key !== key) throw new MimiportError("NOT_GENUINE", "the Welcome or GroupInfo is for another group");
     const known = this.stored.groups.get(key);
     if (known !== undefined) this.endMigrationCommit(known);
     if (known !== undefined) this.endPending(known);
     if (known !== undefined) this.endRefused(known);
-    const g: Group = Object.assign(known ?? {}, fresh); // other callers hold this object
-    if (g.outgoing !== undefined) g.outgoing.message = undefined; // it was encrypted with the former leaf
+    const outbox = known?.outbox.map(({ txnId, content }) => ({ txnId, content })) ?? []; // for the new leaf
+    const g: Group = Object.assign(known ?? {}, fresh, { outbox, answered: known?.answered ?? [] }); // others hold it
     this.stored.groups.set(key, g);
-    this.world.save();
     this.world.emit({ event: "joined", group: key, epoch: epochOf(g) });
+    await this.world.save(g);
     await this.catchUp(g);
     return g;
   }

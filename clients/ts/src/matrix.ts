@@ -1,18 +1,21 @@
 // The part of the Matrix client-server API that the client needs.
 import { concat, textOf } from "./bytes.js";
+import { MimiportError } from "./errors.js";
 import { type DeviceKeys, KEY_PACKAGE, type PublishedKeys } from "./devices.js";
 import type { LeafIdentity } from "./wire.js";
 import { toBase64url } from "./wire.js";
 
-/** A refusal by a server: its HTTP status and its Matrix error. */
-export class MatrixError extends Error {
+/** A refusal by a server: its HTTP status and its Matrix error, of which the code is without a prefix. */
+export class MatrixError extends MimiportError {
   override name = "MatrixError";
 
   constructor(
     readonly status: number,
     readonly body: { errcode?: string; error?: string } & Record<string, unknown>,
   ) {
-    super(`${status} ${body.errcode ?? ""}: ${body.error ?? ""}`);
+    const { errcode = "", error = "", retry_after_ms: after } = body;
+    const code = errcode.replace("IO.GITHUB.MIMIPORT.", "") || `HTTP_${status}`;
+    super(code, `${status} ${errcode}: ${error}`, status >= 500 || after !== undefined);
   }
 }
 
@@ -55,8 +58,12 @@ export const POINTER = "io.github.mimiport.delivery_service";
 export const SUCCESSORS = "io.github.mimiport.successors";
 
 /** There was no answer, or only a part of one. */
-export class Unreachable extends Error {
+export class Unreachable extends MimiportError {
   override name = "Unreachable";
+
+  constructor(message: string) {
+    super("UNREACHABLE", message, true);
+  }
 }
 
 export interface Answer {
@@ -64,13 +71,18 @@ export interface Answer {
   body: Uint8Array;
 }
 
-/** Makes a request. Throws Unreachable without a whole answer of at most that many bytes. */
-export async function call(url: string, init: RequestInit, limit = Infinity): Promise<Answer> {
+/**
+ * Makes a request. Throws Unreachable without a whole answer of at most that many bytes within the patience, which is
+ * in milliseconds.
+ */
+export async function call(url: string, init: RequestInit, patience: number, limit = Infinity): Promise<Answer> {
+  const { signal } = init;
+  const late = AbortSignal.timeout(patience);
   try {
-    const response = await fetch(url, init);
+    const response = await fetch(url, { ...init, signal: signal ? AbortSignal.any([signal, late]) : late });
     return { status: response.status, body: await bodyOf(response, limit) };
   } catch (e) {
-    throw init.signal?.aborted ? e : new Unreachable(`${url}: ${e}`);
+    throw signal?.aborted ? e : new Unreachable(`${url}: ${e}`);
   }
 }
 
@@ -109,8 +121,14 @@ export function granted(answer: Answer): Answer {
 }
 
 async function post(url: string, body: unknown): Promise<any> {
-  return json(granted(await call(url, { method: "POST", body: JSON.stringify(body) })));
+  const init = { method: "POST", headers: JSON_BODY, body: JSON.stringify(body) };
+  return json(granted(await call(url, init, PATIENCE)));
 }
+
+const JSON_BODY = { "content-type": "application/json" };
+
+/** The longest wait for an answer, in milliseconds: a source may take 40 seconds to hand a group over. */
+const PATIENCE = 60_000;
 
 /** The server name of a user id: everything after its first colon. */
 export const serverOf = (userId: string) => userId.slice(userId.indexOf(":") + 1);
@@ -141,7 +159,7 @@ export async function register(
 /** Takes over a session that another program has opened. */
 export async function withToken(homeserver: string, token: string): Promise<Session> {
   const headers = { authorization: `Bearer ${token}` };
-  const answer = json(granted(await call(`${homeserver}/_matrix/client/v3/account/whoami`, { headers })));
+  const answer = json(granted(await call(`${homeserver}/_matrix/client/v3/account/whoami`, { headers }, PATIENCE)));
   return session(homeserver, { ...answer, access_token: token });
 }
 
@@ -156,8 +174,8 @@ export class Matrix {
   /**
    * Makes an authenticated request. Throws a MatrixError if it is refused. path starts after the homeserver's base URL.
    */
-  async request(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<any> {
-    return json(granted(await this.send(method, path, body, signal)));
+  async request(method: string, path: string, body?: unknown): Promise<any> {
+    return json(granted(await this.send(method, path, body)));
   }
 
   /**
@@ -169,18 +187,21 @@ export class Matrix {
     return { status: answer.status, body: json(answer) };
   }
 
-  send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Answer> {
-    const init: RequestInit = { method, headers: { authorization: `Bearer ${this.session.token}` } };
+  /** Makes an authenticated request. Returns the answer with any status. Throws Unreachable without one in time. */
+  send(method: string, path: string, body?: unknown, patience = PATIENCE, signal?: AbortSignal): Promise<Answer> {
+    const authorization = `Bearer ${this.session.token}`;
+    const init: RequestInit = { method, headers: { authorization, ...(body !== undefined && JSON_BODY) } };
     if (body !== undefined) init.body = typeof body === "string" ? body : JSON.stringify(body);
     if (signal !== undefined) init.signal = signal;
-    return call(this.session.homeserver + path, init);
+    return call(this.session.homeserver + path, init, patience);
   }
 
   /** Waits up to `wait` milliseconds for news. A request with a token tells the server to drop everything before it. */
   async sync(since: string | undefined, wait: number, signal?: AbortSignal): Promise<SyncResult> {
     const query = new URLSearchParams({ timeout: String(wait), set_presence: "offline" });
     if (since !== undefined) query.set("since", since);
-    const news = await this.request("GET", `/_matrix/client/v3/sync?${query}`, undefined, signal);
+    const path = `/_matrix/client/v3/sync?${query}`;
+    const news = json(granted(await this.send("GET", path, undefined, wait + PATIENCE, signal)));
     const pointers = Object.entries<any>(news.rooms?.join ?? {}).flatMap(([roomId, room]) =>
       [...(room.state?.events ?? []), ...(room.timeline?.events ?? [])]
         .filter((e) => e.type === POINTER && e.state_key === "")

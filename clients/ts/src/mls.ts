@@ -15,6 +15,7 @@ import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
 import { toLeafIndex } from "ts-mls/treemath.js";
 import { base64ToBytes } from "ts-mls/util/byteArray.js";
 import { same, toHex, utf8 } from "./bytes.js";
+import { MimiportError } from "./errors.js";
 import { createCommit, type PendingCommit } from "./corrections/commit.js";
 import { createExternalCommit } from "./corrections/external-commit.js";
 import { createGroupInfoWithExternalPub } from "./corrections/external-pub.js";
@@ -91,7 +92,7 @@ export const keepingEpochs = (state: Omit<ClientState, "clientConfig">, unread: 
 /** The primitives of a suite, 1 or 3. */
 export function cipherSuite(id: number): Promise<CiphersuiteImpl> {
   const name = suiteNames[id];
-  if (name === undefined) throw new Error(`cipher suite ${id} is not supported`);
+  if (name === undefined) throw new MimiportError("UNSUPPORTED", `cipher suite ${id} is not supported`);
   return getCiphersuiteImpl(getCiphersuiteFromName(name));
 }
 
@@ -506,11 +507,11 @@ function membersOf(tree: RatchetTree): Member[] {
   });
 }
 
-/** A group's state as text, secrets included. */
-export const saveState = (state: ClientState): string => toBase64(encodeGroupState(state));
+/** A group's state, secrets included. */
+export const encodeState: (state: ClientState) => Uint8Array = encodeGroupState;
 
-export function loadState(saved: string): ClientState {
-  const state = decodeGroupState(fromBase64(saved), 0)?.[0];
+export function decodeState(saved: Uint8Array): ClientState {
+  const state = decodeGroupState(saved, 0)?.[0];
   if (state === undefined) throw new MlsRuleError("malformed saved state");
   return keepingEpochs(state, true); // the next epoch begins with what the group then says
 }

@@ -1,119 +1,78 @@
-// The state of a client between runs, as one JSON file. It holds secrets: group states, signature and KeyPackage keys.
-import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import type { KeyPair } from "./devices.js";
-import type { Group, PendingCommit, Stored } from "./group.js";
-import * as mls from "./mls.js";
-import { fromBase64, toBase64 } from "./wire.js";
+// The place where a device keeps its state: records with names, in a file, in a browser's database or in memory.
 
-/** The store of a new client. */
-export const emptyStore = (): Stored => ({
-  identity: undefined,
-  deviceKey: undefined,
-  keyPackages: new Map(),
-  lastResorts: [],
-  groups: new Map(),
-  invitations: [],
-  since: undefined,
-});
+/** The value of a record. */
+export type Value = string | Uint8Array;
 
-const saveCommit = (c: PendingCommit | undefined) =>
-  c && {
-    accepted: c.accepted,
-    target: c.target,
-    message: toBase64(c.message),
-    groupInfo: toBase64(c.groupInfo),
-    welcome: c.welcome && toBase64(c.welcome),
-    next: mls.saveState(c.next),
-  };
+/**
+ * The records of one device. They hold secrets: group states, signature and KeyPackage keys. Of two tabs or processes,
+ * one has the store: two that encrypt from one state would break the device.
+ */
+export interface Store {
+  /**
+   * Waits until no other tab or process has the store, and takes it. Returns the function that gives it back. If the
+   * signal ends the wait, it throws the signal's reason.
+   */
+  exclusive(signal?: AbortSignal): Promise<() => Promise<void>>;
 
-const loadCommit = (c: any): PendingCommit | undefined =>
-  c && {
-    accepted: c.accepted,
-    target: c.target,
-    message: fromBase64(c.message),
-    groupInfo: fromBase64(c.groupInfo),
-    welcome: c.welcome && fromBase64(c.welcome),
-    next: mls.loadState(c.next),
-  };
+  /** All records by their names. */
+  load(): Promise<Map<string, Value>>;
 
-const saveGroup = ({
-  id,
-  state,
-  pending,
-  migration,
-  refused,
-  sent,
-  held: _,
-  behind: __,
-  checked: ___,
-  ...plain
-}: Group) => ({
-  ...plain,
-  id: toBase64(id),
-  state: mls.saveState(state),
-  sent: [...sent],
-  pending: saveCommit(pending),
-  refused: refused?.map(saveCommit),
-  migration: migration && {
-    ...migration,
-    response: toBase64(migration.response),
-    commit: saveCommit(migration.commit),
-  },
-});
-
-const loadGroup = ({ id, state, pending, migration, refused, sent, ...plain }: any): Group => ({
-  ...plain,
-  id: fromBase64(id),
-  state: mls.loadState(state),
-  sent: new Set(sent),
-  held: [],
-  checked: new Map(),
-  behind: true,
-  pending: loadCommit(pending),
-  refused: refused?.map(loadCommit),
-  migration: migration && {
-    ...migration,
-    response: fromBase64(migration.response),
-    commit: loadCommit(migration.commit),
-  },
-});
-
-const saveKeys = <T extends KeyPair>(k: T | undefined) =>
-  k && { ...k, signKey: toBase64(k.signKey), publicKey: toBase64(k.publicKey) };
-
-const loadKeys = (k: any) => k && { ...k, signKey: fromBase64(k.signKey), publicKey: fromBase64(k.publicKey) };
-
-/** Writes the store. After a crash the file has the old contents or the new. */
-export function saveStore(
-  path: string,
-  { identity, deviceKey, keyPackages, lastResorts, groups, invitations, since }: Stored,
-): void {
-  const text = JSON.stringify({
-    identity: saveKeys(identity),
-    deviceKey: saveKeys(deviceKey),
-    keyPackages: [...keyPackages].map(([ref, own]) => [ref, mls.saveKeyPackage(own)]),
-    lastResorts,
-    groups: [...groups.values()].map(saveGroup),
-    invitations,
-    since,
-  });
-  writeFileSync(`${path}.new`, text, { mode: 0o600, flush: true });
-  renameSync(`${path}.new`, path);
+  /**
+   * Writes records, and deletes those that are undefined. After a crash all of the changes are there, or none. When it
+   * returns, they are durable. It throws if another tab or process has taken the store.
+   */
+  commit(changes: ReadonlyMap<string, Value | undefined>): Promise<void>;
 }
 
-/** Reads the store; a new one if there is no file. */
-export function loadStore(path: string): Stored {
-  if (!existsSync(path)) return emptyStore();
-  const { identity, deviceKey, keyPackages, lastResorts, groups, invitations, since } = JSON.parse(
-    readFileSync(path, "utf8"),
-  );
-  return {
-    identity: loadKeys(identity),
-    deviceKey: loadKeys(deviceKey),
-    keyPackages: new Map(keyPackages.map(([ref, saved]: [string, string[]]) => [ref, mls.loadKeyPackage(saved)])),
-    lastResorts,
-    groups: new Map(groups.map(loadGroup).map((g: Group) => [g.key, g])),
-    invitations,
-    since,
-  };
+/** Applies changes to records. */
+export function apply(records: Map<string, Value>, changes: ReadonlyMap<string, Value | undefined>): void {
+  for (const [name, value] of changes) {
+    if (value === undefined) records.delete(name);
+    else records.set(name, value);
+  }
+}
+
+/** A store that is gone with the page or the process. */
+export class MemoryStore implements Store {
+  private readonly records = new Map<string, Value>();
+  private last: Promise<void> = Promise.resolve();
+
+  /** Lets one at a time through, in the order in which they came. */
+  async exclusive(signal?: AbortSignal): Promise<() => Promise<void>> {
+    const before = this.last;
+    let leave = () => {};
+    const left = new Promise<void>((resolve) => (leave = resolve));
+    this.last = before.then(() => left);
+    try {
+      await orAborted(before, signal);
+    } catch (e) {
+      leave();
+      throw e;
+    }
+    return async () => leave();
+  }
+
+  async load(): Promise<Map<string, Value>> {
+    return new Map(this.records);
+  }
+
+  async commit(changes: ReadonlyMap<string, Value | undefined>): Promise<void> {
+    apply(this.records, changes);
+  }
+}
+
+/** Waits for a promise, and throws the signal's reason if the signal comes first. */
+export async function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  signal.throwIfAborted();
+  let abort = () => {};
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => reject(signal.reason);
+    signal.addEventListener("abort", abort, { once: true });
+  });
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
 }

@@ -1,5 +1,6 @@
 // Successors: the servers that a room permits to take its group on when the host is lost (profile, sections 3 and 12).
 import { POINTER, type StateEvent, SUCCESSORS } from "./matrix.js";
+import { MimiportError } from "./errors.js";
 import { isRedacted, RoomState } from "./room.js";
 import { isServerName } from "./wire.js";
 
@@ -35,9 +36,11 @@ export function successorsNow(events: StateEvent[], roomId: string, groupId: str
 /** The content of the event that names successors. Fails for a list that no server would accept. */
 export function successorsOf(events: StateEvent[], userId: string, roomId: string, groupId: string, servers: string[]) {
   const state = new RoomState(events);
-  if (!isList(servers)) throw new Error(`successors are at most ${MAX_SUCCESSORS} server names, each once`);
-  if (!state.maySend(userId, POINTER, SUCCESSORS)) throw new Error(`${userId} may not name successors`);
+  if (!isList(servers))
+    throw new MimiportError("INVALID", `successors are at most ${MAX_SUCCESSORS} server names, each once`);
+  if (!state.maySend(userId, POINTER, SUCCESSORS))
+    throw new MimiportError("FORBIDDEN", `${userId} may not name successors`);
   const missing = servers.find((s) => !state.hasServer(s));
-  if (missing !== undefined) throw new Error(`${missing} has no user in the room, or the room's server ACL denies it`);
-  return { room_id: roomId, group_id: groupId, servers };
+  if (missing === undefined) return { room_id: roomId, group_id: groupId, servers };
+  throw new MimiportError("INVALID", `${missing} has no user in the room, or the room's server ACL denies it`);
 }

@@ -6,7 +6,8 @@ import { ratchetTree } from "../src/mls.js";
 import { decode, encode, fromBase64, lineage, lineageClaim, toBase64 } from "../src/wire.js";
 import { refuse } from "./fake.js";
 import { clock, net, nextRoom, party, published, rooms, together, User } from "./party.js";
-import { emptyStore, loadStore, saveStore } from "../src/store.js";
+import { emptyState } from "../src/records.js";
+import { loadStore, saveStore } from "./files.js";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -30,7 +31,7 @@ async function talk(a: User, b: User): Promise<void> {
     [b, a],
   ] as const) {
     const text = `${from.id} ${from.texts().length} ${to.texts().length}`;
-    await from.client.send(from.group, text);
+    await from.say(text);
     await to.sync();
     assert.equal(to.texts().at(-1), text);
   }
@@ -46,7 +47,7 @@ async function lostTarget({ receipts = true } = {}) {
   await alice.client.bringUpToDate(alice.group);
   const held = await alice.client.export(alice.group);
   await bob.client.update(bob.group);
-  await bob.client.send(bob.group, "at the target");
+  await bob.say("at the target");
   net.lose(alice.id);
   net.ds(p.t).down = true;
   return { ...p, alice, bob, held };
@@ -246,10 +247,10 @@ test("a restored server is behind; what it recovers goes on without loss", async
   await assert.rejects(alice.client.update(alice.group), behind); // shows the server its receipt
   await assert.rejects(alice.client.update(alice.group), /M_GROUP_STOPPED/);
   await assert.rejects(alice.client.migrate(alice.group, "elsewhere.example"), behind);
-  await assert.rejects(bob.client.send(bob.group, "too early"), /M_GROUP_STOPPED/);
+  await assert.rejects(bob.say("too early"), /M_GROUP_STOPPED/);
   assert.deepEqual([alice.group.pending, alice.group.migration, bob.group.sent.size], [undefined, undefined, 1]);
   net.ds(s).claim(3, await alice.client.export(alice.group));
-  await bob.client.send(bob.group, "in the new term"); // by itself
+  await bob.say("in the new term"); // by itself
   await alice.sync();
   assert.deepEqual(alice.texts(), ["in the new term"]);
   assert.deepEqual([...alice.take("joined"), ...bob.take("joined").slice(1)], []);
@@ -271,7 +272,7 @@ test("a message of a branch that was lost is sent again", async () => {
   await alice.client.update(alice.group); // epoch 2 there
   hosted(alice).tree = toBase64(ratchetTree(alice.group.state));
   net.lose(bob.id);
-  await bob.client.send(bob.group, "heard");
+  await bob.say("heard");
   await alice.sync();
   assert.deepEqual(alice.texts(), ["heard"]);
   together(alice, bob);
@@ -353,7 +354,7 @@ test("what has not been proved yet survives a restart", async (t_) => {
   const file = join(dir, "alice.json");
   const n = nextRoom();
   const [s, t] = [`s${n}.example`, `t${n}.example`];
-  const stored = emptyStore();
+  const stored = emptyState();
   const alice = await User.create(`alice${n}`, stored, () => saveStore(file, stored));
   await alice.client.createGroup(`!room${n}`, s);
   await alice.client.add(alice.group, (await published(`bob${n}`)).id);
@@ -371,7 +372,7 @@ test("what has not been proved yet survives a restart", async (t_) => {
   assert.deepEqual([again.group.ds, again.group.unproven], [t, true]);
   await assert.rejects(again.client.export(again.group), /has not been told/);
   ds.answer = honest;
-  await again.client.send(again.group, "here"); // proves first, and so enters anew
+  await again.say("here"); // proves first, and so enters anew
   assert.equal(again.take("joined").length, 1);
   assert.equal(ds.groups.get(again.group.key)!.log.at(-1)!.kind, "application");
 });

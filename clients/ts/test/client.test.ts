@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { Migrated } from "../src/ds.js";
-import { emptyStore, loadStore, saveStore } from "../src/store.js";
+import { emptyState } from "../src/records.js";
+import { loadStore, saveStore } from "./files.js";
 import { externalSenders } from "../src/corrections/external-senders.js";
+import { utf8 } from "../src/bytes.js";
 import { members, ratchetTree, transcript } from "../src/mls.js";
 import { decode, fromBase64, migrationAbort, migrationConfirmation, migrationResponse, toBase64 } from "../src/wire.js";
 import type { LineageStep, MigrationResponse } from "../src/wire.js";
@@ -25,7 +27,7 @@ describe("a group at one Delivery Service", () => {
     const {
       users: [alice, bob, carol],
     } = (await party("alice", "bob", "carol")) as { users: User[] } as any;
-    await bob.client.send(bob.group, "hello");
+    await bob.say("hello");
     await alice.sync();
     await carol.sync();
     await bob.sync();
@@ -70,7 +72,7 @@ describe("a group at one Delivery Service", () => {
     const { users } = await party("alice", "bob");
     const [alice, bob] = users as [User, User];
     await bob.client.update(bob.group);
-    await alice.client.send(alice.group, "late");
+    await alice.say("late");
     await bob.sync();
     assert.deepEqual(bob.texts(), ["late"]);
   });
@@ -111,11 +113,11 @@ describe("a group at one Delivery Service", () => {
     const { users, s } = await party("alice", "bob");
     const [alice, bob] = users as [User, User];
     loseAnswers(s, 3);
-    await alice.client.send(alice.group, "once");
-    await bob.client.send(bob.group, "and mine");
+    await alice.say("once");
+    await bob.say("and mine");
     for (const u of [alice, bob]) await u.sync();
     assert.deepEqual([alice.texts(), bob.texts()], [["and mine"], ["once"]]);
-    assert.deepEqual([alice.group.outgoing, alice.group.sent.size], [undefined, 0]);
+    assert.deepEqual([alice.group.outbox, alice.group.sent.size], [[], 0]);
   });
 
   test("a text without any answer is kept over a restart, and arrives once, also after another Commit", async (t) => {
@@ -124,13 +126,16 @@ describe("a group at one Delivery Service", () => {
     const { users, s } = await party("alice", "bob");
     const [alice, bob] = users as [User, User];
     loseAnswers(s, 7);
-    await assert.rejects(alice.client.send(alice.group, "first"), { status: 502 });
-    assert.equal(alice.group.outgoing?.text, "first");
+    await assert.rejects(alice.say("first"), { status: 502 });
+    assert.deepEqual(
+      alice.group.outbox.map((o) => o.content),
+      [toBase64(utf8("first"))],
+    );
     saveStore(join(dir, "alice"), alice.client.stored);
     const again = await User.create(alice.id.slice(1, alice.id.indexOf(":")), loadStore(join(dir, "alice")));
     await bob.sync();
     await bob.client.update(bob.group);
-    await again.client.send(again.group, "second");
+    await again.say("second");
     for (const u of [again, bob]) await u.sync();
     together(again, bob);
     assert.deepEqual(bob.texts(), ["first", "second"]);
@@ -147,8 +152,8 @@ describe("a group at one Delivery Service", () => {
       if (path[2] === "messages" && method === "POST" && refusals-- > 0) refuse(403, "M_FORBIDDEN");
       return honest(method, path, ...rest);
     };
-    await assert.rejects(alice.client.send(alice.group, "refused"), { status: 403 });
-    await alice.client.send(alice.group, "taken");
+    await assert.rejects(alice.say("refused"), { status: 403 });
+    await alice.say("taken");
     await bob.sync();
     assert.deepEqual(bob.texts(), ["taken"]);
   });
@@ -167,7 +172,7 @@ describe("a group at one Delivery Service", () => {
       if (path[2] === "messages" && method === "POST" && refusals-- > 0) quota();
       return honest(method, path, ...rest);
     };
-    await alice.client.send(alice.group, "later");
+    await alice.say("later");
     await bob.sync();
     assert.deepEqual([bob.texts(), pauses], [["later"], [12_345, 12_345]]);
   });
@@ -180,7 +185,7 @@ describe("a group at one Delivery Service", () => {
     await net.ds(s).proposeRemove(alice.group.key, carol.group.state.privatePath.leafIndex);
     for (const u of users) await u.sync();
     await assert.rejects(carol.client.migrate(carol.group, `t${n}.example`), /about to be removed/);
-    await bob.client.send(bob.group, "without carol");
+    await bob.say("without carol");
     await alice.sync();
     await carol.sync();
     assert.deepEqual(alice.texts(), ["without carol"]);
@@ -192,9 +197,9 @@ describe("a group at one Delivery Service", () => {
     const { users } = await party("alice", "bob");
     const [alice, bob] = users as [User, User];
     net.held = [];
-    for (const text of ["one", "two"]) await alice.client.send(alice.group, text);
+    for (const text of ["one", "two"]) await alice.say(text);
     await alice.client.update(alice.group);
-    await alice.client.send(alice.group, "three");
+    await alice.say("three");
     const held = net.held;
     net.held = undefined;
     for (const deliver of [...held.reverse(), ...held]) deliver();
@@ -202,9 +207,9 @@ describe("a group at one Delivery Service", () => {
     assert.deepEqual(bob.texts(), ["one", "two", "three"]);
     together(alice, bob);
 
-    await alice.client.send(alice.group, "four");
+    await alice.say("four");
     net.lose(bob.id);
-    await alice.client.send(alice.group, "five");
+    await alice.say("five");
     await bob.sync();
     assert.deepEqual(bob.texts(), ["one", "two", "three", "four", "five"]);
   });
@@ -243,15 +248,15 @@ describe("a group at one Delivery Service", () => {
     const hosted = net.ds(s).groups.get(alice.group.key)!;
     const { identity } = bob.client.stored; // a device keeps its key for life
     for (const [name, stored] of [
-      [bob.id.slice(1, bob.id.indexOf(":")), { ...emptyStore(), identity }],
-      [`dave${rooms}`, emptyStore()],
+      [bob.id.slice(1, bob.id.indexOf(":")), { ...emptyState(), identity }],
+      [`dave${rooms}`, emptyState()],
     ] as const) {
       hosted.tree = toBase64(ratchetTree(alice.group.state));
       const device = await User.create(name, stored);
       await device.client.rejoin(room);
       await alice.sync();
       together(alice, device);
-      await device.client.send(device.group, `from ${name}`);
+      await device.say(`from ${name}`);
       await alice.sync();
     }
     assert.equal(alice.texts().length, 2);
@@ -281,7 +286,7 @@ describe("a migration", () => {
     await carol.sync();
     together(alice, bob, carol);
     assert.equal(bob.group.ds, t);
-    await bob.client.send(bob.group, "we are here");
+    await bob.say("we are here");
     await carol.sync();
     await alice.sync();
     assert.deepEqual(carol.texts(), ["we are here"]);
@@ -334,7 +339,7 @@ describe("a migration", () => {
     await alice.client.update(alice.group);
     await alice.client.migrate(alice.group, t);
     net.lose(bob.id);
-    await alice.client.send(alice.group, "from the target");
+    await alice.say("from the target");
     await bob.sync();
     together(alice, bob);
     assert.deepEqual(bob.texts(), ["from the target"]);
@@ -376,7 +381,7 @@ describe("a migration", () => {
     net.ds(s).outcome = "abort";
     assert.equal((await alice.client.migrate(alice.group, t)).state, "aborted");
     assert.equal(alice.group.ds, s);
-    await alice.client.send(alice.group, "still here");
+    await alice.say("still here");
     await bob.client.update(bob.group);
     await alice.sync();
     together(alice, bob);
@@ -485,7 +490,7 @@ describe("a migration", () => {
     const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
     t_.after(() => rmSync(dir, { recursive: true }));
     const file = join(dir, "alice.json");
-    saveStore(file, { ...emptyStore(), groups: new Map([[alice.group.key, alice.group]]) });
+    saveStore(file, { ...emptyState(), groups: new Map([[alice.group.key, alice.group]]) });
     Object.assign(alice.group, loadStore(file).groups.get(alice.group.key)); // as after a restart
     await bob.client.bringUpToDate(bob.group);
     await alice.client.bringUpToDate(alice.group);
@@ -544,7 +549,7 @@ describe("a migration", () => {
   test("evidence that does not verify moves nobody, the right one does without the source", async () => {
     const { users, s, t, room } = await party("alice", "bob");
     const [alice, bob] = users as [User, User];
-    await alice.client.send(alice.group, "before the move");
+    await alice.say("before the move");
     await alice.client.migrate(alice.group, t);
     net.lose(bob.id);
     const moved = net.ds(s).groups.get(alice.group.key)!.moved as Migrated;
@@ -612,7 +617,8 @@ describe("a migration", () => {
       g.hostKeys = keys;
       net.setState(room, "io.github.mimiport.delivery_service", content, alice.id);
       const catchUp = away.client.bringUpToDate(g);
-      if (keys === undefined) await assert.rejects(catchUp); // nobody else vouches for the source's signature
+      if (keys === undefined)
+        await assert.rejects(catchUp); // nobody else vouches for the source's signature
       else await catchUp;
       assert.deepEqual([g.ds, g.term], keys === undefined ? [s, 0] : [u, 2]);
     }
@@ -631,7 +637,7 @@ describe("a migration", () => {
     await bob.client.publishKeyPackages(1);
     await alice.client.add(alice.group, bob.id);
     await bob.sync();
-    await alice.client.send(alice.group, "before");
+    await alice.say("before");
     net.ds(s).outcome = "wait";
     const lost = alice.client.migrate(alice.group, t);
     lost.catch(() => undefined);
@@ -642,7 +648,7 @@ describe("a migration", () => {
     assert.equal((await again.client.finishMigration(again.group)).state, "moved");
     await bob.sync();
     together(again, bob);
-    await again.client.send(again.group, "after");
+    await again.say("after");
     await bob.sync();
     assert.deepEqual(bob.texts(), ["before", "after"]);
     await lost;

@@ -264,7 +264,8 @@ test('"This is a wholesale replacement, not a merge": an empty list of extension
   const proposal = groupContextExtensions([sendersExtension(await server("t.example"))]);
   const state = group.state("carol");
   await propose(group, encodeMlsMessage((await createProposal(state, true, proposal, cs)).message));
-  for (const [name, s] of group.states) group.states.set(name, mls.loadState(mls.saveState(s))); // as after a restart
+  // As after a restart.
+  for (const [name, s] of group.states) group.states.set(name, mls.decodeState(mls.encodeState(s)));
   await group.commit("bob");
   for (const s of group.states.values()) assert.equal(externalSenders(s.groupContext.extensions).length, 1);
   assert.equal(group.authenticators().size, 1);

@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { canonicalJson, type DeviceKeys } from "../src/devices.js";
 import * as mls from "../src/mls.js";
-import { emptyStore, loadStore, saveStore } from "../src/store.js";
+import { emptyState } from "../src/records.js";
+import { loadStore, saveStore } from "./files.js";
 import { fromBase64, toBase64, toBase64url } from "../src/wire.js";
 import { net, nextRoom, party, published, rooms, together, User } from "./party.js";
 
@@ -100,7 +101,7 @@ async function twoDevices(odd: (value: any, keys: DeviceKeys, signKey: Uint8Arra
   const { users } = await party("alice");
   const alice = users[0]!;
   const bob = await published(`bob${rooms}`);
-  const stored = emptyStore();
+  const stored = emptyState();
   const second = { userId: bob.id, deviceId: "SECOND" };
   stored.identity = await mls.newIdentity(second, 1);
   const other = await User.create(`bob${rooms}`, stored); // logs in as the only device there is
@@ -309,7 +310,7 @@ test("a leaf counts as its device's if the device publishes the leaf's key; no C
   assert.deepEqual(await verified(bob), ["key", "key", "unknown"]);
   net.silent.clear();
 
-  await carol.client.send(carol.group, "hello");
+  await carol.say("hello");
   const { deviceId } = carol.client.matrix.session;
   net.publish({ ...keys, keys: { ...keys.keys, [`${MLS}:${deviceId}`]: toBase64(new Uint8Array(32)) } });
   assert.deepEqual(await verified(bob), ["key", "key", "unverified"]);

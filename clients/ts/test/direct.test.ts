@@ -222,7 +222,7 @@ test("a device whose clock is hours off talks and moves as others do", async (t_
   const [alice, bob] = users as [User, User];
   clock.ahead = 7 * 3600_000;
   await alice.client.migrate(alice.group, t);
-  await bob.client.send(bob.group, "late");
+  await bob.say("late");
   await alice.sync();
   assert.deepEqual(alice.texts(), ["late"]);
   together(alice, bob);

@@ -2,9 +2,11 @@
 import assert from "node:assert/strict";
 import { after, before } from "node:test";
 import { Client } from "../src/client.js";
-import type { ClientEvent, Group, Surroundings } from "../src/group.js";
+import type { ClientEvent, Group, Position, Surroundings } from "../src/group.js";
 import { login, Matrix } from "../src/matrix.js";
-import { emptyStore } from "../src/store.js";
+import { textOf, utf8 } from "../src/bytes.js";
+import { emptyState } from "../src/records.js";
+import { fromBase64 } from "../src/wire.js";
 import { FakeNetwork } from "./fake.js";
 import { reach } from "./reach.js";
 
@@ -31,15 +33,21 @@ export class User {
 
   static async create(
     name: string,
-    stored = emptyStore(),
-    save: () => void = () => undefined,
+    stored = emptyState(),
+    save: () => unknown = () => undefined,
     more: Partial<Pick<Surroundings, "signDeviceKeys" | "pause">> = {},
   ): Promise<User> {
     const session = await login(homeserver, name, "password", undefined);
     const emit = (e: ClientEvent) => void user.events.push(e);
     const now = () => Date.now() + clock.ahead;
     const user: User = new User(
-      new Client(new Matrix(session), stored, { now, pause: async () => undefined, emit, save, ...more }),
+      new Client(new Matrix(session), stored, {
+        now,
+        pause: async () => undefined,
+        emit,
+        save: async () => void save(),
+        ...more,
+      }),
     );
     if (stored.identity === undefined) await user.client.createIdentity(1);
     return user;
@@ -55,11 +63,19 @@ export class User {
 
   /** Handles the arrived events, as the sync loop does. */
   async sync(): Promise<void> {
-    await this.client.synced(await this.client.matrix.sync(undefined, 0));
+    await (
+      await this.client.synced(await this.client.matrix.sync(undefined, 0))
+    ).done;
   }
 
+  /** Sends a text. */
+  say(text: string): Promise<Position> {
+    return this.client.send(this.group, utf8(text));
+  }
+
+  /** The texts of other members. */
   texts(): string[] {
-    return this.events.flatMap((e) => (e.event === "message" ? [e.text] : []));
+    return this.events.flatMap((e) => (e.event === "message" && !e.own ? [textOf(fromBase64(e.content))] : []));
   }
 
   take(kind: string): ClientEvent[] {

@@ -176,7 +176,7 @@ test("a refused Commit is made again without what members have proposed", async 
       refuse(403, "M_FORBIDDEN");
     return honest(method, path, query, body, user);
   };
-  await alice.client.send(alice.group, "hello");
+  await alice.say("hello");
   assert.equal(refused, 1);
   for (const u of [bob, carol]) await u.sync();
   together(alice, bob, carol);
@@ -189,8 +189,8 @@ test("a user leaves, and the next Commit takes the device out", async () => {
   await bob.client.update(bob.group); // alice and carol have not heard of it
   await carol.client.leave(carol.group);
   await carol.client.leave(carol.group); // once is enough
-  await assert.rejects(carol.client.send(carol.group, "still here"), /about to be removed/);
-  await alice.client.send(alice.group, "without carol");
+  await assert.rejects(carol.say("still here"), /about to be removed/);
+  await alice.say("without carol");
   for (const u of [bob, carol]) await u.sync();
   together(alice, bob);
   assert.deepEqual([bob.texts(), carol.texts()], [["without carol"], []]);
@@ -214,18 +214,18 @@ test("the author is who MLS says, and a Delivery Service that names another is r
   const { users, s } = await party("alice", "bob", "carol");
   const [alice, bob, carol] = users as [User, User, User];
   net.ds(s).misnames = { [bob.id]: alice.id };
-  await bob.client.send(bob.group, "bob's words");
+  await bob.say("bob's words");
   await carol.sync();
   assert.deepEqual(
-    carol.take("message").map((e) => e.event === "message" && [e.sender, e.device, e.text]),
-    [[bob.id, bob.client.matrix.session.deviceId, "bob's words"]],
+    carol.take("message").map((e) => e.event === "message" && [e.sender, e.device, e.own]),
+    [[bob.id, bob.client.matrix.session.deviceId, false]],
   );
   const report = { event: "misattributed", group: carol.group.key, named: alice.id, author: bob.id };
   assert.deepEqual(carol.take("misattributed"), [report]);
   await bob.client.update(bob.group);
   await carol.sync();
   assert.deepEqual(carol.take("misattributed"), [report, report]);
-  await alice.client.send(alice.group, "alice's words");
+  await alice.say("alice's words");
   await carol.sync();
   assert.equal(carol.take("misattributed").length, 2);
 });

@@ -8,7 +8,7 @@ import type { FanOut, LogMessage, Signed } from "../src/ds.js";
 import { messageHash } from "../src/inbox.js";
 import { ratchetTree } from "../src/mls.js";
 import { receiptIn } from "../src/receipts.js";
-import { loadStore, saveStore } from "../src/store.js";
+import { loadStore, saveStore } from "./files.js";
 import { commitReceipt, type CommitReceipt, fromBase64, toBase64 } from "../src/wire.js";
 import { SigningKey } from "./fake.js";
 import { net, party, together, User } from "./party.js";
@@ -78,12 +78,12 @@ test("every submission says what the latest receipt says, if that is of the term
       return answer(method, path, query, body, user);
     };
   }
-  await alice.client.send(alice.group, "a message");
+  await alice.say("a message");
   await alice.client.update(alice.group);
   await alice.client.migrate(alice.group, t);
-  await alice.client.send(alice.group, "at the target");
+  await alice.say("at the target");
   await alice.client.update(alice.group);
-  await alice.client.send(alice.group, "with a receipt");
+  await alice.say("with a receipt");
   assert.deepEqual(said, [2, 2, undefined, undefined, 5]);
 });
 
@@ -140,7 +140,7 @@ test("two receipts for one epoch prove a fork: the first is kept, nothing is sub
   const log = hosted(alice).log.length;
   const twoCommits = /signed for two Commits in one epoch/;
   await assert.rejects(alice.client.update(alice.group), twoCommits);
-  await assert.rejects(alice.client.send(alice.group, "not sent"), twoCommits);
+  await assert.rejects(alice.say("not sent"), twoCommits);
   await assert.rejects(alice.client.migrate(alice.group, "elsewhere.example"), twoCommits);
   assert.equal(hosted(alice).log.length, log);
   assert.deepEqual([alice.group.pending, alice.group.migration], [undefined, undefined]);
@@ -159,6 +159,6 @@ test("a host that has taken another Commit since its backup is shown the receipt
   net.ds(s).groups.set(alice.group.key, backup);
   await bob.client.update(bob.group); // another Commit for the same epoch
   net.lose(alice.id);
-  await assert.rejects(alice.client.send(alice.group, "on the first branch"), /M_GROUP_STOPPED/);
+  await assert.rejects(alice.say("on the first branch"), /M_GROUP_STOPPED/);
   assert.equal(hosted(alice).state, "stopped");
 });

@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import type { StateEvent } from "../src/matrix.js";
-import { emptyStore, loadStore, saveStore } from "../src/store.js";
+import { emptyState } from "../src/records.js";
+import { loadStore, saveStore } from "./files.js";
 import { successorsIn, successorsNow, successorsOf } from "../src/successors.js";
 import { refuse } from "./fake.js";
 import { clock, net, nextRoom, party, together, User } from "./party.js";
@@ -55,7 +56,7 @@ test("a member follows a successor's recover when the host could not be reached 
   await hours(alice, 25);
   together(alice, bob);
   assert.equal(net.state.get(`${room} io.github.mimiport.delivery_service`).via, t); // alice may send it
-  await bob.client.send(bob.group, "on");
+  await bob.say("on");
   await alice.sync();
   assert.equal(alice.texts().at(-1), "on");
 });
@@ -109,7 +110,7 @@ test("how long the host has been out of reach survives a restart", async (t_) =>
   t_.after(() => (clock.ahead = 0));
   const n = nextRoom();
   const [file, room, s, t] = [join(dir, "alice.json"), `!room${n}`, `s${n}.example`, `t${n}.example`];
-  const stored = emptyStore();
+  const stored = emptyState();
   const alice = await User.create(`alice${n}`, stored, () => saveStore(file, stored));
   await alice.client.createGroup(room, s);
   net.setState(room, POWER_LEVELS, { users: { [alice.id]: 100 } }, alice.id);

@@ -1,0 +1,136 @@
+// The state of a device as records. Each group has its own, so that a change of one does not write the others.
+import type { ClientState } from "ts-mls";
+import type { KeyPair } from "./devices.js";
+import type { Group, PendingCommit, Stored } from "./group.js";
+import * as mls from "./mls.js";
+import type { Value } from "./store.js";
+import { fromBase64, toBase64 } from "./wire.js";
+
+/** The state of a new device. */
+export const emptyState = (): Stored => ({
+  identity: undefined,
+  deviceKey: undefined,
+  keyPackages: new Map(),
+  lastResorts: [],
+  groups: new Map(),
+  invitations: [],
+  since: undefined,
+});
+
+/**
+ * The content of a record before it is encoded. MLS states and KeyPackages never change: the same object is the same
+ * content, and need not be written again.
+ */
+export type Content = string | ClientState | mls.OwnKeyPackage;
+
+/** Records of a part of the state, by name. */
+export type Records = Map<string, Content>;
+
+export function encodeContent(content: Content): Value {
+  if (typeof content === "string") return content;
+  return "publicPackage" in content ? JSON.stringify(mls.saveKeyPackage(content)) : mls.encodeState(content);
+}
+
+const DEVICE = "device";
+const KEY_PACKAGE = "key-package/";
+const GROUP = "group/";
+
+const commitFields = (c: PendingCommit | undefined) =>
+  c && {
+    accepted: c.accepted,
+    target: c.target,
+    message: toBase64(c.message),
+    groupInfo: toBase64(c.groupInfo),
+    welcome: c.welcome && toBase64(c.welcome),
+  };
+
+const loadCommit = (c: any, next: ClientState): PendingCommit =>
+  c && {
+    accepted: c.accepted,
+    target: c.target,
+    message: fromBase64(c.message),
+    groupInfo: fromBase64(c.groupInfo),
+    welcome: c.welcome && fromBase64(c.welcome),
+    next,
+  };
+
+/** Whether a record belongs to a group: to the given one, or else to none. */
+export function belongsTo(name: string, g: Group | undefined): boolean {
+  if (g === undefined) return name === DEVICE || name.startsWith(KEY_PACKAGE);
+  return name === GROUP + g.key || name.startsWith(`${GROUP}${g.key}/`);
+}
+
+/** The records of a group. */
+export function groupRecords(g: Group): Records {
+  const { id, state, pending, migration, refused = [], sent, held: _, behind: __, checked: ___, ...plain } = g;
+  const at = GROUP + g.key;
+  const records: Records = new Map([[`${at}/state`, state]]);
+  const keep = (name: string, commit: PendingCommit | undefined) => {
+    if (commit !== undefined) records.set(`${at}/${name}`, commit.next);
+    return commitFields(commit);
+  };
+  const fields = {
+    ...plain,
+    id: toBase64(id),
+    sent: [...sent],
+    pending: keep("pending", pending),
+    refused: refused.map((c, i) => keep(`refused/${i}`, c)),
+    migration: migration && {
+      ...migration,
+      response: toBase64(migration.response),
+      commit: keep("migration", migration.commit),
+    },
+  };
+  return records.set(at, JSON.stringify(fields));
+}
+
+function loadGroup(at: string, records: ReadonlyMap<string, Value>): Group {
+  const { id, pending, migration, refused, sent, ...plain } = JSON.parse(records.get(at) as string);
+  const state = (name: string) => mls.decodeState(records.get(`${at}/${name}`) as Uint8Array);
+  return {
+    ...plain,
+    id: fromBase64(id),
+    state: state("state"),
+    sent: new Set(sent),
+    held: [],
+    checked: new Map(),
+    behind: true,
+    pending: pending && loadCommit(pending, state("pending")),
+    refused: refused.map((c: any, i: number) => loadCommit(c, state(`refused/${i}`))),
+    migration: migration && {
+      ...migration,
+      response: fromBase64(migration.response),
+      commit: loadCommit(migration.commit, state("migration")),
+    },
+  };
+}
+
+const keysFields = <T extends KeyPair>(k: T | undefined) =>
+  k && { ...k, signKey: toBase64(k.signKey), publicKey: toBase64(k.publicKey) };
+
+const loadKeys = (k: any) => k && { ...k, signKey: fromBase64(k.signKey), publicKey: fromBase64(k.publicKey) };
+
+/** The records of the device: all but those of groups. */
+export function deviceRecords({ identity, deviceKey, keyPackages, lastResorts, invitations, since }: Stored): Records {
+  const fields = { identity: keysFields(identity), deviceKey: keysFields(deviceKey), lastResorts, invitations, since };
+  const records: Records = new Map([[DEVICE, JSON.stringify(fields)]]);
+  for (const [ref, own] of keyPackages) records.set(KEY_PACKAGE + ref, own);
+  return records;
+}
+
+/** The state in records; a new one without any. */
+export function loadState(records: ReadonlyMap<string, Value>): Stored {
+  const stored = emptyState();
+  const device = records.get(DEVICE);
+  if (device !== undefined) {
+    const { identity, deviceKey, lastResorts, invitations, since } = JSON.parse(device as string);
+    Object.assign(stored, { identity: loadKeys(identity), deviceKey: loadKeys(deviceKey) });
+    Object.assign(stored, { lastResorts, invitations, since });
+  }
+  for (const [name, value] of records) {
+    const [kind, id, ...rest] = name.split("/");
+    if (`${kind}/` === KEY_PACKAGE) stored.keyPackages.set(id!, mls.loadKeyPackage(JSON.parse(value as string)));
+    if (`${kind}/` === GROUP && rest.length === 0) stored.groups.set(id!, loadGroup(name, records));
+  }
+  return stored;
+}

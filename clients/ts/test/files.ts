@@ -1,0 +1,20 @@
+// The state of a device in one file, for tests of what a restart keeps.
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import type { Stored } from "../src/group.js";
+import { deviceRecords, encodeContent, emptyState, groupRecords, loadState } from "../src/records.js";
+import type { Value } from "../src/store.js";
+import { fromBase64, toBase64 } from "../src/wire.js";
+
+export function saveStore(path: string, stored: Stored): void {
+  const records = [deviceRecords(stored), ...[...stored.groups.values()].map(groupRecords)].flatMap((r) => [...r]);
+  const values = records.map(([name, content]) => [name, encodeContent(content)] as const);
+  writeFileSync(path, JSON.stringify(values.map(([name, v]) => [name, typeof v === "string" ? v : [toBase64(v)]])));
+}
+
+export function loadStore(path: string): Stored {
+  if (!existsSync(path)) return emptyState();
+  const values: [string, string | [string]][] = JSON.parse(readFileSync(path, "utf8"));
+  return loadState(
+    new Map(values.map(([name, v]): [string, Value] => [name, typeof v === "string" ? v : fromBase64(v[0])])),
+  );
+}
