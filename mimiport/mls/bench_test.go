@@ -38,7 +38,7 @@ func floor(n, cores int, verify func([]rfc9420.Signed) bool) time.Duration {
 	start := time.Now()
 	for range cores {
 		workers.Go(func() {
-			for some := range slices.Chunk(list, batchedLeaves) {
+			for some := range slices.Chunk(list, greatestBatch) {
 				verify(some)
 			}
 		})

@@ -80,15 +80,12 @@ type engine struct {
 	limits Limits
 }
 
-// RFC9420 makes the engine for RFC 9420 groups.
+// RFC9420 makes the engine for RFC 9420 groups. It verifies each signature by itself.
 func RFC9420(limits Limits) Engine { return &engine{limits: limits} }
 
-// RFC9420Batched is RFC9420 with a faster Open: the engine verifies the Ed25519 signatures of leaves in batches. It
-// draws the coefficients of a batch from random, which must be safe for concurrent use.
-//
-// A batch verifies with the cofactor (RFC 8032, section 5.1.7 and ZIP 215). Most clients, and RFC9420, verify single
-// signatures without it. An honest signature passes both. A member can craft a leaf that only a batch accepts: then
-// this server opens a group that others refuse.
+// RFC9420Batched is RFC9420 with a faster Open: the engine verifies the Ed25519 signatures of large groups in batches.
+// It takes and refuses the same groups, except with a probability of 2^-64 for each batch. It draws the coefficients of
+// a batch from random, which must be safe for concurrent use and unknown to peers.
 func RFC9420Batched(limits Limits, random io.Reader) Engine {
 	return &engine{checker{random: random}, limits}
 }

@@ -2,6 +2,7 @@ package mls
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -169,15 +170,54 @@ func TestBatched(t *testing.T) {
 			t.Errorf("suite %d: %v", suite, err)
 		}
 	}
-	info, tree := forgery{leaves: fourClients(), spoilLeaf: func(i int, l *rfc9420.LeafNode) {
-		if i == 2 {
-			l.Signature = flip(l.Signature)
-		}
-	}}.make()
-	if _, err := e.Open(info, tree); mimiport.KindOf(err) != mimiport.KindBadSignature {
+	m := sized(2*leastBatch + 1)
+	if _, err := e.Open(m.GroupInfo(), m.RatchetTree()); err != nil {
+		t.Error(err)
+	}
+	tree := bytes.Clone(m.RatchetTree())
+	member, _ := open(t, m).Member(leastBatch + 1)
+	at := bytes.Index(tree, member.SignatureKey)
+	tree[at] ^= 1
+	masked := RFC9420Batched(DefaultLimits(), rand.Reader).(*engine)
+	masked.masked = map[*rule]bool{ruleTreeHash: true, ruleParentHash: true}
+	if _, err := masked.Open(m.GroupInfo(), tree); mimiport.KindOf(err) != mimiport.KindBadSignature {
 		t.Errorf("a leaf with a bad signature: %v", err)
 	}
 }
+
+// TestBatchInVain: a signature that no batch accepts, and that is good by itself, is good. The engine makes no second
+// batch then, so that nobody makes it do the work twice.
+func TestBatchInVain(t *testing.T) {
+	key, content := ed25519.PublicKey(append(make([]byte, 31), 0x80)), []byte("content")
+	signature := append(make([]byte, 31), 0x80) // R and the key are the point of order 4, and s is 0
+	signature = append(signature, make([]byte, 32)...)
+	for i := 0; !ed25519.Verify(key, content, signature); i++ {
+		content = fmt.Append(nil, i)
+	}
+	crafted := []rfc9420.Signed{{Key: key, Content: content, Signature: signature}}
+	draws := 0
+	random := readerFunc(func(p []byte) (int, error) {
+		draws++
+		return len(p), nil
+	})
+	check := checker{random: random}.newLeafCheck(suite1, nil, leastBatch)
+	for range 3 {
+		if !check.verify(crafted) {
+			t.Fatal("the signature is refused")
+		}
+	}
+	if draws != 1 {
+		t.Errorf("%d batches", draws)
+	}
+	crafted[0].Key = append(make([]byte, 31), 1)
+	if check.verify(crafted) {
+		t.Error("a bad signature is accepted")
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // TestSharing checks that a hundred epochs of a group take little more memory than one.
 func TestSharing(t *testing.T) {

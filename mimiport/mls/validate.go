@@ -223,26 +223,57 @@ type place struct {
 	node *node
 }
 
-// The number of leaves that a worker takes at a time. A large batch costs less for each leaf than a small one.
+// The number of leaves that a worker takes at a time. A batch has an eighth of the tree's leaves within these bounds: a
+// large batch costs less for each leaf, and a batch in vain costs little of the whole.
 const (
 	singleLeaves  = 32
-	batchedLeaves = 512
+	leastBatch    = 256
+	greatestBatch = 2048
 )
 
-// checkSome checks some leaves and their signatures.
-func (c checker) checkSome(suite *rfc9420.Suite, groupID []byte, some []place) error {
+// leafCheck is the check of all leaves of a tree. It is safe for concurrent use.
+type leafCheck struct {
+	checker
+	suite   *rfc9420.Suite
+	groupID []byte
+	some    int         // leaves that a worker takes at a time
+	singly  atomic.Bool // verify signatures one by one
+}
+
+func (c checker) newLeafCheck(suite *rfc9420.Suite, groupID []byte, leaves int) *leafCheck {
+	check := &leafCheck{checker: c, suite: suite, groupID: groupID, some: singleLeaves}
+	if c.random != nil && suite.Batches() && leaves >= leastBatch {
+		check.some = min(max(leaves/8, leastBatch), greatestBatch)
+	} else {
+		check.singly.Store(true)
+	}
+	return check
+}
+
+// leaves checks some leaves and their signatures.
+func (c *leafCheck) leaves(some []place) error {
 	list := make([]rfc9420.Signed, len(some))
 	for i, p := range some {
 		l := decodeLeaf(p.node.raw)
-		if err := c.checkLeaf(suite, &l, p.node.support); err != nil {
+		if err := c.checkLeaf(c.suite, &l, p.node.support); err != nil {
 			return err
 		}
-		list[i] = rfc9420.Signed{Key: l.SignatureKey, Content: l.SignContent(groupID, p.leaf), Signature: l.Signature}
+		list[i] = rfc9420.Signed{Key: l.SignatureKey, Content: l.SignContent(c.groupID, p.leaf), Signature: l.Signature}
 	}
-	if c.random != nil {
-		return c.require(suite.VerifyBatch(list, c.random), ruleLeafSignature)
+	return c.require(c.verify(list), ruleLeafSignature)
+}
+
+// verify reports whether each signature is good by itself. If a batch fails although each signature is good, it makes
+// no further batch: somebody has crafted keys or signatures.
+func (c *leafCheck) verify(list []rfc9420.Signed) bool {
+	if !c.singly.Load() && c.suite.VerifyBatch(list, c.random) {
+		return true
 	}
-	return c.require(suite.VerifyAll(list), ruleLeafSignature)
+	if !c.suite.VerifyAll(list) {
+		return false
+	}
+	c.singly.Store(true)
+	return true
 }
 
 // checkLeaves checks every leaf of a tree on all cores. The calling goroutine runs first before it joins the workers.
@@ -252,10 +283,8 @@ func (c checker) checkLeaves(suite *rfc9420.Suite, t tree, groupID []byte, first
 	for leaf, n := range t.leaves() {
 		places = append(places, place{leaf, n})
 	}
-	some := singleLeaves
-	if c.random != nil {
-		some = batchedLeaves
-	}
+	check := c.newLeafCheck(suite, groupID, len(places))
+	some := check.some
 	var next atomic.Int64
 	var failed atomic.Pointer[error]
 	work := func() {
@@ -264,7 +293,7 @@ func (c checker) checkLeaves(suite *rfc9420.Suite, t tree, groupID []byte, first
 			if end-some >= len(places) {
 				return
 			}
-			if err := c.checkSome(suite, groupID, places[end-some:min(end, len(places))]); err != nil {
+			if err := check.leaves(places[end-some : min(end, len(places))]); err != nil {
 				failed.CompareAndSwap(nil, &err)
 			}
 		}

@@ -8,11 +8,9 @@ import (
 	"crypto/elliptic"
 	_ "crypto/sha256" // the suites' hash functions
 	_ "crypto/sha512"
-	"io"
 	"slices"
 
 	"github.com/cloudflare/circl/sign/ed448"
-	voi "github.com/oasisprotocol/curve25519-voi/primitives/ed25519"
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/wire"
@@ -140,25 +138,6 @@ func (s *Suite) Verify(key, content, signature []byte) bool {
 // Signed is content that a SignContent function has made, with its signature and the public key.
 type Signed struct {
 	Key, Content, Signature []byte
-}
-
-// VerifyBatch verifies signatures together and returns false if any is wrong. It verifies only Ed25519 signatures as a
-// batch, by the rules of ZIP 215, with the cofactor, which RFC 8032 allows. Such a batch accepts every signature that
-// Verify accepts. It also accepts some that a signer has crafted so that Verify refuses them. VerifyBatch verifies
-// signatures of other schemes one by one.
-func (s *Suite) VerifyBatch(list []Signed, random io.Reader) bool {
-	if s.Scheme.Name != schemeEd25519.Name || len(list) == 0 {
-		return s.VerifyAll(list)
-	}
-	options := &voi.Options{Verify: voi.VerifyOptionsZIP_215}
-	batch := voi.NewBatchVerifierWithCapacity(len(list))
-	for _, v := range list {
-		if len(v.Key) != ed25519.PublicKeySize || len(v.Signature) != ed25519.SignatureSize {
-			return false
-		}
-		batch.AddWithOptions(v.Key, v.Content, v.Signature, options)
-	}
-	return batch.VerifyBatchOnly(random)
 }
 
 // VerifyAll verifies signatures one by one.
