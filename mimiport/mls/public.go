@@ -73,14 +73,14 @@ func (c checker) readExtensions(
 
 // checkAll checks a new group as far as possible without its secrets (RFC 9420, section 12.4.3.1).
 func (g *group) checkAll(e *edit, info *rfc9420.GroupInfo) error {
-	hash := e.treeHash(g.tree.root, g.tree.span())
-	if err := g.require(string(hash) == string(g.context.TreeHash), ruleTreeHash); err != nil {
-		return err
-	}
-	if err := g.checkInfo(info); err != nil {
-		return err
-	}
 	return g.checkLeaves(g.suite, g.tree, g.context.GroupID, func() (err error) {
+		hash := e.treeHash(g.tree.root, g.tree.span())
+		if err := g.require(string(hash) == string(g.context.TreeHash), ruleTreeHash); err != nil {
+			return err
+		}
+		if err := g.checkInfo(info); err != nil {
+			return err
+		}
 		if err := g.checkTree(e.hasher, g.tree); err != nil {
 			return err
 		}
