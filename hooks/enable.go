@@ -212,7 +212,7 @@ func (noFederation) RoundTrip(*http.Request) (*http.Response, error) {
 
 // engines returns the engine of RFC 9420 and the others, by protocol.
 func engines(limits mls.Limits, more []mls.Engine) map[string]mls.Engine {
-	byProtocol := map[string]mls.Engine{mls.ProtocolMLS10: mls.RFC9420(limits)}
+	byProtocol := map[string]mls.Engine{mls.ProtocolMLS10: mls.RFC9420Batched(limits, rand.Reader)}
 	for _, e := range more {
 		byProtocol[e.Protocol()] = e
 	}
