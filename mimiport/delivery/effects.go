@@ -83,7 +83,7 @@ func (s *core) stepRecord(
 		s.Log.Error("the group is elsewhere in a later term: this server stops",
 			"group_id", mimiport.IDText(g.ID), "term", g.Term)
 	}
-	if ready.Forget {
+	if change.Drop != nil || ready.Group.State == migration.GroupDropped {
 		h.Drop(g.Term)
 	}
 	return refusal(refused)

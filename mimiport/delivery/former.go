@@ -41,7 +41,7 @@ func storedFormer(key storage.GroupKey, log *mimiport.Former) (*storage.Former, 
 // Commit and its Welcome. The source did not know the number of this Commit yet. Until its receipt comes, the Commit
 // has the number after the last message.
 func (s logs) imported(m *migration.Migration, a *arrival) (*mimiport.Former, error) {
-	engine, err := s.Engines.Find(a.next.Protocol())
+	engine, err := s.Engines.Find(a.live.MLS.Protocol())
 	if err != nil {
 		return nil, err
 	}

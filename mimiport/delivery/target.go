@@ -12,7 +12,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -177,7 +176,7 @@ func hashAs(value, data []byte) []byte {
 // arrival is a content that has passed every check.
 type arrival struct {
 	state *mimiport.GroupState
-	next  mls.Group // the first epoch here
+	live  *registry.Live // the first epoch here
 	hash  []byte
 }
 
@@ -213,24 +212,27 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 		return nil, err
 	}
 	state.Lineage = *lineage
-	next, err := s.derive(ctx, m, state)
+	live, err := s.derive(ctx, m, state)
 	if err != nil {
 		return nil, err
 	}
-	found := &arriving{members: next.NumMembers(), foreignID: state.Lineage.Preimage == nil}
+	found := &arriving{members: live.MLS.NumMembers(), foreignID: state.Lineage.Preimage == nil}
 	if err := s.decide(ctx, migration.Target, m, api.Caller{}, found); err != nil {
 		return nil, err
 	}
-	return &arrival{state, next, next.Hash(up.Data)}, nil
+	return &arrival{state, live, live.MLS.Hash(up.Data)}, nil
 }
 
-// derive opens the group at the epoch of the request and applies the migration Commit itself.
-func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mimiport.GroupState) (mls.Group, error) {
+// derive opens the group at the epoch of the request and applies the migration Commit itself. The group shares no
+// memory with the content, which may be much larger.
+func (s *Service) derive(
+	ctx context.Context, m *migration.Migration, state *mimiport.GroupState,
+) (*registry.Live, error) {
 	engine, err := s.Engines.Find(state.Base.Protocol)
 	if err != nil {
 		return nil, err
 	}
-	base, err := engine.Open(state.Base.GroupInfo, state.Base.RatchetTree)
+	base, err := engine.Open(bytes.Clone(state.Base.GroupInfo), bytes.Clone(state.Base.RatchetTree))
 	if err != nil {
 		return nil, err
 	}
@@ -238,11 +240,11 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 		return nil, mimiport.Errorf("stage", mimiport.KindInvalid, "the base is not the group and epoch of the offer")
 	}
 	for _, p := range state.Proposals {
-		if base, _, err = base.Propose(p); err != nil {
+		if base, _, err = base.Propose(bytes.Clone(p)); err != nil {
 			return nil, err
 		}
 	}
-	next, effects, err := base.Commit(state.Commit.Commit, state.Commit.GroupInfo)
+	next, effects, err := base.Commit(bytes.Clone(state.Commit.Commit), bytes.Clone(state.Commit.GroupInfo))
 	if err != nil {
 		return nil, err
 	}
@@ -261,11 +263,13 @@ func (s *Service) derive(ctx context.Context, m *migration.Migration, state *mim
 	if err := requireOwnLeaf(api.Caller{UserID: m.User}, effects.Committer); err != nil {
 		return nil, err
 	}
-	_, err = registry.NewRoster(next)
-	return next, err
+	return registry.NewLive(next, firstSeq)
 }
 
-// stage stores the derived group and votes.
+// firstSeq is the number of the first message that a target accepts itself.
+const firstSeq = 1
+
+// stage stores the derived group, keeps it in memory, and votes.
 func (s *Service) stage(
 	ctx context.Context, m *migration.Migration, up *api.ContentUpload, a *arrival,
 ) (*api.SignedRequest, error) {
@@ -293,6 +297,7 @@ func (s *Service) stage(
 	} else if err != nil {
 		return nil, err
 	}
+	s.groups.Keep(a.live, &change.Snapshots[0])
 	return voteOf(&ready.Migration), nil
 }
 
@@ -320,10 +325,11 @@ func (s *Service) stageChange(
 	if err != nil {
 		return nil, err
 	}
+	state := a.live.MLS
 	g := &storage.Group{
 		ID: m.GroupID, Term: old.Term, Version: old.Version,
 		Server: m.Target, RoomID: a.state.Lineage.RoomID, Creator: m.User,
-		Protocol: a.next.Protocol(), CipherSuite: a.next.CipherSuite(), Epoch: a.next.Epoch(), NextSeq: 1,
+		Protocol: state.Protocol(), CipherSuite: state.CipherSuite(), Epoch: state.Epoch(), NextSeq: firstSeq,
 		Lineage: lineage, CreatedAt: s.Now(),
 	}
 	log, err := s.imported(m, a)
@@ -337,7 +343,7 @@ func (s *Service) stageChange(
 	if change.Former, err = storedFormer(g.Key(), log); err != nil {
 		return nil, err
 	}
-	change.Snapshots = []storage.Snapshot{registry.SnapshotOf(g, a.next, g.NextSeq)}
+	change.Snapshots = []storage.Snapshot{a.live.Snapshot(g)}
 	return change, nil
 }
 

@@ -57,6 +57,13 @@ func (c *cache) put(key cacheKey, l *Live) {
 	}
 }
 
+// take returns a group and removes it from the cache.
+func (c *cache) take(key cacheKey) *Live {
+	l := c.get(key)
+	c.drop(key)
+	return l
+}
+
 func (c *cache) drop(key cacheKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -23,6 +24,8 @@ type Live struct {
 	stored stored
 
 	beginSeq uint64
+
+	kept [sha256.Size]byte // the hash of the stored snapshot; of a group of Keep
 }
 
 // NewLive makes a group from its state before log entry seq. It returns a KindInvalid or KindBadMessage error for a
@@ -60,7 +63,24 @@ const memberSize = 400
 // size estimates the memory of the group in bytes.
 func (l *Live) size() int { return l.MLS.Size() + l.MLS.NumMembers()*memberSize }
 
-// open loads the latest snapshot at or before an epoch.
+// Keep keeps a verified group whose snapshot was just stored, until a request loads it or Drop drops it. Nothing else
+// may use l afterwards. The group counts only while the store has the same snapshot.
+func (r *Registry) Keep(l *Live, snap *storage.Snapshot) {
+	l.stored, l.kept = storedAs(snap), hashOf(snap)
+	r.kept.put(cacheKey{string(snap.GroupID), snap.Term}, l)
+}
+
+// hashOf hashes what a group is opened from.
+func hashOf(s *storage.Snapshot) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	fmt.Fprintln(h, s.Epoch, s.Seq, len(s.GroupInfo), len(s.RatchetTree))
+	h.Write(s.GroupInfo)
+	h.Write(s.RatchetTree)
+	h.Sum(sum[:0])
+	return sum
+}
+
+// open loads the latest snapshot at or before an epoch. It verifies the snapshot unless the group was kept with it.
 func (r *Registry) open(ctx context.Context, g *storage.Group, epoch uint64) (*Live, error) {
 	engine, err := r.engines.Find(g.Protocol)
 	if err != nil {
@@ -69,6 +89,9 @@ func (r *Registry) open(ctx context.Context, g *storage.Group, epoch uint64) (*L
 	snap, err := r.store.Snapshot(ctx, g.Key(), epoch)
 	if err != nil {
 		return nil, err
+	}
+	if l := r.kept.take(keyOf(g)); l != nil && l.MLS.Protocol() == g.Protocol && l.kept == hashOf(snap) {
+		return l, nil
 	}
 	state, err := engine.Open(snap.GroupInfo, snap.RatchetTree)
 	if err != nil {

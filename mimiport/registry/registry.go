@@ -24,12 +24,18 @@ type Registry struct {
 	engines mls.Engines
 	store   Store
 	cache   cache
+	kept    cache                // verified groups that no request has reached yet
 	locks   *slots.Slots[string] // one slot for each group
 }
 
-// New makes a Registry that keeps loaded groups of at most cacheBytes bytes.
+// New makes a Registry that keeps loaded groups of at most cacheBytes bytes. A quarter of them is for the groups of
+// Keep, so that groups that were only offered drive no other group out.
 func New(engines mls.Engines, store Store, cacheBytes int) *Registry {
-	return &Registry{engines: engines, store: store, cache: newCache(cacheBytes), locks: slots.New[string](1)}
+	quarter := cacheBytes / 4
+	return &Registry{
+		engines: engines, store: store, cache: newCache(cacheBytes - quarter), kept: newCache(quarter),
+		locks: slots.New[string](1),
+	}
 }
 
 // Held is proof that the caller holds a group's lock. With makes a Held; it is valid until the function that got it
@@ -120,8 +126,12 @@ func (r *Registry) load(ctx context.Context, g *storage.Group, l *Live) (_ *Live
 	return l, r.follow(ctx, g, l, g.Epoch)
 }
 
-// Drop removes the group in a term from the cache.
-func (h *Held) Drop(term uint64) { h.registry.cache.drop(cacheKey{string(h.id), term}) }
+// Drop removes the group in a term from memory.
+func (h *Held) Drop(term uint64) {
+	key := cacheKey{string(h.id), term}
+	h.registry.cache.drop(key)
+	h.registry.kept.drop(key)
+}
 
 // StateAt returns the group's state in the present epoch or an earlier one. It returns storage.ErrNotFound for an epoch
 // before the oldest snapshot.
