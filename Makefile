@@ -86,6 +86,7 @@ fuzz: ## every fuzz target for FUZZTIME
 soak: $(DRIVER) synapse ## an hour: servers killed at every write and send, every fault, a Synapse, histories, explore
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -artifacts ./integration/kill
 	MIMI_REQUIRE_ALL=1 $(GO) test -count=1 -timeout 30m -run 'Synapse|Life|ByReference' ./integration
+	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m -v -run '^TestMoves$$' ./integration
 	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m -artifacts ./integration/history
 	$(MAKE) explore
 

@@ -311,6 +311,9 @@ func (s *Server) PeakMemory() (int64, error) {
 	return kib << 10, err
 }
 
+// PID returns the id of the running process.
+func (s *Server) PID() int { return int(s.pid.Load()) }
+
 // Log returns the end of the server's log, at most 16 KiB.
 func (s *Server) Log() string {
 	const limit = 16 << 10

@@ -1,9 +1,14 @@
 package harness
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/storagetest/pgtest"
 )
@@ -187,4 +192,20 @@ func Within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*Patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// ProcessorTime returns the processor time that a process has used so far, in steps of 10 ms.
+func ProcessorTime(t testing.TB, pid int) time.Duration {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const tick = time.Second / 100 // USER_HZ
+	var user, system time.Duration
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from field 3 on
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		t.Fatal(err)
+	}
+	return (user + system) * tick
 }
