@@ -9,8 +9,8 @@ import (
 //
 // The store inserts a Group or Migration whose Version is 0; there must be no such row. For any other Version, the
 // store replaces the row, which must have that version. It stores the row with Version+1. It inserts Entries, Receipt,
-// Content and Rows; there must be no such rows. If one of these conditions does not hold, the error is ErrConflict. The
-// store checks limits last.
+// Content, Rows and FanOuts; there must be no such rows. If one of these conditions does not hold, the error is
+// ErrConflict. The store checks limits last.
 type Change struct {
 	Group     *Group
 	Migration *migration.Migration
@@ -20,6 +20,7 @@ type Change struct {
 	Receipt   *Receipt // of a Commit that this change accepts
 	Former    *Former  // replaces an earlier one
 	Rows      []Row
+	FanOuts   []FanOut
 	Evidence  []Evidence // inserted; the first of a kind and migration stays
 	Volume    *Volume    // added to the stored bytes of the user and day
 
@@ -27,6 +28,7 @@ type Change struct {
 
 	// The store deletes these things first, before it inserts anything. It ignores absent things.
 	Done        []RowKey              // rows
+	Settled     []Position            // the FanOuts of each group up to a number
 	Drop        *GroupKey             // a term's entries, receipts, Former, snapshots and volumes
 	DropBefore  *Epoch                // snapshots of earlier epochs than this one
 	DropContent *mimiport.MigrationID // a content

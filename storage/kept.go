@@ -72,6 +72,10 @@ func RequireRange(c *Change) error {
 		r := &c.Rows[i]
 		note(r.Order, r.Term, r.Seq)
 	}
+	for i := range c.FanOuts {
+		f := &c.FanOuts[i]
+		note(f.Term, f.Seq)
+	}
 	if largest > math.MaxInt64 {
 		return mimiport.Errorf("store", mimiport.KindInternal, "number %d is not below 2^63", largest)
 	}

@@ -36,6 +36,7 @@ type Store interface {
 	Log
 	Migrations
 	Queue
+	FanOuts
 	Settings
 	KeyObjects
 	Nonces
@@ -99,6 +100,8 @@ type Queue interface {
 	// until release or the end of this process. The error is ErrConflict while another process has the queue, and
 	// ErrNotFound if the row is no longer the first of its queue.
 	Claim(ctx context.Context, key RowKey) (release func(), err error)
+	// Rows returns at most limit rows of a queue, in order. The row with the key is the first.
+	Rows(ctx context.Context, from RowKey, limit int) ([]Row, error)
 	// Retry sets the attempts of a row and puts it off until due.
 	Retry(ctx context.Context, key RowKey, attempts int, due time.Time) error
 	// Hasten makes every row except purges and ends due now if it is due later than now + MaxWait. Callers use it after

@@ -30,6 +30,7 @@ type Store struct {
 	migrations table[mimiport.MigrationID, migration.Migration]
 	contents   table[mimiport.MigrationID, storage.Content]
 	rows       table[storage.RowKey, storage.Row]
+	fanOuts    table[numbered, storage.FanOut]
 	evidence   table[found, storage.Evidence]
 	volumes    table[owned, storage.Volume]
 	settings   map[string]json.RawMessage
@@ -99,6 +100,8 @@ func New() *Store {
 		contents: table[mimiport.MigrationID, storage.Content]{compare: compareIDs,
 			key: func(c *storage.Content) mimiport.MigrationID { return c.ID }},
 		rows: table[storage.RowKey, storage.Row]{compare: storage.CompareKeys, key: (*storage.Row).Key},
+		fanOuts: table[numbered, storage.FanOut]{compare: compareNumbered,
+			key: func(f *storage.FanOut) numbered { return numbered{string(f.ID), f.Term, f.Seq} }},
 		evidence: table[found, storage.Evidence]{compare: compareFound,
 			key: func(e *storage.Evidence) found { return found{string(e.GroupID), e.Kind, e.Migration} }},
 		volumes: table[owned, storage.Volume]{compare: compareOwned,
@@ -192,6 +195,9 @@ func (s *Store) apply(tx *transaction, c *storage.Change) error {
 		if err := insert(tx, &s.rows, cloneRow(&c.Rows[i])); err != nil {
 			return err
 		}
+	}
+	if err := s.applyFanOuts(tx, c); err != nil {
+		return err
 	}
 	return s.requireLimits(c)
 }
@@ -541,6 +547,19 @@ func (s *Store) heads() []head {
 // Claim implements storage.Store.
 func (s *Store) Claim(context.Context, storage.RowKey) (release func(), err error) {
 	return func() {}, nil
+}
+
+// Rows implements storage.Store.
+func (s *Store) Rows(_ context.Context, from storage.RowKey, limit int) (rows []storage.Row, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.rows.from(from) {
+		if len(rows) >= limit || r.Destination != from.Destination || r.Queue != from.Queue {
+			break
+		}
+		rows = append(rows, *cloneRow(r))
+	}
+	return rows, nil
 }
 
 // Retry implements storage.Store.

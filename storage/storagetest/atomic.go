@@ -25,7 +25,8 @@ func everything(name string, number, groupVersion, migrationVersion uint64) *sto
 		Group: &g, Migration: &m, Content: &storage.Content{ID: migrationID(number), Data: bytesOf(name)},
 		Snapshots: []storage.Snapshot{sampleSnapshot("group", 1, number)}, Entries: []storage.Entry{e}, Receipt: &r,
 		Former: &former,
-		Rows:   []storage.Row{sampleRow("b.example", name, 1)}, Evidence: []storage.Evidence{sampleEvidence("group", number)},
+		Rows:   []storage.Row{sampleRow("b.example", name, 1)}, FanOuts: []storage.FanOut{sampleFanOut("group", 1, number)},
+		Evidence: []storage.Evidence{sampleEvidence("group", number)},
 	}
 }
 
@@ -39,6 +40,8 @@ type state struct {
 	Receipts   []storage.Receipt
 	Former     []storage.Former
 	Rows       []storage.Row
+	Waiting    []storage.Position
+	FanOuts    []storage.FanOut
 	Evidence   []storage.Evidence
 	KeyObjects []storage.KeyObject
 	Resorts    []storage.LastResort
@@ -59,6 +62,8 @@ func dump(t testing.TB, s storage.Store) (all state) {
 	check(err)
 	all.Rows, _, err = s.Due(ctx, epoch.AddDate(1, 0, 0), limit)
 	check(err)
+	all.Waiting, err = s.Waiting(ctx)
+	check(err)
 	all.KeyObjects, err = s.KeyObjects(ctx, "a.example")
 	check(err)
 	all.Resorts, err = s.LastResorts(ctx, "@alice:a.example")
@@ -78,6 +83,9 @@ func dump(t testing.TB, s storage.Store) (all state) {
 			entries, err := s.Entries(ctx, k, 0, limit)
 			check(err)
 			all.Entries[fmt.Sprint(id, term)] = entries
+			fanOuts, err := s.FanOuts(ctx, storage.Position{GroupKey: k}, limit)
+			check(err)
+			all.FanOuts = append(all.FanOuts, fanOuts...)
 			receipts, err := s.Receipts(ctx, storage.Epoch{GroupKey: k}, limit)
 			check(err)
 			all.Receipts = append(all.Receipts, receipts...)
@@ -116,6 +124,7 @@ func testAtomic(t *testing.T, f *fixture) {
 		"entry twice": func(c *storage.Change) { c.Entries = append(c.Entries, c.Entries[0]) },
 		"receipt":     func(c *storage.Change) { c.Receipt.Epoch = 1 },
 		"row":         func(c *storage.Change) { c.Rows = append(c.Rows, sampleRow("b.example", "unfinished", 1)) },
+		"fan-out":     func(c *storage.Change) { c.FanOuts = append(c.FanOuts, sampleFanOut("group", 1, 1)) },
 		"row twice":   func(c *storage.Change) { c.Rows = append(c.Rows, c.Rows[0]) },
 	}
 	unfinished := sampleRow("b.example", "unfinished", 1)

@@ -150,6 +150,10 @@ func drawChange(t testing.TB, rt *rapid.T, model storage.Store) *storage.Change 
 		c.Evidence = append(c.Evidence, e)
 	})
 	few(func() { c.Rows = append(c.Rows, drawRow(rt)) })
+	few(func() { c.FanOuts = append(c.FanOuts, sampleFanOut(drawID(rt), term, drawSmall(rt))) })
+	few(func() {
+		c.Settled = append(c.Settled, storage.Position{GroupKey: key(drawID(rt), term), Seq: drawSmall(rt)})
+	})
 	few(func() { row := drawRow(rt); c.Done = append(c.Done, row.Key()) })
 	return c
 }

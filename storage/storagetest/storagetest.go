@@ -53,6 +53,8 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"DueLanes", testDueLanes},
 		{"Retry", testRetry},
 		{"Hasten", testHasten},
+		{"Rows", testRows},
+		{"FanOuts", testFanOuts},
 		{"LargeChange", testLargeChange},
 		{"Atomic", testAtomic},
 		{"Range", testRange},
@@ -226,5 +228,12 @@ func sampleRow(destination, queue string, order uint64) storage.Row {
 	return storage.Row{
 		Destination: destination, Queue: queue, Order: order, Kind: storage.RowFanOut, GroupID: []byte("group"), Term: 1,
 		Seq: 2, Migration: migrationID(3), Due: epoch, Attempts: 4,
+	}
+}
+
+func sampleFanOut(id string, term, seq uint64) storage.FanOut {
+	return storage.FanOut{
+		GroupKey: key(id, term), Seq: seq, At: epoch.Add(time.Duration(seq) * time.Millisecond),
+		Servers: []string{"a.example", "b.example"},
 	}
 }

@@ -95,6 +95,34 @@ func (m *millis) Scan(src any) error {
 	return nil
 }
 
+// names is a list of names, as vectors.
+type names []string
+
+func (l *names) Value() (driver.Value, error) {
+	var b cryptobyte.Builder
+	for _, name := range *l {
+		wire.AddOpaque(&b, []byte(name))
+	}
+	data, err := b.Bytes()
+	return notNull(data), err
+}
+
+func (l *names) Scan(src any) error {
+	data, err := bytesOf(src)
+	if err != nil {
+		return err
+	}
+	*l = nil
+	for s := cryptobyte.String(data); !s.Empty(); {
+		var name []byte
+		if !wire.ReadOpaque(&s, &name) {
+			return errors.New("a column has a truncated list of names")
+		}
+		*l = append(*l, string(name))
+	}
+	return nil
+}
+
 // identities is a list of leaf identities. Each is a user id and a device id, as vectors.
 type identities []mimiport.LeafIdentity
 

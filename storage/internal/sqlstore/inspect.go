@@ -28,6 +28,8 @@ var loose = []string{
 		WHERE NOT EXISTS (SELECT 1 FROM mimiport_queues WHERE destination = o.destination AND queue = o.queue)`,
 	`SELECT count(*) || ' messages are of no group' FROM mimiport_entries AS e WHERE NOT EXISTS (
 		SELECT 1 FROM mimiport_groups WHERE group_id = e.group_id AND term = e.term) HAVING count(*) > 0`,
+	`SELECT count(*) || ' fan-outs are of no group' FROM mimiport_fan_outs AS f WHERE NOT EXISTS (
+		SELECT 1 FROM mimiport_groups WHERE group_id = f.group_id AND term = f.term) HAVING count(*) > 0`,
 	`SELECT count(*) || ' receipts are of no group' FROM mimiport_receipts AS r WHERE NOT EXISTS (
 		SELECT 1 FROM mimiport_groups WHERE group_id = r.group_id AND term = r.term) HAVING count(*) > 0`,
 	`SELECT count(*) || ' logs of former terms are of no group' FROM mimiport_former AS f WHERE NOT EXISTS (

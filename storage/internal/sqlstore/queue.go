@@ -16,10 +16,16 @@ import (
 // the last row of a queue while another adds a row, neither would see the other, and the new row would never become
 // due.
 func (tx *tx) applyRows(ctx context.Context, c *storage.Change) error {
-	for _, key := range slices.SortedFunc(slices.Values(c.Done), storage.CompareKeys) {
-		if err := tx.remove(ctx, key); err != nil {
+	done := slices.SortedFunc(slices.Values(c.Done), storage.CompareKeys)
+	for len(done) > 0 {
+		n := 1
+		for n < min(len(done), maxParameters) && sameQueue(done[n], done[0]) {
+			n++
+		}
+		if err := tx.remove(ctx, done[:n]); err != nil {
 			return err
 		}
+		done = done[n:]
 	}
 	// All transactions use the same order, so they seldom deadlock.
 	rows := slices.SortedFunc(slices.Values(c.Rows),
@@ -27,23 +33,30 @@ func (tx *tx) applyRows(ctx context.Context, c *storage.Change) error {
 	if err := insert(ctx, tx, &outbox, rows, ""); err != nil {
 		return err
 	}
-	heads := slices.CompactFunc(rows, func(a, b storage.Row) bool {
-		return a.Destination == b.Destination && a.Queue == b.Queue
-	})
+	heads := slices.CompactFunc(rows, func(a, b storage.Row) bool { return sameQueue(a.Key(), b.Key()) })
 	return insert(ctx, tx, &queues, heads, ` ON CONFLICT (destination, queue) DO UPDATE SET
 		row_order = excluded.row_order, due_at = excluded.due_at WHERE excluded.row_order < mimiport_queues.row_order`)
 }
 
-// remove deletes a row. The next row becomes the first of the queue.
-func (tx *tx) remove(ctx context.Context, key storage.RowKey) error {
+func sameQueue(a, b storage.RowKey) bool { return a.Destination == b.Destination && a.Queue == b.Queue }
+
+// remove deletes rows of one queue, at most maxParameters. The next row becomes the first of the queue.
+func (tx *tx) remove(ctx context.Context, keys []storage.RowKey) error {
 	const ofQueue = " WHERE destination = $1 AND queue = $2"
-	queue := []any{key.Destination, key.Queue}
+	queue := []any{keys[0].Destination, keys[0].Queue}
+	orders := new(where)
+	orders.args = slices.Clone(queue)
+	var numbers []uint64
+	for _, key := range keys {
+		numbers = append(numbers, clamp(key.Order))
+	}
+	oneOf(orders, "row_order", numbers)
 	for _, statement := range []struct {
 		query string
 		args  []any
 	}{
 		{"UPDATE mimiport_queues SET row_order = row_order" + ofQueue, queue}, // locks the queue
-		{"DELETE FROM mimiport_outbox" + ofQueue + " AND row_order = $3", append(queue, clamp(key.Order))},
+		{"DELETE FROM mimiport_outbox " + orders.text.String() + " AND destination = $1 AND queue = $2", orders.args},
 		{"DELETE FROM mimiport_queues" + ofQueue + " AND NOT EXISTS (SELECT 1 FROM mimiport_outbox" + ofQueue + ")", queue},
 		{"UPDATE mimiport_queues SET (row_order, due_at) = (SELECT row_order, due_at FROM mimiport_outbox" + ofQueue +
 			" ORDER BY row_order LIMIT 1)" + ofQueue, queue},
@@ -93,6 +106,12 @@ func laneOf(lanes [][]string, args ...any) (string, []any) {
 	return lane + fmt.Sprintf(" WHEN TRUE THEN %d END", len(lanes)), args
 }
 
+// Rows implements storage.Store.
+func (s *Store) Rows(ctx context.Context, from storage.RowKey, limit int) ([]storage.Row, error) {
+	return list(ctx, s, &outbox, `WHERE destination = $1 AND queue = $2 AND row_order >= $3 ORDER BY row_order LIMIT $4`,
+		from.Destination, from.Queue, clamp(from.Order), limit)
+}
+
 // Retry implements storage.Store.
 func (s *Store) Retry(ctx context.Context, key storage.RowKey, attempts int, due time.Time) error {
 	return s.transact(ctx, "retry", func(tx *tx) error {
@@ -128,14 +147,9 @@ func (s *Store) Claim(ctx context.Context, key storage.RowKey) (release func(), 
 	if s.engine.Locks == nil {
 		return func() {}, nil
 	}
-	name := key.Destination + "\x1f" + key.Queue // neither has control characters
-	switch ok, err := s.engine.Locks.TryLock(ctx, name); {
-	case err != nil:
-		return nil, fmt.Errorf("storage: claim: %w", err)
-	case !ok:
-		return nil, storage.ErrConflict
+	if release, err = s.lock(ctx, key.Destination, key.Queue); err != nil {
+		return nil, err
 	}
-	release = func() { _ = s.engine.Locks.Unlock(ctx, name) } // it fails only if the session ended, and its locks with it
 	var first bool
 	err = s.answer(ctx, []any{&first}, `SELECT EXISTS (SELECT 1 FROM mimiport_queues
 		WHERE destination = $1 AND queue = $2 AND row_order = $3)`, key.Destination, key.Queue, clamp(key.Order))
@@ -146,5 +160,18 @@ func (s *Store) Claim(ctx context.Context, key storage.RowKey) (release func(), 
 		release()
 		return nil, err
 	}
+	return release, nil
+}
+
+// lock takes the lock of a queue.
+func (s *Store) lock(ctx context.Context, destination, queue string) (release func(), err error) {
+	name := destination + "\x1f" + queue // neither has control characters
+	switch ok, err := s.engine.Locks.TryLock(ctx, name); {
+	case err != nil:
+		return nil, fmt.Errorf("storage: claim: %w", err)
+	case !ok:
+		return nil, storage.ErrConflict
+	}
+	release = func() { _ = s.engine.Locks.Unlock(ctx, name) } // it fails only if the session ended, and its locks with it
 	return release, nil
 }

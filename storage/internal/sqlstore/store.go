@@ -154,7 +154,7 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 // group wait. apply deletes before it inserts, so that a change can replace a row.
 func (tx *tx) apply(ctx context.Context, c *storage.Change) error {
 	parts := []func(context.Context, *storage.Change) error{
-		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows, tx.requireLimits,
+		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows, tx.applyFanOuts, tx.requireLimits,
 	}
 	for _, apply := range parts {
 		if err := apply(ctx, c); err != nil {

@@ -25,8 +25,8 @@ var tables = []interface {
 	copy(ctx context.Context, from *Store, to *tx) (Copied, error)
 	sum(ctx context.Context, db querier) (Copied, error)
 }{
-	&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &evidence, &volumes,
-	&settings, &keyObjects, &nonces, &lastResorts,
+	&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &fanOuts, &evidence,
+	&volumes, &settings, &keyObjects, &nonces, &lastResorts,
 }
 
 func (t *table[T]) called() string { return t.name }
@@ -109,6 +109,14 @@ var outbox = table[storage.Row]{
 	fields: func(r *storage.Row) []any {
 		return []any{&r.Destination, &r.Queue, &r.Order, &r.Kind, (*blob)(&r.GroupID), &r.Term, &r.Seq, (*hash)(&r.Migration),
 			(*millis)(&r.Due), &r.Attempts}
+	},
+}
+
+var fanOuts = table[storage.FanOut]{
+	name:    "mimiport_fan_outs",
+	columns: columns("group_id, term, seq, accepted_at, servers"),
+	fields: func(f *storage.FanOut) []any {
+		return []any{(*blob)(&f.ID), &f.Term, &f.Seq, (*millis)(&f.At), (*names)(&f.Servers)}
 	},
 }
 
