@@ -97,7 +97,7 @@ func toSmall(rt api.Route, from, server, key string, query url.Values) request {
 	return q
 }
 
-// do sends the request and returns the body of a 200 or 202 answer.
+// do sends the request and returns the body of a 200 or 202 answer. It returns the status of a refusal too.
 func (c *Client) do(ctx context.Context, q request) (status int, body []byte, err error) {
 	hr, err := c.sign(q)
 	if err != nil {
@@ -126,7 +126,7 @@ func (c *Client) do(ctx context.Context, q request) (status int, body []byte, er
 		return 0, nil, q.failed(err)
 	}
 	if !accepted {
-		return 0, nil, edge.ParseError(q.op, resp.StatusCode, resp.Header, body)
+		return resp.StatusCode, nil, edge.ParseError(q.op, resp.StatusCode, resp.Header, body)
 	}
 	return resp.StatusCode, body, nil
 }

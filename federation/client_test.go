@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -154,9 +155,8 @@ func TestSenderRoutes(t *testing.T) {
 		Local:   localFunc(func(to string) { local = append(local, to) }),
 	}
 	for _, to := range []string{source, target} {
-		devices := map[string][]string{"@a:" + to: {"D"}}
-		if err := s.ToDevice(context.Background(), source, to, "1", devices, json.RawMessage("{}")); err != nil {
-			t.Error(err)
+		if n, err := s.ToDevice(context.Background(), source, to, oneEvent(nil)); n != 1 || err != nil {
+			t.Error(n, err)
 		}
 	}
 	if !slices.Equal(local, []string{source}) {
@@ -166,9 +166,14 @@ func TestSenderRoutes(t *testing.T) {
 
 type localFunc func(to string)
 
-func (f localFunc) ToDevice(_ context.Context, _, to, _ string, _ map[string][]string, _ json.RawMessage) error {
+func (f localFunc) ToDevice(_ context.Context, _, to string, events []api.DeviceEvent) (int, error) {
 	f(to)
-	return nil
+	return len(events), nil
+}
+
+// oneEvent is an event without content to devices.
+func oneEvent(devices map[string][]string) []api.DeviceEvent {
+	return []api.DeviceEvent{{ID: "txn", Devices: devices, Content: json.RawMessage("{}")}}
 }
 
 // mailbox plays the route /send of a homeserver.
@@ -229,8 +234,9 @@ func TestToDeviceSplitting(t *testing.T) {
 		box := newMailbox()
 		for range 2 { // the second call sends the same transactions
 			clear(box.got)
-			if err := client(box).ToDevice(context.Background(), source, target, "txn", devices, content); err != nil {
-				t.Fatal(err)
+			events := []api.DeviceEvent{{ID: "txn", Devices: devices, Content: content}}
+			if n, err := client(box).ToDevice(context.Background(), source, target, events); n != 1 || err != nil {
+				t.Fatal(n, err)
 			}
 		}
 		want := map[string]map[string][]string{}
@@ -275,6 +281,70 @@ func checkTransactions(t *rapid.T, box *mailbox) {
 	}
 }
 
+// Many events travel in few transactions, in order, and a repetition sends the same transactions.
+func TestToDeviceBatch(t *testing.T) {
+	for _, test := range []struct{ events, size, transactions int }{
+		{100, 10, 1}, {101, 10, 2}, {250, 10, 3}, {30, 40_000, 3}, {1, 10, 1}, {0, 10, 0},
+	} {
+		var events []api.DeviceEvent
+		var want []string
+		for i := range test.events {
+			want = append(want, fmt.Sprintf(`"%0*d"`, test.size, i))
+			events = append(events, api.DeviceEvent{
+				ID: fmt.Sprint(i), Devices: map[string][]string{"@a:x": {"D"}}, Content: json.RawMessage(want[i]),
+			})
+		}
+		box := newMailbox()
+		for range 2 {
+			clear(box.got)
+			if n, err := client(box).ToDevice(context.Background(), source, target, events); n != len(events) || err != nil {
+				t.Fatalf("%d of %d events arrived: %v", n, len(events), err)
+			}
+		}
+		if got := box.got["@a:x"]["D"]; !slices.Equal(got, want) {
+			t.Errorf("%d events of %d bytes arrived in another order", test.events, test.size)
+		}
+		if n := len(box.transactions); n != test.transactions || box.largest > 520<<10 {
+			t.Errorf("%d transactions of up to %d bytes, want %d", n, box.largest, test.transactions)
+		}
+	}
+}
+
+// If a server refuses one EDU, what precedes it arrives, and what follows it does not.
+func TestToDeviceRefused(t *testing.T) {
+	for _, status := range []int{400, 413} {
+		for bad := range 7 {
+			box := newMailbox()
+			refusing := doer(func(r *http.Request) (*http.Response, error) {
+				body, err := io.ReadAll(r.Body)
+				if err != nil || bytes.Contains(body, []byte("bad")) {
+					return answers(status, strings.NewReader(`{"errcode":"M_UNKNOWN"}`))(r)
+				}
+				r.Body = io.NopCloser(bytes.NewReader(body))
+				return box.DoHTTPRequest(r.Context(), r)
+			})
+			var events []api.DeviceEvent
+			var want []string
+			for i := range 7 {
+				content := fmt.Sprintf(`"%d"`, i)
+				if i == bad {
+					content = `"bad"`
+				}
+				if i < bad {
+					want = append(want, content)
+				}
+				events = append(events, api.DeviceEvent{
+					ID: fmt.Sprint(i), Devices: map[string][]string{"@a:x": {"D"}}, Content: json.RawMessage(content),
+				})
+			}
+			n, err := client(refusing).ToDevice(context.Background(), source, target, events)
+			if n != bad || mimiport.KindOf(err) != mimiport.KindInvalid || !slices.Equal(box.got["@a:x"]["D"], want) {
+				t.Errorf("%d: %d events arrived, %v, before the bad number %d: %v", status, n, box.got, bad, err)
+			}
+		}
+	}
+}
+
 // A receiver drops a transaction with a known id. When a device has gone between two attempts, later devices move to
 // earlier transactions. A changed transaction must have a new id.
 func TestToDeviceAfterChange(t *testing.T) {
@@ -285,7 +355,8 @@ func TestToDeviceAfterChange(t *testing.T) {
 	content := json.RawMessage(`"` + strings.Repeat("A", 40_000) + `"`)
 	first, second := newMailbox(), newMailbox()
 	for _, box := range []*mailbox{first, second} {
-		if err := client(box).ToDevice(context.Background(), source, target, "txn", devices, content); err != nil {
+		events := []api.DeviceEvent{{ID: "txn", Devices: devices, Content: content}}
+		if _, err := client(box).ToDevice(context.Background(), source, target, events); err != nil {
 			t.Fatal(err)
 		}
 		devices["@a:x"] = devices["@a:x"][1:]
@@ -304,7 +375,8 @@ func TestToDeviceFailure(t *testing.T) {
 	devices := map[string][]string{"@a:x": {"D"}}
 	deliver := func(devices map[string][]string) error {
 		c := client(answers(502, strings.NewReader("")))
-		return c.ToDevice(context.Background(), source, target, "txn", devices, json.RawMessage("{}"))
+		_, err := c.ToDevice(context.Background(), source, target, oneEvent(devices))
+		return err
 	}
 	err := deliver(devices)
 	if mimiport.KindOf(err) != mimiport.KindPeer {

@@ -2,7 +2,6 @@ package federation_test
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -41,7 +40,8 @@ func TestTimeouts(t *testing.T) {
 			return err
 		}, 10 * time.Second, small},
 		{"fan-out", func(ctx context.Context, c *federation.Client) error {
-			return c.ToDevice(ctx, source, target, "1", map[string][]string{"@a:" + target: {"D"}}, json.RawMessage("{}"))
+			_, err := c.ToDevice(ctx, source, target, oneEvent(map[string][]string{"@a:" + target: {"D"}}))
+			return err
 		}, 10 * time.Second, small},
 		{"lineage", func(ctx context.Context, c *federation.Client) error {
 			return c.PutLineage(ctx, source, target, group, &api.LineageRequest{})

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -12,45 +13,78 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // SenderID returns the reserved user in whose name a Delivery Service sends to devices (profile, section 7).
 func SenderID(server string) string { return "@_mimiport:" + server }
 
-// The largest sizes of the messages in an EDU and of the EDUs in a transaction, in bytes. At least one of two
-// neighbouring EDUs is half full, so a transaction has far fewer EDUs than the limit of 100 (Matrix specification,
-// server-server API, "Transactions").
+// The bounds of an EDU and of a transaction: the bytes of the messages in an EDU, the bytes of the EDUs in a
+// transaction, and the number of these EDUs (Matrix specification, server-server API, "Transactions").
 const (
 	maxMessages    = 60 << 10
 	maxTransaction = 512 << 10
+	maxEDUs        = 100
 )
 
-// ToDevice delivers one event to devices of another server, in one or more transactions. It returns nil when the
-// server has answered all of them. A repeated call sends the same transactions.
+// ToDevice delivers events to devices of another server, in order, in as few transactions as possible. It returns the
+// number of events that arrived before the first one that did not. A repeated call sends the same transactions. If the
+// server refuses a transaction, ToDevice sends its halves, until it knows which EDU the server refuses. The error is
+// then KindInvalid.
 func (c *Client) ToDevice(
-	ctx context.Context, from, server, txnID string, devices map[string][]string, content json.RawMessage,
-) error {
-	edus, err := toDeviceEDUs(from, server, txnID, devices, content)
-	if err != nil {
-		return err
+	ctx context.Context, from, server string, events []api.DeviceEvent,
+) (arrived int, err error) {
+	var edus []gomatrixserverlib.EDU
+	var ends []int // of each event: the number of EDUs up to its last one
+	for i := range events {
+		more, err := toDeviceEDUs(from, server, &events[i])
+		if err != nil {
+			return 0, err
+		}
+		edus = append(edus, more...)
+		ends = append(ends, len(edus))
 	}
+	sent := 0
 	for _, txn := range transactions(edus) {
-		if err := c.sendTransaction(ctx, from, server, txn); err != nil {
-			return err
+		n, err := c.sendEDUs(ctx, from, server, txn)
+		if sent += n; err != nil {
+			arrived, _ = slices.BinarySearch(ends, sent+1)
+			return arrived, err
 		}
 	}
-	return nil
+	return len(events), nil
+}
+
+// sendEDUs sends a transaction, and its halves if the server refuses it. It returns the number of EDUs before the first
+// one that the server did not accept.
+func (c *Client) sendEDUs(
+	ctx context.Context, from, server string, edus []gomatrixserverlib.EDU,
+) (sent int, err error) {
+	err = c.sendTransaction(ctx, from, server, edus)
+	if err == nil {
+		return len(edus), nil
+	}
+	if mimiport.KindOf(err) != mimiport.KindInvalid || len(edus) == 1 {
+		return 0, err
+	}
+	half := len(edus) / 2
+	if sent, err = c.sendEDUs(ctx, from, server, edus[:half]); err != nil {
+		return sent, err
+	}
+	sent, err = c.sendEDUs(ctx, from, server, edus[half:])
+	return half + sent, err
 }
 
 // sendTransaction sends a transaction. Its id is a hash of its EDUs. A receiver drops a transaction with a known id.
-// When a device has gone, the devices are split in another way, and the new transactions must have new ids.
+// When a device has gone, the devices are split in another way, and the new transactions must have new ids. The error
+// is KindInvalid if the server refuses the very bytes, by 400 or 413.
 func (c *Client) sendTransaction(ctx context.Context, from, server string, edus []gomatrixserverlib.EDU) error {
 	h := sha256.New()
 	for _, edu := range edus {
 		h.Write(edu.Content)
 	}
-	_, err := ask[struct{}](ctx, c, request{
+	q := request{
 		from: from, to: server, op: "send to devices", limit: maxSmallAnswer,
 		method: http.MethodPut,
 		uri:    "/_matrix/federation/v1/send/mimiport-" + base64.RawURLEncoding.EncodeToString(h.Sum(nil)),
@@ -60,7 +94,17 @@ func (c *Client) sendTransaction(ctx context.Context, from, server string, edus 
 			PDUs:           []json.RawMessage{},
 			EDUs:           edus,
 		},
-	})
+	}
+	status, body, err := c.do(ctx, q)
+	switch {
+	case status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge:
+		return mimiport.Errorf(q.op, mimiport.KindInvalid, "%s refuses the transaction: %w", server, err)
+	case err != nil:
+		return err
+	case status != http.StatusOK:
+		return q.failed(fmt.Errorf("answered %d", status))
+	}
+	_, err = decodeAnswer[struct{}](q, body)
 	return err
 }
 
@@ -68,7 +112,7 @@ func (c *Client) sendTransaction(ctx context.Context, from, server string, edus 
 func transactions(edus []gomatrixserverlib.EDU) (txns [][]gomatrixserverlib.EDU) {
 	start, size := 0, 0
 	for i, edu := range edus {
-		if i > start && size+len(edu.Content) > maxTransaction {
+		if i > start && (size+len(edu.Content) > maxTransaction || i-start == maxEDUs) {
 			txns, start, size = append(txns, edus[start:i]), i, 0
 		}
 		size += len(edu.Content)
@@ -79,11 +123,9 @@ func transactions(edus []gomatrixserverlib.EDU) (txns [][]gomatrixserverlib.EDU)
 	return append(txns, edus[start:])
 }
 
-func toDeviceEDUs(
-	from, server, txnID string, devices map[string][]string, content json.RawMessage,
-) ([]gomatrixserverlib.EDU, error) {
+func toDeviceEDUs(from, server string, event *api.DeviceEvent) ([]gomatrixserverlib.EDU, error) {
 	var edus []gomatrixserverlib.EDU
-	for _, m := range split(devices, content) {
+	for _, m := range split(event.Devices, event.Content) {
 		payload, err := json.Marshal(m)
 		if err != nil {
 			return nil, err
@@ -91,7 +133,7 @@ func toDeviceEDUs(
 		data, err := json.Marshal(gomatrixserverlib.ToDeviceMessage{
 			Sender:    SenderID(from),
 			Type:      api.EventMessage,
-			MessageID: messageID(txnID, payload),
+			MessageID: messageID(event.ID, payload),
 			Messages:  m,
 		})
 		if err != nil {
@@ -105,8 +147,8 @@ func toDeviceEDUs(
 }
 
 // messageID makes an id of 32 characters, the largest allowed length (Matrix specification, "m.direct_to_device").
-func messageID(txnID string, payload []byte) string {
-	sum := sha256.Sum256(append([]byte(txnID+"\x00"), payload...))
+func messageID(eventID string, payload []byte) string {
+	sum := sha256.Sum256(append([]byte(eventID+"\x00"), payload...))
 	return base64.RawURLEncoding.EncodeToString(sum[:24])
 }
 

@@ -32,8 +32,17 @@ func newDevices(d *Deps, known func(context.Context, string) (map[string]bool, e
 // ToDevice implements federation.Local. Dendrite keeps no transaction ids for its own events. So an event that is
 // repeated after an error arrives twice, and the client recognizes it by its number in the log. ToDevice drops events
 // for logged-out devices, since Dendrite would keep them for ever.
-func (d *devices) ToDevice(ctx context.Context, from, _, _ string, to map[string][]string,
-	content json.RawMessage) error {
+func (d *devices) ToDevice(ctx context.Context, from, _ string, events []api.DeviceEvent) (arrived int, err error) {
+	for i := range events {
+		if err := d.send(ctx, from, events[i].Devices, events[i].Content); err != nil {
+			return i, err
+		}
+	}
+	return len(events), nil
+}
+
+// send gives one event to the sync API.
+func (d *devices) send(ctx context.Context, from string, to map[string][]string, content json.RawMessage) error {
 	ctx, cancel := context.WithTimeout(ctx, sendPatience) // NATS waits for a lost server until the context ends
 	defer cancel()
 	for user, ids := range to {

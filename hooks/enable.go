@@ -233,7 +233,7 @@ func run(
 	pc *process.ProcessContext, service *delivery.Service, store storage.Store, own []string, keep Retention,
 	health *health, log *slog.Logger,
 ) {
-	worker := outbox.New(store, service.Do, own, clock, mathrand.Float64, log)
+	worker := outbox.New(store, service, own, clock, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
 	pc.ComponentStarted()
 	go func() {

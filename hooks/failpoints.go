@@ -92,6 +92,8 @@ type reads interface {
 	storage.Log
 	storage.Migrations
 	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []storage.Row, next time.Time, err error)
+	storage.FanOuts
+	Rows(ctx context.Context, from storage.RowKey, limit int) ([]storage.Row, error)
 	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	KeyObjects(ctx context.Context, server string) ([]storage.KeyObject, error)
@@ -125,6 +127,8 @@ func transition(c *storage.Change) string {
 		return "group-" + string(c.Group.State)
 	case len(c.Snapshots) > 0:
 		return "snapshot"
+	case len(c.Settled) > 0:
+		return "settled"
 	case len(c.Rows) > 0:
 		return "rows"
 	}
@@ -178,9 +182,13 @@ type failingSender struct {
 	at     *failpoints
 }
 
-func (s *failingSender) ToDevice(ctx context.Context, from, to, txn string, devices map[string][]string,
-	content json.RawMessage) error {
-	return s.at.around("send/to-device", func() error { return s.sender.ToDevice(ctx, from, to, txn, devices, content) })
+func (s *failingSender) ToDevice(ctx context.Context, from, to string, events []api.DeviceEvent) (
+	arrived int, err error) {
+	err = s.at.around("send/to-device", func() error {
+		arrived, err = s.sender.ToDevice(ctx, from, to, events)
+		return err
+	})
+	return arrived, err
 }
 
 func (s *failingSender) PutContent(ctx context.Context, from, to string,

@@ -324,9 +324,10 @@ func TestToDevice(t *testing.T) {
 	d := newDevices(&s.Deps, s.deviceKeys().ownDevices)
 	content := json.RawMessage(`{"seq":7}`)
 	to := map[string][]string{alice.ID: {alice.DeviceID}}
-	wantNone(t, d.ToDevice(t.Context(), s.Name, s.Name, "txn", to, content))
+	_, err := d.ToDevice(t.Context(), s.Name, s.Name, []api.DeviceEvent{{Devices: to, Content: content}})
+	wantNone(t, err)
 	var seen harness.Event
-	_, err := alice.Await(harness.Within(t), "", func(sync *harness.Sync) bool {
+	_, err = alice.Await(harness.Within(t), "", func(sync *harness.Sync) bool {
 		for _, seen = range sync.ToDevice.Events {
 			return true
 		}
@@ -347,7 +348,8 @@ func TestToDeviceLoggedOut(t *testing.T) {
 	wantNone(t, err)
 	wantNone(t, phone.Logout(t.Context()))
 	to := map[string][]string{alice.ID: {"PHONE", alice.DeviceID}}
-	wantNone(t, d.ToDevice(t.Context(), s.Name, s.Name, "txn", to, json.RawMessage(`{}`)))
+	_, err = d.ToDevice(t.Context(), s.Name, s.Name, []api.DeviceEvent{{Devices: to, Content: json.RawMessage(`{}`)}})
+	wantNone(t, err)
 	phone, err = alice.Login(t.Context(), "PHONE") // a new device with this id would get the event
 	wantNone(t, err)
 	_, err = alice.Await(harness.Within(t), "", func(sync *harness.Sync) bool { return len(sync.ToDevice.Events) > 0 })

@@ -173,6 +173,9 @@ func requireNothingDue(t *testing.T, from *harness.Server, to string) {
 	defer store.Close()
 	err = harness.Poll(harness.Within(t), func(ctx context.Context) error {
 		rows, _, err := store.Due(ctx, time.Now(), 100)
+		if waiting, failed := store.Waiting(ctx); failed != nil || len(waiting) > 0 {
+			return fmt.Errorf("%s still has messages on their way: %v, %v", from.Name, waiting, failed)
+		}
 		if slices.ContainsFunc(rows, func(r storage.Row) bool { return r.Destination == to }) {
 			return fmt.Errorf("%s still has a row for %s", from.Name, to)
 		}

@@ -5,6 +5,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -281,6 +282,14 @@ type FanOut struct {
 	Protocol string  `json:"protocol"`
 	Term     uint64  `json:"term"`
 	LogMessage
+}
+
+// DeviceEvent is an event from one server to devices of another one.
+type DeviceEvent struct {
+	ID      string              // the same when the event is sent again, and of no other event
+	Seq     uint64              // of the log entry in it
+	Devices map[string][]string // device ids by user id
+	Content json.RawMessage     // a FanOut
 }
 
 // Binding is the content of EventGroup. It names the group of a room.

@@ -71,7 +71,7 @@ func (s *core) file(ctx context.Context, g *storage.Group, row storage.Row) erro
 // auditRow is the row that makes this server check a group's room and devices.
 func (s *core) auditRow(g *storage.Group) storage.Row {
 	return storage.Row{
-		Destination: s.Server, Queue: "audit/" + fanOutQueue(g.Key()), Order: uint64(s.Now().UnixNano()),
+		Destination: s.Server, Queue: "audit/" + storage.FanOutQueue(g.Key()), Order: uint64(s.Now().UnixNano()),
 		Kind: storage.RowAudit, GroupID: g.ID, Term: g.Term, Due: s.Now(),
 	}
 }
@@ -92,7 +92,7 @@ func (s *core) devicesRow(g *storage.Group, server, userID string, order uint64)
 	}
 }
 
-func devicesQueue(key storage.GroupKey) string { return "devices/" + fanOutQueue(key) + "/" }
+func devicesQueue(key storage.GroupKey) string { return "devices/" + storage.FanOutQueue(key) + "/" }
 
 // audit files one row for the group's room, and one row for each homeserver with members in the group.
 func (s removals) audit(ctx context.Context, row *storage.Row) error {

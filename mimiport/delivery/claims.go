@@ -132,7 +132,7 @@ func cannotReclaim(id []byte, why error) error {
 // provisional is the row by which a server that has recovered a group shows its claim to the former host.
 func (s *core) provisional(g *storage.Group, former string) storage.Row {
 	return storage.Row{
-		Destination: former, Queue: "lineage/" + fanOutQueue(g.Key()), Order: 1, Kind: migration.RowLineage,
+		Destination: former, Queue: "lineage/" + storage.FanOutQueue(g.Key()), Order: 1, Kind: migration.RowLineage,
 		GroupID: g.ID, Term: g.Term, Due: s.Now(),
 	}
 }

@@ -56,7 +56,7 @@ func (s closing) requireCloser(ctx context.Context, c api.Caller, g *storage.Gro
 // endRow is the row that makes this server delete the log and the trees of a closed group.
 func (s *core) endRow(g *storage.Group) storage.Row {
 	return storage.Row{
-		Destination: s.Server, Queue: "end/" + fanOutQueue(g.Key()), Order: 1, Kind: migration.RowEnd,
+		Destination: s.Server, Queue: "end/" + storage.FanOutQueue(g.Key()), Order: 1, Kind: migration.RowEnd,
 		GroupID: g.ID, Term: g.Term, Due: s.Now().Add(s.Limits.Retention),
 	}
 }

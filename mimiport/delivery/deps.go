@@ -108,9 +108,10 @@ const (
 
 // Sender delivers to other servers, and to the users of this server.
 type Sender interface {
-	// ToDevice delivers one event to devices of one server. devices maps user ids to device ids. The event's sender is the
-	// reserved user of from.
-	ToDevice(ctx context.Context, from, to, txnID string, devices map[string][]string, content json.RawMessage) error
+	// ToDevice delivers events to devices of one server, in order. Their sender is the reserved user of from. It returns
+	// the number of events that arrived before the first one that did not. If the server refuses the very bytes of that
+	// event, the error is KindInvalid.
+	ToDevice(ctx context.Context, from, to string, events []api.DeviceEvent) (arrived int, err error)
 
 	// PutContent sends the content to the target. A nil vote without an error means that the target still works on the
 	// content: ask again.

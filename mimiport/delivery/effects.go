@@ -217,7 +217,7 @@ func (s *core) acceptMigration(
 	}
 	change.Group, change.Entries, change.Receipt = next, log.Entries, log.Receipt
 	change.Snapshots, change.DropBefore = log.Snapshots, log.DropBefore
-	change.Rows = append(change.Rows, log.Rows...)
+	change.FanOuts, change.Rows = log.FanOuts, append(change.Rows, log.Rows...)
 	return func() { h.Advance(next, l, a) }, nil
 }
 

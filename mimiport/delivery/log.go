@@ -3,7 +3,6 @@ package delivery
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -12,7 +11,7 @@ import (
 )
 
 // extend returns the change that appends accepted messages to a group's log: the group's next row, the entries, the
-// receipt of a Commit, and a fan-out row for each entry and each server with recipients. If GroupInfos hold the tree,
+// receipt of a Commit, and a fan-out of each entry to the servers with recipients. If GroupInfos hold the tree,
 // the change keeps those of this epoch and of the epoch before.
 func (s *core) extend(
 	ctx context.Context, g *storage.Group, l *registry.Live, a *registry.Accepted,
@@ -36,11 +35,8 @@ func (s *core) extend(
 				return nil, nil, err
 			}
 		}
-		for _, server := range destinations(l.Roster, &e) {
-			change.Rows = append(change.Rows, storage.Row{
-				Destination: server, Queue: fanOutQueue(g.Key()), Order: e.Seq, Kind: storage.RowFanOut,
-				GroupID: g.ID, Term: g.Term, Seq: e.Seq, Due: now,
-			})
+		if servers := destinations(l.Roster, &e); len(servers) > 0 {
+			change.FanOuts = append(change.FanOuts, storage.FanOut{GroupKey: g.Key(), Seq: e.Seq, At: now, Servers: servers})
 		}
 	}
 	if snap := a.Snapshot(&next); snap != nil {
@@ -61,11 +57,6 @@ func (s *core) extend(
 	return &next, change, nil
 }
 
-// fanOutQueue returns the name of the queue for a group's messages in one term. The queue has the order of the log.
-func fanOutQueue(key storage.GroupKey) string {
-	return fmt.Sprintf("group/%s/%d", mimiport.IDText(key.ID), key.Term)
-}
-
 // destinations lists the servers that get an entry: the servers of the members of the entry's epoch, or of a Welcome's
 // recipients.
 func destinations(members registry.Roster, e *storage.Entry) []string {
@@ -80,8 +71,9 @@ func destinations(members registry.Roster, e *storage.Entry) []string {
 // compaction is the row that makes this server store a snapshot some time after a log entry.
 func (s *core) compaction(e *storage.Entry) storage.Row {
 	return storage.Row{
-		Destination: s.Server, Queue: "compact/" + fanOutQueue(storage.GroupKey{ID: e.GroupID, Term: e.Term}), Order: e.Seq,
-		Kind: storage.RowCompact, GroupID: e.GroupID, Term: e.Term, Seq: e.Seq, Due: e.At,
+		Destination: s.Server, Order: e.Seq,
+		Queue: "compact/" + storage.FanOutQueue(storage.GroupKey{ID: e.GroupID, Term: e.Term}),
+		Kind:  storage.RowCompact, GroupID: e.GroupID, Term: e.Term, Seq: e.Seq, Due: e.At,
 	}
 }
 

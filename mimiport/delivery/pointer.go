@@ -63,7 +63,7 @@ func (s *core) pointedAt(ctx context.Context, g *storage.Group) (*pointed, error
 func (sh *pointed) key(g *storage.Group) storage.RowKey {
 	sum := sha256.Sum256(sh.encoded)
 	return storage.RowKey{
-		Destination: sh.target, Queue: "pointer/" + fanOutQueue(g.Key()), Order: binary.BigEndian.Uint64(sum[:]) >> 1,
+		Destination: sh.target, Queue: "pointer/" + storage.FanOutQueue(g.Key()), Order: binary.BigEndian.Uint64(sum[:]) >> 1,
 	}
 }
 

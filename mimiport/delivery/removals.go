@@ -49,7 +49,7 @@ func hosted(g *storage.Group) bool {
 // elsewhere, and which members are not in the room.
 func (s *core) expelRow(g *storage.Group, order uint64) storage.Row {
 	return storage.Row{
-		Destination: s.Server, Queue: "expel/" + fanOutQueue(g.Key()), Order: order, Kind: migration.RowExpel,
+		Destination: s.Server, Queue: "expel/" + storage.FanOutQueue(g.Key()), Order: order, Kind: migration.RowExpel,
 		GroupID: g.ID, Term: g.Term, Due: s.Now(),
 	}
 }

@@ -117,7 +117,7 @@ func (s *core) apply(ctx context.Context, c *storage.Change) error {
 	if err != nil {
 		return err
 	}
-	if len(c.Rows) > 0 {
+	if len(c.Rows)+len(c.FanOuts) > 0 {
 		s.wake()
 	}
 	if c.Migration != nil {

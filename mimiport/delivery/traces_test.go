@@ -272,23 +272,33 @@ func (s traced) AskStatus(ctx context.Context, from, to string, id mimiport.Migr
 	return st, err
 }
 
-func (s traced) ToDevice(ctx context.Context, from, to, txn string, devices map[string][]string,
-	content json.RawMessage) error {
+func (s traced) ToDevice(
+	ctx context.Context, from, to string, events []api.DeviceEvent,
+) (arrived int, err error) {
+	for i := range events {
+		if err := s.toDevice(ctx, from, to, events[i:i+1]); err != nil {
+			return i, err
+		}
+	}
+	return len(events), nil
+}
+
+func (s traced) toDevice(ctx context.Context, from, to string, event []api.DeviceEvent) error {
 	var m api.FanOut
-	if err := json.Unmarshal(content, &m); err != nil {
+	if err := json.Unmarshal(event[0].Content, &m); err != nil {
 		return err
 	}
 	text := fmt.Sprintf("%s %d of term %d, epoch %d", m.Kind, m.Seq, m.Term, m.Epoch)
 	if m.Migration != nil {
 		text += ", with " + s.tr.confirmation(m.Migration.MigrationConfirmation)
 	}
-	err := s.Sender.ToDevice(ctx, from, to, txn, devices, content)
+	_, err := s.Sender.ToDevice(ctx, from, to, event)
 	if err != nil {
 		text += "  " + s.tr.refusal(err)
 	}
 	s.tr.stands()
-	for _, user := range slices.Sorted(maps.Keys(devices)) {
-		s.tr.line("%s ⇒ %s  %s", parties[from], devices[user][0], text)
+	for _, user := range slices.Sorted(maps.Keys(event[0].Devices)) {
+		s.tr.line("%s ⇒ %s  %s", parties[from], event[0].Devices[user][0], text)
 	}
 	return err
 }

@@ -2,13 +2,11 @@ package delivery
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -54,11 +52,12 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // Do does the work of a row and deletes the row in the transaction that stores the outcome. After an error the row
-// stays, and the outbox tries it again later. Doing a row twice does no harm.
+// stays, and the outbox tries it again later. Doing a row twice does no harm. Deliver does several rows of kind
+// RowFanOut at once.
 func (s *Service) Do(ctx context.Context, row storage.Row) error {
 	switch row.Kind {
 	case storage.RowFanOut:
-		return s.fanOut(ctx, &row)
+		return s.deliverOne(ctx, &row)
 	case migration.RowContent:
 		return s.sendContent(ctx, &row)
 	case migration.RowConfirmation, migration.RowAbort:
@@ -114,102 +113,6 @@ func (s *Service) endOverdue(ctx context.Context, row *storage.Row) error {
 		}
 	}
 	return s.takeEvent(ctx, m.ID, migration.Deadline{At: at}, row)
-}
-
-// courier delivers the log to members.
-type courier struct{ *core }
-
-// maxInline is the size in bytes of the largest message inside a fan-out event. Clients fetch a larger message from the
-// log (profile, section 7).
-const maxInline = 32 << 10
-
-// fanOut delivers one log entry to the members on one server.
-func (s courier) fanOut(ctx context.Context, row *storage.Row) error {
-	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
-	if err != nil {
-		return err
-	}
-	entries, err := s.Store.Entries(ctx, g.Key(), row.Seq, 1)
-	if err != nil {
-		return err
-	}
-	if len(entries) == 0 || entries[0].Seq != row.Seq {
-		return s.done(ctx, row) // the log no longer has the entry: it is too late to deliver
-	}
-	devices, err := s.recipients(ctx, g, &entries[0], row.Destination)
-	if err != nil {
-		return err
-	}
-	if len(devices) > 0 {
-		content, err := s.fanOutContent(ctx, g, &entries[0])
-		if err != nil {
-			return err
-		}
-		txn := fmt.Sprintf("%s/%d", row.Queue, row.Order)
-		if err := s.Sender.ToDevice(ctx, g.Server, row.Destination, txn, devices, content); err != nil {
-			return err
-		}
-	}
-	return s.done(ctx, row)
-}
-
-func (s courier) fanOutContent(ctx context.Context, g *storage.Group, e *storage.Entry) (json.RawMessage, error) {
-	receipts, err := s.receipts(ctx, []storage.Entry{*e})
-	if err != nil {
-		return nil, err
-	}
-	m, err := s.logMessage(ctx, e, receipts[e.Seq])
-	if err != nil {
-		return nil, err
-	}
-	if len(m.Message) > maxInline {
-		m.Message = nil
-	}
-	return json.Marshal(&api.FanOut{GroupID: g.ID, RoomID: g.RoomID, Protocol: g.Protocol, Term: g.Term, LogMessage: *m})
-}
-
-// recipients lists the devices of a server that get an entry. A Welcome goes to its recipients. Any other entry goes to
-// the present members and to the members that the entry itself removes. A user who has left the room gets only the
-// Commit that removes them. A server that the room's ACL denies gets nothing.
-func (s courier) recipients(
-	ctx context.Context, g *storage.Group, e *storage.Entry, server string,
-) (map[string][]string, error) {
-	if denied, err := s.Rooms.Denied(ctx, g.RoomID, []string{server}); err != nil || len(denied) > 0 {
-		return nil, err
-	}
-	to := make(registry.Roster)
-	if e.Kind == storage.EntryWelcome {
-		add(to, e.Recipients)
-	} else {
-		err := s.groups.WithLive(ctx, g.Key(), func(_ *storage.Group, l *registry.Live) error {
-			to[server] = l.Roster.At(server)
-			return nil
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	var users []string
-	for user := range to[server] {
-		users = append(users, user)
-	}
-	gone, err := s.absent(ctx, g.RoomID, users)
-	if err != nil {
-		return nil, err
-	}
-	for _, user := range gone {
-		delete(to[server], user)
-	}
-	if e.Kind != storage.EntryWelcome {
-		add(to, e.Recipients)
-	}
-	devices := make(map[string][]string, len(to[server]))
-	for user, ids := range to[server] {
-		for id := range ids {
-			devices[user] = append(devices[user], id)
-		}
-	}
-	return devices, nil
 }
 
 func add(to registry.Roster, identities []mimiport.LeafIdentity) {

@@ -1,7 +1,8 @@
-// Package outbox does the work that the Delivery Service has stored as rows. It gives each due row to a handler, in
-// the order of the row's queue, and postpones a row that fails. After a crash it gives a row to its handler again, so
-// a handler must accept repetition. When several processes use one database, only one of them works on a queue at a
-// time. A server that does not answer does not delay work for other servers: see scheduler.
+// Package outbox does the work that the Delivery Service has stored as rows and FanOuts. It gives each due row to a
+// handler, in the order of the row's queue, and postpones a row that fails. Log entries for one server travel together:
+// see MaxBatch. FanOuts go to their servers without rows: see spread. After a crash the worker gives a row to its
+// handler again, so a handler must accept repetition. When several processes use one database, only one of them works
+// on a queue at a time. A server that does not answer does not delay work for other servers: see scheduler.
 package outbox
 
 import (
@@ -30,14 +31,30 @@ const storePause = time.Second
 // Store is the part of storage.Store that a Worker needs.
 type Store interface {
 	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []storage.Row, next time.Time, err error)
+	Rows(ctx context.Context, from storage.RowKey, limit int) ([]storage.Row, error)
 	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
+	Apply(ctx context.Context, c *storage.Change) error
+	storage.FanOuts
 	Retry(ctx context.Context, key storage.RowKey, attempts int, due time.Time) error
 	Hasten(ctx context.Context, now time.Time) error
 }
 
-// Handler does the work of a row and removes the row from the store. When it fails, the Worker postpones the row by
-// Backoff.
-type Handler func(ctx context.Context, row storage.Row) error
+// Handler does the work of rows. When it fails, the Worker postpones the row by Backoff.
+type Handler interface {
+	// Do does the work of a row that is not of kind RowFanOut, and removes the row from the store.
+	Do(ctx context.Context, row storage.Row) error
+	// Deliver delivers the log entries of rows of kind RowFanOut. The rows are of one queue, in order. It removes none. It
+	// returns how many of the rows, from the first, are done. The others have failed, or are to be delivered later.
+	Deliver(ctx context.Context, rows []storage.Row) (done int, err error)
+}
+
+// MaxBatch is the most log entries that travel to a server at a time. A row that has failed before travels alone, so
+// that a message that the server refuses keeps no other one back.
+const MaxBatch = 100
+
+// maxRefusals is the number of times that a server may refuse the very bytes of a message (KindInvalid) before the
+// Worker gives the message up. Members read it from the log.
+const maxRefusals = 8
 
 // errKept is the failure of a row that its handler left in the store without an error. The Worker postpones such a
 // row, so that it does not get it at once again.
@@ -52,6 +69,7 @@ type Worker struct {
 	jitter  func() float64
 	log     *slog.Logger
 	wake    chan struct{}
+	batch   int
 }
 
 // New makes a Worker. Rows whose destination is one of the server names own are this server's own work. The
@@ -62,6 +80,7 @@ func New(
 ) *Worker {
 	return &Worker{
 		store: store, handler: handler, own: own, now: now, jitter: jitter, log: log, wake: make(chan struct{}, 1),
+		batch: MaxBatch,
 	}
 }
 
@@ -75,15 +94,14 @@ func (w *Worker) Wake() {
 
 // Run works until the context ends. It then waits for the running handlers to return.
 func (w *Worker) Run(ctx context.Context) {
-	var handlers sync.WaitGroup
-	defer handlers.Wait()
 	r := &run{
-		worker: w, scheduler: newScheduler(w.own), kept: make(map[storage.RowKey]storage.Row),
+		worker: w, scheduler: newScheduler(w.own), spreads: newSpreads(w), kept: make(map[storage.RowKey]storage.Row),
 		finished: make(chan result, places),
 	}
+	defer r.stop(ctx)
 	for ctx.Err() == nil {
 		begin := time.Now()
-		idle := r.start(ctx, &handlers)
+		idle := r.start(ctx)
 		rest := min(4*time.Since(begin), maxRest)
 		r.wait(ctx, idle)
 		pause(ctx, rest)
@@ -91,42 +109,93 @@ func (w *Worker) Run(ctx context.Context) {
 	}
 }
 
-// result is a row whose handler has returned.
+// result is what a handler returned for the rows of one queue.
 type result struct {
-	row     storage.Row
-	handled bool // the handler returned no error
+	row     storage.Row // the first
+	handled bool        // the handler returned no error
 	news    news
+
+	parcel *parcel // for rows of a FanOut
+	done   int     // of the parcel
+	err    error
 }
 
 // run is the state of one Run. Only its goroutine uses the fields, except for the channel.
 type run struct {
 	worker    *Worker
 	scheduler *scheduler
+	spreads   *spreads
+	handlers  sync.WaitGroup
 	kept      map[storage.RowKey]storage.Row // handled since the last look at the store
 	finished  chan result
 	looked    time.Time // of the last look at the store
 }
 
-// start starts the due rows that have a place. It returns the time to wait when nothing else happens.
-func (r *run) start(ctx context.Context, handlers *sync.WaitGroup) time.Duration {
+// start starts the due rows and the FanOuts that have a place. It returns the time to wait when nothing else happens.
+func (r *run) start(ctx context.Context) time.Duration {
 	now := r.worker.now().Round(0) // strips the monotonic clock, which does not show that the clock was set
-	rows, next, err := r.due(ctx, now)
+	rows, next, err := r.look(ctx, now)
 	if err != nil {
 		r.worker.log.ErrorContext(ctx, "outbox: cannot read what is due", "error", err)
 		return storePause
 	}
-	for _, row := range r.scheduler.start(rows) {
-		handle := r.worker.handler
-		if before, ok := r.kept[row.Key()]; ok && before.Attempts == row.Attempts && before.Due.Equal(row.Due) {
-			handle = func(context.Context, storage.Row) error { return errKept }
-		}
-		handlers.Go(func() { r.finished <- r.worker.handle(ctx, handle, row) })
+	used := r.scheduler.usage()
+	nextRow, nextParcel := r.rows(ctx, rows, &used), r.parcels(ctx, &used)
+	for row, parcel := true, true; row || parcel; {
+		row, parcel = row && nextRow(), parcel && nextParcel()
 	}
 	clear(r.kept)
-	if next.IsZero() {
-		return lookAgain // there are no further rows, or the due ones wait for a place
+	idle := lookAgain // there are no further rows, or the due ones wait for a place
+	if !next.IsZero() {
+		idle = min(next.Sub(now), lookAgain)
 	}
-	return min(next.Sub(now), lookAgain)
+	return min(idle, r.spreads.idle())
+}
+
+// look settles FanOuts, and reads what is due.
+func (r *run) look(ctx context.Context, now time.Time) (rows []storage.Row, next time.Time, err error) {
+	if err := r.spreads.settle(ctx, false); err != nil {
+		return nil, time.Time{}, err
+	}
+	if err := r.spreads.load(ctx); err != nil {
+		return nil, time.Time{}, err
+	}
+	return r.due(ctx, now)
+}
+
+// rows returns a function that starts the next of the due rows that may start. It returns false if there is none.
+func (r *run) rows(ctx context.Context, rows []storage.Row, used *usage) func() bool {
+	return func() bool {
+		for len(rows) > 0 {
+			row := rows[0]
+			rows = rows[1:]
+			if !r.scheduler.start(queueOf(&row), used) {
+				continue
+			}
+			handle := r.worker.do
+			before, ok := r.kept[row.Key()]
+			if ok && before.Attempts == row.Attempts && before.Due.Equal(row.Due) {
+				handle = func(context.Context, *storage.Row) error { return errKept }
+			}
+			r.handlers.Go(func() { r.finished <- r.worker.handle(ctx, handle, row) })
+			return true
+		}
+		return false
+	}
+}
+
+// parcels returns a function that starts the next parcel that may start. It returns false if there is none.
+func (r *run) parcels(ctx context.Context, used *usage) func() bool {
+	hasPlace := func(server string) bool { return r.scheduler.hasPlace(server, used) }
+	start := func(server string, sp *spread) bool {
+		if !r.scheduler.start(queue{server, sp.queue}, used) {
+			return false
+		}
+		p := sp.pack(server, r.worker.batch)
+		r.handlers.Go(func() { r.finished <- r.worker.send(ctx, p) })
+		return true
+	}
+	return func() bool { return r.spreads.ready.next(hasPlace, start) }
 }
 
 // due lists the due rows. On the first look, and when the clock has gone back, it first has the store bring forward the
@@ -166,14 +235,30 @@ func (r *run) gather() {
 }
 
 func (r *run) finish(done result) {
-	r.scheduler.finish(&done.row, done.news)
-	if done.handled {
+	r.scheduler.finish(queueOf(&done.row), done.news)
+	switch {
+	case done.parcel != nil:
+		r.spreads.finish(done.parcel, done.done, done.err)
+	case done.handled:
 		r.kept[done.row.Key()] = done.row
 	}
 }
 
+// stop waits for the running handlers, and stores what the FanOuts have reached.
+func (r *run) stop(ctx context.Context) {
+	r.handlers.Wait()
+	r.gather()
+	ctx = context.WithoutCancel(ctx)
+	if err := r.spreads.settle(ctx, true); err != nil {
+		r.worker.log.ErrorContext(ctx, "outbox: cannot settle", "error", err)
+	}
+	r.spreads.forget()
+}
+
 // handle gives one row to a handler, and postpones the row when the handler fails.
-func (w *Worker) handle(ctx context.Context, handler Handler, row storage.Row) result {
+func (w *Worker) handle(
+	ctx context.Context, handle func(context.Context, *storage.Row) error, row storage.Row,
+) result {
 	untold := result{row: row}
 	release, err := w.store.Claim(ctx, row.Key())
 	switch {
@@ -188,25 +273,104 @@ func (w *Worker) handle(ctx context.Context, handler Handler, row storage.Row) r
 		return untold
 	}
 	defer release()
-	err = handler(ctx, row)
+	failed := row // the row that fails, if one does
+	err = handle(ctx, &failed)
 	if err == nil {
-		return result{row, true, newsOf(nil)}
+		return result{row: row, handled: true, news: newsOf(nil)}
 	}
 	if ctx.Err() != nil { // the end of Run interrupted the handler, so the row stays as it was
 		return untold
 	}
-	w.putOff(ctx, &row, err)
-	return result{row, false, newsOf(err)}
+	w.putOff(ctx, &failed, err)
+	return result{row: row, news: newsOf(err)}
+}
+
+// do does a row. If it is of kind RowFanOut, do delivers the next rows of its queue with it, and sets row to the first
+// one that failed.
+func (w *Worker) do(ctx context.Context, row *storage.Row) error {
+	if row.Kind != storage.RowFanOut {
+		return w.handler.Do(ctx, *row)
+	}
+	rows, err := w.companions(ctx, row)
+	if err != nil {
+		return err
+	}
+	done, err := w.deliver(ctx, rows)
+	if done > 0 {
+		if err := w.store.Apply(context.WithoutCancel(ctx), &storage.Change{Done: keysOf(rows[:done])}); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		*row = rows[done]
+	}
+	return err
+}
+
+// companions returns a row, and the rows that travel with it.
+func (w *Worker) companions(ctx context.Context, row *storage.Row) ([]storage.Row, error) {
+	if row.Attempts > 0 {
+		return []storage.Row{*row}, nil
+	}
+	rows, err := w.store.Rows(ctx, row.Key(), w.batch)
+	now := w.now()
+	for i := range rows {
+		if rows[i].Kind != storage.RowFanOut || rows[i].Attempts > 0 || rows[i].Due.After(now) {
+			rows = rows[:i]
+			break
+		}
+	}
+	if err == nil && len(rows) == 0 {
+		rows = []storage.Row{*row} // the row changed since it was listed
+	}
+	return rows, err
+}
+
+// deliver calls the handler. It returns an error if no row is done.
+func (w *Worker) deliver(ctx context.Context, rows []storage.Row) (done int, err error) {
+	done, err = w.handler.Deliver(ctx, rows)
+	if done == 0 && err == nil {
+		err = errKept
+	}
+	return done, err
+}
+
+func keysOf(rows []storage.Row) (keys []storage.RowKey) {
+	for i := range rows {
+		keys = append(keys, rows[i].Key())
+	}
+	return keys
+}
+
+// send delivers a parcel.
+func (w *Worker) send(ctx context.Context, p *parcel) result {
+	done, err := w.deliver(ctx, p.rows)
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // the end of Run interrupted the handler
+	}
+	return result{row: p.rows[0], news: newsOf(err), parcel: p, done: done, err: err}
 }
 
 func (w *Worker) putOff(ctx context.Context, row *storage.Row, failure error) {
 	delay := Backoff(row.Attempts, failure, w.jitter())
 	log := w.log.With("kind", row.Kind, "server", row.Destination, "queue", row.Queue, "order", row.Order)
+	if refusedForGood(row, failure) {
+		log.WarnContext(ctx, "outbox: given up: members read the message from the log", "error", failure)
+		if err := w.store.Apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}}); err == nil {
+			return
+		}
+	}
 	log.InfoContext(ctx, "outbox: put off", "attempts", row.Attempts+1, "delay", delay, "error", failure)
 	if err := w.store.Retry(ctx, row.Key(), row.Attempts+1, w.now().Add(delay)); err != nil {
 		log.ErrorContext(ctx, "outbox: cannot put off", "error", err)
 		pause(ctx, storePause) // the row is still due
 	}
+}
+
+// refusedForGood reports whether a server has refused a message as often as it may.
+func refusedForGood(row *storage.Row, failure error) bool {
+	return row.Kind == storage.RowFanOut && row.Attempts+1 >= maxRefusals &&
+		mimiport.KindOf(failure) == mimiport.KindInvalid
 }
 
 func pause(ctx context.Context, d time.Duration) {

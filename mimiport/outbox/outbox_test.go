@@ -42,15 +42,46 @@ type bench struct {
 	most    map[string]int // by destination, at a time
 }
 
+// behavior is what happens to a row. If it is nil, the row is done.
+type behavior func(ctx context.Context, row storage.Row) error
+
+// handler behaves alike for tasks and for messages. It removes tasks from the store.
+type handler struct {
+	b      *bench
+	behave behavior
+}
+
+func (h handler) Do(ctx context.Context, row storage.Row) error {
+	if err := h.one(ctx, row); err != nil {
+		return err
+	}
+	return h.b.store.Apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}})
+}
+
+func (h handler) Deliver(ctx context.Context, rows []storage.Row) (done int, err error) {
+	for i := range rows {
+		if err := h.one(ctx, rows[i]); err != nil {
+			return i, err
+		}
+	}
+	return len(rows), nil
+}
+
+func (h handler) one(ctx context.Context, row storage.Row) error {
+	h.b.enter(row)
+	defer h.b.leave(row)
+	return h.behave(ctx, row)
+}
+
 // newBench starts a worker. behave handles each row; when it returns nil, the row is removed.
-func newBench(t *testing.T, behave func(ctx context.Context, row storage.Row) error) *bench {
+func newBench(t *testing.T, behave behavior) *bench {
 	return newBenchOn(t, memory.New(), behave)
 }
 
-func newBenchOn(t *testing.T, store storage.Store, behave outbox.Handler) *bench {
+func newBenchOn(t *testing.T, store storage.Store, behave behavior) *bench {
 	b := &bench{t: t, store: store, begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
 	log := slog.New(slog.DiscardHandler)
-	b.worker = outbox.New(b.store, b.handler(behave), []string{own}, b.now, func() float64 { return 0 }, log)
+	b.worker = outbox.New(b.store, handler{b, behave}, []string{own}, b.now, func() float64 { return 0 }, log)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -67,18 +98,6 @@ func newBenchOn(t *testing.T, store storage.Store, behave outbox.Handler) *bench
 
 // now is the worker's clock. Expected events have the true time.
 func (b *bench) now() time.Time { return time.Now().Add(time.Duration(b.ahead.Load())) }
-
-func (b *bench) handler(behave outbox.Handler) outbox.Handler {
-	return func(ctx context.Context, row storage.Row) error {
-		b.enter(row)
-		err := behave(ctx, row)
-		b.leave(row)
-		if err != nil {
-			return err
-		}
-		return b.store.Apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}})
-	}
-}
 
 func (b *bench) enter(row storage.Row) {
 	b.mu.Lock()
@@ -135,7 +154,20 @@ func (b *bench) expect(want ...string) {
 func (b *bench) after(d time.Duration) { <-time.After(time.Until(b.begin.Add(d))) }
 
 func row(destination, queue string, order uint64, due time.Time) storage.Row {
-	return storage.Row{Destination: destination, Queue: queue, Order: order, Kind: storage.RowFanOut, Due: due}
+	return storage.Row{Destination: destination, Queue: queue, Order: order, Kind: storage.RowDevices, Due: due}
+}
+
+// keeper is a handler that keeps the rows in the store.
+type keeper struct{ b *bench }
+
+func (k keeper) Do(_ context.Context, row storage.Row) error {
+	k.b.enter(row)
+	return nil
+}
+
+func (k keeper) Deliver(_ context.Context, rows []storage.Row) (int, error) {
+	k.b.enter(rows[0])
+	return 0, nil
 }
 
 func succeed(context.Context, storage.Row) error { return nil }
@@ -260,18 +292,20 @@ func TestRetryAfter(t *testing.T) {
 
 // A handler that leaves its row in the store does not get the row again at once.
 func TestKeptRow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := &bench{t: t, store: memory.New(), begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
-		b.worker = outbox.New(b.store, func(_ context.Context, row storage.Row) error {
-			b.enter(row)
-			return nil
-		}, []string{own}, b.now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		b.put(row("b", "q", 1, b.begin))
-		b.worker.Run(ctx)
-		b.expect("b/q/1 @0s", "b/q/1 @1s", "b/q/1 @3s")
-	})
+	for _, kind := range []storage.RowKind{storage.RowDevices, storage.RowFanOut} {
+		synctest.Test(t, func(t *testing.T) {
+			b := &bench{t: t, store: memory.New(), begin: time.Now(), running: make(map[string]int), most: make(map[string]int)}
+			log := slog.New(slog.DiscardHandler)
+			b.worker = outbox.New(b.store, keeper{b}, []string{own}, b.now, func() float64 { return 0 }, log)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			kept := row("b", "q", 1, b.begin)
+			kept.Kind = kind
+			b.put(kept)
+			b.worker.Run(ctx)
+			b.expect("b/q/1 @0s", "b/q/1 @1s", "b/q/1 @3s")
+		})
+	}
 }
 
 func TestShutdownWaitsForHandlers(t *testing.T) {

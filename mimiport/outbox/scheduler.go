@@ -7,7 +7,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// A running row takes a place until its handler returns. Own work and work for other servers have separate places.
+// A running row takes a place until its handler returns. The rows of its queue that travel with it share its place. Own
+// work and work for other servers have separate places.
 const (
 	places         = ownPlaces + otherPlaces
 	ownPlaces      = 16
@@ -52,13 +53,16 @@ func newsOf(err error) news {
 // queue names a queue. Its rows run in order.
 type queue struct{ destination, name string }
 
+func queueOf(row *storage.Row) queue { return queue{row.Destination, row.Queue} }
+
 // scheduler decides which rows start. It knows the running rows and the servers that answer. It never waits and makes
 // no calls. Its rules are:
 //   - Own work has its own places. Work for other servers cannot take them.
 //   - A server is silent until it answers, and again when it stops answering. A silent server runs one row. All silent
 //     servers together have half of the places for other servers.
 //   - A server that answers runs up to perDestination rows. The last free places go to servers without a running row.
-//   - A queue runs one row at a time. Of the rows that may start, the first in the order of storage.Queue starts first.
+//   - A queue runs one row at a time, or the rows of one request. Of the rows that may start, the first in the order of
+//     storage.Queue starts first. Rows and FanOuts take turns.
 type scheduler struct {
 	own     []string
 	isOwn   map[string]bool
@@ -104,20 +108,15 @@ func (u *usage) add(s *scheduler, destination string, n int) {
 	}
 }
 
-// start chooses the rows that start now from the listed ones, and counts them as running.
-func (s *scheduler) start(rows []storage.Row) (started []storage.Row) {
-	used := s.usage()
-	for i := range rows {
-		q := queue{rows[i].Destination, rows[i].Queue}
-		if s.queues[q] || !s.hasPlace(q.destination, &used) {
-			continue
-		}
-		s.queues[q] = true
-		s.working[q.destination]++
-		used.add(s, q.destination, 1)
-		started = append(started, rows[i])
+// start starts a row of a queue, if it may start now, and counts it as running.
+func (s *scheduler) start(q queue, used *usage) bool {
+	if s.queues[q] || !s.hasPlace(q.destination, used) {
+		return false
 	}
-	return started
+	s.queues[q] = true
+	s.working[q.destination]++
+	used.add(s, q.destination, 1)
+	return true
 }
 
 // hasPlace reports whether one more row for a destination may start.
@@ -134,17 +133,17 @@ func (s *scheduler) hasPlace(destination string, used *usage) bool {
 	return working < perDestination && free > sparePlaces
 }
 
-// finish frees the place of a row, and notes what its result shows about its destination.
-func (s *scheduler) finish(row *storage.Row, n news) {
-	delete(s.queues, queue{row.Destination, row.Queue})
-	if s.working[row.Destination]--; s.working[row.Destination] == 0 {
-		delete(s.working, row.Destination)
+// finish frees the place of a queue's running row, and notes what its result shows about the destination.
+func (s *scheduler) finish(q queue, n news) {
+	delete(s.queues, q)
+	if s.working[q.destination]--; s.working[q.destination] == 0 {
+		delete(s.working, q.destination)
 	}
 	switch {
-	case s.isOwn[row.Destination]:
+	case s.isOwn[q.destination]:
 	case n == answered:
-		s.heard.Add(row.Destination, struct{}{})
+		s.heard.Add(q.destination, struct{}{})
 	case n == silent:
-		s.heard.Remove(row.Destination)
+		s.heard.Remove(q.destination)
 	}
 }

@@ -39,9 +39,10 @@ func TestNews(t *testing.T) {
 func TestRemembered(t *testing.T) {
 	s := newScheduler(nil)
 	learn := func(server string, n news) {
-		row := storage.Row{Destination: server, Queue: "q"}
-		s.start([]storage.Row{row})
-		s.finish(&row, n)
+		q := queue{server, "q"}
+		used := s.usage()
+		s.start(q, &used)
+		s.finish(q, n)
 	}
 	for i := range 2 * remembered {
 		learn(fmt.Sprint("silent", i), silent)
@@ -96,8 +97,12 @@ func (w *town) due() (rows []storage.Row) {
 // look starts the rows that may start, and checks the rules.
 func (w *town) look() {
 	before := w.usage()
-	for _, row := range w.start(w.due()) {
-		q := queue{row.Destination, row.Queue}
+	starting := before
+	for _, row := range w.due() {
+		q := queueOf(&row)
+		if !w.start(q, &starting) {
+			continue
+		}
 		if !w.isOwn[q.destination] && !w.heard.Contains(q.destination) && w.working[q.destination] != 1 {
 			w.Fatalf("%s is silent and has %d rows at work", q.destination, w.working[q.destination])
 		}
@@ -148,7 +153,7 @@ func (w *town) put(q queue) {
 func (w *town) giveBack(i int, n news) {
 	row := w.atWork[i]
 	w.atWork = slices.Delete(w.atWork, i, i+1)
-	w.finish(&row, n)
+	w.finish(queueOf(&row), n)
 }
 
 // TestNobodyStarves puts rows at random, and chooses at random which server answers and which row returns first. Every
@@ -205,8 +210,14 @@ func BenchmarkScheduler(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		s.lanes()
-		for _, row := range s.start(rows) {
-			s.finish(&row, answered)
+		used, started := s.usage(), []queue(nil)
+		for i := range rows {
+			if q := queueOf(&rows[i]); s.start(q, &used) {
+				started = append(started, q)
+			}
+		}
+		for _, q := range started {
+			s.finish(q, answered)
 		}
 	}
 }

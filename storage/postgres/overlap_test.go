@@ -81,7 +81,7 @@ func startProcess(t *testing.T, database string, got *receiver) *delivery.Servic
 	}
 	world.RestartWith("a.example", func(d *delivery.Deps) { d.Sender, d.Now = got, time.Now })
 	service := world.Service("a.example")
-	worker := outbox.New(store, service.Do, []string{"a.example"}, time.Now, func() float64 { return 0 }, service.Log)
+	worker := outbox.New(store, service, []string{"a.example"}, time.Now, func() float64 { return 0 }, service.Log)
 	service.SetWake(worker.Wake)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
@@ -129,7 +129,16 @@ type receiver struct {
 	last     map[string]uint64
 }
 
-func (r *receiver) ToDevice(_ context.Context, _, to, _ string, _ map[string][]string, content json.RawMessage) error {
+func (r *receiver) ToDevice(_ context.Context, _, to string, events []api.DeviceEvent) (arrived int, err error) {
+	for i := range events {
+		if err := r.receive(to, events[i].Content); err != nil {
+			return i, err
+		}
+	}
+	return len(events), nil
+}
+
+func (r *receiver) receive(to string, content json.RawMessage) error {
 	var message api.FanOut
 	if err := json.Unmarshal(content, &message); err != nil {
 		return err

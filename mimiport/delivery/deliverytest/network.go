@@ -72,8 +72,17 @@ func (w *World) extend(request Message, serve func(*delivery.Service) error) err
 }
 
 func (n network) ToDevice(
-	_ context.Context, from, to, _ string, devices map[string][]string, content json.RawMessage,
-) error {
+	_ context.Context, from, to string, events []api.DeviceEvent,
+) (arrived int, err error) {
+	for i := range events {
+		if err := n.toDevice(from, to, events[i].Devices, events[i].Content); err != nil {
+			return i, err
+		}
+	}
+	return len(events), nil
+}
+
+func (n network) toDevice(from, to string, devices map[string][]string, content json.RawMessage) error {
 	return n.w.exchange(Message{from, to, "to-device"}, func(*delivery.Service) error {
 		var m api.FanOut
 		if err := json.Unmarshal(content, &m); err != nil {

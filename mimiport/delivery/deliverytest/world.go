@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -159,6 +160,9 @@ func (w *World) Work(ctx context.Context, name string) (worked bool, err error) 
 	if err := store.Hasten(ctx, now); err != nil {
 		return false, err
 	}
+	if err := Settle(ctx, store); err != nil {
+		return false, err
+	}
 	due, _, err := store.Due(ctx, now, 100)
 	if err != nil {
 		return false, err
@@ -176,6 +180,30 @@ func (w *World) Work(ctx context.Context, name string) (worked bool, err error) 
 		}
 	}
 	return len(due) > 0, nil
+}
+
+// Settle replaces the FanOuts of a store by a row for each of their servers.
+func Settle(ctx context.Context, store storage.Store) error {
+	waiting, err := store.Waiting(ctx)
+	if err != nil {
+		return err
+	}
+	for _, last := range waiting {
+		fanOuts, err := store.FanOuts(ctx, storage.Position{GroupKey: last.GroupKey}, math.MaxInt32)
+		if err != nil {
+			return err
+		}
+		change := &storage.Change{Settled: []storage.Position{last}}
+		for i := range fanOuts {
+			for _, server := range fanOuts[i].Servers {
+				change.Rows = append(change.Rows, fanOuts[i].Row(server))
+			}
+		}
+		if err := store.Apply(ctx, change); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // WorkAll does each due row of each server once, and reports whether there was any.

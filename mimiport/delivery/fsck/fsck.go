@@ -82,7 +82,8 @@ func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Re
 		return c.report, err
 	}
 	for _, pass := range []func(context.Context) error{
-		c.readGroups, c.readMigrations, c.readOutbox, c.checkGroups, c.checkMigrations, c.checkKeyObjects, c.checkPolicy,
+		c.readGroups, c.readMigrations, c.readOutbox, c.readFanOuts, c.checkGroups, c.checkMigrations, c.checkKeyObjects,
+		c.checkPolicy,
 	} {
 		if err := pass(ctx); err != nil {
 			return nil, err
@@ -186,6 +187,22 @@ func (c *checker) readOutbox(ctx context.Context) error {
 		}
 		after = rows[page-1].Key()
 	}
+}
+
+// readFanOuts checks that the group of each message on its way exists.
+func (c *checker) readFanOuts(ctx context.Context) error {
+	waiting, err := c.store.Waiting(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range waiting {
+		last := storage.FanOut{GroupKey: p.GroupKey, Seq: p.Seq}
+		row := last.Row("")
+		if err := c.row(ctx, &row); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // row checks that the group and the migration of a row exist.
