@@ -127,8 +127,6 @@ func transition(c *storage.Change) string {
 		return "group-" + string(c.Group.State)
 	case len(c.Snapshots) > 0:
 		return "snapshot"
-	case len(c.Settled) > 0:
-		return "settled"
 	case len(c.Rows) > 0:
 		return "rows"
 	}
