@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strconv"
 
+	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -67,15 +68,42 @@ func (h *Home) announceGroup(ctx context.Context, userID string, id []byte, g *a
 	if named {
 		return nil
 	}
-	var former *api.Former
-	if bound != nil && bound.RoomID == g.RoomID {
-		former = &api.Former{GroupID: bound.GroupID}
+	former, err := h.former(ctx, g.RoomID, bound)
+	if err != nil {
+		return err
 	}
 	return h.Rooms.SendState(ctx, g.RoomID, userID, api.EventGroup, api.Binding{
 		RoomID: g.RoomID, GroupID: id, Protocol: g.Protocol, CipherSuite: g.CipherSuite,
 		Preimage: g.Preimage, CreatingServer: g.Preimage.CreatingServer, Former: former,
 	})
 }
+
+// former returns the group that a room had before: that of its binding, or else that of the room which it replaces. Nil
+// is none. A room replaces its predecessor only if the predecessor says so too: anybody can name any predecessor.
+func (h *Home) former(ctx context.Context, roomID string, bound *api.Binding) (*api.Former, error) {
+	if bound != nil && bound.RoomID == roomID {
+		return &api.Former{GroupID: bound.GroupID}, nil
+	}
+	create, err := stateOf[gomatrixserverlib.CreateContent](ctx, h, roomID, spec.MRoomCreate)
+	if err != nil || create == nil || create.Predecessor == nil {
+		return nil, err
+	}
+	before := create.Predecessor.RoomID
+	tombstone, err := stateOf[struct {
+		Replacement string `json:"replacement_room"`
+	}](ctx, h, before, eventTombstone)
+	if err != nil || tombstone == nil || tombstone.Replacement != roomID {
+		return nil, err
+	}
+	old, err := stateOf[api.Binding](ctx, h, before, api.EventGroup)
+	if err != nil || old == nil || old.RoomID != before {
+		return nil, err
+	}
+	return &api.Former{GroupID: old.GroupID, RoomID: before}, nil
+}
+
+// eventTombstone says that another room replaces the room (Matrix client-server API, "Room Upgrades").
+const eventTombstone = "m.room.tombstone"
 
 // announceMove points the room to the target of a migration, in the name of the migrating user. The room must name the
 // group, and the term of the pointer must rise. A status of another server needs proof: the migration must begin at the

@@ -30,10 +30,11 @@ import (
 )
 
 const (
-	here   = "hs.example"
-	other  = "ds.example"
-	alice  = "@alice:hs.example"
-	roomID = "!room"
+	here     = "hs.example"
+	other    = "ds.example"
+	alice    = "@alice:hs.example"
+	roomID   = "!room"
+	beforeID = "!before"
 )
 
 // group is a group id that the other Delivery Service has made.
@@ -100,6 +101,7 @@ type rooms struct {
 	delivery.Rooms
 	standing delivery.Standing
 	state    map[string]json.RawMessage
+	before   map[string]json.RawMessage // of the room beforeID
 	sent     []string
 	fail     map[string]error
 }
@@ -112,10 +114,13 @@ func (r *rooms) Standing(_ context.Context, room, user string) (delivery.Standin
 }
 
 func (r *rooms) State(_ context.Context, room, eventType string) (json.RawMessage, error) {
-	if room != roomID {
-		return nil, nil
+	switch room {
+	case roomID:
+		return r.state[eventType], nil
+	case beforeID:
+		return r.before[eventType], nil
 	}
-	return r.state[eventType], nil
+	return nil, nil
 }
 
 func (r *rooms) SendState(_ context.Context, room, user, eventType string, content any) error {

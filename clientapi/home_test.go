@@ -140,6 +140,40 @@ func TestBindNamesTheFormer(t *testing.T) {
 	}
 }
 
+// TestBindNamesTheFormerRoom: after a room upgrade, the binding names the group of the room before. It does so only if
+// that room names this one as its replacement.
+func TestBindNamesTheFormerRoom(t *testing.T) {
+	const binding = `{"room_id":"!before","group_id":"CQkJ"}`
+	for name, test := range map[string]struct{ create, tombstone, before, want string }{
+		"upgraded": {`{"predecessor":{"room_id":"!before"}}`, `{"replacement_room":"!room"}`, binding,
+			`"former":{"group_id":"CQkJ","room_id":"!before"}`},
+		"no tombstone":      {`{"predecessor":{"room_id":"!before"}}`, ``, binding, ""},
+		"replaced by other": {`{"predecessor":{"room_id":"!before"}}`, `{"replacement_room":"!other"}`, binding, ""},
+		"no predecessor":    {`{}`, `{"replacement_room":"!room"}`, binding, ""},
+		"a copied binding": {`{"predecessor":{"room_id":"!before"}}`, `{"replacement_room":"!room"}`,
+			`{"room_id":"!earlier","group_id":"CQkJ"}`, ""},
+		"no group": {`{"predecessor":{"room_id":"!before"}}`, `{"replacement_room":"!room"}`, ``, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.remote.bound = described()
+			w.rooms.state["m.room.create"] = json.RawMessage(test.create)
+			w.rooms.state[api.EventGroup] = json.RawMessage(test.before) // a room upgrade may copy it
+			w.rooms.before = map[string]json.RawMessage{}
+			for eventType, content := range map[string]string{"m.room.tombstone": test.tombstone, api.EventGroup: test.before} {
+				if content != "" {
+					w.rooms.before[eventType] = json.RawMessage(content)
+				}
+			}
+			w.ok("bind")(w.call(other, "PUT", bindURI, bind))
+			sent := string(w.rooms.state[api.EventGroup])
+			if test.want == "" && strings.Contains(sent, "former") || !strings.Contains(sent, test.want) {
+				t.Errorf("the room got %s", sent)
+			}
+		})
+	}
+}
+
 // A failed bind announces nothing.
 func TestFailedBindAnnouncesNothing(t *testing.T) {
 	w := newWorld(t)

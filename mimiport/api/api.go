@@ -300,12 +300,13 @@ type Binding struct {
 	CipherSuite    uint16    `json:"cipher_suite"`
 	Preimage       *Preimage `json:"preimage,omitempty"`
 	CreatingServer string    `json:"creating_server"`
-	Former         *Former   `json:"former,omitempty"` // set if the room had another group before
+	Former         *Former   `json:"former,omitempty"` // set if the room, or the one that it replaces, had a group before
 }
 
-// Former names the group that a room had before.
+// Former names the group that a room had before. RoomID is set if that group is of the room which this one replaces.
 type Former struct {
 	GroupID GroupID `json:"group_id"`
+	RoomID  string  `json:"room_id,omitempty"`
 }
 
 // Names reports whether the binding is of this room and group. A binding that a room upgrade has copied is void: it

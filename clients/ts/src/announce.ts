@@ -6,8 +6,11 @@ import type { Group, OwnMigration } from "./group.js";
 import { BINDING, type Matrix, POINTER, SUCCESSORS } from "./matrix.js";
 import { suiteId } from "./mls.js";
 import { type Pointer, pointerTo } from "./pointer.js";
-import { POWER_LEVELS, RoomState } from "./room.js";
+import { CREATE, POWER_LEVELS, RoomState } from "./room.js";
 import { decode, fromBase64, fromBase64url, groupIdOf, migrationResponse, toBase64 } from "./wire.js";
+
+/** Says that another room replaces the room. */
+const TOMBSTONE = "m.room.tombstone";
 
 /** The power level for the events that name a group and its place. */
 const RESERVED_LEVEL = 100;
@@ -41,8 +44,19 @@ export class Announcer {
       await this.matrix.setRoomState(room_id, POINTER, { ...of, via: ds, term: 0, epoch: 0 });
     if (named) return;
     const how = { protocol: PROTOCOL, cipher_suite: suiteId(g.state), preimage, creating_server: ds };
-    const former = bound?.room_id === room_id ? { former: { group_id: bound.group_id } } : {};
-    await this.matrix.setRoomState(room_id, BINDING, { ...of, ...how, ...former });
+    const former = bound?.room_id === room_id ? { group_id: bound.group_id } : await this.formerOf(room_id);
+    await this.matrix.setRoomState(room_id, BINDING, { ...of, ...how, ...(former && { former }) });
+  }
+
+  /** The group of the room that a room replaces, if that room says so too: anybody can name any predecessor. */
+  private async formerOf(roomId: string): Promise<{ group_id: string; room_id: string } | undefined> {
+    const room_id = (await this.matrix.roomState(roomId, CREATE))?.predecessor?.room_id;
+    if (typeof room_id !== "string") return undefined;
+    const events = await this.matrix.allRoomState(room_id).catch(() => []); // the user may never have been there
+    const state = new RoomState(events);
+    const bound = state.find(BINDING)?.content;
+    const replaced = state.find(TOMBSTONE)?.content?.replacement_room === roomId && bound?.room_id === room_id;
+    return replaced ? { group_id: bound.group_id, room_id } : undefined;
   }
 
   /** Points a room to the Delivery Service to which an own migration led, as its source decided. */

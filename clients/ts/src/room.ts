@@ -2,7 +2,7 @@
 import { serverOf, type StateEvent } from "./matrix.js";
 
 const ACL = "m.room.server_acl";
-const CREATE = "m.room.create";
+export const CREATE = "m.room.create";
 const MEMBER = "m.room.member";
 export const POWER_LEVELS = "m.room.power_levels";
 
@@ -32,9 +32,8 @@ export class RoomState {
   power(userId: string): number {
     const levels = this.find(POWER_LEVELS)?.content;
     const create = this.find(CREATE);
-    const creators = [create?.sender, ...(create?.content?.additional_creators ?? [])];
     // In rooms of version 12 and later, creators have more power than any level.
-    if (Number(create?.content?.room_version) >= 12 && creators.includes(userId)) return Infinity;
+    if (Number(create?.content?.room_version) >= 12 && creatorsOf(create!).includes(userId)) return Infinity;
     if (levels === undefined) return create?.sender === userId ? 100 : 0;
     return Number(levels.users?.[userId] ?? levels.users_default ?? 0);
   }
@@ -45,6 +44,11 @@ export class RoomState {
       type === MEMBER && content?.membership === "join" && serverOf(state_key) === server;
     return this.events.some(isThere) && letsIn(this.find(ACL)?.content, server);
   }
+}
+
+/** The creators of a room, by its create event. */
+function creatorsOf({ sender, content }: StateEvent): unknown[] {
+  return [sender, ...(Array.isArray(content.additional_creators) ? content.additional_creators : [])];
 }
 
 /** Whether a server ACL permits a server. A redacted ACL is ignored, since its content is lost. */

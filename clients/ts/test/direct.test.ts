@@ -156,6 +156,25 @@ describe("the room", () => {
     assert.equal(net.state.get(`${room} ${BINDING}`).group_id, alice.group.key);
   });
 
+  test("is told the group of the room that it replaces, if that room says so too", async () => {
+    if (!net.stock) return; // the user's homeserver does it
+    for (const [replacement_room, isNamed] of [
+      ["", true],
+      ["!another", false],
+    ] as const) {
+      const alice = await published(`alice${nextRoom()}`);
+      const [room, before, s] = [`!room${rooms}`, `!before${rooms}`, `s${rooms}.example`];
+      const binding = { room_id: before, group_id: "AAAA" };
+      net.setState(room, "m.room.create", { room_version: "12", predecessor: { room_id: before } }, alice.id);
+      net.setState(room, BINDING, binding, alice.id); // a room upgrade may copy it
+      net.setState(before, BINDING, binding, alice.id);
+      net.setState(before, "m.room.tombstone", { replacement_room: replacement_room || room }, alice.id);
+      await alice.client.createGroup(room, s);
+      const { former } = net.state.get(`${room} ${BINDING}`);
+      assert.deepEqual(former, isNamed ? { group_id: "AAAA", room_id: before } : undefined);
+    }
+  });
+
   test("is not told of an id that the server has not made for it", async () => {
     const alice = await published(`alice${nextRoom()}`);
     const [room, s] = [`!room${rooms}`, `s${rooms}.example`];
