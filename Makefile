@@ -23,11 +23,37 @@ HISTORIES ?= 10000
 PROTOCOL ?= mls10
 # synapse: the demo is the whole life of a group with members on a Synapse and on a stock Dendrite.
 STOCK ?=
+# element-hq: the same sources for github.com/element-hq/dendrite, renamed into a folder that nobody keeps.
+HOST ?=
+FORK := build/element-hq
+# The tests of ./integration that test-host runs.
+SAMPLE ?= GroupMoves|DeniedServer|KickedMember|HostLeavesRoomOnPostgres|Devices|UnmodifiedReceiver|KillStopRestart
 
-.PHONY: help demo test test-go test-ts test-integration synapse lint vuln fuzz bench soak explore clean
+.PHONY: help build demo test test-go test-ts test-host test-integration synapse lint tidy vuln fuzz bench soak explore clean fork
+
+ifeq ($(HOST),element-hq)
+
+build demo test test-go test-host test-integration: fork
+	MLS_TEST_VECTORS=$${MLS_TEST_VECTORS:-$(abspath ../shared/vectors/mls)} \
+	$(MAKE) -C $(FORK) HOST= $@
+
+lint: fork
+	cd $(FORK) && $(GO) vet ./hooks ./cmd/... && $(GO) mod tidy -diff
+
+tidy: fork
+	cd $(FORK) && $(GO) mod tidy
+	cp $(FORK)/go.mod $(FORK)/go.sum hosts/element-hq
+
+fork:
+	hosts/element-hq/rename.sh $(FORK)
+
+else
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' Makefile
+
+build: ## dendrite-mimi and mimictl, into bin/; with HOST=element-hq into build/element-hq/bin/
+	$(GO) build -o bin/ ./cmd/...
 
 demo: $(if $(filter draft09,$(PROTOCOL)),,$(DRIVER)) $(if $(STOCK),synapse) ## move a live group between two real homeservers, step by step
 	$(GO) run ./integration/demo -protocol $(PROTOCOL) -stock "$(STOCK)"
@@ -48,6 +74,14 @@ test-integration: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real h
 	@log=$$(mktemp); trap "rm -f $$log" EXIT; \
 	$(GO) test -count=1 -timeout 30m ./integration/... 2>&1 | tee $$log || \
 	{ echo "The failures once more, without the logs of servers:"; $(FAILURES) $$log; exit 1; }
+
+test-host: $(DRIVER) ## what depends on the host: hooks, cmd, embedding, and a sample of the tests with real homeservers
+	$(GO) test -timeout 20m ./hooks ./cmd/... ./integration/embedding
+	$(GO) test -count=1 -timeout 20m -v -run '$(SAMPLE)' ./integration | grep -E '^(---|ok|FAIL)|_test.go'
+	@echo "Of ./integration this was a sample, $(SAMPLE): make test-integration runs all."
+
+tidy: ## go.mod and go.sum; with HOST=element-hq those in hosts/element-hq
+	$(GO) mod tidy
 
 $(DRIVER): $(TS)/node_modules/.package-lock.json $(wildcard $(TS)/src/*.ts $(TS)/src/*/*.ts) $(TS)/tsconfig.json
 	cd $(TS) && npm run -s build
@@ -87,6 +121,7 @@ soak: $(DRIVER) synapse ## an hour: servers killed at every write and send, ever
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -artifacts ./integration/kill
 	MIMI_REQUIRE_ALL=1 $(GO) test -count=1 -timeout 30m -run 'Synapse|Life|ByReference' ./integration
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m -v -run '^TestMoves$$' ./integration
+	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m ./integration/hosts
 	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m -artifacts ./integration/history
 	$(MAKE) explore
 
@@ -98,3 +133,5 @@ explore: ## every course of a hand-over, and of who has a group, within bounds: 
 
 clean: ## delete what the TypeScript client's build has made, and all packages of npm
 	rm -rf $(TS)/dist $(TS)/node_modules $(READER)/dist $(OPENMLS)/node_modules
+
+endif

@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"gopkg.in/yaml.v2"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/federation/dial"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
@@ -37,7 +40,8 @@ import (
 //	    user: 50
 //	    server: 500
 //	  federation:
-//	    allow_private_networks: false
+//	    allow_networks: [0.0.0.0/0, '::/0']
+//	    deny_networks: []
 //	    allow_ip_literals: false
 //	  stolen_keys: ['ed25519:old']
 //	  cipher_suites:
@@ -174,13 +178,37 @@ type RequestsPerSecond struct {
 	Server int `yaml:"server"`
 }
 
-// Federation bounds outgoing requests. The sender of a request chooses the server names in it.
+// Federation bounds outgoing requests. The sender of a request chooses the server names in it. If Dendrite has the keys
+// allow_networks and deny_networks itself, in the section federation_api, those count and these are errors.
 type Federation struct {
-	// AllowPrivateNetworks permits requests to loopback, private, link-local and other addresses that are not public.
-	AllowPrivateNetworks bool `yaml:"allow_private_networks"`
+	// AllowNetworks are the networks to which this server connects. An address that is not public (loopback, private,
+	// link-local and others) needs a network of its own, longer than /0. The default is all public addresses.
+	AllowNetworks []string `yaml:"allow_networks"`
+
+	// DenyNetworks are networks to which this server never connects, even if they are allowed.
+	DenyNetworks []string `yaml:"deny_networks"`
+
+	// AllowPrivateNetworks was a key of earlier versions.
+	AllowPrivateNetworks *bool `yaml:"allow_private_networks"`
 
 	// AllowIPLiterals permits server names that are IP addresses.
 	AllowIPLiterals bool `yaml:"allow_ip_literals"`
+}
+
+// networksOf reads the lists allow_networks and deny_networks. An address that is not public needs an allowed network
+// other than the whole address space, or one of private.
+func networksOf(allow, deny, private []string) (n dial.Networks, err error) {
+	if n.Deny, err = dial.ParseNetworks(deny); err != nil {
+		return n, fmt.Errorf("deny_networks: %w", err)
+	}
+	if n.Private, err = dial.ParseNetworks(append(slices.Clone(allow), private...)); err != nil {
+		return n, fmt.Errorf("allow_networks: %w", err)
+	}
+	if allow != nil {
+		n.Allow = slices.Clone(n.Private[:len(allow)])
+	}
+	n.Private = slices.DeleteFunc(n.Private, func(p netip.Prefix) bool { return p.Bits() == 0 })
+	return n, nil
 }
 
 // CipherSuite is a cipher suite of MLS groups.
@@ -277,6 +305,10 @@ func (c *Config) verify() error {
 	}
 	if r := &c.Retention; min(r.Moved, r.Log, r.Offers, r.Evidence) < 0 || r.Moved == 0 {
 		return errors.New("mimi_portability: retention must not be negative, nor 0 for what has moved")
+	}
+	if c.Federation.AllowPrivateNetworks != nil {
+		return errors.New("mimi_portability: federation.allow_private_networks is gone: name each network of your own in " +
+			"allow_networks, for example [0.0.0.0/0, '::/0', 192.168.1.5/32]")
 	}
 	_, err := c.mlsLimits()
 	return err

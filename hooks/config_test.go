@@ -43,7 +43,7 @@ mimi_portability:
   max_group_state_bytes: 1000
   body_memory_bytes: 2000
   requests_per_second: {user: 7, server: 70}
-  federation: {allow_private_networks: true, allow_ip_literals: true}
+  federation: {allow_networks: [10.0.0.0/8], deny_networks: [10.1.0.0/16], allow_ip_literals: true}
   decide_by: 2m
   cipher_suites: [{id: 0x004d, hash: SHA-256, signature: Ed25519, encryption_key_bytes: 1216, leaves: 4096}]
   offer_life: 5m
@@ -58,7 +58,8 @@ client_api: {registration_disabled: true}
 		Evidence: 365 * 24 * time.Hour}
 	want.MaxGroupStateBytes, want.BodyMemoryBytes = 1000, 2000
 	want.RequestsPerSecond = RequestsPerSecond{User: 7, Server: 70}
-	want.Federation = Federation{AllowPrivateNetworks: true, AllowIPLiterals: true}
+	want.Federation = Federation{AllowNetworks: []string{"10.0.0.0/8"}, DenyNetworks: []string{"10.1.0.0/16"},
+		AllowIPLiterals: true}
 	want.DecideBy = 2 * time.Minute
 	want.OfferLife = 5 * time.Minute
 	want.CipherSuites = []CipherSuite{{0x4d, "SHA-256", "Ed25519", 1216, 4096}}
@@ -83,29 +84,30 @@ func TestConfigDraftPolicy(t *testing.T) {
 
 func TestConfigRefusals(t *testing.T) {
 	for text, want := range map[string]string{
-		"mimi_portability: {enable: true}":                         "enable",
-		"mimi_portability: {enabled: perhaps}":                     "perhaps",
-		"mimi_portability: {database: {connection: x}}":            "connection",
-		"mimi_portability: {retention: {moved: 0s}}":               "retention",
-		"mimi_portability: {retention: {log: -1h}}":                "retention",
-		"mimi_portability: {requests_per_second: {user: -1}}":      "requests_per_second",
-		"mimi_portability: {requests_per_second: {client: 1}}":     "client",
-		"mimi_portability: {federation: {allow_everything: true}}": "allow_everything",
-		"mimi_portability: {max_group_state_bytes: 0}":             "max_group_state_bytes",
-		"mimi_portability: {max_group_state_bytes: 64MiB}":         "64MiB",
-		"mimi_portability: {decide_by: 0s}":                        "decide_by",
-		"mimi_portability: {decide_by: 11m}":                       "decide_by",
-		"mimi_portability: {decide_by: 60}":                        "decide_by",
-		"mimi_portability: {cipher_suites: [{id: 1}]}":             "cipher_suites",
-		"mimi_portability: {offer_life: 0s}":                       "offer_life",
-		"mimi_portability: {offer_life: 11m}":                      "offer_life",
-		"mimi_portability: {policy: strict}":                       "strict",
-		"mimi_portability: {policy: {sauce: x}}":                   "sauce",
-		"mimi_portability: {policy: {source: everybody}}":          "everybody",
-		"mimi_portability: {policy: {quotas: {grops: 1}}}":         "grops",
-		"mimi_portability: true":                                   "true",
-		"mimi_portability: {enabled: true\n":                       "yaml",
-		"mimi_portability: {enabled: true, enabled: false}":        "enabled",
+		"mimi_portability: {enable: true}":                                "enable",
+		"mimi_portability: {enabled: perhaps}":                            "perhaps",
+		"mimi_portability: {database: {connection: x}}":                   "connection",
+		"mimi_portability: {retention: {moved: 0s}}":                      "retention",
+		"mimi_portability: {retention: {log: -1h}}":                       "retention",
+		"mimi_portability: {requests_per_second: {user: -1}}":             "requests_per_second",
+		"mimi_portability: {requests_per_second: {client: 1}}":            "client",
+		"mimi_portability: {federation: {allow_everything: true}}":        "allow_everything",
+		"mimi_portability: {federation: {allow_private_networks: false}}": "allow_networks",
+		"mimi_portability: {max_group_state_bytes: 0}":                    "max_group_state_bytes",
+		"mimi_portability: {max_group_state_bytes: 64MiB}":                "64MiB",
+		"mimi_portability: {decide_by: 0s}":                               "decide_by",
+		"mimi_portability: {decide_by: 11m}":                              "decide_by",
+		"mimi_portability: {decide_by: 60}":                               "decide_by",
+		"mimi_portability: {cipher_suites: [{id: 1}]}":                    "cipher_suites",
+		"mimi_portability: {offer_life: 0s}":                              "offer_life",
+		"mimi_portability: {offer_life: 11m}":                             "offer_life",
+		"mimi_portability: {policy: strict}":                              "strict",
+		"mimi_portability: {policy: {sauce: x}}":                          "sauce",
+		"mimi_portability: {policy: {source: everybody}}":                 "everybody",
+		"mimi_portability: {policy: {quotas: {grops: 1}}}":                "grops",
+		"mimi_portability: true":                                          "true",
+		"mimi_portability: {enabled: true\n":                              "yaml",
+		"mimi_portability: {enabled: true, enabled: false}":               "enabled",
 	} {
 		_, err := load(t, text)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "mimi_portability") {
@@ -129,5 +131,13 @@ func TestConfigConnection(t *testing.T) {
 		if got := cfg.connection(config.DataSource(test.global)); got != test.want {
 			t.Errorf("%+v: %s", test, got)
 		}
+	}
+}
+
+// wantErr wants an error with a text of the lists of networks.
+func wantErr(t *testing.T, section *Federation, host *config.FederationAPI, text string) {
+	t.Helper()
+	if _, err := networks(section, host); err == nil || !strings.Contains(err.Error(), text) {
+		t.Errorf("got %v, want %q", err, text)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gorilla/mux"
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -30,7 +31,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
-	"github.com/matrix-org/dendrite/internal/httputil"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/jetstream"
@@ -43,13 +43,20 @@ type Deps struct {
 	ConfigPath string // the homeserver's configuration file
 	Config     *config.Dendrite
 	Process    *process.ProcessContext
-	Routers    httputil.Routers
+	Routers    Routers
 	NATS       *jetstream.NATSInstance
 	Rooms      rsapi.RoomserverInternalAPI
 	Users      userapi.UserInternalAPI
 	KeyRing    *gomatrixserverlib.KeyRing
 	Wakeups    *fedrouting.FederationWakeups
 	Engines    []mls.Engine // for groups of other protocols than that of RFC 9420
+}
+
+// Routers are those of the homeserver's routers to which Enable adds routes.
+type Routers struct {
+	Client     *mux.Router // below /_matrix/client/
+	Federation *mux.Router // below /_matrix/federation/
+	Admin      *mux.Router // below /_dendrite/
 }
 
 // Enable plugs MIMI Portability in if the configuration file has a section mimi_portability that enables it. Otherwise
@@ -94,7 +101,12 @@ func enable(d *Deps, cfg *Config) error {
 	}
 	global := &d.Config.Global
 	isLocal := func(server string) bool { return global.IsLocalServerName(spec.ServerName(server)) }
-	transport := newTransport(global, cfg, d.Config.FederationAPI.DisableTLSValidation)
+	permitted, err := networks(&cfg.Federation, &d.Config.FederationAPI)
+	if err != nil {
+		return err
+	}
+	allowed := dial.Allowed{Networks: permitted, IPLiterals: cfg.Federation.AllowIPLiterals}
+	transport := newTransport(global, allowed, d.Config.FederationAPI.DisableTLSValidation)
 	web := newClient(transport, keyTimeout)
 	ring := guarded(d.KeyRing, web)
 	keys := &keys{
@@ -127,11 +139,11 @@ func enable(d *Deps, cfg *Config) error {
 	rates := edge.NewRates(cfg.RequestsPerSecond.User, cfg.RequestsPerSecond.Server, clock)
 	direct := &clientapi.Direct{IsLocal: isLocal, Key: published.key, Nonces: store, Rates: rates, Now: clock}
 	surfaces := []surface{
-		{"client", d.Routers.Client, httputil.PublicClientPathPrefix, clientapi.PathPrefix,
+		{"client", d.Routers.Client, "/_matrix/client/", clientapi.PathPrefix,
 			clientapi.Routes(services, home, cfg.MaxGroupStateBytes), either(direct.Authenticate, rates.Users(auth.client))},
-		{"federation", d.Routers.Federation, httputil.PublicFederationPathPrefix, federation.PathPrefix,
+		{"federation", d.Routers.Federation, "/_matrix/federation/", federation.PathPrefix,
 			federation.Routes(service, cfg.MaxGroupStateBytes), rates.Servers(auth.federation)},
-		{"admin", d.Routers.DendriteAdmin, httputil.DendriteAdminPathPrefix, adminapi.PathPrefix,
+		{"admin", d.Routers.Admin, "/_dendrite/", adminapi.PathPrefix,
 			adminapi.Routes(service), rates.Users(auth.admin)},
 	}
 	bodies := edge.NewBodies(cfg.bodyMemory())
@@ -184,12 +196,10 @@ func openStore(
 }
 
 // newTransport returns the transport for requests to servers that others name.
-func newTransport(global *config.Global, cfg *Config, skipVerify bool) http.RoundTripper {
+func newTransport(global *config.Global, allowed dial.Allowed, skipVerify bool) http.RoundTripper {
 	if global.DisableFederation {
 		return noFederation{}
 	}
-	f := &cfg.Federation
-	allowed := dial.Allowed{PrivateNetworks: f.AllowPrivateNetworks, IPLiterals: f.AllowIPLiterals}
 	return dial.NewTransport(allowed, skipVerify, clock)
 }
 

@@ -201,11 +201,15 @@ func TestKeysOfSignersAreFetchedGuarded(t *testing.T) {
 			net.set(origin.Name, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				t.Errorf("Dendrite's client asked for %s", r.URL)
 			}))
+			var section string
 			s := start(t, "s.example", net, func(cfg *config.Dendrite) {
+				if allowed {
+					section = allowLoopback(cfg)
+				}
 				cfg.FederationAPI.DisableTLSValidation = true
 				cfg.FederationAPI.KeyPerspectives = config.KeyPerspectives{{ServerName: spec.ServerName(origin.Name)}}
 			})
-			if err := plug(t, s, fmt.Sprintf("  federation: {allow_private_networks: %v}\n", allowed)); err != nil {
+			if err := plug(t, s, section); err != nil {
 				t.Fatal(err)
 			}
 			status, _ := ask(t, origin, s, federation.PathPrefix+aGroup, func(*http.Request) {})

@@ -94,8 +94,8 @@ func start(t *testing.T, name string, net *fabric, changes ...func(*config.Dendr
 	for _, change := range changes {
 		change(cfg)
 	}
-	d := boot(t, cfg, net)
-	h := &homeserver{Deps: d, fabric: net, handler: handlerOf(d.Routers)}
+	d, handler := boot(t, cfg, net)
+	h := &homeserver{Deps: d, fabric: net, handler: handler}
 	listener := httptest.NewServer(h.handler)
 	h.Server = &harness.Server{Name: name, URL: listener.URL}
 	net.set(name, h.handler)
@@ -143,7 +143,7 @@ func testConfig(t *testing.T, name string) *config.Dendrite {
 }
 
 // boot is Dendrite's main without listeners and metrics, and without the network.
-func boot(t *testing.T, cfg *config.Dendrite, net *fabric) Deps {
+func boot(t *testing.T, cfg *config.Dendrite, net *fabric) (Deps, http.Handler) {
 	pc := process.NewProcessContext()
 	fed := fclient.NewFederationClient(cfg.Global.SigningIdentities(), fclient.WithTransport(net))
 	cm := sqlutil.NewConnectionManager(pc, cfg.Global.DatabaseOptions)
@@ -163,9 +163,10 @@ func boot(t *testing.T, cfg *config.Dendrite, net *fabric) Deps {
 	}
 	m.AddAllPublicRoutes(pc, cfg, routers, cm, &stream, caches, caching.DisableMetrics)
 	return Deps{
-		Config: cfg, Process: pc, Routers: routers, NATS: &stream, Rooms: rs, Users: users, KeyRing: fs.KeyRing(),
+		Config: cfg, Process: pc, NATS: &stream, Rooms: rs, Users: users, KeyRing: fs.KeyRing(),
+		Routers: Routers{Client: routers.Client, Federation: routers.Federation, Admin: routers.DendriteAdmin},
 		Wakeups: &fedrouting.FederationWakeups{FsAPI: fs},
-	}
+	}, handlerOf(routers)
 }
 
 func handlerOf(r httputil.Routers) http.Handler {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
@@ -23,7 +24,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/acl"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
-	"github.com/matrix-org/dendrite/internal/eventutil"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/roomserver/types"
 	"github.com/matrix-org/dendrite/setup/config"
@@ -148,16 +148,24 @@ func (r *rooms) powerLevels(ctx context.Context, roomID string) (*roomLevels, er
 	if create == nil {
 		return nil, errors.New("the room has no create event")
 	}
-	auth := gomatrixserverlib.NewAuthEvents(nil)
 	event, err := r.stateEvent(ctx, roomID, spec.MRoomPowerLevels)
-	if err == nil && event != nil {
-		err = auth.AddEvent(event.PDU)
-	}
 	if err != nil {
 		return nil, err
 	}
-	levels, err := gomatrixserverlib.NewPowerLevelContentFromAuthEvents(&auth, string(create.SenderID()))
+	levels, err := levelsOf(event, string(create.SenderID()))
 	return &roomLevels{levels, creators(create.SenderID(), create.Content())}, err
+}
+
+// levelsOf returns the levels in an m.room.power_levels event. Nil stands for a room without that event.
+func levelsOf(event *types.HeaderedEvent, creator string) (gomatrixserverlib.PowerLevelContent, error) {
+	if event != nil {
+		return gomatrixserverlib.NewPowerLevelContentFromEvent(event.PDU)
+	}
+	none, err := newAuthEvents(nil)
+	if err != nil {
+		return gomatrixserverlib.PowerLevelContent{}, err
+	}
+	return gomatrixserverlib.NewPowerLevelContentFromAuthEvents(none, creator)
 }
 
 // atOnce is the most users in one query of the room server, since SQLite bounds its parameters.
@@ -359,31 +367,60 @@ func (r *rooms) buildState(
 	if err := proto.SetContent(content); err != nil {
 		return nil, err
 	}
-	var state rsapi.QueryLatestEventsAndStateResponse
-	event, err := eventutil.QueryAndBuildEvent(ctx, proto, &identity, r.now(), r.api, &state)
+	event, err := r.build(ctx, proto, &identity)
 	var invalid gomatrixserverlib.EventValidationError
-	switch {
-	case errors.As(err, &eventutil.ErrRoomNoExists{}):
-		return nil, mimiport.Errorf(op, mimiport.KindForbidden, "%w", err)
-	case errors.As(err, &invalid) && invalid.Code == gomatrixserverlib.EventValidationTooLarge:
+	if errors.As(err, &invalid) && invalid.Code == gomatrixserverlib.EventValidationTooLarge {
 		return nil, mimiport.Errorf(op, mimiport.KindTooLarge, "%w", err)
-	case err != nil:
-		return nil, err
 	}
-	if err := r.requireAllowed(ctx, event, &state); err != nil {
-		return nil, mimiport.Errorf(op, mimiport.KindForbidden, "%w", err)
-	}
-	return event, nil
+	return event, err
 }
 
-// requireAllowed fails unless the rules of the room allow the event in the given state.
-func (r *rooms) requireAllowed(
-	ctx context.Context, event *types.HeaderedEvent, state *rsapi.QueryLatestEventsAndStateResponse,
-) error {
-	auth := gomatrixserverlib.NewAuthEvents(gomatrixserverlib.ToPDUs(state.StateEvents))
-	return gomatrixserverlib.Allowed(event.PDU, &auth, func(room spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
+// maxPrevEvents is the largest number of events that an event may follow (Matrix specification, room versions, "Event
+// format").
+const maxPrevEvents = 20
+
+// build makes an event that follows the latest events of its room. The error is KindForbidden if there is no such room,
+// or if the rules of the room do not allow the event.
+func (r *rooms) build(
+	ctx context.Context, proto *gomatrixserverlib.ProtoEvent, as *fclient.SigningIdentity,
+) (*types.HeaderedEvent, error) {
+	const op = "send state event"
+	needed, err := gomatrixserverlib.StateNeededForProtoEvent(proto)
+	if err != nil {
+		return nil, err
+	}
+	question := &rsapi.QueryLatestEventsAndStateRequest{RoomID: proto.RoomID, StateToFetch: needed.Tuples()}
+	var state rsapi.QueryLatestEventsAndStateResponse
+	if err := r.api.QueryLatestEventsAndState(ctx, question, &state); err != nil {
+		return nil, err
+	}
+	if !state.RoomExists {
+		return nil, mimiport.Errorf(op, mimiport.KindForbidden, "this server does not know the room")
+	}
+	version, err := gomatrixserverlib.GetRoomVersion(state.RoomVersion)
+	if err != nil {
+		return nil, err
+	}
+	auth, err := newAuthEvents(gomatrixserverlib.ToPDUs(state.StateEvents))
+	if err != nil {
+		return nil, err
+	}
+	proto.Depth, proto.PrevEvents = state.Depth, state.LatestEvents[:min(len(state.LatestEvents), maxPrevEvents)]
+	builder := version.NewEventBuilderFromProtoEvent(proto)
+	if err := builder.AddAuthEvents(auth); err != nil {
+		return nil, err
+	}
+	event, err := builder.Build(r.now(), as.ServerName, as.KeyID, as.PrivateKey)
+	if err != nil {
+		return nil, err
+	}
+	allowed := gomatrixserverlib.Allowed(event, auth, func(room spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
 		return r.api.QueryUserIDForSender(ctx, room, sender)
 	})
+	if allowed != nil {
+		return nil, mimiport.Errorf(op, mimiport.KindForbidden, "%w", allowed)
+	}
+	return &types.HeaderedEvent{PDU: event}, nil
 }
 
 // RoomsOf implements delivery.Rooms. The room server also knows rooms that this server has left.

@@ -27,7 +27,7 @@ import (
 // IP address.
 func TestDeniedServer(t *testing.T) {
 	network := harness.NewTestNetwork(t)
-	section := strings.Replace(harness.Section, "{allow_private", "{allow_ip_literals: true, allow_private", 1)
+	section := strings.Replace(harness.Section, "allow_ip_literals: false", "allow_ip_literals: true", 1)
 	a := network.StartServer(t, section)
 	network.Host = "127.0.0.1"
 	b := network.StartServer(t, section)

@@ -238,7 +238,7 @@ func notarizedKey(t *testing.T, notary, of *harness.Server, keyID string) ed2551
 // nothing. An ACL ignores ports, so the name of the Synapse is an IP address.
 func TestSynapseDenied(t *testing.T) {
 	n := harness.NewTestNetwork(t)
-	a := n.StartServer(t, strings.Replace(harness.Section, "{allow_private", "{allow_ip_literals: true, allow_private", 1))
+	a := n.StartServer(t, strings.Replace(harness.Section, "allow_ip_literals: false", "allow_ip_literals: true", 1))
 	n.Host = "127.0.0.1"
 	carol := harness.RegisterUser(t, n.StartSynapse(t), "carol", false)
 	h := newHosted(t, carol, "11", harness.RegisterUser(t, a, "alice", false), harness.RegisterUser(t, a, "bob", false))

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/getsentry/sentry-go"
-	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
@@ -101,10 +100,7 @@ func verify(cfg *config.Dendrite) error {
 
 // build starts Dendrite's components in the order of Dendrite's own main, and returns their routers.
 func build(pc *process.ProcessContext, cfg *config.Dendrite) (httputil.Routers, error) {
-	var dnsCache *fclient.DNSCache
-	if c := cfg.Global.DNSCache; c.Enabled {
-		dnsCache = fclient.NewDNSCache(c.CacheSize, c.CacheLifetime)
-	}
+	dnsCache := hooks.NewDNSCache(cfg)
 	fedClient := base.CreateFederationClient(cfg, dnsCache)
 	cm := sqlutil.NewConnectionManager(pc, cfg.Global.DatabaseOptions)
 	routers := httputil.NewRouters()
@@ -145,7 +141,7 @@ func enableMIMI(
 		ConfigPath: flag.Lookup("config").Value.String(),
 		Config:     m.Config,
 		Process:    pc,
-		Routers:    routers,
+		Routers:    hooks.Routers{Client: routers.Client, Federation: routers.Federation, Admin: routers.DendriteAdmin},
 		NATS:       nats,
 		Rooms:      m.RoomserverAPI,
 		Users:      m.UserAPI,

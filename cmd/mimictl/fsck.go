@@ -26,7 +26,7 @@ not a problem: with gaps alone, the exit status is 3.`,
 				"requests signed by the homeserver's private_key in `KEYFILE`"},
 			&cli.StringFlag{Name: "ca", Usage: "with -peers: also trust the certificate authorities in `FILE`, PEM"},
 			&cli.BoolFlag{Name: "allow-private-networks", Usage: "with -peers: also ask servers at addresses that are not " +
-				"public, as federation.allow_private_networks allows"},
+				"public"},
 		},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			var ask fsck.Ask

@@ -35,7 +35,10 @@ func asker(keyFile, caFile string, privateNetworks bool) (fsck.Ask, error) {
 			PrivateKey: ed25519.NewKeyFromSeed(block.Bytes),
 		}, nil
 	}
-	allowed := dial.Allowed{PrivateNetworks: privateNetworks, IPLiterals: true, Roots: roots}
+	allowed := dial.Allowed{IPLiterals: true, Roots: roots}
+	if privateNetworks {
+		allowed.Networks = dial.Anywhere
+	}
 	transport := dial.NewTransport(allowed, false, time.Now)
 	web := fclient.NewClient(
 		fclient.WithTransport(transport), fclient.WithTimeout(30*time.Second), fclient.WithUserAgent("mimictl"))

@@ -6,30 +6,67 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 )
 
-// guardedDialer makes a dialer that connects only to public addresses, unless private networks are allowed. The dialer
-// checks the address of each connection, so no DNS answer can bypass the check (CVE-2024-52594).
-func guardedDialer(allowPrivate bool) *net.Dialer {
-	d := &net.Dialer{Timeout: 5 * time.Second}
-	if !allowPrivate {
-		d.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			return requirePublic(address)
-		}
-	}
-	return d
+// Networks are the addresses to which a Transport connects. The zero value permits all public addresses.
+type Networks struct {
+	Deny    []netip.Prefix // never, whatever the others say
+	Allow   []netip.Prefix // no others; nil is all
+	Private []netip.Prefix // of the addresses that are not public, these alone
 }
 
-var errPrivate = errors.New("not a public address")
+// Anywhere permits all addresses.
+var Anywhere = Networks{Private: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
 
-func requirePublic(address string) error {
+// ParseNetworks reads networks in CIDR notation, such as 192.168.1.0/24.
+func ParseNetworks(texts []string) ([]netip.Prefix, error) {
+	networks := make([]netip.Prefix, len(texts))
+	for i, text := range texts {
+		n, err := netip.ParsePrefix(text)
+		if err == nil && n.Addr().Is4In6() {
+			err = fmt.Errorf("the network %s embeds an IPv4 address: write it as IPv4", text)
+		}
+		if err != nil {
+			return nil, err
+		}
+		networks[i] = n
+	}
+	return networks, nil
+}
+
+// guardedDialer makes a dialer that connects only to permitted addresses. The dialer checks the address of each
+// connection, so no DNS answer can bypass the check (CVE-2024-52594).
+func guardedDialer(permitted Networks) *net.Dialer {
+	return &net.Dialer{
+		Timeout: 5 * time.Second,
+		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+			return permitted.require(address)
+		},
+	}
+}
+
+var (
+	errDenied  = errors.New("the operator permits no connections to this network")
+	errPrivate = errors.New("not a public address, and the operator has not allowed its network")
+)
+
+// require fails unless an address with port is permitted.
+func (n *Networks) require(address string) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return err
 	}
-	if !isPublic(ap.Addr().Unmap()) {
+	addr := ap.Addr().Unmap().WithZone("") // no network contains an address with a zone
+	in := func(networks []netip.Prefix) bool {
+		return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) })
+	}
+	switch {
+	case in(n.Deny) || n.Allow != nil && !in(n.Allow):
+		return fmt.Errorf("%s: %w", address, errDenied)
+	case !isPublic(addr) && !in(n.Private):
 		return fmt.Errorf("%s: %w", address, errPrivate)
 	}
 	return nil

@@ -36,7 +36,7 @@ var tricks = map[string]trick{
 	"unspecified address":           {wellKnown: "0.0.0.0:PORT", works: true},
 	"SRV to a name":                 {srv: "localhost.", works: true},
 	"SRV to an address":             {srv: "127.0.0.1", works: true},
-	"SRV to nothing":                {srv: ".", works: true},
+	"SRV to nothing":                {srv: "."},
 	"redirect to a name":            {redirect: "https://localhost:PORT/", works: true},
 	"redirect to an address":        {redirect: "https://127.0.0.1:PORT/", works: true},
 	"redirect without TLS":          {redirect: "http://localhost:PORT/"},
@@ -59,7 +59,7 @@ func TestHostileAnswersReachNothingInternal(t *testing.T) {
 			if tr.reaches(t, Allowed{}) || tr.reaches(t, Allowed{IPLiterals: true}) {
 				t.Error("an internal server was reached")
 			}
-			if works := tr.reaches(t, Allowed{IPLiterals: true, PrivateNetworks: true}); works != tr.works {
+			if works := tr.reaches(t, Allowed{IPLiterals: true, Networks: Anywhere}); works != tr.works {
 				t.Errorf("with private networks permitted: reached %v", works)
 			}
 		})

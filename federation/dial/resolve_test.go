@@ -34,6 +34,54 @@ func TestIsPublic(t *testing.T) {
 	}
 }
 
+// TestNetworks: a denied network is refused first, then one that is not allowed. An address that is not public needs a
+// network that names it.
+func TestNetworks(t *testing.T) {
+	parse := func(texts ...string) []netip.Prefix {
+		networks, err := ParseNetworks(texts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return networks
+	}
+	lan := parse("192.168.1.5/32", "fe80::/64")
+	public := "1.1.1.1:8448"
+	for _, test := range []struct {
+		name      string
+		networks  Networks
+		permitted []string
+		refused   map[string]error
+	}{
+		{"by default", Networks{}, []string{public, "[2606:4700:4700::1111]:1"},
+			map[string]error{"192.168.1.5:1": errPrivate, "127.0.0.1:1": errPrivate, "[::ffff:127.0.0.1]:1": errPrivate}},
+		{"one peer on the LAN", Networks{Private: lan},
+			[]string{public, "192.168.1.5:1", "[::ffff:192.168.1.5]:1", "[fe80::7%eth0]:1"},
+			map[string]error{"192.168.1.6:1": errPrivate, "127.0.0.1:1": errPrivate}},
+		{"the LAN alone", Networks{Allow: lan, Private: lan}, []string{"192.168.1.5:1"},
+			map[string]error{public: errDenied, "127.0.0.1:1": errDenied}},
+		{"all but one", Networks{Deny: parse("1.1.1.0/24", "fe80::/10"), Private: lan}, []string{"192.168.1.5:1"},
+			map[string]error{public: errDenied, "[::ffff:1.1.1.1]:1": errDenied, "[fe80::7%eth0]:1": errDenied}},
+		{"nothing", Networks{Allow: parse()}, nil, map[string]error{public: errDenied}},
+		{"anywhere", Anywhere, []string{public, "127.0.0.1:1", "[::1]:1", "0.0.0.0:1"}, nil},
+	} {
+		for _, address := range test.permitted {
+			if err := test.networks.require(address); err != nil {
+				t.Errorf("%s: %v", test.name, err)
+			}
+		}
+		for address, want := range test.refused {
+			if err := test.networks.require(address); !errors.Is(err, want) {
+				t.Errorf("%s: %s: got %v, want %v", test.name, address, err, want)
+			}
+		}
+	}
+	for _, text := range []string{"", "1.1.1.1", "1.1.1.1/33", "::ffff:10.0.0.0/104", "fe80::%eth0/64", "localhost"} {
+		if _, err := ParseNetworks([]string{text}); err == nil {
+			t.Errorf("%q is a network", text)
+		}
+	}
+}
+
 // web answers well-known requests. For an unknown server it answers 404.
 type web struct {
 	answers map[string]string

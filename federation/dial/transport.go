@@ -18,11 +18,11 @@ import (
 // maxTransports is the largest number of connection pools. One pool holds at most two idle connections.
 const maxTransports = 256
 
-// Allowed lists the destinations that are allowed in addition to server names with public addresses.
+// Allowed lists the destinations that are allowed. The zero value is all server names with public addresses.
 type Allowed struct {
-	PrivateNetworks bool           // loopback, private, link-local and other addresses that are not public
-	IPLiterals      bool           // server names that are IP addresses
-	Roots           *x509.CertPool // the authorities that may vouch for a server; nil for the system's
+	Networks   Networks
+	IPLiterals bool           // server names that are IP addresses
+	Roots      *x509.CertPool // the authorities that may vouch for a server; nil for the system's
 }
 
 // Transport is an http.RoundTripper for matrix:// URLs.
@@ -38,7 +38,7 @@ type Transport struct {
 // certificate, except in well-known requests: their answers name the server to trust.
 func NewTransport(allowed Allowed, skipVerify bool, now func() time.Time) *Transport {
 	template := &http.Transport{
-		DialContext:            guardedDialer(allowed.PrivateNetworks).DialContext,
+		DialContext:            guardedDialer(allowed.Networks).DialContext,
 		TLSClientConfig:        &tls.Config{RootCAs: allowed.Roots, InsecureSkipVerify: skipVerify},
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxIdleConnsPerHost:    2,

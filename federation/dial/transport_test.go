@@ -73,7 +73,7 @@ func (c *closer) Close() error {
 
 func TestTransportSends(t *testing.T) {
 	_, name := echo(t)
-	open := NewTransport(Allowed{PrivateNetworks: true}, true, time.Now)
+	open := NewTransport(Allowed{Networks: Anywhere}, true, time.Now)
 	resp, err := open.RoundTrip(newRequest(t, name, "hello"))
 	if err != nil {
 		t.Fatal(err)
@@ -86,11 +86,11 @@ func TestTransportSends(t *testing.T) {
 
 func TestTransportValidatesCertificates(t *testing.T) {
 	_, name := echo(t)
-	strict := NewTransport(Allowed{PrivateNetworks: true}, false, time.Now)
+	strict := NewTransport(Allowed{Networks: Anywhere}, false, time.Now)
 	if _, err := strict.RoundTrip(newRequest(t, name, "")); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("got %v", err)
 	}
-	lenient := NewTransport(Allowed{PrivateNetworks: true}, true, time.Now)
+	lenient := NewTransport(Allowed{Networks: Anywhere}, true, time.Now)
 	_, err := lenient.resolver.wellKnown(t.Context(), name)
 	if err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("well-known: %v", err)
@@ -100,7 +100,7 @@ func TestTransportValidatesCertificates(t *testing.T) {
 // When the first of two addresses is dead, the second gets the whole body.
 func TestTransportTriesAllAddresses(t *testing.T) {
 	s, _ := echo(t)
-	open := NewTransport(Allowed{PrivateNetworks: true}, true, time.Now)
+	open := NewTransport(Allowed{Networks: Anywhere}, true, time.Now)
 	open.resolver.web = &http.Client{Transport: &web{}}
 	open.resolver.lookUpSRV = func(context.Context, string, string, string) (string, []*net.SRV, error) {
 		return "", []*net.SRV{

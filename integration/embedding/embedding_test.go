@@ -10,7 +10,10 @@ import (
 	"testing"
 )
 
-const goMLS = "github.com/cisco/go-mls"
+const (
+	goMLS = "github.com/cisco/go-mls"
+	host  = "github.com/matrix-org/dendrite"
+)
 
 func TestDocumentedMain(t *testing.T) {
 	root, err := filepath.Abs("../..")
@@ -19,7 +22,7 @@ func TestDocumentedMain(t *testing.T) {
 	}
 	doc := codeBlocks(t, filepath.Join(root, "docs", "embedding.md"))
 	module, imports, call := strings.ReplaceAll(doc[0], "../mimi", root), doc[1], doc[2]
-	dendrite := goCommand(t, root, "list", "-m", "-f", "{{.Dir}}", "github.com/matrix-org/dendrite")
+	dendrite := goCommand(t, root, "list", "-m", "-f", "{{.Dir}}", host)
 	source, err := os.ReadFile(filepath.Join(dendrite, "cmd", "dendrite", "main.go"))
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +51,7 @@ func codeBlocks(t *testing.T, path string) (blocks []string) {
 	for i, part := range strings.Split(string(text), "```") {
 		if i%2 == 1 {
 			_, code, _ := strings.Cut(part, "\n") // the first line is the language
-			blocks = append(blocks, code)
+			blocks = append(blocks, strings.ReplaceAll(code, "matrix-org/dendrite", strings.TrimPrefix(host, "github.com/")))
 		}
 	}
 	if len(blocks) < 3 {

@@ -35,10 +35,11 @@ type Network struct {
 	// Host is the host in the names of the servers started next: localhost, or another name of this machine. Servers on
 	// one host differ in their ports, but a server ACL ignores ports.
 	Host string
+	// Binary is the dendrite-mimi that the servers started next run.
+	Binary string
 
-	dir    string
-	binary string
-	roots  *x509.CertPool
+	dir   string
+	roots *x509.CertPool
 
 	mu      sync.Mutex
 	servers []*Server
@@ -51,7 +52,7 @@ func NewNetwork(dir string) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{dir: dir, binary: binary, Host: "localhost"}
+	n := &Network{dir: dir, Binary: binary, Host: "localhost"}
 	return n, n.makeCertificate()
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"debug/buildinfo"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
@@ -24,12 +25,13 @@ import (
 const Patience = 30 * time.Second
 
 // Section is the default section mimi_portability of a server: the module is enabled, may connect to loopback, and has
-// no limit on requests. Its database is a SQLite file, or the homeserver's database if that is on PostgreSQL.
+// no limit on requests. The fork of Dendrite has its own list of networks. The module's database is a SQLite file, or
+// the homeserver's database if that is on PostgreSQL.
 const Section = `
 mimi_portability:
   enabled: true
   database: {connection_string: "{{.Database "mimi_portability"}}"}
-  federation: {allow_private_networks: true}
+  federation: {allow_ip_literals: false{{if not .IsFork}}, allow_networks: [127.0.0.0/8, "::1/128"]{{end}}}
   requests_per_second: {user: 0, server: 0}
 `
 
@@ -46,6 +48,7 @@ type Server struct {
 	Postgres    string   // the connection string of its only database; empty for SQLite files
 
 	network *Network
+	binary  string // of a Dendrite
 	program program
 	process *process
 	pid     atomic.Int64 // of the latest process
@@ -55,6 +58,21 @@ type Server struct {
 type program struct {
 	config  string // a template, executed with the Server
 	command func(*Server) *exec.Cmd
+}
+
+// IsFork reports whether the server runs on the maintained fork of Dendrite.
+func (s *Server) IsFork() (bool, error) {
+	info, err := buildinfo.ReadFile(s.binary)
+	if err != nil {
+		return false, err
+	}
+	return strings.HasPrefix(info.Main.Path, "github.com/element-hq/"), nil
+}
+
+// Upgrade replaces the program of a stopped server by another build of it. The server keeps its files and databases.
+func (s *Server) Upgrade(binary string) error {
+	s.binary = binary
+	return s.writeConfig()
 }
 
 // Database returns the connection string of a component's own database. It is empty if all components share one.
@@ -108,6 +126,7 @@ func (n *Network) prepare(ctx context.Context, p program) (*Server, error) {
 		URL:         fmt.Sprintf("http://localhost:%d", plain),
 		NATSServers: n.NATS,
 		network:     n,
+		binary:      n.Binary,
 		program:     p,
 	}
 	if n.Postgres != nil {
@@ -199,7 +218,7 @@ func (s *Server) trusted() []string {
 }
 
 func (s *Server) dendrite() *exec.Cmd {
-	return exec.Command(s.network.binary,
+	return exec.Command(s.binary,
 		"-config", s.configFile(),
 		"-http-bind-address", strings.TrimPrefix(s.URL, "http://"),
 		"-https-bind-address", cmp.Or(s.Listen, s.Name),
@@ -328,7 +347,8 @@ func (s *Server) Log() string {
 const SharedSecret = "harness"
 
 // dendriteConfig is a complete dendrite.yaml without rate limits. Guests may register, as registration is enabled.
-// Other users need the shared secret: without it, Dendrite asks for a captcha, which nobody can solve here.
+// Other users need the shared secret: without it, Dendrite asks for a captcha, which nobody can solve here. Dendrite
+// v0.13.8 ignores the lists of networks.
 const dendriteConfig = `version: 2
 global:
   server_name: "{{.Name}}"
@@ -348,6 +368,8 @@ global:
 federation_api:
   database: {connection_string: "{{.Database "federationapi"}}"}
   prefer_direct_fetch: true
+  deny_networks: []
+  allow_networks: [0.0.0.0/0, "::/0"]
 key_server: {database: {connection_string: "{{.Database "keyserver"}}"}}
 media_api: {database: {connection_string: "{{.Database "mediaapi"}}"}, base_path: {{.Dir}}/media}
 mscs: {database: {connection_string: "{{.Database "mscs"}}"}}

@@ -14,7 +14,7 @@ import (
 )
 
 // notOurs lists the folders whose files are not part of the project.
-var notOurs = []string{".git", "node_modules", "dist", "_artifacts"}
+var notOurs = []string{".git", "node_modules", "dist", "build", "_artifacts"}
 
 // files yields the files of the tree whose names end in one of the suffixes: the path from the root, with slashes, and
 // the text.

@@ -41,11 +41,13 @@ type listed struct {
 	ImportPath string
 	Imports    []string
 	Deps       []string
+
+	TestImports, XTestImports []string
 }
 
 func packages(t *testing.T) []listed {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,Deps", "./...")
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,Deps,TestImports,XTestImports", "./...")
 	cmd.Dir = root
 	out, err := cmd.Output()
 	if err != nil {
@@ -184,5 +186,44 @@ func TestOnlyThePlugKnowsDendrite(t *testing.T) {
 				t.Errorf("%s depends on %s", path, dep)
 			}
 		}
+	}
+}
+
+// TestInternalPackages: the table in DESIGN.md has exactly the internal packages of Dendrite that this module imports,
+// with the places that import them.
+func TestInternalPackages(t *testing.T) {
+	used := make(map[string][]string) // by package: the places
+	for _, p := range packages(t) {
+		path, _ := ours(p.ImportPath)
+		for by, imports := range map[string][]string{
+			"`" + path + "`": p.Imports, "tests of `" + path + "`": slices.Concat(p.TestImports, p.XTestImports),
+		} {
+			for _, imported := range imports {
+				if name, ok := strings.CutPrefix(imported, host+"/"); ok && within(name, "internal") {
+					used["`"+name+"`"] = append(used["`"+name+"`"], by)
+				}
+			}
+		}
+	}
+	document, err := os.ReadFile(design)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(document), "<!-- internal packages -->\n")
+	if !ok {
+		t.Fatal("DESIGN.md has no table of internal packages")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	for _, row := range strings.Split(table, "\n")[2:] {
+		cells := strings.Split(row, " | ")
+		name := strings.TrimPrefix(cells[0], "| ")
+		slices.Sort(used[name])
+		if by := strings.Join(slices.Compact(used[name]), ", "); by != cells[1] {
+			t.Errorf("DESIGN.md says that %s is used by %s, and go list says by %s", name, cells[1], by)
+		}
+		delete(used, name)
+	}
+	for name, by := range used {
+		t.Errorf("DESIGN.md lacks %s, which is used by %v", name, by)
 	}
 }

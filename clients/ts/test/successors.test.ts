@@ -1,12 +1,13 @@
 // Members whose Delivery Service is lost, and a successor on which the room has agreed. The members follow it without a
 // call.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import type { StateEvent } from "../src/matrix.js";
 import { emptyState } from "../src/records.js";
+import { RoomState } from "../src/room.js";
 import { loadStore, saveStore } from "./files.js";
 import { successorsIn, successorsNow, successorsOf } from "../src/successors.js";
 import { refuse } from "./fake.js";
@@ -224,6 +225,13 @@ test("what a room's state says of successors", () => {
   assert.deepEqual(now(create("12"), levels({}), named), ["b.example"]);
   assert.deepEqual(now(create("11"), levels({}), named), []);
   assert.deepEqual(now(create("12"), levels({}), event(SUCCESSORS, list(["b.example"]), "@c:c")), ["b.example"]);
+
+  const file = new URL("../../../../hooks/testdata/room12.json", import.meta.url);
+  const room12 = new RoomState(JSON.parse(readFileSync(file, "utf8")));
+  const powers = ["@alice", "@bob", "@carol", "@dave"].map((name) => room12.power(`${name}:localhost`));
+  assert.deepEqual(powers, [Infinity, Infinity, 50, 0]); // creator, additional creator, member, nobody
+  const odd = event("m.room.create", { room_version: "12", additional_creators: 7 });
+  assert.deepEqual(now(odd, levels({}), named), ["b.example"]);
 
   const acl = (content: unknown) => now(levels({ "@a:a": 100 }), named, event("m.room.server_acl", content));
   for (const [content, is] of [
