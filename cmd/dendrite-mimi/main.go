@@ -8,6 +8,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/getsentry/sentry-go"
@@ -44,6 +45,11 @@ var (
 )
 
 func main() {
+	flag.Parse()
+	if info, ok := debug.ReadBuildInfo(); ok && flag.Lookup("version").Value.String() == "true" {
+		fmt.Print(versions(info))
+		return
+	}
 	cfg := setup.ParseFlags(true)
 	if err := run(cfg); err != nil {
 		logrus.Fatal(err)
