@@ -22,6 +22,9 @@ func TestDocumentedMain(t *testing.T) {
 	}
 	doc := codeBlocks(t, filepath.Join(root, "docs", "embedding.md"))
 	module, imports, call := strings.ReplaceAll(doc[0], "../mimi", root), doc[1], doc[2]
+	if strings.Contains(host, "/element-hq/") {
+		module, imports = strings.ReplaceAll(doc[4], "../mimi/build/element-hq", root), doc[5]
+	}
 	dendrite := goCommand(t, root, "list", "-m", "-f", "{{.Dir}}", host)
 	source, err := os.ReadFile(filepath.Join(dendrite, "cmd", "dendrite", "main.go"))
 	if err != nil {
@@ -51,10 +54,10 @@ func codeBlocks(t *testing.T, path string) (blocks []string) {
 	for i, part := range strings.Split(string(text), "```") {
 		if i%2 == 1 {
 			_, code, _ := strings.Cut(part, "\n") // the first line is the language
-			blocks = append(blocks, strings.ReplaceAll(code, "matrix-org/dendrite", strings.TrimPrefix(host, "github.com/")))
+			blocks = append(blocks, code)
 		}
 	}
-	if len(blocks) < 3 {
+	if len(blocks) < 6 {
 		t.Fatalf("there are %d blocks of code in %s", len(blocks), path)
 	}
 	return blocks
