@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"database/sql"
 	"strings"
 	"testing"
 
@@ -22,14 +23,21 @@ func testPooled(t *testing.T, server *pgtest.Server) {
 			t.Errorf("pooling by transaction: %v", err)
 		}
 	}
-	var locks int
-	db := connect(t, database)
-	err := db.QueryRow(`SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
-		WHERE locktype = 'advisory' AND datname = current_database()`).Scan(&locks)
-	if err != nil || locks > 0 {
-		t.Errorf("%d locks are left, %v", locks, err)
+	if locks := advisoryLocks(t, connect(t, database)); locks > 0 {
+		t.Errorf("%d locks are left", locks)
 	}
 	through = pgtest.Bouncer(t, server, "session", database)
 	testClaimsAt(t, through)
 	testOverlapAt(t, through)
+}
+
+// advisoryLocks counts the advisory locks in a database.
+func advisoryLocks(tb testing.TB, db *sql.DB) (locks int) {
+	tb.Helper()
+	err := db.QueryRow(`SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
+		WHERE locktype = 'advisory' AND datname = current_database()`).Scan(&locks)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return locks
 }

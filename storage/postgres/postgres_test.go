@@ -206,8 +206,6 @@ func empty(db *sql.DB) error {
 	return err
 }
 
-func BenchmarkStore(b *testing.B) { storagetest.Benchmark(b, on(pgtest.Start(b))) }
-
 func TestConnectionString(t *testing.T) {
 	for _, connection := range []string{"postgres://%zz", "nonsense",
 		"postgres://nobody@/nowhere?host=" + t.TempDir() + "&sslmode=disable"} {

@@ -14,13 +14,13 @@ import (
 var hurried = postgres.Pool{MaxOpen: 10, MaxIdle: 10, Patience: time.Second}
 
 // open opens a store and closes it when the test ends.
-func open(t *testing.T, connection string, pool postgres.Pool) storage.Store {
-	t.Helper()
-	store, err := postgres.Open(t.Context(), connection, pool)
+func open(tb testing.TB, connection string, pool postgres.Pool) storage.Store {
+	tb.Helper()
+	store, err := postgres.Open(tb.Context(), connection, pool)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { store.Close() }) // an error is fine: the server may have vanished
+	tb.Cleanup(func() { store.Close() }) // an error is fine: the server may have vanished
 	return store
 }
 

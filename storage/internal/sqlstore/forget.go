@@ -13,11 +13,14 @@ const forgottenAtOnce = 100
 
 // Forget implements storage.Store.
 func (s *Store) Forget(ctx context.Context, before storage.Horizon) error {
-	return s.forgetBy(ctx, before, forgottenAtOnce)
+	return s.forgetBy(ctx, before, forgottenAtOnce, time.After)
 }
 
+// wait returns a channel that receives after a time.
+type wait func(time.Duration) <-chan time.Time
+
 // forgetBy is Forget with at most atOnce rows in a transaction.
-func (s *Store) forgetBy(ctx context.Context, before storage.Horizon, atOnce int) error {
+func (s *Store) forgetBy(ctx context.Context, before storage.Horizon, atOnce int, after wait) error {
 	for _, statement := range []struct {
 		query string
 		args  []any
@@ -36,16 +39,16 @@ func (s *Store) forgetBy(ctx context.Context, before storage.Horizon, atOnce int
 			SELECT user_id, device_id, nonce FROM mimiport_nonces WHERE used_at < $1 LIMIT $2)`,
 			[]any{storage.Millis(before.Nonces), atOnce}},
 	} {
-		if err := s.forget(ctx, statement.query, statement.args); err != nil {
+		if err := s.forget(ctx, after, statement.query, statement.args); err != nil {
 			return err
 		}
 	}
-	return s.releaseAll(ctx)
+	return s.releaseAll(ctx, after)
 }
 
 // forget repeats a deletion until it finds no more rows. Each transaction also releases some free space.
-func (s *Store) forget(ctx context.Context, query string, args []any) error {
-	return s.slowly(ctx, func(tx *tx) (more bool, err error) {
+func (s *Store) forget(ctx context.Context, after wait, query string, args []any) error {
+	return s.slowly(ctx, after, func(tx *tx) (more bool, err error) {
 		result, err := tx.exec(ctx, query, args...)
 		if err != nil {
 			return false, err
@@ -60,13 +63,13 @@ func (s *Store) forget(ctx context.Context, query string, args []any) error {
 }
 
 // releaseAll releases the remaining free space.
-func (s *Store) releaseAll(ctx context.Context) error {
-	return s.slowly(ctx, func(tx *tx) (more bool, err error) { return tx.release(ctx) })
+func (s *Store) releaseAll(ctx context.Context, after wait) error {
+	return s.slowly(ctx, after, func(tx *tx) (more bool, err error) { return tx.release(ctx) })
 }
 
 // slowly runs f in one transaction after the other while there is more to do. After each it rests for as long as the
 // transaction took, so that other writers find the database free for half of the time.
-func (s *Store) slowly(ctx context.Context, f func(*tx) (more bool, err error)) error {
+func (s *Store) slowly(ctx context.Context, after wait, f func(*tx) (more bool, err error)) error {
 	for {
 		begin, more := time.Now(), false
 		err := s.transact(ctx, "forget", func(tx *tx) (err error) {
@@ -79,7 +82,7 @@ func (s *Store) slowly(ctx context.Context, f func(*tx) (more bool, err error)) 
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(time.Since(begin)):
+		case <-after(time.Since(begin)):
 		}
 	}
 }
