@@ -108,7 +108,7 @@ func start(t *testing.T, name string, net *fabric, changes ...func(*config.Dendr
 	return h
 }
 
-func testConfig(t *testing.T, name string) *config.Dendrite {
+func testConfig(t testing.TB, name string) *config.Dendrite {
 	dir := t.TempDir()
 	var cfg config.Dendrite
 	cfg.Defaults(config.DefaultOpts{Generate: true, SingleDatabase: false})
