@@ -17,6 +17,8 @@ SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 # The lines of a test's log that say which tests failed, where and why.
 FAILURES := grep -E '^ *(--- FAIL|[a-z0-9_]+_test\.go:[0-9]+:|panic:|FAIL)'
+# Which benchmarks run.
+BENCH ?= .
 # How many random histories in memory a soak checks.
 HISTORIES ?= 10000
 # The groups of the demo: mls10 for RFC 9420, draft09 for github.com/cisco/go-mls.
@@ -134,16 +136,17 @@ fuzz: ## every fuzz target for FUZZTIME
 	  done; \
 	done
 
-soak: $(DRIVER) synapse ## an hour: servers killed at every write and send, every fault, a Synapse, histories, explore
-	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -artifacts ./integration/kill
+soak: $(DRIVER) synapse ## hours: servers killed at every write and send, every fault, a day, a Synapse, histories, explore
+	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -artifacts -skip '^TestDay$$' ./integration/kill
+	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -v -run '^TestDay$$' ./integration/kill
 	MIMI_REQUIRE_ALL=1 $(GO) test -count=1 -timeout 30m -run 'Synapse|Life|ByReference' ./integration
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m -v -run '^TestMoves$$' ./integration
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m ./integration/hosts ./integration/release
 	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m -artifacts ./integration/history
 	$(MAKE) explore
 
-bench: ## what things cost: the module's own, and a Commit beside a message event of Dendrite's
-	$(GO) test -run '^$$' -bench . -timeout 60m ./...
+bench: ## what things cost; ends with the table of docs/scaling.md, and fails if that misses a goal
+	@$(GO) test -run '^$$' -bench '$(BENCH)' -timeout 60m ./... | $(GO) run ./integration/bench
 
 explore: ## every course of a hand-over, and of who has a group, within bounds: minutes, and 2 GiB at most
 	cd mimiport/migration/explore && $(GO) test -count=1 -timeout 1h -v -run '^TestExplore$$' . ./hosts -full

@@ -1,0 +1,56 @@
+package main
+
+// A row compares two figures of one run.
+type row struct {
+	name, compares string
+	before, after  figure
+	goal           goal // for the ratio of after to before
+}
+
+// A figure is a metric of a benchmark.
+type figure struct {
+	benchmark string // with its package: "hooks BenchmarkNATSLost/reader=feed"
+	unit      string
+}
+
+// A goal bounds a ratio on one side.
+type goal struct{ atLeast, atMost float64 } // 0 is no bound
+
+// rows is the table. Each row needs both of its benchmarks in one run.
+var rows = []row{
+	{
+		"the database vanishes", "the first answer without deadlines (the wait ends after 20 s), and with them",
+		figure{"storage/postgres BenchmarkVanish/deadlines=false", "s"},
+		figure{"storage/postgres BenchmarkVanish/deadlines=true", "s"},
+		goal{atMost: 0.5},
+	},
+	{
+		"a pooler by transaction", "locks that 100 claims leave behind, and where the pooler is refused",
+		figure{"storage/postgres BenchmarkPooler/refused=false", "locks"},
+		figure{"storage/postgres BenchmarkPooler/refused=true", "locks"},
+		goal{atMost: 0.01},
+	},
+	{
+		"a NATS server is lost", "events of 100 that Dendrite's helper misses, and the module's reader",
+		figure{"hooks BenchmarkNATSLost/reader=helper", "missed"},
+		figure{"hooks BenchmarkNATSLost/reader=feed", "missed"},
+		goal{atMost: 0.01},
+	},
+	{
+		"SQLite forgets", "how much longer a write takes meanwhile: 1,000 rows at once, and 100 and a rest",
+		figure{"storage/internal/sqlstore BenchmarkForget/AtOnce=1000", "times"},
+		figure{"storage/internal/sqlstore BenchmarkForget/AtOnce=100", "times"},
+		goal{atMost: 0.5},
+	},
+	{
+		"a synchronous standby", "a transaction of one row without it, and with it",
+		figure{"storage/postgres BenchmarkStandby/standby=false", "p50-ms"},
+		figure{"storage/postgres BenchmarkStandby/standby=true", "p50-ms"},
+		goal{atMost: 5},
+	},
+	{
+		"three NATS servers", "an event acknowledged by one, and by three",
+		figure{"hooks BenchmarkPublish/servers=1", "ms"}, figure{"hooks BenchmarkPublish/servers=3", "ms"},
+		goal{atMost: 50},
+	},
+}
