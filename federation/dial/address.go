@@ -2,7 +2,6 @@ package dial
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -47,11 +46,6 @@ func guardedDialer(permitted Networks) *net.Dialer {
 		},
 	}
 }
-
-var (
-	errDenied  = errors.New("the operator permits no connections to this network")
-	errPrivate = errors.New("not a public address, and the operator has not allowed its network")
-)
 
 // require fails unless an address with port is permitted.
 func (n *Networks) require(address string) error {

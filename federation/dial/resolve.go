@@ -62,7 +62,7 @@ func (r *resolver) requirePermitted(server string) error {
 		return err
 	}
 	if mimiport.IsIPLiteral(server) && !r.allowIPLiterals {
-		return mimiport.Errorf("resolve", mimiport.KindForbidden, "the server name %s is an IP address", server)
+		return mimiport.Errorf("resolve", mimiport.KindForbidden, "%s: %w", server, errLiteral)
 	}
 	return nil
 }

@@ -161,3 +161,18 @@ func TestPoolsAreBounded(t *testing.T) {
 		t.Error("connections are not reused")
 	}
 }
+
+// TestRemedy: the error for a destination that the configuration rules out names the key that permits it, also through
+// the HTTP client.
+func TestRemedy(t *testing.T) {
+	for server, key := range map[string]string{
+		"localhost:1": "allow_networks", "127.0.0.1:1": "federation.allow_ip_literals",
+	} {
+		client := http.Client{Transport: NewTransport(Allowed{}, false, time.Now)}
+		_, err := client.Get("matrix://" + server + "/")
+		var blocked *Blocked
+		if !errors.As(err, &blocked) || !strings.Contains(blocked.Remedy(), key) {
+			t.Errorf("%s: %v, want %s", server, err, key)
+		}
+	}
+}

@@ -70,6 +70,7 @@ type Worker struct {
 	log     *slog.Logger
 	wake    chan struct{}
 	batch   int
+	peers   peers
 }
 
 // New makes a Worker. Rows whose destination is one of the server names own are this server's own work. The
@@ -276,6 +277,7 @@ func (w *Worker) handle(
 	failed := row // the row that fails, if one does
 	err = handle(ctx, &failed)
 	if err == nil {
+		w.peers.worked(row.Destination)
 		return result{row: row, handled: true, news: newsOf(nil)}
 	}
 	if ctx.Err() != nil { // the end of Run interrupted the handler, so the row stays as it was
@@ -348,6 +350,9 @@ func (w *Worker) send(ctx context.Context, p *parcel) result {
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err() // the end of Run interrupted the handler
 	}
+	if err == nil {
+		w.peers.worked(p.server)
+	}
 	return result{row: p.rows[0], news: newsOf(err), parcel: p, done: done, err: err}
 }
 
@@ -361,9 +366,18 @@ func (w *Worker) putOff(ctx context.Context, row *storage.Row, failure error) {
 		}
 	}
 	log.InfoContext(ctx, "outbox: put off", "attempts", row.Attempts+1, "delay", delay, "error", failure)
+	w.noteFailure(row.Destination, failure)
 	if err := w.store.Retry(ctx, row.Key(), row.Attempts+1, w.now().Add(delay)); err != nil {
 		log.ErrorContext(ctx, "outbox: cannot put off", "error", err)
 		pause(ctx, storePause) // the row is still due
+	}
+}
+
+// noteFailure records that work for a server has failed, and warns if it has failed for a while.
+func (w *Worker) noteFailure(server string, failure error) {
+	if peer, warn := w.peers.failed(server, failure, w.now()); warn {
+		w.log.Warn("outbox: work for a server has failed for a while", "server", peer.Server,
+			"attempts", peer.Attempts, "since", peer.Since.UTC(), "error", peer.Err, "remedy", Remedy(peer.Err))
 	}
 }
 

@@ -278,6 +278,7 @@ func (s *spreads) finish(sent *parcel, done int, err error) {
 		p.attempts, p.due = 1, s.worker.now().Add(Backoff(0, err, s.worker.jitter()))
 		s.worker.log.Info("outbox: put off", "kind", storage.RowFanOut, "server", sent.server, "queue", sp.queue,
 			"order", sent.rows[done].Seq, "attempts", 1, "error", err)
+		s.worker.noteFailure(sent.server, err)
 	}
 	s.enqueue(sp, sent.server)
 }
