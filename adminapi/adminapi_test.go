@@ -3,6 +3,8 @@ package adminapi_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -29,6 +31,39 @@ var id = mimiport.MigrationID{1}
 type service struct {
 	policy policy.Policy
 	filter storage.MigrationFilter
+	groups storage.GroupFilter
+	log    []storage.AuditEntry
+	health error
+}
+
+func (s *service) Health(context.Context) error { return s.health }
+
+func (s *service) Status(context.Context) (*api.Status, error) {
+	return &api.Status{
+		Server: "hs.example", About: api.About{Module: "v1", Host: "Dendrite", Database: "SQLite", Schema: 13},
+		Policy: map[string]api.PolicyValue{"source": {Value: "nobody", Origin: api.OriginSection}},
+		Groups: map[string]int{"active": 1}, Migrations: map[string]map[string]int{"source": {"moved": 2}, "target": {}},
+		Evidence: map[string]int{}, Outbox: []api.Backlog{{Destination: "b.example", Rows: 1, Oldest: 5, Age: 6}},
+		Peers: []api.FailingPeer{{Server: "b.example", Since: 1, Attempts: 5, LastAt: 2, Error: "gone", Remedy: "wait"}},
+	}, nil
+}
+
+func (s *service) Record(_ context.Context, e storage.AuditEntry, act func() (any, error)) error {
+	after, err := act()
+	e.After, _ = json.Marshal(after)
+	s.log = append(s.log, e)
+	return err
+}
+
+func (s *service) AuditLog(_ context.Context, before storage.AuditID, limit int) ([]api.AuditEntry, error) {
+	id := storage.NewAuditID(time.UnixMilli(5), [8]byte{})
+	if before == id {
+		return nil, nil
+	}
+	return []api.AuditEntry{{
+		ID: id.String(), At: 5, Actor: "@a:hs.example", Action: "reclaim", GroupID: []byte{1},
+		Before: json.RawMessage(`{"state":"moved"}`), After: json.RawMessage(`{"state":"active"}`),
+	}}, nil
 }
 
 func (s *service) Policy(context.Context) (policy.Policy, error) { return s.policy, nil }
@@ -40,17 +75,28 @@ func (s *service) SetPolicy(_ context.Context, patch json.RawMessage) (p policy.
 	return p, err
 }
 
-func (s *service) AdminGroups(_ context.Context, after []byte, limit int) (groups []storage.Group, err error) {
+func (s *service) AdminGroups(
+	_ context.Context, f storage.GroupFilter, after []byte, limit int,
+) (groups []api.AdminGroup, total int, err error) {
+	s.groups = f
 	for b := byte(1); b <= 5 && len(groups) < limit; b++ {
 		if string([]byte{b}) > string(after) {
-			groups = append(groups, storage.Group{
-				ID: []byte{b}, State: migration.GroupMoved, Server: "hs.example", RoomID: "!r", Creator: "@a:hs.example",
-				Protocol:    "mls10",
-				CipherSuite: 1, Epoch: 7, NextSeq: 9, Migration: id, CreatedAt: time.UnixMilli(5),
+			groups = append(groups, api.AdminGroup{
+				GroupID: []byte{b}, State: "moved", Server: "hs.example", RoomID: "!r", Creator: "@a:hs.example",
+				Protocol: "mls10", CipherSuite: 1, Epoch: 7, NextSeq: 9, MigrationID: id.String(), CreatedAt: 5, LastCommit: 6,
+				MovedTo: &api.MovedTo{Server: "b.example", Term: 1},
+				Hosted: &api.Hosted{
+					Members: 1, Servers: []api.ServerMembers{{Server: "hs.example", Users: 1, Leaves: 1}},
+					PendingRemovals: []api.PendingLeaf{{Leaf: 1, UserID: "@a:hs.example", DeviceID: "D"}},
+					Moves: &api.Moves{
+						Movable: api.MovableAsk, Users: []string{"@a:hs.example"}, Total: 1, Targets: []string{"b.example"},
+						Why: []api.Reason{{Rule: "no_own_user", Text: "Nobody.", Remedy: "Ask."}},
+					},
+				},
 			})
 		}
 	}
-	return groups, nil
+	return groups, 5, nil
 }
 
 func (s *service) Drift(_ context.Context, c api.Caller, _ []byte) (*api.Drift, error) {
@@ -67,11 +113,11 @@ func (s *service) Expel(context.Context, []byte) (*api.Expelled, error) {
 	return &api.Expelled{Leaves: 3, Unasked: []string{"hs.example"}}, nil
 }
 
-func (s *service) AdminGroup(ctx context.Context, id []byte) (*storage.Group, error) {
+func (s *service) AdminGroup(ctx context.Context, id []byte) (*api.AdminGroup, error) {
 	if len(id) != 1 {
 		return nil, mimiport.Errorf("load group", mimiport.KindUnknownGroup, "none")
 	}
-	return &storage.Group{ID: id, State: migration.GroupReserved, CreatedAt: time.UnixMilli(5)}, nil
+	return &api.AdminGroup{GroupID: id, State: "reserved", CreatedAt: 5}, nil
 }
 
 func (s *service) AdminMigrations(
@@ -149,6 +195,9 @@ func call(t *testing.T, svc *service, method, uri, body string) (int, map[string
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	edge.Mount(router.PathPrefix(adminapi.PathPrefix).Subrouter(), adminapi.Routes(svc), admin,
 		edge.NewBodies(256<<20), slog.New(slog.DiscardHandler))
+	edge.Mount(router.PathPrefix(adminapi.PathPrefix).Subrouter(), adminapi.HealthRoutes(svc),
+		func(*http.Request) (api.Caller, error) { return api.Caller{}, nil },
+		edge.NewBodies(256<<20), slog.New(slog.DiscardHandler))
 	r := httptest.NewRequest(method, adminapi.PathPrefix+uri, strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
@@ -196,6 +245,9 @@ func TestGroupsArePaged(t *testing.T) {
 	uri := "/groups?limit=2"
 	for range 3 {
 		_, got := call(t, &service{}, "GET", uri, "")
+		if got["total"] != 5. || got["limit"] != 2. || got["clamped"] != nil {
+			t.Errorf("got %v", got)
+		}
 		for _, g := range got["items"].([]any) {
 			ids = append(ids, g.(map[string]any)["group_id"])
 		}
@@ -237,6 +289,112 @@ func TestMigrationsAreFiltered(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	if _, got := call(t, svc, "GET", "/migrations?after="+id.String(), ""); got["next"] != nil {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestGroupsAreFiltered: a state may come several times, and a limit that is too large is clamped and said so.
+func TestGroupsAreFiltered(t *testing.T) {
+	svc := &service{}
+	_, got := call(t, svc, "GET", "/groups?state=active&state=frozen&room=%21r&server=hs.example&limit=5000", "")
+	want := storage.GroupFilter{
+		States: []migration.GroupState{migration.GroupActive, migration.GroupFrozen}, RoomID: "!r", Server: "hs.example",
+	}
+	if diff := cmp.Diff(want, svc.groups); diff != "" {
+		t.Error(diff)
+	}
+	if got["limit"] != 100. || got["clamped"] != true {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestQueriesName: the refusal of a query names the parameters or values that are permitted.
+func TestQueriesName(t *testing.T) {
+	for uri, want := range map[string]string{
+		"/groups?stat=active":          "state, room, server, after, limit",
+		"/groups?state=gone":           "reserved, active, frozen, stopped, closed, ended, moved, staged",
+		"/groups?state=dropped":        "reserved, active",
+		"/groups?limit=0":              "1 to 100",
+		"/migrations?state=stagd":      "frozen, decided, moved",
+		"/migrations?role=both":        "source, target",
+		"/migrations?group=AQ":         "group_id, role",
+		"/migrations?group_id=%2B%2B":  "base64url",
+		"/audit?since=1":               "after, limit",
+		"/audit?after=AQ":              "16",
+		"/policy?preset=default":       "has none",
+		"/status?verbose=1":            "has none",
+		"/groups/AQ?access_token=x&a=": "has none",
+	} {
+		code, got := call(t, &service{}, "GET", uri, "")
+		if code != 400 || !strings.Contains(asString(got["error"]), want) {
+			t.Errorf("%s: got %d %v, want %s", uri, code, got, want)
+		}
+	}
+	if code, got := call(t, &service{}, "GET", "/groups?access_token=secret", ""); code != 200 {
+		t.Errorf("the token in the query: %d %v", code, got)
+	}
+}
+
+// TestStatus: the document has every field of the status.
+func TestStatus(t *testing.T) {
+	code, got := call(t, &service{}, "GET", "/status", "")
+	if code != 200 || got["schema"] != 13. || got["module"] != "v1" {
+		t.Errorf("got %d %v", code, got)
+	}
+}
+
+// TestHealth: an unhealthy server answers 503 with the reason, also without a token.
+func TestHealth(t *testing.T) {
+	if code, got := call(t, &service{}, "GET", "/health", ""); code != 200 || got["healthy"] != true {
+		t.Errorf("got %d %v", code, got)
+	}
+	code, got := call(t, &service{health: errors.New("the database is away")}, "GET", "/health", "")
+	if code != 503 || got["healthy"] != false || got["reason"] != "the database is away" {
+		t.Errorf("got %d %v", code, got)
+	}
+}
+
+// TestAudit: every act is in the audit log, with the states before and after it.
+func TestAudit(t *testing.T) {
+	svc := &service{policy: policy.Default()}
+	for _, act := range []struct{ method, uri, body string }{
+		{"PUT", "/policy", `{"target":"nobody"}`}, {"POST", "/groups/AQ/removals", ""},
+		{"POST", "/groups/AQ/reclaim", `{"target_is_lost":true}`},
+		{"POST", "/groups/AQ/yield", `{"lineage":"AQ"}`},
+		{"POST", "/groups/AQID/recover", `{"protocol":"mls10","group_info":"AQ","lineage":"AQ","host_is_lost":true}`},
+		{"DELETE", "/migrations/" + id.String(), ""},
+	} {
+		if code, got := call(t, svc, act.method, act.uri, act.body); code != 200 {
+			t.Errorf("%v: %d %v", act, code, got)
+		}
+	}
+	var lines []string
+	for _, e := range svc.log {
+		before, after := map[string]any{}, map[string]any{}
+		if err := json.Unmarshal(e.After, &after); err != nil {
+			t.Fatal(err)
+		}
+		if e.Before != nil {
+			if err := json.Unmarshal(e.Before, &before); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lines = append(lines, fmt.Sprint(e.Actor, " ", e.Action, " ", api.GroupID(e.GroupID), " ", before["target"],
+			before["state"], " ", after["target"], after["state"]))
+	}
+	want := []string{
+		"@a:hs.example policy  local_users<nil> nobody<nil>", "@a:hs.example remove AQ <nil>reserved <nil>reserved",
+		"@a:hs.example reclaim AQ <nil>reserved <nil>reserved", "@a:hs.example yield AQ <nil>reserved <nil>reserved",
+		"@a:hs.example recover AQID <nil> <nil> <nil> <nil>", "@a:hs.example drop  <nil>frozen <nil>frozen",
+	}
+	if diff := cmp.Diff(want, lines); diff != "" {
+		t.Error(diff)
+	}
+	_, got := call(t, svc, "GET", "/audit?limit=1", "")
+	if items := got["items"].([]any); len(items) != 1 || got["next"] == nil {
+		t.Errorf("got %v", got)
+	}
+	if _, got := call(t, svc, "GET", "/audit?after="+asString(got["next"]), ""); len(got["items"].([]any)) > 0 {
 		t.Errorf("got %v", got)
 	}
 }

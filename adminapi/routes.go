@@ -6,12 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -38,6 +36,9 @@ type Leaves interface {
 type Service interface {
 	Leaves
 	Groups
+	Audit
+	Status(ctx context.Context) (*api.Status, error)
+	Health(ctx context.Context) error
 	Policy(ctx context.Context) (policy.Policy, error)
 	SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error)
 	AdminMigrations(
@@ -49,8 +50,10 @@ type Service interface {
 
 // Groups has the calls of operators about groups.
 type Groups interface {
-	AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error)
-	AdminGroup(ctx context.Context, id []byte) (*storage.Group, error)
+	AdminGroups(
+		ctx context.Context, f storage.GroupFilter, after []byte, limit int,
+	) (groups []api.AdminGroup, total int, err error)
+	AdminGroup(ctx context.Context, id []byte) (*api.AdminGroup, error)
 	AdminEvidence(ctx context.Context, id []byte) ([]storage.Evidence, error)
 	AdminReports(ctx context.Context, id []byte) ([]api.Report, error)
 	Reclaim(ctx context.Context, id []byte, req *api.LineageRequest) (*api.HostResponse, error)
@@ -70,28 +73,68 @@ type Losses interface {
 func Routes(svc Service) []edge.Route {
 	a := &admin{svc}
 	return []edge.Route{
+		row("getStatus", http.MethodGet, "/status", 0, a.getStatus),
 		row("getPolicy", http.MethodGet, "/policy", 0, a.getPolicy),
-		row("putPolicy", http.MethodPut, "/policy", maxPolicy, a.putPolicy),
-		row("listGroups", http.MethodGet, "/groups", 0, a.listGroups),
+		row("putPolicy", http.MethodPut, "/policy", maxPolicy, a.recorded(storage.AuditPolicy, a.putPolicy)),
+		row("listGroups", http.MethodGet, "/groups", 0, a.listGroups, "state", "room", "server", "after", "limit"),
 		row("showGroup", http.MethodGet, "/groups/{groupId}", 0, a.showGroup),
 		row("listEvidence", http.MethodGet, "/groups/{groupId}/evidence", 0, a.listEvidence),
 		row("listReports", http.MethodGet, "/groups/{groupId}/reports", 0, a.listReports),
 		row("getGroupDrift", http.MethodGet, "/groups/{groupId}/drift", 0, a.drift),
-		row("removeLeaves", http.MethodPost, "/groups/{groupId}/removals", 0, a.expel),
-		row("reclaimGroup", http.MethodPost, "/groups/{groupId}/reclaim", maxLineage, a.reclaim),
-		row("yieldGroup", http.MethodPost, "/groups/{groupId}/yield", maxLineage, a.yield),
-		row("recoverGroup", http.MethodPost, "/groups/{groupId}/recover", maxRecover, a.recoverGroup),
-		row("listMigrations", http.MethodGet, "/migrations", 0, a.listMigrations),
+		row("removeLeaves", http.MethodPost, "/groups/{groupId}/removals", 0, a.recorded(storage.AuditRemove, a.expel)),
+		row("reclaimGroup", http.MethodPost, "/groups/{groupId}/reclaim", maxLineage,
+			a.recorded(storage.AuditReclaim, a.reclaim)),
+		row("yieldGroup", http.MethodPost, "/groups/{groupId}/yield", maxLineage, a.recorded(storage.AuditYield, a.yield)),
+		row("recoverGroup", http.MethodPost, "/groups/{groupId}/recover", maxRecover,
+			a.recorded(storage.AuditRecover, a.recoverGroup)),
+		row("listMigrations", http.MethodGet, "/migrations", 0, a.listMigrations,
+			"group_id", "role", "state", "user", "since", "after", "limit"),
 		row("showMigration", http.MethodGet, "/migrations/{migrationId}", 0, a.showMigration),
-		row("dropMigration", http.MethodDelete, "/migrations/{migrationId}", 0, a.dropMigration),
+		row("dropMigration", http.MethodDelete, "/migrations/{migrationId}", 0,
+			a.recorded(storage.AuditDrop, a.dropMigration)),
+		row("listAudit", http.MethodGet, "/audit", 0, a.listAudit, "after", "limit"),
 	}
 }
 
-func row(name, method, path string, maxBody int64, serve func(context.Context, *edge.Request) (any, error)) edge.Route {
-	return edge.Route{Route: api.Route{Name: name, Method: method, Path: path, MaxBody: maxBody}, Serve: serve}
+// HealthRoutes makes the route that says whether this server can work now. Anybody may ask.
+func HealthRoutes(svc Service) []edge.Route {
+	a := &admin{svc}
+	return []edge.Route{row("getHealth", http.MethodGet, "/health", 0, a.getHealth)}
+}
+
+type serve = func(context.Context, *edge.Request) (any, error)
+
+// row makes a route. params are the parameters that a query may have.
+func row(name, method, path string, maxBody int64, answer serve, params ...string) edge.Route {
+	return edge.Route{
+		Route: api.Route{Name: name, Method: method, Path: path, MaxBody: maxBody},
+		Serve: func(ctx context.Context, r *edge.Request) (any, error) {
+			if err := requireParams(r, params); err != nil {
+				return nil, err
+			}
+			return answer(ctx, r)
+		},
+	}
 }
 
 type admin struct{ svc Service }
+
+func (a *admin) getStatus(ctx context.Context, _ *edge.Request) (any, error) {
+	return a.svc.Status(ctx)
+}
+
+// health is the answer of the health route.
+type health struct {
+	Healthy bool   `json:"healthy"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+func (a *admin) getHealth(ctx context.Context, _ *edge.Request) (any, error) {
+	if err := a.svc.Health(ctx); err != nil {
+		return nil, &edge.Denied{Status: http.StatusServiceUnavailable, Body: health{Reason: err.Error()}}
+	}
+	return health{Healthy: true}, nil
+}
 
 func (a *admin) getPolicy(ctx context.Context, _ *edge.Request) (any, error) {
 	return a.svc.Policy(ctx)
@@ -110,11 +153,7 @@ func (a *admin) showGroup(ctx context.Context, r *edge.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := a.svc.AdminGroup(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return view(g), nil
+	return a.svc.AdminGroup(ctx, id)
 }
 
 // EvidenceList has all evidence about a group.
@@ -253,110 +292,4 @@ func (a *admin) dropMigration(ctx context.Context, r *edge.Request) (any, error)
 		return nil, err
 	}
 	return a.svc.DropStaged(ctx, id)
-}
-
-// Page is one page of a list. Next is the value of "after" for the next page. The last page has none.
-type Page[T any] struct {
-	Items []T    `json:"items"`
-	Next  string `json:"next,omitempty"`
-}
-
-// maxPage is the largest number of items on a page, and the number when the request has no limit.
-const maxPage = 100
-
-func pageSize(r *edge.Request) (int, error) {
-	limit, err := edge.Uint(r, "limit")
-	if err != nil || limit == nil || *limit == 0 {
-		return maxPage, err
-	}
-	return int(min(*limit, maxPage)), nil
-}
-
-// page makes a page. A page with fewer than limit items is the last one. A full page may also be the last.
-func page[T any](items []T, limit int, id func(T) string) Page[T] {
-	p := Page[T]{Items: items}
-	if len(items) == limit {
-		p.Next = id(items[limit-1])
-	}
-	return p
-}
-
-func (a *admin) listGroups(ctx context.Context, r *edge.Request) (any, error) {
-	limit, err := pageSize(r)
-	if err != nil {
-		return nil, err
-	}
-	after, err := bytesParam(r, "after")
-	if err != nil {
-		return nil, err
-	}
-	rows, err := a.svc.AdminGroups(ctx, after, limit)
-	if err != nil {
-		return nil, err
-	}
-	groups := make([]Group, len(rows))
-	for i := range rows {
-		groups[i] = view(&rows[i])
-	}
-	return page(groups, limit, func(g Group) string { return g.GroupID.String() }), nil
-}
-
-func (a *admin) listMigrations(ctx context.Context, r *edge.Request) (any, error) {
-	limit, err := pageSize(r)
-	if err != nil {
-		return nil, err
-	}
-	f, err := filter(r)
-	if err != nil {
-		return nil, err
-	}
-	after, err := migrationParam(r, "after")
-	if err != nil {
-		return nil, err
-	}
-	rows, err := a.svc.AdminMigrations(ctx, f, after, limit)
-	if err != nil {
-		return nil, err
-	}
-	return page(rows, limit, func(m *api.MigrationStatus) string { return m.MigrationID }), nil
-}
-
-// filter reads group_id, role, user, since (milliseconds since 1970) and any number of states. An unknown role or state
-// selects nothing.
-func filter(r *edge.Request) (f storage.MigrationFilter, err error) {
-	if f.GroupID, err = bytesParam(r, "group_id"); err != nil {
-		return f, err
-	}
-	role, err := edge.Param(r, "role")
-	if err != nil {
-		return f, err
-	}
-	f.Role = migration.Role(role)
-	if f.User, err = edge.Param(r, "user"); err != nil {
-		return f, err
-	}
-	since, err := edge.Uint(r, "since")
-	if since != nil {
-		f.Since = time.UnixMilli(int64(*since))
-	}
-	for _, s := range r.Query["state"] {
-		f.States = append(f.States, migration.State(s))
-	}
-	return f, err
-}
-
-func bytesParam(r *edge.Request, name string) ([]byte, error) {
-	s, err := edge.Param(r, name)
-	if err != nil || s == "" {
-		return nil, err
-	}
-	return mimiport.ParseBase64URL(s)
-}
-
-func migrationParam(r *edge.Request, name string) (id mimiport.MigrationID, err error) {
-	s, err := edge.Param(r, name)
-	if err != nil || s == "" {
-		return id, err
-	}
-	return mimiport.ParseMigrationID(s)
 }

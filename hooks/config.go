@@ -2,17 +2,18 @@ package hooks
 
 import (
 	"cmp"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"gopkg.in/yaml.v2"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation/dial"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
@@ -101,40 +102,26 @@ type Config struct {
 
 // Policy is a policy.Policy. Its keys are the names of the fields in the admin API. The text "draft" or "default"
 // stands for all of them.
-type Policy struct{ policy.Policy }
+type Policy struct {
+	policy.Policy
+	Set []string // the paths of the fields that the section sets
+}
 
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (p *Policy) UnmarshalYAML(unmarshal func(any) error) error {
 	var preset string
-	var fields map[string]any
 	if unmarshal(&preset) == nil {
-		fields = map[string]any{"preset": preset}
-	} else if err := unmarshal(&fields); err != nil {
+		decoded, err := policyOf(preset)
+		*p = decoded
 		return err
 	}
-	patch, err := json.Marshal(jsonable(fields))
-	if err != nil {
+	var fields yaml.MapSlice
+	if err := unmarshal(&fields); err != nil {
 		return err
 	}
-	p.Policy, err = policy.Default().Merge(patch)
+	decoded, err := policyOf(fields)
+	*p = decoded
 	return err
-}
-
-// jsonable converts the keys of all maps to strings, as JSON needs. YAML decodes inner maps with keys of any type.
-func jsonable(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for key, value := range v {
-			v[key] = jsonable(value)
-		}
-	case map[any]any:
-		plain := make(map[string]any, len(v))
-		for key, value := range v {
-			plain[fmt.Sprint(key)] = jsonable(value)
-		}
-		return plain
-	}
-	return v
 }
 
 // Retention says how long this server keeps things that it no longer needs, but that others may ask for. 0 is for ever.
@@ -253,7 +240,7 @@ func defaultConfig() Config {
 		RequestsPerSecond:  RequestsPerSecond{User: 50, Server: 500},
 		DecideBy:           limits.DecideBy,
 		OfferLife:          limits.OfferLife,
-		Policy:             Policy{policy.Default()},
+		Policy:             Policy{Policy: policy.Default()},
 	}
 }
 
@@ -274,47 +261,102 @@ func (c *Config) connection(global config.DataSource) string {
 	return string(cmp.Or(c.Database.ConnectionString, global, "file:mimi_portability.db"))
 }
 
+// requireConnection fails unless a connection string has a form that package engine opens. Its text may hold a
+// password, so the error shows only what comes before "://".
+func requireConnection(connection string) error {
+	const path = "database.connection_string"
+	scheme, _, isURL := strings.Cut(connection, "://")
+	switch {
+	case strings.HasPrefix(connection, "file:"), isURL && (scheme == "postgres" || scheme == "postgresql"):
+		return nil
+	case isURL:
+		return fmt.Errorf(
+			"%s: %q is no database of this module: write file:mimi.db or postgres://USER:PASSWORD@HOST/DATABASE",
+			path, scheme+"://…")
+	case strings.Contains(connection, "="): // PostgreSQL's own form
+		return nil
+	}
+	return badKey(path, connection,
+		"is neither a file nor a server: write file:%s or postgres://USER:PASSWORD@HOST/DATABASE", mimiport.Clip(connection))
+}
+
 // loadConfig reads the section from the homeserver's configuration file. An unknown key is an error that names it,
-// since a limit with a misspelt name would have no effect.
-func loadConfig(path string) (*Config, error) {
+// since a limit with a misspelt name would have no effect. The warnings are about the rest of the file.
+func loadConfig(path string) (cfg *Config, warnings []string, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("mimi_portability: %w", err)
+		return nil, nil, fmt.Errorf("%s: %w", sectionName, err)
 	}
-	file := struct {
-		Section Config             `yaml:"mimi_portability"`
-		Others  map[string]ignored `yaml:",inline"`
-	}{Section: defaultConfig()}
-	if err := yaml.UnmarshalStrict(text, &file); err != nil {
-		return nil, fmt.Errorf("mimi_portability in %s: %w", path, err)
+	section, warnings, err := sectionOf(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return &file.Section, file.Section.verify()
+	c := defaultConfig()
+	if section == nil {
+		return &c, warnings, nil
+	}
+	if err := requireKeys(sectionName, section, reflect.TypeFor[Config]()); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if text, err = yaml.Marshal(withoutEmpty(section)); err != nil {
+		return nil, nil, fmt.Errorf("%s: %s: %w", path, sectionName, err)
+	}
+	if err := yaml.UnmarshalStrict(text, &c); err != nil {
+		return nil, nil, fmt.Errorf("%s: %s: %w", path, sectionName, err)
+	}
+	if err := c.verify(); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &c, warnings, nil
+}
+
+// withoutEmpty leaves out keys without a value, so that they keep their defaults.
+func withoutEmpty(section yaml.MapSlice) (kept yaml.MapSlice) {
+	for _, item := range section {
+		if inner, ok := item.Value.(yaml.MapSlice); ok {
+			item.Value = withoutEmpty(inner)
+		}
+		if item.Value != nil {
+			kept = append(kept, item)
+		}
+	}
+	return kept
 }
 
 func (c *Config) verify() error {
-	if c.MaxGroupStateBytes <= 0 {
-		return errors.New("mimi_portability: max_group_state_bytes must be positive")
+	bad := func(key string, value any, format string, args ...any) error {
+		return badKey(sectionName+"."+key, value, format, args...)
 	}
-	if min(c.RequestsPerSecond.User, c.RequestsPerSecond.Server) < 0 {
-		return errors.New("mimi_portability: requests_per_second must not be negative")
+	if n := c.MaxGroupStateBytes; n <= 0 {
+		return bad("max_group_state_bytes", n, "is too small: write a number above 0, such as 67108864")
+	}
+	for key, n := range map[string]int{
+		"requests_per_second.user": c.RequestsPerSecond.User, "requests_per_second.server": c.RequestsPerSecond.Server,
+		"database.max_open_conns": c.Database.MaxOpenConnections, "database.max_idle_conns": c.Database.MaxIdleConnections,
+	} {
+		if n < 0 {
+			return bad(key, n, "is negative: write a number from 0")
+		}
 	}
 	for key, d := range map[string]time.Duration{"decide_by": c.DecideBy, "offer_life": c.OfferLife} {
 		if d < time.Second || d > storage.MaxWait {
-			return fmt.Errorf("mimi_portability: %s must be between 1s and %s", key, storage.MaxWait)
+			return bad(key, d, "is out of range: write a time from 1s to %s", storage.MaxWait)
 		}
 	}
-	if r := &c.Retention; min(r.Moved, r.Log, r.Offers, r.Evidence) < 0 || r.Moved == 0 {
-		return errors.New("mimi_portability: retention must not be negative, nor 0 for what has moved")
+	for key, d := range map[string]time.Duration{
+		"moved": c.Retention.Moved, "log": c.Retention.Log, "offers": c.Retention.Offers, "evidence": c.Retention.Evidence,
+	} {
+		if d < 0 {
+			return bad("retention."+key, d, "is negative: write a time such as 168h")
+		}
+	}
+	if c.Retention.Moved == 0 {
+		return bad("retention.moved", c.Retention.Moved, "is too short for members who were away: write 168h")
 	}
 	if c.Federation.AllowPrivateNetworks != nil {
-		return errors.New("mimi_portability: federation.allow_private_networks is gone: name each network of your own in " +
-			"allow_networks, for example [0.0.0.0/0, '::/0', 192.168.1.5/32]")
+		return bad("federation.allow_private_networks", *c.Federation.AllowPrivateNetworks,
+			"is gone: name each network of your own in allow_networks, for example [0.0.0.0/0, '::/0', 192.168.1.5/32]")
 	}
 	_, err := c.mlsLimits()
 	return err
 }
-
-// ignored is a section that only Dendrite reads.
-type ignored struct{}
-
-func (*ignored) UnmarshalYAML(func(any) error) error { return nil }

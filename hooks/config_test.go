@@ -19,13 +19,14 @@ func load(t *testing.T, text string) (*Config, error) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return loadConfig(path)
+	cfg, _, err := loadConfig(path)
+	return cfg, err
 }
 
 func TestConfigDefaults(t *testing.T) {
 	want := defaultConfig()
 	for _, text := range []string{"", "version: 2\nglobal: {typo: 1, nested: {x: [1]}}\n", "mimi_portability: {}",
-		"mimi_portability: {enabled: false}"} {
+		"mimi_portability: {enabled: false}", "mimi_portability:\n", "mimi_portability: {retention: , policy: }"} {
 		got, err := load(t, text)
 		if diff := cmp.Diff(&want, got); err != nil || diff != "" {
 			t.Errorf("%q: %v %s", text, err, diff)
@@ -66,6 +67,7 @@ client_api: {registration_disabled: true}
 	want.Policy.Source = policy.SourceAnyMember
 	want.Policy.DenyServers = []string{"evil.example"}
 	want.Policy.Quotas.Groups = 5
+	want.Policy.Set = []string{"deny_servers", "quotas.groups", "source"}
 	if diff := cmp.Diff(&want, got); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)
 	}
@@ -82,40 +84,120 @@ func TestConfigDraftPolicy(t *testing.T) {
 	}
 }
 
+// TestConfigRefusals: each message names the key by its path, the value, and the remedy, and no type of Go.
 func TestConfigRefusals(t *testing.T) {
-	for text, want := range map[string]string{
-		"mimi_portability: {enable: true}":                                "enable",
-		"mimi_portability: {enabled: perhaps}":                            "perhaps",
-		"mimi_portability: {database: {connection: x}}":                   "connection",
-		"mimi_portability: {retention: {moved: 0s}}":                      "retention",
-		"mimi_portability: {retention: {log: -1h}}":                       "retention",
-		"mimi_portability: {requests_per_second: {user: -1}}":             "requests_per_second",
-		"mimi_portability: {requests_per_second: {client: 1}}":            "client",
-		"mimi_portability: {federation: {allow_everything: true}}":        "allow_everything",
-		"mimi_portability: {federation: {allow_private_networks: false}}": "allow_networks",
-		"mimi_portability: {max_group_state_bytes: 0}":                    "max_group_state_bytes",
-		"mimi_portability: {max_group_state_bytes: 64MiB}":                "64MiB",
-		"mimi_portability: {decide_by: 0s}":                               "decide_by",
-		"mimi_portability: {decide_by: 11m}":                              "decide_by",
-		"mimi_portability: {decide_by: 60}":                               "decide_by",
-		"mimi_portability: {cipher_suites: [{id: 1}]}":                    "cipher_suites",
-		"mimi_portability: {offer_life: 0s}":                              "offer_life",
-		"mimi_portability: {offer_life: 11m}":                             "offer_life",
-		"mimi_portability: {policy: strict}":                              "strict",
-		"mimi_portability: {policy: {sauce: x}}":                          "sauce",
-		"mimi_portability: {policy: {source: everybody}}":                 "everybody",
-		"mimi_portability: {policy: {quotas: {grops: 1}}}":                "grops",
-		"mimi_portability: true":                                          "true",
-		"mimi_portability: {enabled: true\n":                              "yaml",
-		"mimi_portability: {enabled: true, enabled: false}":               "enabled",
+	for text, want := range map[string][]string{
+		"{enable: true}":                                {".enable: ", "write enabled"},
+		"{enabled: perhaps}":                            {`.enabled: "perhaps"`, "true nor false"},
+		"{database: {connection: x}}":                   {".database.connection: ", "use one of connection_string"},
+		"{database: {max_open_conns: -3}}":              {".database.max_open_conns: -3 ", "from 0"},
+		"{database: {max_idle_conns: many}}":            {`.database.max_idle_conns: "many"`, "whole number"},
+		"{retentoin: {moved: 1h}}":                      {".retentoin: ", "write retention"},
+		"{retention: {moved: 0s}}":                      {".retention.moved: 0s ", "write 168h"},
+		"{retention: {log: -1h}}":                       {".retention.log: -1h", "write a time"},
+		"{requests_per_second: {user: -1}}":             {".requests_per_second.user: -1 ", "from 0"},
+		"{requests_per_second: {client: 1}}":            {".requests_per_second.client: ", "use one of user, server"},
+		"{federation: {allow_everything: true}}":        {".federation.allow_everything: ", "use one of"},
+		"{federation: {allow_private_networks: false}}": {".federation.allow_private_networks: false ", "allow_networks"},
+		"{max_group_state_bytes: 0}":                    {".max_group_state_bytes: 0 ", "above 0"},
+		"{max_group_state_bytes: 64MiB}":                {`.max_group_state_bytes: "64MiB"`, "without a unit"},
+		"{decide_by: 0s}":                               {".decide_by: 0s ", "from 1s to 10m0s"},
+		"{decide_by: 11m}":                              {".decide_by: 11m0s ", "from 1s to 10m0s"},
+		"{decide_by: 60}":                               {".decide_by: 60 ", "such as 60s"},
+		"{cipher_suites: [{id: 1}]}":                    {"cipher_suites"},
+		"{cipher_suites: [{id: 70000}]}":                {".cipher_suites[0].id: 70000 ", "in range"},
+		"{cipher_suites: {id: 1}}":                      {".cipher_suites: ", "is not a list"},
+		"{stolen_keys: [1]}":                            {".stolen_keys[0]: 1 ", "between quotes"},
+		"{offer_life: 11m}":                             {".offer_life: 11m0s ", "from 1s to 10m0s"},
+		"{policy: []}":                                  {".policy: [] ", "is not an object"},
+		"{policy: strict}":                              {`.policy: preset: "strict"`, "default or draft"},
+		"{policy: {sauce: x}}":                          {".policy: sauce: ", "use one of source"},
+		"{policy: {source: everybody}}":                 {`.policy: source: "everybody"`, "one of power_level"},
+		"{policy: {quotas: {grops: 1}}}":                {".policy: quotas.grops: ", "use one of groups"},
+		"{policy: {quotas: {groups: -1}}}":              {".policy: quotas.groups: -1 ", "from 0"},
+		"{policy: {deny_servers: ['https://x']}}":       {`.policy: deny_servers: "https://x"`, "such as b.example"},
+		"true":                            {": true ", "enabled: true"},
+		"{enabled: true\n":                {"not YAML"},
+		"{enabled: true, enabled: false}": {".enabled: ", "twice"},
+		"{}\nmimi_portability: {}":        {": the file has this section twice"},
 	} {
-		_, err := load(t, text)
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "mimi_portability") {
-			t.Errorf("%q: %v", text, err)
+		_, err := load(t, "mimi_portability: "+text)
+		if err == nil {
+			t.Errorf("%q is no error", text)
+			continue
+		}
+		for _, part := range append(want, "mimi_portability") {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%q: %v: want %q", text, err, part)
+			}
+		}
+		requireNoGo(t, text, err)
+	}
+	if _, _, err := loadConfig(filepath.Join(t.TempDir(), "none.yaml")); err == nil {
+		t.Error("no file, no error")
+	}
+}
+
+// requireNoGo fails if a message for operators shows types of Go.
+func requireNoGo(t *testing.T, what string, err error) {
+	t.Helper()
+	for _, word := range []string{
+		"hooks.", "struct", "map[", "interface", "time.Duration", "uint16", "int64", "unmarshal",
+	} {
+		if strings.Contains(err.Error(), word) {
+			t.Errorf("%q: %v: shows %q", what, err, word)
 		}
 	}
-	if _, err := loadConfig(filepath.Join(t.TempDir(), "none.yaml")); err == nil {
-		t.Error("no file, no error")
+}
+
+// TestConfigWarnings: a misspelt name of the section is no error, since Dendrite ignores it too, but a warning.
+func TestConfigWarnings(t *testing.T) {
+	for text, want := range map[string]bool{
+		"mimi_portabilty: {enabled: true}": true, "mimi-portability: {}": true, "Mimi_Portability:": true,
+		"client_api: {}": false, "mimi_portability: {enabled: false}": false,
+	} {
+		path := filepath.Join(t.TempDir(), "dendrite.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, warnings, err := loadConfig(path)
+		if err != nil || cfg.Enabled || len(warnings) > 0 != want {
+			t.Errorf("%q: %v %v", text, warnings, err)
+		}
+	}
+}
+
+// TestConnections: a connection string that no database takes is an error before anything is opened, and shows no
+// password.
+func TestConnections(t *testing.T) {
+	for connection, fine := range map[string]bool{
+		"file:mimi.db": true, "postgres://u:secret@h/d": true, "postgresql:///d": true, "user=u dbname=d": true,
+		"mimi.db": false, "mysql://u:secret@h/d": false,
+	} {
+		err := requireConnection(connection)
+		if (err == nil) != fine {
+			t.Errorf("%s: %v", connection, err)
+		}
+		if err != nil && (strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "connection_string: ") ||
+			!strings.Contains(err.Error(), "write file:")) {
+			t.Errorf("%s: %v", connection, err)
+		}
+	}
+}
+
+// TestOpenStoreRefusals: a folder that is not there, and a file that cannot be written, are named with a remedy.
+func TestOpenStoreRefusals(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "folder.db"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		dir + "/none/mimi.db": "the folder " + dir + "/none does not exist", dir + "/folder.db": "check its owner",
+	} {
+		_, err := openStore(t.Context(), "file:"+path, &config.DatabaseOptions{}, newLogger())
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "connection_string") {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

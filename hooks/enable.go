@@ -23,13 +23,12 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation/dial"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/setup/config"
@@ -64,18 +63,25 @@ type Routers struct {
 // Enable fails, and starts no worker, if the section has an unknown key, if the database cannot be opened, or if
 // Dendrite lacks a route that Enable wraps.
 func Enable(d Deps) error {
-	cfg, err := loadConfig(d.ConfigPath)
-	if err != nil || !cfg.Enabled {
+	cfg, warnings, err := loadConfig(d.ConfigPath)
+	if err != nil {
 		return err
 	}
-	if err := enable(&d, cfg); err != nil {
-		return fmt.Errorf("mimi_portability: %w", err)
+	log := newLogger()
+	for _, warning := range warnings {
+		log.Warn("the configuration may have a mistake", "error", warning)
+	}
+	if !cfg.Enabled {
+		log.Info("MIMI Portability is off", "module", moduleVersion(), "host", hostVersion())
+		return nil
+	}
+	if err := enable(&d, cfg, log); err != nil {
+		return fmt.Errorf("%s: %w", sectionName, err)
 	}
 	return nil
 }
 
-func enable(d *Deps, cfg *Config) error {
-	log := newLogger()
+func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 	d.Rooms, d.Users = patientRooms{d.Rooms}, patientUsers{d.Users}
 	suites, err := cfg.mlsLimits()
 	if err != nil {
@@ -95,6 +101,9 @@ func enable(d *Deps, cfg *Config) error {
 		return err
 	}
 	connection := cfg.connection(d.Config.Global.DatabaseOptions.ConnectionString)
+	if err := requireConnection(connection); err != nil {
+		return err
+	}
 	store, err := openStore(d.Process.Context(), connection, &cfg.Database, log)
 	if err != nil {
 		return err
@@ -126,8 +135,9 @@ func enable(d *Deps, cfg *Config) error {
 		Now:           clock,
 		Rand:          rand.Reader,
 		Log:           log,
-		DefaultPolicy: cfg.Policy.Policy,
-		Limits:        cfg.limits(),
+		DefaultPolicy: cfg.Policy.Policy, ConfiguredPolicy: cfg.Policy.Set,
+		Limits: cfg.limits(),
+		About:  about(store),
 	})
 	services := clientapi.Services{IsLocal: isLocal, Local: service, Remote: remote.API,
 		AllowIPLiterals: cfg.Federation.AllowIPLiterals}
@@ -145,6 +155,8 @@ func enable(d *Deps, cfg *Config) error {
 			federation.Routes(service, cfg.MaxGroupStateBytes), rates.Servers(auth.federation)},
 		{"admin", d.Routers.Admin, "/_dendrite/", adminapi.PathPrefix,
 			adminapi.Routes(service), rates.Users(auth.admin)},
+		{"health", d.Routers.Admin, "/_dendrite/", adminapi.PathPrefix,
+			adminapi.HealthRoutes(service), anybody},
 	}
 	bodies := edge.NewBodies(cfg.bodyMemory())
 	if err := requireRoom(bodies, surfaces); err != nil {
@@ -154,6 +166,9 @@ func enable(d *Deps, cfg *Config) error {
 		a.mount(metrics, bodies, log)
 	}
 	if err := service.Started(d.Process.Context()); err != nil {
+		return err
+	}
+	if err := logStart(d.Process.Context(), service, log); err != nil {
 		return err
 	}
 	run(d.Process, service, kept, localNames(global), cfg.Retention, health, log)
@@ -184,15 +199,6 @@ func registererOf(cfg *config.Metrics) prometheus.Registerer {
 		return nil
 	}
 	return prometheus.DefaultRegisterer
-}
-
-func openStore(
-	ctx context.Context, connection string, limits *config.DatabaseOptions, log *slog.Logger,
-) (*engine.Store, error) {
-	return engine.Open(ctx, connection, postgres.Pool{
-		MaxOpen: limits.MaxOpenConns(), MaxIdle: limits.MaxIdleConns(), MaxLifetime: limits.ConnMaxLifetime(),
-		Patience: databasePatience, Log: log,
-	})
 }
 
 // newTransport returns the transport for requests to servers that others name.
@@ -245,6 +251,7 @@ func run(
 ) {
 	worker := outbox.New(store, service, own, clock, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
+	service.SetPeers(func() []api.FailingPeer { return failingPeers(worker.Failing()) })
 	pc.ComponentStarted()
 	go func() {
 		defer pc.ComponentFinished()

@@ -110,9 +110,10 @@ func TestRoom12(t *testing.T) {
 			t.Errorf("%s: got %+v, want %+v", user, got, want)
 		}
 	}
-	movers, err := r.Movers(t.Context(), room.id, false)
-	if err != nil || !slices.Equal(movers, []string{"localhost"}) {
-		t.Errorf("movers: %v, %v", movers, err)
+	levels, err := r.Levels(t.Context(), room.id)
+	creators := []int64{levels.Users["@alice:localhost"], levels.Users["@bob:localhost"]}
+	if err != nil || !slices.Equal(creators, []int64{math.MaxInt64, math.MaxInt64}) {
+		t.Errorf("levels: %+v, %v", levels, err)
 	}
 	pointer, err := r.StateInForce(t.Context(), room.id, api.EventPointer)
 	if err != nil || pointer == nil {

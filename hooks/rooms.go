@@ -11,7 +11,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/acl"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/roomserver/types"
 	"github.com/matrix-org/dendrite/setup/config"
@@ -199,55 +199,26 @@ func (r *rooms) ServerJoined(ctx context.Context, roomID, server string) (bool, 
 	return answer.RoomExists && answer.IsInRoom, err
 }
 
-// Movers implements delivery.Rooms. If not everybody may move the group, it asks for few members only, since the member
-// events of a large room are megabytes.
-func (r *rooms) Movers(ctx context.Context, roomID string, anybody bool) ([]string, error) {
+// Levels implements delivery.Rooms.
+func (r *rooms) Levels(ctx context.Context, roomID string) (*policy.Levels, error) {
+	known, in, err := r.sees(ctx, roomID)
+	if err != nil || !known {
+		return nil, err
+	}
 	levels, err := r.powerLevels(ctx, roomID)
 	if err != nil {
 		return nil, err
 	}
-	need, explicit := levels.Events[api.EventPointer]
-	if !explicit {
-		need = api.ReservedLevel
+	users := make(map[string]int64, len(levels.Users)+len(levels.creators))
+	maps.Copy(users, levels.Users)
+	for _, user := range levels.creators {
+		users[user] = math.MaxInt64
 	}
-	if anybody || levels.UsersDefault >= need {
-		return r.joinedServers(ctx, roomID)
-	}
-	users := slices.Clone(levels.creators)
-	for user, level := range levels.Users {
-		if level >= need {
-			users = append(users, user)
-		}
-	}
-	missing, err := r.NotJoined(ctx, roomID, users)
-	if err != nil {
-		return nil, err
-	}
-	return serversOf(slices.DeleteFunc(users, func(u string) bool { return slices.Contains(missing, u) })), nil
-}
-
-// joinedServers returns the servers of a room's joined users, each once.
-func (r *rooms) joinedServers(ctx context.Context, roomID string) ([]string, error) {
-	var members rsapi.QueryMembershipsForRoomResponse
-	request := &rsapi.QueryMembershipsForRoomRequest{RoomID: roomID, JoinedOnly: true}
-	if err := r.api.QueryMembershipsForRoom(ctx, request, &members); err != nil {
-		return nil, err
-	}
-	var users []string
-	for i := range members.JoinEvents {
-		users = append(users, *members.JoinEvents[i].StateKey)
-	}
-	return serversOf(users), nil
-}
-
-// serversOf returns the servers of users, each once.
-func serversOf(users []string) (servers []string) {
-	for _, user := range users {
-		_, server, _ := strings.Cut(user, ":")
-		servers = append(servers, server)
-	}
-	slices.Sort(servers)
-	return slices.Compact(servers)
+	_, explicit := levels.Events[api.EventPointer]
+	return &policy.Levels{
+		Users: users, Default: levels.UsersDefault, Pointer: levels.EventLevel(api.EventPointer, true), Explicit: explicit,
+		Left: !in,
+	}, nil
 }
 
 // Denied implements delivery.Rooms. It does not use the room server's own answer, which is wrong: that one matches
@@ -470,6 +441,21 @@ func (r *rooms) LocalAccount(ctx context.Context, userID string) (bool, error) {
 	var devices userapi.QueryDevicesResponse
 	err = r.users.QueryDevices(ctx, &userapi.QueryDevicesRequest{UserID: userID}, &devices)
 	return len(devices.Devices) > 0, err
+}
+
+// Administers implements delivery.Rooms.
+func (r *rooms) Administers(ctx context.Context, userID string) (bool, error) {
+	user, err := spec.NewUserID(userID, true)
+	if err != nil || !r.config.IsLocalServerName(user.Domain()) {
+		return false, nil // not a local user
+	}
+	var found userapi.QueryAccountByLocalpartResponse
+	err = r.users.QueryAccountByLocalpart(ctx,
+		&userapi.QueryAccountByLocalpartRequest{Localpart: user.Local(), ServerName: user.Domain()}, &found)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil && found.Account.AccountType == userapi.AccountTypeAdmin, err
 }
 
 // stripes is a fixed number of locks for any number of names.

@@ -2,18 +2,20 @@ package hooks
 
 import (
 	"encoding/json"
-	"maps"
 	"math"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 )
 
 func newRoom(t *testing.T, creator *harness.User) string {
@@ -84,36 +86,31 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-// TestMovers: Movers lists the users who may move a group once it is bound. They have the level that the room requires,
-// or will require, for the pointer.
-func TestMovers(t *testing.T) {
-	net := newFabric()
-	s, tt := start(t, "s.example", net), start(t, "t.example", net)
-	alice, bob := s.register(t, "alice"), tt.register(t, "bob")
+// TestLevels: Levels has the level that the room names for the pointer, or the default of state events.
+func TestLevels(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice, bob := s.register(t, "alice"), "@bob:t.example"
 	room, r := newRoom(t, alice), s.rooms()
-	join(t, alice, bob, room)
-	want := func(name string, anybody bool, servers ...string) {
+	want := func(name string, content map[string]any, want policy.Levels) {
 		t.Helper()
-		if got, err := r.Movers(t.Context(), room, anybody); err != nil || !slices.Equal(got, servers) {
-			t.Errorf("%s: %v, %v", name, got, err)
+		wantNone(t, alice.SetState(t.Context(), room, "m.room.power_levels", content))
+		got, err := r.Levels(t.Context(), room)
+		if diff := cmp.Diff(&want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v %s", name, err, diff)
 		}
 	}
-	levels := func(bobs int64, more map[string]any) {
-		content := map[string]any{"users": map[string]any{alice.ID: 100, bob.ID: bobs, "@carol:u.example": 100}}
-		maps.Copy(content, more)
-		wantNone(t, alice.SetState(t.Context(), room, "m.room.power_levels", content))
+	users := map[string]int64{alice.ID: 100, bob: 7}
+	want("no level for the pointer", map[string]any{"users": users}, policy.Levels{Users: users, Pointer: 50})
+	want("a level of its own", map[string]any{
+		"users": users, "users_default": 3, "events": map[string]any{api.EventPointer: 60},
+	}, policy.Levels{Users: users, Default: 3, Pointer: 60, Explicit: true})
+	if got, err := r.Levels(t.Context(), "!unknown:s.example"); got != nil || err != nil {
+		t.Errorf("an unknown room has %v, %v", got, err)
 	}
-	levels(99, nil)
-	want("before the level is reserved", false, s.Name)
-	want("anybody", true, s.Name, tt.Name)
-	levels(50, map[string]any{"events": map[string]any{api.EventPointer: 50}})
-	want("a lower level of the room's own", false, s.Name, tt.Name)
-	levels(0, map[string]any{"events": map[string]any{api.EventPointer: 50}})
-	want("without power", false, s.Name)
-	wantNone(t, alice.SetState(t.Context(), room, "m.room.power_levels", map[string]any{
-		"users": map[string]any{alice.ID: 100}, "users_default": 100,
-	}))
-	want("all have the power", false, s.Name, tt.Name)
+	wantNone(t, alice.Leave(t.Context(), room))
+	if got, err := r.Levels(t.Context(), room); err != nil || got == nil || !got.Left || got.Pointer != 60 {
+		t.Errorf("when nobody of this server is left: %+v, %v", got, err)
+	}
 }
 
 // TestPowers: Powers returns the levels in the order of the users, also for users who are not in the room.

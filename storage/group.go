@@ -33,6 +33,7 @@ type Group struct {
 	Epoch       uint64
 	NextSeq     uint64               // of the log; the first message is 1
 	Migration   mimiport.MigrationID // the migration that froze or moved it
+	Members     int                  // leaves in this epoch; 0 if nobody has counted them yet
 	Lineage     []byte               // the encoded mimiport.Lineage: the group's way to this server
 	CreatedAt   time.Time
 }

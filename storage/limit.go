@@ -20,11 +20,12 @@ type Limit struct {
 	Volume     bool // counts the bytes of the change's Volume, together with the stored bytes
 }
 
-// GroupFilter selects groups in all terms. A zero field selects all.
+// GroupFilter selects groups. A zero field selects all. A limit counts a group in all terms.
 type GroupFilter struct {
 	States  []migration.GroupState
 	Creator string
 	RoomID  string
+	Server  string // the local server name that hosts the group
 }
 
 // LimitError names the quota that a change breaks. The store wrote nothing.

@@ -25,6 +25,7 @@ type Row struct {
 	Seq         uint64               // RowFanOut: the log entry
 	Migration   mimiport.MigrationID // for all other kinds
 	Due         time.Time
+	Created     time.Time // zero for a row that an older version made
 	Attempts    int
 }
 

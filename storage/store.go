@@ -41,6 +41,10 @@ type Store interface {
 	KeyObjects
 	Nonces
 	LastResorts
+	Audit
+
+	// Figures counts everything. It reads all groups, migrations and rows.
+	Figures(ctx context.Context) (*Figures, error)
 
 	// Forget deletes everything that is older than the horizon. It works in small steps, so other calls never wait long.
 	Forget(ctx context.Context, before Horizon) error
@@ -52,7 +56,11 @@ type Store interface {
 type Groups interface {
 	Group(ctx context.Context, id []byte) (*Group, error) // in the highest term that is not dropped
 	GroupAt(ctx context.Context, key GroupKey) (*Group, error)
-	Groups(ctx context.Context, after []byte, limit int) ([]Group, error) // each in its highest term, by id
+	// Groups lists at most limit groups with ids after a given one, by id. Each counts in its highest term that is not
+	// dropped.
+	Groups(ctx context.Context, f GroupFilter, after []byte, limit int) ([]Group, error)
+	// CountGroups returns how many groups Groups lists.
+	CountGroups(ctx context.Context, f GroupFilter) (int, error)
 	// GroupsInRoom lists the groups that are bound to a room, each in its highest term.
 	GroupsInRoom(ctx context.Context, roomID string) ([]Group, error)
 	// Evidence lists the evidence about a group, oldest first.
@@ -71,6 +79,8 @@ type Log interface {
 	// Latest returns the last entries except application messages, in order. Like Entries, it stops at limit or
 	// EntriesBytes, counted from the end.
 	Latest(ctx context.Context, key GroupKey, limit int) ([]Entry, error)
+	// LastCommit returns the time of a term's last Commit in the log, or zero.
+	LastCommit(ctx context.Context, key GroupKey) (time.Time, error)
 	EntryByHash(ctx context.Context, key GroupKey, hash [32]byte) (*Entry, error)
 	// Receipts returns at most limit receipts of a term, in order, from an epoch on.
 	Receipts(ctx context.Context, from Epoch, limit int) ([]Receipt, error)

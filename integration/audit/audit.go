@@ -7,6 +7,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	contract "github.com/matrix-org/dendrite/contrib/mimi/storage"
 	storage "github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 )
@@ -31,7 +32,7 @@ func Check(t testing.TB, server, connection string, engine mls.Engine) (state mi
 	if err != nil || len(loose) > 0 {
 		t.Errorf("%s: %q %v", server, loose, err)
 	}
-	groups, err := store.Groups(t.Context(), nil, 2)
+	groups, err := store.Groups(t.Context(), contract.GroupFilter{}, nil, 2)
 	if err != nil || len(groups) > 1 {
 		t.Fatal(len(groups), err)
 	}

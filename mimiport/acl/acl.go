@@ -74,6 +74,30 @@ func (a *ACL) Allows(server string) bool {
 	return !slices.ContainsFunc(a.deny, name.matches) && slices.ContainsFunc(a.allow, name.matches)
 }
 
+// Matches reports whether one of the patterns matches a server's name, with or without its port. * stands for any
+// number of bytes, ? for one byte, and the case of letters does not matter. An invalid name matches nothing.
+func Matches(patterns []string, server string) bool {
+	if len(patterns) == 0 || mimiport.ValidateServerName(server) != nil {
+		return false
+	}
+	host, _, _ := spec.ParseAndValidateServerName(spec.ServerName(server))
+	full, short := newName(strings.ToLower(server)), newName(strings.ToLower(host))
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		pattern = strings.ToLower(pattern)
+		return full.matches(pattern) || short.matches(pattern)
+	})
+}
+
+// ValidatePattern fails unless a pattern for Matches can match a server name. The error is KindBadMessage.
+func ValidatePattern(pattern string) error {
+	name := strings.NewReplacer("*", "a", "?", "a").Replace(pattern)
+	if err := mimiport.ValidateServerName(name); err != nil {
+		return mimiport.Errorf("read pattern", mimiport.KindBadMessage,
+			"%q is not a server name: write it as in user ids, such as b.example or *.b.example", mimiport.Clip(pattern))
+	}
+	return nil
+}
+
 // name is a host of at most 255 bytes in a form that is fast to match with many patterns.
 type name struct {
 	length int

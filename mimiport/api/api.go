@@ -394,8 +394,10 @@ type MigrationStatus struct {
 	User              string      `json:"user"`
 	Term              uint64      `json:"term"` // the term that begins at the target
 	Epoch             uint64      `json:"epoch"`
-	ExpiresAt         int64       `json:"expires_at,omitempty"` // milliseconds since 1970
-	DecideBy          int64       `json:"decide_by,omitempty"`  // milliseconds since 1970
+	CreatedAt         int64       `json:"created_at,omitempty"` // milliseconds since 1970, as the next three
+	UpdatedAt         int64       `json:"updated_at,omitempty"` // the last change; absent if an older version made it
+	ExpiresAt         int64       `json:"expires_at,omitempty"`
+	DecideBy          int64       `json:"decide_by,omitempty"`
 	MigrationResponse *SignedInfo `json:"migration_response,omitempty"`
 	Complete          *SignedInfo `json:"target_migration_complete,omitempty"`
 	Confirmation      *SignedInfo `json:"migration_confirmation,omitempty"`

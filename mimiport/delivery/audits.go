@@ -44,7 +44,7 @@ func (s removals) DevicesChanged(ctx context.Context, userID string) error {
 // Audit makes this server check the groups that it hosts: at most limit of them, with ids after a given one. It finds
 // changes for which no event came. It returns the last id, or nil when no group is left.
 func (s removals) Audit(ctx context.Context, after []byte, limit int) (last []byte, err error) {
-	groups, err := s.Store.Groups(ctx, after, limit)
+	groups, err := s.Store.Groups(ctx, storage.GroupFilter{}, after, limit)
 	if err != nil || len(groups) == 0 {
 		return nil, err
 	}
@@ -101,6 +101,11 @@ func (s removals) audit(ctx context.Context, row *storage.Row) error {
 	err := s.groups.WithLive(ctx, key, func(g *storage.Group, l *registry.Live) error {
 		if !hosted(g) {
 			return nil
+		}
+		if g.Members == 0 { // an older version did not count
+			counted := *g
+			counted.Members = l.MLS.NumMembers()
+			change.Group = &counted
 		}
 		change.Rows = []storage.Row{s.expelRow(g, row.Order)}
 		for _, server := range l.Roster.Servers() {

@@ -29,27 +29,64 @@ func (a authority) Policy(ctx context.Context) (policy.Policy, error) {
 	if err != nil {
 		return policy.Policy{}, err
 	}
-	// These defaults fill the fields that an earlier version did not store.
-	p := policy.Policy{Quotas: a.DefaultPolicy.Quotas, DeviceKeys: a.DefaultPolicy.DeviceKeys}
-	err = json.Unmarshal(raw, &p)
-	return p, err
+	return a.DefaultPolicy.Stored(raw)
 }
 
-// SetPolicy merges patch into the policy in force and keeps the result across restarts. The result counts from the next
-// decision on.
+// SetPolicy puts patch over the configured policy and over earlier patches, and keeps it across restarts. The preset
+// "section" drops all earlier patches. The result counts from the next decision on.
 func (a authority) SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error) {
+	stored, err := a.setByOperator(ctx)
+	if err != nil {
+		return policy.Policy{}, err
+	}
+	if rest, ok := policy.CutSection(patch); ok {
+		stored, patch = noFields, rest
+	}
+	if stored, err = policy.Overlay(stored, patch); err != nil {
+		return policy.Policy{}, err
+	}
+	if err := a.Store.PutSetting(ctx, policySetting, stored); err != nil {
+		return policy.Policy{}, err
+	}
+	return a.Policy(ctx)
+}
+
+var noFields = json.RawMessage("{}")
+
+// setByOperator returns the fields of the policy that operators have set by the admin API.
+func (a authority) setByOperator(ctx context.Context) (json.RawMessage, error) {
+	raw, err := a.Store.Setting(ctx, policySetting)
+	if errors.Is(err, storage.ErrNotFound) {
+		return noFields, nil
+	}
+	return raw, err
+}
+
+// PolicyOrigins returns each field of the policy in force by its path, with the origin of its value.
+func (a authority) PolicyOrigins(ctx context.Context) (map[string]api.PolicyValue, error) {
 	p, err := a.Policy(ctx)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
-	if p, err = p.Merge(patch); err != nil {
-		return p, err
-	}
-	raw, err := json.Marshal(p)
+	stored, err := a.setByOperator(ctx)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
-	return p, a.Store.PutSetting(ctx, policySetting, raw)
+	all := make(map[string]api.PolicyValue)
+	for path, value := range p.Values() {
+		all[path] = api.PolicyValue{Value: value, Origin: api.OriginDefault}
+	}
+	mark := func(paths []string, origin api.Origin) {
+		for _, path := range paths {
+			if v, ok := all[path]; ok {
+				v.Origin = origin
+				all[path] = v
+			}
+		}
+	}
+	mark(a.ConfiguredPolicy, api.OriginSection)
+	mark(policy.Fields(stored), api.OriginAdministrator)
+	return all, nil
 }
 
 // requireMember fails unless the room's current state has the caller joined, and the room's server ACL allows the
@@ -175,9 +212,25 @@ func (a authority) warnings(ctx context.Context, roomID string) ([]string, error
 	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
 		return nil, err
 	}
-	servers, err := a.Rooms.Movers(ctx, roomID, p.Source == policy.SourceAnyMember)
-	if err != nil || len(servers) != 1 {
+	levels, err := a.Rooms.Levels(ctx, roomID)
+	if err != nil || levels == nil {
 		return nil, err
+	}
+	joined, err := a.Rooms.Joined(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	if !levels.Explicit {
+		levels.Pointer = api.ReservedLevel // the binding reserves the event
+	}
+	servers := make(map[string]bool)
+	for _, user := range joined {
+		if p.Source == policy.SourceAnyMember || levels.Of(user) >= levels.Pointer {
+			servers[registry.ServerOf(user)] = true
+		}
+	}
+	if len(servers) != 1 {
+		return nil, nil
 	}
 	return []string{api.WarnOneServer}, nil
 }

@@ -62,7 +62,7 @@ func (everybody) Powers(_ context.Context, _ string, users []string) ([]int64, e
 }
 func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
 
-func (everybody) Movers(context.Context, string, bool) ([]string, error) { return nil, nil }
+func (everybody) Levels(context.Context, string) (*policy.Levels, error) { return nil, nil }
 
 func (everybody) Denied(context.Context, string, []string) ([]string, error) { return nil, nil }
 

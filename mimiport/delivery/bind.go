@@ -143,7 +143,7 @@ func (s *Service) bind(
 	}
 	next := *g
 	next.State, next.Protocol = migration.GroupActive, req.Protocol
-	next.CipherSuite, next.Epoch = state.CipherSuite(), state.Epoch()
+	next.CipherSuite, next.Epoch, next.Members = state.CipherSuite(), state.Epoch(), state.NumMembers()
 	limits, err := s.hosting(ctx, &next)
 	if err != nil {
 		return nil, err

@@ -287,7 +287,7 @@ func (s operator) claim(
 	}
 	g := *old
 	g.Term, g.Version, g.Epoch, g.NextSeq = term, row.Version, state.Epoch(), 1
-	g.Lineage, g.CreatedAt = encoded, s.Now()
+	g.Lineage, g.CreatedAt, g.Members = encoded, s.Now(), state.NumMembers()
 	effect, err := s.change(ctx, &migration.Migration{}, &g, &ready)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
@@ -39,9 +40,8 @@ type Rooms interface {
 	// ServerJoined reports whether a server has a joined user in the room.
 	ServerJoined(ctx context.Context, roomID, server string) (bool, error)
 
-	// Movers returns the servers of the joined users who may send the room's pointer event once a group is bound. With
-	// anybody it returns the servers of all joined users. Each server appears once.
-	Movers(ctx context.Context, roomID string, anybody bool) (servers []string, err error)
+	// Levels returns the room's power levels, or nil if this server was never in the room.
+	Levels(ctx context.Context, roomID string) (*policy.Levels, error)
 
 	// Denied returns the given servers that the room's server ACL denies. Of a redacted ACL the content before the
 	// redaction counts.
@@ -65,8 +65,16 @@ type Rooms interface {
 	// Joined lists the users that are joined to a room.
 	Joined(ctx context.Context, roomID string) ([]string, error)
 
+	Accounts
+}
+
+// Accounts answers about accounts of this homeserver.
+type Accounts interface {
 	// LocalAccount reports whether the user has an account here that is neither a guest account nor deactivated.
 	LocalAccount(ctx context.Context, userID string) (bool, error)
+
+	// Administers reports whether the user is an administrator of this homeserver.
+	Administers(ctx context.Context, userID string) (bool, error)
 }
 
 // Standing is a user's place in a room.

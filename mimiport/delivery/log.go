@@ -19,6 +19,7 @@ func (s *core) extend(
 	next := *g
 	if a.Effects != nil {
 		next.Epoch++
+		next.Members = a.Next.NumMembers()
 	}
 	now := s.Now()
 	change := &storage.Change{Group: &next}

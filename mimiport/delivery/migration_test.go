@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // TestClientAbort: FROZEN ends with "client abort", and while it lasts "other handshakes get M_MIGRATION_IN_PROGRESS;
@@ -671,6 +672,10 @@ func TestRetention(t *testing.T) {
 	log, err := p.services[serverA].Messages(t.Context(), caller(alice), p.id, api.MessagesQuery{})
 	if err != nil || len(log.Messages) != 0 || log.Moved == nil {
 		t.Errorf("the log is %+v, %v", log, err)
+	}
+	acts := must(p.services[serverA].AuditLog(t.Context(), storage.AuditID{}, 10))(t)
+	if len(acts) != 1 || acts[0].Action != "purge" || acts[0].Actor != serverA || string(acts[0].After) != `{"term":0}` {
+		t.Errorf("the audit log of the purge: %+v", acts)
 	}
 	p.expectMoved(serverA, serverB)
 	p.move(serverB, serverA, alice)

@@ -34,8 +34,10 @@ type Deps struct {
 	Rand    io.Reader
 	Log     *slog.Logger
 
-	DefaultPolicy policy.Policy
-	Limits        Limits
+	DefaultPolicy    policy.Policy
+	ConfiguredPolicy []string // the paths of the fields of DefaultPolicy that the configuration sets
+	Limits           Limits
+	About            api.About
 }
 
 // Limits are the sizes and times that an operator may set.
@@ -72,6 +74,7 @@ type Service struct {
 	closing
 	reporting
 	operator
+	overviews
 	lineages
 	logs
 	outgoing
@@ -84,11 +87,13 @@ var _ api.API = (*Service)(nil)
 // New makes a Service. It starts no goroutine: rows become due in the store, and the outbox passes them to Do.
 func New(d Deps) *Service {
 	c := &core{Deps: d, groups: registry.New(d.Engines, d.Store, d.Limits.CacheBytes), wake: func() {}}
+	c.peers = func() []api.FailingPeer { return nil }
 	c.authority, c.senders = authority{&c.Deps}, senders{&c.Deps}
 	return &Service{
 		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, closing: closing{c},
 		reporting: reporting{c}, operator: operator{c},
-		lineages: lineages{c}, logs: logs{c}, outgoing: outgoing{c}, resorts: resorts{c},
+		overviews: overviews{c},
+		lineages:  lineages{c}, logs: logs{c}, outgoing: outgoing{c}, resorts: resorts{c},
 		inWork: slots.New[mimiport.MigrationID](1),
 	}
 }
@@ -96,6 +101,10 @@ func New(d Deps) *Service {
 // SetWake sets the function that the Service calls after each change that may have made rows due. Call SetWake before
 // any other method.
 func (s *Service) SetWake(wake func()) { s.wake = wake }
+
+// SetPeers sets the function that lists the servers to which this process cannot deliver. Call SetPeers before any
+// other method.
+func (s *Service) SetPeers(failing func() []api.FailingPeer) { s.peers = failing }
 
 // core holds the parts that all capabilities of the Service share.
 type core struct {
@@ -105,11 +114,19 @@ type core struct {
 	groups *registry.Registry
 	waits  waits
 	wake   func()
+	peers  func() []api.FailingPeer
 }
 
 // apply commits a change and wakes the requests that wait for it. It commits even if the request is canceled. If the
 // change would exceed a quota, apply returns an error of policy.Exceeded.
 func (s *core) apply(ctx context.Context, c *storage.Change) error {
+	now := s.Now()
+	for i := range c.Rows {
+		c.Rows[i].Created = now
+	}
+	if c.Migration != nil {
+		c.Migration.UpdatedAt = now
+	}
 	err := s.Store.Apply(context.WithoutCancel(ctx), c)
 	if broken, ok := errors.AsType[*storage.LimitError](err); ok {
 		return policy.Exceeded(broken.Quota)

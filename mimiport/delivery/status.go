@@ -56,12 +56,8 @@ func status(m *migration.Migration) *api.MigrationStatus {
 		MigrationResponse: signedInfo(m.Response), Complete: signedInfo(m.Complete),
 		Confirmation: signedInfo(m.Confirmation), Abort: signedInfo(m.Abort),
 	}
-	if !m.ExpiresAt.IsZero() {
-		st.ExpiresAt = m.ExpiresAt.UnixMilli()
-	}
-	if !m.DecideBy.IsZero() {
-		st.DecideBy = m.DecideBy.UnixMilli()
-	}
+	st.CreatedAt, st.UpdatedAt = storage.Millis(m.CreatedAt), storage.Millis(m.UpdatedAt)
+	st.ExpiresAt, st.DecideBy = storage.Millis(m.ExpiresAt), storage.Millis(m.DecideBy)
 	return st
 }
 
@@ -70,16 +66,6 @@ func signedInfo(m migration.Signed) *api.SignedInfo {
 		return nil
 	}
 	return &api.SignedInfo{Message: m.Message, KeyID: m.KeyID}
-}
-
-// AdminGroups lists groups for an operator, by id.
-func (s *Service) AdminGroups(ctx context.Context, after []byte, limit int) ([]storage.Group, error) {
-	return s.Store.Groups(ctx, after, limit)
-}
-
-// AdminGroup returns one group for an operator, or a KindUnknownGroup error.
-func (s *Service) AdminGroup(ctx context.Context, id []byte) (*storage.Group, error) {
-	return s.groups.Group(ctx, id)
 }
 
 // AdminEvidence lists the evidence about a group, oldest first, or returns a KindUnknownGroup error.

@@ -330,6 +330,7 @@ func (s *Service) stageChange(
 		ID: m.GroupID, Term: old.Term, Version: old.Version,
 		Server: m.Target, RoomID: a.state.Lineage.RoomID, Creator: m.User,
 		Protocol: state.Protocol(), CipherSuite: state.CipherSuite(), Epoch: state.Epoch(), NextSeq: firstSeq,
+		Members: state.NumMembers(),
 		Lineage: lineage, CreatedAt: s.Now(),
 	}
 	log, err := s.imported(m, a)

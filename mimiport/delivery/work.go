@@ -95,7 +95,11 @@ func (s *Service) purge(ctx context.Context, row *storage.Row) error {
 	if m.State == migration.Decided {
 		return mimiport.Errorf("purge", mimiport.KindInProgress, "the target has not taken the group yet")
 	}
-	return s.takeEvent(ctx, m.ID, migration.RetentionOver{}, row)
+	e := storage.AuditEntry{Actor: s.Server, Action: storage.AuditPurge, GroupID: row.GroupID, Migration: m.ID}
+	return s.Record(ctx, e, func() (any, error) {
+		err := s.takeEvent(ctx, m.ID, migration.RetentionOver{}, row)
+		return map[string]uint64{"term": row.Term}, err
+	})
 }
 
 // endOverdue ends a migration whose deadline is over.

@@ -22,6 +22,11 @@ const (
 	GroupDropped  GroupState = "dropped" // was staged and does not come
 )
 
+// GroupStates are the states of groups in their highest terms that are not dropped.
+var GroupStates = []GroupState{
+	GroupReserved, GroupActive, GroupFrozen, GroupStopped, GroupClosed, GroupEnded, GroupMoved, GroupStaged,
+}
+
 // Group is the part of a group's row of one term that migrations and claims change. The zero Group stands for no row.
 type Group struct {
 	State     GroupState

@@ -30,12 +30,18 @@ const (
 	Dropped State = "dropped" // the offer expired, or T got S's signed abort
 )
 
+// States are the states of both sides.
+var States = []State{Frozen, Decided, Moved, Aborted, Offered, Staged, Active, Dropped}
+
 // Ended reports whether the outcome is final. Only a confirmation changes a record in such a state: it wins even
 // against S's own abort.
 func (s State) Ended() bool { return s == Moved || s == Aborted || s == Active || s == Dropped }
 
 // Role is the side that keeps the record.
 type Role string
+
+// Roles are the two sides.
+var Roles = []Role{Source, Target}
 
 // The two sides.
 const (
@@ -60,6 +66,7 @@ type Migration struct {
 	Epoch   uint64 // n: the epoch the migration Commit ends
 
 	CreatedAt time.Time
+	UpdatedAt time.Time // when this server stored the record last
 	ExpiresAt time.Time // of the offer
 	DecideBy  time.Time // zero while offered
 

@@ -54,8 +54,8 @@ func (do tasks) Do(ctx context.Context, row storage.Row) error { return do(ctx, 
 
 func (tasks) Deliver(context.Context, []storage.Row) (int, error) { panic("no row is a message") }
 
-// TestFailingPeer: from the fifth failure on a server is worth a warning, which names the cause and the remedy and comes
-// again each hour. The list of failing servers has it from the first failure to the first success.
+// TestFailingPeer: from the fifth failure on, a server is worth a warning. The warning names the cause and the remedy,
+// and comes again each hour. The list of failing servers has the server from the first failure to the first success.
 func TestFailingPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin, kept, fails := time.Now(), &warnings{}, true

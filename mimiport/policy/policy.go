@@ -3,13 +3,12 @@
 package policy
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/acl"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
@@ -104,62 +103,6 @@ func Draft() Policy {
 	return Policy{Source: SourceAnyMember, Target: TargetAnyCreator, RequireRoom: true, DeviceKeys: DeviceKeysRequired}
 }
 
-// Merge returns the policy with the fields that patch has. {"preset": "draft"} or {"preset": "default"} replaces all
-// fields first. Merge returns a KindBadMessage error for an unknown field or value and for a negative quota.
-func (p Policy) Merge(patch json.RawMessage) (Policy, error) {
-	const op = "set policy"
-	// Decoding overwrites the elements of a slice, which p shares with the caller's policy.
-	p.Creators, p.AllowServers = slices.Clone(p.Creators), slices.Clone(p.AllowServers)
-	p.DenyServers, p.ApplicationServices = slices.Clone(p.DenyServers), slices.Clone(p.ApplicationServices)
-	body := struct {
-		Preset string `json:"preset"`
-		*Policy
-	}{Policy: &p}
-	var preset struct {
-		Preset string `json:"preset"`
-	}
-	if err := json.Unmarshal(patch, &preset); err != nil {
-		return p, mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
-	}
-	switch preset.Preset {
-	case "":
-	case "default":
-		p = Default()
-	case "draft":
-		p = Draft()
-	default:
-		return p, mimiport.Errorf(op, mimiport.KindBadMessage, "unknown preset %q", preset.Preset)
-	}
-	dec := json.NewDecoder(bytes.NewReader(patch))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&body); err != nil {
-		return p, mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
-	}
-	return p, p.validate()
-}
-
-func (p *Policy) validate() error {
-	const op = "set policy"
-	if !slices.Contains([]SourceMode{SourcePowerLevel, SourceAnyMember, SourceServerAdmin, SourceNobody}, p.Source) {
-		return mimiport.Errorf(op, mimiport.KindBadMessage, "unknown source mode %q", p.Source)
-	}
-	if !slices.Contains([]TargetMode{TargetLocalUsers, TargetJoinedServers, TargetAnyCreator, TargetNobody}, p.Target) {
-		return mimiport.Errorf(op, mimiport.KindBadMessage, "unknown target mode %q", p.Target)
-	}
-	if !slices.Contains([]DeviceKeysMode{DeviceKeysRequired, DeviceKeysPublished}, p.DeviceKeys) {
-		return mimiport.Errorf(op, mimiport.KindBadMessage, "unknown device keys mode %q", p.DeviceKeys)
-	}
-	q := p.Quotas
-	if min(
-		q.Groups, q.GroupsPerUser, q.GroupsPerRoom, q.ReservedPerUser, q.ReservedPerRoom, q.Members, q.Offers,
-		q.OffersPerRoom, q.Staged, q.StagedPerUser, q.StagedPerRoom, q.StagedPerSource, q.MovesPerHour, q.AbortsAnHour,
-		q.BytesPerDay, q.GroupsPerUserInRoom, q.StagedPerUserInRoom,
-	) < 0 {
-		return mimiport.Errorf(op, mimiport.KindBadMessage, "a quota is negative")
-	}
-	return nil
-}
-
 // Facts has the facts that a decision depends on. The caller gathers them anew for each decision.
 type Facts struct {
 	Side migration.Role // the side this server is on
@@ -180,7 +123,7 @@ type Facts struct {
 
 // MayCreate reports whether a user may create groups here (profile, section 8, any_creator).
 func (p *Policy) MayCreate(userLocal bool, userServer string) bool {
-	return userLocal || slices.Contains(p.Creators, userServer)
+	return userLocal || acl.Matches(p.Creators, userServer)
 }
 
 // IsApplicationService reports whether ApplicationServices names a user.
@@ -226,21 +169,31 @@ func DecideClose(p *Policy, f *Facts) error {
 }
 
 func (p *Policy) refusal(f *Facts) string {
+	if reason := p.peerRefusal(f); reason != "" {
+		return reason
+	}
 	switch {
-	case slices.Contains(p.DenyServers, f.Peer):
-		return "this server does not exchange groups with " + f.Peer
-	case len(p.AllowServers) > 0 && !slices.Contains(p.AllowServers, f.Peer):
-		return "this server exchanges groups with listed servers only"
-	case len(f.Denied) > 0:
-		return "the room's server ACL denies " + f.Denied[0]
-	case p.RequireRoom && !f.TargetInRoom:
-		return "the target has no joined user in the room"
 	case f.RoomKnown && !f.UserJoined:
 		return "the user is not joined to the room"
 	case f.Side == migration.Source:
 		return p.sourceRefusal(f)
 	}
 	return p.targetRefusal(f)
+}
+
+// peerRefusal is the part of the decision that depends on servers alone.
+func (p *Policy) peerRefusal(f *Facts) string {
+	switch {
+	case acl.Matches(p.DenyServers, f.Peer):
+		return "this server does not exchange groups with " + f.Peer
+	case len(p.AllowServers) > 0 && !acl.Matches(p.AllowServers, f.Peer):
+		return "this server exchanges groups with listed servers only"
+	case len(f.Denied) > 0:
+		return "the room's server ACL denies " + f.Denied[0]
+	case p.RequireRoom && !f.TargetInRoom:
+		return "the target has no joined user in the room"
+	}
+	return ""
 }
 
 func (p *Policy) sourceRefusal(f *Facts) string {
@@ -265,7 +218,7 @@ func (p *Policy) targetRefusal(f *Facts) string {
 		return "the user's server is not in the room"
 	case p.Target == TargetAnyCreator && !p.MayCreate(f.UserLocal, f.UserServer):
 		return "the user may not create groups on this server"
-	case f.ForeignID && !f.UserLocal && !slices.Contains(p.AllowServers, f.Peer):
+	case f.ForeignID && !f.UserLocal && !acl.Matches(p.AllowServers, f.Peer):
 		return "groups with foreign ids come from local users and listed servers only"
 	}
 	return ""

@@ -33,6 +33,7 @@ func cloneMigration(m *migration.Migration, version uint64) *migration.Migration
 	c.Reason = storage.Text(m.Reason)
 	c.GroupID, c.CommitHash, c.ContentHash = clone(m.GroupID), clone(m.CommitHash), clone(m.ContentHash)
 	c.Vote = clone(m.Vote)
+	c.UpdatedAt = stamp(m.UpdatedAt)
 	c.CreatedAt, c.ExpiresAt, c.DecideBy = stamp(m.CreatedAt), stamp(m.ExpiresAt), stamp(m.DecideBy)
 	for _, s := range []*migration.Signed{&c.Response, &c.Complete, &c.Confirmation, &c.Abort} {
 		s.Message, s.KeyObject = clone(s.Message), clone(s.KeyObject)
@@ -70,6 +71,6 @@ func cloneFormer(f *storage.Former) *storage.Former {
 
 func cloneRow(r *storage.Row) *storage.Row {
 	c := *r
-	c.GroupID, c.Due = clone(r.GroupID), stamp(r.Due)
+	c.GroupID, c.Due, c.Created = clone(r.GroupID), stamp(r.Due), stamp(r.Created)
 	return &c
 }

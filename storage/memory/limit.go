@@ -42,7 +42,8 @@ func matching[K, V any](t *table[K, V], match func(*V) bool) (n int64) {
 func counted(g *storage.Group, f *storage.GroupFilter) bool {
 	return (len(f.States) == 0 || slices.Contains(f.States, g.State)) &&
 		(f.Creator == "" || g.Creator == f.Creator) &&
-		(f.RoomID == "" || g.RoomID == f.RoomID)
+		(f.RoomID == "" || g.RoomID == f.RoomID) &&
+		(f.Server == "" || g.Server == f.Server)
 }
 
 // addVolume adds the bytes of one day together.

@@ -37,6 +37,7 @@ type Store struct {
 	keys       table[keyed, storage.KeyObject]
 	nonces     table[used, storage.Nonce]
 	resorts    table[device, storage.LastResort]
+	audit      table[storage.AuditID, storage.AuditEntry]
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -117,6 +118,9 @@ func New() *Store {
 		resorts: table[device, storage.LastResort]{
 			compare: func(a, b device) int { return cmp.Or(strings.Compare(a.user, b.user), strings.Compare(a.id, b.id)) },
 			key:     func(l *storage.LastResort) device { return device{l.UserID, l.DeviceID} }},
+		audit: table[storage.AuditID, storage.AuditEntry]{
+			compare: func(a, b storage.AuditID) int { return bytes.Compare(a[:], b[:]) },
+			key:     func(e *storage.AuditEntry) storage.AuditID { return e.ID }},
 	}
 }
 
@@ -301,10 +305,27 @@ func (s *Store) GroupAt(_ context.Context, key storage.GroupKey) (*storage.Group
 }
 
 // Groups implements storage.Store.
-func (s *Store) Groups(_ context.Context, after []byte, limit int) ([]storage.Group, error) {
+func (s *Store) Groups(
+	_ context.Context, f storage.GroupFilter, after []byte, limit int,
+) (groups []storage.Group, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var groups []storage.Group
+	for _, g := range s.latest(after) {
+		if len(groups) < limit && counted(g, &f) {
+			groups = append(groups, *cloneGroup(g, g.Version))
+		}
+	}
+	return groups, nil
+}
+
+// CountGroups implements storage.Store.
+func (s *Store) CountGroups(ctx context.Context, f storage.GroupFilter) (int, error) {
+	groups, err := s.Groups(ctx, f, nil, math.MaxInt)
+	return len(groups), err
+}
+
+// latest lists the groups with ids after a given one, each in its highest term that is not dropped.
+func (s *Store) latest(after []byte) (groups []*storage.Group) {
 	for _, g := range s.groups.from(numbered{string(after), math.MaxUint64, 0}) {
 		if g.State == migration.GroupDropped {
 			continue
@@ -312,12 +333,9 @@ func (s *Store) Groups(_ context.Context, after []byte, limit int) ([]storage.Gr
 		if n := len(groups); n > 0 && bytes.Equal(groups[n-1].ID, g.ID) {
 			groups = groups[:n-1] // this term is higher
 		}
-		if len(groups) >= limit {
-			break
-		}
-		groups = append(groups, *cloneGroup(g, g.Version))
+		groups = append(groups, g)
 	}
-	return groups, nil
+	return groups
 }
 
 // Snapshot implements storage.Store.
@@ -394,6 +412,21 @@ func (s *Store) EntryByHash(_ context.Context, key storage.GroupKey, hash [32]by
 		return nil, err
 	}
 	return cloneEntry(e), nil
+}
+
+// LastCommit implements storage.Store.
+func (s *Store) LastCommit(_ context.Context, key storage.GroupKey) (at time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.entries.from(numbered{string(key.ID), key.Term, 0}) {
+		if !inTerm(e.GroupID, e.Term, key) {
+			break
+		}
+		if e.Kind == storage.EntryCommit {
+			at = e.At
+		}
+	}
+	return at, nil
 }
 
 // Receipts implements storage.Store.
@@ -592,14 +625,8 @@ func (s *Store) Hasten(_ context.Context, now time.Time) error {
 }
 
 // GroupsInRoom implements storage.Store.
-func (s *Store) GroupsInRoom(ctx context.Context, roomID string) (found []storage.Group, err error) {
-	all, err := s.Groups(ctx, nil, math.MaxInt)
-	for _, g := range all {
-		if g.RoomID == roomID {
-			found = append(found, g)
-		}
-	}
-	return found, err
+func (s *Store) GroupsInRoom(ctx context.Context, roomID string) ([]storage.Group, error) {
+	return s.Groups(ctx, storage.GroupFilter{RoomID: roomID}, nil, math.MaxInt)
 }
 
 // Evidence implements storage.Store.

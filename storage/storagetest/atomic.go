@@ -45,6 +45,7 @@ type state struct {
 	Evidence   []storage.Evidence
 	KeyObjects []storage.KeyObject
 	Resorts    []storage.LastResort
+	Audit      []storage.AuditEntry
 }
 
 // dump reads everything: groups and terms up to maxTerm, contents and snapshots up to maxNumber.
@@ -56,7 +57,7 @@ func dump(t testing.TB, s storage.Store) (all state) {
 			t.Fatal(err)
 		}
 	}
-	latest, err := s.Groups(ctx, nil, limit)
+	latest, err := s.Groups(ctx, storage.GroupFilter{}, nil, limit)
 	check(err)
 	all.Migrations, err = s.Migrations(ctx, storage.MigrationFilter{}, mimiport.MigrationID{}, limit)
 	check(err)
@@ -67,6 +68,8 @@ func dump(t testing.TB, s storage.Store) (all state) {
 	all.KeyObjects, err = s.KeyObjects(ctx, "a.example")
 	check(err)
 	all.Resorts, err = s.LastResorts(ctx, "@alice:a.example")
+	check(err)
+	all.Audit, err = s.AuditEntries(ctx, storage.AuditID{}, limit)
 	check(err)
 	all.Entries = make(map[string][]storage.Entry)
 	for _, id := range []string{"group", "other"} {

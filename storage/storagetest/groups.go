@@ -78,7 +78,7 @@ func testGroups(t *testing.T, f *fixture) {
 	var after []byte
 	var got []string
 	for {
-		page, err := f.Groups(ctx, after, 2)
+		page, err := f.Groups(ctx, storage.GroupFilter{}, after, 2)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -28,6 +28,10 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 	}{
 		{"Group", testGroup},
 		{"Groups", testGroups},
+		{"GroupFilter", testGroupFilter},
+		{"LastCommit", testLastCommit},
+		{"Figures", testFigures},
+		{"Audit", testAudit},
 		{"Snapshot", testSnapshot},
 		{"Entries", testEntries},
 		{"Receipts", testReceipts},
@@ -170,7 +174,7 @@ func sampleGroup(id string, term uint64) storage.Group {
 	return storage.Group{
 		ID: []byte(id), Term: term, State: migration.GroupActive, Server: "a.example", RoomID: "!room:a.example",
 		Creator: "@creator:a.example", Protocol: "mls10", CipherSuite: math.MaxUint16, Epoch: math.MaxInt64, NextSeq: 2,
-		Migration: migrationID(7), Lineage: bytesOf("lineage"), CreatedAt: epoch,
+		Migration: migrationID(7), Members: 5, Lineage: bytesOf("lineage"), CreatedAt: epoch,
 	}
 }
 
@@ -209,8 +213,9 @@ func sampleMigration(n uint64) migration.Migration {
 	return migration.Migration{
 		ID: migrationID(n), Role: migration.Source, State: migration.Frozen, GroupID: []byte("group"),
 		RoomID: "!room:a.example", Term: 1, Source: "a.example", Target: "b.example", User: "@user:a.example", ByAdmin: true,
-		Epoch: 5, CreatedAt: epoch.Add(time.Duration(n) * time.Second), ContentKey: "ed25519:content",
-		ExpiresAt: epoch.Add(time.Minute), DecideBy: epoch.Add(time.Second), CommitHash: bytesOf("commit"),
+		Epoch: 5, CreatedAt: epoch.Add(time.Duration(n) * time.Second), UpdatedAt: epoch.Add(time.Hour),
+		ContentKey: "ed25519:content",
+		ExpiresAt:  epoch.Add(time.Minute), DecideBy: epoch.Add(time.Second), CommitHash: bytesOf("commit"),
 		ContentHash: bytesOf("content"), Response: signed("response"), Complete: signed("complete"),
 		Vote: bytesOf("vote"), Confirmation: signed("confirmation"), Abort: signed("abort"),
 		Reason: "за́чем? \"'\n", Refused: 2,
@@ -227,7 +232,7 @@ func sampleEvidence(id string, n uint64) storage.Evidence {
 func sampleRow(destination, queue string, order uint64) storage.Row {
 	return storage.Row{
 		Destination: destination, Queue: queue, Order: order, Kind: storage.RowFanOut, GroupID: []byte("group"), Term: 1,
-		Seq: 2, Migration: migrationID(3), Due: epoch, Attempts: 4,
+		Seq: 2, Migration: migrationID(3), Due: epoch, Created: epoch, Attempts: 4,
 	}
 }
 

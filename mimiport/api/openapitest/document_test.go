@@ -62,6 +62,7 @@ func TestRoutesAreInTheDocument(t *testing.T) {
 	add(federation.PathPrefix, federation.Routes(nil, 0))
 	add(clientapi.PathPrefix, clientapi.Routes(clientapi.Services{}, nil, 0))
 	add(adminapi.PathPrefix, adminapi.Routes(nil))
+	add(adminapi.PathPrefix, adminapi.HealthRoutes(nil))
 	ops := operations(document(t))
 	for name, at := range routes {
 		if len(ops[name]) != len(at) {

@@ -3,9 +3,11 @@ package deliverytest
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 )
 
 // RoomID is the room that all servers of a World see.
@@ -16,6 +18,7 @@ type Room struct {
 	Joined    map[string]bool            // by user
 	Power     map[string]int64           // by user; the pointer event needs 100, kicking 50
 	Denied    []string                   // the servers that the room's ACL denies
+	Admins    []string                   // users who administer their server
 	Strangers []string                   // users without an account on their server
 	Events    map[string]json.RawMessage // the contents of state events, by type
 	Left      map[string]bool            // servers that have left the room; they see it as it is
@@ -85,14 +88,13 @@ func (r rooms) Denied(_ context.Context, _ string, servers []string) (denied []s
 	return denied, nil
 }
 
-func (r rooms) Movers(_ context.Context, roomID string, anybody bool) (servers []string, err error) {
-	for user, joined := range r.room.Joined {
-		if joined && r.knows(roomID) && (anybody || r.room.Power[user] >= 100) {
-			servers = append(servers, serverOf(user))
-		}
+func (r rooms) Levels(_ context.Context, roomID string) (*policy.Levels, error) {
+	if !r.knows(roomID) {
+		return nil, nil
 	}
-	slices.Sort(servers)
-	return slices.Compact(servers), nil
+	return &policy.Levels{
+		Users: maps.Clone(r.room.Power), Pointer: 100, Explicit: true, Left: r.room.Left[r.server],
+	}, nil
 }
 
 func (r rooms) State(_ context.Context, roomID, eventType string) (json.RawMessage, error) {
@@ -126,6 +128,10 @@ func (r rooms) Joined(_ context.Context, roomID string) (users []string, err err
 	}
 	slices.Sort(users)
 	return users, nil
+}
+
+func (r rooms) Administers(_ context.Context, userID string) (bool, error) {
+	return slices.Contains(r.room.Admins, userID), nil
 }
 
 func (r rooms) LocalAccount(_ context.Context, userID string) (bool, error) {

@@ -131,7 +131,7 @@ type checker struct {
 
 func (c *checker) readGroups(ctx context.Context) error {
 	for after := []byte(nil); ; {
-		groups, err := c.store.Groups(ctx, after, page)
+		groups, err := c.store.Groups(ctx, storage.GroupFilter{}, after, page)
 		if err != nil {
 			return err
 		}

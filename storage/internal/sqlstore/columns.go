@@ -62,6 +62,20 @@ func (h *hash) Scan(src any) error {
 	return err
 }
 
+// auditID is the id of an entry of the audit log.
+type auditID storage.AuditID
+
+func (a *auditID) Value() (driver.Value, error) { return a[:], nil }
+
+func (a *auditID) Scan(src any) error {
+	data, err := bytesOf(src)
+	if err == nil && len(data) != len(a) {
+		err = fmt.Errorf("a column has %d bytes, want %d", len(data), len(a))
+	}
+	copy(a[:], data)
+	return err
+}
+
 // optionalID is a migration id that may be absent. An absent one is null.
 type optionalID struct{ id **mimiport.MigrationID }
 

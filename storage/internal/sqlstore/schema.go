@@ -6,6 +6,8 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"strconv"
+	"strings"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
@@ -16,6 +18,16 @@ var migrationFiles embed.FS
 
 // versionTable has our own name, since the host may keep its versions in the same database.
 const versionTable = "mimiport_schema_version"
+
+// About returns the name of the database, and the version of its schema: that of this program.
+func (s *Store) About() (name string, schema int64) {
+	files, _ := migrationFiles.ReadDir("migrations") // they are part of the program
+	last := files[len(files)-1].Name()
+	schema, _ = strconv.ParseInt(last[:strings.Index(last, "_")], 10, 64)
+	return map[database.Dialect]string{
+		database.DialectSQLite3: "SQLite", database.DialectPostgres: "PostgreSQL",
+	}[s.engine.Dialect], schema
+}
 
 // Migrate updates the schema to the version of this program. It refuses a schema that a newer program wrote.
 func Migrate(ctx context.Context, db *sql.DB, dialect database.Dialect) error {

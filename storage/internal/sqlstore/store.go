@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/pressly/goose/v3/database"
 
@@ -272,10 +273,19 @@ func (s *Store) GroupAt(ctx context.Context, key storage.GroupKey) (*storage.Gro
 }
 
 // Groups implements storage.Store.
-func (s *Store) Groups(ctx context.Context, after []byte, limit int) ([]storage.Group, error) {
-	return list(ctx, s, &groups, `AS g WHERE group_id > $1
-		AND term = (SELECT max(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> $2)
-		ORDER BY group_id LIMIT $3`, notNull(after), migration.GroupDropped, limit)
+func (s *Store) Groups(
+	ctx context.Context, f storage.GroupFilter, after []byte, limit int,
+) ([]storage.Group, error) {
+	w := latestWhere(&f)
+	w.and("group_id > ?", notNull(after))
+	return list(ctx, s, &groups, "AS g "+w.with("ORDER BY group_id LIMIT ?", limit), w.args...)
+}
+
+// CountGroups implements storage.Store.
+func (s *Store) CountGroups(ctx context.Context, f storage.GroupFilter) (n int, err error) {
+	w := latestWhere(&f)
+	err = s.answer(ctx, []any{&n}, "SELECT count(*) FROM mimiport_groups AS g "+w.with(""), w.args...)
+	return n, err
 }
 
 // Snapshot implements storage.Store.
@@ -322,6 +332,14 @@ func (s *Store) Latest(ctx context.Context, key storage.GroupKey, limit int) ([]
 // EntryByHash implements storage.Store.
 func (s *Store) EntryByHash(ctx context.Context, key storage.GroupKey, sum [32]byte) (*storage.Entry, error) {
 	return one(ctx, s, &entries, "WHERE group_id = $1 AND term = $2 AND hash = $3", key.ID, clamp(key.Term), (*hash)(&sum))
+}
+
+// LastCommit implements storage.Store. The condition with handshake makes the database use its index.
+func (s *Store) LastCommit(ctx context.Context, key storage.GroupKey) (at time.Time, err error) {
+	err = s.answer(ctx, []any{(*millis)(&at)}, `SELECT accepted_at FROM mimiport_entries WHERE `+handshake+`
+		AND kind = $1 AND group_id = $2 AND term = $3 ORDER BY seq DESC LIMIT 1`,
+		storage.EntryCommit, key.ID, clamp(key.Term))
+	return at, err
 }
 
 // Receipts implements storage.Store.

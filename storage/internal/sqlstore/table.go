@@ -26,7 +26,7 @@ var tables = []interface {
 	sum(ctx context.Context, db querier) (Copied, error)
 }{
 	&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &fanOuts, &evidence,
-	&volumes, &settings, &keyObjects, &nonces, &lastResorts,
+	&volumes, &settings, &keyObjects, &nonces, &lastResorts, &audit,
 }
 
 func (t *table[T]) called() string { return t.name }
@@ -36,11 +36,12 @@ func columns(list string) []string { return strings.Split(list, ", ") }
 var groups = table[storage.Group]{
 	name: "mimiport_groups",
 	columns: columns("group_id, term, created_at, version, state, server, room_id, creator, protocol, cipher_suite, " +
-		"epoch, next_seq, migration_id, lineage"),
+		"epoch, next_seq, migration_id, lineage, members"),
 	key: 2, fixed: 3,
 	fields: func(g *storage.Group) []any {
 		return []any{(*blob)(&g.ID), &g.Term, (*millis)(&g.CreatedAt), &g.Version, &g.State, &g.Server, &g.RoomID, &g.Creator,
-			&g.Protocol, &g.CipherSuite, &g.Epoch, &g.NextSeq, (*hash)(&g.Migration), (*blob)(&g.Lineage)}
+			&g.Protocol, &g.CipherSuite, &g.Epoch, &g.NextSeq, (*hash)(&g.Migration), (*blob)(&g.Lineage),
+			&g.Members}
 	},
 }
 
@@ -84,7 +85,7 @@ var migrations = table[migration.Migration]{
 		"by_admin, epoch, expires_at, decide_by, commit_hash, content_hash, content_key_id, " +
 		"response, response_key_id, response_key_object, " +
 		"complete, complete_key_id, complete_key_object, confirmation, confirmation_key_id, confirmation_key_object, " +
-		"abort, abort_key_id, abort_key_object, reason, refused, vote"),
+		"abort, abort_key_id, abort_key_object, reason, refused, vote, updated_at"),
 	key: 1, fixed: 2,
 	fields: func(m *migration.Migration) []any {
 		f := []any{(*hash)(&m.ID), (*millis)(&m.CreatedAt), &m.Role, &m.State, &m.Version, (*blob)(&m.GroupID), &m.RoomID,
@@ -93,7 +94,7 @@ var migrations = table[migration.Migration]{
 		for _, s := range []*migration.Signed{&m.Response, &m.Complete, &m.Confirmation, &m.Abort} {
 			f = append(f, (*blob)(&s.Message), &s.KeyID, (*blob)(&s.KeyObject))
 		}
-		return append(f, &m.Reason, &m.Refused, (*blob)(&m.Vote))
+		return append(f, &m.Reason, &m.Refused, (*blob)(&m.Vote), (*millis)(&m.UpdatedAt))
 	},
 }
 
@@ -104,11 +105,12 @@ var contents = table[storage.Content]{
 }
 
 var outbox = table[storage.Row]{
-	name:    "mimiport_outbox",
-	columns: columns("destination, queue, row_order, kind, group_id, term, seq, migration_id, due_at, attempts"),
+	name: "mimiport_outbox",
+	columns: columns("destination, queue, row_order, kind, group_id, term, seq, migration_id, due_at, attempts, " +
+		"created_at"),
 	fields: func(r *storage.Row) []any {
 		return []any{&r.Destination, &r.Queue, &r.Order, &r.Kind, (*blob)(&r.GroupID), &r.Term, &r.Seq, (*hash)(&r.Migration),
-			(*millis)(&r.Due), &r.Attempts}
+			(*millis)(&r.Due), &r.Attempts, (*millis)(&r.Created)}
 	},
 }
 
@@ -157,6 +159,15 @@ var lastResorts = table[storage.LastResort]{
 	name:    "mimiport_last_resorts",
 	columns: columns("user_id, device_id, value"),
 	fields:  func(l *storage.LastResort) []any { return []any{&l.UserID, &l.DeviceID, (*blob)(&l.Value)} },
+}
+
+var audit = table[storage.AuditEntry]{
+	name:    "mimiport_audit",
+	columns: columns("audit_id, at, actor, action, group_id, migration_id, state_before, state_after"),
+	fields: func(e *storage.AuditEntry) []any {
+		return []any{(*auditID)(&e.ID), (*millis)(&e.At), &e.Actor, &e.Action, (*blob)(&e.GroupID), (*hash)(&e.Migration),
+			(*blob)(&e.Before), (*blob)(&e.After)}
+	},
 }
 
 // volumes has one row for each user in a group and term: the last day on which the user added bytes.

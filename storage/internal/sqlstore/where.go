@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -63,6 +64,15 @@ func groupsWhere(f *storage.GroupFilter) *where {
 	oneOf(w, "state", f.States)
 	equals(w, "creator", f.Creator)
 	equals(w, "room_id", f.RoomID)
+	equals(w, "server", f.Server)
+	return w
+}
+
+// latestWhere selects groups in their highest terms that are not dropped, in the table as g.
+func latestWhere(f *storage.GroupFilter) *where {
+	w := groupsWhere(f)
+	w.and("term = (SELECT max(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> ?)",
+		migration.GroupDropped)
 	return w
 }
 
