@@ -121,3 +121,20 @@ func TestBatchDecodes(t *testing.T) {
 		t.Error("a batch of another scheme")
 	}
 }
+
+// FuzzBatch: whatever a batch accepts, Verify accepts.
+func FuzzBatch(f *testing.F) {
+	random := rand.NewChaCha8([32]byte{3})
+	for _, torsion := range curve.EIGHT_TORSION {
+		for _, s := range []*signer{{random, torsion, curve.EIGHT_TORSION[0], nil}, {random, torsion, torsion, nil}} {
+			v := s.sign(torsion == curve.EIGHT_TORSION[0])
+			f.Add(v.Key, v.Content, v.Signature)
+		}
+	}
+	f.Fuzz(func(t *testing.T, key, content, signature []byte) {
+		if suites[1].VerifyBatch([]Signed{{key, content, signature}}, rand.NewChaCha8([32]byte{4})) &&
+			!suites[1].Verify(key, content, signature) {
+			t.Error("a batch accepts what Verify refuses")
+		}
+	})
+}
