@@ -256,7 +256,8 @@ func BenchmarkUnwell(b *testing.B) {
 					}
 					return time.Hour
 				}}
-				b.ReportMetric(net.rate(b, way, 1000, 20*int(span.Seconds()), span), fmt.Sprintf("%s-%d-unwell/s", way, unwell))
+				rate := net.rate(b, way, 1000, 20*int(span.Seconds()), span)
+				b.ReportMetric(rate, fmt.Sprintf("%s-%d-unwell/s", way, unwell))
 			}
 		}
 	}
@@ -308,7 +309,7 @@ func (n *internet) rate(b *testing.B, way string, members, messages int, span ti
 	begin := time.Now()
 	for i := 0; time.Since(begin) < span; i++ {
 		if wait := at(i) - time.Since(begin); wait > 0 {
-			time.Sleep(wait)
+			<-time.After(wait)
 		}
 		if members >= 10 && i < messages {
 			c.say(b)

@@ -438,3 +438,80 @@ func spreadAtRandom(t *testing.T, random *rand.Rand) {
 		}
 	}
 }
+
+// rateBeside returns how many messages a second reach the healthy ones of 300 servers, which are 100 ms away, while
+// some servers hang and as many take five seconds. A group sends ten messages a second to all of them.
+func rateBeside(t *testing.T, way string, unwell int) float64 {
+	const seconds = 10
+	var count atomic.Int64
+	synctest.Test(t, func(t *testing.T) {
+		p := newPost(0)
+		names := servers(300)
+		p.behave = func(ctx context.Context, server string, _ uint64) error {
+			switch i, _ := slices.BinarySearch(names, server); {
+			case i >= 2*unwell:
+				count.Add(1)
+			case i >= unwell:
+			default:
+				return mimiport.Errorf("send", mimiport.KindPeer, "no answer")
+			}
+			return nil
+		}
+		handler := distant{p, func(server string) time.Duration {
+			switch i, _ := slices.BinarySearch(names, server); {
+			case i >= 2*unwell:
+				return 100 * time.Millisecond
+			case i >= unwell:
+				return 5 * time.Second
+			}
+			return timeout
+		}}
+		store := wayOf(way, memory.New())
+		w := worker(way, store, handler)
+		ctx, cancel := context.WithTimeout(t.Context(), seconds*time.Second)
+		defer cancel()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			w.Run(ctx)
+		}()
+		for seq := uint64(1); ctx.Err() == nil; seq++ {
+			submit(t, store, "g", names, seq, seq)
+			w.Wake()
+			<-time.After(100 * time.Millisecond)
+		}
+		<-done
+	})
+	return float64(count.Load()) / seconds
+}
+
+// distant is a post whose servers are at different distances.
+type distant struct {
+	*post
+	trip func(server string) time.Duration
+}
+
+func (d distant) Deliver(ctx context.Context, rows []storage.Row) (done int, err error) {
+	select {
+	case <-time.After(d.trip(rows[0].Destination)):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	return d.post.Deliver(ctx, rows)
+}
+
+// Servers that hang or are slow take places from healthy ones. A request for many messages makes up for that: more
+// messages reach the healthy servers than in the earlier way with healthy servers alone.
+func TestUnwellServers(t *testing.T) {
+	rate := make(map[string]float64)
+	for _, way := range ways {
+		for _, unwell := range []int{0, 50} {
+			rate[fmt.Sprint(way, unwell)] = rateBeside(t, way, unwell)
+			t.Logf("%s: %.0f messages a second with %d servers that hang and %d slow ones", way,
+				rate[fmt.Sprint(way, unwell)], unwell, unwell)
+		}
+	}
+	if rate["batch50"] < rate["one0"] {
+		t.Error("batches do not make up for servers that are not well")
+	}
+}
