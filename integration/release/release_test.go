@@ -36,8 +36,14 @@ func TestReproducible(t *testing.T) {
 // two. It returns the folder of the first.
 func requireSame(t *testing.T, programs, env []string) string {
 	t.Helper()
-	first := release(t, filepath.Join(t.TempDir(), "one"), programs, nil)
-	second := release(t, filepath.Join(t.TempDir(), "another", "folder"), programs, env)
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, another := filepath.Join(t.TempDir(), "one"), filepath.Join(t.TempDir(), "another", "folder")
+	copySources(t, root, one)
+	copySources(t, one, another)
+	first, second := release(t, one, programs, nil), release(t, another, programs, env)
 	var sums strings.Builder
 	for _, program := range programs {
 		for _, name := range []string{program, program + ".cdx.json"} {
@@ -56,17 +62,18 @@ func requireSame(t *testing.T, programs, env []string) string {
 	return first
 }
 
-// release copies the sources into a folder, and makes a release there. It returns the folder of the release.
+// copySources copies a checkout into a new folder.
+func copySources(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run(t, from, nil, "bash", "-c", `. hosts/sources.sh && sources . | tar -c --null -T - | tar -x -C "$1"`, "-", to)
+}
+
+// release makes a release in a checkout. It returns the folder of the release.
 func release(t *testing.T, folder string, programs, env []string) string {
 	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	run(t, root, nil, "bash", "-c", `. hosts/sources.sh && sources . | tar -c --null -T - | tar -x -C "$1"`, "-", folder)
 	run(t, folder, env, "make", "release", "VERSION="+version, "PROGRAMS="+strings.Join(programs, " "))
 	return filepath.Join(folder, "release")
 }
