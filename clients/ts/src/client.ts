@@ -35,6 +35,9 @@ import {
   type PendingCommit,
   type Position,
   seconds,
+  type State,
+  stateOf,
+  type Step,
   type Stored,
   type Surroundings,
 } from "./group.js";
@@ -153,6 +156,8 @@ export class Client {
   private readonly lanes = new Lanes((key) => this.keep(key));
   /** The last send of each group, by its id. */
   private readonly sending = new Map<string, Promise<void>>();
+  /** The state of each group that the application has been told, by the group's id. */
+  private readonly states = new Map<string, State>();
   /** The end of each group's latest migration of this client, by the group's id. */
   private readonly finishing = new Map<string, Promise<Outcome>>();
 
@@ -195,8 +200,12 @@ export class Client {
     return this.lanes.run(key, step);
   }
 
+  /** Keeps what a step has changed. An event says if the group's state is another. */
   private async keep(key: string): Promise<void> {
     const g = this.stored.groups.get(key);
+    const state = g === undefined ? "active" : stateOf(g);
+    if (state !== (this.states.get(key) ?? "active")) this.world.emit({ event: "state", group: key, state });
+    this.states.set(key, state);
     await (g === undefined ? this.world.save() : this.world.save(g));
   }
 
@@ -460,6 +469,7 @@ export class Client {
     } catch (e) {
       if (refused(e, IN_PROGRESS)) await this.showEvidence(g);
       if (refused(e, CLOSED)) this.inbox.closed(g);
+      if (refused(e, STOPPED)) g.stopped = true;
       if (refused(e, STOPPED)) this.inbox.lookSoon(g);
       if (!refused(e, WRONG_EPOCH) && !refused(e, MOVED)) throw e;
       await this.overtaken(g, e);
@@ -656,7 +666,13 @@ export class Client {
     g.migration = { id, source, target, response, keyId, init, commit, ...(senderOffer && { senderOffer }) };
     this.finishing.delete(g.key);
     this.inbox.made(g, commit);
+    this.stepped(g, "offered");
     await this.world.save(g);
+  }
+
+  private stepped({ key, migration }: Group, step: Step): void {
+    const { id, target } = migration!;
+    this.world.emit({ event: "move", group: key, migration: id, target, step });
   }
 
   /** Gets an offer, and checks that the target made it for the present state of the group. */
@@ -752,13 +768,15 @@ export class Client {
     }
     try {
       requireOneBranch(g);
-      return await this.ds(m.source).initMigration(m.id, {
+      const status = await this.ds(m.source).initMigration(m.id, {
         migration_init: m.init,
         key_id: m.keyId,
         ...(m.senderOffer && { external_sender_offer: m.senderOffer }),
         ...submission(m.commit),
         ...known(g),
       });
+      if (g.migration === m) this.stepped(g, "sent");
+      return status;
     } catch (e) {
       if (isFinal(e)) await this.exclusive(g, () => this.initRefused(g, m, e));
       throw e;
@@ -780,6 +798,8 @@ export class Client {
       return aborted ? this.end(g, { state: "aborted", reason }) : undefined;
     }
     if (!m.over) await this.inbox.catchUp(g).catch(() => undefined); // for earlier messages; the source may be gone
+    if (g.migration === m && !m.decided) this.stepped(g, "decided");
+    m.decided = true;
     if (!m.over) this.inbox.merge(g, m.commit);
     if (!m.commit.accepted) return undefined; // the source also accepted another Commit
     const { receipt } = status;
@@ -790,6 +810,7 @@ export class Client {
   }
 
   private end(g: Group, outcome: Outcome): Outcome {
+    if (g.migration !== undefined) this.stepped(g, outcome.state);
     this.forget(g);
     return outcome;
   }
@@ -846,7 +867,14 @@ export class Client {
     const news = await this.inbox.synced(result);
     const { lastResorts } = this.stored;
     if (lastResorts.length > 0 && (result.lastResortUsed || this.lastResortIsOld())) await this.publishLastResort();
+    await this.keepStock(result.keyPackages);
     return news;
+  }
+
+  /** Publishes KeyPackages when fewer than half of the stock are left. */
+  async keepStock(left: number | undefined): Promise<void> {
+    const { stock = 0 } = this.world;
+    if (left !== undefined && left < stock / 2) await this.publishKeyPackages(stock - left);
   }
 
   /** Goes on with what an earlier run has begun: reads every group's log, sends what waits, ends migrations. */

@@ -31,6 +31,8 @@ export interface OwnMigration {
   /** The target's ExternalSenderOffer, base64. */
   senderOffer?: string;
   commit: PendingCommit;
+  /** The source has decided for it. */
+  decided?: boolean;
   /** The Commit's epoch is over: this Commit or another one was accepted. */
   over?: boolean;
 }
@@ -106,6 +108,8 @@ export interface Group {
   silent?: { since: number; last: number } | undefined;
   /** The group was ended for good, by a ReInit or at its Delivery Service. */
   closed?: boolean | undefined;
+  /** The current Delivery Service has refused a message because it has stopped. */
+  stopped?: boolean | undefined;
   /** The current Delivery Service has claimed the group. It may continue another branch than that of this state. */
   unproven?: boolean | undefined;
 }
@@ -135,6 +139,20 @@ export interface Stored {
   since: string | undefined;
 }
 
+/**
+ * How far a migration of this client has come: the target has made an offer, the source has the Commit, the source has
+ * decided for it, the group is at the target; or the source has given up, or another Commit came first.
+ */
+export type Step = "offered" | "sent" | "decided" | "moved" | "aborted" | "overtaken";
+
+/**
+ * How a group is. `moving`: this client moves it. `behind`: its log cannot be read, or it is not certain that the
+ * Delivery Service goes on with the branch of this device. `stopped`: its Delivery Service accepts nothing until an
+ * operator has acted. `broken`: its Delivery Service has accepted two Commits in one epoch. `left`: this device is no
+ * member any more. `closed`: the group was ended for good.
+ */
+export type State = "active" | "moving" | "behind" | "stopped" | "broken" | "left" | "closed";
+
 /** A device in an event. */
 export interface Device {
   user: string;
@@ -162,7 +180,11 @@ export type ClientEvent =
   | { event: "skipped"; group: string; user: string; device: string; reason: string }
   | { event: "misattributed"; group: string; named: string; author: string }
   | { event: "epoch" | "joined" | "removed"; group: string; epoch: number }
-  | { event: "moved"; group: string; ds: string; term: number }
+  // The group has another Delivery Service. `by` is the member whose Commit led there, absent after a claim.
+  | { event: "moved"; group: string; by?: Device; from: string; ds: string; term: number }
+  // A step of a migration of this client: see Step.
+  | { event: "move"; group: string; migration: string; target: string; step: Step }
+  | { event: "state"; group: string; state: State }
   // The group was ended for good: the room may begin its next one.
   | { event: "closed"; group: string }
   // A Commit of this client between two epochs, which are named by their confirmed transcript hashes. There is one
@@ -188,6 +210,8 @@ export interface Surroundings {
    */
   patience?: number;
   pause(ms: number): Promise<void>;
+  /** How many KeyPackages the homeserver should have of this device; without it, the application publishes them. */
+  stock?: number;
   emit(event: ClientEvent): void;
   /**
    * Signs device keys with the device's Ed25519 key, if another program has that key. It signs the Canonical JSON of
@@ -223,6 +247,7 @@ export function newGroup(
     successors: undefined,
     silent: undefined,
     closed: undefined,
+    stopped: undefined,
     unproven: undefined,
   };
   const key = toBase64url(id);
@@ -257,6 +282,15 @@ export function ownIdentity({ identity }: Stored): mls.Identity {
 }
 
 export const epochOf = (g: Group): number => Number(g.state.groupContext.epoch);
+
+export function stateOf(g: Group): State {
+  if (g.closed) return "closed";
+  if (isOut(g)) return "left";
+  if (g.fork !== undefined) return "broken";
+  if (g.stopped) return "stopped";
+  if (g.migration !== undefined) return "moving";
+  return g.behind || g.unproven ? "behind" : "active";
+}
 
 /** Whether this device has been removed from the group. */
 export const isOut = (g: Group): boolean => g.state.groupActiveState.kind !== "active";

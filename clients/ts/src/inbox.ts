@@ -81,6 +81,8 @@ interface Entry {
   message: string | undefined;
 }
 
+const device = ({ userId, deviceId }: LeafIdentity) => ({ user: userId, device: deviceId });
+
 /** A to-device event of a Delivery Service about a group of this device. */
 interface FannedOut {
   key: string;
@@ -568,6 +570,7 @@ export class Inbox {
     const { sent } = g;
     if (term === g.term && seq === g.next) await this.handle(g, { seq, message, ...(receipt && { receipt }) });
     else await this.catchUp(g);
+    g.stopped = undefined;
     await this.world.save(g);
     return g.sent === sent; // after joining again, nothing is sent yet
   }
@@ -667,11 +670,10 @@ export class Inbox {
     if (plaintext !== undefined) this.arrivedMessage(g, at, author!, toBase64(plaintext), false);
     if (committed === undefined) return;
     this.membersChanged(g, before, author, at);
-    this.entered(g, migrationTarget(committed));
+    this.entered(g, migrationTarget(committed), author);
   }
 
   private membersChanged(g: Group, before: ClientState, by: LeafIdentity | undefined, at: Position): void {
-    const device = ({ userId, deviceId }: LeafIdentity) => ({ user: userId, device: deviceId });
     const [was, is] = [mls.members(before), mls.members(g.state)];
     const without = (some: mls.Member[], others: mls.Member[]) => {
       const keys = new Set(others.map(checkId));
@@ -727,11 +729,11 @@ export class Inbox {
     g.state = commit.next;
     commit.accepted = true;
     this.membersChanged(g, before, ownIdentity(this.stored), at);
-    this.entered(g, commit.target);
+    this.entered(g, commit.target, ownIdentity(this.stored));
   }
 
   /** Enters the group's next epoch, at the target if a migration Commit led there. */
-  private entered(g: Group, target: string | undefined): void {
+  private entered(g: Group, target: string | undefined, by: LeafIdentity | undefined): void {
     this.endPending(g);
     this.endMigrationCommit(g);
     this.endRefused(g);
@@ -742,7 +744,7 @@ export class Inbox {
     }
     if (isOut(g)) this.closed(g); // by a ReInit
     this.world.emit({ event: "epoch", group: g.key, epoch: epochOf(g) });
-    if (target !== undefined && target !== g.ds) this.moveTo(g, target, g.term + 1);
+    if (target !== undefined && target !== g.ds) this.moveTo(g, target, g.term + 1, by);
     this.keepEpochs(g);
   }
 
@@ -762,7 +764,8 @@ export class Inbox {
    * Begins a new term. The client reads the new Delivery Service soon, even without news, since that one knows the
    * lineage.
    */
-  private moveTo(g: Group, ds: string, term: number): void {
+  private moveTo(g: Group, ds: string, term: number, by?: LeafIdentity): void {
+    const from = g.ds;
     g.former = [...(g.former ?? []), { ds: g.ds, term: g.term, next: g.next }].slice(-MAX_FORMER);
     g.ds = ds;
     g.term = term;
@@ -770,8 +773,9 @@ export class Inbox {
     g.fork = undefined;
     g.named = undefined;
     g.silent = undefined;
+    g.stopped = undefined;
     g.behind = true;
-    this.world.emit({ event: "moved", group: g.key, ds, term });
+    this.world.emit({ event: "moved", group: g.key, ...(by && { by: device(by) }), from, ds, term });
   }
 
   private failed(group: string, e: unknown): void {

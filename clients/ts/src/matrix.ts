@@ -40,6 +40,8 @@ export interface SyncResult {
   changed: string[];
   /** Whether the KeyPackage of last resort has been given out. */
   lastResortUsed: boolean;
+  /** How many KeyPackages the homeserver has of this device, if it says so. */
+  keyPackages?: number;
 }
 
 /** A logged-in device. */
@@ -210,7 +212,11 @@ export class Matrix {
     const changed = news.device_lists?.changed ?? [];
     const unused = news.device_unused_fallback_key_types; // some homeservers omit it
     const lastResortUsed = Array.isArray(unused) && !unused.includes(KEY_PACKAGE);
-    return { next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers, changed, lastResortUsed };
+    const counts = news.device_one_time_keys_count;
+    return {
+      ...{ next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers, changed, lastResortUsed },
+      ...(counts && { keyPackages: Number(counts[KEY_PACKAGE] ?? 0) }),
+    };
   }
 
   private statePath(roomId: string, type: string): string {

@@ -429,6 +429,13 @@ export class FakeDs {
   }
 }
 
+/** As Matrix wants it of servers. */
+const CORS = {
+  "access-control-allow-origin": "*",
+  "access-control-allow-methods": "GET, POST, PUT, DELETE, OPTIONS",
+  "access-control-allow-headers": "content-type, authorization",
+};
+
 const NOTARY = "/_matrix/key/v2/query";
 const VERSIONS = "/_matrix/client/versions";
 const WELL_KNOWN = "/.well-known/matrix/client";
@@ -500,6 +507,8 @@ export class FakeNetwork {
   held: (() => void)[] | undefined;
   /** Whether the users' homeserver lacks the module: with MIMI_DIRECT in the environment. */
   readonly stock = !!process.env.MIMI_DIRECT;
+  /** The address of the users' homeserver. */
+  homeserver = "";
   /** The address of the Delivery Services' homeservers. Each is below its name. */
   address = "";
   private readonly nonces = new Set<string>();
@@ -508,16 +517,17 @@ export class FakeNetwork {
   /** Serves the users' homeserver, whose address it returns, and those of the Delivery Services. */
   async listen(): Promise<string> {
     this.address = await this.start((...asked) => this.askedDirectly(...asked));
-    return this.start((...asked) => this.asked(...asked));
+    return (this.homeserver = await this.start((...asked) => this.asked(...asked)));
   }
 
   private async start(answer: Answer): Promise<string> {
     const server = createServer((req, res) => {
-      void serve(req, answer).then((answered) => {
+      if (req.method === "OPTIONS") return res.writeHead(200, CORS).end();
+      return void serve(req, answer).then((answered) => {
         if (answered === undefined) return res.destroy();
         const { status, body } = answered;
         const bytes = body instanceof Uint8Array ? body : JSON.stringify(body);
-        return res.writeHead(status).end(bytes);
+        return res.writeHead(status, CORS).end(bytes);
       });
     });
     this.servers.push(server);

@@ -15,3 +15,9 @@ export const noVectors = skipWithout(
   existsSync(vectors),
   `there are no MLS test vectors at ${vectors}: set MLS_TEST_VECTORS`,
 );
+
+/** The browser that tests drive: CHROMIUM, or else Debian's. */
+export const chromiumPath = process.env.CHROMIUM || "/usr/bin/chromium";
+
+/** The value of skip for a test that drives a browser. */
+export const noChromium = skipWithout(existsSync(chromiumPath), `there is no ${chromiumPath}: set CHROMIUM`);

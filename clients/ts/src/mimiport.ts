@@ -1,0 +1,292 @@
+// The interface for applications: one device, its conversations, and what happens in them.
+import { Client, type Outcome, type SendOptions } from "./client.js";
+import { type DeviceKeys, KEY_PACKAGE, type Verification } from "./devices.js";
+import { type ClientEvent, type Device, type Group, type Position, type State, stateOf } from "./group.js";
+import { Journal } from "./journal.js";
+import { Matrix, type MatrixEvent, POINTER, type Session } from "./matrix.js";
+import type { Store } from "./store.js";
+import { fromBase64 } from "./wire.js";
+
+/** How many KeyPackages the homeserver has of a device, unless the application says another number. */
+const STOCK = 20;
+
+/** How to open a device. */
+export interface Options {
+  /** The device's login. Its token is read anew for each request. */
+  session: Session;
+  /** Where the device keeps its state. It must be for this device alone. */
+  store: Store;
+  /** How many KeyPackages the homeserver should have: each lets one user add this device once. 0 publishes none. */
+  keyPackages?: number;
+  /**
+   * Signs device keys with the device's Ed25519 key, if another program has that key, such as an SDK with Olm. It signs
+   * the Canonical JSON of its argument, and returns unpadded base64.
+   */
+  signDeviceKeys?(keys: DeviceKeys): Promise<string>;
+  /** Ends the wait for another tab or process that has the store. */
+  signal?: AbortSignal;
+}
+
+/** News that another program has from /sync. */
+export interface News {
+  /** To-device events. */
+  toDevice?: MatrixEvent[];
+  /** State events of rooms. */
+  state?: { roomId: string; type: string; state_key: string; content: unknown }[];
+  /** `device_one_time_keys_count`. */
+  keyCounts?: Record<string, number>;
+  /** `device_unused_fallback_key_types`. */
+  unusedFallbackKeys?: string[];
+  /** `device_lists.changed`. */
+  changed?: string[];
+}
+
+/** A leaf of a group, and what is known of it. */
+export interface Member extends Device {
+  leaf: number;
+  verified: Verification;
+}
+
+/** What happens in a conversation. */
+type Happening<K extends ClientEvent["event"]> = Omit<Extract<ClientEvent, { event: K }>, "event" | "group">;
+
+/** The events of conversations. Each comes after it is durable. After a crash the last ones may come once more. */
+export interface Events {
+  /** A message, also an own one. No two messages of a conversation have the same place `at`. */
+  message: Omit<Happening<"message">, "content"> & { content: Uint8Array };
+  members: Happening<"members">;
+  moved: Happening<"moved">;
+  move: Happening<"move">;
+  state: Happening<"state">;
+  joined: Happening<"joined">;
+  left: Happening<"removed">;
+  /** A leaf whose device does not publish its key. */
+  unverified: Happening<"unverified">;
+  /** A device that could not be added. */
+  skipped: Happening<"skipped">;
+  /** Something that the application need not act on. */
+  failed: Happening<"failed">;
+}
+
+type Listener<K extends keyof Events> = (event: Events[K], conversation: Conversation) => unknown;
+
+/** The names of events that differ from those inside. */
+const PUBLIC: Partial<Record<ClientEvent["event"], keyof Events>> = { removed: "left" };
+
+/** A device that holds MLS groups in Matrix rooms. */
+export class Mimiport {
+  private readonly listeners = new Map<string, Set<Listener<any>>>();
+  private readonly conversationsById = new Map<string, Conversation>();
+  private readonly ending = new AbortController();
+  private client!: Client;
+  private journal!: Journal;
+
+  private constructor(private readonly release: () => Promise<void>) {}
+
+  /**
+   * Opens a device: waits until no other tab or process has the store, publishes the device's MLS key beside the keys
+   * that it has, and KeyPackages. Nothing happens yet: register listeners, then start.
+   */
+  static async open({ session, store, keyPackages = STOCK, signDeviceKeys, signal }: Options): Promise<Mimiport> {
+    const mimiport = new Mimiport(await store.exclusive(signal));
+    try {
+      const journal = await Journal.open(store, (event) => mimiport.tell(event));
+      const world = {
+        now: Date.now,
+        pause: (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms)),
+        stock: keyPackages,
+        emit: (event: ClientEvent) => journal.emit(event),
+        save: (...groups: Group[]) => journal.save(...groups),
+        ...(signDeviceKeys && { signDeviceKeys }),
+      };
+      mimiport.journal = journal;
+      mimiport.client = new Client(new Matrix(session), journal.stored, world);
+      await mimiport.client.createIdentity(1);
+      if (journal.stored.keyPackages.size === 0) await mimiport.client.keepStock(0);
+      return mimiport;
+    } catch (e) {
+      await mimiport.release();
+      throw e;
+    }
+  }
+
+  /** All conversations of the device, by the ids of their groups. */
+  get conversations(): ReadonlyMap<string, Conversation> {
+    for (const g of this.journal.stored.groups.values()) this.conversation(g);
+    return this.conversationsById;
+  }
+
+  private conversation(g: Group): Conversation {
+    const known = this.conversationsById.get(g.key) ?? new Conversation(this.client, g);
+    this.conversationsById.set(g.key, known);
+    return known;
+  }
+
+  /** Calls a listener at each event of a kind. Returns the function that ends this. */
+  on<K extends keyof Events>(kind: K, listener: Listener<K>): () => void {
+    const listeners = this.listeners.get(kind) ?? new Set();
+    this.listeners.set(kind, listeners.add(listener));
+    return () => void listeners.delete(listener);
+  }
+
+  private async tell({ event: kind, ...event }: ClientEvent): Promise<void> {
+    const g = "group" in event ? this.journal.stored.groups.get(event.group) : undefined;
+    if (g === undefined) return;
+    const told = "content" in event ? { ...event, content: fromBase64(event.content) } : event;
+    const listeners = this.listeners.get(PUBLIC[kind] ?? kind) ?? [];
+    await Promise.allSettled([...listeners].map(async (listen) => listen(told, this.conversation(g))));
+  }
+
+  /**
+   * Goes on with what an earlier run has begun, and follows /sync. With `sync: false` another program follows /sync and
+   * calls receive.
+   */
+  start({ sync = true }: { sync?: boolean } = {}): void {
+    this.journal.repeat();
+    if (!sync) return this.client.resume();
+    this.client.run(this.ending.signal).catch((e) => this.stop(e));
+  }
+
+  /** The own homeserver refuses /sync for good, for example because the device was logged out. */
+  private stop(e: unknown): void {
+    for (const g of this.journal.stored.groups.values())
+      void this.tell({ event: "failed", group: g.key, reason: `this device follows nothing any more: ${e}` });
+  }
+
+  /** Takes news that another program has from /sync. When it returns, the homeserver may forget them. */
+  async receive({ toDevice = [], state = [], keyCounts, unusedFallbackKeys, changed = [] }: News): Promise<void> {
+    const pointers = state.filter(({ type, state_key }) => type === POINTER && state_key === "");
+    await this.client.synced({
+      ...{ next: this.journal.stored.since ?? "", toDevice, pointers, changed },
+      lastResortUsed: unusedFallbackKeys !== undefined && !unusedFallbackKeys.includes(KEY_PACKAGE),
+      ...(keyCounts && { keyPackages: keyCounts[KEY_PACKAGE] ?? 0 }),
+    });
+  }
+
+  /** Creates the group of a room, at the own homeserver or at another Delivery Service. */
+  async create(roomId: string, { server = this.client.homeServer } = {}): Promise<Conversation> {
+    return this.conversation(await this.client.createGroup(roomId, server));
+  }
+
+  /** Enters the group of a room: as a new device, or in place of a leaf of which the state is lost. */
+  async rejoin(roomId: string): Promise<Conversation> {
+    return this.conversation(await this.client.rejoin(roomId));
+  }
+
+  /** Ends all, and gives the store back. */
+  async close(): Promise<void> {
+    this.ending.abort();
+    await this.journal.save();
+    await this.release();
+  }
+}
+
+/** A migration of this device: its steps come as events `move`. */
+export interface Move {
+  done: Promise<Outcome>;
+  /** Asks the source to give the migration up. `done` tells the outcome, which may be another. */
+  abort(): Promise<void>;
+}
+
+/** An MLS group in a Matrix room. */
+export class Conversation {
+  /** Applications get conversations from Mimiport. */
+  constructor(
+    private readonly client: Client,
+    private readonly g: Group,
+  ) {}
+
+  /** The id of the group, base64url. */
+  get id(): string {
+    return this.g.key;
+  }
+
+  get roomId(): string {
+    return this.g.roomId;
+  }
+
+  /** The server name of the Delivery Service that this device holds as current. */
+  get host(): string {
+    return this.g.ds;
+  }
+
+  /** How often the group has had another Delivery Service. */
+  get term(): number {
+    return this.g.term;
+  }
+
+  get epoch(): number {
+    return Number(this.g.state.groupContext.epoch);
+  }
+
+  /** The same for all members of an epoch, and for nobody else (RFC 9420, section 8.7). */
+  get authenticator(): Uint8Array {
+    return this.g.state.keySchedule.epochAuthenticator;
+  }
+
+  get state(): State {
+    return stateOf(this.g);
+  }
+
+  /** Names of messages that wait to be sent, in order. */
+  get outbox(): string[] {
+    return this.g.outbox.map(({ txnId }) => txnId);
+  }
+
+  /** The members by leaf, once the homeserver has been asked whether each leaf belongs to its device. */
+  async members(): Promise<Member[]> {
+    const members = await this.client.members(this.g);
+    return members.map(({ leaf, userId, deviceId, verified }) => ({ leaf, user: userId, device: deviceId, verified }));
+  }
+
+  /**
+   * Sends a message after all earlier ones. It returns the message's place when the Delivery Service has accepted it.
+   * If it throws an error that is retryable, the message stays in the outbox, and a call with the same txnId waits for
+   * it.
+   */
+  send(content: Uint8Array, options: SendOptions = {}): Promise<Position> {
+    return this.client.send(this.g, content, options);
+  }
+
+  /** Adds all devices of a user. */
+  add(user: string): Promise<void> {
+    return this.client.add(this.g, user);
+  }
+
+  /** Removes all devices of a user. */
+  remove(user: string): Promise<void> {
+    return this.client.remove(this.g, user);
+  }
+
+  /** Asks to leave. The next Commit of another member removes this device. */
+  leave(): Promise<void> {
+    return this.client.leave(this.g);
+  }
+
+  /** Renews this device's keys, and commits what others have proposed. */
+  update(): Promise<void> {
+    return this.client.update(this.g);
+  }
+
+  /** Moves the group to another Delivery Service. */
+  move(target: string): Move {
+    const done = this.client.migrate(this.g, target);
+    done.catch(() => undefined); // who waits for it gets the error
+    return {
+      done,
+      abort: async () => {
+        await this.client.abortMigration(this.g);
+      },
+    };
+  }
+
+  /** Follows a server that has taken the group on. With this call the user says that the Delivery Service is lost. */
+  follow(server: string): Promise<void> {
+    return this.client.follow(this.g, server);
+  }
+
+  /** Ends the group for good. The room may begin its next one. */
+  end(): Promise<void> {
+    return this.client.close(this.g);
+  }
+}

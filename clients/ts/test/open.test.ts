@@ -1,0 +1,263 @@
+// The interface for applications, against Delivery Services in memory.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { describe, test } from "node:test";
+import { textOf, utf8 } from "../src/bytes.js";
+import { type Conversation, type Events, login, MemoryStore, Mimiport, type Store, type Value } from "../src/index.js";
+import { refuse } from "./fake.js";
+import { net, nextRoom, published, rooms } from "./party.js";
+
+/** What an application has heard, in order. */
+interface Heard {
+  kind: keyof Events;
+  event: any;
+  conversation: Conversation;
+}
+
+/** Waits for the first event that fits. */
+type Until = (kind: keyof Events, fits?: (event: any) => boolean) => Promise<Heard>;
+
+interface App {
+  mimiport: Mimiport;
+  heard: Heard[];
+  until: Until;
+  user: string;
+}
+
+async function start(name: string, store: Store = new MemoryStore(), options = {}): Promise<App> {
+  const session = await login(net.homeserver, name, "password", undefined);
+  const mimiport = await Mimiport.open({ session, store, keyPackages: 4, ...options });
+  const heard: Heard[] = [];
+  const waiting = new Set<() => void>();
+  const kinds: (keyof Events)[] = ["message", "members", "moved", "move", "state", "joined", "left", "failed"];
+  for (const kind of kinds)
+    mimiport.on(kind, (event, conversation) => {
+      heard.push({ kind, event, conversation });
+      waiting.forEach((look) => look());
+    });
+  const until: Until = (kind, fits = () => true) =>
+    new Promise((resolve) => {
+      const look = () => {
+        const found = heard.find((h) => h.kind === kind && fits(h.event));
+        if (found === undefined) return;
+        waiting.delete(look);
+        resolve(found);
+      };
+      waiting.add(look);
+      look();
+    });
+  mimiport.start();
+  return { mimiport, heard, until, user: session.userId };
+}
+
+const isText = (text: string) => (e: Events["message"]) => textOf(e.content) === text;
+
+/** Alice and bob in the conversation of a room. */
+async function pair(store?: Store) {
+  const n = nextRoom();
+  const [alice, bob] = [await start(`alice${n}`, store), await start(`bob${n}`)];
+  const mine = await alice.mimiport.create(`!room${n}`, { server: `s${n}.example` });
+  await mine.add(bob.user);
+  const { conversation: his } = await bob.until("joined");
+  return { alice, bob, mine, his, n };
+}
+
+async function close(...apps: App[]): Promise<void> {
+  for (const { mimiport } of apps) await mimiport.close();
+}
+
+/** The code of the README, as the body of a function. */
+function readmeCode(): string {
+  const text = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+  const blocks = [...text.matchAll(/^```ts\n(.*?)^```$/gms)].map(([, code]) => code!);
+  return blocks.join("").replace(/^import .*$/gm, "");
+}
+
+test("the README's code runs", async () => {
+  const n = nextRoom();
+  const bob = await published(`bob${n}`);
+  const [said, of]: [unknown[], any] = [[], {}];
+  const code = readmeCode()
+    .replace("https://matrix.example.org", net.homeserver)
+    .replaceAll("@bob:example.com", bob.id)
+    .replaceAll('"example.com"', `"t${n}.example"`);
+  const names = { login, Mimiport, IndexedDbStore: MemoryStore, console: { log: (...a: unknown[]) => said.push(a) } };
+  const run = new Function(
+    "of",
+    ...Object.keys(names),
+    `return (async () => {${code}\nof.conversation = conversation})()`,
+  );
+  await run(of, ...Object.values(names));
+  const { conversation }: { conversation: Conversation } = of;
+  assert.deepEqual([conversation.host, conversation.state], [`t${n}.example`, "closed"]);
+  const told = said.map((a: any) => (a.length > 1 ? a.slice(-3) : a[0]));
+  assert.deepEqual(told.slice(0, 3), [
+    [3, "me", "hello"],
+    { state: "moved", ds: `t${n}.example`, term: 1 },
+    [2, "active", []],
+  ]);
+  assert.equal(told[3].length, 2);
+});
+
+describe("an application", () => {
+  test("talks, sees its own words, members and their place, and moves", async () => {
+    const { alice, bob, mine, his, n } = await pair();
+    const at = await mine.send(utf8("hello"));
+    const told = await bob.until("message");
+    assert.deepEqual(
+      [textOf(told.event.content), told.event.sender, told.event.own, told.event.at],
+      ["hello", alice.user, false, at],
+    );
+    const echo = await alice.until("message");
+    assert.deepEqual([echo.event.own, echo.event.at, echo.event.sender], [true, at, alice.user]);
+    const { event } = await alice.until("members");
+    assert.deepEqual(event.added, [{ user: bob.user, device: `BOB${n}` }]);
+    assert.equal((await mine.members()).length, 2);
+
+    const move = mine.move(`t${n}.example`);
+    assert.deepEqual(await move.done, { state: "moved", ds: `t${n}.example`, term: 1 });
+    const { event: moved } = await bob.until("moved");
+    assert.deepEqual([moved.from, moved.ds, moved.by.user], [`s${n}.example`, `t${n}.example`, alice.user]);
+    assert.deepEqual(mine.authenticator, his.authenticator);
+    const steps = alice.heard.filter((h) => h.kind === "move").map((h) => h.event.step);
+    assert.deepEqual(steps, ["offered", "sent", "decided", "moved"]);
+    await close(alice, bob);
+  });
+
+  test("sends a message once, however often it asks with one txnId, also after a restart", async () => {
+    const store = new MemoryStore();
+    const { alice, bob, mine, n } = await pair(store);
+    const ds = net.ds(`s${n}.example`);
+    const honest = ds.answer.bind(ds);
+    let lost = 0;
+    ds.answer = (method, path, ...rest) => {
+      const answer = honest(method, path, ...rest);
+      if (path[2] === "messages" && method === "POST" && lost++ < 1) refuse(403, "M_BAD_JSON", { retry_after_ms: 1e9 });
+      return answer;
+    };
+    const once = () => mine.send(utf8("pay 10 EUR"), { txnId: "payment" });
+    await assert.rejects(once(), { retryable: true });
+    const at = await once();
+    assert.deepEqual(await once(), at);
+    await close(alice);
+    const again = await start(`alice${n}`, store);
+    const [there] = again.mimiport.conversations.values();
+    assert.deepEqual(await there!.send(utf8("pay 10 EUR"), { txnId: "payment" }), at);
+    await there!.send(utf8("thanks"));
+    await bob.until("message", isText("thanks"));
+    const texts = bob.heard.filter((h) => h.kind === "message").map((h) => textOf(h.event.content));
+    assert.deepEqual(texts, ["pay 10 EUR", "thanks"]);
+    await close(again, bob);
+  });
+
+  test("sees what waits, in order, and ends a wait", async () => {
+    const { alice, bob, mine, n } = await pair();
+    const ds = net.ds(`s${n}.example`);
+    const honest = ds.answer.bind(ds);
+    let off = true;
+    ds.answer = (method, path, ...rest) =>
+      off && path[2] === "messages" && method === "POST"
+        ? refuse(429, "M_LIMIT_EXCEEDED", { retry_after_ms: 1e9 })
+        : honest(method, path, ...rest);
+    await assert.rejects(mine.send(utf8("one"), { txnId: "1" }), { code: "M_LIMIT_EXCEEDED", retryable: true });
+    const controller = new AbortController();
+    const dropped = mine.send(utf8("never"), { txnId: "2", signal: controller.signal });
+    assert.deepEqual(mine.outbox, ["1", "2"]);
+    controller.abort();
+    await assert.rejects(dropped, { name: "AbortError" });
+    assert.deepEqual(mine.outbox, ["1"]);
+    off = false;
+    await mine.send(utf8("three"));
+    await bob.until("message", isText("three"));
+    const texts = bob.heard.filter((h) => h.kind === "message").map((h) => textOf(h.event.content));
+    assert.deepEqual([texts, mine.outbox], [["one", "three"], []]);
+    await close(alice, bob);
+  });
+
+  test("a group whose Delivery Service hangs holds up no other", async () => {
+    const { alice, bob, mine, n } = await pair();
+    const other = await alice.mimiport.create(`!other${n}`, { server: `hung${n}.example` });
+    let free = () => {};
+    const ds = net.ds(`hung${n}.example`);
+    const honest = ds.answer.bind(ds);
+    ds.answer = (...asked) => new Promise((resolve) => (free = () => resolve(honest(...asked))));
+    const hung = other.send(utf8("hung"));
+    await mine.send(utf8("at once"));
+    await bob.until("message", isText("at once"));
+    ds.answer = honest;
+    free();
+    await hung;
+    await close(alice, bob);
+  });
+
+  test("that moves a group elsewhere meanwhile is not told of success at the former target", async () => {
+    const { alice, bob, mine, n } = await pair();
+    const source = net.ds(`s${n}.example`);
+    source.outcome = "wait";
+    const first = mine.move(`t${n}.example`);
+    await alice.until("move", (e) => e.step === "sent");
+    const second = mine.move(`u${n}.example`);
+    source.decide([...source.migrations.values()][0]!, "confirm");
+    assert.equal((await first.done).state, "moved");
+    assert.deepEqual(await second.done, { state: "moved", ds: `u${n}.example`, term: 2 });
+    assert.equal(mine.host, `u${n}.example`);
+    await close(alice, bob);
+  });
+
+  test("that was closed in a migration brings it to its end when it starts again", async () => {
+    const store = new MemoryStore();
+    const { alice, bob, mine, n } = await pair(store);
+    const source = net.ds(`s${n}.example`);
+    source.outcome = "wait";
+    mine.move(`t${n}.example`);
+    await alice.until("move", (e) => e.step === "sent");
+    await close(alice);
+    source.decide([...source.migrations.values()][0]!, "confirm");
+    const again = await start(`alice${n}`, store);
+    await again.until("move", (e) => e.step === "moved");
+    const [there] = again.mimiport.conversations.values();
+    assert.equal(there!.host, `t${n}.example`);
+    await close(again, bob);
+  });
+
+  test("hears of a message only when the store has it, and again after a crash, with the same place", async () => {
+    /** A store of which the copy is what a crash would leave. */
+    class Watched extends MemoryStore {
+      copy = new Map<string, Value>();
+
+      override async commit(changes: ReadonlyMap<string, Value | undefined>): Promise<void> {
+        await super.commit(changes);
+        this.copy = await this.load();
+      }
+    }
+    const n = nextRoom();
+    const store = new Watched();
+    const [alice, bob] = [await start(`alice${n}`), await start(`bob${n}`, store)];
+    const mine = await alice.mimiport.create(`!room${n}`, { server: `s${n}.example` });
+    await mine.add(bob.user);
+    await bob.until("joined");
+    let crashed: ReadonlyMap<string, Value> = new Map();
+    bob.mimiport.on("message", () => (crashed = store.copy));
+    await mine.send(utf8("hello"));
+    const { event } = await bob.until("message");
+    await close(bob);
+
+    const left = new MemoryStore();
+    await left.commit(crashed);
+    const again = await start(`bob${n}`, left);
+    const { event: repeated } = await again.until("message");
+    assert.deepEqual(repeated, event);
+    await close(again, alice);
+  });
+
+  test("keeps its KeyPackages in stock", async () => {
+    const app = await start(`carol${nextRoom()}`);
+    const keys = () => Object.keys(net.oneTimeKeys.get(app.user)!.get(`CAROL${rooms}`)!).length;
+    assert.equal(keys(), 4);
+    await app.mimiport.receive({ keyCounts: { "io.github.mimiport.key_package": 2 } });
+    assert.equal(keys(), 4);
+    await app.mimiport.receive({ keyCounts: { signed_curve25519: 50 } });
+    assert.equal(keys(), 8);
+    await close(app);
+  });
+});
