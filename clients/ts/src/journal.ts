@@ -1,6 +1,7 @@
 // Keeps what has changed, and gives the application the events of it afterwards.
 import type { ClientEvent, Group, Stored } from "./group.js";
-import { belongsTo, type Content, deviceRecords, encodeContent, groupRecords, loadState } from "./records.js";
+import { belongsTo, type Content, deviceRecords, encodeContent } from "./records.js";
+import { groupRecords, isSame, loadState } from "./records.js";
 import type { Store, Value } from "./store.js";
 
 const EVENT = "event/";
@@ -76,7 +77,7 @@ export class Journal {
     const records = g === undefined ? deviceRecords(this.stored) : groupRecords(g);
     const changes = new Map<string, Value | undefined>();
     for (const [name, content] of records) {
-      if (this.written.get(name) === content) continue;
+      if (isSame(this.written.get(name), content)) continue;
       this.written.set(name, content);
       changes.set(name, encodeContent(content));
     }

@@ -1,17 +1,24 @@
 // A device's view of MLS: identities, KeyPackages, Commits and the state of a group, on ts-mls.
-import { ciphersuites, createApplicationMessage, createProposal, decodeGroupState, decodeMlsMessage } from "ts-mls";
-import { encodeGroupState, encodeMlsMessage, generateKeyPackageWithKey } from "ts-mls";
+import { ciphersuites, createApplicationMessage, createProposal, decodeMlsMessage } from "ts-mls";
+import { encodeMlsMessage, generateKeyPackageWithKey } from "ts-mls";
 import { getCiphersuiteFromName, getCiphersuiteImpl, makePskIndex, processPrivateMessage } from "ts-mls";
 import type { CiphersuiteImpl, CiphersuiteName, ClientConfig, ClientState, Credential, ExternalSender } from "ts-mls";
 import type { FramedContent, KeyPackage, MLSMessage, PrivateKeyPackage, PrivateMessage, Proposal } from "ts-mls";
 import type { ProposalOrRef, ProposalWithSender, RatchetTree } from "ts-mls";
 import { defaultClientConfig } from "ts-mls/clientConfig.js";
+import { decodeGroupStateWithoutTree, encodeGroupStateWithoutTree } from "ts-mls/clientState.js";
+import { mapDecoders } from "ts-mls/codec/tlsDecoder.js";
+import { contramapBufferEncoders, encode as encoder } from "ts-mls/codec/tlsEncoder.js";
+import { decodeVarLenData, varLenDataEncoder } from "ts-mls/codec/variableLength.js";
 import { signWithLabel } from "ts-mls/crypto/signature.js";
+import type { EpochReceiverData } from "ts-mls/epochReceiverData.js";
 import type { Extension } from "ts-mls/extension.js";
+import { decodeGroupContext, groupContextEncoder } from "ts-mls/groupContext.js";
 import { makeKeyPackageRef } from "ts-mls/keyPackage.js";
 import { decryptSenderData } from "ts-mls/privateMessage.js";
 import { mlsExporter } from "ts-mls/keySchedule.js";
 import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
+import { decodeSecretTree, secretTreeEncoder } from "ts-mls/secretTree.js";
 import { toLeafIndex } from "ts-mls/treemath.js";
 import { base64ToBytes } from "ts-mls/util/byteArray.js";
 import { same, toHex, utf8 } from "./bytes.js";
@@ -138,8 +145,7 @@ export function parse(bytes: Uint8Array): MLSMessage {
   } catch (e) {
     throw new MlsRuleError(`malformed MLSMessage: ${e}`);
   }
-  if (message === undefined || !same(encodeMlsMessage(message), bytes))
-    throw new MlsRuleError("malformed MLSMessage");
+  if (message === undefined || !same(encodeMlsMessage(message), bytes)) throw new MlsRuleError("malformed MLSMessage");
   return message;
 }
 
@@ -188,8 +194,7 @@ export async function groupInfo(state: ClientState): Promise<Uint8Array> {
 }
 
 /** Identifies an epoch on any branch of a group: the confirmed transcript hash, in hexadecimal. */
-export const transcript = (state: ClientState): string =>
-  toHex(state.groupContext.confirmedTranscriptHash);
+export const transcript = (state: ClientState): string => toHex(state.groupContext.confirmedTranscriptHash);
 
 export const ratchetTree = (state: ClientState): Uint8Array => encodeRatchetTree(state.ratchetTree);
 
@@ -367,7 +372,7 @@ export async function join(
   return joinGroup(message.welcome, own.publicPackage, own.privatePackage, cs, config, tree);
 }
 
-function parseTree(encoded: Uint8Array): RatchetTree {
+export function parseTree(encoded: Uint8Array): RatchetTree {
   const tree = decodeRatchetTree(encoded, 0)?.[0];
   if (tree === undefined) throw new MlsRuleError("malformed ratchet tree");
   return tree;
@@ -507,13 +512,43 @@ function membersOf(tree: RatchetTree): Member[] {
   });
 }
 
-/** A group's state, secrets included. */
-export const encodeState: (state: ClientState) => Uint8Array = encodeGroupState;
+/** The state of an epoch, secrets included, without its tree and without former epochs. */
+export const encodeState = (state: ClientState): Uint8Array =>
+  encodeGroupStateWithoutTree({ ...state, historicalReceiverData: new Map() });
 
-export function decodeState(saved: Uint8Array): ClientState {
-  const state = decodeGroupState(saved, 0)?.[0];
+/** The state that encodeState has encoded. The tree is the one with the hash in the state. */
+export function decodeState(
+  saved: Uint8Array,
+  treeOf: (hash: Uint8Array) => RatchetTree,
+  historicalReceiverData: Map<bigint, EpochReceiverData>,
+): ClientState {
+  const state = decodeGroupStateWithoutTree([])(saved, 0)?.[0];
   if (state === undefined) throw new MlsRuleError("malformed saved state");
-  return keepingEpochs(state, true); // the next epoch begins with what the group then says
+  const ratchetTree = treeOf(state.groupContext.treeHash);
+  return keepingEpochs({ ...state, ratchetTree, historicalReceiverData }, true); // as long as the group then says
+}
+
+export const encodeTree: (tree: RatchetTree) => Uint8Array = encodeRatchetTree;
+
+/** The keys of a former epoch without its tree. */
+export const encodeEpoch: (epoch: EpochReceiverData) => Uint8Array = encoder(
+  contramapBufferEncoders(
+    [varLenDataEncoder, secretTreeEncoder, varLenDataEncoder, groupContextEncoder],
+    ({ resumptionPsk, secretTree, senderDataSecret, groupContext }: EpochReceiverData) =>
+      [resumptionPsk, secretTree, senderDataSecret, groupContext] as const,
+  ),
+);
+
+export function decodeEpoch(saved: Uint8Array): Omit<EpochReceiverData, "ratchetTree"> {
+  const decode = mapDecoders(
+    [decodeVarLenData, decodeSecretTree, decodeVarLenData, decodeGroupContext],
+    (resumptionPsk, secretTree, senderDataSecret, groupContext) => {
+      return { resumptionPsk, secretTree, senderDataSecret, groupContext };
+    },
+  );
+  const epoch = decode(saved, 0)?.[0];
+  if (epoch === undefined) throw new MlsRuleError("malformed saved epoch");
+  return epoch;
 }
 
 /** A KeyPackage with its private keys as text. */

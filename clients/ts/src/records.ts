@@ -1,10 +1,10 @@
 // The state of a device as records. Each group has its own, so that a change of one does not write the others.
-import type { ClientState } from "ts-mls";
+import type { ClientState, RatchetTree } from "ts-mls";
 import type { KeyPair } from "./devices.js";
 import type { Group, PendingCommit, Stored } from "./group.js";
 import * as mls from "./mls.js";
 import type { Value } from "./store.js";
-import { fromBase64, toBase64 } from "./wire.js";
+import { fromBase64, toBase64, toBase64url } from "./wire.js";
 
 /** The state of a new device. */
 export const emptyState = (): Stored => ({
@@ -18,22 +18,72 @@ export const emptyState = (): Stored => ({
 });
 
 /**
- * The content of a record before it is encoded. MLS states and KeyPackages never change: the same object is the same
- * content, and need not be written again.
+ * The content of a record: a text, or an object that never changes. The same object is the same content, and is neither
+ * encoded nor written again.
  */
-export type Content = string | ClientState | mls.OwnKeyPackage;
+export type Content = string | { of: object; encode(): Value };
 
 /** Records of a part of the state, by name. */
 export type Records = Map<string, Content>;
 
-export function encodeContent(content: Content): Value {
-  if (typeof content === "string") return content;
-  return "publicPackage" in content ? JSON.stringify(mls.saveKeyPackage(content)) : mls.encodeState(content);
-}
+export const encodeContent = (content: Content): Value => (typeof content === "string" ? content : content.encode());
+
+export const isSame = (a: Content | undefined, b: Content): boolean =>
+  a === b || (typeof a === "object" && typeof b === "object" && a.of === b.of);
 
 const DEVICE = "device";
 const KEY_PACKAGE = "key-package/";
 const GROUP = "group/";
+
+/** Whether a record belongs to a group: to the given one, or else to none. */
+export function belongsTo(name: string, g: Group | undefined): boolean {
+  if (g === undefined) return name === DEVICE || name.startsWith(KEY_PACKAGE);
+  return name === GROUP + g.key || name.startsWith(`${GROUP}${g.key}/`);
+}
+
+/**
+ * The records of an MLS state. The parts that have the size of the group and change only with an epoch have records of
+ * their own: the trees, which have their hash as name, and the keys of former epochs.
+ */
+export function stateRecords(at: string, slot: string, state: ClientState): Records {
+  const records: Records = new Map([[`${at}/state/${slot}`, { of: state, encode: () => mls.encodeState(state) }]]);
+  const keepTree = ({ groupContext, ratchetTree }: Pick<ClientState, "groupContext" | "ratchetTree">) =>
+    records.set(treeName(at, groupContext.treeHash), {
+      of: ratchetTree,
+      encode: () => mls.encodeTree(ratchetTree),
+    });
+  keepTree(state);
+  for (const [n, epoch] of state.historicalReceiverData) {
+    keepTree(epoch);
+    records.set(`${at}/epoch/${slot}/${n}`, { of: epoch, encode: () => mls.encodeEpoch(epoch) });
+  }
+  return records;
+}
+
+const treeName = (at: string, hash: Uint8Array) => `${at}/tree/${toBase64url(hash)}`;
+
+/** Reads the MLS states of a group. States with one tree share it. */
+export function stateReader(at: string, records: ReadonlyMap<string, Value>): (slot: string) => ClientState {
+  const trees = new Map<string, RatchetTree>();
+  const treeOf = (hash: Uint8Array): RatchetTree => {
+    const name = treeName(at, hash);
+    const tree = trees.get(name) ?? mls.parseTree(records.get(name) as Uint8Array);
+    trees.set(name, tree);
+    return tree;
+  };
+  return (slot) => {
+    const prefix = `${at}/epoch/${slot}/`;
+    const epochs = [...records].filter(([name]) => name.startsWith(prefix));
+    const former = epochs.map(([name, value]) => {
+      const epoch = mls.decodeEpoch(value as Uint8Array);
+      return [
+        BigInt(name.slice(prefix.length)),
+        { ...epoch, ratchetTree: treeOf(epoch.groupContext.treeHash) },
+      ] as const;
+    });
+    return mls.decodeState(records.get(`${at}/state/${slot}`) as Uint8Array, treeOf, new Map(former));
+  };
+}
 
 const commitFields = (c: PendingCommit | undefined) =>
   c && {
@@ -44,29 +94,22 @@ const commitFields = (c: PendingCommit | undefined) =>
     welcome: c.welcome && toBase64(c.welcome),
   };
 
-const loadCommit = (c: any, next: ClientState): PendingCommit =>
-  c && {
-    accepted: c.accepted,
-    target: c.target,
-    message: fromBase64(c.message),
-    groupInfo: fromBase64(c.groupInfo),
-    welcome: c.welcome && fromBase64(c.welcome),
-    next,
-  };
-
-/** Whether a record belongs to a group: to the given one, or else to none. */
-export function belongsTo(name: string, g: Group | undefined): boolean {
-  if (g === undefined) return name === DEVICE || name.startsWith(KEY_PACKAGE);
-  return name === GROUP + g.key || name.startsWith(`${GROUP}${g.key}/`);
-}
+const loadCommit = (c: any, next: ClientState): PendingCommit => ({
+  accepted: c.accepted,
+  target: c.target,
+  message: fromBase64(c.message),
+  groupInfo: fromBase64(c.groupInfo),
+  welcome: c.welcome && fromBase64(c.welcome),
+  next,
+});
 
 /** The records of a group. */
 export function groupRecords(g: Group): Records {
   const { id, state, pending, migration, refused = [], sent, held: _, behind: __, checked: ___, ...plain } = g;
   const at = GROUP + g.key;
-  const records: Records = new Map([[`${at}/state`, state]]);
-  const keep = (name: string, commit: PendingCommit | undefined) => {
-    if (commit !== undefined) records.set(`${at}/${name}`, commit.next);
+  const records = stateRecords(at, "present", state);
+  const keep = (slot: string, commit: PendingCommit | undefined) => {
+    if (commit !== undefined) stateRecords(at, slot, commit.next).forEach((c, name) => records.set(name, c));
     return commitFields(commit);
   };
   const fields = {
@@ -74,7 +117,7 @@ export function groupRecords(g: Group): Records {
     id: toBase64(id),
     sent: [...sent],
     pending: keep("pending", pending),
-    refused: refused.map((c, i) => keep(`refused/${i}`, c)),
+    refused: refused.map((c, i) => keep(`refused-${i}`, c)),
     migration: migration && {
       ...migration,
       response: toBase64(migration.response),
@@ -86,17 +129,18 @@ export function groupRecords(g: Group): Records {
 
 function loadGroup(at: string, records: ReadonlyMap<string, Value>): Group {
   const { id, pending, migration, refused, sent, ...plain } = JSON.parse(records.get(at) as string);
-  const state = (name: string) => mls.decodeState(records.get(`${at}/${name}`) as Uint8Array);
+  const own = new Map([...records].filter(([name]) => name.startsWith(`${at}/`)));
+  const state = stateReader(at, own);
   return {
     ...plain,
     id: fromBase64(id),
-    state: state("state"),
+    state: state("present"),
     sent: new Set(sent),
     held: [],
     checked: new Map(),
     behind: true,
     pending: pending && loadCommit(pending, state("pending")),
-    refused: refused.map((c: any, i: number) => loadCommit(c, state(`refused/${i}`))),
+    refused: refused.map((c: any, i: number) => loadCommit(c, state(`refused-${i}`))),
     migration: migration && {
       ...migration,
       response: fromBase64(migration.response),
@@ -114,7 +158,8 @@ const loadKeys = (k: any) => k && { ...k, signKey: fromBase64(k.signKey), public
 export function deviceRecords({ identity, deviceKey, keyPackages, lastResorts, invitations, since }: Stored): Records {
   const fields = { identity: keysFields(identity), deviceKey: keysFields(deviceKey), lastResorts, invitations, since };
   const records: Records = new Map([[DEVICE, JSON.stringify(fields)]]);
-  for (const [ref, own] of keyPackages) records.set(KEY_PACKAGE + ref, own);
+  for (const [ref, own] of keyPackages)
+    records.set(KEY_PACKAGE + ref, { of: own, encode: () => JSON.stringify(mls.saveKeyPackage(own)) });
   return records;
 }
 

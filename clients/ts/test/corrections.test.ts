@@ -30,6 +30,7 @@ import { applyProposals } from "../src/corrections/proposals.js";
 import { decodeSelfRemove } from "../src/corrections/self-remove.js";
 import * as mls from "../src/mls.js";
 import { device, NOW, TestGroup, utf8 } from "./group.js";
+import { reloaded } from "./files.js";
 import { noVectors, vectors } from "./needs.js";
 
 async function server(name: string): Promise<ExternalSender & { signKey: Uint8Array }> {
@@ -265,7 +266,7 @@ test('"This is a wholesale replacement, not a merge": an empty list of extension
   const state = group.state("carol");
   await propose(group, encodeMlsMessage((await createProposal(state, true, proposal, cs)).message));
   // As after a restart.
-  for (const [name, s] of group.states) group.states.set(name, mls.decodeState(mls.encodeState(s)));
+  for (const [name, s] of group.states) group.states.set(name, reloaded(s));
   await group.commit("bob");
   for (const s of group.states.values()) assert.equal(externalSenders(s.groupContext.extensions).length, 1);
   assert.equal(group.authenticators().size, 1);

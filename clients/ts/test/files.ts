@@ -1,9 +1,24 @@
 // The state of a device in one file, for tests of what a restart keeps.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import type { ClientState } from "ts-mls";
 import type { Stored } from "../src/group.js";
-import { deviceRecords, encodeContent, emptyState, groupRecords, loadState } from "../src/records.js";
+import {
+  deviceRecords,
+  encodeContent,
+  emptyState,
+  groupRecords,
+  loadState,
+  stateReader,
+  stateRecords,
+} from "../src/records.js";
 import type { Value } from "../src/store.js";
 import { fromBase64, toBase64 } from "../src/wire.js";
+
+/** An MLS state as it is after a restart. */
+export function reloaded(state: ClientState): ClientState {
+  const values = [...stateRecords("group", "present", state)].map(([name, c]) => [name, encodeContent(c)] as const);
+  return stateReader("group", new Map(values))("present");
+}
 
 export function saveStore(path: string, stored: Stored): void {
   const records = [deviceRecords(stored), ...[...stored.groups.values()].map(groupRecords)].flatMap((r) => [...r]);
