@@ -23,7 +23,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
 // clientsPage returns docs/clients.md.
@@ -319,9 +318,9 @@ func heardRoutes() map[string]*regexp.Regexp {
 		"upload": regexp.MustCompile(`^POST /_matrix/client/v3/keys/upload$`),
 		"claim":  regexp.MustCompile(`^POST /_matrix/client/v3/keys/claim$`),
 	}
-	for _, r := range edge.UserRoutes(nil, 0) {
+	for _, r := range clientapi.Routes(clientapi.Services{}, nil, 0) {
 		path := regexp.MustCompile(`\{\w+\}`).ReplaceAllString(r.Path, "[^/]+")
-		routes[r.Name] = regexp.MustCompile("^" + r.Method + " " + clientapi.PathPrefix + "/ds/[^/]+" + path + "$")
+		routes[r.Name] = regexp.MustCompile("^" + r.Method + " " + clientapi.PathPrefix + path + "$")
 	}
 	return routes
 }
