@@ -77,14 +77,18 @@ func settings(patience time.Duration) string {
 // Connect implements driver.Connector.
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)
-	if err != nil || c.settings == "" {
-		return conn, err
+	if err != nil {
+		return nil, err
 	}
-	if _, err := conn.(driver.ExecerContext).ExecContext(ctx, c.settings, nil); err != nil {
+	prepares := newPreparing(conn.(pqConn))
+	if c.settings == "" {
+		return prepares, nil
+	}
+	if _, err := prepares.ExecContext(ctx, c.settings, nil); err != nil {
 		_ = conn.Close() // the first error is the important one
 		return nil, err
 	}
-	return conn, nil
+	return prepares, nil
 }
 
 // open makes a pool.

@@ -88,8 +88,9 @@ func release(ctx context.Context, tx *sql.Tx) (released bool, err error) {
 }
 
 // These pragmas make a commit reach the disk, and let readers work during a write. A writer waits up to ten seconds for
-// another process that holds the file. A new file can give free space back.
-const pragmas = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000&_auto_vacuum=incremental"
+// another process that holds the file. A new file can give free space back. A connection keeps the statements that it
+// used last, so that SQLite compiles each of them once.
+const pragmas = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000&_auto_vacuum=incremental&_stmt_cache_size=64"
 
 func open(path string, connections int, more string) (*sql.DB, error) {
 	return openWith(path, connections, pragmas+"&"+more)
