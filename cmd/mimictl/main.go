@@ -72,12 +72,13 @@ func run(args []string, std stdio) int {
 
 // root has all commands.
 func root(std stdio) *cli.Command {
-	c := group("mimictl", "the tool of operators and implementers of MIMI Portability",
-		decodeCommand(std), fsckCommand(std),
-		group("mls", "follow and verify groups", replayCommand(std), verifyCommand(std)),
+	commands := append(adminCommands(std), fsckCommand(std),
 		group("db", "work on a homeserver's database", copyCommand(std)),
 		group("backup", "take backups, and check them", backupCreateCommand(std), backupVerifyCommand(std)),
+		decodeCommand(std),
+		group("mls", "follow and verify groups", replayCommand(std), verifyCommand(std)),
 	)
+	c := group("mimictl", "the tool of operators and implementers of MIMI Portability", commands...)
 	c.Description = about
 	c.Reader, c.Writer, c.ErrWriter = std.in, std.out, std.notes
 	c.EnableShellCompletion, c.Suggest, c.HideHelpCommand = true, true, true

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata", Cmds: map[string]func(*testscript.TestScript, bool, []string){
 		"dendrite": dendrite, "fill": fill, "version": version, "mode": mode, "spoil": spoil, "mend": mend, "lose": lose,
-		"hold": hold, "drop": drop,
+		"hold": hold, "drop": drop, "serve": serve,
 	}})
 }
 

@@ -15,22 +15,34 @@ func writeText(w io.Writer, d *decoded) error {
 	b.WriteString(d.Type)
 	dec := json.NewDecoder(bytes.NewReader(d.Value))
 	dec.UseNumber()
-	if err := writeValue(&b, dec, 1); err != nil {
+	if err := writeValue(&b, dec, "", 1); err != nil {
 		return err
 	}
 	_, err := b.WriteTo(w)
 	return err
 }
 
+// writeObject writes an answer of a homeserver as text, in the same form.
+func writeObject(w io.Writer, answer []byte) error {
+	var b bytes.Buffer
+	dec := json.NewDecoder(bytes.NewReader(answer))
+	dec.UseNumber()
+	if err := writeValue(&b, dec, "", 0); err != nil {
+		return err
+	}
+	_, err := w.Write(bytes.TrimLeft(b.Bytes(), "\n"))
+	return err
+}
+
 // writeValue writes the next value behind its name.
-func writeValue(b *bytes.Buffer, dec *json.Decoder, depth int) error {
+func writeValue(b *bytes.Buffer, dec *json.Decoder, called string, depth int) error {
 	token, err := dec.Token()
 	if err != nil {
 		return err
 	}
 	delim, composite := token.(json.Delim)
 	if !composite {
-		fmt.Fprintf(b, " %s\n", scalar(token))
+		fmt.Fprintf(b, " %s\n", named(called, token))
 		return nil
 	}
 	if !dec.More() {
@@ -47,7 +59,7 @@ func writeValue(b *bytes.Buffer, dec *json.Decoder, depth int) error {
 			name = scalar(key)
 		}
 		b.WriteString(strings.Repeat("  ", depth) + name + ":")
-		if err := writeValue(b, dec, depth+1); err != nil {
+		if err := writeValue(b, dec, name, depth+1); err != nil {
 			return err
 		}
 	}
@@ -59,7 +71,7 @@ func writeValue(b *bytes.Buffer, dec *json.Decoder, depth int) error {
 const maxShown = 160
 
 // scalar makes text of a value that is safe for a terminal. Unknown users have chosen the names in messages.
-func scalar(token json.Token) string {
+func scalar(token any) string {
 	switch v := token.(type) {
 	case nil:
 		return "none"
