@@ -250,7 +250,9 @@ func although() cli.Flag {
 func reclaimCommand(std stdio) *cli.Command {
 	return act(std, http.MethodPost, "reclaim", "take a group back from a target that is lost for good",
 		"/groups/%s/reclaim",
-		[]cli.Flag{&cli.BoolFlag{Name: "target-is-lost", Usage: "the target is lost for good"}, although(), lineageFlag(false)},
+		[]cli.Flag{
+			&cli.BoolFlag{Name: "target-is-lost", Usage: "the target is lost for good"}, although(), lineageFlag(false),
+		},
 		func(cmd *cli.Command) (any, error) {
 			body, err := lineageBody(cmd, std)
 			if err != nil {

@@ -75,6 +75,7 @@ func root(std stdio) *cli.Command {
 	commands := append(adminCommands(std), fsckCommand(std),
 		group("db", "work on a homeserver's database", copyCommand(std)),
 		group("backup", "take backups, and check them", backupCreateCommand(std), backupVerifyCommand(std)),
+		uninstallCommand(std),
 		decodeCommand(std),
 		group("mls", "follow and verify groups", replayCommand(std), verifyCommand(std)),
 	)

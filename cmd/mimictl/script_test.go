@@ -12,6 +12,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
 )
 
@@ -23,7 +25,8 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata", Cmds: map[string]func(*testscript.TestScript, bool, []string){
 		"dendrite": dendrite, "fill": fill, "version": version, "mode": mode, "spoil": spoil, "mend": mend, "lose": lose,
-		"hold": hold, "drop": drop, "serve": serve,
+		"hold": hold, "drop": drop, "active": active, "serve": serve, "nats": natsServer, "stop": stop,
+		"consumers": consumers,
 	}})
 }
 
@@ -58,9 +61,7 @@ func fill(ts *testscript.TestScript, _ bool, args []string) {
 func version(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.Atoi(args[1])
 	ts.Check(err)
-	change(ts, args[0], fmt.Sprintf("DELETE FROM mimiport_schema_version WHERE version_id > %d", n),
-		fmt.Sprintf("INSERT INTO mimiport_schema_version (version_id, is_applied) VALUES (%d, 1)", n),
-		"PRAGMA wal_checkpoint(TRUNCATE)")
+	change(ts, args[0], append(versionStatements(n), "PRAGMA wal_checkpoint(TRUNCATE)")...)
 }
 
 // mode FILE MODE fails unless the file has the mode.
@@ -85,6 +86,15 @@ func mend(ts *testscript.TestScript, _ bool, args []string) {
 // lose FILE deletes a row.
 func lose(ts *testscript.TestScript, _ bool, args []string) {
 	change(ts, args[0], "DELETE FROM mimiport_nonces WHERE user_id = '@b:x'")
+}
+
+// active FILE adds a group that is here.
+func active(ts *testscript.TestScript, _ bool, args []string) {
+	store, err := sqlite.Open(context.Background(), "file:"+ts.MkAbs(args[0]))
+	ts.Check(err)
+	group := &storage.Group{ID: []byte("group"), State: migration.GroupActive}
+	ts.Check(store.Apply(context.Background(), &storage.Change{Group: group}))
+	ts.Check(store.Close())
 }
 
 // holding is what a process needs to stop that holds a file open.

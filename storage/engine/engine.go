@@ -43,6 +43,15 @@ func RequireEmpty(ctx context.Context, connection string) error {
 	return postgres.RequireEmpty(ctx, connection)
 }
 
+// Remove removes the module's tables with everything in them: a whole SQLite file, or the tables in a PostgreSQL
+// database. It returns what it has removed, for people. No other process may use them.
+func Remove(ctx context.Context, connection string) (removed []string, err error) {
+	if IsFile(connection) {
+		return sqlite.Remove(connection)
+	}
+	return postgres.Remove(ctx, connection)
+}
+
 // Copy copies a whole store into an empty one in one transaction. Then it reads the copy back and compares. During the
 // copy nobody may write to either store. Copy returns the contents of each table. If the destination has rows, or the
 // copy differs, Copy returns an error and the destination does not change.

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,5 +66,15 @@ func TestSnapshotOfNothing(t *testing.T) {
 	}
 	if err := engine.RequireEmpty(t.Context(), connection); err != nil {
 		t.Error(err)
+	}
+	if err := open(t, connection).Close(); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := engine.Remove(t.Context(), connection)
+	if err != nil || !slices.Contains(removed, "mimiport_groups") {
+		t.Errorf("removed %q, %v", removed, err)
+	}
+	if _, err := engine.OpenSnapshot(t.Context(), connection); err == nil {
+		t.Error("some tables are left")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/lib/pq"
@@ -85,6 +86,35 @@ func RequireEmpty(ctx context.Context, connection string) error {
 	}
 	db := sql.OpenDB(c)
 	return errors.Join(sqlstore.RequireEmpty(ctx, engine(nil), db), db.Close())
+}
+
+// Remove drops the module's tables in a database, in one transaction. It returns their names.
+func Remove(ctx context.Context, connection string) (removed []string, err error) {
+	c, err := newConnector(connection, readerName, 0)
+	if err != nil {
+		return nil, err
+	}
+	db := sql.OpenDB(c)
+	defer db.Close()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: %w", err)
+	}
+	defer tx.Rollback() // without effect after the commit
+	names, err := sqlstore.TableNames(ctx, engine(nil), tx)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: %w", err)
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, sqlstore.Prefix) {
+			continue
+		}
+		if _, err := tx.ExecContext(ctx, "DROP TABLE "+pq.QuoteIdentifier(name)); err != nil {
+			return nil, fmt.Errorf("postgres: %w", err)
+		}
+		removed = append(removed, name)
+	}
+	return removed, tx.Commit()
 }
 
 // users describes the servers of this module that have a database open, or returns "". It does not see those whose

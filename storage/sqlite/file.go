@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/internal/sqlstore"
@@ -150,4 +151,21 @@ func readParameters(file string) (string, error) {
 			"Make one complete file of both: sqlite3 %[1]s \"VACUUM INTO 'copy.db'\"", file, err)
 	}
 	return "mode=ro&_busy_timeout=10000", nil
+}
+
+// Remove removes a file and what SQLite keeps beside it. It returns the names.
+func Remove(connection string) (removed []string, err error) {
+	file, err := Path(connection)
+	if err != nil {
+		return nil, err
+	}
+	for _, end := range append(slices.Clip(Besides), "") { // the database last: a log without it means nothing
+		switch err := os.Remove(file + end); {
+		case err == nil:
+			removed = append(removed, file+end)
+		case !errors.Is(err, fs.ErrNotExist):
+			return removed, fmt.Errorf("sqlite: %w", err)
+		}
+	}
+	return removed, nil
 }
