@@ -32,6 +32,8 @@ require (
 	pgregory.net/rapid v1.2.0
 )
 
+require golang.org/x/term v0.47.0 // indirect
+
 require (
 	git.schwanenlied.me/yawning/x448.git v0.0.0-20170617130356-01b048fb03d6 // indirect
 	github.com/Arceliar/phony v0.0.0-20220903101357-530938a4b13d // indirect
@@ -131,3 +133,9 @@ require (
 )
 
 replace git.schwanenlied.me/yawning/x448.git => ./internal/x448
+
+tool (
+	github.com/matrix-org/dendrite/cmd/create-account
+	github.com/matrix-org/dendrite/cmd/generate-config
+	github.com/matrix-org/dendrite/cmd/generate-keys
+)

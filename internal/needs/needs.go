@@ -109,6 +109,16 @@ func SynapseFolder() (string, error) {
 	return folder, nil
 }
 
+// Program returns the path of a program that is in PATH.
+func Program(tb testing.TB, name string) (path string) {
+	tb.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(tb, name+" is not installed")
+	}
+	return path
+}
+
 func missing(tb testing.TB, what string) {
 	tb.Helper()
 	if os.Getenv(requireEnv) != "" {

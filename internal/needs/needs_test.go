@@ -13,6 +13,9 @@ func TestMachine(t *testing.T) {
 	t.Run("client", func(t *testing.T) { Client(t) })
 	t.Run("OpenMLS", func(t *testing.T) { OpenMLS(t) })
 	t.Run("Synapse", func(t *testing.T) { Synapse(t) })
+	for _, name := range []string{"curl", "jq", "systemd-analyze"} { // for docs/install.md
+		t.Run(name, func(t *testing.T) { Program(t, name) })
+	}
 }
 
 // outcome records how a test would have ended.
@@ -55,6 +58,7 @@ func TestMissing(t *testing.T) {
 		"client":  func(tb testing.TB) { Client(tb) },
 		"OpenMLS": func(tb testing.TB) { OpenMLS(tb) },
 		"Synapse": func(tb testing.TB) { Synapse(tb) },
+		"jq":      func(tb testing.TB) { Program(tb, "jq") },
 	} {
 		for _, c := range []struct{ ci, require string }{{"", ""}, {"true", ""}, {"", "1"}, {"true", "1"}} {
 			t.Setenv("CI", c.ci)
