@@ -87,12 +87,7 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	registerer := registererOf(&d.Config.Global.Metrics)
-	metrics, err := edge.NewMetrics(registerer)
-	if err != nil {
-		return err
-	}
-	health, err := newHealth(registerer, log)
+	metrics, err := newMetrics(registererOf(&d.Config.Global.Metrics), log)
 	if err != nil {
 		return err
 	}
@@ -108,6 +103,7 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	store.Observe(metrics.timed)
 	global := &d.Config.Global
 	isLocal := func(server string) bool { return global.IsLocalServerName(spec.ServerName(server)) }
 	permitted, err := networks(&cfg.Federation, &d.Config.FederationAPI)
@@ -136,8 +132,9 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 		Rand:          rand.Reader,
 		Log:           log,
 		DefaultPolicy: cfg.Policy.Policy, ConfiguredPolicy: cfg.Policy.Set,
-		Limits: cfg.limits(),
-		About:  about(store),
+		Limits:  cfg.limits(),
+		Metrics: metrics.service,
+		About:   about(store),
 	})
 	services := clientapi.Services{IsLocal: isLocal, Local: service, Remote: remote.API,
 		AllowIPLiterals: cfg.Federation.AllowIPLiterals}
@@ -163,7 +160,7 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 		return err
 	}
 	for _, a := range surfaces {
-		a.mount(metrics, bodies, log)
+		a.mount(metrics.requests, bodies, log)
 	}
 	if err := service.Started(d.Process.Context()); err != nil {
 		return err
@@ -171,7 +168,7 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 	if err := logStart(d.Process.Context(), service, log); err != nil {
 		return err
 	}
-	run(d.Process, service, kept, localNames(global), cfg.Retention, health, log)
+	run(d.Process, service, kept, localNames(global), cfg.Retention, metrics, log)
 	return errors.Join(
 		watchRooms(d, service.RoomChanged, log),
 		watchDevices(d, func(ctx context.Context, userID string) error {
@@ -193,10 +190,10 @@ func requireRoom(bodies *edge.Bodies, surfaces []surface) error {
 	return nil
 }
 
-// registererOf returns the registerer of metrics, nil for none.
+// registererOf returns the registerer of metrics. If they are off, nobody reads it.
 func registererOf(cfg *config.Metrics) prometheus.Registerer {
 	if !cfg.Enabled {
-		return nil
+		return prometheus.NewRegistry()
 	}
 	return prometheus.DefaultRegisterer
 }
@@ -247,10 +244,11 @@ func localNames(global *config.Global) []string {
 // run does the due rows and deletes old data until the homeserver shuts down.
 func run(
 	pc *process.ProcessContext, service *delivery.Service, store storage.Store, own []string, keep Retention,
-	health *health, log *slog.Logger,
+	metrics *metrics, log *slog.Logger,
 ) {
 	worker := outbox.New(store, service, own, clock, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
+	metrics.figures.start(store, service.Cache, worker)
 	service.SetPeers(func() []api.FailingPeer { return failingPeers(worker.Failing()) })
 	pc.ComponentStarted()
 	go func() {
@@ -258,7 +256,7 @@ func run(
 		var work sync.WaitGroup
 		work.Go(func() { worker.Run(pc.Context()) })
 		work.Go(func() { forget(pc.Context(), store, keep, log) })
-		work.Go(func() { health.watch(pc.Context(), store) })
+		work.Go(func() { metrics.health.watch(pc.Context(), store) })
 		work.Go(func() { beat(pc.Context(), service, log) })
 		work.Go(func() { audit(pc.Context(), service.Audit, log) })
 		work.Wait()

@@ -43,6 +43,8 @@ type Error struct {
 	Group []byte // the group's ID, or nil
 	Info  Info
 	Err   error // the cause
+
+	Remote bool // another server has refused
 }
 
 // Info has details that depend on the kind of an error.

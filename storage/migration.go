@@ -45,3 +45,10 @@ const (
 	EvidenceFork       EvidenceKind = "fork"        // this server also signed for another Commit, which it forgot
 	EvidenceReport     EvidenceKind = "report"      // a member's unsigned report that they cannot process a Commit
 )
+
+// EvidenceKinds are all kinds of evidence.
+var EvidenceKinds = []EvidenceKind{
+	migration.EvidenceSecondContent, migration.EvidenceBothOutcomes, migration.EvidenceOwnForgotten,
+	migration.EvidenceHigherTerm, migration.EvidenceContested, migration.EvidenceDisplaced, EvidenceLaterEpoch,
+	EvidenceFork, EvidenceReport,
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 )
 
@@ -128,7 +129,7 @@ func (u *uninstall) requireUnused(ctx context.Context) (err error) {
 func groupStates(ctx context.Context, store *engine.Store) (map[migration.GroupState]int, error) {
 	states := map[migration.GroupState]int{}
 	for after := []byte(nil); ; {
-		groups, err := store.Groups(ctx, after, page)
+		groups, err := store.Groups(ctx, storage.GroupFilter{}, after, page)
 		if err != nil {
 			return nil, err
 		}

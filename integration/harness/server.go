@@ -346,6 +346,9 @@ func (s *Server) Log() string {
 // SharedSecret is the secret for the registration of accounts at the harness's servers.
 const SharedSecret = "harness"
 
+// MetricsUser is the name and the password for /metrics at the harness's servers.
+const MetricsUser = "metrics"
+
 // dendriteConfig is a complete dendrite.yaml without rate limits. Guests may register, as registration is enabled.
 // Other users need the shared secret: without it, Dendrite asks for a captcha, which nobody can solve here. Dendrite
 // v0.13.8 ignores the lists of networks.
@@ -354,6 +357,7 @@ global:
   server_name: "{{.Name}}"
   private_key: {{.Dir}}/matrix_key.pem
   cache: {max_size_estimated: 32mb, max_age: 1h}
+  metrics: {enabled: true, basic_auth: {username: ` + MetricsUser + `, password: ` + MetricsUser + `}}
   jetstream: {storage_path: {{.Dir}}/jetstream, topic_prefix: Dendrite,
     addresses: [{{range .NATSServers}}"{{.}}", {{end}}]}
 {{if .Postgres}}  database: {connection_string: "{{.Postgres}}", max_open_conns: 20, max_idle_conns: 5,

@@ -64,6 +64,19 @@ func PgBouncer(tb testing.TB) string {
 	return ""
 }
 
+// Prometheus returns the paths of Prometheus and of its tool.
+func Prometheus(tb testing.TB) (server, tool string) {
+	tb.Helper()
+	server, err := exec.LookPath("prometheus")
+	if err == nil {
+		tool, err = exec.LookPath("promtool")
+	}
+	if err != nil {
+		missing(tb, "Prometheus is not installed")
+	}
+	return server, tool
+}
+
 // Client returns the path of Node.js. The test also needs the built TypeScript client.
 func Client(tb testing.TB) (node string) {
 	tb.Helper()

@@ -37,6 +37,7 @@ type Deps struct {
 	DefaultPolicy    policy.Policy
 	ConfiguredPolicy []string // the paths of the fields of DefaultPolicy that the configuration sets
 	Limits           Limits
+	Metrics          *Metrics // nil for none
 	About            api.About
 }
 
@@ -134,6 +135,7 @@ func (s *core) apply(ctx context.Context, c *storage.Change) error {
 	if err != nil {
 		return err
 	}
+	s.Metrics.accepted(c.Entries)
 	if len(c.Rows)+len(c.FanOuts) > 0 {
 		s.wake()
 	}

@@ -236,7 +236,9 @@ func (s intake) plainCommit(ctx context.Context, sub *submission) (*registry.Acc
 
 // commit checks a Commit with its GroupInfo and Welcome, whether it moves the group or not.
 func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted, error) {
+	end := s.Metrics.checking()
 	next, effects, err := sub.live.MLS.Commit(sub.req.Message, sub.req.GroupInfo)
+	end()
 	if err != nil {
 		return nil, err
 	}

@@ -228,6 +228,7 @@ func (s *Service) verifyContent(ctx context.Context, m *migration.Migration, up 
 func (s *Service) derive(
 	ctx context.Context, m *migration.Migration, state *mimiport.GroupState,
 ) (*registry.Live, error) {
+	defer s.Metrics.checking()()
 	engine, err := s.Engines.Find(state.Base.Protocol)
 	if err != nil {
 		return nil, err

@@ -116,7 +116,7 @@ func ParseError(op string, status int, header http.Header, body []byte) *mimipor
 	if b.Moved != nil {
 		b.Moved.DeliveryService, b.Moved.KeyID = mimiport.Clip(b.Moved.DeliveryService), mimiport.Clip(b.Moved.KeyID)
 	}
-	e := &mimiport.Error{Op: op, Kind: kind, Err: errors.New(mimiport.Clip(b.Text))}
+	e := &mimiport.Error{Op: op, Kind: kind, Err: errors.New(mimiport.Clip(b.Text)), Remote: true}
 	e.Info = mimiport.Info{
 		Epoch: b.Epoch, RetryAfter: retryAfter(b.RetryAfter, header), Moved: b.Moved.Redirect(), Rule: mimiport.Clip(b.Rule),
 	}

@@ -38,6 +38,7 @@ func (rt Route) Handler(auth Authenticate, bodies *Bodies, log *slog.Logger) htt
 		answer, err := rt.call(r, body, auth)
 		if err != nil {
 			logFault(r.Context(), log.With("route", rt.Name), err)
+			noteRule(w, err)
 			answer = rt.refusal(w.Header(), err)
 		}
 		body.leave()

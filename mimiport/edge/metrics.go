@@ -1,18 +1,22 @@
 package edge
 
 import (
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
 // Metrics counts and times the requests of all APIs.
 type Metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	refusals *prometheus.CounterVec
 }
 
 // NewMetrics makes the metrics. It registers them when reg is not nil, and returns an error when they are already
@@ -28,9 +32,16 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "mimiport_http_request_duration_seconds",
 			Help: "Time to answer a request, in seconds, by API, route and HTTP status.",
 		}, labels),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mimiport_refusals_total",
+			Help: "Requests that this server refused by a named rule or quota, by its name.",
+		}, []string{"rule"}),
 	}
 	if reg == nil {
 		return m, nil
+	}
+	if err := reg.Register(m.refusals); err != nil {
+		return nil, err
 	}
 	if err := reg.Register(m.requests); err != nil {
 		return nil, err
@@ -47,6 +58,9 @@ func (m *Metrics) Middleware(api string) mux.MiddlewareFunc {
 			labels := []string{api, mux.CurrentRoute(r).GetName(), strconv.Itoa(sw.status)}
 			m.requests.WithLabelValues(labels...).Inc()
 			m.seconds.WithLabelValues(labels...).Observe(time.Since(start).Seconds())
+			if sw.rule != "" {
+				m.refusals.WithLabelValues(sw.rule).Inc()
+			}
 		})
 	}
 }
@@ -54,6 +68,17 @@ func (m *Metrics) Middleware(api string) mux.MiddlewareFunc {
 type statusWriter struct {
 	http.ResponseWriter
 	status int
+	rule   string // of a refusal
+}
+
+// noteRule tells Middleware the rule of a refusal. The rules of this server are constants. Another server may name any
+// rule, so its rules do not count.
+func noteRule(w http.ResponseWriter, err error) {
+	sw, counted := w.(*statusWriter)
+	e, named := errors.AsType[*mimiport.Error](err)
+	if counted && named && !e.Remote {
+		sw.rule = e.Info.Rule
+	}
 }
 
 func (w *statusWriter) WriteHeader(status int) {

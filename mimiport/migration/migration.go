@@ -33,6 +33,12 @@ const (
 // States are the states of both sides.
 var States = []State{Frozen, Decided, Moved, Aborted, Offered, Staged, Active, Dropped}
 
+// Of reports whether records of a role can be in the state.
+func (s State) Of(role Role) bool {
+	atSource := s == Frozen || s == Decided || s == Moved || s == Aborted
+	return atSource == (role == Source)
+}
+
 // Ended reports whether the outcome is final. Only a confirmation changes a record in such a state: it wins even
 // against S's own abort.
 func (s State) Ended() bool { return s == Moved || s == Aborted || s == Active || s == Dropped }

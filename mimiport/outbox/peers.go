@@ -32,8 +32,9 @@ const maxPeers = 1024
 
 // peers remembers the destinations that fail.
 type peers struct {
-	mu      sync.Mutex
-	failing map[string]*failing
+	mu       sync.Mutex
+	failing  map[string]*failing
+	failures uint64
 }
 
 type failing struct {
@@ -56,6 +57,7 @@ func (p *peers) failed(server string, err error, now time.Time) (peer Peer, warn
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.failures++
 	f := p.failing[server]
 	if f == nil {
 		if p.failing == nil || len(p.failing) >= maxPeers {
@@ -84,6 +86,13 @@ func (w *Worker) Failing() (list []Peer) {
 	}
 	slices.SortFunc(list, func(a, b Peer) int { return strings.Compare(a.Server, b.Server) })
 	return list
+}
+
+// Failures counts the failures of all rows of other and own work since the start.
+func (w *Worker) Failures() uint64 {
+	w.peers.mu.Lock()
+	defer w.peers.mu.Unlock()
+	return w.peers.failures
 }
 
 // Remedy returns what an operator can do about an error that this server's own rules cause, or nothing.

@@ -15,6 +15,22 @@ type cache struct {
 	used  int
 	order *list.List // of *cached, most recently used first
 	byKey map[cacheKey]*list.Element
+
+	hits, misses uint64
+}
+
+// CacheFigures says how a cache does.
+type CacheFigures struct {
+	Groups, Bytes int
+	Hits, Misses  uint64 // of the uses of groups
+}
+
+// Cache says how the cache of loaded groups does.
+func (r *Registry) Cache() CacheFigures {
+	c := &r.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return CacheFigures{Groups: c.order.Len(), Bytes: c.used, Hits: c.hits, Misses: c.misses}
 }
 
 func newCache(max int) cache {
@@ -39,8 +55,10 @@ func (c *cache) get(key cacheKey) *Live {
 	defer c.mu.Unlock()
 	e := c.byKey[key]
 	if e == nil {
+		c.misses++
 		return nil
 	}
+	c.hits++
 	c.order.MoveToFront(e)
 	return e.Value.(*cached).live
 }

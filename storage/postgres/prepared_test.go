@@ -12,7 +12,7 @@ import (
 // oneConnection opens a fresh database through one connection, with the deadlines of a store.
 func oneConnection(t *testing.T) *sql.DB {
 	t.Helper()
-	c, err := newConnector(pgtest.Start(t).Database(t), time.Minute)
+	c, err := newConnector(pgtest.Start(t).Database(t), serverName, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,6 +57,21 @@ type Store struct {
 
 	beside  string // see Snapshot
 	version int64
+
+	observe func(operation string, took time.Duration)
+}
+
+// Observe sets a function that gets the time of each transaction ("write") and each query ("read"). Call it before any
+// other method.
+func (s *Store) Observe(f func(operation string, took time.Duration)) { s.observe = f }
+
+// timed times an operation. The result ends it.
+func (s *Store) timed(operation string) (end func()) {
+	if s.observe == nil {
+		return func() {}
+	}
+	begin := time.Now()
+	return func() { s.observe(operation, time.Since(begin)) }
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -101,6 +116,7 @@ const maxAttempts = 5
 // transact runs f in a transaction, and again after a transient failure. It returns ErrConflict if f inserts a row
 // whose key exists.
 func (s *Store) transact(ctx context.Context, op string, f func(*tx) error) error {
+	defer s.timed("write")()
 	var err error
 	for range maxAttempts {
 		if err = s.attempt(ctx, f); err == nil || !s.engine.Transient(err) {
@@ -241,6 +257,7 @@ func clamp(n uint64) uint64 { return min(n, math.MaxInt64) }
 
 // query runs a query and calls scan for each row.
 func (s *Store) query(ctx context.Context, query string, args []any, scan func(*sql.Rows) error) error {
+	defer s.timed("read")()
 	rows, err := s.read.QueryContext(ctx, s.bind(query), args...)
 	if err != nil {
 		return fmt.Errorf("storage: read: %w", err)

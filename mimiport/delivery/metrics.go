@@ -1,0 +1,58 @@
+package delivery
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
+)
+
+// Metrics counts what a Service accepts, and times its checks. A nil Metrics does nothing.
+type Metrics struct {
+	messages *prometheus.CounterVec
+	checks   prometheus.Histogram
+}
+
+// NewMetrics makes the metrics and registers them.
+func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
+	m := &Metrics{
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mimiport_messages_total", Help: "Messages accepted into the logs of groups, by kind.",
+		}, []string{"kind"}),
+		checks: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "mimiport_verification_seconds", Help: "Time to check a Commit and what it leads to, in seconds.",
+		}),
+	}
+	for _, kind := range []storage.EntryKind{
+		storage.EntryProposal, storage.EntryCommit, storage.EntryApplication, storage.EntryWelcome,
+	} {
+		m.messages.WithLabelValues(string(kind)) // 0 from the start on
+	}
+	if err := reg.Register(m.messages); err != nil {
+		return nil, err
+	}
+	return m, reg.Register(m.checks)
+}
+
+func (m *Metrics) accepted(entries []storage.Entry) {
+	if m == nil {
+		return
+	}
+	for i := range entries {
+		m.messages.WithLabelValues(string(entries[i].Kind)).Inc()
+	}
+}
+
+// checking starts to time a check. The result ends it.
+func (m *Metrics) checking() (end func()) {
+	if m == nil {
+		return func() {}
+	}
+	begin := time.Now()
+	return func() { m.checks.Observe(time.Since(begin).Seconds()) }
+}
+
+// Cache says how the cache of loaded groups does.
+func (s *core) Cache() registry.CacheFigures { return s.groups.Cache() }
