@@ -15,6 +15,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/trace"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
@@ -103,6 +104,9 @@ func (c *Client) do(ctx context.Context, q request) (status int, body []byte, er
 	if err != nil {
 		return 0, nil, err
 	}
+	ctx, end := trace.Start(ctx, "mimiport ask "+q.op, trace.Tag{Key: "server", Value: q.to})
+	defer func() { end(err) }()
+	trace.Inject(ctx, hr.Header)
 	ctx, cancel := context.WithTimeout(ctx, q.timeout(hr.ContentLength))
 	defer cancel()
 	resp, err := c.http.DoHTTPRequest(ctx, hr)

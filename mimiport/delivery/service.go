@@ -88,6 +88,7 @@ var _ api.API = (*Service)(nil)
 // New makes a Service. It starts no goroutine: rows become due in the store, and the outbox passes them to Do.
 func New(d Deps) *Service {
 	c := &core{Deps: d, groups: registry.New(d.Engines, d.Store, d.Limits.CacheBytes), wake: func() {}}
+	c.traces = newTraces()
 	c.peers = func() []api.FailingPeer { return nil }
 	c.authority, c.senders = authority{&c.Deps}, senders{&c.Deps}
 	return &Service{
@@ -116,6 +117,7 @@ type core struct {
 	waits  waits
 	wake   func()
 	peers  func() []api.FailingPeer
+	traces *traces
 }
 
 // apply commits a change and wakes the requests that wait for it. It commits even if the request is canceled. If the
@@ -126,6 +128,7 @@ func (s *core) apply(ctx context.Context, c *storage.Change) error {
 		c.Rows[i].Created = now
 	}
 	if c.Migration != nil {
+		s.traces.note(ctx, c.Migration.ID)
 		c.Migration.UpdatedAt = now
 	}
 	err := s.Store.Apply(context.WithoutCancel(ctx), c)

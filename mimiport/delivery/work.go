@@ -54,7 +54,9 @@ func earlier(a, b time.Time) time.Time {
 // Do does the work of a row and deletes the row in the transaction that stores the outcome. After an error the row
 // stays, and the outbox tries it again later. Doing a row twice does no harm. Deliver does several rows of kind
 // RowFanOut at once.
-func (s *Service) Do(ctx context.Context, row storage.Row) error {
+func (s *Service) Do(ctx context.Context, row storage.Row) (err error) {
+	ctx, end := s.traces.start(ctx, &row)
+	defer func() { end(err) }()
 	switch row.Kind {
 	case storage.RowFanOut:
 		return s.deliverOne(ctx, &row)

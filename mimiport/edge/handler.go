@@ -11,6 +11,7 @@ import (
 
 	"github.com/gorilla/mux"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/trace"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
@@ -35,7 +36,9 @@ func (rt Route) Handler(auth Authenticate, bodies *Bodies, log *slog.Logger) htt
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body := bodies.open(w, r, rt.MaxBody)
 		defer body.release()
-		answer, err := rt.call(r, body, auth)
+		ctx, end := rt.trace(r)
+		answer, err := rt.call(r.WithContext(ctx), body, auth)
+		end(err)
 		if err != nil {
 			logFault(r.Context(), log.With("route", rt.Name), err)
 			noteRule(w, err)
@@ -44,6 +47,22 @@ func (rt Route) Handler(auth Authenticate, bodies *Bodies, log *slog.Logger) htt
 		body.leave()
 		write(w, answer)
 	})
+}
+
+// trace starts the span of a request. Another server's request may carry the span that led to it.
+func (rt Route) trace(r *http.Request) (context.Context, func(error)) {
+	name := "mimiport " + rt.Name
+	var tags []trace.Tag
+	if id := mux.Vars(r)["groupId"]; id != "" {
+		tags = append(tags, trace.Tag{Key: "group_id", Value: mimiport.Clip(id)})
+	}
+	if id := mux.Vars(r)["migrationId"]; id != "" {
+		tags = append(tags, trace.Tag{Key: "migration_id", Value: mimiport.Clip(id)})
+	}
+	if rt.Federation {
+		return trace.Extract(r.Context(), r.Header, name, tags...)
+	}
+	return trace.Start(r.Context(), name, tags...)
 }
 
 func (rt Route) call(r *http.Request, body *body, auth Authenticate) (any, error) {
