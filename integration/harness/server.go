@@ -47,6 +47,7 @@ type Server struct {
 	NATSServers []string // the addresses of NATS servers; if empty, the homeserver runs its own
 	Postgres    string   // the connection string of its only database; empty for SQLite files
 
+	pprof   string // the address of its profiles, HOST:PORT
 	network *Network
 	binary  string // of a Dendrite
 	program program
@@ -120,11 +121,16 @@ func (n *Network) prepare(ctx context.Context, p program) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	profiles, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
 		Name:        fmt.Sprintf("%s:%d", n.Host, secure),
 		Dir:         filepath.Join(n.dir, fmt.Sprintf("server-%d", secure)),
 		URL:         fmt.Sprintf("http://localhost:%d", plain),
 		NATSServers: n.NATS,
+		pprof:       fmt.Sprintf("localhost:%d", profiles),
 		network:     n,
 		binary:      n.Binary,
 		program:     p,
@@ -193,7 +199,7 @@ func (s *Server) launch() error {
 	defer log.Close() // the process has its own descriptor
 	cmd := s.program.command(s)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.Dir, log, log
-	cmd.Env = append(append(os.Environ(), "SSL_CERT_FILE="+s.network.CertFile()), s.Env...)
+	cmd.Env = append(append(os.Environ(), "SSL_CERT_FILE="+s.network.CertFile(), "PPROFLISTEN="+s.pprof), s.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return err
@@ -319,14 +325,17 @@ func (s *Server) terminate() error {
 }
 
 // PeakMemory returns the largest resident memory of the running process so far, in bytes.
-func (s *Server) PeakMemory() (int64, error) {
+func (s *Server) PeakMemory() (int64, error) { return s.memory("VmHWM:") }
+
+// memory returns one of the sizes in the status of the running process, in bytes.
+func (s *Server) memory(field string) (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.pid.Load()))
 	if err != nil {
 		return 0, err
 	}
-	_, peak, _ := strings.Cut(string(status), "VmHWM:")
+	_, size, _ := strings.Cut(string(status), field)
 	var kib int64
-	_, err = fmt.Sscanf(peak, "%d kB", &kib)
+	_, err = fmt.Sscanf(size, "%d kB", &kib)
 	return kib << 10, err
 }
 
