@@ -341,6 +341,8 @@ func TestDirectFlood(t *testing.T) {
 	if _, err := c.rates.Users(is(api.Caller{UserID: alice, Server: here}))(nil); err != nil {
 		t.Errorf("a user of this server: %v", err)
 	}
+	c.time = c.time.Add(time.Second)
+	c.wantHeard("a refused request of the flood, which has used no nonce", ask(199, "@user199:elsewhere.example"))
 }
 
 // TestDirectRequestAnnouncesNothing: this homeserver sends events only for its own users. This test has no Home that
