@@ -53,4 +53,27 @@ var rows = []row{
 		figure{"hooks BenchmarkPublish/servers=1", "ms"}, figure{"hooks BenchmarkPublish/servers=3", "ms"},
 		goal{atMost: 50},
 	},
+	{
+		"a group of 10,000 comes", "to verify a member by single signatures, and in batches",
+		figure{"mimiport/mls BenchmarkImport/members=10000/cores=1/single", "µs/member"},
+		figure{"mimiport/mls BenchmarkImport/members=10000/cores=1/batched", "µs/member"},
+		goal{atMost: 0.7},
+	},
+	{
+		"a group of 10,000 moves", "an import by single signatures, and a move to the first Commit at the target",
+		figure{"integration BenchmarkMove/members=10000", "import-s"},
+		figure{"integration BenchmarkMove/members=10000", "move-s"},
+		goal{atMost: 1.3},
+	},
+	{
+		"a group of 50,000 moves", "the same",
+		figure{"integration BenchmarkMove/members=50000", "import-s"},
+		figure{"integration BenchmarkMove/members=50000", "move-s"},
+		goal{atMost: 1.3},
+	},
+	{
+		"small groups move", "processor time of a move in a room with others, and in a room of its own",
+		figure{"integration BenchmarkDrain", "shared-ms"}, figure{"integration BenchmarkDrain", "own-ms"},
+		goal{atMost: 2.5},
+	},
 }
