@@ -98,6 +98,8 @@ type reads interface {
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	KeyObjects(ctx context.Context, server string) ([]storage.KeyObject, error)
 	LastResorts(ctx context.Context, userID string) ([]storage.LastResort, error)
+	AuditEntries(ctx context.Context, before storage.AuditID, limit int) ([]storage.AuditEntry, error)
+	Figures(ctx context.Context) (*storage.Figures, error)
 	Close() error
 }
 
@@ -168,6 +170,10 @@ func (s *failingStore) PutLastResort(ctx context.Context, l *storage.LastResort)
 
 func (s *failingStore) DropLastResort(ctx context.Context, userID, deviceID string) error {
 	return s.at.around("last-resort", func() error { return s.store.DropLastResort(ctx, userID, deviceID) })
+}
+
+func (s *failingStore) PutAudit(ctx context.Context, e *storage.AuditEntry) error {
+	return s.at.around("audit", func() error { return s.store.PutAudit(ctx, e) })
 }
 
 func (s *failingStore) Forget(ctx context.Context, before storage.Horizon) error {

@@ -209,8 +209,8 @@ func (g *talk) await(ctx context.Context, as int, id string, init *api.Migration
 	return err
 }
 
-// soon calls try until it succeeds, for twice harness.Patience. It returns the errors of the last two calls: the last may
-// only say that the time is over.
+// soon calls try until it succeeds, for twice harness.Patience. It returns the errors of the last two calls, since the
+// last may only say that the time is over.
 func soon(ctx context.Context, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*harness.Patience)
 	defer cancel()

@@ -24,8 +24,8 @@ type pqConn interface {
 	driver.Validator
 }
 
-// preparing is a connection that prepares a statement when it runs the same text again. PostgreSQL then parses and plans
-// the text once. The statements end with the connection, so a new connection starts without any.
+// preparing is a connection that prepares a statement when it runs the same text again. PostgreSQL then parses and
+// plans the text once. The statements end with the connection, so a new connection starts without any.
 type preparing struct {
 	pqConn
 	known *simplelru.LRU[string, prepared] // by text
