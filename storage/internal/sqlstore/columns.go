@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -109,32 +110,17 @@ func (m *millis) Scan(src any) error {
 	return nil
 }
 
-// names is a list of names, as vectors.
+// names is a list of server names, one a line. No server name has a line break.
 type names []string
 
-func (l *names) Value() (driver.Value, error) {
-	var b cryptobyte.Builder
-	for _, name := range *l {
-		wire.AddOpaque(&b, []byte(name))
-	}
-	data, err := b.Bytes()
-	return notNull(data), err
-}
+func (l *names) Value() (driver.Value, error) { return []byte(strings.Join(*l, "\n")), nil }
 
 func (l *names) Scan(src any) error {
 	data, err := bytesOf(src)
-	if err != nil {
-		return err
+	if *l = nil; len(data) > 0 {
+		*l = strings.Split(string(data), "\n")
 	}
-	*l = nil
-	for s := cryptobyte.String(data); !s.Empty(); {
-		var name []byte
-		if !wire.ReadOpaque(&s, &name) {
-			return errors.New("a column has a truncated list of names")
-		}
-		*l = append(*l, string(name))
-	}
-	return nil
+	return err
 }
 
 // identities is a list of leaf identities. Each is a user id and a device id, as vectors.

@@ -7,7 +7,7 @@ CREATE TABLE mimiport_fan_outs (
 	term        BIGINT NOT NULL,
 	seq         BIGINT NOT NULL,
 	accepted_at BIGINT NOT NULL,
-	servers     BYTEA  NOT NULL, -- names, as vectors
+	servers     BYTEA  NOT NULL, -- names, one a line
 	PRIMARY KEY (group_id, term, seq)
 );
 
