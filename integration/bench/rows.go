@@ -76,4 +76,40 @@ var rows = []row{
 		figure{"integration BenchmarkDrain", "shared-ms"}, figure{"integration BenchmarkDrain", "own-ms"},
 		goal{atMost: 2.5},
 	},
+	{
+		"a server 200 ms away", "messages of a group to it: one in a request, and in batches",
+		figure{"mimiport/outbox BenchmarkLink/way=one", "messages/s"},
+		figure{"mimiport/outbox BenchmarkLink/way=batch", "messages/s"},
+		goal{atLeast: 50},
+	},
+	{
+		"1,000 servers, SQLite", "bytes written for a message: a row for each server, and one for all",
+		figure{"mimiport/outbox BenchmarkWritten/sqlite/way=one", "B/message"},
+		figure{"mimiport/outbox BenchmarkWritten/sqlite/way=batch", "B/message"},
+		goal{atMost: 0.1},
+	},
+	{
+		"1,000 servers, PostgreSQL", "bytes written for a message: a row for each server, and one for all",
+		figure{"mimiport/outbox BenchmarkWritten/postgres/way=one", "B/message"},
+		figure{"mimiport/outbox BenchmarkWritten/postgres/way=batch", "B/message"},
+		goal{atMost: 0.1},
+	},
+	{
+		"a message, SQLite", "until it is accepted: to ten servers, and to 1,000",
+		figure{"mimiport/outbox BenchmarkSubmit/servers=10/sqlite/way=batch", "p50-ms"},
+		figure{"mimiport/outbox BenchmarkSubmit/servers=1000/sqlite/way=batch", "p50-ms"},
+		goal{atMost: 2},
+	},
+	{
+		"a message, PostgreSQL", "until it is accepted: to ten servers, and to 1,000",
+		figure{"mimiport/outbox BenchmarkSubmit/servers=10/postgres/way=batch", "p50-ms"},
+		figure{"mimiport/outbox BenchmarkSubmit/servers=1000/postgres/way=batch", "p50-ms"},
+		goal{atMost: 2},
+	},
+	{
+		"100 servers not well", "deliveries to 900 others: one in a request, and in batches",
+		figure{"mimiport/outbox BenchmarkUnwell/unwell=50/way=one", "deliveries/s"},
+		figure{"mimiport/outbox BenchmarkUnwell/unwell=50/way=batch", "deliveries/s"},
+		goal{atLeast: 2},
+	},
 }

@@ -119,36 +119,44 @@ func writtenByProcess() (written int64, err error) {
 	return written, err
 }
 
-// BenchmarkWritten prints the bytes that a store writes for the delivery of one message to a thousand servers.
-func BenchmarkWritten(b *testing.B) {
-	const messages = 5
+// onWays runs a benchmark in each way.
+func onWays(b *testing.B, run func(b *testing.B, way string)) {
+	for _, way := range ways {
+		b.Run("way="+way, func(b *testing.B) { run(b, way) })
+	}
+}
+
+// onDatabases runs a benchmark in each way on each database.
+func onDatabases(b *testing.B, run func(b *testing.B, way string, store storage.Store, written func() int64)) {
 	for _, database := range databases {
 		b.Run(database.name, func(b *testing.B) {
-			bytes := make(map[string]float64)
-			for b.Loop() {
-				for _, way := range ways {
-					raw, written := database.open(b)
-					p := newPost(0)
-					store := wayOf(way, raw)
-					w := worker(way, store, p)
-					stop := start(b, w)
-					names, before := servers(1000), int64(0)
-					for seq := range uint64(messages + 1) {
-						if seq == 1 { // after the first all servers have answered
-							before = written()
-						}
-						put(b, store, names, seq+1)
-						w.Wake()
-						until(b, func() bool { return delivered(b, raw) })
-					}
-					bytes[way] = float64(written()-before) / messages
-					stop()
-					b.ReportMetric(bytes[way], way+"-B/message")
-				}
-			}
-			b.ReportMetric(bytes["one"]/bytes["batch"], "times-less")
+			onWays(b, func(b *testing.B, way string) {
+				raw, written := database.open(b)
+				run(b, way, wayOf(way, raw), written)
+			})
 		})
 	}
+}
+
+// BenchmarkWritten prints the bytes that a store writes for the delivery of one message to a thousand servers.
+func BenchmarkWritten(b *testing.B) {
+	onDatabases(b, func(b *testing.B, way string, store storage.Store, written func() int64) {
+		w := worker(way, store, newPost(0))
+		defer start(b, w)()
+		names, seq := servers(1000), uint64(0)
+		deliver := func() {
+			seq++
+			put(b, store, names, seq)
+			w.Wake()
+			until(b, func() bool { return delivered(b, store) })
+		}
+		deliver() // afterwards all servers have answered
+		before := written()
+		for b.Loop() {
+			deliver()
+		}
+		b.ReportMetric(float64(written()-before)/float64(b.N), "B/message")
+	})
 }
 
 func put(b *testing.B, store storage.Store, names []string, seq uint64) {
@@ -198,68 +206,59 @@ func start(b *testing.B, w *outbox.Worker) (stop func()) {
 	}
 }
 
-// BenchmarkSubmit prints how long a message to a thousand servers takes until it is accepted, beside one to ten.
+// BenchmarkSubmit prints how long it takes until a message to ten servers is accepted, and one to a thousand.
 func BenchmarkSubmit(b *testing.B) {
 	const messages = 200
-	for _, database := range databases {
-		b.Run(database.name, func(b *testing.B) {
-			for b.Loop() {
-				for _, way := range ways {
-					median := make(map[int]time.Duration)
-					for _, n := range []int{10, 1000} {
-						raw, _ := database.open(b)
-						c := newCrowd(b, serviceOn(wayOf(way, raw), &internet{}), n)
-						took := make([]time.Duration, messages)
-						for i := range took {
-							begin := time.Now()
-							c.say(b)
-							took[i] = time.Since(begin)
-						}
-						slices.Sort(took)
-						median[n] = took[messages/2]
-						b.ReportMetric(float64(median[n].Microseconds())/1000, fmt.Sprintf("%s-%d-ms", way, n))
+	for _, n := range []int{10, 1000} {
+		b.Run(fmt.Sprintf("servers=%d", n), func(b *testing.B) {
+			onDatabases(b, func(b *testing.B, _ string, store storage.Store, _ func() int64) {
+				c := newCrowd(b, serviceOn(store, new(internet)), n)
+				var took []time.Duration
+				for b.Loop() {
+					for range messages {
+						begin := time.Now()
+						c.say(b)
+						took = append(took, time.Since(begin))
 					}
-					b.ReportMetric(float64(median[1000])/float64(median[10]), way+"-ratio")
 				}
-			}
+				slices.Sort(took)
+				b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+			})
 		})
 	}
 }
 
 // BenchmarkLink prints how many messages of one group a second reach a server that is 200 ms away.
 func BenchmarkLink(b *testing.B) {
-	const span = 3 * time.Second
-	for b.Loop() {
-		rate := make(map[string]float64)
-		for _, way := range ways {
+	onWays(b, func(b *testing.B, way string) {
+		for b.Loop() {
 			net := &internet{answer: func(string) time.Duration { return 200 * time.Millisecond }}
-			rate[way] = net.rate(b, way, 2, 2000, span)
-			b.ReportMetric(rate[way], way+"-messages/s")
+			b.ReportMetric(net.rate(b, way, 2, 2000, 3*time.Second), "messages/s")
 		}
-		b.ReportMetric(rate["batch"]/rate["one"], "times")
-	}
+	})
 }
 
-// BenchmarkUnwell prints how many messages a second reach the healthy ones of a thousand servers. Once all are healthy,
-// and once 50 hang and 50 take five seconds. A group sends twenty messages a second to all.
+// BenchmarkUnwell prints how many messages a second reach the healthy ones of a thousand servers: once with all
+// healthy, and once with 50 that hang and 50 that take five seconds. A group sends twenty messages a second to all.
 func BenchmarkUnwell(b *testing.B) {
 	const span = 15 * time.Second
-	for b.Loop() {
-		for _, way := range ways {
-			for _, unwell := range []int{0, 50} {
-				net := &internet{answer: func(server string) time.Duration {
-					switch n := number(server); {
-					case n == 0 || n > 2*unwell:
-						return 20 * time.Millisecond
-					case n > unwell:
-						return 5 * time.Second
-					}
-					return time.Hour
-				}}
-				rate := net.rate(b, way, 1000, 20*int(span.Seconds()), span)
-				b.ReportMetric(rate, fmt.Sprintf("%s-%d-unwell/s", way, unwell))
-			}
-		}
+	for _, unwell := range []int{0, 50} {
+		b.Run(fmt.Sprintf("unwell=%d", unwell), func(b *testing.B) {
+			onWays(b, func(b *testing.B, way string) {
+				for b.Loop() {
+					net := &internet{answer: func(server string) time.Duration {
+						switch n := number(server); {
+						case n == 0 || n > 2*unwell:
+							return 20 * time.Millisecond
+						case n > unwell:
+							return 5 * time.Second
+						}
+						return time.Hour
+					}}
+					b.ReportMetric(net.rate(b, way, 1000, 20*int(span.Seconds()), span), "deliveries/s")
+				}
+			})
+		})
 	}
 }
 
@@ -287,7 +286,7 @@ func (n *internet) DoHTTPRequest(ctx context.Context, r *http.Request) (*http.Re
 		n.count.Add(int64(bytes.Count(body, []byte(`"m.direct_to_device"`))))
 	}
 	answer := io.NopCloser(strings.NewReader(`{"pdus":{}}`))
-	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: answer}, nil
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: answer}, nil
 }
 
 // rate lets a group with a member on each of some servers say something, spread over the span. It returns how many
