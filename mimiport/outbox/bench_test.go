@@ -26,6 +26,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
@@ -399,7 +400,7 @@ func (everybody) Powers(_ context.Context, _ string, users []string) ([]int64, e
 
 func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
 
-func (everybody) Movers(context.Context, string, bool) ([]string, error) { return nil, nil }
+func (everybody) Levels(context.Context, string) (*policy.Levels, error) { return nil, nil }
 
 func (everybody) Denied(context.Context, string, []string) ([]string, error) { return nil, nil }
 
