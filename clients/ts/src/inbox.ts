@@ -440,9 +440,9 @@ export class Inbox {
     return this.world.patience ?? PATIENCE;
   }
 
-  /** The longest wait until the next check of the groups' hosts. */
+  /** The longest wait until the next check of the groups' hosts, in whole milliseconds as /sync and timers want it. */
   get lookEvery(): number {
-    return this.patience / LOOKS;
+    return Math.ceil(this.patience / LOOKS);
   }
 
   /** Makes the next check of a group's host due soon. */
