@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
@@ -129,7 +130,9 @@ func (x *trio) requireRefused(t *testing.T, host string, attempts []attempt) {
 			if status != a.status || refusal.Code != a.code {
 				t.Errorf("got %d %s, want %d %s", status, body, a.status, a.code)
 			}
-			if diff := cmp.Diff(before, x.hosting(t, host)); diff != "" {
+			// A target counts the contents that it refuses, so its record of the migration has a new time.
+			counted := cmpopts.IgnoreMapEntries(func(key string, _ any) bool { return key == "updated_at" })
+			if diff := cmp.Diff(before, x.hosting(t, host), counted); diff != "" {
 				t.Error(diff)
 			}
 		})
