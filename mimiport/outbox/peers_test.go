@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,10 +59,11 @@ func (tasks) Deliver(context.Context, []storage.Row) (int, error) { panic("no ro
 // and comes again each hour. The list of failing servers has the server from the first failure to the first success.
 func TestFailingPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		begin, kept, fails := time.Now(), &warnings{}, true
+		begin, kept := time.Now(), &warnings{}
+		var works atomic.Bool
 		store := memory.New()
 		worker := outbox.New(store, tasks(func(ctx context.Context, row storage.Row) error {
-			if fails && row.Destination == "b" {
+			if !works.Load() && row.Destination == "b" {
 				return mimiport.Errorf("send", mimiport.KindPeer, "b: %w", forbiddenHere{errors.New("not a public address")})
 			}
 			return store.Apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}})
@@ -100,7 +102,7 @@ func TestFailingPeer(t *testing.T) {
 		if n := strings.Count(kept.all(), "\n"); n != 2 {
 			t.Errorf("%d warnings after an hour", n)
 		}
-		fails = false
+		works.Store(true)
 		at(80 * time.Minute)
 		if failing := worker.Failing(); len(failing) > 0 {
 			t.Errorf("after a success: %+v", failing)
