@@ -19,10 +19,11 @@ import (
 // levels do not name these events yet, the user must also be able to set their level to api.ReservedLevel.
 func (h *Home) requireAnnouncer(ctx context.Context, userID, roomID string) error {
 	const op = "announce group"
-	st, err := h.Rooms.Standing(ctx, roomID, userID)
+	room, err := h.Rooms.Room(ctx, roomID)
 	if err != nil {
 		return err
 	}
+	st := room.Standing(userID)
 	if !st.Joined {
 		return mimiport.Errorf(op, mimiport.KindForbidden, "%s is not joined to the room", userID)
 	}

@@ -106,11 +106,24 @@ type rooms struct {
 	fail     map[string]error
 }
 
-func (r *rooms) Standing(_ context.Context, room, user string) (delivery.Standing, error) {
-	if room != roomID || user != alice {
-		return delivery.Standing{}, nil
+func (r *rooms) Room(_ context.Context, room string) (delivery.Room, error) {
+	if room != roomID {
+		return member{}, nil
 	}
-	return r.standing, nil
+	return member{standing: r.standing}, nil
+}
+
+// member is a room in which alice has a place.
+type member struct {
+	delivery.Room
+	standing delivery.Standing
+}
+
+func (m member) Standing(user string) delivery.Standing {
+	if user != alice {
+		return delivery.Standing{}
+	}
+	return m.standing
 }
 
 func (r *rooms) State(_ context.Context, room, eventType string) (json.RawMessage, error) {

@@ -23,13 +23,27 @@ const (
 	deviceConsumer = "MimiportKeyChangeConsumer"
 )
 
-// watchRooms follows Dendrite's room events until the homeserver shuts down. It calls changed for a room if a member
-// left, or if the room's pointer, server ACL or list of successors changed.
-func watchRooms(d *Deps, changed func(ctx context.Context, roomID string) error, log *slog.Logger) error {
+// watchRooms follows Dendrite's room events until the homeserver shuts down. It calls tell for a room whose state
+// changes. It calls changed for a room if a member left, or if the room's pointer, server ACL or list of successors
+// changed.
+func watchRooms(
+	d *Deps, tell func(roomID string), changed func(ctx context.Context, roomID string) error, log *slog.Logger,
+) error {
 	failed := func(id string, err error) {
 		log.Error("cannot record the change of a room", "room_id", id, "error", err)
 	}
-	w := &watcher{changedRoom, changed, failed}
+	read := func(msg *nats.Msg) (roomID string, ok bool) {
+		event := roomEvent(msg)
+		if event == nil {
+			return "", false
+		}
+		roomID = event.Event.RoomID().String()
+		if changesState(event) {
+			tell(roomID)
+		}
+		return roomID, changesGroups(event)
+	}
+	w := &watcher{read, changed, failed}
 	return w.follow(d, jetstream.OutputRoomEvent, roomConsumer, log)
 }
 
@@ -76,26 +90,35 @@ func (w *watcher) onMessage(ctx context.Context, msg *nats.Msg) bool {
 // watched are the types of the state events that concern a room's group.
 var watched = []string{api.EventPointer, api.EventSuccessors, acl.EventType}
 
-// changedRoom returns the room of an event that may remove members from the room, or change its pointer, successors or
-// server ACL. It ignores an event that it cannot parse.
-func changedRoom(msg *nats.Msg) (roomID string, changed bool) {
+// roomEvent returns the new event of a room that a message tells of. Nil is none, or one that does not parse.
+func roomEvent(msg *nats.Msg) *rsapi.OutputNewRoomEvent {
 	if rsapi.OutputType(msg.Header.Get(jetstream.RoomEventType)) != rsapi.OutputTypeNewRoomEvent {
-		return "", false
+		return nil
 	}
 	var out rsapi.OutputEvent
 	if json.Unmarshal(msg.Data, &out) != nil || out.NewRoomEvent == nil || out.NewRoomEvent.Event == nil {
-		return "", false
+		return nil
 	}
-	event := out.NewRoomEvent
-	roomID = event.Event.RoomID().String()
+	return out.NewRoomEvent
+}
+
+// changesState reports whether an event changes the state of its room. An event that joins two branches of the room's
+// history may do so without being a state event.
+func changesState(e *rsapi.OutputNewRoomEvent) bool {
+	return e.RewritesState || len(e.AddsStateEventIDs)+len(e.RemovesStateEventIDs) > 0
+}
+
+// changesGroups reports whether an event may remove members from the room, or change its pointer, successors or server
+// ACL.
+func changesGroups(e *rsapi.OutputNewRoomEvent) bool {
 	switch {
-	case event.RewritesState, slices.Contains(watched, event.Event.Type()):
-		return roomID, true
-	case event.Event.Type() != spec.MRoomMember:
-		return "", false
+	case e.RewritesState, slices.Contains(watched, e.Event.Type()):
+		return true
+	case e.Event.Type() != spec.MRoomMember:
+		return false
 	}
-	membership, err := event.Event.Membership()
-	return roomID, err == nil && membership != spec.Join && membership != spec.Invite
+	membership, err := e.Event.Membership()
+	return err == nil && membership != spec.Join && membership != spec.Invite
 }
 
 // changedUser returns the user whose devices or device keys changed. Dendrite's events do not tell whether a device

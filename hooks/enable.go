@@ -118,7 +118,7 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 		config: &d.Config.FederationAPI, ring: ring, store: store, client: web, stolen: cfg.StolenKeys, now: clock, log: log,
 		silent: &silences{now: clock},
 	}
-	rooms := &rooms{config: global, api: d.Rooms, users: d.Users, now: clock, acls: acls{store: store}}
+	rooms := newRooms(global, d.Rooms, d.Users, store)
 	remote := federation.NewClient(keys.identity, newClient(transport, 0), clock)
 	published := newDeviceKeys(remote, d.Users, isLocal, keys.silent)
 	local := newDevices(d, published.ownDevices)
@@ -170,7 +170,7 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 	}
 	run(d.Process, service, kept, localNames(global), cfg.Retention, metrics, log)
 	return errors.Join(
-		watchRooms(d, service.RoomChanged, log),
+		watchRooms(d, rooms.facts.tell, service.RoomChanged, log),
 		watchDevices(d, func(ctx context.Context, userID string) error {
 			published.forget(userID)
 			return service.DevicesChanged(ctx, userID)

@@ -35,7 +35,7 @@ import (
 )
 
 // plug enables the module on a homeserver. lines are added to its section.
-func plug(t *testing.T, h *homeserver, lines string) error {
+func plug(t testing.TB, h *homeserver, lines string) error {
 	t.Helper()
 	dir := t.TempDir()
 	h.ConfigPath = filepath.Join(dir, "dendrite.yaml")

@@ -11,6 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
+	"github.com/matrix-org/dendrite/roomserver/types"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
@@ -71,28 +72,16 @@ func fill[Q, A any](ctx context.Context, ask func(context.Context, *Q, *A) error
 // patientRooms is Dendrite's room server with a time limit for each question of this package.
 type patientRooms struct{ rsapi.RoomserverInternalAPI }
 
-func (p patientRooms) QueryMembershipForUser(
-	ctx context.Context, q *rsapi.QueryMembershipForUserRequest, a *rsapi.QueryMembershipForUserResponse,
-) error {
-	return fill(ctx, p.RoomserverInternalAPI.QueryMembershipForUser, q, a)
-}
-
-func (p patientRooms) QueryServerJoinedToRoom(
-	ctx context.Context, q *rsapi.QueryServerJoinedToRoomRequest, a *rsapi.QueryServerJoinedToRoomResponse,
-) error {
-	return fill(ctx, p.RoomserverInternalAPI.QueryServerJoinedToRoom, q, a)
+func (p patientRooms) QueryRoomInfo(ctx context.Context, room spec.RoomID) (*types.RoomInfo, error) {
+	return within(ctx, hostPatience, func(ctx context.Context) (*types.RoomInfo, error) {
+		return p.RoomserverInternalAPI.QueryRoomInfo(ctx, room)
+	})
 }
 
 func (p patientRooms) QuerySharedUsers(
 	ctx context.Context, q *rsapi.QuerySharedUsersRequest, a *rsapi.QuerySharedUsersResponse,
 ) error {
 	return fill(ctx, p.RoomserverInternalAPI.QuerySharedUsers, q, a)
-}
-
-func (p patientRooms) QueryMembershipsForRoom(
-	ctx context.Context, q *rsapi.QueryMembershipsForRoomRequest, a *rsapi.QueryMembershipsForRoomResponse,
-) error {
-	return fill(ctx, p.RoomserverInternalAPI.QueryMembershipsForRoom, q, a)
 }
 
 func (p patientRooms) QueryCurrentState(

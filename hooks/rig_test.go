@@ -88,7 +88,7 @@ type homeserver struct {
 }
 
 // start boots a homeserver and connects it to the fabric. changes can change its configuration.
-func start(t *testing.T, name string, net *fabric, changes ...func(*config.Dendrite)) *homeserver {
+func start(t testing.TB, name string, net *fabric, changes ...func(*config.Dendrite)) *homeserver {
 	t.Helper()
 	cfg := testConfig(t, name)
 	for _, change := range changes {
@@ -143,7 +143,7 @@ func testConfig(t testing.TB, name string) *config.Dendrite {
 }
 
 // boot is Dendrite's main without listeners and metrics, and without the network.
-func boot(t *testing.T, cfg *config.Dendrite, net *fabric) (Deps, http.Handler) {
+func boot(t testing.TB, cfg *config.Dendrite, net *fabric) (Deps, http.Handler) {
 	pc := process.NewProcessContext()
 	fed := fclient.NewFederationClient(cfg.Global.SigningIdentities(), fclient.WithTransport(net))
 	cm := sqlutil.NewConnectionManager(pc, cfg.Global.DatabaseOptions)
@@ -180,7 +180,7 @@ func handlerOf(r httputil.Routers) http.Handler {
 }
 
 // quiesce waits until Dendrite's consumers are idle. A consumer that is cut off in its work panics.
-func (h *homeserver) quiesce(t *testing.T) {
+func (h *homeserver) quiesce(t testing.TB) {
 	js, _ := h.NATS.Prepare(h.Process, &h.Config.Global.JetStream)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -193,7 +193,7 @@ func (h *homeserver) quiesce(t *testing.T) {
 	}
 }
 
-func busy(t *testing.T, js nats.JetStreamContext) bool {
+func busy(t testing.TB, js nats.JetStreamContext) bool {
 	for stream := range js.StreamNames() {
 		for consumer := range js.ConsumersInfo(stream) {
 			if consumer.NumPending > 0 || consumer.NumAckPending > 0 {
@@ -204,7 +204,7 @@ func busy(t *testing.T, js nats.JetStreamContext) bool {
 	return false
 }
 
-func (h *homeserver) register(t *testing.T, localpart string) *harness.User {
+func (h *homeserver) register(t testing.TB, localpart string) *harness.User {
 	t.Helper()
 	return harness.RegisterUser(t, h.Server, localpart, false)
 }
@@ -238,9 +238,7 @@ func (h *homeserver) meets(t *testing.T, other *homeserver) error {
 }
 
 func (h *homeserver) rooms() *rooms {
-	return &rooms{
-		config: &h.Config.Global, api: h.Rooms, users: h.Users, now: time.Now, acls: acls{store: memory.New()},
-	}
+	return newRooms(&h.Config.Global, h.Rooms, h.Users, memory.New())
 }
 
 // rotate gives the homeserver a new signing key, and lists the former key as old.

@@ -18,7 +18,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 )
 
-func newRoom(t *testing.T, creator *harness.User) string {
+func newRoom(t testing.TB, creator *harness.User) string {
 	t.Helper()
 	room, err := creator.CreateRoom(t.Context())
 	if err != nil {
@@ -37,13 +37,18 @@ func join(t *testing.T, inviter, u *harness.User, room string) {
 	}
 }
 
-func standing(t *testing.T, r *rooms, room, user string) delivery.Standing {
+func factsOf(t *testing.T, r *rooms, room string) delivery.Room {
 	t.Helper()
-	st, err := r.Standing(t.Context(), room, user)
+	f, err := r.Room(t.Context(), room)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return st
+	return f
+}
+
+func standing(t *testing.T, r *rooms, room, user string) delivery.Standing {
+	t.Helper()
+	return factsOf(t, r, room).Standing(user)
 }
 
 func TestStanding(t *testing.T) {
@@ -59,7 +64,7 @@ func TestStanding(t *testing.T) {
 		bob.ID:              {Exists: true, Joined: true, Power: 0, PointerLevel: 50, KickLevel: 50},
 		carol.ID:            {Exists: true, Power: 0, PointerLevel: 50, KickLevel: 50},
 		"@nobody:x.example": {Exists: true, Power: 0, PointerLevel: 50, KickLevel: 50},
-		"not a user":        {},
+		"not a user":        {Exists: true, Power: 0, PointerLevel: 50, KickLevel: 50},
 	} {
 		if got := standing(t, r, room, user); got != want {
 			t.Errorf("%s: got %+v, want %+v", user, got, want)
@@ -94,9 +99,8 @@ func TestLevels(t *testing.T) {
 	want := func(name string, content map[string]any, want policy.Levels) {
 		t.Helper()
 		wantNone(t, alice.SetState(t.Context(), room, "m.room.power_levels", content))
-		got, err := r.Levels(t.Context(), room)
-		if diff := cmp.Diff(&want, got); err != nil || diff != "" {
-			t.Errorf("%s: %v %s", name, err, diff)
+		if diff := cmp.Diff(&want, factsOf(t, r, room).Levels()); diff != "" {
+			t.Errorf("%s: %s", name, diff)
 		}
 	}
 	users := map[string]int64{alice.ID: 100, bob: 7}
@@ -104,26 +108,12 @@ func TestLevels(t *testing.T) {
 	want("a level of its own", map[string]any{
 		"users": users, "users_default": 3, "events": map[string]any{api.EventPointer: 60},
 	}, policy.Levels{Users: users, Default: 3, Pointer: 60, Explicit: true})
-	if got, err := r.Levels(t.Context(), "!unknown:s.example"); got != nil || err != nil {
-		t.Errorf("an unknown room has %v, %v", got, err)
+	if got := factsOf(t, r, "!unknown:s.example").Levels(); got != nil {
+		t.Errorf("an unknown room has %v", got)
 	}
 	wantNone(t, alice.Leave(t.Context(), room))
-	if got, err := r.Levels(t.Context(), room); err != nil || got == nil || !got.Left || got.Pointer != 60 {
-		t.Errorf("when nobody of this server is left: %+v, %v", got, err)
-	}
-}
-
-// TestPowers: Powers returns the levels in the order of the users, also for users who are not in the room.
-func TestPowers(t *testing.T) {
-	s := start(t, "s.example", newFabric())
-	alice, bob := s.register(t, "alice"), s.register(t, "bob")
-	room := newRoom(t, alice)
-	wantNone(t, alice.SetPowerLevel(t.Context(), room, bob.ID, 60))
-	users := []string{bob.ID, "@nobody:x.example", alice.ID}
-	for room, want := range map[string][]int64{room: {60, 0, 100}, "!unknown:s.example": {0, 0, 0}, "": {0, 0, 0}} {
-		if got, err := s.rooms().Powers(t.Context(), room, users); err != nil || !slices.Equal(got, want) {
-			t.Errorf("%q: got %v, %v", room, got, err)
-		}
+	if got := factsOf(t, r, room).Levels(); got == nil || !got.Left || got.Pointer != 60 {
+		t.Errorf("when nobody of this server is left: %+v", got)
 	}
 }
 
@@ -162,8 +152,7 @@ func TestPointerLevel(t *testing.T) {
 // wantInForce compares the term of the pointer in force with the wanted one. 0 is none.
 func wantInForce(t *testing.T, r *rooms, room string, term uint64) {
 	t.Helper()
-	content, err := r.StateInForce(t.Context(), room, api.EventPointer)
-	wantNone(t, err)
+	content := factsOf(t, r, room).InForce(api.EventPointer)
 	var p api.Pointer
 	if content != nil {
 		wantNone(t, json.Unmarshal(content, &p))
@@ -202,8 +191,7 @@ func TestSuccessorsInForce(t *testing.T) {
 	join(t, alice, bob, room)
 	want := func(name, server string) {
 		t.Helper()
-		content, err := r.StateInForce(t.Context(), room, api.EventSuccessors)
-		wantNone(t, err)
+		content := factsOf(t, r, room).InForce(api.EventSuccessors)
 		if (content != nil) != (server != "") || !strings.Contains(string(content), server) {
 			t.Errorf("%s: %s is in force, want %q", name, content, server)
 		}
@@ -229,20 +217,24 @@ func TestMembersAndServers(t *testing.T) {
 	join(t, alice, bob, room)
 	for name, r := range map[string]*rooms{"resident": s.rooms(), "joining": tt.rooms()} {
 		t.Run(name, func(t *testing.T) {
-			missing, err := r.NotJoined(t.Context(), room, []string{bob.ID, "@carol:s.example", alice.ID})
-			if want := []string{"@carol:s.example"}; err != nil || !slices.Equal(missing, want) {
-				t.Errorf("not joined: %v, %v", missing, err)
+			f := factsOf(t, r, room)
+			missing := f.NotJoined([]string{bob.ID, "@carol:s.example", alice.ID})
+			if want := []string{"@carol:s.example"}; !slices.Equal(missing, want) {
+				t.Errorf("not joined: %v", missing)
+			}
+			if joined := f.Joined(); !slices.Equal(joined, []string{alice.ID, bob.ID}) {
+				t.Errorf("joined: %v", joined)
 			}
 			for server, want := range map[string]bool{s.Name: true, tt.Name: true, "u.example": false, "": true} {
-				if got, err := r.ServerJoined(t.Context(), room, server); err != nil || got != want {
-					t.Errorf("%s joined: %v, %v", server, got, err)
+				if got := f.ServerJoined(server); got != want {
+					t.Errorf("%s joined: %v", server, got)
 				}
 			}
 		})
 	}
-	nobody, err := s.rooms().NotJoined(t.Context(), "!unknown:s.example", []string{alice.ID})
-	if err != nil || !slices.Equal(nobody, []string{alice.ID}) {
-		t.Errorf("an unknown room: %v, %v", nobody, err)
+	nobody := factsOf(t, s.rooms(), "!unknown:s.example").NotJoined([]string{alice.ID})
+	if !slices.Equal(nobody, []string{alice.ID}) {
+		t.Errorf("an unknown room: %v", nobody)
 	}
 }
 

@@ -132,6 +132,10 @@ func (s removals) followDevices(ctx context.Context, row *storage.Row) error {
 		look.Order, look.Due = looking, s.Now()
 		return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}, Rows: []storage.Row{look}})
 	}
+	g, err := s.Store.GroupAt(ctx, key)
+	if err != nil {
+		return s.doneUnless(ctx, row, err)
+	}
 	from, leaves, err := s.leaves(ctx, key, func(of string) bool {
 		return of == userID || userID == "" && registry.ServerOf(of) == row.Destination
 	})
@@ -145,14 +149,14 @@ func (s removals) followDevices(ctx context.Context, row *storage.Row) error {
 		}
 		return err
 	}
-	return s.groups.With(ctx, row.GroupID, func(h *registry.Held) error {
+	return s.withKnown(ctx, row.GroupID, g.RoomID, func(h *registry.Held, k *known) error {
 		g, err := h.GroupAt(ctx, row.Term)
 		if err != nil {
 			return err
 		}
 		switch g.State {
 		case migration.GroupActive:
-			_, err = s.removeMisplaced(ctx, &expulsion{held: h, group: g, row: row, said: said})
+			_, err = s.removeMisplaced(ctx, &expulsion{held: h, known: k, group: g, row: row, said: said})
 			return err
 		case migration.GroupFrozen:
 			return mimiport.Errorf("expel", mimiport.KindInProgress, "the group is being moved")
@@ -210,7 +214,7 @@ func (s removals) Expel(ctx context.Context, id []byte) (*api.Expelled, error) {
 	}
 	said, failed := s.look(ctx, from, leaves)
 	res := &api.Expelled{Unasked: names(failed)}
-	err = s.groups.With(ctx, id, func(h *registry.Held) error {
+	err = s.withKnown(ctx, id, g.RoomID, func(h *registry.Held, k *known) error {
 		g, err := h.Group(ctx)
 		if err != nil {
 			return err
@@ -224,7 +228,7 @@ func (s removals) Expel(ctx context.Context, id []byte) (*api.Expelled, error) {
 				Err: errors.New("the group is being moved"),
 			}
 		}
-		res.Leaves, err = s.removeMisplaced(ctx, &expulsion{held: h, group: g, said: said, all: true})
+		res.Leaves, err = s.removeMisplaced(ctx, &expulsion{held: h, known: k, group: g, said: said, all: true})
 		return err
 	})
 	return res, err

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -89,37 +90,46 @@ func (a authority) PolicyOrigins(ctx context.Context) (map[string]api.PolicyValu
 	return all, nil
 }
 
-// requireMember fails unless the room's current state has the caller joined, and the room's server ACL allows the
+// requireMemberAt fails unless the room's current state has the caller joined, and the room's server ACL allows the
 // caller's homeserver.
-func (a authority) requireMember(ctx context.Context, c api.Caller, roomID string) error {
-	st, err := a.standing(ctx, c, roomID)
+func (a authority) requireMemberAt(ctx context.Context, c api.Caller, roomID string) error {
+	room, err := a.Rooms.Room(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	return requireMember(room, c)
+}
+
+// requireMember fails unless the room has the caller joined, and its server ACL allows the caller's homeserver.
+func requireMember(room Room, c api.Caller) error {
+	st, err := standing(room, c)
 	if err != nil {
 		return err
 	}
 	if st.Left {
 		return hostLeft()
 	}
-	return a.requireStanding(ctx, c, roomID, st)
+	return requireStanding(room, c, st)
 }
 
 // standing returns the caller's place in a room. It fails for a caller who is not a user.
-func (a authority) standing(ctx context.Context, c api.Caller, roomID string) (Standing, error) {
+func standing(room Room, c api.Caller) (Standing, error) {
 	if c.UserID == "" {
 		return Standing{}, mimiport.Errorf("authorise", mimiport.KindForbidden, "this needs a user")
 	}
-	return a.Rooms.Standing(ctx, roomID, c.UserID)
+	return room.Standing(c.UserID), nil
 }
 
 // requireStanding fails unless the caller, with this standing, is joined to the room, and the room's server ACL allows
 // the caller's homeserver. If this server has left the room, the last state that it saw counts.
-func (a authority) requireStanding(ctx context.Context, c api.Caller, roomID string, st Standing) error {
+func requireStanding(room Room, c api.Caller, st Standing) error {
 	switch {
 	case st.Left && !st.Joined:
 		return hostLeft()
 	case !st.Joined:
 		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not joined to the room", c.UserID)
 	}
-	return a.requireAllowed(ctx, roomID, []string{registry.ServerOf(c.UserID)})
+	return requireAllowed(room, []string{registry.ServerOf(c.UserID)})
 }
 
 // hostLeft is the refusal of a request that this server cannot decide because it has left the room.
@@ -130,14 +140,10 @@ func hostLeft() error {
 
 // absent returns the users who are not joined to the room. If this server was never in the room, and its policy lets it
 // host groups of such rooms, absent returns nobody: then MLS alone says who is a member.
-func (a authority) absent(ctx context.Context, roomID string, users []string) ([]string, error) {
-	missing, err := a.Rooms.NotJoined(ctx, roomID, users)
-	if err != nil || len(missing) == 0 {
-		return nil, err
-	}
-	st, err := a.Rooms.Standing(ctx, roomID, missing[0])
-	if err != nil || st.Exists {
-		return missing, err
+func (a authority) absent(ctx context.Context, room Room, users []string) ([]string, error) {
+	missing := room.NotJoined(users)
+	if len(missing) == 0 || room.Standing(missing[0]).Exists {
+		return missing, nil
 	}
 	p, err := a.Policy(ctx)
 	if err != nil || p.RequireRoom {
@@ -147,12 +153,8 @@ func (a authority) absent(ctx context.Context, roomID string, users []string) ([
 }
 
 // requireAllowed fails when the room's current server ACL denies one of the servers (profile, section 7).
-func (a authority) requireAllowed(ctx context.Context, roomID string, servers []string) error {
-	denied, err := a.Rooms.Denied(ctx, roomID, servers)
-	if err != nil {
-		return err
-	}
-	if len(denied) > 0 {
+func requireAllowed(room Room, servers []string) error {
+	if denied := room.Denied(servers); len(denied) > 0 {
 		return mimiport.Errorf("authorise", mimiport.KindForbidden, "the room's server ACL denies %s", denied[0])
 	}
 	return nil
@@ -160,8 +162,8 @@ func (a authority) requireAllowed(ctx context.Context, roomID string, servers []
 
 // requireAdmissible fails unless each user may have a leaf: the user is joined to the room, and the room's server ACL
 // allows the user's homeserver.
-func (a authority) requireAdmissible(ctx context.Context, roomID string, users []string) error {
-	if err := a.requireJoined(ctx, roomID, users); err != nil {
+func (a authority) requireAdmissible(ctx context.Context, room Room, users []string) error {
+	if err := a.requireJoined(ctx, room, users); err != nil {
 		return err
 	}
 	var servers []string
@@ -169,15 +171,12 @@ func (a authority) requireAdmissible(ctx context.Context, roomID string, users [
 		servers = append(servers, registry.ServerOf(user))
 	}
 	slices.Sort(servers)
-	return a.requireAllowed(ctx, roomID, slices.Compact(servers))
+	return requireAllowed(room, slices.Compact(servers))
 }
 
 // requireJoined fails unless all users are joined to the room.
-func (a authority) requireJoined(ctx context.Context, roomID string, users []string) error {
-	if len(users) == 0 {
-		return nil
-	}
-	missing, err := a.absent(ctx, roomID, users)
+func (a authority) requireJoined(ctx context.Context, room Room, users []string) error {
+	missing, err := a.absent(ctx, room, users)
 	if err != nil {
 		return err
 	}
@@ -212,19 +211,19 @@ func (a authority) warnings(ctx context.Context, roomID string) ([]string, error
 	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
 		return nil, err
 	}
-	levels, err := a.Rooms.Levels(ctx, roomID)
-	if err != nil || levels == nil {
-		return nil, err
-	}
-	joined, err := a.Rooms.Joined(ctx, roomID)
+	room, err := a.Rooms.Room(ctx, roomID)
 	if err != nil {
 		return nil, err
+	}
+	levels := room.Levels()
+	if levels == nil {
+		return nil, nil
 	}
 	if !levels.Explicit {
 		levels.Pointer = api.ReservedLevel // the binding reserves the event
 	}
 	servers := make(map[string]bool)
-	for _, user := range joined {
+	for _, user := range room.Joined() {
 		if p.Source == policy.SourceAnyMember || levels.Of(user) >= levels.Pointer {
 			servers[registry.ServerOf(user)] = true
 		}
@@ -246,51 +245,47 @@ type arriving struct {
 func (a authority) decide(
 	ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller, content *arriving,
 ) error {
-	p, err := a.Policy(ctx)
+	room, err := a.Rooms.Room(ctx, m.RoomID)
 	if err != nil {
 		return err
 	}
-	f, err := a.facts(ctx, side, m, c)
-	if err != nil {
-		return err
+	f := facts(room, side, m, c)
+	if side == migration.Target && a.IsLocal(f.UserServer) {
+		if f.UserLocal, err = a.Rooms.LocalAccount(ctx, userOf(m, c)); err != nil {
+			return err
+		}
 	}
 	if content != nil {
 		f.Members, f.ForeignID = content.members, content.foreignID
 	}
+	return a.judge(ctx, f)
+}
+
+// judge asks the policy. It asks no host, so a source may call it while it holds the group.
+func (a authority) judge(ctx context.Context, f *policy.Facts) error {
+	p, err := a.Policy(ctx)
+	if err != nil {
+		return err
+	}
 	return policy.Decide(&p, f)
 }
 
-func (a authority) facts(
-	ctx context.Context, side migration.Role, m *migration.Migration, c api.Caller,
-) (*policy.Facts, error) {
-	user := c.UserID
-	if user == "" {
-		user = m.User
-	}
+// userOf returns the user who wants a migration: the caller, or the user who began it.
+func userOf(m *migration.Migration, c api.Caller) string { return cmp.Or(c.UserID, m.User) }
+
+// facts returns the facts about a migration that the room has. UserLocal is not one of them.
+func facts(room Room, side migration.Role, m *migration.Migration, c api.Caller) *policy.Facts {
+	user := userOf(m, c)
+	st, server := room.Standing(user), registry.ServerOf(user)
 	f := &policy.Facts{
-		Side: side, UserServer: registry.ServerOf(user), UserAdmin: c.Admin || c.UserID == "" && m.ByAdmin, Peer: m.Target,
+		Side: side, UserServer: server, UserAdmin: c.Admin || c.UserID == "" && m.ByAdmin, Peer: m.Target,
+		// A target ignores the last state of a room that it has left.
+		RoomKnown:  st.Exists && !(st.Left && side == migration.Target),
+		UserJoined: st.Joined, UserMayPoint: st.Power >= st.PointerLevel, UserServerInRoom: room.ServerJoined(server),
+		Denied: room.Denied([]string{m.Source, m.Target, server}), TargetInRoom: room.ServerJoined(m.Target),
 	}
 	if side == migration.Target {
 		f.Peer = m.Source
 	}
-	st, err := a.Rooms.Standing(ctx, m.RoomID, user)
-	if err != nil {
-		return nil, err
-	}
-	// A target ignores the last state of a room that it has left.
-	f.RoomKnown = st.Exists && !(st.Left && side == migration.Target)
-	f.UserJoined, f.UserMayPoint = st.Joined, st.Power >= st.PointerLevel
-	if f.Denied, err = a.Rooms.Denied(ctx, m.RoomID, []string{m.Source, m.Target, f.UserServer}); err != nil {
-		return nil, err
-	}
-	if f.TargetInRoom, err = a.Rooms.ServerJoined(ctx, m.RoomID, m.Target); err != nil {
-		return nil, err
-	}
-	if f.UserServerInRoom, err = a.Rooms.ServerJoined(ctx, m.RoomID, f.UserServer); err != nil {
-		return nil, err
-	}
-	if a.IsLocal(f.UserServer) {
-		f.UserLocal, err = a.Rooms.LocalAccount(ctx, user)
-	}
-	return f, err
+	return f
 }

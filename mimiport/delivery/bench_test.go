@@ -7,10 +7,10 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/cpu"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
@@ -50,28 +50,32 @@ func onEngines(b *testing.B, run func(*testing.B, *delivery.Service)) {
 	}
 }
 
+// open has one room, which every user has joined.
+type open struct{ delivery.Rooms }
+
+func (open) Room(context.Context, string) (delivery.Room, error) { return everybody{}, nil }
+
+func (open) LocalAccount(context.Context, string) (bool, error) { return true, nil }
+
 // everybody is a room that every user has joined.
-type everybody struct{ delivery.Rooms }
+type everybody struct{ delivery.Room }
 
-func (everybody) Standing(context.Context, string, string) (delivery.Standing, error) {
-	return delivery.Standing{Exists: true, Joined: true}, nil
+func (everybody) Standing(string) delivery.Standing {
+	return delivery.Standing{Exists: true, Joined: true}
 }
 
-func (everybody) Powers(_ context.Context, _ string, users []string) ([]int64, error) {
-	return make([]int64, len(users)), nil
-}
-func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
+func (everybody) NotJoined([]string) []string { return nil }
 
-func (everybody) Levels(context.Context, string) (*policy.Levels, error) { return nil, nil }
+func (everybody) Levels() *policy.Levels { return nil }
 
-func (everybody) Denied(context.Context, string, []string) ([]string, error) { return nil, nil }
+func (everybody) Denied([]string) []string { return nil }
 
-func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }
+func (everybody) Current() bool { return true }
 
 func serviceOn(store storage.Store) *delivery.Service {
 	w := deliverytest.New(0, map[string]storage.Store{serverA: store})
 	w.RestartWith(serverA, func(d *delivery.Deps) {
-		d.Rooms, d.Now = everybody{}, time.Now
+		d.Rooms, d.Now = open{}, time.Now
 		d.Limits.MessageBytes, d.Limits.CacheBytes = 64<<20, 1<<30 // the server binds a group of 50,000 in one message
 		d.DefaultPolicy = policy.Default()
 		d.DefaultPolicy.Quotas.Groups = 0
@@ -145,7 +149,7 @@ func BenchmarkCommit(b *testing.B) {
 				}
 				took := make([]time.Duration, b.N)
 				runtime.GC()
-				cpu := processorTime()
+				used := cpu.Time() // without that of a PostgreSQL server
 				b.ReportAllocs()
 				b.ResetTimer()
 				for i := range reqs {
@@ -159,20 +163,11 @@ func BenchmarkCommit(b *testing.B) {
 				slices.Sort(took)
 				b.ReportMetric(float64(took[b.N/2].Microseconds()), "p50-µs")
 				b.ReportMetric(float64(took[b.N*99/100].Microseconds()), "p99-µs")
-				b.ReportMetric(float64((processorTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
+				b.ReportMetric(float64((cpu.Time()-used).Microseconds())/float64(b.N), "cpu-µs/op")
 				b.ReportMetric(float64(bytes)/float64(b.N), "written-B/op")
 			})
 		}
 	})
-}
-
-// processorTime is the processor time of this process alone, without that of a PostgreSQL server.
-func processorTime() time.Duration {
-	var used syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
-		return 0
-	}
-	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 // BenchmarkGroups accepts Commits in 1,000 groups of ten members, 64 requests at a time. One operation is one Commit in

@@ -16,7 +16,7 @@ import (
 func (s *Service) ReserveGroup(
 	ctx context.Context, c api.Caller, req *api.ReserveGroupRequest,
 ) (*api.ReserveGroupResponse, error) {
-	if err := s.requireMember(ctx, c, req.RoomID); err != nil {
+	if err := s.requireMemberAt(ctx, c, req.RoomID); err != nil {
 		return nil, err
 	}
 	if err := s.requireCreator(ctx, c); err != nil {
@@ -63,11 +63,15 @@ func (s *Service) RequireReserver(ctx context.Context, c api.Caller, id []byte) 
 	if err != nil {
 		return err
 	}
-	return s.requireReserver(ctx, c, g)
+	room, err := s.Rooms.Room(ctx, g.RoomID)
+	if err != nil {
+		return err
+	}
+	return requireReserver(room, c, g)
 }
 
-func (s *Service) requireReserver(ctx context.Context, c api.Caller, g *storage.Group) error {
-	if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+func requireReserver(room Room, c api.Caller, g *storage.Group) error {
+	if err := requireMember(room, c); err != nil {
 		return err
 	}
 	if g.Creator != c.UserID {
@@ -82,9 +86,13 @@ func (s *Service) requireReserver(ctx context.Context, c api.Caller, g *storage.
 func (s *Service) BindGroup(
 	ctx context.Context, c api.Caller, id []byte, req *api.BindGroupRequest,
 ) (*api.GroupResponse, error) {
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	var res *api.GroupResponse
-	err := s.withFindings(ctx, id, func(h *registry.Held, known findings) (err error) {
-		res, err = s.bind(ctx, h, c, req, known)
+	err = s.withKnown(ctx, id, g.RoomID, func(h *registry.Held, k *known) (err error) {
+		res, err = s.bind(ctx, h, c, req, k)
 		return err
 	})
 	if err != nil {
@@ -95,13 +103,17 @@ func (s *Service) BindGroup(
 }
 
 func (s *Service) bind(
-	ctx context.Context, h *registry.Held, c api.Caller, req *api.BindGroupRequest, known findings,
+	ctx context.Context, h *registry.Held, c api.Caller, req *api.BindGroupRequest, k *known,
 ) (*api.GroupResponse, error) {
 	g, err := h.Group(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireReserver(ctx, c, g); err != nil {
+	room, err := k.of(g)
+	if err != nil {
+		return nil, err
+	}
+	if err := requireReserver(room, c, g); err != nil {
 		return nil, err
 	}
 	engine, err := s.Engines.Find(req.Protocol)
@@ -131,14 +143,14 @@ func (s *Service) bind(
 	if !l.Roster.Has(c.UserID) {
 		return nil, mimiport.Errorf("bind", mimiport.KindForbidden, "%s is not in the group", c.UserID)
 	}
-	if err := s.requireAdmissible(ctx, g.RoomID, l.Roster.Users()); err != nil {
+	if err := s.requireAdmissible(ctx, room, l.Roster.Users()); err != nil {
 		return nil, err
 	}
 	leaves, err := founders(c, state)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireDeviceKeys(ctx, g, state, leaves, known); err != nil {
+	if err := s.requireDeviceKeys(ctx, g, state, leaves, k.leaves); err != nil {
 		return nil, err
 	}
 	next := *g
@@ -146,6 +158,9 @@ func (s *Service) bind(
 	next.CipherSuite, next.Epoch, next.Members = state.CipherSuite(), state.Epoch(), state.NumMembers()
 	limits, err := s.hosting(ctx, &next)
 	if err != nil {
+		return nil, err
+	}
+	if err := k.requireCurrent(); err != nil {
 		return nil, err
 	}
 	change := &storage.Change{Group: &next, Snapshots: []storage.Snapshot{l.Snapshot(&next)}, Limits: limits}

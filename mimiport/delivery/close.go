@@ -15,19 +15,23 @@ type closing struct{ *core }
 
 // CloseGroup implements API. A caller who may move the group may close it. Closing a closed group changes nothing.
 func (s *Service) CloseGroup(ctx context.Context, c api.Caller, id []byte) (*api.GroupResponse, error) {
-	err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.close(ctx, h, c) })
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	err = s.withKnown(ctx, id, g.RoomID, func(h *registry.Held, k *known) error { return s.close(ctx, h, k, c) })
 	if err != nil {
 		return nil, err
 	}
 	return s.Group(ctx, c, id)
 }
 
-func (s closing) close(ctx context.Context, h *registry.Held, c api.Caller) error {
-	g, err := s.heldFor(ctx, h, c)
+func (s closing) close(ctx context.Context, h *registry.Held, k *known, c api.Caller) error {
+	g, err := s.heldFor(ctx, h, k, c)
 	if err != nil {
 		return err
 	}
-	if err := s.requireCloser(ctx, c, g); err != nil {
+	if err := s.requireCloser(ctx, k.room, c, g); err != nil {
 		return err
 	}
 	m := &migration.Migration{}
@@ -36,21 +40,20 @@ func (s closing) close(ctx context.Context, h *registry.Held, c api.Caller) erro
 			return err
 		}
 	}
+	if err := k.requireCurrent(); err != nil {
+		return err
+	}
 	return s.stepRecord(ctx, h, m, g, migration.Close{}, nil)
 }
 
 // requireCloser fails unless the caller may move the group away to some server.
-func (s closing) requireCloser(ctx context.Context, c api.Caller, g *storage.Group) error {
+func (s closing) requireCloser(ctx context.Context, room Room, c api.Caller, g *storage.Group) error {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return err
 	}
 	nowhere := &migration.Migration{RoomID: g.RoomID, Source: g.Server, Target: g.Server}
-	f, err := s.facts(ctx, migration.Source, nowhere, c)
-	if err != nil {
-		return err
-	}
-	return policy.DecideClose(&p, f)
+	return policy.DecideClose(&p, facts(room, migration.Source, nowhere, c))
 }
 
 // endRow is the row that makes this server delete the log and the trees of a closed group.

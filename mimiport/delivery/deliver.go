@@ -75,7 +75,8 @@ func (s courier) events(
 	ctx context.Context, g *storage.Group, rows []storage.Row, entries []storage.Entry,
 ) ([]api.DeviceEvent, error) {
 	server := rows[0].Destination
-	if denied, err := s.Rooms.Denied(ctx, g.RoomID, []string{server}); err != nil || len(denied) > 0 {
+	room, err := s.Rooms.Room(ctx, g.RoomID)
+	if err != nil || len(room.Denied([]string{server})) > 0 {
 		return nil, err
 	}
 	receipts, err := s.receipts(ctx, entries)
@@ -87,7 +88,7 @@ func (s courier) events(
 		wanted[rows[i].Seq] = &rows[i]
 	}
 	entries = slices.DeleteFunc(entries, func(e storage.Entry) bool { return wanted[e.Seq] == nil })
-	devices, err := s.recipients(ctx, g, entries, server)
+	devices, err := s.recipients(ctx, g, room, entries, server)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +126,7 @@ func (s courier) fanOutContent(
 // entry goes to the present members and to the members that the entry itself removes. A user who has left the room gets
 // only the Commit that removes them.
 func (s courier) recipients(
-	ctx context.Context, g *storage.Group, entries []storage.Entry, server string,
+	ctx context.Context, g *storage.Group, room Room, entries []storage.Entry, server string,
 ) ([]map[string][]string, error) {
 	var present registry.Roster // nobody, unless an entry is for the present members
 	if slices.ContainsFunc(entries, forMembers) {
@@ -148,7 +149,7 @@ func (s courier) recipients(
 			users[user] = true
 		}
 	}
-	gone, err := s.absent(ctx, g.RoomID, slices.Sorted(maps.Keys(users)))
+	gone, err := s.absent(ctx, room, slices.Sorted(maps.Keys(users)))
 	if err != nil {
 		return nil, err
 	}

@@ -25,35 +25,14 @@ type Keys interface {
 	KeyObject(ctx context.Context, server, keyID string) ([]byte, error)
 }
 
-// Rooms answers from the current resolved state of Matrix rooms and sends state events as local users. If this server
-// has left a room, Rooms answers from the last state that this server saw.
+// Rooms knows the Matrix rooms of this server, and sends state events as local users. Its methods ask the host. So
+// nobody calls them who holds a group.
 type Rooms interface {
-	// Standing returns a user's place in a room, or the zero value if this server was never in the room.
-	Standing(ctx context.Context, roomID, userID string) (Standing, error)
-
-	// Powers returns the power levels of users in a room, in the order of the users, with the values of Standing.
-	Powers(ctx context.Context, roomID string, userIDs []string) ([]int64, error)
-
-	// NotJoined returns the given users that are not joined to the room.
-	NotJoined(ctx context.Context, roomID string, userIDs []string) ([]string, error)
-
-	// ServerJoined reports whether a server has a joined user in the room.
-	ServerJoined(ctx context.Context, roomID, server string) (bool, error)
-
-	// Levels returns the room's power levels, or nil if this server was never in the room.
-	Levels(ctx context.Context, roomID string) (*policy.Levels, error)
-
-	// Denied returns the given servers that the room's server ACL denies. Of a redacted ACL the content before the
-	// redaction counts.
-	Denied(ctx context.Context, roomID string, servers []string) ([]string, error)
+	// Room returns the facts about a room. Everything counts that the host has accepted before the call.
+	Room(ctx context.Context, roomID string) (Room, error)
 
 	// State returns the content of a state event with an empty state key, or nil.
 	State(ctx context.Context, roomID, eventType string) (json.RawMessage, error)
-
-	// StateInForce is State for an event whose sender may now send both such an event and the pointer. For any other event
-	// it returns nil. Of a redacted event the content before the redaction counts. In a room that this server has left no
-	// event is in force.
-	StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error)
 
 	// SendState sends a state event with an empty state key as a local user. It returns a KindForbidden error if the room
 	// does not allow it.
@@ -61,9 +40,6 @@ type Rooms interface {
 
 	// RoomsOf lists the rooms of this server that a user is joined to.
 	RoomsOf(ctx context.Context, userID string) ([]string, error)
-
-	// Joined lists the users that are joined to a room.
-	Joined(ctx context.Context, roomID string) ([]string, error)
 
 	Accounts
 }
@@ -75,6 +51,38 @@ type Accounts interface {
 
 	// Administers reports whether the user is an administrator of this homeserver.
 	Administers(ctx context.Context, userID string) (bool, error)
+}
+
+// Room has the facts about one room at one time, by its resolved state. Its methods ask nobody. If this server has left
+// the room, the facts are those of the last state that this server saw. If this server was never in the room, no user
+// is joined.
+type Room interface {
+	// Standing returns a user's place in the room, or the zero value if this server was never in the room.
+	Standing(userID string) Standing
+
+	// NotJoined returns the given users that are not joined to the room.
+	NotJoined(userIDs []string) []string
+
+	// Joined lists the users that are joined to the room, sorted.
+	Joined() []string
+
+	// ServerJoined reports whether a server has a joined user in the room.
+	ServerJoined(server string) bool
+
+	// Levels returns the room's power levels, or nil if this server was never in the room. The caller may change them.
+	Levels() *policy.Levels
+
+	// Denied returns the given servers that the room's server ACL denies. Of a redacted ACL the content before the
+	// redaction counts.
+	Denied(servers []string) []string
+
+	// InForce returns the content of a state event with an empty state key. Its sender may now send both such an event and
+	// the pointer. For any other event InForce returns nil. Of a redacted event the content before the redaction counts.
+	// In a room that this server has left no event is in force.
+	InForce(eventType string) json.RawMessage
+
+	// Current reports whether the host has told of no change of the room since this server asked for the facts.
+	Current() bool
 }
 
 // Standing is a user's place in a room.

@@ -31,24 +31,71 @@ type unasked struct {
 
 func (*unasked) Error() string { return "homeservers have not been asked about leaves" }
 
-// withFindings calls f while it holds the group. When f returns an unasked error, withFindings asks the homeservers
-// without holding the group, and calls f again with their answers.
-func (s *core) withFindings(ctx context.Context, id []byte, f func(*registry.Held, findings) error) error {
+// known is what this server knows by questions that it asked before it held a group.
+type known struct {
+	roomID string
+	room   Room     // the facts about the group's room
+	leaves findings // the homeservers' answers about leaves
+	final  bool     // this server does not ask again
+}
+
+// errNews is an error: the room has changed since this server asked for the facts about it.
+var errNews = errors.New("the room has changed meanwhile")
+
+// of returns the facts about the room of a group, which this server holds now.
+func (k *known) of(g *storage.Group) (Room, error) {
+	if g.RoomID != k.roomID {
+		return nil, errNews
+	}
+	return k.room, nil
+}
+
+// requireCurrent fails if the host has told of a change of the room since this server asked. A decision calls it just
+// before it is stored. The last time that this server asks, requireCurrent never fails: everything that the host
+// accepted before the request counts anyway, and nobody can delay a decision by changing the room again and again.
+func (k *known) requireCurrent() error {
+	if k.final || k.room.Current() {
+		return nil
+	}
+	return errNews
+}
+
+// withKnown asks the host about a group's room, and calls f while it holds the group. When f returns errNews or an
+// unasked error, withKnown asks the host or the homeservers without holding the group, and calls f again with their
+// answers.
+func (s *core) withKnown(
+	ctx context.Context, id []byte, roomID string, f func(*registry.Held, *known) error,
+) error {
 	const rounds = 3 // the group may have changed meanwhile
-	known := make(findings)
-	for range rounds {
-		err := s.groups.With(ctx, id, func(h *registry.Held) error { return f(h, known) })
-		open, ok := errors.AsType[*unasked](err)
-		if !ok {
+	k := &known{roomID: roomID, leaves: make(findings)}
+	for round := range rounds {
+		var err error
+		if k.room, err = s.Rooms.Room(ctx, roomID); err != nil {
 			return err
 		}
-		said, failed := s.look(ctx, open.from, open.leaves)
-		if len(failed) > 0 {
-			return failed[names(failed)[0]]
+		k.final = round == rounds-1
+		err = s.groups.With(ctx, id, func(h *registry.Held) error { return f(h, k) })
+		open, ok := errors.AsType[*unasked](err)
+		if !ok && !errors.Is(err, errNews) {
+			return err
 		}
-		maps.Copy(known, said)
+		if ok {
+			if err := s.lookInto(ctx, open, k.leaves); err != nil {
+				return err
+			}
+		}
 	}
-	return mimiport.Errorf("check devices", mimiport.KindConflict, "the group goes on faster than homeservers answer")
+	return mimiport.Errorf("decide", mimiport.KindConflict, "the group goes on faster than homeservers answer")
+}
+
+// lookInto asks the homeservers about leaves, and adds their answers.
+func (s *core) lookInto(ctx context.Context, open *unasked, known findings) error {
+	said, failed := s.look(ctx, open.from, open.leaves)
+	if len(failed) > 0 {
+		return failed[names(failed)[0]]
+	}
+	maps.Copy(known, said)
+	return nil
 }
 
 // For one request this server asks at most askedAtOnce homeservers at a time. All of them together have askTime to

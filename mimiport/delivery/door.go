@@ -33,7 +33,7 @@ func (s intake) requireProposable(ctx context.Context, sub *submission, p *mls.P
 		if err != nil {
 			return err
 		}
-		return s.requireAdmissible(ctx, sub.group.RoomID, []string{added.UserID})
+		return s.requireAdmissible(ctx, sub.room, []string{added.UserID})
 	case mls.ProposalGroupContextExtensions:
 		return s.requireOwnEntries(ctx, sub.group.Server, sub.live.MLS, p.ExternalSenders)
 	}
@@ -48,7 +48,7 @@ func (s intake) requireMay(ctx context.Context, sub *submission, proposals []mls
 		case mls.ProposalRemove:
 			removed = append(removed, *p.Remove)
 		case mls.ProposalGroupContextExtensions, mls.ProposalAppDataUpdate, mls.ProposalReInit:
-			if err := s.requireGroupPower(ctx, sub); err != nil {
+			if err := requireGroupPower(sub); err != nil {
 				return err
 			}
 		}
@@ -58,12 +58,8 @@ func (s intake) requireMay(ctx context.Context, sub *submission, proposals []mls
 
 // requireGroupPower fails unless the caller may send the room's pointer event. Changing the properties of the whole
 // group needs the same power.
-func (s intake) requireGroupPower(ctx context.Context, sub *submission) error {
-	st, err := s.Rooms.Standing(ctx, sub.group.RoomID, sub.caller.UserID)
-	if err != nil {
-		return err
-	}
-	if st.Power < st.PointerLevel {
+func requireGroupPower(sub *submission) error {
+	if st := sub.room.Standing(sub.caller.UserID); st.Power < st.PointerLevel {
 		return forbidden(ruleGroupPower, "%s has power level %d, changing the group needs %d",
 			sub.caller.UserID, st.Power, st.PointerLevel)
 	}
@@ -90,38 +86,28 @@ func (s intake) requireMayRemove(ctx context.Context, sub *submission, leaves []
 	}
 	slices.Sort(others)
 	others = slices.Compact(others)
-	missing, err := s.absent(ctx, sub.group.RoomID, others)
+	missing, err := s.absent(ctx, sub.room, others)
 	if err != nil {
 		return err
 	}
 	others = slices.DeleteFunc(others, func(user string) bool { return slices.Contains(missing, user) })
-	return s.requireKick(ctx, sub, others)
+	return requireKick(sub, others)
 }
 
 // requireKick fails unless the caller may kick each of the users from the room. If this server was never in the room,
 // it knows no power levels: MLS alone decides.
-func (s intake) requireKick(ctx context.Context, sub *submission, users []string) error {
-	if len(users) == 0 {
-		return nil
-	}
-	st, err := s.Rooms.Standing(ctx, sub.group.RoomID, sub.caller.UserID)
-	if err != nil {
-		return err
-	}
-	if !st.Exists {
+func requireKick(sub *submission, users []string) error {
+	st := sub.room.Standing(sub.caller.UserID)
+	if len(users) == 0 || !st.Exists {
 		return nil
 	}
 	if st.Power < st.KickLevel {
 		return forbidden(ruleKick, "%s has power level %d, removing others needs %d",
 			sub.caller.UserID, st.Power, st.KickLevel)
 	}
-	powers, err := s.Rooms.Powers(ctx, sub.group.RoomID, users)
-	if err != nil {
-		return err
-	}
-	for i, user := range users {
-		if powers[i] >= st.Power {
-			return forbidden(ruleKick, "%s has power level %d, %s has %d", sub.caller.UserID, st.Power, user, powers[i])
+	for _, user := range users {
+		if power := sub.room.Standing(user).Power; power >= st.Power {
+			return forbidden(ruleKick, "%s has power level %d, %s has %d", sub.caller.UserID, st.Power, user, power)
 		}
 	}
 	return nil

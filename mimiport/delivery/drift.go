@@ -18,7 +18,7 @@ func (s removals) Drift(ctx context.Context, c api.Caller, id []byte) (*api.Drif
 		return nil, err
 	}
 	if !c.Admin {
-		if err := s.requireMember(ctx, c, g.RoomID); err != nil {
+		if err := s.requireMemberAt(ctx, c, g.RoomID); err != nil {
 			return nil, err
 		}
 	}
@@ -48,11 +48,11 @@ func (s *core) drift(ctx context.Context, g *storage.Group, state mls.Group) (*a
 		}
 		keys, leaves, isMember[key.UserID] = append(keys, key), append(leaves, m.Leaf), true
 	}
-	absent, err := s.absent(ctx, g.RoomID, slices.Sorted(maps.Keys(isMember)))
+	room, err := s.Rooms.Room(ctx, g.RoomID)
 	if err != nil {
 		return nil, err
 	}
-	joined, err := s.Rooms.Joined(ctx, g.RoomID)
+	absent, err := s.absent(ctx, room, slices.Sorted(maps.Keys(isMember)))
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (s *core) drift(ctx context.Context, g *storage.Group, state mls.Group) (*a
 			d.Leaves = append(d.Leaves, l)
 		}
 	}
-	for _, user := range joined {
+	for _, user := range room.Joined() {
 		if !isMember[user] {
 			d.WithoutLeaf = append(d.WithoutLeaf, user)
 		}

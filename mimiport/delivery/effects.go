@@ -21,17 +21,22 @@ func (s *core) takeEvent(ctx context.Context, id mimiport.MigrationID, e migrati
 	if err != nil {
 		return err
 	}
-	return s.groups.With(ctx, m.GroupID, func(h *registry.Held) error {
-		m, err := s.record(ctx, id)
-		if err != nil {
-			return err
-		}
-		g, err := groupOf(ctx, h, m)
-		if err != nil {
-			return err
-		}
-		return s.stepRecord(ctx, h, m, g, e, row)
-	})
+	return s.groups.With(ctx, m.GroupID, func(h *registry.Held) error { return s.takeHeld(ctx, h, id, e, row) })
+}
+
+// takeHeld does the same as takeEvent. Its caller holds the group.
+func (s *core) takeHeld(
+	ctx context.Context, h *registry.Held, id mimiport.MigrationID, e migration.Event, row *storage.Row,
+) error {
+	m, err := s.record(ctx, id)
+	if err != nil {
+		return err
+	}
+	g, err := groupOf(ctx, h, m)
+	if err != nil {
+		return err
+	}
+	return s.stepRecord(ctx, h, m, g, e, row)
 }
 
 // groupOf returns the row of a record's group, or nil.

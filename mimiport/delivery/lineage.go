@@ -46,11 +46,11 @@ func (s lineages) requireBound(ctx context.Context, groupID []byte, l *mimiport.
 	if l.Preimage != nil {
 		return nil
 	}
-	bound, err := s.binding(ctx, l.RoomID)
+	room, err := s.Rooms.Room(ctx, l.RoomID)
 	if err != nil {
 		return err
 	}
-	if bound == nil || !bound.Names(l.RoomID, groupID) {
+	if bound := binding(room); bound == nil || !bound.Names(l.RoomID, groupID) {
 		return &mimiport.Error{
 			Op: "check lineage", Kind: mimiport.KindForbidden, Group: groupID,
 			Err: errors.New("the room does not name this foreign id"),
@@ -60,16 +60,12 @@ func (s lineages) requireBound(ctx context.Context, groupID []byte, l *mimiport.
 }
 
 // binding returns the content of the room's binding event, or nil if no valid binding is in force.
-func (s *core) binding(ctx context.Context, roomID string) (*api.Binding, error) {
-	content, err := s.Rooms.StateInForce(ctx, roomID, api.EventGroup)
-	if err != nil || content == nil {
-		return nil, err
+func binding(room Room) *api.Binding {
+	content, bound := room.InForce(api.EventGroup), new(api.Binding)
+	if content == nil || json.Unmarshal(content, bound) != nil {
+		return nil // any user with the power can put any JSON there
 	}
-	bound := new(api.Binding)
-	if json.Unmarshal(content, bound) != nil {
-		return nil, nil // any user with the power can put any JSON there
-	}
-	return bound, nil
+	return bound
 }
 
 // displaceSquatter drops the group that has this id here without a preimage. l is the lineage of the group that comes
@@ -125,18 +121,15 @@ func (s *core) checkChain(
 	if err != nil {
 		return nil, err
 	}
-	bound, err := s.binding(ctx, l.RoomID)
+	room, err := s.Rooms.Room(ctx, l.RoomID)
 	if err != nil {
 		return nil, err
 	}
-	pointer, err := s.pointer(ctx, &storage.Group{ID: groupID, RoomID: l.RoomID})
-	if err != nil {
-		return nil, err
-	}
+	bound := binding(room)
 	rules := proof.Rules{Recorded: recorded, Source: source, Own: s.IsLocal}
 	rules.Hashed = bound != nil && bound.Preimage != nil && bound.Preimage.HashesTo(groupID)
-	if pointer != nil {
-		rules.Named = &proof.Place{Server: pointer.Via, Term: pointer.Term}
+	if p := pointer(room, &storage.Group{ID: groupID, RoomID: l.RoomID}); p != nil {
+		rules.Named = &proof.Place{Server: p.Via, Term: p.Term}
 	}
 	chain, err := proof.Lineage(ctx, s.Keys, groupID, l, rules)
 	if err != nil {

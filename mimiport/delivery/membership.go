@@ -12,15 +12,17 @@ import (
 
 // requireMemberOf fails unless the caller may change a group, which h holds: the room's current state must have the
 // caller joined. If this server was never in the room, the caller must have a leaf in the group.
-func (s *core) requireMemberOf(ctx context.Context, h *registry.Held, c api.Caller, g *storage.Group) error {
-	st, err := s.standing(ctx, c, g.RoomID)
+func (s *core) requireMemberOf(
+	ctx context.Context, h *registry.Held, room Room, c api.Caller, g *storage.Group,
+) error {
+	st, err := standing(room, c)
 	switch {
 	case err != nil:
 		return err
 	case st.Left:
 		return hostLeft()
 	case st.Exists:
-		return s.requireStanding(ctx, c, g.RoomID, st)
+		return requireStanding(room, c, st)
 	}
 	l, err := h.Live(ctx, g)
 	return s.requireLeaf(ctx, c, err == nil && l.Roster.Has(c.UserID), err)
@@ -29,12 +31,16 @@ func (s *core) requireMemberOf(ctx context.Context, h *registry.Held, c api.Call
 // requireReader fails unless the caller may read a group and move it away: the last room state that this server saw
 // must have the caller joined. If this server was never in the room, the caller must have a leaf in the group.
 func (s *core) requireReader(ctx context.Context, c api.Caller, g *storage.Group) error {
-	st, err := s.standing(ctx, c, g.RoomID)
+	room, err := s.Rooms.Room(ctx, g.RoomID)
+	if err != nil {
+		return err
+	}
+	st, err := standing(room, c)
 	if err != nil {
 		return err
 	}
 	if st.Exists {
-		return s.requireStanding(ctx, c, g.RoomID, st)
+		return requireStanding(room, c, st)
 	}
 	has := false
 	err = s.groups.WithLive(ctx, g.Key(), func(_ *storage.Group, l *registry.Live) error {
@@ -66,12 +72,12 @@ func (s *core) requireInRoom(ctx context.Context, c api.Caller, g *storage.Group
 	if c.UserID != "" {
 		return s.requireReader(ctx, c, g)
 	}
-	in, err := s.Rooms.ServerJoined(ctx, g.RoomID, c.Server)
+	room, err := s.Rooms.Room(ctx, g.RoomID)
 	if err != nil {
 		return err
 	}
-	if !in {
+	if !room.ServerJoined(c.Server) {
 		return mimiport.Errorf("authorise", mimiport.KindForbidden, "%s is not in the room", c.Server)
 	}
-	return s.requireAllowed(ctx, g.RoomID, []string{c.Server})
+	return requireAllowed(room, []string{c.Server})
 }

@@ -202,24 +202,20 @@ func (o *overview) room(ctx context.Context, g *storage.Group) (*policy.Room, er
 	if r := o.rooms[g.RoomID]; r != nil {
 		return r, nil
 	}
-	levels, err := o.Rooms.Levels(ctx, g.RoomID)
+	facts, err := o.Rooms.Room(ctx, g.RoomID)
 	if err != nil {
 		return nil, err
 	}
-	joined, err := o.Rooms.Joined(ctx, g.RoomID)
-	if err != nil {
-		return nil, err
-	}
-	r := &policy.Room{Levels: levels, Joined: setOf(joined)}
+	joined := facts.Joined()
+	r := &policy.Room{Levels: facts.Levels(), Joined: setOf(joined)}
 	servers := []string{g.Server}
 	for _, user := range joined {
 		servers = append(servers, registry.ServerOf(user))
 	}
 	slices.Sort(servers)
-	denied, err := o.Rooms.Denied(ctx, g.RoomID, slices.Compact(servers))
-	r.Denied = setOf(denied)
+	r.Denied = setOf(facts.Denied(slices.Compact(servers)))
 	o.rooms[g.RoomID] = r
-	return r, err
+	return r, nil
 }
 
 // findAdmins finds out which local users administer this server, if the policy asks for it.

@@ -50,12 +50,16 @@ func (s *core) requireHosted(ctx context.Context, g *storage.Group) error {
 
 // heldFor returns the row of a held group for a caller who may change the group. It returns the errors of
 // requireMemberOf and requireShown.
-func (s *core) heldFor(ctx context.Context, h *registry.Held, c api.Caller) (*storage.Group, error) {
+func (s *core) heldFor(ctx context.Context, h *registry.Held, k *known, c api.Caller) (*storage.Group, error) {
 	g, err := h.Group(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireMemberOf(ctx, h, c, g); err != nil {
+	room, err := k.of(g)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.requireMemberOf(ctx, h, room, c, g); err != nil {
 		return nil, err
 	}
 	return g, s.requireShown(ctx, g)

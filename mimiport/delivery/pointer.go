@@ -13,16 +13,13 @@ import (
 )
 
 // pointer returns the content of the room's pointer event, or nil if no pointer to this group is in force.
-func (s *core) pointer(ctx context.Context, g *storage.Group) (*api.Pointer, error) {
-	content, err := s.Rooms.StateInForce(ctx, g.RoomID, api.EventPointer)
-	if err != nil || content == nil {
-		return nil, err
-	}
+func pointer(room Room, g *storage.Group) *api.Pointer {
+	content := room.InForce(api.EventPointer)
 	p := new(api.Pointer)
-	if json.Unmarshal(content, p) != nil || !p.Names(g.RoomID, g.ID) {
-		return nil, nil // any user with the power can put any JSON there
+	if content == nil || json.Unmarshal(content, p) != nil || !p.Names(g.RoomID, g.ID) {
+		return nil // any user with the power can put any JSON there
 	}
-	return p, nil
+	return p
 }
 
 // pointed is the lineage of a group, extended by the step of the next term that the room's pointer shows.
@@ -33,10 +30,10 @@ type pointed struct {
 }
 
 // pointedAt reads a room's pointer. It returns nil if the pointer shows no step that this server can check.
-func (s *core) pointedAt(ctx context.Context, g *storage.Group) (*pointed, error) {
-	p, err := s.pointer(ctx, g)
-	if err != nil || p == nil || p.Evidence == nil || p.Term != g.Term+1 {
-		return nil, err
+func pointedAt(room Room, g *storage.Group) (*pointed, error) {
+	p := pointer(room, g)
+	if p == nil || p.Evidence == nil || p.Term != g.Term+1 {
+		return nil, nil
 	}
 	response, err := mimiport.UnmarshalMigrationResponse(p.Evidence.MigrationResponse)
 	if err != nil || mimiport.ValidateServerName(response.Request.TargetDomain) != nil {
@@ -68,8 +65,8 @@ func (sh *pointed) key(g *storage.Group) storage.RowKey {
 }
 
 // filePointer stores a row for the step that the room's pointer shows, if the pointer shows a step.
-func (s *core) filePointer(ctx context.Context, g *storage.Group) error {
-	sh, err := s.pointedAt(ctx, g)
+func (s *core) filePointer(ctx context.Context, room Room, g *storage.Group) error {
+	sh, err := pointedAt(room, g)
 	if err != nil || sh == nil {
 		return err
 	}
@@ -92,7 +89,11 @@ func (s *Service) followPointer(ctx context.Context, row *storage.Row) error {
 	if err != nil {
 		return err
 	}
-	sh, err := s.pointedAt(ctx, g)
+	room, err := s.Rooms.Room(ctx, g.RoomID)
+	if err != nil {
+		return err
+	}
+	sh, err := pointedAt(room, g)
 	if err != nil {
 		return err
 	}

@@ -251,7 +251,11 @@ func (s *Service) readable(
 func (s *Service) lastPiece(
 	ctx context.Context, c api.Caller, g *storage.Group, q api.MessagesQuery, refused error,
 ) (*piece, error) {
-	if err := s.requireAllowed(ctx, g.RoomID, []string{registry.ServerOf(c.UserID)}); err != nil {
+	room, err := s.Rooms.Room(ctx, g.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	if err := requireAllowed(room, []string{registry.ServerOf(c.UserID)}); err != nil {
 		return nil, err
 	}
 	entries, err := s.Store.Handshakes(ctx, g.Key(), q.From, maxMessages)

@@ -61,28 +61,19 @@ func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 		return err
 	}
 	if stateOf(g).Owned() {
-		if err := s.warnIfDenied(ctx, g); err != nil {
+		// This call also makes the host keep the room's server ACL, pointer and successors, in case of a later redaction.
+		room, err := s.Rooms.Room(ctx, g.RoomID)
+		if err != nil {
 			return err
 		}
-		if err := s.filePointer(ctx, g); err != nil {
-			return err
+		if len(room.Denied([]string{g.Server})) > 0 {
+			s.Log.Warn("a room's server ACL denies this server, its group's host", "room_id", g.RoomID, "server", g.Server)
 		}
-		// This call also makes the host keep the list, in case it is redacted later.
-		if _, err := s.successors(ctx, g); err != nil {
+		if err := s.filePointer(ctx, room, g); err != nil {
 			return err
 		}
 	}
-	return s.expel(ctx, row)
-}
-
-// warnIfDenied warns the operator when the room's server ACL denies this server. The call also makes the host keep a
-// new ACL, in case it is redacted later.
-func (s *Service) warnIfDenied(ctx context.Context, g *storage.Group) error {
-	denied, err := s.Rooms.Denied(ctx, g.RoomID, []string{g.Server})
-	if err == nil && len(denied) > 0 {
-		s.Log.Warn("a room's server ACL denies this server, its group's host", "room_id", g.RoomID, "server", g.Server)
-	}
-	return err
+	return s.expel(ctx, row, g.RoomID)
 }
 
 // removals proposes to remove the leaves that have no place in a group: leaves of users who are not joined to the room,
@@ -91,8 +82,8 @@ type removals struct{ *core }
 
 // expel proposes to remove the leaves that have no place in a group. It uses only facts that this server has without
 // asking homeservers.
-func (s removals) expel(ctx context.Context, row *storage.Row) error {
-	return s.groups.With(ctx, row.GroupID, func(h *registry.Held) error {
+func (s removals) expel(ctx context.Context, row *storage.Row, roomID string) error {
+	return s.withKnown(ctx, row.GroupID, roomID, func(h *registry.Held, k *known) error {
 		g, err := h.GroupAt(ctx, row.Term)
 		if err != nil {
 			return err
@@ -101,7 +92,7 @@ func (s removals) expel(ctx context.Context, row *storage.Row) error {
 		if g.State != migration.GroupActive {
 			return s.done(ctx, row)
 		}
-		_, err = s.removeMisplaced(ctx, &expulsion{held: h, group: g, row: row})
+		_, err = s.removeMisplaced(ctx, &expulsion{held: h, known: k, group: g, row: row})
 		return err
 	})
 }
@@ -109,6 +100,7 @@ func (s removals) expel(ctx context.Context, row *storage.Row) error {
 // expulsion says which leaves this server proposes to remove, and from which group.
 type expulsion struct {
 	held  *registry.Held
+	known *known
 	group *storage.Group
 	row   *storage.Row // the row to delete when all is proposed; may be nil
 	said  findings     // the homeservers' answers about leaves of some users
@@ -130,6 +122,9 @@ func (s removals) removeMisplaced(ctx context.Context, e *expulsion) (int, error
 	}
 	leaving := leavingLeaves(l.MLS)
 	fresh := slices.DeleteFunc(slices.Sorted(maps.Keys(leaves)), func(leaf uint32) bool { return leaving[leaf] })
+	if err := e.known.requireCurrent(); err != nil {
+		return 0, err
+	}
 	if len(fresh) == 0 {
 		return len(leaves), s.finish(ctx, e, l, leaves)
 	}
@@ -171,7 +166,11 @@ func (s removals) finish(
 // misplaced lists the leaves that have no place in a group, with their users. It includes leaves whose removal is
 // proposed already.
 func (s removals) misplaced(ctx context.Context, e *expulsion, l *registry.Live) (map[uint32]string, error) {
-	absent, err := s.absent(ctx, e.group.RoomID, l.Roster.Users())
+	room, err := e.known.of(e.group)
+	if err != nil {
+		return nil, err
+	}
+	absent, err := s.absent(ctx, room, l.Roster.Users())
 	if err != nil {
 		return nil, err
 	}

@@ -28,15 +28,21 @@ const (
 func (s reporting) Report(
 	ctx context.Context, c api.Caller, id []byte, req *api.ReportRequest,
 ) (*api.ReportResponse, error) {
-	err := s.groups.With(ctx, id, func(h *registry.Held) error { return s.report(ctx, h, c, req) })
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	err = s.withKnown(ctx, id, g.RoomID, func(h *registry.Held, k *known) error { return s.report(ctx, h, k, c, req) })
 	if err != nil {
 		return nil, err
 	}
 	return new(api.ReportResponse), nil
 }
 
-func (s reporting) report(ctx context.Context, h *registry.Held, c api.Caller, req *api.ReportRequest) error {
-	g, err := s.heldFor(ctx, h, c)
+func (s reporting) report(
+	ctx context.Context, h *registry.Held, k *known, c api.Caller, req *api.ReportRequest,
+) error {
+	g, err := s.heldFor(ctx, h, k, c)
 	if err != nil {
 		return err
 	}

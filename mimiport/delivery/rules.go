@@ -59,7 +59,7 @@ func (s intake) requireNotAborted(ctx context.Context, g *storage.Group, commit 
 // requireMigrationCommit fails unless the step is a migration Commit as in profile, section 5. entry is the target's
 // external_senders entry, or nil.
 func (s senders) requireMigrationCommit(
-	ctx context.Context, m *migration.Migration, before mls.Group, a *registry.Accepted, entry []byte,
+	ctx context.Context, room Room, m *migration.Migration, before mls.Group, a *registry.Accepted, entry []byte,
 ) error {
 	e := a.Effects
 	aad, err := (&mimiport.MigrationCommitAAD{TargetDomain: m.Target}).Marshal()
@@ -78,7 +78,7 @@ func (s senders) requireMigrationCommit(
 	case slices.Contains(pendingRemoves(m.Source, before), e.Sender.Index):
 		return broken(rulePendingRemove, "the sender's removal is proposed")
 	}
-	if err := s.requirePendingRemoves(ctx, m.RoomID, m.Source, before, e); err != nil {
+	if err := s.requirePendingRemoves(ctx, room, m.Source, before, e); err != nil {
 		return err
 	}
 	return s.requireSwap(m, before, a, entry)
@@ -87,12 +87,12 @@ func (s senders) requireMigrationCommit(
 // requirePendingRemoves fails if a member's Commit keeps a leaf in the group that must go, unless the leaf is the
 // sender's own (profile, section 7). Any proposal may remove the leaf.
 func (s senders) requirePendingRemoves(
-	ctx context.Context, roomID, server string, before mls.Group, effects *mls.Effects,
+	ctx context.Context, room Room, server string, before mls.Group, effects *mls.Effects,
 ) error {
 	if effects.Sender.Type != mls.SenderMember {
 		return nil
 	}
-	leaves, err := s.demanded(ctx, roomID, server, before)
+	leaves, err := s.demanded(ctx, room, server, before)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (s senders) requirePendingRemoves(
 // demanded lists the leaves that must go. These are the leaves that the server has proposed to remove. They are also
 // the leaves of users outside the room for which a member has made a Remove or a SelfRemove: the server makes no second
 // proposal for such a leaf.
-func (s senders) demanded(ctx context.Context, roomID, server string, g mls.Group) ([]uint32, error) {
+func (s senders) demanded(ctx context.Context, room Room, server string, g mls.Group) ([]uint32, error) {
 	leaves := pendingRemoves(server, g)
 	others, owners := []uint32(nil), make(map[uint32]string)
 	for _, p := range g.Proposals() {
@@ -124,7 +124,7 @@ func (s senders) demanded(ctx context.Context, roomID, server string, g mls.Grou
 	if len(others) == 0 {
 		return leaves, nil
 	}
-	missing, err := authority(s).absent(ctx, roomID, slices.Collect(maps.Values(owners)))
+	missing, err := authority(s).absent(ctx, room, slices.Collect(maps.Values(owners)))
 	if err != nil {
 		return nil, err
 	}

@@ -113,8 +113,8 @@ func (s *Service) init(
 	if in.limits, err = s.probe(ctx, &init.Response, g.Protocol); err != nil {
 		return err
 	}
-	return s.withFindings(ctx, r.GroupID, func(h *registry.Held, known findings) error {
-		return s.freeze(ctx, h, in, known)
+	return s.withKnown(ctx, r.GroupID, g.RoomID, func(h *registry.Held, k *known) error {
+		return s.freeze(ctx, h, in, k)
 	})
 }
 
@@ -145,7 +145,7 @@ func (s outgoing) probe(
 }
 
 // freeze checks the Init against the group's present state and stores the migration with its content.
-func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation, known findings) error {
+func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation, k *known) error {
 	if _, err := s.Store.Migration(ctx, in.record.ID); !errors.Is(err, storage.ErrNotFound) {
 		return err // the same Init came twice at once: the answer is the outcome of the first
 	}
@@ -153,8 +153,14 @@ func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation, 
 	if err != nil {
 		return err
 	}
-	sub.known = known
+	if sub.room, err = k.of(sub.group); err != nil {
+		return err
+	}
+	sub.known = k
 	if in.record, err = s.newSource(sub.group, in); err != nil {
+		return err
+	}
+	if err := s.judge(ctx, facts(sub.room, migration.Source, in.record, in.caller)); err != nil {
 		return err
 	}
 	a, err := s.migrationCommit(ctx, sub, in)
@@ -172,6 +178,9 @@ func (s *Service) freeze(ctx context.Context, h *registry.Held, in *initiation, 
 	in.record.ContentKey = signed.KeyID
 	in.record.ContentHash = sub.live.MLS.Hash(signed.Message)
 	in.record.DecideBy = s.Now().Add(s.decideBy(len(signed.Message), sub.live.MLS))
+	if err := k.requireCurrent(); err != nil {
+		return err
+	}
 	return s.stepRecord(ctx, h, in.record, sub.group, migration.Init{Content: signed.Message}, nil)
 }
 
@@ -223,7 +232,7 @@ func (s *Service) migrationCommit(ctx context.Context, sub *submission, in *init
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireMigrationCommit(ctx, in.record, sub.live.MLS, a, entry); err != nil {
+	if err := s.requireMigrationCommit(ctx, sub.room, in.record, sub.live.MLS, a, entry); err != nil {
 		return nil, err
 	}
 	tbs, err := in.init.TBS()
@@ -234,7 +243,7 @@ func (s *Service) migrationCommit(ctx context.Context, sub *submission, in *init
 	if err != nil {
 		return nil, err
 	}
-	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, sub.incomers(a.Effects), sub.known)
+	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, sub.incomers(a.Effects), sub.known.leaves)
 }
 
 // decideBy returns the time that S waits for the vote. It grows with the bytes to send and with the time to verify the
@@ -357,14 +366,24 @@ func (s *Service) takeVote(ctx context.Context, row *storage.Row, answer *api.Si
 	if err := s.requireNamed(ctx, m, answer); err != nil {
 		return err
 	}
-	if err := s.decide(ctx, migration.Source, m, api.Caller{}, nil); err != nil {
-		return s.giveUp(ctx, m.ID, row, err)
+	var refused error
+	err = s.withKnown(ctx, m.GroupID, m.RoomID, func(h *registry.Held, k *known) error {
+		if refused = s.judge(ctx, facts(k.room, migration.Source, m, api.Caller{})); refused != nil {
+			return nil
+		}
+		if err := k.requireCurrent(); err != nil {
+			return err
+		}
+		return s.takeHeld(ctx, h, m.ID, migration.Vote{
+			Complete:    migration.Signed{Message: answer.Message, KeyID: answer.KeyID},
+			Vote:        answer.Vote,
+			ContentHash: complete.ContentHash, At: s.Now(),
+		}, row)
+	})
+	if refused != nil {
+		return s.giveUp(ctx, m.ID, row, refused)
 	}
-	return s.takeEvent(ctx, m.ID, migration.Vote{
-		Complete:    migration.Signed{Message: answer.Message, KeyID: answer.KeyID},
-		Vote:        answer.Vote,
-		ContentHash: complete.ContentHash, At: s.Now(),
-	}, row)
+	return err
 }
 
 // requireNamed fails if the vote comes with a MigrationVote that the target has not signed for this migration. A target

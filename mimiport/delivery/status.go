@@ -21,11 +21,15 @@ func (s *Service) Migration(ctx context.Context, c api.Caller, id mimiport.Migra
 	case c.UserID == "" && (c.Server == m.Source || c.Server == m.Target):
 	case c.UserID != "" && c.UserID == m.User:
 	default:
-		st, err := s.standing(ctx, c, m.RoomID)
+		room, err := s.Rooms.Room(ctx, m.RoomID)
 		if err != nil {
 			return nil, err
 		}
-		if err := s.requireStanding(ctx, c, m.RoomID, st); err != nil {
+		st, err := standing(room, c)
+		if err != nil {
+			return nil, err
+		}
+		if err := requireStanding(room, c, st); err != nil {
 			return nil, err
 		}
 	}

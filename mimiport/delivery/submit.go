@@ -26,9 +26,13 @@ func (s *Service) Submit(
 	if err := s.requireSize("submit", req); err != nil {
 		return nil, err
 	}
+	g, err := s.groups.Group(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	var res *api.SubmitResponse
-	err := s.withFindings(ctx, id, func(h *registry.Held, known findings) (err error) {
-		res, err = s.submit(ctx, h, c, req, known)
+	err = s.withKnown(ctx, id, g.RoomID, func(h *registry.Held, k *known) (err error) {
+		res, err = s.submit(ctx, h, c, req, k)
 		return err
 	})
 	return res, err
@@ -45,7 +49,8 @@ type submission struct {
 	live   *registry.Live
 	req    *api.SubmitRequest
 	msg    *mls.Message
-	known  findings // the homeservers' answers about its leaves
+	known  *known
+	room   Room // of the group
 }
 
 // requireSize fails if a message with its GroupInfo and Welcome is larger than this server accepts.
@@ -58,13 +63,17 @@ func (s intake) requireSize(op string, req *api.SubmitRequest) error {
 
 // submit accepts one message into the log by a compare-and-set on the group's row.
 func (s intake) submit(
-	ctx context.Context, h *registry.Held, c api.Caller, req *api.SubmitRequest, known findings,
+	ctx context.Context, h *registry.Held, c api.Caller, req *api.SubmitRequest, k *known,
 ) (*api.SubmitResponse, error) {
 	g, err := h.Group(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireMemberOf(ctx, h, c, g); err != nil {
+	room, err := k.of(g)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.requireMemberOf(ctx, h, room, c, g); err != nil {
 		return nil, err
 	}
 	if first, err := s.earlierAnswer(ctx, c, g, req.Message); first != nil || err != nil {
@@ -77,7 +86,7 @@ func (s intake) submit(
 	if err != nil {
 		return nil, err
 	}
-	sub := &submission{caller: c, held: h, group: g, req: req, known: known}
+	sub := &submission{caller: c, held: h, group: g, req: req, known: k, room: room}
 	if sub.msg, err = engine.Parse(req.Message); err != nil {
 		return nil, err
 	}
@@ -194,7 +203,7 @@ func (s intake) propose(ctx context.Context, sub *submission) (mls.Group, error)
 	if err := s.requireMay(ctx, sub, []mls.Proposal{*p}); err != nil {
 		return nil, err
 	}
-	return next, s.requireDeviceKeys(ctx, sub.group, next, proposed(sub.live.MLS, p), sub.known)
+	return next, s.requireDeviceKeys(ctx, sub.group, next, proposed(sub.live.MLS, p), sub.known.leaves)
 }
 
 // requireOwnLeaf fails unless the member's leaf is one of the caller's.
@@ -218,7 +227,7 @@ func (s intake) plainCommit(ctx context.Context, sub *submission) (*registry.Acc
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requirePendingRemoves(ctx, sub.group.RoomID, sub.group.Server, sub.live.MLS, a.Effects); err != nil {
+	if err := s.requirePendingRemoves(ctx, sub.room, sub.group.Server, sub.live.MLS, a.Effects); err != nil {
 		return nil, err
 	}
 	if err := s.requireOwnEntries(ctx, sub.group.Server, sub.live.MLS, a.Next.ExternalSenders()); err != nil {
@@ -231,7 +240,7 @@ func (s intake) plainCommit(ctx context.Context, sub *submission) (*registry.Acc
 	if err := s.requireMay(ctx, sub, own); err != nil {
 		return nil, err
 	}
-	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, sub.incomers(a.Effects), sub.known)
+	return a, s.requireDeviceKeys(ctx, sub.group, a.Next, sub.incomers(a.Effects), sub.known.leaves)
 }
 
 // commit checks a Commit with its GroupInfo and Welcome, whether it moves the group or not.
@@ -257,12 +266,12 @@ func (s intake) commit(ctx context.Context, sub *submission) (*registry.Accepted
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireAdmissible(ctx, sub.group.RoomID, users(added)); err != nil {
+	if err := s.requireAdmissible(ctx, sub.room, users(added)); err != nil {
 		return nil, err
 	}
 	// An Update stays valid when the ACL denies its server later. Otherwise nobody could commit while the Update is
 	// pending.
-	if err := s.requireJoined(ctx, sub.group.RoomID, users(updated)); err != nil {
+	if err := s.requireJoined(ctx, sub.room, users(updated)); err != nil {
 		return nil, err
 	}
 	entries := []storage.Entry{{
@@ -331,6 +340,9 @@ func (s intake) append(ctx context.Context, sub *submission, a *registry.Accepte
 	}
 	if a.Effects != nil && a.Effects.Sender.Type == mls.SenderNewMemberCommit {
 		change.Rows = append(change.Rows, s.dropped(g, sub.live.MLS)...)
+	}
+	if err := sub.known.requireCurrent(); err != nil {
+		return nil, err
 	}
 	if err := s.apply(ctx, change); err != nil {
 		return nil, err

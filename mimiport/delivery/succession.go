@@ -23,43 +23,32 @@ func (s *core) word(ctx context.Context, g *storage.Group) (*proof.Word, error) 
 	if err != nil || p.Source == policy.SourceNobody || p.Source == policy.SourceServerAdmin {
 		return w, err
 	}
-	pointer, err := s.pointer(ctx, g)
+	room, err := s.Rooms.Room(ctx, g.RoomID)
 	if err != nil {
 		return nil, err
 	}
-	if pointer != nil {
-		w.Claim = pointer.ClaimHash
+	if p := pointer(room, g); p != nil {
+		w.Claim = p.ClaimHash
 	}
-	w.Successors, err = s.successors(ctx, g)
-	return w, err
+	w.Successors = successors(room, g)
+	return w, nil
 }
 
 // successors returns the servers of the room's list of successors, in the order of the list. It leaves out servers
 // without a joined user, and servers that the room's server ACL denies.
-func (s *core) successors(ctx context.Context, g *storage.Group) ([]string, error) {
-	content, err := s.Rooms.StateInForce(ctx, g.RoomID, api.EventSuccessors)
-	if err != nil || content == nil {
-		return nil, err
+func successors(room Room, g *storage.Group) []string {
+	content := room.InForce(api.EventSuccessors)
+	if content == nil {
+		return nil
 	}
 	list, err := api.UnmarshalSuccessors(content)
 	if err != nil || !list.Names(g.RoomID, g.ID) {
-		return nil, nil // any user with the power can put any JSON there
+		return nil // any user with the power can put any JSON there
 	}
-	denied, err := s.Rooms.Denied(ctx, g.RoomID, list.Servers)
-	if err != nil {
-		return nil, err
-	}
-	var in []string
-	for _, server := range list.Servers {
-		joined, err := s.Rooms.ServerJoined(ctx, g.RoomID, server)
-		if err != nil {
-			return nil, err
-		}
-		if joined && !slices.Contains(denied, server) {
-			in = append(in, server)
-		}
-	}
-	return in, nil
+	denied := room.Denied(list.Servers)
+	return slices.DeleteFunc(list.Servers, func(server string) bool {
+		return !room.ServerJoined(server) || slices.Contains(denied, server)
+	})
 }
 
 // outOfService is the time that a host must have been out of service before it yields to a successor that the pointer

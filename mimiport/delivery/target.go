@@ -255,7 +255,12 @@ func (s *Service) derive(
 	if err != nil {
 		return nil, err
 	}
-	if err := s.requireMigrationCommit(ctx, m, base, &registry.Accepted{Next: next, Effects: effects}, entry); err != nil {
+	room, err := s.Rooms.Room(ctx, m.RoomID)
+	if err != nil {
+		return nil, err
+	}
+	step := &registry.Accepted{Next: next, Effects: effects}
+	if err := s.requireMigrationCommit(ctx, room, m, base, step, entry); err != nil {
 		return nil, err
 	}
 	if err := s.requireOwnKey(ctx, m.Target, next, next.ExternalSenders()); err != nil {

@@ -23,6 +23,7 @@ type Room struct {
 	Events    map[string]json.RawMessage // the contents of state events, by type
 	Left      map[string]bool            // servers that have left the room; they see it as it is
 	Unseen    map[string]bool            // servers that have never been in it
+	Newer     func() bool                // reports that the room has changed since a server asked; nil for never
 }
 
 // Join joins users to the room, with the power to do everything.
@@ -38,77 +39,15 @@ type rooms struct {
 	server string
 }
 
-// knows reports whether the server was ever in a room.
-func (r rooms) knows(roomID string) bool { return roomID == RoomID && !r.room.Unseen[r.server] }
-
-func (r rooms) Standing(_ context.Context, roomID, userID string) (delivery.Standing, error) {
-	if !r.knows(roomID) {
-		return delivery.Standing{}, nil
-	}
-	joined, power, left := r.room.Joined[userID], r.room.Power[userID], r.room.Left[r.server]
-	return delivery.Standing{
-		Exists: true, Left: left, Joined: joined, Power: power, PointerLevel: 100, KickLevel: 50,
-	}, nil
-}
-
-func (r rooms) Powers(_ context.Context, roomID string, users []string) ([]int64, error) {
-	powers := make([]int64, len(users))
-	for i, user := range users {
-		if r.knows(roomID) {
-			powers[i] = r.room.Power[user]
-		}
-	}
-	return powers, nil
-}
-
-func (r rooms) NotJoined(_ context.Context, roomID string, users []string) (missing []string, err error) {
-	for _, user := range users {
-		if !r.knows(roomID) || !r.room.Joined[user] {
-			missing = append(missing, user)
-		}
-	}
-	return missing, nil
-}
-
-func (r rooms) ServerJoined(_ context.Context, roomID, server string) (bool, error) {
-	for user, joined := range r.room.Joined {
-		if joined && r.knows(roomID) && serverOf(user) == server {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-func (r rooms) Denied(_ context.Context, _ string, servers []string) (denied []string, err error) {
-	for _, server := range servers {
-		if slices.Contains(r.room.Denied, server) {
-			denied = append(denied, server)
-		}
-	}
-	return denied, nil
-}
-
-func (r rooms) Levels(_ context.Context, roomID string) (*policy.Levels, error) {
-	if !r.knows(roomID) {
-		return nil, nil
-	}
-	return &policy.Levels{
-		Users: maps.Clone(r.room.Power), Pointer: 100, Explicit: true, Left: r.room.Left[r.server],
-	}, nil
+func (r rooms) Room(_ context.Context, roomID string) (delivery.Room, error) {
+	return view{r.room, r.server, roomID == RoomID && !r.room.Unseen[r.server]}, nil
 }
 
 func (r rooms) State(_ context.Context, roomID, eventType string) (json.RawMessage, error) {
-	if !r.knows(roomID) {
+	if roomID != RoomID || r.room.Unseen[r.server] {
 		return nil, nil
 	}
 	return r.room.Events[eventType], nil
-}
-
-func (r rooms) StateInForce(ctx context.Context, roomID, eventType string) (json.RawMessage, error) {
-	if r.room.Left[r.server] {
-		return nil, nil
-	}
-	return r.State(ctx, roomID, eventType)
 }
 
 func (r rooms) SendState(context.Context, string, string, string, any) error { return nil }
@@ -120,16 +59,6 @@ func (r rooms) RoomsOf(_ context.Context, userID string) ([]string, error) {
 	return []string{RoomID}, nil
 }
 
-func (r rooms) Joined(_ context.Context, roomID string) (users []string, err error) {
-	for user, joined := range r.room.Joined {
-		if joined && roomID == RoomID {
-			users = append(users, user)
-		}
-	}
-	slices.Sort(users)
-	return users, nil
-}
-
 func (r rooms) Administers(_ context.Context, userID string) (bool, error) {
 	return slices.Contains(r.room.Admins, userID), nil
 }
@@ -137,3 +66,68 @@ func (r rooms) Administers(_ context.Context, userID string) (bool, error) {
 func (r rooms) LocalAccount(_ context.Context, userID string) (bool, error) {
 	return !slices.Contains(r.room.Strangers, userID), nil
 }
+
+// view is a room as a server sees it.
+type view struct {
+	*Room
+	server string
+	known  bool // the server was ever in the room
+}
+
+func (v view) Standing(userID string) delivery.Standing {
+	if !v.known {
+		return delivery.Standing{}
+	}
+	return delivery.Standing{
+		Exists: true, Left: v.Left[v.server], Joined: v.Room.Joined[userID], Power: v.Power[userID], PointerLevel: 100,
+		KickLevel: 50,
+	}
+}
+
+func (v view) NotJoined(users []string) (missing []string) {
+	for _, user := range users {
+		if !v.known || !v.Room.Joined[user] {
+			missing = append(missing, user)
+		}
+	}
+	return missing
+}
+
+func (v view) Joined() (users []string) {
+	for user, joined := range v.Room.Joined {
+		if joined && v.known {
+			users = append(users, user)
+		}
+	}
+	slices.Sort(users)
+	return users
+}
+
+func (v view) ServerJoined(server string) bool {
+	return slices.ContainsFunc(v.Joined(), func(user string) bool { return serverOf(user) == server })
+}
+
+func (v view) Levels() *policy.Levels {
+	if !v.known {
+		return nil
+	}
+	return &policy.Levels{Users: maps.Clone(v.Power), Pointer: 100, Explicit: true, Left: v.Left[v.server]}
+}
+
+func (v view) Denied(servers []string) (denied []string) {
+	for _, server := range servers {
+		if slices.Contains(v.Room.Denied, server) {
+			denied = append(denied, server)
+		}
+	}
+	return denied
+}
+
+func (v view) InForce(eventType string) json.RawMessage {
+	if !v.known || v.Left[v.server] {
+		return nil
+	}
+	return v.Events[eventType]
+}
+
+func (v view) Current() bool { return v.Newer == nil || !v.Newer() }
