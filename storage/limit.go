@@ -9,18 +9,18 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
-// Limit is a quota: after the change, the number of selected things must be at most Max. One of Groups, Migrations and
+// Limit is a quota: after the change, the number of selected things must be at most Max. One of Counter, Migrations and
 // Volume is set and selects them. A change that breaks a limit fails with a *LimitError. Stores check changes with the
 // same quota one after the other, so two changes never take the same last place.
 type Limit struct {
 	Quota      string // its name
 	Max        int64
-	Groups     *GroupFilter
-	Migrations *MigrationFilter
-	Volume     bool // counts the bytes of the change's Volume, together with the stored bytes
+	Counter    *Counter
+	Migrations *MigrationFilter // the store counts them: for few or for a time
+	Volume     bool             // counts the bytes of the change's Volume, together with the stored bytes
 }
 
-// GroupFilter selects groups. A zero field selects all. A limit counts a group in all terms.
+// GroupFilter selects groups. A zero field selects all.
 type GroupFilter struct {
 	States  []migration.GroupState
 	Creator string
@@ -36,8 +36,8 @@ func (e *LimitError) Error() string { return "storage: quota " + e.Quota + " is 
 // Name identifies what a limit counts. Limits with the same name share one count.
 func (l *Limit) Name() string {
 	name := []string{l.Quota}
-	if f := l.Groups; f != nil {
-		name = append(name, f.Creator, f.RoomID)
+	if c := l.Counter; c != nil {
+		name = append(name, c.User, c.RoomID, c.Source)
 	}
 	if f := l.Migrations; f != nil {
 		name = append(name, string(f.GroupID), f.User, f.RoomID, f.Source)

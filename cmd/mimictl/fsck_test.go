@@ -183,6 +183,14 @@ var corruptions = []struct {
 		"a queue begins in the middle", serverA, `UPDATE mimiport_queues SET row_order = row_order + 1`,
 		"does not begin with its first row",
 	},
+	{
+		"a quota counts another group", serverA, `UPDATE mimiport_counts SET number = number + 1 WHERE quota = 'groups'`,
+		"the number for the quota groups is wrong",
+	},
+	{
+		"a quota counts nothing", serverA, `DELETE FROM mimiport_counts`,
+		"the number for the quota groups_per_room is wrong",
+	},
 	{"an offer is given out twice", serverB, `UPDATE mimiport_migrations
 		SET response = (SELECT response FROM mimiport_migrations
 		ORDER BY migration_id LIMIT 1) WHERE role = 'target'`, "it has the nonce of migration"},

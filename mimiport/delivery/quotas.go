@@ -10,69 +10,45 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// This file defines what the operator's quotas count. The store does the counting, in the transaction that stores the
-// counted thing.
+// This file says which numbers the operator's quotas bound. The store keeps the numbers, or counts in the transaction
+// that stores the counted thing.
 
-// kept lists the states of groups whose MLS state this server keeps for their members.
-var kept = []migration.GroupState{
-	migration.GroupActive, migration.GroupFrozen, migration.GroupStaged, migration.GroupStopped,
-	migration.GroupClosed,
+// bounded returns the limits on kept numbers.
+func bounded(q *policy.Quotas, counters []storage.Counter) (limits []storage.Limit) {
+	most := map[string]int{
+		storage.QuotaGroups: q.Groups, storage.QuotaGroupsPerUser: q.GroupsPerUser,
+		storage.QuotaGroupsPerRoom: q.GroupsPerRoom, storage.QuotaGroupsPerUserInRoom: q.GroupsPerUserInRoom,
+		storage.QuotaReservedPerUser: q.ReservedPerUser, storage.QuotaReservedPerRoom: q.ReservedPerRoom,
+		storage.QuotaOffers: q.Offers, storage.QuotaOffersPerRoom: q.OffersPerRoom,
+		storage.QuotaStaged: q.Staged, storage.QuotaStagedPerUser: q.StagedPerUser,
+		storage.QuotaStagedPerRoom: q.StagedPerRoom, storage.QuotaStagedPerUserInRoom: q.StagedPerUserInRoom,
+		storage.QuotaStagedPerSource: q.StagedPerSource,
+	}
+	for _, c := range counters {
+		limits = append(limits, storage.Limit{Quota: c.Quota, Max: int64(most[c.Quota]), Counter: &c})
+	}
+	return limits
 }
 
 // groupLimits bound the groups here: in all, and by share for a user, a room, and the user in the room.
 func groupLimits(q *policy.Quotas, user, room string) []storage.Limit {
-	count := func(f storage.GroupFilter) *storage.GroupFilter {
-		f.States = kept
-		return &f
-	}
-	return []storage.Limit{
-		{Quota: "groups", Max: int64(q.Groups), Groups: count(storage.GroupFilter{})},
-		{Quota: "groups_per_user", Max: int64(q.GroupsPerUser), Groups: count(storage.GroupFilter{Creator: user})},
-		{Quota: "groups_per_room", Max: int64(q.GroupsPerRoom), Groups: count(storage.GroupFilter{RoomID: room})},
-		{Quota: "groups_per_user_in_room", Max: int64(q.GroupsPerUserInRoom),
-			Groups: count(storage.GroupFilter{Creator: user, RoomID: room})},
-	}
+	return bounded(q, storage.GroupCounters(user, room))
 }
 
 // reserveLimits bound the reserved ids without a group.
 func reserveLimits(q *policy.Quotas, user, room string) []storage.Limit {
-	states := []migration.GroupState{migration.GroupReserved}
-	return []storage.Limit{
-		{Quota: "reserved_per_user", Max: int64(q.ReservedPerUser),
-			Groups: &storage.GroupFilter{States: states, Creator: user}},
-		{Quota: "reserved_per_room", Max: int64(q.ReservedPerRoom),
-			Groups: &storage.GroupFilter{States: states, RoomID: room}},
-	}
+	return bounded(q, storage.ReservedCounters(user, room))
 }
 
 // offerLimits bound the offers that wait for their content.
 func offerLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
-	count := func(f storage.MigrationFilter) *storage.MigrationFilter {
-		f.Role, f.States = migration.Target, []migration.State{migration.Offered}
-		return &f
-	}
-	return []storage.Limit{
-		{Quota: "offers", Max: int64(q.Offers), Migrations: count(storage.MigrationFilter{User: m.User})},
-		{Quota: "offers_per_room", Max: int64(q.OffersPerRoom), Migrations: count(storage.MigrationFilter{RoomID: m.RoomID})},
-	}
+	return bounded(q, storage.OfferCounters(m))
 }
 
 // stageLimits bound the staged groups, which wait for their source's decision: in all, and by share for a user, a room,
 // the user in the room, and a source.
 func stageLimits(q *policy.Quotas, m *migration.Migration) []storage.Limit {
-	count := func(f storage.MigrationFilter) *storage.MigrationFilter {
-		f.Role, f.States = migration.Target, []migration.State{migration.Staged}
-		return &f
-	}
-	return []storage.Limit{
-		{Quota: "staged", Max: int64(q.Staged), Migrations: count(storage.MigrationFilter{})},
-		{Quota: "staged_per_user", Max: int64(q.StagedPerUser), Migrations: count(storage.MigrationFilter{User: m.User})},
-		{Quota: "staged_per_room", Max: int64(q.StagedPerRoom), Migrations: count(storage.MigrationFilter{RoomID: m.RoomID})},
-		{Quota: "staged_per_user_in_room", Max: int64(q.StagedPerUserInRoom),
-			Migrations: count(storage.MigrationFilter{User: m.User, RoomID: m.RoomID})},
-		{Quota: "staged_per_source", Max: int64(q.StagedPerSource),
-			Migrations: count(storage.MigrationFilter{Source: m.Source})},
-	}
+	return bounded(q, storage.StagedCounters(m))
 }
 
 // moveLimits bound the migrations of one user in the hour before now.

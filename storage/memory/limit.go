@@ -19,8 +19,11 @@ func (s *Store) requireLimits(c *storage.Change) error {
 
 func (s *Store) count(l *storage.Limit, v *storage.Volume) int64 {
 	switch {
-	case l.Groups != nil:
-		return matching(&s.groups, func(g *storage.Group) bool { return counted(g, l.Groups) })
+	case l.Counter != nil:
+		return matching(&s.groups, func(g *storage.Group) bool { return slices.Contains(g.Counters(), *l.Counter) }) +
+			matching(&s.migrations, func(m *migration.Migration) bool {
+				return slices.Contains(storage.MigrationCounters(m), *l.Counter)
+			})
 	case l.Migrations != nil:
 		return matching(&s.migrations, func(m *migration.Migration) bool { return selected(m, l.Migrations) })
 	case v != nil:

@@ -3,9 +3,11 @@ package storagetest
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -14,6 +16,40 @@ func Benchmark(b *testing.B, fresh func(testing.TB) Opener) {
 	b.Run("Commit", func(b *testing.B) { benchmarkCommit(b, newFixture(b, fresh)) })
 	b.Run("Due", func(b *testing.B) { benchmarkDue(b, newFixture(b, fresh)) })
 	b.Run("DueSilent", func(b *testing.B) { benchmarkDueSilent(b, newFixture(b, fresh)) })
+	b.Run("Reserve", func(b *testing.B) { benchmarkReserve(b, newFixture(b, fresh)) })
+}
+
+// benchmarkReserve reserves ids under the quotas while the server has few groups, and again while it has 10,000.
+func benchmarkReserve(b *testing.B, f *fixture) {
+	groups := 0
+	put := func(state migration.GroupState, limits ...storage.Limit) {
+		g := sampleGroup(fmt.Sprint(groups), 0)
+		g.State = state
+		f.apply(&storage.Change{Group: &g, Limits: limits})
+		groups++
+	}
+	var limits []storage.Limit
+	g := sampleGroup("", 0)
+	counters := slices.Concat(storage.GroupCounters(g.Creator, g.RoomID), storage.ReservedCounters(g.Creator, g.RoomID))
+	for _, c := range counters {
+		limits = append(limits, storage.Limit{Quota: c.Quota, Max: 1 << 30, Counter: &c})
+	}
+	measure := func() time.Duration {
+		begin := time.Now()
+		for range b.N {
+			put(migration.GroupReserved, limits...)
+		}
+		return time.Since(begin)
+	}
+	put(migration.GroupActive)
+	few := measure()
+	for range 10_000 {
+		put(migration.GroupActive)
+	}
+	many := measure()
+	b.ReportMetric(float64(few.Microseconds())/float64(b.N), "µs-at-1")
+	b.ReportMetric(float64(many.Microseconds())/float64(b.N), "µs-at-10000")
+	b.ReportMetric(0, "ns/op")
 }
 
 // benchmarkCommit accepts Commits of 2 KiB with a GroupInfo of 1 KiB, and fans them out to ten servers.

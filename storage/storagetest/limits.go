@@ -39,19 +39,85 @@ func testLimitGroups(t *testing.T, f *fixture) {
 			f.apply(&storage.Change{Group: &g})
 		}
 	}
-	hosted := []migration.GroupState{migration.GroupActive, migration.GroupFrozen}
-	for name, c := range map[string]struct {
-		filter storage.GroupFilter
-		want   int64
-	}{
-		"all":          {storage.GroupFilter{}, 6},
-		"states":       {storage.GroupFilter{States: hosted}, 4},
-		"creator":      {storage.GroupFilter{Creator: "@a:a.example"}, 3},
-		"room":         {storage.GroupFilter{RoomID: "!1:a.example"}, 2},
-		"all of these": {storage.GroupFilter{States: hosted, Creator: "@b:a.example", RoomID: "!1:a.example"}, 1},
-		"a stranger":   {storage.GroupFilter{States: hosted, Creator: "@c:a.example"}, 0},
-	} {
-		f.expectCount(name, storage.Limit{Groups: &c.filter}, c.want)
+	const a, b, room = "@a:a.example", "@b:a.example", "!1:a.example"
+	f.expectCounts(map[storage.Counter]int64{
+		{Quota: storage.QuotaGroups}:                                         4,
+		{Quota: storage.QuotaGroupsPerUser, User: a}:                         2,
+		{Quota: storage.QuotaGroupsPerUser, User: "@c:a.example"}:            0,
+		{Quota: storage.QuotaGroupsPerRoom, RoomID: room}:                    2,
+		{Quota: storage.QuotaGroupsPerUserInRoom, User: b, RoomID: room}:     1,
+		{Quota: storage.QuotaReservedPerUser, User: b}:                       1,
+		{Quota: storage.QuotaReservedPerRoom, RoomID: room}:                  0,
+		{Quota: storage.QuotaReservedPerRoom, RoomID: "!2:a.example"}:        2,
+		{Quota: storage.QuotaGroupsPerRoom, RoomID: "!2:a.example"}:          0,
+		{Quota: storage.QuotaGroupsPerUserInRoom, User: a, RoomID: "!2:..."}: 0,
+	})
+}
+
+// expectCounts checks kept numbers.
+func (f *fixture) expectCounts(want map[storage.Counter]int64) {
+	f.t.Helper()
+	for c, n := range want {
+		f.expectCount(c.Quota, storage.Limit{Counter: &c}, n)
+	}
+}
+
+// testCountsFollow: the kept numbers follow each change of a group and of a migration, and a refused change leaves them
+// as they are.
+func testCountsFollow(t *testing.T, f *fixture) {
+	g := sampleGroup("group", 1)
+	owned := func(n int64) {
+		t.Helper()
+		want := make(map[storage.Counter]int64)
+		for _, c := range storage.GroupCounters(g.Creator, g.RoomID) {
+			want[c] = n
+		}
+		for _, c := range storage.ReservedCounters(g.Creator, g.RoomID) {
+			want[c] = 0
+		}
+		f.expectCounts(want)
+	}
+	apply := func() {
+		t.Helper()
+		f.apply(&storage.Change{Group: &g})
+		g.Version++
+	}
+	g.State = migration.GroupReserved
+	apply()
+	f.expectCounts(map[storage.Counter]int64{{Quota: storage.QuotaReservedPerUser, User: g.Creator}: 1})
+	for _, state := range []migration.GroupState{migration.GroupActive, migration.GroupFrozen, migration.GroupActive} {
+		g.State = state
+		apply()
+		owned(1)
+	}
+	stale := g
+	stale.Version, stale.State = g.Version-1, migration.GroupMoved
+	f.refuse(&storage.Change{Group: &stale})
+	owned(1)
+	g.State = migration.GroupMoved
+	apply()
+	owned(0)
+	g.State, g.Creator, g.RoomID = migration.GroupStaged, "@other:b.example", "!other:b.example" // it comes back
+	apply()
+	owned(1)
+
+	m := sampleMigration(1)
+	m.Role, m.State = migration.Target, migration.Offered
+	for _, c := range []struct {
+		state           migration.State
+		offered, staged int64
+	}{{migration.Offered, 1, 0}, {migration.Staged, 0, 1}, {migration.Active, 0, 0}} {
+		m.State = c.state
+		f.apply(&storage.Change{Migration: &m})
+		m.Version++
+		want := make(map[storage.Counter]int64)
+		for _, counter := range storage.OfferCounters(&m) {
+			want[counter] = c.offered
+		}
+		for _, counter := range storage.StagedCounters(&m) {
+			want[counter] = c.staged
+		}
+		f.expectCounts(want)
 	}
 }
 
@@ -108,7 +174,7 @@ func testLimitAtomic(t *testing.T, f *fixture) {
 	before := dump(t, f)
 	c := everything("after", 2, 1, 1)
 	c.Limits = []storage.Limit{
-		{Quota: "wide", Max: 1, Groups: &storage.GroupFilter{}},
+		{Quota: "wide", Max: 1, Migrations: &storage.MigrationFilter{}},
 		{Quota: "narrow", Max: 0, Migrations: &storage.MigrationFilter{}},
 	}
 	f.exceed(c, "narrow")
@@ -123,7 +189,7 @@ func testRacingLimits(t *testing.T, f *fixture) {
 		limits := []storage.Limit{
 			{Quota: "user", Max: places, Migrations: &storage.MigrationFilter{User: user}},
 			{Quota: "all", Max: rounds * racers, Migrations: &storage.MigrationFilter{}},
-			{Quota: "room", Max: places, Groups: &storage.GroupFilter{RoomID: room}},
+			{Quota: "room", Max: places, Counter: &storage.Counter{Quota: storage.QuotaGroupsPerRoom, RoomID: room}},
 		}
 		var stored atomic.Int64
 		var wait sync.WaitGroup

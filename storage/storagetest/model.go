@@ -1,8 +1,10 @@
 package storagetest
 
 import (
+	"context"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +50,7 @@ func RunModel(t *testing.T, fresh func(testing.TB) Opener) {
 				if !reflect.DeepEqual(want, got) { // DeepEqual is faster than cmp.Diff
 					rt.Fatalf("the store differs from the model (-model +store):\n%s", cmp.Diff(want, got))
 				}
+				requireCounts(rt, store.Store)
 			},
 		})
 	})
@@ -67,6 +70,25 @@ func observe(t testing.TB, s storage.Store, now time.Time, limit int, lane []str
 		t.Fatal(err)
 	}
 	return observation{dump(t, s), rows, next}
+}
+
+// requireCounts fails if a store that can be inspected keeps wrong numbers.
+func requireCounts(t interface{ Fatal(...any) }, s storage.Store) {
+	inspected, ok := s.(interface {
+		Loose(context.Context) ([]string, error)
+	})
+	if !ok {
+		return
+	}
+	problems, err := inspected.Loose(context.Background())
+	for _, p := range problems {
+		if strings.Contains(p, "quota") {
+			t.Fatal(p)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Each value is drawn from few, so that equal values are frequent.
@@ -101,6 +123,10 @@ func drawChange(t testing.TB, rt *rapid.T, model storage.Store) *storage.Change 
 	if with("group") {
 		g := sampleGroup(drawID(rt), term)
 		g.Version = drawSmall(rt)
+		g.Creator = rapid.SampledFrom([]string{"", "@a:a.example"}).Draw(rt, "creator")
+		g.State = rapid.SampledFrom([]migration.GroupState{
+			migration.GroupReserved, migration.GroupActive, migration.GroupFrozen, migration.GroupMoved,
+		}).Draw(rt, "group state")
 		if stored, err := model.GroupAt(t.Context(), storage.GroupKey{ID: g.ID, Term: term}); err == nil && with("current") {
 			g.Version = stored.Version
 		}
@@ -108,7 +134,10 @@ func drawChange(t testing.TB, rt *rapid.T, model storage.Store) *storage.Change 
 	}
 	if with("migration") {
 		m := sampleMigration(drawSmall(rt))
-		m.State = rapid.SampledFrom([]migration.State{migration.Frozen, migration.Aborted}).Draw(rt, "state")
+		m.Role = rapid.SampledFrom([]migration.Role{migration.Source, migration.Target}).Draw(rt, "role")
+		m.State = rapid.SampledFrom([]migration.State{
+			migration.Frozen, migration.Aborted, migration.Offered, migration.Staged,
+		}).Draw(rt, "state")
 		m.Version = drawSmall(rt)
 		if stored, err := model.Migration(t.Context(), m.ID); err == nil && with("current") {
 			m.Version = stored.Version

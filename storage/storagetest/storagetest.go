@@ -66,6 +66,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"RacingGroup", testRacingGroup},
 		{"RacingQueue", testRacingQueue},
 		{"LimitGroups", testLimitGroups},
+		{"CountsFollow", testCountsFollow},
 		{"LimitMigrations", testLimitMigrations},
 		{"LimitVolume", testLimitVolume},
 		{"LimitAtomic", testLimitAtomic},

@@ -40,9 +40,11 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 			}
 			upgraded := newFixture(t, func(testing.TB) Opener { return restore(t, string(sql)) })
 			expect(t, "upgraded", dump(t, upgraded), nil, dump(t, want))
+			requireCounts(t, upgraded.Store)
 			value, err := upgraded.Setting(t.Context(), "name")
 			expect(t, "setting", string(value), err, `{"a":1}`)
 			upgraded.apply(everything("after", 2, 1, 1))
+			requireCounts(t, upgraded.Store)
 		})
 	}
 }

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -38,7 +39,37 @@ var loose = []string{
 		SELECT 1 FROM mimiport_groups WHERE group_id = s.group_id AND term = s.term) HAVING count(*) > 0`,
 	`SELECT count(*) || ' contents are of no frozen migration' FROM mimiport_contents AS c WHERE NOT EXISTS (
 		SELECT 1 FROM mimiport_migrations WHERE migration_id = c.migration_id AND state = 'frozen') HAVING count(*) > 0`,
+	`SELECT DISTINCT 'the number for the quota ' || quota || ' is wrong' FROM (
+		SELECT quota FROM (
+			` + things + ` UNION ALL SELECT quota, user_id, room_id, source, -number FROM mimiport_counts
+		) AS counted GROUP BY quota, user_id, room_id, source HAVING sum(number) <> 0
+	) AS wrong`,
 }
+
+// things has a row for each group and migration in each number in which it counts: see storage.Counter.
+var things = strings.Join([]string{
+	`SELECT 'groups' AS quota, '' AS user_id, '' AS room_id, '' AS source, 1 AS number FROM ` + keptGroups,
+	`SELECT 'groups_per_user', creator, '', '', 1 FROM ` + keptGroups,
+	`SELECT 'groups_per_room', '', room_id, '', 1 FROM ` + keptGroups,
+	`SELECT 'groups_per_user_in_room', creator, room_id, '', 1 FROM ` + keptGroups,
+	`SELECT 'reserved_per_user', creator, '', '', 1 FROM ` + reservedGroups,
+	`SELECT 'reserved_per_room', '', room_id, '', 1 FROM ` + reservedGroups,
+	`SELECT 'offers', user_id, '', '', 1 FROM ` + offers,
+	`SELECT 'offers_per_room', '', room_id, '', 1 FROM ` + offers,
+	`SELECT 'staged', '', '', '', 1 FROM ` + staged,
+	`SELECT 'staged_per_user', user_id, '', '', 1 FROM ` + staged,
+	`SELECT 'staged_per_room', '', room_id, '', 1 FROM ` + staged,
+	`SELECT 'staged_per_user_in_room', user_id, room_id, '', 1 FROM ` + staged,
+	`SELECT 'staged_per_source', '', '', source, 1 FROM ` + staged,
+}, " UNION ALL ")
+
+// The rows that count.
+const (
+	keptGroups     = `mimiport_groups WHERE state IN ('active', 'frozen', 'staged', 'stopped', 'closed')`
+	reservedGroups = `mimiport_groups WHERE state = 'reserved'`
+	offers         = `mimiport_migrations WHERE role = 'target' AND state = 'offered'`
+	staged         = `mimiport_migrations WHERE role = 'target' AND state = 'staged'`
+)
 
 // Loose describes, for people, rows that belong to nothing and rows that no query finds.
 func (s *Store) Loose(ctx context.Context) (problems []string, err error) {

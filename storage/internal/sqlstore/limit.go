@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"math"
 
@@ -33,10 +34,10 @@ func isLimit(err error) bool {
 	return ok
 }
 
-// hold makes other transactions with the same quota wait. A volume needs no lock of its own: the transaction wrote the
-// volume's row, and so holds it.
+// hold makes other transactions with the same quota wait. A volume and a counter need no lock of their own: a
+// transaction that changes one has written its row, and so holds it.
 func (tx *tx) hold(ctx context.Context, l *storage.Limit) error {
-	if tx.store.engine.Hold == "" || l.Volume {
+	if tx.store.engine.Hold == "" || l.Migrations == nil {
 		return nil
 	}
 	_, err := tx.exec(ctx, tx.store.engine.Hold, l.Name())
@@ -45,21 +46,47 @@ func (tx *tx) hold(ctx context.Context, l *storage.Limit) error {
 
 // count returns the number of things that a limit counts. It stops when there are too many.
 func (tx *tx) count(ctx context.Context, l *storage.Limit, v *storage.Volume) (n int64, err error) {
-	table, w := "", new(where)
 	switch {
-	case l.Groups != nil:
-		table, w = groups.name, groupsWhere(l.Groups)
+	case l.Counter != nil:
+		c := l.Counter
+		err = tx.read(ctx, &n, "SELECT number FROM "+counts.name+
+			" WHERE quota = $1 AND user_id = $2 AND room_id = $3 AND source = $4", c.Quota, c.User, c.RoomID, c.Source)
+		if errors.Is(err, sql.ErrNoRows) {
+			return 0, nil
+		}
 	case l.Migrations != nil:
-		table, w = migrations.name, migrationsWhere(l.Migrations)
+		w := migrationsWhere(l.Migrations)
+		tail := w.with("LIMIT ?", min(l.Max, math.MaxInt64-1)+1)
+		err = tx.read(ctx, &n, "SELECT count(*) FROM (SELECT 1 FROM "+migrations.name+" "+tail+") AS counted", w.args...)
 	case v != nil:
-		err = tx.QueryRowContext(ctx, tx.store.bind("SELECT bytes FROM "+volumes.name+
-			" WHERE group_id = $1 AND term = $2 AND user_id = $3"), v.ID, v.Term, v.UserID).Scan(&n)
-		return n, err
-	default:
-		return 0, nil
+		err = tx.read(ctx, &n, "SELECT bytes FROM "+volumes.name+
+			" WHERE group_id = $1 AND term = $2 AND user_id = $3", v.ID, v.Term, v.UserID)
 	}
-	tail := w.with("LIMIT ?", min(l.Max, math.MaxInt64-1)+1)
-	query := "SELECT count(*) FROM (SELECT 1 FROM " + table + " " + tail + ") AS counted"
-	err = tx.QueryRowContext(ctx, tx.store.bind(query), w.args...).Scan(&n)
 	return n, err
+}
+
+// recount changes the kept numbers for a thing that counted in before and counts in after. The transaction writes the
+// numbers later, in one order with all others.
+func (tx *tx) recount(before, after []storage.Counter) {
+	tx.before, tx.after = append(tx.before, before...), append(tx.after, after...)
+}
+
+// applyCounts writes the kept numbers, and deletes those that are 0. Another transaction that changes one of them waits
+// until this one ends. So it comes late.
+func (tx *tx) applyCounts(ctx context.Context, _ *storage.Change) error {
+	changes := storage.Differences(tx.before, tx.after)
+	err := insert(ctx, tx, &counts, changes, ` ON CONFLICT (quota, user_id, room_id, source)
+		DO UPDATE SET number = mimiport_counts.number + excluded.number`)
+	if err != nil {
+		return err
+	}
+	for i := range changes {
+		if c := &changes[i]; c.Number < 0 {
+			if _, err := tx.exec(ctx, "DELETE FROM mimiport_counts WHERE quota = $1 AND user_id = $2 AND room_id = $3 "+
+				"AND source = $4 AND number = 0", c.Quota, c.User, c.RoomID, c.Source); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

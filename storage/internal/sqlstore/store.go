@@ -103,11 +103,17 @@ func (s *Store) bind(query string) string { return strings.ReplaceAll(query, "$"
 // tx is a write transaction.
 type tx struct {
 	*sql.Tx
-	store *Store
+	store         *Store
+	before, after []storage.Counter // in which the changed rows counted, and count now
 }
 
 func (tx *tx) exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
 	return tx.ExecContext(ctx, tx.store.bind(query), args...)
+}
+
+// read reads the only column of one row.
+func (tx *tx) read(ctx context.Context, into any, query string, args ...any) error {
+	return tx.QueryRowContext(ctx, tx.store.bind(query), args...).Scan(into)
 }
 
 // maxAttempts is how often transact tries a transaction with transient failures.
@@ -137,7 +143,7 @@ func (s *Store) attempt(ctx context.Context, f func(*tx) error) error {
 	if err != nil {
 		return err
 	}
-	if err := f(&tx{t, s}); err != nil {
+	if err := f(&tx{Tx: t, store: s}); err != nil {
 		_ = t.Rollback() // the first error is the important one, and a lost connection rolls back by itself
 		return err
 	}
@@ -171,7 +177,8 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 // group wait. apply deletes before it inserts, so that a change can replace a row.
 func (tx *tx) apply(ctx context.Context, c *storage.Change) error {
 	parts := []func(context.Context, *storage.Change) error{
-		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows, tx.applyFanOuts, tx.requireLimits,
+		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows, tx.applyFanOuts, tx.applyCounts,
+		tx.requireLimits,
 	}
 	for _, apply := range parts {
 		if err := apply(ctx, c); err != nil {
@@ -187,7 +194,14 @@ func (tx *tx) applyGroup(ctx context.Context, c *storage.Change) error {
 	}
 	g := *c.Group
 	g.Version++
-	return replace(ctx, tx, &groups, &g, c.Group.Version)
+	before, err := replace(ctx, tx, &groups, &g, c.Group.Version)
+	if err != nil {
+		return err
+	}
+	if before != &g {
+		tx.recount(before.Counters(), g.Counters())
+	}
+	return nil
 }
 
 func (tx *tx) applyMigration(ctx context.Context, c *storage.Change) error {
@@ -197,7 +211,14 @@ func (tx *tx) applyMigration(ctx context.Context, c *storage.Change) error {
 	m := *c.Migration
 	m.Version++
 	m.Reason = storage.Text(m.Reason)
-	return replace(ctx, tx, &migrations, &m, c.Migration.Version)
+	before, err := replace(ctx, tx, &migrations, &m, c.Migration.Version)
+	if err != nil {
+		return err
+	}
+	if before != &m {
+		tx.recount(storage.MigrationCounters(before), storage.MigrationCounters(&m))
+	}
+	return nil
 }
 
 func (tx *tx) applyContent(ctx context.Context, c *storage.Change) error {

@@ -3,7 +3,9 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -16,6 +18,7 @@ type table[T any] struct {
 	columns []string // the key first, then constant columns, then the rest
 	key     int      // the number of columns in the key
 	fixed   int      // the number of columns that never change, with the key
+	counted []string // the columns that say in which counters a row counts
 	fields  func(*T) []any
 }
 
@@ -26,7 +29,7 @@ var tables = []interface {
 	sum(ctx context.Context, db querier) (Copied, error)
 }{
 	&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &fanOuts, &evidence,
-	&volumes, &settings, &keyObjects, &nonces, &lastResorts, &audit,
+	&volumes, &settings, &keyObjects, &nonces, &lastResorts, &audit, &counts,
 }
 
 func (t *table[T]) called() string { return t.name }
@@ -37,7 +40,7 @@ var groups = table[storage.Group]{
 	name: "mimiport_groups",
 	columns: columns("group_id, term, created_at, version, state, server, room_id, creator, protocol, cipher_suite, " +
 		"epoch, next_seq, migration_id, lineage, members"),
-	key: 2, fixed: 3,
+	key: 2, fixed: 3, counted: columns("state, room_id, creator"),
 	fields: func(g *storage.Group) []any {
 		return []any{(*blob)(&g.ID), &g.Term, (*millis)(&g.CreatedAt), &g.Version, &g.State, &g.Server, &g.RoomID, &g.Creator,
 			&g.Protocol, &g.CipherSuite, &g.Epoch, &g.NextSeq, (*hash)(&g.Migration), (*blob)(&g.Lineage),
@@ -86,7 +89,7 @@ var migrations = table[migration.Migration]{
 		"response, response_key_id, response_key_object, " +
 		"complete, complete_key_id, complete_key_object, confirmation, confirmation_key_id, confirmation_key_object, " +
 		"abort, abort_key_id, abort_key_object, reason, refused, vote, updated_at"),
-	key: 1, fixed: 2,
+	key: 1, fixed: 2, counted: columns("role, state, room_id, source, user_id"),
 	fields: func(m *migration.Migration) []any {
 		f := []any{(*hash)(&m.ID), (*millis)(&m.CreatedAt), &m.Role, &m.State, &m.Version, (*blob)(&m.GroupID), &m.RoomID,
 			&m.Term, &m.Source, &m.Target, &m.User, &m.ByAdmin, &m.Epoch, (*millis)(&m.ExpiresAt), (*millis)(&m.DecideBy),
@@ -183,6 +186,13 @@ var volumes = table[storage.Volume]{
 const addVolume = ` ON CONFLICT (group_id, term, user_id) DO UPDATE SET day = excluded.day, bytes = excluded.bytes +
 	CASE WHEN mimiport_volumes.day = excluded.day THEN mimiport_volumes.bytes ELSE 0 END`
 
+// counts has the numbers that limits need.
+var counts = table[storage.Count]{
+	name:    "mimiport_counts",
+	columns: columns("quota, user_id, room_id, source, number"),
+	fields:  func(c *storage.Count) []any { return []any{&c.Quota, &c.User, &c.RoomID, &c.Source, &c.Number} },
+}
+
 // setting is one named value.
 type setting struct {
 	name  string
@@ -234,17 +244,40 @@ func (t *table[T]) insertion(n int) string {
 	return b.String()
 }
 
-// replace writes the next version of a row. The stored row must have the given version; for version 0 there must be no
-// row.
-func replace[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uint64) error {
+// replace writes the next version of a row, and returns the row before. The stored row must have the given version; for
+// version 0 there must be no row. If both rows have the same values in the counted columns, replace returns row itself:
+// most changes are of this kind, and then the database need not read the row before.
+func replace[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uint64) (before *T, err error) {
 	if version == 0 {
-		return insert(ctx, tx, t, []T{*row}, "")
+		return new(T), insert(ctx, tx, t, []T{*row}, "")
 	}
-	return update(ctx, tx, t, row, version)
+	if err := update(ctx, tx, t, row, version, t.counted); !errors.Is(err, storage.ErrConflict) {
+		return row, err
+	}
+	if before, err = stored(ctx, tx, t, row, version); err != nil {
+		return nil, err
+	}
+	return before, update(ctx, tx, t, row, version, nil)
 }
 
-// update replaces a row that has the given version. If there is no such row, the error is ErrConflict.
-func update[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uint64) error {
+// stored reads the row that has the key of row and a version. If there is no such row, the error is ErrConflict.
+func stored[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uint64) (*T, error) {
+	args, tail := []any{version}, "WHERE version = $1"
+	for i, field := range t.fields(row)[:t.key] {
+		args = append(args, field)
+		tail += fmt.Sprintf(" AND %s = $%d", t.columns[i], i+2)
+	}
+	found := new(T)
+	err := tx.QueryRowContext(ctx, tx.store.bind(t.selection(tail)), args...).Scan(t.fields(found)...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, storage.ErrConflict
+	}
+	return found, err
+}
+
+// update replaces a row that has the given version, and the same values as row in the columns same. If there is no such
+// row, the error is ErrConflict.
+func update[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uint64, same []string) error {
 	var b strings.Builder
 	var args []any
 	assign := func(separator, column string, value any) {
@@ -259,8 +292,10 @@ func update[T any](ctx context.Context, tx *tx, t *table[T], row *T, version uin
 		separator = ", "
 	}
 	assign(" WHERE ", "version", version)
-	for i := range t.key {
-		assign(" AND ", t.columns[i], fields[i])
+	for i, column := range t.columns {
+		if i < t.key || slices.Contains(same, column) {
+			assign(" AND ", column, fields[i])
+		}
 	}
 	result, err := tx.exec(ctx, b.String(), args...)
 	if err != nil {
