@@ -16,7 +16,7 @@ const MaxWait = 10 * time.Minute
 // Row is one task: to deliver a message, or to act at a deadline. A worker does it once, at its due time or later. It
 // does the rows of one destination and queue in the order of their numbers. Different queues have no order.
 type Row struct {
-	Destination string // the server that the task calls; this server's own name if the task calls no server
+	Destination string // the server that the task calls; this server's own name, or Background, if it calls no server
 	Queue       string
 	Order       uint64
 	Kind        RowKind
@@ -39,7 +39,12 @@ const (
 	RowPointer RowKind = "pointer" // check the step in the room's pointer with keys of its target
 	RowDevices RowKind = "devices" // compare leaves with the device keys that their users publish at the destination
 	RowAudit   RowKind = "audit"   // make all checks of a group
+	RowSweep   RowKind = "sweep"   // check the groups of a room after GroupID
 )
+
+// Background is the destination of tasks of this server that may take long. It is no server's name. Such tasks have
+// places of their own, so that no other task waits for them.
+const Background = "(background)"
 
 // RowKey identifies a row.
 type RowKey struct {

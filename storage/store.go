@@ -61,8 +61,6 @@ type Groups interface {
 	Groups(ctx context.Context, f GroupFilter, after []byte, limit int) ([]Group, error)
 	// CountGroups returns how many groups Groups lists.
 	CountGroups(ctx context.Context, f GroupFilter) (int, error)
-	// GroupsInRoom lists the groups that are bound to a room, each in its highest term.
-	GroupsInRoom(ctx context.Context, roomID string) ([]Group, error)
 	// Evidence lists the evidence about a group, oldest first.
 	Evidence(ctx context.Context, groupID []byte) ([]Evidence, error)
 }

@@ -26,19 +26,32 @@ func (s removals) DevicesChanged(ctx context.Context, userID string) error {
 		return err
 	}
 	for _, roomID := range rooms {
-		groups, err := s.Store.GroupsInRoom(ctx, roomID)
+		err := s.eachInRoom(ctx, roomID, func(g *storage.Group) error {
+			row := s.devicesRow(g, registry.ServerOf(userID), userID, changed)
+			row.Due = row.Due.Add(settling)
+			return s.file(ctx, g, row)
+		})
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// eachInRoom calls f for each group of a room.
+func (s *core) eachInRoom(ctx context.Context, roomID string, f func(*storage.Group) error) error {
+	for after := []byte(nil); ; {
+		groups, err := s.Store.Groups(ctx, storage.GroupFilter{RoomID: roomID}, after, sweptAtOnce)
+		if err != nil || len(groups) == 0 {
+			return err
+		}
 		for i := range groups {
-			row := s.devicesRow(&groups[i], registry.ServerOf(userID), userID, changed)
-			row.Due = row.Due.Add(settling)
-			if err := s.file(ctx, &groups[i], row); err != nil {
+			if err := f(&groups[i]); err != nil {
 				return err
 			}
 		}
+		after = groups[len(groups)-1].ID
 	}
-	return nil
 }
 
 // Audit makes this server check the groups that it hosts: at most limit of them, with ids after a given one. It finds
@@ -76,8 +89,8 @@ func (s *core) auditRow(g *storage.Group) storage.Row {
 	}
 }
 
-// The numbers of the two rows that can exist about one user's devices: news that this server has not looked into yet,
-// and the look that follows. While this look runs, all further news shares one row.
+// The numbers of the two rows that can exist about one user's devices, or one room: news that this server has not
+// looked into yet, and the look that follows. While this look runs, all further news shares one row.
 const (
 	looking = 1
 	changed = 2
@@ -128,9 +141,7 @@ func (s removals) followDevices(ctx context.Context, row *storage.Row) error {
 	key := storage.GroupKey{ID: row.GroupID, Term: row.Term}
 	userID := strings.TrimPrefix(row.Queue, devicesQueue(key))
 	if userID != "" && row.Order == changed {
-		look := *row
-		look.Order, look.Due = looking, s.Now()
-		return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}, Rows: []storage.Row{look}})
+		return s.lookInto(ctx, row)
 	}
 	g, err := s.Store.GroupAt(ctx, key)
 	if err != nil {
@@ -163,6 +174,13 @@ func (s removals) followDevices(ctx context.Context, row *storage.Row) error {
 		}
 		return s.done(ctx, row)
 	})
+}
+
+// lookInto replaces the row of news by the row of the look.
+func (s *core) lookInto(ctx context.Context, row *storage.Row) error {
+	look := *row
+	look.Order, look.Due = looking, s.Now()
+	return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}, Rows: []storage.Row{look}})
 }
 
 // doneUnless deletes a row if err is nil, or if err says that the state of the row's group is purged.

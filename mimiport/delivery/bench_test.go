@@ -2,6 +2,7 @@ package delivery_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -70,6 +71,8 @@ func (everybody) Levels() *policy.Levels { return nil }
 
 func (everybody) Denied([]string) []string { return nil }
 
+func (everybody) InForce(string) json.RawMessage { return nil }
+
 func (everybody) Current() bool { return true }
 
 func serviceOn(store storage.Store) *delivery.Service {
@@ -78,7 +81,8 @@ func serviceOn(store storage.Store) *delivery.Service {
 		d.Rooms, d.Now = open{}, time.Now
 		d.Limits.MessageBytes, d.Limits.CacheBytes = 64<<20, 1<<30 // the server binds a group of 50,000 in one message
 		d.DefaultPolicy = policy.Default()
-		d.DefaultPolicy.Quotas.Groups = 0
+		q := &d.DefaultPolicy.Quotas
+		q.Groups, q.GroupsPerUser, q.GroupsPerRoom, q.GroupsPerUserInRoom = 0, 0, 0, 0
 	})
 	return w.Service(serverA)
 }
@@ -206,6 +210,56 @@ func BenchmarkGroups(b *testing.B) {
 		wait.Wait()
 		b.ReportMetric(float64(b.N*groups)/b.Elapsed().Seconds(), "Commits/s")
 	})
+}
+
+// BenchmarkLeave tells the server that a user has left a room of 2,000 groups. It reports how long the news takes,
+// compared with a row for each group, and how long the server needs to check a group, which it has not in memory.
+func BenchmarkLeave(b *testing.B) {
+	const groups, members = 2_000, 10
+	onEngines(b, func(b *testing.B, service *delivery.Service) {
+		for range groups {
+			newCrowd(b, service, members)
+		}
+		var each, news, sweep time.Duration
+		for round := 0; b.Loop(); round++ {
+			begin := time.Now()
+			for i := range groups {
+				row := storage.Row{Destination: serverA, Queue: fmt.Sprint("expel/", round, "/", i), Order: 1}
+				row.Due = begin.Add(time.Hour)
+				if err := service.Store.Apply(b.Context(), &storage.Change{Rows: []storage.Row{row}}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			each += time.Since(begin)
+			begin = time.Now()
+			if err := service.RoomChanged(b.Context(), room); err != nil {
+				b.Fatal(err)
+			}
+			news += time.Since(begin)
+			begin = time.Now()
+			sweepAll(b, delivery.New(service.Deps))
+			sweep += time.Since(begin)
+		}
+		b.ReportMetric(float64(each.Microseconds())/float64(b.N), "µs-by-group")
+		b.ReportMetric(float64(news.Microseconds())/float64(b.N), "µs-by-room")
+		b.ReportMetric(float64(sweep.Microseconds())/float64(b.N*groups), "sweep-µs/group")
+	})
+}
+
+// sweepAll does the rows for rooms, due or not.
+func sweepAll(b *testing.B, service *delivery.Service) {
+	for {
+		rows, _, err := service.Store.Due(b.Context(), time.Now().Add(time.Minute), 1, []string{storage.Background})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if len(rows) == 0 || rows[0].Destination != storage.Background {
+			return
+		}
+		if err := service.Do(b.Context(), rows[0]); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 // BenchmarkColdLoad measures an answer for a group of 10,000 members that is not in memory.

@@ -80,7 +80,7 @@ func (s *core) withKnown(
 			return err
 		}
 		if ok {
-			if err := s.lookInto(ctx, open, k.leaves); err != nil {
+			if err := s.answer(ctx, open, k.leaves); err != nil {
 				return err
 			}
 		}
@@ -88,8 +88,8 @@ func (s *core) withKnown(
 	return mimiport.Errorf("decide", mimiport.KindConflict, "the group goes on faster than homeservers answer")
 }
 
-// lookInto asks the homeservers about leaves, and adds their answers.
-func (s *core) lookInto(ctx context.Context, open *unasked, known findings) error {
+// answer asks the homeservers about leaves, and adds their answers.
+func (s *core) answer(ctx context.Context, open *unasked, known findings) error {
 	said, failed := s.look(ctx, open.from, open.leaves)
 	if len(failed) > 0 {
 		return failed[names(failed)[0]]

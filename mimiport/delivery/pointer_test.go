@@ -51,6 +51,21 @@ func (p *play) pointAndTell(pointer *api.Pointer) {
 	p.now = p.now.Add(2 * time.Second)
 }
 
+// sweep does A's rows for rooms, and returns how many there were.
+func (p *play) sweep() (n int) {
+	p.t.Helper()
+	for rows := p.rows(serverA, storage.RowSweep); len(rows) > 0; rows = p.rows(serverA, storage.RowSweep) {
+		if n++; rows[0].Destination != storage.Background {
+			p.t.Errorf("%s has a place for %+v", rows[0].Destination, rows[0])
+		}
+		if err := p.services[serverA].Do(p.t.Context(), rows[0]); err != nil {
+			p.t.Fatalf("%+v: %v", rows[0], err)
+		}
+		p.now = p.now.Add(time.Millisecond)
+	}
+	return n
+}
+
 // rows lists the due rows of a kind at a server.
 func (p *play) rows(server string, kind storage.RowKind) (found []storage.Row) {
 	p.t.Helper()
@@ -76,11 +91,7 @@ func TestPointerIsFiledUnderItsTarget(t *testing.T) {
 	for range 3 {
 		p.pointAndTell(pointer)
 		p.Verified = func() { t.Error("own work asks for keys") }
-		for _, row := range p.rows(serverA, migration.RowExpel) {
-			if err := p.services[serverA].Do(t.Context(), row); err != nil || row.Destination != serverA {
-				t.Fatalf("%s does %+v: %v", serverA, row, err)
-			}
-		}
+		p.sweep()
 		p.Verified = nil
 		rows := p.rows(serverA, storage.RowPointer)
 		if len(rows) != 1 || rows[0].Destination != serverC {
@@ -129,11 +140,7 @@ func TestBadPointers(t *testing.T) {
 		pointer := p.confirmedTo(target, 1)
 		spoil(pointer)
 		p.pointAndTell(pointer)
-		for _, row := range p.rows(serverA, migration.RowExpel) {
-			if err := p.services[serverA].Do(t.Context(), row); err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
+		p.sweep()
 		if rows := append(p.rows(serverA, storage.RowPointer), p.rows(serverA, migration.RowExpel)...); len(rows) != 0 {
 			t.Errorf("%s: %+v are left", name, rows)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -20,9 +21,39 @@ import (
 const settling = time.Second
 
 // RoomChanged makes this server check the groups of a room. Call it when a user has left the room, or when the room's
-// pointer, successors or server ACL have changed. More calls than changes do no harm.
+// pointer, successors or server ACL have changed. More calls than changes do no harm. It stores one row for any number
+// of groups and changes, so it returns soon.
 func (s removals) RoomChanged(ctx context.Context, roomID string) error {
-	groups, err := s.Store.GroupsInRoom(ctx, roomID)
+	some, err := s.Store.Groups(ctx, storage.GroupFilter{RoomID: roomID}, nil, 1)
+	if err != nil || len(some) == 0 {
+		return err
+	}
+	err = s.apply(ctx, &storage.Change{Rows: []storage.Row{{
+		Destination: storage.Background, Queue: sweepQueue + roomID, Order: changed, Kind: storage.RowSweep,
+		Due: s.Now().Add(settling),
+	}}})
+	if errors.Is(err, storage.ErrConflict) { // earlier news waits
+		return nil
+	}
+	return err
+}
+
+const (
+	sweepQueue  = "sweep/" // and the room
+	sweptAtOnce = 100      // groups that one row checks; then other rooms have their turn
+)
+
+// sweep checks the groups of a room that follow the row's group. A row of the group's own goes on with a group that
+// cannot be checked now.
+func (s *Service) sweep(ctx context.Context, row *storage.Row) error {
+	if row.Order == changed {
+		return s.lookInto(ctx, row)
+	}
+	roomID := strings.TrimPrefix(row.Queue, sweepQueue)
+	if _, err := s.Rooms.Room(ctx, roomID); err != nil { // without the host no group can be checked
+		return err
+	}
+	groups, err := s.Store.Groups(ctx, storage.GroupFilter{RoomID: roomID}, row.GroupID, sweptAtOnce)
 	if err != nil {
 		return err
 	}
@@ -30,14 +61,21 @@ func (s removals) RoomChanged(ctx context.Context, roomID string) error {
 		if !hosted(&groups[i]) {
 			continue
 		}
-		row := s.expelRow(&groups[i], uint64(s.Now().UnixNano()))
-		row.Due = row.Due.Add(settling)
-		err := s.apply(ctx, &storage.Change{Rows: []storage.Row{row}})
-		if err != nil && !errors.Is(err, storage.ErrConflict) {
-			return err
+		if err := s.followRoom(ctx, &groups[i], nil); err != nil {
+			err = s.file(ctx, &groups[i], s.expelRow(&groups[i], uint64(s.Now().UnixNano())))
+			if err != nil {
+				return err
+			}
 		}
 	}
-	return nil
+	change := &storage.Change{Done: []storage.RowKey{row.Key()}}
+	if len(groups) == sweptAtOnce {
+		rest := *row
+		rest.GroupID, rest.Attempts = groups[sweptAtOnce-1].ID, 0
+		rest.Due = row.Due.Add(time.Millisecond) // the outbox takes a row that is the same for one that was not done
+		change.Rows = []storage.Row{rest}
+	}
+	return s.apply(ctx, change)
 }
 
 // hosted reports whether this server hosts a group in this term.
@@ -54,12 +92,17 @@ func (s *core) expelRow(g *storage.Group, order uint64) storage.Row {
 	}
 }
 
-// followRoom acts on a change of the room. It asks no other server.
-func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
+// expelFrom does a row of a group.
+func (s *Service) expelFrom(ctx context.Context, row *storage.Row) error {
 	g, err := s.Store.GroupAt(ctx, storage.GroupKey{ID: row.GroupID, Term: row.Term})
 	if err != nil {
 		return err
 	}
+	return s.followRoom(ctx, g, row)
+}
+
+// followRoom acts on a change of a group's room, and deletes row if there is one. It asks no other server.
+func (s *Service) followRoom(ctx context.Context, g *storage.Group, row *storage.Row) error {
 	if stateOf(g).Owned() {
 		// This call also makes the host keep the room's server ACL, pointer and successors, in case of a later redaction.
 		room, err := s.Rooms.Room(ctx, g.RoomID)
@@ -73,18 +116,18 @@ func (s *Service) followRoom(ctx context.Context, row *storage.Row) error {
 			return err
 		}
 	}
-	return s.expel(ctx, row, g.RoomID)
+	return s.expel(ctx, g, row)
 }
 
 // removals proposes to remove the leaves that have no place in a group: leaves of users who are not joined to the room,
 // leaves of deleted devices, and all leaves of one device but the first (profile, section 7).
 type removals struct{ *core }
 
-// expel proposes to remove the leaves that have no place in a group. It uses only facts that this server has without
-// asking homeservers.
-func (s removals) expel(ctx context.Context, row *storage.Row, roomID string) error {
-	return s.withKnown(ctx, row.GroupID, roomID, func(h *registry.Held, k *known) error {
-		g, err := h.GroupAt(ctx, row.Term)
+// expel proposes to remove the leaves that have no place in a group, and deletes row if there is one. It uses only
+// facts that this server has without asking homeservers.
+func (s removals) expel(ctx context.Context, g *storage.Group, row *storage.Row) error {
+	return s.withKnown(ctx, g.ID, g.RoomID, func(h *registry.Held, k *known) error {
+		g, err := h.GroupAt(ctx, g.Term)
 		if err != nil {
 			return err
 		}
@@ -102,7 +145,7 @@ type expulsion struct {
 	held  *registry.Held
 	known *known
 	group *storage.Group
-	row   *storage.Row // the row to delete when all is proposed; may be nil
+	row   *storage.Row // the row to delete when all is proposed; nil for none
 	said  findings     // the homeservers' answers about leaves of some users
 	all   bool         // an operator allows the removal of most members
 }
@@ -147,11 +190,11 @@ func leavingLeaves(g mls.Group) map[uint32]bool {
 }
 
 // finish deletes the row, if there is one, when this server has itself proposed every removal. A member's proposal for
-// a leaf may be dropped. In this case the row stays, and the server tries it again.
+// a leaf may be dropped. In this case finish fails unless an operator asked, and the server tries again.
 func (s removals) finish(
 	ctx context.Context, e *expulsion, l *registry.Live, leaves map[uint32]string,
 ) error {
-	if e.row == nil {
+	if e.all {
 		return nil
 	}
 	own := setOf(pendingRemoves(e.group.Server, l.MLS))
@@ -272,7 +315,7 @@ func (s removals) proposeRemoves(ctx context.Context, e *expulsion, l *registry.
 		return err
 	}
 	e.held.Advance(next, l, a)
-	if left > 0 && e.row != nil {
+	if left > 0 && !e.all {
 		return mimiport.Errorf("expel", mimiport.KindInProgress, "%d leaves wait for a later epoch", left)
 	}
 	return nil

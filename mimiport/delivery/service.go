@@ -148,8 +148,11 @@ func (s *core) apply(ctx context.Context, c *storage.Change) error {
 	return nil
 }
 
-// done deletes a row.
+// done deletes a row. Nil is none.
 func (s *core) done(ctx context.Context, row *storage.Row) error {
+	if row == nil {
+		return nil
+	}
 	return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}})
 }
 

@@ -71,7 +71,7 @@ func (s *Service) Do(ctx context.Context, row storage.Row) (err error) {
 	case migration.RowPurge:
 		return s.purge(ctx, &row)
 	case migration.RowExpel:
-		return s.followRoom(ctx, &row)
+		return s.expelFrom(ctx, &row)
 	case migration.RowEnd:
 		return s.end(ctx, &row)
 	case migration.RowLineage:
@@ -80,6 +80,8 @@ func (s *Service) Do(ctx context.Context, row storage.Row) (err error) {
 		return s.followDevices(ctx, &row)
 	case storage.RowAudit:
 		return s.audit(ctx, &row)
+	case storage.RowSweep:
+		return s.sweep(ctx, &row)
 	case storage.RowCompact:
 		return s.compact(ctx, &row)
 	case storage.RowPointer:

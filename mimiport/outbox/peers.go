@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Peer is a destination that fails.
@@ -80,7 +81,7 @@ func (w *Worker) Failing() (list []Peer) {
 	w.peers.mu.Lock()
 	defer w.peers.mu.Unlock()
 	for server, f := range w.peers.failing {
-		if !slices.Contains(w.own, server) {
+		if server != storage.Background && !slices.Contains(w.own, server) {
 			list = append(list, f.Peer)
 		}
 	}

@@ -8,10 +8,13 @@ import (
 )
 
 // A running row takes a place until its handler returns. The rows of its queue that travel with it share its place. Own
-// work and work for other servers have separate places.
+// work, work in the background and work for other servers have separate places.
 const (
-	places         = ownPlaces + otherPlaces
-	ownPlaces      = 16
+	places    = ownPlaces + otherPlaces + backgroundPlaces
+	ownPlaces = 16
+
+	backgroundPlaces = 2 // for storage.Background
+
 	otherPlaces    = 48
 	silentPlaces   = 24 // of otherPlaces: the most that all silent servers together can have
 	sparePlaces    = 8  // of otherPlaces: the last ones, only for servers without a running row
@@ -57,7 +60,7 @@ func queueOf(row *storage.Row) queue { return queue{row.Destination, row.Queue} 
 
 // scheduler decides which rows start. It knows the running rows and the servers that answer. It never waits and makes
 // no calls. Its rules are:
-//   - Own work has its own places. Work for other servers cannot take them.
+//   - Own work has its own places, and so has work in the background. No other work can take them.
 //   - A server is silent until it answers, and again when it stops answering. A silent server runs one row. All silent
 //     servers together have half of the places for other servers.
 //   - A server that answers runs up to perDestination rows. The last free places go to servers without a running row.
@@ -82,8 +85,11 @@ func newScheduler(own []string) *scheduler {
 	return s
 }
 
-// lanes returns the two groups of destinations that storage.Queue lists separately: own work, and servers that answer.
-func (s *scheduler) lanes() [][]string { return [][]string{s.own, s.heard.Keys()} }
+// lanes returns the groups of destinations that storage.Queue lists separately: own work, work in the background, and
+// servers that answer.
+func (s *scheduler) lanes() [][]string {
+	return [][]string{s.own, {storage.Background}, s.heard.Keys()}
+}
 
 // usage is the number of taken places.
 type usage struct{ own, others, silent int }
@@ -98,8 +104,11 @@ func (s *scheduler) usage() (u usage) {
 }
 
 func (u *usage) add(s *scheduler, destination string, n int) {
-	if s.isOwn[destination] {
+	switch {
+	case s.isOwn[destination]:
 		u.own += n
+		return
+	case destination == storage.Background:
 		return
 	}
 	u.others += n
@@ -125,6 +134,8 @@ func (s *scheduler) hasPlace(destination string, used *usage) bool {
 	switch {
 	case s.isOwn[destination]:
 		return used.own < ownPlaces
+	case destination == storage.Background:
+		return working < backgroundPlaces
 	case !s.heard.Contains(destination):
 		return working == 0 && free > 0 && used.silent < silentPlaces
 	case working == 0:
@@ -140,7 +151,7 @@ func (s *scheduler) finish(q queue, n news) {
 		delete(s.working, q.destination)
 	}
 	switch {
-	case s.isOwn[q.destination]:
+	case s.isOwn[q.destination], q.destination == storage.Background:
 	case n == answered:
 		s.heard.Add(q.destination, struct{}{})
 	case n == silent:

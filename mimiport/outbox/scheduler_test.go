@@ -72,7 +72,7 @@ func (w *town) due() (rows []storage.Row) {
 	lanes := make(map[string]int)
 	for i, names := range w.lanes() {
 		for _, name := range names {
-			lanes[name] = 2 - i
+			lanes[name] = 3 - i
 		}
 	}
 	for q, v := range w.waiting {
@@ -86,7 +86,7 @@ func (w *town) due() (rows []storage.Row) {
 		rows[i].Order = turns[rows[i].Destination]
 	}
 	slices.SortStableFunc(rows, func(a, b storage.Row) int { return cmp.Compare(a.Order, b.Order) })
-	var shown [3]int
+	var shown [4]int
 	return slices.DeleteFunc(rows, func(row storage.Row) bool {
 		lane := lanes[row.Destination]
 		shown[lane]++
@@ -103,7 +103,8 @@ func (w *town) look() {
 		if !w.start(q, &starting) {
 			continue
 		}
-		if !w.isOwn[q.destination] && !w.heard.Contains(q.destination) && w.working[q.destination] != 1 {
+		mayBeSilent := !w.isOwn[q.destination] && q.destination != storage.Background
+		if mayBeSilent && !w.heard.Contains(q.destination) && w.working[q.destination] != 1 {
 			w.Fatalf("%s is silent and has %d rows at work", q.destination, w.working[q.destination])
 		}
 		if v := w.waiting[q]; w.clock-v.clock > v.most {
@@ -118,7 +119,9 @@ func (w *town) look() {
 		w.Fatalf("too much is at work: %+v", used)
 	case used.silent > silentPlaces && used.silent > before.silent:
 		w.Fatalf("too much is at work for silent servers: %+v, %+v before", used, before)
-	case len(w.queues) != len(w.atWork) || used.own+used.others != len(w.atWork):
+	case w.working[storage.Background] > backgroundPlaces:
+		w.Fatalf("%d rows are at work in the background", w.working[storage.Background])
+	case len(w.queues) != len(w.atWork) || used.own+used.others+w.working[storage.Background] != len(w.atWork):
 		w.Fatalf("%d rows are at work, the scheduler knows of %+v in %d queues", len(w.atWork), used, len(w.queues))
 	}
 	for q := range w.waiting { // no row waits that may start, although due cuts the list
@@ -166,8 +169,11 @@ func TestNobodyStarves(t *testing.T) {
 		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
 		put := func() {
 			name := self
-			if d := random.IntN(destinations + 1); d < destinations {
+			switch d := random.IntN(destinations + 2); {
+			case d < destinations:
 				name = fmt.Sprint("server", d)
+			case d == destinations:
+				name = storage.Background
 			}
 			w.put(queue{name, fmt.Sprint(random.IntN(20))})
 		}

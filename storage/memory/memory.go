@@ -624,11 +624,6 @@ func (s *Store) Hasten(_ context.Context, now time.Time) error {
 	return nil
 }
 
-// GroupsInRoom implements storage.Store.
-func (s *Store) GroupsInRoom(ctx context.Context, roomID string) ([]storage.Group, error) {
-	return s.Groups(ctx, storage.GroupFilter{RoomID: roomID}, nil, math.MaxInt)
-}
-
 // Evidence implements storage.Store.
 func (s *Store) Evidence(_ context.Context, groupID []byte) ([]storage.Evidence, error) {
 	s.mu.Lock()

@@ -215,6 +215,9 @@ func (c *checker) row(ctx context.Context, r *storage.Row) error {
 		}
 		return nil
 	}
+	if r.Kind == storage.RowSweep { // it is of a room
+		return nil
+	}
 	g, err := c.store.GroupAt(ctx, storage.GroupKey{ID: r.GroupID, Term: r.Term})
 	switch {
 	case errors.Is(err, storage.ErrNotFound):

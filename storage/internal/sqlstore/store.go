@@ -422,13 +422,6 @@ func (s *Store) Content(ctx context.Context, id mimiport.MigrationID) ([]byte, e
 	return c.Data, nil
 }
 
-// GroupsInRoom implements storage.Store.
-func (s *Store) GroupsInRoom(ctx context.Context, roomID string) ([]storage.Group, error) {
-	return list(ctx, s, &groups, `AS g WHERE room_id = $1 AND state <> $2 AND term = (
-		SELECT MAX(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> $2) ORDER BY group_id`,
-		roomID, migration.GroupDropped)
-}
-
 // Evidence implements storage.Store.
 func (s *Store) Evidence(ctx context.Context, groupID []byte) ([]storage.Evidence, error) {
 	return list(ctx, s, &evidence, "WHERE group_id = $1 ORDER BY found_at, kind, migration_id", groupID)

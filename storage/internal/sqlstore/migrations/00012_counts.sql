@@ -39,3 +39,7 @@ INSERT INTO mimiport_counts SELECT quota, user_id, room_id, source, count(*) FRO
 	UNION ALL SELECT 'staged_per_source', '', '', source FROM mimiport_migrations
 		WHERE role = 'target' AND state = 'staged'
 ) AS counted GROUP BY quota, user_id, room_id, source;
+
+-- Lists the groups of a room piece by piece.
+DROP INDEX mimiport_groups_room;
+CREATE INDEX mimiport_groups_room ON mimiport_groups (room_id, group_id);
