@@ -112,4 +112,31 @@ var rows = []row{
 		figure{"mimiport/outbox BenchmarkUnwell/unwell=50/way=batch", "deliveries/s"},
 		goal{atLeast: 2},
 	},
+	{
+		"facts kept, room of 2", "processor time of a message that asks for the room's facts, and with kept facts",
+		figure{"hooks BenchmarkMessage", "µs-asked-2"}, figure{"hooks BenchmarkMessage", "µs-kept-2"},
+		goal{atMost: 0.6},
+	},
+	{
+		"facts kept, room of 300", "the same in a room of 300",
+		figure{"hooks BenchmarkMessage", "µs-asked-300"}, figure{"hooks BenchmarkMessage", "µs-kept-300"},
+		goal{atMost: 0.5},
+	},
+	{
+		"the size of a room", "processor time of a message in a room of 2, and in one of 300",
+		figure{"hooks BenchmarkMessage", "µs-kept-2"}, figure{"hooks BenchmarkMessage", "µs-kept-300"},
+		goal{atMost: 1.3},
+	},
+	{
+		"a user leaves a room", "news in a room of 2,000 groups: a row for each group, and one for the room",
+		figure{"mimiport/delivery BenchmarkLeave/sqlite", "µs-by-group"},
+		figure{"mimiport/delivery BenchmarkLeave/sqlite", "µs-by-room"},
+		goal{atMost: 0.02},
+	},
+	{
+		"a server of many groups", "to reserve an id at a server of one group, and of 10,000",
+		figure{"storage/sqlite BenchmarkStore/Reserve", "µs-at-1"},
+		figure{"storage/sqlite BenchmarkStore/Reserve", "µs-at-10000"},
+		goal{atMost: 2},
+	},
 }
