@@ -185,14 +185,14 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// TestOpenStoreRefusals: a folder that is not there, and a file that cannot be written, are named with a remedy.
+// TestOpenStoreRefusals: a folder that is not there, and one in the place of the file, are named with a remedy.
 func TestOpenStoreRefusals(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "folder.db"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		dir + "/none/mimi.db": "the folder " + dir + "/none does not exist", dir + "/folder.db": "check its owner",
+		dir + "/none/mimi.db": "the folder " + dir + "/none does not exist", dir + "/folder.db": "is a folder",
 	} {
 		_, err := openStore(t.Context(), "file:"+path, &config.DatabaseOptions{}, newLogger())
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "connection_string") {

@@ -21,12 +21,12 @@ const sectionName = "mimi_portability"
 // badKey makes the error for a key of the section. It names the key's path, the value, and the remedy.
 func badKey(path string, value any, format string, args ...any) error {
 	shown := "this list or section"
-	switch value.(type) {
+	switch v := value.(type) {
 	case yaml.MapSlice, []any:
 	case string:
-		shown = strconv.Quote(mimiport.Clip(value.(string)))
+		shown = strconv.Quote(mimiport.Clip(v))
 	default:
-		shown = fmt.Sprint(value)
+		shown = fmt.Sprint(v)
 	}
 	return fmt.Errorf("%s: %s %s", path, shown, fmt.Sprintf(format, args...))
 }

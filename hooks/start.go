@@ -96,6 +96,9 @@ func openStore(
 			return nil, fmt.Errorf("%s: %q: the folder %s does not exist: make it, or write another path",
 				key, mimiport.Clip(connection), mimiport.Clip(folder))
 		}
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return nil, fmt.Errorf("%s: %q is a folder: write the path of a file", key, mimiport.Clip(connection))
+		}
 	}
 	store, err := engine.Open(ctx, connection, postgres.Pool{
 		MaxOpen: limits.MaxOpenConns(), MaxIdle: limits.MaxIdleConns(), MaxLifetime: limits.ConnMaxLifetime(),
