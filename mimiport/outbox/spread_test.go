@@ -64,6 +64,13 @@ func (p *post) received(server string) []uint64 {
 	return slices.Clone(p.got[server])
 }
 
+// asked returns the numbers of messages in the requests to a server.
+func (p *post) asked(server string) []int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.requests[server])
+}
+
 // office is a store that counts, and that a crash cuts off.
 type office struct {
 	storage.Store
@@ -204,7 +211,7 @@ func TestBatches(t *testing.T) {
 			work(t, store, p)
 			<-time.After(time.Second)
 			requireGot(t, p, "b", numbers(1, 250))
-			if got := p.requests["b"]; !slices.Equal(got, []int{100, 100, 50}) {
+			if got := p.asked("b"); !slices.Equal(got, []int{100, 100, 50}) {
 				t.Errorf("requests of %v messages", got)
 			}
 			requireEmpty(t, store)
@@ -318,7 +325,7 @@ func TestSpreadBacksOff(t *testing.T) {
 			worker.Wake()
 			<-time.After(100 * time.Millisecond)
 		}
-		if n := len(p.requests["down"]); n > 6 { // as after 0, 1, 3, 7, 15 and 31 seconds
+		if n := len(p.asked("down")); n > 6 { // as after 0, 1, 3, 7, 15 and 31 seconds
 			t.Errorf("%d requests within a minute", n)
 		}
 		requireGot(t, p, "up", numbers(1, 600))
