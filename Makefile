@@ -128,7 +128,7 @@ vuln: ## known vulnerabilities in what the programs call, by a copy of Go's data
 	$(GO) run ./internal/vulncheck $(VULNDB)
 
 fuzz: ## every fuzz target for FUZZTIME
-	@files=$$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort); \
+	@files=$$(grep -rlE '^func Fuzz' --include='*_test.go' --exclude-dir=build . | sort); \
 	for file in $$files; do \
 	  for target in $$(grep -oE '^func Fuzz\w*' $$file | cut -c6-); do \
 	    echo "$$file $$target"; \
