@@ -33,7 +33,8 @@ func newFeedRig(tb testing.TB) *feedRig {
 	cfg.Global.JetStream.Addresses = cluster.Addresses()
 	d := &Deps{Config: cfg, NATS: new(jetstream.NATSInstance), Process: process.NewProcessContext()}
 	tb.Cleanup(d.Process.ShutdownDendrite)
-	js, _ := d.NATS.Prepare(d.Process, &cfg.Global.JetStream)
+	js, connection := d.NATS.Prepare(d.Process, &cfg.Global.JetStream)
+	tb.Cleanup(connection.Close) // one that reconnects to an ending cluster would end the process, by the fork's handler
 	stream := cfg.Global.JetStream.Prefixed(jetstream.OutputRoomEvent)
 	cluster.Replicate(tb, js, stream)
 	return &feedRig{d, cluster, js, stream}
