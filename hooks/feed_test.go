@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,11 +34,35 @@ func newFeedRig(tb testing.TB) *feedRig {
 	cfg.Global.JetStream.Addresses = cluster.Addresses()
 	d := &Deps{Config: cfg, NATS: new(jetstream.NATSInstance), Process: process.NewProcessContext()}
 	tb.Cleanup(d.Process.ShutdownDendrite)
-	js, connection := d.NATS.Prepare(d.Process, &cfg.Global.JetStream)
-	tb.Cleanup(connection.Close) // one that reconnects to an ending cluster would end the process, by the fork's handler
+	js, connection := prepare(tb, d)
+	tb.Cleanup(connection.Close)
 	stream := cfg.Global.JetStream.Prefixed(jetstream.OutputRoomEvent)
 	cluster.Replicate(tb, js, stream)
 	return &feedRig{d, cluster, js, stream}
+}
+
+// prepare lets the host make its streams. The host would end the process while the cluster is not ready for them. The
+// fork would do so also when it reconnects to such a cluster. In a test this ends one goroutine.
+func prepare(tb testing.TB, d *Deps) (js nats.JetStreamContext, connection *nats.Conn) {
+	tb.Helper()
+	log := logrus.StandardLogger()
+	log.ExitFunc = func(int) { runtime.Goexit() }
+	tb.Cleanup(func() { log.ExitFunc = nil })
+	err := harness.Poll(harness.Within(tb), func(context.Context) error {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			js, connection = d.NATS.Prepare(d.Process, &d.Config.Global.JetStream)
+		}()
+		if <-ended; js == nil {
+			return errors.New("the cluster takes no streams yet")
+		}
+		return nil
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return js, connection
 }
 
 // feed reads the stream by the module's own reader, which never ends.
