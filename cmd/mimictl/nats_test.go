@@ -10,9 +10,6 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// brokers has the NATS server of each script.
-var brokers = map[*testscript.TestScript]*natsserver.Server{}
-
 // natsServer DIRECTORY starts a NATS server with a stream of Dendrite's, which keeps one message for a consumer of the
 // module and none for one of Dendrite's. It sets NATS to its URL. stop ends it.
 func natsServer(ts *testscript.TestScript, _ bool, args []string) {
@@ -25,7 +22,7 @@ func natsServer(ts *testscript.TestScript, _ bool, args []string) {
 	if !server.ReadyForConnections(natsPatience) {
 		ts.Fatalf("NATS does not start")
 	}
-	brokers[ts] = server
+	started(ts).broker = server
 	ts.Defer(server.Shutdown)
 	ts.Setenv("NATS", server.ClientURL())
 	conn, err := nats.Connect(server.ClientURL())
@@ -51,8 +48,8 @@ func natsServer(ts *testscript.TestScript, _ bool, args []string) {
 
 // stop ends the NATS server of the script.
 func stop(ts *testscript.TestScript, _ bool, _ []string) {
-	brokers[ts].Shutdown()
-	brokers[ts].WaitForShutdown()
+	started(ts).broker.Shutdown()
+	started(ts).broker.WaitForShutdown()
 }
 
 // consumers DIRECTORY NAME... fails unless the stream in a directory has these consumers, and no message waits.

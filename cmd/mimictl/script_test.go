@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"testing"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -21,14 +22,32 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"mimictl": main, "holder": holder})
 }
 
-// The scripts have the commands below beside those of testscript.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata", Cmds: map[string]func(*testscript.TestScript, bool, []string){
-		"dendrite": dendrite, "fill": fill, "version": version, "mode": mode, "spoil": spoil, "mend": mend, "lose": lose,
-		"hold": hold, "drop": drop, "active": active, "serve": serve, "nats": natsServer, "stop": stop,
-		"consumers": consumers,
-	}})
+	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: setUp, Cmds: scriptCommands})
 }
+
+// scriptCommands are the commands of scripts beside those of testscript.
+var scriptCommands = map[string]func(*testscript.TestScript, bool, []string){
+	"dendrite": dendrite, "fill": fill, "version": version, "mode": mode, "spoil": spoil, "mend": mend, "lose": lose,
+	"hold": hold, "drop": drop, "active": active, "serve": serve, "nats": natsServer, "stop": stop,
+	"consumers": consumers,
+}
+
+// running is what a script has started. Scripts run side by side, so each has its own.
+type running struct {
+	holder *holding
+	broker *natsserver.Server
+}
+
+type runningKey struct{}
+
+func setUp(env *testscript.Env) error {
+	env.Values[runningKey{}] = &running{}
+	return nil
+}
+
+// started is what the script has started.
+func started(ts *testscript.TestScript) *running { return ts.Value(runningKey{}).(*running) }
 
 // change runs statements on an SQLite file.
 func change(ts *testscript.TestScript, file string, statements ...string) {
@@ -103,9 +122,6 @@ type holding struct {
 	cmd   *exec.Cmd
 }
 
-// holdings has the process of each script.
-var holdings = map[*testscript.TestScript]*holding{}
-
 // hold FILE opens a database in another process, as a server does, until drop or the end of the script.
 func hold(ts *testscript.TestScript, _ bool, args []string) {
 	cmd := exec.Command("holder", "file:"+ts.MkAbs(args[0]))
@@ -118,12 +134,12 @@ func hold(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("the holder has not opened %s: %v", args[0], err)
 	}
 	h := &holding{stdin, cmd}
-	holdings[ts] = h
+	started(ts).holder = h
 	ts.Defer(h.end)
 }
 
 // drop ends the process of hold.
-func drop(ts *testscript.TestScript, _ bool, _ []string) { holdings[ts].end() }
+func drop(ts *testscript.TestScript, _ bool, _ []string) { started(ts).holder.end() }
 
 func (h *holding) end() {
 	_ = h.stdin.Close() // whether it ended before or not
