@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,22 @@ func deniedServer(t *testing.T, g *group) {
 	}
 	setACL("*")
 	g.await(t, g.mallory, false)
+	g.awaitACL(t, g.bob, "*") // bob's server is the next host
+}
+
+// awaitACL waits until a user's server has an ACL that admits one pattern.
+func (g *group) awaitACL(t *testing.T, u *harness.User, allow string) {
+	t.Helper()
+	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
+		var content struct{ Allow []string }
+		if err := u.State(ctx, g.room, acl.EventType, &content); err != nil || !slices.Equal(content.Allow, []string{allow}) {
+			return fmt.Errorf("the ACL admits %q: %w", content.Allow, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // await waits until the room's ACL at a denies a user (want), or admits the user.

@@ -30,8 +30,11 @@ func (s courier) Deliver(ctx context.Context, rows []storage.Row) (done int, err
 		return 0, err
 	}
 	entries, err := s.Store.Entries(ctx, g.Key(), first.Seq, int(min(last.Seq-first.Seq+1, maxEntries)))
-	if err != nil || len(entries) == 0 {
-		return len(rows), err // the log no longer has the entries: it is too late to deliver
+	if err != nil {
+		return 0, err
+	}
+	if len(entries) == 0 {
+		return len(rows), nil // the log no longer has the entries: it is too late to deliver
 	}
 	rows = through(rows, entries[len(entries)-1].Seq)
 	events, err := s.events(ctx, g, rows, entries)

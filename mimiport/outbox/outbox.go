@@ -328,10 +328,14 @@ func (w *Worker) companions(ctx context.Context, row *storage.Row) ([]storage.Ro
 	return rows, err
 }
 
-// deliver calls the handler. It returns an error if no row is done.
+// deliver calls the handler. It returns an error if no row is done. With an error, it returns less than all rows: a
+// row that arrives twice does no harm, and a row that is lost does.
 func (w *Worker) deliver(ctx context.Context, rows []storage.Row) (done int, err error) {
 	done, err = w.handler.Deliver(ctx, rows)
-	if done == 0 && err == nil {
+	if err != nil {
+		return min(done, len(rows)-1), err
+	}
+	if done == 0 {
 		err = errKept
 	}
 	return done, err

@@ -244,6 +244,46 @@ func TestRefusedForGood(t *testing.T) {
 	})
 }
 
+// A handler that fails once, and says all the same that it did everything, ends no worker and loses no message. The
+// messages are FanOuts, or rows of a server that was behind.
+func TestDoneWithError(t *testing.T) {
+	for _, rows := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			store, p := newOffice(), newPost(200*time.Millisecond)
+			submit(t, store, "g", []string{"b"}, 1, 3)
+			if rows {
+				change := &storage.Change{Settled: []storage.Position{{GroupKey: group("g"), Seq: 3}}}
+				for _, seq := range numbers(1, 3) {
+					f := storage.FanOut{GroupKey: group("g"), Seq: seq, At: time.Now()}
+					change.Rows = append(change.Rows, f.Row("b"))
+				}
+				if err := store.Apply(t.Context(), change); err != nil {
+					t.Fatal(err)
+				}
+			}
+			work(t, store, &boaster{post: p})
+			<-time.After(time.Minute)
+			if got := p.received("b"); len(got) == 0 || got[len(got)-1] != 3 {
+				t.Errorf("the server got %v", got)
+			}
+			requireEmpty(t, store)
+		})
+	}
+}
+
+// boaster fails at first, and says that it did everything.
+type boaster struct {
+	*post
+	failed atomic.Bool
+}
+
+func (b *boaster) Deliver(ctx context.Context, rows []storage.Row) (done int, err error) {
+	if !b.failed.Swap(true) {
+		return len(rows), errDown
+	}
+	return b.post.Deliver(ctx, rows)
+}
+
 // A server that is out of reach loses nothing, however long that takes.
 func TestUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
