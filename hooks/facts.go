@@ -32,9 +32,10 @@ import (
 type facts struct {
 	left    bool
 	levels  roomLevels
-	joined  map[string]int  // the keys are the joined users
-	servers map[string]bool // of joined users; "" is this server
-	acl     *acl.ACL        // nil for none
+	joined  map[string]int             // the keys are the joined users
+	servers map[string]bool            // of joined users; "" is this server
+	acl     *acl.ACL                   // nil for none
+	state   map[string]json.RawMessage // the contents of the state events that the facts come from, by type
 	inForce map[string]json.RawMessage
 	size    int // in bytes
 }
@@ -64,6 +65,10 @@ const roomPatience = 2 * hostPatience
 // index. Dendrite tells its stream of an event before it commits the event, and the stream tells this server later: the
 // stream alone would leave a moment in which a kicked user still counts as joined.
 func (r *rooms) Room(ctx context.Context, roomID string) (delivery.Room, error) {
+	return r.factsAbout(ctx, roomID)
+}
+
+func (r *rooms) factsAbout(ctx context.Context, roomID string) (*roomFacts, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, roomPatience,
 		fmt.Errorf("the homeserver did not answer within %s", roomPatience))
 	defer cancel()
@@ -160,8 +165,8 @@ func (r *rooms) factsOf(
 		return nil, err
 	}
 	f := &facts{
-		levels: *levels, joined: joined, servers: make(map[string]bool), inForce: make(map[string]json.RawMessage),
-		size: entrySize,
+		levels: *levels, joined: joined, servers: make(map[string]bool), state: make(map[string]json.RawMessage),
+		inForce: make(map[string]json.RawMessage), size: entrySize,
 	}
 	for user := range joined {
 		_, server, _ := strings.Cut(user, ":")
@@ -170,7 +175,8 @@ func (r *rooms) factsOf(
 		f.size += memberSize + len(user)
 	}
 	f.left = !f.servers[""]
-	for _, e := range events {
+	for t, e := range events {
+		f.state[t] = e.Content()
 		f.size += parsedSize * len(e.Content())
 	}
 	if e := events[acl.EventType]; e != nil {

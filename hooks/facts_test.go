@@ -2,8 +2,11 @@ package hooks
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"testing"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 )
 
@@ -64,6 +67,33 @@ func TestFactsAreKept(t *testing.T) {
 		t.Errorf("after the kick: %+v", st)
 	}
 	unchanged(4)
+}
+
+// TestStateIsKept: the contents of the state events that the facts come from are kept too, and those of a new state
+// count at once.
+func TestStateIsKept(t *testing.T) {
+	s := start(t, "s.example", newFabric())
+	alice := s.register(t, "alice")
+	room := newRoom(t, alice)
+	r, asked := s.counted()
+	for term := range 2 {
+		want := fmt.Sprintf(`{"term":%d}`, term)
+		wantNone(t, alice.SetState(t.Context(), room, api.EventPointer, json.RawMessage(want)))
+		for range 3 {
+			if got, err := r.State(t.Context(), room, api.EventPointer); err != nil || string(got) != want {
+				t.Errorf("got %s, %v, want %s", got, err, want)
+			}
+		}
+		if asked.asked != term+1 {
+			t.Errorf("term %d: asked %d times", term, asked.asked)
+		}
+	}
+	if got, err := r.State(t.Context(), room, api.EventGroup); err != nil || got != nil {
+		t.Errorf("no binding: %s, %v", got, err)
+	}
+	if got, err := r.State(t.Context(), room, "m.room.join_rules"); err != nil || got == nil {
+		t.Errorf("an event without facts: %s, %v", got, err)
+	}
 }
 
 // TestChangeWhileFactsAreRead: facts that may be of two states are not kept.
