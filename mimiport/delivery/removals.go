@@ -22,9 +22,9 @@ const settling = time.Second
 
 // RoomChanged makes this server check the groups of a room. Call it when a user has left the room, or when the room's
 // pointer, successors or server ACL have changed. More calls than changes do no harm. It stores one row for any number
-// of groups and changes, so it returns soon.
+// of groups and changes, so it returns soon. It stores nothing for a room whose groups are all elsewhere.
 func (s removals) RoomChanged(ctx context.Context, roomID string) error {
-	some, err := s.Store.Groups(ctx, storage.GroupFilter{RoomID: roomID}, nil, 1)
+	some, err := s.Store.Groups(ctx, storage.GroupFilter{RoomID: roomID, States: hostable}, nil, 1)
 	if err != nil || len(some) == 0 {
 		return err
 	}
@@ -53,7 +53,7 @@ func (s *Service) sweep(ctx context.Context, row *storage.Row) error {
 	if _, err := s.Rooms.Room(ctx, roomID); err != nil { // without the host no group can be checked
 		return err
 	}
-	groups, err := s.Store.Groups(ctx, storage.GroupFilter{RoomID: roomID}, row.GroupID, sweptAtOnce)
+	groups, err := s.Store.Groups(ctx, storage.GroupFilter{RoomID: roomID, States: hostable}, row.GroupID, sweptAtOnce)
 	if err != nil {
 		return err
 	}
@@ -76,6 +76,11 @@ func (s *Service) sweep(ctx context.Context, row *storage.Row) error {
 		change.Rows = []storage.Row{rest}
 	}
 	return s.apply(ctx, change)
+}
+
+// hostable are the states of groups that this server hosts, or may host without another word about their rooms.
+var hostable = []migration.GroupState{
+	migration.GroupReserved, migration.GroupActive, migration.GroupFrozen, migration.GroupStopped, migration.GroupStaged,
 }
 
 // hosted reports whether this server hosts a group in this term.
@@ -101,43 +106,48 @@ func (s *Service) expelFrom(ctx context.Context, row *storage.Row) error {
 	return s.followRoom(ctx, g, row)
 }
 
-// followRoom acts on a change of a group's room, and deletes row if there is one. It asks no other server.
+// followRoom acts on a change of a group's room, and deletes row if there is one. It uses only facts that this server
+// has without asking other homeservers. The look at the room also makes the host keep the room's server ACL, pointer
+// and successors, in case of a later redaction.
 func (s *Service) followRoom(ctx context.Context, g *storage.Group, row *storage.Row) error {
-	if stateOf(g).Owned() {
-		// This call also makes the host keep the room's server ACL, pointer and successors, in case of a later redaction.
-		room, err := s.Rooms.Room(ctx, g.RoomID)
+	return s.withKnown(ctx, g.ID, g.RoomID, func(h *registry.Held, k *known) error {
+		g, err := h.GroupAt(ctx, g.Term)
 		if err != nil {
 			return err
 		}
-		if len(room.Denied([]string{g.Server})) > 0 {
-			s.Log.Warn("a room's server ACL denies this server, its group's host", "room_id", g.RoomID, "server", g.Server)
-		}
-		if err := s.filePointer(ctx, room, g); err != nil {
+		room, err := k.of(g)
+		if err != nil {
 			return err
 		}
+		if stateOf(g).Owned() {
+			if err := s.followState(ctx, room, g); err != nil {
+				return err
+			}
+		}
+		return s.expel(ctx, &expulsion{held: h, known: k, group: g, row: row})
+	})
+}
+
+// followState warns if the room's server ACL denies the group's host, and files what the room's pointer shows.
+func (s *core) followState(ctx context.Context, room Room, g *storage.Group) error {
+	if len(room.Denied([]string{g.Server})) > 0 {
+		s.Log.Warn("a room's server ACL denies this server, its group's host", "room_id", g.RoomID, "server", g.Server)
 	}
-	return s.expel(ctx, g, row)
+	return s.filePointer(ctx, room, g)
 }
 
 // removals proposes to remove the leaves that have no place in a group: leaves of users who are not joined to the room,
 // leaves of deleted devices, and all leaves of one device but the first (profile, section 7).
 type removals struct{ *core }
 
-// expel proposes to remove the leaves that have no place in a group, and deletes row if there is one. It uses only
-// facts that this server has without asking homeservers.
-func (s removals) expel(ctx context.Context, g *storage.Group, row *storage.Row) error {
-	return s.withKnown(ctx, g.ID, g.RoomID, func(h *registry.Held, k *known) error {
-		g, err := h.GroupAt(ctx, g.Term)
-		if err != nil {
-			return err
-		}
-		// A frozen group takes no proposals. The end of the migration has a row of its own.
-		if g.State != migration.GroupActive {
-			return s.done(ctx, row)
-		}
-		_, err = s.removeMisplaced(ctx, &expulsion{held: h, known: k, group: g, row: row})
-		return err
-	})
+// expel proposes to remove the leaves that have no place in a held group, and deletes its row if there is one.
+func (s removals) expel(ctx context.Context, e *expulsion) error {
+	// A frozen group takes no proposals. The end of the migration has a row of its own.
+	if e.group.State != migration.GroupActive {
+		return s.done(ctx, e.row)
+	}
+	_, err := s.removeMisplaced(ctx, e)
+	return err
 }
 
 // expulsion says which leaves this server proposes to remove, and from which group.

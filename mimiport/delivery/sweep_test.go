@@ -99,3 +99,19 @@ func TestSweepGoesOn(t *testing.T) {
 	p.run()
 	p.expectProposals(serverA, 1)
 }
+
+// TestNoSweepWhereNoGroupIs: a server whose groups in a room have moved away stores nothing when the room changes. The
+// new host does.
+func TestNoSweepWhereNoGroupIs(t *testing.T) {
+	p := newPlay(t)
+	p.move(serverA, serverB, bob)
+	for server, want := range map[string]int{serverA: 0, serverB: 1} {
+		if err := p.services[server].RoomChanged(t.Context(), room); err != nil {
+			t.Fatal(err)
+		}
+		p.now = p.now.Add(2 * time.Second)
+		if n := len(p.rows(server, storage.RowSweep)); n != want {
+			t.Errorf("%s: %d rows, want %d", server, n, want)
+		}
+	}
+}
