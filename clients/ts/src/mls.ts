@@ -34,6 +34,7 @@ import { applyProposals } from "./corrections/proposals.js";
 import { MlsRuleError } from "./corrections/rules.js";
 import { createSelfRemove, decodeSelfRemove, isSelfRemove } from "./corrections/self-remove.js";
 import { processSelfRemove, SELF_REMOVE } from "./corrections/self-remove.js";
+import { slices } from "./pace.js";
 import { decode, encode, fromBase64, leafIdentity, type LeafIdentity, toBase64 } from "./wire.js";
 
 /** The cipher suites that ts-mls implements as in RFC 9420. */
@@ -207,7 +208,7 @@ export async function commit(
   proposals: ProposalOrRef[],
   authenticatedData: Uint8Array = new Uint8Array(),
 ): Promise<Commit> {
-  return encodeCommit(await createCommit(state, proposals, authenticatedData, await suiteOf(state)));
+  return encodeCommit(await createCommit(state, proposals, authenticatedData, await suiteOf(state), slices()));
 }
 
 /**
@@ -224,6 +225,7 @@ export async function externalCommit(
 ): Promise<Commit> {
   const message = parse(info);
   if (message.wireformat !== "mls_group_info") throw new MlsRuleError("not a GroupInfo");
+  const pace = slices();
   const tree = parseTree(encodedTree);
   const former = membersOf(tree).find((m) => m.userId === identity.userId && m.deviceId === identity.deviceId);
   const own = await newKeyPackage(identity, now);
@@ -232,7 +234,7 @@ export async function externalCommit(
   const leaf = former && toLeafIndex(former.leaf);
   const leaving = pending.flatMap((m) => decodeSelfRemove(m) ?? []);
   return encodeCommit(
-    await createExternalCommit(message.groupInfo, tree, leaf, leaving, publicPackage, privatePackage, cs, config),
+    await createExternalCommit(message.groupInfo, tree, leaf, leaving, publicPackage, privatePackage, cs, config, pace),
   );
 }
 
@@ -363,13 +365,14 @@ export async function join(
   const message = parse(welcome);
   if (message.wireformat !== "mls_welcome") throw new MlsRuleError("not a Welcome");
   const cs = await cipherSuite(ciphersuites[message.welcome.cipherSuite]);
+  const pace = slices();
   try {
-    return await joinGroup(message.welcome, own.publicPackage, own.privatePackage, cs, config);
+    return await joinGroup(message.welcome, own.publicPackage, own.privatePackage, cs, config, pace);
   } catch (e) {
     if (!(e instanceof MlsRuleError) || e.message !== NO_TREE) throw e;
   }
   const tree = parseTree(await fetchTree());
-  return joinGroup(message.welcome, own.publicPackage, own.privatePackage, cs, config, tree);
+  return joinGroup(message.welcome, own.publicPackage, own.privatePackage, cs, config, pace, tree);
 }
 
 export function parseTree(encoded: Uint8Array): RatchetTree {
@@ -445,7 +448,8 @@ export async function process(state: ClientState, bytes: Uint8Array): Promise<Pr
     const author = authorOf(state, content);
     if (content.contentType !== "commit")
       return { state: await processProposalMessage(state, publicMessage, cs), author };
-    return { state: await processCommit(state, publicMessage, cs), author, committed: content.authenticatedData };
+    const next = await processCommit(state, publicMessage, cs, slices());
+    return { state: next, author, committed: content.authenticatedData };
   }
   if (message.wireformat !== "mls_private_message") throw new MlsRuleError("not a message of the group");
   const { privateMessage } = message;

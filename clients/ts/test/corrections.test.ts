@@ -29,6 +29,7 @@ import { validateTree } from "../src/corrections/join.js";
 import { applyProposals } from "../src/corrections/proposals.js";
 import { decodeSelfRemove } from "../src/corrections/self-remove.js";
 import * as mls from "../src/mls.js";
+import { unpaced } from "../src/pace.js";
 import { device, NOW, TestGroup, utf8 } from "./group.js";
 import { reloaded } from "./files.js";
 import { noVectors, vectors } from "./needs.js";
@@ -191,7 +192,7 @@ test("the working group's valid trees, of which the original refuses some", { sk
     const treeHash = await treeHashRoot(tree, cs.hash);
     const { groupContext } = (await TestGroup.create("a", undefined, v.cipher_suite)).state("a");
     const context = { ...groupContext, groupId: new Uint8Array(Buffer.from(v.group_id, "hex")), treeHash };
-    await validateTree(tree, context, cs, defaultClientConfig);
+    await validateTree(tree, context, cs, defaultClientConfig, unpaced);
     if (await validateRatchetTree(tree, context, lifetimeConfig, authService, treeHash, cs)) refused++;
   }
   assert.ok(refused > 0);
@@ -405,7 +406,7 @@ test("a joiner refuses a tree that breaks the rules", async () => {
   const check = (change: (tree: any[]) => void) => {
     const tree = structuredClone(ratchetTree);
     change(tree);
-    return validateTree(tree, groupContext, cs, clientConfig);
+    return validateTree(tree, groupContext, cs, clientConfig, unpaced);
   };
   await check(() => undefined);
   await assert.rejects(

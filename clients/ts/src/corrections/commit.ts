@@ -16,14 +16,15 @@ import { protectPublicMessage } from "ts-mls/messageProtectionPublic.js";
 import { getCommitSecret, pathToPathSecrets } from "ts-mls/pathSecrets.js";
 import { mergePrivateKeyPaths, type PrivateKeyPath, toPrivateKeyPath, updateLeafKey } from "ts-mls/privateKeyPath.js";
 import { encodeRatchetTree } from "ts-mls/ratchetTree.js";
-import { createSecretTree } from "ts-mls/secretTree.js";
 import type { Sender } from "ts-mls/sender.js";
-import { treeHashRoot } from "ts-mls/treeHash.js";
 import { type LeafIndex, leafToNodeIndex, leafWidth, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
 import { createUpdatePath, firstCommonAncestor, type PathSecret } from "ts-mls/updatePath.js";
 import { encryptGroupInfo, encryptGroupSecrets } from "ts-mls/welcome.js";
+import type { Pace } from "../pace.js";
 import { applyProposals } from "./proposals.js";
 import { must } from "./rules.js";
+import { createSecretTree } from "./secret-tree.js";
+import { treeHasher } from "./tree-hash.js";
 
 /** A Commit that the Delivery Service has not accepted yet, and the next state. */
 export interface PendingCommit {
@@ -69,6 +70,7 @@ export async function conclude(
   proposals: ProposalOrRef[],
   aad: Uint8Array,
   cs: CiphersuiteImpl,
+  pace: Pace,
 ): Promise<Concluded> {
   const provisional = { ...b.context, extensions: b.extensions };
   const excluded = b.newLeaves.map(leafToNodeIndex);
@@ -83,7 +85,7 @@ export async function conclude(
     b.signKey,
     cs.signature,
   );
-  const treeHash = await treeHashRoot(tree, cs.hash);
+  const treeHash = await treeHasher.root(tree, pace);
   const { confirmationTag: tag } = b;
   const context = await nextEpochContext(provisional, "mls_public_message", content, signature, treeHash, tag, cs.hash);
   const commitSecret = await commitSecretOf(tree, secrets, cs);
@@ -104,7 +106,7 @@ export async function conclude(
       ratchetTree: tree,
       keySchedule,
       confirmationTag,
-      secretTree: await createSecretTree(leafWidth(tree.length), encryptionSecret, cs.kdf),
+      secretTree: await createSecretTree(leafWidth(tree.length), encryptionSecret, pace),
       privatePath: mergePrivateKeyPaths(ownKeys, await toPrivateKeyPath(pathToPathSecrets(secrets), b.self, cs)),
     },
   };
@@ -122,6 +124,7 @@ export async function createCommit(
   proposals: ProposalOrRef[],
   authenticatedData: Uint8Array,
   cs: CiphersuiteImpl,
+  pace: Pace,
 ): Promise<PendingCommit> {
   const self = toLeafIndex(state.privatePath.leafIndex);
   const { tree, extensions, added, pskSecret, joiner, reinit } = await applyProposals(state, proposals, self, true, cs);
@@ -140,7 +143,7 @@ export async function createCommit(
     membershipKey: state.keySchedule.membershipKey,
     keys: state.privatePath,
   };
-  const concluded = await conclude(basis, proposals, authenticatedData, cs);
+  const concluded = await conclude(basis, proposals, authenticatedData, cs, pace);
   const [historicalReceiverData] = addHistoricalReceiverData(state);
   const newState = { ...state, ...concluded.next, unappliedProposals: {}, historicalReceiverData };
   const welcome = added.length === 0 ? undefined : await createWelcome(newState, concluded, added, cs);

@@ -5,6 +5,7 @@ import type { PrivateKeyPackage, ProposalOrRef, RatchetTree } from "ts-mls";
 import { exportSecret } from "ts-mls/clientState.js";
 import { addLeafNode, removeLeafNode } from "ts-mls/ratchetTree.js";
 import { type LeafIndex, nodeToLeafIndex, toLeafIndex } from "ts-mls/treemath.js";
+import type { Pace } from "../pace.js";
 import { type Basis, conclude, type PendingCommit } from "./commit.js";
 import { externalPub } from "./external-pub.js";
 import { verifyGroup } from "./join.js";
@@ -23,8 +24,9 @@ export async function createExternalCommit(
   keys: PrivateKeyPackage,
   cs: CiphersuiteImpl,
   config: ClientConfig,
+  pace: Pace,
 ): Promise<PendingCommit> {
-  await verifyGroup(info, tree, cs, config);
+  await verifyGroup(info, tree, cs, config, pace);
   const { enc, secret: initSecret } = await exportSecret(externalPub(info), cs);
   const others = leaving.filter((m) => m.leaf !== formerLeaf); // the Remove of the former leaf suffices
   const gone = [...others.map((m) => toLeafIndex(m.leaf)), ...(formerLeaf === undefined ? [] : [formerLeaf])];
@@ -55,7 +57,7 @@ export async function createExternalCommit(
     membershipKey: new Uint8Array(),
     keys: { leafIndex: self, privateKeys: {} },
   };
-  const { commit, next } = await conclude(basis, proposals, new Uint8Array(), cs);
+  const { commit, next } = await conclude(basis, proposals, new Uint8Array(), cs, pace);
   const newState: ClientState = {
     ...next,
     signaturePrivateKey: keys.signaturePrivateKey,

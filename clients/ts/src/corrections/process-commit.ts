@@ -10,18 +10,20 @@ import { unprotectPublicMessage } from "ts-mls/messageProtectionPublic.js";
 import { pathToRoot } from "ts-mls/pathSecrets.js";
 import { mergePrivateKeyPaths, type PrivateKeyPath, toPrivateKeyPath } from "ts-mls/privateKeyPath.js";
 import { addLeafNode } from "ts-mls/ratchetTree.js";
-import { createSecretTree } from "ts-mls/secretTree.js";
-import { treeHashRoot } from "ts-mls/treeHash.js";
 import { type LeafIndex, leafToNodeIndex, leafWidth, root, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
 import { applyUpdatePath } from "ts-mls/updatePath.js";
+import type { Pace } from "../pace.js";
 import { type Applied, applyProposals } from "./proposals.js";
 import { must } from "./rules.js";
+import { createSecretTree } from "./secret-tree.js";
+import { treeHasher } from "./tree-hash.js";
 
 /** The next state after a received Commit (RFC 9420, section 12.4.2). Throws if the Commit is not valid. */
 export async function processCommit(
   state: ClientState,
   message: PublicMessage,
   cs: CiphersuiteImpl,
+  pace: Pace,
 ): Promise<ClientState> {
   const { groupContext, keySchedule, ratchetTree, clientConfig } = state;
   must(message.content.epoch === groupContext.epoch, "not the current epoch");
@@ -48,13 +50,13 @@ export async function processCommit(
   const { tree, keys, commitSecret } =
     path === undefined
       ? { tree: applied.tree, keys: state.privatePath, commitSecret: new Uint8Array(cs.kdf.size) }
-      : await applyPath(state, applied, provisional, committer, path, cs);
+      : await applyPath(state, applied, provisional, committer, path, cs, pace);
   const context = await nextEpochContext(
     provisional,
     "mls_public_message",
     content,
     auth.signature,
-    await treeHashRoot(tree, cs.hash),
+    await treeHasher.root(tree, pace),
     state.confirmationTag,
     cs.hash,
   );
@@ -77,7 +79,7 @@ export async function processCommit(
     ratchetTree: tree,
     keySchedule: epoch.keySchedule,
     confirmationTag,
-    secretTree: await createSecretTree(leafWidth(tree.length), epoch.encryptionSecret, cs.kdf),
+    secretTree: await createSecretTree(leafWidth(tree.length), epoch.encryptionSecret, pace),
     privatePath: keys,
     unappliedProposals: {},
     historicalReceiverData,
@@ -93,11 +95,12 @@ async function applyPath(
   committer: LeafIndex,
   path: UpdatePath,
   cs: CiphersuiteImpl,
+  pace: Pace,
 ): Promise<{ tree: RatchetTree; keys: PrivateKeyPath; commitSecret: Uint8Array }> {
   const isExternal = joiner !== undefined;
   const [withLeaf] = isExternal ? addLeafNode(before, path.leafNode) : [before];
   const tree = await applyUpdatePath(withLeaf, committer, path, cs.hash, isExternal);
-  const context = { ...provisional, epoch: provisional.epoch + 1n, treeHash: await treeHashRoot(tree, cs.hash) };
+  const context = { ...provisional, epoch: provisional.epoch + 1n, treeHash: await treeHasher.root(tree, pace) };
   const newLeaves = (isExternal ? [joiner.leaf] : added.map(([leaf]) => leaf)).map(leafToNodeIndex);
   const { privatePath } = state;
   const found = await applyUpdatePathSecret(tree, privatePath, committer, context, path, newLeaves, cs);
