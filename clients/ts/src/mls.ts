@@ -2,7 +2,7 @@
 import { ciphersuites, createApplicationMessage, createProposal, decodeMlsMessage } from "ts-mls";
 import { encodeMlsMessage, generateKeyPackageWithKey } from "ts-mls";
 import { getCiphersuiteFromName, getCiphersuiteImpl, makePskIndex, processPrivateMessage } from "ts-mls";
-import type { CiphersuiteImpl, CiphersuiteName, ClientConfig, ClientState, Credential, ExternalSender } from "ts-mls";
+import type { CiphersuiteImpl, CiphersuiteName, ClientConfig, ClientState, ExternalSender } from "ts-mls";
 import type { FramedContent, KeyPackage, MLSMessage, PrivateKeyPackage, PrivateMessage, Proposal } from "ts-mls";
 import type { ProposalOrRef, ProposalWithSender, RatchetTree } from "ts-mls";
 import { defaultClientConfig } from "ts-mls/clientConfig.js";
@@ -21,21 +21,23 @@ import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
 import { decodeSecretTree, secretTreeEncoder } from "ts-mls/secretTree.js";
 import { toLeafIndex } from "ts-mls/treemath.js";
 import { base64ToBytes } from "ts-mls/util/byteArray.js";
+import { validateBeside } from "./beside.js";
 import { same, toHex, utf8 } from "./bytes.js";
+import { authService, identityOf } from "./credentials.js";
 import { MimiportError } from "./errors.js";
 import { createCommit, type PendingCommit } from "./corrections/commit.js";
 import { createExternalCommit } from "./corrections/external-commit.js";
 import { createGroupInfoWithExternalPub } from "./corrections/external-pub.js";
 import { createGroup, encodeExternalSenders, externalSenders } from "./corrections/external-senders.js";
 import { processProposalMessage } from "./corrections/external-senders.js";
-import { joinGroup, NO_TREE } from "./corrections/join.js";
+import { joinGroup, NO_TREE, type Work } from "./corrections/join.js";
 import { processCommit } from "./corrections/process-commit.js";
 import { applyProposals } from "./corrections/proposals.js";
 import { MlsRuleError } from "./corrections/rules.js";
 import { createSelfRemove, decodeSelfRemove, isSelfRemove } from "./corrections/self-remove.js";
 import { processSelfRemove, SELF_REMOVE } from "./corrections/self-remove.js";
 import { slices } from "./pace.js";
-import { decode, encode, fromBase64, leafIdentity, type LeafIdentity, toBase64 } from "./wire.js";
+import { encode, fromBase64, leafIdentity, type LeafIdentity, toBase64 } from "./wire.js";
 
 /** The cipher suites that ts-mls implements as in RFC 9420. */
 const suiteNames: Record<number, CiphersuiteName> = {
@@ -72,18 +74,7 @@ export interface Member extends LeafIdentity {
   signatureKey: Uint8Array;
 }
 
-function identityOf(credential: Credential): LeafIdentity | undefined {
-  try {
-    return credential.credentialType === "basic" ? decode(leafIdentity, credential.identity) : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-const config: ClientConfig = {
-  ...defaultClientConfig,
-  authService: { validateCredential: async (credential) => identityOf(credential) !== undefined },
-};
+const config: ClientConfig = { ...defaultClientConfig, authService };
 
 /** While messages of former terms are unread: keeps the keys of so many past epochs that these still decrypt. */
 const patient: ClientConfig = {
@@ -214,28 +205,36 @@ export async function commit(
 /**
  * Makes an external Commit with which a device joins a group. It removes the device's former leaf if there is one.
  * pending are messages with proposals of the GroupInfo's epoch. The Commit includes the SelfRemoves among them; an
- * external Commit may include no others.
+ * external Commit may include no others. A signal ends the work.
  */
 export async function externalCommit(
   identity: Identity,
   info: Uint8Array,
-  encodedTree: Uint8Array,
+  tree: Uint8Array,
   now: bigint,
   pending: Uint8Array[] = [],
+  signal?: AbortSignal,
 ): Promise<Commit> {
   const message = parse(info);
   if (message.wireformat !== "mls_group_info") throw new MlsRuleError("not a GroupInfo");
-  const pace = slices();
-  const tree = parseTree(encodedTree);
-  const former = membersOf(tree).find((m) => m.userId === identity.userId && m.deviceId === identity.deviceId);
-  const own = await newKeyPackage(identity, now);
+  const { groupInfo } = message;
+  const formerLeaf = (members: RatchetTree) => {
+    const own = membersOf(members).find((m) => m.userId === identity.userId && m.deviceId === identity.deviceId);
+    return own && toLeafIndex(own.leaf);
+  };
+  const { publicPackage, privatePackage } = await newKeyPackage(identity, now);
   const cs = await cipherSuite(identity.suite);
-  const { publicPackage, privatePackage } = own;
-  const leaf = former && toLeafIndex(former.leaf);
   const leaving = pending.flatMap((m) => decodeSelfRemove(m) ?? []);
+  const work = joinersWork(signal);
   return encodeCommit(
-    await createExternalCommit(message.groupInfo, tree, leaf, leaving, publicPackage, privatePackage, cs, config, pace),
+    await createExternalCommit(groupInfo, tree, formerLeaf, leaving, publicPackage, privatePackage, cs, config, work),
   );
+}
+
+/** The way a joiner does the long part of its work, until a signal ends it. */
+function joinersWork(signal: AbortSignal | undefined): Work {
+  const pace = slices(signal);
+  return { pace, validate: (encoded, tree, context) => validateBeside(encoded, tree, context, pace, signal) };
 }
 
 async function encodeCommit({ commit, welcome, newState }: PendingCommit): Promise<Commit> {
@@ -356,23 +355,24 @@ export function swapExternalSender(
   };
 }
 
-/** Joins by a Welcome (an MLSMessage) with one of the caller's KeyPackages. */
+/** Joins by a Welcome (an MLSMessage) with one of the caller's KeyPackages. A signal ends the work. */
 export async function join(
   welcome: Uint8Array,
-  own: OwnKeyPackage,
+  { publicPackage, privatePackage }: OwnKeyPackage,
   fetchTree: () => Promise<Uint8Array>,
+  signal?: AbortSignal,
 ): Promise<ClientState> {
   const message = parse(welcome);
   if (message.wireformat !== "mls_welcome") throw new MlsRuleError("not a Welcome");
   const cs = await cipherSuite(ciphersuites[message.welcome.cipherSuite]);
-  const pace = slices();
+  const by = (tree?: Uint8Array) =>
+    joinGroup(message.welcome, publicPackage, privatePackage, cs, config, joinersWork(signal), tree);
   try {
-    return await joinGroup(message.welcome, own.publicPackage, own.privatePackage, cs, config, pace);
+    return await by();
   } catch (e) {
     if (!(e instanceof MlsRuleError) || e.message !== NO_TREE) throw e;
   }
-  const tree = parseTree(await fetchTree());
-  return joinGroup(message.welcome, own.publicPackage, own.privatePackage, cs, config, pace, tree);
+  return by(await fetchTree());
 }
 
 export function parseTree(encoded: Uint8Array): RatchetTree {

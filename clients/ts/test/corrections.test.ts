@@ -25,7 +25,7 @@ import { treeHashRoot } from "ts-mls/treeHash.js";
 import { protectExternalProposalPublic } from "ts-mls/messageProtectionPublic.js";
 import { decodeExternalSenders, encodeExternalSenders, externalSenders } from "../src/corrections/external-senders.js";
 import { externalPub } from "../src/corrections/external-pub.js";
-import { validateTree } from "../src/corrections/join.js";
+import { validateTree } from "../src/corrections/tree.js";
 import { applyProposals } from "../src/corrections/proposals.js";
 import { decodeSelfRemove } from "../src/corrections/self-remove.js";
 import * as mls from "../src/mls.js";
@@ -192,7 +192,7 @@ test("the working group's valid trees, of which the original refuses some", { sk
     const treeHash = await treeHashRoot(tree, cs.hash);
     const { groupContext } = (await TestGroup.create("a", undefined, v.cipher_suite)).state("a");
     const context = { ...groupContext, groupId: new Uint8Array(Buffer.from(v.group_id, "hex")), treeHash };
-    await validateTree(tree, context, cs, defaultClientConfig, unpaced);
+    await validateTree(tree, context, authService, unpaced);
     if (await validateRatchetTree(tree, context, lifetimeConfig, authService, treeHash, cs)) refused++;
   }
   assert.ok(refused > 0);
@@ -401,12 +401,11 @@ test("a joiner refuses a tree that breaks the rules", async () => {
   await group.commit("e");
   await group.add("a", "i");
   const { groupContext, ratchetTree, clientConfig } = group.state("i");
-  const cs = await mls.cipherSuite(1);
   const listing = ratchetTree.findIndex((n) => n?.nodeType === "parent" && n.parent.unmergedLeaves.length > 0);
   const check = (change: (tree: any[]) => void) => {
     const tree = structuredClone(ratchetTree);
     change(tree);
-    return validateTree(tree, groupContext, cs, clientConfig, unpaced);
+    return validateTree(tree, groupContext, clientConfig.authService, unpaced);
   };
   await check(() => undefined);
   await assert.rejects(

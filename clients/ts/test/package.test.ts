@@ -1,7 +1,8 @@
 // The package as an application gets it.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -30,6 +31,25 @@ test("the package has what an application needs, with types and source maps, and
   assert.ok(modules.includes("dist/src/index.js"));
   const expected = modules.flatMap((path) => [path, `${path}.map`, path.replace(/js$/, "d.ts")]);
   assert.deepEqual([...packed].sort(), ["README.md", "package.json", ...expected].sort());
+});
+
+/** The modules that a module needs, itself among them. */
+function needed(path: string, found = new Set<string>()): Set<string> {
+  if (found.has(path)) return found;
+  found.add(path);
+  const { resolve } = createRequire(path);
+  for (const [, name] of readFileSync(path, "utf8").matchAll(/^(?:import|export)\b[^;]*? from "(.*)";/gm))
+    needed(resolve(name!), found);
+  return found;
+}
+
+test("a bundler can make one file of the Worker's program: no module loads another while it runs", () => {
+  const modules = [...needed(join(root, "dist/src/worker.js"))];
+  assert.ok(modules.includes(join(root, "node_modules/ts-mls/dist/src/leafNode.js")));
+  assert.deepEqual(
+    modules.filter((path) => /\bimport\(/.test(readFileSync(path, "utf8"))),
+    [],
+  );
 });
 
 test("publint and attw have nothing to say about the package", async () => {

@@ -1,14 +1,13 @@
-// joinGroupExternal of ts-mls 1.6.4 refuses the same trees as joinGroup (see join.ts). It finds a former leaf by its
+// joinGroupExternal of ts-mls 1.6.4 refuses the same trees as joinGroup (see tree.ts). It finds a former leaf by its
 // signature key only, and a device that has lost its state does not have that key.
 import type { CiphersuiteImpl, ClientConfig, ClientState, GroupInfo, KeyPackage } from "ts-mls";
 import type { PrivateKeyPackage, ProposalOrRef, RatchetTree } from "ts-mls";
 import { exportSecret } from "ts-mls/clientState.js";
 import { addLeafNode, removeLeafNode } from "ts-mls/ratchetTree.js";
 import { type LeafIndex, nodeToLeafIndex, toLeafIndex } from "ts-mls/treemath.js";
-import type { Pace } from "../pace.js";
 import { type Basis, conclude, type PendingCommit } from "./commit.js";
 import { externalPub } from "./external-pub.js";
-import { verifyGroup } from "./join.js";
+import { verifyGroup, type Work } from "./join.js";
 import { type SelfRemove, selfRemoveRef } from "./self-remove.js";
 
 /**
@@ -17,16 +16,17 @@ import { type SelfRemove, selfRemoveRef } from "./self-remove.js";
  */
 export async function createExternalCommit(
   info: GroupInfo,
-  tree: RatchetTree,
-  formerLeaf: LeafIndex | undefined,
+  encodedTree: Uint8Array,
+  formerLeafIn: (tree: RatchetTree) => LeafIndex | undefined,
   leaving: SelfRemove[],
   kp: KeyPackage,
   keys: PrivateKeyPackage,
   cs: CiphersuiteImpl,
   config: ClientConfig,
-  pace: Pace,
+  work: Work,
 ): Promise<PendingCommit> {
-  await verifyGroup(info, tree, cs, config, pace);
+  const tree = await verifyGroup(info, encodedTree, cs, work);
+  const formerLeaf = formerLeafIn(tree);
   const { enc, secret: initSecret } = await exportSecret(externalPub(info), cs);
   const others = leaving.filter((m) => m.leaf !== formerLeaf); // the Remove of the former leaf suffices
   const gone = [...others.map((m) => toLeafIndex(m.leaf)), ...(formerLeaf === undefined ? [] : [formerLeaf])];
@@ -57,7 +57,7 @@ export async function createExternalCommit(
     membershipKey: new Uint8Array(),
     keys: { leafIndex: self, privateKeys: {} },
   };
-  const { commit, next } = await conclude(basis, proposals, new Uint8Array(), cs, pace);
+  const { commit, next } = await conclude(basis, proposals, new Uint8Array(), cs, work.pace);
   const newState: ClientState = {
     ...next,
     signaturePrivateKey: keys.signaturePrivateKey,
