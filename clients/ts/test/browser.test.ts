@@ -1,58 +1,23 @@
 // The library in a real browser: its modules as they are, without a bundler, and a database of the page.
 import assert from "node:assert/strict";
-import { createReadStream } from "node:fs";
-import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
-import { join, normalize } from "node:path";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
-import { type Browser, chromium, type Page } from "playwright-core";
+import type { Page } from "playwright-core";
 import type * as client from "../src/index.js";
 import type * as browserClient from "../src/browser.js";
 import { utf8 } from "../src/bytes.js";
-import { chromiumPath, noChromium } from "./needs.js";
-import { net, nextRoom, published } from "./party.js";
-
-const root = fileURLToPath(new URL("../..", import.meta.url));
-const hpke = (name: string) => [`@hpke/${name}`, `/node_modules/@hpke/${name}/esm/mod.js`];
-
-/** Where a page finds modules. */
-const imports = {
-  "mimiport-client": "/dist/src/index.js",
-  "mimiport-client/browser": "/dist/src/browser.js",
-  "ts-mls": "/node_modules/ts-mls/dist/src/index.js",
-  "ts-mls/": "/node_modules/ts-mls/dist/src/",
-  "@noble/": "/node_modules/@noble/",
-  ...Object.fromEntries(["core", "common", "chacha20poly1305"].map(hpke)),
-};
-
-let server: Server;
-let browser: Browser;
-let address: string;
+import { noChromium } from "./needs.js";
+import { Pages } from "./pages.js";
+import { authenticator, net, nextRoom, published, User } from "./party.js";
+import { grown, numbers } from "./trees.js";
 
 const options = { skip: noChromium || (net.stock && "pages of another origin reach no homeserver of a test directly") };
 
+let pages: Pages;
+
 before(async () => {
-  if (options.skip) return;
-  server = createServer((req, res) => {
-    const { pathname } = new URL(req.url!, "http://page");
-    if (pathname === "/") {
-      res.writeHead(200, { "content-type": "text/html" });
-      const map = JSON.stringify({ imports });
-      return res.end(`<!doctype html><link rel="icon" href="data:,"><script type="importmap">${map}</script>`);
-    }
-    res.writeHead(200, { "content-type": "text/javascript" });
-    return createReadStream(join(root, normalize(pathname))).pipe(res);
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  address = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
-  browser = await chromium.launch({ executablePath: chromiumPath, args: ["--no-sandbox"] });
+  if (!options.skip) pages = await Pages.open();
 });
-after(async () => {
-  await browser?.close();
-  server?.close();
-  server?.closeAllConnections();
-});
+after(() => pages?.close());
 
 /** What a page keeps of a device. */
 interface Tab {
@@ -65,7 +30,7 @@ declare global {
   var tab: Tab;
 }
 
-/** Opens a user's device in a page. It returns when the page has the store. */
+/** Opens a user's device in a page. Returns the user's id when the page has the store. */
 const open = (page: Page, homeserver: string, name: string) =>
   page.evaluate(
     async ([at, user]) => {
@@ -81,6 +46,7 @@ const open = (page: Page, homeserver: string, name: string) =>
         globalThis.tab.wake();
       });
       mimiport.start();
+      return session.userId;
     },
     [homeserver, name] as const,
   );
@@ -104,10 +70,9 @@ test(
     const n = nextRoom();
     const [room, s, t] = [`!room${n}`, `s${n}.example`, `t${n}.example`];
     const bob = await published(`bob${n}`);
-    const context = await browser.newContext();
-    const pages = [await context.newPage(), await context.newPage()] as const;
-    for (const page of pages) await page.goto(address);
-    const [first, second] = pages;
+    const context = await pages.browser.newContext();
+    const [first, second] = [await context.newPage(), await context.newPage()];
+    for (const page of [first, second]) await page.goto(pages.address);
     await open(first, net.homeserver, `alice${n}`);
     let isOpen = false;
     const waiting = open(second, net.homeserver, `alice${n}`).then(() => (isOpen = true));
@@ -137,3 +102,45 @@ test(
     await context.close();
   },
 );
+
+for (const [page, path, workers] of [
+  ["a page", "", 1],
+  ["a page that forbids Workers", "strict", 0],
+] as const) {
+  test(`${page} joins a large group`, options, async () => {
+    const n = nextRoom();
+    const alice = await User.create(`alice${n}`);
+    await alice.client.createGroup(`!room${n}`, `s${n}.example`);
+    alice.group.state = await grown(alice.group.state, 200, false, numbers(1));
+    const context = await pages.browser.newContext();
+    const tab = await context.newPage();
+    await countAnswers(tab);
+    await tab.goto(pages.address + path);
+    await alice.client.add(alice.group, await open(tab, net.homeserver, `bob${n}`));
+    assert.equal(await joined(tab), authenticator(alice));
+    assert.equal(await tab.evaluate("answers"), workers);
+    await context.close();
+  });
+}
+
+/** Counts the messages of a page's Workers. */
+const countAnswers = (page: Page) =>
+  page.addInitScript(() => {
+    const Original = Worker;
+    Object.assign(globalThis, { answers: 0 });
+    globalThis.Worker = class extends Original {
+      constructor(url: string | URL, options?: WorkerOptions) {
+        super(url, options);
+        this.addEventListener("message", () => (globalThis as any).answers++);
+      }
+    };
+  });
+
+/** Waits until a page has joined a group. Returns its epoch authenticator in hexadecimal. */
+const joined = (page: Page) =>
+  page.evaluate(async () => {
+    const { mimiport } = globalThis.tab;
+    if (mimiport.conversations.size === 0) await new Promise<void>((resolve) => mimiport.on("joined", () => resolve()));
+    const [{ authenticator }] = mimiport.conversations.values() as unknown as [client.Conversation];
+    return [...authenticator].map((b) => b.toString(16).padStart(2, "0")).join("");
+  });

@@ -4,8 +4,8 @@ import { afterEach, before, test } from "node:test";
 import type { ClientState } from "ts-mls";
 import * as mls from "../src/mls.js";
 import { slices } from "../src/pace.js";
-import { device, NOW, noTree } from "./group.js";
-import { largeGroup, numbers } from "./trees.js";
+import { device, NOW, noTree, utf8 } from "./group.js";
+import { grown, numbers } from "./trees.js";
 import { NodeWorker } from "./workers.js";
 
 let inviter: ClientState;
@@ -14,7 +14,8 @@ let welcome: Uint8Array;
 
 before(async () => {
   own = await mls.newKeyPackage(await device("joiner"), NOW);
-  const state = await largeGroup(200, false, numbers(1));
+  const founder = await mls.newGroup(await device("alice"), utf8("a group"), undefined, NOW);
+  const state = await grown(founder, 200, false, numbers(1));
   const add = mls.byValue({ proposalType: "add", add: { keyPackage: own.publicPackage } });
   const commit = await mls.commit(state, [add]);
   [inviter, welcome] = [commit.next, commit.welcome!];

@@ -7,7 +7,7 @@ import { directPath, leafToNodeIndex, leafWidth, toLeafIndex } from "ts-mls/tree
 import { treeHasher } from "../src/corrections/tree-hash.js";
 import * as mls from "../src/mls.js";
 import { unpaced } from "../src/pace.js";
-import { device, NOW, utf8 } from "./group.js";
+import { device, NOW } from "./group.js";
 
 /** Numbers from 0 up to 1, the same for each seed (mulberry32). */
 export function numbers(seed: number): () => number {
@@ -76,29 +76,34 @@ export async function randomTree(random: () => number): Promise<RatchetTree> {
 }
 
 /**
- * The founder's state in a group of n members, in a term of which nothing is known. Either all members have committed,
- * in random order, or none but the founder.
+ * The state of a group's founder as if the group had n members. Either all of them have committed, in random order, or
+ * none but the founder.
  */
-export async function largeGroup(n: number, haveCommitted: boolean, random: () => number): Promise<ClientState> {
-  const identities = await Promise.all(Array.from({ length: n }, (_, i) => device(`member${i}`)));
-  const founder = await mls.newGroup(identities[0]!, utf8("a large group"), undefined, NOW);
+export async function grown(
+  founder: ClientState,
+  n: number,
+  haveCommitted: boolean,
+  random: () => number,
+): Promise<ClientState> {
   const { groupId } = founder.groupContext;
   const { signature } = await mls.cipherSuite(1);
+  const signKeys = [founder.signaturePrivateKey];
   let tree = founder.ratchetTree;
-  for (const identity of identities.slice(1)) {
+  while (signKeys.length < n) {
+    const identity = await device(`member${signKeys.length}`);
     const { publicPackage } = await mls.newKeyPackage(identity, NOW);
     [tree] = addLeafNode(tree, publicPackage.leafNode);
+    signKeys.push(identity.signKey);
   }
-  const order = identities.map((_, i) => [random(), i] as const).sort(([a], [b]) => a - b);
-  for (const [, i] of haveCommitted ? order : [[0, 0] as const]) {
+  const order = signKeys.map((_, i) => [random(), i] as const).sort(([a], [b]) => a - b);
+  for (const [, i] of haveCommitted ? order : [[0, 0] as const])
     tree = await afterCommit(tree, i, random, (leaf, parentHash) =>
       signLeafNodeCommit(
         { ...leaf, leafNodeSource: "commit", parentHash, groupId, leafIndex: i },
-        identities[i]!.signKey,
+        signKeys[i]!,
         signature,
       ),
     );
-  }
   const treeHash = await treeHasher.root(tree, unpaced);
   return { ...founder, ratchetTree: tree, groupContext: { ...founder.groupContext, treeHash } };
 }
