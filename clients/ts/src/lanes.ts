@@ -15,11 +15,10 @@ export class Lanes {
         return await step();
       } finally {
         await this.after(key);
-        this.count(key, -1);
       }
     };
     this.count(key, 1);
-    const run = (this.last.get(key) ?? Promise.resolve()).then(whole);
+    const run = (this.last.get(key) ?? Promise.resolve()).then(whole).finally(() => this.count(key, -1));
     this.last.set(
       key,
       run.catch(() => undefined),
