@@ -8,7 +8,8 @@ import { ServerKeys } from "../../clients/ts/dist/src/keys.js";
 import { BINDING, FAN_OUT, Matrix, POINTER, serverOf, withToken } from "../../clients/ts/dist/src/matrix.js";
 import { encodeKeyPackage, keyPackageRef, parseKeyPackage } from "../../clients/ts/dist/src/mls.js";
 import { decode, encode, fromBase64, fromBase64url } from "../../clients/ts/dist/src/wire.js";
-import { Forwarded } from "../../clients/ts/dist/src/transport.js";
+import { Forwarded } from "../../clients/ts/dist/src/route.js";
+import { FetchTransport } from "../../clients/ts/dist/src/transport.js";
 import { leafIdentity, toBase64, toBase64url } from "../../clients/ts/dist/src/wire.js";
 import { Member, SUITE } from "./member.mjs";
 
@@ -20,6 +21,7 @@ const userOf = (identity) => decode(leafIdentity, identity).userId;
 
 export class Client {
   #matrix;
+  #session;
   #member;
   /** The device and its signature keys. */
   #own;
@@ -30,11 +32,8 @@ export class Client {
   #inbox = [];
 
   async login(homeserver, token) {
-    this.#matrix = new Matrix(await withToken(homeserver, token));
-  }
-
-  get #session() {
-    return this.#matrix.session;
+    this.#session = await withToken(homeserver, token);
+    this.#matrix = new Matrix(new FetchTransport(this.#session));
   }
 
   get #here() {

@@ -24,7 +24,7 @@ export class Announcer {
    * not name its group, the group is lost.
    */
   async requireAnnouncer(roomId: string): Promise<void> {
-    const { userId } = this.matrix.session;
+    const { userId } = this.matrix.transport;
     const state = new RoomState(await this.matrix.allRoomState(roomId));
     const may = state.maySend(userId, POINTER, BINDING);
     const mayReserve = state.maySend(userId, POWER_LEVELS) && state.power(userId) >= RESERVED_LEVEL;

@@ -17,6 +17,8 @@ import { PROTOCOL, refused, STOPPED, type Submission, submission, UNKNOWN_MIGRAT
 import { Direct } from "./direct.js";
 import {
   joinable,
+  KEY_PACKAGE,
+  NOT_PUBLISHED,
   OddKeyPackage,
   oneTimeKey,
   signDeviceKeys,
@@ -32,10 +34,10 @@ import {
   type Outgoing,
   type OwnMigration,
   ownIdentity,
+  reasonOf,
   type PendingCommit,
   type Position,
   seconds,
-  type State,
   stateOf,
   type Step,
   type Stored,
@@ -44,11 +46,12 @@ import {
 import { Inbox, MAX_RACES, messageHash } from "./inbox.js";
 import { Lanes } from "./lanes.js";
 import { orAborted } from "./store.js";
-import { type Matrix, MatrixError, serverOf, SUCCESSORS, type SyncResult, Unreachable } from "./matrix.js";
+import { type Matrix, MatrixError, serverOf, SUCCESSORS, Unreachable } from "./matrix.js";
 import * as mls from "./mls.js";
 import { isForgotten, known } from "./receipts.js";
 import { successorsOf } from "./successors.js";
-import { Chosen } from "./transport.js";
+import { Chosen } from "./route.js";
+import type { News } from "./transport.js";
 import * as wire from "./wire.js";
 import { decode, encode, fromBase64, fromBase64url, toBase64, toBase64url } from "./wire.js";
 
@@ -120,6 +123,9 @@ const isFinal = (e: unknown): e is MatrixError | Behind | Forked =>
   e instanceof Forked ||
   (e instanceof MatrixError && e.status < 500 && !worthWaiting(e) && !refused(e, IN_PROGRESS));
 
+/** Whether another program has yet to publish the device's keys. */
+const isNotPublished = (e: unknown) => e instanceof MimiportError && e.code === NOT_PUBLISHED;
+
 /** Passes over the refusal of a homeserver whose module is of an earlier version. */
 const unlessLacking = (e: unknown) => {
   if (!(e instanceof MatrixError && e.status === 404)) throw e;
@@ -150,16 +156,19 @@ function requireStaying({ state }: Group): void {
 }
 
 export class Client {
-  private readonly transport: Chosen;
+  private readonly route: Chosen;
   private readonly announcer: Announcer;
   private readonly inbox: Inbox;
   private readonly lanes = new Lanes((key) => this.keep(key));
   /** The last send of each group, by its id. */
   private readonly sending = new Map<string, Promise<void>>();
-  /** The state of each group that the application has been told, by the group's id. */
-  private readonly states = new Map<string, State>();
+  /** The state of each group that the application has been told, and the reason, by the group's id. */
+  private readonly states = new Map<string, string>();
   /** The end of each group's latest migration of this client, by the group's id. */
   private readonly finishing = new Map<string, Promise<Outcome>>();
+
+  /** How many KeyPackages the homeserver has, as far as is known. */
+  private left = Infinity;
 
   /** The KeyPackage of last resort that the homeserver has not taken yet. */
   private lastResort: { ref: Uint8Array; value: unknown } | undefined;
@@ -170,14 +179,14 @@ export class Client {
     private readonly world: Surroundings,
   ) {
     const direct = new Direct(() => ownIdentity(stored), world.now);
-    this.transport = new Chosen(matrix, direct);
+    this.route = new Chosen(matrix, direct);
     this.announcer = new Announcer(matrix);
-    this.inbox = new Inbox(matrix, this.transport, stored, world, this.lanes);
+    this.inbox = new Inbox(matrix, this.route, stored, world, this.lanes);
   }
 
   /** The name of the own homeserver. */
   get homeServer(): string {
-    return serverOf(this.matrix.session.userId);
+    return serverOf(this.matrix.transport.userId);
   }
 
   /** The group with this id in base64url; without one, the only group there is. */
@@ -192,7 +201,7 @@ export class Client {
 
   /** A Delivery Service, by the route that this device uses. */
   ds(server: string): DeliveryService {
-    return new DeliveryService(this.transport, server);
+    return new DeliveryService(this.route, server);
   }
 
   /** Runs one step of a group at a time, so that a step's view of the group stays true until the step ends. */
@@ -203,9 +212,11 @@ export class Client {
   /** Keeps what a step has changed. An event says if the group's state is another. */
   private async keep(key: string): Promise<void> {
     const g = this.stored.groups.get(key);
-    const state = g === undefined ? "active" : stateOf(g);
-    if (state !== (this.states.get(key) ?? "active")) this.world.emit({ event: "state", group: key, state });
-    this.states.set(key, state);
+    const [state, reason] = g === undefined ? ["active" as const] : [stateOf(g), reasonOf(g)];
+    const told = [state, reason].join(" ").trim();
+    if (told !== (this.states.get(key) ?? "active"))
+      this.world.emit({ event: "state", group: key, state, ...(reason && { reason }) });
+    this.states.set(key, told);
     await (g === undefined ? this.world.save() : this.world.save(g));
   }
 
@@ -216,7 +227,7 @@ export class Client {
       try {
         return await request();
       } catch (e) {
-        if (isFinal(e) || !(e instanceof MatrixError || e instanceof Unreachable)) throw e;
+        if (isFinal(e) || !(e instanceof MatrixError || e instanceof Unreachable || isNotPublished(e))) throw e;
         const frozen = refused(e, IN_PROGRESS);
         if (frozen ? this.world.now() > until : ++failures > MAX_RETRIES) throw e;
         const asked = e instanceof MatrixError ? Number(e.body.retry_after_ms ?? 0) : 0;
@@ -229,10 +240,15 @@ export class Client {
   async createIdentity(suite: number): Promise<mls.Identity> {
     const { identity } = this.stored;
     if (identity?.suite !== suite) {
-      this.stored.identity = identity ? { ...identity, suite } : await mls.newIdentity(this.matrix.session, suite);
+      this.stored.identity = identity ? { ...identity, suite } : await mls.newIdentity(this.matrix.transport, suite);
       await this.world.save();
     }
     return ownIdentity(this.stored);
+  }
+
+  /** Publishes the device, once another program has published the keys that it has for the device. */
+  private publishInTime(): Promise<void> {
+    return this.patiently(() => this.publishDevice());
   }
 
   /** Publishes the device's signature key in its Matrix device keys, beside what is there (profile, section 12). */
@@ -244,8 +260,7 @@ export class Client {
     if (keys === undefined) return;
     this.stored.deviceKey ??= await (await mls.cipherSuite(identity.suite)).signature.keygen();
     await this.world.save();
-    const { signDeviceKeys: other } = this.world;
-    await this.matrix.uploadDeviceKeys(await signDeviceKeys(keys, this.stored.deviceKey, other));
+    await this.matrix.uploadDeviceKeys(await signDeviceKeys(keys, this.stored.deviceKey, this.matrix.transport));
   }
 
   /**
@@ -274,7 +289,7 @@ export class Client {
     }
     const { value } = this.lastResort;
     await this.matrix.uploadKeyPackages("fallback_keys", [this.lastResort]);
-    if (await this.transport.forwards()) await this.ds(this.homeServer).putLastResort(value).catch(unlessLacking);
+    if (await this.route.forwards()) await this.ds(this.homeServer).putLastResort(value).catch(unlessLacking);
     this.lastResort = undefined;
     for (const ref of lastResorts.splice(0, lastResorts.length - LAST_RESORTS)) keyPackages.delete(ref);
     await this.world.save();
@@ -313,7 +328,7 @@ export class Client {
    */
   async createGroup(roomId: string, server: string): Promise<Group> {
     const identity = ownIdentity(this.stored);
-    await this.publishDevice();
+    await this.publishInTime();
     await this.announcer.requireAnnouncer(roomId);
     const reserved = await this.ds(server).reserve(roomId, identity.suite);
     requireOwnId(reserved.group_id, reserved.preimage, server, roomId);
@@ -336,7 +351,7 @@ export class Client {
    * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2). The device is new, or has lost its state.
    */
   async rejoin(roomId: string): Promise<Group> {
-    await this.publishDevice();
+    await this.publishInTime();
     return this.patiently(async () => {
       const { key, server } = await this.inbox.hostOf(roomId);
       return this.exclusive({ key }, () => this.inbox.enterAnew(key, roomId, server));
@@ -721,7 +736,7 @@ export class Client {
    */
   async reset(g: Group, server = g.ds): Promise<Group> {
     if (!g.closed) throw new MimiportError("INVALID", "the group is not closed");
-    const { userId, deviceId } = this.matrix.session;
+    const { userId, deviceId } = this.matrix.transport;
     const next = await this.createGroup(g.roomId, server);
     const others = mls.members(g.state).filter((m) => m.userId !== userId || m.deviceId !== deviceId);
     for (const user of new Set(others.map((m) => m.userId)))
@@ -800,7 +815,11 @@ export class Client {
     if (!m.over) await this.inbox.catchUp(g).catch(() => undefined); // for earlier messages; the source may be gone
     if (g.migration === m && !m.decided) this.stepped(g, "decided");
     m.decided = true;
-    if (!m.over) this.inbox.merge(g, m.commit);
+    const proof: MovedInfo = {
+      ...{ delivery_service: m.target, term: g.term + 1, migration_response: toBase64(m.response) },
+      ...{ migration_confirmation: confirmation.message, key_id: confirmation.key_id },
+    };
+    if (!m.over) this.inbox.merge(g, m.commit, undefined, proof);
     if (!m.commit.accepted) return undefined; // the source also accepted another Commit
     const { receipt } = status;
     await this.ds(m.target).confirmMigration(m.id, { ...confirmation, ...(receipt && { receipt }) });
@@ -836,7 +855,7 @@ export class Client {
 
   /** Names, in the room, the servers that may take the group on when its host is lost, in order of preference. */
   async setSuccessors(g: Group, servers: string[]): Promise<void> {
-    const { userId } = this.matrix.session;
+    const { userId } = this.matrix.transport;
     const state = await this.matrix.allRoomState(g.roomId);
     const content = successorsOf(state, userId, g.roomId, g.key, servers);
     await this.matrix.setRoomState(g.roomId, SUCCESSORS, content);
@@ -863,18 +882,24 @@ export class Client {
    * Takes the news of one /sync. When it returns, the homeserver may forget them. `done` is when the groups have
    * handled them, which may be long after.
    */
-  async synced(result: SyncResult): Promise<{ done: Promise<void> }> {
-    const news = await this.inbox.synced(result);
-    const { lastResorts } = this.stored;
-    if (lastResorts.length > 0 && (result.lastResortUsed || this.lastResortIsOld())) await this.publishLastResort();
-    await this.keepStock(result.keyPackages);
-    return news;
+  async synced(news: News): Promise<{ done: Promise<void> }> {
+    const handling = await this.inbox.synced(news);
+    handling.done.catch(() => undefined); // who waits for it gets the error
+    const { keyCounts, unusedFallbackKeys: unused } = news;
+    const used = unused !== undefined && !unused.includes(KEY_PACKAGE);
+    if (this.stored.lastResorts.length > 0 && (used || this.lastResortIsOld())) await this.publishLastResort();
+    if (keyCounts !== undefined) this.left = keyCounts[KEY_PACKAGE] ?? 0;
+    await this.keepStock();
+    return handling;
   }
 
-  /** Publishes KeyPackages when fewer than half of the stock are left. */
-  async keepStock(left: number | undefined): Promise<void> {
+  /** Publishes KeyPackages when fewer than half of the stock are left, and the first time. */
+  async keepStock(): Promise<void> {
     const { stock = 0 } = this.world;
-    if (left !== undefined && left < stock / 2) await this.publishKeyPackages(stock - left);
+    if (this.stored.keyPackages.size === 0) this.left = 0;
+    if (this.left >= stock / 2) return;
+    await this.publishKeyPackages(stock - this.left);
+    this.left = stock;
   }
 
   /** Goes on with what an earlier run has begun: reads every group's log, sends what waits, ends migrations. */
@@ -900,9 +925,10 @@ export class Client {
   /** Follows /sync until the signal ends it. */
   async run(signal: AbortSignal): Promise<void> {
     this.resume();
-    while (!signal.aborted) {
+    for (let failed = false; !signal.aborted; ) {
       try {
-        const wait = Math.min(SYNC_WAIT, this.inbox.lookEvery);
+        const wait = failed ? 0 : Math.min(SYNC_WAIT, this.inbox.lookEvery);
+        failed = false;
         const { done } = await this.synced(await this.matrix.sync(this.stored.since, wait, signal));
         done.catch((e) => this.world.emit({ event: "failed", group: "", reason: String(e) }));
         this.sendWaiting();
@@ -910,6 +936,7 @@ export class Client {
       } catch (e) {
         if (signal.aborted) return;
         if (isFinal(e)) throw e;
+        failed = true;
         await this.world.pause(POLL_PAUSE);
       }
     }

@@ -4,6 +4,7 @@ import type { KeyPackage } from "ts-mls";
 import { compare, utf8 } from "./bytes.js";
 import { MimiportError } from "./errors.js";
 import { cipherSuite, type Identity, type Member, parseKeyPackage, suiteOfKeyPackage } from "./mls.js";
+import type { Transport } from "./transport.js";
 import { fromBase64, type LeafIdentity, toBase64 } from "./wire.js";
 
 /** The algorithm of one-time keys that are KeyPackages. */
@@ -52,6 +53,9 @@ export type Verification = "unknown" | "unverified" | "key" | "cross-signed";
 export class OddKeyPackage extends Error {
   override name = "OddKeyPackage";
 }
+
+/** The code of the error for a device of which another program has yet to publish the keys. */
+export const NOT_PUBLISHED = "NOT_PUBLISHED";
 
 /** All signatures in this file are Ed25519, as in both cipher suites. */
 const ed25519 = async () => (await cipherSuite(1)).signature;
@@ -118,22 +122,28 @@ export function withMlsKey(own: Identity, had: DeviceKeys | undefined): DeviceKe
 }
 
 /**
- * Signs device keys with the given key. It becomes the device's own key if the device has none. If the device has keys
- * of another program, such as Olm's, `other` signs.
+ * Signs device keys with the given key, which becomes the device's own key if the device has none. If another program
+ * has keys for the device, such as Olm's, that program signs. It must have published them: it would replace these.
  */
 export async function signDeviceKeys(
   keys: DeviceKeys,
   own: KeyPair,
-  other: ((keys: DeviceKeys) => Promise<string>) | undefined,
+  other: Pick<Transport, "signDeviceKeys"> = {},
 ): Promise<DeviceKeys> {
   const id = deviceKeyId(keys.device_id);
+  const signed = (whole: DeviceKeys, signature: string) => {
+    return { ...whole, signatures: { [keys.user_id]: { [id]: signature } } };
+  };
+  if (other.signDeviceKeys !== undefined) {
+    if (keys.keys[id] === undefined)
+      throw new MimiportError(NOT_PUBLISHED, "the program that has the device's keys has not published them", true);
+    return signed(keys, await other.signDeviceKeys(keys));
+  }
   const key = toBase64(own.publicKey);
   const whole = { ...keys, keys: { [id]: key, ...keys.keys } };
-  const isOwn = whole.keys[id] === key;
-  if (!isOwn && other === undefined)
+  if (whole.keys[id] !== key)
     throw new MimiportError("NOT_SIGNED", "the device has keys of another program, which has to sign");
-  const signature = isOwn ? await sign(whole, own) : await other!(whole);
-  return { ...whole, signatures: { [keys.user_id]: { [id]: signature } } };
+  return signed(whole, await sign(whole, own));
 }
 
 /** A KeyPackage (an MLSMessage) as the value of a one-time key or of a fallback key. */

@@ -6,7 +6,7 @@ import { clientAddresses, fetchJson } from "./discovery.js";
 import { PEER_UNREACHABLE, refusal } from "./ds.js";
 import { type Answer, call, json } from "./matrix.js";
 import { cipherSuite, type Identity } from "./mls.js";
-import { pathOf, TAKES_DIRECT, type Transport } from "./transport.js";
+import { pathOf, TAKES_DIRECT, type Route } from "./route.js";
 import { type DirectRequest, directRequest, isServerName, type Signature, signedContent, toBase64 } from "./wire.js";
 
 /** The longest wait for an answer, in milliseconds, and its largest size, in bytes. The largest answer is a tree. */
@@ -40,7 +40,7 @@ export function directHeader(r: DirectRequest & Signature): string {
 }
 
 /** The route to a Delivery Service without the help of the own homeserver. */
-export class Direct implements Transport {
+export class Direct implements Route {
   private readonly services = new Map<string, Promise<Service>>();
 
   /** now gives milliseconds since 1970. */
@@ -54,17 +54,17 @@ export class Direct implements Transport {
   }
 
   /** If the server refuses a request for its time, the client sends it once more, by the server's clock. */
-  async send(server: string, method: string, route: string, body?: string): Promise<Answer> {
+  async send(server: string, method: string, path: string, body?: string): Promise<Answer> {
     const service = await this.find(server);
-    const answer = await this.sendOnce(service, server, method, route, body);
+    const answer = await this.sendOnce(service, server, method, path, body);
     const { rule, server_time: time } = (answer.status === 403 && json(answer)) || ({} as any);
     if (rule !== "time" || !Number.isSafeInteger(time) || time < 0) return answer;
     service.ahead = time - this.now();
-    return this.sendOnce(service, server, method, route, body);
+    return this.sendOnce(service, server, method, path, body);
   }
 
-  private async sendOnce({ address, ahead }: Service, service: string, method: string, route: string, body?: string) {
-    const uri = pathOf(service, route);
+  private async sendOnce({ address, ahead }: Service, service: string, method: string, path: string, body?: string) {
+    const uri = pathOf(service, path);
     const authorization = await this.sign({ service, method, uri, body: body ?? "", time: this.now() + ahead });
     // A signature is for one URI only, so the client follows no redirect.
     const init: RequestInit = {

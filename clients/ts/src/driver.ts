@@ -10,6 +10,7 @@ import { textOf, utf8 } from "./bytes.js";
 import { Journal } from "./journal.js";
 import { FileStore } from "./node.js";
 import { MemoryStore } from "./store.js";
+import { FetchTransport } from "./transport.js";
 import { fromBase64 } from "./wire.js";
 
 const DEFAULT_WAIT = 30_000;
@@ -143,7 +144,7 @@ async function begin({ homeserver, user, password, device, token, store }: Argum
   const { stored } = journal;
   const save = (...groups: Group[]) => journal.save(...groups).then(wake);
   world = { now: Date.now, pause: (ms) => pause(ms), emit: (e) => journal.emit(e), save };
-  client = new Client(new Matrix(session), stored, world);
+  client = new Client(new Matrix(new FetchTransport(session)), stored, world);
   journal.repeat();
   client.run(new AbortController().signal).catch((e) => write({ event: "stopped", reason: String(e) }));
   return { user: session.userId, device: session.deviceId, token: session.token, groups: [...stored.groups.keys()] };

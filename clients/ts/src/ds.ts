@@ -1,7 +1,7 @@
 // The HTTP API of a Delivery Service. Ids are base64url, other binary fields are unpadded standard base64.
 import { granted, json, MatrixError } from "./matrix.js";
 import type { Commit } from "./mls.js";
-import type { Transport } from "./transport.js";
+import type { Route } from "./route.js";
 import { toBase64 } from "./wire.js";
 
 export interface Signed {
@@ -185,13 +185,13 @@ export const refusal = (status: number, code: string, error: string) =>
 /** One Delivery Service, by its server name. Group and migration ids are base64url. Refusals are MatrixErrors. */
 export class DeliveryService {
   constructor(
-    private readonly transport: Transport,
+    private readonly route: Route,
     readonly server: string,
   ) {}
 
-  private async ask(method: string, route: string, body?: unknown): Promise<any> {
+  private async ask(method: string, path: string, body?: unknown): Promise<any> {
     const text = body === undefined ? undefined : JSON.stringify(body);
-    return json(granted(await this.transport.send(this.server, method, route, text)));
+    return json(granted(await this.route.send(this.server, method, path, text)));
   }
 
   reserve(roomId: string, suite: number): Promise<Reserved> {
@@ -226,7 +226,7 @@ export class DeliveryService {
   }
 
   async tree(group: string, epoch: number): Promise<Uint8Array> {
-    return granted(await this.transport.send(this.server, "GET", `/groups/${group}/tree?epoch=${epoch}`)).body;
+    return granted(await this.route.send(this.server, "GET", `/groups/${group}/tree?epoch=${epoch}`)).body;
   }
 
   submit(group: string, submission: Submission): Promise<Submitted> {

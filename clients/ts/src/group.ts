@@ -1,7 +1,7 @@
 // The state of a group in this client, and the state of the whole client.
 import type { ClientState } from "ts-mls";
-import type { DeviceKeys, KeyPair, Verification } from "./devices.js";
-import type { FanOut, Migrated, Signed } from "./ds.js";
+import type { KeyPair, Verification } from "./devices.js";
+import { CLOSED, type FanOut, type Migrated, type MovedInfo, type Signed, STOPPED } from "./ds.js";
 import { MimiportError } from "./errors.js";
 import type { KeyObject } from "./keys.js";
 import type * as mls from "./mls.js";
@@ -88,6 +88,8 @@ export interface Group {
   checked: Map<string, Verification>;
   /** This client has not read the log of the current Delivery Service to its end. */
   behind: boolean;
+  /** The code of the error that has kept it from that the last time. A restart forgets it. */
+  trouble?: string | undefined;
   /** The latest lineage that a Delivery Service told (base64). A server needs it to recover the group. */
   lineage?: string | undefined;
   /** The key object of the current Delivery Service, for a time when that one is unreachable. */
@@ -159,6 +161,17 @@ export interface Device {
   device: string;
 }
 
+/** A leaf: its device, and the MLS signature key. */
+export interface Leaf extends Device {
+  key: Uint8Array;
+}
+
+/**
+ * An application's own trust in a leaf. It gets the library's result, by the keys that the user's homeserver publishes,
+ * and is asked again when the user's devices change. Nothing is refused because of its answer.
+ */
+export type VerifyLeaf = (leaf: Leaf, found: Verification) => Verification | Promise<Verification>;
+
 /** An event for the application. */
 export type ClientEvent =
   // The sender is the author that MLS authenticates. The content is in base64. A place never has two messages.
@@ -181,10 +194,11 @@ export type ClientEvent =
   | { event: "misattributed"; group: string; named: string; author: string }
   | { event: "epoch" | "joined" | "removed"; group: string; epoch: number }
   // The group has another Delivery Service. `by` is the member whose Commit led there, absent after a claim.
-  | { event: "moved"; group: string; by?: Device; from: string; ds: string; term: number }
+  // `proof` is the redirect that a server has signed, as this device was shown it.
+  | { event: "moved"; group: string; by?: Device; from: string; ds: string; term: number; proof?: MovedInfo }
   // A step of a migration of this client: see Step.
   | { event: "move"; group: string; migration: string; target: string; step: Step }
-  | { event: "state"; group: string; state: State }
+  | { event: "state"; group: string; state: State; reason?: string }
   // The group was ended for good: the room may begin its next one.
   | { event: "closed"; group: string }
   // A Commit of this client between two epochs, which are named by their confirmed transcript hashes. There is one
@@ -213,11 +227,7 @@ export interface Surroundings {
   /** How many KeyPackages the homeserver should have of this device; without it, the application publishes them. */
   stock?: number;
   emit(event: ClientEvent): void;
-  /**
-   * Signs device keys with the device's Ed25519 key, if another program has that key. It signs the Canonical JSON of
-   * its argument (Matrix specification, "Signing JSON"), and returns unpadded base64.
-   */
-  signDeviceKeys?(keys: DeviceKeys): Promise<string>;
+  verifyLeaf?: VerifyLeaf;
   /**
    * Writes the state durably: of the device and of the given groups. The client waits for it before it sends anything
    * that depends on the state.
@@ -246,6 +256,7 @@ export function newGroup(
     named: undefined,
     successors: undefined,
     silent: undefined,
+    trouble: undefined,
     closed: undefined,
     stopped: undefined,
     unproven: undefined,
@@ -290,6 +301,20 @@ export function stateOf(g: Group): State {
   if (g.stopped) return "stopped";
   if (g.migration !== undefined) return "moving";
   return g.behind || g.unproven ? "behind" : "active";
+}
+
+/** Why a group is in its state, as the code of a MimiportError; undefined for one that is active or moving. */
+export function reasonOf(g: Group): string | undefined {
+  const reasons: Record<State, string | undefined> = {
+    active: undefined,
+    moving: undefined,
+    behind: g.unproven ? "UNPROVEN" : (g.trouble ?? "UNREAD"),
+    stopped: STOPPED,
+    broken: "FORKED",
+    left: "REMOVED",
+    closed: CLOSED,
+  };
+  return reasons[stateOf(g)];
 }
 
 /** Whether this device has been removed from the group. */

@@ -27,10 +27,11 @@ import type { Lanes } from "./lanes.js";
 import { claimIn, goesOn, hostIn, isRecover, keyIdOfHost, moveIn } from "./lineage.js";
 import { claimHash, type Pointer, pointerFor, pointerTo } from "./pointer.js";
 import { isLost, news, receiptIn } from "./receipts.js";
-import { BINDING, FAN_OUT, type Matrix, MatrixError, type MatrixEvent, POINTER, type SyncResult } from "./matrix.js";
+import { BINDING, FAN_OUT, type Matrix, MatrixError, POINTER } from "./matrix.js";
 import { SUCCESSORS, Unreachable } from "./matrix.js";
 import { successorsIn, successorsNow } from "./successors.js";
-import type { Transport } from "./transport.js";
+import type { Route } from "./route.js";
+import type { MatrixEvent, News } from "./transport.js";
 import * as mls from "./mls.js";
 import { decode, encode, fromBase64, isServerName, type LeafIdentity, lineage } from "./wire.js";
 import { type Lineage, migrationCommitAAD } from "./wire.js";
@@ -136,22 +137,22 @@ export class Inbox {
   readonly evidence: Evidence;
   /** The time of the last check of each group's host, in milliseconds since 1970. */
   private readonly looked = new Map<string, number>();
-  /** The groups whose leaves are being checked. */
-  private readonly checking = new Set<Group>();
+  /** The checks of leaves that run, by group. */
+  private readonly checking = new Map<Group, Promise<void>>();
 
   constructor(
     private readonly matrix: Matrix,
-    private readonly transport: Transport,
+    private readonly route: Route,
     private readonly stored: Stored,
     private readonly world: Surroundings,
     private readonly lanes: Lanes,
   ) {
-    this.keys = new ServerKeys(matrix, transport, world);
+    this.keys = new ServerKeys(matrix, route, world);
     this.evidence = new Evidence(this.keys);
   }
 
   private ds(server: string): DeliveryService {
-    return new DeliveryService(this.transport, server);
+    return new DeliveryService(this.route, server);
   }
 
   /**
@@ -159,21 +160,21 @@ export class Inbox {
    * a restart every log is read. `done` is when the groups have handled the news: each in its lane, so that one whose
    * Delivery Service hangs holds up no other.
    */
-  async synced(result: SyncResult): Promise<{ done: Promise<void> }> {
-    this.devicesChanged(result.changed);
+  async synced({ next, toDevice = [], state = [], changed = [] }: News): Promise<{ done: Promise<void> }> {
+    this.devicesChanged(changed);
     const news = new Map<string, FannedOut[]>();
-    for (const event of result.toDevice) {
+    for (const event of toDevice) {
       const of = event.type === FAN_OUT ? this.fannedOut(event) : undefined;
       if (of !== undefined) news.set(of.key, [...(news.get(of.key) ?? []), of]);
     }
-    this.stored.since = result.next;
+    if (next !== undefined) this.stored.since = next;
     await this.world.save();
     const groups = [...this.stored.groups.values()].map((g) => {
       // A group that is slow to handle its news reads its log once instead.
       const few = this.lanes.load(g.key) < MAX_WAITING;
       if (!few) g.behind = true;
       const fannedOut = few ? (news.get(g.key) ?? []) : [];
-      const pointers = result.pointers.filter(({ roomId }) => roomId === g.roomId);
+      const pointers = state.filter((e) => e.roomId === g.roomId && e.type === POINTER && e.state_key === "");
       if (!few && pointers.length === 0) return undefined;
       return this.lanes.run(g.key, () => this.handleNews(g, fannedOut, pointers));
     });
@@ -181,7 +182,7 @@ export class Inbox {
     return { done: Promise.all([...groups, ...invited]).then(() => undefined) };
   }
 
-  private async handleNews(g: Group, fannedOut: FannedOut[], pointers: SyncResult["pointers"]): Promise<void> {
+  private async handleNews(g: Group, fannedOut: FannedOut[], pointers: NonNullable<News["state"]>): Promise<void> {
     for (const of of fannedOut) await this.fannedOutTo(g, of);
     for (const { roomId, content } of pointers) await this.pointedTo(g, roomId, content);
     await this.catchUpIfBehind(g);
@@ -194,16 +195,33 @@ export class Inbox {
    * If a user's homeserver does not answer, the leaf stays unchecked. This may run beside everything else.
    */
   async check(g: Group): Promise<void> {
+    await this.checking.get(g);
+    const begun = this.checking.get(g); // by another one who has waited
+    if (begun !== undefined) return begun;
     const unknown = mls.members(g.state).filter((m) => !g.checked.has(checkId(m)));
-    if (unknown.length === 0 || isOut(g) || this.checking.has(g)) return;
-    this.checking.add(g);
+    if (unknown.length === 0 || isOut(g)) return;
+    const check = this.ask(g, unknown).finally(() => this.checking.delete(g));
+    this.checking.set(g, check);
+    await check;
+  }
+
+  private async ask(g: Group, unknown: mls.Member[]): Promise<void> {
     try {
       const published = await this.matrix.queryKeys([...new Set(unknown.map((m) => m.userId))]);
-      for (const m of unknown) this.checked(g, m, await verify(m, published));
+      for (const m of unknown) this.checked(g, m, await this.trust(m, await verify(m, published)));
     } catch (e) {
       if (!(e instanceof MatrixError || e instanceof Unreachable)) throw e; // the next check asks again
-    } finally {
-      this.checking.delete(g);
+    }
+  }
+
+  /** The application's trust in a leaf, if it decides about that. */
+  private async trust(member: mls.Member, found: Verification): Promise<Verification> {
+    const { verifyLeaf } = this.world;
+    if (verifyLeaf === undefined || found === "unknown") return found;
+    try {
+      return await verifyLeaf({ ...device(member), key: member.signatureKey }, found);
+    } catch {
+      return "unknown"; // the next check asks again
     }
   }
 
@@ -228,6 +246,14 @@ export class Inbox {
   /** Reads the log from this client's position, through every later term. moved is a given redirect. */
   async catchUp(g: Group, moved?: MovedInfo): Promise<void> {
     g.behind = true;
+    g.trouble = undefined;
+    await this.readAll(g, moved).catch((e) => {
+      g.trouble = e instanceof MimiportError ? e.code : String(e);
+      throw e;
+    });
+  }
+
+  private async readAll(g: Group, moved?: MovedInfo): Promise<void> {
     let step = await this.nextStep(g, moved);
     while (step !== undefined && (await this.follow(g, step))) step = await this.nextStep(g);
     await this.prove(g);
@@ -376,10 +402,10 @@ export class Inbox {
     const { term, migration } = g;
     if (!(await this.evidence.provesMove(g, moved))) return false;
     const own = migration !== undefined && same(migration.response, fromBase64(moved.migration_response));
-    if (own && !migration.over) this.merge(g, migration.commit);
+    if (own && !migration.over) this.merge(g, migration.commit, undefined, moved);
     else await this.readOldTerm(g, server);
     // A client on a branch that was lost before this move cannot read on. It joins again at the end.
-    if (g.term === term && g.unproven) this.moveTo(g, moved.delivery_service, moved.term);
+    if (g.term === term && g.unproven) this.moveTo(g, moved.delivery_service, moved.term, moved);
     if (g.term === term) return false;
     g.evidence = moved;
     return true;
@@ -514,7 +540,7 @@ export class Inbox {
     g.evidence = undefined;
     g.receipt = undefined;
     g.unproven = true;
-    this.moveTo(g, claim.delivery_service, claim.term);
+    this.moveTo(g, claim.delivery_service, claim.term, claim);
     await this.world.save(g);
     await this.point(g, claim).catch(() => undefined); // not every member may
   }
@@ -622,11 +648,11 @@ export class Inbox {
     );
     if (own !== undefined && !own.accepted) {
       advance();
-      this.merge(g, own, at);
+      this.merge(g, own, at, migration);
     } else if (g.sent.delete(messageHash(message))) {
       advance();
       this.shown(g, encoded, at);
-    } else await this.received(g, m.sender ?? "", message, at, advance);
+    } else await this.received(g, m, message, at, advance);
     if (g.term !== term) g.evidence = migration;
   }
 
@@ -651,7 +677,7 @@ export class Inbox {
    */
   private async received(
     g: Group,
-    sender: string,
+    { sender = "", migration }: Arrived,
     message: Uint8Array,
     at: Position,
     advance: () => void,
@@ -670,7 +696,7 @@ export class Inbox {
     if (plaintext !== undefined) this.arrivedMessage(g, at, author!, toBase64(plaintext), false);
     if (committed === undefined) return;
     this.membersChanged(g, before, author, at);
-    this.entered(g, migrationTarget(committed), author);
+    this.entered(g, migrationTarget(committed), author, migration);
   }
 
   private membersChanged(g: Group, before: ClientState, by: LeafIdentity | undefined, at: Position): void {
@@ -723,17 +749,20 @@ export class Inbox {
     for (const c of g.refused?.splice(0, g.refused.length - MAX_REFUSED) ?? []) this.ended(g, c);
   }
 
-  /** Handles an own Commit that was accepted. Its place is not known if only the source's decision shows that. */
-  merge(g: Group, commit: PendingCommit, at: Position = { term: g.term, seq: g.next }): void {
+  /**
+   * Handles an own Commit that was accepted. Its place is not known if only the source's decision shows that. proof is
+   * what shows that it moved the group.
+   */
+  merge(g: Group, commit: PendingCommit, at: Position = { term: g.term, seq: g.next }, proof?: MovedInfo): void {
     const before = g.state;
     g.state = commit.next;
     commit.accepted = true;
     this.membersChanged(g, before, ownIdentity(this.stored), at);
-    this.entered(g, commit.target, ownIdentity(this.stored));
+    this.entered(g, commit.target, ownIdentity(this.stored), proof);
   }
 
   /** Enters the group's next epoch, at the target if a migration Commit led there. */
-  private entered(g: Group, target: string | undefined, by: LeafIdentity | undefined): void {
+  private entered(g: Group, target: string | undefined, by: LeafIdentity | undefined, proof?: MovedInfo): void {
     this.endPending(g);
     this.endMigrationCommit(g);
     this.endRefused(g);
@@ -744,7 +773,7 @@ export class Inbox {
     }
     if (isOut(g)) this.closed(g); // by a ReInit
     this.world.emit({ event: "epoch", group: g.key, epoch: epochOf(g) });
-    if (target !== undefined && target !== g.ds) this.moveTo(g, target, g.term + 1, by);
+    if (target !== undefined && target !== g.ds) this.moveTo(g, target, g.term + 1, proof, by);
     this.keepEpochs(g);
   }
 
@@ -764,7 +793,7 @@ export class Inbox {
    * Begins a new term. The client reads the new Delivery Service soon, even without news, since that one knows the
    * lineage.
    */
-  private moveTo(g: Group, ds: string, term: number, by?: LeafIdentity): void {
+  private moveTo(g: Group, ds: string, term: number, proof?: MovedInfo, by?: LeafIdentity): void {
     const from = g.ds;
     g.former = [...(g.former ?? []), { ds: g.ds, term: g.term, next: g.next }].slice(-MAX_FORMER);
     g.ds = ds;
@@ -775,7 +804,8 @@ export class Inbox {
     g.silent = undefined;
     g.stopped = undefined;
     g.behind = true;
-    this.world.emit({ event: "moved", group: g.key, ...(by && { by: device(by) }), from, ds, term });
+    const known = { ...(by && { by: device(by) }), ...(proof && { proof }) };
+    this.world.emit({ event: "moved", group: g.key, ...known, from, ds, term });
   }
 
   private failed(group: string, e: unknown): void {

@@ -1,17 +1,13 @@
 // The keys of servers, and the servers that are asked for them (profile, section 2).
 import { BAD_SIGNATURE, DeliveryService, PEER_UNREACHABLE, refused } from "./ds.js";
 import type { Surroundings } from "./group.js";
-import { call, granted, json, type Matrix, MatrixError, serverOf } from "./matrix.js";
+import { type Matrix, MatrixError, serverOf } from "./matrix.js";
 import { cipherSuite } from "./mls.js";
-import type { Transport } from "./transport.js";
+import type { Route } from "./route.js";
 import { fromBase64 } from "./wire.js";
 
 /** The longest time for which a server's key is kept, in milliseconds (Matrix specification, "Publishing keys"). */
 const MAX_KEPT = 7 * 24 * 3600_000;
-
-/** The longest wait for a notary's answer, in milliseconds, and the answer's largest size, in bytes. */
-const PATIENCE = 60_000;
-const MAX_ANSWER = 1 << 20;
 
 /** A server's keys in their published form, with signatures (Matrix specification, "Publishing keys"). */
 export interface KeyObject {
@@ -35,7 +31,7 @@ export class ServerKeys {
 
   constructor(
     private readonly matrix: Matrix,
-    private readonly transport: Transport,
+    private readonly route: Route,
     private readonly world: Pick<Surroundings, "now" | "emit">,
   ) {}
 
@@ -84,11 +80,11 @@ export class ServerKeys {
       const valid = k?.server_name === server && k.valid_until_ts > this.world.now();
       return valid && typeof k.verify_keys?.[keyId]?.key === "string" ? k : undefined;
     };
-    const at = (asked: string) => new DeliveryService(this.transport, asked).serverKey(server, keyId);
-    const { homeserver, userId } = this.matrix.session;
+    const at = (asked: string) => new DeliveryService(this.route, asked).serverKey(server, keyId);
+    const { userId } = this.matrix.transport;
 
-    if (await this.transport.forwards()) return current(await at(serverOf(userId)).catch(orNothing));
-    const known = await askNotary(homeserver, server, keyId, this.world.now()).catch(orNothing);
+    if (await this.route.forwards()) return current(await at(serverOf(userId)).catch(orNothing));
+    const known = await askNotary(this.matrix, server, keyId, this.world.now()).catch(orNothing);
     const own = known?.map(current).find((k) => k !== undefined);
     const itself = own ?? current(await at(server).catch(() => undefined));
     if (itself !== undefined || server === host) return itself;
@@ -105,13 +101,10 @@ function orNothing(e: unknown): undefined {
 }
 
 /** The key objects of a server that a homeserver knows. Some homeservers answer only at an address with their name. */
-async function askNotary(address: string, server: string, keyId: string, now: number): Promise<unknown[]> {
+async function askNotary(matrix: Matrix, server: string, keyId: string, now: number): Promise<unknown[]> {
   const criteria = { [keyId]: { minimum_valid_until_ts: now } };
-  const init = {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ server_keys: { [server]: criteria } }),
-  };
-  const { server_keys } = json(granted(await call(`${address}/_matrix/key/v2/query`, init, PATIENCE, MAX_ANSWER)));
+  const { server_keys } = await matrix.request("POST", "/_matrix/key/v2/query", {
+    server_keys: { [server]: criteria },
+  });
   return Array.isArray(server_keys) ? server_keys : [];
 }

@@ -2,7 +2,7 @@
 import { concat, textOf } from "./bytes.js";
 import { MimiportError } from "./errors.js";
 import { type DeviceKeys, KEY_PACKAGE, type PublishedKeys } from "./devices.js";
-import type { LeafIdentity } from "./wire.js";
+import { type MatrixEvent, type News, newsOf, type Session, type Transport } from "./transport.js";
 import { toBase64url } from "./wire.js";
 
 /** A refusal by a server: its HTTP status and its Matrix error, of which the code is without a prefix. */
@@ -19,35 +19,9 @@ export class MatrixError extends MimiportError {
   }
 }
 
-export interface MatrixEvent {
-  type: string;
-  sender: string;
-  content: any;
-}
-
 /** A state event of a room. */
 export interface StateEvent extends MatrixEvent {
   state_key: string;
-}
-
-/** The news of one /sync, and the token for the next. */
-export interface SyncResult {
-  next: string;
-  toDevice: MatrixEvent[];
-  /** The pointer events of rooms that have changed. */
-  pointers: { roomId: string; content: any }[];
-  /** Users whose devices, or their keys, have changed. */
-  changed: string[];
-  /** Whether the KeyPackage of last resort has been given out. */
-  lastResortUsed: boolean;
-  /** How many KeyPackages the homeserver has of this device, if it says so. */
-  keyPackages?: number;
-}
-
-/** A logged-in device. */
-export interface Session extends LeafIdentity {
-  homeserver: string;
-  token: string;
 }
 
 /**
@@ -75,13 +49,19 @@ export interface Answer {
 
 /**
  * Makes a request. Throws Unreachable without a whole answer of at most that many bytes within the patience, which is
- * in milliseconds.
+ * in milliseconds. request is as fetch.
  */
-export async function call(url: string, init: RequestInit, patience: number, limit = Infinity): Promise<Answer> {
+export async function call(
+  url: string,
+  init: RequestInit,
+  patience: number,
+  limit = Infinity,
+  request: Transport["fetch"] = fetch,
+): Promise<Answer> {
   const { signal } = init;
   const late = AbortSignal.timeout(patience);
   try {
-    const response = await fetch(url, { ...init, signal: signal ? AbortSignal.any([signal, late]) : late });
+    const response = await request(url, { ...init, signal: signal ? AbortSignal.any([signal, late]) : late });
     return { status: response.status, body: await bodyOf(response, limit) };
   } catch (e) {
     throw signal?.aborted ? e : new Unreachable(`${url}: ${e}`);
@@ -171,7 +151,7 @@ function session(homeserver: string, { access_token, user_id, device_id }: any):
 
 /** One device's requests to its homeserver. */
 export class Matrix {
-  constructor(readonly session: Session) {}
+  constructor(readonly transport: Transport) {}
 
   /**
    * Makes an authenticated request. Throws a MatrixError if it is refused. path starts after the homeserver's base URL.
@@ -191,32 +171,20 @@ export class Matrix {
 
   /** Makes an authenticated request. Returns the answer with any status. Throws Unreachable without one in time. */
   send(method: string, path: string, body?: unknown, patience = PATIENCE, signal?: AbortSignal): Promise<Answer> {
-    const authorization = `Bearer ${this.session.token}`;
-    const init: RequestInit = { method, headers: { authorization, ...(body !== undefined && JSON_BODY) } };
+    const init: RequestInit = { method };
+    if (body !== undefined) init.headers = JSON_BODY;
     if (body !== undefined) init.body = typeof body === "string" ? body : JSON.stringify(body);
     if (signal !== undefined) init.signal = signal;
-    return call(this.session.homeserver + path, init, patience);
+    return call(path, init, patience, Infinity, (...asked) => this.transport.fetch(...asked));
   }
 
   /** Waits up to `wait` milliseconds for news. A request with a token tells the server to drop everything before it. */
-  async sync(since: string | undefined, wait: number, signal?: AbortSignal): Promise<SyncResult> {
+  async sync(since: string | undefined, wait: number, signal?: AbortSignal): Promise<News> {
+    if (this.transport.sync !== undefined) return this.transport.sync(wait, signal);
     const query = new URLSearchParams({ timeout: String(wait), set_presence: "offline" });
     if (since !== undefined) query.set("since", since);
     const path = `/_matrix/client/v3/sync?${query}`;
-    const news = json(granted(await this.send("GET", path, undefined, wait + PATIENCE, signal)));
-    const pointers = Object.entries<any>(news.rooms?.join ?? {}).flatMap(([roomId, room]) =>
-      [...(room.state?.events ?? []), ...(room.timeline?.events ?? [])]
-        .filter((e) => e.type === POINTER && e.state_key === "")
-        .map(({ content }) => ({ roomId, content })),
-    );
-    const changed = news.device_lists?.changed ?? [];
-    const unused = news.device_unused_fallback_key_types; // some homeservers omit it
-    const lastResortUsed = Array.isArray(unused) && !unused.includes(KEY_PACKAGE);
-    const counts = news.device_one_time_keys_count;
-    return {
-      ...{ next: news.next_batch, toDevice: news.to_device?.events ?? [], pointers, changed, lastResortUsed },
-      ...(counts && { keyPackages: Number(counts[KEY_PACKAGE] ?? 0) }),
-    };
+    return newsOf(json(granted(await this.send("GET", path, undefined, wait + PATIENCE, signal))));
   }
 
   private statePath(roomId: string, type: string): string {

@@ -1,10 +1,21 @@
 // The interface for applications: one device, its conversations, and what happens in them.
 import { Client, type Outcome, type SendOptions } from "./client.js";
-import { type DeviceKeys, KEY_PACKAGE, type Verification } from "./devices.js";
-import { type ClientEvent, type Device, type Group, type Position, type State, stateOf } from "./group.js";
+import type { Verification } from "./devices.js";
+import { MimiportError } from "./errors.js";
+import {
+  type ClientEvent,
+  type Device,
+  type Group,
+  type Position,
+  reasonOf,
+  type State,
+  stateOf,
+  type VerifyLeaf,
+} from "./group.js";
 import { Journal } from "./journal.js";
-import { Matrix, type MatrixEvent, POINTER, type Session } from "./matrix.js";
+import { Matrix } from "./matrix.js";
 import type { Store } from "./store.js";
+import type { News, Transport } from "./transport.js";
 import { fromBase64 } from "./wire.js";
 
 /** How many KeyPackages the homeserver has of a device, unless the application says another number. */
@@ -12,33 +23,16 @@ const STOCK = 20;
 
 /** How to open a device. */
 export interface Options {
-  /** The device's login. Its token is read anew for each request. */
-  session: Session;
+  /** The device's way to its homeserver. */
+  transport: Transport;
   /** Where the device keeps its state. It must be for this device alone. */
   store: Store;
   /** How many KeyPackages the homeserver should have: each lets one user add this device once. 0 publishes none. */
   keyPackages?: number;
-  /**
-   * Signs device keys with the device's Ed25519 key, if another program has that key, such as an SDK with Olm. It signs
-   * the Canonical JSON of its argument, and returns unpadded base64.
-   */
-  signDeviceKeys?(keys: DeviceKeys): Promise<string>;
+  /** Decides how far a leaf is trusted, in place of the library. */
+  verifyLeaf?: VerifyLeaf;
   /** Ends the wait for another tab or process that has the store. */
   signal?: AbortSignal;
-}
-
-/** News that another program has from /sync. */
-export interface News {
-  /** To-device events. */
-  toDevice?: MatrixEvent[];
-  /** State events of rooms. */
-  state?: { roomId: string; type: string; state_key: string; content: unknown }[];
-  /** `device_one_time_keys_count`. */
-  keyCounts?: Record<string, number>;
-  /** `device_unused_fallback_key_types`. */
-  unusedFallbackKeys?: string[];
-  /** `device_lists.changed`. */
-  changed?: string[];
 }
 
 /** A leaf of a group, and what is known of it. */
@@ -70,6 +64,11 @@ export interface Events {
 
 type Listener<K extends keyof Events> = (event: Events[K], conversation: Conversation) => unknown;
 
+/** Passes over an error that may be gone later. */
+const unlessRetryable = (e: unknown) => {
+  if (!(e instanceof MimiportError && e.retryable)) throw e;
+};
+
 /** The names of events that differ from those inside. */
 const PUBLIC: Partial<Record<ClientEvent["event"], keyof Events>> = { removed: "left" };
 
@@ -87,7 +86,7 @@ export class Mimiport {
    * Opens a device: waits until no other tab or process has the store, publishes the device's MLS key beside the keys
    * that it has, and KeyPackages. Nothing happens yet: register listeners, then start.
    */
-  static async open({ session, store, keyPackages = STOCK, signDeviceKeys, signal }: Options): Promise<Mimiport> {
+  static async open({ transport, store, keyPackages = STOCK, verifyLeaf, signal }: Options): Promise<Mimiport> {
     const mimiport = new Mimiport(await store.exclusive(signal));
     try {
       const journal = await Journal.open(store, (event) => mimiport.tell(event));
@@ -95,14 +94,14 @@ export class Mimiport {
         now: Date.now,
         pause: (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms)),
         stock: keyPackages,
+        ...(verifyLeaf && { verifyLeaf }),
         emit: (event: ClientEvent) => journal.emit(event),
         save: (...groups: Group[]) => journal.save(...groups),
-        ...(signDeviceKeys && { signDeviceKeys }),
       };
       mimiport.journal = journal;
-      mimiport.client = new Client(new Matrix(session), journal.stored, world);
+      mimiport.client = new Client(new Matrix(transport), journal.stored, world);
       await mimiport.client.createIdentity(1);
-      if (journal.stored.keyPackages.size === 0) await mimiport.client.keepStock(0);
+      await mimiport.client.keepStock().catch(unlessRetryable); // start goes on with it
       return mimiport;
     } catch (e) {
       await mimiport.release();
@@ -154,13 +153,8 @@ export class Mimiport {
   }
 
   /** Takes news that another program has from /sync. When it returns, the homeserver may forget them. */
-  async receive({ toDevice = [], state = [], keyCounts, unusedFallbackKeys, changed = [] }: News): Promise<void> {
-    const pointers = state.filter(({ type, state_key }) => type === POINTER && state_key === "");
-    await this.client.synced({
-      ...{ next: this.journal.stored.since ?? "", toDevice, pointers, changed },
-      lastResortUsed: unusedFallbackKeys !== undefined && !unusedFallbackKeys.includes(KEY_PACKAGE),
-      ...(keyCounts && { keyPackages: keyCounts[KEY_PACKAGE] ?? 0 }),
-    });
+  async receive(news: News): Promise<void> {
+    await this.client.synced(news);
   }
 
   /** Creates the group of a room, at the own homeserver or at another Delivery Service. */
@@ -226,6 +220,11 @@ export class Conversation {
 
   get state(): State {
     return stateOf(this.g);
+  }
+
+  /** Why the conversation is in its state, as the code of a MimiportError; undefined while it is active or moving. */
+  get reason(): string | undefined {
+    return reasonOf(this.g);
   }
 
   /** Names of messages that wait to be sent, in order. */

@@ -100,9 +100,9 @@ export const suiteId = (state: ClientState): number => ciphersuites[state.groupC
 
 const suiteOf = (state: ClientState) => cipherSuite(suiteId(state));
 
-export async function newIdentity(device: LeafIdentity, suite: number): Promise<Identity> {
+export async function newIdentity({ userId, deviceId }: LeafIdentity, suite: number): Promise<Identity> {
   const { signature } = await cipherSuite(suite);
-  return { ...device, suite, ...(await signature.keygen()) };
+  return { userId, deviceId, suite, ...(await signature.keygen()) };
 }
 
 /** A fresh KeyPackage, valid from a day before now (seconds since 1970), for clocks that are behind. */

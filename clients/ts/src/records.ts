@@ -105,7 +105,19 @@ const loadCommit = (c: any, next: ClientState): PendingCommit => ({
 
 /** The records of a group. */
 export function groupRecords(g: Group): Records {
-  const { id, state, pending, migration, refused = [], sent, held: _, behind: __, checked: ___, ...plain } = g;
+  const {
+    id,
+    state,
+    pending,
+    migration,
+    refused = [],
+    sent,
+    held: _,
+    behind: __,
+    checked: ___,
+    trouble: ____,
+    ...plain
+  } = g;
   const at = GROUP + g.key;
   const records = stateRecords(at, "present", state);
   const keep = (slot: string, commit: PendingCommit | undefined) => {

@@ -35,10 +35,13 @@ const open = (page: Page, homeserver: string, name: string) =>
   page.evaluate(
     async ([at, user]) => {
       const [core, stores] = ["mimiport-client", "mimiport-client/browser"];
-      const { login, Mimiport }: typeof client = await import(core!);
+      const { FetchTransport, login, Mimiport }: typeof client = await import(core!);
       const { IndexedDbStore }: typeof browserClient = await import(stores!);
       const session = await login(at!, user!, "password", undefined);
-      const mimiport = await Mimiport.open({ session, store: new IndexedDbStore(user!) });
+      const mimiport = await Mimiport.open({
+        transport: new FetchTransport(session),
+        store: new IndexedDbStore(user!),
+      });
       const texts: string[] = [];
       globalThis.tab = { mimiport, texts, wake: () => {} };
       mimiport.on("message", ({ content, own }) => {

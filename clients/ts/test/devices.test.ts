@@ -14,7 +14,7 @@ import { net, nextRoom, party, published, rooms, together, User } from "./party.
 const MLS = "io.github.mimiport.ed25519";
 const KP = "io.github.mimiport.key_package";
 
-const keysOf = ({ id, client }: User): DeviceKeys => net.deviceKeys.get(id)![client.matrix.session.deviceId]!;
+const keysOf = ({ id, client }: User): DeviceKeys => net.deviceKeys.get(id)![client.matrix.transport.deviceId]!;
 
 async function verifies({ signatures, unsigned: _, ...rest }: any, userId: string, keyId: string, key: string) {
   const { signature } = await mls.cipherSuite(1);
@@ -39,7 +39,7 @@ test("canonical JSON is as the Matrix specification has it", () => {
 test("a device publishes its MLS key, and keys that it has signed itself", async () => {
   const user = await published(`dora${nextRoom()}`);
   const keys = keysOf(user);
-  const { deviceId } = user.client.matrix.session;
+  const { deviceId } = user.client.matrix.transport;
   const own = keys.keys[`ed25519:${deviceId}`]!;
   assert.equal(keys.keys[`${MLS}:${deviceId}`], toBase64(user.client.stored.identity!.publicKey));
   assert.ok(await verifies(keys, user.id, `ed25519:${deviceId}`, own));
@@ -89,7 +89,7 @@ test("keys of another program on the device stay, and that program signs", async
 
 test("a KeyPackage is signed as Matrix signs JSON, with the device's MLS key", async () => {
   const user = await published(`fay${nextRoom()}`);
-  const { deviceId } = user.client.matrix.session;
+  const { deviceId } = user.client.matrix.transport;
   const [[id, value]] = Object.entries<any>(net.oneTimeKeys.get(user.id)!.get(deviceId)!) as [[string, any]];
   const ref = await mls.keyPackageRef(mls.parseKeyPackage(fromBase64(value.key)).keyPackage);
   assert.equal(id, `io.github.mimiport.key_package:${toBase64url(ref.subarray(0, 12))}`);
@@ -105,7 +105,7 @@ async function twoDevices(odd: (value: any, keys: DeviceKeys, signKey: Uint8Arra
   const second = { userId: bob.id, deviceId: "SECOND" };
   stored.identity = await mls.newIdentity(second, 1);
   const other = await User.create(`bob${rooms}`, stored); // logs in as the only device there is
-  const keys = () => net.oneTimeKeys.get(bob.id)!.get(bob.client.matrix.session.deviceId)!;
+  const keys = () => net.oneTimeKeys.get(bob.id)!.get(bob.client.matrix.transport.deviceId)!;
   const before = keys();
   await other.client.publishKeyPackages(1);
   const own = keys();
@@ -215,7 +215,7 @@ test("the module keeps a KeyPackage of last resort, which is renewed in time", k
   together(alice, bob);
   await remove();
 
-  net.atModule.set(`${bob.id} ${bob.client.matrix.session.deviceId}`, { key: "AAEABQ", fallback: true });
+  net.atModule.set(`${bob.id} ${bob.client.matrix.transport.deviceId}`, { key: "AAEABQ", fallback: true });
   await assert.rejects(add(), /no usable KeyPackage/); // one that the device has not signed
   net.atModule = undefined;
   await assert.rejects(add(), /no usable KeyPackage/);
@@ -284,7 +284,7 @@ test("a device whose KeyPackage is odd is left out, the others are added", async
       await alice.client.add(alice.group, bob.id);
       assert.deepEqual(
         mls.members(alice.group.state).map((m) => m.deviceId),
-        [alice, bob].map((u) => u.client.matrix.session.deviceId),
+        [alice, bob].map((u) => u.client.matrix.transport.deviceId),
       );
       const [skipped, ...more] = alice.take("skipped");
       assert.deepEqual(more, []);
@@ -311,7 +311,7 @@ test("a leaf counts as its device's if the device publishes the leaf's key; no C
   net.silent.clear();
 
   await carol.say("hello");
-  const { deviceId } = carol.client.matrix.session;
+  const { deviceId } = carol.client.matrix.transport;
   net.publish({ ...keys, keys: { ...keys.keys, [`${MLS}:${deviceId}`]: toBase64(new Uint8Array(32)) } });
   assert.deepEqual(await verified(bob), ["key", "key", "unverified"]);
   assert.deepEqual(await verified(bob), ["key", "key", "unverified"]);

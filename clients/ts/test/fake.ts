@@ -503,6 +503,8 @@ export class FakeNetwork {
   readonly silent = new Set<string>();
   /** Whether the users' homeserver knows no server's keys. */
   ignorant = false;
+  /** Whether the users' homeserver is out of reach. */
+  answersNothing = false;
   /** Fan-out waits here while there is an array. */
   held: (() => void)[] | undefined;
   /** Whether the users' homeserver lacks the module: with MIMI_DIRECT in the environment. */
@@ -574,10 +576,13 @@ export class FakeNetwork {
     const user = (req.headers.authorization ?? "").replace("Bearer ", "");
     const body = text === "" ? undefined : JSON.parse(text);
     const path = url.pathname.split("/").slice(1).map(decodeURIComponent);
+    if (this.answersNothing) return undefined;
     if (url.pathname === NOTARY) return this.ignorant ? { server_keys: [] } : this.notary(body);
     if (url.pathname === VERSIONS) return features("io.github.mimiport.v0", !this.stock);
     const [, , , operation, ...rest] = path;
     if (operation === "login") return this.login(body.identifier.user);
+    if (operation === "account") return { user_id: user, device_id: deviceOf(user) };
+    if (["pushrules", "user", "voip"].includes(operation!)) return { global: {}, filter_id: "0" }; // what an SDK asks
     const query = url.searchParams;
     if (operation === "sync") return this.sync(user, query.get("since"), Number(query.get("timeout")));
     if (operation === "rooms" && req.method === "PUT") return this.setState(rest[0]!, rest[2]!, body, user);
@@ -684,7 +689,7 @@ export class FakeNetwork {
     const join = Object.fromEntries(
       this.pointers.map(({ roomId, content }) => [
         roomId,
-        { timeline: { events: [{ type: "io.github.mimiport.delivery_service", state_key: "", content }] } },
+        { state: { events: [] }, timeline: { events: [this.pointerEvent(content)] } },
       ]),
     );
     const unused = [...this.lastResorts].filter(([of, { used }]) => of.startsWith(`${user} `) && !used);
@@ -693,6 +698,17 @@ export class FakeNetwork {
       ...{ next_batch, to_device: { events }, rooms: { join }, device_lists: { changed: this.changed } },
       ...(this.hasFallback && { device_unused_fallback_key_types }),
     };
+  }
+
+  private pointed = 0;
+
+  private pointerEvent(content: unknown): object {
+    return { event_id: `$${++this.pointed}`, origin_server_ts: 0, type: POINTER, state_key: "", sender: "", content };
+  }
+
+  /** How many events a user has not said to have. */
+  unread(user: string): number {
+    return this.inboxes.get(user)!.length;
   }
 
   /**

@@ -7,7 +7,10 @@ test("a lane is empty after a step of which the changes could not be kept, and g
   const lanes = new Lanes(async () => {
     if (fails) throw new Error("the store is full");
   });
-  await assert.rejects(lanes.run("g", async () => 1), /the store is full/);
+  await assert.rejects(
+    lanes.run("g", async () => 1),
+    /the store is full/,
+  );
   assert.equal(lanes.load("g"), 0);
   fails = false;
   assert.equal(await lanes.run("g", async () => 2), 2);

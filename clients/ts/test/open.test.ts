@@ -1,9 +1,10 @@
 // The interface for applications, against Delivery Services in memory.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { textOf, utf8 } from "../src/bytes.js";
-import { type Conversation, type Events, login, MemoryStore, Mimiport, type Store, type Value } from "../src/index.js";
+import { type Conversation, type Events, FetchTransport, login, MemoryStore } from "../src/index.js";
+import { Mimiport, type Store, type Value, type VerifyLeaf } from "../src/index.js";
 import { refuse } from "./fake.js";
 import { net, nextRoom, published, rooms } from "./party.js";
 
@@ -26,7 +27,7 @@ interface App {
 
 async function start(name: string, store: Store = new MemoryStore(), options = {}): Promise<App> {
   const session = await login(net.homeserver, name, "password", undefined);
-  const mimiport = await Mimiport.open({ session, store, keyPackages: 4, ...options });
+  const mimiport = await Mimiport.open({ transport: new FetchTransport(session), store, keyPackages: 4, ...options });
   const heard: Heard[] = [];
   const waiting = new Set<() => void>();
   const kinds: (keyof Events)[] = ["message", "members", "moved", "move", "state", "joined", "left", "failed"];
@@ -66,6 +67,19 @@ async function close(...apps: App[]): Promise<void> {
   for (const { mimiport } of apps) await mimiport.close();
 }
 
+test("the README tells what each code of an error means", () => {
+  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+  const told = [...readme.matchAll(/^\| `([A-Z_]+)` \|/gm)].map(([, code]) => code);
+  const folder = new URL("../../src/", import.meta.url);
+  const sources = readdirSync(folder).filter((name) => name.endsWith(".ts") && name !== "driver.ts");
+  const codes = sources.flatMap((name) =>
+    [
+      ...readFileSync(new URL(name, folder), "utf8").matchAll(/(?:MimiportError|super|NOT_PUBLISHED =)\W*"([A-Z_]+)"/g),
+    ].map(([, code]) => code),
+  );
+  assert.deepEqual([...new Set(codes)].sort(), told.sort());
+});
+
 /** The code of the README, as the body of a function. */
 function readmeCode(): string {
   const text = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
@@ -81,7 +95,13 @@ test("the README's code runs", async () => {
     .replace("https://matrix.example.org", net.homeserver)
     .replaceAll("@bob:example.com", bob.id)
     .replaceAll('"example.com"', `"t${n}.example"`);
-  const names = { login, Mimiport, IndexedDbStore: MemoryStore, console: { log: (...a: unknown[]) => said.push(a) } };
+  const names = {
+    login,
+    FetchTransport,
+    Mimiport,
+    IndexedDbStore: MemoryStore,
+    console: { log: (...a: unknown[]) => said.push(a) },
+  };
   const run = new Function(
     "of",
     ...Object.keys(names),
@@ -118,6 +138,9 @@ describe("an application", () => {
     assert.deepEqual(await move.done, { state: "moved", ds: `t${n}.example`, term: 1 });
     const { event: moved } = await bob.until("moved");
     assert.deepEqual([moved.from, moved.ds, moved.by.user], [`s${n}.example`, `t${n}.example`, alice.user]);
+    const { moved: redirect } = net.ds(`s${n}.example`).groups.get(mine.id)!;
+    const { event: own } = await alice.until("moved");
+    assert.deepEqual([moved.proof, own.proof], [redirect, redirect]);
     assert.deepEqual(mine.authenticator, his.authenticator);
     const steps = alice.heard.filter((h) => h.kind === "move").map((h) => h.event.step);
     assert.deepEqual(steps, ["offered", "sent", "decided", "moved"]);
@@ -248,6 +271,47 @@ describe("an application", () => {
     const { event: repeated } = await again.until("message");
     assert.deepEqual(repeated, event);
     await close(again, alice);
+  });
+
+  test("is told why its conversation stands still, and that it goes on", async () => {
+    const { alice, bob, mine, his, n } = await pair();
+    const ds = net.ds(`s${n}.example`);
+    const group = ds.groups.get(mine.id)!;
+    group.state = "stopped";
+    await assert.rejects(mine.send(utf8("hello")), { code: "M_GROUP_STOPPED" });
+    const { event } = await alice.until("state", (e) => e.state === "stopped");
+    assert.deepEqual([event.reason, mine.reason], ["M_GROUP_STOPPED", "M_GROUP_STOPPED"]);
+    group.state = "active";
+    await mine.send(utf8("hello"));
+    await alice.until("state", (e) => e.state === "active" && e.reason === undefined);
+    await mine.remove(bob.user);
+    await bob.until("state", (e) => e.state === "left" && e.reason === "REMOVED");
+    assert.equal(his.reason, "REMOVED");
+    await close(alice, bob);
+  });
+
+  test("decides how far a leaf is trusted", async () => {
+    const n = nextRoom();
+    const bob = await published(`bob${n}`);
+    const asked: [string, string][] = [];
+    const verifyLeaf: VerifyLeaf = ({ user, key }, found) => {
+      asked.push([user, found]);
+      assert.equal(key.length, 32);
+      return user === bob.id ? "cross-signed" : found;
+    };
+    const alice = await start(`alice${n}`, new MemoryStore(), { verifyLeaf });
+    const mine = await alice.mimiport.create(`!room${n}`, { server: `s${n}.example` });
+    await mine.add(bob.id);
+    const trust = (await mine.members()).map(({ user, verified }) => [user, verified]);
+    assert.deepEqual(trust, [
+      [alice.user, "key"],
+      [bob.id, "cross-signed"],
+    ]);
+    assert.deepEqual(
+      asked.filter(([user]) => user === bob.id),
+      [[bob.id, "key"]],
+    );
+    await close(alice);
   });
 
   test("keeps its KeyPackages in stock", async () => {

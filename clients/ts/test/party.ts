@@ -5,6 +5,7 @@ import { Client } from "../src/client.js";
 import type { ClientEvent, Group, Position, Surroundings } from "../src/group.js";
 import { login, Matrix } from "../src/matrix.js";
 import { textOf, utf8 } from "../src/bytes.js";
+import { FetchTransport, type Transport } from "../src/transport.js";
 import { emptyState } from "../src/records.js";
 import { fromBase64 } from "../src/wire.js";
 import { FakeNetwork } from "./fake.js";
@@ -35,13 +36,14 @@ export class User {
     name: string,
     stored = emptyState(),
     save: () => unknown = () => undefined,
-    more: Partial<Pick<Surroundings, "signDeviceKeys" | "pause">> = {},
+    { signDeviceKeys, ...more }: Partial<Pick<Surroundings, "pause">> & Pick<Transport, "signDeviceKeys"> = {},
   ): Promise<User> {
     const session = await login(homeserver, name, "password", undefined);
+    const transport = Object.assign(new FetchTransport(session), signDeviceKeys && { signDeviceKeys });
     const emit = (e: ClientEvent) => void user.events.push(e);
     const now = () => Date.now() + clock.ahead;
     const user: User = new User(
-      new Client(new Matrix(session), stored, {
+      new Client(new Matrix(transport), stored, {
         now,
         pause: async () => undefined,
         emit,
@@ -54,7 +56,7 @@ export class User {
   }
 
   get id(): string {
-    return this.client.matrix.session.userId;
+    return this.client.matrix.transport.userId;
   }
 
   get group(): Group {

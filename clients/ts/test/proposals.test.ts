@@ -218,7 +218,7 @@ test("the author is who MLS says, and a Delivery Service that names another is r
   await carol.sync();
   assert.deepEqual(
     carol.take("message").map((e) => e.event === "message" && [e.sender, e.device, e.own]),
-    [[bob.id, bob.client.matrix.session.deviceId, false]],
+    [[bob.id, bob.client.matrix.transport.deviceId, false]],
   );
   const report = { event: "misattributed", group: carol.group.key, named: alice.id, author: bob.id };
   assert.deepEqual(carol.take("misattributed"), [report]);
