@@ -75,6 +75,9 @@ func (b *Bodies) give(owner string, n int64) {
 	}
 }
 
+// emptyObject is a body that says nothing.
+const emptyObject = "{}"
+
 // open makes a request's body and reads nothing of it. The caller must call its release.
 func (b *Bodies) open(w http.ResponseWriter, r *http.Request, limit int64) *body {
 	return &body{
@@ -139,6 +142,19 @@ func (b *body) bytes() ([]byte, error) {
 		}
 	}
 	return b.data, b.err
+}
+
+// requireNone refuses a body that says anything with KindBadMessage. Many clients send an empty object in place of no
+// body.
+func (b *body) requireNone() error {
+	if b.stated == 0 && b.want == nil {
+		return nil
+	}
+	data, err := b.bytes()
+	if err == nil && len(data) > 0 && string(data) != emptyObject {
+		err = mimiport.Errorf("read body", mimiport.KindBadMessage, "the route takes no body")
+	}
+	return err
 }
 
 // Read implements io.Reader for the check of a signature over the body. It reserves memory for that check.

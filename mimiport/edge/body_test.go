@@ -424,3 +424,28 @@ func TestAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestEmptyObjectIsNoBody: a route without a body takes an empty object for none, whatever length is stated, and
+// refuses all else.
+func TestEmptyObjectIsNoBody(t *testing.T) {
+	served := 0
+	at := api.Route{Name: "get", Method: http.MethodDelete, Path: "/none"}
+	rt := Route{Route: at, Serve: func(context.Context, *Request) (any, error) { served++; return struct{}{}, nil }}
+	h := rt.Handler(func(*http.Request) (api.Caller, error) { return api.Caller{UserID: "@alice:a.example"}, nil },
+		NewBodies(1<<20), slog.New(slog.DiscardHandler))
+	for body, want := range map[string]int{
+		"": http.StatusOK, "{}": http.StatusOK, "[]": http.StatusBadRequest, "{": http.StatusBadRequest,
+		`{"a":1}`: http.StatusRequestEntityTooLarge,
+	} {
+		for _, stated := range []int64{int64(len(body)), -1} {
+			r := httptest.NewRequest(at.Method, at.Path, strings.NewReader(body))
+			r.ContentLength = stated
+			w := httptest.NewRecorder()
+			before := served
+			h.ServeHTTP(w, r)
+			if w.Code != want || (served > before) != (want == http.StatusOK) {
+				t.Errorf("%q, stated %d: %d, served %t", body, stated, w.Code, served > before)
+			}
+		}
+	}
+}

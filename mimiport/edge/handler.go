@@ -34,7 +34,7 @@ func Mount(router *mux.Router, routes []Route, auth Authenticate, bodies *Bodies
 // Handler serves the route: limits, then authentication, then admission, then the call, then the answer or the error.
 func (rt Route) Handler(auth Authenticate, bodies *Bodies, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body := bodies.open(w, r, rt.MaxBody)
+		body := bodies.open(w, r, rt.limit())
 		defer body.release()
 		ctx, end := rt.trace(r)
 		answer, err := rt.call(r.WithContext(ctx), body, auth)
@@ -66,7 +66,7 @@ func (rt Route) trace(r *http.Request) (context.Context, func(error)) {
 }
 
 func (rt Route) call(r *http.Request, body *body, auth Authenticate) (any, error) {
-	if r.ContentLength > rt.MaxBody {
+	if r.ContentLength > rt.limit() {
 		return nil, tooLarge(rt.MaxBody)
 	}
 	vars, err := unescape(mux.Vars(r))
@@ -104,11 +104,14 @@ func (rt Route) authenticate(r *http.Request, body *body, auth Authenticate) (ap
 	case err != nil:
 		return caller, err
 	}
-	if err = body.assign(owner(caller, rt.Federation)); err == nil && body.want != nil && rt.MaxBody == 0 {
-		_, err = body.bytes()
+	if err = body.assign(owner(caller, rt.Federation)); err == nil && rt.MaxBody == 0 {
+		err = body.requireNone()
 	}
 	return caller, err
 }
+
+// limit is the largest body of a request, in bytes. A route without a body accepts an empty object.
+func (rt Route) limit() int64 { return max(rt.MaxBody, int64(len(emptyObject))) }
 
 func unescape(vars map[string]string) (map[string]string, error) {
 	plain := make(map[string]string, len(vars))
