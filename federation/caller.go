@@ -2,12 +2,41 @@ package federation
 
 import (
 	"net/http"
+	"time"
 
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
+
+// Verifier checks who has signed a request, by X-Matrix.
+type Verifier struct {
+	Server  spec.ServerName // this server: for a request that names no destination
+	IsLocal func(spec.ServerName) bool
+	Ring    gomatrixserverlib.JSONVerifier // the keys of other servers
+	Now     func() time.Time
+}
+
+// Origin returns the server that has signed a request for this server, or an *edge.Denied with Dendrite's status. It
+// reads the body.
+func (v *Verifier) Origin(r *http.Request) (spec.ServerName, error) {
+	request, denial := fclient.VerifyHTTPRequest(r, v.Now(), v.Server, v.IsLocal, v.Ring)
+	if request == nil {
+		return "", &edge.Denied{Status: denial.Code, Body: unsigned[denial.Code]}
+	}
+	return request.Origin(), nil
+}
+
+// unsigned maps the status of a refusal by fclient to a Matrix error. fclient logs the reason of each.
+var unsigned = map[int]spec.MatrixError{
+	http.StatusBadRequest:          {ErrCode: spec.ErrorBadJSON, Err: "The request is malformed or for another server."},
+	http.StatusUnauthorized:        {ErrCode: "M_UNAUTHORIZED", Err: "The request is not signed by its origin."},
+	http.StatusInternalServerError: {ErrCode: spec.ErrorUnknown, Err: "The signature could not be checked."},
+}
 
 // userParam is the query parameter with the user in whose name a server sends a request.
 const userParam = "user_id"

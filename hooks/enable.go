@@ -141,7 +141,9 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 	home := &clientapi.Home{Rooms: rooms, Keys: keys, Now: clock, Log: log}
 
 	auth := &authenticator{
-		config: global, users: d.Users, ring: ring, wakeups: d.Wakeups, spoke: keys.silent.spoke, now: clock,
+		users: d.Users, wakeups: d.Wakeups, spoke: keys.silent.spoke, servers: &federation.Verifier{
+			Server: global.ServerName, IsLocal: global.IsLocalServerName, Ring: ring, Now: clock,
+		},
 	}
 	rates := edge.NewRates(cfg.RequestsPerSecond.User, cfg.RequestsPerSecond.Server, clock)
 	direct := &clientapi.Direct{IsLocal: isLocal, Key: published.key, Nonces: store, Rates: rates, Now: clock}
