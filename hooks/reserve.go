@@ -11,6 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
 // maxRegistration is the largest registration request in bytes. Dendrite sets no limit.
@@ -22,7 +23,7 @@ const maxRegistration = 64 << 10
 func reserveSender(client *mux.Router, server spec.ServerName) error {
 	sender := federation.SenderID(string(server))
 	return wrap(client, "/_matrix/client/{apiversion:(?:r0|v3)}/register", func(register http.Handler) http.Handler {
-		return cors(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		return edge.CORS(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRegistration))
 			if err != nil {
 				refuse(w, http.StatusRequestEntityTooLarge,

@@ -22,21 +22,8 @@ type surface struct {
 
 func (a *surface) mount(metrics *edge.Metrics, bodies *edge.Bodies, log *slog.Logger) {
 	sub := a.router.PathPrefix("/" + strings.TrimPrefix(a.prefix, a.root)).Subrouter()
-	sub.Use(cors, metrics.Middleware(a.name))
+	sub.Use(edge.CORS, metrics.Middleware(a.name))
 	edge.Mount(sub, a.routes, a.auth, bodies, log)
-}
-
-// cors lets web clients in (Matrix client-server API, "Web Browser Clients").
-func cors(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Access-Control-Allow-Origin", "*")
-		w.Header().Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS")
-		w.Header().Set("Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization")
-		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
-			return // the browser asks for the headers alone
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // wrap puts a handler around the handler of a Dendrite route. A second route with the same path would never match.

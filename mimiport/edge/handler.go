@@ -31,6 +31,19 @@ func Mount(router *mux.Router, routes []Route, auth Authenticate, bodies *Bodies
 	}
 }
 
+// CORS lets web clients in (Matrix client-server API, "Web Browser Clients").
+func CORS(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		w.Header().Set("Access-Control-Allow-Methods", "GET, POST, PUT, DELETE, OPTIONS")
+		w.Header().Set("Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization")
+		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+			return // the browser asks for the headers alone
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // Handler serves the route: limits, then authentication, then admission, then the call, then the answer or the error.
 func (rt Route) Handler(auth Authenticate, bodies *Bodies, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -137,11 +150,11 @@ func write(w http.ResponseWriter, answer any) {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		_, _ = w.Write(a) // an error means that the caller has gone
 	case Pending:
-		writeJSON(w, http.StatusAccepted, pendingBody{RetryAfter: a.RetryAfter.Milliseconds()})
+		WriteJSON(w, http.StatusAccepted, pendingBody{RetryAfter: a.RetryAfter.Milliseconds()})
 	case reply:
-		writeJSON(w, a.status, a.body)
+		WriteJSON(w, a.status, a.body)
 	default:
-		writeJSON(w, http.StatusOK, a)
+		WriteJSON(w, http.StatusOK, a)
 	}
 }
 
@@ -149,7 +162,8 @@ type pendingBody struct {
 	RetryAfter int64 `json:"retry_after_ms"`
 }
 
-func writeJSON(w http.ResponseWriter, status int, body any) {
+// WriteJSON writes an answer in JSON.
+func WriteJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body) // an error means that the caller has gone
