@@ -2,17 +2,33 @@ package federation
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // DeviceKeys has the public keys of devices by user, device and name of the key, as in Matrix device keys. A device
 // whose keys do not decode is there without keys.
 type DeviceKeys map[string]map[string]map[string]string
+
+// MaxDeviceKey is the largest size of a published key in bytes.
+const MaxDeviceKey = 255
+
+// Published returns the key that a device publishes for direct requests, or a KindBadSignature error.
+func (d DeviceKeys) Published(of api.DirectKey) ([]byte, error) {
+	name := api.DeviceKeyName(of.Scheme, of.DeviceID)
+	key, err := base64.RawStdEncoding.DecodeString(d[of.UserID][of.DeviceID][name])
+	if err != nil || len(key) == 0 || len(key) > MaxDeviceKey {
+		const why = "device %s of %s publishes no key of that name"
+		return nil, mimiport.Errorf("look up device key", mimiport.KindBadSignature, why, of.DeviceID, of.UserID)
+	}
+	return key, nil
+}
 
 // usersAtOnce is the largest number of users in one request. It keeps the answer small.
 const usersAtOnce = 32

@@ -47,7 +47,6 @@ var _ delivery.Devices = (*deviceKeys)(nil)
 const (
 	confirmedFor = time.Minute
 	maxConfirmed = 16384 // each takes some hundred bytes
-	maxKey       = 255   // bytes of a published key
 	maxAsking    = 8     // questions for published keys that one homeserver has not answered yet
 	maxAskingAll = placesAll / 2
 )
@@ -115,11 +114,9 @@ func (d *deviceKeys) key(ctx context.Context, from string, of api.DirectKey) ([]
 	if err != nil {
 		return nil, err
 	}
-	name := api.DeviceKeyName(of.Scheme, of.DeviceID)
-	key, err := base64.RawStdEncoding.DecodeString(devices[of.UserID][of.DeviceID][name])
-	if err != nil || len(key) == 0 || len(key) > maxKey {
-		const why = "device %s of %s publishes no key of that name"
-		return nil, mimiport.Errorf(op, mimiport.KindBadSignature, why, of.DeviceID, of.UserID)
+	key, err := devices.Published(of)
+	if err != nil {
+		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -29,7 +29,7 @@ func TestPublishedKey(t *testing.T) {
 	wantNone(t, s.meets(t, tt))
 	alice := s.register(t, "alice")
 	loginWith(t, alice, "PHONE", []byte("key"))
-	loginWith(t, alice, "LONG", []byte(strings.Repeat("k", maxKey+1)))
+	loginWith(t, alice, "LONG", []byte(strings.Repeat("k", federation.MaxDeviceKey+1)))
 	d, asked, now := tt.deviceKeys(), 0, time.Now()
 	d.now, d.silent.now = func() time.Time { return now }, func() time.Time { return now }
 	web := fclient.NewClient(fclient.WithTransport(counted{net, &asked}))
