@@ -58,3 +58,6 @@ func Remove(ctx context.Context, connection string) (removed []string, err error
 func Copy(ctx context.Context, from, to *Store) ([]sqlstore.Copied, error) {
 	return sqlstore.Copy(ctx, from, to)
 }
+
+// CopyGone copies the groups that are not here any more into an empty store. See sqlstore.CopyGone.
+func CopyGone(ctx context.Context, from, to *Store) error { return sqlstore.CopyGone(ctx, from, to) }

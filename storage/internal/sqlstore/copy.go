@@ -6,6 +6,8 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"io"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
 // Copied says what a table contains after Copy.
@@ -25,15 +27,43 @@ func Copy(ctx context.Context, from, to *Store) (copied []Copied, err error) {
 			return err
 		}
 		for _, t := range tables {
-			c, err := t.copy(ctx, from, into)
+			c, err := t.copy(ctx, from, into, "")
 			if err != nil {
-				return fmt.Errorf("stopped in %s after %d rows: %w", c.Table, c.Rows, err)
+				return stopped(c, err)
 			}
 			copied = append(copied, c)
 		}
 		return nil
 	})
 	return copied, err
+}
+
+func stopped(c Copied, err error) error {
+	return fmt.Errorf("stopped in %s after %d rows: %w", c.Table, c.Rows, err)
+}
+
+// ofGone selects the rows of groups that no server has here any more: every term of such a group here has ended.
+const ofGone = "WHERE group_id NOT IN (SELECT group_id FROM mimiport_groups WHERE state NOT IN (" +
+	"'" + string(migration.GroupMoved) + "', '" + string(migration.GroupClosed) + "', " +
+	"'" + string(migration.GroupEnded) + "', '" + string(migration.GroupDropped) + "'))"
+
+// CopyGone copies the groups that are not here any more into an empty store, in one transaction: their terms, logs,
+// snapshots and migrations. It copies no key, no work and no offer that is open.
+func CopyGone(ctx context.Context, from, to *Store) error {
+	return to.transact(ctx, "copy", func(into *tx) error {
+		if err := RequireEmpty(ctx, to.engine, into.Tx); err != nil {
+			return err
+		}
+		if c, err := migrations.copy(ctx, from, into, ofGone+" AND state <> '"+string(migration.Offered)+"'"); err != nil {
+			return stopped(c, err)
+		}
+		for _, t := range []copier{&groups, &snapshots, &entries, &receipts, &former} {
+			if c, err := t.copy(ctx, from, into, ofGone); err != nil {
+				return stopped(c, err)
+			}
+		}
+		return nil
+	})
 }
 
 // Sum reads every row of every table, and returns the contents of each table.
@@ -49,11 +79,12 @@ func (s *Store) Sum(ctx context.Context) (sums []Copied, err error) {
 }
 
 func (t *table[T]) sum(ctx context.Context, db querier) (Copied, error) {
-	return t.scan(ctx, db, func(*T) error { return nil })
+	return t.scan(ctx, db, "", func(*T) error { return nil })
 }
 
-func (t *table[T]) copy(ctx context.Context, from *Store, to *tx) (Copied, error) {
-	read, err := t.scan(ctx, from.read, func(row *T) error { return insert(ctx, to, t, []T{*row}, "") })
+// copy copies the rows that the tail of a SELECT selects into an empty table.
+func (t *table[T]) copy(ctx context.Context, from *Store, to *tx, tail string) (Copied, error) {
+	read, err := t.scan(ctx, from.read, tail, func(row *T) error { return insert(ctx, to, t, []T{*row}, "") })
 	if err != nil {
 		return read, err
 	}
@@ -64,10 +95,10 @@ func (t *table[T]) copy(ctx context.Context, from *Store, to *tx) (Copied, error
 	return written, err
 }
 
-// scan calls f for every row, and sums the rows up.
-func (t *table[T]) scan(ctx context.Context, db querier, f func(*T) error) (Copied, error) {
+// scan calls f for every row that the tail of a SELECT selects, and sums the rows up.
+func (t *table[T]) scan(ctx context.Context, db querier, tail string, f func(*T) error) (Copied, error) {
 	c := Copied{Table: t.name}
-	rows, err := db.QueryContext(ctx, t.selection(""))
+	rows, err := db.QueryContext(ctx, t.selection(tail))
 	if err != nil {
 		return c, err
 	}

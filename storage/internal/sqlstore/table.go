@@ -22,12 +22,15 @@ type table[T any] struct {
 	fields  func(*T) []any
 }
 
-// tables lists all tables with rows of the module, in the order in which Copy fills them.
-var tables = []interface {
+// copier is a table of any rows.
+type copier interface {
 	called() string
-	copy(ctx context.Context, from *Store, to *tx) (Copied, error)
+	copy(ctx context.Context, from *Store, to *tx, tail string) (Copied, error)
 	sum(ctx context.Context, db querier) (Copied, error)
-}{
+}
+
+// tables lists all tables with rows of the module, in the order in which Copy fills them.
+var tables = []copier{
 	&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &fanOuts, &evidence,
 	&volumes, &settings, &keyObjects, &nonces, &lastResorts, &audit, &counts,
 }
