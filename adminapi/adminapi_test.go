@@ -170,6 +170,10 @@ func (s *service) Recover(_ context.Context, id []byte, req *api.RecoverRequest)
 	return &api.HostResponse{GroupID: id, DeliveryService: "hs.example", Term: 2, Lineage: req.Lineage}, nil
 }
 
+func (*service) Readers(_ context.Context, roomID string) (*api.Readers, error) {
+	return &api.Readers{RoomID: roomID, Known: true, Users: []string{"@a:hs.example"}}, nil
+}
+
 // RequireTargetLost and RequireHostLost find a server that does not answer.
 func (s *service) RequireTargetLost(_ context.Context, _ []byte, word api.Lost) error {
 	if !word.Said {
@@ -237,6 +241,15 @@ func TestBadPolicyChangesNothing(t *testing.T) {
 	}
 	if !cmp.Equal(svc.policy, policy.Default()) {
 		t.Errorf("now %+v", svc.policy)
+	}
+}
+
+// The id of a room stands in the path, whatever characters it has.
+func TestReaders(t *testing.T) {
+	code, got := call(t, &service{}, "GET", "/rooms/%21a%2Fb:hs.example/readers", "")
+	if code != 200 || got["room_id"] != "!a/b:hs.example" || got["known"] != true ||
+		!cmp.Equal(got["users"], []any{"@a:hs.example"}) {
+		t.Errorf("got %d %v", code, got)
 	}
 }
 

@@ -38,6 +38,7 @@ type Service interface {
 	Groups
 	Audit
 	Status(ctx context.Context) (*api.Status, error)
+	Readers(ctx context.Context, roomID string) (*api.Readers, error)
 	Health(ctx context.Context) error
 	Policy(ctx context.Context) (policy.Policy, error)
 	SetPolicy(ctx context.Context, patch json.RawMessage) (policy.Policy, error)
@@ -92,6 +93,7 @@ func Routes(svc Service) []edge.Route {
 		row("showMigration", http.MethodGet, "/migrations/{migrationId}", 0, a.showMigration),
 		row("dropMigration", http.MethodDelete, "/migrations/{migrationId}", 0,
 			a.recorded(storage.AuditDrop, a.dropMigration)),
+		row("listReaders", http.MethodGet, "/rooms/{roomId}/readers", 0, a.listReaders),
 		row("listAudit", http.MethodGet, "/audit", 0, a.listAudit, "after", "limit"),
 	}
 }
@@ -276,6 +278,10 @@ func (a *admin) recoverGroup(ctx context.Context, r *edge.Request) (any, error) 
 		return nil, err
 	}
 	return a.svc.Recover(ctx, id, &req.RecoverRequest)
+}
+
+func (a *admin) listReaders(ctx context.Context, r *edge.Request) (any, error) {
+	return a.svc.Readers(ctx, r.Vars["roomId"])
 }
 
 func (a *admin) showMigration(ctx context.Context, r *edge.Request) (any, error) {

@@ -151,3 +151,10 @@ type AuditEntry struct {
 	Before      json.RawMessage `json:"before,omitempty"`
 	After       json.RawMessage `json:"after,omitempty"`
 }
+
+// Readers are the users who may read the groups of a room: the joined users whose servers the room's ACL lets in.
+type Readers struct {
+	RoomID string   `json:"room_id"`
+	Known  bool     `json:"known"` // this server is in the room, or was
+	Users  []string `json:"users"` // sorted
+}

@@ -218,6 +218,21 @@ func (o *overview) room(ctx context.Context, g *storage.Group) (*policy.Room, er
 	return r, nil
 }
 
+// Readers lists who may read the groups of a room. See package redirects.
+func (s overviews) Readers(ctx context.Context, roomID string) (*api.Readers, error) {
+	room, err := s.Rooms.Room(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	users := []string{}
+	for _, user := range room.Joined() {
+		if len(room.Denied([]string{registry.ServerOf(user)})) == 0 {
+			users = append(users, user)
+		}
+	}
+	return &api.Readers{RoomID: roomID, Known: room.Levels() != nil, Users: users}, nil
+}
+
 // findAdmins finds out which local users administer this server, if the policy asks for it.
 func (o *overview) findAdmins(ctx context.Context, users map[string]bool) error {
 	if o.policy.Source != policy.SourceServerAdmin {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -182,5 +184,20 @@ func TestAuditLog(t *testing.T) {
 	}
 	if all := log(); len(all) != 2 || string(all[0].After) != `{"error":"no"}` {
 		t.Errorf("after a failure: %+v", all)
+	}
+}
+
+// TestReadersObeyACL: the readers of a room's groups are its joined users, but for those of a denied server.
+func TestReadersObeyACL(t *testing.T) {
+	p := newPlay(t)
+	readers := func() *api.Readers {
+		return must(p.services[serverA].Readers(t.Context(), deliverytest.RoomID))(t)
+	}
+	if r := readers(); !r.Known || !slices.Contains(r.Users, alice) || !slices.Contains(r.Users, bob) {
+		t.Errorf("got %+v", r)
+	}
+	p.Room.Denied = []string{serverB}
+	if r := readers(); !slices.Contains(r.Users, alice) || slices.Contains(r.Users, bob) {
+		t.Errorf("with an ACL: got %+v", r)
 	}
 }
