@@ -74,8 +74,9 @@ mimictl db copy -from file:DIRECTORY/` + backupDatabase + `.`,
 	}, "mimictl backup verify /backup/2026-11-29")
 }
 
-// createBackup makes a backup under another name first, so that a directory with the name of a backup is whole.
-func createBackup(ctx context.Context, connection, keyFile, directory string, std stdio) (err error) {
+// whole makes a directory under another name first, so that a directory with its own name is whole. Only its owner can
+// read it.
+func whole(directory string, fill func(partial string) error) (err error) {
 	if _, err := os.Lstat(directory); !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(fmt.Errorf("%s exists already", directory), err)
 	}
@@ -88,19 +89,26 @@ func createBackup(ctx context.Context, connection, keyFile, directory string, st
 			err = errors.Join(err, os.RemoveAll(partial))
 		}
 	}()
+	if err := fill(partial); err != nil {
+		return err
+	}
+	return os.Rename(partial, directory)
+}
+
+func createBackup(ctx context.Context, connection, keyFile, directory string, std stdio) error {
 	m := &manifest{CreatedAt: std.now.UTC().Truncate(time.Second)}
-	if keyFile != "" {
-		if m.KeyID, err = copyKey(keyFile, filepath.Join(partial, backupKey)); err != nil {
+	err := whole(directory, func(partial string) (err error) {
+		if keyFile != "" {
+			if m.KeyID, err = copyKey(keyFile, filepath.Join(partial, backupKey)); err != nil {
+				return err
+			}
+		}
+		if err := m.fill(ctx, connection, filepath.Join(partial, backupDatabase)); err != nil {
 			return err
 		}
-	}
-	if err := m.fill(ctx, connection, filepath.Join(partial, backupDatabase)); err != nil {
-		return err
-	}
-	if err := m.write(filepath.Join(partial, backupManifest)); err != nil {
-		return err
-	}
-	if err := os.Rename(partial, directory); err != nil {
+		return m.write(filepath.Join(partial, backupManifest))
+	})
+	if err != nil {
 		return err
 	}
 	for _, t := range m.Tables {

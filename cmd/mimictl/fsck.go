@@ -20,14 +20,11 @@ reads the database as it is at one moment, and changes nothing. It prints one li
 for each problem. A server may run meanwhile: fsck says so. With -peers it also
 prints a line for each migration whose other server cannot be asked. That is a gap,
 not a problem: with gaps alone, the exit status is 3.`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			databaseFlag("db", "the `DATABASE` to check"),
 			&cli.StringFlag{Name: "peers", Usage: "ask the other server of each migration for its status there, with " +
 				"requests signed by the homeserver's private_key in `KEYFILE`"},
-			&cli.StringFlag{Name: "ca", Usage: "with -peers: also trust the certificate authorities in `FILE`, PEM"},
-			&cli.BoolFlag{Name: "allow-private-networks", Usage: "with -peers: also ask servers at addresses that are not " +
-				"public"},
-		},
+		}, peerFlags("with -peers: ")...),
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			var ask fsck.Ask
 			if key := cmd.String("peers"); key != "" {

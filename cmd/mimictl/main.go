@@ -75,6 +75,8 @@ func root(std stdio) *cli.Command {
 	commands := append(adminCommands(std), fsckCommand(std),
 		group("db", "work on a homeserver's database", copyCommand(std)),
 		group("backup", "take backups, and check them", backupCreateCommand(std), backupVerifyCommand(std)),
+		group("redirects", "answer for groups that have gone, in the place of a homeserver that has ended",
+			redirectsExportCommand(std), redirectsServeCommand(std)),
 		uninstallCommand(std),
 		decodeCommand(std),
 		group("mls", "follow and verify groups", replayCommand(std), verifyCommand(std)),

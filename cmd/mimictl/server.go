@@ -62,12 +62,19 @@ type refusal struct {
 	Text string `json:"error"`
 }
 
-// ask sends a request to the admin API, and returns the answer. It sends no body for a nil body.
+// ask sends a request to the admin API: see exchange.
 func (s *server) ask(
 	ctx context.Context, method, path string, query url.Values, body any,
 ) (answer json.RawMessage, err error) {
 	u := s.url.JoinPath(adminPath, path)
 	u.RawQuery = query.Encode()
+	return s.exchange(ctx, method, u, body)
+}
+
+// exchange sends a request to the homeserver, and returns the answer. It sends no body for a nil body.
+func (s *server) exchange(
+	ctx context.Context, method string, u *url.URL, body any,
+) (answer json.RawMessage, err error) {
 	var content io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)

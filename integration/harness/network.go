@@ -135,11 +135,16 @@ func binaryDir() string {
 }
 
 // Build builds the server command into a file, with flags for go build.
-func Build(path string, flags ...string) error {
-	const command = "github.com/matrix-org/dendrite/contrib/mimi/cmd/dendrite-mimi"
-	args := append(append([]string{"build", "-o", path}, flags...), command)
+func Build(path string, flags ...string) error { return build("dendrite-mimi", path, flags) }
+
+// BuildTool builds mimictl into a file.
+func BuildTool(path string) error { return build("mimictl", path, nil) }
+
+func build(command, path string, flags []string) error {
+	args := append(append([]string{"build", "-o", path}, flags...),
+		"github.com/matrix-org/dendrite/contrib/mimi/cmd/"+command)
 	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("build dendrite-mimi: %w\n%s", err, out)
+		return fmt.Errorf("build %s: %w\n%s", command, err, out)
 	}
 	return nil
 }

@@ -30,8 +30,8 @@ var update = flag.Bool("update", false, "draw the picture in DESIGN.md again")
 var places = []string{
 	"mimiport/wire", "mimiport", "mimiport/internal/vectors", "mimiport/mls", "mimiport/mls/draft09", "mimiport/migration",
 	"mimiport/proof", "mimiport/policy", "mimiport/api", "mimiport/acl", "mimiport/registry", "mimiport/delivery",
-	"mimiport/outbox", "mimiport/edge", "storage", "federation", "clientapi", "adminapi", "hooks", "cmd/mimictl",
-	"cmd/dendrite-mimi", "integration", "internal",
+	"mimiport/outbox", "mimiport/edge", "storage", "federation", "clientapi", "adminapi", "redirects", "hooks",
+	"cmd/mimictl", "cmd/dendrite-mimi", "integration", "internal",
 }
 
 // knowsHost lists the only places that depend on Dendrite.
