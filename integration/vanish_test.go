@@ -198,8 +198,8 @@ func (v *vanishing) await(t *testing.T, n int) {
 }
 
 // requireAll checks that each acknowledged message is in its group's log, and that bob receives them in order. A
-// homeserver that was killed delivers again what it had not settled, in order from there. The last Commit of a group may
-// be there without an acknowledgement.
+// homeserver that was killed delivers again what it had not settled, in order from there. The last Commit of a group
+// may be there without an acknowledgement.
 func (v *vanishing) requireAll(t *testing.T) {
 	t.Helper()
 	next := make(map[string]uint64) // the number of bob's last message, by path
