@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
-import { FakeNetwork } from "./fake.js";
+import { ServedNetwork } from "./fake.js";
 
 class Driver {
   private readonly process: ChildProcessWithoutNullStreams;
@@ -50,7 +50,7 @@ class Driver {
 
 /** A homeserver, a directory and drivers, all gone after the test. */
 async function world(t: TestContext) {
-  const net = new FakeNetwork();
+  const net = new ServedNetwork();
   const dir = mkdtempSync(join(tmpdir(), "mimiport-"));
   const drivers: Driver[] = [];
   t.after(async () => {

@@ -66,12 +66,13 @@ test("a fresh project imports the package and compiles against its types", async
      import { FileStore } from "mimiport-client/node";
      import { IndexedDbStore } from "mimiport-client/browser";
      import { SdkTransport } from "mimiport-client/matrix-js-sdk";
+     import { FakeNetwork } from "mimiport-client/testing";
      const say = (c: Conversation) => c.send(new Uint8Array([1]), { txnId: "1" }).then(({ term, seq }) => term + seq);
-     const all = [MemoryStore, Mimiport.open, FileStore, IndexedDbStore, SdkTransport, say];
+     const all = [MemoryStore, Mimiport.open, FileStore, IndexedDbStore, SdkTransport, FakeNetwork, say];
      console.log(all.map((x) => typeof x).join());`,
   );
   const options = ["--target", "es2022", "--module", "nodenext", "--strict", "--skipLibCheck"];
   await run(tool("tsc"), [...options, "--typeRoots", join(root, "node_modules/@types"), "app.ts"], { cwd: dir });
   const { stdout } = await run(process.execPath, ["app.js"], { cwd: dir });
-  assert.equal(stdout.trim(), Array(6).fill("function").join());
+  assert.equal(stdout.trim(), Array(7).fill("function").join());
 });

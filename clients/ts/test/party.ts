@@ -8,10 +8,10 @@ import { textOf, utf8 } from "../src/bytes.js";
 import { FetchTransport, type Transport } from "../src/transport.js";
 import { emptyState } from "../src/records.js";
 import { fromBase64 } from "../src/wire.js";
-import { FakeNetwork } from "./fake.js";
+import { ServedNetwork } from "./fake.js";
 import { reach } from "./reach.js";
 
-export const net = new FakeNetwork();
+export const net = new ServedNetwork();
 let homeserver: string;
 
 before(async () => {
