@@ -1,6 +1,8 @@
 // Finds the programs and files that tests need besides Node. internal/needs does the same for the tests in Go.
+import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 /** The reason to skip a test, or false. With MIMI_REQUIRE_ALL in the environment the test runs, and fails. */
 const skipWithout = (present: boolean, missing: string): string | false =>
@@ -21,3 +23,9 @@ export const chromiumPath = process.env.CHROMIUM || "/usr/bin/chromium";
 
 /** The value of skip for a test that drives a browser. */
 export const noChromium = skipWithout(existsSync(chromiumPath), `there is no ${chromiumPath}: set CHROMIUM`);
+
+/** The value of skip for a test that installs packages which only the npm registry has. */
+export async function noRegistry(): Promise<string | false> {
+  const ping = await promisify(execFile)("npm", ["ping"]).catch(() => undefined);
+  return skipWithout(ping !== undefined, "npm has no registry");
+}
