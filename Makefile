@@ -38,7 +38,7 @@ SBOM := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 # The tests of ./integration that test-host runs.
 SAMPLE ?= GroupMoves|DeniedServer|KickedMember|HostLeavesRoomOnPostgres|Devices|UnmodifiedReceiver|KillStopRestart
 
-.PHONY: help build release demo test test-go test-ts test-host test-integration synapse lint tidy vuln fuzz bench soak explore clean fork
+.PHONY: help build release demo test test-go test-ts test-host test-integration synapse lint tidy vuln fuzz bench bench-ts soak explore clean fork
 
 ifeq ($(HOST),element-hq)
 
@@ -147,6 +147,9 @@ soak: $(DRIVER) synapse ## hours: servers killed at every write and send, every 
 
 bench: ## what things cost; ends with the table of docs/scaling.md, and fails if that misses a goal
 	@$(GO) test -run '^$$' -bench '$(BENCH)' -timeout 60m ./... | $(GO) run ./integration/bench
+
+bench-ts: $(TS)/node_modules/.package-lock.json ## what 1,000 members cost in TypeScript; fails if it misses a goal
+	cd $(TS) && npm run -s bench
 
 explore: ## every course of a hand-over, and of who has a group, within bounds: minutes, and 2 GiB at most
 	cd mimiport/migration/explore && $(GO) test -count=1 -timeout 1h -v -run '^TestExplore$$' . ./hosts -full

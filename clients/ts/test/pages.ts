@@ -47,8 +47,9 @@ export class Pages {
         res.writeHead(200, { "content-type": "text/html", ...policy });
         return res.end(html);
       }
-      res.writeHead(200, { "content-type": "text/javascript" });
-      return res.end(withPaths(await readFile(join(root, normalize(pathname)), "utf8")));
+      const source = await readFile(join(root, normalize(pathname)), "utf8").catch(() => undefined);
+      res.writeHead(source === undefined ? 404 : 200, { "content-type": "text/javascript" });
+      return res.end(source && withPaths(source));
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     const address = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
