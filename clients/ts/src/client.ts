@@ -349,12 +349,13 @@ export class Client {
 
   /**
    * Enters a room's group by an external Commit (RFC 9420, section 12.4.3.2). The device is new, or has lost its state.
+   * A signal ends this until the Commit is sent.
    */
-  async rejoin(roomId: string): Promise<Group> {
+  async rejoin(roomId: string, signal?: AbortSignal): Promise<Group> {
     await this.publishInTime();
     return this.patiently(async () => {
       const { key, server } = await this.inbox.hostOf(roomId);
-      return this.exclusive({ key }, () => this.inbox.enterAnew(key, roomId, server));
+      return this.exclusive({ key }, () => this.inbox.enterAnew(key, roomId, server, signal));
     });
   }
 

@@ -951,15 +951,20 @@ export class Inbox {
     await this.enter(key, f.room_id, at.server, at, state);
   }
 
-  /** Joins a group by an external Commit, which removes the own former leaf (RFC 9420, section 12.4.3.2). */
-  async enterAnew(key: string, roomId: string, server: string): Promise<Group> {
+  /**
+   * Joins a group by an external Commit, which removes the own former leaf (RFC 9420, section 12.4.3.2). A signal ends
+   * this until the Commit is sent.
+   */
+  async enterAnew(key: string, roomId: string, server: string, signal?: AbortSignal): Promise<Group> {
     const ds = this.ds(server);
     for (let races = 0; ; races++) {
       const { group_info, self_removes, epoch } = await ds.group(key);
       const tree = await ds.tree(key, epoch);
       const leaving = (self_removes ?? []).map(fromBase64);
       const identity = ownIdentity(this.stored);
-      const commit = await mls.externalCommit(identity, fromBase64(group_info), tree, seconds(this.world), leaving);
+      const info = fromBase64(group_info);
+      const commit = await mls.externalCommit(identity, info, tree, seconds(this.world), leaving, signal);
+      signal?.throwIfAborted();
       try {
         const what = submission(commit);
         const { receipt, ...at } = await ds.submit(key, what);

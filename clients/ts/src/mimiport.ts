@@ -162,9 +162,12 @@ export class Mimiport {
     return this.conversation(await this.client.createGroup(roomId, server));
   }
 
-  /** Enters the group of a room: as a new device, or in place of a leaf of which the state is lost. */
-  async rejoin(roomId: string): Promise<Conversation> {
-    return this.conversation(await this.client.rejoin(roomId));
+  /**
+   * Enters the group of a room: as a new device, or in place of a leaf of which the state is lost. A signal ends this
+   * until the Commit is sent, also in the middle of a large tree, and the call throws the signal's reason.
+   */
+  async rejoin(roomId: string, { signal }: { signal?: AbortSignal } = {}): Promise<Conversation> {
+    return this.conversation(await this.client.rejoin(roomId, signal));
   }
 
   /** Ends all, and gives the store back. */

@@ -232,7 +232,7 @@ export async function externalCommit(
 }
 
 /** The way a joiner does the long part of its work, until a signal ends it. */
-function joinersWork(signal: AbortSignal | undefined): Work {
+function joinersWork(signal?: AbortSignal): Work {
   const pace = slices(signal);
   return { pace, validate: (encoded, tree, context) => validateBeside(encoded, tree, context, pace, signal) };
 }
@@ -355,18 +355,17 @@ export function swapExternalSender(
   };
 }
 
-/** Joins by a Welcome (an MLSMessage) with one of the caller's KeyPackages. A signal ends the work. */
+/** Joins by a Welcome (an MLSMessage) with one of the caller's KeyPackages. */
 export async function join(
   welcome: Uint8Array,
   { publicPackage, privatePackage }: OwnKeyPackage,
   fetchTree: () => Promise<Uint8Array>,
-  signal?: AbortSignal,
 ): Promise<ClientState> {
   const message = parse(welcome);
   if (message.wireformat !== "mls_welcome") throw new MlsRuleError("not a Welcome");
   const cs = await cipherSuite(ciphersuites[message.welcome.cipherSuite]);
   const by = (tree?: Uint8Array) =>
-    joinGroup(message.welcome, publicPackage, privatePackage, cs, config, joinersWork(signal), tree);
+    joinGroup(message.welcome, publicPackage, privatePackage, cs, config, joinersWork(), tree);
   try {
     return await by();
   } catch (e) {

@@ -253,6 +253,9 @@ describe("a group at one Delivery Service", () => {
     ] as const) {
       hosted.tree = toBase64(ratchetTree(alice.group.state));
       const device = await User.create(name, stored);
+      const [enough, length] = [new Error("enough"), hosted.log.length];
+      await assert.rejects(device.client.rejoin(room, AbortSignal.abort(enough)), enough);
+      assert.equal(hosted.log.length, length);
       await device.client.rejoin(room);
       await alice.sync();
       together(alice, device);

@@ -78,7 +78,8 @@ for (const [how, kind, made] of [
   test(`a signal ends the validation of a large tree ${how}`, async () => {
     provide(kind);
     const ending = new AbortController();
-    const join = mls.join(welcome, own, noTree, ending.signal);
+    const [identity, info] = [await device("late"), await mls.groupInfo(inviter)];
+    const join = mls.externalCommit(identity, info, mls.ratchetTree(inviter), NOW, [], ending.signal);
     setImmediate(() => ending.abort(new Error("enough")));
     await assert.rejects(join, /enough/);
     for (const worker of NodeWorker.made) assert.ok(worker.isOver, "the Worker ends at once");
