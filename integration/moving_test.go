@@ -9,9 +9,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"sync"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
@@ -238,9 +241,12 @@ func TestMoves(t *testing.T) {
 		if soak {
 			own, together = 1000, 100
 		}
-		shared := harness.SharedRoom(t, m.alice, m.bob)
-		m.drain(t, "in one room", together, func() string { return shared })
-		m.drain(t, "in rooms of their own", own, func() string { return harness.SharedRoom(t, m.alice, m.bob) })
+		m.drain(t, "in one room", slices.Repeat([]string{harness.SharedRoom(t, m.alice, m.bob)}, together))
+		rooms := m.roomsOf(t, own)
+		if soak {
+			m.events(t, rooms[:together])
+		}
+		m.drain(t, "in rooms of their own", rooms)
 	})
 }
 
@@ -274,15 +280,18 @@ func BenchmarkMove(b *testing.B) {
 	}
 }
 
-// BenchmarkDrain measures the processor time of small moves in one room, and in rooms of their own.
+// BenchmarkDrain measures the processor time of small moves in one room, of events that Dendrite alone handles in rooms
+// of their own, and of moves in these rooms, each of which sends one such event. The floor is the sum of the first two.
 func BenchmarkDrain(b *testing.B) {
 	const groups = 50
 	m := newMovers(b)
-	shared := harness.SharedRoom(b, m.alice, m.bob)
 	for b.Loop() {
-		together := m.drain(b, "in one room", groups, func() string { return shared })
-		own := m.drain(b, "in rooms of their own", groups, func() string { return harness.SharedRoom(b, m.alice, m.bob) })
-		b.ReportMetric(together.Seconds()*1000, "shared-ms")
+		shared := m.drain(b, "in one room", slices.Repeat([]string{harness.SharedRoom(b, m.alice, m.bob)}, groups))
+		rooms := m.roomsOf(b, groups)
+		event := m.events(b, rooms)
+		own := m.drain(b, "in rooms of their own", rooms)
+		b.ReportMetric(shared.Seconds()*1000, "shared-ms")
+		b.ReportMetric((shared+event).Seconds()*1000, "floor-ms")
 		b.ReportMetric(own.Seconds()*1000, "own-ms")
 	}
 }
@@ -321,35 +330,82 @@ func (g *moving) moveOnce(t testing.TB) (took, cpu time.Duration) {
 	return time.Since(begin), g.used(t) - used
 }
 
-// drain makes groups in rooms and moves them, 16 at a time. It prints how many move in a second, and the processor time
-// of both servers for each, which it returns.
-func (m *movers) drain(t testing.TB, where string, n int, room func() string) (each time.Duration) {
+// roomsOf makes n rooms, some at a time.
+func (m *movers) roomsOf(t testing.TB, n int) []string {
 	t.Helper()
-	groups := make([]*moving, n)
-	for i := range groups {
-		groups[i] = m.newGroup(t, room(), 2)
-		groups[i].prepare(t)
-	}
-	next := make(chan *moving)
-	var movers sync.WaitGroup
-	begin, used := time.Now(), m.used(t)
-	for range 16 {
-		movers.Go(func() {
-			for g := range next {
-				if err := g.move(t.Context()); err != nil {
-					t.Error(err)
-				}
+	rooms := make([]string, n)
+	var making errgroup.Group
+	making.SetLimit(8)
+	for i := range rooms {
+		making.Go(func() (err error) {
+			if rooms[i], err = m.alice.CreateRoom(t.Context()); err == nil {
+				err = m.alice.Admit(t.Context(), rooms[i], m.bob)
 			}
+			if err == nil {
+				err = m.alice.SetPowerLevel(t.Context(), rooms[i], m.bob.ID, 100)
+			}
+			return err
 		})
 	}
-	for _, g := range groups {
-		next <- g
+	if err := making.Wait(); err != nil {
+		t.Fatal(err)
 	}
-	close(next)
-	movers.Wait()
+	return rooms
+}
+
+// drain makes a group in each of the rooms and moves them. It prints and returns as each does.
+func (m *movers) drain(t testing.TB, where string, rooms []string) (cost time.Duration) {
+	t.Helper()
+	groups := make([]*moving, len(rooms))
+	for i, room := range rooms {
+		groups[i] = m.newGroup(t, room, 2)
+		groups[i].prepare(t)
+	}
+	const times = 100
+	begin := time.Now()
+	for range times {
+		groups[0].importOnce(t)
+	}
+	t.Logf("to verify one of the groups once takes %v", (time.Since(begin) / times).Round(time.Microsecond))
+	return m.each(t, "moves "+where, len(groups), func(i int) error { return groups[i].move(t.Context()) })
+}
+
+// events sends a state event of the size of a pointer into each of the rooms, without any work of the module's. It
+// prints and returns as each does.
+func (m *movers) events(t testing.TB, rooms []string) (cost time.Duration) {
+	t.Helper()
+	content := map[string]string{"text": strings.Repeat("x", 1000)}
+	return m.each(t, "events in these rooms", len(rooms), func(i int) error {
+		return m.alice.SetState(t.Context(), rooms[i], "org.example.size", content)
+	})
+}
+
+// each does something n times, 16 at a time. It prints how often that happens in a second, and the processor time of
+// both servers for each, which it returns. This time includes all that the servers do until they rest.
+func (m *movers) each(t testing.TB, what string, n int, do func(i int) error) (cost time.Duration) {
+	t.Helper()
+	m.rest(t)
+	var doing errgroup.Group
+	doing.SetLimit(16)
+	begin, used := time.Now(), m.used(t)
+	for i := range n {
+		doing.Go(func() error { return do(i) })
+	}
+	if err := doing.Wait(); err != nil {
+		t.Fatal(err)
+	}
 	took := time.Since(begin)
-	each = (m.used(t) - used) / time.Duration(n)
-	t.Logf("%d groups %s: %.1f moves a second, %v of processor time for each", n, where,
-		float64(n)/took.Seconds(), each.Round(100*time.Microsecond))
-	return each
+	m.rest(t)
+	cost = (m.used(t) - used) / time.Duration(n)
+	t.Logf("%d %s in %v: %.1f a second, %v of processor time for each", n, what, took.Round(100*time.Millisecond),
+		float64(n)/took.Seconds(), cost.Round(100*time.Microsecond))
+	return cost
+}
+
+// rest waits until both servers together use less than a fifth of a processor for a second.
+func (m *movers) rest(t testing.TB) {
+	t.Helper()
+	for before := -time.Second; m.used(t)-before > time.Second/5; harness.Wait(t.Context(), time.Second) {
+		before = m.used(t)
+	}
 }

@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
@@ -212,10 +216,10 @@ func BenchmarkGroups(b *testing.B) {
 	})
 }
 
-// BenchmarkLeave tells the server that a user has left a room of 2,000 groups. It reports how long the news takes,
+// BenchmarkLeave tells the server that a user has left a room of 10,000 groups. It reports how long the news takes,
 // compared with a row for each group, and how long the server needs to check a group, which it has not in memory.
 func BenchmarkLeave(b *testing.B) {
-	const groups, members = 2_000, 10
+	const groups, members = 10_000, 10
 	onEngines(b, func(b *testing.B, service *delivery.Service) {
 		for range groups {
 			newCrowd(b, service, members)
@@ -260,6 +264,86 @@ func sweepAll(b *testing.B, service *delivery.Service) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// arrivals is the way to devices. It tells of each event for this server's own devices.
+type arrivals struct {
+	delivery.Sender
+	arrived chan struct{}
+}
+
+func (a arrivals) ToDevice(_ context.Context, _, to string, events []api.DeviceEvent) (int, error) {
+	if to == serverA {
+		a.arrived <- struct{}{}
+	}
+	return len(events), nil
+}
+
+// sweeping is a service that knows whether it checks a room.
+type sweeping struct {
+	*delivery.Service
+	now atomic.Int32
+}
+
+func (s *sweeping) Do(ctx context.Context, row storage.Row) error {
+	if row.Kind == storage.RowSweep {
+		s.now.Add(1)
+		defer s.now.Add(-1)
+	}
+	return s.Service.Do(ctx, row)
+}
+
+// BenchmarkBesideSweep measures how long a message to this server's own user takes, from the request to the device,
+// while nothing else happens, and while the server checks the 5,000 groups of a room that a user has left. None of them
+// is in memory.
+func BenchmarkBesideSweep(b *testing.B) {
+	const groups, members = 5_000, 10
+	onEngines(b, func(b *testing.B, service *delivery.Service) {
+		for range groups {
+			newCrowd(b, service, members)
+		}
+		arrived, deps := make(chan struct{}), service.Deps
+		deps.Sender = arrivals{arrived: arrived}
+		handler := &sweeping{Service: delivery.New(deps)}
+		worker := outbox.New(deps.Store, handler, []string{serverA}, time.Now, rand.Float64, slog.New(slog.DiscardHandler))
+		handler.SetWake(worker.Wake)
+		ctx, stop := context.WithCancel(b.Context())
+		var running sync.WaitGroup
+		running.Go(func() { worker.Run(ctx) })
+		c := newCrowd(b, handler.Service, members)
+		var took [2][]time.Duration // alone, and beside a sweep
+		for b.Loop() {
+			if err := handler.RoomChanged(b.Context(), room); err != nil {
+				b.Fatal(err)
+			}
+			for waits(b, deps.Store) {
+				from, req := c.next(0, members)
+				begin, beside := time.Now(), handler.now.Load()
+				if _, err := handler.Submit(b.Context(), from, c.id, req); err != nil {
+					b.Fatal(err)
+				}
+				<-arrived
+				took[beside] = append(took[beside], time.Since(begin))
+			}
+		}
+		stop()
+		running.Wait()
+		for i, name := range []string{"alone", "beside"} {
+			slices.Sort(took[i])
+			b.ReportMetric(float64(took[i][len(took[i])/2].Microseconds())/1000, "ms-"+name)
+			b.ReportMetric(float64(took[i][len(took[i])*99/100].Microseconds())/1000, "p99-ms-"+name)
+		}
+		b.ReportMetric(float64(len(took[1])), "messages-beside")
+	})
+}
+
+// waits reports whether a row for a room waits or is being done.
+func waits(b *testing.B, store storage.Store) bool {
+	rows, _, err := store.Due(b.Context(), time.Now().Add(time.Minute), 1, []string{storage.Background})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return slices.ContainsFunc(rows, func(row storage.Row) bool { return row.Destination == storage.Background })
 }
 
 // BenchmarkColdLoad measures an answer for a group of 10,000 members that is not in memory.
