@@ -546,19 +546,3 @@ func (d distant) Deliver(ctx context.Context, rows []storage.Row) (done int, err
 	}
 	return d.post.Deliver(ctx, rows)
 }
-
-// Servers that hang or are slow take places from healthy ones. A request for many messages makes up for that: more
-// messages reach the healthy servers than in the earlier way with healthy servers alone.
-func TestUnwellServers(t *testing.T) {
-	rate := make(map[string]float64)
-	for _, way := range ways {
-		for _, unwell := range []int{0, 50} {
-			rate[fmt.Sprint(way, unwell)] = rateBeside(t, way, unwell)
-			t.Logf("%s: %.0f messages a second with %d servers that hang and %d slow ones", way,
-				rate[fmt.Sprint(way, unwell)], unwell, unwell)
-		}
-	}
-	if rate["batch50"] < rate["one0"] {
-		t.Error("batches do not make up for servers that are not well")
-	}
-}

@@ -12,6 +12,7 @@ const { protectPublicMessage } = await ts("messageProtectionPublic");
 const { addLeafNode, removeLeafNode } = await ts("ratchetTree");
 const { nodeToLeafIndex, toLeafIndex } = await ts("treemath");
 const { conclude } = await load("dist/src/corrections/commit.js");
+const { unpaced } = await load("dist/src/pace.js");
 
 const NOW = BigInt(Math.floor(Date.now() / 1000));
 const bytes = (hex) => new Uint8Array(Buffer.from(hex ?? "", "hex"));
@@ -97,7 +98,7 @@ const commands = {
     };
     const list = proposals.map((p) => mls.byValue(proposal(p)));
     if (reference) list.push({ proposalOrRefType: "reference", reference: bytes(reference) });
-    const { commit, next } = await conclude(basis, list, bytes(), cs);
+    const { commit, next } = await conclude(basis, list, bytes(), cs, unpaced);
     return { message: hex(encodeMlsMessage(commit)), groupInfo: hex(await mls.groupInfo({ ...state, ...next })) };
   },
   async external({ name, suite, groupInfo, tree }) {
