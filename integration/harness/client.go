@@ -64,7 +64,7 @@ type Member struct {
 // StartClient starts the TypeScript reference client for a user and logs it in with the user's token. The client keeps
 // its state in the file store, and in memory if store is empty.
 func StartClient(ctx context.Context, u *User, store string) (*Client, error) {
-	root, err := moduleRoot()
+	root, err := ModuleRoot()
 	if err != nil {
 		return nil, err
 	}
@@ -97,8 +97,8 @@ func StartProgram(ctx context.Context, u *User, program *exec.Cmd, store string)
 	return c, errors.Join(c.Do(ctx, "login", args, nil), c.Do(ctx, "identity", nil, nil))
 }
 
-// moduleRoot returns the directory of go.mod.
-var moduleRoot = sync.OnceValues(func() (string, error) {
+// ModuleRoot returns the directory of go.mod.
+var ModuleRoot = sync.OnceValues(func() (string, error) {
 	out, err := exec.Command("go", "env", "GOMOD").Output()
 	return filepath.Dir(strings.TrimSpace(string(out))), err
 })

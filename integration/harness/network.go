@@ -32,6 +32,9 @@ type Network struct {
 	NATS []string
 	// Links are the connections between the servers. If nil, the servers reach each other directly.
 	Links *Links
+	// Front, if set, listens at the name of each server that starts next, in the server's place. The server itself listens
+	// at Server.Listen. Front is for a network without Links.
+	Front func(ctx context.Context, s *Server) error
 	// Host is the host in the names of the servers started next: localhost, or another name of this machine. Servers on
 	// one host differ in their ports, but a server ACL ignores ports.
 	Host string
@@ -68,6 +71,14 @@ func (n *Network) Close() error {
 		errs = append(errs, n.Links.close())
 	}
 	return errors.Join(errs...)
+}
+
+// front returns the function that listens at a server's name in the server's place, or nil.
+func (n *Network) front() func(context.Context, *Server) error {
+	if n.Links != nil {
+		return n.Links.listen
+	}
+	return n.Front
 }
 
 // Client returns an HTTP client that trusts the network's certificate.

@@ -42,7 +42,7 @@ type Server struct {
 	URL  string // of the client API, http://localhost:PORT
 
 	Env    []string // added to the test's environment, from the next start on
-	Listen string   // the address for peers, if the network has Links; else the server listens at its name
+	Listen string   // the address for peers, if the network has Links or a Front; else the server listens at its name
 
 	NATSServers []string // the addresses of NATS servers; if empty, the homeserver runs its own
 	Postgres    string   // the connection string of its only database; empty for SQLite files
@@ -138,13 +138,13 @@ func (n *Network) prepare(ctx context.Context, p program) (*Server, error) {
 	if n.Postgres != nil {
 		s.Postgres = n.Postgres()
 	}
-	if n.Links != nil {
+	if front := n.front(); front != nil {
 		behind, err := freePort(ctx)
 		if err != nil {
 			return nil, err
 		}
 		s.Listen = fmt.Sprintf("localhost:%d", behind)
-		if err := n.Links.listen(ctx, s); err != nil {
+		if err := front(ctx, s); err != nil {
 			return nil, err
 		}
 	}
