@@ -4,6 +4,7 @@
 package needs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -88,6 +89,17 @@ func Client(tb testing.TB) (node string) {
 		missing(tb, "the TypeScript client is not built: make test-ts builds it")
 	}
 	return node
+}
+
+// Chromium returns the path of the browser that tests drive: CHROMIUM, or else Debian's. clients/ts/test/needs.ts finds
+// the same one.
+func Chromium(tb testing.TB) (path string) {
+	tb.Helper()
+	path = cmp.Or(os.Getenv("CHROMIUM"), "/usr/bin/chromium")
+	if !exists(path) {
+		missing(tb, "there is no "+path+": set CHROMIUM")
+	}
+	return path
 }
 
 // OpenMLS checks that the packages of the client on OpenMLS are installed, and calls Client.

@@ -11,6 +11,7 @@ func TestMachine(t *testing.T) {
 	t.Run("PostgreSQL", func(t *testing.T) { PostgreSQL(t) })
 	t.Run("PgBouncer", func(t *testing.T) { PgBouncer(t) })
 	t.Run("client", func(t *testing.T) { Client(t) })
+	t.Run("Chromium", func(t *testing.T) { Chromium(t) })
 	t.Run("OpenMLS", func(t *testing.T) { OpenMLS(t) })
 	t.Run("Synapse", func(t *testing.T) { Synapse(t) })
 	for _, name := range []string{"curl", "jq", "systemd-analyze"} { // for docs/install.md
