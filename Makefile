@@ -38,11 +38,11 @@ SBOM := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 # The tests of ./integration that test-host runs.
 SAMPLE ?= GroupMoves|DeniedServer|KickedMember|HostLeavesRoomOnPostgres|Devices|UnmodifiedReceiver|KillStopRestart
 
-.PHONY: help build release demo test test-go test-ts test-host test-integration synapse lint tidy vuln fuzz bench bench-ts soak explore clean fork
+.PHONY: help build release demo demo-web test test-go test-ts test-host test-integration synapse lint tidy vuln fuzz bench bench-ts soak explore clean fork
 
 ifeq ($(HOST),element-hq)
 
-build release demo test test-go test-host test-integration: fork
+build release demo demo-web test test-go test-host test-integration: fork
 	MLS_TEST_VECTORS=$${MLS_TEST_VECTORS:-$(abspath ../shared/vectors/mls)} \
 	$(MAKE) -C $(FORK) HOST= VERSION=$(VERSION) $@
 
@@ -76,6 +76,9 @@ release: ## static programs with checksums and SBOMs, into release/, the same by
 
 demo: $(if $(filter draft09,$(PROTOCOL)),,$(DRIVER)) $(if $(STOCK),synapse) ## move a live group between two real homeservers, step by step
 	$(GO) run ./integration/demo -protocol $(PROTOCOL) -stock "$(STOCK)"
+
+demo-web: $(DRIVER) ## the same on a web page: two chats, the servers between them, the seven messages, and buttons for faults
+	$(GO) run ./integration/demoweb
 
 test: test-ts test-go test-integration ## everything; ends with a line for each thing that tests lack here
 	@$(GO) test -count=1 -v -run '^TestMachine$$' ./internal/needs | sed -n 's/.*\(NOT TESTED: .*\)/\1/p'
