@@ -113,6 +113,19 @@ func submit(t *testing.T, store storage.Store, name string, servers []string, fr
 	}
 }
 
+// turnIntoRows settles the messages of a group up to a number, and gives a server a row for each.
+func turnIntoRows(t *testing.T, store storage.Store, name, server string, to uint64) {
+	t.Helper()
+	change := &storage.Change{Settled: []storage.Position{{GroupKey: group(name), Seq: to}}}
+	for _, seq := range numbers(1, to) {
+		f := storage.FanOut{GroupKey: group(name), Seq: seq, At: time.Now()}
+		change.Rows = append(change.Rows, f.Row(server))
+	}
+	if err := store.Apply(t.Context(), change); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // work runs a worker. stop ends it and waits for it.
 func work(t *testing.T, store storage.Store, p outbox.Handler) (worker *outbox.Worker, stop func()) {
 	worker = outbox.New(store, p, []string{own}, time.Now, func() float64 { return 0 }, slog.New(slog.DiscardHandler))
@@ -199,14 +212,7 @@ func TestBatches(t *testing.T) {
 			store, p := newOffice(), newPost(200*time.Millisecond)
 			submit(t, store, "g", []string{"b"}, 1, 250)
 			if rows {
-				change := &storage.Change{Settled: []storage.Position{{GroupKey: group("g"), Seq: 250}}}
-				for _, seq := range numbers(1, 250) {
-					f := storage.FanOut{GroupKey: group("g"), Seq: seq, At: time.Now()}
-					change.Rows = append(change.Rows, f.Row("b"))
-				}
-				if err := store.Apply(t.Context(), change); err != nil {
-					t.Fatal(err)
-				}
+				turnIntoRows(t, store, "g", "b", 250)
 			}
 			work(t, store, p)
 			<-time.After(time.Second)
@@ -252,14 +258,7 @@ func TestDoneWithError(t *testing.T) {
 			store, p := newOffice(), newPost(200*time.Millisecond)
 			submit(t, store, "g", []string{"b"}, 1, 3)
 			if rows {
-				change := &storage.Change{Settled: []storage.Position{{GroupKey: group("g"), Seq: 3}}}
-				for _, seq := range numbers(1, 3) {
-					f := storage.FanOut{GroupKey: group("g"), Seq: seq, At: time.Now()}
-					change.Rows = append(change.Rows, f.Row("b"))
-				}
-				if err := store.Apply(t.Context(), change); err != nil {
-					t.Fatal(err)
-				}
+				turnIntoRows(t, store, "g", "b", 3)
 			}
 			work(t, store, &boaster{post: p})
 			<-time.After(time.Minute)
