@@ -1,4 +1,4 @@
-// What every way to the homeserver promises, for each of them.
+// Each way to the homeserver keeps the same promises.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
