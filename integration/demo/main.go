@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -71,19 +70,11 @@ func life(ctx context.Context, n *harness.Network, folder string) error {
 
 func show(line ...any) { fmt.Println(line...) }
 
-func run(ctx context.Context, play func(context.Context, *harness.Network) error) (err error) {
-	dir, err := os.MkdirTemp("", "mimiport-demo-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, harness.RemoveBinary(), os.RemoveAll(dir)) }()
+func run(ctx context.Context, play func(context.Context, *harness.Network) error) error {
 	fmt.Println("building the homeserver; the first build takes a few minutes …")
-	n, err := harness.NewNetwork(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.Close()) }()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	return play(ctx, n)
+	return harness.Play(func(n *harness.Network) error {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+		defer cancel()
+		return play(ctx, n)
+	})
 }

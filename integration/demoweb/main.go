@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -28,25 +27,17 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, pace time.Duration) (err error) {
-	dir, err := os.MkdirTemp("", "mimiport-demoweb-")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, harness.RemoveBinary(), os.RemoveAll(dir)) }()
+func run(ctx context.Context, pace time.Duration) error {
 	fmt.Println("building the homeserver; the first build takes a few minutes …")
-	n, err := harness.NewNetwork(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.Close()) }()
-	address, err := serve(ctx, n, pace)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("open %s in a browser; Ctrl-C ends the demo\n", address)
-	<-ctx.Done()
-	return nil
+	return harness.Play(func(n *harness.Network) error {
+		address, err := serve(ctx, n, pace)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("open %s in a browser; Ctrl-C ends the demo\n", address)
+		<-ctx.Done()
+		return nil
+	})
 }
 
 // serve starts the homeservers and the page. It returns the page's address. The page ends with the context.

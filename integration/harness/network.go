@@ -163,6 +163,21 @@ func build(command, path string, flags []string) error {
 // RemoveBinary deletes the server command that NewNetwork has built. Call it when the process needs no more networks.
 func RemoveBinary() error { return os.RemoveAll(binaryDir()) }
 
+// Play gives play a network in a temporary directory. The network, the directory and the program end with Play.
+func Play(play func(*Network) error) (err error) {
+	dir, err := os.MkdirTemp("", "mimiport-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, RemoveBinary(), os.RemoveAll(dir)) }()
+	n, err := NewNetwork(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	return play(n)
+}
+
 // freePort finds a free TCP port on loopback. It is below the ports that the kernel chooses for outgoing connections,
 // so that it is still free when a server starts again.
 func freePort(ctx context.Context) (int, error) {
