@@ -34,6 +34,10 @@ type service struct {
 	groups storage.GroupFilter
 	log    []storage.AuditEntry
 	health error
+
+	drain       *api.DrainRequest
+	drainStates []api.DrainGroupState
+	planned     []string
 }
 
 func (s *service) Health(context.Context) error { return s.health }
@@ -64,6 +68,65 @@ func (s *service) AuditLog(_ context.Context, before storage.AuditID, limit int)
 		ID: id.String(), At: 5, Actor: "@a:hs.example", Action: "reclaim", GroupID: []byte{1},
 		Before: json.RawMessage(`{"state":"moved"}`), After: json.RawMessage(`{"state":"active"}`),
 	}}, nil
+}
+
+// Drain shows a drain of two groups, from StartDrain on.
+func (s *service) Drain(context.Context) (*api.Drain, error) {
+	d := &api.Drain{
+		State: api.DrainNone, Targets: []string{}, Away: []api.AwayServer{}, Groups: map[api.DrainGroupState]int{},
+	}
+	if s.drain != nil {
+		d = &api.Drain{
+			State: api.DrainRunning, Targets: s.drain.Targets, Rate: s.drain.Rate, StartedAt: 5, Deadline: 6,
+			Groups: map[api.DrainGroupState]int{api.DrainAsked: 1, api.DrainMoved: 1}, Total: 2, Left: 1,
+			Away: []api.AwayServer{{Server: "c.example", Until: 7, Error: "no route"}},
+		}
+	}
+	return d, nil
+}
+
+func (s *service) StartDrain(ctx context.Context, req *api.DrainRequest) (*api.Drain, error) {
+	s.drain = req
+	return s.Drain(ctx)
+}
+
+func (s *service) StopDrain(ctx context.Context) (*api.Drain, error) {
+	if s.drain == nil {
+		return nil, mimiport.Errorf("stop drain", mimiport.KindConflict, "there is no drain")
+	}
+	s.drain = nil
+	return s.Drain(ctx)
+}
+
+func (s *service) DrainGroups(
+	_ context.Context, states []api.DrainGroupState, after []byte, limit int,
+) (groups []api.DrainGroup, total int, err error) {
+	s.drainStates = states
+	all := []api.DrainGroup{
+		{GroupID: []byte{1}, RoomID: "!r", State: api.DrainAsked, Why: []api.DrainReason{},
+			Asked: &api.AskedMember{UserID: "@a:hs.example", At: 5, Until: 6, Tried: 1}},
+		{GroupID: []byte{2}, RoomID: "!r", State: api.DrainMoved, Why: []api.DrainReason{},
+			MovedTo: &api.MovedTo{Server: "b.example", Term: 1}},
+	}
+	for _, g := range all {
+		if string(g.GroupID) > string(after) && len(groups) < limit {
+			groups = append(groups, g)
+		}
+	}
+	return groups, len(all), nil
+}
+
+func (s *service) PlanDrain(
+	_ context.Context, targets []string, _ []byte, _ int,
+) (plan []api.DrainPlan, total int, err error) {
+	s.planned = targets
+	return []api.DrainPlan{{
+		GroupID: []byte{1}, RoomID: "!r", Members: 3,
+		Moves: []api.DrainMove{{Target: "b.example", Users: []string{"@b:b.example"}, Total: 1}},
+		Why: []api.DrainReason{{
+			Target: "c.example", Reason: api.Reason{Rule: "target_away", Text: "It does not answer.", Remedy: "Start it."},
+		}},
+	}}, 1, nil
 }
 
 func (s *service) Policy(context.Context) (policy.Policy, error) { return s.policy, nil }
@@ -479,5 +542,47 @@ func TestClaims(t *testing.T) {
 		if code != 200 || got["term"] != 2. || got["lineage"] != "AQ" {
 			t.Errorf("%s: got %d %v", uri, code, got)
 		}
+	}
+}
+
+// TestDrain: an operator starts, watches and stops a drain. Each start and stop is in the audit log.
+func TestDrain(t *testing.T) {
+	svc := &service{}
+	if code, _ := call(t, svc, "DELETE", "/drain", ""); code != 409 {
+		t.Errorf("a stop without a drain: %d", code)
+	}
+	const start = `{"targets":["b.example","c.example"],"deadline_ms":1000,"rate_per_minute":7}`
+	code, got := call(t, svc, "PUT", "/drain", start)
+	if code != 200 || got["state"] != "running" || got["rate_per_minute"] != 7. || got["left"] != 1. {
+		t.Errorf("got %d %v", code, got)
+	}
+	want := &api.DrainRequest{Targets: []string{"b.example", "c.example"}, Deadline: 1000, Rate: 7}
+	if diff := cmp.Diff(want, svc.drain); diff != "" {
+		t.Error(diff)
+	}
+	code, got = call(t, svc, "GET", "/drain/groups?state=stuck&state=asked&limit=1", "")
+	if code != 200 || got["total"] != 2. || got["next"] != "AQ" || !cmp.Equal(svc.drainStates,
+		[]api.DrainGroupState{api.DrainStuck, api.DrainAsked}) {
+		t.Errorf("got %d %v", code, got)
+	}
+	code, got = call(t, svc, "GET", "/drain/plan?target=b.example&target=c.example", "")
+	if code != 200 || got["total"] != 1. || !cmp.Equal(svc.planned, []string{"b.example", "c.example"}) {
+		t.Errorf("got %d %v", code, got)
+	}
+	if code, got := call(t, svc, "DELETE", "/drain", ""); code != 200 || got["state"] != "none" {
+		t.Errorf("got %d %v", code, got)
+	}
+	var lines []string
+	for _, e := range svc.log {
+		lines = append(lines, fmt.Sprintf("%s %s -> %s", e.Action, e.Before, e.After))
+	}
+	const none, running = `{"deadline_at":0,"left":0,"rate_per_minute":0,"state":"none","targets":[]}`,
+		`{"deadline_at":6,"left":1,"rate_per_minute":7,"state":"running","targets":["b.example","c.example"]}`
+	all := []string{
+		"drain " + none + " -> null", // the service says why
+		"drain " + none + " -> " + running, "drain " + running + " -> " + none,
+	}
+	if diff := cmp.Diff(all, lines); diff != "" {
+		t.Error(diff)
 	}
 }

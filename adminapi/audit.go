@@ -56,12 +56,21 @@ func (a *admin) recorded(action storage.AuditAction, act serve) serve {
 	}
 }
 
-// state is a state in the audit log: of the policy, a group or a migration. It is nil for a group that is not here.
+// state is a state in the audit log: of the policy, the drain, a group or a migration. It is nil for a group that is
+// not here.
 type state map[string]any
 
 // state returns the present state of the subject of an entry.
 func (a *admin) state(ctx context.Context, e *storage.AuditEntry) (state, error) {
 	switch {
+	case e.Action == storage.AuditDrain:
+		d, err := a.svc.Drain(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return state{
+			"state": d.State, "targets": d.Targets, "rate_per_minute": d.Rate, "deadline_at": d.Deadline, "left": d.Left,
+		}, nil
 	case e.Migration != (mimiport.MigrationID{}):
 		m, err := a.svc.AdminMigration(ctx, e.Migration)
 		if err != nil {

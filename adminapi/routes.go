@@ -37,6 +37,7 @@ type Service interface {
 	Leaves
 	Groups
 	Audit
+	Drains
 	Status(ctx context.Context) (*api.Status, error)
 	Readers(ctx context.Context, roomID string) (*api.Readers, error)
 	Health(ctx context.Context) error
@@ -94,6 +95,11 @@ func Routes(svc Service) []edge.Route {
 		row("dropMigration", http.MethodDelete, "/migrations/{migrationId}", 0,
 			a.recorded(storage.AuditDrop, a.dropMigration)),
 		row("listReaders", http.MethodGet, "/rooms/{roomId}/readers", 0, a.listReaders),
+		row("getDrain", http.MethodGet, "/drain", 0, a.getDrain),
+		row("startDrain", http.MethodPut, "/drain", maxDrain, a.recorded(storage.AuditDrain, a.startDrain)),
+		row("stopDrain", http.MethodDelete, "/drain", 0, a.recorded(storage.AuditDrain, a.stopDrain)),
+		row("listDrainGroups", http.MethodGet, "/drain/groups", 0, a.listDrainGroups, "state", "after", "limit"),
+		row("planDrain", http.MethodGet, "/drain/plan", 0, a.planDrain, "target", "after", "limit"),
 		row("listAudit", http.MethodGet, "/audit", 0, a.listAudit, "after", "limit"),
 	}
 }

@@ -76,6 +76,7 @@ type Service struct {
 	reporting
 	operator
 	overviews
+	drains
 	lineages
 	logs
 	outgoing
@@ -94,8 +95,8 @@ func New(d Deps) *Service {
 	return &Service{
 		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, closing: closing{c},
 		reporting: reporting{c}, operator: operator{c},
-		overviews: overviews{c},
-		lineages:  lineages{c}, logs: logs{c}, outgoing: outgoing{c}, resorts: resorts{c},
+		overviews: overviews{c}, drains: drains{c},
+		lineages: lineages{c}, logs: logs{c}, outgoing: outgoing{c}, resorts: resorts{c},
 		inWork: slots.New[mimiport.MigrationID](1),
 	}
 }
