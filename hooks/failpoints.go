@@ -99,6 +99,10 @@ type reads interface {
 	KeyObjects(ctx context.Context, server string) ([]storage.KeyObject, error)
 	LastResorts(ctx context.Context, userID string) ([]storage.LastResort, error)
 	AuditEntries(ctx context.Context, before storage.AuditID, limit int) ([]storage.AuditEntry, error)
+	DueDrain(ctx context.Context, now time.Time, limit int) (groups []storage.DrainGroup, next time.Time, err error)
+	DrainGroups(ctx context.Context, states []storage.DrainState, after []byte, limit int) ([]storage.DrainGroup, error)
+	CountDrain(ctx context.Context) (map[storage.DrainState]int, error)
+	CountAsked(ctx context.Context, user string) (int, error)
 	Figures(ctx context.Context) (*storage.Figures, error)
 	Close() error
 }
@@ -174,6 +178,22 @@ func (s *failingStore) DropLastResort(ctx context.Context, userID, deviceID stri
 
 func (s *failingStore) PutAudit(ctx context.Context, e *storage.AuditEntry) error {
 	return s.at.around("audit", func() error { return s.store.PutAudit(ctx, e) })
+}
+
+func (s *failingStore) FillDrain(ctx context.Context, due time.Time) error {
+	return s.at.around("drain", func() error { return s.store.FillDrain(ctx, due) })
+}
+
+func (s *failingStore) HastenDrain(ctx context.Context, id []byte, due time.Time) error {
+	return s.at.around("drain", func() error { return s.store.HastenDrain(ctx, id, due) })
+}
+
+func (s *failingStore) ClearDrain(ctx context.Context) error {
+	return s.at.around("drain", func() error { return s.store.ClearDrain(ctx) })
+}
+
+func (s *failingStore) PutDrain(ctx context.Context, groups []storage.DrainGroup) error {
+	return s.at.around("drain", func() error { return s.store.PutDrain(ctx, groups) })
 }
 
 func (s *failingStore) Forget(ctx context.Context, before storage.Horizon) error {

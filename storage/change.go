@@ -1,9 +1,17 @@
 package storage
 
 import (
+	"encoding/json"
+
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
+
+// Setting is a small named JSON value.
+type Setting struct {
+	Name  string
+	Value json.RawMessage
+}
 
 // Change is one atomic transition: a store writes all of it durably, or nothing.
 //
@@ -23,6 +31,7 @@ type Change struct {
 	FanOuts   []FanOut
 	Evidence  []Evidence // inserted; the first of a kind and migration stays
 	Volume    *Volume    // added to the stored bytes of the user and day
+	Setting   *Setting   // replaces an earlier one
 
 	Limits []Limit // must hold after the change
 

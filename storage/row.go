@@ -40,6 +40,7 @@ const (
 	RowDevices RowKind = "devices" // compare leaves with the device keys that their users publish at the destination
 	RowAudit   RowKind = "audit"   // make all checks of a group
 	RowSweep   RowKind = "sweep"   // check the groups of a room after GroupID
+	RowDrain   RowKind = "drain"   // deal with the next groups of the drain
 )
 
 // Background is the destination of tasks of this server that may take long. It is no server's name. Such tasks have

@@ -42,6 +42,7 @@ type Store interface {
 	Nonces
 	LastResorts
 	Audit
+	Drains
 
 	// Figures counts everything. It reads all groups, migrations and rows.
 	Figures(ctx context.Context) (*Figures, error)

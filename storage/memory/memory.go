@@ -38,6 +38,7 @@ type Store struct {
 	nonces     table[used, storage.Nonce]
 	resorts    table[device, storage.LastResort]
 	audit      table[storage.AuditID, storage.AuditEntry]
+	drain      table[string, storage.DrainGroup]
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -121,6 +122,8 @@ func New() *Store {
 		audit: table[storage.AuditID, storage.AuditEntry]{
 			compare: func(a, b storage.AuditID) int { return bytes.Compare(a[:], b[:]) },
 			key:     func(e *storage.AuditEntry) storage.AuditID { return e.ID }},
+		drain: table[string, storage.DrainGroup]{compare: strings.Compare,
+			key: func(g *storage.DrainGroup) string { return string(g.ID) }},
 	}
 }
 
@@ -203,7 +206,13 @@ func (s *Store) apply(tx *transaction, c *storage.Change) error {
 	if err := s.applyFanOuts(tx, c); err != nil {
 		return err
 	}
-	return s.requireLimits(c)
+	if err := s.requireLimits(c); err != nil {
+		return err
+	}
+	if c.Setting != nil { // nothing fails after it
+		s.settings[c.Setting.Name] = clone(c.Setting.Value)
+	}
+	return nil
 }
 
 func (s *Store) applyLog(tx *transaction, c *storage.Change) error {

@@ -2,6 +2,7 @@ package storagetest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -27,6 +28,7 @@ func everything(name string, number, groupVersion, migrationVersion uint64) *sto
 		Former: &former,
 		Rows:   []storage.Row{sampleRow("b.example", name, 1)}, FanOuts: []storage.FanOut{sampleFanOut("group", 1, number)},
 		Evidence: []storage.Evidence{sampleEvidence("group", number)},
+		Setting:  &storage.Setting{Name: "changed", Value: []byte(`"` + name + `"`)},
 	}
 }
 
@@ -46,6 +48,8 @@ type state struct {
 	KeyObjects []storage.KeyObject
 	Resorts    []storage.LastResort
 	Audit      []storage.AuditEntry
+	Setting    json.RawMessage
+	Drain      []storage.DrainGroup
 }
 
 // dump reads everything: groups and terms up to maxTerm, contents and snapshots up to maxNumber.
@@ -70,6 +74,10 @@ func dump(t testing.TB, s storage.Store) (all state) {
 	all.Resorts, err = s.LastResorts(ctx, "@alice:a.example")
 	check(err)
 	all.Audit, err = s.AuditEntries(ctx, storage.AuditID{}, limit)
+	check(err)
+	all.Setting, err = s.Setting(ctx, "changed")
+	check(err)
+	all.Drain, err = s.DrainGroups(ctx, nil, nil, limit)
 	check(err)
 	all.Entries = make(map[string][]storage.Entry)
 	for _, id := range []string{"group", "other"} {

@@ -32,6 +32,7 @@ func Run(t *testing.T, fresh func(testing.TB) Opener) {
 		{"LastCommit", testLastCommit},
 		{"Figures", testFigures},
 		{"Audit", testAudit},
+		{"Drain", testDrain},
 		{"Snapshot", testSnapshot},
 		{"Entries", testEntries},
 		{"Receipts", testReceipts},

@@ -29,7 +29,7 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 	want := &fixture{Store: memory.New(), t: t}
 	kept := everything("frozen", 1, 0, 0)
 	// Earlier versions wrote none of these.
-	kept.Receipt, kept.Former, kept.FanOuts, kept.Migration.Refused, kept.Migration.Vote = nil, nil, nil, 0, nil
+	kept.Receipt, kept.Former, kept.FanOuts, kept.Setting, kept.Migration.Refused, kept.Migration.Vote = nil, nil, nil, nil, 0, nil
 	kept.Migration.UpdatedAt, kept.Rows[0].Created, kept.Group.Members = time.Time{}, time.Time{}, 0
 	want.apply(kept)
 	for _, name := range dumps {
@@ -66,6 +66,9 @@ func Fill(t testing.TB, s storage.Store) any {
 	f.publish(sampleLastResort("@alice:a.example", "PHONE", `{"b":2}`))
 	act := sampleAudit(1)
 	if err := s.PutAudit(t.Context(), &act); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutDrain(t.Context(), []storage.DrainGroup{sampleDrainGroup("group")}); err != nil {
 		t.Fatal(err)
 	}
 	return dump(t, s)

@@ -215,7 +215,7 @@ func (c *checker) row(ctx context.Context, r *storage.Row) error {
 		}
 		return nil
 	}
-	if r.Kind == storage.RowSweep { // it is of a room
+	if r.Kind == storage.RowSweep || r.Kind == storage.RowDrain { // it is of a room, or of all groups
 		return nil
 	}
 	g, err := c.store.GroupAt(ctx, storage.GroupKey{ID: r.GroupID, Term: r.Term})

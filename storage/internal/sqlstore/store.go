@@ -177,8 +177,8 @@ func (s *Store) Apply(ctx context.Context, c *storage.Change) error {
 // group wait. apply deletes before it inserts, so that a change can replace a row.
 func (tx *tx) apply(ctx context.Context, c *storage.Change) error {
 	parts := []func(context.Context, *storage.Change) error{
-		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows, tx.applyFanOuts, tx.applyCounts,
-		tx.requireLimits,
+		tx.applyGroup, tx.applyMigration, tx.applyContent, tx.applyLog, tx.applyRows, tx.applyFanOuts, tx.applySetting,
+		tx.applyCounts, tx.requireLimits,
 	}
 	for _, apply := range parts {
 		if err := apply(ctx, c); err != nil {
@@ -438,10 +438,19 @@ func (s *Store) Setting(ctx context.Context, name string) (json.RawMessage, erro
 
 // PutSetting implements storage.Store.
 func (s *Store) PutSetting(ctx context.Context, name string, value json.RawMessage) error {
-	return s.transact(ctx, "put setting", func(tx *tx) error {
-		return insert(ctx, tx, &settings, []setting{{name, value}},
-			" ON CONFLICT (name) DO UPDATE SET value = excluded.value")
-	})
+	return s.transact(ctx, "put setting", func(tx *tx) error { return tx.putSetting(ctx, name, value) })
+}
+
+func (tx *tx) putSetting(ctx context.Context, name string, value json.RawMessage) error {
+	return insert(ctx, tx, &settings, []setting{{name, value}},
+		" ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+}
+
+func (tx *tx) applySetting(ctx context.Context, c *storage.Change) error {
+	if c.Setting == nil {
+		return nil
+	}
+	return tx.putSetting(ctx, c.Setting.Name, c.Setting.Value)
 }
 
 // AddSetting implements storage.Store.

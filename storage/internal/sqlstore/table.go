@@ -32,7 +32,7 @@ type copier interface {
 // tables lists all tables with rows of the module, in the order in which Copy fills them.
 var tables = []copier{
 	&groups, &snapshots, &entries, &receipts, &former, &migrations, &contents, &outbox, &queues, &fanOuts, &evidence,
-	&volumes, &settings, &keyObjects, &nonces, &lastResorts, &audit, &counts,
+	&volumes, &settings, &keyObjects, &nonces, &lastResorts, &audit, &drain, &counts,
 }
 
 func (t *table[T]) called() string { return t.name }
@@ -173,6 +173,14 @@ var audit = table[storage.AuditEntry]{
 	fields: func(e *storage.AuditEntry) []any {
 		return []any{(*auditID)(&e.ID), (*millis)(&e.At), &e.Actor, &e.Action, (*blob)(&e.GroupID), (*hash)(&e.Migration),
 			(*blob)(&e.Before), (*blob)(&e.After)}
+	},
+}
+
+var drain = table[storage.DrainGroup]{
+	name:    "mimiport_drain",
+	columns: columns("group_id, state, due_at, user_id, asked_at, tried, why"),
+	fields: func(g *storage.DrainGroup) []any {
+		return []any{(*blob)(&g.ID), &g.State, (*millis)(&g.Due), &g.User, (*millis)(&g.Asked), &g.Tried, (*blob)(&g.Why)}
 	},
 }
 
