@@ -88,6 +88,14 @@ func genSenderOffer(t *rapid.T) ExternalSenderOffer {
 	return ExternalSenderOffer{MigrationID(genNonce(t)), genMessage(t), genBytes(t)}
 }
 
+func genMoveRequest(t *rapid.T) MoveRequest {
+	return MoveRequest{
+		SourceDomain: genName(t), GroupID: genBytes(t), Term: genEpoch(t), RoomID: genName(t), UserID: genName(t),
+		Targets:   rapid.SliceOfN(rapid.Custom(genName), 0, MaxMoveTargets).Draw(t, "targets"),
+		ExpiresAt: genEpoch(t), Signature: genBytes(t),
+	}
+}
+
 func genClaim(t *rapid.T) LineageClaim {
 	return LineageClaim{
 		Kind: rapid.SampledFrom([]StepKind{StepReclaim, StepRecover}).Draw(t, "kind"), DomainName: genName(t),
@@ -196,6 +204,7 @@ var codecs = []struct {
 	{"CommitReceipt", drawn(genReceipt), decoder(UnmarshalCommitReceipt)},
 	{"DirectRequest", drawn(genDirect), decoder(UnmarshalDirectRequest)},
 	{"ExternalSenderOffer", drawn(genSenderOffer), decoder(UnmarshalExternalSenderOffer)},
+	{"MoveRequest", drawn(genMoveRequest), decoder(UnmarshalMoveRequest)},
 	{"Lineage", drawn(genLineage), decoder(UnmarshalLineage)},
 	{"GroupState", drawn(genGroupState), decoder(UnmarshalGroupState)},
 }

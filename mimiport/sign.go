@@ -39,7 +39,7 @@ func unsigned(m signed) ([]byte, error) {
 
 // Signed is a message that a Delivery Service signs with its Matrix federation key: MigrationResponse,
 // MigrationContent, TargetMigrationComplete, MigrationVote, MigrationConfirmation, MigrationAbort, LineageClaim,
-// CommitReceipt or ExternalSenderOffer.
+// CommitReceipt, ExternalSenderOffer or MoveRequest.
 type Signed interface {
 	signed
 	serverSigned()
@@ -54,6 +54,7 @@ func (*MigrationAbort) serverSigned()          {}
 func (*LineageClaim) serverSigned()            {}
 func (*CommitReceipt) serverSigned()           {}
 func (*ExternalSenderOffer) serverSigned()     {}
+func (*MoveRequest) serverSigned()             {}
 
 // Sign signs m with Ed25519 and sets its signature of 64 bytes (profile, section 2). It returns an error for a field
 // that is too long for its vector.

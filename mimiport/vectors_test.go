@@ -42,6 +42,7 @@ var codecs = map[string]func([]byte) (structure, error){
 	"LineageClaim":            codec(mimiport.UnmarshalLineageClaim),
 	"CommitReceipt":           codec(mimiport.UnmarshalCommitReceipt),
 	"ExternalSenderOffer":     codec(mimiport.UnmarshalExternalSenderOffer),
+	"MoveRequest":             codec(mimiport.UnmarshalMoveRequest),
 	"DirectRequest":           codec(mimiport.UnmarshalDirectRequest),
 }
 

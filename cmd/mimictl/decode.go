@@ -48,6 +48,7 @@ var structures = []structure{
 	{"LineageClaim", describe(mimiport.UnmarshalLineageClaim), nil},
 	{"CommitReceipt", describe(mimiport.UnmarshalCommitReceipt), nil},
 	{"DirectRequest", describe(mimiport.UnmarshalDirectRequest), nil},
+	{"MoveRequest", describe(mimiport.UnmarshalMoveRequest), nil},
 	{"ExternalSenderOffer", describe(mimiport.UnmarshalExternalSenderOffer), namesNoServer},
 }
 

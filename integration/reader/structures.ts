@@ -47,6 +47,16 @@ export const MigrationConfirmation = struct({
 });
 export const MigrationAbort = struct({ migration_id: digest, source_domain: text, signature: bytes });
 export const ExternalSenderOffer = struct({ migration_id: digest, external_sender: message, signature: bytes });
+export const MoveRequest = struct({
+  source_domain: text,
+  group_id: bytes,
+  term: u64,
+  room_id: text,
+  user_id: text,
+  targets: checked(list(text), (v) => v.length <= 16, "more than 16 targets"),
+  expires_at: u64,
+  signature: bytes,
+});
 export const LeafIdentity = struct({ user_id: name, device_id: name });
 export const GroupIDPreimage = struct({ creating_server: text, room_id: text, nonce: digest });
 export const CommitReceipt = struct({
@@ -212,6 +222,7 @@ export const structures: Record<string, Codec<any>> = {
   MigrationConfirmation,
   MigrationAbort,
   ExternalSenderOffer,
+  MoveRequest,
   LeafIdentity,
   LineageStep,
   LineageClaim,

@@ -41,6 +41,7 @@ type samples struct {
 	claim        mimiport.LineageClaim
 	receipt      mimiport.CommitReceipt
 	senderOffer  mimiport.ExternalSenderOffer
+	moveRequest  mimiport.MoveRequest
 	direct       mimiport.DirectRequest
 	recoverClaim mimiport.LineageClaim
 	reclaim      mimiport.LineageStep
@@ -180,6 +181,13 @@ func recordStep(s *samples) (err error) {
 		MigrationID: s.response.ID(), ExternalSender: []byte("a stand-in for an ExternalSender"),
 	}
 	if err := mimiport.Sign(&s.senderOffer, keyOf("target")); err != nil {
+		return err
+	}
+	s.moveRequest = mimiport.MoveRequest{
+		SourceDomain: sourceName, GroupID: s.request.GroupID, Term: 1, RoomID: "!room:example.org",
+		UserID: "@alice:" + targetName, Targets: []string{targetName, "other.example"}, ExpiresAt: 1_700_000_000_000,
+	}
+	if err := mimiport.Sign(&s.moveRequest, keyOf("source")); err != nil {
 		return err
 	}
 	s.recoverClaim = mimiport.LineageClaim{

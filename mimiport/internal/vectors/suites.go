@@ -34,6 +34,7 @@ func suites(s *samples) []*suite {
 		claimSuite(s),
 		receiptSuite(s),
 		serverSuite("external_sender_offer.json", "ExternalSenderOffer", "target", &s.senderOffer, "MigrationResponse"),
+		moveRequestSuite(s),
 		directSuite(s),
 	}
 }
@@ -220,6 +221,27 @@ func receiptSuite(s *samples) *suite {
 		largest("term", func(r *mimiport.CommitReceipt) *uint64 { return &r.Term }),
 		largest("epoch", func(r *mimiport.CommitReceipt) *uint64 { return &r.Epoch }),
 		largest("seq", func(r *mimiport.CommitReceipt) *uint64 { return &r.Seq }))
+	return suite
+}
+
+func moveRequestSuite(s *samples) *suite {
+	suite := serverSuite("move_request.json", "MoveRequest", "source", &s.moveRequest, "MigrationAbort")
+	with := func(change func(*mimiport.MoveRequest)) *mimiport.MoveRequest {
+		r := s.moveRequest
+		change(&r)
+		return &r
+	}
+	late := with(func(r *mimiport.MoveRequest) { r.ExpiresAt = 1 << 63 })
+	many := with(func(r *mimiport.MoveRequest) {
+		r.Targets = slices.Repeat([]string{targetName}, mimiport.MaxMoveTargets+1)
+	})
+	suite.more = []testCase{
+		notText("room", with(func(r *mimiport.MoveRequest) { r.RoomID = notUTF8 })),
+		notText("target", with(func(r *mimiport.MoveRequest) { r.Targets = []string{notUTF8} })),
+		newCase("term 2^63", "epoch-too-large", mustMarshal(with(func(r *mimiport.MoveRequest) { r.Term = 1 << 63 }))),
+		newCase("expires_at 2^63", "epoch-too-large", mustMarshal(late)),
+		newCase("17 targets", "too-many", mustMarshal(many)),
+	}
 	return suite
 }
 
