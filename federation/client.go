@@ -248,6 +248,13 @@ func (c *Client) AskStatus(
 	return ask[api.MigrationStatus](ctx, c, toSmall(api.GetMigration, from, server, id.String(), nil))
 }
 
+// AskIntake asks a target what it would take of a room's groups. servers are the homeservers of users who could move
+// them, at most api.MaxIntakeServers.
+func (c *Client) AskIntake(ctx context.Context, from, server, roomID string, servers []string) (*api.Intake, error) {
+	query := url.Values{"room_id": {roomID}, "server": servers}
+	return ask[api.Intake](ctx, c, toSmall(api.GetIntake, from, server, "", query))
+}
+
 // API returns the Delivery Service of another server, for users of the local server from.
 func (c *Client) API(from, server string) api.API { return &remote{c, from, server} }
 

@@ -173,7 +173,7 @@ func (f localFunc) ToDevice(_ context.Context, _, to string, events []api.Device
 
 // oneEvent is an event without content to devices.
 func oneEvent(devices map[string][]string) []api.DeviceEvent {
-	return []api.DeviceEvent{{ID: "txn", Devices: devices, Content: json.RawMessage("{}")}}
+	return []api.DeviceEvent{{ID: "txn", Type: api.EventMessage, Devices: devices, Content: json.RawMessage("{}")}}
 }
 
 // mailbox plays the route /send of a homeserver.
@@ -234,7 +234,7 @@ func TestToDeviceSplitting(t *testing.T) {
 		box := newMailbox()
 		for range 2 { // the second call sends the same transactions
 			clear(box.got)
-			events := []api.DeviceEvent{{ID: "txn", Devices: devices, Content: content}}
+			events := []api.DeviceEvent{{ID: "txn", Type: api.EventMessage, Devices: devices, Content: content}}
 			if n, err := client(box).ToDevice(context.Background(), source, target, events); n != 1 || err != nil {
 				t.Fatal(n, err)
 			}
@@ -290,7 +290,7 @@ func TestToDeviceBatch(t *testing.T) {
 		var want []string
 		for i := range test.events {
 			want = append(want, fmt.Sprintf(`"%0*d"`, test.size, i))
-			events = append(events, api.DeviceEvent{
+			events = append(events, api.DeviceEvent{Type: api.EventMessage,
 				ID: fmt.Sprint(i), Devices: map[string][]string{"@a:x": {"D"}}, Content: json.RawMessage(want[i]),
 			})
 		}
@@ -333,7 +333,7 @@ func TestToDeviceRefused(t *testing.T) {
 				if i < bad {
 					want = append(want, content)
 				}
-				events = append(events, api.DeviceEvent{
+				events = append(events, api.DeviceEvent{Type: api.EventMessage,
 					ID: fmt.Sprint(i), Devices: map[string][]string{"@a:x": {"D"}}, Content: json.RawMessage(content),
 				})
 			}
@@ -355,7 +355,7 @@ func TestToDeviceAfterChange(t *testing.T) {
 	content := json.RawMessage(`"` + strings.Repeat("A", 40_000) + `"`)
 	first, second := newMailbox(), newMailbox()
 	for _, box := range []*mailbox{first, second} {
-		events := []api.DeviceEvent{{ID: "txn", Devices: devices, Content: content}}
+		events := []api.DeviceEvent{{ID: "txn", Type: api.EventMessage, Devices: devices, Content: content}}
 		if _, err := client(box).ToDevice(context.Background(), source, target, events); err != nil {
 			t.Fatal(err)
 		}

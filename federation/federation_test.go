@@ -197,6 +197,10 @@ func TestClientAgainstRoutes(t *testing.T) {
 		"AskStatus": {
 			func() (any, error) { return c.AskStatus(ctx, source, target, id) }, recorded{"Migration", server, id}, status,
 		},
+		"AskIntake": {
+			func() (any, error) { return c.AskIntake(ctx, source, target, "!r:x", []string{target, source}) },
+			recorded{"Intake", source, "!r:x", []string{target, source}}, intake,
+		},
 		"PutConfirmation": {
 			func() (any, error) { return nil, c.PutConfirmation(ctx, source, target, id, decision) },
 			recorded{"ConfirmMigration", server, id, decision}, nil},

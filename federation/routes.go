@@ -23,17 +23,21 @@ type Service interface {
 
 	// AbortFromSource receives the source's signed abort.
 	AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, m *api.SignedRequest) error
+
+	// Intake says what this server would take of a room's groups from origin. servers are the homeservers of users who
+	// could move them.
+	Intake(ctx context.Context, origin, roomID string, servers []string) (*api.Intake, error)
 }
 
 // Routes makes the federation API of svc. maxGroupState is the largest group_state that it accepts, in bytes.
 func Routes(svc Service, maxGroupState int64) []edge.Route {
 	routes := append(edge.UserRoutes(func(*edge.Request) (api.API, error) { return svc, nil }, api.MaxBind),
-		contentRoute(svc, maxGroupState), abortRoute(svc))
+		contentRoute(svc, maxGroupState), abortRoute(svc), intakeRoute(svc))
 	for i, rt := range routes {
 		routes[i].Federation = true
 		switch rt.Name {
 		case api.GetMigration.Name, api.ConfirmMigration.Name, api.ShowLineage.Name: // for users and for servers
-		case api.PutContent.Name, api.PutAbort.Name:
+		case api.PutContent.Name, api.PutAbort.Name, api.GetIntake.Name:
 			routes[i].Admit = require(rt.Admit, server, "only servers can call this, not users")
 		default:
 			routes[i].Admit = require(rt.Admit, user, "user_id is missing")

@@ -18,6 +18,10 @@ type service struct {
 	atWork bool
 }
 
+func (s *service) Intake(_ context.Context, origin, roomID string, servers []string) (*api.Intake, error) {
+	return answer(s, intake, "Intake", origin, roomID, servers)
+}
+
 // The samples.
 var (
 	pre       = &api.Preimage{CreatingServer: target, RoomID: "!r:x", Nonce: []byte{1}}
@@ -34,6 +38,10 @@ var (
 	drifted = &api.Drift{
 		Epoch: 7, Unasked: []string{target}, WithoutLeaf: []string{user},
 		Leaves: []api.DriftLeaf{{Leaf: 1, UserID: user, DeviceID: "D", Faults: []api.Fault{api.FaultNoKey}}},
+	}
+	intake = &api.Intake{
+		Servers: []string{target}, Refusal: api.IntakeFull,
+		Limits: api.TargetLimits{GroupStateBytes: 9, Protocols: []string{"mls10"}, Members: 5},
 	}
 	value   = json.RawMessage(`{"fallback":true,"key":"AAEABQ","signatures":{"@alice:s.example:8448":{"a":"AAAA"}}}`)
 	claimed = &api.ClaimLastResortsResponse{

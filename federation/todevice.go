@@ -132,7 +132,7 @@ func toDeviceEDUs(from, server string, event *api.DeviceEvent) ([]gomatrixserver
 		}
 		data, err := json.Marshal(gomatrixserverlib.ToDeviceMessage{
 			Sender:    SenderID(from),
-			Type:      api.EventMessage,
+			Type:      event.Type,
 			MessageID: messageID(event.ID, payload),
 			Messages:  m,
 		})

@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"context"
-	"encoding/json"
 
 	"github.com/matrix-org/dendrite/clientapi/producers"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
@@ -34,7 +33,7 @@ func newDevices(d *Deps, known func(context.Context, string) (map[string]bool, e
 // for logged-out devices, since Dendrite would keep them for ever.
 func (d *devices) ToDevice(ctx context.Context, from, _ string, events []api.DeviceEvent) (arrived int, err error) {
 	for i := range events {
-		if err := d.send(ctx, from, events[i].Devices, events[i].Content); err != nil {
+		if err := d.send(ctx, from, &events[i]); err != nil {
 			return i, err
 		}
 	}
@@ -42,10 +41,10 @@ func (d *devices) ToDevice(ctx context.Context, from, _ string, events []api.Dev
 }
 
 // send gives one event to the sync API.
-func (d *devices) send(ctx context.Context, from string, to map[string][]string, content json.RawMessage) error {
+func (d *devices) send(ctx context.Context, from string, e *api.DeviceEvent) error {
 	ctx, cancel := context.WithTimeout(ctx, sendPatience) // NATS waits for a lost server until the context ends
 	defer cancel()
-	for user, ids := range to {
+	for user, ids := range e.Devices {
 		known, err := d.known(ctx, user)
 		if err != nil {
 			return err
@@ -54,7 +53,7 @@ func (d *devices) send(ctx context.Context, from string, to map[string][]string,
 			if !known[id] {
 				continue
 			}
-			if err := d.producer.SendToDevice(ctx, federation.SenderID(from), user, id, api.EventMessage, content); err != nil {
+			if err := d.producer.SendToDevice(ctx, federation.SenderID(from), user, id, e.Type, e.Content); err != nil {
 				return err
 			}
 		}

@@ -93,16 +93,13 @@ type reads interface {
 	storage.Migrations
 	Due(ctx context.Context, now time.Time, limit int, lanes ...[]string) (rows []storage.Row, next time.Time, err error)
 	storage.FanOuts
+	storage.DrainReads
 	Rows(ctx context.Context, from storage.RowKey, limit int) ([]storage.Row, error)
 	Claim(ctx context.Context, key storage.RowKey) (release func(), err error)
 	Setting(ctx context.Context, name string) (json.RawMessage, error)
 	KeyObjects(ctx context.Context, server string) ([]storage.KeyObject, error)
 	LastResorts(ctx context.Context, userID string) ([]storage.LastResort, error)
 	AuditEntries(ctx context.Context, before storage.AuditID, limit int) ([]storage.AuditEntry, error)
-	DueDrain(ctx context.Context, now time.Time, limit int) (groups []storage.DrainGroup, next time.Time, err error)
-	DrainGroups(ctx context.Context, states []storage.DrainState, after []byte, limit int) ([]storage.DrainGroup, error)
-	CountDrain(ctx context.Context) (map[storage.DrainState]int, error)
-	CountAsked(ctx context.Context, user string) (int, error)
 	Figures(ctx context.Context) (*storage.Figures, error)
 	Close() error
 }
@@ -237,6 +234,15 @@ func (s *failingSender) PutAbort(ctx context.Context, from, to string, id mimipo
 func (s *failingSender) PutLineage(ctx context.Context, from, to string, groupID []byte,
 	req *api.LineageRequest) error {
 	return s.at.around("send/lineage", func() error { return s.sender.PutLineage(ctx, from, to, groupID, req) })
+}
+
+func (s *failingSender) AskIntake(ctx context.Context, from, to, roomID string,
+	servers []string) (in *api.Intake, err error) {
+	err = s.at.around("send/intake", func() error {
+		in, err = s.sender.AskIntake(ctx, from, to, roomID, servers)
+		return err
+	})
+	return in, err
 }
 
 func (s *failingSender) AskStatus(ctx context.Context, from, to string,

@@ -313,7 +313,8 @@ func TestToDevice(t *testing.T) {
 	d := newDevices(&s.Deps, s.deviceKeys().ownDevices)
 	content := json.RawMessage(`{"seq":7}`)
 	to := map[string][]string{alice.ID: {alice.DeviceID}}
-	_, err := d.ToDevice(t.Context(), s.Name, s.Name, []api.DeviceEvent{{Devices: to, Content: content}})
+	event := api.DeviceEvent{Type: api.EventMessage, Devices: to, Content: content}
+	_, err := d.ToDevice(t.Context(), s.Name, s.Name, []api.DeviceEvent{event})
 	wantNone(t, err)
 	var seen harness.Event
 	_, err = alice.Await(harness.Within(t), "", func(sync *harness.Sync) bool {
@@ -337,7 +338,8 @@ func TestToDeviceLoggedOut(t *testing.T) {
 	wantNone(t, err)
 	wantNone(t, phone.Logout(t.Context()))
 	to := map[string][]string{alice.ID: {"PHONE", alice.DeviceID}}
-	_, err = d.ToDevice(t.Context(), s.Name, s.Name, []api.DeviceEvent{{Devices: to, Content: json.RawMessage(`{}`)}})
+	event := api.DeviceEvent{Type: api.EventMessage, Devices: to, Content: json.RawMessage(`{}`)}
+	_, err = d.ToDevice(t.Context(), s.Name, s.Name, []api.DeviceEvent{event})
 	wantNone(t, err)
 	phone, err = alice.Login(t.Context(), "PHONE") // a new device with this id would get the event
 	wantNone(t, err)

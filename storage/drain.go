@@ -54,14 +54,20 @@ func (e *DrainGroup) StateIn(state migration.GroupState) DrainState {
 
 // Drains has the groups of the drain.
 type Drains interface {
+	DrainReads
 	// FillDrain adds the groups in DrainedStates that the drain lacks. They wait, and are due at a time.
 	FillDrain(ctx context.Context, due time.Time) error
-	// HastenDrain makes a group, or each of them for a nil id, due at a time unless it is due earlier.
+	// HastenDrain makes a group due at a time unless it is due earlier. A nil id stands for all groups that are not in the
+	// state DrainAsked.
 	HastenDrain(ctx context.Context, id []byte, due time.Time) error
 	// ClearDrain removes all groups from the drain.
 	ClearDrain(ctx context.Context) error
 	// PutDrain stores groups in the place of earlier ones.
 	PutDrain(ctx context.Context, groups []DrainGroup) error
+}
+
+// DrainReads has the questions about the groups of the drain.
+type DrainReads interface {
 	// DueDrain lists at most limit groups that are active or stopped and due, those that are due longest first. It also
 	// returns the next time after now at which one becomes due; zero is never.
 	DueDrain(ctx context.Context, now time.Time, limit int) (groups []DrainGroup, next time.Time, err error)

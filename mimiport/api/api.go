@@ -287,9 +287,10 @@ type FanOut struct {
 // DeviceEvent is an event from one server to devices of another one.
 type DeviceEvent struct {
 	ID      string              // the same when the event is sent again, and of no other event
-	Seq     uint64              // of the log entry in it
+	Type    string              // EventMessage or EventMoveRequest
+	Seq     uint64              // EventMessage: of the log entry in it
 	Devices map[string][]string // device ids by user id
-	Content json.RawMessage     // a FanOut
+	Content json.RawMessage     // a FanOut or a SignedInfo
 }
 
 // Binding is the content of EventGroup. It names the group of a room.
@@ -413,6 +414,7 @@ type MigrationStatus struct {
 type TargetLimits struct {
 	GroupStateBytes int64    `json:"group_state_bytes"`
 	Protocols       []string `json:"protocols"`
+	Members         int      `json:"members,omitempty"` // only in an Intake: the most leaves of a group; 0 means no limit
 }
 
 // SignedInfo is mimiport.SignedMessage for JSON, without the key object.
@@ -443,12 +445,13 @@ func (m *MovedInfo) Redirect() *mimiport.Moved {
 	}
 }
 
-// The types of the events that carry messages to members, and of the state events about a room's group (profile,
-// section 7).
+// The types of the events that carry messages and requests to members, and of the state events about a room's group
+// (profile, section 7).
 const (
-	EventMessage = "io.github.mimiport.message"
-	EventGroup   = "io.github.mimiport.group"
-	EventPointer = "io.github.mimiport.delivery_service"
+	EventMessage     = "io.github.mimiport.message"
+	EventMoveRequest = "io.github.mimiport.move_request" // a SignedInfo with a mimiport.MoveRequest
+	EventGroup       = "io.github.mimiport.group"
+	EventPointer     = "io.github.mimiport.delivery_service"
 )
 
 // ReservedLevel is the power level that a user needs to send the room's state events of this package once a group is

@@ -1,5 +1,28 @@
 package api
 
+// Intake says what a target would take of a room's groups now.
+type Intake struct {
+	Servers []string      `json:"servers"`           // of the named servers: those whose users may move a group
+	Refusal IntakeRefusal `json:"refusal,omitempty"` // why there is none
+	Limits  TargetLimits  `json:"limits"`
+}
+
+// MaxIntakeServers is the largest number of servers that a request for an Intake may name.
+const MaxIntakeServers = 50
+
+// IntakeRefusal says why a target takes no group of a room.
+type IntakeRefusal string
+
+// The refusals of an Intake.
+const (
+	IntakeRoom   IntakeRefusal = "room"   // the target or the asking server has no user in the room
+	IntakeDenied IntakeRefusal = "denied" // the room's server ACL
+	IntakePeer   IntakeRefusal = "peer"   // the target does not exchange groups with the asking server
+	IntakeNobody IntakeRefusal = "nobody" // the target takes no groups
+	IntakeUsers  IntakeRefusal = "users"  // the target takes none from users of the named servers
+	IntakeFull   IntakeRefusal = "full"   // a quota of the target is used up
+)
+
 // DrainRequest starts a drain: this server empties itself. It also changes a drain that runs.
 type DrainRequest struct {
 	Targets  []string `json:"targets"`                   // servers to which groups may move, the first choice first

@@ -55,6 +55,7 @@ var (
 	GetServerKey = Route{Name: "getServerKey", Method: http.MethodGet, Path: "/keys/{keyServer}/{keyId}"}
 	PutContent   = Route{Name: "putContent", Method: http.MethodPut, Path: "/migrations/{migrationId}/content",
 		RawBody: true}
-	PutAbort = Route{Name: "putAbort", Method: http.MethodPut, Path: "/migrations/{migrationId}/abort",
+	GetIntake = Route{Name: "getIntake", Method: http.MethodGet, Path: "/intake"}
+	PutAbort  = Route{Name: "putAbort", Method: http.MethodPut, Path: "/migrations/{migrationId}/abort",
 		MaxBody: maxJSON}
 )

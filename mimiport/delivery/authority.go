@@ -267,6 +267,11 @@ func (a authority) judge(ctx context.Context, f *policy.Facts) error {
 	if err != nil {
 		return err
 	}
+	o, err := a.order(ctx)
+	if err != nil {
+		return err
+	}
+	f.Draining, f.DrainTarget = o.on(), o.names(f.Peer)
 	return policy.Decide(&p, f)
 }
 

@@ -22,6 +22,9 @@ func (s *Service) ReserveGroup(
 	if err := s.requireCreator(ctx, c); err != nil {
 		return nil, err
 	}
+	if err := s.requireOpen(ctx); err != nil {
+		return nil, err
+	}
 	pre := mimiport.GroupIDPreimage{CreatingServer: s.serverFor(c), RoomID: req.RoomID}
 	if _, err := io.ReadFull(s.Rand, pre.Nonce[:]); err != nil {
 		return nil, err
@@ -126,6 +129,9 @@ func (s *Service) bind(
 	}
 	if g.State != migration.GroupReserved {
 		return s.rebind(ctx, h, g, state.Epoch(), req)
+	}
+	if err := s.requireOpen(ctx); err != nil {
+		return nil, err
 	}
 	if string(state.ID()) != string(g.ID) {
 		return nil, mimiport.Errorf("bind", mimiport.KindInvalid, "the GroupInfo is of another group")

@@ -106,7 +106,8 @@ func (s courier) events(
 			return nil, err
 		}
 		events = append(events, api.DeviceEvent{
-			ID: fmt.Sprintf("%s/%d", wanted[e.Seq].Queue, e.Seq), Seq: e.Seq, Devices: devices[i], Content: content,
+			ID: fmt.Sprintf("%s/%d", wanted[e.Seq].Queue, e.Seq), Type: api.EventMessage, Seq: e.Seq, Devices: devices[i],
+			Content: content,
 		})
 	}
 	return events, nil

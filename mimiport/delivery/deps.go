@@ -142,4 +142,8 @@ type Sender interface {
 
 	// AskStatus asks the server to, in the name of from, how a migration stands there.
 	AskStatus(ctx context.Context, from, to string, id mimiport.MigrationID) (*api.MigrationStatus, error)
+
+	// AskIntake asks a target, in the name of from, what it would take of a room's groups. servers are the homeservers of
+	// users who could move them.
+	AskIntake(ctx context.Context, from, to, roomID string, servers []string) (*api.Intake, error)
 }

@@ -84,6 +84,9 @@ func (s *core) stepRecord(
 		}
 	}
 	after()
+	if ready.Migration.State == migration.Aborted && m.State != migration.Aborted {
+		s.hastenDrain(ctx, m.GroupID)
+	}
 	if ready.Evidence != nil && stateOf(g).Owned() && !ready.Group.Owned() {
 		s.Log.Error("the group is elsewhere in a later term: this server stops",
 			"group_id", mimiport.IDText(g.ID), "term", g.Term)
@@ -92,6 +95,18 @@ func (s *core) stepRecord(
 		h.Drop(g.Term)
 	}
 	return refusal(refused)
+}
+
+// hastenDrain lets a drain ask the next member, now that a migration has failed. After an error the drain does so when
+// the time of the last one is up.
+func (s *core) hastenDrain(ctx context.Context, groupID []byte) {
+	o, err := s.order(ctx)
+	if err == nil && o.on() {
+		err = s.Store.HastenDrain(ctx, groupID, s.Now())
+	}
+	if err != nil {
+		s.Log.WarnContext(ctx, "the drain does not know that a migration has failed", "error", err)
+	}
 }
 
 // refusal returns the error for a refused step.

@@ -13,6 +13,7 @@ import (
 type Metrics struct {
 	messages *prometheus.CounterVec
 	checks   prometheus.Histogram
+	requests *prometheus.CounterVec
 }
 
 // NewMetrics makes the metrics and registers them.
@@ -24,6 +25,13 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		checks: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "mimiport_verification_seconds", Help: "Time to check a Commit and what it leads to, in seconds.",
 		}),
+	}
+	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mimiport_move_requests_total", Help: "Requests of a drain to move a group, by whether they arrived.",
+	}, []string{"result"})
+	m.asked(0, 0) // 0 from the start on
+	if err := reg.Register(m.requests); err != nil {
+		return nil, err
 	}
 	for _, kind := range []storage.EntryKind{
 		storage.EntryProposal, storage.EntryCommit, storage.EntryApplication, storage.EntryWelcome,
@@ -43,6 +51,15 @@ func (m *Metrics) accepted(entries []storage.Entry) {
 	for i := range entries {
 		m.messages.WithLabelValues(string(entries[i].Kind)).Inc()
 	}
+}
+
+// asked counts requests to move groups.
+func (m *Metrics) asked(arrived, lost int) {
+	if m == nil {
+		return
+	}
+	m.requests.WithLabelValues("arrived").Add(float64(arrived))
+	m.requests.WithLabelValues("lost").Add(float64(lost))
 }
 
 // checking starts to time a check. The result ends it.

@@ -24,6 +24,7 @@ type overview struct {
 	policy policy.Policy
 	rooms  map[string]*policy.Room
 	admins map[string]bool
+	others []string // further servers, of which Denied shall tell
 }
 
 func (s *core) overview(ctx context.Context) (*overview, error) {
@@ -208,7 +209,7 @@ func (o *overview) room(ctx context.Context, g *storage.Group) (*policy.Room, er
 	}
 	joined := facts.Joined()
 	r := &policy.Room{Levels: facts.Levels(), Joined: setOf(joined)}
-	servers := []string{g.Server}
+	servers := append([]string{g.Server}, o.others...)
 	for _, user := range joined {
 		servers = append(servers, registry.ServerOf(user))
 	}

@@ -57,6 +57,19 @@ func moveLimits(q *policy.Quotas, side migration.Role, m *migration.Migration, n
 		storage.MigrationFilter{Role: side, User: m.User})}}
 }
 
+// moves returns the limits on the migrations of one user in the hour before now. There are none for a move to a target
+// of this server's drain, and for a move from a server whose drain this server accepts.
+func (a authority) moves(
+	ctx context.Context, p *policy.Policy, side migration.Role, m *migration.Migration, now time.Time,
+) ([]storage.Limit, error) {
+	o, err := a.order(ctx)
+	if err != nil || side == migration.Source && o.names(m.Target) ||
+		side == migration.Target && p.AcceptsDrainOf(m.Source) {
+		return nil, err
+	}
+	return set(moveLimits(&p.Quotas, side, m, now)), nil
+}
+
 // abortLimits bound the aborted migrations of a group by one user in the hour before now.
 func abortLimits(q *policy.Quotas, m *migration.Migration, now time.Time) []storage.Limit {
 	aborted := storage.MigrationFilter{
@@ -105,7 +118,10 @@ func (a authority) hosting(ctx context.Context, g *storage.Group) ([]storage.Lim
 func (a authority) beginning(ctx context.Context, m *migration.Migration) ([]storage.Limit, error) {
 	p, err := a.Policy(ctx)
 	q, now := &p.Quotas, a.Now()
-	moves := set(moveLimits(q, m.Role, m, now))
+	if err != nil {
+		return nil, err
+	}
+	moves, err := a.moves(ctx, &p, m.Role, m, now)
 	if m.Role == migration.Source {
 		return append(moves, spare(abortLimits(q, m, now))...), err
 	}
@@ -140,8 +156,11 @@ func (s *core) requireFreezable(ctx context.Context, m *migration.Migration) err
 		return err
 	}
 	now := s.Now()
-	limits := append(moveLimits(&p.Quotas, migration.Source, m, now), abortLimits(&p.Quotas, m, now)...)
-	return s.apply(ctx, &storage.Change{Limits: spare(limits)})
+	moves, err := s.moves(ctx, &p, migration.Source, m, now)
+	if err != nil {
+		return err
+	}
+	return s.apply(ctx, &storage.Change{Limits: spare(append(moves, abortLimits(&p.Quotas, m, now)...))})
 }
 
 // countBytes adds to a change the number of bytes that a user adds to a group's log, and the limit on this number.

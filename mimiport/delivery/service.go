@@ -95,7 +95,7 @@ func New(d Deps) *Service {
 	return &Service{
 		core: c, intake: intake{c}, courier: courier{c}, removals: removals{c}, closing: closing{c},
 		reporting: reporting{c}, operator: operator{c},
-		overviews: overviews{c}, drains: drains{c},
+		overviews: overviews{c}, drains: drains{c, newSurroundings()},
 		lineages: lineages{c}, logs: logs{c}, outgoing: outgoing{c}, resorts: resorts{c},
 		inWork: slots.New[mimiport.MigrationID](1),
 	}

@@ -82,6 +82,8 @@ func (s *Service) Do(ctx context.Context, row storage.Row) (err error) {
 		return s.audit(ctx, &row)
 	case storage.RowSweep:
 		return s.sweep(ctx, &row)
+	case storage.RowDrain:
+		return s.step(ctx, &row)
 	case storage.RowCompact:
 		return s.compact(ctx, &row)
 	case storage.RowPointer:

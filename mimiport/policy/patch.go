@@ -232,6 +232,7 @@ func (p Policy) Stored(patch json.RawMessage) (Policy, error) {
 	// Decoding overwrites the elements of a slice, which p shares with the caller's policy.
 	p.Creators, p.AllowServers = slices.Clone(p.Creators), slices.Clone(p.AllowServers)
 	p.DenyServers, p.ApplicationServices = slices.Clone(p.DenyServers), slices.Clone(p.ApplicationServices)
+	p.AcceptDrain = slices.Clone(p.AcceptDrain)
 	if err := json.Unmarshal(patch, &p); err != nil {
 		return p, fmt.Errorf("the stored policy: %w", err)
 	}

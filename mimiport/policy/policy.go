@@ -51,6 +51,7 @@ type Policy struct {
 	AllowServers []string   `json:"allow_servers"` // groups move to and from only these; empty means any server
 	DenyServers  []string   `json:"deny_servers"`  // groups do not move to or from these
 	RequireRoom  bool       `json:"require_room"`  // the target must have a joined user in the room
+	AcceptDrain  []string   `json:"accept_drain"`  // any member may move groups here from these servers
 	AcceptClaims bool       `json:"accept_claims"` // accept groups whose lineage has a reclaim or a recovery
 	Recover      bool       `json:"recover"`       // an administrator may recover a group whose host is lost
 	Quotas       Quotas     `json:"quotas"`
@@ -119,7 +120,12 @@ type Facts struct {
 	RoomKnown        bool     // this server is in the room
 	ForeignID        bool     // only on the target: the group id does not have the form of this profile
 	Members          int      // only on the target: leaves of the group, 0 until they are known
+	Draining         bool     // this server empties itself
+	DrainTarget      bool     // the drain names the peer as a target
 }
+
+// Draining is the refusal of a server that empties itself and takes nothing new.
+const Draining = "this server is being emptied, and takes no groups"
 
 // MayCreate reports whether a user may create groups here (profile, section 8, any_creator).
 func (p *Policy) MayCreate(userLocal bool, userServer string) bool {
@@ -169,6 +175,13 @@ func DecideClose(p *Policy, f *Facts) error {
 }
 
 func (p *Policy) refusal(f *Facts) string {
+	if f.Draining && f.Side == migration.Target {
+		return Draining
+	}
+	if f.Draining && f.DrainTarget { // then the rest of the source's policy plays no part
+		d := p.Drained()
+		p = &d
+	}
 	if reason := p.peerRefusal(f); reason != "" {
 		return reason
 	}
@@ -180,6 +193,20 @@ func (p *Policy) refusal(f *Facts) string {
 	}
 	return p.targetRefusal(f)
 }
+
+// Drained returns the policy of a source for moves to the targets of its drain: any member may move a group there.
+func (p Policy) Drained() Policy {
+	p.Source, p.RequireRoom, p.AllowServers, p.DenyServers = SourceAnyMember, false, nil, nil
+	return p
+}
+
+// Exchanges reports whether the policy lets groups move to and from a server.
+func (p *Policy) Exchanges(server string) bool {
+	return !acl.Matches(p.DenyServers, server) && (len(p.AllowServers) == 0 || acl.Matches(p.AllowServers, server))
+}
+
+// AcceptsDrainOf reports whether a target's operator accepts all groups that a server gives up.
+func (p *Policy) AcceptsDrainOf(server string) bool { return acl.Matches(p.AcceptDrain, server) }
 
 // peerRefusal is the part of the decision that depends on servers alone.
 func (p *Policy) peerRefusal(f *Facts) string {
@@ -210,6 +237,8 @@ func (p *Policy) sourceRefusal(f *Facts) string {
 
 func (p *Policy) targetRefusal(f *Facts) string {
 	switch {
+	case p.AcceptsDrainOf(f.Peer):
+		return ""
 	case p.Target == TargetNobody:
 		return "groups do not move to this server"
 	case p.Target == TargetLocalUsers && !f.UserLocal:

@@ -29,7 +29,8 @@ func (s *Store) HastenDrain(_ context.Context, id []byte, due time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range slices.Clone(s.drain.rows) {
-		if g.Due.After(due) && (id == nil || string(id) == string(g.ID)) {
+		chosen := id == nil && g.State != storage.DrainAsked || id != nil && string(id) == string(g.ID)
+		if chosen && g.Due.After(due) {
 			c := *g
 			c.Due = stamp(due)
 			put(new(transaction), &s.drain, string(g.ID), &c)

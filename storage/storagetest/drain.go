@@ -78,8 +78,8 @@ func testDrain(t *testing.T, f *fixture) {
 	stuck.Due = epoch
 	due(epoch, epoch.Add(time.Second), 10, waiting("c", storage.DrainWaiting, epoch), stuck)
 	do(f.HastenDrain(ctx, nil, epoch))
-	asked.Due, later.Due = epoch, epoch
-	due(epoch, time.Time{}, 10, asked, waiting("c", storage.DrainWaiting, epoch), stuck, later)
+	later.Due = epoch
+	due(epoch, asked.Due, 10, waiting("c", storage.DrainWaiting, epoch), stuck, later)
 	put("a", 2, migration.GroupMoved)
 	put("d", 2, migration.GroupClosed)
 	n, err = f.CountAsked(ctx, "@alice:a.example")

@@ -29,7 +29,8 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 	want := &fixture{Store: memory.New(), t: t}
 	kept := everything("frozen", 1, 0, 0)
 	// Earlier versions wrote none of these.
-	kept.Receipt, kept.Former, kept.FanOuts, kept.Setting, kept.Migration.Refused, kept.Migration.Vote = nil, nil, nil, nil, 0, nil
+	kept.Receipt, kept.Former, kept.FanOuts, kept.Setting = nil, nil, nil, nil
+	kept.Migration.Refused, kept.Migration.Vote = 0, nil
 	kept.Migration.UpdatedAt, kept.Rows[0].Created, kept.Group.Members = time.Time{}, time.Time{}, 0
 	want.apply(kept)
 	for _, name := range dumps {

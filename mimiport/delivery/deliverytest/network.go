@@ -16,8 +16,8 @@ import (
 type Message struct {
 	From, To string
 
-	// What is one of to-device, content, confirmation, abort, lineage and status for a request between servers, and
-	// request for one of a user through their homeserver. What comes back is a vote, or else an answer.
+	// What is one of to-device, content, confirmation, abort, lineage, status and intake for a request between servers,
+	// and request for one of a user through their homeserver. What comes back is a vote, or else an answer.
 	What string
 }
 
@@ -25,6 +25,13 @@ type Message struct {
 type Delivery struct {
 	User, Device string
 	api.FanOut
+}
+
+// Asked is a request to move a group that devices have received, by user.
+type Asked struct {
+	mimiport.MoveRequest
+	KeyID   string
+	Devices map[string][]string
 }
 
 // Received reports whether a device of a user has got a message.
@@ -75,28 +82,59 @@ func (n network) ToDevice(
 	_ context.Context, from, to string, events []api.DeviceEvent,
 ) (arrived int, err error) {
 	for i := range events {
-		if err := n.toDevice(from, to, events[i].Devices, events[i].Content); err != nil {
+		deliver := n.fanOut
+		if events[i].Type == api.EventMoveRequest {
+			deliver = n.moveRequest
+		}
+		if err := n.toDevice(from, to, &events[i], deliver); err != nil {
 			return i, err
 		}
 	}
 	return len(events), nil
 }
 
-func (n network) toDevice(from, to string, devices map[string][]string, content json.RawMessage) error {
+func (n network) toDevice(from, to string, e *api.DeviceEvent, deliver func(*api.DeviceEvent) error) error {
 	return n.w.exchange(Message{from, to, "to-device"}, func(*delivery.Service) error {
-		var m api.FanOut
-		if err := json.Unmarshal(content, &m); err != nil {
-			return err
-		}
 		n.w.mu.Lock()
 		defer n.w.mu.Unlock()
-		for _, user := range slices.Sorted(maps.Keys(devices)) {
-			for _, device := range devices[user] {
-				n.w.Got = append(n.w.Got, Delivery{user, device, m})
-			}
-		}
-		return nil
+		return deliver(e)
 	})
+}
+
+func (n network) fanOut(e *api.DeviceEvent) error {
+	var m api.FanOut
+	if err := json.Unmarshal(e.Content, &m); err != nil {
+		return err
+	}
+	for _, user := range slices.Sorted(maps.Keys(e.Devices)) {
+		for _, device := range e.Devices[user] {
+			n.w.Got = append(n.w.Got, Delivery{user, device, m})
+		}
+	}
+	return nil
+}
+
+func (n network) moveRequest(e *api.DeviceEvent) error {
+	var signed api.SignedInfo
+	if err := json.Unmarshal(e.Content, &signed); err != nil {
+		return err
+	}
+	m, err := mimiport.UnmarshalMoveRequest(signed.Message)
+	if err != nil {
+		return err
+	}
+	n.w.Asked = append(n.w.Asked, Asked{*m, signed.KeyID, e.Devices})
+	return nil
+}
+
+func (n network) AskIntake(
+	ctx context.Context, from, to, roomID string, servers []string,
+) (in *api.Intake, err error) {
+	err = n.w.extend(Message{from, to, "intake"}, func(d *delivery.Service) (err error) {
+		in, err = d.Intake(ctx, from, roomID, servers)
+		return err
+	})
+	return in, err
 }
 
 func (n network) PutContent(

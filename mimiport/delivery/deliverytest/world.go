@@ -39,6 +39,7 @@ type World struct {
 	Room     *Room                        // as all servers see it
 	Devices  *Devices                     // as their homeservers tell it
 	Got      []Delivery                   // the events that devices have received, in order
+	Asked    []Asked                      // the requests to move a group that devices have received, in order
 
 	Lose     func(Message) bool               // whether a message between servers gets lost; nil for never
 	Draft    string                           // a server that speaks only the draft: it activates what it imports

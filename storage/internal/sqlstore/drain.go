@@ -42,6 +42,8 @@ func (s *Store) HastenDrain(ctx context.Context, id []byte, due time.Time) error
 		w.and("due_at > ?", (*millis)(&due))
 		if id != nil {
 			w.and("group_id = ?", id)
+		} else {
+			w.and("state <> ?", storage.DrainAsked)
 		}
 		set := w.number("?", []any{(*millis)(&due)})
 		_, err := tx.exec(ctx, "UPDATE mimiport_drain SET due_at = "+set+" "+w.with(""), w.args...)
@@ -70,16 +72,19 @@ func (s *Store) PutDrain(ctx context.Context, groups []storage.DrainGroup) error
 func (s *Store) DueDrain(
 	ctx context.Context, now time.Time, limit int,
 ) (groups []storage.DrainGroup, next time.Time, err error) {
-	const here = "SELECT d.* FROM mimiport_drain AS d" + inTurn + " WHERE g.state IN ('active', 'stopped')"
-	groups, err = list(ctx, s, &drain, "AS d JOIN (SELECT d.group_id AS due_id FROM mimiport_drain AS d"+inTurn+
-		" WHERE g.state IN ('active', 'stopped') AND d.due_at <= $1 ORDER BY d.due_at, d.group_id LIMIT $2) AS due "+
-		"ON due.due_id = d.group_id ORDER BY due_at, group_id", (*millis)(&now), limit)
+	const due = "AS d JOIN (SELECT d.group_id AS due_id FROM mimiport_drain AS d" + inTurn +
+		" WHERE g.state IN ('active', 'stopped') AND d.due_at "
+	const whole = "ON due.due_id = d.group_id ORDER BY due_at, group_id"
+	groups, err = list(ctx, s, &drain, due+"<= $1 ORDER BY d.due_at, d.group_id LIMIT $2) AS due "+whole,
+		(*millis)(&now), limit)
 	if err != nil {
 		return nil, next, err
 	}
-	var at sql.NullInt64
-	err = s.answer(ctx, []any{&at}, "SELECT min(due_at) FROM ("+here+" AND d.due_at > $1) AS later", (*millis)(&now))
-	return groups, storage.Time(at.Int64), err
+	later, err := list(ctx, s, &drain, due+"> $1 ORDER BY d.due_at, d.group_id LIMIT 1) AS due "+whole, (*millis)(&now))
+	if err == nil && len(later) > 0 {
+		next = later[0].Due
+	}
+	return groups, next, err
 }
 
 // DrainGroups implements storage.Store.
