@@ -46,9 +46,10 @@ import {
 import { Inbox, MAX_RACES, messageHash } from "./inbox.js";
 import { Lanes } from "./lanes.js";
 import { orAborted } from "./store.js";
-import { type Matrix, MatrixError, serverOf, SUCCESSORS, Unreachable } from "./matrix.js";
+import { type Matrix, MatrixError, MOVE_REQUEST, serverOf, SUCCESSORS, Unreachable } from "./matrix.js";
 import * as mls from "./mls.js";
 import { isForgotten, known } from "./receipts.js";
+import { type Host, MoveRequests } from "./requests.js";
 import { successorsOf } from "./successors.js";
 import { Chosen } from "./route.js";
 import type { News } from "./transport.js";
@@ -159,6 +160,7 @@ export class Client {
   private readonly route: Chosen;
   private readonly announcer: Announcer;
   private readonly inbox: Inbox;
+  private readonly requests: MoveRequests;
   private readonly lanes = new Lanes((key) => this.keep(key));
   /** The last send of each group, by its id. */
   private readonly sending = new Map<string, Promise<void>>();
@@ -182,6 +184,11 @@ export class Client {
     this.route = new Chosen(matrix, direct);
     this.announcer = new Announcer(matrix);
     this.inbox = new Inbox(matrix, this.route, stored, world, this.lanes);
+    this.requests = new MoveRequests(matrix, this.inbox, world, {
+      group: (key) => stored.groups.get(key),
+      bringUpToDate: (g) => this.bringUpToDate(g),
+      migrate: (g, target, from) => this.migrate(g, target, from),
+    });
   }
 
   /** The name of the own homeserver. */
@@ -634,12 +641,15 @@ export class Client {
     await this.world.save(g);
   }
 
-  /** Moves the group to another Delivery Service (profile, section 6), or continues a migration that has begun. */
-  async migrate(g: Group, target: string): Promise<Outcome> {
+  /**
+   * Moves the group to another Delivery Service (profile, section 6), or continues a migration that has begun. With
+   * `from` it begins no migration from anywhere else.
+   */
+  async migrate(g: Group, target: string, from?: Host): Promise<Outcome> {
     let last: unknown;
     for (let races = 0; races < MAX_RACES; races++) {
       if (g.migration === undefined)
-        await this.patiently(() => this.exclusive(g, () => this.beginMigration(g, target)));
+        await this.patiently(() => this.exclusive(g, () => this.beginMigration(g, target, from)));
       const { id, target: to } = g.migration!;
       try {
         const outcome = await this.finishMigration(g);
@@ -665,8 +675,10 @@ export class Client {
   }
 
   /** Makes the migration Commit and the MigrationInit for an offer of the target. */
-  private async beginMigration(g: Group, target: string): Promise<void> {
+  private async beginMigration(g: Group, target: string, from?: Host): Promise<void> {
     await this.inbox.catchUp(g);
+    if (from !== undefined && (g.ds !== from.ds || g.term !== from.term))
+      throw new MimiportError("ELSEWHERE", "the group has moved meanwhile");
     requireStaying(g);
     const { ds: source, state } = g;
     const { response, migrationResponse, keyId, sender, senderOffer } = await this.offer(g, target);
@@ -886,7 +898,8 @@ export class Client {
   async synced(news: News): Promise<{ done: Promise<void> }> {
     const handling = await this.inbox.synced(news);
     handling.done.catch(() => undefined); // who waits for it gets the error
-    const { keyCounts, unusedFallbackKeys: unused } = news;
+    const { keyCounts, toDevice = [], unusedFallbackKeys: unused } = news;
+    for (const event of toDevice) if (event.type === MOVE_REQUEST) void this.requests.followRequest(event);
     const used = unused !== undefined && !unused.includes(KEY_PACKAGE);
     if (this.stored.lastResorts.length > 0 && (used || this.lastResortIsOld())) await this.publishLastResort();
     if (keyCounts !== undefined) this.left = keyCounts[KEY_PACKAGE] ?? 0;

@@ -198,6 +198,8 @@ export type ClientEvent =
   | { event: "moved"; group: string; by?: Device; from: string; ds: string; term: number; proof?: MovedInfo }
   // A step of a migration of this client: see Step.
   | { event: "move"; group: string; migration: string; target: string; step: Step }
+  // The Delivery Service asks this device to move the group, which then goes to the first of the permitted targets.
+  | { event: "moveRequested"; group: string; from: string; targets: string[]; permitted: string[] }
   | { event: "state"; group: string; state: State; reason?: string }
   // The group was ended for good: the room may begin its next one.
   | { event: "closed"; group: string }
@@ -223,6 +225,11 @@ export interface Surroundings {
    * default.
    */
   patience?: number;
+  /**
+   * Whether the user permits to move a room's group to a server when the group's Delivery Service asks for it; by default
+   * to each server that has joined users in the room.
+   */
+  mayMove?(roomId: string, target: string): boolean;
   pause(ms: number): Promise<void>;
   /** How many KeyPackages the homeserver should have of this device; without it, the application publishes them. */
   stock?: number;

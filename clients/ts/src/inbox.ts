@@ -66,7 +66,7 @@ const GAPS = 4;
 const TURN = 60_000;
 
 /** The start of the user id of every Delivery Service's sender. The server name follows. */
-const RESERVED_USER = "@_mimiport:";
+export const RESERVED_USER = "@_mimiport:";
 
 /** The fields of a log message that are needed to handle it. */
 type Arrived = Pick<LogMessage, "seq" | "message"> & Partial<LogMessage>;

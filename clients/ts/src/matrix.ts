@@ -30,6 +30,7 @@ export interface StateEvent extends MatrixEvent {
  */
 export const BINDING = "io.github.mimiport.group";
 export const FAN_OUT = "io.github.mimiport.message";
+export const MOVE_REQUEST = "io.github.mimiport.move_request";
 export const POINTER = "io.github.mimiport.delivery_service";
 export const SUCCESSORS = "io.github.mimiport.successors";
 

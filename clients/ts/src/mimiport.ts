@@ -31,6 +31,11 @@ export interface Options {
   keyPackages?: number;
   /** Decides how far a leaf is trusted, in place of the library. */
   verifyLeaf?: VerifyLeaf;
+  /**
+   * Whether the user permits to move a room's group to a server when the group's Delivery Service asks for it; by default
+   * to each server that has joined users in the room.
+   */
+  mayMove?(roomId: string, target: string): boolean;
   /** Ends the wait for another tab or process that has the store. */
   signal?: AbortSignal;
 }
@@ -51,6 +56,8 @@ export interface Events {
   members: Happening<"members">;
   moved: Happening<"moved">;
   move: Happening<"move">;
+  /** The Delivery Service asks this device to move the group, which then goes to the first permitted target. */
+  moveRequested: Happening<"moveRequested">;
   state: Happening<"state">;
   joined: Happening<"joined">;
   left: Happening<"removed">;
@@ -86,7 +93,8 @@ export class Mimiport {
    * Opens a device: waits until no other tab or process has the store, publishes the device's MLS key beside the keys
    * that it has, and KeyPackages. Nothing happens yet: register listeners, then start.
    */
-  static async open({ transport, store, keyPackages = STOCK, verifyLeaf, signal }: Options): Promise<Mimiport> {
+  static async open(options: Options): Promise<Mimiport> {
+    const { transport, store, keyPackages = STOCK, verifyLeaf, mayMove, signal } = options;
     const mimiport = new Mimiport(await store.exclusive(signal));
     try {
       const journal = await Journal.open(store, (event) => mimiport.tell(event));
@@ -97,6 +105,7 @@ export class Mimiport {
         ...(verifyLeaf && { verifyLeaf }),
         emit: (event: ClientEvent) => journal.emit(event),
         save: (...groups: Group[]) => journal.save(...groups),
+        ...(mayMove && { mayMove }),
       };
       mimiport.journal = journal;
       mimiport.client = new Client(new Matrix(transport), journal.stored, world);

@@ -561,8 +561,8 @@ export class FakeNetwork {
     else this.held.push(deliver);
   }
 
-  toDevice(user: string, sender: string, content: unknown): void {
-    this.inboxes.get(user)!.push({ type: FAN_OUT, sender, content });
+  toDevice(user: string, sender: string, content: unknown, type = FAN_OUT): void {
+    this.inboxes.get(user)!.push({ type, sender, content });
     this.readers.get(user)?.();
   }
 

@@ -276,6 +276,29 @@ export const commitReceipt = signed("CommitReceipt", {
 });
 export type CommitReceipt = TypeOf<typeof commitReceipt>;
 
+/** The most targets of a MoveRequest. */
+const MAX_TARGETS = 16;
+
+const targets: Codec<string[]> = {
+  write: (w, values) => list(text).write(w, values),
+  read: (r) => {
+    const values = list(text).read(r);
+    return values.length <= MAX_TARGETS ? values : fail(`more than ${MAX_TARGETS} targets`);
+  },
+};
+
+/** Profile, section 10: a host's request to a member to move a group. */
+export const moveRequest = signed("MoveRequest", {
+  sourceDomain: text,
+  groupId: opaque,
+  term: epoch,
+  roomId: text,
+  userId: text,
+  targets,
+  expiresAt: epoch,
+});
+export type MoveRequest = TypeOf<typeof moveRequest>;
+
 /** Profile, section 10: an HTTP request of a device to a Delivery Service, as the device's MLS key signs it. */
 export const directRequest = signed("DirectRequest", {
   service: text,

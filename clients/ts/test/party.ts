@@ -36,7 +36,10 @@ export class User {
     name: string,
     stored = emptyState(),
     save: () => unknown = () => undefined,
-    { signDeviceKeys, ...more }: Partial<Pick<Surroundings, "pause">> & Pick<Transport, "signDeviceKeys"> = {},
+    {
+      signDeviceKeys,
+      ...more
+    }: Partial<Pick<Surroundings, "pause" | "mayMove">> & Pick<Transport, "signDeviceKeys"> = {},
   ): Promise<User> {
     const session = await login(homeserver, name, "password", undefined);
     const transport = Object.assign(new FetchTransport(session), signDeviceKeys && { signDeviceKeys });

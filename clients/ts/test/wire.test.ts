@@ -27,6 +27,7 @@ const codecs: Record<string, wire.Codec<any>> = {
   lineage_step: wire.lineageStep,
   lineage_claim: wire.lineageClaim,
   commit_receipt: wire.commitReceipt,
+  move_request: wire.moveRequest,
   direct_request: wire.directRequest,
   leaf_identity: wire.leafIdentity,
 };

@@ -1,0 +1,98 @@
+// A member whom the group's Delivery Service asks to move the group.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { ClientEvent } from "../src/group.js";
+import { MOVE_REQUEST } from "../src/matrix.js";
+import { type MoveRequest, moveRequest } from "../src/wire.js";
+import { SigningKey } from "./fake.js";
+import { net, party, together, User } from "./party.js";
+
+const HOUR = 3600_000;
+
+type Request = Omit<MoveRequest, "signature">;
+
+/** A group of alice and bob at s, and what its host would ask bob. The room has a user of t. */
+async function asked() {
+  const p = await party("alice", "bob");
+  const [alice, bob] = p.users as [User, User];
+  net.members.set(p.room, [alice.id, bob.id, `@carol:${p.t}`]);
+  const request: Request = {
+    sourceDomain: p.s,
+    groupId: bob.group.id,
+    term: 0n,
+    roomId: p.room,
+    userId: bob.id,
+    targets: [p.t],
+    expiresAt: BigInt(Date.now() + HOUR),
+  };
+  return { ...p, alice, bob, request };
+}
+
+/** Asks a user, and waits until the user has moved the group, ignored the request or failed. */
+async function ask(u: User, ds: string, request: Request, { key = net.ds(ds).key, sender = ds } = {}) {
+  u.events.length = 0;
+  net.toDevice(u.id, `@_mimiport:${sender}`, key.sign(moveRequest, request), MOVE_REQUEST);
+  await u.sync();
+  const ended = (e: ClientEvent) =>
+    ["ignored", "failed"].includes(e.event) ||
+    (e.event === "move" && e.step === "moved") ||
+    (e.event === "moveRequested" && e.permitted.length === 0);
+  while (!u.events.some(ended)) await new Promise((resolve) => setImmediate(resolve));
+  return u.events;
+}
+
+test("moves a group on its host's request", async () => {
+  const { alice, bob, s, t, request } = await asked();
+  await ask(bob, s, { ...request, targets: ["elsewhere.example", t] });
+  const wanted = { event: "moveRequested", group: bob.group.key, from: s, targets: ["elsewhere.example", t] };
+  assert.deepEqual(bob.take("moveRequested"), [{ ...wanted, permitted: [t] }]);
+  assert.deepEqual([bob.group.ds, bob.group.term], [t, 1]);
+  await alice.sync();
+  together(alice, bob);
+});
+
+test("moves a group only to a target that the user permits", async () => {
+  const { bob, s, request, room } = await asked();
+  net.members.set(room, [bob.id]);
+  const [event] = await ask(bob, s, request).then(() => bob.take("moveRequested"));
+  assert.deepEqual(event && "permitted" in event && event.permitted, []);
+  const choosy = await asked();
+  const name = choosy.bob.id.slice(1).split(":")[0]!;
+  const mayMove = (_: string, target: string) => target === "elsewhere.example";
+  const strict = await User.create(name, choosy.bob.client.stored, undefined, { mayMove });
+  await ask(strict, choosy.s, choosy.request);
+  assert.deepEqual([bob.group.ds, strict.group.ds], [s, choosy.s]);
+});
+
+test("refuses requests that are forged, late or of another server", async () => {
+  const { bob, alice, s, t, request } = await asked();
+  const refused = async (what: string, change: Partial<Request>, more = {}) => {
+    const events = await ask(bob, s, { ...request, ...change }, more);
+    const kinds = events.map((e) => e.event).filter((kind) => kind === "ignored" || kind === "moveRequested");
+    assert.deepEqual(kinds, ["ignored"], what);
+    assert.equal(bob.group.ds, s, what);
+  };
+  await refused("another key", {}, { key: new SigningKey() });
+  await refused("another sender", {}, { sender: t });
+  await refused("another server's request", { sourceDomain: t }, { key: net.ds(t).key, sender: t });
+  await refused("another term", { term: 1n });
+  await refused("another room", { roomId: "!other" });
+  await refused("another user", { userId: alice.id });
+  await refused("expired", { expiresAt: BigInt(Date.now() - 1) });
+  await refused("for too long", { expiresAt: BigInt(Date.now() + 48 * HOUR) });
+  await ask(bob, s, request);
+  assert.equal(bob.group.ds, t, "the right one");
+  const late = await ask(bob, s, request);
+  assert.deepEqual([late.at(-1)?.event, bob.group.ds], ["ignored", t], "after the move");
+});
+
+test("ignores what is no request, and requests for groups that are not there", async () => {
+  const { bob, s, request } = await asked();
+  for (const content of [null, {}, { message: 1, key_id: "a" }, { message: "AAAA", key_id: "a" }])
+    net.toDevice(bob.id, `@_mimiport:${s}`, content, MOVE_REQUEST);
+  const other = { ...request, groupId: new Uint8Array([1]) };
+  net.toDevice(bob.id, `@_mimiport:${s}`, net.ds(s).key.sign(moveRequest, other), MOVE_REQUEST);
+  await bob.sync();
+  await bob.sync();
+  assert.deepEqual([bob.take("failed"), bob.group.ds], [[], s]);
+});
