@@ -226,8 +226,8 @@ export interface Surroundings {
    */
   patience?: number;
   /**
-   * Whether the user permits to move a room's group to a server when the group's Delivery Service asks for it; by default
-   * to each server that has joined users in the room.
+   * Whether the user permits to move a room's group to a server when the group's Delivery Service asks for it; by
+   * default to each server that has joined users in the room.
    */
   mayMove?(roomId: string, target: string): boolean;
   pause(ms: number): Promise<void>;

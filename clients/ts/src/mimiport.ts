@@ -32,8 +32,8 @@ export interface Options {
   /** Decides how far a leaf is trusted, in place of the library. */
   verifyLeaf?: VerifyLeaf;
   /**
-   * Whether the user permits to move a room's group to a server when the group's Delivery Service asks for it; by default
-   * to each server that has joined users in the room.
+   * Whether the user permits to move a room's group to a server when the group's Delivery Service asks for it; by
+   * default to each server that has joined users in the room.
    */
   mayMove?(roomId: string, target: string): boolean;
   /** Ends the wait for another tab or process that has the store. */
