@@ -509,6 +509,19 @@ func TestDrainOfSilentServers(t *testing.T) {
 	}
 }
 
+// TestDrainAsksTheNextWhereARequestIsLost: a request that does not arrive is not waited for.
+func TestDrainAsksTheNextWhereARequestIsLost(t *testing.T) {
+	e := newEmptying(t)
+	e.policy(serverB, `{"accept_drain":["*.example"]}`)
+	e.group(alice, bob, ben)
+	e.Lose = func(m deliverytest.Message) bool { return m.What == "to-device" && m.To == serverB }
+	e.start(&api.DrainRequest{Targets: []string{serverB}})
+	e.run(10 * time.Second)
+	if diff := cmp.Diff([]string{alice}, e.requests()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestDrainDeadline: after the deadline nobody is asked, and the server still takes nothing new.
 func TestDrainDeadline(t *testing.T) {
 	e := newEmptying(t)

@@ -1,6 +1,5 @@
 // Follows the requests of hosts to move a group (profile, section 8, "A server that empties itself").
 import type { Outcome } from "./client.js";
-import { MimiportError } from "./errors.js";
 import type { Group, Surroundings } from "./group.js";
 import { type Inbox, RESERVED_USER } from "./inbox.js";
 import type { Matrix } from "./matrix.js";
@@ -88,7 +87,7 @@ export class MoveRequests {
       try {
         const outcome = await this.mover.migrate(g, target, from);
         if (outcome.state === "moved") return;
-        failure = new MimiportError("REFUSED", outcome.reason);
+        failure = new Error(outcome.reason);
       } catch (e) {
         failure = e;
       }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ClientEvent } from "../src/group.js";
 import { MOVE_REQUEST } from "../src/matrix.js";
-import { type MoveRequest, moveRequest } from "../src/wire.js";
+import { type MoveRequest as Signed, moveRequest } from "../src/wire.js";
 import { SigningKey } from "./fake.js";
 import { net, party, together, User } from "./party.js";
 
