@@ -59,7 +59,7 @@ func adminCommands(std stdio) []*cli.Command {
 			evidenceColumns, nil, "mimictl evidence -json $GROUP | jq -r .items[0].data | mimictl decode -"),
 		listed(std, "audit", "what operators have changed, the latest first", "", "/audit", auditColumns, nil,
 			"mimictl audit -json | jq '.items[] | select(.action == \"policy\")'"),
-		peersCommand(std),
+		peersCommand(std), drainCommand(std),
 	}
 }
 

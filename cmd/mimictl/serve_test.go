@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 
 	"github.com/gorilla/mux"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -22,9 +23,10 @@ import (
 // adminToken is the access token of the administrator of serve.
 const adminToken = "the-token"
 
-// serve [NAME=FILE...] starts the admin API of a Delivery Service A with two groups, and sets MIMICTL_SERVER. The group
-// HERE is at A, and GONE has moved to B by the migration MOVE. The routes of the names answer with the text of the
-// files: these are routes which only a whole homeserver can answer.
+// serve [NAME=FILE,...] starts the admin API of a Delivery Service A with two groups, and sets MIMICTL_SERVER. The
+// group HERE is at A, and GONE has moved to B by the migration MOVE. The routes of the names answer with the text of
+// the files: these are routes which only a whole homeserver can answer. Each request gets the next file, and the last
+// one again and again.
 func serve(ts *testscript.TestScript, _ bool, args []string) {
 	w := deliverytest.New(1, map[string]storage.Store{serverA: memory.New(), serverB: memory.New()})
 	ctx := context.Background()
@@ -43,10 +45,15 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	for _, arg := range args {
-		name, file, _ := strings.Cut(arg, "=")
-		text := ts.ReadFile(file)
+		name, files, _ := strings.Cut(arg, "=")
+		var texts []string
+		for file := range strings.SplitSeq(files, ",") {
+			texts = append(texts, ts.ReadFile(file))
+		}
+		var asked atomic.Int64
 		router.HandleFunc(adminPath+"/"+name, func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = w.Write([]byte(text)) // the client is gone otherwise
+			n := min(int(asked.Add(1)), len(texts))
+			_, _ = w.Write([]byte(texts[n-1])) // the client is gone otherwise
 		})
 	}
 	edge.Mount(router.PathPrefix(adminPath).Subrouter(), adminapi.Routes(w.Service(serverA)), authenticate,
