@@ -28,11 +28,11 @@ type tool struct {
 	admin  *harness.User
 }
 
-// newTool builds mimictl for a server.
+// newTool makes a tool with an administrator of a server.
 func newTool(t *testing.T, s *harness.Server) *tool {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "mimictl")
-	if err := harness.BuildTool(path); err != nil {
+	path, err := harness.Tool()
+	if err != nil {
 		t.Fatal(err)
 	}
 	return &tool{path, s, harness.RegisterUser(t, s, "operator", true)}

@@ -148,8 +148,11 @@ func binaryDir() string {
 // Build builds the server command into a file, with flags for go build.
 func Build(path string, flags ...string) error { return build("dendrite-mimi", path, flags) }
 
-// BuildTool builds mimictl into a file.
-func BuildTool(path string) error { return build("mimictl", path, nil) }
+// Tool builds mimictl once and returns its path. RemoveBinary deletes it.
+var Tool = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(binaryDir(), "mimictl")
+	return path, build("mimictl", path, nil)
+})
 
 func build(command, path string, flags []string) error {
 	args := append(append([]string{"build", "-o", path}, flags...),
@@ -160,7 +163,7 @@ func build(command, path string, flags []string) error {
 	return nil
 }
 
-// RemoveBinary deletes the server command that NewNetwork has built. Call it when the process needs no more networks.
+// RemoveBinary deletes what this process has built. Call it when the process needs no more networks.
 func RemoveBinary() error { return os.RemoveAll(binaryDir()) }
 
 // Play gives play a network in a temporary directory. The network, the directory and the program end with Play.
