@@ -9,14 +9,14 @@ import { net, party, together, User } from "./party.js";
 
 const HOUR = 3600_000;
 
-type Request = Omit<MoveRequest, "signature">;
+type MoveRequest = Omit<Signed, "signature">;
 
 /** A group of alice and bob at s, and what its host would ask bob. The room has a user of t. */
 async function asked() {
   const p = await party("alice", "bob");
   const [alice, bob] = p.users as [User, User];
   net.members.set(p.room, [alice.id, bob.id, `@carol:${p.t}`]);
-  const request: Request = {
+  const request: MoveRequest = {
     sourceDomain: p.s,
     groupId: bob.group.id,
     term: 0n,
@@ -29,9 +29,9 @@ async function asked() {
 }
 
 /** Asks a user, and waits until the user has moved the group, ignored the request or failed. */
-async function ask(u: User, ds: string, request: Request, { key = net.ds(ds).key, sender = ds } = {}) {
+async function ask(u: User, ds: string, request: MoveRequest, { key = net.ds(ds).key, sender = ds } = {}) {
   u.events.length = 0;
-  net.toDevice(u.id, `@_mimiport:${sender}`, key.sign(moveRequest, request), MOVE_REQUEST);
+  net.toDevice(u.id, `@_mimiport:${sender}`, key.sign(moveRequest, request as never), MOVE_REQUEST);
   await u.sync();
   const ended = (e: ClientEvent) =>
     ["ignored", "failed"].includes(e.event) ||
@@ -66,7 +66,7 @@ test("moves a group only to a target that the user permits", async () => {
 
 test("refuses requests that are forged, late or of another server", async () => {
   const { bob, alice, s, t, request } = await asked();
-  const refused = async (what: string, change: Partial<Request>, more = {}) => {
+  const refused = async (what: string, change: Partial<MoveRequest>, more = {}) => {
     const events = await ask(bob, s, { ...request, ...change }, more);
     const kinds = events.map((e) => e.event).filter((kind) => kind === "ignored" || kind === "moveRequested");
     assert.deepEqual(kinds, ["ignored"], what);
@@ -91,7 +91,7 @@ test("ignores what is no request, and requests for groups that are not there", a
   for (const content of [null, {}, { message: 1, key_id: "a" }, { message: "AAAA", key_id: "a" }])
     net.toDevice(bob.id, `@_mimiport:${s}`, content, MOVE_REQUEST);
   const other = { ...request, groupId: new Uint8Array([1]) };
-  net.toDevice(bob.id, `@_mimiport:${s}`, net.ds(s).key.sign(moveRequest, other), MOVE_REQUEST);
+  net.toDevice(bob.id, `@_mimiport:${s}`, net.ds(s).key.sign(moveRequest, other as never), MOVE_REQUEST);
   await bob.sync();
   await bob.sync();
   assert.deepEqual([bob.take("failed"), bob.group.ds], [[], s]);
