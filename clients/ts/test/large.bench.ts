@@ -19,7 +19,10 @@ const MEMBERS = 1000;
 const RUNS = 5;
 /** How much longer than its signatures a join may take. */
 const TIMES = 3;
-/** The longest time that a page may have to wait for its turn, in milliseconds. */
+/**
+ * The longest time for which a page may work without a turn for anything else, in milliseconds of its thread: the time
+ * that other programs take of the processor is not the page's.
+ */
 const GAP = 100;
 
 async function least(work: () => Promise<unknown>): Promise<number> {
@@ -81,6 +84,15 @@ interface Watched {
   gap: number;
 }
 
+/** The longest task of a page's thread in a trace, in milliseconds of that thread. */
+function longestTask(
+  events: { ph: string; name: string; tid: number; tdur?: number; args: { name?: string } }[],
+): number {
+  const threads = events.filter((e) => e.name === "thread_name" && e.args.name === "CrRendererMain").map((e) => e.tid);
+  const tasks = events.filter((e) => e.ph === "X" && threads.includes(e.tid));
+  return tasks.reduce((longest, { tdur = 0 }) => Math.max(longest, tdur / 1000), 0);
+}
+
 /** Opens a user's device in a page. Returns the user's id. From then on the page takes all the turns that it gets. */
 const open = (page: Page, homeserver: string, name: string) =>
   page.evaluate(
@@ -126,6 +138,7 @@ for (const [where, path] of [
       await page.goto(pages.address + path);
       const bob = await open(page, net.homeserver, `bob${n}`);
       await page.evaluate(() => ((globalThis as any).watched.gap = 0));
+      await pages.browser.startTracing(page, { categories: ["toplevel"] });
       await alice.client.add(alice.group, bob);
       const gap = await page.evaluate(async () => {
         const { watched } = globalThis as unknown as { watched: Watched };
@@ -134,8 +147,9 @@ for (const [where, path] of [
         await conversation!.members();
         return watched.gap;
       });
-      t.diagnostic(`the longest time without a turn: ${gap.toFixed(0)} ms`);
-      assert.ok(gap <= GAP);
+      const work = longestTask(JSON.parse((await pages.browser.stopTracing()).toString()).traceEvents);
+      t.diagnostic(`the longest time without a turn: ${work.toFixed(0)} ms of work, ${gap.toFixed(0)} ms by the clock`);
+      assert.ok(work > 0 && work <= GAP);
       await page.context().close();
     });
   }
