@@ -36,6 +36,22 @@ type Evidence struct {
 	At        time.Time
 }
 
+// EvidenceKey identifies a piece of evidence.
+type EvidenceKey struct {
+	GroupID   string // as bytes
+	Kind      EvidenceKind
+	Migration mimiport.MigrationID
+}
+
+// Key returns the key of a piece of evidence.
+func (e *Evidence) Key() EvidenceKey { return EvidenceKey{string(e.GroupID), e.Kind, e.Migration} }
+
+// EvidenceFilter selects evidence. An empty field selects all.
+type EvidenceFilter struct {
+	GroupID []byte
+	Kinds   []EvidenceKind
+}
+
 // EvidenceKind says what the evidence shows. Package migration has some of the kinds, and the others are below.
 type EvidenceKind = migration.EvidenceKind
 

@@ -64,6 +64,8 @@ type Groups interface {
 	CountGroups(ctx context.Context, f GroupFilter) (int, error)
 	// Evidence lists the evidence about a group, oldest first.
 	Evidence(ctx context.Context, groupID []byte) ([]Evidence, error)
+	// AllEvidence lists at most limit pieces of evidence, by key, after a key. The zero key precedes all.
+	AllEvidence(ctx context.Context, f EvidenceFilter, after EvidenceKey, limit int) ([]Evidence, error)
 }
 
 // Log has the messages of a group, and the snapshots for their replay.

@@ -31,7 +31,7 @@ type Store struct {
 	contents   table[mimiport.MigrationID, storage.Content]
 	rows       table[storage.RowKey, storage.Row]
 	fanOuts    table[numbered, storage.FanOut]
-	evidence   table[found, storage.Evidence]
+	evidence   table[storage.EvidenceKey, storage.Evidence]
 	volumes    table[owned, storage.Volume]
 	settings   map[string]json.RawMessage
 	keys       table[keyed, storage.KeyObject]
@@ -54,13 +54,6 @@ type hashed struct {
 	group string
 	term  uint64
 	hash  [32]byte
-}
-
-// found is the key of a piece of evidence.
-type found struct {
-	group     string
-	kind      storage.EvidenceKind
-	migration mimiport.MigrationID
 }
 
 // keyed is the key of a key object.
@@ -104,8 +97,8 @@ func New() *Store {
 		rows: table[storage.RowKey, storage.Row]{compare: storage.CompareKeys, key: (*storage.Row).Key},
 		fanOuts: table[numbered, storage.FanOut]{compare: compareNumbered,
 			key: func(f *storage.FanOut) numbered { return numbered{string(f.ID), f.Term, f.Seq} }},
-		evidence: table[found, storage.Evidence]{compare: compareFound,
-			key: func(e *storage.Evidence) found { return found{string(e.GroupID), e.Kind, e.Migration} }},
+		evidence: table[storage.EvidenceKey, storage.Evidence]{compare: compareFound,
+			key: (*storage.Evidence).Key},
 		volumes: table[owned, storage.Volume]{compare: compareOwned,
 			key: func(v *storage.Volume) owned { return owned{numbered{string(v.ID), v.Term, 0}, v.UserID} }},
 		settings: make(map[string]json.RawMessage),
@@ -140,9 +133,9 @@ func compareUsed(a, b used) int {
 	return cmp.Or(byDevice, bytes.Compare(a.nonce[:], b.nonce[:]))
 }
 
-func compareFound(a, b found) int {
-	return cmp.Or(strings.Compare(a.group, b.group), cmp.Compare(a.kind, b.kind),
-		bytes.Compare(a.migration[:], b.migration[:]))
+func compareFound(a, b storage.EvidenceKey) int {
+	return cmp.Or(strings.Compare(a.GroupID, b.GroupID), cmp.Compare(a.Kind, b.Kind),
+		bytes.Compare(a.Migration[:], b.Migration[:]))
 }
 
 func compareHashed(a, b hashed) int {
@@ -640,12 +633,35 @@ func (s *Store) Evidence(_ context.Context, groupID []byte) ([]storage.Evidence,
 	var list []storage.Evidence
 	for _, e := range s.evidence.rows {
 		if bytes.Equal(e.GroupID, groupID) {
-			copied := *e
-			copied.GroupID, copied.Data = clone(e.GroupID), clone(e.Data)
-			list = append(list, copied)
+			list = append(list, copyOf(e))
 		}
 	}
 	slices.SortStableFunc(list, func(a, b storage.Evidence) int { return a.At.Compare(b.At) })
+	return list, nil
+}
+
+func copyOf(e *storage.Evidence) storage.Evidence {
+	copied := *e
+	copied.GroupID, copied.Data = clone(e.GroupID), clone(e.Data)
+	return copied
+}
+
+// AllEvidence implements storage.Store.
+func (s *Store) AllEvidence(
+	_ context.Context, f storage.EvidenceFilter, after storage.EvidenceKey, limit int,
+) (list []storage.Evidence, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.evidence.from(after) {
+		switch {
+		case len(list) == limit:
+			return list, nil
+		case e.Key() == after || f.GroupID != nil && !bytes.Equal(e.GroupID, f.GroupID):
+		case len(f.Kinds) > 0 && !slices.Contains(f.Kinds, e.Kind):
+		default:
+			list = append(list, copyOf(e))
+		}
+	}
 	return list, nil
 }
 

@@ -144,6 +144,24 @@ func testEvidence(t *testing.T, f *fixture) {
 	f.apply(&storage.Change{Evidence: []storage.Evidence{another, sampleEvidence("other", 1)}})
 	got, err := f.Evidence(ctx, []byte("group"))
 	expect(t, "evidence, the first of each kind", got, err, []storage.Evidence{first, later})
+
+	other := sampleEvidence("other", 1)
+	all := []storage.Evidence{first, later, other}
+	for i := range all {
+		after := storage.EvidenceKey{}
+		if i > 0 {
+			after = all[i-1].Key()
+		}
+		got, err = f.AllEvidence(ctx, storage.EvidenceFilter{}, after, 1)
+		expect(t, "one piece on each page", got, err, all[i:i+1])
+	}
+	got, err = f.AllEvidence(ctx, storage.EvidenceFilter{}, other.Key(), 9)
+	expect(t, "after the last", got, err, nil)
+	got, err = f.AllEvidence(ctx, storage.EvidenceFilter{GroupID: []byte("group")}, first.Key(), 9)
+	expect(t, "the rest of a group", got, err, []storage.Evidence{later})
+	kinds := storage.EvidenceFilter{Kinds: []storage.EvidenceKind{migration.EvidenceHigherTerm}}
+	got, err = f.AllEvidence(ctx, kinds, storage.EvidenceKey{}, 9)
+	expect(t, "one kind", got, err, []storage.Evidence{later, other})
 }
 
 func testSettings(t *testing.T, f *fixture) {

@@ -427,6 +427,19 @@ func (s *Store) Evidence(ctx context.Context, groupID []byte) ([]storage.Evidenc
 	return list(ctx, s, &evidence, "WHERE group_id = $1 ORDER BY found_at, kind, migration_id", groupID)
 }
 
+// AllEvidence implements storage.Store.
+func (s *Store) AllEvidence(
+	ctx context.Context, f storage.EvidenceFilter, after storage.EvidenceKey, limit int,
+) ([]storage.Evidence, error) {
+	w := new(where)
+	w.and("(group_id, kind, migration_id) > (?, ?, ?)", []byte(after.GroupID), after.Kind, (*hash)(&after.Migration))
+	if len(f.GroupID) > 0 {
+		w.and("group_id = ?", f.GroupID)
+	}
+	oneOf(w, "kind", f.Kinds)
+	return list(ctx, s, &evidence, w.with("ORDER BY group_id, kind, migration_id LIMIT ?", limit), w.args...)
+}
+
 // Setting implements storage.Store.
 func (s *Store) Setting(ctx context.Context, name string) (json.RawMessage, error) {
 	set, err := one(ctx, s, &settings, "WHERE name = $1", name)
