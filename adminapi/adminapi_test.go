@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,8 @@ type service struct {
 	drain       *api.DrainRequest
 	drainStates []api.DrainGroupState
 	planned     []string
+
+	evidence storage.EvidenceFilter
 }
 
 func (s *service) Health(context.Context) error { return s.health }
@@ -207,6 +210,37 @@ func (s *service) AdminReports(context.Context, []byte) ([]api.Report, error) {
 func (s *service) AdminEvidence(_ context.Context, id []byte) ([]storage.Evidence, error) {
 	e := storage.Evidence{GroupID: id, Kind: migration.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)}
 	return []storage.Evidence{e}, nil
+}
+
+func (s *service) AdminMessages(_ context.Context, asked mimiport.MigrationID) (*api.MigrationMessages, error) {
+	if asked != id {
+		return nil, mimiport.Errorf("load migration", mimiport.KindUnknownMigration, "none")
+	}
+	message := api.MigrationMessage{
+		Name: "MigrationRequest", From: "@a:hs.example", To: "b.example", Progress: api.ProgressDone,
+		Fields: map[string]string{"epoch": "7"}, Note: "For people.",
+	}
+	return &api.MigrationMessages{
+		Migration: status(), Peer: api.MigrationPeer{Server: "b.example", State: "offered", UpdatedAt: 5, Error: "slow"},
+		Messages: slices.Repeat([]api.MigrationMessage{message}, 7),
+	}, nil
+}
+
+// ListEvidence has a piece of evidence about group 1 and a report about group 2.
+func (s *service) ListEvidence(
+	_ context.Context, f storage.EvidenceFilter, after storage.EvidenceKey, limit int,
+) (list []storage.Evidence, err error) {
+	s.evidence = f
+	for _, e := range []storage.Evidence{
+		{GroupID: []byte{1}, Migration: id, Kind: migration.EvidenceHigherTerm, Data: []byte{1}, At: time.UnixMilli(5)},
+		{GroupID: []byte{2}, Migration: id, Kind: storage.EvidenceReport, At: time.UnixMilli(5),
+			Data: []byte(`{"term":1,"seq":2,"epoch":3,"user_id":"@a:x","reason":"no","at":5}`)},
+	} {
+		if len(list) < limit && e.Key().GroupID > after.GroupID {
+			list = append(list, e)
+		}
+	}
+	return list, nil
 }
 
 func (s *service) DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error) {
@@ -397,6 +431,9 @@ func TestQueriesName(t *testing.T) {
 		"/migrations?group_id=%2B%2B":  "base64url",
 		"/audit?since=1":               "after, limit",
 		"/audit?after=AQ":              "16",
+		"/evidence?kind=lie":           "second-content, both-outcomes",
+		"/evidence?group=AQ":           "kind, group_id, after, limit",
+		"/evidence?after=AQ":           "another page",
 		"/policy?preset=default":       "has none",
 		"/status?verbose=1":            "has none",
 		"/groups/AQ?access_token=x&a=": "has none",
@@ -584,5 +621,45 @@ func TestDrain(t *testing.T) {
 	}
 	if diff := cmp.Diff(all, lines); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestAllEvidence: the evidence about all groups comes in pages, each piece once, and a report with its content.
+func TestAllEvidence(t *testing.T) {
+	svc := &service{}
+	_, got := call(t, svc, "GET", "/evidence?limit=1&kind=report&kind=fork&group_id=AQ", "")
+	want := storage.EvidenceFilter{
+		GroupID: []byte{1}, Kinds: []storage.EvidenceKind{storage.EvidenceReport, storage.EvidenceFork},
+	}
+	if diff := cmp.Diff(want, svc.evidence); diff != "" {
+		t.Error(diff)
+	}
+	first := got["items"].([]any)
+	_, got = call(t, svc, "GET", "/evidence?limit=1&after="+asString(got["next"]), "")
+	second := got["items"].([]any)
+	wantFirst := []any{map[string]any{
+		"group_id": "AQ", "migration_id": id.String(), "kind": "higher-term", "data": "AQ", "at": 5.,
+	}}
+	if diff := cmp.Diff(wantFirst, first); diff != "" {
+		t.Error(diff)
+	}
+	report := second[0].(map[string]any)
+	if report["group_id"] != "Ag" || report["migration_id"] != nil || report["report"].(map[string]any)["seq"] != 2. {
+		t.Errorf("got %v", report)
+	}
+	if _, got = call(t, svc, "GET", "/evidence?limit=1&after="+asString(got["next"]), ""); len(got["items"].([]any)) > 0 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestMessages: an operator sees a migration as seven messages, with its state on both sides.
+func TestMessages(t *testing.T) {
+	code, got := call(t, &service{}, "GET", "/migrations/"+id.String()+"/messages", "")
+	if code != 200 || len(got["messages"].([]any)) != 7 || got["peer"].(map[string]any)["state"] != "offered" {
+		t.Errorf("got %d %v", code, got)
+	}
+	unknown := "/migrations/" + strings.Repeat("A", 43) + "/messages"
+	if _, got := call(t, &service{}, "GET", unknown, ""); got["errcode"] != "IO.GITHUB.MIMIPORT.M_UNKNOWN_MIGRATION" {
+		t.Errorf("got %v", got)
 	}
 }

@@ -48,6 +48,10 @@ type Service interface {
 	) ([]*api.MigrationStatus, error)
 	DropStaged(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
 	AdminMigration(ctx context.Context, id mimiport.MigrationID) (*api.MigrationStatus, error)
+	AdminMessages(ctx context.Context, id mimiport.MigrationID) (*api.MigrationMessages, error)
+	ListEvidence(
+		ctx context.Context, f storage.EvidenceFilter, after storage.EvidenceKey, limit int,
+	) ([]storage.Evidence, error)
 }
 
 // Groups has the calls of operators about groups.
@@ -81,6 +85,7 @@ func Routes(svc Service) []edge.Route {
 		row("listGroups", http.MethodGet, "/groups", 0, a.listGroups, "state", "room", "server", "after", "limit"),
 		row("showGroup", http.MethodGet, "/groups/{groupId}", 0, a.showGroup),
 		row("listEvidence", http.MethodGet, "/groups/{groupId}/evidence", 0, a.listEvidence),
+		row("listAllEvidence", http.MethodGet, "/evidence", 0, a.listAllEvidence, "kind", "group_id", "after", "limit"),
 		row("listReports", http.MethodGet, "/groups/{groupId}/reports", 0, a.listReports),
 		row("getGroupDrift", http.MethodGet, "/groups/{groupId}/drift", 0, a.drift),
 		row("removeLeaves", http.MethodPost, "/groups/{groupId}/removals", 0, a.recorded(storage.AuditRemove, a.expel)),
@@ -92,6 +97,7 @@ func Routes(svc Service) []edge.Route {
 		row("listMigrations", http.MethodGet, "/migrations", 0, a.listMigrations,
 			"group_id", "role", "state", "user", "since", "after", "limit"),
 		row("showMigration", http.MethodGet, "/migrations/{migrationId}", 0, a.showMigration),
+		row("showMessages", http.MethodGet, "/migrations/{migrationId}/messages", 0, a.showMessages),
 		row("dropMigration", http.MethodDelete, "/migrations/{migrationId}", 0,
 			a.recorded(storage.AuditDrop, a.dropMigration)),
 		row("listReaders", http.MethodGet, "/rooms/{roomId}/readers", 0, a.listReaders),
@@ -296,6 +302,14 @@ func (a *admin) showMigration(ctx context.Context, r *edge.Request) (any, error)
 		return nil, err
 	}
 	return a.svc.AdminMigration(ctx, id)
+}
+
+func (a *admin) showMessages(ctx context.Context, r *edge.Request) (any, error) {
+	id, err := edge.MigrationID(r)
+	if err != nil {
+		return nil, err
+	}
+	return a.svc.AdminMessages(ctx, id)
 }
 
 func (a *admin) dropMigration(ctx context.Context, r *edge.Request) (any, error) {

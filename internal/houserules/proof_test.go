@@ -14,7 +14,9 @@ import (
 var mayProve = []string{"mimiport/proof", "mimiport/lineage.go", "mimiport/messages.go", "mimiport/internal/vectors"}
 
 // mayShow lists the files that decode evidence only to print it.
-var mayShow = []string{"cmd/mimictl/decode.go", "integration/demoweb/messages.go"}
+var mayShow = []string{
+	"cmd/mimictl/decode.go", "integration/demoweb/messages.go", "mimiport/delivery/messages.go",
+}
 
 // TestOnlyProofProves fails when code outside mimiport/proof checks a confirmation against its offer, or walks a chain
 // of hosts. It looks for code that decodes a confirmation or loops over the steps of a lineage.

@@ -158,3 +158,39 @@ type Readers struct {
 	Known  bool     `json:"known"` // this server is in the room, or was
 	Users  []string `json:"users"` // sorted
 }
+
+// MigrationMessages shows a migration as the draft's seven messages, with its state on both sides.
+type MigrationMessages struct {
+	Migration *MigrationStatus   `json:"migration"`
+	Peer      MigrationPeer      `json:"peer"`
+	Messages  []MigrationMessage `json:"messages"` // in the order of the draft
+}
+
+// MigrationPeer is the other server of a migration, as it answers now. Without a state and an error, it answers that it
+// does not know the migration.
+type MigrationPeer struct {
+	Server    string `json:"server"`
+	State     string `json:"state,omitempty"`
+	UpdatedAt int64  `json:"updated_at,omitempty"`
+	Error     string `json:"error,omitempty"` // why it could not be asked
+}
+
+// Progress says how far a message of a migration is.
+type Progress string
+
+// The values of Progress.
+const (
+	ProgressDone    Progress = "done"
+	ProgressAwaited Progress = "awaited"
+	ProgressNever   Progress = "never" // the migration has ended without it, or the record does not show it
+)
+
+// MigrationMessage is one message of a migration. Bytes in its fields are in base64url.
+type MigrationMessage struct {
+	Name     string            `json:"name"`
+	From     string            `json:"from"` // a user or a server
+	To       string            `json:"to"`   // likewise
+	Progress Progress          `json:"progress"`
+	Fields   map[string]string `json:"fields,omitempty"` // by the draft's names, as far as this server keeps them
+	Note     string            `json:"note,omitempty"`   // for people
+}
