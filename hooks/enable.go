@@ -164,6 +164,7 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 	for _, a := range surfaces {
 		a.mount(metrics.requests, bodies, log)
 	}
+	mountPage(d.Routers.Admin)
 	if err := service.Started(d.Process.Context()); err != nil {
 		return err
 	}

@@ -113,6 +113,26 @@ func TestAdminAuthentication(t *testing.T) {
 	wantAnswer(t, get(t, &harness.User{Server: s.Server}, path), http.StatusUnauthorized, "M_MISSING_TOKEN")
 }
 
+// TestPage: the homeserver serves the operator's page to anybody, beside the admin API, and to no other origin.
+func TestPage(t *testing.T) {
+	s := plugged(t, "s.example", newFabric())
+	ask := func(path string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		return w
+	}
+	if w := ask(strings.TrimSuffix(adminapi.UIPath, "/")); w.Header().Get("Location") != adminapi.UIPath {
+		t.Errorf("without the last slash: %d %v", w.Code, w.Header())
+	}
+	for _, file := range []string{"", "app.js"} {
+		w := ask(adminapi.UIPath + file)
+		if w.Code != http.StatusOK || w.Header().Get("Content-Security-Policy") == "" ||
+			w.Header().Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("%q: %d %v", file, w.Code, w.Header())
+		}
+	}
+}
+
 func TestPreflight(t *testing.T) {
 	s := plugged(t, "s.example", newFabric())
 	r := httptest.NewRequest(http.MethodOptions, clientapi.PathPrefix+"/ds/s.example"+aGroup, nil)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gorilla/mux"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 )
 
@@ -24,6 +25,13 @@ func (a *surface) mount(metrics *edge.Metrics, bodies *edge.Bodies, log *slog.Lo
 	sub := a.router.PathPrefix("/" + strings.TrimPrefix(a.prefix, a.root)).Subrouter()
 	sub.Use(edge.CORS, metrics.Middleware(a.name))
 	edge.Mount(sub, a.routes, a.auth, bodies, log)
+}
+
+// mountPage adds the operator's page, which only its own origin may read. The path without its last slash leads there.
+func mountPage(router *mux.Router) {
+	path := "/" + strings.TrimPrefix(adminapi.UIPath, "/_dendrite/")
+	router.PathPrefix(path).Handler(adminapi.UI())
+	router.Handle(strings.TrimSuffix(path, "/"), http.RedirectHandler(adminapi.UIPath, http.StatusMovedPermanently))
 }
 
 // wrap puts a handler around the handler of a Dendrite route. A second route with the same path would never match.

@@ -23,7 +23,7 @@ func longLine(path, text string) (number int) {
 
 // TestColumns fails for a file with a line that is too long.
 func TestColumns(t *testing.T) {
-	for path, text := range files(t, ".go", ".ts", ".mjs", ".md", ".sh", ".yaml", ".ci/run") {
+	for path, text := range files(t, ".go", ".ts", ".mjs", ".js", ".css", ".md", ".sh", ".yaml", ".ci/run") {
 		if number := longLine(path, text); number > 0 {
 			t.Errorf("%s:%d has more than %d columns", path, number, maxColumns)
 		}
