@@ -61,6 +61,18 @@ func (a authority) order(ctx context.Context) (*drainOrder, error) {
 	return o, err
 }
 
+// hastenDrain lets a drain ask the next member, now that a migration has failed. After an error the drain does so when
+// the time of the last one is up.
+func (a authority) hastenDrain(ctx context.Context, groupID []byte) {
+	o, err := a.order(ctx)
+	if err == nil && o.on() {
+		err = a.Store.HastenDrain(ctx, groupID, a.Now())
+	}
+	if err != nil {
+		a.Log.WarnContext(ctx, "the drain does not know that a migration has failed", "error", err)
+	}
+}
+
 // requireOpen fails while this server empties itself.
 func (a authority) requireOpen(ctx context.Context) error {
 	o, err := a.order(ctx)

@@ -97,18 +97,6 @@ func (s *core) stepRecord(
 	return refusal(refused)
 }
 
-// hastenDrain lets a drain ask the next member, now that a migration has failed. After an error the drain does so when
-// the time of the last one is up.
-func (s *core) hastenDrain(ctx context.Context, groupID []byte) {
-	o, err := s.order(ctx)
-	if err == nil && o.on() {
-		err = s.Store.HastenDrain(ctx, groupID, s.Now())
-	}
-	if err != nil {
-		s.Log.WarnContext(ctx, "the drain does not know that a migration has failed", "error", err)
-	}
-}
-
 // refusal returns the error for a refused step.
 func refusal(err error) error {
 	switch {
