@@ -26,7 +26,7 @@ type pace struct {
 // The paces without and with MIMI_SOAK.
 var (
 	shortDay = pace{rooms: 4, groups: 5, hours: 4, acts: 120}
-	longDay  = pace{rooms: 100, groups: 100, hours: 24, acts: 4000}
+	longDay  = pace{rooms: 100, groups: 100, hours: 24, acts: 1200}
 )
 
 // day is a day of two homeservers whose clocks leap an hour after each hour's traffic. Half of the groups move between
@@ -191,8 +191,9 @@ func (d *day) live(t *testing.T, hour int) (total sum) {
 				return err
 			}
 		}
-		for n := range d.acts / len(d.rooms) {
-			moved, err := d.rooms[i][(hour+n)%d.groups].act(ctx, n, moves(i))
+		each := d.acts / len(d.rooms)
+		for n := range each {
+			moved, err := d.rooms[i][(hour*each+n)%d.groups].act(ctx, n, moves(i))
 			if err != nil {
 				return fmt.Errorf("room %d: %w", i, err)
 			}
