@@ -15,8 +15,6 @@ VULNDB ?= ../shared/vuln/osv.tar.gz
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
-# The lines of a test's log that say which tests failed, where and why.
-FAILURES := grep -E '^ *(--- FAIL|[a-z0-9_]+_test\.go:[0-9]+:|panic:|FAIL)'
 # Which benchmarks run.
 BENCH ?= .
 # How many random histories in memory a soak checks.
@@ -94,9 +92,7 @@ test-go: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## the Go packages
 	$(GO) test -run TestUnwellServers ./mimiport/outbox # which the race detector does not bear
 
 test-integration: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real homeservers and clients as processes on loopback
-	@log=$$(mktemp); trap "rm -f $$log" EXIT; \
-	$(GO) test -count=1 -timeout 30m ./integration/... 2>&1 | tee $$log || \
-	{ echo "The failures once more, without the logs of servers:"; $(FAILURES) $$log; exit 1; }
+	GO=$(GO) integration/test.sh
 
 test-host: $(DRIVER) ## what depends on the host: hooks, cmd, embedding, and a sample of the tests with real homeservers
 	$(GO) test -timeout 20m ./hooks ./cmd/... ./integration/embedding

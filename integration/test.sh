@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Runs all tests of integration/. The package ./integration has half of them, so it runs in two parts. The parts and the
+# other packages run beside each other, since tests wait for homeservers more than they work.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+logs=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$logs"' EXIT
+
+run() { # tests packages, and keeps the log. Its first argument names the log.
+  "$go" test -count=1 -timeout 30m "${@:2}" 2>&1 | tee "$logs/$1"
+}
+others=$("$go" list ./integration/... | tail -n +2)
+half=$("$go" test -list '^Test' ./integration | grep '^Test' | awk 'NR % 2' | paste -sd '|')
+run half -run "^($half)\$" ./integration &
+run rest -skip "^($half)\$" ./integration &
+run others $others &
+
+failed=0
+for job in $(jobs -p); do
+  wait "$job" || failed=1
+done
+if [ "$failed" != 0 ]; then
+  echo "The failures once more, without the logs of servers:"
+  grep -hE '^ *(--- FAIL|[a-z0-9_]+_test\.go:[0-9]+:|panic:|FAIL)' "$logs"/*
+  exit 1
+fi
