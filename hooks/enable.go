@@ -251,7 +251,7 @@ func run(
 ) {
 	worker := outbox.New(store, service, own, clock, mathrand.Float64, log)
 	service.SetWake(worker.Wake)
-	metrics.figures.start(store, service.Cache, worker)
+	metrics.figures.start(store, service, worker)
 	service.SetPeers(func() []api.FailingPeer { return failingPeers(worker.Failing()) })
 	pc.ComponentStarted()
 	go func() {

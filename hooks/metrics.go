@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -56,23 +58,29 @@ type figures struct {
 
 	mu      sync.Mutex
 	store   figuresStore // nil until the module has started
+	service figuresService
 	now     func() time.Time
 	failing func() (peers int, failures uint64)
-	cache   func() registry.CacheFigures
 	last    *storage.Figures
+	drain   *api.Drain
 	at      time.Time
 }
 
 // start makes Collect answer.
-func (f *figures) start(store figuresStore, cache func() registry.CacheFigures, worker *outbox.Worker) {
+func (f *figures) start(store figuresStore, service figuresService, worker *outbox.Worker) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.store, f.now, f.cache = store, clock, cache
+	f.store, f.service, f.now = store, service, clock
 	f.failing = func() (int, uint64) { return len(worker.Failing()), worker.Failures() }
 }
 
 type figuresStore interface {
 	Figures(ctx context.Context) (*storage.Figures, error)
+}
+
+type figuresService interface {
+	Drain(ctx context.Context) (*api.Drain, error)
+	Cache() registry.CacheFigures
 }
 
 // figuresLife is how long figures count. They read all groups, migrations and rows.
@@ -95,6 +103,8 @@ var (
 	migrationsDesc = gauge("migrations", "Migrations by role and state.", "role", "state")
 	frozenDesc     = gauge("frozen_oldest_seconds", "Age of the oldest migration that is frozen, 0 for none.")
 	stagedDesc     = gauge("staged_oldest_seconds", "Age of the oldest migration that is staged, 0 for none.")
+	drainDesc      = gauge("drain_groups", "Groups of the drain that is on by state, 0 while none is on.", "state")
+	deadlineDesc   = gauge("drain_deadline_seconds", "Time to the deadline of the drain that is on, +Inf for none.")
 	evidenceDesc   = gauge("evidence", "Pieces of evidence by kind.", "kind")
 	rowsDesc       = gauge("outbox_rows", "Rows of the outbox by destination.", "destination")
 	ageDesc        = gauge("outbox_oldest_seconds", "Age of the oldest row by destination.", "destination")
@@ -108,8 +118,8 @@ var (
 // Describe implements prometheus.Collector.
 func (f *figures) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		groupsDesc, membersDesc, migrationsDesc, frozenDesc, stagedDesc, evidenceDesc, rowsDesc, ageDesc, failingDesc,
-		failuresDesc, cacheDesc, cachedDesc, lookupsDesc,
+		groupsDesc, membersDesc, migrationsDesc, frozenDesc, stagedDesc, drainDesc, deadlineDesc, evidenceDesc, rowsDesc,
+		ageDesc, failingDesc, failuresDesc, cacheDesc, cachedDesc, lookupsDesc,
 	} {
 		to <- d
 	}
@@ -132,33 +142,39 @@ func (f *figures) Collect(to chan<- prometheus.Metric) {
 	peers, failures := f.failing()
 	set(failingDesc, float64(peers))
 	count(failuresDesc, failures)
-	c := f.cache()
+	c := f.service.Cache()
 	set(cacheDesc, float64(c.Bytes))
 	set(cachedDesc, float64(c.Groups))
 	count(lookupsDesc, c.Hits, "hit")
 	count(lookupsDesc, c.Misses, "miss")
-	all, err := f.read()
-	if err != nil {
+	if err := f.read(); err != nil {
 		f.log.Warn("cannot read the figures for the metrics", "error", err)
 		return
 	}
-	f.collect(all, set)
+	f.collect(set)
+	f.collectDrain(set)
 }
 
-// read returns the figures of the last ten seconds.
-func (f *figures) read() (*storage.Figures, error) {
+// read reads the figures unless they are of the last ten seconds.
+func (f *figures) read() (err error) {
 	now := f.now()
 	if f.last != nil && now.Sub(f.at).Abs() < figuresLife {
-		return f.last, nil
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), databasePatience)
 	defer cancel()
-	all, err := f.store.Figures(ctx)
-	f.last, f.at = all, now
-	return all, err
+	f.at = now
+	if f.last, err = f.store.Figures(ctx); err == nil {
+		f.drain, err = f.service.Drain(ctx)
+	}
+	if err != nil {
+		f.last = nil
+	}
+	return err
 }
 
-func (f *figures) collect(all *storage.Figures, set func(*prometheus.Desc, float64, ...string)) {
+func (f *figures) collect(set func(*prometheus.Desc, float64, ...string)) {
+	all := f.last
 	for _, state := range migration.GroupStates {
 		set(groupsDesc, float64(all.Groups[state]), string(state))
 	}
@@ -180,6 +196,22 @@ func (f *figures) collect(all *storage.Figures, set func(*prometheus.Desc, float
 		set(rowsDesc, float64(b.Rows), b.Destination)
 		set(ageDesc, f.age(b.Oldest), b.Destination)
 	}
+}
+
+// collectDrain tells the drain that is on. Of a drain that has been stopped, or that never was, nothing counts.
+func (f *figures) collectDrain(set func(*prometheus.Desc, float64, ...string)) {
+	d := f.drain
+	if d.State == api.DrainNone || d.State == api.DrainStopped {
+		d = &api.Drain{}
+	}
+	for _, state := range api.DrainGroupStates {
+		set(drainDesc, float64(d.Groups[state]), string(state))
+	}
+	left := math.Inf(1)
+	if d.Deadline > 0 {
+		left = storage.Time(d.Deadline).Sub(f.now()).Seconds()
+	}
+	set(deadlineDesc, left)
 }
 
 func (f *figures) age(since time.Time) float64 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"regexp"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -74,10 +76,18 @@ func (c *counts) Figures(context.Context) (*storage.Figures, error) {
 	return &c.figures, c.err
 }
 
-func newFigures(store figuresStore, now func() time.Time) *figures {
+// drained is a service with a drain.
+type drained struct{ drain api.Drain }
+
+func (d *drained) Drain(context.Context) (*api.Drain, error) { return &d.drain, nil }
+
+func (d *drained) Cache() registry.CacheFigures {
+	return registry.CacheFigures{Groups: 3, Bytes: 4, Hits: 5, Misses: 6}
+}
+
+func newFigures(store figuresStore, service figuresService, now func() time.Time) *figures {
 	return &figures{
-		log: newLogger(), store: store, now: now, failing: func() (int, uint64) { return 2, 7 },
-		cache: func() registry.CacheFigures { return registry.CacheFigures{Groups: 3, Bytes: 4, Hits: 5, Misses: 6} },
+		log: newLogger(), store: store, service: service, now: now, failing: func() (int, uint64) { return 2, 7 },
 	}
 }
 
@@ -95,7 +105,7 @@ func TestFiguresAreBounded(t *testing.T) {
 		})
 	}
 	now := begin
-	f := newFigures(store, func() time.Time { return now })
+	f := newFigures(store, &drained{api.Drain{State: api.DrainNone}}, func() time.Time { return now })
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(f)
 	families, err := reg.Gather()
@@ -141,5 +151,47 @@ mimiport_staged_oldest_seconds 0
 	}
 	if err != nil || store.asked != 2 {
 		t.Errorf("asked %d times, %v", store.asked, err)
+	}
+}
+
+// TestDrainFigures: the groups of a drain count by state while it is on, also after its deadline, and not afterwards.
+func TestDrainFigures(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	groups := map[api.DrainGroupState]int{api.DrainStuck: 3, api.DrainMoved: 40}
+	for _, test := range []struct {
+		state    api.DrainState
+		deadline time.Duration // from now
+		stuck    float64
+		left     float64
+	}{
+		{api.DrainNone, 0, 0, math.Inf(1)},
+		{api.DrainRunning, 0, 3, math.Inf(1)},
+		{api.DrainRunning, time.Hour, 3, 3600},
+		{api.DrainOverdue, -time.Minute, 3, -60},
+		{api.DrainStopped, time.Hour, 0, math.Inf(1)},
+	} {
+		d := &drained{api.Drain{State: test.state, Groups: groups}}
+		if test.deadline != 0 {
+			d.drain.Deadline = now.Add(test.deadline).UnixMilli()
+		}
+		reg := prometheus.NewPedanticRegistry()
+		reg.MustRegister(newFigures(&counts{}, d, func() time.Time { return now }))
+		want := fmt.Sprintf(`
+# HELP mimiport_drain_deadline_seconds Time to the deadline of the drain that is on, +Inf for none.
+# TYPE mimiport_drain_deadline_seconds gauge
+mimiport_drain_deadline_seconds %v
+# HELP mimiport_drain_groups Groups of the drain that is on by state, 0 while none is on.
+# TYPE mimiport_drain_groups gauge
+mimiport_drain_groups{state="asked"} 0
+mimiport_drain_groups{state="gone"} 0
+mimiport_drain_groups{state="moved"} %v
+mimiport_drain_groups{state="moving"} 0
+mimiport_drain_groups{state="stuck"} %v
+mimiport_drain_groups{state="waiting"} 0
+`, test.left, test.stuck/3*40, test.stuck)
+		if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "mimiport_drain_groups",
+			"mimiport_drain_deadline_seconds"); err != nil {
+			t.Errorf("%s: %v", test.state, err)
+		}
 	}
 }

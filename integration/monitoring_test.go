@@ -44,6 +44,14 @@ func TestMonitoring(t *testing.T) {
 	}
 }
 
+// TestDrainAlerts: the alerts of a drain fire when groups are stuck, and when groups are left near the deadline.
+func TestDrainAlerts(t *testing.T) {
+	_, promtool := needs.Prometheus(t)
+	if out, err := exec.Command(promtool, "test", "rules", "testdata/alerts.yml").CombinedOutput(); err != nil {
+		t.Fatalf("promtool: %v\n%s", err, out)
+	}
+}
+
 // watch runs a Prometheus that asks the servers each second, and returns the URL of its queries.
 func watch(t *testing.T, program string, servers []*harness.Server) string {
 	t.Helper()
