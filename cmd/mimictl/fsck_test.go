@@ -239,8 +239,28 @@ var corruptions = []struct {
 	},
 	{"a policy does not parse", serverA, `INSERT INTO mimiport_settings VALUES ('policy', CAST('{"source": 1}' AS BLOB))`,
 		"setting policy: the stored policy does not parse"},
+	{"a drain does not parse", serverA, `INSERT INTO mimiport_settings VALUES ('drain', CAST('{"targets": 1}' AS BLOB))`,
+		"setting drain: "},
+	{"a drain has no rate", serverA, `INSERT INTO mimiport_settings VALUES ('drain',
+		CAST('{"targets": ["b.example"], "started_at": 1}' AS BLOB))`, "rate_per_minute"},
+	{"a group of the drain is unknown", serverA, inDrain(`x'00', 'waiting', 0, '', 0, 0, null`),
+		"the store does not have it"},
+	{"an id of the drain is bound to nothing", serverA, `UPDATE mimiport_groups SET state = 'reserved'
+		WHERE state = 'frozen'; ` + inDrain(`group_id, 'waiting', 0, '', 0, 0, null FROM mimiport_groups
+		WHERE state = 'reserved'`), "nothing is bound to the id yet"},
+	{"a drain asks nobody", serverA, inDrain(`group_id, 'asked', 0, '', 1, 1, null` + oneActive),
+		"does not name the member"},
+	{"an obstacle does not parse", serverA, inDrain(`group_id, 'stuck', 0, '', 0, 0, x'5b' ` + oneActive),
+		"why it is stuck does not parse"},
+	{"a state of the drain is none", serverA, inDrain(`group_id, 'lost', 0, '', 0, 0, null` + oneActive),
+		`"lost" is no state of the drain`},
 	{"a group is gone", serverA, `DELETE FROM mimiport_groups WHERE term = 0`, "are of no group"},
 }
+
+// inDrain adds a row to the drain.
+func inDrain(row string) string { return "INSERT INTO mimiport_drain SELECT " + row }
+
+const oneActive = ` FROM mimiport_groups WHERE state = 'active' LIMIT 1`
 
 func TestFsck(t *testing.T) {
 	files := databases(t)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -50,15 +51,27 @@ func (o *drainOrder) pace() (groups int, every time.Duration) {
 
 // order returns the last order to empty this server.
 func (a authority) order(ctx context.Context) (*drainOrder, error) {
-	o := new(drainOrder)
 	raw, err := a.Store.Setting(ctx, drainSetting)
 	if errors.Is(err, storage.ErrNotFound) {
-		return o, nil
+		return new(drainOrder), nil
 	}
-	if err == nil {
-		err = json.Unmarshal(raw, o)
+	if err != nil {
+		return nil, err
 	}
-	return o, err
+	return parseOrder(raw)
+}
+
+// parseOrder reads a stored order.
+func parseOrder(raw json.RawMessage) (*drainOrder, error) {
+	o := new(drainOrder)
+	err := json.Unmarshal(raw, o)
+	if err == nil && (o.StartedAt <= 0 || o.Rate <= 0 || len(o.Targets) == 0) {
+		err = errors.New("started_at, rate_per_minute or targets is missing")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the stored drain does not parse: %w", err)
+	}
+	return o, nil
 }
 
 // hastenDrain lets a drain ask the next member, now that a migration has failed. After an error the drain does so when

@@ -12,6 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
@@ -29,10 +30,18 @@ type emptying struct {
 	asked   map[string]int                             // questions to targets, by target
 }
 
+// newEmptying makes the servers. When the test ends, fsck must find nothing wrong at A.
 func newEmptying(t *testing.T) *emptying {
 	e := &emptying{t: t, members: make(map[string]map[string]*deliverytest.Member), asked: make(map[string]int)}
+	store := memory.New()
 	e.World = deliverytest.New(1, map[string]storage.Store{
-		serverA: memory.New(), serverB: memory.New(), serverC: memory.New(),
+		serverA: store, serverB: memory.New(), serverC: memory.New(),
+	})
+	t.Cleanup(func() {
+		report, err := fsck.Check(context.WithoutCancel(t.Context()), store, e.Service(serverA).Engines)
+		if err != nil || len(report.Problems) > 0 {
+			t.Errorf("fsck: %v %v", report, err)
+		}
 	})
 	e.Logf = t.Logf
 	e.Lose = func(m deliverytest.Message) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
@@ -21,6 +22,22 @@ func RequireReadablePolicy(ctx context.Context, settings storage.Settings) error
 	}
 	if _, err = policy.Default().Merge(raw); err != nil {
 		return fmt.Errorf("the stored policy does not parse: %w", err)
+	}
+	return nil
+}
+
+// RequireReadableDrain fails with a KindBadMessage error if the operator's last order to empty the server does not
+// parse. Then the server can decide nothing. No stored order is fine.
+func RequireReadableDrain(ctx context.Context, settings storage.Settings) error {
+	raw, err := settings.Setting(ctx, drainSetting)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err = parseOrder(raw); err != nil {
+		return mimiport.Errorf("read drain", mimiport.KindBadMessage, "%w", err)
 	}
 	return nil
 }

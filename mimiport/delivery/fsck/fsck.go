@@ -83,7 +83,7 @@ func Check(ctx context.Context, store Store, engines map[string]mls.Engine) (*Re
 	}
 	for _, pass := range []func(context.Context) error{
 		c.readGroups, c.readMigrations, c.readOutbox, c.readFanOuts, c.checkGroups, c.checkMigrations, c.checkKeyObjects,
-		c.checkPolicy,
+		c.checkSettings, c.checkDrain,
 	} {
 		if err := pass(ctx); err != nil {
 			return nil, err
@@ -101,13 +101,22 @@ func (c *checker) checkTables(ctx context.Context) error {
 	return err
 }
 
-// checkPolicy checks that the server can read the policy that the admin API has set.
-func (c *checker) checkPolicy(ctx context.Context) error {
-	err := delivery.RequireReadablePolicy(ctx, c.store)
-	if mimiport.KindOf(err) != mimiport.KindBadMessage {
-		return err
+// checkSettings checks that the server can read what the admin API has set.
+func (c *checker) checkSettings(ctx context.Context) error {
+	for _, s := range []struct {
+		name    string
+		require func(context.Context, storage.Settings) error
+	}{
+		{"policy", delivery.RequireReadablePolicy},
+		{"drain", delivery.RequireReadableDrain},
+	} {
+		switch err := s.require(ctx, c.store); {
+		case mimiport.KindOf(err) == mimiport.KindBadMessage:
+			c.found(Problem{Setting: s.name, What: err.Error()})
+		case err != nil:
+			return err
+		}
 	}
-	c.found(Problem{Setting: "policy", What: err.Error()})
 	return nil
 }
 
