@@ -56,7 +56,7 @@ func (d *Direct) Authenticate(r *http.Request) (api.Caller, error) {
 	if err != nil {
 		return api.Caller{}, mimiport.Errorf(opDirect, mimiport.KindBadMessage, "user: %w", err)
 	}
-	caller := api.Caller{UserID: q.UserID, Server: string(id.Domain()), DeviceID: q.DeviceID}
+	caller := api.Caller{UserID: q.UserID, Server: string(id.Domain()), DeviceID: q.DeviceID, To: q.Service}
 	if err := d.requirePlace(q.Service, caller.Server); err != nil {
 		return api.Caller{}, err
 	}

@@ -164,7 +164,7 @@ func TestDirectRequest(t *testing.T) {
 	c.wantHeard("a read", c.send("GET", groupURI, "", authorization(t, get)))
 	post := request(2, "POST", messages, submission)
 	c.wantHeard("a submission", c.send("POST", messages, submission, authorization(t, post)))
-	want := api.Caller{UserID: carol, Server: "elsewhere.example", DeviceID: phone}
+	want := api.Caller{UserID: carol, Server: "elsewhere.example", DeviceID: phone, To: here}
 	if len(c.service.callers) != 2 || c.service.callers[0] != want || c.service.callers[1] != want {
 		t.Errorf("the service was called by %+v", c.service.callers)
 	}

@@ -21,14 +21,14 @@ type Verifier struct {
 	Now     func() time.Time
 }
 
-// Origin returns the server that has signed a request for this server, or an *edge.Denied with Dendrite's status. It
-// reads the body.
-func (v *Verifier) Origin(r *http.Request) (spec.ServerName, error) {
+// Verify returns the server that has signed a request, and the name of this server to which the request is addressed.
+// It returns an *edge.Denied with Dendrite's status if there is no such server. It reads the body.
+func (v *Verifier) Verify(r *http.Request) (origin, to spec.ServerName, err error) {
 	request, denial := fclient.VerifyHTTPRequest(r, v.Now(), v.Server, v.IsLocal, v.Ring)
 	if request == nil {
-		return "", &edge.Denied{Status: denial.Code, Body: unsigned[denial.Code]}
+		return "", "", &edge.Denied{Status: denial.Code, Body: unsigned[denial.Code]}
 	}
-	return request.Origin(), nil
+	return request.Origin(), request.Destination(), nil
 }
 
 // unsigned maps the status of a refusal by fclient to a Matrix error. fclient logs the reason of each.
@@ -41,12 +41,12 @@ var unsigned = map[int]spec.MatrixError{
 // userParam is the query parameter with the user in whose name a server sends a request.
 const userParam = "user_id"
 
-// Caller returns the caller of a request that origin has signed: one of its users, or the server itself when the query
-// names no user. It returns a KindForbidden error for a user of another server, and a KindBadMessage error for a
-// malformed or repeated user id.
-func Caller(origin string, r *http.Request) (api.Caller, error) {
+// Caller returns the caller of a request to a name of this server that origin has signed: one of its users, or the
+// server itself when the query names no user. It returns a KindForbidden error for a user of another server, and a
+// KindBadMessage error for a malformed or repeated user id.
+func Caller(origin, to spec.ServerName, r *http.Request) (api.Caller, error) {
 	const op = "authenticate"
-	c := api.Caller{Server: origin}
+	c := api.Caller{Server: string(origin), To: string(to)}
 	users := r.URL.Query()[userParam]
 	switch len(users) {
 	case 0:
@@ -60,7 +60,7 @@ func Caller(origin string, r *http.Request) (api.Caller, error) {
 	if err != nil {
 		return c, mimiport.Errorf(op, mimiport.KindBadMessage, "%s: %w", userParam, err)
 	}
-	if string(id.Domain()) != origin {
+	if id.Domain() != origin {
 		return c, mimiport.Errorf(op, mimiport.KindForbidden, "%s cannot send requests for users of %s", origin, id.Domain())
 	}
 	return c, nil

@@ -27,7 +27,7 @@ func FuzzRoutes(f *testing.F) {
 	}
 	f.Add("GET", "/groups/AQID/messages?from=1&limit=2&term=3&user_id=%40alice%3As.example%3A8448", []byte{})
 	f.Add("PUT", "/migrations/"+id.String()+"/content?sha256="+id.String()+"&key_id=a&decide_by=1", []byte("x"))
-	auth := func(r *http.Request) (api.Caller, error) { return federation.Caller(source, r) }
+	auth := func(r *http.Request) (api.Caller, error) { return federation.Caller(source, target, r) }
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	edge.Mount(router, federation.Routes(&service{}, maxGroupState), auth,
 		edge.NewBodies(256<<20), slog.New(slog.DiscardHandler))

@@ -32,6 +32,6 @@ func intakeRoute(svc Service) edge.Route {
 				return nil, err
 			}
 		}
-		return svc.Intake(ctx, r.Caller.Server, room, servers)
+		return svc.Intake(ctx, r.Caller.Server, r.Caller.To, room, servers)
 	}}
 }

@@ -24,9 +24,9 @@ type Service interface {
 	// AbortFromSource receives the source's signed abort.
 	AbortFromSource(ctx context.Context, origin string, id mimiport.MigrationID, m *api.SignedRequest) error
 
-	// Intake says what this server would take of a room's groups from origin. servers are the homeservers of users who
-	// could move them.
-	Intake(ctx context.Context, origin, roomID string, servers []string) (*api.Intake, error)
+	// Intake says what this server, under its name to, would take of a room's groups from origin. servers are the
+	// homeservers of users who could move them.
+	Intake(ctx context.Context, origin, to, roomID string, servers []string) (*api.Intake, error)
 }
 
 // Routes makes the federation API of svc. maxGroupState is the largest group_state that it accepts, in bytes.

@@ -18,8 +18,8 @@ type service struct {
 	atWork bool
 }
 
-func (s *service) Intake(_ context.Context, origin, roomID string, servers []string) (*api.Intake, error) {
-	return answer(s, intake, "Intake", origin, roomID, servers)
+func (s *service) Intake(_ context.Context, origin, to, roomID string, servers []string) (*api.Intake, error) {
+	return answer(s, intake, "Intake", origin, to, roomID, servers)
 }
 
 // The samples.

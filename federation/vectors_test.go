@@ -52,7 +52,7 @@ func (v *requestVectors) authenticate(r *http.Request) (api.Caller, error) {
 	if fr == nil {
 		return api.Caller{}, &edge.Denied{Status: denial.Code, Body: denial.JSON}
 	}
-	return federation.Caller(string(fr.Origin()), r)
+	return federation.Caller(fr.Origin(), fr.Destination(), r)
 }
 
 // TestContentRequestVectors: the routes pass the content of each valid request to the service, and of no other request.

@@ -61,12 +61,12 @@ func (a *authenticator) admin(r *http.Request) (api.Caller, error) {
 
 // federation identifies another server by its signature on the request. That server vouches for its user.
 func (a *authenticator) federation(r *http.Request) (api.Caller, error) {
-	origin, err := a.servers.Origin(r)
+	origin, to, err := a.servers.Verify(r)
 	if err != nil {
 		return api.Caller{}, err
 	}
 	// As on Dendrite's own routes: a server that sends a request is up, so Dendrite may send it the waiting events.
 	go a.wakeups.Wakeup(r.Context(), origin)
 	a.spoke(string(origin))
-	return federation.Caller(string(origin), r)
+	return federation.Caller(origin, to, r)
 }

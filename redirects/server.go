@@ -126,11 +126,11 @@ func (s *Server) handler(d Deps) http.Handler {
 	bodies := edge.NewBodies(bodyMemory)
 	edge.Mount(root.PathPrefix(federation.PathPrefix).Subrouter(), federation.Routes(service, maxGroupState),
 		rates.Servers(func(r *http.Request) (api.Caller, error) {
-			origin, err := verifier.Origin(r)
+			origin, to, err := verifier.Verify(r)
 			if err != nil {
 				return api.Caller{}, err
 			}
-			return federation.Caller(string(origin), r)
+			return federation.Caller(origin, to, r)
 		}), bodies, d.Log)
 	clients := root.PathPrefix(clientapi.PathPrefix).Subrouter()
 	clients.Use(edge.CORS)

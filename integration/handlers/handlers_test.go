@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/gorilla/mux"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/clientapi"
 	"github.com/matrix-org/dendrite/contrib/mimi/federation"
@@ -93,7 +94,9 @@ func (s *stage) handler(name string) http.Handler {
 	user := func(r *http.Request) (api.Caller, error) {
 		return api.Caller{UserID: r.Header.Get(asking), Server: name}, nil
 	}
-	server := func(r *http.Request) (api.Caller, error) { return federation.Caller(r.Header.Get(asking), r) }
+	server := func(r *http.Request) (api.Caller, error) {
+		return federation.Caller(spec.ServerName(r.Header.Get(asking)), spec.ServerName(name), r)
+	}
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	bodies := edge.NewBodies(256 << 20)
 	mount := func(prefix string, routes []edge.Route, auth edge.Authenticate) {

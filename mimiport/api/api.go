@@ -94,6 +94,10 @@ type Caller struct {
 	// any other request.
 	DeviceID string
 
+	// To is the name of this server to which the request of another server, or a direct request, is addressed. It is empty
+	// for any other request.
+	To string
+
 	// OwnDevice is the device of this server whose access token came with the request. Else it is empty.
 	OwnDevice string
 }

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -52,12 +53,13 @@ func (s *Service) ReserveGroup(
 	return &api.ReserveGroupResponse{GroupID: g.ID, Preimage: *preimage(&lineage), ExternalSender: entry}, nil
 }
 
-// serverFor returns the local server name that acts for a caller: the caller's homeserver if it is local.
+// serverFor returns the local server name that acts for a caller: the caller's homeserver if it is local, else the name
+// to which the request is addressed.
 func (s *Service) serverFor(c api.Caller) string {
 	if s.IsLocal(c.Server) {
 		return c.Server
 	}
-	return s.Server
+	return cmp.Or(c.To, s.Server)
 }
 
 // RequireReserver implements API.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/fsck"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -484,7 +485,7 @@ func TestIntakeTellsStrangersNothing(t *testing.T) {
 	e := newEmptying(t)
 	e.Room.Join(bob)
 	ask := func(origin, roomID string) *api.Intake {
-		return must(e.Service(serverB).Intake(t.Context(), origin, roomID, []string{serverB, serverA}))(t)
+		return must(e.Service(serverB).Intake(t.Context(), origin, serverB, roomID, []string{serverB, serverA}))(t)
 	}
 	if diff := cmp.Diff(ask(serverA, "!unknown:b.example"), ask(serverA, room)); diff != "" {
 		t.Error(diff)
@@ -492,6 +493,38 @@ func TestIntakeTellsStrangersNothing(t *testing.T) {
 	e.Room.Join(alice)
 	if in := ask(serverA, room); !slices.Equal(in.Servers, []string{serverB}) || in.Refusal != "" {
 		t.Errorf("%+v", in)
+	}
+}
+
+// TestOtherName: if a server has several names, it acts under the one to which another server's request is addressed:
+// as a target, and when it gives an id to a user of the other server.
+func TestOtherName(t *testing.T) {
+	const other, olga = "other.example", "@olga:other.example"
+	e := newEmptying(t)
+	e.Room.Join(alice, olga)
+	e.RestartWith(serverB, func(d *delivery.Deps) {
+		d.IsLocal = func(server string) bool { return server == serverB || server == other }
+	})
+	e.policy(serverB, `{"creators":["a.example"]}`)
+	for to, creator := range map[string]string{"": serverB, serverB: serverB, other: other} {
+		c := api.Caller{UserID: alice, Server: serverA, To: to}
+		res := must(e.Service(serverB).ReserveGroup(t.Context(), c, &api.ReserveGroupRequest{RoomID: room}))(t)
+		if res.Preimage.CreatingServer != creator {
+			t.Errorf("addressed to %q, the id is of %s", to, res.Preimage.CreatingServer)
+		}
+	}
+	ask := func(to string) *api.Intake {
+		return must(e.Service(serverB).Intake(t.Context(), serverA, to, room, []string{serverA, other}))(t)
+	}
+	if in := ask(other); !slices.Equal(in.Servers, []string{other}) || in.Refusal != "" {
+		t.Errorf("%+v", in)
+	}
+	if in := ask(serverB); in.Refusal != api.IntakeRoom {
+		t.Errorf("it has no user in the room: %+v", in)
+	}
+	e.Room.Denied = []string{other}
+	if in := ask(other); in.Refusal != api.IntakeDenied {
+		t.Errorf("the room denies it: %+v", in)
 	}
 }
 

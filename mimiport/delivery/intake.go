@@ -16,9 +16,9 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
-// Intake says what this server, as a target, would take of a room's groups from origin. servers are the homeservers of
-// users who could move them. To a server outside the room this server says nothing about the room.
-func (s *Service) Intake(ctx context.Context, origin, roomID string, servers []string) (*api.Intake, error) {
+// Intake says what this server, as a target under its name to, would take of a room's groups from origin. servers are
+// the homeservers of users who could move them. To a server outside the room this server says nothing about the room.
+func (s *Service) Intake(ctx context.Context, origin, to, roomID string, servers []string) (*api.Intake, error) {
 	p, err := s.Policy(ctx)
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func (s *Service) Intake(ctx context.Context, origin, roomID string, servers []s
 	if err != nil {
 		return nil, err
 	}
-	known := room.ServerJoined(s.Server) && room.ServerJoined(origin)
+	known := room.ServerJoined(to) && room.ServerJoined(origin)
 	switch {
 	case o.on():
 		in.Refusal = api.IntakeNobody
@@ -42,7 +42,7 @@ func (s *Service) Intake(ctx context.Context, origin, roomID string, servers []s
 		in.Refusal = api.IntakePeer
 	case p.RequireRoom && !known:
 		in.Refusal = api.IntakeRoom
-	case known && len(room.Denied([]string{origin, s.Server})) > 0:
+	case known && len(room.Denied([]string{origin, to})) > 0:
 		in.Refusal = api.IntakeDenied
 	case p.Target == policy.TargetNobody && !p.AcceptsDrainOf(origin):
 		in.Refusal = api.IntakeNobody

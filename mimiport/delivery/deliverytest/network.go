@@ -131,7 +131,7 @@ func (n network) AskIntake(
 	ctx context.Context, from, to, roomID string, servers []string,
 ) (in *api.Intake, err error) {
 	err = n.w.extend(Message{from, to, "intake"}, func(d *delivery.Service) (err error) {
-		in, err = d.Intake(ctx, from, roomID, servers)
+		in, err = d.Intake(ctx, from, to, roomID, servers)
 		return err
 	})
 	return in, err
