@@ -2,10 +2,10 @@ package adminapi
 
 import (
 	"context"
-	"encoding/json"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
@@ -69,7 +69,7 @@ func viewFound(e *storage.Evidence) (Evidence, error) {
 		return v, nil
 	}
 	v.MigrationID = "" // a report has another key in its place
-	return v, json.Unmarshal(e.Data, &v.Report)
+	return v, plainjson.Unmarshal(e.Data, &v.Report)
 }
 
 // cursor is the key of evidence as the value of "after": the migration, the length of the kind in one byte, the kind,

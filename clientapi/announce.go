@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
@@ -225,7 +226,7 @@ func (h *Home) reservingLevels(ctx context.Context, roomID string) (map[string]j
 	}
 	var events map[string]json.RawMessage
 	if raw, ok := (*levels)["events"]; ok {
-		if err := json.Unmarshal(raw, &events); err != nil {
+		if err := plainjson.Unmarshal(raw, &events); err != nil {
 			return nil, mimiport.Errorf("announce group", mimiport.KindInvalid, "the room's power levels: %w", err)
 		}
 	}

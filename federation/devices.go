@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
@@ -74,7 +75,7 @@ func (c *Client) addDeviceKeys(ctx context.Context, from, server string, users [
 	var answer struct {
 		DeviceKeys map[string]map[string]json.RawMessage `json:"device_keys"`
 	}
-	if err := json.Unmarshal(body, &answer); err != nil {
+	if err := plainjson.Unmarshal(body, &answer); err != nil {
 		return err
 	}
 	for _, user := range users {

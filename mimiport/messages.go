@@ -10,7 +10,7 @@ package mimiport
 //go:generate go run ./internal/vectors testdata
 
 import (
-	"fmt"
+	"reflect"
 	"unicode/utf8"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -169,7 +169,7 @@ func unmarshal[M any, P interface {
 }](data []byte) (P, error) {
 	m := P(new(M))
 	if !decodeAll(m, data) {
-		return nil, &Error{Op: "decode", Kind: KindBadMessage, Err: fmt.Errorf("not a well-formed %T", *m)}
+		return nil, Errorf("decode", KindBadMessage, "not a well-formed %s", reflect.TypeFor[M]().Name())
 	}
 	return m, nil
 }

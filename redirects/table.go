@@ -10,6 +10,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -128,5 +129,5 @@ func get(ctx context.Context, table storage.Settings, name string, into any) (bo
 	if err != nil {
 		return false, err
 	}
-	return true, json.Unmarshal(text, into)
+	return true, plainjson.Unmarshal(text, into)
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 )
 
 // The columns of each list.
@@ -275,7 +277,7 @@ func recoverCommand(std stdio) *cli.Command {
 				return nil, err
 			}
 			var body map[string]any
-			if err := json.Unmarshal(text, &body); err != nil {
+			if err := plainjson.Unmarshal(text, &body); err != nil {
 				return nil, fmt.Errorf("%s: %w", cmd.String("export"), err)
 			}
 			body["host_is_lost"], body["although_it_answers"] = cmd.Bool("host-is-lost"), cmd.Bool("although-it-answers")
@@ -300,7 +302,7 @@ func peersCommand(std stdio) *cli.Command {
 				Peers  []json.RawMessage `json:"peers"`
 				Outbox []json.RawMessage `json:"outbox"`
 			}{[]json.RawMessage{}, []json.RawMessage{}}
-			if err := json.Unmarshal(answer, &status); err != nil {
+			if err := plainjson.Unmarshal(answer, &status); err != nil {
 				return fmt.Errorf("the answer of the homeserver: %w", err)
 			}
 			if cmd.Bool("json") {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
@@ -220,7 +221,7 @@ func readManifest(directory string) (*manifest, error) {
 		return nil, fmt.Errorf("%s is not a backup: %w", directory, err)
 	}
 	m := new(manifest)
-	if err := json.Unmarshal(text, m); err != nil {
+	if err := plainjson.Unmarshal(text, m); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(directory, backupManifest), err)
 	}
 	return m, nil

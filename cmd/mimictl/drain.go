@@ -18,6 +18,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
@@ -142,7 +143,7 @@ func planDrain(ctx context.Context, cmd *cli.Command, targets []string, std stdi
 func decodeItems[T any](items []json.RawMessage) ([]T, error) {
 	all := make([]T, len(items))
 	for i := range items {
-		if err := json.Unmarshal(items[i], &all[i]); err != nil {
+		if err := plainjson.Unmarshal(items[i], &all[i]); err != nil {
 			return nil, fmt.Errorf("the answer of the homeserver: %w", err)
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +18,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/urfave/cli/v3"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/redirects"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/engine"
@@ -76,7 +76,7 @@ func exportRedirects(
 		return nil, err
 	}
 	var published gomatrixserverlib.ServerKeys
-	if err := json.Unmarshal(object, &published); err != nil {
+	if err := plainjson.Unmarshal(object, &published); err != nil {
 		return nil, fmt.Errorf("the homeserver's keys: %w", err)
 	}
 	if err := requirePublished(&published, keyFile); err != nil {
@@ -115,7 +115,7 @@ func (s *server) get(ctx context.Context, path string, into any) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(answer, into); err != nil {
+	if err := plainjson.Unmarshal(answer, into); err != nil {
 		return fmt.Errorf("the answer of the homeserver: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
 )
@@ -55,7 +56,7 @@ func readRecording(file string, std stdio) (*recording, error) {
 		r.GroupInfo = data
 		return r, nil
 	}
-	if err := json.Unmarshal(input, r); err != nil {
+	if err := plainjson.Unmarshal(input, r); err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
 	return r, nil

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 )
 
 // adminPath is the path of the admin API on a homeserver.
@@ -138,7 +140,7 @@ func (s *server) all(ctx context.Context, path string, query url.Values) (*list,
 			list
 			Next string `json:"next"`
 		}
-		if err := json.Unmarshal(answer, &page); err != nil {
+		if err := plainjson.Unmarshal(answer, &page); err != nil {
 			return nil, fmt.Errorf("the answer of the homeserver: %w", err)
 		}
 		found.Items, found.Total = append(found.Items, page.Items...), cmp.Or(found.Total, page.Total)

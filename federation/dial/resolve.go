@@ -2,7 +2,6 @@ package dial
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +14,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
@@ -118,7 +118,7 @@ func (r *resolver) wellKnown(ctx context.Context, server string) (delegate strin
 		return "", err
 	}
 	var answer fclient.WellKnownResult
-	if err := json.Unmarshal(body, &answer); err != nil {
+	if err := plainjson.Unmarshal(body, &answer); err != nil {
 		return "", err
 	}
 	if resp.StatusCode != http.StatusOK || answer.NewAddress == "" {

@@ -2,9 +2,9 @@ package api
 
 import (
 	"bytes"
-	"encoding/json"
 	"slices"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
@@ -28,7 +28,7 @@ type Successors struct {
 func UnmarshalSuccessors(content []byte) (*Successors, error) {
 	const op = "read successors"
 	l := new(Successors)
-	if err := json.Unmarshal(content, l); err != nil {
+	if err := plainjson.Unmarshal(content, l); err != nil {
 		return nil, mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
 	}
 	if l.GroupID == nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -64,7 +65,7 @@ func (a authority) order(ctx context.Context) (*drainOrder, error) {
 // parseOrder reads a stored order.
 func parseOrder(raw json.RawMessage) (*drainOrder, error) {
 	o := new(drainOrder)
-	err := json.Unmarshal(raw, o)
+	err := plainjson.Unmarshal(raw, o)
 	if err == nil && (o.StartedAt <= 0 || o.Rate <= 0 || len(o.Targets) == 0) {
 		err = errors.New("started_at, rate_per_minute or targets is missing")
 	}
@@ -278,7 +279,7 @@ func (s drains) shown(ctx context.Context, d *storage.DrainGroup) (api.DrainGrou
 		}
 	}
 	if d.State == storage.DrainStuck && d.Why != nil {
-		if err := json.Unmarshal(d.Why, &v.Why); err != nil {
+		if err := plainjson.Unmarshal(d.Why, &v.Why); err != nil {
 			return v, err
 		}
 	}

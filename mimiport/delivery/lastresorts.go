@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
@@ -45,7 +46,7 @@ func requireLastResort(userID string, value json.RawMessage) error {
 		Fallback   bool                         `json:"fallback"`
 		Signatures map[string]map[string]string `json:"signatures"`
 	}
-	if err := json.Unmarshal(value, &v); err != nil {
+	if err := plainjson.Unmarshal(value, &v); err != nil {
 		return mimiport.Errorf(op, mimiport.KindBadMessage, "%w", err)
 	}
 	key, err := base64.RawStdEncoding.DecodeString(v.Key)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
@@ -132,7 +133,7 @@ func (s *core) reports(ctx context.Context, id []byte) (reports []api.Report, er
 			continue
 		}
 		var r api.Report
-		if err := json.Unmarshal(kept[i].Data, &r); err != nil {
+		if err := plainjson.Unmarshal(kept[i].Data, &r); err != nil {
 			return nil, err
 		}
 		reports = append(reports, r)

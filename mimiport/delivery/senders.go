@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -62,7 +63,7 @@ func (s senders) senderKey(
 	if err != nil {
 		return nil, err
 	}
-	err = json.Unmarshal(stored, &private)
+	err = plainjson.Unmarshal(stored, &private)
 	return private, err
 }
 

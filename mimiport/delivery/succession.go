@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -109,7 +110,7 @@ func (s *core) heartbeat(ctx context.Context) (*heartbeat, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h, json.Unmarshal(raw, h)
+	return h, plainjson.Unmarshal(raw, h)
 }
 
 // ends reports whether this server's last time out of service ended less than outOfService ago, by a clock that has not

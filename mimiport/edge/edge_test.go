@@ -76,6 +76,21 @@ func echo(maxBody int64) Route {
 	}}
 }
 
+// TestRefusedBody: the refusal of a body names the field, and no type of Go.
+func TestRefusedBody(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"text":1}`:    "read body: text must be a string, not a number",
+		`{"key":[256]}`: "read body: key must be an integer from 0 to 255, not the number 256",
+		`[]`:            "read body: the text must be an object, not an array",
+	} {
+		w := do(router(anybody, echo(64)), "PUT", "/echo/AQID", strings.NewReader(body))
+		var e errorBody
+		if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Text != want {
+			t.Errorf("%s: %s, not %q", body, w.Body, want)
+		}
+	}
+}
+
 func TestRequests(t *testing.T) {
 	long := `{"text":"` + strings.Repeat("x", 100) + `"}`
 	chunked := func() io.Reader { return struct{ io.Reader }{strings.NewReader(long)} }

@@ -2,11 +2,11 @@ package edge
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"strconv"
 	"unicode/utf8"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
@@ -28,13 +28,13 @@ func Decode[T any](r *Request) (*T, error) {
 	return v, nil
 }
 
-// Unmarshal is json.Unmarshal, but it also returns an error for JSON that is not UTF-8, or has an integer that is not
-// between -(2^53-1) and 2^53-1 (profile, section 1).
+// Unmarshal is plainjson.Unmarshal, but it also returns an error for JSON that is not UTF-8, or has an integer that is
+// not between -(2^53-1) and 2^53-1 (profile, section 1).
 func Unmarshal(data []byte, v any) error {
 	if !utf8.Valid(data) { // package json would replace invalid bytes by U+FFFD
 		return errors.New("the text is not UTF-8")
 	}
-	if err := json.Unmarshal(data, v); err != nil {
+	if err := plainjson.Unmarshal(data, v); err != nil {
 		return err
 	}
 	for rest := data; len(rest) > 0; {

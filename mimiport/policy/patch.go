@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/acl"
 )
@@ -233,7 +234,7 @@ func (p Policy) Stored(patch json.RawMessage) (Policy, error) {
 	p.Creators, p.AllowServers = slices.Clone(p.Creators), slices.Clone(p.AllowServers)
 	p.DenyServers, p.ApplicationServices = slices.Clone(p.DenyServers), slices.Clone(p.ApplicationServices)
 	p.AcceptDrain = slices.Clone(p.AcceptDrain)
-	if err := json.Unmarshal(patch, &p); err != nil {
+	if err := plainjson.Unmarshal(patch, &p); err != nil {
 		return p, fmt.Errorf("the stored policy: %w", err)
 	}
 	return p, nil

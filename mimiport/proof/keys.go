@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
@@ -64,7 +64,7 @@ func KeyObject(server string, object []byte) (map[string]Key, error) {
 		return nil, mimiport.Errorf(op, mimiport.KindBadSignature, "that of %s has more than %d bytes", server, MaxKeyObject)
 	}
 	var published gomatrixserverlib.ServerKeys
-	if err := json.Unmarshal(object, &published); err != nil {
+	if err := plainjson.Unmarshal(object, &published); err != nil {
 		return nil, mimiport.Errorf(op, mimiport.KindBadSignature, "that of %s: %w", server, err)
 	}
 	if checks, _ := gomatrixserverlib.CheckKeys(spec.ServerName(server), time.Unix(0, 0), published); !checks.AllChecksOK {

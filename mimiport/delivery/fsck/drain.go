@@ -2,10 +2,10 @@ package fsck
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
+	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
@@ -56,7 +56,7 @@ func (c *checker) drained(ctx context.Context, d *storage.DrainGroup) (what stri
 			return "a member is asked to move it, and the row does not name the member", nil
 		}
 	case storage.DrainStuck:
-		if err := json.Unmarshal(d.Why, new([]api.DrainReason)); d.Why != nil && err != nil {
+		if err := plainjson.Unmarshal(d.Why, new([]api.DrainReason)); d.Why != nil && err != nil {
 			return fmt.Sprintf("why it is stuck does not parse: %v", err), nil
 		}
 	case storage.DrainWaiting, storage.DrainMoving, storage.DrainMoved, storage.DrainGone:

@@ -41,7 +41,7 @@ func notNull(data []byte) []byte {
 func bytesOf(src any) ([]byte, error) {
 	data, ok := src.([]byte)
 	if !ok && src != nil {
-		return nil, fmt.Errorf("a column has type %T, want bytes", src)
+		return nil, errors.New("a column does not hold bytes")
 	}
 	if len(data) == 0 {
 		return nil, nil
@@ -104,7 +104,7 @@ func (m *millis) Value() (driver.Value, error) { return storage.Millis(time.Time
 func (m *millis) Scan(src any) error {
 	ms, ok := src.(int64)
 	if !ok {
-		return fmt.Errorf("a column has type %T, want a time", src)
+		return errors.New("a column does not hold a time")
 	}
 	*m = millis(storage.Time(ms))
 	return nil
