@@ -222,6 +222,27 @@ func TestEachStepRepeats(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
+// TestInitTwiceAtOnce: an Init that comes twice at once gets the outcome twice, even if the first one ends while the
+// second one asks the target (profile, section 6).
+func TestInitTwiceAtOnce(t *testing.T) {
+	p := newPlay(t)
+	a := p.mustRequest(serverA, serverB, bob)
+	asked := 0
+	p.meet(serverA, hostile{status: func() (*api.MigrationStatus, error) {
+		if asked++; asked == 1 {
+			if _, err := p.initiate(a); err != nil {
+				t.Fatal(err)
+			}
+			p.run()
+		}
+		return p.Network().AskStatus(t.Context(), serverA, serverB, a.id)
+	}})
+	if st, err := p.initiate(a); err != nil || st.State != "moved" || asked != 2 {
+		t.Errorf("the Init gives %+v, %v, after %d questions", st, err, asked)
+	}
+	p.expect(a, "moved", "active")
+}
+
 // TestInitRefusals: "A refused Init uses up neither the Response nor the epoch" (profile, section 5): S refuses a bad
 // Init with the right kind and freezes nothing.
 func TestInitRefusals(t *testing.T) {

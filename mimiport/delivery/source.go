@@ -37,13 +37,18 @@ func (s *Service) InitMigration(
 	rec, err := s.Store.Migration(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
 		err = s.init(ctx, c, init, req)
-	} else if err == nil && rec.Role != migration.Source {
-		err = mimiport.Errorf("init", mimiport.KindInvalid, "this server is the migration's target")
-	} else if err == nil && rec.User != c.UserID {
-		err = mimiport.Errorf("init", mimiport.KindForbidden, "the migration is another user's")
+		if begun, none := s.Store.Migration(ctx, id); none == nil { // by this Init, or by the same one at the same time
+			rec, err = begun, nil
+		}
 	}
 	if err != nil {
 		return nil, err
+	}
+	if rec.Role != migration.Source {
+		return nil, mimiport.Errorf("init", mimiport.KindInvalid, "this server is the migration's target")
+	}
+	if rec.User != c.UserID {
+		return nil, mimiport.Errorf("init", mimiport.KindForbidden, "the migration is another user's")
 	}
 	return s.outcome(ctx, id)
 }
