@@ -38,6 +38,7 @@ require (
 	github.com/kylelemons/godebug v1.1.0 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/oleiade/lane/v2 v2.0.0 // indirect
+	golang.org/x/term v0.47.0 // indirect
 	modernc.org/libc v1.55.3 // indirect
 )
 
@@ -132,3 +133,9 @@ require (
 )
 
 replace git.schwanenlied.me/yawning/x448.git => ./internal/x448
+
+tool (
+	github.com/element-hq/dendrite/cmd/create-account
+	github.com/element-hq/dendrite/cmd/generate-config
+	github.com/element-hq/dendrite/cmd/generate-keys
+)
