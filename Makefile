@@ -137,7 +137,7 @@ soak: $(DRIVER) synapse ## hours: servers killed at every write and send, every 
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -artifacts -skip '^TestDay$$' ./integration/kill
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 2h -v -run '^TestDay$$' ./integration/kill
 	MIMI_REQUIRE_ALL=1 $(GO) test -count=1 -timeout 30m -run 'Synapse|Life|ByReference' ./integration
-	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m -v -run '^(TestMoves|TestDrain)$$' ./integration
+	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m -v -run '^(TestMoves|TestDrain|TestMakeTargets)$$' ./integration
 	MIMI_SOAK=1 $(GO) test -count=1 -timeout 60m ./integration/hosts ./integration/release
 	MIMI_HISTORIES=$(HISTORIES) $(GO) test -count=1 -timeout 60m -artifacts ./integration/history
 	$(MAKE) explore

@@ -39,6 +39,7 @@ const manyMoves = harness.Section + `  decide_by: 5m
 
 // movers are alice and bob on two homeservers. Each moves groups to the own homeserver.
 type movers struct {
+	network    *harness.TestNetwork
 	a, b       *harness.Server
 	alice, bob *harness.User
 }
@@ -46,7 +47,7 @@ type movers struct {
 func newMovers(t testing.TB) *movers {
 	t.Helper()
 	n := harness.NewTestNetwork(t)
-	m := &movers{a: n.StartServer(t, manyMoves), b: n.StartServer(t, manyMoves)}
+	m := &movers{network: n, a: n.StartServer(t, manyMoves), b: n.StartServer(t, manyMoves)}
 	m.alice = harness.RegisterUser(t, m.a, "alice", false)
 	m.bob = harness.RegisterUser(t, m.b, "bob", false)
 	bob := mlstest.New(mlstest.Options{Members: m.devices(2)}).Client(1) // its key does not depend on the group's id

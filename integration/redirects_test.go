@@ -58,8 +58,13 @@ func (m *tool) run(t *testing.T, args ...string) (output string) {
 // serveRedirects serves an export in the place of the tool's server until the test ends.
 func (m *tool) serveRedirects(t *testing.T, n *harness.TestNetwork, directory string) {
 	t.Helper()
-	cmd := m.command(context.WithoutCancel(t.Context()), "redirects", "serve", "-listen", m.server.Name,
-		"-tls-cert", n.CertFile(), "-tls-key", n.KeyFile(), "-ca", n.CertFile(), "-allow-private-networks", directory)
+	m.serve(t, n, m.command(context.WithoutCancel(t.Context()), "redirects", "serve", "-listen", m.server.Name,
+		"-tls-cert", n.CertFile(), "-tls-key", n.KeyFile(), "-ca", n.CertFile(), "-allow-private-networks", directory))
+}
+
+// serve runs a command that serves redirects in the place of the tool's server until the test ends.
+func (m *tool) serve(t *testing.T, n *harness.TestNetwork, cmd *exec.Cmd) {
+	t.Helper()
 	var log strings.Builder
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {

@@ -14,7 +14,7 @@ func TestMachine(t *testing.T) {
 	t.Run("Chromium", func(t *testing.T) { Chromium(t) })
 	t.Run("OpenMLS", func(t *testing.T) { OpenMLS(t) })
 	t.Run("Synapse", func(t *testing.T) { Synapse(t) })
-	for _, name := range []string{"curl", "jq", "systemd-analyze"} { // for docs/install.md
+	for _, name := range []string{"curl", "jq", "sqlite3", "pg_dump", "systemd-analyze"} { // for the commands of documents
 		t.Run(name, func(t *testing.T) { Program(t, name) })
 	}
 }
