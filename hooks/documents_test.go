@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 )
 
 // documented returns the text of a document.
@@ -100,5 +102,19 @@ func TestDocumentedKeys(t *testing.T) {
 		if name, _, _ := strings.Cut(path, "."); !strings.Contains(readme, "\n| `"+name+"` | ") {
 			t.Errorf("the README lacks the field %s", name)
 		}
+	}
+}
+
+// TestDocumentedStates: the operator's guide has a row for each state of a group.
+func TestDocumentedStates(t *testing.T) {
+	guide := documented(t, "docs/operator.md")
+	_, table, _ := strings.Cut(guide, "| state | means |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var states []migration.GroupState
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z]+)` ").FindAllStringSubmatch(table, -1) {
+		states = append(states, migration.GroupState(row[1]))
+	}
+	if diff := cmp.Diff(migration.GroupStates, states); diff != "" {
+		t.Errorf("the code has - and the guide +:\n%s", diff)
 	}
 }
