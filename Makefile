@@ -114,7 +114,8 @@ synapse: ## install a Synapse for the tests into the user's cache, once: root, d
 	integration/synapse/setup.sh
 
 lint: ## formatting, vet, staticcheck, the rules of the house, module files
-	@test -z "$$(gofmt -l .)" || { echo "not gofmt'ed:"; gofmt -l .; exit 1; }
+	@files=$$(find . \( -name build -o -name node_modules \) -prune -o -name '*.go' -exec gofmt -l {} +); \
+	test -z "$$files" || { echo "not gofmt'ed:"; echo "$$files"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags failpoints ./hooks ./cmd/dendrite-mimi
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
