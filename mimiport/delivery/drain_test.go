@@ -26,14 +26,13 @@ const (
 // emptying is a server A that empties itself, with servers B and C.
 type emptying struct {
 	*deliverytest.World
-	t       *testing.T
-	members map[string]map[string]*deliverytest.Member // by group and user
-	asked   map[string]int                             // questions to targets, by target
+	t     *testing.T
+	asked map[string]int // questions to targets, by target
 }
 
 // newEmptying makes the servers. When the test ends, fsck must find nothing wrong at A.
 func newEmptying(t *testing.T) *emptying {
-	e := &emptying{t: t, members: make(map[string]map[string]*deliverytest.Member), asked: make(map[string]int)}
+	e := &emptying{t: t, asked: make(map[string]int)}
 	store := memory.New()
 	e.World = deliverytest.New(1, map[string]storage.Store{
 		serverA: store, serverB: memory.New(), serverC: memory.New(),
@@ -56,16 +55,11 @@ func newEmptying(t *testing.T) *emptying {
 
 func (e *emptying) group(users ...string) string {
 	e.t.Helper()
-	g, members, err := deliverytest.NewGroup(e.t.Context(), e.World, serverA, users...)
+	g, _, err := deliverytest.NewGroup(e.t.Context(), e.World, serverA, users...)
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	id := string(g.ID)
-	e.members[id] = make(map[string]*deliverytest.Member)
-	for _, m := range members {
-		e.members[id][m.User] = m
-	}
-	return id
+	return string(g.ID)
 }
 
 func (e *emptying) policy(server, patch string) {
@@ -81,13 +75,8 @@ func (e *emptying) start(req *api.DrainRequest) *api.Drain {
 // run lets time pass second by second, and does what is due.
 func (e *emptying) run(d time.Duration) {
 	e.t.Helper()
-	for end := e.Now(serverA).Add(d); ; e.Pass(time.Second) {
-		if err := e.Run(e.t.Context()); err != nil {
-			e.t.Fatal(err)
-		}
-		if !e.Now(serverA).Before(end) {
-			return
-		}
+	if err := e.RunFor(e.t.Context(), d); err != nil {
+		e.t.Fatal(err)
 	}
 }
 
@@ -103,18 +92,10 @@ func (e *emptying) requests() (users []string) {
 // answer lets the devices follow all requests, and returns how many have moved.
 func (e *emptying) answer() (moved int) {
 	e.t.Helper()
-	for _, a := range e.Asked {
-		m := e.members[string(a.GroupID)][a.UserID]
-		p, err := m.NewMigration(e.t.Context(), a.Targets[0])
-		if err == nil {
-			_, err = m.Initiate(e.t.Context(), p)
-		}
-		if err != nil {
-			e.t.Fatalf("%s: %v", a.UserID, err)
-		}
-		moved++
+	moved = len(e.Asked)
+	if err := e.Answer(e.t.Context(), moved); err != nil {
+		e.t.Fatal(err)
 	}
-	e.Asked = nil
 	return moved
 }
 
@@ -243,7 +224,7 @@ func TestDrainGoesOnAfterAFailure(t *testing.T) {
 	e.start(&api.DrainRequest{Targets: []string{serverB}})
 	e.run(0)
 	e.requests()
-	m := e.members[id][ben]
+	m := e.Member([]byte(id), ben)
 	p := must(m.NewMigration(t.Context(), serverB))(t)
 	e.Lose = func(m deliverytest.Message) bool { return m.What == "content" }
 	st := must(m.Initiate(t.Context(), p))(t)
@@ -377,7 +358,7 @@ func TestDrainOverridesTheSourcesPolicy(t *testing.T) {
 	e.policy(serverA, `{"source":"nobody","deny_servers":["b.example"],"quotas":{"moves_per_hour":1}}`)
 	ids := []string{e.group(alice, bob, cleo), e.group(alice, bob, cleo)}
 	initiate := func(id, user, target string) error {
-		m := e.members[id][user]
+		m := e.Member([]byte(id), user)
 		p, err := m.NewMigration(t.Context(), target)
 		if err == nil {
 			_, err = m.Initiate(t.Context(), p)

@@ -3,6 +3,7 @@ package deliverytest
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"sync"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
@@ -53,7 +54,39 @@ func NewGroup(ctx context.Context, w *World, host string, users ...string) (*Gro
 	for i, u := range users {
 		members[i] = &Member{Group: g, User: u, DS: host, leaf: uint32(i), next: 1, state: state}
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range members {
+		w.members[membership{string(g.ID), m.User}] = m
+	}
 	return g, members, err
+}
+
+// membership is a user in a group.
+type membership struct{ group, user string }
+
+// Member returns a user's member of a group, or nil.
+func (w *World) Member(groupID []byte, user string) *Member {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.members[membership{string(groupID), user}]
+}
+
+// Answer lets devices follow the first n requests of Asked, each to its first target, and takes these requests out.
+func (w *World) Answer(ctx context.Context, n int) error {
+	followed := w.Asked[:n]
+	w.Asked = w.Asked[n:]
+	for i := range followed {
+		m := w.Member(followed[i].GroupID, followed[i].UserID)
+		proposed, err := m.NewMigration(ctx, followed[i].Targets[0])
+		if err == nil {
+			_, err = m.Initiate(ctx, proposed)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.User, err)
+		}
+	}
+	return nil
 }
 
 // State identifies the member's epoch among all epochs of all branches. It is the hash of the epoch's GroupInfo.

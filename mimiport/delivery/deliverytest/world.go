@@ -54,6 +54,7 @@ type World struct {
 	skew    map[string]time.Duration
 	retired map[string][]time.Time             // by server: when each key was rotated away, the first key first
 	known   map[[2]string]map[string]proof.Key // by server and server: the keys that the second has given the first
+	members map[membership]*Member             // of the groups that NewGroup has made
 }
 
 // New starts a Delivery Service for each store, by server name. The same seed gives the same nonces. Nobody is in the
@@ -65,6 +66,7 @@ func New(seed uint64, stores map[string]storage.Store) *World {
 		Devices: &Devices{said: map[device]published{}, silent: map[string]bool{}},
 		seed:    seed, now: time.Unix(1_700_000_000, 0).UTC(), skew: map[string]time.Duration{},
 		retired: map[string][]time.Time{}, known: map[[2]string]map[string]proof.Key{},
+		members: map[membership]*Member{},
 	}
 	for name, store := range stores {
 		w.Add(name, store)
@@ -227,6 +229,18 @@ func (w *World) Run(ctx context.Context) error {
 		}
 	}
 	return errors.New("deliverytest: the outboxes do not come to rest")
+}
+
+// RunFor lets time pass second by second, and does what is due.
+func (w *World) RunFor(ctx context.Context, d time.Duration) error {
+	for begin := w.clock(""); ; w.Pass(time.Second) {
+		if err := w.Run(ctx); err != nil {
+			return err
+		}
+		if w.clock("").Sub(begin) >= d {
+			return nil
+		}
+	}
 }
 
 // Caller is a user as their own homeserver vouches for them.
