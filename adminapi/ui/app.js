@@ -35,8 +35,14 @@ function parse(hash) {
   return { view, id: (Object.hasOwn(details, view) && id) || "", query: new URLSearchParams(search) };
 }
 
-/** Shows the view that the address names. focus moves to the content, as after a click on a link. */
-async function show({ focus = true } = {}) {
+/** Whether the operator is in the middle of something that new content would destroy. */
+const busy = () => document.activeElement?.closest("main *, dialog") != null;
+
+/**
+ * Shows the view that the address names. focus moves to the content, as after a click on a link. A glance shows nothing
+ * if the operator is busy when the answers are there.
+ */
+async function show({ focus = true, glance = false } = {}) {
   shown.abort();
   const controller = (shown = new AbortController());
   const { signal } = controller;
@@ -57,6 +63,7 @@ async function show({ focus = true } = {}) {
     h("p", {}, h("strong", {}, "The server is slow.")), h("p", {}, "The page still waits for its answer."),
     button("Stop waiting", () => fail(new Failure(0, "You have stopped waiting.")))), slow);
   const reload = () => show({ focus: false });
+  const look = () => busy() || document.hidden || show({ focus: false, glance: true });
   const fail = (error) => {
     if (signal.aborted) return;
     controller.abort();
@@ -70,10 +77,13 @@ async function show({ focus = true } = {}) {
     scrollTo(0, 0);
   } else main.setAttribute("aria-busy", "true");
   try {
-    const context = { id, query: Object.fromEntries(query), signal, reload, ask: (method, path, more) =>
-      ask(method, path, { ...more, signal }) };
+    const context = {
+      id, query: Object.fromEntries(query), signal, reload, look,
+      // The end of a view ends its questions. An order goes on.
+      ask: (method, path, more) => ask(method, path, { ...more, signal: method === "GET" ? signal : undefined }),
+    };
     const content = await (id ? details[view] : make)(context);
-    if (signal.aborted) return;
+    if (signal.aborted || (glance && busy())) return;
     main.replaceChildren(...[content].flat());
   } catch (error) {
     fail(error);

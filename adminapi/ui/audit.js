@@ -6,7 +6,8 @@ export async function audit({ ask, query }) {
   return [
     h("h1", {}, "Audit log"),
     table("Audit log", [
-      ["When", (e) => time(e.at)], ["Who", (e) => code(e.actor)], ["Act", (e) => [h("b", {}, e.action), " ", ended(e)]],
+      ["At", (e) => time(e.at)], ["Actor", (e) => code(e.actor)],
+      ["Action", (e) => [h("b", {}, e.action), " ", ended(e)]],
       ["On", (e) => [
         e.group_id && h("div", {}, link(`groups/${e.group_id}`, {}, code(e.group_id))),
         e.migration_id && h("div", {}, link(`migrations/${e.migration_id}`, {}, code(e.migration_id))),

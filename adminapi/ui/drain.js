@@ -19,12 +19,12 @@ const states = {
 
 const groupStates = ["stuck", "asked", "moving", "waiting", "moved", "gone"];
 
-export async function drain({ ask, query, signal, reload }) {
+export async function drain({ ask, query, signal, reload, look }) {
   const d = await ask("GET", "/drain");
   const began = d.state !== "none";
   const page = began && await ask("GET", "/drain/groups", { query: paged(query, "state") });
   const runs = d.state === "running" || d.state === "done" || d.state === "overdue";
-  if (d.state === "running") again(signal, reload);
+  if (d.state === "running") again(signal, look);
   return [
     h("h1", {}, "Drain"),
     h("p", { class: "lead" }, state(d.state), " ", states[d.state]),
@@ -39,12 +39,9 @@ export async function drain({ ask, query, signal, reload }) {
   ].flat().filter(Boolean);
 }
 
-/** Looks again after a while, unless the operator is in the middle of something or the page is hidden. */
-function again(signal, reload) {
-  const timer = setInterval(() => {
-    const busy = document.activeElement?.closest("form, dialog, details") || document.hidden;
-    if (!busy) reload();
-  }, often);
+/** Looks again and again, until the view ends. */
+function again(signal, look) {
+  const timer = setInterval(look, often);
   signal.addEventListener("abort", () => clearInterval(timer), { once: true });
 }
 
@@ -53,7 +50,7 @@ function progress(d) {
   return [
     h("label", { class: "progress" },
       h("span", {}, h("b", {}, `${number(done)} of ${number(d.total)}`),
-        ` groups are gone, ${number(d.left)} are left`),
+        ` groups are no longer here, ${number(d.left)} are left`),
       h("progress", { max: Math.max(d.total, 1), value: done })),
     h("p", { class: "counts" }, groupStates.map((name) =>
       link("drain", { state: name }, state(name), " ", h("b", {}, number(d.groups[name]))))),
@@ -71,10 +68,14 @@ const groups = (query, page) => [
   table("Groups of the drain", [
     ["Group", (g) => link(`groups/${g.group_id}`, {}, code(g.group_id))],
     ["State", (g) => [state(g.state), g.moved_to && [" to ", g.moved_to.server]]],
-    ["Asked", (g) => (g.asked ? [code(g.asked.user_id), h("small", {}, "until ", time(g.asked.until))] : "–")],
-    ["Why it is stuck", (g) => (g.why.length > 0 ? reasons(g.why) : "–")],
+    ["Asked", (g) => (g.asked ? [code(g.asked.user_id), asked(g)] : "–")],
+    ["Obstacles", (g) => (g.why.length > 0 ? reasons(g.why) : "–")],
   ], page.items, "No group fits."),
   pager("drain", query, page),
+];
+
+const asked = ({ state: now, asked: { until, tried } }) => [
+  now === "asked" && h("small", {}, "until ", time(until)), tried > 1 && h("small", {}, `${number(tried)} tried`),
 ];
 
 /** The form that starts, changes or stops a drain. */
@@ -105,13 +106,17 @@ function start(d, runs, ask, reload) {
   field("Targets", targets, "Server names, the first choice first."),
   field("Groups a minute", h("input", { name: "rate", type: "number", min: 1, max: 6000, required: true,
     value: d.rate_per_minute || 60 })),
-  field("Deadline in days", h("input", { name: "days", type: "number", min: 0, step: "any", placeholder: "none" })),
+  field("Deadline in days", h("input", { name: "days", type: "number", min: 0, step: "any", placeholder: "none",
+    value: runs && days(d.deadline_at) })),
   h("span", { class: "buttons" },
     h("button", { type: "submit", class: "primary" }, runs ? "Change" : "Start"),
-    button("Try it dry", () => targets.reportValidity() &&
+    button("Dry run", () => targets.reportValidity() &&
       (location.hash = href("drain/plan", { targets: list(targets.value).join(",") }))),
     runs && button("Stop the drain", stop)), said);
 }
+
+/** The days until a time, if there are any: a change without a deadline would have none. */
+const days = (at) => at > Date.now() && Math.ceil((at - Date.now()) / 86_400) / 1000;
 
 const list = (typed) => typed.split(/[\s,]+/).filter(Boolean);
 
@@ -128,7 +133,7 @@ export async function drainPlan({ ask, query }) {
       ["Can be moved", (g) => (g.moves.length > 0 ? g.moves.map((m) =>
         h("div", {}, state("yes", `to ${m.target}`), h("small", {}, "by ", m.users[0],
           m.total > 1 && ` or ${number(m.total - 1)} more`))) : state("no", "by nobody"))],
-      ["What stands in the way", (g) => (g.why.length > 0 ? reasons(g.why) : "–")],
+      ["Obstacles", (g) => (g.why.length > 0 ? reasons(g.why) : "–")],
     ], page.items, "There is no group to move."),
     pager("drain/plan", query, page),
   ];

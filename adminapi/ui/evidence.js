@@ -27,7 +27,7 @@ export async function evidence({ ask, query }) {
       ["Kind", (e) => [h("b", {}, e.kind), h("small", {}, kinds[e.kind])]],
       ["Group", (e) => link(`groups/${e.group_id}`, {}, code(e.group_id))],
       ["Migration", (e) => (e.migration_id ? link(`migrations/${e.migration_id}`, {}, code(e.migration_id)) : "–")],
-      ["Found", (e) => time(e.at)],
+      ["At", (e) => time(e.at)],
       ["Content", content],
     ], page.items, "There is no evidence."),
     pager("evidence", query, page),

@@ -3,9 +3,6 @@ import { choice, code, field, filters, h, link, number, paged, pager, state, tab
 
 const states = ["reserved", "active", "frozen", "stopped", "closed", "ended", "moved", "staged"];
 
-/** What Movable says in words. */
-const movable = { yes: "somebody here", ask: "ask the target", no: "nobody" };
-
 export async function groups({ ask, query }) {
   const page = await ask("GET", "/groups", { query: paged(query, "state", "room", "server") });
   return [
@@ -13,14 +10,14 @@ export async function groups({ ask, query }) {
     filters("groups",
       field("State", choice("state", states, query.state, "all")),
       field("Room", h("input", { name: "room", value: query.room ?? "", placeholder: "!room:example.org" })),
-      field("Hosted as", h("input", { name: "server", value: query.server ?? "", placeholder: "example.org" }))),
+      field("Server", h("input", { name: "server", value: query.server ?? "", placeholder: "example.org" }))),
     table("Groups", [
       ["Group", (g) => link(`groups/${g.group_id}`, {}, code(g.group_id))],
       ["State", (g) => [state(g.state), g.moved_to && [" to ", g.moved_to.server]]],
       ["Members", (g) => (g.hosted ? number(g.hosted.members) : "–"), "n"],
       ["By server", (g) => g.hosted?.servers.map((s) =>
         h("div", { class: "pair" }, h("span", {}, s.server), h("b", {}, number(s.leaves)))) ?? "–"],
-      ["Who may move it", (g) => mover(g)],
+      ["Movable", mover],
       ["Last Commit", (g) => time(g.last_commit_at)],
     ], page.items, "No group fits."),
     pager("groups", query, page),
@@ -31,12 +28,13 @@ function mover(g) {
   if (g.fault) return [state("failed", "cannot be read"), h("small", {}, g.fault)];
   const moves = g.hosted?.moves;
   if (!moves) return "–";
-  const about = moves.why[0]?.text ?? targets(moves);
-  return [state(moves.movable, movable[moves.movable]), h("small", {}, about)];
+  return [state(moves.movable), h("small", {}, moves.why[0]?.text ?? about(moves))];
 }
 
-const targets = (moves) =>
-  moves.targets.length > 0 ? `to ${moves.targets.join(", ")}` : moves.anywhere ? "to any server" : "";
+/** Where a group can go, and whether the target decides. */
+const about = ({ movable, targets, anywhere }) =>
+  (targets.length > 0 ? `to ${targets.join(", ")}` : anywhere ? "to any server" : "") +
+  (movable === "ask" ? ", if its operator permits it" : "");
 
 export async function group({ ask, id }) {
   const g = await ask("GET", `/groups/${encodeURIComponent(id)}`);
@@ -65,7 +63,7 @@ function hosted({ members, servers, moves, pending_removals: pending }) {
     ], servers),
     h("h2", {}, "Who may move it"),
     terms([
-      ["Movable", state(moves.movable, movable[moves.movable])],
+      ["Movable", state(moves.movable)],
       ["Users", moves.users.length > 0 ? moves.users.map((user) => h("div", {}, code(user))) : "nobody",
         moves.total > moves.users.length && h("small", {}, `and ${number(moves.total - moves.users.length)} more`)],
       ["Targets", [...moves.targets, moves.anywhere && "any other server"].filter(Boolean).join(", ") || "none"],

@@ -23,7 +23,7 @@ export async function status({ ask }) {
     ], Object.entries(s.groups))),
     h("h2", {}, "Migrations by state"),
     h("div", { class: "small" }, table("Migrations by state", [
-      ["This server is", ([role]) => role],
+      ["Role", ([role]) => role],
       ["State", ([role, name]) => link("migrations", { role, state: name }, state(name))],
       ["Migrations", ([, , n]) => number(n), "n"],
     ], byState(s.migrations),
@@ -46,13 +46,13 @@ export async function peers({ ask }) {
       ? notice("good", "Every server takes what this one sends.")
       : table("Servers that fail", [
         ["Server", (p) => [state("failed", p.server)]], ["Since", (p) => time(p.since)],
-        ["Failures", (p) => number(p.attempts), "n"], ["Last", (p) => time(p.last_at)],
+        ["Attempts", (p) => number(p.attempts), "n"], ["Last", (p) => time(p.last_at)],
         ["Error", (p) => [code(p.error), p.remedy && h("small", {}, "Remedy: ", p.remedy)]],
       ], s.peers),
     h("h2", {}, "What waits"),
     table("What waits", [
-      ["For", (b) => b.destination], ["Rows", (b) => number(b.rows), "n"], ["Oldest", (b) => time(b.oldest_at)],
-      ["Age", (b) => span(b.age_ms), "n"], ["Failures", (b) => number(b.attempts), "n"],
+      ["Destination", (b) => b.destination], ["Rows", (b) => number(b.rows), "n"], ["Oldest", (b) => time(b.oldest_at)],
+      ["Age", (b) => span(b.age_ms), "n"], ["Attempts", (b) => number(b.attempts), "n"],
     ], s.outbox, "Nothing waits."),
   ];
 }

@@ -4,21 +4,20 @@ package ui
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gorilla/mux"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/adminapi"
-	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
+	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
@@ -30,23 +29,20 @@ import (
 var screenshots = flag.Bool("screenshots", false, "write the screenshots in docs/ui again")
 
 const (
-	serverA, serverB = "a.example", "b.example"
-	alice, bob       = "@alice:a.example", "@bob:b.example"
-	carol            = "@carol:a.example"
+	serverA, serverB, serverC = "a.example", "b.example", "c.example"
+	alice, bob                = "@alice:a.example", "@bob:b.example"
+	carol, cleo               = "@carol:a.example", "@cleo:c.example"
 )
 
-// TestPage: in a browser, the page shows what the admin API has, changes the policy, and says so when the server is
-// slow, down or refuses. It keeps the token in memory alone.
+// TestPage: in a browser, the page shows what the admin API has, changes the policy, empties the server, and says so
+// when the server is slow, down or refuses. It keeps the token in memory alone.
 func TestPage(t *testing.T) {
-	node, browser := needs.Client(t), needs.Chromium(t)
 	w := newWorld(t)
 	faults := &faults{mode: "good"}
 	server := httptest.NewServer(faults.around(routes(w)))
 	t.Cleanup(server.Close)
 	t.Cleanup(faults.end)
-	drive := exec.CommandContext(t.Context(), node, "drive.mjs", server.URL)
-	drive.Env = append(os.Environ(), "CHROMIUM="+browser)
-	drive.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	drive := harness.Browse(t, "drive.mjs", server.URL)
 	if *screenshots {
 		drive.Env = append(drive.Env, "SCREENSHOTS=../../docs/ui")
 	}
@@ -55,17 +51,25 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// newWorld makes two servers. A has 30 groups. One of its groups has moved to B, and one is frozen since B is out of
-// reach.
+// newWorld makes three servers. A has 30 groups: nobody from B is in 6 of them. One more has moved to B, and one is
+// frozen since C gets no content. C does not answer a drain either.
 func newWorld(t *testing.T) *deliverytest.World {
 	t.Helper()
-	w := deliverytest.New(1, map[string]storage.Store{serverA: memory.New(), serverB: memory.New()})
+	w := deliverytest.New(1, map[string]storage.Store{
+		serverA: memory.New(), serverB: memory.New(), serverC: memory.New(),
+	})
 	w.RestartWith(serverA, func(d *delivery.Deps) {
 		d.About = api.About{Module: "v1.0.0", Host: "Dendrite 0.13.8", Database: "SQLite", Schema: 16}
 	})
+	w.Lose = func(m deliverytest.Message) bool {
+		return m.To == serverC && (m.What == "content" || m.What == "intake")
+	}
 	for i := range 30 {
 		users := []string{alice, bob}
-		if i%3 == 0 {
+		switch {
+		case i%5 == 0:
+			users = []string{alice, carol}
+		case i%3 == 0:
 			users = []string{alice, bob, carol}
 		}
 		if _, _, err := deliverytest.NewGroup(t.Context(), w, serverA, users...); err != nil {
@@ -73,12 +77,11 @@ func newWorld(t *testing.T) *deliverytest.World {
 		}
 		w.Pass(7 * time.Minute)
 	}
-	move(t, w)
+	move(t, w, bob)
 	if err := w.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	w.Lose = func(m deliverytest.Message) bool { return m.What == "content" }
-	id := move(t, w)
+	id := move(t, w, cleo)
 	report := `{"term":0,"seq":4,"epoch":7,"user_id":"@bob:b.example","reason":"<img src=x onerror=alert(1)>","at":1}`
 	err := w.Stores[serverA].Apply(t.Context(), &storage.Change{Evidence: []storage.Evidence{
 		{GroupID: id, Kind: storage.EvidenceFork, Data: []byte("a receipt"), KeyID: "ed25519:1", At: w.Now(serverA)},
@@ -89,7 +92,7 @@ func newWorld(t *testing.T) *deliverytest.World {
 	}
 	w.Service(serverA).SetPeers(func() []api.FailingPeer {
 		return []api.FailingPeer{{
-			Server: serverB, Since: w.Now(serverA).Add(-time.Hour).UnixMilli(), Attempts: 12,
+			Server: serverC, Since: w.Now(serverA).Add(-time.Hour).UnixMilli(), Attempts: 12,
 			LastAt: w.Now(serverA).UnixMilli(), Error: "dial tcp 192.0.2.7:8448: the network is not permitted",
 			Remedy: "add 192.0.2.0/24 to federation.allow_networks",
 		}}
@@ -97,14 +100,15 @@ func newWorld(t *testing.T) *deliverytest.World {
 	return w
 }
 
-// move begins to move a new group to B. It returns the group's id.
-func move(t *testing.T, w *deliverytest.World) []byte {
+// move begins to move a new group to a member's server. It returns the group's id.
+func move(t *testing.T, w *deliverytest.World, member string) []byte {
 	t.Helper()
-	group, members, err := deliverytest.NewGroup(t.Context(), w, serverA, alice, bob)
+	group, members, err := deliverytest.NewGroup(t.Context(), w, serverA, alice, member)
 	if err != nil {
 		t.Fatal(err)
 	}
-	proposed, err := members[1].NewMigration(t.Context(), serverB)
+	_, server, _ := strings.Cut(member, ":")
+	proposed, err := members[1].NewMigration(t.Context(), server)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,16 +118,50 @@ func move(t *testing.T, w *deliverytest.World) []byte {
 	return group.ID
 }
 
-// routes has the page and the admin API of server A.
+// routes has the page and the admin API of server A, and what the driver does to the world.
 func routes(w *deliverytest.World) http.Handler {
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	router.PathPrefix(adminapi.UIPath).Handler(adminapi.UI())
-	router.PathPrefix(adminapi.PathPrefix + "/drain").Handler(new(drain))
 	bodies, log := edge.NewBodies(256<<20), slog.New(slog.DiscardHandler)
 	admin := router.PathPrefix(adminapi.PathPrefix).Subrouter()
 	edge.Mount(admin, adminapi.Routes(w.Service(serverA)), authenticate, bodies, log)
 	edge.Mount(admin, adminapi.HealthRoutes(w.Service(serverA)), anybody, bodies, log)
+	router.Handle("/world/{act}", worldly(w))
 	return router
+}
+
+// worldly does to the world what POST /world/<act>?n=<n> says, and answers with the time there.
+func worldly(w *deliverytest.World) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		n, err := strconv.Atoi(r.FormValue("n"))
+		switch {
+		case err != nil:
+		case mux.Vars(r)["act"] == "pass":
+			err = w.RunFor(r.Context(), time.Duration(n)*time.Second)
+		case mux.Vars(r)["act"] == "answer":
+			if err = w.Answer(r.Context(), n); err == nil {
+				err = w.Run(r.Context())
+			}
+		case mux.Vars(r)["act"] == "close":
+			err = closeWaiting(r.Context(), w, n)
+		}
+		if err != nil {
+			http.Error(rw, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		_, _ = fmt.Fprint(rw, w.Now(serverA).UnixMilli()) // the driver has gone otherwise
+	})
+}
+
+// closeWaiting lets members end n groups that wait in the drain.
+func closeWaiting(ctx context.Context, w *deliverytest.World, n int) error {
+	waiting, err := w.Stores[serverA].DrainGroups(ctx, []storage.DrainState{storage.DrainWaiting}, nil, n)
+	for i := range waiting {
+		if err == nil {
+			_, err = w.Service(serverA).CloseGroup(ctx, deliverytest.Caller(alice), waiting[i].ID)
+		}
+	}
+	return err
 }
 
 func anybody(*http.Request) (api.Caller, error) { return api.Caller{}, nil }
@@ -206,54 +244,3 @@ func (f *faults) end() {
 		f.waiting()
 	}
 }
-
-// drain answers the routes of a drain as a server in the middle of one. It remembers only whether the drain runs.
-type drain struct {
-	mu    sync.Mutex
-	state string
-}
-
-func (d *drain) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch {
-	case r.Method == http.MethodPut:
-		d.state = "running"
-	case r.Method == http.MethodDelete:
-		d.state = "stopped"
-	}
-	answer := strings.ReplaceAll(drainState, "STATE", d.state)
-	switch _, view, _ := strings.Cut(r.URL.Path, "/drain"); {
-	case view == "/groups":
-		answer = drainGroups
-	case view == "/plan":
-		answer = drainPlan
-	case d.state == "":
-		answer = drainNone
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write([]byte(answer)) // the page has gone otherwise
-}
-
-const (
-	drainNone = `{"state":"none","targets":[],"groups":{},"total":0,"left":0,"away":[]}`
-
-	drainState = `{"state":"STATE","targets":["b.example","c.example"],"rate_per_minute":60,
-		"started_at":1700000000000,"deadline_at":1702592000000,"total":130,"left":49,
-		"groups":{"waiting":28,"asked":12,"moving":4,"stuck":5,"moved":79,"gone":2},
-		"away":[{"server":"c.example","until":1700000300000,"error":"dial tcp: no route to host"}]}`
-
-	drainGroups = `{"limit":25,"total":3,"items":[
-		{"group_id":"YS5leGFtcGxlAAE","room_id":"!room:a.example","state":"asked","why":[],
-			"asked":{"user_id":"@bob:b.example","at":1700000000000,"until":1700000600000,"tried":1}},
-		{"group_id":"YS5leGFtcGxlAAI","room_id":"!room:a.example","state":"stuck","why":[{"target":"b.example",
-			"rule":"target_not_in_room","text":"No user of the target is in the room.","remedy":"Invite one."}]},
-		{"group_id":"YS5leGFtcGxlAAM","room_id":"!room:a.example","state":"moved","why":[],
-			"moved_to":{"server":"b.example","term":1}}]}`
-
-	drainPlan = `{"limit":25,"total":2,"items":[
-		{"group_id":"YS5leGFtcGxlAAE","room_id":"!room:a.example","members":2,"why":[],
-			"moves":[{"target":"b.example","users":["@bob:b.example"],"total":1}]},
-		{"group_id":"YS5leGFtcGxlAAI","room_id":"!room:a.example","members":1,"moves":[],"why":[{
-			"rule":"no_member","text":"Nobody is in the group.","remedy":"Ask a member to come back."}]}]}`
-)
