@@ -157,10 +157,10 @@ func groupsListCommand(std stdio) *cli.Command {
 		flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "state", Usage: "only groups in `STATE`; may come several times"},
 			&cli.StringSliceFlag{Name: "room", Usage: "only groups of `ROOM`"},
-			&cli.StringSliceFlag{Name: "member-server", Usage: "only groups with members on `NAME`"},
+			&cli.StringSliceFlag{Name: "group-server", Usage: "only groups whose server is `NAME`: a local server name"},
 		},
 		query: func(cmd *cli.Command) url.Values {
-			return texts(cmd, map[string]string{"state": "state", "room": "room", "member-server": "server"})
+			return texts(cmd, map[string]string{"state": "state", "room": "room", "group-server": "server"})
 		},
 	}, "mimictl groups list -state active -state frozen")
 }
