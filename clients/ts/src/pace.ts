@@ -6,6 +6,19 @@ export type Pace = () => Promise<void>;
 /** For a thread that has no other work. */
 export const unpaced: Pace = async () => undefined;
 
+/** How much is begun at once: a browser and Node have threads for cryptography. */
+const AT_ONCE = 32;
+
+/** Does work for each item, for some at once. The results have the order of the items. */
+export async function each<T, R>(items: readonly T[], work: (item: T) => Promise<R>, pace: Pace): Promise<R[]> {
+  const results: R[] = [];
+  for (let i = 0; i < items.length; i += AT_ONCE) {
+    await pace();
+    results.push(...(await Promise.all(items.slice(i, i + AT_ONCE).map(work))));
+  }
+  return results;
+}
+
 /** How long a slice takes, in milliseconds: one frame of a screen. */
 const SLICE = 16;
 

@@ -3,7 +3,7 @@ import type { ClientState, RatchetTree } from "ts-mls";
 import type { LeafNode } from "ts-mls/leafNode.js";
 import { signLeafNodeCommit } from "ts-mls/leafNode.js";
 import { addLeafNode, filteredDirectPath, removeLeafNode } from "ts-mls/ratchetTree.js";
-import { directPath, leafToNodeIndex, leafWidth, toLeafIndex } from "ts-mls/treemath.js";
+import { toLeafIndex } from "ts-mls/treemath.js";
 import { treeHasher } from "../src/corrections/tree-hash.js";
 import * as mls from "../src/mls.js";
 import { unpaced } from "../src/pace.js";
@@ -40,19 +40,12 @@ export async function afterCommit(
   random: () => number,
   sign: (leaf: LeafNode, parentHash: Uint8Array) => Promise<LeafNode>,
 ): Promise<RatchetTree> {
-  const self = leafToNodeIndex(toLeafIndex(leaf));
-  const path = filteredDirectPath(toLeafIndex(leaf), tree);
-  const next = tree.slice();
-  for (const i of directPath(self, leafWidth(tree.length))) next[i] = undefined;
-  const hashes = await treeHasher.hashes(next, unpaced); // those beside the path stay as they are
-  let parentHash: Uint8Array = new Uint8Array();
-  for (const [n, i] of [...path.entries()].reverse()) {
-    next[i] = { nodeType: "parent", parent: { hpkePublicKey: bytes(random, 32), parentHash, unmergedLeaves: [] } };
-    parentHash = treeHasher.parentHash(next, hashes, path[n - 1] ?? self, i);
-  }
-  const node = next[self];
+  const above = filteredDirectPath(toLeafIndex(leaf), tree);
+  const keys = above.map(() => bytes(random, 32));
+  const { tree: next, parentHash } = await treeHasher.withPath(tree, toLeafIndex(leaf), above, keys, unpaced);
+  const node = next[2 * leaf];
   if (node?.nodeType !== "leaf") throw new Error("no leaf commits");
-  next[self] = { nodeType: "leaf", leaf: await sign(node.leaf, parentHash) };
+  next[2 * leaf] = { nodeType: "leaf", leaf: await sign(node.leaf, parentHash) };
   return next;
 }
 

@@ -17,14 +17,14 @@ import { getCommitSecret, pathToPathSecrets } from "ts-mls/pathSecrets.js";
 import { mergePrivateKeyPaths, type PrivateKeyPath, toPrivateKeyPath, updateLeafKey } from "ts-mls/privateKeyPath.js";
 import { encodeRatchetTree } from "ts-mls/ratchetTree.js";
 import type { Sender } from "ts-mls/sender.js";
-import { type LeafIndex, leafToNodeIndex, leafWidth, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
-import { createUpdatePath, firstCommonAncestor, type PathSecret } from "ts-mls/updatePath.js";
+import { type LeafIndex, leafWidth, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
+import { firstCommonAncestor, type PathSecret } from "ts-mls/updatePath.js";
 import { encryptGroupInfo, encryptGroupSecrets } from "ts-mls/welcome.js";
 import type { Pace } from "../pace.js";
 import { applyProposals } from "./proposals.js";
 import { must } from "./rules.js";
 import { createSecretTree } from "./secret-tree.js";
-import { treeHasher } from "./tree-hash.js";
+import { createUpdatePath } from "./update-path.js";
 
 /** A Commit that the Delivery Service has not accepted yet, and the next state. */
 export interface PendingCommit {
@@ -73,8 +73,8 @@ export async function conclude(
   pace: Pace,
 ): Promise<Concluded> {
   const provisional = { ...b.context, extensions: b.extensions };
-  const excluded = b.newLeaves.map(leafToNodeIndex);
-  const [tree, path, secrets, leafKey] = await createUpdatePath(b.tree, b.self, provisional, b.signKey, cs, excluded);
+  const made = await createUpdatePath(b.tree, b.self, provisional, b.signKey, cs, b.newLeaves, pace);
+  const { tree, treeHash, path, secrets, leafKey } = made;
   const commit: Commit = { proposals, path };
   const { framedContent: content, signature } = await createContentCommitSignature(
     b.context,
@@ -85,7 +85,6 @@ export async function conclude(
     b.signKey,
     cs.signature,
   );
-  const treeHash = await treeHasher.root(tree, pace);
   const { confirmationTag: tag } = b;
   const context = await nextEpochContext(provisional, "mls_public_message", content, signature, treeHash, tag, cs.hash);
   const commitSecret = await commitSecretOf(tree, secrets, cs);

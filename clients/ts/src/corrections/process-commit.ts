@@ -11,12 +11,12 @@ import { pathToRoot } from "ts-mls/pathSecrets.js";
 import { mergePrivateKeyPaths, type PrivateKeyPath, toPrivateKeyPath } from "ts-mls/privateKeyPath.js";
 import { addLeafNode } from "ts-mls/ratchetTree.js";
 import { type LeafIndex, leafToNodeIndex, leafWidth, root, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
-import { applyUpdatePath } from "ts-mls/updatePath.js";
 import type { Pace } from "../pace.js";
 import { type Applied, applyProposals } from "./proposals.js";
 import { must } from "./rules.js";
 import { createSecretTree } from "./secret-tree.js";
 import { treeHasher } from "./tree-hash.js";
+import { applyUpdatePath } from "./update-path.js";
 
 /** The next state after a received Commit (RFC 9420, section 12.4.2). Throws if the Commit is not valid. */
 export async function processCommit(
@@ -99,7 +99,7 @@ async function applyPath(
 ): Promise<{ tree: RatchetTree; keys: PrivateKeyPath; commitSecret: Uint8Array }> {
   const isExternal = joiner !== undefined;
   const [withLeaf] = isExternal ? addLeafNode(before, path.leafNode) : [before];
-  const tree = await applyUpdatePath(withLeaf, committer, path, cs.hash, isExternal);
+  const tree = await applyUpdatePath(withLeaf, committer, path, isExternal, pace);
   const context = { ...provisional, epoch: provisional.epoch + 1n, treeHash: await treeHasher.root(tree, pace) };
   const newLeaves = (isExternal ? [joiner.leaf] : added.map(([leaf]) => leaf)).map(leafToNodeIndex);
   const { privatePath } = state;

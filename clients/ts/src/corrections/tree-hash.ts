@@ -6,7 +6,8 @@ import { encode } from "ts-mls/codec/tlsEncoder.js";
 import { parentHashInputEncoder } from "ts-mls/parentHash.js";
 import { findFirstNonBlankAncestor } from "ts-mls/ratchetTree.js";
 import { leafNodeHashInputEncoder, parentNodeHashInputEncoder } from "ts-mls/treeHash.js";
-import { isLeaf, left, leafWidth, nodeToLeafIndex, right, root, toNodeIndex } from "ts-mls/treemath.js";
+import { directPath, isLeaf, type LeafIndex, leafToNodeIndex, leafWidth, left } from "ts-mls/treemath.js";
+import { nodeToLeafIndex, right, root, toNodeIndex } from "ts-mls/treemath.js";
 import { same, sha256 } from "../bytes.js";
 import type { Pace } from "../pace.js";
 import { must } from "./rules.js";
@@ -38,7 +39,8 @@ const childrenOf = (i: number): [number, number] => [left(toNodeIndex(i)), right
 
 /** Hashes of trees (RFC 9420, sections 7.8 and 7.9) with one hash function. */
 export class TreeHasher {
-  private readonly known = new WeakMap<Node, Known>();
+  /** By the node at the top, or by the hash of the left subtree if that is blank. */
+  private readonly known = new WeakMap<object, Known>();
 
   constructor(private readonly digest: Digest) {}
 
@@ -90,6 +92,29 @@ export class TreeHasher {
     return this.digest(encodeParentHash({ encryptionKey, parentHash, originalSiblingTreeHash }));
   }
 
+  /**
+   * A copy of the tree in which the nodes above a leaf have new keys, upwards, and all others of its direct path are
+   * blank. The leaf's own parent hash is for the caller to put in (RFC 9420, sections 7.5 and 7.9).
+   */
+  async withPath(
+    tree: RatchetTree,
+    leaf: LeafIndex,
+    above: number[],
+    keys: Uint8Array[],
+    pace: Pace,
+  ): Promise<{ tree: RatchetTree; parentHash: Uint8Array }> {
+    const self = leafToNodeIndex(leaf);
+    const next = tree.slice();
+    for (const i of directPath(self, leafWidth(tree.length))) next[i] = undefined;
+    const hashes = await this.hashes(next, pace); // those beside the path stay as they are
+    let parentHash: Uint8Array = new Uint8Array();
+    for (const [n, i] of [...above.entries()].reverse()) {
+      next[i] = { nodeType: "parent", parent: { hpkePublicKey: keys[n]!, parentHash, unmergedLeaves: [] } };
+      parentHash = this.parentHash(next, hashes, above[n - 1] ?? self, i);
+    }
+    return { tree: next, parentHash };
+  }
+
   /** The hash of a subtree as it was before the given leaves of it came. */
   private without(tree: RatchetTree, hashes: Uint8Array[], i: number, leaves: number[]): Uint8Array {
     if (leaves.length === 0) return hashes[i]!;
@@ -113,10 +138,11 @@ export class TreeHasher {
   }
 
   private hash(node: Node | undefined, index: number, below: Uint8Array[]): Uint8Array {
-    const known = node && this.known.get(node);
+    const key = node ?? below[0];
+    const known = key && this.known.get(key);
     if (known?.index === index && known.below.every((hash, i) => same(hash, below[i]!))) return known.hash;
     const hash = this.digest(encodeNode(node, index, below));
-    if (node !== undefined) this.known.set(node, { index, below, hash });
+    if (key !== undefined) this.known.set(key, { index, below, hash });
     return hash;
   }
 }

@@ -12,7 +12,7 @@ import { decodeNode, extendRatchetTree, getHpkePublicKey } from "ts-mls/ratchetT
 import { directPath, isLeaf, leafToNodeIndex, leafWidth, toLeafIndex, toNodeIndex } from "ts-mls/treemath.js";
 import { toBufferSource } from "ts-mls/util/byteArray.js";
 import { same, toHex } from "../bytes.js";
-import type { Pace } from "../pace.js";
+import { each, type Pace } from "../pace.js";
 import { must } from "./rules.js";
 import { rootOf, treeHasher } from "./tree-hash.js";
 
@@ -52,9 +52,6 @@ function wellFormed<T>(decode: () => T | undefined): T {
   return value;
 }
 
-/** How many signatures are verified at once: a browser and Node have threads for them. */
-const AT_ONCE = 32;
-
 /** Checks a received tree (RFC 9420, section 12.4.3.1), except lifetimes. An MlsRuleError says what is wrong. */
 export async function validateTree(
   tree: RatchetTree,
@@ -82,11 +79,7 @@ export async function validateTree(
     }
   }
   const leaves = tree.flatMap((node, i) => (node?.nodeType === "leaf" ? [{ leaf: node.leaf, index: i / 2 }] : []));
-  for (let i = 0; i < leaves.length; i += AT_ONCE) {
-    await pace();
-    const some = leaves.slice(i, i + AT_ONCE);
-    await Promise.all(some.map(({ leaf, index }) => validateLeaf(leaf, index, context, authService)));
-  }
+  await each(leaves, ({ leaf, index }) => validateLeaf(leaf, index, context, authService), pace);
   const hashes = await treeHasher.hashes(tree, pace);
   must(await treeHasher.parentHashesVerify(tree, hashes, pace), "a parent hash does not verify");
   must(same(context.treeHash, hashes[rootOf(tree)]!), "the tree is not the one of the GroupContext");
