@@ -18,7 +18,7 @@ import { makeKeyPackageRef } from "ts-mls/keyPackage.js";
 import { decryptSenderData } from "ts-mls/privateMessage.js";
 import { mlsExporter } from "ts-mls/keySchedule.js";
 import { decodeRatchetTree, encodeRatchetTree } from "ts-mls/ratchetTree.js";
-import { decodeSecretTree, secretTreeEncoder } from "ts-mls/secretTree.js";
+import { decodeSecretTree, type SecretTree, secretTreeEncoder } from "ts-mls/secretTree.js";
 import { toLeafIndex } from "ts-mls/treemath.js";
 import { base64ToBytes } from "ts-mls/util/byteArray.js";
 import { validateBeside } from "./beside.js";
@@ -515,43 +515,40 @@ function membersOf(tree: RatchetTree): Member[] {
   });
 }
 
-/** The state of an epoch, secrets included, without its tree and without former epochs. */
+/** The state of an epoch, keys included, without its trees and without former epochs. */
 export const encodeState = (state: ClientState): Uint8Array =>
-  encodeGroupStateWithoutTree({ ...state, historicalReceiverData: new Map() });
+  encodeGroupStateWithoutTree({ ...state, secretTree: [], historicalReceiverData: new Map() });
 
-/** The state that encodeState has encoded. The tree is the one with the hash in the state. */
-export function decodeState(
-  saved: Uint8Array,
-  treeOf: (hash: Uint8Array) => RatchetTree,
-  historicalReceiverData: Map<bigint, EpochReceiverData>,
-): ClientState {
-  const state = decodeGroupStateWithoutTree([])(saved, 0)?.[0];
-  if (state === undefined) throw new MlsRuleError("malformed saved state");
-  const ratchetTree = treeOf(state.groupContext.treeHash);
-  return keepingEpochs({ ...state, ratchetTree, historicalReceiverData }, true); // as long as the group then says
-}
+/** The state that encodeState has encoded. */
+export const decodeState = (saved: Uint8Array) => whole(decodeGroupStateWithoutTree([])(saved, 0));
 
 export const encodeTree: (tree: RatchetTree) => Uint8Array = encodeRatchetTree;
 
-/** The keys of a former epoch without its tree. */
+/** A piece of a secret tree. */
+export const encodeSecrets: (nodes: SecretTree) => Uint8Array = encoder(secretTreeEncoder);
+
+export const decodeSecrets = (saved: Uint8Array): SecretTree => whole(decodeSecretTree(saved, 0));
+
+/** The keys of a former epoch without its trees. */
 export const encodeEpoch: (epoch: EpochReceiverData) => Uint8Array = encoder(
   contramapBufferEncoders(
-    [varLenDataEncoder, secretTreeEncoder, varLenDataEncoder, groupContextEncoder],
-    ({ resumptionPsk, secretTree, senderDataSecret, groupContext }: EpochReceiverData) =>
-      [resumptionPsk, secretTree, senderDataSecret, groupContext] as const,
+    [varLenDataEncoder, varLenDataEncoder, groupContextEncoder],
+    ({ resumptionPsk, senderDataSecret, groupContext }: EpochReceiverData) =>
+      [resumptionPsk, senderDataSecret, groupContext] as const,
   ),
 );
 
-export function decodeEpoch(saved: Uint8Array): Omit<EpochReceiverData, "ratchetTree"> {
-  const decode = mapDecoders(
-    [decodeVarLenData, decodeSecretTree, decodeVarLenData, decodeGroupContext],
-    (resumptionPsk, secretTree, senderDataSecret, groupContext) => {
-      return { resumptionPsk, secretTree, senderDataSecret, groupContext };
-    },
-  );
-  const epoch = decode(saved, 0)?.[0];
-  if (epoch === undefined) throw new MlsRuleError("malformed saved epoch");
-  return epoch;
+const epochDecoder = mapDecoders(
+  [decodeVarLenData, decodeVarLenData, decodeGroupContext],
+  (resumptionPsk, senderDataSecret, groupContext) => ({ resumptionPsk, senderDataSecret, groupContext }),
+);
+
+export const decodeEpoch = (saved: Uint8Array) => whole(epochDecoder(saved, 0));
+
+/** The value that a decoder has found in a record. */
+function whole<T>(found: [T, number] | undefined): T {
+  if (found === undefined) throw new MlsRuleError("a malformed record");
+  return found[0];
 }
 
 /** A KeyPackage with its private keys as text. */

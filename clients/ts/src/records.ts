@@ -1,5 +1,6 @@
 // The state of a device as records. Each group has its own, so that a change of one does not write the others.
 import type { ClientState, RatchetTree } from "ts-mls";
+import type { SecretTree } from "ts-mls/secretTree.js";
 import type { KeyPair } from "./devices.js";
 import type { Group, PendingCommit, Stored } from "./group.js";
 import * as mls from "./mls.js";
@@ -18,18 +19,20 @@ export const emptyState = (): Stored => ({
 });
 
 /**
- * The content of a record: a text, or an object that never changes. The same object is the same content, and is neither
+ * The content of a record: a text, or objects that never change. The same objects are the same content, and are neither
  * encoded nor written again.
  */
-export type Content = string | { of: object; encode(): Value };
+export type Content = string | { of: readonly object[]; encode(): Value };
 
 /** Records of a part of the state, by name. */
 export type Records = Map<string, Content>;
 
 export const encodeContent = (content: Content): Value => (typeof content === "string" ? content : content.encode());
 
-export const isSame = (a: Content | undefined, b: Content): boolean =>
-  a === b || (typeof a === "object" && typeof b === "object" && a.of === b.of);
+export function isSame(a: Content | undefined, b: Content): boolean {
+  if (typeof a !== "object" || typeof b !== "object") return a === b;
+  return a.of.length === b.of.length && a.of.every((part, i) => part === b.of[i]);
+}
 
 const DEVICE = "device";
 const KEY_PACKAGE = "key-package/";
@@ -41,26 +44,37 @@ export function belongsTo(name: string, g: Group | undefined): boolean {
   return name === GROUP + g.key || name.startsWith(`${GROUP}${g.key}/`);
 }
 
+/** The common part of the present epoch and a former one. */
+type Epoch = Pick<ClientState, "groupContext" | "ratchetTree" | "secretTree">;
+
+/** How many nodes of a secret tree are in one record, about 3 kB. A message changes one node. */
+const NODES = 64;
+
 /**
- * The records of an MLS state. The parts that have the size of the group and change only with an epoch have records of
- * their own: the trees, which have their hash as name, and the keys of former epochs.
+ * The records of an MLS state. The parts that have the size of the group have records of their own: the trees, which
+ * have their hash as name, and the secret trees of this epoch and of former ones, in pieces.
  */
 export function stateRecords(at: string, slot: string, state: ClientState): Records {
-  const records: Records = new Map([[`${at}/state/${slot}`, { of: state, encode: () => mls.encodeState(state) }]]);
-  const keepTree = ({ groupContext, ratchetTree }: Pick<ClientState, "groupContext" | "ratchetTree">) =>
-    records.set(treeName(at, groupContext.treeHash), {
-      of: ratchetTree,
-      encode: () => mls.encodeTree(ratchetTree),
-    });
-  keepTree(state);
-  for (const [n, epoch] of state.historicalReceiverData) {
-    keepTree(epoch);
-    records.set(`${at}/epoch/${slot}/${n}`, { of: epoch, encode: () => mls.encodeEpoch(epoch) });
-  }
+  const records: Records = new Map();
+  const keep = (name: string, epoch: Epoch, encode: () => Uint8Array) => {
+    const { ratchetTree, secretTree, groupContext } = epoch;
+    records.set(`${at}/${name}`, { of: [epoch], encode });
+    records.set(treeName(at, groupContext.treeHash), { of: [ratchetTree], encode: () => mls.encodeTree(ratchetTree) });
+    for (let i = 0; i < secretTree.length; i += NODES) {
+      const nodes = secretTree.slice(i, i + NODES);
+      records.set(secretsName(at, name, i), { of: nodes, encode: () => mls.encodeSecrets(nodes) });
+    }
+  };
+  keep(`state/${slot}`, state, () => mls.encodeState(state));
+  for (const [n, epoch] of state.historicalReceiverData)
+    keep(`epoch/${slot}/${n}`, epoch, () => mls.encodeEpoch(epoch));
   return records;
 }
 
 const treeName = (at: string, hash: Uint8Array) => `${at}/tree/${toBase64url(hash)}`;
+
+/** The name of the record with the secrets of the state or epoch of a name, from a node on. */
+const secretsName = (at: string, name: string, from: number) => `${at}/secrets/${name}/${from}`;
 
 /** Reads the MLS states of a group. States with one tree share it. */
 export function stateReader(at: string, records: ReadonlyMap<string, Value>): (slot: string) => ClientState {
@@ -71,17 +85,23 @@ export function stateReader(at: string, records: ReadonlyMap<string, Value>): (s
     trees.set(name, tree);
     return tree;
   };
+  const secretsOf = (name: string): SecretTree => {
+    const tree: SecretTree = [];
+    const next = () => records.get(secretsName(at, name, tree.length));
+    for (let piece = next(); piece !== undefined; piece = next()) tree.push(...mls.decodeSecrets(piece as Uint8Array));
+    return tree;
+  };
+  const read = <T extends Pick<Epoch, "groupContext">>(name: string, decode: (saved: Uint8Array) => T) => {
+    const epoch = decode(records.get(`${at}/${name}`) as Uint8Array);
+    return { ...epoch, ratchetTree: treeOf(epoch.groupContext.treeHash), secretTree: secretsOf(name) };
+  };
   return (slot) => {
-    const prefix = `${at}/epoch/${slot}/`;
-    const epochs = [...records].filter(([name]) => name.startsWith(prefix));
-    const former = epochs.map(([name, value]) => {
-      const epoch = mls.decodeEpoch(value as Uint8Array);
-      return [
-        BigInt(name.slice(prefix.length)),
-        { ...epoch, ratchetTree: treeOf(epoch.groupContext.treeHash) },
-      ] as const;
-    });
-    return mls.decodeState(records.get(`${at}/state/${slot}`) as Uint8Array, treeOf, new Map(former));
+    const name = `epoch/${slot}/`;
+    const prefix = `${at}/${name}`;
+    const epochs = [...records.keys()].flatMap((n) => (n.startsWith(prefix) ? [n.slice(prefix.length)] : []));
+    const former = epochs.map((n) => [BigInt(n), read(name + n, mls.decodeEpoch)] as const);
+    const state = { ...read(`state/${slot}`, mls.decodeState), historicalReceiverData: new Map(former) };
+    return mls.keepingEpochs(state, true); // as long as the group then says
   };
 }
 
@@ -171,7 +191,7 @@ export function deviceRecords({ identity, deviceKey, keyPackages, lastResorts, i
   const fields = { identity: keysFields(identity), deviceKey: keysFields(deviceKey), lastResorts, invitations, since };
   const records: Records = new Map([[DEVICE, JSON.stringify(fields)]]);
   for (const [ref, own] of keyPackages)
-    records.set(KEY_PACKAGE + ref, { of: own, encode: () => JSON.stringify(mls.saveKeyPackage(own)) });
+    records.set(KEY_PACKAGE + ref, { of: [own], encode: () => JSON.stringify(mls.saveKeyPackage(own)) });
   return records;
 }
 
