@@ -326,8 +326,8 @@ func (n *numbers) requireDrain(when string, want map[string]string) {
 	n.requireSame(when+", mimictl drain report", len(want), len(n.tooled(3, "drain", "report").Items))
 }
 
-// requirePage fails the test unless the page, if the test looks at it, shows what SQL counts, and a reason for each group
-// that is stuck.
+// requirePage fails the test unless the page, if the test looks at it, shows what SQL counts, and a reason for each
+// group that is stuck.
 func (n *numbers) requirePage(when string, c counted) {
 	n.t.Helper()
 	if !n.page {
