@@ -2,13 +2,16 @@ package delivery_test
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -388,4 +391,111 @@ func heap() int64 {
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	return int64(stats.HeapAlloc)
+}
+
+// BenchmarkList lists groups for an operator of a server that has 10,000: a page of 100 right after a start (cold), the
+// same page again (warm), and the total and the drain's counts alone. Of the groups, 200 have two members each. The
+// others are rows that no page shows.
+func BenchmarkList(b *testing.B) {
+	b.Run("sqlite", func(b *testing.B) {
+		file := "file:" + filepath.Join(b.TempDir(), "mimi.db")
+		store, err := sqlite.Open(b.Context(), file)
+		benchmarkList(b, store, err, "sqlite3", file+"?_busy_timeout=10000")
+	})
+	b.Run("postgres", func(b *testing.B) {
+		connection := pgtest.Start(b).Database(b)
+		store, err := postgres.Open(b.Context(), connection, postgres.Pool{MaxOpen: 10, MaxIdle: 10})
+		benchmarkList(b, store, err, "postgres", connection)
+	})
+}
+
+func benchmarkList(b *testing.B, store storage.Store, err error, driver, connection string) {
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { store.Close() })
+	const groups, real, page = 10_000, 200, 100
+	w := deliverytest.New(1, map[string]storage.Store{serverA: store})
+	for range real {
+		if _, _, err := deliverytest.NewGroup(b.Context(), w, serverA, alice, bob); err != nil {
+			b.Fatal(err)
+		}
+	}
+	multiply(b, driver, connection, groups/real)
+	if err := store.FillDrain(b.Context(), w.Now(serverA)); err != nil {
+		b.Fatal(err)
+	}
+	took := make(map[string]time.Duration)
+	measure := func(name string, act func() error) {
+		begin := time.Now()
+		if err := act(); err != nil {
+			b.Fatal(err)
+		}
+		took[name] += time.Since(begin)
+	}
+	list := func() error {
+		shown, total, err := w.Service(serverA).AdminGroups(b.Context(), storage.GroupFilter{}, nil, page)
+		if err == nil && (total != groups || len(shown) != page || shown[page-1].Fault != "") {
+			err = fmt.Errorf("a page of %d of %d groups", len(shown), total)
+		}
+		return err
+	}
+	for b.Loop() {
+		w.Restart(serverA)
+		measure("cold", list)
+		measure("warm", list)
+		measure("total", func() error {
+			_, err := store.CountGroups(b.Context(), storage.GroupFilter{})
+			return err
+		})
+		measure("drain", func() error {
+			_, err := store.CountDrain(b.Context())
+			return err
+		})
+	}
+	for name, d := range took {
+		b.ReportMetric(float64(d.Microseconds())/1000/float64(b.N), "ms-"+name)
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// multiply makes copies of the rows of all groups, so that there are so many times as many. The ids of the copies come
+// after all others.
+func multiply(b *testing.B, driver, connection string, times int) {
+	db := must(sql.Open(driver, connection))(b)
+	defer db.Close()
+	tx := must(db.BeginTx(b.Context(), nil))(b)
+	rows := must(tx.QueryContext(b.Context(), "SELECT * FROM mimiport_groups"))(b)
+	columns := must(rows.Columns())(b)
+	var all [][]any
+	for rows.Next() {
+		row, places := make([]any, len(columns)), make([]any, len(columns))
+		for i := range row {
+			places[i] = &row[i]
+		}
+		if err := rows.Scan(places...); err != nil {
+			b.Fatal(err)
+		}
+		all = append(all, row)
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		b.Fatal(err)
+	}
+	numbers := make([]string, len(columns))
+	for i := range numbers {
+		numbers[i] = fmt.Sprintf("$%d", i+1)
+	}
+	values := "INSERT INTO mimiport_groups VALUES (" + strings.Join(numbers, ", ") + ")"
+	insert := must(tx.PrepareContext(b.Context(), values))(b)
+	place := slices.Index(columns, "group_id")
+	for i := range times - 1 {
+		for _, row := range all {
+			copied := slices.Clone(row)
+			copied[place] = append([]byte{255, 255, byte(i)}, row[place].([]byte)...)
+			must(insert.ExecContext(b.Context(), copied...))(b)
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		b.Fatal(err)
+	}
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 )
 
-func must[V any](v V, err error) func(*testing.T) V {
-	return func(t *testing.T) V {
+func must[V any](v V, err error) func(testing.TB) V {
+	return func(t testing.TB) V {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)

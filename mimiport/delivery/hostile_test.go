@@ -210,7 +210,7 @@ func TestDecidedForGood(t *testing.T) {
 	p.expectHosted(serverB, 1)
 }
 
-func must2[V, W any](v V, _ W, err error) func(*testing.T) V { return must(v, err) }
+func must2[V, W any](v V, _ W, err error) func(testing.TB) V { return must(v, err) }
 
 // TestStagedForGood: only messages signed by S end STAGED: "it never infers an abort from silence", and "status answers
 // are hints: only signed bytes move a row" (profile, sections 6 and 2). The time of the offer does not count any more.

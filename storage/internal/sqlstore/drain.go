@@ -5,27 +5,26 @@ import (
 	"database/sql"
 	"time"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // inTurn selects the group of each row of the drain, in its highest term that is not dropped.
-const inTurn = ` JOIN mimiport_groups AS g ON g.group_id = d.group_id AND g.term = (
-	SELECT max(term) FROM mimiport_groups WHERE group_id = d.group_id AND state <> 'dropped')`
+const inTurn = " JOIN mimiport_groups AS g ON g.group_id = d.group_id AND " + highest
 
 // drained is the table of the drain with the state of each group, as storage.DrainGroup.StateIn says it.
 const drained = `(SELECT d.group_id, d.due_at, d.user_id, d.asked_at, d.tried, d.why, CASE
 		WHEN g.state = 'moved' THEN 'moved' WHEN g.state = 'frozen' THEN 'moving'
 		WHEN g.state IN ('active', 'stopped') THEN d.state ELSE 'gone' END AS state
-	FROM mimiport_drain AS d LEFT` + inTurn + `) AS drained`
+	FROM mimiport_drain AS d
+	LEFT JOIN (SELECT g.group_id, g.state FROM mimiport_groups AS g WHERE ` + highest + `) AS g ON g.group_id = d.group_id
+	) AS drained`
 
 // FillDrain implements storage.Store.
 func (s *Store) FillDrain(ctx context.Context, due time.Time) error {
 	return s.transact(ctx, "fill drain", func(tx *tx) error {
 		w := new(where)
 		w.and("g.state IN (?, ?, ?)", anys(storage.DrainedStates)...)
-		w.and("g.term = (SELECT max(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> ?)",
-			migration.GroupDropped)
+		w.and(highest)
 		w.and("NOT EXISTS (SELECT 1 FROM mimiport_drain AS d WHERE d.group_id = g.group_id)")
 		from := w.with("ON CONFLICT DO NOTHING")
 		_, err := tx.exec(ctx, "INSERT INTO mimiport_drain (group_id, state, due_at, user_id, asked_at, tried) "+

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -68,11 +67,15 @@ func groupsWhere(f *storage.GroupFilter) *where {
 	return w
 }
 
-// latestWhere selects groups in their highest terms that are not dropped, in the table as g.
+// highest selects groups in their highest terms that are not dropped, in the table as g. It asks the index alone for
+// most groups, which have one term.
+const highest = `g.state <> 'dropped' AND NOT EXISTS (SELECT 1 FROM mimiport_groups AS later
+	WHERE later.group_id = g.group_id AND later.term > g.term AND later.state <> 'dropped')`
+
+// latestWhere is groupsWhere with highest.
 func latestWhere(f *storage.GroupFilter) *where {
 	w := groupsWhere(f)
-	w.and("term = (SELECT max(term) FROM mimiport_groups WHERE group_id = g.group_id AND state <> ?)",
-		migration.GroupDropped)
+	w.and(highest)
 	return w
 }
 
