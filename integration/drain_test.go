@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	_ "github.com/mattn/go-sqlite3"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
@@ -38,7 +39,8 @@ type drained struct {
 
 // TestDrain: a server of many groups empties itself. It asks bob to move each group, dies in the middle, and goes on.
 // A group of a room without bob is stuck, until bob is back. What the API says is what SQL counts, before, in the
-// middle and after. With MIMI_SOAK=1 there are 1,000 groups, which take less than two minutes.
+// middle and after. A browser opens the operator's page at the real server, which shows the same. With MIMI_SOAK=1
+// there are 1,000 groups, which take less than two minutes.
 func TestDrain(t *testing.T) {
 	own, together := 2, 16
 	if os.Getenv("MIMI_SOAK") != "" {
@@ -75,6 +77,7 @@ func TestDrain(t *testing.T) {
 	}
 	d.requireCounts(t, 1, all)
 	d.awaitStuck(t, 1)
+	d.requirePage(t, 1, all)
 
 	harness.Admit(t, m.alice, without, m.bob)
 	d.tool.run(t, "drain", "start", "-to", m.b.Name)
@@ -207,6 +210,21 @@ func (d *drained) awaitStuck(t *testing.T, n int) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// requirePage checks that the operator's page in a browser shows so many groups of the drain as stuck and as moved, and
+// a reason for each that is stuck.
+func (d *drained) requirePage(t *testing.T, stuck, moved int) {
+	t.Helper()
+	shown := harness.Look(t, d.a.URL, d.tool.admin.Token)
+	want := map[string]int{"waiting": 0, "asked": 0, "moving": 0, "stuck": stuck, "moved": moved, "gone": 0}
+	if diff := cmp.Diff(want, shown.Drain); diff != "" {
+		t.Errorf("the page: %s", diff)
+	}
+	if shown.Groups["active"] != stuck || shown.Totals["moved"] != moved || shown.Stuck != stuck ||
+		len(shown.WithoutReason) > 0 {
+		t.Errorf("the page shows %+v", shown)
 	}
 }
 
