@@ -19,7 +19,7 @@ import (
 // The columns of each list.
 const (
 	groupColumns = "GROUP group_id STATE state TERM term EPOCH epoch MEMBERS hosted.members " +
-		"MOVABLE hosted.moves.movable WHY hosted.moves.why.rule ROOM room_id CREATOR creator"
+		"MOVABLE hosted.moves.movable WHY hosted.moves.why.rule MOVED-TO moved_to.server ROOM room_id CREATOR creator"
 	migrationColumns = "MIGRATION migration_id ROLE role STATE state SOURCE source TARGET target USER user " +
 		"GROUP group_id"
 	evidenceColumns = "AT at KIND kind MIGRATION migration_id KEY key_id"

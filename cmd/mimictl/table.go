@@ -67,6 +67,9 @@ func cell(path string, item any) string {
 		for _, value := range v {
 			parts = append(parts, cell(path, value))
 		}
+		if len(parts) == 0 {
+			return "-"
+		}
 		return strings.Join(parts, ",")
 	}
 	return "-"
