@@ -182,7 +182,7 @@ func (f *finder) noUser(target string, takes []string) api.DrainReason {
 	}
 	return reason(target, "target_users", target+" takes groups of this room from users of "+from+" alone, and none of "+
 		"them can move the group.", "Invite a user of "+target+" into the group, or ask the operator of "+target+" for "+
-		`accept_drain or target: "joined_servers".`)
+		"accept_drain or target: joined_servers.")
 }
 
 // acceptDrain is the policy that a target's operator sets for a group.
