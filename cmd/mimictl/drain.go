@@ -47,9 +47,9 @@ func drainStartCommand(std stdio) *cli.Command {
 	return leaf(cli.Command{
 		Name: "start", Usage: "ask the members of each group to move it away",
 		Description: `The server takes nothing new from now on, and goes on by itself, also after a restart.
-Started again, it changes the drain that runs. With -dry-run it asks the targets alone,
-changes nothing, and prints for each group who can move it where, or why nobody can:
-then the exit status is 3 if some group cannot go.`,
+Started again, it replaces the targets, the deadline and the rate of the drain that runs.
+With -dry-run it asks the targets alone, changes nothing, and prints for each group who
+can move it where, or why nobody can: then the exit status is 3 if some group cannot go.`,
 		Flags: serverFlags(
 			&cli.StringSliceFlag{Name: "to", Required: true, Usage: "the servers `NAME,NAME` that take the groups, the first " +
 				"choice first"},

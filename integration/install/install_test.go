@@ -16,25 +16,23 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/needs"
 )
 
-// A test runs the page's commands for which one needs not be root. Then there is a group with a message, and a backup.
+// A test runs the commands of docs/install.md for which one needs not be root. Then there is a group with a message,
+// and a backup. With the same programs it runs docs/trial.md, where a second server is emptied.
 func TestInstallPage(t *testing.T) {
 	needs.Client(t)
 	needs.Program(t, "jq")
 	needs.Program(t, "curl")
+	needs.Program(t, "openssl")
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := os.ReadFile(filepath.Join(root, "docs", "install.md"))
-	if err != nil {
-		t.Fatal(err)
+	script := "set -euo pipefail\ntrap 'kill $(jobs -p); wait' EXIT\n" + commands(t, root, "install.md") +
+		commands(t, root, "trial.md")
+	for _, port := range []string{"8008", "8108", "8109", "8448", "8449"} {
+		script = strings.ReplaceAll(script, "localhost:"+port, free(t))
 	}
-	var script strings.Builder
-	script.WriteString("set -euo pipefail\ntrap 'kill $(jobs -p); wait' EXIT\n")
-	for _, block := range regexp.MustCompile("(?s)\n```sh\n(.*?)```\n").FindAllSubmatch(page, -1) {
-		script.Write(block[1])
-	}
-	cmd := exec.CommandContext(t.Context(), "bash", "-c", strings.ReplaceAll(script.String(), "localhost:8008", free(t)))
+	cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
 	home := t.TempDir()
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "HOME="+home)
 	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPATH"} { // as they are outside of that home
@@ -52,6 +50,7 @@ func TestInstallPage(t *testing.T) {
 	for _, want := range []string{
 		`(?m)^true$`, `(?m)^source: power_level$`, `"event":"message"|"text":"hello"`,
 		`(?m)^[\w-]{43} +active +0 +1 .*@alice:example.org$`, `(?m)^mimiport_groups +1 rows$`, `(?m)^taken `,
+		`(?m)^2 of 3 groups can move$`, `(?m)^done: 3 of 3 groups no longer here$`, `(?m)^moved to localhost:\d+: 3 groups$`,
 	} {
 		if !regexp.MustCompile(want).Match(out) {
 			t.Errorf("the output lacks %q:\n%s", want, out)
@@ -65,6 +64,20 @@ func TestInstallPage(t *testing.T) {
 		}
 	}
 	uninstall(t, home)
+}
+
+// commands returns the commands of a page that need not be root.
+func commands(t *testing.T, root, name string) string {
+	t.Helper()
+	page, err := os.ReadFile(filepath.Join(root, "docs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for _, block := range regexp.MustCompile("(?s)\n```sh\n(.*?)```\n").FindAllSubmatch(page, -1) {
+		text.Write(block[1])
+	}
+	return text.String()
 }
 
 // uninstall checks that mimictl finds what a real server has stored, and removes it.
