@@ -25,6 +25,7 @@ import {
 import { ServerKeys } from "./keys.js";
 import type { Lanes } from "./lanes.js";
 import { claimIn, goesOn, hostIn, isRecover, keyIdOfHost, moveIn } from "./lineage.js";
+import { slices } from "./pace.js";
 import { claimHash, type Pointer, pointerFor, pointerTo } from "./pointer.js";
 import { isLost, news, receiptIn } from "./receipts.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, POINTER } from "./matrix.js";
@@ -208,7 +209,11 @@ export class Inbox {
   private async ask(g: Group, unknown: mls.Member[]): Promise<void> {
     try {
       const published = await this.matrix.queryKeys([...new Set(unknown.map((m) => m.userId))]);
-      for (const m of unknown) this.checked(g, m, await this.trust(m, await verify(m, published)));
+      const pace = slices();
+      for (const m of unknown) {
+        this.checked(g, m, await this.trust(m, await verify(m, published)));
+        await pace();
+      }
     } catch (e) {
       if (!(e instanceof MatrixError || e instanceof Unreachable)) throw e; // the next check asks again
     }

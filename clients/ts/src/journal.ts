@@ -1,13 +1,17 @@
 // Keeps what has changed, and gives the application the events of it afterwards.
 import type { ClientEvent, Group, Stored } from "./group.js";
+import { slices } from "./pace.js";
 import { belongsTo, type Content, deviceRecords, encodeContent } from "./records.js";
 import { groupRecords, isSame, loadState } from "./records.js";
 import type { Store, Value } from "./store.js";
 
-const EVENT = "event/";
+const EVENTS = "events/";
 
-/** The name of the record of an event. Names have the order of events. */
-const eventName = (n: number) => EVENT + String(n).padStart(16, "0");
+/** The name of the record with the events of one write. Names have the order of writes. */
+const eventsName = (n: number) => EVENTS + String(n).padStart(16, "0");
+
+/** Records by name: their new content, or undefined to delete one. */
+type Changes = Map<string, Content | undefined>;
 
 /** Takes an event. The event counts as taken when the promise is fulfilled or rejected. */
 export type Listener = (event: ClientEvent) => unknown;
@@ -17,9 +21,9 @@ export class Journal {
   /** The content of each record as it was last written. */
   private readonly written = new Map<string, Content>();
   private queue: ClientEvent[] = [];
-  /** Records of events that the application has taken. The next write deletes them. */
+  /** Records of which the application has taken all events. The next write deletes them. */
   private taken: string[] = [];
-  private events = 0;
+  private writes = 0;
   private untold: [string, Value][] = [];
   private last: Promise<void> = Promise.resolve();
 
@@ -35,14 +39,15 @@ export class Journal {
     const journal = new Journal(store, loadState(records), listener);
     journal.note(undefined);
     for (const g of journal.stored.groups.values()) journal.note(g);
-    journal.untold = [...records].filter(([name]) => name.startsWith(EVENT)).sort();
-    journal.events = Number(journal.untold.at(-1)?.[0].slice(EVENT.length) ?? -1) + 1;
+    journal.untold = [...records].filter(([name]) => name.startsWith(EVENTS)).sort();
+    journal.writes = Number(journal.untold.at(-1)?.[0].slice(EVENTS.length) ?? -1) + 1;
     return journal;
   }
 
   /** Gives the application the events of an earlier run that it may not have taken. */
   repeat(): void {
-    for (const [name, event] of this.untold.splice(0)) this.tell(name, JSON.parse(event as string));
+    for (const [name, events] of this.untold.splice(0))
+      this.last = this.last.then(() => this.tell(name, JSON.parse(events as string)));
   }
 
   /** Gives an event to the application when the next write is durable. */
@@ -57,29 +62,30 @@ export class Journal {
    */
   save(...groups: Group[]): Promise<void> {
     const keys = new Set(groups.map((g) => g.key));
-    const changes = new Map<string, Value | undefined>(this.taken.splice(0).map((name) => [name, undefined]));
-    for (const part of [undefined, ...groups]) for (const [name, value] of this.note(part)) changes.set(name, value);
+    const changes: Changes = new Map(this.taken.splice(0).map((name) => [name, undefined]));
+    for (const part of [undefined, ...groups]) for (const [name, c] of this.note(part)) changes.set(name, c);
     const due = (e: ClientEvent) => !("group" in e && this.stored.groups.has(e.group)) || keys.has(e.group);
-    const events = this.queue.filter(due).map((event) => [eventName(this.events++), event] as const);
+    const events = this.queue.filter(due);
     this.queue = this.queue.filter((e) => !due(e));
-    for (const [name, event] of events) changes.set(name, JSON.stringify(event));
+    const name = eventsName(this.writes++);
+    if (events.length > 0) changes.set(name, JSON.stringify(events));
     if (changes.size > 0)
       this.last = this.last.then(async () => {
-        await this.store.commit(changes);
-        for (const [name, event] of events) this.tell(name, event);
+        await this.store.commit(await encoded(changes));
+        await this.tell(name, events);
       });
     this.last.catch(() => undefined); // each caller gets the failure
     return this.last;
   }
 
   /** The changes of a part of the state since it was last written: of a group, or of the device without one. */
-  private note(g: Group | undefined): Map<string, Value | undefined> {
+  private note(g: Group | undefined): Changes {
     const records = g === undefined ? deviceRecords(this.stored) : groupRecords(g);
-    const changes = new Map<string, Value | undefined>();
+    const changes: Changes = new Map();
     for (const [name, content] of records) {
       if (isSame(this.written.get(name), content)) continue;
       this.written.set(name, content);
-      changes.set(name, encodeContent(content));
+      changes.set(name, content);
     }
     for (const name of this.written.keys())
       if (belongsTo(name, g) && !records.has(name)) {
@@ -89,8 +95,25 @@ export class Journal {
     return changes;
   }
 
-  private tell(name: string, event: ClientEvent): void {
-    const done = () => void this.taken.push(name);
-    new Promise((resolve) => resolve(this.listener(event))).then(done, done);
+  /** Gives the application the events of a record, and does not wait until it has taken them. */
+  private async tell(name: string, events: ClientEvent[]): Promise<void> {
+    const pace = slices();
+    const taken: Promise<unknown>[] = [];
+    for (const event of events) {
+      taken.push(new Promise((resolve) => resolve(this.listener(event))));
+      await pace();
+    }
+    void Promise.allSettled(taken).then(() => events.length > 0 && this.taken.push(name));
   }
+}
+
+/** Encodes the changes of one write. Other work runs in between. */
+async function encoded(changes: Changes): Promise<Map<string, Value | undefined>> {
+  const pace = slices();
+  const values = new Map<string, Value | undefined>();
+  for (const [name, content] of changes) {
+    values.set(name, content && encodeContent(content));
+    await pace();
+  }
+  return values;
 }

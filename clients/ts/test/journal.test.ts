@@ -9,7 +9,7 @@ import { Journal } from "../src/journal.js";
 import * as mls from "../src/mls.js";
 import { FileStore } from "../src/node.js";
 import { loadState } from "../src/records.js";
-import type { Value } from "../src/store.js";
+import { MemoryStore, type Value } from "../src/store.js";
 import { device, NOW, noTree, utf8 } from "./group.js";
 import { grown, numbers } from "./trees.js";
 
@@ -100,4 +100,33 @@ test(`a message in a group of ${MEMBERS} writes its own change, and a crash leav
       const loaded = loadState(await new FileStore(cut).load()).groups.get(g.key);
       assert.deepEqual(loaded && parts(loaded.state), wanted, `write ${i}, ${length} bytes`);
     }
+});
+
+test("the events of one write are one record, and other work runs between long ones", async () => {
+  const store = new MemoryStore();
+  const heard: string[] = [];
+  let take = () => {};
+  const taken = new Promise<void>((resolve) => (take = resolve));
+  const journal = await Journal.open(store, ({ event }) => {
+    heard.push(event);
+    if (heard.length === 1) setImmediate(() => heard.push("other work"));
+    for (const since = performance.now(); performance.now() - since < 20; );
+    return taken;
+  });
+  for (let epoch = 0; epoch < 3; epoch++) journal.emit({ event: "epoch", group: "unknown", epoch });
+  const events = async () => [...(await store.load()).keys()].filter((name) => name.startsWith("events/"));
+  await journal.save();
+  assert.deepEqual(heard, ["epoch", "other work", "epoch", "epoch"]);
+  assert.equal((await events()).length, 1);
+
+  const repeated: unknown[] = [];
+  (await Journal.open(store, (event) => repeated.push(event))).repeat();
+  take();
+  await new Promise(setImmediate);
+  assert.deepEqual(
+    repeated.map((e: any) => e.epoch),
+    [0, 1, 2],
+  );
+  await journal.save();
+  assert.deepEqual(await events(), []);
 });
