@@ -81,7 +81,7 @@ export interface SendOptions {
 }
 
 /** How a migration of this client ended; "overtaken" means by a Commit of another member in the same epoch. */
-export type Outcome = { state: "moved"; ds: string; term: number } | { state: "aborted" | "overtaken"; reason: string };
+export type Outcome = { state: "moved"; to: string; term: number } | { state: "aborted" | "overtaken"; reason: string };
 
 /**
  * The Delivery Service has forgotten Commits that it accepted, as after a restore from a backup. Its operator must act.
@@ -838,7 +838,7 @@ export class Client {
     await this.ds(m.target).confirmMigration(m.id, { ...confirmation, ...(receipt && { receipt }) });
     await this.announcer.announceMove(g, m, confirmation).catch(() => undefined); // some members may not do this
     await this.inbox.catchUp(g);
-    return this.end(g, { state: "moved", ds: m.target, term: g.term });
+    return this.end(g, { state: "moved", to: m.target, term: g.term });
   }
 
   private end(g: Group, outcome: Outcome): Outcome {

@@ -195,7 +195,7 @@ export type ClientEvent =
   | { event: "epoch" | "joined" | "removed"; group: string; epoch: number }
   // The group has another Delivery Service. `by` is the member whose Commit led there, absent after a claim.
   // `proof` is the redirect that a server has signed, as this device was shown it.
-  | { event: "moved"; group: string; by?: Device; from: string; ds: string; term: number; proof?: MovedInfo }
+  | { event: "moved"; group: string; by?: Device; from: string; to: string; term: number; proof?: MovedInfo }
   // A step of a migration of this client: see Step.
   | { event: "move"; group: string; migration: string; target: string; step: Step }
   // The Delivery Service asks this device to move the group, which then goes to the first of the permitted targets.

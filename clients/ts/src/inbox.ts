@@ -810,7 +810,7 @@ export class Inbox {
     g.stopped = undefined;
     g.behind = true;
     const known = { ...(by && { by: device(by) }), ...(proof && { proof }) };
-    this.world.emit({ event: "moved", group: g.key, ...known, from, ds, term });
+    this.world.emit({ event: "moved", group: g.key, ...known, from, to: ds, term });
   }
 
   private failed(group: string, e: unknown): void {

@@ -98,7 +98,7 @@ test(
       await conversation!.send(new TextEncoder().encode("from the second tab"));
       return conversation!.move(target).done;
     }, t);
-    assert.deepEqual(outcome, { state: "moved", ds: t, term: 1 });
+    assert.deepEqual(outcome, { state: "moved", to: t, term: 1 });
     await bob.sync();
     assert.deepEqual(bob.texts(), ["from the first tab", "from the second tab"]);
     assert.deepEqual([bob.group.ds, bob.take("failed")], [t, []]);

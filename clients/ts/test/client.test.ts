@@ -283,7 +283,7 @@ describe("a migration", () => {
   test("every member follows, and life goes on at the target", async () => {
     const { users, t, s } = await party("alice", "bob", "carol");
     const [alice, bob, carol] = users as [User, User, User];
-    assert.deepEqual(await alice.client.migrate(alice.group, t), { state: "moved", ds: t, term: 1 });
+    assert.deepEqual(await alice.client.migrate(alice.group, t), { state: "moved", to: t, term: 1 });
     requireReceiptShown(net.ds(s), net.ds(t), alice.group.key);
     await bob.sync();
     await carol.sync();
@@ -295,7 +295,7 @@ describe("a migration", () => {
     assert.deepEqual(carol.texts(), ["we are here"]);
     await carol.client.update(carol.group);
     await alice.sync();
-    assert.deepEqual(await alice.client.migrate(alice.group, s), { state: "moved", ds: s, term: 2 }); // and back again
+    assert.deepEqual(await alice.client.migrate(alice.group, s), { state: "moved", to: s, term: 2 }); // and back again
     for (const u of [bob, carol]) await u.sync();
     together(alice, bob, carol);
   });

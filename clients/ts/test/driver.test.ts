@@ -89,7 +89,7 @@ test("two drivers, a group, a migration and a restart", async (t) => {
   await alice.ask("send", { text: "hello" });
   assert.equal((await bob.ask("wait_for", { kind: "message", text: "hello" })).sender, "@alice:h.example");
 
-  assert.deepEqual(await alice.ask("migrate", { target: "t.example" }), { state: "moved", ds: "t.example", term: 1 });
+  assert.deepEqual(await alice.ask("migrate", { target: "t.example" }), { state: "moved", to: "t.example", term: 1 });
   const there = await bob.ask("wait_for", { kind: "state", ds: "t.example", epoch: 2 });
   const { epoch_authenticator } = await alice.ask("state");
   assert.equal(there.epoch_authenticator, epoch_authenticator);

@@ -113,7 +113,7 @@ test("the README's code runs", async () => {
   const told = said.map((a: any) => (a.length > 1 ? a.slice(-3) : a[0]));
   assert.deepEqual(told.slice(0, 3), [
     [3, "me", "hello"],
-    { state: "moved", ds: `t${n}.example`, term: 1 },
+    { state: "moved", to: `t${n}.example`, term: 1 },
     [2, "active", []],
   ]);
   assert.equal(told[3].length, 2);
@@ -135,9 +135,9 @@ describe("an application", () => {
     assert.equal((await mine.members()).length, 2);
 
     const move = mine.move(`t${n}.example`);
-    assert.deepEqual(await move.done, { state: "moved", ds: `t${n}.example`, term: 1 });
+    assert.deepEqual(await move.done, { state: "moved", to: `t${n}.example`, term: 1 });
     const { event: moved } = await bob.until("moved");
-    assert.deepEqual([moved.from, moved.ds, moved.by.user], [`s${n}.example`, `t${n}.example`, alice.user]);
+    assert.deepEqual([moved.from, moved.to, moved.by.user], [`s${n}.example`, `t${n}.example`, alice.user]);
     const { moved: redirect } = net.ds(`s${n}.example`).groups.get(mine.id)!;
     const { event: own } = await alice.until("moved");
     assert.deepEqual([moved.proof, own.proof], [redirect, redirect]);
@@ -222,7 +222,7 @@ describe("an application", () => {
     const second = mine.move(`u${n}.example`);
     source.decide([...source.migrations.values()][0]!, "confirm");
     assert.equal((await first.done).state, "moved");
-    assert.deepEqual(await second.done, { state: "moved", ds: `u${n}.example`, term: 2 });
+    assert.deepEqual(await second.done, { state: "moved", to: `u${n}.example`, term: 2 });
     assert.equal(mine.host, `u${n}.example`);
     await close(alice, bob);
   });

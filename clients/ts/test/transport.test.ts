@@ -111,7 +111,7 @@ for (const [kind, create] of Object.entries(kinds))
       const heard = new Promise<string>((resolve) =>
         bob.on("message", ({ content, own }) => own || resolve(textOf(content))),
       );
-      const moved = new Promise((resolve) => bob.on("moved", ({ ds }) => resolve(ds)));
+      const moved = new Promise((resolve) => bob.on("moved", ({ to }) => resolve(to)));
       const joined = new Promise((resolve) => bob.on("joined", resolve));
       bob.start();
       await start();

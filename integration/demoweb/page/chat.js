@@ -69,9 +69,9 @@ export class Chat {
     });
     on("joined", () => this.add({ note: `${this.name} has joined` }));
     on("left", () => this.add({ note: `${this.name} is no member any more` }));
-    on("moved", ({ by, from, ds, term }) => {
+    on("moved", ({ by, from, to, term }) => {
       const who = by ? nameOf(by.user) : "an operator";
-      this.add({ at: `${term}.moved`, note: `${who} has moved the group from ${nameOf(from)} to ${nameOf(ds)}` });
+      this.add({ at: `${term}.moved`, note: `${who} has moved the group from ${nameOf(from)} to ${nameOf(to)}` });
     });
     for (const kind of ["state", "move", "skipped", "failed"]) on(kind, () => {});
   }
