@@ -48,18 +48,19 @@ func (c *client) login(ctx context.Context, cmd *command) (any, error) {
 	_, u.Server.Name, _ = strings.Cut(who.UserID, ":")
 	u.ID, u.DeviceID = who.UserID, who.DeviceID
 	c.user = u
-	return nil, nil
+	return nil, c.publish(ctx)
 }
 
-func (c *client) identity(ctx context.Context, _ *command) (_ any, err error) {
+// publish makes the device's MLS key, and publishes it.
+func (c *client) publish(ctx context.Context) error {
 	identity, err := (&mimiport.LeafIdentity{UserID: c.user.ID, DeviceID: c.user.DeviceID}).Marshal()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if c.member, err = draft09test.NewClient(1, identity); err != nil {
-		return nil, err
+		return err
 	}
-	return nil, c.user.PublishKey(ctx, "ed25519", c.member.SignatureKey(), algorithm)
+	return c.user.PublishKey(ctx, "ed25519", c.member.SignatureKey(), algorithm)
 }
 
 // ask sends a request to a Delivery Service through the user's own homeserver.

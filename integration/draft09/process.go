@@ -72,7 +72,6 @@ type answer struct {
 
 var commands = map[string]func(*client, context.Context, *command) (any, error){
 	"login":                (*client).login,
-	"identity":             (*client).identity,
 	"publish_key_packages": (*client).publishKeyPackage,
 	"create_group":         (*client).create,
 	"join":                 (*client).join,

@@ -94,7 +94,7 @@ func StartProgram(ctx context.Context, u *User, program *exec.Cmd, store string)
 	if store != "" {
 		args["store"] = store
 	}
-	return c, errors.Join(c.Do(ctx, "login", args, nil), c.Do(ctx, "identity", nil, nil))
+	return c, c.Do(ctx, "login", args, nil)
 }
 
 // ModuleRoot returns the directory of go.mod.

@@ -31,9 +31,13 @@ export class Client {
   /** Application messages of other members. */
   #inbox = [];
 
+  /** Takes a session over, makes the device's MLS key, and publishes it. */
   async login(homeserver, token) {
     this.#session = await withToken(homeserver, token);
     this.#matrix = new Matrix(new FetchTransport(this.#session));
+    this.#member = await Member.withIdentity(encode(leafIdentity, this.#session));
+    this.#own = { ...this.#session, suite: SUITE, ...(await this.#member.keys()) };
+    await this.#matrix.uploadDeviceKeys(await signDeviceKeys(withMlsKey(this.#own), this.#own));
   }
 
   get #here() {
@@ -43,13 +47,6 @@ export class Client {
 
   #ds(server = this.#here.ds) {
     return new DeliveryService(new Forwarded(this.#matrix), server);
-  }
-
-  /** Makes the device's MLS key, and publishes it. */
-  async createIdentity() {
-    this.#member = await Member.withIdentity(encode(leafIdentity, this.#session));
-    this.#own = { ...this.#session, suite: SUITE, ...(await this.#member.keys()) };
-    await this.#matrix.uploadDeviceKeys(await signDeviceKeys(withMlsKey(this.#own), this.#own));
   }
 
   async publishKeyPackages(n) {

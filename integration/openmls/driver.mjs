@@ -31,7 +31,6 @@ const after = (done) => done.then(() => client.state());
 
 const commands = {
   login: ({ homeserver, token }) => client.login(homeserver, token),
-  identity: () => client.createIdentity(),
   publish_key_packages: ({ n = 1 }) => client.publishKeyPackages(n),
   create_group: ({ room }) => after(client.create(room)),
   join: () => after(client.join()),

@@ -83,6 +83,14 @@ export interface SendOptions {
 /** How a migration of this client ended; "overtaken" means by a Commit of another member in the same epoch. */
 export type Outcome = { state: "moved"; to: string; term: number } | { state: "aborted" | "overtaken"; reason: string };
 
+/** The state of a group without its secrets, for the operator of a server that is to recover it; base64. */
+export interface RecoveryData {
+  protocol: string;
+  group_info: string;
+  ratchet_tree: string;
+  lineage: string;
+}
+
 /**
  * The Delivery Service has forgotten Commits that it accepted, as after a restore from a backup. Its operator must act.
  */
@@ -878,7 +886,7 @@ export class Client {
    * The data with which an operator can recover the group in the state of this device (profile, section 6). It has no
    * secrets.
    */
-  async export(g: Group): Promise<{ protocol: string; group_info: string; ratchet_tree: string; lineage: string }> {
+  async export(g: Group): Promise<RecoveryData> {
     const { state, lineage, term } = g;
     if (lineage === undefined || decode(wire.lineage, fromBase64(lineage)).steps.length !== term || g.unproven)
       throw new MimiportError("BEHIND", "this device has not been told how the group came to its Delivery Service");

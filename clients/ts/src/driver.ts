@@ -1,48 +1,58 @@
 // A client as a process: one JSON command per line of standard input, {id, cmd, ...arguments}, is answered by one line
 // {id, ok: true, result} or {id, ok: false, error}; what happens meanwhile comes as lines {event, ...}. See README.md.
 import { createInterface } from "node:readline";
-import { setTimeout as pause } from "node:timers/promises";
-import { Client } from "./client.js";
-import { checkId, type ClientEvent, type Group, type Surroundings } from "./group.js";
-import { login, Matrix, MatrixError, register, withToken } from "./matrix.js";
-import * as mls from "./mls.js";
 import { textOf, utf8 } from "./bytes.js";
-import { Journal } from "./journal.js";
+import { type Conversation, FetchTransport, login, MatrixError, MemoryStore, Mimiport } from "./index.js";
+import { register, type Store, withToken } from "./index.js";
 import { FileStore } from "./node.js";
-import { MemoryStore } from "./store.js";
-import { FetchTransport } from "./transport.js";
-import { fromBase64 } from "./wire.js";
+import { Probe } from "./testing.js";
 
 const DEFAULT_WAIT = 30_000;
 const MAX_KEPT = 10_000;
 
 type Arguments = Record<string, any>;
 
-/** An event as a line: a message has its text. */
-type Line = Exclude<ClientEvent, { event: "message" }> | ReturnType<typeof withText>;
+/** The device, its way to its homeserver, and what tests alone see of it. */
+interface Device {
+  mimiport: Mimiport;
+  transport: FetchTransport;
+  probe: Probe;
+}
+
+/** An event, as a line of output has it. */
+type Line = { event: string; group: string } & Arguments;
+
+/** The events of a conversation that become lines, besides messages. */
+const KINDS = [
+  ...(["joined", "epoch", "members", "moved", "move", "moveRequested", "state"] as const),
+  ...(["unverified", "skipped", "misattributed", "fork", "warning", "failed"] as const),
+];
 
 /** The events that no wait_for has taken yet, and all received data. */
 const events: Line[] = [];
 const waiting = new Set<() => void>();
 const plaintexts: Line[] = [];
-let client: Client | undefined;
-let world: Surroundings | undefined;
+let device: Device | undefined;
 
 const write = (line: unknown) => process.stdout.write(`${JSON.stringify(line)}\n`);
 const hex = (b: Uint8Array) => Buffer.from(b).toString("hex");
 
-function emit(event: ClientEvent): void {
-  if (event.event === "message" && event.own) return;
-  const line = event.event === "message" ? withText(event) : event;
+function emit(line: Line): void {
   write(line);
   keep(events, line);
-  if (event.event === "message") keep(plaintexts, line);
+  if (line.event === "message") keep(plaintexts, line);
   wake();
 }
 
-const withText = ({ content, own: _, ...rest }: ClientEvent & { event: "message" }) => ({
-  ...{ ...rest, text: textOf(fromBase64(content)) },
-});
+/** Makes lines of the device's events. */
+function listen({ mimiport, probe }: Device): void {
+  for (const event of KINDS) mimiport.on(event, (told, { id: group }) => emit({ event, group, ...told }));
+  mimiport.on("left", (told, { id: group }) => emit({ event: "removed", group, ...told }));
+  mimiport.on("message", ({ content, own, ...told }, { id: group }) => {
+    if (!own) emit({ event: "message", group, ...told, text: textOf(content) });
+  });
+  probe.onCommit(emit);
+}
 
 /** Adds to a list that keeps only the last items. */
 function keep<T>(list: T[], entry: T): void {
@@ -53,36 +63,39 @@ function keep<T>(list: T[], entry: T): void {
 /** Makes every wait_for check again. */
 const wake = () => waiting.forEach((look) => look());
 
-function current(): Client {
-  if (client === undefined) throw new Error("log in first");
-  return client;
+function current(): Device {
+  if (device === undefined) throw new Error("log in first");
+  return device;
 }
 
-const groupOf = ({ group }: Arguments): Group => current().group(group);
+/** The conversation that a command names; without a name, the only one there is. */
+function conversationOf({ group }: Arguments): Conversation {
+  const { conversations } = current().mimiport;
+  const only = conversations.size === 1 ? [...conversations.values()][0] : undefined;
+  const found = group === undefined ? only : conversations.get(group);
+  if (found === undefined) throw new Error(group ? `no group ${group}` : `${conversations.size} groups: name one`);
+  return found;
+}
 
-const member = ({ leaf, userId, deviceId, verified }: Awaited<ReturnType<Client["members"]>>[number]) => ({
-  ...{ leaf, user: userId, device: deviceId, verified },
-});
-
-function state(g: Group) {
-  const { groupContext, keySchedule, groupActiveState } = g.state;
+function state(conversation: Conversation) {
+  const inside = current().probe.state(conversation);
   return {
-    group: g.key,
-    room: g.roomId,
-    ds: g.ds,
-    term: g.term,
-    next_seq: g.next,
-    epoch: Number(groupContext.epoch),
-    cipher_suite: mls.suiteId(g.state),
-    active: groupActiveState.kind === "active" && !g.closed,
-    closed: g.closed === true,
-    epoch_authenticator: hex(keySchedule.epochAuthenticator),
-    tree_hash: hex(groupContext.treeHash),
-    confirmed_transcript_hash: mls.transcript(g.state),
-    members: mls.members(g.state).map((m) => member({ ...m, verified: g.checked.get(checkId(m)) ?? "unknown" })),
-    pending_commit: g.pending !== undefined,
-    pending_proposals: Object.keys(g.state.unappliedProposals).length,
-    migration: g.migration?.id ?? null,
+    group: conversation.id,
+    room: conversation.roomId,
+    ds: conversation.host,
+    term: conversation.term,
+    next_seq: inside.nextSeq,
+    epoch: conversation.epoch,
+    cipher_suite: inside.cipherSuite,
+    active: inside.active,
+    closed: inside.closed,
+    epoch_authenticator: hex(conversation.authenticator),
+    tree_hash: hex(inside.treeHash),
+    confirmed_transcript_hash: inside.transcript,
+    members: inside.members,
+    pending_commit: inside.pendingCommit,
+    pending_proposals: inside.pendingProposals,
+    migration: inside.migration?.id ?? null,
   };
 }
 
@@ -90,12 +103,18 @@ function state(g: Group) {
 const fits = (have: Arguments, wanted: Arguments) =>
   Object.entries(wanted).every(([k, v]) => (typeof v === "number" ? have[k] >= v : have[k] === v));
 
+/** A conversation's state, if it has the wanted fields. */
+function stateWith(wanted: Arguments): Arguments | undefined {
+  const now = state(conversationOf(wanted));
+  return fits(now, wanted) ? now : undefined;
+}
+
 /**
  * Takes the first event of a kind with the wanted fields. For the kind "state", waits until the group's state has them.
  */
 function waitFor({ kind, timeout = DEFAULT_WAIT, ...wanted }: Arguments): Promise<unknown> {
   const look = (): unknown => {
-    if (kind === "state") return fits(state(groupOf(wanted)), wanted) ? state(groupOf(wanted)) : undefined;
+    if (kind === "state") return stateWith(wanted);
     const i = events.findIndex((e) => e.event === kind && fits(e, wanted));
     return i < 0 ? undefined : events.splice(i, 1)[0];
   };
@@ -131,97 +150,106 @@ function takeAll(kinds: string[]): Line[] {
   return kept.filter((e) => kinds.includes(e.event));
 }
 
+/** A store after each commit of which every wait_for checks again. */
+function watched(store: Store): Store {
+  const commit = store.commit.bind(store);
+  store.commit = (changes) => commit(changes).then(wake);
+  return store;
+}
+
 /**
- * Begins a session and follows /sync from then on. With `store`, the client loads its state from that file and saves it
- * there.
+ * Begins a session, opens the device and follows /sync from then on. With `store`, the client loads its state from that
+ * file and saves it there. It publishes KeyPackages only when it is told to.
  */
-async function begin({ homeserver, user, password, device, token, store }: Arguments, enter: typeof login) {
+async function begin(given: Arguments, enter: typeof login) {
+  const { homeserver, user, password, device: known, token, store, suite: cipherSuite = 1 } = given;
   const session =
-    token === undefined ? await enter(homeserver, user, password, device) : await withToken(homeserver, token);
-  const records = store === undefined ? new MemoryStore() : new FileStore(store);
-  await records.exclusive();
-  const journal = await Journal.open(records, emit);
-  const { stored } = journal;
-  const save = (...groups: Group[]) => journal.save(...groups).then(wake);
-  world = { now: Date.now, pause: (ms) => pause(ms), emit: (e) => journal.emit(e), save };
-  client = new Client(new Matrix(new FetchTransport(session)), stored, world);
-  journal.repeat();
-  client.run(new AbortController().signal).catch((e) => write({ event: "stopped", reason: String(e) }));
-  return { user: session.userId, device: session.deviceId, token: session.token, groups: [...stored.groups.keys()] };
+    token === undefined ? await enter(homeserver, user, password, known) : await withToken(homeserver, token);
+  const transport = new FetchTransport(session);
+  const records = watched(store === undefined ? new MemoryStore() : new FileStore(store));
+  const mimiport = await Mimiport.open({ transport, store: records, keyPackages: 0, cipherSuite });
+  device = { mimiport, transport, probe: new Probe(mimiport) };
+  listen(device);
+  mimiport.start();
+  const groups = [...mimiport.conversations.keys()];
+  return { user: session.userId, device: session.deviceId, token: session.token, groups };
+}
+
+/** What happens to a conversation, and its state after that. */
+const after = (act: (conversation: Conversation, a: Arguments) => Promise<unknown>) => async (a: Arguments) => {
+  const conversation = conversationOf(a);
+  await act(conversation, a);
+  return state(conversation);
+};
+
+/** The move of this device, which has to be under way. */
+function moveOf(a: Arguments) {
+  const move = conversationOf(a).currentMove();
+  if (move === undefined) throw new Error("no migration of this client is under way");
+  return move;
+}
+
+/** A Delivery Service: the one that a command names, else a conversation's host. */
+const dsOf = (a: Arguments) => current().probe.ds(a.ds ?? conversationOf(a).host);
+
+/** Makes a request in the device's name, with a body of any kind. */
+async function raw({ method, path, body }: Arguments) {
+  const content = typeof body === "string" ? body : JSON.stringify(body);
+  const init = { method, headers: { "content-type": "application/json" }, body: content };
+  const answer = await current().transport.fetch(path, body === undefined ? { method } : init);
+  const text = await answer.text();
+  try {
+    return { status: answer.status, body: JSON.parse(text) };
+  } catch {
+    return { status: answer.status, body: text };
+  }
 }
 
 const commands: Record<string, (a: Arguments) => Promise<unknown>> = {
   login: (a) => begin(a, login),
   register: (a) => begin(a, register),
-  identity: async ({ suite = 1 }) => {
-    const { userId, deviceId, publicKey } = await current().createIdentity(suite);
-    return { user: userId, device: deviceId, suite, signature_key: hex(publicKey) };
-  },
-  publish_key_packages: async ({ n = 1 }) => current().publishKeyPackages(n),
-  create_group: async ({ room, ds = current().homeServer }) => state(await current().createGroup(room, ds)),
-  rejoin: async ({ room }) => state(await current().rejoin(room)),
+  publish_key_packages: async ({ n = 1 }) => current().probe.publishKeyPackages(n),
+  create_group: async ({ room, ds }) => state(await current().mimiport.create(room, ds && { server: ds })),
+  rejoin: async ({ room }) => state(await current().mimiport.rejoin(room)),
   join: async (a) => {
     await waitFor({ ...a, kind: "joined" });
-    return state(groupOf(a));
+    return state(conversationOf(a));
   },
-  add: async ({ user, ...a }) =>
-    current()
-      .add(groupOf(a), user)
-      .then(() => state(groupOf(a))),
-  remove: async ({ user, ...a }) =>
-    current()
-      .remove(groupOf(a), user)
-      .then(() => state(groupOf(a))),
-  close: async (a) => current().close(groupOf(a)),
-  reset: async ({ ds, ...a }) => state(await current().reset(groupOf(a), ds)),
-  leave: async (a) => current().leave(groupOf(a)),
-  members: async (a) => (await current().members(groupOf(a))).map(member),
-  update: async (a) =>
-    current()
-      .update(groupOf(a))
-      .then(() => state(groupOf(a))),
+  add: after((c, { user }) => c.add(user)),
+  remove: after((c, { user }) => c.remove(user)),
+  close: async (a) => conversationOf(a).end(),
+  reset: async ({ ds, ...a }) => state(await conversationOf(a).beginNext(ds && { server: ds })),
+  leave: async (a) => conversationOf(a).leave(),
+  members: async (a) => conversationOf(a).members(),
+  update: after((c) => c.update()),
   send: async ({ text, ...a }) => {
-    await current().send(groupOf(a), utf8(text));
+    await conversationOf(a).send(utf8(text));
   },
-  sync: async (a) =>
-    current()
-      .bringUpToDate(groupOf(a))
-      .then(() => state(groupOf(a))),
+  sync: after((c) => c.catchUp()),
   wait_for: waitFor,
-  state: async (a) => state(groupOf(a)),
+  state: async (a) => state(conversationOf(a)),
   messages: async () => plaintexts,
   take: async ({ kinds }) => takeAll(kinds),
-  migrate: async ({ target, ...a }) => current().migrate(groupOf(a), target),
-  migration_finish: async (a) => current().finishMigration(groupOf(a)),
+  migrate: async ({ target, ...a }) => conversationOf(a).move(target).done,
+  migration_finish: async (a) => moveOf(a).done,
   migration_status: async ({ migration, ds, ...a }) => {
-    const own = groupOf(a).migration;
-    const [id, server] = [migration ?? own?.id, ds ?? own?.source];
-    return id === undefined ? null : current().ds(server).migration(id);
+    const { probe } = current();
+    const own = probe.state(conversationOf(a)).migration;
+    const id = migration ?? own?.id;
+    return id === undefined ? null : probe.ds(ds ?? own?.source).migration(id);
   },
-  abort: async (a) => current().abortMigration(groupOf(a)),
-  ds_info: async ({ ds, ...a }) => {
-    const g = groupOf(a);
-    return current()
-      .ds(ds ?? g.ds)
-      .group(g.key);
-  },
-  host: async ({ ds, ...a }) => {
-    const g = groupOf(a);
-    return current()
-      .ds(ds ?? g.ds)
-      .host(g.key);
-  },
-  follow: async ({ ds, ...a }) =>
-    current()
-      .follow(groupOf(a), ds)
-      .then(() => state(groupOf(a))),
+  abort: async (a) => moveOf(a).abort(),
+  ds_info: async (a) => dsOf(a).group(conversationOf(a).id),
+  host: async (a) => dsOf(a).host(conversationOf(a).id),
+  follow: after((c, { ds }) => c.follow(ds)),
   patience: async ({ ms }) => {
-    world!.patience = ms;
+    current().probe.patience = ms;
   },
-  successors: async ({ servers, ...a }) => current().setSuccessors(groupOf(a), servers),
-  export: async (a) => current().export(groupOf(a)),
-  export_secret: async ({ label, length, ...a }) => hex(await mls.exportSecret(groupOf(a).state, label, length)),
-  raw: async ({ method, path, body }) => current().matrix.raw(method, path, body),
+  successors: async ({ servers, ...a }) => conversationOf(a).setSuccessors(servers),
+  export: async (a) => conversationOf(a).recoveryData(),
+  export_secret: async ({ label, length, ...a }) =>
+    hex(await conversationOf(a).exportSecret(label, new Uint8Array(), length)),
+  raw,
 };
 
 function failure(e: unknown) {

@@ -1,5 +1,5 @@
 // The interface for applications: one device, its conversations, and what happens in them.
-import { Client, type Outcome, type SendOptions } from "./client.js";
+import { Client, type Outcome, type RecoveryData, type SendOptions } from "./client.js";
 import type { Verification } from "./devices.js";
 import { MimiportError } from "./errors.js";
 import {
@@ -10,10 +10,12 @@ import {
   reasonOf,
   type State,
   stateOf,
+  type Surroundings,
   type VerifyLeaf,
 } from "./group.js";
 import { Journal } from "./journal.js";
 import { Matrix } from "./matrix.js";
+import * as mls from "./mls.js";
 import type { Store } from "./store.js";
 import type { News, Transport } from "./transport.js";
 import { fromBase64 } from "./wire.js";
@@ -29,6 +31,8 @@ export interface Options {
   store: Store;
   /** How many KeyPackages the homeserver should have: each lets one user add this device once. 0 publishes none. */
   keyPackages?: number;
+  /** The cipher suite of the groups that this device creates, and of its KeyPackages (RFC 9420): 1, or 3. */
+  cipherSuite?: 1 | 3;
   /** Decides how far a leaf is trusted, in place of the library. */
   verifyLeaf?: VerifyLeaf;
   /**
@@ -60,11 +64,19 @@ export interface Events {
   moveRequested: Happening<"moveRequested">;
   state: Happening<"state">;
   joined: Happening<"joined">;
+  /** The group is in another epoch, with other secrets. */
+  epoch: Happening<"epoch">;
   left: Happening<"removed">;
   /** A leaf whose device does not publish its key. */
   unverified: Happening<"unverified">;
   /** A device that could not be added. */
   skipped: Happening<"skipped">;
+  /** The Delivery Service names another sender of a message than MLS authenticates. */
+  misattributed: Happening<"misattributed">;
+  /** The Delivery Service has signed for two Commits in one epoch: its operator must act. */
+  fork: Happening<"fork">;
+  /** A warning of the Delivery Service when the group is created, such as `movers-on-one-server`. */
+  warning: Happening<"warning">;
   /** Something that the application need not act on. */
   failed: Happening<"failed">;
 }
@@ -78,6 +90,20 @@ const unlessRetryable = (e: unknown) => {
 
 /** The names of events that differ from those inside. */
 const PUBLIC: Partial<Record<ClientEvent["event"], keyof Events>> = { removed: "left" };
+
+/** The inside of a device, for tests of the protocol alone. */
+export interface Inside {
+  client: Client;
+  world: Surroundings;
+  /** As Mimiport.on, for events that no application needs. */
+  on(kind: ClientEvent["event"], listener: (event: any, conversation: Conversation) => unknown): void;
+}
+
+const insides = new WeakMap<Mimiport, Inside>();
+
+export function insideOf(mimiport: Mimiport): Inside {
+  return insides.get(mimiport)!;
+}
 
 /** A device that holds MLS groups in Matrix rooms. */
 export class Mimiport {
@@ -94,11 +120,11 @@ export class Mimiport {
    * that it has, and KeyPackages. Nothing happens yet: register listeners, then start.
    */
   static async open(options: Options): Promise<Mimiport> {
-    const { transport, store, keyPackages = STOCK, verifyLeaf, mayMove, signal } = options;
+    const { transport, store, keyPackages = STOCK, cipherSuite = 1, verifyLeaf, mayMove, signal } = options;
     const mimiport = new Mimiport(await store.exclusive(signal));
     try {
       const journal = await Journal.open(store, (event) => mimiport.tell(event));
-      const world = {
+      const world: Surroundings = {
         now: Date.now,
         pause: (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms)),
         stock: keyPackages,
@@ -109,7 +135,9 @@ export class Mimiport {
       };
       mimiport.journal = journal;
       mimiport.client = new Client(new Matrix(transport), journal.stored, world);
-      await mimiport.client.createIdentity(1);
+      const on: Inside["on"] = (kind, listener) => void mimiport.listen(kind, listener);
+      insides.set(mimiport, { client: mimiport.client, world, on });
+      await mimiport.client.createIdentity(cipherSuite);
       await mimiport.client.keepStock().catch(unlessRetryable); // start goes on with it
       return mimiport;
     } catch (e) {
@@ -125,13 +153,18 @@ export class Mimiport {
   }
 
   private conversation(g: Group): Conversation {
-    const known = this.conversationsById.get(g.key) ?? new Conversation(this.client, g);
+    const known =
+      this.conversationsById.get(g.key) ?? new Conversation(this.client, g, (next) => this.conversation(next));
     this.conversationsById.set(g.key, known);
     return known;
   }
 
   /** Calls a listener at each event of a kind. Returns the function that ends this. */
   on<K extends keyof Events>(kind: K, listener: Listener<K>): () => void {
+    return this.listen(kind, listener);
+  }
+
+  private listen(kind: string, listener: Listener<any>): () => void {
     const listeners = this.listeners.get(kind) ?? new Set();
     this.listeners.set(kind, listeners.add(listener));
     return () => void listeners.delete(listener);
@@ -200,6 +233,7 @@ export class Conversation {
   constructor(
     private readonly client: Client,
     private readonly g: Group,
+    private readonly conversationOf: (g: Group) => Conversation,
   ) {}
 
   /** The id of the group, base64url. */
@@ -279,9 +313,22 @@ export class Conversation {
     return this.client.update(this.g);
   }
 
+  /** Reads the group's log to its end. */
+  catchUp(): Promise<void> {
+    return this.client.bringUpToDate(this.g);
+  }
+
   /** Moves the group to another Delivery Service. */
   move(target: string): Move {
-    const done = this.client.migrate(this.g, target);
+    return this.moveOf(this.client.migrate(this.g, target));
+  }
+
+  /** This device's move of the group, if one is under way: also one that began before a restart. */
+  currentMove(): Move | undefined {
+    return this.g.migration && this.moveOf(this.client.finishMigration(this.g));
+  }
+
+  private moveOf(done: Promise<Outcome>): Move {
     done.catch(() => undefined); // who waits for it gets the error
     return {
       done,
@@ -296,8 +343,34 @@ export class Conversation {
     return this.client.follow(this.g, server);
   }
 
+  /** Names, in the room, the servers that may take the group on when its host is lost, in order of preference. */
+  setSuccessors(servers: string[]): Promise<void> {
+    return this.client.setSuccessors(this.g, servers);
+  }
+
+  /**
+   * The data with which an operator can recover the group at another server when its host is lost, as the body of the
+   * request. It has no secrets.
+   */
+  recoveryData(): Promise<RecoveryData> {
+    return this.client.export(this.g);
+  }
+
+  /** A secret of the epoch for the application's own use, of a length in bytes (RFC 9420, section 8.5). */
+  exportSecret(label: string, context: Uint8Array, length: number): Promise<Uint8Array> {
+    return mls.exportSecret(this.g.state, label, context, length);
+  }
+
   /** Ends the group for good. The room may begin its next one. */
   end(): Promise<void> {
     return this.client.close(this.g);
+  }
+
+  /**
+   * Begins the room's next group once this one has ended, and adds this one's users. An event `failed` of the next one
+   * names the users that it cannot add.
+   */
+  async beginNext({ server = this.host } = {}): Promise<Conversation> {
+    return this.conversationOf(await this.client.reset(this.g, server));
   }
 }

@@ -500,9 +500,14 @@ export async function sign(state: ClientState, label: string, content: Uint8Arra
   return signWithLabel(state.signaturePrivateKey, label, content, (await suiteOf(state)).signature);
 }
 
-/** MLS-Exporter of the state's epoch, for an empty context (RFC 9420, section 8.5). length is in bytes. */
-export async function exportSecret(state: ClientState, label: string, length: number): Promise<Uint8Array> {
-  return mlsExporter(state.keySchedule.exporterSecret, label, new Uint8Array(), length, await suiteOf(state));
+/** MLS-Exporter of the state's epoch (RFC 9420, section 8.5). length is in bytes. */
+export async function exportSecret(
+  state: ClientState,
+  label: string,
+  context: Uint8Array,
+  length: number,
+): Promise<Uint8Array> {
+  return mlsExporter(state.keySchedule.exporterSecret, label, context, length, await suiteOf(state));
 }
 
 export const members = (state: ClientState): Member[] => membersOf(state.ratchetTree);

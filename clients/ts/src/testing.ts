@@ -18,6 +18,8 @@ import { orAborted } from "./store.js";
 import type { Transport } from "./transport.js";
 import { fromBase64, fromBase64url, toBase64, toBase64url } from "./wire.js";
 
+export { type CommitEvent, Probe } from "./probe.js";
+
 const KEY_ID = "ed25519:1";
 const FAN_OUT = "io.github.mimiport.message";
 
