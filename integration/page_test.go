@@ -132,14 +132,15 @@ func fenced(t *testing.T, kind string) string {
 	return blocks[0][1]
 }
 
-// overhear returns all messages while clients create a group, use it, and move it to another server and back.
+// overhear returns all messages while clients create a group, use it, and move it to another server and back. They move
+// it back because its host asks for it.
 func overhear(t *testing.T) *hearsay {
 	t.Helper()
 	h := &hearsay{said: make(map[string][]any)}
 	servers := harness.StartServers(t, 2)
 	a, b := h.before(t, servers[0]), h.before(t, servers[1])
-	admin := harness.RegisterUser(t, a, "admin", true)
-	setPolicy(t, harness.RegisterUser(t, b, "admin", true), policy{"target": "joined_servers"})
+	admin := harness.RegisterUser(t, b, "admin", true)
+	setPolicy(t, admin, policy{"target": "joined_servers"})
 
 	alice, bob := harness.RegisterUser(t, a, "alice", false), harness.RegisterUser(t, b, "bob", false)
 	carol := harness.RegisterUser(t, a, "carol", false)
@@ -160,11 +161,26 @@ func overhear(t *testing.T) *hearsay {
 	h.leaveAndMove(t, p, b)
 	h.ask(t, p, a, b)
 
+	drainTo(t, p, admin, a)
 	back := &pair{Party: p, alice: p.Members[0], bob: p.Members[1]}
 	word := adminapi.ReclaimRequest{TargetIsLost: true, AlthoughItAnswers: true}
 	back.operate(t, admin, http.MethodPost, "/reclaim", word, nil)
-	harness.Do(t, back.alice, "follow", harness.Args{"ds": a.Name}, nil)
+	harness.Do(t, back.alice, "follow", harness.Args{"ds": b.Name}, nil)
 	return h
+}
+
+// drainTo lets an administrator of the group's host drain it, until the first member has moved the group to a target.
+func drainTo(t *testing.T, p *party.Party, admin *harness.User, target *harness.Server) {
+	t.Helper()
+	do := func(method string, in any) {
+		t.Helper()
+		if err := admin.Do(harness.Within(t), method, adminapi.PathPrefix+"/drain", in, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(http.MethodPut, api.DrainRequest{Targets: []string{target.Name}})
+	harness.Do(t, p.Members[0], "wait_for", harness.Args{"kind": "state", "ds": target.Name}, nil)
+	do(http.MethodDelete, nil)
 }
 
 // leaveAndMove lets the third member leave. Then the first member moves the group, and commits at the target.
@@ -308,7 +324,11 @@ func (l *listener) hear(asked string, status int, body, answer []byte) {
 	}
 	_ = json.Unmarshal(answer, &sync)
 	for _, event := range sync.ToDevice.Events {
-		l.add("event "+api.EventMessage, event)
+		var e struct {
+			Type string `json:"type"`
+		}
+		_ = json.Unmarshal(event, &e)
+		l.add("event "+e.Type, event)
 	}
 }
 

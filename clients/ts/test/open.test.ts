@@ -3,69 +3,10 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { textOf, utf8 } from "../src/bytes.js";
-import { type Conversation, type Events, FetchTransport, login, MemoryStore } from "../src/index.js";
-import { Mimiport, type Store, type Value, type VerifyLeaf } from "../src/index.js";
+import { MemoryStore, type Value, type VerifyLeaf } from "../src/index.js";
+import { close, isText, pair, start } from "./apps.js";
 import { refuse } from "./fake.js";
 import { net, nextRoom, published, rooms } from "./party.js";
-
-/** What an application has heard, in order. */
-interface Heard {
-  kind: keyof Events;
-  event: any;
-  conversation: Conversation;
-}
-
-/** Waits for the first event that fits. */
-type Until = (kind: keyof Events, fits?: (event: any) => boolean) => Promise<Heard>;
-
-interface App {
-  mimiport: Mimiport;
-  heard: Heard[];
-  until: Until;
-  user: string;
-}
-
-async function start(name: string, store: Store = new MemoryStore(), options = {}): Promise<App> {
-  const session = await login(net.homeserver, name, "password", undefined);
-  const mimiport = await Mimiport.open({ transport: new FetchTransport(session), store, keyPackages: 4, ...options });
-  const heard: Heard[] = [];
-  const waiting = new Set<() => void>();
-  const kinds: (keyof Events)[] = ["message", "members", "moved", "move", "state", "joined", "left", "failed"];
-  for (const kind of kinds)
-    mimiport.on(kind, (event, conversation) => {
-      heard.push({ kind, event, conversation });
-      waiting.forEach((look) => look());
-    });
-  const until: Until = (kind, fits = () => true) =>
-    new Promise((resolve) => {
-      const look = () => {
-        const found = heard.find((h) => h.kind === kind && fits(h.event));
-        if (found === undefined) return;
-        waiting.delete(look);
-        resolve(found);
-      };
-      waiting.add(look);
-      look();
-    });
-  mimiport.start();
-  return { mimiport, heard, until, user: session.userId };
-}
-
-const isText = (text: string) => (e: Events["message"]) => textOf(e.content) === text;
-
-/** Alice and bob in the conversation of a room. */
-async function pair(store?: Store) {
-  const n = nextRoom();
-  const [alice, bob] = [await start(`alice${n}`, store), await start(`bob${n}`)];
-  const mine = await alice.mimiport.create(`!room${n}`, { server: `s${n}.example` });
-  await mine.add(bob.user);
-  const { conversation: his } = await bob.until("joined");
-  return { alice, bob, mine, his, n };
-}
-
-async function close(...apps: App[]): Promise<void> {
-  for (const { mimiport } of apps) await mimiport.close();
-}
 
 test("the README tells what each code of an error means", () => {
   const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
@@ -78,45 +19,6 @@ test("the README tells what each code of an error means", () => {
     ].map(([, code]) => code),
   );
   assert.deepEqual([...new Set(codes)].sort(), told.sort());
-});
-
-/** The code of the README, as the body of a function. */
-function readmeCode(): string {
-  const text = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
-  const blocks = [...text.matchAll(/^```ts\n(.*?)^```$/gms)].map(([, code]) => code!);
-  return blocks.join("").replace(/^import .*$/gm, "");
-}
-
-test("the README's code runs", async () => {
-  const n = nextRoom();
-  const bob = await published(`bob${n}`);
-  const [said, of]: [unknown[], any] = [[], {}];
-  const code = readmeCode()
-    .replace("https://matrix.example.org", net.homeserver)
-    .replaceAll("@bob:example.com", bob.id)
-    .replaceAll('"example.com"', `"t${n}.example"`);
-  const names = {
-    login,
-    FetchTransport,
-    Mimiport,
-    IndexedDbStore: MemoryStore,
-    console: { log: (...a: unknown[]) => said.push(a) },
-  };
-  const run = new Function(
-    "of",
-    ...Object.keys(names),
-    `return (async () => {${code}\nof.conversation = conversation})()`,
-  );
-  await run(of, ...Object.values(names));
-  const { conversation }: { conversation: Conversation } = of;
-  assert.deepEqual([conversation.host, conversation.state], [`t${n}.example`, "closed"]);
-  const told = said.map((a: any) => (a.length > 1 ? a.slice(-3) : a[0]));
-  assert.deepEqual(told.slice(0, 3), [
-    [3, "me", "hello"],
-    { state: "moved", to: `t${n}.example`, term: 1 },
-    [2, "active", []],
-  ]);
-  assert.equal(told[3].length, 2);
 });
 
 describe("an application", () => {

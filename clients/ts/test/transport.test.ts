@@ -1,6 +1,5 @@
 // Each way to the homeserver keeps the same promises.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { ClientEvent, createClient, type MatrixClient } from "matrix-js-sdk";
 import { logger } from "matrix-js-sdk/lib/logger.js";
@@ -9,6 +8,7 @@ import { FetchTransport, login, MemoryStore, Mimiport, type News, type Session, 
 import { json, Matrix } from "../src/matrix.js";
 import { SdkTransport } from "../src/matrix-js-sdk.js";
 import { FakeNetwork } from "../src/testing.js";
+import { examplesIn, runOf } from "./examples.js";
 import { net, nextRoom, published } from "./party.js";
 
 (logger as unknown as { disableAll(): void }).disableAll();
@@ -131,25 +131,19 @@ for (const [kind, create] of Object.entries(kinds))
     });
   });
 
-/** The README's example that imports a part of the package, as a function of the names that it uses. */
-function example(part: string, ...names: string[]): (...values: unknown[]) => Promise<any> {
-  const text = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
-  const blocks = [...text.matchAll(/^```js\n(.*?)^```$/gms)].map(([, code]) => code!);
-  const code = blocks.find((block) => block.includes(`"mimiport-client/${part}"`))!.replace(/^import .*$/gm, "");
-  const made = [...code.matchAll(/^const (\w+) =/gm)].map(([, name]) => name);
-  const run = new Function(...names, `return (async () => {${code}\nreturn { ${made.join()} }})()`);
-  return run as (...values: unknown[]) => Promise<any>;
-}
+/** The README's example that imports a part of the package. */
+const example = (part: string) =>
+  runOf(examplesIn("README.md", "js").find(({ code }) => code.includes(`"mimiport-client/${part}"`))!.code);
 
 test("the README's example with the SDK runs", async () => {
   const { homeserver, token, userId, deviceId } = await enter(`alice${nextRoom()}`);
   /** The homeserver of these tests has no rooms for the SDK's crypto: integration tests have. */
   const withoutCrypto: typeof createClient = (options) =>
     Object.assign(createClient(options), { initRustCrypto: async () => {} });
-  const names = ["createClient", "Mimiport", "IndexedDbStore", "SdkTransport"];
-  const run = example("matrix-js-sdk", ...names, "baseUrl", "accessToken", "userId", "deviceId");
-  const values = [withoutCrypto, Mimiport, MemoryStore, SdkTransport, homeserver, token, userId, deviceId];
-  const { client, mimiport } = await run(...values);
+  const { client, mimiport } = await example("matrix-js-sdk")({
+    ...{ createClient: withoutCrypto, Mimiport, IndexedDbStore: MemoryStore, SdkTransport },
+    ...{ baseUrl: homeserver, accessToken: token, userId, deviceId },
+  });
   await new Promise((resolve) => client.once(ClientEvent.Sync, resolve));
   assert.equal(Object.keys(net.oneTimeKeys.get(userId)!.get(deviceId)!).length, 20);
   client.stopClient();
@@ -157,12 +151,7 @@ test("the README's example with the SDK runs", async () => {
 });
 
 test("the README's example of an application's test runs", async () => {
-  const { network, alice } = await example(
-    "testing",
-    "FakeNetwork",
-    "Mimiport",
-    "MemoryStore",
-  )(FakeNetwork, Mimiport, MemoryStore);
+  const { network, alice } = await example("testing")({ FakeNetwork, Mimiport, MemoryStore });
   const conversation = await alice.create("!room", { server: "s.example" });
   await assert.rejects(alice.create("!other", { server: "t.example" }), { code: "M_PEER_UNREACHABLE" });
   network.ds("t.example").down = false;
