@@ -478,6 +478,9 @@ async function answered(answer: () => unknown): Promise<Answered | undefined> {
 export const encodeBody = ({ body }: Answered): Uint8Array =>
   body instanceof Uint8Array ? body : utf8(JSON.stringify(body));
 
+/** The algorithm of a one-time key, by its name. */
+const algorithmOf = (name: string) => name.slice(0, name.indexOf(":"));
+
 /** The only device of a user. */
 const deviceOf = (user: string) => user.slice(1, user.indexOf(":")).toUpperCase();
 
@@ -592,6 +595,7 @@ export class FakeNetwork {
     if (["pushrules", "user", "voip"].includes(operation!)) return { global: {}, filter_id: "0" }; // what an SDK asks
     const query = url.searchParams;
     if (operation === "sync") return this.sync(user, query.get("since"), Number(query.get("timeout")));
+    if (operation === "room_keys") throw new Refusal(404, { errcode: "M_NOT_FOUND" });
     if (operation === "rooms" && method === "PUT") return this.setState(rest[0]!, rest[2]!, body, user);
     if (operation === "rooms" && rest.length === 2) return this.allState(rest[0]!);
     if (operation === "keys") return this.keys(rest[0]!, body, user, deviceOf(user));
@@ -700,7 +704,7 @@ export class FakeNetwork {
       ]),
     );
     const unused = [...this.lastResorts].filter(([of, { used }]) => of.startsWith(`${user} `) && !used);
-    const device_unused_fallback_key_types = unused.map(([, { key }]) => key[0].split(":")[0]);
+    const device_unused_fallback_key_types = unused.map(([, { key }]) => algorithmOf(key[0]));
     return {
       ...{ next_batch, to_device: { events }, rooms: { join }, device_lists: { changed: this.changed } },
       ...(this.hasFallback && { device_unused_fallback_key_types }),
@@ -729,7 +733,7 @@ export class FakeNetwork {
       const [last] = Object.entries<any>((this.hasFallback && body.fallback_keys) || {});
       if (last !== undefined) this.lastResorts.set(`${user} ${device}`, { key: last, used: false });
       if (body.device_keys !== undefined) this.publish(body.device_keys);
-      return {};
+      return { one_time_key_counts: this.keyCounts(user, device) };
     }
     if (operation === "query") {
       const asked = Object.keys(body.device_keys).filter((u) => !this.silent.has(u));
@@ -738,9 +742,9 @@ export class FakeNetwork {
       return { ...this.crossSigning, device_keys, failures };
     }
     const [wanted, devices] = Object.entries<any>(body.one_time_keys)[0]!;
-    const claimed = Object.keys(devices).map((id) => {
+    const claimed = Object.entries<string>(devices).map(([id, algorithm]) => {
       const keys = this.oneTimeKeys.get(wanted)?.get(id) ?? {};
-      const [name, key] = Object.entries(keys)[0] ?? [];
+      const [name, key] = Object.entries(keys).find(([name]) => algorithmOf(name) === algorithm) ?? [];
       const last = this.lastResorts.get(`${wanted} ${id}`);
       if (name === undefined && last !== undefined) {
         last.used = true;
@@ -751,6 +755,14 @@ export class FakeNetwork {
       return [id, { [name]: key }];
     });
     return { one_time_keys: { [wanted]: Object.fromEntries(claimed) } };
+  }
+
+  /** The number of a device's one-time keys of each algorithm. */
+  private keyCounts(user: string, device: string): Record<string, number> {
+    const counts: Record<string, number> = {};
+    for (const name of Object.keys(this.oneTimeKeys.get(user)?.get(device) ?? {}))
+      counts[algorithmOf(name)] = (counts[algorithmOf(name)] ?? 0) + 1;
+    return counts;
   }
 
   /** The module at the users' homeserver keeps a KeyPackage of last resort for each device, where a test says so. */

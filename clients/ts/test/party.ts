@@ -10,6 +10,7 @@ import { emptyState } from "../src/records.js";
 import { fromBase64 } from "../src/wire.js";
 import { ServedNetwork } from "./fake.js";
 import { reach } from "./reach.js";
+import type { World } from "./ways.js";
 
 export const net = new ServedNetwork();
 let homeserver: string;
@@ -23,6 +24,19 @@ after(() => net.close());
 /** The number of rooms. The names of Delivery Services and users contain the number of their room. */
 export let rooms = 0;
 export const nextRoom = (): number => ++rooms;
+
+/** The homeserver, for tests that may run in a page. */
+export const world: World = {
+  get homeserver() {
+    return net.homeserver;
+  },
+  stock: net.stock,
+  nextRoom,
+  toDevice: (user, sender, content) => net.toDevice(user, sender, content),
+  unread: (user) => net.unread(user),
+  point: (roomId, content) => net.point(roomId, content),
+  silence: (isSilent) => void (net.answersNothing = isSilent),
+};
 
 /** How far the clocks of all users are ahead, in milliseconds. */
 export const clock = { ahead: 0 };

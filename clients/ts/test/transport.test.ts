@@ -1,135 +1,34 @@
 // Each way to the homeserver keeps the same promises.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { ClientEvent, createClient, type MatrixClient } from "matrix-js-sdk";
-import { logger } from "matrix-js-sdk/lib/logger.js";
-import { textOf, utf8 } from "../src/bytes.js";
-import { FetchTransport, login, MemoryStore, Mimiport, type News, type Session, type Transport } from "../src/index.js";
-import { json, Matrix } from "../src/matrix.js";
+import { ClientEvent, createClient } from "matrix-js-sdk";
+import { FetchTransport, login, MemoryStore, Mimiport, type Session } from "../src/index.js";
 import { SdkTransport } from "../src/matrix-js-sdk.js";
 import { FakeNetwork } from "../src/testing.js";
 import { examplesIn, runOf } from "./examples.js";
-import { net, nextRoom, published } from "./party.js";
+import { net, nextRoom, world } from "./party.js";
+import { requireSigned, sdkClient, sdkWay } from "./sdk.js";
+import { promises, type Way } from "./ways.js";
 
-(logger as unknown as { disableAll(): void }).disableAll();
-
-/** A device's way, and what begins and ends it. */
-interface Way {
-  transport: Transport;
-  /** Begins to follow /sync, where another program does. */
-  start(): Promise<void>;
-  stop(): void;
-}
-
-function sdkClient({ homeserver: baseUrl, token: accessToken, userId, deviceId }: Session): MatrixClient {
-  return createClient({ baseUrl, accessToken, userId, deviceId });
-}
+const withoutEnd = { start: async () => {}, stop: () => {} };
 
 const kinds: Record<string, (session: Session) => Way> = {
   "in memory": ({ userId }) => ({
+    ...withoutEnd,
     transport: net.transport(userId.slice(1, userId.indexOf(":"))),
-    start: async () => {},
-    stop: () => {},
   }),
-  fetch: (session) => ({ transport: new FetchTransport(session), start: async () => {}, stop: () => {} }),
-  "matrix-js-sdk": (session) => {
-    const client = sdkClient(session);
-    return {
-      transport: new SdkTransport(client),
-      start: () => client.startClient(),
-      stop: () => client.stopClient(),
-    };
-  },
+  fetch: (session) => ({ ...withoutEnd, transport: new FetchTransport(session) }),
+  "matrix-js-sdk": sdkWay,
 };
 
 const enter = (name: string) => login(net.homeserver, name, "password", undefined);
 
 for (const [kind, create] of Object.entries(kinds))
   describe(`a way to the homeserver: ${kind}`, () => {
-    test("gives news, which the homeserver keeps until they are stored", async (t) => {
-      const n = nextRoom();
-      const session = await enter(`alice${n}`);
-      const { transport, start, stop } = create(session);
-      const matrix = new Matrix(transport);
-      const ended = new AbortController();
-      t.after(() => {
-        ended.abort();
-        stop();
-      });
-      let since: string | undefined;
-      /** The first news that have something of a kind. */
-      const news = async (part: "toDevice" | "state"): Promise<News> => {
-        const got = await matrix.sync(since, 1000, ended.signal);
-        since = got.next ?? since;
-        return got[part]?.length ? got : news(part);
-      };
-      let first = await matrix.sync(undefined, 0, ended.signal);
-      await start();
-      while (first.next === undefined) first = await matrix.sync(undefined, 0, ended.signal);
-      since = first.next;
-      net.toDevice(session.userId, "@_mimiport:s.example", { n });
-      const [event] = (await news("toDevice")).toDevice!;
-      assert.deepEqual([event!.sender, event!.content], ["@_mimiport:s.example", { n }]);
-      assert.equal(net.unread(session.userId), 1);
-      net.point(`!room${n}`, { via: "s.example" });
-      net.toDevice(session.userId, "@_mimiport:s.example", { n: 0 });
-      const { state } = await news("state");
-      const { type, state_key, content } = state!.find((e) => e.roomId === `!room${n}`)!;
-      assert.deepEqual([type, state_key, content], ["io.github.mimiport.delivery_service", "", { via: "s.example" }]);
-      assert.equal(net.unread(session.userId), 1);
-    });
-
-    test("returns an answer with any status and bytes, and ends a wait", async () => {
-      const n = nextRoom();
-      const session = await enter(`alice${n}`);
-      const matrix = new Matrix(create(session).transport);
-      const base = `/_matrix/client/unstable/io.github.mimiport.v0/ds/s${n}.example`;
-      const refused = await matrix.send("GET", `${base}/groups/none`);
-      if (!net.stock) assert.equal(refused.status, 404);
-      assert.match(json(refused).errcode, /M_/);
-      const state = `/_matrix/client/v3/rooms/!room${n}/state/x/`;
-      await matrix.request("PUT", state, { é: [1, null] });
-      assert.deepEqual(await matrix.request("GET", state), { é: [1, null] });
-      const wait = matrix.send(
-        "GET",
-        "/_matrix/client/v3/sync?timeout=1000000",
-        undefined,
-        1e6,
-        AbortSignal.timeout(1),
-      );
-      await assert.rejects(wait, { name: "TimeoutError" });
-      net.answersNothing = true;
-      await assert.rejects(matrix.send("GET", "/_matrix/client/versions"), { code: "UNREACHABLE", retryable: true });
-      net.answersNothing = false;
-    });
-
-    test("lets an application join, talk and move", async () => {
-      const n = nextRoom();
-      const [alice, session] = [await published(`alice${n}`), await enter(`bob${n}`)];
-      const { transport, start, stop } = create(session);
-      const bob = await Mimiport.open({ transport, store: new MemoryStore(), keyPackages: 2 });
-      const heard = new Promise<string>((resolve) =>
-        bob.on("message", ({ content, own }) => own || resolve(textOf(content))),
-      );
-      const moved = new Promise((resolve) => bob.on("moved", ({ to }) => resolve(to)));
-      const joined = new Promise((resolve) => bob.on("joined", resolve));
-      bob.start();
-      await start();
-      const g = await alice.client.createGroup(`!room${n}`, `s${n}.example`);
-      await alice.client.add(g, session.userId);
-      await joined;
-      await alice.client.send(g, utf8("hello"));
-      assert.equal(await heard, "hello");
-      const [conversation] = bob.conversations.values();
-      await conversation!.send(utf8("hello, alice"));
-      await alice.sync();
-      assert.deepEqual(alice.texts(), ["hello, alice"]);
-      await alice.client.migrate(g, `t${n}.example`);
-      assert.equal(await moved, `t${n}.example`);
-      stop();
-      await bob.close();
-    });
+    for (const [name, keep] of Object.entries(promises)) test(name, () => keep(world, create));
   });
+
+test("matrix-js-sdk signs the device's keys", () => requireSigned(world));
 
 /** The README's example that imports a part of the package. */
 const example = (part: string) =>

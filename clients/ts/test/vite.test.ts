@@ -1,15 +1,15 @@
 // The page of docs/first-page.md: its steps, from an empty folder to two browsers that talk and move.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { createReadStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { extname, join, normalize } from "node:path";
+import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { type Browser, chromium, type Page } from "playwright-core";
+import { examplesIn } from "./examples.js";
+import { serveFolder } from "./folder.js";
 import { chromiumPath, noChromium, noRegistry } from "./needs.js";
 import { net, nextRoom } from "./party.js";
 
@@ -17,12 +17,7 @@ const run = promisify(execFile);
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const options = { skip: net.stock ? "the page's homeserver has the module" : noChromium || (await noRegistry()) };
 
-/** The blocks of code on the page, in a language. */
-function blocks(language: string): string[] {
-  const text = readFileSync(join(root, "../../docs/first-page.md"), "utf8");
-  const all = text.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, "gms"));
-  return [...all].map(([, code]) => code!);
-}
+const firstPage = "../../docs/first-page.md";
 
 /** Does the steps of the page in a new folder, and returns the folder with the built page. */
 async function build(t: TestContext): Promise<string> {
@@ -31,28 +26,12 @@ async function build(t: TestContext): Promise<string> {
   const pack = ["pack", "--json", "--ignore-scripts", "--pack-destination", dir];
   const [{ filename }] = JSON.parse((await run("npm", pack, { cwd: root })).stdout);
   const env = { ...process.env, MIMIPORT: join(dir, filename) };
-  const [project, page] = blocks("sh");
+  const [project, built] = examplesIn(firstPage, "sh").map(({ code }) => code);
   await run("bash", ["-ec", project!], { cwd: dir, env });
   const chat = join(dir, "chat");
-  writeFileSync(join(chat, "src/main.ts"), blocks("ts")[0]!);
-  await run("bash", ["-ec", page!], { cwd: chat, env });
+  writeFileSync(join(chat, "src/main.ts"), examplesIn(firstPage, "ts")[0]!.code);
+  await run("bash", ["-ec", built!], { cwd: chat, env });
   return join(chat, "dist");
-}
-
-const types: Record<string, string> = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css" };
-
-/** Serves a folder, and returns its address. */
-async function serve(t: TestContext, folder: string): Promise<string> {
-  const server = createServer((req, res) => {
-    const path = normalize(new URL(req.url!, "http://page").pathname).replace(/\/$/, "/index.html");
-    res.writeHead(200, { "content-type": types[extname(path)] ?? "application/octet-stream" });
-    createReadStream(join(folder, path))
-      .on("error", () => res.destroy())
-      .pipe(res);
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  t.after(() => server.close());
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
 }
 
 /** Fills a form of the page, and sends it. */
@@ -73,7 +52,7 @@ async function open(browser: Browser, address: string, user: string): Promise<Pa
 }
 
 test("the steps of the first page lead to two browsers that talk and move", options, async (t) => {
-  const address = await serve(t, await build(t));
+  const address = await serveFolder(t, await build(t));
   const browser = await chromium.launch({ executablePath: chromiumPath, args: ["--no-sandbox"] });
   t.after(() => browser.close());
   const n = nextRoom();
