@@ -1,6 +1,6 @@
 // Each way to the homeserver keeps the same promises.
 import assert from "node:assert/strict";
-import { describe, test } from "node:test";
+import { after, describe, test } from "node:test";
 import { ClientEvent, createClient } from "matrix-js-sdk";
 import { FetchTransport, login, MemoryStore, Mimiport, type Session } from "../src/index.js";
 import { SdkTransport } from "../src/matrix-js-sdk.js";
@@ -9,6 +9,16 @@ import { examplesIn, runOf } from "./examples.js";
 import { net, nextRoom, world } from "./party.js";
 import { requireSigned, sdkClient, sdkWay } from "./sdk.js";
 import { promises, type Way } from "./ways.js";
+
+/** All timers of this file. The SDK leaves the time-outs of its requests running: they would keep the process. */
+const timers: NodeJS.Timeout[] = [];
+const { setTimeout: begin } = globalThis;
+globalThis.setTimeout = ((...given: Parameters<typeof begin>) => {
+  const timer = begin(...given);
+  timers.push(timer);
+  return timer;
+}) as typeof begin;
+after(() => timers.forEach(clearTimeout));
 
 const withoutEnd = { start: async () => {}, stop: () => {} };
 
