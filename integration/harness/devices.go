@@ -18,11 +18,11 @@ import (
 func (u *User) Login(ctx context.Context, deviceID string) (*User, error) {
 	var a account
 	err := (&User{Server: u.Server}).Do(ctx, http.MethodPost, "/_matrix/client/v3/login", map[string]any{
-		"type": "m.login.password", "password": u.password, "device_id": deviceID,
+		"type": "m.login.password", "password": u.Password, "device_id": deviceID,
 		"identifier": map[string]any{"type": "m.id.user", "user": u.ID},
 	}, &a)
 	other := a.at(u.Server)
-	other.password = u.password
+	other.Password = u.Password
 	return other, err
 }
 
@@ -40,7 +40,7 @@ func (u *User) Deactivate(ctx context.Context) error {
 		return err
 	}
 	return u.Do(ctx, http.MethodPost, path, map[string]any{"auth": map[string]any{
-		"type": "m.login.password", "password": u.password, "session": challenge.Fields["session"],
+		"type": "m.login.password", "password": u.Password, "session": challenge.Fields["session"],
 		"identifier": map[string]any{"type": "m.id.user", "user": u.ID},
 	}}, nil)
 }

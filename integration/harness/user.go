@@ -22,8 +22,7 @@ type User struct {
 	ID       string
 	DeviceID string
 	Token    string
-
-	password string
+	Password string
 }
 
 // Error is a homeserver's answer with a status other than 200.
@@ -79,7 +78,7 @@ func (s *Server) Register(ctx context.Context, localpart string, admin bool) (*U
 		return nil, fmt.Errorf("register %s at %s: %w", localpart, s.Name, err)
 	}
 	made := u.at(s)
-	made.password = password
+	made.Password = password
 	return made, nil
 }
 

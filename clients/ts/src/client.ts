@@ -16,6 +16,8 @@ import {
 import { PROTOCOL, refused, STOPPED, type Submission, submission, UNKNOWN_MIGRATION, WRONG_EPOCH } from "./ds.js";
 import { Direct } from "./direct.js";
 import {
+  type DeviceKeys,
+  isCrossSigned,
   joinable,
   KEY_PACKAGE,
   NOT_PUBLISHED,
@@ -24,6 +26,7 @@ import {
   signDeviceKeys,
   type Verification,
   verifyOneTimeKey,
+  wasCrossSigned,
   withMlsKey,
 } from "./devices.js";
 import {
@@ -272,8 +275,15 @@ export class Client {
     const { userId, deviceId } = identity;
     const published = await this.matrix.queryKeys([userId]);
     const keys = withMlsKey(identity, published.device_keys?.[userId]?.[deviceId]);
-    if (keys === undefined) return;
-    this.stored.deviceKey ??= await (await mls.cipherSuite(identity.suite)).signature.keygen();
+    if (keys !== undefined) await this.uploadDeviceKeys(keys);
+    if (!wasCrossSigned(identity, published)) return;
+    if (keys !== undefined || !(await isCrossSigned(identity, published)))
+      await this.matrix.transport.crossSign?.().catch(() => undefined); // the next call tries again
+  }
+
+  private async uploadDeviceKeys(keys: DeviceKeys): Promise<void> {
+    const { suite } = ownIdentity(this.stored);
+    this.stored.deviceKey ??= await (await mls.cipherSuite(suite)).signature.keygen();
     await this.world.save();
     await this.matrix.uploadDeviceKeys(await signDeviceKeys(keys, this.stored.deviceKey, this.matrix.transport));
   }

@@ -192,10 +192,16 @@ export async function verify(member: Member, published: PublishedKeys): Promise<
   return (await isCrossSigned(member, published)) ? "cross-signed" : "key";
 }
 
+/** Whether the user's self-signing key has signed the device, with what it published then or with what it does now. */
+export function wasCrossSigned({ userId, deviceId }: LeafIdentity, published: PublishedKeys): boolean {
+  const signatures = published.device_keys?.[userId]?.[deviceId]?.signatures?.[userId] ?? {};
+  return Object.keys(published.self_signing_keys?.[userId]?.keys ?? {}).some((id) => id in signatures);
+}
+
 /**
  * Whether the user's self-signing key signed the device's keys, and the user's master key signed the self-signing key.
  */
-async function isCrossSigned({ userId, deviceId }: LeafIdentity, published: PublishedKeys): Promise<boolean> {
+export async function isCrossSigned({ userId, deviceId }: LeafIdentity, published: PublishedKeys): Promise<boolean> {
   const [master] = Object.entries(published.master_keys?.[userId]?.keys ?? {});
   const selfSigning = published.self_signing_keys?.[userId];
   const [own] = Object.entries(selfSigning?.keys ?? {});

@@ -9,6 +9,8 @@ interface Signer {
   olmMachine: { sign(message: string): Promise<{ asJSON(): string }> };
 }
 
+type CryptoApi = NonNullable<ReturnType<MatrixClient["getCrypto"]>>;
+
 const REFUSED = 401;
 
 /**
@@ -19,6 +21,7 @@ export class SdkTransport implements Transport {
   readonly userId: string;
   readonly deviceId: string;
   readonly signDeviceKeys?: (keys: DeviceKeys) => Promise<string>;
+  readonly crossSign?: () => Promise<void>;
   /** News that nobody has asked for. The SDK asks for no more until they are stored. */
   private waiting: { news: News; stored: () => void } | undefined;
   /** Says that the latest news are stored. */
@@ -32,7 +35,9 @@ export class SdkTransport implements Transport {
     this.userId = client.getSafeUserId();
     this.deviceId = deviceId;
     const crypto = client.getCrypto();
-    if (crypto !== undefined) this.signDeviceKeys = (keys) => this.sign(crypto as unknown as Signer, keys);
+    if (crypto === undefined) return;
+    this.signDeviceKeys = (keys) => this.sign(crypto as unknown as Signer, keys);
+    this.crossSign = () => this.signAnew(crypto);
   }
 
   /** The SDK renews its token when a request of its own is refused. Then the request is made once more. */
@@ -102,5 +107,13 @@ export class SdkTransport implements Transport {
       throw new MimiportError(NOT_PUBLISHED, "the SDK has not published the device's keys", true);
     const signed = await olmMachine.sign(canonicalJson(keys));
     return JSON.parse(signed.asJSON())[this.userId][id];
+  }
+
+  /** Only a device that has the user's self-signing key can do this. */
+  private async signAnew(crypto: CryptoApi): Promise<void> {
+    const { privateKeysCachedLocally } = await crypto.getCrossSigningStatus();
+    if (!privateKeysCachedLocally.selfSigningKey) return;
+    await crypto.userHasCrossSigningKeys(); // the SDK then has the device's keys as they are published
+    await crypto.crossSignDevice(this.deviceId);
   }
 }

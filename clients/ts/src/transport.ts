@@ -43,6 +43,12 @@ export interface Transport extends LeafIdentity {
    * its argument (Matrix specification, "Signing JSON"), and returns unpadded base64.
    */
   signDeviceKeys?(keys: DeviceKeys): Promise<string>;
+
+  /**
+   * Cross-signs the device's keys as they are published now, if another program can: a change has invalidated the
+   * user's signature.
+   */
+  crossSign?(): Promise<void>;
 }
 
 /** A device's login. */
