@@ -143,6 +143,11 @@ const unlessLacking = (e: unknown) => {
   if (!(e instanceof MatrixError && e.status === 404)) throw e;
 };
 
+/** Passes over an error that may be gone later. */
+export const unlessRetryable = (e: unknown) => {
+  if (!(e instanceof MimiportError && e.retryable)) throw e;
+};
+
 /** The name of data that the application has not named. */
 const newTxnId = () => toBase64url(randomBytes(16));
 
@@ -661,13 +666,13 @@ export class Client {
 
   /**
    * Moves the group to another Delivery Service (profile, section 6), or continues a migration that has begun. With
-   * `from` it begins no migration from anywhere else.
+   * `from` it begins no migration from anywhere else. After the signal it begins none.
    */
-  async migrate(g: Group, target: string, from?: Host): Promise<Outcome> {
+  async migrate(g: Group, target: string, from?: Host, signal?: AbortSignal): Promise<Outcome> {
     let last: unknown;
     for (let races = 0; races < MAX_RACES; races++) {
-      if (g.migration === undefined)
-        await this.patiently(() => this.exclusive(g, () => this.beginMigration(g, target, from)));
+      if (g.migration === undefined && !(await this.hasBegun(g, target, from, signal)))
+        return { state: "aborted", reason: "it was given up before it began" };
       const { id, target: to } = g.migration!;
       try {
         const outcome = await this.finishMigration(g);
@@ -684,6 +689,19 @@ export class Client {
     throw last;
   }
 
+  /** Begins a migration. Returns false if the signal comes first. */
+  private async hasBegun(g: Group, target: string, from?: Host, signal?: AbortSignal): Promise<boolean> {
+    const begun = this.patiently(() => this.exclusive(g, () => this.beginMigration(g, target, from, signal)));
+    begun.catch(() => undefined); // it may fail after the signal
+    try {
+      await orAborted(begun, signal);
+      return true;
+    } catch (e) {
+      if (!signal?.aborted) throw e;
+      return false;
+    }
+  }
+
   /** The reason for which a target has dropped an offer, if a new offer would not help; else undefined. */
   private async droppedBy(target: string, id: string): Promise<string | undefined> {
     const there = await this.ds(target)
@@ -693,7 +711,8 @@ export class Client {
   }
 
   /** Makes the migration Commit and the MigrationInit for an offer of the target. */
-  private async beginMigration(g: Group, target: string, from?: Host): Promise<void> {
+  private async beginMigration(g: Group, target: string, from?: Host, signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
     await this.inbox.catchUp(g);
     if (from !== undefined && (g.ds !== from.ds || g.term !== from.term))
       throw new MimiportError("ELSEWHERE", "the group has moved meanwhile");
@@ -709,6 +728,7 @@ export class Client {
     const signature = await mls.sign(state, "MigrationInitTBS", tbs);
     const init = toBase64(encode(wire.migrationInit, { migrationResponse, signature }));
     const id = wire.migrationId(migrationResponse);
+    signal?.throwIfAborted();
     g.migration = { id, source, target, response, keyId, init, commit, ...(senderOffer && { senderOffer }) };
     this.finishing.delete(g.key);
     this.inbox.made(g, commit);
@@ -793,8 +813,10 @@ export class Client {
   private async finish(g: Group): Promise<Outcome> {
     const { migration } = g;
     if (migration === undefined) throw new MimiportError("NO_MIGRATION", "no migration of this client is under way");
+    if (migration.givenUp) void this.askToAbort(g, migration).catch(() => undefined); // in an earlier run
     while (!migration.over || migration.commit.accepted) {
       const status = await this.patiently(() => this.initOrStatus(g, migration));
+      if (status === undefined) return this.exclusive(g, async () => this.abandon(g, migration));
       const outcome = await this.patiently(() => this.exclusive(g, () => this.settle(g, migration, status)));
       if (outcome !== undefined) return outcome;
       await this.world.pause(POLL_PAUSE);
@@ -804,14 +826,15 @@ export class Client {
 
   /**
    * The status of a migration. The source gets the Init if it does not know the migration. If it does not answer, the
-   * client asks the target.
+   * client asks the target. Undefined if the source does not know a migration that the user has given up.
    */
-  private async initOrStatus(g: Group, m: OwnMigration): Promise<MigrationStatus> {
+  private async initOrStatus(g: Group, m: OwnMigration): Promise<MigrationStatus | undefined> {
     try {
       return await this.ds(m.source).migration(m.id);
     } catch (e) {
       if (!refused(e, UNKNOWN_MIGRATION) || m.over) return this.ds(m.target).migration(m.id);
     }
+    if (m.givenUp) return undefined;
     try {
       requireOneBranch(g);
       const status = await this.ds(m.source).initMigration(m.id, {
@@ -859,6 +882,13 @@ export class Client {
     return this.end(g, { state: "moved", to: m.target, term: g.term });
   }
 
+  /** Ends a migration that the source does not know. A late copy of its Commit may still be accepted. */
+  private abandon(g: Group, { commit }: OwnMigration): Outcome {
+    if (g.migration?.commit === commit) this.stepped(g, "aborted");
+    this.inbox.refuse(g, commit);
+    return { state: "aborted", reason: "it was given up before the source had it" };
+  }
+
   private end(g: Group, outcome: Outcome): Outcome {
     if (g.migration !== undefined) this.stepped(g, outcome.state);
     this.forget(g);
@@ -870,10 +900,28 @@ export class Client {
     g.migration = undefined;
   }
 
-  /** Asks the source to abort this client's migration. finishMigration returns the outcome. */
-  abortMigration(g: Group): Promise<MigrationStatus> {
-    if (g.migration === undefined) throw new MimiportError("NO_MIGRATION", "no migration of this client is under way");
-    return this.ds(g.migration.source).abortMigration(g.migration.id);
+  /**
+   * Gives this client's migration up, if one is under way. It asks the source until that one answers. finishMigration
+   * returns the outcome, which may be another.
+   */
+  async abortMigration(g: Group): Promise<void> {
+    const { migration } = g;
+    if (migration === undefined) return;
+    migration.givenUp = true;
+    await this.world.save(g);
+    await this.askToAbort(g, migration);
+  }
+
+  /** Asks the source to abort a migration until that one answers. The Init may still be on its way. */
+  private async askToAbort(g: Group, m: OwnMigration): Promise<void> {
+    while (g.migration === m && !m.decided) {
+      try {
+        return void (await this.ds(m.source).abortMigration(m.id));
+      } catch (e) {
+        if (!refused(e, UNKNOWN_MIGRATION)) unlessRetryable(e);
+      }
+      await this.world.pause(RETRY_PAUSE);
+    }
   }
 
   /**

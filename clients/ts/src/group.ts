@@ -33,6 +33,8 @@ export interface OwnMigration {
   commit: PendingCommit;
   /** The source has decided for it. */
   decided?: boolean;
+  /** The user has given it up. The source may decide for it all the same. */
+  givenUp?: boolean;
   /** The Commit's epoch is over: this Commit or another one was accepted. */
   over?: boolean;
 }

@@ -1,7 +1,6 @@
 // The interface for applications: one device, its conversations, and what happens in them.
-import { Client, type Outcome, type RecoveryData, type SendOptions } from "./client.js";
+import { Client, type Outcome, type RecoveryData, type SendOptions, unlessRetryable } from "./client.js";
 import type { Verification } from "./devices.js";
-import { MimiportError } from "./errors.js";
 import {
   type ClientEvent,
   type Device,
@@ -82,11 +81,6 @@ export interface Events {
 }
 
 type Listener<K extends keyof Events> = (event: Events[K], conversation: Conversation) => unknown;
-
-/** Passes over an error that may be gone later. */
-const unlessRetryable = (e: unknown) => {
-  if (!(e instanceof MimiportError && e.retryable)) throw e;
-};
 
 /** The names of events that differ from those inside. */
 const PUBLIC: Partial<Record<ClientEvent["event"], keyof Events>> = { removed: "left" };
@@ -223,7 +217,10 @@ export class Mimiport {
 /** A migration of this device: its steps come as events `move`. */
 export interface Move {
   done: Promise<Outcome>;
-  /** Asks the source to give the migration up. `done` tells the outcome, which may be another. */
+  /**
+   * Gives the migration up: sends nothing that was not sent yet, and asks the source until that one answers. `done`
+   * tells the outcome, which may be another.
+   */
   abort(): Promise<void>;
 }
 
@@ -320,7 +317,8 @@ export class Conversation {
 
   /** Moves the group to another Delivery Service. */
   move(target: string): Move {
-    return this.moveOf(this.client.migrate(this.g, target));
+    const begins = new AbortController();
+    return this.moveOf(this.client.migrate(this.g, target, undefined, begins.signal), begins);
   }
 
   /** This device's move of the group, if one is under way: also one that began before a restart. */
@@ -328,14 +326,13 @@ export class Conversation {
     return this.g.migration && this.moveOf(this.client.finishMigration(this.g));
   }
 
-  private moveOf(done: Promise<Outcome>): Move {
+  private moveOf(done: Promise<Outcome>, begins?: AbortController): Move {
     done.catch(() => undefined); // who waits for it gets the error
-    return {
-      done,
-      abort: async () => {
-        await this.client.abortMigration(this.g);
-      },
+    const abort = () => {
+      begins?.abort();
+      return this.client.abortMigration(this.g);
     };
+    return { done, abort };
   }
 
   /** Follows a server that has taken the group on. With this call the user says that the Delivery Service is lost. */

@@ -145,6 +145,51 @@ describe("an application", () => {
     await close(again, bob);
   });
 
+  test("gives a move up while its host does not answer, and moves later", async () => {
+    const { alice, bob, mine, s, t } = await pair();
+    const ds = net.ds(s);
+    const honest = ds.answer.bind(ds);
+    const asked: (() => void)[] = [];
+    ds.answer = (...request) => new Promise((resolve) => asked.push(() => resolve(honest(...request))));
+    const move = mine.move(t);
+    await move.abort();
+    assert.deepEqual(await move.done, { state: "aborted", reason: "it was given up before it began" });
+    ds.answer = honest;
+    for (const answer of asked) answer();
+    await mine.catchUp();
+    assert.deepEqual([mine.state, mine.currentMove()], ["active", undefined]);
+    assert.equal((await mine.move(t).done).state, "moved");
+    await close(alice, bob);
+  });
+
+  test("gives a move up that its host is about to hear of, and one that its host never hears of", async () => {
+    const { alice, bob, mine, s, t } = await pair();
+    const ds = net.ds(s);
+    ds.outcome = "wait";
+    const honest = ds.answer.bind(ds);
+    for (const [arrives, reason] of [
+      [true, "no"],
+      [false, "it was given up before the source had it"],
+    ] as const) {
+      let given: Promise<void> | undefined;
+      let isAsked = () => {};
+      const asked = new Promise<void>((resolve) => (isAsked = resolve));
+      ds.answer = async (method, path, ...rest) => {
+        if (method === "DELETE") isAsked();
+        if (path[2] !== "init") return honest(method, path, ...rest);
+        given ??= mine.currentMove()!.abort();
+        await asked; // before the Init
+        return arrives ? honest(method, path, ...rest) : refuse(502, "M_PEER_UNREACHABLE");
+      };
+      assert.deepEqual(await mine.move(t).done, { state: "aborted", reason });
+      await given;
+      ds.answer = honest;
+      await mine.update();
+      await bob.until("epoch", ({ epoch }) => epoch === mine.epoch);
+    }
+    await close(alice, bob);
+  });
+
   test("hears of a message only when the store has it, and again after a crash, with the same place", async () => {
     /** A store of which the copy is what a crash would leave. */
     class Watched extends MemoryStore {
