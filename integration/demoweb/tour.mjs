@@ -1,29 +1,10 @@
-// Goes through the demo's page in Chromium as a user does: node tour.mjs ADDRESS [FOLDER FOR PICTURES]. It waits
-// without time limits: its caller has one.
+// Shows what the demo's page is for: node tour.mjs ADDRESS [FOLDER FOR PICTURES].
 import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
+import { agreed, begin, button, end, hostedBy, open, page, say } from "./visit.mjs";
 
-const { chromium } = createRequire(new URL("../../clients/ts/package.json", import.meta.url))("playwright-core");
 const [address, folder] = process.argv.slice(2);
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-  args: ["--no-sandbox"],
-  handleSIGTERM: false,
-});
-const page = await browser.newPage({ viewport: { width: 1280, height: 800 }, colorScheme: "light" });
-page.setDefaultTimeout(0);
-let step = "the page opens";
-process.on("SIGTERM", async () => {
-  console.error(`the tour stays where ${step}; the page says:\n${await page.locator("body").innerText()}`);
-  process.exit(1);
-});
-page.on("pageerror", (e) => {
-  console.error(`where ${step}: ${e.stack}`);
-  process.exit(1);
-});
-
 let frames = 0;
 /** Takes a picture. */
 const shoot = async (name, animations = "disabled") => {
@@ -37,30 +18,14 @@ const frame = async () => {
   await shoot(`frame-${String(frames++).padStart(2, "0")}`, "allow");
 };
 
-/** Says something in a chat, and waits until the other side has it. */
-async function say(from, to, text) {
-  await page.getByLabel(`Message from ${from}`).fill(text);
-  await page.keyboard.press("Enter");
-  await page.locator(`#${to} .other`, { hasText: text }).waitFor();
-  await page.locator(`#${from} .own:not(:has(small))`, { hasText: text }).waitFor();
-}
-
-const button = (name) => page.getByRole("button", { name, exact: true });
 const ticks = (n) => page.waitForFunction((n) => document.querySelectorAll("[data-done]").length >= n, n);
-const hostedBy = (label) =>
-  page.locator(`.server[data-server=${label}] .role`, { hasText: /^hosts the group/ }).waitFor();
-const sent = (name, way) => page.locator(`[data-name=${name}] .way`, { hasText: way }).waitFor();
-const agreed = () => page.locator(".agreement[data-is=equal]").waitFor();
 
-await page.goto(address);
-await page.getByText("ready: write something").waitFor();
-await hostedBy("A");
-await agreed();
+await open(address);
 await say("alice", "bob", "hello bob, this group lives at A");
 await say("bob", "alice", "and I read it at B");
 await frame();
 
-step = "the group moves to B";
+begin("the group moves to B");
 await button("Move the group to B").click();
 for (let n = 1; n <= 7; n++) {
   await ticks(n);
@@ -94,52 +59,29 @@ await page.emulateMedia({ colorScheme: "dark" });
 await shoot("dark");
 await page.emulateMedia({ colorScheme: "light" });
 
-step = "the page is reloaded";
+begin("the page is reloaded");
 await button("Reload the page").click();
 await page.getByText("ready: write something").waitFor();
 await hostedBy("B");
 await agreed();
 await say("alice", "bob", "still here after a reload");
 
-step = "bob is kicked";
+begin("bob is kicked");
 await button("Kick bob").click();
 await page.locator("#bob .state", { hasText: "left" }).waitFor();
-step = "bob comes in again";
+begin("bob comes in again");
 await button("Let bob in again").click();
 await agreed();
-step = "the group moves to A";
+begin("the group moves to A");
 await button("Move the group to A").click();
 await page.getByText("moved: A hosts the group").waitFor();
 await hostedBy("A");
 await agreed();
 await say("bob", "alice", "home again");
 
-step = "the source is paused in the middle of a move";
-await button("Move the group to B").click();
-await sent("MigrationRequest", "bob → B");
-await button("Pause server A").click();
-await page.locator(".server[data-server=A][data-is=paused]").waitFor();
-await button("Resume server A").click();
-await page.getByText("moved: B hosts the group").waitFor();
-
-step = "the network is cut in the middle of a move";
-await button("Move the group to A").click();
-await sent("MigrationCommitAAD", "A → B");
-await button("Cut the network").click();
-await page.locator(".line[data-is=cut]").waitFor();
-await button("Mend the network").click();
-await page.getByText("moved: A hosts the group").waitFor();
-await agreed();
-
-step = "a server is killed and starts again";
-await button("Kill server B").click();
-await page.getByText("homeserver, but is killed").waitFor();
-await button("Start server B").click();
-await say("alice", "bob", "B is back");
-
 await page.emulateMedia({ colorScheme: "dark" });
 await page.setViewportSize({ width: 390, height: 844 });
 await shoot("narrow");
 const isWide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
 assert.equal(isWide, false, "a narrow screen scrolls sideways");
-await browser.close();
+await end();

@@ -15,7 +15,7 @@ const chats = [];
 for (const role of roles) chats.push(new Chat(role, nameOf, update));
 const [alice, bob] = chats;
 
-let move; // this page's migration, while it lasts
+let move; // this device's migration, while it lasts
 let admitting = false; // bob is on his way in or out
 let shown; // the place for which redirects are shown
 
@@ -66,23 +66,34 @@ function redirects() {
   for (const server of stage.servers.values()) void server.redirect(alice.conversation.id);
 }
 
-$("#move").addEventListener("click", async () => {
+$("#move").addEventListener("click", () => {
   const [who, target] = [mover(), other(alice.conversation.host)];
   report(`${who.name} moves the group to ${target.label}: that server takes groups from its own users`);
-  try {
-    move = who.conversation.move(target.server);
-    update();
-    const outcome = await move.done;
-    const said = { moved: `moved: ${target.label} hosts the group in term ${outcome.term}` }[outcome.state];
-    report(said ?? `${outcome.state}: ${outcome.reason}`);
-  } catch (e) {
-    report(e);
-  }
-  move = undefined;
-  update();
+  void show(who, who.conversation.move(target.server));
 });
 
-$("#abort").addEventListener("click", () => move?.abort().catch(report));
+/** Shows how a member's move ends. */
+async function show(who, begun) {
+  for (move = begun; move; ) {
+    update();
+    try {
+      const outcome = await move.done;
+      move = undefined;
+      const moved = () => `moved: ${nameOf(outcome.to)} hosts the group in term ${outcome.term}`;
+      report(outcome.state === "moved" ? moved() : `${outcome.state}: ${outcome.reason}`);
+    } catch (e) {
+      report(e);
+      move = e.retryable ? who.conversation.currentMove() : undefined; // a server was out of reach for long
+    }
+  }
+  update();
+}
+
+$("#abort").addEventListener("click", () => {
+  if (move === undefined) return;
+  report("the move is given up, unless the source decides for it first");
+  move.abort().catch(report);
+});
 $("#reload").addEventListener("click", () => location.reload());
 
 $("#kick").addEventListener("click", async () => {
@@ -116,3 +127,5 @@ if (alice.conversation === undefined) await alice.mimiport.create(room);
 if (alice.conversation.epoch === 0) await alice.conversation.add(bob.user);
 report("ready: write something, then move the group");
 update();
+const moving = chats.find(({ conversation }) => conversation?.currentMove());
+if (moving) void show(moving, moving.conversation.currentMove());
