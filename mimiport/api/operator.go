@@ -21,7 +21,7 @@ type AdminGroup struct {
 	LastCommit  int64   `json:"last_commit_at,omitempty"` // absent if the log has no Commit
 
 	MovedTo *MovedTo `json:"moved_to,omitempty"` // of a group that has moved
-	Hosted  *Hosted  `json:"hosted,omitempty"`   // of a group that is active or frozen here
+	Hosted  *Hosted  `json:"hosted,omitempty"`   // of a group that is active, frozen or stopped here
 	Fault   string   `json:"fault,omitempty"`    // why this server could not find out about a hosted group
 }
 

@@ -50,8 +50,7 @@ func (s drains) finder(ctx context.Context, targets []string) (*finder, error) {
 // has the obstacle "fault".
 func (f *finder) find(ctx context.Context, g *storage.Group) (*found, error) {
 	if g.State == migration.GroupStopped {
-		return &found{why: []api.DrainReason{reason("", "stopped", "The group is stopped: this server has forgotten "+
-			"something that it signed.", "Look at its evidence, and reclaim, recover or yield the group.")}}, nil
+		return &found{why: []api.DrainReason{{Reason: *obstacle(g.State)}}}, nil
 	}
 	it := &found{devices: registry.Roster{}}
 	users := make(map[string]bool)

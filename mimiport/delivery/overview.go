@@ -92,7 +92,7 @@ func (o *overview) group(ctx context.Context, g *storage.Group) (api.AdminGroup,
 			return v, err
 		}
 		v.MovedTo = &api.MovedTo{Server: moved.Server, Term: moved.Term}
-	case hosted(g):
+	case hosted(g), g.State == migration.GroupStopped:
 		if v.Hosted, err = o.hosted(ctx, g); err != nil && ctx.Err() == nil {
 			v.Fault = err.Error() // one group that this server cannot read must not hide the others
 			err = nil
@@ -159,10 +159,8 @@ func (o *overview) addLeaving(h *api.Hosted, users map[string]bool, g *storage.G
 
 // moves says who may move a group where.
 func (o *overview) moves(ctx context.Context, g *storage.Group, users map[string]bool) (*api.Moves, error) {
-	if g.State == migration.GroupFrozen {
-		return &api.Moves{Movable: api.MovableNo, Users: []string{}, Targets: []string{}, Why: []api.Reason{{
-			Rule: "frozen", Text: "The group is being moved.", Remedy: "Wait for the end of the migration.",
-		}}}, nil
+	if why := obstacle(g.State); why != nil {
+		return &api.Moves{Movable: api.MovableNo, Users: []string{}, Targets: []string{}, Why: []api.Reason{*why}}, nil
 	}
 	m, err := o.movers(ctx, g, users)
 	if err != nil {
@@ -182,6 +180,22 @@ func (o *overview) moves(ctx context.Context, g *storage.Group, users map[string
 		shown.Why = append(shown.Why, api.Reason{Rule: string(why.Rule), Text: why.Text, Remedy: why.Remedy})
 	}
 	return shown, nil
+}
+
+// obstacle is the state of a group in which nobody can begin to move it, or nil.
+func obstacle(state migration.GroupState) *api.Reason {
+	switch state {
+	case migration.GroupFrozen:
+		return &api.Reason{
+			Rule: "frozen", Text: "The group is being moved.", Remedy: "Wait for the end of the migration.",
+		}
+	case migration.GroupStopped:
+		return &api.Reason{
+			Rule: "stopped", Text: "The group is stopped: this server has forgotten something that it signed.",
+			Remedy: "Look at its evidence, and reclaim, recover or yield the group.",
+		}
+	}
+	return nil
 }
 
 // movers gathers the facts about a group, and asks the policy. users are those with a leaf; true if a leaf stays.

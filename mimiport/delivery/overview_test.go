@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
@@ -73,6 +74,20 @@ func TestShowsPendingRemovals(t *testing.T) {
 	p.leave(serverA, carol)
 	h := p.shownTo(serverA).Hosted
 	if len(h.PendingRemovals) != 1 || h.PendingRemovals[0].UserID != carol {
+		t.Errorf("%+v", h)
+	}
+}
+
+// TestShowsStopped: an operator sees the members of a stopped group, and why nobody can move it.
+func TestShowsStopped(t *testing.T) {
+	p := newPlay(t)
+	stopped := must(p.stores[serverA].Group(t.Context(), p.id))(t)
+	stopped.State = migration.GroupStopped
+	if err := p.stores[serverA].Apply(t.Context(), &storage.Change{Group: stopped}); err != nil {
+		t.Fatal(err)
+	}
+	h := p.shownTo(serverA).Hosted
+	if h.Members != 2 || h.Moves.Movable != api.MovableNo || h.Moves.Why[0].Rule != "stopped" {
 		t.Errorf("%+v", h)
 	}
 }
