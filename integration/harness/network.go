@@ -181,8 +181,11 @@ func Play(play func(*Network) error) (err error) {
 	return play(n)
 }
 
-// freePort finds a free TCP port on loopback. It is below the ports that the kernel chooses for outgoing connections,
-// so that it is still free when a server starts again.
+// taken are the ports that this process has taken. Each has an abstract Unix socket, which ends with the process.
+var taken sync.Map
+
+// freePort takes a free TCP port on loopback, which no other process of tests gets before this one ends. It is below the
+// ports that the kernel chooses for outgoing connections, so that it is still free when a server starts again.
 func freePort(ctx context.Context) (int, error) {
 	const low, high, attempts = 20000, 32000, 100
 	var listen net.ListenConfig
@@ -192,10 +195,17 @@ func freePort(ctx context.Context) (int, error) {
 			return 0, err
 		}
 		port := low + int(offset.Int64())
-		l, err := listen.Listen(ctx, "tcp", fmt.Sprintf("localhost:%d", port))
-		if err == nil {
-			return port, l.Close()
+		mark, err := listen.Listen(ctx, "unix", fmt.Sprintf("@mimiport-test-port-%d", port))
+		if err != nil {
+			continue
 		}
+		l, err := listen.Listen(ctx, "tcp", fmt.Sprintf("localhost:%d", port))
+		if err != nil {
+			mark.Close()
+			continue
+		}
+		taken.Store(port, mark)
+		return port, l.Close()
 	}
 	return 0, errors.New("no free port on loopback")
 }
