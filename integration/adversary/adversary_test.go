@@ -57,8 +57,8 @@ var attacks = []attack{
 	},
 	{
 		name: "a status with term 2^53-1", who: "the source",
-		rule: "the pointer holds only terms that signatures prove",
-		play: hugeTerm,
+		rule: "the pointer holds only terms that signatures prove, and a server is bound by its own",
+		play: hugeTerm, after: boundByItsWord,
 	},
 	{
 		name: "a backup made while the group was away", who: "a restored host",

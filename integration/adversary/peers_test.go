@@ -71,6 +71,21 @@ func hugeTerm(t *testing.T, g *group) {
 	}
 }
 
+// boundByItsWord: the attacker's server has signed that the group is at B. The room's pointer shows this to the server,
+// which then stops.
+func boundByItsWord(t *testing.T, g *group) {
+	t.Helper()
+	err := harness.Poll(harness.Within(t), func(context.Context) error {
+		if host := g.where(t, g.bob, g.host); host.DeliveryService != g.b.Name || host.Term != g.term+1 {
+			return fmt.Errorf("the group is at %s in term %d", host.DeliveryService, host.Term)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // refusal returns the body of a refusal by the attacker's server: JSON of about this many bytes.
 func refusal(t *testing.T, bytes int) []byte {
 	t.Helper()
