@@ -25,8 +25,10 @@ type drains struct {
 // drainSetting is the name under which the operator's order is stored.
 const drainSetting = "drain"
 
-// drainOrder is the operator's last order to empty this server. The zero order is none.
+// drainOrder is the operator's last order to empty this server. The zero order is none. Each start has a number of its
+// own, and so has the row that carries the start out: a step for an earlier start cannot take the row of a later one.
 type drainOrder struct {
+	Number    uint64   `json:"number"`
 	Targets   []string `json:"targets"`
 	Rate      int      `json:"rate_per_minute"`
 	StartedAt int64    `json:"started_at"`
@@ -153,7 +155,8 @@ func (s drains) StartDrain(ctx context.Context, req *api.DrainRequest) (*api.Dra
 	}
 	now := s.Now()
 	next := &drainOrder{
-		Targets: req.Targets, Rate: cmp.Or(req.Rate, api.DefaultDrainRate), StartedAt: now.UnixMilli(),
+		Number: before.Number + 1, Targets: req.Targets, Rate: cmp.Or(req.Rate, api.DefaultDrainRate),
+		StartedAt: now.UnixMilli(),
 	}
 	if req.Deadline > 0 {
 		next.Deadline = now.UnixMilli() + req.Deadline
@@ -167,8 +170,7 @@ func (s drains) StartDrain(ctx context.Context, req *api.DrainRequest) (*api.Dra
 	if err := errors.Join(s.Store.FillDrain(ctx, now), s.Store.HastenDrain(ctx, nil, now)); err != nil {
 		return nil, err
 	}
-	row := drainRow(now)
-	if err := s.putOrder(ctx, next, row.Key(), row); err != nil {
+	if err := s.putOrder(ctx, next, before, next.row(now)); err != nil {
 		return nil, err
 	}
 	s.Log.InfoContext(ctx, "this server is being emptied, and takes no groups")
@@ -188,30 +190,34 @@ func (s drains) StopDrain(ctx context.Context) (*api.Drain, error) {
 		return nil, mimiport.Errorf("stop drain", mimiport.KindConflict, "this server is not being emptied")
 	}
 	o.StoppedAt = s.Now().UnixMilli()
-	row := drainRow(s.Now())
-	if err := s.putOrder(ctx, o, row.Key()); err != nil {
+	if err := s.putOrder(ctx, o, o); err != nil {
 		return nil, err
 	}
 	s.Log.InfoContext(ctx, "this server is not being emptied any more")
 	return s.Drain(ctx)
 }
 
-// putOrder stores an order, and replaces the row that carries it out.
-func (s drains) putOrder(ctx context.Context, o *drainOrder, done storage.RowKey, rows ...storage.Row) error {
+// putOrder stores an order. It replaces the rows that carry out this order and the one before.
+func (s drains) putOrder(ctx context.Context, o, before *drainOrder, rows ...storage.Row) error {
 	value, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
 	return s.apply(ctx, &storage.Change{
-		Setting: &storage.Setting{Name: drainSetting, Value: value}, Done: []storage.RowKey{done}, Rows: rows,
+		Setting: &storage.Setting{Name: drainSetting, Value: value},
+		Done:    []storage.RowKey{before.key(), o.key()}, Rows: rows,
 	})
 }
 
-// drainRow returns the row that carries the order out from a time on.
-func drainRow(due time.Time) storage.Row {
-	return storage.Row{
-		Destination: storage.Background, Queue: string(storage.RowDrain), Order: 1, Kind: storage.RowDrain, Due: due,
-	}
+// key identifies the row that carries the order out.
+func (o *drainOrder) key() storage.RowKey {
+	return storage.RowKey{Destination: storage.Background, Queue: string(storage.RowDrain), Order: o.Number}
+}
+
+// row returns the row that carries the order out from a time on.
+func (o *drainOrder) row(due time.Time) storage.Row {
+	k := o.key()
+	return storage.Row{Destination: k.Destination, Queue: k.Queue, Order: k.Order, Kind: storage.RowDrain, Due: due}
 }
 
 // requireTargets fails unless the targets of a drain are few valid names of other servers, each once.

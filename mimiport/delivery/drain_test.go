@@ -2,6 +2,7 @@ package delivery_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
@@ -562,6 +563,49 @@ func TestDrainDeadline(t *testing.T) {
 	e.run(3 * time.Minute)
 	if got := e.requests(); len(got) == 0 {
 		t.Error("a new start asks nobody")
+	}
+}
+
+// between is a store that lets something happen once between a reading of the drain's order and the work for it.
+type between struct {
+	storage.Store
+	happens func()
+}
+
+func (s *between) Setting(ctx context.Context, name string) (json.RawMessage, error) {
+	value, err := s.Store.Setting(ctx, name)
+	if happens := s.happens; name == "drain" && happens != nil {
+		s.happens = nil
+		happens()
+	}
+	return value, err
+}
+
+// TestDrainStartsDuringALastStep: a step that ends a drain does not end the one that an operator starts meanwhile, or
+// the one whose end is put off meanwhile.
+func TestDrainStartsDuringALastStep(t *testing.T) {
+	for what, end := range map[string]func(*emptying){
+		"stopped": func(e *emptying) { must(e.Service(serverA).StopDrain(t.Context()))(t) },
+		"overdue": func(e *emptying) { e.Pass(time.Minute) },
+	} {
+		e := newEmptying(t)
+		e.group(alice, bob)
+		e.start(&api.DrainRequest{Targets: []string{serverB}, Deadline: 60_000})
+		due, _, err := e.Stores[serverA].Due(t.Context(), e.Now(serverA), 10)
+		if err != nil || len(due) != 1 {
+			t.Fatal(due, err)
+		}
+		end(e)
+		slow := &between{e.Stores[serverA], nil}
+		e.RestartWith(serverA, func(d *delivery.Deps) { d.Store = slow })
+		slow.happens = func() { e.start(&api.DrainRequest{Targets: []string{serverB}}) }
+		if err := e.Service(serverA).Do(t.Context(), due[0]); err != nil {
+			t.Fatal(err)
+		}
+		e.run(time.Minute)
+		if diff := cmp.Diff([]string{bob}, e.requests()); diff != "" {
+			t.Error(what, diff)
+		}
 	}
 }
 

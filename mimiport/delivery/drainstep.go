@@ -33,7 +33,7 @@ func (s drains) step(ctx context.Context, row *storage.Row) error {
 		return err
 	}
 	now := s.Now()
-	if !o.on() {
+	if !o.on() || row.Order < o.Number {
 		return s.done(ctx, row)
 	}
 	if o.overdue(now) {
@@ -60,7 +60,7 @@ func (s drains) step(ctx context.Context, row *storage.Row) error {
 			again = later(next, now.Add(every))
 		}
 	}
-	return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}, Rows: []storage.Row{drainRow(again)}})
+	return s.apply(ctx, &storage.Change{Done: []storage.RowKey{row.Key()}, Rows: []storage.Row{o.row(again)}})
 }
 
 func later(a, b time.Time) time.Time {
