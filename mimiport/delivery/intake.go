@@ -101,7 +101,7 @@ type surroundings struct {
 	filled  time.Time // when the drain was filled last
 }
 
-type intakeKey struct{ target, room string }
+type intakeKey struct{ from, target, room string }
 
 type heardIntake struct {
 	*api.Intake
@@ -125,7 +125,7 @@ func (w *surroundings) forget() {
 func (w *surroundings) away(now time.Time) []api.AwayServer {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	maps.DeleteFunc(w.absent, func(_ string, a api.AwayServer) bool { return now.UnixMilli() >= a.Until })
+	w.forgive(now)
 	return append([]api.AwayServer{}, slices.SortedFunc(maps.Values(w.absent), func(a, b api.AwayServer) int {
 		return strings.Compare(a.Server, b.Server)
 	})...)
@@ -141,10 +141,16 @@ func (w *surroundings) requirePresent(server string, now time.Time) error {
 	return nil
 }
 
+// forgive forgets the servers that may be asked again. Its caller holds mu.
+func (w *surroundings) forgive(now time.Time) {
+	maps.DeleteFunc(w.absent, func(_ string, a api.AwayServer) bool { return now.UnixMilli() >= a.Until })
+}
+
 // miss notes that a server has not answered.
 func (w *surroundings) miss(server string, now time.Time, why error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.forgive(now)
 	w.absent[server] = api.AwayServer{
 		Server: server, Until: now.Add(awayTime).UnixMilli(), Error: mimiport.Clip(why.Error()),
 	}
@@ -155,7 +161,7 @@ func (w *surroundings) miss(server string, now time.Time, why error) {
 func (w *surroundings) intake(
 	ctx context.Context, s *core, from, target, roomID string, servers []string,
 ) (*api.Intake, error) {
-	key, now := intakeKey{target, roomID}, s.Now()
+	key, now := intakeKey{from, target, roomID}, s.Now()
 	if in := w.kept(key, now); in != nil {
 		return in, nil
 	}
@@ -172,9 +178,31 @@ func (w *surroundings) intake(
 		}
 		return nil, err
 	}
-	in.Servers = slices.DeleteFunc(in.Servers, func(name string) bool { return !slices.Contains(servers, name) })
+	in = s.trimmed(in, servers)
 	w.keep(key, heardIntake{in, now.Add(intakeLife)})
 	return in, nil
+}
+
+// trimmed returns the part of a target's answer that this server has a use for. The answer itself may have megabytes.
+func (s *core) trimmed(in *api.Intake, servers []string) *api.Intake {
+	kept := &api.Intake{
+		Refusal: api.IntakeRefusal(mimiport.Clip(string(in.Refusal))), Limits: api.TargetLimits{Members: in.Limits.Members},
+	}
+	for _, server := range servers {
+		if slices.Contains(in.Servers, server) {
+			kept.Servers = append(kept.Servers, server)
+		}
+	}
+	if in.Limits.Protocols == nil {
+		return kept
+	}
+	kept.Limits.Protocols = []string{}
+	for protocol := range s.Engines {
+		if slices.Contains(in.Limits.Protocols, protocol) {
+			kept.Limits.Protocols = append(kept.Limits.Protocols, protocol)
+		}
+	}
+	return kept
 }
 
 func (w *surroundings) kept(key intakeKey, now time.Time) *api.Intake {
