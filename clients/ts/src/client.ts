@@ -253,8 +253,8 @@ export class Client {
         if (isFinal(e) || !(e instanceof MatrixError || e instanceof Unreachable || isNotPublished(e))) throw e;
         const frozen = refused(e, IN_PROGRESS);
         if (frozen ? this.world.now() > until : ++failures > MAX_RETRIES) throw e;
-        const asked = e instanceof MatrixError ? Number(e.body.retry_after_ms ?? 0) : 0;
-        await this.world.pause(Math.max(asked, frozen ? 0 : RETRY_PAUSE * 2 ** failures));
+        const asked = e instanceof MatrixError ? Number(e.body.retry_after_ms) || 0 : 0;
+        await this.world.pause(Math.max(Math.min(asked, LONGEST_WAIT), RETRY_PAUSE * 2 ** failures));
       }
     }
   }

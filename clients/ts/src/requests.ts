@@ -33,7 +33,7 @@ function parse({ content }: MatrixEvent): { request: MoveRequest; keyId: string 
 
 /** Moves groups when their hosts ask for it. */
 export class MoveRequests {
-  /** The groups for which a request is being followed, by their ids. */
+  /** The groups for which a genuine request is being followed, by their ids. */
   private readonly following = new Set<string>();
 
   constructor(
@@ -48,8 +48,7 @@ export class MoveRequests {
     const parsed = parse(event);
     const key = parsed === undefined ? "" : toBase64url(parsed.request.groupId);
     const g = this.mover.group(key);
-    if (parsed === undefined || g === undefined || this.following.has(key)) return;
-    this.following.add(key);
+    if (parsed === undefined || g === undefined) return;
     try {
       const { request, keyId } = parsed;
       await this.mover.bringUpToDate(g);
@@ -58,11 +57,9 @@ export class MoveRequests {
         const from = event.sender;
         return this.world.emit({ event: "ignored", group: key, from, reason: reason ?? "a forged request to move" });
       }
-      await this.move(g, request.targets);
+      await this.moveOnce(g, request);
     } catch (e) {
       this.world.emit({ event: "failed", group: key, reason: String(e) });
-    } finally {
-      this.following.delete(key);
     }
   }
 
@@ -77,11 +74,22 @@ export class MoveRequests {
     return undefined;
   }
 
-  /** Moves a group to the first of the targets that the user permits and that takes it. */
-  private async move(g: Group, targets: string[]): Promise<void> {
-    const from = { ds: g.ds, term: g.term };
+  /** Moves a group for a genuine request, unless another genuine one is being followed. */
+  private async moveOnce(g: Group, request: MoveRequest): Promise<void> {
+    if (this.following.has(g.key)) return;
+    this.following.add(g.key);
+    try {
+      await this.move(g, request);
+    } finally {
+      this.following.delete(g.key);
+    }
+  }
+
+  /** Moves a group from where the request says to the first of the targets that the user permits and that takes it. */
+  private async move(g: Group, { sourceDomain: ds, term, targets }: MoveRequest): Promise<void> {
+    const from = { ds, term: Number(term) };
     const permitted = await this.permitted(g, targets);
-    this.world.emit({ event: "moveRequested", group: g.key, from: g.ds, targets, permitted });
+    this.world.emit({ event: "moveRequested", group: g.key, from: ds, targets, permitted });
     let failure: unknown;
     for (const target of permitted) {
       try {

@@ -1,11 +1,13 @@
 // A member whom the group's Delivery Service asks to move the group.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { ClientEvent } from "../src/group.js";
-import { MOVE_REQUEST } from "../src/matrix.js";
+import { IN_PROGRESS } from "../src/ds.js";
+import type { ClientEvent, Group } from "../src/group.js";
+import { MatrixError, MOVE_REQUEST } from "../src/matrix.js";
+import { type Host, MoveRequests } from "../src/requests.js";
 import { type MoveRequest as Signed, moveRequest } from "../src/wire.js";
 import { SigningKey } from "./fake.js";
-import { net, party, together, User } from "./party.js";
+import { net, nextRoom, party, together, User } from "./party.js";
 
 const HOUR = 3600_000;
 
@@ -95,4 +97,51 @@ test("ignores what is no request, and requests for groups that are not there", a
   await bob.sync();
   await bob.sync();
   assert.deepEqual([bob.take("failed"), bob.group.ds], [[], s]);
+});
+
+test("follows a genuine request while it checks a forged one", async () => {
+  const { bob, s, t, request } = await asked();
+  const keys = [new SigningKey(), net.ds(s).key];
+  const event = { type: MOVE_REQUEST, sender: `@_mimiport:${s}` };
+  const signed = keys.map((key) => ({ ...event, content: key.sign(moveRequest, request as never) }));
+  await Promise.all(signed.map((e) => bob.client["requests"].followRequest(e as never)));
+  assert.deepEqual([bob.group.ds, bob.group.term], [t, 1]);
+});
+
+test("moves a group from where the request says, not from where it has gone meanwhile", async () => {
+  const { bob, s, t, request } = await asked();
+  const began: (Host | undefined)[] = [];
+  const signedBy = async (g: Group) => {
+    Object.assign(g, { ds: t, term: 1 }); // another member's move
+    return true;
+  };
+  const requests = new MoveRequests(
+    bob.client.matrix,
+    { evidence: { signedBy } } as never,
+    { now: Date.now, emit: () => undefined, mayMove: () => true } as never,
+    {
+      group: () => bob.group,
+      bringUpToDate: async () => undefined,
+      migrate: async (_, __, from) => {
+        began.push(from);
+        return { state: "aborted", reason: "" };
+      },
+    },
+  );
+  const content = net.ds(s).key.sign(moveRequest, { ...request, targets: ["elsewhere.example"] } as never);
+  await requests.followRequest({ type: MOVE_REQUEST, sender: `@_mimiport:${s}`, content } as never);
+  assert.deepEqual(began, [{ ds: s, term: 0 }]);
+});
+
+test("waits only for a short time, whatever a server asks for", async () => {
+  const pauses: number[] = [];
+  const u = await User.create(`dora${nextRoom()}`, undefined, undefined, {
+    pause: async (ms) => void pauses.push(ms),
+  });
+  const waits: unknown[] = [1, 1e12, "soon", null];
+  await u.client["patiently"](async () => {
+    if (waits.length === 0) return;
+    throw new MatrixError(409, { errcode: `IO.GITHUB.MIMIPORT.${IN_PROGRESS}`, retry_after_ms: waits.shift() });
+  });
+  assert.deepEqual(pauses, [200, 30_000, 200, 200]);
 });
