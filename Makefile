@@ -33,6 +33,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 STATIC := -trimpath -buildvcs=false -tags netgo,osusergo,sqlite_omit_load_extension \
   -ldflags '-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none" -X main.version=$(VERSION)'
 SBOM := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
+# The packages of integration/ that test-host leaves out.
+PROTOCOL_TESTS := adversary bench demoweb draft09 harness history kill openmls release
 
 .PHONY: help build release demo demo-web test test-go test-ts test-host test-integration synapse lint tidy vuln fuzz bench bench-ts soak explore clean fork
 
@@ -92,9 +94,9 @@ test-go: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## the Go packages
 test-integration: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real homeservers and clients as processes on loopback
 	GO=$(GO) integration/test.sh
 
-test-host: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## what depends on the host: hooks, cmd, and all of integration but kill and release
+test-host: $(DRIVER) ## what depends on the host: hooks, cmd, and integration without what tests the protocol alone
 	$(GO) test -timeout 20m ./hooks ./cmd/...
-	GO=$(GO) integration/test.sh kill release
+	GO=$(GO) integration/test.sh $(PROTOCOL_TESTS)
 
 tidy: ## go.mod and go.sum; with HOST=element-hq those in hosts/element-hq
 	$(GO) mod tidy
