@@ -546,6 +546,69 @@ func TestDrainAsksTheNextWhereARequestIsLost(t *testing.T) {
 	}
 }
 
+// refusing is the way to servers that refuse the requests to a user.
+type refusing struct {
+	delivery.Sender
+	user string
+}
+
+func (r refusing) ToDevice(ctx context.Context, from, to string, events []api.DeviceEvent) (arrived int, err error) {
+	for i := range events {
+		if _, refused := events[i].Devices[r.user]; refused {
+			events, err = events[:i], mimiport.Errorf("send", mimiport.KindInvalid, "refused")
+			break
+		}
+	}
+	if arrived, failed := r.Sender.ToDevice(ctx, from, to, events); failed != nil {
+		return arrived, failed
+	}
+	return len(events), err
+}
+
+// TestDrainPassesOverARefusedRequest: a server that refuses one user's request gets those of its other users, and does
+// not count as away.
+func TestDrainPassesOverARefusedRequest(t *testing.T) {
+	e := newEmptying(t)
+	e.policy(serverB, `{"accept_drain":["*.example"]}`)
+	e.RestartWith(serverA, func(d *delivery.Deps) { d.Sender = refusing{d.Sender, bob} })
+	for _, user := range []string{bob, ben, bob, ben} {
+		e.group(alice, user)
+	}
+	e.start(&api.DrainRequest{Targets: []string{serverB}, Rate: api.MaxDrainRate})
+	e.run(10 * time.Second)
+	got := e.requests()
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{alice, alice, ben, ben}, got); diff != "" || len(e.state().Away) > 0 {
+		t.Error(diff, e.state().Away)
+	}
+}
+
+// lost is a store that cannot read one group.
+type lost struct {
+	storage.Store
+	id string
+}
+
+func (s lost) Group(ctx context.Context, id []byte) (*storage.Group, error) {
+	if string(id) == s.id {
+		return nil, errors.New("the disk fails")
+	}
+	return s.Store.Group(ctx, id)
+}
+
+// TestDrainGoesAroundAnUnreadableGroup: a group that the server cannot read keeps no other group here.
+func TestDrainGoesAroundAnUnreadableGroup(t *testing.T) {
+	e := newEmptying(t)
+	e.policy(serverB, `{"accept_drain":["*.example"]}`)
+	first, second := e.group(alice, bob), e.group(alice, bob)
+	e.RestartWith(serverA, func(d *delivery.Deps) { d.Store = lost{d.Store, min(first, second)} })
+	e.start(&api.DrainRequest{Targets: []string{serverB}})
+	e.run(10 * time.Second)
+	if d := e.state(); d.Groups[api.DrainStuck] != 1 || d.Groups[api.DrainAsked] != 1 {
+		t.Errorf("%+v", d)
+	}
+}
+
 // TestDrainDeadline: after the deadline nobody is asked, and the server still takes nothing new.
 func TestDrainDeadline(t *testing.T) {
 	e := newEmptying(t)

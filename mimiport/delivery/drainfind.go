@@ -65,8 +65,7 @@ func (f *finder) find(ctx context.Context, g *storage.Group) (*found, error) {
 		return f.addLeaving(&api.Hosted{}, users, g, l)
 	})
 	if err != nil && ctx.Err() == nil { // one group that this server cannot read must not stop the others
-		it.why = []api.DrainReason{reason("", "fault", "This server cannot read the group: "+mimiport.Clip(err.Error()),
-			"Run mimictl fsck.")}
+		it.why = []api.DrainReason{fault(err)}
 		return it, nil
 	}
 	if err != nil {
@@ -186,6 +185,11 @@ func (f *finder) noUser(target string, takes []string) api.DrainReason {
 
 // acceptDrain is the policy that a target's operator sets for a group.
 func (f *finder) acceptDrain(g *storage.Group) string { return `accept_drain: ["` + g.Server + `"]` }
+
+// fault is the obstacle that this server fails to deal with a group.
+func fault(err error) api.DrainReason {
+	return reason("", "fault", "This server cannot read the group: "+mimiport.Clip(err.Error()), "Run mimictl fsck.")
+}
 
 func reason(target, rule, text, remedy string) api.DrainReason {
 	return api.DrainReason{Target: target, Reason: api.Reason{Rule: rule, Text: text, Remedy: remedy}}

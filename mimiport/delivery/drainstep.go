@@ -98,7 +98,11 @@ func (s drains) deal(ctx context.Context, o *drainOrder, due []storage.DrainGrou
 	r := &round{drains: s, order: o, find: find, now: s.Now(), asked: make(map[string]int),
 		events: make(map[route][]api.DeviceEvent), places: make(map[route][]int)}
 	for i := range due {
-		if err := r.look(ctx, due[i]); err != nil {
+		err := r.look(ctx, due[i])
+		if err != nil && ctx.Err() == nil { // one group must not stop the others
+			err = r.stick(due[i], []api.DrainReason{fault(err)})
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -215,23 +219,32 @@ func (r *round) ask(g *storage.Group, d storage.DrainGroup, it *found, c *candid
 	return nil
 }
 
-// send sends the requests. Where one does not arrive, the next member is asked at once.
+// send sends the requests. Where one does not arrive, the next member is asked at once. If a server refuses a request,
+// this server sends the others to it.
 func (r *round) send(ctx context.Context) error {
 	var failed []storage.DrainGroup
 	for way, events := range r.events {
-		arrived, err := r.Sender.ToDevice(ctx, way.from, way.to, events)
-		r.Metrics.asked(arrived, len(events)-arrived)
-		if err == nil {
-			continue
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		r.seen.miss(way.to, r.now, err)
-		for _, place := range r.places[way][arrived:] {
-			d := r.stored[place]
-			d.State, d.Due = storage.DrainWaiting, r.now
-			failed = append(failed, d)
+		for places := r.places[way]; len(events) > 0; {
+			arrived, err := r.Sender.ToDevice(ctx, way.from, way.to, events)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			next := len(events)
+			switch {
+			case err == nil:
+				arrived = next
+			case mimiport.KindOf(err) == mimiport.KindInvalid:
+				next = arrived + 1
+			default:
+				r.seen.miss(way.to, r.now, err)
+			}
+			r.Metrics.asked(arrived, next-arrived)
+			for _, place := range places[arrived:next] {
+				d := r.stored[place]
+				d.State, d.Due = storage.DrainWaiting, r.now
+				failed = append(failed, d)
+			}
+			events, places = events[next:], places[next:]
 		}
 	}
 	if len(failed) == 0 {
