@@ -73,7 +73,7 @@ func (s *Service) Intake(ctx context.Context, origin, to, roomID string, servers
 }
 
 // full reports whether a quota leaves no place for another group of a room.
-func (s *core) full(ctx context.Context, q *policy.Quotas, roomID string) (bool, error) {
+func (s *Service) full(ctx context.Context, q *policy.Quotas, roomID string) (bool, error) {
 	limits := bounded(q, []storage.Counter{
 		{Quota: storage.QuotaGroups}, {Quota: storage.QuotaGroupsPerRoom, RoomID: roomID},
 	})
