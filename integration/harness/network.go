@@ -184,8 +184,8 @@ func Play(play func(*Network) error) (err error) {
 // taken are the ports that this process has taken. Each has an abstract Unix socket, which ends with the process.
 var taken sync.Map
 
-// freePort takes a free TCP port on loopback, which no other process of tests gets before this one ends. It is below the
-// ports that the kernel chooses for outgoing connections, so that it is still free when a server starts again.
+// freePort takes a free TCP port on loopback, which no other process of tests gets before this one ends. The port is
+// below those that the kernel chooses for outgoing connections, so that it is still free when a server starts again.
 func freePort(ctx context.Context) (int, error) {
 	const low, high, attempts = 20000, 32000, 100
 	var listen net.ListenConfig
