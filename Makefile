@@ -15,6 +15,8 @@ VULNDB ?= ../shared/vuln/osv.tar.gz
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
+# The lines of a test's log that say which tests failed, where and why.
+FAILURES := grep -E '^ *(--- FAIL|[a-z0-9_]+_test\.go:[0-9]+:|panic:|FAIL)'
 # Which benchmarks run.
 BENCH ?= .
 # How many random histories in memory a soak checks.
@@ -33,8 +35,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 STATIC := -trimpath -buildvcs=false -tags netgo,osusergo,sqlite_omit_load_extension \
   -ldflags '-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none" -X main.version=$(VERSION)'
 SBOM := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
-# The packages of integration/ that test-host leaves out.
-PROTOCOL_TESTS := adversary bench demoweb draft09 harness history kill openmls release
+# The tests of ./integration that test-host runs.
+SAMPLE ?= GroupMoves|DeniedServer|KickedMember|HostLeavesRoomOnPostgres|Devices|UnmodifiedReceiver|KillStopRestart
 
 .PHONY: help build release demo demo-web test test-go test-ts test-host test-integration synapse lint tidy vuln fuzz bench bench-ts soak explore clean fork
 
@@ -92,11 +94,14 @@ test-go: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## the Go packages
 	$(GO) test -run TestUnwellServers ./mimiport/outbox # which the race detector does not bear
 
 test-integration: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real homeservers and clients as processes on loopback
-	GO=$(GO) integration/test.sh
+	@log=$$(mktemp); trap "rm -f $$log" EXIT; \
+	$(GO) test -count=1 -timeout 30m ./integration/... 2>&1 | tee $$log || \
+	{ echo "The failures once more, without the logs of servers:"; $(FAILURES) $$log; exit 1; }
 
-test-host: $(DRIVER) ## what depends on the host: hooks, cmd, and integration without what tests the protocol alone
-	$(GO) test -timeout 20m ./hooks ./cmd/...
-	GO=$(GO) integration/test.sh $(PROTOCOL_TESTS)
+test-host: $(DRIVER) ## what depends on the host: hooks, cmd, embedding, and a sample of the tests with real homeservers
+	$(GO) test -timeout 20m ./hooks ./cmd/... ./integration/embedding
+	$(GO) test -count=1 -timeout 20m -v -run '$(SAMPLE)' ./integration | grep -E '^(---|ok|FAIL)|_test.go'
+	@echo "Of ./integration this was a sample, $(SAMPLE): make test-integration runs all."
 
 tidy: ## go.mod and go.sum; with HOST=element-hq those in hosts/element-hq
 	$(GO) mod tidy
