@@ -99,7 +99,7 @@ test-integration: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real h
 	{ echo "The failures once more, without the logs of servers:"; $(FAILURES) $$log; exit 1; }
 
 test-host: $(DRIVER) ## what depends on the host: hooks, cmd, embedding, and a sample of the tests with real homeservers
-	$(GO) test -timeout 20m ./hooks ./cmd/... ./integration/embedding
+	$(GO) test -p 1 -timeout 20m ./hooks ./cmd/... ./integration/embedding
 	$(GO) test -count=1 -timeout 20m -v -run '$(SAMPLE)' ./integration | grep -E '^(---|ok|FAIL)|_test.go'
 	@echo "Of ./integration this was a sample, $(SAMPLE): make test-integration runs all."
 
