@@ -302,8 +302,8 @@ func peersCommand(std stdio) *cli.Command {
 				Peers  []json.RawMessage `json:"peers"`
 				Outbox []json.RawMessage `json:"outbox"`
 			}{[]json.RawMessage{}, []json.RawMessage{}}
-			if err := plainjson.Unmarshal(answer, &status); err != nil {
-				return fmt.Errorf("the answer of the homeserver: %w", err)
+			if err := readAnswer(answer, &status); err != nil {
+				return err
 			}
 			if cmd.Bool("json") {
 				return json.NewEncoder(std.out).Encode(status)

@@ -18,7 +18,6 @@ import (
 
 	"github.com/urfave/cli/v3"
 
-	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
@@ -143,8 +142,8 @@ func planDrain(ctx context.Context, cmd *cli.Command, targets []string, std stdi
 func decodeItems[T any](items []json.RawMessage) ([]T, error) {
 	all := make([]T, len(items))
 	for i := range items {
-		if err := plainjson.Unmarshal(items[i], &all[i]); err != nil {
-			return nil, fmt.Errorf("the answer of the homeserver: %w", err)
+		if err := readAnswer(items[i], &all[i]); err != nil {
+			return nil, err
 		}
 	}
 	return all, nil

@@ -115,10 +115,7 @@ func (s *server) get(ctx context.Context, path string, into any) error {
 	if err != nil {
 		return err
 	}
-	if err := plainjson.Unmarshal(answer, into); err != nil {
-		return fmt.Errorf("the answer of the homeserver: %w", err)
-	}
-	return nil
+	return readAnswer(answer, into)
 }
 
 func reportExport(n *redirects.Exported, std stdio) error {

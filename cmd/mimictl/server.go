@@ -140,8 +140,8 @@ func (s *server) all(ctx context.Context, path string, query url.Values) (*list,
 			list
 			Next string `json:"next"`
 		}
-		if err := plainjson.Unmarshal(answer, &page); err != nil {
-			return nil, fmt.Errorf("the answer of the homeserver: %w", err)
+		if err := readAnswer(answer, &page); err != nil {
+			return nil, err
 		}
 		found.Items, found.Total = append(found.Items, page.Items...), cmp.Or(found.Total, page.Total)
 		if page.Next == "" || len(page.Items) == 0 {
@@ -149,4 +149,12 @@ func (s *server) all(ctx context.Context, path string, query url.Values) (*list,
 		}
 		query.Set("after", page.Next)
 	}
+}
+
+// readAnswer reads an answer of the homeserver, or a part of one.
+func readAnswer(answer []byte, into any) error {
+	if err := plainjson.Unmarshal(answer, into); err != nil {
+		return fmt.Errorf("the answer of the homeserver: %w", err)
+	}
+	return nil
 }
