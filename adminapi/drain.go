@@ -46,39 +46,19 @@ func (a *admin) stopDrain(ctx context.Context, _ *edge.Request) (any, error) {
 }
 
 func (a *admin) listDrainGroups(ctx context.Context, r *edge.Request) (any, error) {
-	p, err := newPage[api.DrainGroup](r)
-	if err != nil {
-		return nil, err
-	}
 	states, err := choices(r, "state", api.DrainGroupStates)
 	if err != nil {
 		return nil, err
 	}
-	after, err := bytesParam(r, "after")
-	if err != nil {
-		return nil, err
-	}
-	groups, total, err := a.svc.DrainGroups(ctx, states, after, p.Limit)
-	if err != nil {
-		return nil, err
-	}
-	p.Total = &total
-	return p.fill(groups, func(g api.DrainGroup) string { return g.GroupID.String() }), nil
+	id := func(g api.DrainGroup) api.GroupID { return g.GroupID }
+	return listByGroup(r, id, func(after []byte, limit int) ([]api.DrainGroup, int, error) {
+		return a.svc.DrainGroups(ctx, states, after, limit)
+	})
 }
 
 func (a *admin) planDrain(ctx context.Context, r *edge.Request) (any, error) {
-	p, err := newPage[api.DrainPlan](r)
-	if err != nil {
-		return nil, err
-	}
-	after, err := bytesParam(r, "after")
-	if err != nil {
-		return nil, err
-	}
-	plan, total, err := a.svc.PlanDrain(ctx, r.Query["target"], after, p.Limit)
-	if err != nil {
-		return nil, err
-	}
-	p.Total = &total
-	return p.fill(plan, func(g api.DrainPlan) string { return g.GroupID.String() }), nil
+	id := func(g api.DrainPlan) api.GroupID { return g.GroupID }
+	return listByGroup(r, id, func(after []byte, limit int) ([]api.DrainPlan, int, error) {
+		return a.svc.PlanDrain(ctx, r.Query["target"], after, limit)
+	})
 }

@@ -83,11 +83,21 @@ func choices[T ~string](r *edge.Request, name string, permitted []T) (chosen []T
 }
 
 func (a *admin) listGroups(ctx context.Context, r *edge.Request) (any, error) {
-	p, err := newPage[api.AdminGroup](r)
+	f, err := groupFilter(r)
 	if err != nil {
 		return nil, err
 	}
-	f, err := groupFilter(r)
+	id := func(g api.AdminGroup) api.GroupID { return g.GroupID }
+	return listByGroup(r, id, func(after []byte, limit int) ([]api.AdminGroup, int, error) {
+		return a.svc.AdminGroups(ctx, f, after, limit)
+	})
+}
+
+// listByGroup makes a page of a list that is in the order of group ids, with its total.
+func listByGroup[T any](
+	r *edge.Request, id func(T) api.GroupID, find func(after []byte, limit int) (items []T, total int, err error),
+) (any, error) {
+	p, err := newPage[T](r)
 	if err != nil {
 		return nil, err
 	}
@@ -95,12 +105,12 @@ func (a *admin) listGroups(ctx context.Context, r *edge.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	groups, total, err := a.svc.AdminGroups(ctx, f, after, p.Limit)
+	items, total, err := find(after, p.Limit)
 	if err != nil {
 		return nil, err
 	}
 	p.Total = &total
-	return p.fill(groups, func(g api.AdminGroup) string { return g.GroupID.String() }), nil
+	return p.fill(items, func(item T) string { return id(item).String() }), nil
 }
 
 // groupFilter reads room, server and any number of states.
