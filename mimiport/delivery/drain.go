@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/migration"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -93,7 +94,7 @@ func (a authority) hastenDrain(ctx context.Context, groupID []byte) {
 func (a authority) requireOpen(ctx context.Context) error {
 	o, err := a.order(ctx)
 	if err == nil && o.on() {
-		err = forbidden(ruleDraining, "this server is being emptied, and takes no groups")
+		err = forbidden(ruleDraining, policy.Draining)
 	}
 	return err
 }
@@ -173,7 +174,7 @@ func (s drains) StartDrain(ctx context.Context, req *api.DrainRequest) (*api.Dra
 	if err := s.putOrder(ctx, next, before, next.row(now)); err != nil {
 		return nil, err
 	}
-	s.Log.InfoContext(ctx, "this server is being emptied, and takes no groups")
+	s.Log.InfoContext(ctx, policy.Draining)
 	return s.Drain(ctx)
 }
 

@@ -201,8 +201,17 @@ func (p Policy) Drained() Policy {
 }
 
 // Exchanges reports whether the policy lets groups move to and from a server.
-func (p *Policy) Exchanges(server string) bool {
-	return !acl.Matches(p.DenyServers, server) && (len(p.AllowServers) == 0 || acl.Matches(p.AllowServers, server))
+func (p *Policy) Exchanges(server string) bool { return p.listRefusal(server) == "" }
+
+// listRefusal is the part of the decision that depends on the lists of servers alone.
+func (p *Policy) listRefusal(server string) string {
+	switch {
+	case acl.Matches(p.DenyServers, server):
+		return "this server does not exchange groups with " + server
+	case len(p.AllowServers) > 0 && !acl.Matches(p.AllowServers, server):
+		return "this server exchanges groups with listed servers only"
+	}
+	return ""
 }
 
 // AcceptsDrainOf reports whether a target's operator accepts all groups that a server gives up.
@@ -210,11 +219,10 @@ func (p *Policy) AcceptsDrainOf(server string) bool { return acl.Matches(p.Accep
 
 // peerRefusal is the part of the decision that depends on servers alone.
 func (p *Policy) peerRefusal(f *Facts) string {
+	if reason := p.listRefusal(f.Peer); reason != "" {
+		return reason
+	}
 	switch {
-	case acl.Matches(p.DenyServers, f.Peer):
-		return "this server does not exchange groups with " + f.Peer
-	case len(p.AllowServers) > 0 && !acl.Matches(p.AllowServers, f.Peer):
-		return "this server exchanges groups with listed servers only"
 	case len(f.Denied) > 0:
 		return "the room's server ACL denies " + f.Denied[0]
 	case p.RequireRoom && !f.TargetInRoom:
