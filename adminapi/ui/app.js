@@ -25,7 +25,7 @@ const details = { groups: group, migrations: migration, drain: drainPlan };
 const [main, nav, server] = ["main", "nav", "server"].map((id) => document.getElementById(id));
 const out = document.getElementById("sign-out");
 
-/** What ends with the view: requests, and the repeated look at something that changes. */
+/** Ends with the view: requests, and the repeated look at something that changes. */
 let shown = new AbortController();
 
 function parse(hash) {

@@ -1,4 +1,4 @@
-// What operators have changed, the latest first.
+// The changes of operators, the latest first.
 import { code, h, link, pager, paged, state, table, time } from "./dom.js";
 
 export async function audit({ ask, query }) {

@@ -8,7 +8,7 @@ import {
 /** How often the page looks at a drain that runs, in milliseconds. */
 const often = 5000;
 
-/** What the state of a drain means. */
+/** The meaning of the state of a drain. */
 const states = {
   none: "There has been no drain.",
   running: "This server takes nothing new, and asks members to move its groups.",

@@ -1,7 +1,7 @@
 // Signatures that another server should not have given, and the reports of members.
 import { choice, code, field, filters, h, link, number, paged, pager, table, time } from "./dom.js";
 
-/** What each kind of evidence shows. */
+/** The meaning of each kind of evidence. */
 const kinds = {
   "second-content": "a server signed two contents for one offer",
   "both-outcomes": "a server signed a confirmation and an abort of one migration",

@@ -52,7 +52,7 @@ const there = (peer) => [
   h("small", {}, peer.error ?? (peer.updated_at ? time(peer.updated_at) : "")),
 ];
 
-/** What the progress of a message means. */
+/** The meaning of the progress of a message. */
 const progress = { done: "done", awaited: "awaited", never: "not made" };
 
 const message = (m) =>
