@@ -35,8 +35,12 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 STATIC := -trimpath -buildvcs=false -tags netgo,osusergo,sqlite_omit_load_extension \
   -ldflags '-s -w -buildid= -linkmode external -extldflags "-static -Wl,--build-id=none" -X main.version=$(VERSION)'
 SBOM := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
-# The tests of ./integration that test-host runs.
-SAMPLE ?= GroupMoves|DeniedServer|KickedMember|HostLeavesRoomOnPostgres|Devices|UnmodifiedReceiver|KillStopRestart
+# Tests real homeservers of one program, which make build has made, and ends with the failures.
+define test-servers
+	@log=$$(mktemp); trap "rm -f $$log" EXIT; \
+	DENDRITE_MIMI=$(CURDIR)/bin/dendrite-mimi $(GO) test -count=1 -timeout 30m $(1) 2>&1 | tee $$log || \
+	{ echo "The failures once more, without the logs of servers:"; $(FAILURES) $$log; exit 1; }
+endef
 
 .PHONY: help build release demo demo-web test test-go test-ts test-host test-integration synapse lint tidy vuln fuzz bench bench-ts soak explore clean fork
 
@@ -80,11 +84,13 @@ demo: $(if $(filter draft09,$(PROTOCOL)),,$(DRIVER)) $(if $(STOCK),synapse) ## m
 demo-web: $(DRIVER) ## the same on a web page: two chats, the servers between them, the seven messages, and buttons for faults
 	$(GO) run ./integration/demoweb
 
-test: test-ts test-go test-integration ## everything; ends with a line for each thing that tests lack here
+test: ## everything; ends with a line for each thing that tests lack here
+	@$(MAKE) --no-print-directory -j 2 -O test-ts test-go
+	@$(MAKE) --no-print-directory test-integration
 	@$(GO) test -count=1 -v -run '^TestMachine$$' ./internal/needs | sed -n 's/.*\(NOT TESTED: .*\)/\1/p'
 
 test-ts: $(DRIVER) ## the TypeScript client, and the reader of the test vectors
-	cd $(TS) && npm run -s check && npm test -s
+	cd $(TS) && npm run -s check && npm run -s tests
 	$(TS)/node_modules/.bin/tsc -p $(READER)
 	node --test $(READER)/dist/vectors.test.js
 
@@ -93,15 +99,12 @@ test-go: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## the Go packages
 	$(GO) test -race -timeout 20m $$units git.schwanenlied.me/yawning/x448.git
 	$(GO) test -run TestUnwellServers ./mimiport/outbox # which the race detector does not bear
 
-test-integration: $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real homeservers and clients as processes on loopback
-	@log=$$(mktemp); trap "rm -f $$log" EXIT; \
-	$(GO) test -count=1 -timeout 30m ./integration/... 2>&1 | tee $$log || \
-	{ echo "The failures once more, without the logs of servers:"; $(FAILURES) $$log; exit 1; }
+test-integration: build $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## real homeservers and clients as processes on loopback
+	$(call test-servers,./integration/...)
 
-test-host: $(DRIVER) ## what depends on the host: hooks, cmd, embedding, and a sample of the tests with real homeservers
-	$(GO) test -p 1 -timeout 20m ./hooks ./cmd/... ./integration/embedding
-	$(GO) test -count=1 -timeout 20m -v -run '$(SAMPLE)' ./integration | grep -E '^(---|ok|FAIL)|_test.go'
-	@echo "Of ./integration this was a sample, $(SAMPLE): make test-integration runs all."
+test-host: build $(DRIVER) $(OPENMLS)/node_modules/.package-lock.json ## what depends on the host: hooks, cmd, and integration without the kills, the liars and the mixed hosts
+	$(GO) test -p 1 -timeout 20m ./hooks ./cmd/...
+	$(call test-servers,$$($(GO) list ./integration/... | grep -vE '/(adversary|hosts|kill)$$'))
 
 tidy: ## go.mod and go.sum; with HOST=element-hq those in hosts/element-hq
 	$(GO) mod tidy

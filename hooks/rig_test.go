@@ -38,7 +38,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	logrus.SetLevel(logrus.PanicLevel)
+	logrus.SetLevel(logrus.FatalLevel) // the last words of a host that ends the process
 	os.Exit(m.Run())
 }
 

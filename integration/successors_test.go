@@ -41,11 +41,12 @@ func newSucceeded(t *testing.T, n *harness.TestNetwork) *away {
 
 // TestSuccessor: a host that was out of service for a day yields to the successor that the room lists. The pointer does
 // not name the claim.
-func TestSuccessor(t *testing.T)           { testSuccessor(t, harness.NewTestNetwork(t)) }
-func TestSuccessorOnPostgres(t *testing.T) { testSuccessor(t, harness.NewPostgresNetwork(t)) }
+func TestSuccessor(t *testing.T)           { testSuccessor(t, harness.NewTestNetwork) }
+func TestSuccessorOnPostgres(t *testing.T) { testSuccessor(t, harness.NewPostgresNetwork) }
 
-func testSuccessor(t *testing.T, n *harness.TestNetwork) {
-	g := newSucceeded(t, n)
+func testSuccessor(t *testing.T, network func(testing.TB) *harness.TestNetwork) {
+	t.Parallel() // the client waits most of the time
+	g := newSucceeded(t, network(t))
 	if err := g.lost.Age(t.Context(), 25*time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +84,7 @@ func (g *away) requireYielded(ctx context.Context) error {
 // TestSuccessorOfHealthyHost: a host that was out of service for a moment keeps the group. It keeps the successor's
 // claim as evidence, and the recovered group stops.
 func TestSuccessorOfHealthyHost(t *testing.T) {
+	t.Parallel()
 	g := newSucceeded(t, harness.NewTestNetwork(t))
 	if err := g.lost.Start(t.Context()); err != nil {
 		t.Fatal(err)
