@@ -6,11 +6,8 @@ import type { Group, OwnMigration } from "./group.js";
 import { BINDING, type Matrix, POINTER, SUCCESSORS } from "./matrix.js";
 import { suiteId } from "./mls.js";
 import { type Pointer, pointerTo } from "./pointer.js";
-import { CREATE, POWER_LEVELS, RoomState } from "./room.js";
+import { CREATE, POWER_LEVELS, RoomState, TOMBSTONE } from "./room.js";
 import { decode, fromBase64, fromBase64url, groupIdOf, migrationResponse, toBase64 } from "./wire.js";
-
-/** Says that another room replaces the room. */
-const TOMBSTONE = "m.room.tombstone";
 
 /** The power level for the events that name a group and its place. */
 const RESERVED_LEVEL = 100;

@@ -797,6 +797,11 @@ export class Client {
     return next;
   }
 
+  /** The group in which a group goes on; undefined if no room names one. */
+  nextOf(g: Group): Promise<{ roomId: string; id: string } | undefined> {
+    return this.patiently(() => this.inbox.nextOf(g));
+  }
+
   /**
    * Brings this client's migration to its end from any state, also after a restart. All calls for one migration have
    * one outcome.

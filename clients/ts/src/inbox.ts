@@ -31,6 +31,7 @@ import { isLost, news, receiptIn } from "./receipts.js";
 import { BINDING, FAN_OUT, type Matrix, MatrixError, POINTER } from "./matrix.js";
 import { SUCCESSORS, Unreachable } from "./matrix.js";
 import { successorsIn, successorsNow } from "./successors.js";
+import { TOMBSTONE } from "./room.js";
 import type { Route } from "./route.js";
 import type { MatrixEvent, News } from "./transport.js";
 import * as mls from "./mls.js";
@@ -941,6 +942,24 @@ export class Inbox {
     const key = toBase64url(fromBase64url(binding.group_id));
     const { delivery_service } = await this.ds(pointer?.via ?? binding.creating_server).host(key);
     return { key, server: delivery_service };
+  }
+
+  /**
+   * The group in which a group goes on: the room's binding, or that of the room that replaces it, names the group as
+   * the former one (profile, section 9, "Resetting"). Undefined if there is none, or if the user is not in its room.
+   */
+  async nextOf(g: Group): Promise<{ roomId: string; id: string } | undefined> {
+    const replacement = (await this.matrix.roomState(g.roomId, TOMBSTONE))?.replacement_room;
+    for (const roomId of [g.roomId, replacement]) {
+      if (typeof roomId !== "string") continue;
+      const binding = await this.matrix.roomState(roomId, BINDING).catch((e) => {
+        if (!(e instanceof MatrixError && e.status === 403)) throw e; // the user is not in the room
+      });
+      const { group_id, room_id = roomId } = binding?.former ?? {};
+      if (binding?.room_id === roomId && group_id === g.key && room_id === g.roomId)
+        return { roomId, id: toBase64url(fromBase64url(binding.group_id)) };
+    }
+    return undefined;
   }
 
   private async join(host: string, { message, ...at }: Entry, f: FanOut): Promise<void> {

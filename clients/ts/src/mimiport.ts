@@ -364,6 +364,14 @@ export class Conversation {
   }
 
   /**
+   * The group in which this one goes on, once its room, or the room that replaces it, names one. A member who was not
+   * added to that group enters it with rejoin.
+   */
+  next(): Promise<{ roomId: string; id: string } | undefined> {
+    return this.client.nextOf(this.g);
+  }
+
+  /**
    * Begins the room's next group once this one has ended, and adds this one's users. An event `failed` of the next one
    * names the users that it cannot add.
    */

@@ -4,6 +4,8 @@ import { serverOf, type StateEvent } from "./matrix.js";
 const ACL = "m.room.server_acl";
 export const CREATE = "m.room.create";
 const MEMBER = "m.room.member";
+/** Says that another room replaces the room. */
+export const TOMBSTONE = "m.room.tombstone";
 export const POWER_LEVELS = "m.room.power_levels";
 
 /** The level that a room requires for state events without a level of their own. */

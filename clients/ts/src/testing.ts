@@ -654,7 +654,9 @@ export class FakeNetwork {
     const before = this.stateOf(room_id, POWER_LEVELS);
     this.state.set(`${room_id} ${POWER_LEVELS}`, { ...before, events: { ...levels, ...before.events } });
     this.state.set(`${room_id} ${POINTER}`, { ...of, via: server, term: 0, epoch: 0 });
-    this.state.set(`${room_id} ${BINDING}`, { ...of, creating_server: server });
+    const bound = this.stateOf(room_id, BINDING);
+    const former = bound && { former: { group_id: bound.group_id } };
+    this.state.set(`${room_id} ${BINDING}`, { ...of, creating_server: server, ...former });
   }
 
   /** Sets a room's state as a user. */

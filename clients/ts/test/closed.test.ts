@@ -6,7 +6,9 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { createCommit, encodeMlsMessage } from "ts-mls";
 import { utf8 } from "../src/bytes.js";
+import { BINDING } from "../src/matrix.js";
 import * as mls from "../src/mls.js";
+import { TOMBSTONE } from "../src/room.js";
 import { loadStore, saveStore } from "./files.js";
 import { toBase64 } from "../src/wire.js";
 import { net, party, User } from "./party.js";
@@ -41,6 +43,40 @@ test("a closed group takes nothing more, and its members meet in the room's next
   const [failed, ...more] = alice.take("failed");
   assert.deepEqual(more, []);
   assert.ok(failed?.event === "failed" && failed.reason.includes(carol.id));
+
+  const found = await carol.client.nextOf(former);
+  assert.deepEqual(found, { roomId: room, id: next.key });
+  net.ds(s).groups.get(next.key)!.tree = toBase64(mls.ratchetTree(next.state));
+  const entered = await carol.client.rejoin(found!.roomId);
+  await alice.sync();
+  await carol.client.send(entered, utf8("me too"));
+  await alice.sync();
+  assert.deepEqual(alice.texts().at(-1), "me too");
+});
+
+test("a group goes on only in the group that names it, in its room or the one that replaces it", async () => {
+  const { users, room } = await party("alice");
+  const { client, group, id } = users[0]!;
+  const [after, other] = [`!after${room}`, `!other${room}`];
+  const next = (names: object) => ({ group_id: "BBBB", ...names });
+  const inRoom = { room_id: room, former: { group_id: group.key } };
+  const inAfter = { room_id: after, former: { group_id: group.key, room_id: room } };
+  const found = (roomId: string) => ({ roomId, id: "BBBB" });
+  for (const [binding, replacement, afterBinding, want] of [
+    [next(inRoom), undefined, undefined, found(room)],
+    [next({ ...inRoom, former: undefined }), undefined, undefined, undefined],
+    [next({ ...inRoom, former: { group_id: "CCCC" } }), undefined, undefined, undefined],
+    [next({ ...inRoom, room_id: other }), undefined, undefined, undefined], // a copy of another room's
+    [{}, after, next(inAfter), found(after)],
+    [{}, other, next(inAfter), undefined],
+    [{}, after, next({ ...inAfter, former: { group_id: group.key } }), undefined], // a group of the other room
+    [{}, { not: "a name" }, next(inAfter), undefined],
+  ] as const) {
+    net.setState(room, BINDING, binding, id);
+    net.setState(room, TOMBSTONE, replacement && { replacement_room: replacement }, id);
+    net.setState(after, BINDING, afterBinding, id);
+    assert.deepEqual(await client.nextOf(group), want);
+  }
 });
 
 test("a ReInit closes a group, and is no removal", async () => {
