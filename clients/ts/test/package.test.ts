@@ -1,7 +1,7 @@
 // The package as an application gets it.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -45,7 +45,7 @@ function needed(path: string, found = new Set<string>()): Set<string> {
 
 test("a bundler can make one file of the Worker's program: no module loads another while it runs", () => {
   const modules = [...needed(join(root, "dist/src/worker.js"))];
-  assert.ok(modules.includes(join(root, "node_modules/ts-mls/dist/src/leafNode.js")));
+  assert.ok(modules.includes(realpathSync(join(root, "node_modules/ts-mls/dist/src/leafNode.js"))));
   assert.deepEqual(
     modules.filter((path) => /\bimport\(/.test(readFileSync(path, "utf8"))),
     [],
