@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -458,6 +459,24 @@ func TestDrainPlan(t *testing.T) {
 	}
 	if len(e.Asked) > 0 || e.state().State != api.DrainNone {
 		t.Error("the dry run has changed something")
+	}
+}
+
+// TestDrainOfLargeRooms: a drain finds the members who may move the group, also in a room with users of more servers than
+// a target is asked about: an administrator of the host, and the user with power.
+func TestDrainOfLargeRooms(t *testing.T) {
+	e := newEmptying(t)
+	const zoe = "@zoe:z.example"
+	e.group(alice, bob, zoe)
+	e.Room.Join(cleo)
+	for i := range 2 * api.MaxIntakeServers {
+		e.Room.Joined[fmt.Sprintf("@user:0%d.example", i)] = true
+	}
+	e.Room.Power[alice], e.Room.Power[bob] = 0, 0
+	e.Room.Admins = []string{alice}
+	e.policy(serverC, `{"target":"joined_servers"}`)
+	if moves := e.plan(serverC).Moves; len(moves) != 1 || !cmp.Equal(moves[0].Users, []string{alice, zoe}) {
+		t.Errorf("C takes the group from %+v", moves)
 	}
 }
 

@@ -3,6 +3,8 @@ package delivery
 import (
 	"cmp"
 	"context"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -143,7 +145,7 @@ func (f *finder) takes(
 	if room.Denied[target] {
 		return no("target_denied", "The room's server ACL denies "+target+".", "Ask the room's moderators to let it in.")
 	}
-	in, err := f.seen.intake(ctx, f.core, g.Server, target, g.RoomID, serversOf(room, target))
+	in, err := f.seen.intake(ctx, f.core, g.Server, target, g.RoomID, serversOf(room, target, g.Server))
 	if ctx.Err() != nil {
 		return nil, nil, ctx.Err()
 	}
@@ -195,16 +197,28 @@ func reason(target, rule, text, remedy string) api.DrainReason {
 	return api.DrainReason{Target: target, Reason: api.Reason{Rule: rule, Text: text, Remedy: remedy}}
 }
 
-// serversOf lists the servers of a room's users, the target first, at most api.MaxIntakeServers.
-func serversOf(room *policy.Room, target string) []string {
-	var others []string
+// serversOf lists the servers of a room's users, at most api.MaxIntakeServers: the target, the host, whose administrators
+// may move a group in a drain, and the others by the power of their most powerful users. So newcomers cannot hide the
+// servers of those who may move a group.
+func serversOf(room *policy.Room, target, host string) []string {
+	if room.Levels == nil {
+		return []string{target}
+	}
+	powers := make(map[string]int64)
 	for user := range room.Joined {
-		if server := registry.ServerOf(user); server != target && !room.Denied[server] {
-			others = append(others, server)
+		server, power := registry.ServerOf(user), room.Levels.Of(user)
+		if most, known := powers[server]; !room.Denied[server] && (!known || power > most) {
+			powers[server] = power
 		}
 	}
-	slices.Sort(others)
-	servers := append([]string{target}, slices.Compact(others)...)
+	if _, joined := powers[host]; joined {
+		powers[host] = math.MaxInt64
+	}
+	delete(powers, target)
+	others := slices.SortedFunc(maps.Keys(powers), func(a, b string) int {
+		return cmp.Or(cmp.Compare(powers[b], powers[a]), strings.Compare(a, b))
+	})
+	servers := append([]string{target}, others...)
 	return servers[:min(len(servers), api.MaxIntakeServers)]
 }
 
