@@ -85,6 +85,7 @@ demo-web: $(DRIVER) ## the same on a web page: two chats, the servers between th
 	$(GO) run ./integration/demoweb
 
 test: ## everything; ends with a line for each thing that tests lack here
+	@echo "The tests in TypeScript and in Go run beside each other. The output of each comes at its end, after minutes."
 	@$(MAKE) --no-print-directory -j 2 -O test-ts test-go
 	@$(MAKE) --no-print-directory test-integration
 	@$(GO) test -count=1 -v -run '^TestMachine$$' ./internal/needs | sed -n 's/.*\(NOT TESTED: .*\)/\1/p'
