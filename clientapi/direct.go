@@ -1,6 +1,7 @@
 package clientapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -8,12 +9,12 @@ import (
 	"time"
 
 	"github.com/gorilla/mux"
-	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -52,11 +53,12 @@ func (d *Direct) Authenticate(r *http.Request) (api.Caller, error) {
 	if q.Service, err = url.PathUnescape(mux.Vars(r)["serverName"]); err != nil {
 		return api.Caller{}, mimiport.Errorf(opDirect, mimiport.KindBadMessage, "serverName: %w", err)
 	}
-	id, err := spec.NewUserID(q.UserID, true)
-	if err != nil {
-		return api.Caller{}, mimiport.Errorf(opDirect, mimiport.KindBadMessage, "user: %w", err)
+	if err := cmp.Or(mimiport.ValidateUserID(q.UserID), mimiport.ValidateDeviceID(q.DeviceID)); err != nil {
+		return api.Caller{}, mimiport.Errorf(opDirect, mimiport.KindBadMessage, "%w", err)
 	}
-	caller := api.Caller{UserID: q.UserID, Server: string(id.Domain()), DeviceID: q.DeviceID, To: q.Service}
+	caller := api.Caller{
+		UserID: q.UserID, Server: registry.ServerOf(q.UserID), DeviceID: q.DeviceID, To: q.Service,
+	}
 	if err := d.requirePlace(q.Service, caller.Server); err != nil {
 		return api.Caller{}, err
 	}

@@ -277,6 +277,25 @@ func TestDirectRequestPlace(t *testing.T) {
 	}
 }
 
+// TestDirectRequestNames: the server refuses users and devices whose ids JSON escapes. It asks nobody for a key then.
+func TestDirectRequestNames(t *testing.T) {
+	c := newCounter(t, 0, 0)
+	for i, change := range []func(*mimiport.DirectRequest){
+		func(r *mimiport.DirectRequest) { r.DeviceID = `PHONE"` },
+		func(r *mimiport.DirectRequest) { r.DeviceID = `PHONE\` },
+		func(r *mimiport.DirectRequest) { r.DeviceID = "PHONE\n" },
+		func(r *mimiport.DirectRequest) { r.UserID = `@carol":[],"@dave:elsewhere.example` },
+	} {
+		r := request(uint64(i), "GET", groupURI, "")
+		change(r)
+		c.want(r.UserID+" "+r.DeviceID, c.send("GET", groupURI, "", authorization(t, r)), http.StatusBadRequest,
+			"M_BAD_MESSAGE", "")
+	}
+	if len(c.asked) != 0 {
+		t.Errorf("asked for %q", c.asked)
+	}
+}
+
 // TestDirectRequestRates: a device has the request rate of a user of this server, within the rate of its homeserver. A
 // request with a wrong signature counts for neither.
 func TestDirectRequestRates(t *testing.T) {

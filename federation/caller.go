@@ -11,6 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 )
 
 // Verifier checks who has signed a request, by X-Matrix.
@@ -56,12 +57,11 @@ func Caller(origin, to spec.ServerName, r *http.Request) (api.Caller, error) {
 	default:
 		return c, mimiport.Errorf(op, mimiport.KindBadMessage, "%s is repeated", userParam)
 	}
-	id, err := spec.NewUserID(c.UserID, true)
-	if err != nil {
+	if err := mimiport.ValidateUserID(c.UserID); err != nil {
 		return c, mimiport.Errorf(op, mimiport.KindBadMessage, "%s: %w", userParam, err)
 	}
-	if id.Domain() != origin {
-		return c, mimiport.Errorf(op, mimiport.KindForbidden, "%s cannot send requests for users of %s", origin, id.Domain())
+	if server := registry.ServerOf(c.UserID); server != string(origin) {
+		return c, mimiport.Errorf(op, mimiport.KindForbidden, "%s cannot send requests for users of %s", origin, server)
 	}
 	return c, nil
 }

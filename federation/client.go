@@ -3,6 +3,7 @@ package federation
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -147,7 +148,14 @@ func (c *Client) sign(q request) (*http.Request, error) {
 	}
 	fr := fclient.NewFederationRequest(q.method, id.ServerName, spec.ServerName(q.to), q.uri)
 	if q.content != nil {
-		if err := fr.SetContent(q.content); err != nil {
+		data, err := json.Marshal(q.content)
+		if err != nil {
+			return nil, err
+		}
+		if err := requireFieldNames(data); err != nil {
+			return nil, err
+		}
+		if err := fr.SetContent(json.RawMessage(data)); err != nil {
 			return nil, err
 		}
 	}

@@ -224,7 +224,7 @@ func newMailbox() *mailbox {
 // For any number of devices, each gets the event once, in transactions that a homeserver accepts.
 func TestToDeviceSplitting(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		name := rapid.StringMatching(`[A-Z"\\<\n]{1,12}`)
+		name := rapid.StringMatching(`[A-Z<&é]{1,12}`)
 		devices := rapid.MapOfN(name, rapid.SliceOfN(name, 0, 12), 0, 3).Draw(t, "devices")
 		size := rapid.SampledFrom([]int{0, 200, 5_000, 44_000}).Draw(t, "size")
 		content, err := json.Marshal(map[string]string{"message": strings.Repeat("A", size)})
@@ -253,6 +253,34 @@ func TestToDeviceSplitting(t *testing.T) {
 		}
 		checkTransactions(t, box)
 	})
+}
+
+// TestUnsignableNames: a server signs no request with a user or device that another homeserver could take for more than
+// a name.
+func TestUnsignableNames(t *testing.T) {
+	box := newMailbox()
+	c := client(box)
+	for _, name := range []string{`"`, `\`, "\n", "\x00", `D":{}},"@victim:x":{"D`} {
+		user := "@" + name + ":x"
+		for _, devices := range []map[string][]string{{"@u:x": {"D", name}}, {user: {"D"}}} {
+			events := []api.DeviceEvent{{ID: "txn", Type: api.EventMessage, Devices: devices, Content: []byte(`{}`)}}
+			n, err := c.ToDevice(t.Context(), source, target, events)
+			if n != 0 || mimiport.KindOf(err) != mimiport.KindBadMessage {
+				t.Errorf("to %q: %d %v", devices, n, err)
+			}
+		}
+		if _, err := c.DeviceKeys(t.Context(), source, target, []string{user}); err == nil {
+			t.Errorf("the devices of %q: no error", user)
+		}
+		req := &api.ClaimLastResortsRequest{Devices: map[string][]string{user: {"D"}}}
+		_, err := c.API(source, target).ClaimLastResorts(t.Context(), api.Caller{UserID: "@u:" + source}, req)
+		if mimiport.KindOf(err) != mimiport.KindBadMessage {
+			t.Errorf("the KeyPackages of %q: %v", user, err)
+		}
+	}
+	if len(box.transactions) > 0 {
+		t.Errorf("the server has sent %v", box.transactions)
+	}
 }
 
 func checkTransactions(t *rapid.T, box *mailbox) {

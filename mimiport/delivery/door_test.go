@@ -139,6 +139,9 @@ func TestUnusable(t *testing.T) {
 		"an Add that names no device": {func(p *play) *mlstest.Proposal {
 			return p.group.Add(p.group.NewClient([]byte("nobody")))
 		}, "leaf-identity"},
+		"an Add of a device that a signed request cannot name": {func(p *play) *mlstest.Proposal {
+			return p.group.Add(p.group.NewClient(mlstest.Identity(alice, `D":{}},"@victim:b.example":{"D`)))
+		}, "leaf-identity"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newDoor(t, 100)

@@ -1,13 +1,12 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/matrix-org/gomatrixserverlib/spec"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
@@ -100,8 +99,8 @@ func Identity(m mls.Member) (*mimiport.LeafIdentity, error) {
 	if err != nil {
 		return nil, fail(mimiport.KindBadMessage, err)
 	}
-	if _, err := spec.NewUserID(id.UserID, true); err != nil || id.DeviceID == "" {
-		return nil, fail(mimiport.KindInvalid, errors.New("the credential names no Matrix device"))
+	if err := cmp.Or(mimiport.ValidateUserID(id.UserID), mimiport.ValidateDeviceID(id.DeviceID)); err != nil {
+		return nil, fail(mimiport.KindInvalid, fmt.Errorf("the credential names no Matrix device: %w", err))
 	}
 	return id, nil
 }

@@ -100,11 +100,12 @@ async function isSigned(object: any, userId: string, keyId: string, key: string)
 const publishedKey = ({ userId, deviceId }: LeafIdentity, published: PublishedKeys): string | undefined =>
   published.device_keys?.[userId]?.[deviceId]?.keys?.[mlsKeyId(deviceId)];
 
-/** The devices of a user that have KeyPackages. */
+/** The devices of a user that have KeyPackages, but those that no Delivery Service takes: JSON escapes their ids. */
 export const joinable = (userId: string, published: PublishedKeys): string[] =>
   Object.entries(published.device_keys?.[userId] ?? {})
     .filter(([, keys]) => Array.isArray(keys?.algorithms) && keys.algorithms.includes(KEY_PACKAGE))
-    .map(([deviceId]) => deviceId);
+    .map(([deviceId]) => deviceId)
+    .filter((deviceId) => JSON.stringify(deviceId) === `"${deviceId}"`);
 
 /**
  * A device's keys, with the MLS key and the algorithm of KeyPackages added; undefined if both are there. Throws if the

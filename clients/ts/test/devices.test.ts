@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { canonicalJson, type DeviceKeys } from "../src/devices.js";
+import { canonicalJson, type DeviceKeys, joinable, KEY_PACKAGE } from "../src/devices.js";
 import * as mls from "../src/mls.js";
 import { emptyState } from "../src/records.js";
 import { loadStore, saveStore } from "./files.js";
@@ -115,6 +115,13 @@ async function twoDevices(odd: (value: any, keys: DeviceKeys, signKey: Uint8Arra
   await odd(value, net.deviceKeys.get(bob.id)!.SECOND!, stored.identity.signKey);
   return { alice, bob };
 }
+
+test("a device whose id JSON escapes is not added", () => {
+  const keys = { algorithms: [KEY_PACKAGE], keys: {} };
+  const ids = ["PHONE", 'D"', "D\\", "D\n", "É<&", 'D":{}},"@victim:x":{"D'];
+  const published: any = { device_keys: { "@u:x": Object.fromEntries(ids.map((id) => [id, keys])) } };
+  assert.deepEqual(joinable("@u:x", published), ["PHONE", "É<&"]);
+});
 
 test("all devices of a user are added", async () => {
   const { alice, bob } = await twoDevices(() => undefined);
