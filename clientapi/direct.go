@@ -14,7 +14,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -53,12 +52,11 @@ func (d *Direct) Authenticate(r *http.Request) (api.Caller, error) {
 	if q.Service, err = url.PathUnescape(mux.Vars(r)["serverName"]); err != nil {
 		return api.Caller{}, mimiport.Errorf(opDirect, mimiport.KindBadMessage, "serverName: %w", err)
 	}
-	if err := cmp.Or(mimiport.ValidateUserID(q.UserID), mimiport.ValidateDeviceID(q.DeviceID)); err != nil {
+	server, err := mimiport.ParseUserID(q.UserID)
+	if err := cmp.Or(err, mimiport.ValidateDeviceID(q.DeviceID)); err != nil {
 		return api.Caller{}, mimiport.Errorf(opDirect, mimiport.KindBadMessage, "%w", err)
 	}
-	caller := api.Caller{
-		UserID: q.UserID, Server: registry.ServerOf(q.UserID), DeviceID: q.DeviceID, To: q.Service,
-	}
+	caller := api.Caller{UserID: q.UserID, Server: server, DeviceID: q.DeviceID, To: q.Service}
 	if err := d.requirePlace(q.Service, caller.Server); err != nil {
 		return api.Caller{}, err
 	}

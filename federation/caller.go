@@ -11,7 +11,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/registry"
 )
 
 // Verifier checks who has signed a request, by X-Matrix.
@@ -57,10 +56,11 @@ func Caller(origin, to spec.ServerName, r *http.Request) (api.Caller, error) {
 	default:
 		return c, mimiport.Errorf(op, mimiport.KindBadMessage, "%s is repeated", userParam)
 	}
-	if err := mimiport.ValidateUserID(c.UserID); err != nil {
+	server, err := mimiport.ParseUserID(c.UserID)
+	if err != nil {
 		return c, mimiport.Errorf(op, mimiport.KindBadMessage, "%s: %w", userParam, err)
 	}
-	if server := registry.ServerOf(c.UserID); server != string(origin) {
+	if server != string(origin) {
 		return c, mimiport.Errorf(op, mimiport.KindForbidden, "%s cannot send requests for users of %s", origin, server)
 	}
 	return c, nil

@@ -462,8 +462,8 @@ func TestDrainPlan(t *testing.T) {
 	}
 }
 
-// TestDrainOfLargeRooms: a drain finds the members who may move the group, also in a room with users of more servers than
-// a target is asked about: an administrator of the host, and the user with power.
+// TestDrainOfLargeRooms: a drain finds the members who may move the group, also in a room with users of more servers
+// than a target is asked about: an administrator of the host, and the user with power.
 func TestDrainOfLargeRooms(t *testing.T) {
 	e := newEmptying(t)
 	const zoe = "@zoe:z.example"

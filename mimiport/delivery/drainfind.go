@@ -197,9 +197,9 @@ func reason(target, rule, text, remedy string) api.DrainReason {
 	return api.DrainReason{Target: target, Reason: api.Reason{Rule: rule, Text: text, Remedy: remedy}}
 }
 
-// serversOf lists the servers of a room's users, at most api.MaxIntakeServers: the target, the host, whose administrators
-// may move a group in a drain, and the others by the power of their most powerful users. So newcomers cannot hide the
-// servers of those who may move a group.
+// serversOf lists the servers of a room's users, at most api.MaxIntakeServers: the target, the host, whose
+// administrators may move a group in a drain, and the others by the power of their most powerful users. So newcomers
+// cannot hide the servers of those who may move a group.
 func serversOf(room *policy.Room, target, host string) []string {
 	if room.Levels == nil {
 		return []string{target}

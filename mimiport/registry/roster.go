@@ -99,7 +99,8 @@ func Identity(m mls.Member) (*mimiport.LeafIdentity, error) {
 	if err != nil {
 		return nil, fail(mimiport.KindBadMessage, err)
 	}
-	if err := cmp.Or(mimiport.ValidateUserID(id.UserID), mimiport.ValidateDeviceID(id.DeviceID)); err != nil {
+	_, err = mimiport.ParseUserID(id.UserID)
+	if err := cmp.Or(err, mimiport.ValidateDeviceID(id.DeviceID)); err != nil {
 		return nil, fail(mimiport.KindInvalid, fmt.Errorf("the credential names no Matrix device: %w", err))
 	}
 	return id, nil
