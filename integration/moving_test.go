@@ -385,7 +385,7 @@ func (m *movers) events(t testing.TB, rooms []string) (cost time.Duration) {
 // both servers for each, which it returns. This time includes all that the servers do until they rest.
 func (m *movers) each(t testing.TB, what string, n int, do func(i int) error) (cost time.Duration) {
 	t.Helper()
-	m.rest(t)
+	harness.Rest(t, m.a.PID(), m.b.PID())
 	var doing errgroup.Group
 	doing.SetLimit(16)
 	begin, used := time.Now(), m.used(t)
@@ -396,17 +396,9 @@ func (m *movers) each(t testing.TB, what string, n int, do func(i int) error) (c
 		t.Fatal(err)
 	}
 	took := time.Since(begin)
-	m.rest(t)
+	harness.Rest(t, m.a.PID(), m.b.PID())
 	cost = (m.used(t) - used) / time.Duration(n)
 	t.Logf("%d %s in %v: %.1f a second, %v of processor time for each", n, what, took.Round(100*time.Millisecond),
 		float64(n)/took.Seconds(), cost.Round(100*time.Microsecond))
 	return cost
-}
-
-// rest waits until both servers together use less than a fifth of a processor for a second.
-func (m *movers) rest(t testing.TB) {
-	t.Helper()
-	for before := -time.Second; m.used(t)-before > time.Second/5; harness.Wait(t.Context(), time.Second) {
-		before = m.used(t)
-	}
 }

@@ -31,6 +31,7 @@ const enough = 40
 // database, its own connections stay lost until it restarts, and so does the delivery to its users. A message that
 // Dendrite could not store then may arrive after later ones: NATS gives it to Dendrite again when its time is over.
 func TestDatabaseVanishes(t *testing.T) {
+	t.Parallel() // a homeserver waits most of the time
 	for _, test := range []struct {
 		name             string
 		twoHosts, shared bool

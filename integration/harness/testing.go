@@ -194,6 +194,21 @@ func Within(t testing.TB) context.Context {
 	return ctx
 }
 
+// Rest waits until processes together use less than a fifth of a processor for a second.
+func Rest(t testing.TB, pids ...int) {
+	t.Helper()
+	for before := -time.Second; ; Wait(t.Context(), time.Second) {
+		var used time.Duration
+		for _, pid := range pids {
+			used += ProcessorTime(t, pid)
+		}
+		if used-before <= time.Second/5 {
+			return
+		}
+		before = used
+	}
+}
+
 // ProcessorTime returns the processor time that a process has used so far, in steps of 10 ms.
 func ProcessorTime(t testing.TB, pid int) time.Duration {
 	t.Helper()

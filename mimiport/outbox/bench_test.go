@@ -26,7 +26,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery/deliverytest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/mls/mlstest"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/outbox"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/policy"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/postgres"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/sqlite"
@@ -213,7 +212,7 @@ func BenchmarkSubmit(b *testing.B) {
 	for _, n := range []int{10, 1000} {
 		b.Run(fmt.Sprintf("servers=%d", n), func(b *testing.B) {
 			onDatabases(b, func(b *testing.B, _ string, store storage.Store, _ func() int64) {
-				c := newCrowd(b, serviceOn(store, new(internet)), n)
+				c := newCrowd(b, store, new(internet), n)
 				var took []time.Duration
 				for b.Loop() {
 					for range messages {
@@ -295,7 +294,7 @@ func (n *internet) DoHTTPRequest(ctx context.Context, r *http.Request) (*http.Re
 func (n *internet) rate(b *testing.B, way string, members, messages int, span time.Duration) float64 {
 	raw, _ := databases[0].open(b)
 	store := wayOf(way, raw)
-	c := newCrowd(b, serviceOn(store, n), members)
+	c := newCrowd(b, store, n, members)
 	w := worker(way, store, c.service)
 	at := func(i int) time.Duration { return span * time.Duration(i) / time.Duration(messages) }
 	if members < 10 {
@@ -333,15 +332,21 @@ func number(server string) (n int) {
 	return n
 }
 
-func newCrowd(b *testing.B, service *delivery.Service, members int) *crowd {
+// newCrowd makes the group at a Delivery Service whose requests go to an internet.
+func newCrowd(b *testing.B, store storage.Store, net *internet, members int) *crowd {
+	var users []string
+	for i := range members {
+		users = append(users, fmt.Sprintf("@user:server%d.example", i))
+	}
+	service := serviceOn(store, net, users)
 	creator := api.Caller{UserID: "@user:" + host, Server: host}
 	reserved, err := service.ReserveGroup(b.Context(), creator, &api.ReserveGroupRequest{RoomID: deliverytest.RoomID})
 	if err != nil {
 		b.Fatal(err)
 	}
 	var identities [][]byte
-	for i := range members {
-		identities = append(identities, mlstest.Identity(fmt.Sprintf("@user:server%d.example", i), "DEVICE"))
+	for _, user := range users {
+		identities = append(identities, mlstest.Identity(user, "DEVICE"))
 	}
 	c := &crowd{service: service, id: reserved.GroupID}
 	c.group = mlstest.New(mlstest.Options{GroupID: c.id, Members: identities})
@@ -363,15 +368,15 @@ func (c *crowd) say(b *testing.B) {
 	}
 }
 
-// serviceOn makes a Delivery Service whose requests go to an internet.
-func serviceOn(store storage.Store, net *internet) *delivery.Service {
+func serviceOn(store storage.Store, net *internet, users []string) *delivery.Service {
 	w := deliverytest.New(0, map[string]storage.Store{host: store})
+	w.Room.Join(users...)
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	identity := func(server string) (*fclient.SigningIdentity, error) {
 		return &fclient.SigningIdentity{ServerName: spec.ServerName(server), KeyID: "ed25519:a", PrivateKey: key}, nil
 	}
 	w.RestartWith(host, func(d *delivery.Deps) {
-		d.Rooms, d.Now, d.Sender = everybody{}, time.Now, &federation.Sender{
+		d.Now, d.Sender = time.Now, &federation.Sender{
 			Client:  federation.NewClient(identity, net, time.Now),
 			IsLocal: func(server string) bool { return server == host },
 			Local:   nobody{},
@@ -386,22 +391,3 @@ type nobody struct{}
 func (nobody) ToDevice(_ context.Context, _, _ string, events []api.DeviceEvent) (int, error) {
 	return len(events), nil
 }
-
-// everybody is a room that every user has joined.
-type everybody struct{ delivery.Rooms }
-
-func (everybody) Standing(context.Context, string, string) (delivery.Standing, error) {
-	return delivery.Standing{Exists: true, Joined: true}, nil
-}
-
-func (everybody) Powers(_ context.Context, _ string, users []string) ([]int64, error) {
-	return make([]int64, len(users)), nil
-}
-
-func (everybody) NotJoined(context.Context, string, []string) ([]string, error) { return nil, nil }
-
-func (everybody) Levels(context.Context, string) (*policy.Levels, error) { return nil, nil }
-
-func (everybody) Denied(context.Context, string, []string) ([]string, error) { return nil, nil }
-
-func (everybody) LocalAccount(context.Context, string) (bool, error) { return true, nil }
