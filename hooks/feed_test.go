@@ -42,8 +42,8 @@ func newFeedRig(tb testing.TB) *feedRig {
 }
 
 // prepare lets the host make its streams. The host would end the process while the cluster is not ready for them. The
-// fork would do so also when it reconnects to such a cluster, which it may try until after the test. In these tests this
-// ends one goroutine.
+// fork would do so also when it reconnects to such a cluster, which it may try until after the test. In these tests
+// this ends one goroutine.
 func prepare(tb testing.TB, d *Deps) (js nats.JetStreamContext, connection *nats.Conn) {
 	tb.Helper()
 	logrus.StandardLogger().ExitFunc = endGoroutine
