@@ -3,7 +3,6 @@ package federation
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -148,14 +147,10 @@ func (c *Client) sign(q request) (*http.Request, error) {
 	}
 	fr := fclient.NewFederationRequest(q.method, id.ServerName, spec.ServerName(q.to), q.uri)
 	if q.content != nil {
-		data, err := json.Marshal(q.content)
-		if err != nil {
+		if err := fr.SetContent(q.content); err != nil {
 			return nil, err
 		}
-		if err := requireFieldNames(data); err != nil {
-			return nil, err
-		}
-		if err := fr.SetContent(json.RawMessage(data)); err != nil {
+		if err := requireFieldNames(fr.Content()); err != nil {
 			return nil, err
 		}
 	}
