@@ -1,7 +1,6 @@
 package clientapi
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -52,8 +51,8 @@ func (d *Direct) Authenticate(r *http.Request) (api.Caller, error) {
 	if q.Service, err = url.PathUnescape(mux.Vars(r)["serverName"]); err != nil {
 		return api.Caller{}, mimiport.Errorf(opDirect, mimiport.KindBadMessage, "serverName: %w", err)
 	}
-	server, err := mimiport.ParseUserID(q.UserID)
-	if err := cmp.Or(err, mimiport.ValidateDeviceID(q.DeviceID)); err != nil {
+	server, err := mimiport.ParseDevice(q.UserID, q.DeviceID)
+	if err != nil {
 		return api.Caller{}, mimiport.Errorf(opDirect, mimiport.KindBadMessage, "%w", err)
 	}
 	caller := api.Caller{UserID: q.UserID, Server: server, DeviceID: q.DeviceID, To: q.Service}

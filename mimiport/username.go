@@ -18,14 +18,17 @@ func ParseUserID(id string) (server string, err error) {
 	return string(user.Domain()), ValidateFieldName(id)
 }
 
-// ValidateDeviceID checks that id can be the id of a Matrix device: it is not empty, and has no character that JSON
-// escapes. It returns a KindBadMessage error for any other string (profile, section 7, "Names in what a server signs").
-func ValidateDeviceID(id string) error {
-	const op = "validate device id"
-	if id == "" {
-		return Errorf(op, KindBadMessage, "the id is empty")
+// ParseDevice returns the server of a Matrix device. The id of its user is one for ParseUserID. The id of the device is
+// not empty, and has no character that JSON escapes. ParseDevice returns a KindBadMessage error for any other strings.
+func ParseDevice(userID, deviceID string) (server string, err error) {
+	server, err = ParseUserID(userID)
+	if err == nil && deviceID == "" {
+		err = Errorf("parse device", KindBadMessage, "the id of the device is empty")
 	}
-	return ValidateFieldName(id)
+	if err == nil {
+		err = ValidateFieldName(deviceID)
+	}
+	return server, err
 }
 
 // ValidateFieldName checks that a JSON string of the name has no escape. It returns a KindBadMessage error for any

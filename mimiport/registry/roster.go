@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -99,8 +98,7 @@ func Identity(m mls.Member) (*mimiport.LeafIdentity, error) {
 	if err != nil {
 		return nil, fail(mimiport.KindBadMessage, err)
 	}
-	_, err = mimiport.ParseUserID(id.UserID)
-	if err := cmp.Or(err, mimiport.ValidateDeviceID(id.DeviceID)); err != nil {
+	if _, err := mimiport.ParseDevice(id.UserID, id.DeviceID); err != nil {
 		return nil, fail(mimiport.KindInvalid, fmt.Errorf("the credential names no Matrix device: %w", err))
 	}
 	return id, nil
