@@ -196,6 +196,7 @@ func Settle(ctx context.Context, store storage.Store) error {
 		if err != nil {
 			return err
 		}
+		last.Seq = fanOuts[len(fanOuts)-1].Seq // members may have sent more since the call of Waiting
 		change := &storage.Change{Settled: []storage.Position{last}}
 		for i := range fanOuts {
 			for _, server := range fanOuts[i].Servers {
