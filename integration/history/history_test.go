@@ -108,7 +108,7 @@ func (p *play) live(ctx context.Context, i int, random *rand.Rand) {
 			p.look(ctx, i)
 		default:
 			c := m.NewCommit()
-			p.commit(i, c, func() Outcome { return p.insist(func() (bool, error) { return true, m.Submit(ctx, c) }) })
+			p.commit(i, c, func() Outcome { return p.insist(ctx, m, func() (bool, error) { return true, m.Submit(ctx, c) }) })
 		}
 		_ = m.Sync(ctx) // a later one may succeed
 		p.rounds.wait()
@@ -116,15 +116,18 @@ func (p *play) live(ctx context.Context, i int, random *rand.Rand) {
 }
 
 // insist calls try until the outcome of a Commit is known, at most 30 times. A server that no longer has the group does
-// not say whether it accepted the Commit when its answer was lost.
-func (p *play) insist(try func() (ended bool, err error)) Outcome {
-	gone := Refused
+// not say whether it accepted the Commit when its answer was lost. Nor does a server to which the group has come back.
+func (p *play) insist(ctx context.Context, m *deliverytest.Member, try func() (ended bool, err error)) Outcome {
+	gone, term := Refused, m.Term
 	for range 30 {
 		ended, err := try()
 		switch mimiport.KindOf(err) {
 		case mimiport.KindWrongEpoch, mimiport.KindInProgress, mimiport.KindOfferExpired,
 			mimiport.KindForbidden, mimiport.KindInvalid, mimiport.KindEnded:
-			return Refused
+			if gone == Refused || m.Sync(ctx) == nil && m.Term == term {
+				return Refused
+			}
+			return Unknown
 		case mimiport.KindMoved, mimiport.KindUnknownGroup:
 			return gone
 		}
@@ -164,7 +167,7 @@ func (p *play) move(ctx context.Context, i int, target string) {
 	}
 	p.commit(i, c, func() Outcome {
 		aborted := false
-		end := p.insist(func() (bool, error) {
+		end := p.insist(ctx, m, func() (bool, error) {
 			st, err := m.Initiate(ctx, c)
 			aborted = err == nil && st.State == "aborted"
 			return aborted || err == nil && st.State != "frozen", err
