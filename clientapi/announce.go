@@ -107,9 +107,10 @@ func (h *Home) former(ctx context.Context, roomID string, bound *api.Binding) (*
 // eventTombstone says that another room replaces the room (Matrix client-server API, "Room Upgrades").
 const eventTombstone = "m.room.tombstone"
 
-// announceMove points the room to the target of a migration, in the name of the migrating user. The room must name the
-// group, and the term of the pointer must rise. A status of another server needs proof: the migration must begin at the
-// server of the present pointer, and signatures and lineage must verify.
+// announceMove announces the target of a migration in the room, in the name of the migrating user. The room must name
+// the group, and the term must rise above that of the present pointer, which is the last one on its way, if any. A
+// status of another server needs proof: the migration must begin at the server of the present pointer, and signatures
+// and lineage must verify.
 func (a *announcer) announceMove(
 	ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus,
 ) error {
@@ -127,6 +128,13 @@ func (a *announcer) announceMove(
 	if present == nil || !present.Names(st.RoomID, st.GroupID) { // a room upgrade may copy a pointer
 		present = &api.Pointer{Via: bound.CreatingServer}
 	}
+	waiting, err := a.home.Moves.Announcing(ctx, st.GroupID)
+	if err != nil {
+		return err
+	}
+	if waiting != nil && waiting.Names(st.RoomID, st.GroupID) && waiting.Term > present.Term {
+		present = waiting
+	}
 	if present.Term >= st.Term {
 		return nil
 	}
@@ -139,9 +147,8 @@ func (a *announcer) announceMove(
 			return err
 		}
 	}
-	// The claim stays: a lost host that comes back after this move still yields to it.
-	return a.home.Rooms.SendState(ctx, st.RoomID, c.UserID, api.EventPointer, api.Pointer{
-		RoomID: st.RoomID, GroupID: st.GroupID, ClaimHash: present.ClaimHash,
+	return a.home.Moves.Announce(ctx, c.UserID, &api.Pointer{
+		RoomID: st.RoomID, GroupID: st.GroupID,
 		Via: st.Target, Term: term, Epoch: st.Epoch + 1, MigrationID: id.String(),
 		Evidence: &api.PointerEvidence{
 			MigrationResponse:     st.MigrationResponse.Message,

@@ -27,6 +27,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
 const (
@@ -176,6 +177,8 @@ type world struct {
 	t             *testing.T
 	local, remote *service
 	rooms         *rooms
+	moves         *delivery.Service // its outbox has the announcements
+	hold          bool              // the outbox does nothing after a call
 	keys          *prooftest.Keys
 	log           bytes.Buffer
 	router        http.Handler // does not check requests against openapi.yaml
@@ -200,8 +203,13 @@ func newWorld(t *testing.T) *world {
 			return w.remote
 		},
 	}
+	w.moves = delivery.New(delivery.Deps{
+		Server: here, Store: memory.New(), Rooms: w.rooms, Now: func() time.Time { return now },
+		Log: slog.New(slog.NewTextHandler(&w.log, nil)),
+	})
 	home := &clientapi.Home{
-		Rooms: w.rooms, Keys: w.keys, Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(&w.log, nil)),
+		Rooms: w.rooms, Moves: w.moves, Keys: w.keys, Now: func() time.Time { return now },
+		Log: slog.New(slog.NewTextHandler(&w.log, nil)),
 	}
 	auth := func(*http.Request) (api.Caller, error) { return api.Caller{UserID: alice, Server: here}, nil }
 	router := mux.NewRouter().SkipClean(true).UseEncodedPath()
@@ -225,11 +233,28 @@ func (w *world) call(server, method, path string, body any) (int, string) {
 	r.Header.Set("Content-Type", "application/json")
 	rec := httptest.NewRecorder()
 	w.handler.ServeHTTP(rec, r)
+	if !w.hold {
+		w.announce()
+	}
 	var e struct {
 		Code string `json:"errcode"`
 	}
 	_ = json.Unmarshal(rec.Body.Bytes(), &e)
 	return rec.Code, e.Code
+}
+
+// announce lets the outbox send the announcements until none is left, or one fails.
+func (w *world) announce() {
+	w.t.Helper()
+	for {
+		rows, _, err := w.moves.Store.Due(w.t.Context(), now, 10)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if len(rows) == 0 || w.moves.Do(w.t.Context(), rows[0]) != nil {
+			return
+		}
+	}
 }
 
 func (w *world) expect(name string, status int, code string) func(int, string) {

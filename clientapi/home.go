@@ -16,9 +16,19 @@ import (
 // the room, in the user's name (profile, section 7).
 type Home struct {
 	Rooms delivery.Rooms
+	Moves Moves
 	Keys  proof.Keys
 	Now   func() time.Time
 	Log   *slog.Logger
+}
+
+// Moves keeps the pointers that announce moves until they are in their rooms.
+type Moves interface {
+	// Announce sends a pointer to its room after the call, in the name of a local user.
+	Announce(ctx context.Context, userID string, p *api.Pointer) error
+
+	// Announcing returns the pointer with the highest term that waits to be sent for a group, or nil.
+	Announcing(ctx context.Context, groupID []byte) (*api.Pointer, error)
 }
 
 // announcer is a Delivery Service that also announces the results of calls in rooms.
@@ -88,8 +98,8 @@ func (a *announcer) ConfirmMigration(
 	return a.told(ctx, c, id, st, err)
 }
 
-// told returns the status of a migration. After success it points the room to the target, in the name of the migrating
-// user. A failure of this does not fail the call, because the pointer is advisory.
+// told returns the status of a migration. After success it has the room pointed to the target, in the name of the
+// migrating user. A failure of this does not fail the call, because the pointer is advisory.
 func (a *announcer) told(
 	ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus, err error,
 ) (*api.MigrationStatus, error) {

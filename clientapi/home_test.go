@@ -212,12 +212,26 @@ func TestIDsOfAnothersMaking(t *testing.T) {
 // migrated makes a finished migration from ds.example to hs.example, with valid evidence.
 func migrated(t *testing.T) (mimiport.MigrationID, *api.MigrationStatus) {
 	t.Helper()
+	return migratedBetween(t, other, here, 7, 1)
+}
+
+// movedBack makes the migration back from the target of another one.
+func movedBack(t *testing.T, st *api.MigrationStatus) *api.MigrationStatus {
+	t.Helper()
+	_, back := migratedBetween(t, st.Target, st.Source, st.Epoch+1, st.Term+1)
+	return back
+}
+
+func migratedBetween(
+	t *testing.T, source, target string, epoch, term uint64,
+) (mimiport.MigrationID, *api.MigrationStatus) {
+	t.Helper()
 	offer := &mimiport.MigrationResponse{
-		Request: mimiport.MigrationRequest{SourceDomain: other, TargetDomain: here, GroupID: group, Epoch: 7},
+		Request: mimiport.MigrationRequest{SourceDomain: source, TargetDomain: target, GroupID: group, Epoch: epoch},
 		Nonce:   mimiport.Nonce{5},
 	}
-	decision := &mimiport.MigrationConfirmation{DomainName: here, Nonce: offer.Nonce, GroupID: group}
-	err := errors.Join(mimiport.Sign(offer, key(here)), mimiport.Sign(decision, key(other)))
+	decision := &mimiport.MigrationConfirmation{DomainName: target, Nonce: offer.Nonce, GroupID: group}
+	err := errors.Join(mimiport.Sign(offer, key(target)), mimiport.Sign(decision, key(source)))
 	response, err1 := offer.Marshal()
 	confirmation, err2 := decision.Marshal()
 	if err := errors.Join(err, err1, err2); err != nil {
@@ -225,9 +239,9 @@ func migrated(t *testing.T) (mimiport.MigrationID, *api.MigrationStatus) {
 	}
 	return offer.ID(), &api.MigrationStatus{
 		MigrationID: offer.ID().String(), Role: "target", State: "active", GroupID: group, RoomID: roomID,
-		Source: other, Target: here, User: alice, Term: 1, Epoch: 7,
-		MigrationResponse: &api.SignedInfo{Message: response, KeyID: "ed25519:t"},
-		Confirmation:      &api.SignedInfo{Message: confirmation, KeyID: "ed25519:s"},
+		Source: source, Target: target, User: alice, Term: term, Epoch: epoch,
+		MigrationResponse: &api.SignedInfo{Message: response, KeyID: keyIDs[target]},
+		Confirmation:      &api.SignedInfo{Message: confirmation, KeyID: keyIDs[source]},
 	}
 }
 
@@ -396,6 +410,41 @@ func TestMoveIsAnnouncedInPlaceOfAVoidPointer(t *testing.T) {
 		w.ok("status")(w.call(other, "GET", uri, nil))
 		w.expectMoved(status)
 	}
+}
+
+// A move is announced after the call, and each move of a group in turn: the second one is from the server to which the
+// pointer on its way points. A failure of the host puts the pointers off. Each is sent once, whoever asks meanwhile.
+func TestMovesAreAnnouncedInTurn(t *testing.T) {
+	w, uri, first := newMovedWorld(t)
+	w.hold = true
+	w.ok("the first")(w.call(other, "GET", uri, nil))
+	w.remote.status = movedBack(t, first)
+	w.remote.lineage = chain(t, here)
+	w.remote.lineage.Steps = []mimiport.LineageStep{step(first)}
+	for range 2 {
+		w.ok("the second")(w.call(other, "GET", "/migrations/"+w.remote.status.MigrationID, nil))
+	}
+	w.expectSent()
+	w.rooms.fail[api.EventPointer] = errors.New("the host is away")
+	w.announce()
+	w.expectSent()
+	w.announce()
+	w.expectSent(api.EventPointer, api.EventPointer)
+	if sent := string(w.rooms.state[api.EventPointer]); !strings.Contains(sent, `"via":"ds.example","term":2,`) {
+		t.Errorf("the room got %s", sent)
+	}
+	w.announce()
+	w.expectSent()
+}
+
+// A pointer that waits is not sent once the room has a later one.
+func TestLatePointerIsNotSent(t *testing.T) {
+	w, uri, _ := newMovedWorld(t)
+	w.hold = true
+	w.ok("status")(w.call(here, "GET", uri, nil))
+	w.pointer(`"via":"later.example","term":2,"epoch":9`)
+	w.announce()
+	w.expectSent()
 }
 
 // The local service has verified the moves of its group, so a pointer that has missed a move does not stop the

@@ -138,7 +138,7 @@ func enable(d *Deps, cfg *Config, log *slog.Logger) error {
 	})
 	services := clientapi.Services{IsLocal: isLocal, Local: service, Remote: remote.API,
 		AllowIPLiterals: cfg.Federation.AllowIPLiterals}
-	home := &clientapi.Home{Rooms: rooms, Keys: keys, Now: clock, Log: log}
+	home := &clientapi.Home{Rooms: rooms, Moves: service, Keys: keys, Now: clock, Log: log}
 
 	auth := &authenticator{
 		users: d.Users, wakeups: d.Wakeups, spoke: keys.silent.spoke, servers: &federation.Verifier{

@@ -130,6 +130,8 @@ func transition(c *storage.Change) string {
 		return "group-" + string(c.Group.State)
 	case len(c.Snapshots) > 0:
 		return "snapshot"
+	case len(c.Rows) > 0 && c.Rows[0].Kind == storage.RowAnnounce:
+		return "announcement"
 	case len(c.Rows) > 0:
 		return "rows"
 	}

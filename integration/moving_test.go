@@ -397,8 +397,10 @@ func (m *movers) each(t testing.TB, what string, n int, do func(i int) error) (c
 	}
 	took := time.Since(begin)
 	harness.Rest(t, m.a.PID(), m.b.PID())
+	rested := time.Since(begin)
 	cost = (m.used(t) - used) / time.Duration(n)
-	t.Logf("%d %s in %v: %.1f a second, %v of processor time for each", n, what, took.Round(100*time.Millisecond),
-		float64(n)/took.Seconds(), cost.Round(100*time.Microsecond))
+	t.Logf("%d %s in %v, at rest after %v: %.1f a second, %v of processor time for each", n, what,
+		took.Round(100*time.Millisecond), rested.Round(time.Second), float64(n)/took.Seconds(),
+		cost.Round(100*time.Microsecond))
 	return cost
 }

@@ -117,7 +117,7 @@ func (s *Server) handler(d Deps) http.Handler {
 	direct := &clientapi.Direct{IsLocal: isLocal, Key: asker.key, Nonces: kept, Rates: rates, Now: d.Now}
 	services := clientapi.Services{IsLocal: isLocal, Local: service,
 		Remote: func(string, string) api.API { return service }} // never asked: a direct request is for this server alone
-	home := &clientapi.Home{Rooms: rooms{s.table}, Keys: own, Now: d.Now, Log: d.Log}
+	home := &clientapi.Home{Rooms: rooms{s.table}, Moves: service, Keys: own, Now: d.Now, Log: d.Log}
 
 	root := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	root.Use(uninterrupted)

@@ -33,20 +33,21 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 // hugeTerm: the attacker's server, which hosts the group, tells bob that the group has moved in term 2^53-1.
 func hugeTerm(t *testing.T, g *group) {
 	g.toC(t)
-	pointer := func() (p api.Pointer, err error) {
-		err = g.bob.State(harness.Within(t), g.room, api.EventPointer, &p)
-		return p, err
-	}
-	err := harness.Poll(harness.Within(t), func(context.Context) error {
-		p, err := pointer()
-		if err == nil && p.Via != g.c.Name {
-			err = fmt.Errorf("the pointer names %s", p.Via)
+	requirePointer := func(at string, term uint64) {
+		t.Helper()
+		err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
+			var p api.Pointer
+			err := g.bob.State(ctx, g.room, api.EventPointer, &p)
+			if err == nil && (p.Via != at || p.Term != term) {
+				err = fmt.Errorf("the pointer names %s in term %d", p.Via, p.Term)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
+	requirePointer(g.c.Name, g.term)
 	o := g.offer(t, g.bob, g.b)
 	confirmation := harness.Signed(t, g.c.SigningIdentity, &mimiport.MigrationConfirmation{
 		DomainName: g.b.Name, Nonce: o.response.Nonce, GroupID: g.id,
@@ -66,9 +67,7 @@ func hugeTerm(t *testing.T, g *group) {
 	if st, _, err := g.initiate(t, o, g.bob, bobLeaf); err != nil || st.Term != 1<<53-1 {
 		t.Fatalf("bob hears of term %d: %v", st.Term, err)
 	}
-	if p, err := pointer(); err != nil || p.Term > g.term+1 {
-		t.Errorf("the room's pointer says term %d: %v", p.Term, err)
-	}
+	requirePointer(g.b.Name, g.term+1)
 }
 
 // boundByItsWord: the attacker's server has signed that the group is at B. The room's pointer shows this to the server,

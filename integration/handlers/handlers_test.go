@@ -84,7 +84,7 @@ func (s *stage) handler(name string) http.Handler {
 	quiet := slog.New(slog.DiscardHandler)
 	service := s.Service(name)
 	home := &clientapi.Home{
-		Rooms: service.Rooms, Keys: service.Keys, Now: func() time.Time { return s.Now(name) }, Log: quiet,
+		Rooms: service.Rooms, Moves: service, Keys: service.Keys, Now: func() time.Time { return s.Now(name) }, Log: quiet,
 	}
 	services := clientapi.Services{
 		IsLocal: func(server string) bool { return server == name },

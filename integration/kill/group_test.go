@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // section is the default section with a short decide_by. It raises the quotas, as the tests try many moves. Users of
@@ -56,6 +57,23 @@ func newLinkedGroup(t *testing.T) *group {
 	g := newGroup(t, network, section, section, section)
 	g.movers = [2]int{2, 2}
 	return g
+}
+
+// requirePointer waits until the room's pointer names the server that has the group.
+func (g *group) requirePointer(t *testing.T) {
+	t.Helper()
+	host := g.servers[g.requireSettled(t)].Name
+	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
+		var p api.Pointer
+		err := g.Members[0].User.State(ctx, g.Room, api.EventPointer, &p)
+		if err == nil && p.Via != host {
+			err = fmt.Errorf("the pointer names %s, and the group is at %s", p.Via, host)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // requireSettled waits until all members and the Delivery Service have the same state of the group. It fails the test

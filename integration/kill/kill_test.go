@@ -63,7 +63,7 @@ var sample = map[int]string{1: "after", 2: "after", 3: "before", 4: "after", 11:
 // elsewhere are the fail points outside a hand-over.
 var elsewhere = []string{
 	"apply/group-reserved", "apply/group-active", "setting", "forget", "hasten", "apply/rows", "apply/evidence",
-	"apply/snapshot", "apply/purge", "last-resort",
+	"apply/snapshot", "apply/purge", "last-resort", "apply/announcement",
 }
 
 // Profile, section 6: "Nothing signed leaves before its state is committed to the database; the worker that resumes
@@ -74,6 +74,18 @@ func TestKilledAtEveryPoint(t *testing.T) { killedAtEveryPoint(t, harness.NewTes
 
 // TestKilledOnPostgres is TestKilledAtEveryPoint on PostgreSQL.
 func TestKilledOnPostgres(t *testing.T) { killedAtEveryPoint(t, harness.NewPostgresNetwork(t)) }
+
+// TestKilledBeforeThePointer: the homeserver of the user who moves the group dies before and after it stores the room's
+// pointer. The pointer comes all the same.
+func TestKilledBeforeThePointer(t *testing.T) {
+	g := newGroup(t, harness.NewTestNetwork(t), section, section)
+	for _, when := range []string{"before", "after"} {
+		t.Run(when, func(t *testing.T) {
+			g.play(t, plot{{target, "apply/announcement:" + when + ":1"}})
+			g.requirePointer(t)
+		})
+	}
+}
 
 func killedAtEveryPoint(t *testing.T, network *harness.TestNetwork) {
 	g := newGroup(t, network, section, section)

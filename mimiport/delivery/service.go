@@ -81,6 +81,7 @@ type Service struct {
 	logs
 	outgoing
 	resorts
+	announcements
 	inWork *slots.Slots[mimiport.MigrationID] // a target verifies one content of a migration at a time
 }
 
@@ -97,7 +98,8 @@ func New(d Deps) *Service {
 		reporting: reporting{c}, operator: operator{c},
 		overviews: overviews{c}, drains: drains{c, newSurroundings()},
 		lineages: lineages{c}, logs: logs{c}, outgoing: outgoing{c}, resorts: resorts{c},
-		inWork: slots.New[mimiport.MigrationID](1),
+		announcements: announcements{c},
+		inWork:        slots.New[mimiport.MigrationID](1),
 	}
 }
 

@@ -86,6 +86,8 @@ func (s *Service) Do(ctx context.Context, row storage.Row) (err error) {
 		return s.step(ctx, &row)
 	case storage.RowCompact:
 		return s.compact(ctx, &row)
+	case storage.RowAnnounce:
+		return s.announce(ctx, &row)
 	case storage.RowPointer:
 		return s.followPointer(ctx, &row)
 	}

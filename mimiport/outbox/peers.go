@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
-	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
 // Peer is a destination that fails.
@@ -81,7 +80,7 @@ func (w *Worker) Failing() (list []Peer) {
 	w.peers.mu.Lock()
 	defer w.peers.mu.Unlock()
 	for server, f := range w.peers.failing {
-		if server != storage.Background && !slices.Contains(w.own, server) {
+		if aside[server] == 0 && !slices.Contains(w.own, server) {
 			list = append(list, f.Peer)
 		}
 	}

@@ -8,12 +8,13 @@ import (
 )
 
 // A running row takes a place until its handler returns. The rows of its queue that travel with it share its place. Own
-// work, work in the background and work for other servers have separate places.
+// work, work in the background, announcements and work for other servers have separate places.
 const (
-	places    = ownPlaces + otherPlaces + backgroundPlaces
+	places    = ownPlaces + otherPlaces + backgroundPlaces + announcingPlaces
 	ownPlaces = 16
 
 	backgroundPlaces = 2 // for storage.Background
+	announcingPlaces = 1 // for storage.Announcing
 
 	otherPlaces    = 48
 	silentPlaces   = 24 // of otherPlaces: the most that all silent servers together can have
@@ -60,7 +61,7 @@ func queueOf(row *storage.Row) queue { return queue{row.Destination, row.Queue} 
 
 // scheduler decides which rows start. It knows the running rows and the servers that answer. It never waits and makes
 // no calls. Its rules are:
-//   - Own work has its own places, and so has work in the background. No other work can take them.
+//   - Own work has its own places, and so have work in the background and announcements. No other work can take them.
 //   - A server is silent until it answers, and again when it stops answering. A silent server runs one row. All silent
 //     servers together have half of the places for other servers.
 //   - A server that answers runs up to perDestination rows. The last free places go to servers without a running row.
@@ -85,10 +86,13 @@ func newScheduler(own []string) *scheduler {
 	return s
 }
 
-// lanes returns the groups of destinations that storage.Queue lists separately: own work, work in the background, and
-// servers that answer.
+// aside has the places of the destinations that are no servers.
+var aside = map[string]int{storage.Background: backgroundPlaces, storage.Announcing: announcingPlaces}
+
+// lanes returns the groups of destinations that storage.Queue lists separately: own work, work aside, and servers that
+// answer. The destinations aside take turns, so each gets enough of the list.
 func (s *scheduler) lanes() [][]string {
-	return [][]string{s.own, {storage.Background}, s.heard.Keys()}
+	return [][]string{s.own, {storage.Background, storage.Announcing}, s.heard.Keys()}
 }
 
 // usage is the number of taken places.
@@ -108,7 +112,7 @@ func (u *usage) add(s *scheduler, destination string, n int) {
 	case s.isOwn[destination]:
 		u.own += n
 		return
-	case destination == storage.Background:
+	case aside[destination] > 0:
 		return
 	}
 	u.others += n
@@ -134,8 +138,8 @@ func (s *scheduler) hasPlace(destination string, used *usage) bool {
 	switch {
 	case s.isOwn[destination]:
 		return used.own < ownPlaces
-	case destination == storage.Background:
-		return working < backgroundPlaces
+	case aside[destination] > 0:
+		return working < aside[destination]
 	case !s.heard.Contains(destination):
 		return working == 0 && free > 0 && used.silent < silentPlaces
 	case working == 0:
@@ -151,7 +155,7 @@ func (s *scheduler) finish(q queue, n news) {
 		delete(s.working, q.destination)
 	}
 	switch {
-	case s.isOwn[q.destination], q.destination == storage.Background:
+	case s.isOwn[q.destination], aside[q.destination] > 0:
 	case n == answered:
 		s.heard.Add(q.destination, struct{}{})
 	case n == silent:

@@ -64,6 +64,17 @@ type town struct {
 	atWork  []storage.Row // running rows, in the order of their start
 }
 
+// aside counts the running rows of the destinations that are no servers.
+func (w *town) aside() (n int) {
+	for destination, places := range aside {
+		if w.working[destination] > places {
+			w.Fatalf("%d rows of %s are at work", w.working[destination], destination)
+		}
+		n += w.working[destination]
+	}
+	return n
+}
+
 // visit is the step at which a row came, and the most steps that it may wait.
 type visit struct{ number, clock, most int }
 
@@ -103,7 +114,7 @@ func (w *town) look() {
 		if !w.start(q, &starting) {
 			continue
 		}
-		mayBeSilent := !w.isOwn[q.destination] && q.destination != storage.Background
+		mayBeSilent := !w.isOwn[q.destination] && aside[q.destination] == 0
 		if mayBeSilent && !w.heard.Contains(q.destination) && w.working[q.destination] != 1 {
 			w.Fatalf("%s is silent and has %d rows at work", q.destination, w.working[q.destination])
 		}
@@ -119,9 +130,7 @@ func (w *town) look() {
 		w.Fatalf("too much is at work: %+v", used)
 	case used.silent > silentPlaces && used.silent > before.silent:
 		w.Fatalf("too much is at work for silent servers: %+v, %+v before", used, before)
-	case w.working[storage.Background] > backgroundPlaces:
-		w.Fatalf("%d rows are at work in the background", w.working[storage.Background])
-	case len(w.queues) != len(w.atWork) || used.own+used.others+w.working[storage.Background] != len(w.atWork):
+	case len(w.queues) != len(w.atWork) || used.own+used.others+w.aside() != len(w.atWork):
 		w.Fatalf("%d rows are at work, the scheduler knows of %+v in %d queues", len(w.atWork), used, len(w.queues))
 	}
 	for q := range w.waiting { // no row waits that may start, although due cuts the list
@@ -169,11 +178,13 @@ func TestNobodyStarves(t *testing.T) {
 		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 0))
 		put := func() {
 			name := self
-			switch d := random.IntN(destinations + 2); {
+			switch d := random.IntN(destinations + 3); {
 			case d < destinations:
 				name = fmt.Sprint("server", d)
 			case d == destinations:
 				name = storage.Background
+			case d == destinations+1:
+				name = storage.Announcing
 			}
 			w.put(queue{name, fmt.Sprint(random.IntN(20))})
 		}

@@ -214,8 +214,8 @@ func TestFirstAnswer(t *testing.T) {
 	}
 }
 
-// TestBackground: tasks in the background, however many and slow, have two places. They delay neither own work nor
-// delivery, and are not delayed by them.
+// TestBackground: tasks in the background, however many and slow, have two places, and announcements have one. They
+// delay neither each other nor own work nor delivery, and are not delayed by them.
 func TestBackground(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, func(ctx context.Context, row storage.Row) error {
@@ -227,13 +227,16 @@ func TestBackground(t *testing.T) {
 		})
 		for i := range 100 {
 			b.put(row(storage.Background, fmt.Sprint("room", i), 1, b.begin))
+			b.put(row(storage.Announcing, fmt.Sprint("move", i), 1, b.begin))
 			b.put(row(own, fmt.Sprint("own", i), 1, b.begin))
 			b.put(row("silent", fmt.Sprint("group", i), 1, b.begin))
 		}
 		b.after(30 * time.Second)
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		for destination, want := range map[string]int{storage.Background: 2, own: 16, "silent": 1} {
+		for destination, want := range map[string]int{
+			storage.Background: 2, storage.Announcing: 1, own: 16, "silent": 1,
+		} {
 			if got := b.running[destination]; got != want {
 				t.Errorf("%d rows of %s are at work, want %d", got, destination, want)
 			}

@@ -71,6 +71,6 @@ func cloneFormer(f *storage.Former) *storage.Former {
 
 func cloneRow(r *storage.Row) *storage.Row {
 	c := *r
-	c.GroupID, c.Due, c.Created = clone(r.GroupID), stamp(r.Due), stamp(r.Created)
+	c.GroupID, c.Due, c.Created, c.Body = clone(r.GroupID), stamp(r.Due), stamp(r.Created), clone(r.Body)
 	return &c
 }

@@ -234,7 +234,7 @@ func sampleEvidence(id string, n uint64) storage.Evidence {
 func sampleRow(destination, queue string, order uint64) storage.Row {
 	return storage.Row{
 		Destination: destination, Queue: queue, Order: order, Kind: storage.RowFanOut, GroupID: []byte("group"), Term: 1,
-		Seq: 2, Migration: migrationID(3), Due: epoch, Created: epoch, Attempts: 4,
+		Seq: 2, Migration: migrationID(3), Due: epoch, Created: epoch, Attempts: 4, Body: []byte("{}"),
 	}
 }
 

@@ -32,6 +32,7 @@ func RunUpgrades(t *testing.T, engine string, restore func(t *testing.T, dump st
 	kept.Receipt, kept.Former, kept.FanOuts, kept.Setting = nil, nil, nil, nil
 	kept.Migration.Refused, kept.Migration.Vote = 0, nil
 	kept.Migration.UpdatedAt, kept.Rows[0].Created, kept.Group.Members = time.Time{}, time.Time{}, 0
+	kept.Rows[0].Body = nil
 	want.apply(kept)
 	for _, name := range dumps {
 		t.Run(name, func(t *testing.T) {

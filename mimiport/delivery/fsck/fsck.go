@@ -224,7 +224,8 @@ func (c *checker) row(ctx context.Context, r *storage.Row) error {
 		}
 		return nil
 	}
-	if r.Kind == storage.RowSweep || r.Kind == storage.RowDrain { // it is of a room, or of all groups
+	switch r.Kind {
+	case storage.RowSweep, storage.RowDrain, storage.RowAnnounce: // of a room, of all groups, of a group elsewhere
 		return nil
 	}
 	g, err := c.store.GroupAt(ctx, storage.GroupKey{ID: r.GroupID, Term: r.Term})

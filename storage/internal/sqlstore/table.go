@@ -113,10 +113,10 @@ var contents = table[storage.Content]{
 var outbox = table[storage.Row]{
 	name: "mimiport_outbox",
 	columns: columns("destination, queue, row_order, kind, group_id, term, seq, migration_id, due_at, attempts, " +
-		"created_at"),
+		"created_at, body"),
 	fields: func(r *storage.Row) []any {
 		return []any{&r.Destination, &r.Queue, &r.Order, &r.Kind, (*blob)(&r.GroupID), &r.Term, &r.Seq, (*hash)(&r.Migration),
-			(*millis)(&r.Due), &r.Attempts, (*millis)(&r.Created)}
+			(*millis)(&r.Due), &r.Attempts, (*millis)(&r.Created), (*blob)(&r.Body)}
 	},
 }
 
