@@ -109,8 +109,8 @@ const eventTombstone = "m.room.tombstone"
 
 // announceMove announces the target of a migration in the room, in the name of the migrating user. The room must name
 // the group, and the term must rise above that of the present pointer, which is the last one on its way, if any. A
-// status of another server needs proof: the migration must begin at the server of the present pointer, and signatures
-// and lineage must verify.
+// status of another server needs proof: signatures and lineage must verify, and the lineage must lead through the
+// present pointer.
 func (a *announcer) announceMove(
 	ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus,
 ) error {
@@ -140,7 +140,7 @@ func (a *announcer) announceMove(
 	}
 	term := st.Term
 	if !a.local {
-		if err := a.home.verify(ctx, id, st, present.Via); err != nil {
+		if err := a.home.verify(ctx, id, st); err != nil {
 			return err
 		}
 		if term, err = a.provenTerm(ctx, c, st, bound, present); err != nil || present.Term >= term {
@@ -161,7 +161,8 @@ func (a *announcer) announceMove(
 
 // provenTerm returns the term that a verified migration begins. It takes the term from the lineage that the Delivery
 // Service shows, because no signature covers the term in a status. A pointer with too high a term would hide every
-// later move.
+// later move. The lineage may be of a branch that the room does not follow: so it must have the server of the present
+// pointer in the pointer's term.
 func (a *announcer) provenTerm(
 	ctx context.Context, c api.Caller, st *api.MigrationStatus, bound *api.Binding, present *api.Pointer,
 ) (uint64, error) {
@@ -185,11 +186,19 @@ func (a *announcer) provenTerm(
 	if l.CreatingServer != bound.CreatingServer || chain.Server != st.Source {
 		return 0, proof.Errorf(st.GroupID, "the chain does not lead from %s to %s", bound.CreatingServer, st.Source)
 	}
+	hosts, err := proof.Hosts(l)
+	if err != nil {
+		return 0, err
+	}
+	if present.Term < uint64(len(hosts)) && hosts[present.Term] != present.Via {
+		return 0, proof.Errorf(st.GroupID, "%s has the group in term %d, and the pointer names %s",
+			hosts[present.Term], present.Term, present.Via)
+	}
 	return chain.Term + 1, nil
 }
 
-// verify checks that the migration is from a server, and that source and target have signed the evidence in the status.
-func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.MigrationStatus, from string) error {
+// verify checks that the evidence in the status is of this migration, and that source and target have signed it.
+func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.MigrationStatus) error {
 	offer, err := mimiport.UnmarshalMigrationResponse(st.MigrationResponse.Message)
 	if err != nil {
 		return err
@@ -199,7 +208,7 @@ func (h *Home) verify(ctx context.Context, id mimiport.MigrationID, st *api.Migr
 		return err
 	}
 	q := offer.Request
-	if st.Source != from || offer.ID() != id || q.SourceDomain != st.Source || q.TargetDomain != st.Target ||
+	if offer.ID() != id || q.SourceDomain != st.Source || q.TargetDomain != st.Target ||
 		q.Epoch != st.Epoch || !bytes.Equal(q.GroupID, st.GroupID) {
 		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the evidence is of another migration")
 	}

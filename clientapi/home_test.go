@@ -380,6 +380,10 @@ func TestUnprovedTermIsNotAnnounced(t *testing.T) {
 			confirmation[len(confirmation)-1] ^= 1
 		},
 		"an older term": func(w *world, _ *mimiport.Lineage) { w.pointer(`"via":"ds.example","term":2,"epoch":3`) },
+		"another branch than the pointer's": func(w *world, l *mimiport.Lineage) {
+			*l = *chain(t, here, other)
+			w.pointer(`"via":"else.example","term":1,"epoch":2`)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, uri, status := newMovedWorld(t)
@@ -448,12 +452,22 @@ func TestLatePointerIsNotSent(t *testing.T) {
 }
 
 // The local service has verified the moves of its group, so a pointer that has missed a move does not stop the
-// announcement.
+// announcement. Another server's lineage shows the moves that the pointer has missed.
 func TestMoveIsAnnouncedAfterAMissedOne(t *testing.T) {
 	w, uri, status := newMovedWorld(t)
 	w.pointer(`"via":"older.example","term":0,"epoch":0`)
 	w.ok("status")(w.call(here, "GET", uri, nil))
 	w.expectMoved(status)
+	for _, pointer := range []string{`"via":"ds.example","term":0,"epoch":0`, `"via":"hs.example","term":1,"epoch":2`} {
+		w, uri, status := newMovedWorld(t)
+		w.remote.lineage, status.Term = chain(t, here, other), 3
+		w.pointer(pointer)
+		w.ok("status")(w.call(other, "GET", uri, nil))
+		w.expectSent(api.EventPointer)
+		if sent := string(w.rooms.state[api.EventPointer]); !strings.Contains(sent, `"term":3,`) {
+			t.Errorf("after %s the room got %s", pointer, sent)
+		}
+	}
 }
 
 // "The pointer is advisory …; one that goes backwards or fails to verify is ignored": nothing is sent, and the request
