@@ -13,6 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 )
 
@@ -24,21 +25,25 @@ func (h *Home) requireAnnouncer(ctx context.Context, userID, roomID string) erro
 	if err != nil {
 		return err
 	}
-	st := room.Standing(userID)
-	if !st.Joined {
-		return mimiport.Errorf(op, mimiport.KindForbidden, "%s is not joined to the room", userID)
-	}
 	levels, err := h.reservingLevels(ctx, roomID)
 	if err != nil {
 		return err
 	}
-	need := st.PointerLevel
+	var least int64
 	if levels != nil {
-		need = max(need, api.ReservedLevel)
+		least = api.ReservedLevel
 	}
-	if st.Power < need {
-		const why = "%s has power level %d and needs %d to announce a group"
-		return mimiport.Errorf(op, mimiport.KindForbidden, why, userID, st.Power, need)
+	return requirePower(op, room, userID, least)
+}
+
+// requirePower fails unless the user is joined to the room, and has both the pointer's power level and the least one.
+func requirePower(op string, room delivery.Room, userID string, least int64) error {
+	st := room.Standing(userID)
+	if !st.Joined {
+		return mimiport.Errorf(op, mimiport.KindForbidden, "%s is not joined to the room", userID)
+	}
+	if need := max(st.PointerLevel, least); st.Power < need {
+		return mimiport.Errorf(op, mimiport.KindForbidden, "%s has power level %d and needs %d", userID, st.Power, need)
 	}
 	return nil
 }
@@ -109,34 +114,21 @@ const eventTombstone = "m.room.tombstone"
 
 // announceMove announces the target of a migration in the room, in the name of the migrating user. The room must name
 // the group, and the term must rise above that of the present pointer, which is the last one on its way, if any. A
-// status of another server needs proof: signatures and lineage must verify, and the lineage must lead through the
-// present pointer.
+// status of another server needs proof: signatures and lineage must verify, and the lineage must lead on from the
+// present pointer by migrations. No signature covers the user in a status, so the user must have the power.
 func (a *announcer) announceMove(
 	ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus,
 ) error {
-	bound, err := stateOf[api.Binding](ctx, a.home, st.RoomID, api.EventGroup)
+	bound, present, err := a.present(ctx, st)
+	if err != nil || present.Term >= st.Term {
+		return err
+	}
+	room, err := a.home.Rooms.Room(ctx, st.RoomID)
 	if err != nil {
 		return err
 	}
-	present, err := stateOf[api.Pointer](ctx, a.home, st.RoomID, api.EventPointer)
-	if err != nil {
+	if err := requirePower("announce move", room, c.UserID, 0); err != nil {
 		return err
-	}
-	if bound == nil || !bound.Names(st.RoomID, st.GroupID) {
-		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
-	}
-	if present == nil || !present.Names(st.RoomID, st.GroupID) { // a room upgrade may copy a pointer
-		present = &api.Pointer{Via: bound.CreatingServer}
-	}
-	waiting, err := a.home.Moves.Announcing(ctx, st.GroupID)
-	if err != nil {
-		return err
-	}
-	if waiting != nil && waiting.Names(st.RoomID, st.GroupID) && waiting.Term > present.Term {
-		present = waiting
-	}
-	if present.Term >= st.Term {
-		return nil
 	}
 	term := st.Term
 	if !a.local {
@@ -156,13 +148,34 @@ func (a *announcer) announceMove(
 			MigrationConfirmation: st.Confirmation.Message,
 			ConfirmationKeyID:     st.Confirmation.KeyID,
 		},
-	})
+	}, proof.Place{Server: present.Via, Term: present.Term}, proof.Place{Server: st.Source, Term: term - 1})
+}
+
+// present returns the room's binding of a group, and the room's pointer or the one on its way.
+func (a *announcer) present(ctx context.Context, st *api.MigrationStatus) (*api.Binding, *api.Pointer, error) {
+	binding, err := a.home.Rooms.State(ctx, st.RoomID, api.EventGroup)
+	if err != nil {
+		return nil, nil, err
+	}
+	pointer, err := a.home.Rooms.State(ctx, st.RoomID, api.EventPointer)
+	if err != nil {
+		return nil, nil, err
+	}
+	bound, present := api.Named(binding, pointer, st.RoomID, st.GroupID)
+	if bound == nil {
+		return nil, nil, mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
+	}
+	waiting, err := a.home.Moves.Announcing(ctx, st.GroupID)
+	if waiting != nil && waiting.Names(st.RoomID, st.GroupID) && waiting.Term > present.Term {
+		present = waiting
+	}
+	return bound, present, err
 }
 
 // provenTerm returns the term that a verified migration begins. It takes the term from the lineage that the Delivery
 // Service shows, because no signature covers the term in a status. A pointer with too high a term would hide every
 // later move. The lineage may be of a branch that the room does not follow: so it must have the server of the present
-// pointer in the pointer's term.
+// pointer in the pointer's term, and no claim after that. A claim counts once the pointer names it.
 func (a *announcer) provenTerm(
 	ctx context.Context, c api.Caller, st *api.MigrationStatus, bound *api.Binding, present *api.Pointer,
 ) (uint64, error) {
@@ -193,6 +206,11 @@ func (a *announcer) provenTerm(
 	if present.Term < uint64(len(hosts)) && hosts[present.Term] != present.Via {
 		return 0, proof.Errorf(st.GroupID, "%s has the group in term %d, and the pointer names %s",
 			hosts[present.Term], present.Term, present.Via)
+	}
+	for i := present.Term; i < l.Term(); i++ {
+		if l.Steps[i].Kind != mimiport.StepMigration {
+			return 0, proof.Errorf(st.GroupID, "the room's pointer does not name the claim that begins term %d", i+1)
+		}
 	}
 	return chain.Term + 1, nil
 }

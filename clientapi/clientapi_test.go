@@ -27,6 +27,7 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/delivery"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/edge"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof/prooftest"
+	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage/memory"
 )
 
@@ -177,6 +178,7 @@ type world struct {
 	t             *testing.T
 	local, remote *service
 	rooms         *rooms
+	now           time.Time
 	moves         *delivery.Service // its outbox has the announcements
 	hold          bool              // the outbox does nothing after a call
 	keys          *prooftest.Keys
@@ -187,7 +189,8 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, local: &service{preimage: preimage()}, remote: &service{preimage: preimage()}, keys: online()}
+	w := &world{t: t, local: &service{preimage: preimage()}, remote: &service{preimage: preimage()}, now: now}
+	w.keys = online()
 	w.rooms = &rooms{
 		standing: delivery.Standing{Exists: true, Joined: true, Power: 100, PointerLevel: 50},
 		state: map[string]json.RawMessage{
@@ -204,7 +207,7 @@ func newWorld(t *testing.T) *world {
 		},
 	}
 	w.moves = delivery.New(delivery.Deps{
-		Server: here, Store: memory.New(), Rooms: w.rooms, Now: func() time.Time { return now },
+		Server: here, Store: memory.New(), Rooms: w.rooms, Now: func() time.Time { return w.now },
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)),
 	})
 	home := &clientapi.Home{
@@ -243,14 +246,21 @@ func (w *world) call(server, method, path string, body any) (int, string) {
 	return rec.Code, e.Code
 }
 
+// waiting lists the announcements that the outbox has to send.
+func (w *world) waiting() []storage.Row {
+	w.t.Helper()
+	rows, _, err := w.moves.Store.Due(w.t.Context(), w.now, 10)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return rows
+}
+
 // announce lets the outbox send the announcements until none is left, or one fails.
 func (w *world) announce() {
 	w.t.Helper()
 	for {
-		rows, _, err := w.moves.Store.Due(w.t.Context(), now, 10)
-		if err != nil {
-			w.t.Fatal(err)
-		}
+		rows := w.waiting()
 		if len(rows) == 0 || w.moves.Do(w.t.Context(), rows[0]) != nil {
 			return
 		}

@@ -24,8 +24,9 @@ type Home struct {
 
 // Moves keeps the pointers that announce moves until they are in their rooms.
 type Moves interface {
-	// Announce sends a pointer to its room after the call, in the name of a local user.
-	Announce(ctx context.Context, userID string, p *api.Pointer) error
+	// Announce sends a pointer to its room after the call, in the name of a local user, if the room's pointer then has the
+	// group at one of the given places.
+	Announce(ctx context.Context, userID string, p *api.Pointer, after ...proof.Place) error
 
 	// Announcing returns the pointer with the highest term that waits to be sent for a group, or nil.
 	Announcing(ctx context.Context, groupID []byte) (*api.Pointer, error)

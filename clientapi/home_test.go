@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
@@ -248,7 +249,16 @@ func migratedBetween(
 // chain makes the lineage of a group that has moved at epochs 1, 2 and so on.
 func chain(t *testing.T, targets ...string) *mimiport.Lineage {
 	t.Helper()
-	c := prooftest.NewChain(pre, func(server string, m prooftest.Message) mimiport.SignedMessage {
+	c := newChain(t)
+	for i, target := range targets {
+		c.Migrate(target, uint64(i+1))
+	}
+	return &c.Lineage
+}
+
+func newChain(t *testing.T) *prooftest.Chain {
+	t.Helper()
+	return prooftest.NewChain(pre, func(server string, m prooftest.Message) mimiport.SignedMessage {
 		err1 := mimiport.Sign(m, key(server))
 		encoded, err2 := m.Marshal()
 		if err := errors.Join(err1, err2); err != nil {
@@ -256,10 +266,6 @@ func chain(t *testing.T, targets ...string) *mimiport.Lineage {
 		}
 		return mimiport.SignedMessage{Message: encoded, KeyID: keyIDs[server]}
 	})
-	for i, target := range targets {
-		c.Migrate(target, uint64(i+1))
-	}
-	return &c.Lineage
 }
 
 // step makes the lineage step of a finished migration.
@@ -384,6 +390,22 @@ func TestUnprovedTermIsNotAnnounced(t *testing.T) {
 			*l = *chain(t, here, other)
 			w.pointer(`"via":"else.example","term":1,"epoch":2`)
 		},
+		"another branch than that of a pointer on its way": func(w *world, l *mimiport.Lineage) {
+			*l = *chain(t, here, other)
+			w.hold = true
+			p := &api.Pointer{RoomID: roomID, GroupID: group, Via: "else.example", Term: 1}
+			for range 2 { // the second one does nothing
+				if err := w.moves.Announce(t.Context(), alice, p); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"a claim that the pointer does not name": func(_ *world, l *mimiport.Lineage) {
+			c := newChain(t)
+			c.Claim(mimiport.StepRecover, here, 2)
+			c.Migrate(other, 3)
+			*l = c.Lineage
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, uri, status := newMovedWorld(t)
@@ -391,6 +413,9 @@ func TestUnprovedTermIsNotAnnounced(t *testing.T) {
 			change(w, w.remote.lineage)
 			w.ok(name)(w.call(other, "GET", uri, nil))
 			w.expectSent()
+			if p, err := w.moves.Announcing(t.Context(), group); err != nil || p != nil && p.Term > 1 {
+				t.Errorf("%+v waits, %v", p, err)
+			}
 		})
 	}
 }
@@ -441,14 +466,63 @@ func TestMovesAreAnnouncedInTurn(t *testing.T) {
 	w.expectSent()
 }
 
-// A pointer that waits is not sent once the room has a later one.
+// A pointer that waits is not sent once the room has a later one. Nothing is wrong then.
 func TestLatePointerIsNotSent(t *testing.T) {
+	for _, term := range []int{3, 4} {
+		log := sentAfter(t, func(w *world) { w.pointer(fmt.Sprintf(`"via":"later.example","term":%d,"epoch":9`, term)) })
+		if strings.Contains(log, "was not announced") {
+			t.Errorf("after a pointer of term %d: logged %q", term, log)
+		}
+	}
+}
+
+// A pointer that waits is not sent if it does not lead on from what the room says by now. It is sent if the pointer in
+// between came meanwhile.
+func TestPointerThatDoesNotFollowIsNotSent(t *testing.T) {
+	sentAfter(t, func(w *world) { w.pointer(`"via":"claims.example","term":1,"epoch":2,"claim_hash":"AQID"`) })
+	sentAfter(t, func(w *world) { w.pointer(`"via":"claims.example","term":2,"epoch":3,"claim_hash":"AQID"`) })
+	sentAfter(t, func(w *world) { delete(w.rooms.state, api.EventGroup) })
+	sentAfter(t, func(*world) {}, api.EventPointer)
+	sentAfter(t, func(w *world) { w.pointer(`"via":"ds.example","term":2,"epoch":3`) }, api.EventPointer)
+}
+
+// sentAfter lets the pointer of a third move wait while the room has none of the moves. After a change in the room, the
+// outbox must send events of the given types, and nothing may wait any more. It returns the log.
+func sentAfter(t *testing.T, change func(*world), types ...string) string {
+	t.Helper()
+	w, uri, status := newMovedWorld(t)
+	w.hold = true
+	w.remote.lineage, status.Term = chain(t, here, other), 3
+	w.ok("status")(w.call(other, "GET", uri, nil))
+	change(w)
+	if n := len(w.waiting()); n != 1 {
+		t.Fatalf("%d pointers wait", n)
+	}
+	w.announce()
+	w.expectSent(types...)
+	if n := len(w.waiting()); n != 0 {
+		t.Errorf("%d pointers still wait", n)
+	}
+	return w.log.String()
+}
+
+// The outbox gives a pointer up after a day of failures.
+func TestPointerIsGivenUp(t *testing.T) {
 	w, uri, _ := newMovedWorld(t)
 	w.hold = true
 	w.ok("status")(w.call(here, "GET", uri, nil))
-	w.pointer(`"via":"later.example","term":2,"epoch":9`)
-	w.announce()
+	for _, passed := range []time.Duration{24*time.Hour - time.Second, time.Second} {
+		w.now = w.now.Add(passed)
+		if len(w.waiting()) == 0 {
+			t.Error("the pointer does not wait any more")
+		}
+		w.rooms.fail[api.EventPointer] = errors.New("the host is away")
+		w.announce()
+	}
 	w.expectSent()
+	if len(w.waiting()) > 0 || !strings.Contains(w.log.String(), "was not announced in its room") {
+		t.Errorf("%d pointers wait, logged %q", len(w.waiting()), &w.log)
+	}
 }
 
 // The local service has verified the moves of its group, so a pointer that has missed a move does not stop the
@@ -488,7 +562,9 @@ func TestMoveIsNotAnnounced(t *testing.T) {
 		"another room":         func(_ *world, st *api.MigrationStatus) { st.RoomID = "!other" },
 		"another group":        func(_ *world, st *api.MigrationStatus) { st.GroupID = []byte{9, 9, 9} },
 		"no group in the room": func(w *world, _ *api.MigrationStatus) { delete(w.rooms.state, api.EventGroup) },
-		"no power":             func(w *world, _ *api.MigrationStatus) { w.rooms.fail[api.EventPointer] = forbidden },
+		"the host refuses":     func(w *world, _ *api.MigrationStatus) { w.rooms.fail[api.EventPointer] = forbidden },
+		"no power":             func(w *world, _ *api.MigrationStatus) { w.hold, w.rooms.standing.Power = true, 49 },
+		"not joined":           func(w *world, _ *api.MigrationStatus) { w.hold, w.rooms.standing.Joined = true, false },
 	} {
 		for _, server := range []string{here, other} {
 			testNotAnnounced(t, name+" says "+server, server, change)
@@ -535,6 +611,9 @@ func testNotAnnounced(t *testing.T, name, server string, change func(*world, *ap
 		change(w, status)
 		w.ok(name)(w.call(server, "GET", uri, nil))
 		w.expectSent()
+		if rows := w.waiting(); len(rows) > 0 {
+			t.Errorf("%d pointers wait", len(rows))
+		}
 	})
 }
 

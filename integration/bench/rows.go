@@ -77,6 +77,11 @@ var rows = []row{
 		goal{atMost: 1.5},
 	},
 	{
+		"their pace", "in a second: bare events of the homeserver, and moves in their own rooms",
+		figure{"integration BenchmarkDrain", "events/s"}, figure{"integration BenchmarkDrain", "own/s"},
+		goal{atLeast: 0.7},
+	},
+	{
 		"a server 200 ms away", "messages of a group to it: one in a request, and in batches",
 		figure{"mimiport/outbox BenchmarkLink/way=one", "messages/s"},
 		figure{"mimiport/outbox BenchmarkLink/way=batch", "messages/s"},

@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/internal/plainjson"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/proof"
 	"github.com/matrix-org/dendrite/contrib/mimi/storage"
 )
 
@@ -18,9 +21,13 @@ type announcements struct{ *core }
 
 // announcement is the body of a row of kind RowAnnounce.
 type announcement struct {
-	UserID  string      `json:"user_id"`
-	Pointer api.Pointer `json:"pointer"`
+	UserID  string        `json:"user_id"`
+	Pointer api.Pointer   `json:"pointer"`
+	After   []proof.Place `json:"after"` // where the room's pointer may have the group until then
 }
+
+// announceFor is the time for which the outbox tries to send a pointer.
+const announceFor = 24 * time.Hour
 
 // announceKey is the key of the row that announces the term of a group.
 func announceKey(groupID []byte, term uint64) storage.RowKey {
@@ -29,10 +36,11 @@ func announceKey(groupID []byte, term uint64) storage.RowKey {
 	}
 }
 
-// Announce stores a pointer, which the outbox sends to its room in the name of a local user (profile, section 7). It
-// does nothing if a pointer to the same term of the group waits already. The caller has verified the pointer.
-func (s announcements) Announce(ctx context.Context, userID string, p *api.Pointer) error {
-	body, err := json.Marshal(announcement{UserID: userID, Pointer: *p})
+// Announce stores a pointer, which the outbox sends to its room in the name of a local user (profile, section 7), if
+// the room's pointer then has the group at one of the given places. It does nothing if a pointer to the same term of
+// the group waits already. The caller has verified the pointer, and that its migration leads on from these places.
+func (s announcements) Announce(ctx context.Context, userID string, p *api.Pointer, after ...proof.Place) error {
+	body, err := json.Marshal(announcement{UserID: userID, Pointer: *p, After: after})
 	if err != nil {
 		return fmt.Errorf("delivery: encode announcement: %w", err)
 	}
@@ -72,14 +80,14 @@ func announcementOf(row *storage.Row) (*announcement, error) {
 }
 
 // announce sends a pointer to its room, unless the room has one of the same or a later term by now. It gives up if the
-// room does not allow it, because the pointer is advisory.
+// room does not allow it, and after a day, because the pointer is advisory.
 func (s announcements) announce(ctx context.Context, row *storage.Row) error {
 	a, err := announcementOf(row)
 	if err != nil {
 		return err
 	}
 	err = s.point(ctx, a)
-	if err != nil && mimiport.KindOf(err) == mimiport.KindInternal {
+	if err != nil && mimiport.KindOf(err) == mimiport.KindInternal && s.Now().Sub(row.Created) < announceFor {
 		return err
 	}
 	if err != nil {
@@ -91,16 +99,24 @@ func (s announcements) announce(ctx context.Context, row *storage.Row) error {
 
 func (s announcements) point(ctx context.Context, a *announcement) error {
 	p := a.Pointer
+	binding, err := s.Rooms.State(ctx, p.RoomID, api.EventGroup)
+	if err != nil {
+		return err
+	}
 	content, err := s.Rooms.State(ctx, p.RoomID, api.EventPointer)
 	if err != nil {
 		return err
 	}
-	present := new(api.Pointer)
-	if content != nil && json.Unmarshal(content, present) == nil && present.Names(p.RoomID, p.GroupID) {
-		if present.Term >= p.Term {
-			return nil
-		}
-		p.ClaimHash = present.ClaimHash // a lost host that comes back after this move still yields to the claim
+	bound, present := api.Named(binding, content, p.RoomID, p.GroupID)
+	switch {
+	case bound == nil:
+		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group any more")
+	case present.Term >= p.Term:
+		return nil
+	case !slices.Contains(a.After, proof.Place{Server: present.Via, Term: present.Term}):
+		return mimiport.Errorf("announce move", mimiport.KindInvalid,
+			"the room's pointer has changed to %s in term %d", present.Via, present.Term)
 	}
+	p.ClaimHash = present.ClaimHash // a lost host that comes back after this move still yields to the claim
 	return s.Rooms.SendState(ctx, p.RoomID, a.UserID, api.EventPointer, &p)
 }
