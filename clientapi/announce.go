@@ -21,7 +21,7 @@ import (
 // levels do not name these events yet, the user must also be able to set their level to api.ReservedLevel.
 func (h *Home) requireAnnouncer(ctx context.Context, userID, roomID string) error {
 	const op = "announce group"
-	room, err := h.Rooms.Room(ctx, roomID)
+	st, err := h.joined(ctx, op, userID, roomID)
 	if err != nil {
 		return err
 	}
@@ -29,20 +29,29 @@ func (h *Home) requireAnnouncer(ctx context.Context, userID, roomID string) erro
 	if err != nil {
 		return err
 	}
-	var least int64
+	need := st.PointerLevel
 	if levels != nil {
-		least = api.ReservedLevel
+		need = max(need, api.ReservedLevel)
 	}
-	return requirePower(op, room, userID, least)
+	return requirePower(op, userID, st, need)
 }
 
-// requirePower fails unless the user is joined to the room, and has both the pointer's power level and the least one.
-func requirePower(op string, room delivery.Room, userID string, least int64) error {
+// joined returns the user's place in the room, or a KindForbidden error if the user is not joined.
+func (h *Home) joined(ctx context.Context, op, userID, roomID string) (delivery.Standing, error) {
+	room, err := h.Rooms.Room(ctx, roomID)
+	if err != nil {
+		return delivery.Standing{}, err
+	}
 	st := room.Standing(userID)
 	if !st.Joined {
-		return mimiport.Errorf(op, mimiport.KindForbidden, "%s is not joined to the room", userID)
+		return st, mimiport.Errorf(op, mimiport.KindForbidden, "%s is not joined to the room", userID)
 	}
-	if need := max(st.PointerLevel, least); st.Power < need {
+	return st, nil
+}
+
+// requirePower fails unless the user has the power level.
+func requirePower(op, userID string, st delivery.Standing, need int64) error {
+	if st.Power < need {
 		return mimiport.Errorf(op, mimiport.KindForbidden, "%s has power level %d and needs %d", userID, st.Power, need)
 	}
 	return nil
@@ -119,15 +128,16 @@ const eventTombstone = "m.room.tombstone"
 func (a *announcer) announceMove(
 	ctx context.Context, c api.Caller, id mimiport.MigrationID, st *api.MigrationStatus,
 ) error {
+	const op = "announce move"
 	bound, present, err := a.present(ctx, st)
 	if err != nil || present.Term >= st.Term {
 		return err
 	}
-	room, err := a.home.Rooms.Room(ctx, st.RoomID)
+	user, err := a.home.joined(ctx, op, c.UserID, st.RoomID)
 	if err != nil {
 		return err
 	}
-	if err := requirePower("announce move", room, c.UserID, 0); err != nil {
+	if err := requirePower(op, c.UserID, user, user.PointerLevel); err != nil {
 		return err
 	}
 	term := st.Term
@@ -153,17 +163,9 @@ func (a *announcer) announceMove(
 
 // present returns the room's binding of a group, and the room's pointer or the one on its way.
 func (a *announcer) present(ctx context.Context, st *api.MigrationStatus) (*api.Binding, *api.Pointer, error) {
-	binding, err := a.home.Rooms.State(ctx, st.RoomID, api.EventGroup)
+	bound, present, err := delivery.Named(ctx, a.home.Rooms, st.RoomID, st.GroupID)
 	if err != nil {
 		return nil, nil, err
-	}
-	pointer, err := a.home.Rooms.State(ctx, st.RoomID, api.EventPointer)
-	if err != nil {
-		return nil, nil, err
-	}
-	bound, present := api.Named(binding, pointer, st.RoomID, st.GroupID)
-	if bound == nil {
-		return nil, nil, mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
 	}
 	waiting, err := a.home.Moves.Announcing(ctx, st.GroupID)
 	if waiting != nil && waiting.Names(st.RoomID, st.GroupID) && waiting.Term > present.Term {

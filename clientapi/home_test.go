@@ -58,6 +58,9 @@ func TestReserveNeedsPower(t *testing.T) {
 			t.Errorf("%s: reserved", name)
 		}
 	}
+	elsewhere := newWorld(t)
+	unknown := &api.ReserveGroupRequest{RoomID: "!unknown"}
+	elsewhere.expect("a room without the user", 403, "M_FORBIDDEN")(elsewhere.call(other, "POST", "/groups", unknown))
 	w := newWorld(t)
 	w.rooms.standing.Power = 50
 	const set = `{"events":{"io.github.mimiport.group":50,"io.github.mimiport.delivery_service":50}}`
@@ -448,7 +451,6 @@ func TestMovesAreAnnouncedInTurn(t *testing.T) {
 	w.hold = true
 	w.ok("the first")(w.call(other, "GET", uri, nil))
 	w.remote.status = movedBack(t, first)
-	w.remote.lineage = chain(t, here)
 	w.remote.lineage.Steps = []mimiport.LineageStep{step(first)}
 	for range 2 {
 		w.ok("the second")(w.call(other, "GET", "/migrations/"+w.remote.status.MigrationID, nil))

@@ -338,20 +338,6 @@ func (p *Pointer) Names(roomID string, groupID []byte) bool {
 	return p.RoomID == roomID && bytes.Equal(p.GroupID, groupID)
 }
 
-// Named reads a room's binding and pointer, as JSON or nil. It returns nil unless the binding names the group. A
-// pointer that does not name the group, such as one that a room upgrade has copied, counts as none: without a pointer
-// the group is at its creating server.
-func Named(binding, pointer json.RawMessage, roomID string, groupID []byte) (*Binding, *Pointer) {
-	b, p := new(Binding), new(Pointer)
-	if json.Unmarshal(binding, b) != nil || !b.Names(roomID, groupID) { // any user with the power can put any JSON there
-		return nil, nil
-	}
-	if json.Unmarshal(pointer, p) != nil || !p.Names(roomID, groupID) {
-		p = &Pointer{Via: b.CreatingServer}
-	}
-	return b, p
-}
-
 // PointerEvidence is the proof of a step without its archive.
 type PointerEvidence struct {
 	MigrationResponse     spec.Base64Bytes `json:"migration_response"`

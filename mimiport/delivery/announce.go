@@ -55,7 +55,8 @@ func (s announcements) Announce(ctx context.Context, userID string, p *api.Point
 	return err
 }
 
-// Announcing returns the pointer with the highest term that waits to be sent for a group, or nil.
+// Announcing returns the pointer with the highest term of the first maxAnnouncing that wait to be sent for a group, or
+// nil.
 func (s announcements) Announcing(ctx context.Context, groupID []byte) (*api.Pointer, error) {
 	rows, err := s.Store.Rows(ctx, announceKey(groupID, 0), maxAnnouncing)
 	if err != nil || len(rows) == 0 {
@@ -68,7 +69,7 @@ func (s announcements) Announcing(ctx context.Context, groupID []byte) (*api.Poi
 	return &a.Pointer, nil
 }
 
-// maxAnnouncing is more than the pointers of one group that wait at a time: a move takes longer than an event.
+// maxAnnouncing is more than the pointers of one group that wait while the host takes events.
 const maxAnnouncing = 1000
 
 func announcementOf(row *storage.Row) (*announcement, error) {
@@ -99,18 +100,10 @@ func (s announcements) announce(ctx context.Context, row *storage.Row) error {
 
 func (s announcements) point(ctx context.Context, a *announcement) error {
 	p := a.Pointer
-	binding, err := s.Rooms.State(ctx, p.RoomID, api.EventGroup)
-	if err != nil {
-		return err
-	}
-	content, err := s.Rooms.State(ctx, p.RoomID, api.EventPointer)
-	if err != nil {
-		return err
-	}
-	bound, present := api.Named(binding, content, p.RoomID, p.GroupID)
+	_, present, err := Named(ctx, s.Rooms, p.RoomID, p.GroupID)
 	switch {
-	case bound == nil:
-		return mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group any more")
+	case err != nil:
+		return err
 	case present.Term >= p.Term:
 		return nil
 	case !slices.Contains(a.After, proof.Place{Server: present.Via, Term: present.Term}):

@@ -14,12 +14,37 @@ import (
 
 // pointer returns the content of the room's pointer event, or nil if no pointer to this group is in force.
 func pointer(room Room, g *storage.Group) *api.Pointer {
-	content := room.InForce(api.EventPointer)
+	return pointerIn(room.InForce(api.EventPointer), g.RoomID, g.ID)
+}
+
+// pointerIn decodes a pointer, or returns nil if it does not name the group. A room upgrade may copy a pointer.
+func pointerIn(content json.RawMessage, roomID string, groupID []byte) *api.Pointer {
 	p := new(api.Pointer)
-	if content == nil || json.Unmarshal(content, p) != nil || !p.Names(g.RoomID, g.ID) {
+	if content == nil || json.Unmarshal(content, p) != nil || !p.Names(roomID, groupID) {
 		return nil // any user with the power can put any JSON there
 	}
 	return p
+}
+
+// Named returns the binding and the pointer of a group in a room. Without a pointer the group is at its creating server
+// in term 0. It returns a KindInvalid error unless the room names the group.
+func Named(ctx context.Context, rooms Rooms, roomID string, groupID []byte) (*api.Binding, *api.Pointer, error) {
+	content, err := rooms.State(ctx, roomID, api.EventGroup)
+	if err != nil {
+		return nil, nil, err
+	}
+	bound := new(api.Binding)
+	if content == nil || json.Unmarshal(content, bound) != nil || !bound.Names(roomID, groupID) {
+		return nil, nil, mimiport.Errorf("announce move", mimiport.KindInvalid, "the room does not name this group")
+	}
+	content, err = rooms.State(ctx, roomID, api.EventPointer)
+	if err != nil {
+		return nil, nil, err
+	}
+	if p := pointerIn(content, roomID, groupID); p != nil {
+		return bound, p, nil
+	}
+	return bound, &api.Pointer{Via: bound.CreatingServer}, nil
 }
 
 // pointed is the lineage of a group, extended by the step of the next term that the room's pointer shows.
