@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -224,16 +223,9 @@ func (h *hearsay) ask(t *testing.T, p *party.Party, from, to *harness.Server) {
 	harness.RequireRefused(t, err, prefix+"M_WRONG_EPOCH")
 	err = do(http.MethodPost, from.Name, "/messages", &api.SubmitRequest{Message: commit.Message}, nil)
 	harness.RequireRefused(t, err, prefix+"M_GROUP_MOVED")
-	err = harness.Poll(harness.Within(t), func(ctx context.Context) error {
-		var pointer api.Pointer
-		err := alice.State(ctx, p.Room, api.EventPointer, &pointer)
-		if err == nil && pointer.Evidence == nil {
-			err = fmt.Errorf("the pointer is of term %d", pointer.Term)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
+	pointer, err := alice.AwaitPointer(harness.Within(t), p.Room, to.Name)
+	if err != nil || pointer.Evidence == nil {
+		t.Fatalf("%+v, %v", pointer, err)
 	}
 }
 

@@ -35,16 +35,9 @@ func hugeTerm(t *testing.T, g *group) {
 	g.toC(t)
 	requirePointer := func(at string, term uint64) {
 		t.Helper()
-		err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
-			var p api.Pointer
-			err := g.bob.State(ctx, g.room, api.EventPointer, &p)
-			if err == nil && (p.Via != at || p.Term != term) {
-				err = fmt.Errorf("the pointer names %s in term %d", p.Via, p.Term)
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
+		p, err := g.bob.AwaitPointer(harness.Within(t), g.room, at)
+		if err != nil || p.Term != term {
+			t.Fatalf("the pointer to %s has term %d: %v", at, p.Term, err)
 		}
 	}
 	requirePointer(g.c.Name, g.term)

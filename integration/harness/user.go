@@ -14,6 +14,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // User is a logged-in Matrix user with one device.
@@ -225,6 +227,19 @@ func (u *User) Send(ctx context.Context, roomID, eventType string, content any) 
 	}
 	err = u.Do(ctx, http.MethodPut, u.roomPath(roomID, "send", eventType, rand.Text()), content, &sent)
 	return sent.EventID, err
+}
+
+// AwaitPointer reads a room's pointer until it names a server, and returns it.
+func (u *User) AwaitPointer(ctx context.Context, roomID, server string) (p api.Pointer, err error) {
+	err = Poll(ctx, func(ctx context.Context) error {
+		p = api.Pointer{}
+		err := u.State(ctx, roomID, api.EventPointer, &p)
+		if err != nil || p.Via == server {
+			return err
+		}
+		return fmt.Errorf("the room's pointer still names %s", p.Via)
+	})
+	return p, err
 }
 
 // SetState sends a state event with an empty state key.

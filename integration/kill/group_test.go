@@ -9,7 +9,6 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
-	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // section is the default section with a short decide_by. It raises the quotas, as the tests try many moves. Users of
@@ -63,15 +62,7 @@ func newLinkedGroup(t *testing.T) *group {
 func (g *group) requirePointer(t *testing.T) {
 	t.Helper()
 	host := g.servers[g.requireSettled(t)].Name
-	err := harness.Poll(harness.Within(t), func(ctx context.Context) error {
-		var p api.Pointer
-		err := g.Members[0].User.State(ctx, g.Room, api.EventPointer, &p)
-		if err == nil && p.Via != host {
-			err = fmt.Errorf("the pointer names %s, and the group is at %s", p.Via, host)
-		}
-		return err
-	})
-	if err != nil {
+	if _, err := g.Members[0].User.AwaitPointer(harness.Within(t), g.Room, host); err != nil {
 		t.Fatal(err)
 	}
 }

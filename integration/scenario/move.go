@@ -10,6 +10,7 @@ import (
 
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/harness"
 	"github.com/matrix-org/dendrite/contrib/mimi/integration/party"
+	"github.com/matrix-org/dendrite/contrib/mimi/mimiport/api"
 )
 
 // Play is a running play, with two homeservers, two clients and one group.
@@ -239,35 +240,13 @@ func (p *Play) traces(ctx context.Context, _ *harness.Network) error {
 	}
 	p.report("A redirects: the group is at %s since term %d, and A has signed this",
 		p.label(host.DeliveryService), host.Term)
-	pointer, err := p.awaitPointer(ctx, p.b.Name)
+	pointer, err := p.alice.User.AwaitPointer(ctx, p.room, p.b.Name) // the event comes by federation
 	if err != nil {
 		return err
 	}
 	p.report("the room's state event %s says: via %s, term %d, epoch %d",
-		pointerType, p.label(pointer.Via), pointer.Term, pointer.Epoch)
+		api.EventPointer, p.label(pointer.Via), pointer.Term, pointer.Epoch)
 	return nil
-}
-
-// pointerType is the type of the room's pointer, the state event that names the group's host.
-const pointerType = "io.github.mimiport.delivery_service"
-
-// pointer is the content of the room's pointer.
-type pointer struct {
-	Via   string `json:"via"`
-	Term  uint64 `json:"term"`
-	Epoch uint64 `json:"epoch"`
-}
-
-// awaitPointer reads the room's pointer at A until it names this server. The event comes by federation.
-func (p *Play) awaitPointer(ctx context.Context, server string) (seen pointer, err error) {
-	err = harness.Poll(ctx, func(ctx context.Context) error {
-		err := p.alice.User.State(ctx, p.room, pointerType, &seen)
-		if err != nil || seen.Via == server {
-			return err
-		}
-		return fmt.Errorf("the room's pointer still names %s", seen.Via)
-	})
-	return seen, err
 }
 
 func (p *Play) moveBack(ctx context.Context, n *harness.Network) error {
