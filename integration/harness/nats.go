@@ -13,6 +13,14 @@ import (
 // NATS is a cluster of NATS servers with JetStream.
 type NATS []*natsserver.Server
 
+// StartOneNATS starts one server in this process. It ends with the test.
+func StartOneNATS(t testing.TB) NATS {
+	t.Helper()
+	alone := NATS{startNATS(t, natsserver.Options{ServerName: "alone"})}
+	alone.requireReady(t)
+	return alone
+}
+
 // StartNATS starts a cluster of three servers in this process. They end with the test.
 func StartNATS(t testing.TB) (cluster NATS) {
 	t.Helper()
@@ -26,27 +34,13 @@ func StartNATS(t testing.TB) (cluster NATS) {
 		routes += fmt.Sprintf(",nats://127.0.0.1:%d", ports[i])
 	}
 	for i, port := range ports {
-		s, err := natsserver.NewServer(&natsserver.Options{
-			ServerName: fmt.Sprint("node", i), Host: "127.0.0.1", Port: natsserver.RANDOM_PORT,
-			JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true, MaxPayload: 8 << 20,
-			Cluster: natsserver.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port},
-			Routes:  natsserver.RoutesFromStr(routes[1:]),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			s.Shutdown()
-			s.WaitForShutdown()
-		})
-		s.Start()
-		cluster = append(cluster, s)
+		cluster = append(cluster, startNATS(t, natsserver.Options{
+			ServerName: fmt.Sprint("node", i),
+			Cluster:    natsserver.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port},
+			Routes:     natsserver.RoutesFromStr(routes[1:]),
+		}))
 	}
-	for _, s := range cluster {
-		if !s.ReadyForConnections(Patience) {
-			t.Fatal("a NATS server does not start")
-		}
-	}
+	cluster.requireReady(t)
 	err := Poll(Within(t), func(context.Context) error {
 		for _, s := range cluster {
 			if s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == len(cluster) {
@@ -59,6 +53,33 @@ func StartNATS(t testing.TB) (cluster NATS) {
 		t.Fatal(err)
 	}
 	return cluster
+}
+
+// startNATS starts a server that has these options, on a free port.
+func startNATS(t testing.TB, o natsserver.Options) *natsserver.Server {
+	t.Helper()
+	o.Host, o.Port, o.MaxPayload = "127.0.0.1", natsserver.RANDOM_PORT, 8<<20
+	o.JetStream, o.StoreDir, o.NoSigs, o.NoLog = true, t.TempDir(), true, true
+	s, err := natsserver.NewServer(&o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	s.Start()
+	return s
+}
+
+// requireReady waits until all servers take connections.
+func (c NATS) requireReady(t testing.TB) {
+	t.Helper()
+	for _, s := range c {
+		if !s.ReadyForConnections(Patience) {
+			t.Fatal("a NATS server does not start")
+		}
+	}
 }
 
 // Addresses returns the servers' addresses for clients.
