@@ -50,7 +50,7 @@ func BenchmarkMessage(b *testing.B) {
 	s := start(b, "s.example", newFabric())
 	asks := forgetful{s.Rooms, new(atomic.Bool), new(atomic.Int64)}
 	s.Deps.Rooms = asks
-	if err := plug(b, s, "  policy: {device_keys: published}\n"); err != nil {
+	if err := plug(b, s, "  policy: {device_keys: published}\n  requests_per_second: {user: 0}\n"); err != nil {
 		b.Fatal(err)
 	}
 	small, large := newChat(b, s, 2), newChat(b, s, 300)
