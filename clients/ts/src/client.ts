@@ -123,6 +123,13 @@ const busy = () => new MimiportError("BUSY", "other members' Commits kept coming
  */
 const LONGEST_WAIT = 30_000;
 
+/** A call of send: the message for which it waits, and why that was refused for good. */
+interface Caller {
+  readonly group: Group;
+  readonly txnId: string;
+  refusal?: MimiportError;
+}
+
 /** Whether a refusal names a time to try again that is short enough for a request to wait. */
 const worthWaiting = (e: MatrixError) =>
   e.body.retry_after_ms !== undefined && Number(e.body.retry_after_ms) <= LONGEST_WAIT;
@@ -178,6 +185,8 @@ export class Client {
   private readonly inbox: Inbox;
   private readonly requests: MoveRequests;
   private readonly lanes = new Lanes((key) => this.keep(key));
+  /** The calls of send that wait. */
+  private readonly callers = new Set<Caller>();
   /** The last send of each group, by its id. */
   private readonly sending = new Map<string, Promise<void>>();
   /** The state of each group that the application has been told, and the reason, by the group's id. */
@@ -571,13 +580,10 @@ export class Client {
    * that is not encrypted yet is dropped.
    */
   async send(g: Group, content: Uint8Array, { txnId = newTxnId(), signal }: SendOptions = {}): Promise<Position> {
-    const waits = () => g.outbox.some((o) => o.txnId === txnId);
-    if (answerTo(g, txnId) === undefined && !waits()) {
-      if (g.outbox.length >= MAX_OUTBOX) throw new MimiportError("QUEUE_FULL", "too many messages wait", true);
-      g.outbox.push({ txnId, content: toBase64(content) });
-      await this.world.save(g);
-    }
+    const caller: Caller = { group: g, txnId };
+    this.callers.add(caller);
     try {
+      await this.enqueue(g, txnId, content);
       await orAborted(
         this.inTurn(g, () => this.empty(g, txnId)),
         signal,
@@ -585,10 +591,20 @@ export class Client {
     } catch (e) {
       if (signal?.aborted) await this.dropUnsent(g, txnId);
       throw e;
+    } finally {
+      this.callers.delete(caller);
     }
     const at = answerTo(g, txnId);
-    if (at === undefined) throw new MimiportError("DROPPED", "an earlier call with this txnId has failed");
-    return at;
+    if (at !== undefined) return at;
+    throw caller.refusal ?? new MimiportError("DROPPED", "another call with this txnId was ended by its signal");
+  }
+
+  /** Puts data into the outbox unless it waits there or is accepted. */
+  private async enqueue(g: Group, txnId: string, content: Uint8Array): Promise<void> {
+    if (answerTo(g, txnId) !== undefined || g.outbox.some((o) => o.txnId === txnId)) return;
+    if (g.outbox.length >= MAX_OUTBOX) throw new MimiportError("QUEUE_FULL", "too many messages wait", true);
+    g.outbox.push({ txnId, content: toBase64(content) });
+    await this.world.save(g);
   }
 
   private async dropUnsent(g: Group, txnId: string): Promise<void> {
@@ -607,8 +623,8 @@ export class Client {
   }
 
   /**
-   * Sends what is in the outbox, up to one message if that is named. Of any other message that is refused for good, an
-   * event says so.
+   * Sends what is in the outbox, up to one message if that is named. The callers who wait for a message get its final
+   * refusal. An event tells the refusal of a message for which no caller waits.
    */
   private async empty(g: Group, until?: string): Promise<void> {
     for (let [next] = g.outbox; next !== undefined; [next] = g.outbox) {
@@ -619,9 +635,11 @@ export class Client {
       } catch (e) {
         if (!(e instanceof MimiportError) || e.retryable) throw e;
         g.outbox = g.outbox.filter((o) => o.txnId !== txnId);
-        if (txnId !== until) this.world.emit({ event: "failed", group: g.key, reason: String(e) });
+        const callers = [...this.callers].filter((c) => c.group === g && c.txnId === txnId);
+        for (const c of callers) c.refusal = e;
+        if (callers.length === 0) this.world.emit({ event: "failed", group: g.key, reason: String(e) });
         await this.world.save(g);
-        if (txnId === until) throw e;
+        if (txnId === until) return;
       }
     }
   }

@@ -99,6 +99,40 @@ describe("an application", () => {
     await close(alice, bob);
   });
 
+  test("is told why a message was refused, also if the library was already sending what waits", async () => {
+    const store = new MemoryStore();
+    const { alice, bob, mine, n } = await pair(store);
+    const ds = net.ds(`s${n}.example`);
+    const honest = ds.answer.bind(ds);
+    const isSend = (method: string, path: string[]) => method === "POST" && path[2] === "messages";
+    ds.answer = (method, path, ...rest) =>
+      isSend(method, path) ? refuse(429, "M_LIMIT_EXCEEDED", { retry_after_ms: 1e9 }) : honest(method, path, ...rest);
+    await assert.rejects(mine.send(utf8("one")), { retryable: true });
+    await close(alice);
+
+    let sent = 0;
+    let [begun, free] = [() => {}, () => {}];
+    const sending = new Promise<void>((resolve) => (begun = resolve));
+    const held = new Promise<void>((resolve) => (free = resolve));
+    ds.answer = async (method, path, ...rest) => {
+      if (isSend(method, path) && ++sent === 2) refuse(403, "M_FORBIDDEN");
+      if (isSend(method, path)) {
+        begun();
+        await held;
+      }
+      return honest(method, path, ...rest);
+    };
+    const again = await start(`alice${n}`, store);
+    await sending;
+    const [there] = again.mimiport.conversations.values();
+    const two = assert.rejects(there!.send(utf8("two")), { code: "M_FORBIDDEN" });
+    free();
+    await two;
+    assert.deepEqual([sent, again.heard.filter((h) => h.kind === "failed")], [2, []]);
+    await bob.until("message", isText("one"));
+    await close(again, bob);
+  });
+
   test("a group whose Delivery Service hangs holds up no other", async () => {
     const { alice, bob, mine, n } = await pair();
     const other = await alice.mimiport.create(`!other${n}`, { server: `hung${n}.example` });
