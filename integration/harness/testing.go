@@ -70,12 +70,18 @@ func (n *TestNetwork) started(t testing.TB, start func(context.Context) (*Server
 	if err != nil {
 		t.Fatal(err)
 	}
+	ShowLog(t, s)
+	return s
+}
+
+// ShowLog shows a server's log at the end of a failed test.
+func ShowLog(t testing.TB, s *Server) {
+	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log of %s:\n%s", s.Name, s.Log())
 		}
 	})
-	return s
 }
 
 // RegisterUser makes an account or fails the test.

@@ -26,7 +26,7 @@ func TestMixedFederation(t *testing.T) {
 }
 
 // TestMixedFederationBack: a user of the fork has made the room. The fork's server has its NATS outside. It is one NATS
-// server: with three, the fork may stop to read a stream that has no leader yet (docs/scaling.md).
+// server: the fork would read a stream no more that has no leader yet, as with three (docs/scaling.md).
 func TestMixedFederationBack(t *testing.T) {
 	onPostgres(t, func(t *testing.T, n *harness.TestNetwork) {
 		old := n.StartServer(t, harness.Section)
