@@ -55,7 +55,8 @@ func main() {
 
 // run runs a command line, and returns the exit status.
 func run(args []string, std stdio) int {
-	err := root(std).Run(context.Background(), append([]string{"mimictl"}, args...))
+	c := root(std)
+	err := c.Run(context.Background(), append([]string{"mimictl"}, protectIDs(c, args)...))
 	if err == nil {
 		return statusDone
 	}
