@@ -63,6 +63,7 @@ var commands = map[string]string{
 	"MIMI_SOAK=1 go test -v -run TestNATSServerLost ./integration/kill":                  "TestGoTests",
 
 	"nats stream edit --replicas 3 STREAM": "(TestNATSServerLost does it by the library)",
+	"nats stream report":                   "(the same)",
 
 	"go install ./cmd/mimictl":                     "TestOperatorPage",
 	"get /status | jq .policy":                     "TestOperatorPage",
