@@ -223,7 +223,7 @@ func (h *hearsay) ask(t *testing.T, p *party.Party, from, to *harness.Server) {
 	harness.RequireRefused(t, err, prefix+"M_WRONG_EPOCH")
 	err = do(http.MethodPost, from.Name, "/messages", &api.SubmitRequest{Message: commit.Message}, nil)
 	harness.RequireRefused(t, err, prefix+"M_GROUP_MOVED")
-	pointer, err := alice.AwaitPointer(harness.Within(t), p.Room, to.Name)
+	pointer, err := alice.AwaitPointer(harness.Within(t), p.Room, to.Name, 1)
 	if err != nil || pointer.Evidence == nil {
 		t.Fatalf("%+v, %v", pointer, err)
 	}

@@ -35,7 +35,7 @@ func hugeTerm(t *testing.T, g *group) {
 	g.toC(t)
 	requirePointer := func(at string, term uint64) {
 		t.Helper()
-		p, err := g.bob.AwaitPointer(harness.Within(t), g.room, at)
+		p, err := g.bob.AwaitPointer(harness.Within(t), g.room, at, term)
 		if err != nil || p.Term != term {
 			t.Fatalf("the pointer to %s has term %d: %v", at, p.Term, err)
 		}

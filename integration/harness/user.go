@@ -229,15 +229,15 @@ func (u *User) Send(ctx context.Context, roomID, eventType string, content any) 
 	return sent.EventID, err
 }
 
-// AwaitPointer reads a room's pointer until it names a server, and returns it.
-func (u *User) AwaitPointer(ctx context.Context, roomID, server string) (p api.Pointer, err error) {
+// AwaitPointer reads a room's pointer until it names a server in a term, or in a later term, and returns it.
+func (u *User) AwaitPointer(ctx context.Context, roomID, server string, term uint64) (p api.Pointer, err error) {
 	err = Poll(ctx, func(ctx context.Context) error {
 		p = api.Pointer{}
 		err := u.State(ctx, roomID, api.EventPointer, &p)
-		if err != nil || p.Via == server {
+		if err != nil || p.Via == server && p.Term >= term {
 			return err
 		}
-		return fmt.Errorf("the room's pointer still names %s", p.Via)
+		return fmt.Errorf("to %s, the room's pointer still names %s in term %d", u.ID, p.Via, p.Term)
 	})
 	return p, err
 }

@@ -62,7 +62,7 @@ func newLinkedGroup(t *testing.T) *group {
 func (g *group) requirePointer(t *testing.T) {
 	t.Helper()
 	host := g.servers[g.requireSettled(t)].Name
-	if _, err := g.Members[0].User.AwaitPointer(harness.Within(t), g.Room, host); err != nil {
+	if _, err := g.Members[0].User.AwaitPointer(harness.Within(t), g.Room, host, 0); err != nil {
 		t.Fatal(err)
 	}
 }

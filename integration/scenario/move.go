@@ -240,7 +240,7 @@ func (p *Play) traces(ctx context.Context, _ *harness.Network) error {
 	}
 	p.report("A redirects: the group is at %s since term %d, and A has signed this",
 		p.label(host.DeliveryService), host.Term)
-	pointer, err := p.alice.User.AwaitPointer(ctx, p.room, p.b.Name) // the event comes by federation
+	pointer, err := p.alice.User.AwaitPointer(ctx, p.room, p.b.Name, host.Term) // the event comes by federation
 	if err != nil {
 		return err
 	}
