@@ -11,7 +11,7 @@ import (
 )
 
 // feed reads a stream of Dendrite's for one durable consumer. It survives the loss of the NATS server that has the
-// stream. Dendrite's own helper would end the homeserver.
+// stream. Dendrite's own helper would end the homeserver, or read no more.
 type feed struct {
 	js           nats.JetStreamContext
 	stream, name string

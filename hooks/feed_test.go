@@ -102,7 +102,8 @@ func (r *feedRig) lose(tb testing.TB) {
 }
 
 // TestFeedOutlivesNode: the module continues to read Dendrite's events when the NATS server that leads its consumer is
-// lost. It misses no event before, during and after the loss. Dendrite's own helper would end this process.
+// lost. It misses no event before, during and after the loss. Dendrite's own helper would end this process, or read
+// no more.
 func TestFeedOutlivesNode(t *testing.T) {
 	r, seen := newFeedRig(t), make(chan string, 100)
 	r.feed(t, func(id string) { seen <- id })

@@ -9,9 +9,6 @@ import (
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
 
-// idSize is the size in bytes of the ids of groups and migrations, which are hashes.
-const idSize = 32
-
 // protectIDs moves ids that begin with a hyphen to the end, behind "--": there they are no flags. One id in 64 begins
 // so. An id that is the value of a flag stays. Arguments that have a "--" already stay as they are.
 func protectIDs(c *cli.Command, args []string) []string {
@@ -37,10 +34,11 @@ func protectIDs(c *cli.Command, args []string) []string {
 	return slices.Concat(others, []string{"--"}, ids)
 }
 
-// isDashedID reports whether an argument is an id that begins with a hyphen. No flag has so long a name.
+// isDashedID reports whether an argument is an id that begins with a hyphen. The ids of groups and of migrations have
+// the same size, and no flag has so long a name.
 func isDashedID(arg string) bool {
 	id, err := mimiport.ParseBase64URL(arg)
-	return err == nil && len(id) == idSize && arg[0] == '-'
+	return err == nil && len(id) == len(mimiport.MigrationID{}) && arg[0] == '-'
 }
 
 // takesValue reports whether an argument is a flag of a command, and the next argument is its value.

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/matrix-org/dendrite/contrib/mimi/mimiport"
 )
@@ -35,7 +34,7 @@ func TestIDsWithHyphens(t *testing.T) {
 			asked = ""
 			args := strings.Fields(strings.ReplaceAll(line, "ID", id))
 			var out, notes bytes.Buffer
-			status := run(args, stdio{strings.NewReader(""), &out, &notes, time.Now()})
+			status := run(args, stdio{strings.NewReader(""), &out, &notes, testTime})
 			if status != statusDone || !slices.Contains(strings.FieldsFunc(asked, isBetween), id) {
 				t.Errorf("mimictl %s: status %d, asked %s: %s", args, status, asked, &notes)
 			}

@@ -115,11 +115,10 @@ describe("an application", () => {
     const sending = new Promise<void>((resolve) => (begun = resolve));
     const held = new Promise<void>((resolve) => (free = resolve));
     ds.answer = async (method, path, ...rest) => {
-      if (isSend(method, path) && ++sent === 2) refuse(403, "M_FORBIDDEN");
-      if (isSend(method, path)) {
-        begun();
-        await held;
-      }
+      if (!isSend(method, path)) return honest(method, path, ...rest);
+      if (++sent === 2) refuse(403, "M_FORBIDDEN");
+      begun();
+      await held;
       return honest(method, path, ...rest);
     };
     const again = await start(`alice${n}`, store);
